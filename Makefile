@@ -1,0 +1,96 @@
+# Every target sets up what it needs. Only python3 (with venv) and make have to be there.
+PYTHON ?= python3
+VENV   ?= .venv
+UV     ?= uv
+ARGS   ?=
+
+BIN  := $(VENV)/bin
+BASE := $(VENV)/.base
+DEV  := $(VENV)/.dev
+PIP  := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input install
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types imports format lock clean servers
+
+help:
+	@echo "make demo     run the correlator on a made-up appliance"
+	@echo "make test     run all tests, with private servers   (ARGS='-k gaps' for some of them)"
+	@echo "make lint     ruff          make types    mypy          make imports  the import rules"
+	@echo "make format   tidy the code     make lock     write requirements/ again     make clean"
+
+# A virtual environment for development holds all that the demo needs.
+demo: $(if $(wildcard $(DEV)),$(DEV),$(BASE))
+	@$(BIN)/correlator demo $(ARGS)
+
+test: $(DEV) servers
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(DEV)
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check . || { echo "The files above are not formatted: say make format." >&2; exit 1; }
+
+types: $(DEV)
+	@$(BIN)/mypy --no-error-summary
+
+imports: $(DEV)
+	@$(BIN)/lint-imports --no-logo --no-cache
+
+format: $(DEV)
+	@$(BIN)/ruff check --quiet --fix-only .
+	@$(BIN)/ruff format --quiet .
+
+# requirements/dev.txt is the one resolution; base.txt is the part of it that runs the program and installs the package.
+# What is locked stays; ARGS=--upgrade looks for newer versions.
+LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header
+lock:
+	@command -v $(UV) >/dev/null || { echo "make lock needs uv: python3 -m pip install uv, or say make lock UV=/path/to/uv." >&2; exit 1; }
+	@$(LOCK) pyproject.toml --all-extras --group dev $(ARGS) --output-file requirements/dev.txt
+	@$(LOCK) pyproject.toml --group build --constraint requirements/dev.txt --output-file requirements/base.txt
+
+clean:
+	@rm -rf .venv .venv-* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# $(call install,LOCK FILE): the locked packages and, editable, the package itself.
+define install
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "$(PYTHON) is missing or older than 3.11. Say make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "$(PYTHON) cannot make virtual environments." >&2; \
+	  echo "On Debian and Ubuntu: apt-get install python$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')-venv" >&2; exit 1; }
+	@echo "Preparing $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) --require-hashes --requirement $(1)
+	@$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+endef
+
+$(BASE): requirements/base.txt pyproject.toml
+	$(call install,requirements/base.txt)
+
+$(DEV): requirements/dev.txt pyproject.toml
+	$(call install,requirements/dev.txt)
+
+# The servers that tests start for themselves: PROGRAM:DEBIAN-PACKAGE. Installed, they are not started: policy-rc.d says no.
+SERVERS := mariadbd:mariadb-server mosquitto:mosquitto mosquitto_sub:mosquitto-clients
+servers:
+	@PATH="$$PATH:/usr/local/sbin:/usr/sbin"; missing=""; \
+	for server in $(SERVERS); do \
+	  command -v $${server%:*} >/dev/null || missing="$$missing $${server#*:}"; \
+	done; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+	  echo "The tests need programs that are not installed. Debian's packages of them:$$missing" >&2; exit 1; \
+	fi; \
+	echo "Installing$$missing ..."; \
+	policy=/usr/sbin/policy-rc.d; \
+	if [ ! -e $$policy ]; then \
+	  trap 'rm -f /usr/sbin/policy-rc.d' EXIT; trap 'exit 1' HUP INT TERM; \
+	  printf '#!/bin/sh\nexit 101\n' >$$policy; chmod +x $$policy; \
+	fi; \
+	export DEBIAN_FRONTEND=noninteractive; log=$$(mktemp); \
+	if apt-get -qq update >"$$log" 2>&1 && apt-get -qq install --no-install-recommends $$missing >"$$log" 2>&1; then \
+	  rm -f "$$log"; \
+	else \
+	  cat "$$log" >&2; rm -f "$$log"; echo "Could not install$$missing." >&2; exit 1; \
+	fi

@@ -1,0 +1,175 @@
+"""JobLog's grammar: what a log row says, and what a record's metadata says. The only file that knows its messages.
+
+Nothing here raises: a row that is not understood becomes a plain line of whatever job it still names, and the
+reasons are returned for counting. The rules are those observed in JobLog's own rows (docs/joblog.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from correlator.jobs.model import Entry, Kind, Level, LogRow
+
+KIND_OF_MESSAGE: dict[str, Kind] = {
+    "job started": Kind.JOB_STARTED,
+    "job completed": Kind.JOB_COMPLETED,
+    "job failed": Kind.JOB_FAILED,
+    "job cancelled": Kind.JOB_CANCELLED,
+    "step started": Kind.STEP_STARTED,
+    "step completed": Kind.STEP_COMPLETED,
+    "step failed": Kind.STEP_FAILED,
+    "step skipped": Kind.STEP_SKIPPED,
+}
+"""The lifecycle messages; JobLog keeps their text, not their case."""
+
+PROGRESS_MESSAGE = "job progress updated"
+
+EXTERNAL_ID_KEYS: tuple[str, ...] = ("external_job_id", "failover_job_id", "gui_job_id")
+"""Where JobLog's callers put the IDs that a GUI holds, in attrs and in metadata."""
+
+MAX_ATTRS = 1 << 20
+"""Longer attrs are not parsed: nothing that JobLog itself writes comes near it."""
+
+TOO_LONG = "!"
+"""What a source hands on in place of attrs over that length: no JSON text can be this."""
+
+MAX_ID = 255
+"""The longest ID a column of the appliance can hold."""
+
+MAX_STEP_ID = (1 << 63) - 1
+
+_LEVELS: dict[str, Level] = {"DEBUG": "DEBUG", "INFO": "INFO", "WARN": "WARN", "ERROR": "ERROR", "WARNING": "WARN"}
+
+
+def read(row: LogRow, tick: int, id_keys: Sequence[str] = EXTERNAL_ID_KEYS) -> tuple[Entry, tuple[str, ...]]:
+    """What `row` says, and the reasons why part of it could not be understood (usually none).
+
+    Identity is the column where it is set, else attrs. `tick` is when the row was seen.
+    """
+    bad: list[str] = []
+    attrs = _attrs(row.attrs, bad)
+    job_id, step_id = row.job_id or None, row.step_id
+    external: tuple[str, ...] = (row.external_job_id,) if row.external_job_id else ()
+    if attrs:
+        if job_id is None and "job_id" in attrs:
+            job_id = _identifier(attrs["job_id"], "job_id", bad)
+        if step_id is None and "step_id" in attrs:
+            step_id = _step_id(attrs["step_id"], bad)
+        for key in id_keys:
+            if key in attrs and (found := _identifier(attrs[key], key, bad)) and found not in external:
+                external = (*external, found)
+    level = _LEVELS.get(row.level, "INFO")
+    message = row.message.lower() if len(row.message) <= len(PROGRESS_MESSAGE) else ""
+    kind = KIND_OF_MESSAGE.get(message)
+    if kind is not None and (job_id is None or (kind.of_step and step_id is None)):
+        bad.append("lifecycle_without_id")
+        kind = None
+    if kind is None:
+        percent = _percent(attrs.get("percent"), bad) if message == PROGRESS_MESSAGE else None
+        entry = Entry(row.id, row.ts, level, row.message, tick, job_id, step_id, external, percent=percent)
+    else:
+        entry = Entry(
+            event_id=row.id,
+            at=row.ts,
+            level=level,
+            message=row.message,
+            tick=tick,
+            job_id=job_id,
+            step_id=step_id if kind.of_step else None,
+            external_ids=external,
+            kind=kind,
+            error=text_or_json(attrs.get("error")),
+            step_name=_text(attrs.get("step_name")),
+            sequence=_small(attrs.get("sequence")),
+            job_type=_text(attrs.get("job_type")),
+            operation=_text(attrs.get("operation")),
+            owner=_text(attrs.get("owner")),
+            parent_job_id=_text(attrs.get("parent_job_id")),
+        )
+    return entry, tuple(bad)
+
+
+def metadata_object(text: str | None) -> dict[str, Any] | None:
+    """The metadata of a record, parsed; None where it is missing or no JSON object."""
+    if not text:
+        return None
+    try:
+        value = orjson.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def external_ids(column: str | None, metadata: str | None, id_keys: Sequence[str] = EXTERNAL_ID_KEYS) -> list[str]:
+    """The external IDs of a record: the column's first, then metadata's in the order of `id_keys`, none twice."""
+    found = [column] if column else []
+    parsed = metadata_object(metadata)
+    if parsed is not None:
+        for key in id_keys:
+            value = parsed.get(key)
+            if isinstance(value, str) and 0 < len(value) <= MAX_ID and value not in found:
+                found.append(value)
+    return found
+
+
+def text_or_json(value: object) -> str | None:
+    """A text as it is, anything else but null as JSON: callers log errors of every type."""
+    if value is None or isinstance(value, str):
+        return value or None
+    return orjson.dumps(value).decode()
+
+
+def _attrs(text: str | None, bad: list[str]) -> dict[str, Any]:
+    if not text:
+        return {}
+    if text == TOO_LONG or len(text) > MAX_ATTRS:
+        bad.append("attrs_too_long")
+        return {}
+    try:
+        value = orjson.loads(text)
+    except (ValueError, RecursionError):
+        bad.append("attrs_not_json")
+        return {}
+    if not isinstance(value, dict):
+        if value is not None:
+            bad.append("attrs_not_object")
+        return {}
+    return value
+
+
+def _identifier(value: object, key: str, bad: list[str]) -> str | None:
+    if value is None or value == "":
+        return None
+    if isinstance(value, str) and len(value) <= MAX_ID:
+        return value
+    bad.append(f"{key}_invalid")
+    return None
+
+
+def _step_id(value: object, bad: list[str]) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 19:
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MAX_STEP_ID:
+        return value
+    bad.append("step_id_invalid")
+    return None
+
+
+def _percent(value: object, bad: list[str]) -> int | None:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 100:
+        return int(value)
+    bad.append("percent_invalid")
+    return None
+
+
+def _text(value: object) -> str:
+    return value[:MAX_ID] if isinstance(value, str) else ""
+
+
+def _small(value: object) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 31 else 0

@@ -1,0 +1,164 @@
+"""The job document and the messages about it, as they leave: one shape for REST, websocket, SSE and MQTT.
+
+A document is a function of what is shown and of nothing else, so every reader of one revision gets the same bytes.
+The names and shapes are those of docs/protocol.md.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable
+from typing import Any
+
+import orjson
+
+from correlator.jobs import joblog
+from correlator.jobs.model import Event, Micros, Shown, StepRecord, View
+
+_EPOCH = datetime.datetime(1970, 1, 1)  # noqa: DTZ001 - only its text is used, with the Z added
+
+MAX_MICROS = 253_402_300_799_999_999
+"""9999-12-31T23:59:59.999999Z, the last time that RFC 3339 can write."""
+
+
+def rfc3339(at: Micros | None) -> str | None:
+    """``2025-09-22T10:00:00.000000Z``; None stays None. A time outside the years 1 to 9999 is clamped."""
+    if at is None:
+        return None
+    at = max(-62_135_596_800_000_000, min(at, MAX_MICROS))
+    return (_EPOCH + datetime.timedelta(microseconds=at)).isoformat(timespec="microseconds") + "Z"
+
+
+def seconds(start: Micros | None, end: Micros | None) -> float | None:
+    """From `start` to `end`, never negative: two machines' clocks may differ."""
+    if start is None or end is None:
+        return None
+    return max(0, end - start) / 1_000_000
+
+
+def document(shown: Shown, *, steps: bool = True) -> dict[str, Any]:
+    """The job document. `steps` False leaves them out, as lists of jobs do."""
+    view, now = shown.view, shown.updated_at
+    counts = _counts(view.steps)
+    last = view.last
+    return {
+        "job_id": view.job_id,
+        "external_ids": list(view.external_ids),
+        "context_id": view.context_id,
+        "parent_job_id": view.parent_job_id,
+        "child_job_ids": list(shown.children),
+        "job_type": view.job_type,
+        "operation": view.operation,
+        "category": view.category,
+        "owner": view.owner,
+        "status": view.status.value,
+        "terminal": view.terminal,
+        "error": view.error,
+        "started_at": rfc3339(view.started_at),
+        "ended_at": rfc3339(view.ended_at),
+        "updated_at": rfc3339(shown.updated_at),
+        "duration_seconds": seconds(view.started_at, view.ended_at if view.terminal else now),
+        "progress": {
+            "percent": view.percent,
+            "basis": view.basis,
+            "steps_done": counts["completed"],
+            "steps_failed": counts["failed"],
+            "steps_running": counts["running"],
+            "steps_skipped": counts["skipped"],
+            "steps_seen": len(view.steps),
+        },
+        "current_step": current_step(view),
+        "steps": {str(s.id): _step(s, now) for s in view.steps} if steps else {},
+        "stalled": shown.stalled,
+        "last_event_at": rfc3339(last.at) if last is not None else None,
+        "last_message": None if last is None else {"level": last.level, "text": last.text, "at": rfc3339(last.at)},
+        "warnings": view.warnings,
+        "errors": view.errors,
+        "metadata": joblog.metadata_object(view.metadata) or {},
+        "source": view.source,
+        "rev": shown.rev,
+    }
+
+
+def current_step(view: View) -> str | None:
+    """The name of the running step, the highest of several; None once the job has ended."""
+    if view.terminal:
+        return None
+    return next((s.name for s in reversed(view.steps) if s.status == "running"), None)
+
+
+def encode(value: Any) -> bytes:
+    """JSON. Text that is no Unicode (half a surrogate) is replaced rather than refused: a reader gets the rest."""
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        return orjson.dumps(_clean(value))
+
+
+def frame(messages: Iterable[bytes]) -> bytes:
+    """One websocket frame: a message, or an array of several."""
+    many = list(messages)
+    return many[0] if len(many) == 1 else b"[" + b",".join(many) + b"]"
+
+
+def put(sub: Iterable[int], seq: int, shown: Shown, job: bytes) -> bytes:
+    """A ``put`` for the subscriptions `sub`; `job` is the encoded document."""
+    return encode(
+        {
+            "type": "put",
+            "sub": list(sub),
+            "seq": seq,
+            "job_id": shown.job_id,
+            "rev": shown.rev,
+            "job": orjson.Fragment(job),
+        }
+    )
+
+
+def delete(sub: Iterable[int], seq: int, job_id: str, reason: str) -> bytes:
+    return encode({"type": "delete", "sub": list(sub), "seq": seq, "job_id": job_id, "reason": reason})
+
+
+def event(found: Event, epoch: str, seq: int) -> dict[str, Any]:
+    """A transition, as MQTT's ``event`` topic carries it."""
+    return {
+        "event_id": found.event_id,
+        "kind": found.kind.value,
+        "job_id": found.job_id,
+        "step_id": found.step_id,
+        "step_name": found.step_name,
+        "error": found.error,
+        "at": rfc3339(found.at),
+        "epoch": epoch,
+        "seq": seq,
+    }
+
+
+def _step(step: StepRecord, now: Micros) -> dict[str, Any]:
+    running = step.status == "running"
+    return {
+        "seq": step.seq,
+        "name": step.name,
+        "status": step.status,
+        "started_at": rfc3339(step.started_at),
+        "ended_at": rfc3339(step.completed_at),
+        "duration_seconds": seconds(step.started_at, now if running else step.completed_at),
+        "error": step.error_message or None,
+    }
+
+
+def _counts(steps: tuple[StepRecord, ...]) -> dict[str, int]:
+    counts = {"completed": 0, "failed": 0, "running": 0, "skipped": 0}
+    for step in steps:
+        counts[step.status] = counts.get(step.status, 0) + 1
+    return counts
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, dict):
+        return {_clean(k): _clean(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_clean(v) for v in value]
+    return value

@@ -1,0 +1,21 @@
+"""What is counted and measured. No job id is ever a label: the number of series must not grow with jobs."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+REGISTRY = CollectorRegistry()
+
+ROWS = Counter("correlator_rows", "Rows of log_events read.", registry=REGISTRY)
+MALFORMED = Counter(
+    "correlator_malformed_rows", "Rows that could not be understood in full.", ["reason"], registry=REGISTRY
+)
+DATABASE_UP = Gauge("correlator_database_up", "Whether the database answers.", registry=REGISTRY)
+MQTT_CONNECTED = Gauge("correlator_mqtt_connected", "Whether the broker is connected.", registry=REGISTRY)
+READERS = Gauge("correlator_readers", "Readers connected.", ["transport"], registry=REGISTRY)
+READERS_CLOSED = Counter("correlator_readers_closed", "Readers closed by us.", ["reason"], registry=REGISTRY)
+JOBS = Gauge("correlator_jobs", "Jobs in memory.", ["status"], registry=REGISTRY)
+MQTT_PUBLISHED = Counter("correlator_mqtt_published", "Messages the broker acknowledged.", registry=REGISTRY)
+MQTT_EVENTS_DROPPED = Counter(
+    "correlator_mqtt_events_dropped", "Events given up while the broker was away.", registry=REGISTRY
+)

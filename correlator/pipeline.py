@@ -1,0 +1,146 @@
+"""The one writer: what a source reads goes into the index here, and what that changes goes to the hub.
+
+Satisfies `correlator.sources.Feed`. Every call runs to its end without waiting, so two batches never mix.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+from correlator import metrics
+from correlator.hub import Hub
+from correlator.jobs import joblog
+from correlator.jobs.index import Outcome
+from correlator.jobs.model import LegacyRecord, LogRow, Micros, Reading
+
+log = logging.getLogger(__name__)
+
+TICK = 1.0
+"""Seconds between looks at what time alone changes."""
+
+STALE_AFTER = 3.0
+"""Seconds without a whole answer after which what is shown is called stale."""
+
+DOWN_AFTER = 15.0
+
+
+def wall_clock() -> Micros:
+    return time.time_ns() // 1000
+
+
+class Pipeline:
+    """`clock` gives the time in microseconds, UTC."""
+
+    def __init__(self, hub: Hub, *, clock: Callable[[], Micros] = wall_clock) -> None:
+        self._hub = hub
+        self._index = hub.index
+        self._clock = clock
+        self._answered = time.monotonic()
+        self._error: str | None = None
+        self.ready = asyncio.Event()
+        hub.learn = self.readings
+
+    async def run(self) -> None:
+        """What time alone changes, for ever."""
+        while True:
+            await asyncio.sleep(TICK)
+            self._publish(self._index.tick(self._clock()))
+            self._judge()
+
+    # -- the feed
+
+    def look(self) -> int:
+        return self._index.look()
+
+    def rows(self, rows: Sequence[LogRow]) -> Outcome:
+        tick, keys = self._index.look(), self._index.id_keys
+        entries = []
+        for row in rows:
+            entry, bad = joblog.read(row, tick, keys)
+            for reason in bad:
+                self.malformed(reason)
+            entries.append(entry)
+        metrics.ROWS.inc(len(rows))
+        return self._publish(self._index.apply(entries, self._clock()))
+
+    def readings(self, readings: Iterable[Reading]) -> Outcome:
+        return self._publish(self._index.apply(readings, self._clock()))
+
+    def legacy(self, records: Iterable[LegacyRecord], gone: Iterable[str]) -> Outcome:
+        return self._publish(self._index.apply_legacy(records, gone, self._clock()))
+
+    def schema(self, *, tracking: bool) -> None:
+        self._index.tracking = tracking
+
+    def malformed(self, reason: str) -> None:
+        metrics.MALFORMED.labels(reason).inc()
+        log.debug("a row could not be understood in full: %s", reason)
+
+    def state(self, *, connected: bool, error: str | None = None) -> None:
+        if connected:
+            self._answered = time.monotonic()
+            self._hub.answered()
+            if self._error is not None or self._hub.source == "down":
+                log.info("the database answers")
+            self._error = None
+            self._hub.set_source("live")
+            return
+        if error != self._error:
+            log.warning("the database is away: %s", error)
+        self._error = error or "no answer"
+        self._judge()
+
+    def loading(self, done: int, total: int) -> None:
+        if done >= total:
+            if not self.ready.is_set():
+                self.loaded()
+            return
+        log.info("reading the log: %d of %d (%.0f %%)", done, total, 100 * done / max(1, total))
+        self._hub.loading = (done, total)
+
+    def loaded(self) -> None:
+        self._hub.loading = None
+        self._index.loading = False
+        log.info("ready: %d jobs in memory", len(self._index))
+        self.ready.set()
+
+    def attention(self) -> bool:
+        return bool(self._index.active()) or self._hub.readers > 0
+
+    def holding(self) -> bool:
+        return self._hub.holding()
+
+    def active(self) -> set[str]:
+        return self._index.active()
+
+    def known(self) -> list[str]:
+        return self._index.joblog_ids()
+
+    def needs(self, job_id: str) -> bool:
+        return self._index.needs_reading(job_id)
+
+    def is_new(self, job_id: str) -> bool:
+        return self._index.is_new(job_id)
+
+    def unfinished_legacy(self) -> list[LegacyRecord]:
+        return self._index.active_legacy()
+
+    def claimed(self, external_id: str) -> bool:
+        return self._index.claims(external_id)
+
+    # --
+
+    def _publish(self, outcome: Outcome) -> Outcome:
+        self._hub.publish(outcome)
+        return outcome
+
+    def _judge(self) -> None:
+        """Live while answers come; stale, then down, when they have not come for a while."""
+        if self._error is None and time.monotonic() - self._answered < STALE_AFTER:
+            return
+        silent = time.monotonic() - self._answered
+        state = "down" if silent >= DOWN_AFTER or not self.ready.is_set() else "stale"
+        self._hub.set_source("down" if state == "down" else "stale", self._error or f"no answer for {silent:.0f} s")

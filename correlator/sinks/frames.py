@@ -1,0 +1,76 @@
+"""What a websocket client may say, as types; and the few bytes around what we say. Imports no I/O (RFC 6455)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta, Struct
+
+from correlator.errors import BadRequest
+from correlator.jobs.model import Level
+
+MAX_FRAME = 64 * 1024
+"""Bytes of one frame from a client; longer ones close the connection with 1009."""
+
+MAX_IDS = 1000
+"""IDs in one subscription."""
+
+_Name = Annotated[str, Meta(min_length=1, max_length=255)]
+_Names = Annotated[list[_Name], Meta(max_length=MAX_IDS)]
+_Id = Annotated[int, Meta(ge=0, lt=1 << 53)]
+
+
+class Hello(Struct, tag_field="type", tag="hello", frozen=True):
+    version: int
+    token: str | None = None
+    resume: msgspec.Raw | None = None
+
+
+class Subscribe(Struct, tag_field="type", tag="subscribe", frozen=True):
+    id: _Id
+    jobs: _Names | None = None
+    status: list[Literal["pending", "running", "completed", "failed", "cancelled"]] | None = None
+    job_type: _Names | None = None
+    context_id: _Names | None = None
+    logs: Level | None = None
+    resume: bool | None = None
+
+
+class Unsubscribe(Struct, tag_field="type", tag="unsubscribe", frozen=True):
+    id: _Id
+
+
+class Get(Struct, tag_field="type", tag="get", frozen=True):
+    job_id: _Name
+
+
+class Ping(Struct, tag_field="type", tag="ping", frozen=True):
+    pass
+
+
+Said: TypeAlias = Hello | Subscribe | Unsubscribe | Get | Ping
+
+_DECODER = msgspec.json.Decoder(Said)
+_MANY = msgspec.json.Decoder(list[Said])
+
+
+def decode(text: str | bytes) -> list[Said]:
+    """The messages of a frame: one, or an array of them. Raises `BadRequest` with what was wrong."""
+    raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    try:
+        return _MANY.decode(raw) if raw.lstrip()[:1] == b"[" else [_DECODER.decode(raw)]
+    except msgspec.ValidationError as error:
+        raise BadRequest(f"{error}; known types are hello, subscribe, unsubscribe, get and ping") from error
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise BadRequest(f"a frame is a JSON object, or an array of them: {error}") from error
+
+
+def text_frame(payload: bytes) -> bytes:
+    """One unmasked, final text frame from a server."""
+    size = len(payload)
+    if size < 126:
+        return b"\x81" + size.to_bytes(1, "big") + payload
+    if size < 1 << 16:
+        return b"\x81\x7e" + size.to_bytes(2, "big") + payload
+    return b"\x81\x7f" + size.to_bytes(8, "big") + payload

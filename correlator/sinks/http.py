@@ -1,0 +1,189 @@
+"""The HTTP listener: routes, who may come in, readiness, metrics; and how it goes down.
+
+Order of going down: no new readers; everybody who streams or waits is told and sent away; the listener closes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from importlib import resources
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from correlator import metrics
+from correlator.errors import CorrelatorError
+from correlator.hub import Hub
+from correlator.sinks.access import Access
+from correlator.sinks.compatible import Compatible
+from correlator.sinks.problems import problem, problems
+from correlator.sinks.rest import Rest, json_response
+from correlator.sinks.websocket import Websockets
+
+log = logging.getLogger(__name__)
+
+OPEN_PATHS = ("/health/live", "/health/ready")
+"""Nobody is asked for a token here; a load balancer has none, nor our name."""
+
+STATIC = {"/": ("index.html", "text/html"), "/client.js": ("client.js", "text/javascript")}
+"""Files without secrets, served to everybody."""
+
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:;"
+        " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Where to listen. `port` 0 is any free one; `tls` makes it https."""
+
+    host: str
+    port: int
+    tls: ssl.SSLContext | None = None
+
+
+class HttpSink:
+    """Satisfies `correlator.sinks.Sink`. `on_ready` gets the base URL as soon as it serves."""
+
+    def __init__(
+        self,
+        listener: Listener,
+        access: Access,
+        *,
+        retention: float,
+        max_subscriptions: int = 100,
+        on_ready: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._listener = listener
+        self._access = access
+        self._retention = retention
+        self._max_subscriptions = max_subscriptions
+        self._on_ready = on_ready
+
+    async def run(self, hub: Hub) -> None:
+        """Serve until cancelled. Raises `CorrelatorError` where the address cannot be listened on."""
+        sockets = Websockets(hub, self._access, max_subscriptions=self._max_subscriptions)
+        hub.watchers["websocket"] = lambda: self._access.readers
+        app = web.Application(middlewares=[self._headers, problems, self._gate])
+        app.add_routes(
+            [
+                *Rest(hub, retention=self._retention).routes(),
+                *Compatible(hub).routes(),
+                web.get("/ws", sockets.handle),
+                web.post("/api/v1/ticket", self._ticket),
+                web.get("/health/live", self._live),
+                web.get("/health/ready", lambda _: self._ready(hub)),
+                web.get("/metrics", lambda _: self._metrics(hub)),
+                *(web.get(path, self._static) for path in STATIC),
+            ]
+        )
+        runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=2.0)
+        await runner.setup()
+        background = asyncio.create_task(sockets.run(), name="websockets")
+        try:
+            self._on_ready(await self._listen(runner))
+            await background
+        finally:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(5.0):
+                    hub.close()
+                    await sockets.drain()
+            background.cancel()
+            await runner.cleanup()
+
+    async def _listen(self, runner: web.AppRunner) -> str:
+        where = self._listener
+        site = web.TCPSite(runner, where.host, where.port, ssl_context=where.tls, backlog=1024, reuse_address=True)
+        try:
+            await site.start()
+        except OSError as error:
+            raise CorrelatorError(
+                f"http.listen: {where.host}:{where.port} cannot be listened on: {error.strerror or error}"
+            ) from error
+        host, port = runner.addresses[0][:2]
+        url = f"{'https' if where.tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+        log.info("serving at %s", url)
+        return url
+
+    @web.middleware
+    async def _headers(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        response = await handler(request)
+        if not response.prepared:
+            response.headers.update(HEADERS)
+            origin = request.headers.get("Origin")
+            if origin is not None and self._access.origin_listed(origin):
+                response.headers["Access-Control-Allow-Origin"] = origin
+                response.headers["Vary"] = "Origin"
+                response.headers["Access-Control-Allow-Headers"] = "Authorization, If-None-Match"
+                response.headers["Access-Control-Expose-Headers"] = "ETag"
+        return response
+
+    @web.middleware
+    async def _gate(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        path = request.path
+        if path in OPEN_PATHS:
+            return await handler(request)
+        if not self._access.host_allowed(request.headers.get("Host")):
+            return problem(
+                HTTPStatus.FORBIDDEN, "this Host is not served here: add its name to http.allowed_hosts if it is yours"
+            )
+        if path in STATIC or path == "/ws":  # the websocket answers for itself, with close codes
+            return await handler(request)
+        if request.method == "OPTIONS" and self._access.origin_listed(request.headers.get("Origin", "")):
+            return web.Response(status=HTTPStatus.NO_CONTENT)
+        if request.method not in ("GET", "HEAD") and not self._access.origin_allowed(request):
+            return problem(HTTPStatus.FORBIDDEN, "this origin is not in http.allowed_origins")
+        if not self._access.authorised(request):
+            return problem(
+                HTTPStatus.UNAUTHORIZED,
+                "a token is needed: Authorization: Bearer …, or a ticket of POST /api/v1/ticket",
+                {"WWW-Authenticate": "Bearer"},
+            )
+        return await handler(request)
+
+    async def _ticket(self, request: web.Request) -> web.Response:
+        del request
+        return json_response({"ticket": self._access.ticket(), "expires_in": 30})
+
+    async def _live(self, request: web.Request) -> web.Response:
+        del request
+        return json_response({"live": True})
+
+    async def _ready(self, hub: Hub) -> web.Response:
+        parts = {name: describe() for name, describe in hub.parts.items()}
+        ready = hub.loading is None and not hub.draining
+        body = {
+            "ready": ready,
+            "degraded": not all(part.get("ok", True) for part in parts.values()),
+            "parts": parts,
+        }
+        return json_response(body, status=HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE)
+
+    async def _metrics(self, hub: Hub) -> web.Response:
+        metrics.DATABASE_UP.set(hub.source == "live")
+        metrics.READERS.labels("websocket").set(self._access.readers)
+        counts = dict.fromkeys(("pending", "running", "completed", "failed", "cancelled"), 0)
+        for shown in hub.index.shown():
+            counts[shown.view.status.value] += 1
+        for status, count in counts.items():
+            metrics.JOBS.labels(status).set(count)
+        body = generate_latest(metrics.REGISTRY)
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def _static(self, request: web.Request) -> web.Response:
+        name, kind = STATIC[request.path]
+        file = resources.files("correlator.web").joinpath(name)
+        body = await asyncio.to_thread(file.read_bytes)
+        return web.Response(body=body, content_type=kind, charset="utf-8", headers={"Cache-Control": "no-cache"})

@@ -1,0 +1,204 @@
+"""REST: jobs, one job by any ID, where an ID leads. Answers come from memory, and from the database beyond it."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import datetime
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import Any, Final
+
+import msgspec
+from aiohttp import web
+
+from correlator.errors import BadRequest, NotFound
+from correlator.hub import Hub, JobQuery
+from correlator.jobs import wire
+from correlator.jobs.model import Micros, Shown, Status
+
+MAX_WAIT = 60.0
+MAX_LIMIT = 500
+DEFAULT_LIMIT = 100
+
+_STATUSES: Final = [s.value for s in Status if s is not Status.SKIPPED]
+_FILTERS: Final = ("status", "job_type", "operation", "context_id", "parent_job_id")
+
+
+class Rest:
+    """The endpoints under ``/api/v1`` that tell of jobs. `retention`: seconds that ended jobs stay in memory."""
+
+    def __init__(self, hub: Hub, *, retention: float) -> None:
+        self._hub = hub
+        self._retention = int(retention * 1_000_000)
+
+    def routes(self) -> Iterable[web.RouteDef]:
+        return [
+            web.get("/api/v1/jobs", self.jobs),
+            web.get("/api/v1/jobs/{id:.+}", self.job),
+            web.get("/api/v1/resolve/{id:.+}", self.resolve),
+        ]
+
+    async def job(self, request: web.Request) -> web.Response:
+        """One job, by any ID; ``wait`` holds the request until it appears, or until it is past ``rev``."""
+        known(request, ("wait", "rev"))
+        name = request.match_info["id"]
+        wait = number(request, "wait", 0.0, MAX_WAIT)
+        rev = number(request, "rev", 0, 1 << 53)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + (wait or 0.0)
+        found = await self._hub.find(name)
+        if found is None and wait:
+            with self._hub.held(name):
+                while found is None and (left := until - loop.time()) > 0 and not self._hub.draining:
+                    await self._hub.changed(name, left)
+                    found = self._hub.find_now(name)
+        if found is None:
+            raise NotFound(f"no job is known by {name!r}")
+        shown = found[0]
+        while rev is not None and shown.rev == rev and (left := until - loop.time()) > 0 and not self._hub.draining:
+            await self._hub.changed(shown.job_id, left)
+            shown = (self._hub.find_now(name) or (shown, None))[0]
+        etag = f'"{self._hub.epoch}-{shown.rev}"'
+        headers = {"ETag": etag, "Cache-Control": "no-cache"}
+        if (rev is not None and wait and shown.rev == rev) or _matches(request, etag):
+            return web.Response(status=HTTPStatus.NOT_MODIFIED, headers=headers)
+        return json_response(wire.document(shown), headers)
+
+    async def resolve(self, request: web.Request) -> web.Response:
+        """Where an ID leads, and by which of its kinds."""
+        known(request, ())
+        name = request.match_info["id"]
+        found = await self._hub.find(name)
+        if found is None:
+            raise NotFound(f"no job is known by {name!r}")
+        resolved = found[1]
+        return json_response(
+            {"job_id": resolved.job_id, "resolved_by": resolved.resolved_by, "also": list(resolved.also)}
+        )
+
+    async def jobs(self, request: web.Request) -> web.Response:
+        """A page of jobs, the newest first."""
+        known(request, (*_FILTERS, "q", "since", "limit", "cursor", "steps"))
+        limit = int(number(request, "limit", 1, MAX_LIMIT) or DEFAULT_LIMIT)
+        with_steps = choice(request, "steps", ("0", "1")) == "1"
+        query = _query(request)
+        before = _decode_cursor(request.query["cursor"]) if "cursor" in request.query else None
+        page = [s for s in self._hub.index.shown() if query.matches(s) and (before is None or _place(s) < before)]
+        page.sort(key=_place, reverse=True)
+        del page[limit + 1 :]
+        # Whatever is not in memory ended a whole retention ago, and so began before that.
+        now = int(datetime.datetime.now(datetime.UTC).timestamp() * 1_000_000)
+        if self._hub.archive is not None and (len(page) <= limit or _place(page[-1])[0] < now - self._retention):
+            page = await self._with_archive(page, query, before, limit + 1)
+        more = len(page) > limit
+        page = page[:limit]
+        return json_response(
+            {
+                "jobs": [wire.document(s, steps=with_steps) for s in page],
+                "next_cursor": _encode_cursor(_place(page[-1])) if more else None,
+            }
+        )
+
+    async def _with_archive(
+        self, page: list[Shown], query: JobQuery, before: tuple[Micros, str] | None, limit: int
+    ) -> list[Shown]:
+        assert self._hub.archive is not None
+        known_ids = {s.job_id for s in page}
+        # Jobs in memory come back from the database as well, so ask until there is enough besides them.
+        while True:
+            readings = await self._hub.archive.page(query, before, limit, self._hub.index.look)
+            for reading in readings:
+                if reading.job_id not in known_ids and self._hub.index.get(reading.job_id) is None:
+                    shown = self._hub.archived(reading)
+                    if shown is not None:
+                        page.append(shown)
+                        known_ids.add(shown.job_id)
+            page.sort(key=_place, reverse=True)
+            if len(readings) < limit:
+                return page[:limit]
+            last = readings[-1]
+            before = ((last.record.started_at if last.record else 0) or 0, last.job_id)
+            if len(page) >= limit and _place(page[limit - 1]) >= before:
+                return page[:limit]
+
+
+def json_response(value: Any, headers: dict[str, str] | None = None, status: int = 200) -> web.Response:
+    return web.Response(body=wire.encode(value), content_type="application/json", headers=headers, status=status)
+
+
+def known(request: web.Request, names: Iterable[str]) -> None:
+    """Raise `BadRequest` for a query parameter that there is not: a typo must not look like no match."""
+    allowed = {*names, "ticket"}
+    for name in request.query:
+        if name not in allowed:
+            right = ", ".join(sorted(names)) or "none"
+            raise BadRequest(f"there is no query parameter {name!r} here; known: {right}")
+
+
+def number(request: web.Request, name: str, low: float, high: float) -> float | None:
+    """A number in the query, from `low` to `high`; None if it is not given."""
+    text = request.query.get(name)
+    if text is None:
+        return None
+    try:
+        value = float(text) if isinstance(low, float) else int(text)
+    except ValueError:
+        value = -1.0
+    if not low <= value <= high:
+        raise BadRequest(f"{name}={text!r}: expected a number from {low:g} to {high:g}")
+    return value
+
+
+def choice(request: web.Request, name: str, options: tuple[str, ...]) -> str | None:
+    text = request.query.get(name)
+    if text is not None and text not in options:
+        raise BadRequest(f"{name}={text!r}: expected one of {', '.join(options)}")
+    return text
+
+
+def values(request: web.Request, name: str) -> frozenset[str]:
+    """What a filter lists: repeated, or with commas between."""
+    return frozenset(v for text in request.query.getall(name, []) for v in text.split(",") if v)
+
+
+def _query(request: web.Request) -> JobQuery:
+    chosen = {name: values(request, name) for name in _FILTERS}
+    for status in chosen["status"]:
+        if status not in _STATUSES:
+            raise BadRequest(f"status={status!r}: expected one of {', '.join(_STATUSES)}")
+    since = _time(request.query["since"]) if "since" in request.query else None
+    return JobQuery(**chosen, text=request.query.get("q", ""), since=since)
+
+
+def _time(text: str) -> Micros:
+    try:
+        when = datetime.datetime.fromisoformat(text.replace(" ", "+"))
+        if when.tzinfo is None:
+            raise ValueError(text)
+    except ValueError:
+        raise BadRequest(f"since={text!r}: expected a time with its zone, e.g. 2025-09-22T10:00:00Z") from None
+    return (when - datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)) // datetime.timedelta(microseconds=1)
+
+
+def _place(shown: Shown) -> tuple[Micros, str]:
+    return (shown.view.started_at or 0, shown.job_id)
+
+
+def _encode_cursor(place: tuple[Micros, str]) -> str:
+    return base64.urlsafe_b64encode(msgspec.json.encode(place)).decode().rstrip("=")
+
+
+def _decode_cursor(text: str) -> tuple[Micros, str]:
+    try:
+        raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+        return msgspec.json.decode(raw, type=tuple[int, str])
+    except (ValueError, binascii.Error, msgspec.MsgspecError) as error:
+        raise BadRequest("cursor: expected the next_cursor of the page before, as it was given") from error
+
+
+def _matches(request: web.Request, etag: str) -> bool:
+    """Whether If-None-Match names `etag` (RFC 9110, 13.1.2: compared weakly)."""
+    given = request.headers.get("If-None-Match", "")
+    return given.strip() == "*" or etag in [t.strip().removeprefix("W/") for t in given.split(",")]

@@ -1,0 +1,256 @@
+"""The values a setting can have beyond numbers and text: durations, addresses, secrets, names that a protocol limits.
+
+Each parser takes what is written in the file and returns the value, or raises ValueError whose text says what would
+be right, to be read after "expected ". That text never holds what is written: it may be, or contain, a secret.
+"""
+
+import difflib
+import ipaddress
+import json
+import re
+from pathlib import Path
+from urllib.parse import SplitResult, quote, unquote, urlsplit
+from zoneinfo import available_timezones
+
+import msgspec
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "": 1.0}
+_DURATION = re.compile(r"\s*(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>ms|s|m|h|d|)\s*")
+_FOREVER = 1e10  # three centuries: beyond it, dates overflow
+_MYSQL = "mysql://user@host:port/database (special characters as %40) or sqlite:///path/to/file.db"
+_BROKER = "mqtt://host:1883 or mqtts://host:8883; the user belongs in mqtt.username, the password in mqtt.password_file"
+_TOPIC = "levels of an MQTT topic, e.g. correlator/v1: no + # NUL, no / at either end, no $ in front"
+_TOPIC_LEVEL = "one level of an MQTT topic: no / + # NUL"
+_LISTEN = "host:port, e.g. 127.0.0.1:8686 or [::1]:8686 (all interfaces: 0.0.0.0:8686 or [::]:8686)"
+
+
+class Secret:
+    """A text that shows as `***` wherever it is printed; `reveal()` is the only way to it. False if empty."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str = "") -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        return self._text
+
+    def __bool__(self) -> bool:
+        return bool(self._text)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self._text == other._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __repr__(self) -> str:
+        return "***" if self._text else ""
+
+
+class MysqlUrl(msgspec.Struct, frozen=True):
+    """A MariaDB or MySQL server and the database there. The password is a setting of its own."""
+
+    user: str
+    host: str
+    port: int
+    database: str
+
+    def __str__(self) -> str:
+        return f"mysql://{quote(self.user, '')}@{_bracketed(self.host)}:{self.port}/{quote(self.database, '')}"
+
+
+class SqliteUrl(msgspec.Struct, frozen=True):
+    """A SQLite file with the same tables; `path` is absolute."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return f"sqlite://{quote(str(self.path))}"
+
+
+DatabaseUrl = MysqlUrl | SqliteUrl
+
+
+class BrokerUrl(msgspec.Struct, frozen=True):
+    """An MQTT broker; `tls` if the scheme was mqtts."""
+
+    host: str
+    port: int
+    tls: bool
+
+    def __str__(self) -> str:
+        return f"{'mqtts' if self.tls else 'mqtt'}://{_bracketed(self.host)}:{self.port}"
+
+
+class Listen(msgspec.Struct, frozen=True):
+    """Where to listen; port 0 is any free one. `host` has no brackets."""
+
+    host: str
+    port: int
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this host can connect. A name other than localhost counts as reachable: it may come to be."""
+        if self.host == "localhost":
+            return True
+        try:
+            address = ipaddress.ip_address(self.host)
+        except ValueError:
+            return False
+        mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+        return (mapped or address).is_loopback
+
+    def __str__(self) -> str:
+        return f"{_bracketed(self.host)}:{self.port}"
+
+
+def shown(raw: object) -> str:
+    """Whatever is written, for a message: short, and without the password of a URL that stands where none belongs."""
+    text = re.sub(r"(://[^:@/]*):.*@", r"\1:***@", json.dumps(raw, ensure_ascii=False, default=str))
+    return text if len(text) <= 100 else text[:100] + "…"
+
+
+def seconds(raw: object) -> float:
+    """90, 0.02, "90", "500ms", "90s", "10m", "24h", "7d"."""
+    if isinstance(raw, str) and (match := _DURATION.fullmatch(raw)):
+        raw = float(match["number"]) * _UNITS[match["unit"]]
+    if isinstance(raw, int | float) and not isinstance(raw, bool) and abs(raw) < _FOREVER:  # which NaN is not
+        return float(raw)
+    raise ValueError("a number of seconds")
+
+
+def duration(value: float) -> str:
+    """What `seconds` reads, as a person writes it in TOML: `0.02`, `"10m"`, `"24h"`."""
+    for unit, least in (("h", 3600), ("m", 60)):
+        if value >= least and value % least == 0:
+            return f'"{value / least:.0f}{unit}"'
+    return str(value)
+
+
+def secret(raw: object) -> Secret:
+    return Secret(_text(raw, "a text"))
+
+
+def path(raw: object) -> Path:
+    """A path, `~` expanded."""
+    text = _text(raw, "a path")
+    if not text or "\0" in text:
+        raise ValueError("a path")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError("a path without ~ (there is no home directory here)") from None
+
+
+def directory(raw: object) -> Path:
+    """An absolute path; `Path()` for an empty text, where the default is meant."""
+    return Path() if raw == "" else path(raw).absolute()
+
+
+def optional_path(raw: object) -> Path | None:
+    return None if raw == "" else path(raw)
+
+
+def database_url(raw: object) -> DatabaseUrl:
+    text = _text(raw, _MYSQL)
+    if text.startswith("sqlite://"):
+        name = unquote(text.removeprefix("sqlite://"))
+        if not name.startswith("/") or name.endswith("/") or "\0" in name:
+            raise ValueError("sqlite:///path/to/file.db, with three slashes and the whole path")
+        return SqliteUrl(path=Path("/" + name.lstrip("/")))
+    parts = _split(text, ("mysql", "mariadb"), _MYSQL)
+    database = unquote(parts.path.removeprefix("/"))
+    if not parts.username or not database or "/" in parts.path[1:]:
+        raise ValueError(_MYSQL)
+    return MysqlUrl(user=unquote(parts.username), host=parts.hostname or "", port=parts.port or 3306, database=database)
+
+
+def broker_url(raw: object) -> BrokerUrl | None:
+    if raw == "":
+        return None
+    parts = _split(_text(raw, _BROKER), ("mqtt", "mqtts"), _BROKER)
+    if "@" in parts.netloc or parts.path not in ("", "/"):
+        raise ValueError(_BROKER)
+    tls = parts.scheme == "mqtts"
+    return BrokerUrl(host=parts.hostname or "", port=parts.port or (8883 if tls else 1883), tls=tls)
+
+
+def listen(raw: object) -> Listen:
+    match = re.fullmatch(
+        r"(?:\[(?P<six>[0-9a-fA-F:.%]+)\]|(?P<name>[^\s:/\[\]]+)):(?P<port>\d{1,5})", _text(raw, _LISTEN)
+    )
+    if not match or int(match["port"]) > 65535:
+        raise ValueError(_LISTEN)
+    if match["six"]:
+        try:
+            ipaddress.IPv6Address(match["six"])
+        except ValueError:
+            raise ValueError(_LISTEN) from None
+    return Listen(host=match["six"] or match["name"], port=int(match["port"]))
+
+
+def zone(raw: object) -> str:
+    """A name that zoneinfo knows, or auto."""
+    names = available_timezones()
+    if isinstance(raw, str) and (raw == "auto" or raw in names):
+        return raw
+    near = difflib.get_close_matches(str(raw), names, 1) or ["Europe/Berlin"]
+    raise ValueError(f'"auto" or the name of an IANA time zone, e.g. "{near[0]}"')
+
+
+def topic(raw: object) -> str:
+    """Levels of an MQTT topic name (MQTT 5, 4.7): no wildcard, no empty level, no leading `$`, which brokers keep."""
+    text = _text(raw, _TOPIC)
+    if re.search(r"[+#\0]", text) or text.startswith("$") or "" in text.split("/"):
+        raise ValueError(_TOPIC)
+    return text
+
+
+def topic_level(raw: object) -> str:
+    """One level of a topic; empty, where the default is meant."""
+    text = _text(raw, _TOPIC_LEVEL)
+    if re.search(r"[+#/\0]", text):
+        raise ValueError(_TOPIC_LEVEL)
+    return text
+
+
+def origins(raw: object) -> tuple[str, ...]:
+    """Origins as a browser sends them (RFC 6454, 6.2): compared as text, so one written otherwise would never match."""
+    return _texts(
+        raw, r"https?://[^\s/?#@*A-Z]+", 'origins as the browser sends them, e.g. ["https://gui.example:8443"]'
+    )
+
+
+def hosts(raw: object) -> tuple[str, ...]:
+    return _texts(raw, r"[^\s/?#@*]+", 'host names, e.g. ["correlator.example"]')
+
+
+def _texts(raw: object, pattern: str, expected: str) -> tuple[str, ...]:
+    if not isinstance(raw, list) or not all(isinstance(item, str) and re.fullmatch(pattern, item) for item in raw):
+        raise ValueError(f"a list of {expected}")
+    return tuple(raw)
+
+
+def _split(text: str, schemes: tuple[str, ...], expected: str) -> SplitResult:
+    """The parts of a URL with a host, and a port that is valid or absent."""
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:  # a port that is no number, brackets that do not match
+        raise ValueError(expected) from None
+    if parts.scheme not in schemes or not parts.hostname or port == 0 or re.search(r"[\s\0?#]", text):
+        raise ValueError(expected)
+    if parts.password:  # `config` has moved it elsewhere; it must not be dropped in silence
+        raise ValueError(expected)
+    return parts
+
+
+def _text(raw: object, expected: str) -> str:
+    if not isinstance(raw, str):
+        raise ValueError(expected)
+    return raw
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

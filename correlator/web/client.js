@@ -1,0 +1,1 @@
+// The browser client is still to come.

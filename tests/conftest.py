@@ -1,0 +1,73 @@
+"""What every test can ask for: real servers, an empty schema, the recording."""
+
+import itertools
+import os
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from hypothesis import settings
+
+from tests.replay import Transaction, load, shift
+from tests.servers import Database, MariaDB, Mosquitto
+
+settings.register_profile("default", deadline=None, max_examples=100, print_blob=True)
+settings.register_profile("long", settings.get_profile("default"), max_examples=5000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[MariaDB]:
+    """The server that tests share: do not stop it, ask for `own_mariadb` instead."""
+    with MariaDB() as server:
+        yield server
+
+
+@pytest.fixture
+async def database(mariadb: MariaDB) -> AsyncIterator[Database]:
+    """A current appliance's empty tables, in a database of the test's own on the shared server."""
+    database = await mariadb.create_schema(f"appliance_{next(_numbers)}")
+    yield database
+    await database.drop()
+
+
+@pytest.fixture
+async def rolled_back_database(mariadb: MariaDB) -> AsyncIterator[Database]:
+    """The same for an appliance that rolled its schema change back."""
+    database = await mariadb.create_schema(f"appliance_{next(_numbers)}", rolled_back=True)
+    yield database
+    await database.drop()
+
+
+@pytest.fixture
+def own_mariadb() -> Iterator[MariaDB]:
+    """A server to kill, pause and restart, without a schema: `await own_mariadb.create_schema()`."""
+    with MariaDB() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mosquitto() -> Iterator[Mosquitto]:
+    """The broker that tests share: its retained messages stay from test to test."""
+    with Mosquitto() as server:
+        yield server
+
+
+@pytest.fixture
+def own_mosquitto() -> Iterator[Mosquitto]:
+    """An empty broker to kill, pause and restart; it forgets everything when it ends."""
+    with Mosquitto() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def recording() -> list[Transaction]:
+    """The recording `mixed` with the times at which it was made: for tests that need no clock."""
+    return load()
+
+
+@pytest.fixture
+def mixed(recording: list[Transaction]) -> list[Transaction]:
+    """The recording `mixed`, shifted so that it ends just before now."""
+    return shift(recording)

@@ -1,0 +1,193 @@
+"""The command line: what each command calls, prints and ends with."""
+
+import asyncio
+import json
+import logging
+import sys
+import tomllib
+from types import ModuleType
+
+import pytest
+from click.testing import CliRunner
+
+from correlator import __version__
+from correlator import config as configuration
+from correlator.cli import main
+from correlator.errors import ConfigError, SchemaError, SourceUnavailable
+from correlator.settings import Config
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch, tmp_path):
+    """No settings of this machine, and logging as it was afterwards."""
+    monkeypatch.setattr(configuration, "DEFAULT_FILE", tmp_path / "default.toml")
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.captureWarnings(False)
+
+
+@pytest.fixture
+def invoke():
+    def invoke(*arguments, env=None):
+        return CliRunner().invoke(main, [str(argument) for argument in arguments], prog_name="correlator", env=env)
+
+    return invoke
+
+
+@pytest.fixture
+def daemon(monkeypatch):
+    """Put `work(config)` in the place of the daemon."""
+
+    def daemon(work):
+        module = ModuleType("correlator.app")
+
+        async def run(config):
+            await asyncio.sleep(0)
+            work(config)
+
+        monkeypatch.setattr(module, "run", run, raising=False)
+        monkeypatch.setitem(sys.modules, "correlator.app", module)
+
+    return daemon
+
+
+def failing(error):
+    def work(config):
+        raise error
+
+    return work
+
+
+def test_version_is_the_packages(invoke):
+    result = invoke("--version")
+    assert (result.exit_code, result.stdout) == (0, f"correlator {__version__}\n")
+
+
+@pytest.mark.parametrize(("wrong", "right"), [("rnu", "run"), ("check-confg", "check-config"), ("dmeo", "demo")])
+def test_a_mistyped_command_is_a_usage_error_that_names_the_nearest(invoke, wrong, right):
+    result = invoke(wrong)
+    assert result.exit_code == 2
+    assert f"'{right}'" in result.stderr
+
+
+def test_an_unknown_option_is_a_usage_error(invoke):
+    assert invoke("run", "--confg", "x").exit_code == 2
+
+
+def test_check_config_prints_what_holds_as_toml(invoke, tmp_path):
+    text = "[database]\nurl = 'mysql://u:hunter2@h/d'\ntls = {}\n[jobs]\nhistory = '7d'"
+    (tmp_path / "default.toml").write_text(text)
+    result = invoke("check-config", env={"CORRELATOR_HTTP__LISTEN": "[::1]:0"})
+    assert (result.exit_code, result.stderr) == (0, "")
+    shown = tomllib.loads(result.stdout)
+    assert (shown["database"]["url"], shown["database"]["password"]) == ("mysql://u@h:3306/d", "***")
+    assert (shown["database"]["tls"]["verify"], shown["http"]["listen"], shown["jobs"]["history"]) == (
+        True, "[::1]:0", "168h",
+    )  # fmt: skip
+
+
+def test_check_config_prints_json_on_request(invoke, tmp_path):
+    file = tmp_path / "other.toml"
+    file.write_text("[mqtt]\npassword = 'hunter2'")
+    result = invoke("check-config", "--config", file, "-o", "json")
+    shown = json.loads(result.stdout)
+    assert (shown["mqtt"]["password"], shown["jobs"]["retention"]) == ("***", 86400.0)
+    assert shown["http"]["allowed_origins"] == []
+
+
+@pytest.mark.parametrize("command", ["check-config", "run"])
+def test_a_wrong_configuration_is_listed_on_stderr_and_ends_with_78(invoke, daemon, tmp_path, command):
+    daemon(failing(AssertionError("started all the same")))
+    file = tmp_path / "wrong.toml"
+    file.write_text('[jobs]\nmax_jobs = 0\nretention = "a\\u009b\\nb"')
+    result = invoke(command, "--config", file)
+    assert (result.exit_code, result.stdout) == (78, "")
+    assert result.stderr.splitlines() == [
+        "correlator: jobs.max_jobs = 0: expected a whole number, at least 1, e.g. 20000",
+        r'correlator: jobs.retention = "a\u009b\nb": expected a number of seconds, e.g. "24h"',
+    ]
+
+
+def test_a_configuration_file_that_is_not_there_ends_with_78(invoke):
+    result = invoke("check-config", "--config", "/nope.toml")
+    assert (result.exit_code, result.stderr) == (
+        78, "correlator: /nope.toml: cannot be read: No such file or directory\n",
+    )  # fmt: skip
+
+
+def test_run_gives_the_daemon_its_configuration_and_ends_with_0(invoke, daemon):
+    seen: list[Config] = []
+    daemon(seen.append)
+    result = invoke("run", env={"CORRELATOR_LOG__LEVEL": "warning"})
+    assert (result.exit_code, result.output) == (0, "")
+    assert (seen[0].log.level, logging.getLogger().level) == ("warning", logging.WARNING)
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_run_uses_uvloop_where_it_is_installed(invoke, daemon, monkeypatch, installed):
+    class FastLoop(asyncio.SelectorEventLoop):
+        pass
+
+    uvloop = ModuleType("uvloop")
+    monkeypatch.setattr(uvloop, "new_event_loop", FastLoop, raising=False)
+    monkeypatch.setitem(sys.modules, "uvloop", uvloop if installed else None)
+    seen: list[str] = []
+    daemon(lambda config: seen.append(type(asyncio.get_running_loop()).__name__))
+    assert invoke("run").exit_code == 0
+    assert (seen == ["FastLoop"]) is installed
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "lines"),
+    [
+        (SchemaError("log_events has no id"), 1, ["correlator: log_events has no id"]),
+        (ConfigError(["a", "b"]), 78, ["correlator: a", "correlator: b"]),
+        (ExceptionGroup("", [ExceptionGroup("", [SourceUnavailable("away")]), SchemaError("odd")]), 1,
+         ["correlator: away", "correlator: odd"]),
+        (ExceptionGroup("", [SourceUnavailable("a"), ConfigError(["b"])]), 78, ["correlator: a", "correlator: b"]),
+    ],
+)  # fmt: skip
+def test_an_expected_failure_is_a_line_without_a_traceback(invoke, daemon, error, code, lines):
+    daemon(failing(error))
+    result = invoke("run")
+    assert (result.exit_code, result.stderr.splitlines()) == (code, lines)
+
+
+def test_at_level_debug_an_expected_failure_shows_its_traceback(invoke, daemon):
+    daemon(failing(SchemaError("log_events has no id")))
+    result = invoke("run", env={"CORRELATOR_LOG__LEVEL": "debug"})
+    assert result.exit_code == 1
+    assert "| Traceback" in result.stderr
+    assert result.stderr.splitlines()[-1] == "correlator: log_events has no id"
+
+
+def test_a_mistake_in_the_program_is_logged_with_its_traceback_in_the_logs_format(invoke, daemon):
+    daemon(failing(ExceptionGroup("", [SourceUnavailable("away"), ZeroDivisionError("oops")])))
+    result = invoke("run", env={"CORRELATOR_LOG__FORMAT": "json"})
+    assert result.exit_code == 1
+    assert "ZeroDivisionError: oops" in json.loads(result.stderr)["exception"]
+
+
+def test_an_interrupt_is_quiet(invoke, daemon):
+    daemon(failing(KeyboardInterrupt()))
+    result = invoke("run")
+    assert (result.exit_code, result.output) == (130, "")
+
+
+def test_demo_hands_its_options_on(invoke, monkeypatch, tmp_path):
+    seen: list[tuple[object, ...]] = []
+
+    async def demo_main(*arguments):
+        await asyncio.sleep(0)
+        seen.append(arguments)
+
+    module = ModuleType("correlator.demo.run")
+    monkeypatch.setattr(module, "demo_main", demo_main, raising=False)
+    monkeypatch.setitem(sys.modules, "correlator.demo.run", module)
+    assert invoke("demo").exit_code == 0
+    assert invoke("demo", "--port", 0, "--rate", 2.5, "--directory", tmp_path, "--no-mqtt").exit_code == 0
+    assert seen == [(8686, 1.0, None, True), (0, 2.5, tmp_path, False)]
+    assert invoke("demo", "--rate", 0).exit_code == 2

@@ -1,0 +1,384 @@
+"""The configuration: what is written is what holds, and what is wrong is said in one go, without a secret."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from correlator import config as configuration
+from correlator.config import load, read_tokens
+from correlator.errors import ConfigError
+from correlator.settings import Config, Tls, keys, leaves, redacted, reference
+from correlator.values import Listen, MysqlUrl, Secret
+
+# The public contract: these names and defaults stay.
+DOCUMENTED = """
+[database]
+url = "mysql://correlator@127.0.0.1:3306/migratekit_oma"
+unix_socket = ""
+password_file = ""
+timezone = "auto"
+connect_timeout = 5.0
+query_timeout = 10.0
+driver = "auto"
+poll_interval = 0.02
+idle_poll_interval = 0.25
+gap_grace = 5.0
+reconcile_interval = 1.0
+[jobs]
+retention = "24h"
+max_jobs = 20000
+stalled_after = "10m"
+external_id_keys = ["external_job_id", "failover_job_id", "gui_job_id"]
+history = "24h"
+legacy = true
+[http]
+listen = "127.0.0.1:8686"
+insecure = false
+allowed_origins = []
+allowed_hosts = []
+tokens_file = ""
+tls_cert = ""
+tls_key = ""
+max_readers = 10000
+max_readers_per_address = 10000
+max_subscriptions = 100
+[mqtt]
+url = ""
+username = ""
+password_file = ""
+client_id = ""
+instance = ""
+prefix = "correlator/v1"
+[state]
+directory = ""
+[log]
+level = "info"
+format = "auto"
+"""
+TOPIC = "levels of an MQTT topic, e.g. correlator/v1: no + # NUL, no / at either end, no $ in front"
+SECRET = "hun/t@er2 5"
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write a configuration file and load it."""
+
+    def write(toml: str, environ: dict[str, str] | None = None) -> Config:
+        file = tmp_path / "correlator.toml"
+        file.write_text(toml, encoding="utf-8")
+        return load(file, {"HOME": "/home/me", **(environ or {})})
+
+    return write
+
+
+@pytest.fixture
+def problems(write):
+    """Write a configuration that is wrong; the problems."""
+
+    def problems(toml: str, environ: dict[str, str] | None = None) -> tuple[str, ...]:
+        with pytest.raises(ConfigError) as caught:
+            write(toml, environ)
+        return caught.value.problems
+
+    return problems
+
+
+# What holds
+
+
+def test_without_file_and_environment_the_documented_defaults_hold():
+    config = load(None, {"HOME": "/home/me"})
+    assert config.database.url == MysqlUrl(user="correlator", host="127.0.0.1", port=3306, database="migratekit_oma")
+    assert (config.database.poll_interval, config.jobs.retention, config.jobs.stalled_after) == (0.02, 86400.0, 600.0)
+    assert config.http.listen == Listen(host="127.0.0.1", port=8686)
+    assert (config.mqtt.url, config.mqtt.prefix) == (None, "correlator/v1")
+    assert config.state.directory == Path("/home/me/.local/state/correlator")
+
+
+def test_the_documented_file_is_read_as_it_stands_and_holds_the_defaults(write):
+    assert write(DOCUMENTED) == load(None, {"HOME": "/home/me"})
+
+
+def test_every_key_of_the_reference_is_its_default_and_a_documented_one(write):
+    """Uncommented, the reference is a file that changes nothing, but for the tables that switch TLS on."""
+    text = re.sub(r"^#(?=\S)", "", reference(), flags=re.MULTILINE)
+    plain, loaded = load(None, {"HOME": "/home/me"}), write(text)
+    assert (loaded.database.tls, loaded.mqtt.tls) == (Tls(), Tls())
+    assert redacted(loaded) == redacted(plain) | {
+        "database": redacted(plain.database) | {"tls": redacted(Tls())},
+        "mqtt": redacted(plain.mqtt) | {"tls": redacted(Tls())},
+    }
+    for dotted, key in leaves():
+        assert f"#{key.name} = " in reference(), dotted
+        assert key.description in re.sub(r"\n# ", " ", reference()), dotted
+
+
+def test_names_of_the_machine_fill_what_is_left_empty(write, monkeypatch):
+    monkeypatch.setattr("socket.gethostname", lambda: "appliance-7")
+    assert (write("").mqtt.instance, write("").mqtt.client_id) == ("appliance-7", "correlator-appliance-7")
+    named = write('[mqtt]\ninstance = "site"').mqtt
+    assert (named.instance, named.client_id) == ("site", "correlator-site")
+
+
+def test_the_state_directory_is_the_configured_one_else_the_units_else_at_home(write, problems):
+    unit = {"STATE_DIRECTORY": "/var/lib/correlator:/var/lib/other"}
+    assert write('[state]\ndirectory = "/srv"', unit).state.directory == Path("/srv")
+    assert write('[state]\ndirectory = ""', unit).state.directory == Path("/var/lib/correlator")
+    assert write('[state]\ndirectory = "."', unit).state.directory == Path.cwd()
+    assert problems("", {"HOME": ""}) == ("state.directory: expected a path, as there is no home directory here",)
+
+
+def test_the_default_file_is_read_only_where_it_exists(monkeypatch, tmp_path):
+    monkeypatch.setattr(configuration, "DEFAULT_FILE", tmp_path / "correlator.toml")
+    assert configuration.default_file() is None
+    (tmp_path / "correlator.toml").touch()
+    assert configuration.default_file() == tmp_path / "correlator.toml"
+
+
+# The environment
+
+
+def test_the_environment_wins_over_the_file_and_is_read_by_the_keys_type(write):
+    config = write(
+        '[database]\npoll_interval = 1\n[http]\nallowed_hosts = ["a"]',
+        {
+            "CORRELATOR_DATABASE__POLL_INTERVAL": "500ms",
+            "CORRELATOR_DATABASE__TLS__CA": "/dev/null",
+            "CORRELATOR_DATABASE__TLS__VERIFY": "false",
+            "CORRELATOR_HTTP__ALLOWED_HOSTS": "b, c,",
+            "CORRELATOR_HTTP__LISTEN": "[::1]:0",
+            "CORRELATOR_HTTP__MAX_READERS": "7",
+            "CORRELATOR_JOBS__EXTERNAL_ID_KEYS": '["x", "y,z"]',
+            "CORRELATOR_JOBS__LEGACY": "false",
+            "CORRELATOR_LOG__LEVEL": "debug",
+            "CORRELATOR_MQTT__PASSWORD": SECRET,
+        },
+    )
+    assert config.database.poll_interval == 0.5
+    assert config.database.tls == Tls(ca=Path("/dev/null"), verify=False)
+    assert (config.http.allowed_hosts, config.http.listen.port, config.http.max_readers) == (("b", "c"), 0, 7)
+    assert (config.jobs.external_id_keys, config.jobs.legacy) == (("x", "y,z"), False)
+    assert (config.log.level, config.mqtt.password.reveal()) == ("debug", SECRET)
+
+
+def test_every_key_can_be_given_in_the_environment(problems):
+    names = {f"CORRELATOR_{dotted.upper().replace('.', '__')}" for dotted, _ in leaves()}
+    lines = problems("", {"CORRELATOR_NO__KEY": "x"} | dict.fromkeys(names, "\0"))
+    assert [line for line in lines if ": unknown" in line] == [line for line in lines if "CORRELATOR_NO__KEY" in line]
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("CORRELATOR_DATBASE__URL", "CORRELATOR_DATABASE__URL"),
+        ("CORRELATOR_MQTT__TLS__CAA", "CORRELATOR_MQTT__TLS__CA"),
+        ("CORRELATOR_HTTP__LISTN", "CORRELATOR_HTTP__LISTEN"),
+    ],
+)
+def test_an_unknown_name_in_the_environment_names_the_nearest_right_one(problems, name, nearest):
+    assert problems("", {name: "x"}) == (f"{name}: unknown; did you mean {nearest}?",)
+
+
+def test_names_without_a_section_belong_to_somebody_else(write):
+    write("", {"CORRELATOR_VERSION": "1", "CORRELATOR_PORT_80_TCP": "x", "OTHER__KEY": "x"})
+
+
+def test_a_wrong_value_from_the_environment_is_reported_by_its_name_there(problems):
+    assert problems("", {"CORRELATOR_JOBS__MAX_JOBS": "many"}) == (
+        'CORRELATOR_JOBS__MAX_JOBS = "many": expected a whole number, at least 1, e.g. 20000',
+    )
+
+
+# What is wrong
+
+
+@pytest.mark.parametrize(
+    ("toml", "line"),
+    [
+        ("[htpp]", "htpp: unknown section; did you mean http?"),
+        ("[database]\npol_interval = 1", "database.pol_interval: unknown key; did you mean database.poll_interval?"),
+        ("[mqtt.tls]\nverifi = true", "mqtt.tls.verifi: unknown key; did you mean mqtt.tls.verify?"),
+        ('listen = "[::1]:1"', "listen: unknown section; did you mean http.listen?"),
+        ("[jobs]\nlisten = 1", "jobs.listen: unknown key; did you mean http.listen?"),
+        ("[state]\nxyzzy = 1", "state.xyzzy: unknown key; known are state.directory"),
+        (
+            '[database]\npoll_interval = "fast"',
+            'database.poll_interval = "fast": expected a number of seconds, e.g. 0.02',
+        ),
+        (
+            "[database]\npoll_interval = 0",
+            "database.poll_interval = 0: expected a number of seconds, at least 0.001, e.g. 0.02",
+        ),
+        ('[jobs]\nretention = "soon"', 'jobs.retention = "soon": expected a number of seconds, e.g. "24h"'),
+        ("[jobs]\nmax_jobs = 0", "jobs.max_jobs = 0: expected a whole number, at least 1, e.g. 20000"),
+        ('[jobs]\nlegacy = "yes"', 'jobs.legacy = "yes": expected true or false, e.g. true'),
+        ('[log]\nlevel = "loud"', 'log.level = "loud": expected one of "debug", "info", "warning", "error"'),
+        ('[mqtt]\nprefix = "/a"', f'mqtt.prefix = "/a": expected {TOPIC}'),
+        ("http = 1", "http = 1: expected a table"),
+        ("[[http]]", "http = [{}]: expected a table"),
+        (
+            "[http]\nallowed_hosts = [1]",
+            'http.allowed_hosts = [1]: expected a list of host names, e.g. ["correlator.example"]',
+        ),
+        (
+            '[database]\ntimezone = "Europe/Rom"',
+            'database.timezone = "Europe/Rom": expected "auto" or the name of an IANA time zone, e.g. "Europe/Rome"',
+        ),
+    ],
+)
+def test_a_problem_names_the_key_what_stands_there_and_what_would_be_right(problems, toml, line):
+    assert problems(toml) == (line,)
+
+
+def test_all_problems_are_reported_together(problems):
+    lines = problems(
+        "[htpp]\n[jobs]\nmax_jobs = 0\n[http]\nmax_readers = 'x'\ntls_cert = '/nope'", {"CORRELATOR_LOG__LEVEL": "x"}
+    )
+    named = [re.split(r"[ :]", line)[0] for line in lines]
+    assert sorted(named) == [
+        "CORRELATOR_LOG__LEVEL", "htpp", "http.max_readers", "http.tls_cert", "http.tls_cert", "jobs.max_jobs",
+    ]  # fmt: skip
+
+
+def test_a_value_that_is_wrong_by_itself_is_not_blamed_twice(problems):
+    (line,) = problems('[http]\nlisten = "0.0.0.0:1"\ntokens_file = 7')
+    assert line == "http.tokens_file = 7: expected a path"
+
+
+def test_a_file_that_is_missing_or_no_toml_is_named(problems, tmp_path):
+    with pytest.raises(ConfigError, match=r"/nope\.toml: cannot be read: No such file"):
+        load(Path("/nope.toml"), {})
+    (line,) = problems("[http\n")
+    assert line.startswith(f"{tmp_path / 'correlator.toml'}: not TOML: ")
+    (tmp_path / "latin.toml").write_bytes(b"\xff")
+    with pytest.raises(ConfigError, match="not TOML"):
+        load(tmp_path / "latin.toml", {})
+
+
+def test_a_listener_that_others_can_reach_needs_a_token_or_the_word_insecure(write, problems, tmp_path):
+    (tmp_path / "tokens").write_text("t0ken\n")
+    (tmp_path / "api-token").write_text("t0ken\n")
+    opened = '[http]\nlisten = "0.0.0.0:8686"\n'
+    (line,) = problems(opened)
+    assert line.startswith('http.listen = "0.0.0.0:8686": anybody could connect')
+    write(f"{opened}insecure = true")
+    write(f"{opened}tokens_file = '{tmp_path / 'tokens'}'")
+    write(opened, {"CREDENTIALS_DIRECTORY": str(tmp_path)})
+
+
+@pytest.mark.parametrize(
+    ("table", "cert", "key"),
+    [("http", "tls_cert", "tls_key"), ("database.tls", "cert", "key"), ("mqtt.tls", "cert", "key")],
+)
+def test_certificate_and_key_come_together(write, problems, table, cert, key):
+    write(f"[{table}]\n{cert} = '/dev/null'\n{key} = '/dev/null'")
+    for one in (cert, key):
+        (line,) = problems(f"[{table}]\n{one} = '/dev/null'")
+        assert line == f"{table}.{cert}: expected together with {table}.{key}, or neither"
+
+
+def test_a_certificate_that_is_not_there_is_named(problems):
+    assert problems("[mqtt.tls]\nca = '/nope'") == ("mqtt.tls.ca: /nope cannot be read: No such file or directory",)
+
+
+def test_tls_settings_for_a_broker_that_is_reached_without_tls_are_refused(write, problems):
+    write('[mqtt]\nurl = "mqtts://b"\ntls = {verify = false}')
+    assert problems('[mqtt]\nurl = "mqtt://b"\ntls = {verify = false}') == (
+        'mqtt.tls: expected with mqtts:// only, and mqtt.url = "mqtt://b:1883" is plain',
+    )
+
+
+def test_a_password_without_a_user_is_refused_for_mqtt(problems):
+    assert problems('[mqtt]\nurl = "mqtt://b"\npassword = "x"') == (
+        "mqtt.username: expected a name, as there is a password",
+    )
+
+
+# Secrets
+
+
+def test_the_password_of_the_url_becomes_a_setting_of_its_own(write):
+    config = write('[database]\nurl = "mysql://me:p%40ss/w@rd@db/oma"')
+    assert config.database.password.reveal() == "p@ss/w@rd"
+    assert str(config.database.url) == "mysql://me@db:3306/oma"
+
+
+@pytest.mark.parametrize(("section", "credential"), [("database", "db-password"), ("mqtt", "mqtt-password")])
+def test_passwords_come_from_their_file_else_from_the_credential(write, section, credential, tmp_path):
+    (tmp_path / credential).write_text("from the credential\n")
+    (tmp_path / "file").write_text(f"{SECRET}\n")
+    given = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    by_file = write(f"[{section}]\npassword_file = '{tmp_path / 'file'}'", given)
+    assert getattr(by_file, section).password == Secret(SECRET)
+    assert getattr(write("", given), section).password == Secret("from the credential")
+    assert not getattr(write("", {"CREDENTIALS_DIRECTORY": "/nope"}), section).password
+
+
+def test_a_password_file_that_cannot_be_used_is_a_problem(problems, tmp_path):
+    (tmp_path / "empty").write_text("\n")
+    assert problems("[mqtt]\npassword_file = '/nope'") == (
+        "mqtt.password_file: /nope cannot be read: No such file or directory",
+    )
+    assert problems(f"[mqtt]\npassword_file = '{tmp_path / 'empty'}'") == (
+        f"mqtt.password_file: {tmp_path / 'empty'} is empty",
+    )
+
+
+def test_a_password_that_is_given_twice_is_refused(problems):
+    for both in ('url = "mysql://u:x@h/d"\npassword = "y"', 'url = "mysql://u:x@h/d"\npassword_file = "/dev/null"'):
+        (line,) = problems(f"[database]\n{both}")
+        assert line.endswith("give it once")
+
+
+def test_tokens_are_one_a_line_and_comments_do_not_count(write, tmp_path):
+    (tmp_path / "tokens").write_text("# for the GUI\nabc#d\n\n  efg  # nightly\n")
+    assert read_tokens(write(f"[http]\ntokens_file = '{tmp_path / 'tokens'}'")) == {"abc#d", "efg"}
+    assert read_tokens(write("")) == frozenset()
+
+
+@pytest.mark.parametrize("text", ["", "# none yet\n", "two words\n"])
+def test_a_tokens_file_without_a_usable_token_does_not_open_the_door(problems, tmp_path, text):
+    (tmp_path / "tokens").write_text(text)
+    (line,) = problems(f"[http]\ntokens_file = '{tmp_path / 'tokens'}'")
+    assert line.startswith("http.tokens_file: ")
+
+
+def test_no_secret_shows_in_what_holds(write, tmp_path):
+    (tmp_path / "file").write_text(SECRET)
+    config = write(
+        f"[database]\nurl = 'mysql://u:{SECRET}@h/d'\n[mqtt]\nusername = 'u'\npassword_file = '{tmp_path / 'file'}'"
+    )
+    assert config.database.password.reveal() == config.mqtt.password.reveal() == SECRET
+    for shown in (repr(config), str(config), str(redacted(config)), f"{config.mqtt.password}"):
+        assert SECRET not in shown
+    assert redacted(config)["mqtt"]["password"] == "***"
+
+
+def test_what_is_shown_has_the_tables_that_are_there_and_plain_values(write):
+    assert "tls" not in redacted(write(""))["database"]
+    shown = redacted(write("[database.tls]\nca = '/dev/null'"))["database"]
+    assert shown["tls"] == {"ca": "/dev/null", "cert": "", "key": "", "verify": True}
+
+
+@pytest.mark.parametrize(
+    "toml",
+    [
+        f"[database]\nurl = 'mysql://u:{SECRET}@h/d/e'",
+        f"[database]\nurl = 'MYSQL://u:{SECRET}@h'",
+        f"database = 'mysql://u:{SECRET}@h/d'",
+        f"[mqtt]\nurl = 'mqtt://u:{SECRET}@h'",
+        f"[mqtt]\npassword = ['{SECRET}']",
+        f"[mqtt]\npasswort = '{SECRET}'",
+        f"[mqtt]\npassword_file = '{SECRET}'",
+        f"[http]\ntokens_file = '{SECRET}'",
+        f"[database]\npassword = '{SECRET}'\npassword_file = '/dev/null'",
+    ],
+)
+def test_no_secret_shows_in_what_is_wrong(problems, toml):
+    assert not [line for line in problems(toml) if SECRET in line]
+
+
+def test_every_key_has_a_description():
+    assert not [dotted for dotted, key in leaves() if not key.description.endswith(".")]
+    assert not [key.name for key in keys(Config).values() if not key.description.endswith(".")]

