@@ -19,3 +19,5 @@ MQTT_PUBLISHED = Counter("correlator_mqtt_published", "Messages the broker ackno
 MQTT_EVENTS_DROPPED = Counter(
     "correlator_mqtt_events_dropped", "Events given up while the broker was away.", registry=REGISTRY
 )
+MQTT_PENDING = Gauge("correlator_mqtt_pending", "Messages the broker has not acknowledged.", registry=REGISTRY)
+MQTT_REFUSED = Counter("correlator_mqtt_refused", "Messages the broker refused.", registry=REGISTRY)

@@ -1,10 +1,8 @@
-"""The MQTT sink: every job's newest state retained at the broker, every transition as an event.
+"""The MQTT sink: keeps a broker's retained topics as the index has them, and tells it every event.
 
-What is owed to the broker is kept as keys, not as messages: which jobs and which external IDs are dirty, and how they
-stand is asked of the index when their turn comes. So a broker that is away costs a set, and what it gets when it is
-back is the newest. A key is clean once its publish was acknowledged. Only events queue, up to a bound.
-
-A client object lives as long as its connection: a reused one would send failed publishes again.
+One client object is one connection: a reused one would send again what it could not send before, over newer states.
+What the broker has not acknowledged counts as not sent. Nothing here makes the hub wait: it is heard synchronously,
+and states are made when they are sent, so a slow broker gets fewer of them, never older ones.
 """
 
 from __future__ import annotations
@@ -12,42 +10,59 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import ssl
 import time
-from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import aiomqtt
-from aiomqtt import MqttCodeError, MqttError, ProtocolVersion, Will
+from aiomqtt import ProtocolVersion
+from paho.mqtt import client as paho
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from correlator import metrics
 from correlator.backoff import Backoff
-from correlator.hub import Hub
-from correlator.jobs import wire
-from correlator.jobs.model import Event, Shown
+from correlator.hub import Batch, Hub
+from correlator.jobs.model import Micros
 from correlator.settings import Mqtt
-from correlator.sinks import topics
-from correlator.sinks.topics import Topics
+from correlator.sinks.topics import Events, Message, Owed, Parcel, State, Topics, Tree
 from correlator.tls import client_context
 
 log = logging.getLogger(__name__)
 
 WINDOW = 20
-"""Publishes that wait for their acknowledgement at once."""
+"""Messages on their way at once: more than brokers take by default would wait in the client, and grow old there."""
 
-ANSWER_WITHIN = 5.0
-"""Seconds in which the broker acknowledges, or is taken for gone."""
+KEEPALIVE = 5
+"""Seconds of silence after which the broker is pinged, and again after which it is given up."""
 
-KEEPALIVE = 15
-PER_JOB = 0.25
-"""Seconds between two states of one job."""
+PUBLISH_TIMEOUT = 10.0
+CALL_TIMEOUT = 5.0
+"""Seconds for an acknowledgement, and for any other answer."""
 
-INDEX_EVERY = 10.0
-MAX_EVENTS = 50_000
-FAREWELL_WITHIN = 3.0
-EXPIRY_BACKSTOP = 86_400
+STEADY_AFTER = 10.0
+"""Seconds that a connection must last to count as a success: a broker that throws us out at once is not hammered."""
+
+INDEX_INTERVAL = 10.0
+LOADING_POLL = 0.1
+
+QUIET_AFTER = 1.0
+QUIET_WITHIN = 60.0
+"""MQTT does not say when all retained messages have come: after so many seconds without one; at most so long."""
+
+FLUSH_WITHIN = 4.0
+GOODBYE_WITHIN = 8.0
+"""Seconds at the end for what is pending, and for everything."""
+
+BACKSTOP = 86_400
+"""Seconds over the retention for which a broker keeps an ended job, should we never come back to remove it."""
+
+UNSUPPORTED_VERSION = 0x84
+
+Lost = (aiomqtt.MqttError, OSError)
 
 
 class MqttSink:
@@ -63,12 +78,14 @@ class MqttSink:
         self._backoff = Backoff(0.2, 2.0, 10.0)
         self._error: str | None = None
         self.connected = False
-        self._jobs: dict[str, Shown | None] = {}
-        """Dirty jobs, oldest first; where the job left memory, how it stood last."""
+        self._jobs: dict[str, Shown | bytes | None] = {}
+        """Dirty jobs, longest dirty first. Of one that is not in memory: how it stood last, or its document of then."""
         self._ids: dict[str, None] = {}
         self._events: deque[tuple[int, Event]] = deque()
         self._sent: dict[str, float] = {}
         self._wake = asyncio.Event()
+        self._told = asyncio.Event()
+        """Set whenever the broker tells of a retained message."""
 
     def describe(self) -> dict[str, Any]:
         """For readiness."""
@@ -81,76 +98,89 @@ class MqttSink:
 
     async def run(self, hub: Hub) -> None:
         """Publish until cancelled, then say goodbye."""
-        subscription = hub.subscribe()
-        listening = asyncio.create_task(self._listen(hub, subscription), name="mqtt-listen")
+        leave = hub.listen(self._hear)
         try:
             while True:
                 try:
                     await self._connection(hub)
-                except (MqttError, OSError, TimeoutError, ValueError) as error:
+                except AWAY as error:
                     self._away(error)
+                if _cancelled():  # in the same step in which the connection broke
+                    raise asyncio.CancelledError
                 await asyncio.sleep(self._backoff.next())
         finally:
-            listening.cancel()
-            subscription.close()
+            leave()
 
-    async def _listen(self, hub: Hub, subscription: Any) -> None:
+    # -- what is owed
+
+    def _hear(self, batch: Batch) -> None:
         """Keep what is owed up to date, whether the broker is there or not."""
-        while True:
-            changes, events = await subscription.take()
-            for job_id, change in changes.items():
-                left = change.old if change.new is None else None
-                self._jobs.pop(job_id, None)
-                self._jobs[job_id] = left
-                before = change.old.view.external_ids if change.old is not None else ()
-                after = change.new.view.external_ids if change.new is not None else ()
-                if change.moved or before != after or change.new is None or change.old is None:
-                    self._ids.update(dict.fromkeys((*before, *after)))
-            self._events.extend(events)
-            while len(self._events) > MAX_EVENTS:
-                self._events.popleft()
-                metrics.MQTT_EVENTS_DROPPED.inc()
-            self._wake.set()
+        for change in batch.changes:
+            self._jobs[change.job_id] = change.old if change.new is None else None
+            self._ids.update(dict.fromkeys(_moved_ids(change)))
+        self._events.extend((batch.seq, event) for event in batch.events)
+        while len(self._events) > MAX_EVENTS:
+            self._events.popleft()
+            metrics.MQTT_EVENTS_DROPPED.inc()
+        self._wake.set()
+
+    def _owe_everything(self, hub: Hub) -> None:
+        """All that is retained, the newest jobs first, as the broker may have lost its store."""
+        jobs = sorted(hub.index.shown(), key=lambda s: s.view.age_key, reverse=True)
+        left = {i: last for i, last in self._jobs.items() if hub.index.get(i) is None}
+        self._jobs = {**dict.fromkeys(s.job_id for s in jobs), **left}
+        self._ids = {**dict.fromkeys(i for s in jobs for i in s.view.external_ids), **self._ids}
+
+    # -- a connection
 
     async def _connection(self, hub: Hub) -> None:
+        """Until the connection breaks, which raises one of `AWAY`, or the task is cancelled."""
         async with self._client(hub) as client:
             self.connected, self._error = True, None
             metrics.MQTT_CONNECTED.set(1)
             log.info("connected to the broker at %s", self._url)
             try:
                 async with asyncio.TaskGroup() as tasks:
-                    tasks.create_task(self._read(client), name="mqtt-read")
+                    tasks.create_task(self._read(client, hub), name="mqtt-read")
                     tasks.create_task(self._beat(client, hub), name="mqtt-index")
                     tasks.create_task(self._publish_all(client, hub), name="mqtt-publish")
-            except* (MqttError, OSError, TimeoutError) as group:
-                raise _first(group) from None
-            except* asyncio.CancelledError:
+                    tasks.create_task(self._sweep(client, hub), name="mqtt-sweep")
+            except BaseExceptionGroup as group:
+                _, unexpected = group.split(AWAY)
+                raise unexpected or _first(group) from None
+            except asyncio.CancelledError:
+                await self._farewell(client, hub)
                 raise
             finally:
                 self.connected = False
                 metrics.MQTT_CONNECTED.set(0)
-                if asyncio.current_task() is not None and asyncio.current_task().cancelling():  # type: ignore[union-attr]
-                    await self._farewell(client, hub)
 
     @contextlib.asynccontextmanager
     async def _client(self, hub: Hub) -> AsyncIterator[aiomqtt.Client]:
-        """One connection, in MQTT 5, or in 3.1.1 to a broker that does not speak 5."""
+        """One connection, in MQTT 5, or in 3.1.1 to a broker that does not speak 5.
+
+        What fails is cut, without a goodbye: the broker then publishes the last will.
+        """
         client = self._make(hub)
         try:
-            async with asyncio.timeout(ANSWER_WITHIN * 2):
-                await client.__aenter__()
-        except MqttCodeError as error:
-            if self._version is ProtocolVersion.V5 and getattr(error.rc, "value", error.rc) in (1, 132):
-                log.info("the broker refuses MQTT 5: falling back to 3.1.1")
-                self._version = ProtocolVersion.V311
-                self._backoff.reset()
-            raise
-        try:
-            yield client
+            try:
+                async with asyncio.timeout(ANSWER_WITHIN * 2):
+                    await client.__aenter__()
+            except MqttCodeError as error:
+                if self._version is ProtocolVersion.V5 and getattr(error.rc, "value", error.rc) in REFUSES_VERSION:
+                    log.info("the broker refuses MQTT 5: falling back to 3.1.1")
+                    self._version = ProtocolVersion.V311
+                    self._backoff.reset()
+                raise
+            try:
+                yield client
+            except asyncio.CancelledError:
+                with contextlib.suppress(*AWAY):
+                    async with asyncio.timeout(CLOSE_WITHIN):
+                        await client.__aexit__(None, None, None)
+                raise
         finally:
-            with contextlib.suppress(MqttError, TimeoutError, OSError):
-                async with asyncio.timeout(2.0):
-                    await client.__aexit__(None, None, None)
+            _cut(client)
 
     def _make(self, hub: Hub) -> aiomqtt.Client:
         settings = self._settings
@@ -164,7 +194,7 @@ class MqttSink:
             protocol=self._version,
             will=Will(self._topics.status, will, qos=1, retain=True),
             keepalive=KEEPALIVE,
-            timeout=ANSWER_WITHIN,
+            timeout=math.inf,
             clean_session=True if self._version is ProtocolVersion.V311 else None,
             tls_context=client_context(settings.tls) if self._url.tls else None,
             max_queued_outgoing_messages=0,
@@ -173,103 +203,149 @@ class MqttSink:
         client.pending_calls_threshold = WINDOW * 2
         return client
 
-    async def _read(self, client: aiomqtt.Client) -> None:
-        """Always read: a broker that closes is noticed here."""
-        async for _ in client.messages:
-            pass
+    async def _read(self, client: aiomqtt.Client, hub: Hub) -> None:
+        """Always read: a broker that closes is noticed here. What comes is what `_sweep` asked for."""
+        async for message in client.messages:
+            payload = message.payload
+            if not message.retain or not isinstance(payload, bytes) or not payload:
+                continue
+            self._told.set()
+            topic = str(message.topic)
+            if (job_id := self._topics.job_of(topic)) is not None:
+                if hub.index.get(job_id) is None and self._jobs.get(job_id) is None:
+                    self._jobs[job_id] = payload
+                    self._wake.set()
+            elif (name := self._topics.external_of(topic)) is not None and self._owner(hub, name) is None:
+                self._ids[name] = None
+                self._wake.set()
+
+    async def _sweep(self, client: aiomqtt.Client, hub: Hub) -> None:
+        """Find what an earlier run left at the broker of jobs that are no longer in memory.
+
+        Asked for with QoS 0: a broker queues more of it. What it drops even so expires, or is found next time.
+        """
+        await self._loaded(hub)
+        filters = self._topics.all_retained
+        if self._version is ProtocolVersion.V5:
+            options = SubscribeOptions(qos=0, noLocal=True)
+            asked: Any = [(f, options) for f in filters]
+        else:
+            asked = [(f, 0) for f in filters]
+        await self._answer(client.subscribe(asked))
+        with contextlib.suppress(TimeoutError):
+            while True:
+                self._told.clear()
+                async with asyncio.timeout(QUIET):
+                    await self._told.wait()
+        await self._answer(client.unsubscribe(filters))
 
     async def _beat(self, client: aiomqtt.Client, hub: Hub) -> None:
         """The daemon's own word, and every 10 s how far it is."""
         if hub.loading is not None:
             await self._say(client, hub, "starting")
-            while hub.loading is not None:
-                await asyncio.sleep(0.05)
+            await self._loaded(hub)
         await self._say(client, hub, "online")
         while True:
             value = wire.encode(topics.index(hub.epoch, hub.seq, len(hub.index)))
             await self._send(client, self._topics.index, value)
             await asyncio.sleep(INDEX_EVERY)
 
+    async def _loaded(self, hub: Hub) -> None:
+        while hub.loading is not None:  # noqa: ASYNC110 - the hub tells nobody, and this is once a start
+            await asyncio.sleep(0.05)
+
     async def _say(self, client: aiomqtt.Client, hub: Hub, word: str) -> None:
         await self._send(client, self._topics.status, topics.status(word, hub.epoch, hub.seq, time.time_ns() // 1000))
 
     async def _farewell(self, client: aiomqtt.Client, hub: Hub) -> None:
         """Stopping, what is still owed as far as time allows, offline."""
-        with contextlib.suppress(MqttError, TimeoutError, OSError):
+        with contextlib.suppress(*AWAY):
             async with asyncio.timeout(FAREWELL_WITHIN):
                 await self._say(client, hub, "stopping")
                 self._sent.clear()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(FAREWELL_WITHIN / 2):
-                        while await self._round(client, hub):
+                        while hub.loading is None and await self._round(client, hub):
                             pass
                 await self._say(client, hub, "offline")
 
     async def _publish_all(self, client: aiomqtt.Client, hub: Hub) -> None:
-        """Everything retained, the newest jobs first, as the broker may have lost its store; then what changes."""
-        while hub.loading is not None:
-            await asyncio.sleep(0.05)
-        for shown in sorted(hub.index.shown(), key=lambda s: s.view.age_key):
-            self._jobs.pop(shown.job_id, None)
-            self._jobs[shown.job_id] = None
-            self._ids.update(dict.fromkeys(shown.view.external_ids))
+        """Everything that is retained, then what changes."""
+        await self._loaded(hub)
+        self._owe_everything(hub)
         self._backoff.reset()
         while True:
             self._wake.clear()
             if not await self._round(client, hub):
-                due = self._next_due()
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(due):
+                    async with asyncio.timeout(self._next_due()):
                         await self._wake.wait()
 
     async def _round(self, client: aiomqtt.Client, hub: Hub) -> bool:
-        """One window's worth of what is owed: events first, then jobs, newest first, then IDs. False if nothing is."""
+        """A window each of the events, jobs and IDs that are owed, so that none waits for good. False if nothing is."""
+        events = [self._events.popleft() for _ in range(min(WINDOW, len(self._events)))]
+        if events:
+            try:  # in one go, and in their order: the client writes what it is given first first
+                await self._together(self._event(client, hub, seq, event) for seq, event in events)
+            except BaseException:
+                self._events.extendleft(reversed(events))
+                raise
+        jobs = self._due(hub)
+        await self._together(self._job(client, hub, job_id) for job_id in jobs)
+        ids = [name for name, _ in zip(self._ids, range(WINDOW), strict=False)]
+        await self._together(self._id(client, hub, name) for name in ids)
+        if events or jobs or ids:
+            return True
         now = time.monotonic()
-        if self._events:
-            part = [self._events[i] for i in range(min(WINDOW, len(self._events)))]
-            for seq, event in part:  # one after the other: events keep their order
-                body = wire.encode(wire.event(event, hub.epoch, seq))
-                await self._send(client, self._topics.event(event.job_id), body, retain=False)
-                self._events.popleft()
-            return True
-        jobs = []
-        for job_id in reversed(self._jobs):
-            if now - self._sent.get(job_id, 0.0) >= PER_JOB or hub.index.get(job_id) is None:
-                jobs.append(job_id)
-                if len(jobs) == WINDOW:
-                    break
-        if jobs:
-            await self._together(self._job(client, hub, job_id) for job_id in jobs)
-            return True
-        if self._ids:
-            ids = [i for i, _ in zip(reversed(self._ids), range(WINDOW), strict=False)]
-            await self._together(self._id(client, hub, name) for name in ids)
-            return True
         self._sent = {i: at for i, at in self._sent.items() if now - at < PER_JOB}
         return False
 
-    async def _together(self, calls: Any) -> None:
-        results = await asyncio.gather(*calls, return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
+    def _due(self, hub: Hub) -> list[str]:
+        """The jobs whose turn it is."""
+        now = time.monotonic()
+        due: list[str] = []
+        for job_id in self._jobs:
+            if now - self._sent.get(job_id, -PER_JOB) >= PER_JOB or hub.index.get(job_id) is None:
+                due.append(job_id)
+                if len(due) == WINDOW:
+                    break
+        return due
+
+    def _next_due(self) -> float:
+        """Seconds until a job that waits for its turn may be published again."""
+        now = time.monotonic()
+        return max(0.001, min((self._sent.get(i, 0.0) + PER_JOB - now for i in self._jobs), default=60.0))
+
+    async def _together(self, calls: Iterable[Coroutine[Any, Any, None]]) -> None:
+        """All of them to their end, then the first error."""
+        for result in await asyncio.gather(*calls, return_exceptions=True):
+            if result is not None:
                 raise result
 
+    async def _event(self, client: aiomqtt.Client, hub: Hub, seq: int, event: Event) -> None:
+        body = wire.encode(wire.event(event, hub.epoch, seq))
+        await self._send(client, self._topics.event(event.job_id), body, retain=False)
+
     async def _job(self, client: aiomqtt.Client, hub: Hub, job_id: str) -> None:
-        marker = self._jobs[job_id]
-        shown = hub.index.get(job_id)
-        if shown is not None:
-            self._sent[job_id] = time.monotonic()
-            body = topics.state(shown, hub.epoch, shown.rev)
-            expiry = self._retention + EXPIRY_BACKSTOP if shown.view.terminal else None
-            await self._send(client, self._topics.state(job_id), body, expiry=expiry)
-            if hub.index.get(job_id) is shown:
+        """The state as it is now; clean if it is still that once the broker has it."""
+        topic, shown = self._topics.state(job_id), hub.index.get(job_id)
+        if shown is None:
+            await self._tombstone(client, hub, topic, self._jobs[job_id])
+            if hub.index.get(job_id) is None:
                 self._jobs.pop(job_id, None)
+                self._sent.pop(job_id, None)
             return
-        if marker is not None:
-            await self._send(client, self._topics.state(job_id), topics.deleted(marker, hub.epoch, hub.seq))
-        await self._send(client, self._topics.state(job_id), b"")
-        if hub.index.get(job_id) is None:
+        self._sent[job_id] = time.monotonic()
+        expiry = self._retention + EXPIRY_BACKSTOP if shown.view.terminal else None
+        await self._send(client, topic, topics.state(shown, hub.epoch, shown.rev), expiry=expiry)
+        now = hub.index.get(job_id)
+        if now is not None and now.rev == shown.rev:
             self._jobs.pop(job_id, None)
+
+    async def _tombstone(self, client: aiomqtt.Client, hub: Hub, topic: str, last: Shown | bytes | None) -> None:
+        if last is not None:
+            await self._send(client, topic, topics.deleted(last, hub.epoch, hub.seq))
+        await self._send(client, topic, b"")
 
     async def _id(self, client: aiomqtt.Client, hub: Hub, name: str) -> None:
         """An external ID's topic names its owner, or nothing once no job in memory carries it."""
@@ -282,29 +358,69 @@ class MqttSink:
         resolved = hub.index.resolve(name)
         return resolved.job_id if resolved is not None and resolved.resolved_by in ("external_id", "uuid") else None
 
-    def _next_due(self) -> float:
-        """Seconds until a job that waits for its turn may be published again."""
-        now = time.monotonic()
-        return max(0.001, min((self._sent.get(i, 0.0) + PER_JOB - now for i in self._jobs), default=60.0))
-
     async def _send(
         self, client: aiomqtt.Client, topic: str, body: bytes, *, retain: bool = True, expiry: int | None = None
     ) -> None:
-        """Publish with QoS 1 and wait for the acknowledgement. Raises `MqttError` when it does not come in time."""
+        """Publish with QoS 1 and wait for the acknowledgement. Raises one of `AWAY` when it does not come in time.
+
+        A topic that is longer than MQTT can write is left out: its ID is to be had elsewhere.
+        """
+        if len(topic) > LONGEST_TOPIC:
+            return
         properties = None
         if self._version is ProtocolVersion.V5:
             properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
             properties.ContentType = "application/json"
             if expiry is not None:
                 properties.MessageExpiryInterval = expiry
-        await client.publish(topic, body, qos=1, retain=retain, properties=properties, timeout=ANSWER_WITHIN)
+        await self._answer(client.publish(topic, body, qos=1, retain=retain, properties=properties))
         metrics.MQTT_PUBLISHED.inc()
+
+    async def _answer(self, call: Coroutine[Any, Any, Any]) -> None:
+        try:
+            async with asyncio.timeout(ANSWER_WITHIN):
+                await call
+        except TimeoutError:
+            raise MqttError(f"no answer within {ANSWER_WITHIN:.0f} s") from None
 
     def _away(self, error: BaseException) -> None:
         words = str(error) or type(error).__name__
         if words != self._error:
             log.warning("the broker at %s is away: %s", self._url, words)
         self._error = words
+
+
+def _moved_ids(change: Change) -> tuple[str, ...]:
+    """The external IDs whose owner the change may have changed."""
+    old, new = change.old, change.new
+    before = old.view.external_ids if old is not None else ()
+    after = new.view.external_ids if new is not None else ()
+    if old is None or new is None or change.moved or before != after or old.view.age_key != new.view.age_key:
+        return (*before, *after)
+    return ()
+
+
+def _cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _cut(client: aiomqtt.Client) -> None:
+    """Close the connection if it is still open, now and without a DISCONNECT; aiomqtt can only close in peace.
+
+    The client notices the end of its socket by reading, and cleans up after itself.
+    """
+    inner, ended = client._client, client._disconnected  # noqa: SLF001
+    sock = inner.socket()
+    if sock is not None:
+        with contextlib.suppress(OSError, AttributeError):
+            sock.shutdown(socket.SHUT_RDWR)
+        # A connection attempt that was given up has cancelled futures, which its callbacks stumble over.
+        with contextlib.suppress(OSError, ValueError, asyncio.CancelledError, asyncio.InvalidStateError):
+            while inner.socket() is not None and inner.loop_read() == paho.MQTT_ERR_SUCCESS:
+                pass
+    if ended.done() and not ended.cancelled():
+        ended.exception()  # seen: asyncio need not warn of it
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -142,8 +142,7 @@ class Websockets:
             heartbeat=PING_SECONDS, compress=False, max_msg_size=MAX_FRAME, timeout=2.0, autoping=True
         )
         await ws.prepare(request)
-        transport = request.transport
-        reader = SocketReader(transport if isinstance(transport, asyncio.Transport) else None, ws)
+        reader = SocketReader(request.transport, ws)
         try:
             with self._access.admitted(request) as admitted:
                 if self._hub.draining:

@@ -46,6 +46,7 @@ class Tail:
     _head_row: LogRow | None = None
     _floor: int = 0
     _target: int = 0
+    _behind: bool = True
     _spoke: float = 0.0
     _holes: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -69,6 +70,7 @@ class Tail:
         """Read on for ever. Raises `SourceUnavailable` when the database does not answer, `LogReset` on new ids."""
         self._target = max(self._target, await queries.last_id(rows))
         self._spoke = time.monotonic()
+        self._behind = True
         while True:
             began = time.monotonic()
             found = await queries.rows_from(rows, max(self.gaps.head, 1), BATCH)
@@ -76,15 +78,13 @@ class Tail:
             new = self._after_head(found)
             if new:
                 self._take(new, feed, note)
-            if self.gaps.head < self._target and len(found) < BATCH:
-                self._target = self.gaps.head
             if len(found) == BATCH:
                 self._say(feed)
                 await asyncio.sleep(0)
                 continue
-            if self._target:
+            if self._behind:
+                self._behind = False
                 feed.loading(self.gaps.head, self.gaps.head)
-                self._target = 0
             pause = self.poll if self.gaps.open or feed.attention() else self.idle_poll
             await asyncio.sleep(max(0.0, began + pause - time.monotonic()))
 

@@ -1,0 +1,138 @@
+"""A recording of the real JobLog, replayed into real servers, comes out equal to its tables everywhere."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from datetime import UTC, datetime, timedelta
+from urllib.parse import quote
+
+import aiomqtt
+import pytest
+
+from tests import replay
+from tests.daemon import HELLO, Daemon
+from tests.replay import MariaDBReplayer, SQLiteReplayer
+from tests.servers import eventually
+from tests.truth import differences, owners
+
+
+async def documents(daemon: Daemon) -> dict:
+    found, cursor = {}, ""
+    while True:
+        status, page = await daemon.get(f"/api/v1/jobs?limit=50&steps=1{cursor}")
+        assert status == 200, page
+        found |= {j["job_id"]: j for j in page["jobs"]}
+        if page["next_cursor"] is None:
+            return found
+        cursor = f"&cursor={page['next_cursor']}"
+
+
+async def settled(daemon: Daemon, tables: dict, within: float = 15.0) -> dict:
+    """The documents once they equal the tables; the assertion names what differs."""
+    shown: dict = {}
+
+    async def equal() -> bool:
+        nonlocal shown
+        shown = await documents(daemon)
+        found = differences(tables, shown)
+        assert not found, found[:5]
+        return True
+
+    await eventually(equal, within=within, every=0.2)
+    return shown
+
+
+async def retained(url: str, root: str) -> dict[str, dict]:
+    """All retained messages below `root`, once none has come for a moment."""
+    host, _, port = url.removeprefix("mqtt://").partition(":")
+    found: dict[str, dict] = {}
+    async with aiomqtt.Client(host, int(port), protocol=aiomqtt.ProtocolVersion.V5) as client:
+        await client.subscribe(f"{root}/#", qos=1)
+        messages = client.messages
+        with contextlib.suppress(TimeoutError):
+            while True:
+                async with asyncio.timeout(0.7):
+                    message = await anext(messages)
+                if message.retain and message.payload:
+                    found[str(message.topic)] = json.loads(message.payload)
+    return found
+
+
+@pytest.mark.parametrize("speed", [None, 1.0], ids=["at-once", "recorded-pace"])
+async def test_the_recording_ends_equal_to_its_tables_everywhere(
+    either_database, speed, recording, own_mosquitto, tmp_path
+):
+    database = either_database
+    ends = datetime.now(UTC) + (timedelta(seconds=recording[-1].at) if speed else timedelta())
+    transactions = replay.shift(recording, ends_at=ends)
+    if database.rolled_back:
+        transactions = replay.rolled_back(transactions)
+    tables = replay.expected(transactions)
+    daemon = Daemon(tmp_path, database__url=database.url, mqtt__url=own_mosquitto.url)
+    try:
+        await daemon.start()
+        async with MariaDBReplayer.connect(database) as replayer:
+            await replayer.replay(transactions, speed=speed)
+        shown = await settled(daemon, tables)
+
+        newest = owners(tables)
+        assert len(newest) > 50
+        for name, job_id in newest.items():
+            status, found = await daemon.get(f"/api/v1/resolve/{quote(name, safe='')}")
+            assert (status, found["job_id"], found["resolved_by"]) == (200, job_id, "external_id"), name
+            assert (await daemon.job(name))["job_id"] == job_id
+        async with daemon.socket(HELLO) as socket:
+            for number, (name, job_id) in enumerate(newest.items()):
+                await socket.say({"type": "subscribe", "id": number % 90, "jobs": [name]})
+                snapshot = await socket.until("snapshot")
+                assert [j["job_id"] for j in snapshot["jobs"]] == [job_id], name
+                assert (await socket.until("synced"))["unknown"] == []
+
+        root = "correlator/v1/test"
+
+        async def everything_retained() -> bool:
+            topics = await retained(own_mosquitto.url, root)
+            states = {t["job_id"]: t for name, t in topics.items() if name.endswith("/state")}
+            now_shown = await documents(daemon)
+            assert set(states) == set(now_shown)
+            for job_id, state in states.items():
+                assert {k: v for k, v in state.items() if k not in ("epoch", "seq")} == now_shown[job_id]
+            ids = {t["external_id"]: t["job_id"] for name, t in topics.items() if "/ext/" in name}
+            assert ids == newest
+            return True
+
+        await eventually(everything_retained, within=15, every=0.3)
+        assert shown.keys() >= tables["job_tracking"].keys()
+        assert await daemon.stop() == 0
+    finally:
+        await daemon.close()
+
+
+async def test_the_same_recording_from_an_sqlite_file_ends_equal_too(mixed, tmp_path):
+    path = tmp_path / "appliance.db"
+    async with SQLiteReplayer.connect(path) as replayer:
+        daemon = Daemon(tmp_path, database__url=f"sqlite://{path}")
+        try:
+            await daemon.start()
+            await replayer.replay(mixed)
+            await settled(daemon, replay.expected(mixed))
+        finally:
+            await daemon.close()
+
+
+async def test_a_start_after_everything_has_happened_knows_it_all(mixed, database, tmp_path):
+    async with MariaDBReplayer.connect(database) as replayer:
+        await replayer.replay(mixed)
+    daemon = Daemon(tmp_path, database__url=database.url)
+    try:
+        began = time.monotonic()
+        await daemon.start()
+        shown = await settled(daemon, replay.expected(mixed), within=5)
+        assert time.monotonic() - began < 15
+        assert sum(d["warnings"] for d in shown.values()) > 400
+        assert all(d["last_message"] for d in shown.values() if d["source"] == "joblog")
+    finally:
+        await daemon.close()

@@ -1,0 +1,101 @@
+"""What a websocket client may say, and the bytes around what it is told (RFC 6455)."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from correlator.errors import BadRequest
+from correlator.sinks import frames
+from correlator.sinks.frames import Get, Hello, Ping, Subscribe, Unsubscribe, decode, text_frame
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"type":"hello","version":1}', Hello(1)),
+        ('{"type":"hello","version":1,"token":"t","later":[1]}', Hello(1, "t")),
+        ('{"type":"subscribe","id":0}', Subscribe(0)),
+        (
+            '{"type":"subscribe","id":1,"jobs":["a"],"status":["running"],"job_type":["x"],"context_id":["c"],"logs":"WARN","resume":true}',
+            Subscribe(1, ["a"], ["running"], ["x"], ["c"], "WARN", True),
+        ),
+        ('{"type":"unsubscribe","id":1}', Unsubscribe(1)),
+        ('{"type":"get","job_id":"any/id ✓"}', Get("any/id ✓")),
+        ('{"type":"ping"}', Ping()),
+    ],
+)
+def test_each_message_is_read_and_members_of_later_versions_are_left(text, said):
+    assert decode(text) == decode(text.encode()) == [said]
+
+
+def test_a_frame_may_hold_several_messages_in_order():
+    assert decode(' [{"type":"ping"},{"type":"get","job_id":"j"}]') == [Ping(), Get("j")]
+    assert decode("[]") == []
+
+
+@pytest.mark.parametrize("resume", ['{"epoch":"e","seq":1}', "null", "7", '"odd"'])
+def test_any_resume_is_taken_as_it_stands(resume):
+    (said,) = decode(f'{{"type":"hello","version":1,"resume":{resume}}}')
+    assert isinstance(said, Hello)
+    assert said.resume is None or bytes(said.resume).decode() == resume
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "null",
+        "1",
+        "{}",
+        '{"type":"shout"}',
+        '{"type":"hello"}',
+        '{"type":"hello","version":"1"}',
+        '{"type":"subscribe","id":-1}',
+        '{"type":"subscribe","id":true}',
+        '{"type":"subscribe","id":9007199254740992}',
+        '{"type":"subscribe","id":1,"logs":"LOUD"}',
+        '{"type":"subscribe","id":1,"status":["skipped"]}',
+        '{"type":"subscribe","id":1,"jobs":[""]}',
+        '{"type":"subscribe","id":1,"jobs":["' + "x" * 256 + '"]}',
+        json.dumps({"type": "subscribe", "id": 1, "jobs": ["x"] * (frames.MAX_IDS + 1)}),
+        '{"type":"get","job_id":"\ud800"}',
+        '[{"type":"ping"},1]',
+        "[" * 60_000,
+        '{"type":"hello","version":1,"resume":' + "[" * 60_000,
+    ],
+    ids=lambda text: text[:40].encode("ascii", "backslashreplace").decode(),
+)
+def test_a_bad_frame_is_a_bad_request(text):
+    with pytest.raises(BadRequest):
+        decode(text)
+
+
+def test_a_bad_request_says_what_was_wrong_and_what_is_known():
+    with pytest.raises(BadRequest, match=r"shout.*hello, subscribe, unsubscribe, get and ping"):
+        decode('{"type":"shout"}')
+
+
+@given(st.text(alphabet=st.characters()) | st.binary())
+def test_no_frame_raises_anything_else(raw):
+    try:
+        decode(raw)
+    except BadRequest:
+        return
+    assert json.loads(raw) is not None
+
+
+@pytest.mark.parametrize(
+    ("size", "header"),
+    [
+        (0, b"\x81\x00"),
+        (125, b"\x81\x7d"),
+        (126, b"\x81\x7e\x00\x7e"),
+        (65_535, b"\x81\x7e\xff\xff"),
+        (65_536, b"\x81\x7f\x00\x00\x00\x00\x00\x01\x00\x00"),
+    ],
+)
+def test_a_text_frame_is_final_unmasked_and_says_its_length(size, header):
+    assert text_frame(b"x" * size) == header + b"x" * size
