@@ -1,6 +1,5 @@
 """The layers of ARCHITECTURE.md hold: the contracts of import-linter in pyproject.toml, kept."""
 
-import importlib
 from pathlib import Path
 
 from importlinter.cli import lint_imports
@@ -12,4 +11,3 @@ def test_imports_only_go_down_and_the_core_does_no_io(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     status = lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True)
     assert status == 0, capsys.readouterr().out
-    importlib.invalidate_caches()

@@ -1,0 +1,169 @@
+"""The appliance's own status reply, member by member, in each of its shapes."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from urllib.parse import quote
+
+from tests.appliance import Appliance
+from tests.daemon import Daemon
+from tests.servers import eventually
+
+START, END = "2026-11-25 08:00:00", "2026-11-25 08:01:30"
+METADATA = '{"failover_job_id": "gui-a", "external_job_id": "engine-a", "vm_name": "pgtest2"}'
+
+
+async def status(daemon: Daemon, name: str) -> tuple[int, Any]:
+    return await daemon.get(f"/api/v1/failover/{quote(name, safe='/')}/status")
+
+
+async def job_with_steps(appliance: Appliance, **row: Any) -> str:
+    job_id = await appliance.job("column-a", metadata=METADATA, started_at=START, context_id="ctx-a", **row)
+    await appliance.step(job_id, 1, "validation", "completed")
+    await appliance.step(job_id, 2, "snapshot", "failed")
+    await appliance.step(job_id, 3, "cleanup", "running")
+    return job_id
+
+
+def details(job_id: str, error: str | None = None) -> dict[str, Any]:
+    return {
+        "job_type": "failover",
+        "operation": "unified-live-failover",
+        "total_steps": 3,
+        "completed_steps": 1,
+        "failed_steps": 1,
+        "running_steps": 1,
+        "step_completion": 1 / 3 * 100,
+        "error_message": error,
+        "metadata": {"failover_job_id": "gui-a", "external_job_id": "engine-a", "vm_name": "pgtest2"},
+    }
+
+
+async def test_a_joblog_job_by_each_of_its_ids(daemon: Daemon, appliance: Appliance):
+    job_id = await job_with_steps(
+        appliance, status="failed", completed_at=END, error_message="boom", job_category="failover"
+    )
+    base = {
+        "success": True,
+        "job_id": job_id,
+        "status": "failed",
+        "progress": 1 / 3 * 100,
+        "start_time": "2026-11-25T08:00:00Z",
+        "duration": 90_000_000_000,
+    }
+    await eventually(lambda: _is(daemon, job_id, 200), within=5)
+    direct = base | {
+        "message": "Retrieved status for failover job via direct JobLog lookup",
+        "job_details": details(job_id, "boom") | {"tracking_source": "direct_joblog_uuid"},
+    }
+    for name in (job_id, "ctx-a"):
+        assert await status(daemon, name) == (200, direct), name
+    for name in ("column-a", "gui-a", "engine-a"):
+        enhanced = base | {
+            "message": "Retrieved status for failover job via enhanced tracking",
+            "job_details": details(job_id, "boom")
+            | {
+                "context_id": "ctx-a",
+                "external_job_id": "column-a",
+                "job_category": "failover",
+                "gui_job_id": name,
+                "internal_job_id": job_id,
+                "tracking_source": "external_job_id_correlation",
+            },
+        }
+        assert await status(daemon, name) == (200, enhanced), name
+
+
+async def test_a_running_job_has_a_growing_duration(daemon: Daemon, appliance: Appliance):
+    job_id = await job_with_steps(appliance)
+    await eventually(lambda: _is(daemon, job_id, 200), within=5)
+    _, first = await status(daemon, job_id)
+    _, second = await status(daemon, job_id)
+    assert first["status"] == "running"
+    assert isinstance(first["duration"], int)
+    assert second["duration"] > first["duration"] > 0
+
+
+async def test_a_legacy_job_answers_in_its_tables_words(daemon: Daemon, appliance: Appliance):
+    await appliance.insert(
+        "failover_jobs", job_id="legacy-a", vm_id="4205", job_type="test", status="creating_vm",
+        source_vm_name="pgtest9", source_vm_spec='{"cpus": 4}', created_at=START, started_at=START,
+    )
+    await eventually(lambda: _is(daemon, "legacy-a", 200), within=5)
+    code, body = await status(daemon, "legacy-a")
+    assert code == 200
+    assert body.pop("duration") > 0
+    assert body == {
+        "success": True,
+        "message": "Retrieved status for test failover job via legacy tracking",
+        "job_id": "legacy-a",
+        "status": "creating_vm",
+        "progress": 50,
+        "start_time": "2026-11-25T08:00:00Z",
+        "job_details": {
+            "vm_id": "4205",
+            "vm_name": "pgtest9",
+            "job_type": "test",
+            "destination_vm_id": "",
+            "snapshot_id": "",
+            "error_message": "",
+            "started_at": "2026-11-25T08:00:00Z",
+            "completed_at": None,
+            "custom_config": {"cpus": 4},
+            "tracking_source": "legacy_failover_jobs",
+        },
+    }
+
+
+async def test_an_unknown_id_gets_the_appliances_404(daemon: Daemon):
+    name = "unified-live-failover-SVR 2019/Prod-1758553933"
+    assert await status(daemon, name) == (
+        404,
+        {
+            "success": False,
+            "message": "Failover job not found",
+            "job_id": "",
+            "status": "",
+            "progress": 0,
+            "start_time": "0001-01-01T00:00:00Z",
+            "duration": 0,
+            "error": f"failover job not found: {name}",
+        },
+    )
+
+
+async def test_an_id_with_a_space_and_a_raw_slash_works_everywhere(daemon: Daemon, appliance: Appliance):
+    for name in ("live-SVR 2019/Prod-1758553933", "100%/a+b?c#d&e=ü<x>", "a//b/events", "..%2Fjobs"):
+        job_id = await appliance.job(name)
+        for path in (quote(name, safe="/"), quote(name, safe="")):
+            code, job = await daemon.get(f"/api/v1/jobs/{path}?wait=5")
+            assert (code, (job or {}).get("job_id")) == (200, job_id), path
+            assert (await daemon.get(f"/api/v1/resolve/{path}"))[1]["job_id"] == job_id
+            assert (await daemon.get(f"/api/v1/failover/{path}/status"))[1]["job_details"]["gui_job_id"] == name
+
+
+async def test_an_old_job_that_is_not_in_memory_is_found_in_the_database(daemon: Daemon, appliance: Appliance):
+    old = {"status": "completed", "started_at": "2026-01-02 10:00:00", "completed_at": "2026-01-02 10:05:00"}
+    assert datetime.fromisoformat(old["started_at"]).year == 2026
+    column = await appliance.job("rollback-a-1767348000", **old)
+    metadata = await appliance.job(
+        metadata='{"failover_job_id": "live-\\u003cimg\\u003e-1767348000", "context_id": "ctx-x"}', **old
+    )
+    context = await appliance.job(context_id="ctx-old", **old)
+    for name, job_id, by in (
+        ("rollback-a-1767348000", column, "external_id"),
+        ("live-<img>-1767348000", metadata, "external_id"),
+        ("ctx-old", context, "context_id"),
+        (context, context, "uuid"),
+    ):
+        code, found = await daemon.get(f"/api/v1/resolve/{quote(name, safe='')}")
+        assert (code, found["job_id"], found["resolved_by"]) == (200, job_id, by), name
+        assert (await daemon.job(name))["status"] == "completed"
+    _, page = await daemon.get("/api/v1/jobs?limit=2")
+    _, rest = await daemon.get(f"/api/v1/jobs?limit=2&cursor={page['next_cursor']}")
+    assert {j["job_id"] for j in page["jobs"] + rest["jobs"]} == {column, metadata, context}
+
+
+async def _is(daemon: Daemon, name: str, code: int) -> bool:
+    return (await status(daemon, name))[0] == code
