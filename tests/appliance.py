@@ -57,7 +57,12 @@ class Appliance:
     async def step(self, job_id: str, seq: int, name: str, status: str = "running") -> int:
         ended = None if status == "running" else now(micros=True)
         return await self.insert(
-            "job_steps", job_id=job_id, seq=seq, name=name, status=status, started_at=now(micros=True),
+            "job_steps",
+            job_id=job_id,
+            seq=seq,
+            name=name,
+            status=status,
+            started_at=now(micros=True),
             completed_at=ended,
         )
 

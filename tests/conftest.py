@@ -43,9 +43,7 @@ async def rolled_back_database(mariadb: MariaDB) -> AsyncIterator[Database]:
 @pytest.fixture(params=["current", "rolled-back"])
 async def either_database(request: pytest.FixtureRequest, mariadb: MariaDB) -> AsyncIterator[Database]:
     """Both generations of the schema, one after the other."""
-    database = await mariadb.create_schema(
-        f"appliance_{next(_numbers)}", rolled_back=request.param == "rolled-back"
-    )
+    database = await mariadb.create_schema(f"appliance_{next(_numbers)}", rolled_back=request.param == "rolled-back")
     yield database
     await database.drop()
 

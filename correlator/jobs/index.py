@@ -295,6 +295,10 @@ class Index:
             if old.alive_at != alive_at:
                 self._shown[view.job_id] = replace(old, alive_at=alive_at)
             return
+        if view.source == "joblog":
+            for name in view.external_ids:
+                if name in self._legacy and name not in self._jobs:
+                    self._hide(name, "merged", out)  # readers lose the legacy job before they get the real one
         self.seq += 1
         updated_at = min(now, max(alive_at, _ended(view))) if old is None and view.terminal else now
         new = Shown(view, self.seq, updated_at, children, stalled, alive_at)

@@ -87,8 +87,15 @@ async def test_a_running_job_has_a_growing_duration(daemon: Daemon, appliance: A
 
 async def test_a_legacy_job_answers_in_its_tables_words(daemon: Daemon, appliance: Appliance):
     await appliance.insert(
-        "failover_jobs", job_id="legacy-a", vm_id="4205", job_type="test", status="creating_vm",
-        source_vm_name="pgtest9", source_vm_spec='{"cpus": 4}', created_at=START, started_at=START,
+        "failover_jobs",
+        job_id="legacy-a",
+        vm_id="4205",
+        job_type="test",
+        status="creating_vm",
+        source_vm_name="pgtest9",
+        source_vm_spec='{"cpus": 4}',
+        created_at=START,
+        started_at=START,
     )
     await eventually(lambda: _is(daemon, "legacy-a", 200), within=5)
     code, body = await status(daemon, "legacy-a")

@@ -34,13 +34,38 @@ def request(path="/", address="10.0.0.1", **headers):
 
 @pytest.mark.parametrize(
     "host",
-    ["localhost", "localhost:8686", "LOCALHOST:1", "box.example", "Box.Example:8686", "127.0.0.1", "10.1.2.3:80", "[::1]", "[::1]:8686", "::1", "gui.example:1"],
+    [
+        "localhost",
+        "localhost:8686",
+        "LOCALHOST:1",
+        "box.example",
+        "Box.Example:8686",
+        "127.0.0.1",
+        "10.1.2.3:80",
+        "[::1]",
+        "[::1]:8686",
+        "::1",
+        "gui.example:1",
+    ],
 )
 def test_our_names_and_every_ip_literal_pass(host):
     assert door(hosts=["GUI.example"]).host_allowed(host)
 
 
-@pytest.mark.parametrize("host", [None, "", "evil.example", "evil.example:8686", "box.example.evil", "127.0.0.1.evil.example", "[evil]", "127.1", "@"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        None,
+        "",
+        "evil.example",
+        "evil.example:8686",
+        "box.example.evil",
+        "127.0.0.1.evil.example",
+        "[evil]",
+        "127.1",
+        "@",
+    ],
+)
 def test_a_name_that_is_not_ours_is_refused(host):
     assert not door().host_allowed(host)
 
@@ -52,7 +77,10 @@ def test_our_own_and_the_configured_origins_pass(origin):
     assert door(origins=["https://gui.example/"]).origin_allowed(request(origin=origin))
 
 
-@pytest.mark.parametrize("origin", ["null", "", "https://evil.example", "http://box.example", "https://gui.example.evil", "http://gui.example"])
+@pytest.mark.parametrize(
+    "origin",
+    ["null", "", "https://evil.example", "http://box.example", "https://gui.example.evil", "http://gui.example"],
+)
 def test_a_foreign_origin_is_refused(origin):
     assert not door(origins=["https://gui.example"]).origin_allowed(request(origin=origin))
 
@@ -70,7 +98,9 @@ def test_any_of_the_tokens_lets_in(header):
     assert door(tokens=["first", "second"]).authorised(request(authorization=header))
 
 
-@pytest.mark.parametrize("header", ["Bearer", "Bearer third", "Basic second", "second", "Bearer secon", "Bearer second2", ""])
+@pytest.mark.parametrize(
+    "header", ["Bearer", "Bearer third", "Basic second", "second", "Bearer secon", "Bearer second2", ""]
+)
 def test_no_other_word_lets_in(header):
     assert not door(tokens=["first", "second"]).authorised(request(authorization=header))
 

@@ -4,7 +4,7 @@ import random
 from datetime import datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from correlator.jobs import fold, joblog
@@ -27,6 +27,8 @@ JOB_KINDS = [k for k in Kind if k.value.startswith("job.") and k not in (Kind.JO
 STEP_KINDS = [k for k in Kind if k.of_step]
 JOBS = ("a", "b", "c")
 STEPS = {"a": (1, 2), "b": (3,), "c": (4, 5)}
+few = settings(max_examples=settings().max_examples // 4)
+"""For the second and later looks at the same made-up facts."""
 
 # -- facts, made up
 
@@ -34,7 +36,9 @@ times = st.integers(0, 5).map(lambda s: BASE + s * SECOND)
 ends = st.none() | times
 texts = st.sampled_from(["", "x", "y"])
 statuses = st.sampled_from(["pending", "running", "completed", "failed", "cancelled", None, "odd"])
-metadata = st.sampled_from([None, "{", '{"failover_job_id":"ext-1"}', '{"gui_job_id":"ext-2","external_job_id":"ext-3"}'])
+metadata = st.sampled_from(
+    [None, "{", '{"failover_job_id":"ext-1"}', '{"gui_job_id":"ext-2","external_job_id":"ext-3"}']
+)
 
 
 @st.composite
@@ -77,7 +81,9 @@ def readings(draw, job_id, tick, *, lasting=False):
         context_id=draw(st.sampled_from([None, "ctx"])),
     )
     steps = tuple(
-        StepRecord(i, "s", i, draw(st.sampled_from(["running", "completed", "failed", "skipped"])), draw(times), draw(ends))
+        StepRecord(
+            i, "s", i, draw(st.sampled_from(["running", "completed", "failed", "skipped"])), draw(times), draw(ends)
+        )
         for i in STEPS[job_id]
     )
     if lasting:
@@ -122,6 +128,7 @@ def test_the_same_facts_in_any_order_and_repeated_end_in_the_same_job(told):
     assert {i: fold.view(j) for i, j in once.items()} == {i: fold.view(j) for i, j in again.items()}
 
 
+@few
 @given(facts())
 def test_a_fact_that_is_known_changes_nothing_at_all(found):
     jobs = joined(found)
@@ -129,6 +136,7 @@ def test_a_fact_that_is_known_changes_nothing_at_all(found):
         assert fold.fold(jobs[fact.job_id], fact) == jobs[fact.job_id]
 
 
+@few
 @given(facts())
 def test_percent_is_100_only_when_the_job_completed_and_always_then(found):
     for job in joined(found).values():
@@ -137,6 +145,7 @@ def test_percent_is_100_only_when_the_job_completed_and_always_then(found):
         assert 0 <= view.percent <= 100
 
 
+@few
 @given(facts())
 def test_an_end_has_a_time_only_where_the_job_ended(found):
     for job in joined(found).values():
@@ -173,11 +182,21 @@ def reading_of(tables, job_id, tick):
     more = ("percent_complete", "owner", "context_id", "job_category")
     record = JobRecord(job_id, **{n: row[n] for n in same + more}, **stamps)
     steps = tuple(
-        StepRecord(s["id"], s["name"], s["seq"], s["status"], micros(s["started_at"]), micros(s["completed_at"]), s["error_message"])
+        StepRecord(
+            s["id"],
+            s["name"],
+            s["seq"],
+            s["status"],
+            micros(s["started_at"]),
+            micros(s["completed_at"]),
+            s["error_message"],
+        )
         for s in sorted(tables["job_steps"].values(), key=lambda s: (s["seq"], s["id"]))
         if s["job_id"] == job_id
     )
-    children = ((micros(r["started_at"]), r["id"]) for r in tables["job_tracking"].values() if r["parent_job_id"] == job_id)
+    children = (
+        (micros(r["started_at"]), r["id"]) for r in tables["job_tracking"].values() if r["parent_job_id"] == job_id
+    )
     return Reading(job_id, tick, record, steps, tuple(sorted(children)))
 
 
@@ -227,7 +246,14 @@ def agrees(view, tables):
     assert [s.id for s in view.steps] == sorted(steps, key=lambda i: (steps[i]["seq"], i))
     for step in view.steps:
         of = steps[step.id]
-        told = (of["name"], of["seq"], of["status"], micros(of["started_at"]), micros(of["completed_at"]), of["error_message"])
+        told = (
+            of["name"],
+            of["seq"],
+            of["status"],
+            micros(of["started_at"]),
+            micros(of["completed_at"]),
+            of["error_message"],
+        )
         assert (step.name, step.seq, step.status, step.started_at, step.completed_at, step.error_message) == told
 
 
@@ -319,7 +345,9 @@ def test_of_two_endings_of_one_instant_the_higher_id_holds():
 
 
 def test_an_end_outranks_a_start_that_was_logged_later():
-    assert seen(heard(Kind.JOB_FAILED, at=BASE), heard(Kind.JOB_STARTED, at=BASE + 5, event_id=9)).status is Status.FAILED
+    assert (
+        seen(heard(Kind.JOB_FAILED, at=BASE), heard(Kind.JOB_STARTED, at=BASE + 5, event_id=9)).status is Status.FAILED
+    )
 
 
 def test_an_event_is_not_compared_by_its_ts_with_the_tables_whole_seconds():
@@ -345,7 +373,11 @@ def test_the_end_of_a_cancelled_job_is_when_it_was_cancelled():
 
 def test_a_job_may_complete_with_failed_steps():
     view = seen(read("completed", StepRecord(1, "s", 1, "failed"), StepRecord(2, "t", 2, "completed")))
-    assert (view.status, view.percent, [s.status for s in view.steps]) == (Status.COMPLETED, 100.0, ["failed", "completed"])
+    assert (view.status, view.percent, [s.status for s in view.steps]) == (
+        Status.COMPLETED,
+        100.0,
+        ["failed", "completed"],
+    )
 
 
 def test_a_step_of_the_log_alone_is_shown_only_when_heard_of_after_the_look():

@@ -152,7 +152,7 @@ def test_silence_backs_off_and_life_brings_the_poll_back():
 def test_many_holes_are_probed_as_the_span_they_lie_in():
     exact = gaps(*range(3, 3 + 2 * MAX_EXACT, 2))
     assert len(probe(exact, 101.0).ranges) == MAX_EXACT
-    many = gaps(*range(3, 100_001, 2))
+    many = gaps(*range(3, 100_002, 2))
     assert probe(many, 101.0).ranges == [(2, 100_000)]
 
 
@@ -257,7 +257,6 @@ class Server(RuleBasedStateMachine):
 
     @invariant()
     def nothing_that_a_dirty_read_sees_is_cold(self):
-        # ... but for what was rolled back and never came, no transaction that lives has ids in the cold
         cold = {i for w in self.gaps.cold for first, last in w.holes for i in range(first, last + 1)}
         assert cold.isdisjoint(self.dirty([(1, self.next_id)]))
 
@@ -281,5 +280,5 @@ class Server(RuleBasedStateMachine):
         assert self.gaps.missing() == 0
 
 
-Server.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
+Server.TestCase.settings = settings(stateful_step_count=40)
 TestServer = Server.TestCase

@@ -1,0 +1,165 @@
+"""Bad rows, requests and frames get a clear answer; nothing else is disturbed and nothing is lost."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.appliance import Appliance
+from tests.daemon import HELLO, Daemon
+from tests.replay import SQLiteReplayer
+from tests.servers import eventually
+
+
+async def test_malformed_rows_are_counted_and_skipped_and_those_around_them_count(tmp_path):
+    import sqlite3
+
+    path = tmp_path / "appliance.db"
+    async with SQLiteReplayer.connect(path):
+        pass
+    daemon = Daemon(tmp_path, database__url=f"sqlite://{path}")
+    try:
+        await daemon.start()
+        with sqlite3.connect(path) as connection:
+            connection.execute(
+                "INSERT INTO job_tracking (id, operation, status, started_at) VALUES ('u1', 'x', 'running', datetime())"
+            )
+            bad = [
+                "not json",
+                "[1]",
+                '{"job_id": 7}',
+                '{"job_id": "u1", "step_id": "x"}',
+                '{"job_id": "\\ud800"}',
+                '{"a": "' + "x" * (4 << 20) + '"}',
+                '{"job_id":' * 50_000,
+                None,
+                "",
+                "null",
+                "\0",
+            ]
+            for attrs in bad:
+                connection.execute(
+                    "INSERT INTO log_events (level, message, attrs, ts) VALUES ('INFO', 'Step started', ?, 'x')",
+                    (attrs,),
+                )
+            for message, at in (("\0\0", "2026-11-25 08:00:00"), ("the last", "2199-01-01 00:00:00.5")):
+                connection.execute(
+                    "INSERT INTO log_events (level, message, attrs, ts) VALUES ('WARN', ?, ?, ?)",
+                    (message, '{"job_id": "u1"}', at),
+                )
+        connection.close()
+
+        async def counted() -> bool:
+            job = await daemon.job("u1")
+            return job is not None and job["warnings"] == 2 and job["last_message"]["text"] == "the last"
+
+        await eventually(counted, within=10)
+        assert daemon.session is not None
+        async with daemon.session.get("/metrics") as response:
+            text = await response.text()
+        for reason in ("attrs_not_json", "attrs_not_object", "attrs_too_long", "job_id_invalid", "step_id_invalid"):
+            assert f'correlator_malformed_rows_total{{reason="{reason}"}}' in text, reason
+        assert "Traceback" not in daemon.log()
+    finally:
+        await daemon.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "says"),
+    [
+        ("/api/v1/jobs?limit=0", 400, "limit='0': expected a number from 1 to 500"),
+        ("/api/v1/jobs?limit=many", 400, "limit='many'"),
+        ("/api/v1/jobs?staus=running", 400, "there is no query parameter 'staus' here; known: context_id"),
+        ("/api/v1/jobs?status=runing", 400, "expected one of pending, running"),
+        ("/api/v1/jobs?since=yesterday", 400, "e.g. 2025-09-22T10:00:00Z"),
+        ("/api/v1/jobs?since=2025-09-22T10:00:00", 400, "with its zone"),
+        ("/api/v1/jobs?cursor=%ff", 400, "next_cursor"),
+        ("/api/v1/jobs/x?wait=61", 400, "wait='61': expected a number from 0 to 60"),
+        ("/api/v1/jobs/x?wait=nan", 400, "wait='nan'"),
+        ("/api/v1/jobs/x?rev=1.5", 400, "rev='1.5'"),
+        ("/api/v1/jobs/nobody", 404, "no job is known by 'nobody'"),
+        ("/api/v1/nothing", 404, "there is nothing at /api/v1/nothing"),
+        ("/api/v1/resolve/%00", 404, "no job is known"),
+    ],
+)
+async def test_a_bad_request_gets_a_problem_that_says_what_is_right(daemon: Daemon, path, status, says):
+    assert daemon.session is not None
+    async with daemon.session.get(path) as response:
+        problem = json.loads(await response.read())
+        assert (response.status, response.content_type) == (status, "application/problem+json")
+    assert set(problem) == {"type", "title", "status", "detail"}
+    assert says in problem["detail"]
+
+
+async def test_a_method_that_is_not_possible_gets_a_problem_with_allow(daemon: Daemon):
+    assert daemon.session is not None
+    async with daemon.session.delete("/api/v1/jobs/x") as response:
+        assert (response.status, response.content_type) == (405, "application/problem+json")
+        assert "GET" in response.headers["Allow"]
+
+
+async def test_a_bad_frame_gets_an_error_and_three_close_with_4400(daemon: Daemon, appliance: Appliance):
+    await appliance.job("gui-1")
+    await daemon.get("/api/v1/jobs/gui-1?wait=5")
+    async with daemon.socket(HELLO) as good, daemon.socket(HELLO) as bad:
+        await good.snapshot()
+        await bad.ws.send_str("{")
+        assert (await bad.until("error"))["code"] == "bad_request"
+        await bad.say({"type": "subscribe", "id": 1, "status": ["runing"]})
+        assert "runing" in (error := await bad.until("error"))["detail"] or "status" in error["detail"]
+        jobs, _ = await bad.snapshot()  # a good frame between is served
+        assert len(jobs) == 1
+        await bad.say({"type": "shout"})
+        await bad.until("error")
+        with pytest.raises(EOFError, match="4400"):
+            await bad.until("bookmark")
+        await appliance.job("gui-2")
+        assert (await good.until("put"))["job"]["external_ids"] == ["gui-2"]
+
+
+@pytest.mark.parametrize(
+    ("says", "code"),
+    [
+        ({"type": "hello", "version": 2}, 4400),
+        ("x" * 70_000, 1009),
+    ],
+)
+async def test_a_connection_that_cannot_go_on_is_closed_with_its_code(daemon: Daemon, says, code):
+    async with daemon.socket() as socket:
+        await socket.ws.send_str(says if isinstance(says, str) else json.dumps(says))
+        with pytest.raises(EOFError, match=str(code)):
+            await socket.until("welcome")
+
+
+async def test_a_foreign_origin_and_a_foreign_host_are_refused(daemon: Daemon):
+    assert daemon.session is not None
+    async with daemon.session.ws_connect("/ws", origin="https://evil.example") as ws:
+        message = await ws.receive()
+        assert (message.data, ws.close_code) == (4403, 4403)
+    async with daemon.session.get("/api/v1/jobs", headers={"Host": "evil.example"}) as response:
+        assert response.status == 403
+
+
+async def test_tokens_are_asked_for_where_they_are_configured(database, tmp_path):
+    (tmp_path / "tokens").write_text("# ours\nsesame\n")
+    daemon = Daemon(tmp_path, database__url=database.url, http__tokens_file=tmp_path / "tokens")
+    try:
+        await daemon.start()
+        assert (await daemon.get("/api/v1/jobs"))[0] == 401
+        assert (await daemon.get("/api/v1/jobs", headers={"Authorization": "Bearer sesame"}))[0] == 200
+        for token, code in ((None, 4401), ("wrong", 4403)):
+            async with daemon.socket() as socket:
+                await socket.say(HELLO | ({"token": token} if token else {}))
+                with pytest.raises(EOFError, match=str(code)):
+                    await socket.until("welcome")
+        async with daemon.socket(HELLO | {"token": "sesame"}) as socket:
+            await socket.snapshot()
+        assert daemon.session is not None
+        async with daemon.session.post("/api/v1/ticket", headers={"Authorization": "Bearer sesame"}) as response:
+            ticket = (await response.json())["ticket"]
+        assert (await daemon.get(f"/api/v1/jobs?ticket={ticket}"))[0] == 200
+        assert (await daemon.get(f"/api/v1/jobs?ticket={ticket}"))[0] == 401
+        assert "sesame" not in daemon.log()
+    finally:
+        await daemon.close()

@@ -1,0 +1,491 @@
+"""The index: what is shown of every job, who owns an ID, and what each batch of facts changes."""
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from correlator.jobs import index as index_module
+from correlator.jobs import joblog
+from correlator.jobs.index import Index
+from correlator.jobs.model import Entry, Event, JobRecord, Kind, LegacyRecord, Reading, Status, StepRecord
+from correlator.jobs.transitions import GRACE
+from tests.replay import expected
+from tests.unit.test_fold import BASE, agrees, facts, facts_of, micros, told_twice
+
+SECOND = 1_000_000
+NOW = BASE + 60 * SECOND
+EXTERNAL = ["ext-1", "ext-2", "ext-3", "ext-4", "ext-5", "ctx"]
+
+few = settings(max_examples=settings().max_examples // 4)
+"""For the second and later looks at the same made-up facts."""
+
+
+def live(**settings):
+    """An index that has loaded the past."""
+    index = Index(**settings)
+    index.loading = False
+    return index
+
+
+def read(job_id="j", status="running", *steps, tick=1, children=(), **columns):
+    columns = {"started_at": BASE, **columns}
+    return Reading(job_id, tick, JobRecord(job_id, status=status, **columns), steps, children)
+
+
+def gone(job_id="j", tick=50):
+    return Reading(job_id, tick)
+
+
+def heard(kind=None, job_id="j", *, event_id=1, tick=2, at=NOW, **more):
+    return Entry(event_id, at, "INFO", "text", tick, job_id, kind=kind, **more)
+
+
+def changes(outcome):
+    return [
+        (c.job_id, None if c.new is None else c.new.view.status.value, c.reason) for c in outcome.changes if not c.moved
+    ]
+
+
+def kinds(outcome):
+    return [(e.kind, e.job_id, e.event_id) for e in outcome.events]
+
+
+# -- order does not matter
+
+
+def shown_of(index):
+    owners = {name: index.resolve(name) for name in [*EXTERNAL, "a", "b", "c"]}
+    return {s.job_id: s.view for s in index.shown()}, owners
+
+
+def applied(batches):
+    index = live()
+    for batch in batches:
+        index.apply(batch, NOW)
+    return index
+
+
+@given(told_twice(facts(lasting=True)), st.randoms(use_true_random=False))
+def test_the_same_facts_in_any_order_and_any_batches_show_the_same_and_lead_to_the_same(told, chance):
+    once, again = told
+    batches = []
+    while again:
+        size = chance.randint(1, 5)
+        batches.append(again[:size])
+        again = again[size:]
+    assert shown_of(applied(batches)) == shown_of(applied([once]))
+
+
+@few
+@given(facts(lasting=True))
+def test_a_row_that_names_only_its_step_is_told_of_its_job_whenever_that_becomes_known(found):
+    bare = [replace(f, job_id=None) if isinstance(f, Entry) and f.kind is None else f for f in found]
+    assert shown_of(applied([f] for f in bare))[0] == shown_of(applied([found]))[0]
+
+
+@few
+@given(facts(lasting=True))
+def test_the_owner_of_an_id_is_the_newest_of_those_that_carry_it(found):
+    index = applied([f] for f in found)
+    for name in EXTERNAL[:-1]:
+        carriers = [s.view for s in index.shown() if name in s.view.external_ids]
+        newest = [v.job_id for v in sorted(carriers, key=lambda v: v.age_key, reverse=True)]
+        resolved = index.resolve(name)
+        assert ([] if resolved is None else [resolved.job_id, *resolved.also]) == newest
+
+
+@few
+@given(facts(lasting=True))
+def test_seq_never_falls_and_a_document_changes_only_with_its_rev(found):
+    index, last, known = live(), 0, {}
+    for fact in found:
+        for change in index.apply([fact], NOW).changes:
+            assert change.seq >= last
+            last = change.seq
+            if change.new is not None and not change.moved:
+                assert change.new.rev == change.seq > known.get(change.job_id, 0)
+                known[change.job_id] = change.seq
+        assert {s.job_id: s.rev for s in index.shown()} == known
+    assert index.seq == last
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_recording_in_any_order_and_any_batches_ends_as_its_tables(recording, seed):
+    tables, chance, index = expected(recording), random.Random(seed), live()
+    found = facts_of(recording, chance)
+    now = max(f.at for f in found if isinstance(f, Entry)) + SECOND
+    while found:
+        size = chance.choice([1, 5, 100])
+        index.apply(found[:size], now)
+        found = found[size:]
+    assert {s.job_id for s in index.shown()} == tables["job_tracking"].keys()
+    for shown in index.shown():
+        agrees(shown.view, tables)
+        children = [
+            (micros(r["started_at"]), i)
+            for i, r in tables["job_tracking"].items()
+            if r["parent_job_id"] == shown.job_id
+        ]
+        assert shown.children == tuple(i for _, i in sorted(children))
+    for job_id, row in tables["job_tracking"].items():
+        for name in joblog.external_ids(row["external_job_id"], row["metadata"]):
+            resolved = index.resolve(name)
+            assert resolved is not None
+            assert job_id in (resolved.job_id, *resolved.also)
+            assert tables["job_tracking"][resolved.job_id]["started_at"] >= row["started_at"]
+
+
+# -- coming and going
+
+
+def test_a_job_is_not_shown_until_its_tables_were_read():
+    index = live()
+    outcome = index.apply([heard(Kind.JOB_STARTED)], NOW)
+    assert (outcome.changes, outcome.unread, len(index), index.active()) == ([], {"j"}, 0, {"j"})
+    outcome = index.apply([read()], NOW)
+    assert changes(outcome) == [("j", "running", None)]
+    assert index.resolve("j") is not None
+
+
+def test_without_job_tracking_a_job_is_shown_as_the_log_tells_it():
+    index = live()
+    index.tracking = False
+    assert changes(index.apply([heard(Kind.JOB_STARTED), heard(Kind.JOB_FAILED, event_id=2)], NOW)) == [
+        ("j", "failed", None)
+    ]
+
+
+def test_one_batch_makes_one_change_of_a_job():
+    index = live()
+    outcome = index.apply(
+        [read(), heard(Kind.JOB_STARTED), heard(Kind.JOB_COMPLETED, event_id=2), heard(event_id=3)], NOW
+    )
+    assert changes(outcome) == [("j", "completed", None)]
+    assert index.seq == 1
+
+
+def test_facts_that_change_nothing_shown_are_no_change():
+    index = live()
+    index.apply([read()], NOW)
+    assert index.apply([read(tick=5)], NOW + 1).changes == []
+
+
+def test_a_job_whose_row_is_gone_leaves():
+    index = live()
+    index.apply([read(external_job_id="e", context_id="c"), heard(Kind.JOB_STARTED)], NOW)
+    outcome = index.apply([gone()], NOW)
+    assert changes(outcome) == [("j", None, "gone")]
+    assert [index.resolve(name) for name in ("j", "e", "c")] == [None] * 3
+    assert (len(index), index.active()) == (0, set())
+
+
+def test_late_rows_do_not_bring_back_what_is_gone_but_a_new_start_asks_the_tables():
+    index = live()
+    index.apply([read()], NOW)
+    index.apply([gone()], NOW)
+    late = index.apply([heard(Kind.JOB_COMPLETED)], NOW)
+    assert (late.changes, late.unread) == ([], set())
+    assert index.apply([heard(Kind.JOB_STARTED)], NOW).unread == {"j"}
+    assert changes(index.apply([read(tick=60)], NOW)) == [("j", "running", None)]
+
+
+def test_what_never_had_a_row_is_forgotten():
+    index = live()
+    index.apply([heard(Kind.JOB_STARTED)], NOW)
+    assert index.apply([gone()], NOW).changes == []
+    assert index.active() == set()
+
+
+def test_an_ended_job_leaves_after_the_retention_and_a_running_one_stays():
+    index = live(retention=100)
+    index.apply(
+        [read("old", "completed", completed_at=BASE), read("new", "failed", completed_at=NOW), read("run")], NOW
+    )
+    assert changes(index.tick(BASE + 100 * SECOND - 1)) == []
+    assert changes(index.tick(BASE + 100 * SECOND)) == [("old", None, "retention")]
+    assert {s.job_id for s in index.shown()} == {"new", "run"}
+    assert changes(index.tick(NOW + 100 * SECOND)) == [("new", None, "retention")]
+    assert [s.job_id for s in index.shown()] == ["run"]
+
+
+def test_a_job_that_ended_before_the_retention_is_not_shown_at_all():
+    index = live(retention=10)
+    assert index.apply([read(status="completed", completed_at=BASE)], NOW).changes == []
+    assert len(index) == 0
+    assert not index.needs_reading("j")
+
+
+def test_above_max_jobs_the_first_that_ended_leaves_and_what_runs_stays():
+    index = live(max_jobs=2)
+    index.apply(
+        [read("b", "failed", completed_at=BASE + 2), read("a", "failed", completed_at=BASE + 1), read("run")], NOW
+    )
+    assert changes(index.tick(NOW)) == [("a", None, "retention")]
+    index.apply([read("run2"), read("run3")], NOW)
+    assert changes(index.tick(NOW)) == [("b", None, "retention")]
+    assert len(index) == 3
+
+
+def test_jobs_heard_of_and_never_read_are_bounded(monkeypatch):
+    monkeypatch.setattr(index_module, "MAX_PENDING", 2)
+    index = live()
+    index.apply([heard(job_id=j) for j in "abc"], NOW)
+    assert index.active() == {"b", "c"}
+
+
+def test_nothing_is_announced_of_what_happened_before_the_start():
+    index = Index()
+    outcome = index.apply([read(), heard(Kind.JOB_STARTED), heard(Kind.JOB_COMPLETED, event_id=2)], NOW)
+    assert (outcome.events, index.tick(NOW + GRACE).events) == ([], [])
+
+
+def test_a_job_that_ended_is_to_be_read_again():
+    index = live()
+    index.apply([read()], NOW)
+    assert index.apply([heard(Kind.JOB_COMPLETED)], NOW).ended == {"j"}
+    assert index.apply([heard(Kind.JOB_FAILED, event_id=2)], NOW).ended == {"j"}
+
+
+# -- silence
+
+
+def test_a_running_job_that_falls_silent_is_stalled_and_recovers_with_its_next_row():
+    index = live(stalled_after=100)
+    index.apply([read(), heard(Kind.JOB_STARTED)], NOW)
+    index.tick(NOW + GRACE)
+    assert index.tick(NOW + 100 * SECOND).changes == []
+    later = NOW + 100 * SECOND + 1
+    outcome = index.tick(later)
+    assert outcome.events == [Event(Kind.JOB_STALLED, "j", later)]
+    shown = index.get("j")
+    assert shown is not None
+    assert (shown.stalled, shown.rev, outcome.changes[0].seq) == (True, index.seq, index.seq)
+    assert index.tick(later + 1).changes == []
+    outcome = index.apply([heard(event_id=9, at=later)], later + 2)
+    assert outcome.events == [Event(Kind.JOB_RECOVERED, "j", later + 2)]
+    shown = index.get("j")
+    assert shown is not None
+    assert not shown.stalled
+
+
+def test_a_stalled_job_that_ends_has_ended_and_not_recovered():
+    index = live(stalled_after=100)
+    index.apply([read(), heard(Kind.JOB_STARTED)], NOW)
+    index.tick(NOW + 200 * SECOND)
+    outcome = index.apply([heard(Kind.JOB_FAILED, event_id=9)], NOW + 200 * SECOND)
+    assert kinds(outcome) == [(Kind.JOB_FAILED, "j", 9)]
+
+
+@pytest.mark.parametrize("status", ["pending", "completed"])
+def test_only_a_running_job_stalls(status):
+    index = live(stalled_after=1)
+    index.apply([read(status=status)], NOW)
+    outcome = index.tick(NOW + 500 * SECOND)
+    assert Kind.JOB_STALLED not in [e.kind for e in outcome.events]
+    assert outcome.changes == []
+
+
+# -- the legacy tracker beside it
+
+LEGACY = LegacyRecord(1, "ext", "validating", created_at=NOW, updated_at=NOW)
+
+
+def test_a_legacy_job_is_shown_by_its_own_id_and_tells_its_transitions_at_once():
+    index = live()
+    outcome = index.apply_legacy([LEGACY], [], NOW)
+    assert changes(outcome) == [("ext", "running", None)]
+    assert kinds(outcome) == [(Kind.JOB_STARTED, "ext", None)]
+    resolved = index.resolve("ext")
+    assert resolved is not None
+    assert (resolved.job_id, resolved.resolved_by) == ("ext", "legacy")
+    ended = index.apply_legacy([replace(LEGACY, status="failed", completed_at=NOW)], [], NOW)
+    assert (changes(ended), kinds(ended)) == ([("ext", "failed", None)], [(Kind.JOB_FAILED, "ext", None)])
+
+
+def test_a_joblog_job_that_claims_its_id_takes_its_place_and_gives_it_back_when_deleted():
+    index = live()
+    index.apply_legacy([LEGACY], [], NOW)
+    outcome = index.apply([read(external_job_id="ext")], NOW)
+    assert sorted(changes(outcome)) == [("ext", None, "merged"), ("j", "running", None)]
+    assert index.apply_legacy([LEGACY], [], NOW).changes == []
+    assert {s.job_id for s in index.shown()} == {"j"}
+    resolved = index.resolve("ext")
+    assert resolved is not None
+    assert (resolved.job_id, resolved.resolved_by) == ("j", "external_id")
+    outcome = index.apply([gone()], NOW)
+    assert sorted(changes(outcome)) == [("ext", "running", None), ("j", None, "gone")]
+
+
+def test_a_legacy_row_whose_id_a_joblog_job_has_is_not_shown_apart():
+    index = live()
+    index.apply([read(metadata='{"failover_job_id":"ext"}')], NOW)
+    assert index.apply_legacy([LEGACY], [], NOW).changes == []
+    claimed = index.apply_legacy([replace(LEGACY, job_id="other", claimed=True)], [], NOW)
+    assert claimed.changes == []
+
+
+def test_a_legacy_job_does_not_come_back_when_its_joblog_job_leaves_by_retention():
+    index = live(retention=100)
+    index.apply_legacy([LEGACY], [], NOW)
+    index.apply([read(status="completed", completed_at=NOW, external_job_id="ext")], NOW)
+    assert changes(index.tick(NOW + 100 * SECOND)) == [("j", None, "retention")]
+    assert index.apply_legacy([LEGACY], [], NOW + 100 * SECOND).changes == []
+
+
+def test_a_legacy_row_that_is_gone_leaves():
+    index = live()
+    index.apply_legacy([LEGACY], [], NOW)
+    assert changes(index.apply_legacy([], ["ext"], NOW)) == [("ext", None, "gone")]
+    assert index.active_legacy() == []
+
+
+def test_an_ended_legacy_job_leaves_after_the_retention():
+    index = live(retention=100)
+    index.apply_legacy([replace(LEGACY, status="cleanup", completed_at=NOW)], [], NOW)
+    assert changes(index.tick(NOW + 100 * SECOND)) == [("ext", None, "retention")]
+
+
+# -- IDs, children, steps
+
+
+def test_the_newest_job_owns_a_repeated_id_and_the_older_one_is_named_and_told():
+    index = live()
+    index.apply([read("old", external_job_id="e", started_at=BASE)], NOW)
+    outcome = index.apply([read("new", external_job_id="e", started_at=BASE + SECOND)], NOW)
+    assert [(c.job_id, c.moved) for c in outcome.changes] == [("new", False), ("old", True)]
+    resolved = index.resolve("e")
+    assert resolved is not None
+    assert (resolved.job_id, resolved.also, resolved.resolved_by) == ("new", ("old",), "external_id")
+    assert index.names_lead_to("e", "new")
+    index.apply([gone("new")], NOW)
+    assert index.names_lead_to("e", "old")
+
+
+def test_inside_one_second_the_first_step_decides_which_job_is_newer():
+    index = live()
+    index.apply(
+        [
+            read("a", "running", StepRecord(9), external_job_id="e"),
+            read("b", "running", StepRecord(8), external_job_id="e"),
+        ],
+        NOW,
+    )
+    assert index.names_lead_to("e", "a")
+    index.apply([read("c", external_job_id="e")], NOW)
+    assert index.names_lead_to("e", "c")
+
+
+def test_ids_are_looked_up_as_uuid_external_id_context_id_legacy():
+    index = live()
+    index.apply_legacy([LEGACY, replace(LEGACY, job_id="ctx-1")], [], NOW)
+    index.apply([read("j", external_job_id="k", context_id="ctx-1"), read("k", context_id="k")], NOW)
+    found = {name: index.resolve(name) for name in ("k", "ctx-1", "ext", "j", "nobody")}
+    told = {name: (r.job_id, r.resolved_by) if r else None for name, r in found.items()}
+    assert told == {
+        "k": ("k", "uuid"),
+        "ctx-1": ("j", "context_id"),
+        "ext": ("ext", "legacy"),
+        "j": ("j", "uuid"),
+        "nobody": None,
+    }
+
+
+def test_a_row_with_an_external_id_alone_belongs_to_the_owner_of_that_id():
+    index = live()
+    index.apply([read(external_job_id="e")], NOW)
+    row = heard(job_id=None, external_ids=("e",))
+    assert index.apply([row], NOW).tied == [(row, "j")]
+    assert index.apply([heard(job_id=None, event_id=2)], NOW).tied[0][1] is None
+
+
+@pytest.mark.parametrize("first", ["parent", "child"])
+def test_children_are_listed_in_whatever_order_they_come(first):
+    index = live()
+    family = [
+        read("p"),
+        read("k2", parent_job_id="p", started_at=BASE + 2),
+        read("k1", parent_job_id="p", started_at=BASE + 1),
+    ]
+    for fact in family if first == "parent" else reversed(family):
+        index.apply([fact], NOW)
+    parent = index.get("p")
+    assert parent is not None
+    assert parent.children == ("k1", "k2")
+    index.apply([gone("k1")], NOW)
+    parent = index.get("p")
+    assert parent is not None
+    assert (parent.children, parent.rev) == (("k2",), index.seq)
+
+
+def test_a_parent_lists_children_that_are_not_in_memory():
+    index = live()
+    index.apply([read("p", children=((BASE, "old"),)), read("k", parent_job_id="p", started_at=BASE + 1)], NOW)
+    parent = index.get("p")
+    assert parent is not None
+    assert parent.children == ("old", "k")
+
+
+def test_facts_about_an_unknown_step_wait_for_its_job():
+    index = live()
+    row = heard(job_id=None, step_id=7)
+    outcome = index.apply([row], NOW)
+    assert (outcome.unread_steps, outcome.tied) == ({7}, [])
+    outcome = index.apply([read("j", "running", StepRecord(7))], NOW)
+    assert [(e.event_id, j) for e, j in outcome.tied] == [(1, "j")]
+    shown = index.get("j")
+    assert shown is not None
+    assert shown.view.last is not None
+    assert index.apply([replace(row, event_id=2)], NOW).tied[0][1] == "j"
+
+
+def test_waiting_facts_are_bounded_and_the_oldest_are_passed_on_without_a_job(monkeypatch):
+    monkeypatch.setattr(index_module, "MAX_WAITING", 1)
+    index = live()
+    outcome = index.apply([heard(job_id=None, step_id=7), heard(job_id=None, step_id=8, event_id=2)], NOW)
+    assert [(e.event_id, j) for e, j in outcome.tied] == [(1, None)]
+
+
+# -- transitions
+
+
+def test_every_lifecycle_row_is_an_event_also_one_that_changes_nothing():
+    index = live()
+    index.apply([read(status="completed", completed_at=NOW)], NOW)
+    outcome = index.apply([heard(Kind.JOB_FAILED, event_id=4), heard(Kind.JOB_COMPLETED, event_id=5)], NOW)
+    assert kinds(outcome) == [(Kind.JOB_FAILED, "j", 4), (Kind.JOB_COMPLETED, "j", 5)]
+
+
+def test_a_transition_of_the_tables_alone_is_announced_after_its_grace():
+    index = live()
+    index.apply([read(), heard(Kind.JOB_STARTED)], NOW)
+    assert index.apply([read(status="failed", completed_at=NOW, error_message="boom", tick=9)], NOW).events == []
+    assert index.tick(NOW + GRACE - 1).events == []
+    assert index.tick(NOW + GRACE).events == [Event(Kind.JOB_FAILED, "j", NOW, error="boom")]
+    assert index.tick(NOW + 2 * GRACE).events == []
+
+
+def test_a_transition_whose_row_came_is_not_announced_again():
+    index = live()
+    index.apply([read(), heard(Kind.JOB_STARTED)], NOW)
+    index.apply([read("j", "completed", StepRecord(7, status="failed"), completed_at=NOW, tick=9)], NOW)
+    rows = [
+        heard(Kind.JOB_COMPLETED, event_id=5),
+        heard(Kind.STEP_STARTED, event_id=6, step_id=7),
+        heard(Kind.STEP_FAILED, event_id=7, step_id=7),
+    ]
+    assert [e.event_id for e in index.apply(rows, NOW + GRACE - 1).events] == [5, 6, 7]
+    assert index.tick(NOW + 9 * GRACE).events == []
+
+
+def test_the_tables_confirming_what_the_log_said_is_no_second_event():
+    index = live()
+    index.apply([read(), heard(Kind.JOB_STARTED)], NOW)
+    assert kinds(index.apply([heard(Kind.JOB_COMPLETED, event_id=2, tick=3)], NOW)) == [(Kind.JOB_COMPLETED, "j", 2)]
+    index.apply([read(status="completed", completed_at=NOW, tick=9)], NOW)
+    assert index.tick(NOW + 2 * GRACE).events == []
+    shown = index.get("j")
+    assert shown is not None
+    assert shown.view.status is Status.COMPLETED
