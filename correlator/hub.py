@@ -34,7 +34,7 @@ class Found(Struct, frozen=True):
 
 
 class JobQuery(Struct, frozen=True):
-    """A filter of jobs: OR inside a member, AND between them; an empty member does not filter. Times as in the model."""
+    """A filter of jobs: OR inside a member, AND between them; an empty member does not filter."""
 
     status: frozenset[str] = frozenset()
     job_type: frozenset[str] = frozenset()
@@ -260,12 +260,12 @@ class Hub:
     def archived_legacy(self, record: LegacyRecord) -> Shown:
         return Shown(fold.legacy_view(record), self.seq, record.updated_at or record.created_at or 0)
 
-    async def changed(self, name: str, timeout: float) -> bool:
-        """Wait until a job that `name` names changes or appears; False when `timeout` seconds passed before."""
+    async def changed(self, name: str, within: float) -> bool:
+        """Wait until a job that `name` names changes or appears; False when `within` seconds passed before."""
         event = asyncio.Event()
         self._waiters.setdefault(name, []).append(event)
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(within):
                 await event.wait()
             return True
         except TimeoutError:

@@ -24,7 +24,7 @@ class Appliance:
         columns, marks = ", ".join(row), ", ".join(["%s"] * len(row))
         async with self._connection.cursor() as cursor:
             await cursor.execute(f"INSERT INTO {table} ({columns}) VALUES ({marks})", tuple(row.values()))
-            return cursor.lastrowid
+            return int(cursor.lastrowid)
 
     async def run(self, sql: str, *args: Any) -> None:
         async with self._connection.cursor() as cursor:

@@ -162,7 +162,7 @@ class Index:
         touched: dict[str, None] = {}
         for fact in facts:
             job_id = fact.job_id if isinstance(fact, Reading) else self._hear(fact, out)
-            if job_id is not None and not (isinstance(fact, Entry) and self._skip(fact, job_id, out)):
+            if job_id is not None and not (isinstance(fact, Entry) and self._skip(fact, job_id)):
                 self._fold(job_id, fact, out)
                 touched[job_id] = None
         parents: dict[str, None] = {}
@@ -228,7 +228,8 @@ class Index:
             dropped = self._waiting.pop(next(iter(self._waiting)))
             out.tied += [(e, None) for e in dropped]
 
-    def _skip(self, entry: Entry, job_id: str, out: Outcome) -> bool:
+    def _skip(self, entry: Entry, job_id: str) -> bool:
+        """A late row of a job that is gone or too old does not bring it back; one that starts it again may."""
         if job_id not in self._ignored:
             return False
         if entry.kind is Kind.JOB_STARTED:

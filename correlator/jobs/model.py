@@ -216,7 +216,7 @@ class Line(Struct, frozen=True, gc=False, order=True):
 
 
 class Job(Struct, frozen=True, gc=False):
-    """Everything known of one JobLog job: the facts, joined. What is shown follows from it (`correlator.jobs.fold.view`)."""
+    """Everything known of one JobLog job: the facts, joined. What is shown follows from it (`fold.view`)."""
 
     job_id: str
     reading: Reading | None = None
@@ -266,7 +266,7 @@ class View(Struct, frozen=True, gc=False):
     def age_key(self) -> tuple[Micros, int, str]:
         """Orders jobs by age, the newest last: where an ID repeats, the highest key owns it.
 
-        ``started_at`` has whole seconds, so the first step's id decides inside one; a job that has no step yet is newer.
+        ``started_at`` has whole seconds, so the first step's id decides inside one; without a step yet it is newer.
         """
         first = min((s.id for s in self.steps), default=0 if self.terminal else 1 << 63)
         return (self.started_at or 0, first, self.job_id)

@@ -272,6 +272,8 @@ class Fanout:
             puts = [s for s, reason in subs.items() if reason is None or reason == "filter"]
             if shown is not None and puts:
                 messages.append(wire.put(puts, seq, shown, wire.encode(wire.document(shown))))
-            for reason in sorted({r for r in subs.values() if r is not None}):
-                messages.append(wire.delete([s for s, r in subs.items() if r == reason], seq, job_id, reason))
+            messages += [
+                wire.delete([s for s, r in subs.items() if r == reason], seq, job_id, reason)
+                for reason in sorted({r for r in subs.values() if r is not None})
+            ]
         return messages

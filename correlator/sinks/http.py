@@ -132,26 +132,30 @@ class HttpSink:
 
     @web.middleware
     async def _gate(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        path = request.path
+        return self._refusal(request) or await handler(request)
+
+    def _refusal(self, request: web.Request) -> web.Response | None:  # noqa: PLR0911 - a list of reasons
+        """Why the request may not come in, if it may not. The websocket answers for itself, with close codes."""
+        path, access = request.path, self._access
         if path in OPEN_PATHS:
-            return await handler(request)
-        if not self._access.host_allowed(request.headers.get("Host")):
+            return None
+        if not access.host_allowed(request.headers.get("Host")):
             return problem(
                 HTTPStatus.FORBIDDEN, "this Host is not served here: add its name to http.allowed_hosts if it is yours"
             )
-        if path in STATIC or path == "/ws":  # the websocket answers for itself, with close codes
-            return await handler(request)
-        if request.method == "OPTIONS" and self._access.origin_listed(request.headers.get("Origin", "")):
+        if path in STATIC or path == "/ws":
+            return None
+        if request.method == "OPTIONS" and access.origin_listed(request.headers.get("Origin", "")):
             return web.Response(status=HTTPStatus.NO_CONTENT)
-        if request.method not in ("GET", "HEAD") and not self._access.origin_allowed(request):
+        if request.method not in ("GET", "HEAD") and not access.origin_allowed(request):
             return problem(HTTPStatus.FORBIDDEN, "this origin is not in http.allowed_origins")
-        if not self._access.authorised(request):
-            return problem(
-                HTTPStatus.UNAUTHORIZED,
-                "a token is needed: Authorization: Bearer …, or a ticket of POST /api/v1/ticket",
-                {"WWW-Authenticate": "Bearer"},
-            )
-        return await handler(request)
+        if access.authorised(request):
+            return None
+        return problem(
+            HTTPStatus.UNAUTHORIZED,
+            "a token is needed: Authorization: Bearer …, or a ticket of POST /api/v1/ticket",
+            {"WWW-Authenticate": "Bearer"},
+        )
 
     async def _ticket(self, request: web.Request) -> web.Response:
         del request

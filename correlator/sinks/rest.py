@@ -6,9 +6,9 @@ import asyncio
 import base64
 import binascii
 import datetime
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -18,9 +18,11 @@ from correlator.hub import Hub, JobQuery
 from correlator.jobs import wire
 from correlator.jobs.model import Micros, Shown, Status
 
-MAX_WAIT = 60.0
+MAX_WAIT = 60
 MAX_LIMIT = 500
 DEFAULT_LIMIT = 100
+
+_N = TypeVar("_N", int, float)
 
 _STATUSES: Final = [s.value for s in Status if s is not Status.SKIPPED]
 _FILTERS: Final = ("status", "job_type", "operation", "context_id", "parent_job_id")
@@ -44,8 +46,8 @@ class Rest:
         """One job, by any ID; ``wait`` holds the request until it appears, or until it is past ``rev``."""
         known(request, ("wait", "rev"))
         name = request.match_info["id"]
-        wait = number(request, "wait", 0.0, MAX_WAIT)
-        rev = number(request, "rev", 0, 1 << 53)
+        wait = number(request, "wait", 0, MAX_WAIT, float)
+        rev = number(request, "rev", 0, 1 << 53, int)
         loop = asyncio.get_running_loop()
         until = loop.time() + (wait or 0.0)
         found = await self._hub.find(name)
@@ -81,7 +83,7 @@ class Rest:
     async def jobs(self, request: web.Request) -> web.Response:
         """A page of jobs, the newest first."""
         known(request, (*_FILTERS, "q", "since", "limit", "cursor", "steps"))
-        limit = int(number(request, "limit", 1, MAX_LIMIT) or DEFAULT_LIMIT)
+        limit = number(request, "limit", 1, MAX_LIMIT, int) or DEFAULT_LIMIT
         with_steps = choice(request, "steps", ("0", "1")) == "1"
         query = _query(request)
         before = _decode_cursor(request.query["cursor"]) if "cursor" in request.query else None
@@ -137,17 +139,17 @@ def known(request: web.Request, names: Iterable[str]) -> None:
             raise BadRequest(f"there is no query parameter {name!r} here; known: {right}")
 
 
-def number(request: web.Request, name: str, low: float, high: float) -> float | None:
-    """A number in the query, from `low` to `high`; None if it is not given."""
+def number(request: web.Request, name: str, low: int, high: int, kind: Callable[[str], _N]) -> _N | None:
+    """A number in the query, read by `kind`, from `low` to `high`; None if it is not given."""
     text = request.query.get(name)
     if text is None:
         return None
     try:
-        value = float(text) if isinstance(low, float) else int(text)
+        value = kind(text)
+        if not low <= value <= high:  # which NaN is not either
+            raise ValueError(text)
     except ValueError:
-        value = -1.0
-    if not low <= value <= high:
-        raise BadRequest(f"{name}={text!r}: expected a number from {low:g} to {high:g}")
+        raise BadRequest(f"{name}={text!r}: expected a number from {low} to {high}") from None
     return value
 
 

@@ -285,7 +285,7 @@ class Websockets:
             if not more:
                 break
             await asyncio.sleep(0)
-            while reader.waiting() > LAGGING_OVER:
+            while reader.waiting() > LAGGING_OVER:  # noqa: ASYNC110 - a transport has no event to wait for
                 await asyncio.sleep(0.01)
         held = [n for n in unknown if self._hub.index.resolve(n) is None]
         reader.say({"type": "synced", "sub": sub.id, "seq": self._hub.seq, "count": count, "unknown": held})

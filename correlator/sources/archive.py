@@ -21,7 +21,7 @@ from correlator.sources.database import Database, Session
 from correlator.sources.queries import Queries, read_readings
 
 SEARCH_AGAIN_AFTER = 30.0
-"""Seconds before an ID that was nowhere in the metadata of old jobs is searched for again: that reads the whole table."""
+"""Seconds before an ID that no metadata holds is searched for again: that reads the whole table."""
 
 MAX_REMEMBERED = 10_000
 NEAR = 86_400

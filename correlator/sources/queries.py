@@ -36,11 +36,7 @@ class Queries:
         self._malformed = malformed
         self._select = {table: self._columns(table) for table in TABLES if schema.has(table)}
         self._local = {
-            table: [
-                i
-                for i, column in enumerate(columns)
-                if column in _TIMES and schema.is_local(table, column)
-            ]
+            table: [i for i, column in enumerate(columns) if column in _TIMES and schema.is_local(table, column)]
             for table, columns in TABLES.items()
         }
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
 
 import aiomqtt
+import pytest
 
 from tests.appliance import Appliance, connected
 from tests.daemon import HELLO, Daemon
 from tests.servers import eventually
 
 
-async def health(daemon: Daemon) -> tuple[int, bool, dict]:
+async def health(daemon: Daemon) -> tuple[int, bool, dict[str, Any]]:
     status, body = await daemon.get("/health/ready")
     return status, body["degraded"], body["parts"]
 
@@ -118,10 +120,8 @@ async def test_sigterm_sends_readers_away_and_says_offline(database, own_mosquit
             assert await daemon.stop() == 0
             bye = await socket.until("bye")
             assert (bye["code"], bye["retry_ms"]) == (1012, [0, 5000])
-            try:
+            with pytest.raises(EOFError, match="1012"):
                 await socket.next()
-            except EOFError as closed:
-                assert closed.args == (1012,)
             await client.subscribe("correlator/v1/test/status", qos=1)
             message = await anext(client.messages)
             assert json.loads(message.payload)["state"] == "offline"

@@ -7,6 +7,7 @@ import contextlib
 import json
 import time
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from urllib.parse import quote
 
 import aiomqtt
@@ -19,8 +20,9 @@ from tests.servers import eventually
 from tests.truth import differences, owners
 
 
-async def documents(daemon: Daemon) -> dict:
-    found, cursor = {}, ""
+async def documents(daemon: Daemon) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    cursor = ""
     while True:
         status, page = await daemon.get(f"/api/v1/jobs?limit=50&steps=1{cursor}")
         assert status == 200, page
@@ -30,9 +32,9 @@ async def documents(daemon: Daemon) -> dict:
         cursor = f"&cursor={page['next_cursor']}"
 
 
-async def settled(daemon: Daemon, tables: dict, within: float = 15.0) -> dict:
+async def settled(daemon: Daemon, tables: dict[str, Any], within: float = 15.0) -> dict[str, Any]:
     """The documents once they equal the tables; the assertion names what differs."""
-    shown: dict = {}
+    shown: dict[str, Any] = {}
 
     async def equal() -> bool:
         nonlocal shown
@@ -45,10 +47,10 @@ async def settled(daemon: Daemon, tables: dict, within: float = 15.0) -> dict:
     return shown
 
 
-async def retained(url: str, root: str) -> dict[str, dict]:
+async def retained(url: str, root: str) -> dict[str, dict[str, Any]]:
     """All retained messages below `root`, once none has come for a moment."""
     host, _, port = url.removeprefix("mqtt://").partition(":")
-    found: dict[str, dict] = {}
+    found: dict[str, dict[str, Any]] = {}
     async with aiomqtt.Client(host, int(port), protocol=aiomqtt.ProtocolVersion.V5) as client:
         await client.subscribe(f"{root}/#", qos=1)
         messages = client.messages
@@ -107,6 +109,17 @@ async def test_the_recording_ends_equal_to_its_tables_everywhere(
         await eventually(everything_retained, within=15, every=0.3)
         assert shown.keys() >= tables["job_tracking"].keys()
         assert await daemon.stop() == 0
+    finally:
+        await daemon.close()
+
+
+async def test_the_default_driver_that_is_always_there_reads_the_same(mixed, database, tmp_path):
+    daemon = Daemon(tmp_path, database__url=database.url, database__driver="aiomysql")
+    try:
+        await daemon.start()
+        async with MariaDBReplayer.connect(database) as replayer:
+            await replayer.replay(mixed)
+        await settled(daemon, replay.expected(mixed))
     finally:
         await daemon.close()
 

@@ -1,7 +1,7 @@
 """The merge is a join: the same facts, in any order and repeated, end in the same job; and which fact holds."""
 
 import random
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given, settings
@@ -172,7 +172,8 @@ def test_steps_known_from_the_log_alone_are_bounded(monkeypatch):
 
 
 def micros(text):
-    return None if text is None else (datetime.fromisoformat(text) - datetime(1970, 1, 1)) // timedelta(microseconds=1)
+    epoch = datetime(1970, 1, 1, tzinfo=UTC)
+    return None if text is None else (datetime.fromisoformat(text + "Z") - epoch) // timedelta(microseconds=1)
 
 
 def reading_of(tables, job_id, tick):
@@ -210,16 +211,17 @@ def facts_of(recording, chance, *, looks=40):
 
     An event seen before a look began is in what that look found, as JobLog writes its tables first.
     """
-    seen = []
-    for commit, transaction in enumerate(recording):
-        for operation in transaction.operations:
-            if isinstance(operation, Insert) and operation.table == "log_events":
-                seen.append((commit + chance.random() * 50, row_of(operation.row)))
+    seen = [
+        (commit + chance.random() * 50, row_of(operation.row))
+        for commit, transaction in enumerate(recording)
+        for operation in transaction.operations
+        if isinstance(operation, Insert) and operation.table == "log_events"
+    ]
     looked = []
     for commit in sorted(chance.sample(range(1, len(recording)), looks)):
         tables = expected(recording[: commit + 1])
-        for job_id in chance.sample(sorted(tables["job_tracking"]), min(20, len(tables["job_tracking"]))):
-            looked.append((commit + 0.999, tables, job_id))
+        some = chance.sample(sorted(tables["job_tracking"]), min(20, len(tables["job_tracking"])))
+        looked += [(commit + 0.999, tables, job_id) for job_id in some]
     final = expected(recording)
     moments = sorted({m for m, _ in seen} | {m for m, _, _ in looked})
     tick_at = {moment: tick for tick, moment in enumerate(moments, 1)}

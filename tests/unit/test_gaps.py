@@ -1,11 +1,13 @@
 """Gaps: no committed id is lost, none is emitted twice, and only evidence settles a window."""
 
+import itertools
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from correlator.sources.gaps import MAX_EXACT, MAX_INTERVAL, MAX_RANGES, Gaps
+from correlator.sources.gaps import MAX_EXACT, MAX_INTERVAL, MAX_RANGES, Gaps, Probe
 
 GRACE = 5.0
 
@@ -186,7 +188,7 @@ def test_ids_that_were_seen_are_no_life():
 
 
 class Server(RuleBasedStateMachine):
-    """Writers that take ids, commit or roll back in any order and at any pace; a reader that polls, probes and sweeps."""
+    """Writers that take ids, commit or roll back in any order and at any pace; a reader that polls and probes."""
 
     def __init__(self):
         super().__init__()
@@ -196,7 +198,7 @@ class Server(RuleBasedStateMachine):
         self.open: list[list[int]] = []
         self.committed: set[int] = set()
         self.emitted: list[int] = []
-        self.asked: list = []
+        self.asked: list[tuple[Probe, list[int]]] = []
 
     def dirty(self, ranges):
         rows = self.committed.union(*self.open)
@@ -263,7 +265,7 @@ class Server(RuleBasedStateMachine):
     @invariant()
     def windows_do_not_overlap(self):
         holes = sorted(h for w in [*self.gaps.open, *self.gaps.cold] for h in w.holes)
-        assert all(a[1] < b[0] for a, b in zip(holes, holes[1:], strict=False))
+        assert all(a[1] < b[0] for a, b in itertools.pairwise(holes))
 
     def teardown(self):
         while self.open:

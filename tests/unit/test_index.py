@@ -1,6 +1,7 @@
 """The index: what is shown of every job, who owns an ID, and what each batch of facts changes."""
 
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -100,7 +101,8 @@ def test_the_owner_of_an_id_is_the_newest_of_those_that_carry_it(found):
 @few
 @given(facts(lasting=True))
 def test_seq_never_falls_and_a_document_changes_only_with_its_rev(found):
-    index, last, known = live(), 0, {}
+    index, last = live(), 0
+    known: dict[str, int] = {}
     for fact in found:
         for change in index.apply([fact], NOW).changes:
             assert change.seq >= last
@@ -115,6 +117,7 @@ def test_seq_never_falls_and_a_document_changes_only_with_its_rev(found):
 @pytest.mark.parametrize("seed", range(3))
 def test_the_recording_in_any_order_and_any_batches_ends_as_its_tables(recording, seed):
     tables, chance, index = expected(recording), random.Random(seed), live()
+    rows: dict[Any, Any] = dict(tables["job_tracking"])
     found = facts_of(recording, chance)
     now = max(f.at for f in found if isinstance(f, Entry)) + SECOND
     while found:
@@ -130,12 +133,12 @@ def test_the_recording_in_any_order_and_any_batches_ends_as_its_tables(recording
             if r["parent_job_id"] == shown.job_id
         ]
         assert shown.children == tuple(i for _, i in sorted(children))
-    for job_id, row in tables["job_tracking"].items():
+    for job_id, row in rows.items():
         for name in joblog.external_ids(row["external_job_id"], row["metadata"]):
             resolved = index.resolve(name)
             assert resolved is not None
             assert job_id in (resolved.job_id, *resolved.also)
-            assert tables["job_tracking"][resolved.job_id]["started_at"] >= row["started_at"]
+            assert rows[resolved.job_id]["started_at"] >= row["started_at"]
 
 
 # -- coming and going

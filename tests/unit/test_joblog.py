@@ -210,7 +210,11 @@ known_keys = st.sampled_from(
 )
 objects = st.dictionaries(known_keys, values, max_size=6).map(json.dumps)
 messages = st.sampled_from([m for m, _ in LIFECYCLE] + ["Job progress updated"]) | st.text()
-anything = st.text() | st.text(alphabet=st.characters(categories=["Cs", "Cc", "L"])) | st.text(alphabet='{}[]":,\\ud80 e1-.' + string.ascii_letters)
+anything = (
+    st.text()
+    | st.text(alphabet=st.characters(categories=["Cs", "Cc", "L"]))
+    | st.text(alphabet='{}[]":,\\ud80 e1-.' + string.ascii_letters)
+)
 
 
 @given(

@@ -39,7 +39,8 @@ carried = st.frozensets(st.sampled_from("vwxyz"))
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), carried), max_size=20))
 def test_after_any_moves_each_name_leads_to_those_that_carry_it_now(moves):
-    names, now = Names(), dict.fromkeys("abc", frozenset())
+    names = Names()
+    now: dict[str, frozenset[str]] = dict.fromkeys("abc", frozenset())
     for job_id, after in moves:
         names.move(job_id, now[job_id], after)
         now[job_id] = after
