@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 from msgspec import Struct
 
+from correlator.errors import SourceUnavailable
 from correlator.jobs import fold
 from correlator.jobs.index import Index, Outcome
 from correlator.jobs.model import Change, Event, Job, LegacyRecord, Micros, Reading, Resolved, Shown
@@ -224,16 +225,29 @@ class Hub:
 
     async def find(self, name: str) -> tuple[Shown, Resolved] | None:
         """The job that `name` names, from memory, else from the database. Raises `SourceUnavailable`."""
-        if (known := self.find_now(name)) is not None:
+        known = self.find_now(name)
+        if self.archive is None or (known is not None and self._is_newest(*known)):
             return known
-        if self.archive is None:
-            return None
-        found = await self.archive.find(name, self.index.look)
+        try:
+            found = await self.archive.find(name, self.index.look)
+        except SourceUnavailable:
+            if known is not None:
+                return known
+            raise
         if found is None:
             return self.find_now(name)
         if found.reading is not None:
             self.learn([found.reading])
-        return self.find_now(name) or self._from_archive(found)
+        known, old = self.find_now(name), self._from_archive(found)
+        if known is None or (old is not None and old[0].view.age_key > known[0].view.age_key):
+            return old
+        return known
+
+    def _is_newest(self, shown: Shown, resolved: Resolved) -> bool:
+        """Whether no newer job of that name can have left memory: one that is there for long may run for ever."""
+        if resolved.resolved_by in ("uuid", "legacy"):
+            return True
+        return (shown.view.started_at or 0) >= time.time_ns() // 1000 - self.index.retention
 
     def find_now(self, name: str) -> tuple[Shown, Resolved] | None:
         """The job that `name` names among those in memory."""

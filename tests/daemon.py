@@ -118,7 +118,8 @@ class Socket:
             if not self._waiting:
                 message = await self.ws.receive()
                 if message.type is not aiohttp.WSMsgType.TEXT:
-                    raise EOFError(self.ws.close_code)
+                    # close_code turns into 1006 where the answer to a close frame finds nobody any more.
+                    raise EOFError(message.data if message.type is aiohttp.WSMsgType.CLOSE else self.ws.close_code)
                 parsed = json.loads(message.data)
                 self._waiting = parsed if isinstance(parsed, list) else [parsed]
             return self._waiting.pop(0)

@@ -72,7 +72,8 @@ class Index:
         """While the past is read, nothing that happened then is announced as an event."""
         self.id_keys = tuple(id_keys)
         self._stalled_after = int(stalled_after * 1_000_000)
-        self._retention = int(retention * 1_000_000)
+        self.retention = int(retention * 1_000_000)
+        """Microseconds that ended jobs stay in memory."""
         self._max_jobs = max_jobs
         self._jobs: dict[str, Job] = {}
         self._shown: dict[str, Shown] = {}
@@ -192,7 +193,7 @@ class Index:
             shown = self._shown[job_id]
             if shown.stalled != self._is_stalled(shown.view, shown.alive_at, now):
                 self._show(shown.view, shown.alive_at, now, out)
-        while self._expiry and (self._expiry[0][0] <= now - self._retention or len(self._shown) > self._max_jobs):
+        while self._expiry and (self._expiry[0][0] <= now - self.retention or len(self._shown) > self._max_jobs):
             ended, job_id = heapq.heappop(self._expiry)
             left = self._shown.get(job_id)
             if left is not None and left.view.terminal and _ended(left.view) == ended:
@@ -267,15 +268,20 @@ class Index:
             self._forget(job_id, "gone", now, out)
             return
         view = fold.view(job, self.id_keys)
-        if view.terminal and _ended(view) <= now - self._retention:
+        if view.terminal and _ended(view) <= now - self.retention:
             self._forget(job_id, "retention", now, out)
             return
         self._pending.pop(job_id, None)
         self._ignored.pop(job_id, None)
         self._show(view, fold.alive_at(job), now, out)
-        if view.parent_job_id is not None and (old is None or old.view.parent_job_id != view.parent_job_id):
-            self._children.setdefault(view.parent_job_id, set()).add(job_id)
-            parents[view.parent_job_id] = None
+        before = old.view.parent_job_id if old is not None else None
+        if before != view.parent_job_id:
+            if before is not None:
+                self._children.get(before, set()).discard(job_id)
+                parents[before] = None
+            if view.parent_job_id is not None:
+                self._children.setdefault(view.parent_job_id, set()).add(job_id)
+                parents[view.parent_job_id] = None
         for step in view.steps if old is None or old.view.steps is not view.steps else ():
             if step.id not in self._step_jobs:
                 self._step_jobs[step.id] = job_id
@@ -306,7 +312,7 @@ class Index:
         self._shown[view.job_id] = new
         self._track(old, new, now, out)
         out.changes.append(Change(view.job_id, new.rev, old, new))
-        if old is None or old.view.names() != view.names():
+        if old is None or old.view.names() != view.names() or old.view.age_key != view.age_key:
             self._rename(view.job_id, old.view if old else None, view, now, out)
 
     def _track(self, old: Shown | None, new: Shown, now: Micros, out: Outcome) -> None:
@@ -338,8 +344,13 @@ class Index:
         before, after = (v.external_ids if v is not None else () for v in joblog_view)
         changed = self._external.move(job_id, before, after)
         contexts = [(v.context_id,) if v is not None and v.context_id else () for v in joblog_view]
+        elsewhere = self._contexts.move(job_id, *contexts)
+        if old is not None and new is not None and old.age_key != new.age_key:
+            # Its place among the jobs of the same IDs may be another now.
+            changed |= set(after)
+            elsewhere |= set(contexts[1])
         moved = {i for n in changed for i in self._external.get(n)}
-        moved |= {i for n in self._contexts.move(job_id, *contexts) for i in self._contexts.get(n)}
+        moved |= {i for n in elsewhere for i in self._contexts.get(n)}
         for name in changed:
             if name in self._legacy:
                 self._settle_legacy(name, now, out)
@@ -349,11 +360,13 @@ class Index:
 
     def _settle_legacy(self, job_id: str, now: Micros, out: Outcome) -> None:
         record = self._legacy[job_id]
+        if job_id in self._jobs:
+            return
         if record.claimed or self._external.get(job_id):
             self._hide(job_id, "merged", out)
             return
         view = fold.legacy_view(record)
-        if view.terminal and _ended(view) <= now - self._retention:
+        if view.terminal and _ended(view) <= now - self.retention:
             self._hide(job_id, "retention", out)
             self._legacy.pop(job_id, None)
             return

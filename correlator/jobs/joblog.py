@@ -119,7 +119,10 @@ def text_or_json(value: object) -> str | None:
     """A text as it is, anything else but null as JSON: callers log errors of every type."""
     if value is None or isinstance(value, str):
         return value or None
-    return orjson.dumps(value).decode()
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:
+        return "(nested too deep to be shown)"
 
 
 def _attrs(text: str | None, bad: list[str]) -> dict[str, Any]:

@@ -16,6 +16,8 @@ GRACE = 5_000_000
 """Microseconds that a log row may lag behind its table before its transition is announced without it."""
 
 MAX_OWED = 50_000
+MAX_HEARD = 50_000
+"""Rows remembered: of a job that ends twice, both rows were heard, but only the later one shows."""
 
 _JOB_KIND = {STATUS_OF[k]: k for k in Kind if k in STATUS_OF and not k.of_step}
 _STEP_KIND = {STATUS_OF[k]: k for k in Kind if k in STATUS_OF and k.of_step}
@@ -33,16 +35,22 @@ class Transitions:
 
     def __init__(self) -> None:
         self._owed: dict[_Key, _Owed] = {}
+        self._heard: dict[_Key, None] = {}
 
     def heard(self, job_id: str, step_id: int | None, kind: Kind) -> None:
         """The log row of a transition has come."""
-        if self._owed:
-            self._owed.pop((job_id, step_id, kind), None)
+        key = (job_id, step_id, kind)
+        self._owed.pop(key, None)
+        self._heard[key] = None
+        while len(self._heard) > MAX_HEARD:
+            del self._heard[next(iter(self._heard))]
 
     def changed(self, old: View | None, new: View, job: Job, now: Micros) -> None:
         """The job was shown as `old` and is shown as `new`; `job` tells which of it the log has said."""
         for event in _between(old, new, job):
-            self._owed.setdefault((event.job_id, event.step_id, event.kind), _Owed(now + GRACE, event))
+            key = (event.job_id, event.step_id, event.kind)
+            if key not in self._heard:
+                self._owed.setdefault(key, _Owed(now + GRACE, event))
         while len(self._owed) > MAX_OWED:
             del self._owed[next(iter(self._owed))]
 

@@ -21,6 +21,10 @@ MAX_MICROS = 253_402_300_799_999_999
 """9999-12-31T23:59:59.999999Z, the last time that RFC 3339 can write."""
 
 
+MAX_DEPTH = 200
+"""Levels of a value that are written; the encoder itself ends at 254, the parser much later."""
+
+
 def rfc3339(at: Micros | None) -> str | None:
     """``2025-09-22T10:00:00.000000Z``; None stays None. A time outside the years 1 to 9999 is clamped."""
     if at is None:
@@ -88,7 +92,7 @@ def current_step(view: View) -> str | None:
 
 
 def encode(value: Any) -> bytes:
-    """JSON. Text that is no Unicode (half a surrogate) is replaced rather than refused: a reader gets the rest."""
+    """JSON. Text that is no Unicode and what is nested too deep is replaced rather than refused: a reader gets the rest."""
     try:
         return orjson.dumps(value)
     except TypeError:
@@ -154,11 +158,13 @@ def _counts(steps: tuple[StepRecord, ...]) -> dict[str, int]:
     return counts
 
 
-def _clean(value: Any) -> Any:
+def _clean(value: Any, depth: int = 0) -> Any:
+    if depth > MAX_DEPTH:
+        return None
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()
     if isinstance(value, dict):
-        return {_clean(k): _clean(v) for k, v in value.items()}
+        return {_clean(k): _clean(v, depth + 1) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_clean(v) for v in value]
+        return [_clean(v, depth + 1) for v in value]
     return value

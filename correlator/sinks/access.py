@@ -65,7 +65,11 @@ class Access:
         origin = request.headers.get("Origin")
         if origin is None:
             return True
-        return self.origin_listed(origin) or urlsplit(origin).netloc.lower() == (request.host or "").lower()
+        try:
+            own = urlsplit(origin).netloc.lower() == (request.host or "").lower()
+        except ValueError:
+            own = False
+        return own or self.origin_listed(origin)
 
     def origin_listed(self, origin: str) -> bool:
         return origin.lower() in self._origins

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta, Struct
@@ -24,7 +24,7 @@ _Id = Annotated[int, Meta(ge=0, lt=1 << 53)]
 class Hello(Struct, tag_field="type", tag="hello", frozen=True):
     version: int
     token: str | None = None
-    resume: msgspec.Raw | None = None
+    resume: Any = None
 
 
 class Subscribe(Struct, tag_field="type", tag="subscribe", frozen=True):

@@ -41,7 +41,8 @@ WINDOW = 20
 KEEPALIVE = 5
 """Seconds of silence after which the broker is pinged, and again after which it is given up."""
 
-ANSWER_WITHIN = 5.0
+PUBLISH_TIMEOUT = 5.0
+CALL_TIMEOUT = 5.0
 """Seconds for an acknowledgement, and for any other answer."""
 
 STEADY_AFTER = 10.0
@@ -62,6 +63,9 @@ CLOSE_WITHIN = 1.0
 BACKSTOP = 86_400
 """Seconds over the retention for which a broker keeps an ended job, should we never come back to remove it."""
 
+PACKET_HEAD = 64
+"""Bytes, at most, of a message besides its topic and payload."""
+
 LONGEST_TOPIC = 65_535
 """Bytes that MQTT can write of a topic. One that is longer is left out: external IDs in attrs have no bound."""
 
@@ -73,9 +77,19 @@ LOST = (aiomqtt.MqttError, OSError)
 
 
 class MqttSink:
-    """Satisfies `correlator.sinks.Sink`. `retention`: seconds that ended jobs stay in memory; `owed`: see `owed`."""
+    """Satisfies `correlator.sinks.Sink`.
 
-    def __init__(self, settings: Mqtt, *, retention: float = 86_400.0, owed: Iterable[Owed] = ()) -> None:
+    `retention`: seconds that ended jobs stay in memory; `owed`: events that an earlier run still had to tell.
+    """
+
+    def __init__(
+        self,
+        settings: Mqtt,
+        *,
+        retention: float = 86_400.0,
+        owed: Iterable[Owed] = (),
+        backoff: Backoff | None = None,
+    ) -> None:
         assert settings.url is not None, "mqtt.url is empty: there is nothing to connect to"
         self._settings = settings
         self._url = settings.url
@@ -84,13 +98,14 @@ class MqttSink:
         self._events = Events(owed)
         self._tree: Tree | None = None
         self._version = ProtocolVersion.V5
-        self._backoff = Backoff(0.2, 2.0, 10.0)
+        self._backoff = backoff or Backoff(0.2, 2.0, 10.0)
         self._error: str | None = None
         self._wake = asyncio.Event()
         self._told = asyncio.Event()
+        self._largest: int | None = None
+        """Bytes of a packet that the broker takes, where it says so."""
         self.connected = False
 
-    @property
     def owed(self) -> list[Owed]:
         """The events that the broker has not acknowledged, in order: for the next run of the daemon."""
         return list(self._events)
@@ -99,7 +114,7 @@ class MqttSink:
         """For readiness."""
         return {
             "ok": self.connected,
-            "state": "online" if self.connected else "offline",
+            "connected": self.connected,
             "pending": self._tree.pending if self._tree is not None else len(self._events),
             "error": self._error,
         }
@@ -113,12 +128,13 @@ class MqttSink:
                 metrics.MQTT_EVENTS_DROPPED.inc(dropped)
             self._wake.set()
 
+        metrics.MQTT_PENDING.set_function(lambda: tree.pending)
         leave = hub.listen(hear)
         try:
             while True:
                 began = time.monotonic()
                 try:
-                    await self._connection(hub, tree)
+                    await asyncio.create_task(self._connection(hub, tree), name="mqtt connection")
                 except LOST as error:
                     self._away(error)
                 if time.monotonic() - began >= STEADY_AFTER:
@@ -174,8 +190,7 @@ class MqttSink:
     async def _connect(self, client: aiomqtt.Client) -> None:
         """In MQTT 5; a broker that does not speak it is asked in 3.1.1 from then on."""
         try:
-            async with asyncio.timeout(ANSWER_WITHIN * 2):
-                await client.__aenter__()
+            await _answered(client.__aenter__(), CALL_TIMEOUT * 2)
         except aiomqtt.MqttCodeError as error:
             code = getattr(error.rc, "value", error.rc)
             if self._version is ProtocolVersion.V5 and code in UNSUPPORTED_VERSION:
@@ -192,7 +207,7 @@ class MqttSink:
             self._url.port,
             username=settings.username or None,
             password=settings.password.reveal() or None,
-            identifier=settings.client_id,
+            identifier=settings.client_id or f"correlator-{settings.instance}",
             protocol=self._version,
             will=aiomqtt.Will(will.topic, will.payload, qos=1, retain=True),
             keepalive=KEEPALIVE,
@@ -203,7 +218,27 @@ class MqttSink:
             max_inflight_messages=WINDOW,
         )
         client.pending_calls_threshold = WINDOW * 2
+        self._overhear(client)
         return client
+
+    def _overhear(self, client: aiomqtt.Client) -> None:
+        """What the broker says of its limits and of what it refuses, which aiomqtt keeps to itself."""
+        inner = client._client  # noqa: SLF001
+        on_connect: Any = inner.on_connect
+        on_publish: Any = inner.on_publish
+        self._largest = None
+
+        def connected(of: Any, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
+            self._largest = getattr(properties, "MaximumPacketSize", None)
+            on_connect(of, userdata, flags, reason, properties)
+
+        def published(of: Any, userdata: Any, mid: int, reason: Any, properties: Any) -> None:
+            if reason.is_failure:
+                self._refused(str(reason))
+            on_publish(of, userdata, mid, reason, properties)
+
+        inner.on_connect = connected
+        inner.on_publish = published
 
     # -- what runs while there is a connection
 
@@ -260,14 +295,14 @@ class MqttSink:
         asked: Any = [(f, 0) for f in filters]
         if self._version is ProtocolVersion.V5:
             asked = [(f, SubscribeOptions(qos=0, noLocal=True)) for f in filters]
-        await _answered(client.subscribe(asked))
+        await _answered(client.subscribe(asked), CALL_TIMEOUT)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(QUIET_WITHIN):
                 while True:
                     self._told.clear()
                     async with asyncio.timeout(QUIET_AFTER):
                         await self._told.wait()
-        await _answered(client.unsubscribe(filters))
+        await _answered(client.unsubscribe(filters), CALL_TIMEOUT)
 
     async def _read(self, client: aiomqtt.Client, tree: Tree) -> None:
         """Always read: a broker that closes is noticed here."""
@@ -292,8 +327,15 @@ class MqttSink:
         await self._send(client, tree.status(state, _now()))
 
     async def _send(self, client: aiomqtt.Client, message: Message) -> None:
-        """Returns when the broker has acknowledged it. Raises one of `LOST`."""
+        """Returns when the broker has acknowledged or refused it. Raises one of `LOST`.
+
+        A message that it would close the connection for is left out.
+        """
         if len(message.topic) > LONGEST_TOPIC:
+            self._refused(f"a topic over {LONGEST_TOPIC} bytes")
+            return
+        if self._largest is not None and len(message.topic) + len(message.payload) + PACKET_HEAD > self._largest:
+            self._refused(f"over {self._largest} bytes")
             return
         properties = None
         if self._version is ProtocolVersion.V5:
@@ -302,9 +344,17 @@ class MqttSink:
             if message.expires:
                 properties.MessageExpiryInterval = self._expiry
         await _answered(
-            client.publish(message.topic, message.payload, qos=1, retain=message.retain, properties=properties)
+            client.publish(message.topic, message.payload, qos=1, retain=message.retain, properties=properties),
+            PUBLISH_TIMEOUT,
         )
         metrics.MQTT_PUBLISHED.inc()
+
+    def _refused(self, why: str) -> None:
+        metrics.MQTT_REFUSED.inc()
+        words = f"the broker refuses messages: {why}"
+        if words != self._error:
+            log.warning("%s", words)
+        self._error = words
 
     def _away(self, error: BaseException) -> None:
         words = str(error) or type(error).__name__
@@ -313,12 +363,12 @@ class MqttSink:
         self._error = words
 
 
-async def _answered(call: Awaitable[object]) -> None:
+async def _answered(call: Awaitable[object], within: float) -> None:
     try:
-        async with asyncio.timeout(ANSWER_WITHIN):
+        async with asyncio.timeout(within):
             await call
     except TimeoutError:
-        raise aiomqtt.MqttError(f"no answer within {ANSWER_WITHIN:.0f} s") from None
+        raise aiomqtt.MqttError(f"timed out: no answer within {within:g} s") from None
 
 
 async def _loaded(hub: Hub) -> None:

@@ -36,6 +36,9 @@ SWEEP_EVERY = 0.1
 CHUNK = 50
 """Jobs in one message of a snapshot."""
 
+CLOSE_WITHIN = 2.0
+"""Seconds that a reader has to take its close frame before its socket goes."""
+
 MAX_BAD_FRAMES = 3
 LOOK_UP_WITHIN = 2.0
 """Seconds that the database is given to find the IDs of a subscription that memory does not know."""
@@ -69,6 +72,8 @@ class SocketReader:
         self.ws = ws
         self.held: dict[int, list[str]] = {}
         self.tasks: set[asyncio.Task[None]] = set()
+        """Its ending: that goes on when the talk is over."""
+        self.snapshots: set[asyncio.Task[None]] = set()
         self.ready = False
 
     def write(self, messages: list[bytes]) -> None:
@@ -94,11 +99,15 @@ class SocketReader:
         task.add_done_callback(self.tasks.discard)
 
     async def _end(self, code: int, reason: bytes) -> None:
-        with contextlib.suppress(TimeoutError, ConnectionError, RuntimeError):
-            async with asyncio.timeout(2.0):
-                await self.ws.close(code=code, message=reason)
-        if self._transport is not None:
-            self._transport.abort()
+        with contextlib.suppress(ConnectionError, RuntimeError):
+            try:
+                async with asyncio.timeout(CLOSE_WITHIN):
+                    await self.ws.close(code=code, message=reason)
+                    while self.waiting():  # noqa: ASYNC110 - a transport has no event to wait for
+                        await asyncio.sleep(0.05)
+            except TimeoutError:
+                if self._transport is not None:
+                    self._transport.abort()
 
 
 class Websockets:
@@ -240,8 +249,8 @@ class Websockets:
             self._hub.hold(name)
         extra = [s for n, s in archived.items() if self._hub.index.resolve(n) is None and wanted.query.matches(s)]
         task = asyncio.create_task(self._snapshot(reader, sub, unknown, extra))
-        reader.tasks.add(task)
-        task.add_done_callback(reader.tasks.discard)
+        reader.snapshots.add(task)
+        task.add_done_callback(reader.snapshots.discard)
 
     async def _look_up(self, names: Iterable[str]) -> dict[str, Shown]:
         """What the database knows of names that memory does not; what is recent goes to memory by this."""
@@ -312,9 +321,8 @@ class Websockets:
         for sub_id in list(reader.held):
             self._release(reader, sub_id)
         self._fanout.leave(reader)
-        for task in reader.tasks:
-            if task is not asyncio.current_task():
-                task.cancel()
+        for task in reader.snapshots:
+            task.cancel()
 
     def _bookmark(self) -> None:
         message = wire.encode({"type": "bookmark", "seq": self._hub.seq, "at": wire.rfc3339(time.time_ns() // 1000)})

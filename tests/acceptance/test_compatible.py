@@ -174,3 +174,12 @@ async def test_an_old_job_that_is_not_in_memory_is_found_in_the_database(daemon:
 
 async def _is(daemon: Daemon, name: str, code: int) -> bool:
     return (await status(daemon, name))[0] == code
+
+
+async def test_a_dead_job_in_memory_does_not_hide_a_newer_one_of_its_context(daemon: Daemon, appliance: Appliance):
+    dead = await appliance.job(context_id="ctx-d", started_at="2026-01-01 10:00:00")
+    await daemon.get(f"/api/v1/jobs/{dead}?wait=5")
+    newer = await appliance.job(
+        context_id="ctx-d", status="completed", started_at="2026-01-02 10:00:00", completed_at="2026-01-02 10:05:00"
+    )
+    assert (await daemon.job("ctx-d"))["job_id"] == newer

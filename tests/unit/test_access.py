@@ -158,3 +158,10 @@ def test_a_foreign_origin_is_not_counted():
     at = door()
     with at.admitted(request(origin="https://evil.example")) as refused:
         assert (refused and refused[0], at.readers) == (FORBIDDEN, 0)
+
+
+def test_an_address_whose_readers_left_takes_no_room():
+    at = door()
+    with at.admitted(request()), at.admitted(request()):
+        assert len(at._readers) == 1
+    assert len(at._readers) == 0

@@ -96,3 +96,9 @@ def test_no_frame_raises_anything_else(raw):
 )
 def test_a_text_frame_is_final_unmasked_and_says_its_length(size, header):
     assert text_frame(b"x" * size) == header + b"x" * size
+
+
+@pytest.mark.parametrize("resume", ['{"epoch":"e","seq":1}', "null", "7", '"odd"'])
+def test_any_resume_is_taken_as_it_stands(resume):
+    (said,) = decode(f'{{"type":"hello","version":1,"resume":{resume}}}')
+    assert said == Hello(1, resume=json.loads(resume))

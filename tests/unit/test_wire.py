@@ -41,7 +41,8 @@ SHOWN = Shown(VIEW, 17, AT, ("k1", "k2"))
 MEMBERS = {
     "job_id", "external_ids", "context_id", "parent_job_id", "child_job_ids", "job_type", "operation", "category",
     "owner", "status", "terminal", "error", "started_at", "ended_at", "updated_at", "duration_seconds", "progress",
-    "current_step", "steps", "stalled", "last_event_at", "last_message", "warnings", "errors", "metadata", "source", "rev",
+    "current_step", "steps", "stalled", "last_event_at", "last_message", "warnings", "errors", "metadata", "source",
+    "rev",
 }  # fmt: skip
 PROGRESS = {"percent", "basis", "steps_done", "steps_failed", "steps_running", "steps_skipped", "steps_seen"}
 STEP = {"seq", "name", "status", "started_at", "ended_at", "duration_seconds", "error"}

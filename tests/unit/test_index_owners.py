@@ -1,0 +1,72 @@
+"""IDs that change hands, jobs that end twice, children that move: what the index tells of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from correlator.jobs import fold, joblog, wire
+from correlator.jobs.index import Index
+from correlator.jobs.model import Entry, Job, JobRecord, Kind, LegacyRecord, LogRow, Reading, Shown, StepRecord
+
+SECOND = 1_000_000
+NOW = 10**15
+
+
+def reading(job_id: str, tick: int, status: str, steps: tuple[StepRecord, ...] = (), **columns: Any) -> Reading:
+    return Reading(job_id, tick, JobRecord(job_id, status=status, **({"started_at": NOW} | columns)), steps)
+
+
+def test_an_id_that_changes_its_owner_is_told_of_to_those_who_follow_it():
+    index = Index()
+    index.apply([reading(j, t, "running", external_job_id="e") for t, j in enumerate("ab", 1)], NOW)
+    assert index.names_lead_to("e", "b")
+    out = index.apply([reading("b", 3, "running", (StepRecord(5),), external_job_id="e")], NOW)
+    assert index.names_lead_to("e", "a")
+    assert [(c.job_id, c.moved) for c in out.changes] == [("b", False), ("a", True)]
+
+
+def test_a_job_that_ends_twice_has_two_ends_and_no_third():
+    index = Index()
+    index.loading = False
+    events = []
+    for facts in (
+        [reading("j", 1, "running"), Entry(1, NOW, "INFO", "x", 2, "j", kind=Kind.JOB_STARTED)],
+        [
+            Entry(n, NOW + n, "INFO", "x", n + 1, "j", kind=k)
+            for n, k in ((2, Kind.JOB_COMPLETED), (3, Kind.JOB_FAILED))
+        ],
+        [reading("j", 9, "completed", completed_at=NOW)],
+    ):
+        events += index.apply(facts, NOW).events
+    events += index.tick(NOW + 60 * SECOND).events
+    assert [(e.kind, e.event_id) for e in events] == [
+        (Kind.JOB_STARTED, 1),
+        (Kind.JOB_COMPLETED, 2),
+        (Kind.JOB_FAILED, 3),
+    ]
+
+
+def test_a_child_is_listed_under_the_parent_it_has_now():
+    index = Index()
+    index.apply([reading(j, t, "running") for t, j in enumerate("AB", 1)], NOW)
+    for tick, parent, wanted in ((3, "A", (("k",), ())), (4, "B", ((), ("k",))), (5, None, ((), ()))):
+        index.apply([reading("k", tick, "running", parent_job_id=parent)], NOW)
+        shown = [index.get(j) for j in "AB"]
+        assert tuple(s.children for s in shown if s is not None) == wanted
+
+
+def test_a_legacy_row_never_takes_the_place_of_a_joblog_job():
+    index = Index()
+    index.apply([reading("j", 1, "running")], NOW)
+    index.apply_legacy([LegacyRecord(1, "j", "failed", created_at=NOW, completed_at=NOW)], [], NOW)
+    shown = index.get("j")
+    assert shown is not None
+    assert (shown.view.source, shown.view.status) == ("joblog", "running")
+
+
+def test_what_is_nested_too_deep_to_be_written_harms_nothing():
+    deep = "[" * 300 + "]" * 300
+    entry, _ = joblog.read(LogRow(1, "Job failed", 1, attrs=f'{{"job_id":"j","error":{deep}}}'), 1)
+    assert entry.error == "(nested too deep to be shown)"
+    job = fold.fold(Job("j"), Reading("j", 1, JobRecord("j", metadata=f'{{"a":{deep},"vm_name":"x"}}'), ()))
+    assert b'"vm_name":"x"' in wire.encode(wire.document(Shown(fold.view(job), 1, 1)))
