@@ -92,7 +92,7 @@ def current_step(view: View) -> str | None:
 
 
 def encode(value: Any) -> bytes:
-    """JSON. Text that is no Unicode and what is nested too deep is replaced rather than refused: a reader gets the rest."""
+    """JSON. Text that is no Unicode, and what is nested too deep, is replaced: a reader gets the rest."""
     try:
         return orjson.dumps(value)
     except TypeError:

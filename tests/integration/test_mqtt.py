@@ -275,7 +275,7 @@ async def test_nothing_is_told_of_jobs_before_the_past_is_read(mosquitto):
         world.learn(gone("a"))
         world.hub.loading = None
         await holds(watcher, world)
-        assert watcher.states() == ["starting", "online"]
+        await eventually(lambda: watcher.states() == ["starting", "online"])
         first = [str(m.topic) for m in watcher.seen].index(world.state("b"))
         assert first > [str(m.topic) for m in watcher.seen].index(world.topics.status)
 

@@ -6,7 +6,19 @@ from typing import Any
 
 from correlator.jobs import fold, joblog, wire
 from correlator.jobs.index import Index
-from correlator.jobs.model import Entry, Job, JobRecord, Kind, LegacyRecord, LogRow, Reading, Shown, StepRecord
+from correlator.jobs.model import (
+    Entry,
+    Event,
+    Fact,
+    Job,
+    JobRecord,
+    Kind,
+    LegacyRecord,
+    LogRow,
+    Reading,
+    Shown,
+    StepRecord,
+)
 
 SECOND = 1_000_000
 NOW = 10**15
@@ -28,15 +40,16 @@ def test_an_id_that_changes_its_owner_is_told_of_to_those_who_follow_it():
 def test_a_job_that_ends_twice_has_two_ends_and_no_third():
     index = Index()
     index.loading = False
-    events = []
-    for facts in (
+    events: list[Event] = []
+    batches: list[list[Fact]] = [
         [reading("j", 1, "running"), Entry(1, NOW, "INFO", "x", 2, "j", kind=Kind.JOB_STARTED)],
         [
             Entry(n, NOW + n, "INFO", "x", n + 1, "j", kind=k)
             for n, k in ((2, Kind.JOB_COMPLETED), (3, Kind.JOB_FAILED))
         ],
         [reading("j", 9, "completed", completed_at=NOW)],
-    ):
+    ]
+    for facts in batches:
         events += index.apply(facts, NOW).events
     events += index.tick(NOW + 60 * SECOND).events
     assert [(e.kind, e.event_id) for e in events] == [
