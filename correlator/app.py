@@ -29,6 +29,7 @@ from correlator.sources import zones
 from correlator.sources.archive import DatabaseArchive
 from correlator.sources.database import Database
 from correlator.sources.follow import Follower
+from correlator.sources.lookup import Lookup
 from correlator.sources.mariadb import Address, MariaDBDatabase
 from correlator.sources.reconcile import Reconcile
 from correlator.sources.sqlite import SQLiteDatabase
@@ -58,7 +59,10 @@ async def run(config: Config, *, on_ready: Callable[[str], None] | None = None) 
     hub = Hub(index, archive)
     pipeline = Pipeline(hub)
     reconcile = Reconcile(
-        interval=config.database.reconcile_interval, retention=config.jobs.retention, legacy=config.jobs.legacy
+        interval=config.database.reconcile_interval,
+        retention=config.jobs.retention,
+        legacy=config.jobs.legacy,
+        lookup=Lookup(config.jobs.external_id_keys),
     )
     hub.on_hold = reconcile.held
     tail = Tail(

@@ -197,9 +197,11 @@ def alive_at(job: Job) -> Micros:
     return max((s for s in signs if s is not None), default=0)
 
 
-def _resolve(word: str | None, read: bool, tick: int, event: JobEvent | None) -> tuple[Status, JobEvent | None]:
+def _resolve(
+    word: str | None, read: bool, tick: int, event: JobEvent | None, *, of_step: bool = False
+) -> tuple[Status, JobEvent | None]:
     """The status by the rule of this file, and the event if it is that which holds."""
-    status = _status(word) if read else None
+    status = _status(word, of_step=of_step) if read else None
     if status is not None and status.ended:
         return status, None
     if event is not None and event.tick > tick and event.status.rank > (-1 if status is None else status.rank):
@@ -210,13 +212,15 @@ def _resolve(word: str | None, read: bool, tick: int, event: JobEvent | None) ->
     return (Status.PENDING if read else Status.RUNNING), None
 
 
-def _status(word: str | None) -> Status | None:
+def _status(word: str | None, *, of_step: bool) -> Status | None:
+    """A word of the table; one that JobLog does not know for it is somebody at work."""
     if word is None:
         return None
     try:
-        return Status(word)
+        status = Status(word)
     except ValueError:
         return Status.RUNNING
+    return status if of_step or status is not Status.SKIPPED else Status.RUNNING
 
 
 def _ended_at(status: Status, record: JobRecord, ahead: JobEvent | None) -> Micros | None:
@@ -262,7 +266,7 @@ def _merged(record: StepRecord | None, events: StepEvents | None, tick: int, ste
     if events is None:
         assert record is not None
         return record
-    status, ahead = _resolve(record.status if record else None, record is not None, tick, events.best)
+    status, ahead = _resolve(record.status if record else None, record is not None, tick, events.best, of_step=True)
     if record is None:
         record = StepRecord(step_id, events.name, events.seq, started_at=events.started_at)
         return replace(

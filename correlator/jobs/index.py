@@ -78,6 +78,7 @@ class Index:
         self._jobs: dict[str, Job] = {}
         self._shown: dict[str, Shown] = {}
         self._legacy: dict[str, LegacyRecord] = {}
+        self._left: dict[str, LegacyRecord] = {}
         self._external, self._contexts = Names(), Names()
         self._children: dict[str, set[str]] = {}
         self._step_jobs: dict[int, str] = {}
@@ -178,6 +179,8 @@ class Index:
         """Take in rows of `failover_jobs` as read, and the ids of rows that are no longer there."""
         out = Outcome()
         for record in records:
+            if self._left.get(record.job_id) == record:
+                continue  # it has left memory, and nothing has happened to it since
             known = self._legacy.get(record.job_id)
             self._legacy[record.job_id] = replace(record, claimed=True) if known and known.claimed else record
             self._settle_legacy(record.job_id, now, out)
@@ -401,7 +404,10 @@ class Index:
                     self._legacy[name] = replace(self._legacy[name], claimed=True)
         self._hide(job_id, reason, out)
         self._rename(job_id, old.view, None, now, out)
-        self._legacy.pop(job_id, None)
+        if (record := self._legacy.pop(job_id, None)) is not None:
+            self._left[job_id] = record
+            while len(self._left) > MAX_PENDING:
+                del self._left[next(iter(self._left))]
 
     def _child_ids(self, job_id: str) -> tuple[str, ...]:
         job = self._jobs.get(job_id)

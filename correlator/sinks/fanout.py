@@ -99,6 +99,9 @@ class Fanout:
     def readers(self) -> Iterable[Reader]:
         return self._subs.keys()
 
+    def lags(self, reader: Reader) -> bool:
+        return reader in self._lagging
+
     @property
     def lagging(self) -> int:
         return len(self._lagging)
@@ -128,6 +131,9 @@ class Fanout:
         sub = self._subs.get(reader, {}).pop(sub_id, None)
         if sub is None:
             return False
+        if (lag := self._lagging.get(reader)) is not None:
+            for owed in lag.dirty.values():
+                owed.pop(sub_id, None)
         group = sub.group
         group.subs.remove(sub)
         if not group.subs:
@@ -261,7 +267,7 @@ class Fanout:
                 del self._lagging[reader]
                 reader.write(self._owed(lag))
             elif waiting > TOO_SLOW_OVER or now - lag.progressed > TOO_SLOW_AFTER:
-                del self._lagging[reader]
+                self.leave(reader)
                 reader.give_up()
 
     def _owed(self, lag: Lag) -> list[bytes]:

@@ -108,22 +108,24 @@ class Rest:
     ) -> list[Shown]:
         assert self._hub.archive is not None
         known_ids = {s.job_id for s in page}
+        wanted, limit = limit, max(limit, MAX_LIMIT // 2)
         # Jobs in memory come back from the database as well, so ask until there is enough besides them.
         while True:
             readings = await self._hub.archive.page(query, before, limit, self._hub.index.look)
             for reading in readings:
                 if reading.job_id not in known_ids and self._hub.index.get(reading.job_id) is None:
                     shown = self._hub.archived(reading)
-                    if shown is not None:
+                    # The database compares text more loosely than we do.
+                    if shown is not None and query.matches(shown):
                         page.append(shown)
                         known_ids.add(shown.job_id)
             page.sort(key=_place, reverse=True)
             if len(readings) < limit:
-                return page[:limit]
+                return page[:wanted]
             last = readings[-1]
             before = ((last.record.started_at if last.record else 0) or 0, last.job_id)
-            if len(page) >= limit and _place(page[limit - 1]) >= before:
-                return page[:limit]
+            if len(page) >= wanted and _place(page[wanted - 1]) >= before:
+                return page[:wanted]
 
 
 def json_response(value: Any, headers: dict[str, str] | None = None, status: int = 200) -> web.Response:

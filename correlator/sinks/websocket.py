@@ -269,7 +269,7 @@ class Websockets:
         jobs = sorted((s for i in sub.todo if (s := get(i)) is not None), key=lambda s: s.view.age_key, reverse=True)
         order = [s.job_id for s in jobs]
         count, at = 0, 0
-        while True:
+        while self._fanout.subs(reader).get(sub.id) is sub:  # else it was replaced, or unsubscribed
             chunk: list[Shown] = []
             while at < len(order) and len(chunk) < CHUNK:
                 # As it is now, not as it was: what changed meanwhile was not sent, as it was still to do.
@@ -292,13 +292,13 @@ class Websockets:
                 }
             )
             if not more:
-                break
+                held = [n for n in unknown if self._hub.index.resolve(n) is None]
+                reader.say({"type": "synced", "sub": sub.id, "seq": self._hub.seq, "count": count, "unknown": held})
+                reader.write([self._status()])
+                return
             await asyncio.sleep(0)
             while reader.waiting() > LAGGING_OVER:  # noqa: ASYNC110 - a transport has no event to wait for
                 await asyncio.sleep(0.01)
-        held = [n for n in unknown if self._hub.index.resolve(n) is None]
-        reader.say({"type": "synced", "sub": sub.id, "seq": self._hub.seq, "count": count, "unknown": held})
-        reader.write([self._status()])
 
     async def _get(self, reader: SocketReader, name: str) -> None:
         try:
@@ -328,7 +328,8 @@ class Websockets:
         message = wire.encode({"type": "bookmark", "seq": self._hub.seq, "at": wire.rfc3339(time.time_ns() // 1000)})
         messages = [message] if self._hub.source == "live" else [message, self._status()]
         for reader in self._fanout.readers:
-            reader.write(messages)
+            if not self._fanout.lags(reader):  # it is owed changes from before this seq
+                reader.write(messages)
 
     def _status_changed(self) -> None:
         message = [self._status()]

@@ -39,6 +39,8 @@ class Window:
     due: float
     interval: float
     settled: float = 0.0
+    revived: bool = False
+    """It was settled, and then seen alive after all."""
 
     @property
     def span(self) -> Range:
@@ -158,6 +160,8 @@ class Gaps:
                 alive += lacks
                 window.alive = now
                 window.interval = self.poll
+                window.revived = window.revived or window.settled > 0
+                window.settled = 0.0
             else:
                 window.interval = min(window.interval * BACKOFF, MAX_INTERVAL)
                 if not window.settled and probe.started >= window.alive + self.grace:
@@ -170,12 +174,11 @@ class Gaps:
         """Rows with these ids have been read. Returns those that were missing until now: they are to be emitted."""
         wanted = sorted(ids)
         new: list[int] = []
-        for windows, settled in ((self.open, False), (self.cold, True)):
-            for window in windows:
-                if lacks := window.lacks(wanted):
-                    window.fill(lacks)
-                    new += lacks
-                    self.late += len(lacks) if settled else 0
+        for window in (*self.open, *self.cold):
+            if lacks := window.lacks(wanted):
+                window.fill(lacks)
+                new += lacks
+                self.late += len(lacks) if window.settled or window.revived else 0
         self._file()
         return sorted(new)
 
@@ -195,5 +198,7 @@ class Gaps:
         if any(not w.holes or w.settled for w in self.open):
             self.cold += [w for w in self.open if w.holes and w.settled]
             self.open = [w for w in self.open if w.holes and not w.settled]
-        if any(not w.holes for w in self.cold):
-            self.cold = [w for w in self.cold if w.holes]
+        if any(not w.holes or not w.settled for w in self.cold):
+            # Revived ones go in front: the last open window is the one that new holes may join.
+            self.open = [w for w in self.cold if w.holes and not w.settled] + self.open
+            self.cold = [w for w in self.cold if w.holes and w.settled]

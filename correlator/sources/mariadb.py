@@ -157,10 +157,11 @@ class MariaDBDatabase:
         """As configured; else this host's, if the server is here and its offset is ours; else the server's offset."""
         if self._zone is not None:
             return self._zone
-        await session.query("SET time_zone = DEFAULT")
-        rows = await session.query("SELECT TIMESTAMPDIFF(SECOND, UTC_TIMESTAMP(), NOW())")
-        await session.query("SET time_zone = '+00:00'")
-        offset = round(int(rows[0][0]) / 900) * 900
+        # In one statement: the session's own time zone stays what others on it rely on.
+        rows = await session.query(
+            "SELECT TIMESTAMPDIFF(SECOND, UTC_TIMESTAMP(), CONVERT_TZ(UTC_TIMESTAMP(), '+00:00', @@global.time_zone))"
+        )
+        offset = round(int(rows[0][0] or 0) / 900) * 900
         if self._address.here and offset == zones.host_offset():
             return zones.host()
         return zones.fixed(offset)

@@ -94,6 +94,10 @@ class Queries:
         sql = f"SELECT {self._select['job_tracking']} FROM job_tracking WHERE {where}"
         return [self._job(r) for r in await session.query(sql, args)]
 
+    async def jobs_with(self, session: Session, column: str, value: str) -> list[JobRecord]:
+        """The jobs whose indexed `column` equals `value`, as the database compares: the caller looks closer."""
+        return await self.jobs_where(session, f"{column} = {self.dialect.placeholder}", (value,))
+
     async def active_ids(self, session: Session) -> set[str]:
         found = await session.query("SELECT id FROM job_tracking WHERE status IN ('pending', 'running')")
         return {r[0] for r in found}

@@ -19,6 +19,7 @@ from correlator.jobs.index import Outcome
 from correlator.jobs.model import LegacyRecord
 from correlator.sources import Feed
 from correlator.sources.database import Session
+from correlator.sources.lookup import Lookup
 from correlator.sources.queries import IN_ONE, Queries, read_readings
 
 TOGETHER = 0.02
@@ -57,6 +58,7 @@ class Reconcile:
     interval: float = 1.0
     retention: float = 86_400.0
     legacy: bool = True
+    lookup: Lookup = field(default_factory=Lookup)
     _urgent: set[str] = field(default_factory=set)
     _steps: set[int] = field(default_factory=set)
     _later: list[tuple[float, str]] = field(default_factory=list)
@@ -99,7 +101,7 @@ class Reconcile:
                 if tracking:
                     mark = await self._regular(queries, session, feed, mark)
                 await self._legacy_rows(queries, session, feed)
-            elif tracking and feed.holding() and now >= held:
+            elif tracking and now >= held and feed.holding():
                 held = now + HELD_EVERY
                 await self._newcomers(queries, session, feed)
             while self._later and self._later[0][0] <= now:
@@ -107,10 +109,13 @@ class Reconcile:
             if tracking and self._steps:
                 steps, self._steps = self._steps, set()
                 self._urgent |= await queries.jobs_of_steps(session, steps)
-            if tracking and self._urgent:
+            if not tracking:
+                self._urgent.clear()
+                self._steps.clear()
+            if self._urgent:
                 urgent, self._urgent = self._urgent, set()
                 await self._read(queries, session, feed, urgent)
-            await self._rest(min(regular, held) if feed.holding() else regular)
+            await self._rest(min(regular, held) if tracking and feed.holding() else regular)
 
     async def _rest(self, until: float) -> None:
         """Sleep until the next look is due, or something is heard that calls for one sooner."""
@@ -186,13 +191,7 @@ class Reconcile:
             owned = False
             if row.job_id not in self._looked_up and not feed.claimed(row.job_id):
                 self._looked_up.add(row.job_id)
-                owned = await self._owner(queries, session, row.job_id)
+                tracking = queries.schema.has("job_tracking", "id")
+                owned = tracking and bool(await self.lookup.by_external_id(queries, session, row.job_id))
             found.append(replace(row, claimed=True) if owned else row)
         return found
-
-    async def _owner(self, queries: Queries, session: Session, external_id: str) -> bool:
-        if not queries.schema.has("job_tracking", "id", "external_job_id"):
-            return False
-        mark = queries.dialect.placeholder
-        found = await queries.jobs_where(session, f"external_job_id = {mark}", (external_id,))
-        return any(r.external_job_id == external_id for r in found)

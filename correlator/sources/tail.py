@@ -107,9 +107,10 @@ class Tail:
     async def signs(self, database: Database, session: Session) -> None:
         """Watch for ever for ids that start again lower. Raises `LogReset`."""
         while True:
+            head = self.gaps.head  # before the question: rows that come meanwhile are no sign
             coming, _ = await database.reset_signs(session)
-            if 0 < coming <= self.gaps.head:
-                raise LogReset(f"log_events will give id {coming} next, but {self.gaps.head} has been read")
+            if 0 < coming <= head:
+                raise LogReset(f"log_events will give id {coming} next, but {head} has been read")
             await asyncio.sleep(SIGNS_EVERY)
 
     async def _probe(

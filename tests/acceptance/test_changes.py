@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.appliance import Appliance, now
 from tests.daemon import HELLO, Daemon
+from tests.servers import eventually
 
 
 async def test_a_legacy_job_is_shown_live_and_merges_when_the_joblog_job_appears(daemon: Daemon, appliance: Appliance):
@@ -86,3 +87,61 @@ async def test_what_the_log_dropped_comes_from_the_tables(daemon: Daemon, applia
     while not job["terminal"]:
         _, job = await daemon.get(f"/api/v1/jobs/{child}?wait=5&rev={job['rev']}")
     assert (job["status"], job["progress"]["percent"], job["progress"]["steps_failed"]) == ("completed", 100.0, 1)
+
+
+async def test_a_legacy_row_of_a_joblog_job_that_left_memory_is_not_shown_apart(daemon: Daemon, appliance: Appliance):
+    old = {"status": "completed", "started_at": "2026-01-02 10:00:00", "completed_at": "2026-01-02 10:05:00"}
+    job_id = await appliance.job(metadata='{"failover_job_id": "FX-1"}', **old)
+    await appliance.insert(
+        "failover_jobs",
+        job_id="FX-1",
+        vm_id="1",
+        job_type="live",
+        status="pending",
+        source_vm_name="v",
+        created_at="2026-01-02 10:00:00",
+    )
+    await appliance.insert(
+        "failover_jobs",
+        job_id="FX-2",
+        vm_id="1",
+        job_type="live",
+        status="pending",
+        source_vm_name="v",
+        created_at=now(),
+    )
+    assert (await daemon.get("/api/v1/jobs/FX-2?wait=5"))[1]["source"] == "legacy"
+    _, resolved = await daemon.get("/api/v1/resolve/FX-1")
+    assert resolved == {"job_id": job_id, "resolved_by": "external_id", "also": []}
+
+
+async def test_a_subscription_replaced_in_its_snapshot_sends_nothing_more_of_the_old(
+    daemon: Daemon, appliance: Appliance
+):
+    for number in range(300):
+        await appliance.job(f"e-{number}")
+
+    async with daemon.socket(HELLO) as socket:
+
+        async def all_in_memory() -> bool:
+            return len((await socket.snapshot())[0]) == 300
+
+        await eventually(all_in_memory)
+        await socket.say({"type": "subscribe", "id": 1})
+        await socket.say({"type": "subscribe", "id": 1, "jobs": ["e-7"]})
+        await socket.say({"type": "subscribe", "id": 2})
+        await socket.say({"type": "unsubscribe", "id": 2})
+        while (message := await socket.next())["type"] != "synced" or message["count"] != 1:
+            assert message.get("sub") != 2 or message["type"] != "synced", message
+        for _ in range(5):
+            await socket.say({"type": "ping"})
+            while (message := await socket.next())["type"] != "pong":
+                assert message["type"] not in ("snapshot", "synced"), message
+
+
+async def test_a_filter_means_the_same_for_jobs_from_the_database(daemon: Daemon, appliance: Appliance):
+    old = {"status": "completed", "started_at": "2026-01-02 10:00:00", "completed_at": "2026-01-02 10:05:00"}
+    await appliance.job(metadata='{"vm_name": "pgtest2"}', **old)
+    for query, count in (("q=vm_name", 0), ("operation=UNIFIED-live-failover", 0), ("q=pgTest2", 1), ("limit=1", 1)):
+        _, page = await daemon.get(f"/api/v1/jobs?{query}")
+        assert len(page["jobs"]) == count, query

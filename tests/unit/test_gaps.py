@@ -122,7 +122,8 @@ def test_a_cold_hit_is_emitted_once_and_counted_late():
     assert sweep is not None
     assert found.answer(sweep, [3], now + 10) == [3]
     assert (found.fill([3]), found.fill([3]), found.late) == ([3], [], 1)
-    assert [w.holes for w in found.cold] == [[(2, 2)]]
+    assert found.cold == []
+    assert [w.holes for w in found.open] == [[(2, 2)]], "alive after all: the rest of it is watched again"
 
 
 def test_what_is_cold_is_swept_now_and_then_and_dropped_in_the_end():

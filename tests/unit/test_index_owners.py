@@ -83,3 +83,19 @@ def test_what_is_nested_too_deep_to_be_written_harms_nothing():
     assert entry.error == "(nested too deep to be shown)"
     job = fold.fold(Job("j"), Reading("j", 1, JobRecord("j", metadata=f'{{"a":{deep},"vm_name":"x"}}'), ()))
     assert b'"vm_name":"x"' in wire.encode(wire.document(Shown(fold.view(job), 1, 1)))
+
+
+def test_a_word_that_no_job_can_have_is_a_job_at_work():
+    index = Index()
+    index.loading = False
+    index.apply([reading(j, t, word) for t, (j, word) in enumerate({"a": "skipped", "b": "paused"}.items(), 1)], NOW)
+    assert [s.view.status for s in index.shown()] == ["running", "running"]
+
+
+def test_ended_legacy_jobs_that_had_to_leave_do_not_come_back_by_themselves():
+    index = Index(max_jobs=2)
+    rows = [LegacyRecord(n, f"l{n}", "completed", created_at=NOW, completed_at=NOW + n) for n in range(5)]
+    index.apply_legacy(rows, [], NOW)
+    index.tick(NOW)
+    assert len(index) == 2
+    assert index.apply_legacy(rows, [], NOW).changes == []
