@@ -72,7 +72,7 @@ $(DEV): requirements/dev.txt pyproject.toml
 	$(call install,requirements/dev.txt)
 
 # The servers that tests start for themselves: PROGRAM:DEBIAN-PACKAGE. Installed, they are not started: policy-rc.d says no.
-SERVERS := mariadbd:mariadb-server mosquitto:mosquitto mosquitto_sub:mosquitto-clients
+SERVERS := mariadbd:mariadb-server mosquitto:mosquitto mosquitto_sub:mosquitto-clients openssl:openssl
 servers:
 	@PATH="$$PATH:/usr/local/sbin:/usr/sbin"; missing=""; \
 	for server in $(SERVERS); do \

@@ -450,16 +450,17 @@ async def test_a_frozen_broker_is_noticed_and_comes_back(own_mosquitto, monkeypa
 async def test_the_last_will_is_told_when_the_connection_is_cut(mosquitto):
     async with Proxy(mosquitto.port).running() as proxy:
         world = World(proxy.port, reading("a"), epoch="e1")
-        async with watch(world, mosquitto.port) as watcher, world.running():
-            await eventually(lambda: watcher.states() == ["online"])
-            proxy.refuses = True
-            proxy.cut()
-            await eventually(lambda: watcher.states() == ["online", "offline"])
-            assert watcher.store[world.topics.status]["epoch"] == "e1"
-            assert not world.sink.connected
-            proxy.refuses = False
-            await eventually(lambda: watcher.states() == ["online", "offline", "online"])
-        assert watcher.states()[3:] == ["stopping", "offline"]
+        async with watch(world, mosquitto.port) as watcher:
+            async with world.running():
+                await eventually(lambda: watcher.states() == ["online"])
+                proxy.refuses = True
+                proxy.cut()
+                await eventually(lambda: watcher.states() == ["online", "offline"])
+                assert watcher.store[world.topics.status]["epoch"] == "e1"
+                assert not world.sink.connected
+                proxy.refuses = False
+                await eventually(lambda: watcher.states() == ["online", "offline", "online"])
+            await eventually(lambda: watcher.states()[3:] == ["stopping", "offline"])
 
 
 async def test_at_the_end_everything_is_told_and_then_goodbye(mosquitto):
@@ -601,16 +602,28 @@ def certificates(tmp_path_factory):
     """A CA, and a certificate of it for 127.0.0.1."""
     folder = tmp_path_factory.mktemp("tls")
     openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("openssl is not installed")
+    assert openssl is not None, "openssl is missing: apt-get install openssl"
 
     def run(*arguments: str) -> None:
         subprocess.run([openssl, *arguments], cwd=folder, check=True, capture_output=True)
 
     key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
-    run("req", "-x509", *key, "-subj", "/CN=Test CA", "-keyout", "ca.key", "-out", "ca.pem")
+    run(
+        "req",
+        "-x509",
+        *key,
+        "-subj",
+        "/CN=Test CA",
+        "-addext",
+        "keyUsage=critical,keyCertSign,cRLSign",
+        "-keyout",
+        "ca.key",
+        "-out",
+        "ca.pem",
+    )
     run("req", *key[:-2], "-subj", "/CN=broker", "-keyout", "key.pem", "-out", "request.pem")
-    (folder / "names").write_text("subjectAltName=IP:127.0.0.1\n")
+    extensions = "subjectAltName=IP:127.0.0.1\nauthorityKeyIdentifier=keyid\nsubjectKeyIdentifier=hash\n"
+    (folder / "names").write_text(extensions)
     run("x509", "-req", "-in", "request.pem", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2",
         "-extfile", "names", "-out", "cert.pem")  # fmt: skip
     return folder
