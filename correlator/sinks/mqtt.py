@@ -13,10 +13,9 @@ import asyncio
 import contextlib
 import logging
 import math
-import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterable
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import Any, TypeVar
 
 import aiomqtt
 from aiomqtt import ProtocolVersion
@@ -33,6 +32,8 @@ from correlator.settings import Mqtt
 from correlator.sinks.topics import Events, Message, Owed, Parcel, State, Topics, Tree
 from correlator.tls import client_context
 
+T = TypeVar("T")
+
 log = logging.getLogger(__name__)
 
 WINDOW = 20
@@ -43,7 +44,8 @@ KEEPALIVE = 5
 
 PUBLISH_TIMEOUT = 5.0
 CALL_TIMEOUT = 5.0
-"""Seconds for an acknowledgement, and for any other answer."""
+CONNECT_TIMEOUT = 10.0
+"""Seconds for an acknowledgement, for any other answer, and for name, socket and CONNACK together."""
 
 STEADY_AFTER = 10.0
 """Seconds that a connection must last to count as a success: a broker that throws us out at once is not hammered."""
@@ -72,8 +74,8 @@ LONGEST_TOPIC = 65_535
 UNSUPPORTED_VERSION = (1, 0x84)
 """CONNACK codes for a protocol version that is not spoken: of a 3.1.1 broker, and of an MQTT 5 one."""
 
-LOST = (aiomqtt.MqttError, OSError)
-"""What a broker that is away raises; a `TimeoutError` is an `OSError`."""
+LOST = (aiomqtt.MqttError, OSError, UnicodeError)
+"""What a broker that is away raises; a host name that cannot be one is a `UnicodeError`."""
 
 
 class MqttSink:
@@ -102,8 +104,6 @@ class MqttSink:
         self._error: str | None = None
         self._wake = asyncio.Event()
         self._told = asyncio.Event()
-        self._largest: int | None = None
-        """Bytes of a packet that the broker takes, where it says so."""
         self.connected = False
 
     def owed(self) -> list[Owed]:
@@ -172,77 +172,59 @@ class MqttSink:
                 tree.end()
 
     @contextlib.asynccontextmanager
-    async def _client(self, tree: Tree) -> AsyncIterator[aiomqtt.Client]:
+    async def _client(self, tree: Tree) -> AsyncIterator[Client]:
         """One connection. It ends with a DISCONNECT if the task is cancelled, else without: the last will is told."""
-        client = self._make(tree)
+        client = await self._connect(tree)
         try:
-            await self._connect(client)
-            try:
-                yield client
-            except asyncio.CancelledError:
-                with contextlib.suppress(*LOST):
-                    async with asyncio.timeout(CLOSE_WITHIN):
-                        await client.__aexit__(None, None, None)
-                raise
-        finally:
-            _cut(client)
-
-    async def _connect(self, client: aiomqtt.Client) -> None:
-        """In MQTT 5; a broker that does not speak it is asked in 3.1.1 from then on."""
-        try:
-            await _answered(client.__aenter__(), CALL_TIMEOUT * 2)
-        except aiomqtt.MqttCodeError as error:
-            code = getattr(error.rc, "value", error.rc)
-            if self._version is ProtocolVersion.V5 and code in UNSUPPORTED_VERSION:
-                log.info("the broker at %s refuses MQTT 5: falling back to 3.1.1", self._url)
-                self._version = ProtocolVersion.V311
-                self._backoff.reset()
+            yield client
+        except asyncio.CancelledError:
+            with contextlib.suppress(*LOST):
+                async with asyncio.timeout(CLOSE_WITHIN):
+                    await client.__aexit__(None, None, None)
             raise
+        finally:
+            client.drop()
 
-    def _make(self, tree: Tree) -> aiomqtt.Client:
+    async def _connect(self, tree: Tree) -> Client:
+        """In MQTT 5, or in 3.1.1 with a broker that does not speak that. Raises one of `LOST`."""
+        self._version = ProtocolVersion.V5  # a broker that comes back may have learned it
+        try:
+            return await _answered((await self._make(tree)).open(), CONNECT_TIMEOUT)
+        except aiomqtt.MqttCodeError as error:
+            if getattr(error.rc, "value", error.rc) not in UNSUPPORTED_VERSION:
+                raise
+        log.info("the broker at %s refuses MQTT 5: falling back to 3.1.1", self._url)
+        self._version = ProtocolVersion.V311
+        return await _answered((await self._make(tree)).open(), CONNECT_TIMEOUT)
+
+    async def _make(self, tree: Tree) -> Client:
         settings = self._settings
+        # Each time anew, as certificates are renewed; in a thread, as it reads files.
+        tls = await asyncio.to_thread(client_context, settings.tls) if self._url.tls else None
         will = tree.status("offline", _now())
-        client = aiomqtt.Client(
+        v5 = self._version is ProtocolVersion.V5
+        client = Client(
             self._url.host,
             self._url.port,
             username=settings.username or None,
             password=settings.password.reveal() or None,
             identifier=settings.client_id or f"correlator-{settings.instance}",
             protocol=self._version,
-            will=aiomqtt.Will(will.topic, will.payload, qos=1, retain=True),
+            will=aiomqtt.Will(will.topic, will.payload, 1, True, _properties(PacketTypes.WILLMESSAGE) if v5 else None),
             keepalive=KEEPALIVE,
             timeout=math.inf,
-            clean_session=True if self._version is ProtocolVersion.V311 else None,
-            tls_context=client_context(settings.tls) if self._url.tls else None,
+            clean_session=None if v5 else True,
+            tls_context=tls,
             max_queued_outgoing_messages=0,
             max_inflight_messages=WINDOW,
         )
         client.pending_calls_threshold = WINDOW * 2
-        self._overhear(client)
+        client.on_refused = self._refused
         return client
-
-    def _overhear(self, client: aiomqtt.Client) -> None:
-        """What the broker says of its limits and of what it refuses, which aiomqtt keeps to itself."""
-        inner = client._client  # noqa: SLF001
-        on_connect: Any = inner.on_connect
-        on_publish: Any = inner.on_publish
-        self._largest = None
-
-        def connected(of: Any, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
-            self._largest = getattr(properties, "MaximumPacketSize", None)
-            on_connect(of, userdata, flags, reason, properties)
-
-        def published(of: Any, userdata: Any, mid: int, reason: Any, properties: Any) -> None:
-            if reason.is_failure:
-                self._refused(str(reason))
-            on_publish(of, userdata, mid, reason, properties)
-
-        inner.on_connect = connected
-        inner.on_publish = published
 
     # -- what runs while there is a connection
 
-    async def _pump(self, client: aiomqtt.Client, hub: Hub, tree: Tree) -> None:
+    async def _pump(self, client: Client, hub: Hub, tree: Tree) -> None:
         """Everything that is retained, then what changes, as far as the window allows."""
         await _loaded(hub)
         tree.begin()
@@ -269,13 +251,13 @@ class MqttSink:
                 async with asyncio.timeout(max(0.0, due - now) if due is not None else None):
                     await self._wake.wait()
 
-    async def _deliver(self, client: aiomqtt.Client, tree: Tree, parcel: Parcel) -> None:
+    async def _deliver(self, client: Client, tree: Tree, parcel: Parcel) -> None:
         for message in parcel.messages:
             await self._send(client, message)
         tree.acknowledged(parcel.tag)
         self._wake.set()  # it may have changed meanwhile, and be due at once
 
-    async def _beat(self, client: aiomqtt.Client, hub: Hub, tree: Tree) -> None:
+    async def _beat(self, client: Client, hub: Hub, tree: Tree) -> None:
         """The daemon's own word, and every 10 s how far it is."""
         if hub.loading is not None:
             await self._say(client, tree, "starting")
@@ -285,7 +267,7 @@ class MqttSink:
             await self._send(client, tree.index())
             await asyncio.sleep(INDEX_INTERVAL)
 
-    async def _sweep(self, client: aiomqtt.Client, hub: Hub) -> None:
+    async def _sweep(self, client: Client, hub: Hub) -> None:
         """Have the broker tell what it holds, which `_read` shows to the tree: an earlier run may have left some of it.
 
         With QoS 0, of which a broker queues more. What it drops even so is found after another connect, or expires.
@@ -304,7 +286,7 @@ class MqttSink:
                         await self._told.wait()
         await _answered(client.unsubscribe(filters), CALL_TIMEOUT)
 
-    async def _read(self, client: aiomqtt.Client, tree: Tree) -> None:
+    async def _read(self, client: Client, tree: Tree) -> None:
         """Always read: a broker that closes is noticed here."""
         async for message in client.messages:
             if message.retain and message.payload:
@@ -312,7 +294,7 @@ class MqttSink:
                 tree.found(str(message.topic), message.payload)
                 self._wake.set()
 
-    async def _goodbye(self, client: aiomqtt.Client, hub: Hub, tree: Tree, pump: asyncio.Task[None]) -> None:
+    async def _goodbye(self, client: Client, hub: Hub, tree: Tree, pump: asyncio.Task[None]) -> None:
         """Stopping, what is pending as far as time allows, offline."""
         with contextlib.suppress(*LOST):
             async with asyncio.timeout(GOODBYE_WITHIN):
@@ -323,10 +305,10 @@ class MqttSink:
                             await asyncio.sleep(0.01)
                 await self._say(client, tree, "offline")
 
-    async def _say(self, client: aiomqtt.Client, tree: Tree, state: State) -> None:
+    async def _say(self, client: Client, tree: Tree, state: State) -> None:
         await self._send(client, tree.status(state, _now()))
 
-    async def _send(self, client: aiomqtt.Client, message: Message) -> None:
+    async def _send(self, client: Client, message: Message) -> None:
         """Returns when the broker has acknowledged or refused it. Raises one of `LOST`.
 
         A message that it would close the connection for is left out.
@@ -334,13 +316,12 @@ class MqttSink:
         if len(message.topic) > LONGEST_TOPIC:
             self._refused(f"a topic over {LONGEST_TOPIC} bytes")
             return
-        if self._largest is not None and len(message.topic) + len(message.payload) + PACKET_HEAD > self._largest:
-            self._refused(f"over {self._largest} bytes")
+        if len(message.topic) + len(message.payload) + PACKET_HEAD > client.largest:
+            self._refused(f"over {client.largest} bytes")
             return
         properties = None
         if self._version is ProtocolVersion.V5:
-            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-            properties.ContentType = "application/json"
+            properties = _properties(PacketTypes.PUBLISH)
             if message.expires:
                 properties.MessageExpiryInterval = self._expiry
         await _answered(
@@ -363,10 +344,75 @@ class MqttSink:
         self._error = words
 
 
-async def _answered(call: Awaitable[object], within: float) -> None:
+class Client(aiomqtt.Client):
+    """aiomqtt's client for one connection: it can be dropped at any moment, and tells what the broker refuses."""
+
+    largest = 0xFFFF_FFFF
+    """Bytes of the largest packet that the broker takes."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.on_refused: Callable[[str], None] = lambda _: None
+        super().__init__(*args, **kwargs)
+
+    async def open(self) -> Client:
+        """Connect, or leave nothing behind: cancelled while a thread is at it, what the thread brings is dropped."""
+        entering = asyncio.ensure_future(self.__aenter__())
+        try:
+            return await asyncio.shield(entering)
+        except BaseException:
+            entering.add_done_callback(lambda _: self.drop())
+            raise
+
+    def drop(self) -> None:
+        """Close the socket, if it is open, without a DISCONNECT: the broker may not listen; else it tells the will."""
+        for future in (self._connected, self._disconnected):
+            if not future.done():
+                future.set_result(None)
+            elif not future.cancelled():
+                future.exception()  # seen, so that asyncio does not warn of it
+        self._client._sock_close()  # noqa: SLF001 - paho has no other way to close at once
+
+    def _on_connect(
+        self, client: paho.Client, userdata: Any, flags: Any, reason_code: Any, properties: Properties | None = None
+    ) -> None:
+        self.largest = getattr(properties, "MaximumPacketSize", self.largest)
+        super()._on_connect(client, userdata, flags, reason_code, properties)
+
+    def _on_disconnect(
+        self, client: paho.Client, userdata: Any, flags: Any, reason_code: Any, properties: Properties | None = None
+    ) -> None:
+        if not self._connected.done():  # aiomqtt would wait for the answer all the same
+            self._connected.set_exception(aiomqtt.MqttError("the connection ended before the broker answered"))
+        super()._on_disconnect(client, userdata, flags, reason_code, properties)
+
+    def _on_publish(self, client: paho.Client, userdata: Any, mid: int, reason_code: Any, properties: Any) -> None:
+        if reason_code.is_failure:
+            self.on_refused(str(reason_code))
+        super()._on_publish(client, userdata, mid, reason_code, properties)
+
+    def _on_socket_register_write(self, client: paho.Client, userdata: Any, sock: Any) -> None:
+        """As aiomqtt does it, but for a look at the socket: until then it may be closed, and its number another's."""
+
+        def write() -> None:
+            try:
+                client.loop_write()
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is the end of the connection
+                if not self._disconnected.done():
+                    self._disconnected.set_exception(error)
+
+        def register() -> None:
+            number = sock.fileno()
+            if client.socket() is sock:
+                self._loop.add_writer(number, write)
+
+        del userdata
+        self._loop.call_soon_threadsafe(register)
+
+
+async def _answered(call: Awaitable[T], within: float) -> T:
     try:
         async with asyncio.timeout(within):
-            await call
+            return await call
     except TimeoutError:
         raise aiomqtt.MqttError(f"timed out: no answer within {within:g} s") from None
 
@@ -376,23 +422,11 @@ async def _loaded(hub: Hub) -> None:
         await asyncio.sleep(LOADING_POLL)
 
 
+def _properties(kind: int) -> Properties:
+    properties = Properties(kind)  # type: ignore[no-untyped-call]
+    properties.ContentType = "application/json"
+    return properties
+
+
 def _now() -> Micros:
     return time.time_ns() // 1000
-
-
-def _cut(client: aiomqtt.Client) -> None:
-    """Close the connection if it is still open, at once and without a DISCONNECT, which aiomqtt cannot.
-
-    The client notices the end of its socket when it reads, and cleans up after itself.
-    """
-    inner, ended = client._client, client._disconnected  # noqa: SLF001
-    sock: Any = inner.socket()
-    if sock is not None:
-        with contextlib.suppress(OSError):
-            sock.shutdown(socket.SHUT_RDWR)
-        # An attempt that was given up leaves cancelled futures, over which its callbacks stumble.
-        with contextlib.suppress(OSError, ValueError, asyncio.CancelledError, asyncio.InvalidStateError):
-            while inner.socket() is not None and inner.loop_read() == paho.MQTT_ERR_SUCCESS:
-                pass
-    if ended.done() and not ended.cancelled():
-        ended.exception()  # seen, so that asyncio does not warn of it

@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import gc
 import itertools
 import shutil
 import subprocess
+import threading
 from typing import Any
 
 import aiomqtt
@@ -423,7 +425,7 @@ async def test_a_new_connection_gets_the_newest_jobs_first(own_mosquitto):
 async def test_a_frozen_broker_is_noticed_and_comes_back(own_mosquitto, monkeypatch, busy):
     monkeypatch.setattr(mqtt, "KEEPALIVE", 60 if busy else 1)
     monkeypatch.setattr(mqtt, "PUBLISH_TIMEOUT", 1.0 if busy else 60.0)
-    monkeypatch.setattr(mqtt, "CALL_TIMEOUT", 1.0)
+    monkeypatch.setattr(mqtt, "CONNECT_TIMEOUT", 1.0)
     world = World(own_mosquitto.port, *(reading(f"j{n}") for n in range(30)))
     async with world.running():
         async with watch(world, own_mosquitto.port) as watcher:
@@ -436,7 +438,7 @@ async def test_a_frozen_broker_is_noticed_and_comes_back(own_mosquitto, monkeypa
                     world.change(f"j{n}")
                 world.happen(*range(100))
             await eventually(lambda: not world.sink.connected, within=8)
-            await eventually(lambda: "timed out" in str(world.sink.describe()["error"]), within=8)
+            await eventually(lambda: "answer" in str(world.sink.describe()["error"]), within=8)
             for n in range(30):
                 world.change(f"j{n}", status="completed")
         finally:
@@ -459,8 +461,7 @@ async def test_the_last_will_is_told_when_the_connection_is_cut(mosquitto):
                 assert watcher.store[world.topics.status]["epoch"] == "e1"
                 assert not world.sink.connected
                 proxy.refuses = False
-                # An attempt that was refused in the middle of its greeting has to run into its deadline first.
-                await eventually(lambda: watcher.states() == ["online", "offline", "online"], within=20)
+                await eventually(lambda: watcher.states() == ["online", "offline", "online"])
             await eventually(lambda: watcher.states()[3:] == ["stopping", "offline"])
 
 
@@ -517,7 +518,7 @@ async def test_a_daemon_that_stops_while_it_connects_does_so_at_once(own_mosquit
 @pytest.mark.parametrize(
     "refusal", [b"\x20\x03\x00\x84\x00", b"\x20\x02\x00\x01"], ids=["as MQTT 5 has it", "as MQTT 3.1.1 has it"]
 )
-async def test_a_broker_that_knows_no_mqtt_5_gets_3_1_1(mosquitto, refusal):
+async def test_a_broker_that_knows_no_mqtt_5_gets_3_1_1(mosquitto, refusal, caplog):
     async with Proxy(mosquitto.port, level=4, refusal=refusal).running() as proxy:
         first = World(proxy.port, reading("a", "x"), reading("b", "y", status="completed"))
         async with watch(first, mosquitto.port) as watcher:
@@ -528,6 +529,7 @@ async def test_a_broker_that_knows_no_mqtt_5_gets_3_1_1(mosquitto, refusal):
                 await holds(watcher, first)
                 await eventually(lambda: watcher.said(first.event("a")))
                 assert proxy.levels == [5, 4]
+                assert not [r for r in caplog.records if r.levelname == "WARNING"]
             second = World(proxy.port, reading("a", "x"), instance=first.instance)
             async with second.running():
                 await holds(watcher, second, within=10)
@@ -656,3 +658,43 @@ async def test_tls_is_checked_as_the_settings_say(certificates, tls, connects):
             else:
                 await eventually(lambda: world.sink.describe()["error"])
                 assert not world.sink.connected
+    gc.collect()  # of the socket that paho leaves open after a handshake that failed
+
+
+async def test_a_broker_that_closes_before_it_answers_is_asked_again_soon(mosquitto):
+    async with Proxy(mosquitto.port).running() as proxy:
+        proxy.refuses = True
+        world = World(proxy.port, reading("a"))
+        async with world.running():
+            await eventually(lambda: "before the broker answered" in str(world.sink.describe()["error"]), within=3)
+            proxy.refuses = False
+            await eventually(lambda: world.sink.connected, within=3)
+
+
+async def test_a_broker_that_came_to_know_mqtt_5_is_spoken_to_in_it(mosquitto):
+    async with Proxy(mosquitto.port, level=4, refusal=b"\x20\x02\x00\x01").running() as proxy:
+        world = World(proxy.port, reading("a"))
+        async with world.running():
+            await eventually(lambda: world.sink.connected)
+            proxy.level = 5
+            proxy.cut()
+            await eventually(lambda: proxy.levels == [5, 4, 5] and world.sink.connected)
+
+
+async def test_a_connection_that_is_made_too_late_is_dropped(mosquitto, monkeypatch):
+    release = threading.Event()
+    connect = mqtt.Client._client_connect
+
+    def late(client):
+        release.wait(10)
+        connect(client)
+
+    async with Proxy(mosquitto.port).running() as proxy:
+        world = World(proxy.port, reading("a"))
+        monkeypatch.setattr(mqtt.Client, "_client_connect", late)
+        task = asyncio.create_task(world.sink.run(world.hub))
+        await eventually(lambda: any(t.get_name() == "mqtt connection" for t in asyncio.all_tasks()))
+        await world.stop(task)
+        release.set()
+        await eventually(lambda: proxy.levels == [5])
+        await eventually(lambda: proxy._open == set())
