@@ -47,7 +47,8 @@ class SQLiteSession:
                         await call
 
     def _query(self, sql: str, args: Sequence[object]) -> Sequence[Row]:
-        return self._connection.execute(sql, args).fetchall()
+        rows: list[Row] = self._connection.execute(sql, args).fetchall()
+        return [r if bytes not in map(type, r) else tuple(map(_text, r)) for r in rows]
 
     async def close(self) -> None:
         async with self._lock:
@@ -102,6 +103,11 @@ class SQLiteDatabase:
             return 0, 0.0
         found = await session.query("SELECT seq FROM sqlite_sequence WHERE name = 'log_events'")
         return (int(found[0][0]) + 1 if found else 0), 0.0
+
+
+def _text(value: object) -> object:
+    """A column's type binds nothing here: a BLOB in a text column is read as the text it holds."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
 def micros(text: object) -> Micros | None:
