@@ -6,6 +6,8 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
+import pytest
+
 from tests.appliance import Appliance
 from tests.daemon import Daemon
 from tests.servers import eventually
@@ -40,39 +42,48 @@ def details(job_id: str, error: str | None = None) -> dict[str, Any]:
     }
 
 
-async def test_a_joblog_job_by_each_of_its_ids(daemon: Daemon, appliance: Appliance):
-    job_id = await job_with_steps(
-        appliance, status="failed", completed_at=END, error_message="boom", job_category="failover"
-    )
+@pytest.mark.parametrize(
+    ("row", "error"),
+    [
+        ({"status": "running"}, None),
+        ({"status": "completed", "completed_at": END}, None),
+        ({"status": "failed", "completed_at": END, "error_message": "boom"}, "boom"),
+    ],
+    ids=lambda v: v["status"] if isinstance(v, dict) else "",
+)
+async def test_a_joblog_job_by_each_of_its_ids(daemon: Daemon, appliance: Appliance, row, error):
+    job_id = await job_with_steps(appliance, job_category="failover", **row)
     base = {
         "success": True,
         "job_id": job_id,
-        "status": "failed",
+        "status": row["status"],
         "progress": 1 / 3 * 100,
         "start_time": "2026-11-25T08:00:00Z",
-        "duration": 90_000_000_000,
     }
     await eventually(lambda: _is(daemon, job_id, 200), within=5)
     direct = base | {
         "message": "Retrieved status for failover job via direct JobLog lookup",
-        "job_details": details(job_id, "boom") | {"tracking_source": "direct_joblog_uuid"},
+        "job_details": details(job_id, error) | {"tracking_source": "direct_joblog_uuid"},
     }
-    for name in (job_id, "ctx-a"):
-        assert await status(daemon, name) == (200, direct), name
-    for name in ("column-a", "gui-a", "engine-a"):
-        enhanced = base | {
-            "message": "Retrieved status for failover job via enhanced tracking",
-            "job_details": details(job_id, "boom")
-            | {
-                "context_id": "ctx-a",
-                "external_job_id": "column-a",
-                "job_category": "failover",
-                "gui_job_id": name,
-                "internal_job_id": job_id,
-                "tracking_source": "external_job_id_correlation",
-            },
-        }
-        assert await status(daemon, name) == (200, enhanced), name
+    enhanced = base | {
+        "message": "Retrieved status for failover job via enhanced tracking",
+        "job_details": details(job_id, error)
+        | {
+            "context_id": "ctx-a",
+            "external_job_id": "column-a",
+            "job_category": "failover",
+            "internal_job_id": job_id,
+            "tracking_source": "external_job_id_correlation",
+        },
+    }
+    for name in (job_id, "ctx-a", "column-a", "gui-a", "engine-a"):
+        code, body = await status(daemon, name)
+        duration = body.pop("duration")
+        assert duration > 0 if row["status"] == "running" else duration == 90_000_000_000
+        wanted = direct
+        if name not in (job_id, "ctx-a"):
+            wanted = enhanced | {"job_details": enhanced["job_details"] | {"gui_job_id": name}}
+        assert (code, body) == (200, wanted), name
 
 
 async def test_a_running_job_has_a_growing_duration(daemon: Daemon, appliance: Appliance):
