@@ -66,6 +66,8 @@ class Reconcile:
     _round: list[str] = field(default_factory=list)
     _share: int = 1
     _legacy_id: int = 0
+    _mark: str | None = None
+    """From when on the next look asks. It outlives connections: jobs begin and end while the database is away."""
     _looked_up: set[str] = field(default_factory=set)
 
     def note(self, outcome: Outcome) -> None:
@@ -93,13 +95,15 @@ class Reconcile:
     async def follow(self, queries: Queries, session: Session, feed: Feed) -> None:
         """Read what is called for, for ever. Raises `SourceUnavailable`."""
         tracking = queries.schema.has("job_tracking", "id", "status")
-        regular, held, mark = 0.0, 0.0, await queries.clock(session, LATE_COMMIT)
+        regular, held = 0.0, 0.0
+        if self._mark is None:
+            self._mark = await queries.clock(session, LATE_COMMIT)
         while True:
             now = time.monotonic()
             if now >= regular:
                 regular = now + self.interval
                 if tracking:
-                    mark = await self._regular(queries, session, feed, mark)
+                    self._mark = await self._regular(queries, session, feed, self._mark)
                 await self._legacy_rows(queries, session, feed)
             elif tracking and now >= held and feed.holding():
                 held = now + HELD_EVERY
