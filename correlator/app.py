@@ -48,6 +48,49 @@ async def run(config: Config, *, on_ready: Callable[[str], None] | None = None) 
 
     Raises `CorrelatorError` for what an operator can mend (an address in use, a token file that is not there).
     """
+    hub, pipeline, source, archive = _following(config)
+    served: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    log.info("correlator %s follows %s", __version__, config.database.url)
+    with _told_to_stop() as stop:
+        async with asyncio.TaskGroup() as outer:
+            running = [
+                outer.create_task(sink.run(hub), name=type(sink).__name__) for sink in sinks_of(config, hub, served)
+            ]
+            async with asyncio.TaskGroup() as inner:
+                reading = [
+                    inner.create_task(source.run(pipeline), name="source"),
+                    inner.create_task(pipeline.run(), name="pipeline"),
+                    inner.create_task(_announce(pipeline, served, on_ready), name="announce"),
+                ]
+                await stop.wait()
+                log.info("stopping")
+                systemd.notify("STOPPING=1", os.environ)
+                for task in reading:
+                    task.cancel()
+            for task in running:
+                task.cancel()
+            await asyncio.wait(running, timeout=DRAIN_WITHIN)
+        await archive.close()
+
+
+async def tap(config: Config, sink: Sink) -> None:
+    """Follow the log with nothing but `sink`, until SIGTERM, SIGINT or cancellation. Serves nobody."""
+    hub, pipeline, source, archive = _following(config)
+    with _told_to_stop() as stop:
+        async with asyncio.TaskGroup() as group:
+            running = [
+                group.create_task(sink.run(hub), name=type(sink).__name__),
+                group.create_task(source.run(pipeline), name="source"),
+                group.create_task(pipeline.run(), name="pipeline"),
+            ]
+            await stop.wait()
+            for task in running:
+                task.cancel()
+    await archive.close()
+
+
+def _following(config: Config) -> tuple[Hub, Pipeline, Follower, DatabaseArchive]:
+    """What follows the database that `config` names, and the hub that it feeds."""
     database = source_of(config)
     archive = DatabaseArchive(database, id_keys=config.jobs.external_id_keys, legacy=config.jobs.legacy)
     index = Index(
@@ -71,28 +114,7 @@ async def run(config: Config, *, on_ready: Callable[[str], None] | None = None) 
         grace=config.database.gap_grace,
     )
     source = Follower(database, tail, reconcile, history=config.jobs.history)
-    served: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    log.info("correlator %s follows %s", __version__, config.database.url)
-    with _told_to_stop() as stop:
-        async with asyncio.TaskGroup() as outer:
-            running = [
-                outer.create_task(sink.run(hub), name=type(sink).__name__) for sink in sinks_of(config, hub, served)
-            ]
-            async with asyncio.TaskGroup() as inner:
-                reading = [
-                    inner.create_task(source.run(pipeline), name="source"),
-                    inner.create_task(pipeline.run(), name="pipeline"),
-                    inner.create_task(_announce(pipeline, served, on_ready), name="announce"),
-                ]
-                await stop.wait()
-                log.info("stopping")
-                systemd.notify("STOPPING=1", os.environ)
-                for task in reading:
-                    task.cancel()
-            for task in running:
-                task.cancel()
-            await asyncio.wait(running, timeout=DRAIN_WITHIN)
-        await archive.close()
+    return hub, pipeline, source, archive
 
 
 def source_of(config: Config) -> Database:

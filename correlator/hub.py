@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import secrets
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -18,10 +19,25 @@ from msgspec import Struct
 from correlator.errors import SourceUnavailable
 from correlator.jobs import fold
 from correlator.jobs.index import Index, Outcome
-from correlator.jobs.model import Change, Event, Job, LegacyRecord, Micros, Reading, Resolved, Shown
+from correlator.jobs.model import (
+    Change,
+    Event,
+    Job,
+    LegacyRecord,
+    Level,
+    LogLine,
+    Micros,
+    Reading,
+    Resolved,
+    Shown,
+    Tied,
+)
 
 HELD_FOR = 60.0
 """Seconds for which an ID that nobody knows is looked for often."""
+
+RING = 10_000
+"""Changes that are remembered for readers that come back."""
 
 SourceState: TypeAlias = Literal["live", "stale", "down"]
 
@@ -73,13 +89,37 @@ class Archive(Protocol):
     ) -> list[Reading]:
         """Jobs by (started, id), newest first, from before `before` on."""
 
+    async def lines(self, names: JobNames, after: str | None, limit: int, level: Level) -> LinesPage:
+        """The log lines of a job, oldest first; raises `BadRequest` for an `after` that is none of ours."""
+
+
+class JobNames(Struct, frozen=True):
+    """What a log row may name its job by, and within which times it was logged; `ended` None: it has not ended."""
+
+    job_id: str
+    external_ids: tuple[str, ...]
+    step_ids: frozenset[int]
+    started: Micros
+    ended: Micros | None
+
+
+class LinesPage(Struct, frozen=True):
+    """`next_after`: where the next page begins; None when an ended job has no more."""
+
+    lines: Sequence[LogLine]
+    next_after: str | None
+
 
 class Batch(Struct, frozen=True):
-    """What was published together; `seq` is the stream's position after it."""
+    """What was published together; `seq` is the stream's position after it.
+
+    `lines`: rows of the log, each exactly once, with the jobs they belong to; none while the past is read.
+    """
 
     seq: int
     changes: Sequence[Change]
     events: Sequence[Event] = ()
+    lines: Sequence[Tied] = ()
 
 
 Listener: TypeAlias = Callable[[Batch], None]
@@ -135,6 +175,9 @@ class Hub:
         self._status_listeners: dict[Callable[[], None], None] = {}
         self._held: dict[str, tuple[int, float]] = {}
         self._waiters: dict[str, list[asyncio.Event]] = {}
+        self._ring: deque[Change] = deque()
+        self._forgotten = 0
+        """The seq of the newest change that the ring no longer holds."""
 
     @property
     def seq(self) -> int:
@@ -144,9 +187,13 @@ class Hub:
 
     def publish(self, outcome: Outcome) -> None:
         """Tell everybody. Whoever listens must not wait and must not raise."""
-        if not outcome.changes and not outcome.events:
+        lines = () if self.index.loading else outcome.tied
+        if not outcome.changes and not outcome.events and not lines:
             return
-        batch = Batch(self.index.seq, outcome.changes, outcome.events)
+        batch = Batch(self.index.seq, outcome.changes, outcome.events, lines)
+        self._ring.extend(outcome.changes)
+        while len(self._ring) > RING:
+            self._forgotten = self._ring.popleft().seq
         if self._held or self._waiters:
             self._wake(outcome.changes)
         for listener in list(self._listeners):
@@ -193,6 +240,17 @@ class Hub:
         """Hear every batch from now on; returns how to stop."""
         self._listeners[listener] = None
         return lambda: self._leave(listener)
+
+    def changes_since(self, seq: int) -> list[Change] | None:
+        """All changes after position `seq`, in order; None where the ring does not reach back so far, or ahead."""
+        if not self._forgotten <= seq <= self.seq:
+            return None
+        missed: list[Change] = []
+        for change in reversed(self._ring):
+            if change.seq <= seq:
+                break
+            missed.append(change)
+        return missed[::-1]
 
     def listen_status(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Be told whenever the state of the database behind it changes; returns how to stop."""

@@ -101,12 +101,27 @@ class Daemon:
 HELLO = {"type": "hello", "version": 1}
 
 
+def merge(target: Any, patch: Any) -> Any:
+    """RFC 7386, as it is written there."""
+    if not isinstance(patch, dict):
+        return patch
+    merged = dict(target) if isinstance(target, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = merge(merged.get(name), value)
+    return merged
+
+
 class Socket:
     """A websocket client that takes the messages of a frame one by one."""
 
     def __init__(self, ws: aiohttp.ClientWebSocketResponse) -> None:
         self.ws = ws
         self.welcome: dict[str, Any] = {}
+        self.jobs: dict[str, dict[str, Any]] = {}
+        """What it has been told, folded: documents by job id, whatever subscription they came by."""
         self._waiting: list[dict[str, Any]] = []
 
     async def say(self, message: dict[str, Any]) -> None:
@@ -122,7 +137,30 @@ class Socket:
                     raise EOFError(message.data if message.type is aiohttp.WSMsgType.CLOSE else self.ws.close_code)
                 parsed = json.loads(message.data)
                 self._waiting = parsed if isinstance(parsed, list) else [parsed]
-            return self._waiting.pop(0)
+            told = self._waiting.pop(0)
+            self._fold(told)
+            return told
+
+    def _fold(self, message: dict[str, Any]) -> None:
+        kind = message["type"]
+        if kind == "snapshot":
+            self.jobs |= {j["job_id"]: j for j in message["jobs"]}
+        elif kind == "put":
+            self.jobs[message["job_id"]] = message["job"]
+        elif kind == "delta":
+            before = self.jobs[message["job_id"]]
+            assert before["rev"] == message["base"], message
+            self.jobs[message["job_id"]] = merge(before, message["set"])
+            assert self.jobs[message["job_id"]]["rev"] == message["rev"]
+        elif kind == "delete":
+            self.jobs.pop(message["job_id"], None)
+
+    async def shown(self, within: float = 5.0) -> dict[str, Any]:
+        """The next put or delta, with the whole document that it leaves as `job`."""
+        async with asyncio.timeout(within):
+            while (message := await self.next(within))["type"] not in ("put", "delta"):
+                pass
+            return {**message, "job": self.jobs[message["job_id"]]}
 
     async def until(self, kind: str, within: float = 5.0) -> dict[str, Any]:
         """The next message of a type; others are passed over."""

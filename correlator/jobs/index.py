@@ -28,6 +28,8 @@ from correlator.jobs.model import (
     Resolved,
     Shown,
     Status,
+    Tie,
+    Tied,
     View,
 )
 from correlator.jobs.names import Names
@@ -37,7 +39,10 @@ MAX_PENDING = 10_000
 """Jobs heard of in the log and not yet read from the tables."""
 
 MAX_WAITING = 1_000
-"""Facts about steps whose job is not known yet."""
+"""Facts about steps whose job is not known yet; also log lines of jobs that are not shown yet."""
+
+WAIT_FOR = 30_000_000
+"""Microseconds that such a fact waits: the tables, which know better, have been asked long before."""
 
 MAX_IGNORED = 100_000
 """Job ids remembered as gone or too old, so that their late rows do not bring them back."""
@@ -48,7 +53,7 @@ class Outcome(Struct):
 
     changes: list[Change] = []
     events: list[Event] = []
-    tied: list[tuple[Entry, str | None]] = []
+    tied: list[Tied] = []
     unread: set[str] = set()
     unread_steps: set[int] = set()
     ended: set[str] = set()
@@ -83,7 +88,8 @@ class Index:
         self._children: dict[str, set[str]] = {}
         self._step_jobs: dict[int, str] = {}
         self._pending: dict[str, None] = {}
-        self._waiting: dict[int, list[Entry]] = {}
+        self._waiting: dict[int, list[tuple[Micros, Entry]]] = {}
+        self._untold: dict[str, list[Tied]] = {}
         self._ignored: dict[str, None] = {}
         self._active: set[str] = set()
         self._expiry: list[tuple[Micros, str]] = []
@@ -147,6 +153,10 @@ class Index:
             return Resolved(owners[0], "context_id", owners[1:])
         return Resolved(name, "legacy") if found is not None else None
 
+    def carriers(self, name: str) -> set[str]:
+        """The jobs in memory that have `name` as an external or context ID, whichever of them it leads to."""
+        return {*self._external.get(name), *self._contexts.get(name)}
+
     def names_lead_to(self, name: str, job_id: str) -> bool:
         resolved = self.resolve(name)
         return resolved is not None and resolved.job_id == job_id
@@ -163,7 +173,7 @@ class Index:
         out = Outcome()
         touched: dict[str, None] = {}
         for fact in facts:
-            job_id = fact.job_id if isinstance(fact, Reading) else self._hear(fact, out)
+            job_id = fact.job_id if isinstance(fact, Reading) else self._hear(fact, now, out)
             if job_id is not None and not (isinstance(fact, Entry) and self._skip(fact, job_id)):
                 self._fold(job_id, fact, out)
                 touched[job_id] = None
@@ -173,6 +183,7 @@ class Index:
         for parent in parents:
             if (shown := self._shown.get(parent)) is not None:
                 self._show(shown.view, shown.alive_at, now, out)
+        self._keep_untold(out)
         return out
 
     def apply_legacy(self, records: Iterable[LegacyRecord], gone: Iterable[str], now: Micros) -> Outcome:
@@ -201,21 +212,24 @@ class Index:
             left = self._shown.get(job_id)
             if left is not None and left.view.terminal and _ended(left.view) == ended:
                 self._forget(job_id, "retention", now, out)
+        for step_id in [i for i, kept in self._waiting.items() if kept[0][0] < now - WAIT_FOR]:
+            out.tied += [Tied(e, None, "none") for _, e in self._waiting.pop(step_id)]
         out.events += self._transitions.due(now)
         return out
 
-    def _hear(self, entry: Entry, out: Outcome) -> str | None:
+    def _hear(self, entry: Entry, now: Micros, out: Outcome) -> str | None:
         """Tie a log row to its job: by its job id, else by its step, else by an external ID it carries."""
         job_id = entry.job_id
+        by: Tie = entry.by
         if job_id is None and entry.step_id is not None:
-            job_id = self._step_jobs.get(entry.step_id)
+            job_id, by = self._step_jobs.get(entry.step_id), "step"
             if job_id is None:
-                self._wait(entry, entry.step_id, out)
+                self._wait(entry, entry.step_id, now, out)
                 return None
         if job_id is None and entry.external_ids:
             owners = self._by_age(self._external.get(entry.external_ids[0]))
-            job_id = owners[0] if owners else None
-        out.tied.append((entry, job_id))
+            job_id, by = (owners[0], "external_id") if owners else (None, "none")
+        out.tied.append(Tied(entry, job_id, by))
         if entry.kind is not None and job_id is not None:
             self._transitions.heard(job_id, entry.step_id, entry.kind)
             if not self.loading:
@@ -225,12 +239,28 @@ class Index:
                 )
         return job_id
 
-    def _wait(self, entry: Entry, step_id: int, out: Outcome) -> None:
+    def _wait(self, entry: Entry, step_id: int, now: Micros, out: Outcome) -> None:
         out.unread_steps.add(step_id)
-        self._waiting.setdefault(step_id, []).append(entry)
+        self._waiting.setdefault(step_id, []).append((now, entry))
         while sum(map(len, self._waiting.values())) > MAX_WAITING:
             dropped = self._waiting.pop(next(iter(self._waiting)))
-            out.tied += [(e, None) for e in dropped]
+            out.tied += [Tied(e, None, "none") for _, e in dropped]
+
+    def _keep_untold(self, out: Outcome) -> None:
+        """Lines of a job that the tables have not told of yet wait for it: its first readers shall get them."""
+        if not self._pending and not self._untold:
+            return
+        told: list[Tied] = []
+        for job_id in [i for i in self._untold if i not in self._pending]:
+            told += self._untold.pop(job_id)
+        for line in out.tied:
+            if line.job_id is not None and line.job_id in self._pending:
+                self._untold.setdefault(line.job_id, []).append(line)
+            else:
+                told.append(line)
+        while sum(map(len, self._untold.values())) > MAX_WAITING:
+            told += self._untold.pop(next(iter(self._untold)))
+        out.tied = told
 
     def _skip(self, entry: Entry, job_id: str) -> bool:
         """A late row of a job that is gone or too old does not bring it back; one that starts it again may."""
@@ -292,7 +322,7 @@ class Index:
 
     def _flush(self, step_id: int, job_id: str, now: Micros, out: Outcome) -> None:
         if waiting := self._waiting.pop(step_id, None):
-            more = self.apply([replace(e, job_id=job_id) for e in waiting], now)
+            more = self.apply([replace(e, job_id=job_id, by="step") for _, e in waiting], now)
             for name in ("changes", "events", "tied"):
                 getattr(out, name).extend(getattr(more, name))
             out.ended |= more.ended
@@ -359,6 +389,7 @@ class Index:
                 self._settle_legacy(name, now, out)
         for other in sorted(moved - {job_id}):
             if (shown := self._shown.get(other)) is not None:
+                self.seq += 1
                 out.changes.append(Change(other, self.seq, shown, shown, moved=True))
 
     def _settle_legacy(self, job_id: str, now: Micros, out: Outcome) -> None:

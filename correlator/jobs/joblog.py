@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from correlator.jobs.model import Entry, Kind, Level, LogRow
+from correlator.jobs.model import Entry, Kind, Level, LogRow, Tie
 
 KIND_OF_MESSAGE: dict[str, Kind] = {
     "job started": Kind.JOB_STARTED,
@@ -36,6 +36,9 @@ MAX_ATTRS = 1 << 20
 TOO_LONG = "!"
 """What a source hands on in place of attrs over that length: no JSON text can be this."""
 
+MAX_CARRIED = 1 << 16
+"""Longer attrs do not go along with a log line as it happens; they are read from the database on request."""
+
 MAX_ID = 255
 """The longest ID a column of the appliance can hold."""
 
@@ -50,12 +53,16 @@ def read(row: LogRow, tick: int, id_keys: Sequence[str] = EXTERNAL_ID_KEYS) -> t
     Identity is the column where it is set, else attrs. `tick` is when the row was seen.
     """
     bad: list[str] = []
-    attrs = _attrs(row.attrs, bad)
+    value = _value(row.attrs, bad)
+    attrs = value if isinstance(value, dict) else {}
+    carried = value if row.attrs is not None and len(row.attrs) <= MAX_CARRIED else None
     job_id, step_id = row.job_id or None, row.step_id
+    by: Tie = "none" if job_id is None else "column"
     external: tuple[str, ...] = (row.external_job_id,) if row.external_job_id else ()
     if attrs:
         if job_id is None and "job_id" in attrs:
             job_id = _identifier(attrs["job_id"], "job_id", bad)
+            by = "none" if job_id is None else "attrs"
         if step_id is None and "step_id" in attrs:
             step_id = _step_id(attrs["step_id"], bad)
         for key in id_keys:
@@ -69,7 +76,9 @@ def read(row: LogRow, tick: int, id_keys: Sequence[str] = EXTERNAL_ID_KEYS) -> t
         kind = None
     if kind is None:
         percent = _percent(attrs.get("percent"), bad) if message == PROGRESS_MESSAGE else None
-        entry = Entry(row.id, row.ts, level, row.message, tick, job_id, step_id, external, percent=percent)
+        entry = Entry(
+            row.id, row.ts, level, row.message, tick, job_id, step_id, external, percent=percent, by=by, attrs=carried
+        )
     else:
         entry = Entry(
             event_id=row.id,
@@ -88,6 +97,8 @@ def read(row: LogRow, tick: int, id_keys: Sequence[str] = EXTERNAL_ID_KEYS) -> t
             operation=_text(attrs.get("operation")),
             owner=_text(attrs.get("owner")),
             parent_job_id=_text(attrs.get("parent_job_id")),
+            by=by,
+            attrs=carried,
         )
     return entry, tuple(bad)
 
@@ -125,21 +136,24 @@ def text_or_json(value: object) -> str | None:
         return "(nested too deep to be shown)"
 
 
-def _attrs(text: str | None, bad: list[str]) -> dict[str, Any]:
+def attrs_value(text: str | None) -> Any:
+    """What attrs hold, for showing: parsed, the text itself where it is no JSON, None where there are none."""
+    return _value(text, [])
+
+
+def _value(text: str | None, bad: list[str]) -> Any:
     if not text:
-        return {}
+        return None
     if text == TOO_LONG or len(text) > MAX_ATTRS:
         bad.append("attrs_too_long")
-        return {}
+        return None
     try:
         value = orjson.loads(text)
     except (ValueError, RecursionError):
         bad.append("attrs_not_json")
-        return {}
-    if not isinstance(value, dict):
-        if value is not None:
-            bad.append("attrs_not_object")
-        return {}
+        return text
+    if not isinstance(value, dict) and value is not None:
+        bad.append("attrs_not_object")
     return value
 
 

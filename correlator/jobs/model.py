@@ -6,7 +6,7 @@ All are frozen. Times are integers, microseconds since 1970 in UTC; durations ar
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from msgspec import Struct
 
@@ -14,6 +14,12 @@ Micros: TypeAlias = int
 """A point in time: microseconds since 1970-01-01T00:00:00Z."""
 
 Level: TypeAlias = Literal["DEBUG", "INFO", "WARN", "ERROR"]
+
+LEVELS: tuple[Level, ...] = ("DEBUG", "INFO", "WARN", "ERROR")
+"""From the least on."""
+
+Tie: TypeAlias = Literal["column", "attrs", "step", "external_id", "none"]
+"""How a log row was tied to its job: which of its members named it."""
 
 
 class Status(StrEnum):
@@ -159,6 +165,28 @@ class Entry(Struct, frozen=True, gc=False):
     owner: str = ""
     parent_job_id: str = ""
     percent: int | None = None
+    by: Tie = "none"
+    attrs: Any = None
+    """As parsed; the text itself where it is no JSON; None beyond `joblog.MAX_CARRIED`."""
+
+
+class Tied(Struct, frozen=True, gc=False):
+    """A log row and the job that it belongs to. ``job_id`` None: to none that is known, or not to any."""
+
+    entry: Entry
+    job_id: str | None
+    by: Tie
+
+
+class LogLine(Struct, frozen=True, gc=False):
+    """One row of the log as it is told of a job; `attrs` as parsed."""
+
+    event_id: int
+    level: Level
+    message: str
+    step_id: int | None
+    attrs: Any
+    at: Micros
 
 
 class Reading(Struct, frozen=True, gc=False):

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from correlator.jobs import joblog
-from correlator.jobs.model import Event, Micros, Shown, StepRecord, View
+from correlator.jobs.model import Entry, Event, LogLine, Micros, Shown, StepRecord, Tied, View
 
 _EPOCH = datetime.datetime(1970, 1, 1)  # noqa: DTZ001 - only its text is used, with the Z added
 
@@ -117,6 +117,70 @@ def put(sub: Iterable[int], seq: int, shown: Shown, job: bytes) -> bytes:
             "job": orjson.Fragment(job),
         }
     )
+
+
+def snapshot(sub: int, seq: int, jobs: Iterable[bytes], *, more: bool) -> bytes:
+    """A part of a ``snapshot``; `jobs` are encoded documents."""
+    many = [orjson.Fragment(j) for j in jobs]
+    return encode({"type": "snapshot", "sub": sub, "seq": seq, "more": more, "jobs": many})
+
+
+def delta(sub: Iterable[int], seq: int, shown: Shown, base: int, patch: bytes) -> bytes:
+    """A ``delta`` on revision `base`; `patch` is the encoded merge patch."""
+    return encode(
+        {
+            "type": "delta",
+            "sub": list(sub),
+            "seq": seq,
+            "job_id": shown.job_id,
+            "base": base,
+            "rev": shown.rev,
+            "set": orjson.Fragment(patch),
+        }
+    )
+
+
+def patch(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """What RFC 7386 merges into `old` to get `new`, where a missing member and null mean the same."""
+    changed: dict[str, Any] = {}
+    for name, value in new.items():
+        before = old.get(name)
+        if isinstance(value, dict) and isinstance(before, dict):
+            if inner := patch(before, value):
+                changed[name] = inner
+        elif not _same(before, value):
+            changed[name] = value
+    return changed | dict.fromkeys(n for n in old if n not in new)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two values are the same JSON: 1, 1.0 and true are equal in Python."""
+    if isinstance(other, list):
+        return encode(one) == encode(other)
+    return type(one) is type(other) and bool(one == other)
+
+
+def log(sub: Iterable[int], line: Tied) -> bytes:
+    """A row of the log, as it happens, of the job that it was tied to."""
+    entry = line.entry
+    return encode({"type": "log", "sub": list(sub), "job_id": line.job_id, **log_line(entry)})
+
+
+def log_line(entry: Entry | LogLine) -> dict[str, Any]:
+    """The members that a log line has wherever it is shown."""
+    return {
+        "event_id": entry.event_id,
+        "level": entry.level,
+        "step_id": entry.step_id,
+        "message": entry.message,
+        "attrs": entry.attrs,
+        "at": rfc3339(entry.at),
+    }
+
+
+def dropped(sub: Iterable[int], count: int) -> bytes:
+    """Told in place of `count` log lines that a reader was too slow for."""
+    return encode({"type": "log", "sub": list(sub), "dropped": count})
 
 
 def delete(sub: Iterable[int], seq: int, job_id: str, reason: str) -> bytes:

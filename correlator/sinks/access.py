@@ -74,6 +74,18 @@ class Access:
     def origin_listed(self, origin: str) -> bool:
         return origin.lower() in self._origins
 
+    def cors(self, request: web.BaseRequest) -> dict[str, str]:
+        """The headers that let a page of a configured origin read the answer."""
+        origin = request.headers.get("Origin")
+        if origin is None or not self.origin_listed(origin):
+            return {}
+        return {
+            "Access-Control-Allow-Origin": origin,
+            "Vary": "Origin",
+            "Access-Control-Allow-Headers": "Authorization, If-None-Match, Last-Event-ID",
+            "Access-Control-Expose-Headers": "ETag",
+        }
+
     def authorised(self, request: web.BaseRequest) -> bool:
         """By ``Authorization: Bearer``, or by a ticket in the query; True where no token is configured."""
         if not self._tokens:
@@ -117,6 +129,26 @@ class Access:
             self._readers[address] -= 1
             if not self._readers[address]:
                 del self._readers[address]
+
+
+class Pace:
+    """How fast one client may send: `burst` at once, `rate` a second in the long run. `clock`: monotonic seconds."""
+
+    def __init__(self, burst: int, rate: float, clock: Callable[[], float]) -> None:
+        self._burst = float(burst)
+        self._rate = rate
+        self._clock = clock
+        self._left, self._at = self._burst, clock()
+
+    def allows(self) -> bool:
+        """Whether one more may come now."""
+        now = self._clock()
+        self._left = min(self._burst, self._left + (now - self._at) * self._rate)
+        self._at = now
+        if self._left < 1.0:
+            return False
+        self._left -= 1.0
+        return True
 
 
 def _host_name(host: str) -> str:

@@ -2,21 +2,23 @@
 
 Readers with equal filters form a group, and a change is matched once a group. A reader that lags gets no backlog: of
 each job it owes only the newest state. What a subscription has not yet been sent in its snapshot is not sent as a
-change either: it will be in the snapshot, newer. So snapshot and stream meet without a hole or a repeat.
+change either: it will be in the snapshot, newer. So snapshot and stream meet without a hole or a repeat, and a
+subscription always holds a job at the revision before its next change, which is why a delta is enough.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any
 
-from msgspec import Struct
-
-from correlator.hub import Batch, Hub, JobQuery
+from correlator.hub import Batch, Hub
 from correlator.jobs import wire
-from correlator.jobs.index import Index
-from correlator.jobs.model import Change, Shown
+from correlator.jobs.model import LEVELS, Change, Level
+from correlator.sinks.backlog import Backlog
+from correlator.sinks.filters import Filter, Past
+from correlator.sinks.messages import Framing, Message, Reader
 
 LAGGING_OVER = 64 * 1024
 """Bytes waiting in a reader's transport from which on it lags."""
@@ -27,41 +29,27 @@ TOO_SLOW_OVER = 1024 * 1024
 TOO_SLOW_AFTER = 60.0
 """Bytes waiting, or seconds without progress, at which a reader is given up."""
 
+TOGETHER = 0.02
+"""Seconds within which what is sent goes out together, under load."""
 
-class Filter(Struct, frozen=True):
-    """What a subscription wants. `jobs` None: whatever its name; else the jobs that these IDs lead to."""
-
-    query: JobQuery = JobQuery()
-    jobs: frozenset[str] | None = None
-
-    def matches(self, shown: Shown, index: Index) -> bool:
-        if not self.query.matches(shown):
-            return False
-        if self.jobs is None:
-            return True
-        return any(n in self.jobs and index.names_lead_to(n, shown.job_id) for n in shown.view.names())
-
-
-class Reader(Protocol):
-    """One connection. `write` takes whole messages and never waits."""
-
-    def write(self, messages: list[bytes]) -> None: ...
-
-    def waiting(self) -> int:
-        """Bytes that its transport has not got rid of yet."""
-
-    def give_up(self) -> None:
-        """It is too slow: end it."""
+PARTS_AT_ONCE = 16
+"""Parts of a backlog that one look sends at the most, to a reader that takes them as fast."""
 
 
 @dataclass(slots=True, eq=False)
 class Sub:
-    """One subscription of one reader. `todo`: jobs of its snapshot that have not been sent yet."""
+    """One subscription of one reader.
+
+    `todo`: jobs of its snapshot that have not been sent yet, and whether the reader has them from before it came back;
+    `left`: those of them that left the filter meanwhile, and why. `level`: the least of the log lines it wants.
+    """
 
     reader: Reader
     id: int
     group: Group
-    todo: dict[str, None] = field(default_factory=dict)
+    level: int | None = None
+    todo: dict[str, bool] = field(default_factory=dict)
+    left: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False)
@@ -74,68 +62,108 @@ class Group:
 
 
 @dataclass(slots=True)
-class Lag:
-    """A reader that lags: per job and subscription the reason it left, or None where its newest state is owed."""
+class Told:
+    """What one reader is to hear of a change. `whole`: some subscription does not have the job yet."""
 
-    dirty: dict[str, dict[int, str | None]] = field(default_factory=dict)
-    waiting: int = 0
-    progressed: float = 0.0
+    subs: list[int] = field(default_factory=list)
+    whole: bool = False
+    leaves: dict[str, list[int]] = field(default_factory=dict)
 
 
 class Fanout:
-    """Listens to the hub for all readers of one kind of connection. `clock`: monotonic seconds."""
+    """Listens to the hub for all readers. `clock`: monotonic seconds; `later` calls after so many of them."""
 
-    def __init__(self, hub: Hub, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, hub: Hub, clock: Callable[[], float], later: Callable[[float, Callable[[], None]], object]
+    ) -> None:
         self._hub = hub
         self._index = hub.index
         self._clock = clock
+        self._later = later
         self._groups: dict[Filter, Group] = {}
         self._broad: dict[Group, None] = {}
         self._named: dict[str, dict[Group, None]] = {}
+        self._loud: dict[Group, int] = {}
         self._subs: dict[Reader, dict[int, Sub]] = {}
-        self._lagging: dict[Reader, Lag] = {}
+        self._behind: dict[Reader, Backlog] = {}
+        self._out: dict[Reader, list[Message]] = {}
+        self._flushed = 0.0
+        self._flushing = False
 
     @property
     def readers(self) -> Iterable[Reader]:
         return self._subs.keys()
 
-    def lags(self, reader: Reader) -> bool:
-        return reader in self._lagging
-
     @property
     def lagging(self) -> int:
-        return len(self._lagging)
+        return len(self._behind)
+
+    def knows(self, reader: Reader) -> bool:
+        """Whether it has joined, and has neither left nor been given up."""
+        return reader in self._subs
+
+    def lags(self, reader: Reader) -> bool:
+        return reader in self._behind
+
+    def position(self, reader: Reader) -> int:
+        """Up to where the reader has everything, in its subscriptions that are synced."""
+        behind = self._behind.get(reader)
+        return behind.seq if behind is not None else self._hub.seq
 
     def join(self, reader: Reader) -> None:
         self._subs[reader] = {}
 
     def leave(self, reader: Reader) -> None:
+        self._behind.pop(reader, None)
         for sub_id in list(self._subs.get(reader, ())):
             self.unsubscribe(reader, sub_id)
         self._subs.pop(reader, None)
-        self._lagging.pop(reader, None)
+        self._out.pop(reader, None)
 
     def subs(self, reader: Reader) -> dict[int, Sub]:
         return self._subs.get(reader, {})
 
-    def subscribe(self, reader: Reader, sub_id: int, wanted: Filter) -> Sub:
+    def subscribe(self, reader: Reader, sub_id: int, wanted: Filter, level: Level | None = None) -> Sub:
         """Register; the subscription's `todo` is its snapshot, taken in the same step."""
         self.unsubscribe(reader, sub_id)
         group = self._groups.get(wanted) or self._new_group(wanted)
-        sub = Sub(reader, sub_id, group, dict.fromkeys(group.members))
+        sub = Sub(reader, sub_id, group, LEVELS.index(level) if level else None, dict.fromkeys(group.members, False))
         group.subs.append(sub)
+        if sub.level is not None:
+            self._loud[group] = self._loud.get(group, 0) + 1
         self._subs[reader][sub_id] = sub
+        return sub
+
+    def resume(
+        self, reader: Reader, sub_id: int, wanted: Filter, level: Level | None, changes: Iterable[Change]
+    ) -> Sub:
+        """Register a reader that has everything but `changes`, the newest ones: they are its `todo`."""
+        sub = self.subscribe(reader, sub_id, wanted, level)
+        missed = list(changes)
+        past, last = Past(self._index, missed), {c.job_id: c for c in missed}
+        sub.todo = {}
+        for job_id, change in last.items():
+            had = past.matched(wanted, job_id)
+            if job_id in sub.group.members:
+                sub.todo[job_id] = had
+            elif had:
+                sub.todo[job_id] = True
+                sub.left[job_id] = change.reason or "filter"
         return sub
 
     def unsubscribe(self, reader: Reader, sub_id: int) -> bool:
         sub = self._subs.get(reader, {}).pop(sub_id, None)
         if sub is None:
             return False
-        if (lag := self._lagging.get(reader)) is not None:
-            for owed in lag.dirty.values():
-                owed.pop(sub_id, None)
+        self.flush()  # what it was still to be told names it
+        if (behind := self._behind.get(reader)) is not None:
+            behind.forget(sub_id)
         group = sub.group
         group.subs.remove(sub)
+        if sub.level is not None:
+            self._loud[group] -= 1
+            if not self._loud[group]:
+                del self._loud[group]
         if not group.subs:
             del self._groups[group.filter]
             self._broad.pop(group, None)
@@ -163,18 +191,34 @@ class Fanout:
     # -- live
 
     def hear(self, batch: Batch) -> None:
-        out: dict[Reader, list[bytes]] = {}
+        """Spread what was published."""
+        lines = batch.lines if self._loud else ()
+        audience = [self._loud_for(line.job_id) for line in lines]
         for change in batch.changes:
-            self._spread(change, out)
-        frames: dict[tuple[int, ...], list[bytes]] = {}
-        for reader, messages in out.items():
-            # Readers that get the same messages get the very same list, so that it is framed once.
-            key = tuple(map(id, messages))
-            reader.write(frames.setdefault(key, messages))
+            self._spread(change)
+        for line, groups in zip(lines, audience, strict=True):
+            # Whoever it belongs to before or after: its end may take a job out of a filter, its start bring it in.
+            groups.update(self._loud_for(line.job_id))
+            rank = LEVELS.index(line.entry.level)
+            wanted: defaultdict[Reader, list[int]] = defaultdict(list)
+            for sub in (s for group in groups for s in group.subs):
+                if sub.level is not None and rank >= sub.level:
+                    wanted[sub.reader].append(sub.id)
+            encoded: dict[tuple[int, ...], Message] = {}
+            for reader, subs in wanted.items():
+                key = tuple(sorted(subs))
+                message = encoded.get(key) or encoded.setdefault(key, Message(wire.log(key, line)))
+                if (behind := self._lag(reader, batch.seq)) is not None:
+                    behind.owe_line(key, message.body)
+                else:
+                    self._out.setdefault(reader, []).append(message)
+        self._flush_soon()
 
-    def _spread(self, change: Change, out: dict[Reader, list[bytes]]) -> None:
-        puts: dict[Reader, list[int]] = {}
-        leaves: dict[tuple[Reader, str], list[int]] = {}
+    def _loud_for(self, job_id: str | None) -> dict[Group, None]:
+        return {g: None for g in self._loud if job_id in g.members}
+
+    def _spread(self, change: Change) -> None:
+        told: defaultdict[Reader, Told] = defaultdict(Told)
         for group in list(self._concerned(change)):
             was = change.job_id in group.members
             now = change.new is not None and group.filter.matches(change.new, self._index)
@@ -188,48 +232,31 @@ class Fanout:
                 continue
             reason = None if now else change.reason or "filter"
             for sub in group.subs:
-                self._tell(sub, change.job_id, reason, puts, leaves)
-        if not puts and not leaves:
-            return
-        shown = change.new
-        document = wire.encode(wire.document(shown)) if shown is not None else b""
-        known: dict[tuple[int, ...], bytes] = {}
-        for reader, subs in puts.items():
-            if shown is not None:
-                key = tuple(subs)
-                message = known.get(key)
-                if message is None:
-                    message = known[key] = wire.put(key, change.seq, shown, document)
-                out.setdefault(reader, []).append(message)
-        gone: dict[tuple[str, tuple[int, ...]], bytes] = {}
-        for (reader, why), subs in leaves.items():
-            named = (why, tuple(subs))
-            message = gone.get(named)
-            if message is None:
-                message = gone[named] = wire.delete(subs, change.seq, change.job_id, why)
-            out.setdefault(reader, []).append(message)
+                self._tell(sub, change, reason, told, entering=not was)
+        if told:
+            encode = _Encoder(change)
+            for reader, what in told.items():
+                self._out.setdefault(reader, []).extend(encode(what))
 
-    def _tell(
-        self,
-        sub: Sub,
-        job_id: str,
-        reason: str | None,
-        puts: dict[Reader, list[int]],
-        leaves: dict[tuple[Reader, str], list[int]],
-    ) -> None:
-        reader = sub.reader
+    def _tell(self, sub: Sub, change: Change, reason: str | None, told: dict[Reader, Told], *, entering: bool) -> None:
+        job_id, reader = change.job_id, sub.reader
         if job_id in sub.todo:
-            if reason is not None:
+            if reason is None:
+                sub.left.pop(job_id, None)
+            elif sub.todo[job_id]:
+                sub.left[job_id] = reason
+            else:
                 del sub.todo[job_id]  # it never knew of it
             return
-        lag = self._lag(reader)
-        if lag is not None:
-            lag.dirty.setdefault(job_id, {})[sub.id] = reason
+        if (behind := self._lag(reader, change.seq - 1)) is not None:
+            behind.owe(job_id, change.seq, sub.id, reason)
             return
+        what = told[reader]
         if reason is None or reason == "filter":
-            puts.setdefault(reader, []).append(sub.id)
+            what.subs.append(sub.id)
+            what.whole |= entering or reason is not None
         if reason is not None:
-            leaves.setdefault((reader, reason), []).append(sub.id)
+            what.leaves.setdefault(reason, []).append(sub.id)
 
     def _concerned(self, change: Change) -> Iterator[Group]:
         yield from self._broad
@@ -245,41 +272,107 @@ class Fanout:
                     seen.add(id(group))
                     yield group
 
+    # -- out
+
+    def send(self, reader: Reader, messages: list[Message]) -> None:
+        """Write to one reader, after what it was told before."""
+        if messages:
+            reader.write(reader.framing([*self._out.pop(reader, ()), *messages]))
+
+    def flush(self) -> None:
+        """Write what was told. Equal messages become one frame, which all their readers share."""
+        self._flushed, self._flushing = self._clock(), False
+        out, self._out = self._out, {}
+        framed: dict[tuple[Framing, tuple[int, ...]], bytes] = {}
+        for reader, messages in out.items():
+            key = (reader.framing, tuple(map(id, messages)))
+            frame = framed.get(key)
+            if frame is None:
+                frame = framed[key] = key[0](messages)
+            reader.write(frame)
+
+    def _flush_soon(self) -> None:
+        """At once after a pause; within `TOGETHER` of the last time otherwise."""
+        if self._flushing or not self._out:
+            return
+        wait = self._flushed + TOGETHER - self._clock()
+        if wait <= 0:
+            self.flush()
+        else:
+            self._flushing = True
+            self._later(wait, self.flush)
+
     # -- readers that lag
 
-    def _lag(self, reader: Reader) -> Lag | None:
-        lag = self._lagging.get(reader)
-        if lag is None and (waiting := reader.waiting()) > LAGGING_OVER:
-            lag = self._lagging[reader] = Lag(waiting=waiting, progressed=self._clock())
-        return lag
+    def _lag(self, reader: Reader, seq: int) -> Backlog | None:
+        """The reader's backlog if it lags; it is told everything up to `seq`."""
+        behind = self._behind.get(reader)
+        if behind is None and (waiting := reader.waiting()) > LAGGING_OVER:
+            behind = self._behind[reader] = Backlog(seq, waiting=waiting, progressed=self._clock())
+        return behind
 
     def sweep(self) -> None:
         """Called every 100 ms: readers that caught up get what they are owed; hopeless ones are given up."""
-        now = self._clock()
-        for reader in self._subs:
-            self._lag(reader)
-        for reader, lag in list(self._lagging.items()):
-            waiting = reader.waiting()
-            if waiting < lag.waiting:
-                lag.progressed = now
-            lag.waiting = waiting
-            if waiting < CAUGHT_UP_UNDER:
-                del self._lagging[reader]
-                reader.write(self._owed(lag))
-            elif waiting > TOO_SLOW_OVER or now - lag.progressed > TOO_SLOW_AFTER:
-                self.leave(reader)
-                reader.give_up()
+        self.flush()
+        for reader in list(self._subs):
+            self.look(reader)
 
-    def _owed(self, lag: Lag) -> list[bytes]:
-        messages: list[bytes] = []
-        seq = self._hub.seq
-        for job_id, subs in lag.dirty.items():
-            shown = self._index.get(job_id)
-            puts = [s for s, reason in subs.items() if reason is None or reason == "filter"]
-            if shown is not None and puts:
-                messages.append(wire.put(puts, seq, shown, wire.encode(wire.document(shown))))
-            messages += [
-                wire.delete([s for s, r in subs.items() if r == reason], seq, job_id, reason)
-                for reason in sorted({r for r in subs.values() if r is not None})
-            ]
-        return messages
+    def look(self, reader: Reader) -> None:
+        """See how far one reader is, and go on with it."""
+        behind = self._lag(reader, self._hub.seq)
+        if behind is None:
+            return
+        now, waiting = self._clock(), reader.waiting()
+        if waiting < behind.waiting:
+            behind.progressed = now
+        behind.waiting = waiting
+        if waiting > TOO_SLOW_OVER or (waiting >= CAUGHT_UP_UNDER and now - behind.progressed > TOO_SLOW_AFTER):
+            self.leave(reader)
+            reader.give_up()
+            return
+        for _ in range(PARTS_AT_ONCE):
+            if reader.waiting() >= CAUGHT_UP_UNDER:
+                return
+            if not behind:
+                del self._behind[reader]
+                return
+            self.send(reader, behind.take(self._index, self._hub.seq))
+            behind.progressed, behind.waiting = now, reader.waiting()
+
+
+class _Encoder:
+    """The messages of one change, each encoded once for all who get the same."""
+
+    def __init__(self, change: Change) -> None:
+        self._change = change
+        self._known: dict[Any, Message] = {}
+        self._new = wire.document(change.new) if change.new is not None else {}
+        self._put: bytes | None = None
+        self._patch: bytes | None = None
+
+    def __call__(self, told: Told) -> Iterator[Message]:
+        if told.subs and self._change.new is not None:
+            yield self._once(("put" if told.whole else "delta", *told.subs), self._state)
+        for reason in sorted(told.leaves):
+            yield self._once((reason, *told.leaves[reason]), self._leave)
+
+    def _once(self, key: tuple[Any, ...], make: Callable[[str, list[int]], bytes]) -> Message:
+        message = self._known.get(key)
+        if message is None:
+            kind, *subs = key
+            message = self._known[key] = Message(make(kind, subs), self._change.seq)
+        return message
+
+    def _state(self, kind: str, subs: list[int]) -> bytes:
+        old, new, seq = self._change.old, self._change.new, self._change.seq
+        assert new is not None
+        if kind == "delta" and old is not None:
+            if self._patch is None:
+                self._patch = wire.encode(wire.patch(wire.document(old), self._new))
+            return wire.delta(subs, seq, new, old.rev, self._patch)
+        if self._put is None:
+            self._put = wire.encode(self._new)
+        return wire.put(subs, seq, new, self._put)
+
+    def _leave(self, reason: str, subs: list[int]) -> bytes:
+        return wire.delete(subs, self._change.seq, self._change.job_id, reason)

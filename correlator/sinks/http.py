@@ -25,6 +25,8 @@ from correlator.sinks.access import Access
 from correlator.sinks.compatible import Compatible
 from correlator.sinks.problems import problem, problems
 from correlator.sinks.rest import Rest, json_response
+from correlator.sinks.sse import EventStreams
+from correlator.sinks.stream import Streams
 from correlator.sinks.websocket import Websockets
 
 log = logging.getLogger(__name__)
@@ -74,24 +76,27 @@ class HttpSink:
 
     async def run(self, hub: Hub) -> None:
         """Serve until cancelled. Raises `CorrelatorError` where the address cannot be listened on."""
-        sockets = Websockets(hub, self._access, max_subscriptions=self._max_subscriptions)
-        hub.watchers["websocket"] = lambda: self._access.readers
+        streams = Streams(hub)
+        sockets = Websockets(hub, self._access, streams, max_subscriptions=self._max_subscriptions)
+        events = EventStreams(hub, self._access, streams)
+        hub.watchers["streaming"] = lambda: self._access.readers
         app = web.Application(middlewares=[self._headers, problems, self._gate])
         app.add_routes(
             [
                 *Rest(hub, retention=self._retention).routes(),
                 *Compatible(hub).routes(),
                 web.get("/ws", sockets.handle),
+                web.get("/api/v1/stream", events.handle),
                 web.post("/api/v1/ticket", self._ticket),
                 web.get("/health/live", self._live),
                 web.get("/health/ready", lambda _: self._ready(hub)),
-                web.get("/metrics", lambda _: self._metrics(hub)),
+                web.get("/metrics", lambda _: self._metrics(hub, streams)),
                 *(web.get(path, self._static) for path in STATIC),
             ]
         )
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=2.0)
         await runner.setup()
-        background = asyncio.create_task(sockets.run(), name="websockets")
+        background = asyncio.create_task(streams.run(), name="streams")
         try:
             self._on_ready(await self._listen(runner))
             await background
@@ -99,6 +104,7 @@ class HttpSink:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(5.0):
                     hub.close()
+                    await events.drain()
                     await sockets.drain()
             background.cancel()
             await runner.cleanup()
@@ -121,13 +127,7 @@ class HttpSink:
     async def _headers(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         response = await handler(request)
         if not response.prepared:
-            response.headers.update(HEADERS)
-            origin = request.headers.get("Origin")
-            if origin is not None and self._access.origin_listed(origin):
-                response.headers["Access-Control-Allow-Origin"] = origin
-                response.headers["Vary"] = "Origin"
-                response.headers["Access-Control-Allow-Headers"] = "Authorization, If-None-Match"
-                response.headers["Access-Control-Expose-Headers"] = "ETag"
+            response.headers.update(HEADERS | self._access.cors(request))
         return response
 
     @web.middleware
@@ -175,9 +175,10 @@ class HttpSink:
         }
         return json_response(body, status=HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE)
 
-    async def _metrics(self, hub: Hub) -> web.Response:
+    async def _metrics(self, hub: Hub, streams: Streams) -> web.Response:
         metrics.DATABASE_UP.set(hub.source == "live")
-        metrics.READERS.labels("websocket").set(self._access.readers)
+        for transport, count in streams.readers().items():
+            metrics.READERS.labels(transport).set(count)
         counts = dict.fromkeys(("pending", "running", "completed", "failed", "cancelled"), 0)
         for shown in hub.index.shown():
             counts[shown.view.status.value] += 1

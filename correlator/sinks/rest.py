@@ -13,13 +13,14 @@ from typing import Any, Final, TypeVar
 import msgspec
 from aiohttp import web
 
-from correlator.errors import BadRequest, NotFound
-from correlator.hub import Hub, JobQuery
+from correlator.errors import BadRequest, NotFound, SourceUnavailable
+from correlator.hub import Hub, JobNames, JobQuery
 from correlator.jobs import wire
-from correlator.jobs.model import Micros, Shown, Status
+from correlator.jobs.model import LEVELS, Level, Micros, Shown, Status
 
 MAX_WAIT = 60
 MAX_LIMIT = 500
+MAX_EVENTS = 1000
 DEFAULT_LIMIT = 100
 
 _N = TypeVar("_N", int, float)
@@ -38,14 +39,17 @@ class Rest:
     def routes(self) -> Iterable[web.RouteDef]:
         return [
             web.get("/api/v1/jobs", self.jobs),
+            web.get("/api/v1/jobs/{id:.+}/events", self.events),
             web.get("/api/v1/jobs/{id:.+}", self.job),
             web.get("/api/v1/resolve/{id:.+}", self.resolve),
         ]
 
     async def job(self, request: web.Request) -> web.Response:
         """One job, by any ID; ``wait`` holds the request until it appears, or until it is past ``rev``."""
+        return await self._job(request, request.match_info["id"])
+
+    async def _job(self, request: web.Request, name: str) -> web.Response:
         known(request, ("wait", "rev"))
-        name = request.match_info["id"]
         wait = number(request, "wait", 0, MAX_WAIT, float)
         rev = number(request, "rev", 0, 1 << 53, int)
         loop = asyncio.get_running_loop()
@@ -67,6 +71,24 @@ class Rest:
         if (rev is not None and wait and shown.rev == rev) or _matches(request, etag):
             return web.Response(status=HTTPStatus.NOT_MODIFIED, headers=headers)
         return json_response(wire.document(shown), headers)
+
+    async def events(self, request: web.Request) -> web.Response:
+        """A page of a job's log lines, the oldest first."""
+        name = request.match_info["id"]
+        found = await self._hub.find(name)
+        if found is None:
+            whole = f"{name}/events"  # which may be an ID itself, with its slash as it is
+            if "wait" in request.query or await self._hub.find(whole) is not None:
+                return await self._job(request, whole)
+            raise NotFound(f"no job is known by {name!r}")
+        known(request, ("after", "limit", "level"))
+        limit = number(request, "limit", 1, MAX_EVENTS, int) or DEFAULT_LIMIT
+        least = choice(request, "level", LEVELS)
+        level: Level = next((n for n in LEVELS if n == least), "DEBUG")
+        if self._hub.archive is None:
+            raise SourceUnavailable("there is none")
+        page = await self._hub.archive.lines(_names(found[0]), request.query.get("after"), limit, level)
+        return json_response({"events": [wire.log_line(e) for e in page.lines], "next_after": page.next_after})
 
     async def resolve(self, request: web.Request) -> web.Response:
         """Where an ID leads, and by which of its kinds."""
@@ -184,6 +206,17 @@ def _time(text: str) -> Micros:
     except ValueError:
         raise BadRequest(f"since={text!r}: expected a time with its zone, e.g. 2025-09-22T10:00:00Z") from None
     return (when - datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)) // datetime.timedelta(microseconds=1)
+
+
+def _names(shown: Shown) -> JobNames:
+    """What rows may name the job by, and between which times they were logged."""
+    view = shown.view
+    names = view.external_ids if view.source == "joblog" else (view.job_id,)
+    last = view.last.at if view.last is not None else None
+    ended = max((t for t in (view.ended_at, view.started_at, last) if t is not None), default=0)
+    return JobNames(
+        view.job_id, names, frozenset(s.id for s in view.steps), view.started_at or 0, ended if view.terminal else None
+    )
 
 
 def _place(shown: Shown) -> tuple[Micros, str]:

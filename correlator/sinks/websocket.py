@@ -9,19 +9,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, assert_never
 
+import msgspec
 from aiohttp import WSMsgType, web
 
 from correlator import metrics
 from correlator.errors import BadRequest, SourceUnavailable
 from correlator.hub import Hub, JobQuery
 from correlator.jobs import wire
-from correlator.jobs.model import Shown
-from correlator.sinks.fanout import LAGGING_OVER, Fanout, Filter, Sub
+from correlator.sinks.access import Pace
+from correlator.sinks.filters import Filter
 from correlator.sinks.frames import MAX_FRAME, Get, Hello, Ping, Said, Subscribe, Unsubscribe, decode, text_frame
+from correlator.sinks.messages import Framing, Message
+from correlator.sinks.stream import Resume, Streams
 
 if TYPE_CHECKING:
     from correlator.sinks.access import Access
@@ -31,13 +33,12 @@ log = logging.getLogger(__name__)
 VERSION = 1
 PING_SECONDS = 25
 HELLO_WITHIN = 10.0
-BOOKMARK_EVERY = 10.0
-SWEEP_EVERY = 0.1
-CHUNK = 50
-"""Jobs in one message of a snapshot."""
-
 CLOSE_WITHIN = 2.0
 """Seconds that a reader has to take its close frame before its socket goes."""
+
+MAX_BURST = 1000
+MAX_RATE = 200.0
+"""Messages that a client may send at once, and a second."""
 
 MAX_BAD_FRAMES = 3
 LOOK_UP_WITHIN = 2.0
@@ -64,24 +65,28 @@ class Close(Exception):
         self.reason = reason.encode()[:123]
 
 
+def framed(messages: Sequence[Message], /) -> bytes:
+    """One text frame for all of `messages`."""
+    return text_frame(wire.frame(m.body for m in messages))
+
+
 class SocketReader:
     """One connection, as the fan-out sees it."""
+
+    transport: ClassVar[str] = "websocket"
 
     def __init__(self, transport: asyncio.Transport | None, ws: web.WebSocketResponse) -> None:
         self._transport = transport
         self.ws = ws
-        self.held: dict[int, list[str]] = {}
+        self.framing: Framing = framed
         self.tasks: set[asyncio.Task[None]] = set()
         """Its ending: that goes on when the talk is over."""
-        self.snapshots: set[asyncio.Task[None]] = set()
         self.ready = False
+        self.resume: Resume | None = None
 
-    def write(self, messages: list[bytes]) -> None:
-        if messages and self._transport is not None and not self._transport.is_closing():
-            self._transport.write(text_frame(wire.frame(messages)))
-
-    def say(self, message: dict[str, Any]) -> None:
-        self.write([wire.encode(message)])
+    def write(self, framed: bytes) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(framed)
 
     def waiting(self) -> int:
         if self._transport is None or self._transport.is_closing():
@@ -113,33 +118,17 @@ class SocketReader:
 class Websockets:
     """All connections of one listener."""
 
-    def __init__(self, hub: Hub, access: Access, *, max_subscriptions: int = 100) -> None:
+    def __init__(self, hub: Hub, access: Access, streams: Streams, *, max_subscriptions: int = 100) -> None:
         self._hub = hub
         self._access = access
+        self._streams = streams
         self._max_subscriptions = max_subscriptions
-        self._fanout = Fanout(hub, time.monotonic)
-
-    async def run(self) -> None:
-        """What all connections need from time to time, for ever."""
-        stop = self._hub.listen(self._fanout.hear), self._hub.listen_status(self._status_changed)
-        bookmark = time.monotonic() + BOOKMARK_EVERY
-        try:
-            while True:
-                await asyncio.sleep(SWEEP_EVERY)
-                self._fanout.sweep()
-                if time.monotonic() >= bookmark:
-                    bookmark = time.monotonic() + BOOKMARK_EVERY * 0.8
-                    self._bookmark()
-        finally:
-            for leave in stop:
-                leave()
 
     async def drain(self) -> None:
         """Tell everybody to come back, and close."""
-        bye = wire.encode({"type": "bye", "code": RESTART, "retry_ms": [0, 5000]})
-        readers = [r for r in self._fanout.readers if isinstance(r, SocketReader)]
+        readers = [r for r in self._streams.fanout.readers if isinstance(r, SocketReader)]
         for reader in readers:
-            reader.write([bye])
+            self._streams.say(reader, {"type": "bye", "code": RESTART, "retry_ms": [0, 5000]})
             reader.end(RESTART, b"restart")
         for reader in readers:
             for task in list(reader.tasks):
@@ -163,11 +152,12 @@ class Websockets:
             metrics.READERS_CLOSED.labels(str(close.code)).inc()
             await ws.close(code=close.code, message=close.reason)
         finally:
-            self._leave(reader)
+            self._streams.leave(reader)
         return ws
 
     async def _talk(self, request: web.Request, reader: SocketReader) -> None:
         bad = 0
+        pace = Pace(MAX_BURST, MAX_RATE, asyncio.get_running_loop().time)
         authorised = self._access.authorised(request)
         deadline = asyncio.get_running_loop().time() + HELLO_WITHIN
         while True:
@@ -180,11 +170,12 @@ class Websockets:
                 return
             try:
                 for said in decode(message.data):
+                    if not pace.allows():
+                        raise Close(TOO_MANY, f"more than {MAX_RATE:g} messages a second")
                     await self._answer(reader, said, authorised=authorised)
             except BadRequest as error:
                 bad += 1
-                sub = getattr(error, "sub", None)
-                reader.say({"type": "error", "sub": sub, "code": "bad_request", "detail": str(error)})
+                self._error(reader, "bad_request", str(error), getattr(error, "sub", None))
                 if bad >= MAX_BAD_FRAMES:
                     raise Close(BAD, "three bad frames") from None
 
@@ -196,13 +187,14 @@ class Websockets:
         elif isinstance(said, Subscribe):
             await self._subscribe(reader, said)
         elif isinstance(said, Unsubscribe):
-            self._release(reader, said.id)
-            if not self._fanout.unsubscribe(reader, said.id):
+            if not self._streams.unsubscribe(reader, said.id):
                 raise BadRequest(f"there is no subscription {said.id}")
         elif isinstance(said, Get):
             await self._get(reader, said.job_id)
         elif isinstance(said, Ping):
-            reader.say({"type": "pong"})
+            self._streams.say(reader, {"type": "pong"})
+        else:
+            assert_never(said)
 
     def _hello(self, reader: SocketReader, hello: Hello, *, authorised: bool) -> None:
         if reader.ready:
@@ -215,22 +207,23 @@ class Websockets:
             if not self._access.knows(hello.token):
                 raise Close(FORBIDDEN, "this token is not known")
         reader.ready = True
-        self._fanout.join(reader)
-        reader.say(
+        reader.resume = _resume(hello.resume)
+        self._streams.join(reader)
+        self._streams.say(
+            reader,
             {
                 "type": "welcome",
                 "epoch": self._hub.epoch,
                 "seq": self._hub.seq,
-                "resumed": False,
+                "resumed": self._streams.can_resume(reader.resume),
                 "ping_seconds": PING_SECONDS,
-            }
+            },
         )
 
     async def _subscribe(self, reader: SocketReader, said: Subscribe) -> None:
-        known = self._fanout.subs(reader)
+        known = self._streams.fanout.subs(reader)
         if said.id not in known and len(known) >= self._max_subscriptions:
             raise Close(TOO_MANY, f"at most {self._max_subscriptions} subscriptions")
-        archived = await self._look_up(said.jobs or ())
         wanted = Filter(
             JobQuery(
                 status=frozenset(said.status or ()),
@@ -239,102 +232,27 @@ class Websockets:
             ),
             frozenset(said.jobs) if said.jobs is not None else None,
         )
-        self._release(reader, said.id)
-        sub = self._fanout.subscribe(reader, said.id, wanted)
-        unknown = [
-            n for n in dict.fromkeys(said.jobs or ()) if self._hub.index.resolve(n) is None and n not in archived
-        ]
-        reader.held[said.id] = unknown
-        for name in unknown:
-            self._hub.hold(name)
-        extra = [s for n, s in archived.items() if self._hub.index.resolve(n) is None and wanted.query.matches(s)]
-        task = asyncio.create_task(self._snapshot(reader, sub, unknown, extra))
-        reader.snapshots.add(task)
-        task.add_done_callback(reader.snapshots.discard)
-
-    async def _look_up(self, names: Iterable[str]) -> dict[str, Shown]:
-        """What the database knows of names that memory does not; what is recent goes to memory by this."""
-        found: dict[str, Shown] = {}
-        missing = [n for n in dict.fromkeys(names) if self._hub.index.resolve(n) is None]
-        with contextlib.suppress(TimeoutError, SourceUnavailable):
-            async with asyncio.timeout(LOOK_UP_WITHIN):
-                for name in missing:
-                    if (known := await self._hub.find(name)) is not None:
-                        found[name] = known[0]
-        return found
-
-    async def _snapshot(self, reader: SocketReader, sub: Sub, unknown: list[str], extra: list[Shown]) -> None:
-        """Send what matches now, the newest jobs first, as fast as the reader takes it."""
-        get = self._hub.index.get
-        jobs = sorted((s for i in sub.todo if (s := get(i)) is not None), key=lambda s: s.view.age_key, reverse=True)
-        order = [s.job_id for s in jobs]
-        count, at = 0, 0
-        while self._fanout.subs(reader).get(sub.id) is sub:  # else it was replaced, or unsubscribed
-            chunk: list[Shown] = []
-            while at < len(order) and len(chunk) < CHUNK:
-                # As it is now, not as it was: what changed meanwhile was not sent, as it was still to do.
-                if order[at] in sub.todo:
-                    del sub.todo[order[at]]
-                    if (shown := get(order[at])) is not None:
-                        chunk.append(shown)
-                at += 1
-            more = at < len(order)
-            if not more:
-                chunk += extra
-            count += len(chunk)
-            reader.say(
-                {
-                    "type": "snapshot",
-                    "sub": sub.id,
-                    "seq": self._hub.seq,
-                    "more": more,
-                    "jobs": [wire.document(s) for s in chunk],
-                }
-            )
-            if not more:
-                held = [n for n in unknown if self._hub.index.resolve(n) is None]
-                reader.say({"type": "synced", "sub": sub.id, "seq": self._hub.seq, "count": count, "unknown": held})
-                reader.write([self._status()])
-                return
-            await asyncio.sleep(0)
-            while reader.waiting() > LAGGING_OVER:  # noqa: ASYNC110 - a transport has no event to wait for
-                await asyncio.sleep(0.01)
+        back = bool(said.resume)
+        await self._streams.subscribe(
+            reader, said.id, wanted, said.logs, resume=reader.resume if back else None, back=back
+        )
 
     async def _get(self, reader: SocketReader, name: str) -> None:
         try:
-            known = await self._hub.find(name)
+            if not await self._streams.put(reader, name):
+                self._error(reader, "not_found", f"no job is known by {name!r}")
         except SourceUnavailable as error:
-            reader.say({"type": "error", "sub": None, "code": "unavailable", "detail": str(error)})
-            return
-        if known is None:
-            reader.say({"type": "error", "sub": None, "code": "not_found", "detail": f"no job is known by {name!r}"})
-            return
-        shown = known[0]
-        subs = [s.id for s in self._fanout.subs(reader).values() if shown.job_id in s.group.members]
-        reader.write([wire.put(subs, self._hub.seq, shown, wire.encode(wire.document(shown)))])
+            self._error(reader, "unavailable", str(error))
 
-    def _release(self, reader: SocketReader, sub_id: int) -> None:
-        for name in reader.held.pop(sub_id, ()):
-            self._hub.release(name)
+    def _error(self, reader: SocketReader, code: str, detail: str, sub: int | None = None) -> None:
+        """Tell it, also before it has said hello."""
+        message = wire.encode({"type": "error", "sub": sub, "code": code, "detail": detail})
+        self._streams.fanout.send(reader, [Message(message)])
 
-    def _leave(self, reader: SocketReader) -> None:
-        for sub_id in list(reader.held):
-            self._release(reader, sub_id)
-        self._fanout.leave(reader)
-        for task in reader.snapshots:
-            task.cancel()
 
-    def _bookmark(self) -> None:
-        message = wire.encode({"type": "bookmark", "seq": self._hub.seq, "at": wire.rfc3339(time.time_ns() // 1000)})
-        messages = [message] if self._hub.source == "live" else [message, self._status()]
-        for reader in self._fanout.readers:
-            if not self._fanout.lags(reader):  # it is owed changes from before this seq
-                reader.write(messages)
-
-    def _status_changed(self) -> None:
-        message = [self._status()]
-        for reader in self._fanout.readers:
-            reader.write(message)
-
-    def _status(self) -> bytes:
-        return wire.encode({"type": "status", "source": self._hub.source, "lag_seconds": self._hub.lag_seconds})
+def _resume(said: Any) -> Resume | None:
+    """A position as a client remembers it; whatever else it says is none."""
+    try:
+        return msgspec.convert(said, Resume)
+    except msgspec.ValidationError:
+        return None

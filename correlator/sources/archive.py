@@ -10,9 +10,11 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 
-from correlator.hub import Found, JobQuery
+from correlator.errors import BadRequest
+from correlator.hub import Found, JobNames, JobQuery, LinesPage
 from correlator.jobs import fold, joblog
-from correlator.jobs.model import Job, Micros, Reading, Resolved
+from correlator.jobs.model import Job, Level, Micros, Reading, Resolved
+from correlator.sources import lines
 from correlator.sources.database import Database, Session
 from correlator.sources.lookup import Lookup
 from correlator.sources.queries import Queries, read_readings
@@ -54,6 +56,17 @@ class DatabaseArchive:
             try:
                 ids = await queries.page(session, query, before, limit)
                 return await read_readings(queries, session, look(), ids)
+            except BaseException:
+                await self._disconnect()
+                raise
+
+    async def lines(self, names: JobNames, after: str | None, limit: int, level: Level) -> LinesPage:
+        async with self._lock:
+            queries, session = await self._connect()
+            try:
+                return await lines.read(queries, session, names, after, limit, level, self._keys)
+            except BadRequest:
+                raise
             except BaseException:
                 await self._disconnect()
                 raise

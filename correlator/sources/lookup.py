@@ -11,12 +11,10 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 
-import orjson
-
 from correlator.jobs import joblog
 from correlator.jobs.model import JobRecord
 from correlator.sources.database import Session
-from correlator.sources.queries import Queries
+from correlator.sources.queries import Queries, as_stored
 
 SEARCH_AGAIN_AFTER = 30.0
 """Seconds before an ID that no metadata holds is searched for again: that reads the whole table."""
@@ -52,7 +50,7 @@ class Lookup:
         if not queries.schema.has("job_tracking", "metadata"):
             return []
         mark = queries.dialect.placeholder
-        where, args = f"INSTR(metadata, {mark}) > 0", (_as_stored(name),)
+        where, args = f"INSTR(metadata, {mark}) > 0", (as_stored(name),)
         if (second := _SECOND.search(name)) and queries.schema.has("job_tracking", "started_at"):
             span = tuple(queries.timestamp(int(second[1]) + d) for d in (-NEAR, NEAR))
             near = f"started_at BETWEEN {mark} AND {mark} AND {where}"
@@ -71,11 +69,3 @@ class Lookup:
 
     def _carries(self, record: JobRecord, name: str) -> bool:
         return name in joblog.external_ids(record.external_job_id, record.metadata, self._keys)
-
-
-def _as_stored(name: str) -> str:
-    """`name` as it stands inside JSON text written by Go's encoder."""
-    text = orjson.dumps(name)[1:-1].decode()
-    for plain, escaped in (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026"), ("\u2028", "\\u2028")):
-        text = text.replace(plain, escaped)
-    return text.replace("\u2029", "\\u2029")

@@ -47,14 +47,14 @@ async def test_a_subscription_made_first_gets_a_put_when_the_job_appears(daemon:
         jobs, synced = await socket.snapshot(jobs=["gui-7"])
         assert (jobs, synced["unknown"], synced["count"]) == ({}, ["gui-7"], 0)
         job_id = await appliance.job("gui-7")
-        put = await socket.until("put")
+        put = await socket.shown()
         assert (put["sub"], put["job_id"], put["job"]["status"]) == ([1], job_id, "running")
         step = await appliance.step(job_id, 1, "validation")
         await appliance.log("Step started", attrs={"job_id": job_id, "step_id": step, "step_name": "validation"})
-        while (put := await socket.until("put"))["job"]["current_step"] != "validation":
+        while (put := await socket.shown())["job"]["current_step"] != "validation":
             pass
         await appliance.end(job_id, "failed", "no space left")
-        while not (put := await socket.until("put"))["job"]["terminal"]:
+        while not (put := await socket.shown())["job"]["terminal"]:
             pass
         assert (put["job"]["status"], put["job"]["error"]) == ("failed", "no space left")
 

@@ -19,16 +19,16 @@ async def test_a_legacy_job_is_shown_live_and_merges_when_the_joblog_job_appears
             source_vm_name="vm",
             created_at=now(),
         )
-        legacy = (await socket.until("put"))["job"]
+        legacy = (await socket.shown())["job"]
         assert (legacy["job_id"], legacy["source"], legacy["status"]) == ("live-a", "legacy", "running")
         assert (legacy["progress"]["percent"], legacy["progress"]["basis"]) == (10.0, "legacy")
         assert legacy["metadata"]["legacy_status"] == "validating"
         await appliance.run("UPDATE failover_jobs SET status = 'powering_on' WHERE job_id = 'live-a'")
-        assert (await socket.until("put"))["job"]["progress"]["percent"] == 90.0
+        assert (await socket.shown())["job"]["progress"]["percent"] == 90.0
         job_id = await appliance.job(metadata='{"failover_job_id": "live-a"}')
         gone = await socket.until("delete")
         assert (gone["job_id"], gone["reason"]) == ("live-a", "merged")
-        put = await socket.until("put")
+        put = await socket.shown()
         assert (put["job_id"], put["job"]["source"]) == (job_id, "joblog")
     assert (await daemon.job("live-a"))["job_id"] == job_id
 
@@ -40,7 +40,7 @@ async def test_a_job_that_leaves_a_filter_gets_one_last_put_and_a_delete(daemon:
         jobs, _ = await socket.snapshot(status=["running"])
         assert list(jobs) == [job_id]
         await appliance.end(job_id)
-        assert (await socket.until("put"))["job"]["status"] == "completed"
+        assert (await socket.shown())["job"]["status"] == "completed"
         gone = await socket.until("delete")
         assert (gone["job_id"], gone["reason"], gone["sub"]) == (job_id, "filter", [1])
 
@@ -63,7 +63,7 @@ async def test_a_subscription_by_id_follows_the_newest_job_of_that_id(daemon: Da
         jobs, _ = await socket.snapshot(jobs=["again-1"])
         assert list(jobs) == [old]
         new = await appliance.job("again-1")
-        messages = [await socket.until("put")]
+        messages = [await socket.shown()]
         while messages[-1]["type"] != "delete":
             messages.append(await socket.next())
         assert messages[0]["job_id"] == new

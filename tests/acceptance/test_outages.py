@@ -46,7 +46,7 @@ async def test_a_killed_database_leaves_what_is_known_served_and_is_followed_aga
                 appliance = Appliance(connection)
                 await appliance.end(job_id)
                 await appliance.log("Job completed", attrs={"job_id": job_id, "status": "completed"}, job_id=job_id)
-            while not (put := await socket.until("put", 15))["job"]["terminal"]:
+            while not (put := await socket.shown(15))["job"]["terminal"]:
                 pass
             assert put["job"]["status"] == "completed"
         assert not (await health(daemon))[1]

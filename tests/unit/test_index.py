@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from correlator.jobs import index as index_module
 from correlator.jobs import joblog
 from correlator.jobs.index import Index
-from correlator.jobs.model import Entry, Event, JobRecord, Kind, LegacyRecord, Reading, Status, StepRecord
+from correlator.jobs.model import Entry, Event, JobRecord, Kind, LegacyRecord, Reading, Status, StepRecord, Tied
 from correlator.jobs.transitions import GRACE
 from tests.replay import expected
 from tests.unit.test_fold import BASE, agrees, facts, facts_of, micros, told_twice
@@ -400,8 +400,8 @@ def test_a_row_with_an_external_id_alone_belongs_to_the_owner_of_that_id():
     index = live()
     index.apply([read(external_job_id="e")], NOW)
     row = heard(job_id=None, external_ids=("e",))
-    assert index.apply([row], NOW).tied == [(row, "j")]
-    assert index.apply([heard(job_id=None, event_id=2)], NOW).tied[0][1] is None
+    assert index.apply([row], NOW).tied == [Tied(row, "j", "external_id")]
+    assert index.apply([heard(job_id=None, event_id=2)], NOW).tied[0].job_id is None
 
 
 @pytest.mark.parametrize("first", ["parent", "child"])
@@ -437,18 +437,18 @@ def test_facts_about_an_unknown_step_wait_for_its_job():
     outcome = index.apply([row], NOW)
     assert (outcome.unread_steps, outcome.tied) == ({7}, [])
     outcome = index.apply([read("j", "running", StepRecord(7))], NOW)
-    assert [(e.event_id, j) for e, j in outcome.tied] == [(1, "j")]
+    assert [(t.entry.event_id, t.job_id, t.by) for t in outcome.tied] == [(1, "j", "step")]
     shown = index.get("j")
     assert shown is not None
     assert shown.view.last is not None
-    assert index.apply([replace(row, event_id=2)], NOW).tied[0][1] == "j"
+    assert index.apply([replace(row, event_id=2)], NOW).tied[0] == Tied(replace(row, event_id=2), "j", "step")
 
 
 def test_waiting_facts_are_bounded_and_the_oldest_are_passed_on_without_a_job(monkeypatch):
     monkeypatch.setattr(index_module, "MAX_WAITING", 1)
     index = live()
     outcome = index.apply([heard(job_id=None, step_id=7), heard(job_id=None, step_id=8, event_id=2)], NOW)
-    assert [(e.event_id, j) for e, j in outcome.tied] == [(1, None)]
+    assert [(t.entry.event_id, t.job_id) for t in outcome.tied] == [(1, None)]
 
 
 # -- transitions
