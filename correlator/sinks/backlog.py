@@ -26,10 +26,14 @@ AT_ONCE = 32 * 1024
 
 @dataclass(slots=True)
 class Owed:
-    """A job's newest state for some subscriptions: the reason why it left each, or None where it is in it."""
+    """A job's newest state for some subscriptions: the reason why it left each, or None where it is in it.
+
+    `new`: those for which the reader does not have it yet.
+    """
 
     seq: int
     subs: dict[int, str | None] = field(default_factory=dict)
+    new: set[int] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -47,11 +51,18 @@ class Backlog:
     def __bool__(self) -> bool:
         return bool(self.jobs or self.lines or self.dropped)
 
-    def owe(self, job_id: str, seq: int, sub: int, reason: str | None) -> None:
+    def owe(self, job_id: str, seq: int, sub: int, reason: str | None, *, entering: bool) -> None:
         owed = self.jobs.pop(job_id, None) or Owed(seq)
         owed.seq = seq
-        owed.subs[sub] = reason
-        self.jobs[job_id] = owed  # the last one now
+        if entering and sub not in owed.subs:
+            owed.new.add(sub)
+        if reason is not None and sub in owed.new:
+            owed.new.discard(sub)
+            owed.subs.pop(sub, None)  # it never knew of it
+        else:
+            owed.subs[sub] = reason
+        if owed.subs:
+            self.jobs[job_id] = owed  # the last one now
 
     def owe_line(self, subs: tuple[int, ...], line: bytes) -> None:
         """Keep a log line, and let the oldest go where there are too many."""
@@ -66,6 +77,7 @@ class Backlog:
         """The subscription has ended."""
         for job_id, owed in list(self.jobs.items()):
             owed.subs.pop(sub, None)
+            owed.new.discard(sub)
             if not owed.subs:
                 del self.jobs[job_id]
         kept = [(tuple(i for i in subs if i != sub), line) for subs, line in self.lines]

@@ -17,7 +17,7 @@ from correlator.hub import Batch, Hub
 from correlator.jobs import wire
 from correlator.jobs.model import LEVELS, Change, Level
 from correlator.sinks.backlog import Backlog
-from correlator.sinks.filters import Filter, Past
+from correlator.sinks.filters import Filter
 from correlator.sinks.messages import Framing, Message, Reader
 
 LAGGING_OVER = 64 * 1024
@@ -25,9 +25,12 @@ LAGGING_OVER = 64 * 1024
 
 CAUGHT_UP_UNDER = 16 * 1024
 
-TOO_SLOW_OVER = 1024 * 1024
 TOO_SLOW_AFTER = 60.0
-"""Bytes waiting, or seconds without progress, at which a reader is given up."""
+"""Seconds without progress after which a reader is given up."""
+
+MUCH = 1024 * 1024
+TOO_SLOW_WITH_MUCH_AFTER = 5.0
+"""The same with so many bytes waiting: no more than one large message can make that many."""
 
 TOGETHER = 0.02
 """Seconds within which what is sent goes out together, under load."""
@@ -62,6 +65,18 @@ class Group:
 
 
 @dataclass(slots=True)
+class Outbox:
+    """What a reader was told and has not been written yet; `size` in bytes."""
+
+    messages: list[Message] = field(default_factory=list)
+    size: int = 0
+
+    def add(self, message: Message) -> None:
+        self.messages.append(message)
+        self.size += len(message.body)
+
+
+@dataclass(slots=True)
 class Told:
     """What one reader is to hear of a change. `whole`: some subscription does not have the job yet."""
 
@@ -86,7 +101,7 @@ class Fanout:
         self._loud: dict[Group, int] = {}
         self._subs: dict[Reader, dict[int, Sub]] = {}
         self._behind: dict[Reader, Backlog] = {}
-        self._out: dict[Reader, list[Message]] = {}
+        self._out: defaultdict[Reader, Outbox] = defaultdict(Outbox)
         self._flushed = 0.0
         self._flushing = False
 
@@ -137,16 +152,23 @@ class Fanout:
     def resume(
         self, reader: Reader, sub_id: int, wanted: Filter, level: Level | None, changes: Iterable[Change]
     ) -> Sub:
-        """Register a reader that has everything but `changes`, the newest ones: they are its `todo`."""
+        """Register a reader that has everything but `changes`, the newest ones: they are its `todo`.
+
+        What exactly it has is not known: it may have been told more than the position that it remembers. So it is told
+        of every job that left which it may have had since then.
+        """
         sub = self.subscribe(reader, sub_id, wanted, level)
-        missed = list(changes)
-        past, last = Past(self._index, missed), {c.job_id: c for c in missed}
-        sub.todo = {}
+        sub.todo, last = {}, dict[str, Change]()
+        had: set[str] = set()
+        for change in changes:
+            last.pop(change.job_id, None)
+            last[change.job_id] = change
+            if any(s is not None and wanted.might_match(s) for s in (change.old, change.new)):
+                had.add(change.job_id)
         for job_id, change in last.items():
-            had = past.matched(wanted, job_id)
             if job_id in sub.group.members:
-                sub.todo[job_id] = had
-            elif had:
+                sub.todo[job_id] = job_id in had
+            elif job_id in had:
                 sub.todo[job_id] = True
                 sub.left[job_id] = change.reason or "filter"
         return sub
@@ -211,7 +233,7 @@ class Fanout:
                 if (behind := self._lag(reader, batch.seq)) is not None:
                     behind.owe_line(key, message.body)
                 else:
-                    self._out.setdefault(reader, []).append(message)
+                    self._out[reader].add(message)
         self._flush_soon()
 
     def _loud_for(self, job_id: str | None) -> dict[Group, None]:
@@ -236,7 +258,9 @@ class Fanout:
         if told:
             encode = _Encoder(change)
             for reader, what in told.items():
-                self._out.setdefault(reader, []).extend(encode(what))
+                outbox = self._out[reader]
+                for message in encode(what):
+                    outbox.add(message)
 
     def _tell(self, sub: Sub, change: Change, reason: str | None, told: dict[Reader, Told], *, entering: bool) -> None:
         job_id, reader = change.job_id, sub.reader
@@ -249,7 +273,7 @@ class Fanout:
                 del sub.todo[job_id]  # it never knew of it
             return
         if (behind := self._lag(reader, change.seq - 1)) is not None:
-            behind.owe(job_id, change.seq, sub.id, reason)
+            behind.owe(job_id, change.seq, sub.id, reason, entering=entering)
             return
         what = told[reader]
         if reason is None or reason == "filter":
@@ -277,18 +301,19 @@ class Fanout:
     def send(self, reader: Reader, messages: list[Message]) -> None:
         """Write to one reader, after what it was told before."""
         if messages:
-            reader.write(reader.framing([*self._out.pop(reader, ()), *messages]))
+            before = self._out.pop(reader, None)
+            reader.write(reader.framing([*before.messages, *messages] if before is not None else messages))
 
     def flush(self) -> None:
         """Write what was told. Equal messages become one frame, which all their readers share."""
         self._flushed, self._flushing = self._clock(), False
-        out, self._out = self._out, {}
+        out, self._out = self._out, defaultdict(Outbox)
         framed: dict[tuple[Framing, tuple[int, ...]], bytes] = {}
-        for reader, messages in out.items():
-            key = (reader.framing, tuple(map(id, messages)))
+        for reader, outbox in out.items():
+            key = (reader.framing, tuple(map(id, outbox.messages)))
             frame = framed.get(key)
             if frame is None:
-                frame = framed[key] = key[0](messages)
+                frame = framed[key] = key[0](outbox.messages)
             reader.write(frame)
 
     def _flush_soon(self) -> None:
@@ -307,8 +332,10 @@ class Fanout:
     def _lag(self, reader: Reader, seq: int) -> Backlog | None:
         """The reader's backlog if it lags; it is told everything up to `seq`."""
         behind = self._behind.get(reader)
-        if behind is None and (waiting := reader.waiting()) > LAGGING_OVER:
-            behind = self._behind[reader] = Backlog(seq, waiting=waiting, progressed=self._clock())
+        if behind is None:
+            waiting, outbox = reader.waiting(), self._out.get(reader)
+            if waiting + (outbox.size if outbox is not None else 0) > LAGGING_OVER:
+                behind = self._behind[reader] = Backlog(seq, waiting=waiting, progressed=self._clock())
         return behind
 
     def sweep(self) -> None:
@@ -326,7 +353,8 @@ class Fanout:
         if waiting < behind.waiting:
             behind.progressed = now
         behind.waiting = waiting
-        if waiting > TOO_SLOW_OVER or (waiting >= CAUGHT_UP_UNDER and now - behind.progressed > TOO_SLOW_AFTER):
+        patience = TOO_SLOW_AFTER if waiting <= MUCH else TOO_SLOW_WITH_MUCH_AFTER
+        if waiting >= CAUGHT_UP_UNDER and now - behind.progressed > patience:
             self.leave(reader)
             reader.give_up()
             return

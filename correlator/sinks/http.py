@@ -12,7 +12,6 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
-from importlib import resources
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -25,7 +24,9 @@ from correlator.sinks.access import Access
 from correlator.sinks.compatible import Compatible
 from correlator.sinks.problems import problem, problems
 from correlator.sinks.rest import Rest, json_response
+from correlator.sinks.specs import Specs
 from correlator.sinks.sse import EventStreams
+from correlator.sinks.static import Static
 from correlator.sinks.stream import Streams
 from correlator.sinks.websocket import Websockets
 
@@ -33,9 +34,6 @@ log = logging.getLogger(__name__)
 
 OPEN_PATHS = ("/health/live", "/health/ready")
 """Nobody is asked for a token here; a load balancer has none, nor our name."""
-
-STATIC = {"/": ("index.html", "text/html"), "/client.js": ("client.js", "text/javascript")}
-"""Files without secrets, served to everybody."""
 
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -73,6 +71,7 @@ class HttpSink:
         self._retention = retention
         self._max_subscriptions = max_subscriptions
         self._on_ready = on_ready
+        self._static = Static()
 
     async def run(self, hub: Hub) -> None:
         """Serve until cancelled. Raises `CorrelatorError` where the address cannot be listened on."""
@@ -91,7 +90,8 @@ class HttpSink:
                 web.get("/health/live", self._live),
                 web.get("/health/ready", lambda _: self._ready(hub)),
                 web.get("/metrics", lambda _: self._metrics(hub, streams)),
-                *(web.get(path, self._static) for path in STATIC),
+                *Specs().routes(),
+                *self._static.routes(),
             ]
         )
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=2.0)
@@ -143,7 +143,7 @@ class HttpSink:
             return problem(
                 HTTPStatus.FORBIDDEN, "this Host is not served here: add its name to http.allowed_hosts if it is yours"
             )
-        if path in STATIC or path == "/ws":
+        if path in self._static.paths or path == "/ws":
             return None
         if request.method == "OPTIONS" and access.origin_listed(request.headers.get("Origin", "")):
             return web.Response(status=HTTPStatus.NO_CONTENT)
@@ -186,9 +186,3 @@ class HttpSink:
             metrics.JOBS.labels(status).set(count)
         body = generate_latest(metrics.REGISTRY)
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-    async def _static(self, request: web.Request) -> web.Response:
-        name, kind = STATIC[request.path]
-        file = resources.files("correlator.web").joinpath(name)
-        body = await asyncio.to_thread(file.read_bytes)
-        return web.Response(body=body, content_type=kind, charset="utf-8", headers={"Cache-Control": "no-cache"})

@@ -68,7 +68,7 @@ class Rest:
             shown = (self._hub.find_now(name) or (shown, None))[0]
         etag = f'"{self._hub.epoch}-{shown.rev}"'
         headers = {"ETag": etag, "Cache-Control": "no-cache"}
-        if (rev is not None and wait and shown.rev == rev) or _matches(request, etag):
+        if (rev is not None and wait and shown.rev == rev) or matches(request, etag):
             return web.Response(status=HTTPStatus.NOT_MODIFIED, headers=headers)
         return json_response(wire.document(shown), headers)
 
@@ -235,7 +235,7 @@ def _decode_cursor(text: str) -> tuple[Micros, str]:
         raise BadRequest("cursor: expected the next_cursor of the page before, as it was given") from error
 
 
-def _matches(request: web.Request, etag: str) -> bool:
+def matches(request: web.Request, etag: str) -> bool:
     """Whether If-None-Match names `etag` (RFC 9110, 13.1.2: compared weakly)."""
     given = request.headers.get("If-None-Match", "")
     return given.strip() == "*" or etag in [t.strip().removeprefix("W/") for t in given.split(",")]

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -122,10 +122,8 @@ class Streams:
         self._held[reader][sub_id] = unknown
         for name in unknown:
             self._hub.hold(name)
-        work = self._replay(reader, sub, unknown) if missed is not None else self._snapshot(reader, sub, unknown, extra)
-        task = asyncio.create_task(work)
-        self._sending[reader].add(task)
-        task.add_done_callback(lambda t: self._sending.get(reader, set()).discard(t))
+        step = self._replay(reader, sub, unknown) if missed is not None else self._snapshot(reader, sub, unknown, extra)
+        self._begin(reader, sub, step)
 
     def unsubscribe(self, reader: Reader, sub_id: int) -> bool:
         self._release(reader, sub_id)
@@ -156,15 +154,27 @@ class Streams:
                         found[name] = known[0]
         return found
 
-    async def _snapshot(self, reader: Reader, sub: Sub, unknown: list[str], extra: Sequence[Shown]) -> None:
-        """Send what matches now, the newest jobs first, as fast as the reader takes it."""
+    def _begin(self, reader: Reader, sub: Sub, step: Iterator[None]) -> None:
+        """Take the first step at once, so that a snapshot comes before any change; the rest as the reader takes it."""
+        if not self.fanout.lags(reader) and next(step, self) is self:
+            return
+        task = asyncio.create_task(self._go_on(reader, sub, step))
+        self._sending[reader].add(task)
+        task.add_done_callback(lambda t: self._sending.get(reader, set()).discard(t))
+
+    async def _go_on(self, reader: Reader, sub: Sub, step: Iterator[None]) -> None:
+        await self._room(reader)
+        while self._is_current(reader, sub) and next(step, self) is not self:
+            await self._room(reader)
+
+    def _snapshot(self, reader: Reader, sub: Sub, unknown: list[str], extra: Sequence[Shown]) -> Iterator[None]:
+        """Send what matches now, the newest jobs first, a part at each step."""
         get = self._hub.index.get
         jobs = sorted((s for i in sub.todo if (s := get(i)) is not None), key=lambda s: s.view.age_key, reverse=True)
         order = [s.job_id for s in jobs]
         late = list(extra)
-        count, at = 0, 0
-        await self._room(reader)
-        while self._is_current(reader, sub):
+        count, at, more = 0, 0, True
+        while more:
             chunk: list[bytes] = []
             size = 0
             while at < len(order) and size < CHUNK and len(chunk) < MAX_CHUNK:
@@ -180,21 +190,17 @@ class Streams:
                 size += len(chunk[-1])
             more = at < len(order) or bool(late)
             count += len(chunk)
-            seq = self._hub.seq
-            self.fanout.send(reader, [Message(wire.snapshot(sub.id, seq, chunk, more=more))])
-            if not more:
-                self._synced(reader, sub, count, unknown)
-                return
-            await self._room(reader)
+            self.fanout.send(reader, [Message(wire.snapshot(sub.id, self._hub.seq, chunk, more=more))])
+            if more:
+                yield
+        self._synced(reader, sub, count, unknown)
 
-    async def _replay(self, reader: Reader, sub: Sub, unknown: list[str]) -> None:
+    def _replay(self, reader: Reader, sub: Sub, unknown: list[str]) -> Iterator[None]:
         """Send what a reader missed while it was away: of each job the newest state, and that it left."""
         count = 0
-        await self._room(reader)
-        while self._is_current(reader, sub):
+        while sub.todo:
             part: list[Message] = []
-            size = 0
-            seq = self._hub.seq
+            size, seq = 0, self._hub.seq
             while sub.todo and size < CHUNK:
                 job_id = next(iter(sub.todo))
                 del sub.todo[job_id]
@@ -206,10 +212,9 @@ class Streams:
                 size += sum(len(m.body) for m in part[-2:])
                 count += 1
             self.fanout.send(reader, part)
-            if not sub.todo:
-                self._synced(reader, sub, count, unknown)
-                return
-            await self._room(reader)
+            if sub.todo:
+                yield
+        self._synced(reader, sub, count, unknown)
 
     def _synced(self, reader: Reader, sub: Sub, count: int, unknown: list[str]) -> None:
         held = [n for n in unknown if self._hub.index.resolve(n) is None]

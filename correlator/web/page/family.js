@@ -1,0 +1,67 @@
+/** Parent and children of a job, by name and state as far as the daemon knows them. */
+
+import { Component, html } from "./html.js";
+import { icon } from "./icons.js";
+import { jobAddress } from "./route.js";
+import { shownStatus, subject, text } from "./words.js";
+
+export class Family extends Component {
+  #subscription = null;
+  #asked = "";
+
+  constructor(props) {
+    super(props);
+    this.state = { jobs: new Map() };
+  }
+
+  componentDidMount() {
+    this.#follow();
+  }
+
+  componentDidUpdate(before) {
+    if (before.session !== this.props.session) {
+      this.#asked = "";
+    }
+    this.#follow();
+  }
+
+  componentWillUnmount() {
+    this.#subscription?.close();
+  }
+
+  #follow() {
+    const ids = members(this.props.job);
+    const asked = ids.join("\n");
+    if (asked === this.#asked) {
+      return;
+    }
+    this.#asked = asked;
+    this.#subscription?.close();
+    this.#subscription =
+      ids.length === 0 ? null : this.props.session.client.subscribe(ids, ({ jobs }) => this.setState({ jobs }));
+  }
+
+  render({ job }, { jobs }) {
+    if (members(job).length === 0) {
+      return null;
+    }
+    const children = job.child_job_ids ?? [];
+    return html`<section><h2>Family</h2>
+      <ul class="family">
+        ${job.parent_job_id && html`<${Member} id=${job.parent_job_id} job=${jobs.get(job.parent_job_id)} kin="Parent" />`}
+        ${children.map((id) => html`<${Member} key=${id} id=${id} job=${jobs.get(id)} kin="Child" />`)}
+      </ul>
+    </section>`;
+  }
+}
+
+function members(job) {
+  return [job.parent_job_id, ...(job.child_job_ids ?? [])].filter((id) => typeof id === "string");
+}
+
+function Member({ id, job, kin }) {
+  const shown = job === undefined ? null : shownStatus(job.status);
+  return html`<li><span class="soft">${kin}</span> ${shown !== null && icon(shown.shape, shown.tone)}
+    ${" "}<a href=${jobAddress(id)}>${job === undefined ? id : subject(job)}</a>
+    ${shown !== null && html` <span class="soft">${text(job.operation)} · ${shown.word}</span>`}</li>`;
+}

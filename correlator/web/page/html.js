@@ -1,0 +1,7 @@
+/** What every view is written with: Preact's elements, through htm's templates. Nobody else imports the vendored files. */
+
+import htm from "../vendor/htm.js";
+import { Component, createRef, h, render } from "../vendor/preact.js";
+
+export const html = htm.bind(h);
+export { Component, createRef, render };

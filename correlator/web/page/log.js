@@ -1,0 +1,181 @@
+/** The log lines of a job: older ones from the daemon's history, new ones as they are written. Scrolling up pauses. */
+
+import { Component, createRef, html } from "./html.js";
+import { icon } from "./icons.js";
+import { Logbook } from "./logbook.js";
+import { clockTime, inUtc, moment } from "./times.js";
+import { LEVELS, counted, levelTone, text } from "./words.js";
+
+const PAGE = 1000;
+const NEAR = 24;
+/** Pixels from the end at which the reader is taken to be there. */
+const IDENTITY = new Set(["job_id", "step_id", "external_job_id", "step_name"]);
+/** Attributes that say which job and step a line belongs to, which the page says already. */
+
+export class LogPane extends Component {
+  #book = new Logbook();
+  #pane = createRef();
+  #subscription = null;
+  #after = null;
+  #loading = false;
+  #closed = new AbortController();
+
+  constructor(props) {
+    super(props);
+    this.state = { lines: [], following: true, fresh: 0, trouble: null, loaded: false };
+  }
+
+  componentDidMount() {
+    this.#follow();
+  }
+
+  componentDidUpdate(before) {
+    if (before.session !== this.props.session) {
+      this.#subscription?.close();
+      this.#follow();
+    } else if (before.connection.state !== "live" && this.props.connection.state === "live") {
+      // Log lines are not sent again after an outage: they are in the history.
+      this.#load();
+    }
+    const pane = this.#pane.current;
+    if (pane !== null && this.state.following) {
+      pane.scrollTop = pane.scrollHeight;
+    }
+  }
+
+  componentWillUnmount() {
+    this.#closed.abort();
+    this.#subscription?.close();
+  }
+
+  #follow() {
+    const { job, level, session } = this.props;
+    this.#subscription = session.client.subscribe(job.job_id, () => {}, {
+      logs: level,
+      onLog: (lines, dropped) => {
+        this.#book.dropped += dropped;
+        this.#add(lines.filter((line) => line.job_id === job.job_id));
+        if (dropped > 0) {
+          this.#load();
+        }
+      },
+    });
+    this.#load();
+  }
+
+  #add(lines) {
+    const { following } = this.state;
+    const fresh = this.#book.add(lines, { keepAll: !following });
+    this.setState((state) => ({ lines: this.#book.lines, fresh: state.following ? 0 : state.fresh + fresh }));
+  }
+
+  /** All pages from the last one read on. One at a time: a call while one runs makes it go on at its end. */
+  async #load() {
+    if (this.#loading) {
+      return;
+    }
+    this.#loading = true;
+    try {
+      while (await this.#page()) {
+        // The next page.
+      }
+      this.setState({ trouble: null, loaded: true });
+    } catch (error) {
+      if (!this.#closed.signal.aborted) {
+        this.setState({ trouble: error instanceof Error ? error.message : String(error), loaded: true });
+      }
+    } finally {
+      this.#loading = false;
+    }
+  }
+
+  /** Whether there may be more. */
+  async #page() {
+    const { job, level, session } = this.props;
+    const address = new URL(`../api/v1/jobs/${encodeURIComponent(job.job_id)}/events`, import.meta.url);
+    address.searchParams.set("limit", String(PAGE));
+    address.searchParams.set("level", level);
+    if (this.#after !== null) {
+      address.searchParams.set("after", this.#after);
+    }
+    const response = await fetch(address, { headers: session.headers, signal: this.#closed.signal });
+    if (!response.ok) {
+      throw new Error(`the history answers ${response.status}`);
+    }
+    const page = await response.json();
+    this.#add(page.events);
+    this.#after = page.next_after ?? this.#after;
+    return page.events.length === PAGE && typeof page.next_after === "string";
+  }
+
+  #scrolled = () => {
+    const pane = this.#pane.current;
+    const following = pane.scrollHeight - pane.scrollTop - pane.clientHeight < NEAR;
+    if (following !== this.state.following) {
+      this.setState({ following, fresh: 0 });
+    }
+  };
+
+  #goOn = () => {
+    this.setState({ following: true, fresh: 0 });
+    this.#pane.current?.focus();
+  };
+
+  render({ job, level, onLevel }, { lines, following, fresh, trouble, loaded }) {
+    return html`<section class="log" aria-labelledby="log-title">
+      <div class="log-head">
+        <h2 id="log-title">Log</h2>
+        <label class="choice"><span class="soft">From level</span>
+          <select value=${level} onChange=${(event) => onLevel(event.currentTarget.value)}>
+            ${LEVELS.map((each) => html`<option key=${each} value=${each}>${each}</option>`)}
+          </select>
+        </label>
+        <p class="soft log-notes">${this.#notes(trouble)}</p>
+      </div>
+      <div class="log-frame">
+        <div class="log-pane" ref=${this.#pane} onScroll=${this.#scrolled} tabindex="0" role="region" aria-label="Log lines">
+          ${lines.length === 0
+            ? html`<p class="nothing soft">${loaded ? "No line at this level." : "Loading the lines…"}</p>`
+            : html`<ol>${lines.map((line) => html`<${Line} key=${line.event_id} line=${line} step=${job.steps?.[line.step_id]?.name} />`)}</ol>`}
+        </div>
+        ${!following && html`<button type="button" class="go-on" onClick=${this.#goOn}>
+          ${icon("pause")} Paused${fresh > 0 ? `, ${counted(fresh, "new line")}` : ""} – go on</button>`}
+      </div>
+    </section>`;
+  }
+
+  #notes(trouble) {
+    const { forgotten, dropped } = this.#book;
+    return [
+      forgotten > 0 && `${counted(forgotten, "older line")} not shown`,
+      dropped > 0 && `${counted(dropped, "line")} dropped on the way`,
+      trouble !== null && `Older lines are missing: ${trouble}`,
+    ].filter(Boolean).join(" · ");
+  }
+}
+
+class Line extends Component {
+  shouldComponentUpdate(next) {
+    return next.step !== this.props.step;
+  }
+
+  render({ line, step }) {
+    const at = moment(line.at);
+    return html`<li class="line tone-line-${levelTone(line.level)}">
+      <span class="line-at" title=${inUtc(line.at)}>${clockTime(at)}</span>
+      <span class="line-level tone-${levelTone(line.level)}">${text(line.level)}</span>
+      <span class="line-text">${step !== undefined && html`<span class="line-step">${text(step)}</span> `}${text(line.message)}
+        ${" "}<span class="line-attrs">${attributes(line.attrs)}</span></span>
+    </li>`;
+  }
+}
+
+function attributes(attrs) {
+  if (attrs === null || typeof attrs !== "object") {
+    return text(attrs);
+  }
+  return Object.entries(attrs)
+    .filter(([name]) => !IDENTITY.has(name))
+    .map(([name, value]) => `${name}=${text(value)}`)
+    .join("  ");
+}

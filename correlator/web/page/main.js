@@ -1,0 +1,126 @@
+/** The page: which view the address names, what the keyboard does everywhere, and the second that ticks. */
+
+import { Banner, Refused, Standing } from "./connection.js";
+import { Component, html, render } from "./html.js";
+import { icon } from "./icons.js";
+import { JobPage } from "./job.js";
+import { ListPage } from "./list.js";
+import { markCounts } from "./marks.js";
+import { parse } from "./route.js";
+import { Session } from "./session.js";
+import { theme, toggleTheme } from "./theme.js";
+
+const TICK = 1000;
+
+class Page extends Component {
+  #unwatch = () => {};
+
+  constructor() {
+    super();
+    const session = new Session();
+    this.state = {
+      session,
+      route: parse(location.hash),
+      connection: session.client.connection,
+      now: session.clock.now(),
+      theme: theme(),
+      said: "",
+    };
+  }
+
+  componentDidMount() {
+    addEventListener("hashchange", this.#routed);
+    addEventListener("keydown", this.#key);
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.setState({ theme: theme() }));
+    setInterval(() => this.setState({ now: this.state.session.clock.now() }), TICK);
+    this.#watch(this.state.session);
+  }
+
+  componentDidUpdate(_, before) {
+    const { route } = this.state;
+    if (route !== before.route && route.view === "job") {
+      scrollTo(0, 0);
+      document.querySelector("h1")?.focus();
+    }
+  }
+
+  #watch(session) {
+    this.#unwatch();
+    this.#unwatch = session.client.onConnection((connection) => {
+      session.clock.connected(connection);
+      this.setState({ connection, now: session.clock.now() });
+    });
+  }
+
+  #routed = () => {
+    const route = parse(location.hash);
+    if (route.view === "list") {
+      this.state.session.left.address = location.hash || "#/";
+    }
+    this.setState({ route });
+  };
+
+  #key = (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) {
+      return;
+    }
+    const typing = event.target.closest("input, select, textarea");
+    if (event.key === "/" && !typing) {
+      event.preventDefault();
+      this.#search();
+    } else if (event.key === "Escape" && typing) {
+      typing.blur();
+    } else if (event.key === "Escape" && this.state.route.view === "job") {
+      location.hash = this.state.session.left.address;
+    }
+  };
+
+  #search() {
+    const focus = () => document.getElementById("search")?.focus();
+    if (this.state.route.view === "list") {
+      focus();
+    } else {
+      location.hash = this.state.session.left.address;
+      addEventListener("hashchange", () => requestAnimationFrame(focus), { once: true });
+    }
+  }
+
+  #enter = (token) => {
+    this.state.session.close();
+    const session = Session.with(token);
+    this.setState({ session, connection: session.client.connection });
+    this.#watch(session);
+  };
+
+  #say = (said) => this.setState({ said });
+
+  #counted = (counts) => markCounts(counts, this.state.connection);
+
+  render(_, { session, route, connection, now, said, ...state }) {
+    const other = state.theme === "dark" ? "light" : "dark";
+    return html`
+      <a class="skip" href="#main" onClick=${skip}>Skip to the content</a>
+      <header class="top">
+        <a class="brand" href=${session.left.address}>correlator</a>
+        <${Standing} connection=${connection} />
+        <button type="button" class="quiet-button" title="Switch to ${other}" aria-label="Switch to ${other}"
+          onClick=${() => this.setState({ theme: toggleTheme() })}>${icon(state.theme === "dark" ? "sun" : "moon")}</button>
+        <${Banner} connection=${connection} asOf=${session.clock.asOf} />
+      </header>
+      <main id="main" tabindex="-1" class=${connection.state === "live" ? "" : "is-old"}>
+        ${connection.state === "refused" && html`<${Refused} connection=${connection} onToken=${this.#enter} />`}
+        ${route.view === "job"
+          ? html`<${JobPage} key=${route.id} id=${route.id} session=${session} now=${now} connection=${connection} onSay=${this.#say} />`
+          : html`<${ListPage} key="list" filter=${route.filter} session=${session} now=${now} onCounts=${this.#counted} />`}
+      </main>
+      <p class="unseen" role="status">${said}</p>`;
+  }
+}
+
+/** Without touching the address, which says what is shown. */
+function skip(event) {
+  event.preventDefault();
+  document.getElementById("main").focus();
+}
+
+render(html`<${Page} />`, document.getElementById("page"));
