@@ -12,7 +12,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from msgspec import Struct
 
@@ -32,14 +32,13 @@ from correlator.jobs.model import (
     Shown,
     Tied,
 )
+from correlator.jobs.shapes import DatabaseState
 
 HELD_FOR = 60.0
 """Seconds for which an ID that nobody knows is looked for often."""
 
 RING = 10_000
 """Changes that are remembered for readers that come back."""
-
-SourceState: TypeAlias = Literal["live", "stale", "down"]
 
 
 class Found(Struct, frozen=True):
@@ -159,7 +158,7 @@ class Hub:
         self.index = index
         self.archive = archive
         self.epoch = epoch or secrets.token_hex(6)
-        self.source: SourceState = "down"
+        self.source: DatabaseState = "down"
         self.source_error: str | None = None
         self.loading: tuple[int, int] | None = (0, 0)
         """(ids read, ids to read) while the past is being read; None once what is known is complete."""
@@ -203,7 +202,7 @@ class Hub:
         """The database has just given a whole answer."""
         self._answered = time.monotonic()
 
-    def set_source(self, state: SourceState, error: str | None = None) -> None:
+    def set_source(self, state: DatabaseState, error: str | None = None) -> None:
         if (state, error) == (self.source, self.source_error):
             return
         self.source, self.source_error = state, error

@@ -7,12 +7,12 @@ The names and shapes are those of docs/protocol.md.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, cast, overload
 
 import orjson
 
-from correlator.jobs import joblog
+from correlator.jobs import joblog, shapes
 from correlator.jobs.model import Entry, Event, LogLine, Micros, Shown, StepRecord, Tied, View
 
 _EPOCH = datetime.datetime(1970, 1, 1)  # noqa: DTZ001 - only its text is used, with the Z added
@@ -25,6 +25,12 @@ MAX_DEPTH = 200
 """Levels of a value that are written; the encoder itself ends at 254, the parser much later."""
 
 
+@overload
+def rfc3339(at: Micros) -> str: ...
+@overload
+def rfc3339(at: None) -> None: ...
+@overload
+def rfc3339(at: Micros | None) -> str | None: ...
 def rfc3339(at: Micros | None) -> str | None:
     """``2025-09-22T10:00:00.000000Z``; None stays None. A time outside the years 1 to 9999 is clamped."""
     if at is None:
@@ -40,7 +46,7 @@ def seconds(start: Micros | None, end: Micros | None) -> float | None:
     return max(0, end - start) / 1_000_000
 
 
-def document(shown: Shown, *, steps: bool = True) -> dict[str, Any]:
+def document(shown: Shown, *, steps: bool = True) -> shapes.Document:
     """The job document. `steps` False leaves them out, as lists of jobs do."""
     view, now = shown.view, shown.updated_at
     counts = _counts(view.steps)
@@ -55,7 +61,7 @@ def document(shown: Shown, *, steps: bool = True) -> dict[str, Any]:
         "operation": view.operation,
         "category": view.category,
         "owner": view.owner,
-        "status": view.status.value,
+        "status": cast("shapes.JobStatus", view.status.value),
         "terminal": view.terminal,
         "error": view.error,
         "started_at": rfc3339(view.started_at),
@@ -140,7 +146,7 @@ def delta(sub: Iterable[int], seq: int, shown: Shown, base: int, patch: bytes) -
     )
 
 
-def patch(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+def patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     """What RFC 7386 merges into `old` to get `new`, where a missing member and null mean the same."""
     changed: dict[str, Any] = {}
     for name, value in new.items():
@@ -166,7 +172,7 @@ def log(sub: Iterable[int], line: Tied) -> bytes:
     return encode({"type": "log", "sub": list(sub), "job_id": line.job_id, **log_line(entry)})
 
 
-def log_line(entry: Entry | LogLine) -> dict[str, Any]:
+def log_line(entry: Entry | LogLine) -> shapes.LogEvent:
     """The members that a log line has wherever it is shown."""
     return {
         "event_id": entry.event_id,
@@ -187,11 +193,11 @@ def delete(sub: Iterable[int], seq: int, job_id: str, reason: str) -> bytes:
     return encode({"type": "delete", "sub": list(sub), "seq": seq, "job_id": job_id, "reason": reason})
 
 
-def event(found: Event, epoch: str, seq: int) -> dict[str, Any]:
+def event(found: Event, epoch: str, seq: int) -> shapes.JobEvent:
     """A transition, as MQTT's ``event`` topic carries it."""
     return {
         "event_id": found.event_id,
-        "kind": found.kind.value,
+        "kind": found.kind,
         "job_id": found.job_id,
         "step_id": found.step_id,
         "step_name": found.step_name,
@@ -202,12 +208,12 @@ def event(found: Event, epoch: str, seq: int) -> dict[str, Any]:
     }
 
 
-def _step(step: StepRecord, now: Micros) -> dict[str, Any]:
+def _step(step: StepRecord, now: Micros) -> shapes.Step:
     running = step.status == "running"
     return {
         "seq": step.seq,
         "name": step.name,
-        "status": step.status,
+        "status": cast("shapes.StepStatus", step.status),
         "started_at": rfc3339(step.started_at),
         "ended_at": rfc3339(step.completed_at),
         "duration_seconds": seconds(step.started_at, now if running else step.completed_at),

@@ -17,7 +17,7 @@ from correlator.sinks.messages import Message
 MAX_LINES = 768 * 1024
 """Bytes of log lines that wait for a reader; with what its transport holds it stays under 1 MiB."""
 
-LINE_OVERHEAD = 120
+LINE_OVERHEAD = 200
 """What a waiting line costs beside its bytes."""
 
 AT_ONCE = 32 * 1024
@@ -44,9 +44,16 @@ class Backlog:
     waiting: int = 0
     progressed: float = 0.0
     jobs: dict[str, Owed] = field(default_factory=dict)
-    lines: deque[tuple[tuple[int, ...], bytes]] = field(default_factory=deque)
-    size: int = 0
+    lines: deque[tuple[tuple[int, ...], int]] = field(default_factory=deque)
+    """For whom each waiting line is, and how long it is."""
+    text: bytearray = field(default_factory=bytearray)
+    """The lines themselves, one after the other: small objects that live for long would hold the heap apart."""
     dropped: dict[tuple[int, ...], int] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Bytes of lines that wait, about."""
+        return len(self.text) + LINE_OVERHEAD * len(self.lines)
 
     def __bool__(self) -> bool:
         return bool(self.jobs or self.lines or self.dropped)
@@ -66,12 +73,14 @@ class Backlog:
 
     def owe_line(self, subs: tuple[int, ...], line: bytes) -> None:
         """Keep a log line, and let the oldest go where there are too many."""
-        self.lines.append((subs, line))
-        self.size += len(line) + LINE_OVERHEAD
-        while self.size > MAX_LINES:
-            gone, old = self.lines.popleft()
-            self.size -= len(old) + LINE_OVERHEAD
-            self.dropped[gone] = self.dropped.get(gone, 0) + 1
+        self.lines.append((subs, len(line)))
+        self.text += line
+        gone = 0
+        while self.size - gone > MAX_LINES:
+            whose, length = self.lines.popleft()
+            gone += length
+            self.dropped[whose] = self.dropped.get(whose, 0) + 1
+        del self.text[:gone]
 
     def forget(self, sub: int) -> None:
         """The subscription has ended."""
@@ -80,9 +89,13 @@ class Backlog:
             owed.new.discard(sub)
             if not owed.subs:
                 del self.jobs[job_id]
-        kept = [(tuple(i for i in subs if i != sub), line) for subs, line in self.lines]
-        self.lines = deque((subs, line) for subs, line in kept if subs)
-        self.size = sum(len(line) + LINE_OVERHEAD for _, line in self.lines)
+        lines, text, at = self.lines, self.text, 0
+        self.lines, self.text = deque(), bytearray()
+        for subs, length in lines:
+            if left := tuple(i for i in subs if i != sub):
+                self.lines.append((left, length))
+                self.text += text[at : at + length]
+            at += length
         told: dict[tuple[int, ...], int] = {}
         for subs, count in self.dropped.items():
             if left := tuple(i for i in subs if i != sub):
@@ -104,11 +117,13 @@ class Backlog:
             self.seq = max(self.seq, now_at)
             taken += [Message(wire.dropped(subs, count)) for subs, count in self.dropped.items()]
             self.dropped.clear()
+            at = 0
             while self.lines and size < AT_ONCE:
-                _, line = self.lines.popleft()
-                self.size -= len(line) + LINE_OVERHEAD
-                taken.append(Message(line))
-                size += len(line)
+                _, length = self.lines.popleft()
+                taken.append(Message(bytes(self.text[at : at + length])))
+                at += length
+                size += length
+            del self.text[:at]
         return taken
 
 

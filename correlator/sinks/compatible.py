@@ -29,7 +29,7 @@ class Compatible:
         self._hub = hub
 
     def routes(self) -> Iterable[web.RouteDef]:
-        return [web.get("/api/v1/failover/{id:.+}/status", self.status)]
+        return [web.get("/api/v1/failover/{id:(?s:.+)}/status", self.status)]
 
     async def status(self, request: web.Request) -> web.Response:
         """Raises `SourceUnavailable` where only the database could tell and it is away: that is no 404."""

@@ -16,6 +16,7 @@ from typing import Any
 from correlator.hub import Batch, Hub
 from correlator.jobs import wire
 from correlator.jobs.model import LEVELS, Change, Level
+from correlator.jobs.shapes import Document
 from correlator.sinks.backlog import Backlog
 from correlator.sinks.filters import Filter
 from correlator.sinks.messages import Framing, Message, Reader
@@ -374,7 +375,7 @@ class _Encoder:
     def __init__(self, change: Change) -> None:
         self._change = change
         self._known: dict[Any, Message] = {}
-        self._new = wire.document(change.new) if change.new is not None else {}
+        self._document: Document | None = None
         self._put: bytes | None = None
         self._patch: bytes | None = None
 
@@ -394,12 +395,14 @@ class _Encoder:
     def _state(self, kind: str, subs: list[int]) -> bytes:
         old, new, seq = self._change.old, self._change.new, self._change.seq
         assert new is not None
+        if self._document is None:
+            self._document = wire.document(new)
         if kind == "delta" and old is not None:
             if self._patch is None:
-                self._patch = wire.encode(wire.patch(wire.document(old), self._new))
+                self._patch = wire.encode(wire.patch(wire.document(old), self._document))
             return wire.delta(subs, seq, new, old.rev, self._patch)
         if self._put is None:
-            self._put = wire.encode(self._new)
+            self._put = wire.encode(self._document)
         return wire.put(subs, seq, new, self._put)
 
     def _leave(self, reason: str, subs: list[int]) -> bytes:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 from msgspec import Meta, Struct
 
 from correlator.errors import BadRequest
 from correlator.jobs.model import Level
+from correlator.jobs.shapes import JobStatus
 
 MAX_FRAME = 64 * 1024
 """Bytes of one frame from a client; longer ones close the connection with 1009."""
@@ -30,7 +31,7 @@ class Hello(Struct, tag_field="type", tag="hello", frozen=True):
 class Subscribe(Struct, tag_field="type", tag="subscribe", frozen=True):
     id: _Id
     jobs: _Names | None = None
-    status: list[Literal["pending", "running", "completed", "failed", "cancelled"]] | None = None
+    status: list[JobStatus] | None = None
     job_type: _Names | None = None
     context_id: _Names | None = None
     logs: Level | None = None
@@ -74,3 +75,15 @@ def text_frame(payload: bytes) -> bytes:
     if size < 1 << 16:
         return b"\x81\x7e" + size.to_bytes(2, "big") + payload
     return b"\x81\x7f" + size.to_bytes(8, "big") + payload
+
+
+PING = b"\x89\x00"
+
+
+def pong_frame(payload: bytes) -> bytes:
+    """The answer to a ping, which carries at most 125 bytes."""
+    return b"\x8a" + len(payload).to_bytes(1, "big") + payload
+
+
+def close_frame(code: int, reason: bytes) -> bytes:
+    return b"\x88" + (2 + len(reason)).to_bytes(1, "big") + code.to_bytes(2, "big") + reason

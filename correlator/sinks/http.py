@@ -11,6 +11,7 @@ import logging
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 
 from aiohttp import web
@@ -88,15 +89,15 @@ class HttpSink:
                 web.get("/api/v1/stream", events.handle),
                 web.post("/api/v1/ticket", self._ticket),
                 web.get("/health/live", self._live),
-                web.get("/health/ready", lambda _: self._ready(hub)),
-                web.get("/metrics", lambda _: self._metrics(hub, streams)),
+                web.get("/health/ready", partial(self._ready, hub)),
+                web.get("/metrics", partial(self._metrics, hub, streams)),
                 *Specs().routes(),
                 *self._static.routes(),
             ]
         )
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=2.0)
         await runner.setup()
-        background = asyncio.create_task(streams.run(), name="streams")
+        background = asyncio.gather(streams.run(), sockets.run())
         try:
             self._on_ready(await self._listen(runner))
             await background
@@ -165,7 +166,8 @@ class HttpSink:
         del request
         return json_response({"live": True})
 
-    async def _ready(self, hub: Hub) -> web.Response:
+    async def _ready(self, hub: Hub, request: web.Request) -> web.Response:
+        del request
         parts = {name: describe() for name, describe in hub.parts.items()}
         ready = hub.loading is None and not hub.draining
         body = {
@@ -175,7 +177,8 @@ class HttpSink:
         }
         return json_response(body, status=HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE)
 
-    async def _metrics(self, hub: Hub, streams: Streams) -> web.Response:
+    async def _metrics(self, hub: Hub, streams: Streams, request: web.Request) -> web.Response:
+        del request
         metrics.DATABASE_UP.set(hub.source == "live")
         for transport, count in streams.readers().items():
             metrics.READERS.labels(transport).set(count)

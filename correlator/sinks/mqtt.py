@@ -29,7 +29,8 @@ from correlator.backoff import Backoff
 from correlator.hub import Batch, Hub
 from correlator.jobs.model import Micros
 from correlator.settings import Mqtt
-from correlator.sinks.topics import Events, Message, Owed, Parcel, State, Topics, Tree
+from correlator.sinks.payloads import DaemonState
+from correlator.sinks.topics import Events, Message, Owed, Parcel, Topics, Tree
 from correlator.tls import client_context
 
 T = TypeVar("T")
@@ -305,7 +306,7 @@ class MqttSink:
                             await asyncio.sleep(0.01)
                 await self._say(client, tree, "offline")
 
-    async def _say(self, client: Client, tree: Tree, state: State) -> None:
+    async def _say(self, client: Client, tree: Tree, state: DaemonState) -> None:
         await self._send(client, tree.status(state, _now()))
 
     async def _send(self, client: Client, message: Message) -> None:

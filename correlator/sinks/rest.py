@@ -39,9 +39,9 @@ class Rest:
     def routes(self) -> Iterable[web.RouteDef]:
         return [
             web.get("/api/v1/jobs", self.jobs),
-            web.get("/api/v1/jobs/{id:.+}/events", self.events),
-            web.get("/api/v1/jobs/{id:.+}", self.job),
-            web.get("/api/v1/resolve/{id:.+}", self.resolve),
+            web.get("/api/v1/jobs/{id:(?s:.+)}/events", self.events),
+            web.get("/api/v1/jobs/{id:(?s:.+)}", self.job),
+            web.get("/api/v1/resolve/{id:(?s:.+)}", self.resolve),
         ]
 
     async def job(self, request: web.Request) -> web.Response:

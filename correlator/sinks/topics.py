@@ -7,8 +7,8 @@ kept. A topic is clean once the broker has acknowledged a message that was made 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
-from typing import Any, Literal, NamedTuple, TypeAlias
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal, NamedTuple
 from urllib.parse import quote, unquote
 
 import orjson
@@ -18,6 +18,7 @@ from correlator.hub import Batch
 from correlator.jobs import wire
 from correlator.jobs.index import Index
 from correlator.jobs.model import Change, Micros, Shown
+from correlator.sinks.payloads import DaemonState
 
 SPACING = 0.25
 """Seconds between two states of one job: at most four a second."""
@@ -27,8 +28,6 @@ MAX_EVENTS = 50_000
 
 MAX_GONE = 20_000
 """Jobs that left and whose topics still stand. Of the rest, the broker itself tells after the next connect."""
-
-State: TypeAlias = Literal["starting", "online", "stopping", "offline"]
 
 
 def escape(name: str) -> str:
@@ -300,7 +299,7 @@ class Tree:
     def pending(self) -> int:
         return self._outbox.pending + len(self._events)
 
-    def status(self, state: State, at: Micros) -> Message:
+    def status(self, state: DaemonState, at: Micros) -> Message:
         payload = {"state": state, "epoch": self._epoch, "seq": self._index.seq, "at": wire.rfc3339(at)}
         return Message(self._topics.status, wire.encode(payload))
 
@@ -325,7 +324,7 @@ class Tree:
         document = wire.document(last) if isinstance(last, Shown) else last
         return Message(topic, self._state({**document, "deleted": True}, seq)), nothing
 
-    def _state(self, document: dict[str, Any], seq: int) -> bytes:
+    def _state(self, document: Mapping[str, Any], seq: int) -> bytes:
         return wire.encode({**document, "epoch": self._epoch, "seq": seq})
 
     def _take_event(self) -> Parcel | None:

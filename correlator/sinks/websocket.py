@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, assert_never
 
 import msgspec
@@ -21,7 +22,20 @@ from correlator.hub import Hub, JobQuery
 from correlator.jobs import wire
 from correlator.sinks.access import Pace
 from correlator.sinks.filters import Filter
-from correlator.sinks.frames import MAX_FRAME, Get, Hello, Ping, Said, Subscribe, Unsubscribe, decode, text_frame
+from correlator.sinks.frames import (
+    MAX_FRAME,
+    PING,
+    Get,
+    Hello,
+    Ping,
+    Said,
+    Subscribe,
+    Unsubscribe,
+    close_frame,
+    decode,
+    pong_frame,
+    text_frame,
+)
 from correlator.sinks.messages import Framing, Message
 from correlator.sinks.stream import Resume, Streams
 
@@ -33,8 +47,14 @@ log = logging.getLogger(__name__)
 VERSION = 1
 PING_SECONDS = 25
 HELLO_WITHIN = 10.0
+PONG_WITHIN = 12.5
+"""Seconds in which a reader answers a ping; one that lags has what is before the ping to read first."""
+
 CLOSE_WITHIN = 2.0
 """Seconds that a reader has to take its close frame before its socket goes."""
+
+SLOW_CLOSE_WITHIN = 120.0
+"""The same for one that is too slow: the frame stands behind all that it has not read."""
 
 MAX_BURST = 1000
 MAX_RATE = 200.0
@@ -81,6 +101,7 @@ class SocketReader:
         self.framing: Framing = framed
         self.tasks: set[asyncio.Task[None]] = set()
         """Its ending: that goes on when the talk is over."""
+        self.heard = self.pinged = time.monotonic()
         self.ready = False
         self.resume: Resume | None = None
 
@@ -94,12 +115,32 @@ class SocketReader:
         return self._transport.get_write_buffer_size()
 
     def give_up(self) -> None:
-        """Too slow: a close frame would only queue behind what it does not read, so the socket goes soon after."""
+        """Too slow: it is told so behind what it has not read; where it never reads that, the socket goes."""
         metrics.READERS_CLOSED.labels("slow").inc()
-        self.end(TOO_SLOW, b"too slow")
+        self.write(close_frame(TOO_SLOW, b"too slow"))
+        self._keep(self._linger())
+
+    def ping(self, now: float) -> bool:
+        """Ask whether it is still there, from time to time; False where it has not answered."""
+        if self.heard < self.pinged and now - self.pinged > PONG_WITHIN:
+            return False
+        if now - max(self.heard, self.pinged) > PING_SECONDS:
+            self.pinged = now
+            self.write(PING)
+        return True
+
+    def pong(self, payload: bytes) -> None:
+        self.write(pong_frame(payload))
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
 
     def end(self, code: int, reason: bytes) -> None:
-        task = asyncio.ensure_future(self._end(code, reason))
+        self._keep(self._end(code, reason))
+
+    def _keep(self, ending: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(ending)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
@@ -111,8 +152,15 @@ class SocketReader:
                     while self.waiting():  # noqa: ASYNC110 - a transport has no event to wait for
                         await asyncio.sleep(0.05)
             except TimeoutError:
-                if self._transport is not None:
-                    self._transport.abort()
+                self.abort()
+
+    async def _linger(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SLOW_CLOSE_WITHIN):
+                while self.waiting():  # noqa: ASYNC110 - a transport has no event to wait for
+                    await asyncio.sleep(0.5)
+                await asyncio.sleep(CLOSE_WITHIN)
+        self.abort()
 
 
 class Websockets:
@@ -123,6 +171,16 @@ class Websockets:
         self._access = access
         self._streams = streams
         self._max_subscriptions = max_subscriptions
+
+    async def run(self) -> None:
+        """Find the readers that are gone without a word, for ever."""
+        while True:
+            await asyncio.sleep(1.0)
+            now = time.monotonic()
+            for reader in [r for r in self._streams.fanout.readers if isinstance(r, SocketReader)]:
+                if not self._streams.fanout.lags(reader) and not reader.ping(now):
+                    metrics.READERS_CLOSED.labels("gone").inc()
+                    reader.abort()
 
     async def drain(self) -> None:
         """Tell everybody to come back, and close."""
@@ -136,9 +194,7 @@ class Websockets:
                     await task
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        ws = web.WebSocketResponse(
-            heartbeat=PING_SECONDS, compress=False, max_msg_size=MAX_FRAME, timeout=2.0, autoping=True
-        )
+        ws = web.WebSocketResponse(compress=False, max_msg_size=MAX_FRAME, timeout=2.0, autoping=False)
         await ws.prepare(request)
         reader = SocketReader(request.transport, ws)
         try:
@@ -166,6 +222,12 @@ class Websockets:
                     message = await reader.ws.receive()
             except TimeoutError:
                 raise Close(NO_HELLO, f"no hello within {HELLO_WITHIN:g} s") from None
+            reader.heard = time.monotonic()
+            if message.type is WSMsgType.PING:
+                reader.pong(message.data)
+                continue
+            if message.type is WSMsgType.PONG:
+                continue
             if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
                 return
             try:

@@ -157,7 +157,7 @@ class Queries:
     @staticmethod
     def timestamp(second: int) -> str:
         """A Unix second as TIMESTAMP columns are compared in our sessions."""
-        return rfc3339(second * 1_000_000)[:19].replace("T", " ")  # type: ignore[index]
+        return rfc3339(second * 1_000_000)[:19].replace("T", " ")
 
     async def page(self, session: Session, query: JobQuery, before: tuple[Micros, str] | None, limit: int) -> list[str]:
         """The ids of jobs that `query` wants, newest first by (started_at, id), from before `before` on."""

@@ -131,8 +131,12 @@ async def test_a_subscription_replaced_in_its_snapshot_sends_nothing_more_of_the
         await socket.say({"type": "subscribe", "id": 1, "jobs": ["e-7"]})
         await socket.say({"type": "subscribe", "id": 2})
         await socket.say({"type": "unsubscribe", "id": 2})
-        while (message := await socket.next())["type"] != "synced" or message["count"] != 1:
-            assert message.get("sub") != 2 or message["type"] != "synced", message
+        await socket.say({"type": "ping"})
+        first: list[int] = []
+        while (message := await socket.next())["type"] != "pong":
+            if message["type"] == "synced" and message["sub"] == 1:
+                first.append(message["count"])
+        assert first in ([1], [300, 1])  # where it was sent whole before it was replaced, it has an end
         for _ in range(5):
             await socket.say({"type": "ping"})
             while (message := await socket.next())["type"] != "pong":

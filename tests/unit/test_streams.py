@@ -287,6 +287,7 @@ class Crowd:
         resume = self.world.welcome(again)
         self.clients.append(again)
         self.filters[again] = self.filters.pop(client)
+        again.unsynced = set(self.filters[again])  # no position is true for it before it has all of them again
         for sub in self.filters[again]:
             known = resume if sub in again.jobs else None
             self.resumed += known is not None

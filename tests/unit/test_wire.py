@@ -1,6 +1,7 @@
 """What leaves: the members of the protocol, exactly, and the same bytes for the same document."""
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -58,7 +59,7 @@ def test_a_document_has_exactly_the_members_of_the_protocol(shown):
 
 
 def test_the_values_are_those_of_the_view():
-    document = wire.document(SHOWN)
+    document: dict[str, Any] = dict(wire.document(SHOWN))
     assert {k: document[k] for k in MEMBERS - {"steps", "progress"}} == {
         "job_id": "j",
         "external_ids": ["e1", "e2"],

@@ -1,0 +1,305 @@
+"""What the daemon says of itself is what it does: every answer and every message has the shape it is described with."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections import Counter, defaultdict
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, get_type_hints
+from urllib.parse import quote
+
+import aiomqtt
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.core.result import Ok
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+from yarl import URL
+
+from correlator.jobs.shapes import Document, Step
+from tests import replay
+from tests.appliance import Appliance, now
+from tests.daemon import HELLO, Daemon, merge
+from tests.replay import MariaDBReplayer
+from tests.schemas import Shapes, closed
+from tests.servers import Database, Mosquitto, eventually
+
+ENDLESS = {"stream"}
+"""Operations whose answer does not end."""
+
+LONGEST_WAIT = 0.05
+"""Seconds that a request may be held here."""
+
+
+IDS = ("unified-live-failover-SVR 2019/Prod-1", "gui-a", "two\nlines", "ctx-b", "legacy-a")
+
+FEW = settings(
+    max_examples=12,
+    phases=[Phase.explicit, Phase.generate],
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+]
+
+
+async def document(daemon: Daemon, name: str) -> dict[str, Any]:
+    status, found = await daemon.get(f"/api/v1/{name}.json")
+    assert status == 200
+    assert isinstance(found, dict)
+    return found
+
+
+@pytest.fixture
+async def description(daemon: Daemon, rows: None) -> dict[str, Any]:
+    return await document(daemon, "openapi")
+
+
+@pytest.fixture
+async def rows(appliance: Appliance, daemon: Daemon) -> None:
+    """Jobs of each kind, under IDs of every sort of characters."""
+    running = await appliance.job(IDS[0], metadata='{"gui_job_id":"gui-a"}')
+    step = await appliance.step(running, 1, "first", "completed")
+    await appliance.step(running, 2, "second")
+    await appliance.log("Step completed", attrs={"job_id": running, "step_id": step, "status": "completed"})
+    await appliance.log("a line", level="WARN", job_id=running)
+    failed = await appliance.job(IDS[2], context_id="ctx-b", parent_job_id=running)
+    await appliance.end(failed, "failed", "boom <&>")
+    await appliance.insert(
+        "failover_jobs", job_id="legacy-a", vm_id="4205", job_type="test", status="creating_vm", created_at=now(),
+        source_vm_name="vm",
+    )  # fmt: skip
+
+    async def all_there() -> bool:
+        return len((await daemon.get("/api/v1/jobs"))[1]["jobs"]) == 3
+
+    await eventually(all_there, within=5)
+
+
+def test_whatever_is_asked_the_answer_is_as_described(daemon: Daemon, description: dict[str, Any]) -> None:
+    """Whether a request fits the description or not: no 5xx, and no answer but those that the description has."""
+    api = schemathesis.openapi.from_dict(closed(description))
+    api.config.update(base_url=daemon.url)
+    answers: defaultdict[str, set[int]] = defaultdict(set)
+
+    def ask(case: schemathesis.Case[Any], known: str | None) -> None:
+        if "id" in case.path_parameters and known is not None:
+            case.path_parameters["id"] = known
+        if isinstance(wait := case.query.get("wait"), int | float):
+            case.query["wait"] = min(wait, LONGEST_WAIT)
+        response = case.call_and_validate(checks=CHECKS)
+        answers[case.operation.definition.raw["operationId"]].add(response.status_code)
+
+    for found in api.get_all_operations():
+        assert isinstance(found, Ok)
+        operation = found.ok()
+        if operation.definition.raw["operationId"] not in ENDLESS:
+            both, right = tuple(GenerationMode), (GenerationMode.POSITIVE,)
+            for mode in both if len(operation.query) else right:
+                FEW(given(operation.as_strategy(generation_mode=mode), st.none() | st.sampled_from(IDS))(ask))()
+    assert {name for name, seen in answers.items() if 200 not in seen} <= {"websocket"}
+    assert {200, 400} <= answers["jobs"]
+    assert {200, 400, 404} <= answers["job"] | answers["job_events"]
+
+
+async def test_every_id_leads_to_its_job_wherever_a_path_has_one(daemon: Daemon, description: dict[str, Any]) -> None:
+    for path in (p for p in description["paths"] if "{id}" in p):
+        for name in IDS:
+            assert await asked(daemon, path.replace("{id}", quote(name, safe="")), {}) == 200, (path, name)
+
+
+async def test_just_the_parameters_that_are_described_are_taken(daemon: Daemon, description: dict[str, Any]) -> None:
+    for path, item in description["paths"].items():
+        for operation in item.values():
+            described = sorted(p["name"] for p in operation["parameters"] if p["in"] == "query")
+            if not described:
+                continue
+            status, problem = await daemon.get(path.replace("{id}", "gui-a"), params={"nonsense": "1"})
+            assert status == 400
+            assert problem["detail"].endswith(f"known: {', '.join(described)}")
+
+
+async def test_a_parameter_is_taken_within_its_limits_and_no_further(
+    daemon: Daemon, description: dict[str, Any]
+) -> None:
+    tried = 0
+    for path, item in description["paths"].items():
+        for parameter in item.get("get", {"parameters": []})["parameters"]:
+            if parameter["in"] == "query":
+                right, wrong = limits(parameter["schema"])
+                for value, refused in [(v, False) for v in right] + [(v, True) for v in wrong]:
+                    status = await asked(daemon, path.replace("{id}", "gui-a"), {parameter["name"]: value})
+                    assert (status == 400) == refused, (path, parameter["name"], value)
+                    tried += 1
+    assert tried > 30
+
+
+async def asked(daemon: Daemon, path: str, query: dict[str, str]) -> int:
+    """The status alone: some answers do not end."""
+    assert daemon.session is not None
+    async with daemon.session.get(URL(path, encoded=True).update_query(query)) as response:
+        return response.status
+
+
+def limits(schema: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Values that are just right, and such as are just wrong, by a parameter's schema."""
+    schema = schema.get("items", schema)
+    if "enum" in schema:
+        return list(schema["enum"]), [str(schema["enum"][0]).swapcase() + "?", "x"]
+    if "minimum" in schema:
+        low, high = schema["minimum"], schema["maximum"]
+        return [str(low), str(high)], [str(low - 1), str(high + 1), "x", "nan"]
+    return [], []
+
+
+class Heard:
+    """What readers were told, held to a description: counted by shape; a message without one fails."""
+
+    def __init__(self, description: dict[str, Any]) -> None:
+        self._description = description
+        self._shapes = Shapes(description)
+        self.seen: Counter[str] = Counter()
+
+    @property
+    def senders(self) -> list[str]:
+        return [name for name, o in self._description["operations"].items() if o["action"] == "send"]
+
+    def told(self, operation: str) -> set[str]:
+        """The shapes that an operation may send."""
+        return {m["$ref"].rpartition("/")[2] for m in self._description["operations"][operation]["messages"]}
+
+    def message(self, operation: str, message: dict[str, Any]) -> str:
+        """Returns the name of its shape."""
+        kind = self._shapes.one_of(self.told(operation), message)
+        self.seen[f"{operation} {kind}"] += 1
+        return kind
+
+    def to_reader(self, operation: str, message: dict[str, Any], documents: dict[str, Any]) -> None:
+        """A message to one reader, which has `documents`."""
+        kind = self.message(operation, message)
+        if kind == "Put":
+            documents[message["job_id"]] = message["job"]
+        elif kind == "Snapshot":
+            documents |= {job["job_id"]: job for job in message["jobs"]}
+        elif kind == "Delta":
+            known = documents[message["job_id"]]
+            assert known["rev"] == message["base"]
+            known = documents[message["job_id"]] = whole(merge(known, message["set"]))
+            assert self._shapes.wrong("Document", known) == []
+
+    def published(self, topic: str, payload: bytes) -> None:
+        """Its topic is that of just one channel, which is named like its operation."""
+        channels = self._description["channels"].items()
+        fits = [name for name, channel in channels if re.fullmatch(pattern(channel["address"]), topic)]
+        assert len(fits) == 1, topic
+        if payload:  # else the topic is emptied
+            self.message(fits[0], json.loads(payload))
+
+
+def pattern(address: str) -> str:
+    """Which topics an address stands for: a prefix may have levels, whatever else is named is one."""
+    parts = re.split(r"({\w+})", address)
+    return "".join(".+" if p == "{prefix}" else "[^/]+" if p.startswith("{") else re.escape(p) for p in parts)
+
+
+def whole(document: dict[str, Any]) -> dict[str, Any]:
+    """With null for members that the merge took, which means the same."""
+    steps = {i: dict.fromkeys(get_type_hints(Step)) | s for i, s in document.get("steps", {}).items()}
+    return dict.fromkeys(get_type_hints(Document)) | document | {"steps": steps}
+
+
+async def from_socket(daemon: Daemon, heard: Heard, *said: dict[str, Any] | str) -> None:
+    assert daemon.session is not None
+    documents: dict[str, Any] = {}
+    async with daemon.session.ws_connect("/ws") as socket:
+        for message in said:
+            await socket.send_str(message if isinstance(message, str) else json.dumps(message))
+        async for frame in socket:
+            told = json.loads(frame.data)
+            for message in told if isinstance(told, list) else [told]:
+                heard.to_reader("told", message, documents)
+
+
+async def from_stream(daemon: Daemon, heard: Heard, path: str, **headers: str) -> None:
+    assert daemon.session is not None
+    documents: dict[str, Any] = {}
+    async with daemon.session.get(path, headers=headers) as response:
+        assert response.content_type == "text/event-stream"
+        async for line in response.content:
+            name, _, text = line.decode().rstrip("\n").partition(": ")
+            if name == "data":
+                heard.to_reader("streamed", json.loads(text), documents)
+            assert name in ("", "data", "retry") or (name == "id" and re.fullmatch(r"[^:]+:\d+", text))
+
+
+async def from_broker(url: str, heard: Heard, listening: asyncio.Event) -> None:
+    host, _, port = url.removeprefix("mqtt://").partition(":")
+    async with aiomqtt.Client(host, int(port), protocol=aiomqtt.ProtocolVersion.V5) as client:
+        await client.subscribe("#", qos=1)
+        listening.set()
+        async for message in client.messages:
+            assert isinstance(message.payload, bytes)
+            heard.published(str(message.topic), message.payload)
+            if heard.seen["status DaemonStatus"] and message.payload.startswith(b'{"state":"offline"'):
+                return
+
+
+def nothing(missing: set[str]) -> bool:
+    assert not missing, missing
+    return True
+
+
+NOT_PROVOKED = {"told LogDropped", "streamed LogDropped"}
+"""Only a reader that lags for long is told."""
+
+
+async def test_every_message_of_a_replay_is_as_described(
+    database: Database, own_mosquitto: Mosquitto, recording: list[replay.Transaction], tmp_path: Path
+) -> None:
+    daemon = Daemon(tmp_path, database__url=database.url, mqtt__url=own_mosquitto.url, jobs__retention="3s")
+    listening = asyncio.Event()
+    stale = {"epoch": "another", "seq": 1}
+    everything = {"type": "subscribe", "id": 1, "logs": "DEBUG"}
+    running = {"type": "subscribe", "id": 2, "status": ["running"], "resume": True, "jobs": None}
+    try:
+        await daemon.start()
+        heard = Heard(await document(daemon, "asyncapi"))
+        ends = datetime.now(UTC) + timedelta(seconds=recording[-1].at)
+        async with asyncio.timeout(40), asyncio.TaskGroup() as group:
+            group.create_task(from_broker(own_mosquitto.url, heard, listening))
+            await listening.wait()
+            group.create_task(
+                from_socket(daemon, heard, HELLO | {"resume": stale}, everything, running, "{", {"type": "ping"})
+            )
+            group.create_task(from_socket(daemon, heard, HELLO, {"type": "get", "job_id": "nobody"}))
+            group.create_task(from_stream(daemon, heard, "/api/v1/stream?logs=DEBUG"))
+            group.create_task(
+                from_stream(daemon, heard, "/api/v1/stream?status=running", **{"Last-Event-ID": "another:1"})
+            )
+            async with MariaDBReplayer.connect(database) as replayer:
+                await replayer.replay(replay.shift(recording, ends_at=ends), speed=1.0)
+            described = {f"{o} {name}" for o in heard.senders for name in heard.told(o)}
+            before_the_end = described - NOT_PROVOKED - {"told Bye", "streamed Bye"}
+            await eventually(lambda: nothing(before_the_end - set(heard.seen)), within=12)
+            assert await daemon.stop() == 0
+        assert described - set(heard.seen) == NOT_PROVOKED
+    finally:
+        await daemon.close()

@@ -1,0 +1,254 @@
+"""The shapes: their closed sets are those of the core, and what is built has them, member by member."""
+
+from __future__ import annotations
+
+from typing import Any, get_args, get_type_hints
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from correlator import hub
+from correlator.errors import BadRequest
+from correlator.jobs import fold, model, shapes, wire
+from correlator.jobs.index import Index
+from correlator.jobs.model import (
+    Event,
+    Job,
+    JobRecord,
+    Kind,
+    LegacyRecord,
+    Line,
+    LogLine,
+    Reading,
+    Resolved,
+    Shown,
+    Status,
+    StepRecord,
+    View,
+)
+from correlator.sinks import compatible, payloads, topics
+from correlator.sinks.frames import decode
+from correlator.sinks.problems import problem
+from correlator.sinks.specs import asyncapi, openapi
+from tests.schemas import Shapes
+
+AT = 1_758_553_933_123_456
+REST, STREAMED = Shapes(openapi()), Shapes(asyncapi())
+STEPS = (
+    StepRecord(7, "first", 1, "completed", AT - 9_000_000, AT - 7_000_000),
+    StepRecord(9, "second", 2, "running", AT - 6_000_000),
+    StepRecord(6, "fourth", 4, "failed", AT - 4_000_000, AT - 3_000_000, "boom"),
+)
+VIEW = View(
+    "j",
+    Status.RUNNING,
+    external_ids=("e1", "e2"),
+    job_type="failover",
+    started_at=AT - 10_000_000,
+    steps=STEPS,
+    last=Line(AT - 1, 3, "WARN", "text"),
+    metadata='{"vm_name":"vm","deep":{"er":[1,null]}}',
+)
+FULL, BARE = Shown(VIEW, 17, AT, ("k1",)), Shown(fold.view(Job("j")), 1, AT)
+LEGACY = LegacyRecord(3, "legacy-a", "creating_vm", "test", created_at=AT, started_at=AT, source_vm_spec='{"cpus":4}')
+
+
+def literal(alias: Any) -> set[Any]:
+    """The values of a Literal, also of one that says what they mean."""
+    values = get_args(alias)
+    return literal(values[0]) if hasattr(alias, "__metadata__") else set(values)
+
+
+@pytest.mark.parametrize(
+    ("shape", "core"),
+    [
+        (shapes.JobStatus, {s.value for s in Status if s is not Status.SKIPPED}),
+        (shapes.StepStatus, {s.value for s in Status}),
+        (shapes.Basis, literal(get_type_hints(View)["basis"])),
+        (shapes.Source, literal(get_type_hints(View)["source"])),
+        (shapes.Left, literal(model.Reason) | {"filter"}),
+        (payloads.ResolvedBy, literal(get_type_hints(Resolved)["resolved_by"])),
+    ],
+    ids=["job", "step", "basis", "source", "left", "resolved_by"],
+)
+def test_a_closed_set_is_that_of_the_core(shape, core):
+    assert literal(shape) == core
+
+
+@pytest.mark.parametrize("shown", [FULL, BARE, Shown(fold.legacy_view(LEGACY), 2, AT)], ids=["full", "bare", "legacy"])
+@pytest.mark.parametrize("steps", [True, False])
+def test_a_document_has_its_shape_to_the_last_member(shown, steps):
+    document = orjson.loads(wire.encode(wire.document(shown, steps=steps)))
+    assert REST.wrong("Document", document) == []
+    assert list(document) == list(get_type_hints(shapes.Document))
+    assert REST.wrong("JobsPage", {"jobs": [document], "next_cursor": None}) == []
+
+
+times = st.none() | st.integers(-(1 << 62), 1 << 62)
+texts = st.none() | st.text(max_size=5)
+step_records = st.builds(
+    StepRecord,
+    id=st.integers(),
+    seq=st.integers(-5, 1 << 31),
+    status=st.sampled_from([s.value for s in Status]),
+    started_at=times,
+    completed_at=times,
+    error_message=texts,
+)
+views = st.builds(
+    View,
+    job_id=st.text(),
+    status=st.sampled_from([s for s in Status if s is not Status.SKIPPED]),
+    error=texts,
+    started_at=times,
+    ended_at=times,
+    percent=st.floats(0, 100),
+    steps=st.lists(step_records, max_size=3).map(tuple),
+    last=st.none() | st.builds(Line, at=st.integers(), event_id=st.integers(), text=st.text(max_size=5)),
+    metadata=st.sampled_from([None, "", "{", "[1]", '{"a":{"b":null}}']),
+)
+
+
+@given(views, st.integers(-(1 << 62), 1 << 62), st.booleans())
+def test_every_job_there_may_be_has_the_shape(view, updated_at, stalled):
+    document = wire.document(Shown(view, 1, updated_at, stalled=stalled))
+    assert REST.wrong("Document", orjson.loads(wire.encode(document))) == []
+
+
+LINE = LogLine(5, "WARN", "text", 7, {"a": 1}, AT)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Put", wire.put([1, 2], 18, FULL, wire.encode(wire.document(FULL)))),
+        ("Put", wire.put([], 18, BARE, wire.encode(wire.document(BARE)))),
+        ("Snapshot", wire.snapshot(1, 18, [wire.encode(wire.document(FULL))], more=False)),
+        ("Delta", wire.delta([1], 18, FULL, 16, b'{"status":"failed","steps":{"7":null}}')),
+        ("LogDropped", wire.dropped([1], 3)),
+        ("Delete", wire.delete([1], 18, "j", "merged")),
+        ("LogMessage", wire.encode({"type": "log", "sub": [1], "job_id": "j", **wire.log_line(LINE)})),
+        ("JobEvent", wire.encode(wire.event(Event(Kind.STEP_FAILED, "j", AT, 5, 7, "first", "boom"), "e", 18))),
+        ("JobEvent", wire.encode(wire.event(Event(Kind.JOB_STALLED, "j", AT), "e", 18))),
+    ],
+)
+def test_a_message_has_its_shape_to_the_last_member(name, message):
+    assert STREAMED.wrong(name, orjson.loads(message)) == []
+
+
+@pytest.mark.parametrize("attrs", [{"a": 1}, None, "no JSON", [1], 7])
+def test_a_log_line_has_its_shape_whatever_was_logged_with_it(attrs):
+    line = orjson.loads(wire.encode(wire.log_line(replace(LINE, attrs=attrs))))
+    assert REST.wrong("LogEvent", line) == []
+    assert REST.wrong("EventsPage", {"events": [line], "next_after": "5"}) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Put", {"type": "put", "sub": [1], "seq": 18, "job_id": "j", "rev": 17, "job": {}}),
+        ("Delete", {"type": "delete", "sub": [1], "seq": 18, "job_id": "j", "reason": "boredom"}),
+        ("Delete", {"type": "delete", "sub": [1], "seq": 18, "job_id": "j", "reason": "gone", "why": "so"}),
+        ("Delete", {"type": "delete", "sub": [1], "seq": 18, "job_id": "j"}),
+        ("Bookmark", {"type": "bookmark", "seq": 18, "at": "2025-09-22T10:00:00Z"}),
+        ("Bookmark", {"type": "bookmark", "seq": -1, "at": "2025-09-22T10:00:00.000000Z"}),
+        ("Bye", {"type": "bye", "code": 1012, "retry_ms": [0]}),
+        ("Pong", {"type": "ping"}),
+    ],
+)
+def test_a_message_of_another_shape_is_seen(name, message):
+    assert STREAMED.wrong(name, message)
+
+
+def test_no_message_has_the_shape_of_two():
+    log = {"type": "log", "sub": [1], "job_id": "j", **wire.log_line(LINE)}
+    told = {kind.__name__ for kind in shapes.TOLD}
+    assert STREAMED.one_of(told, orjson.loads(wire.encode(log))) == "LogMessage"
+    assert STREAMED.one_of(told, {"type": "log", "sub": [1], "dropped": 3}) == "LogDropped"
+
+
+def tree(record: JobRecord) -> tuple[topics.Tree, Index]:
+    index = Index()
+    index.loading = False
+    index.apply([Reading(record.job_id, 1, record, STEPS)], AT)
+    return topics.Tree(topics.Topics("p/i"), index, "e", topics.Events()), index
+
+
+def test_what_is_retained_has_its_shape_to_the_last_member():
+    built, index = tree(JobRecord("j", status="running", external_job_id="x", started_at=AT))
+    (state,) = built.messages(topics.Key("state", "j"))
+    (ext,) = built.messages(topics.Key("ext", "x"))
+    gone = index.get("j")
+    assert gone is not None
+    built.hear(hub.Batch(5, [model.Change("j", 5, gone, None, "retention")]))
+    index.apply([Reading("j", 2, None)], AT)
+    deleted, nothing = built.messages(topics.Key("state", "j"))
+    built.found("p/i/job/left/state", b"no JSON")
+    least, _ = built.messages(topics.Key("state", "left"))
+    assert nothing.payload == b""
+    for name, message in {
+        "JobState": state,
+        "ExternalId": ext,
+        "DeletedJobState": deleted,
+        "DaemonStatus": built.status("online", AT),
+        "DaemonIndex": built.index(),
+    }.items():
+        assert STREAMED.wrong(name, orjson.loads(message.payload)) == []
+    assert STREAMED.wrong("DeletedJobState", orjson.loads(least.payload)) == []
+    assert STREAMED.wrong("JobState", orjson.loads(deleted.payload))
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        ("DirectReply", compatible.reply(FULL, Resolved("j", "uuid"), "j", AT)),
+        ("DirectReply", compatible.reply(BARE, Resolved("j", "context_id"), "c", AT)),
+        ("EnhancedReply", compatible.reply(FULL, Resolved("j", "external_id"), "e1", AT)),
+        ("LegacyReply", compatible.legacy_reply(LEGACY, AT)),
+        ("UnknownReply", compatible.not_found("nobody")),
+    ],
+)
+def test_the_appliances_reply_has_just_one_of_its_four_shapes(name, body):
+    names = {"DirectReply", "EnhancedReply", "LegacyReply", "UnknownReply"}
+    assert REST.one_of(names, orjson.loads(wire.encode(body))) == name
+
+
+def test_a_problem_has_its_shape_to_the_last_member():
+    body = problem(404, "there is nothing here").body
+    assert isinstance(body, bytes)
+    assert REST.wrong("Problem", orjson.loads(body)) == []
+
+
+SAID: list[tuple[str, dict[str, Any]]] = [
+    ("Hello", {"type": "hello", "version": 1}),
+    ("Hello", {"type": "hello", "version": 1, "token": "t", "resume": {"epoch": "e", "seq": 5}}),
+    ("Subscribe", {"type": "subscribe", "id": 1}),
+    ("Subscribe", {"type": "subscribe", "id": 1, "jobs": ["a"], "status": ["running"], "logs": "WARN", "resume": True}),
+    ("Unsubscribe", {"type": "unsubscribe", "id": 1}),
+    ("Get", {"type": "get", "job_id": "a"}),
+    ("Ping", {"type": "ping"}),
+]
+
+
+@pytest.mark.parametrize(("name", "message"), SAID)
+def test_what_a_client_may_say_is_what_is_understood(name, message):
+    assert STREAMED.wrong(name, message) == []
+    decode(orjson.dumps(message))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Subscribe", {"type": "subscribe", "id": -1}),
+        ("Subscribe", {"type": "subscribe", "id": 1, "status": ["skipped"]}),
+        ("Subscribe", {"type": "subscribe", "id": 1, "jobs": [""]}),
+        ("Get", {"type": "get"}),
+    ],
+)
+def test_what_is_not_understood_is_not_described(name, message):
+    assert STREAMED.wrong(name, message)
+    with pytest.raises(BadRequest):
+        decode(orjson.dumps(message))

@@ -1,0 +1,150 @@
+"""The served documents: valid by their standards, without loose ends, and of everything that is served."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import jsonschema_rs
+import openapi_spec_validator
+import pytest
+from aiohttp import web
+
+import correlator
+from correlator import web as pages
+from correlator.hub import Hub
+from correlator.jobs.index import Index
+from correlator.sinks.access import Access
+from correlator.sinks.http import HttpSink, Listener
+from correlator.sinks.specs import asyncapi, openapi
+
+OPENAPI, ASYNCAPI = openapi(), asyncapi()
+BOTH = pytest.mark.parametrize("document", [OPENAPI, ASYNCAPI], ids=["openapi", "asyncapi"])
+
+
+def references(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from [inner] if name == "$ref" else references(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from references(inner)
+
+
+def at(document: Any, pointer: str) -> Any:
+    for name in pointer.removeprefix("#/").split("/"):
+        document = document[name.replace("~1", "/").replace("~0", "~")]
+    return document
+
+
+def test_the_openapi_document_is_valid():
+    openapi_spec_validator.validate(OPENAPI)
+
+
+@BOTH
+def test_every_reference_leads_somewhere_and_nothing_is_left_over(document):
+    used = set(references(document))
+    for pointer in used:
+        at(document, pointer)
+    parts = {f"#/components/{kind}/{name}" for kind, all_of in document["components"].items() for name in all_of}
+    assert {p for p in parts - used if "/securitySchemes/" not in p} == set()
+
+
+@BOTH
+def test_every_schema_is_valid_in_both_drafts(document):
+    """OpenAPI 3.1 has 2020-12, AsyncAPI 3.0 a superset of draft 07: one schema must mean the same in both."""
+    for schema in document["components"]["schemas"].values():
+        jsonschema_rs.Draft202012Validator(schema | {"components": document["components"]})
+        jsonschema_rs.Draft7Validator(schema | {"components": document["components"]})
+        assert "$ref" not in schema
+    assert "prefixItems" not in json.dumps(document)
+
+
+@BOTH
+def test_a_reference_has_nothing_beside_it(document):
+    """Draft 07 would not look at it."""
+    for part in walk(document):
+        assert "$ref" not in part or len(part) == 1, part
+
+
+def walk(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict):
+        yield value
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from walk(inner)
+
+
+@BOTH
+def test_a_description_is_the_same_in_every_python(document):
+    """3.13 takes the indentation out of docstrings, 3.11 does not."""
+    for part in walk(document):
+        assert all("\n" not in text for text in part.values() if isinstance(text, str))
+
+
+@BOTH
+def test_the_version_is_the_programs(document):
+    assert document["info"]["version"] == correlator.__version__
+
+
+def test_an_operation_has_its_own_name_and_says_what_it_needs():
+    operations = [o for item in OPENAPI["paths"].values() for o in item.values()]
+    assert len({o["operationId"] for o in operations}) == len(operations)
+    for path, item in OPENAPI["paths"].items():
+        for operation in item.values():
+            named = {p["name"] for p in operation["parameters"] if p["in"] == "path"}
+            assert named == set(re.findall(r"{(\w+)}", path))
+
+
+def test_a_channel_has_the_parameters_of_its_address_and_the_messages_of_its_operations():
+    told: dict[str, set[str]] = {}
+    for operation in ASYNCAPI["operations"].values():
+        channel = operation["channel"]["$ref"]
+        messages = {m["$ref"] for m in operation["messages"]}
+        assert all(m.startswith(f"{channel}/messages/") for m in messages)
+        told.setdefault(channel, set()).update(messages)
+    for name, channel in ASYNCAPI["channels"].items():
+        assert set(channel.get("parameters", {})) == set(re.findall(r"{(\w+)}", channel["address"]))
+        assert told[f"#/channels/{name}"] == {f"#/channels/{name}/messages/{m}" for m in channel["messages"]}
+
+
+@pytest.fixture
+async def app(monkeypatch: pytest.MonkeyPatch) -> web.Application:
+    """The application as it is served, without a listener."""
+    made: list[web.Application] = []
+
+    class Runner(web.AppRunner):
+        def __init__(self, app: web.Application, **options: Any) -> None:
+            super().__init__(app, **options)
+            made.append(app)
+
+    monkeypatch.setattr(web, "AppRunner", Runner)
+    access = Access(listen_host="127.0.0.1", clock=asyncio.get_running_loop().time)
+    served: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    sink = HttpSink(Listener("127.0.0.1", 0), access, retention=1.0, on_ready=served.set_result)
+    task = asyncio.create_task(sink.run(Hub(Index())))
+    task.add_done_callback(lambda _: served.cancel())
+    async with asyncio.timeout(5):
+        await served
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    return made[0]
+
+
+@pytest.mark.filterwarnings("ignore:Bare functions are deprecated:DeprecationWarning")
+async def test_every_route_is_described_and_every_description_has_its_route(app: web.Application):
+    """The files of the page aside: nobody but the page asks for them."""
+    routes = {
+        (route.method.lower(), route.resource.canonical)
+        for route in app.router.routes()
+        if route.resource is not None and route.method != "HEAD"
+    }
+    described = {(method, path) for path, item in OPENAPI["paths"].items() for method in item}
+    assert described - routes == set()
+    assert {path for _, path in routes - described} <= set(pages.files())
+    channels = {c["address"] for c in ASYNCAPI["channels"].values() if c["address"].startswith("/")}
+    assert channels <= {path for _, path in routes}
