@@ -1,7 +1,7 @@
 """What a reader that lags is owed: of each job the newest state, and log lines up to a bound.
 
-Bounded by jobs and by bytes, however long the reader lags. State is owed in the order of its last change, so that at
-every moment the reader has all up to the position that the last message told it.
+Bounded by jobs and by bytes, however long the reader lags. State is owed in the order of its last change, for each
+subscription by itself, so that at every moment the reader has all up to the position that the last message told it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import islice
+from typing import NamedTuple
 
 from correlator.jobs import wire
 from correlator.jobs.index import Index
@@ -20,20 +22,22 @@ MAX_LINES = 768 * 1024
 LINE_OVERHEAD = 200
 """What a waiting line costs beside its bytes."""
 
+MAX_TOGETHER = 100
+"""Subscriptions of one job that share a message."""
+
 AT_ONCE = 32 * 1024
 """Bytes that are taken together when it reads again."""
 
 
-@dataclass(slots=True)
-class Owed:
-    """A job's newest state for some subscriptions: the reason why it left each, or None where it is in it.
+class Owed(NamedTuple):
+    """A job's newest state for one subscription. `left`: why it left it, None where it is in it.
 
-    `new`: those for which the reader does not have it yet.
+    `new`: the reader does not have it yet.
     """
 
     seq: int
-    subs: dict[int, str | None] = field(default_factory=dict)
-    new: set[int] = field(default_factory=set)
+    left: str | None
+    new: bool
 
 
 @dataclass(slots=True)
@@ -43,7 +47,8 @@ class Backlog:
     seq: int
     waiting: int = 0
     progressed: float = 0.0
-    jobs: dict[str, Owed] = field(default_factory=dict)
+    jobs: dict[tuple[str, int], Owed] = field(default_factory=dict)
+    """By job and subscription, in the order of the last change that concerns both."""
     lines: deque[tuple[tuple[int, ...], int]] = field(default_factory=deque)
     """For whom each waiting line is, and how long it is."""
     text: bytearray = field(default_factory=bytearray)
@@ -59,17 +64,10 @@ class Backlog:
         return bool(self.jobs or self.lines or self.dropped)
 
     def owe(self, job_id: str, seq: int, sub: int, reason: str | None, *, entering: bool) -> None:
-        owed = self.jobs.pop(job_id, None) or Owed(seq)
-        owed.seq = seq
-        if entering and sub not in owed.subs:
-            owed.new.add(sub)
-        if reason is not None and sub in owed.new:
-            owed.new.discard(sub)
-            owed.subs.pop(sub, None)  # it never knew of it
-        else:
-            owed.subs[sub] = reason
-        if owed.subs:
-            self.jobs[job_id] = owed  # the last one now
+        owed = self.jobs.pop((job_id, sub), None)
+        new = owed.new if owed is not None else entering
+        if reason is None or not new:  # else it never knew of it
+            self.jobs[job_id, sub] = Owed(seq, reason, new)  # the last one now
 
     def owe_line(self, subs: tuple[int, ...], line: bytes) -> None:
         """Keep a log line, and let the oldest go where there are too many."""
@@ -84,11 +82,7 @@ class Backlog:
 
     def forget(self, sub: int) -> None:
         """The subscription has ended."""
-        for job_id, owed in list(self.jobs.items()):
-            owed.subs.pop(sub, None)
-            owed.new.discard(sub)
-            if not owed.subs:
-                del self.jobs[job_id]
+        self.jobs = {key: owed for key, owed in self.jobs.items() if key[1] != sub}
         lines, text, at = self.lines, self.text, 0
         self.lines, self.text = deque(), bytearray()
         for subs, length in lines:
@@ -107,10 +101,15 @@ class Backlog:
         taken: list[Message] = []
         size = 0
         while self.jobs and size < AT_ONCE:
-            job_id = next(iter(self.jobs))
-            owed = self.jobs.pop(job_id)
-            self.seq = owed.seq if self.jobs else max(now_at, owed.seq)
-            messages = list(_newest(index, job_id, owed))
+            job_id, seq = next((job_id, owed.seq) for (job_id, _), owed in self.jobs.items())
+            subs: dict[int, str | None] = {}
+            for key, owed in list(islice(self.jobs.items(), MAX_TOGETHER)):
+                if key[0] != job_id or owed.seq != seq:
+                    break
+                subs[key[1]] = owed.left
+                del self.jobs[key]
+            self.seq = seq if self.jobs else max(now_at, seq)
+            messages = list(_newest(index, job_id, seq, subs))
             taken += messages
             size += sum(len(m.body) for m in messages)
         if not self.jobs:
@@ -127,11 +126,10 @@ class Backlog:
         return taken
 
 
-def _newest(index: Index, job_id: str, owed: Owed) -> Iterable[Message]:
+def _newest(index: Index, job_id: str, seq: int, subs: dict[int, str | None]) -> Iterable[Message]:
     shown = index.get(job_id)
-    puts = [s for s, reason in owed.subs.items() if reason is None or reason == "filter"]
+    puts = [s for s, left in subs.items() if left is None or left == "filter"]
     if shown is not None and puts:
-        yield Message(wire.put(puts, owed.seq, shown, wire.encode(wire.document(shown))), owed.seq)
-    for reason in sorted({r for r in owed.subs.values() if r is not None}):
-        subs = [s for s, r in owed.subs.items() if r == reason]
-        yield Message(wire.delete(subs, owed.seq, job_id, reason), owed.seq)
+        yield Message(wire.put(puts, seq, shown, wire.encode(wire.document(shown))), seq)
+    for reason in sorted({left for left in subs.values() if left is not None}):
+        yield Message(wire.delete([s for s, left in subs.items() if left == reason], seq, job_id, reason), seq)
