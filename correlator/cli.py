@@ -1,13 +1,16 @@
 """The command line: what is asked for becomes one call, and how that ends becomes the exit code.
 
-0 it went well, 1 it failed, 2 the command line made no sense, 78 the configuration is wrong. A failure that the
-program expects is one line on standard error for each thing that is wrong; a traceback is shown at log level debug.
+0 it went well, 1 it failed, 2 the command line made no sense, 78 the configuration is wrong; `watch` has more. A
+failure that the program expects is one line on standard error for each thing that is wrong; a traceback is shown at
+log level debug.
 """
 
 import asyncio
+import errno
 import json
 import logging
 import os
+import sys
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +19,12 @@ import click
 
 from correlator import __version__, config, logs, settings
 from correlator.errors import CorrelatorError
+from correlator.terminal.command import JobId, Since, ask, client_of, of_a_daemon, paints, standard_output
 
 _log = logging.getLogger(__name__)
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+_STATUSES = ("pending", "running", "completed", "failed", "cancelled")
+_LEVELS = ("DEBUG", "INFO", "WARN", "ERROR")
 
 _config_option = click.option(
     "--config",
@@ -39,7 +45,10 @@ class _Commands(click.Group):
             raise  # click's own, which it reports by itself
         except KeyboardInterrupt:
             ctx.exit(_INTERRUPTED)
-        except Exception as error:  # noqa: BLE001 - the last one who can say what happened, in the log's own format
+        except Exception as error:
+            if all(isinstance(cause, BrokenPipeError) for cause in _causes(error)):
+                # `| head` has enough: click ends it without a word
+                raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)) from error
             ctx.exit(_report(error))
 
 
@@ -94,6 +103,134 @@ def demo(port: int, rate: float, directory: Path | None, mqtt: bool) -> None:
 
     logs.configure("warning", "text", os.environ)
     _drive(demo_main(port, rate, directory, mqtt))
+
+
+@main.command()
+@click.option("--status", multiple=True, type=click.Choice(_STATUSES), help="Only these; may be repeated.")
+@click.option("--type", "job_type", multiple=True, metavar="TYPE", help="Only these types, e.g. failover.")
+@click.option("--operation", multiple=True, help="Only these operations.")
+@click.option("--context", "context_id", multiple=True, metavar="ID", help="Only these context IDs.")
+@click.option("-q", "text", default="", metavar="TEXT", help="Only with this text in an ID or in the machine's name.")
+@click.option("--since", type=Since(), metavar="WHEN", help="Started since: 2h, 7d, or a time.")
+@click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="No more than these.")
+@click.option("-w", "--watch", "follow", is_flag=True, help="Go on, and show every change.")
+@click.option(
+    "-o",
+    "output",
+    type=click.Choice(["table", "plain", "json"]),
+    help="How to print them.  [default: table on a terminal, else plain]",
+)
+@of_a_daemon
+def jobs(follow: bool, output: str | None, **given: Any) -> None:
+    """List jobs, the newest first."""
+    from correlator.terminal import listing  # noqa: PLC0415 - see run
+
+    client, stdout = client_of(given), standard_output()
+    query = listing.Query(**given)
+    chosen: listing.Output = "table" if stdout.isatty() else "plain"
+    match output:
+        case "table" | "plain" | "json":
+            chosen = output
+    if follow and chosen == "table" and not paints(stdout):
+        chosen = "plain"
+    if follow:
+        ask(client, lambda: listing.follow_jobs(client, query, chosen, stdout, sys.stderr))
+    else:
+        ask(client, lambda: listing.jobs(client, query, chosen, stdout))
+
+
+@main.command()
+@click.argument("job_id", metavar="ID", type=JobId())
+@click.option("-o", "output", type=click.Choice(["text", "json"]), default="text", help="How to print it.")
+@of_a_daemon
+def show(job_id: str, output: str, **given: Any) -> None:
+    """Show one job in full, by any of its IDs."""
+    from correlator.terminal.show import show as show_job  # noqa: PLC0415 - see run
+
+    client, stdout = client_of(given), standard_output()
+    ask(client, lambda: show_job(client, job_id, output, stdout))
+
+
+@main.command()
+@click.argument("job_ids", metavar="ID…", type=JobId(), nargs=-1, required=True)
+@click.option(
+    "--progress",
+    type=click.Choice(["tty", "plain", "jsonl"]),
+    help="A tree, a line for each transition, or JSON.  [default: tty on a terminal, else plain]",
+)
+@click.option(
+    "--logs",
+    "level",
+    type=click.Choice(_LEVELS, case_sensitive=False),
+    default="WARN",
+    show_default=True,
+    help="Show log lines from this level on.",
+)
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Wait no longer.")
+@click.option("--forever", is_flag=True, help="Stay when all jobs have ended.")
+@click.option("--exit-status", is_flag=True, help="Tell by the exit code how they ended.")
+@of_a_daemon
+@click.pass_context
+def watch(
+    ctx: click.Context,
+    /,
+    job_ids: tuple[str, ...],
+    progress: str | None,
+    level: Any,
+    timeout: float | None,
+    forever: bool,
+    exit_status: bool,
+    **given: Any,
+) -> None:
+    """Follow jobs until they have ended, by any of their IDs, also before they exist.
+
+    \b
+    Exit codes with --exit-status, of several jobs the highest:
+       0  completed       11  cancelled
+      10  failed          12  not found within --timeout
+    Always: 1 where a job had not ended within --timeout, 12 where one was not found by then.
+    """  # noqa: D301 - \b is click's sign for lines that stay as they are
+    from correlator.terminal import watch as watching  # noqa: PLC0415 - see run
+
+    client, stdout = client_of(given), standard_output()
+    chosen: watching.Progress = "tty" if paints(stdout) else "plain"
+    match progress:
+        case "tty" | "plain" | "jsonl":
+            chosen = progress
+    if chosen == "tty" and not stdout.isatty():
+        raise click.UsageError("--progress tty needs a terminal")
+    order = watching.Order(job_ids, level, timeout, forever, exit_status)
+    ctx.exit(ask(client, lambda: watching.watch(client, order, chosen, stdout, sys.stderr)))
+
+
+@main.command()
+@_config_option
+@click.option(
+    "--level",
+    type=click.Choice(_LEVELS, case_sensitive=False),
+    default="DEBUG",
+    show_default=True,
+    help="From this level on.",
+)
+@click.option("--job", "job_id", type=JobId(), metavar="ID", help="Only the rows of this job, by any ID.")
+@click.option("-o", "output", type=click.Choice(["text", "json"]), default="text", help="How to print them.")
+def tap(file: Path | None, level: Any, job_id: str | None, output: Any) -> None:
+    """Show each row of the log as it arrives, with the job it belongs to, and why.
+
+    It reads the database by itself, with the configuration of the daemon, which need not run.
+    """
+    chosen = _load(file)
+    logs.configure("warning", "text", os.environ)
+    from correlator.app import tap as tap_log  # noqa: PLC0415 - see run
+    from correlator.sinks.tap import TapSink  # noqa: PLC0415 - see run
+
+    stdout = standard_output()
+
+    def write(line: str) -> None:
+        stdout.write(line + "\n")
+        stdout.flush()
+
+    _drive(tap_log(chosen, TapSink(write, level=level, job=job_id, output=output)))
 
 
 def _load(file: Path | None) -> settings.Config:

@@ -3,8 +3,10 @@
 import asyncio
 import json
 import logging
+import subprocess
 import sys
 import tomllib
+from datetime import UTC, datetime, timedelta
 from types import ModuleType
 
 import pytest
@@ -191,3 +193,142 @@ def test_demo_hands_its_options_on(invoke, monkeypatch, tmp_path):
     assert invoke("demo", "--port", 0, "--rate", 2.5, "--directory", tmp_path, "--no-mqtt").exit_code == 0
     assert seen == [(8686, 1.0, None, True), (0, 2.5, tmp_path, False)]
     assert invoke("demo", "--rate", 0).exit_code == 2
+
+
+# -- the commands that ask a daemon
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What the bodies of jobs, show and watch were called with; each ends at once, watch with `asked.code`."""
+    from correlator.terminal import listing, show, watch
+
+    class Asked(list[tuple[object, ...]]):
+        code = 0
+
+    seen = Asked()
+
+    async def note(client, *arguments):
+        seen.append((client, *arguments))
+        return seen.code
+
+    for module, name in ((listing, "jobs"), (listing, "follow_jobs"), (show, "show"), (watch, "watch")):
+        monkeypatch.setattr(module, name, note)
+    for variable in ("CORRELATOR_URL", "CORRELATOR_TOKEN", "TERM"):
+        monkeypatch.delenv(variable, raising=False)
+    return seen
+
+
+def test_watch_hands_its_options_on_and_ends_with_its_code(invoke, asked):
+    asked.code = 11
+    result = invoke("watch", "a", "b/c", "--logs", "debug", "--timeout", "2.5", "--forever", "--exit-status")
+    assert result.exit_code == 11
+    client, order, progress, *_ = asked[0]
+    assert client.url == "http://127.0.0.1:8686"
+    assert (order.names, order.logs, order.timeout, order.forever, order.by_status) == (
+        ("a", "b/c"), "DEBUG", 2.5, True, True,
+    )  # fmt: skip
+    assert progress == "plain"
+
+
+def test_watch_shows_warnings_and_waits_for_ever_by_default(invoke, asked):
+    assert invoke("watch", "a", "--progress", "jsonl").exit_code == 0
+    _, order, progress, *_ = asked[0]
+    assert (order.logs, order.timeout, order.forever, order.by_status, progress) == (
+        "WARN",
+        None,
+        False,
+        False,
+        "jsonl",
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("watch",),
+        ("watch", ""),
+        ("watch", "x" * 256),
+        ("watch", "a", "--timeout", "0"),
+        ("watch", "a", "--progress", "tty"),
+        ("watch", "a", "--url", "ftp://h"),
+        ("show", "a", "--token-file", "/nope"),
+        ("show", "a", "--ca", "/nope"),
+        ("jobs", "--since", "yesterday"),
+        ("jobs", "--status", "done"),
+        ("jobs", "--limit", "0"),
+    ],
+)
+def test_what_makes_no_sense_is_a_usage_error_before_anybody_is_asked(invoke, asked, arguments):
+    result = invoke(*arguments)
+    assert (result.exit_code, asked) == (2, [])
+    assert "Error: " in result.stderr
+
+
+def test_the_daemon_and_the_token_come_from_options_or_the_environment(invoke, asked, tmp_path):
+    file = tmp_path / "token"
+    file.write_text("secret\n# a comment\n")
+    env = {"CORRELATOR_URL": "https://appliance:1", "CORRELATOR_TOKEN": "other"}
+    assert invoke("show", "a", env=env).exit_code == 0
+    assert invoke("show", "a", "--url", "appliance", "--token-file", file, env=env).exit_code == 0
+    assert [(call[0].url, call[0]._token) for call in asked] == [
+        ("https://appliance:1", "other"), ("http://appliance", "secret"),
+    ]  # fmt: skip
+
+
+def test_a_token_that_no_header_carries_is_a_usage_error_that_does_not_show_it(invoke, asked):
+    result = invoke("show", "a", env={"CORRELATOR_TOKEN": "hunter2\nx"})
+    assert (result.exit_code, asked) == (2, [])
+    assert "hunter2" not in result.output
+
+
+def test_jobs_makes_a_query_of_its_options(invoke, asked):
+    result = invoke(
+        "jobs", "--status", "failed", "--status", "running", "--type", "failover", "--operation", "o", "--context", "c",
+        "-q", "text", "--since", "2025-09-22T12:00:00+02:00", "--limit", "7", "-o", "json",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    _, query, output, *_ = asked[0]
+    assert output == "json"
+    assert query.limit == 7
+    assert query.parameters() == {
+        "status": ("failed", "running"), "job_type": ("failover",), "operation": ("o",), "context_id": ("c",),
+        "q": "text", "since": "2025-09-22T10:00:00Z",
+    }  # fmt: skip
+
+
+def test_jobs_takes_an_age_for_since_and_prints_lines_where_there_is_no_terminal(invoke, asked):
+    assert invoke("jobs", "--since", "2h").exit_code == 0
+    assert invoke("jobs", "-w", "-o", "table").exit_code == 0
+    _, query, output, *_ = asked[0]
+    ago = datetime.now(UTC) - datetime.fromisoformat(query.parameters()["since"])
+    assert timedelta(hours=2) <= ago < timedelta(hours=2, minutes=1)
+    assert (output, asked[1][2]) == ("plain", "plain")
+
+
+def test_tap_gives_its_sink_the_configuration_and_writes_lines(invoke, monkeypatch):
+    module = ModuleType("correlator.app")
+    seen: list[object] = []
+
+    async def tap(config, sink):
+        await asyncio.sleep(0)
+        seen.append(config.database.url.database)
+        sink._write("one \u2713")
+
+    monkeypatch.setattr(module, "tap", tap, raising=False)
+    monkeypatch.setitem(sys.modules, "correlator.app", module)
+    result = invoke("tap", "--level", "warn", "--job", "a", env={"CORRELATOR_DATABASE__URL": "mysql://u@h/d"})
+    assert (result.exit_code, result.stdout, seen) == (0, "one \u2713\n", ["d"])
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(), ExceptionGroup("", [BrokenPipeError()])])
+def test_a_reader_that_has_enough_ends_it_without_a_word(invoke, daemon, error):
+    daemon(failing(error))
+    result = invoke("run")
+    assert (result.exit_code, result.output) == (1, "")
+
+
+def test_a_command_that_asks_nobody_loads_neither_rich_nor_a_client():
+    code = "import sys, correlator.cli; print([m for m in ('rich', 'aiohttp', 'aiomysql') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout == "[]\n"

@@ -1,0 +1,411 @@
+"""The commands as people run them: in a terminal, in a pipe, before the job exists, and while the daemon restarts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from correlator import client
+from correlator.replica.messages import Delta, Put, Snapshot, Wanted, Welcome, decode
+from tests.appliance import Appliance
+from tests.daemon import REPOSITORY, Daemon
+from tests.servers import Database, eventually, free_port
+from tests.terminals import WITHIN, Command, relay, screen, start
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+async def run(daemon: Daemon) -> AsyncIterator[Run]:
+    """Start a command against the daemon; `columns` puts it in a terminal."""
+    commands: list[Command] = []
+
+    async def run(*arguments: str, columns: int | None = None, rows: int = 30, **environ: str) -> Command:
+        settings = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES", "NO_COLOR", "LC_ALL", "LANG")}
+        settings |= {"CORRELATOR_URL": daemon.url, "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"} | environ
+        commands.append(await start(arguments, settings, columns, rows))
+        return commands[-1]
+
+    yield run
+    for command in commands:
+        await command.close()
+
+
+async def known(daemon: Daemon, name: str, status: str = "running") -> Any:
+    """The document of a job, once the daemon has it like that."""
+
+    async def there() -> Any:
+        job = await daemon.job(name)
+        return job if job is not None and job["status"] == status else None
+
+    return await eventually(there, within=WITHIN)
+
+
+async def failed_job(appliance: Appliance, name: str) -> str:
+    job_id = await appliance.job(name, metadata=json.dumps({"vm_name": "pgtest2"}))
+    await appliance.step(job_id, 1, "validation", "completed")
+    step_id = await appliance.step(job_id, 2, "volume-attachment", "failed")
+    await appliance.run("UPDATE job_steps SET error_message = %s WHERE id = %s", "no such volume", step_id)
+    await appliance.log("attach: retrying", "WARN", job_id=job_id, step_id=step_id)
+    await appliance.end(job_id, "failed", "step failed")
+    return job_id
+
+
+# -- jobs and show
+
+
+async def test_jobs_as_json_are_the_documents_of_the_api_newest_first(daemon: Daemon, appliance: Appliance, run: Run):
+    await appliance.job("gui-1", started_at="2026-11-25 08:00:00")
+    await appliance.job("gui-2", job_type="cleanup")
+    await known(daemon, "gui-1")
+    await known(daemon, "gui-2")
+    command = await run("jobs", "-o", "json")
+    assert await command.end() == 0
+    _, body = await daemon.get("/api/v1/jobs")
+    assert [job["job_id"] for job in json.loads(command.out)] == [job["job_id"] for job in body["jobs"]]
+    only = await run("jobs", "-o", "json", "--type", "cleanup", "--status", "running", "-q", "gui-")
+    assert await only.end() == 0
+    assert [job["external_ids"] for job in json.loads(only.out)] == [["gui-2"]]
+
+
+async def test_jobs_in_a_pipe_are_lines_and_on_a_terminal_a_table_that_fits(
+    daemon: Daemon, appliance: Appliance, run: Run
+):
+    job_id = await appliance.job("gui-1", metadata=json.dumps({"vm_name": "pgtest2" * 9}))
+    await known(daemon, "gui-1")
+    piped = await run("jobs")
+    assert await piped.end() == 0
+    assert piped.out.split("\t")[1:3] == [job_id, "running"]
+    table = await run("jobs", columns=40)
+    assert await table.end() == 0
+    assert max(map(len, table.screen())) <= 40
+    assert "pgtest2" in table.out
+
+
+async def test_followed_jobs_show_each_change_as_a_line(daemon: Daemon, appliance: Appliance, run: Run):
+    job_id = await appliance.job("gui-1")
+    await known(daemon, "gui-1")
+    command = await run("jobs", "-w", "-o", "json")
+    await command.until(lambda: job_id in command.out)
+    await appliance.end(job_id)
+    await command.until(lambda: '"status": "completed"' in command.out)
+    assert [json.loads(line)["job_id"] for line in command.out.splitlines()] == [job_id] * len(command.out.splitlines())
+    command.process.send_signal(signal.SIGINT)
+    assert (await command.end(), command.err) == (130, "")
+
+
+async def test_a_reader_of_the_pipe_that_has_enough_is_no_mistake(daemon: Daemon, appliance: Appliance, tmp_path: Path):
+    for number in range(30):
+        await appliance.job(f"gui-{number}", metadata=json.dumps({"vm_name": "x" * 9000}))
+    await known(daemon, "gui-29")
+    process = await asyncio.create_subprocess_shell(
+        f"{sys.executable} -m correlator jobs --url {daemon.url} -o json | head -c 10",
+        cwd=REPOSITORY, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, err = await asyncio.wait_for(process.communicate(), WITHIN)
+    assert (len(out), err) == (10, b"")
+
+
+async def test_show_tells_everything_of_a_job_by_any_id(daemon: Daemon, appliance: Appliance, run: Run):
+    job_id = await failed_job(appliance, "gui-1")
+    await known(daemon, "gui-1", "failed")
+    command = await run("show", "gui-1")
+    assert await command.end() == 0
+    for text in (job_id, "gui-1", "✗ failed", "step failed", "volume-attachment", "no such volume", "vm_name pgtest2"):
+        assert text in command.out
+    as_json = await run("show", job_id, "-o", "json")
+    assert await as_json.end() == 0
+    assert json.loads(as_json.out) == await daemon.job(job_id)
+    short = await run("show", job_id[:8], "-o", "json")
+    assert await short.end() == 0
+    assert json.loads(short.out)["job_id"] == job_id
+
+
+async def test_show_of_an_unknown_id_is_one_clear_line_and_1(run: Run):
+    command = await run("show", "nobody\x1b[2J")
+    assert await command.end() == 1
+    assert command.err.splitlines() == [r"correlator: no job is known by 'nobody\x1b[2J'"]
+
+
+@pytest.mark.parametrize("command", [("jobs",), ("show", "x"), ("watch", "x"), ("jobs", "-w")])
+async def test_without_a_daemon_it_says_where_it_looked_and_how_to_point_elsewhere(run: Run, command: tuple[str, ...]):
+    url = f"http://127.0.0.1:{free_port()}"
+    lost = await run(*command, CORRELATOR_URL=url)
+    assert await lost.end() == 1
+    assert lost.err.splitlines()[0] == f"correlator: {url} cannot be reached: Connection refused"
+    assert "--url or CORRELATOR_URL" in lost.err
+    assert "Traceback" not in lost.err
+
+
+# -- watch
+
+
+async def test_watch_in_a_pipe_tells_each_transition_once_and_ends_with_the_job(
+    daemon: Daemon, appliance: Appliance, run: Run
+):
+    command = await run("watch", "gui-1", "--exit-status")
+    await command.until(lambda: "gui-1 waiting for it" in command.out)
+    job_id = await appliance.job("gui-1")
+    await command.until(lambda: "gui-1 unified-live-failover running" in command.out)
+    step_id = await appliance.step(job_id, 1, "validation")
+    await command.until(lambda: "step validation running" in command.out)
+    await appliance.log("odd \x1b[31m", "WARN", job_id=job_id, step_id=step_id)
+    await appliance.run("UPDATE job_steps SET status = 'completed', completed_at = NOW(6) WHERE id = %s", step_id)
+    await command.until(lambda: "step validation completed" in command.out)
+    await appliance.end(job_id)
+    assert await command.end() == 0
+    lines = [re.sub(r"after \S+", "after", line.split(" ", 2)[2]) for line in command.out.splitlines()]
+    assert sorted(lines) == sorted(dict.fromkeys(lines))
+    assert [line for line in lines if not line.startswith("WARN")] == [
+        "waiting for it",
+        "unified-live-failover running",
+        "step validation running",
+        "step validation completed after",
+        "unified-live-failover completed after",
+    ]
+    assert "\x1b" not in command.out
+    assert command.err == ""
+
+
+@pytest.mark.parametrize(("status", "code"), [("completed", 0), ("failed", 10), ("cancelled", 11)])
+async def test_the_exit_status_tells_how_the_job_ended(
+    daemon: Daemon, appliance: Appliance, run: Run, status: str, code: int
+):
+    job_id = await appliance.job("gui-1")
+    await appliance.end(job_id, status)
+    await known(daemon, "gui-1", status)
+    asked, unasked = await run("watch", "gui-1", "--exit-status"), await run("watch", job_id)
+    assert (await asked.end(), await unasked.end()) == (code, 0)
+
+
+async def test_of_several_jobs_the_highest_exit_status_counts(daemon: Daemon, appliance: Appliance, run: Run):
+    for name, status in (("a", "completed"), ("b", "failed")):
+        await appliance.end(await appliance.job(name), status)
+        await known(daemon, name, status)
+    command = await run("watch", "a", "b", "--exit-status")
+    assert await command.end() == 10
+
+
+async def test_what_is_not_found_in_time_is_12_and_what_has_not_ended_is_1(
+    daemon: Daemon, appliance: Appliance, run: Run
+):
+    await appliance.job("gui-1")
+    await known(daemon, "gui-1")
+    missing, running = await run("watch", "nobody", "--timeout", "1"), await run("watch", "gui-1", "--timeout", "1")
+    assert (await missing.end(), missing.err) == (12, "correlator: nobody: not found within 1 s\n")
+    assert (await running.end(), running.err) == (1, "correlator: gui-1: still running after 1 s\n")
+
+
+async def test_as_json_lines_there_is_an_object_for_each_change(daemon: Daemon, appliance: Appliance, run: Run):
+    command = await run("watch", "gui-1", "--progress", "jsonl")
+    await command.until(lambda: '"waiting"' in command.out)
+    job_id = await appliance.job("gui-1")
+    await command.until(lambda: '"type": "job"' in command.out)
+    await appliance.end(job_id)
+    assert await command.end() == 0
+    found = [json.loads(line) for line in command.out.splitlines()]
+    assert [one["type"] for one in found][:3] == ["connection", "waiting", "job"]
+    jobs = [one["job"] for one in found if one["type"] == "job"]
+    assert (jobs[0]["job_id"], jobs[-1]["status"]) == (job_id, "completed")
+    assert len({job["rev"] for job in jobs}) == len(jobs)
+
+
+async def test_a_restart_of_the_daemon_is_waited_out_and_nothing_is_told_twice(
+    daemon: Daemon, appliance: Appliance, run: Run
+):
+    job_id = await appliance.job("gui-1")
+    await appliance.step(job_id, 1, "validation", "completed")
+    await known(daemon, "gui-1")
+    command = await run("watch", "gui-1", "late-2", "--exit-status")
+    await command.until(lambda: "step validation completed" in command.out and "late-2 waiting" in command.out)
+    assert await daemon.stop() == 0
+    await command.until(lambda: "trying again" in command.err)
+    await daemon.start()
+    await command.until(lambda: "connected again" in command.err)
+    late = await appliance.job("late-2")
+    await command.until(lambda: "late-2 unified-live-failover running" in command.out)
+    for one in (job_id, late):
+        await appliance.end(one, "failed", "boom")
+    assert await command.end() == 10
+    lines = [line.split(" ", 1)[1] for line in command.out.splitlines()]
+    assert len(lines) == len(set(lines))
+    assert sum("gui-1 unified-live-failover failed" in line for line in lines) == 1
+
+
+async def test_a_connection_that_was_cut_is_resumed_and_brings_only_what_was_missed(
+    daemon: Daemon, appliance: Appliance, monkeypatch: pytest.MonkeyPatch
+):
+    heard: list[Any] = []
+
+    def overheard(frame: str) -> list[Any]:
+        heard.extend(messages := decode(frame))
+        return messages
+
+    monkeypatch.setattr(client, "decode", overheard)
+    ids = [await appliance.job(f"gui-{number}") for number in range(3)]
+    for number in range(3):
+        await known(daemon, f"gui-{number}")
+    async with (
+        relay(daemon.port) as (port, cut),
+        client.Client(f"http://127.0.0.1:{port}") as asking,
+        contextlib.aclosing(asking.follow(Wanted())) as updates,
+        asyncio.timeout(WITHIN),
+    ):
+        while not (await anext(updates)).synced:
+            pass
+        assert {message.resumed for message in heard if isinstance(message, Welcome)} == {False}
+        heard.clear()
+        cut()
+        while (await anext(updates)).connection.state != "offline":
+            pass
+        await appliance.end(ids[1])
+        await known(daemon, "gui-1", "completed")
+        while not (update := await anext(updates)).synced or update.jobs[ids[1]]["status"] != "completed":
+            pass
+        assert dict(update.jobs) == {job_id: await daemon.job(job_id) for job_id in ids}
+    assert {message.resumed for message in heard if isinstance(message, Welcome)} == {True}
+    assert {message.job_id for message in heard if isinstance(message, Put | Delta)} == {ids[1]}
+    assert not [message for message in heard if isinstance(message, Snapshot)]
+
+
+async def test_on_a_terminal_of_40_columns_there_is_a_tree_that_fits_and_keeps_why_it_failed(
+    daemon: Daemon, appliance: Appliance, run: Run
+):
+    command = await run("watch", "unified-live-failover-pgtest2-1758553933", "--exit-status", columns=40)
+    await command.until(lambda: any("waiting for unified" in line for line in command.screen()))
+    job_id = await failed_job(appliance, "unified-live-failover-pgtest2-1758553933")
+    assert await command.end() == 10
+    lines = command.screen()
+    assert max(map(len, lines)) <= 40, lines
+    assert lines[0].startswith("✗ pgtest2  unified-live-failo")
+    assert lines[0].endswith(" failed")
+    assert any(line.startswith("  ✓ validation") for line in lines)
+    at = next(n for n, line in enumerate(lines) if line.startswith("  ✗ volume-attachment"))
+    assert lines[at + 1] == "      no such volume"
+    assert "attach: retrying" in lines[at + 2]
+    assert "\x1b[?25h" in command.out.rsplit("\x1b[?25l", 1)[1]
+    assert (await daemon.job(job_id))["status"] == "failed"
+
+
+async def test_the_elapsed_time_ticks_while_nothing_is_sent(daemon: Daemon, appliance: Appliance, run: Run):
+    await appliance.job("gui-1")
+    await known(daemon, "gui-1")
+    command = await run("watch", "gui-1", columns=80)
+
+    def elapsed() -> int:
+        found = re.findall(r" (\d+)s$", "\n".join(command.screen()), re.MULTILINE)
+        return int(found[0])
+
+    await command.until(elapsed)
+    first = elapsed()
+    await command.until(lambda: elapsed() >= first + 2)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+async def test_an_interrupted_watch_leaves_the_terminal_as_it_was(
+    daemon: Daemon, appliance: Appliance, run: Run, number: int, code: int
+):
+    await appliance.job("gui-1")
+    await known(daemon, "gui-1")
+    command = await run("watch", "gui-1", columns=80)
+    await command.until(lambda: any("running" in line for line in command.screen()))
+    assert command.out.count("\x1b[?25l") == 1
+    command.process.send_signal(number)
+    assert (await command.end(), command.err) == (code, "")
+    assert command.out.endswith("\x1b[?25h")
+
+
+async def test_a_narrower_window_is_filled_anew(daemon: Daemon, appliance: Appliance, run: Run):
+    job_id = await appliance.job("gui-1")
+    await known(daemon, "gui-1")
+    command = await run("watch", "gui-1", columns=100)
+    await command.until(lambda: any("running" in line for line in command.screen()))
+    command.resize(40, 20)
+    before = len(command.out)
+    await command.until(lambda: "running" in command.out[before:])
+    await appliance.end(job_id)
+    assert await command.end() == 0
+    assert max(map(len, screen(command.out[before:]))) <= 40
+
+
+async def test_a_terminal_without_unicode_and_colour_gets_neither(daemon: Daemon, appliance: Appliance, run: Run):
+    await failed_job(appliance, "gui-ü")
+    await known(daemon, "gui-ü", "failed")
+    command = await run("watch", "gui-ü", columns=60, PYTHONIOENCODING="ascii", NO_COLOR="1", LC_ALL="C")
+    assert await command.end() == 0
+    assert command.out.isascii()
+    assert "\x1b[3" not in command.out
+    assert "----" in command.out
+    assert "####" in command.out
+
+
+async def test_of_a_job_that_had_failed_before_the_log_lines_are_shown_too(
+    daemon: Daemon, appliance: Appliance, run: Run
+):
+    await failed_job(appliance, "gui-1")
+
+    async def heard() -> bool:
+        return bool((await daemon.job("gui-1"))["warnings"])
+
+    await eventually(heard, within=WITHIN)
+    command = await run("watch", "gui-1", columns=80)
+    assert await command.end() == 0
+    assert any("WARN" in line and "attach: retrying" in line for line in command.screen())
+
+
+async def test_a_followed_table_is_painted_in_place_and_leaves_the_terminal_as_it_was(
+    daemon: Daemon, appliance: Appliance, run: Run
+):
+    job_id = await appliance.job("gui-1")
+    await known(daemon, "gui-1")
+    command = await run("jobs", "-w", columns=80)
+    await command.until(lambda: any(line.startswith("● running") for line in command.screen()))
+    await appliance.end(job_id)
+    await command.until(lambda: any(line.startswith("✓ completed") for line in command.screen()))
+    assert len(command.screen()) == 2
+    command.process.send_signal(signal.SIGINT)
+    assert (await command.end(), command.err) == (130, "")
+    assert command.out.endswith("\x1b[?25h")
+
+
+async def test_tap_shows_each_row_with_its_job_and_why(database: Database, appliance: Appliance, run: Run):
+    job_id = await appliance.job("gui-1")
+    settings = {"CORRELATOR_DATABASE__URL": database.url, "CORRELATOR_DATABASE__TIMEZONE": "UTC"}
+    text = await run("tap", **settings)
+    objects = await run("tap", "-o", "json", "--job", "gui-1", "--level", "warn", **settings)
+
+    async def heard() -> bool:
+        await appliance.log("are you there", "WARN", {"job_id": job_id})
+        return "are you there" in text.out and "are you there" in objects.out
+
+    await eventually(heard, within=WITHIN, every=0.2)
+    step_id = await appliance.step(job_id, 1, "validation")
+    await appliance.log("by step", attrs={"step_id": step_id})
+    await appliance.log("by column \x1b[2J", "ERROR", job_id=job_id)
+    await appliance.log("of nobody", "WARN")
+    await text.until(lambda: "of nobody" in text.out and "by step" in text.out)
+    await objects.until(lambda: "by column" in objects.out)
+    lines = {line.split(" <- ")[0].split(" ", 2)[2]: line.split(" <- ")[1] for line in text.out.splitlines()}
+    assert lines["WARN  are you there "] == f"{job_id} (unified-live-failover), by its attrs"
+    assert lines[r"ERROR by column \x1b[2J "] == f"{job_id} (unified-live-failover), by its job_id column"
+    assert lines["INFO  by step "].startswith(f"{job_id} (unified-live-failover) step {step_id}, by ")
+    assert lines["WARN  of nobody "] == "no job"
+    found = [json.loads(line) for line in objects.out.splitlines()]
+    assert {(one["message"], one["by"]) for one in found} == {
+        ("are you there", "attrs"),
+        ("by column \x1b[2J", "column"),
+    }
+    assert {one["job_id"] for one in found} == {job_id}
+    for command in (text, objects):
+        command.process.send_signal(signal.SIGTERM)
+        assert (await command.end(), command.err) == (0, "")
