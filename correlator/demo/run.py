@@ -9,6 +9,7 @@ import contextlib
 import secrets
 import signal
 import socket
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
@@ -76,14 +77,21 @@ async def _play(
                 writers.stop()
 
 
+def _program() -> str:
+    """How this program is called here."""
+    return sys.argv[0] if Path(sys.argv[0]).name == "correlator" else "python -m correlator"
+
+
 def announce(traffic: Traffic, notes: list[str], url: str) -> None:
     """Print where to look: the page first, then one line for each other way in, then the notes."""
     job = quote(traffic.running_id(), safe="")  # quoted like this, an ID needs no quoting from the shell
     for line in (
         url,
+        f"  one job    {url}/#/jobs/{job}",
+        f"  terminal   {_program()} watch --url {url} {job}",
+        f"  REST       curl {url}/api/v1/jobs/{job}",
+        f"  events     curl -N '{url}/api/v1/stream?id={job}'",
         f"  websocket  ws{url.removeprefix('http')}/ws",
-        f"  all jobs   {url}/api/v1/jobs",
-        f"  one job    curl {url}/api/v1/jobs/{job}",
         *(f"  {note}" for note in notes),
         "  stop       Ctrl-C",
     ):

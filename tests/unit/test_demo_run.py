@@ -53,7 +53,7 @@ async def test_the_pages_url_comes_first_and_a_curl_names_a_job_by_its_guis_id(m
     assert (base.scheme, base.hostname, base.path) == ("http", "127.0.0.1", "")
     text = "\n".join(lines[1:])
     assert f"ws://127.0.0.1:{base.port}/ws" in text
-    assert f"{lines[0]}/api/v1/jobs\n" in text
+    assert f"{lines[0]}/#/jobs/unified-" in text
     job = text.split(f"curl {lines[0]}/api/v1/jobs/")[1].split("\n")[0]
     assert unquote(job).startswith("unified-")
     assert "Ctrl-C" in lines[-1]
