@@ -39,6 +39,7 @@
  * @typedef {object} Attempt
  * @property {string} way
  * @property {Link | null} link  null until there is a token to open it with
+ * @property {string} [token]
  * @property {number} heard  when its last message came
  * @property {number | null} welcomed
  * @property {Message | null} bye
@@ -49,7 +50,7 @@
 const BACKOFF = 500;
 const BACKOFF_MOST = 20_000;
 const RESTART_WITHIN = [0, 5000]; // where a restarting daemon did not get to say its own
-const LIVED_AFTER = 10_000; // a connection that lived this long was a good one: the next failure is a first one
+const LIVED_AFTER = 5000; // a connection that lived this long was a good one: the next failure is a first one
 const WELCOME_WITHIN = 15_000;
 const STALE_AFTER = 25_000; // bookmarks come every 10 s
 const DEAD_AFTER = 40_000;
@@ -58,6 +59,7 @@ const POLL_EVERY = 5000;
 const ANSWER_WITHIN = 15_000;
 const BETTER_WAY_EVERY = 300_000;
 const VAIN_ATTEMPTS = 2;
+const MAX_STREAMS = 4; // browsers make six connections to a host over HTTP/1.1, and requests need some of them
 const FRAME = 16; // ms between two updates
 
 const RESTART = 1012;
@@ -539,7 +541,7 @@ export class Correlator {
   #lastId = 0;
   /** @type {Attempt | null} */ #attempt = null;
   /** @type {Attempt | null} a better way, tried beside one that works */ #trial = null;
-  #vain = 0; // attempts in a row that were not welcomed
+  #vain = 0; // attempts in a row that were not welcomed, although requests get through
   #failures = 0;
   #askedAgain = false; // for a token
   #closed = false;
@@ -591,8 +593,9 @@ export class Correlator {
     const view = new View(++this.#lastId, wanted, onChange, onLog, this.#connection);
     this.#replica.views.set(view.id, view);
     this.#replica.expect(view);
-    this.#listening()?.subscribe(view, false);
-    if (this.#connection.state === "connecting" && this.#attempt === null) this.#connect();
+    const idle = this.#attempt === null && this.#connection.state === "connecting";
+    if (idle || (this.#attempt && this.#fitting(this.#attempt.way) !== this.#attempt.way)) this.#connect();
+    else this.#listening()?.subscribe(view, false);
     this.#schedule();
     return {
       close: () => {
@@ -636,23 +639,22 @@ export class Correlator {
     this.#stop();
     const attempt = (this.#attempt = this.#begin(this.#ways[this.#way]));
     this.#say({ state: "connecting", transport: null, retry_at: null });
-    await this.#open(attempt, this.#vain >= VAIN_ATTEMPTS);
+    await this.#open(attempt);
   }
 
   /** @param {string} way @returns {Attempt} */
   #begin(way) {
     const heard = this.#clock.now();
-    const attempt = { way, link: null, heard, welcomed: null, bye: null, watch: null, over: false };
+    const attempt = { way: this.#fitting(way), link: null, heard, welcomed: null, bye: null, watch: null, over: false };
     this.#watch(attempt);
     return attempt;
   }
 
-  /** @param {Attempt} attempt @param {boolean} choose */
-  async #open(attempt, choose) {
+  /** @param {Attempt} attempt */
+  async #open(attempt) {
     try {
       const { token: given } = this.#options;
-      const token = typeof given === "function" ? await given() : given;
-      if (choose && !attempt.over) attempt.way = await this.#choose(token);
+      const token = (attempt.token = typeof given === "function" ? await given() : given);
       // While it was waited for, the client may have been closed, paused, or hurried on.
       if (attempt.over) return;
       attempt.link = ways[attempt.way]({
@@ -675,20 +677,30 @@ export class Correlator {
   }
 
   /**
-   * The way after one that is not getting through. If an ordinary request does, something between stops that way, so
-   * it is the next one's turn; else nobody is there, and when somebody is, the best way is the one to begin with.
-   * @param {string | undefined} token
+   * An attempt was not welcomed. If an ordinary request gets through at the same moment, something between may be
+   * stopping this way, and after two such attempts it is the next one's turn. Else nobody is there, and when somebody
+   * is again, the best way is the one to begin with.
+   * @param {Attempt} attempt
    */
-  async #choose(token) {
-    const next = this.#way + 1;
-    const reached = next < this.#ways.length && this.#seams.fetch !== undefined && (await this.#reached(token));
-    this.#way = reached ? next : 0;
+  async #judge(attempt) {
+    const reached = await this.#reached(attempt.token);
+    if (this.#closed || this.#attempt?.welcomed != null) return;
+    this.#vain = reached ? this.#vain + 1 : 0;
+    if (!reached) this.#way = 0;
+    if (this.#vain < VAIN_ATTEMPTS) return;
     this.#vain = 0;
-    return this.#ways[this.#way];
+    this.#way = (this.#way + 1) % this.#ways.length;
+  }
+
+  /** @param {string} way */
+  #fitting(way) {
+    const many = this.#replica.views.size > MAX_STREAMS;
+    return way === "sse" && many && this.#ways.includes("poll") ? "poll" : way;
   }
 
   /** @param {string | undefined} token */
   async #reached(token) {
+    if (this.#seams.fetch === undefined) return false;
     try {
       return (await this.#ask(token, "api/v1/jobs?limit=1")).ok;
     } catch (error) {
@@ -768,8 +780,9 @@ export class Correlator {
     }
     const now = this.#clock.now();
     // A close code of the daemon's own is no sign that something between stops this way.
-    if (attempt.welcomed === null) this.#vain += SAID.includes(code) || code >= 4000 ? 0 : 1;
-    else if (now - attempt.welcomed >= LIVED_AFTER) this.#failures = 0;
+    const answered = attempt.welcomed !== null || SAID.includes(code) || code >= 4000;
+    if (!answered && attempt.link !== null && this.#ways.length > 1) this.#judge(attempt);
+    if (attempt.welcomed !== null && now - attempt.welcomed >= LIVED_AFTER) this.#failures = 0;
     const delay = this.#delay(code, attempt.bye?.retry_ms);
     this.#say({ state: "offline", retry_at: now + delay });
     this.#retry = this.#clock.setTimeout(() => this.#connect(), delay);
@@ -818,7 +831,7 @@ export class Correlator {
     if (this.#way === 0) return;
     this.#better = this.#clock.setTimeout(() => {
       this.#trial = this.#begin(this.#ways[0]);
-      this.#open(this.#trial, false);
+      this.#open(this.#trial);
     }, BETTER_WAY_EVERY);
   }
 

@@ -20,7 +20,8 @@ const CROWDED = 0.93;
 /** `[{at, label}]`, at most six. */
 export function ticksOf({ from, to }) {
   const span = to - from;
-  const stride = STRIDES.find((each) => span / each <= MOST) ?? Math.ceil(span / MOST / STRIDES.at(-1)) * STRIDES.at(-1);
+  const stride =
+    STRIDES.find((each) => span / each <= MOST) ?? Math.ceil(span / MOST / STRIDES.at(-1)) * STRIDES.at(-1);
   const ticks = [];
   for (let after = 0; after <= span * CROWDED; after += stride) {
     ticks.push({ at: from + after, label: label(after / 1000) });
@@ -33,7 +34,9 @@ function label(seconds) {
     return seconds === 0 ? "0" : `${seconds} s`;
   }
   if (seconds < 3600) {
-    return seconds % 60 === 0 ? `${seconds / 60} min` : `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`;
+    return seconds % 60 === 0
+      ? `${seconds / 60} min`
+      : `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`;
   }
   if (seconds < 86_400) {
     const minutes = (seconds / 60) % 60;

@@ -1,8 +1,8 @@
 /**
  * The daemon's clock, as far as this browser can know it: `started_at` is by that clock, and a tablet's may be wrong.
  *
- * A document that changes now carries the daemon's "now" as `updated_at`. It is late by the way it took, never early, so
- * the smallest of the last differences is the best guess.
+ * A document that changes now carries the daemon's "now" as `updated_at`. It is late by the way it took, never early,
+ * so the smallest of the last differences is the best guess.
  */
 
 import { moment } from "./times.js";

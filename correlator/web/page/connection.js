@@ -1,4 +1,4 @@
-/** Whether what is shown is true now: the word in the header, the banner where it may not be, and the asking for a token. */
+/** Whether what is shown is true now: a word in the header, a banner where it may not be, a question for a token. */
 
 import { Component, html } from "./html.js";
 import { icon } from "./icons.js";
@@ -13,9 +13,10 @@ const TRANSPORTS = new Map([
 
 export function Standing({ connection }) {
   const { word, shape, tone } = shownState(connection.state);
+  const more = [TRANSPORTS.get(connection.transport), lag(connection)].filter(Boolean).join(" · ");
   return html`<p class="standing">
     ${icon(shape, tone)} <b>${word}</b>
-    ${connection.state === "live" && html`<span class="standing-more soft">${[TRANSPORTS.get(connection.transport), lag(connection)].filter(Boolean).join(" · ")}</span>`}
+    ${connection.state === "live" && html`<span class="standing-more soft">${more}</span>`}
   </p>`;
 }
 
@@ -32,9 +33,11 @@ export function Banner({ connection, asOf }) {
   if (state === "live" || state === "paused" || state === "refused" || (state === "connecting" && asOf === null)) {
     return null;
   }
+  const since = asOf !== null && html` What is shown is <b title=${fullTime(asOf)}>as of ${clockTime(asOf)}</b>.`;
+  const next = state === "offline" && connection.retry_at !== null;
   return html`<div class="banner tone-banner-${shownState(state).tone}" role="status">
-    ${icon("alert")} <span><b>${reason(connection)}</b>${asOf !== null && html` What is shown is <b title=${fullTime(asOf)}>as of ${clockTime(asOf)}</b>.`}</span>
-    ${connection.retry_at !== null && state === "offline" && html` <span aria-hidden="true">${retry(connection.retry_at)}</span>`}
+    ${icon("alert")} <span><b>${reason(connection)}</b>${since}</span>
+    ${next && html` <span aria-hidden="true">${retry(connection.retry_at)}</span>`}
   </div>`;
 }
 

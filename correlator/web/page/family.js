@@ -3,7 +3,7 @@
 import { Component, html } from "./html.js";
 import { icon } from "./icons.js";
 import { jobAddress } from "./route.js";
-import { shownStatus, subject, text } from "./words.js";
+import { deed, shownStatus, subject } from "./words.js";
 
 export class Family extends Component {
   #subscription = null;
@@ -45,11 +45,11 @@ export class Family extends Component {
     if (members(job).length === 0) {
       return null;
     }
-    const children = job.child_job_ids ?? [];
+    const { parent_job_id: parent, child_job_ids: children } = job;
     return html`<section><h2>Family</h2>
       <ul class="family">
-        ${job.parent_job_id && html`<${Member} id=${job.parent_job_id} job=${jobs.get(job.parent_job_id)} kin="Parent" />`}
-        ${children.map((id) => html`<${Member} key=${id} id=${id} job=${jobs.get(id)} kin="Child" />`)}
+        ${parent && html`<${Member} id=${parent} job=${jobs.get(parent)} kin="Parent" />`}
+        ${(children ?? []).map((id) => html`<${Member} key=${id} id=${id} job=${jobs.get(id)} kin="Child" />`)}
       </ul>
     </section>`;
   }
@@ -63,5 +63,5 @@ function Member({ id, job, kin }) {
   const shown = job === undefined ? null : shownStatus(job.status);
   return html`<li><span class="soft">${kin}</span> ${shown !== null && icon(shown.shape, shown.tone)}
     ${" "}<a href=${jobAddress(id)}>${job === undefined ? id : subject(job)}</a>
-    ${shown !== null && html` <span class="soft">${text(job.operation)} · ${shown.word}</span>`}</li>`;
+    ${shown !== null && html` <span class="soft">${[...deed(job).slice(0, 1), shown.word].join(" · ")}</span>`}</li>`;
 }

@@ -24,14 +24,16 @@ export class Filters extends Component {
       <label class="search">
         <span class="unseen">Search by ID, VM, operation or text</span>
         <input type="search" id="search" placeholder="ID, VM, operation, text" value=${filter.q} autocomplete="off"
-          spellcheck="false" aria-keyshortcuts="/" onInput=${(event) => this.#change({ q: event.currentTarget.value })} />
+          spellcheck="false" aria-keyshortcuts="/"
+          onInput=${(event) => this.#change({ q: event.currentTarget.value })} />
         <kbd aria-hidden="true">/</kbd>
       </label>
       <div class="chips" role="group" aria-label="Status">
         ${STATUSES.map((status) => {
           const shown = shownStatus(status);
           const pressed = filter.status.includes(status);
-          return html`<button type="button" class="chip" aria-pressed=${String(pressed)} onClick=${() => this.#toggled(status)}>
+          return html`<button type="button" class="chip" aria-pressed=${String(pressed)}
+            onClick=${() => this.#toggled(status)}>
             ${icon(shown.shape, shown.tone)} ${shown.word} <b>${counts.get(status) ?? 0}</b>
           </button>`;
         })}

@@ -1,4 +1,4 @@
-/** What every view is written with: Preact's elements, through htm's templates. Nobody else imports the vendored files. */
+/** What every view is written with: Preact's elements, through htm's templates. The one place that knows vendor/. */
 
 import htm from "../vendor/htm.js";
 import { Component, createRef, h, render } from "../vendor/preact.js";

@@ -87,7 +87,13 @@ export class ListPage extends Component {
 
   #key = (event) => {
     const by = { j: 1, ArrowDown: 1, k: -1, ArrowUp: -1 }[event.key];
-    if (by === undefined || event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea")) {
+    if (
+      by === undefined ||
+      event.ctrlKey ||
+      event.metaKey ||
+      event.altKey ||
+      event.target.closest("input, select, textarea")
+    ) {
       return;
     }
     const { shown } = this.#listing;
@@ -134,8 +140,10 @@ export class ListPage extends Component {
       <${Filters} filter=${filter} counts=${listing.counts} types=${listing.types} total=${shown.length} />
       <ol class="rows" role="list" ref=${this.#rows} aria-label="Jobs"
           style=${{ height: `${shown.length * height}px`, "--row-height": `${height}px` }}>
-        ${shown.slice(from, to).map((id, place) => html`<${Row} key=${id} job=${update.jobs.get(id)} place=${from + place}
-          of=${shown.length} top=${(from + place) * height} now=${now} onFocus=${this.#focused} />`)}
+        ${shown.slice(from, to).map(
+          (id, place) => html`<${Row} key=${id} job=${update.jobs.get(id)} place=${from + place}
+          of=${shown.length} top=${(from + place) * height} now=${now} onFocus=${this.#focused} />`,
+        )}
       </ol>
       ${shown.length === 0 && html`<${Nothing} update=${update} filter=${filter} />`}
     </div>`;

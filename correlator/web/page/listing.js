@@ -10,7 +10,11 @@ import { subject, text } from "./words.js";
 
 const DAY = 86_400_000;
 
-const RANKS = new Map([["failed", 0], ["running", 1], ["pending", 2]]);
+const RANKS = new Map([
+  ["failed", 0],
+  ["running", 1],
+  ["pending", 2],
+]);
 const ENDED = 3;
 
 export class Listing {
@@ -85,7 +89,10 @@ function matches(job, filter, now) {
   }
   if (filter.q !== "") {
     const words = haystack(job);
-    return filter.q.toLowerCase().split(/\s+/).every((word) => words.includes(word));
+    return filter.q
+      .toLowerCase()
+      .split(/\s+/)
+      .every((word) => words.includes(word));
   }
   const started = moment(job.started_at);
   return filter.when === "all" || !job.terminal || started === null || now - started < DAY;
@@ -97,8 +104,18 @@ function haystack(job) {
   let words = haystacks.get(job);
   if (words === undefined) {
     const parts = [
-      job.job_id, ...(job.external_ids ?? []), job.context_id, job.parent_job_id, subject(job), job.operation,
-      job.job_type, job.category, job.owner, job.current_step, job.error, job.last_message?.text,
+      job.job_id,
+      ...(job.external_ids ?? []),
+      job.context_id,
+      job.parent_job_id,
+      subject(job),
+      job.operation,
+      job.job_type,
+      job.category,
+      job.owner,
+      job.current_step,
+      job.error,
+      job.last_message?.text,
     ];
     words = [...parts, ...Object.values(job.metadata ?? {})].map(text).join("\n").toLowerCase();
     haystacks.set(job, words);

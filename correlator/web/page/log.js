@@ -18,6 +18,7 @@ export class LogPane extends Component {
   #subscription = null;
   #after = null;
   #loading = false;
+  #wanted = false;
   #closed = new AbortController();
 
   constructor(props) {
@@ -69,15 +70,17 @@ export class LogPane extends Component {
     this.setState((state) => ({ lines: this.#book.lines, fresh: state.following ? 0 : state.fresh + fresh }));
   }
 
-  /** All pages from the last one read on. One at a time: a call while one runs makes it go on at its end. */
+  /** All pages from the last one read on. One at a time: a call while one is on its way is good for one more. */
   async #load() {
+    this.#wanted = true;
     if (this.#loading) {
       return;
     }
     this.#loading = true;
     try {
-      while (await this.#page()) {
-        // The next page.
+      while (this.#wanted) {
+        this.#wanted = false;
+        this.#wanted = (await this.#page()) || this.#wanted;
       }
       this.setState({ trouble: null, loaded: true });
     } catch (error) {
@@ -122,6 +125,8 @@ export class LogPane extends Component {
   };
 
   render({ job, level, onLevel }, { lines, following, fresh, trouble, loaded }) {
+    const step = (line) => job.steps?.[line.step_id]?.name;
+    const drawn = (line) => html`<${Line} key=${line.event_id} line=${line} step=${step(line)} />`;
     return html`<section class="log" aria-labelledby="log-title">
       <div class="log-head">
         <h2 id="log-title">Log</h2>
@@ -133,13 +138,19 @@ export class LogPane extends Component {
         <p class="soft log-notes">${this.#notes(trouble)}</p>
       </div>
       <div class="log-frame">
-        <div class="log-pane" ref=${this.#pane} onScroll=${this.#scrolled} tabindex="0" role="region" aria-label="Log lines">
-          ${lines.length === 0
-            ? html`<p class="nothing soft">${loaded ? "No line at this level." : "Loading the lines…"}</p>`
-            : html`<ol>${lines.map((line) => html`<${Line} key=${line.event_id} line=${line} step=${job.steps?.[line.step_id]?.name} />`)}</ol>`}
+        <div class="log-pane" ref=${this.#pane} onScroll=${this.#scrolled}
+          tabindex="0" role="region" aria-label="Log lines">
+          ${
+            lines.length === 0
+              ? html`<p class="nothing soft">${loaded ? "No line at this level." : "Loading the lines…"}</p>`
+              : html`<ol>${lines.map(drawn)}</ol>`
+          }
         </div>
-        ${!following && html`<button type="button" class="go-on" onClick=${this.#goOn}>
-          ${icon("pause")} Paused${fresh > 0 ? `, ${counted(fresh, "new line")}` : ""} – go on</button>`}
+        ${
+          !following &&
+          html`<button type="button" class="go-on" onClick=${this.#goOn}>
+          ${icon("pause")} Paused${fresh > 0 ? `, ${counted(fresh, "new line")}` : ""} – go on</button>`
+        }
       </div>
     </section>`;
   }
@@ -150,7 +161,9 @@ export class LogPane extends Component {
       forgotten > 0 && `${counted(forgotten, "older line")} not shown`,
       dropped > 0 && `${counted(dropped, "line")} dropped on the way`,
       trouble !== null && `Older lines are missing: ${trouble}`,
-    ].filter(Boolean).join(" · ");
+    ]
+      .filter(Boolean)
+      .join(" · ");
   }
 }
 
@@ -164,8 +177,8 @@ class Line extends Component {
     return html`<li class="line tone-line-${levelTone(line.level)}">
       <span class="line-at" title=${inUtc(line.at)}>${clockTime(at)}</span>
       <span class="line-level tone-${levelTone(line.level)}">${text(line.level)}</span>
-      <span class="line-text">${step !== undefined && html`<span class="line-step">${text(step)}</span> `}${text(line.message)}
-        ${" "}<span class="line-attrs">${attributes(line.attrs)}</span></span>
+      <span class="line-text">${step !== undefined && html`<span class="line-step">${text(step)}</span> `}
+        ${text(line.message)} ${" "}<span class="line-attrs">${attributes(line.attrs)}</span></span>
     </li>`;
   }
 }
@@ -175,7 +188,7 @@ function attributes(attrs) {
     return text(attrs);
   }
   return Object.entries(attrs)
-    .filter(([name]) => !IDENTITY.has(name))
+    .filter(([name, value]) => !IDENTITY.has(name) && text(value) !== "")
     .map(([name, value]) => `${name}=${text(value)}`)
     .join("  ");
 }

@@ -1,8 +1,8 @@
 /**
  * The log lines of one job, from two sides: pages of history and the live stream. Pure.
  *
- * Always: each line once, by its event id; in the order in which things happened, which is that of the times, not of the
- * ids. Bounded: the oldest go first, and it is told how many.
+ * Always: each line once, by its event id; in the order in which things happened, which is that of the times, not
+ * of the ids. Bounded: the oldest go first, and it is told how many.
  */
 
 import { moment } from "./times.js";

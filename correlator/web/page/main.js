@@ -104,14 +104,20 @@ class Page extends Component {
         <a class="brand" href=${session.left.address}>correlator</a>
         <${Standing} connection=${connection} />
         <button type="button" class="quiet-button" title="Switch to ${other}" aria-label="Switch to ${other}"
-          onClick=${() => this.setState({ theme: toggleTheme() })}>${icon(state.theme === "dark" ? "sun" : "moon")}</button>
+          onClick=${() => this.setState({ theme: toggleTheme() })}>
+          ${icon(state.theme === "dark" ? "sun" : "moon")}
+        </button>
         <${Banner} connection=${connection} asOf=${session.clock.asOf} />
       </header>
       <main id="main" tabindex="-1" class=${connection.state === "live" ? "" : "is-old"}>
         ${connection.state === "refused" && html`<${Refused} connection=${connection} onToken=${this.#enter} />`}
-        ${route.view === "job"
-          ? html`<${JobPage} key=${route.id} id=${route.id} session=${session} now=${now} connection=${connection} onSay=${this.#say} />`
-          : html`<${ListPage} key="list" filter=${route.filter} session=${session} now=${now} onCounts=${this.#counted} />`}
+        ${
+          route.view === "job"
+            ? html`<${JobPage} key=${route.id} id=${route.id} session=${session} now=${now}
+                connection=${connection} onSay=${this.#say} />`
+            : html`<${ListPage} key="list" filter=${route.filter} session=${session} now=${now}
+                onCounts=${this.#counted} />`
+        }
       </main>
       <p class="unseen" role="status">${said}</p>`;
   }

@@ -1,8 +1,8 @@
 /**
  * The address of a view: the fragment of the URL, read and written. Pure.
  *
- * `#/jobs/<any id, percent-encoded>` is one job; `#/?q=…&status=failed,running&type=failover&when=all` is the list. What
- * is neither is the list without filters. An ID is everything behind `#/jobs/`, whatever characters it has.
+ * `#/jobs/<any id, percent-encoded>` is one job; `#/?q=…&status=failed,running&type=failover&when=all` is the list.
+ * What is neither is the list without filters. An ID is everything behind `#/jobs/`, whatever characters it has.
  */
 
 import { STATUSES } from "./words.js";

@@ -1,17 +1,20 @@
-/** One job in the list: a link with everything that a glance wants. Drawn again only when its job, place or second changed. */
+/** One job in the list: a link with all that a glance wants. Drawn again only when its job, place or second changed. */
 
 import { Component, html } from "./html.js";
 import { icon } from "./icons.js";
 import { jobAddress } from "./route.js";
 import { liveliness } from "./silence.js";
 import { duration, elapsed, inUtc, moment, shortTime } from "./times.js";
-import { counted, shownStatus, subject, text } from "./words.js";
+import { counted, deed, shownStatus, subject, text } from "./words.js";
 
 export class Row extends Component {
   shouldComponentUpdate(next) {
     const now = this.props;
     return (
-      next.job !== now.job || next.place !== now.place || next.of !== now.of || next.top !== now.top ||
+      next.job !== now.job ||
+      next.place !== now.place ||
+      next.of !== now.of ||
+      next.top !== now.top ||
       (!next.job.terminal && next.now !== now.now)
     );
   }
@@ -20,10 +23,12 @@ export class Row extends Component {
     const shown = shownStatus(job.status);
     const { silent } = liveliness(job, now);
     const started = moment(job.started_at);
-    return html`<li class="row" aria-setsize=${of} aria-posinset=${place + 1} style=${{ transform: `translateY(${top}px)` }}>
-      <a class="row-link tone-edge-${shown.tone}" href=${jobAddress(job.job_id)} data-job=${job.job_id} onFocus=${onFocus}>
+    const style = { transform: `translateY(${top}px)` };
+    return html`<li class="row" aria-setsize=${of} aria-posinset=${place + 1} style=${style}>
+      <a class="row-link tone-edge-${shown.tone}" href=${jobAddress(job.job_id)} data-job=${job.job_id}
+        onFocus=${onFocus}>
         <span class="row-status">${icon(shown.shape, shown.tone)} <span>${shown.word}</span></span>
-        <span class="row-subject"><b>${subject(job)}</b> <span class="soft">${text(job.operation)}</span></span>
+        <span class="row-subject"><b>${subject(job)}</b> <span class="soft">${deed(job)[0] ?? ""}</span></span>
         <span class="row-progress">${progress(job, silent)}</span>
         <span class="row-started soft" title=${inUtc(job.started_at)}>${shortTime(started, now) || "not started"}</span>
         <span class="row-elapsed">${lasting(job, started, now)}</span>
@@ -47,9 +52,11 @@ function progress(job, silent) {
       <span class="bar-done ${silent === null ? "" : "is-silent"}" style=${{ width: `${percent ?? 0}%` }}></span>
     </span>
     <span class="row-percent">${percent === null ? "–" : `${Math.floor(percent)} %`}</span>
-    ${silent === null
-      ? html`<span class="row-step soft">${text(job.current_step)}</span>`
-      : html`<span class="mark tone-warn">${icon("alert", "warn")} ${silent}</span>`}`;
+    ${
+      silent === null
+        ? html`<span class="row-step soft">${text(job.current_step)}</span>`
+        : html`<span class="mark tone-warn">${icon("alert", "warn")} ${silent}</span>`
+    }`;
 }
 
 function lasting(job, started, now) {

@@ -1,4 +1,4 @@
-/** The one connection of the page, and what it says who it is: a token lives as long as the tab, where one is asked for. */
+/** The one connection of the page, and who it says it is: where a token is asked for, it lives as long as the tab. */
 
 import { Correlator } from "../client.js";
 import { Clock } from "./clock.js";
@@ -22,7 +22,7 @@ export class Session {
     return this.#token === "" ? {} : { Authorization: `Bearer ${this.#token}` };
   }
 
-  /** Every job, for as long as the page lives once somebody wanted it: so the list is there at once when returned to. */
+  /** Every job, from the first time on that somebody wants it: so the list is there at once when returned to. */
   list(onUpdate) {
     if (this.#list === null) {
       const list = { reader: null, subscription: null };

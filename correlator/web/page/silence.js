@@ -5,7 +5,7 @@ import { moment, roughly } from "./times.js";
 const QUIET = 60_000;
 /** Milliseconds without a log row that are worth saying. */
 
-/** `{silent, since}`: the words for a silence and the moment of the last sign; both null where there is nothing to say. */
+/** `{silent, since}`: the words for a silence and the moment of the last sign; both null while there is none. */
 export function liveliness(job, now) {
   const since = moment(job.last_event_at) ?? moment(job.started_at);
   if (job.status !== "running" || since === null || (now - since < QUIET && !job.stalled)) {

@@ -20,12 +20,18 @@ export class Steps extends Component {
         <p class="soft">${job.terminal ? "It ended without a step." : "No step yet."}</p></section>`;
     }
     const axis = axisOf(job, steps, now, moment);
+    const from = (at) => ({ left: `${axis.place(at)}%` });
     return html`<section class="steps">
       <h2>Steps <span class="soft">${tally(job.progress)}</span></h2>
       <div class="axis" aria-hidden="true"><div class="axis-line">
-        ${ticksOf(axis).map(({ at, label }) => html`<span key=${label} class="tick" style=${{ left: `${axis.place(at)}%` }}>${label}</span>`)}
+        ${ticksOf(axis).map(
+          ({ at, label }) => html`<span key=${label} class="tick" style=${from(at)}>${label}</span>`,
+        )}
       </div></div>
-      <ol>${steps.map((step) => html`<${Step} key=${step.id} step=${step} axis=${axis} now=${now} over=${job.terminal} silentSince=${silentSince} />`)}</ol>
+      <ol>${steps.map(
+        (step) => html`<${Step} key=${step.id} step=${step} axis=${axis} now=${now} over=${job.terminal}
+          silentSince=${silentSince} />`,
+      )}</ol>
     </section>`;
   }
 }
@@ -47,8 +53,11 @@ function Step({ step, axis, now, over, silentSince }) {
     <span class="step-name">${icon(shown.shape, shown.tone)} <span>${text(step.name)}</span></span>
     <span class="step-word soft">${step.status === "running" && over ? "never ended" : shown.word}</span>
     <span class="lane" aria-hidden="true">
-      ${started !== null && html`<${Span} from=${started} to=${ended ?? axis.to} tone=${shown.tone} axis=${axis}
-        silentSince=${running ? silentSince : null} />`}
+      ${
+        started !== null &&
+        html`<${Span} from=${started} to=${ended ?? axis.to} tone=${shown.tone} axis=${axis}
+        silentSince=${running ? silentSince : null} />`
+      }
     </span>
     <span class="step-took" title=${[inUtc(step.started_at), inUtc(step.ended_at)].filter(Boolean).join(" – ")}>
       ${took(started, ended, running, now, step.status)}</span>
@@ -58,10 +67,10 @@ function Step({ step, axis, now, over, silentSince }) {
 
 /** A bar; from the last sign of life on it is drawn as what it is, a guess. */
 function Span({ from, to, tone, axis, silentSince }) {
-  const left = axis.place(from);
+  const between = (start, end) => ({ left: `${axis.place(start)}%`, width: `${axis.place(end) - axis.place(start)}%` });
   const known = silentSince === null ? to : Math.min(Math.max(silentSince, from), to);
-  return html`<span class="span tone-bar-${tone}" style=${{ left: `${left}%`, width: `${axis.place(known) - left}%` }}></span>
-    ${known < to && html`<span class="span is-silent" style=${{ left: `${axis.place(known)}%`, width: `${axis.place(to) - axis.place(known)}%` }}></span>`}`;
+  return html`<span class="span tone-bar-${tone}" style=${between(from, known)}></span>
+    ${known < to && html`<span class="span is-silent" style=${between(known, to)}></span>`}`;
 }
 
 function took(started, ended, running, now, status) {

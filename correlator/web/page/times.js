@@ -1,6 +1,11 @@
-/** Times and durations as text. Pure; moments are milliseconds since 1970. The reader's own time zone, UTC in titles. */
+/** Times and durations as text. Pure; moments are milliseconds since 1970. The reader's time zone; UTC in titles. */
 
-const CLOCK = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
+const CLOCK = new Intl.DateTimeFormat(undefined, {
+  hour: "2-digit",
+  minute: "2-digit",
+  second: "2-digit",
+  hourCycle: "h23",
+});
 const DAY = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short" });
 const FULL = new Intl.DateTimeFormat(undefined, {
   dateStyle: "medium",
@@ -53,7 +58,7 @@ export function elapsed(milliseconds) {
   return `${Math.floor(whole / 86_400)} d ${Math.floor(whole / 3600) % 24} h`;
 }
 
-/** Of what is over: with a decimal, or in milliseconds, where it was short. Nothing at all is a clock of whole seconds. */
+/** Of what is over: with a decimal, or in milliseconds, where it was short. None at all is a clock of whole seconds. */
 export function duration(milliseconds) {
   if (milliseconds <= 0) {
     return "< 1 s";
@@ -61,7 +66,9 @@ export function duration(milliseconds) {
   if (milliseconds < 1000) {
     return `${Math.max(1, Math.round(milliseconds))} ms`;
   }
-  return milliseconds < 9950 ? `${(milliseconds / 1000).toFixed(1)} s` : elapsed(Math.round(milliseconds / 1000) * 1000);
+  return milliseconds < 9950
+    ? `${(milliseconds / 1000).toFixed(1)} s`
+    : elapsed(Math.round(milliseconds / 1000) * 1000);
 }
 
 /** "4 min": how long a silence has lasted, without seconds that would tick. */

@@ -69,6 +69,12 @@ export function subject(job) {
   return text(job.external_ids?.[0]) || text(job.operation) || text(job.job_id);
 }
 
+/** What is done to it, without saying again what `subject` says. */
+export function deed(job) {
+  const name = subject(job);
+  return [job.operation, job.job_type].map(text).filter((word) => word !== "" && word !== name);
+}
+
 /** "1 step", "2 steps". */
 export function counted(number, word) {
   return `${number.toLocaleString("en")} ${word}${number === 1 ? "" : "s"}`;

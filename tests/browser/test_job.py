@@ -1,0 +1,247 @@
+"""The page of one job: also of one that does not exist yet."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+from urllib.parse import quote
+
+from tests.browser.driver import expect
+from tests.browser.fake import document, stamp, step
+from tests.servers import eventually
+
+UUID = "e8f15a6d-c5f4-4d69-af72-194b96a0c7fb"
+
+
+def line(event_id: int, message: str, level: str = "INFO", *, ago: float = 0.0, **more: Any) -> dict[str, Any]:
+    return {
+        "event_id": event_id,
+        "level": level,
+        "message": message,
+        "step_id": None,
+        "attrs": None,
+        "at": stamp(ago),
+    } | more
+
+
+def lines(page):
+    return page.get_by_role("region", name="Log lines").get_by_role("listitem")
+
+
+async def at_the_end(page) -> bool:
+    pane = page.get_by_role("region", name="Log lines")
+    return bool(
+        await pane.evaluate("e => e.scrollHeight > e.clientHeight && e.scrollHeight - e.scrollTop - e.clientHeight < 2")
+    )
+
+
+def follows_only(fake, level: str) -> bool:
+    """Whether log lines are asked for once, at this level."""
+    return [wanted["logs"] for wanted in fake.subscriptions if "logs" in wanted] == [level]
+
+
+def steps(page):
+    return page.locator(".steps").get_by_role("listitem")
+
+
+async def test_an_id_that_nobody_knows_is_waited_for_and_comes_alive_without_a_reload(fake, page):
+    name = "unified-live-failover-SVR 2019/Prod?#%-1758553933"
+    await page.goto(f"{fake.url}/#/jobs/{quote(name, safe='')}")
+    await expect(page.get_by_role("heading", name="Waiting for this ID")).to_be_visible()
+    await expect(page.locator("code")).to_have_text(name)
+    await page.evaluate("window.same = true")
+
+    await fake.put(document(UUID, "running", external_ids=[name], metadata={"vm_name": "SVR 2019/Prod"}))
+    await expect(page.get_by_role("heading", level=1)).to_have_text("SVR 2019/Prod")
+    await expect(page.locator(".job-state")).to_contain_text("Running")
+    await expect(page.get_by_role("status").last).to_have_text("SVR 2019/Prod has appeared: Running")
+
+    await fake.put(document(UUID, "completed", external_ids=[name], metadata={"vm_name": "SVR 2019/Prod"}))
+    await expect(page.locator(".job-state")).to_contain_text("Completed")
+    await expect(page.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "100")
+    await expect(page.get_by_role("status").last).to_have_text("SVR 2019/Prod: Completed")
+    await expect(page).to_have_title("Completed – SVR 2019/Prod – correlator")
+    assert await page.evaluate("window.same")
+
+
+async def test_a_failed_job_tells_its_error_and_its_failed_steps_in_full(fake, page):
+    error = "rpc error: connection refused\n" + "very long " * 60
+    fake.jobs[UUID] = document(
+        UUID,
+        "failed",
+        error="final sync failed",
+        steps={
+            "11": step(2, "final-sync", "failed", error=error),
+            "10": step(3, "boot", "skipped"),
+            "12": step(1, "validation"),
+        },
+    )
+    await page.goto(f"{fake.url}/#/jobs/{UUID}")
+    await expect(page.locator(".failure")).to_contain_text("final sync failed")
+    assert await steps(page).locator(".step-name").all_inner_texts() == ["validation", "final-sync", "boot"]
+    assert await steps(page).locator(".step-word").all_inner_texts() == ["Completed", "Failed", "Skipped"]
+    assert await steps(page).nth(1).locator("pre").inner_text() == error
+    icon = await page.locator("link[rel=icon]").get_attribute("href")
+    assert icon is not None
+    assert icon.startswith("data:image/svg+xml")
+
+
+async def test_a_completed_job_with_failed_steps_shows_both_facts(fake, page):
+    fake.jobs[UUID] = document(UUID, "completed", steps=[step(1, "a"), step(2, "b", "failed", error="panic: nil map")])
+    await page.goto(f"{fake.url}/#/jobs/{UUID}")
+    await expect(page.locator(".job-state")).to_contain_text("Completed")
+    await expect(page.locator(".job-state")).to_contain_text("with 1 failed step")
+    await expect(steps(page).nth(1)).to_contain_text("panic: nil map")
+
+
+async def test_bars_stand_on_one_axis_and_that_of_a_running_step_grows(fake, page):
+    first, second = step(1, "a", ago=20, took=10), step(2, "b", "running", ago=10)
+    fake.jobs[UUID] = document(UUID, "running", ago=20, steps=[first, second])
+    await page.goto(f"{fake.url}/#/jobs/{UUID}")
+    bars = page.locator(".span")
+    await expect(bars).to_have_count(2)
+
+    async def share(number: int, edge: str) -> float:
+        return float(await bars.nth(number).evaluate(f"e => parseFloat(e.style.{edge})"))
+
+    assert await share(0, "left") < 2
+    assert abs(await share(1, "left") - await share(0, "width")) < 3
+    before = await share(1, "width")
+
+    async def grown() -> bool:
+        return await share(1, "width") > before + 1
+
+    await eventually(grown)
+    took = steps(page).nth(1).locator(".step-took")
+    before_text = await took.inner_text()
+    await expect(took).not_to_have_text(before_text)
+
+
+async def test_elapsed_time_goes_by_the_daemons_clock_where_this_one_is_slow(fake, page):
+    """The browser's clock is an hour behind: a document from its future gives it away."""
+    await page.add_init_script("const real = Date.now.bind(Date); Date.now = () => real() - 3_600_000;")
+    fake.jobs[UUID] = document(UUID, "running", ago=125)
+    await page.goto(f"{fake.url}/#/jobs/{UUID}")
+    await expect(page.locator(".elapsed")).to_contain_text("2 min")
+
+
+async def test_a_silent_job_says_how_long_instead_of_a_bar_that_pretends(fake, page):
+    running = step(1, "final-sync", "running", ago=400)
+    fake.jobs[UUID] = document(UUID, "running", ago=400, last_event_at=stamp(250), steps=[running])
+    await page.goto(f"{fake.url}/#/jobs/{UUID}")
+    await expect(page.locator(".job-state")).to_contain_text("silent for 4 min")
+    await expect(page.locator(".lane .is-silent")).to_be_visible()
+    await fake.put(document(UUID, "running", ago=900, last_event_at=stamp(720), stalled=True, steps=[running]))
+    await expect(page.locator(".job-state")).to_contain_text("Stalled, silent for 12 min")
+    await fake.put(document(UUID, "running", ago=900, last_event_at=stamp(0), steps=[running]))
+    await expect(page.locator(".job-state")).not_to_contain_text("silent")
+
+
+async def test_times_are_local_and_utc_in_the_title(fake, page):
+    fake.jobs[UUID] = document(UUID, "running", started_at="2026-03-01T10:20:30.123456Z")
+    await page.goto(f"{fake.url}/#/jobs/{UUID}")
+    started = page.get_by_title("2026-03-01 10:20:30.123456 UTC")
+    await expect(started).to_have_text("1 Mar, 10:20:30")
+
+
+async def test_ids_can_be_copied_and_the_family_followed(fake, page, context):
+    await context.grant_permissions(["clipboard-read", "clipboard-write"])
+    fake.jobs["parent"] = document("parent", metadata={"group_name": "Group 7"})
+    fake.jobs["child/1"] = document("child/1", "failed", metadata={"vm_name": "the child"})
+    fake.jobs[UUID] = document(
+        UUID,
+        context_id="ctx-1",
+        external_ids=["ext-1", "ext-2"],
+        parent_job_id="parent",
+        child_job_ids=["child/1", "gone"],
+    )
+    await page.goto(f"{fake.url}/#/jobs/{UUID}")
+    for name in (UUID, "ext-1", "ext-2", "ctx-1"):
+        await page.get_by_role("button", name=f"Copy {name}").click()
+        assert await page.evaluate("navigator.clipboard.readText()") == name
+    await expect(page.get_by_role("link", name="Group 7")).to_have_attribute("href", "#/jobs/parent")
+    await expect(page.get_by_role("link", name="gone")).to_be_visible()
+    await page.get_by_role("link", name="the child").click()
+    await expect(page.get_by_role("heading", level=1)).to_have_text("the child")
+    await page.go_back()
+    await expect(page.get_by_role("link", name="the child")).to_be_visible()
+
+
+async def test_log_lines_of_the_history_and_the_stream_are_one_list_in_the_order_of_time(fake, page):
+    fake.jobs[UUID] = document(UUID, "running", steps=[step(1, "final-sync", "running")])
+    fake.events[UUID] = [line(2, "second", ago=20), line(1, "first", ago=30, step_id=3001, attrs={"volume": "vol-1"})]
+    await page.goto(f"{fake.url}/#/jobs/{UUID}")
+    await expect(lines(page)).to_have_count(2)
+    await fake.log(UUID, line(7, "fourth", ago=5), line(2, "second", ago=20))
+    await fake.log(UUID, line(8, "third", "WARN", ago=10))
+    await expect(lines(page)).to_have_count(4)
+    told = [text.split() for text in await lines(page).all_inner_texts()]
+    order = ["first", "second", "third", "fourth"]
+    assert [next(word for word in words if word in order) for words in told] == order
+    await expect(lines(page).first).to_contain_text("final-sync")
+    await expect(lines(page).first).to_contain_text("volume=vol-1")
+
+
+async def test_more_lines_than_a_page_of_history_has_are_all_there(fake, page):
+    fake.jobs[UUID] = document(UUID, "completed")
+    fake.events[UUID] = [line(n, f"line {n}", ago=3000 - n) for n in range(1, 1501)]
+    await page.goto(f"{fake.url}/#/jobs/{UUID}")
+    await expect(lines(page)).to_have_count(1500)
+
+
+async def test_lines_missed_while_away_come_from_the_history(fake, page):
+    fake.jobs[UUID] = document(UUID, "running")
+    fake.events[UUID] = [line(1, "before", ago=20)]
+    await page.goto(f"{fake.url}/#/jobs/{UUID}")
+    await expect(lines(page)).to_have_count(1)
+    await fake.stop()
+    await expect(page.locator(".standing")).to_contain_text("Offline")
+    fake.events[UUID].append(line(2, "meanwhile", ago=1))
+    await fake.start()
+    await expect(lines(page)).to_have_count(2, timeout=15_000)
+
+
+async def test_scrolling_up_pauses_and_the_button_goes_on(fake, page):
+    fake.jobs[UUID] = document(UUID, "running")
+    fake.events[UUID] = [line(n, f"line {n}", ago=300 - n) for n in range(1, 101)]
+    await page.goto(f"{fake.url}/#/jobs/{UUID}")
+    pane = page.get_by_role("region", name="Log lines")
+    await eventually(lambda: at_the_end(page))
+    await pane.evaluate("e => { e.scrollTop = 100 }")
+    go_on = page.get_by_role("button", name="Paused")
+    await expect(go_on).to_be_visible()
+    await fake.log(UUID, line(200, "new one"), line(201, "new two"))
+    await expect(go_on).to_contain_text("2 new lines")
+    assert await pane.evaluate("e => e.scrollTop") == 100
+    await go_on.click()
+    await eventually(lambda: at_the_end(page))
+    await expect(go_on).to_have_count(0)
+    await fake.log(UUID, line(202, "new three"))
+    await expect(lines(page).last).to_contain_text("new three")
+    await eventually(lambda: at_the_end(page))
+
+
+async def test_the_level_is_chosen_and_lost_lines_are_told(fake, page):
+    fake.jobs[UUID] = document(UUID, "running")
+    fake.events[UUID] = [line(1, "quiet", "DEBUG", ago=9), line(2, "usual", ago=8), line(3, "odd", "WARN", ago=7)]
+    await page.goto(f"{fake.url}/#/jobs/{UUID}")
+    await expect(lines(page)).to_have_count(2)
+    for level, count in {"DEBUG": 3, "WARN": 1, "INFO": 2}.items():
+        await page.get_by_label("From level").select_option(level)
+        await expect(lines(page)).to_have_count(count)
+        await eventually(functools.partial(follows_only, fake, level))
+    fake.events[UUID].append(line(4, "lost on the way"))
+    sub = next(s["id"] for s in fake.subscriptions if "logs" in s)
+    await fake.say(type="log", sub=[sub], dropped=7)
+    await expect(page.locator(".log-notes")).to_have_text("7 lines dropped on the way")
+    await expect(lines(page)).to_have_count(3)
+
+
+async def test_a_job_that_leaves_memory_stays_as_it_was_last(fake, page):
+    fake.jobs[UUID] = document(UUID, "completed")
+    await page.goto(f"{fake.url}/#/jobs/{UUID}")
+    await expect(page.locator(".job-state")).to_contain_text("Completed")
+    subs = [s["id"] for s in fake.subscriptions]
+    await fake.say(type="delete", sub=subs, seq=fake.seq + 1, job_id=UUID, reason="retention")
+    await expect(page.locator(".job-state")).to_contain_text("No longer in the correlator’s memory")
+    await expect(page.get_by_role("heading", level=1)).to_have_text(f"vm-{UUID}")

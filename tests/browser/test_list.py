@@ -1,0 +1,177 @@
+"""The list: what is on it, in which order, and how an operator gets about in it."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from tests.browser.driver import expect
+from tests.browser.fake import document
+
+DAY = 86_400.0
+
+
+def known(fake, *jobs) -> None:
+    fake.jobs.update({job["job_id"]: job for job in jobs})
+
+
+def rows(page):
+    return page.get_by_role("list", name="Jobs").get_by_role("listitem")
+
+
+async def names(page) -> list[str]:
+    return list(await rows(page).locator("b:first-child").all_inner_texts())
+
+
+async def test_failed_and_running_jobs_come_first_and_the_newest_of_each(fake, page):
+    known(
+        fake,
+        document("done-new", "completed", ago=10, took=5),
+        document("run-old", "running", ago=500),
+        document("failed-old", "failed", ago=900),
+        document("cancelled", "cancelled", ago=100),
+        document("run-new", "running", ago=50),
+        document("failed-new", "failed", ago=80),
+        document("pending", "pending", ago=5, started_at=None),
+    )
+    await page.goto(fake.url)
+    await expect(rows(page)).to_have_count(7)
+    order = ["failed-new", "failed-old", "run-new", "run-old", "pending", "done-new", "cancelled"]
+    assert await names(page) == [f"vm-{name}" for name in order]
+
+
+async def test_a_job_that_fails_moves_to_the_top_without_a_reload(fake, page):
+    known(fake, document("a", "running", ago=20), document("b", "running", ago=50))
+    await page.goto(fake.url)
+    await expect(rows(page).first).to_contain_text("vm-a")
+    await fake.put(document("b", "failed", ago=50, error="no space left"))
+    await expect(rows(page).first).to_contain_text("vm-b")
+    await expect(rows(page).first).to_contain_text("no space left")
+    await expect(page).to_have_title("1 failed, 1 running – correlator")
+
+
+async def test_a_job_that_ended_more_than_a_day_ago_is_left_out_until_asked_for(fake, page):
+    known(
+        fake,
+        document("old-done", "completed", ago=2 * DAY),
+        document("old-running", "running", ago=2 * DAY),
+        document("new-done", "completed", ago=DAY / 2),
+    )
+    await page.goto(fake.url)
+    await expect(rows(page)).to_have_count(2)
+    await page.get_by_label("Period").select_option("All there are")
+    await expect(rows(page)).to_have_count(3)
+
+
+async def test_a_completed_job_with_failed_steps_shows_both_facts(fake, page):
+    job = document("both", "completed")
+    job["progress"]["steps_failed"] = 2
+    known(fake, job)
+    await page.goto(fake.url)
+    await expect(rows(page)).to_contain_text("Completed")
+    await expect(rows(page)).to_contain_text("2 steps failed")
+
+
+async def test_filters_are_in_the_address_and_come_from_it(fake, page, context):
+    known(
+        fake,
+        document("f1", "failed", job_type="failover"),
+        document("f2", "failed", job_type="cleanup"),
+        document("r1", "running", job_type="failover"),
+    )
+    await page.goto(fake.url)
+    await page.get_by_role("button", name="Failed").click()
+    await expect(rows(page)).to_have_count(2)
+    await page.get_by_label("Type").select_option("failover")
+    await expect(rows(page)).to_have_count(1)
+    await page.get_by_role("searchbox").fill("vm-f & 1")
+    await expect(rows(page)).to_have_count(0)
+    await page.get_by_role("searchbox").fill("VM-F1")
+    await expect(rows(page)).to_have_count(1)
+    assert page.url == f"{fake.url}/#/?q=VM-F1&status=failed&type=failover"
+
+    other = await context.new_page()
+    await other.goto(page.url)
+    await expect(rows(other)).to_have_count(1)
+    await expect(other.get_by_role("searchbox")).to_have_value("VM-F1")
+    await expect(other.get_by_role("button", name="Failed")).to_have_attribute("aria-pressed", "true")
+
+
+async def test_search_finds_any_id_vm_operation_and_text(fake, page):
+    known(
+        fake,
+        document("uuid-1", external_ids=["ext/É 1"], context_id="ctx-1", metadata={"vm_name": "SVR 2019/Prod"}),
+        document("uuid-2", "failed", operation="bulk-group-move", error="Disk is full", metadata={"vm_name": "other"}),
+    )
+    await page.goto(fake.url)
+    for words, found in {
+        "uuid-1": "SVR",
+        "ext/é": "SVR",
+        "ctx-1": "SVR",
+        "svr prod": "SVR",
+        "group-move": "other",
+        "disk full": "other",
+    }.items():
+        await page.get_by_role("searchbox").fill(words)
+        await expect(rows(page)).to_have_count(1)
+        await expect(rows(page)).to_contain_text(found)
+
+
+async def test_a_search_without_a_match_offers_to_follow_it_as_an_id(fake, page):
+    known(fake, document("a"))
+    await page.goto(fake.url)
+    await page.get_by_role("searchbox").fill("rollback-SVR 2019/Prod")
+    await page.get_by_role("link", name="Follow").click()
+    await expect(page.get_by_role("heading", name="Waiting for this ID")).to_be_visible()
+    assert page.url == f"{fake.url}/#/jobs/{quote('rollback-SVR 2019/Prod', safe='')}"
+
+
+async def test_an_unknown_address_is_the_list(fake, page):
+    known(fake, document("a"))
+    for address in ("#/nothing/here", "#/jobs/", "#", "#/?status=bogus&q="):
+        await page.goto(f"{fake.url}/{address}")
+        await expect(rows(page)).to_have_count(1)
+
+
+async def test_the_keyboard_does_it_all(fake, page):
+    known(fake, *(document(f"j{number:02}", "running", ago=number + 10) for number in range(60)))
+    await page.goto(fake.url)
+    await expect(rows(page).first).to_be_visible()
+    await page.keyboard.press("/")
+    await expect(page.get_by_role("searchbox")).to_be_focused()
+    await page.keyboard.type("vm-j")
+    await page.keyboard.press("Escape")
+    await expect(page.get_by_role("searchbox")).not_to_be_focused()
+
+    focused = page.locator("a:focus")
+    await page.keyboard.press("j")
+    await expect(focused).to_contain_text("vm-j00")
+    for _ in range(40):
+        await page.keyboard.press("ArrowDown")
+    await expect(focused).to_contain_text("vm-j40")
+    await expect(focused).to_be_in_viewport(ratio=1)
+    await page.keyboard.press("k")
+    await expect(focused).to_contain_text("vm-j39")
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_role("heading", level=1)).to_have_text("vm-j39")
+    await page.keyboard.press("Escape")
+    await expect(focused).to_contain_text("vm-j39")
+    await expect(page.get_by_role("searchbox")).to_have_value("vm-j")
+
+
+async def test_the_skip_link_leads_past_the_header(fake, page):
+    await page.goto(fake.url)
+    await page.keyboard.press("Tab")
+    await expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    await page.keyboard.press("Enter")
+    await expect(page.locator("main")).to_be_focused()
+    assert page.url == f"{fake.url}/"
+
+
+async def test_a_thousand_jobs_are_a_few_rows_in_the_document_and_all_within_reach(fake, page):
+    known(fake, *(document(f"{number:04}", "running", ago=number) for number in range(1000)))
+    await page.goto(fake.url)
+    await expect(rows(page).first).to_have_attribute("aria-setsize", "1000")
+    assert await rows(page).count() < 60
+    await page.keyboard.press("End")
+    await expect(page.get_by_role("link", name="vm-0999")).to_be_in_viewport()
+    assert await rows(page).count() < 60

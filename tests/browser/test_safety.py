@@ -1,0 +1,104 @@
+"""What comes from documents and log lines is text, whatever it looks like."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.browser.driver import expect
+from tests.browser.fake import document, stamp, step
+
+EVIL = "<img src=x onerror=alert(1)>\"'><script>alert(2)</script>"
+UUID = "e8f15a6d-c5f4-4d69-af72-194b96a0c7fb"
+
+
+def evil() -> dict[str, Any]:
+    """Hostile in every member that a page might show; the wrong types, and words of no closed set, too."""
+    return document(
+        UUID,
+        "failed",
+        external_ids=[EVIL, "javascript:alert(3)"],
+        context_id=EVIL,
+        parent_job_id="javascript:alert(4)",
+        child_job_ids=["//evil.example/", "x y\" class='pill"],
+        job_type=EVIL,
+        operation=EVIL,
+        category=EVIL,
+        owner=EVIL,
+        error=EVIL,
+        source=EVIL,
+        current_step=EVIL,
+        last_message={"level": EVIL, "text": EVIL, "at": EVIL},
+        metadata={"vm_name": EVIL, EVIL: {"constructor": None, "type": "img", "props": {"onerror": "alert(5)"}}},
+        steps=[step(1, EVIL, "failed", error=EVIL), step(2, "b", 'bad" onload="alert(6)')],
+    )
+
+
+async def nothing_ran(page) -> bool:
+    """No element was made from a text, and no link leads elsewhere."""
+    return bool(
+        await page.evaluate(
+            """() => {
+                const all = (selector) => [...document.querySelectorAll(selector)];
+                return all("main :is(img, script, iframe, [onerror], [onload])").length === 0
+                    && all("main a").every((a) => a.getAttribute("href").startsWith("#/"))
+                    && all("main [class]").every((e) => /^[a-z -]*$/.test(e.getAttribute("class")));
+            }"""
+        )
+    )
+
+
+@pytest.fixture
+def dialogs(page) -> list[str]:
+    shown: list[str] = []
+    page.on("dialog", lambda dialog: shown.append(dialog.message))
+    return shown
+
+
+async def test_the_list_shows_markup_as_text(fake, page, dialogs):
+    fake.jobs[UUID] = evil()
+    await page.goto(fake.url)
+    row = page.get_by_role("list", name="Jobs").get_by_role("listitem")
+    assert await row.locator("b").first.inner_text() == EVIL
+    await page.get_by_role("searchbox").fill(EVIL + "no match")
+    await expect(page.get_by_role("link", name="Follow")).to_contain_text(EVIL)
+    assert await nothing_ran(page)
+    assert dialogs == []
+
+
+async def test_the_page_of_a_job_shows_markup_as_text(fake, page, dialogs):
+    fake.jobs[UUID] = evil()
+    fake.events[UUID] = [
+        {"event_id": 1, "level": "ERROR", "message": EVIL, "step_id": 3001, "attrs": {EVIL: EVIL}, "at": stamp(1)},
+        {"event_id": 2, "level": "INFO", "message": EVIL, "step_id": None, "attrs": EVIL, "at": None},
+    ]
+    await page.goto(f"{fake.url}/#/jobs/{UUID}")
+    await expect(page.get_by_role("heading", level=1)).to_have_text(EVIL)
+    await expect(page.get_by_role("region", name="Log lines").get_by_role("listitem")).to_have_count(2)
+    await expect(page).to_have_title(f"Failed – {EVIL} – correlator")
+    assert await page.locator(".family a").evaluate_all("all => all.map((a) => a.getAttribute('href'))") == [
+        "#/jobs/javascript%3Aalert(4)",
+        "#/jobs/%2F%2Fevil.example%2F",
+        "#/jobs/x%20y%22%20class%3D'pill",
+    ]
+    assert await nothing_ran(page)
+    assert dialogs == []
+
+
+async def test_an_address_full_of_markup_is_text(fake, page, dialogs):
+    await page.goto(f"{fake.url}/#/jobs/{EVIL}")
+    await expect(page.locator("main code")).to_have_text(EVIL)
+    await page.goto(f"{fake.url}/#/?q={EVIL}&type={EVIL}&status={EVIL}")
+    await expect(page.get_by_role("searchbox")).to_be_visible()
+    assert await nothing_ran(page)
+    assert dialogs == []
+
+
+async def test_an_odd_document_is_shown_as_far_as_it_goes(fake, page):
+    """A newer daemon, or an older: members missing, null, or of another type."""
+    fake.jobs["odd"] = {"job_id": "odd", "external_ids": [], "context_id": None, "status": "paused", "rev": 1}
+    await page.goto(fake.url)
+    await expect(page.get_by_role("list", name="Jobs").get_by_role("listitem")).to_contain_text("paused")
+    await page.get_by_role("link", name="odd").click()
+    await expect(page.get_by_role("heading", level=1)).to_have_text("odd")
