@@ -71,9 +71,13 @@ class EventStreams:
         epoch = hub.epoch.encode()
 
         def framing(messages: Sequence[Message], /) -> bytes:
+            # One change may be several messages: only with the last of them is its position reached.
+            last = {m.seq: i for i, m in enumerate(messages) if m.seq is not None}
             return b"".join(
-                b"data: %b\n\n" % m.body if m.seq is None else b"id: %b:%d\ndata: %b\n\n" % (epoch, m.seq, m.body)
-                for m in messages
+                b"id: %b:%d\ndata: %b\n\n" % (epoch, m.seq, m.body)
+                if m.seq is not None and last[m.seq] == i
+                else b"data: %b\n\n" % m.body
+                for i, m in enumerate(messages)
             )
 
         self._framing: Framing = framing

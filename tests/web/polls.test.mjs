@@ -1,0 +1,129 @@
+// Where event streams do not get through either: polling.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { follow, job, nobody, polling, world, EMPTY } from "./fakes.mjs";
+
+test("two event streams in vain: polling, each 5 s, with ETags for IDs and a page for a filter", async () => {
+  const held = { x: job("x", 3, { external_ids: ["gui/1"], status: "running" }) };
+  const answer = (path, { headers }) => {
+    if (path.startsWith("/api/v1/jobs?")) return [200, { jobs: Object.values(held), next_cursor: null }];
+    if (path !== "/api/v1/jobs/gui%2F1" || held.x === undefined) return [404, { status: 404 }];
+    const etag = `"e1-${held.x.rev}"`;
+    return headers["if-none-match"] === etag ? [304, undefined, { ETag: etag }] : [200, held.x, { ETag: etag }];
+  };
+  const what = [["gui/1", "later"], { status: ["running"], job_type: ["failover"] }];
+  const { client, clock, fetch, followed } = await polling(what, { answer });
+  await clock.pass(20);
+  const [ids, filter] = followed;
+  assert.deepEqual([ids.ids(), ids.update.unknown, ids.update.synced, filter.ids()], [["x"], ["later"], true, ["x"]]);
+  assert.deepEqual([client.connection.state, client.connection.transport], ["live", "poll"]);
+  const before = [ids.update, fetch.made.length, filter.job("x")];
+  await clock.pass(4900);
+  assert.equal(fetch.made.length, before[1]);
+  await clock.pass(200);
+  const round = fetch.made.slice(before[1]);
+  assert.deepEqual(
+    round.map((r) => [r.path, r.headers["if-none-match"]]),
+    [
+      ["/api/v1/jobs/gui%2F1", '"e1-3"'],
+      ["/api/v1/jobs/later", undefined],
+      ["/api/v1/jobs?limit=500&steps=1&status=running&job_type=failover", undefined],
+    ],
+  );
+  assert.deepEqual([ids.job("x"), filter.job("x")], [before[2], before[2]]); // nothing changed
+  held.x = job("x", 1, { n: 1, external_ids: ["gui/1"] }); // another run of the daemon
+  await clock.pass(5000);
+  assert.deepEqual([ids.job("x").n, filter.job("x").n], [1, 1]);
+  delete held.x;
+  held.z = job("z", 2);
+  await clock.pass(5000);
+  assert.deepEqual(filter.ids(), ["z"]);
+  ids.close();
+  const later = fetch.made.length;
+  await clock.pass(5000);
+  assert.equal(fetch.made.length, later + 1);
+});
+
+test("polling an ID applies the other filters as the daemon does", async () => {
+  const answer = (path) => (path.startsWith("/api/v1/jobs/") ? [200, job("x", 3, { status: "failed" })] : EMPTY);
+  const what = ["running", "failed"].map((status) => ({ jobs: ["x"], status: [status] }));
+  const { clock, followed } = await polling(what, { answer });
+  await clock.pass(20);
+  assert.deepEqual(
+    followed.map((f) => [f.ids(), f.update.synced]),
+    [
+      [[], true],
+      [["x"], true],
+    ],
+  );
+});
+
+test("a subscription made while polling is asked for at once, and there is still one round each 5 s", async () => {
+  const { client, clock, fetch } = await polling(["a"]);
+  await clock.pass(20);
+  for (const id of ["b", "c", "d"]) follow(client, id);
+  const before = fetch.made.length;
+  await clock.pass(20);
+  const at = fetch.made.length;
+  assert.ok(at - before <= 8, `${at - before} requests`);
+  await clock.pass(20_000);
+  assert.equal(fetch.made.length - at, 4 * 4);
+});
+
+test("a subscription made while a poll is under way is asked for right after it", async () => {
+  let hold = null;
+  const answer = (path) => (path.endsWith("/slow") ? new Promise((done) => (hold = () => done([404, {}]))) : EMPTY);
+  const { client, clock, fetch } = world({ transports: ["poll"], answer });
+  follow(client, "slow");
+  await clock.pass(10);
+  const all = follow(client, {});
+  await clock.pass(10);
+  assert.equal(fetch.made.length, 1);
+  hold();
+  await clock.pass(100);
+  hold();
+  await clock.pass(100);
+  assert.deepEqual([fetch.made.length, all.update.synced], [3, true]);
+});
+
+test("polling that fails as nobody is there begins with the websocket again", async () => {
+  let up = true;
+  const { client, clock, Socket } = await polling(["a"], { answer: () => (up ? EMPTY : nobody()) });
+  await clock.pass(20);
+  assert.equal(client.connection.transport, "poll");
+  const before = Socket.made.length;
+  up = false;
+  await clock.pass(5000);
+  assert.equal(client.connection.state, "offline");
+  for (let waited = 0; Socket.made.length === before; waited += 100) {
+    assert.ok(waited < 60_000);
+    await clock.pass(100);
+  }
+  Socket.last.welcome();
+  assert.deepEqual([client.connection.state, client.connection.transport], ["live", "websocket"]);
+});
+
+test("a client that is closed during such a trial closes that too", async () => {
+  const { client, clock, Socket, fetch } = await polling([{}]);
+  await clock.pass(20);
+  const before = Socket.made.length;
+  await clock.pass(301_000);
+  assert.equal(Socket.made.length, before + 1);
+  client.close();
+  assert.equal(Socket.last.closedWith, 1000);
+  const asked = fetch.made.length;
+  await clock.pass(600_000);
+  assert.deepEqual([Socket.made.length, fetch.made.length], [before + 1, asked]);
+});
+
+test("a request that is not answered is given up after 15 s", async () => {
+  const answer = (_path, { signal }) =>
+    new Promise((_, lost) => signal.addEventListener("abort", () => lost(signal.reason)));
+  const { client, clock } = world({ transports: ["poll"], answer });
+  follow(client, "a");
+  await clock.pass(14_900);
+  assert.equal(client.connection.state, "connecting");
+  await clock.pass(200);
+  assert.equal(client.connection.state, "offline");
+});

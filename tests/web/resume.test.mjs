@@ -1,0 +1,151 @@
+// From one connection to the next: what is resumed, and what comes anew.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { delta, follow, job, lose, put, settle, synced, world } from "./fakes.mjs";
+
+test("resume accepted: what is shown stays, and what was missed comes", async () => {
+  const all = await synced([job("x", 3), job("y", 4)], { seq: 100 });
+  all.Socket.last.frame(put(1, job("x", 130)), { type: "bookmark", seq: 150, at: "…" });
+  assert.deepEqual(await lose(all), { type: "hello", version: 1, resume: { epoch: "e1", seq: 150 } });
+  all.Socket.last.frame({ type: "welcome", epoch: "e1", seq: 170, resumed: true });
+  assert.deepEqual(all.Socket.last.heard("subscribe"), [{ type: "subscribe", id: 1, resume: true }]);
+  all.Socket.last.frame(delta(1, "x", 130, 160, { n: 1 }));
+  all.Socket.last.frame({ type: "delete", sub: [1], seq: 161, job_id: "y", reason: "gone" });
+  all.Socket.last.frame({ type: "synced", sub: 1, seq: 170, count: 1, unknown: [] });
+  await all.clock.pass(20);
+  assert.deepEqual([all.all.ids(), all.all.job("x").n, all.all.update.synced], [["x"], 1, true]);
+  assert.deepEqual((await lose(all)).resume, { epoch: "e1", seq: 170 });
+});
+
+test("resume refused: a fresh snapshot replaces what is shown when it is complete, not before", async () => {
+  const all = await synced([job("x", 3), job("y", 400)]);
+  await lose(all);
+  all.Socket.last.frame({ type: "welcome", epoch: "e2", seq: 9, resumed: false });
+  assert.deepEqual(all.Socket.last.heard("subscribe"), [{ type: "subscribe", id: 1, resume: false }]);
+  all.Socket.last.frame({ type: "snapshot", sub: 1, seq: 9, more: true, jobs: [job("z", 2)] });
+  await all.clock.pass(20);
+  assert.deepEqual([all.all.ids(), all.all.update.synced], [["x", "y", "z"], true]);
+  // Another run of the daemon: its revisions count, although they are lower.
+  all.Socket.last.frame({ type: "snapshot", sub: 1, seq: 9, more: false, jobs: [job("y", 1, { n: 1 })] });
+  all.Socket.last.frame({ type: "synced", sub: 1, seq: 9, count: 2, unknown: [] });
+  await all.clock.pass(20);
+  assert.deepEqual([all.all.ids(), all.all.job("y").n, [...all.all.update.changed]], [["y", "z"], 1, ["y", "x"]]);
+});
+
+test("a job that did not change over an interruption stays the same object", async () => {
+  const all = await synced([job("x", 3)]);
+  const before = all.all.job("x");
+  await lose(all);
+  all.Socket.last.frame({ type: "welcome", epoch: "e1", seq: 100, resumed: false });
+  all.Socket.last.snapshot(1, [job("x", 3)]);
+  await all.clock.pass(20);
+  assert.equal(all.all.job("x"), before);
+});
+
+test("the next epoch's patch is not put on this one's job, even where revisions agree", async () => {
+  const all = await synced([job("x", 3)]);
+  await lose(all);
+  all.Socket.last.frame({ type: "welcome", epoch: "e2", seq: 9, resumed: false }, delta(1, "x", 3, 4, { n: 1 }));
+  assert.deepEqual(all.Socket.last.heard("get"), [{ type: "get", job_id: "x" }]);
+});
+
+test("resync: a fresh snapshot replaces what is shown, and until then there is no position", async () => {
+  const all = await synced([job("x", 3), job("y", 4)]);
+  all.Socket.last.frame({ type: "resync", reason: "gap" });
+  all.Socket.last.frame({ type: "snapshot", sub: 1, seq: 200, more: true, jobs: [job("x", 3)] });
+  await all.clock.pass(20);
+  assert.deepEqual(all.all.ids(), ["x", "y"]);
+  all.Socket.last.frame({ type: "snapshot", sub: 1, seq: 201, more: false, jobs: [] });
+  all.Socket.last.frame({ type: "synced", sub: 1, seq: 201, count: 1, unknown: [] });
+  await all.clock.pass(20);
+  assert.deepEqual(all.all.ids(), ["x"]);
+  all.Socket.last.frame({ type: "resync", reason: "slow" }, { type: "bookmark", seq: 300, at: "…" });
+  assert.equal((await lose(all)).resume, undefined);
+});
+
+test("resync of one subscription leaves what the others resumed", async () => {
+  const { client, clock, Socket } = world();
+  const [one, two, three] = ["a", "b", "c"].map((id) => follow(client, id));
+  await settle();
+  Socket.last.welcome();
+  for (const sub of [1, 2, 3]) Socket.last.snapshot(sub, [job(`x${sub}`, sub)]);
+  await lose({ clock, Socket });
+  Socket.last.frame({ type: "welcome", epoch: "e1", seq: 300, resumed: true });
+  Socket.last.frame({ type: "synced", sub: 1, seq: 300, count: 0, unknown: [] }, { type: "resync", reason: "gap" });
+  Socket.last.frame(put(2, job("y", 301))); // it lagged: what is new came before the snapshot
+  Socket.last.frame({ type: "snapshot", sub: 2, seq: 302, more: false, jobs: [job("z", 9)] });
+  Socket.last.frame({ type: "synced", sub: 2, seq: 302, count: 1, unknown: [] });
+  Socket.last.frame({ type: "synced", sub: 3, seq: 303, count: 0, unknown: [] });
+  await clock.pass(20);
+  assert.deepEqual([one.ids(), two.ids(), three.ids()], [["x1"], ["y", "z"], ["x3"]]);
+  Socket.last.frame(delta(1, "x1", 1, 304, { n: 1 }));
+  await clock.pass(20);
+  assert.equal(one.job("x1").n, 1);
+  assert.equal((await lose({ clock, Socket })).resume, undefined); // it cannot know whether the first one is whole
+});
+
+test("a snapshot that comes instead of what was missed, and is interrupted, is not resumed", async () => {
+  const all = await synced([job("x", 3)]);
+  await lose(all);
+  all.Socket.last.frame({ type: "welcome", epoch: "e1", seq: 300, resumed: true });
+  all.Socket.last.frame({ type: "snapshot", sub: 1, seq: 300, more: true, jobs: [job("y", 9)] });
+  await lose(all);
+  all.Socket.last.frame({ type: "welcome", epoch: "e1", seq: 301, resumed: true });
+  assert.deepEqual(all.Socket.last.heard("subscribe"), [{ type: "subscribe", id: 1, resume: false }]);
+});
+
+test("a position that was refused is not offered again", async () => {
+  const all = await synced([job("x", 3)]);
+  assert.deepEqual((await lose(all)).resume, { epoch: "e1", seq: 100 });
+  all.Socket.last.frame({ type: "welcome", epoch: "e2", seq: 1, resumed: false });
+  assert.equal((await lose(all)).resume, undefined);
+});
+
+test("a whole job that was asked for and has not come holds the position", async () => {
+  const all = await synced([job("x", 3)], { seq: 100 });
+  all.Socket.last.frame(delta(1, "x", 5, 110, {}), { type: "bookmark", seq: 120, at: "…" });
+  assert.deepEqual((await lose(all)).resume, { epoch: "e1", seq: 100 });
+});
+
+test("a position is had only once every subscription is synced", async () => {
+  const { client, clock, Socket } = world();
+  follow(client, "a");
+  follow(client, "b");
+  await settle();
+  Socket.last.welcome({ seq: 50 });
+  Socket.last.snapshot(1, [], { seq: 51 });
+  Socket.last.frame(put(1, job("x", 60)), { type: "bookmark", seq: 61, at: "…" });
+  assert.equal((await lose({ clock, Socket })).resume, undefined);
+  Socket.last.frame({ type: "welcome", epoch: "e1", seq: 70, resumed: false });
+  Socket.last.snapshot(1, [], { seq: 71 });
+  Socket.last.snapshot(2, [], { seq: 72 });
+  // A third one, not synced yet, holds the position, and is not resumed itself.
+  follow(client, "c");
+  Socket.last.frame({ type: "bookmark", seq: 80, at: "…" });
+  assert.deepEqual((await lose({ clock, Socket })).resume, { epoch: "e1", seq: 72 });
+  Socket.last.frame({ type: "welcome", epoch: "e1", seq: 90, resumed: true });
+  assert.deepEqual(
+    Socket.last.heard("subscribe").map((s) => s.resume),
+    [true, true, false],
+  );
+  // Interrupted again while it resumes: what came meanwhile is not claimed.
+  Socket.last.frame({ type: "synced", sub: 1, seq: 90, unknown: [] }, { type: "bookmark", seq: 95, at: "…" });
+  assert.deepEqual((await lose({ clock, Socket })).resume, { epoch: "e1", seq: 72 });
+});
+
+test("a subscription that is made or closed before the welcome is told in the welcome's answer, or never", async () => {
+  const { client, Socket } = world();
+  follow(client, "a").close();
+  await settle();
+  Socket.last.open();
+  const b = follow(client, "b");
+  follow(client, "c");
+  b.close();
+  assert.equal(Socket.last.said.length, 1);
+  Socket.last.frame({ type: "welcome", epoch: "e1", seq: 1, resumed: false });
+  assert.deepEqual(
+    Socket.last.said.slice(1).map((s) => [s.type, s.id]),
+    [["subscribe", 3]],
+  );
+});
