@@ -11,20 +11,25 @@ import contextlib
 import logging
 import os
 import signal
+import sqlite3
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 from correlator import __version__, systemd
+from correlator.checkpoint import Checkpoint, Saved
 from correlator.config import read_tokens
 from correlator.hub import Hub
 from correlator.jobs.index import Index
 from correlator.pipeline import Pipeline
+from correlator.saver import Saver
 from correlator.settings import Config
 from correlator.sinks import Sink
 from correlator.sinks.access import Access
 from correlator.sinks.http import HttpSink, Listener
 from correlator.sinks.mqtt import MqttSink
+from correlator.sinks.topics import Owed
 from correlator.sources import zones
 from correlator.sources.archive import DatabaseArchive
 from correlator.sources.database import Database
@@ -48,18 +53,27 @@ async def run(config: Config, *, on_ready: Callable[[str], None] | None = None) 
 
     Raises `CorrelatorError` for what an operator can mend (an address in use, a token file that is not there).
     """
-    hub, pipeline, source, archive = _following(config)
+    following = _following(config)
+    hub, pipeline = following.hub, following.pipeline
+    checkpoint = Checkpoint(config.state.directory / "checkpoint.sqlite", str(config.database.url))
+    saved = await _open(checkpoint)
     served: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    sinks = list(sinks_of(config, hub, served, saved.events if saved is not None else ()))
+    mqtt = next((sink for sink in sinks if isinstance(sink, MqttSink)), None)
+    saver = Saver(checkpoint, hub.index, following.tail.cursor, mqtt.unacknowledged if mqtt is not None else dict)
+    hub.parts["checkpoint"] = saver.describe
+    pipeline.before_ready = saver.save
     log.info("correlator %s follows %s", __version__, config.database.url)
     with _told_to_stop() as stop:
         async with asyncio.TaskGroup() as outer:
-            running = [
-                outer.create_task(sink.run(hub), name=type(sink).__name__) for sink in sinks_of(config, hub, served)
-            ]
+            running = [outer.create_task(sink.run(hub), name=type(sink).__name__) for sink in sinks]
+            if saved is not None:
+                _go_on(saved, following)
             async with asyncio.TaskGroup() as inner:
                 reading = [
-                    inner.create_task(source.run(pipeline), name="source"),
+                    inner.create_task(following.source.run(pipeline), name="source"),
                     inner.create_task(pipeline.run(), name="pipeline"),
+                    inner.create_task(saver.run(), name="saver"),
                     inner.create_task(_announce(pipeline, served, on_ready), name="announce"),
                 ]
                 await stop.wait()
@@ -70,26 +84,57 @@ async def run(config: Config, *, on_ready: Callable[[str], None] | None = None) 
             for task in running:
                 task.cancel()
             await asyncio.wait(running, timeout=DRAIN_WITHIN)
-        await archive.close()
+        await following.archive.close()
+        if not hub.index.loading:
+            await saver.save()  # with what the broker has acknowledged meanwhile
+        await asyncio.to_thread(checkpoint.close)
+
+
+async def _open(checkpoint: Checkpoint) -> Saved | None:
+    """What an earlier run left. A disk that cannot be read or written is no reason not to start."""
+    try:
+        return await asyncio.to_thread(checkpoint.open)
+    except (sqlite3.Error, OSError) as error:
+        log.warning("the checkpoint at %s cannot be used: %s; all is read from the tables", checkpoint.path, error)
+        return None
+
+
+def _go_on(saved: Saved, following: Following) -> None:
+    """Show what an earlier run knew, and have the source resume where it was."""
+    age = max(0.0, time.time() - saved.at)
+    following.tail.resume(saved.cursor)
+    following.pipeline.restore(saved.jobs, saved.legacy, saved.memory, age)
+    log.info("going on from %.0f s ago, at row %d of the log", age, saved.cursor.head)
 
 
 async def tap(config: Config, sink: Sink) -> None:
     """Follow the log with nothing but `sink`, until SIGTERM, SIGINT or cancellation. Serves nobody."""
-    hub, pipeline, source, archive = _following(config)
+    following = _following(config)
     with _told_to_stop() as stop:
         async with asyncio.TaskGroup() as group:
             running = [
-                group.create_task(sink.run(hub), name=type(sink).__name__),
-                group.create_task(source.run(pipeline), name="source"),
-                group.create_task(pipeline.run(), name="pipeline"),
+                group.create_task(sink.run(following.hub), name=type(sink).__name__),
+                group.create_task(following.source.run(following.pipeline), name="source"),
+                group.create_task(following.pipeline.run(), name="pipeline"),
             ]
             await stop.wait()
             for task in running:
                 task.cancel()
-    await archive.close()
+    await following.archive.close()
 
 
-def _following(config: Config) -> tuple[Hub, Pipeline, Follower, DatabaseArchive]:
+@dataclass(frozen=True, slots=True)
+class Following:
+    """What follows a database, and the hub that it feeds."""
+
+    hub: Hub
+    pipeline: Pipeline
+    tail: Tail
+    source: Follower
+    archive: DatabaseArchive
+
+
+def _following(config: Config) -> Following:
     """What follows the database that `config` names, and the hub that it feeds."""
     database = source_of(config)
     archive = DatabaseArchive(database, id_keys=config.jobs.external_id_keys, legacy=config.jobs.legacy)
@@ -114,7 +159,7 @@ def _following(config: Config) -> tuple[Hub, Pipeline, Follower, DatabaseArchive
         grace=config.database.gap_grace,
     )
     source = Follower(database, tail, reconcile, history=config.jobs.history)
-    return hub, pipeline, source, archive
+    return Following(hub, pipeline, tail, source, archive)
 
 
 def source_of(config: Config) -> Database:
@@ -141,8 +186,10 @@ def source_of(config: Config) -> Database:
     )
 
 
-def sinks_of(config: Config, hub: Hub, served: asyncio.Future[str]) -> Iterator[Sink]:
-    """What `config` wants served. `served` gets the base URL."""
+def sinks_of(
+    config: Config, hub: Hub, served: asyncio.Future[str], events: Iterable[tuple[str, bytes]] = ()
+) -> Iterator[Sink]:
+    """What `config` wants served. `served` gets the base URL; `events` are those that an earlier run still owed."""
     http = config.http
     access = Access(
         listen_host=http.listen.host,
@@ -165,7 +212,8 @@ def sinks_of(config: Config, hub: Hub, served: asyncio.Future[str]) -> Iterator[
         on_ready=served.set_result,
     )
     if config.mqtt.url is not None:
-        mqtt = MqttSink(config.mqtt, retention=config.jobs.retention)
+        owed = [Owed(job_id, payload) for job_id, payload in events]
+        mqtt = MqttSink(config.mqtt, retention=config.jobs.retention, owed=owed)
         hub.parts["mqtt"] = mqtt.describe
         yield mqtt
 

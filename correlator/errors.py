@@ -8,6 +8,7 @@ person as it is: it holds no secret, and says what would be right.
   * SourceError            the database cannot be followed
     * SourceUnavailable    it is away, or too slow: a state, not a failure; try again
     * SchemaError          its `log_events` cannot be used; trying again helps only once somebody changed it
+  * CheckpointInUse        the state directory belongs to another process
   * BadRequest             what a client asked for makes no sense
   * NotFound               nothing is known by the ID a client asked for
 """
@@ -42,6 +43,10 @@ class SourceUnavailable(SourceError):
 
 class SchemaError(SourceError):
     """The database answers, but its tables are not JobLog's: no `log_events`, or too few of its columns."""
+
+
+class CheckpointInUse(CorrelatorError):
+    """Another process keeps its checkpoint in the same directory."""
 
 
 class BadRequest(CorrelatorError):

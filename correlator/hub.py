@@ -198,9 +198,9 @@ class Hub:
         for listener in list(self._listeners):
             listener(batch)
 
-    def answered(self) -> None:
-        """The database has just given a whole answer."""
-        self._answered = time.monotonic()
+    def answered(self, ago: float = 0.0) -> None:
+        """The database has given a whole answer, just now or `ago` seconds ago."""
+        self._answered = time.monotonic() - ago
 
     def set_source(self, state: DatabaseState, error: str | None = None) -> None:
         if (state, error) == (self.source, self.source_error):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 REGISTRY = CollectorRegistry()
 
@@ -21,3 +21,12 @@ MQTT_EVENTS_DROPPED = Counter(
 )
 MQTT_PENDING = Gauge("correlator_mqtt_pending", "Messages the broker has not acknowledged.", registry=REGISTRY)
 MQTT_REFUSED = Counter("correlator_mqtt_refused", "Messages the broker refused.", registry=REGISTRY)
+CHECKPOINT_SECONDS = Histogram(
+    "correlator_checkpoint_write_seconds",
+    "How long a write of the checkpoint took.",
+    buckets=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
+    registry=REGISTRY,
+)
+CHECKPOINT_FAILURES = Counter(
+    "correlator_checkpoint_failures", "Writes of the checkpoint that failed.", registry=REGISTRY
+)

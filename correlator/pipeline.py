@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from correlator import metrics
 from correlator.hub import Hub
 from correlator.jobs import joblog
 from correlator.jobs.index import Outcome
-from correlator.jobs.model import LegacyRecord, LogRow, Micros, Reading
+from correlator.jobs.model import Kept, LegacyRecord, LogRow, Memory, Micros, Reading
 
 log = logging.getLogger(__name__)
 
@@ -40,15 +40,36 @@ class Pipeline:
         self._clock = clock
         self._answered = time.monotonic()
         self._error: str | None = None
+        self.before_ready: Callable[[], Awaitable[None]] | None = None
+        """Done once the past is known, and before all is ready."""
+        self._loaded = asyncio.Event()
         self.ready = asyncio.Event()
         hub.learn = self.readings
 
     async def run(self) -> None:
         """What time alone changes, for ever."""
-        while True:
-            await asyncio.sleep(TICK)
-            self._publish(self._index.tick(self._clock()))
-            self._judge()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._become_ready(), name="ready")
+            while True:
+                await asyncio.sleep(TICK)
+                self._publish(self._index.tick(self._clock()))
+                self._judge()
+
+    async def _become_ready(self) -> None:
+        await self._loaded.wait()
+        if self.before_ready is not None:
+            await self.before_ready()
+        self._hub.loading = None
+        log.info("ready: %d jobs in memory", len(self._index))
+        self.ready.set()
+
+    def restore(self, kept: Iterable[Kept], legacy: Iterable[LegacyRecord], memory: Memory, age: float) -> None:
+        """Begin with what an earlier run knew `age` seconds ago: it is shown at once, as stale."""
+        self._publish(self._index.restore(kept, legacy, memory, self._clock()))
+        self._answered = time.monotonic() - age
+        self._hub.answered(age)
+        self._hub.set_source("stale", "not asked yet")
+        self.loaded()
 
     # -- the feed
 
@@ -95,17 +116,17 @@ class Pipeline:
 
     def loading(self, done: int, total: int) -> None:
         if done >= total:
-            if not self.ready.is_set():
+            if self._loaded.is_set():
+                self._hub.loading = None if self.ready.is_set() else self._hub.loading
+            else:
                 self.loaded()
             return
         log.info("reading the log: %d of %d (%.0f %%)", done, total, 100 * done / max(1, total))
         self._hub.loading = (done, total)
 
     def loaded(self) -> None:
-        self._hub.loading = None
         self._index.loading = False
-        log.info("ready: %d jobs in memory", len(self._index))
-        self.ready.set()
+        self._loaded.set()
 
     def attention(self) -> bool:
         return bool(self._index.active()) or self._hub.readers > 0

@@ -77,6 +77,12 @@ class Daemon:
         async with asyncio.timeout(15):
             return await self._process.wait()
 
+    async def kill(self) -> int:
+        """SIGKILL; the exit code."""
+        assert self._process is not None
+        self._process.kill()
+        return await self._process.wait()
+
     async def close(self) -> None:
         if self.session is not None:
             await self.session.close()

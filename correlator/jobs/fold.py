@@ -136,9 +136,9 @@ def _order(event: JobEvent) -> tuple[int, Micros, int]:
 
 
 def _count(known: frozenset[int], entry: Entry) -> frozenset[int]:
-    # Ids are used again after a crash or a restore, so a row is its id and its time. Keeping the smallest keys is
-    # itself a join, which a plain counter is not.
-    key = (entry.at << 24) ^ entry.event_id
+    # Ids are used again after a crash or a restore, so a row is its id and its time, in the 63 bits that every format
+    # can write. Keeping the smallest keys is itself a join, which a plain counter is not.
+    key = ((entry.at << 24) ^ entry.event_id) & ((1 << 63) - 1)
     if key in known:
         return known
     counted = known | {key}

@@ -20,8 +20,10 @@ from correlator.jobs.model import (
     Event,
     Fact,
     Job,
+    Kept,
     Kind,
     LegacyRecord,
+    Memory,
     Micros,
     Reading,
     Reason,
@@ -95,6 +97,7 @@ class Index:
         self._expiry: list[tuple[Micros, str]] = []
         self._transitions = Transitions()
         self._looks = 0
+        self._dirty: dict[str, None] = {}
 
     # -- reading
 
@@ -166,6 +169,55 @@ class Index:
             return job_ids
         return tuple(sorted(job_ids, key=lambda i: self._shown[i].view.age_key, reverse=True))
 
+    # -- what outlives the daemon
+
+    def memory(self) -> Memory:
+        return Memory(self._looks, self._transitions.owed())
+
+    def changed(self) -> list[str]:
+        """The jobs, JobLog's and legacy ones, of which more or less is known than when this was asked last."""
+        dirty, self._dirty = list(self._dirty), {}
+        return dirty
+
+    def changed_again(self, job_ids: Iterable[str]) -> None:
+        """They could not be kept: they count as changed."""
+        self._dirty = dict.fromkeys(job_ids) | self._dirty
+
+    def everything(self) -> list[str]:
+        return [*self._jobs, *(i for i in self._legacy if i not in self._jobs)]
+
+    def kept(self, job_id: str) -> Kept | LegacyRecord | None:
+        """What is to be kept of it; None where nothing is known any more."""
+        if (job := self._jobs.get(job_id)) is not None:
+            shown = self._shown.get(job_id)
+            return Kept(job, shown.updated_at if shown is not None else 0)
+        return self._legacy.get(job_id)
+
+    def restore(self, kept: Iterable[Kept], legacy: Iterable[LegacyRecord], memory: Memory, now: Micros) -> Outcome:
+        """Know again what an earlier run knew: an empty index takes it in, and announces no event for it."""
+        loading, self.loading = self.loading, True
+        self._looks = memory.looks
+        out, parents, known = Outcome(), dict[str, None](), list(kept)
+        for one in known:
+            self._jobs[one.job.job_id] = one.job
+            self._pending[one.job.job_id] = None
+        for one in known:
+            job_id = one.job.job_id
+            self._settle(job_id, now, out, parents)
+            if (shown := self._shown.get(job_id)) is not None:
+                self._shown[job_id] = replace(shown, updated_at=one.updated_at)
+        for parent in parents:
+            if (shown := self._shown.get(parent)) is not None:
+                self._shown[parent] = replace(shown, children=self._child_ids(parent))
+        for record in legacy:
+            self._legacy[record.job_id] = record
+            self._settle_legacy(record.job_id, now, out)
+            if (shown := self._shown.get(record.job_id)) is not None and shown.view.source == "legacy":
+                self._shown[record.job_id] = replace(shown, updated_at=record.updated_at or now)
+        self._transitions.restore(memory.owed)
+        self.loading = loading
+        return out
+
     # -- writing
 
     def apply(self, facts: Iterable[Fact], now: Micros) -> Outcome:
@@ -193,10 +245,14 @@ class Index:
             if self._left.get(record.job_id) == record:
                 continue  # it has left memory, and nothing has happened to it since
             known = self._legacy.get(record.job_id)
-            self._legacy[record.job_id] = replace(record, claimed=True) if known and known.claimed else record
+            new = replace(record, claimed=True) if known and known.claimed else record
+            if new != known:
+                self._dirty[record.job_id] = None
+            self._legacy[record.job_id] = new
             self._settle_legacy(record.job_id, now, out)
         for job_id in gone:
             if self._legacy.pop(job_id, None) is not None:
+                self._dirty[job_id] = None
                 self._hide(job_id, "gone", out)
         return out
 
@@ -284,6 +340,7 @@ class Index:
             if ending and not self.loading:
                 out.ended.add(job_id)
         self._jobs[job_id] = fold.fold(job, fact)
+        self._dirty[job_id] = None
         while len(self._pending) > MAX_PENDING:
             oldest = next(iter(self._pending))
             del self._pending[oldest]
@@ -418,6 +475,7 @@ class Index:
         old = self._shown.get(job_id)
         self._jobs.pop(job_id, None)
         self._pending.pop(job_id, None)
+        self._dirty[job_id] = None
         if old is None or old.view.source == "joblog":
             self._ignored[job_id] = None
             while len(self._ignored) > MAX_IGNORED:

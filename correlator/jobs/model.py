@@ -320,6 +320,28 @@ class Shown(Struct, frozen=True, gc=False):
         return self.view.job_id
 
 
+class Cursor(Struct, frozen=True):
+    """Where a source resumes. ``row``: the one at the head, by which the log is known again; ``holes``: awaited."""
+
+    head: int = 0
+    row: LogRow | None = None
+    holes: tuple[tuple[tuple[int, int], ...], ...] = ()
+
+
+class Kept(Struct, frozen=True, gc=False):
+    """A job as it outlives the daemon: its facts, and when it last changed."""
+
+    job: Job
+    updated_at: Micros
+
+
+class Memory(Struct, frozen=True):
+    """What the index knows beside its jobs: the last tick, and the events that it owes, with their due times."""
+
+    looks: int = 0
+    owed: tuple[tuple[Micros, Event], ...] = ()
+
+
 Reason: TypeAlias = Literal["retention", "gone", "merged"]
 
 

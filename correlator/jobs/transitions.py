@@ -54,6 +54,15 @@ class Transitions:
         while len(self._owed) > MAX_OWED:
             del self._owed[next(iter(self._owed))]
 
+    def owed(self) -> tuple[tuple[Micros, Event], ...]:
+        """All that is owed, and when it is due."""
+        return tuple((o.due, o.event) for o in self._owed.values())
+
+    def restore(self, owed: Iterable[tuple[Micros, Event]]) -> None:
+        """Owe what an earlier run owed."""
+        for due, event in owed:
+            self._owed[event.job_id, event.step_id, event.kind] = _Owed(due, event)
+
     def due(self, now: Micros) -> list[Event]:
         """The events whose rows have not come in time."""
         found = []

@@ -85,8 +85,8 @@ class HttpSink:
             [
                 *Rest(hub, retention=self._retention).routes(),
                 *Compatible(hub).routes(),
-                web.get("/ws", sockets.handle),
-                web.get("/api/v1/stream", events.handle),
+                web.get("/ws", sockets.handle, allow_head=False),
+                web.get("/api/v1/stream", events.handle, allow_head=False),
                 web.post("/api/v1/ticket", self._ticket),
                 web.get("/health/live", self._live),
                 web.get("/health/ready", partial(self._ready, hub)),

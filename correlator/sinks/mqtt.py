@@ -111,6 +111,10 @@ class MqttSink:
         """The events that the broker has not acknowledged, in order: for the next run of the daemon."""
         return list(self._events)
 
+    def unacknowledged(self) -> dict[int, tuple[str, bytes]]:
+        """The same as (job id, payload), by a number that each keeps in this run."""
+        return dict(self._events.numbered())
+
     def describe(self) -> dict[str, Any]:
         """For readiness."""
         return {

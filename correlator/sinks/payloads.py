@@ -79,10 +79,19 @@ class MqttPart(TypedDict):
     error: str | None
 
 
+class CheckpointPart(TypedDict):
+    """`age_seconds` since it was last written; null before."""
+
+    ok: bool
+    age_seconds: Seconds | None
+    error: str | None
+
+
 class Parts(TypedDict):
     """What the daemon depends on; `mqtt` only where one is configured."""
 
     database: DatabasePart
+    checkpoint: CheckpointPart
     mqtt: NotRequired[MqttPart]
 
 

@@ -190,14 +190,18 @@ class Events:
     """Events in order, each kept until the broker has acknowledged it; bounded, the oldest go first."""
 
     def __init__(self, owed: Iterable[Owed] = (), bound: int = MAX_EVENTS) -> None:
-        self._waiting = deque(owed)
+        self._number = 0
+        self._waiting: deque[tuple[int, Owed]] = deque()
         self._bound = bound
-        self._sent: dict[int, Owed] = {}
+        self._sent: dict[int, tuple[int, Owed]] = {}
         self._count = 0
+        for one in owed:
+            self.add(one)
 
     def add(self, owed: Owed) -> int:
         """Returns how many were dropped for it."""
-        self._waiting.append(owed)
+        self._number += 1
+        self._waiting.append((self._number, owed))
         if len(self._waiting) <= self._bound:
             return 0
         self._waiting.popleft()
@@ -207,8 +211,8 @@ class Events:
         if not self._waiting:
             return None
         self._count += 1
-        owed = self._sent[self._count] = self._waiting.popleft()
-        return self._count, owed
+        self._sent[self._count] = self._waiting.popleft()
+        return self._count, self._sent[self._count][1]
 
     def acknowledged(self, tag: int) -> None:
         del self._sent[tag]
@@ -221,9 +225,13 @@ class Events:
     def __len__(self) -> int:
         return len(self._sent) + len(self._waiting)
 
+    def numbered(self) -> dict[int, Owed]:
+        """All of them, by a number that each keeps in this run."""
+        return {**dict(self._sent.values()), **dict(self._waiting)}
+
     def __iter__(self) -> Iterator[Owed]:
-        yield from self._sent.values()
-        yield from self._waiting
+        yield from (owed for _, owed in self._sent.values())
+        yield from (owed for _, owed in self._waiting)
 
 
 class Tree:

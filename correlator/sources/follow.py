@@ -36,6 +36,8 @@ class Follower:
     history: float = 86_400.0
     backoff: Backoff = field(default_factory=lambda: Backoff(0.2, 2.0, 5.0))
     _missing: list[str] | None = None
+    _knows: bool = False
+    """Whether the tables have been read in this run: what an earlier run knew may be old."""
 
     async def run(self, feed: Feed) -> None:
         while True:
@@ -59,8 +61,10 @@ class Follower:
 
             rows, dirty, tables = await session(), await session(dirty=True), await session()
             queries = await self._look_up(tables, feed)
-            if not self.tail.started:
+            if not self._knows or not self.tail.started:
                 await self.reconcile.load(queries, tables, feed)
+                self._knows = True
+            if not self.tail.started:
                 await self.tail.begin(queries, rows, int((time.time() - self.history) * 1_000_000))
             feed.state(connected=True)
             self.backoff.reset()

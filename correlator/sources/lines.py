@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from correlator.hub import JobNames, LinesPage
 from correlator.jobs import joblog
 from correlator.jobs.model import LEVELS, Entry, Level, LogLine, LogRow
@@ -40,6 +42,9 @@ async def read(
 ) -> LinesPage:
     """A page of at most `limit` lines from `level` on. Raises `BadRequest`, and what the session raises."""
     head = await queries.last_id(session)
+    if queries.schema.has("job_steps", "id", "job_id"):  # a step may be newer than what is in memory
+        steps = (await queries.steps_of(session, [names.job_id])).get(names.job_id, ())
+        names = replace(names, step_ids=names.step_ids | {s.id for s in steps})
     place = pages.decode(after) if after is not None else None
     if place is None or place.upto > head:  # ids that began again: all of it is new
         place = Place(await _first(queries, session, names) - 1)

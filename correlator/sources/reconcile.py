@@ -86,7 +86,7 @@ class Reconcile:
         """Everything that belongs in memory: what has not ended, and what began or ended within the retention."""
         if queries.schema.has("job_tracking", "id", "status"):
             since = await queries.clock(session, self.retention)
-            ids = await queries.active_ids(session)
+            ids = await queries.active_ids(session) | set(feed.known())
             for column in ("started_at", "completed_at"):
                 ids |= await queries.ids_since(session, column, since)
             await self._read(queries, session, feed, ids)

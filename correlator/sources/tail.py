@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from correlator.jobs.index import Outcome
-from correlator.jobs.model import LogRow, Micros
+from correlator.jobs.model import Cursor, LogRow, Micros
 from correlator.sources import Feed
 from correlator.sources.database import Database, Session
-from correlator.sources.gaps import Gaps, Probe
+from correlator.sources.gaps import Gaps, Probe, Window
 from correlator.sources.queries import Queries
 
 log = logging.getLogger(__name__)
@@ -55,6 +55,20 @@ class Tail:
 
     def _fresh(self) -> None:
         self.gaps = Gaps(grace=self.grace, poll=self.poll)
+
+    def cursor(self) -> Cursor:
+        """Where to go on after a restart."""
+        windows = (*self.gaps.open, *self.gaps.cold)
+        return Cursor(self.gaps.head, self._head_row, tuple(tuple(w.holes) for w in windows))
+
+    def resume(self, cursor: Cursor) -> None:
+        """Go on where an earlier run stopped. What it awaited is awaited anew: transactions outlive us."""
+        self._fresh()
+        self.gaps.head, self._head_row = cursor.head, cursor.row
+        now = time.monotonic()
+        self.gaps.open = [Window(list(w), now, now, now + self.poll, self.poll) for w in cursor.holes if w]
+        self._target = cursor.head
+        self.started = True
 
     async def begin(self, queries: Queries, rows: Session, since: Micros) -> None:
         """A first start: the head goes to where the log at `since` begins."""

@@ -1,0 +1,255 @@
+"""The daemon ends, however it ends, and goes on where it was."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiomqtt
+import pytest
+
+from tests.appliance import Appliance, connected
+from tests.daemon import HELLO, Daemon
+from tests.replay import MariaDBReplayer, Transaction
+from tests.servers import Database, MariaDB, Mosquitto, eventually
+from tests.truth import differences
+
+
+@contextlib.asynccontextmanager
+async def daemon(folder: Path, database: Database, **settings: Any) -> AsyncIterator[Daemon]:
+    found = Daemon(folder, database__url=database.url, **settings)
+    try:
+        yield found
+    finally:
+        await found.close()
+
+
+class Listener:
+    """What the broker tells of events, from now on."""
+
+    def __init__(self) -> None:
+        self.events: list[dict[str, Any]] = []
+        self.retained: dict[str, Any] = {}
+
+    @contextlib.asynccontextmanager
+    async def listening(self, broker: Mosquitto, instance: str) -> AsyncIterator[None]:
+        async with aiomqtt.Client("127.0.0.1", broker.port, identifier=f"listener-{random.random()}") as client:
+            await client.subscribe(f"correlator/v1/{instance}/#", qos=1)
+            task = asyncio.create_task(self._read(client))
+            try:
+                yield
+            finally:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+    async def _read(self, client: aiomqtt.Client) -> None:
+        async for message in client.messages:
+            topic = str(message.topic)
+            value: Any = json.loads(bytes(message.payload)) if message.payload else None
+            if topic.endswith("/event"):
+                self.events.append(value)
+            elif value is None:
+                self.retained.pop(topic, None)
+            else:
+                self.retained[topic] = value
+
+    def told(self) -> set[tuple[str, Any]]:
+        return {(e["kind"], e["event_id"]) for e in self.events}
+
+
+async def test_what_happened_meanwhile_is_told_after_a_restart(
+    tmp_path: Path, database: Database, mosquitto: Mosquitto
+):
+    async with (
+        connected(database) as connection,
+        daemon(tmp_path, database, mqtt__url=mosquitto.url, mqtt__instance="restart-1") as running,
+    ):
+        appliance = Appliance(connection)
+        listener = Listener()
+        job_id = await appliance.job("gui-1")
+        first = await appliance.log("Job started", job_id=job_id)
+        async with listener.listening(mosquitto, "restart-1"):
+            await running.start()
+            await eventually(lambda: f"correlator/v1/restart-1/job/{job_id}/state" in listener.retained)
+            assert listener.told() == set()  # what was before the first start is no news
+            assert await running.stop() == 0
+            await appliance.end(job_id, "failed", "no space left")
+            ending = await appliance.log("Job failed", job_id=job_id, level="ERROR")
+            other = await appliance.job("gui-2")
+            beginning = await appliance.log("Job started", job_id=other)
+            await running.start()
+            await eventually(lambda: {("job.failed", ending), ("job.started", beginning)} <= listener.told(), within=10)
+            assert ("job.started", first) not in listener.told()
+            assert (await running.job("gui-1"))["status"] == "failed"
+            # A transition is told by its row, and not once more for the table.
+            await asyncio.sleep(6)
+            assert [e["event_id"] for e in listener.events if e["kind"] == "job.failed"] == [ending]
+
+
+async def test_a_restart_without_a_database_serves_what_was_known_as_stale(tmp_path: Path, own_mariadb: MariaDB):
+    database = await own_mariadb.create_schema()
+    async with daemon(tmp_path, database) as running:
+        async with connected(database) as connection:
+            appliance = Appliance(connection)
+            job_id = await appliance.job("gui-1", metadata='{"vm_name": "pgtest2"}')
+            await appliance.step(job_id, 1, "validation")
+        await running.start()
+        before = await running.job("gui-1")
+        assert await running.stop() == 0
+        await asyncio.to_thread(own_mariadb.stop)
+        await running.start(within=5)
+        code, ready = await running.get("/health/ready")
+        assert (code, ready["degraded"]) == (200, True)
+        assert ready["parts"]["database"]["state"] in ("stale", "down")
+        known = await running.job("gui-1")
+        assert {**known, "rev": 0} == {**before, "rev": 0}
+        async with running.socket(HELLO) as socket:
+            jobs, _ = await socket.snapshot(jobs=["gui-1"])
+            assert jobs.keys() == {job_id}
+            assert (await socket.until("status"))["source"] in ("stale", "down")
+        await asyncio.to_thread(own_mariadb.start)
+        async with connected(database) as connection:
+            await Appliance(connection).end(job_id)
+        await eventually(lambda: _is(running, "gui-1", "completed"), within=20)
+
+
+async def test_a_row_that_was_committed_late_while_we_were_away_is_not_lost(tmp_path: Path, database: Database):
+    async with (
+        connected(database) as connection,
+        database.connect(autocommit=False, init_command="SET time_zone = '+00:00'") as slow,
+    ):
+        appliance, late = Appliance(connection), Appliance(slow)
+        job_id = await appliance.job("gui-1")
+        await appliance.log("first", job_id=job_id)
+        await late.log("late", job_id=job_id, level="ERROR")
+        await appliance.log("last", job_id=job_id)
+        async with daemon(tmp_path, database) as running:
+            await running.start()
+            await eventually(lambda: _message(running, "last"))
+            await asyncio.sleep(1.5)  # a save at least
+            assert await running.kill() == -signal.SIGKILL
+            await slow.commit()
+            await running.start()
+            await eventually(lambda: _errors(running, 1))
+
+
+async def test_a_job_that_was_deleted_meanwhile_is_gone(tmp_path: Path, database: Database):
+    async with connected(database) as connection, daemon(tmp_path, database) as running:
+        appliance = Appliance(connection)
+        job_id = await appliance.job("gui-1")
+        await running.start()
+        assert (await running.job("gui-1"))["job_id"] == job_id
+        assert await running.stop() == 0
+        await appliance.run("DELETE FROM job_tracking WHERE id = %s", job_id)
+        await running.start()
+        await eventually(lambda: _is_unknown(running, "gui-1"))
+
+
+@pytest.mark.parametrize("damage", ["cut", "noise", "foreign", "newer", "empty"])
+async def test_a_checkpoint_that_cannot_be_used_is_set_aside_and_all_is_read_again(
+    damage: str, tmp_path: Path, database: Database
+):
+    file = tmp_path / "state" / "checkpoint.sqlite"
+    async with connected(database) as connection, daemon(tmp_path, database) as running:
+        appliance = Appliance(connection)
+        for n in range(50):
+            await appliance.job(f"gui-{n}")
+        await running.start()
+        assert await running.stop() == 0
+        _damage(file, damage)
+        await running.start()
+        assert (await running.job("gui-7"))["status"] == "running"
+        aside = list(file.parent.glob("checkpoint.sqlite.unusable-*"))
+        assert len(aside) == (0 if damage == "empty" else 1)
+        assert ("set aside" in running.log()) == (damage != "empty")
+        assert "Traceback" not in running.log()
+
+
+async def test_two_daemons_do_not_share_a_state_directory(tmp_path: Path, database: Database):
+    async with daemon(tmp_path, database) as running, daemon(tmp_path, database) as second:
+        await running.start()
+        with pytest.raises(AssertionError):
+            await second.start(within=5)
+        assert "in use by another correlator" in second.log()
+        assert "Traceback" not in second.log()
+
+
+async def test_a_state_directory_that_cannot_be_written_stops_nothing(tmp_path: Path, database: Database):
+    (tmp_path / "file").write_text("")
+    async with (
+        connected(database) as connection,
+        daemon(tmp_path, database, state__directory=tmp_path / "file" / "state") as running,
+    ):
+        await Appliance(connection).job("gui-1")
+        await running.start()
+        assert (await running.job("gui-1"))["status"] == "running"
+        _, ready = await running.get("/health/ready")
+        assert (ready["ready"], ready["degraded"], ready["parts"]["checkpoint"]["ok"]) == (True, True, False)
+        assert running.log().count("cannot be written") == 1
+
+
+async def test_killed_at_random_points_of_a_replay_it_ends_equal_and_every_event_was_told(
+    tmp_path: Path, database: Database, mosquitto: Mosquitto, mixed: list[Transaction]
+):
+    rnd = random.Random(7)
+    listener = Listener()
+    async with daemon(tmp_path, database, mqtt__url=mosquitto.url, mqtt__instance="restart-2") as running:
+        async with connected(database) as connection:
+            await Appliance(connection).log("before the first start")
+        await running.start()
+        async with listener.listening(mosquitto, "restart-2"), MariaDBReplayer.connect(database) as replayer:
+            cuts = sorted(rnd.sample(range(len(mixed)), 5))
+            for first, last in zip([0, *cuts], [*cuts, len(mixed)], strict=True):
+                await replayer.replay(mixed[first:last])
+                if last < len(mixed):
+                    await asyncio.sleep(rnd.random() * 1.5)
+                    await running.kill()
+                    await running.start()
+            tables = await replayer.tables()
+
+            async def equal() -> bool:
+                shown = {str(i): await running.job(str(i)) for i in tables["job_tracking"]}
+                assert None not in shown.values()
+                return not differences(tables, shown)
+
+            await eventually(equal, within=30)
+            kinds = ("job started", "job completed", "job failed", "step started", "step completed", "step failed")
+            wanted = {row["id"] for row in tables["log_events"].values() if str(row["message"]).lower() in kinds}
+            await eventually(lambda: wanted <= {e["event_id"] for e in listener.events}, within=20)
+
+
+async def _is(running: Daemon, name: str, status: str) -> bool:
+    return bool((await running.job(name))["status"] == status)
+
+
+async def _is_unknown(running: Daemon, name: str) -> bool:
+    return await running.job(name) is None
+
+
+async def _message(running: Daemon, text: str) -> bool:
+    last = (await running.job("gui-1"))["last_message"]
+    return last is not None and last["text"] == text
+
+
+async def _errors(running: Daemon, count: int) -> bool:
+    return bool((await running.job("gui-1"))["errors"] == count)
+
+
+def _damage(file: Path, how: str) -> None:
+    content = file.read_bytes()
+    if how == "cut":
+        file.write_bytes(content[: len(content) // 2])
+    elif how == "noise":
+        file.write_bytes(random.Random(1).randbytes(len(content)))
+    elif how == "foreign":
+        file.write_bytes(content[:68] + b"\0\0\0\1" + content[72:])
+    elif how == "newer":
+        file.write_bytes(content[:60] + b"\0\0\0\x63" + content[64:])
+    else:
+        file.write_bytes(b"")
