@@ -6,7 +6,8 @@ subscription by itself, so that at every moment the reader has all up to the pos
 
 from __future__ import annotations
 
-from collections import deque
+import mmap
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import islice
@@ -19,14 +20,71 @@ from correlator.sinks.messages import Message
 MAX_LINES = 768 * 1024
 """Bytes of log lines that wait for a reader; with what its transport holds it stays under 1 MiB."""
 
-LINE_OVERHEAD = 200
-"""What a waiting line costs beside its bytes."""
+_HEAD = struct.Struct(">II")
+"""Before each waiting line: its length, and the number of those for whom it is."""
 
 MAX_TOGETHER = 100
 """Subscriptions of one job that share a message."""
 
 AT_ONCE = 32 * 1024
 """Bytes that are taken together when it reads again."""
+
+
+class Lines:
+    """Log lines in their order, in a ring of `capacity` bytes. A line that does not fit pushes the oldest out.
+
+    They are kept in memory of their own: small objects that live for long, between the large ones that come and go with
+    every batch, would hold the heap apart, and a ring that is done with goes back to the system.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._ring: mmap.mmap | None = None
+        self._start = self.size = 0
+        self._keys: dict[tuple[int, ...], int] = {}
+        self._by_number: list[tuple[int, ...]] = []
+
+    def __bool__(self) -> bool:
+        return self.size > 0
+
+    def add(self, subs: tuple[int, ...], line: bytes) -> Iterable[tuple[int, ...]]:
+        """Returns for whom those were that went."""
+        gone: list[tuple[int, ...]] = []
+        wanted = _HEAD.size + len(line)
+        if wanted > self._capacity:
+            return [subs]
+        while self.size + wanted > self._capacity and (oldest := self.take()) is not None:
+            gone.append(oldest[0])
+        if subs not in self._keys:
+            self._keys[subs] = len(self._by_number)
+            self._by_number.append(subs)
+        self._write(_HEAD.pack(len(line), self._keys[subs]))
+        self._write(line)
+        return gone
+
+    def take(self) -> tuple[tuple[int, ...], bytes] | None:
+        """The oldest, and for whom it is."""
+        if not self.size:
+            return None
+        length, key = _HEAD.unpack(self._read(_HEAD.size))
+        return self._by_number[key], self._read(length)
+
+    def _write(self, part: bytes) -> None:
+        if self._ring is None:
+            self._ring = mmap.mmap(-1, self._capacity)
+        at = (self._start + self.size) % self._capacity
+        first = min(len(part), self._capacity - at)
+        self._ring[at : at + first] = part[:first]
+        self._ring[: len(part) - first] = part[first:]
+        self.size += len(part)
+
+    def _read(self, length: int) -> bytes:
+        assert self._ring is not None
+        first = min(length, self._capacity - self._start)
+        part = self._ring[self._start : self._start + first] + self._ring[: length - first]
+        self._start = (self._start + length) % self._capacity
+        self.size -= length
+        return part
 
 
 class Owed(NamedTuple):
@@ -49,16 +107,8 @@ class Backlog:
     progressed: float = 0.0
     jobs: dict[tuple[str, int], Owed] = field(default_factory=dict)
     """By job and subscription, in the order of the last change that concerns both."""
-    lines: deque[tuple[tuple[int, ...], int]] = field(default_factory=deque)
-    """For whom each waiting line is, and how long it is."""
-    text: bytearray = field(default_factory=bytearray)
-    """The lines themselves, one after the other: small objects that live for long would hold the heap apart."""
+    lines: Lines = field(default_factory=lambda: Lines(MAX_LINES))
     dropped: dict[tuple[int, ...], int] = field(default_factory=dict)
-
-    @property
-    def size(self) -> int:
-        """Bytes of lines that wait, about."""
-        return len(self.text) + LINE_OVERHEAD * len(self.lines)
 
     def __bool__(self) -> bool:
         return bool(self.jobs or self.lines or self.dropped)
@@ -71,25 +121,16 @@ class Backlog:
 
     def owe_line(self, subs: tuple[int, ...], line: bytes) -> None:
         """Keep a log line, and let the oldest go where there are too many."""
-        self.lines.append((subs, len(line)))
-        self.text += line
-        gone = 0
-        while self.size - gone > MAX_LINES:
-            whose, length = self.lines.popleft()
-            gone += length
-            self.dropped[whose] = self.dropped.get(whose, 0) + 1
-        del self.text[:gone]
+        for gone in self.lines.add(subs, line):
+            self.dropped[gone] = self.dropped.get(gone, 0) + 1
 
     def forget(self, sub: int) -> None:
         """The subscription has ended."""
         self.jobs = {key: owed for key, owed in self.jobs.items() if key[1] != sub}
-        lines, text, at = self.lines, self.text, 0
-        self.lines, self.text = deque(), bytearray()
-        for subs, length in lines:
-            if left := tuple(i for i in subs if i != sub):
-                self.lines.append((left, length))
-                self.text += text[at : at + length]
-            at += length
+        lines, self.lines = self.lines, Lines(MAX_LINES)
+        while (line := lines.take()) is not None:
+            if left := tuple(i for i in line[0] if i != sub):
+                self.lines.add(left, line[1])
         told: dict[tuple[int, ...], int] = {}
         for subs, count in self.dropped.items():
             if left := tuple(i for i in subs if i != sub):
@@ -116,13 +157,9 @@ class Backlog:
             self.seq = max(self.seq, now_at)
             taken += [Message(wire.dropped(subs, count)) for subs, count in self.dropped.items()]
             self.dropped.clear()
-            at = 0
-            while self.lines and size < AT_ONCE:
-                _, length = self.lines.popleft()
-                taken.append(Message(bytes(self.text[at : at + length])))
-                at += length
-                size += length
-            del self.text[:at]
+            while size < AT_ONCE and (line := self.lines.take()) is not None:
+                taken.append(Message(line[1]))
+                size += len(line[1])
         return taken
 
 

@@ -1,0 +1,43 @@
+"""What a reader that lags is owed: log lines in a ring."""
+
+from collections import deque
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from correlator.sinks.backlog import Backlog, Lines
+
+
+@given(st.integers(20, 200), st.lists(st.tuples(st.booleans(), st.integers(0, 60)), max_size=80))
+def test_lines_keep_their_order_and_the_oldest_go_when_it_is_full(capacity, acts):
+    lines, model, size = Lines(capacity), deque[tuple[tuple[int, ...], bytes]](), 0
+    for n, (add, length) in enumerate(acts):
+        if not add:
+            expected = model.popleft() if model else None
+            assert lines.take() == expected
+            size -= 8 + len(expected[1]) if expected else 0
+            continue
+        subs: tuple[int, ...] = (n % 3,)
+        line = bytes([n % 256]) * length
+        gone: list[tuple[int, ...]] = []
+        if 8 + length > capacity:
+            gone.append(subs)
+        else:
+            while size + 8 + length > capacity:
+                old = model.popleft()
+                gone.append(old[0])
+                size -= 8 + len(old[1])
+            model.append((subs, line))
+            size += 8 + length
+        assert list(lines.add(subs, line)) == gone
+        assert lines.size == size
+
+
+def test_a_subscription_that_ends_takes_its_lines_along():
+    backlog = Backlog(0)
+    for subs in ((1,), (1, 2), (2,)):
+        backlog.owe_line(subs, b"x")
+        backlog.dropped[subs] = 1
+    backlog.forget(1)
+    assert [backlog.lines.take(), backlog.lines.take(), backlog.lines.take()] == [((2,), b"x"), ((2,), b"x"), None]
+    assert backlog.dropped == {(2,): 2}
