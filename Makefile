@@ -10,11 +10,12 @@ DEV  := $(VENV)/.dev
 PIP  := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input install
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types imports format lock clean servers
+.PHONY: help demo test test-readers lint types imports format lock clean servers
 
 help:
 	@echo "make demo     run the correlator on a made-up appliance"
 	@echo "make test     run all tests, with private servers   (ARGS='-k gaps' for some of them)"
+	@echo "make test-readers  200 readers, one that froze, one that is silent: what takes too long for make test"
 	@echo "make lint     ruff          make types    mypy          make imports  the import rules"
 	@echo "make format   tidy the code     make lock     write requirements/ again     make clean"
 
@@ -24,6 +25,9 @@ demo: $(if $(wildcard $(DEV)),$(DEV),$(BASE))
 
 test: $(DEV) servers
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-readers: $(DEV) servers
+	@$(BIN)/python -m pytest -m long tests/acceptance/test_readers.py tests/acceptance/test_slow_readers.py $(ARGS)
 
 lint: $(DEV)
 	@$(BIN)/ruff check --quiet .
