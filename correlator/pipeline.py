@@ -131,6 +131,9 @@ class Pipeline:
     def attention(self) -> bool:
         return bool(self._index.active()) or self._hub.readers > 0
 
+    def untold(self) -> int:
+        return self._index.untold
+
     def holding(self) -> bool:
         return self._hub.holding()
 

@@ -14,6 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from correlator.jobs import fold, joblog
+from correlator.jobs.corrections import Corrections, Lost
 from correlator.jobs.model import (
     Change,
     Entry,
@@ -41,7 +42,10 @@ MAX_PENDING = 10_000
 """Jobs heard of in the log and not yet read from the tables."""
 
 MAX_WAITING = 1_000
-"""Facts about steps whose job is not known yet; also log lines of jobs that are not shown yet."""
+"""Facts about steps whose job is not known yet."""
+
+MAX_UNTOLD = 5_000
+"""Log lines of jobs that are not shown yet; the source waits when there are many."""
 
 WAIT_FOR = 30_000_000
 """Microseconds that such a fact waits: the tables, which know better, have been asked long before."""
@@ -51,7 +55,10 @@ MAX_IGNORED = 100_000
 
 
 class Outcome(Struct):
-    """What a batch of facts did. `unread`, `unread_steps`: what the tables should be asked; `ended`: jobs that did."""
+    """What a batch of facts did. `unread`, `unread_steps`: what the tables should be asked; `ended`: jobs that did.
+
+    `lost`: what the tables have told and no log row ever will.
+    """
 
     changes: list[Change] = []
     events: list[Event] = []
@@ -59,6 +66,7 @@ class Outcome(Struct):
     unread: set[str] = set()
     unread_steps: set[int] = set()
     ended: set[str] = set()
+    lost: list[Lost] = []
 
 
 class Index:
@@ -96,6 +104,7 @@ class Index:
         self._active: set[str] = set()
         self._expiry: list[tuple[Micros, str]] = []
         self._transitions = Transitions()
+        self._corrections = Corrections()
         self._looks = 0
         self._dirty: dict[str, None] = {}
 
@@ -141,6 +150,11 @@ class Index:
     def claims(self, external_id: str) -> bool:
         """Whether a JobLog job in memory has this external ID."""
         return bool(self._external.get(external_id))
+
+    @property
+    def untold(self) -> int:
+        """How many log lines wait for the tables to tell of their jobs."""
+        return sum(map(len, self._untold.values()))
 
     def joblog_ids(self) -> list[str]:
         return [i for i, s in self._shown.items() if s.view.source == "joblog"]
@@ -227,7 +241,10 @@ class Index:
         for fact in facts:
             job_id = fact.job_id if isinstance(fact, Reading) else self._hear(fact, now, out)
             if job_id is not None and not (isinstance(fact, Entry) and self._skip(fact, job_id)):
+                before = self._jobs.get(job_id)
                 self._fold(job_id, fact, out)
+                if isinstance(fact, Reading) and (job := self._jobs.get(job_id)) is not None:
+                    out.lost += self._corrections.read(before, job, now, past=self.loading)
                 touched[job_id] = None
         parents: dict[str, None] = {}
         for job_id in touched:
@@ -304,7 +321,7 @@ class Index:
 
     def _keep_untold(self, out: Outcome) -> None:
         """Lines of a job that the tables have not told of yet wait for it: its first readers shall get them."""
-        if not self._pending and not self._untold:
+        if self.loading or not (self._pending or self._untold):
             return
         told: list[Tied] = []
         for job_id in [i for i in self._untold if i not in self._pending]:
@@ -314,7 +331,7 @@ class Index:
                 self._untold.setdefault(line.job_id, []).append(line)
             else:
                 told.append(line)
-        while sum(map(len, self._untold.values())) > MAX_WAITING:
+        while self.untold > MAX_UNTOLD:
             told += self._untold.pop(next(iter(self._untold)))
         out.tied = told
 
@@ -474,6 +491,7 @@ class Index:
         """Drop a job from memory, whatever is known of it."""
         old = self._shown.get(job_id)
         self._jobs.pop(job_id, None)
+        self._corrections.forget(job_id)
         self._pending.pop(job_id, None)
         self._dirty[job_id] = None
         if old is None or old.view.source == "joblog":

@@ -42,6 +42,9 @@ class Feed(Protocol):
     def attention(self) -> bool:
         """Whether jobs run or readers watch, so that looking often is worth it."""
 
+    def untold(self) -> int:
+        """How many rows wait for the tables to tell of their jobs."""
+
     def holding(self) -> bool:
         """Whether somebody waits for an ID that nobody knows yet."""
 

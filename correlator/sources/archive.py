@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
-from correlator.errors import BadRequest
+from correlator.errors import BadRequest, SourceUnavailable
 from correlator.hub import Found, JobNames, JobQuery, LinesPage
 from correlator.jobs import fold, joblog
 from correlator.jobs.model import Job, Level, Micros, Reading, Resolved
@@ -18,6 +19,11 @@ from correlator.sources import lines
 from correlator.sources.database import Database, Session
 from correlator.sources.lookup import Lookup
 from correlator.sources.queries import Queries, read_readings
+
+T = TypeVar("T")
+
+AGAIN_WITHIN = 1.0
+"""Seconds after which a question that failed is not asked again: that was no dead session, but a slow server."""
 
 
 class DatabaseArchive:
@@ -38,38 +44,40 @@ class DatabaseArchive:
     async def find(self, name: str, look: Callable[[], int]) -> Found | None:
         if not name or len(name) > joblog.MAX_ID or "\0" in name:
             return None
-        async with self._lock:
-            queries, session = await self._connect()
-            try:
-                return await self._find(queries, session, name, look)
-            except BaseException:
-                await self._disconnect()
-                raise
+        return await self._ask(lambda queries, session: self._find(queries, session, name, look))
 
     async def page(
         self, query: JobQuery, before: tuple[Micros, str] | None, limit: int, look: Callable[[], int]
     ) -> list[Reading]:
-        async with self._lock:
-            queries, session = await self._connect()
+        async def read(queries: Queries, session: Session) -> list[Reading]:
             if not queries.schema.has("job_tracking", "id", "started_at"):
                 return []
-            try:
-                ids = await queries.page(session, query, before, limit)
-                return await read_readings(queries, session, look(), ids)
-            except BaseException:
-                await self._disconnect()
-                raise
+            ids = await queries.page(session, query, before, limit)
+            return await read_readings(queries, session, look(), ids)
+
+        return await self._ask(read)
 
     async def lines(self, names: JobNames, after: str | None, limit: int, level: Level) -> LinesPage:
+        return await self._ask(lambda q, s: lines.read(q, s, names, after, limit, level, self._keys))
+
+    async def _ask(self, question: Callable[[Queries, Session], Awaitable[T]]) -> T:
+        """Ask, over the session that is kept; where that turns out to be dead, over a new one."""
         async with self._lock:
-            queries, session = await self._connect()
-            try:
-                return await lines.read(queries, session, names, after, limit, level, self._keys)
-            except BadRequest:
-                raise
-            except BaseException:
-                await self._disconnect()
-                raise
+            kept, began = self._session is not None, time.monotonic()
+            while True:
+                queries, session = await self._connect()
+                try:
+                    return await question(queries, session)
+                except BadRequest:
+                    raise
+                except SourceUnavailable:
+                    await self._disconnect()
+                    if not kept or time.monotonic() - began > AGAIN_WITHIN:
+                        raise
+                    kept = False
+                except BaseException:
+                    await self._disconnect()
+                    raise
 
     async def close(self) -> None:
         await self._disconnect()
