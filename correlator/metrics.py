@@ -11,6 +11,14 @@ MALFORMED = Counter(
     "correlator_malformed_rows", "Rows that could not be understood in full.", ["reason"], registry=REGISTRY
 )
 DATABASE_UP = Gauge("correlator_database_up", "Whether the database answers.", registry=REGISTRY)
+CORRECTIONS = Counter(
+    "correlator_reconcile_corrections",
+    "What the tables said and the log did not within 5 s: JobLog drops rows when its queue is full. kind is the row"
+    " that never came: job_started, job_ended, step_started, step_ended (one for each job or step); error (the row"
+    " came with another error text), percent (the log tells percentages, but not this one).",
+    ["kind"],
+    registry=REGISTRY,
+)
 MQTT_CONNECTED = Gauge("correlator_mqtt_connected", "Whether the broker is connected.", registry=REGISTRY)
 READERS = Gauge("correlator_readers", "Readers connected.", ["transport"], registry=REGISTRY)
 READERS_CLOSED = Counter("correlator_readers_closed", "Readers closed by us.", ["reason"], registry=REGISTRY)

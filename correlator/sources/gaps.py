@@ -2,7 +2,8 @@
 
 Ids become visible out of order, and some never do. A hole below the head is a window until there is evidence:
 a dirty read that sees one of its ids proves that a transaction lives, and only a probe that began a whole grace after
-the last sign of life, and saw nothing, settles it. Settled windows stay cold for a while and are still looked at.
+the last sign of life, and saw nothing, settles it. Settled windows stay cold for a while and are still looked at; a
+last look, that saw nothing either, lets go of them.
 
 Invariants: every id up to the head is in exactly one of emitted, open, cold, expired; an id is emitted at most once;
 a window whose ids a dirty read sees is never settled; work a cycle grows with windows, not with holes.
@@ -25,6 +26,10 @@ MAX_RANGES = 64
 
 BACKOFF = 1.6
 MAX_INTERVAL = 0.25
+WAIT_AN_ID = 0.0001
+MAX_WAIT = 1.0
+"""Seconds that silent windows wait for each id that a look at them returns, and at most: spans of many rows cost."""
+
 JOIN_WITHIN = 0.1
 """Holes that appear within this many seconds of a window's birth join it: fewer windows, a grace a little longer."""
 
@@ -41,6 +46,8 @@ class Window:
     settled: float = 0.0
     revived: bool = False
     """It was settled, and then seen alive after all."""
+    expired: bool = False
+    """It was cold for long enough, and nobody looks at it any more."""
 
     @property
     def span(self) -> Range:
@@ -96,21 +103,17 @@ class Gaps:
     late: int = 0
     """Rows that came after their window was settled."""
     _swept: float = 0.0
+    _round: list[Window] = field(default_factory=list)
+    """The cold windows that are still to be looked at in this sweep."""
 
-    def advance(self, ids: Sequence[int], now: float, *, upto: int | None = None) -> None:
-        """`ids`, sorted and above the head, have been read in order; whatever they skip is a window now.
-
-        `upto`: the head moves at least there, as at a first start, where nothing above the last row may exist.
-        """
+    def advance(self, ids: Sequence[int], now: float) -> None:
+        """`ids`, sorted and above the head, have been read in order; whatever they skip is a window now."""
         holes: list[Range] = []
         at = self.head
         for i in ids:
             if i > at + 1:
                 holes.append((at + 1, i - 1))
             at = i
-        if upto is not None and upto > at:
-            holes.append((at + 1, upto))
-            at = upto
         self.head = at
         if not holes:
             return
@@ -124,34 +127,29 @@ class Gaps:
         self.open.append(Window(holes, now, now, now + self.poll, self.poll))
 
     def probe(self, now: float) -> Probe | None:
-        """The next dirty read, of all windows that are due, if any."""
-        found = Probe([], [], now)
-        for window in self.open:
-            if window.due > now:
-                continue
-            ranges = window.ranges()
-            if found.ranges and len(found.ranges) + len(ranges) > MAX_RANGES:
-                break
-            found.ranges += ranges
-            found.windows.append(window)
-        return found if found.windows else None
+        """The next dirty read, of windows that are due, if any is: who has waited longest comes first.
+
+        With them go those that have waited half their time, so that many windows come to be looked at in few reads.
+        """
+        if all(w.due > now for w in self.open):
+            return None
+        return _look_at(sorted((w for w in self.open if w.due - w.interval / 2 <= now), key=lambda w: w.due), now)
 
     def sweep(self, now: float) -> Probe | None:
-        """Now and then, a look at what was settled. Drops what has been cold for long enough."""
-        if now - self._swept < self.sweep_every:
+        """Now and then, a look at what was settled, in parts: the next part."""
+        if not self._round and now - self._swept >= self.sweep_every:
+            self._swept = now
+            self._round = list(self.cold)
+        if not self._round:
             return None
-        self._swept = now
-        self.cold = [w for w in self.cold if now - w.settled < self.cold_for]
-        if not self.cold:
-            return None
-        ranges = [r for w in self.cold for r in w.ranges()]
-        if len(ranges) > MAX_RANGES:
-            ranges = [(self.cold[0].span[0], max(w.span[1] for w in self.cold))]
-        return Probe(ranges, list(self.cold), now)
+        part = _look_at(self._round, now)
+        self._round = self._round[len(part.windows) :]
+        return part
 
     def answer(self, probe: Probe, seen: Iterable[int], now: float) -> list[int]:
         """What the dirty read saw. Returns the ids that are missing and exist: they are to be read for real."""
         ids = sorted(seen)
+        costs = min(len(ids) * WAIT_AN_ID, MAX_WAIT)
         alive: list[int] = []
         for window in probe.windows:
             if not window.holes:
@@ -163,22 +161,27 @@ class Gaps:
                 window.revived = window.revived or window.settled > 0
                 window.settled = 0.0
             else:
-                window.interval = min(window.interval * BACKOFF, MAX_INTERVAL)
-                if not window.settled and probe.started >= window.alive + self.grace:
+                window.interval = max(min(window.interval * BACKOFF, MAX_INTERVAL), costs)
+                if window.settled:
+                    window.expired = probe.started >= window.settled + self.cold_for
+                elif probe.started >= window.alive + self.grace:
                     window.settled = now
             window.due = now + window.interval
         self._file()
         return sorted(alive)
 
     def fill(self, ids: Iterable[int]) -> list[int]:
-        """Rows with these ids have been read. Returns those that were missing until now: they are to be emitted."""
+        """Rows with these ids have been read. Returns those that were missing until now: they are to be emitted.
+
+        None of them is cold: the answer that told of them has revived their windows.
+        """
         wanted = sorted(ids)
         new: list[int] = []
-        for window in (*self.open, *self.cold):
+        for window in self.open:
             if lacks := window.lacks(wanted):
                 window.fill(lacks)
                 new += lacks
-                self.late += len(lacks) if window.settled or window.revived else 0
+                self.late += len(lacks) if window.revived else 0
         self._file()
         return sorted(new)
 
@@ -194,11 +197,23 @@ class Gaps:
         return min((w.due for w in self.open), default=None)
 
     def _file(self) -> None:
-        """Put every window where it belongs now: empty ones nowhere, settled ones to the cold."""
+        """Put every window where it belongs now: empty and expired ones nowhere, settled ones to the cold."""
         if any(not w.holes or w.settled for w in self.open):
             self.cold += [w for w in self.open if w.holes and w.settled]
             self.open = [w for w in self.open if w.holes and not w.settled]
-        if any(not w.holes or not w.settled for w in self.cold):
+        if any(not w.settled or w.expired for w in self.cold):
             # Revived ones go in front: the last open window is the one that new holes may join.
-            self.open = [w for w in self.cold if w.holes and not w.settled] + self.open
-            self.cold = [w for w in self.cold if w.holes and w.settled]
+            self.open = [w for w in self.cold if not w.settled] + self.open
+            self.cold = [w for w in self.cold if w.settled and not w.expired]
+
+
+def _look_at(windows: Iterable[Window], now: float) -> Probe:
+    """A dirty read of the first of `windows`, as many as go into one statement."""
+    made = Probe([], [], now)
+    for window in windows:
+        ranges = window.ranges()
+        if made.ranges and len(made.ranges) + len(ranges) > MAX_RANGES:
+            break
+        made.ranges += ranges
+        made.windows.append(window)
+    return made

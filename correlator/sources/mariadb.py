@@ -1,7 +1,9 @@
 """The tables in MariaDB. Connections of our own, autocommit, read only, each call under a deadline; no pool.
 
 The driver is a seam: aiomysql by default, asyncmy where it is installed. Both default to autocommit off and
-REPEATABLE READ, under which a tail sees nothing new, and neither has a read timeout: all three are set here.
+REPEATABLE READ, under which a tail sees nothing new, and neither has a read timeout: all three are set here, and what
+a session is like is looked at before it is used. Texts come as bytes and are decoded here: MariaDB takes half a
+surrogate for utf8mb4 and drivers do not, so that one row would stop every read that meets it.
 """
 
 from __future__ import annotations
@@ -62,8 +64,7 @@ class MariaDBSession:
             try:
                 async with asyncio.timeout(self._timeout), self._connection.cursor() as cursor:
                     await cursor.execute(sql, tuple(args) or None)
-                    rows: Sequence[Row] = await cursor.fetchall()
-                    return rows
+                    return [tuple(map(_text, row)) for row in await cursor.fetchall()]
             except TimeoutError as error:
                 self._drop()
                 raise SourceUnavailable(f"MariaDB: no answer within {self._timeout:g} s") from error
@@ -121,6 +122,7 @@ class MariaDBDatabase:
                     password=a.password,
                     db=a.database,
                     charset="utf8mb4",
+                    use_unicode=False,
                     autocommit=True,
                     ssl=a.tls,
                     connect_timeout=self._connect_timeout,
@@ -128,9 +130,13 @@ class MariaDBDatabase:
         except TimeoutError as error:
             raise SourceUnavailable(f"MariaDB at {a}: no connection within {self._connect_timeout:g} s") from error
         except Exception as error:
-            raise SourceUnavailable(f"MariaDB at {a}: {_words(error)}") from error
+            no_tls = getattr(error.__cause__, "reason", None) == "WRONG_VERSION_NUMBER"
+            raise SourceUnavailable(f"MariaDB at {a}: {_NO_TLS if no_tls else _words(error)}") from error
         session = MariaDBSession(connection, self._query_timeout)
-        level = "READ UNCOMMITTED" if dirty else "READ COMMITTED"
+        await self._prepare(session, "READ UNCOMMITTED" if dirty else "READ COMMITTED")
+        return session
+
+    async def _prepare(self, session: MariaDBSession, level: str) -> None:
         for statement in (
             # The deadline of the server comes a little before ours: it then ends the statement, not the connection.
             f"SET SESSION max_statement_time = {self._query_timeout * 0.9:.3f}, lock_wait_timeout = 5",
@@ -139,7 +145,23 @@ class MariaDBDatabase:
             "SET SESSION TRANSACTION READ ONLY",
         ):
             await session.query(statement)
-        return session
+        found: dict[str, str] = dict(
+            await session.query(
+                # From 11.1 on both spellings of two of them are there, before that one.
+                "SHOW SESSION VARIABLES WHERE Variable_name IN ('autocommit',"
+                " 'tx_isolation', 'transaction_isolation', 'tx_read_only', 'transaction_read_only')"
+            )
+        )
+        wrong = {k: v for k, v in found.items() if v not in ("ON", "1", level.replace(" ", "-"))}
+        if wrong or not found:
+            await session.close()
+            raise SourceUnavailable(f"MariaDB at {self._address}: sessions do not stay as they are set: {wrong}")
+        if self._address.tls is not None:
+            # Where a server offers no TLS, aiomysql goes on in the clear without a word.
+            cipher = await session.query("SHOW SESSION STATUS LIKE 'Ssl_cipher'")
+            if not cipher or not cipher[0][1]:
+                await session.close()
+                raise SourceUnavailable(f"MariaDB at {self._address}: {_NO_TLS}")
 
     async def schema(self, session: Session) -> Schema:
         marks = ",".join(["%s"] * len(TABLES))
@@ -185,9 +207,16 @@ def load_driver(name: str) -> tuple[Any, str]:
     raise SourceUnavailable(f"database.driver = {name!r} is not installed: pip install {name}, or set it to 'auto'")
 
 
+_NO_TLS = "database.tls is set, but the server offers no TLS"
+
+
+def _text(value: object) -> object:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
 def _words(error: BaseException) -> str:
-    """An error of the driver in one line, without the class and tuple around it."""
+    """An error of the driver in one line, without the class and tuple around it, but with its cause."""
     args: Sequence[Any] = error.args
-    if len(args) >= 2 and isinstance(args[0], int):
-        return f"{args[1]} ({args[0]})"
-    return str(error) or type(error).__name__
+    words = f"{args[1]} ({args[0]})" if len(args) >= 2 and isinstance(args[0], int) else str(error)
+    cause = str(error.__cause__ or "")
+    return (words if cause in words else f"{words}: {cause}") or type(error).__name__

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
+from correlator import metrics
+from correlator.jobs.corrections import LOST
 from correlator.jobs.index import Outcome
 from correlator.jobs.model import LegacyRecord
 from correlator.sources import Feed
@@ -70,8 +72,14 @@ class Reconcile:
     """From when on the next look asks. It outlives connections: jobs begin and end while the database is away."""
     _looked_up: set[str] = field(default_factory=set)
 
+    def __post_init__(self) -> None:
+        for kind in LOST:
+            metrics.CORRECTIONS.labels(kind)  # nothing lost is a 0, not a series that is not there
+
     def note(self, outcome: Outcome) -> None:
-        """Take in what a batch of facts calls for."""
+        """Take in what a batch of facts calls for, and count what it corrected."""
+        for kind in outcome.lost:
+            metrics.CORRECTIONS.labels(kind).inc()
         if outcome.unread or outcome.unread_steps:
             self._urgent |= outcome.unread
             self._steps |= outcome.unread_steps

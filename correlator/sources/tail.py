@@ -12,12 +12,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from correlator.errors import SourceUnavailable
 from correlator.jobs.index import Outcome
 from correlator.jobs.model import Cursor, LogRow, Micros
 from correlator.sources import Feed
 from correlator.sources.database import Database, Session
 from correlator.sources.gaps import Gaps, Probe, Window
-from correlator.sources.queries import Queries
+from correlator.sources.landmarks import Landmarks
+from correlator.sources.queries import Queries, chunks
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +28,16 @@ Note = Callable[[Outcome], None]
 
 BATCH = 1000
 """Rows a read. A full batch is followed by the next at once."""
+
+SMALLEST_BATCH = 2
+"""The row at the head is one of them."""
+
+QUICK = 1.0
+"""Seconds within which a read may be a larger one the next time."""
+
+MAX_UNTOLD = 200
+TOLD_WITHIN = 10.0
+"""Lines that may wait for their jobs before more are read, and the seconds that they are given."""
 
 PROBED_BELOW_START = 50_000
 """At a first start, holes this far below the head are still watched; what is older has long been decided."""
@@ -43,7 +55,9 @@ class Tail:
     grace: float = 5.0
     gaps: Gaps = field(init=False)
     started: bool = False
+    _batch: int = BATCH
     _head_row: LogRow | None = None
+    _landmarks: Landmarks = field(default_factory=Landmarks)
     _floor: int = 0
     _target: int = 0
     _behind: bool = True
@@ -65,20 +79,41 @@ class Tail:
         """Go on where an earlier run stopped. What it awaited is awaited anew: transactions outlive us."""
         self._fresh()
         self.gaps.head, self._head_row = cursor.head, cursor.row
+        self._landmarks.add([cursor.row] if cursor.row is not None else ())
         now = time.monotonic()
         self.gaps.open = [Window(list(w), now, now, now + self.poll, self.poll) for w in cursor.holes if w]
         self._target = cursor.head
         self.started = True
 
     async def begin(self, queries: Queries, rows: Session, since: Micros) -> None:
-        """A first start: the head goes to where the log at `since` begins."""
+        """A first start: the head goes to where the log at `since` begins; later, to what is still as it was read."""
+        if (known := await self._last_known(queries, rows)) is not None:
+            await self._go_back(known, queries, rows)
+            return
         self._fresh()
-        self._head_row = None
+        self._head_row, self._landmarks = None, Landmarks()
         first = await queries.first_since(rows, since)
         self._target = await queries.last_id(rows)
         self._floor = max(first - 1, self._target - PROBED_BELOW_START)
         self.gaps.head = first - 1
         self.started = True
+
+    async def _last_known(self, queries: Queries, rows: Session) -> LogRow | None:
+        for part in chunks(list(self._landmarks.ids())):
+            if (known := self._landmarks.newest_of(await queries.rows_in(rows, part))) is not None:
+                return known
+        return None
+
+    async def _go_back(self, known: LogRow, queries: Queries, rows: Session) -> None:
+        """Everything above `known` is read anew; the holes below it are awaited as before."""
+        holes = [
+            [(a, min(b, known.id - 1)) for a, b in w.holes if a < known.id] for w in (*self.gaps.open, *self.gaps.cold)
+        ]
+        self.resume(Cursor(known.id, None, tuple(tuple(w) for w in holes if w)))
+        self._head_row = known
+        self._landmarks.cut(known.id)
+        self._target = await queries.last_id(rows)
+        log.info("row %d of log_events is as it was: going on after it", known.id)
 
     async def follow(self, queries: Queries, rows: Session, feed: Feed, note: Note) -> None:
         """Read on for ever. Raises `SourceUnavailable` when the database does not answer, `LogReset` on new ids."""
@@ -87,14 +122,15 @@ class Tail:
         self._behind = True
         while True:
             began = time.monotonic()
-            found = await queries.rows_from(rows, max(self.gaps.head, 1), BATCH)
+            asked = self._batch
+            found = await self._read_on(queries, rows, asked)
             feed.state(connected=True)
             new = self._after_head(found)
             if new:
                 self._take(new, feed, note)
-            if len(found) == BATCH:
+            if len(found) == asked:
                 self._say(feed)
-                await asyncio.sleep(0)
+                await self._until_told(feed)
                 continue
             if self._behind:
                 self._behind = False
@@ -102,13 +138,34 @@ class Tail:
             pause = self.poll if self.gaps.open or feed.attention() else self.idle_poll
             await asyncio.sleep(max(0.0, began + pause - time.monotonic()))
 
+    async def _read_on(self, queries: Queries, rows: Session, limit: int) -> Sequence[LogRow]:
+        """The next rows, the one at the head first. Fewer at a time where so many do not come within the deadline."""
+        began = time.monotonic()
+        try:
+            found = await queries.rows_from(rows, max(self.gaps.head, 1), limit)
+        except SourceUnavailable:
+            self._batch = max(SMALLEST_BATCH, limit // 2)
+            raise
+        if time.monotonic() - began < QUICK:
+            self._batch = min(BATCH, limit * 2)
+        return found
+
+    async def _until_told(self, feed: Feed) -> None:
+        """In a catch-up, wait until the tables have told of the jobs of what was read: lines wait for that."""
+        await asyncio.sleep(0)
+        deadline = time.monotonic() + TOLD_WITHIN
+        while feed.untold() > MAX_UNTOLD and time.monotonic() < deadline:  # noqa: ASYNC110 - no worse than the tail itself
+            await asyncio.sleep(self.poll)
+
     async def watch(self, queries: Queries, rows: Session, dirty: Session, feed: Feed, note: Note) -> None:
         """Look after the holes for ever."""
         while True:
             now = time.monotonic()
-            probe = self.gaps.probe(now) or self.gaps.sweep(now)
-            if probe is not None:
+            # Both in turn: some window may always be due, and a sweep may have many parts.
+            probes = [p for p in (self.gaps.probe(now), self.gaps.sweep(now)) if p is not None]
+            for probe in probes:
                 await self._probe(probe, queries, rows, dirty, feed, note)
+            if probes:
                 continue
             due = self.gaps.next_due()
             try:
@@ -147,11 +204,16 @@ class Tail:
             note(feed.rows([found[i] for i in new]))
 
     def _after_head(self, found: Sequence[LogRow]) -> Sequence[LogRow]:
-        """The rows above the head, once the row at the head has been seen to be the same as ever."""
+        """The rows above the head, once the row at the head has been seen to be the same as ever.
+
+        If it is gone, retention has deleted (nearly) all that was read, and little is read again; or ids have started
+        again lower and passed this one, which was rolled back: nothing else tells that from rows that just go on.
+        """
         head = self.gaps.head
-        if self._head_row is not None and found and found[0].id == head and found[0] != self._head_row:
-            changed = _identity(found[0]) != _identity(self._head_row)
-            if changed:
+        if self._head_row is not None:
+            if not found or found[0].id != head:
+                raise LogReset(f"row {head} of log_events, the last that was read, is gone")
+            if _identity(found[0]) != _identity(self._head_row):
                 raise LogReset(f"row {head} of log_events is another than before")
         return [r for r in found if r.id > head]
 
@@ -164,6 +226,7 @@ class Tail:
             if self.gaps.open:
                 self._holes.set()
         self._head_row = new[-1]
+        self._landmarks.add(new)
         note(feed.rows(new))
 
     def _say(self, feed: Feed) -> None:
@@ -180,5 +243,6 @@ class LogReset(Exception):
 
 
 def _identity(row: LogRow) -> tuple[Micros, str]:
-    # job_id and step_id may be nulled under our eyes when a job is deleted; the rest of a row never changes.
-    return row.ts, row.message
+    # job_id and step_id may be nulled under our eyes when a job is deleted; the rest of a row never changes, but its ts
+    # is read in another zone when the appliance's clock goes an hour forward: zones differ by whole quarters of one.
+    return row.ts % 900_000_000, row.message
