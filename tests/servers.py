@@ -3,6 +3,8 @@
 What always holds: a server is stopped by its own process id and every wait has a deadline; `kill` and `start` again
 keep the port and the files. All methods of a server block for a moment (MariaDB's start for about a second): where the
 same event loop runs the program under test, call them with `asyncio.to_thread`.
+
+Where $TEST_MARIADB names a folder, `mariadbd` and `mariadb-install-db` are run from there (`make test-versions`).
 """
 
 import asyncio
@@ -153,8 +155,15 @@ class Server(ABC):
         self._process = None
 
     def pause(self) -> None:
-        """SIGSTOP: connections stay open, nothing answers, new connections are accepted by the kernel alone."""
-        self._running().send_signal(signal.SIGSTOP)
+        """SIGSTOP: connections stay open, nothing answers, new connections are accepted by the kernel alone.
+
+        Returns when it has stopped: its threads go on for a moment after the signal.
+        """
+        process = self._running()
+        process.send_signal(signal.SIGSTOP)
+        deadline = time.monotonic() + 1.0  # one that is stopped already is not told of again
+        while os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOHANG) is None and time.monotonic() < deadline:
+            time.sleep(0.001)
 
     def resume(self) -> None:
         """SIGCONT, after `pause`."""
@@ -377,8 +386,10 @@ def _fresh_data_folder() -> Path:
         _program("mariadb-install-db"),
         "--no-defaults",
         f"--datadir={folder / 'data'}",
+        f"--tmpdir={folder}",
         "--auth-root-authentication-method=normal",
         "--skip-test-db",
+        "--force",  # also where the host's own name leads nowhere
         *_MARIADB_SIZES,
         *_as_root(),
     )
@@ -392,7 +403,10 @@ def _as_root() -> Iterable[str]:
 
 def _program(name: str) -> str:
     """Debian keeps servers where only root looks."""
-    found = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin")
+    places = f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin"
+    if name.startswith("mariadb"):
+        places = os.environ.get("TEST_MARIADB") or places  # the one that was asked for, or none
+    found = shutil.which(name, path=places)
     if found is None:
         raise ServerError(f"{name} is not installed: make test says which packages bring the servers")
     return found

@@ -1,13 +1,8 @@
-"""Gaps: no committed id is lost, none is emitted twice, and only evidence settles a window."""
-
-import itertools
+"""Gaps, rule by rule: no id is emitted twice, and only evidence settles a window. All together: test_gaps_machine."""
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from correlator.sources.gaps import MAX_EXACT, MAX_INTERVAL, MAX_RANGES, Gaps, Probe
+from correlator.sources.gaps import MAX_EXACT, MAX_INTERVAL, MAX_RANGES, Gaps
 
 GRACE = 5.0
 
@@ -41,12 +36,6 @@ def test_all_holes_of_one_batch_are_one_window():
     found = gaps(4, 6, 10)
     assert [w.holes for w in found.open] == [[(2, 3), (5, 5), (7, 9)]]
     assert (found.head, found.missing(), found.oldest(103.0)) == (10, 6, 3.0)
-
-
-def test_the_head_moves_at_least_upto_where_it_is_told():
-    found = Gaps(head=1)
-    found.advance([], 0.0, upto=4)
-    assert (found.head, found.missing()) == (4, 3)
 
 
 def test_holes_that_appear_soon_after_join_the_window_and_its_grace_begins_anew():
@@ -126,14 +115,31 @@ def test_a_cold_hit_is_emitted_once_and_counted_late():
     assert [w.holes for w in found.open] == [[(2, 2)]], "alive after all: the rest of it is watched again"
 
 
-def test_what_is_cold_is_swept_now_and_then_and_dropped_in_the_end():
+def test_what_is_cold_is_swept_now_and_then():
     found, now = settled(4)
     assert found.sweep(now) is not None
     assert found.sweep(now + 9.9) is None
     assert found.sweep(now + 10) is not None
-    assert found.sweep(now + 600) is None
-    assert found.cold == []
-    assert found.fill([2, 3]) == []
+
+
+def test_a_window_is_given_up_by_a_last_look_and_not_by_time_alone():
+    found, now = settled(4)
+    early = found.sweep(now + 599)
+    assert early is not None
+    found.answer(early, [], now + 700)
+    assert len(found.cold) == 1, "the look began too early to be the last"
+    last = found.sweep(now + 5000)
+    assert last is not None, "however long nobody could look"
+    found.answer(last, [], now + 5000)
+    assert (found.cold, found.open, found.fill([2, 3])) == ([], [], [])
+
+
+def test_what_the_last_look_sees_is_emitted():
+    found, now = settled(4)
+    last = found.sweep(now + 5000)
+    assert last is not None
+    assert found.answer(last, [2], now + 5000) == [2]
+    assert (found.fill([2]), found.missing()) == ([2], 1)
 
 
 def test_silence_backs_off_and_life_brings_the_poll_back():
@@ -170,118 +176,54 @@ def test_one_statement_has_a_bounded_number_of_ranges_and_the_rest_comes_next():
     assert sorted(probe(found, now).ranges + first.ranges) == [(2 * i + 1, 2 * i + 1) for i in range(MAX_RANGES + 10)]
 
 
-def test_many_cold_windows_are_swept_as_one_span():
+def test_windows_that_are_always_due_let_the_others_have_their_turn():
+    found = Gaps(head=0)
+    for i in range(3 * MAX_RANGES):
+        found.advance([2 * i + 2], 10.0 * i)
+    now, probed = 10_000.0, set()
+    for _ in range(3):
+        turn = probe(found, now)
+        probed.update(turn.ranges)
+        found.answer(turn, [r[0] for r in turn.ranges], now)  # all live: due again in 20 ms
+        now += 0.03  # and a look takes longer than that
+    assert len(probed) == 3 * MAX_RANGES
+
+
+def test_a_sweep_of_many_cold_windows_comes_in_parts_and_covers_each_once():
     found = Gaps(head=0, grace=GRACE)
-    for i in range(MAX_RANGES + 10):
+    for i in range(2 * MAX_RANGES + 10):
         found.advance([2 * i + 2], 0.2 * i)
     now = 100.0
     while (due := found.probe(now)) is not None:
         found.answer(due, [], now)
-    sweep = found.sweep(now)
-    assert sweep is not None
-    assert sweep.ranges == [(1, 2 * (MAX_RANGES + 10) - 1)]
+    parts = []
+    while (part := found.sweep(now)) is not None:
+        found.answer(part, [], now)
+        parts.append(part.ranges)
+    assert [len(p) for p in parts] == [MAX_RANGES, MAX_RANGES, 10]
+    assert sorted(r for part in parts for r in part) == [(2 * i + 1, 2 * i + 1) for i in range(2 * MAX_RANGES + 10)]
+
+
+def test_a_look_takes_windows_along_that_have_waited_half_their_time():
+    found = gaps(3)
+    found.answer(probe(found, 101.0), [], 101.0)
+    found.advance([5], 101.0)
+    assert probe(found, 101.02).ranges == [(4, 4), (2, 2)]
+    found.answer(probe(found, 101.02), [], 101.02)
+    found.advance([7], 101.2)
+    assert found.probe(101.021) is None, "nothing is due"
+
+
+def test_a_silent_window_whose_span_has_many_rows_is_looked_at_less_often():
+    rows = range(3, 10_003, 2)
+    found = gaps(*rows)
+    found.answer(probe(found, 101.0), rows, 101.0)
+    assert found.next_due() == pytest.approx(101.5)
+    found.answer(probe(found, 101.5), [2, *rows], 101.5)
+    assert found.next_due() == pytest.approx(101.52), "but not when it lives"
 
 
 def test_ids_that_were_seen_are_no_life():
     found = gaps(*range(3, 40, 2))
     found.answer(probe(found, 105.0), range(3, 40, 2), 105.0)
     assert found.missing() == 0
-
-
-class Server(RuleBasedStateMachine):
-    """Writers that take ids, commit or roll back in any order and at any pace; a reader that polls and probes."""
-
-    def __init__(self):
-        super().__init__()
-        self.gaps = Gaps(grace=GRACE, cold_for=60.0)
-        self.now = 1000.0
-        self.next_id = 1
-        self.open: list[list[int]] = []
-        self.committed: set[int] = set()
-        self.emitted: list[int] = []
-        self.asked: list[tuple[Probe, list[int]]] = []
-
-    def dirty(self, ranges):
-        rows = self.committed.union(*self.open)
-        return [i for i in rows if any(first <= i <= last for first, last in ranges)]
-
-    @rule(seconds=st.sampled_from([0.01, 0.05, 0.3, 2.0, 5.0, 12.0]))
-    def time_passes(self, seconds):
-        self.now += seconds
-
-    @rule(size=st.integers(1, 12), step=st.sampled_from([1, 1, 3]))
-    def a_transaction_inserts(self, size, step):
-        ids = [self.next_id + step * i for i in range(size)]
-        self.next_id = ids[-1] + step
-        self.open.append(ids)
-
-    @precondition(lambda self: self.open)
-    @rule(data=st.data(), more=st.integers(1, 3))
-    def a_transaction_inserts_again(self, data, more):
-        data.draw(st.sampled_from(self.open)).extend(range(self.next_id, self.next_id + more))
-        self.next_id += more
-
-    @precondition(lambda self: self.open)
-    @rule(data=st.data(), commits=st.booleans())
-    def a_transaction_ends(self, data, commits):
-        ids = self.open.pop(data.draw(st.integers(0, len(self.open) - 1)))
-        if commits:
-            self.committed.update(ids)
-
-    @rule(limit=st.sampled_from([2, 1000]))
-    def the_reader_polls(self, limit):
-        ids = sorted(i for i in self.committed if i > self.gaps.head)[:limit]
-        self.gaps.advance(ids, self.now)
-        self.emitted += ids
-
-    @rule()
-    def the_reader_asks(self):
-        for made in (self.gaps.probe(self.now), self.gaps.sweep(self.now)):
-            if made is not None:
-                self.asked.append((made, self.dirty(made.ranges)))
-
-    @precondition(lambda self: self.asked)
-    @rule()
-    def the_reader_is_answered(self):
-        made, seen = self.asked.pop(0)
-        wanted = self.gaps.answer(made, seen, self.now)
-        self.emitted += self.gaps.fill(i for i in wanted if i in self.committed)
-
-    @invariant()
-    def nothing_is_emitted_twice_or_before_its_commit(self):
-        assert len(self.emitted) == len(set(self.emitted))
-        assert self.committed.issuperset(self.emitted)
-
-    @invariant()
-    def every_committed_id_is_emitted_or_awaited(self):
-        awaited = {i for w in self.gaps.open for first, last in w.holes for i in range(first, last + 1)}
-        below = {i for i in self.committed if i <= self.gaps.head}
-        assert below == below & (awaited | set(self.emitted))
-
-    @invariant()
-    def nothing_that_a_dirty_read_sees_is_cold(self):
-        cold = {i for w in self.gaps.cold for first, last in w.holes for i in range(first, last + 1)}
-        assert cold.isdisjoint(self.dirty([(1, self.next_id)]))
-
-    @invariant()
-    def windows_do_not_overlap(self):
-        holes = sorted(h for w in [*self.gaps.open, *self.gaps.cold] for h in w.holes)
-        assert all(a[1] < b[0] for a, b in itertools.pairwise(holes))
-
-    def teardown(self):
-        while self.open:
-            self.committed.update(self.open.pop())
-        self.the_reader_polls(100_000)
-        while self.asked:
-            self.the_reader_is_answered()
-        for _ in range(40):
-            self.now += 1.0
-            self.the_reader_asks()
-            while self.asked:
-                self.the_reader_is_answered()
-        assert sorted(self.emitted) == sorted(self.committed)
-        assert self.gaps.missing() == 0
-
-
-Server.TestCase.settings = settings(stateful_step_count=40)
-TestServer = Server.TestCase

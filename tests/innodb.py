@@ -1,0 +1,281 @@
+"""A made-up InnoDB under the real tail, on a clock of its own: what happens when is the test's to say.
+
+`InnoDB` is the table `log_events`, `Session` a connection that may be slow or break, `Loop` the time, and `Reader` runs
+the three tasks of a `Tail` on them as `Follower` does, and stands in for the queries and the feed.
+"""
+
+import asyncio
+import selectors
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+from correlator.errors import SourceUnavailable
+from correlator.jobs.index import Outcome
+from correlator.jobs.model import LogRow
+from correlator.sources import tail as tail_module
+from correlator.sources.gaps import Gaps, Range
+from correlator.sources.tail import LogReset, Tail
+
+
+class Loop(asyncio.SelectorEventLoop):
+    """An event loop whose time passes only in `run`, from timer to timer, without waiting."""
+
+    def __init__(self) -> None:
+        self.now = self._until = 1000.0
+        super().__init__(_NoFiles(self._idle))
+
+    def time(self) -> float:
+        return self.now
+
+    def run(self, seconds: float = 0.0) -> None:
+        """Let `seconds` pass, and all that happens in them happen."""
+        self._until = self.now + seconds
+        self.run_forever()
+
+    def _idle(self, timeout: float | None) -> None:
+        if timeout is not None and self.now + timeout <= self._until:
+            self.now += timeout
+        else:
+            self.now = self._until
+            self.stop()
+
+
+class _NoFiles(selectors.SelectSelector):
+    """Looks at no file: a loop that would wait for one is idle."""
+
+    def __init__(self, idle: Callable[[float | None], None]) -> None:
+        super().__init__()
+        self._idle = idle
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        if timeout is None or timeout > 0:
+            self._idle(timeout)
+        return []
+
+
+@contextmanager
+def simulated(*, batch: int, cold_for: float, sweep_every: float) -> Iterator[Loop]:
+    """A loop whose time the tail takes for the clock; its constants, shorter or smaller."""
+    loop = Loop()
+    with ExitStack() as stack:
+        stack.callback(loop.close)
+        stack.enter_context(patch.object(tail_module, "time", SimpleNamespace(monotonic=loop.time)))
+        stack.enter_context(patch.object(tail_module, "BATCH", batch))
+        gaps = partial(Gaps, cold_for=cold_for, sweep_every=sweep_every)
+        stack.enter_context(patch.object(tail_module, "Gaps", gaps))
+        yield loop
+
+
+class Transaction:
+    """What it wrote, and the ids it reserved in a statement that waits for a lock: not even a dirty read sees them."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, LogRow] = {}
+        self.deletes: set[int] = set()
+        self.waiting: list[int] = []
+
+
+class InnoDB:
+    """The table. No two rows are alike, so that an id that was used twice shows."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, LogRow] = {}
+        self.open: list[Transaction] = []
+        self.next_id = 1
+        self.statements: dict[int, int] = {}
+        """Which INSERT an id was last reserved by."""
+        self.committed: set[LogRow] = set()
+        """Ever, also what is gone since."""
+        self._inserts = self._written = 0
+        self._flush()
+
+    def visible(self, *, dirty: bool) -> dict[int, LogRow]:
+        if not dirty:
+            return self.rows
+        seen = dict(self.rows)
+        for transaction in self.open:
+            seen |= transaction.rows
+        for transaction in self.open:
+            for i in transaction.deletes:
+                seen.pop(i, None)
+        return seen
+
+    def begin(self) -> Transaction:
+        self.open.append(Transaction())
+        return self.open[-1]
+
+    def insert(self, transaction: Transaction, size: int, *, step: int = 1, ready: int | None = None) -> None:
+        """`size` rows in one statement; it waits for a lock when `ready` of them are there."""
+        ids = self.reserve(size, step)
+        self._inserts += 1
+        self.statements.update(dict.fromkeys(ids, self._inserts))
+        ready = size if ready is None else ready
+        self._write(transaction, ids[:ready])
+        transaction.waiting = ids[ready:]
+
+    def reserve(self, size: int, step: int = 1) -> list[int]:
+        ids = [self.next_id + step * i for i in range(size)]
+        self.next_id = ids[-1] + step
+        return ids
+
+    def grant(self, transaction: Transaction) -> None:
+        self._write(transaction, transaction.waiting)
+        transaction.waiting = []
+
+    def end(self, transaction: Transaction, *, commits: bool) -> None:
+        self.open.remove(transaction)
+        if commits:
+            self.grant(transaction)
+            self.committed.update(transaction.rows.values())
+            rows = self.rows | transaction.rows
+            self.rows = {i: r for i, r in rows.items() if i not in transaction.deletes}
+            self._disk.append((self.rows, self.next_id))
+
+    def crash(self, lost: int, *, back: bool) -> None:
+        """Gone is what was not committed, and the last `lost` commits, which were not on disk.
+
+        The ids of those come again, and if `back` those too that were reserved since.
+        """
+        self.open.clear()
+        lost = min(lost, len(self._disk) - 1)
+        self.rows, next_id = self._disk[-1 - lost]
+        self.next_id = next_id if lost or back else self.next_id
+        self._flush()
+
+    def replace(self, rows: dict[int, LogRow], next_id: int) -> None:
+        """TRUNCATE, or another table in this one's place: both wait for the end of every transaction."""
+        assert not self.open
+        self.rows, self.next_id = rows, next_id
+        self.committed.update(rows.values())
+        self._flush()
+
+    def row(self, i: int) -> LogRow:
+        self._written += 1
+        return LogRow(i, f"row {self._written}", 1_000_000 + self._written)
+
+    def _write(self, transaction: Transaction, ids: list[int]) -> None:
+        transaction.rows |= {i: self.row(i) for i in ids}
+
+    def _flush(self) -> None:
+        self._disk = deque([(self.rows, self.next_id)], maxlen=3)
+
+
+class Session:
+    """A connection. What a question finds is from when it was answered, or up to a `cut` from when it was asked."""
+
+    def __init__(self, innodb: InnoDB, latency: float, *, dirty: bool = False) -> None:
+        self._innodb = innodb
+        self._dirty = dirty
+        self.latency = latency
+        self._cut: float = 0
+        self._broken = False
+        self._free = asyncio.Event()
+        self._free.set()
+        self._lock = asyncio.Lock()
+
+    async def ask(self, wanted: Callable[[int], bool]) -> dict[int, LogRow]:
+        async with self._lock:
+            early = self._innodb.visible(dirty=self._dirty)
+            if self.latency:
+                await asyncio.sleep(self.latency)
+            await self._free.wait()
+            if self._broken:
+                raise SourceUnavailable("gone")
+            late = self._innodb.visible(dirty=self._dirty)
+        seen = {i: r for i, r in early.items() if i <= self._cut} | {i: r for i, r in late.items() if i > self._cut}
+        return {i: seen[i] for i in sorted(seen) if wanted(i)}
+
+    def hold(self, cut: float) -> None:
+        self._cut = cut
+        self._free.clear()
+
+    def release(self) -> None:
+        self._free.set()
+
+    def breaks(self) -> None:
+        self._broken = True
+        self._free.set()
+
+
+class Reader:
+    """A tail that is connected again and again. It knows no history: all rows are read."""
+
+    def __init__(self, innodb: InnoDB, tail: Tail) -> None:
+        self.tail = tail
+        self._innodb = innodb
+        self.latency = 0.0
+        self._connect()
+
+    def _connect(self) -> None:
+        self.committed = Session(self._innodb, self.latency)
+        self.dirty = Session(self._innodb, self.latency, dirty=True)
+
+    async def run(self) -> None:
+        me: Any = self
+        while True:
+            self._connect()
+            rows, dirty = me.committed, me.dirty
+            try:
+                if not self.tail.started:
+                    await self.tail.begin(me, rows, 0)
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(self.tail.follow(me, rows, me, lambda _: None))
+                    tasks.create_task(self.tail.watch(me, rows, dirty, me, lambda _: None))
+                    tasks.create_task(self.tail.signs(me, dirty))
+            except* SourceUnavailable:
+                pass
+            except* LogReset:
+                self.tail.started = False
+            self.breaks()
+            await asyncio.sleep(0.5)
+
+    def breaks(self) -> None:
+        self.committed.breaks()
+        self.dirty.breaks()
+
+    # -- correlator.sources.queries.Queries
+
+    async def first_since(self, session: Session, since: int) -> int:
+        return 1
+
+    async def last_id(self, session: Session) -> int:
+        return max(await session.ask(lambda _: True), default=0)
+
+    async def rows_from(self, session: Session, first: int, limit: int) -> list[LogRow]:
+        return list((await session.ask(lambda i: i >= first)).values())[:limit]
+
+    async def rows_in(self, session: Session, ids: list[int]) -> list[LogRow]:
+        return list((await session.ask(lambda i: i in ids)).values())
+
+    async def ids_in(self, session: Session, ranges: list[Range]) -> list[int]:
+        return list(await session.ask(lambda i: inside(i, ranges)))
+
+    # -- correlator.sources.database.Database
+
+    async def reset_signs(self, session: Session) -> tuple[int, float]:
+        await session.ask(lambda _: False)
+        return self._innodb.next_id, 0.0
+
+    # -- correlator.sources.Feed
+
+    def rows(self, rows: list[LogRow]) -> Outcome:
+        return Outcome()
+
+    def untold(self) -> int:
+        return 0
+
+    def attention(self) -> bool:
+        return False
+
+    def state(self, *, connected: bool) -> None: ...
+
+    def loading(self, done: int, total: int) -> None: ...
+
+
+def inside(i: int, ranges: list[Range]) -> bool:
+    return any(first <= i <= last for first, last in ranges)
