@@ -123,25 +123,14 @@ class Checkpoint:
             connection.close()
 
     def _connect(self) -> sqlite3.Connection:
+        """A connection to a file that is ours, whole and locked; none stays behind where that fails."""
         connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=0.5)
+        try:
+            _prepare(connection)
+        except BaseException:
+            connection.close()
+            raise
         self._connection = connection
-        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
-        with _transaction(connection):
-            version, application = (
-                connection.execute(f"PRAGMA {p}").fetchone()[0] for p in ("user_version", "application_id")
-            )
-            empty = not connection.execute("SELECT 1 FROM sqlite_master").fetchone()
-            if empty:
-                for statement in _SCHEMA:
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                connection.execute(f"PRAGMA user_version = {VERSION}")
-            elif application != APPLICATION_ID:
-                raise Unusable("it is another program's file")
-            elif version != VERSION:
-                raise Unusable(f"it is of version {version}; this program writes version {VERSION}")
         return connection
 
     def _read(self, connection: sqlite3.Connection) -> Saved | None:
@@ -163,6 +152,27 @@ class Checkpoint:
             tuple(legacy.decode(value) for (value,) in connection.execute("SELECT value FROM legacy")),
             tuple((job_id, payload) for _, job_id, payload in events),
         )
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    """Lock the file, and make its tables where it is empty. Raises `Unusable` for one that is not ours."""
+    connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")
+    with _transaction(connection):
+        version, application = (
+            connection.execute(f"PRAGMA {p}").fetchone()[0] for p in ("user_version", "application_id")
+        )
+        empty = not connection.execute("SELECT 1 FROM sqlite_master").fetchone()
+        if empty:
+            for statement in _SCHEMA:
+                connection.execute(statement)
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {VERSION}")
+        elif application != APPLICATION_ID:
+            raise Unusable("it is another program's file")
+        elif version != VERSION:
+            raise Unusable(f"it is of version {version}; this program writes version {VERSION}")
 
 
 def _encoded(value: Kept | LegacyRecord) -> bytes | None:

@@ -65,6 +65,18 @@ class Daemon:
             body = await response.read()
             return response.status, json.loads(body) if body else None
 
+    async def text(self, path: str) -> str:
+        """A body that is no JSON."""
+        assert self.session is not None
+        async with self.session.get(path) as response:
+            return await response.text()
+
+    def memory(self) -> float:
+        """The resident size of the process, in MB of 10^6 bytes."""
+        assert self._process is not None
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        return next(int(line.split()[1]) * 1024 / 1e6 for line in status.splitlines() if line.startswith("VmRSS:"))
+
     async def job(self, name: str) -> Any:
         """The document of a job, by any ID; None for 404."""
         status, body = await self.get("/api/v1/jobs/" + quote(name, safe=""))

@@ -72,18 +72,30 @@ class SQLiteDatabase:
 
     async def open(self, *, dirty: bool = False) -> SQLiteSession:
         del dirty  # see the top of this file
+        opening = asyncio.ensure_future(asyncio.to_thread(self._connect))
         try:
-            return SQLiteSession(await asyncio.to_thread(self._connect), self._timeout)
+            return SQLiteSession(await asyncio.shield(opening), self._timeout)
         except sqlite3.Error as error:
             raise SourceUnavailable(f"SQLite: {self._path}: {error}") from error
+        except asyncio.CancelledError:
+            # The thread goes on: what it opens is nobody's, and is closed.
+            with contextlib.suppress(sqlite3.Error):
+                (await opening).close()
+            raise
 
     def _connect(self) -> sqlite3.Connection:
         uri = f"{self._path.absolute().as_uri()}?mode=ro"
-        connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=2.0)
-        connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
-        connection.create_function("micros", 1, micros, deterministic=True)
-        connection.execute("PRAGMA query_only = ON")
-        connection.execute("SELECT 1 FROM sqlite_master LIMIT 1")
+        connection = sqlite3.connect(
+            uri, uri=True, isolation_level=None, check_same_thread=False, timeout=min(2.0, self._timeout)
+        )
+        try:
+            connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
+            connection.create_function("micros", 1, micros, deterministic=True)
+            connection.execute("PRAGMA query_only = ON")
+            connection.execute("SELECT 1 FROM sqlite_master LIMIT 1")
+        except sqlite3.Error:
+            connection.close()
+            raise
         return connection
 
     async def schema(self, session: Session) -> Schema:
