@@ -10,12 +10,15 @@ DEV  := $(VENV)/.dev
 PIP  := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input install
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-readers lint types imports format lock clean servers
+.PHONY: help demo test test-faults test-readers test-soak test-versions lint types imports format lock clean servers
 
 help:
 	@echo "make demo     run the correlator on a made-up appliance"
 	@echo "make test     run all tests, with private servers   (ARGS='-k gaps' for some of them)"
 	@echo "make test-readers  200 readers, one that froze, one that is silent: what takes too long for make test"
+	@echo "make test-faults  all that can break, one after the other, and a table of what it cost; make test has the short ones"
+	@echo "make test-soak    ten minutes at 1,000 rows a second: memory stays where it is"
+	@echo "make test-versions  what reads MariaDB, against 10.5 and 10.11 of older Debians (a GB in build/; needs root)"
 	@echo "make lint     ruff          make types    mypy          make imports  the import rules"
 	@echo "make format   tidy the code     make lock     write requirements/ again     make clean"
 
@@ -28,6 +31,37 @@ test: $(DEV) servers
 
 test-readers: $(DEV) servers
 	@$(BIN)/python -m pytest -m long tests/acceptance/test_readers.py tests/acceptance/test_slow_readers.py $(ARGS)
+
+test-soak: $(DEV) servers
+	@$(BIN)/python -m pytest -m long tests/acceptance/test_soak.py $(ARGS)
+
+# One fault after the other; they measure time, so nothing else should run meanwhile.
+test-faults: SERVERS += faketime:faketime
+test-faults: $(DEV) servers
+	@$(BIN)/python -m pytest -m "long or not long" tests/acceptance/faults $(ARGS)
+
+# The servers of older Debians, each in a root folder of its own, where its programs run by chroot: RELEASE:MARIADB.
+VERSIONS := bullseye:10.5 bookworm:10.11
+ROOTS    := $(foreach version,$(VERSIONS),build/servers/$(firstword $(subst :, ,$(version))))
+test-versions: $(DEV) servers $(ROOTS)
+	@for version in $(VERSIONS); do \
+	  export TEST_MARIADB="$(CURDIR)/build/servers/$${version%:*}/programs"; \
+	  found=$$("$$TEST_MARIADB/mariadbd" --version) || exit 1; echo "$$found"; \
+	  case "$$found" in *" $${version#*:}."*) ;; *) echo "This is not MariaDB $${version#*:}." >&2; exit 1;; esac; \
+	  $(BIN)/python -m pytest -k 'not sqlite' tests/contract tests/acceptance/test_replay.py $(ARGS) || exit 1; \
+	done
+
+$(ROOTS): build/servers/%:
+	@if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+	  echo "make test-versions installs older Debians by mmdebstrap and chroot: it needs root, and Debian." >&2; exit 1; \
+	fi
+	@$(MAKE) --no-print-directory servers SERVERS="mmdebstrap:mmdebstrap unshare:util-linux"
+	@echo "Preparing MariaDB of Debian $* in $@ ..."
+	@rm -rf $@ $@.new; mkdir -p $(@D)
+	@mmdebstrap --quiet --variant=minbase --include=mariadb-server $* $@.new
+	@mkdir $@.new/programs
+	@for program in mariadbd mariadb-install-db; do ln -s ../../../../tests/versions/in-root $@.new/programs/$$program; done
+	@mv $@.new $@
 
 lint: $(DEV)
 	@$(BIN)/ruff check --quiet .

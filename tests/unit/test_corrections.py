@@ -145,6 +145,14 @@ def test_a_deleted_job_is_forgotten():
     assert index._corrections._looked == {}
 
 
+def test_a_job_that_leaves_memory_is_forgotten():
+    index = Index(retention=60)
+    index.loading = False
+    assert read(index, NOW + 61_000_000, "failed", completed_at=NOW) == []
+    assert index.get("j") is None
+    assert index._corrections._looked == {}
+
+
 def told(tables, dropped=()):
     """What is lost when all rows of a recording came but those with a message of `dropped`."""
     index = live()

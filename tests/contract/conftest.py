@@ -1,0 +1,56 @@
+"""Every kind of database that a source may read: MariaDB by either driver, and SQLite."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.contract.originals import MariaDBOriginal, Original, SQLiteOriginal
+
+KINDS = ("aiomysql", "asyncmy", "sqlite")
+
+
+@contextlib.asynccontextmanager
+async def made(request: pytest.FixtureRequest, kind: str, *, rolled_back: bool) -> AsyncIterator[Original]:
+    if kind == "sqlite":
+        path: Path = request.getfixturevalue("tmp_path")
+        with contextlib.closing(SQLiteOriginal(path / "appliance.db", rolled_back=rolled_back)) as original:
+            yield original
+    else:
+        server = request.getfixturevalue("mariadb")
+        async with MariaDBOriginal.make(server, kind, rolled_back=rolled_back) as original:
+            yield original
+
+
+@pytest.fixture(params=KINDS)
+async def original(request: pytest.FixtureRequest) -> AsyncIterator[Original]:
+    """A current appliance."""
+    async with made(request, request.param, rolled_back=False) as original:
+        yield original
+
+
+AGES = ("aiomysql-current", "aiomysql-rolled-back", "asyncmy-current", "sqlite-current", "sqlite-rolled-back")
+"""Which columns there are is no matter of the driver."""
+
+
+@pytest.fixture(params=AGES)
+async def either_original(request: pytest.FixtureRequest) -> AsyncIterator[Original]:
+    """Both generations of the schema."""
+    kind, _, age = request.param.partition("-")
+    async with made(request, kind, rolled_back=age == "rolled-back") as original:
+        yield original
+
+
+@pytest.fixture(params=KINDS[:2])
+async def mariadb_original(request: pytest.FixtureRequest) -> AsyncIterator[Original]:
+    """A current appliance on a MariaDB server that tests share."""
+    async with made(request, request.param, rolled_back=False) as original:
+        yield original
+
+
+@pytest.fixture(params=KINDS[:2])
+def driver(request: pytest.FixtureRequest) -> str:
+    return str(request.param)

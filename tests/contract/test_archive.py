@@ -1,0 +1,283 @@
+"""What the database is asked on request: a job by any ID, older pages, the log lines of a job; for every kind of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from correlator.errors import BadRequest, SourceUnavailable
+from correlator.hub import JobNames, JobQuery
+from correlator.sources.archive import DatabaseArchive
+from correlator.sources.mariadb import Address, MariaDBDatabase
+from tests.servers import eventually
+
+EVERYTHING = JobQuery()
+
+
+BASE = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=1)
+
+
+def at(second: int, *, micros: int | None = None) -> str:
+    """A moment after BASE, as columns are written."""
+    when = BASE + timedelta(seconds=second)
+    return when.strftime("%Y-%m-%d %H:%M:%S") + ("" if micros is None else f".{micros:06}")
+
+
+def unix(second: int) -> int:
+    return int(BASE.timestamp()) + second
+
+
+@pytest.fixture
+async def archive(either_original):
+    archive = DatabaseArchive(either_original.source())
+    yield archive
+    await archive.close()
+
+
+@pytest.fixture
+def appliance(either_original):
+    return either_original
+
+
+@pytest.fixture
+async def current(original):
+    """An archive of a current appliance, and the appliance."""
+    archive = DatabaseArchive(original.source())
+    yield archive, original
+    await archive.close()
+
+
+def look() -> int:
+    return 7
+
+
+async def found(archive, name):
+    """(job id, how it was found, what else has the ID)."""
+    one = await archive.find(name, look)
+    if one is None:
+        return None
+    assert (one.reading is None) != (one.legacy is None)
+    assert one.reading is None or (one.reading.tick == 7 and one.reading.record.job_id == one.resolved.job_id)
+    return one.resolved.job_id, one.resolved.resolved_by, one.resolved.also
+
+
+async def test_every_id_leads_to_its_job_in_the_order_of_lookup(archive, appliance):
+    await appliance.job("u1", external_job_id="ext-1", started_at=at(0))
+    await appliance.job("u2", metadata=json.dumps({"failover_job_id": "ext-2"}), started_at=at(1))
+    await appliance.insert("failover_jobs", job_id="old-1", vm_id="v", job_type="live", source_vm_name="pg")
+    assert await found(archive, "u1") == ("u1", "uuid", ())
+    assert await found(archive, "ext-1") == ("u1", "external_id", ())
+    assert await found(archive, "ext-2") == ("u2", "external_id", ())
+    assert await found(archive, "old-1") == ("old-1", "legacy", ())
+    await appliance.job("ext-1", started_at=at(9))
+    assert await found(archive, "ext-1") == ("ext-1", "uuid", ())
+    await appliance.job("u3", external_job_id="old-1", started_at=at(2))
+    assert await found(archive, "old-1") == ("u3", "external_id", ())
+
+
+async def test_the_newest_job_has_an_id_that_repeats_and_the_others_are_named(archive, appliance):
+    await appliance.job("u1", external_job_id="ext", started_at=at(5))
+    await appliance.job("u2", metadata='{"gui_job_id":"ext"}', started_at=at(9))
+    await appliance.job("u3", external_job_id="ext", started_at=at(1))
+    assert await found(archive, "ext") == ("u2", "external_id", ("u1", "u3"))
+
+
+async def test_a_context_leads_to_its_newest_job_where_there_are_contexts(archive, appliance):
+    if appliance.rolled_back:
+        await appliance.job("u1", started_at=at(1))
+        assert await found(archive, "ctx") is None
+        return
+    await appliance.job("u1", context_id="ctx", started_at=at(1))
+    await appliance.job("u2", context_id="ctx", started_at=at(2))
+    await appliance.job("u3", context_id="CTX", started_at=at(3))
+    assert await found(archive, "ctx") == ("u2", "context_id", ("u1",))
+
+
+async def test_an_id_that_only_log_rows_carry_leads_to_their_job(archive, appliance):
+    await appliance.job("u1", started_at=at(1))
+    if not appliance.rolled_back:
+        await appliance.log("x", job_id="u1", external_job_id="ext-log")
+    assert await found(archive, "ext-log") == (None if appliance.rolled_back else ("u1", "external_id", ()))
+
+
+def as_go_writes(metadata: dict[str, str]) -> str:
+    text = json.dumps(metadata, ensure_ascii=False)
+    for plain, escaped in (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026"), ("\u2028", "\\u2028")):
+        text = text.replace(plain, escaped)
+    return text
+
+
+async def test_an_external_id_may_have_any_characters_in_its_column_and_in_metadata(current):
+    archive, appliance = current
+    odd = ['<a>&"b"', "a'b\\c%_", "ü 🚀", "with/slash?and#more", "10%", "x" * 63, "null", "\u2028"]
+    for number, name in enumerate(odd):
+        await appliance.job(f"column-{number}", external_job_id=name, started_at=at(2))
+        await appliance.job(
+            f"metadata-{number}",
+            metadata=as_go_writes({"failover_job_id": f"{name}+", "vm_name": "pg"}),
+            started_at=at(2),
+        )
+    for number, name in enumerate(odd):
+        assert await found(archive, name) == (f"column-{number}", "external_id", ())
+        assert await found(archive, f"{name}+") == (f"metadata-{number}", "external_id", ())
+
+
+async def test_a_second_in_an_id_is_a_hint_where_to_look_and_no_more(current):
+    archive, appliance = current
+    for number, name in enumerate((f"live-{unix(30)}", "live-1000000000", "live-9999999999")):
+        await appliance.job(f"u{number}", metadata=as_go_writes({"gui_job_id": name}), started_at=at(2))
+        assert await found(archive, name) == (f"u{number}", "external_id", ())
+
+
+async def test_what_is_no_id_leads_nowhere_however_a_collation_compares(current):
+    archive, appliance = current
+    await appliance.job("u1", external_job_id="ext-1", metadata='{"failover_job_id":"ext-2","vm_name":"vm"}')
+    await appliance.insert("failover_jobs", job_id="old-1", vm_id="v", job_type="live", source_vm_name="pg")
+    for name in ("", "\0", "a\0", "x" * 300, "nobody", "EXT-1", "ext-1 ", "EXT-2", "OLD-1", "U1", "éxt-1", "vm", "%"):
+        assert await found(archive, name) is None, name
+
+
+async def test_without_legacy_its_ids_lead_nowhere(either_original):
+    await either_original.insert("failover_jobs", job_id="old-1", vm_id="v", job_type="live", source_vm_name="pg")
+    archive = DatabaseArchive(either_original.source(), legacy=False)
+    assert await found(archive, "old-1") is None
+    await archive.close()
+
+
+async def pages(archive, query, limit=2) -> list[str]:
+    seen: list[str] = []
+    before = None
+    while readings := await archive.page(query, before, limit, look):
+        seen += [r.job_id for r in readings]
+        last = readings[-1].record
+        assert last is not None
+        before = (last.started_at, last.job_id)
+    return seen
+
+
+async def test_pages_are_newest_first_by_start_and_id_without_a_repeat(archive, appliance):
+    for job_id, second in (("a", 1), ("b", 3), ("c", 3), ("d", 3), ("e", 2)):
+        await appliance.job(job_id, started_at=at(second))
+    assert await pages(archive, EVERYTHING) == ["d", "c", "b", "e", "a"]
+    assert await pages(archive, EVERYTHING, 500) == ["d", "c", "b", "e", "a"]
+
+
+async def test_pages_keep_to_their_filters(archive, appliance):
+    new = {} if appliance.rolled_back else {"context_id": "ctx"}
+    await appliance.job("a", started_at=at(1), job_type="failover", external_job_id="Ext-A", **new)
+    await appliance.job("b", started_at=at(2), status="failed", metadata='{"vm_name":"PG%test"}')
+    await appliance.job("c", started_at=at(3), operation="other", parent_job_id="a")
+
+    async def only(**members) -> list[str]:
+        return await pages(archive, JobQuery(**members))
+
+    assert await only(status=frozenset({"failed"})) == ["b"]
+    assert await only(status=frozenset({"failed", "running"}), operation=frozenset({"other"})) == ["c"]
+    assert await only(job_type=frozenset({"failover"})) == ["a"]
+    assert await only(parent_job_id=frozenset({"a"})) == ["c"]
+    assert await only(context_id=frozenset({"ctx"})) == ([] if appliance.rolled_back else ["a"])
+    assert await only(text="ext-a") == ["a"]
+    assert await only(text="pg%t") == ["b"]
+    assert await only(text="g_t") == []
+    assert await only(since=unix(2) * 1_000_000 - 500_000) == ["c", "b"]
+
+
+def names(job_id="u1", external=(), steps=(), started=0, ended=None) -> JobNames:
+    def moment(second):
+        return unix(second) * 1_000_000
+
+    return JobNames(
+        job_id, tuple(external), frozenset(steps), moment(started), None if ended is None else moment(ended)
+    )
+
+
+async def test_the_lines_of_a_job_are_all_of_them_and_no_others(archive, appliance):
+    await appliance.job("u1", started_at=at(0))
+    await appliance.job("u2", started_at=at(0))
+    step = await appliance.insert("job_steps", job_id="u1", name="one", seq=1, started_at=at(0, micros=0))
+    new = {} if appliance.rolled_back else {"external_job_id": "ext-1"}
+    await appliance.log("column", job_id="u1", ts=at(1, micros=1))
+    await appliance.log("another's", job_id="u2", ts=at(1, micros=2), attrs='{"text":"u1"}')
+    await appliance.log("attrs", ts=at(1, micros=3), attrs='{"job_id":"u1"}')
+    await appliance.log("step column", step_id=step, ts=at(1, micros=5))
+    await appliance.log("step attrs", ts=at(1, micros=4), attrs=json.dumps({"step_id": step}))
+    await appliance.log("external", ts=at(1, micros=6), attrs='{"external_job_id":"ext-1"}', level="WARN")
+    await appliance.log("external column", ts=at(1, micros=7), level="ERROR", **(new or {"job_id": "u1"}))
+    await appliance.log("nobody's", ts=at(1, micros=8), attrs='{"text":"u1"}')
+    asked = names(external=["ext-1"])
+    wanted = ["column", "attrs", "step attrs", "step column", "external", "external column"]
+    page = await archive.lines(asked, None, 100, "DEBUG")
+    assert [line.message for line in page.lines] == wanted
+    assert [line.step_id for line in page.lines] == [None, None, step, step, None, None]
+    assert page.lines[1].attrs == {"job_id": "u1"}
+    assert [line.message for line in (await archive.lines(asked, None, 100, "WARN")).lines] == wanted[4:]
+    one_by_one: list[str] = []
+    after = None
+    while (page := await archive.lines(asked, after, 1, "DEBUG")).lines:
+        one_by_one += [line.message for line in page.lines]
+        after = page.next_after
+    assert sorted(one_by_one) == sorted(wanted)
+
+
+async def test_a_line_that_is_committed_late_is_in_a_later_page_once(archive, appliance):
+    await appliance.job("u1", started_at=at(0))
+    async with appliance.transaction() as slow:
+        await slow.log("late", ts=at(3590, micros=0), attrs='{"job_id":"u1"}')
+        await appliance.log("early", ts=at(3591, micros=0), attrs='{"job_id":"u1"}')
+        first = await archive.lines(names(), None, 10, "DEBUG")
+        assert [line.message for line in first.lines] == ["early"]
+        await slow.commit()
+    second = await archive.lines(names(), first.next_after, 10, "DEBUG")
+    assert [line.message for line in second.lines] == ["late"]
+    third = await archive.lines(names(), second.next_after, 10, "DEBUG")
+    assert third.lines == []
+
+
+async def test_the_last_page_of_an_ended_job_says_so_and_a_foreign_place_is_refused(archive, appliance):
+    await appliance.job("u1", status="completed", started_at=at(0), completed_at=at(2))
+    await appliance.log("end", job_id="u1", ts=at(2, micros=0))
+    page = await archive.lines(names(ended=2), None, 10, "DEBUG")
+    assert [line.message for line in page.lines] == ["end"]
+    page = await archive.lines(names(ended=2), page.next_after, 10, "DEBUG")
+    assert (page.lines, page.next_after) == ([], None)
+    with pytest.raises(BadRequest):
+        await archive.lines(names(), "nonsense", 10, "DEBUG")
+    assert (await archive.lines(names(), None, 10, "DEBUG")).lines  # a bad question ends no session
+
+
+async def test_a_question_given_up_leaves_the_archive_as_good_as_new(current):
+    archive, appliance = current
+    await appliance.job("u1", external_job_id="ext-1")
+    for delay in (0.0, 0.0005, 0.001, 0.002, 0.004):
+        asked = asyncio.create_task(archive.find("ext-1", look))
+        await asyncio.sleep(delay)  # not a wait for anything: the moment at which it is given up
+        asked.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asked
+        assert await found(archive, "u1") == ("u1", "uuid", ())
+
+
+async def test_a_database_that_is_away_is_said_in_time_and_asked_again_when_it_is_back(own_mariadb, driver):
+    tables = await own_mariadb.create_schema()
+    address = Address(port=own_mariadb.port, database=tables.name)
+    archive = DatabaseArchive(MariaDBDatabase(address, driver=driver, connect_timeout=0.3, query_timeout=0.3))
+    assert await archive.find("nobody", look) is None
+    own_mariadb.pause()
+    began = time.monotonic()
+    with pytest.raises(SourceUnavailable, match=r"no (answer|connection) within 0\.3 s"):
+        await archive.find("nobody", look)
+    with pytest.raises(SourceUnavailable, match=r"no connection within 0\.3 s"):
+        await archive.page(EVERYTHING, None, 10, look)
+    assert time.monotonic() - began < 1.5
+    own_mariadb.resume()
+
+    async def answers() -> bool:
+        return await archive.find("nobody", look) is None
+
+    assert await eventually(answers)
+    await archive.close()

@@ -1,0 +1,300 @@
+"""What a source reads is what was written: values, times and texts, whatever the database, driver and generation."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import UTC, datetime, timedelta
+
+from correlator.jobs import joblog
+from correlator.jobs.model import LogRow
+from correlator.sources import zones
+from correlator.sources.queries import read_readings
+from tests.contract.originals import asking
+from tests.servers import ROLLED_BACK
+
+SECOND = 1_000_000
+STAMP, MICROS = "2026-03-01 10:00:00.123456", 1_772_359_200_123_456
+STORED_WHOLE = "2026-03-01 10:00:00"
+WHOLE = MICROS // SECOND * SECOND
+
+
+def micros(text: str) -> int:
+    """UTC, as text → microseconds."""
+    return (datetime.fromisoformat(text).replace(tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(
+        microseconds=1
+    )
+
+
+async def rows(original, **options) -> list[LogRow]:
+    async with asking(original.source(**options)) as (queries, session):
+        return await queries.rows_from(session, 1, 100)
+
+
+async def test_a_log_row_comes_as_it_was_written_without_the_columns_that_are_not_there(either_original):
+    original = either_original
+    await original.job("u1")
+    step_id = await original.insert("job_steps", job_id="u1", name="one", seq=1, started_at=STAMP)
+    more = {} if original.rolled_back else {"external_job_id": "ext-1"}
+    attrs = json.dumps({"job_id": "u1", "n": [1, None, "x"]})
+    full = await original.log("full", level="WARN", job_id="u1", step_id=step_id, attrs=attrs, ts=STAMP, **more)
+    bare = await original.log("bare", ts="2026-03-01 10:00:00")
+    assert await rows(original) == [
+        LogRow(full, "full", MICROS, "WARN", "u1", step_id, attrs, more.get("external_job_id")),
+        LogRow(bare, "bare", WHOLE),
+    ]
+
+
+async def test_what_an_appliance_lacks_is_named_and_nothing_else(either_original):
+    source = either_original.source()
+    session = await source.open()
+    missing = (await source.schema(session)).missing()
+    await session.close()
+    lacks = [f"{t}.{c}" for t in ("log_events", "job_tracking") for c in ROLLED_BACK[t]]
+    assert missing == (lacks if either_original.rolled_back else [])
+
+
+async def test_a_log_of_id_message_and_time_alone_is_enough(original):
+    await original.run("DROP TABLE log_events")
+    await original.run("DROP TABLE job_steps")
+    await original.run(
+        "CREATE TABLE log_events (id INTEGER PRIMARY KEY, message VARCHAR(100) NOT NULL, ts DATETIME NOT NULL)"
+    )
+    await original.run("INSERT INTO log_events VALUES (7, 'bare', '2026-03-01 10:00:00')")
+    assert await rows(original) == [LogRow(7, "bare", WHOLE)]
+    async with asking(original.source()) as (queries, session):
+        await original.job("u1")
+        (reading,) = await read_readings(queries, session, 5, ["u1"])
+        assert reading.record is not None
+        assert reading.steps is None  # not "none": they cannot be read
+        assert await queries.jobs_of_steps(session, [1]) == set()
+
+
+async def test_records_come_as_they_were_written(either_original):
+    original = either_original
+    new = {} if original.rolled_back else {"context_id": "ctx-1", "job_category": "failover"}
+    metadata = json.dumps({"failover_job_id": "ext-2", "vm_name": "pg"})
+    await original.job("parent")
+    await original.job(
+        "u1",
+        job_type="failover",
+        status="failed",
+        parent_job_id="parent",
+        external_job_id="ext-1",
+        metadata=metadata,
+        error_message="boom",
+        started_at="2026-03-01 10:00:00",
+        completed_at="2026-03-01 10:00:05",
+        created_at="2026-03-01 09:59:59",
+        updated_at="2026-03-01 10:00:06",
+        canceled_at=STAMP,
+        percent_complete=200,
+        owner="system",
+        **new,
+    )
+    step = await original.insert(
+        "job_steps", job_id="u1", name="one", seq=3, status="skipped", started_at=STAMP, error_message="why"
+    )
+    async with asking(original.source()) as (queries, session):
+        first, second, third = await read_readings(queries, session, 9, ["u1", "parent", "nobody"])
+        record = first.record
+        assert record is not None
+        assert (record.job_id, record.status, record.job_type, record.operation) == ("u1", "failed", "failover", "op")
+        assert (record.parent_job_id, record.external_job_id) == ("parent", "ext-1")
+        assert (record.metadata, record.error_message, record.percent_complete) == (metadata, "boom", 200)
+        assert (record.started_at, record.completed_at) == (WHOLE, WHOLE + 5 * SECOND)
+        assert (record.created_at, record.updated_at) == (WHOLE - SECOND, WHOLE + 6 * SECOND)
+        assert (record.canceled_at, record.owner) == (MICROS, "system")
+        assert (record.context_id, record.job_category) == (new.get("context_id"), new.get("job_category"))
+        assert [(s.id, s.name, s.seq, s.status) for s in first.steps or ()] == [(step, "one", 3, "skipped")]
+        assert first.steps is not None
+        assert (first.steps[0].started_at, first.steps[0].completed_at) == (MICROS, None)
+        assert first.steps[0].error_message == "why"
+        assert second.children == ((WHOLE, "u1"),)
+        assert (third.job_id, third.record, third.steps, third.tick) == ("nobody", None, (), 9)
+        assert await queries.active_ids(session) == {"parent"}
+        assert await queries.jobs_of_steps(session, [step, 999]) == {"u1"}
+
+
+async def test_a_legacy_record_comes_as_it_was_written(original):
+    await original.insert(
+        "failover_jobs",
+        job_id="unified-1",
+        vm_id="vm-1",
+        job_type="live",
+        status="creating_vm",
+        source_vm_name="pg",
+        source_vm_spec='{"cpus":2}',
+        linstor_snapshot_name="snap",
+        created_at="2026-03-01 10:00:00",
+        updated_at="2026-03-01 10:00:01",
+    )
+    async with asking(original.source()) as (queries, session):
+        (record,) = await queries.legacy_where(session, "job_id = 'unified-1'")
+    assert (record.job_id, record.vm_id, record.job_type, record.status) == ("unified-1", "vm-1", "live", "creating_vm")
+    assert (record.source_vm_name, record.source_vm_spec, record.snapshot_id) == ("pg", '{"cpus":2}', "snap")
+    assert (record.created_at, record.updated_at, record.started_at) == (WHOLE, WHOLE + SECOND, None)
+
+
+MEANT = {
+    "2026-01-15 12:00:00.000001": "2026-01-15 11:00:00.000001",
+    "2026-07-15 12:00:00.999999": "2026-07-15 10:00:00.999999",
+    "2026-03-29 01:59:59.500000": "2026-03-29 00:59:59.500000",
+    "2026-03-29 03:00:00": "2026-03-29 01:00:00",
+    "2026-10-25 02:30:00": "2026-10-25 00:30:00",  # this hour comes twice: the first is meant
+    "2026-10-25 03:00:00": "2026-10-25 02:00:00",
+    "9999-12-31 23:59:59": "9999-12-31 22:59:59",
+    "1969-12-31 23:59:59": "1969-12-31 22:59:59",
+}
+"""What a clock in Berlin showed → UTC."""
+
+
+async def test_local_times_become_utc_by_the_rules_of_their_zone_and_others_stay(original):
+    berlin = zones.named("Europe/Berlin")
+    for number, stored in enumerate(MEANT):
+        await original.job(f"u{number}", started_at="2026-07-15 12:00:00", canceled_at=stored)
+        await original.insert("job_steps", job_id=f"u{number}", name="one", seq=1, started_at=stored)
+        await original.log("x", ts=stored)
+    meant = [micros(text) for text in MEANT.values()]
+    assert [r.ts for r in await rows(original, zone=berlin)] == meant
+    async with asking(original.source(zone=berlin)) as (queries, session):
+        readings = await read_readings(queries, session, 1, [f"u{n}" for n in range(len(MEANT))])
+    assert [r.record and r.record.canceled_at for r in readings] == meant
+    assert [s.started_at for r in readings for s in r.steps or ()] == meant
+    # A TIMESTAMP knows its zone.
+    assert {r.record and r.record.started_at for r in readings} == {micros("2026-07-15 12:00:00")}
+
+
+async def test_a_date_that_is_none_does_not_stop_the_others(original):
+    await original.log("before", ts=STAMP)
+    await original.log("none", ts="0000-00-00 00:00:00")
+    await original.log("after", ts=STAMP)
+    bad: list[str] = []
+    async with asking(original.source()) as (queries, session):
+        queries._malformed = bad.append
+        found = await queries.rows_from(session, 1, 10)
+    assert [(r.message, r.ts) for r in found] == [("before", MICROS), ("none", 0), ("after", MICROS)]
+    assert bad == ["ts_invalid"]
+
+
+TEXTS = {
+    "emoji": "🚀 семь 七 e\u0301 \u200f\U0010ffff",
+    "nul": "a\0b\0",
+    "controls": "\x01\t\r\n\x7f\u2028",
+    "sql": "'; DROP TABLE log_events; -- \\' \" % %s ? {}",
+    "spaces": "  x  ",
+    "empty": "",
+}
+
+
+async def test_every_text_comes_unchanged(original):
+    def attrs(text: str) -> str:
+        return json.dumps({"text": text}, ensure_ascii=False)
+
+    for name, text in TEXTS.items():
+        await original.job(name, metadata=attrs(text), error_message=text, operation=text, external_job_id=text)
+        await original.insert("job_steps", job_id=name, name=text, seq=1, started_at=STAMP, error_message=text)
+        await original.log(text, attrs=attrs(text), external_job_id=text)
+    found = await rows(original)
+    assert [(r.message, r.attrs, r.external_job_id) for r in found] == [(t, attrs(t), t) for t in TEXTS.values()]
+    async with asking(original.source()) as (queries, session):
+        readings = await read_readings(queries, session, 1, list(TEXTS))
+        for name, text in TEXTS.items():
+            assert name in [r.job_id for r in await queries.jobs_with(session, "external_job_id", text)]
+    for text, reading in zip(TEXTS.values(), readings, strict=True):
+        record, (step,) = reading.record, reading.steps or ()
+        assert record is not None
+        assert (record.metadata, record.error_message, record.operation) == (attrs(text), text, text)
+        assert (step.name, step.error_message) == (text, text)
+
+
+async def test_half_a_surrogate_spoils_its_own_text_alone(original):
+    """MariaDB takes ED A0 80 for utf8mb4, which no decoder of Python does."""
+    half = "CAST(X'61EDA08062' AS TEXT)" if not original.shows_dirty else "CONVERT(X'61EDA08062' USING utf8mb4)"
+    await original.log("before")
+    await original.run(f"INSERT INTO log_events (level, message, ts) VALUES ('INFO', {half}, '{STORED_WHOLE}')")
+    await original.log("after")
+    before, spoilt, after = await rows(original)
+    assert (before.message, after.message) == ("before", "after")
+    assert (spoilt.message[0], spoilt.message[-1], set(spoilt.message[1:-1])) == ("a", "b", {"\ufffd"})
+
+
+async def test_blobs_are_read_as_the_text_they_hold(original):
+    if original.shows_dirty:
+        await original.run("ALTER TABLE log_events MODIFY message BLOB NOT NULL, MODIFY attrs LONGBLOB")
+        await original.run("ALTER TABLE job_tracking MODIFY metadata LONGBLOB, MODIFY error_message BLOB")
+    attrs = '{"job_id":"u1","text":"ü"}'.encode()
+    await original.job("u1")
+    await original.log("x")
+    await original.run(f"UPDATE job_tracking SET metadata = X'{attrs.hex()}', error_message = X'62726f6b656e20ff'")
+    await original.run(f"UPDATE log_events SET attrs = X'{attrs.hex()}', message = X'636166c3a920ff'")
+    (row,) = await rows(original)
+    assert (row.message, row.attrs) == ("café \ufffd", attrs.decode())
+    async with asking(original.source()) as (queries, session):
+        (reading,) = await read_readings(queries, session, 1, ["u1"])
+        assert reading.record is not None
+        assert (reading.record.metadata, reading.record.error_message) == (attrs.decode(), "broken \ufffd")
+
+
+async def test_attrs_of_four_megabytes_stay_where_they_are(original):
+    around = '{"job_id":"u1"}'
+    await original.log("before", attrs=around)
+    await original.log("huge", attrs=json.dumps({"job_id": "u1", "dump": "x" * (4 << 20)}))
+    await original.log("after", attrs=around)
+    assert [r.attrs for r in await rows(original)] == [around, joblog.TOO_LONG, around]
+
+
+async def test_a_text_column_of_another_character_set_is_read_the_same(mariadb_original):
+    original = mariadb_original
+    await original.run("ALTER TABLE log_events MODIFY message TEXT CHARACTER SET latin1 NOT NULL")
+    await original.log("Größe ½")
+    assert [r.message for r in await rows(original)] == ["Größe ½"]
+
+
+async def test_the_first_row_since_a_moment_is_found_though_ids_have_holes(original):
+    stamps = [f"2026-03-01 10:{m:02}:00.000000" for m in range(0, 40, 2)]
+    ids = [await original.insert("log_events", id=7 * n + 3, level="INFO", message="x", ts=t) for n, t in
+           enumerate(stamps)]  # fmt: skip
+    async with asking(original.source()) as (queries, session):
+        assert await queries.last_id(session) == 7 * 19 + 3
+        assert await queries.first_since(session, 0) <= 3
+        for number in (1, 9, 19):
+            first = await queries.first_since(session, micros(stamps[number]))
+            assert 7 * (number - 1) + 3 < first <= 7 * number + 3, ids
+        assert await queries.first_since(session, micros("2026-03-02 00:00:00")) == 7 * 19 + 4
+
+
+async def test_the_clock_is_that_of_utc_columns(original):
+    async with asking(original.source()) as (queries, session):
+        then, earlier = await queries.clock(session, 0), await queries.clock(session, 3600)
+        assert abs(micros(then) / SECOND - time.time()) < 5
+        assert abs(micros(then) - micros(earlier) - 3600 * SECOND) <= 2 * SECOND
+        await original.job("old", started_at=(datetime.now(UTC) - timedelta(hours=2)).strftime("%Y-%m-%d %H:%M:%S"))
+        await original.job("new", started_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S"))
+        assert await queries.ids_since(session, "started_at", earlier) == {"new"}
+
+
+async def test_the_next_id_is_known_and_starts_again_after_a_truncate(original):
+    source = original.source()
+    session = await source.open()
+    for number in range(1, 4):
+        assert await original.log("x") == number
+    assert (await source.reset_signs(session))[0] == 4
+    await original.truncate_log()
+    assert (await source.reset_signs(session))[0] in (0, 1)
+    await original.log("first again")
+    assert (await source.reset_signs(session))[0] == 2
+    await session.close()
+
+
+async def test_the_zone_of_a_server_that_is_here_is_ours_and_another_is_its_offset(mariadb_original):
+    source = mariadb_original.source(zone=None)
+    session = await source.open()
+    try:
+        assert (await source.zone(session)).name == ("host" if zones.host_offset() == 0 else "UTC+0")
+        await mariadb_original.run("SET GLOBAL time_zone = '+05:30'")
+        assert (await source.zone(session)).name == "UTC+5.5"
+        assert (await source.zone(session)).utc(MICROS) == MICROS - 19_800 * SECOND
+    finally:
+        await mariadb_original.run("SET GLOBAL time_zone = '+00:00'")
+        await session.close()

@@ -1,0 +1,259 @@
+"""A session on MariaDB: what the server says of it, what it cannot do, and how every call on it ends in time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from correlator.errors import SourceUnavailable
+from correlator.sources.mariadb import Address, MariaDBDatabase, MariaDBSession
+from tests.servers import eventually, free_port
+
+HOSTILE = {
+    "autocommit": "OFF",
+    "sql_mode": "'ANSI_QUOTES,NO_BACKSLASH_ESCAPES,STRICT_ALL_TABLES'",
+    "max_statement_time": "0",
+    "time_zone": "'-03:00'",
+    "init_connect": "'SET autocommit = 0, sql_mode = \"ANSI_QUOTES\"'",
+}
+"""Globals that a session of ours must not be led by; init_connect is run for whoever has no privileges.
+
+The isolation is REPEATABLE READ by default, under which a tail sees nothing new.
+"""
+
+
+@pytest.fixture
+async def hostile(mariadb_original):
+    """An appliance on a server with other ideas."""
+    before = {name: (await mariadb_original.run(f"SELECT @@global.{name}"))[0][0] for name in HOSTILE}
+    try:
+        for name, value in HOSTILE.items():
+            await mariadb_original.run(f"SET GLOBAL {name} = {value}")
+        yield mariadb_original
+    finally:
+        for name, value in before.items():
+            await mariadb_original.run(f"SET GLOBAL {name} = %s", value)
+
+
+@pytest.mark.parametrize("dirty", [False, True], ids=["clean", "dirty"])
+async def test_the_server_says_that_a_session_is_as_we_want_it_whatever_its_globals_are(hostile, dirty):
+    session = await hostile.source(query_timeout=4.0).open(dirty=dirty)
+    (found,) = await session.query(
+        "SELECT @@autocommit, @@tx_isolation, @@tx_read_only, @@max_statement_time, @@sql_mode, @@time_zone,"
+        " @@character_set_results, @@global.tx_isolation"
+    )
+    level = "READ-UNCOMMITTED" if dirty else "READ-COMMITTED"
+    assert found == (1, level, 1, 3.6, "", "+00:00", "utf8mb4", "REPEATABLE-READ")
+    await session.close()
+
+
+async def test_a_session_that_does_not_stay_as_it_was_set_is_refused(mariadb_original, monkeypatch):
+    asked = MariaDBSession.query
+
+    async def lossy(self, sql, args=()):
+        # As behind a proxy that keeps what a session sets to itself.
+        return () if "ISOLATION LEVEL" in sql else await asked(self, sql, args)
+
+    monkeypatch.setattr(MariaDBSession, "query", lossy)
+    with pytest.raises(SourceUnavailable, match=r"sessions do not stay as they are set: .*REPEATABLE-READ"):
+        await mariadb_original.source().open()
+
+
+@pytest.mark.parametrize("dirty", [False, True], ids=["clean", "dirty"])
+async def test_a_session_cannot_write_even_where_its_account_may(mariadb_original, dirty):
+    tables = mariadb_original.tables
+    root = Address(port=tables.server.port, database=tables.name, user="root")
+    session = await mariadb_original.source(address=root).open(dirty=dirty)
+    with pytest.raises(SourceUnavailable, match="READ ONLY transaction"):
+        await session.query("INSERT INTO log_events (level, message) VALUES ('INFO', 'x')")
+    assert await mariadb_original.run("SELECT COUNT(*) FROM log_events") == ((0,),)
+
+
+async def test_each_question_sees_what_was_committed_until_then_and_only_dirty_ones_see_more(mariadb_original):
+    source = mariadb_original.source()
+    clean, dirty = await source.open(), await source.open(dirty=True)
+    count = "SELECT COUNT(*) FROM log_events"
+
+    async def seen() -> tuple[int, int]:
+        return (await clean.query(count))[0][0], (await dirty.query(count))[0][0]
+
+    assert await seen() == (0, 0)
+    await mariadb_original.log("one")
+    assert await seen() == (1, 1)
+    async with mariadb_original.transaction() as transaction:
+        await transaction.log("two")
+        assert await seen() == (1, 2)
+        await transaction.rollback()
+        assert await seen() == (1, 1)
+        await transaction.log("three")
+        await transaction.commit()
+        assert await seen() == (2, 2)
+    await clean.close()
+    await dirty.close()
+
+
+async def test_a_statement_that_takes_too_long_is_ended_by_the_server(mariadb_original):
+    session = await mariadb_original.source(query_timeout=0.8).open()
+    began = time.monotonic()
+    with pytest.raises(SourceUnavailable, match="max_statement_time exceeded"):
+        await session.query("SELECT SLEEP(5)")
+    assert time.monotonic() - began < 0.8
+
+
+async def connections(original) -> int:
+    ((count,),) = await original.run(
+        "SELECT COUNT(*) FROM information_schema.processlist WHERE user = 'correlator' AND db = %s",
+        original.tables.name,
+    )
+    return int(count)
+
+
+async def test_a_cancelled_question_closes_its_connection_which_is_never_used_again(mariadb_original):
+    session = await mariadb_original.source(query_timeout=0.6).open()
+    assert await connections(mariadb_original) == 1
+    asked = asyncio.create_task(session.query("SELECT SLEEP(5), 'the answer of another question'"))
+    await eventually(lambda: sleeping(mariadb_original))
+    asked.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asked
+    with pytest.raises(SourceUnavailable, match="closed"):
+        await session.query("SELECT 1")
+    await eventually(lambda: gone(mariadb_original), within=3)
+
+
+async def sleeping(original) -> bool:
+    found = await original.run(
+        "SELECT 1 FROM information_schema.processlist WHERE db = %s AND info LIKE 'SELECT SLEEP%%'",
+        original.tables.name,
+    )
+    return bool(found)
+
+
+async def gone(original) -> bool:
+    return await connections(original) == 0
+
+
+async def test_questions_asked_at_once_on_one_session_get_their_own_answers(mariadb_original):
+    session = await mariadb_original.source().open()
+    answers = await asyncio.gather(*(session.query(f"SELECT {n}, SLEEP(0.001)") for n in range(30)))
+    assert [a[0][0] for a in answers] == list(range(30))
+    await session.close()
+
+
+@pytest.mark.filterwarnings("error")
+async def test_a_frozen_server_fails_every_call_within_its_deadline(own_mariadb, driver):
+    tables = await own_mariadb.create_schema()
+    address = Address(port=own_mariadb.port, database=tables.name)
+    source = MariaDBDatabase(address, driver=driver, connect_timeout=0.3, query_timeout=0.4)
+    session = await source.open()
+    own_mariadb.pause()
+    began = time.monotonic()
+    first, second, opened = await asyncio.gather(
+        session.query("SELECT 1"), session.query("SELECT 2"), source.open(), return_exceptions=True
+    )
+    assert time.monotonic() - began < 1.0
+    for failed in (first, second, opened):
+        assert isinstance(failed, SourceUnavailable), failed
+    assert "no answer within 0.4 s" in str(first)
+    assert "no connection within 0.3 s" in str(opened)
+    own_mariadb.resume()
+    fresh = await source.open()
+    assert await fresh.query("SELECT 3") == [(3,)]
+    await fresh.close()
+
+
+@contextlib.asynccontextmanager
+async def passing(port: int, count: int, *, hangs_up: bool) -> AsyncIterator[int]:
+    """The port of a peer in between, which passes `count` bytes of the server on and then hangs up, or is silent."""
+    over = asyncio.Event()
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answers, questions = await asyncio.open_connection("127.0.0.1", port)
+
+        async def upstream() -> None:
+            with contextlib.suppress(OSError):
+                while piece := await reader.read(4096):
+                    questions.write(piece)
+
+        task = asyncio.create_task(upstream())
+        left = count
+        while left > 0 and (piece := await answers.read(left)):
+            writer.write(piece)
+            left -= len(piece)
+        if not hangs_up:
+            await over.wait()
+        task.cancel()
+        questions.close()
+        writer.close()
+
+    async with await asyncio.start_server(pass_on, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1]
+        over.set()
+
+
+@pytest.mark.parametrize("hangs_up", [True, False], ids=["cut", "silent"])
+async def test_a_connection_that_breaks_anywhere_while_it_is_made_fails_in_time_and_leaves_nothing(
+    mariadb_original, hangs_up
+):
+    tables = mariadb_original.tables
+
+    async def ask_on(port: int) -> None:
+        address = Address(port=port, database=tables.name)
+        session = await mariadb_original.source(address=address, connect_timeout=0.2, query_timeout=0.2).open()
+        while True:
+            await session.query("SELECT 1")
+
+    for count in (0, 60, 100, 150, 1000):
+        began = time.monotonic()
+        async with passing(tables.server.port, count, hangs_up=hangs_up) as port:
+            with pytest.raises(SourceUnavailable):
+                await ask_on(port)
+            assert time.monotonic() - began < 1.0, count
+    await eventually(lambda: gone(mariadb_original))
+
+
+WRONG = (
+    ({"password": "s3cret"}, r"Access denied for user 'correlator'.*\(1045\)"),
+    ({"user": "nobody"}, r"Access denied for user 'nobody'.*\(1045\)"),
+    ({"database": "nowhere"}, r"Access denied .* 'nowhere' \(1044\)"),
+    ({"user": "root", "database": "nowhere"}, r"Unknown database 'nowhere' \(1049\)"),
+    ({"unix_socket": "/nowhere/socket"}, r"/nowhere/socket.*No such file or directory"),
+)
+
+
+async def test_what_is_wrong_with_an_address_is_said_without_its_password(mariadb_original):
+    tables = mariadb_original.tables
+    for wrong, says in WRONG:
+        address = Address(**{"port": tables.server.port, "database": tables.name, **wrong})
+        with pytest.raises(SourceUnavailable, match=says) as failed:
+            await mariadb_original.source(address=address).open()
+        assert "s3cret" not in str(failed.value) + repr(address)
+
+
+async def test_nobody_at_the_port_is_said_at_once(driver):
+    began = time.monotonic()
+    with pytest.raises(SourceUnavailable, match=r"[Cc]onnect call failed"):
+        await MariaDBDatabase(Address(port=free_port()), driver=driver).open()
+    assert time.monotonic() - began < 2
+
+
+async def test_a_unix_socket_leads_to_the_server(mariadb_original):
+    tables = mariadb_original.tables
+    address = Address(port=1, database=tables.name, unix_socket=str(tables.server.socket))
+    session = await mariadb_original.source(address=address).open()
+    assert await session.query("SELECT USER()") == [("correlator@localhost",)]
+    await session.close()
+
+
+async def test_a_table_that_is_not_granted_is_as_one_that_is_not_there(mariadb_original):
+    name = mariadb_original.tables.name
+    await mariadb_original.run(f"REVOKE SELECT ON `{name}`.failover_jobs FROM correlator@'%'")
+    source = mariadb_original.source()
+    session = await source.open()
+    assert (await source.schema(session)).missing() == ["failover_jobs"]
+    await session.close()
+    await mariadb_original.run(f"GRANT SELECT ON `{name}`.failover_jobs TO correlator@'%'")
