@@ -50,7 +50,14 @@ class CheckpointInUse(CorrelatorError):
 
 
 class BadRequest(CorrelatorError):
-    """A request or frame that cannot be understood; the message is the `detail` its sender gets."""
+    """A request or frame that cannot be understood; the message is the `detail` its sender gets.
+
+    `sub`: the subscription that a websocket message was about, where it can be told.
+    """
+
+    def __init__(self, detail: str, sub: int | None = None) -> None:
+        super().__init__(detail)
+        self.sub = sub
 
 
 class NotFound(CorrelatorError):

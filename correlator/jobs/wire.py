@@ -21,6 +21,9 @@ MAX_MICROS = 253_402_300_799_999_999
 """9999-12-31T23:59:59.999999Z, the last time that RFC 3339 can write."""
 
 
+MAX_NESTED = 64
+"""Levels of a job's metadata that are shown; JSON columns of MariaDB itself end at 32."""
+
 MAX_DEPTH = 200
 """Levels of a value that are written; the encoder itself ends at 254, the parser much later."""
 
@@ -84,10 +87,26 @@ def document(shown: Shown, *, steps: bool = True) -> shapes.Document:
         "last_message": None if last is None else {"level": last.level, "text": last.text, "at": rfc3339(last.at)},
         "warnings": view.warnings,
         "errors": view.errors,
-        "metadata": joblog.metadata_object(view.metadata) or {},
+        "metadata": _metadata(view.metadata),
         "source": view.source,
         "rev": shown.rev,
     }
+
+
+def _metadata(text: str | None) -> dict[str, Any]:
+    """As parsed, down to `MAX_NESTED` levels: whoever walks a document need not fear for its depth."""
+    value = joblog.metadata_object(text) or {}
+    if text is not None and text.count("{") + text.count("[") > MAX_NESTED:
+        value = _cut(value, MAX_NESTED)
+    return value
+
+
+def _cut(value: Any, levels: int) -> Any:
+    if isinstance(value, dict):
+        return {k: _cut(v, levels - 1) for k, v in value.items()} if levels else None
+    if isinstance(value, list):
+        return [_cut(v, levels - 1) for v in value] if levels else None
+    return value
 
 
 def current_step(view: View) -> str | None:

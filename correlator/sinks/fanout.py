@@ -334,8 +334,10 @@ class Fanout:
         """The reader's backlog if it lags; it is told everything up to `seq`."""
         behind = self._behind.get(reader)
         if behind is None:
-            waiting, outbox = reader.waiting(), self._out.get(reader)
-            if waiting + (outbox.size if outbox is not None else 0) > LAGGING_OVER:
+            outbox = self._out.get(reader)
+            if outbox is not None and outbox.size > LAGGING_OVER:
+                reader.write(reader.framing(self._out.pop(reader).messages))
+            if (waiting := reader.waiting()) > LAGGING_OVER:
                 behind = self._behind[reader] = Backlog(seq, waiting=waiting, progressed=self._clock())
         return behind
 
@@ -347,7 +349,7 @@ class Fanout:
 
     def look(self, reader: Reader) -> None:
         """See how far one reader is, and go on with it."""
-        behind = self._lag(reader, self._hub.seq)
+        behind = self._lag(reader, self._hub.seq) if reader in self._subs else None
         if behind is None:
             return
         now, waiting = self._clock(), reader.waiting()

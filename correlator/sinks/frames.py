@@ -53,18 +53,44 @@ class Ping(Struct, tag_field="type", tag="ping", frozen=True):
 Said: TypeAlias = Hello | Subscribe | Unsubscribe | Get | Ping
 
 _DECODER = msgspec.json.Decoder(Said)
-_MANY = msgspec.json.Decoder(list[Said])
+_MANY = msgspec.json.Decoder(list[msgspec.Raw])
 
 
-def decode(text: str | bytes) -> list[Said]:
-    """The messages of a frame: one, or an array of them. Raises `BadRequest` with what was wrong."""
+def decode(text: str | bytes) -> list[Said | BadRequest]:
+    """The messages of a frame: one, or an array of them; in place of each that cannot be understood, what is wrong.
+
+    Raises `BadRequest` where the frame itself is no JSON.
+    """
     raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    if raw.lstrip()[:1] != b"[":
+        return [_message(raw)]
     try:
-        return _MANY.decode(raw) if raw.lstrip()[:1] == b"[" else [_DECODER.decode(raw)]
-    except msgspec.ValidationError as error:
-        raise BadRequest(f"{error}; known types are hello, subscribe, unsubscribe, get and ping") from error
+        return [_message(bytes(one)) for one in _MANY.decode(raw)]
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise BadRequest(f"a frame is a JSON object, or an array of them: {error}") from error
+
+
+def _message(raw: bytes) -> Said | BadRequest:
+    try:
+        said: Said = _DECODER.decode(raw)
+    except msgspec.ValidationError as error:
+        known = "known types are hello, subscribe, unsubscribe, get and ping"
+        return BadRequest(f"{error}; {known}", _subscription(raw))
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        return BadRequest(f"a frame is a JSON object, or an array of them: {error}")
+    return said
+
+
+def _subscription(raw: bytes) -> int | None:
+    """The subscription that a message is about which cannot be understood as a whole."""
+    try:
+        return msgspec.json.decode(raw, type=_About).id
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None
+
+
+class _About(Struct):
+    id: int | None = None
 
 
 def text_frame(payload: bytes) -> bytes:

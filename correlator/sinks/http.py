@@ -33,6 +33,8 @@ from correlator.sinks.websocket import Websockets
 
 log = logging.getLogger(__name__)
 
+TICKET_PATH = "/api/v1/ticket"
+
 OPEN_PATHS = ("/health/live", "/health/ready")
 """Nobody is asked for a token here; a load balancer has none, nor our name."""
 
@@ -40,7 +42,7 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data:;"
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:;"
         " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
 }
@@ -87,7 +89,7 @@ class HttpSink:
                 *Compatible(hub).routes(),
                 web.get("/ws", sockets.handle, allow_head=False),
                 web.get("/api/v1/stream", events.handle, allow_head=False),
-                web.post("/api/v1/ticket", self._ticket),
+                web.post(TICKET_PATH, self._ticket),
                 web.get("/health/live", self._live),
                 web.get("/health/ready", partial(self._ready, hub)),
                 web.get("/metrics", partial(self._metrics, hub, streams)),
@@ -138,19 +140,20 @@ class HttpSink:
     def _refusal(self, request: web.Request) -> web.Response | None:  # noqa: PLR0911 - a list of reasons
         """Why the request may not come in, if it may not. The websocket answers for itself, with close codes."""
         path, access = request.path, self._access
+        host_allowed = path in OPEN_PATHS or access.host_allowed(request.headers.get("Host"))
+        if host_allowed and request.method == "OPTIONS" and access.origin_listed(request.headers.get("Origin", "")):
+            return web.Response(status=HTTPStatus.NO_CONTENT)
         if path in OPEN_PATHS:
             return None
-        if not access.host_allowed(request.headers.get("Host")):
+        if not host_allowed:
             return problem(
                 HTTPStatus.FORBIDDEN, "this Host is not served here: add its name to http.allowed_hosts if it is yours"
             )
         if path in self._static.paths or path == "/ws":
             return None
-        if request.method == "OPTIONS" and access.origin_listed(request.headers.get("Origin", "")):
-            return web.Response(status=HTTPStatus.NO_CONTENT)
         if request.method not in ("GET", "HEAD") and not access.origin_allowed(request):
             return problem(HTTPStatus.FORBIDDEN, "this origin is not in http.allowed_origins")
-        if access.authorised(request):
+        if access.authorised(request, tickets=path != TICKET_PATH):  # else one ticket would make the next, for ever
             return None
         return problem(
             HTTPStatus.UNAUTHORIZED,

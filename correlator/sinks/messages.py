@@ -32,5 +32,8 @@ class Reader(Protocol):
     def waiting(self) -> int:
         """Bytes that its transport has not got rid of yet."""
 
+    def synced(self) -> None:
+        """What it is told from now on is a position that it may come back with."""
+
     def give_up(self) -> None:
         """It is too slow: end it."""

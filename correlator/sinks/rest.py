@@ -17,6 +17,7 @@ from correlator.errors import BadRequest, NotFound, SourceUnavailable
 from correlator.hub import Hub, JobNames, JobQuery
 from correlator.jobs import wire
 from correlator.jobs.model import LEVELS, Level, Micros, Shown, Status
+from correlator.sinks.problems import RETRY_AFTER, problem
 
 MAX_WAIT = 60
 MAX_LIMIT = 500
@@ -61,6 +62,8 @@ class Rest:
                     await self._hub.changed(name, left)
                     found = self._hub.find_now(name)
         if found is None:
+            if wait and self._hub.draining:
+                return problem(HTTPStatus.SERVICE_UNAVAILABLE, "the correlator restarts: ask again", RETRY_AFTER)
             raise NotFound(f"no job is known by {name!r}")
         shown = found[0]
         while rev is not None and shown.rev == rev and (left := until - loop.time()) > 0 and not self._hub.draining:

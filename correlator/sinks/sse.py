@@ -36,13 +36,17 @@ _STATUSES: Final = frozenset(s.value for s in Status if s is not Status.SKIPPED)
 
 
 class EventReader:
-    """One stream, as the fan-out sees it. `framing` is shared by the streams of one run of the daemon."""
+    """One stream, as the fan-out sees it.
+
+    `positions`: the framing that tells them, shared by all streams; it holds once the snapshot is complete.
+    """
 
     transport: ClassVar[str] = "sse"
 
-    def __init__(self, transport: asyncio.Transport | None, framing: Framing) -> None:
+    def __init__(self, transport: asyncio.Transport | None, positions: Framing) -> None:
         self._transport = transport
-        self.framing = framing
+        self._positions = positions
+        self.framing: Framing = _without_positions
         self.over = asyncio.Event()
 
     def write(self, framed: bytes) -> None:
@@ -53,6 +57,9 @@ class EventReader:
         if self._transport is None or self._transport.is_closing():
             return 0
         return self._transport.get_write_buffer_size()
+
+    def synced(self) -> None:
+        self.framing = self._positions
 
     def give_up(self) -> None:
         metrics.READERS_CLOSED.labels("slow").inc()
@@ -136,6 +143,10 @@ class EventStreams:
             },
         )
         await self._streams.subscribe(reader, SUB, wanted, level, resume=resume, back=bool(last))
+
+
+def _without_positions(messages: Sequence[Message], /) -> bytes:
+    return b"".join(b"data: %b\n\n" % m.body for m in messages)
 
 
 def _wanted(request: web.Request) -> Filter:

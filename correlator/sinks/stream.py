@@ -9,11 +9,12 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from typing import Any
 
 from msgspec import Struct
 
+from correlator.backoff import Backoff
 from correlator.errors import SourceUnavailable
 from correlator.hub import Hub
 from correlator.jobs import wire
@@ -103,7 +104,7 @@ class Streams:
         `back`: the reader believes that it has something already; where it cannot be told what it missed, it is told
         that all comes anew.
         """
-        archived = await self._look_up(wanted.jobs or ())
+        archived, unasked = await self._look_up(wanted.jobs or ())
         if not self.fanout.knows(reader):
             return  # it left, or was given up, while the database was asked
         index = self._hub.index
@@ -124,6 +125,8 @@ class Streams:
             self._hub.hold(name)
         step = self._replay(reader, sub, unknown) if missed is not None else self._snapshot(reader, sub, unknown, extra)
         self._begin(reader, sub, step)
+        if unasked:
+            self._start(reader, self._keep_asking(reader, sub, unasked))
 
     def unsubscribe(self, reader: Reader, sub_id: int) -> bool:
         self._release(reader, sub_id)
@@ -132,8 +135,9 @@ class Streams:
     async def put(self, reader: Reader, name: str) -> bool:
         """Send the job that `name` names, whole; False where there is none. Raises `SourceUnavailable`."""
         known = await self._hub.find(name)
-        if known is None:
-            return False
+        await self._room(reader)
+        if known is None or not self.fanout.knows(reader):
+            return known is not None
         shown, seq = known[0], self.fanout.position(reader)
         subs = [s.id for s in self.fanout.subs(reader).values() if shown.job_id in s.group.members]
         body = wire.put(subs, seq, shown, wire.encode(wire.document(shown)))
@@ -143,22 +147,50 @@ class Streams:
     def _missed(self, resume: Resume) -> list[Change] | None:
         return self._hub.changes_since(resume.seq)
 
-    async def _look_up(self, names: Iterable[str]) -> dict[str, Shown]:
-        """What the database knows of names that memory does not; what is recent goes to memory by this."""
+    async def _look_up(self, names: Iterable[str]) -> tuple[dict[str, Shown], list[str]]:
+        """What the database knows of names that memory does not, and the names that it could not be asked in time.
+
+        What is recent goes to memory by this.
+        """
         found: dict[str, Shown] = {}
-        missing = [n for n in dict.fromkeys(names) if self._hub.index.resolve(n) is None]
+        missing = [n for n in sorted(names) if self._hub.index.resolve(n) is None]
+        asked = 0
         with contextlib.suppress(TimeoutError, SourceUnavailable):
             async with asyncio.timeout(LOOK_UP_WITHIN):
                 for name in missing:
                     if (known := await self._hub.find(name)) is not None:
                         found[name] = known[0]
-        return found
+                    asked += 1
+        return found, missing[asked:]
+
+    async def _keep_asking(self, reader: Reader, sub: Sub, names: list[str]) -> None:
+        """Ask on for the rest, also when the database comes back; what is found is put, as if it had just appeared."""
+        backoff = Backoff(0.5, 2.0, 10.0)
+        while names and self._is_current(reader, sub):
+            name = names[0]
+            try:
+                known = await self._hub.find(name)
+            except SourceUnavailable:
+                await asyncio.sleep(backoff.next())
+                continue
+            names.pop(0)
+            await self._room(reader)
+            if known is None or not self._is_current(reader, sub) or self._hub.index.resolve(name) is not None:
+                continue  # what is in memory comes by itself
+            if sub.group.filter.query.matches(known[0]):
+                seq = self.fanout.position(reader)
+                body = wire.put([sub.id], seq, known[0], wire.encode(wire.document(known[0])))
+                self.fanout.send(reader, [Message(body, seq)])
 
     def _begin(self, reader: Reader, sub: Sub, step: Iterator[None]) -> None:
         """Take the first step at once, so that a snapshot comes before any change; the rest as the reader takes it."""
-        if not self.fanout.lags(reader) and next(step, self) is self:
+        if not self.fanout.lags(reader) and reader.waiting() <= LAGGING_OVER and next(step, self) is self:
             return
-        task = asyncio.create_task(self._go_on(reader, sub, step))
+        self._start(reader, self._go_on(reader, sub, step))
+
+    def _start(self, reader: Reader, work: Coroutine[Any, Any, None]) -> None:
+        """Work on behalf of a reader, which ends with it."""
+        task = asyncio.create_task(work)
         self._sending[reader].add(task)
         task.add_done_callback(lambda t: self._sending.get(reader, set()).discard(t))
 
@@ -219,6 +251,8 @@ class Streams:
     def _synced(self, reader: Reader, sub: Sub, count: int, unknown: list[str]) -> None:
         held = [n for n in unknown if self._hub.index.resolve(n) is None]
         seq = self._hub.seq
+        self.fanout.flush()
+        reader.synced()
         self.say(reader, {"type": "synced", "sub": sub.id, "seq": seq, "count": count, "unknown": held}, seq)
         self.fanout.send(reader, [self._status()])
 
@@ -229,7 +263,7 @@ class Streams:
     async def _room(self, reader: Reader) -> None:
         """Wait until the reader takes more, and is owed nothing: then the position now is true for it."""
         await asyncio.sleep(0)
-        while reader.waiting() > LAGGING_OVER or self.fanout.lags(reader):
+        while self.fanout.knows(reader) and (reader.waiting() > LAGGING_OVER or self.fanout.lags(reader)):
             await asyncio.sleep(0.01)
             self.fanout.look(reader)
 

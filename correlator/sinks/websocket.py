@@ -21,6 +21,7 @@ from correlator.errors import BadRequest, SourceUnavailable
 from correlator.hub import Hub, JobQuery
 from correlator.jobs import wire
 from correlator.sinks.access import Pace
+from correlator.sinks.fanout import LAGGING_OVER
 from correlator.sinks.filters import Filter
 from correlator.sinks.frames import (
     MAX_FRAME,
@@ -58,7 +59,11 @@ SLOW_CLOSE_WITHIN = 120.0
 
 MAX_BURST = 1000
 MAX_RATE = 200.0
-"""Messages that a client may send at once, and a second."""
+"""Messages that a client may send at once, and a second; pings and pongs are some."""
+
+MAX_SUBSCRIBES = 200
+SUBSCRIBE_RATE = 20.0
+"""The same of subscribes: each looks at every job."""
 
 MAX_BAD_FRAMES = 3
 LOOK_UP_WITHIN = 2.0
@@ -103,10 +108,12 @@ class SocketReader:
         """Its ending: that goes on when the talk is over."""
         self.heard = self.pinged = time.monotonic()
         self.ready = False
+        self.closing = False
+        """It has had its close frame: nothing may follow that (RFC 6455, 5.5.1)."""
         self.resume: Resume | None = None
 
     def write(self, framed: bytes) -> None:
-        if self._transport is not None and not self._transport.is_closing():
+        if not self.closing and self._transport is not None and not self._transport.is_closing():
             self._transport.write(framed)
 
     def waiting(self) -> int:
@@ -118,6 +125,7 @@ class SocketReader:
         """Too slow: it is told so behind what it has not read; where it never reads that, the socket goes."""
         metrics.READERS_CLOSED.labels("slow").inc()
         self.write(close_frame(TOO_SLOW, b"too slow"))
+        self.closing = True
         self._keep(self._linger())
 
     def ping(self, now: float) -> bool:
@@ -130,13 +138,19 @@ class SocketReader:
         return True
 
     def pong(self, payload: bytes) -> None:
-        self.write(pong_frame(payload))
+        """Not behind what it does not read: its next ping is answered."""
+        if self.waiting() <= LAGGING_OVER:
+            self.write(pong_frame(payload))
+
+    def synced(self) -> None:
+        """Nothing changes for it."""
 
     def abort(self) -> None:
         if self._transport is not None:
             self._transport.abort()
 
     def end(self, code: int, reason: bytes) -> None:
+        self.closing = True
         self._keep(self._end(code, reason))
 
     def _keep(self, ending: Coroutine[Any, Any, None]) -> None:
@@ -171,22 +185,25 @@ class Websockets:
         self._access = access
         self._streams = streams
         self._max_subscriptions = max_subscriptions
+        self._open: dict[SocketReader, None] = {}
+        """Also those that have not said hello."""
 
     async def run(self) -> None:
         """Find the readers that are gone without a word, for ever."""
         while True:
             await asyncio.sleep(1.0)
             now = time.monotonic()
-            for reader in [r for r in self._streams.fanout.readers if isinstance(r, SocketReader)]:
+            for reader in [r for r in self._open if r.ready and not r.closing]:
                 if not self._streams.fanout.lags(reader) and not reader.ping(now):
                     metrics.READERS_CLOSED.labels("gone").inc()
                     reader.abort()
 
     async def drain(self) -> None:
         """Tell everybody to come back, and close."""
-        readers = [r for r in self._streams.fanout.readers if isinstance(r, SocketReader)]
+        readers = [r for r in self._open if not r.closing]
         for reader in readers:
             self._streams.say(reader, {"type": "bye", "code": RESTART, "retry_ms": [0, 5000]})
+            self._streams.leave(reader)
             reader.end(RESTART, b"restart")
         for reader in readers:
             for task in list(reader.tasks):
@@ -197,6 +214,7 @@ class Websockets:
         ws = web.WebSocketResponse(compress=False, max_msg_size=MAX_FRAME, timeout=2.0, autoping=False)
         await ws.prepare(request)
         reader = SocketReader(request.transport, ws)
+        self._open[reader] = None
         try:
             with self._access.admitted(request) as admitted:
                 if self._hub.draining:
@@ -206,14 +224,18 @@ class Websockets:
                 await self._talk(request, reader)
         except Close as close:
             metrics.READERS_CLOSED.labels(str(close.code)).inc()
+            self._streams.leave(reader)
+            reader.closing = True
             await ws.close(code=close.code, message=close.reason)
         finally:
             self._streams.leave(reader)
+            self._open.pop(reader, None)
         return ws
 
     async def _talk(self, request: web.Request, reader: SocketReader) -> None:
         bad = 0
-        pace = Pace(MAX_BURST, MAX_RATE, asyncio.get_running_loop().time)
+        clock = asyncio.get_running_loop().time
+        pace, subscribes = Pace(MAX_BURST, MAX_RATE, clock), Pace(MAX_SUBSCRIBES, SUBSCRIBE_RATE, clock)
         authorised = self._access.authorised(request)
         deadline = asyncio.get_running_loop().time() + HELLO_WITHIN
         while True:
@@ -225,21 +247,40 @@ class Websockets:
             reader.heard = time.monotonic()
             if message.type is WSMsgType.PING:
                 reader.pong(message.data)
-                continue
-            if message.type is WSMsgType.PONG:
-                continue
-            if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
+            elif message.type not in (WSMsgType.PONG, WSMsgType.TEXT, WSMsgType.BINARY):
                 return
-            try:
-                for said in decode(message.data):
-                    if not pace.allows():
-                        raise Close(TOO_MANY, f"more than {MAX_RATE:g} messages a second")
-                    await self._answer(reader, said, authorised=authorised)
-            except BadRequest as error:
+            if reader.closing:
+                continue  # until it closes, or is let go
+            if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
+                if not pace.allows():
+                    raise Close(TOO_MANY, f"more than {MAX_RATE:g} messages a second")
+                continue
+            if not await self._take(reader, message.data, pace, subscribes, authorised=authorised):
                 bad += 1
-                self._error(reader, "bad_request", str(error), getattr(error, "sub", None))
                 if bad >= MAX_BAD_FRAMES:
-                    raise Close(BAD, "three bad frames") from None
+                    raise Close(BAD, "three bad frames")
+
+    async def _take(
+        self, reader: SocketReader, frame: str | bytes, pace: Pace, subscribes: Pace, *, authorised: bool
+    ) -> bool:
+        """Answer each message of a frame by itself; whether all of them could be understood."""
+        good = True
+        try:
+            messages = decode(frame)
+        except BadRequest as error:
+            messages = [error]
+        for said in messages:
+            if not pace.allows() or (isinstance(said, Subscribe) and not subscribes.allows()):
+                raise Close(TOO_MANY, f"more than {MAX_RATE:g} messages a second, or {SUBSCRIBE_RATE:g} subscribes")
+            try:
+                if isinstance(said, BadRequest):
+                    raise said
+                await self._answer(reader, said, authorised=authorised)
+            except BadRequest as error:
+                good = False
+                self._error(reader, "bad_request", str(error), error.sub)
+            await asyncio.sleep(0)  # the others' turn
+        return good
 
     async def _answer(self, reader: SocketReader, said: Said, *, authorised: bool) -> None:
         if isinstance(said, Hello):
@@ -250,7 +291,7 @@ class Websockets:
             await self._subscribe(reader, said)
         elif isinstance(said, Unsubscribe):
             if not self._streams.unsubscribe(reader, said.id):
-                raise BadRequest(f"there is no subscription {said.id}")
+                raise BadRequest(f"there is no subscription {said.id}", said.id)
         elif isinstance(said, Get):
             await self._get(reader, said.job_id)
         elif isinstance(said, Ping):

@@ -83,6 +83,7 @@ class Tail:
         now = time.monotonic()
         self.gaps.open = [Window(list(w), now, now, now + self.poll, self.poll) for w in cursor.holes if w]
         self._target = cursor.head
+        self._floor = 0  # what is above the cursor is news
         self.started = True
 
     async def begin(self, queries: Queries, rows: Session, since: Micros) -> None:

@@ -255,7 +255,7 @@ async def test_what_is_retained_is_what_the_index_says(mosquitto):
         world.learn(reading("new", "z", started=20))
         await holds(watcher, world)
         assert watcher.store[world.topics.status]["state"] == "online"
-        # It was told at the connect, and is only told again after 10 s. An ID that moves to a newer job takes a seq too.
+        # It was told at the connect, and is told again after 10 s only. An ID that moves to another job takes a seq.
         assert watcher.store[world.topics.index] == {"epoch": world.hub.epoch, "seq": 4, "count": 3}
         assert world.index.seq == 6
         await eventually(lambda: world.sink.describe()["pending"] == 0)

@@ -1,6 +1,7 @@
 """What a websocket client may say, and the bytes around what it is told (RFC 6455)."""
 
 import json
+import re
 
 import pytest
 from hypothesis import given
@@ -66,22 +67,44 @@ def test_a_null_resume_is_none():
     ids=lambda text: text[:40].encode("ascii", "backslashreplace").decode(),
 )
 def test_a_bad_frame_is_a_bad_request(text):
-    with pytest.raises(BadRequest):
-        decode(text)
+    assert wrong(text)
+
+
+def wrong(text):
+    """What is wrong with a frame."""
+    try:
+        return [said for said in decode(text) if isinstance(said, BadRequest)]
+    except BadRequest as error:
+        return [error]
+
+
+def test_of_several_messages_only_the_wrong_ones_are_refused():
+    said = decode('[{"type":"ping"},{"type":"shout"},{"type":"get","job_id":"j"}]')
+    assert [type(s) for s in said] == [Ping, BadRequest, Get]
+
+
+@pytest.mark.parametrize(
+    ("text", "sub"),
+    [
+        ('{"type":"subscribe","id":7,"status":["nonsense"]}', 7),
+        ('{"type":"subscribe","id":"7"}', None),
+        ('{"type":"subscribe"}', None),
+        ("{", None),
+    ],
+)
+def test_a_refusal_names_the_subscription_where_it_can(text, sub):
+    assert [error.sub for error in wrong(text)] == [sub]
 
 
 def test_a_bad_request_says_what_was_wrong_and_what_is_known():
-    with pytest.raises(BadRequest, match=r"shout.*hello, subscribe, unsubscribe, get and ping"):
-        decode('{"type":"shout"}')
+    (error,) = wrong('{"type":"shout"}')
+    assert re.search(r"shout.*hello, subscribe, unsubscribe, get and ping", str(error))
 
 
 @given(st.text(alphabet=st.characters()) | st.binary())
 def test_no_frame_raises_anything_else(raw):
-    try:
-        decode(raw)
-    except BadRequest:
-        return
-    assert json.loads(raw) is not None
+    if not wrong(raw):
+        assert json.loads(raw) is not None
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,22 @@ from typing import Any, ClassVar
 import pytest
 
 from correlator import hub
+from correlator.errors import SourceUnavailable
 from correlator.hub import Hub, JobQuery
 from correlator.jobs import wire
 from correlator.jobs.index import Index
-from correlator.jobs.model import LEVELS, Entry, JobRecord, Level, Reading, StepRecord
+from correlator.jobs.model import (
+    LEVELS,
+    Entry,
+    JobRecord,
+    Level,
+    Reading,
+    Resolved,
+    Shown,
+    Status,
+    StepRecord,
+    View,
+)
 from correlator.sinks import backlog, fanout, stream
 from correlator.sinks.filters import Filter
 from correlator.sinks.messages import Framing, Message
@@ -40,7 +52,7 @@ class Client:
         self.given_up = False
         self.messages: list[dict[str, Any]] = []
         self.jobs: dict[int, dict[str, Any]] = {}
-        self.synced: set[int] = set()
+        self.have: set[int] = set()
         self.unsynced: set[int] = set()
         self.position: tuple[str, int] | None = None
         self.epoch = ""
@@ -60,6 +72,8 @@ class Client:
 
     def give_up(self) -> None:
         self.given_up = True
+
+    def synced(self) -> None: ...
 
     def thaw(self) -> None:
         self.frozen = False
@@ -87,7 +101,7 @@ class Client:
             sub = message["sub"]
             if sub in self._fresh:
                 self.jobs[sub] = self._fresh.pop(sub)
-            self.synced.add(sub)
+            self.have.add(sub)
             self.unsynced.discard(sub)
         elif kind == "resync":
             self._fresh |= {sub: {} for sub in self.unsynced}
@@ -97,7 +111,7 @@ class Client:
             self.dropped += message["dropped"]
         elif kind == "log":
             self.lines += [(sub, message["event_id"]) for sub in message["sub"]]
-        if "seq" in message and kind != "welcome" and self.synced and not self.unsynced:
+        if "seq" in message and kind != "welcome" and self.have and not self.unsynced:
             self.position = (self.epoch, message["seq"])
 
     def _change(self, message: dict[str, Any]) -> None:
@@ -127,7 +141,7 @@ class Client:
     def reconnect(self) -> Client:
         """The same client on its next connection: with all that it remembers, and nothing that was on its way."""
         again = Client()
-        again.jobs = {sub: dict(jobs) for sub, jobs in self.jobs.items() if sub in self.synced}
+        again.jobs = {sub: dict(jobs) for sub, jobs in self.jobs.items() if sub in self.have}
         again.position, again.lines = self.position, self.lines
         return again
 
@@ -269,7 +283,7 @@ class Crowd:
             self.world.streams.fanout.flush()
             self.world.streams.unsubscribe(client, sub)
             client.jobs.pop(sub, None)
-            client.synced.discard(sub)
+            client.have.discard(sub)
             self.filters[client][sub] = self.world.filter()
             await self._subscribe(client, sub, None)
 
@@ -502,6 +516,7 @@ async def test_while_a_reader_lags_it_is_told_no_position_that_it_has_not_reache
     stage = Stage()
     await stage.subscribe()
     stage.job("a", error_message="x" * (fanout.LAGGING_OVER + 1))
+    stage.flush()
     stage.client.frozen = True
     stage.job("b", error_message="x" * (fanout.LAGGING_OVER + 1))
     stage.world.streams.fanout.flush()
@@ -575,6 +590,52 @@ async def test_a_position_before_the_ring_or_after_the_stream_is_a_gap(monkeypat
     stage.client.fresh(1)
     await stage.world.streams.subscribe(stage.client, 1, Filter(), None, resume=Resume(told.epoch, 6), back=True)
     assert [(m["type"], m.get("reason")) for m in stage.flush()[1:2]] == [("resync", "gap")]
+
+
+async def test_nobody_is_told_a_position_before_its_snapshot_is_complete(monkeypatch):
+    monkeypatch.setattr(stream, "CHUNK", 10)
+    stage = Stage()
+    for n in range(5):
+        stage.job(f"j{n}")
+    told: list[str] = []
+    monkeypatch.setattr(stage.client, "synced", lambda: told.append("synced"))
+    await stage.subscribe()
+    stage.job("j0", error_message="meanwhile")
+    stage.job("new")
+    stage.flush()
+    assert told == []
+    await settle(stage.world, [stage.client])
+    assert told == ["synced"]
+
+
+async def test_a_reader_that_was_given_up_is_not_given_up_again():
+    stage = Stage()
+    await stage.subscribe()
+    stage.client.frozen = True
+    stage.job(error_message="x" * (fanout.MUCH + 1))
+    stage.world.streams.leave(stage.client)
+    stage.client.write(b"x" * (fanout.MUCH + 1))
+    stage.world.streams.fanout.look(stage.client)
+    assert stage.world.streams.fanout.lagging == 0
+
+
+async def test_names_that_the_database_was_too_slow_for_are_asked_on_for(monkeypatch):
+    monkeypatch.setattr(stream, "LOOK_UP_WITHIN", 0.05)
+    stage = Stage()
+    old = Shown(View("old", Status.FAILED, external_ids=("e-old",)), 0, NOW)
+    away = [True]
+
+    async def find(name: str) -> tuple[Shown, Resolved] | None:
+        if away.pop() if away else False:
+            raise SourceUnavailable("away")
+        await asyncio.sleep(0.04)
+        return (old, Resolved("old", "external_id")) if name == "e-old" else None
+
+    monkeypatch.setattr(stage.world.hub, "find", find)
+    names = frozenset({"a", "b", "e-old"})
+    await stage.subscribe(1, Filter(jobs=names))
+    assert [m["unknown"] for m in stage.flush() if m["type"] == "synced"] == [["a", "b", "e-old"]]
+    await eventually(lambda: [m["job_id"] for m in stage.client.messages if m["type"] == "put"] == ["old"])
 
 
 async def test_who_was_in_another_run_is_told_so():

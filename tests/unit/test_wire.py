@@ -179,3 +179,12 @@ def test_an_event_has_exactly_the_members_of_the_protocol():
         "epoch": "epoch",
         "seq": 3,
     }
+
+
+def test_metadata_is_shown_down_to_a_bounded_depth_and_patched():
+    deep = '{"a":' * 1000 + "1" + "}" * 1000
+    shown = replace(SHOWN, view=replace(SHOWN.view, metadata=deep))
+    document = wire.document(shown)
+    assert wire.encode(document).count(b'{"a":') == wire.MAX_NESTED
+    assert wire.patch(document, wire.document(shown)) == {}
+    assert wire.patch(wire.document(SHOWN), document).keys() == {"metadata"}
