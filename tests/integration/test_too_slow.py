@@ -15,24 +15,10 @@ from correlator.hub import Hub
 from correlator.jobs.index import Index
 from correlator.jobs.model import JobRecord, Reading
 from correlator.sinks import fanout, websocket
-from correlator.sinks.access import Access
-from correlator.sinks.http import HttpSink, Listener
+from tests.listener import served
 from tests.servers import eventually
 
 NOW = time.time_ns() // 1000
-
-
-@contextlib.asynccontextmanager
-async def served(hub: Hub) -> AsyncIterator[str]:
-    ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    access = Access(listen_host="127.0.0.1", clock=time.monotonic)
-    sink = HttpSink(Listener("127.0.0.1", 0), access, retention=86_400.0, on_ready=ready.set_result)
-    task = asyncio.create_task(sink.run(hub))
-    try:
-        yield await ready
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 @contextlib.asynccontextmanager
