@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -139,7 +140,9 @@ async def test_an_odd_last_event_id_gets_a_snapshot(daemon: Daemon, appliance: A
 
 
 async def test_every_filter_means_what_it_means_on_the_websocket(daemon: Daemon, appliance: Appliance):
-    a = await shown(daemon, appliance, "gui-a", context_id="ctx-1", metadata='{"gui_job_id":"a, b/ü&c"}')
+    earlier = (datetime.now(UTC) - timedelta(seconds=10)).strftime("%Y-%m-%d %H:%M:%S")
+    metadata = '{"gui_job_id":"a, b/ü&c"}'
+    a = await shown(daemon, appliance, "gui-a", context_id="ctx-1", metadata=metadata, started_at=earlier)
     b = await shown(daemon, appliance, "gui-b", context_id="ctx-2", job_type="migration")
     c = await shown(daemon, appliance, "gui-c", context_id="ctx-1", status="pending")
     cases = [
