@@ -15,7 +15,7 @@ PIP  := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input inst
 help:
 	@echo "make demo     run the correlator on a made-up appliance"
 	@echo "make test     run all tests, with private servers   (ARGS='-k gaps' for some of them)"
-	@echo "make test-readers  200 readers, one that froze, one that is silent: what takes too long for make test"
+	@echo "make test-readers  200 readers of a busy log, one that froze, one that is silent: what takes too long for make test"
 	@echo "make test-faults  all that can break, one after the other, and a table of what it cost; make test has the short ones"
 	@echo "make test-soak    ten minutes at 1,000 rows a second: memory stays where it is"
 	@echo "make test-versions  what reads MariaDB, against 10.5 and 10.11 of older Debians (a GB in build/; needs root)"
@@ -30,7 +30,7 @@ test: $(DEV) servers
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-readers: $(DEV) servers
-	@$(BIN)/python -m pytest -m long tests/acceptance/test_readers.py tests/acceptance/test_slow_readers.py $(ARGS)
+	@$(BIN)/python -m pytest -m long tests/acceptance/test_readers.py tests/acceptance/test_slow_readers.py tests/acceptance/test_busy.py $(ARGS)
 
 test-soak: $(DEV) servers
 	@$(BIN)/python -m pytest -m long tests/acceptance/test_soak.py $(ARGS)
