@@ -1,0 +1,173 @@
+"""The tables change under the daemon: emptied, restored, their ids used again, their columns gone. Nothing is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.acceptance.faults.stage import LEISURELY, burn, staged
+from tests.servers import Database, MariaDB, Mosquitto, eventually
+
+
+async def test_truncated_and_refilled(database: Database, mosquitto: Mosquitto, tmp_path: Path):
+    async with staged(tmp_path, database, mosquitto) as stage:
+        async with stage.traffic.running():
+            await stage.arrives()
+        await stage.quiet()
+        await stage.oracle.remember()
+        async with stage.traffic.hand() as hand:
+            await hand.run("TRUNCATE TABLE log_events")
+        async with stage.traffic.running():
+            recovery = await stage.recovered()
+            await stage.goes_on()
+        await stage.verdict("MariaDB: table truncated and refilled", recovery)
+
+
+async def test_truncated_and_refilled_beyond_the_last_row_that_was_read(
+    database: Database, mosquitto: Mosquitto, tmp_path: Path
+):
+    async with staged(tmp_path, database, mosquitto) as stage:
+        async with stage.traffic.running():
+            await stage.arrives()
+        await stage.quiet()
+        await stage.oracle.remember()
+        stage.to_database.refuse()
+        async with stage.traffic.hand() as hand:
+            head = (await hand.rows("SELECT MAX(id) AS head FROM log_events"))[0]["head"]
+            await hand.run("TRUNCATE TABLE log_events")
+            job_id = await stage.traffic.job(hand)
+            # The row at the head is not another now, it is not there: its id was burned.
+            await stage.traffic.commit(
+                hand, [stage.traffic.line("INFO", "new", job_id=job_id) for _ in range(head - 1)]
+            )
+            await burn(stage.database, 1)
+            await stage.traffic.commit(hand, [stage.traffic.line("WARN", "newer", job_id=job_id) for _ in range(20)])
+        stage.to_database.heal()
+        recovery = await stage.recovered()
+        await stage.verdict("MariaDB: truncated and refilled beyond the last id read", recovery)
+
+
+@pytest.mark.long
+async def test_a_crash_of_the_server_uses_ids_again(mosquitto: Mosquitto, tmp_path: Path):
+    # A server that does not flush each commit loses up to a second of them in a crash, and gives their ids again.
+    with MariaDB("--innodb-flush-log-at-trx-commit=0") as server:
+        database = await server.create_schema()
+        async with staged(tmp_path, database, mosquitto) as stage, stage.traffic.hand() as hand:
+            async with stage.traffic.running():
+                await stage.arrives()
+            job_id = await stage.traffic.job(hand)
+            await stage.quiet()
+            await stage.oracle.remember()
+            for _ in range(10):
+                lines = [stage.traffic.line("WARN", "lost in the crash", job_id=job_id) for _ in range(5)]
+                await stage.traffic.commit(hand, lines)
+                await stage.hears(lines[-1])
+                await stage.oracle.remember()
+                last = await last_id(stage.database)
+                await asyncio.to_thread(server.kill)
+                await asyncio.to_thread(server.start)
+                if await last_id(stage.database) < last:
+                    break
+            else:
+                raise AssertionError("no crash came between a commit and its flush")
+            await stage.oracle.forgive()
+            async with stage.traffic.running():
+                recovery = await stage.recovered()
+                await stage.goes_on()
+            await stage.verdict("MariaDB: crash, 5 ids used again", recovery)
+
+
+@pytest.mark.long
+async def test_restored_from_a_dump(own_mariadb: MariaDB, mosquitto: Mosquitto, tmp_path: Path):
+    database = await own_mariadb.create_schema()
+    async with staged(tmp_path, database, mosquitto) as stage:
+        async with stage.traffic.running():
+            await stage.arrives(60)
+        await stage.quiet()
+        dump = await asyncio.to_thread(client, "mariadb-dump", database)
+        async with stage.traffic.running():
+            await stage.arrives(60)
+        await stage.quiet()
+        await stage.oracle.remember()
+        await asyncio.to_thread(client, "mariadb", database, dump)
+        await stage.oracle.forgive()
+        async with stage.traffic.running():
+            recovery = await stage.recovered()
+        await stage.verdict("MariaDB: restored from an older dump", recovery)
+
+
+@pytest.mark.long
+async def test_retention_deletes_under_the_head(database: Database, mosquitto: Mosquitto, tmp_path: Path):
+    async with staged(tmp_path, database, mosquitto) as stage, stage.traffic.hand() as hand:
+        async with stage.traffic.running():
+            for _ in range(5):
+                await stage.arrives()
+                heard = ",".join(str(i) for i, _ in stage.reader.lines)
+                await stage.oracle.remember()
+                await hand.run(f"DELETE FROM log_events WHERE id IN ({heard})")
+        await stage.quiet()
+        await stage.oracle.remember()
+        await hand.run("DELETE FROM log_events")
+        async with stage.traffic.running():
+            recovery = await stage.recovered()
+        await stage.verdict("MariaDB: retention deletes up to the last row", recovery)
+
+
+@pytest.mark.long
+async def test_columns_are_added_and_removed(database: Database, mosquitto: Mosquitto, tmp_path: Path):
+    async with staged(tmp_path, database, mosquitto) as stage, stage.traffic.hand() as hand:
+        async with stage.traffic.running():
+            for change in (
+                "log_events ADD COLUMN host varchar(64) AFTER id",
+                "log_events DROP COLUMN external_job_id",
+                "job_tracking DROP COLUMN context_id, DROP COLUMN job_category",
+                "log_events DROP COLUMN host",
+                "log_events ADD COLUMN external_job_id varchar(255), ADD KEY (external_job_id)",
+            ):
+                await stage.arrives()
+                await hand.run(f"ALTER TABLE {change}")
+            recovery = await stage.recovered()
+        await stage.verdict("MariaDB: columns added and removed", recovery)
+
+
+@pytest.mark.long
+async def test_the_server_leaves_daylight_saving_time(mosquitto: Mosquitto, tmp_path: Path):
+    summer, winter = timedelta(hours=2), timedelta(hours=1)
+    with MariaDB(time_zone="+02:00") as server:
+        database = await server.create_schema()
+        settings: dict[str, Any] = {"traffic": LEISURELY | {"offset": summer}, "database__timezone": "auto"}
+        async with staged(tmp_path, database, mosquitto, **settings) as stage, stage.traffic.hand() as hand:
+            stage.oracle.times = False
+            async with stage.traffic.running():
+                await stage.arrives()
+                await hand.run("SET GLOBAL time_zone = '+01:00'")
+                stage.traffic.offset = winter
+                began = asyncio.get_running_loop().time()
+
+                async def told_at_the_right_time() -> bool:
+                    now = datetime.now(UTC)
+                    await stage.fresh()
+                    told = datetime.fromisoformat(list(stage.reader.lines)[-1][1])
+                    return abs(told - now) < timedelta(minutes=10)
+
+                await eventually(told_at_the_right_time, within=75, every=1.0)
+                recovery = asyncio.get_running_loop().time() - began
+            await stage.verdict("MariaDB: its time zone leaves daylight saving time", recovery)
+
+
+async def last_id(database: Database) -> int:
+    """The highest id of the log."""
+    async with database.connect() as connection, connection.cursor() as cursor:
+        await cursor.execute("SELECT MAX(id) FROM log_events")
+        return int((await cursor.fetchone())[0])
+
+
+def client(program: str, database: Database, given: bytes = b"") -> bytes:
+    """What one of MariaDB's own programs says."""
+    command = [program, "--no-defaults", f"--socket={database.server.socket}", "--user=root", database.name]
+    return subprocess.run(command, input=given, capture_output=True, timeout=60, check=True).stdout
