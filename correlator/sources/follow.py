@@ -22,8 +22,9 @@ from correlator.sources.tail import LogReset, Tail
 
 log = logging.getLogger(__name__)
 
-LOOK_UP_EVERY = 60.0
-"""Seconds between looks at the schema and the zone: both may change under us."""
+ZONE_EVERY = 5.0
+SCHEMA_EVERY = 60.0
+"""Seconds between looks at the server's offset, and at the schema: both may change under us."""
 
 
 @dataclass(slots=True)
@@ -92,11 +93,15 @@ class Follower:
         return Queries(self.database.dialect, schema, await self.database.zone(session), feed.malformed)
 
     async def _keep_looking(self, queries: Queries, session: Session) -> None:
+        looked = time.monotonic()
         while True:
-            await asyncio.sleep(LOOK_UP_EVERY)
+            await asyncio.sleep(ZONE_EVERY)
+            queries.zone = await self.database.zone(session)
+            if time.monotonic() - looked < SCHEMA_EVERY:
+                continue
+            looked = time.monotonic()
             if await self.database.schema(session) != queries.schema:
                 raise SourceUnavailable("the tables have changed: looking them up again")
-            queries.zone = await self.database.zone(session)
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
