@@ -7,6 +7,8 @@ import contextlib
 import json
 import random
 import signal
+import time
+import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,13 @@ from typing import Any
 import aiomqtt
 import pytest
 
+from correlator.checkpoint import Changes, Checkpoint
+from correlator.jobs.index import Index
+from correlator.jobs.model import Cursor, JobRecord, Reading, StepRecord
 from tests.appliance import Appliance, connected
 from tests.daemon import HELLO, Daemon
 from tests.replay import MariaDBReplayer, Transaction
-from tests.servers import Database, MariaDB, Mosquitto, eventually
+from tests.servers import Database, MariaDB, Mosquitto, eventually, free_port
 from tests.truth import differences
 
 
@@ -117,6 +122,38 @@ async def test_a_restart_without_a_database_serves_what_was_known_as_stale(tmp_p
         async with connected(database) as connection:
             await Appliance(connection).end(job_id)
         await eventually(lambda: _is(running, "gui-1", "completed"), within=20)
+
+
+async def test_twenty_thousand_jobs_are_served_within_two_seconds_of_a_start_without_a_database(tmp_path: Path):
+    url = f"mysql://correlator@127.0.0.1:{free_port()}/migratekit_oma"
+    index, stamp = Index(), time.time_ns() // 1000
+    ids = [str(uuid.UUID(int=n)) for n in range(20_000)]
+    for first in range(0, len(ids), 500):
+        index.apply([_reading(index, job_id, stamp) for job_id in ids[first : first + 500]], stamp)
+    checkpoint = Checkpoint(tmp_path / "state" / "checkpoint.sqlite", url)
+    checkpoint.open()
+    checkpoint.write(Changes(time.time(), Cursor(1), index.memory(), {i: index.kept(i) for i in index.changed()}, {}))
+    checkpoint.close()
+    took = []
+    for _ in range(3):
+        running = Daemon(tmp_path, database__url=url)
+        try:
+            began = time.monotonic()
+            await running.start()
+            known = await running.job("gui-" + ids[-1])
+            took.append(time.monotonic() - began)
+            assert (known["job_id"], known["status"], len(known["steps"])) == (ids[-1], "completed", 8)
+            assert (await running.get("/health/ready"))[1]["degraded"]
+            assert await running.stop() == 0
+        finally:
+            await running.close()
+    assert min(took) < 2.0, took
+
+
+def _reading(index: Index, job_id: str, at: int) -> Reading:
+    steps = tuple(StepRecord(int(job_id[-12:], 16) * 10 + n, f"step-{n}", n, "completed", at, at) for n in range(8))
+    record = JobRecord(job_id, status="completed", external_job_id=f"gui-{job_id}", started_at=at, completed_at=at)
+    return Reading(job_id, index.look(), record, steps)
 
 
 async def test_a_row_that_was_committed_late_while_we_were_away_is_not_lost(tmp_path: Path, database: Database):
