@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from correlator.checkpoint import Changes, Checkpoint
+from correlator.checkpoint import Changes, Checkpoint, Saved
 from correlator.errors import CheckpointInUse
 from correlator.hub import Hub
 from correlator.jobs import wire
@@ -60,6 +60,15 @@ def changes(index: Index, cursor: Cursor | None = None, **events: bytes) -> Chan
     return Changes(5.0, cursor or Cursor(7), index.memory(), jobs, numbered)
 
 
+def left(path: Path, source: str = "s") -> Saved | None:
+    """What a run left there."""
+    file = Checkpoint(path, source)
+    try:
+        return file.open()
+    finally:
+        file.close()
+
+
 def documents(index: Index) -> dict[str, bytes]:
     """Without what belongs to one run."""
     return {s.job_id: wire.encode({**wire.document(s), "rev": 0}) for s in index.shown()}
@@ -72,7 +81,7 @@ def test_an_index_is_the_same_after_a_restart(tmp_path: Path):
     cursor = Cursor(7, LogRow(7, "m", NOW), (((1, 2), (5, 5)), ((6, 6),)))
     first.write(changes(index, cursor, n1=b"one", n2=b"two"))
     first.close()
-    saved = Checkpoint(tmp_path / "a" / "c", "mysql://x").open()
+    saved = left(tmp_path / "a" / "c", "mysql://x")
     assert saved is not None
     assert (saved.at, saved.cursor, saved.events) == (5.0, cursor, (("j", b"one"), ("j", b"two")))
     again = Index()
@@ -107,7 +116,7 @@ def test_what_is_gone_is_gone_from_the_file_and_events_leave_when_they_are_told(
     index.apply_legacy((), ["legacy"], NOW)
     file.write(changes(index, n2=b"2", n3=b"3"))
     file.close()
-    saved = Checkpoint(tmp_path / "c", "s").open()
+    saved = left(tmp_path / "c")
     assert saved is not None
     assert sorted(k.job.job_id for k in saved.jobs) == ["job0", "job1"]
     assert saved.legacy == ()
@@ -121,7 +130,7 @@ def test_the_numbers_of_events_begin_anew_in_every_run(tmp_path: Path):
         file.open()
         file.write(changes(index, n1=payload))
         file.close()
-    saved = Checkpoint(tmp_path / "c", "s").open()
+    saved = left(tmp_path / "c")
     assert saved is not None
     assert saved.events == (("j", b"new"),)
 
@@ -134,7 +143,7 @@ def test_a_write_that_fails_in_the_middle_leaves_what_was_there(tmp_path: Path):
     with pytest.raises(sqlite3.Error):
         file.write(bad)
     file.close()
-    saved = Checkpoint(tmp_path / "c", "s").open()
+    saved = left(tmp_path / "c")
     assert saved is not None
     assert (saved.cursor.head, len(saved.jobs), saved.events) == (7, 3, (("j", b"1"),))
 
@@ -148,13 +157,15 @@ def test_another_databases_file_is_set_aside(tmp_path: Path):
     assert other.open() is None
     assert len(list(tmp_path.glob("c.unusable-*"))) == 1
     other.write(changes(filled()))
+    other.close()
 
 
 def test_a_file_belongs_to_one_process(tmp_path: Path):
     file = Checkpoint(tmp_path / "c", "s")
     file.open()
     with pytest.raises(CheckpointInUse, match="in use by another correlator"):
-        Checkpoint(tmp_path / "c", "s").open()
+        left(tmp_path / "c")
+    file.close()
 
 
 def test_a_job_that_cannot_be_written_is_left_out_and_the_others_are_kept(tmp_path: Path):
@@ -166,7 +177,7 @@ def test_a_job_that_cannot_be_written_is_left_out_and_the_others_are_kept(tmp_pa
     file.open()
     file.write(changes(index))
     file.close()
-    saved = Checkpoint(tmp_path / "c", "s").open()
+    saved = left(tmp_path / "c")
     assert saved is not None
     assert sorted(k.job.job_id for k in saved.jobs) == ["job0", "job2"]
 
@@ -190,7 +201,7 @@ async def test_a_disk_that_fails_is_a_state_and_nothing_is_forgotten(tmp_path: P
     await saver.save()
     assert saver.describe()["ok"]
     file.close()
-    saved = Checkpoint(tmp_path / "c", "s").open()
+    saved = left(tmp_path / "c")
     assert saved is not None
     assert len(saved.jobs) == 3
 
@@ -211,7 +222,7 @@ async def test_a_file_that_breaks_under_us_is_set_aside_and_written_whole(tmp_pa
     await saver.save()
     assert saver.describe()["ok"], saver.describe()
     file.close()
-    saved = Checkpoint(tmp_path / "c", "s").open()
+    saved = left(tmp_path / "c")
     assert saved is not None
     assert len(saved.jobs) == 2
 
