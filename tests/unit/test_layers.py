@@ -9,5 +9,6 @@ ROOT = Path(__file__).parent.parent.parent
 
 def test_imports_only_go_down_and_the_core_does_no_io(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("logging.config.dictConfig", lambda _: None)  # it would switch off the loggers of other tests
     status = lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True)
     assert status == 0, capsys.readouterr().out
