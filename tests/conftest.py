@@ -3,10 +3,13 @@
 import itertools
 import os
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from tests.appliance import Appliance, connected
+from tests.daemon import Daemon
 from tests.replay import Transaction, load, shift
 from tests.servers import Database, MariaDB, Mosquitto
 
@@ -79,3 +82,19 @@ def recording() -> list[Transaction]:
 def mixed(recording: list[Transaction]) -> list[Transaction]:
     """The recording `mixed`, shifted so that it ends just before now."""
     return shift(recording)
+
+
+@pytest.fixture
+async def appliance(database: Database) -> AsyncIterator[Appliance]:
+    async with connected(database) as connection:
+        yield Appliance(connection)
+
+
+@pytest.fixture
+async def daemon(database: Database, tmp_path: Path) -> AsyncIterator[Daemon]:
+    daemon = Daemon(tmp_path, database__url=database.url)
+    try:
+        await daemon.start()
+        yield daemon
+    finally:
+        await daemon.close()

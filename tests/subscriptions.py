@@ -119,7 +119,7 @@ async def documents(daemon: Daemon) -> dict[str, Document]:
     found: dict[str, Document] = {}
     cursor = ""
     while True:
-        status, page = await daemon.get(f"/api/v1/jobs?limit=200&steps=1{cursor}")
+        status, page = await daemon.get(f"/api/v1/jobs?limit=50&steps=1{cursor}")
         assert status == 200, page
         found |= {j["job_id"]: j for j in page["jobs"]}
         if page["next_cursor"] is None:

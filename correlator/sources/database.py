@@ -110,6 +110,11 @@ class Dialect:
     clock: str
 
 
+def as_text(value: object) -> object:
+    """A value as read: bytes are the text that they hold, and what of them is no UTF-8 is replaced."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
 class Session(Protocol):
     """One connection."""
 

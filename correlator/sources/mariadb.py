@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from correlator.errors import SourceUnavailable
 from correlator.sources import zones
-from correlator.sources.database import TABLES, Dialect, Row, Schema, Session
+from correlator.sources.database import TABLES, Dialect, Row, Schema, Session, as_text
 from correlator.sources.zones import Zone
 
 
@@ -64,7 +64,7 @@ class MariaDBSession:
             try:
                 async with asyncio.timeout(self._timeout), self._connection.cursor() as cursor:
                     await cursor.execute(sql, tuple(args) or None)
-                    return [tuple(map(_text, row)) for row in await cursor.fetchall()]
+                    return [tuple(map(as_text, row)) for row in await cursor.fetchall()]
             except TimeoutError as error:
                 self._drop()
                 raise SourceUnavailable(f"MariaDB: no answer within {self._timeout:g} s") from error
@@ -208,10 +208,6 @@ def load_driver(name: str) -> tuple[Any, str]:
 
 
 _NO_TLS = "database.tls is set, but the server offers no TLS"
-
-
-def _text(value: object) -> object:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
 def _words(error: BaseException) -> str:

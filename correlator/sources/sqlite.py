@@ -15,7 +15,7 @@ from pathlib import Path
 from correlator.errors import SourceUnavailable
 from correlator.jobs.model import Micros
 from correlator.sources import zones
-from correlator.sources.database import TABLES, Dialect, Row, Schema, Session
+from correlator.sources.database import TABLES, Dialect, Row, Schema, Session, as_text
 from correlator.sources.zones import Zone
 
 _EPOCH = datetime.datetime(1970, 1, 1)  # noqa: DTZ001 - stored times have no zone
@@ -48,7 +48,7 @@ class SQLiteSession:
 
     def _query(self, sql: str, args: Sequence[object]) -> Sequence[Row]:
         rows: list[Row] = self._connection.execute(sql, args).fetchall()
-        return [r if bytes not in map(type, r) else tuple(map(_text, r)) for r in rows]
+        return [r if bytes not in map(type, r) else tuple(map(as_text, r)) for r in rows]
 
     async def close(self) -> None:
         async with self._lock:
@@ -115,11 +115,6 @@ class SQLiteDatabase:
             return 0, 0.0
         found = await session.query("SELECT seq FROM sqlite_sequence WHERE name = 'log_events'")
         return (int(found[0][0]) + 1 if found else 0), 0.0
-
-
-def _text(value: object) -> object:
-    """A column's type binds nothing here: a BLOB in a text column is read as the text it holds."""
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
 def micros(text: object) -> Micros | None:

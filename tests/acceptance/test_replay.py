@@ -17,19 +17,8 @@ from tests import replay
 from tests.daemon import HELLO, Daemon
 from tests.replay import MariaDBReplayer, SQLiteReplayer
 from tests.servers import eventually
+from tests.subscriptions import documents
 from tests.truth import differences, owners
-
-
-async def documents(daemon: Daemon) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    cursor = ""
-    while True:
-        status, page = await daemon.get(f"/api/v1/jobs?limit=50&steps=1{cursor}")
-        assert status == 200, page
-        found |= {j["job_id"]: j for j in page["jobs"]}
-        if page["next_cursor"] is None:
-            return found
-        cursor = f"&cursor={page['next_cursor']}"
 
 
 async def settled(daemon: Daemon, tables: dict[str, Any], within: float = 15.0) -> dict[str, Any]:

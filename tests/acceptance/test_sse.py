@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -269,7 +268,6 @@ async def test_head_and_http_1_0_get_an_answer_that_ends(daemon: Daemon):
     await writer.wait_closed()
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 async def test_curl_shows_it_as_it_happens(daemon: Daemon, appliance: Appliance):
     job_id = await shown(daemon, appliance, "gui-1")
     curl = await asyncio.create_subprocess_exec(

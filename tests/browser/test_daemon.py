@@ -4,37 +4,17 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import AsyncIterator
-from pathlib import Path
 from urllib.parse import quote
 
-import pytest
-
 from tests import replay
-from tests.appliance import Appliance, connected
+from tests.appliance import Appliance
 from tests.browser.driver import Page, expect
 from tests.daemon import Daemon
 from tests.replay import MariaDBReplayer
-from tests.servers import Database, eventually
+from tests.servers import eventually
 from tests.truth import owners
 
 NAME = "unified-live-failover-SVR 2019/Prod-1758553933"
-
-
-@pytest.fixture
-async def appliance(database: Database) -> AsyncIterator[Appliance]:
-    async with connected(database) as connection:
-        yield Appliance(connection)
-
-
-@pytest.fixture
-async def daemon(database: Database, tmp_path: Path) -> AsyncIterator[Daemon]:
-    daemon = Daemon(tmp_path, database__url=database.url)
-    try:
-        await daemon.start()
-        yield daemon
-    finally:
-        await daemon.close()
 
 
 def address(daemon: Daemon, name: str) -> str:

@@ -23,11 +23,11 @@ def node() -> str:
     """Node, where it takes a .js file for a module without being told."""
     program = shutil.which("node")
     if program is None:
-        pytest.skip("node is not installed")
+        pytest.fail("node is not installed: make test installs it where it can (Debian: apt-get install nodejs)")
     version = subprocess.run([program, "--version"], capture_output=True, text=True, check=True, timeout=20).stdout
     found = tuple(int(part) for part in version.strip().lstrip("v").split(".")[:2])
     if found < (20, 19):
-        pytest.skip(f"node {version.strip()} is older than 20.19")
+        pytest.fail(f"node {version.strip()} is older than 20.19, from which on it takes .js files for modules")
     return program
 
 
