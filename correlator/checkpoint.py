@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
@@ -124,6 +125,8 @@ class Checkpoint:
 
     def _connect(self) -> sqlite3.Connection:
         """A connection to a file that is ours, whole and locked; none stays behind where that fails."""
+        # For its owner alone, whatever the umask is; and no link that somebody else put there is followed.
+        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
         connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=0.5)
         try:
             _prepare(connection)

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from correlator import values
 from correlator.errors import ConfigError
-from correlator.settings import Config, Database, Key, Mqtt, Section, State, keys, leaves, toml
+from correlator.settings import Config, Database, Key, Mqtt, Section, State, keys, leaves, toml, value_of
 
 DEFAULT_FILE = Path("/etc/correlator/correlator.toml")
 _PREFIX = "CORRELATOR_"
@@ -201,10 +201,18 @@ def _shown_path(path: Path) -> str:
 
 
 def _credential(environ: Mapping[str, str], name: str) -> Path | None:
-    """A file that the service manager hands over (systemd.exec(5), LoadCredential=)."""
+    """A file that the service manager hands over (systemd.exec(5), LoadCredential=); None where it holds nothing.
+
+    Nothing but white space is what the unit's SetCredential= gives for a secret that is not there.
+    """
     directory = environ.get("CREDENTIALS_DIRECTORY")
     file = Path(directory, name) if directory else None
-    return file if file and file.is_file() else None
+    try:
+        return file if file and file.read_bytes().strip() else None
+    except FileNotFoundError:
+        return None
+    except OSError:
+        return file  # whoever reads it says why it cannot be read
 
 
 def _read_secret(file: Path, label: str) -> str:
@@ -257,10 +265,10 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
         ("http.tls_cert", "http.tls_key"),
         *((f"{of}.tls.cert", f"{of}.tls.key") for of in ("database", "mqtt")),
     ):
-        if bool(_get(config, cert)) != bool(_get(config, key)):
+        if bool(value_of(config, cert)) != bool(value_of(config, key)):
             yield (cert, key), f"{cert}: expected together with {key}, or neither"
     for dotted, _ in leaves():
-        if ".tls" in dotted and isinstance(file := _get(config, dotted), Path) and (why := _unreadable(file)):
+        if ".tls" in dotted and isinstance(file := value_of(config, dotted), Path) and (why := _unreadable(file)):
             yield (dotted,), f"{dotted}: {file} cannot be read: {why}"
     http, mqtt = config.http, config.mqtt
     if http.tokens_file:
@@ -272,6 +280,8 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
         safe = "a loopback address, or http.tokens_file (or the credential api-token), or http.insecure = true"
         line = f'http.listen = "{http.listen}": anybody could connect, without a token; expected {safe}'
         yield ("http.listen", "http.tokens_file", "http.insecure"), line
+    if config.database.doorbell and isinstance(config.database.url, values.SqliteUrl):
+        yield ("database.doorbell", "database.url"), "database.doorbell: expected with a mysql:// database only"
     if mqtt.url and mqtt.tls and not mqtt.url.tls:
         yield ("mqtt.tls", "mqtt.url"), f'mqtt.tls: expected with mqtts:// only, and mqtt.url = "{mqtt.url}" is plain'
     if mqtt.url and mqtt.password and not mqtt.username:
@@ -284,11 +294,3 @@ def _unreadable(file: Path) -> str | None:
     except OSError as error:
         return error.strerror
     return None
-
-
-def _get(config: Config, dotted: str) -> Any:
-    """The value of a key; None in a table that is absent."""
-    value: Any = config
-    for name in dotted.split("."):
-        value = getattr(value, name, None)
-    return value

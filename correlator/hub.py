@@ -33,6 +33,7 @@ from correlator.jobs.model import (
     Tied,
 )
 from correlator.jobs.shapes import DatabaseState
+from correlator.liveness import Liveness
 
 HELD_FOR = 60.0
 """Seconds for which an ID that nobody knows is looked for often."""
@@ -163,6 +164,8 @@ class Hub:
         self.loading: tuple[int, int] | None = (0, 0)
         """(ids read, ids to read) while the past is being read; None once what is known is complete."""
         self.draining = False
+        self.live = Liveness()
+        """Which tasks make progress."""
         self.learn: Callable[[Iterable[Reading]], object] = lambda _: None
         self.on_hold: Callable[[], None] = lambda: None
         self.parts: dict[str, Callable[[], dict[str, Any]]] = {"database": self._describe}

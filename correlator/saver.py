@@ -17,10 +17,17 @@ from correlator import metrics
 from correlator.checkpoint import Changes, Checkpoint, Unusable
 from correlator.jobs.index import Index
 from correlator.jobs.model import Cursor
+from correlator.liveness import Liveness
 
 log = logging.getLogger(__name__)
 
 EVERY = 1.0
+ALL_THE_SAME_EVERY = 10.0
+"""Seconds between looks at whether something changed, and between writes of what did not."""
+
+STUCK_AFTER = 300.0
+"""Seconds without a step: a disk may take long, and a restart would not mend it."""
+
 MALFORMED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
@@ -33,15 +40,20 @@ class Saver:
         index: Index,
         cursor: Callable[[], Cursor],
         events: Callable[[], Mapping[int, tuple[str, bytes]]],
+        live: Liveness | None = None,
     ) -> None:
         self._checkpoint = checkpoint
         self._index = index
         self._cursor = cursor
         self._events = events
+        self._live = live or Liveness()
+        self._written: Changes | None = None
         self._error: str | None = None
+        self._began = time.monotonic()
         self._saved_at: float | None = None
         self._lock = asyncio.Lock()
         self._writing: asyncio.Future[None] | None = None
+        metrics.CHECKPOINT_AGE.set_function(lambda: time.monotonic() - (self._saved_at or self._began))
 
     def describe(self) -> dict[str, Any]:
         """For readiness."""
@@ -49,14 +61,16 @@ class Saver:
         return {"ok": self._error is None, "age_seconds": age, "error": self._error}
 
     async def run(self) -> None:
-        """Save once a second, from when there is something to go on with."""
-        while True:
-            await asyncio.sleep(EVERY)
-            if not self._index.loading:
-                await self.save()
+        """Save once a second what has changed, from when there is something to go on with."""
+        with self._live.part("checkpoint", STUCK_AFTER) as beat:
+            while True:
+                await asyncio.sleep(EVERY)
+                if not self._index.loading:
+                    await self.save(always=False)
+                beat()
 
-    async def save(self) -> None:
-        """Write what is true now. Never raises for the disk's sake."""
+    async def save(self, *, always: bool = True) -> None:
+        """Write what is true now. Never raises for the disk's sake. What is there already can wait, if not `always`."""
         async with self._lock:
             if self._writing is not None and not self._writing.done():
                 await asyncio.wait({self._writing})  # who waited for it was cancelled, the thread was not
@@ -68,6 +82,8 @@ class Saver:
                 {i: self._index.kept(i) for i in changed},
                 self._events(),
             )
+            if not always and self._is_there(changes):
+                return
             began = time.monotonic()
             self._writing = asyncio.ensure_future(asyncio.to_thread(self._checkpoint.write, changes))
             try:
@@ -80,11 +96,24 @@ class Saver:
                 raise
             if self._error is not None:
                 log.info("the checkpoint is written again")
-            self._error, self._saved_at = None, time.monotonic()
+            self._error, self._saved_at, self._written = None, time.monotonic(), changes
             metrics.CHECKPOINT_SECONDS.observe(self._saved_at - began)
+
+    def _is_there(self, changes: Changes) -> bool:
+        """Whether the file has all of it, and was written a short while ago."""
+        there, at = self._written, self._saved_at
+        return (
+            there is not None
+            and at is not None
+            and time.monotonic() - at < ALL_THE_SAME_EVERY
+            and not changes.jobs
+            # Looks that found nothing change nothing: no fact has their tick.
+            and (changes.cursor, changes.memory.owed, changes.events) == (there.cursor, there.memory.owed, there.events)
+        )
 
     def _failed(self, error: Exception, changed: list[str]) -> None:
         metrics.CHECKPOINT_FAILURES.inc()
+        self._written = None
         self._index.changed_again(changed)
         if self._error is None:
             log.warning("the checkpoint cannot be written: %s; a restart would go back to the last one", error)

@@ -70,6 +70,13 @@ class Database(Section, frozen=True, kw_only=True):
         Literal["auto", "aiomysql", "asyncmy"],
         _key("The client library. auto: asyncmy where it is installed, else aiomysql."),
     ] = "auto"
+    doorbell: Annotated[
+        bool,
+        _key(
+            "Listen to MariaDB's binary log too, so that what is committed is read within milliseconds. Needs log_bin"
+            " and the right REPLICATION SLAVE; where it cannot be had, polling goes on. No matter for SQLite."
+        ),
+    ] = False
     poll_interval: Annotated[
         float, _key("Between two looks at log_events, while jobs run or readers watch.", values.seconds, ge=0.001)
     ] = 0.02
@@ -221,6 +228,14 @@ def leaves(section: type[Section] | None = None, above: str = "") -> Iterator[tu
             yield from leaves(key.section, f"{above}{key.name}.")
         else:
             yield above + key.name, key
+
+
+def value_of(config: "Config", dotted: str) -> Any:
+    """The value of a key by its dotted name; None in a table that is absent."""
+    value: Any = config
+    for name in dotted.split("."):
+        value = getattr(value, name, None)
+    return value
 
 
 def toml(value: Any) -> str:

@@ -5,6 +5,7 @@ Nothing here raises: outside systemd, or with a socket that is gone, the daemon 
 
 import os
 import socket
+import time
 from collections.abc import Mapping
 
 # A datagram to a full socket would otherwise hold the event loop for as long as the service manager is stuck.
@@ -25,6 +26,11 @@ def notify(state: str, environ: Mapping[str, str]) -> bool:
     except OSError:
         return False
     return True
+
+
+def reloading(environ: Mapping[str, str]) -> bool:
+    """Say that a reload begins, as a unit of Type=notify-reload wants it; what ends it is "READY=1"."""
+    return notify(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}", environ)
 
 
 def watchdog_interval(environ: Mapping[str, str]) -> float | None:

@@ -107,7 +107,8 @@ class Listen(msgspec.Struct, frozen=True):
 
 def shown(raw: object) -> str:
     """Whatever is written, for a message: short, and without the password of a URL that stands where none belongs."""
-    text = re.sub(r"(://[^:@/]*):.*@", r"\1:***@", json.dumps(raw, ensure_ascii=False, default=str))
+    written = json.dumps(raw, ensure_ascii=False, default=str)
+    text = re.sub(r'((?:://|["\s](?!\w+://))[^\s:@/"]*):.*@', r"\1:***@", written)  # also where the scheme is forgotten
     return text if len(text) <= 100 else text[:100] + "…"
 
 

@@ -19,6 +19,27 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 _numbers = itertools.count(1)
 
+ALONE = (
+    "acceptance/faults",
+    "acceptance/test_asking_early.py",
+    "acceptance/test_proxies.py",
+    "acceptance/test_readers.py",
+    "acceptance/test_restarts.py",
+    "acceptance/test_slow_readers.py",
+    "browser/test_speed.py",
+    "integration/test_hostile.py",
+    "security/test_random_bytes.py",
+    "security/test_requests.py",
+)
+"""Tests that measure time to the millisecond, or load the machine: `make test` runs them after all others, in turn."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.relative_to(Path(__file__).parent).as_posix().startswith(ALONE):
+            item.add_marker(pytest.mark.alone)
+
 
 @pytest.fixture(scope="session")
 def mariadb() -> Iterator[MariaDB]:

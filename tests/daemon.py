@@ -39,12 +39,21 @@ class Daemon:
         }
         self._process: asyncio.subprocess.Process | None = None
         self.session: aiohttp.ClientSession | None = None
+        self.arguments: tuple[str, ...] = ()
 
     async def start(self, *, ready: bool = True, within: float = 20.0) -> None:
         log = (self.folder / "log").open("ab")
         with log:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "correlator", "run", cwd=REPOSITORY, env=self._environ, stdout=log, stderr=log
+                sys.executable,
+                "-m",
+                "correlator",
+                "run",
+                *self.arguments,
+                cwd=REPOSITORY,
+                env=self._environ,
+                stdout=log,
+                stderr=log,
             )
         if self.session is None:
             self.session = aiohttp.ClientSession(self.url, timeout=aiohttp.ClientTimeout(total=70))

@@ -8,7 +8,7 @@ import asyncio
 import selectors
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +17,7 @@ from unittest.mock import patch
 from correlator.errors import SourceUnavailable
 from correlator.jobs.index import Outcome
 from correlator.jobs.model import LogRow
+from correlator.liveness import Liveness
 from correlator.sources import tail as tail_module
 from correlator.sources.gaps import Gaps, Range
 from correlator.sources.tail import LogReset, Tail
@@ -275,6 +276,9 @@ class Reader:
     def state(self, *, connected: bool) -> None: ...
 
     def loading(self, done: int, total: int) -> None: ...
+
+    def part(self, name: str, within: float) -> AbstractContextManager[Callable[[], None]]:
+        return Liveness().part(name, within)
 
 
 def inside(i: int, ranges: list[Range]) -> bool:

@@ -185,6 +185,20 @@ def view(job: Job, id_keys: Sequence[str] = joblog.EXTERNAL_ID_KEYS) -> View:
     )
 
 
+def view_after(before: Job, old: View, job: Job, id_keys: Sequence[str] = joblog.EXTERNAL_ID_KEYS) -> View:
+    """`view(job)`, where `old` is `view(before)`: most rows of the log only say something, and change little of it."""
+    same = (
+        job.reading is before.reading
+        and job.event is before.event
+        and job.steps is before.steps
+        and job.percent is before.percent
+        and job.external_ids is before.external_ids
+    )
+    if not same or job.reading is None or job.reading.record is None:
+        return view(job, id_keys)
+    return replace(old, last=job.last, warnings=len(job.warnings), errors=len(job.errors))
+
+
 def alive_at(job: Job) -> Micros:
     """The last sign of life of `job`, 0 if there is none: a row, a touched record, a step that began or ended."""
     record = job.reading.record if job.reading is not None else None

@@ -86,7 +86,7 @@ class Index:
         self.loading = True
         """While the past is read, nothing that happened then is announced as an event."""
         self.id_keys = tuple(id_keys)
-        self._stalled_after = int(stalled_after * 1_000_000)
+        self.stalled_after = stalled_after
         self.retention = int(retention * 1_000_000)
         """Microseconds that ended jobs stay in memory."""
         self._max_jobs = max_jobs
@@ -237,7 +237,8 @@ class Index:
     def apply(self, facts: Iterable[Fact], now: Micros) -> Outcome:
         """Fold `facts` in, and say what changed. One change a job, however many facts there were of it."""
         out = Outcome()
-        touched: dict[str, None] = {}
+        touched: dict[str, Job | None] = {}
+        """The jobs, as they were before."""
         for fact in facts:
             job_id = fact.job_id if isinstance(fact, Reading) else self._hear(fact, now, out)
             if job_id is not None and not (isinstance(fact, Entry) and self._skip(fact, job_id)):
@@ -245,10 +246,10 @@ class Index:
                 self._fold(job_id, fact, out)
                 if isinstance(fact, Reading) and (job := self._jobs.get(job_id)) is not None:
                     out.lost += self._corrections.read(before, job, now, past=self.loading)
-                touched[job_id] = None
+                touched.setdefault(job_id, before)
         parents: dict[str, None] = {}
-        for job_id in touched:
-            self._settle(job_id, now, out, parents)
+        for job_id, before in touched.items():
+            self._settle(job_id, now, out, parents, before)
         for parent in parents:
             if (shown := self._shown.get(parent)) is not None:
                 self._show(shown.view, shown.alive_at, now, out)
@@ -363,8 +364,10 @@ class Index:
             del self._pending[oldest]
             self._jobs.pop(oldest, None)
 
-    def _settle(self, job_id: str, now: Micros, out: Outcome, parents: dict[str, None]) -> None:
-        """Show, change or drop the job, as its facts now say."""
+    def _settle(
+        self, job_id: str, now: Micros, out: Outcome, parents: dict[str, None], before: Job | None = None
+    ) -> None:
+        """Show, change or drop the job, as its facts now say. `before`: the facts behind what is shown of it."""
         job = self._jobs.get(job_id)
         if job is None or (job.reading is None and self.tracking):
             return
@@ -374,18 +377,21 @@ class Index:
                 parents[old.view.parent_job_id] = None
             self._forget(job_id, "gone", now, out)
             return
-        view = fold.view(job, self.id_keys)
+        if old is not None and before is not None:
+            view = fold.view_after(before, old.view, job, self.id_keys)
+        else:
+            view = fold.view(job, self.id_keys)
         if view.terminal and _ended(view) <= now - self.retention:
             self._forget(job_id, "retention", now, out)
             return
         self._pending.pop(job_id, None)
         self._ignored.pop(job_id, None)
         self._show(view, fold.alive_at(job), now, out)
-        before = old.view.parent_job_id if old is not None else None
-        if before != view.parent_job_id:
-            if before is not None:
-                self._children.get(before, set()).discard(job_id)
-                parents[before] = None
+        parent = old.view.parent_job_id if old is not None else None
+        if parent != view.parent_job_id:
+            if parent is not None:
+                self._children.get(parent, set()).discard(job_id)
+                parents[parent] = None
             if view.parent_job_id is not None:
                 self._children.setdefault(view.parent_job_id, set()).add(job_id)
                 parents[view.parent_job_id] = None
@@ -526,7 +532,7 @@ class Index:
         return tuple(i for _, i in sorted(pairs))
 
     def _is_stalled(self, view: View, alive_at: Micros, now: Micros) -> bool:
-        return view.status is Status.RUNNING and 0 < alive_at < now - self._stalled_after
+        return view.status is Status.RUNNING and 0 < alive_at < now - int(self.stalled_after * 1_000_000)
 
 
 def _ended(view: View) -> Micros:

@@ -6,6 +6,7 @@ grace; the row pays it off, and only what stays unpaid becomes an event without 
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
@@ -35,7 +36,7 @@ class Transitions:
 
     def __init__(self) -> None:
         self._owed: dict[_Key, _Owed] = {}
-        self._heard: dict[_Key, None] = {}
+        self._heard: OrderedDict[_Key, None] = OrderedDict()  # whose first is found at once, however many went before
 
     def heard(self, job_id: str, step_id: int | None, kind: Kind) -> None:
         """The log row of a transition has come."""
@@ -43,7 +44,7 @@ class Transitions:
         self._owed.pop(key, None)
         self._heard[key] = None
         while len(self._heard) > MAX_HEARD:
-            del self._heard[next(iter(self._heard))]
+            self._heard.popitem(last=False)
 
     def changed(self, old: View | None, new: View, job: Job, now: Micros) -> None:
         """The job was shown as `old` and is shown as `new`; `job` tells which of it the log has said."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any, cast, overload
 
 import orjson
@@ -38,8 +39,14 @@ def rfc3339(at: Micros | None) -> str | None:
     """``2025-09-22T10:00:00.000000Z``; None stays None. A time outside the years 1 to 9999 is clamped."""
     if at is None:
         return None
-    at = max(-62_135_596_800_000_000, min(at, MAX_MICROS))
-    return (_EPOCH + datetime.timedelta(microseconds=at)).isoformat(timespec="microseconds") + "Z"
+    second, micros = divmod(max(-62_135_596_800_000_000, min(at, MAX_MICROS)), 1_000_000)
+    return f"{_second(second)}.{micros:06d}Z"
+
+
+@lru_cache(maxsize=32_768)
+def _second(since_1970: int) -> str:
+    """Remembered, as the times of a document are told again with each of its changes."""
+    return (_EPOCH + datetime.timedelta(seconds=since_1970)).isoformat()
 
 
 def seconds(start: Micros | None, end: Micros | None) -> float | None:

@@ -38,13 +38,25 @@ class Access:
         max_per_address: int = 10_000,
     ) -> None:
         self._clock = clock
-        self._tokens = tuple(t.encode() for t in tokens)
-        self._origins = frozenset(o.lower().rstrip("/") for o in origins)
-        self._hosts = frozenset({"localhost", listen_host.lower(), *(h.lower() for h in hosts)})
-        self._max_readers = max_readers
-        self._max_per_address = max_per_address
+        self._own_hosts = frozenset({"localhost", listen_host.lower()})
         self._tickets: dict[str, float] = {}
         self._readers: Counter[str] = Counter()
+        self.change(tokens, origins, hosts, max_readers, max_per_address)
+
+    def change(
+        self,
+        tokens: Iterable[str],
+        origins: Iterable[str],
+        hosts: Iterable[str],
+        max_readers: int,
+        max_per_address: int,
+    ) -> None:
+        """From now on let these in. Who is in stays in; a ticket that a token made holds until it expires."""
+        self._tokens = tuple(t.encode() for t in tokens)
+        self._origins = frozenset(o.lower().rstrip("/") for o in origins)
+        self._hosts = self._own_hosts | {h.lower() for h in hosts}
+        self._max_readers = max_readers
+        self._max_per_address = max_per_address
 
     @property
     def readers(self) -> int:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple
 
+from correlator import metrics
 from correlator.jobs import wire
 from correlator.jobs.index import Index
 from correlator.sinks.messages import Message
@@ -123,6 +124,7 @@ class Backlog:
         """Keep a log line, and let the oldest go where there are too many."""
         for gone in self.lines.add(subs, line):
             self.dropped[gone] = self.dropped.get(gone, 0) + 1
+            metrics.DROPPED_LINES.inc()
 
     def forget(self, sub: int) -> None:
         """The subscription has ended."""

@@ -34,7 +34,10 @@ TOO_SLOW_WITH_MUCH_AFTER = 5.0
 """The same with so many bytes waiting: no more than one large message can make that many."""
 
 TOGETHER = 0.02
-"""Seconds within which what is sent goes out together, under load."""
+"""Seconds within which what is sent goes out together, at the most, under load."""
+
+REST = 4.0
+"""Writing takes one part in so many and one of the time: after that, what comes meanwhile waits to go out together."""
 
 PARTS_AT_ONCE = 16
 """Parts of a backlog that one look sends at the most, to a reader that takes them as fast."""
@@ -46,6 +49,7 @@ class Sub:
 
     `todo`: jobs of its snapshot that have not been sent yet, and whether the reader has them from before it came back;
     `left`: those of them that left the filter meanwhile, and why. `level`: the least of the log lines it wants.
+    `alone`: the reader has no other.
     """
 
     reader: Reader
@@ -54,6 +58,7 @@ class Sub:
     level: int | None = None
     todo: dict[str, bool] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
+    alone: bool = True
 
 
 @dataclass(slots=True, eq=False)
@@ -65,16 +70,25 @@ class Group:
     subs: list[Sub] = field(default_factory=list)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, frozen=True, eq=False)
 class Outbox:
-    """What a reader was told and has not been written yet; `size` in bytes."""
+    """What a reader was told and has not been written yet: `last`, after all of `before`; `size` in bytes.
 
-    messages: list[Message] = field(default_factory=list)
-    size: int = 0
+    Readers that were told the same share it: a change makes no object for each of thousands of them.
+    """
 
-    def add(self, message: Message) -> None:
-        self.messages.append(message)
-        self.size += len(message.body)
+    before: Outbox | None
+    last: Message
+    size: int
+
+    def messages(self) -> list[Message]:
+        found: list[Message] = []
+        step: Outbox | None = self
+        while step is not None:
+            found.append(step.last)
+            step = step.before
+        found.reverse()
+        return found
 
 
 @dataclass(slots=True)
@@ -102,8 +116,11 @@ class Fanout:
         self._loud: dict[Group, int] = {}
         self._subs: dict[Reader, dict[int, Sub]] = {}
         self._behind: dict[Reader, Backlog] = {}
-        self._out: defaultdict[Reader, Outbox] = defaultdict(Outbox)
-        self._flushed = 0.0
+        self._out: dict[Reader, Outbox] = {}
+        self._steps: dict[tuple[int, int], Outbox] = {}
+        """By the identities of what was before and of the message: what readers share until the next flush."""
+        self._next = 0.0
+        """When writing is due again, at the soonest."""
         self._flushing = False
 
     @property
@@ -148,6 +165,7 @@ class Fanout:
         if sub.level is not None:
             self._loud[group] = self._loud.get(group, 0) + 1
         self._subs[reader][sub_id] = sub
+        self._look_who_is_alone(reader)
         return sub
 
     def resume(
@@ -178,6 +196,7 @@ class Fanout:
         sub = self._subs.get(reader, {}).pop(sub_id, None)
         if sub is None:
             return False
+        self._look_who_is_alone(reader)
         self.flush()  # what it was still to be told names it
         if (behind := self._behind.get(reader)) is not None:
             behind.forget(sub_id)
@@ -195,6 +214,11 @@ class Fanout:
                 if not self._named[name]:
                     del self._named[name]
         return True
+
+    def _look_who_is_alone(self, reader: Reader) -> None:
+        subs = self._subs.get(reader, {}).values()
+        for sub in subs:
+            sub.alone = len(subs) == 1
 
     def _new_group(self, wanted: Filter) -> Group:
         group = self._groups[wanted] = Group(wanted)
@@ -234,7 +258,7 @@ class Fanout:
                 if (behind := self._lag(reader, batch.seq)) is not None:
                     behind.owe_line(key, message.body)
                 else:
-                    self._out[reader].add(message)
+                    self._put(reader, message)
         self._flush_soon()
 
     def _loud_for(self, job_id: str | None) -> dict[Group, None]:
@@ -242,6 +266,7 @@ class Fanout:
 
     def _spread(self, change: Change) -> None:
         told: defaultdict[Reader, Told] = defaultdict(Told)
+        encode = _Encoder(change)
         for group in list(self._concerned(change)):
             was = change.job_id in group.members
             now = change.new is not None and group.filter.matches(change.new, self._index)
@@ -254,14 +279,42 @@ class Fanout:
             else:
                 continue
             reason = None if now else change.reason or "filter"
-            for sub in group.subs:
+            others = group.subs if reason is not None else self._tell_many(group, change, encode, entering=not was)
+            for sub in others:
                 self._tell(sub, change, reason, told, entering=not was)
-        if told:
-            encode = _Encoder(change)
-            for reader, what in told.items():
-                outbox = self._out[reader]
-                for message in encode(what):
-                    outbox.add(message)
+        for reader, what in told.items():
+            for message in encode(what):
+                self._put(reader, message)
+
+    def _tell_many(self, group: Group, change: Change, encode: _Encoder, *, entering: bool) -> list[Sub]:
+        """Most readers have one subscription, all of its snapshot, and do not lag: returns the others."""
+        others: list[Sub] = []
+        messages: dict[int, Message] = {}
+        for sub in group.subs:
+            if not sub.alone or sub.todo or not self._has_room(sub.reader, change.seq - 1):
+                others.append(sub)
+                continue
+            message = messages.get(sub.id)
+            if message is None:
+                message = messages[sub.id] = encode.state(sub.id, whole=entering)
+            self._put(sub.reader, message)
+        return others
+
+    def _has_room(self, reader: Reader, seq: int) -> bool:
+        """Whether it does not lag. What is in its transport grows by a flush only, so that is looked at once between."""
+        outbox = self._out.get(reader)
+        if outbox is not None and outbox.size <= LAGGING_OVER and not (self._behind and reader in self._behind):
+            return True
+        return self._lag(reader, seq) is None
+
+    def _put(self, reader: Reader, message: Message) -> None:
+        before = self._out.get(reader)
+        key = (id(before), id(message))
+        step = self._steps.get(key)
+        if step is None:
+            size = len(message.body) + (before.size if before is not None else 0)
+            step = self._steps[key] = Outbox(before, message, size)
+        self._out[reader] = step
 
     def _tell(self, sub: Sub, change: Change, reason: str | None, told: dict[Reader, Told], *, entering: bool) -> None:
         job_id, reader = change.job_id, sub.reader
@@ -303,25 +356,31 @@ class Fanout:
         """Write to one reader, after what it was told before."""
         if messages:
             before = self._out.pop(reader, None)
-            reader.write(reader.framing([*before.messages, *messages] if before is not None else messages))
+            reader.write(reader.framing([*before.messages(), *messages] if before is not None else messages))
 
     def flush(self) -> None:
         """Write what was told. Equal messages become one frame, which all their readers share."""
-        self._flushed, self._flushing = self._clock(), False
-        out, self._out = self._out, defaultdict(Outbox)
-        framed: dict[tuple[Framing, tuple[int, ...]], bytes] = {}
+        self._flushing = False
+        out, self._out = self._out, {}
+        self._steps = {}
+        if not out:
+            return
+        began = self._clock()
+        framed: dict[tuple[Framing, int], bytes] = {}
         for reader, outbox in out.items():
-            key = (reader.framing, tuple(map(id, outbox.messages)))
+            key = (reader.framing, id(outbox))
             frame = framed.get(key)
             if frame is None:
-                frame = framed[key] = key[0](outbox.messages)
+                frame = framed[key] = key[0](outbox.messages())
             reader.write(frame)
+        ended = self._clock()
+        self._next = ended + min(TOGETHER, REST * (ended - began))
 
     def _flush_soon(self) -> None:
-        """At once after a pause; within `TOGETHER` of the last time otherwise."""
+        """At once, unless the last time was so long and so lately that writing would take most of the time."""
         if self._flushing or not self._out:
             return
-        wait = self._flushed + TOGETHER - self._clock()
+        wait = self._next - self._clock()
         if wait <= 0:
             self.flush()
         else:
@@ -336,7 +395,7 @@ class Fanout:
         if behind is None:
             outbox = self._out.get(reader)
             if outbox is not None and outbox.size > LAGGING_OVER:
-                reader.write(reader.framing(self._out.pop(reader).messages))
+                reader.write(reader.framing(self._out.pop(reader).messages()))
             if (waiting := reader.waiting()) > LAGGING_OVER:
                 behind = self._behind[reader] = Backlog(seq, waiting=waiting, progressed=self._clock())
         return behind
@@ -380,6 +439,10 @@ class _Encoder:
         self._document: Document | None = None
         self._put: bytes | None = None
         self._patch: bytes | None = None
+
+    def state(self, sub: int, *, whole: bool) -> Message:
+        """For those with one subscription, that has the job now."""
+        return self._once(("put" if whole else "delta", sub), self._state)
 
     def __call__(self, told: Told) -> Iterator[Message]:
         if told.subs and self._change.new is not None:

@@ -16,14 +16,14 @@ from http import HTTPStatus
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.exposition import choose_encoder
 
 from correlator import metrics
 from correlator.errors import CorrelatorError
 from correlator.hub import Hub
 from correlator.sinks.access import Access
 from correlator.sinks.compatible import Compatible
-from correlator.sinks.problems import problem, problems
+from correlator.sinks.problems import problem, problems, server_log
 from correlator.sinks.rest import Rest, json_response
 from correlator.sinks.specs import Specs
 from correlator.sinks.sse import EventStreams
@@ -37,6 +37,12 @@ TICKET_PATH = "/api/v1/ticket"
 
 OPEN_PATHS = ("/health/live", "/health/ready")
 """Nobody is asked for a token here; a load balancer has none, nor our name."""
+
+REQUEST_WITHIN = 75.0
+"""Seconds that a connection may be open without a whole request, slow headers and idleness between requests alike.
+
+aiohttp's own default is an hour; proxies keep their connections for 60 s.
+"""
 
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -90,14 +96,21 @@ class HttpSink:
                 web.get("/ws", sockets.handle, allow_head=False),
                 web.get("/api/v1/stream", events.handle, allow_head=False),
                 web.post(TICKET_PATH, self._ticket),
-                web.get("/health/live", self._live),
+                web.get("/health/live", partial(self._live, hub)),
                 web.get("/health/ready", partial(self._ready, hub)),
                 web.get("/metrics", partial(self._metrics, hub, streams)),
                 *Specs().routes(),
                 *self._static.routes(),
             ]
         )
-        runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=2.0)
+        runner = web.AppRunner(
+            app,
+            access_log=None,
+            logger=server_log,
+            handler_cancellation=True,
+            shutdown_timeout=2.0,
+            keepalive_timeout=REQUEST_WITHIN,
+        )
         await runner.setup()
         background = asyncio.gather(streams.run(), sockets.run())
         try:
@@ -165,8 +178,11 @@ class HttpSink:
         del request
         return json_response({"ticket": self._access.ticket(), "expires_in": 30})
 
-    async def _live(self, request: web.Request) -> web.Response:
+    async def _live(self, hub: Hub, request: web.Request) -> web.Response:
         del request
+        stuck = {name: round(seconds, 1) for name, seconds in hub.live.stuck().items()}
+        if stuck:
+            return json_response({"live": False, "stuck": stuck}, status=HTTPStatus.SERVICE_UNAVAILABLE)
         return json_response({"live": True})
 
     async def _ready(self, hub: Hub, request: web.Request) -> web.Response:
@@ -181,14 +197,10 @@ class HttpSink:
         return json_response(body, status=HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE)
 
     async def _metrics(self, hub: Hub, streams: Streams, request: web.Request) -> web.Response:
-        del request
+        metrics.READY.set(hub.loading is None and not hub.draining)
         metrics.DATABASE_UP.set(hub.source == "live")
         for transport, count in streams.readers().items():
             metrics.READERS.labels(transport).set(count)
-        counts = dict.fromkeys(("pending", "running", "completed", "failed", "cancelled"), 0)
-        for shown in hub.index.shown():
-            counts[shown.view.status.value] += 1
-        for status, count in counts.items():
-            metrics.JOBS.labels(status).set(count)
-        body = generate_latest(metrics.REGISTRY)
-        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+        metrics.READERS_LAGGING.set(streams.fanout.lagging)
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))  # OpenMetrics for those who ask for it
+        return web.Response(body=encode(metrics.REGISTRY), headers={"Content-Type": content_type})

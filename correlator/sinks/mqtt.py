@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import aiomqtt
 from aiomqtt import ProtocolVersion
+from msgspec.structs import replace
 from paho.mqtt import client as paho
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
@@ -52,6 +53,9 @@ STEADY_AFTER = 10.0
 """Seconds that a connection must last to count as a success: a broker that throws us out at once is not hammered."""
 
 INDEX_INTERVAL = 10.0
+STUCK_AFTER = 90.0
+"""Seconds without a step that are too long: what a broker may take for connecting is less, and all has a deadline."""
+
 LOADING_POLL = 0.1
 
 QUIET_AFTER = 1.0
@@ -98,14 +102,19 @@ class MqttSink:
         self._url = settings.url
         self._topics = Topics(f"{settings.prefix}/{settings.instance}")
         self._expiry = int(retention) + BACKSTOP
-        self._events = Events(owed)
+        self._events = Events(owed, clock=time.monotonic)
         self._tree: Tree | None = None
         self._version = ProtocolVersion.V5
         self._backoff = backoff or Backoff(0.2, 2.0, 10.0)
         self._error: str | None = None
         self._wake = asyncio.Event()
         self._told = asyncio.Event()
+        self._alive: Callable[[], None] = lambda: None
         self.connected = False
+
+    def log_in_with(self, settings: Mqtt) -> None:
+        """User and password from the next connection on."""
+        self._settings = replace(self._settings, username=settings.username, password=settings.password)
 
     def owed(self) -> list[Owed]:
         """The events that the broker has not acknowledged, in order: for the next run of the daemon."""
@@ -126,25 +135,29 @@ class MqttSink:
 
     async def run(self, hub: Hub) -> None:
         """Publish until cancelled, then say goodbye, which takes 8 s at most."""
-        tree = self._tree = Tree(self._topics, hub.index, hub.epoch, self._events)
+        tree = self._tree = Tree(self._topics, hub.index, hub.epoch, self._events, time.monotonic)
 
         def hear(batch: Batch) -> None:
             if dropped := tree.hear(batch):
                 metrics.MQTT_EVENTS_DROPPED.inc(dropped)
             self._wake.set()
 
+        metrics.MQTT_CONFIGURED.set(1)
         metrics.MQTT_PENDING.set_function(lambda: tree.pending)
+        metrics.MQTT_QUEUE_AGE.set_function(lambda: 0.0 if (t := tree.oldest()) is None else time.monotonic() - t)
         leave = hub.listen(hear)
         try:
-            while True:
-                began = time.monotonic()
-                try:
-                    await asyncio.create_task(self._connection(hub, tree), name="mqtt connection")
-                except LOST as error:
-                    self._away(error)
-                if time.monotonic() - began >= STEADY_AFTER:
-                    self._backoff.reset()
-                await asyncio.sleep(self._backoff.next())
+            with hub.live.part("mqtt", STUCK_AFTER) as self._alive:
+                while True:
+                    self._alive()
+                    began = time.monotonic()
+                    try:
+                        await asyncio.create_task(self._connection(hub, tree), name="mqtt connection")
+                    except LOST as error:
+                        self._away(error)
+                    if time.monotonic() - began >= STEADY_AFTER:
+                        self._backoff.reset()
+                    await asyncio.sleep(self._backoff.next())
         finally:
             leave()
 
@@ -266,10 +279,11 @@ class MqttSink:
         """The daemon's own word, and every 10 s how far it is."""
         if hub.loading is not None:
             await self._say(client, tree, "starting")
-            await _loaded(hub)
+            await _loaded(hub, self._alive)
         await self._say(client, tree, "online")
         while True:
             await self._send(client, tree.index())
+            self._alive()
             await asyncio.sleep(INDEX_INTERVAL)
 
     async def _sweep(self, client: Client, hub: Hub) -> None:
@@ -422,8 +436,9 @@ async def _answered(call: Awaitable[T], within: float) -> T:
         raise aiomqtt.MqttError(f"timed out: no answer within {within:g} s") from None
 
 
-async def _loaded(hub: Hub) -> None:
-    while hub.loading is not None:  # noqa: ASYNC110 - the hub tells nobody, and it is once a start
+async def _loaded(hub: Hub, alive: Callable[[], None] = lambda: None) -> None:
+    while hub.loading is not None:
+        alive()
         await asyncio.sleep(LOADING_POLL)
 
 

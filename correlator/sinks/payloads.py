@@ -87,12 +87,21 @@ class CheckpointPart(TypedDict):
     error: str | None
 
 
+class DoorbellPart(TypedDict):
+    """What tells of commits at once, where that is configured. `ok` also while it is away: polling goes on."""
+
+    ok: bool
+    up: bool
+    error: str | None
+
+
 class Parts(TypedDict):
-    """What the daemon depends on; `mqtt` only where one is configured."""
+    """What the daemon depends on; `mqtt` and `doorbell` only where they are configured."""
 
     database: DatabasePart
     checkpoint: CheckpointPart
     mqtt: NotRequired[MqttPart]
+    doorbell: NotRequired[DoorbellPart]
 
 
 class Readiness(TypedDict):

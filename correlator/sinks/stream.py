@@ -19,6 +19,7 @@ from correlator.errors import SourceUnavailable
 from correlator.hub import Hub
 from correlator.jobs import wire
 from correlator.jobs.model import Change, Level, Shown
+from correlator.liveness import STUCK_AFTER
 from correlator.sinks.fanout import LAGGING_OVER, Fanout, Sub
 from correlator.sinks.filters import Filter
 from correlator.sinks.messages import Message, Reader
@@ -56,12 +57,14 @@ class Streams:
         stop = self._hub.listen(self.fanout.hear), self._hub.listen_status(self._status_changed)
         bookmark = time.monotonic() + BOOKMARK_EVERY
         try:
-            while True:
-                await asyncio.sleep(SWEEP_EVERY)
-                self.fanout.sweep()
-                if time.monotonic() >= bookmark:
-                    bookmark = time.monotonic() + BOOKMARK_EVERY
-                    self._bookmark()
+            with self._hub.live.part("readers", STUCK_AFTER) as beat:
+                while True:
+                    await asyncio.sleep(SWEEP_EVERY)
+                    self.fanout.sweep()
+                    beat()
+                    if time.monotonic() >= bookmark:
+                        bookmark = time.monotonic() + BOOKMARK_EVERY
+                        self._bookmark()
         finally:
             for leave in stop:
                 leave()

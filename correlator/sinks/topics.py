@@ -7,7 +7,7 @@ kept. A topic is clean once the broker has acknowledged a message that was made 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 from urllib.parse import quote, unquote
 
@@ -115,17 +115,26 @@ class _Taken(Struct):
     acknowledged: bool = False
     rested: bool = False
     marked: bool = False
+    since: float = 0.0
+    """When it was first marked."""
+
+
+def _no_clock() -> float:
+    return 0.0
 
 
 class Outbox:
     """Topics to send, each once; of one topic at most one message is on its way, so versions never overtake.
 
     There are two lanes, taken in turn: a change need not wait behind thousands of topics that are published again, and
-    changes that never end do not starve those.
+    changes that never end do not starve those. `clock`: seconds, for `oldest` alone.
     """
 
-    def __init__(self, spacing: float = SPACING) -> None:
+    def __init__(self, spacing: float = SPACING, clock: Callable[[], float] = _no_clock) -> None:
         self._spacing = spacing
+        self._clock = clock
+        self._since: dict[Key, float] = {}
+        """Since when each topic has not been clean."""
         self._changed: OrderedDict[Key, None] = OrderedDict()
         self._again: OrderedDict[Key, None] = OrderedDict()
         self._turn = False
@@ -133,7 +142,9 @@ class Outbox:
         self._rests: deque[tuple[float, Key]] = deque()
 
     def mark(self, key: Key) -> None:
+        self._since.setdefault(key, self._clock())
         if (taken := self._taken.get(key)) is not None:
+            taken.since = taken.since if taken.marked else self._clock()
             taken.marked = True
         else:
             self._again.pop(key, None)
@@ -145,6 +156,7 @@ class Outbox:
         self._rests.clear()
         self._changed.clear()
         self._again = OrderedDict.fromkeys(keys)
+        self._since = dict.fromkeys(self._again, self._clock())
 
     def take(self, now: float) -> Key | None:
         """The next topic that may be sent at `now`, which never falls."""
@@ -165,12 +177,20 @@ class Outbox:
         """The broker has it; True if nothing changed since it was taken."""
         taken = self._taken[key]
         taken.acknowledged = True
+        if taken.marked:
+            self._since[key] = taken.since
+        else:
+            self._since.pop(key, None)
         self._free(key)
         return not taken.marked
 
     def due(self) -> float | None:
         """When the next topic may be ready though nothing is marked meanwhile."""
         return self._rests[0][0] if self._rests else None
+
+    def oldest(self) -> float | None:
+        """Since when the topic has not been clean that has been so for longest; None if all are."""
+        return min(self._since.values(), default=None)
 
     @property
     def pending(self) -> int:
@@ -187,9 +207,16 @@ class Outbox:
 
 
 class Events:
-    """Events in order, each kept until the broker has acknowledged it; bounded, the oldest go first."""
+    """Events in order, each kept until the broker has acknowledged it; bounded, the oldest go first.
 
-    def __init__(self, owed: Iterable[Owed] = (), bound: int = MAX_EVENTS) -> None:
+    `clock`: seconds, for `oldest` alone.
+    """
+
+    def __init__(
+        self, owed: Iterable[Owed] = (), bound: int = MAX_EVENTS, clock: Callable[[], float] = _no_clock
+    ) -> None:
+        self._clock = clock
+        self._since: dict[int, float] = {}
         self._number = 0
         self._waiting: deque[tuple[int, Owed]] = deque()
         self._bound = bound
@@ -202,9 +229,10 @@ class Events:
         """Returns how many were dropped for it."""
         self._number += 1
         self._waiting.append((self._number, owed))
+        self._since[self._number] = self._clock()
         if len(self._waiting) <= self._bound:
             return 0
-        self._waiting.popleft()
+        del self._since[self._waiting.popleft()[0]]
         return 1
 
     def take(self) -> tuple[int, Owed] | None:
@@ -215,12 +243,17 @@ class Events:
         return self._count, self._sent[self._count][1]
 
     def acknowledged(self, tag: int) -> None:
-        del self._sent[tag]
+        number, _ = self._sent.pop(tag)
+        del self._since[number]
 
     def restart(self) -> None:
         """A new connection: what was sent and not acknowledged is to be sent again, in the old order."""
         self._waiting.extendleft(reversed(self._sent.values()))
         self._sent.clear()
+
+    def oldest(self) -> float | None:
+        """Since when the first of them has been owed."""
+        return next(iter(self._since.values()), None)
 
     def __len__(self) -> int:
         return len(self._sent) + len(self._waiting)
@@ -235,14 +268,19 @@ class Events:
 
 
 class Tree:
-    """The tree as the index has it, and what of that the broker lacks; unconnected before `begin` and after `end`."""
+    """The tree as the index has it, and what of that the broker lacks; unconnected before `begin` and after `end`.
 
-    def __init__(self, topics: Topics, index: Index, epoch: str, events: Events) -> None:
+    `clock`: as of `events`.
+    """
+
+    def __init__(
+        self, topics: Topics, index: Index, epoch: str, events: Events, clock: Callable[[], float] = _no_clock
+    ) -> None:
         self._topics = topics
         self._index = index
         self._epoch = epoch
         self._events = events
-        self._outbox = Outbox()
+        self._outbox = Outbox(clock=clock)
         self._gone: dict[str, tuple[Shown | dict[str, Any], int]] = {}
         self._begun = False
         self._event_is_next = False
@@ -302,6 +340,10 @@ class Tree:
     def due(self) -> float | None:
         """When `take` may give something though nothing is heard meanwhile."""
         return self._outbox.due()
+
+    def oldest(self) -> float | None:
+        """Since when the broker has been owed what it has been owed for longest."""
+        return min((t for t in (self._outbox.oldest(), self._events.oldest()) if t is not None), default=None)
 
     @property
     def pending(self) -> int:

@@ -20,6 +20,7 @@ from correlator import metrics
 from correlator.errors import BadRequest, SourceUnavailable
 from correlator.hub import Hub, JobQuery
 from correlator.jobs import wire
+from correlator.liveness import STUCK_AFTER
 from correlator.sinks.access import Pace
 from correlator.sinks.fanout import LAGGING_OVER
 from correlator.sinks.filters import Filter
@@ -117,9 +118,8 @@ class SocketReader:
             self._transport.write(framed)
 
     def waiting(self) -> int:
-        if self._transport is None or self._transport.is_closing():
-            return 0
-        return self._transport.get_write_buffer_size()
+        size = self._transport.get_write_buffer_size() if self._transport is not None else 0
+        return size if size and self._transport is not None and not self._transport.is_closing() else 0
 
     def give_up(self) -> None:
         """Too slow: it is told so behind what it has not read; where it never reads that, the socket goes."""
@@ -190,13 +190,15 @@ class Websockets:
 
     async def run(self) -> None:
         """Find the readers that are gone without a word, for ever."""
-        while True:
-            await asyncio.sleep(1.0)
-            now = time.monotonic()
-            for reader in [r for r in self._open if r.ready and not r.closing]:
-                if not self._streams.fanout.lags(reader) and not reader.ping(now):
-                    metrics.READERS_CLOSED.labels("gone").inc()
-                    reader.abort()
+        with self._hub.live.part("websockets", STUCK_AFTER) as beat:
+            while True:
+                await asyncio.sleep(1.0)
+                beat()
+                now = time.monotonic()
+                for reader in [r for r in self._open if r.ready and not r.closing]:
+                    if not self._streams.fanout.lags(reader) and not reader.ping(now):
+                        metrics.READERS_CLOSED.labels("gone").inc()
+                        reader.abort()
 
     async def drain(self) -> None:
         """Tell everybody to come back, and close."""
@@ -212,7 +214,10 @@ class Websockets:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         ws = web.WebSocketResponse(compress=False, max_msg_size=MAX_FRAME, timeout=2.0, autoping=False)
-        await ws.prepare(request)
+        try:
+            await ws.prepare(request)
+        except ValueError as error:  # of text that is no ASCII; any other wrong key aiohttp refuses by itself
+            raise BadRequest("Sec-WebSocket-Key: expected 16 bytes in base64") from error
         reader = SocketReader(request.transport, ws)
         self._open[reader] = None
         try:

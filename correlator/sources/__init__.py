@@ -6,7 +6,8 @@ tables say as often as it is asked. It never shows a row that was not committed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from correlator.jobs.index import Outcome
@@ -40,7 +41,7 @@ class Feed(Protocol):
         """The past has been read: what comes from now on is news."""
 
     def attention(self) -> bool:
-        """Whether jobs run or readers watch, so that looking often is worth it."""
+        """Whether jobs run, or readers watch something happen, so that looking often is worth it."""
 
     def untold(self) -> int:
         """How many rows wait for the tables to tell of their jobs."""
@@ -59,6 +60,9 @@ class Feed(Protocol):
 
     def is_new(self, job_id: str) -> bool:
         """Whether nothing is known of the job yet."""
+
+    def part(self, name: str, within: float) -> AbstractContextManager[Callable[[], None]]:
+        """A task of the source, which says by the callable that it goes on (`correlator.liveness`)."""
 
     def unfinished_legacy(self) -> list[LegacyRecord]: ...
 

@@ -10,12 +10,15 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from correlator import metrics
 from correlator.backoff import Backoff
 from correlator.errors import SchemaError, SourceUnavailable
 from correlator.sources import Feed
-from correlator.sources.database import INDISPENSABLE, Database, Session
+from correlator.sources.database import INDISPENSABLE, Database, Row, Session
+from correlator.sources.doorbell import Doorbell
 from correlator.sources.queries import Queries
 from correlator.sources.reconcile import Reconcile
 from correlator.sources.tail import LogReset, Tail
@@ -27,6 +30,23 @@ SCHEMA_EVERY = 60.0
 """Seconds between looks at the server's offset, and at the schema: both may change under us."""
 
 
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A session that says whenever a query has ended, well or not. Satisfies `correlator.sources.database.Session`."""
+
+    session: Session
+    beat: Callable[[], None]
+
+    async def query(self, sql: str, args: Sequence[object] = ()) -> Sequence[Row]:
+        try:
+            return await self.session.query(sql, args)
+        finally:
+            self.beat()
+
+    async def close(self) -> None:
+        await self.session.close()
+
+
 @dataclass(slots=True)
 class Follower:
     """Satisfies `correlator.sources.Source`. `history`: seconds of log that a first start reads."""
@@ -35,30 +55,49 @@ class Follower:
     tail: Tail
     reconcile: Reconcile
     history: float = 86_400.0
+    patience: float = 60.0
+    """Seconds without an answer, or the failure to get one, that mean that a task is stuck: more than all deadlines."""
     backoff: Backoff = field(default_factory=lambda: Backoff(0.2, 2.0, 5.0))
+    doorbell: Doorbell | None = None
     _missing: list[str] | None = None
     _knows: bool = False
     """Whether the tables have been read in this run: what an earlier run knew may be old."""
 
     async def run(self, feed: Feed) -> None:
+        with feed.part("source", self.patience) as beat:
+            async with asyncio.TaskGroup() as tasks:
+                if self.doorbell is not None:
+                    tasks.create_task(self.doorbell.run(self._rung), name="doorbell")
+                await self._run(feed, beat)
+
+    def _rung(self, changed: Mapping[str, int]) -> None:
+        if statements := changed.get("log_events"):
+            self.tail.rung(statements)
+        if len(changed) > (statements is not None):
+            self.reconcile.rung()
+
+    async def _run(self, feed: Feed, beat: Callable[[], None]) -> None:
         while True:
+            beat()
             try:
-                await self._connection(feed)
+                await self._connection(feed, beat)
             except* (SourceUnavailable, SchemaError) as away:
                 error = _first(away)
                 feed.state(connected=False, error=str(error))
             except* LogReset as reset:
                 log.warning("%s: reading the log again from where its history begins", _first(reset))
+                metrics.LOG_RESETS.inc()
                 self.tail.started = False
             await asyncio.sleep(self.backoff.next())
 
-    async def _connection(self, feed: Feed) -> None:
+    async def _connection(self, feed: Feed, beat: Callable[[], None]) -> None:
         async with contextlib.AsyncExitStack() as stack:
 
             async def session(*, dirty: bool = False) -> Session:
                 opened = await self.database.open(dirty=dirty)
                 stack.push_async_callback(opened.close)
-                return opened
+                beat()
+                return Heard(opened, beat)
 
             rows, dirty, tables = await session(), await session(dirty=True), await session()
             queries = await self._look_up(tables, feed)

@@ -185,6 +185,16 @@ class Gaps:
         self._file()
         return sorted(new)
 
+    def newest(self, limit: int) -> list[int]:
+        """Missing ids of open windows, `limit` at the most, the latest first: what is written now is among them."""
+        found: list[int] = []
+        for window in reversed(self.open):
+            for first, last in reversed(window.holes):
+                if len(found) >= limit:
+                    return found
+                found += range(last, max(first - 1, last - limit + len(found)), -1)
+        return found
+
     def missing(self) -> int:
         """How many ids are in open windows."""
         return sum(last - first + 1 for w in self.open for first, last in w.holes)

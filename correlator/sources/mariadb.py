@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from ipaddress import ip_address
 from typing import Any, Literal
@@ -64,7 +64,7 @@ class MariaDBSession:
             try:
                 async with asyncio.timeout(self._timeout), self._connection.cursor() as cursor:
                     await cursor.execute(sql, tuple(args) or None)
-                    return [tuple(map(as_text, row)) for row in await cursor.fetchall()]
+                    return _decoded(await cursor.fetchall())
             except TimeoutError as error:
                 self._drop()
                 raise SourceUnavailable(f"MariaDB: no answer within {self._timeout:g} s") from error
@@ -110,6 +110,10 @@ class MariaDBDatabase:
         self._connect_timeout = connect_timeout
         self._query_timeout = query_timeout
         self._driver, self.driver_name = load_driver(driver)
+
+    def log_in_with(self, password: str) -> None:
+        """The password from the next connection on."""
+        self._address = replace(self._address, password=password)
 
     async def open(self, *, dirty: bool = False) -> MariaDBSession:
         a = self._address
@@ -205,6 +209,17 @@ def load_driver(name: str) -> tuple[Any, str]:
         except ImportError:
             continue
     raise SourceUnavailable(f"database.driver = {name!r} is not installed: pip install {name}, or set it to 'auto'")
+
+
+def _decoded(rows: Sequence[Row]) -> Sequence[Row]:
+    """`rows` with texts for bytes. Column by column, as all values of one are of a kind, or None: twice as fast."""
+    return list(zip(*map(_column, zip(*rows, strict=True)), strict=True))
+
+
+def _column(values: Row) -> Row:
+    if isinstance(next((v for v in values if v is not None), None), bytes):
+        return tuple([None if v is None else as_text(v) for v in values])
+    return values
 
 
 _NO_TLS = "database.tls is set, but the server offers no TLS"

@@ -10,7 +10,7 @@ import asyncio
 import heapq
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
@@ -32,6 +32,9 @@ AGAIN_AFTER = (0.0, 2.0, 30.0)
 
 HELD_EVERY = 0.05
 """Seconds between looks for new jobs while somebody waits for an ID."""
+
+RUNG_EVERY = 0.2
+"""Seconds between looks that the doorbell calls for, at the least."""
 
 ROUND = 300.0
 """Seconds in which every job in memory is read again."""
@@ -60,6 +63,8 @@ class Reconcile:
     interval: float = 1.0
     retention: float = 86_400.0
     legacy: bool = True
+    patience: float = 60.0
+    """Seconds without a step that mean that this is stuck: more than all deadlines of one step."""
     lookup: Lookup = field(default_factory=Lookup)
     _urgent: set[str] = field(default_factory=set)
     _steps: set[int] = field(default_factory=set)
@@ -71,6 +76,8 @@ class Reconcile:
     _mark: str | None = None
     """From when on the next look asks. It outlives connections: jobs begin and end while the database is away."""
     _looked_up: set[str] = field(default_factory=set)
+    _alive: Callable[[], None] = lambda: None
+    _rung: bool = False
 
     def __post_init__(self) -> None:
         for kind in LOST:
@@ -103,13 +110,21 @@ class Reconcile:
     async def follow(self, queries: Queries, session: Session, feed: Feed) -> None:
         """Read what is called for, for ever. Raises `SourceUnavailable`."""
         tracking = queries.schema.has("job_tracking", "id", "status")
-        regular, held = 0.0, 0.0
+        with feed.part("reconcile", self.patience) as self._alive:
+            await self._follow(queries, session, feed, tracking=tracking)
+
+    async def _follow(self, queries: Queries, session: Session, feed: Feed, *, tracking: bool) -> None:
+        looked, regular, held = 0.0, 0.0, 0.0
         if self._mark is None:
             self._mark = await queries.clock(session, LATE_COMMIT)
         while True:
+            self._alive()
             now = time.monotonic()
+            if self._rung:
+                regular = min(regular, looked + RUNG_EVERY)
             if now >= regular:
-                regular = now + self.interval
+                self._rung = False
+                looked, regular = now, now + self.interval
                 if tracking:
                     self._mark = await self._regular(queries, session, feed, self._mark)
                 await self._legacy_rows(queries, session, feed)
@@ -145,6 +160,11 @@ class Reconcile:
         """Somebody has begun to wait for an ID: look for it now rather than at the next look."""
         self._wake.set()
 
+    def rung(self) -> None:
+        """The tables have changed: compare them now rather than at the next look."""
+        self._rung = True
+        self._wake.set()
+
     async def _regular(self, queries: Queries, session: Session, feed: Feed, mark: str) -> str:
         """The look of every interval. Returns the mark from which the next one takes up."""
         following = await queries.clock(session, LATE_COMMIT)
@@ -170,6 +190,7 @@ class Reconcile:
         for i in range(0, len(wanted), IN_ONE):
             readings = await read_readings(queries, session, feed.look(), wanted[i : i + IN_ONE])
             self.note(feed.readings(readings))
+            self._alive()
             await asyncio.sleep(0)
 
     async def _legacy_rows(self, queries: Queries, session: Session, feed: Feed, *, first: bool = False) -> None:

@@ -7,11 +7,13 @@ dirty read sees is evidence and never shown.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from correlator import metrics
 from correlator.errors import SourceUnavailable
 from correlator.jobs.index import Outcome
 from correlator.jobs.model import Cursor, LogRow, Micros
@@ -42,6 +44,12 @@ TOLD_WITHIN = 10.0
 PROBED_BELOW_START = 50_000
 """At a first start, holes this far below the head are still watched; what is older has long been decided."""
 
+AGAIN_AFTER = (0.001, 0.002, 0.004)
+"""Seconds after which what the doorbell told of is looked for again: it rings a moment before rows are visible."""
+
+HOLES_AT_ONCE = 256
+"""Ids missing below the head that are looked for whenever the doorbell rings, at the most; the probes see to all."""
+
 SIGNS_EVERY = 2.0
 SPEAK_EVERY = 2.0
 
@@ -53,6 +61,8 @@ class Tail:
     poll: float = 0.02
     idle_poll: float = 0.25
     grace: float = 5.0
+    patience: float = 60.0
+    """Seconds without a step that mean that a task is stuck: more than all deadlines of one step."""
     gaps: Gaps = field(init=False)
     started: bool = False
     _batch: int = BATCH
@@ -63,6 +73,10 @@ class Tail:
     _behind: bool = True
     _spoke: float = 0.0
     _holes: asyncio.Event = field(default_factory=asyncio.Event)
+    _rung: asyncio.Event = field(default_factory=asyncio.Event)
+    _owed: int = 0
+    """Statements that the doorbell told of, less one for each look since that found rows: of any of them."""
+    _tries: int = 0
 
     def __post_init__(self) -> None:
         self._fresh()
@@ -85,6 +99,12 @@ class Tail:
         self._target = cursor.head
         self._floor = 0  # what is above the cursor is news
         self.started = True
+
+    def rung(self, statements: int) -> None:
+        """So many have changed log_events: what they wrote is looked for now rather than at the next poll."""
+        self._owed += statements
+        self._tries = 0
+        self._rung.set()
 
     async def begin(self, queries: Queries, rows: Session, since: Micros) -> None:
         """A first start: the head goes to where the log at `since` begins; later, to what is still as it was read."""
@@ -121,7 +141,14 @@ class Tail:
         self._target = max(self._target, await queries.last_id(rows))
         self._spoke = time.monotonic()
         self._behind = True
+        metrics.GAPS_OPEN.set_function(lambda: len(self.gaps.open))
+        metrics.GAP_OLDEST.set_function(lambda: self.gaps.oldest(time.monotonic()))
+        with feed.part("tail", self.patience) as beat:
+            await self._follow(queries, rows, feed, note, beat)
+
+    async def _follow(self, queries: Queries, rows: Session, feed: Feed, note: Note, beat: Callable[[], None]) -> None:
         while True:
+            beat()
             began = time.monotonic()
             asked = self._batch
             found = await self._read_on(queries, rows, asked)
@@ -130,14 +157,45 @@ class Tail:
             if new:
                 self._take(new, feed, note)
             if len(found) == asked:
+                self._owed = 0
                 self._say(feed)
                 await self._until_told(feed)
                 continue
             if self._behind:
                 self._behind = False
                 feed.loading(self.gaps.head, self.gaps.head)
+            if self._owed and (await self._late_ones(queries, rows, feed, note) or new):
+                self._owed -= 1
             pause = self.poll if self.gaps.open or feed.attention() else self.idle_poll
-            await asyncio.sleep(max(0.0, began + pause - time.monotonic()))
+            await self._rest(began + pause)
+
+    async def _rest(self, until: float) -> None:
+        """Sleep until the next look is due, or the doorbell calls for one sooner."""
+        now = time.monotonic()
+        if self._owed and self._tries < len(AGAIN_AFTER):
+            until = min(until, now + AGAIN_AFTER[self._tries])
+            self._tries += 1
+        else:
+            self._owed = 0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, until - now)):
+                await self._rung.wait()
+        self._rung.clear()
+
+    async def _late_ones(self, queries: Queries, rows: Session, feed: Feed, note: Note) -> int:
+        """Read what is there by now of the rows that are missing below the head. Returns how many there were."""
+        missing = self.gaps.newest(HOLES_AT_ONCE)
+        return self._fill(await queries.rows_in(rows, missing), feed, note) if missing else 0
+
+    def _fill(self, found: Sequence[LogRow], feed: Feed, note: Note) -> int:
+        """Take rows that were missing. Returns how many nobody has taken meanwhile."""
+        by_id = {r.id: r for r in found}
+        late = self.gaps.late
+        new = self.gaps.fill(by_id)
+        metrics.LATE_ROWS.inc(self.gaps.late - late)
+        if new:
+            note(feed.rows([by_id[i] for i in new]))
+        return len(new)
 
     async def _read_on(self, queries: Queries, rows: Session, limit: int) -> Sequence[LogRow]:
         """The next rows, the one at the head first. Fewer at a time where so many do not come within the deadline."""
@@ -160,7 +218,14 @@ class Tail:
 
     async def watch(self, queries: Queries, rows: Session, dirty: Session, feed: Feed, note: Note) -> None:
         """Look after the holes for ever."""
+        with feed.part("gaps", self.patience) as beat:
+            await self._watch(queries, rows, dirty, feed, note, beat)
+
+    async def _watch(
+        self, queries: Queries, rows: Session, dirty: Session, feed: Feed, note: Note, beat: Callable[[], None]
+    ) -> None:
         while True:
+            beat()
             now = time.monotonic()
             # Both in turn: some window may always be due, and a sweep may have many parts.
             probes = [p for p in (self.gaps.probe(now), self.gaps.sweep(now)) if p is not None]
@@ -199,10 +264,7 @@ class Tail:
         alive = self.gaps.answer(probe, seen, time.monotonic())
         if not alive:
             return
-        found = {r.id: r for r in await queries.rows_in(rows, alive)}
-        new = self.gaps.fill(found)
-        if new:
-            note(feed.rows([found[i] for i in new]))
+        self._fill(await queries.rows_in(rows, alive), feed, note)
 
     def _after_head(self, found: Sequence[LogRow]) -> Sequence[LogRow]:
         """The rows above the head, once the row at the head has been seen to be the same as ever.

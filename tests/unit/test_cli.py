@@ -46,7 +46,7 @@ def daemon(monkeypatch):
     def daemon(work):
         module = ModuleType("correlator.app")
 
-        async def run(config):
+        async def run(config, *, load):
             await asyncio.sleep(0)
             work(config)
 

@@ -382,3 +382,18 @@ def test_no_secret_shows_in_what_is_wrong(problems, toml):
 def test_every_key_has_a_description():
     assert not [dotted for dotted, key in leaves() if not key.description.endswith(".")]
     assert not [key.name for key in keys(Config).values() if not key.description.endswith(".")]
+
+
+@pytest.mark.parametrize("nothing", ["", "\n", " \r\n"])
+def test_a_credential_that_holds_nothing_is_not_given_but_a_file_that_is_named_must_hold_something(
+    write, problems, nothing, tmp_path
+):
+    for name in ("db-password", "mqtt-password", "api-token"):
+        (tmp_path / name).write_text(nothing)
+    config = write("", {"CREDENTIALS_DIRECTORY": str(tmp_path)})
+    assert not config.database.password
+    assert not config.mqtt.password
+    assert config.http.tokens_file is None
+    (line,) = problems('[http]\nlisten = "0.0.0.0:8686"', {"CREDENTIALS_DIRECTORY": str(tmp_path)})
+    assert "anybody could connect" in line
+    assert problems(f"[http]\ntokens_file = '{tmp_path / 'api-token'}'")

@@ -8,6 +8,7 @@ import itertools
 from types import SimpleNamespace
 from typing import Any
 
+from correlator.liveness import Liveness
 from correlator.sources.reconcile import Reconcile
 from tests.servers import eventually
 
@@ -34,7 +35,7 @@ class Tables:
 
 async def test_the_first_look_after_an_outage_takes_up_where_the_last_one_before_it_began():
     tables, reconcile = Tables(), Reconcile(interval=0.01, legacy=False)
-    feed = SimpleNamespace(active=set, known=list, holding=lambda: False, needs=lambda _: True)
+    feed = SimpleNamespace(active=set, known=list, holding=lambda: False, needs=lambda _: True, part=Liveness().part)
 
     async def connection(looks: int) -> None:
         wanted = len(tables.marks) + looks

@@ -563,18 +563,35 @@ async def test_equal_messages_are_one_frame_for_all_their_readers(monkeypatch):
     assert len(set(frames[-3:])) == 1
 
 
-async def test_what_comes_within_20_ms_goes_out_together(monkeypatch):
+async def test_what_comes_while_writing_takes_long_goes_out_together(monkeypatch):
     stage = Stage()
     await stage.subscribe()
-    stage.job()
-    stage.world.streams.fanout.flush()
+    clock = [0.0]
     written: list[bytes] = []
-    monkeypatch.setattr(stage.client, "write", written.append)
+
+    def slowly(framed: bytes) -> None:
+        written.append(framed)
+        clock[0] += 0.005
+
+    monkeypatch.setattr(stage.world.streams.fanout, "_clock", lambda: clock[0])
+    monkeypatch.setattr(stage.client, "write", slowly)
+    stage.job()
     for n in range(5):
         stage.job(error_message=str(n))
-    assert written == []
-    await eventually(lambda: written)
-    assert [m["rev"] for m in json.loads(written[0])] == [2, 3, 4, 5, 6]
+    assert len(written) == 1
+    await eventually(lambda: len(written) > 1)
+    assert [m["rev"] for m in json.loads(written[1])] == [2, 3, 4, 5, 6]
+
+
+async def test_what_comes_while_writing_is_quick_goes_out_at_once(monkeypatch):
+    stage = Stage()
+    await stage.subscribe()
+    written: list[bytes] = []
+    monkeypatch.setattr(stage.world.streams.fanout, "_clock", lambda: 0.0)
+    monkeypatch.setattr(stage.client, "write", written.append)
+    for n in range(3):
+        stage.job(error_message=str(n))
+        assert len(written) == n + 1
 
 
 async def test_a_position_before_the_ring_or_after_the_stream_is_a_gap(monkeypatch):

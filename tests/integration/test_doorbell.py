@@ -1,0 +1,327 @@
+"""The doorbell at real servers: what rings, what does not, and what becomes of it when something is in the way."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from correlator.backoff import Backoff
+from correlator.settings import Tls
+from correlator.sources.doorbell import Doorbell
+from correlator.sources.mariadb import Address, MariaDBDatabase
+from correlator.tls import client_context
+from tests import replay
+from tests.contract.test_source_tls import Authority
+from tests.daemon import HELLO, Daemon
+from tests.replay import MariaDBReplayer
+from tests.servers import Database, MariaDB, eventually
+from tests.subscriptions import documents
+from tests.truth import differences
+
+LOGGING = ("--log-bin=bin", "--server-id=1", "--max-allowed-packet=64M")
+
+
+class Heard:
+    """A doorbell that is listened to."""
+
+    def __init__(self, bell: Doorbell) -> None:
+        self.bell = bell
+        self.rings: Counter[str] = Counter()
+
+    @property
+    def up(self) -> bool:
+        return bool(self.bell.describe()["up"])
+
+    @property
+    def error(self) -> str:
+        return str(self.bell.describe()["error"])
+
+
+@contextlib.asynccontextmanager
+async def listening(database: Database, *, up: bool = True, **address: object) -> AsyncIterator[Heard]:
+    where = Address(**{"port": database.server.port, "database": database.name, **address})  # type: ignore[arg-type]
+    source = MariaDBDatabase(where, driver="aiomysql", connect_timeout=1.0)
+    heard = Heard(Doorbell(source, database.name, backoff=Backoff(0.05, 1.0, 0.05), heartbeat=0.3, silent_after=1.2))
+    task = asyncio.create_task(heard.bell.run(heard.rings.update))
+    try:
+        if up:
+            await eventually(lambda: heard.up)
+        yield heard
+        assert not task.done()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def run(database: Database, *statements: str) -> None:
+    async with database.connect() as connection, connection.cursor() as cursor:
+        for statement in statements:
+            await cursor.execute(statement)
+
+
+async def granted(server: MariaDB) -> Database:
+    database = await server.create_schema()
+    await run(database, "GRANT REPLICATION SLAVE ON *.* TO correlator@'%'")
+    return database
+
+
+LINE = "INSERT INTO log_events (message) VALUES ('x')"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[MariaDB]:
+    """One with a binary log, that the tests below share."""
+    with MariaDB(*LOGGING) as server:
+        yield server
+
+
+@pytest.fixture
+async def appliance(server: MariaDB) -> AsyncIterator[Database]:
+    database = await granted(server)
+    yield database
+    await database.drop()
+
+
+@pytest.fixture
+def own() -> Iterator[MariaDB]:
+    """One with a binary log, to stop and start."""
+    with MariaDB(*LOGGING) as server:
+        yield server
+
+
+@pytest.mark.filterwarnings("ignore:Unsafe statement")
+@pytest.mark.parametrize("form", ["ROW", "STATEMENT", "MIXED"])
+async def test_what_is_committed_rings_for_its_table_and_what_is_not_does_not(appliance, form):
+    async with listening(appliance) as heard:
+        await run(
+            appliance,
+            "CREATE TABLE other (id INT)",
+            f"SET SESSION binlog_format = '{form}'",
+            "INSERT INTO other VALUES (1), (2)",
+            "BEGIN",
+            LINE,
+            "ROLLBACK",
+            "BEGIN",
+            "INSERT INTO job_tracking (id, operation, status, job_type) VALUES ('a', 'o', 'running', 'failover')",
+            "INSERT INTO job_steps (id, job_id, name, seq, status) VALUES (1, 'a', 'n', 1, 'running')",
+            "COMMIT",
+        )
+        await eventually(lambda: {"job_tracking", "job_steps"} <= heard.rings.keys())
+        assert "log_events" not in heard.rings
+        await run(appliance, LINE)
+        await eventually(lambda: heard.rings["log_events"])
+        assert "failover_jobs" not in heard.rings
+
+
+async def test_the_same_where_the_log_is_packed(own):
+    own.stop()
+    own.arguments = (*LOGGING, "--log-bin-compress", "--log-bin-compress-min-len=10", "--binlog-checksum=NONE")
+    own.start()
+    database = await granted(own)
+    async with listening(database) as heard:
+        for form in ("ROW", "STATEMENT"):
+            heard.rings.clear()
+            await run(database, f"SET SESSION binlog_format = '{form}'", LINE)
+            await eventually(lambda: heard.rings["log_events"])
+
+
+async def test_a_row_that_is_larger_than_a_packet_of_the_protocol_passes(appliance):
+    async with listening(appliance) as heard:
+        text = "SELECT REPEAT('log_events ', 1600000)"  # 17.6 MB
+        await run(appliance, "SET SESSION binlog_format = 'ROW'", f"CREATE TABLE huge (t LONGTEXT) {text}", LINE)
+        await eventually(lambda: heard.rings["log_events"], within=10.0)
+        assert set(heard.rings) == {"log_events"}
+        assert heard.up
+
+
+async def test_it_listens_by_the_socket_too(appliance):
+    async with listening(appliance, unix_socket=str(appliance.server.socket), port=1) as heard:
+        await run(appliance, LINE)
+        await eventually(lambda: heard.rings["log_events"])
+
+
+async def test_a_log_that_begins_a_new_file_and_drops_the_old_one_is_followed(appliance):
+    async with listening(appliance) as heard:
+        for _ in range(3):
+            heard.rings.clear()
+            await run(appliance, "FLUSH BINARY LOGS", LINE)
+            await eventually(lambda: heard.rings["log_events"])
+            async with appliance.connect() as connection, connection.cursor() as cursor:
+                await cursor.execute("SHOW BINARY LOGS")
+                current = (await cursor.fetchall())[-1][0]
+                await cursor.execute(f"PURGE BINARY LOGS TO '{current}'")
+        assert heard.up
+
+
+async def test_a_quiet_server_is_no_silent_one_and_one_connection_is_enough(appliance):
+    async with listening(appliance) as heard:
+        async with appliance.connect() as connection, connection.cursor() as cursor:
+            ours = "SELECT ID FROM information_schema.processlist WHERE USER = 'correlator'"
+            await cursor.execute(ours)
+            before = await cursor.fetchall()
+            await asyncio.sleep(2.0)  # longer than it would put up with silence
+            await cursor.execute(ours)
+            assert await cursor.fetchall() == before
+        assert len(before) == 1
+        assert heard.up
+
+
+async def test_without_the_right_it_says_which_one_is_lacking_and_rings_once_it_is_given(own, caplog):
+    database = await own.create_schema()
+    async with listening(database, up=False) as heard:
+        await eventually(lambda: "GRANT REPLICATION SLAVE" in heard.error)
+        await run(database, "GRANT REPLICATION SLAVE ON *.* TO correlator@'%'")
+        await eventually(lambda: heard.up)
+        await run(database, LINE)
+        await eventually(lambda: heard.rings["log_events"])
+    assert [r.levelname for r in caplog.records if r.name == "correlator.sources.doorbell"] == ["WARNING"]
+
+
+async def test_a_server_without_a_binary_log_is_told_of(database):
+    async with listening(database, up=False) as heard:
+        await eventually(lambda: "log_bin is off" in heard.error)
+
+
+async def test_after_a_restart_and_a_crash_of_the_server_it_rings_again(own):
+    database = await granted(own)
+    async with listening(database) as heard:
+        for end in (own.stop, own.kill):
+            await asyncio.to_thread(end)
+            await eventually(lambda: not heard.up)
+            await asyncio.to_thread(own.start)
+            await eventually(lambda: heard.up)
+            heard.rings.clear()
+            await run(database, LINE)
+            await eventually(lambda: heard.rings["log_events"])
+
+
+async def test_a_server_that_freezes_is_noticed_by_its_silence(own):
+    database = await granted(own)
+    async with listening(database) as heard:
+        await asyncio.to_thread(own.pause)
+        try:
+            await eventually(lambda: "no heartbeat" in heard.error)
+        finally:
+            own.resume()
+        await eventually(lambda: heard.up)
+        await run(database, LINE)
+        await eventually(lambda: heard.rings["log_events"])
+
+
+async def test_two_of_them_at_one_server_do_not_throw_each_other_out(appliance):
+    async with listening(appliance) as one, listening(appliance) as other:
+        for _ in range(3):
+            one.rings.clear()
+            other.rings.clear()
+            await run(appliance, LINE)
+            await eventually(lambda: one.rings["log_events"] and other.rings["log_events"])
+        assert one.up
+        assert other.up
+
+
+async def test_a_daemon_that_hardly_polls_shows_at_once_what_is_committed(appliance, tmp_path):
+    """Also what is committed below rows that have been read, and what only the tables tell."""
+    daemon = Daemon(
+        tmp_path,
+        database__url=appliance.url,
+        database__doorbell=True,
+        database__poll_interval=30,
+        database__idle_poll_interval=30,
+        database__reconcile_interval=30,
+    )
+    job = "INSERT INTO job_tracking (id, operation, status, job_type) VALUES ('{}', 'o', '{}', 'failover')"
+    line = "INSERT INTO log_events (message, level, attrs) VALUES ('{}', 'INFO', '{{\"job_id\":\"a\"}}')"
+    try:
+        await daemon.start()
+        await eventually(lambda: doorbell_of(daemon))
+        async with daemon.socket(HELLO) as socket:
+            await socket.snapshot(logs="DEBUG")
+            await run(appliance, job.format("a", "running"))
+            assert (await socket.shown(within=2.0))["job"]["job_id"] == "a"
+            async with appliance.connect(autocommit=False) as slow, slow.cursor() as cursor:
+                await cursor.execute(line.format("slow"))
+                await run(appliance, line.format("quick"))
+                assert (await socket.until("log", within=2.0))["message"] == "quick"
+                await slow.commit()
+                assert (await socket.until("log", within=2.0))["message"] == "slow"
+            await run(appliance, "UPDATE job_tracking SET status = 'failed', completed_at = NOW() WHERE id = 'a'")
+            while (await socket.shown(within=2.0))["job"]["status"] != "failed":
+                pass
+        assert "correlator_doorbell_up 1.0" in await daemon.text("/metrics")
+        assert await daemon.stop() == 0
+    finally:
+        await daemon.close()
+
+
+async def test_a_daemon_whose_doorbell_is_away_is_ready_and_polls(database, tmp_path):
+    daemon = Daemon(tmp_path, database__url=database.url, database__doorbell=True)
+    try:
+        await daemon.start()
+
+        async def said_to_be_away() -> bool:
+            status, told = await daemon.get("/health/ready")
+            doorbell = told["parts"]["doorbell"]
+            assert (status, told["degraded"], doorbell["ok"], doorbell["up"]) == (200, False, True, False)
+            return "log_bin is off" in doorbell["error"]
+
+        await eventually(said_to_be_away)
+        async with daemon.socket(HELLO) as socket:
+            await socket.snapshot(logs="DEBUG")
+            await run(
+                database,
+                "INSERT INTO job_tracking (id, operation, status) VALUES ('a', 'o', 'running')",
+                "INSERT INTO log_events (message, level, attrs) VALUES ('x', 'INFO', '{\"job_id\":\"a\"}')",
+            )
+            assert (await socket.until("log"))["message"] == "x"
+        assert daemon.log().count("the doorbell is away") == 1
+    finally:
+        await daemon.close()
+
+
+async def test_a_recording_ends_equal_to_its_tables_with_the_doorbell_on(mixed, appliance, tmp_path):
+    daemon = Daemon(tmp_path, database__url=appliance.url, database__doorbell=True)
+    try:
+        await daemon.start()
+        await eventually(lambda: doorbell_of(daemon))
+        async with MariaDBReplayer.connect(appliance) as replayer:
+            await replayer.replay(mixed)
+        tables = replay.expected(mixed)
+
+        async def equal() -> bool:
+            found = differences(tables, await documents(daemon))
+            assert not found, found[:5]
+            return True
+
+        await eventually(equal, within=15, every=0.2)
+    finally:
+        await daemon.close()
+
+
+async def doorbell_of(daemon: Daemon) -> bool:
+    """Whether the daemon's doorbell is up."""
+    _, told = await daemon.get("/health/ready")
+    return bool(told["parts"]["doorbell"]["up"])
+
+
+async def test_it_listens_over_tls_and_to_nobody_without(own, tmp_path):
+    authority = Authority.make(tmp_path / "tls")
+    encrypted = client_context(Tls(ca=authority.ca))
+    own.stop()
+    own.arguments = (*LOGGING, "--skip-ssl")
+    own.start()
+    database = await granted(own)
+    async with listening(database, up=False, tls=encrypted) as heard:
+        await eventually(lambda: "the server offers no TLS" in heard.error)
+    own.stop()
+    files = (f"--ssl-cert={authority.folder / 'server.pem'}", f"--ssl-key={authority.folder / 'server.key'}")
+    own.arguments = (*LOGGING, *files)
+    own.start()
+    async with listening(database, tls=encrypted) as heard:
+        for _ in range(3):
+            heard.rings.clear()
+            await run(database, LINE)
+            await eventually(lambda: heard.rings["log_events"])

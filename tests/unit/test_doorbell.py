@@ -1,0 +1,171 @@
+"""What is read of a binary log, and what is said of a doorbell that is away. Nothing here has a server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import struct
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from correlator.backoff import Backoff
+from correlator.errors import SourceUnavailable
+from correlator.sources import binlog
+from correlator.sources.binlog import Changes, Ended
+from correlator.sources.database import TABLES
+from correlator.sources.doorbell import SAY_AGAIN, Doorbell
+from tests.servers import eventually
+
+GTID, XID, HEARTBEAT, ROWS = 162, 16, 27, 23
+
+MAPPED = bytes.fromhex("120000000000 0100 0e") + b"migratekit_oma\0\x0alog_events\0\x08\x08\x0f\x08\xfe\xfc\xfc\x12\x0f"
+"""The body of a TABLE_MAP event as MariaDB 11.8 sent it."""
+
+STATEMENT = bytes.fromhex(
+    "0900000000000000 0e 0000 2600 000000000101000020540000000006037374640400090009000905062b30303a30308026880a"
+) + (b"migratekit_oma\0INSERT INTO log_events (message) VALUES ('y')")
+"""The body of a QUERY event as it sent it."""
+
+
+def packet(payload: bytes) -> bytes:
+    return struct.pack("<I", len(payload)) + payload
+
+
+def event(kind: int, body: bytes = b"") -> bytes:
+    return packet(b"\0" + struct.pack("<IBIIIH", 0, kind, 1, 19 + len(body), 0, 0) + body)
+
+
+def mapped(schema: bytes, table: bytes) -> bytes:
+    names = bytes([len(schema)]) + schema + b"\0" + bytes([len(table)]) + table + b"\0"
+    return event(binlog.TABLE_MAP, bytes(8) + names + b"\x01\x08")
+
+
+def changes() -> Changes:
+    return Changes("migratekit_oma", TABLES)
+
+
+def transaction(*events: bytes) -> bytes:
+    return event(GTID, bytes(19)) + b"".join(events) + event(XID, bytes(8))
+
+
+def test_rows_of_our_tables_are_counted_by_table():
+    stream = transaction(event(binlog.TABLE_MAP, MAPPED), event(ROWS, b"row")) + transaction(
+        mapped(b"migratekit_oma", b"job_steps"), event(ROWS), mapped(b"migratekit_oma", b"log_events"), event(ROWS)
+    )
+    assert changes().feed(stream) == {"log_events": 2, "job_steps": 1}
+
+
+def test_names_are_compared_without_regard_to_case():
+    assert changes().feed(mapped(b"MigrateKit_OMA", b"Log_Events")) == {"log_events": 1}
+
+
+@pytest.mark.parametrize(
+    ("schema", "table"),
+    [(b"migratekit_oma", b"vms"), (b"other", b"log_events"), (b"migratekit_oma", b"log_events2"), (b"", b"")],
+)
+def test_tables_of_others_are_not(schema, table):
+    assert changes().feed(transaction(mapped(schema, table), event(ROWS, b"log_events"))) == {}
+
+
+def test_a_statement_that_names_a_table_counts_for_it_once():
+    assert changes().feed(event(binlog.QUERY, STATEMENT)) == {"log_events": 1}
+    copied = STATEMENT + b", (SELECT name FROM `JOB_STEPS` JOIN job_steps b)"
+    assert changes().feed(event(binlog.QUERY, copied)) == {"log_events": 1, "job_steps": 1}
+    assert changes().feed(event(binlog.QUERY, b"x" * 40 + b"UPDATE my_log_events SET a = 1")) == {}
+
+
+def test_a_statement_that_is_packed_counts_for_every_table():
+    assert changes().feed(event(binlog.QUERY_COMPRESSED, b"\x81\x40zzz")) == dict.fromkeys(TABLES, 1)
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=60))
+def test_it_does_not_matter_how_the_stream_is_cut(cuts):
+    stream = (
+        transaction(event(binlog.TABLE_MAP, MAPPED), event(ROWS, bytes(300)))
+        + event(HEARTBEAT, b"bin.000001")
+        + transaction(event(binlog.QUERY, STATEMENT))
+        + transaction(mapped(b"other", b"log_events"), event(ROWS, bytes(60)))
+        + transaction(mapped(b"migratekit_oma", b"job_tracking"), event(ROWS, bytes(50)))
+    )
+    reader, found = changes(), Counter[str]()
+    at = 0
+    for length in [*cuts, len(stream)]:
+        found.update(reader.feed(stream[at : at + length]))
+        at += length
+    assert found == {"log_events": 2, "job_tracking": 1}
+
+
+def test_of_a_huge_event_next_to_nothing_is_kept_and_what_its_later_packets_hold_is_no_event():
+    huge = b"\0" + struct.pack("<IBIIIH", 0, ROWS, 1, 0, 0, 0)
+    decoy = mapped(b"migratekit_oma", b"log_events")[4:]
+    stream = (
+        packet(huge.ljust(binlog.WHOLE, b"\xff"))
+        + packet(decoy.ljust(binlog.WHOLE, b"\xff"))
+        + packet(b"")
+        + mapped(b"migratekit_oma", b"job_steps")
+    )
+    reader, found, kept = changes(), Counter[str](), 0
+    for at in range(0, len(stream), 100_000):
+        found.update(reader.feed(stream[at : at + 100_000]))
+        kept = max(kept, len(reader._kept))
+    assert found == {"job_steps": 1}
+    assert kept < 4 + binlog.NEEDED
+
+
+def test_an_error_of_the_server_ends_the_stream_with_its_words():
+    refused = packet(b"\xff" + struct.pack("<H", 1227) + b"#42000Access denied; you need more")
+    reader = changes()
+    with pytest.raises(Ended, match=r"^Access denied; you need more$") as ended:
+        reader.feed(refused)
+    assert ended.value.code == 1227
+    assert not reader.began
+
+
+def test_a_server_that_says_goodbye_ends_it_too():
+    reader = changes()
+    reader.feed(event(HEARTBEAT, b"bin.000001"))
+    assert reader.began
+    with pytest.raises(Ended) as ended:
+        reader.feed(packet(b"\xfe\0\0\0\0"))
+    assert ended.value.code == 0
+
+
+def test_what_is_asked_for_is_the_log_from_a_position_on():
+    assert binlog.request("mysql-bin.000034", 1588, 10101) == bytes.fromhex(
+        "1b000000 12 34060000 0000 75270000 6d7973716c2d62696e2e303030303334"
+    )
+
+
+class Away:
+    """A database that cannot be reached."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def open(self) -> None:
+        self.asked += 1
+        raise SourceUnavailable(f"no route, for the {self.asked}. time")
+
+
+async def test_a_doorbell_that_stays_away_is_warned_of_once_in_ten_minutes_and_shown_meanwhile(caplog):
+    caplog.set_level(logging.INFO)
+    database, now = Away(), 1000.0
+    bell = Doorbell(database, "x", backoff=Backoff(0.001, 1, 0.001), clock=lambda: now)  # type: ignore[arg-type]
+    task = asyncio.create_task(bell.run(lambda changed: None))
+    try:
+        await eventually(lambda: database.asked > 20)
+        assert [r.levelname for r in caplog.records] == ["WARNING"]
+        told = bell.describe()
+        assert (told["ok"], told["up"]) == (True, False)
+        assert "no route" in told["error"]
+        now += SAY_AGAIN
+        await eventually(lambda: len(caplog.records) > 1)
+        asked = database.asked
+        await eventually(lambda: database.asked > asked + 20)
+        assert [r.levelname for r in caplog.records] == ["WARNING", "WARNING"]
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

@@ -1,0 +1,43 @@
+"""A task is stuck when it is silent for longer than it may; one that is over is not."""
+
+from correlator.liveness import Liveness
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_who_is_silent_for_too_long_is_stuck_until_it_goes_on():
+    clock = Clock()
+    live = Liveness(clock)
+    with live.part("tail", 10.0) as tail, live.part("disk", 300.0):
+        clock.now += 10.0
+        assert live.stuck() == {}
+        clock.now += 5.0
+        assert live.stuck() == {"tail": 15.0}
+        tail()
+        assert live.stuck() == {}
+
+
+def test_a_task_that_is_over_is_not_stuck():
+    clock = Clock()
+    live = Liveness(clock)
+    with live.part("tail", 10.0):
+        clock.now += 11.0
+        assert live.stuck()
+    assert live.stuck() == {}
+
+
+def test_of_two_with_one_name_the_longest_silence_is_told():
+    clock = Clock()
+    live = Liveness(clock)
+    with live.part("tail", 10.0):
+        clock.now += 20.0
+        with live.part("tail", 10.0) as second:
+            clock.now += 11.0
+            assert live.stuck() == {"tail": 31.0}
+            second()
+            assert live.stuck() == {"tail": 31.0}
