@@ -66,7 +66,7 @@ def run(file: Path | None) -> None:
     logs.configure(chosen.log.level, chosen.log.format, os.environ)
     from correlator.app import run as run_daemon  # noqa: PLC0415 - a command that needs no server loads none
 
-    _drive(run_daemon(chosen))
+    _drive(run_daemon(chosen, load=lambda: _load(file)))
 
 
 @main.command()
@@ -231,6 +231,45 @@ def tap(file: Path | None, level: Any, job_id: str | None, output: Any) -> None:
         stdout.flush()
 
     _drive(tap_log(chosen, TapSink(write, level=level, job=job_id, output=output)))
+
+
+@main.command()
+@_config_option
+@click.option("-o", "output", type=click.Choice(["text", "json"]), default="text", help="How to print it.")
+@click.option(
+    "--url",
+    envvar="CORRELATOR_URL",
+    show_envvar=True,
+    help="Where the running daemon is.  [default: where the configuration has it listen]",
+)
+@click.pass_context
+def doctor(ctx: click.Context, file: Path | None, output: Any, url: str | None) -> None:
+    """Look at everything that the daemon needs, and say what is wrong and how to mend it.
+
+    It changes nothing. Exit code 1 where a check failed; warnings are none.
+    """
+    logs.configure("error", "text", os.environ)
+    from correlator.doctor.command import doctor as examine  # noqa: PLC0415 - see run
+
+    ctx.exit(asyncio.run(examine(file, url, output, standard_output(), os.environ)))
+
+
+@main.command()
+@_config_option
+@click.option(
+    "-o",
+    "target",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Where to write it.  [default: correlator-support-HOST-TIME.tar.gz, here]",
+)
+@click.pass_context
+def support_bundle(ctx: click.Context, file: Path | None, target: Path | None) -> None:
+    """Put into one file what somebody needs who is to help from afar: no passwords, no tokens."""
+    logs.configure("error", "text", os.environ)
+    from correlator.doctor.command import support_bundle as make  # noqa: PLC0415 - see run
+
+    ctx.exit(asyncio.run(make(file, target, standard_output(), os.environ)))
 
 
 def _load(file: Path | None) -> settings.Config:

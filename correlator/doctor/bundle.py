@@ -1,0 +1,210 @@
+"""A support bundle: what somebody needs who is to help from afar, without a secret, in one file for its owner alone.
+
+What cannot be had is named in the MANIFEST and is no failure: a bundle is made when something does not work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import io
+import json
+import os
+import platform
+import re
+import socket
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, quote_plus
+
+import msgspec
+
+from correlator import __version__
+from correlator.app import source_of
+from correlator.config import read_tokens
+from correlator.doctor import host, service
+from correlator.doctor.examination import Examined
+from correlator.doctor.link import Link
+from correlator.doctor.service import Setting
+from correlator.errors import ConfigError, CorrelatorError
+from correlator.settings import redacted
+from correlator.sources.database import TABLES
+from correlator.values import SqliteUrl
+
+LOG_LINES = 5_000
+LOG_WITHIN = 30.0
+SCHEMA_WITHIN = 30.0
+
+_HIDDEN = "***"
+
+
+class Unwritten(CorrelatorError):
+    """The bundle's file cannot be written."""
+
+
+def name() -> str:
+    return f"correlator-support-{socket.gethostname()}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.tar.gz"
+
+
+async def gather(setting: Setting, examined: Examined) -> dict[str, str]:
+    """The members of the bundle, by name, scrubbed; MANIFEST says what each is, and what could not be had."""
+    found = examined.daemon
+    members: dict[str, tuple[str, str | None]] = {
+        "configuration.json": ("the configuration, without secrets", _json(_configuration(setting))),
+        "doctor.json": ("correlator doctor -o json", _json(examined.report.document())),
+        "ready.json": ("/health/ready of the running daemon", _json(found.ready) if found.ready is not None else None),
+        "live.json": ("/health/live of the running daemon", _json(found.live) if found.live is not None else None),
+        "metrics.txt": ("/metrics of the running daemon", found.metrics),
+        "checkpoint.json": (
+            "what the checkpoint holds, in figures",
+            _json(msgspec.to_builtins(examined.checkpoint)) if examined.checkpoint is not None else None,
+        ),
+        "versions.json": ("programs and libraries", _json(_versions(examined))),
+    }
+    why: dict[str, str] = {}
+    for member, what, getting in (
+        ("schema.sql", "the tables, as SHOW CREATE TABLE tells them", partial(_schema, setting)),
+        ("log.txt", f"the last {LOG_LINES} lines of the journal of {service.UNIT}", _log),
+        ("unit.txt", f"systemctl status and cat of {service.UNIT}", _unit),
+    ):
+        try:
+            members[member] = (what, await getting())
+        except (CorrelatorError, OSError, TimeoutError) as error:  # FileNotFoundError: no such program
+            members[member] = (what, None)
+            why[member] = str(error) or type(error).__name__
+    for member in ("ready.json", "live.json", "metrics.txt"):
+        why[member] = "no daemon of ours answered, or it did not let us in: see doctor.json"
+    why["checkpoint.json"] = "there is none, or it cannot be read: see doctor.json"
+    manifest = [f"correlator {__version__}, {service.stamp()}, {socket.gethostname()}", ""]
+    manifest += [f"{member}: {what}" for member, (what, text) in members.items() if text is not None]
+    lacking = [f"{member}: {what}: {why[member]}" for member, (what, text) in members.items() if text is None]
+    manifest += ["", "What could not be had:", *lacking] if lacking else []
+    texts = {member: text for member, (_, text) in members.items() if text is not None}
+    hide = Hidden(secrets(setting))
+    return {member: hide(text) for member, text in ({"MANIFEST": "\n".join(manifest) + "\n"} | texts).items()}
+
+
+def write(target: Path, members: dict[str, str]) -> Path:
+    """One file of mode 0600, there whole or not at all. Raises `Unwritten`."""
+    folder = re.sub(r"\.tar\.gz$|\.tgz$", "", target.name)
+    now = int(time.time())
+    try:
+        # mkstemp gives it to its owner alone, before there is anything in it.
+        number, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        try:
+            with os.fdopen(number, "wb") as raw, tarfile.open(fileobj=raw, mode="w:gz") as tar:
+                for member, text in members.items():
+                    content = text.encode("utf-8", "backslashreplace")
+                    entry = tarfile.TarInfo(f"{folder}/{member}")
+                    entry.size, entry.mtime, entry.mode = len(content), now, 0o600
+                    tar.addfile(entry, io.BytesIO(content))
+            Path(temporary).replace(target)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise Unwritten(f"{target} cannot be written: {error.strerror or error}") from error
+    return target
+
+
+def secrets(setting: Setting) -> list[str]:
+    """Every secret that the configuration knows."""
+    config = setting.config
+    found = [
+        config.database.password.reveal(),
+        config.mqtt.password.reveal(),
+        setting.environ.get("CORRELATOR_TOKEN", ""),
+    ]
+    with contextlib.suppress(ConfigError):  # the file has changed since: what it says now nobody has used
+        found += read_tokens(config)
+    return [secret for secret in found if secret]
+
+
+class Hidden:
+    """Takes `secrets` out of a text: as they are, as in a URL, as in JSON, as in Base64."""
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        forms: set[str] = set()
+        for secret in secrets:
+            raw = secret.encode("utf-8", "surrogateescape")
+            forms |= {secret, quote(secret, safe=""), quote(secret), quote_plus(secret)}
+            forms |= {json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
+            forms |= {base64.b64encode(raw).decode().rstrip("="), base64.urlsafe_b64encode(raw).decode().rstrip("=")}
+        # The longest first, as one form may begin with another; %2f is %2F.
+        ordered = sorted(forms, key=len, reverse=True)
+        self._pattern = re.compile("|".join(_any_case(form) for form in ordered)) if ordered else None
+
+    def __call__(self, text: str) -> str:
+        return self._pattern.sub(_HIDDEN, text) if self._pattern is not None else text
+
+
+def _any_case(form: str) -> str:
+    """`form` as a pattern, its percent-encoded bytes in either case."""
+    parts = re.split(r"(%[0-9A-F]{2})", form)
+    return "".join(f"(?i:{part})" if re.fullmatch("%[0-9A-F]{2}", part) else re.escape(part) for part in parts)
+
+
+def _configuration(setting: Setting) -> dict[str, Any]:
+    return {
+        "file": str(setting.file) if setting.file is not None else None,
+        "variables": setting.variables,
+        "settings": redacted(setting.config),
+    }
+
+
+def _versions(examined: Examined) -> dict[str, Any]:
+    return {
+        "correlator": __version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "libraries": host.libraries(),
+        "broker": examined.broker_version,
+    }
+
+
+async def _schema(setting: Setting) -> str:
+    """Each table that there is; of the others, why not."""
+    config = setting.config
+    link = Link(source_of(config))
+    texts = []
+    try:
+        async with asyncio.timeout(SCHEMA_WITHIN):
+            await link.open()
+            for table in TABLES:
+                try:
+                    if isinstance(config.database.url, SqliteUrl):
+                        rows = await link.query("SELECT name, sql FROM sqlite_master WHERE name = ?", (table,))
+                    else:
+                        rows = await link.query(f"SHOW CREATE TABLE {table}")
+                    texts.append(f"{rows[0][1]};" if rows else f"-- {table}: there is none")
+                except CorrelatorError as error:
+                    texts.append(f"-- {table}: {error}")
+    finally:
+        await link.close()
+    return "\n\n".join(texts) + "\n"
+
+
+async def _log() -> str:
+    command = ("journalctl", "-u", service.UNIT, "-n", str(LOG_LINES), "--no-pager", "-o", "short-iso-precise")
+    code, out = await service.run(*command, within=LOG_WITHIN)
+    if code:
+        raise CorrelatorError(f"journalctl ended with {code}: {out.strip()[:200]}")
+    return out
+
+
+async def _unit() -> str:
+    texts = []
+    for command in (("systemctl", "status", "--no-pager", service.UNIT), ("systemctl", "cat", service.UNIT)):
+        _, out = await service.run(*command, within=LOG_WITHIN)
+        texts.append(f"$ {' '.join(command)}\n{out}")
+    return "\n".join(texts)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2) + "\n"

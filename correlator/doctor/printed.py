@@ -1,0 +1,77 @@
+"""A report for people: aligned, signs before colours, what failed at the end, where the eye is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TextIO
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
+
+from correlator.doctor.check import Check, Report, Status
+from correlator.logs import escape
+
+_ORDER: tuple[Status, ...] = ("ok", "warning", "failure")
+_STYLE: dict[Status, str] = {"ok": "green", "warning": "yellow", "failure": "bold red"}
+_SIGN: dict[Status, str] = {"ok": "✓", "warning": "!", "failure": "✗"}
+_ASCII: dict[Status, str] = {"ok": "+", "warning": "!", "failure": "x"}
+_WIDE = 100_000
+"""Columns of a pipe: nothing is wrapped."""
+
+
+def show(report: Report, stream: TextIO, environ: Mapping[str, str]) -> None:
+    """Print `report`. On a terminal sentences are wrapped; commands never are, as they are to be copied."""
+    terminal = stream.isatty()
+    console = Console(
+        file=stream, markup=False, emoji=False, highlight=False, width=None if terminal else _WIDE, soft_wrap=False
+    )
+    unicode = _encodes(stream) and environ.get("LC_ALL", "") not in ("C", "POSIX")
+    names = max((len(check.name) for check in report.checks), default=0)
+    for status in _ORDER:
+        for check in report.checks:
+            if check.status == status:
+                _one(console, check, names, _SIGN if unicode else _ASCII)
+    console.print(_summary(report), soft_wrap=True)
+
+
+def _one(console: Console, check: Check, names: int, signs: Mapping[Status, str]) -> None:
+    style = _STYLE[check.status]
+    room = names + 6
+    head = f"  {signs[check.status]} {check.name.ljust(names)}  "
+    lines = Text(escape(check.summary)).wrap(console, max(20, console.width - room))
+    for number, line in enumerate(lines):
+        line.rstrip()
+        before = Text(head, style=style) if number == 0 else Text(" " * room)
+        console.print(Text.assemble(before, line), soft_wrap=True)
+    for words in check.detail:
+        console.print(Padding(Text(escape(words), style="dim"), (0, 0, 0, room), expand=False))
+    for command in check.mend:
+        console.print(Text.assemble(" " * room, ("> ", style), escape(command)), soft_wrap=True)
+
+
+def _summary(report: Report) -> Text:
+    counts = {status: sum(check.status == status for check in report.checks) for status in _ORDER}
+    words = [
+        (f"{counts['ok']} ok", ""),
+        (_many(counts["warning"], "warning"), _STYLE["warning"] if counts["warning"] else ""),
+        (_many(counts["failure"], "failure"), _STYLE["failure"] if counts["failure"] else ""),
+    ]
+    text = Text(f"correlator {report.version}: ")
+    for number, (word, style) in enumerate(words):
+        text.append(", " if number else "").append(word, style)
+    if counts["warning"] + counts["failure"]:
+        text.append("; what stands after > mends it")
+    return text
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def _encodes(stream: TextIO) -> bool:
+    try:
+        "✓✗".encode(getattr(stream, "encoding", None) or "ascii")
+    except UnicodeError:
+        return False
+    return True

@@ -1,0 +1,180 @@
+"""What is said of the broker and of the running daemon."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import socket
+
+import aiomqtt
+import msgspec
+import pytest
+
+from correlator import __version__
+from correlator.config import load
+from correlator.doctor import broker, daemon, retained
+from correlator.doctor.broker import Tried
+from tests.servers import free_port
+
+
+def config(**settings):
+    given = {"mqtt__url": "mqtt://10.0.0.7:1883", "mqtt__instance": "here"} | settings
+    return load(None, {"HOME": "/tmp"} | {f"CORRELATOR_{k.upper()}": str(v) for k, v in given.items()})
+
+
+SETTINGS = config(mqtt__username="correlator").mqtt
+
+
+@pytest.mark.parametrize(
+    ("tried", "running", "status", "says"),
+    [
+        (Tried("5"), True, "ok", "publish and read"),
+        (Tried("5", refused="Not authorized"), True, "failure", "Not authorized"),
+        (Tried("5", heard=False, status=False), False, "warning", "not read"),
+        (
+            Tried("5", heard=False, status=True),
+            True,
+            "ok",
+            "publish and read",
+        ),  # may read its own topics, not the probe
+        (Tried("5", denied=("correlator/v1/here/ext/+",)), True, "warning", "not read"),
+        (Tried("3.1.1", heard=False, status=False), False, "failure", "does not come back"),
+        (Tried("5", retains=False), False, "failure", "no retained"),
+        (Tried("5", status=False), True, "warning", "holds nothing"),
+        (Tried("5", status=False), False, "ok", "publish and read"),
+    ],
+)
+def test_what_the_broker_lets_us_do_is_judged(tried, running, status, says):
+    check = broker.judge_acl(SETTINGS, tried, running=running)
+    assert (check.status, says in check.summary) == (status, True), check
+    if status == "failure" and "retained" not in says:
+        assert "topic readwrite correlator/v1/here/#" in check.mend
+
+
+@pytest.mark.parametrize(
+    ("code", "says"), [(5, "mosquitto_passwd"), (134, "mosquitto_passwd"), (136, "nc -vz 10.0.0.7 1883")]
+)
+def test_who_is_not_let_in_is_told_why(code, says):
+    check = broker.judge_login(SETTINGS, aiomqtt.MqttCodeError(code, "refused"))
+    assert check.status == "failure"
+    assert any(says in line for line in check.mend)
+
+
+def status(state):
+    return json.dumps({"state": state}).encode()
+
+
+def test_what_nobody_keeps_any_more_is_named_with_the_command_that_clears_it():
+    topics = {
+        "correlator/v1/here/status": status("offline"),  # ours, which may come back
+        "correlator/v1/old/status": status("offline"),
+        "correlator/v1/other/status": status("online"),
+        "correlator/v1/odd/status": b"no json",
+        "correlator/v1/here/job/j1/state": b"{}",
+        "correlator/v1/here/job/a%2Fb/state": b"{}",
+        "correlator/v1/here/ext/e1": b"{}",
+    }
+    assert retained.job_ids(SETTINGS, topics) == ["j1", "a/b"]
+    check = retained.judge_retained(SETTINGS, topics, ["j1"])
+    assert check.status == "warning"
+    assert check.detail[0].startswith("offline, and not ours: old;")
+    begin, end = (
+        'mosquitto_sub -h 10.0.0.7 -p 1883 -u correlator -P "$PASSWORD" -t',
+        "--remove-retained --retained-only -W 5",
+    )
+    assert check.mend == (
+        f"{begin} 'correlator/v1/old/#' {end}",
+        f"{begin} correlator/v1/here/job/j1/state {end}",
+    )
+
+
+def test_the_name_of_an_instance_is_a_word_of_the_command_whatever_it_holds():
+    topics = {"correlator/v1/'; rm -rf $HOME; '/status": status("offline")}
+    command = retained.judge_retained(SETTINGS, topics, []).mend[0]
+    assert "correlator/v1/'; rm -rf $HOME; '/#" in shlex.split(command)
+
+
+def test_a_broker_without_leftovers_is_well():
+    topics = {"correlator/v1/here/status": status("online"), "correlator/v1/other/status": status("online")}
+    check = retained.judge_retained(SETTINGS, topics, [])
+    assert (check.status, check.detail) == ("ok", ("other instances: other",))
+    assert retained.judge_retained(SETTINGS, topics, None).status == "ok"
+
+
+READY = {"ready": True, "parts": {"database": {"ok": True}, "mqtt": {"ok": True, "connected": True}}}
+METRICS = f"""# TYPE correlator_build_info gauge
+correlator_build_info{{version="{__version__}",python="3.13"}} 1.0
+# TYPE correlator_jobs_stalled gauge
+correlator_jobs_stalled 2.0
+# TYPE correlator_reconcile_corrections_total counter
+correlator_reconcile_corrections_total{{kind="job_ended"}} 3.0
+"""
+
+
+@pytest.mark.parametrize(
+    ("ready", "live", "metrics", "status", "says"),
+    [
+        (READY, {"live": True}, METRICS, "ok", "ready, and well"),
+        (READY, {"live": True}, None, "ok", "ready, and well"),
+        (READY, {"live": False, "stuck": {"pipeline": 31.0}}, METRICS, "failure", "pipeline for 31.0 s"),
+        (READY, {"live": True}, METRICS.replace(__version__, "0.0.1"), "warning", "0.0.1"),
+        (
+            READY,
+            {"live": True},
+            "# TYPE correlator_config_last_reload_successful gauge\ncorrelator_config_last_reload_successful 0.0\n",
+            "warning",
+            "last reload failed",
+        ),
+        (READY | {"ready": False}, {"live": True}, METRICS, "warning", "not ready"),
+        (
+            READY | {"parts": {"database": {"ok": False, "error": "gone"}}},
+            {"live": True},
+            METRICS,
+            "warning",
+            "database: gone",
+        ),
+    ],
+)
+def test_what_the_daemon_says_of_itself_is_judged(ready, live, metrics, status, says):
+    check = daemon.judge(ready, live, metrics)
+    assert (check.status, says in check.summary) == (status, True), check
+
+
+def test_figures_of_the_daemon_are_read_from_its_metrics():
+    found = daemon.Found((), ready=READY, metrics=METRICS)
+    assert found.corrections == {"job_ended": 3.0}
+    assert found.publishes
+    assert "2 jobs are stalled" in " ".join(daemon.judge(READY, {}, METRICS).detail)
+    assert daemon.samples("no metrics } at all", "x") == []
+    assert not daemon.Found(()).publishes
+
+
+@pytest.mark.parametrize(
+    ("listen", "url"),
+    [
+        ("127.0.0.1:8686", "http://127.0.0.1:8686"),
+        ("0.0.0.0:1", "http://127.0.0.1:1"),
+        ("[::]:2", "http://[::1]:2"),
+        ("localhost:3", "http://localhost:3"),
+    ],
+)
+def test_the_daemon_is_looked_for_where_it_listens(listen, url):
+    assert daemon.url_of(config(http__listen=listen, http__insecure="true")) == url
+
+
+def test_an_address_that_cannot_be_listened_on_is_a_failure():
+    assert daemon.bindable("127.0.0.1", free_port()).status == "ok"
+    assert daemon.bindable("192.0.2.1", free_port()).mend == ("ip -brief address",)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert daemon.bindable("127.0.0.1", taken.getsockname()[1]).status == "failure"
+
+
+async def test_a_program_that_is_no_correlator_is_told_apart_and_one_that_is_silent_too(monkeypatch):
+    monkeypatch.setattr(daemon, "ANSWER_WITHIN", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        found = await daemon.look(config(http__listen=f"127.0.0.1:{port}"), None, "")
+        assert "does not answer within" in found.checks[0].summary
+        asked = await daemon.look(config(), f"127.0.0.1:{free_port()}", "")
+        assert asked.checks[0].status == "failure"
+    assert msgspec.to_builtins(found.checks[0])["status"] == "failure"

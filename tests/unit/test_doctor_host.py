@@ -1,0 +1,297 @@
+"""What is said of this host: files, disk, checkpoint, unit; and how a report is printed."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import sqlite3
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from correlator import config as configuration
+from correlator.checkpoint import Changes, Checkpoint
+from correlator.doctor import host, kept, printed, service
+from correlator.doctor.check import Report, failure, ok, warning
+from correlator.doctor.service import Setting
+from correlator.jobs.model import Cursor, Memory
+
+
+def setting(file=None, **settings):
+    environ = {"HOME": "/nonexistent"} | {f"CORRELATOR_{k.upper()}": str(v) for k, v in settings.items()}
+    return Setting(configuration.load(file, environ), file, environ)
+
+
+# -- secrets
+
+
+def test_a_secret_that_everybody_can_read_is_a_failure_with_the_command_that_hides_it(tmp_path):
+    file = tmp_path / "tokens"
+    file.write_text("a-token\n")
+    file.chmod(0o644)
+    check = host.secrets(setting(http__tokens_file=file))
+    assert check.status == "failure"
+    assert check.mend == (f"chmod o-rwx {file}",)
+    file.chmod(0o640)
+    assert host.secrets(setting(http__tokens_file=file)).status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [
+        ('[database]\npassword = "x"\n', "failure"),
+        ('[database]\nurl = "mysql://u:pw@h/d"\n', "failure"),
+        ('[database]\nurl = "mysql://u@h/d"\n', "ok"),
+        ("", "ok"),
+    ],
+)
+def test_a_configuration_counts_as_secret_where_it_holds_a_password(tmp_path, text, status):
+    file = tmp_path / "correlator.toml"
+    file.write_text(text)
+    file.chmod(0o644)
+    assert host.secrets(setting(file)).status == status
+
+
+# -- the state directory
+
+
+@pytest.mark.parametrize(("free", "status"), [(10**10, "ok"), (3 * 10**8, "warning"), (10**7, "failure")])
+def test_a_disk_that_fills_up_is_told_before_it_is_full(tmp_path, monkeypatch, free, status):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    assert host.directory(setting(state__directory=tmp_path).config).status == status
+
+
+def test_a_state_directory_that_cannot_be_written_is_a_failure(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert host.directory(setting(state__directory=tmp_path / "new").config).status == "failure"
+
+
+def test_a_file_in_the_place_of_the_state_directory_is_a_failure(tmp_path):
+    (tmp_path / "state").touch()
+    assert host.directory(setting(state__directory=tmp_path / "state").config).status == "failure"
+
+
+# -- the checkpoint
+
+
+URL = "mysql://u@h:3306/d"
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """One that an earlier run left."""
+    written = Checkpoint(tmp_path / "checkpoint.sqlite", URL)
+    written.open()
+    written.write(Changes(time.time(), Cursor(head=77), Memory(), {}, {1: ("j", b"{}")}))
+    yield written
+    written.close()
+
+
+def look(tmp_path, url=URL):
+    return kept.checkpoint(setting(state__directory=tmp_path, database__url=url).config)
+
+
+def test_a_checkpoint_is_told_in_figures_and_left_as_it_is(tmp_path, checkpoint):
+    checkpoint.close()
+    before = {f.name: f.read_bytes() for f in tmp_path.iterdir()}
+    check, figures = look(tmp_path)
+    assert check == ok(kept.CHECKPOINT, "0 jobs and 1 events, up to row 77 of the log")
+    assert (figures.head, figures.events, figures.source) == (77, 1, URL)
+    assert {f.name: f.read_bytes() for f in tmp_path.iterdir()} == before
+
+
+def test_a_checkpoint_that_was_left_in_a_crash_is_read_with_its_log(tmp_path, checkpoint):
+    crashed = tmp_path / "crashed"
+    crashed.mkdir()
+    for file in tmp_path.glob("checkpoint.sqlite*"):
+        shutil.copyfile(file, crashed / file.name)
+    assert look(crashed)[1].head == 77
+
+
+def test_none_is_no_failure(tmp_path):
+    assert look(tmp_path) == (ok(kept.CHECKPOINT, look(tmp_path)[0].summary), None)
+
+
+def damage(file):
+    file.write_bytes(file.read_bytes()[:5000] + b"\xff" * 20_000)
+
+
+def renumber(file):
+    with sqlite3.connect(file) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (damage, "is damaged"),
+        (renumber, "version 99"),
+        (lambda file: file.write_bytes(b"something else" * 100), "is no checkpoint"),
+    ],
+)
+def test_a_checkpoint_that_the_next_start_would_set_aside_is_warned_of(tmp_path, checkpoint, change, says):
+    checkpoint.close()
+    change(tmp_path / "checkpoint.sqlite")
+    check, _ = look(tmp_path)
+    assert (check.status, says in check.summary) == ("warning", True), check
+
+
+def test_a_checkpoint_of_another_database_is_warned_of(tmp_path, checkpoint):
+    checkpoint.close()
+    assert "another database" in look(tmp_path, "mysql://u@other/d")[0].summary
+
+
+# -- the unit
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "says"),
+    [
+        ({"LoadState": "not-found", "ActiveState": "inactive"}, "ok", "not installed"),
+        ({"LoadState": "masked", "ActiveState": "inactive"}, "warning", "unmask"),
+        ({"LoadState": "loaded", "ActiveState": "active", "SubState": "running", "NRestarts": "3"}, "ok", "3 times"),
+        ({"LoadState": "loaded", "ActiveState": "inactive", "SubState": "dead"}, "warning", "enable --now"),
+        (
+            {"LoadState": "loaded", "ActiveState": "activating", "StatusText": "waiting for the database"},
+            "warning",
+            "waiting for the database",
+        ),
+        ({"LoadState": "loaded", "ActiveState": "failed", "Result": "watchdog"}, "failure", "watchdog"),
+        (
+            {"LoadState": "loaded", "ActiveState": "failed", "Result": "exit-code", "ExecMainStatus": "78"},
+            "failure",
+            "check-config",
+        ),
+        ({"LoadState": "loaded", "ActiveState": "active", "NeedDaemonReload": "yes"}, "warning", "daemon-reload"),
+    ],
+)
+def test_the_state_of_the_unit_is_judged(said, status, says):
+    check = service.judge_unit(said)
+    assert check.status == status
+    assert says in " ".join((check.summary, *check.detail, *check.mend))
+
+
+async def test_a_program_that_does_not_end_is_ended():
+    began = time.monotonic()
+    with pytest.raises(TimeoutError):
+        await service.run("sleep", "60", within=0.05)
+    assert time.monotonic() - began < 5
+
+
+# -- what the service has and a shell has not
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "var").mkdir()
+    (tmp_path / "etc" / "db-password").write_text("from-etc\n")
+    (tmp_path / "etc" / "correlator.toml").write_text("")
+    monkeypatch.setattr(configuration, "DEFAULT_FILE", tmp_path / "etc" / "correlator.toml")
+    monkeypatch.setattr(service, "CREDENTIALS", tmp_path / "run")
+    monkeypatch.setattr(service, "STATE", tmp_path / "var")
+    monkeypatch.setattr(service, "UNIT_FILES", ())
+    return tmp_path
+
+
+def test_from_a_shell_the_credentials_and_the_state_of_the_service_are_taken(installed):
+    found = service.load(None, {"HOME": "/root"}).config
+    assert found.database.password.reveal() == "from-etc"
+    assert found.state.directory == installed / "var"
+
+
+def test_before_its_first_start_the_state_is_where_the_unit_will_have_it(installed, monkeypatch):
+    monkeypatch.setattr(service, "STATE", installed / "later")
+    assert service.load(None, {"HOME": "/root"}).config.state.directory != installed / "later"
+    (installed / "correlator.service").touch()
+    monkeypatch.setattr(service, "UNIT_FILES", (installed / "correlator.service",))
+    assert service.load(None, {"HOME": "/root"}).config.state.directory == installed / "later"
+
+
+def test_the_credentials_that_the_service_holds_come_first(installed):
+    (installed / "run").mkdir()
+    (installed / "run" / "db-password").write_text("from-run\n")
+    assert service.load(None, {"HOME": "/root"}).config.database.password.reveal() == "from-run"
+
+
+def test_what_the_shell_names_itself_holds_and_another_file_is_another_matter(installed, tmp_path):
+    own = tmp_path / "own.toml"
+    own.write_text("")
+    assert not service.load(own, {"HOME": "/root"}).config.database.password
+    given = {"HOME": "/root", "STATE_DIRECTORY": "/srv/state"}
+    assert str(service.load(None, given).config.state.directory) == "/srv/state"
+
+
+# -- printed
+
+
+REPORT = Report(
+    "1.0",
+    "2025-09-22T15:12:13Z",
+    (
+        failure("first.bad", "it is\x1b[31m bad", ["why it is"], ["GRANT a very long statement, " + "x" * 80 + ";"]),
+        ok("second", "it is well"),
+        warning("third", "it is so-so"),
+    ),
+)
+
+
+class Pipe(io.StringIO):
+    encoding = "utf-8"
+
+
+class Terminal(Pipe):
+    def isatty(self):
+        return True
+
+
+def shown(stream, environ):
+    printed.show(REPORT, stream, environ)
+    return stream.getvalue()
+
+
+def test_what_failed_stands_last_and_is_known_by_its_sign():
+    lines = shown(Pipe(), {}).splitlines()
+    assert [line[2] for line in lines if line[2:3] in "✓!✗"] == ["✓", "!", "✗"]
+    assert lines[-1] == "correlator 1.0: 1 ok, 1 warning, 1 failure; what stands after > mends it"
+
+
+def test_columns_are_aligned_and_commands_never_wrapped(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("NO_COLOR", "1")
+    text = shown(Terminal(), {})
+    assert "x" * 80 + ";" in text
+    assert {line.index("it is") for line in text.splitlines() if line[2:3] in "✓!✗"} == {15}
+
+
+def test_colours_are_for_terminals_and_only_where_they_are_wanted(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert "\x1b[" not in shown(Pipe(), {})
+    assert "\x1b[" in shown(Terminal(), {})
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b[3" not in shown(Terminal(), {})
+
+
+def test_somebody_elses_text_is_no_command_to_the_terminal(monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "it is\\x1b[31m bad" in shown(Pipe(), {})
+
+
+def test_a_terminal_without_unicode_gets_signs_that_it_has():
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="backslashreplace")
+    printed.show(REPORT, stream, {})
+    stream.flush()
+    text = stream.buffer.getvalue().decode()
+    assert "  x first.bad" in text
+    assert "  + second" in text
+
+
+def test_a_report_as_json_has_what_is_promised():
+    document = REPORT.document()
+    assert document["ok"] is False
+    assert set(document["checks"][0]) == {"name", "status", "summary", "detail", "mend"}
+    assert Report("1", "", (warning("w", "so-so"),)).ok

@@ -1,0 +1,145 @@
+"""How JobLog is being used: what an engineer would find by hand in a day of rows and records."""
+
+from __future__ import annotations
+
+import json
+
+from correlator.doctor import usage
+from correlator.doctor.usage import Log, Tables
+from correlator.jobs.model import JobRecord, LegacyRecord, LogRow, StepRecord
+
+KEYS = ("external_job_id", "failover_job_id")
+NOW = 1_758_600_000_000_000
+MINUTE = 60_000_000
+_ids = iter(range(1, 10_000))
+
+
+def row(message="note", *, job=None, external=None, ago=10, **attrs):
+    text = json.dumps(attrs) if attrs else None
+    return LogRow(next(_ids), message, NOW - ago * MINUTE, "INFO", job, None, text, external)
+
+
+def job(job_id, *, kind="failover", status="completed", column=None, ended=10, **metadata):
+    return JobRecord(
+        job_id,
+        status=status,
+        job_type=kind,
+        external_job_id=column,
+        metadata=json.dumps(metadata) if metadata else None,
+        started_at=NOW - 20 * MINUTE,
+        completed_at=NOW - ended * MINUTE if status != "running" else None,
+    )
+
+
+def legacy(job_id):
+    return LegacyRecord(1, job_id, created_at=NOW - 5 * MINUTE)
+
+
+def log(*rows):
+    heard = Log(KEYS)
+    heard.hear(rows)
+    return heard
+
+
+def test_the_share_of_rows_without_a_job_is_told_with_how_many_were_looked_at():
+    check = usage.judge_rows(log(row(), row(), row(), row(job_id="j")), Tables((job("j"),)))
+    assert check.status == "ok"
+    assert check.summary.startswith("3 of 4 (75 %) rows belong to no job; looked at: 4 rows")
+
+
+def test_a_log_that_is_empty_or_names_no_job_is_warned_of():
+    assert usage.judge_rows(log(), Tables(())).status == "warning"
+    assert usage.judge_rows(log(row(), row()), Tables((job("j"),))).status == "warning"
+    assert usage.judge_rows(log(row(), row()), Tables(())).status == "ok"
+
+
+def test_failovers_without_an_external_id_are_warned_of_and_schedulers_are_not():
+    bare = Tables((job("s", kind="scheduler"), job("f", failover_job_id="gui-1"), job("g", column="gui-2")))
+    assert usage.judge_ids(log(), bare).status == "ok"
+    check = usage.judge_ids(log(), Tables((*bare.jobs, job("lost"))))
+    assert check.status == "warning"
+    assert "failover: 1 of 3 (33 %)" in check.detail
+    assert any("lost" in line for line in check.detail)
+
+
+def test_an_id_that_only_a_row_ties_to_a_job_counts():
+    tied = log(row(external="gui-9", job="lost"))
+    assert usage.judge_ids(tied, Tables((job("lost"),))).status == "ok"
+
+
+def test_ids_of_rows_that_no_job_has_are_candidates():
+    heard = log(
+        row(external="tied", job="j"),
+        row(external="gui-1"),
+        row(external="legacy-1"),
+        row(external="nowhere"),
+        row(external_job_id="in-attrs"),
+    )
+    found = Tables((job("j"),), older=(job("old", failover_job_id="gui-1"),), legacy=(legacy("legacy-1"),))
+    assert usage.candidates(heard, found) == ["in-attrs", "nowhere"]
+
+
+def test_ids_that_lead_nowhere_are_given_as_examples():
+    heard = log(*(row(external=f"id-{n}") for n in range(9)))
+    names = [f"id-{n}" for n in range(7)]
+    check = usage.judge_unresolved(heard, Tables(()), names, 2)
+    assert check.status == "warning"
+    assert check.summary == "9 of 9 (100 %) external IDs lead nowhere"
+    assert check.detail[0] == "e.g. id-0, id-1, id-2, id-3, id-4, and 2 more"
+    assert check.mend == ("correlator tap --job id-0",)
+    assert usage.judge_unresolved(heard, Tables(()), [], 0).status == "ok"
+
+
+def test_the_key_under_which_such_an_id_stands_is_found():
+    check = usage.judge_unresolved(log(row(external="x")), Tables((job("j", ui_job="x"),)), ["x"], 0)
+    assert check.mend == (
+        'external_id_keys = ["external_job_id", "failover_job_id", "ui_job"] under [jobs] in the configuration',
+    )
+
+
+def test_legacy_rows_without_a_joblog_job_are_named():
+    found = Tables((job("j", failover_job_id="gui-1"),), legacy=(legacy("gui-1"), legacy("alone")))
+    assert usage.unclaimed(log(), found) == ["alone"]
+    check = usage.judge_legacy(log(), found, ["alone"], legacy=True)
+    assert (check.status, check.detail[0]) == ("warning", "e.g. alone")
+    assert usage.judge_legacy(log(), found, [], legacy=True).status == "ok"
+    assert usage.judge_legacy(log(), found, ["alone"], legacy=False).mend
+
+
+def ended(job_id):
+    return row("Job completed", job=job_id, job_id=job_id, status="completed")
+
+
+def steps(job_id, *numbers):
+    at = NOW - 15 * MINUTE
+    return {job_id: [StepRecord(n, "s", n, "completed", at, at + 1) for n in numbers]}
+
+
+def test_ends_that_only_the_tables_tell_are_counted_as_dropped():
+    whole = log(
+        ended("a"),
+        row("Step started", job_id="a", step_id=1),
+        row("Step completed", job_id="a", step_id=1),
+        row("Step completed", job_id="a", step_id=2),
+    )
+    found = Tables((job("a"), job("b"), job("c", status="running")), steps=steps("a", 1, 2))
+    check = usage.judge_drops(whole, found, NOW, {"job_ended": 3.0, "error": 0.0})
+    assert check.status == "warning"
+    assert check.summary.startswith("JobLog dropped 2 of its lifecycle rows")
+    assert "job ends: 1 of 2 (50 %) are in the tables and not in the log" in check.detail
+    assert "step starts: 1 of 2 (50 %) are in the tables and not in the log" in check.detail
+    assert "step ends: 0 of 2 (0 %) are in the tables and not in the log" in check.detail
+    assert any("job_ended 3 " in line for line in check.detail)
+
+
+def test_a_log_that_lacks_nothing_is_well():
+    assert usage.judge_drops(log(ended("a")), Tables((job("a"),)), NOW, None).status == "ok"
+
+
+def test_what_ended_just_now_or_before_what_was_looked_at_is_not_missed():
+    fresh = Tables((job("a", ended=0),))
+    assert usage.judge_drops(log(row(ago=30)), fresh, NOW, None).status == "ok"
+    partial = log(row(ago=5))
+    partial.whole = False
+    assert usage.judge_drops(partial, Tables((job("a", ended=8),)), NOW, None).status == "ok"
+    assert usage.judge_drops(partial, Tables((job("a", ended=3),)), NOW, None).status == "warning"
