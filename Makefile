@@ -10,27 +10,44 @@ DEV  := $(VENV)/.dev
 PIP  := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input install
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults test-readers test-soak test-versions lint types imports format lock clean servers
+.PHONY: help bench demo test test-faults test-readers test-soak test-versions test-system deb lint types imports format lock clean servers test-fuzz sbom
 
 help:
 	@echo "make demo     run the correlator on a made-up appliance"
 	@echo "make test     run all tests, with private servers   (ARGS='-k gaps' for some of them)"
 	@echo "make test-readers  200 readers of a busy log, one that froze, one that is silent: what takes too long for make test"
 	@echo "make test-faults  all that can break, one after the other, and a table of what it cost; make test has the short ones"
+	@echo "make test-fuzz    ten minutes of made-up input, then noise at every listener      make sbom  what of others is in it"
 	@echo "make test-soak    ten minutes at 1,000 rows a second: memory stays where it is"
 	@echo "make test-versions  what reads MariaDB, against 10.5 and 10.11 of older Debians (a GB in build/; needs root)"
+	@echo "make test-system  the Debian package in whole systems, and the unit under systemd (1.7 GB in build/; needs root)"
+	@echo "make deb      the Debian package, in build/"
+	@echo "make bench    measure it beside the limits and its peers, a quarter of an hour on a quiet machine   (ARGS='catchup rest --quick')"
 	@echo "make lint     ruff          make types    mypy          make imports  the import rules"
+	@echo "make docs     write the reference of the configuration again: docs/configuration.md"
 	@echo "make format   tidy the code     make lock     write requirements/ again     make clean"
 
 # A virtual environment for development holds all that the demo needs.
 demo: $(if $(wildcard $(DEV)),$(DEV),$(BASE))
 	@$(BIN)/correlator demo $(ARGS)
 
+# Two at a time what measures no time; then, by itself, what does. ARGS may leave nothing of the one or of the other (5).
 test: $(DEV) servers
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 -m "not long and not alone" $(ARGS); together=$$?; \
+	  $(BIN)/python -m pytest -m "not long and alone" $(ARGS); alone=$$?; \
+	  case "$$together $$alone" in "0 0"|"0 5"|"5 0") ;; *) exit 1;; esac
 
 test-readers: $(DEV) servers
 	@$(BIN)/python -m pytest -m long tests/acceptance/test_readers.py tests/acceptance/test_slow_readers.py tests/acceptance/test_busy.py $(ARGS)
+
+# Ten minutes of made-up rows, frames, queries, settings, topics and files, and a minute of random bytes at every listener.
+test-fuzz: $(DEV) servers
+	@FUZZ_SECONDS=600 $(BIN)/python -m pytest --timeout 900 tests/security/test_fuzz.py $(ARGS)
+	@$(BIN)/python -m pytest -m long --timeout 300 tests/security $(ARGS)
+
+# What of others the program runs with: build/sbom.cdx.json, CycloneDX.
+sbom: $(DEV)
+	@$(BIN)/python -m deploy.sbom build/sbom.cdx.json
 
 test-soak: $(DEV) servers
 	@$(BIN)/python -m pytest -m long tests/acceptance/test_soak.py $(ARGS)
@@ -39,6 +56,27 @@ test-soak: $(DEV) servers
 test-faults: SERVERS += faketime:faketime
 test-faults: $(DEV) servers
 	@$(BIN)/python -m pytest -m "long or not long" tests/acceptance/faults $(ARGS)
+
+# The Debian package, for the architecture that is here (ARGS='--architecture arm64' for another): its path is the last line.
+deb: $(if $(wildcard $(DEV)),$(DEV),$(BASE))
+	@command -v dpkg-deb >/dev/null || { echo "make deb needs dpkg-deb: Debian's package dpkg." >&2; exit 1; }
+	@$(BIN)/python -m deploy.debian.build $(ARGS)
+
+# The package in Debian 12, Debian 13 and Ubuntu 24.04, and the unit under a systemd of its own (1.7 GB in build/systems; needs root).
+test-system: SERVERS += mmdebstrap:mmdebstrap unshare:util-linux systemd-nspawn:systemd-container lintian:lintian man:man-db promtool:prometheus \
+                        /usr/share/keyrings/ubuntu-archive-keyring.gpg:ubuntu-keyring
+test-system: $(DEV) servers
+	@if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+	  echo "make test-system makes root file systems by mmdebstrap: it needs root, and Debian." >&2; exit 1; \
+	fi
+	@$(BIN)/python -m tests.system.roots >/dev/null
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "long or not long" tests/system $(ARGS)
+
+# What is measured, beside what it is measured by: docs/performance.md. Node-RED comes from npm, into build/.
+bench: SERVERS += wrk:wrk npm:npm
+bench: $(DEV) servers
+	@$(BIN)/python -c 'import matplotlib' 2>/dev/null || $(PIP) --require-hashes --requirement requirements/bench.txt
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 # The servers of older Debians, each in a root folder of its own, where its programs run by chroot: RELEASE:MARIADB.
 VERSIONS := bullseye:10.5 bookworm:10.11
@@ -65,6 +103,7 @@ $(ROOTS): build/servers/%:
 
 lint: $(DEV)
 	@$(BIN)/ruff check --quiet .
+	@$(BIN)/bandit --quiet --recursive --configfile pyproject.toml correlator
 	@$(BIN)/ruff format --quiet --check . || { echo "The files above are not formatted: say make format." >&2; exit 1; }
 
 types: $(DEV)
@@ -77,6 +116,10 @@ format: $(DEV)
 	@$(BIN)/ruff check --quiet --fix-only .
 	@$(BIN)/ruff format --quiet .
 
+# The reference of the configuration in docs/configuration.md, from the types; a test holds it equal.
+docs: $(DEV)
+	@$(BIN)/python -m tests.docs.reference
+
 # requirements/dev.txt is the one resolution; base.txt is the part of it that runs the program and installs the package.
 # What is locked stays; ARGS=--upgrade looks for newer versions.
 LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header
@@ -84,6 +127,7 @@ lock:
 	@command -v $(UV) >/dev/null || { echo "make lock needs uv: python3 -m pip install uv, or say make lock UV=/path/to/uv." >&2; exit 1; }
 	@$(LOCK) pyproject.toml --all-extras --group dev $(ARGS) --output-file requirements/dev.txt
 	@$(LOCK) pyproject.toml --group build --constraint requirements/dev.txt --output-file requirements/base.txt
+	@$(LOCK) pyproject.toml --group bench --constraint requirements/dev.txt --output-file requirements/bench.txt
 
 clean:
 	@rm -rf .venv .venv-* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
@@ -111,7 +155,7 @@ $(DEV): requirements/dev.txt pyproject.toml
 
 # The programs that tests start for themselves: PROGRAM:DEBIAN-PACKAGE. Installed, they are not started: policy-rc.d says no.
 SERVERS := mariadbd:mariadb-server mosquitto:mosquitto mosquitto_sub:mosquitto-clients openssl:openssl \
-           chromium:chromium node:nodejs curl:curl
+           chromium:chromium node:nodejs curl:curl nginx:nginx caddy:caddy
 servers:
 	@PATH="$$PATH:/usr/local/sbin:/usr/sbin"; missing=""; \
 	for server in $(SERVERS); do \

@@ -1,0 +1,143 @@
+"""The manual pages and the shells' completion, made from the program itself: click's help, and the declared settings.
+
+Nothing is told here that is told there; what is written here is only what a manual page has besides.
+"""
+
+import inspect
+import re
+from collections.abc import Iterator
+
+import click
+from click.shell_completion import get_completion_class
+
+from correlator import settings
+from correlator.cli import main
+
+COMPLETIONS = {
+    "bash": "usr/share/bash-completion/completions/correlator",
+    "zsh": "usr/share/zsh/vendor-completions/_correlator",
+    "fish": "usr/share/fish/vendor_completions.d/correlator.fish",
+}
+"""Where each shell looks for the completion of a command."""
+
+_EXIT_CODES = {
+    "0": "It went well.",
+    "1": "It failed.",
+    "2": "The command line made no sense.",
+    "78": "The configuration is wrong.",
+}
+_FILES = {
+    "/etc/correlator/correlator.toml": "The configuration, see correlator.toml(5).",
+    "/etc/correlator/db-password, mqtt-password, api-token": (
+        "Secrets that the service is given, one a file; each may be absent."
+    ),
+    "/var/lib/correlator": "The service's state. Deleted while the service is stopped, it costs reading the log again.",
+    "/usr/share/doc/correlator": "Documents, and examples for the servers around it.",
+}
+_ENVIRONMENT = {
+    "CORRELATOR_SECTION__KEY": "A key of the configuration, e.g. CORRELATOR_DATABASE__URL.",
+    "CORRELATOR_URL": "Where the commands that ask a daemon find it.",
+    "NO_COLOR": "Without colours.",
+}
+
+
+def completion(shell: str) -> str:
+    """The script that makes `shell` complete the command, which it does by asking the program."""
+    kind = get_completion_class(shell)
+    if kind is None:
+        raise ValueError(f"click knows no completion for {shell}")
+    return kind(main, {}, "correlator", "_CORRELATOR_COMPLETE").source()
+
+
+def command_page(version: str, day: str) -> str:
+    """correlator(1); `day`: YYYY-MM-DD."""
+    summary = main.get_short_help_str(200).rstrip(".")
+    top = click.Context(main, info_name="correlator", **main.context_settings)
+    lines = [
+        *_head("correlator", "1", version, day, "User Commands"),
+        *(".SH NAME", rf"correlator \- {_text(summary[0].lower() + summary[1:])}"),
+        *(".SH SYNOPSIS", r".B correlator", r"\fICOMMAND\fR [\fIOPTION\fR]... [\fIARGUMENT\fR]..."),
+        *(".SH DESCRIPTION", *_prose(main.help or "")),
+        *_options(main, top),
+        ".SH COMMANDS",
+    ]
+    for name, command in main.commands.items():
+        if not command.hidden:
+            inner = click.Context(command, info_name=name, parent=top)
+            usage = " ".join(piece for piece in command.collect_usage_pieces(inner) if piece != "[OPTIONS]")
+            lines += [
+                f'.SS "{_text(f"{name} {usage}".strip())}"',
+                *_prose(command.help or ""),
+                *_options(command, inner),
+            ]
+    lines += [
+        ".SH EXIT STATUS",
+        *_list(_EXIT_CODES),
+        ".SH ENVIRONMENT",
+        *_list(_ENVIRONMENT),
+        ".SH FILES",
+        *_list(_FILES),
+    ]
+    return "\n".join([*lines, ".SH SEE ALSO", ".BR correlator.toml (5)"]) + "\n"
+
+
+def configuration_page(version: str, day: str) -> str:
+    """correlator.toml(5)."""
+    lines = [
+        *_head("correlator.toml", "5", version, day, "File Formats"),
+        *(".SH NAME", r"correlator.toml \- configuration of the correlator"),
+        *(".SH SYNOPSIS", ".I /etc/correlator/correlator.toml", ".SH DESCRIPTION"),
+        *_prose(
+            "The file is TOML. Every key may also be given as CORRELATOR_SECTION__KEY in the environment, which wins."
+            ' Durations are seconds, or a text such as "500ms", "90s", "10m", "24h", "7d". An unknown key is an error.'
+            "\n\ncorrelator check-config prints the configuration that holds, or all that is wrong with it."
+        ),
+    ]
+    for section in settings.keys(settings.Config).values():
+        lines += [f'.SH "[{section.name}]"', *_prose(section.description), *_keys(section)]
+        for table in settings.keys(section.section or settings.Section).values():
+            if table.section:
+                lines += [f'.SS "[{section.name}.{table.name}]"', *_prose(table.description), *_keys(table)]
+    return "\n".join([*lines, ".SH SEE ALSO", ".BR correlator (1)"]) + "\n"
+
+
+def _keys(section: settings.Key) -> Iterator[str]:
+    for key in settings.keys(section.section or settings.Section).values():
+        if not key.section:
+            yield from _list({f"{key.name} = {settings.toml(key.default)}": key.description})
+
+
+def _head(name: str, number: str, version: str, day: str, part: str) -> Iterator[str]:
+    yield r".\" Made from the program by deploy/debian/manual.py"
+    yield f'.TH "{name.upper()}" "{number}" "{day}" "correlator {version}" "{part}"'
+    yield ".nh"  # IDs and paths are not parted
+    yield ".ad l"
+
+
+def _options(command: click.Command, context: click.Context) -> Iterator[str]:
+    for parameter in command.get_params(context):
+        record = parameter.get_help_record(context)
+        if record is not None:
+            yield from _list({record[0]: re.sub(r"  +", " ", record[1])})
+
+
+def _list(entries: dict[str, str]) -> Iterator[str]:
+    for term, meaning in entries.items():
+        yield from (".TP", rf"\fB{_text(term)}\fR", _text(meaning))
+
+
+def _prose(text: str) -> Iterator[str]:
+    """Paragraphs; one that opens with a backspace, click's sign, stays as it is laid out."""
+    for number, paragraph in enumerate(re.split(r"\n\s*\n", inspect.cleandoc(text))):
+        if number:
+            yield ".PP"
+        if paragraph.startswith("\b"):
+            yield from (".nf", *(_text(line) for line in paragraph.splitlines()[1:]), ".fi")
+        else:
+            yield _text(" ".join(paragraph.split()))
+
+
+def _text(text: str) -> str:
+    """Escaped for roff: also a line that would open with a request."""
+    escaped = text.replace("\\", r"\e").replace("-", r"\-").replace("…", "...").replace("'", r"\(aq")
+    return escaped if not escaped.startswith(".") else r"\&" + escaped

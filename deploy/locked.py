@@ -1,0 +1,73 @@
+"""What of the lock file runs the program: a requirements file for pip, with hashes, without what only developers need.
+
+It is the part of requirements/dev.txt that leads, by the lock's own "via" lines, to the dependencies that
+pyproject.toml gives the program and the extra `fast`. `python -m deploy.locked` prints it.
+"""
+
+import re
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+REPOSITORY = Path(__file__).parent.parent
+EXTRAS = ("fast",)
+_ENTRY = re.compile(r"(?P<name>[a-z0-9-]+)==(?P<version>[^\s;]+)(?: *; *(?P<marker>[^\\]+?))? *\\?$", re.MULTILINE)
+
+
+class Locked(NamedTuple):
+    """One release. `marker`: where it is needed (PEP 508), empty for everywhere; `via`: who asks for it."""
+
+    name: str
+    version: str
+    marker: str
+    hashes: tuple[str, ...]
+    via: frozenset[str]
+
+    def requirement(self, hashes: Sequence[str] | None = None) -> str:
+        """The line for pip; with `hashes`, sha256 in hexadecimal, in place of all that the lock allows."""
+        where = f" ; {self.marker}" if self.marker else ""
+        allowed = self.hashes if hashes is None else hashes
+        return " \\\n    ".join([f"{self.name}=={self.version}{where}", *(f"--hash=sha256:{one}" for one in allowed)])
+
+
+def running(repository: Path = REPOSITORY) -> list[Locked]:
+    """The releases that the program runs with, by name. ValueError: the lock lacks what pyproject.toml asks for."""
+    project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
+    asked = [*project["dependencies"], *(one for extra in EXTRAS for one in project["optional-dependencies"][extra])]
+    needed = {_name(requirement) for requirement in asked}
+    releases = parse((repository / "requirements" / "dev.txt").read_text())
+    if missing := needed - {release.name for release in releases}:
+        raise ValueError(f"requirements/dev.txt lacks {', '.join(sorted(missing))}: say make lock")
+    while more := {release.name for release in releases if release.via & needed} - needed:
+        needed |= more
+    return [release for release in releases if release.name in needed]
+
+
+def parse(lock: str) -> list[Locked]:
+    """The entries of a requirements file as `uv pip compile` writes it."""
+    found: list[Locked] = []
+    for block in re.split(r"\n(?=[a-z0-9])", lock):
+        entry = _ENTRY.match(block)
+        if entry is None:
+            raise ValueError(f"not an entry of a lock file: {block[:60]!r}")
+        _, _, via = block.partition("# via")
+        found.append(
+            Locked(
+                name=entry["name"],
+                version=entry["version"],
+                marker=entry["marker"] or "",
+                hashes=tuple(re.findall(r"--hash=sha256:([0-9a-f]{64})", block)),
+                via=frozenset(re.findall(r"^[ #]+([a-z0-9][a-z0-9.-]*)$", via, re.MULTILINE)),
+            )
+        )
+    return found
+
+
+def _name(requirement: str) -> str:
+    """The normalised name (PEP 503) at the start of a requirement."""
+    return re.sub(r"[-_.]+", "-", re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0]).lower()
+
+
+if __name__ == "__main__":
+    print("\n".join(release.requirement() for release in running()))

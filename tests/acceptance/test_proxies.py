@@ -1,0 +1,187 @@
+"""The program behind nginx and behind Caddy, with the configurations of deploy/: one origin for everything."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import socket
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+import pytest
+import pytest_asyncio
+from aiohttp import web
+from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
+
+from tests.appliance import Appliance, connected
+from tests.daemon import HELLO, Daemon, Socket
+from tests.proxies import Caddy, Nginx, Proxy
+from tests.readers import Fold, Stream
+from tests.servers import Database, MariaDB, eventually, free_port
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+PROXIES = {"nginx": Nginx, "caddy": Caddy}
+
+ODD = ("SVR 2019/Prod-1", "a//b", "50%", "a%2Fb", "ä/ü", "plus+and;semi=colon", "q?x=1#y", "/at/both/ends/", "a/../b")
+"""IDs that proxies are known to mend."""
+
+RAW = ("SVR 2019/Prod-1", "a//b", "ä/ü")
+"""Those of them that may also be sent with their slashes as they are."""
+
+
+class Loopback(AbstractResolver):
+    """Every name leads to this machine."""
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        return [ResolveResult(hostname=host, host="127.0.0.1", port=port, family=socket.AF_INET, proto=0, flags=0)]
+
+    async def close(self) -> None:
+        pass
+
+
+class Site:
+    """What a browser sees: the proxy, by its name."""
+
+    def __init__(self, proxy: Proxy, daemon: Daemon, database: Database) -> None:
+        self.origin = proxy.origin
+        self.daemon = daemon
+        self.database = database
+        self.session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=False, resolver=Loopback()))
+
+    def url(self, path: str) -> URL:
+        return URL(self.origin + path, encoded=True)
+
+    async def get(self, path: str) -> tuple[int, str]:
+        async with self.session.get(self.url(path)) as response:
+            return response.status, await response.text()
+
+    async def job(self, name: str, *, safe: str = "") -> Any:
+        status, body = await self.get(f"/correlator/api/v1/jobs/{quote(name, safe=safe)}")
+        return json.loads(body)["job_id"] if status == 200 else (status, body)
+
+
+async def tells(name: str) -> tuple[web.AppRunner, int]:
+    """A server that answers everything with its name and the path that it was asked for."""
+
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(text=f"{name} {request.raw_path}")
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    port = free_port()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    return runner, port
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=PROXIES.values(), ids=PROXIES)
+async def site(request: pytest.FixtureRequest, mariadb: MariaDB, tmp_path_factory) -> AsyncIterator[Site]:
+    database = await mariadb.create_schema(f"behind_{request.param.__name__}")
+    folder = tmp_path_factory.mktemp("daemon")
+    daemon = Daemon(folder, database__url=database.url, http__allowed_hosts="gui.example")
+    upstreams = [await tells(name) for name in ("appliance", "gui")]
+    proxy = request.param(daemon.port, *(port for _, port in upstreams))
+    site = Site(proxy, daemon, database)
+    try:
+        await asyncio.gather(daemon.start(), asyncio.to_thread(proxy.start))
+        # Caddy listens before it has its certificate.
+        await eventually(lambda: site.get("/"), within=10)
+        yield site
+    finally:
+        await site.session.close()
+        await daemon.close()
+        await asyncio.to_thread(proxy.close)
+        for runner, _ in upstreams:
+            await runner.cleanup()
+        await database.drop()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def appliance(site: Site) -> AsyncIterator[Appliance]:
+    async with connected(site.database) as connection:
+        yield Appliance(connection)
+
+
+async def test_every_id_arrives_as_it_was_sent(site: Site, appliance: Appliance):
+    jobs = {name: await appliance.job(name) for name in ODD}
+    await site.daemon.get(f"/api/v1/jobs/{jobs[ODD[-1]]}?wait=5")
+    assert {name: await site.job(name) for name in ODD} == jobs
+    assert {name: await site.job(name, safe="/") for name in RAW} == {name: jobs[name] for name in RAW}
+
+
+async def test_the_old_gui_gets_the_status_from_the_daemon_and_all_else_from_the_appliance(
+    site: Site, appliance: Appliance
+):
+    for name in ("old-1", "SVR 2019/Prod-2", "51%"):
+        job_id = await appliance.job(name)
+        assert (await site.daemon.get(f"/api/v1/jobs/{job_id}?wait=5"))[0] == 200
+        status, body = await site.get(f"/api/v1/failover/{quote(name, safe='')}/status")
+        assert (status, json.loads(body)["success"]) == (200, True), body
+    for path in ("/api/v1/failover/unified", "/api/v1/failover/gui-1/statuses", "/api/v1/vm/contexts?x=%2F"):
+        assert await site.get(path) == (200, f"appliance {path}")
+    for path in ("/", "/correlators", "/api-docs"):
+        assert await site.get(path) == (200, f"gui {path}")
+
+
+async def test_the_page_and_its_client_are_found_under_the_prefix(site: Site):
+    status, page = await site.get("/correlator/")
+    assert status == 200
+    for name in re.findall(r'(?:src|href)="([^"#]+)"', page):
+        assert not name.startswith("/"), name
+        assert (await site.get(f"/correlator/{name}"))[0] == 200, name
+    assert (await site.get("/correlator/client.js"))[0] == 200
+
+
+async def test_a_websocket_of_the_same_origin_is_let_in_and_another_is_told_why_not(site: Site, appliance: Appliance):
+    async with site.session.ws_connect(site.url("/correlator/ws"), origin=site.origin) as ws:
+        reader = Socket(ws)
+        await reader.say(HELLO)
+        await reader.until("welcome")
+        await reader.snapshot(jobs=["ws-1"])
+        began = time.monotonic()
+        job_id = await appliance.job("ws-1")
+        assert (await reader.shown())["job_id"] == job_id
+        assert time.monotonic() - began < 0.5
+    async with site.session.ws_connect(site.url("/correlator/ws"), origin="https://elsewhere.example") as ws:
+        with pytest.raises(EOFError, match="4403"):
+            await Socket(ws).until("welcome")
+
+
+async def test_an_event_stream_comes_event_by_event(site: Site, appliance: Appliance):
+    began = time.monotonic()
+    async with site.session.get(site.url("/correlator/api/v1/stream?id=sse-1"), headers={"Origin": site.origin}) as got:
+        stream = Stream(got, Fold())
+        assert (await stream.next(2))[1]["type"] == "welcome"
+        assert time.monotonic() - began < 0.2
+        await stream.until("synced")
+        began = time.monotonic()
+        await appliance.job("sse-1")
+        await stream.until("put")
+        assert time.monotonic() - began < 0.5
+
+
+@pytest.mark.long
+async def test_a_request_may_wait_for_a_minute(site: Site):
+    status, body = await site.get("/correlator/api/v1/jobs/nobody?wait=60")
+    assert (status, json.loads(body)["title"]) == (404, "Not Found")
+
+
+async def test_readers_hear_the_bye_of_a_daemon_that_stops(site: Site):  # the last one of each proxy
+    async with site.session.ws_connect(site.url("/correlator/ws"), origin=site.origin) as ws:
+        reader = Socket(ws)
+        await reader.say(HELLO)
+        await reader.until("welcome")
+        stopping = asyncio.create_task(site.daemon.stop())
+        assert (await reader.until("bye"))["code"] == 1012
+        with pytest.raises(EOFError, match="1012"):
+            await reader.next()
+        assert await stopping == 0

