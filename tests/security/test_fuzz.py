@@ -1,0 +1,415 @@
+"""Whatever comes in from outside: rows, frames, queries, settings, topics, a file. Nothing raises but what it may.
+
+In `make test` each takes a few hundred examples; `make test-fuzz` gives each its share of $FUZZ_SECONDS.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import functools
+import json
+import os
+import sqlite3
+import tempfile
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, get_args
+from urllib.parse import quote, unquote_to_bytes
+
+import msgspec
+import orjson
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from correlator import config
+from correlator.checkpoint import Changes, Checkpoint
+from correlator.errors import BadRequest, ConfigError
+from correlator.hub import Hub
+from correlator.jobs import joblog, wire
+from correlator.jobs.index import Index
+from correlator.jobs.model import Cursor, Entry, JobRecord, Kind, LegacyRecord, LogRow, Reading, StepRecord
+from correlator.settings import leaves
+from correlator.sinks import frames, sse
+from correlator.sinks.problems import problems
+from correlator.sinks.rest import Rest
+from correlator.sinks.topics import Key, Topics
+from correlator.sources.archive import DatabaseArchive
+from correlator.sources.sqlite import SQLiteDatabase
+
+SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))
+TARGETS = 6
+now = 1_790_000_000_000_000
+
+
+def fuzzed(examples: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Try a property on `examples`; or, where $FUZZ_SECONDS is set, on others and others for its share of them."""
+
+    def run_on(test: Callable[..., None]) -> Callable[..., None]:
+        if not SECONDS:
+            return settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))(test)
+        many = settings(
+            max_examples=examples * 5, database=None, deadline=None, suppress_health_check=list(HealthCheck)
+        )(test)
+
+        @functools.wraps(many)
+        def run(*fixtures: Any, **named: Any) -> None:
+            until = time.monotonic() + SECONDS / TARGETS
+            while time.monotonic() < until:
+                many(*fixtures, **named)
+
+        return run
+
+    return run_on
+
+
+# -- what is made up
+
+odd = st.text(st.characters(exclude_categories=()), max_size=20)
+"""With lone surrogates, controls, NUL."""
+
+special = st.text("/+#$%*? \0\x7f.-_~aZ", max_size=8)
+"""With what means something in a topic."""
+
+stored = st.text(st.characters(exclude_categories=["Cs"]), max_size=300)
+"""What a column of text can hold, read."""
+
+numbers = (
+    st.integers(-(1 << 70), 1 << 70)
+    | st.sampled_from([0, 1, -1, 1 << 31, 1 << 53, (1 << 63) - 1, 1 << 63, 1 << 64])
+    | st.floats()
+)
+values = st.recursive(
+    st.none() | st.booleans() | numbers | odd,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(odd, inner, max_size=4),
+    max_leaves=8,
+)
+ids = st.sampled_from(["a", "b", "gui", "legacy"]) | stored | st.just("x" * 255)
+known_keys = st.sampled_from(
+    ["job_id", "step_id", "percent", "error", "sequence", "step_name", "owner", "status", *joblog.EXTERNAL_ID_KEYS]
+)
+members = st.dictionaries(known_keys | odd, ids | st.integers(1, 5) | values, max_size=8)
+json_texts = members.map(functools.partial(json.dumps, default=str))
+deep = st.tuples(st.integers(1, 3000), st.sampled_from([("[", "]"), ('{"job_id":', "}")])).map(
+    lambda d: d[1][0] * d[0] + "1" + d[1][1] * d[0]
+)
+cut = st.tuples(json_texts, st.integers(0, 200), odd, st.integers(0, 5)).map(
+    lambda c: c[0][: c[1]] + c[2] + c[0][c[1] + c[3] :]
+)
+attrs = st.none() | json_texts | cut | deep | stored
+times = st.none() | st.integers(-62_167_219_200_000_000, 253_402_300_799_999_999)
+"""Microseconds of the years that a DATETIME has: 0 to 9999."""
+
+messages = st.sampled_from([k.value.replace(".", " ") for k in Kind] + ["Job progress updated"]) | stored
+rows = st.builds(
+    LogRow,
+    st.integers(1, (1 << 63) - 1),
+    messages,
+    times.map(lambda at: at or 0),
+    level=st.sampled_from(["INFO", "warn", "ERROR", "trace", ""]) | stored,
+    job_id=st.none() | ids,
+    step_id=st.none() | st.integers(0, (1 << 63) - 1),
+    attrs=attrs,
+    external_job_id=st.none() | ids,
+)
+statuses = st.sampled_from(["pending", "running", "completed", "failed", "cancelled", ""]) | stored
+records = st.builds(
+    JobRecord,
+    ids,
+    **{n: st.none() | stored for n in ("operation", "job_type", "owner", "error_message", "job_category")},
+    **{n: st.none() | ids for n in ("parent_job_id", "external_job_id", "context_id")},
+    **dict.fromkeys(("started_at", "completed_at", "created_at", "updated_at", "canceled_at"), times),
+    status=st.none() | statuses,
+    metadata=attrs,
+    percent_complete=st.none() | st.integers(-(1 << 31), 1 << 31),
+)
+steps = st.builds(
+    StepRecord, st.integers(1, 1 << 62), stored, st.integers(-(1 << 31), 1 << 31), statuses, times, times,
+    st.none() | stored,
+)  # fmt: skip
+
+
+# -- targets
+
+
+@fuzzed(150)
+@given(st.lists(rows | st.tuples(records, st.lists(steps, max_size=3)), min_size=1, max_size=8))
+def test_no_row_stops_the_index_and_every_job_can_be_told(facts: list[Any]) -> None:
+    index = Index()
+    index.loading = False
+    for fact in facts:
+        tick = index.look()
+        if isinstance(fact, LogRow):
+            entry, reasons = joblog.read(fact, tick)
+            assert all(reason.isidentifier() for reason in reasons)  # each becomes a label
+            index.apply([entry], now)
+        else:
+            record, of_it = fact
+            index.apply([Reading(record.job_id, tick, record, tuple(of_it))], now)
+    index.tick(now + 3_600_000_000)
+    for shown in index.shown():
+        document = orjson.loads(wire.encode(wire.document(shown)))
+        assert document["job_id"] == shown.job_id
+        for name in shown.view.names():
+            assert index.resolve(name) is not None
+
+
+@fuzzed(250)
+@given(
+    st.text(st.characters(exclude_categories=()))
+    | st.binary()
+    | cut
+    | deep
+    | st.lists(
+        st.dictionaries(
+            st.sampled_from(["type", "id", "jobs", "status", "logs", "resume", "job_id", "version", "token"]) | odd,
+            st.sampled_from(["hello", "subscribe", "unsubscribe", "get", "ping", ["a"], 1, None]) | values,
+            max_size=6,
+        ),
+        max_size=4,
+    ).map(json.dumps)
+)
+def test_no_frame_raises_but_a_bad_request(raw: str | bytes) -> None:
+    with contextlib.suppress(BadRequest):
+        for said in frames.decode(raw):
+            assert isinstance(said, (*get_args(frames.Said), BadRequest))
+            if isinstance(said, BadRequest):
+                str(said).encode("utf-8")  # it is told to the client
+                assert len(str(said)) < 1000
+
+
+PARAMETERS = {
+    "jobs": (
+        "limit",
+        "cursor",
+        "since",
+        "q",
+        "status",
+        "job_type",
+        "operation",
+        "context_id",
+        "parent_job_id",
+        "steps",
+    ),
+    "jobs/{}": ("rev", "wait"),
+    "jobs/{}/events": ("after", "limit", "level"),
+    "resolve/{}": (),
+    "stream": ("id", "status", "job_type", "context_id", "logs"),
+}
+rights = st.sampled_from(
+    ["running", "gui-1", "1", "0", "-1", "1e9", "nan", "2026-01-01T00:00:00Z", "WARN", "0001-01-01T00:00Z"]
+)
+encoded = (
+    (odd | rights).map(lambda text: quote(text, safe="", errors="surrogatepass"))
+    | st.binary(max_size=12).map(quote)
+    | numbers.map(str)
+)
+places = st.tuples(numbers, odd | st.just("a")).map(list) | values
+cursors = places.map(lambda p: in_base64(json.dumps(p).encode("utf-8", "replace")))
+afters = st.tuples(
+    st.just(1) | st.integers(0, 5), st.integers(-(1 << 63), (1 << 64) - 1), st.integers(0, (1 << 64) - 1),
+    st.binary(max_size=9) | st.binary(max_size=9).map(zlib.compress),
+).map(lambda place: in_base64(msgspec.msgpack.encode(place)))  # fmt: skip
+by_name = {"cursor": cursors | encoded, "after": afters | encoded}
+
+
+def queries(names: tuple[str, ...]) -> st.SearchStrategy[tuple[str, str]]:
+    """A parameter: one of `names`; where there is none, any."""
+    known = [st.tuples(st.just(name), by_name.get(name, encoded)) for name in names]
+    return st.one_of(known) if known else st.tuples(encoded, encoded)
+
+
+targets = st.sampled_from(list(PARAMETERS.items())).flatmap(
+    lambda one: st.tuples(st.just(one[0]), st.just("gui-1") | encoded, st.lists(queries(one[1]), max_size=3))
+)
+
+
+def in_base64(raw: bytes) -> str:
+    """As cursors and places are written."""
+    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+
+
+async def wanted(request: web.Request) -> web.Response:
+    """What an event stream is asked for, without the stream."""
+    sse._wanted(request)
+    sse._level(request)
+    sse._position(request.query_string)
+    return web.Response()
+
+
+@pytest.fixture
+def asked(appliance_file: Path) -> Iterator[Callable[[str], int]]:
+    """Ask the REST endpoints, which have a database behind them; the status."""
+    archive = DatabaseArchive(SQLiteDatabase(appliance_file))
+    hub = Hub(Index(), archive)
+    hub.loading = None
+    rest = Rest(hub, retention=86_400.0)
+    with asyncio.Runner() as runner:
+
+        def ask(target: str) -> int:
+            path, _, _ = target.removeprefix("/api/v1/").partition("?")
+            request = make_mocked_request("GET", target)
+            if path == "stream":
+                work = wanted
+            elif path.endswith("/events"):
+                work = rest.events
+            else:
+                work = {"jobs": rest.job if "/" in path else rest.jobs, "resolve": rest.resolve}[path.partition("/")[0]]
+            name = path.partition("/")[2].removesuffix("/events")
+            request._match_info = {"id": unquote_to_bytes(name).decode("utf-8", "replace")}  # type: ignore[assignment]
+            return runner.run(problems(request, work)).status
+
+        yield ask
+        runner.run(archive.close())
+
+
+def test_no_query_ends_in_an_error_of_ours(asked: Callable[[str], int], caplog: pytest.LogCaptureFixture) -> None:
+    @fuzzed(250)
+    @given(targets)
+    def test(target: tuple[str, str, list[tuple[str, str]]]) -> None:
+        path, name, query = target
+        asked_for = f"/api/v1/{path.format(name)}?" + "&".join(f"{n}={v}" for n, v in query if n != "wait")
+        assert asked(asked_for) in (200, 304, 400, 404), asked_for
+
+    test()
+    assert caplog.records == []
+
+
+setting_texts = (
+    st.sampled_from(
+        ["mysql://u@h/d", "mqtts://h:1", "sqlite:////x", "127.0.0.1:0", "[::1]:1", "10m", "auto", "UTC", "~", ""]
+    )
+    | odd
+)
+setting_values = st.one_of(
+    setting_texts.map(json.dumps),
+    setting_texts.map(lambda text: f"'{text}'"),
+    numbers.map(str),
+    st.sampled_from(["true", "[]", '["a", 1]', "{ca = 1}", "1979-05-27", "0x10", "inf"]),
+)
+lines = st.lists(
+    st.tuples(st.sampled_from([dotted for dotted, _ in leaves()]) | odd, setting_values).map(" = ".join)
+    | st.sampled_from(
+        [
+            f"{key} = '{text}'"
+            for key in ("database.url", "mqtt.url", "database.password", "mqtt.password")
+            for text in (
+                "mysql://u:secret-word@h/d",
+                "mqtt://u:secret-word@h",
+                "u:secret-word@h/d",
+                "u:secret-word@h:1",
+            )
+        ]
+    )
+    | st.sampled_from(["[database]", "[http]", "[mqtt.tls]", "[[jobs]]", "["])
+    | odd,
+    max_size=6,
+)
+environments = st.dictionaries(
+    st.sampled_from(["CORRELATOR_" + dotted.upper().replace(".", "__") for dotted, _ in leaves()] + ["HOME"])
+    | odd.map("CORRELATOR_X__".__add__),
+    setting_texts,
+    max_size=3,
+)
+
+
+@fuzzed(200)
+@given(lines, environments)
+def test_no_settings_raise_but_a_problem_with_them(written: list[str], environ: dict[str, str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "c.toml")
+        file.write_text("\n".join(written), encoding="utf-8", errors="surrogatepass")
+        try:
+            told = repr(config.load(file, {"HOME": folder, **environ}))
+        except ConfigError as error:
+            told = str(error)
+    assert told
+    assert "secret-word" not in told
+
+
+@fuzzed(300)
+@given(special | odd | stored, special | odd | stored)
+def test_every_id_is_one_level_of_a_topic_and_comes_back(job_id: str, external: str) -> None:
+    names = Topics("correlator/v1/here")
+    for key in (Key("state", job_id), Key("ext", external)):
+        topic = names.of(key)
+        assert names.key(topic) == key
+        assert topic.isascii()
+        assert topic.isprintable()
+        assert not set("+#$ ") & set(topic)
+        assert topic.count("/") == {"state": 5, "ext": 4}[key.kind]
+
+
+@functools.cache
+def checkpoint() -> bytes:
+    """A file as a run of the daemon leaves it."""
+    index = Index()
+    index.loading = False
+    for n in range(6):
+        record = JobRecord(f"j{n}", status="running", started_at=now - n, external_job_id=f"e{n}", metadata='{"a":1}')
+        entry = Entry(n + 1, now, "WARN", "text", index.look(), f"j{n}", step_id=n, kind=Kind.STEP_STARTED)
+        index.apply([Reading(f"j{n}", index.look(), record, (StepRecord(n + 1, "s", 1, "running", now),)), entry], now)
+    index.apply_legacy([LegacyRecord(1, "legacy", "snapshotting", created_at=now, updated_at=now)], (), now)
+    jobs = {i: index.kept(i) for i in index.changed()}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "c")
+        file = Checkpoint(path, "s")
+        file.open()
+        cursor = Cursor(7, LogRow(7, "m", now), (((1, 2), (5, 5)),))
+        file.write(Changes(5.0, cursor, index.memory(), jobs, {1: ("j1", b'{"a":1}')}))
+        file.close()
+        return path.read_bytes()
+
+
+@fuzzed(80)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, len(checkpoint()) - 1) | st.integers(0, 200),
+            st.binary(min_size=1, max_size=6),
+            st.sampled_from(["over", "cut", "put"]),
+        ),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_a_damaged_checkpoint_is_used_or_set_aside(changes: list[tuple[int, bytes, str]]) -> None:
+    raw = bytearray(checkpoint())
+    for at, new, how in changes:
+        match how:
+            case "over":
+                raw[at : at + len(new)] = new
+            case "cut":
+                del raw[at * 8 :]
+            case _:
+                raw[at:at] = new
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "c")
+        path.write_bytes(raw)
+        file = Checkpoint(path, "s")
+        try:
+            saved = file.open()
+            if saved is not None:
+                index = Index()
+                index.restore(saved.jobs, saved.legacy, saved.memory, now)
+                index.loading = False
+                index.tick(now)
+                for shown in index.shown():
+                    wire.encode(wire.document(shown))
+            file.write(Changes(6.0, Cursor(8), Index().memory(), {}, {}))
+        except sqlite3.Error:  # as on a disk that fails: a state, and the saver sets the file aside
+            file.set_aside("damaged")
+            file.write(Changes(6.0, Cursor(8), Index().memory(), {}, {}))
+        finally:
+            file.close()
+        again = Checkpoint(path, "s")
+        saved = again.open()
+        again.close()
+        assert saved is not None
+        assert saved.cursor == Cursor(8)

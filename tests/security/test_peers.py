@@ -1,0 +1,302 @@
+"""Servers that mean harm: a database and a broker that lie, send noise, or ask for a file. The daemon lives on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import aiomqtt
+import pytest
+
+from correlator.errors import SourceUnavailable
+from correlator.settings import Tls
+from correlator.sources.mariadb import Address, MariaDBDatabase
+from correlator.tls import client_context
+from tests.daemon import HELLO, Daemon
+from tests.security.conftest import Certificates
+from tests.servers import Mosquitto, eventually
+
+DRIVERS = ("aiomysql", "asyncmy")
+
+Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@contextlib.asynccontextmanager
+async def listening(talk: Talk, **options: object) -> AsyncIterator[int]:
+    """A port where every connection is treated to `talk`."""
+    talks: set[asyncio.Task[None]] = set()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        talks.add(task)
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            await talk(reader, writer)
+        writer.transport.abort()
+        with contextlib.suppress(OSError, asyncio.CancelledError):
+            await writer.wait_closed()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, **options)  # type: ignore[arg-type]
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for task in talks:
+            task.cancel()
+        await asyncio.gather(*talks, return_exceptions=True)
+
+
+def packet(number: int, payload: bytes) -> bytes:
+    return len(payload).to_bytes(3, "little") + bytes([number % 256]) + payload
+
+
+GREETING = packet(
+    0,
+    b"\x0a11.8.0-MariaDB\0" + b"\1\0\0\0" + b"12345678" + b"\0" + b"\xff\xf7" + b"\x2d" + b"\2\0" + b"\xff\x81"
+    + b"\x15" + b"\0" * 10 + b"123456789012" + b"\0" + b"mysql_native_password\0",
+)  # fmt: skip
+OK = b"\0\0\0\2\0\0\0"
+
+
+async def read_packet(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+    head = await reader.readexactly(4)
+    return head[3], await reader.readexactly(int.from_bytes(head[:3], "little"))
+
+
+def source(port: int, driver: str, **more: object) -> MariaDBDatabase:
+    address = Address(port=port, database="x", **more)  # type: ignore[arg-type]
+    return MariaDBDatabase(address, driver=driver, connect_timeout=2.0, query_timeout=2.0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+async def test_a_database_server_gets_no_file_of_ours(driver: str, tmp_path: Path) -> None:
+    """LOCAL INFILE: the server answers a query with the name of a file that the client is to send."""
+    pytest.importorskip(driver)
+    secret = tmp_path / "secret"
+    secret.write_text("the contents of a file")
+    login, heard = b"", bytearray()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal login
+        writer.write(GREETING)
+        number, login = await read_packet(reader)
+        writer.write(packet(number + 1, OK))
+        await read_packet(reader)
+        writer.write(packet(1, b"\xfb" + str(secret).encode()))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1.0):
+                while more := await reader.read(1000):
+                    heard.extend(more)
+
+    async with listening(talk) as port:
+        with pytest.raises(SourceUnavailable):
+            await source(port, driver).open()
+    assert login
+    assert not login[0] & 0x80  # CLIENT_LOCAL_FILES: it does not even say that it could
+    assert b"contents" not in heard
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+async def test_a_database_server_that_sends_noise_is_one_that_is_away(driver: str) -> None:
+    pytest.importorskip(driver)
+    dice = random.Random(7)
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        greeting = bytearray(GREETING)
+        for _ in range(dice.randrange(4)):
+            greeting[dice.randrange(len(greeting))] = dice.randrange(256)
+        writer.write(dice.randbytes(dice.randrange(300)) if dice.random() < 0.3 else greeting)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.2):
+                number, _ = await read_packet(reader)
+                writer.write(packet(number + 1, OK if dice.random() < 0.7 else dice.randbytes(9)))
+                while True:
+                    await read_packet(reader)
+                    writer.write(packet(1, dice.randbytes(dice.randrange(200))))
+
+    async with listening(talk) as port:
+        for _ in range(25):
+            with pytest.raises(SourceUnavailable):
+                await source(port, driver).open()
+
+
+async def test_a_daemon_outlives_a_database_server_of_noise(tmp_path: Path) -> None:
+    calls = 0
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal calls
+        calls += 1
+        writer.write(GREETING if calls % 2 else os.urandom(5000))
+        await read_packet(reader)
+        writer.write(os.urandom(1 << 20))
+
+    async with listening(talk) as port:
+        daemon = Daemon(tmp_path, database__url=f"mysql://u@127.0.0.1:{port}/x")
+        try:
+            await daemon.start(ready=False)
+            await eventually(lambda: calls > 4, within=20)
+            status, ready = await daemon.get("/health/ready")
+            assert (status, ready["ready"]) == (503, False)
+            assert "Traceback" not in daemon.log()
+            assert await daemon.stop() == 0
+        finally:
+            await daemon.close()
+
+
+LIES = {
+    "noise": random.Random(7).randbytes(2000),
+    "huge-welcome": b"\x20\xff\xff\xff\x7f" + b"x" * (1 << 16),  # a CONNACK of 256 MB
+    "huge-message": b"\x20\x03\0\0\0" + b"\x30\xff\xff\xff\x7f" + b"x" * (1 << 16),  # welcome, and a PUBLISH of 256 MB
+    "false-acknowledgements": b"\x20\x03\0\0\0" + b"\x40\x02\xff\xff" * 5000,  # of what was never sent
+    "odd-packets": b"\x20\x03\0\0\0" + b"\xf0\x00\xd0\x00\x62\x02\0\1" * 500,
+    "not-asked-for": b"\x20\x03\0\0\0" + b"\x32\x08\0\1a\0\1\0xx" * 200,
+    "silence": b"",
+}
+
+
+@pytest.mark.parametrize(
+    "lies",
+    [
+        pytest.param(("noise", "huge-welcome"), id="at-first"),
+        pytest.param(tuple(LIES), id="in-every-way", marks=pytest.mark.long),
+    ],
+)
+async def test_a_daemon_outlives_a_broker_that_lies(
+    appliance_file: Path, tmp_path: Path, lies: tuple[str, ...]
+) -> None:
+    """One daemon for each lie, side by side, as each is given up only after some seconds."""
+
+    async def lied_to(name: str) -> None:
+        calls = 0
+
+        async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal calls
+            await reader.read(1)
+            calls += 1
+            writer.write(LIES[name])
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await reader.read(-1)
+
+        (folder := tmp_path / name).mkdir()
+        async with listening(talk) as port:
+            daemon = Daemon(folder, database__url=f"sqlite://{appliance_file}", mqtt__url=f"mqtt://127.0.0.1:{port}")
+            try:
+                await daemon.start(within=40)
+                await eventually(lambda: calls > 1, within=25)
+                async with daemon.socket(HELLO) as socket:
+                    assert len((await socket.snapshot())[0]) == 6
+                assert daemon.memory() < 150
+                assert "Traceback" not in daemon.log(), (name, daemon.log())
+                assert await daemon.stop() == 0
+            finally:
+                await daemon.close()
+
+    await asyncio.gather(*(lied_to(name) for name in lies))
+
+
+async def test_what_others_retain_below_our_topics_is_removed_and_harms_nobody(
+    own_mosquitto: Mosquitto, appliance_file: Path, tmp_path: Path
+) -> None:
+    root = "correlator/v1/test"
+    left = [f"{root}/job/{name}/state" for name in ("a", "%zz", "x" * 5000, "%00", "ünï")]
+    left += [f"{root}/ext/{name}" for name in ("a", "%ff", "..")]
+    beside = ["correlator/v1/other/job/a/state", "elsewhere", f"{root}x/status"]
+    noise = (b"", b"x" * (1 << 20), b"{" * 5000, b"\xff\xfe", b'{"epoch":7,"seq":"x","deleted":1}')
+    async with aiomqtt.Client("127.0.0.1", own_mosquitto.port, protocol=aiomqtt.ProtocolVersion.V5) as client:
+        for n, topic in enumerate([*left, *beside, f"{root}/status", f"{root}/index"]):
+            await client.publish(topic, noise[1 + n % 4], qos=1, retain=True)
+        daemon = Daemon(tmp_path, database__url=f"sqlite://{appliance_file}", mqtt__url=own_mosquitto.url)
+        try:
+            await daemon.start()
+
+            async def retained() -> dict[str, bytes]:
+                found: dict[str, bytes] = {}
+                async with aiomqtt.Client("127.0.0.1", own_mosquitto.port) as other:
+                    await other.subscribe("#", qos=1)
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(0.5):
+                            async for message in other.messages:
+                                if message.retain:
+                                    found[str(message.topic)] = bytes(message.payload)
+                return found
+
+            async def settled() -> bool:
+                found = await retained()
+                ours = {t for t in found if t.startswith(f"{root}/job/") and found[t].startswith(b'{"job_id"')}
+                return len(ours) == 6 and not {f"{root}/job/a/state", f"{root}/ext/a"} & set(found)
+
+            await eventually(settled, within=15)
+            assert set(beside) <= set(await retained())
+            assert "Traceback" not in daemon.log()
+        finally:
+            await daemon.close()
+
+
+# -- TLS: whom we trust without a word about it in the settings but the CA
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize(
+    ("certificate", "why"), [("other", "not valid for|match"), ("ended", "expired"), ("self", "self.signed")]
+)
+async def test_a_database_server_with_a_wrong_certificate_gets_no_login(
+    certificates: Certificates, driver: str, certificate: str, why: str
+) -> None:
+    pytest.importorskip(driver)
+    after = bytearray()
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.sendall(GREETING.replace(b"\xff\xf7", b"\xff\xff"))  # it speaks TLS, says the server
+            head = connection.recv(4, socket.MSG_WAITALL)
+            connection.recv(int.from_bytes(head[:3], "little"), socket.MSG_WAITALL)  # and so it shall, says the client
+            with certificates.server(certificate).wrap_socket(connection, server_side=True) as secure:
+                after.extend(secure.recv(1000))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(5)
+        database = source(
+            listener.getsockname()[1], driver, password="secret", tls=client_context(Tls(ca=certificates.ca))
+        )
+        serving = asyncio.create_task(asyncio.to_thread(serve))
+        with pytest.raises(SourceUnavailable, match=why):
+            await database.open()
+        await serving
+    assert after == b""
+
+
+@pytest.mark.parametrize("certificate", ["other", "ended", "self"])
+async def test_a_broker_with_a_wrong_certificate_gets_no_login(
+    certificates: Certificates, appliance_file: Path, tmp_path: Path, certificate: str
+) -> None:
+    after = bytearray()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        after.extend(await reader.read(1000))
+
+    context = certificates.server(certificate)
+    async with listening(talk, ssl=context) as port:
+        daemon = Daemon(
+            tmp_path, database__url=f"sqlite://{appliance_file}", mqtt__url=f"mqtts://127.0.0.1:{port}",
+            mqtt__tls__ca=certificates.ca, mqtt__username="u", mqtt__password="secret",
+        )  # fmt: skip
+        try:
+            await daemon.start()
+
+            async def refused() -> bool:
+                part = (await daemon.get("/health/ready"))[1]["parts"]["mqtt"]
+                return "certificate verify failed" in str(part["error"])
+
+            await eventually(refused, within=15)
+            assert after == b""
+            assert "secret" not in daemon.log()
+            assert "Traceback" not in daemon.log()
+        finally:
+            await daemon.close()

@@ -1,0 +1,435 @@
+"""What a client may send over HTTP and websocket, and where that ends: sizes, times, ambiguity, paths, headers."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hmac
+import json
+import resource
+import time
+import zlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from urllib.parse import quote
+
+import msgspec
+import pytest
+from yarl import URL
+
+from correlator.hub import Hub
+from correlator.jobs.index import Index
+from correlator.sinks import http
+from correlator.sinks.access import Access
+from tests.appliance import Appliance
+from tests.daemon import HELLO, Daemon
+from tests.listener import served
+from tests.security.conftest import TOKEN
+from tests.security.raw import connected, exchange, frame, get, hear, request, upgrade
+from tests.servers import Database, eventually
+
+
+@pytest.fixture
+async def port() -> AsyncIterator[int]:
+    """Of a listener in this process, without any job."""
+    index = Index()
+    index.loading = False
+    hub = Hub(index)
+    hub.loading = None
+    async with served(hub, tokens=(TOKEN,)) as url:
+        yield int(url.rpartition(":")[2])
+
+
+BEARER = f"Authorization: Bearer {TOKEN}"
+
+# -- time
+
+
+@pytest.mark.parametrize("first", [b"", b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: "], ids=["nothing", "a-header"])
+async def test_a_request_that_never_ends_is_let_go(monkeypatch, first):
+    """Byte by byte, and not a byte at all: the time counts from the connection on."""
+    monkeypatch.setattr(http, "REQUEST_WITHIN", 0.6)
+    index = Index()
+    index.loading = False
+    async with served(Hub(index)) as url, connected(int(url.rpartition(":")[2])) as (reader, writer):
+        began = time.monotonic()
+        writer.write(first)
+        closed = asyncio.create_task(reader.read())
+        while not closed.done() and time.monotonic() < began + 5:
+            writer.write(b"x" * bool(first))
+            await asyncio.wait({closed}, timeout=0.05)
+        assert closed.done()
+        assert 0.4 < time.monotonic() - began < 3.0
+
+
+def test_that_time_is_longer_than_proxies_keep_their_connections():
+    assert 60 < http.REQUEST_WITHIN <= 120
+
+
+async def test_slow_connections_keep_nobody_else_waiting(port):
+    slow = [await asyncio.open_connection("127.0.0.1", port) for _ in range(300)]
+    for _, writer in slow:
+        writer.write(b"GET / HTTP/1.1\r\nX: ")
+    began = time.monotonic()
+    assert (await exchange(port, get("/health/live"))).status == 200
+    assert time.monotonic() - began < 1.0
+    for _, writer in slow:
+        writer.transport.abort()
+
+
+async def test_when_all_files_are_taken_it_waits_and_then_serves_again(small: Daemon):
+    """Connections that do nothing, more than the process may have files: what it has open goes on."""
+    assert small._process is not None
+    async with small.socket(HELLO) as before:
+        resource.prlimit(small._process.pid, resource.RLIMIT_NOFILE, (64, 64))
+        idle = [await asyncio.open_connection("127.0.0.1", small.port) for _ in range(100)]
+        assert len((await before.snapshot())[0]) == 6
+        for _, writer in idle:
+            writer.transport.abort()
+
+        async def served() -> bool:
+            return (await exchange(small.port, get("/health/live"))).status == 200
+
+        await eventually(served)
+        await before.say({"type": "ping"})
+        await before.until("pong")
+    assert await small.stop() == 0
+
+
+# -- size
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        get("/" + "x" * 20_000),
+        get("/api/v1/jobs?q=" + "x" * 20_000),
+        get("/health/live", "X-Long: " + "x" * 20_000),
+        get("/health/live", *(f"X-{n}: 1" for n in range(500))),
+        b"x" * 200_000,
+    ],
+    ids=["path", "query", "header", "headers", "no-end"],
+)
+async def test_what_is_longer_than_any_request_of_ours_is_refused(port, sent):
+    answer = await exchange(port, sent)
+    assert (answer.status, answer.closed) == (400, True)
+
+
+async def test_a_body_is_not_read_into_memory(small: Daemon):
+    before = small.memory()
+    head = request("POST", "/api/v1/ticket", f"Content-Length: {1 << 40}")
+    async with connected(small.port) as (reader, writer):
+        writer.write(head)
+        for _ in range(400):
+            writer.write(b"x" * (1 << 16))
+            try:
+                async with asyncio.timeout(0.2):
+                    await writer.drain()
+            except (TimeoutError, ConnectionError):
+                break
+        assert (await hear(reader, 0.3)).status in (200, 413)
+    assert small.memory() - before < 10
+
+
+async def test_a_compressed_body_is_not_unpacked(small: Daemon):
+    """Nothing here takes a body, so that no bomb in it goes off."""
+    before = small.memory()
+    bomb = zlib.compress(b"\0" * (200 << 20), 9)
+    sent = request("POST", "/api/v1/ticket", "Content-Encoding: deflate", f"Content-Length: {len(bomb)}", body=bomb)
+    assert (await exchange(small.port, sent)).status in (200, 400, 413)
+    assert small.memory() - before < 10
+
+
+# -- ambiguity
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ("Content-Length: 5", "Transfer-Encoding: chunked"),
+        ("Content-Length: 5", "Content-Length: 6"),
+        ("Content-Length: +5",),
+        ("Content-Length: 5, 5",),
+        ("Content-Length: -1",),
+        ("Content-Length: 0x5",),
+        ("Transfer-Encoding: xchunked",),
+        ("Transfer-Encoding: chunked, identity",),
+        ("Transfer-Encoding : chunked",),
+        ("Transfer-Encoding:\x0bchunked",),
+        ("X: a\r\n folded",),
+        ("X: a\0b",),
+        ("X: a\nTransfer-Encoding: chunked",),
+        ("Host: evil.example",),
+    ],
+    ids=lambda lines: " + ".join(lines).encode("unicode_escape").decode(),
+)
+async def test_a_request_that_two_servers_could_read_differently_is_refused(port, lines):
+    """And what would be the next request of one reading is no request (RFC 9112, 6.1 and 11.2)."""
+    hidden = b"0\r\n\r\n" + get("/metrics", BEARER)
+    answer = await exchange(port, request("POST", "/api/v1/ticket", BEARER, *lines, body=hidden))
+    assert answer.statuses == [400]
+    assert answer.closed
+
+
+# -- paths
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/../../../../etc/passwd",
+        "/..%2f..%2f..%2fetc%2fpasswd",
+        "/%2e%2e/%2e%2e/etc/passwd",
+        "/page/../../../../etc/passwd",
+        "/page/%2e%2e%2f%2e%2e%2fconfig.py",
+        "//etc/passwd",
+        "/etc/passwd%00.js",
+        "/client.js/../../config.py",
+        "/client.js%00",
+        "/..\\..\\etc\\passwd",
+        "/api/v1/jobs/../../../../etc/passwd",
+        "/api/v1/jobs/..%2f..%2f..%2fetc%2fpasswd",
+        "file:///etc/passwd",
+    ],
+)
+async def test_no_path_leads_to_a_file(port, path):
+    answer = await exchange(port, get(path, BEARER))
+    assert answer.status in (400, 404)
+    assert b"root:" not in answer.raw
+    assert b"import " not in answer.raw
+
+
+@pytest.mark.parametrize("where", ["jobs/{}", "jobs/{}/events", "resolve/{}", "jobs?status={}", "jobs?{}=1"])
+async def test_no_text_of_a_request_becomes_a_header_of_its_answer(port, where):
+    evil = quote("a\r\nSet-Cookie: a=b\r\n\r\n<script>", safe="")
+    answer = await exchange(port, get("/api/v1/" + where.format(evil), BEARER))
+    assert answer.status in (400, 404)
+    assert answer.header("Set-Cookie") is None
+    assert answer.header("Content-Type") == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (get("/"), 200),
+        (get("/client.js"), 200),
+        (get("/health/live"), 200),
+        (get("/health/ready"), 200),
+        (get("/nothing", BEARER), 404),
+        (get("/api/v1/jobs"), 401),
+        (get("/api/v1/jobs", BEARER), 200),
+        (get("/api/v1/jobs?limit=x", BEARER), 400),
+        (request("DELETE", "/api/v1/jobs", BEARER), 405),
+        (request("POST", "/api/v1/ticket", BEARER, "Origin: https://evil.example"), 403),
+        (get("/metrics", BEARER), 200),
+    ],
+    ids=lambda v: v.split(b" HTTP")[0].decode() if isinstance(v, bytes) else str(v),
+)
+async def test_every_answer_says_what_a_browser_may_do_with_it(port, sent, status):
+    answer = await exchange(port, sent)
+    assert answer.status == status
+    assert answer.header("X-Content-Type-Options") == "nosniff"
+    assert answer.header("Referrer-Policy") == "no-referrer"
+    policy = answer.header("Content-Security-Policy") or ""
+    assert "default-src 'none'" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert "unsafe" not in policy
+    assert "*" not in policy
+    assert answer.header("Access-Control-Allow-Origin") is None
+
+
+async def test_what_is_no_http_is_answered_in_plain_text(port):
+    """The parser's own words, which name what it read: no browser takes them for a page."""
+    answer = await exchange(port, b"GET /<script>alert(1)</script> HTTP/9.9\r\n\r\n")
+    assert answer.status == 400
+    assert (answer.header("Content-Type") or "").startswith("text/plain")
+
+
+async def test_another_name_of_ours_is_refused_whatever_is_asked(port):
+    """DNS rebinding: a page whose own name leads to us. Only what a load balancer asks has no name to check."""
+    for path in ("/", "/client.js", "/api/v1/jobs", "/metrics", "/ws", "/api/v1/stream"):
+        sent = get(path, BEARER).replace(b"Host: 127.0.0.1", b"Host: rebound.example")
+        assert (await exchange(port, sent)).status == 403, path
+
+
+# -- tokens
+
+
+@pytest.mark.parametrize("query", ["token={}", "access_token={}", "ticket={}", "authorization=Bearer%20{}"])
+async def test_a_token_in_the_address_lets_nobody_in(port, query):
+    assert (await exchange(port, get("/api/v1/jobs?" + query.format(TOKEN)))).status == 401
+
+
+def test_each_token_is_compared_whole_whichever_it_is(monkeypatch):
+    compared: list[tuple[bytes, bytes]] = []
+
+    def compare(a: bytes, b: bytes) -> bool:
+        compared.append((a, b))
+        return a == b
+
+    monkeypatch.setattr(hmac, "compare_digest", compare)
+    access = Access(listen_host="x", clock=time.monotonic, tokens=["one", "two", "three"])
+    for given in ("one", "three", "none"):
+        compared.clear()
+        access.knows(given)
+        assert [known for _, known in compared] == [b"one", b"two", b"three"]
+
+
+# -- websockets
+
+
+async def test_no_compression_is_agreed_on(port):
+    """So that a small frame cannot become a large one."""
+    async with connected(port) as (reader, writer):
+        writer.write(upgrade("/ws", "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"))
+        answer = await hear(reader, 0.2)
+        assert (answer.status, answer.header("Sec-WebSocket-Extensions")) == (101, None)
+        compressed = bytearray(frame(b"x" * 20))
+        compressed[0] |= 0x40
+        writer.write(compressed)
+        answer = await hear(reader, 0.5)
+        assert answer.raw[:4] == b"\x88" + answer.raw[1:2] + (1002).to_bytes(2, "big")
+
+
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [
+        (frame(b"x" * (65 << 10)), 1009),
+        (b"".join(frame(b"x" * 9000, 0 if n else 1, final=False) for n in range(9)), 1009),
+        (frame(b"\xff\xfe"), 1007),
+        (frame(b"x", 3), 1002),
+        (frame(b"x" * 200, 9), 1002),
+        (frame(b"x", 0), 1002),
+    ],
+    ids=["long", "long-in-parts", "no-utf-8", "opcode", "long-ping", "stray-continuation"],
+)
+async def test_a_frame_that_is_none_closes_its_connection(port, sent, code):
+    async with connected(port) as (reader, writer):
+        writer.write(upgrade())
+        await hear(reader, 0.2)
+        writer.write(sent)
+        raw = (await hear(reader, 0.5)).raw
+        assert raw[:1] + raw[2:4] == b"\x88" + code.to_bytes(2, "big")
+
+
+@pytest.mark.parametrize("key", ["Sec-WebSocket-Key: \xff\xfe", "Sec-WebSocket-Key: short", "X: none"])
+async def test_a_handshake_with_a_wrong_key_is_a_bad_request(port, key):
+    sent = upgrade("/ws", key).replace(b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", b"")
+    assert (await exchange(port, sent)).status == 400
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["[" * 30_000, '{"type":"hello","version":1,"resume":' + "[" * 30_000, '{"type":"get","job_id":"\\ud800"}',
+     '{"type":"subscribe","id":' + "9" * 5000 + "}"],
+    ids=["deep", "deep-resume", "surrogate", "huge-number"],
+)  # fmt: skip
+async def test_json_that_bites_is_told_so(small: Daemon, said):
+    async with small.socket(HELLO) as bad, small.socket(HELLO) as good:
+        await bad.ws.send_str(said)
+        assert (await bad.until("error"))["code"] == "bad_request"
+        assert len((await good.snapshot())[0]) == 6
+    assert "Traceback" not in small.log()
+
+
+async def test_subscriptions_and_readers_are_counted(appliance_file, tmp_path):
+    daemon = Daemon(
+        tmp_path, database__url=f"sqlite://{appliance_file}", http__max_subscriptions=3, http__max_readers=4,
+        http__max_readers_per_address=2,
+    )  # fmt: skip
+    try:
+        await daemon.start()
+        async with daemon.socket(HELLO) as one, daemon.socket(HELLO):
+            async with daemon.socket() as three:
+                with pytest.raises(EOFError, match="4429"):
+                    await three.until("welcome")
+            status, problem = await daemon.get("/api/v1/stream")
+            assert (status, problem["detail"]) == (429, "too many readers")
+            for n in range(4):
+                await one.say({"type": "subscribe", "id": n, "jobs": ["gui-1"]})
+            with pytest.raises(EOFError, match="4429"):
+                await one.until("bookmark")
+        async with daemon.socket(HELLO) as again:  # each place is free again
+            await again.snapshot()
+    finally:
+        await daemon.close()
+
+
+# -- what a database makes of it
+
+EVIL = (
+    "' OR '1'='1", "'; DROP TABLE job_tracking; -- ", '" OR ""="', "\\' OR 1=1 -- ", "%", "_", "gui\\",
+    "x' UNION SELECT 1 -- ", "%s", "{0}", "`", "/*", "\x1a", "\0", "\ud800", "é\u0301", "a" * 300, "\U0001f600", "0x27",
+)  # fmt: skip
+
+
+@pytest.fixture(params=["sqlite", "mariadb"])
+async def either(
+    request: pytest.FixtureRequest, appliance_file: Path, database: Database, appliance: Appliance, tmp_path: Path
+) -> AsyncIterator[Daemon]:
+    """A daemon with a job, gui-1, on either kind of database."""
+    await appliance.job("gui-1")
+    url = database.url if request.param == "mariadb" else f"sqlite://{appliance_file}"
+    daemon = Daemon(tmp_path, database__url=url)
+    try:
+        await daemon.start()
+        yield daemon
+    finally:
+        await daemon.close()
+
+
+async def test_no_id_and_no_filter_becomes_sql(either: Daemon):
+    """Nor a pattern: each is compared as the text it is."""
+    many = len((await either.get("/api/v1/jobs"))[1]["jobs"])
+    for text in EVIL:
+        word = quote(text, safe="", errors="surrogatepass")
+        for path in ("jobs/{}", "jobs/{}/events", "resolve/{}"):
+            url = f"{either.url}/api/v1/{path.format(word)}"
+            assert await status(either, url) == 404, (path, text)
+        for name in ("q", "job_type", "operation", "context_id", "parent_job_id"):
+            url = f"{either.url}/api/v1/jobs?{name}={word}"
+            found = await body(either, url)
+            assert len(found["jobs"]) == 0, (name, text)
+        async with either.socket(HELLO) as socket:
+            if text.isprintable() and len(text) < 256:
+                jobs, synced = await socket.snapshot(jobs=[text], context_id=[text])
+                assert (jobs, synced["unknown"]) == ({}, [text])
+    assert len((await either.get("/api/v1/jobs"))[1]["jobs"]) == many
+    assert await either.job("gui-1") is not None
+    assert "Traceback" not in either.log()
+
+
+NUMBERS = ("9" * 400, str(1 << 63), str(1 << 64), "-" + "9" * 30, "1e309", "NaN", "0x10")
+
+
+async def test_numbers_of_any_size_are_refused_or_lead_nowhere(either: Daemon):
+    for number in NUMBERS:
+        cursor = base64.urlsafe_b64encode(f'[{number},"a"]'.encode()).decode().rstrip("=")
+        place = base64.urlsafe_b64encode(msgspec.msgpack.encode((1, (1 << 64) - 1, 1 << 63, b""))).decode().rstrip("=")
+        for target, right in (
+            (f"jobs?limit={number}", (400,)),
+            (f"jobs?cursor={cursor}", (200, 400)),
+            (f"jobs/gui-1?rev={number}", (400,)),
+            (f"jobs/gui-1?wait={number}", (400,)),
+            (f"jobs/gui-1/events?after={number}", (400,)),
+            (f"jobs/gui-1/events?after={place}", (200, 400)),
+            (f"jobs/gui-1/events?limit={number}", (400,)),
+            (f"jobs?since={number}", (400,)),
+            (f"jobs/{number}", (404,)),
+        ):
+            assert await status(either, f"{either.url}/api/v1/{target}") in right, target
+    assert "Traceback" not in either.log()
+
+
+async def status(daemon: Daemon, url: str) -> int:
+    assert daemon.session is not None
+    async with daemon.session.get(URL(url, encoded=True)) as response:
+        return response.status
+
+
+async def body(daemon: Daemon, url: str) -> dict[str, list[object]]:
+    assert daemon.session is not None
+    async with daemon.session.get(URL(url, encoded=True)) as response:
+        assert response.status == 200, await response.text()
+        found: dict[str, list[object]] = json.loads(await response.read())
+        return found

@@ -1,0 +1,79 @@
+"""Every operation that the daemon describes, asked in every way schemathesis knows: no 5xx, nothing undescribed."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis import GenerationMode
+from schemathesis.checks import CHECKS
+from schemathesis.core.result import Ok
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+from tests.daemon import Daemon
+from tests.schemas import closed
+from tests.security.conftest import NAMES, TOKEN
+
+OTHERWISE = {"stream", "websocket"}
+"""Operations whose answer does not end, or that speak otherwise: tests/acceptance/test_specs.py reads them."""
+
+OPAQUE = {"cursor", "after"}
+"""Parameters that only an answer of ours can fill."""
+
+LONGEST_WAIT = 0.02
+"""Seconds that a request may be held here."""
+
+EXAMPLES = [pytest.param(8, id="few"), pytest.param(150, id="many", marks=pytest.mark.long)]
+
+
+def scan(daemon: Daemon, description: dict[str, Any], examples: int, headers: dict[str, str]) -> dict[str, set[int]]:
+    """Ask everything; the statuses seen, by operation."""
+    api = schemathesis.openapi.from_dict(closed(description))
+    api.config.update(base_url=daemon.url)
+    answers: defaultdict[str, set[int]] = defaultdict(set)
+    chosen = settings(
+        max_examples=examples, phases=[Phase.explicit, Phase.generate], deadline=None, database=None,
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+
+    def ask(case: schemathesis.Case[Any]) -> None:
+        if isinstance(wait := case.query.get("wait"), int | float):
+            case.query["wait"] = min(wait, LONGEST_WAIT)
+        given_back = not OPAQUE.isdisjoint(case.query)  # which schemathesis cannot guess
+        checks: Any = [c for c in CHECKS.get_all() if not (given_back and c is positive_data_acceptance)]
+        response = case.call_and_validate(headers=headers, checks=checks)
+        answers[case.operation.definition.raw["operationId"]].add(response.status_code)
+
+    for found in api.get_all_operations():
+        assert isinstance(found, Ok)
+        operation = found.ok()
+        if operation.definition.raw["operationId"] not in OTHERWISE:
+            for mode in GenerationMode if len(operation.query) else [GenerationMode.POSITIVE]:
+                chosen(given(operation.as_strategy(generation_mode=mode))(ask))()
+    return answers
+
+
+@pytest.mark.parametrize("examples", EXAMPLES)
+async def test_a_scan_of_an_open_daemon(small: Daemon, examples: int) -> None:
+    assert await small.job(NAMES[0]) is not None
+    description = (await small.get("/api/v1/openapi.json"))[1]
+    answers = scan(small, description, examples, {})
+    assert {200, 400} <= answers["jobs"]
+    assert not any(status >= 500 for seen in answers.values() for status in seen)
+    assert "Traceback" not in small.log()
+
+
+@pytest.mark.parametrize("examples", EXAMPLES)
+async def test_a_scan_of_a_guarded_daemon(guarded: Daemon, examples: int) -> None:
+    """With the right token, and as each check sees fit: with none, and with wrong ones."""
+    bearer = {"Authorization": f"Bearer {TOKEN}"}
+    description = (await guarded.get("/api/v1/openapi.json", headers=bearer))[1]
+    answers = scan(guarded, description, examples, bearer)
+    assert {200, 400} <= answers["jobs"]
+    assert not any(status >= 500 for seen in answers.values() for status in seen)
+    without = scan(guarded, description, max(2, examples // 4), {})
+    assert {name for name, seen in without.items() if seen != {401}} <= {"live", "ready", "page", "client"}, without
+    assert "Traceback" not in guarded.log()
