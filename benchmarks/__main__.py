@@ -1,0 +1,85 @@
+"""`python -m benchmarks [ROW …] [--quick]`: measure, print the table, and keep what was measured.
+
+A full run writes benchmarks/results/ and the table in docs/performance.md; a quick one only shows that all rows work,
+and writes below build/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib import import_module
+from typing import Any
+
+from benchmarks import pictures, report
+from benchmarks.harness import REPOSITORY, Number, Result, Size, machine
+
+ROWS = ("catchup", "latency", "doorbell", "peer", "fanout", "mqtt", "idle", "memory", "event", "rest", "start")
+"""The modules in benchmarks/rows, in the order of the table."""
+
+RESULTS = REPOSITORY / "benchmarks" / "results"
+QUICK_RESULTS = REPOSITORY / "build" / "benchmarks"
+DOCUMENT = REPOSITORY / "docs" / "performance.md"
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="make bench ARGS=…", description="Measure, and print a table.")
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"some of {', '.join(ROWS)}; all without one")
+    parser.add_argument(
+        "--quick", action="store_true", help="small and short: does each row work? Its numbers are noise"
+    )
+    parser.add_argument("--document", action="store_true", help="measure nothing: write the table from the results")
+    asked = parser.parse_args(arguments)
+    if unknown := set(asked.rows) - set(ROWS):
+        parser.error(f"there is no row {', '.join(sorted(unknown))}: there are {', '.join(ROWS)}")
+    if asked.document:
+        DOCUMENT.write_text(documented())
+        return 0
+    size = Size(quick=asked.quick)
+    folder = QUICK_RESULTS if size.quick else RESULTS
+    here = {**machine(), "runs": size.runs, "taken": datetime.now(UTC).date().isoformat()}
+    numbers: list[Number] = []
+    failed: list[str] = []
+    for name in asked.rows or ROWS:
+        began = time.monotonic()
+        print(f"{name} … ", end="", flush=True)
+        try:
+            result = asyncio.run(_measure(name, size))
+        except Exception as error:  # noqa: BLE001 - the other rows shall be measured even so
+            failed.append(name)
+            print(f"failed: {type(error).__name__}: {error}", flush=True)
+            continue
+        print(f"{time.monotonic() - began:.0f} s", flush=True)
+        _keep(name, result, here, folder)
+        numbers += result.numbers
+    print(f"\n{report.plain(numbers)}")
+    if not size.quick:
+        DOCUMENT.write_text(documented())
+    return 1 if failed else 0
+
+
+async def _measure(name: str, size: Size) -> Result:
+    row: Any = import_module(f"benchmarks.rows.{name}")
+    found: Result = await row.measure(size)
+    return found
+
+
+def _keep(name: str, result: Result, here: dict[str, Any], folder: Any) -> None:
+    report.write(folder, name, result, here)
+    for picture in result.pictures:
+        pictures.draw(picture, folder)
+
+
+def documented() -> str:
+    """docs/performance.md with the table of the results that are there."""
+    numbers, here = report.read(RESULTS, ROWS)
+    text = DOCUMENT.read_text()
+    return report.documented(text, report.markdown(numbers, here)) if numbers else text
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,68 @@
+"""The program as its users run it, on a server of its own, with what a measurement asks of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+
+from benchmarks.appliance import Rows, fill
+from tests.daemon import HELLO, Daemon, Socket
+from tests.servers import Database, MariaDB, eventually
+
+__all__ = ["HELLO", "Measured", "Socket", "running", "server"]
+
+
+class Measured(Daemon):
+    """A daemon whose process can be looked at."""
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    async def metric(self, name: str) -> float:
+        """The value of one series without labels."""
+        for line in (await self.text("/metrics")).splitlines():
+            if line.startswith(f"{name} "):
+                return float(line.split()[1])
+        return 0.0
+
+    async def shows(self, jobs: int, within: float = 60.0) -> None:
+        """Wait until so many jobs are in memory."""
+
+        async def there() -> bool:
+            text = await self.text("/metrics")
+            counts = [line for line in text.splitlines() if line.startswith("correlator_jobs{")]
+            return sum(float(line.split()[-1]) for line in counts) >= jobs
+
+        await eventually(there, within=within, every=0.2)
+
+
+@contextlib.asynccontextmanager
+async def server(*arguments: str) -> AsyncIterator[MariaDB]:
+    """A MariaDB of its own, as quick as a server with a battery behind its disk."""
+    started = MariaDB("--innodb-flush-log-at-trx-commit=2", "--innodb-buffer-pool-size=512M", *arguments)
+    await asyncio.to_thread(started.start)
+    try:
+        yield started
+    finally:
+        await asyncio.to_thread(started.close)
+
+
+@contextlib.asynccontextmanager
+async def running(
+    database: Database, tables: Mapping[str, Rows] | None = None, **settings: object
+) -> AsyncIterator[Measured]:
+    """A daemon that follows `database`, filled with `tables` before it starts."""
+    if tables:
+        await fill(database, tables)
+    with tempfile.TemporaryDirectory() as folder:
+        daemon = Measured(Path(folder), database__url=database.url, **settings)
+        try:
+            await daemon.start(within=60)
+            yield daemon
+        finally:
+            await daemon.close()

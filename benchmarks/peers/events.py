@@ -1,0 +1,50 @@
+"""The cost of one log row, with so many jobs in memory: from the row as read to what the hub's listeners have heard."""
+
+from __future__ import annotations
+
+import gc
+import json
+import random
+import sys
+import time
+
+from benchmarks.facts import job_id, now, readings
+from correlator.hub import Hub
+from correlator.jobs.index import Index
+from correlator.jobs.model import LogRow
+from correlator.pipeline import Pipeline
+
+RUNNING = 500
+"""Of the jobs, however many there are: the others have ended and are kept."""
+
+
+def main(jobs: int, rows: int) -> dict[str, float]:
+    index = Index(max_jobs=2 * jobs)
+    hub = Hub(index)
+    pipeline = Pipeline(hub)
+    pipeline.readings(readings(index, jobs, running=RUNNING))
+    pipeline.loaded()
+    heard: list[int] = []
+    hub.listen(lambda batch: heard.append(batch.seq))
+    rnd = random.Random(1)
+    found = [
+        LogRow(
+            n + 1,
+            "working on final-sync",
+            now(),
+            attrs=f'{{"job_id":"{job_id(rnd.choice(range(jobs - RUNNING, jobs)))}"}}',
+        )
+        for n in range(rows)
+    ]
+    for row in found[: rows // 5]:
+        pipeline.rows([row])
+    gc.collect()
+    began = time.process_time()
+    for row in found[rows // 5 :]:
+        pipeline.rows([row])
+    seconds = time.process_time() - began
+    return {"microseconds": seconds / (rows - rows // 5) * 1e6, "heard": len(heard), "jobs": len(index)}
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(**json.loads(sys.argv[1]))))

@@ -1,0 +1,100 @@
+"""Retained states to a broker with QoS 1: by the correlator's sink, or the same messages by aiomqtt alone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from typing import Any
+
+import aiomqtt
+import uvloop
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from benchmarks.facts import now, readings
+from correlator.hub import Hub
+from correlator.jobs.index import Index
+from correlator.settings import Mqtt
+from correlator.sinks.mqtt import MqttSink
+from correlator.sinks.topics import Events, Message, Topics, Tree
+from correlator.values import broker_url
+
+WINDOW = 20
+STATES = "correlator/v1/+/job/+/state"
+
+
+def filled(jobs: int) -> Hub:
+    """A hub with so many jobs of ten steps."""
+    index = Index(max_jobs=2 * jobs)
+    index.apply(readings(index, jobs), now())
+    index.loading = False
+    hub = Hub(index)
+    hub.loading = None
+    return hub
+
+
+def messages(hub: Hub, instance: str) -> list[Message]:
+    """All that the sink would publish of it."""
+    tree = Tree(Topics(f"correlator/v1/{instance}"), hub.index, hub.epoch, Events(()))
+    tree.begin()
+    found: list[Message] = []
+    while (parcel := tree.take(time.monotonic())) is not None:
+        found += parcel.messages
+        tree.acknowledged(parcel.tag)
+    return found
+
+
+async def by_the_sink(port: int, jobs: int) -> float:
+    """Seconds from the connection until all is acknowledged."""
+    hub = filled(jobs)
+    sink = MqttSink(Mqtt(url=broker_url(f"mqtt://127.0.0.1:{port}"), instance="ours"))
+    running = asyncio.create_task(sink.run(hub))
+    while not sink.connected:  # noqa: ASYNC110 - it is measured from outside
+        await asyncio.sleep(0.001)
+    began = time.perf_counter()
+    while sink.describe()["pending"] == 0:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    while sink.describe()["pending"]:  # noqa: ASYNC110
+        await asyncio.sleep(0.005)
+    seconds = time.perf_counter() - began
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    return seconds
+
+
+async def by_aiomqtt(port: int, told: list[Message]) -> float:
+    """Seconds to publish what was made before."""
+    window = asyncio.Semaphore(WINDOW)
+    async with aiomqtt.Client(
+        "127.0.0.1", port, protocol=aiomqtt.ProtocolVersion.V5, max_inflight_messages=WINDOW, identifier="theirs"
+    ) as client:
+        client.pending_calls_threshold = 2 * WINDOW
+        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+        properties.ContentType = "application/json"
+
+        async def publish(message: Message) -> None:
+            await client.publish(message.topic, message.payload, qos=1, retain=True, properties=properties)
+            window.release()
+
+        began = time.perf_counter()
+        async with asyncio.TaskGroup() as tasks:
+            for message in told:
+                await window.acquire()
+                tasks.create_task(publish(message))
+        return time.perf_counter() - began
+
+
+async def main(port: int, jobs: int, who: str) -> dict[str, Any]:
+    count = len(messages(filled(jobs), "theirs"))
+    if who == "sink":
+        seconds = await by_the_sink(port, jobs)
+    else:
+        seconds = await by_aiomqtt(port, messages(filled(jobs), "theirs"))
+    return {"rate": count / seconds}
+
+
+if __name__ == "__main__":
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        print(json.dumps(runner.run(main(**json.loads(sys.argv[1])))))

@@ -1,0 +1,113 @@
+"""Numbers as a table, for a terminal and for docs/performance.md, and results as files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import Limit, Number, Result
+
+BEGIN, END = "<!-- begin: written by make bench -->", "<!-- end -->"
+HEADINGS = ("what", "ours", "yardstick", "ratio", "target", "met?")
+
+
+def cells(number: Number) -> tuple[str, ...]:
+    """One row of the table."""
+    theirs = "" if number.their_median is None else _value(number.their_median, number.unit)
+    if theirs and number.yardstick:
+        theirs += f" ({number.yardstick})"
+    elif theirs:
+        theirs = ""  # nothing to compare with: it is a number of its own
+    met = {None: "", True: "yes", False: "NOT MET"}[number.met]
+    ratio = "" if number.ratio is None else f"{number.ratio:.2f} ×"
+    note = f" – {number.note}" if number.note else ""
+    return (number.what + note, _value(number.median, number.unit), theirs, ratio, _limit(number), met)
+
+
+def plain(numbers: Iterable[Number]) -> str:
+    """For a terminal."""
+    rows = [HEADINGS, *map(cells, numbers)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADINGS))]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def markdown(numbers: Iterable[Number], machine: dict[str, Any]) -> str:
+    """For the documentation."""
+    packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items() if version)
+    taken = (
+        f"{machine['cores']} shared cores of {machine['processor']}, {machine['memory_gb']:g} GB, {machine['system']},"
+        f" Python {machine['python']}, {packages}. Medians of {machine['runs']} runs, {machine['taken']}."
+    )
+    lines = [
+        taken,
+        "",
+        "| " + " | ".join(HEADINGS) + " |",
+        "|" + "---|" * len(HEADINGS),
+        *("| " + " | ".join(_bold(cell) for cell in cells(n)) + " |" for n in numbers),
+    ]
+    return "\n".join(lines)
+
+
+def write(folder: Path, name: str, result: Result, machine: dict[str, Any]) -> None:
+    """What one row of the benchmarks brought, as one file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = [
+        {**asdict(n), "median": n.median, "yardstick_median": n.their_median, "ratio": n.ratio, "met": n.met}
+        for n in result.numbers
+    ]
+    told = {"machine": machine, "numbers": numbers, "pictures": [asdict(p) for p in result.pictures]}
+    (folder / f"{name}.json").write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+
+
+def read(folder: Path, names: Sequence[str]) -> tuple[list[Number], dict[str, Any]]:
+    """All numbers that are there, in the order of `names`, and the machine that the newest were taken on."""
+    found: list[Number] = []
+    machine: dict[str, Any] = {}
+    for name in names:
+        path = folder / f"{name}.json"
+        if not path.exists():
+            continue
+        told = json.loads(path.read_text())
+        if not machine or told["machine"]["taken"] >= machine["taken"]:
+            machine = told["machine"]
+        for n in told["numbers"]:
+            limit = Limit(**n["limit"]) if n["limit"] is not None else None
+            ours, theirs = tuple(n["ours"]), tuple(n["theirs"])
+            found.append(Number(n["what"], n["unit"], ours, n["yardstick"], theirs, limit, n["note"]))
+    return found, machine
+
+
+def documented(text: str, table: str) -> str:
+    """`text` with `table` between its marks. Raises ValueError where they are not."""
+    before, _, rest = text.partition(BEGIN)
+    _, mark, after = rest.partition(END)
+    if not mark:
+        raise ValueError(f"the marks {BEGIN} and {END} are missing")
+    return f"{before}{BEGIN}\n{table}\n{END}{after}"
+
+
+def _limit(number: Number) -> str:
+    limit = number.limit
+    if limit is None:
+        return ""
+    if limit.of == "yardstick":
+        return "below it" if limit.relation == "≤" else "above it"
+    unit = " ×" if limit.of == "ratio" else _unit(number.unit)
+    return f"{limit.relation} {limit.value:g}{unit}"
+
+
+def _value(value: float, unit: str) -> str:
+    digits = 0 if abs(value) >= 1000 else 1 if abs(value) >= 100 else 2
+    text = f"{value:,.{digits}f}"
+    return (text.rstrip("0").rstrip(".") if "." in text else text) + _unit(unit)
+
+
+def _unit(unit: str) -> str:
+    return f" {unit}"
+
+
+def _bold(cell: str) -> str:
+    return "**NOT MET**" if cell == "NOT MET" else cell

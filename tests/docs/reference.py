@@ -1,0 +1,88 @@
+"""The reference in docs/configuration.md, made from the types of the settings, which `make docs` writes there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, get_args, get_origin
+
+from correlator import reload, settings, values
+from correlator.settings import Key, Section
+
+PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
+BEGIN, END = "<!-- begin: written by make docs -->\n", "<!-- end -->\n"
+
+KINDS = {
+    bool: "`true` or `false`",
+    float: "a duration",
+    int: "a whole number",
+    str: "a text",
+    values.Secret: "a text",
+    values.Listen: "an address",
+    Path: "a path",
+}
+
+
+def reference() -> str:
+    """A chapter for each table of the file, with a row for each key."""
+    return "\n" + "\n".join(_chapters()) + "\n"
+
+
+def written(page: str, made: str) -> str:
+    """The page with what was made between its marks."""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"expected {BEGIN.strip()} and {END.strip()}")
+    return f"{before}{begin}{made}{end}{after}"
+
+
+def _chapters() -> Iterator[str]:
+    for section in settings.keys(settings.Config).values():
+        assert section.section is not None
+        yield from _chapter(section.name, section.description, section.section)
+        for table in settings.keys(section.section).values():
+            if table.section is not None:
+                yield from _chapter(f"{section.name}.{table.name}", table.description, table.section)
+
+
+def _chapter(name: str, description: str, section: type[Section]) -> Iterator[str]:
+    yield from (f"### `[{name}]`", "", _cell(description), "")
+    yield from (
+        "| key, in the file and in the environment | default | what is right | what it is | reload |",
+        "|---" * 5 + "|",
+    )
+    for key in settings.keys(section).values():
+        if key.section is None:
+            dotted = f"{name}.{key.name}"
+            variable = "CORRELATOR_" + dotted.upper().replace(".", "__")
+            live = "yes" if dotted in reload.LIVE else "–"
+            cells = (
+                f"`{key.name}`<br>`{variable}`",
+                f"`{settings.toml(key.default)}`",
+                _right(key),
+                _cell(key.description),
+                live,
+            )
+            yield f"| {' | '.join(cells)} |"
+    yield ""
+
+
+def _right(key: Key) -> str:
+    """What may be written, in words."""
+    base, meta = get_args(key.hint)
+    if get_origin(base) is Literal:
+        return " · ".join(f"`{choice}`" for choice in get_args(base))
+    if get_origin(base) is tuple:
+        return "a list of texts"
+    kind = KINDS.get(base) or next((KINDS[kind] for kind in get_args(base) if kind in KINDS), "a URL")
+    bounds = ((", at least", meta.ge), (", more than", meta.gt))
+    return kind + "".join(f"{word} {settings.toml(bound)}" for word, bound in bounds if bound is not None)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    PAGE.write_text(written(PAGE.read_text(), reference()))

@@ -1,0 +1,173 @@
+"""Every command of the documents is run: here, by the test that is named here, or this fails."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.docs.documents import REPOSITORY, Command, blocks, commands, guides
+from tests.docs.place import EXTERNAL, JOB, Place, furnished, harmless
+
+
+class Elsewhere(NamedTuple):
+    """Commands that a test cannot run beside a system that lives, and the tests that run them in one of their own."""
+
+    document: str
+    section: str
+    command: str
+    tests: tuple[str, ...]
+
+    def covers(self, command: Command) -> bool:
+        """The three are patterns of the whole text."""
+        told = ((self.document, command.document), (self.section, command.section), (self.command, command.text))
+        return all(re.fullmatch(pattern, text, re.DOTALL) for pattern, text in told)
+
+
+ANY = ".*"
+INSTALL = "tests/system/test_install.py"
+UNIT = "tests/system/test_unit.py"
+OTHER_WAYS = "tests/system/test_other_ways.py"
+ELSEWHERE = (
+    # The whole chapters are run there, block by block, in a booted Debian.
+    Elsewhere(r"docs/install\.md", "On Debian 12.*", ANY, (f"{INSTALL}::test_it_takes_less_than_five_minutes",)),
+    Elsewhere(
+        r"docs/upgrade\.md",
+        "Upgrading.*|Removing",
+        ANY,
+        (f"{INSTALL}::test_upgrading_and_removing_go_as_they_are_told",),
+    ),
+    Elsewhere(r"docs/upgrade\.md", "Going back", ANY, (f"{OTHER_WAYS}::test_going_back_keeps_what_was_set_up",)),
+    Elsewhere(r"docs/install\.md", "By hand.*", ANY, (f"{OTHER_WAYS}::test_by_hand_it_is_a_service",)),
+    Elsewhere(r"docs/install\.md", "By uv.*", r"uv tool install .*", (f"{OTHER_WAYS}::test_uv_makes_it_a_command",)),
+    # There is no registry to take a base image from: what is held is what the file says.
+    Elsewhere(
+        r"docs/install\.md",
+        "As a container",
+        r"docker build --file deploy/Dockerfile .*",
+        ("tests/system/test_image.py::test_every_package_of_the_image_is_locked_by_hash",),
+    ),
+    Elsewhere(r"README\.md", ANY, r"apt-get install .*", (f"{INSTALL}::test_it_takes_less_than_five_minutes",)),
+    Elsewhere(ANY, ANY, r"systemctl status correlator.*", (f"{INSTALL}::test_it_takes_less_than_five_minutes",)),
+    Elsewhere(ANY, ANY, r"systemctl restart correlator.*", (f"{INSTALL}::test_it_takes_less_than_five_minutes",)),
+    Elsewhere(ANY, ANY, r"journalctl -u correlator .*", (f"{UNIT}::test_log_lines_have_their_priority_and_name",)),
+)
+
+
+def told() -> list[Command]:
+    return [command for document in guides() for command in commands(document)]
+
+
+def elsewhere(command: Command) -> Elsewhere | None:
+    return next((found for found in ELSEWHERE if found.covers(command)), None)
+
+
+def runs_here(command: Command) -> bool:
+    return elsewhere(command) is None and (command.is_assignment or harmless(command.text))
+
+
+HERE = sorted({command.document for command in told() if runs_here(command)})
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    with furnished(tmp_path_factory.mktemp("place")) as place:
+        yield place
+
+
+@pytest.mark.parametrize("command", told(), ids=lambda command: command.place)
+def test_every_command_is_run_by_a_test(command: Command):
+    assert runs_here(command) or elsewhere(command), f"{command.place}: say in ELSEWHERE what runs {command.text}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "systemctl restart correlator",
+        "curl http://127.0.0.1:8686/install | sh",
+        "correlator jobs >/etc/jobs",
+        'curl "http://127.0.0.1:8686/$(reboot)"',
+        "mariadb -e 'SELECT 1'; reboot",
+        "NAME=x reboot",
+        "sudo reboot",
+        "true && correlator jobs",
+        ".venv/bin/python -m pip install x",
+    ],
+)
+def test_what_could_change_this_system_is_not_run_here(place: Place, text: str):
+    with pytest.raises(ValueError, match="not to be run here"):
+        place.run(text)
+
+
+@pytest.mark.parametrize("document", HERE)
+def test_every_command_does_what_it_is_there_for(place: Place, document: str):
+    mine = [command for command in commands(document) if runs_here(command)]
+    place.prepare(document)
+    if not any(re.search(r"correlator run\b", command.text) for command in mine):
+        started = place.start()
+        assert started.code == 0, started.said
+    given, wrong = list[str](), list[str]()
+    try:
+        for command in mine:
+            if command.is_assignment:
+                given.append(command.text)
+                continue
+            ended = place.run(shown_only(command.text), given=given, folder=stands_in(document))
+            if ended.code != 0:
+                wrong.append(f"{command.place}: {command.text}\nended with {ended.code}: {ended.said[-1500:]}")
+    finally:
+        assert place.stop() == 0
+    assert not wrong, "\n\n".join(wrong)
+
+
+def shown_only(text: str) -> str:
+    """What make would do, and not what it does: `make test` is what runs this, and demo, deb and bench have tests."""
+    return re.sub(r"^make ", "make --dry-run ", text)
+
+
+def stands_in(document: str) -> Path | None:
+    """Who contributes stands in the sources; all others in a folder of their own."""
+    return REPOSITORY if document == "CONTRIBUTING.md" else None
+
+
+@pytest.mark.parametrize("command", told(), ids=lambda command: command.place)
+def test_every_command_is_whole(command: Command):
+    ended = subprocess.run(["bash", "-n", "-c", command.text], capture_output=True, text=True, timeout=20, check=False)
+    assert ended.returncode == 0, f"{command.place}: {ended.stderr}"
+    assert "<<" not in command.text, f"{command.place}: a text that goes on is no command of one line"
+
+
+@pytest.mark.parametrize("found", ELSEWHERE, ids=lambda found: f"{found.document} {found.command}")
+def test_what_is_run_elsewhere_is_still_told_and_its_test_is_there(found: Elsewhere):
+    assert any(elsewhere(command) is found for command in told())
+    for test in found.tests:
+        path, _, name = test.partition("::")
+        assert re.search(rf"^(?:async )?def {name}\(", (REPOSITORY / path).read_text(), re.MULTILINE), test
+
+
+def test_a_command_that_fails_is_noticed(place: Place):
+    assert place.run("curl http://127.0.0.1:8686/api/v1/jobs").code != 0  # nobody listens there now
+    assert place.run("curl http://127.0.0.1:8686/api/v1/jobs | head -1").code != 0
+    assert place.run("correlator jobs --no-such-option").code == 2
+
+
+def test_every_statement_is_one_that_mariadb_takes(place: Place):
+    shown = [block for document in guides() for block in blocks(document) if block.language == "sql"]
+    assert shown
+    for block in shown:
+        file = place.folder / "shown.sql"
+        file.write_text(block.text)
+        ended = place.run("mariadb migratekit_oma <shown.sql")
+        assert ended.code == 0, f"{block.place}\n{ended.said}"
+
+
+def test_the_documents_speak_of_one_job():
+    """So that what is copied from one document works with what was copied from another."""
+    text = "".join((REPOSITORY / document).read_text() for document in ("README.md", "docs/gui.md", "docs/protocol.md"))
+    assert set(re.findall(r"unified-live-failover-pgtest2-(\d+)", text)) <= {"1758553933", "1758553932", "1795610683"}
+    assert EXTERNAL in text
+    assert JOB in text
