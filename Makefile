@@ -1,7 +1,6 @@
 # Every target sets up what it needs. Only python3 (with venv) and make have to be there.
 PYTHON ?= python3
 VENV   ?= .venv
-UV     ?= uv
 ARGS   ?=
 
 BIN  := $(VENV)/bin
@@ -38,7 +37,7 @@ test: $(DEV) servers
 	  case "$$together $$alone" in "0 0"|"0 5"|"5 0") ;; *) exit 1;; esac
 
 test-readers: $(DEV) servers
-	@$(BIN)/python -m pytest -m long tests/acceptance/test_readers.py tests/acceptance/test_slow_readers.py tests/acceptance/test_busy.py $(ARGS)
+	@$(BIN)/python -m pytest -m long tests/acceptance/test_readers.py tests/acceptance/test_slow_readers.py tests/acceptance/test_busy.py tests/acceptance/test_proxies.py $(ARGS)
 
 # Ten minutes of made-up rows, frames, queries, settings, topics and files, and a minute of random bytes at every listener.
 test-fuzz: $(DEV) servers
@@ -86,7 +85,7 @@ test-versions: $(DEV) servers $(ROOTS)
 	  export TEST_MARIADB="$(CURDIR)/build/servers/$${version%:*}/programs"; \
 	  found=$$("$$TEST_MARIADB/mariadbd" --version) || exit 1; echo "$$found"; \
 	  case "$$found" in *" $${version#*:}."*) ;; *) echo "This is not MariaDB $${version#*:}." >&2; exit 1;; esac; \
-	  $(BIN)/python -m pytest -k 'not sqlite' tests/contract tests/acceptance/test_replay.py $(ARGS) || exit 1; \
+	  $(BIN)/python -m pytest -k 'not sqlite' tests/contract tests/integration/test_doorbell.py tests/acceptance/test_replay.py $(ARGS) || exit 1; \
 	done
 
 $(ROOTS): build/servers/%:
@@ -122,9 +121,8 @@ docs: $(DEV)
 
 # requirements/dev.txt is the one resolution; base.txt is the part of it that runs the program and installs the package.
 # What is locked stays; ARGS=--upgrade looks for newer versions.
-LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header
-lock:
-	@command -v $(UV) >/dev/null || { echo "make lock needs uv: python3 -m pip install uv, or say make lock UV=/path/to/uv." >&2; exit 1; }
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header
+lock: $(DEV)
 	@$(LOCK) pyproject.toml --all-extras --group dev $(ARGS) --output-file requirements/dev.txt
 	@$(LOCK) pyproject.toml --group build --constraint requirements/dev.txt --output-file requirements/base.txt
 	@$(LOCK) pyproject.toml --group bench --constraint requirements/dev.txt --output-file requirements/bench.txt

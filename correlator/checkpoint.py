@@ -73,11 +73,15 @@ class Checkpoint:
         try:
             saved = self._read(self._connect())
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            code = getattr(error, "sqlite_errorcode", None)
+            if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                 text = f"{self.path} is in use by another correlator: give each its own state.directory"
                 raise CheckpointInUse(text) from error
-            raise
-        except (sqlite3.DatabaseError, msgspec.MsgspecError, KeyError) as error:
+            if code is not None:
+                raise
+            self.set_aside(str(error))  # Python's own: a text in it is no UTF-8
+            return None
+        except (sqlite3.DatabaseError, msgspec.MsgspecError, LookupError, TypeError, ValueError) as error:
             self.set_aside(str(error))
             return None
         return saved
@@ -153,7 +157,7 @@ class Checkpoint:
             decode(state["memory"], type=Memory),
             tuple(jobs.decode(value) for (value,) in connection.execute("SELECT value FROM jobs")),
             tuple(legacy.decode(value) for (value,) in connection.execute("SELECT value FROM legacy")),
-            tuple((job_id, payload) for _, job_id, payload in events),
+            msgspec.convert(tuple((job_id, payload) for _, job_id, payload in events), tuple[tuple[str, bytes], ...]),
         )
 
 

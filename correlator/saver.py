@@ -88,7 +88,7 @@ class Saver:
             self._writing = asyncio.ensure_future(asyncio.to_thread(self._checkpoint.write, changes))
             try:
                 await asyncio.shield(self._writing)
-            except (sqlite3.Error, OSError) as error:
+            except (sqlite3.Error, OSError, UnicodeError) as error:
                 self._failed(error, changed)
                 return
             except BaseException:
@@ -118,7 +118,7 @@ class Saver:
         if self._error is None:
             log.warning("the checkpoint cannot be written: %s; a restart would go back to the last one", error)
         self._error = str(error)
-        if isinstance(error, Unusable) or getattr(error, "sqlite_errorcode", 0) & 0xFF in MALFORMED:
+        if isinstance(error, Unusable | UnicodeError) or getattr(error, "sqlite_errorcode", 0) & 0xFF in MALFORMED:
             try:
                 self._checkpoint.set_aside(str(error))
             except (sqlite3.Error, OSError) as again:

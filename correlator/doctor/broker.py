@@ -92,7 +92,7 @@ async def look(settings: Mqtt, *, running: bool) -> Found:
     try:
         tried, retained = await _try(settings, client, protocol)
     except LOST as error:
-        return Found((login, failure(ACL, f"the connection was lost: {error}")))
+        return Found((login, judge_lost(settings, error)))
     finally:
         with contextlib.suppress(*LOST, asyncio.TimeoutError):
             async with asyncio.timeout(1.0):
@@ -208,14 +208,24 @@ def judge_login(settings: Mqtt, error: BaseException) -> Check:
     return failure(LOGIN, words, mend=["systemctl status mosquitto", f"nc -vz {host} {port}"])
 
 
+def judge_lost(settings: Mqtt, error: BaseException) -> Check:
+    """The connection ended while we published: a mosquitto that queues nothing answers so to what its ACL forbids."""
+    lines = ["some brokers throw out who publishes what their ACL forbids; its log tells"]
+    mend = ["journalctl -u mosquitto -n 50", *_allowing(settings)]
+    return failure(ACL, f"the broker ended the connection: {str(error) or type(error).__name__}", lines, mend)
+
+
+def _allowing(settings: Mqtt) -> list[str]:
+    """What an ACL has to say for the daemon."""
+    where = "   (in the acl_file of the broker)"
+    topic = f"topic readwrite {settings.prefix}/{settings.instance}/#"
+    user = settings.username
+    return [*([f"user {user}{where}", topic] if user else [topic + where]), "systemctl reload mosquitto"]
+
+
 def judge_acl(settings: Mqtt, tried: Tried, *, running: bool) -> Check:
     root = f"{settings.prefix}/{settings.instance}"
-    user = settings.username
-    mend = [
-        *([f"user {user}   (in the acl_file of the broker)"] if user else []),
-        f"topic readwrite {root}/#" + ("" if user else "   (in the acl_file of the broker)"),
-        "systemctl reload mosquitto",
-    ]
+    mend = _allowing(settings)
     if tried.refused:
         return failure(ACL, f"may not publish below {root}: {tried.refused}", mend=mend)
     if not tried.heard and tried.protocol != "5" and not tried.status:

@@ -118,8 +118,8 @@ def judge_unit(said: Mapping[str, str]) -> Check:
         detail.append(f"restarted by systemd {restarts} times")
     if active != "active":
         stopped = active == "inactive"
-        mend = f"systemctl enable --now {UNIT}" if stopped else f"systemctl status {UNIT}"
-        return warning(UNIT_CHECK, f"{UNIT} does not run" if stopped else words, () if stopped else detail, [mend])
+        command = f"systemctl enable --now {UNIT}" if stopped else f"systemctl status {UNIT}"
+        return warning(UNIT_CHECK, f"{UNIT} does not run" if stopped else words, () if stopped else detail, [command])
     return ok(UNIT_CHECK, words, detail)
 
 

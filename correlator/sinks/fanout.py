@@ -301,7 +301,7 @@ class Fanout:
         return others
 
     def _has_room(self, reader: Reader, seq: int) -> bool:
-        """Whether it does not lag. What is in its transport grows by a flush only, so that is looked at once between."""
+        """Whether it does not lag. What is in its transport grows by a flush only: one look between two is enough."""
         outbox = self._out.get(reader)
         if outbox is not None and outbox.size <= LAGGING_OVER and not (self._behind and reader in self._behind):
             return True
@@ -395,7 +395,7 @@ class Fanout:
         if behind is None:
             outbox = self._out.get(reader)
             if outbox is not None and outbox.size > LAGGING_OVER:
-                reader.write(reader.framing(self._out.pop(reader).messages()))
+                self.flush()  # others were told the same, and share the frame
             if (waiting := reader.waiting()) > LAGGING_OVER:
                 behind = self._behind[reader] = Backlog(seq, waiting=waiting, progressed=self._clock())
         return behind

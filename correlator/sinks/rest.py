@@ -6,6 +6,7 @@ import asyncio
 import base64
 import binascii
 import datetime
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
@@ -24,6 +25,9 @@ MAX_LIMIT = 500
 MAX_EVENTS = 1000
 DEFAULT_LIMIT = 100
 
+KEPT = 256
+"""Documents that are kept as they were sent: jobs that are watched are asked for more often than they change."""
+
 _N = TypeVar("_N", int, float)
 
 _STATUSES: Final = [s.value for s in Status if s is not Status.SKIPPED]
@@ -36,6 +40,7 @@ class Rest:
     def __init__(self, hub: Hub, *, retention: float) -> None:
         self._hub = hub
         self._retention = int(retention * 1_000_000)
+        self._bodies: OrderedDict[str, tuple[Shown, bytes]] = OrderedDict()
 
     def routes(self) -> Iterable[web.RouteDef]:
         return [
@@ -73,7 +78,19 @@ class Rest:
         headers = {"ETag": etag, "Cache-Control": "no-cache"}
         if (rev is not None and wait and shown.rev == rev) or matches(request, etag):
             return web.Response(status=HTTPStatus.NOT_MODIFIED, headers=headers)
-        return json_response(wire.document(shown), headers)
+        return web.Response(body=self._body(shown), content_type="application/json", headers=headers)
+
+    def _body(self, shown: Shown) -> bytes:
+        """Its document: a function of what is shown and of nothing else."""
+        kept = self._bodies.get(shown.job_id)
+        if kept is not None and kept[0] is shown:
+            return kept[1]
+        self._bodies.pop(shown.job_id, None)
+        body = wire.encode(wire.document(shown))
+        self._bodies[shown.job_id] = (shown, body)
+        if len(self._bodies) > KEPT:
+            self._bodies.popitem(last=False)
+        return body
 
     async def events(self, request: web.Request) -> web.Response:
         """A page of a job's log lines, the oldest first."""

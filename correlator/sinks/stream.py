@@ -254,6 +254,7 @@ class Streams:
     def _synced(self, reader: Reader, sub: Sub, count: int, unknown: list[str]) -> None:
         held = [n for n in unknown if self._hub.index.resolve(n) is None]
         seq = self._hub.seq
+        sub.todo, sub.left = {}, {}  # both are empty; but a dict that was large keeps its size
         self.fanout.flush()
         reader.synced()
         self.say(reader, {"type": "synced", "sub": sub.id, "seq": seq, "count": count, "unknown": held}, seq)

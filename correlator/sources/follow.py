@@ -72,7 +72,7 @@ class Follower:
 
     def _rung(self, changed: Mapping[str, int]) -> None:
         if statements := changed.get("log_events"):
-            self.tail.rung(statements)
+            self.tail.rings.ring(statements)
         if len(changed) > (statements is not None):
             self.reconcile.rung()
 

@@ -6,6 +6,7 @@ Only columns that exist are named, and every query but the searches of the archi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from sys import intern
 from typing import Any, TypeVar
 
 import orjson
@@ -24,6 +25,9 @@ IN_ONE = 500
 T = TypeVar("T")
 
 _GO_ESCAPES = (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026"), ("\u2028", "\\u2028"), ("\u2029", "\\u2029"))
+
+_FEW = [TABLES["job_tracking"].index(c) for c in ("operation", "status", "job_type", "owner", "job_category")]
+"""Columns whose texts are few: each is kept once, and not with each of thousands of jobs."""
 
 _TIMES = frozenset({"ts", "started_at", "completed_at", "created_at", "updated_at", "canceled_at"})
 
@@ -208,7 +212,9 @@ class Queries:
             for row in await session.query(sql, part):
                 *values, job_id = self._times("job_steps", row)
                 found.setdefault(job_id, []).append(
-                    StepRecord(values[0], values[1] or "", values[2] or 0, values[3] or "running", *values[4:])
+                    StepRecord(
+                        values[0], intern(values[1] or ""), values[2] or 0, intern(values[3] or "running"), *values[4:]
+                    )
                 )
         return found
 
@@ -237,7 +243,11 @@ class Queries:
         return await self.jobs_where(session, f"{column} IN ({_marks(self.dialect.placeholder, values)})", values)
 
     def _job(self, row: Row) -> JobRecord:
-        return JobRecord(*self._times("job_tracking", row))
+        values = self._times("job_tracking", row)
+        for i in _FEW:
+            if isinstance(values[i], str):
+                values[i] = intern(values[i])
+        return JobRecord(*values)
 
     # -- failover_jobs
 

@@ -7,7 +7,6 @@ dirty read sees is evidence and never shown.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ from correlator.sources.database import Database, Session
 from correlator.sources.gaps import Gaps, Probe, Window
 from correlator.sources.landmarks import Landmarks
 from correlator.sources.queries import Queries, chunks
+from correlator.sources.rings import Rings
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +44,6 @@ TOLD_WITHIN = 10.0
 PROBED_BELOW_START = 50_000
 """At a first start, holes this far below the head are still watched; what is older has long been decided."""
 
-AGAIN_AFTER = (0.001, 0.002, 0.004)
-"""Seconds after which what the doorbell told of is looked for again: it rings a moment before rows are visible."""
-
 HOLES_AT_ONCE = 256
 """Ids missing below the head that are looked for whenever the doorbell rings, at the most; the probes see to all."""
 
@@ -64,6 +61,7 @@ class Tail:
     patience: float = 60.0
     """Seconds without a step that mean that a task is stuck: more than all deadlines of one step."""
     gaps: Gaps = field(init=False)
+    rings: Rings = field(default_factory=Rings)
     started: bool = False
     _batch: int = BATCH
     _head_row: LogRow | None = None
@@ -73,10 +71,6 @@ class Tail:
     _behind: bool = True
     _spoke: float = 0.0
     _holes: asyncio.Event = field(default_factory=asyncio.Event)
-    _rung: asyncio.Event = field(default_factory=asyncio.Event)
-    _owed: int = 0
-    """Statements that the doorbell told of, less one for each look since that found rows: of any of them."""
-    _tries: int = 0
 
     def __post_init__(self) -> None:
         self._fresh()
@@ -99,12 +93,6 @@ class Tail:
         self._target = cursor.head
         self._floor = 0  # what is above the cursor is news
         self.started = True
-
-    def rung(self, statements: int) -> None:
-        """So many have changed log_events: what they wrote is looked for now rather than at the next poll."""
-        self._owed += statements
-        self._tries = 0
-        self._rung.set()
 
     async def begin(self, queries: Queries, rows: Session, since: Micros) -> None:
         """A first start: the head goes to where the log at `since` begins; later, to what is still as it was read."""
@@ -157,30 +145,17 @@ class Tail:
             if new:
                 self._take(new, feed, note)
             if len(found) == asked:
-                self._owed = 0
+                self.rings.forget()
                 self._say(feed)
                 await self._until_told(feed)
                 continue
             if self._behind:
                 self._behind = False
                 feed.loading(self.gaps.head, self.gaps.head)
-            if self._owed and (await self._late_ones(queries, rows, feed, note) or new):
-                self._owed -= 1
+            if self.rings.owed and (await self._late_ones(queries, rows, feed, note) or new):
+                self.rings.found()
             pause = self.poll if self.gaps.open or feed.attention() else self.idle_poll
-            await self._rest(began + pause)
-
-    async def _rest(self, until: float) -> None:
-        """Sleep until the next look is due, or the doorbell calls for one sooner."""
-        now = time.monotonic()
-        if self._owed and self._tries < len(AGAIN_AFTER):
-            until = min(until, now + AGAIN_AFTER[self._tries])
-            self._tries += 1
-        else:
-            self._owed = 0
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, until - now)):
-                await self._rung.wait()
-        self._rung.clear()
+            await self.rings.rest(began + pause - time.monotonic())
 
     async def _late_ones(self, queries: Queries, rows: Session, feed: Feed, note: Note) -> int:
         """Read what is there by now of the rows that are missing below the head. Returns how many there were."""

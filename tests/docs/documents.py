@@ -6,17 +6,24 @@ Each part knows where it stands, so that a test can say which line is wrong.
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 REPOSITORY = Path(__file__).parents[2]
 
-_FENCE = re.compile(r"^```(?P<language>\S*)")
+_FENCE = re.compile(r"^ *```(?P<language>\S*)")
 _HEADING = re.compile(r"^(?P<marks>#{1,6}) +(?P<title>.+?) *#*$")
 _LINK = re.compile(r"\[(?:[^\[\]]|\[[^\]]*\])*\]\((?P<target>[^()\s]+(?:\([^()\s]*\))?)\)")
 _LINKED = re.compile(r"\[(?P<text>[^\]]*)\]\([^)]*\)")
 _BACKTICKS = re.compile(r"(?<!`)`(?P<text>[^`]+)`(?!`)")
+PROGRAMS = frozenset(
+    {"apt-get", "curl", "df", "docker", "journalctl", "man", "mariadb", "mosquitto_pub", "mosquitto_sub"}
+    | {"openssl", "pipx", "promtool", "sudo", "systemctl", "uv"}
+)
+"""Words that begin a command, where it stands in a line of text."""
+
 _ASSIGNMENT = re.compile(r"^[A-Z_]+=\S*(\s+#.*)?$")
 
 
@@ -89,7 +96,7 @@ def blocks(document: str) -> Iterator[Block]:
     for number, line in enumerate(read(document).splitlines(), 1):
         if fence := _FENCE.match(line):
             if fenced:
-                yield Block(document, section, start, inside, "\n".join(found) + "\n")
+                yield Block(document, section, start, inside, textwrap.dedent("\n".join(found) + "\n"))
             fenced, inside, start, found = not fenced, fence["language"], number + 1, []
         elif fenced:
             found.append(line)
@@ -113,6 +120,14 @@ def commands(document: str) -> Iterator[Command]:
             if not line.endswith("\\"):
                 yield Command(document, block.section, start, "\n".join(parts))
                 parts = []
+
+
+def commands_in_text(document: str) -> Iterator[Command]:
+    """What stands in backticks between words and can be typed: it begins with a program, and nothing is left open."""
+    for line, text in backticks(document):
+        program, _, rest = text.partition(" ")
+        if program in PROGRAMS and rest and "…" not in text:
+            yield Command(document, "", line.number, text)
 
 
 def prose(document: str) -> Iterator[Line]:

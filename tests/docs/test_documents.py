@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import ast
+import configparser
 import json
 import re
 import subprocess
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from click.testing import CliRunner
 
 from correlator import config
 from correlator.cli import main
+from correlator.demo.run import announce
+from correlator.demo.traffic import Traffic
 from correlator.settings import leaves
 from tests.docs import reference
 from tests.docs.documents import REPOSITORY, Block, anchors, backticks, blocks, documents, guides, links, read
@@ -80,7 +83,7 @@ def test_the_index_has_every_document():
 
 
 @cache
-def named(folder: str) -> dict[str, set[str]]:
+def members(folder: str) -> dict[str, set[str]]:
     """What classes and modules below a folder hold, by their names: methods, fields, functions."""
     found: dict[str, set[str]] = {}
     for file in (REPOSITORY / folder).rglob("*.py"):
@@ -127,9 +130,16 @@ def test_every_file_that_is_named_is_there(document):
     assert not wrong, "\n".join(wrong)
 
 
+@pytest.mark.parametrize("document", guides())
+def test_every_file_of_tests_that_is_named_is_there(document):
+    there = {file.name for file in (REPOSITORY / "tests").rglob("*.py")}
+    named = {(line.place, text) for line, text in backticks(document) if re.fullmatch(r"test_\w+\.py", text)}
+    assert not {(place, text) for place, text in named if text not in there}
+
+
 @pytest.mark.parametrize("document", ["ARCHITECTURE.md", "CONTRIBUTING.md", "docs/joblog.md"])
 def test_every_member_of_a_class_or_module_that_is_named_is_there(document):
-    wrong, known = [], named("correlator") | named("tests")
+    wrong, known = [], members("correlator") | members("tests")
     for line, text in backticks(document):
         called = re.fullmatch(r"(?:\w+\.)*(?P<owner>\w+)\.(?P<member>\w+)(?:\(\))?", text)
         if called is None or text in KEYS or f".{called['member']}" in SUFFIXES or called["owner"] not in known:
@@ -159,11 +169,24 @@ def test_every_target_of_make_in_a_line_of_text_is_one(document):
             assert text.split()[1] in targets, f"{line.place}: {text}"
 
 
+def test_the_readme_shows_what_the_demo_prints(monkeypatch, capsys):
+    shown = next(block.text for block in blocks("README.md") if block.text.startswith("http://"))
+    (job,) = set(re.findall(r"unified-live-failover-\w+-\d+", shown))
+
+    class Told:
+        def running_id(self) -> str:
+            return str(job)
+
+    monkeypatch.setattr("sys.argv", [".venv/bin/correlator", "demo"])
+    announce(cast("Traffic", Told()), [], "http://127.0.0.1:8686")
+    assert capsys.readouterr().out.startswith(shown)
+
+
 # Blocks
 
 
 def test_every_block_has_a_language_that_a_test_looks_at():
-    looked_at = COVERED.keys() | {"toml", "json", "js", "html", "ts", "tsx", "python"}
+    looked_at = COVERED.keys() | {"toml", "json", "ini", "js", "html", "ts", "tsx", "python"}
     unknown = [b.place for name in guides() for b in blocks(name) if b.language not in looked_at]
     assert not unknown, unknown
 
@@ -186,12 +209,15 @@ def test_the_contract_shows_the_defaults(tmp_path: Path):
     assert config.load(file, environ) == config.load(None, environ)
 
 
-@pytest.mark.parametrize("block", [*held("json"), *held("python")])
+@pytest.mark.parametrize("block", [*held("json"), *held("ini"), *held("python")])
 def test_what_is_shown_can_be_read(block: Block):
-    if block.language == "json":
-        json.loads(block.text)
-    else:
-        ast.parse(block.text, filename=block.place)
+    match block.language:
+        case "json":
+            json.loads(block.text)
+        case "ini":
+            configparser.ConfigParser(allow_no_value=True).read_string(f"[shown]\n{block.text}")
+        case _:
+            ast.parse(block.text, filename=block.place)
 
 
 @pytest.mark.parametrize("block", [*held("js"), *held("html")])

@@ -334,8 +334,7 @@ async def test_json_that_bites_is_told_so(small: Daemon, said):
 
 async def test_subscriptions_and_readers_are_counted(appliance_file, tmp_path):
     daemon = Daemon(
-        tmp_path, database__url=f"sqlite://{appliance_file}", http__max_subscriptions=3, http__max_readers=4,
-        http__max_readers_per_address=2,
+        tmp_path, database__url=f"sqlite://{appliance_file}", http__max_subscriptions=3, http__max_readers=2,
     )  # fmt: skip
     try:
         await daemon.start()

@@ -104,8 +104,8 @@ def test_upgrading_going_back_and_removing_go_as_they_are_told(followed: Followe
 
 
 def test_every_block_of_shell_in_the_documents_is_followed():
-    """What is not for a Debian host, and needs a registry, is named here: nobody follows it without a hand."""
-    by_hand = {"As a container", "By uv, on any Linux", "By hand, as a service"}
+    """Here, or in test_other_ways.py; but for the container, whose base image only a registry has."""
+    elsewhere = {"As a container", "By uv, on any Linux", "By hand, as a service"}
     told = {
         (document, section)
         for document in ("install.md", "upgrade.md")
@@ -115,4 +115,4 @@ def test_every_block_of_shell_in_the_documents_is_followed():
     followed = {("install.md", "On Debian 12, Debian 13 and Ubuntu 24.04")} | {
         ("upgrade.md", section) for section in ("Upgrading", "Upgrading the system", "Going back", "Removing")
     }
-    assert told - {("install.md", section) for section in by_hand} == followed
+    assert told - {("install.md", section) for section in elsewhere} == followed

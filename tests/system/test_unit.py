@@ -6,15 +6,13 @@ The tests of one system go on where the one before ended, from the boot without 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import re
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import aiohttp
 import aiomqtt
@@ -23,22 +21,16 @@ import pytest
 import pytest_asyncio
 
 from tests.appliance import Appliance
-from tests.daemon import HELLO, REPOSITORY, Daemon, Socket
-from tests.servers import SCHEMA, _program, _run, eventually
+from tests.daemon import REPOSITORY
+from tests.servers import eventually
+from tests.system.conftest import Installations
 from tests.system.nspawn import Machine
-from tests.system.roots import Root
+from tests.system.service import AUTHORISED, CONFIGURATION, FILE, SECRETS, UNIT, Service, prepare
 
-UNIT = REPOSITORY / "deploy/correlator.service"
-FILE = "/etc/correlator/correlator.toml"
-SECRETS = {"db-password": "change-me", "mqtt-password": "word-of-the-broker", "api-token": "a-token-of-the-gui"}
-CONFIGURATION = (
-    '[mqtt]\nurl = "mqtt://127.0.0.1"\nusername = "correlator"\ninstance = "appliance"\n[log]\nlevel = "info"\n'
-)
 STATUS = "correlator/v1/appliance/status"
 RELOADED = "correlator_config_last_reload_successful"
 RELOADED_AT = "correlator_config_last_reload_success_timestamp_seconds"
 PROBE = "/usr/lib/correlator/probe.py"
-AUTHORISED = {"Authorization": f"Bearer {SECRETS['api-token']}"}
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -60,104 +52,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("machine", releases, indirect=True, scope="module")
 
 
-class Service(Daemon):
-    """The daemon inside: asked over its endpoints like any other, but started and stopped by its systemd."""
-
-    def __init__(self, machine: Machine, folder: Path) -> None:
-        super().__init__(folder)
-        self.machine = machine
-        self.url = "http://127.0.0.1:8686"
-
-    async def without_token(self, path: str) -> int:
-        async with aiohttp.ClientSession(self.url) as session, session.get(path) as response:
-            return response.status
-
-    def show(self, name: str) -> str:
-        """One property of the unit."""
-        return self.machine.run(f"systemctl show --property={name} --value correlator").strip()
-
-    def systemctl(self, verb: str, *, check: bool = True) -> str:
-        return self.machine.run(f"systemctl {verb} correlator", check=check)
-
-    async def active(self, within: float = 15.0) -> None:
-        await eventually(lambda: self.show("ActiveState") == "active", within=within, every=0.1)
-
-    def reader(self) -> contextlib.AbstractAsyncContextManager[Socket]:
-        """A websocket that has been let in."""
-        return self.socket(HELLO | {"token": SECRETS["api-token"]})
-
-    @property
-    def restarts(self) -> int:
-        """How often systemd started it again by itself, since somebody started it."""
-        return int(self.show("NRestarts"))
-
-    @property
-    def pid(self) -> int:
-        return int(self.show("MainPID"))
-
-    def journal(self, since: str = "") -> list[dict[str, Any]]:
-        """What the daemon and systemd wrote about the unit; `since` is a cursor."""
-        after = f"--after-cursor='{since}'" if since else ""
-        lines = self.machine.run(f"journalctl --unit=correlator --output=json --quiet --no-pager {after}").splitlines()
-        return [json.loads(line) for line in lines]
-
-    def now(self) -> str:
-        """The cursor of the journal's end."""
-        self.machine.run("journalctl --sync")
-        return str(json.loads(self.machine.run("journalctl -n 1 --output=json --quiet --no-pager"))["__CURSOR"])
-
-    def drop_in(self, name: str, text: str | None) -> None:
-        path = f"/etc/systemd/system/correlator.service.d/{name}.conf"
-        if text is None:
-            self.machine.run(f"rm {path}")
-        else:
-            self.machine.write(path, f"[Service]\n{text}\n")
-        self.machine.run("systemctl daemon-reload")
-
-    @contextlib.contextmanager
-    def configured(self, text: str) -> Iterator[None]:
-        """The file as it is wanted within this block; whoever makes it reads it."""
-        self.machine.write(FILE, text)
-        try:
-            yield
-        finally:
-            self.machine.write(FILE, CONFIGURATION)
-
-    async def metric(self, name: str) -> float:
-        found = re.findall(rf"^{re.escape(name)} (\S+)$", await self.text("/metrics"), re.MULTILINE)
-        assert len(found) == 1, (name, found)
-        return float(found[0])
-
-
 @pytest.fixture(scope="module")
 def machine(
-    request: pytest.FixtureRequest, package: Path, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, installations: Installations, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Machine]:
     """Booted, with the package and its secrets, with servers, and without a database or an account in them."""
     folder = tmp_path_factory.mktemp(request.param)
     try:
-        root = Root(request.param, folder)
+        root = installations.of(request.param).root.copy(folder)
     except subprocess.CalledProcessError:
         pytest.skip(f"no archive gives {request.param}")
-    root.put("/root/correlator.deb", package)
-    passwords = folder / "passwords"
-    passwords.touch()
-    _run(_program("mosquitto_passwd"), "-b", str(passwords), "correlator", SECRETS["mqtt-password"])
-    _run(_program("mosquitto_passwd"), "-b", str(passwords), "monitor", "m")
-    root.put("/etc/mosquitto/conf.d/correlator.conf", REPOSITORY / "deploy/mosquitto/correlator.conf")
-    root.put("/etc/mosquitto/correlator.acl", REPOSITORY / "deploy/mosquitto/acl", 0o600)
-    root.put("/etc/mosquitto/correlator.passwd", passwords, 0o600)
-    root.put("/root/grants.sql", REPOSITORY / "deploy/grants.sql")
-    root.put("/root/appliance.sql", SCHEMA)
-    own = "chown mosquitto: /etc/mosquitto/correlator.acl /etc/mosquitto/correlator.passwd"
-    root.run(f"dpkg --install /root/correlator.deb && {own}")
-    root.put(FILE, CONFIGURATION.encode())
-    for name, secret in SECRETS.items():
-        root.put(f"/etc/correlator/{name}", f"{secret}\n".encode(), 0o600)
-    # Short, so that a start which takes longer has been prolonged.
-    root.put(
-        "/etc/systemd/system/correlator.service.d/start.conf", b"[Service]\nTimeoutStartSec=4s\nRestartSec=200ms\n"
-    )
+    prepare(root, folder)
     with Machine(root, folder / "console") as machine:
         yield machine
 
@@ -190,10 +95,6 @@ async def test_a_boot_is_over_although_the_daemon_still_waits_for_its_database(m
     await eventually(lambda: time_since_start(machine) > 5, within=10, every=0.2)
     assert (service.show("ActiveState"), service.restarts) == ("activating", 0)
     assert "correlator" not in machine.run("systemctl --failed --no-legend --plain")
-
-
-def told(service: Service, since: str, text: str) -> list[dict[str, Any]]:
-    return [line for line in service.journal(since) if text in line["MESSAGE"]]
 
 
 def time_since_start(machine: Machine) -> float:
@@ -267,14 +168,14 @@ async def test_a_reload_takes_over_what_it_can_and_disturbs_nobody(service: Serv
         pid, seen, restarts, before = service.pid, service.now(), service.restarts, await service.metric(RELOADED_AT)
         with service.configured(other):
             service.systemctl("reload")
-            await eventually(lambda: told(service, seen, "the configuration has been read again"))
-        assert told(service, seen, "only a restart makes it so: jobs.max_jobs")
+            await eventually(lambda: service.told(seen, "the configuration has been read again"))
+        assert service.told(seen, "only a restart makes it so: jobs.max_jobs")
         assert await service.metric(RELOADED) == 1
         assert await service.metric(RELOADED_AT) > before
         await appliance.job("gui-1")
         assert (await reader.shown())["job"]["external_ids"] == ["gui-1"]
         await appliance.insert("log_events", level="INFO", message="Step started", attrs="[1]")
-        lines = await eventually(lambda: told(service, seen, "could not be understood"))
+        lines = await eventually(lambda: service.told(seen, "could not be understood"))
         assert {line["PRIORITY"] for line in lines} == {"7"}
     await service.active()
     assert (service.pid, service.restarts) == (pid, restarts)
@@ -286,8 +187,8 @@ async def test_a_bad_file_changes_nothing_and_is_told(service: Service, applianc
         pid, seen = service.pid, service.now()
         with service.configured(CONFIGURATION.replace("info", "loud")):
             service.systemctl("reload")
-            (line,) = await eventually(lambda: told(service, seen, "log.level"))
-            await eventually(lambda: told(service, seen, "the configuration stays as it was"))
+            (line,) = await eventually(lambda: service.told(seen, "log.level"))
+            await eventually(lambda: service.told(seen, "the configuration stays as it was"))
         assert (line["PRIORITY"], '"loud"' in line["MESSAGE"]) == ("3", True)
         assert await service.metric(RELOADED) == 0
         await appliance.job("gui-2")
@@ -308,7 +209,7 @@ async def test_as_notify_reload_systemctl_waits_until_it_is_done(service: Servic
     service.systemctl("restart")
     pid, seen = service.pid, service.now()
     service.systemctl("reload")
-    assert told(service, seen, "the configuration has been read again")
+    assert service.told(seen, "the configuration has been read again")
     assert (service.pid, service.show("ActiveState")) == (pid, "active")
     service.drop_in("reload", None)
     service.systemctl("restart")
@@ -327,7 +228,7 @@ async def test_killed_it_starts_again_and_goes_on_where_it_was(
     await appliance.job("gui-3")
     await eventually(lambda: service.pid not in (0, pid), within=10, every=0.1)
     await service.active()
-    assert told(service, seen, "going on from")
+    assert service.told(seen, "going on from")
     assert service.restarts == restarts + 1
     await eventually(lambda: service.job("gui-3"))
     async with service.reader() as reader:
@@ -357,8 +258,8 @@ async def test_the_watchdog_ends_a_loop_that_is_stuck_and_the_journal_shows_wher
     await eventually(lambda: service.pid not in (0, pid), within=15, every=0.1)
     await service.active()
     assert service.restarts == restarts + 1
-    assert told(service, seen, "Watchdog timeout")
-    assert told(service, seen, "Fatal Python error: Aborted")
+    assert service.told(seen, "Watchdog timeout")
+    assert service.told(seen, "Fatal Python error: Aborted")
     service.drop_in("watchdog", None)
 
 
@@ -369,7 +270,7 @@ async def test_a_wrong_configuration_ends_it_with_78_and_it_is_not_started_again
         # It would be auto-restart, where it will be started again.
         await eventually(lambda: service.show("SubState") == "failed", every=0.1)
     assert (service.show("ExecMainStatus"), service.restarts) == ("78", 0)
-    assert told(service, seen, "lock: unknown section")
+    assert service.told(seen, "lock: unknown section")
     service.systemctl("start")
     await service.active()
 

@@ -60,6 +60,12 @@ def test_who_is_not_let_in_is_told_why(code, says):
     assert any(says in line for line in check.mend)
 
 
+def test_a_connection_that_ends_while_we_publish_is_told_with_what_an_acl_has_to_say():
+    check = broker.judge_lost(SETTINGS, aiomqtt.MqttError("Quota exceeded"))
+    assert (check.status, check.summary) == ("failure", "the broker ended the connection: Quota exceeded")
+    assert "topic readwrite correlator/v1/here/#" in check.mend
+
+
 def status(state):
     return json.dumps({"state": state}).encode()
 

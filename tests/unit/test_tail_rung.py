@@ -11,7 +11,8 @@ from hypothesis.stateful import rule, run_state_machine_as_test
 from correlator.jobs.index import Outcome
 from correlator.jobs.model import LogRow
 from correlator.sources.gaps import Gaps
-from correlator.sources.tail import AGAIN_AFTER, HOLES_AT_ONCE, Tail
+from correlator.sources.rings import AGAIN_AFTER
+from correlator.sources.tail import HOLES_AT_ONCE, Tail
 from tests.innodb import InnoDB, Loop, Reader, Session, simulated
 from tests.unit.test_gaps_machine import Machine
 
@@ -71,7 +72,7 @@ def write(innodb: InnoDB, size: int = 1) -> None:
 
 def test_a_row_that_is_visible_when_it_rings_is_told_at_once_and_looked_for_once(loop, innodb, reader):
     write(innodb, 3)
-    reader.tail.rung(1)
+    reader.tail.rings.ring(1)
     loop.run()
     assert reader.ids == [1, 2, 3, 4]
     loop.run(SOON)
@@ -80,7 +81,7 @@ def test_a_row_that_is_visible_when_it_rings_is_told_at_once_and_looked_for_once
 
 @pytest.mark.parametrize("after", [0.0005, 0.0025, 0.0065])
 def test_a_row_that_becomes_visible_a_moment_after_it_rang_is_told_all_the_same(loop, innodb, reader, after):
-    reader.tail.rung(1)
+    reader.tail.rings.ring(1)
     loop.run(after)
     write(innodb)
     assert reader.ids == [1]
@@ -90,7 +91,7 @@ def test_a_row_that_becomes_visible_a_moment_after_it_rang_is_told_all_the_same(
 
 def test_a_second_row_that_is_visible_later_than_the_first_is_not_left_to_the_poll(loop, innodb, reader):
     write(innodb, 5)
-    reader.tail.rung(2)
+    reader.tail.rings.ring(2)
     loop.run(0.0005)
     write(innodb)
     loop.run(SOON)
@@ -101,11 +102,11 @@ def test_a_row_that_commits_below_the_head_is_told_when_it_rings(loop, innodb, r
     slow = innodb.begin()
     innodb.insert(slow, 2)
     write(innodb)
-    reader.tail.rung(1)
+    reader.tail.rings.ring(1)
     loop.run(SOON)
     assert reader.ids == [1, 4]
     innodb.end(slow, commits=True)
-    reader.tail.rung(1)
+    reader.tail.rings.ring(1)
     loop.run()
     assert reader.ids == [1, 4, 2, 3]
 
@@ -114,20 +115,20 @@ def test_a_row_that_a_probe_is_reading_when_it_rings_is_told_once(loop, innodb, 
     slow = innodb.begin()
     innodb.insert(slow, 2)
     write(innodb)
-    reader.tail.rung(1)
+    reader.tail.rings.ring(1)
     loop.run()
     innodb.end(slow, commits=True)
     reader.committed.latency = reader.dirty.latency = 0.1
     due = reader.tail.gaps.next_due()
     assert due is not None
     loop.run(due - loop.now + 0.001)
-    reader.tail.rung(1)
+    reader.tail.rings.ring(1)
     loop.run(1.0)
     assert reader.ids == [1, 4, 2, 3]
 
 
 def test_a_ring_for_nothing_costs_a_few_looks_and_then_no_more(loop, reader):
-    reader.tail.rung(1000)
+    reader.tail.rings.ring(1000)
     loop.run(5.0)
     assert reader.looks == 1 + len(AGAIN_AFTER)
 
@@ -152,7 +153,7 @@ class Rung(Machine):
 
     @rule(statements=st.sampled_from([1, 1, 2, 50]))
     def the_doorbell_rings(self, statements: int) -> None:
-        self.reader.tail.rung(statements)
+        self.reader.tail.rings.ring(statements)
 
 
 def test_nothing_is_lost_and_nothing_told_twice_whenever_it_rings():
