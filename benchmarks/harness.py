@@ -210,7 +210,7 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "processor": model,
         "memory_gb": round(memory / 1e9, 1),
-        "system": f"{platform.system()} {platform.release()}",
+        "system": f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}",
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
     }

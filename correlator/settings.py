@@ -74,7 +74,7 @@ class Database(Section, frozen=True, kw_only=True):
         bool,
         _key(
             "Listen to MariaDB's binary log too, so that what is committed is read within milliseconds. Needs log_bin"
-            " and the right REPLICATION SLAVE; where it cannot be had, polling goes on. No matter for SQLite."
+            " and the right REPLICATION SLAVE; where it cannot be had, polling goes on."
         ),
     ] = False
     poll_interval: Annotated[

@@ -12,7 +12,7 @@ CREATE USER IF NOT EXISTS 'correlator'@'127.0.0.1' IDENTIFIED BY 'change-me' WIT
 -- from another host, and only over TLS (in the correlator's configuration: [database.tls] with ca = "…"):
 -- CREATE USER IF NOT EXISTS 'correlator'@'correlator.example' IDENTIFIED BY 'change-me' REQUIRE SSL WITH MAX_USER_CONNECTIONS 16;
 -- or on the same host without any password, as MariaDB sees by the socket which user the service runs as (in the configuration:
--- unix_socket = "/run/mysqld/mysqld.sock"):
+-- unix_socket = "/run/mysqld/mysqld.sock"; on the host: libnss-systemd, which knows the users that services bring along):
 -- CREATE USER IF NOT EXISTS 'correlator'@'localhost' IDENTIFIED VIA unix_socket WITH MAX_USER_CONNECTIONS 16;
 
 GRANT SELECT ON migratekit_oma.log_events    TO 'correlator'@'127.0.0.1';

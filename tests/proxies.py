@@ -53,7 +53,7 @@ class Nginx(Proxy):
 
     def _prepare(self) -> Sequence[str]:
         certificate, key = self.folder / "certificate.pem", self.folder / "key.pem"
-        self._certify(certificate, key)
+        certify(certificate, key)
         changes = {
             **self._upstreams,
             "listen 443 ssl": f"listen 127.0.0.1:{self.port} ssl",
@@ -70,11 +70,12 @@ class Nginx(Proxy):
         )
         return [_program("nginx"), "-p", str(self.folder), "-c", str(main), "-e", "stderr"]
 
-    @staticmethod
-    def _certify(certificate: Path, key: Path) -> None:
-        command = f"{_program('openssl')} req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
-        written = ["-subj", f"/CN={NAME}", "-keyout", str(key), "-out", str(certificate)]
-        subprocess.run([*command.split(), *written], check=True, capture_output=True, timeout=30)
+
+def certify(certificate: Path, key: Path) -> None:
+    """Write a certificate for `NAME` that nobody signed, and its key."""
+    command = f"{_program('openssl')} req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
+    written = ["-subj", f"/CN={NAME}", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*command.split(), *written], check=True, capture_output=True, timeout=30)
 
 
 class Caddy(Proxy):

@@ -26,7 +26,7 @@ async def _nothing(size: Size, mariadb: MariaDB, database: Database) -> list[Num
     ours, theirs, memory = [], [], []
     async with running(database) as daemon, _readers(daemon):
         await asyncio.sleep(
-            size.of(40.0, 3.0)
+            size.of(20.0, 3.0)
         )  # until it has seen that nothing happens, and what the start took is gone
         for _ in range(size.runs):
             mine, its = await cpu_percent(size.of(6.0, 2.0), daemon.pid, mariadb.pid)

@@ -11,15 +11,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from correlator.hub import Batch, Hub
 from correlator.jobs import wire
 from correlator.jobs.model import LEVELS, Change, Level
-from correlator.jobs.shapes import Document
 from correlator.sinks.backlog import Backlog
+from correlator.sinks.encoder import Encoder, Told
 from correlator.sinks.filters import Filter
-from correlator.sinks.messages import Framing, Message, Reader
+from correlator.sinks.messages import Message, Reader
+from correlator.sinks.outbox import Outboxes
 
 LAGGING_OVER = 64 * 1024
 """Bytes waiting in a reader's transport from which on it lags."""
@@ -32,12 +32,6 @@ TOO_SLOW_AFTER = 60.0
 MUCH = 1024 * 1024
 TOO_SLOW_WITH_MUCH_AFTER = 5.0
 """The same with so many bytes waiting: no more than one large message can make that many."""
-
-TOGETHER = 0.02
-"""Seconds within which what is sent goes out together, at the most, under load."""
-
-REST = 4.0
-"""Writing takes one part in so many and one of the time: after that, what comes meanwhile waits to go out together."""
 
 PARTS_AT_ONCE = 16
 """Parts of a backlog that one look sends at the most, to a reader that takes them as fast."""
@@ -70,36 +64,6 @@ class Group:
     subs: list[Sub] = field(default_factory=list)
 
 
-@dataclass(slots=True, frozen=True, eq=False)
-class Outbox:
-    """What a reader was told and has not been written yet: `last`, after all of `before`; `size` in bytes.
-
-    Readers that were told the same share it: a change makes no object for each of thousands of them.
-    """
-
-    before: Outbox | None
-    last: Message
-    size: int
-
-    def messages(self) -> list[Message]:
-        found: list[Message] = []
-        step: Outbox | None = self
-        while step is not None:
-            found.append(step.last)
-            step = step.before
-        found.reverse()
-        return found
-
-
-@dataclass(slots=True)
-class Told:
-    """What one reader is to hear of a change. `whole`: some subscription does not have the job yet."""
-
-    subs: list[int] = field(default_factory=list)
-    whole: bool = False
-    leaves: dict[str, list[int]] = field(default_factory=dict)
-
-
 class Fanout:
     """Listens to the hub for all readers. `clock`: monotonic seconds; `later` calls after so many of them."""
 
@@ -109,19 +73,13 @@ class Fanout:
         self._hub = hub
         self._index = hub.index
         self._clock = clock
-        self._later = later
         self._groups: dict[Filter, Group] = {}
         self._broad: dict[Group, None] = {}
         self._named: dict[str, dict[Group, None]] = {}
         self._loud: dict[Group, int] = {}
         self._subs: dict[Reader, dict[int, Sub]] = {}
         self._behind: dict[Reader, Backlog] = {}
-        self._out: dict[Reader, Outbox] = {}
-        self._steps: dict[tuple[int, int], Outbox] = {}
-        """By the identities of what was before and of the message: what readers share until the next flush."""
-        self._next = 0.0
-        """When writing is due again, at the soonest."""
-        self._flushing = False
+        self._out = Outboxes(clock, later)
 
     @property
     def readers(self) -> Iterable[Reader]:
@@ -151,7 +109,7 @@ class Fanout:
         for sub_id in list(self._subs.get(reader, ())):
             self.unsubscribe(reader, sub_id)
         self._subs.pop(reader, None)
-        self._out.pop(reader, None)
+        self._out.take(reader)
 
     def subs(self, reader: Reader) -> dict[int, Sub]:
         return self._subs.get(reader, {})
@@ -258,15 +216,15 @@ class Fanout:
                 if (behind := self._lag(reader, batch.seq)) is not None:
                     behind.owe_line(key, message.body)
                 else:
-                    self._put(reader, message)
-        self._flush_soon()
+                    self._out.put(reader, message)
+        self._out.flush_soon()
 
     def _loud_for(self, job_id: str | None) -> dict[Group, None]:
         return {g: None for g in self._loud if job_id in g.members}
 
     def _spread(self, change: Change) -> None:
         told: defaultdict[Reader, Told] = defaultdict(Told)
-        encode = _Encoder(change)
+        encode = Encoder(change)
         for group in list(self._concerned(change)):
             was = change.job_id in group.members
             now = change.new is not None and group.filter.matches(change.new, self._index)
@@ -279,42 +237,36 @@ class Fanout:
             else:
                 continue
             reason = None if now else change.reason or "filter"
-            others = group.subs if reason is not None else self._tell_many(group, change, encode, entering=not was)
+            others = group.subs if reason is not None else self._tell_many(group, encode, entering=not was)
             for sub in others:
                 self._tell(sub, change, reason, told, entering=not was)
         for reader, what in told.items():
             for message in encode(what):
-                self._put(reader, message)
+                self._out.put(reader, message)
 
-    def _tell_many(self, group: Group, change: Change, encode: _Encoder, *, entering: bool) -> list[Sub]:
+    def _tell_many(self, group: Group, encode: Encoder, *, entering: bool) -> list[Sub]:
         """Most readers have one subscription, all of its snapshot, and do not lag: returns the others."""
         others: list[Sub] = []
         messages: dict[int, Message] = {}
+        out, behind = self._out, self._behind
         for sub in group.subs:
-            if not sub.alone or sub.todo or not self._has_room(sub.reader, change.seq - 1):
+            reader = sub.reader
+            size = out.size(reader)
+            if (
+                not sub.alone
+                or sub.todo
+                or size > LAGGING_OVER
+                # What is in its transport grows by a flush only: one look between two is enough.
+                or (not size and reader.waiting() > LAGGING_OVER)
+                or (behind and reader in behind)
+            ):
                 others.append(sub)
                 continue
             message = messages.get(sub.id)
             if message is None:
                 message = messages[sub.id] = encode.state(sub.id, whole=entering)
-            self._put(sub.reader, message)
+            out.put(reader, message)
         return others
-
-    def _has_room(self, reader: Reader, seq: int) -> bool:
-        """Whether it does not lag. What is in its transport grows by a flush only: one look between two is enough."""
-        outbox = self._out.get(reader)
-        if outbox is not None and outbox.size <= LAGGING_OVER and not (self._behind and reader in self._behind):
-            return True
-        return self._lag(reader, seq) is None
-
-    def _put(self, reader: Reader, message: Message) -> None:
-        before = self._out.get(reader)
-        key = (id(before), id(message))
-        step = self._steps.get(key)
-        if step is None:
-            size = len(message.body) + (before.size if before is not None else 0)
-            step = self._steps[key] = Outbox(before, message, size)
-        self._out[reader] = step
 
     def _tell(self, sub: Sub, change: Change, reason: str | None, told: dict[Reader, Told], *, entering: bool) -> None:
         job_id, reader = change.job_id, sub.reader
@@ -355,37 +307,11 @@ class Fanout:
     def send(self, reader: Reader, messages: list[Message]) -> None:
         """Write to one reader, after what it was told before."""
         if messages:
-            before = self._out.pop(reader, None)
-            reader.write(reader.framing([*before.messages(), *messages] if before is not None else messages))
+            reader.write(reader.framing([*self._out.take(reader), *messages]))
 
     def flush(self) -> None:
-        """Write what was told. Equal messages become one frame, which all their readers share."""
-        self._flushing = False
-        out, self._out = self._out, {}
-        self._steps = {}
-        if not out:
-            return
-        began = self._clock()
-        framed: dict[tuple[Framing, int], bytes] = {}
-        for reader, outbox in out.items():
-            key = (reader.framing, id(outbox))
-            frame = framed.get(key)
-            if frame is None:
-                frame = framed[key] = key[0](outbox.messages())
-            reader.write(frame)
-        ended = self._clock()
-        self._next = ended + min(TOGETHER, REST * (ended - began))
-
-    def _flush_soon(self) -> None:
-        """At once, unless the last time was so long and so lately that writing would take most of the time."""
-        if self._flushing or not self._out:
-            return
-        wait = self._next - self._clock()
-        if wait <= 0:
-            self.flush()
-        else:
-            self._flushing = True
-            self._later(wait, self.flush)
+        """Write what was told."""
+        self._out.flush()
 
     # -- readers that lag
 
@@ -393,8 +319,7 @@ class Fanout:
         """The reader's backlog if it lags; it is told everything up to `seq`."""
         behind = self._behind.get(reader)
         if behind is None:
-            outbox = self._out.get(reader)
-            if outbox is not None and outbox.size > LAGGING_OVER:
+            if self._out.size(reader) > LAGGING_OVER:
                 self.flush()  # others were told the same, and share the frame
             if (waiting := reader.waiting()) > LAGGING_OVER:
                 behind = self._behind[reader] = Backlog(seq, waiting=waiting, progressed=self._clock())
@@ -428,47 +353,3 @@ class Fanout:
                 return
             self.send(reader, behind.take(self._index, self._hub.seq))
             behind.progressed, behind.waiting = now, reader.waiting()
-
-
-class _Encoder:
-    """The messages of one change, each encoded once for all who get the same."""
-
-    def __init__(self, change: Change) -> None:
-        self._change = change
-        self._known: dict[Any, Message] = {}
-        self._document: Document | None = None
-        self._put: bytes | None = None
-        self._patch: bytes | None = None
-
-    def state(self, sub: int, *, whole: bool) -> Message:
-        """For those with one subscription, that has the job now."""
-        return self._once(("put" if whole else "delta", sub), self._state)
-
-    def __call__(self, told: Told) -> Iterator[Message]:
-        if told.subs and self._change.new is not None:
-            yield self._once(("put" if told.whole else "delta", *told.subs), self._state)
-        for reason in sorted(told.leaves):
-            yield self._once((reason, *told.leaves[reason]), self._leave)
-
-    def _once(self, key: tuple[Any, ...], make: Callable[[str, list[int]], bytes]) -> Message:
-        message = self._known.get(key)
-        if message is None:
-            kind, *subs = key
-            message = self._known[key] = Message(make(kind, subs), self._change.seq)
-        return message
-
-    def _state(self, kind: str, subs: list[int]) -> bytes:
-        old, new, seq = self._change.old, self._change.new, self._change.seq
-        assert new is not None
-        if self._document is None:
-            self._document = wire.document(new)
-        if kind == "delta" and old is not None:
-            if self._patch is None:
-                self._patch = wire.encode(wire.patch(wire.document(old), self._document))
-            return wire.delta(subs, seq, new, old.rev, self._patch)
-        if self._put is None:
-            self._put = wire.encode(self._document)
-        return wire.put(subs, seq, new, self._put)
-
-    def _leave(self, reason: str, subs: list[int]) -> bytes:
-        return wire.delete(subs, self._change.seq, self._change.job_id, reason)

@@ -25,7 +25,7 @@ import orjson
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from correlator import config
@@ -372,6 +372,7 @@ def checkpoint() -> bytes:
         max_size=6,
     )
 )
+@example([(checkpoint().index(b"CREATE TABLE events"), b"\x80", "over")])  # SQLite's own words are no UTF-8 then
 def test_a_damaged_checkpoint_is_used_or_set_aside(changes: list[tuple[int, bytes, str]]) -> None:
     raw = bytearray(checkpoint())
     for at, new, how in changes:

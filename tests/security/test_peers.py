@@ -120,7 +120,7 @@ async def test_a_database_server_that_sends_noise_is_one_that_is_away(driver: st
                     writer.write(packet(1, dice.randbytes(dice.randrange(200))))
 
     async with listening(talk) as port:
-        for _ in range(25):
+        for _ in range(12):
             with pytest.raises(SourceUnavailable):
                 await source(port, driver).open()
 

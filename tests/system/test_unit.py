@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TypeVar
 
 import aiohttp
@@ -22,6 +24,7 @@ import pytest_asyncio
 
 from tests.appliance import Appliance
 from tests.daemon import REPOSITORY
+from tests.proxies import certify
 from tests.servers import eventually
 from tests.system.conftest import Installations
 from tests.system.nspawn import Machine
@@ -263,6 +266,16 @@ async def test_the_watchdog_ends_a_loop_that_is_stuck_and_the_journal_shows_wher
     service.drop_in("watchdog", None)
 
 
+async def test_what_keeps_failing_is_started_again_for_ever(service: Service):
+    service.systemctl("stop")
+    with socket.create_server(("127.0.0.1", 8686), reuse_port=False):
+        service.systemctl("start --no-block")
+        # systemd's own limit is five starts in ten seconds; on a slow machine there are fewer in that time.
+        await eventually(lambda: service.restarts >= 7, within=20, every=0.2)
+        assert service.show("StartLimitIntervalUSec") == "0"
+    await service.active()
+
+
 async def test_a_wrong_configuration_ends_it_with_78_and_it_is_not_started_again(service: Service):
     seen = service.now()
     with service.configured(CONFIGURATION.replace("[log]", "[lock]")):
@@ -285,6 +298,22 @@ async def test_without_secrets_it_runs_all_the_same(machine: Machine, service: S
     machine.run("cd /etc/correlator && mv aside/* . && rmdir aside")
     service.systemctl("restart")
     await eventually(lambda: service.metric("correlator_mqtt_connected"), within=10)
+
+
+async def test_a_private_key_can_be_a_credential_as_well(machine: Machine, service: Service, tmp_path: Path):
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    certify(certificate, key)
+    machine.write("/etc/correlator/certificate.pem", certificate.read_text())
+    machine.write("/etc/ssl/private/correlator.key", key.read_text(), 0o600)
+    load, path = re.findall(r"LoadCredential=tls-key:.*correlator\.key|http\.tls_key = \".*\"", UNIT.read_text())
+    service.drop_in("tls", load)
+    tls = '[http]\ntls_cert = "/etc/correlator/certificate.pem"\n' + path.removeprefix("http.")
+    with service.configured(f"{CONFIGURATION}{tls}\n"):
+        service.systemctl("restart")
+    async with aiohttp.ClientSession() as session, session.get("https://127.0.0.1:8686/health/live", ssl=False) as got:
+        assert got.status == 200
+    service.drop_in("tls", None)
+    service.systemctl("restart")
 
 
 @everywhere

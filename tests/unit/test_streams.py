@@ -573,7 +573,7 @@ async def test_what_comes_while_writing_takes_long_goes_out_together(monkeypatch
         written.append(framed)
         clock[0] += 0.005
 
-    monkeypatch.setattr(stage.world.streams.fanout, "_clock", lambda: clock[0])
+    monkeypatch.setattr(stage.world.streams.fanout._out, "_clock", lambda: clock[0])
     monkeypatch.setattr(stage.client, "write", slowly)
     stage.job()
     for n in range(5):
@@ -587,7 +587,7 @@ async def test_what_comes_while_writing_is_quick_goes_out_at_once(monkeypatch):
     stage = Stage()
     await stage.subscribe()
     written: list[bytes] = []
-    monkeypatch.setattr(stage.world.streams.fanout, "_clock", lambda: 0.0)
+    monkeypatch.setattr(stage.world.streams.fanout._out, "_clock", lambda: 0.0)
     monkeypatch.setattr(stage.client, "write", written.append)
     for n in range(3):
         stage.job(error_message=str(n))
