@@ -62,8 +62,7 @@ deb: $(if $(wildcard $(DEV)),$(DEV),$(BASE))
 	@$(BIN)/python -m deploy.debian.build $(ARGS)
 
 # The package in Debian 12, Debian 13 and Ubuntu 24.04, and the unit under a systemd of its own (1.7 GB in build/systems; needs root).
-test-system: SERVERS += mmdebstrap:mmdebstrap unshare:util-linux systemd-nspawn:systemd-container lintian:lintian man:man-db promtool:prometheus \
-                        /usr/share/keyrings/ubuntu-archive-keyring.gpg:ubuntu-keyring
+test-system: SERVERS += mmdebstrap:mmdebstrap unshare:util-linux systemd-nspawn:systemd-container lintian:lintian man:man-db promtool:prometheus
 test-system: $(DEV) servers
 	@if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
 	  echo "make test-system makes root file systems by mmdebstrap: it needs root, and Debian." >&2; exit 1; \
