@@ -68,6 +68,7 @@ test-system: $(DEV) servers
 	  echo "make test-system makes root file systems by mmdebstrap: it needs root, and Debian." >&2; exit 1; \
 	fi
 	@$(BIN)/python -m tests.system.roots >/dev/null
+	@$(BIN)/python -m deploy.debian.build >/dev/null
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "long or not long" tests/system $(ARGS)
 
 # What is measured, beside what it is measured by: docs/performance.md. Node-RED comes from npm, into build/.

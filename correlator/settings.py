@@ -78,10 +78,15 @@ class Database(Section, frozen=True, kw_only=True):
         ),
     ] = False
     poll_interval: Annotated[
-        float, _key("Between two looks at log_events, while jobs run or readers watch.", values.seconds, ge=0.001)
+        float,
+        _key(
+            "Between two looks at log_events, while jobs run, or readers watch and something has happened within 10 s.",
+            values.seconds,
+            ge=0.001,
+        ),
     ] = 0.02
     idle_poll_interval: Annotated[
-        float, _key("The same, while nothing runs and nobody watches.", values.seconds, ge=0.001)
+        float, _key("The same, while nothing runs and nothing happens.", values.seconds, ge=0.001)
     ] = 0.25
     gap_grace: Annotated[
         float,

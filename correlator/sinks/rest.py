@@ -55,9 +55,7 @@ class Rest:
         return await self._job(request, request.match_info["id"])
 
     async def _job(self, request: web.Request, name: str) -> web.Response:
-        known(request, ("wait", "rev"))
-        wait = number(request, "wait", 0, MAX_WAIT, float)
-        rev = number(request, "rev", 0, 1 << 53, int)
+        wait, rev = _waits(request) if request.query_string else (None, None)
         loop = asyncio.get_running_loop()
         until = loop.time() + (wait or 0.0)
         found = await self._hub.find(name)
@@ -172,6 +170,11 @@ class Rest:
 
 def json_response(value: Any, headers: dict[str, str] | None = None, status: int = 200) -> web.Response:
     return web.Response(body=wire.encode(value), content_type="application/json", headers=headers, status=status)
+
+
+def _waits(request: web.Request) -> tuple[float | None, int | None]:
+    known(request, ("wait", "rev"))
+    return number(request, "wait", 0, MAX_WAIT, float), number(request, "rev", 0, 1 << 53, int)
 
 
 def known(request: web.Request, names: Iterable[str]) -> None:

@@ -82,7 +82,11 @@ def download(architecture: str) -> Path:
     try:
         for python in PYTHONS:
             _download(releases, python, architecture, unfinished)
-        unfinished.rename(folder)
+        try:
+            unfinished.rename(folder)
+        except OSError:
+            if not folder.exists():  # else another build was as quick
+                raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return folder
