@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -100,6 +101,8 @@ def _limit(number: Number) -> str:
 
 
 def _value(value: float, unit: str) -> str:
+    if math.isinf(value):
+        return "never"
     digits = 0 if abs(value) >= 1000 else 1 if abs(value) >= 100 else 2
     text = f"{value:,.{digits}f}"
     return (text.rstrip("0").rstrip(".") if "." in text else text) + _unit(unit)
