@@ -62,6 +62,18 @@ async def run(
     On SIGHUP, `load` gives the configuration to take over. Raises `CorrelatorError` for what an operator can mend (an
     address in use, a token file that is not there).
     """
+    hang_up = (signal.SIGHUP,) if load is not None else ()  # else it ends us, as it should when a terminal closes
+    with _told(signal.SIGTERM, signal.SIGINT) as stop, _told(*hang_up) as again:
+        await _run(config, stop, again, load, on_ready)
+
+
+async def _run(
+    config: Config,
+    stop: asyncio.Event,
+    again: asyncio.Event,
+    load: Callable[[], Config] | None,
+    on_ready: Callable[[str], None] | None,
+) -> None:
     following = _following(config)
     hub, pipeline = following.hub, following.pipeline
     checkpoint = Checkpoint(config.state.directory / "checkpoint.sqlite", str(config.database.url))
@@ -77,34 +89,33 @@ async def run(
     supervisor = Supervisor(hub)
     metrics.BUILD.info(_build(following.database))
     log.info("correlator %s follows %s", __version__, config.database.url)
-    with _told(signal.SIGTERM, signal.SIGINT) as stop, _told(signal.SIGHUP) as again:
-        async with asyncio.TaskGroup() as outer:
-            running = [outer.create_task(sink.run(hub), name=type(sink).__name__) for sink in sinks]
-            watching = outer.create_task(supervisor.run(), name="supervisor")
-            if saved is not None:
-                _go_on(saved, following)
-            async with asyncio.TaskGroup() as inner:
-                reading = [
-                    inner.create_task(following.source.run(pipeline), name="source"),
-                    inner.create_task(pipeline.run(), name="pipeline"),
-                    inner.create_task(saver.run(), name="saver"),
-                    inner.create_task(_announce(pipeline, served, supervisor, on_ready), name="announce"),
-                ]
-                if load is not None:
-                    reload = Reload(config, load, _live(following, door, mqtt))
-                    reading.append(inner.create_task(_reload(again, reload, supervisor), name="reload"))
-                await stop.wait()
-                log.info("stopping")
-                supervisor.stops()
-                for task in (*reading, watching):
-                    task.cancel()
-            for task in running:
+    async with asyncio.TaskGroup() as outer:
+        running = [outer.create_task(sink.run(hub), name=type(sink).__name__) for sink in sinks]
+        watching = outer.create_task(supervisor.run(), name="supervisor")
+        if saved is not None:
+            _go_on(saved, following)
+        async with asyncio.TaskGroup() as inner:
+            reading = [
+                inner.create_task(following.source.run(pipeline), name="source"),
+                inner.create_task(pipeline.run(), name="pipeline"),
+                inner.create_task(saver.run(), name="saver"),
+                inner.create_task(_announce(pipeline, served, supervisor, on_ready), name="announce"),
+            ]
+            if load is not None:
+                reload = Reload(config, load, _live(following, door, mqtt))
+                reading.append(inner.create_task(_reload(again, reload, supervisor), name="reload"))
+            await stop.wait()
+            log.info("stopping")
+            supervisor.stops()
+            for task in (*reading, watching):
                 task.cancel()
-            await asyncio.wait(running, timeout=DRAIN_WITHIN)
-        await following.archive.close()
-        if not hub.index.loading:
-            await saver.save()  # with what the broker has acknowledged meanwhile
-        await asyncio.to_thread(checkpoint.close)
+        for task in running:
+            task.cancel()
+        await asyncio.wait(running, timeout=DRAIN_WITHIN)
+    await following.archive.close()
+    if not hub.index.loading:
+        await saver.save()  # with what the broker has acknowledged meanwhile
+    await asyncio.to_thread(checkpoint.close)
 
 
 async def _reload(again: asyncio.Event, reload: Reload, supervisor: Supervisor) -> None:
@@ -133,7 +144,7 @@ def _live(following: Following, door: Door, mqtt: MqttSink | None) -> list[Prepa
 
         return take
 
-    return [values, door.prepare]
+    return [door.prepare, values]
 
 
 def _build(database: Database) -> dict[str, str]:
@@ -203,7 +214,8 @@ def _following(config: Config) -> Following:
     )
     hub = Hub(index, archive)
     pipeline = Pipeline(hub)
-    patience = 2 * (config.database.connect_timeout + config.database.query_timeout) + 30
+    # A query may wait for two others on its session: each has its deadline.
+    patience = config.database.connect_timeout + 3 * config.database.query_timeout + 30
     reconcile = Reconcile(
         interval=config.database.reconcile_interval,
         retention=config.jobs.retention,

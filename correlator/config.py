@@ -93,6 +93,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from error
+    except RecursionError as error:
+        raise ConfigError([f"{path}: not TOML that can be read: too deep"]) from error
     except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError are
         raise ConfigError([f"{path}: not TOML: {error}"]) from error
 

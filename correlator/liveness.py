@@ -33,6 +33,11 @@ class Liveness:
         finally:
             self._parts.discard(part)
 
+    def excuse(self, seconds: float) -> None:
+        """All of us were stopped for so long: nobody could say anything."""
+        for part in self._parts:
+            part.heard += seconds
+
     def stuck(self) -> dict[str, float]:
         """The parts that make no progress, with the seconds for which they have been silent."""
         now = self._clock()

@@ -37,6 +37,9 @@ LIVE = frozenset(
 )
 """The keys that a running daemon takes over. Passwords hold from the next connection on."""
 
+RENEWED = frozenset({"http.tls_cert", "http.tls_key"})
+"""Of these, those that are taken over only in place of another: http does not become https, nor the other way."""
+
 Prepare = Callable[[Config], Callable[[], None]]
 """Raises `CorrelatorError` where a part cannot take the configuration; what is returned takes it, and never fails."""
 
@@ -60,6 +63,10 @@ class Reload:
             log.error("the configuration stays as it was")  # noqa: TRY400
             metrics.RELOADED.set(0)
             return
+        except Exception:
+            log.exception("the configuration stays as it was")
+            metrics.RELOADED.set(0)
+            return
         for take in taken:
             take()
         metrics.RELOADED.set(1)
@@ -73,5 +80,6 @@ class Reload:
         return [
             dotted
             for dotted, _ in leaves()
-            if dotted not in LIVE and value_of(config, dotted) != value_of(self._started, dotted)
+            if (new := value_of(config, dotted)) != (old := value_of(self._started, dotted))
+            and (dotted not in LIVE or (dotted in RENEWED and None in (new, old)))
         ]

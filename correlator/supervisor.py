@@ -18,6 +18,12 @@ from correlator.hub import Hub
 log = logging.getLogger(__name__)
 
 EVERY = 1.0
+STOPPED_FOR = 10.0
+"""Seconds that we come too late ourselves, after which nobody's silence proves anything."""
+
+LONGEST = 500
+"""Characters of a status: the service manager takes 4,096 bytes at once, and the database may say any number."""
+
 START_WITHIN = 60
 """Seconds by which each sign of life prolongs a start: reading a long history takes longer than any fixed time."""
 
@@ -38,11 +44,15 @@ class Supervisor:
         while True:
             due = time.monotonic() + self._every
             await asyncio.sleep(self._every)
-            metrics.LOOP_LAG.observe(max(0.0, time.monotonic() - due))
-            self.look()
+            late = max(0.0, time.monotonic() - due)
+            metrics.LOOP_LAG.observe(late)
+            self.look(late)
 
-    def look(self) -> None:
-        """Judge, and tell the service manager."""
+    def look(self, late: float = 0.0) -> None:
+        """Judge, and tell the service manager. `late`: by how many seconds this look comes too late itself."""
+        if late > STOPPED_FOR:
+            log.warning("nothing ran for %.0f s: the process or its machine was stopped, or its loop was held", late)
+            self._hub.live.excuse(late)
         stuck = self._hub.live.stuck()
         for name in stuck.keys() - self._stuck.keys():
             log.critical("%s has made no progress for %.0f s: the watchdog is not told that we live", name, stuck[name])
@@ -105,7 +115,7 @@ class Supervisor:
 
 
 def _line(told: list[str]) -> str:
-    return "; ".join(told).replace("\n", " ")
+    return "; ".join(told).replace("\n", " ")[:LONGEST]
 
 
 def _count(number: int, what: str) -> str:

@@ -8,7 +8,7 @@ from correlator.jobs.index import Outcome
 from correlator.jobs.model import Cursor, LogRow
 from correlator.sources.gaps import MAX_RANGES, Gaps, Range, Window
 from correlator.sources.tail import Tail
-from tests.innodb import InnoDB, Loop, Reader, Session, inside
+from tests.innodb import InnoDB, Loop, Reader, Session, bare, inside
 
 POLL, IDLE_POLL, GRACE, COLD_FOR, SWEEP_EVERY = 0.09, 0.25, 2.0, 10.0, 3.0
 """In the daemon's proportions, but shorter. Two polls are near enough for their holes to join."""
@@ -82,7 +82,7 @@ class Books(Reader):
 
     async def ids_in(self, session: Session, ranges: list[Range]) -> list[int]:
         assert len(ranges) <= MAX_RANGES
-        assert session is self.dirty, "only a dirty read is evidence"
+        assert bare(session) is self.dirty, "only a dirty read is evidence"
         self.look()
         began = self._loop.now
         seen = await super().ids_in(session, ranges)

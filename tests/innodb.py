@@ -19,6 +19,7 @@ from correlator.jobs.index import Outcome
 from correlator.jobs.model import LogRow
 from correlator.liveness import Liveness
 from correlator.sources import tail as tail_module
+from correlator.sources.database import Heard
 from correlator.sources.gaps import Gaps, Range
 from correlator.sources.tail import LogReset, Tail
 
@@ -245,16 +246,16 @@ class Reader:
         return 1
 
     async def last_id(self, session: Session) -> int:
-        return max(await session.ask(lambda _: True), default=0)
+        return max(await bare(session).ask(lambda _: True), default=0)
 
     async def rows_from(self, session: Session, first: int, limit: int) -> list[LogRow]:
-        return list((await session.ask(lambda i: i >= first)).values())[:limit]
+        return list((await bare(session).ask(lambda i: i >= first)).values())[:limit]
 
     async def rows_in(self, session: Session, ids: list[int]) -> list[LogRow]:
-        return list((await session.ask(lambda i: i in ids)).values())
+        return list((await bare(session).ask(lambda i: i in ids)).values())
 
     async def ids_in(self, session: Session, ranges: list[Range]) -> list[int]:
-        return list(await session.ask(lambda i: inside(i, ranges)))
+        return list(await bare(session).ask(lambda i: inside(i, ranges)))
 
     # -- correlator.sources.database.Database
 
@@ -279,6 +280,11 @@ class Reader:
 
     def part(self, name: str, within: float) -> AbstractContextManager[Callable[[], None]]:
         return Liveness().part(name, within)
+
+
+def bare(session: Any) -> Any:
+    """The session that the tail has wrapped to hear when its queries end."""
+    return session.session if isinstance(session, Heard) else session
 
 
 def inside(i: int, ranges: list[Range]) -> bool:

@@ -17,6 +17,7 @@ import socket
 import tarfile
 import tempfile
 import time
+from collections import deque
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -42,6 +43,17 @@ LOG_WITHIN = 30.0
 SCHEMA_WITHIN = 30.0
 
 _HIDDEN = "***"
+
+_GIVES_VALUES = re.compile(r"\s*(?P<comment>[#;][#;\s]*)?(?P<key>Environment|SetCredential\w*)\s*=\s*", re.IGNORECASE)
+_COMMENT = re.compile(r"\A\s*[#;][#;\s]*")
+_GOES_ON = re.compile(r"(?<!\\)(?:\\\\)*\\\s*\Z")
+_NOTHING = re.compile(r"(?:\\n|\s)*")
+_PAINT = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_WORDS = re.compile(
+    r"""(?:[^\s"'\\]|\\(?:.|\Z)|"(?:[^"\\]|\\(?:.|\Z))*(?:"|\Z)|'(?:[^'\\]|\\(?:.|\Z))*(?:'|\Z))+""", re.DOTALL
+)
+_VARIABLE = re.compile(r"""["']?([A-Z_][A-Z0-9_]*(?==)|[A-Za-z_][A-Za-z0-9_]*(?==(?!=?["']?\Z)))""")
+"""A name that is set; but not the Base64 behind a space too many, which may end with = as well."""
 
 
 class Unwritten(CorrelatorError):
@@ -202,8 +214,48 @@ async def _unit() -> str:
     texts = []
     for command in (("systemctl", "status", "--no-pager", service.UNIT), ("systemctl", "cat", service.UNIT)):
         _, out = await service.run(*command, within=LOG_WITHIN)
-        texts.append(f"$ {' '.join(command)}\n{out}")
+        texts.append(f"$ {' '.join(command)}\n{without_values(out)}")
     return "\n".join(texts)
+
+
+def without_values(text: str) -> str:
+    """Files of a unit with `Environment=` and `SetCredential…=` on one line each, which says their names alone.
+
+    Such values are the service's, so that nothing in a person's shell tells which of them are secrets. What is
+    commented out counts too.
+    """
+    kept: list[str] = []
+    lines = deque(re.split(r"\r\n|[\r\n\0]", _PAINT.sub("", text)))  # where systemd ends a line, and nowhere else
+    while lines:
+        line = lines.popleft()
+        given = _GIVES_VALUES.match(line)
+        if given is None:
+            kept.append(line)
+            continue
+        parts, goes_on = [line[given.end() :]], bool(_GOES_ON.search(line))
+        while goes_on and lines:
+            line = lines.popleft()
+            if _COMMENT.match(line) and not given["comment"]:
+                continue  # to systemd it is not there, and the next line still belongs to the value
+            parts.append(_COMMENT.sub("", line))
+            goes_on = bool(_GOES_ON.search(line))
+        names = _variables if given["key"].lower() == "environment" else _credential
+        kept.append(given[0] + names(" ".join(_GOES_ON.sub("", part) for part in parts)))
+    return "\n".join(kept)
+
+
+def _variables(value: str) -> str:
+    """`A=*** B=***` of what stands behind `Environment=`."""
+    names = (_VARIABLE.match(word) for word in _WORDS.findall(value))
+    return " ".join(f"{name[1]}={_HIDDEN}" if name else _HIDDEN for name in names)
+
+
+def _credential(value: str) -> str:
+    """`name:***` of what stands behind `SetCredential=`. An empty one says that none is set, and stays."""
+    name, colon, secret = value.strip().partition(":")
+    if not re.fullmatch(r"[\w.@-]*", name) or not colon:
+        return _HIDDEN if value.strip() else ""
+    return f"{name}:{secret if _NOTHING.fullmatch(secret) else _HIDDEN}"
 
 
 def _json(value: Any) -> str:

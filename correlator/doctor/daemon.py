@@ -91,14 +91,17 @@ def url_of(config: Config) -> str:
 
 
 async def look(config: Config, url: str | None, token: str) -> Found:
-    """`url`: where it is, if that is not what the configuration says. `token`: shown to it, where it asks for one."""
+    """`url`: where it is, if that is not what the configuration says. `token`: shown where one is asked for.
+
+    Elsewhere than where the configuration has our daemon listen, a token of the configuration is shown to nobody.
+    """
+    token = token if url is None or token == os.environ.get("CORRELATOR_TOKEN") else ""
     where = (url if "://" in url else f"http://{url}").rstrip("/") if url else url_of(config)
     if url is None and config.http.listen.port == 0:
         return Found((ok(PORT, "any free one is taken (http.listen has port 0)"),))
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
     connector = aiohttp.TCPConnector(ssl=_context(config, own=url is None) if where.startswith("https") else True)
     timeout = aiohttp.ClientTimeout(total=ANSWER_WITHIN)
-    async with aiohttp.ClientSession(connector=connector, headers=headers, timeout=timeout) as session:
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
         began = time.monotonic()
         try:
             status, ready = await _json(session, f"{where}/health/ready")
@@ -109,7 +112,7 @@ async def look(config: Config, url: str | None, token: str) -> Found:
         took = (time.monotonic() - began) * 1000
         try:
             _, live = await _json(session, f"{where}/health/live")
-            status, text = await _text(session, f"{where}/metrics")
+            status, text = await _text(session, f"{where}/metrics", token)
             epoch = await _epoch(session, where, token)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             words = f"a correlator answers at {where}, but not to everything: {_words(error)}"
@@ -118,9 +121,11 @@ async def look(config: Config, url: str | None, token: str) -> Found:
     port = ok(PORT, f"our daemon answers at {where} in {took:.0f} ms" + (f", epoch {epoch}" if epoch else ""))
     if metrics is None:
         lines = ["it knows none of the tokens of this configuration: it may run with another one, or with older tokens"]
-        port = warning(
-            PORT, f"{port.summary}, and refuses /metrics (HTTP {status})", lines, ["systemctl reload correlator"]
-        )
+        mend = ["systemctl reload correlator"]
+        if url is not None:
+            lines = ["with --url it is shown $CORRELATOR_TOKEN, and no token of this configuration"]
+            mend = ["read -rs CORRELATOR_TOKEN && export CORRELATOR_TOKEN"]
+        port = warning(PORT, f"{port.summary}, and refuses /metrics (HTTP {status})", lines, mend)
     return Found((port, judge(ready, live or {}, metrics)), live, ready, metrics, epoch)
 
 
@@ -201,8 +206,9 @@ def _context(config: Config, *, own: bool) -> ssl.SSLContext:
     return context
 
 
-async def _text(session: aiohttp.ClientSession, url: str) -> tuple[int, str]:
-    async with session.get(url, allow_redirects=False) as response:
+async def _text(session: aiohttp.ClientSession, url: str, token: str = "") -> tuple[int, str]:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    async with session.get(url, headers=headers, allow_redirects=False) as response:
         body = b""
         async for part in response.content.iter_any():
             body += part

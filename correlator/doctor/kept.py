@@ -75,7 +75,7 @@ def _at_rest(config: Config, file: Path, head: bytes, kept: Kept) -> tuple[Check
         if kept.version != VERSION:
             words = f"it is of version {kept.version}, and this program keeps version {VERSION}"
             return warning(CHECKPOINT, words, _ANEW), kept
-    except (sqlite3.Error, OSError, msgspec.MsgspecError, KeyError) as error:
+    except (sqlite3.Error, OSError, msgspec.MsgspecError, LookupError, TypeError, ValueError) as error:
         return warning(CHECKPOINT, f"{file} is damaged: {error}", _ANEW), kept
     if kept.source and kept.source != str(config.database.url):
         return warning(CHECKPOINT, f"it is of another database: {kept.source}", _ANEW), kept

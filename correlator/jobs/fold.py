@@ -72,6 +72,19 @@ def fold(job: Job, fact: Fact) -> Job:
     return _read(job, fact) if isinstance(fact, Reading) else _heard(job, fact)
 
 
+def is_news(job: Job, reading: Reading) -> bool:
+    """Whether `reading` says what the last one did not, or decides about what the log said since that one."""
+    known = job.reading
+    if known is None or (reading.record, reading.steps, reading.children) != (
+        known.record,
+        known.steps,
+        known.children,
+    ):
+        return True
+    heard = (job.event, job.percent, *job.steps.values())
+    return any(what is not None and what.tick > known.tick for what in heard)
+
+
 def _read(job: Job, reading: Reading) -> Job:
     if job.reading is not None and job.reading.tick >= reading.tick:
         return job

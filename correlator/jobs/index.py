@@ -357,8 +357,9 @@ class Index:
             ending = fact.kind is not None and not fact.kind.of_step and fact.kind is not Kind.JOB_STARTED
             if ending and not self.loading:
                 out.ended.add(job_id)
+        if isinstance(fact, Entry) or fold.is_news(job, fact):
+            self._dirty[job_id] = None
         self._jobs[job_id] = fold.fold(job, fact)
-        self._dirty[job_id] = None
         while len(self._pending) > MAX_PENDING:
             oldest = next(iter(self._pending))
             del self._pending[oldest]

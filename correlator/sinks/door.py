@@ -6,12 +6,14 @@ Both may change while it serves. What cannot be used leaves what is in use as it
 from __future__ import annotations
 
 import ssl
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from correlator.config import read_tokens
 from correlator.errors import CorrelatorError
-from correlator.settings import Config, Http
+from correlator.settings import Config
 from correlator.sinks.access import Access
 
 
@@ -21,36 +23,48 @@ class Door:
     """
 
     def __init__(self, config: Config) -> None:
-        http = config.http
-        self.access = Access(listen_host=http.listen.host, clock=time.monotonic)
-        self.tls = _server_context(http) if http.tls_cert is not None else None
+        self.access = Access(listen_host=config.http.listen.host, clock=time.monotonic)
+        self.tls: ssl.SSLContext | None = None
+        if config.http.tls_cert is not None:
+            self.tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         self.prepare(config)()
 
     def prepare(self, config: Config) -> Callable[[], None]:
-        """Satisfies `reload.Prepare`."""
+        """Satisfies `reload.Prepare`. Between http and https there is no way but a restart."""
         http, tokens = config.http, read_tokens(config)
-        if self.tls is None and http.tls_cert is not None:
-            raise CorrelatorError("http.tls_cert: expected nothing: from http to https needs a restart")
-        if self.tls is not None:
-            _server_context(http)  # a certificate that cannot be used leaves the one in use as it is
+        chain = _Chain(http.tls_cert, http.tls_key) if self.tls is not None and http.tls_cert is not None else None
+        if chain is not None:
+            try:
+                chain.load(ssl.create_default_context(ssl.Purpose.CLIENT_AUTH))
+            except (OSError, ssl.SSLError) as error:
+                why = error.strerror or error
+                raise CorrelatorError(f"http.tls_cert, http.tls_key: cannot be used: {why}") from error
 
         def take() -> None:
+            if self.tls is not None and chain is not None:
+                chain.load(self.tls)
             self.access.change(
                 tokens, http.allowed_origins, http.allowed_hosts, http.max_readers, http.max_readers_per_address
             )
-            if self.tls is not None and http.tls_cert is not None:
-                self.tls.load_cert_chain(http.tls_cert, http.tls_key)
 
         return take
 
 
-def _server_context(http: Http) -> ssl.SSLContext:
-    """TLS for the listener. Raises `CorrelatorError`."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    if http.tls_cert is None:
-        raise CorrelatorError("http.tls_cert: expected a file: from https to http needs a restart")
-    try:
-        context.load_cert_chain(http.tls_cert, http.tls_key)
-    except (OSError, ssl.SSLError) as error:
-        raise CorrelatorError(f"http.tls_cert, http.tls_key: cannot be used: {error.strerror or error}") from error
-    return context
+class _Chain:
+    """A certificate and its key as they were at one moment: whoever renews them writes one after the other."""
+
+    def __init__(self, cert: Path, key: Path | None) -> None:
+        self._paths = [path for path in (cert, key) if path is not None]
+        try:
+            self._read = [path.read_bytes() for path in self._paths]
+        except OSError as error:
+            raise CorrelatorError(f"http.tls_cert, http.tls_key: cannot be read: {error.strerror or error}") from error
+
+    def load(self, context: ssl.SSLContext) -> None:
+        """OpenSSL reads files only: these are nobody else's, and gone at once. Raises SSLError or OSError."""
+        with tempfile.TemporaryDirectory() as folder:
+            files = [str(Path(folder, str(i))) for i in range(len(self._read))]
+            for file, content in zip(files, self._read, strict=True):
+                Path(file).touch(mode=0o600)
+                Path(file).write_bytes(content)
+            context.load_cert_chain(*files)

@@ -67,8 +67,6 @@ SUBSCRIBE_RATE = 20.0
 """The same of subscribes: each looks at every job."""
 
 MAX_BAD_FRAMES = 3
-LOOK_UP_WITHIN = 2.0
-"""Seconds that the database is given to find the IDs of a subscription that memory does not know."""
 
 RESTART, LATER, BAD, UNAUTHORISED, FORBIDDEN, NO_HELLO, TOO_MANY, TOO_SLOW = (
     1012,

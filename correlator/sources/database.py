@@ -5,7 +5,7 @@ Every query has a deadline. A session that failed or was cancelled in the middle
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -122,6 +122,23 @@ class Session(Protocol):
         """All rows of a SELECT. Raises `SourceUnavailable`; the session is closed then."""
 
     async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A session that says whenever a query has ended, well or not. Satisfies `Session`."""
+
+    session: Session
+    beat: Callable[[], None]
+
+    async def query(self, sql: str, args: Sequence[object] = ()) -> Sequence[Row]:
+        try:
+            return await self.session.query(sql, args)
+        finally:
+            self.beat()
+
+    async def close(self) -> None:
+        await self.session.close()
 
 
 class Database(Protocol):

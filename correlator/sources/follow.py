@@ -10,14 +10,14 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from correlator import metrics
 from correlator.backoff import Backoff
 from correlator.errors import SchemaError, SourceUnavailable
 from correlator.sources import Feed
-from correlator.sources.database import INDISPENSABLE, Database, Row, Session
+from correlator.sources.database import INDISPENSABLE, Database, Heard, Session
 from correlator.sources.doorbell import Doorbell
 from correlator.sources.queries import Queries
 from correlator.sources.reconcile import Reconcile
@@ -30,23 +30,6 @@ SCHEMA_EVERY = 60.0
 """Seconds between looks at the server's offset, and at the schema: both may change under us."""
 
 
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """A session that says whenever a query has ended, well or not. Satisfies `correlator.sources.database.Session`."""
-
-    session: Session
-    beat: Callable[[], None]
-
-    async def query(self, sql: str, args: Sequence[object] = ()) -> Sequence[Row]:
-        try:
-            return await self.session.query(sql, args)
-        finally:
-            self.beat()
-
-    async def close(self) -> None:
-        await self.session.close()
-
-
 @dataclass(slots=True)
 class Follower:
     """Satisfies `correlator.sources.Source`. `history`: seconds of log that a first start reads."""
@@ -56,7 +39,7 @@ class Follower:
     reconcile: Reconcile
     history: float = 86_400.0
     patience: float = 60.0
-    """Seconds without an answer, or the failure to get one, that mean that a task is stuck: more than all deadlines."""
+    """Seconds without the end of a query, whatever it was, that mean that this is stuck."""
     backoff: Backoff = field(default_factory=lambda: Backoff(0.2, 2.0, 5.0))
     doorbell: Doorbell | None = None
     _missing: list[str] | None = None

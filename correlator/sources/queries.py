@@ -6,7 +6,6 @@ Only columns that exist are named, and every query but the searches of the archi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from sys import intern
 from typing import Any, TypeVar
 
 import orjson
@@ -28,6 +27,9 @@ _GO_ESCAPES = (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026"), ("\u2028", 
 
 _FEW = [TABLES["job_tracking"].index(c) for c in ("operation", "status", "job_type", "owner", "job_category")]
 """Columns whose texts are few: each is kept once, and not with each of thousands of jobs."""
+
+MAX_TEXTS = 10_000
+_texts: dict[str, str] = {}
 
 _TIMES = frozenset({"ts", "started_at", "completed_at", "created_at", "updated_at", "canceled_at"})
 
@@ -213,7 +215,7 @@ class Queries:
                 *values, job_id = self._times("job_steps", row)
                 found.setdefault(job_id, []).append(
                     StepRecord(
-                        values[0], intern(values[1] or ""), values[2] or 0, intern(values[3] or "running"), *values[4:]
+                        values[0], _one(values[1] or ""), values[2] or 0, _one(values[3] or "running"), *values[4:]
                     )
                 )
         return found
@@ -246,10 +248,13 @@ class Queries:
         values = self._times("job_tracking", row)
         for i in _FEW:
             if isinstance(values[i], str):
-                values[i] = intern(values[i])
+                values[i] = _one(values[i])
         return JobRecord(*values)
 
     # -- failover_jobs
+
+    async def last_legacy_id(self, session: Session) -> int:
+        return int((await session.query("SELECT MAX(id) FROM failover_jobs"))[0][0] or 0)
 
     async def legacy_where(self, session: Session, where: str, args: Sequence[object] = ()) -> list[LegacyRecord]:
         sql = f"SELECT {self._select['failover_jobs']} FROM failover_jobs WHERE {where}"
@@ -331,3 +336,10 @@ async def read_readings(queries: Queries, session: Session, tick: int, job_ids: 
         )
         for job_id in job_ids
     ]
+
+
+def _one(text: str) -> str:
+    """The same object for equal texts, of the first `MAX_TEXTS` different ones."""
+    if len(_texts) >= MAX_TEXTS:
+        return _texts.get(text, text)
+    return _texts.setdefault(text, text)

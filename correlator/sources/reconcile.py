@@ -20,7 +20,7 @@ from correlator.jobs.corrections import LOST
 from correlator.jobs.index import Outcome
 from correlator.jobs.model import LegacyRecord
 from correlator.sources import Feed
-from correlator.sources.database import Session
+from correlator.sources.database import Heard, Session
 from correlator.sources.lookup import Lookup
 from correlator.sources.queries import IN_ONE, Queries, read_readings
 
@@ -64,7 +64,7 @@ class Reconcile:
     retention: float = 86_400.0
     legacy: bool = True
     patience: float = 60.0
-    """Seconds without a step that mean that this is stuck: more than all deadlines of one step."""
+    """Seconds without the end of a query, whatever it was, that mean that this is stuck."""
     lookup: Lookup = field(default_factory=Lookup)
     _urgent: set[str] = field(default_factory=set)
     _steps: set[int] = field(default_factory=set)
@@ -76,7 +76,6 @@ class Reconcile:
     _mark: str | None = None
     """From when on the next look asks. It outlives connections: jobs begin and end while the database is away."""
     _looked_up: set[str] = field(default_factory=set)
-    _alive: Callable[[], None] = lambda: None
     _rung: bool = False
 
     def __post_init__(self) -> None:
@@ -110,24 +109,27 @@ class Reconcile:
     async def follow(self, queries: Queries, session: Session, feed: Feed) -> None:
         """Read what is called for, for ever. Raises `SourceUnavailable`."""
         tracking = queries.schema.has("job_tracking", "id", "status")
-        with feed.part("reconcile", self.patience) as self._alive:
-            await self._follow(queries, session, feed, tracking=tracking)
+        with feed.part("reconcile", self.patience) as beat:
+            await self._follow(queries, Heard(session, beat), feed, beat, tracking=tracking)
 
-    async def _follow(self, queries: Queries, session: Session, feed: Feed, *, tracking: bool) -> None:
-        looked, regular, held = 0.0, 0.0, 0.0
+    async def _follow(
+        self, queries: Queries, session: Session, feed: Feed, beat: Callable[[], None], *, tracking: bool
+    ) -> None:
+        regular, rung, held = 0.0, 0.0, 0.0
         if self._mark is None:
             self._mark = await queries.clock(session, LATE_COMMIT)
         while True:
-            self._alive()
+            beat()
             now = time.monotonic()
-            if self._rung:
-                regular = min(regular, looked + RUNG_EVERY)
             if now >= regular:
                 self._rung = False
-                looked, regular = now, now + self.interval
+                regular, rung = now + self.interval, now + RUNG_EVERY
                 if tracking:
                     self._mark = await self._regular(queries, session, feed, self._mark)
                 await self._legacy_rows(queries, session, feed)
+            elif tracking and self._rung and now >= rung:
+                self._rung, rung = False, now + RUNG_EVERY
+                await self._read(queries, session, feed, await self._moving(queries, session, feed, self._mark))
             elif tracking and now >= held and feed.holding():
                 held = now + HELD_EVERY
                 await self._newcomers(queries, session, feed)
@@ -142,7 +144,8 @@ class Reconcile:
             if self._urgent:
                 urgent, self._urgent = self._urgent, set()
                 await self._read(queries, session, feed, urgent)
-            await self._rest(min(regular, held) if tracking and feed.holding() else regular)
+            until = min(regular, held) if tracking and feed.holding() else regular
+            await self._rest(min(until, rung) if self._rung else until)
 
     async def _rest(self, until: float) -> None:
         """Sleep until the next look is due, or something is heard that calls for one sooner."""
@@ -161,17 +164,14 @@ class Reconcile:
         self._wake.set()
 
     def rung(self) -> None:
-        """The tables have changed: compare them now rather than at the next look."""
+        """The tables have changed: compare what moves in them now rather than at the next look."""
         self._rung = True
         self._wake.set()
 
     async def _regular(self, queries: Queries, session: Session, feed: Feed, mark: str) -> str:
         """The look of every interval. Returns the mark from which the next one takes up."""
         following = await queries.clock(session, LATE_COMMIT)
-        ids = await queries.active_ids(session)
-        for column in ("started_at", "completed_at"):
-            ids |= {i for i in await queries.ids_since(session, column, mark) if feed.needs(i)}
-        ids |= feed.active()
+        ids = await self._moving(queries, session, feed, mark)
         if not self._round:
             self._round = feed.known()
             self._share = math.ceil(len(self._round) * self.interval / ROUND)
@@ -179,6 +179,13 @@ class Reconcile:
         del self._round[-self._share :]
         await self._read(queries, session, feed, ids)
         return following
+
+    async def _moving(self, queries: Queries, session: Session, feed: Feed, mark: str) -> set[str]:
+        """Jobs that run, as the tables or we have it, and those that began or ended since `mark` and want a look."""
+        ids = await queries.active_ids(session)
+        for column in ("started_at", "completed_at"):
+            ids |= {i for i in await queries.ids_since(session, column, mark) if feed.needs(i)}
+        return ids | feed.active()
 
     async def _newcomers(self, queries: Queries, session: Session, feed: Feed) -> None:
         since = await queries.clock(session, 5.0)
@@ -190,7 +197,6 @@ class Reconcile:
         for i in range(0, len(wanted), IN_ONE):
             readings = await read_readings(queries, session, feed.look(), wanted[i : i + IN_ONE])
             self.note(feed.readings(readings))
-            self._alive()
             await asyncio.sleep(0)
 
     async def _legacy_rows(self, queries: Queries, session: Session, feed: Feed, *, first: bool = False) -> None:
@@ -202,6 +208,7 @@ class Reconcile:
             since = await queries.clock(session, self.retention)
             mark = queries.dialect.placeholder
             found = await queries.legacy_where(session, f"status NOT IN {ended} OR created_at >= {mark}", (since,))
+            self._legacy_id = max(self._legacy_id, await queries.last_legacy_id(session))
         else:
             active = ", ".join(f"'{s}'" for s in LEGACY_ACTIVE)
             found = await queries.legacy_where(session, f"status IN ({active})")

@@ -17,7 +17,7 @@ from correlator.errors import SourceUnavailable
 from correlator.jobs.index import Outcome
 from correlator.jobs.model import Cursor, LogRow, Micros
 from correlator.sources import Feed
-from correlator.sources.database import Database, Session
+from correlator.sources.database import Database, Heard, Session
 from correlator.sources.gaps import Gaps, Probe, Window
 from correlator.sources.landmarks import Landmarks
 from correlator.sources.queries import Queries, chunks
@@ -59,7 +59,7 @@ class Tail:
     idle_poll: float = 0.25
     grace: float = 5.0
     patience: float = 60.0
-    """Seconds without a step that mean that a task is stuck: more than all deadlines of one step."""
+    """Seconds without the end of a query, whatever it was, that mean that a task is stuck."""
     gaps: Gaps = field(init=False)
     rings: Rings = field(default_factory=Rings)
     started: bool = False
@@ -132,7 +132,7 @@ class Tail:
         metrics.GAPS_OPEN.set_function(lambda: len(self.gaps.open))
         metrics.GAP_OLDEST.set_function(lambda: self.gaps.oldest(time.monotonic()))
         with feed.part("tail", self.patience) as beat:
-            await self._follow(queries, rows, feed, note, beat)
+            await self._follow(queries, Heard(rows, beat), feed, note, beat)
 
     async def _follow(self, queries: Queries, rows: Session, feed: Feed, note: Note, beat: Callable[[], None]) -> None:
         while True:
@@ -194,7 +194,7 @@ class Tail:
     async def watch(self, queries: Queries, rows: Session, dirty: Session, feed: Feed, note: Note) -> None:
         """Look after the holes for ever."""
         with feed.part("gaps", self.patience) as beat:
-            await self._watch(queries, rows, dirty, feed, note, beat)
+            await self._watch(queries, Heard(rows, beat), Heard(dirty, beat), feed, note, beat)
 
     async def _watch(
         self, queries: Queries, rows: Session, dirty: Session, feed: Feed, note: Note, beat: Callable[[], None]

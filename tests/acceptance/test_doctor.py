@@ -484,7 +484,15 @@ async def test_a_support_bundle_holds_what_helps_and_no_secret(installation, acc
     programs = tmp_path / "programs"
     programs.mkdir()
     fake(programs, "journalctl", "a line of the log\n" + "\n".join(f"https://h/?token={leak}" for leak in leaks))
-    fake(programs, "systemctl", "Environment=SECRET=" + " ".join(leaks))
+    of_the_unit = ("only-the-unit-knows-1", "only-the-unit-knows-2", "only-the-unit-knows-3")
+    told = (
+        f"Environment=CORRELATOR_DATABASE__PASSWORD={of_the_unit[0]} \\\n  {' '.join(leaks)}",
+        f"SetCredential=api-token:{of_the_unit[1]}",
+        f"SetCredentialEncrypted=db-password: \\\n  {of_the_unit[2]}",
+        f"Description={' '.join(leaks)}",
+    )
+    fake(programs, "systemctl", "\n".join(told))
+    leaks += of_the_unit
     await account.run(f"ALTER TABLE log_events COMMENT = '{DATABASE_PASSWORD} {quote(DATABASE_PASSWORD)}'")
     await a_job(appliance)
     await installation.start()
@@ -502,6 +510,8 @@ async def test_a_support_bundle_holds_what_helps_and_no_secret(installation, acc
         if name != "MANIFEST":
             assert f"{name}: " in found["MANIFEST"]
     assert "a line of the log" in found["log.txt"]
+    assert "Environment=CORRELATOR_DATABASE__PASSWORD=*** " in found["unit.txt"]
+    assert "SetCredential=api-token:***\nSetCredentialEncrypted=db-password:***\n" in found["unit.txt"]
     assert "correlator_rows_total" in found["metrics.txt"]
     assert json.loads(found["ready.json"])["ready"] is True
     assert json.loads(found["doctor.json"])["ok"] is True

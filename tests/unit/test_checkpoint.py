@@ -10,7 +10,7 @@ import pytest
 from correlator.checkpoint import Changes, Checkpoint, Saved
 from correlator.errors import CheckpointInUse
 from correlator.hub import Hub
-from correlator.jobs import wire
+from correlator.jobs import joblog, wire
 from correlator.jobs.index import Index
 from correlator.jobs.model import (
     Cursor,
@@ -235,3 +235,20 @@ def test_the_hub_tells_nobody_of_what_is_restored_but_can_be_asked():
     hub.publish(outcome)
     assert hub.seq == again.seq > 0
     assert len(hub.changes_since(0) or ()) == len(outcome.changes)
+
+
+def test_a_reading_that_says_nothing_new_is_not_worth_keeping_but_one_that_decides_is():
+    index = filled()
+    record = JobRecord("j", status="running", started_at=NOW)
+    index.apply([Reading("j", index.look(), record, ())], NOW)
+    index.changed()
+    index.apply([Reading("j", index.look(), record, ())], NOW)
+    assert index.changed() == []
+    row = LogRow(99, "Job completed", NOW + 1, "INFO", "j")
+    entry, _ = joblog.read(row, index.look(), index.id_keys)
+    index.apply([entry], NOW)
+    assert index.changed() == ["j"]
+    index.apply([Reading("j", index.look(), record, ())], NOW)
+    assert index.changed() == ["j"]  # the table, looked at later, says that it runs: that outweighs the row
+    index.apply([Reading("j", index.look(), record, ())], NOW)
+    assert index.changed() == []

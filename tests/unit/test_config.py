@@ -397,3 +397,8 @@ def test_a_credential_that_holds_nothing_is_not_given_but_a_file_that_is_named_m
     (line,) = problems('[http]\nlisten = "0.0.0.0:8686"', {"CREDENTIALS_DIRECTORY": str(tmp_path)})
     assert "anybody could connect" in line
     assert problems(f"[http]\ntokens_file = '{tmp_path / 'api-token'}'")
+
+
+def test_a_file_that_is_nested_without_end_is_a_problem(problems):
+    (line,) = problems("x = " + "[" * 20_000)
+    assert "not TOML" in line

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import socket
+from collections.abc import AsyncIterator
 
 import aiomqtt
 import msgspec
 import pytest
+from aiohttp import web
 
 from correlator import __version__
 from correlator.config import load
 from correlator.doctor import broker, daemon, retained
 from correlator.doctor.broker import Tried
+from correlator.doctor.examination import examine
+from correlator.doctor.service import Setting
 from tests.servers import free_port
 
 
@@ -184,3 +189,76 @@ async def test_a_program_that_is_no_correlator_is_told_apart_and_one_that_is_sil
         asked = await daemon.look(config(), f"127.0.0.1:{free_port()}", "")
         assert asked.checks[0].status == "failure"
     assert msgspec.to_builtins(found.checks[0])["status"] == "failure"
+
+
+class Listener:
+    """Says that it is a daemon of ours, and keeps what it was shown by path."""
+
+    def __init__(self) -> None:
+        self.shown: dict[str, str | None] = {}
+        self.hello: dict[str, object] = {}
+        self.port = free_port()
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        self.shown[request.path] = request.headers.get("Authorization")
+        if request.path == "/metrics":
+            return web.Response(text=METRICS) if self.shown["/metrics"] else web.Response(status=401)
+        if request.path != "/ws":
+            return web.json_response(READY if request.path == "/health/ready" else {"live": True})
+        ws = web.WebSocketResponse()
+        await ws.prepare(request)
+        self.hello = await ws.receive_json()
+        await ws.send_json([{"type": "welcome", "epoch": "e1"}])
+        return ws
+
+    @contextlib.asynccontextmanager
+    async def open(self) -> AsyncIterator[Listener]:
+        app = web.Application()
+        app.router.add_get("/{path:.*}", self.answer)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", self.port).start()
+        try:
+            yield self
+        finally:
+            await runner.cleanup()
+
+
+@pytest.mark.parametrize("explicit", [False, True])
+async def test_no_token_is_shown_where_none_is_asked_for(monkeypatch, explicit):
+    monkeypatch.setenv("CORRELATOR_TOKEN", "secret")
+    async with Listener().open() as listener:
+        address = f"127.0.0.1:{listener.port}"
+        found = await daemon.look(config(http__listen=address), address if explicit else None, "secret")
+    assert listener.shown == {
+        "/health/ready": None,
+        "/health/live": None,
+        "/metrics": "Bearer secret",
+        "/ws": None,
+    }
+    assert listener.hello["token"] == "secret"
+    assert (found.epoch, found.metrics) == ("e1", METRICS)
+
+
+@pytest.mark.parametrize("own", ["", "my-own"])
+async def test_a_token_of_this_configuration_is_shown_where_that_listens_and_nowhere_else(monkeypatch, tmp_path, own):
+    tokens = tmp_path / "tokens"
+    tokens.write_text("secret\n")
+    tokens.chmod(0o600)
+    monkeypatch.setenv("CORRELATOR_TOKEN", own)
+
+    async def look(url: str | None, **settings: object) -> daemon.Found:
+        given = {"mqtt__url": "", "database__url": f"sqlite://{tmp_path}/none.db", "state__directory": tmp_path}
+        chosen = config(**given, http__tokens_file=tokens, **settings)
+        return (await examine(Setting(chosen, None, {}), url, own)).daemon
+
+    async with Listener().open() as listener:
+        address = f"127.0.0.1:{listener.port}"
+        elsewhere = await look(address)
+        assert listener.shown["/metrics"] == (f"Bearer {own}" if own else None)
+        assert listener.hello.get("token") == (own or None)
+        assert (elsewhere.metrics is None) == (not own)
+        if not own:
+            assert "CORRELATOR_TOKEN" in elsewhere.checks[0].detail[0]
+        await look(None, http__listen=address)
+        assert listener.shown["/metrics"] == f"Bearer {own or 'secret'}"

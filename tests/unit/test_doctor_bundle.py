@@ -10,7 +10,7 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 
-from correlator.doctor.bundle import Hidden, Unwritten, write
+from correlator.doctor.bundle import Hidden, Unwritten, without_values, write
 
 SECRET = 'p@ss/w%rd "ü" x'
 
@@ -43,6 +43,56 @@ def test_of_two_secrets_one_of_which_begins_with_the_other_nothing_is_left():
 
 def test_without_secrets_nothing_is_changed():
     assert Hidden([])("text") == "text"
+
+
+@pytest.mark.parametrize(
+    ("unit", "shown"),
+    [
+        ("Environment=CORRELATOR_DATABASE__PASSWORD=hunter2", "Environment=CORRELATOR_DATABASE__PASSWORD=***"),
+        ('Environment="A=hunter2" C=hunter2', "Environment=A=*** C=***"),
+        ("Environment='A=b hunter2' c='x hunter2' D=", "Environment=A=*** c=*** D=***"),
+        (r"Environment=A=b\ hunter2 'C=it\'s hunter2' E=f", "Environment=A=*** C=*** E=***"),
+        ('Environment="A=never closed hunter2 \\', "Environment=A=***"),
+        (" Environment = A=hunter2", " Environment = A=***"),
+        ("Environment=", "Environment="),
+        ("Environment=A= hunter2 aHVudGVyMg==", "Environment=A=*** *** ***"),
+        ("Environment=A=b \\\n  C=hunter2 \\\n\tE=hunter2\nNice=5", "Environment=A=*** C=*** E=***\nNice=5"),
+        ("Environment=A=b\\ \r\nC=hunter2\r\nNice=5", "Environment=A=*** C=***\nNice=5"),
+        ("Environment=A=b \\\n# it's hunter2\n;\n  C=hunter2\nNice=5", "Environment=A=*** C=***\nNice=5"),
+        ('Environment="A=b \\\nhunter2=x" C=d\nNice=5', "Environment=A=*** C=***\nNice=5"),
+        ("Environment=A=b \\\n C=hunter2 #E=hunter2", "Environment=A=*** C=*** ***"),
+        ("Environment=A=two\\\\\nNice=5", "Environment=A=***\nNice=5"),
+        ("Environment=A=b\u2028hunter2\nNice=5", "Environment=A=*** ***\nNice=5"),
+        ("# a comment\rEnvironment=A=hunter2", "# a comment\nEnvironment=A=***"),
+        ("#Environment=A=hunter2 \\\n#  C=hunter2\n# Nice", "#Environment=A=*** C=***\n# Nice"),
+        ("\x1b[0;32mEnvironment\x1b[0m=A=hunter2", "Environment=A=***"),
+        ("SetCredential=api-token:hunter2", "SetCredential=api-token:***"),
+        ("SetCredential=api-token: hunter2 \\\n  hunter2:x\nNice=5", "SetCredential=api-token:***\nNice=5"),
+        (
+            "SetCredentialEncrypted=db-password: \\\n   hunter2+/ \\\n   hunter2==\nNice=5",
+            "SetCredentialEncrypted=db-password:***\nNice=5",
+        ),
+        ("SetCredential=hunter2", "SetCredential=***"),
+    ],
+)
+def test_of_what_a_unit_sets_the_names_are_told_and_no_value(unit, shown):
+    hidden = without_values(unit)
+    assert hidden == shown
+    assert "hunter2" not in hidden
+    assert "aHVu" not in hidden
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        "# /usr/lib/systemd/system/correlator.service\n[Service]\nExecStart=/usr/bin/correlator run \\\n  --config x\n",
+        "EnvironmentFile=/etc/default/correlator\nPassEnvironment=LANG TZ\nUnsetEnvironment=A=b",
+        "LoadCredential=db-password:/etc/correlator/db-password\nSetCredential=db-password:\\n",
+        "● correlator.service - one\n     Loaded: loaded\n",
+    ],
+)
+def test_what_a_unit_says_besides_stays_as_it_is(unit):
+    assert without_values(unit) == unit
 
 
 def test_the_file_is_its_owners_alone_and_replaces_an_older_one(tmp_path):

@@ -118,6 +118,15 @@ def damage(file):
     file.write_bytes(file.read_bytes()[:5000] + b"\xff" * 20_000)
 
 
+def set_state(name, value):
+    def change(file):
+        with sqlite3.connect(file) as connection:
+            connection.execute("UPDATE state SET value = ? WHERE name = ?", (value, name))
+        connection.close()
+
+    return change
+
+
 def renumber(file):
     with sqlite3.connect(file) as connection:
         connection.execute("PRAGMA user_version = 99")
@@ -128,6 +137,9 @@ def renumber(file):
     ("change", "says"),
     [
         (damage, "is damaged"),
+        (set_state("source", b"\xa2\xff\xff"), "is damaged"),  # no UTF-8: UnicodeDecodeError
+        (set_state("at", 5), "is damaged"),  # no bytes: TypeError
+        (set_state("cursor", b"\xc1"), "is damaged"),
         (renumber, "version 99"),
         (lambda file: file.write_bytes(b"something else" * 100), "is no checkpoint"),
     ],

@@ -41,3 +41,14 @@ def test_of_two_with_one_name_the_longest_silence_is_told():
             assert live.stuck() == {"tail": 31.0}
             second()
             assert live.stuck() == {"tail": 31.0}
+
+
+def test_who_was_stopped_with_all_others_is_not_stuck():
+    clock = Clock()
+    live = Liveness(clock)
+    with live.part("tail", 10.0):
+        clock.now += 40.0
+        live.excuse(35.0)
+        assert live.stuck() == {}
+        clock.now += 6.0
+        assert live.stuck() == {"tail": 11.0}

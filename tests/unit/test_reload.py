@@ -62,12 +62,34 @@ async def test_a_file_that_is_wrong_is_told_line_by_line_and_changes_nothing(con
     ]
 
 
-async def test_a_mistake_of_the_program_is_not_taken_for_one_of_the_file(configured):
+async def test_a_mistake_of_the_program_is_told_with_its_traceback_and_changes_nothing(configured, caplog):
     def broken():
         raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError):
-        await Reload(configured(""), broken, []).run()
+    taken = []
+    metrics.RELOADED.set(1)
+    await Reload(configured(""), broken, [lambda _: lambda: taken.append(1)]).run()
+    assert taken == []
+    assert value(metrics.RELOADED) == 0
+    (told,) = caplog.records
+    assert told.message == "the configuration stays as it was"
+    assert told.exc_info[0] is ZeroDivisionError
+
+
+@pytest.mark.parametrize(("before", "after"), [(False, True), (True, False), (True, True)])
+async def test_from_http_to_https_or_back_takes_a_restart_and_a_renewed_certificate_none(
+    configured, caplog, tmp_path, before, after
+):
+    for name in ("a", "b", "c"):
+        (tmp_path / name).touch()
+    texts = [
+        f"[http]\ntls_cert = '{tmp_path / name}'\ntls_key = '{tmp_path / 'c'}'" if on else ""
+        for on, name in ((before, "a"), (after, "b"))
+    ]
+    started = configured(texts[0])
+    new = configured(texts[1])
+    waiting = Reload(started, lambda: new, []).needs_restart(new)
+    assert waiting == ([] if before and after else ["http.tls_cert", "http.tls_key"])
 
 
 async def test_keys_that_need_a_restart_are_named_by_what_the_daemon_was_started_with(configured, caplog):

@@ -126,3 +126,26 @@ def test_a_reload_before_it_is_ready_does_not_end_the_start(manager, hub):
     supervisor = Supervisor(hub, manager.environ)
     supervisor.reloads()()
     assert manager.heard() == []
+
+
+def test_after_a_pause_of_the_whole_process_nobody_is_stuck(manager, hub, caplog):
+    now = 100.0
+    hub.live = Liveness(lambda: now)
+    supervisor = Supervisor(hub, manager.environ)
+    supervisor.began()
+    with hub.live.part("tail", 10.0):
+        now += 36.0
+        manager.heard()
+        supervisor.look(late=35.0)
+    assert manager.heard() == ["WATCHDOG=1"]
+    assert [r.message[:24] for r in caplog.records] == ["nothing ran for 35 s: th"]
+
+
+def test_an_error_of_any_length_does_not_keep_a_sign_of_life_from_being_heard(manager, hub):
+    supervisor = Supervisor(hub, manager.environ)
+    hub.set_source("down", "ö" * 300_000)
+    supervisor.began()
+    supervisor.look()
+    ready, status, watchdog = manager.heard()
+    assert (ready, watchdog) == ("READY=1", "WATCHDOG=1")
+    assert len(status.encode()) < 2000
