@@ -22,16 +22,19 @@ async def measure(size: Size) -> Result:
         where = {"port": server.port, "name": database.name}
         await peer("driver", driver="asyncmy", **where)  # the pages are in memory from now on
 
-        async def seconds(name: str, driver: str) -> float:
-            told = await peer(name, driver=driver, **where)
+        async def seconds(name: str, driver: str, **how: bool) -> float:
+            told = await peer(name, driver=driver, **where, **how)
             if told["rows"] != rows:
                 raise RuntimeError(f"{name} read {told['rows']} of {rows} rows")
             return float(told["seconds"])
 
         numbers = []
         for driver, most in LIMITS.items():
-            ours, theirs = await in_turn(
-                size.runs, partial(seconds, "follow", driver), partial(seconds, "driver", driver)
+            ours, theirs, plain = await in_turn(
+                size.runs,
+                partial(seconds, "follow", driver),
+                partial(seconds, "driver", driver),
+                partial(seconds, "driver", driver, plain=True),
             )
             numbers.append(
                 Number(
@@ -42,6 +45,16 @@ async def measure(size: Size) -> Result:
                     theirs,
                     Limit("≤", most, "ratio"),
                     f"{rows / sorted(ours)[len(ours) // 2]:,.0f} rows/s",
+                )
+            )
+            numbers.append(
+                Number(
+                    "the same, beside times as the driver makes them",
+                    "s",
+                    ours,
+                    f"{driver} alone, SELECT *",
+                    plain,
+                    Limit("≤", most, "ratio"),
                 )
             )
         return Result(tuple(numbers))
