@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import math
 import time
@@ -51,6 +52,9 @@ CONNECT_TIMEOUT = 10.0
 
 STEADY_AFTER = 10.0
 """Seconds that a connection must last to count as a success: a broker that throws us out at once is not hammered."""
+
+LOOK_EVERY = 0.5
+"""Seconds between two looks at whether a message has waited for too long."""
 
 INDEX_INTERVAL = 10.0
 STUCK_AFTER = 90.0
@@ -110,6 +114,8 @@ class MqttSink:
         self._wake = asyncio.Event()
         self._told = asyncio.Event()
         self._alive: Callable[[], None] = lambda: None
+        self._sent: dict[object, float] = {}
+        """Since when each message waits for its acknowledgement, the oldest first."""
         self.connected = False
 
     def log_in_with(self, settings: Mqtt) -> None:
@@ -173,6 +179,7 @@ class MqttSink:
                 asyncio.create_task(self._read(client, tree), name="mqtt-read"),
                 asyncio.create_task(self._beat(client, hub, tree), name="mqtt-index"),
                 asyncio.create_task(self._sweep(client, hub), name="mqtt-sweep"),
+                asyncio.create_task(self._deadlines(), name="mqtt-deadlines"),
             }
             try:
                 done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
@@ -340,14 +347,22 @@ class MqttSink:
             return
         properties = None
         if self._version is ProtocolVersion.V5:
-            properties = _properties(PacketTypes.PUBLISH)
-            if message.expires:
-                properties.MessageExpiryInterval = self._expiry
-        await _answered(
-            client.publish(message.topic, message.payload, qos=1, retain=message.retain, properties=properties),
-            PUBLISH_TIMEOUT,
-        )
+            properties = _properties(PacketTypes.PUBLISH, self._expiry if message.expires else None)
+        sent = object()
+        self._sent[sent] = time.monotonic()
+        try:
+            await client.publish(message.topic, message.payload, qos=1, retain=message.retain, properties=properties)
+        finally:
+            del self._sent[sent]
         metrics.MQTT_PUBLISHED.inc()
+
+    async def _deadlines(self) -> None:
+        """Raise one of `LOST` when a message has waited for too long: one look at all costs less than a clock for each."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY)
+            oldest = next(iter(self._sent.values()), None)
+            if oldest is not None and time.monotonic() - oldest > PUBLISH_TIMEOUT:
+                raise aiomqtt.MqttError(f"timed out: no answer within {PUBLISH_TIMEOUT:g} s")
 
     def _refused(self, why: str) -> None:
         metrics.MQTT_REFUSED.inc()
@@ -442,9 +457,13 @@ async def _loaded(hub: Hub, alive: Callable[[], None] = lambda: None) -> None:
         await asyncio.sleep(LOADING_POLL)
 
 
-def _properties(kind: int) -> Properties:
+@functools.cache
+def _properties(kind: int, expiry: int | None = None) -> Properties:
+    """Of a message; `expiry` in seconds. Made once: paho packs them for each message, and changes nothing in them."""
     properties = Properties(kind)  # type: ignore[no-untyped-call]
     properties.ContentType = "application/json"
+    if expiry is not None:
+        properties.MessageExpiryInterval = expiry
     return properties
 
 

@@ -6,6 +6,7 @@ kept. A topic is clean once the broker has acknowledged a message that was made 
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
@@ -30,9 +31,12 @@ MAX_GONE = 20_000
 """Jobs that left and whose topics still stand. Of the rest, the broker itself tells after the next connect."""
 
 
+_PLAIN = re.compile(r"[A-Za-z0-9._~-]*")
+
+
 def escape(name: str) -> str:
     """An ID as one topic level: percent-encoded but for ``A–Z a–z 0–9 . _ ~ -`` (RFC 3986, 2.3)."""
-    return quote(name, safe="", errors="surrogatepass")
+    return name if _PLAIN.fullmatch(name) else quote(name, safe="", errors="surrogatepass")
 
 
 def unescape(level: str) -> str:
@@ -195,8 +199,7 @@ class Outbox:
     @property
     def pending(self) -> int:
         """Topics that are not clean."""
-        unclean = sum(not t.acknowledged or t.marked for t in self._taken.values())
-        return len(self._changed) + len(self._again) + unclean
+        return len(self._since)
 
     def _free(self, key: Key) -> None:
         taken = self._taken[key]
