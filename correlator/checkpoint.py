@@ -109,9 +109,10 @@ class Checkpoint:
                 "INSERT OR REPLACE INTO state VALUES (?, ?)", [(name, encode(value)) for name, value in state.items()]
             )
             for table, kind in (("jobs", Kept), ("legacy", LegacyRecord)):
-                values = [(i, b) for i, v in changes.jobs.items() if isinstance(v, kind) and (b := _encoded(v))]
-                others = [(i,) for i in changes.jobs.keys() - {i for i, _ in values}]
-                connection.executemany(f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", values)
+                others: list[tuple[str]] = []
+                connection.executemany(
+                    f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", _values(changes.jobs, kind, others)
+                )
                 connection.executemany(f"DELETE FROM {table} WHERE job_id = ?", others)
             if self._events is None:  # the numbers of an earlier run
                 connection.execute("DELETE FROM events")
@@ -159,6 +160,17 @@ class Checkpoint:
             tuple(legacy.decode(value) for (value,) in connection.execute("SELECT value FROM legacy")),
             msgspec.convert(tuple((job_id, payload) for _, job_id, payload in events), tuple[tuple[str, bytes], ...]),
         )
+
+
+def _values(
+    jobs: Mapping[str, Kept | LegacyRecord | None], kind: type[Kept | LegacyRecord], others: list[tuple[str]]
+) -> Iterator[tuple[str, bytes]]:
+    """Those of a kind, one encoded at a time: the first write may be of all jobs. The rest goes to `others`."""
+    for job_id, value in jobs.items():
+        if isinstance(value, kind) and (encoded := _encoded(value)):
+            yield job_id, encoded
+        else:
+            others.append((job_id,))
 
 
 def _prepare(connection: sqlite3.Connection) -> None:

@@ -357,7 +357,7 @@ class MqttSink:
         metrics.MQTT_PUBLISHED.inc()
 
     async def _deadlines(self) -> None:
-        """Raise one of `LOST` when a message has waited for too long: one look at all costs less than a clock for each."""
+        """Raise one of `LOST` when a message has waited for too long: a look at all is cheaper than a clock each."""
         while True:
             await asyncio.sleep(LOOK_EVERY)
             oldest = next(iter(self._sent.values()), None)

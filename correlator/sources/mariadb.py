@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from correlator.errors import SourceUnavailable
 from correlator.sources import zones
-from correlator.sources.database import TABLES, Dialect, Row, Schema, Session, as_text
+from correlator.sources.database import TABLES, Dialect, Row, Schema, Session
 from correlator.sources.zones import Zone
 
 
@@ -218,7 +218,7 @@ def _decoded(rows: Sequence[Row]) -> Sequence[Row]:
 
 def _column(values: Row) -> Row:
     if isinstance(next((v for v in values if v is not None), None), bytes):
-        return tuple([None if v is None else as_text(v) for v in values])
+        return tuple([None if v is None else v.decode("utf-8", "replace") for v in values])
     return values
 
 
