@@ -25,7 +25,7 @@ def draw(picture: Picture, folder: Path) -> None:
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.yaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.1 * max(y for curve in picture.curves for _, y in curve.points))
     axes.set(title=picture.title, xlabel=picture.x, ylabel=picture.y)
     axes.grid(alpha=0.3)
     if len(picture.curves) > 1:
