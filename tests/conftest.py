@@ -24,12 +24,12 @@ ALONE = (
     "acceptance/test_asking_early.py",
     "acceptance/test_proxies.py",
     "acceptance/test_readers.py",
-    "acceptance/test_restarts.py",
+    "acceptance/test_restarts.py::test_twenty_thousand",
     "acceptance/test_slow_readers.py",
     "browser/test_speed.py",
-    "integration/test_hostile.py",
+    "integration/test_hostile.py::test_a_thousand_subscribes",
     "security/test_random_bytes.py",
-    "security/test_requests.py",
+    "security/test_requests.py::test_slow_connections",
 )
 """Tests that measure time to the millisecond, or load the machine: `make test` runs them after all others, in turn."""
 
@@ -37,7 +37,8 @@ ALONE = (
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.path.relative_to(Path(__file__).parent).as_posix().startswith(ALONE):
+        where = f"{item.path.relative_to(Path(__file__).parent).as_posix()}::{item.name}"
+        if where.startswith(ALONE):
             item.add_marker(pytest.mark.alone)
 
 
