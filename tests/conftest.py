@@ -10,6 +10,7 @@ from hypothesis import settings
 
 from tests.appliance import Appliance, connected
 from tests.daemon import Daemon
+from tests.manager import Manager
 from tests.replay import Transaction, load, shift
 from tests.servers import Database, MariaDB, Mosquitto
 
@@ -120,3 +121,10 @@ async def daemon(database: Database, tmp_path: Path) -> AsyncIterator[Daemon]:
         yield daemon
     finally:
         await daemon.close()
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[Manager]:
+    manager = Manager(tmp_path / "notify")
+    yield manager
+    manager.close()

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -15,39 +14,8 @@ import pytest
 
 from tests.appliance import Appliance
 from tests.daemon import HELLO, Daemon
+from tests.manager import Manager
 from tests.servers import Database, MariaDB, eventually
-
-
-class Manager:
-    """A service manager's end of the socket: every line it was told."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.bind(str(path))
-        self._socket.setblocking(False)
-        self._told: list[str] = []
-
-    @property
-    def told(self) -> list[str]:
-        while True:
-            try:
-                self._told += self._socket.recv(10_000).decode().split("\n")
-            except BlockingIOError:
-                return self._told
-
-    def forget(self) -> None:
-        self.told.clear()
-
-    def close(self) -> None:
-        self._socket.close()
-
-
-@pytest.fixture
-def manager(tmp_path: Path) -> Iterator[Manager]:
-    manager = Manager(tmp_path / "notify")
-    yield manager
-    manager.close()
 
 
 class Service(Daemon):

@@ -76,7 +76,6 @@ def source(port: int, driver: str, **more: object) -> MariaDBDatabase:
 @pytest.mark.parametrize("driver", DRIVERS)
 async def test_a_database_server_gets_no_file_of_ours(driver: str, tmp_path: Path) -> None:
     """LOCAL INFILE: the server answers a query with the name of a file that the client is to send."""
-    pytest.importorskip(driver)
     secret = tmp_path / "secret"
     secret.write_text("the contents of a file")
     login, heard = b"", bytearray()
@@ -103,7 +102,6 @@ async def test_a_database_server_gets_no_file_of_ours(driver: str, tmp_path: Pat
 
 @pytest.mark.parametrize("driver", DRIVERS)
 async def test_a_database_server_that_sends_noise_is_one_that_is_away(driver: str) -> None:
-    pytest.importorskip(driver)
     dice = random.Random(7)
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -248,7 +246,6 @@ async def test_what_others_retain_below_our_topics_is_removed_and_harms_nobody(
 async def test_a_database_server_with_a_wrong_certificate_gets_no_login(
     certificates: Certificates, driver: str, certificate: str, why: str
 ) -> None:
-    pytest.importorskip(driver)
     after = bytearray()
 
     def serve() -> None:

@@ -1,9 +1,6 @@
 """What the service manager is told: life only while every task makes progress, and one line of truth."""
 
 import os
-import socket
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -12,35 +9,13 @@ from correlator.hub import Hub
 from correlator.jobs.index import Index
 from correlator.liveness import Liveness
 from correlator.supervisor import Supervisor
-
-
-class Manager:
-    """A service manager's end of the socket."""
-
-    def __init__(self, path: Path) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.bind(str(path))
-        self._socket.setblocking(False)
-        self.environ = {"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": "30000000", "WATCHDOG_PID": str(os.getpid())}
-
-    def heard(self) -> list[str]:
-        """The lines that have come since this was asked last."""
-        lines: list[str] = []
-        while True:
-            try:
-                lines += self._socket.recv(10_000).decode().split("\n")
-            except BlockingIOError:
-                return lines
-
-    def close(self) -> None:
-        self._socket.close()
+from tests.manager import Manager
 
 
 @pytest.fixture
-def manager(tmp_path: Path) -> Iterator[Manager]:
-    manager = Manager(tmp_path / "notify")
-    yield manager
-    manager.close()
+def environ(manager: Manager) -> dict[str, str]:
+    """What a service manager gives along."""
+    return {"NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": "30000000", "WATCHDOG_PID": str(os.getpid())}
 
 
 @pytest.fixture
@@ -51,8 +26,8 @@ def hub() -> Hub:
     return hub
 
 
-def test_until_it_is_ready_every_look_prolongs_the_start_and_tells_what_is_waited_for(manager, hub):
-    supervisor = Supervisor(hub, manager.environ)
+def test_until_it_is_ready_every_look_prolongs_the_start_and_tells_what_is_waited_for(manager, environ, hub):
+    supervisor = Supervisor(hub, environ)
     hub.loading = (0, 0)
     hub.set_source("down", "MariaDB: refused")
     supervisor.look()
@@ -67,16 +42,16 @@ def test_until_it_is_ready_every_look_prolongs_the_start_and_tells_what_is_waite
     assert manager.heard()[-1] == "STATUS=reading the log: 25 %"
 
 
-def test_ready_is_told_once_and_from_then_on_nothing_prolongs_the_start(manager, hub):
-    supervisor = Supervisor(hub, manager.environ)
+def test_ready_is_told_once_and_from_then_on_nothing_prolongs_the_start(manager, environ, hub):
+    supervisor = Supervisor(hub, environ)
     supervisor.began()
     assert manager.heard() == ["READY=1", "STATUS=0 jobs running of 0, 0 readers"]
     supervisor.look()
     assert manager.heard() == ["WATCHDOG=1"]
 
 
-def test_a_database_that_is_away_is_told_and_is_no_sickness(manager, hub):
-    supervisor = Supervisor(hub, manager.environ)
+def test_a_database_that_is_away_is_told_and_is_no_sickness(manager, environ, hub):
+    supervisor = Supervisor(hub, environ)
     supervisor.began()
     hub.set_source("down", "MariaDB: refused\nby its server")
     hub.parts["mqtt"] = lambda: {"ok": False, "error": "no route"}
@@ -88,10 +63,10 @@ def test_a_database_that_is_away_is_told_and_is_no_sickness(manager, hub):
     ]
 
 
-def test_a_task_that_is_stuck_is_named_and_the_watchdog_waits_in_vain(manager, hub, caplog):
+def test_a_task_that_is_stuck_is_named_and_the_watchdog_waits_in_vain(manager, environ, hub, caplog):
     now = 100.0
     hub.live = Liveness(lambda: now)
-    supervisor = Supervisor(hub, manager.environ)
+    supervisor = Supervisor(hub, environ)
     supervisor.began()
     withheld = metrics.WATCHDOG_WITHHELD._value.get()
     with hub.live.part("tail", 10.0) as beat:
@@ -109,8 +84,8 @@ def test_a_task_that_is_stuck_is_named_and_the_watchdog_waits_in_vain(manager, h
         assert manager.heard()[0] == "WATCHDOG=1"
 
 
-def test_a_reload_is_told_from_its_beginning_to_its_end(manager, hub):
-    supervisor = Supervisor(hub, manager.environ)
+def test_a_reload_is_told_from_its_beginning_to_its_end(manager, environ, hub):
+    supervisor = Supervisor(hub, environ)
     supervisor.began()
     manager.heard()
     ended = supervisor.reloads()
@@ -122,16 +97,16 @@ def test_a_reload_is_told_from_its_beginning_to_its_end(manager, hub):
     assert manager.heard() == ["READY=1"]
 
 
-def test_a_reload_before_it_is_ready_does_not_end_the_start(manager, hub):
-    supervisor = Supervisor(hub, manager.environ)
+def test_a_reload_before_it_is_ready_does_not_end_the_start(manager, environ, hub):
+    supervisor = Supervisor(hub, environ)
     supervisor.reloads()()
     assert manager.heard() == []
 
 
-def test_after_a_pause_of_the_whole_process_nobody_is_stuck(manager, hub, caplog):
+def test_after_a_pause_of_the_whole_process_nobody_is_stuck(manager, environ, hub, caplog):
     now = 100.0
     hub.live = Liveness(lambda: now)
-    supervisor = Supervisor(hub, manager.environ)
+    supervisor = Supervisor(hub, environ)
     supervisor.began()
     with hub.live.part("tail", 10.0):
         now += 36.0
@@ -141,8 +116,8 @@ def test_after_a_pause_of_the_whole_process_nobody_is_stuck(manager, hub, caplog
     assert [r.message[:24] for r in caplog.records] == ["nothing ran for 35 s: th"]
 
 
-def test_an_error_of_any_length_does_not_keep_a_sign_of_life_from_being_heard(manager, hub):
-    supervisor = Supervisor(hub, manager.environ)
+def test_an_error_of_any_length_does_not_keep_a_sign_of_life_from_being_heard(manager, environ, hub):
+    supervisor = Supervisor(hub, environ)
     hub.set_source("down", "ö" * 300_000)
     supervisor.began()
     supervisor.look()
