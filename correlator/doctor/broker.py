@@ -21,7 +21,7 @@ from paho.mqtt import client as paho
 
 from correlator.doctor.check import Check, failure, ok, warning
 from correlator.settings import Mqtt
-from correlator.sinks.mqtt import LOST, UNSUPPORTED_VERSION, Client
+from correlator.sinks.broker import LOST, UNSUPPORTED_VERSION, Client
 from correlator.sinks.topics import Topics
 from correlator.tls import client_context
 

@@ -22,6 +22,7 @@ from correlator.jobs.index import Index, Outcome
 from correlator.jobs.model import Event, JobRecord, Kind, Reading, StepRecord
 from correlator.settings import Mqtt, Tls
 from correlator.sinks import mqtt, topics
+from correlator.sinks.broker import Client
 from correlator.sinks.mqtt import MqttSink
 from correlator.sinks.topics import Key, Topics
 from correlator.values import BrokerUrl, Secret
@@ -686,7 +687,7 @@ async def test_a_broker_that_came_to_know_mqtt_5_is_spoken_to_in_it(mosquitto):
 
 async def test_a_connection_that_is_made_too_late_is_dropped(mosquitto, monkeypatch):
     release = threading.Event()
-    connect = mqtt.Client._client_connect
+    connect = Client._client_connect
 
     def late(client):
         release.wait(10)
@@ -694,7 +695,7 @@ async def test_a_connection_that_is_made_too_late_is_dropped(mosquitto, monkeypa
 
     async with Proxy(mosquitto.port).running() as proxy:
         world = World(proxy.port, reading("a"))
-        monkeypatch.setattr(mqtt.Client, "_client_connect", late)
+        monkeypatch.setattr(Client, "_client_connect", late)
         task = asyncio.create_task(world.sink.run(world.hub))
         await eventually(lambda: any(t.get_name() == "mqtt connection" for t in asyncio.all_tasks()))
         await world.stop(task)
