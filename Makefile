@@ -8,21 +8,25 @@ BASE := $(VENV)/.base
 DEV  := $(VENV)/.dev
 PIP  := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input install
 
+# Every daemon that a test starts would compile the package again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
-.PHONY: help bench demo test test-faults test-readers test-soak test-versions test-system deb lint types imports format lock clean servers test-fuzz sbom
+.PHONY: help bench demo test test-faults test-clients test-sizes test-soak test-versions test-system deb lint types imports format lock clean servers test-fuzz sbom
 
 help:
 	@echo "make demo     run the correlator on a made-up appliance"
 	@echo "make test     run all tests, with private servers   (ARGS='-k gaps' for some of them)"
-	@echo "make test-readers  200 readers of a busy log, one that froze, one that is silent: what takes too long for make test"
+	@echo "make test-clients  200 clients of a busy log, one that froze, one that is silent: what takes too long for make test"
 	@echo "make test-faults  all that can break, one after the other, and a table of what it cost; make test has the short ones"
 	@echo "make test-fuzz    ten minutes of made-up input, then noise at every listener      make sbom  what of others is in it"
+	@echo "make test-sizes  20,000 jobs, 1,000,000 rows of one job, rows of 650 kB and the like, with the unit's limits (needs root)"
 	@echo "make test-soak    ten minutes at 1,000 rows a second: memory stays where it is"
 	@echo "make test-versions  what reads MariaDB, against 10.5 and 10.11 of older Debians (a GB in build/; needs root)"
 	@echo "make test-system  the Debian package in whole systems, and the unit under systemd (1.7 GB in build/; needs root)"
 	@echo "make deb      the Debian package, in build/"
 	@echo "make bench    measure it beside the limits and its peers, a quarter of an hour on a quiet machine   (ARGS='catchup rest --quick')"
-	@echo "make lint     ruff          make types    mypy          make imports  the import rules"
+	@echo "make lint     ruff, words   make types    mypy          make imports  the import rules"
 	@echo "make docs     write the reference of the configuration again: docs/configuration.md"
 	@echo "make format   tidy the code     make lock     write requirements/ again     make clean"
 
@@ -30,30 +34,30 @@ help:
 demo: $(if $(wildcard $(DEV)),$(DEV),$(BASE))
 	@$(BIN)/correlator demo $(ARGS)
 
-# Two at a time what measures no time; then, by itself, what does. ARGS may leave nothing of the one or of the other (5).
-test: $(DEV) servers
-	@$(BIN)/python -m pytest -n 2 -m "not long and not alone" $(ARGS); together=$$?; \
+# Three at a time what measures no time, for two cores: many wait; then, by itself, what does. ARGS may leave nothing of the one or of the other (5).
+test: servers $(DEV)
+	@$(BIN)/python -m pytest -n 3 --dist worksteal -m "not long and not alone" $(ARGS); together=$$?; \
 	  $(BIN)/python -m pytest -m "not long and alone" $(ARGS); alone=$$?; \
 	  case "$$together $$alone" in "0 0"|"0 5"|"5 0") ;; *) exit 1;; esac
 
-test-readers: $(DEV) servers
-	@$(BIN)/python -m pytest -m long tests/acceptance/test_readers.py tests/acceptance/test_slow_readers.py tests/acceptance/test_busy.py tests/acceptance/test_proxies.py $(ARGS)
+test-clients: servers $(DEV)
+	@$(BIN)/python -m pytest -m long tests/acceptance/test_streaming_clients.py tests/acceptance/test_slow_clients.py tests/acceptance/test_busy.py tests/acceptance/test_proxies.py $(ARGS)
 
 # Ten minutes of made-up rows, frames, queries, settings, topics and files, and a minute of random bytes at every listener.
-test-fuzz: $(DEV) servers
+test-fuzz: servers $(DEV)
 	@FUZZ_SECONDS=600 $(BIN)/python -m pytest --timeout 900 tests/security/test_fuzz.py $(ARGS)
-	@$(BIN)/python -m pytest -m long --timeout 300 tests/security $(ARGS)
+	@$(BIN)/python -m pytest -m long --timeout 300 tests/security tests/unit/test_streams_random.py $(ARGS)
 
 # What of others the program runs with: build/sbom.cdx.json, CycloneDX.
 sbom: $(DEV)
 	@$(BIN)/python -m deploy.sbom build/sbom.cdx.json
 
-test-soak: $(DEV) servers
+test-soak: servers $(DEV)
 	@$(BIN)/python -m pytest -m long tests/acceptance/test_soak.py $(ARGS)
 
 # One fault after the other; they measure time, so nothing else should run meanwhile.
 test-faults: SERVERS += faketime:faketime
-test-faults: $(DEV) servers
+test-faults: servers $(DEV)
 	@$(BIN)/python -m pytest -m "long or not long" tests/acceptance/faults $(ARGS)
 
 # The Debian package, for the architecture that is here (ARGS='--architecture arm64' for another): its path is the last line.
@@ -63,24 +67,33 @@ deb: $(if $(wildcard $(DEV)),$(DEV),$(BASE))
 
 # The package in Debian 12, Debian 13 and Ubuntu 24.04, and the unit under a systemd of its own (1.7 GB in build/systems; needs root).
 test-system: SERVERS += mmdebstrap:mmdebstrap unshare:util-linux systemd-nspawn:systemd-container lintian:lintian man:man-db promtool:prometheus
-test-system: $(DEV) servers
+test-system: servers $(DEV)
 	@if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
 	  echo "make test-system makes root file systems by mmdebstrap: it needs root, and Debian." >&2; exit 1; \
 	fi
-	@$(BIN)/python -m tests.system.roots >/dev/null
+	@$(BIN)/python -m tests.support.system.roots >/dev/null
 	@$(BIN)/python -m deploy.debian.build >/dev/null
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "long or not long" tests/system $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "(long or not long) and not sizes" tests/system $(ARGS)
+
+# The sizes that an appliance may reach, in full, on the package in a booted system: a table of what each costs (needs root).
+test-sizes: SERVERS += mmdebstrap:mmdebstrap unshare:util-linux systemd-nspawn:systemd-container
+test-sizes: $(DEV) servers
+	@if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+	  echo "make test-sizes boots a whole Debian: it needs root, and Debian." >&2; exit 1; \
+	fi
+	@$(BIN)/python -m tests.support.system.roots trixie >/dev/null
+	@$(BIN)/python -m pytest -s -m sizes tests/system/test_sizes.py $(ARGS)
 
 # What is measured, beside what it is measured by: docs/performance.md. Node-RED comes from npm, into build/.
 bench: SERVERS += wrk:wrk npm:npm
-bench: $(DEV) servers
+bench: servers $(DEV)
 	@$(BIN)/python -c 'import matplotlib' 2>/dev/null || $(PIP) --require-hashes --requirement requirements/bench.txt
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 # The servers of older Debians, each in a root folder of its own, where its programs run by chroot: RELEASE:MARIADB.
 VERSIONS := bullseye:10.5 bookworm:10.11
 ROOTS    := $(foreach version,$(VERSIONS),build/servers/$(firstword $(subst :, ,$(version))))
-test-versions: $(DEV) servers $(ROOTS)
+test-versions: servers $(DEV) $(ROOTS)
 	@for version in $(VERSIONS); do \
 	  export TEST_MARIADB="$(CURDIR)/build/servers/$${version%:*}/programs"; \
 	  found=$$("$$TEST_MARIADB/mariadbd" --version) || exit 1; echo "$$found"; \
@@ -94,7 +107,7 @@ $(ROOTS): build/servers/%:
 	fi
 	@$(MAKE) --no-print-directory servers SERVERS="mmdebstrap:mmdebstrap unshare:util-linux"
 	@echo "Preparing MariaDB of Debian $* in $@ ..."
-	@rm -rf $@ $@.new; mkdir -p $(@D)
+	@rm -rf --one-file-system $@ $@.new; mkdir -p $(@D)
 	@mmdebstrap --quiet --variant=minbase --include=mariadb-server $* $@.new
 	@mkdir $@.new/programs
 	@for program in mariadbd mariadb-install-db; do ln -s ../../../../tests/versions/in-root $@.new/programs/$$program; done
@@ -104,6 +117,7 @@ lint: $(DEV)
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/bandit --quiet --recursive --configfile pyproject.toml correlator
 	@$(BIN)/ruff format --quiet --check . || { echo "The files above are not formatted: say make format." >&2; exit 1; }
+	@$(BIN)/python -m tests.docs.words
 
 types: $(DEV)
 	@$(BIN)/mypy --no-error-summary
@@ -120,7 +134,7 @@ docs: $(DEV)
 	@$(BIN)/python -m tests.docs.reference
 
 # requirements/dev.txt is the one resolution; base.txt is the part of it that runs the program and installs the package.
-# What is locked stays; ARGS=--upgrade looks for newer versions.
+# Locked versions stay; ARGS=--upgrade allows newer ones.
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 lock: $(DEV)
 	@$(LOCK) pyproject.toml --all-extras --group dev $(ARGS) --output-file requirements/dev.txt
@@ -128,28 +142,31 @@ lock: $(DEV)
 	@$(LOCK) pyproject.toml --group bench --constraint requirements/dev.txt --output-file requirements/bench.txt
 
 clean:
-	@rm -rf .venv .venv-* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
+	@rm -rf --one-file-system .venv .venv-* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# $(call install,LOCK FILE): the locked packages and, editable, the package itself.
+# $(call install,LOCK FILE,WHAT IT TAKES): the locked packages and, editable, the package itself.
 define install
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "$(PYTHON) is missing or older than 3.11. Say make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	  echo "$(PYTHON) cannot make virtual environments." >&2; \
 	  echo "On Debian and Ubuntu: apt-get install python$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')-venv" >&2; exit 1; }
-	@echo "Preparing $(VENV) ..."
+	@echo "Preparing $(VENV): $(2) ..."
 	@$(PYTHON) -m venv $(VENV)
-	@$(PIP) --require-hashes --requirement $(1)
+	@said="$$($(PIP) --require-hashes --requirement $(1) 2>&1)" || { echo "$$said" >&2; \
+	  case "$$said" in *"from versions: none"*|*"connection broken"*|*"name resolution"*|*"unreachable"*|*"timed out"*) \
+	    echo "No network: the package index that pip asks (pip config list) cannot be reached from here." >&2; \
+	    echo "Behind a proxy set https_proxy; with a mirror set PIP_INDEX_URL. Then say make again." >&2;; esac; exit 1; }
 	@$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 endef
 
 $(BASE): requirements/base.txt pyproject.toml
-	$(call install,requirements/base.txt)
+	$(call install,requirements/base.txt,7 MB are downloaded)
 
 $(DEV): requirements/dev.txt pyproject.toml
-	$(call install,requirements/dev.txt)
+	$(call install,requirements/dev.txt,90 MB are downloaded)
 
 # The programs that tests start for themselves: PROGRAM:DEBIAN-PACKAGE. Installed, they are not started: policy-rc.d says no.
 SERVERS := mariadbd:mariadb-server mosquitto:mosquitto mosquitto_sub:mosquitto-clients openssl:openssl \

@@ -18,7 +18,10 @@ from typing import Any
 from benchmarks import pictures, report
 from benchmarks.harness import REPOSITORY, Number, Result, Size, machine
 
-ROWS = ("catchup", "latency", "doorbell", "peer", "fanout", "mqtt", "idle", "memory", "event", "rest", "start")
+ROWS = (
+    *("catchup", "latency", "doorbell", "peer", "fanout", "mqtt", "idle"),
+    *("memory", "event", "rest", "start", "first", "forecast"),
+)
 """The modules in benchmarks/rows, in the order of the table."""
 
 RESULTS = REPOSITORY / "benchmarks" / "results"

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from tests.replay import MIXED, TIMES, Tables, Value, expected, load, shift
-from tests.servers import Database
+from tests.support.mariadb import Database
+from tests.support.replay import MIXED, TIMES, Tables, Value, expected, load, shift
 
 BUSY = MIXED.with_name("busy.jsonl.gz")
 

@@ -9,19 +9,15 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 from benchmarks.appliance import Rows, fill
-from tests.daemon import HELLO, Daemon, Socket
-from tests.servers import Database, MariaDB, eventually
+from tests.support.daemon import HELLO, Daemon, Socket
+from tests.support.eventually import eventually
+from tests.support.mariadb import Database, MariaDB
 
 __all__ = ["HELLO", "Measured", "Socket", "running", "server"]
 
 
 class Measured(Daemon):
-    """A daemon whose process can be looked at."""
-
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
+    """A daemon with measurements of its process."""
 
     async def metric(self, name: str) -> float:
         """The value of one series without labels."""

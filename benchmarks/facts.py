@@ -7,7 +7,8 @@ import uuid
 from collections.abc import Iterator
 
 from correlator.jobs.index import Index
-from correlator.jobs.model import JobRecord, Reading, StepRecord
+from correlator.jobs.model.facts import Reading
+from correlator.jobs.model.rows import JobRecord, StepRecord
 
 STEPS = ("validation", "source-vm-power-off", "final-sync", "multi-volume-snapshot-creation", "vm-creation")
 
@@ -44,4 +45,4 @@ def readings(index: Index, count: int, steps: int = 10, *, running: int = 0) -> 
             StepRecord(n * steps + k, f"{STEPS[k % 5]}-{k}", k + 1, "completed", at + k * 1_000_000, at + k * 1_500_000)
             for k in range(steps)
         )
-        yield Reading(record.job_id, index.look(), record, found)
+        yield Reading(record.job_id, index.advance_clock(), record, found)

@@ -138,11 +138,11 @@ async def peer(name: str, /, **arguments: object) -> Any:
     """Run benchmarks/peers/`name`.py with `arguments` as one JSON text, to its end; the last line it says, parsed."""
     async with started_peer(name, **arguments) as process:
         assert process.stdout is not None
-        told = await process.stdout.read()
+        output = await process.stdout.read()
         await process.wait()
         if process.returncode != 0:
             raise RuntimeError(f"{name} ended with {process.returncode}")
-        return json.loads(told.splitlines()[-1])
+        return json.loads(output.splitlines()[-1])
 
 
 @contextlib.asynccontextmanager
@@ -166,7 +166,7 @@ async def started_peer(name: str, /, **arguments: object) -> AsyncIterator[async
             await process.wait()
 
 
-async def heard(process: asyncio.subprocess.Process, within: float = 60.0) -> Any:
+async def next_line(process: asyncio.subprocess.Process, within: float = 60.0) -> Any:
     """The next line of a peer, parsed."""
     assert process.stdout is not None
     async with asyncio.timeout(within):
@@ -176,7 +176,7 @@ async def heard(process: asyncio.subprocess.Process, within: float = 60.0) -> An
     return json.loads(line)
 
 
-def tell(process: asyncio.subprocess.Process, **word: object) -> None:
+def send(process: asyncio.subprocess.Process, **word: object) -> None:
     """One line to a peer."""
     assert process.stdin is not None
     process.stdin.write(json.dumps(word).encode() + b"\n")
@@ -202,7 +202,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers were taken on: nothing of who or where."""
+    """The machine of the measurement, without its name and place."""
     names = (line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines())
     model = next((value.strip() for key, _, value in names if key.strip() == "model name"), platform.machine())
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

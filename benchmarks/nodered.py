@@ -18,7 +18,8 @@ import aiohttp
 
 from benchmarks.harness import REPOSITORY
 from benchmarks.rows.latency import ROW
-from tests.servers import Database, free_port
+from tests.support.mariadb import Database
+from tests.support.servers import free_port
 
 FOLDER = REPOSITORY / "build" / "node-red"
 PACKAGES = ("node-red", "node-red-node-mysql")
@@ -56,8 +57,8 @@ def installed() -> Path:
 
 
 def versions() -> str:
-    told = [json.loads((FOLDER / "node_modules" / p / "package.json").read_text())["version"] for p in PACKAGES]
-    return ", ".join(f"{name} {version}" for name, version in zip(PACKAGES, told, strict=True))
+    versions = [json.loads((FOLDER / "node_modules" / p / "package.json").read_text())["version"] for p in PACKAGES]
+    return ", ".join(f"{name} {version}" for name, version in zip(PACKAGES, versions, strict=True))
 
 
 def flows(database: Database, every: float) -> list[dict[str, Any]]:
@@ -76,11 +77,11 @@ def flows(database: Database, every: float) -> list[dict[str, Any]]:
         _node("once", "inject", {"repeat": "", "once": True, "onceDelay": 0.1, "props": []}, "start"),
         _node("start", "function", {"func": START, "outputs": 1}, "first"),
         _node("first", "mysql", {"mydb": "db"}, "take"),
-        _node("tick", "inject", {"repeat": str(every), "once": True, "onceDelay": 1, "props": []}, "ask"),
+        _node("observed_at", "inject", {"repeat": str(every), "once": True, "onceDelay": 1, "props": []}, "ask"),
         _node("ask", "function", {"func": ASK, "outputs": 1}, "read"),
         _node("read", "mysql", {"mydb": "db"}, "take"),
-        _node("take", "function", {"func": TAKE, "outputs": 1}, "tell"),
-        _node("tell", "websocket out", {"server": "out", "client": ""}),
+        _node("take", "function", {"func": TAKE, "outputs": 1}, "send"),
+        _node("send", "websocket out", {"server": "out", "client": ""}),
     ]
 
 
@@ -110,7 +111,7 @@ async def running(database: Database, every: float) -> AsyncIterator[list[tuple[
         try:
             async with aiohttp.ClientSession() as session, await _connected(session, port, folder) as socket:
                 reading = asyncio.create_task(_read(socket, came))
-                await asyncio.sleep(2.0)  # its own start: it has looked for the last row
+                await asyncio.sleep(2.0)  # its own start: it has queried the last row
                 yield came
                 reading.cancel()
         finally:

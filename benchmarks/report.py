@@ -59,8 +59,8 @@ def write(folder: Path, name: str, result: Result, machine: dict[str, Any]) -> N
         {**asdict(n), "median": n.median, "yardstick_median": n.their_median, "ratio": n.ratio, "met": n.met}
         for n in result.numbers
     ]
-    told = {"machine": machine, "numbers": numbers, "pictures": [asdict(p) for p in result.pictures]}
-    (folder / f"{name}.json").write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+    written = {"machine": machine, "numbers": numbers, "pictures": [asdict(p) for p in result.pictures]}
+    (folder / f"{name}.json").write_text(json.dumps(written, indent=1, ensure_ascii=False) + "\n")
 
 
 def read(folder: Path, names: Sequence[str]) -> tuple[list[Number], dict[str, Any]]:
@@ -71,10 +71,10 @@ def read(folder: Path, names: Sequence[str]) -> tuple[list[Number], dict[str, An
         path = folder / f"{name}.json"
         if not path.exists():
             continue
-        told = json.loads(path.read_text())
-        if not machine or told["machine"]["taken"] >= machine["taken"]:
-            machine = told["machine"]
-        for n in told["numbers"]:
+        written = json.loads(path.read_text())
+        if not machine or written["machine"]["taken"] >= machine["taken"]:
+            machine = written["machine"]
+        for n in written["numbers"]:
             limit = Limit(**n["limit"]) if n["limit"] is not None else None
             ours, theirs = tuple(n["ours"]), tuple(n["theirs"])
             found.append(Number(n["what"], n["unit"], ours, n["yardstick"], theirs, limit, n["note"]))

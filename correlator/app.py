@@ -1,13 +1,16 @@
-"""The composition root: the only file that names concrete sources and sinks, and the order of start and stop.
+"""The composition root: it builds the daemon from the configuration, starts it and stops it in order.
 
-Start: the sinks serve at once (not ready yet), the source loads, then all is ready. Stop: the source stops reading,
-then the sinks say goodbye under a deadline, and the process ends with 0. Anything unexpected cancels everything.
+No other file names concrete sources and sinks. The sinks serve from the first moment, before the daemon is ready: a
+client that connects during a long start sees that in readiness, and is not refused a connection. On a stop the source
+ends first, so that nothing changes while the sinks close their connections under a deadline. `_run` numbers the steps
+of both. An unexpected exception in any task cancels all others and ends the process with an error.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import platform
@@ -18,37 +21,41 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from correlator import __version__, logs, metrics
-from correlator.checkpoint import Checkpoint, Saved
-from correlator.hub import Hub
+from correlator import __version__
+from correlator.config.schema import Config
+from correlator.config.values import MysqlUrl, SqliteUrl
+from correlator.daemon import ending
+from correlator.daemon.reload import Prepare, Reload
+from correlator.daemon.supervisor import Supervisor
+from correlator.jobs import sizes
 from correlator.jobs.index import Index
-from correlator.pipeline import Pipeline
-from correlator.reload import Prepare, Reload
-from correlator.saver import Saver
-from correlator.settings import Config
+from correlator.jobs.stored_forecasts import StoredForecasts
+from correlator.ops import logs, metrics, stalls
+from correlator.pipeline.checkpoint import Checkpoint, Saved
+from correlator.pipeline.hub import Hub
+from correlator.pipeline.pipeline import Pipeline
+from correlator.pipeline.saver import Saver
 from correlator.sinks import Sink
-from correlator.sinks.door import Door
-from correlator.sinks.http import HttpSink, Listener
-from correlator.sinks.mqtt import MqttSink
-from correlator.sinks.topics import Owed
-from correlator.sources import zones
-from correlator.sources.archive import DatabaseArchive
-from correlator.sources.database import Database
-from correlator.sources.doorbell import Doorbell
+from correlator.sinks.http.listener import ListenerConfig
+from correlator.sinks.http.server import HttpSink, Listener
+from correlator.sinks.mqtt.outbox import PendingEvent
+from correlator.sinks.mqtt.sink import MqttSink
+from correlator.sources.archive.archive import DatabaseArchive
+from correlator.sources.db import zones
+from correlator.sources.db.mariadb import Address, MariaDBDatabase
+from correlator.sources.db.session import Database
+from correlator.sources.db.sqlite import SQLiteDatabase
+from correlator.sources.doorbell.doorbell import Doorbell
 from correlator.sources.follow import Follower
-from correlator.sources.lookup import Lookup
-from correlator.sources.mariadb import Address, MariaDBDatabase
-from correlator.sources.reconcile import Reconcile
-from correlator.sources.sqlite import SQLiteDatabase
-from correlator.sources.tail import Tail
-from correlator.supervisor import Supervisor
+from correlator.sources.log.tail import Tail
+from correlator.sources.tables.legacy import Legacy
+from correlator.sources.tables.reconcile import Reconcile
 from correlator.tls import client_context
-from correlator.values import MysqlUrl, SqliteUrl
 
 log = logging.getLogger(__name__)
 
 DRAIN_WITHIN = 10.0
-"""Seconds that the sinks have to say goodbye."""
+"""Seconds that the sinks have to close their connections after a stop."""
 
 
 async def run(
@@ -57,98 +64,114 @@ async def run(
     load: Callable[[], Config] | None = None,
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
-    """Run the daemon until SIGTERM, SIGINT or cancellation. `on_ready` gets the base URL once everything is loaded.
+    """Run the daemon until SIGTERM, SIGINT or cancellation.
 
-    On SIGHUP, `load` gives the configuration to take over. Raises `CorrelatorError` for what an operator can mend (an
-    address in use, a token file that is not there).
+    `load`: reads the configuration again; called on SIGHUP. Without it SIGHUP ends the process, as a closed terminal
+    should. `on_ready`: called once with the base URL, when everything is loaded.
+
+    Raises: `CorrelatorError` for a problem that an operator can fix, such as an address in use or a missing token file.
     """
-    hang_up = (signal.SIGHUP,) if load is not None else ()  # else it ends us, as it should when a terminal closes
-    with _told(signal.SIGTERM, signal.SIGINT) as stop, _told(*hang_up) as again:
-        await _run(config, stop, again, load, on_ready)
+    reload_signals = (signal.SIGHUP,) if load is not None else ()
+    with _set_by(signal.SIGTERM, signal.SIGINT) as stop, _set_by(*reload_signals) as reload_requested:
+        await _run(config, stop, reload_requested, load, on_ready)
 
 
 async def _run(
     config: Config,
     stop: asyncio.Event,
-    again: asyncio.Event,
+    reload_requested: asyncio.Event,
     load: Callable[[], Config] | None,
     on_ready: Callable[[str], None] | None,
 ) -> None:
+    # Start, 1: Build the index, the hub, the pipeline and the source. Nothing connects yet.
     following = _following(config)
     hub, pipeline = following.hub, following.pipeline
+    # Start, 2: Lock and read the checkpoint. This fails here if another process uses it.
     checkpoint = Checkpoint(config.state.directory / "checkpoint.sqlite", str(config.database.url))
     saved = await _open(checkpoint)
+    # Start, 3: Build the sinks, the saver and the supervisor.
     served: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    door = Door(config)
+    listener = ListenerConfig(config)
     mqtt = _mqtt(config, hub, saved)
-    sinks: list[Sink] = [_http(config, door, served), *([mqtt] if mqtt is not None else [])]
+    sinks: list[Sink] = [_http(config, listener, served), *([mqtt] if mqtt is not None else [])]
     unacknowledged = mqtt.unacknowledged if mqtt is not None else dict
-    saver = Saver(checkpoint, hub.index, following.tail.cursor, unacknowledged, hub.live)
-    hub.parts["checkpoint"] = saver.describe
-    pipeline.before_ready = saver.save
+    stored = StoredForecasts(hub.forecasts)
+    saver = Saver(checkpoint, hub.index, stored, following.tail.cursor, unacknowledged, hub.live)
+    hub.readiness["checkpoint"] = saver.describe
     supervisor = Supervisor(hub)
     metrics.BUILD.info(_build(following.database))
     log.info("correlator %s follows %s", __version__, config.database.url)
     async with asyncio.TaskGroup() as outer:
-        running = [outer.create_task(sink.run(hub), name=type(sink).__name__) for sink in sinks]
-        watching = outer.create_task(supervisor.run(), name="supervisor")
+        # Start, 4: Serve. Readiness reports that the daemon is loading.
+        running = {outer.create_task(sink.run(hub), name=type(sink).__name__) for sink in sinks}
+        watching = [
+            outer.create_task(supervisor.run(), name="supervisor"),
+            outer.create_task(stalls.heartbeat(), name="heartbeat"),
+        ]
+        # Start, 5: Publish what the last run knew, marked stale, before the database answers.
         if saved is not None:
-            _go_on(saved, following)
+            if saved.forecasts is not None and time.time() - saved.at <= config.jobs.retention:
+                stored.restore(saved.forecasts)  # After a longer stop the history is read again.
+            await _restore(saved, following)
         async with asyncio.TaskGroup() as inner:
+            # Start, 6: Read the tables and the log. `_announce` reports readiness once they are loaded.
             reading = [
                 inner.create_task(following.source.run(pipeline), name="source"),
-                inner.create_task(pipeline.run(), name="pipeline"),
+                inner.create_task(pipeline.run(before_ready=saver.save), name="pipeline"),
                 inner.create_task(saver.run(), name="saver"),
                 inner.create_task(_announce(pipeline, served, supervisor, on_ready), name="announce"),
             ]
             if load is not None:
-                reload = Reload(config, load, _live(following, door, mqtt))
-                reading.append(inner.create_task(_reload(again, reload, supervisor), name="reload"))
+                reload = Reload(config, load, _reloadable(following, listener, mqtt))
+                reading.append(inner.create_task(_reload(reload_requested, reload, supervisor), name="reload"))
             await stop.wait()
+            # Stop, 1: Notify the service manager.
             log.info("stopping")
             supervisor.stops()
-            for task in (*reading, watching):
-                task.cancel()
-        for task in running:
-            task.cancel()
-        await asyncio.wait(running, timeout=DRAIN_WITHIN)
+            # Stop, 2: End the source and the tasks around it. The group waits for them; nothing changes from then on.
+            await ending.end({*reading, *watching})
+        # Stop, 3: Have the sinks close their connections. Those that take longer than the deadline are cancelled again.
+        await ending.end(running, again=DRAIN_WITHIN)
+    # Stop, 4: Close the archive's sessions.
     await following.archive.close()
+    # Stop, 5: Write the checkpoint. The broker may have acknowledged events during step 3.
     if not hub.index.loading:
-        await saver.save()  # with what the broker has acknowledged meanwhile
+        await saver.save()
+    # Stop, 6: Unlock the checkpoint.
     await asyncio.to_thread(checkpoint.close)
 
 
-async def _reload(again: asyncio.Event, reload: Reload, supervisor: Supervisor) -> None:
-    """Reload whenever it is asked for."""
+async def _reload(requested: asyncio.Event, reload: Reload, supervisor: Supervisor) -> None:
+    """Reload the configuration each time `requested` is set, until cancelled."""
     while True:
-        await again.wait()
-        again.clear()
+        await requested.wait()
+        requested.clear()
         ended = supervisor.reloads()
         await reload.run()
         ended()
 
 
-def _live(following: Following, door: Door, mqtt: MqttSink | None) -> list[Prepare]:
-    """Who takes over what of a new configuration; see `reload.LIVE`."""
+def _reloadable(following: Following, listener: ListenerConfig, mqtt: MqttSink | None) -> list[Prepare]:
+    """Return what applies the keys in `reload.LIVE` of a new configuration to the running daemon."""
 
     def values(new: Config) -> Callable[[], None]:
-        def take() -> None:
+        def apply() -> None:
             logs.configure(new.log.level, new.log.format, os.environ)
-            following.hub.index.stalled_after = new.jobs.stalled_after
+            following.hub.published.stalled_after = new.jobs.stalled_after
             if isinstance(following.database, MariaDBDatabase):
                 following.database.log_in_with(new.database.password.reveal())
             if following.source.doorbell is not None:
                 following.source.doorbell.database.log_in_with(new.database.password.reveal())
             if mqtt is not None:
-                mqtt.log_in_with(new.mqtt)
+                mqtt.set_credentials(new.mqtt)
 
-        return take
+        return apply
 
-    return [door.prepare, values]
+    return [listener.prepare, values]
 
 
 def _build(database: Database) -> dict[str, str]:
-    """What runs, for the metric."""
+    """Return the labels of the metric correlator_build_info."""
     return {
         "version": __version__,
         "python": platform.python_version(),
@@ -158,7 +181,7 @@ def _build(database: Database) -> dict[str, str]:
 
 
 async def _open(checkpoint: Checkpoint) -> Saved | None:
-    """What an earlier run left. A disk that cannot be read or written is no reason not to start."""
+    """Return what the last run saved, or None. The daemon starts even if the disk cannot be read or written."""
     try:
         return await asyncio.to_thread(checkpoint.open)
     except (sqlite3.Error, OSError) as error:
@@ -166,18 +189,19 @@ async def _open(checkpoint: Checkpoint) -> Saved | None:
         return None
 
 
-def _go_on(saved: Saved, following: Following) -> None:
-    """Show what an earlier run knew, and have the source resume where it was."""
+async def _restore(saved: Saved, following: Following) -> None:
+    """Publish the jobs of the last run, and have the source resume at its position in the log."""
     age = max(0.0, time.time() - saved.at)
     following.tail.resume(saved.cursor)
-    following.pipeline.restore(saved.jobs, saved.legacy, saved.memory, age)
-    log.info("going on from %.0f s ago, at row %d of the log", age, saved.cursor.head)
+    past = saved.cursor.past is not None
+    await following.pipeline.restore(saved.jobs, saved.legacy, saved.memory, age, past=past)
+    log.info("continuing from the checkpoint of %.0f s ago, at row %d of the log", age, saved.cursor.head)
 
 
 async def tap(config: Config, sink: Sink) -> None:
-    """Follow the log with nothing but `sink`, until SIGTERM, SIGINT or cancellation. Serves nobody."""
+    """Follow the log with `sink` as the only sink, until SIGTERM, SIGINT or cancellation. Opens no listener."""
     following = _following(config)
-    with _told(signal.SIGTERM, signal.SIGINT) as stop:
+    with _set_by(signal.SIGTERM, signal.SIGINT) as stop:
         async with asyncio.TaskGroup() as group:
             running = [
                 group.create_task(sink.run(following.hub), name=type(sink).__name__),
@@ -185,14 +209,13 @@ async def tap(config: Config, sink: Sink) -> None:
                 group.create_task(following.pipeline.run(), name="pipeline"),
             ]
             await stop.wait()
-            for task in running:
-                task.cancel()
+            await ending.end({*running})
     await following.archive.close()
 
 
 @dataclass(frozen=True, slots=True)
 class Following:
-    """What follows a database, and the hub that it feeds."""
+    """The source, and the pipeline and hub that it feeds."""
 
     database: Database
     hub: Hub
@@ -203,42 +226,42 @@ class Following:
 
 
 def _following(config: Config) -> Following:
-    """What follows the database that `config` names, and the hub that it feeds."""
+    """Build the source for the database in `config`, and the pipeline and hub that it feeds."""
     database = source_of(config)
-    archive = DatabaseArchive(database, id_keys=config.jobs.external_id_keys, legacy=config.jobs.legacy)
+    keep = (*config.jobs.external_id_keys, *sizes.KEPT_KEYS)
+    limits = sizes.Sizes(metadata=int(config.jobs.max_metadata), error=int(config.jobs.max_error), keep=keep)
+    archive = DatabaseArchive(database, id_keys=config.jobs.external_id_keys, legacy=config.jobs.legacy, limits=limits)
     index = Index(
         id_keys=config.jobs.external_id_keys,
         stalled_after=config.jobs.stalled_after,
         retention=config.jobs.retention,
         max_jobs=config.jobs.max_jobs,
     )
-    hub = Hub(index, archive)
-    pipeline = Pipeline(hub)
-    # A query may wait for two others on its session: each has its deadline.
+    # Seconds without progress before a source is stuck: a query may wait for two others on its session.
     patience = config.database.connect_timeout + 3 * config.database.query_timeout + 30
     reconcile = Reconcile(
         interval=config.database.reconcile_interval,
         retention=config.jobs.retention,
-        legacy=config.jobs.legacy,
-        lookup=Lookup(config.jobs.external_id_keys),
+        legacy=Legacy(config.jobs.retention, config.jobs.external_id_keys) if config.jobs.legacy else None,
         patience=patience,
     )
-    hub.on_hold = reconcile.held
+    hub = Hub(index, archive, on_watch=reconcile.on_watch)
+    pipeline = Pipeline(hub, max_error=limits.error)
     tail = Tail(
         poll=config.database.poll_interval,
         idle_poll=config.database.idle_poll_interval,
         grace=config.database.gap_grace,
         patience=patience,
     )
-    source = Follower(database, tail, reconcile, history=config.jobs.history, patience=patience)
+    source = Follower(database, tail, reconcile, history=config.jobs.history, patience=patience, limits=limits)
     if config.database.doorbell and isinstance(url := config.database.url, MysqlUrl):
         source.doorbell = Doorbell(_mariadb(config, url, "aiomysql"), url.database)
-        hub.parts["doorbell"] = source.doorbell.describe
+        hub.readiness["doorbell"] = source.doorbell.describe
     return Following(database, hub, pipeline, tail, source, archive)
 
 
 def source_of(config: Config) -> Database:
-    """The database that `config` names."""
+    """Build the `Database` that `config.database.url` names. Does not connect."""
     url, settings = config.database.url, config.database
     if isinstance(url, SqliteUrl):
         return SQLiteDatabase(url.path, zone=_zone(config), timeout=settings.query_timeout)
@@ -246,7 +269,7 @@ def source_of(config: Config) -> Database:
 
 
 def _zone(config: Config) -> zones.Zone | None:
-    """The zone of DATETIME columns, where it is configured."""
+    """The configured time zone of the DATETIME columns; None: determined from the server."""
     name = config.database.timezone
     return None if name == "auto" else zones.named(name)
 
@@ -271,25 +294,25 @@ def _mariadb(config: Config, url: MysqlUrl, driver: Literal["auto", "aiomysql", 
     )
 
 
-def _http(config: Config, door: Door, served: asyncio.Future[str]) -> HttpSink:
-    """`served` gets the base URL."""
+def _http(config: Config, listener: ListenerConfig, served: asyncio.Future[str]) -> HttpSink:
+    """Build the HTTP sink. It sets the base URL as the result of `served` once it listens."""
     listen = config.http.listen
     return HttpSink(
-        Listener(listen.host, listen.port, door.tls),
-        door.access,
-        retention=config.jobs.retention,
+        Listener(listen.host, listen.port, listener.tls),
+        listener.access,
         max_subscriptions=config.http.max_subscriptions,
+        unknown_id_wait=config.http.unknown_id_wait,
         on_ready=served.set_result,
     )
 
 
 def _mqtt(config: Config, hub: Hub, saved: Saved | None) -> MqttSink | None:
-    """The broker's sink, where one is configured, with the events that an earlier run still owed."""
+    """Build the MQTT sink, with the unacknowledged events of the last run. None if no broker is configured."""
     if config.mqtt.url is None:
         return None
-    owed = [Owed(job_id, payload) for job_id, payload in (saved.events if saved is not None else ())]
-    mqtt = MqttSink(config.mqtt, retention=config.jobs.retention, owed=owed)
-    hub.parts["mqtt"] = mqtt.describe
+    pending = [PendingEvent(job_id, payload) for job_id, payload in (saved.events if saved is not None else ())]
+    mqtt = MqttSink(config.mqtt, retention=config.jobs.retention, pending_events=pending)
+    hub.readiness["mqtt"] = mqtt.describe
     return mqtt
 
 
@@ -299,7 +322,9 @@ async def _announce(
     supervisor: Supervisor,
     on_ready: Callable[[str], None] | None,
 ) -> None:
+    """Report readiness once everything is loaded and the HTTP sink listens."""
     await pipeline.ready.wait()
+    gc.freeze()  # Loaded objects stay: exclude them from collections, which block the event loop.
     url = await served
     supervisor.began()
     if on_ready is not None:
@@ -307,17 +332,17 @@ async def _announce(
 
 
 @contextlib.contextmanager
-def _told(*numbers: signal.Signals) -> Iterator[asyncio.Event]:
-    """An event that these signals set, where this is the main thread."""
-    told = asyncio.Event()
+def _set_by(*numbers: signal.Signals) -> Iterator[asyncio.Event]:
+    """Yield an event that these signals set. Outside the main thread no handler is installed."""
+    event = asyncio.Event()
     loop = asyncio.get_running_loop()
     caught = []
     for number in numbers:
         with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
-            loop.add_signal_handler(number, told.set)
+            loop.add_signal_handler(number, event.set)
             caught.append(number)
     try:
-        yield told
+        yield event
     finally:
         for number in caught:
             loop.remove_signal_handler(number)

@@ -1,8 +1,7 @@
-"""The command line: what is asked for becomes one call, and how that ends becomes the exit code.
+"""The command line: each command becomes one call, and its result becomes the exit code.
 
-0 it went well, 1 it failed, 2 the command line made no sense, 78 the configuration is wrong; `watch` has more. A
-failure that the program expects is one line on standard error for each thing that is wrong; a traceback is shown at
-log level debug.
+Exit codes: 0 success, 1 failure, 2 invalid command line, 78 invalid configuration; `watch` has more. An expected
+failure prints one line on standard error for each problem; the traceback is logged at level debug.
 """
 
 import asyncio
@@ -17,9 +16,19 @@ from typing import Any
 
 import click
 
-from correlator import __version__, config, logs, settings
+from correlator import __version__
+from correlator.config import loading, rendering, schema, values
 from correlator.errors import CorrelatorError
-from correlator.terminal.command import JobId, Since, ask, client_of, of_a_daemon, paints, standard_output
+from correlator.ops import logs
+from correlator.terminal.command import (
+    JobId,
+    Since,
+    can_repaint,
+    client_from_options,
+    daemon_options,
+    run_with_client,
+    standard_output,
+)
 
 _log = logging.getLogger(__name__)
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -31,23 +40,23 @@ _config_option = click.option(
     "file",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help=f"Configuration in TOML.  [default: {config.DEFAULT_FILE} where it exists]",
+    help=f"Configuration in TOML.  [default: {loading.DEFAULT_FILE} where it exists]",
 )
 
 
 class _Commands(click.Group):
-    """Turns the exceptions that leave a command into messages and exit codes."""
+    """Turns the exceptions of a command into messages and exit codes."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
-            raise  # click's own, which it reports by itself
+            raise  # click reports its own exceptions
         except KeyboardInterrupt:
             ctx.exit(_INTERRUPTED)
         except Exception as error:
             if all(isinstance(cause, BrokenPipeError) for cause in _causes(error)):
-                # `| head` has enough: click ends it without a word
+                # the program that read the pipe has ended, as in `| head`: click exits silently
                 raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)) from error
             ctx.exit(_report(error))
 
@@ -55,13 +64,13 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, message="%(prog)s %(version)s")
 def main() -> None:
-    """Follow a migration appliance's job log, and tell everybody who asks how far each job is."""
+    """Follow a migration appliance's job log and publish the progress of each job."""
 
 
 @main.command()
 @_config_option
 def run(file: Path | None) -> None:
-    """Run the daemon until it is told to stop."""
+    """Run the daemon until it receives SIGTERM or SIGINT."""
     chosen = _load(file)
     logs.configure(chosen.log.level, chosen.log.format, os.environ)
     from correlator.app import run as run_daemon  # noqa: PLC0415 - a command that needs no server loads none
@@ -71,34 +80,38 @@ def run(file: Path | None) -> None:
 
 @main.command()
 @_config_option
-@click.option("-o", "output", type=click.Choice(["text", "json"]), default="text", help="How to print it.")
+@click.option("-o", "output", type=click.Choice(["text", "json"]), default="text", help="Output format.")
 def check_config(file: Path | None, output: str) -> None:
-    """Print the configuration that holds, or what is wrong with it.
+    """Print the effective configuration, or its errors.
 
-    File, environment and defaults together; passwords do not show.
+    It combines the file, the environment and the defaults. Passwords are not printed.
     """
-    shown = settings.redacted(_load(file))
+    shown = rendering.redacted(_load(file))
     if output == "json":
         click.echo(json.dumps(shown, indent=2))
     else:
-        click.echo("\n".join(f"{dotted} = {settings.toml(value)}" for dotted, value in _flat(shown)))
+        click.echo("\n".join(f"{dotted} = {values.toml(value)}" for dotted, value in _flat(shown)))
 
 
 @main.command()
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=8686, show_default=True, help="Of the page; 0: any free."
+    "--port",
+    type=click.IntRange(0, 65535),
+    help="Port of the page; 0: any free port.  [default: 8686, or any free port if that is in use]",
 )
 @click.option(
     "--rate",
     type=click.FloatRange(min=0, min_open=True),
     default=1.0,
     show_default=True,
-    help="How fast its time runs.",
+    help="Speed of the demo: 2 is twice real time.",
 )
-@click.option("--directory", type=click.Path(file_okay=False, path_type=Path), help="Keep its files here.")
-@click.option("--mqtt/--no-mqtt", default=True, show_default=True, help="A broker too, where one is installed.")
-def demo(port: int, rate: float, directory: Path | None, mqtt: bool) -> None:
-    """Show it at work on made-up jobs: no database, no broker, no configuration."""
+@click.option("--directory", type=click.Path(file_okay=False, path_type=Path), help="Directory for the demo's files.")
+@click.option(
+    "--mqtt/--no-mqtt", default=True, show_default=True, help="Start an MQTT broker too, if one is installed."
+)
+def demo(port: int | None, rate: float, directory: Path | None, mqtt: bool) -> None:
+    """Run the daemon on simulated jobs. It needs no database, no broker and no configuration."""
     from correlator.demo.run import demo_main  # noqa: PLC0415 - see run
 
     logs.configure("warning", "text", os.environ)
@@ -106,49 +119,66 @@ def demo(port: int, rate: float, directory: Path | None, mqtt: bool) -> None:
 
 
 @main.command()
-@click.option("--status", multiple=True, type=click.Choice(_STATUSES), help="Only these; may be repeated.")
-@click.option("--type", "job_type", multiple=True, metavar="TYPE", help="Only these types, e.g. failover.")
-@click.option("--operation", multiple=True, help="Only these operations.")
-@click.option("--context", "context_id", multiple=True, metavar="ID", help="Only these context IDs.")
-@click.option("-q", "text", default="", metavar="TEXT", help="Only with this text in an ID or in the machine's name.")
-@click.option("--since", type=Since(), metavar="WHEN", help="Started since: 2h, 7d, or a time.")
-@click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="No more than these.")
-@click.option("-w", "--watch", "follow", is_flag=True, help="Go on, and show every change.")
+@click.option(
+    "--status", multiple=True, type=click.Choice(_STATUSES), help="Only jobs with this status; may be repeated."
+)
+@click.option(
+    "--state",
+    multiple=True,
+    type=click.Choice(["stalled", "late", "overdue"]),
+    help="Only running jobs that are silent (stalled), or that take longer than 90 % (late) or all (overdue) of the"
+    " earlier runs; may be repeated.",
+)
+@click.option("--type", "job_type", multiple=True, metavar="TYPE", help="Only jobs of this type, e.g. failover.")
+@click.option("--operation", multiple=True, help="Only jobs with this operation.")
+@click.option("--context", "context_id", multiple=True, metavar="ID", help="Only jobs with this context ID.")
+@click.option(
+    "-q", "text", default="", metavar="TEXT", help="Only jobs with this text in an ID or in the machine's name."
+)
+@click.option("--since", type=Since(), metavar="WHEN", help="Only jobs started since: 2h, 7d, or a time.")
+@click.option(
+    "--limit", type=click.IntRange(1, 100_000), help="The most jobs to list.  [default: 50, with --watch all]"
+)
+@click.option("-w", "--watch", "follow", is_flag=True, help="Keep running and show every change.")
 @click.option(
     "-o",
     "output",
     type=click.Choice(["table", "plain", "json"]),
-    help="How to print them.  [default: table on a terminal, else plain]",
+    help="Output format.  [default: table on a terminal, else plain]",
 )
-@of_a_daemon
-def jobs(follow: bool, output: str | None, **given: Any) -> None:
-    """List jobs, the newest first."""
+@click.option("--no-header", is_flag=True, help="Omit the column names of plain output.")
+@daemon_options
+def jobs(follow: bool, output: str | None, limit: int | None, no_header: bool, **given: Any) -> None:
+    """List jobs, the newest first.
+
+    With --watch on a terminal the most urgent jobs come first: stalled, overdue, failed within the last hour, late,
+    then running.
+    """
     from correlator.terminal import listing  # noqa: PLC0415 - see run
 
-    client, stdout = client_of(given), standard_output()
-    query = listing.Query(**given)
+    client, stdout = client_from_options(given), standard_output()
+    query = listing.Query(**given, limit=limit or (None if follow else 50))
     chosen: listing.Output = "table" if stdout.isatty() else "plain"
     match output:
         case "table" | "plain" | "json":
             chosen = output
-    if follow and chosen == "table" and not paints(stdout):
+    if follow and chosen == "table" and not can_repaint(stdout):
         chosen = "plain"
-    if follow:
-        ask(client, lambda: listing.follow_jobs(client, query, chosen, stdout, sys.stderr))
-    else:
-        ask(client, lambda: listing.jobs(client, query, chosen, stdout))
+    form = listing.Form(chosen, header=not no_header)
+    work = listing.follow_jobs if follow else listing.jobs
+    run_with_client(client, lambda: work(client, query, form, stdout, sys.stderr))
 
 
 @main.command()
 @click.argument("job_id", metavar="ID", type=JobId())
-@click.option("-o", "output", type=click.Choice(["text", "json"]), default="text", help="How to print it.")
-@of_a_daemon
+@click.option("-o", "output", type=click.Choice(["text", "json"]), default="text", help="Output format.")
+@daemon_options
 def show(job_id: str, output: str, **given: Any) -> None:
-    """Show one job in full, by any of its IDs."""
+    """Show one job in full. ID is any of its IDs, or the short form that `jobs` prints."""
     from correlator.terminal.show import show as show_job  # noqa: PLC0415 - see run
 
-    client, stdout = client_of(given), standard_output()
-    ask(client, lambda: show_job(client, job_id, output, stdout))
+    client, stdout = client_from_options(given), standard_output()
+    run_with_client(client, lambda: show_job(client, job_id, output, stdout))
 
 
 @main.command()
@@ -156,7 +186,7 @@ def show(job_id: str, output: str, **given: Any) -> None:
 @click.option(
     "--progress",
     type=click.Choice(["tty", "plain", "jsonl"]),
-    help="A tree, a line for each transition, or JSON.  [default: tty on a terminal, else plain]",
+    help="tty: a tree; plain: one line per transition; jsonl: JSON lines.  [default: tty on a terminal, else plain]",
 )
 @click.option(
     "--logs",
@@ -166,10 +196,10 @@ def show(job_id: str, output: str, **given: Any) -> None:
     show_default=True,
     help="Show log lines from this level on.",
 )
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Wait no longer.")
-@click.option("--forever", is_flag=True, help="Stay when all jobs have ended.")
-@click.option("--exit-status", is_flag=True, help="Tell by the exit code how they ended.")
-@of_a_daemon
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Stop after this time.")
+@click.option("--forever", is_flag=True, help="Keep running when all jobs have ended.")
+@click.option("--exit-status", is_flag=True, help="Set the exit code by how the jobs ended.")
+@daemon_options
 @click.pass_context
 def watch(
     ctx: click.Context,
@@ -182,25 +212,27 @@ def watch(
     exit_status: bool,
     **given: Any,
 ) -> None:
-    """Follow jobs until they have ended, by any of their IDs, also before they exist.
+    """Follow jobs until they have ended.
+
+    ID is any ID of a job, also of one that does not exist yet, or the short form that `jobs` prints.
 
     \b
-    Exit codes with --exit-status, of several jobs the highest:
+    Exit codes with --exit-status; the highest if there are several jobs:
        0  completed       11  cancelled
       10  failed          12  not found within --timeout
     Always: 1 where a job had not ended within --timeout, 12 where one was not found by then.
-    """  # noqa: D301 - \b is click's sign for lines that stay as they are
+    """  # noqa: D301 - \b makes click keep the line breaks
     from correlator.terminal import watch as watching  # noqa: PLC0415 - see run
 
-    client, stdout = client_of(given), standard_output()
-    chosen: watching.Progress = "tty" if paints(stdout) else "plain"
+    client, stdout = client_from_options(given), standard_output()
+    chosen: watching.Progress = "tty" if can_repaint(stdout) else "plain"
     match progress:
         case "tty" | "plain" | "jsonl":
             chosen = progress
     if chosen == "tty" and not stdout.isatty():
         raise click.UsageError("--progress tty needs a terminal")
     order = watching.Order(job_ids, level, timeout, forever, exit_status)
-    ctx.exit(ask(client, lambda: watching.watch(client, order, chosen, stdout, sys.stderr)))
+    ctx.exit(run_with_client(client, lambda: watching.watch(client, order, chosen, stdout, sys.stderr)))
 
 
 @main.command()
@@ -210,14 +242,14 @@ def watch(
     type=click.Choice(_LEVELS, case_sensitive=False),
     default="DEBUG",
     show_default=True,
-    help="From this level on.",
+    help="Show rows from this level on.",
 )
-@click.option("--job", "job_id", type=JobId(), metavar="ID", help="Only the rows of this job, by any ID.")
-@click.option("-o", "output", type=click.Choice(["text", "json"]), default="text", help="How to print them.")
+@click.option("--job", "job_id", type=JobId(), metavar="ID", help="Show only the rows of this job, by any ID.")
+@click.option("-o", "output", type=click.Choice(["text", "json"]), default="text", help="Output format.")
 def tap(file: Path | None, level: Any, job_id: str | None, output: Any) -> None:
-    """Show each row of the log as it arrives, with the job it belongs to, and why.
+    """Show each row of the log as it arrives, with its job and the reason for the attribution.
 
-    It reads the database by itself, with the configuration of the daemon, which need not run.
+    It reads the database directly, with the daemon's configuration. The daemon need not run.
     """
     chosen = _load(file)
     logs.configure("warning", "text", os.environ)
@@ -235,18 +267,18 @@ def tap(file: Path | None, level: Any, job_id: str | None, output: Any) -> None:
 
 @main.command()
 @_config_option
-@click.option("-o", "output", type=click.Choice(["text", "json"]), default="text", help="How to print it.")
+@click.option("-o", "output", type=click.Choice(["text", "json"]), default="text", help="Output format.")
 @click.option(
     "--url",
     envvar="CORRELATOR_URL",
     show_envvar=True,
-    help="Where the running daemon is.  [default: where the configuration has it listen]",
+    help="URL of the running daemon.  [default: the address in the configuration]",
 )
 @click.pass_context
 def doctor(ctx: click.Context, file: Path | None, output: Any, url: str | None) -> None:
-    """Look at everything that the daemon needs, and say what is wrong and how to mend it.
+    """Check everything that the daemon needs, and print what is wrong and how to fix it.
 
-    It changes nothing. Exit code 1 where a check failed; warnings are none.
+    It changes nothing. The exit code is 1 if a check failed; warnings do not count as failures.
     """
     logs.configure("error", "text", os.environ)
     from correlator.doctor.command import doctor as examine  # noqa: PLC0415 - see run
@@ -261,23 +293,23 @@ def doctor(ctx: click.Context, file: Path | None, output: Any, url: str | None) 
     "target",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Where to write it.  [default: correlator-support-HOST-TIME.tar.gz, here]",
+    help="File to write.  [default: ./correlator-support-HOST-TIME.tar.gz]",
 )
 @click.pass_context
 def support_bundle(ctx: click.Context, file: Path | None, target: Path | None) -> None:
-    """Put into one file what somebody needs who is to help from afar: no passwords, no tokens."""
+    """Write a file for a support request. It contains no passwords and no tokens."""
     logs.configure("error", "text", os.environ)
     from correlator.doctor.command import support_bundle as make  # noqa: PLC0415 - see run
 
     ctx.exit(asyncio.run(make(file, target, standard_output(), os.environ)))
 
 
-def _load(file: Path | None) -> settings.Config:
-    return config.load(file or config.default_file(), os.environ)
+def _load(file: Path | None) -> schema.Config:
+    return loading.load(file or loading.default_file(), os.environ)
 
 
 def _drive(work: Coroutine[Any, Any, None]) -> None:
-    """Run `work` to its end on the fastest event loop that is installed."""
+    """Run `work` on uvloop if it is installed, else on asyncio's event loop."""
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(work)
 
@@ -291,20 +323,22 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 def _report(error: Exception) -> int:
-    """Say what ended the command, on standard error; the exit code."""
+    """Print the errors that ended the command on standard error, and return the exit code."""
     causes = list(_causes(error))
     expected = [cause for cause in causes if isinstance(cause, CorrelatorError)]
     if len(expected) < len(causes):
-        _log.critical("ended by a mistake in the program", exc_info=error)
+        _log.critical(
+            "the command ended because of an internal error; please report it with this traceback", exc_info=error
+        )
         return CorrelatorError.exit_code
-    _log.debug("how it came to this", exc_info=error)
+    _log.debug("traceback of the error", exc_info=error)
     for line in dict.fromkeys(line for cause in expected for line in str(cause).splitlines()):
         click.echo(f"correlator: {logs.escape(line)}", err=True)
     return max(cause.exit_code for cause in expected)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The exceptions that tasks ended with, out of the groups that TaskGroups put around them."""
+    """The exceptions inside the nested groups of TaskGroups, or the exception itself."""
     if isinstance(error, BaseExceptionGroup):
         for part in error.exceptions:
             yield from _causes(part)

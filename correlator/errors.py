@@ -1,30 +1,37 @@
-"""The exceptions that the correlator raises on purpose.
+"""The root of the exceptions that reach an operator or a client, and those that several packages raise.
 
-Whatever is no `CorrelatorError` is a mistake in the program. The message of each is one that may be shown to a
-person as it is: it holds no secret, and says what would be right.
+The message of a `CorrelatorError` may be shown to the operator as it is: it holds no password, and says what is
+expected. HTTP clients get only `SourceUnavailable.public` of a database error. Any other exception that reaches the
+top is a defect of the program.
 
 * CorrelatorError          exit code 1
   * ConfigError            the settings are wrong; exit code 78 (EX_CONFIG); `problems` lists them all
   * SourceError            the database cannot be followed
-    * SourceUnavailable    it is away, or too slow: a state, not a failure; try again
-    * SchemaError          its `log_events` cannot be used; trying again helps only once somebody changed it
-  * CheckpointInUse        the state directory belongs to another process
-  * BadRequest             what a client asked for makes no sense
-  * NotFound               nothing is known by the ID a client asked for
+    * SourceUnavailable    it is unreachable or too slow: a state, not a failure; try again
+    * SchemaError          its `log_events` cannot be used; try again only after the tables have changed
+  * CheckpointInUse        another process uses the state directory
+  * BadRequest             a client's request cannot be understood
+  * NotFound               no job has the ID that a client asked for
+
+Subclasses that one command alone raises stand beside it: `Unreachable`, `Refused` and `NotACorrelator` in
+`correlator.client.errors`, `Unwritten` in `correlator.doctor.bundle`. Exceptions that never leave their module or
+package are no `CorrelatorError`: `Close` (websocket), `LogReset` (tail), `Ended` (binlog), `Unusable` (checkpoint)
+and `BrokerError` (the demo's broker).
 """
 
 from collections.abc import Iterable
+from enum import Enum
 from typing import ClassVar
 
 
 class CorrelatorError(Exception):
-    """The root; `exit_code` is what the process ends with if nobody catches it."""
+    """The root. `exit_code`: the exit code of a process that ends with this exception."""
 
     exit_code: ClassVar[int] = 1
 
 
 class ConfigError(CorrelatorError):
-    """Settings that cannot be used. `problems`: one line each, in the order found, never empty."""
+    """The settings cannot be used. `problems`: one line for each problem, in the order found; never empty."""
 
     exit_code: ClassVar[int] = 78
 
@@ -34,25 +41,53 @@ class ConfigError(CorrelatorError):
 
 
 class SourceError(CorrelatorError):
-    """The database cannot be followed; its children say whether waiting helps."""
+    """The database cannot be followed. The subclass says whether waiting helps. `public`: the text for clients."""
+
+    @property
+    def public(self) -> str:
+        return str(self)
+
+
+class Away(Enum):
+    """Why the database cannot answer. The value may be sent to clients: it names no host, account or query."""
+
+    UNREACHABLE = "the database cannot be reached"
+    LOGIN_REFUSED = "the database refuses the login"
+    NO_ANSWER = "the database does not answer in time"
+    MISSING_GRANTS = "the database account lacks the right to read a table"
+    FAILED = "the database ended a query with an error"
+    BUSY = "too many requests wait for the database"
+    UNFINISHED = "the search through older jobs has not finished; repeat the request to continue it"
 
 
 class SourceUnavailable(SourceError):
-    """The database did not answer, or not in time. The caller retries with backoff and keeps serving what is known."""
+    """The database did not answer, or not in time. The caller retries with backoff and keeps serving what is in memory.
+
+    With a `reason` the message may name the server, the account and the query: it is for the log, and `public` is the
+    reason's text. Without a reason the message names none of them, and `public` is the message.
+    """
+
+    def __init__(self, detail: str, reason: Away | None = None) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+    @property
+    def public(self) -> str:
+        return str(self) if self.reason is None else self.reason.value
 
 
 class SchemaError(SourceError):
-    """The database answers, but its tables are not JobLog's: no `log_events`, or too few of its columns."""
+    """The database answers, but its tables are not JobLog's: `log_events` or columns of it are missing."""
 
 
 class CheckpointInUse(CorrelatorError):
-    """Another process keeps its checkpoint in the same directory."""
+    """Another process has locked the checkpoint in this directory."""
 
 
 class BadRequest(CorrelatorError):
-    """A request or frame that cannot be understood; the message is the `detail` its sender gets.
+    """A request or frame cannot be understood. The message is the `detail` that the client gets.
 
-    `sub`: the subscription that a websocket message was about, where it can be told.
+    `sub`: the subscription that a websocket frame was about; None if the frame does not say.
     """
 
     def __init__(self, detail: str, sub: int | None = None) -> None:
@@ -61,4 +96,4 @@ class BadRequest(CorrelatorError):
 
 
 class NotFound(CorrelatorError):
-    """No job is known by the ID that was asked for; the message is the `detail` its sender gets."""
+    """No job has the requested ID. The message is the `detail` that the client gets."""

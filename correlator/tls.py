@@ -1,14 +1,17 @@
-"""TLS towards a peer that we connect to, from its settings."""
+"""TLS contexts for outgoing connections."""
 
 from __future__ import annotations
 
 import ssl
 
-from correlator.settings import Tls
+from correlator.config.schema import Tls
 
 
 def client_context(settings: Tls | None) -> ssl.SSLContext:
-    """Without settings the system's CAs are trusted, and the peer's certificate and name are checked."""
+    """Return the context for `settings`. None: trust the system's CAs, and verify certificate and host name.
+
+    Raises: OSError or ssl.SSLError if a file cannot be read or used.
+    """
     context = ssl.create_default_context(cafile=settings.ca if settings is not None else None)
     if settings is not None and not settings.verify:
         context.check_hostname = False

@@ -1,14 +1,14 @@
--- For database.doorbell = true: the right to listen to the server's binary log, beside the SELECTs of grants.sql.
--- Before running it (as an administrator), put in the host that the correlator connects from:
+-- For database.doorbell = true: the right to read the server's binary log, in addition to the SELECTs of grants.sql.
+-- Before you run it (as an administrator), write the host that the correlator connects from:
 --     mariadb < grants-doorbell.sql
 --
--- The right is the server's, not a database's: whoever has it may read every change of every database, as it is written to
--- the log. The correlator takes from it which of its four tables changed, and nothing else; give it only where milliseconds
--- are worth that. It needs a server that writes a binary log, in its configuration under [mariadbd]:
+-- The right belongs to the server, not to a database: an account that has it may read every change of every database in the
+-- log. The correlator uses only the fact that one of its four tables has changed. Grant it only if milliseconds are worth that.
+-- The server must write a binary log. In its configuration under [mariadbd]:
 --     log_bin
 --     server_id = 1
---     binlog_format = ROW            -- what triggers and LOAD DATA write rings only so
--- What else it means for a server that has replicas: docs/doorbell.md.
+--     binlog_format = ROW            -- otherwise rows of triggers and LOAD DATA cause no wake-up
+-- docs/doorbell.md says what it means for a server that has replicas.
 
 GRANT REPLICATION SLAVE ON *.* TO 'correlator'@'127.0.0.1';
 

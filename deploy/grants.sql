@@ -4,8 +4,8 @@
 -- It may be run again. A table that this appliance does not have makes its GRANT fail; leave that line out. The correlator
 -- names in its log what is missing, and works with the rest: only log_events is indispensable.
 
--- It keeps four connections. 16 leave room for those that a broken network has not given back yet, and leave the appliance its
--- own, whatever happens here.
+-- It keeps five or six connections, and has up to nine for a while. 16 leave room for those that a broken network has not given
+-- back yet, and leave the appliance its own, whatever happens here.
 CREATE USER IF NOT EXISTS 'correlator'@'127.0.0.1' IDENTIFIED BY 'change-me' WITH MAX_USER_CONNECTIONS 16;
 
 -- In place of that account, with its host in the grants below as well:

@@ -16,7 +16,7 @@ _ENTRY = re.compile(r"(?P<name>[a-z0-9-]+)==(?P<version>[^\s;]+)(?: *; *(?P<mark
 
 
 class Locked(NamedTuple):
-    """One release. `marker`: where it is needed (PEP 508), empty for everywhere; `via`: who asks for it."""
+    """One release. `marker`: where it is needed (PEP 508), empty for everywhere; `via`: what requires it."""
 
     name: str
     version: str

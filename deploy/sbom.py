@@ -29,7 +29,7 @@ _VENDORED = re.compile(
 
 
 class Vendored(NamedTuple):
-    """A file of a browser library, as VENDOR.md tells of it; `digest` is of the file that is there."""
+    """A file of a browser library, as VENDOR.md describes it. `digest` is computed from the file."""
 
     file: str
     name: str
@@ -40,13 +40,13 @@ class Vendored(NamedTuple):
 
 def vendored(repository: Path = REPOSITORY) -> Iterator[Vendored]:
     """ValueError: a file is not the one that VENDOR.md names by its hash, or is not named at all."""
-    told = (repository / VENDOR / "VENDOR.md").read_text()
-    named = [match.groupdict() for match in _VENDORED.finditer(told)]
+    listed = (repository / VENDOR / "VENDOR.md").read_text()
+    named = [match.groupdict() for match in _VENDORED.finditer(listed)]
     if {one["file"] for one in named} != {file.name for file in (repository / VENDOR).glob("*.js")}:
         raise ValueError(f"{VENDOR}/VENDOR.md does not name just the files that are there")
     for one in named:
         digest = hashlib.sha256((repository / VENDOR / one["file"]).read_bytes()).hexdigest()
-        if f"{digest}  {one['file']}" not in told:
+        if f"{digest}  {one['file']}" not in listed:
             raise ValueError(f"{VENDOR}/{one['file']} is not the file whose hash stands in VENDOR.md")
         yield Vendored(**one, digest=digest)
 

@@ -2,37 +2,41 @@
 
 import itertools
 import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-from tests.appliance import Appliance, connected
-from tests.daemon import Daemon
-from tests.manager import Manager
-from tests.replay import Transaction, load, shift
-from tests.servers import Database, MariaDB, Mosquitto
+from tests.support.appliance import Appliance, connected
+from tests.support.daemon import Daemon
+from tests.support.mariadb import Database, MariaDB
+from tests.support.mosquitto import Mosquitto
+from tests.support.replay import Transaction, load, shift
+from tests.support.service_manager import ServiceManager
 
 settings.register_profile("default", deadline=None, max_examples=100, print_blob=True)
 settings.register_profile("long", settings.get_profile("default"), max_examples=5000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell that starts the tests in the background has SIGINT ignored, which every program under test would inherit.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 _numbers = itertools.count(1)
 
 ALONE = (
     "acceptance/faults",
-    "acceptance/test_asking_early.py",
-    "acceptance/test_proxies.py",
-    "acceptance/test_readers.py",
-    "acceptance/test_restarts.py::test_twenty_thousand",
-    "acceptance/test_slow_readers.py",
+    "acceptance/test_first_start.py::test_ready_comes_as_soon",
+    "acceptance/test_waiting_requests.py::test_wait_returns_soon",
+    "acceptance/test_slow_clients.py::test_a_frozen_client",
     "browser/test_speed.py",
-    "integration/test_hostile.py::test_a_thousand_subscribes",
-    "security/test_random_bytes.py",
-    "security/test_requests.py::test_slow_connections",
 )
-"""Tests that measure time to the millisecond, or load the machine: `make test` runs them after all others, in turn."""
+"""Tests that measure time to the millisecond: `make test` runs them after all others, in turn.
+
+A test that measures the processor time of its own work runs beside others.
+"""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -124,7 +128,7 @@ async def daemon(database: Database, tmp_path: Path) -> AsyncIterator[Daemon]:
 
 
 @pytest.fixture
-def manager(tmp_path: Path) -> Iterator[Manager]:
-    manager = Manager(tmp_path / "notify")
+def manager(tmp_path: Path) -> Iterator[ServiceManager]:
+    manager = ServiceManager(tmp_path / "notify")
     yield manager
     manager.close()

@@ -1,4 +1,4 @@
-"""Many readers in one process: sockets, one epoll, and nothing done with what comes but to look for marks.
+"""Many clients in one process: sockets and one epoll. What comes is only searched for marks.
 
 Says when all of them have seen the mark that ends a round; of what carries the time at which it was made it says how
 old it was when it came.
@@ -77,7 +77,7 @@ def until(found: socket.socket, mark: bytes) -> None:
 
 
 class Crowd:
-    """`stamps`: look for the time in what comes, too."""
+    """`stamps`: search for the time in what comes, too."""
 
     def __init__(self, readers: list[socket.socket], *, speak: bool, stamps: bool) -> None:
         self.readers = {one.fileno(): one for one in readers}
@@ -87,7 +87,7 @@ class Crowd:
         self._tails: dict[int, bytes] = {}
         self._done, self._spoke = 0, time.monotonic()
 
-    def take(self, number: int) -> None:
+    def receive(self, number: int) -> None:
         """What has come for one reader."""
         part = self._part
         try:
@@ -130,7 +130,7 @@ def main(kind: str, port: int, count: int, *, stamps: bool = False) -> None:
     while True:
         for number, _ in poll.poll():
             if number != asked:
-                crowd.take(number)
+                crowd.receive(number)
             elif os.read(asked, 1 << 16):
                 say(ages=[round(age * 1000, 3) for age in crowd.ages])
                 crowd.ages.clear()

@@ -16,10 +16,10 @@ from typing import Any
 
 import uvloop
 
-from correlator.sources.database import TABLES, Row, Schema
-from correlator.sources.mariadb import MariaDBDatabase
-from correlator.sources.queries import Queries
-from correlator.sources.tail import BATCH
+from correlator.sources.db.mariadb import MariaDBDatabase
+from correlator.sources.db.queries import Queries
+from correlator.sources.db.session import TABLES, Row, Schema
+from correlator.sources.log.batch_size import BatchSize
 
 
 class Statement:
@@ -39,7 +39,8 @@ class Statement:
 async def read(port: int, name: str, driver: str, *, plain: bool = False) -> dict[str, float]:
     schema = Schema({t: dict.fromkeys(c, "datetime" if t == "log_events" else "text") for t, c in TABLES.items()})
     statement = Statement()
-    await Queries(MariaDBDatabase.dialect, schema, None).rows_from(statement, 123_456_789, BATCH)  # type: ignore[arg-type]
+    queries = Queries(MariaDBDatabase.dialect, schema, None)  # type: ignore[arg-type]
+    await queries.light.rows_from(statement, 123_456_789, BatchSize().most)
     sql = "SELECT * FROM log_events WHERE id >= 123456789 ORDER BY id LIMIT 1000" if plain else statement.sql
     module: Any = import_module(driver)
     connection = await module.connect(
@@ -51,7 +52,7 @@ async def read(port: int, name: str, driver: str, *, plain: bool = False) -> dic
             await cursor.execute(sql.replace("123456789", str(first)))
             found = await cursor.fetchall()
         rows += len(found)
-        if len(found) < BATCH:
+        if len(found) < BatchSize().most:
             break
         first = found[-1][0] + 1
     seconds = time.perf_counter() - began

@@ -1,4 +1,4 @@
-"""The cost of one log row, with so many jobs in memory: from the row as read to what the hub's listeners have heard."""
+"""The cost of one log row, with so many jobs in memory: from the row as read to the call of the hub's subscribers."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import sys
 import time
 
 from benchmarks.facts import job_id, now, readings
-from correlator.hub import Hub
 from correlator.jobs.index import Index
-from correlator.jobs.model import LogRow
-from correlator.pipeline import Pipeline
+from correlator.jobs.model.rows import LogRow
+from correlator.pipeline.hub import Hub
+from correlator.pipeline.pipeline import Pipeline
 
 RUNNING = 500
 """Of the jobs, however many there are: the others have ended and are kept."""
@@ -23,9 +23,9 @@ def main(jobs: int, rows: int) -> dict[str, float]:
     hub = Hub(index)
     pipeline = Pipeline(hub)
     pipeline.readings(readings(index, jobs, running=RUNNING))
-    pipeline.loaded()
-    heard: list[int] = []
-    hub.listen(lambda batch: heard.append(batch.seq))
+    pipeline.status.loaded()
+    received: list[int] = []
+    hub.subscribe(lambda batch: received.append(batch.seq))
     rnd = random.Random(1)
     found = [
         LogRow(
@@ -43,7 +43,7 @@ def main(jobs: int, rows: int) -> dict[str, float]:
     for row in found[rows // 5 :]:
         pipeline.rows([row])
     seconds = time.process_time() - began
-    return {"microseconds": seconds / (rows - rows // 5) * 1e6, "heard": len(heard), "jobs": len(index)}
+    return {"microseconds": seconds / (rows - rows // 5) * 1e6, "received": len(received), "jobs": len(index.published)}
 
 
 if __name__ == "__main__":

@@ -11,14 +11,17 @@ from typing import Any, ClassVar
 import uvloop
 from aiohttp import web
 
-from correlator.hub import Hub, JobQuery
 from correlator.jobs.index import Index
-from correlator.jobs.model import Entry, JobRecord, Reading
-from correlator.sinks.access import Access
-from correlator.sinks.filters import Filter
-from correlator.sinks.messages import Framing
-from correlator.sinks.stream import Streams
-from correlator.sinks.websocket import Websockets, framed
+from correlator.jobs.model.facts import Entry, Reading
+from correlator.jobs.model.rows import JobRecord
+from correlator.pipeline.hub import Hub
+from correlator.pipeline.queries import JobQuery
+from correlator.sinks.http.access import Access
+from correlator.sinks.http.websocket import Websockets
+from correlator.sinks.http.websocket_connection import framed
+from correlator.sinks.streaming.filters import Filter
+from correlator.sinks.streaming.messages import Framing
+from correlator.sinks.streaming.sessions import Streams
 
 JOB = "e8f15a6d-c5f4-4d69-af72-194b96a0c7fb"
 
@@ -52,31 +55,31 @@ class Changing:
         self.index = Index()
         self.hub = Hub(self.index)
         self.index.loading = False
-        self.hub.loading = None
-        self.hub.set_source("live")
+        self.hub.status.loading = False
+        self.hub.status.set_state("live")
         self.streams = Streams(self.hub)
         self._row = 0
         self._fill = "."
         record = JobRecord(JOB, "unified-live-failover", "running", "failover", started_at=now(), updated_at=now())
-        self.hub.publish(self.index.apply([Reading(JOB, self.index.look(), record, ())], now()))
+        self.hub.publish(self.index.apply([Reading(JOB, self.index.advance_clock(), record, ())], now()))
         self._wanted = frame
         self.background: asyncio.Future[Any] | None = None
 
     def change(self, text: str) -> None:
         self._row += 1
-        entry = Entry(self._row, now(), "INFO", text + self._fill, self.index.look(), JOB)
+        entry = Entry(self._row, now(), "INFO", text + self._fill, self.index.advance_clock(), JOB)
         self.hub.publish(self.index.apply([entry], now()))
 
     async def fill_up(self) -> None:
         """Make what is sent as long as it should be."""
         probe = Probe()
-        self.streams.join(probe)
+        self.streams.add(probe)
         await self.streams.subscribe(probe, 1, Filter(JobQuery()), None)
         await asyncio.sleep(0.1)
         self.change("     ")
         self.streams.fanout.flush()
         self._fill += "." * (self._wanted - probe.written)
-        self.streams.leave(probe)
+        self.streams.remove(probe)
 
 
 def now() -> int:

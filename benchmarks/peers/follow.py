@@ -11,14 +11,14 @@ from typing import Any
 
 import uvloop
 
-from correlator.hub import Hub
 from correlator.jobs.index import Index
-from correlator.pipeline import Pipeline
-from correlator.sources import zones
+from correlator.pipeline.hub import Hub
+from correlator.pipeline.pipeline import Pipeline
+from correlator.sources.db import zones
+from correlator.sources.db.mariadb import Address, MariaDBDatabase
 from correlator.sources.follow import Follower
-from correlator.sources.mariadb import Address, MariaDBDatabase
-from correlator.sources.reconcile import Reconcile
-from correlator.sources.tail import Tail
+from correlator.sources.log.tail import Tail
+from correlator.sources.tables.reconcile import Reconcile
 
 
 async def follow(port: int, name: str, driver: Any) -> dict[str, float]:
@@ -26,24 +26,29 @@ async def follow(port: int, name: str, driver: Any) -> dict[str, float]:
     index = Index(max_jobs=20_000)
     pipeline = Pipeline(Hub(index))
     rows = 0
-    take = pipeline.rows
 
-    def counted(found: Any) -> Any:
-        nonlocal rows
-        rows += len(found)
-        return take(found)
+    def counting(take: Any) -> Any:
+        def counted(found: Any) -> Any:
+            nonlocal rows
+            rows += len(found)
+            return take(found)
 
-    pipeline.rows = counted  # type: ignore[assignment, method-assign]
+        return counted
+
+    pipeline.rows = counting(pipeline.rows)  # type: ignore[method-assign]
+    pipeline.past = counting(pipeline.past)  # type: ignore[method-assign]
     source = Follower(database, Tail(), Reconcile())
     began = time.perf_counter()
     async with asyncio.TaskGroup() as tasks:
         following = [tasks.create_task(source.run(pipeline)), tasks.create_task(pipeline.run())]
         await pipeline.ready.wait()
+        ready = time.perf_counter() - began
+        await pipeline.status.complete.wait()
         seconds = time.perf_counter() - began
         for task in following:
             task.cancel()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
-    return {"seconds": seconds, "rows": rows, "jobs": len(index), "peak_mb": peak}
+    return {"seconds": seconds, "ready": ready, "rows": rows, "jobs": len(index.published), "peak_mb": peak}
 
 
 if __name__ == "__main__":

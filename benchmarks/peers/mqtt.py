@@ -14,12 +14,14 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from benchmarks.facts import now, readings
-from correlator.hub import Hub
+from correlator.config.schema import Mqtt
+from correlator.config.values import broker_url
 from correlator.jobs.index import Index
-from correlator.settings import Mqtt
-from correlator.sinks.mqtt import MqttSink
-from correlator.sinks.topics import Events, Message, Topics, Tree
-from correlator.values import broker_url
+from correlator.pipeline.hub import Hub
+from correlator.sinks.mqtt.outbox import PendingEvents
+from correlator.sinks.mqtt.sink import MqttSink
+from correlator.sinks.mqtt.topics import Message, Topics
+from correlator.sinks.mqtt.tree import Tree
 
 WINDOW = 20
 STATES = "correlator/v1/+/job/+/state"
@@ -31,16 +33,17 @@ def filled(jobs: int) -> Hub:
     index.apply(readings(index, jobs), now())
     index.loading = False
     hub = Hub(index)
-    hub.loading = None
+    hub.status.loading = False
     return hub
 
 
 def messages(hub: Hub, instance: str) -> list[Message]:
     """All that the sink would publish of it."""
-    tree = Tree(Topics(f"correlator/v1/{instance}"), hub.index, hub.epoch, Events(()))
-    tree.begin()
+    tree = Tree(Topics(f"correlator/v1/{instance}"), hub.published, hub.epoch, PendingEvents())
+    for _ in tree.begin():
+        pass
     found: list[Message] = []
-    while (parcel := tree.take(time.monotonic())) is not None:
+    while (parcel := tree.pop_next(time.monotonic())) is not None:
         found += parcel.messages
         tree.acknowledged(parcel.tag)
     return found
@@ -64,7 +67,7 @@ async def by_the_sink(port: int, jobs: int) -> float:
     return seconds
 
 
-async def by_aiomqtt(port: int, told: list[Message]) -> float:
+async def by_aiomqtt(port: int, messages: list[Message]) -> float:
     """Seconds to publish what was made before."""
     window = asyncio.Semaphore(WINDOW)
     async with aiomqtt.Client(
@@ -80,15 +83,15 @@ async def by_aiomqtt(port: int, told: list[Message]) -> float:
 
         began = time.perf_counter()
         async with asyncio.TaskGroup() as tasks:
-            for message in told:
+            for message in messages:
                 await window.acquire()
                 tasks.create_task(publish(message))
         return time.perf_counter() - began
 
 
-async def main(port: int, jobs: int, who: str) -> dict[str, Any]:
+async def main(port: int, jobs: int, client: str) -> dict[str, Any]:
     count = len(messages(filled(jobs), "theirs"))
-    if who == "sink":
+    if client == "sink":
         seconds = await by_the_sink(port, jobs)
     else:
         seconds = await by_aiomqtt(port, messages(filled(jobs), "theirs"))

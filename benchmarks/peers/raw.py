@@ -11,7 +11,7 @@ from typing import cast
 import uvloop
 
 
-class Kept(asyncio.Protocol):
+class PersistedJob(asyncio.Protocol):
     """A connection that is only written to."""
 
     def __init__(self, transports: list[asyncio.Transport]) -> None:
@@ -26,7 +26,7 @@ class Kept(asyncio.Protocol):
 async def main(frame: int) -> None:
     transports: list[asyncio.Transport] = []
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Kept(transports), "127.0.0.1", 0, backlog=1024)
+    server = await loop.create_server(lambda: PersistedJob(transports), "127.0.0.1", 0, backlog=1024)
     print(json.dumps({"port": server.sockets[0].getsockname()[1]}), flush=True)
     lines = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)

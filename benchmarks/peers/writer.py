@@ -1,4 +1,4 @@
-"""Writes rows to the log as an appliance would, and tells when each was committed."""
+"""Writes rows to the log as an appliance would, and reports when each was committed."""
 
 from __future__ import annotations
 

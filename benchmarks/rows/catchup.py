@@ -7,7 +7,7 @@ from functools import partial
 
 from benchmarks.appliance import busy, fill
 from benchmarks.harness import Limit, Number, Result, Size, in_turn, peer
-from tests.servers import MariaDB
+from tests.support.mariadb import MariaDB
 
 LIMITS = {"aiomysql": 1.8, "asyncmy": 4.0}
 
@@ -23,10 +23,10 @@ async def measure(size: Size) -> Result:
         await peer("driver", driver="asyncmy", **where)  # the pages are in memory from now on
 
         async def seconds(name: str, driver: str, **how: bool) -> float:
-            told = await peer(name, driver=driver, **where, **how)
-            if told["rows"] != rows:
-                raise RuntimeError(f"{name} read {told['rows']} of {rows} rows")
-            return float(told["seconds"])
+            measured = await peer(name, driver=driver, **where, **how)
+            if measured["rows"] != rows:
+                raise RuntimeError(f"{name} read {measured['rows']} of {rows} rows")
+            return float(measured["seconds"])
 
         numbers = []
         for driver, most in LIMITS.items():

@@ -11,7 +11,7 @@ from benchmarks.appliance import jobs
 from benchmarks.daemon import Measured, running, server
 from benchmarks.harness import Limit, Number, Result, Size, cpu_percent
 from benchmarks.rows.latency import ours as delays
-from tests.servers import Database, MariaDB
+from tests.support.mariadb import Database, MariaDB
 
 RATES = (200, 2000)
 ELSEWHERE = 10_000
@@ -32,17 +32,17 @@ async def measure(size: Size) -> Result:
 
 
 async def _delays(size: Size, mariadb: MariaDB, rate: int) -> list[Number]:
-    """Rung and polled in turn, each over a database and a daemon of its own."""
-    names = {"rung": f"rung_{rate}", "polled": f"polled_{rate}"}
-    p50: dict[str, list[float]] = {"rung": [], "polled": []}
-    p99: dict[str, list[float]] = {"rung": [], "polled": []}
+    """Doorbell and polling in turn, each over a database and a daemon of its own."""
+    names = {"woken": f"woken_{rate}", "polled": f"polled_{rate}"}
+    p50: dict[str, list[float]] = {"woken": [], "polled": []}
+    p99: dict[str, list[float]] = {"woken": [], "polled": []}
     lost, twice = 0, 0
     async with contextlib.AsyncExitStack() as stack:
         daemons: dict[str, tuple[Measured, Database]] = {}
         for kind, name in names.items():
             database = await mariadb.create_schema(name)
             tables = jobs(20, 5, status="running")
-            daemon = await stack.enter_async_context(running(database, tables, database__doorbell=kind == "rung"))
+            daemon = await stack.enter_async_context(running(database, tables, database__doorbell=kind == "woken"))
             daemons[kind] = (daemon, database)
         for _ in range(size.runs):
             for kind, (daemon, database) in daemons.items():
@@ -53,14 +53,14 @@ async def _delays(size: Size, mariadb: MariaDB, rate: int) -> list[Number]:
     what = f"commit → websocket reader with the doorbell, {rate:,} rows/s"
     note = f"{lost} lost, {twice} twice"
     return [
-        Number(f"{what}: p50", "ms", tuple(p50["rung"]), "polling", tuple(p50["polled"]), Limit("≤", 3.0), note),
-        Number(f"{what}: p99", "ms", tuple(p99["rung"]), "polling", tuple(p99["polled"]), Limit("≤", 12.0), note),
+        Number(f"{what}: p50", "ms", tuple(p50["woken"]), "polling", tuple(p50["polled"]), Limit("≤", 3.0), note),
+        Number(f"{what}: p99", "ms", tuple(p99["woken"]), "polling", tuple(p99["polled"]), Limit("≤", 12.0), note),
     ]
 
 
 async def _elsewhere(size: Size, mariadb: MariaDB) -> list[Number]:
     """What the daemon uses while nothing of ours happens, and the server commits for others."""
-    rung: list[float] = []
+    woken: list[float] = []
     polled: list[float] = []
     database = await mariadb.create_schema("elsewhere")
     async with database.connect() as connection, connection.cursor() as cursor:
@@ -70,13 +70,13 @@ async def _elsewhere(size: Size, mariadb: MariaDB) -> list[Number]:
             " INSERT INTO other (value) VALUES (REPEAT('x', 200)); SET i = i + 1; END WHILE; END"
         )
     for _ in range(size.runs):
-        for doorbell, used in ((True, rung), (False, polled)):
+        for doorbell, used in ((True, woken), (False, polled)):
             async with running(database, database__doorbell=doorbell) as daemon, _busy(database):
                 await asyncio.sleep(1.0)
                 (percent,) = await cpu_percent(size.of(5.0, 2.0), daemon.pid)
                 used.append(round(percent, 3))
     what = f"{ELSEWHERE:,} transactions/s on other tables, nothing of ours"
-    return [Number(what, "% of a core", tuple(rung), "polling", tuple(polled))]
+    return [Number(what, "% of a core", tuple(woken), "polling", tuple(polled))]
 
 
 @contextlib.asynccontextmanager

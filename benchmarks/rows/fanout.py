@@ -16,13 +16,13 @@ from benchmarks.harness import (
     Picture,
     Result,
     Size,
-    heard,
     in_turn,
+    next_line,
     percentile,
+    send,
     started_peer,
-    tell,
 )
-from tests.servers import Mosquitto
+from tests.support.mosquitto import Mosquitto
 
 FRAME = 400
 READERS = (1000, 5000)
@@ -67,10 +67,10 @@ async def _measure(stack: AsyncExitStack, kind: str, readers: int, changes: int)
         publisher = await _publisher(stack, port)
     else:
         server = await stack.enter_async_context(started_peer(kind, frame=FRAME))
-        port, crowd_kind = (await heard(server))["port"], "websocket" if kind == "fanout" else "raw"
+        port, crowd_kind = (await next_line(server))["port"], "websocket" if kind == "fanout" else "raw"
         publisher = None
     crowd = await stack.enter_async_context(started_peer("crowd", kind=crowd_kind, port=port, count=readers))
-    await heard(crowd, 120)
+    await next_line(crowd, 120)
 
     async def deliveries() -> float:
         if publisher is not None:
@@ -78,9 +78,9 @@ async def _measure(stack: AsyncExitStack, kind: str, readers: int, changes: int)
             await publisher(changes)
         else:
             assert server is not None
-            tell(server, changes=changes)
-            began = float((await heard(server))["began"])
-        over = float((await heard(crowd))["done"])
+            send(server, changes=changes)
+            began = float((await next_line(server))["began"])
+        over = float((await next_line(crowd))["done"])
         return readers * changes / (over - began)
 
     await deliveries()  # the first is not as the others
@@ -110,14 +110,14 @@ async def _paced(size: Size) -> Number:
     rate, readers = 50, size.of(1000, 200)
     found = []
     async with started_peer("fanout", frame=FRAME) as server:
-        port = (await heard(server))["port"]
+        port = (await next_line(server))["port"]
         async with started_peer("crowd", kind="websocket", port=port, count=readers, stamps=True) as crowd:
-            await heard(crowd, 120)
+            await next_line(crowd, 120)
             for _ in range(size.runs):
-                tell(server, rate=rate, seconds=size.of(4.0, 1.0))
-                await heard(server)
+                send(server, rate=rate, seconds=size.of(4.0, 1.0))
+                await next_line(server)
                 await asyncio.sleep(0.5)
-                tell(crowd, ages=True)
-                ages: list[Any] = (await heard(crowd))["ages"]
+                send(crowd, ages=True)
+                ages: list[Any] = (await next_line(crowd))["ages"]
                 found.append(percentile(ages, 0.99))
     return Number(f"{readers:,} readers × {rate} changes/s: p99", "ms", tuple(found), limit=Limit("≤", 25))

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 
 from benchmarks.appliance import jobs
 from benchmarks.daemon import HELLO, Measured, Socket, running, server
-from benchmarks.harness import Limit, Number, Result, Size, cpu_percent, heard, started_peer
-from tests.servers import Database, MariaDB
+from benchmarks.harness import Limit, Number, Result, Size, cpu_percent, next_line, started_peer
+from tests.support.mariadb import Database, MariaDB
 
 READERS = 10
 JOBS = 20
@@ -57,7 +57,7 @@ async def _watching(size: Size, mariadb: MariaDB, database: Database) -> list[Nu
     async with running(database, tables) as first:
         await first.stop()  # what it made of the tables is kept in the server's memory
     async with started_peer("writer", **arguments) as writer:
-        await heard(writer)
+        await next_line(writer)
         for _ in range(size.runs):
             (alone,) = await cpu_percent(seconds, mariadb.pid)
             async with running(database) as daemon, _readers(daemon, logs="DEBUG"):

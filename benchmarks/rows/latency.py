@@ -12,8 +12,8 @@ from typing import Any
 
 from benchmarks.appliance import jobs
 from benchmarks.daemon import HELLO, Measured, Socket, running, server
-from benchmarks.harness import Curve, Limit, Number, Picture, Result, Size, heard, percentile, started_peer
-from tests.servers import Database
+from benchmarks.harness import Curve, Limit, Number, Picture, Result, Size, next_line, percentile, started_peer
+from tests.support.mariadb import Database
 
 POLL = 0.02
 RATE = 2000
@@ -109,8 +109,8 @@ async def loaded(
         "hold": hold,
     }
     async with started_peer("writer", **arguments) as writer:
-        await heard(writer)
-        committed = {int(n): at for n, at in (await heard(writer, seconds + 30))["committed"].items()}
+        await next_line(writer)
+        committed = {int(n): at for n, at in (await next_line(writer, seconds + 30))["committed"].items()}
     await asyncio.sleep(QUIET)
     first: dict[int, float] = {}
     for at, row in came:
@@ -127,6 +127,6 @@ async def _read(socket: Socket, came: list[tuple[float, int]]) -> None:
         frame = await socket.ws.receive_str()
         at = time.monotonic()
         messages = json.loads(frame)
-        told = messages if isinstance(messages, list) else [messages]
-        rows = (ROW.match(message.get("message", "")) for message in told if message["type"] == "log")
+        parsed = messages if isinstance(messages, list) else [messages]
+        rows = (ROW.match(message.get("message", "")) for message in parsed if message["type"] == "log")
         came += [(at, int(found[1])) for found in rows if found is not None]

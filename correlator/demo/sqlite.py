@@ -1,6 +1,6 @@
-"""The demo's database file: its schema, and connections that live on a thread of their own.
+"""The demo's database file: its schema, and connections that each have a thread of their own.
 
-Always: a connection is used by one thread only, in the order of the calls; the event loop never waits for the disk.
+Invariants: one thread uses a connection, in the order of the calls. The event loop never waits for the disk.
 """
 
 import asyncio
@@ -14,22 +14,23 @@ from typing import Self, TypeVar
 Value = str | int | None
 T = TypeVar("T")
 
-BUSY_TIMEOUT = 10.0  # seconds: three connections write, and SQLite lets one at a time
+BUSY_TIMEOUT = 10.0
+"""Seconds to wait for the write lock: three connections write, and SQLite allows one writer at a time."""
 
 
 def schema() -> str:
-    """Return the statements that make the four tables."""
+    """Return the statements that create the four tables."""
     return (files("correlator.demo") / "schema.sql").read_text(encoding="utf-8")
 
 
 def create(path: Path) -> bool:
-    """Make the file with its tables, in WAL mode; return False, and change nothing, if it has them already."""
+    """Create the file with its tables, in WAL mode. Return False, and change nothing, if they exist already."""
     connection = sqlite3.connect(path)
     try:
         if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'log_events'").fetchone():
             return False
         connection.execute("PRAGMA journal_mode = WAL")
-        # One transaction: whoever was stopped half way must not leave a file that looks complete.
+        # One transaction, so that an interrupted call leaves no file that seems complete.
         connection.executescript(f"BEGIN; {schema()} COMMIT;")
         return True
     finally:
@@ -37,9 +38,9 @@ def create(path: Path) -> bool:
 
 
 def open_connection(path: Path) -> sqlite3.Connection:
-    """Open the file for writing: autocommit, so that a statement is a transaction unless BEGIN says otherwise."""
+    """Open the file for writing, in autocommit mode: a statement is a transaction unless BEGIN precedes it."""
     connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None)
-    # A demo need not survive a power failure, and fsync a row would make it slow on a laptop.
+    # A demo need not survive a power failure, and one fsync per row would make it slow on a laptop.
     connection.execute("PRAGMA synchronous = OFF")
     return connection
 
@@ -58,11 +59,11 @@ class Lane:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, work)
 
     async def execute(self, statement: str, values: Sequence[Value]) -> int | None:
-        """Run one statement as one transaction; return the id of the row it inserted, if it did."""
+        """Run one statement as one transaction; return the id of the inserted row, if there is one."""
         return await self.call(lambda connection: connection.execute(statement, values).lastrowid)
 
     async def close(self) -> None:
-        """Wait for the calls already made, then close. Whoever is cancelled meanwhile leaves it closing, not open."""
+        """Wait for the calls already made, then close. If cancelled, it still closes in the background."""
         closing = self._thread.submit(self._close)
         self._thread.shutdown(wait=False)
         await asyncio.shield(asyncio.wrap_future(closing))

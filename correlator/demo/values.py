@@ -1,6 +1,6 @@
-"""How JobLog's values look in columns, and the log row they make up.
+"""How JobLog stores values in columns, and the log row that they make.
 
-Always: the same value gives the same text, byte for byte what the appliance's Go code and its MariaDB would store.
+Invariant: the text equals, byte for byte, what the appliance's Go code and its MariaDB would store.
 """
 
 import json
@@ -20,13 +20,13 @@ class Level(StrEnum):
 
     @property
     def rank(self) -> int:
-        """Where the level stands, 0 being the least."""
+        """The position in the order of severity; DEBUG is 0."""
         return list(Level).index(self)
 
 
 @dataclass(frozen=True, slots=True)
 class LogRow:
-    """A row of `log_events` before it has an id: that comes with the batch it is written in."""
+    """A row of `log_events` that has no id yet. It gets its id with the batch that it is written in."""
 
     level: Level
     message: str
@@ -37,18 +37,18 @@ class LogRow:
     external_job_id: str | None = None
 
 
-# What Go's encoding/json escapes inside strings although JSON does not ask for it.
+# The characters that Go's encoding/json escapes inside strings although JSON does not require it.
 _GO_ESCAPES = str.maketrans({char: f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"})
 
 
 def go_json(attrs: Mapping[str, object]) -> str:
     """Return `attrs` as Go's encoding/json writes a map: sorted keys, no spaces, `<`, `>` and `&` as escapes."""
-    # None of the escaped characters has a meaning in JSON's own syntax, so the finished text can be translated.
+    # None of these characters is part of JSON's syntax, so the finished text can be translated.
     return json.dumps(attrs, sort_keys=True, separators=(",", ":"), ensure_ascii=False).translate(_GO_ESCAPES)
 
 
 def timestamp(at: datetime) -> str:
-    """Return an aware time as a TIMESTAMP column holds it: UTC, cut to whole seconds."""
+    """Return an aware time as a TIMESTAMP column holds it: UTC, truncated to whole seconds."""
     return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 

@@ -1,11 +1,11 @@
-"""The way of a log row into `log_events`: a bounded queue, two writers, batches, late commits.
+"""Writes log rows into `log_events`: a bounded queue, two writers, batches, late commits.
 
-Always, as in JobLog:
-- `put` never waits; a full queue drops its OLDEST row.
-- A row taken from the queue is written exactly once, whatever happens to the transaction it was in.
-- Ids are reserved before the transaction that uses them is visible, so a reader meets ids out of order and ids that
-  never come. MariaDB does that by AUTO_INCREMENT; SQLite lets one transaction write at a time, so here an explicit
-  block of ids is taken first and the transaction follows some time later.
+Invariants, as in JobLog:
+- `put` never blocks; a full queue drops its OLDEST row.
+- A row that has left the queue is committed exactly once, whatever happens to the transaction that it was in.
+- Ids are reserved before the transaction that uses them is visible, so a query sees ids out of order, and ids that
+  never appear. In MariaDB AUTO_INCREMENT does that. SQLite allows one write transaction at a time, so a writer here
+  reserves a block of ids first and writes the transaction some time later.
 """
 
 import asyncio
@@ -23,20 +23,15 @@ WRITERS = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Weather:
-    """What becomes of a batch: how long its commit takes (seconds), and whether it is rolled back instead."""
+class CommitDelays:
+    """How many seconds the commit of a batch takes (`lag`), and whether it is rolled back instead."""
 
     lag: Callable[[], float]
     rolls_back: Callable[[], bool]
 
 
-def calm() -> Weather:
-    """Return commits that take no time and succeed."""
-    return Weather(lag=lambda: 0.0, rolls_back=lambda: False)
-
-
-def changeable(seed: int) -> Weather:
-    """Return mostly quick commits, some late ones, a few rollbacks: the same ones for the same seed."""
+def random_delays(seed: int) -> CommitDelays:
+    """Return mostly fast commits, some late ones and a few rollbacks; the same seed gives the same ones."""
     random = Random(f"{seed}-weather")
 
     def lag() -> float:
@@ -45,11 +40,11 @@ def changeable(seed: int) -> Weather:
             return random.uniform(0.0, 0.05)
         return random.uniform(0.05, 0.5) if luck < 0.95 else random.uniform(0.5, 3.0)
 
-    return Weather(lag, lambda: random.random() < 0.03)
+    return CommitDelays(lag, lambda: random.random() < 0.03)
 
 
 def insert(connection: sqlite3.Connection, first_id: int, rows: Sequence[LogRow], *, roll_back: bool) -> None:
-    """Write `rows` under consecutive ids in one transaction, and undo it if told to."""
+    """Write `rows` with consecutive ids in one transaction; undo it if `roll_back`."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         connection.executemany(
@@ -67,34 +62,31 @@ def insert(connection: sqlite3.Connection, first_id: int, rows: Sequence[LogRow]
 
 
 class LogWriters:
-    """The queue and its two writers. `run` works until `stop`, and returns when every queued row is committed."""
+    """The queue and its two writers. `run` returns after `stop`, when every queued row is committed."""
 
     def __init__(
-        self, path: Path, weather: Weather, *, queue_size: int = 1000, batch_size: int = 100, flush: float = 1.0
+        self, path: Path, delays: CommitDelays, *, queue_size: int = 1000, batch_size: int = 100, flush: float = 1.0
     ) -> None:
-        """Remember the file; `flush` is how long (seconds) a row may wait for its batch to fill up."""
+        """`flush` is how many seconds a row may wait until its batch is full."""
         self._path = path
-        self._weather = weather
+        self._delays = delays
         self._queue_size = queue_size
         self._batch_size = batch_size
         self._flush = flush
-        self._queue: asyncio.Queue[LogRow | None] = asyncio.Queue()  # None: a writer may go home
+        self._queue: asyncio.Queue[LogRow | None] = asyncio.Queue()  # None stops one writer
         self._stopping = asyncio.Event()
         self._next_id = 0
-        self.dropped = 0
 
     def put(self, row: LogRow) -> None:
-        """Queue a row; a full queue loses its oldest one. After `stop` a row has nowhere to go and is dropped."""
+        """Queue a row. A full queue drops its oldest row; after `stop` the new row is dropped."""
         if self._stopping.is_set():
-            self.dropped += 1
             return
         if self._queue.qsize() >= self._queue_size:
             self._queue.get_nowait()
-            self.dropped += 1
         self._queue.put_nowait(row)
 
     def stop(self) -> None:
-        """Take no more rows; what is queued is written without further delay."""
+        """Accept no more rows, and write the queued ones without further delay."""
         if not self._stopping.is_set():
             self._stopping.set()
             for _ in range(WRITERS):
@@ -112,12 +104,12 @@ class LogWriters:
         async with Lane(self._path) as lane:
             more = True
             while more:
-                batch, more = await self._take()
+                batch, more = await self._next_batch()
                 if batch:
                     await self._commit(lane, batch)
 
-    async def _take(self) -> tuple[list[LogRow], bool]:
-        """Return the next batch, `flush` seconds after its first row at the latest, and whether to come again."""
+    async def _next_batch(self) -> tuple[list[LogRow], bool]:
+        """Return the next batch, at most `flush` seconds after its first row, and whether more may follow."""
         batch: list[LogRow] = []
         try:
             async with asyncio.timeout(None) as deadline:
@@ -133,17 +125,17 @@ class LogWriters:
         return batch, True
 
     async def _commit(self, lane: Lane, batch: Sequence[LogRow]) -> None:
-        """Write a batch; one that is rolled back burns its ids and is written again under new ones."""
+        """Write a batch. One that is rolled back is written again with new ids; its old ids remain unused."""
         written = False
         while not written:
             first_id, self._next_id = self._next_id, self._next_id + len(batch)
-            await self._linger(self._weather.lag())
-            roll_back = self._weather.rolls_back() and not self._stopping.is_set()
+            await self._linger(self._delays.lag())
+            roll_back = self._delays.rolls_back() and not self._stopping.is_set()
             await lane.call(partial(insert, first_id=first_id, rows=batch, roll_back=roll_back))
             written = not roll_back
 
     async def _linger(self, seconds: float) -> None:
-        """Let the transaction take its time, unless everything is about to stop."""
+        """Wait until `seconds` have passed or `stop` is called."""
         try:
             async with asyncio.timeout(seconds):
                 await self._stopping.wait()

@@ -1,7 +1,9 @@
-"""The examination of an installation: what `correlator doctor` and `correlator support-bundle` do.
+"""The examination of an installation: the commands `correlator doctor` and `correlator support-bundle`.
 
-Everything is looked at as the daemon would, with its configuration, its credentials and its drivers, and nothing is
-changed: but for one message to the broker that nobody keeps, all of it is reading. Every look has a deadline, so that
-a server that is frozen ends as a failed check. Each file looks at one thing and returns checks; `examination` is their
-order.
+Problem: an installation fails for reasons outside the daemon (a grant, an ACL, a time zone, a full disk), and the
+operator needs the command that fixes it.
+Model: each module examines one thing and returns `Check` values. Functions that do I/O collect facts; pure functions
+named `judge_*` turn facts into a check. `examination` runs all checks in order, `fixes` makes each fix a shell command.
+Invariants: a check uses the daemon's own configuration, credentials and drivers. Nothing is changed; the only write is
+one MQTT message that is not retained. Every check has a deadline, so that a server that hangs is a failed check.
 """

@@ -1,4 +1,4 @@
-"""The way into the database: reached or not, encrypted or not, and what the account may do there."""
+"""Checks of the database account: login, encryption of the connection, and privileges."""
 
 from __future__ import annotations
 
@@ -7,29 +7,31 @@ import time
 from collections.abc import Sequence
 from shlex import quote
 
-from correlator.doctor import grants
+from correlator.config.schema import Config
+from correlator.config.values import MysqlUrl, SqliteUrl
+from correlator.doctor import fixes, grants, service
 from correlator.doctor.check import Check, failure, ok, some, warning
 from correlator.doctor.link import Link, code_of
+from correlator.doctor.service import Setting
 from correlator.errors import SourceUnavailable
-from correlator.settings import Config
-from correlator.sources.database import TABLES, Session
-from correlator.values import MysqlUrl, SqliteUrl
+from correlator.sources.db.session import TABLES, Session
 
 LOGIN, TLS, RIGHTS = "database.login", "database.tls", "database.rights"
 
-_WHO = re.compile(r"'(?P<user>[^']*)'@'(?P<host>[^']*)'")
+_ACCOUNT = re.compile(r"'(?P<user>[^']*)'@'(?P<host>[^']*)'")
 _OLDEST, _NEWEST = (10, 5), (11, 8)
 _DOORBELL = ("REPLICATION SLAVE", "BINLOG MONITOR")
 
 
-async def login(config: Config, link: Link) -> Check:
-    """Connect as the daemon does. A failure says what stands in the way."""
+async def login(setting: Setting, link: Link) -> Check:
+    """Log in with the password that the files hold now. A failure contains the cause and its fix."""
+    config = setting.config
     url = config.database.url
     began = time.monotonic()
     try:
         await link.open()
     except SourceUnavailable as error:
-        return refused(config, str(error), code_of(error))
+        return refused(setting, str(error), code_of(error))
     took = (time.monotonic() - began) * 1000
     if isinstance(url, SqliteUrl):
         return ok(LOGIN, f"{url.path} can be read")
@@ -38,50 +40,60 @@ async def login(config: Config, link: Link) -> Check:
     words = f"{account} at {_place(config)}, {version}, in {took:.0f} ms"
     found = tuple(map(int, re.findall(r"\d+", version)[:2]))
     if "mariadb" not in (version + comment).lower():
-        return warning(LOGIN, f"{words}: this is no MariaDB, with which nothing was tested")
+        return warning(LOGIN, f"{words}: this server is not MariaDB. The correlator is tested with MariaDB only.")
     if not _OLDEST <= found <= _NEWEST:
-        return warning(LOGIN, f"{words}: tested are MariaDB 10.5 to 11.8")
+        return warning(LOGIN, f"{words}: the correlator is tested with MariaDB 10.5 to 11.8 only.")
     return ok(LOGIN, words)
 
 
-def refused(config: Config, words: str, code: int | None) -> Check:
-    """`code`: MariaDB's own number of the error, if it was MariaDB that refused."""
+def refused(setting: Setting, words: str, code: int | None) -> Check:
+    """Return the failed login. `code`: MariaDB's error number, or None if the error is not from MariaDB."""
+    config = setting.config
     url, settings = config.database.url, config.database
     if isinstance(url, SqliteUrl):
-        return failure(LOGIN, words, mend=[f"ls -l {quote(str(url.path))}"])
-    who = _WHO.search(words)
-    account = f"'{who['user']}'@'{who['host']}'" if who else f"'{url.user}'@'%'"
-    not_looked = ["for that reason not looked at: rights, schema, time zone, clock, and how the log is used"]
+        return failure(LOGIN, words, fix=[f"ls -l {quote(str(url.path))}"])
+    denied = _ACCOUNT.search(words)
+    named = account = f"'{denied['user']}'@'{denied['host']}'" if denied else f"'{url.user}'@'%'"
+    if denied and denied["host"] == "localhost" and url.host.startswith("127.") and settings.unix_socket is None:
+        account = f"'{denied['user']}'@'{url.host}'"  # as README and grants.sql have it
+    not_examined = ["Without a login these are not examined: rights, schema, time zone, clock, and the use of the log."]
     match code:
         case 1045:
-            given = "a password was given" if settings.password else "no password was given"
-            detail = [f"either the account does not exist for this host, or its password is another one; {given}"]
+            given = (
+                f"the password of {fixes.password_source(setting)} was tried"
+                if settings.password
+                else "no password was given"
+            )
+            detail = [f"The account does not exist for this host, or its password differs; {given}."]
+            if "db-password" in service.outdated(setting):
+                detail.append("The running service uses the password that it was started with, until it is restarted.")
             if settings.tls is None:
-                detail.append("an account that requires TLS is refused in the same words: [database.tls] is not set")
-            mend = [
-                f"CREATE USER IF NOT EXISTS {account} IDENTIFIED BY 'the password';",
-                f"ALTER USER {account} IDENTIFIED BY 'the password';",
+                detail.append("MariaDB gives the same error for accounts that require TLS; [database.tls] is not set.")
+            fix = [
+                *fixes.new_password(setting, account, named if named != account else None),
                 *grants.select(url.database, TABLES, account),
+                *fixes.restart(setting),
             ]
         case 1044:
-            detail = ["the account exists and has no right in this database"]
-            mend = grants.select(url.database, TABLES, account)
+            detail = ["The account exists and has no privilege in this database."]
+            fix = grants.select(url.database, TABLES, account)
         case 1049:
-            detail = ["the server has no database of this name"]
-            mend = ["SHOW DATABASES;", 'url = "mysql://…/the right name" under [database] in the configuration']
+            detail = ["The server has no database of this name."]
+            detail.append("Set the correct name in database.url.")
+            fix = ["SHOW DATABASES;"]
         case 1040 | 1203 | 1226:
-            detail = ["the server, or this account, has no connection left; the daemon needs 4, this program one"]
-            mend = [f"ALTER USER {account} WITH MAX_USER_CONNECTIONS 10;", "SHOW PROCESSLIST;"]
+            detail = ["The server or this account has no connection left. The daemon needs up to 9, this program 1."]
+            fix = [f"ALTER USER {account} WITH MAX_USER_CONNECTIONS 16;", "SHOW PROCESSLIST;"]
         case _ if "offers no TLS" in words:
-            detail = ["encryption is asked for here, and MariaDB has no certificate"]
-            mend = ["SHOW VARIABLES LIKE 'have_ssl';"]
+            detail = ["The configuration requires TLS, and MariaDB has no certificate."]
+            fix = ["SHOW VARIABLES LIKE 'have_ssl';"]
         case _ if "certificate" in words.lower():
-            detail = ["the server's certificate is not one that database.tls.ca trusts, or is for another name"]
-            mend = [f"openssl s_client -starttls mysql -connect {url.host}:{url.port} -showcerts </dev/null"]
+            detail = ["The server's certificate is not trusted by database.tls.ca, or is for another name."]
+            fix = [f"openssl s_client -starttls mysql -connect {url.host}:{url.port} -showcerts </dev/null"]
         case _:
             detail = []
-            mend = ["systemctl status mariadb"] if _here(config) else [f"nc -vz {url.host} {url.port}"]
-    return failure(LOGIN, words, [*detail, *not_looked], mend)
+            fix = ["systemctl status mariadb"] if fixes.is_here(config) else [f"nc -vz {url.host} {url.port}"]
+    return failure(LOGIN, words, [*detail, *not_examined], fix)
 
 
 async def encryption(config: Config, session: Session) -> Check:
@@ -92,23 +104,17 @@ async def encryption(config: Config, session: Session) -> Check:
 
 
 def judge_encryption(config: Config, used: str) -> Check:
-    """`used`: protocol and cipher, empty where there is none."""
-    settings = config.database
-    if used and settings.tls is not None and not settings.tls.verify:
-        return warning(
-            TLS,
-            f"{used}, but nobody checks whose certificate it is",
-            mend=['verify = true, and ca = "/path/to/ca.pem", under [database.tls] in the configuration'],
-        )
+    """`used`: protocol and cipher; empty if the connection is not encrypted."""
+    tls = config.database.tls
+    lines = ["If your own authority signed the certificate, set database.tls.ca too."]
+    fix = ["database.tls.verify = true"]
+    if used and tls is not None and not tls.verify:
+        return warning(TLS, f"{used}, but the server's certificate is not verified", lines, fix)
     if used:
         return ok(TLS, used)
-    if _here(config):
+    if fixes.is_here(config):
         return ok(TLS, "not encrypted: the server is on this host")
-    return warning(
-        TLS,
-        "not encrypted: the password's exchange and every row can be read on the way",
-        mend=['[database.tls] with ca = "/path/to/ca.pem" in the configuration, and REQUIRE SSL for the account'],
-    )
+    return warning(TLS, "not encrypted: the login and every row can be read on the network", lines, fix)
 
 
 async def rights(config: Config, session: Session) -> Check:
@@ -128,18 +134,18 @@ def judge_rights(config: Config, lines: Sequence[str]) -> Check:
         return failure(
             RIGHTS,
             f"no SELECT on {some(missing)}",
-            [*(f"and more than needed: {words}" for words in found.excess)],
+            [*(f"Granted beyond need: {words}." for words in found.excess)],
             [*grants.select(url.database, missing, found.account), *found.revoke],
         )
     if doorbell and not found.everywhere & {"REPLICATION SLAVE", "ALL PRIVILEGES"}:
-        lines = ["polling goes on without it", *(f"and more than needed: {words}" for words in found.excess)]
-        mend = [f"GRANT REPLICATION SLAVE ON *.* TO {found.account};", *found.grant, *found.revoke]
-        return warning(RIGHTS, "database.doorbell is on, and REPLICATION SLAVE is not granted", lines, mend)
+        lines = ["Polling continues without it.", *(f"Granted beyond need: {words}." for words in found.excess)]
+        fix = [f"GRANT REPLICATION SLAVE ON *.* TO {found.account};", *found.grant, *found.revoke]
+        return warning(RIGHTS, "database.doorbell is on, and REPLICATION SLAVE is not granted", lines, fix)
     if found.excess:
         return warning(
             RIGHTS,
             f"more than SELECT on the four tables: {some(found.excess)}",
-            ["the correlator only ever reads; whoever gets at its password could do the rest"],
+            ["The correlator only reads. Revoke the rest, which anyone with its password could use."],
             [*found.grant, *found.revoke],
         )
     return ok(RIGHTS, "SELECT on the four tables, and nothing else")
@@ -150,10 +156,3 @@ def _place(config: Config) -> str:
     if config.database.unix_socket is not None:
         return str(config.database.unix_socket)
     return f"{url.host}:{url.port}" if isinstance(url, MysqlUrl) else str(url.path)
-
-
-def _here(config: Config) -> bool:
-    url = config.database.url
-    if config.database.unix_socket is not None or isinstance(url, SqliteUrl):
-        return True
-    return url.host == "localhost" or url.host.startswith("127.") or url.host == "::1"

@@ -1,103 +1,85 @@
-"""The broker: whether it lets us in, what it lets us write and read, and what older runs left there.
+"""Checks of the MQTT broker: login, permission to publish and to subscribe, and retained messages of earlier runs.
 
-The daemon's session is left alone: the look has a client ID of its own. The one message that it publishes, below
-``{prefix}/{instance}/doctor/``, is not retained.
+The checks use a client ID of their own, so that the daemon's session is not taken over. They publish one message, below
+``{prefix}/{instance}/doctor/``, which is not retained.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import secrets
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from shlex import quote
 
 import aiomqtt
-from aiomqtt import ProtocolVersion
 from msgspec import Struct
-from paho.mqtt import client as paho
+from msgspec.structs import replace
 
+from correlator.config.schema import Mqtt
 from correlator.doctor.check import Check, failure, ok, warning
-from correlator.settings import Mqtt
-from correlator.sinks.broker import LOST, UNSUPPORTED_VERSION, Client
-from correlator.sinks.topics import Topics
-from correlator.tls import client_context
+from correlator.sinks.mqtt.client import LOST, Client
+from correlator.sinks.mqtt.connection import Closed, Connector
+from correlator.sinks.mqtt.reasons import code_of, describe_reason
+from correlator.sinks.mqtt.timings import DEFAULT
+from correlator.sinks.mqtt.topics import Topics
 
 LOGIN, ACL = "broker.login", "broker.acl"
 
-CONNECT_WITHIN = 10.0
 CALL_WITHIN = 5.0
-HEARD_WITHIN = 3.0
-"""Seconds for our own message to come back."""
+ECHO_WITHIN = 3.0
+"""Seconds until the published message must come back."""
 
 QUIET_AFTER, QUIET_WITHIN = 0.5, 10.0
-"""All retained messages have come when none comes for so long; at most so long is waited."""
+"""Seconds without a message after which all retained ones have arrived; seconds to wait at most."""
 
 MAX_TOPICS = 50_000
 
-_NOT_LET_IN = (4, 5, 134, 135)
-"""CONNACK codes for a wrong name or password, and for one that may not: of MQTT 3.1.1, and of MQTT 5."""
+_NOT_AUTHORIZED = (4, 5, 134, 135)
+"""CONNACK codes "bad user name or password" and "not authorized", of MQTT 3.1.1 and of MQTT 5."""
 
 _REFUSES = 0x80
 
 
 class Found(Struct, frozen=True):
-    """`retained`: topic → payload, of every instance's status and of our own jobs and external IDs."""
+    """`retained`: topic → payload, for the status of every instance and for jobs and external IDs of this instance."""
 
     checks: tuple[Check, ...]
     retained: Mapping[str, bytes] = {}
     version: str = ""
 
 
-class _Guest(Client):
-    """A connection that remembers what the broker said of itself."""
-
-    retains = True
-    refused = ""
-
-    def _on_connect(
-        self, client: paho.Client, userdata: Any, flags: Any, reason_code: Any, properties: Any = None
-    ) -> None:
-        self.retains = bool(getattr(properties, "RetainAvailable", 1))
-        super()._on_connect(client, userdata, flags, reason_code, properties)
-
-
 class Tried(Struct, frozen=True):
-    """What a broker let us do. `refused`: its word against our message; `denied`: the filters it refused."""
+    """What the broker allowed. `refused`: its error for the published message; `denied`: the filters it refused."""
 
     protocol: str
     refused: str = ""
-    heard: bool = True
+    received: bool = True
     denied: tuple[str, ...] = ()
     retains: bool = True
     status: bool = True
-    """Whether the daemon's own status, or anything else of ours, is retained there and could be read."""
+    """Whether a retained message of this instance, such as its status, was received."""
 
 
-async def look(settings: Mqtt, *, running: bool) -> Found:
-    """`running`: whether a daemon says that it is connected there."""
+async def inspect(settings: Mqtt, *, running: bool) -> Found:
+    """Run the checks of the broker. `running`: whether the daemon reports that it is connected to it."""
     url = settings.url
     if url is None:
-        return Found((ok(LOGIN, "mqtt.url is empty: no broker is told anything"),))
+        return Found((ok(LOGIN, "mqtt.url is empty: nothing is published"),))
+    refusals: list[str] = []
+    own_id = replace(settings, client_id=f"correlator-doctor-{secrets.token_hex(4)}")
+    connector = Connector(own_id, DEFAULT, refusals.append)
+    login: Check | None = None
     began = time.monotonic()
     try:
-        client, protocol = await _connect(settings)
+        async with connector.connection() as client:
+            took, protocol = (time.monotonic() - began) * 1000, "5" if connector.mqtt5 else "3.1.1"
+            user = settings.username or "an anonymous client"
+            login = ok(LOGIN, f"{url} as {user}, MQTT {protocol}, in {took:.0f} ms")
+            tried, retained = await _try(settings, client, protocol, refusals)
     except (*LOST, ValueError) as error:
-        return Found((judge_login(settings, error),))
-    took = (time.monotonic() - began) * 1000
-    who = settings.username or "nobody in particular"
-    login = ok(LOGIN, f"{url} as {who}, MQTT {protocol}, in {took:.0f} ms")
-    try:
-        tried, retained = await _try(settings, client, protocol)
-    except LOST as error:
-        return Found((login, judge_lost(settings, error)))
-    finally:
-        with contextlib.suppress(*LOST, asyncio.TimeoutError):
-            async with asyncio.timeout(1.0):
-                await client.__aexit__(None, None, None)
-        client.drop()
+        return Found((judge_login(settings, error),) if login is None else (login, judge_lost(settings, error)))
     version = retained.pop(_VERSION, b"").decode("utf-8", "replace")
     if version:
         login = ok(LOGIN, f"{login.summary}; {version}")
@@ -107,56 +89,21 @@ async def look(settings: Mqtt, *, running: bool) -> Found:
 _VERSION = "$SYS/broker/version"
 
 
-async def _connect(settings: Mqtt) -> tuple[_Guest, str]:
-    for version, name in ((ProtocolVersion.V5, "5"), (ProtocolVersion.V311, "3.1.1")):
-        client = await _client(settings, version)
-        try:
-            async with asyncio.timeout(CONNECT_WITHIN):
-                await client.open()
-            return client, name
-        except TimeoutError:
-            raise aiomqtt.MqttError(f"no answer within {CONNECT_WITHIN:g} s") from None
-        except aiomqtt.MqttCodeError as error:
-            if version is ProtocolVersion.V311 or _code(error) not in UNSUPPORTED_VERSION:
-                raise
-    raise aiomqtt.MqttError("neither MQTT 5 nor 3.1.1 is spoken")
-
-
-async def _client(settings: Mqtt, version: ProtocolVersion) -> _Guest:
-    assert settings.url is not None
-    tls = await asyncio.to_thread(client_context, settings.tls) if settings.url.tls else None
-    client = _Guest(
-        settings.url.host,
-        settings.url.port,
-        username=settings.username or None,
-        password=settings.password.reveal() or None,
-        identifier=f"correlator-doctor-{secrets.token_hex(4)}",
-        protocol=version,
-        timeout=math.inf,
-        clean_session=None if version is ProtocolVersion.V5 else True,
-        tls_context=tls,
-        max_queued_outgoing_messages=0,
-    )
-
-    def refused(why: str) -> None:
-        client.refused = why
-
-    client.on_refused = refused
-    return client
-
-
-async def _try(settings: Mqtt, client: _Guest, protocol: str) -> tuple[Tried, dict[str, bytes]]:
+async def _try(
+    settings: Mqtt, client: Client, protocol: str, refusals: Sequence[str]
+) -> tuple[Tried, dict[str, bytes]]:
+    """Publish, subscribe and read. The client adds to `refusals` why the broker refuses a message."""
     topics = Topics(f"{settings.prefix}/{settings.instance}")
     probe = f"{topics.root}/doctor/{secrets.token_hex(4)}"
     filters = [probe, f"{settings.prefix}/+/status", *topics.filters, _VERSION]
     retained: dict[str, bytes] = {}
-    heard, told = asyncio.Event(), asyncio.Event()
+    received, arrived = asyncio.Event(), asyncio.Event()
 
     async def read() -> None:
         async for message in client.messages:
-            told.set()
+            arrived.set()
             if str(message.topic) == probe:
-                heard.set()
+                received.set()
             elif message.retain and len(retained) < MAX_TOPICS:
                 retained[str(message.topic)] = message.payload
 
@@ -167,11 +114,11 @@ async def _try(settings: Mqtt, client: _Guest, protocol: str) -> tuple[Tried, di
             codes = [getattr(code, "value", code) for code in granted]
             await client.publish(probe, b"{}", qos=1, retain=False)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(HEARD_WITHIN if not client.refused else QUIET_AFTER):
-                    await heard.wait()
+                async with asyncio.timeout(QUIET_AFTER if refusals else ECHO_WITHIN):
+                    await received.wait()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(QUIET_WITHIN):
-                    await _quiet(told)
+                    await _quiet(arrived)
     except TimeoutError:
         raise aiomqtt.MqttError("the broker stopped answering") from None
     finally:
@@ -179,73 +126,77 @@ async def _try(settings: Mqtt, client: _Guest, protocol: str) -> tuple[Tried, di
         await asyncio.gather(reading, return_exceptions=True)
     denied = tuple(f for f, code in zip(filters[1:-1], codes[1:], strict=False) if code >= _REFUSES)
     ours = any(topic.startswith(f"{topics.root}/") for topic in retained)
-    return Tried(protocol, client.refused, heard.is_set(), denied, client.retains, ours), retained
+    refused = refusals[-1] if refusals else ""
+    return Tried(protocol, refused, received.is_set(), denied, client.retain_available, ours), retained
 
 
-async def _quiet(told: asyncio.Event) -> None:
+async def _quiet(arrived: asyncio.Event) -> None:
     while True:
-        told.clear()
+        arrived.clear()
         async with asyncio.timeout(QUIET_AFTER):
-            await told.wait()
+            await arrived.wait()
 
 
 def judge_login(settings: Mqtt, error: BaseException) -> Check:
     words = f"{settings.url}: {str(error) or type(error).__name__}"
     user = settings.username
-    if _code(error) in _NOT_LET_IN:
+    if code_of(error) in _NOT_AUTHORIZED:
         if not user:
-            mend = ["username, under [mqtt] in the configuration, and password_file or the credential mqtt-password"]
-            return failure(LOGIN, words, ["the broker lets nobody in without a name"], mend)
+            fix = [
+                "read -rsp 'Password of correlator at the broker: ' PASSWORD",
+                "printf '%s\\n' \"$PASSWORD\" | install --mode=600 /dev/stdin /etc/correlator/mqtt-password",
+                'mqtt.username = "correlator"',
+            ]
+            return failure(LOGIN, words, ["The broker does not accept anonymous clients."], fix)
         given = "a password was given" if settings.password else "no password was given"
-        mend = [f"mosquitto_passwd /etc/mosquitto/passwd {user}", "systemctl reload mosquitto"]
-        return failure(LOGIN, words, [f"the broker does not know {user} with this password; {given}"], mend)
+        fix = [f"mosquitto_passwd /etc/mosquitto/passwd {user}", "systemctl reload mosquitto"]
+        return failure(LOGIN, words, [f"The broker does not know {user} with this password; {given}."], fix)
     host, port = (settings.url.host, settings.url.port) if settings.url else ("", 0)
     if settings.url and settings.url.tls and "certificate" in str(error).lower():
-        mend = [f"openssl s_client -connect {host}:{port} -showcerts </dev/null"]
-        return failure(
-            LOGIN, words, ["its certificate is not one that mqtt.tls.ca trusts, or is for another name"], mend
-        )
-    return failure(LOGIN, words, mend=["systemctl status mosquitto", f"nc -vz {host} {port}"])
+        fix = [f"openssl s_client -connect {host}:{port} -showcerts </dev/null"]
+        return failure(LOGIN, words, ["Its certificate is not trusted by mqtt.tls.ca, or is for another name."], fix)
+    return failure(LOGIN, words, fix=["systemctl status mosquitto", f"nc -vz {host} {port}"])
 
 
 def judge_lost(settings: Mqtt, error: BaseException) -> Check:
-    """The connection ended while we published: a mosquitto that queues nothing answers so to what its ACL forbids."""
-    lines = ["some brokers throw out who publishes what their ACL forbids; its log tells"]
-    mend = ["journalctl -u mosquitto -n 50", *_allowing(settings)]
-    return failure(ACL, f"the broker ended the connection: {str(error) or type(error).__name__}", lines, mend)
+    """The connection ended during the publication: mosquitto without a queue does so if its ACL forbids the topic."""
+    lines = ["Some brokers disconnect a client that publishes what their ACL forbids. See the broker's log."]
+    fix = ["journalctl -u mosquitto -n 50", *_allowing(settings)]
+    words = describe_reason(error.reason) if isinstance(error, Closed) else str(error) or type(error).__name__
+    return failure(ACL, f"the broker ended the connection: {words}", lines, fix)
 
 
 def _allowing(settings: Mqtt) -> list[str]:
-    """What an ACL has to say for the daemon."""
-    where = "   (in the acl_file of the broker)"
-    topic = f"topic readwrite {settings.prefix}/{settings.instance}/#"
-    user = settings.username
-    return [*([f"user {user}{where}", topic] if user else [topic + where]), "systemctl reload mosquitto"]
+    """Return the commands that add the daemon's topics to the ACL."""
+    lines = [f"user {settings.username}"] if settings.username else []
+    lines.append(f"topic readwrite {settings.prefix}/{settings.instance}/#")
+    file = "$(sed --quiet 's/^acl_file //p' /etc/mosquitto/mosquitto.conf /etc/mosquitto/conf.d/*.conf)"
+    written = f"printf '%s\\n' {' '.join(map(quote, lines))}"
+    # In an ACL file, lines before the first user apply to anonymous clients.
+    add = f'{written} >>"{file}"' if settings.username else f'sed --in-place {quote(f"1i {lines[0]}")} "{file}"'
+    return [add, "systemctl reload mosquitto"]
 
 
 def judge_acl(settings: Mqtt, tried: Tried, *, running: bool) -> Check:
     root = f"{settings.prefix}/{settings.instance}"
-    mend = _allowing(settings)
+    fix = _allowing(settings)
     if tried.refused:
-        return failure(ACL, f"may not publish below {root}: {tried.refused}", mend=mend)
-    if not tried.heard and tried.protocol != "5" and not tried.status:
-        lines = ["MQTT 3.1.1 does not tell whether a message was taken: either publishing or reading is forbidden"]
-        return failure(ACL, f"a message published below {root} does not come back", lines, mend)
+        return failure(ACL, f"may not publish below {root}: {tried.refused}", fix=fix)
+    if not tried.received and tried.protocol != "5" and not tried.status:
+        lines = ["MQTT 3.1.1 does not report a refused message: either publishing or subscribing is forbidden."]
+        return failure(ACL, f"a message published below {root} does not come back", lines, fix)
     if not tried.retains:
-        lines = ["who connects later would not be told how the jobs are"]
+        lines = ["A client that connects later would not receive the state of the jobs."]
         return failure(
-            ACL, "the broker keeps no retained messages", lines, ["retain_available true   (in mosquitto.conf)"]
+            ACL,
+            "the broker keeps no retained messages",
+            lines,
+            ["sed --in-place '/^retain_available/d' /etc/mosquitto/mosquitto.conf", "systemctl restart mosquitto"],
         )
-    if tried.denied or not (tried.heard or tried.status):
-        lines = ["what an earlier run left there cannot be removed: readers would see jobs that are gone"]
-        return warning(ACL, f"may publish, but not read below {root}", lines, mend)
+    if tried.denied or not (tried.received or tried.status):
+        lines = ["The daemon cannot remove messages of earlier runs: subscribers would see jobs that no longer exist."]
+        return warning(ACL, f"may publish, but not read below {root}", lines, fix)
     if running and not tried.status:
-        lines = ["the daemon says that it is connected, yet its status is not retained: is this the same broker?"]
+        lines = ["The daemon reports that it is connected, but its status is not retained. Is this the same broker?"]
         return warning(ACL, f"{root}/status holds nothing", lines, ["journalctl -u correlator -n 50"])
     return ok(ACL, f"may publish and read below {root}")
-
-
-def _code(error: BaseException) -> int | None:
-    rc = getattr(error, "rc", None)
-    value = getattr(rc, "value", rc)
-    return value if isinstance(value, int) else None

@@ -1,6 +1,6 @@
-"""A support bundle: what somebody needs who is to help from afar, without a secret, in one file for its owner alone.
+"""A support bundle: one file for remote support, without secrets, readable by its owner only.
 
-What cannot be had is named in the MANIFEST and is no failure: a bundle is made when something does not work.
+A member that is not available is listed in the MANIFEST and is not an error: a bundle is made when something is broken.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ import msgspec
 
 from correlator import __version__
 from correlator.app import source_of
-from correlator.config import read_tokens
+from correlator.config.loading import read_tokens
+from correlator.config.rendering import redacted
+from correlator.config.values import SqliteUrl
 from correlator.doctor import host, service
 from correlator.doctor.examination import Examined
 from correlator.doctor.link import Link
 from correlator.doctor.service import Setting
 from correlator.errors import ConfigError, CorrelatorError
-from correlator.settings import redacted
-from correlator.sources.database import TABLES
-from correlator.values import SqliteUrl
+from correlator.sources.db.session import TABLES
 
 LOG_LINES = 5_000
 LOG_WITHIN = 30.0
@@ -53,11 +53,11 @@ _WORDS = re.compile(
     r"""(?:[^\s"'\\]|\\(?:.|\Z)|"(?:[^"\\]|\\(?:.|\Z))*(?:"|\Z)|'(?:[^'\\]|\\(?:.|\Z))*(?:'|\Z))+""", re.DOTALL
 )
 _VARIABLE = re.compile(r"""["']?([A-Z_][A-Z0-9_]*(?==)|[A-Za-z_][A-Za-z0-9_]*(?==(?!=?["']?\Z)))""")
-"""A name that is set; but not the Base64 behind a space too many, which may end with = as well."""
+"""The name of a variable; but not Base64 after a superfluous space, which may end with = as well."""
 
 
 class Unwritten(CorrelatorError):
-    """The bundle's file cannot be written."""
+    """The file of the bundle cannot be written."""
 
 
 def name() -> str:
@@ -65,7 +65,7 @@ def name() -> str:
 
 
 async def gather(setting: Setting, examined: Examined) -> dict[str, str]:
-    """The members of the bundle, by name, scrubbed; MANIFEST says what each is, and what could not be had."""
+    """Return the members of the bundle by name, without secrets. MANIFEST describes each, and lists missing ones."""
     found = examined.daemon
     members: dict[str, tuple[str, str | None]] = {
         "configuration.json": ("the configuration, without secrets", _json(_configuration(setting))),
@@ -81,7 +81,7 @@ async def gather(setting: Setting, examined: Examined) -> dict[str, str]:
     }
     why: dict[str, str] = {}
     for member, what, getting in (
-        ("schema.sql", "the tables, as SHOW CREATE TABLE tells them", partial(_schema, setting)),
+        ("schema.sql", "the tables, from SHOW CREATE TABLE", partial(_schema, setting)),
         ("log.txt", f"the last {LOG_LINES} lines of the journal of {service.UNIT}", _log),
         ("unit.txt", f"systemctl status and cat of {service.UNIT}", _unit),
     ):
@@ -91,23 +91,23 @@ async def gather(setting: Setting, examined: Examined) -> dict[str, str]:
             members[member] = (what, None)
             why[member] = str(error) or type(error).__name__
     for member in ("ready.json", "live.json", "metrics.txt"):
-        why[member] = "no daemon of ours answered, or it did not let us in: see doctor.json"
+        why[member] = "the daemon did not answer, or refused the token: see doctor.json"
     why["checkpoint.json"] = "there is none, or it cannot be read: see doctor.json"
     manifest = [f"correlator {__version__}, {service.stamp()}, {socket.gethostname()}", ""]
     manifest += [f"{member}: {what}" for member, (what, text) in members.items() if text is not None]
     lacking = [f"{member}: {what}: {why[member]}" for member, (what, text) in members.items() if text is None]
-    manifest += ["", "What could not be had:", *lacking] if lacking else []
+    manifest += ["", "Not available:", *lacking] if lacking else []
     texts = {member: text for member, (_, text) in members.items() if text is not None}
     hide = Hidden(secrets(setting))
     return {member: hide(text) for member, text in ({"MANIFEST": "\n".join(manifest) + "\n"} | texts).items()}
 
 
 def write(target: Path, members: dict[str, str]) -> Path:
-    """One file of mode 0600, there whole or not at all. Raises `Unwritten`."""
+    """Write the file atomically, with mode 0600. Raises Unwritten."""
     folder = re.sub(r"\.tar\.gz$|\.tgz$", "", target.name)
     now = int(time.time())
     try:
-        # mkstemp gives it to its owner alone, before there is anything in it.
+        # mkstemp creates the file with mode 0600, before it has any content.
         number, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
         try:
             with os.fdopen(number, "wb") as raw, tarfile.open(fileobj=raw, mode="w:gz") as tar:
@@ -126,20 +126,20 @@ def write(target: Path, members: dict[str, str]) -> Path:
 
 
 def secrets(setting: Setting) -> list[str]:
-    """Every secret that the configuration knows."""
+    """Return every secret of the configuration."""
     config = setting.config
     found = [
         config.database.password.reveal(),
         config.mqtt.password.reveal(),
         setting.environ.get("CORRELATOR_TOKEN", ""),
     ]
-    with contextlib.suppress(ConfigError):  # the file has changed since: what it says now nobody has used
+    with contextlib.suppress(ConfigError):  # the file changed after it was read
         found += read_tokens(config)
     return [secret for secret in found if secret]
 
 
 class Hidden:
-    """Takes `secrets` out of a text: as they are, as in a URL, as in JSON, as in Base64."""
+    """Replaces `secrets` in a text, also in the encodings of URL, JSON and Base64."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
         forms: set[str] = set()
@@ -148,7 +148,7 @@ class Hidden:
             forms |= {secret, quote(secret, safe=""), quote(secret), quote_plus(secret)}
             forms |= {json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
             forms |= {base64.b64encode(raw).decode().rstrip("="), base64.urlsafe_b64encode(raw).decode().rstrip("=")}
-        # The longest first, as one form may begin with another; %2f is %2F.
+        # The longest first, as one form may be the beginning of another.
         ordered = sorted(forms, key=len, reverse=True)
         self._pattern = re.compile("|".join(_any_case(form) for form in ordered)) if ordered else None
 
@@ -157,7 +157,7 @@ class Hidden:
 
 
 def _any_case(form: str) -> str:
-    """`form` as a pattern, its percent-encoded bytes in either case."""
+    """Return `form` as a pattern whose percent-encoded bytes match in either case (%2f is %2F)."""
     parts = re.split(r"(%[0-9A-F]{2})", form)
     return "".join(f"(?i:{part})" if re.fullmatch("%[0-9A-F]{2}", part) else re.escape(part) for part in parts)
 
@@ -181,7 +181,7 @@ def _versions(examined: Examined) -> dict[str, Any]:
 
 
 async def _schema(setting: Setting) -> str:
-    """Each table that there is; of the others, why not."""
+    """Return the statement of each table, or the reason why there is none."""
     config = setting.config
     link = Link(source_of(config))
     texts = []
@@ -219,13 +219,13 @@ async def _unit() -> str:
 
 
 def without_values(text: str) -> str:
-    """Files of a unit with `Environment=` and `SetCredential…=` on one line each, which says their names alone.
+    """Return files of a unit with the values of `Environment=` and `SetCredential…=` replaced, names only.
 
-    Such values are the service's, so that nothing in a person's shell tells which of them are secrets. What is
-    commented out counts too.
+    These values belong to the service; the shell's environment does not show which are secrets, so all are replaced.
+    Commented lines are treated equally.
     """
     kept: list[str] = []
-    lines = deque(re.split(r"\r\n|[\r\n\0]", _PAINT.sub("", text)))  # where systemd ends a line, and nowhere else
+    lines = deque(re.split(r"\r\n|[\r\n\0]", _PAINT.sub("", text)))  # exactly the line ends of systemd
     while lines:
         line = lines.popleft()
         given = _GIVES_VALUES.match(line)
@@ -236,7 +236,7 @@ def without_values(text: str) -> str:
         while goes_on and lines:
             line = lines.popleft()
             if _COMMENT.match(line) and not given["comment"]:
-                continue  # to systemd it is not there, and the next line still belongs to the value
+                continue  # systemd ignores this line, and the next line still belongs to the value
             parts.append(_COMMENT.sub("", line))
             goes_on = bool(_GOES_ON.search(line))
         names = _variables if given["key"].lower() == "environment" else _credential
@@ -245,13 +245,13 @@ def without_values(text: str) -> str:
 
 
 def _variables(value: str) -> str:
-    """`A=*** B=***` of what stands behind `Environment=`."""
+    """Return `A=*** B=***` for the value of `Environment=`."""
     names = (_VARIABLE.match(word) for word in _WORDS.findall(value))
     return " ".join(f"{name[1]}={_HIDDEN}" if name else _HIDDEN for name in names)
 
 
 def _credential(value: str) -> str:
-    """`name:***` of what stands behind `SetCredential=`. An empty one says that none is set, and stays."""
+    """Return `name:***` for the value of `SetCredential=`. An empty value is no secret and is kept."""
     name, colon, secret = value.strip().partition(":")
     if not re.fullmatch(r"[\w.@-]*", name) or not colon:
         return _HIDDEN if value.strip() else ""

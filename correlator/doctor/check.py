@@ -1,4 +1,4 @@
-"""One thing that was looked at, and how it is: the value that every part of an examination comes down to."""
+"""The result of one check, and the report of all checks."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ Status = Literal["ok", "warning", "failure"]
 
 
 class Check(Struct, frozen=True):
-    """`name` stays the same from version to version. `mend`: the commands that put it right, one a line."""
+    """`name` stays the same from version to version. `fix`: the commands that fix it, in order (in JSON: `mend`)."""
 
     name: str
     status: Status
     summary: str
     detail: tuple[str, ...] = ()
-    mend: tuple[str, ...] = ()
+    fix: tuple[str, ...] = msgspec.field(default=(), name="mend")
 
 
 class Report(Struct, frozen=True):
-    """All checks, in the order in which a reader understands them. `at`: RFC 3339."""
+    """All checks, in the order of their dependencies. `at`: RFC 3339."""
 
     version: str
     at: str
@@ -30,11 +30,11 @@ class Report(Struct, frozen=True):
 
     @property
     def ok(self) -> bool:
-        """Warnings do not count: what they tell of works."""
+        """True if no check failed. Warnings do not count."""
         return not any(check.status == "failure" for check in self.checks)
 
     def document(self) -> dict[str, Any]:
-        """As `-o json` prints it."""
+        """Return the document that `-o json` prints."""
         head = {"ok": self.ok, "version": self.version, "at": self.at}
         return head | {"checks": msgspec.to_builtins(self.checks)}
 
@@ -43,20 +43,20 @@ def ok(name: str, summary: str, detail: Sequence[str] = ()) -> Check:
     return Check(name, "ok", summary, tuple(detail))
 
 
-def warning(name: str, summary: str, detail: Sequence[str] = (), mend: Sequence[str] = ()) -> Check:
-    return Check(name, "warning", summary, tuple(detail), tuple(mend))
+def warning(name: str, summary: str, detail: Sequence[str] = (), fix: Sequence[str] = ()) -> Check:
+    return Check(name, "warning", summary, tuple(detail), tuple(fix))
 
 
-def failure(name: str, summary: str, detail: Sequence[str] = (), mend: Sequence[str] = ()) -> Check:
-    return Check(name, "failure", summary, tuple(detail), tuple(mend))
+def failure(name: str, summary: str, detail: Sequence[str] = (), fix: Sequence[str] = ()) -> Check:
+    return Check(name, "failure", summary, tuple(detail), tuple(fix))
 
 
 def share(part: int, whole: int) -> str:
-    """``12 of 40 (30 %)``."""
+    """Return a text such as ``12 of 40 (30 %)``."""
     return f"{part} of {whole}" + (f" ({100 * part / whole:.0f} %)" if whole else "")
 
 
-def some(items: Sequence[str], most: int = 5) -> str:
-    """The first few of `items`, and how many more there are."""
-    more = f", and {len(items) - most} more" if len(items) > most else ""
-    return ", ".join(items[:most]) + more
+def some(items: Sequence[str]) -> str:
+    """Return the first five items, and how many more there are."""
+    more = f", and {len(items) - 5} more" if len(items) > 5 else ""
+    return ", ".join(items[:5]) + more

@@ -1,4 +1,4 @@
-"""What the two commands do: look, print, and say by the exit code whether anything failed."""
+"""The two commands: run the checks, print the result, and return the exit code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from correlator.doctor.examination import examine
 async def doctor(
     file: Path | None, url: str | None, output: Literal["text", "json"], stdout: TextIO, environ: Mapping[str, str]
 ) -> int:
-    """The exit code: 1 where a check failed. Raises `ConfigError`, without which there is nothing to look at."""
+    """Run the checks and print the report. Return 1 if a check failed, else 0. Raises ConfigError."""
     examined = await examine(service.load(file, environ), url, environ.get("CORRELATOR_TOKEN", ""))
     if output == "json":
         stdout.write(json.dumps(examined.report.document(), indent=2) + "\n")
@@ -25,9 +25,9 @@ async def doctor(
 
 
 async def support_bundle(file: Path | None, target: Path | None, stdout: TextIO, environ: Mapping[str, str]) -> int:
-    """Write what somebody needs who is to help from afar. Raises `ConfigError`, and `CorrelatorError` for the file."""
+    """Write a support bundle and return 0. Raises ConfigError, and Unwritten if the file cannot be written."""
     setting = service.load(file, environ)
     examined = await examine(setting, token=environ.get("CORRELATOR_TOKEN", ""))
     made = bundle.write(target or Path(bundle.name()), await bundle.gather(setting, examined))
-    stdout.write(f"{made}: read by you alone; look through it before you send it\n")
+    stdout.write(f"{made}: only you can read it. Check its contents before you send it.\n")
     return 0

@@ -1,4 +1,4 @@
-"""The daemon that should be running: whether our port is free or ours, and what the daemon says of itself."""
+"""Checks of the running daemon: which program uses its port, and what its health endpoints and metrics report."""
 
 from __future__ import annotations
 
@@ -14,48 +14,52 @@ from http import HTTPStatus
 from typing import Any
 
 import aiohttp
+import msgspec
 from msgspec import Struct
 from prometheus_client.parser import text_string_to_metric_families
 
 from correlator import __version__
+from correlator.config.schema import Config
 from correlator.doctor.check import Check, failure, ok, some, warning
-from correlator.settings import Config
+from correlator.jobs.forecast.forecaster import OperationKey
 
 PORT, READY = "http.port", "daemon"
 
 _RELOADED = "correlator_config_last_reload_successful"
 _NOTED = {
-    "correlator_jobs_stalled": "{} jobs are stalled: running, and silent",
-    "correlator_malformed_rows_total": "{} rows of the log could not be understood in full",
-    "correlator_log_resets_total": "the ids of the log began anew {} times",
+    "correlator_jobs_stalled": "{} jobs are stalled: running, without any sign of progress",
+    "correlator_malformed_rows_total": "{} rows of the log could not be parsed completely",
+    "correlator_log_resets_total": "the ids of the log were reset {} times",
     "correlator_mqtt_refused_total": "the broker refused {} messages",
-    "correlator_mqtt_events_dropped_total": "{} events were given up while the broker was away",
+    "correlator_mqtt_events_dropped_total": "{} events were dropped while the broker was unavailable",
     "correlator_checkpoint_failures_total": "the checkpoint could not be written {} times",
 }
-"""What an operator should know of, since the start of the daemon."""
+"""Counters since the start of the daemon that an operator should know, with their texts."""
 
 ANSWER_WITHIN = 5.0
 MAX_BODY = 32 * 1024 * 1024
 
 
 class Found(Struct, frozen=True):
-    """`ready` and `metrics` are None where no daemon of ours answered."""
+    """The checks and the daemon's answers. An answer is None if the daemon did not give it."""
 
     checks: tuple[Check, ...]
     live: dict[str, Any] | None = None
     ready: dict[str, Any] | None = None
     metrics: str | None = None
     epoch: str = ""
+    operations: Mapping[OperationKey, int] | None = None
+    """The number of completed runs that its forecasts rest on, by operation."""
 
     @property
     def publishes(self) -> bool:
-        """Whether it says that it is connected to the broker."""
+        """Whether the daemon reports that it is connected to the broker."""
         part = (self.ready or {}).get("parts", {}).get("mqtt")
         return isinstance(part, dict) and part.get("connected") is True
 
     @property
     def corrections(self) -> dict[str, float] | None:
-        """What it has counted of what the log lacked, by kind."""
+        """The lifecycle rows that were missing in the log, as the daemon has counted them, by kind."""
         if self.metrics is None:
             return None
         return {
@@ -64,8 +68,20 @@ class Found(Struct, frozen=True):
         }
 
 
+class _Operation(Struct, frozen=True):
+    runs: int
+    job_type: str | None = None
+    operation: str | None = None
+
+
+class _Operations(Struct, frozen=True):
+    """The members of /api/v1/operations that the doctor uses."""
+
+    operations: tuple[_Operation, ...]
+
+
 def samples(text: str, name: str) -> list[tuple[Mapping[str, str], float]]:
-    """(labels, value) of one metric in the text of /metrics; none where that is not what it should be."""
+    """Return (labels, value) of one metric in the text of /metrics; empty if the text is malformed."""
     try:
         return [
             (sample.labels, sample.value)
@@ -77,28 +93,28 @@ def samples(text: str, name: str) -> list[tuple[Mapping[str, str], float]]:
         return []
 
 
-def _told(metrics: str, name: str, words: str) -> str:
-    """`words` with the sum of a metric over its labels; "" where that is nothing."""
+def _noted(metrics: str, name: str, words: str) -> str:
+    """Return `words` with the sum of a metric over its labels, or "" if that sum is 0."""
     total = sum(value for _, value in samples(metrics, name))
     return words.format(f"{total:.0f}") if total else ""
 
 
 def url_of(config: Config) -> str:
-    """Where this host reaches the daemon of `config`."""
+    """Return the URL at which this host reaches the daemon of `config`."""
     host, port = config.http.listen.host, config.http.listen.port
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - a place to listen, taken back
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - replaced, not bound
     return f"{'https' if config.http.tls_cert else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-async def look(config: Config, url: str | None, token: str) -> Found:
-    """`url`: where it is, if that is not what the configuration says. `token`: shown where one is asked for.
+async def inspect(config: Config, url: str | None, token: str) -> Found:
+    """Run the checks of the daemon. `url`: its address, if not the configured one; `token`: for requests that need one.
 
-    Elsewhere than where the configuration has our daemon listen, a token of the configuration is shown to nobody.
+    A token of the configuration is sent only to the address in the configuration, never to `url`.
     """
     token = token if url is None or token == os.environ.get("CORRELATOR_TOKEN") else ""
     where = (url if "://" in url else f"http://{url}").rstrip("/") if url else url_of(config)
     if url is None and config.http.listen.port == 0:
-        return Found((ok(PORT, "any free one is taken (http.listen has port 0)"),))
+        return Found((ok(PORT, "the daemon uses any free port (http.listen has port 0)"),))
     connector = aiohttp.TCPConnector(ssl=_context(config, own=url is None) if where.startswith("https") else True)
     timeout = aiohttp.ClientTimeout(total=ANSWER_WITHIN)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
@@ -114,72 +130,77 @@ async def look(config: Config, url: str | None, token: str) -> Found:
             _, live = await _json(session, f"{where}/health/live")
             status, text = await _text(session, f"{where}/metrics", token)
             epoch = await _epoch(session, where, token)
+            _, operations = await _json(session, f"{where}/api/v1/operations", token)
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            words = f"a correlator answers at {where}, but not to everything: {_words(error)}"
-            return Found((failure(PORT, words, mend=["systemctl restart correlator"]),), ready=ready)
+            words = f"the daemon at {where} answers only some of the requests: {_words(error)}"
+            return Found((failure(PORT, words, fix=["systemctl restart correlator"]),), ready=ready)
     metrics = text if status == HTTPStatus.OK else None
-    port = ok(PORT, f"our daemon answers at {where} in {took:.0f} ms" + (f", epoch {epoch}" if epoch else ""))
+    port = ok(PORT, f"the daemon answers at {where} in {took:.0f} ms" + (f", epoch {epoch}" if epoch else ""))
     if metrics is None:
-        lines = ["it knows none of the tokens of this configuration: it may run with another one, or with older tokens"]
-        mend = ["systemctl reload correlator"]
+        lines = ["It accepts no token of this configuration. It may run with another one, or with older tokens."]
+        fix = ["systemctl restart correlator"]
         if url is not None:
-            lines = ["with --url it is shown $CORRELATOR_TOKEN, and no token of this configuration"]
-            mend = ["read -rs CORRELATOR_TOKEN && export CORRELATOR_TOKEN"]
-        port = warning(PORT, f"{port.summary}, and refuses /metrics (HTTP {status})", lines, mend)
-    return Found((port, judge(ready, live or {}, metrics)), live, ready, metrics, epoch)
+            lines = ["With --url only $CORRELATOR_TOKEN is sent, and no token of this configuration."]
+            fix = ["read -rs CORRELATOR_TOKEN && export CORRELATOR_TOKEN"]
+        port = warning(PORT, f"{port.summary}, and refuses /metrics (HTTP {status})", lines, fix)
+    return Found((port, judge(ready, live or {}, metrics)), live, ready, metrics, epoch, _runs(operations))
 
 
 def judge(ready: Mapping[str, Any], live: Mapping[str, Any], metrics: str | None) -> Check:
-    """What it says of itself. `metrics`: its /metrics, where they could be had."""
+    """Judge its health reports. `metrics`: the text of /metrics, or None if it was refused."""
     build = [labels for labels, _ in samples(metrics or "", "correlator_build_info")]
     version = build[0].get("version", "") if build else ""
     parts: Mapping[str, Any] = ready.get("parts") or {}
     sick = [f"{name}: {part.get('error') or 'not ok'}" for name, part in parts.items() if not part.get("ok", True)]
     lines = [f"version {version}"] if version else []
-    lines += list(filter(None, (_told(metrics or "", name, words) for name, words in _NOTED.items())))
+    lines += list(filter(None, (_noted(metrics or "", name, words) for name, words in _NOTED.items())))
     if live.get("live") is False:
         stuck = live.get("stuck")
         silent = [f"{name} for {seconds} s" for name, seconds in stuck.items()] if isinstance(stuck, dict) else []
         words = f"it makes no progress: {some(silent) or 'see /health/live'}"
         return failure(READY, words, lines, ["journalctl -u correlator -n 100", "systemctl restart correlator"])
     if version and version != __version__:
-        words = f"it runs version {version}, and installed is {__version__}"
+        words = f"it runs version {version}, but version {__version__} is installed"
         return warning(READY, words, sick, ["systemctl restart correlator"])
     if not ready["ready"]:
         return warning(
-            READY, "it is not ready: loading, or about to stop", [*sick, *lines], ["systemctl status correlator"]
+            READY, "it is not ready: it is loading or stopping", [*sick, *lines], ["systemctl status correlator"]
         )
     if any(value == 0 for _, value in samples(metrics or "", _RELOADED)):
-        words = "its last reload failed: it goes on with the configuration that it had"
+        words = "its last reload failed: it continues with the previous configuration"
         return warning(READY, words, [*sick, *lines], ["correlator check-config", "systemctl reload correlator"])
     if sick:
-        return warning(READY, f"it serves what it knows, but: {some(sick)}", lines, ["journalctl -u correlator -n 50"])
-    return ok(READY, f"ready, and well: {', '.join(sorted(parts)) or 'no parts'}", lines)
+        return warning(READY, f"it is ready, but degraded: {some(sick)}", lines, ["journalctl -u correlator -n 50"])
+    return ok(READY, f"ready, all parts ok: {', '.join(sorted(parts)) or 'none'}", lines)
 
 
 def stranger(config: Config, where: str, what: str) -> Check:
     port = config.http.listen.port
-    mend = [f"ss -ltnp 'sport = :{port}'", 'listen = "127.0.0.1:another port" under [http] in the configuration']
-    return failure(PORT, f"another program answers at {where} ({what})", mend=mend)
+    fix = [f"ss -ltnp 'sport = :{port}'", _listen(config.http.listen.host, port + 1)]
+    return failure(PORT, f"another program answers at {where} ({what})", fix=fix)
 
 
 async def _silent(config: Config, where: str, error: BaseException, *, asked: bool) -> Check:
-    """Nothing that makes sense came from there. `asked`: somebody said that the daemon is there."""
+    """Judge an address without a valid answer. `asked`: whether the address was given with --url."""
     cause = getattr(error, "os_error", error)
-    look = f"ss -ltnp 'sport = :{config.http.listen.port}'"
+    listeners = f"ss -ltnp 'sport = :{config.http.listen.port}'"
     if isinstance(error, TimeoutError):
-        words = f"somebody listens at {where} and does not answer within {ANSWER_WITHIN:g} s"
-        return failure(PORT, words, mend=[look, "systemctl restart correlator"])
+        words = f"a program listens at {where} and does not answer within {ANSWER_WITHIN:g} s"
+        return failure(PORT, words, fix=[listeners, "systemctl restart correlator"])
     if asked:
-        mend = ["systemctl status correlator", "systemctl start correlator"]
-        return failure(PORT, f"{where}: {_words(error)}", mend=mend)
+        fix = ["systemctl status correlator", "systemctl start correlator"]
+        return failure(PORT, f"{where}: {_words(error)}", fix=fix)
     if getattr(cause, "errno", None) == errno.ECONNREFUSED:
         return await asyncio.to_thread(bindable, config.http.listen.host, config.http.listen.port)
     return stranger(config, where, _words(error))
 
 
+def _listen(host: str, port: int) -> str:
+    return f'http.listen = "{f"[{host}]" if ":" in host else host}:{port}"'
+
+
 def bindable(host: str, port: int) -> Check:
-    """Whether a daemon could listen there, now that nobody does."""
+    """Check whether a daemon could listen at this address, which no program uses now."""
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[
             0
@@ -188,16 +209,16 @@ def bindable(host: str, port: int) -> Check:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
     except OSError as error:
-        mend = ["ip -brief address"] if error.errno == errno.EADDRNOTAVAIL else [f"ss -ltnp 'sport = :{port}'"]
+        fix = ["ip -brief address"] if error.errno == errno.EADDRNOTAVAIL else [f"ss -ltnp 'sport = :{port}'"]
         if error.errno == errno.EACCES:
-            mend = ["listen on a port above 1023, or AmbientCapabilities=CAP_NET_BIND_SERVICE in the unit"]
+            fix = [_listen(host, 8686)]
         why = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
-        return failure(PORT, f"{host}:{port} cannot be listened on: {why}", mend=mend)
+        return failure(PORT, f"cannot listen on {host}:{port}: {why}", fix=fix)
     return ok(PORT, f"{host}:{port} is free: no daemon runs")
 
 
 def _context(config: Config, *, own: bool) -> ssl.SSLContext:
-    """At our own address nobody but the holder of our certificate will do, whatever name that is for."""
+    """Return the TLS context. At our own address only our certificate is accepted, whatever name it is for."""
     context = ssl.create_default_context()
     if config.http.tls_cert is not None:
         context.load_verify_locations(config.http.tls_cert)
@@ -213,12 +234,12 @@ async def _text(session: aiohttp.ClientSession, url: str, token: str = "") -> tu
         async for part in response.content.iter_any():
             body += part
             if len(body) > MAX_BODY:
-                raise ValueError(f"an answer of over {MAX_BODY} bytes")
+                raise ValueError(f"the answer is larger than {MAX_BODY} bytes")
         return response.status, body.decode("utf-8", "replace")
 
 
-async def _json(session: aiohttp.ClientSession, url: str) -> tuple[int, dict[str, Any] | None]:
-    status, text = await _text(session, url)
+async def _json(session: aiohttp.ClientSession, url: str, token: str = "") -> tuple[int, dict[str, Any] | None]:
+    status, text = await _text(session, url, token)
     try:
         body = json.loads(text)
     except (ValueError, RecursionError):
@@ -226,8 +247,17 @@ async def _json(session: aiohttp.ClientSession, url: str) -> tuple[int, dict[str
     return status, body if isinstance(body, dict) else None
 
 
+def _runs(body: Mapping[str, Any] | None) -> dict[OperationKey, int] | None:
+    """Return the completed runs by operation of a reply of /api/v1/operations, None if it is of another form."""
+    try:
+        found = msgspec.convert(body, _Operations).operations
+    except msgspec.ValidationError:
+        return None
+    return {(one.job_type or "", one.operation or ""): one.runs for one in found}
+
+
 async def _epoch(session: aiohttp.ClientSession, where: str, token: str) -> str:
-    """As it says in its welcome; "" where it does not let us in, or is about to stop."""
+    """Return the epoch of its `welcome`, or "" if it refuses the connection or is stopping."""
     hello = {"type": "hello", "version": 1} | ({"token": token} if token else {})
     try:
         async with asyncio.timeout(ANSWER_WITHIN), session.ws_connect(f"{where}/ws") as ws:

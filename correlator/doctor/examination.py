@@ -1,183 +1,172 @@
-"""The order in which everything is looked at, and what is handed from one look to the next.
+"""Runs all checks in their order, and passes findings from one check to the next.
 
-First this host, the daemon and the broker, all at once; then the database, which is asked about what the broker holds
-and compared with what the daemon counted.
+This host, the daemon and the broker come first; then the database, which is asked about the jobs that the broker
+holds, and compared with what the daemon has counted. A check that fails never prevents an independent one.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 
 from msgspec import Struct
 
 from correlator import __version__
 from correlator.app import source_of
-from correlator.config import read_tokens
-from correlator.doctor import account, broker, daemon, day, host, kept, retained, service, tables, usage
+from correlator.config.loading import read_tokens
+from correlator.config.values import SqliteUrl
+from correlator.doctor import (
+    account,
+    broker,
+    checkpoint_file,
+    daemon,
+    day,
+    fixes,
+    host,
+    retained,
+    service,
+    tables,
+    usage,
+)
 from correlator.doctor.check import Check, Report, failure
 from correlator.doctor.link import Link, guarded
 from correlator.doctor.service import Setting
 from correlator.errors import SourceUnavailable
-from correlator.sources.database import INDISPENSABLE, Database, Schema
-from correlator.sources.queries import Queries
-from correlator.values import SqliteUrl
+from correlator.sources.db.queries import Queries
+from correlator.sources.db.session import INDISPENSABLE, Database
 
-LOOK_WITHIN = 30.0
+CHECK_WITHIN = 30.0
+"""Seconds for one check."""
+
 LOG_WITHIN = 60.0
-"""Seconds for one look, and for the day of log and tables."""
+"""Seconds for the checks of one day of log and tables."""
 
 
 class Examined(Struct, frozen=True):
-    """The report, and what was found on the way that a support bundle wants."""
+    """The report, and the findings that a support bundle contains."""
 
     report: Report
     daemon: daemon.Found
-    checkpoint: kept.Kept | None
+    checkpoint: checkpoint_file.CheckpointFigures | None
     broker_version: str
 
 
+class _DatabaseFindings(Struct, frozen=True):
+    """`unknown_jobs`: the requested jobs that no table has; None if the tables could not be queried."""
+
+    checks: tuple[Check, ...]
+    unknown_jobs: Sequence[str] | None = None
+
+
 async def examine(setting: Setting, url: str | None = None, token: str = "") -> Examined:
-    """Look at everything. `url`, `token`: of the running daemon, where they are not those of the configuration."""
+    """Run all checks. `url` and `token` are those of the running daemon, if they differ from the configuration."""
     config = setting.config
     token = token or min(read_tokens(config), default="")
-    found: daemon.Found = daemon.Found(())
-    heard: broker.Found = broker.Found(())
-
-    async def at_daemon() -> Sequence[Check]:
-        nonlocal found
-        found = await daemon.look(config, url, token)
-        return found.checks
-
-    async def at_broker() -> Sequence[Check]:
-        nonlocal heard
-        heard = await broker.look(config.mqtt, running=found.publishes)
-        return heard.checks
-
-    async def at_unit() -> Sequence[Check]:
-        return (await service.unit(),)
-
-    # The daemon first: of the broker it is asked whether what the daemon says is true.
-    of_daemon = await guarded(daemon.PORT, LOOK_WITHIN, at_daemon)
-    of_broker, of_unit = await asyncio.gather(
-        guarded(broker.LOGIN, LOOK_WITHIN, at_broker), guarded(service.UNIT_CHECK, LOOK_WITHIN, at_unit)
+    # 1. The daemon, as the check of the broker compares the broker with what the daemon reports.
+    answer = await guarded(daemon.PORT, CHECK_WITHIN, daemon.inspect(config, url, token))
+    of_daemon = daemon.Found((answer,)) if isinstance(answer, Check) else answer
+    # 2. The broker and the systemd unit, concurrently.
+    reply, of_unit = await asyncio.gather(
+        guarded(broker.LOGIN, CHECK_WITHIN, broker.inspect(config.mqtt, running=of_daemon.publishes)),
+        guarded(service.UNIT_CHECK, CHECK_WITHIN, service.unit()),
     )
-    database = _Tables(setting, found, heard)
-    of_database = await database.look()
-    figures: kept.Kept | None = None
-
-    async def at_checkpoint() -> Sequence[Check]:
-        nonlocal figures
-        check, figures = await asyncio.to_thread(kept.checkpoint, config)
-        return (check,)
-
+    of_broker = broker.Found((reply,)) if isinstance(reply, Check) else reply
+    # 3. The database, and whether it has the jobs that the broker holds.
+    retained_jobs = retained.job_ids(config.mqtt, of_broker.retained)
+    of_database = await _examine_database(setting, retained_jobs, of_daemon)
+    of_retained: list[Check] = []
+    if any(check.name == broker.ACL for check in of_broker.checks):
+        of_retained = [retained.judge_retained(config.mqtt, of_broker.retained, of_database.unknown_jobs)]
+    # 4. The files of this host.
+    of_secrets = await guarded(host.SECRETS, CHECK_WITHIN, asyncio.to_thread(host.secrets, setting))
+    of_directory = await guarded(host.DIRECTORY, CHECK_WITHIN, asyncio.to_thread(host.directory, config))
+    read = await guarded(
+        checkpoint_file.CHECKPOINT, CHECK_WITHIN, asyncio.to_thread(checkpoint_file.checkpoint, config)
+    )
+    of_checkpoint, figures = (read, None) if isinstance(read, Check) else read
     checks = [
         host.configuration(setting),
-        *await guarded(host.SECRETS, LOOK_WITHIN, lambda: _one(asyncio.to_thread(host.secrets, setting))),
+        of_secrets,
         host.versions(),
-        *of_database,
-        *of_broker,
-        *database.retained,
-        *of_unit,
-        *of_daemon,
-        *await guarded(host.DIRECTORY, LOOK_WITHIN, lambda: _one(asyncio.to_thread(host.directory, config))),
-        *await guarded(kept.CHECKPOINT, LOOK_WITHIN, at_checkpoint),
+        *of_database.checks,
+        *of_broker.checks,
+        *of_retained,
+        of_unit,
+        *of_daemon.checks,
+        of_directory,
+        of_checkpoint,
     ]
-    report = Report(__version__, service.stamp(), tuple(checks))
-    return Examined(report, found, figures, heard.version)
+    report = Report(__version__, service.stamp(), tuple(fixes.copyable(setting, check) for check in checks))
+    return Examined(report, of_daemon, figures, of_broker.version)
 
 
-class _Tables:
-    """The looks at the database, one after the other over one link."""
+async def _examine_database(
+    setting: Setting, retained_jobs: Sequence[str], of_daemon: daemon.Found
+) -> _DatabaseFindings:
+    """The checks of the database, one after the other over one link."""
+    config = setting.config
+    try:
+        database = source_of(config)
+    except (SourceUnavailable, OSError) as error:  # the driver is not installed, or a certificate cannot be read
+        return _DatabaseFindings((failure(account.LOGIN, str(error)),))
+    link = Link(database)
+    try:
+        checks = [await guarded(account.LOGIN, CHECK_WITHIN, account.login(setting, link))]
+        if checks[0].status == "failure":
+            return _DatabaseFindings(tuple(checks))
+        if not isinstance(config.database.url, SqliteUrl):
+            checks.append(await guarded(account.TLS, CHECK_WITHIN, account.encryption(config, link)))
+            checks.append(await guarded(account.RIGHTS, CHECK_WITHIN, account.rights(config, link)))
+        checks.append(await guarded(tables.CLOCK, CHECK_WITHIN, tables.clock(config, link)))
+        contents = await _examine_contents(setting, database, link, retained_jobs, of_daemon)
+        return _DatabaseFindings((*checks, *contents.checks), contents.unknown_jobs)
+    finally:
+        await link.close()
 
-    def __init__(self, setting: Setting, found: daemon.Found, heard: broker.Found) -> None:
-        self._config = setting.config
-        self._daemon = found
-        self._broker = heard
-        self.retained: list[Check] = []
 
-    async def look(self) -> list[Check]:
-        config = self._config
-        try:
-            database = source_of(config)
-        except (SourceUnavailable, OSError) as error:  # no such driver; certificates that are none
-            self._judge_retained(None)
-            return [failure(account.LOGIN, str(error))]
-        link = Link(database)
-        try:
-            checks = await guarded(account.LOGIN, LOOK_WITHIN, lambda: _one(account.login(config, link)))
-            if checks[0].status == "failure":
-                self._judge_retained(None)
-                return checks
-            if not isinstance(config.database.url, SqliteUrl):
-                checks += await guarded(account.TLS, LOOK_WITHIN, lambda: _one(account.encryption(config, link)))
-                checks += await guarded(account.RIGHTS, LOOK_WITHIN, lambda: _one(account.rights(config, link)))
-            checks += await guarded(tables.CLOCK, LOOK_WITHIN, lambda: _one(tables.clock(config, link)))
-            return checks + await self._contents(database, link)
-        finally:
-            await link.close()
+async def _examine_contents(
+    setting: Setting,
+    database: Database,
+    link: Link,
+    retained_jobs: Sequence[str],
+    of_daemon: daemon.Found,
+) -> _DatabaseFindings:
+    """The checks that need the schema."""
+    config = setting.config
+    schema = await guarded(tables.SCHEMA, CHECK_WITHIN, database.schema(link))
+    if isinstance(schema, Check):
+        return _DatabaseFindings((schema,))
+    checks = [tables.judge_schema(schema, legacy=config.jobs.legacy)]
+    if not schema.has("log_events", *INDISPENSABLE):
+        return _DatabaseFindings(tuple(checks))
+    zone = await guarded(tables.ZONE, CHECK_WITHIN, database.zone(link))
+    if isinstance(zone, Check):
+        return _DatabaseFindings((*checks, zone))
+    queries = Queries(database.dialect, schema, zone)
+    checks.append(await guarded(tables.ZONE, CHECK_WITHIN, tables.time_zone(config, database, queries, link)))
+    used = await guarded(usage.ROWS, LOG_WITHIN, _examine_usage(setting, queries, link, of_daemon))
+    checks += [used] if isinstance(used, Check) else used
+    unknown = await guarded(retained.RETAINED, CHECK_WITHIN, day.unknown(queries, link, list(retained_jobs)))
+    return _DatabaseFindings(tuple(checks), None if isinstance(unknown, Check) else unknown)
 
-    async def _contents(self, database: Database, link: Link) -> list[Check]:
-        """What needs the schema to be known."""
-        config = self._config
-        schema = Schema({})
 
-        async def at_schema() -> Sequence[Check]:
-            nonlocal schema
-            schema = await database.schema(link)
-            return (tables.judge_schema(schema, legacy=config.jobs.legacy),)
-
-        checks = await guarded(tables.SCHEMA, LOOK_WITHIN, at_schema)
-        if not schema.has("log_events", *INDISPENSABLE):
-            self._judge_retained(None)
-            return checks
-        queries: list[Queries] = []
-
-        async def at_zone() -> Sequence[Check]:
-            queries.append(Queries(database.dialect, schema, await database.zone(link)))
-            return (await tables.time_zone(config, database, queries[0], link),)
-
-        checks += await guarded(tables.ZONE, LOOK_WITHIN, at_zone)
-        if queries:
-            checks += await guarded(usage.ROWS, LOG_WITHIN, lambda: self._usage(queries[0], link))
-        await self._ask_retained(queries, link)
+async def _examine_usage(setting: Setting, queries: Queries, link: Link, of_daemon: daemon.Found) -> list[Check]:
+    """The checks of one day of log and tables. `of_daemon`: what the running daemon has counted and knows."""
+    config = setting.config
+    now = await day.now(queries, link)
+    log = await day.read_log(config, queries, link, now)
+    found = await day.read_tables(queries, link, now)
+    checks = [usage.judge_rows(log, found)]
+    if not queries.schema.has("job_tracking", "id"):
         return checks
-
-    async def _usage(self, queries: Queries, link: Link) -> Sequence[Check]:
-        config = self._config
-        now = await day.now(queries, link)
-        log = await day.read_log(config, queries, link, now)
-        found = await day.read_tables(queries, link, now)
-        checks = [usage.judge_rows(log, found)]
-        if not queries.schema.has("job_tracking", "id"):
-            return checks
-        nowhere, unsure = await day.look_up(config, queries, link, usage.candidates(log, found))
-        bare, more = await day.look_up(config, queries, link, unclaimed := usage.unclaimed(log, found))
-        return [
-            *checks,
-            usage.judge_ids(log, found),
-            usage.judge_unresolved(log, found, nowhere, unsure),
-            usage.judge_legacy(log, found, bare + unclaimed[len(unclaimed) - more :], legacy=config.jobs.legacy),
-            usage.judge_drops(log, found, now * 1_000_000, self._daemon.corrections),
-        ]
-
-    async def _ask_retained(self, queries: Sequence[Queries], link: Link) -> None:
-        """Which of the jobs that the broker holds no table has."""
-        job_ids = retained.job_ids(self._config.mqtt, self._broker.retained)
-        unknown: list[str] | None = None
-
-        async def at_tables() -> Sequence[Check]:
-            nonlocal unknown
-            unknown = await day.unknown(queries[0], link, job_ids) if queries else None
-            return ()
-
-        failed = await guarded(retained.RETAINED, LOOK_WITHIN, at_tables)
-        self._judge_retained(None if failed else unknown)
-
-    def _judge_retained(self, unknown: Sequence[str] | None) -> None:
-        if any(check.name == broker.ACL for check in self._broker.checks):
-            self.retained = [retained.judge_retained(self._config.mqtt, self._broker.retained, unknown)]
-
-
-async def _one(look: Awaitable[Check]) -> Sequence[Check]:
-    return (await look,)
+    nowhere, unsure = await day.look_up(config, queries, link, usage.candidates(log, found))
+    unowned, undecided = await day.unowned(config, queries, link, now, usage.unclaimed(log, found))
+    checks += [
+        usage.judge_ids(log, found),
+        usage.judge_unresolved(log, found, nowhere, unsure),
+        usage.judge_legacy(log, found, unowned, undecided, legacy=config.jobs.legacy),
+        usage.judge_drops(log, found, now * 1_000_000, of_daemon.corrections),
+    ]
+    if of_daemon.operations is not None:
+        checks.append(usage.judge_operations(found, of_daemon.operations))
+    return checks

@@ -1,6 +1,6 @@
-"""What SHOW GRANTS says: which of our tables an account may read, and what it may do besides. Pure.
+"""Parses SHOW GRANTS: which of our tables an account may read, and which other privileges it has. Pure.
 
-A line of it may hold the hash of the password, so no line is ever shown as it is.
+A line may contain the hash of the password, so no line is ever printed unchanged.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Grant(Struct, frozen=True):
     option: bool
 
     def names(self, database: str, table: str) -> bool:
-        """Whether it is about `table` of `database`, alone or among others."""
+        """Whether it applies to `table` of `database`, alone or with others."""
         if self.kind or self.table not in ("*", quoted(table)):
             return False
         if self.base == "*":
@@ -40,7 +40,7 @@ class Grant(Struct, frozen=True):
 
 
 class Rights(Struct, frozen=True):
-    """`excess`: what is granted beyond need, in words; `revoke` and `grant`: what leaves the account with just that."""
+    """`excess`: privileges beyond need, in words; `revoke` and `grant`: statements that leave the needed ones."""
 
     account: str
     missing: tuple[str, ...]
@@ -48,17 +48,17 @@ class Rights(Struct, frozen=True):
     revoke: tuple[str, ...]
     grant: tuple[str, ...]
     everywhere: frozenset[str] = frozenset()
-    """What is granted on everything there is."""
+    """Privileges that are granted on ``*.*``."""
 
 
 def read(lines: Iterable[str], database: str, tables: Collection[str], also: Collection[str] = ()) -> Rights:
-    """`tables`: those to be read; `also`: global privileges that this configuration needs besides."""
+    """Parse `lines`. `tables`: tables to be read; `also`: global privileges that this configuration needs too."""
     grants, roles, account = _parsed(lines)
     missing = [t for t in tables if not _readable(grants, database, t)]
     own = [g for g in grants if g.to == account]
     excess: list[str] = []
     revoke: list[str] = []
-    taken: list[Grant] = []
+    revoked: list[Grant] = []
     for role in roles:
         excess.append(f"the role {role}")
         revoke.append(f"REVOKE {role} FROM {account};")
@@ -68,13 +68,13 @@ def read(lines: Iterable[str], database: str, tables: Collection[str], also: Col
         extra = [name + columns for name, columns in grant.privileges if name not in needed | {"USAGE"}]
         where = f"{grant.kind}{grant.base}.{grant.table}"
         if extra:
-            taken.append(grant)
+            revoked.append(grant)
             excess.append(f"{', '.join(extra)} on {where.replace('`', '')}")
             revoke.append(f"REVOKE {', '.join(extra)} ON {where} FROM {account};")
         if grant.option:
             excess.append(f"GRANT OPTION on {where.replace('`', '')}")
             revoke.append(f"REVOKE GRANT OPTION ON {where} FROM {account};")
-    left = [g for g in own if g not in taken or g.table != "*"]
+    left = [g for g in own if g not in revoked or g.table != "*"]
     lacking = [t for t in tables if not _readable(left, database, t)]
     return Rights(
         account,
@@ -87,7 +87,7 @@ def read(lines: Iterable[str], database: str, tables: Collection[str], also: Col
 
 
 def select(database: str, tables: Iterable[str], account: str) -> list[str]:
-    """The statements that let `account` read `tables`."""
+    """Return the statements that let `account` read `tables`."""
     return [f"GRANT SELECT ON {quoted(database)}.{quoted(table)} TO {account};" for table in tables]
 
 
@@ -96,7 +96,7 @@ def quoted(name: str) -> str:
 
 
 def _parsed(lines: Iterable[str]) -> tuple[list[Grant], list[str], str]:
-    """(grants, roles, account): the account is whom the global line, which everybody has, is for."""
+    """Return (grants, roles, account). Every account has a global line, which names the account."""
     grants: list[Grant] = []
     roles: list[str] = []
     account = ""
@@ -114,7 +114,7 @@ def _parsed(lines: Iterable[str]) -> tuple[list[Grant], list[str], str]:
 
 
 def _readable(grants: Iterable[Grant], database: str, table: str) -> bool:
-    """Granted at any level; of a grant on columns the schema shows which they are."""
+    """Whether SELECT is granted at any level. A grant on columns counts; the schema check shows which columns."""
     return any(
         grant.names(database, table) and any(name in ("SELECT", "ALL PRIVILEGES") for name, _ in grant.privileges)
         for grant in grants
@@ -122,7 +122,7 @@ def _readable(grants: Iterable[Grant], database: str, table: str) -> bool:
 
 
 def _matches(pattern: str, database: str) -> bool:
-    r"""The name of a database in a grant is a pattern: `_`, `%`, and `\` before one that is meant as it is."""
+    r"""Match the database name of a grant, which is a pattern: `_` and `%` are wildcards, `\` escapes."""
     parts = re.findall(r"\\.|.", pattern[1:-1].replace("``", "`"), re.DOTALL)
     wild = {"_": ".", "%": ".*"}
     return bool(

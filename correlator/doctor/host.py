@@ -1,4 +1,4 @@
-"""This host: where the configuration is from, who else may read its secrets, the disk, the versions."""
+"""Checks of this host: the source of the configuration, permissions of secrets, disk space, versions."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from pathlib import Path
 from shlex import quote
 
 from correlator import __version__
-from correlator.doctor.check import Check, failure, ok, warning
+from correlator.config import loading as config
+from correlator.config.schema import Config
+from correlator.doctor import service
+from correlator.doctor.check import Check, failure, ok, some, warning
 from correlator.doctor.service import Setting
-from correlator.settings import Config
 
 CONFIGURATION, SECRETS, DIRECTORY, VERSIONS = "configuration", "secrets", "state.directory", "versions"
 
 LITTLE, TOO_LITTLE = 500 * 1024 * 1024, 64 * 1024 * 1024
-"""Bytes free: the checkpoint of 20,000 jobs takes some 50 MB, and its log as much again."""
+"""Free bytes. The checkpoint of 20,000 jobs needs some 50 MB, and its write-ahead log as much again."""
 
 LIBRARIES = (
     "aiohttp",
@@ -37,7 +39,7 @@ LIBRARIES = (
     "tzdata",
     "uvloop",
 )
-"""What this program is made of; some of it need not be there."""
+"""The libraries whose versions are reported; some are optional."""
 
 
 def configuration(setting: Setting) -> Check:
@@ -46,34 +48,54 @@ def configuration(setting: Setting) -> Check:
     detail = [f"from the environment: {', '.join(names)}"] if names else []
     given = [name for name in ("CREDENTIALS_DIRECTORY", "STATE_DIRECTORY") if name in setting.environ]
     detail += [f"{name} = {setting.environ[name]}" for name in given]
-    return ok(CONFIGURATION, f"{where}, read without a complaint", detail)
+    return ok(CONFIGURATION, f"{where}, valid", detail)
 
 
 def secrets(setting: Setting) -> Check:
-    """Files with secrets that anybody on this host can read."""
-    config = setting.config
+    """Check for secrets that every user can read, and for secrets that changed after the start of the service."""
+    held = setting.config
     files = {
-        "database.password_file": config.database.password_file,
-        "mqtt.password_file": config.mqtt.password_file,
-        "http.tokens_file": config.http.tokens_file,
-        "http.tls_key": config.http.tls_key,
-        "database.tls.key": config.database.tls.key if config.database.tls is not None else None,
-        "mqtt.tls.key": config.mqtt.tls.key if config.mqtt.tls is not None else None,
+        "database.password_file": held.database.password_file,
+        "mqtt.password_file": held.mqtt.password_file,
+        "http.tokens_file": held.http.tokens_file,
+        "http.tls_key": held.http.tls_key,
+        "database.tls.key": held.database.tls.key if held.database.tls is not None else None,
+        "mqtt.tls.key": held.mqtt.tls.key if held.mqtt.tls is not None else None,
     }
-    held = Path(setting.environ.get("CREDENTIALS_DIRECTORY", "/nonexistent"))
-    files |= {f"credential {name}": held / name for name in ("db-password", "mqtt-password", "api-token")}
+    folders = {setting.environ.get("CREDENTIALS_DIRECTORY", "/nonexistent")}
+    if setting.file == config.DEFAULT_FILE:
+        folders.add(str(config.DEFAULT_FILE.parent))
+    files |= {f"{name} in {folder}": Path(folder, name) for folder in sorted(folders) for name in service.SECRETS}
     if setting.file is not None and _holds_password(setting.file):
         files["the configuration, which holds a password"] = setting.file
-    there = {label: file for label, file in files.items() if file is not None and file.is_file()}
-    wide = {label: file for label, file in there.items() if file.stat().st_mode & stat.S_IROTH}
+    there = {file: label for label, file in files.items() if file is not None and _holds_something(file)}
+    wide = {label: file for file, label in there.items() if file.stat().st_mode & stat.S_IROTH}
     if wide:
         return failure(
             SECRETS,
-            "everybody on this host can read a secret",
+            "every user of this host can read a secret",
             [f"{label}: {file}" for label, file in wide.items()],
             [f"chmod o-rwx {quote(str(file))}" for file in dict.fromkeys(wide.values())],
         )
-    return ok(SECRETS, f"{len(there)} files with secrets, which not everybody can read" if there else "none in a file")
+    if old := service.outdated(setting):
+        files_of = some([str(config.DEFAULT_FILE.parent / name) for name in old])
+        words = f"{files_of} changed after the start of the service, which still uses the old secret"
+        return warning(
+            SECRETS,
+            words,
+            ["systemd passes secrets to a service only at its start."],
+            ["systemctl restart correlator"],
+        )
+    count = "1 file with a secret" if len(there) == 1 else f"{len(there)} files with secrets"
+    return ok(SECRETS, f"{count}, not readable by every user" if there else "no secret is in a file")
+
+
+def _holds_something(file: Path) -> bool:
+    """Whether a file exists and is not blank: the unit passes a blank file for a secret that does not exist."""
+    try:
+        return file.is_file() and bool(file.read_bytes().strip())
+    except OSError:
+        return file.is_file()  # it exists, but we may not read it
 
 
 def _holds_password(file: Path) -> bool:
@@ -93,19 +115,20 @@ def directory(config: Config) -> Check:
     there = next((p for p in (place, *place.parents) if p.exists()), Path("/"))
     if place.exists() and not place.is_dir():
         return failure(
-            DIRECTORY, f"{place} is no directory", mend=[f"mv {quote(str(place))} {quote(f'{place}.aside')}"]
+            DIRECTORY, f"{place} is not a directory", fix=[f"mv {quote(str(place))} {quote(f'{place}.aside')}"]
         )
     free = shutil.disk_usage(there).free
     words = f"{place}, {free / 1e9:.1f} GB free"
     if not os.access(there, os.W_OK | os.X_OK):
-        mend = [f"ls -ld {quote(str(there))}", "systemctl restart correlator   (the unit makes its StateDirectory)"]
-        return failure(DIRECTORY, f"{there} cannot be written by user {os.geteuid()}", mend=mend)
+        lines = ["The unit creates its state directory when it starts."]
+        fix = [f"ls -ld {quote(str(there))}", "systemctl restart correlator"]
+        return failure(DIRECTORY, f"{there} cannot be written by user {os.geteuid()}", lines, fix)
     if free < TOO_LITTLE:
-        lines = ["the checkpoint cannot be written: a restart would begin where the last one that was written ended"]
+        lines = ["The checkpoint cannot be written. A restart would continue from the last one that was written."]
         return failure(DIRECTORY, words, lines, [f"df -h {quote(str(there))}", "journalctl --vacuum-size=200M"])
     if free < LITTLE:
-        return warning(DIRECTORY, words, mend=[f"df -h {quote(str(there))}", "journalctl --vacuum-size=200M"])
-    return ok(DIRECTORY, words if there == place else f"{words}; it will be made at the first start")
+        return warning(DIRECTORY, words, fix=[f"df -h {quote(str(there))}", "journalctl --vacuum-size=200M"])
+    return ok(DIRECTORY, words if there == place else f"{words}; the first start creates it")
 
 
 def versions() -> Check:
@@ -115,7 +138,7 @@ def versions() -> Check:
 
 
 def libraries() -> dict[str, str]:
-    """The versions of those of `LIBRARIES` that are installed."""
+    """Return the versions of the installed `LIBRARIES`."""
     found: dict[str, str] = {}
     for name in LIBRARIES:
         with contextlib.suppress(metadata.PackageNotFoundError):

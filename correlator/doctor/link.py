@@ -1,24 +1,27 @@
-"""A session for one look after the other: one that a look has broken is replaced, so that the next can be made."""
+"""A database session for several checks: after a failed query the next check gets a new session."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
+from typing import TypeVar
 
 from correlator.doctor.check import Check, failure
 from correlator.errors import CorrelatorError, SourceUnavailable
-from correlator.sources.database import Database, Row, Session
+from correlator.sources.db.session import Database, Row, Session
+
+T = TypeVar("T")
 
 
 class Link:
-    """Satisfies `correlator.sources.database.Session`."""
+    """A session that opens on first use and again after an error. Implements `sources.db.session.Session`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._session: Session | None = None
 
     async def open(self) -> None:
-        """Raises `SourceUnavailable`."""
+        """Open the session if it is not open. Raises SourceUnavailable."""
         if self._session is None:
             self._session = await self._database.open()
 
@@ -37,20 +40,20 @@ class Link:
             await session.close()
 
 
-async def guarded(name: str, within: float, look: Callable[[], Awaitable[Sequence[Check]]]) -> list[Check]:
-    """What `look` finds; a failed check in its place where it does not come to an end, or comes to a bad one."""
+async def guarded(name: str, within: float, work: Awaitable[T]) -> T | Check:
+    """Return the result of `work`, or a failed check `name` if it raises or takes longer than `within` seconds."""
     try:
         async with asyncio.timeout(within):
-            return list(await look())
+            return await work
     except TimeoutError:
-        return [failure(name, f"this could not be looked at within {within:g} s")]
+        return failure(name, f"This check did not finish within {within:g} s.")
     except (CorrelatorError, OSError) as error:
-        return [failure(name, f"this could not be looked at: {str(error) or type(error).__name__}")]
-    except Exception as error:  # noqa: BLE001 - one look that goes wrong must not hide what the others found
-        return [failure(name, f"a mistake in the program: {type(error).__name__}: {error}")]
+        return failure(name, f"This check did not finish: {str(error) or type(error).__name__}")
+    except Exception as error:  # noqa: BLE001 - an error in one check must not hide the results of the others
+        return failure(name, f"Internal error in this check: {type(error).__name__}: {error}")
 
 
 def code_of(error: SourceUnavailable) -> int | None:
-    """The number that MariaDB gave its error."""
+    """Return MariaDB's error number, or None if MariaDB did not answer with an error."""
     args = getattr(error.__cause__, "args", ())
     return args[0] if args and isinstance(args[0], int) else None

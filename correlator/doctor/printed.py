@@ -1,4 +1,4 @@
-"""A report for people: aligned, signs before colours, what failed at the end, where the eye is."""
+"""Prints a report as text: aligned, with a symbol for each status, and failures at the end."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from rich.padding import Padding
 from rich.text import Text
 
 from correlator.doctor.check import Check, Report, Status
-from correlator.logs import escape
+from correlator.ops.logs import escape
 
 _ORDER: tuple[Status, ...] = ("ok", "warning", "failure")
 _STYLE: dict[Status, str] = {"ok": "green", "warning": "yellow", "failure": "bold red"}
-_SIGN: dict[Status, str] = {"ok": "✓", "warning": "!", "failure": "✗"}
-_ASCII: dict[Status, str] = {"ok": "+", "warning": "!", "failure": "x"}
+_SYMBOLS: dict[Status, str] = {"ok": "✓", "warning": "!", "failure": "✗"}
+_ASCII_SYMBOLS: dict[Status, str] = {"ok": "+", "warning": "!", "failure": "x"}
 _WIDE = 100_000
-"""Columns of a pipe: nothing is wrapped."""
+"""Columns if the output is not a terminal: nothing is wrapped."""
 
 
 def show(report: Report, stream: TextIO, environ: Mapping[str, str]) -> None:
-    """Print `report`. On a terminal sentences are wrapped; commands never are, as they are to be copied."""
+    """Print `report`. On a terminal sentences are wrapped; commands are never wrapped, so that they can be copied."""
     terminal = stream.isatty()
     console = Console(
         file=stream, markup=False, emoji=False, highlight=False, width=None if terminal else _WIDE, soft_wrap=False
@@ -31,14 +31,14 @@ def show(report: Report, stream: TextIO, environ: Mapping[str, str]) -> None:
     for status in _ORDER:
         for check in report.checks:
             if check.status == status:
-                _one(console, check, names, _SIGN if unicode else _ASCII)
+                _one(console, check, names, _SYMBOLS if unicode else _ASCII_SYMBOLS)
     console.print(_summary(report), soft_wrap=True)
 
 
-def _one(console: Console, check: Check, names: int, signs: Mapping[Status, str]) -> None:
+def _one(console: Console, check: Check, names: int, symbols: Mapping[Status, str]) -> None:
     style = _STYLE[check.status]
     room = names + 6
-    head = f"  {signs[check.status]} {check.name.ljust(names)}  "
+    head = f"  {symbols[check.status]} {check.name.ljust(names)}  "
     lines = Text(escape(check.summary)).wrap(console, max(20, console.width - room))
     for number, line in enumerate(lines):
         line.rstrip()
@@ -46,7 +46,7 @@ def _one(console: Console, check: Check, names: int, signs: Mapping[Status, str]
         console.print(Text.assemble(before, line), soft_wrap=True)
     for words in check.detail:
         console.print(Padding(Text(escape(words), style="dim"), (0, 0, 0, room), expand=False))
-    for command in check.mend:
+    for command in check.fix:
         console.print(Text.assemble(" " * room, ("> ", style), escape(command)), soft_wrap=True)
 
 
@@ -61,7 +61,7 @@ def _summary(report: Report) -> Text:
     for number, (word, style) in enumerate(words):
         text.append(", " if number else "").append(word, style)
     if counts["warning"] + counts["failure"]:
-        text.append("; what stands after > mends it")
+        text.append(". Run the commands marked > to fix it.")
     return text
 
 

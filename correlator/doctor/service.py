@@ -1,7 +1,8 @@
-"""What the service has and a person's shell has not: its credentials and its state directory.
+"""The environment of the systemd service, which a shell does not have: credentials and state directory.
 
-Who logs in to look at an installation starts the doctor from a shell. With the configuration of /etc/correlator the
-service is meant, so that its credentials and its directory are taken where the shell names none of its own.
+The doctor is started from a shell. With the configuration of /etc/correlator it examines the service, so it uses the
+service's credentials and state directory unless the shell's environment sets others. It reads the credentials from
+their source files: the running service has the copies that were made at its start.
 """
 
 from __future__ import annotations
@@ -16,21 +17,23 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from correlator import config
+from correlator.config import loading as config
+from correlator.config.schema import Config
 from correlator.doctor.check import Check, failure, ok, warning
-from correlator.settings import Config
 
 UNIT = "correlator.service"
 CREDENTIALS = Path("/run/credentials") / UNIT
 STATE = Path("/var/lib/correlator")
 UNIT_FILES = tuple(Path(folder, UNIT) for folder in ("/etc/systemd/system", "/usr/lib/systemd/system"))
 
+SECRETS = ("db-password", "mqtt-password", "api-token")
+
 UNIT_CHECK = "unit"
 WITHIN = 5.0
 
 
 class Setting(Struct, frozen=True):
-    """A configuration, and where it is from. `environ`: what was taken for the environment."""
+    """A configuration and its source. `environ`: the environment that it was read with."""
 
     config: Config
     file: Path | None
@@ -38,30 +41,53 @@ class Setting(Struct, frozen=True):
 
     @property
     def variables(self) -> list[str]:
-        """The names, not the values, of the variables that say something."""
+        """The names of the variables that set a configuration key."""
         return sorted(name for name in self.environ if name.startswith("CORRELATOR_") and "__" in name)
 
 
 def load(file: Path | None, environ: Mapping[str, str]) -> Setting:
-    """Raises `ConfigError`, as the daemon would."""
+    """Load the configuration as the daemon would. Raises ConfigError."""
     chosen = file or config.default_file()
     around = as_service(environ) if chosen == config.DEFAULT_FILE else environ
     return Setting(config.load(chosen, around), chosen, around)
 
 
 def as_service(environ: Mapping[str, str]) -> dict[str, str]:
-    """`environ`, and what the service manager would add: the files that the unit takes its credentials from."""
+    """Return `environ` with the variables that the service manager would add, for the source files of credentials."""
     added: dict[str, str] = {}
     with contextlib.suppress(OSError):
-        held = CREDENTIALS if os.access(CREDENTIALS, os.X_OK) and CREDENTIALS.is_dir() else config.DEFAULT_FILE.parent
-        added["CREDENTIALS_DIRECTORY"] = str(held)
+        added["CREDENTIALS_DIRECTORY"] = str(CREDENTIALS if _come_from_elsewhere() else config.DEFAULT_FILE.parent)
         if STATE.is_dir() or any(place.is_file() for place in UNIT_FILES):
             added["STATE_DIRECTORY"] = str(STATE)
     return {**added, **environ}
 
 
+def _come_from_elsewhere() -> bool:
+    """Whether a drop-in of the unit sets the source of credentials: then only the copies can be read."""
+    if not (os.access(CREDENTIALS, os.X_OK) and CREDENTIALS.is_dir()):
+        return False
+    drop_ins = [file for unit in UNIT_FILES for file in unit.with_name(f"{UNIT}.d").glob("*.conf")]
+    return any(f"Credential={name}" in _text(file).replace("Encrypted", "") for file in drop_ins for name in SECRETS)
+
+
+def outdated(setting: Setting) -> list[str]:
+    """Return the names of secrets whose source file differs from the copy of the running service."""
+    if setting.file != config.DEFAULT_FILE or setting.environ.get("CREDENTIALS_DIRECTORY") == str(CREDENTIALS):
+        return []
+    source = config.DEFAULT_FILE.parent
+    names = [name for name in SECRETS if (CREDENTIALS / name).is_file()]
+    return [name for name in names if _text(CREDENTIALS / name).strip() != _text(source / name).strip()]
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
 async def run(*command: str, within: float = WITHIN) -> tuple[int, str]:
-    """(exit code, output) of a program. Raises OSError where there is none, TimeoutError where it does not end."""
+    """Return (exit code, output) of a program. Raises OSError if it cannot start, TimeoutError after `within` s."""
     if shutil.which(command[0]) is None:
         raise FileNotFoundError(f"{command[0]} is not installed")
     process = await asyncio.create_subprocess_exec(
@@ -82,44 +108,44 @@ async def run(*command: str, within: float = WITHIN) -> tuple[int, str]:
 
 
 async def unit() -> Check:
-    """The state of the systemd unit."""
+    """Check the state of the systemd unit."""
     wanted = "LoadState,ActiveState,SubState,Result,NRestarts,ExecMainStatus,StatusText,NeedDaemonReload"
     try:
         code, out = await run("systemctl", "show", UNIT, f"--property={wanted}")
     except FileNotFoundError:
-        return ok(UNIT_CHECK, "no systemd here")
+        return ok(UNIT_CHECK, "systemd is not installed")
     except (OSError, TimeoutError) as error:
         return warning(UNIT_CHECK, f"systemctl does not answer: {str(error) or type(error).__name__}")
     if code:
-        return ok(UNIT_CHECK, "no systemd runs here", out.splitlines()[:1])
+        return ok(UNIT_CHECK, "systemd is not running", out.splitlines()[:1])
     return judge_unit(dict(line.partition("=")[::2] for line in out.splitlines()))
 
 
-def judge_unit(said: Mapping[str, str]) -> Check:
-    """`said`: properties as `systemctl show` prints them."""
-    active, result = said.get("ActiveState", ""), said.get("Result", "")
-    words = f"{active} ({said.get('SubState', '')})"
-    detail = [said["StatusText"]] if said.get("StatusText") else []
-    if said.get("LoadState") in ("not-found", "", None):
+def judge_unit(properties: Mapping[str, str]) -> Check:
+    """Judge the unit. `properties`: properties as `systemctl show` prints them."""
+    active, result = properties.get("ActiveState", ""), properties.get("Result", "")
+    words = f"{active} ({properties.get('SubState', '')})"
+    detail = [properties["StatusText"]] if properties.get("StatusText") else []
+    if properties.get("LoadState") in ("not-found", "", None):
         return ok(UNIT_CHECK, f"{UNIT} is not installed")
-    if said.get("LoadState") == "masked":
-        return warning(UNIT_CHECK, f"{UNIT} is masked: nothing can start it", mend=[f"systemctl unmask {UNIT}"])
+    if properties.get("LoadState") == "masked":
+        return warning(UNIT_CHECK, f"{UNIT} is masked: nothing can start it", fix=[f"systemctl unmask {UNIT}"])
     if active == "failed":
-        mend = ["journalctl -u correlator -n 50", f"systemctl restart {UNIT}"]
-        if said.get("ExecMainStatus") == "78":
+        fix = ["journalctl -u correlator -n 50", f"systemctl restart {UNIT}"]
+        if properties.get("ExecMainStatus") == "78":
             detail.append("exit code 78: the configuration is wrong")
-            mend.insert(0, "correlator check-config")
-        return failure(UNIT_CHECK, f"{UNIT} has failed: {result}", detail, mend)
-    if said.get("NeedDaemonReload") == "yes":
-        mend = ["systemctl daemon-reload", f"systemctl restart {UNIT}"]
-        return warning(UNIT_CHECK, f"{words}; its files were changed since it was read", detail, mend)
-    restarts = said.get("NRestarts", "0")
+            fix.insert(0, "correlator check-config")
+        return failure(UNIT_CHECK, f"{UNIT} has failed: {result}", detail, fix)
+    if properties.get("NeedDaemonReload") == "yes":
+        fix = ["systemctl daemon-reload", f"systemctl restart {UNIT}"]
+        return warning(UNIT_CHECK, f"{words}; its files changed after systemd read them", detail, fix)
+    restarts = properties.get("NRestarts", "0")
     if restarts not in ("0", ""):
         detail.append(f"restarted by systemd {restarts} times")
     if active != "active":
         stopped = active == "inactive"
         command = f"systemctl enable --now {UNIT}" if stopped else f"systemctl status {UNIT}"
-        return warning(UNIT_CHECK, f"{UNIT} does not run" if stopped else words, () if stopped else detail, [command])
+        return warning(UNIT_CHECK, f"{UNIT} is not running" if stopped else words, () if stopped else detail, [command])
     return ok(UNIT_CHECK, words, detail)
 
 

@@ -1,4 +1,4 @@
-"""What the database is like: which generation of the schema, and which time it keeps."""
+"""Checks of the database's schema, time zone and clock."""
 
 from __future__ import annotations
 
@@ -6,26 +6,23 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
+from correlator.config.schema import Config
+from correlator.config.values import SqliteUrl
 from correlator.doctor.check import Check, failure, ok, some, warning
-from correlator.settings import Config
-from correlator.sources.database import INDISPENSABLE, Database, Schema, Session
-from correlator.sources.queries import Queries
-from correlator.sources.zones import Zone
-from correlator.values import SqliteUrl
+from correlator.sources.db.queries import Queries
+from correlator.sources.db.session import INDISPENSABLE, OLDER_GENERATION, Database, Schema, Session
+from correlator.sources.db.zones import Zone
 
 SCHEMA, ZONE, CLOCK = "database.schema", "database.timezone", "database.clock"
-
-OLDER_GENERATION = frozenset({"log_events.external_job_id", "job_tracking.context_id", "job_tracking.job_category"})
-"""What an appliance lacks that rolled its schema change back: one of two that are in the field."""
 
 SKEW_NOTED, SKEW_WRONG = 2.0, 60.0
 """Seconds by which two clocks may differ."""
 
 QUARTER = 900
-"""Offsets of zones are whole quarters of an hour."""
+"""Seconds. Offsets of time zones are multiples of a quarter of an hour."""
 
 NEAR = 60.0
-"""Seconds within which a job's first step begins after the job, where an offset is told by it."""
+"""Seconds after the start of a job within which its first step must start to indicate an offset."""
 
 JOBS_COMPARED = 50
 
@@ -35,18 +32,18 @@ def judge_schema(schema: Schema, *, legacy: bool) -> Check:
     if not schema.has("log_events", *INDISPENSABLE):
         return failure(
             SCHEMA,
-            "log_events, or its id, message or ts, is not there, or SELECT on it is not granted",
-            ["there is nothing to follow"],
+            "log_events, or its id, message or ts, does not exist, or SELECT on it is not granted",
+            ["Without it the daemon has nothing to follow."],
             ["SHOW TABLES;", "SHOW CREATE TABLE log_events;"],
         )
     if not lacks:
-        return ok(SCHEMA, "current, all columns are there")
+        return ok(SCHEMA, "current: all columns exist")
     if set(lacks) <= OLDER_GENERATION:
-        return ok(SCHEMA, "the older generation, which the correlator knows", [f"without {some(lacks)}"])
+        return ok(SCHEMA, "the older generation, which the correlator supports", [f"without {some(lacks)}"])
     return warning(
         SCHEMA,
-        f"not there, or not granted: {some(lacks)}",
-        ["the correlator works with what is there; what these would tell is missing"],
+        f"missing, or not granted: {some(lacks)}",
+        ["The correlator works without them; what they contain is missing in its documents."],
         [f"SHOW CREATE TABLE {table};" for table in sorted({name.split(".")[0] for name in lacks})],
     )
 
@@ -63,9 +60,9 @@ async def time_zone(config: Config, database: Database, queries: Queries, sessio
 
 
 async def _errors(queries: Queries, session: Session) -> list[float]:
-    """Of recent jobs, how long after the job its first step began: a zone that is wrong shows as hours.
+    """Return, for recent jobs, the seconds from a job's start to its first step's; a wrong zone shows as hours.
 
-    The job's time is a TIMESTAMP, which knows its zone, and the step's a DATETIME, which needs ours.
+    The job's time is a TIMESTAMP, which is absolute; the step's is a DATETIME, which is read in the configured zone.
     """
     if not queries.schema.has("job_tracking", "id", "started_at") or not queries.schema.has("job_steps", "started_at"):
         return []
@@ -84,37 +81,44 @@ async def _errors(queries: Queries, session: Session) -> list[float]:
 
 
 def judge_zone(configured: str, zone: Zone, offset: int | None, errors: Sequence[float], now: float) -> Check:
-    """`offset`: the server's, in seconds east of UTC; `errors`: see `_errors`; `now`: seconds since 1970."""
+    """Judge the zone. `offset`: the server's, in seconds east of UTC; `errors`: see `_errors`; `now`: Unix seconds."""
     used = _offset(zone, now)
     words = f"{'auto: ' if configured == 'auto' else ''}{zone.name} (UTC{_hours(used)})"
     if wrong := _wrong_by(errors):
         return failure(
             ZONE,
             f"{words} is wrong by {abs(wrong) / 3600:g} h: DATETIME columns are at UTC{_hours(used + wrong)}",
-            [f"told by {len(errors)} recent jobs, whose first steps seem to begin {_hours(wrong)} h after the job"],
             [
-                'timezone = "the appliance\'s zone, e.g. Europe/Berlin" under [database] in the configuration',
-                "timedatectl",
+                f"Shown by {len(errors)} recent jobs, whose first steps seem to start {_hours(wrong)} h after the job.",
+                "If the zone has daylight saving time, set its name, e.g. Europe/Berlin.",
             ],
+            _zone_of(used + wrong),
         )
     proven = [f"{len(errors)} recent jobs agree"] if errors else []
     if offset is not None and offset != used:
-        lines = [f"the server's own zone is UTC{_hours(offset)} now", *proven]
+        lines = [f"The server's own zone is at UTC{_hours(offset)} now.", *proven]
         if errors:
             return ok(ZONE, words, lines)
         return warning(
             ZONE,
-            f"{words}, but the server is at UTC{_hours(offset)}, and no job tells which is right",
-            mend=["SELECT @@global.time_zone, @@system_time_zone;", "timedatectl"],
+            f"{words}, but the server is at UTC{_hours(offset)}, and no job shows which is right",
+            fix=["SELECT @@global.time_zone, @@system_time_zone;", "timedatectl"],
         )
     if configured == "auto" and zone.name.startswith("UTC") and offset:
-        lines = ["the server's offset of now is taken, without rules for daylight saving; it is looked up every 5 s"]
+        lines = ["The server's current offset is used, without daylight saving rules. It is read every 5 s."]
         return ok(ZONE, words, [*lines, *proven])
     return ok(ZONE, words, proven)
 
 
+def _zone_of(offset: int) -> list[str]:
+    """Return the setting of a zone `offset` seconds east of UTC; Etc/GMT-2 is two hours east."""
+    if offset % 3600:
+        return ["timedatectl list-timezones"]
+    return [f'database.timezone = "{f"Etc/GMT{-offset // 3600:+d}" if offset else "UTC"}"']
+
+
 def _wrong_by(errors: Sequence[float]) -> int:
-    """The offset that most of the jobs show; 0 where they show none."""
+    """Return the offset in seconds that most of the jobs show, or 0."""
     near = Counter(round(e / QUARTER) * QUARTER for e in errors if -5.0 <= e - round(e / QUARTER) * QUARTER <= NEAR)
     if not near:
         return 0
@@ -124,7 +128,7 @@ def _wrong_by(errors: Sequence[float]) -> int:
 
 async def clock(config: Config, session: Session) -> Check:
     if isinstance(config.database.url, SqliteUrl):
-        return ok(CLOCK, "this host's")
+        return ok(CLOCK, "the clock of this host")
     began, wall = time.monotonic(), time.time()
     rows = await session.query("SELECT CAST(UNIX_TIMESTAMP(SYSDATE(6)) AS CHAR)")
     took = time.monotonic() - began
@@ -132,22 +136,22 @@ async def clock(config: Config, session: Session) -> Check:
 
 
 def judge_clock(ahead: float, took: float) -> Check:
-    """`ahead`: seconds by which the server's clock is ahead; `took`: seconds of the question, half of them unsure."""
+    """Judge the clock. `ahead`: seconds that the server's clock is ahead, known to ±`took`/2 seconds."""
     words = f"{abs(ahead):.1f} s {'ahead of' if ahead > 0 else 'behind'} this host"
-    mend = ["timedatectl set-ntp true", "timedatectl timesync-status", "SELECT UTC_TIMESTAMP(6);"]
+    fix = ["timedatectl set-ntp true", "timedatectl timesync-status", "SELECT UTC_TIMESTAMP(6);"]
     off = abs(ahead) - took / 2
     if off >= SKEW_WRONG:
-        return failure(CLOCK, f"the server's clock is {words}", ["either of the two hosts has the wrong time"], mend)
+        return failure(CLOCK, f"the server's clock is {words}", ["One of the two hosts has the wrong time."], fix)
     if off >= SKEW_NOTED:
-        lines = ["delays that are measured, and what counts as stalled, are off by as much"]
-        return warning(CLOCK, f"the server's clock is {words}", lines, mend)
+        lines = ["Measured delays, and the detection of stalled jobs, are wrong by as much."]
+        return warning(CLOCK, f"the server's clock is {words}", lines, fix)
     return ok(CLOCK, f"within {max(0.1, abs(ahead)):.1f} s of the server's")
 
 
 def _offset(zone: Zone, now: float) -> int:
     """Seconds east of UTC at `now`."""
     local = int(now * 1_000_000)
-    for _ in range(2):  # local time is what a zone takes, and UTC is what there is
+    for _ in range(2):  # a zone converts local time, and only UTC is known
         local = int(now * 1_000_000) + (local - zone.utc(local))
     return (local - int(now * 1_000_000)) // 1_000_000
 

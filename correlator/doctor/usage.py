@@ -1,7 +1,7 @@
-"""How JobLog is being used, told from a day of its rows and records: what an engineer checked by hand until now. Pure.
+"""Checks of how the appliance uses JobLog, from one day of rows and records. Pure.
 
-GUI and appliance agree on a constructed ID; whether that ID leads to a job depends on what the appliance's programs
-write beside it. And JobLog drops rows when its queue is full: what the tables know and the log does not is counted.
+GUI and appliance use a constructed ID; whether it leads to a job depends on what the appliance's programs write with
+it. JobLog drops rows when its queue is full; lifecycle changes that are in the tables and not in the log are counted.
 """
 
 from __future__ import annotations
@@ -14,30 +14,30 @@ from msgspec import Struct
 
 from correlator.doctor.check import Check, ok, share, some, warning
 from correlator.jobs import joblog
-from correlator.jobs.model import Entry, JobRecord, Kind, LegacyRecord, LogRow, Micros, StepRecord
+from correlator.jobs.forecast.forecaster import OperationKey
+from correlator.jobs.forecast.points import MIN_RUNS
+from correlator.jobs.model.facts import ENDED, STATUS_OF, Entry
+from correlator.jobs.model.rows import JobRecord, LegacyRecord, LogRow, Micros, StepRecord
 
-ROWS, IDS, UNRESOLVED, LEGACY, DROPS = (
+ROWS, IDS, UNRESOLVED, LEGACY, DROPS, OPERATIONS = (
     "joblog.rows",
     "joblog.external_ids",
     "joblog.unresolved_ids",
     "joblog.legacy",
     "joblog.drops",
+    "joblog.operations",
 )
 
 DAY = 86_400_000_000
 SETTLED = 60_000_000
-"""Microseconds around what was looked at in which a row may be on its way, or just out of sight."""
+"""Microseconds at both ends of the examined period that are ignored, as a row there may be late or outside."""
 
 FOLLOWED_BY_GUI = "failover"
-"""The type of jobs that a GUI follows by an ID of its own; schedulers and the like need none."""
-
-_JOB_ENDS = frozenset({Kind.JOB_COMPLETED, Kind.JOB_FAILED, Kind.JOB_CANCELLED})
-_STEP_ENDS = frozenset({Kind.STEP_COMPLETED, Kind.STEP_FAILED, Kind.STEP_SKIPPED})
-_ENDED = frozenset({"completed", "failed", "cancelled"})
+"""The type of jobs that a GUI follows by a constructed ID; jobs such as a scheduler's need none."""
 
 
 class Log:
-    """What a number of rows say, added up."""
+    """A summary of log rows. `add` may be called with rows in any order."""
 
     def __init__(self, id_keys: Sequence[str]) -> None:
         self.id_keys = tuple(id_keys)
@@ -45,14 +45,14 @@ class Log:
         self.without_job = 0
         self.oldest: Micros | None = None
         self.whole = True
-        """Whether these are all rows of the day; else the newest of them."""
+        """Whether these are all rows of the day, or only the newest of them."""
         self.ids: dict[str, set[str]] = {}
-        """External ID → the jobs that its rows name, by whatever means; none where no row does."""
+        """External ID → the jobs that its rows name; empty if no row names one."""
         self.job_ends: set[str] = set()
         self.step_starts: set[int] = set()
         self.step_ends: set[int] = set()
 
-    def hear(self, rows: Iterable[LogRow]) -> None:
+    def add(self, rows: Iterable[LogRow]) -> None:
         for row in rows:
             entry, _ = joblog.read(row, 0, self.id_keys)
             self.rows += 1
@@ -64,47 +64,50 @@ class Log:
             self._lifecycle(entry)
 
     def _lifecycle(self, entry: Entry) -> None:
-        if entry.kind in _JOB_ENDS and entry.job_id is not None:
+        kind = entry.kind
+        if kind is None or (status := STATUS_OF.get(kind)) is None:
+            return
+        if kind.of_step and entry.step_id is not None:
+            (self.step_ends if status.ended else self.step_starts).add(entry.step_id)
+        elif status.ended and not kind.of_step and entry.job_id is not None:
             self.job_ends.add(entry.job_id)
-        elif entry.kind in _STEP_ENDS and entry.step_id is not None:
-            self.step_ends.add(entry.step_id)
-        elif entry.kind is Kind.STEP_STARTED and entry.step_id is not None:
-            self.step_starts.add(entry.step_id)
 
 
 class Tables(Struct, frozen=True):
-    """What the tables say of the same day. `older`: jobs of the day before, which rows may still name."""
+    """Records of the same day. `older`: jobs of the day before, which rows may still name."""
 
     jobs: tuple[JobRecord, ...]
     older: tuple[JobRecord, ...] = ()
     steps: Mapping[str, Sequence[StepRecord]] = {}
     legacy: tuple[LegacyRecord, ...] = ()
     whole: bool = True
-    """Whether these are all jobs of the day; else the newest of them."""
+    """Whether these are all jobs of the day, or only the newest of them."""
 
 
 def judge_rows(log: Log, tables: Tables) -> Check:
-    looked = "all rows of 24 h" if log.whole else "the newest of 24 h"
-    words = f"{share(log.without_job, log.rows)} rows belong to no job; looked at: {log.rows} rows, {looked}"
+    examined = "all rows of 24 h" if log.whole else "the newest of 24 h"
+    words = f"{share(log.without_job, log.rows)} rows belong to no job; examined: {log.rows} rows, {examined}"
     if not log.rows:
-        mend = ["SELECT MAX(ts), NOW() FROM (SELECT ts FROM log_events ORDER BY id DESC LIMIT 1) AS newest;"]
-        return warning(ROWS, "JobLog has written no row for 24 h", ["is the appliance's program running?"], mend)
+        fix = ["SELECT MAX(ts), NOW() FROM (SELECT ts FROM log_events ORDER BY id DESC LIMIT 1) AS newest;"]
+        return warning(ROWS, "JobLog has written no row for 24 h", ["Is the appliance's program running?"], fix)
     if tables.jobs and log.without_job == log.rows:
         return warning(
-            ROWS, words, [f"{len(tables.jobs)} jobs ran, and no row names one: JobLog's calls lack its logger"]
+            ROWS,
+            words,
+            [f"{len(tables.jobs)} jobs ran, and no row names one: the appliance does not log through the job's logger"],
         )
     return ok(ROWS, words)
 
 
 def judge_ids(log: Log, tables: Tables) -> Check:
-    """Jobs that no external ID leads to: whoever holds one will never find them."""
-    told = {job_id for jobs in log.ids.values() for job_id in jobs}
-    bare = [job for job in tables.jobs if job.job_id not in told and not _ids(job, log.id_keys)]
+    """Check for jobs without an external ID, which a GUI cannot find."""
+    named = {job_id for jobs in log.ids.values() for job_id in jobs}
+    bare = [job for job in tables.jobs if job.job_id not in named and not _ids(job, log.id_keys)]
     types = Counter(job.job_type or "without type" for job in bare)
     all_types = Counter(job.job_type or "without type" for job in tables.jobs)
     detail = [f"{kind}: {share(count, all_types[kind])}" for kind, count in types.most_common()]
-    looked = "jobs of 24 h" if tables.whole else "jobs, the newest of 24 h,"
-    words = f"{share(len(bare), len(tables.jobs))} {looked} have no external ID"
+    examined = "jobs of 24 h" if tables.whole else "jobs, the newest of 24 h,"
+    words = f"{share(len(bare), len(tables.jobs))} {examined} have no external ID"
     followed = [job.job_id for job in bare if job.job_type == FOLLOWED_BY_GUI]
     if not followed:
         return ok(IDS, words if tables.jobs else "no job in 24 h", detail)
@@ -113,68 +116,60 @@ def judge_ids(log: Log, tables: Tables) -> Check:
 
 
 def candidates(log: Log, tables: Tables) -> list[str]:
-    """External IDs of rows that lead to no job as far as is known here; the database may know more."""
-    known = {name for job in (*tables.jobs, *tables.older) for name in _ids(job, log.id_keys)}
-    known |= {row.job_id for row in tables.legacy}
+    """Return external IDs of rows that lead to no job of `tables`; the database may have a job for them."""
+    known = _known_ids(log, tables) | {row.job_id for row in tables.legacy}
     return sorted(name for name, jobs in log.ids.items() if not jobs and name not in known)
 
 
 def judge_unresolved(log: Log, tables: Tables, nowhere: Sequence[str], unsure: int) -> Check:
-    """`nowhere`: candidates that the database does not know either; `unsure`: those that it was not asked about."""
+    """Judge `nowhere`, the candidates that the database has no job for; `unsure` counts those not looked up."""
     if not nowhere and not unsure:
         found = f"all {len(log.ids)} external IDs of the rows lead to a job" if log.ids else "no row has an external ID"
         return ok(UNRESOLVED, found)
-    keys = _where(nowhere, tables, log.id_keys)
     detail = [f"e.g. {some(nowhere)}"] if nowhere else []
     if unsure:
-        detail.append(f"{unsure} more are in no record that was looked at, and were not searched for in the others")
-    mend = [f"correlator tap --job {quote(name)}" for name in nowhere[:1]]
-    if keys:
-        detail.append(f"some of them are in metadata under {some(keys)}, where nobody looks")
-        wanted = ", ".join(f'"{key}"' for key in (*log.id_keys, *keys))
-        mend = [f"external_id_keys = [{wanted}] under [jobs] in the configuration"]
-    return warning(UNRESOLVED, f"{share(len(nowhere) + unsure, len(log.ids))} external IDs lead nowhere", detail, mend)
+        detail.append(f"{unsure} more are in none of the examined records, and were not looked up in the others.")
+    under, fix = _other_keys(nowhere, log, tables)
+    words = f"{share(len(nowhere) + unsure, len(log.ids))} external IDs lead nowhere"
+    tap = [f"correlator tap --job {quote(name)}" for name in nowhere[:1]]
+    return warning(UNRESOLVED, words, [*detail, *under], fix or tap)
 
 
-def judge_legacy(log: Log, tables: Tables, unclaimed: Sequence[str], *, legacy: bool) -> Check:
-    """`unclaimed`: IDs of `failover_jobs` that no JobLog job has."""
+def judge_legacy(log: Log, tables: Tables, unclaimed: Sequence[str], undecided: int = 0, *, legacy: bool) -> Check:
+    """Judge `unclaimed`, the IDs of failover_jobs that no JobLog job has; `undecided` counts those not looked up."""
     if not tables.legacy:
         return ok(LEGACY, "no new row of failover_jobs in 24 h")
+    if undecided:
+        words = f"{share(undecided, len(tables.legacy))} rows of failover_jobs of 24 h have no JobLog job by any index"
+        return ok(LEGACY, words, ["Their IDs may be in metadata, which took too long to search."])
     if not unclaimed:
         return ok(LEGACY, f"each of the {len(tables.legacy)} rows of failover_jobs of 24 h has its JobLog job")
     words = f"{share(len(unclaimed), len(tables.legacy))} rows of failover_jobs of 24 h have no JobLog job"
-    keys = _where(unclaimed, tables, log.id_keys)
-    mend = []
-    detail = [f"e.g. {some(unclaimed)}"]
-    if keys:
-        wanted = ", ".join(f'"{key}"' for key in (*log.id_keys, *keys))
-        detail.append(f"some of their IDs are in metadata under {some(keys)}, where nobody looks")
-        mend = [f"external_id_keys = [{wanted}] under [jobs] in the configuration"]
-    elif legacy:
-        detail.append("they are shown as failover_jobs tells them: without steps")
-    else:
-        mend = ["legacy = true under [jobs] in the configuration, to show them without steps"]
-    return warning(LEGACY, words, detail, mend)
+    detail, fix = _other_keys(unclaimed, log, tables)
+    if not fix and legacy:
+        detail = ["They are published from failover_jobs, without steps."]
+    elif not fix:
+        detail, fix = ["With jobs.legacy they are published, without steps."], ["jobs.legacy = true"]
+    return warning(LEGACY, words, [f"e.g. {some(unclaimed)}", *detail], fix)
 
 
 def unclaimed(log: Log, tables: Tables) -> list[str]:
-    """IDs of `failover_jobs` that no job of the last two days has."""
-    known = {name for job in (*tables.jobs, *tables.older) for name in _ids(job, log.id_keys)}
-    known |= {job.job_id for job in (*tables.jobs, *tables.older)}
+    """Return IDs of failover_jobs that no job of the last two days has."""
+    known = _known_ids(log, tables) | {job.job_id for job in (*tables.jobs, *tables.older)}
     known |= {name for name, jobs in log.ids.items() if jobs}
     return [row.job_id for row in tables.legacy if row.job_id not in known]
 
 
 def judge_drops(log: Log, tables: Tables, now: Micros, counted: Mapping[str, float] | None) -> Check:
-    """What the tables know and the log lacks. `counted`: of the running daemon, by kind; None where none was asked."""
-    # A log that was not looked at in full is known from its oldest row on.
+    """Judge lifecycle rows missing in the log. `counted`: the daemon's own counters by kind, None if not available."""
+    # A log that was read in part is complete from its oldest row that was read.
     since = SETTLED + (now - DAY if log.whole else log.oldest or now)
     until = now - SETTLED
 
     def settled(at: Micros | None) -> bool:
         return at is not None and since <= at <= until
 
-    jobs = [j.job_id for j in tables.jobs if j.status in _ENDED and settled(j.completed_at)]
+    jobs = [j.job_id for j in tables.jobs if j.status in ENDED and settled(j.completed_at)]
     steps = [s for of_job in tables.steps.values() for s in of_job]
     ended = [s.id for s in steps if s.status != "running" and settled(s.completed_at)]
     begun = [s.id for s in steps if settled(s.started_at)]
@@ -195,25 +190,57 @@ def judge_drops(log: Log, tables: Tables, now: Micros, counted: Mapping[str, flo
         )
     total = sum(len(missing) for _, missing, _ in lost)
     if total and log.rows:
-        detail.append("what is shown is right all the same, from the tables; it is a second late, and has no log line")
+        detail.append("The published state is still correct, from the tables; it is a second late, without a log line.")
         return warning(DROPS, f"JobLog dropped {total} of its lifecycle rows: its queue is full at times", detail)
     if not any(whole for _, _, whole in lost):
-        return ok(DROPS, "nothing began or ended in what was looked at", detail)
+        return ok(DROPS, "nothing started or ended in the examined period", detail)
     return ok(DROPS, "no start and no end is missing in the log", detail)
+
+
+def judge_operations(tables: Tables, runs: Mapping[OperationKey, int]) -> Check:
+    """Name the operations whose jobs have no forecast. `runs`: the completed runs of each that the daemon knows.
+
+    That is no warning: a new operation has no earlier runs.
+    """
+    jobs = (*tables.jobs, *tables.older)
+    present = Counter((job.job_type or "", job.operation) for job in jobs if job.operation)
+    if not present:
+        return ok(OPERATIONS, "no job with an operation in two days")
+    without = [key for key, _ in present.most_common() if runs.get(key, 0) < MIN_RUNS]
+    if not without:
+        return ok(OPERATIONS, f"all {len(present)} operations of two days have earlier runs for a forecast")
+    words = f"{share(len(without), len(present))} operations of two days have no forecast yet"
+    detail = [f"Fewer than {MIN_RUNS} completed runs are known of: {some([*map(_operation, without)])}"]
+    return ok(OPERATIONS, words, detail)
+
+
+def _operation(key: OperationKey) -> str:
+    job_type, operation = key
+    return f"{operation} ({job_type or 'without type'})"
 
 
 def _ids(job: JobRecord, id_keys: Sequence[str]) -> list[str]:
     return joblog.external_ids(job.external_job_id, job.metadata, id_keys)
 
 
-def _where(names: Sequence[str], tables: Tables, id_keys: Sequence[str]) -> list[str]:
-    """Keys of metadata that hold some of `names`, and that nobody looks under."""
+def _known_ids(log: Log, tables: Tables) -> set[str]:
+    """Return all external IDs of the jobs of both days."""
+    return {name for job in (*tables.jobs, *tables.older) for name in _ids(job, log.id_keys)}
+
+
+def _other_keys(names: Sequence[str], log: Log, tables: Tables) -> tuple[list[str], list[str]]:
+    """Return detail and fix if metadata holds some of `names` under keys that are not configured; else nothing."""
     wanted = set(names)
     found: Counter[str] = Counter()
     for job in (*tables.jobs, *tables.older) if wanted else ():
         metadata = joblog.metadata_object(job.metadata) or {}
-        found.update(k for k, v in metadata.items() if k not in id_keys and isinstance(v, str) and v in wanted)
-    return [key for key, _ in found.most_common()]
+        found.update(k for k, v in metadata.items() if k not in log.id_keys and isinstance(v, str) and v in wanted)
+    if not found:
+        return [], []
+    keys = [key for key, _ in found.most_common()]
+    setting = ", ".join(f'"{key}"' for key in (*log.id_keys, *keys))
+    detail = f"Some of these IDs are in metadata under {some(keys)}, not in jobs.external_id_keys."
+    return [detail], [f"jobs.external_id_keys = [{setting}]"]
 
 
 def _sql(text: str) -> str:

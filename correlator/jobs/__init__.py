@@ -1,5 +1,5 @@
-"""The pure core: what JobLog's rows mean, and what is known of every job.
+"""The pure core: the meaning of JobLog's rows, and the state of every job.
 
-Nothing in here waits, reads a clock, opens a file or a socket, or logs: rows and the time are arguments,
-changes are return values. That is what lets the tests shuffle, repeat and split the facts of a recording.
+The package does no I/O: it does not wait, read a clock, open a file or a socket, or log. Rows and the time are
+arguments, changes are return values. Tests can therefore shuffle, repeat and split the facts of a recording.
 """

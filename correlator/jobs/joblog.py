@@ -1,7 +1,7 @@
-"""JobLog's grammar: what a log row says, and what a record's metadata says. The only file that knows its messages.
+"""The parser of JobLog's log rows and metadata. No other file contains JobLog's messages.
 
-Nothing here raises: a row that is not understood becomes a plain line of whatever job it still names, and the
-reasons are returned for counting. The rules are those observed in JobLog's own rows (docs/joblog.md).
+No function raises. A row that cannot be parsed becomes a plain log line of the job that it names, if any, and the
+reasons are returned so that the caller can count them. The rules were observed in JobLog's rows (docs/joblog.md).
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from typing import Any
 
 import orjson
 
-from correlator.jobs.model import Entry, Kind, Level, LogRow, Tie
+from correlator.jobs import sizes
+from correlator.jobs.model.facts import Attribution, Entry, Kind
+from correlator.jobs.model.rows import Level, LogRow
 
 KIND_OF_MESSAGE: dict[str, Kind] = {
     "job started": Kind.JOB_STARTED,
@@ -23,41 +25,44 @@ KIND_OF_MESSAGE: dict[str, Kind] = {
     "step failed": Kind.STEP_FAILED,
     "step skipped": Kind.STEP_SKIPPED,
 }
-"""The lifecycle messages; JobLog keeps their text, not their case."""
+"""The lifecycle messages. Their text is constant across versions of JobLog, their case is not."""
 
 PROGRESS_MESSAGE = "job progress updated"
 
 EXTERNAL_ID_KEYS: tuple[str, ...] = ("external_job_id", "failover_job_id", "gui_job_id")
-"""Where JobLog's callers put the IDs that a GUI holds, in attrs and in metadata."""
+"""The keys of attrs and metadata in which JobLog's callers store the IDs that a GUI uses."""
 
 MAX_ATTRS = 1 << 20
-"""Longer attrs are not parsed: nothing that JobLog itself writes comes near it."""
+"""Longer attrs, in characters, are not parsed. JobLog itself writes far shorter ones."""
 
 TOO_LONG = "!"
-"""What a source hands on in place of attrs over that length: no JSON text can be this."""
+"""A source passes this in place of longer attrs. It is not valid JSON, so it cannot be a value of attrs."""
 
 MAX_CARRIED = 1 << 16
-"""Longer attrs do not go along with a log line as it happens; they are read from the database on request."""
+"""Longer attrs, in characters, are not part of a streamed log line. They are read from the database on request."""
 
 MAX_ID = 255
-"""The longest ID a column of the appliance can hold."""
+"""The longest ID that a column of the appliance can store, in characters."""
 
 MAX_STEP_ID = (1 << 63) - 1
 
 _LEVELS: dict[str, Level] = {"DEBUG": "DEBUG", "INFO": "INFO", "WARN": "WARN", "ERROR": "ERROR", "WARNING": "WARN"}
 
 
-def read(row: LogRow, tick: int, id_keys: Sequence[str] = EXTERNAL_ID_KEYS) -> tuple[Entry, tuple[str, ...]]:
-    """What `row` says, and the reasons why part of it could not be understood (usually none).
+def read(
+    row: LogRow, observed_at: int, id_keys: Sequence[str] = EXTERNAL_ID_KEYS, max_error: int = sizes.MAX_ERROR
+) -> tuple[Entry, tuple[str, ...]]:
+    """Parse `row`. Returns its entry, and the reasons why parts of it could not be parsed (usually none).
 
-    Identity is the column where it is set, else attrs. `tick` is when the row was seen.
+    Job ID and step ID are those of the columns if they are set, else those of attrs. `observed_at`: see `Entry`.
+    An error is cut to `max_error` bytes.
     """
     bad: list[str] = []
     value = _value(row.attrs, bad)
     attrs = value if isinstance(value, dict) else {}
     carried = value if row.attrs is not None and len(row.attrs) <= MAX_CARRIED else None
     job_id, step_id = row.job_id or None, row.step_id
-    by: Tie = "none" if job_id is None else "column"
+    by: Attribution = "none" if job_id is None else "column"
     external: tuple[str, ...] = (row.external_job_id,) if row.external_job_id else ()
     if attrs:
         if job_id is None and "job_id" in attrs:
@@ -77,20 +82,33 @@ def read(row: LogRow, tick: int, id_keys: Sequence[str] = EXTERNAL_ID_KEYS) -> t
     if kind is None:
         percent = _percent(attrs.get("percent"), bad) if message == PROGRESS_MESSAGE else None
         entry = Entry(
-            row.id, row.ts, level, row.message, tick, job_id, step_id, external, percent=percent, by=by, attrs=carried
+            row.id,
+            row.ts,
+            level,
+            row.message,
+            observed_at,
+            job_id,
+            step_id,
+            external,
+            percent=percent,
+            by=by,
+            attrs=carried,
         )
     else:
+        error = text_or_json(attrs.get("error"))
+        error, error_cut = sizes.cut_text(error, max_error) if error is not None else (None, None)
         entry = Entry(
             event_id=row.id,
             at=row.ts,
             level=level,
             message=row.message,
-            tick=tick,
+            observed_at=observed_at,
             job_id=job_id,
             step_id=step_id if kind.of_step else None,
             external_ids=external,
             kind=kind,
-            error=text_or_json(attrs.get("error")),
+            error=error,
+            error_cut=error_cut,
             step_name=_text(attrs.get("step_name")),
             sequence=_small(attrs.get("sequence")),
             job_type=_text(attrs.get("job_type")),
@@ -103,8 +121,16 @@ def read(row: LogRow, tick: int, id_keys: Sequence[str] = EXTERNAL_ID_KEYS) -> t
     return entry, tuple(bad)
 
 
+def size(entry: Entry) -> int:
+    """A lower bound of the bytes of text in `entry`."""
+    try:
+        return len(entry.message) + len(orjson.dumps(entry.attrs))
+    except TypeError:  # nested too deep, or not valid Unicode
+        return len(entry.message) + MAX_CARRIED
+
+
 def metadata_object(text: str | None) -> dict[str, Any] | None:
-    """The metadata of a record, parsed; None where it is missing or no JSON object."""
+    """Parse the metadata of a record. Returns None if it is missing or not a JSON object."""
     if not text:
         return None
     try:
@@ -115,7 +141,7 @@ def metadata_object(text: str | None) -> dict[str, Any] | None:
 
 
 def external_ids(column: str | None, metadata: str | None, id_keys: Sequence[str] = EXTERNAL_ID_KEYS) -> list[str]:
-    """The external IDs of a record: the column's first, then metadata's in the order of `id_keys`, none twice."""
+    """The distinct external IDs of a record: the column's first, then those of metadata in the order of `id_keys`."""
     found = [column] if column else []
     parsed = metadata_object(metadata)
     if parsed is not None:
@@ -127,7 +153,7 @@ def external_ids(column: str | None, metadata: str | None, id_keys: Sequence[str
 
 
 def text_or_json(value: object) -> str | None:
-    """A text as it is, anything else but null as JSON: callers log errors of every type."""
+    """Return a string unchanged, and any other value but null as JSON, since callers log errors of every type."""
     if value is None or isinstance(value, str):
         return value or None
     try:
@@ -137,7 +163,7 @@ def text_or_json(value: object) -> str | None:
 
 
 def attrs_value(text: str | None) -> Any:
-    """What attrs hold, for showing: parsed, the text itself where it is no JSON, None where there are none."""
+    """Parse attrs. Returns the text itself if it is not JSON, and None if there is none."""
     return _value(text, [])
 
 

@@ -1,35 +1,35 @@
-"""The public shapes of a job and of what is told about jobs, member by member: docs/protocol.md as types.
+"""The public shape of job documents: docs/protocol.md as types. Those of messages are in `message_shapes`.
 
-`correlator.jobs.wire` and the sinks build these dicts, and mypy holds them to it; the served OpenAPI and AsyncAPI
-documents are generated from them. Every shape is closed: what is not here is not sent. ``None`` is "not known".
+`job_document` and the sinks build these dicts, and mypy checks them. The served OpenAPI and AsyncAPI documents are
+generated from them. Every shape is closed: no other member is sent. ``None`` means "not known".
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal, TypeAlias, TypedDict
+from typing import Annotated, Any, Literal, NotRequired, TypeAlias, TypedDict
 
 from msgspec import Meta
 
-from correlator.jobs.model import Kind, Level
+from correlator.jobs.model.rows import Level
 
 JobStatus: TypeAlias = Literal["pending", "running", "completed", "failed", "cancelled"]
 StepStatus: TypeAlias = Literal["pending", "running", "completed", "failed", "cancelled", "skipped"]
 Basis: TypeAlias = Annotated[
-    Literal["reported", "steps", "legacy"],
+    Literal["reported", "history", "steps", "legacy"],
     Meta(
-        description="What `percent` rests on: JobLog's own percent; steps done of steps seen; the status that"
-        " `failover_jobs` has. More may come."
+        description="What `percent` rests on: JobLog's own percent; earlier runs of the operation; steps done of steps"
+        " seen; the status that `failover_jobs` has. More may come."
+    ),
+]
+ForecastState: TypeAlias = Annotated[
+    Literal["rough", "on_track", "late", "overdue"],
+    Meta(
+        description="How the job compares with earlier runs at the same point: fewer than 10 were there; as usual; it"
+        " has waited there longer than 9 of 10; longer than any."
     ),
 ]
 Source: TypeAlias = Annotated[
     Literal["joblog", "legacy"], Meta(description="`legacy`: a job known from `failover_jobs` alone.")
-]
-Left: TypeAlias = Annotated[
-    Literal["retention", "filter", "gone", "merged"],
-    Meta(
-        description="It left memory; it left this filter, after one last put; its row was deleted; it was a legacy job"
-        " and is a JobLog job now."
-    ),
 ]
 DatabaseState: TypeAlias = Annotated[Literal["live", "stale", "down"], Meta(description="The database behind it.")]
 
@@ -48,14 +48,8 @@ JobId: TypeAlias = Annotated[str, Meta(description="A job's UUID; of a legacy jo
 Epoch: TypeAlias = Annotated[str, Meta(description="Names one run of the daemon.")]
 Seq: TypeAlias = Annotated[int, Meta(ge=0, description="A place in the changes of one epoch; it never falls.")]
 Rev: TypeAlias = Annotated[int, Meta(ge=0, description="The `seq` of the job's last change.")]
-SubId: TypeAlias = Annotated[int, Meta(ge=0, description="A subscription, by the `id` its client gave it.")]
-Subs: TypeAlias = Annotated[list[SubId], Meta(description="The subscriptions that want it.")]
-Attrs: TypeAlias = Annotated[
-    Any,
-    Meta(
-        description="As logged, nearly always an object; the text itself where it is no JSON; null without any, and in"
-        " a stream where they are long."
-    ),
+ErrorCut: TypeAlias = Annotated[
+    int, Meta(ge=1, description="Bytes of the whole error; absent unless `error` is only its beginning.")
 ]
 
 
@@ -63,7 +57,7 @@ Attrs: TypeAlias = Annotated[
 
 
 class Progress(TypedDict):
-    """How far a job is. 100 percent only when it has completed; a completed job may have failed steps."""
+    """The progress of a job. It is 100 percent only if the job has completed. A completed job may have failed steps."""
 
     percent: Percent
     basis: Basis
@@ -72,10 +66,49 @@ class Progress(TypedDict):
     steps_running: Count
     steps_skipped: Count
     steps_seen: Count
+    steps_expected: Annotated[
+        Count | None,
+        Meta(description="The steps seen, and those ahead that at least half of the earlier runs had. See `forecast`."),
+    ]
+
+
+class ForecastEnd(TypedDict):
+    """The end of a job: in half of all cases before `p50`, in nine of ten before `p90`."""
+
+    p50: Time
+    p90: Time
+
+
+class StepAhead(TypedDict):
+    """A step that is still to come. `share`: of the earlier runs that had it."""
+
+    name: str
+    share: Annotated[float, Meta(ge=0, le=1)]
+    typical_seconds: Annotated[float, Meta(ge=0, description="The median time that earlier runs spent in it.")]
+
+
+class Forecast(TypedDict):
+    """When a running job will probably end, from earlier runs of the same job type and operation."""
+
+    ends_at: ForecastEnd
+    as_of: Annotated[Time, Meta(description="The time at which the forecast was made.")]
+    runs: Annotated[Count, Meta(description="The number of earlier runs that it rests on.")]
+    state: ForecastState
+    typical_seconds: Annotated[float, Meta(ge=0, description="The median duration of earlier runs, in seconds.")]
+    failure_rate: Annotated[float, Meta(ge=0, le=1, description="The share of earlier runs that did not complete.")]
+    steps_ahead: Annotated[list[StepAhead], Meta(description="In their usual order.")]
+
+
+class Comparison(TypedDict):
+    """An ended job beside earlier runs of its operation."""
+
+    typical_seconds: Annotated[float, Meta(ge=0, description="The median duration of earlier runs, in seconds.")]
+    runs: Count
+    percentile: Annotated[Percent, Meta(description="The percentage of these runs that took less time.")]
 
 
 class Step(TypedDict):
-    """One step of a job. Order steps by `seq`."""
+    """One step of a job. Order steps by `seq`; 0 means that it is not known yet, and comes last."""
 
     seq: int
     name: str
@@ -84,10 +117,11 @@ class Step(TypedDict):
     ended_at: Time | None
     duration_seconds: Seconds | None
     error: str | None
+    error_cut: NotRequired[ErrorCut]
 
 
 class LastMessage(TypedDict):
-    """The last log row of a job, by the time at which it was logged."""
+    """The log row of a job that was logged last."""
 
     level: Level
     text: str
@@ -95,25 +129,30 @@ class LastMessage(TypedDict):
 
 
 class Document(TypedDict):
-    """A job. It changes only with its `rev`: what still runs has its duration as of `updated_at`."""
+    """A job. It changes only with its `rev`: the duration of a running job or step is that at `updated_at`."""
 
     job_id: JobId
     external_ids: Annotated[list[str], Meta(description="Each leads to this job, unless a newer one carries it too.")]
     context_id: str | None
     parent_job_id: str | None
-    child_job_ids: list[str]
+    child_job_ids: Annotated[list[str], Meta(description="In the order of their start; the newest 1,000 at the most.")]
     job_type: str | None
     operation: str | None
     category: str | None
     owner: str | None
     status: JobStatus
-    terminal: Annotated[bool, Meta(description="It has ended.")]
+    terminal: Annotated[bool, Meta(description="True if the job has ended.")]
     error: str | None
     started_at: Time | None
     ended_at: Time | None
     updated_at: Time
     duration_seconds: Seconds | None
     progress: Progress
+    forecast: Annotated[
+        Forecast | None,
+        Meta(description="null with fewer than 3 earlier runs, for legacy jobs, and once the job has ended."),
+    ]
+    compared_with: Annotated[Comparison | None, Meta(description="Of an ended job, if earlier runs were known.")]
     current_step: Annotated[str | None, Meta(description="The name of the running step, the highest of several.")]
     steps: Annotated[dict[str, Step], Meta(description="By step id; empty in a list of jobs that did not ask.")]
     stalled: Annotated[bool, Meta(description="Running, and silent longer than `jobs.stalled_after`.")]
@@ -121,169 +160,18 @@ class Document(TypedDict):
     last_message: LastMessage | None
     warnings: Count
     errors: Count
-    metadata: Annotated[dict[str, Any], Meta(description="As the appliance keeps it; its members are not ours.")]
+    metadata: Annotated[
+        dict[str, Any], Meta(description="As the appliance keeps it; where it was cut, `_cut` has what is missing.")
+    ]
     source: Source
     rev: Rev
-
-
-# -- websocket and event stream, server → client
-
-
-class Welcome(TypedDict):
-    """The answer to `hello`. `resumed`: a subscription with `resume` gets what it missed, and no snapshot."""
-
-    type: Literal["welcome"]
-    epoch: Epoch
-    seq: Seq
-    resumed: bool
-    ping_seconds: Count
-
-
-class Snapshot(TypedDict):
-    """Jobs that match a subscription, the newest first; `more`: another chunk follows."""
-
-    type: Literal["snapshot"]
-    sub: SubId
-    seq: Seq
-    more: bool
-    jobs: list[Document]
-
-
-class Synced(TypedDict):
-    """The end of a snapshot, or of what a resumed subscription missed. `unknown`: IDs that are held."""
-
-    type: Literal["synced"]
-    sub: SubId
-    seq: Seq
-    count: Count
-    unknown: list[str]
-
-
-class Put(TypedDict):
-    """The whole document; idempotent."""
-
-    type: Literal["put"]
-    sub: Subs
-    seq: Seq
-    job_id: JobId
-    rev: Rev
-    job: Document
-
-
-class Delta(TypedDict):
-    """A change of the document that its reader has at `base`; a reader that has not asks with `get`."""
-
-    type: Literal["delta"]
-    sub: Subs
-    seq: Seq
-    job_id: JobId
-    base: Rev
-    rev: Rev
-    set: Annotated[dict[str, Any], Meta(description="A merge patch (RFC 7386) of the document at `base`.")]
-
-
-class Delete(TypedDict):
-    """A job is no longer one of these subscriptions."""
-
-    type: Literal["delete"]
-    sub: Subs
-    seq: Seq
-    job_id: JobId
-    reason: Left
-
-
-class LogEvent(TypedDict):
-    """One log row of a job."""
-
-    event_id: int
-    level: Level
-    message: str
-    step_id: int | None
-    attrs: Attrs
-    at: Time
-
-
-class LogMessage(LogEvent):
-    """A committed log row of a job that matches, once a reader and row."""
-
-    type: Literal["log"]
-    sub: Subs
-    job_id: JobId
-
-
-class LogDropped(TypedDict):
-    """So many log lines were not sent, as their reader lags."""
-
-    type: Literal["log"]
-    sub: Subs
-    dropped: Annotated[int, Meta(ge=1)]
-
-
-class Bookmark(TypedDict):
-    """Everything up to `seq` was sent."""
-
-    type: Literal["bookmark"]
-    seq: Seq
-    at: Time
-
-
-class SourceStatus(TypedDict):
-    """How the database is; `lag_seconds`: the age of its newest whole answer, 0 while it is live."""
-
-    type: Literal["status"]
-    source: DatabaseState
-    lag_seconds: Seconds
-
-
-class Resync(TypedDict):
-    """What the reader knows is not enough to go on from: a fresh snapshot follows."""
-
-    type: Literal["resync"]
-    reason: Literal["epoch", "gap", "slow"]
-
-
-class Error(TypedDict):
-    """What was wrong with a message. Three bad frames close the connection."""
-
-    type: Literal["error"]
-    sub: SubId | None
-    code: Literal["bad_request", "not_found", "unavailable"]
-    detail: str
-
-
-class Bye(TypedDict):
-    """The daemon goes: come back after a random time of this range."""
-
-    type: Literal["bye"]
-    code: Annotated[int, Meta(description="The close code that follows (RFC 6455, 7.4).")]
-    retry_ms: Annotated[list[Count], Meta(min_length=2, max_length=2, description="At least, at most; milliseconds.")]
-
-
-class Pong(TypedDict):
-    """The answer to `ping`."""
-
-    type: Literal["pong"]
-
-
-TOLD: Final = (
-    *(Welcome, Snapshot, Synced, Put, Delta, Delete, LogMessage, LogDropped),
-    *(Bookmark, SourceStatus, Resync, Error, Bye, Pong),
-)
-"""Every message to a websocket client."""
-
-
-# -- MQTT
-
-
-class JobEvent(TypedDict):
-    """A transition. `event_id` null: only the tables, or time, told it. At least once, over crashes of both sides."""
-
-    event_id: int | None
-    kind: Kind
-    job_id: JobId
-    step_id: int | None
-    step_name: str | None
-    error: str | None
-    at: Time
-    epoch: Epoch
-    seq: Seq
+    child_job_ids_cut: NotRequired[
+        Annotated[int, Meta(ge=0, description="The number of all children, where `child_job_ids` has not all of them.")]
+    ]
+    counts_complete: NotRequired[
+        Annotated[
+            bool,
+            Meta(description="false while the log's past is still being read after a first start; else absent."),
+        ]
+    ]
+    error_cut: NotRequired[ErrorCut]

@@ -1,13 +1,13 @@
-"""Where changes go. A sink follows the hub at its own pace, and nothing it meets ever slows the pipeline down."""
+"""Sinks publish what the hub announces. A sink runs at its own pace and never delays the pipeline."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
-from correlator.hub import Hub
+from correlator.pipeline.hub import Hub
 
 
 class Sink(Protocol):
-    """Runs until cancelled, then has a moment to say goodbye. A peer that is away is a state, not an error."""
+    """A consumer of the hub. `run` ends when it is cancelled; an unreachable peer is a state and not an error."""
 
     async def run(self, hub: Hub) -> None: ...

@@ -1,6 +1,6 @@
-"""What REST answers and MQTT publishes around the shapes of jobs, member by member: docs/protocol.md as types.
+"""The REST and MQTT payloads of docs/protocol.md as types. The shapes of jobs are in `correlator.jobs.shapes`.
 
-The served OpenAPI and AsyncAPI documents are generated from them. Every shape is closed: what is not here is not sent.
+The OpenAPI and AsyncAPI documents are generated from these types. No other members are sent.
 """
 
 from __future__ import annotations
@@ -9,7 +9,19 @@ from typing import Annotated, Any, Literal, NotRequired, TypeAlias, TypedDict
 
 from msgspec import Meta
 
-from correlator.jobs.shapes import Count, DatabaseState, Document, Epoch, JobId, LogEvent, Percent, Seconds, Seq, Time
+from correlator.jobs.message_shapes import LogEvent
+from correlator.jobs.shapes import (
+    Count,
+    DatabaseState,
+    Document,
+    Epoch,
+    ErrorCut,
+    JobId,
+    Percent,
+    Seconds,
+    Seq,
+    Time,
+)
 
 DaemonState: TypeAlias = Literal["starting", "online", "stopping", "offline"]
 ResolvedBy: TypeAlias = Literal["uuid", "external_id", "context_id", "legacy"]
@@ -17,31 +29,72 @@ GoTime: TypeAlias = Annotated[str, Meta(extra_json_schema={"format": "date-time"
 
 
 class JobsPage(TypedDict):
-    """A page of jobs, the newest first."""
+    """A page of jobs, newest first. It may be shorter than `limit`, or empty, while `next_cursor` is set."""
 
     jobs: list[Document]
-    next_cursor: Annotated[str | None, Meta(description="`cursor` of the next page; null: there is none.")]
+    next_cursor: Annotated[str | None, Meta(description="`cursor` of the next page; null: this is the last page.")]
+    complete: Annotated[
+        bool, Meta(description="False: the database cannot be queried, and only jobs in memory are listed.")
+    ]
+    reason: Annotated[str | None, Meta(description="Why the page is not complete; null if it is.")]
 
 
 class EventsPage(TypedDict):
-    """Log rows of a job, oldest first. A later page may bring a lower id: that row was committed late."""
+    """Log rows of a job, oldest first. If the search is slow, a page has fewer than `limit`, or none: see `more`."""
 
-    events: list[LogEvent]
+    events: Annotated[
+        list[LogEvent], Meta(description="A later page may contain a lower id: that row was committed late.")
+    ]
     next_after: Annotated[
-        str | None, Meta(description="`after` of the next page; opaque. Null: the job has ended, and has no more.")
+        str | None,
+        Meta(description="`after` of the next page; opaque. Null: the job has ended and has no further rows."),
+    ]
+    more: Annotated[
+        bool, Meta(description="True: the next page can be read now. False: all rows so far have been read.")
     ]
 
 
 class Resolved(TypedDict):
-    """Where an ID leads. `also`: older jobs that it names too, the newest first."""
+    """The job that an ID resolves to. `also`: older jobs with this ID, newest first."""
 
     job_id: JobId
     resolved_by: ResolvedBy
     also: list[str]
 
 
+class OperationRuns(TypedDict):
+    """What earlier runs of an operation took. Only completed runs have a duration."""
+
+    job_type: str | None
+    operation: str
+    runs: Annotated[int, Meta(ge=0, description="Completed runs that forecasts rest on: the newest 100 at the most.")]
+    typical_seconds: Annotated[Seconds | None, Meta(description="The median of their durations; null without any.")]
+    p90_seconds: Annotated[Seconds | None, Meta(description="Nine of ten took less; null without any.")]
+    failure_rate: Annotated[float, Meta(ge=0, le=1, description="The share of all runs that failed or were cancelled.")]
+
+
+class UsualStep(TypedDict):
+    """A step of an operation. `share`: of the runs, those that had it. `typical_seconds`: the median of its time."""
+
+    name: str
+    share: Annotated[float, Meta(ge=0, le=1)]
+    typical_seconds: Seconds
+
+
+class OperationWithSteps(OperationRuns):
+    """An operation with the steps that at least a tenth of its runs had, in their usual order."""
+
+    steps: list[UsualStep]
+
+
+class OperationsList(TypedDict):
+    """The operations that a run of has ended, ordered by job type and operation; 256 at the most."""
+
+    operations: list[OperationRuns]
+
+
 class Ticket(TypedDict):
-    """Lets one request in, as `?ticket=…`; `expires_in` seconds."""
+    """Admits one request, as `?ticket=…`. `expires_in`: seconds."""
 
     ticket: str
     expires_in: Count
@@ -54,14 +107,14 @@ class Liveness(TypedDict):
 
 
 class Loading(TypedDict):
-    """How much of the past has been read, in log rows."""
+    """Progress of reading the existing log, in rows."""
 
     done: Count
     total: Count
 
 
 class DatabasePart(TypedDict):
-    """`loading` only until what is known is complete."""
+    """The database connection. `loading` is present until the existing log has been read."""
 
     ok: bool
     state: DatabaseState
@@ -70,17 +123,26 @@ class DatabasePart(TypedDict):
     loading: NotRequired[Loading]
 
 
+class TablesPart(TypedDict):
+    """`missing`: required tables and columns that cannot be read; job data that only they contain is missing."""
+
+    ok: bool
+    missing: list[str]
+    error: str | None
+
+
 class MqttPart(TypedDict):
-    """`pending`: retained topics and events that the broker has not acknowledged."""
+    """The broker connection. `pending`: retained topics and events that the broker has not acknowledged."""
 
     ok: bool
     connected: bool
     pending: Count
     error: str | None
+    skipped: Annotated[int, Meta(ge=0, description="Retained topics whose newest message is too large.")]
 
 
 class CheckpointPart(TypedDict):
-    """`age_seconds` since it was last written; null before."""
+    """The checkpoint file. `age_seconds`: seconds since it was last written; null before the first time."""
 
     ok: bool
     age_seconds: Seconds | None
@@ -88,7 +150,7 @@ class CheckpointPart(TypedDict):
 
 
 class DoorbellPart(TypedDict):
-    """What tells of commits at once, where that is configured. `ok` also while it is away: polling goes on."""
+    """The doorbell (binary log), if configured. `ok` is true even while it is down, as polling continues."""
 
     ok: bool
     up: bool
@@ -96,16 +158,17 @@ class DoorbellPart(TypedDict):
 
 
 class Parts(TypedDict):
-    """What the daemon depends on; `mqtt` and `doorbell` only where they are configured."""
+    """What the daemon depends on. `mqtt` and `doorbell` are present only if they are configured."""
 
     database: DatabasePart
+    tables: TablesPart
     checkpoint: CheckpointPart
     mqtt: NotRequired[MqttPart]
     doorbell: NotRequired[DoorbellPart]
 
 
 class Readiness(TypedDict):
-    """`ready`: it may be asked. `degraded`: a part is away, and what is known is still served."""
+    """`ready`: requests are served. `degraded`: a part is not available, and known data is still served."""
 
     ready: bool
     degraded: bool
@@ -113,7 +176,7 @@ class Readiness(TypedDict):
 
 
 class Problem(TypedDict):
-    """What is wrong with a request (RFC 9457)."""
+    """The problem with a request (RFC 9457)."""
 
     type: Annotated[str, Meta(extra_json_schema={"format": "uri-reference"})]
     title: str
@@ -128,7 +191,7 @@ class _Found(TypedDict):
     success: Annotated[bool, Meta(extra_json_schema={"const": True})]
     message: str
     job_id: JobId
-    status: Annotated[str, Meta(description="Of a job that `failover_jobs` alone knows, that table's own word.")]
+    status: Annotated[str, Meta(description="For a job that exists only in `failover_jobs`: the value of that table.")]
     progress: Percent
     start_time: GoTime | None
     duration: Annotated[int, Meta(ge=0, description="Nanoseconds.")]
@@ -143,17 +206,18 @@ class _Details(TypedDict):
     running_steps: Count
     step_completion: Percent
     error_message: str | None
+    error_cut: NotRequired[ErrorCut]
     metadata: dict[str, Any] | None
 
 
 class DirectDetails(_Details):
-    """What the appliance tells of a job that was asked for by its UUID or its context ID."""
+    """The appliance's details of a job that was requested by its UUID or its context ID."""
 
     tracking_source: Literal["direct_joblog_uuid"]
 
 
 class EnhancedDetails(_Details):
-    """The same by an external ID: `gui_job_id` is what was asked for, `internal_job_id` the UUID."""
+    """The appliance's details of a job by external ID: `gui_job_id` is that ID, `internal_job_id` the UUID."""
 
     context_id: str | None
     external_job_id: str | None
@@ -164,7 +228,7 @@ class EnhancedDetails(_Details):
 
 
 class LegacyDetails(TypedDict):
-    """What the appliance tells of a job that `failover_jobs` alone knows; texts are empty where that has NULL."""
+    """The appliance's details of a job that exists only in `failover_jobs`. NULL becomes an empty text."""
 
     vm_id: str
     vm_name: str
@@ -172,6 +236,7 @@ class LegacyDetails(TypedDict):
     destination_vm_id: str
     snapshot_id: str
     error_message: str
+    error_cut: NotRequired[ErrorCut]
     started_at: GoTime | None
     completed_at: GoTime | None
     custom_config: Any
@@ -191,7 +256,7 @@ class EnhancedReply(_Found):
 
 
 class LegacyReply(_Found):
-    """The appliance's reply for a job that `failover_jobs` alone knows."""
+    """The appliance's reply for a job that exists only in `failover_jobs`."""
 
     job_details: LegacyDetails
 
@@ -213,14 +278,14 @@ class UnknownReply(TypedDict):
 
 
 class JobState(Document):
-    """A retained state: the document, and where its change stands in which epoch."""
+    """A retained state: the document, with the epoch and the position of its last change."""
 
     epoch: Epoch
     seq: Seq
 
 
 class DeletedJobState(TypedDict):
-    """The last state of a job that left memory: the document as it was. Of an earlier run's, only these are certain."""
+    """The last state of a job that left memory. For a job of an earlier run, only these members are certain."""
 
     job_id: JobId
     deleted: Annotated[bool, Meta(extra_json_schema={"const": True})]
@@ -229,14 +294,14 @@ class DeletedJobState(TypedDict):
 
 
 class ExternalId(TypedDict):
-    """Where an external ID leads: to the newest job that carries it."""
+    """An external ID and the newest job that carries it."""
 
     external_id: str
     job_id: JobId
 
 
 class DaemonIndex(TypedDict):
-    """How far the daemon is, and how many jobs it has in memory."""
+    """The daemon's position, and the number of jobs in memory."""
 
     epoch: Epoch
     seq: Seq
@@ -244,7 +309,7 @@ class DaemonIndex(TypedDict):
 
 
 class DaemonStatus(TypedDict):
-    """The daemon's own word; `offline` is its last will as well."""
+    """The daemon's state. `offline` is also its last will."""
 
     state: DaemonState
     epoch: Epoch

@@ -1,76 +1,76 @@
-"""Where rows come from. A source reads, a feed takes; neither knows who is behind the other.
+"""The sources: they read log_events and the tables, and write what they read to a `Feed`.
 
-A source delivers every committed row of the log at least once and at most once a run, in any order, and what the
-tables say as often as it is asked. It never shows a row that was not committed.
+A source delivers every committed row of the log exactly once per run, in any order, and reads the tables again as
+often as needed. It never delivers a row that was not committed. Source and feed know each other only by the two
+protocols of this module.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from correlator.jobs.index import Outcome
-from correlator.jobs.model import LegacyRecord, LogRow, Reading
+from correlator.jobs.forecast.forecaster import OperationKey
+from correlator.jobs.forecast.place import EndedRun
+from correlator.jobs.known import KnownJobs
+from correlator.jobs.model.facts import Reading
+from correlator.jobs.model.rows import LegacyRecord, LogRow, Micros
+from correlator.jobs.outcome import Outcome
+from correlator.ops.liveness import Liveness
+from correlator.pipeline.source_status import SourceStatus
+from correlator.pipeline.waiting_ids import WaitingIds
 
 
 class Feed(Protocol):
-    """What a source writes to. Every call is synchronous and returns what the rows did to the index."""
+    """The pipeline as sources see it: it applies what they read, and publishes the outcome that it returns.
 
-    def look(self) -> int:
-        """The tick of a look at the tables that begins now."""
+    Every call is synchronous. `known` is what the index knows already, `waiting_ids` what clients wait for; a source
+    only reads both. It reports its own state to `status`, and each of its tasks has a heartbeat in `live`.
+    """
+
+    known: KnownJobs
+    waiting_ids: WaitingIds
+    status: SourceStatus
+    live: Liveness
+
+    def advance_clock(self) -> int:
+        """Advance the logical clock and return its time. Call it just before a table query."""
 
     def rows(self, rows: Sequence[LogRow]) -> Outcome: ...
+
+    def past(self, rows: Sequence[LogRow]) -> Outcome:
+        """Apply rows of the log's past. Nothing is published for them until `show_past`."""
+
+    def show_past(self) -> bool:
+        """Publish what the past changed, for some jobs per call. Call it again until it returns False."""
 
     def readings(self, readings: Iterable[Reading]) -> Outcome: ...
 
     def legacy(self, records: Iterable[LegacyRecord], gone: Iterable[str]) -> Outcome: ...
 
-    def schema(self, *, tracking: bool) -> None:
-        """What the appliance has: without job_tracking, jobs are known from the log alone."""
+    def decide_legacy(self, owned: Iterable[str], apart: Iterable[str]) -> Outcome:
+        """Decide IDs of failover_jobs: `owned` by JobLog jobs, or `apart`. Only rows that stand apart are published."""
 
-    def malformed(self, reason: str) -> None: ...
+    def history_wanted(self) -> bool:
+        """True if the runs of the time before the daemon first started are not known yet."""
 
-    def state(self, *, connected: bool, error: str | None = None) -> None:
-        """Whether the database answers; said on every change and after every successful look."""
+    def history_begins(self, cutoff: Micros) -> None:
+        """Begin to read the history: the runs that ended at or before `cutoff`, in microseconds since 1970."""
 
-    def loading(self, done: int, total: int) -> None:
-        """How far the past has been read, in log ids."""
+    def history(self, runs: Sequence[EndedRun]) -> None:
+        """Learn runs of the history, at most 10 in a call (some 0.3 ms each), in the order of their ends."""
 
-    def loaded(self) -> None:
-        """The past has been read: what comes from now on is news."""
+    def operation_read(self, operation: OperationKey) -> None:
+        """Report that all earlier runs of an operation have been learned. Its running jobs get their forecasts."""
 
-    def attention(self) -> bool:
-        """Whether jobs run, or readers watch something happen, so that looking often is worth it."""
+    def history_read(self) -> None:
+        """End the history. From now on the jobs that end are learned."""
 
-    def untold(self) -> int:
-        """How many rows wait for the tables to tell of their jobs."""
-
-    def holding(self) -> bool:
-        """Whether somebody waits for an ID that nobody knows yet."""
-
-    def active(self) -> set[str]:
-        """Jobs that have not ended."""
-
-    def known(self) -> list[str]:
-        """All jobs in memory."""
-
-    def needs(self, job_id: str) -> bool:
-        """Whether the tables should be asked about a job that began or ended lately."""
-
-    def is_new(self, job_id: str) -> bool:
-        """Whether nothing is known of the job yet."""
-
-    def part(self, name: str, within: float) -> AbstractContextManager[Callable[[], None]]:
-        """A task of the source, which says by the callable that it goes on (`correlator.liveness`)."""
-
-    def unfinished_legacy(self) -> list[LegacyRecord]: ...
-
-    def claimed(self, external_id: str) -> bool:
-        """Whether a job in memory has this external ID."""
+    def wants_fast_poll(self) -> bool:
+        """True if short poll intervals pay off: jobs run that are not stalled, or clients watch jobs that change."""
 
 
 class Source(Protocol):
-    """Runs until cancelled. A database that is away is a state that it reports, not an error."""
+    """Reads until cancelled. It reports an unavailable database (`SourceStatus.failed`) and raises nothing for it."""
 
     async def run(self, feed: Feed) -> None: ...

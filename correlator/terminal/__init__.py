@@ -1,5 +1,5 @@
-"""Jobs on a terminal, in a pipe, or as JSON: what the commands jobs, show and watch print.
+"""What the commands jobs, show and watch print: to a terminal, to a pipe, or as JSON.
 
-Always: text that comes from the daemon is somebody else's. Control characters leave escaped, and no markup of rich is
-ever read out of it.
+Invariant: text from the daemon is untrusted. Control characters are printed escaped, and no text is parsed as rich
+markup.
 """

@@ -1,6 +1,6 @@
-"""What the commands that ask a daemon have in common: where it is, how it lets us in, and how a command ends.
+"""Options and start-up shared by the commands that connect to a daemon: its URL, the token, TLS, signals.
 
-It is read for every command line, also for that of the daemon, so it loads no client before one is needed.
+Every command imports this module, the daemon too, so the client is imported only where it is used.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from correlator import values
+from correlator.config import values
 from correlator.errors import BadRequest
 
 if TYPE_CHECKING:
-    from correlator.client import Client
+    from correlator.client.client import Client
 
 _T = TypeVar("_T")
 
 
 class Since(click.ParamType[str]):
-    """How long ago, or a time with its zone; becomes RFC 3339."""
+    """A duration before now (``2h``) or a time; converted to RFC 3339. A time without a zone is local time."""
 
     name = "since"
 
@@ -41,11 +41,11 @@ class Since(click.ParamType[str]):
             when = datetime.fromisoformat(value)
         except ValueError:
             self.fail(f"{value!r}: expected e.g. 2h, 7d or 2025-09-22T10:00:00Z", param, ctx)
-        return when.astimezone(UTC).isoformat().replace("+00:00", "Z")  # without a zone it is this machine's
+        return when.astimezone(UTC).isoformat().replace("+00:00", "Z")  # local time if it has no zone
 
 
 class JobId(click.ParamType[str]):
-    """Any ID of a job, as far as the daemon takes it."""
+    """Any ID of a job, of a length that the daemon accepts."""
 
     name = "id"
 
@@ -55,15 +55,15 @@ class JobId(click.ParamType[str]):
         return str(value)
 
 
-def of_a_daemon(command: Callable[..., None]) -> Callable[..., None]:
-    """Adds the options that say where the daemon is and how it lets us in."""
+def daemon_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options for the daemon's URL, the token and TLS to `command`."""
     for option in (
         click.option("--insecure", is_flag=True, help="Do not check the certificate of an https URL."),
         click.option("--ca", type=click.Path(dir_okay=False, path_type=Path), help="Certificates to trust, in PEM."),
         click.option(
             "--token-file",
             type=click.Path(dir_okay=False, path_type=Path),
-            help="Its first line is the token.  [else: CORRELATOR_TOKEN]",
+            help="File whose first line is the token.  [default: CORRELATOR_TOKEN]",
         ),
         click.option(
             "--url",
@@ -71,17 +71,21 @@ def of_a_daemon(command: Callable[..., None]) -> Callable[..., None]:
             default="http://127.0.0.1:8686",
             show_default=True,
             show_envvar=True,
-            help="Where the daemon is.",
+            help="URL of the daemon.",
         ),
     ):
         command = option(command)
     return command
 
 
-def client_of(given: dict[str, Any]) -> Client:
-    """The client that the options of `of_a_daemon` ask for; they are taken out of `given`."""
-    from correlator.client import Client  # noqa: PLC0415 - a command that fails early loads none
-    from correlator.settings import Tls  # noqa: PLC0415 - a command that fails early loads none
+def client_from_options(given: dict[str, Any]) -> Client:
+    """Create the client from the options of `daemon_options`, and remove these from `given`.
+
+    Raises:
+        click.UsageError: the URL, the token or the certificates are not usable.
+    """
+    from correlator.client.client import Client  # noqa: PLC0415 - a command that fails early loads none
+    from correlator.config.schema import Tls  # noqa: PLC0415 - a command that fails early loads none
     from correlator.tls import client_context  # noqa: PLC0415 - a command that fails early loads none
 
     url, ca, insecure, file = (given.pop(name) for name in ("url", "ca", "insecure", "token_file"))
@@ -92,7 +96,9 @@ def client_of(given: dict[str, Any]) -> Client:
     except (OSError, UnicodeError) as error:
         raise click.UsageError(f"--token-file: {file} cannot be read: {error}") from error
     if not re.fullmatch(r"[\x21-\x7e]*", token):
-        raise click.UsageError("the token holds characters that no HTTP header can carry")
+        raise click.UsageError(
+            "the token has characters that are not allowed in an HTTP header: use printable ASCII without spaces"
+        )
     try:
         context = client_context(Tls(ca=ca, verify=not insecure)) if ca or insecure else None
     except OSError as error:  # ssl.SSLError is one
@@ -104,28 +110,32 @@ def client_of(given: dict[str, Any]) -> Client:
 
 
 def standard_output() -> Any:
-    """Standard output, which what it cannot encode does not break."""
+    """Standard output; characters that it cannot encode are printed escaped."""
     stream = sys.stdout
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="backslashreplace")
     return stream
 
 
-def paints(stream: Any) -> bool:
-    """Whether it can be painted on: a terminal that moves its cursor."""
+def can_repaint(stream: Any) -> bool:
+    """True if the stream is a terminal that can move its cursor."""
     return bool(stream.isatty()) and os.environ.get("TERM", "dumb") not in ("", "dumb", "unknown")
 
 
-def ask(client: Client, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
-    """Run `work` while `client` is open. SIGTERM and SIGHUP end it like SIGINT, so that it leaves the terminal well."""
-    told: list[int] = []
+def run_with_client(client: Client, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+    """Run `work` while `client` is open. SIGTERM and SIGHUP cancel it, so that it can restore the terminal.
 
-    async def asked() -> _T:
+    Raises:
+        click.exceptions.Exit: with 128 + the number of the signal.
+    """
+    received: list[int] = []
+
+    async def cancellable() -> _T:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
 
         def stop(number: int) -> None:
-            told.append(number)
+            received.append(number)
             task.cancel()
 
         for number in (signal.SIGTERM, signal.SIGHUP):
@@ -134,9 +144,9 @@ def ask(client: Client, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
             return await work()
 
     try:
-        return asyncio.run(asked())
+        return asyncio.run(cancellable())
     except asyncio.CancelledError:
-        raise click.exceptions.Exit(128 + told[0] if told else 1) from None
+        raise click.exceptions.Exit(128 + received[0] if received else 1) from None
     finally:
         with contextlib.suppress(ValueError):
             sys.stdout.flush()

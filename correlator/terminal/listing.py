@@ -1,34 +1,51 @@
-"""`correlator jobs`: many jobs, the newest first; once, or followed live."""
+"""`correlator jobs`: list jobs, the newest first, once or continuously."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import heapq
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, TextIO
 
 from msgspec import Struct
-from rich.table import Table
+from rich.console import Group
 from rich.text import Text
 
-from correlator.client import Client
-from correlator.replica import Update
-from correlator.replica.messages import Document, Wanted
-from correlator.terminal import signs
+from correlator.client.client import Client
+from correlator.client.documents import moment
+from correlator.client.messages import Document, Wanted
+from correlator.client.replica import Update
+from correlator.terminal import forecasts, formats, ids, table
+from correlator.terminal.renderers import note
 from correlator.terminal.screen import Screen
-from correlator.terminal.show import SHORT
-from correlator.terminal.shows import note
-from correlator.terminal.signs import STYLES, Signs
+from correlator.terminal.theme import Theme, console_on, print_error, theme_for
 
 Output = Literal["table", "plain", "json"]
 
-TICK = 1.0
+REDRAW_EVERY = 1.0
+RECENT = 3600.0
+"""Seconds for which a failed job is listed above the running ones."""
+
+MAX_JOBS = 100_000
+
+
+class Form(Struct, frozen=True):
+    """The output format. `header`: print the column names above plain lines."""
+
+    output: Output
+    header: bool = True
 
 
 class Query(Struct, frozen=True):
-    """Which jobs. An empty member does not filter. `since`: RFC 3339; `text`: in any ID or machine's name."""
+    """A filter of jobs; an empty member does not filter.
+
+    `since`: RFC 3339. `text`: part of any ID or of the machine's name. `state`: of `forecasts.conditions`, which only
+    running jobs have. `limit`: None for all jobs.
+    """
 
     status: tuple[str, ...] = ()
     job_type: tuple[str, ...] = ()
@@ -36,12 +53,13 @@ class Query(Struct, frozen=True):
     context_id: tuple[str, ...] = ()
     text: str = ""
     since: str | None = None
-    limit: int = 50
+    state: tuple[str, ...] = ()
+    limit: int | None = None
 
     def parameters(self) -> dict[str, str | tuple[str, ...]]:
-        """As ``GET /api/v1/jobs`` takes them."""
+        """The query parameters of ``GET /api/v1/jobs``."""
         given: dict[str, str | tuple[str, ...] | None] = {
-            "status": self.status,
+            "status": self._status,
             "job_type": self.job_type,
             "operation": self.operation,
             "context_id": self.context_id,
@@ -51,163 +69,218 @@ class Query(Struct, frozen=True):
         return {name: value for name, value in given.items() if value}
 
     def wanted(self) -> Wanted:
-        """As a subscription takes them, which knows fewer: `admits` is asked for the rest."""
-        return Wanted(status=self.status or None, job_type=self.job_type or None, context_id=self.context_id or None)
+        """The subscription for this filter. It has fewer members; `admits` applies the others."""
+        return Wanted(status=self._status or None, job_type=self.job_type or None, context_id=self.context_id or None)
+
+    def filters(self) -> str:
+        """The command-line options that only `admits` applies."""
+        given = {"--state": self.state, "--operation": self.operation, "--since": self.since, "-q": self.text}
+        return " and ".join(option for option, value in given.items() if value)
 
     def admits(self, job: Document) -> bool:
-        since, began = signs.moment(self.since), signs.moment(job.get("started_at"))
-        names = (job.get("job_id"), *(job.get("external_ids") or ()), job.get("context_id"), signs.vm_name(job))
+        if not self.filters():
+            return True
+        since, began = moment(self.since), moment(job.get("started_at"))
+        names = (*ids.names(job), formats.vm_name(job))
         return (
-            (not self.operation or job.get("operation") in self.operation)
+            self.has_state(job)
+            and (not self.operation or job.get("operation") in self.operation)
             and (since is None or (began is not None and began >= since))
-            and (not self.text or any(self.text.lower() in str(name).lower() for name in names if name))
+            and (not self.text or any(self.text.lower() in name.lower() for name in names))
         )
 
+    def has_state(self, job: Document) -> bool:
+        return not self.state or any(state in self.state for state in forecasts.conditions(job))
 
-async def jobs(client: Client, query: Query, output: Output, stdout: TextIO) -> None:
-    """Print them once."""
-    found = await client.jobs(query.parameters(), query.limit)
-    look = signs.signs_for(stdout, os.environ)
-    match output:
+    @property
+    def _status(self) -> tuple[str, ...]:
+        return self.status or (("running",) if self.state else ())
+
+
+async def jobs(client: Client, query: Query, form: Form, stdout: TextIO, stderr: TextIO) -> None:
+    """Print the jobs once. A note on jobs that are missing goes to `stderr`."""
+    # The daemon has no filter for `state`, so that all running jobs are fetched.
+    listed = await client.jobs(query.parameters(), (not query.state and query.limit) or MAX_JOBS)
+    matching = [job for job in listed.found if query.has_state(job)]
+    found = matching[: query.limit]
+    theme = theme_for(stdout, os.environ)
+    match form.output:
         case "json":
-            stdout.write(signs.as_json(found, indent=2) + "\n")
+            stdout.write(formats.as_json(found, indent=2) + "\n")
         case "plain":
-            stdout.writelines(plain(job, look) + "\n" for job in found)
+            stdout.writelines(line + "\n" for line in _plain(found, form, theme))
         case "table":
-            console = signs.console_on(stdout)
-            console.print(table(found, console.width, time.time(), look))
+            console = console_on(stdout)
+            console.print(table.table(found, console.width, time.time(), theme))
+    stdout.flush()
+    if listed.incomplete is not None:
+        print_error(stderr, f"the list is incomplete: {listed.incomplete}")
+    elif listed.more or len(found) < len(matching):
+        print_error(stderr, f"these are the newest {len(found)}, and there are more: --limit asks for others")
 
 
-async def follow_jobs(client: Client, query: Query, output: Output, stdout: TextIO, stderr: TextIO) -> None:
-    """Print them, and every change, until cancelled."""
-    if output == "table":
-        with Screen(signs.console_on(stdout)) as screen:
-            await _follow_table(client, query, screen, signs.signs_for(stdout, os.environ))
+async def follow_jobs(client: Client, query: Query, form: Form, stdout: TextIO, stderr: TextIO) -> None:
+    """Print the jobs and every change of them until cancelled."""
+    if form.output == "table":
+        with Screen(console_on(stdout)) as screen:
+            await _follow_table(client, query, screen, theme_for(stdout, os.environ))
         return
-    look, told, said = signs.signs_for(stdout, os.environ), dict[str, str](), ""
+    lines, printed_note = _Lines(query, form, stdout), ""
     async with contextlib.aclosing(client.follow(query.wanted())) as updates:
         async for update in updates:
-            for job in newest(update, query) if update.synced else ():
-                job_id = str(job["job_id"])
-                # As JSON every change counts; a line is about what stands in it, its age aside.
-                line = signs.as_json(job) if output == "json" else plain(job, look)
-                key = line if output == "json" else plain({**job, "duration_seconds": None}, look)
-                if told.get(job_id) != key:
-                    told[job_id] = key
-                    stdout.write(line + "\n")
-            for job_id, reason in update.gone.items():
-                if told.pop(job_id, None) is not None and output == "json":
-                    stdout.write(signs.as_json({"job_id": job_id, "deleted": reason}) + "\n")
-            stdout.flush()
-            if note(update) != said:
-                said = note(update)
-                signs.grumble(stderr, said or "connected again")
+            lines.handle(update)
+            if note(update) != printed_note:
+                printed_note = note(update)
+                print_error(stderr, printed_note or "connected again")
 
 
-async def _follow_table(client: Client, query: Query, screen: Screen, look: Signs) -> None:
+class _Lines:
+    """Prints one line for each visible change, as JSON or columns. The work is proportional to the changed jobs."""
+
+    def __init__(self, query: Query, form: Form, stdout: TextIO) -> None:
+        self._query = query
+        self._form = form
+        self._stdout = stdout
+        self._theme = theme_for(stdout, os.environ)
+        self._changed: set[str] = set()
+        self._printed: dict[str, int] = {}
+        """Job ID → hash of the line that was printed last."""
+        if form.output == "plain" and form.header:
+            stdout.write(table.header() + "\n")
+
+    def handle(self, update: Update) -> None:
+        self._changed |= update.changed
+        if update.synced and self._changed:
+            jobs = update.jobs if self._query.limit is not None else self._of(update)
+            for job in newest(jobs.values(), self._query):
+                if job["job_id"] in self._changed:
+                    self._print(job, time.time() + update.ahead)
+            self._changed.clear()
+        for job_id, reason in update.gone.items():
+            self._changed.discard(job_id)
+            if self._printed.pop(job_id, None) is not None and self._form.output == "json":
+                self._stdout.write(formats.as_json({"job_id": job_id, "deleted": reason}) + "\n")
+        self._stdout.flush()
+
+    def _of(self, update: Update) -> dict[str, Document]:
+        return {job_id: update.jobs[job_id] for job_id in self._changed if job_id in update.jobs}
+
+    def _print(self, job: Document, now: float) -> None:
+        if self._form.output == "json":
+            line = key = formats.as_json(job)
+        else:
+            line = table.plain(job, now, self._theme)
+            key = table.plain(job, 0.0, self._theme)  # elapsed seconds alone are no change
+        job_id = str(job["job_id"])
+        if self._printed.get(job_id) != hash(key):
+            self._printed[job_id] = hash(key)
+            self._stdout.write(line + "\n")
+
+
+async def _follow_table(client: Client, query: Query, screen: Screen, theme: Theme) -> None:
     news, latest = asyncio.Event(), list[Update]()
 
-    async def listen() -> None:
+    async def receive() -> None:
         async with contextlib.aclosing(client.follow(query.wanted())) as updates:
             async for update in updates:
                 latest[:] = [update]
                 news.set()
 
-    listening = asyncio.create_task(listen())
-    listening.add_done_callback(lambda _: news.set())
+    receiving = asyncio.create_task(receive())
+    receiving.add_done_callback(lambda _: news.set())
     try:
-        while not listening.done():
+        while not receiving.done():
+            began = time.monotonic()
             if latest:
-                # One line for the names of the columns, one for what is the matter, one for the cursor.
-                shown = newest(latest[0], query)[: max(1, screen.height - 3)]
-                drawn = table(shown, screen.width, time.time() + latest[0].ahead, look)
-                if matter := note(latest[0]):
-                    drawn.caption = look.fit(Text(look.clean(matter), style="yellow"), screen.width)
-                screen.paint(drawn)
+                screen.paint(_frame(latest[0], query, screen, theme))
+            took = time.monotonic() - began
             news.clear()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(TICK):
+                async with asyncio.timeout(REDRAW_EVERY):
                     await news.wait()
             if latest and latest[0].connection.state == "live":
-                await asyncio.sleep(0.1)  # a burst of changes is one frame
-        listening.result()
+                # A burst of changes becomes one frame, and painting uses at most a tenth of the time.
+                await asyncio.sleep(max(0.1, 9 * took))
+        receiving.result()
     finally:
-        listening.cancel()
-        await asyncio.gather(listening, return_exceptions=True)
+        receiving.cancel()
+        await asyncio.gather(receiving, return_exceptions=True)
 
 
-def newest(update: Update, query: Query) -> list[Document]:
-    """Those that the query wants, the newest first, no more than its limit."""
-    found = [job for job in update.jobs.values() if query.admits(job)]
-    found.sort(key=lambda job: (job.get("started_at") or "", job.get("job_id") or ""), reverse=True)
-    return found[: query.limit]
+def _frame(update: Update, query: Query, screen: Screen, theme: Theme) -> Group:
+    """The frame that fits the window: the most urgent jobs, a count of the hidden ones, and any problem."""
+    now = time.time() + update.ahead
+    wanted = [job for job in update.jobs.values() if query.admits(job)]
+    problem = note(update)
+    # One line for the column names, one for the problem, one for the cursor.
+    room = max(1, screen.height - 2 - bool(problem))
+    most = min(room, query.limit or room)
+    if len(wanted) > most or len(wanted) < len(update.jobs):
+        most = min(max(1, room - 1), query.limit or room)
+    shown = most_urgent(wanted, now, most)
+    below = []
+    if rest := not_shown(wanted, shown, query, len(update.jobs), theme):
+        below.append(theme.fit(Text(rest, style="dim"), screen.width))
+    if problem:
+        below.append(theme.fit(Text(theme.clean(problem), style="yellow"), screen.width))
+    return Group(table.table(shown, screen.width, now, theme), *below)
 
 
-def plain(job: Document, look: Signs) -> str:
-    """Columns with tabs between, for scripts: started, id, status, percent, machine, operation, step, seconds."""
-    seconds = job.get("duration_seconds")
-    columns = (
-        signs.stamp(job["started_at"]) if job.get("started_at") else None,
-        job.get("job_id"),
-        job.get("status"),
-        f"{signs.percent(job):g}",
-        signs.vm_name(job),
-        job.get("operation"),
-        job.get("current_step"),
-        None if seconds is None else f"{seconds:.0f}",
-    )
-    return "\t".join(look.clean(column) or "-" for column in columns)
+def most_urgent(jobs: Iterable[Document], now: float, most: int) -> list[Document]:
+    """The `most` most urgent jobs, the newest first among equals.
+
+    The order is stalled, overdue, failed within `RECENT`, late, running, pending, others.
+    """
+
+    def place(job: Document) -> tuple[int, str, str]:
+        status = job.get("status")
+        ended = moment(job.get("ended_at"))
+        if conditions := forecasts.conditions(job):
+            rank = {"stalled": 6, "overdue": 5, "late": 3}[conditions[0]]
+        elif status == "failed" and ended is not None and now - ended.timestamp() < RECENT:
+            rank = 4
+        else:
+            rank = {"running": 2, "pending": 1}.get(str(status), 0)
+        return rank, *_place(job)
+
+    return heapq.nlargest(most, jobs, key=place)
 
 
-_COLUMNS: Mapping[str, tuple[int, bool]] = {
-    "status": (0, False), "vm": (0, True), "operation": (60, True), "progress": (30, False), "step": (90, True),
-    "elapsed": (36, False), "age": (100, False), "id": (70, False),
-}  # fmt: skip
-"""Name → from which width of the terminal on it is shown, and whether it gives way where room is short."""
+def not_shown(wanted: Sequence[Document], shown: Sequence[Document], query: Query, known: int, theme: Theme) -> str:
+    """A summary of the jobs that are not shown, and the reason; "" if all are shown."""
+    parts = []
+    if hidden := len(wanted) - len(shown):
+        counts = Counter(map(_word, wanted))
+        counts.subtract(map(_word, shown))
+        words = ", ".join(f"{counts[word]} {word}" for word in sorted(counts, key=_order) if counts[word])
+        why = f"--limit {query.limit}" if len(shown) == query.limit else "the window is too low"
+        parts.append(f"{hidden} more: {words} ({why})")
+    if without := known - len(wanted):
+        parts.append(f"{without} left out by {query.filters()}")
+    return f"{theme.ellipsis} {'; '.join(parts)}" if parts else ""
 
 
-_SHORT = {"vm": "VM", "progress": "   %", "elapsed": "TIME"}
-"""What stands over a column where room is short."""
+def _word(job: Document) -> str:
+    return next(iter(forecasts.conditions(job)), str(job.get("status")))
 
 
-def table(found: Iterable[Document], width: int, now: float, look: Signs) -> Table:
-    """The wider, the more columns."""
-    columns = [name for name, (least, _) in _COLUMNS.items() if width >= least]
-    drawn = Table(
-        box=None, padding=(0, 1, 0, 0), header_style="dim", width=width, pad_edge=False, caption_justify="left"
-    )
-    for name in columns:
-        gives_way = _COLUMNS[name][1]
-        drawn.add_column(
-            name.upper() if width >= 60 else _SHORT.get(name, ""),
-            no_wrap=True,
-            overflow="ellipsis" if look.unicode else "crop",
-            ratio=1 if gives_way else None,
-        )
+def _order(word: str) -> tuple[int, str]:
+    known = ("stalled", "overdue", "failed", "late", "running", "pending")
+    return known.index(word) if word in known else len(known), word
+
+
+def newest(jobs: Iterable[Document], query: Query) -> list[Document]:
+    """The jobs that match the query, the newest first, up to its limit."""
+    found = [job for job in jobs if query.admits(job)]
+    return sorted(found, key=_place, reverse=True)[: query.limit]
+
+
+def _place(job: Document) -> tuple[str, str]:
+    return job.get("started_at") or "", job.get("job_id") or ""
+
+
+def _plain(found: Iterable[Document], form: Form, theme: Theme) -> Iterator[str]:
+    if form.header:
+        yield table.header()
     for job in found:
-        cells = _cells(job, width, now, look)
-        drawn.add_row(*(cells[name] for name in columns))
-    return drawn
-
-
-def _cells(job: Document, width: int, now: float, look: Signs) -> dict[str, Text]:
-    status = str(job.get("status"))
-    style = STYLES.get(status, "")
-    words = Text.assemble(look.mark(status), (f" {look.clean(status)}" if width >= 60 else "", style))
-    if job.get("stalled"):
-        words.append("!", "bold yellow")
-    share = signs.percent(job)
-    bar = look.bar(share, 8 if width < 100 else 12, style) if width >= 60 else Text()
-    began = signs.moment(job.get("started_at"))
-    age = signs.duration(max(0.0, now - began.timestamp())).split(" ")[0] if began is not None else ""
-    job_id = look.clean(job.get("job_id"))
-    return {
-        "status": words,
-        "vm": Text(look.clean(signs.vm_name(job) or "-"), style="bold" if status == "running" else ""),
-        "operation": Text(look.clean(job.get("operation"))),
-        "progress": Text.assemble(bar, f" {int(share):3d}%" if width >= 60 else f"{int(share):3d}%"),
-        "step": Text(look.clean(job.get("current_step"))),
-        "elapsed": Text(signs.duration(signs.elapsed(job, now))),
-        "age": Text(age),
-        "id": Text(job_id if width >= 120 or len(job_id) < 20 else job_id[:SHORT], style="dim"),
-    }
+        yield table.plain(job, time.time(), theme)

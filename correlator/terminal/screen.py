@@ -1,7 +1,7 @@
-"""A few lines at the bottom of a terminal that are painted over in place.
+"""Lines at the bottom of a terminal that are repainted in place.
 
-Always: what stood on the terminal before stays above them, the cursor is shown again when it ends, and a narrower
-window, in which the terminal itself wraps what was painted wider, leaves no remains.
+Invariants: earlier output stays above them. The cursor is visible again at the end. When the window becomes narrower
+and the terminal wraps the painted lines, the next paint erases all of them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from rich.segment import Segment, Segments
 
 
 class Screen:
-    """Use it as a context. `console` must be a terminal."""
+    """A context manager; the cursor is hidden inside it. `console` must be a terminal."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -27,7 +27,7 @@ class Screen:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        # Also what the terminal echoed below, a ^C for example.
+        # Also erase what the terminal echoed below, for example ^C.
         self._write("\r\x1b[J\x1b[?25h")
 
     @property
@@ -39,12 +39,12 @@ class Screen:
         return self._console.height
 
     def paint(self, what: RenderableType) -> None:
-        """Show `what` in the place of what was shown before. Higher than the window it must not be."""
+        """Replace the painted lines by `what`, which must not be higher than the window."""
         lines, widths = self._render(what)
         width = self._console.width
         if lines == self._painted and width == self._at_width:
             return
-        # Each line is erased before it is written, and only where it changed: the terminal never stands empty.
+        # Only lines that changed are erased and written again, so that the screen does not flicker.
         before = self._painted if width == self._at_width else []
         stays = [index < len(before) and line == before[index] for index, line in enumerate(lines)]
         written = ("\r\n" if same else f"\x1b[2K{line}\r\n" for line, same in zip(lines, stays, strict=True))
@@ -52,13 +52,13 @@ class Screen:
         self._painted, self._widths, self._at_width = lines, widths, width
 
     def finish(self, what: RenderableType) -> None:
-        """Leave `what` behind, as high as it is."""
+        """Replace the painted lines by `what` for good; it may be higher than the window."""
         lines, _ = self._render(what)
         self._write(self._home(self._console.width) + "\x1b[J" + "".join(f"{line}\r\n" for line in lines))
         self._painted, self._widths = [], []
 
     def _home(self, width: int) -> str:
-        """To the first of the lines that were painted, wherever the terminal has wrapped them to."""
+        """The control sequence that moves to the first painted line, also if the terminal has wrapped the lines."""
         if not self._painted:
             return "\r"
         if width >= self._at_width:

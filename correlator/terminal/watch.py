@@ -1,4 +1,4 @@
-"""`correlator watch`: follow some IDs until their jobs have ended."""
+"""`correlator watch`: follow IDs until their jobs have ended."""
 
 from __future__ import annotations
 
@@ -10,27 +10,33 @@ from typing import Literal, TextIO
 import msgspec
 from msgspec import Struct
 
-from correlator.client import Client, Unreachable
+from correlator.client.client import Client
+from correlator.client.errors import Unreachable
+from correlator.client.messages import Log, Wanted
+from correlator.client.replica import Connection, Update
 from correlator.errors import CorrelatorError
-from correlator.jobs.model import Level
-from correlator.replica.messages import Log, Wanted
-from correlator.terminal import signs
+from correlator.jobs.model.rows import Level
+from correlator.terminal import ids
+from correlator.terminal.renderers import Lines, Objects, Renderer, Tree
 from correlator.terminal.screen import Screen
-from correlator.terminal.shows import Lines, Objects, Show, Tree
-from correlator.terminal.watched import NOT_ENDED, Watch, Watched
+from correlator.terminal.theme import console_on, print_error, theme_for
+from correlator.terminal.watch_state import NOT_ENDED, WatchedId, WatchEvent, WatchState
 
 SETTLE = 0.5
-"""Seconds after the last end: an end may still turn out to be another one, and last log lines arrive."""
+"""Seconds to wait after the last job has ended, for a corrected status and the last log lines."""
 
-TICK = 0.25
-ASK_WITHIN = 3.0
-"""Seconds in the end that the log lines of the past are waited for."""
+REDRAW_EVERY = 0.25
+READ_WITHIN = 10.0
+"""Seconds to wait for the log lines of a job that has already ended."""
+
+AGAIN_AFTER = 1.0
+"""Seconds until a failed search for a short form is repeated."""
 
 Progress = Literal["tty", "plain", "jsonl"]
 
 
 class Order(Struct, frozen=True):
-    """What is watched, and until when. `timeout`: seconds. `by_status`: the exit code tells how the jobs ended."""
+    """IDs to watch, and when to stop. `timeout`: seconds. `by_status`: the exit code depends on how the jobs ended."""
 
     names: tuple[str, ...]
     logs: Level = "WARN"
@@ -40,107 +46,131 @@ class Order(Struct, frozen=True):
 
 
 async def watch(client: Client, order: Order, progress: Progress, stdout: TextIO, stderr: TextIO) -> int:
-    """The exit code. Raises `CorrelatorError` where the correlator cannot be reached, or does not let us in."""
-    state = Watch(order.names)
+    """Watch the IDs of `order` and return the exit code.
+
+    Raises:
+        CorrelatorError: the daemon cannot be reached, or refuses the connection.
+    """
+    state = WatchState(order.names)
     if progress == "tty":
-        look = signs.signs_for(stdout, os.environ)
-        with Screen(signs.console_on(stdout)) as screen:
-            over = await _Round(client, order, state, Tree(state, screen, look)).run()
+        theme = theme_for(stdout, os.environ)
+        with Screen(console_on(stdout)) as screen:
+            over = await _Run(client, order, state, Tree(state, screen, theme)).run()
     else:
-        show = Objects(state, stdout) if progress == "jsonl" else Lines(state, stdout, stderr)
-        over = await _Round(client, order, state, show).run()
-    for watched in state.all:
-        if (reason := _reason(watched, order, over=over)) is not None:
-            signs.grumble(stderr, f"{watched.name}: {reason}")
+        renderer = Objects(state, stdout) if progress == "jsonl" else Lines(state, stdout, stderr)
+        over = await _Run(client, order, state, renderer).run()
+    for entry in state.all:
+        if (reason := _reason(entry, order, over=over)) is not None:
+            print_error(stderr, f"{entry.name}: {reason}")
     return state.code(by_status=order.by_status)
 
 
-class _Round:
+class _Run:
     """One run of the command."""
 
-    def __init__(self, client: Client, order: Order, state: Watch, show: Show) -> None:
+    def __init__(self, client: Client, order: Order, state: WatchState, renderer: Renderer) -> None:
         self._client = client
         self._order = order
         self._state = state
-        self._show = show
+        self._renderer = renderer
         self._news = asyncio.Event()
-        self._asked: set[str] = set()
-        self._asking: set[asyncio.Task[None]] = set()
-        self._never: str | None = f"{client.url} did not answer in time"
-        """What kept us from hearing anything at all so far."""
+        self._read: set[str] = set()
+        """IDs of the jobs whose past log lines were requested."""
+        self._reading = False
+        self._connect_error: str | None = f"{client.url} did not answer in time"
+        """Why no connection has succeeded so far; None after the first one has."""
 
     async def run(self) -> bool:
-        """Whether all had ended when it was over; the time may have been up before."""
-        listening = asyncio.create_task(self._listen())
-        listening.add_done_callback(lambda _: self._news.set())
+        """Run until all jobs have ended, or until the timeout. Returns whether all have ended."""
+        following = asyncio.create_task(self._follow())
+        following.add_done_callback(lambda _: self._news.set())
         try:
-            over = await self._until_over(listening)
-            if self._asking:
-                await asyncio.wait(self._asking, timeout=ASK_WITHIN)
-            self._show.finish()
+            over = await self._until_over(following)
+            self._renderer.finish()
         finally:
-            for task in (listening, *self._asking):
-                task.cancel()
-            await asyncio.gather(listening, *self._asking, return_exceptions=True)
-        if self._never is not None:
-            raise Unreachable(self._never)
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+        if self._connect_error is not None:
+            raise Unreachable(self._connect_error)
         return over
 
-    async def _until_over(self, listening: asyncio.Task[None]) -> bool:
+    async def _until_over(self, following: asyncio.Task[None]) -> bool:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._order.timeout if self._order.timeout is not None else float("inf")
         ended_at = float("inf")
         while True:
-            if listening.done():
-                listening.result()
-            self._show.paint()
+            if following.done():
+                following.result()
+            self._renderer.paint()
             now = loop.time()
-            ended_at = min(ended_at, now) if self._state.ended and not self._order.forever else float("inf")
+            over = self._state.ended and not self._reading and not self._order.forever
+            ended_at = min(ended_at, now) if over else float("inf")
             if now >= ended_at + SETTLE:
                 return True
             if now >= deadline:
                 return self._state.ended
             self._news.clear()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(TICK, deadline - now)):
+                async with asyncio.timeout(min(REDRAW_EVERY, deadline - now)):
                     await self._news.wait()
 
-    async def _listen(self) -> None:
-        wanted = Wanted(jobs=tuple(w.name for w in self._state.all), logs=self._order.logs)
-        async with contextlib.aclosing(self._client.follow(wanted, patient=self._order.timeout is not None)) as updates:
+    async def _follow(self) -> None:
+        patient = self._order.timeout is not None
+        for entry in self._state.all:
+            entry.wanted = await self._full(entry.name, patient=patient)
+        wanted = Wanted(jobs=tuple(w.wanted for w in self._state.all), logs=self._order.logs)
+        async with contextlib.aclosing(self._client.follow(wanted, patient=patient)) as updates:
             async for update in updates:
-                if self._never is not None:
+                if self._connect_error is not None:
                     live = update.connection.state == "live"
-                    self._never = None if live else update.connection.error or self._never
-                self._show.tell(self._state.hear(update), update)
-                for watched in self._state.all:
-                    self._ask_back(watched)
+                    self._connect_error = None if live else update.connection.error or self._connect_error
+                self._reading = True
+                events = self._state.apply(update)
+                for entry in self._state.all:
+                    events += await self._past(entry)
+                if any(one.kind == "log" for one in events):
+                    events.sort(key=lambda one: one.at or "9")
+                self._renderer.handle(events, update)
+                self._reading = False
                 self._news.set()
 
-    def _ask_back(self, watched: Watched) -> None:
-        """A job that had failed before we came: nobody sends its log lines any more, so they are asked for."""
-        if watched.job is None or watched.status != "failed" or watched.logs:
-            return
-        job_id = str(watched.job["job_id"])
-        if job_id not in self._asked:
-            self._asked.add(job_id)
-            task = asyncio.create_task(self._ask(watched, job_id))
-            self._asking.add(task)
-            task.add_done_callback(self._asking.discard)
+    async def _full(self, name: str, *, patient: bool) -> str:
+        """Resolve a short form; a `patient` watch repeats the request until the daemon answers."""
+        while True:
+            try:
+                return await ids.full(self._client, name)
+            except Unreachable as error:
+                if not patient:
+                    raise
+                self._connect_error = str(error)
+                self._renderer.handle([], Update({}, connection=Connection("offline", str(error), AGAIN_AFTER)))
+            await asyncio.sleep(AGAIN_AFTER)
 
-    async def _ask(self, watched: Watched, job_id: str) -> None:
-        with contextlib.suppress(CorrelatorError, msgspec.ValidationError):  # one does without them
-            for line in await self._client.events(job_id, self._order.logs):
-                for _ in watched.hear(msgspec.convert({"type": "log", **line, "job_id": job_id}, type=Log)):
-                    self._news.set()
+    async def _past(self, entry: WatchedId) -> list[WatchEvent]:
+        """Fetch the log lines of a job that had already ended when it was first received."""
+        if entry.job is None or not entry.past or (job_id := str(entry.job["job_id"])) in self._read:
+            return []
+        self._read.add(job_id)
+        found: list[WatchEvent] = []
+        try:
+            async with asyncio.timeout(READ_WITHIN):
+                lines, complete = await self._client.events(job_id, self._order.logs)
+            for line in lines:
+                found += entry.add_log(msgspec.convert({"type": "log", **line, "job_id": job_id}, type=Log))
+            missing = "" if complete else f"only its first {len(lines)} log lines are shown; there are more"
+        except (CorrelatorError, TimeoutError, msgspec.ValidationError) as error:
+            missing = f"its log lines could not be read: {str(error) or f'no answer within {READ_WITHIN:g} s'}"
+        if missing:
+            found.append(WatchEvent(entry.name, job_id, "lost", None, missing))
+        return found
 
 
-def _reason(watched: Watched, order: Order, *, over: bool) -> str | None:
-    """Why the watch did not come to a good end with this ID, for a person; None where it did."""
-    if watched.deleted and watched.code(by_status=False):
+def _reason(entry: WatchedId, order: Order, *, over: bool) -> str | None:
+    """Why the watch failed for this ID, as text for the user; None if it succeeded."""
+    if entry.deleted and entry.code(by_status=False):
         return "its job was deleted before it ended"
     if over or order.timeout is None:
         return None
-    if watched.job is None:
+    if entry.job is None:
         return f"not found within {order.timeout:g} s"
-    return f"still {watched.status} after {order.timeout:g} s" if watched.code(by_status=False) == NOT_ENDED else None
+    return f"still {entry.status} after {order.timeout:g} s" if entry.code(by_status=False) == NOT_ENDED else None

@@ -1,4 +1,4 @@
-"""The files that a browser loads. They are read as resources; what is no such file is not served."""
+"""The files that a browser may load. All other paths are not served."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from types import MappingProxyType
 
-FOLDERS = ("", "page/", "vendor/")
+FOLDERS = ("", "client/", "page/", "vendor/")
 
 CONTENT_TYPES = {
     ".css": "text/css",
@@ -17,14 +17,14 @@ CONTENT_TYPES = {
     ".svg": "image/svg+xml",
     ".ts": "text/plain",
 }
-"""By the end of the name; a file that ends otherwise is for people who read the source."""
+"""By suffix. Files with any other suffix are not served."""
 
 
 @cache
 def files() -> Mapping[str, tuple[str, str]]:
     """URL path → (name of the resource in this package, content type). ``/`` is the page.
 
-    Made from what the package brings along, so that no path of a request ever becomes a path of a file.
+    The mapping is made from the files of the package, so the path of a request never becomes the path of a file.
     """
     root = resources.files(__name__)
     found = {f"/{name}": (name, content_type) for folder in FOLDERS for name, content_type in _in(root, folder)}

@@ -21,7 +21,8 @@ from pathlib import Path
 
 from packaging.markers import Marker
 
-from correlator import __version__, settings
+from correlator import __version__
+from correlator.config import rendering
 from deploy.debian import manual
 from deploy.locked import REPOSITORY, Locked, running
 
@@ -36,7 +37,11 @@ GLIBC = 36
 
 _SOURCE = Path(__file__).parent
 _BUILD = REPOSITORY / "build"
-_EXAMPLES = ("caddy", "grafana", "grants.sql", "mosquitto", "nginx", "prometheus")
+_DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
+_EXAMPLES = (
+    *("caddy", "compose.yaml", "correlator.service", "grafana", "grants-doorbell.sql", "grants.sql"),
+    *("mosquitto", "nginx", "prometheus"),
+)
 _NOT_FOR_A_HOST = shutil.ignore_patterns("__pycache__", "*_test.yml")
 
 
@@ -93,7 +98,7 @@ def download(architecture: str) -> Path:
 
 
 def _download(releases: list[Locked], python: str, architecture: str, folder: Path) -> None:
-    # pip would look at the markers with the Python that runs it, not with the one that is asked for.
+    # pip evaluates markers for the Python that runs it, not for the target.
     there = {"python_version": python, "python_full_version": f"{python}.0", "sys_platform": "linux"}
     needed = [one for one in releases if not one.marker or Marker(one.marker).evaluate(there)]
     machine = MACHINES[architecture]
@@ -124,7 +129,7 @@ def _lay_out(root: Path, version: str) -> None:
     """Everything but the wheels, where it belongs on the host."""
     deploy = REPOSITORY / "deploy"
     _copy(deploy / "correlator.service", root / "usr/lib/systemd/system/correlator.service")
-    _written(root / "etc/correlator/correlator.toml", settings.reference())
+    _written(root / "etc/correlator/correlator.toml", rendering.reference())
     _made(root / "usr/bin").joinpath("correlator").symlink_to("../lib/correlator/venv/bin/correlator")
     day = time.strftime("%Y-%m-%d", time.gmtime(_epoch()))
     _compressed(root / "usr/share/man/man1/correlator.1.gz", manual.command_page(version, day))
@@ -134,15 +139,24 @@ def _lay_out(root: Path, version: str) -> None:
     doc = root / "usr/share/doc/correlator"
     _copy(_SOURCE / "copyright", doc / "copyright")
     _compressed(doc / "changelog.gz", _changelog(version))
-    for name in ("README.md", "CHANGELOG.md"):
-        _copy(REPOSITORY / name, doc / name)
+    documents(doc)
+    _copy(_SOURCE / "lintian-overrides", root / "usr/share/lintian/overrides/correlator")
+
+
+def documents(doc: Path) -> None:
+    """Copy the documents to this folder, and what their links lead to: examples (as deploy/ too) and pictures."""
+    for name in _DOCUMENTS:
+        _written(doc / name, (REPOSITORY / name).read_text().replace("](LICENSE)", "](copyright)"))
     shutil.copytree(REPOSITORY / "docs", doc / "docs", ignore=_NOT_FOR_A_HOST)
     for name in _EXAMPLES:
-        if (deploy / name).is_dir():
-            shutil.copytree(deploy / name, doc / "examples" / name, ignore=_NOT_FOR_A_HOST)
+        source = REPOSITORY / "deploy" / name
+        if source.is_dir():
+            shutil.copytree(source, doc / "examples" / name, ignore=_NOT_FOR_A_HOST)
         else:
-            _copy(deploy / name, doc / "examples" / name)
-    _copy(_SOURCE / "lintian-overrides", root / "usr/share/lintian/overrides/correlator")
+            _copy(source, doc / "examples" / name)
+    (doc / "deploy").symlink_to("examples")
+    for picture in (REPOSITORY / "benchmarks/results").glob("*.svg"):
+        _copy(picture, doc / "benchmarks/results" / picture.name)
 
 
 def _control(root: Path, architecture: str, version: str) -> None:
@@ -165,7 +179,7 @@ def _control(root: Path, architecture: str, version: str) -> None:
 
 def _changelog(version: str) -> str:
     return (
-        f"correlator ({version}) unstable; urgency=medium\n\n  * What changed is told in CHANGELOG.md.\n\n"
+        f"correlator ({version}) unstable; urgency=medium\n\n  * CHANGELOG.md lists what changed.\n\n"
         f" -- The correlator's developers <correlator@localhost>  {formatdate(_epoch())}\n"
     )
 

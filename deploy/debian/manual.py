@@ -1,6 +1,6 @@
 """The manual pages and the shells' completion, made from the program itself: click's help, and the declared settings.
 
-Nothing is told here that is told there; what is written here is only what a manual page has besides.
+This module adds only the parts of a manual page that the program itself does not have.
 """
 
 import inspect
@@ -10,15 +10,15 @@ from collections.abc import Iterator
 import click
 from click.shell_completion import get_completion_class
 
-from correlator import settings
 from correlator.cli import main
+from correlator.config import schema, values
 
 COMPLETIONS = {
     "bash": "usr/share/bash-completion/completions/correlator",
     "zsh": "usr/share/zsh/vendor-completions/_correlator",
     "fish": "usr/share/fish/vendor_completions.d/correlator.fish",
 }
-"""Where each shell looks for the completion of a command."""
+"""The file from which each shell loads the completion of a command."""
 
 _EXIT_CODES = {
     "0": "It went well.",
@@ -90,21 +90,21 @@ def configuration_page(version: str, day: str) -> str:
         *_prose(
             "The file is TOML. Every key may also be given as CORRELATOR_SECTION__KEY in the environment, which wins."
             ' Durations are seconds, or a text such as "500ms", "90s", "10m", "24h", "7d". An unknown key is an error.'
-            "\n\ncorrelator check-config prints the configuration that holds, or all that is wrong with it."
+            "\n\ncorrelator check-config prints the effective configuration, or all of its errors."
         ),
     ]
-    for section in settings.keys(settings.Config).values():
+    for section in schema.keys(schema.Config).values():
         lines += [f'.SH "[{section.name}]"', *_prose(section.description), *_keys(section)]
-        for table in settings.keys(section.section or settings.Section).values():
+        for table in schema.keys(section.section or schema.Section).values():
             if table.section:
                 lines += [f'.SS "[{section.name}.{table.name}]"', *_prose(table.description), *_keys(table)]
     return "\n".join([*lines, ".SH SEE ALSO", ".BR correlator (1)"]) + "\n"
 
 
-def _keys(section: settings.Key) -> Iterator[str]:
-    for key in settings.keys(section.section or settings.Section).values():
+def _keys(section: schema.Key) -> Iterator[str]:
+    for key in schema.keys(section.section or schema.Section).values():
         if not key.section:
-            yield from _list({f"{key.name} = {settings.toml(key.default)}": key.description})
+            yield from _list({f"{key.name} = {values.toml(key.default)}": key.description})
 
 
 def _head(name: str, number: str, version: str, day: str, part: str) -> Iterator[str]:

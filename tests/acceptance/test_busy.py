@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from tests.daemon import HELLO, Daemon, Socket
-from tests.replay import MIXED, MariaDBReplayer, load, shift
-from tests.servers import Database, eventually
-from tests.truth import differences
+from tests.support.daemon import HELLO, Daemon, Socket
+from tests.support.eventually import eventually
+from tests.support.expected_jobs import differences
+from tests.support.mariadb import Database
+from tests.support.replay import MIXED, MariaDBReplayer, load, shift
 
 BUSY = MIXED.with_name("busy.jsonl.gz")
 
@@ -30,7 +31,7 @@ async def test_every_row_is_read_once_and_all_ends_equal(driver: str, database: 
             reading = asyncio.create_task(_read(socket, lines))
             await replayer.replay(recording)
             tables = await replayer.tables()
-            await eventually(lambda: _rows(daemon, len(tables["log_events"])), within=60)
+            await eventually(lambda: _rows(daemon, len(tables["log_events"])))
 
             async def equal() -> bool:
                 shown = {str(i): await daemon.job(str(i)) for i in tables["job_tracking"]}

@@ -1,10 +1,10 @@
-"""What readers are told when jobs change hands, leave a filter, are deleted, or turn out to be JobLog's."""
+"""The messages to clients when an ID gets another job, a job leaves a filter, is deleted, or becomes JobLog's."""
 
 from __future__ import annotations
 
-from tests.appliance import Appliance, now
-from tests.daemon import HELLO, Daemon
-from tests.servers import eventually
+from tests.support.appliance import Appliance, now
+from tests.support.daemon import HELLO, Daemon
+from tests.support.eventually import eventually
 
 
 async def test_a_legacy_job_is_shown_live_and_merges_when_the_joblog_job_appears(daemon: Daemon, appliance: Appliance):
@@ -45,7 +45,7 @@ async def test_a_job_that_leaves_a_filter_gets_one_last_put_and_a_delete(daemon:
         assert (gone["job_id"], gone["reason"], gone["sub"]) == (job_id, "filter", [1])
 
 
-async def test_a_deleted_job_is_gone_for_everybody(daemon: Daemon, appliance: Appliance):
+async def test_a_deleted_job_is_gone_for_every_client(daemon: Daemon, appliance: Appliance):
     job_id = await appliance.job("gui-1")
     await daemon.get("/api/v1/jobs/gui-1?wait=5")
     async with daemon.socket(HELLO) as socket:

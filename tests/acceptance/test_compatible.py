@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
-from tests.appliance import Appliance
-from tests.daemon import Daemon
-from tests.servers import eventually
+from tests.support.appliance import Appliance
+from tests.support.daemon import Daemon
+from tests.support.eventually import eventually
+from tests.support.mariadb import Database
 
 START, END = "2026-11-25 08:00:00", "2026-11-25 08:01:30"
 METADATA = '{"failover_job_id": "gui-a", "external_job_id": "engine-a", "vm_name": "pgtest2"}'
@@ -60,7 +63,7 @@ async def test_a_joblog_job_by_each_of_its_ids(daemon: Daemon, appliance: Applia
         "progress": 1 / 3 * 100,
         "start_time": "2026-11-25T08:00:00Z",
     }
-    await eventually(lambda: _is(daemon, job_id, 200), within=5)
+    await eventually(lambda: _is(daemon, job_id, 200))
     direct = base | {
         "message": "Retrieved status for failover job via direct JobLog lookup",
         "job_details": details(job_id, error) | {"tracking_source": "direct_joblog_uuid"},
@@ -88,7 +91,7 @@ async def test_a_joblog_job_by_each_of_its_ids(daemon: Daemon, appliance: Applia
 
 async def test_a_running_job_has_a_growing_duration(daemon: Daemon, appliance: Appliance):
     job_id = await job_with_steps(appliance)
-    await eventually(lambda: _is(daemon, job_id, 200), within=5)
+    await eventually(lambda: _is(daemon, job_id, 200))
     _, first = await status(daemon, job_id)
     _, second = await status(daemon, job_id)
     assert first["status"] == "running"
@@ -108,7 +111,7 @@ async def test_a_legacy_job_answers_in_its_tables_words(daemon: Daemon, applianc
         created_at=START,
         started_at=START,
     )
-    await eventually(lambda: _is(daemon, "legacy-a", 200), within=5)
+    await eventually(lambda: _is(daemon, "legacy-a", 200))
     code, body = await status(daemon, "legacy-a")
     assert code == 200
     assert body.pop("duration") > 0
@@ -194,3 +197,38 @@ async def test_a_dead_job_in_memory_does_not_hide_a_newer_one_of_its_context(dae
         context_id="ctx-d", status="completed", started_at="2026-01-02 10:00:00", completed_at="2026-01-02 10:05:00"
     )
     assert (await daemon.job("ctx-d"))["job_id"] == newer
+
+
+async def test_an_unknown_id_is_held_until_its_job_appears(database: Database, appliance: Appliance, tmp_path: Path):
+    daemon = Daemon(tmp_path, database__url=database.url, http__unknown_id_wait=60)
+    try:
+        await daemon.start()
+        asked = asyncio.create_task(status(daemon, "gui-late"))
+        await asyncio.sleep(0.3)  # not a wait for anything: a moment in which there is no such job
+        job_id = await appliance.job("gui-late")
+        code, body = await asked
+        assert (code, body["job_id"]) == (200, job_id)
+    finally:
+        await daemon.close()
+
+
+async def test_without_a_wait_an_unknown_id_is_404_though_its_job_appears(database: Database, tmp_path: Path):
+    daemon = Daemon(tmp_path, database__url=database.url, http__unknown_id_wait=0)
+    try:
+        await daemon.start()
+        code, body = await status(daemon, "gui-late")
+        assert (code, body["message"]) == (404, "Failover job not found")
+    finally:
+        await daemon.close()
+
+
+async def test_a_daemon_that_stops_ends_the_requests_that_it_holds(database: Database, tmp_path: Path):
+    daemon = Daemon(tmp_path, database__url=database.url, http__unknown_id_wait=50)
+    try:
+        await daemon.start()
+        asked = asyncio.create_task(status(daemon, "gui-never"))
+        await asyncio.sleep(0.3)  # not a wait for anything: the request is on its way
+        assert await daemon.stop() == 0
+        assert (await asked)[0] == 503
+    finally:
+        await daemon.close()

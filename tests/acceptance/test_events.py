@@ -15,31 +15,37 @@ from urllib.parse import quote, urlencode
 import aiomysql
 from yarl import URL
 
-from tests import replay
-from tests.appliance import Appliance, connected, now
-from tests.daemon import Daemon
-from tests.replay import MariaDBReplayer, Transaction
-from tests.servers import Database
-from tests.subscriptions import LEVELS, Truth, settled
-from tests.truth import stamp
+from tests.support import replay
+from tests.support.appliance import Appliance, connected, now
+from tests.support.daemon import Daemon
+from tests.support.expected_jobs import stamp
+from tests.support.mariadb import Database
+from tests.support.replay import MariaDBReplayer, Transaction
+from tests.support.subscriptions import LEVELS, Truth, settled
 
 OLD = {"status": "completed", "started_at": "2026-01-02 10:00:00", "completed_at": "2026-01-02 10:05:00"}
 
 
 async def page(daemon: Daemon, name: str, **query: Any) -> dict[str, Any]:
-    status, body = await daemon.get(f"/api/v1/jobs/{quote(name, safe='')}/events?{urlencode(query)}")
-    assert status == 200, body
-    assert set(body) == {"events", "next_after"}
-    return dict(body)
+    """The next page that has lines, or the one at the end: a page may be empty before that."""
+    while True:
+        status, body = await daemon.get(f"/api/v1/jobs/{quote(name, safe='')}/events?{urlencode(query)}")
+        assert status == 200, body
+        assert set(body) == {"events", "next_after", "more"}
+        if body["events"] or not body["more"]:
+            return dict(body)
+        query["after"] = body["next_after"]
 
 
 async def lines(daemon: Daemon, name: str, *, most: int = 1000, **query: Any) -> list[dict[str, Any]]:
-    """All pages until there is nothing new."""
+    """All pages until there is nothing new; each of them is in the order of time."""
     found: list[dict[str, Any]] = []
     for _ in range(most):
         body = await page(daemon, name, **query)
-        found += body["events"]
-        if not body["events"] or body["next_after"] is None:
+        events = body["events"]
+        assert [(e["at"], e["event_id"]) for e in events] == sorted((e["at"], e["event_id"]) for e in events)
+        found += events
+        if body["next_after"] is None or not (events or body["more"]):
             return found
         query["after"] = body["next_after"]
     raise AssertionError(f"{most} pages")
@@ -73,9 +79,8 @@ async def test_every_row_of_every_job_is_there_once_and_as_stored(either_databas
         due = rows_by_job(truth)
         assert sum(map(len, due.values())) > 1800
         for job_id in truth.tables["job_tracking"]:
-            found = (await page(daemon, job_id, limit=1000))["events"]
+            found = await lines(daemon, job_id, limit=1000)
             assert sorted(e["event_id"] for e in found) == sorted(due.get(job_id, [])), job_id
-            assert [(e["at"], e["event_id"]) for e in found] == sorted((e["at"], e["event_id"]) for e in found)
             for event in found:
                 row = truth.tables["log_events"][event["event_id"]]
                 attrs = json.loads(row["attrs"]) if row["attrs"] else None
@@ -278,7 +283,11 @@ async def test_a_job_that_left_memory_has_its_lines_and_an_end(daemon: Daemon, a
     body = await page(daemon, "old-1")
     assert [e["event_id"] for e in body["events"]] == [due[1], due[0], due[2]]
     if body["next_after"] is not None:
-        assert (await page(daemon, "old-1", after=body["next_after"])) == {"events": [], "next_after": None}
+        assert (await page(daemon, "old-1", after=body["next_after"])) == {
+            "events": [],
+            "next_after": None,
+            "more": False,
+        }
 
 
 async def test_a_log_of_200_000_rows_is_read_by_ranges_of_its_primary_key(database: Database, tmp_path):

@@ -1,28 +1,27 @@
-"""What docs/operations.md tells an operator to type can be typed: our commands, addresses, statements."""
+"""The commands, addresses and statements in docs/operations.md work."""
 
 import re
 import shlex
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from correlator.cli import main
-from tests.daemon import Daemon
-from tests.servers import MariaDB
+from tests.support.daemon import Daemon
+from tests.support.mariadb import MariaDB
+from tests.support.markdown import backticks, blocks
 
-TEXT = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+DOCUMENT = "docs/operations.md"
 TYPED = sorted(
-    {line for kind, block in BLOCKS if kind == "sh" for line in block.splitlines()}
-    | set(re.findall(r"`([a-z]+ [^`]*)`", TEXT))
+    {line for block in blocks(DOCUMENT) if block.language == "sh" for line in block.text.splitlines()}
+    | {text for _, text in backticks(DOCUMENT) if re.match("[a-z]+ ", text)}
 )
 OURS = [line for line in TYPED if line.startswith("correlator ")]
 ADDRESSES = sorted({m for line in TYPED for m in re.findall(r"http://127\.0\.0\.1:8686(\S+)", line)})
 
 
 @pytest.mark.parametrize("line", OURS)
-def test_every_command_of_ours_is_one_with_these_options(line):
+def test_every_correlator_command_exists_with_these_options(line):
     arguments = shlex.split(line, comments=True)[1:]
     ended = CliRunner().invoke(main, [*arguments, "--help"], prog_name="correlator")
     assert ended.exit_code == 0, ended.output
@@ -43,7 +42,7 @@ async def test_every_address_answers(database, tmp_path):
 
 
 async def test_every_statement_is_one_of_mariadb(mariadb: MariaDB):
-    statements = [block for kind, block in BLOCKS if kind == "sql"]
+    statements = [block.text for block in blocks(DOCUMENT) if block.language == "sql"]
     assert statements
     async with mariadb.connect() as connection, connection.cursor() as cursor:
         for statement in statements:

@@ -9,9 +9,9 @@ from typing import Any
 import aiomqtt
 import pytest
 
-from tests.appliance import Appliance, connected
-from tests.daemon import HELLO, Daemon
-from tests.servers import eventually
+from tests.support.appliance import Appliance, connected
+from tests.support.daemon import HELLO, Daemon
+from tests.support.eventually import eventually
 
 
 async def health(daemon: Daemon) -> tuple[int, bool, dict[str, Any]]:
@@ -36,7 +36,7 @@ async def test_a_killed_database_leaves_what_is_known_served_and_is_followed_aga
                 status, degraded, parts = await health(daemon)
                 return status == 200 and degraded and parts["database"]["state"] != "live"
 
-            await eventually(says_so, within=10)
+            await eventually(says_so)
             assert (await socket.until("status", 10))["source"] in ("stale", "down")
             assert (await daemon.job("gui-1"))["status"] == "running"
             status, problem = await daemon.get("/api/v1/jobs/somebody-else")
@@ -62,14 +62,14 @@ async def test_a_frozen_database_is_noticed_and_followed_again(own_mariadb, tmp_
         await daemon.start()
         await asyncio.to_thread(own_mariadb.pause)
         try:
-            await eventually(lambda: _degraded(daemon), within=10)
+            await eventually(lambda: _degraded(daemon))
             assert (await daemon.get("/api/v1/jobs"))[0] in (200, 503)
         finally:
             await asyncio.to_thread(own_mariadb.resume)
         async with connected(database) as connection:
             await Appliance(connection).job("gui-2")
         assert (await daemon.get("/api/v1/jobs/gui-2?wait=20"))[0] == 200
-        await eventually(lambda: _well(daemon), within=10)
+        await eventually(lambda: _well(daemon))
     finally:
         await daemon.close()
 
@@ -83,7 +83,7 @@ async def test_a_start_without_a_database_waits_for_it(own_mariadb, tmp_path):
         status, degraded, parts = await health(daemon)
         assert (status, degraded, parts["database"]["state"]) == (503, True, "down")
         await asyncio.to_thread(own_mariadb.start)
-        await eventually(lambda: _well(daemon), within=15)
+        await eventually(lambda: _well(daemon))
     finally:
         await daemon.close()
 
@@ -95,7 +95,7 @@ async def test_a_killed_broker_gets_everything_again(database, appliance, own_mo
         job_id = await appliance.job("gui-3")
         assert (await daemon.get("/api/v1/jobs/gui-3?wait=5"))[0] == 200
         await asyncio.to_thread(own_mosquitto.kill)
-        await eventually(lambda: _degraded(daemon), within=10)
+        await eventually(lambda: _degraded(daemon))
         await appliance.log("while it was away", attrs={"job_id": job_id})
         await asyncio.to_thread(own_mosquitto.start)
         async with aiomqtt.Client("127.0.0.1", own_mosquitto.port) as client:
@@ -104,17 +104,17 @@ async def test_a_killed_broker_gets_everything_again(database, appliance, own_mo
                 async for message in client.messages:
                     if (json.loads(message.payload)["last_message"] or {}).get("text") == "while it was away":
                         break
-        await eventually(lambda: _well(daemon), within=10)
+        await eventually(lambda: _well(daemon))
         assert await daemon.stop() == 0
     finally:
         await daemon.close()
 
 
-async def test_sigterm_sends_readers_away_and_says_offline(database, own_mosquitto, tmp_path):
+async def test_sigterm_closes_connections_and_publishes_offline(database, own_mosquitto, tmp_path):
     daemon = Daemon(tmp_path, database__url=database.url, mqtt__url=own_mosquitto.url)
     try:
         await daemon.start()
-        await eventually(lambda: _well(daemon), within=10)
+        await eventually(lambda: _well(daemon))
         async with daemon.socket(HELLO) as socket, aiomqtt.Client("127.0.0.1", own_mosquitto.port) as client:
             await socket.snapshot()
             assert await daemon.stop() == 0

@@ -16,14 +16,20 @@ from typing import Any
 import aiomqtt
 import pytest
 
-from correlator.checkpoint import Changes, Checkpoint
 from correlator.jobs.index import Index
-from correlator.jobs.model import Cursor, JobRecord, Reading, StepRecord
-from tests.appliance import Appliance, connected
-from tests.daemon import HELLO, Daemon
-from tests.replay import MariaDBReplayer, Transaction
-from tests.servers import Database, MariaDB, Mosquitto, eventually, free_port
-from tests.truth import differences
+from correlator.jobs.model.facts import Reading
+from correlator.jobs.model.persisted import Cursor
+from correlator.jobs.model.rows import JobRecord, StepRecord
+from correlator.pipeline.checkpoint import Changes, Checkpoint
+from tests.support.appliance import Appliance, connected
+from tests.support.daemon import HELLO, Daemon
+from tests.support.eventually import eventually
+from tests.support.expected_jobs import differences
+from tests.support.mariadb import Database, MariaDB
+from tests.support.mosquitto import Mosquitto
+from tests.support.replay import MariaDBReplayer, Transaction
+from tests.support.servers import free_port
+from tests.support.yardstick import interpreter, processor_seconds
 
 
 @contextlib.asynccontextmanager
@@ -36,7 +42,7 @@ async def daemon(folder: Path, database: Database, **settings: Any) -> AsyncIter
 
 
 class Listener:
-    """What the broker tells of events, from now on."""
+    """The events that the broker delivers from now on, and the retained topics."""
 
     def __init__(self) -> None:
         self.events: list[dict[str, Any]] = []
@@ -64,11 +70,11 @@ class Listener:
             else:
                 self.retained[topic] = value
 
-    def told(self) -> set[tuple[str, Any]]:
+    def announced(self) -> set[tuple[str, Any]]:
         return {(e["kind"], e["event_id"]) for e in self.events}
 
 
-async def test_what_happened_meanwhile_is_told_after_a_restart(
+async def test_changes_during_a_restart_are_published_after_it(
     tmp_path: Path, database: Database, mosquitto: Mosquitto
 ):
     async with (
@@ -82,18 +88,19 @@ async def test_what_happened_meanwhile_is_told_after_a_restart(
         async with listener.listening(mosquitto, "restart-1"):
             await running.start()
             await eventually(lambda: f"correlator/v1/restart-1/job/{job_id}/state" in listener.retained)
-            assert listener.told() == set()  # what was before the first start is no news
+            assert listener.announced() == set()  # what was before the first start is no news
             assert await running.stop() == 0
             await appliance.end(job_id, "failed", "no space left")
             ending = await appliance.log("Job failed", job_id=job_id, level="ERROR")
             other = await appliance.job("gui-2")
             beginning = await appliance.log("Job started", job_id=other)
             await running.start()
-            await eventually(lambda: {("job.failed", ending), ("job.started", beginning)} <= listener.told(), within=10)
-            assert ("job.started", first) not in listener.told()
+            await eventually(lambda: {("job.failed", ending), ("job.started", beginning)} <= listener.announced())
+            assert ("job.started", first) not in listener.announced()
             assert (await running.job("gui-1"))["status"] == "failed"
-            # A transition is told by its row, and not once more for the table.
-            await asyncio.sleep(6)
+            # A transition is announced by its row, and not once more for the table: a later one without a row has been.
+            await appliance.end(other)
+            await eventually(lambda: ("job.completed", None) in listener.announced())
             assert [e["event_id"] for e in listener.events if e["kind"] == "job.failed"] == [ending]
 
 
@@ -108,7 +115,7 @@ async def test_a_restart_without_a_database_serves_what_was_known_as_stale(tmp_p
         before = await running.job("gui-1")
         assert await running.stop() == 0
         await asyncio.to_thread(own_mariadb.stop)
-        await running.start(within=5)
+        await running.start()
         code, ready = await running.get("/health/ready")
         assert (code, ready["degraded"]) == (200, True)
         assert ready["parts"]["database"]["state"] in ("stale", "down")
@@ -121,10 +128,10 @@ async def test_a_restart_without_a_database_serves_what_was_known_as_stale(tmp_p
         await asyncio.to_thread(own_mariadb.start)
         async with connected(database) as connection:
             await Appliance(connection).end(job_id)
-        await eventually(lambda: _is(running, "gui-1", "completed"), within=20)
+        await eventually(lambda: _is(running, "gui-1", "completed"))
 
 
-async def test_twenty_thousand_jobs_are_served_within_two_seconds_of_a_start_without_a_database(tmp_path: Path):
+async def test_twenty_thousand_jobs_are_served_soon_after_a_start_without_a_database(tmp_path: Path):
     url = f"mysql://correlator@127.0.0.1:{free_port()}/migratekit_oma"
     index, stamp = Index(), time.time_ns() // 1000
     ids = [str(uuid.UUID(int=n)) for n in range(20_000)]
@@ -132,31 +139,32 @@ async def test_twenty_thousand_jobs_are_served_within_two_seconds_of_a_start_wit
         index.apply([_reading(index, job_id, stamp) for job_id in ids[first : first + 500]], stamp)
     checkpoint = Checkpoint(tmp_path / "state" / "checkpoint.sqlite", url)
     checkpoint.open()
-    checkpoint.write(Changes(time.time(), Cursor(1), index.memory(), {i: index.kept(i) for i in index.changed()}, {}))
+    jobs = index.persistence
+    checkpoint.write(Changes(time.time(), Cursor(1), index.state(), {i: jobs.get(i) for i in jobs.changed()}, {}))
     checkpoint.close()
-    took = []
+    took, yardstick = [], []
     for _ in range(3):
+        yardstick.append(await asyncio.to_thread(interpreter))
         running = Daemon(tmp_path, database__url=url)
         try:
-            began = time.monotonic()
             await running.start()
             known = await running.job("gui-" + ids[-1])
-            took.append(time.monotonic() - began)
+            took.append(processor_seconds(running.pid))
             assert (known["job_id"], known["status"], len(known["steps"])) == (ids[-1], "completed", 8)
             assert (await running.get("/health/ready"))[1]["degraded"]
             assert await running.stop() == 0
         finally:
             await running.close()
-    assert min(took) < 2.0, took
+    assert min(took) < 8 * min(yardstick), (took, yardstick)
 
 
 def _reading(index: Index, job_id: str, at: int) -> Reading:
     steps = tuple(StepRecord(int(job_id[-12:], 16) * 10 + n, f"step-{n}", n, "completed", at, at) for n in range(8))
     record = JobRecord(job_id, status="completed", external_job_id=f"gui-{job_id}", started_at=at, completed_at=at)
-    return Reading(job_id, index.look(), record, steps)
+    return Reading(job_id, index.advance_clock(), record, steps)
 
 
-async def test_a_row_that_was_committed_late_while_we_were_away_is_not_lost(tmp_path: Path, database: Database):
+async def test_a_row_that_was_committed_late_during_a_restart_is_not_lost(tmp_path: Path, database: Database):
     async with (
         connected(database) as connection,
         database.connect(autocommit=False, init_command="SET time_zone = '+00:00'") as slow,
@@ -169,11 +177,43 @@ async def test_a_row_that_was_committed_late_while_we_were_away_is_not_lost(tmp_
         async with daemon(tmp_path, database) as running:
             await running.start()
             await eventually(lambda: _message(running, "last"))
-            await asyncio.sleep(1.5)  # a save at least
+            await running.saved()
             assert await running.kill() == -signal.SIGKILL
             await slow.commit()
             await running.start()
             await eventually(lambda: _errors(running, 1))
+
+
+async def test_events_are_announced_once_though_the_server_lost_its_last_commits(
+    tmp_path: Path, database: Database, mosquitto: Mosquitto
+):
+    async with (
+        connected(database) as connection,
+        daemon(tmp_path, database, mqtt__url=mosquitto.url, mqtt__instance="back-1") as running,
+    ):
+        appliance, listener = Appliance(connection), Listener()
+        async with listener.listening(mosquitto, "back-1"):
+            await running.start()
+            ids = []
+            for n in range(60):
+                job_id = await appliance.job(f"gui-{n}")
+                ids.append(await appliance.log("Job started", attrs={"job_id": job_id}))
+            await eventually(lambda: {e["event_id"] for e in listener.events} == set(ids))
+            assert await running.stop() == 0
+            kept = ids[19]
+            await appliance.run("DELETE FROM log_events WHERE id > %s", kept)
+            await appliance.run(f"ALTER TABLE log_events AUTO_INCREMENT = {kept + 1}")
+            listener.events.clear()
+            new = set()
+            for n in range(3):
+                job_id = await appliance.job(f"new-{n}")
+                new.add((job_id, await appliance.log("Job started", attrs={"job_id": job_id})))
+            assert max(i for _, i in new) <= ids[-1], "the ids of those rows have come again"
+            await running.start()
+            await eventually(lambda: {(e["job_id"], e["event_id"]) for e in listener.events} >= new)
+            await asyncio.sleep(3)  # a check for a reset, and the rows that it would read
+            assert {(e["job_id"], e["event_id"]) for e in listener.events} == new
+            assert len(listener.events) == len(new)
 
 
 async def test_a_job_that_was_deleted_meanwhile_is_gone(tmp_path: Path, database: Database):
@@ -211,9 +251,11 @@ async def test_a_checkpoint_that_cannot_be_used_is_set_aside_and_all_is_read_aga
 async def test_two_daemons_do_not_share_a_state_directory(tmp_path: Path, database: Database):
     async with daemon(tmp_path, database) as running, daemon(tmp_path, database) as second:
         await running.start()
-        with pytest.raises(AssertionError):
-            await second.start(within=5)
-        assert "in use by another correlator" in second.log()
+        starting = asyncio.create_task(second.start(within=60))
+        await eventually(lambda: "in use by another correlator" in second.log())
+        starting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await starting
         assert "Traceback" not in second.log()
 
 
@@ -231,7 +273,7 @@ async def test_a_state_directory_that_cannot_be_written_stops_nothing(tmp_path: 
         assert running.log().count("cannot be written") == 1
 
 
-async def test_killed_at_random_points_of_a_replay_it_ends_equal_and_every_event_was_told(
+async def test_killed_at_random_points_of_a_replay_it_ends_equal_and_published_every_event(
     tmp_path: Path, database: Database, mosquitto: Mosquitto, mixed: list[Transaction]
 ):
     rnd = random.Random(7)
@@ -255,10 +297,10 @@ async def test_killed_at_random_points_of_a_replay_it_ends_equal_and_every_event
                 assert None not in shown.values()
                 return not differences(tables, shown)
 
-            await eventually(equal, within=30)
+            await eventually(equal)
             kinds = ("job started", "job completed", "job failed", "step started", "step completed", "step failed")
             wanted = {row["id"] for row in tables["log_events"].values() if str(row["message"]).lower() in kinds}
-            await eventually(lambda: wanted <= {e["event_id"] for e in listener.events}, within=20)
+            await eventually(lambda: wanted <= {e["event_id"] for e in listener.events})
 
 
 async def _is(running: Daemon, name: str, status: str) -> bool:

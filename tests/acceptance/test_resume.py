@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from tests.appliance import Appliance, now
-from tests.daemon import HELLO, Daemon, Socket
-from tests.readers import Reader, closing
-from tests.servers import eventually
-from tests.subscriptions import Wanted
+from tests.support.appliance import Appliance, now
+from tests.support.daemon import HELLO, Daemon, Socket
+from tests.support.eventually import eventually
+from tests.support.stream_clients import CheckedWebsocket, closing
+from tests.support.subscriptions import Wanted
 
 BIG = 1 << 70
 
@@ -41,13 +41,13 @@ ODD = [
 
 
 async def until_synced(socket: Socket) -> list[dict[str, Any]]:
-    """Everything up to `synced`; what only tells of the database aside."""
-    told: list[dict[str, Any]] = []
-    while not told or told[-1]["type"] != "synced":
+    """All messages up to `synced`, except those about the database."""
+    messages: list[dict[str, Any]] = []
+    while not messages or messages[-1]["type"] != "synced":
         message = await socket.next()
         if message["type"] not in ("status", "bookmark"):
-            told.append(message)
-    return told
+            messages.append(message)
+    return messages
 
 
 async def position(daemon: Daemon, **wanted: Any) -> dict[str, Any]:
@@ -62,7 +62,7 @@ async def known(daemon: Daemon, *names: str) -> None:
         assert (await daemon.get(f"/api/v1/jobs/{name}?wait=5"))[0] == 200
 
 
-async def test_only_what_was_missed_is_told_and_then_synced(daemon: Daemon, appliance: Appliance):
+async def test_a_resume_sends_only_what_was_missed_and_then_synced(daemon: Daemon, appliance: Appliance):
     same = await appliance.job("gui-same")
     changes = await appliance.job("gui-changes")
     ends = await appliance.job("gui-ends")
@@ -84,16 +84,16 @@ async def test_only_what_was_missed_is_told_and_then_synced(daemon: Daemon, appl
     async with daemon.socket(HELLO | {"resume": before}) as socket:
         assert socket.welcome["resumed"] is True
         await socket.say({"type": "subscribe", "id": 4, "status": ["running"], "logs": "DEBUG", "resume": True})
-        *told, synced = await until_synced(socket)
-        assert {m["type"] for m in told} == {"put", "delete"}
-        puts = {m["job_id"]: m["job"] for m in told if m["type"] == "put"}
-        leaves = {m["job_id"]: m["reason"] for m in told if m["type"] == "delete"}
+        *messages, synced = await until_synced(socket)
+        assert {m["type"] for m in messages} == {"put", "delete"}
+        puts = {m["job_id"]: m["job"] for m in messages if m["type"] == "put"}
+        leaves = {m["job_id"]: m["reason"] for m in messages if m["type"] == "delete"}
         assert puts.keys() == {changes, ends, comes}
         assert leaves == {ends: "filter", goes: "gone"}
         assert puts[changes] == await daemon.job("gui-changes")
         assert (synced["sub"], synced["count"], synced["unknown"]) == (4, 4, [])
-        assert all(m["sub"] == [4] for m in told)
-        seqs = [m["seq"] for m in (*told, synced)]
+        assert all(m["sub"] == [4] for m in messages)
+        seqs = [m["seq"] for m in (*messages, synced)]
         assert seqs == sorted(seqs)
         assert seqs[0] > before["seq"]
         socket.jobs[same] = await daemon.job("gui-same")  # as it has from before
@@ -106,7 +106,7 @@ async def test_where_nothing_was_missed_synced_comes_alone_and_the_stream_goes_o
 ):
     job_id = await appliance.job("gui-1")
     await known(daemon, "gui-1")
-    reader = Reader(daemon.url, {1: Wanted(), 2: Wanted(jobs=("gui-1", "nobody-1"))})
+    reader = CheckedWebsocket(daemon.url, {1: Wanted(), 2: Wanted(jobs=("gui-1", "nobody-1"))})
     async with closing([reader]):
         await reader.connect()
         await eventually(lambda: reader.fold.synced)
@@ -131,9 +131,9 @@ async def test_a_subscription_that_does_not_ask_to_resume_gets_its_snapshot(daem
     async with daemon.socket(HELLO | {"resume": before}) as socket:
         assert socket.welcome["resumed"] is True
         await socket.say({"type": "subscribe", "id": 1, "resume": False})
-        told = await until_synced(socket)
-        assert [m["type"] for m in told] == ["snapshot", "synced"]
-        assert [j["job_id"] for j in told[0]["jobs"]] == [job_id]
+        messages = await until_synced(socket)
+        assert [m["type"] for m in messages] == ["snapshot", "synced"]
+        assert [j["job_id"] for j in messages[0]["jobs"]] == [job_id]
         await socket.say({"type": "subscribe", "id": 2, "resume": True})
         assert [m["type"] for m in await until_synced(socket)] == ["synced"]
 
@@ -142,7 +142,7 @@ async def test_after_a_restart_all_comes_anew_and_it_is_said_why(daemon: Daemon,
     job_id = await appliance.job("gui-1")
     await known(daemon, "gui-1")
     before = await position(daemon)
-    reader = Reader(daemon.url, {1: Wanted(), 2: Wanted(jobs=("gui-1",))})
+    reader = CheckedWebsocket(daemon.url, {1: Wanted(), 2: Wanted(jobs=("gui-1",))})
     async with closing([reader]):
         await reader.connect()
         await eventually(lambda: reader.fold.synced)
@@ -154,10 +154,10 @@ async def test_after_a_restart_all_comes_anew_and_it_is_said_why(daemon: Daemon,
             assert socket.welcome["resumed"] is False
             assert socket.welcome["epoch"] != before["epoch"]
             await socket.say({"type": "subscribe", "id": 1, "resume": True})
-            told = await until_synced(socket)
-            assert [m["type"] for m in told] == ["resync", "snapshot", "synced"]
-            assert told[0]["reason"] == "epoch"
-            assert [j["job_id"] for j in told[1]["jobs"]] == [job_id]
+            messages = await until_synced(socket)
+            assert [m["type"] for m in messages] == ["resync", "snapshot", "synced"]
+            assert messages[0]["reason"] == "epoch"
+            assert [j["job_id"] for j in messages[1]["jobs"]] == [job_id]
             while not socket.jobs[job_id]["terminal"]:  # what an earlier run knew may be shown first
                 await socket.next()
         await reader.connect()
@@ -188,10 +188,10 @@ async def test_an_odd_position_gets_everything_anew_and_never_an_error(daemon: D
             assert socket.welcome["resumed"] is False, odd
             for sub in (1, 2):
                 await socket.say({"type": "subscribe", "id": sub, "resume": True})
-                told = await until_synced(socket)
-                assert [m["type"] for m in told] == ["resync", "snapshot", "synced"], odd
-                assert told[0]["reason"] in ("epoch", "gap"), odd
-                assert [j["job_id"] for j in told[1]["jobs"]] == [job_id], odd
+                messages = await until_synced(socket)
+                assert [m["type"] for m in messages] == ["resync", "snapshot", "synced"], odd
+                assert messages[0]["reason"] in ("epoch", "gap"), odd
+                assert [j["job_id"] for j in messages[1]["jobs"]] == [job_id], odd
             await socket.say({"type": "ping"})
             await socket.until("pong")
     for odd in (0, "yes", []):
@@ -201,7 +201,7 @@ async def test_an_odd_position_gets_everything_anew_and_never_an_error(daemon: D
             assert len((await socket.snapshot(resume=None))[0]) == 1
 
 
-async def test_a_position_that_the_ring_has_forgotten_is_a_gap(daemon: Daemon, appliance: Appliance):
+async def test_a_position_that_the_resume_ring_has_dropped_is_a_gap(daemon: Daemon, appliance: Appliance):
     jobs = 500
     names = [f"{number:08}-0000-4000-8000-000000000000" for number in range(jobs)]
     marks = ",".join(["(%s, 'x', 'failover', 'running', %s)"] * jobs)
@@ -210,7 +210,7 @@ async def test_a_position_that_the_ring_has_forgotten_is_a_gap(daemon: Daemon, a
         f"INSERT INTO job_tracking (id, operation, job_type, status, started_at) VALUES {marks}", *values
     )
     await known(daemon, names[-1], names[0])
-    reader = Reader(daemon.url, {1: Wanted()})
+    reader = CheckedWebsocket(daemon.url, {1: Wanted()})
     async with closing([reader]):
         await reader.connect()
         await eventually(lambda: reader.fold.synced and len(reader.fold.jobs[1]) == jobs)
@@ -225,7 +225,7 @@ async def test_a_position_that_the_ring_has_forgotten_is_a_gap(daemon: Daemon, a
                 break
         assert (await position(daemon, jobs=[names[0]]))["seq"] > before + 10_000
         await reader.connect()
-        await eventually(lambda: reader.fold.synced, within=10)
+        await eventually(lambda: reader.fold.synced)
         assert (reader.resumed, reader.fold.resyncs) == ([False], ["gap"])
 
         async def equal() -> bool:
@@ -253,11 +253,15 @@ async def test_get_sends_the_whole_job_by_any_id(daemon: Daemon, appliance: Appl
         assert (await socket.until("put"))["job_id"] == old
         await socket.say({"type": "get", "job_id": "nobody-1"})
         error = await socket.until("error")
-        assert (error["code"], "nobody-1" in error["detail"]) == ("not_found", True)
+        assert (error["code"], error["job_id"]) == ("not_found", "nobody-1")
+        for name in ("nobody-2", "nobody-3"):
+            await socket.say({"type": "get", "job_id": name})
+        named = {(await socket.until("error"))["job_id"] for _ in range(2)}
+        assert named == {"nobody-2", "nobody-3"}, "in any order"
 
 
 @pytest.mark.parametrize("moment", ["before-synced", "in-what-was-missed"])
-async def test_a_connection_lost_while_it_is_being_told_costs_nothing(daemon: Daemon, appliance: Appliance, moment):
+async def test_a_connection_lost_during_a_resume_loses_nothing(daemon: Daemon, appliance: Appliance, moment):
     marks = ",".join(["(%s, 'x', 'failover', 'running', %s, %s)"] * 300)
     values = [
         v for n in range(300) for v in (f"{n:08}-0000-4000-8000-000000000000", now(), "{" + f'"a":"{"x" * 900}"' + "}")
@@ -271,7 +275,7 @@ async def test_a_connection_lost_while_it_is_being_told_costs_nothing(daemon: Da
             return len((await socket.snapshot())[0]) == 300
 
     await eventually(all_there)
-    reader = Reader(daemon.url, {1: Wanted()})
+    reader = CheckedWebsocket(daemon.url, {1: Wanted()})
     async with closing([reader]):
         if moment == "before-synced":
             for _ in range(5):

@@ -1,8 +1,9 @@
-"""The program under a service manager: what it is told and when, a reload, and how it ends."""
+"""The program under a service manager: its notifications, a reload, and the end."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -12,16 +13,20 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.appliance import Appliance
-from tests.daemon import HELLO, Daemon
-from tests.manager import Manager
-from tests.servers import Database, MariaDB, eventually
+from tests.support.appliance import Appliance
+from tests.support.certificates import self_sign
+from tests.support.client_fold import ClientFold
+from tests.support.daemon import HELLO, Daemon
+from tests.support.eventually import eventually
+from tests.support.mariadb import Database, MariaDB
+from tests.support.service_manager import ServiceManager
+from tests.support.stream_clients import CheckedEventStream
 
 
 class Service(Daemon):
     """The daemon with a service manager and a configuration file."""
 
-    def __init__(self, folder: Path, manager: Manager, text: str, **settings: object) -> None:
+    def __init__(self, folder: Path, manager: ServiceManager, text: str, **settings: object) -> None:
         super().__init__(folder, **settings)
         self.file = folder / "correlator.toml"
         self.file.write_text(text)
@@ -41,7 +46,7 @@ class Service(Daemon):
 
 
 @pytest.fixture
-async def service(database: Database, tmp_path: Path, manager: Manager) -> AsyncIterator[Service]:
+async def service(database: Database, tmp_path: Path, manager: ServiceManager) -> AsyncIterator[Service]:
     service = Service(tmp_path, manager, "[log]\nlevel = 'info'\n", database__url=database.url)
     try:
         yield service
@@ -49,72 +54,123 @@ async def service(database: Database, tmp_path: Path, manager: Manager) -> Async
         await service.close()
 
 
-async def test_ready_comes_when_all_is_loaded_and_then_signs_of_life_until_it_stops(service: Service, manager: Manager):
+async def test_ready_is_sent_when_all_is_loaded_and_then_watchdog_pings_until_the_stop(
+    service: Service, manager: ServiceManager
+):
     await service.start()
-    await eventually(lambda: "READY=1" in manager.told)
-    manager.forget()
-    await eventually(lambda: manager.told.count("WATCHDOG=1") >= 3)
+    await eventually(lambda: "READY=1" in manager.lines)
+    manager.clear()
+    await eventually(lambda: manager.lines.count("WATCHDOG=1") >= 3)
     assert await service.stop() == 0
-    assert [line for line in manager.told if "=1" not in line or "STOPPING" in line] == [
+    assert [line for line in manager.lines if "=1" not in line or "STOPPING" in line] == [
         "STOPPING=1",
         "STATUS=stopping",
     ]
-    assert manager.told.index("STOPPING=1") > manager.told.index("WATCHDOG=1")
+    assert manager.lines.index("STOPPING=1") > manager.lines.index("WATCHDOG=1")
 
 
 async def test_a_start_without_a_database_goes_on_waiting_and_says_for_what(
-    own_mariadb: MariaDB, tmp_path: Path, manager: Manager
+    own_mariadb: MariaDB, tmp_path: Path, manager: ServiceManager
 ):
     database = await own_mariadb.create_schema()
     own_mariadb.stop()
     service = Service(tmp_path, manager, "", database__url=database.url)
     try:
         await service.start(ready=False)
-        await eventually(lambda: any(line.startswith("STATUS=waiting for the database: ") for line in manager.told))
-        manager.forget()
-        await eventually(lambda: "EXTEND_TIMEOUT_USEC=60000000" in manager.told)
-        assert "WATCHDOG=1" in manager.told
-        assert "READY=1" not in manager.told
+        await eventually(lambda: any(line.startswith("STATUS=waiting for the database: ") for line in manager.lines))
+        manager.clear()
+        await eventually(lambda: "EXTEND_TIMEOUT_USEC=60000000" in manager.lines)
+        assert "WATCHDOG=1" in manager.lines
+        assert "READY=1" not in manager.lines
         own_mariadb.start()
-        await eventually(lambda: "READY=1" in manager.told, within=15)
-        manager.forget()
+        await eventually(lambda: "READY=1" in manager.lines)
+        manager.clear()
         own_mariadb.stop()
-        await eventually(lambda: any("the database is away" in line for line in manager.told), within=15)
-        assert "WATCHDOG=1" in manager.told
+        await eventually(lambda: any("the database is unreachable" in line for line in manager.lines))
+        assert "WATCHDOG=1" in manager.lines
         assert (await service.get("/health/live")) == (200, {"live": True})
     finally:
         await service.close()
 
 
-async def test_a_reload_changes_who_may_come_in_and_disturbs_nobody(
-    service: Service, manager: Manager, appliance: Appliance, tmp_path: Path
+async def test_a_reload_changes_the_access_rules_and_disconnects_no_admitted_client(
+    service: Service, manager: ServiceManager, appliance: Appliance, tmp_path: Path
 ):
     tokens = tmp_path / "tokens"
-    tokens.write_text("first\n")
+    tokens.write_text("first\nkept\n")
     service.file.write_text(f"[http]\ntokens_file = '{tokens}'\n[log]\nlevel = 'warning'\n")
     await service.start(ready=False)
-    await eventually(lambda: "READY=1" in manager.told)
+    await eventually(lambda: "READY=1" in manager.lines)
     assert (await ask(service, "first"), await ask(service, "second")) == (200, 401)
-    async with service.socket({**HELLO, "token": "first"}) as reader:
+    async with service.socket({**HELLO, "token": "kept"}) as reader:
         await reader.snapshot()
-        tokens.write_text("second\n")
+        tokens.write_text("second\nkept\n")
         page = "https://gui.example"
         service.file.write_text(
             f"[http]\ntokens_file = '{tokens}'\nallowed_origins = ['{page}']\n[jobs]\nretention = '1h'\n"
         )
-        manager.forget()
+        manager.clear()
         service.hang_up()
-        await eventually(lambda: "READY=1" in manager.told)
-        assert manager.told.index("RELOADING=1") < manager.told.index("READY=1")
+        await eventually(lambda: "READY=1" in manager.lines)
+        assert manager.lines.index("RELOADING=1") < manager.lines.index("READY=1")
         assert (await ask(service, "first"), await ask(service, "second")) == (401, 200)
         assert await ask(service, "second", Origin=page) == 200
         assert await service.metric("correlator_config_last_reload_successful", "second") == 1
-        assert "the configuration has been read again" in service.log()
-        assert "only a restart makes it so: jobs.retention" in service.log()
+        assert "the configuration was reloaded" in service.log()
+        assert "applied only by a restart: jobs.retention" in service.log()
         job_id = await appliance.job()
         assert (await reader.shown())["job_id"] == job_id
     assert "first" not in service.log()
     assert "second" not in service.log()
+
+
+async def test_a_revoked_token_loses_its_connections_at_the_reload_and_no_other_does(
+    service: Service, appliance: Appliance, tmp_path: Path
+):
+    tokens = tmp_path / "tokens"
+    tokens.write_text("kept\nrevoked\n")
+    service.file.write_text(f"[http]\ntokens_file = '{tokens}'\n")
+    await service.start(ready=False)
+    await eventually(lambda: "ready:" in service.log())
+    async with contextlib.AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        kept = await enter(service.socket({**HELLO, "token": "kept"}))
+        revoked = [
+            await enter(service.socket({**HELLO, "token": "revoked"})),
+            await enter(service.socket(HELLO, path=f"/ws?ticket={await ticket(service, 'revoked')}")),
+        ]
+        kept_stream, revoked_stream = [await enter(events(service, token)) for token in ("kept", "revoked")]
+        for reader in (kept, *revoked):
+            await reader.snapshot()
+        for stream in (kept_stream, revoked_stream):
+            await stream.until("synced")
+        unused = {token: await ticket(service, token) for token in ("kept", "revoked")}
+        tokens.write_text("kept\n")
+        service.hang_up()
+        for reader in revoked:
+            with pytest.raises(EOFError, match="4401"):
+                await reader.until("nothing more")
+        assert (await revoked_stream.until("bye"))[-1][1]["code"] == 4401
+        with pytest.raises(EOFError):
+            await revoked_stream.next()
+        assert [(await service.get("/api/v1/jobs", params={"ticket": t}))[0] for t in unused.values()] == [200, 401]
+        job_id = await appliance.job()
+        assert (await kept.shown())["job_id"] == job_id
+        assert (await kept_stream.until("put"))[-1][1]["job_id"] == job_id
+        assert await service.metric('correlator_readers_closed_total{reason="4401"}', "kept") == 3
+
+
+async def ticket(service: Service, token: str) -> str:
+    assert service.session is not None
+    async with service.session.post("/api/v1/ticket", headers={"Authorization": f"Bearer {token}"}) as response:
+        return str((await response.json())["ticket"])
+
+
+@contextlib.asynccontextmanager
+async def events(service: Service, token: str) -> AsyncIterator[CheckedEventStream]:
+    assert service.session is not None
+    async with service.session.get("/api/v1/stream", headers={"Authorization": f"Bearer {token}"}) as response:
+        yield CheckedEventStream(response, ClientFold())
 
 
 async def ask(service: Service, token: str, **headers: str) -> int:
@@ -131,44 +187,44 @@ async def ask(service: Service, token: str, **headers: str) -> int:
     ],
 )
 async def test_a_file_that_is_wrong_leaves_everything_as_it_was(
-    service: Service, manager: Manager, text: str, why: str
+    service: Service, manager: ServiceManager, text: str, why: str
 ):
     await service.start()
-    await eventually(lambda: "READY=1" in manager.told)
-    manager.forget()
+    await eventually(lambda: "READY=1" in manager.lines)
+    manager.clear()
     service.file.write_text(text)
     service.hang_up()
-    await eventually(lambda: "READY=1" in manager.told)
+    await eventually(lambda: "READY=1" in manager.lines)
     assert why in service.log()
-    assert "the configuration stays as it was" in service.log()
+    assert "the configuration was not changed" in service.log()
     assert await service.metric("correlator_config_last_reload_successful") == 0
     service.file.write_text("[log]\nlevel = 'error'\n")
-    manager.forget()
+    manager.clear()
     service.hang_up()
-    await eventually(lambda: "READY=1" in manager.told)
+    await eventually(lambda: "READY=1" in manager.lines)
     assert await service.metric("correlator_config_last_reload_successful") == 1
-    assert "has been read again" not in service.log()
+    assert "was reloaded" not in service.log()
 
 
-async def test_a_loop_that_is_frozen_gives_no_sign_of_life(service: Service, manager: Manager):
+async def test_a_loop_that_is_frozen_gives_no_sign_of_life(service: Service, manager: ServiceManager):
     await service.start()
-    await eventually(lambda: "WATCHDOG=1" in manager.told)
+    await eventually(lambda: "WATCHDOG=1" in manager.lines)
     assert service._process is not None
     os.kill(service._process.pid, signal.SIGSTOP)
     try:
-        manager.forget()
+        manager.clear()
         with pytest.raises(AssertionError):
-            await eventually(lambda: "WATCHDOG=1" in manager.told, within=1.5)
+            await eventually(lambda: "WATCHDOG=1" in manager.lines, within=1.5)
     finally:
         os.kill(service._process.pid, signal.SIGCONT)
-    await eventually(lambda: "WATCHDOG=1" in manager.told)
+    await eventually(lambda: "WATCHDOG=1" in manager.lines)
 
 
 async def test_a_certificate_that_was_renewed_is_shown_after_a_reload(
-    database: Database, tmp_path: Path, manager: Manager
+    database: Database, tmp_path: Path, manager: ServiceManager
 ):
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    await signed(cert, key, "first")
+    self_sign(cert, key, "first")
     service = Service(
         tmp_path, manager, f"[http]\ntls_cert = '{cert}'\ntls_key = '{key}'\n", database__url=database.url
     )
@@ -178,27 +234,17 @@ async def test_a_certificate_that_was_renewed_is_shown_after_a_reload(
         await service.start()
         assert await shown(service) == "first"
         key.write_text("half a renewal")
-        manager.forget()
+        manager.clear()
         service.hang_up()
-        await eventually(lambda: "READY=1" in manager.told)
+        await eventually(lambda: "READY=1" in manager.lines)
         assert await shown(service) == "first"
-        await signed(cert, key, "second")
-        manager.forget()
+        self_sign(cert, key, "second")
+        manager.clear()
         service.hang_up()
-        await eventually(lambda: "READY=1" in manager.told)
+        await eventually(lambda: "READY=1" in manager.lines)
         assert await shown(service) == "second"
     finally:
         await service.close()
-
-
-async def signed(cert: Path, key: Path, name: str) -> None:
-    """A certificate that signs itself."""
-    process = await asyncio.create_subprocess_exec(
-        "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-        "-subj", f"/CN={name}", "-days", "1", "-keyout", str(key), "-out", str(cert),
-        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
-    )  # fmt: skip
-    assert await process.wait() == 0
 
 
 async def shown(service: Service) -> Any:

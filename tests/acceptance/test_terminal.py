@@ -10,17 +10,29 @@ import re
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from correlator import client
-from correlator.replica.messages import Delta, Put, Snapshot, Wanted, Welcome, decode
-from tests.appliance import Appliance
-from tests.daemon import REPOSITORY, Daemon
-from tests.servers import Database, eventually, free_port
-from tests.terminals import WITHIN, Command, relay, screen, start
+from correlator.client import websocket
+from correlator.client.client import Client
+from correlator.client.messages import (
+    Delta,
+    Put,
+    Snapshot,
+    Wanted,
+    Welcome,
+    decode,
+)
+from tests.support.appliance import Appliance, now
+from tests.support.daemon import Daemon
+from tests.support.eventually import eventually
+from tests.support.mariadb import Database
+from tests.support.paths import REPOSITORY
+from tests.support.servers import free_port
+from tests.support.terminal import WITHIN, Command, relay, screen, start
 
 Run = Callable[..., Any]
 
@@ -49,6 +61,11 @@ async def known(daemon: Daemon, name: str, status: str = "running") -> Any:
         return job if job is not None and job["status"] == status else None
 
     return await eventually(there, within=WITHIN)
+
+
+def ago(seconds: float) -> str:
+    """A time of a row's `started_at`."""
+    return (datetime.now(UTC) - timedelta(seconds=seconds)).strftime("%Y-%m-%d %H:%M:%S")
 
 
 async def failed_job(appliance: Appliance, name: str) -> str:
@@ -85,7 +102,12 @@ async def test_jobs_in_a_pipe_are_lines_and_on_a_terminal_a_table_that_fits(
     await known(daemon, "gui-1")
     piped = await run("jobs")
     assert await piped.end() == 0
-    assert piped.out.split("\t")[1:3] == [job_id, "running"]
+    header, line = piped.out.splitlines()
+    assert header.split("\t")[1:3] == ["ID", "STATUS"]
+    assert line.split("\t")[1:3] == [job_id, "running"]
+    bare = await run("jobs", "--no-header")
+    assert await bare.end() == 0
+    assert bare.out.split("\t")[1:3] == [job_id, "running"]
     table = await run("jobs", columns=40)
     assert await table.end() == 0
     assert max(map(len, table.screen())) <= 40
@@ -104,7 +126,7 @@ async def test_followed_jobs_show_each_change_as_a_line(daemon: Daemon, applianc
     assert (await command.end(), command.err) == (130, "")
 
 
-async def test_a_reader_of_the_pipe_that_has_enough_is_no_mistake(daemon: Daemon, appliance: Appliance, tmp_path: Path):
+async def test_a_closed_pipe_is_no_error(daemon: Daemon, appliance: Appliance, tmp_path: Path):
     for number in range(30):
         await appliance.job(f"gui-{number}", metadata=json.dumps({"vm_name": "x" * 9000}))
     await known(daemon, "gui-29")
@@ -116,7 +138,7 @@ async def test_a_reader_of_the_pipe_that_has_enough_is_no_mistake(daemon: Daemon
     assert (len(out), err) == (10, b"")
 
 
-async def test_show_tells_everything_of_a_job_by_any_id(daemon: Daemon, appliance: Appliance, run: Run):
+async def test_show_prints_everything_of_a_job_by_any_id(daemon: Daemon, appliance: Appliance, run: Run):
     job_id = await failed_job(appliance, "gui-1")
     await known(daemon, "gui-1", "failed")
     command = await run("show", "gui-1")
@@ -131,6 +153,87 @@ async def test_show_tells_everything_of_a_job_by_any_id(daemon: Daemon, applianc
     assert json.loads(short.out)["job_id"] == job_id
 
 
+async def test_a_short_form_that_a_list_prints_leads_to_the_job_in_show_and_in_watch(
+    daemon: Daemon, appliance: Appliance, run: Run
+):
+    job_id = await failed_job(appliance, "gui-1")
+    legacy = "unified-live-failover-pgtest2-1758553933"
+    row = {"job_id": legacy, "vm_id": "1", "source_vm_name": "pgtest2", "job_type": "live", "status": "validating"}
+    await appliance.insert("failover_jobs", **row, created_at=now())
+    await known(daemon, "gui-1", "failed")
+
+    async def listed_both() -> bool:
+        _, body = await daemon.get("/api/v1/jobs")
+        return len(body["jobs"]) == 2
+
+    await eventually(listed_both, within=WITHIN)
+    listed = await run("jobs", columns=119)
+    assert await listed.end() == 0
+    forms = [line.split()[-1] for line in listed.screen()[1:]]
+    assert sorted(forms) == sorted([job_id[:8], "…1758553933"])
+    for form, full in ((job_id[:8], job_id), ("…1758553933", legacy), ("1758553933", legacy)):
+        shown = await run("show", form, "-o", "json")
+        assert (await shown.end(), json.loads(shown.out)["job_id"]) == (0, full)
+    watched = await run("watch", job_id[:8], "--exit-status")
+    assert await watched.end() == 10
+    assert f"{job_id[:8]} unified-live-failover pgtest2 failed" in watched.out
+
+
+async def test_a_short_form_of_two_jobs_is_refused_and_an_unknown_one_waited_for(
+    daemon: Daemon, appliance: Appliance, run: Run
+):
+    ids = [f"3974a3aa-3e28-407f-914f-6a786727569{end}" for end in "bc"]
+    for number, job_id in enumerate(ids):
+        await appliance.job(f"gui-{number}", id=job_id)
+        await known(daemon, f"gui-{number}")
+    for command in ("show", "watch"):
+        refused = await run(command, "3974a3aa")
+        assert await refused.end() == 1
+        assert "'3974a3aa' is short for several jobs" in refused.err
+        assert all(job_id in refused.err for job_id in ids)
+    waiting = await run("watch", "00000000", "--timeout", "1")
+    assert await waiting.end() == 12
+    assert "00000000 waiting for it" in waiting.out
+
+
+async def test_a_list_that_is_not_whole_says_so(daemon: Daemon, appliance: Appliance, run: Run):
+    for number in range(60):
+        await appliance.job(f"gui-{number}", metadata=json.dumps({"vm_name": f"vm-{number}"}))
+    await known(daemon, "gui-59")
+    once = await run("jobs", "--no-header")
+    assert await once.end() == 0
+    assert len(once.out.splitlines()) == 50
+    assert "these are the newest 50, and there are more" in once.err
+    followed = await run("jobs", "-w", columns=100, rows=12)
+    await followed.until(lambda: " more: " in followed.out)
+    lines = followed.screen()
+    assert len(lines) == 11
+    assert lines[-1] == "… 51 more: 51 running (the window is too low)"
+    every = await run("jobs", "-w", "-o", "plain", "--no-header")
+    await every.until(lambda: len(every.out.splitlines()) == 60)
+
+
+async def test_log_lines_of_a_job_that_has_ended_are_printed_in_their_order_before_it_is_over(
+    daemon: Daemon, appliance: Appliance, run: Run
+):
+    job_id = await appliance.job("gui-1")
+    for number in range(3):
+        await appliance.log(f"line {number}", job_id=job_id)
+    await appliance.end(job_id)
+    await known(daemon, "gui-1", "completed")
+
+    async def logged() -> bool:
+        _, body = await daemon.get(f"/api/v1/jobs/{job_id}/events")
+        return len(body["events"]) == 3
+
+    await eventually(logged, within=WITHIN)
+    for progress in ("plain", "jsonl"):
+        command = await run("watch", "gui-1", "--logs", "debug", "--progress", progress)
+        assert await command.end() == 0
+        lines = [line for line in command.out.splitlines() if progress == "plain" or '"type": "log"' in line]
+        assert re.findall(r"line \d", "".join(lines)) == ["line 0", "line 1", "line 2"]
+
+
 async def test_show_of_an_unknown_id_is_one_clear_line_and_1(run: Run):
     command = await run("show", "nobody\x1b[2J")
     assert await command.end() == 1
@@ -138,7 +241,7 @@ async def test_show_of_an_unknown_id_is_one_clear_line_and_1(run: Run):
 
 
 @pytest.mark.parametrize("command", [("jobs",), ("show", "x"), ("watch", "x"), ("jobs", "-w")])
-async def test_without_a_daemon_it_says_where_it_looked_and_how_to_point_elsewhere(run: Run, command: tuple[str, ...]):
+async def test_without_a_daemon_the_error_names_the_address_and_how_to_change_it(run: Run, command: tuple[str, ...]):
     url = f"http://127.0.0.1:{free_port()}"
     lost = await run(*command, CORRELATOR_URL=url)
     assert await lost.end() == 1
@@ -150,7 +253,7 @@ async def test_without_a_daemon_it_says_where_it_looked_and_how_to_point_elsewhe
 # -- watch
 
 
-async def test_watch_in_a_pipe_tells_each_transition_once_and_ends_with_the_job(
+async def test_watch_in_a_pipe_prints_each_transition_once_and_ends_with_the_job(
     daemon: Daemon, appliance: Appliance, run: Run
 ):
     command = await run("watch", "gui-1", "--exit-status")
@@ -178,7 +281,7 @@ async def test_watch_in_a_pipe_tells_each_transition_once_and_ends_with_the_job(
 
 
 @pytest.mark.parametrize(("status", "code"), [("completed", 0), ("failed", 10), ("cancelled", 11)])
-async def test_the_exit_status_tells_how_the_job_ended(
+async def test_the_exit_status_is_that_of_the_job(
     daemon: Daemon, appliance: Appliance, run: Run, status: str, code: int
 ):
     job_id = await appliance.job("gui-1")
@@ -220,9 +323,7 @@ async def test_as_json_lines_there_is_an_object_for_each_change(daemon: Daemon, 
     assert len({job["rev"] for job in jobs}) == len(jobs)
 
 
-async def test_a_restart_of_the_daemon_is_waited_out_and_nothing_is_told_twice(
-    daemon: Daemon, appliance: Appliance, run: Run
-):
+async def test_a_watch_survives_a_restart_and_prints_nothing_twice(daemon: Daemon, appliance: Appliance, run: Run):
     job_id = await appliance.job("gui-1")
     await appliance.step(job_id, 1, "validation", "completed")
     await known(daemon, "gui-1")
@@ -245,26 +346,26 @@ async def test_a_restart_of_the_daemon_is_waited_out_and_nothing_is_told_twice(
 async def test_a_connection_that_was_cut_is_resumed_and_brings_only_what_was_missed(
     daemon: Daemon, appliance: Appliance, monkeypatch: pytest.MonkeyPatch
 ):
-    heard: list[Any] = []
+    received: list[Any] = []
 
     def overheard(frame: str) -> list[Any]:
-        heard.extend(messages := decode(frame))
+        received.extend(messages := decode(frame))
         return messages
 
-    monkeypatch.setattr(client, "decode", overheard)
+    monkeypatch.setattr(websocket, "decode", overheard)
     ids = [await appliance.job(f"gui-{number}") for number in range(3)]
     for number in range(3):
         await known(daemon, f"gui-{number}")
     async with (
         relay(daemon.port) as (port, cut),
-        client.Client(f"http://127.0.0.1:{port}") as asking,
+        Client(f"http://127.0.0.1:{port}") as asking,
         contextlib.aclosing(asking.follow(Wanted())) as updates,
         asyncio.timeout(WITHIN),
     ):
         while not (await anext(updates)).synced:
             pass
-        assert {message.resumed for message in heard if isinstance(message, Welcome)} == {False}
-        heard.clear()
+        assert {message.resumed for message in received if isinstance(message, Welcome)} == {False}
+        received.clear()
         cut()
         while (await anext(updates)).connection.state != "offline":
             pass
@@ -273,9 +374,9 @@ async def test_a_connection_that_was_cut_is_resumed_and_brings_only_what_was_mis
         while not (update := await anext(updates)).synced or update.jobs[ids[1]]["status"] != "completed":
             pass
         assert dict(update.jobs) == {job_id: await daemon.job(job_id) for job_id in ids}
-    assert {message.resumed for message in heard if isinstance(message, Welcome)} == {True}
-    assert {message.job_id for message in heard if isinstance(message, Put | Delta)} == {ids[1]}
-    assert not [message for message in heard if isinstance(message, Snapshot)]
+    assert {message.resumed for message in received if isinstance(message, Welcome)} == {True}
+    assert {message.job_id for message in received if isinstance(message, Put | Delta)} == {ids[1]}
+    assert not [message for message in received if isinstance(message, Snapshot)]
 
 
 async def test_on_a_terminal_of_40_columns_there_is_a_tree_that_fits_and_keeps_why_it_failed(
@@ -297,7 +398,7 @@ async def test_on_a_terminal_of_40_columns_there_is_a_tree_that_fits_and_keeps_w
     assert (await daemon.job(job_id))["status"] == "failed"
 
 
-async def test_the_elapsed_time_ticks_while_nothing_is_sent(daemon: Daemon, appliance: Appliance, run: Run):
+async def test_the_elapsed_time_advances_while_nothing_is_sent(daemon: Daemon, appliance: Appliance, run: Run):
     await appliance.job("gui-1")
     await known(daemon, "gui-1")
     command = await run("watch", "gui-1", columns=80)
@@ -354,10 +455,10 @@ async def test_of_a_job_that_had_failed_before_the_log_lines_are_shown_too(
 ):
     await failed_job(appliance, "gui-1")
 
-    async def heard() -> bool:
+    async def received() -> bool:
         return bool((await daemon.job("gui-1"))["warnings"])
 
-    await eventually(heard, within=WITHIN)
+    await eventually(received, within=WITHIN)
     command = await run("watch", "gui-1", columns=80)
     assert await command.end() == 0
     assert any("WARN" in line and "attach: retrying" in line for line in command.screen())
@@ -378,27 +479,67 @@ async def test_a_followed_table_is_painted_in_place_and_leaves_the_terminal_as_i
     assert command.out.endswith("\x1b[?25h")
 
 
+async def test_a_bar_moves_with_the_clock_and_never_back_and_the_end_is_in_words(
+    daemon: Daemon, appliance: Appliance, run: Run
+):
+    for number in range(4):
+        old = await appliance.job(f"old-{number}", started_at=ago(60))
+        await appliance.step(old, 1, "validation", "completed")
+        await appliance.end(old)
+
+    async def learned() -> bool:
+        _, body = await daemon.get("/api/v1/operations")
+        return [one["runs"] for one in body["operations"]] == [4]
+
+    await eventually(learned, within=WITHIN)
+    job_id = await appliance.job("gui-1")
+    await known(daemon, "gui-1")
+    command = await run("watch", "gui-1", columns=100)
+
+    def percents() -> list[int]:
+        return [int(found) for found in re.findall(r" (\d+)% ", command.out)]
+
+    await command.until(lambda: len(set(percents())) > 4)
+    assert percents() == sorted(percents())
+    lines = command.screen()
+    assert re.match(r"  perhaps (55 s|1 min) left \(by \d\d:\d\d\); from only 4 earlier runs$", lines[2])
+    assert re.match(r"  ○ then validation, under 1 s, in all earlier runs$", lines[-1])
+    table, once = await run("jobs", "--type", "failover", columns=80), await run("show", "gui-1")
+    assert await table.end() == await once.end() == 0
+    assert any(" ~55 s? " in line for line in table.screen())
+    assert "from only 4 earlier runs" in once.out
+    await appliance.end(job_id)
+    assert await command.end() == 0
+    assert re.match(r"  took .* s, typical 60 s; 0 % of 4 earlier runs were faster$", command.screen()[2])
+
+
 async def test_tap_shows_each_row_with_its_job_and_why(database: Database, appliance: Appliance, run: Run):
     job_id = await appliance.job("gui-1")
     settings = {"CORRELATOR_DATABASE__URL": database.url, "CORRELATOR_DATABASE__TIMEZONE": "UTC"}
     text = await run("tap", **settings)
     objects = await run("tap", "-o", "json", "--job", "gui-1", "--level", "warn", **settings)
 
-    async def heard() -> bool:
+    async def received() -> bool:
         await appliance.log("are you there", "WARN", {"job_id": job_id})
         return "are you there" in text.out and "are you there" in objects.out
 
-    await eventually(heard, within=WITHIN, every=0.2)
+    await eventually(received, within=WITHIN, every=0.2)
     step_id = await appliance.step(job_id, 1, "validation")
     await appliance.log("by step", attrs={"step_id": step_id})
     await appliance.log("by column \x1b[2J", "ERROR", job_id=job_id)
     await appliance.log("of nobody", "WARN")
     await text.until(lambda: "of nobody" in text.out and "by step" in text.out)
     await objects.until(lambda: "by column" in objects.out)
+
+    async def named() -> bool:
+        await appliance.log("again", attrs={"step_id": step_id})
+        return f"step {step_id} validation, by " in text.out
+
+    await eventually(named, within=WITHIN, every=0.2)
     lines = {line.split(" <- ")[0].split(" ", 2)[2]: line.split(" <- ")[1] for line in text.out.splitlines()}
     assert lines["WARN  are you there "] == f"{job_id} (unified-live-failover), by its attrs"
     assert lines[r"ERROR by column \x1b[2J "] == f"{job_id} (unified-live-failover), by its job_id column"
-    assert lines["INFO  by step "].startswith(f"{job_id} (unified-live-failover) step {step_id}, by ")
+    assert lines["INFO  by step "].startswith(f"{job_id} (unified-live-failover) step {step_id}")
     assert lines["WARN  of nobody "] == "no job"
     found = [json.loads(line) for line in objects.out.splitlines()]
     assert {(one["message"], one["by"]) for one in found} == {

@@ -1,6 +1,6 @@
-"""A real Chromium, one for all tests, and for each a page of its own that may not say anything on its console.
+"""One Chromium for all tests, and a page for each test.
 
-What always holds: a page error, a console error or a violation of the content security policy fails the test.
+Invariant: a page error, a console error or a violation of the content security policy fails the test.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.browser.fake import FakeCorrelator, serving
+from tests.support.page_server import PageServer, serving
 
 if TYPE_CHECKING:
-    from tests.browser.driver import Browser, BrowserContext, Page
+    from tests.support.browser import Browser, BrowserContext, Page
 
 ARGUMENTS = [
     "--headless",
@@ -33,21 +33,21 @@ ARGUMENTS = [
 
 @pytest.fixture(scope="session")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Where the one Chromium of all tests is driven from. It is ended by its process group, its children with it."""
+    """The URL of the DevTools of the Chromium of all tests. Its process group is killed at the end."""
     program = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    assert program is not None, "chromium is not installed: make test says which packages bring the servers"
+    assert program is not None, "chromium is not installed: make test names the packages"
     folder = tmp_path_factory.mktemp("chromium")
-    told = folder / "DevToolsActivePort"
+    port_file = folder / "DevToolsActivePort"
     command = [program, *ARGUMENTS, "--remote-debugging-port=0", f"--user-data-dir={folder}", "about:blank"]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
     try:
         deadline = time.monotonic() + 30
-        while not (told.exists() and "\n" in told.read_text()):
+        while not (port_file.exists() and "\n" in port_file.read_text()):
             assert process.poll() is None, (folder / "log").read_text()
-            assert time.monotonic() < deadline, "chromium does not say its port"
+            assert time.monotonic() < deadline, "chromium does not write its port"
             time.sleep(0.02)
-        yield f"http://127.0.0.1:{told.read_text().split()[0]}"
+        yield f"http://127.0.0.1:{port_file.read_text().split()[0]}"
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(10)
@@ -55,8 +55,8 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 async def browser(chromium: str) -> AsyncIterator[Browser]:
-    """That Chromium, with nothing left in it of the test before: contexts end with the test."""
-    from tests.browser.driver import async_playwright
+    """That Chromium without the contexts of earlier tests."""
+    from tests.support.browser import async_playwright
 
     async with async_playwright() as playwright:
         browser = await playwright.chromium.connect_over_cdp(chromium)
@@ -66,7 +66,7 @@ async def browser(chromium: str) -> AsyncIterator[Browser]:
 
 
 @pytest.fixture
-async def fake() -> AsyncIterator[FakeCorrelator]:
+async def fake() -> AsyncIterator[PageServer]:
     async with serving() as correlator:
         yield correlator
 
@@ -81,11 +81,11 @@ async def context(browser: Browser) -> AsyncIterator[BrowserContext]:
 
 @pytest.fixture
 async def page(context: BrowserContext) -> AsyncIterator[Page]:
-    """What it says on its console is an error, but for what a lost connection makes the browser say."""
+    """Any error on its console fails the test, except those of a lost connection."""
     page = await context.new_page()
-    said: list[str] = []
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     yield page
     expected = (
         "ERR_CONNECTION_REFUSED",
@@ -94,4 +94,4 @@ async def page(context: BrowserContext) -> AsyncIterator[Page]:
         "ERR_INCOMPLETE",
         "ERR_EMPTY_RESPONSE",
     )
-    assert [text for text in said if not any(part in text for part in expected)] == []
+    assert [text for text in errors if not any(part in text for part in expected)] == []

@@ -1,4 +1,4 @@
-"""The page before the daemon itself, over a real MariaDB."""
+"""The page with a real daemon and a real MariaDB."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import json
 from collections import Counter
 from urllib.parse import quote
 
-from tests import replay
-from tests.appliance import Appliance
-from tests.browser.driver import Page, expect
-from tests.daemon import Daemon
-from tests.replay import MariaDBReplayer
-from tests.servers import eventually
-from tests.truth import owners
+from tests.support import replay
+from tests.support.appliance import Appliance
+from tests.support.browser import Page, expect
+from tests.support.daemon import Daemon
+from tests.support.eventually import eventually
+from tests.support.expected_jobs import owners
+from tests.support.replay import MariaDBReplayer
 
 NAME = "unified-live-failover-SVR 2019/Prod-1758553933"
 
@@ -26,16 +26,14 @@ def state(page):
 
 
 async def begun(appliance: Appliance) -> str:
-    """What JobLog writes when the GUI's job starts: the GUI's ID stands in the metadata alone."""
+    """Write what JobLog writes when the GUI's job starts: only the metadata has the GUI's ID."""
     job_id = await appliance.job(metadata=json.dumps({"vm_name": "SVR 2019/Prod", "failover_job_id": NAME}))
     attrs = {"job_id": job_id, "job_type": "failover", "operation": "unified-live-failover", "owner": "system"}
     await appliance.log("Job started", attrs=attrs)
     return job_id
 
 
-async def test_a_job_opened_by_the_guis_id_before_it_exists_appears_runs_and_fails_without_a_reload(
-    appliance, daemon, page
-):
+async def test_a_page_opened_before_its_job_exists_shows_it_run_and_fail_without_a_reload(appliance, daemon, page):
     await page.goto(address(daemon, NAME))
     await expect(page.get_by_role("heading", name="Waiting for this ID")).to_be_visible()
     await page.evaluate("window.same = true")
@@ -71,7 +69,7 @@ async def test_a_job_opened_by_the_guis_id_before_it_exists_appears_runs_and_fai
     assert await page.evaluate("window.same")
 
 
-async def test_a_restart_of_the_daemon_is_gone_through_without_a_reload(appliance, daemon, page):
+async def test_the_page_survives_a_restart_of_the_daemon_without_a_reload(appliance, daemon, page):
     job_id = await begun(appliance)
     await page.goto(address(daemon, NAME))
     await expect(state(page)).to_contain_text("Running")
@@ -89,12 +87,10 @@ async def test_a_restart_of_the_daemon_is_gone_through_without_a_reload(applianc
     assert await page.evaluate("window.same")
 
 
-async def test_the_recording_comes_to_the_list_and_to_the_pages_of_its_jobs_as_it_is_written(
-    mixed, database, daemon, page, context
-):
+async def test_the_list_and_the_job_pages_show_a_recording_as_it_is_written(mixed, database, daemon, page, context):
     tables = replay.expected(mixed)
     tracked = tables["job_tracking"]
-    # IDs repeat in the recording: the page ends at the newest job that carries one.
+    # IDs repeat in the recording: the page shows the newest job that carries one.
     ended = {str(tracked[job_id]["status"]): (name, tracked[job_id]) for name, job_id in owners(tables).items()}
     assert ended.keys() >= {"completed", "failed", "running"}
 
@@ -113,7 +109,7 @@ async def test_the_recording_comes_to_the_list_and_to_the_pages_of_its_jobs_as_i
         await expect(state(pages[status])).to_contain_text(status.capitalize(), timeout=15_000)
         await expect(pages[status].locator(".failure")).to_have_count(1 if row["error_message"] else 0)
 
-    async def as_the_daemon_has_it() -> bool:
+    async def shows_the_daemons_jobs() -> bool:
         found = Counter[str]()
         cursor = ""
         while True:
@@ -128,4 +124,4 @@ async def test_the_recording_comes_to_the_list_and_to_the_pages_of_its_jobs_as_i
         assert counts == dict(found)
         return found.total() >= len(tracked)
 
-    await eventually(as_the_daemon_has_it, within=15)
+    await eventually(shows_the_daemons_jobs)

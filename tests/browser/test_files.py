@@ -1,4 +1,4 @@
-"""What a browser may load, and nothing else."""
+"""The files that a browser may load."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TEXTS = {path: resources.files("correlator.web").joinpath(name).read_text() for 
 OWN = sorted(path for path in TEXTS if not path.startswith("/vendor/"))
 
 
-def test_the_page_and_all_it_needs_are_served_and_no_python_or_licence():
+def test_the_files_of_the_page_are_served_and_no_python_or_licence():
     assert {
         "/",
         "/client.js",
@@ -28,7 +28,7 @@ def test_the_page_and_all_it_needs_are_served_and_no_python_or_licence():
 
 
 @pytest.mark.parametrize("path", [path for path in OWN if path.endswith(".js")])
-def test_an_import_leads_to_a_file_that_is_served(path):
+def test_every_import_is_a_file_that_is_served(path):
     for target in re.findall(r'from "(\.[^"]+)"', TEXTS[path]):
         folder = path.rsplit("/", 1)[0]
         resolved = f"{folder.rsplit('/', 1)[0]}/{target[3:]}" if target.startswith("../") else f"{folder}/{target[2:]}"
@@ -36,7 +36,7 @@ def test_an_import_leads_to_a_file_that_is_served(path):
 
 
 @pytest.mark.parametrize("path", OWN)
-def test_nothing_asks_for_what_the_content_security_policy_forbids_or_another_host(path):
+def test_no_file_needs_what_the_content_security_policy_forbids_or_another_host(path):
     text = TEXTS[path].replace("http://www.w3.org/2000/svg", "")
     assert not re.search(
         r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|javascript:", text
@@ -48,8 +48,8 @@ def test_nothing_asks_for_what_the_content_security_policy_forbids_or_another_ho
 
 def test_vendored_files_are_as_they_were_released():
     folder = resources.files("correlator.web").joinpath("vendor")
-    told = folder.joinpath("VENDOR.md").read_text()
-    listed = {name: digest for digest, name in re.findall(r"^([0-9a-f]{64})  (\S+)$", told, re.MULTILINE)}
+    listing = folder.joinpath("VENDOR.md").read_text()
+    listed = {name: digest for digest, name in re.findall(r"^([0-9a-f]{64})  (\S+)$", listing, re.MULTILINE)}
     served = {path.rsplit("/", 1)[1] for path in TEXTS if path.startswith("/vendor/")}
     assert listed.keys() == served
     for name, digest in listed.items():

@@ -1,16 +1,21 @@
-"""The page of one job: also of one that does not exist yet."""
+"""The page of one job, also of one that does not exist yet."""
 
 from __future__ import annotations
 
 import functools
+import re
 from typing import Any
 from urllib.parse import quote
 
-from tests.browser.driver import expect
-from tests.browser.fake import document, stamp, step
-from tests.servers import eventually
+import pytest
+
+from tests.support.browser import expect
+from tests.support.eventually import eventually
+from tests.support.page_server import document, stamp, step
 
 UUID = "e8f15a6d-c5f4-4d69-af72-194b96a0c7fb"
+
+SHIFTED_CLOCK = "window.shift = SHIFT; const real = Date.now.bind(Date); Date.now = () => real() + window.shift * 1000;"
 
 
 def line(event_id: int, message: str, level: str = "INFO", *, ago: float = 0.0, **more: Any) -> dict[str, Any]:
@@ -36,7 +41,7 @@ async def at_the_end(page) -> bool:
 
 
 def follows_only(fake, level: str) -> bool:
-    """Whether log lines are asked for once, at this level."""
+    """True if exactly one subscription has log lines, at this level."""
     return [wanted["logs"] for wanted in fake.subscriptions if "logs" in wanted] == [level]
 
 
@@ -44,7 +49,7 @@ def steps(page):
     return page.locator(".steps").get_by_role("listitem")
 
 
-async def test_an_id_that_nobody_knows_is_waited_for_and_comes_alive_without_a_reload(fake, page):
+async def test_the_page_of_an_unknown_id_shows_its_job_without_a_reload(fake, page):
     name = "unified-live-failover-SVR 2019/Prod?#%-1758553933"
     await page.goto(f"{fake.url}/#/jobs/{quote(name, safe='')}")
     await expect(page.get_by_role("heading", name="Waiting for this ID")).to_be_visible()
@@ -64,7 +69,7 @@ async def test_an_id_that_nobody_knows_is_waited_for_and_comes_alive_without_a_r
     assert await page.evaluate("window.same")
 
 
-async def test_a_failed_job_tells_its_error_and_its_failed_steps_in_full(fake, page):
+async def test_a_failed_job_shows_its_error_and_its_failed_steps_in_full(fake, page):
     error = "rpc error: connection refused\n" + "very long " * 60
     fake.jobs[UUID] = document(
         UUID,
@@ -94,7 +99,7 @@ async def test_a_completed_job_with_failed_steps_shows_both_facts(fake, page):
     await expect(steps(page).nth(1)).to_contain_text("panic: nil map")
 
 
-async def test_bars_stand_on_one_axis_and_that_of_a_running_step_grows(fake, page):
+async def test_bars_share_one_axis_and_the_bar_of_a_running_step_grows(fake, page):
     first, second = step(1, "a", ago=20, took=10), step(2, "b", "running", ago=10)
     fake.jobs[UUID] = document(UUID, "running", ago=20, steps=[first, second])
     await page.goto(f"{fake.url}/#/jobs/{UUID}")
@@ -117,15 +122,25 @@ async def test_bars_stand_on_one_axis_and_that_of_a_running_step_grows(fake, pag
     await expect(took).not_to_have_text(before_text)
 
 
-async def test_elapsed_time_goes_by_the_daemons_clock_where_this_one_is_slow(fake, page):
-    """The browser's clock is an hour behind: a document from its future gives it away."""
-    await page.add_init_script("const real = Date.now.bind(Date); Date.now = () => real() - 3_600_000;")
-    fake.jobs[UUID] = document(UUID, "running", ago=125)
-    await page.goto(f"{fake.url}/#/jobs/{UUID}")
-    await expect(page.locator(".elapsed")).to_contain_text("2 min")
+@pytest.mark.parametrize("ahead", [-3600, 0, 3600])
+@pytest.mark.parametrize("waited", [0, 5, 600])
+async def test_times_follow_the_daemons_clock_whenever_the_job_is_opened(fake, page, ahead, waited):
+    """The browser's clock is off by `ahead` seconds; the list stays open for `waited` seconds before the job is."""
+    await page.add_init_script(SHIFTED_CLOCK.replace("SHIFT", str(ahead)))
+    quiet = document(UUID, "running", ago=72 * 60 + 5, updated_at=stamp(68 * 60), last_event_at=stamp(68 * 60 + 5))
+    fake.jobs[UUID] = quiet
+    await page.goto(fake.url)
+    link = page.get_by_role("link", name=f"vm-{UUID}")
+    await expect(link).to_be_visible()
+    await page.evaluate(f"window.shift += {waited}")
+    await fake.send(type="bookmark", seq=fake.seq, at=stamp(-waited))
+    await link.click()
+    minutes = 72 + waited // 60
+    await expect(page.locator(".elapsed")).to_contain_text(f"1 h {minutes - 60:02} min")
+    await expect(page.locator(".job-state")).to_contain_text(f"silent for 1 h {minutes - 64:02} min")
 
 
-async def test_a_silent_job_says_how_long_instead_of_a_bar_that_pretends(fake, page):
+async def test_a_silent_job_shows_the_length_of_its_silence(fake, page):
     running = step(1, "final-sync", "running", ago=400)
     fake.jobs[UUID] = document(UUID, "running", ago=400, last_event_at=stamp(250), steps=[running])
     await page.goto(f"{fake.url}/#/jobs/{UUID}")
@@ -167,7 +182,7 @@ async def test_ids_can_be_copied_and_the_family_followed(fake, page, context):
     await expect(page.get_by_role("link", name="the child")).to_be_visible()
 
 
-async def test_log_lines_of_the_history_and_the_stream_are_one_list_in_the_order_of_time(fake, page):
+async def test_log_lines_of_history_and_stream_are_one_list_ordered_by_time(fake, page):
     fake.jobs[UUID] = document(UUID, "running", steps=[step(1, "final-sync", "running")])
     fake.events[UUID] = [line(2, "second", ago=20), line(1, "first", ago=30, step_id=3001, attrs={"volume": "vol-1"})]
     await page.goto(f"{fake.url}/#/jobs/{UUID}")
@@ -175,33 +190,49 @@ async def test_log_lines_of_the_history_and_the_stream_are_one_list_in_the_order
     await fake.log(UUID, line(7, "fourth", ago=5), line(2, "second", ago=20))
     await fake.log(UUID, line(8, "third", "WARN", ago=10))
     await expect(lines(page)).to_have_count(4)
-    told = [text.split() for text in await lines(page).all_inner_texts()]
+    texts = [text.split() for text in await lines(page).all_inner_texts()]
     order = ["first", "second", "third", "fourth"]
-    assert [next(word for word in words if word in order) for words in told] == order
+    assert [next(word for word in words if word in order) for words in texts] == order
     await expect(lines(page).first).to_contain_text("final-sync")
     await expect(lines(page).first).to_contain_text("volume=vol-1")
 
 
-async def test_more_lines_than_a_page_of_history_has_are_all_there(fake, page):
+async def test_log_lines_of_other_days_show_their_date(fake, page):
+    fake.jobs[UUID] = document(UUID, "running", ago=90_000)
+    fake.events[UUID] = [line(1, "old", ago=86_400), line(2, "new", ago=0)]
+    await page.goto(f"{fake.url}/#/jobs/{UUID}")
+    await expect(lines(page).nth(0).locator(".line-at")).to_have_text(re.compile(r"^\d+ \w+, \d\d:\d\d:\d\d$"))
+    await expect(lines(page).nth(1).locator(".line-at")).to_have_text(re.compile(r"^\d\d:\d\d:\d\d$"))
+
+
+async def test_a_history_of_several_pages_is_loaded_completely(fake, page):
     fake.jobs[UUID] = document(UUID, "completed")
     fake.events[UUID] = [line(n, f"line {n}", ago=3000 - n) for n in range(1, 1501)]
     await page.goto(f"{fake.url}/#/jobs/{UUID}")
     await expect(lines(page)).to_have_count(1500)
 
 
-async def test_lines_missed_while_away_come_from_the_history(fake, page):
+async def test_an_empty_page_of_history_before_its_end_is_skipped(fake, page):
+    fake.jobs[UUID] = document(UUID, "completed")
+    fake.events[UUID] = [line(1, "the only one", ago=30)]
+    fake.empty_pages = 3
+    await page.goto(f"{fake.url}/#/jobs/{UUID}")
+    await expect(lines(page)).to_have_count(1)
+
+
+async def test_lines_missed_during_an_outage_are_loaded_from_the_history(fake, page):
     fake.jobs[UUID] = document(UUID, "running")
     fake.events[UUID] = [line(1, "before", ago=20)]
     await page.goto(f"{fake.url}/#/jobs/{UUID}")
     await expect(lines(page)).to_have_count(1)
     await fake.stop()
-    await expect(page.locator(".standing")).to_contain_text("Offline")
+    await expect(page.locator(".connection-state")).to_contain_text("Offline")
     fake.events[UUID].append(line(2, "meanwhile", ago=1))
     await fake.start()
     await expect(lines(page)).to_have_count(2, timeout=15_000)
 
 
-async def test_scrolling_up_pauses_and_the_button_goes_on(fake, page):
+async def test_scrolling_up_pauses_the_log_and_the_button_resumes_it(fake, page):
     fake.jobs[UUID] = document(UUID, "running")
     fake.events[UUID] = [line(n, f"line {n}", ago=300 - n) for n in range(1, 101)]
     await page.goto(f"{fake.url}/#/jobs/{UUID}")
@@ -221,7 +252,7 @@ async def test_scrolling_up_pauses_and_the_button_goes_on(fake, page):
     await eventually(lambda: at_the_end(page))
 
 
-async def test_the_level_is_chosen_and_lost_lines_are_told(fake, page):
+async def test_the_level_can_be_chosen_and_dropped_lines_are_counted(fake, page):
     fake.jobs[UUID] = document(UUID, "running")
     fake.events[UUID] = [line(1, "quiet", "DEBUG", ago=9), line(2, "usual", ago=8), line(3, "odd", "WARN", ago=7)]
     await page.goto(f"{fake.url}/#/jobs/{UUID}")
@@ -232,16 +263,41 @@ async def test_the_level_is_chosen_and_lost_lines_are_told(fake, page):
         await eventually(functools.partial(follows_only, fake, level))
     fake.events[UUID].append(line(4, "lost on the way"))
     sub = next(s["id"] for s in fake.subscriptions if "logs" in s)
-    await fake.say(type="log", sub=[sub], dropped=7)
-    await expect(page.locator(".log-notes")).to_have_text("7 lines dropped on the way")
+    await fake.send(type="log", sub=[sub], dropped=7)
+    await expect(page.locator(".log-notes")).to_have_text("7 lines dropped because the browser was too slow")
     await expect(lines(page)).to_have_count(3)
 
 
-async def test_a_job_that_leaves_memory_stays_as_it_was_last(fake, page):
+async def test_an_evicted_job_keeps_its_last_state_on_the_page(fake, page):
     fake.jobs[UUID] = document(UUID, "completed")
     await page.goto(f"{fake.url}/#/jobs/{UUID}")
     await expect(page.locator(".job-state")).to_contain_text("Completed")
     subs = [s["id"] for s in fake.subscriptions]
-    await fake.say(type="delete", sub=subs, seq=fake.seq + 1, job_id=UUID, reason="retention")
+    await fake.send(type="delete", sub=subs, seq=fake.seq + 1, job_id=UUID, reason="retention")
     await expect(page.locator(".job-state")).to_contain_text("No longer in the correlator’s memory")
     await expect(page.get_by_role("heading", level=1)).to_have_text(f"vm-{UUID}")
+
+
+async def test_cut_texts_and_incomplete_counts_are_marked(fake, page):
+    fake.jobs[UUID] = document(
+        UUID, "failed", error="the beginning", error_cut=2_000_000, counts_complete=False, warnings=7,
+        metadata={"vm_name": "x", "_cut": {"blob": 18_000_000, "*": 1500}},
+        steps=[step(1, "boot", "failed", error="panic", error_cut=20_000), step(2, "next", "failed", error="short")],
+    )  # fmt: skip
+    await page.goto(f"{fake.url}/#/jobs/{UUID}")
+    await expect(page.locator(".failure")).to_contain_text("cut: 2 MB in full")
+    await expect(steps(page).nth(0).locator("pre")).to_have_text("panic (cut: 20 kB in full)")
+    await expect(steps(page).nth(1).locator("pre")).to_have_text("short")
+    particulars = page.get_by_label("Particulars")
+    await expect(particulars).to_contain_text("7 so far: the log is still being counted")
+    for name, words in (("blob", "cut: 18 MB in full"), ("others", "cut: 1.5 kB in full")):
+        await expect(particulars.locator("div").filter(has_text=name).last).to_contain_text(words)
+    await expect(particulars).not_to_contain_text("_cut")
+
+
+async def test_a_short_page_of_history_is_not_its_end(fake, page):
+    fake.jobs[UUID] = document(UUID, "running")
+    fake.events[UUID] = [line(n, f"line {n}", ago=300 - n) for n in range(1, 101)]
+    fake.page = 7
+    await page.goto(f"{fake.url}/#/jobs/{UUID}")
+    await expect(lines(page)).to_have_count(100)

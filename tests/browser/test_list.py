@@ -1,11 +1,12 @@
-"""The list: what is on it, in which order, and how an operator gets about in it."""
+"""The list: its jobs, their order, filters and the keyboard."""
 
 from __future__ import annotations
 
+import re
 from urllib.parse import quote
 
-from tests.browser.driver import expect
-from tests.browser.fake import document
+from tests.support.browser import expect
+from tests.support.page_server import document
 
 DAY = 86_400.0
 
@@ -49,7 +50,7 @@ async def test_a_job_that_fails_moves_to_the_top_without_a_reload(fake, page):
     await expect(page).to_have_title("1 failed, 1 running – correlator")
 
 
-async def test_a_job_that_ended_more_than_a_day_ago_is_left_out_until_asked_for(fake, page):
+async def test_a_job_that_ended_more_than_a_day_ago_is_hidden_until_all_are_selected(fake, page):
     known(
         fake,
         document("old-done", "completed", ago=2 * DAY),
@@ -58,7 +59,7 @@ async def test_a_job_that_ended_more_than_a_day_ago_is_left_out_until_asked_for(
     )
     await page.goto(fake.url)
     await expect(rows(page)).to_have_count(2)
-    await page.get_by_label("Period").select_option("All there are")
+    await page.get_by_label("Period").select_option("All")
     await expect(rows(page)).to_have_count(3)
 
 
@@ -71,7 +72,7 @@ async def test_a_completed_job_with_failed_steps_shows_both_facts(fake, page):
     await expect(rows(page)).to_contain_text("2 steps failed")
 
 
-async def test_filters_are_in_the_address_and_come_from_it(fake, page, context):
+async def test_filters_are_stored_in_the_address_and_restored_from_it(fake, page, context):
     known(
         fake,
         document("f1", "failed", job_type="failover"),
@@ -132,7 +133,7 @@ async def test_an_unknown_address_is_the_list(fake, page):
         await expect(rows(page)).to_have_count(1)
 
 
-async def test_the_keyboard_does_it_all(fake, page):
+async def test_the_list_can_be_used_by_keyboard_alone(fake, page):
     known(fake, *(document(f"j{number:02}", "running", ago=number + 10) for number in range(60)))
     await page.goto(fake.url)
     await expect(rows(page).first).to_be_visible()
@@ -167,7 +168,7 @@ async def test_the_skip_link_leads_past_the_header(fake, page):
     assert page.url == f"{fake.url}/"
 
 
-async def test_a_thousand_jobs_are_a_few_rows_in_the_document_and_all_within_reach(fake, page):
+async def test_a_thousand_jobs_are_a_few_rows_in_the_document_and_all_can_be_reached(fake, page):
     known(fake, *(document(f"{number:04}", "running", ago=number) for number in range(1000)))
     await page.goto(fake.url)
     await expect(rows(page).first).to_have_attribute("aria-setsize", "1000")
@@ -175,3 +176,22 @@ async def test_a_thousand_jobs_are_a_few_rows_in_the_document_and_all_within_rea
     await page.keyboard.press("End")
     await expect(page.get_by_role("link", name="vm-0999")).to_be_in_viewport()
     assert await rows(page).count() < 60
+
+
+async def test_rows_of_other_days_show_their_date_also_when_a_day_begins(fake, page):
+    await page.add_init_script("window.shift = 0; const real = Date.now.bind(Date); Date.now = () => real() + shift;")
+    known(
+        fake,
+        document("today", "completed", ago=0, took=0),
+        document("yesterday", "completed", ago=DAY, took=60),
+        document("run", "running", ago=3 * DAY),
+    )
+    await page.goto(f"{fake.url}/#/?when=all")
+    started = page.locator(".row-started")
+    await expect(started).to_have_count(3)
+    dated = re.compile(r"^\d+ \w+, \d\d:\d\d:\d\d$")
+    await expect(started.nth(0)).to_have_text(dated)
+    await expect(started.nth(1)).to_have_text(re.compile(r"^\d\d:\d\d:\d\d$"))
+    await expect(started.nth(2)).to_have_text(dated)
+    await page.evaluate(f"window.shift = {int(DAY) * 1000}")
+    await expect(rows(page).filter(has_text="vm-today").locator(".row-started")).to_have_text(dated)

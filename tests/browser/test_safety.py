@@ -1,4 +1,4 @@
-"""What comes from documents and log lines is text, whatever it looks like."""
+"""Documents and log lines are shown as text, also if they contain markup."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from tests.browser.driver import expect
-from tests.browser.fake import document, stamp, step
+from tests.support.browser import expect
+from tests.support.page_server import document, stamp, step
 
 EVIL = "<img src=x onerror=alert(1)>\"'><script>alert(2)</script>"
 UUID = "e8f15a6d-c5f4-4d69-af72-194b96a0c7fb"
 
 
 def evil() -> dict[str, Any]:
-    """Hostile in every member that a page might show; the wrong types, and words of no closed set, too."""
+    """A document with markup in every member, with wrong types and unknown statuses."""
     return document(
         UUID,
         "failed",
@@ -36,7 +36,7 @@ def evil() -> dict[str, Any]:
 
 
 async def nothing_ran(page) -> bool:
-    """No element was made from a text, and no link leads elsewhere."""
+    """True if no text became an element, and no link leads to another site."""
     return bool(
         await page.evaluate(
             """() => {
@@ -95,8 +95,8 @@ async def test_an_address_full_of_markup_is_text(fake, page, dialogs):
     assert dialogs == []
 
 
-async def test_an_odd_document_is_shown_as_far_as_it_goes(fake, page):
-    """A newer daemon, or an older: members missing, null, or of another type."""
+async def test_a_document_with_missing_or_unknown_members_is_shown(fake, page):
+    """Daemons of other versions: members are missing, null, or of another type."""
     fake.jobs["odd"] = {"job_id": "odd", "external_ids": [], "context_id": None, "status": "paused", "rev": 1}
     await page.goto(fake.url)
     await expect(page.get_by_role("list", name="Jobs").get_by_role("listitem")).to_contain_text("paused")

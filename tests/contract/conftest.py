@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.originals import MariaDBOriginal, Original, SQLiteOriginal
+from correlator.sources.archive.archive import DatabaseArchive
+from tests.support.archive_queries import archive_of
+from tests.support.source_databases import MariaDBOriginal, Original, SQLiteOriginal
 
 KINDS = ("aiomysql", "asyncmy", "sqlite")
 
@@ -54,3 +56,10 @@ async def mariadb_original(request: pytest.FixtureRequest) -> AsyncIterator[Orig
 @pytest.fixture(params=KINDS[:2])
 def driver(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+@pytest.fixture
+async def current(original: Original) -> AsyncIterator[tuple[DatabaseArchive, Original]]:
+    """An archive of a current appliance, and the appliance."""
+    async with archive_of(original) as archive:
+        yield archive, original

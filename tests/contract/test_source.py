@@ -7,11 +7,11 @@ import time
 from datetime import UTC, datetime, timedelta
 
 from correlator.jobs import joblog
-from correlator.jobs.model import LogRow
-from correlator.sources import zones
-from correlator.sources.queries import read_readings
-from tests.contract.originals import asking
-from tests.servers import ROLLED_BACK
+from correlator.jobs.model.rows import LogRow
+from correlator.sources.db import zones
+from correlator.sources.db.queries import read_readings
+from tests.support.mariadb import ROLLED_BACK
+from tests.support.source_databases import open_queries
 
 SECOND = 1_000_000
 STAMP, MICROS = "2026-03-01 10:00:00.123456", 1_772_359_200_123_456
@@ -27,7 +27,7 @@ def micros(text: str) -> int:
 
 
 async def rows(original, **options) -> list[LogRow]:
-    async with asking(original.source(**options)) as (queries, session):
+    async with open_queries(original.source(**options)) as (queries, session):
         return await queries.rows_from(session, 1, 100)
 
 
@@ -62,7 +62,7 @@ async def test_a_log_of_id_message_and_time_alone_is_enough(original):
     )
     await original.run("INSERT INTO log_events VALUES (7, 'bare', '2026-03-01 10:00:00')")
     assert await rows(original) == [LogRow(7, "bare", WHOLE)]
-    async with asking(original.source()) as (queries, session):
+    async with open_queries(original.source()) as (queries, session):
         await original.job("u1")
         (reading,) = await read_readings(queries, session, 5, ["u1"])
         assert reading.record is not None
@@ -95,7 +95,7 @@ async def test_records_come_as_they_were_written(either_original):
     step = await original.insert(
         "job_steps", job_id="u1", name="one", seq=3, status="skipped", started_at=STAMP, error_message="why"
     )
-    async with asking(original.source()) as (queries, session):
+    async with open_queries(original.source()) as (queries, session):
         first, second, third = await read_readings(queries, session, 9, ["u1", "parent", "nobody"])
         record = first.record
         assert record is not None
@@ -111,7 +111,7 @@ async def test_records_come_as_they_were_written(either_original):
         assert (first.steps[0].started_at, first.steps[0].completed_at) == (MICROS, None)
         assert first.steps[0].error_message == "why"
         assert second.children == ((WHOLE, "u1"),)
-        assert (third.job_id, third.record, third.steps, third.tick) == ("nobody", None, (), 9)
+        assert (third.job_id, third.record, third.steps, third.observed_at) == ("nobody", None, (), 9)
         assert await queries.active_ids(session) == {"parent"}
         assert await queries.jobs_of_steps(session, [step, 999]) == {"u1"}
 
@@ -129,7 +129,7 @@ async def test_a_legacy_record_comes_as_it_was_written(original):
         created_at="2026-03-01 10:00:00",
         updated_at="2026-03-01 10:00:01",
     )
-    async with asking(original.source()) as (queries, session):
+    async with open_queries(original.source()) as (queries, session):
         (record,) = await queries.legacy_where(session, "job_id = 'unified-1'")
     assert (record.job_id, record.vm_id, record.job_type, record.status) == ("unified-1", "vm-1", "live", "creating_vm")
     assert (record.source_vm_name, record.source_vm_spec, record.snapshot_id) == ("pg", '{"cpus":2}', "snap")
@@ -157,7 +157,7 @@ async def test_local_times_become_utc_by_the_rules_of_their_zone_and_others_stay
         await original.log("x", ts=stored)
     meant = [micros(text) for text in MEANT.values()]
     assert [r.ts for r in await rows(original, zone=berlin)] == meant
-    async with asking(original.source(zone=berlin)) as (queries, session):
+    async with open_queries(original.source(zone=berlin)) as (queries, session):
         readings = await read_readings(queries, session, 1, [f"u{n}" for n in range(len(MEANT))])
     assert [r.record and r.record.canceled_at for r in readings] == meant
     assert [s.started_at for r in readings for s in r.steps or ()] == meant
@@ -170,7 +170,7 @@ async def test_a_date_that_is_none_does_not_stop_the_others(original):
     await original.log("none", ts="0000-00-00 00:00:00")
     await original.log("after", ts=STAMP)
     bad: list[str] = []
-    async with asking(original.source()) as (queries, session):
+    async with open_queries(original.source()) as (queries, session):
         queries._malformed = bad.append
         found = await queries.rows_from(session, 1, 10)
     assert [(r.message, r.ts) for r in found] == [("before", MICROS), ("none", 0), ("after", MICROS)]
@@ -197,10 +197,11 @@ async def test_every_text_comes_unchanged(original):
         await original.log(text, attrs=attrs(text), external_job_id=text)
     found = await rows(original)
     assert [(r.message, r.attrs, r.external_job_id) for r in found] == [(t, attrs(t), t) for t in TEXTS.values()]
-    async with asking(original.source()) as (queries, session):
+    async with open_queries(original.source()) as (queries, session):
         readings = await read_readings(queries, session, 1, list(TEXTS))
         for name, text in TEXTS.items():
-            assert name in [r.job_id for r in await queries.jobs_with(session, "external_job_id", text)]
+            where = f"external_job_id = {queries.dialect.placeholder}"
+            assert name in [r.job_id for r in await queries.jobs_where(session, where, (text,))]
     for text, reading in zip(TEXTS.values(), readings, strict=True):
         record, (step,) = reading.record, reading.steps or ()
         assert record is not None
@@ -230,7 +231,7 @@ async def test_blobs_are_read_as_the_text_they_hold(original):
     await original.run(f"UPDATE log_events SET attrs = X'{attrs.hex()}', message = X'636166c3a920ff'")
     (row,) = await rows(original)
     assert (row.message, row.attrs) == ("café \ufffd", attrs.decode())
-    async with asking(original.source()) as (queries, session):
+    async with open_queries(original.source()) as (queries, session):
         (reading,) = await read_readings(queries, session, 1, ["u1"])
         assert reading.record is not None
         assert (reading.record.metadata, reading.record.error_message) == (attrs.decode(), "broken \ufffd")
@@ -255,7 +256,7 @@ async def test_the_first_row_since_a_moment_is_found_though_ids_have_holes(origi
     stamps = [f"2026-03-01 10:{m:02}:00.000000" for m in range(0, 40, 2)]
     ids = [await original.insert("log_events", id=7 * n + 3, level="INFO", message="x", ts=t) for n, t in
            enumerate(stamps)]  # fmt: skip
-    async with asking(original.source()) as (queries, session):
+    async with open_queries(original.source()) as (queries, session):
         assert await queries.last_id(session) == 7 * 19 + 3
         assert await queries.first_since(session, 0) <= 3
         for number in (1, 9, 19):
@@ -265,7 +266,7 @@ async def test_the_first_row_since_a_moment_is_found_though_ids_have_holes(origi
 
 
 async def test_the_clock_is_that_of_utc_columns(original):
-    async with asking(original.source()) as (queries, session):
+    async with open_queries(original.source()) as (queries, session):
         then, earlier = await queries.clock(session, 0), await queries.clock(session, 3600)
         assert abs(micros(then) / SECOND - time.time()) < 5
         assert abs(micros(then) - micros(earlier) - 3600 * SECOND) <= 2 * SECOND
@@ -279,15 +280,15 @@ async def test_the_next_id_is_known_and_starts_again_after_a_truncate(original):
     session = await source.open()
     for number in range(1, 4):
         assert await original.log("x") == number
-    assert (await source.reset_signs(session))[0] == 4
+    assert (await source.reset_evidence(session))[0] == 4
     await original.truncate_log()
-    assert (await source.reset_signs(session))[0] in (0, 1)
+    assert (await source.reset_evidence(session))[0] in (0, 1)
     await original.log("first again")
-    assert (await source.reset_signs(session))[0] == 2
+    assert (await source.reset_evidence(session))[0] == 2
     await session.close()
 
 
-async def test_the_zone_of_a_server_that_is_here_is_ours_and_another_is_its_offset(mariadb_original):
+async def test_a_local_server_has_the_local_zone_and_a_remote_one_its_offset(mariadb_original):
     source = mariadb_original.source(zone=None)
     session = await source.open()
     try:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator
 
 import pytest
 
 from correlator.errors import SourceUnavailable
-from correlator.sources.mariadb import Address, MariaDBDatabase, MariaDBSession
-from tests.servers import eventually, free_port
+from correlator.sources.db.mariadb import Address, MariaDBDatabase, MariaDBSession
+from tests.support.eventually import PATIENCE, eventually
+from tests.support.servers import free_port
+from tests.support.source_databases import running_follower
 
 HOSTILE = {
     "autocommit": "OFF",
@@ -40,7 +41,7 @@ async def hostile(mariadb_original):
 
 
 @pytest.mark.parametrize("dirty", [False, True], ids=["clean", "dirty"])
-async def test_the_server_says_that_a_session_is_as_we_want_it_whatever_its_globals_are(hostile, dirty):
+async def test_a_session_has_the_expected_settings_whatever_the_server_s_globals(hostile, dirty):
     session = await hostile.source(query_timeout=4.0).open(dirty=dirty)
     (found,) = await session.query(
         "SELECT @@autocommit, @@tx_isolation, @@tx_read_only, @@max_statement_time, @@sql_mode, @@time_zone,"
@@ -96,12 +97,10 @@ async def test_each_question_sees_what_was_committed_until_then_and_only_dirty_o
     await dirty.close()
 
 
-async def test_a_statement_that_takes_too_long_is_ended_by_the_server(mariadb_original):
-    session = await mariadb_original.source(query_timeout=0.8).open()
-    began = time.monotonic()
-    with pytest.raises(SourceUnavailable, match="max_statement_time exceeded"):
-        await session.query("SELECT SLEEP(5)")
-    assert time.monotonic() - began < 0.8
+async def test_the_server_ends_a_statement_that_exceeds_the_query_timeout(mariadb_original):
+    session = await mariadb_original.source(query_timeout=5.0).open()
+    with pytest.raises(SourceUnavailable, match="max_statement_time exceeded"):  # and not: no answer within 5 s
+        await session.query("SELECT SLEEP(100)")
 
 
 async def connections(original) -> int:
@@ -151,11 +150,9 @@ async def test_a_frozen_server_fails_every_call_within_its_deadline(own_mariadb,
     source = MariaDBDatabase(address, driver=driver, connect_timeout=0.3, query_timeout=0.4)
     session = await source.open()
     own_mariadb.pause()
-    began = time.monotonic()
     first, second, opened = await asyncio.gather(
         session.query("SELECT 1"), session.query("SELECT 2"), source.open(), return_exceptions=True
     )
-    assert time.monotonic() - began < 1.0
     for failed in (first, second, opened):
         assert isinstance(failed, SourceUnavailable), failed
     assert "no answer within 0.4 s" in str(first)
@@ -208,11 +205,9 @@ async def test_a_connection_that_breaks_anywhere_while_it_is_made_fails_in_time_
             await session.query("SELECT 1")
 
     for count in (0, 60, 100, 150, 1000):
-        began = time.monotonic()
-        async with passing(tables.server.port, count, hangs_up=hangs_up) as port:
+        async with passing(tables.server.port, count, hangs_up=hangs_up) as port, asyncio.timeout(PATIENCE):
             with pytest.raises(SourceUnavailable):
                 await ask_on(port)
-            assert time.monotonic() - began < 1.0, count
     await eventually(lambda: gone(mariadb_original))
 
 
@@ -234,11 +229,9 @@ async def test_what_is_wrong_with_an_address_is_said_without_its_password(mariad
         assert "s3cret" not in str(failed.value) + repr(address)
 
 
-async def test_nobody_at_the_port_is_said_at_once(driver):
-    began = time.monotonic()
-    with pytest.raises(SourceUnavailable, match=r"[Cc]onnect call failed"):
+async def test_a_refused_connection_is_reported_at_once(driver):
+    with pytest.raises(SourceUnavailable, match=r"[Cc]onnect call failed"):  # and not: no connection within 5 s
         await MariaDBDatabase(Address(port=free_port()), driver=driver).open()
-    assert time.monotonic() - began < 2
 
 
 async def test_a_unix_socket_leads_to_the_server(mariadb_original):
@@ -257,3 +250,16 @@ async def test_a_table_that_is_not_granted_is_as_one_that_is_not_there(mariadb_o
     assert (await source.schema(session)).missing() == ["failover_jobs"]
     await session.close()
     await mariadb_original.run(f"GRANT SELECT ON `{name}`.failover_jobs TO correlator@'%'")
+
+
+async def test_a_revoked_right_is_noticed_while_the_tables_are_idle(mariadb_original):
+    """No job runs, so no query names job_steps: the regular check of the schema notices it."""
+    name = mariadb_original.tables.name
+    async with running_follower(mariadb_original.source(), zone_every=0.05, schema_every=0.1) as (received, _):
+        assert received._hub.readiness["tables"]()["ok"]
+        await mariadb_original.run(f"REVOKE SELECT ON `{name}`.job_steps FROM correlator@'%'")
+        try:
+            await eventually(lambda: received._hub.readiness["tables"]()["missing"] == ["job_steps"])
+        finally:
+            await mariadb_original.run(f"GRANT SELECT ON `{name}`.job_steps TO correlator@'%'")
+        await eventually(lambda: received._hub.readiness["tables"]()["ok"])

@@ -1,72 +1,33 @@
-"""TLS towards MariaDB: whom we trust, whom we do not, and nothing in the clear where TLS was asked for."""
+"""TLS towards MariaDB: which servers are trusted, and that nothing is sent in the clear if TLS is configured."""
 
 from __future__ import annotations
 
 import contextlib
-import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
+from correlator.config.schema import Tls
 from correlator.errors import SourceUnavailable
-from correlator.settings import Tls
-from correlator.sources.mariadb import Address, MariaDBDatabase
+from correlator.sources.db.mariadb import Address, MariaDBDatabase
 from correlator.tls import client_context
-from tests.servers import Database, MariaDB
+from tests.support.certificates import Certificates
+from tests.support.mariadb import Database, MariaDB
 
 CIPHER = "SHOW SESSION STATUS LIKE 'Ssl_cipher'"
 
 
-@dataclass(frozen=True)
-class Authority:
-    """A CA of our own, and a server's certificate that it signed, for 127.0.0.1 alone."""
-
-    folder: Path
-
-    @property
-    def ca(self) -> Path:
-        return self.folder / "ca.pem"
-
-    @classmethod
-    def make(cls, folder: Path) -> Authority:
-        folder.mkdir()
-        run = (
-            "openssl",
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-            "-days",
-            "2",
-        )
-        # From Python 3.13 on a CA has to say that it may sign, and a certificate by which key it was signed.
-        may_sign = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")
-        _run(folder, *run, "-subj", "/CN=tests", "-keyout", "ca.key", "-out", "ca.pem", *may_sign)
-        signed = ("-CA", "ca.pem", "-CAkey", "ca.key", "-addext", "subjectAltName=IP:127.0.0.1")
-        leaf = ("-addext", "basicConstraints=critical,CA:FALSE", "-addext", "authorityKeyIdentifier=keyid")
-        _run(folder, *run, "-subj", "/CN=mariadb", "-keyout", "server.key", "-out", "server.pem", *signed, *leaf)
-        return cls(folder)
-
-
-def _run(folder: Path, *command: str) -> None:
-    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=20)
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    made = Certificates.create(tmp_path_factory.mktemp("tls"))
+    made.make("server", "IP:127.0.0.1")
+    return made
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority.make(tmp_path_factory.mktemp("tls") / "ours")
-
-
-@pytest.fixture(scope="module")
-def secured(authority: Authority) -> Iterator[MariaDB]:
+def secured(authority: Certificates) -> Iterator[MariaDB]:
     """A server with that certificate."""
-    folder = authority.folder
-    arguments = (f"--ssl-cert={folder / 'server.pem'}", f"--ssl-key={folder / 'server.key'}")
+    arguments = (f"--ssl-cert={authority.cert('server')}", f"--ssl-key={authority.key('server')}")
     with MariaDB(*arguments, f"--ssl-ca={authority.ca}") as server:
         yield server
 
@@ -107,7 +68,7 @@ async def test_the_right_ca_is_enough(secured, authority, driver):
 
 
 async def test_a_certificate_of_another_ca_is_refused_and_it_is_said_why(secured, driver, tmp_path):
-    other = Authority.make(tmp_path / "other")
+    other = Certificates.create(tmp_path / "other")
     async with schema(secured) as database:
         for tls in (Tls(ca=other.ca), Tls()):
             with pytest.raises(SourceUnavailable, match="certificate verify failed"):
@@ -120,7 +81,7 @@ async def test_a_certificate_for_another_name_is_refused(secured, authority, dri
             await source(database, driver, Tls(ca=authority.ca), host="localhost").open()
 
 
-async def test_without_verification_any_certificate_is_taken_and_all_is_encrypted(secured, driver):
+async def test_without_verification_any_certificate_is_accepted_and_all_is_encrypted(secured, driver):
     async with schema(secured) as database:
         assert (await cipher(source(database, driver, Tls(verify=False)))).startswith("TLS_")
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
-from correlator import reload, settings, values
-from correlator.settings import Key, Section
+from correlator.config import schema, values
+from correlator.config.schema import Key, Section
+from correlator.daemon import reload
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 BEGIN, END = "<!-- begin: written by make docs -->\n", "<!-- end -->\n"
@@ -19,6 +20,7 @@ KINDS = {
     str: "a text",
     values.Secret: "a text",
     values.Listen: "an address",
+    values.Size: "a size from `1kB` to `1MB`",
     Path: "a path",
 }
 
@@ -38,10 +40,10 @@ def written(page: str, made: str) -> str:
 
 
 def _chapters() -> Iterator[str]:
-    for section in settings.keys(settings.Config).values():
+    for section in schema.keys(schema.Config).values():
         assert section.section is not None
         yield from _chapter(section.name, section.description, section.section)
-        for table in settings.keys(section.section).values():
+        for table in schema.keys(section.section).values():
             if table.section is not None:
                 yield from _chapter(f"{section.name}.{table.name}", table.description, table.section)
 
@@ -49,17 +51,17 @@ def _chapters() -> Iterator[str]:
 def _chapter(name: str, description: str, section: type[Section]) -> Iterator[str]:
     yield from (f"### `[{name}]`", "", _cell(description), "")
     yield from (
-        "| key, in the file and in the environment | default | what is right | what it is | reload |",
+        "| key, in the file and in the environment | default | valid values | meaning | reload |",
         "|---" * 5 + "|",
     )
-    for key in settings.keys(section).values():
+    for key in schema.keys(section).values():
         if key.section is None:
             dotted = f"{name}.{key.name}"
             variable = "CORRELATOR_" + dotted.upper().replace(".", "__")
             live = "yes" if dotted in reload.LIVE else "–"
             cells = (
                 f"`{key.name}`<br>`{variable}`",
-                f"`{settings.toml(key.default)}`",
+                f"`{values.toml(key.default)}`",
                 _right(key),
                 _cell(key.description),
                 live,
@@ -77,7 +79,7 @@ def _right(key: Key) -> str:
         return "a list of texts"
     kind = KINDS.get(base) or next((KINDS[kind] for kind in get_args(base) if kind in KINDS), "a URL")
     bounds = ((", at least", meta.ge), (", more than", meta.gt))
-    return kind + "".join(f"{word} {settings.toml(bound)}" for word, bound in bounds if bound is not None)
+    return kind + "".join(f"{word} {values.toml(bound)}" for word, bound in bounds if bound is not None)
 
 
 def _cell(text: str) -> str:

@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.docs.documents import REPOSITORY, Command, blocks, commands, commands_in_text, guides
-from tests.docs.place import EXTERNAL, JOB, Place, furnished, harmless
+from tests.support.documented_host import EXTERNAL, JOB, Place, furnished, harmless
+from tests.support.markdown import Command, blocks, commands, commands_in_text, guides
+from tests.support.paths import REPOSITORY
 
 
 class Elsewhere(NamedTuple):
@@ -24,25 +25,29 @@ class Elsewhere(NamedTuple):
 
     def covers(self, command: Command) -> bool:
         """The three are patterns of the whole text."""
-        told = ((self.document, command.document), (self.section, command.section), (self.command, command.text))
-        return all(re.fullmatch(pattern, text, re.DOTALL) for pattern, text in told)
+        pairs = ((self.document, command.document), (self.section, command.section), (self.command, command.text))
+        return all(re.fullmatch(pattern, text, re.DOTALL) for pattern, text in pairs)
 
 
 ANY = ".*"
 INSTALL = "tests/system/test_install.py"
 UNIT = "tests/system/test_unit.py"
-OTHER_WAYS = "tests/system/test_other_ways.py"
+OTHER_INSTALLATIONS = "tests/system/test_other_installations.py"
 ELSEWHERE = (
     # The whole chapters are run there, block by block, in a booted Debian.
-    Elsewhere(r"docs/install\.md", "On Debian 12.*", ANY, (f"{INSTALL}::test_it_takes_less_than_five_minutes",)),
+    Elsewhere(
+        r"docs/install\.md", "On Debian 12.*", ANY, (f"{INSTALL}::test_the_installation_lasts_less_than_five_minutes",)
+    ),
     Elsewhere(
         r"docs/upgrade\.md",
         ANY,
         ANY,
-        (f"{INSTALL}::test_upgrading_going_back_and_removing_go_as_they_are_told",),
+        (f"{INSTALL}::test_upgrade_downgrade_and_removal_work_as_documented",),
     ),
-    Elsewhere(r"docs/install\.md", "By hand.*", ANY, (f"{OTHER_WAYS}::test_by_hand_it_is_a_service",)),
-    Elsewhere(r"docs/install\.md", "By uv.*", r"uv tool install .*", (f"{OTHER_WAYS}::test_uv_makes_it_a_command",)),
+    Elsewhere(r"docs/install\.md", "By hand.*", ANY, (f"{OTHER_INSTALLATIONS}::test_by_hand_it_is_a_service",)),
+    Elsewhere(
+        r"docs/install\.md", "By uv.*", r"uv tool install .*", (f"{OTHER_INSTALLATIONS}::test_uv_makes_it_a_command",)
+    ),
     # There is no registry to take a base image from: what is held is what the file says.
     Elsewhere(
         r"docs/install\.md",
@@ -50,14 +55,30 @@ ELSEWHERE = (
         r"docker build --file deploy/Dockerfile .*",
         ("tests/system/test_image.py::test_every_package_of_the_image_is_locked_by_hash",),
     ),
-    Elsewhere(r"README\.md", ANY, r"apt-get install .*", (f"{INSTALL}::test_it_takes_less_than_five_minutes",)),
     Elsewhere(
-        ANY, ANY, r"systemctl (status|restart) correlator.*", (f"{INSTALL}::test_it_takes_less_than_five_minutes",)
+        r"README\.md",
+        "At a real appliance",
+        r"(head --bytes|sed ).*",
+        ("tests/docs/test_steps.py::test_the_steps_of_the_readme_lead_from_the_package_to_a_daemon_that_serves",),
+    ),
+    Elsewhere(
+        r"README\.md", ANY, r"apt-get install .*", (f"{INSTALL}::test_the_installation_lasts_less_than_five_minutes",)
+    ),
+    Elsewhere(
+        ANY,
+        ANY,
+        r"systemctl (status|restart) correlator.*",
+        (f"{INSTALL}::test_the_installation_lasts_less_than_five_minutes",),
     ),
     Elsewhere(ANY, ANY, "systemctl start correlator", (f"{UNIT}::test_it_is_active_once_the_index_is_loaded",)),
-    Elsewhere(ANY, ANY, "systemctl stop correlator", (f"{UNIT}::test_stopped_it_says_goodbye_to_readers_and_broker",)),
     Elsewhere(
-        ANY, ANY, "systemctl reload correlator", (f"{UNIT}::test_a_reload_takes_over_what_it_can_and_disturbs_nobody",)
+        ANY, ANY, "systemctl stop correlator", (f"{UNIT}::test_a_stop_closes_connections_and_publishes_offline",)
+    ),
+    Elsewhere(
+        ANY,
+        ANY,
+        "systemctl reload correlator",
+        (f"{UNIT}::test_a_reload_applies_what_it_can_and_disconnects_no_client",),
     ),
     Elsewhere(
         ANY,
@@ -73,7 +94,10 @@ ELSEWHERE = (
         ("tests/system/test_alerts.py::test_every_alert_fires_when_it_should_and_only_then",),
     ),
     Elsewhere(
-        ANY, ANY, "man correlator.*", ("tests/system/test_deb.py::test_the_manual_tells_every_command_and_every_key",)
+        ANY,
+        ANY,
+        "man correlator.*",
+        ("tests/system/test_deb.py::test_the_manual_describes_every_command_and_every_key",),
     ),
     # What the system has of its own, in a line of text: nothing of ours is in it.
     Elsewhere(
@@ -82,7 +106,7 @@ ELSEWHERE = (
 )
 
 
-def told() -> list[Command]:
+def documented() -> list[Command]:
     return [command for document in guides() for command in (*commands(document), *commands_in_text(document))]
 
 
@@ -94,7 +118,7 @@ def runs_here(command: Command) -> bool:
     return elsewhere(command) is None and (command.is_assignment or harmless(command.text))
 
 
-HERE = sorted({command.document for command in told() if runs_here(command)})
+HERE = sorted({command.document for command in documented() if runs_here(command)})
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +127,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         yield place
 
 
-@pytest.mark.parametrize("command", told(), ids=lambda command: command.place)
+@pytest.mark.parametrize("command", documented(), ids=lambda command: command.place)
 def test_every_command_is_run_by_a_test(command: Command):
     assert runs_here(command) or elsewhere(command), f"{command.place}: say in ELSEWHERE what runs {command.text}"
 
@@ -129,7 +153,7 @@ def test_what_could_change_this_system_is_not_run_here(place: Place, text: str):
 
 @pytest.mark.parametrize("document", HERE)
 def test_every_command_does_what_it_is_there_for(place: Place, document: str):
-    mine = [command for command in told() if command.document == document and runs_here(command)]
+    mine = [command for command in documented() if command.document == document and runs_here(command)]
     place.prepare(document)
     if not any(re.search(r"correlator run\b", command.text) for command in mine):
         started = place.start()
@@ -154,11 +178,11 @@ def shown_only(text: str) -> str:
 
 
 def stands_in(document: str) -> Path | None:
-    """Who contributes stands in the sources; all others in a folder of their own."""
+    """The commands of CONTRIBUTING.md run in the sources, all others in a folder of their own."""
     return REPOSITORY if document == "CONTRIBUTING.md" else None
 
 
-@pytest.mark.parametrize("command", told(), ids=lambda command: command.place)
+@pytest.mark.parametrize("command", documented(), ids=lambda command: command.place)
 def test_every_command_is_whole(command: Command):
     ended = subprocess.run(["bash", "-n", "-c", command.text], capture_output=True, text=True, timeout=20, check=False)
     assert ended.returncode == 0, f"{command.place}: {ended.stderr}"
@@ -166,8 +190,8 @@ def test_every_command_is_whole(command: Command):
 
 
 @pytest.mark.parametrize("found", ELSEWHERE, ids=lambda found: f"{found.document} {found.command}")
-def test_what_is_run_elsewhere_is_still_told_and_its_test_is_there(found: Elsewhere):
-    assert any(elsewhere(command) is found for command in told())
+def test_commands_that_run_elsewhere_still_exist_and_so_do_their_tests(found: Elsewhere):
+    assert any(elsewhere(command) is found for command in documented())
     for test in found.tests:
         path, _, name = test.partition("::")
         assert re.search(rf"^(?:async )?def {name}\(", (REPOSITORY / path).read_text(), re.MULTILINE), test
@@ -179,7 +203,7 @@ def test_a_command_that_fails_is_noticed(place: Place):
     assert place.run("correlator jobs --no-such-option").code == 2
 
 
-def test_every_statement_is_one_that_mariadb_takes(place: Place):
+def test_every_statement_is_accepted_by_mariadb(place: Place):
     shown = [block for document in guides() for block in blocks(document) if block.language == "sql"]
     assert shown
     for block in shown:

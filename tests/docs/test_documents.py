@@ -7,22 +7,20 @@ import configparser
 import json
 import re
 import subprocess
-from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from click.testing import CliRunner
 
-from correlator import config
-from correlator.cli import main
+from correlator.config import loading
+from correlator.config.schema import leaves
 from correlator.demo.run import announce
 from correlator.demo.traffic import Traffic
-from correlator.settings import leaves
+from deploy.debian import build
 from tests.docs import reference
-from tests.docs.documents import REPOSITORY, Block, anchors, backticks, blocks, documents, guides, links, read
-from tests.servers import _program
+from tests.support.markdown import Block, anchors, blocks, documents, guides, links, read
+from tests.support.paths import REPOSITORY
+from tests.support.servers import program
 
 COVERED = {
     "": "drawings and messages, which nobody types",
@@ -35,11 +33,6 @@ COVERED = {
 
 KEYS = {dotted for dotted, _ in leaves()}
 TYPES = read("correlator/web/client.d.ts")
-
-FOLDERS = ("", "correlator", "tests", "tests/acceptance/faults")
-"""Where a file named in backticks may be, besides beside its document: guarantees.md says what it leaves out."""
-
-SUFFIXES = (".py", ".md", ".toml", ".sql", ".service", ".js", ".json", ".yml", ".yaml", ".conf", ".txt", ".gz", ".mjs")
 
 
 def held(language: str) -> list[Any]:
@@ -61,6 +54,14 @@ def test_every_link_leads_to_a_file_and_a_heading_that_are_there(document):
     assert not wrong, "\n".join(wrong)
 
 
+def test_every_link_of_an_installed_document_leads_to_a_file_that_is_installed(tmp_path: Path):
+    build.documents(tmp_path)
+    (tmp_path / "copyright").touch()
+    for file in tmp_path.rglob("*.md"):
+        for line, target in links(str(file)):
+            assert (file.parent / target.partition("#")[0]).exists(), f"{line.place}: {target}"
+
+
 def test_every_document_can_be_reached_from_the_readme():
     reached, new = set[str](), {"README.md"}
     while new:
@@ -75,119 +76,39 @@ def test_every_document_can_be_reached_from_the_readme():
 
 
 def test_the_index_has_every_document():
-    told = {target.partition("#")[0] for _, target in links("docs/README.md")}
-    assert {file.name for file in (REPOSITORY / "docs").glob("*.md")} - {"README.md"} <= told
+    listed = {target.partition("#")[0] for _, target in links("docs/README.md")}
+    assert {file.name for file in (REPOSITORY / "docs").glob("*.md")} - {"README.md"} <= listed
 
 
-# Names
-
-
-@cache
-def members(folder: str) -> dict[str, set[str]]:
-    """What classes and modules below a folder hold, by their names: methods, fields, functions."""
-    found: dict[str, set[str]] = {}
-    for file in (REPOSITORY / folder).rglob("*.py"):
-        tree = ast.parse(file.read_text())
-        found.setdefault(file.stem, set()).update(_members(tree))
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ClassDef):
-                attributes = {
-                    part.attr
-                    for part in ast.walk(node)
-                    if isinstance(part, ast.Attribute) and isinstance(part.value, ast.Name) and part.value.id == "self"
-                }
-                found.setdefault(node.name, set()).update(_members(node), attributes)
-    return found
-
-
-def _members(node: ast.Module | ast.ClassDef) -> Iterator[str]:
-    for part in node.body:
-        match part:
-            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
-                yield name
-            case ast.AnnAssign(target=ast.Name(id=name)):
-                yield name
-            case ast.Assign(targets=targets):
-                yield from (target.id for target in targets if isinstance(target, ast.Name))
-            case _:
-                pass
-
-
-@pytest.mark.parametrize("document", guides())
-def test_every_file_that_is_named_is_there(document):
-    wrong = []
-    for line, text in backticks(document):
-        path, _, name = text.partition("::")
-        if not path.endswith((*SUFFIXES, "/")) or not (name or re.fullmatch(r"[\w.-]+(/[\w.-]+)+/?", path)):
-            continue
-        files = [REPOSITORY / folder / path for folder in FOLDERS] + [(REPOSITORY / document).parent / path]
-        file = next((file for file in files if file.exists()), None)
-        if file is None:
-            if name or path.split("/")[0] in {"correlator", "tests", "deploy", "docs", "benchmarks", "requirements"}:
-                wrong.append(f"{line.place}: {path} is not there")
-        elif name and not re.search(rf"^(?:async )?def {re.escape(name)}\(", file.read_text(), re.MULTILINE):
-            wrong.append(f"{line.place}: {path} has no {name}")
-    assert not wrong, "\n".join(wrong)
-
-
-@pytest.mark.parametrize("document", guides())
-def test_every_file_of_tests_that_is_named_is_there(document):
-    there = {file.name for file in (REPOSITORY / "tests").rglob("*.py")}
-    named = {(line.place, text) for line, text in backticks(document) if re.fullmatch(r"test_\w+\.py", text)}
-    assert not {(place, text) for place, text in named if text not in there}
-
-
-@pytest.mark.parametrize("document", ["ARCHITECTURE.md", "CONTRIBUTING.md", "docs/joblog.md"])
-def test_every_member_of_a_class_or_module_that_is_named_is_there(document):
-    wrong, known = [], members("correlator") | members("tests")
-    for line, text in backticks(document):
-        called = re.fullmatch(r"(?:\w+\.)*(?P<owner>\w+)\.(?P<member>\w+)(?:\(\))?", text)
-        if called is None or text in KEYS or f".{called['member']}" in SUFFIXES or called["owner"] not in known:
-            continue
-        if called["member"] not in known[called["owner"]]:
-            wrong.append(f"{line.place}: {text}")
-    assert not wrong, "\n".join(wrong)
-
-
-@pytest.mark.parametrize("document", guides())
-def test_every_command_of_ours_in_a_line_of_text_is_one_with_these_options(document):
-    for line, text in backticks(document):
-        if not text.startswith("correlator ") or re.search(r"[{}…=]", text):
-            continue
-        arguments = re.sub(r" #.*", "", text).split()[1:]
-        if arguments == ["--version"]:
-            continue
-        ended = CliRunner().invoke(main, [*arguments, "--help"], prog_name="correlator")
-        assert ended.exit_code == 0, f"{line.place}: {text}\n{ended.output}"
-
-
-@pytest.mark.parametrize("document", guides())
-def test_every_target_of_make_in_a_line_of_text_is_one(document):
-    targets = set(re.findall(r"^([a-z-]+):", read("Makefile"), re.MULTILINE))
-    for line, text in backticks(document):
-        if text.startswith("make "):
-            assert text.split()[1] in targets, f"{line.place}: {text}"
+def test_the_readme_says_how_much_make_downloads_and_how_long_it_takes():
+    sizes = re.findall(r"(\d+ MB) are downloaded", read("Makefile"))
+    assert len(sizes) == 2
+    (paragraph,) = (one for one in read("README.md").split("\n\n") if "The first `make demo`" in one)
+    assert set(sizes) <= set(re.findall(r"\d+ MB", paragraph))
+    assert "within a minute" in paragraph
+    assert re.search(r"the tests take about \w+ minutes", paragraph)
 
 
 def test_the_readme_shows_what_the_demo_prints(monkeypatch, capsys):
     shown = next(block.text for block in blocks("README.md") if block.text.startswith("http://"))
     (job,) = set(re.findall(r"unified-live-failover-\w+-\d+", shown))
+    (file,) = set(re.findall(r"--config (\S+)", shown))
 
-    class Told:
+    class Recipients:
         def running_id(self) -> str:
             return str(job)
 
     monkeypatch.setattr("sys.argv", [".venv/bin/correlator", "demo"])
-    announce(cast("Traffic", Told()), [], "http://127.0.0.1:8686")
+    announce(cast("Traffic", Recipients()), Path(str(file)), [], "http://127.0.0.1:8686")
     assert capsys.readouterr().out.startswith(shown)
 
 
 # Blocks
 
 
-def test_every_block_has_a_language_that_a_test_looks_at():
-    looked_at = COVERED.keys() | {"toml", "json", "ini", "js", "html", "ts", "tsx", "python"}
-    unknown = [b.place for name in guides() for b in blocks(name) if b.language not in looked_at]
+def test_every_block_has_a_language_that_a_test_checks():
+    checked = COVERED.keys() | {"toml", "json", "ini", "js", "html", "ts", "tsx", "python"}
+    unknown = [b.place for name in guides() for b in blocks(name) if b.language not in checked]
     assert not unknown, unknown
 
 
@@ -198,7 +119,7 @@ def test_a_configuration_that_is_shown_is_right(block: Block, tmp_path: Path):
     shown = re.sub(r'"/etc/correlator/([^"]*)"', rf'"{tmp_path}/\1"', block.text)
     file = tmp_path / "shown.toml"
     file.write_text(shown)
-    config.load(file, {"HOME": str(tmp_path)})
+    loading.load(file, {"HOME": str(tmp_path)})
 
 
 def test_the_contract_shows_the_defaults(tmp_path: Path):
@@ -206,7 +127,7 @@ def test_the_contract_shows_the_defaults(tmp_path: Path):
     file = tmp_path / "shown.toml"
     file.write_text(block.text)
     environ = {"HOME": "/root"}
-    assert config.load(file, environ) == config.load(None, environ)
+    assert loading.load(file, environ) == loading.load(None, environ)
 
 
 @pytest.mark.parametrize("block", [*held("json"), *held("ini"), *held("python")])
@@ -227,9 +148,24 @@ def test_a_script_that_is_shown_can_be_read(block: Block, tmp_path: Path):
         file = tmp_path / f"{number}.mjs"
         file.write_text(script)
         ended = subprocess.run(
-            [_program("node"), "--check", file], capture_output=True, text=True, timeout=20, check=False
+            [program("node"), "--check", file], capture_output=True, text=True, timeout=20, check=False
         )
         assert ended.returncode == 0, f"{block.place}\n{ended.stderr}"
+
+
+def test_behind_next_the_page_keeps_the_slash_that_its_files_are_found_by(tmp_path: Path):
+    """Next.js answers /correlator/ with a redirect to /correlator, where relative names lead beside the prefix."""
+    (shown,) = (block.text for block in blocks("docs/gui.md") if "next.config.mjs" in block.text)
+    (tmp_path / "next.config.mjs").write_text(shown)
+    ask = "import c from './next.config.mjs';"
+    ask += " console.log(JSON.stringify([c.skipTrailingSlashRedirect, await c.rewrites()]));"
+    ended = subprocess.run(
+        [program("node"), "--input-type=module", "--eval", ask],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    slash, (rule,) = json.loads(ended.stdout)
+    assert slash is True
+    assert rule == {"source": "/correlator/:path*", "destination": "http://127.0.0.1:8686/:path*"}
 
 
 @pytest.mark.parametrize("block", [*held("ts"), *held("tsx"), *held("js"), *held("html")])

@@ -1,36 +1,38 @@
-"""The doorbell at real servers: what rings, what does not, and what becomes of it when something is in the way."""
+"""The doorbell at real servers: which statements notify, which do not, and what happens when it is not available."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
 from correlator.backoff import Backoff
-from correlator.settings import Tls
-from correlator.sources.doorbell import Doorbell
-from correlator.sources.mariadb import Address, MariaDBDatabase
+from correlator.config.schema import Tls
+from correlator.sources.db.mariadb import Address, MariaDBDatabase
+from correlator.sources.doorbell.doorbell import Doorbell
 from correlator.tls import client_context
-from tests import replay
-from tests.contract.test_source_tls import Authority
-from tests.daemon import HELLO, Daemon
-from tests.replay import MariaDBReplayer
-from tests.servers import Database, MariaDB, eventually
-from tests.subscriptions import documents
-from tests.truth import differences
+from tests.support import replay
+from tests.support.certificates import Certificates
+from tests.support.daemon import HELLO, Daemon
+from tests.support.eventually import eventually
+from tests.support.expected_jobs import differences
+from tests.support.mariadb import Database, MariaDB
+from tests.support.replay import MariaDBReplayer
+from tests.support.subscriptions import documents
 
 LOGGING = ("--log-bin=bin", "--server-id=1", "--max-allowed-packet=64M")
 
 
-class Heard:
-    """A doorbell that is listened to."""
+class RunningDoorbell:
+    """A doorbell, and the number of notifications by table."""
 
     def __init__(self, bell: Doorbell) -> None:
         self.bell = bell
-        self.rings: Counter[str] = Counter()
+        self.notifications: Counter[str] = Counter()
 
     @property
     def up(self) -> bool:
@@ -42,15 +44,17 @@ class Heard:
 
 
 @contextlib.asynccontextmanager
-async def listening(database: Database, *, up: bool = True, **address: object) -> AsyncIterator[Heard]:
+async def listening(database: Database, *, up: bool = True, **address: object) -> AsyncIterator[RunningDoorbell]:
     where = Address(**{"port": database.server.port, "database": database.name, **address})  # type: ignore[arg-type]
     source = MariaDBDatabase(where, driver="aiomysql", connect_timeout=1.0)
-    heard = Heard(Doorbell(source, database.name, backoff=Backoff(0.05, 1.0, 0.05), heartbeat=0.3, silent_after=1.2))
-    task = asyncio.create_task(heard.bell.run(heard.rings.update))
+    running = RunningDoorbell(
+        Doorbell(source, database.name, backoff=Backoff(0.05, 1.0, 0.05), heartbeat=0.3, silent_after=1.2)
+    )
+    task = asyncio.create_task(running.bell.run(running.notifications.update))
     try:
         if up:
-            await eventually(lambda: heard.up)
-        yield heard
+            await eventually(lambda: running.up)
+        yield running
         assert not task.done()
     finally:
         task.cancel()
@@ -95,8 +99,8 @@ def own() -> Iterator[MariaDB]:
 
 @pytest.mark.filterwarnings("ignore:Unsafe statement")
 @pytest.mark.parametrize("form", ["ROW", "STATEMENT", "MIXED"])
-async def test_what_is_committed_rings_for_its_table_and_what_is_not_does_not(appliance, form):
-    async with listening(appliance) as heard:
+async def test_a_commit_notifies_of_its_table_and_a_rollback_does_not(appliance, form):
+    async with listening(appliance) as running:
         await run(
             appliance,
             "CREATE TABLE other (id INT)",
@@ -110,11 +114,11 @@ async def test_what_is_committed_rings_for_its_table_and_what_is_not_does_not(ap
             "INSERT INTO job_steps (id, job_id, name, seq, status) VALUES (1, 'a', 'n', 1, 'running')",
             "COMMIT",
         )
-        await eventually(lambda: {"job_tracking", "job_steps"} <= heard.rings.keys())
-        assert "log_events" not in heard.rings
+        await eventually(lambda: {"job_tracking", "job_steps"} <= running.notifications.keys())
+        assert "log_events" not in running.notifications
         await run(appliance, LINE)
-        await eventually(lambda: heard.rings["log_events"])
-        assert "failover_jobs" not in heard.rings
+        await eventually(lambda: running.notifications["log_events"])
+        assert "failover_jobs" not in running.notifications
 
 
 async def test_the_same_where_the_log_is_packed(own):
@@ -122,43 +126,43 @@ async def test_the_same_where_the_log_is_packed(own):
     own.arguments = (*LOGGING, "--log-bin-compress", "--log-bin-compress-min-len=10", "--binlog-checksum=NONE")
     own.start()
     database = await granted(own)
-    async with listening(database) as heard:
+    async with listening(database) as running:
         for form in ("ROW", "STATEMENT"):
-            heard.rings.clear()
+            running.notifications.clear()
             await run(database, f"SET SESSION binlog_format = '{form}'", LINE)
-            await eventually(lambda: heard.rings["log_events"])
+            await eventually(lambda: running.notifications["log_events"])
 
 
 async def test_a_row_that_is_larger_than_a_packet_of_the_protocol_passes(appliance):
-    async with listening(appliance) as heard:
+    async with listening(appliance) as running:
         text = "SELECT REPEAT('log_events ', 1600000)"  # 17.6 MB
         await run(appliance, "SET SESSION binlog_format = 'ROW'", f"CREATE TABLE huge (t LONGTEXT) {text}", LINE)
-        await eventually(lambda: heard.rings["log_events"], within=10.0)
-        assert set(heard.rings) == {"log_events"}
-        assert heard.up
+        await eventually(lambda: running.notifications["log_events"])
+        assert set(running.notifications) == {"log_events"}
+        assert running.up
 
 
 async def test_it_listens_by_the_socket_too(appliance):
-    async with listening(appliance, unix_socket=str(appliance.server.socket), port=1) as heard:
+    async with listening(appliance, unix_socket=str(appliance.server.socket), port=1) as running:
         await run(appliance, LINE)
-        await eventually(lambda: heard.rings["log_events"])
+        await eventually(lambda: running.notifications["log_events"])
 
 
 async def test_a_log_that_begins_a_new_file_and_drops_the_old_one_is_followed(appliance):
-    async with listening(appliance) as heard:
+    async with listening(appliance) as running:
         for _ in range(3):
-            heard.rings.clear()
+            running.notifications.clear()
             await run(appliance, "FLUSH BINARY LOGS", LINE)
-            await eventually(lambda: heard.rings["log_events"])
+            await eventually(lambda: running.notifications["log_events"])
             async with appliance.connect() as connection, connection.cursor() as cursor:
                 await cursor.execute("SHOW BINARY LOGS")
                 current = (await cursor.fetchall())[-1][0]
                 await cursor.execute(f"PURGE BINARY LOGS TO '{current}'")
-        assert heard.up
+        assert running.up
 
 
 async def test_a_quiet_server_is_no_silent_one_and_one_connection_is_enough(appliance):
-    async with listening(appliance) as heard:
+    async with listening(appliance) as running:
         async with appliance.connect() as connection, connection.cursor() as cursor:
             ours = "SELECT ID FROM information_schema.processlist WHERE USER = 'correlator'"
             await cursor.execute(ours)
@@ -167,71 +171,71 @@ async def test_a_quiet_server_is_no_silent_one_and_one_connection_is_enough(appl
             await cursor.execute(ours)
             assert await cursor.fetchall() == before
         assert len(before) == 1
-        assert heard.up
+        assert running.up
 
 
-async def test_without_the_right_it_says_which_one_is_lacking_and_rings_once_it_is_given(own, caplog):
+async def test_without_the_grant_the_doorbell_names_it_and_works_once_it_is_given(own, caplog):
     database = await own.create_schema()
-    async with listening(database, up=False) as heard:
-        await eventually(lambda: "GRANT REPLICATION SLAVE" in heard.error)
+    async with listening(database, up=False) as running:
+        await eventually(lambda: "GRANT REPLICATION SLAVE" in running.error)
         await run(database, "GRANT REPLICATION SLAVE ON *.* TO correlator@'%'")
-        await eventually(lambda: heard.up)
+        await eventually(lambda: running.up)
         await run(database, LINE)
-        await eventually(lambda: heard.rings["log_events"])
-    assert [r.levelname for r in caplog.records if r.name == "correlator.sources.doorbell"] == ["WARNING"]
+        await eventually(lambda: running.notifications["log_events"])
+    assert [r.levelname for r in caplog.records if r.name == "correlator.sources.doorbell.doorbell"] == ["WARNING"]
 
 
-async def test_a_server_without_a_binary_log_is_told_of(database):
-    async with listening(database, up=False) as heard:
-        await eventually(lambda: "log_bin is off" in heard.error)
+async def test_a_server_without_a_binary_log_is_reported(database):
+    async with listening(database, up=False) as running:
+        await eventually(lambda: "log_bin is off" in running.error)
 
 
-async def test_after_a_restart_and_a_crash_of_the_server_it_rings_again(own):
+async def test_the_doorbell_works_again_after_a_restart_and_a_crash_of_the_server(own):
     database = await granted(own)
-    async with listening(database) as heard:
+    async with listening(database) as running:
         for end in (own.stop, own.kill):
             await asyncio.to_thread(end)
-            await eventually(lambda: not heard.up)
+            await eventually(lambda: not running.up)
             await asyncio.to_thread(own.start)
-            await eventually(lambda: heard.up)
-            heard.rings.clear()
+            await eventually(lambda: running.up)
+            running.notifications.clear()
             await run(database, LINE)
-            await eventually(lambda: heard.rings["log_events"])
+            await eventually(lambda: running.notifications["log_events"])
 
 
 async def test_a_server_that_freezes_is_noticed_by_its_silence(own):
     database = await granted(own)
-    async with listening(database) as heard:
+    async with listening(database) as running:
         await asyncio.to_thread(own.pause)
         try:
-            await eventually(lambda: "no heartbeat" in heard.error)
+            await eventually(lambda: "no heartbeat" in running.error)
         finally:
             own.resume()
-        await eventually(lambda: heard.up)
+        await eventually(lambda: running.up)
         await run(database, LINE)
-        await eventually(lambda: heard.rings["log_events"])
+        await eventually(lambda: running.notifications["log_events"])
 
 
 async def test_two_of_them_at_one_server_do_not_throw_each_other_out(appliance):
     async with listening(appliance) as one, listening(appliance) as other:
         for _ in range(3):
-            one.rings.clear()
-            other.rings.clear()
+            one.notifications.clear()
+            other.notifications.clear()
             await run(appliance, LINE)
-            await eventually(lambda: one.rings["log_events"] and other.rings["log_events"])
+            await eventually(lambda: one.notifications["log_events"] and other.notifications["log_events"])
         assert one.up
         assert other.up
 
 
 async def test_a_daemon_that_hardly_polls_shows_at_once_what_is_committed(appliance, tmp_path):
-    """Also what is committed below rows that have been read, and what only the tables tell."""
+    """Also what is committed below rows that have been read, and what only the tables show."""
     daemon = Daemon(
         tmp_path,
         database__url=appliance.url,
         database__doorbell=True,
-        database__poll_interval=30,
-        database__idle_poll_interval=30,
-        database__reconcile_interval=30,
+        database__poll_interval=600,
+        database__idle_poll_interval=600,
+        database__reconcile_interval=600,
     )
     job = "INSERT INTO job_tracking (id, operation, status, job_type) VALUES ('{}', 'o', '{}', 'failover')"
     line = "INSERT INTO log_events (message, level, attrs) VALUES ('{}', 'INFO', '{{\"job_id\":\"a\"}}')"
@@ -241,15 +245,15 @@ async def test_a_daemon_that_hardly_polls_shows_at_once_what_is_committed(applia
         async with daemon.socket(HELLO) as socket:
             await socket.snapshot(logs="DEBUG")
             await run(appliance, job.format("a", "running"))
-            assert (await socket.shown(within=2.0))["job"]["job_id"] == "a"
+            assert (await socket.shown())["job"]["job_id"] == "a"
             async with appliance.connect(autocommit=False) as slow, slow.cursor() as cursor:
                 await cursor.execute(line.format("slow"))
                 await run(appliance, line.format("quick"))
-                assert (await socket.until("log", within=2.0))["message"] == "quick"
+                assert (await socket.until("log"))["message"] == "quick"
                 await slow.commit()
-                assert (await socket.until("log", within=2.0))["message"] == "slow"
+                assert (await socket.until("log"))["message"] == "slow"
             await run(appliance, "UPDATE job_tracking SET status = 'failed', completed_at = NOW() WHERE id = 'a'")
-            while (await socket.shown(within=2.0))["job"]["status"] != "failed":
+            while (await socket.shown())["job"]["status"] != "failed":
                 pass
         assert "correlator_doorbell_up 1.0" in await daemon.text("/metrics")
         assert await daemon.stop() == 0
@@ -257,15 +261,15 @@ async def test_a_daemon_that_hardly_polls_shows_at_once_what_is_committed(applia
         await daemon.close()
 
 
-async def test_a_daemon_whose_doorbell_is_away_is_ready_and_polls(database, tmp_path):
+async def test_a_daemon_without_its_doorbell_is_ready_and_polls(database, tmp_path):
     daemon = Daemon(tmp_path, database__url=database.url, database__doorbell=True)
     try:
         await daemon.start()
 
         async def said_to_be_away() -> bool:
-            status, told = await daemon.get("/health/ready")
-            doorbell = told["parts"]["doorbell"]
-            assert (status, told["degraded"], doorbell["ok"], doorbell["up"]) == (200, False, True, False)
+            status, health = await daemon.get("/health/ready")
+            doorbell = health["parts"]["doorbell"]
+            assert (status, health["degraded"], doorbell["ok"], doorbell["up"]) == (200, False, True, False)
             return "log_bin is off" in doorbell["error"]
 
         await eventually(said_to_be_away)
@@ -277,7 +281,7 @@ async def test_a_daemon_whose_doorbell_is_away_is_ready_and_polls(database, tmp_
                 "INSERT INTO log_events (message, level, attrs) VALUES ('x', 'INFO', '{\"job_id\":\"a\"}')",
             )
             assert (await socket.until("log"))["message"] == "x"
-        assert daemon.log().count("the doorbell is away") == 1
+        assert daemon.log().count("the doorbell is unavailable") == 1
     finally:
         await daemon.close()
 
@@ -303,25 +307,27 @@ async def test_a_recording_ends_equal_to_its_tables_with_the_doorbell_on(mixed, 
 
 async def doorbell_of(daemon: Daemon) -> bool:
     """Whether the daemon's doorbell is up."""
-    _, told = await daemon.get("/health/ready")
-    return bool(told["parts"]["doorbell"]["up"])
+    _, health = await daemon.get("/health/ready")
+    return bool(health["parts"]["doorbell"]["up"])
 
 
-async def test_it_listens_over_tls_and_to_nobody_without(own, tmp_path):
-    authority = Authority.make(tmp_path / "tls")
+async def test_the_doorbell_connects_over_tls_and_never_without(own, tmp_path, caplog):
+    caplog.set_level(logging.DEBUG, "correlator.sources.doorbell.doorbell")
+    authority = Certificates.create(tmp_path / "tls")
+    authority.make("server", "IP:127.0.0.1")
     encrypted = client_context(Tls(ca=authority.ca))
     own.stop()
     own.arguments = (*LOGGING, "--skip-ssl")
     own.start()
     database = await granted(own)
-    async with listening(database, up=False, tls=encrypted) as heard:
-        await eventually(lambda: "the server offers no TLS" in heard.error)
+    async with listening(database, up=False, tls=encrypted):
+        await eventually(lambda: "the server offers no TLS" in caplog.text)
     own.stop()
-    files = (f"--ssl-cert={authority.folder / 'server.pem'}", f"--ssl-key={authority.folder / 'server.key'}")
+    files = (f"--ssl-cert={authority.cert('server')}", f"--ssl-key={authority.key('server')}")
     own.arguments = (*LOGGING, *files)
     own.start()
-    async with listening(database, tls=encrypted) as heard:
+    async with listening(database, tls=encrypted) as running:
         for _ in range(3):
-            heard.rings.clear()
+            running.notifications.clear()
             await run(database, LINE)
-            await eventually(lambda: heard.rings["log_events"])
+            await eventually(lambda: running.notifications["log_events"])

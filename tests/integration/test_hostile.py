@@ -1,21 +1,22 @@
-"""Clients that mean harm, or are merely wrong: nobody else notices, and each is told."""
+"""Hostile and faulty clients: no other client is affected, and each gets the reason."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import aiohttp
 import pytest
 
-from correlator.hub import Hub
 from correlator.jobs.index import Index
-from correlator.jobs.model import JobRecord, Reading
-from tests.listener import served
-from tests.servers import eventually
+from correlator.jobs.model.facts import Reading
+from correlator.jobs.model.rows import JobRecord
+from correlator.pipeline.hub import Hub
+from tests.support.eventually import eventually
+from tests.support.http_listener import served
 
 NOW = time.time_ns() // 1000
 HELLO = {"type": "hello", "version": 1}
@@ -26,9 +27,11 @@ def hub() -> Hub:
     index = Index()
     index.loading = False
     for n in range(2000):
-        index.apply([Reading(f"j{n}", index.look(), JobRecord(f"j{n}", status="running", started_at=NOW), ())], NOW)
+        index.apply(
+            [Reading(f"j{n}", index.advance_clock(), JobRecord(f"j{n}", status="running", started_at=NOW), ())], NOW
+        )
     hub = Hub(index)
-    hub.loading = None
+    hub.status.loading = False
     return hub
 
 
@@ -39,31 +42,31 @@ async def client() -> AsyncIterator[aiohttp.ClientSession]:
 
 
 async def closed_with(ws: aiohttp.ClientWebSocketResponse) -> int:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while (message := await ws.receive()).type is not aiohttp.WSMsgType.CLOSE:
             assert message.type is aiohttp.WSMsgType.TEXT, message
         return int(message.data)
 
 
-async def told(ws: aiohttp.ClientWebSocketResponse, kind: str) -> list[dict[str, Any]]:
+async def messages_until(ws: aiohttp.ClientWebSocketResponse, kind: str) -> list[dict[str, Any]]:
     """All messages up to the first of a kind."""
     found: list[dict[str, Any]] = []
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not any(m["type"] == kind for m in found):
             said = json.loads((await ws.receive()).data)
             found += said if isinstance(said, list) else [said]
     return found
 
 
-async def test_a_thousand_subscribes_in_a_frame_are_too_many_and_hold_nobody_up(hub, client):
+async def test_a_thousand_subscribes_in_a_frame_are_too_many_and_delay_no_other_client(hub, client):
     async with served(hub) as url, client.ws_connect(f"{url}/ws") as ws:
         await ws.send_json([HELLO, *({"type": "subscribe", "id": 1} for _ in range(990))])
         slowest = 0.0
         for _ in range(10):
-            began = time.monotonic()
+            began = time.process_time()  # of this process, in which the server runs too: what others do does not count
             async with client.get(f"{url}/health/live") as response:
                 assert response.status == 200
-            slowest = max(slowest, time.monotonic() - began)
+            slowest = max(slowest, time.process_time() - began)
         assert slowest < 1.0
         assert await closed_with(ws) == 4429
 
@@ -71,34 +74,34 @@ async def test_a_thousand_subscribes_in_a_frame_are_too_many_and_hold_nobody_up(
 async def test_pings_without_end_are_too_many(hub, client):
     async with served(hub) as url, client.ws_connect(f"{url}/ws", autoping=False) as ws:
         await ws.send_json(HELLO)
-        await told(ws, "welcome")
+        await messages_until(ws, "welcome")
         for _ in range(3000):
             await ws.ping(b"x" * 125)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while (message := await ws.receive()).type is aiohttp.WSMsgType.PONG:
                 pass
         assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 4429)
 
 
-async def test_a_wrong_message_does_not_take_the_others_of_its_frame_along(hub, client):
+async def test_an_invalid_message_does_not_discard_the_others_of_its_frame(hub, client):
     async with served(hub) as url, client.ws_connect(f"{url}/ws") as ws:
         wrong = {"type": "subscribe", "id": 7, "status": ["nonsense"]}
         await ws.send_json(
             [HELLO, {"type": "unsubscribe", "id": 99}, wrong, {"type": "subscribe", "id": 1, "jobs": ["j1"]}]
         )
-        messages = await told(ws, "synced")
+        messages = await messages_until(ws, "synced")
         assert [m["sub"] for m in messages if m["type"] == "error"] == [99, 7]
         assert messages[-1]["count"] == 1
 
 
-async def test_who_has_not_said_hello_is_sent_away_too(hub, client):
+async def test_a_restart_disconnects_a_client_without_hello_too(hub, client):
     async with served(hub) as url:
         ws = await client.ws_connect(f"{url}/ws")
         await eventually(lambda: hub.watchers["streaming"]() == 1)
     assert await closed_with(ws) == 1012
 
 
-async def test_who_waits_is_told_that_it_was_a_restart(hub, client):
+async def test_a_waiting_request_gets_503_at_a_restart(hub, client):
     async with served(hub) as url:
         waiting = asyncio.create_task(client.get(f"{url}/api/v1/jobs/nobody?wait=30"))
         await eventually(lambda: hub.watchers["waiting"]() == 1)
@@ -129,13 +132,37 @@ async def test_a_page_of_a_listed_origin_may_ask_with_headers_everywhere(hub, cl
             assert "Access-Control-Allow-Origin" not in response.headers
 
 
-async def test_metadata_of_any_depth_ends_nobody(hub, client):
+async def test_metadata_of_any_depth_disconnects_no_client(hub, client):
     async with served(hub) as url, client.ws_connect(f"{url}/ws") as ws:
         await ws.send_json([HELLO, {"type": "subscribe", "id": 1, "jobs": ["j1"]}])
-        await told(ws, "synced")
+        await messages_until(ws, "synced")
         for error in ("one", "two"):
             deep = '{"a":' * 1000 + "1" + "}" * 1000
             record = JobRecord("j1", status="running", started_at=NOW, metadata=deep, error_message=error)
-            hub.publish(hub.index.apply([Reading("j1", hub.index.look(), record, ())], NOW))
-            delta = (await told(ws, "delta"))[-1]
+            hub.publish(hub.index.apply([Reading("j1", hub.index.advance_clock(), record, ())], NOW))
+            delta = (await messages_until(ws, "delta"))[-1]
             assert delta["set"]["error"] == error
+
+
+class Endless:
+    """An archive whose searches do not end."""
+
+    def __init__(self) -> None:
+        self.running = 0
+
+    async def find(self, name: str, advance_clock: Callable[[], int]) -> None:
+        self.running += 1
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.running -= 1
+
+
+async def test_searches_end_when_the_clients_that_asked_for_them_have_gone(client):
+    archive: Any = Endless()
+    async with served(Hub(Index(), archive)) as url:
+        asking = [asyncio.create_task(client.get(f"{url}/api/v1/jobs/nobody-{n}")) for n in range(40)]
+        await eventually(lambda: archive.running == 40)
+        for request in asking:
+            request.cancel()
+        await eventually(lambda: archive.running == 0)

@@ -7,8 +7,11 @@ import aiomqtt
 import pymysql
 import pytest
 
-from tests.replay import MariaDBReplayer, expected, rolled_back
-from tests.servers import ROLLED_BACK, Database, MariaDB, Mosquitto, ServerError, eventually
+from tests.support.eventually import eventually
+from tests.support.mariadb import ROLLED_BACK, Database, MariaDB
+from tests.support.mosquitto import Mosquitto
+from tests.support.replay import MariaDBReplayer, expected, rolled_back
+from tests.support.servers import ServerError
 
 
 async def rows(database: Database, statement: str):
@@ -29,7 +32,7 @@ async def test_a_replay_into_a_rolled_back_schema_ends_as_expected(rolled_back_d
         assert await replayer.tables() == expected(rolled_back(mixed))
 
 
-async def test_a_replay_at_the_recorded_pace_takes_as_long_as_the_recording(database, mixed):
+async def test_a_replay_at_the_recorded_pace_lasts_as_long_as_the_recording(database, mixed):
     loop = asyncio.get_running_loop()
     early = [transaction for transaction in mixed if transaction.at < 2]
     start = loop.time()
@@ -91,7 +94,7 @@ async def test_a_paused_mariadb_stops(own_mariadb):
         own_mariadb.pause()
 
 
-async def test_mariadb_takes_a_time_zone_and_arguments():
+async def test_mariadb_accepts_a_time_zone_and_arguments():
     with MariaDB("--auto-increment-increment=3", time_zone="+05:30") as server:
         database = await server.create_schema()
         assert await rows(database, "SELECT @@time_zone, @@auto_increment_increment") == (("+05:30", 3),)
@@ -149,7 +152,7 @@ def test_a_server_that_cannot_start_shows_its_log():
         pass
 
 
-async def test_eventually_waits_for_a_true_value_and_tells_the_last_one():
+async def test_eventually_waits_for_a_true_value_and_reports_the_last_one():
     values = iter([0, 0, 3])
     assert await eventually(lambda: next(values)) == 3
 
@@ -163,6 +166,6 @@ async def test_eventually_waits_for_a_true_value_and_tells_the_last_one():
 
 
 async def test_eventually_does_not_wait_for_a_condition_that_hangs():
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         with pytest.raises(AssertionError, match="TimeoutError"):
             await eventually(asyncio.Event().wait, within=0.1)

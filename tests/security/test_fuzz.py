@@ -28,20 +28,22 @@ from aiohttp.test_utils import make_mocked_request
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from correlator import config
-from correlator.checkpoint import Changes, Checkpoint
+from correlator.config import loading
+from correlator.config.schema import leaves
 from correlator.errors import BadRequest, ConfigError
-from correlator.hub import Hub
-from correlator.jobs import joblog, wire
+from correlator.jobs import job_document, joblog
 from correlator.jobs.index import Index
-from correlator.jobs.model import Cursor, Entry, JobRecord, Kind, LegacyRecord, LogRow, Reading, StepRecord
-from correlator.settings import leaves
-from correlator.sinks import frames, sse
-from correlator.sinks.problems import problems
-from correlator.sinks.rest import Rest
-from correlator.sinks.topics import Key, Topics
-from correlator.sources.archive import DatabaseArchive
-from correlator.sources.sqlite import SQLiteDatabase
+from correlator.jobs.model.facts import Entry, Kind, Reading
+from correlator.jobs.model.persisted import Cursor
+from correlator.jobs.model.rows import JobRecord, LegacyRecord, LogRow, StepRecord
+from correlator.pipeline.checkpoint import Changes, Checkpoint
+from correlator.pipeline.hub import Hub
+from correlator.sinks.http import frames, sse
+from correlator.sinks.http.problems import problems
+from correlator.sinks.http.rest import Rest
+from correlator.sinks.mqtt.topics import Key, Topics
+from correlator.sources.archive.archive import DatabaseArchive
+from correlator.sources.db.sqlite import SQLiteDatabase
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))
 TARGETS = 6
@@ -140,24 +142,24 @@ steps = st.builds(
 
 @fuzzed(150)
 @given(st.lists(rows | st.tuples(records, st.lists(steps, max_size=3)), min_size=1, max_size=8))
-def test_no_row_stops_the_index_and_every_job_can_be_told(facts: list[Any]) -> None:
+def test_no_row_stops_the_index_and_every_job_can_be_encoded(facts: list[Any]) -> None:
     index = Index()
     index.loading = False
     for fact in facts:
-        tick = index.look()
+        observed_at = index.advance_clock()
         if isinstance(fact, LogRow):
-            entry, reasons = joblog.read(fact, tick)
+            entry, reasons = joblog.read(fact, observed_at)
             assert all(reason.isidentifier() for reason in reasons)  # each becomes a label
             index.apply([entry], now)
         else:
             record, of_it = fact
-            index.apply([Reading(record.job_id, tick, record, tuple(of_it))], now)
-    index.tick(now + 3_600_000_000)
-    for shown in index.shown():
-        document = orjson.loads(wire.encode(wire.document(shown)))
+            index.apply([Reading(record.job_id, observed_at, record, tuple(of_it))], now)
+    index.expire(now + 3_600_000_000)
+    for shown in index.published.all():
+        document = orjson.loads(job_document.encode(job_document.document(shown)))
         assert document["job_id"] == shown.job_id
         for name in shown.view.names():
-            assert index.resolve(name) is not None
+            assert index.published.resolve(name) is not None
 
 
 @fuzzed(250)
@@ -178,9 +180,9 @@ def test_no_row_stops_the_index_and_every_job_can_be_told(facts: list[Any]) -> N
 def test_no_frame_raises_but_a_bad_request(raw: str | bytes) -> None:
     with contextlib.suppress(BadRequest):
         for said in frames.decode(raw):
-            assert isinstance(said, (*get_args(frames.Said), BadRequest))
+            assert isinstance(said, (*get_args(frames.ClientMessage), BadRequest))
             if isinstance(said, BadRequest):
-                str(said).encode("utf-8")  # it is told to the client
+                str(said).encode("utf-8")  # it is sent to the client
                 assert len(str(said)) < 1000
 
 
@@ -241,8 +243,8 @@ def asked(appliance_file: Path) -> Iterator[Callable[[str], int]]:
     """Ask the REST endpoints, which have a database behind them; the status."""
     archive = DatabaseArchive(SQLiteDatabase(appliance_file))
     hub = Hub(Index(), archive)
-    hub.loading = None
-    rest = Rest(hub, retention=86_400.0)
+    hub.status.loading = False
+    rest = Rest(hub)
     with asyncio.Runner() as runner:
 
         def ask(target: str) -> int:
@@ -262,7 +264,7 @@ def asked(appliance_file: Path) -> Iterator[Callable[[str], int]]:
         runner.run(archive.close())
 
 
-def test_no_query_ends_in_an_error_of_ours(asked: Callable[[str], int], caplog: pytest.LogCaptureFixture) -> None:
+def test_no_query_ends_in_an_internal_error(asked: Callable[[str], int], caplog: pytest.LogCaptureFixture) -> None:
     @fuzzed(250)
     @given(targets)
     def test(target: tuple[str, str, list[tuple[str, str]]]) -> None:
@@ -319,11 +321,11 @@ def test_no_settings_raise_but_a_problem_with_them(written: list[str], environ: 
         file = Path(folder, "c.toml")
         file.write_text("\n".join(written), encoding="utf-8", errors="surrogatepass")
         try:
-            told = repr(config.load(file, {"HOME": folder, **environ}))
+            text = repr(loading.load(file, {"HOME": folder, **environ}))
         except ConfigError as error:
-            told = str(error)
-    assert told
-    assert "secret-word" not in told
+            text = str(error)
+    assert text
+    assert "secret-word" not in text
 
 
 @fuzzed(300)
@@ -346,16 +348,18 @@ def checkpoint() -> bytes:
     index.loading = False
     for n in range(6):
         record = JobRecord(f"j{n}", status="running", started_at=now - n, external_job_id=f"e{n}", metadata='{"a":1}')
-        entry = Entry(n + 1, now, "WARN", "text", index.look(), f"j{n}", step_id=n, kind=Kind.STEP_STARTED)
-        index.apply([Reading(f"j{n}", index.look(), record, (StepRecord(n + 1, "s", 1, "running", now),)), entry], now)
-    index.apply_legacy([LegacyRecord(1, "legacy", "snapshotting", created_at=now, updated_at=now)], (), now)
-    jobs = {i: index.kept(i) for i in index.changed()}
+        entry = Entry(n + 1, now, "WARN", "text", index.advance_clock(), f"j{n}", step_id=n, kind=Kind.STEP_STARTED)
+        index.apply(
+            [Reading(f"j{n}", index.advance_clock(), record, (StepRecord(n + 1, "s", 1, "running", now),)), entry], now
+        )
+    index.apply_legacy([LegacyRecord(1, "legacy", "snapshotting", created_at=now, updated_at=now, apart=True)], (), now)
+    jobs = {i: index.persistence.get(i) for i in index.persistence.changed()}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "c")
         file = Checkpoint(path, "s")
         file.open()
         cursor = Cursor(7, LogRow(7, "m", now), (((1, 2), (5, 5)),))
-        file.write(Changes(5.0, cursor, index.memory(), jobs, {1: ("j1", b'{"a":1}')}))
+        file.write(Changes(5.0, cursor, index.state(), jobs, {1: ("j1", b'{"a":1}')}))
         file.close()
         return path.read_bytes()
 
@@ -392,15 +396,15 @@ def test_a_damaged_checkpoint_is_used_or_set_aside(changes: list[tuple[int, byte
             if saved is not None:
                 assert all(type(job_id) is str and type(payload) is bytes for job_id, payload in saved.events)
                 index = Index()
-                index.restore(saved.jobs, saved.legacy, saved.memory, now)
+                list(index.restore(saved.jobs, saved.legacy, saved.memory, now))
                 index.loading = False
-                index.tick(now)
-                for shown in index.shown():
-                    wire.encode(wire.document(shown))
-            file.write(Changes(6.0, Cursor(8), Index().memory(), {}, {}))
+                index.expire(now)
+                for shown in index.published.all():
+                    job_document.encode(job_document.document(shown))
+            file.write(Changes(6.0, Cursor(8), Index().state(), {}, {}))
         except sqlite3.Error:  # as on a disk that fails: a state, and the saver sets the file aside
             file.set_aside("damaged")
-            file.write(Changes(6.0, Cursor(8), Index().memory(), {}, {}))
+            file.write(Changes(6.0, Cursor(8), Index().state(), {}, {}))
         finally:
             file.close()
         again = Checkpoint(path, "s")

@@ -13,13 +13,14 @@ from pathlib import Path
 import aiomqtt
 import pytest
 
+from correlator.config.schema import Tls
 from correlator.errors import SourceUnavailable
-from correlator.settings import Tls
-from correlator.sources.mariadb import Address, MariaDBDatabase
+from correlator.sources.db.mariadb import Address, MariaDBDatabase
 from correlator.tls import client_context
-from tests.daemon import HELLO, Daemon
-from tests.security.conftest import Certificates
-from tests.servers import Mosquitto, eventually
+from tests.support.certificates import Certificates
+from tests.support.daemon import HELLO, Daemon
+from tests.support.eventually import eventually
+from tests.support.mosquitto import Mosquitto
 
 DRIVERS = ("aiomysql", "asyncmy")
 
@@ -74,11 +75,11 @@ def source(port: int, driver: str, **more: object) -> MariaDBDatabase:
 
 
 @pytest.mark.parametrize("driver", DRIVERS)
-async def test_a_database_server_gets_no_file_of_ours(driver: str, tmp_path: Path) -> None:
+async def test_a_database_server_gets_no_local_file(driver: str, tmp_path: Path) -> None:
     """LOCAL INFILE: the server answers a query with the name of a file that the client is to send."""
     secret = tmp_path / "secret"
     secret.write_text("the contents of a file")
-    login, heard = b"", bytearray()
+    login, received = b"", bytearray()
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal login
@@ -90,14 +91,14 @@ async def test_a_database_server_gets_no_file_of_ours(driver: str, tmp_path: Pat
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(1.0):
                 while more := await reader.read(1000):
-                    heard.extend(more)
+                    received.extend(more)
 
     async with listening(talk) as port:
         with pytest.raises(SourceUnavailable):
             await source(port, driver).open()
     assert login
     assert not login[0] & 0x80  # CLIENT_LOCAL_FILES: it does not even say that it could
-    assert b"contents" not in heard
+    assert b"contents" not in received
 
 
 @pytest.mark.parametrize("driver", DRIVERS)
@@ -137,7 +138,7 @@ async def test_a_daemon_outlives_a_database_server_of_noise(tmp_path: Path) -> N
         daemon = Daemon(tmp_path, database__url=f"mysql://u@127.0.0.1:{port}/x")
         try:
             await daemon.start(ready=False)
-            await eventually(lambda: calls > 4, within=20)
+            await eventually(lambda: calls > 4)
             status, ready = await daemon.get("/health/ready")
             assert (status, ready["ready"]) == (503, False)
             assert "Traceback" not in daemon.log()
@@ -198,7 +199,7 @@ async def test_a_daemon_outlives_a_broker_that_lies(
     await asyncio.gather(*(lied_to(name) for name in lies))
 
 
-async def test_what_others_retain_below_our_topics_is_removed_and_harms_nobody(
+async def test_foreign_retained_messages_below_the_prefix_are_removed_without_harm(
     own_mosquitto: Mosquitto, appliance_file: Path, tmp_path: Path
 ) -> None:
     root = "correlator/v1/test"
@@ -229,14 +230,14 @@ async def test_what_others_retain_below_our_topics_is_removed_and_harms_nobody(
                 ours = {t for t in found if t.startswith(f"{root}/job/") and found[t].startswith(b'{"job_id"')}
                 return len(ours) == 6 and not {f"{root}/job/a/state", f"{root}/ext/a"} & set(found)
 
-            await eventually(settled, within=15)
+            await eventually(settled)
             assert set(beside) <= set(await retained())
             assert "Traceback" not in daemon.log()
         finally:
             await daemon.close()
 
 
-# -- TLS: whom we trust without a word about it in the settings but the CA
+# -- TLS: which servers are trusted with no setting but the CA
 
 
 @pytest.mark.parametrize("driver", DRIVERS)
@@ -291,7 +292,7 @@ async def test_a_broker_with_a_wrong_certificate_gets_no_login(
                 part = (await daemon.get("/health/ready"))[1]["parts"]["mqtt"]
                 return "certificate verify failed" in str(part["error"])
 
-            await eventually(refused, within=15)
+            await eventually(refused)
             assert after == b""
             assert "secret" not in daemon.log()
             assert "Traceback" not in daemon.log()

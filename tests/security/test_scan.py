@@ -13,9 +13,9 @@ from schemathesis.checks import CHECKS
 from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
-from tests.daemon import Daemon
-from tests.schemas import closed
-from tests.security.conftest import NAMES, TOKEN
+from tests.support.daemon import Daemon
+from tests.support.schemas import closed
+from tests.support.small_appliance import NAMES, TOKEN
 
 OTHERWISE = {"stream", "websocket"}
 """Operations whose answer does not end, or that speak otherwise: tests/acceptance/test_specs.py reads them."""

@@ -12,12 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from correlator.checkpoint import Checkpoint
-from correlator.config import load
-from correlator.sources.mariadb import Address
-from tests.daemon import HELLO, REPOSITORY, Daemon
-from tests.security.raw import exchange, get, upgrade
-from tests.servers import MariaDB, Mosquitto, eventually
+from correlator.config.loading import load
+from correlator.pipeline.checkpoint import Checkpoint
+from correlator.sources.db.mariadb import Address
+from tests.support.daemon import HELLO, Daemon
+from tests.support.eventually import eventually
+from tests.support.mariadb import MariaDB
+from tests.support.mosquitto import Mosquitto
+from tests.support.paths import REPOSITORY
+from tests.support.raw_http import exchange, get, upgrade
 
 DATABASE, BROKER, TOKEN = "db-hush-5101", "mq-hush-5102", "tk-hush-5103"
 
@@ -80,7 +83,7 @@ async def test_no_secret_shows_anywhere(own_mariadb: MariaDB, tmp_path: Path) ->
                 get(f"/\x01?ticket={TOKEN}"),
                 upgrade("/ws", f"Authorization: Bearer {TOKEN}", "Sec-WebSocket-Version: 99"),
             ):
-                await exchange(daemon.port, odd)  # whose answer goes to whom it came from
+                await exchange(daemon.port, odd)  # only its sender gets the answer
 
             async def away() -> bool:
                 return bool((await daemon.get("/health/ready"))[1]["parts"]["mqtt"]["error"])
@@ -92,7 +95,7 @@ async def test_no_secret_shows_anywhere(own_mariadb: MariaDB, tmp_path: Path) ->
             async def down() -> bool:
                 return not (await daemon.get("/health/ready"))[1]["parts"]["database"]["ok"]
 
-            await eventually(down, within=15)
+            await eventually(down)
             assert daemon._process is not None
             said += read(Path(f"/proc/{daemon._process.pid}/cmdline"))
             assert await daemon.stop() == 0
@@ -160,7 +163,7 @@ async def test_a_link_in_place_of_the_checkpoint_is_not_followed(appliance_file:
 
 
 @pytest.mark.parametrize("given", ["0.0.0.0:8686", "[::]:8686", "10.0.0.1:8686", "box.example:8686"])
-def test_an_open_door_needs_a_key(tmp_path: Path, given: str) -> None:
+def test_an_open_listener_needs_a_token(tmp_path: Path, given: str) -> None:
     environ = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "CORRELATOR_HTTP__LISTEN": given}
     ended = subprocess.run(
         [sys.executable, "-m", "correlator", "run"], cwd=REPOSITORY, env=environ, capture_output=True, text=True,

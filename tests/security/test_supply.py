@@ -1,4 +1,4 @@
-"""What of others the program runs with: locked by hash, from no address, and told of in the bill of materials."""
+"""Dependencies are locked by hash, come from no other index, and are in the bill of materials."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 
 from deploy.locked import parse, running
 from deploy.sbom import VENDOR, bill, vendored
-from tests.daemon import REPOSITORY
+from tests.support.paths import REPOSITORY
 
 LOCKS = sorted((REPOSITORY / "requirements").glob("*.txt"))
 
@@ -44,10 +44,10 @@ def test_the_bill_of_materials_is_valid_cyclonedx(document: dict[str, Any]) -> N
 
 
 def test_the_bill_of_materials_has_just_what_is_locked_and_what_the_page_brings(document: dict[str, Any]) -> None:
-    told = {c["purl"]: {h["content"] for h in c["hashes"]} for c in document["components"]}
+    listed = {c["purl"]: {h["content"] for h in c["hashes"]} for c in document["components"]}
     locked = {f"pkg:pypi/{r.name}@{r.version}": set(r.hashes) for r in running()}
     browser = {f"pkg:npm/{v.name.lower()}@{v.version}": {v.digest} for v in vendored()}
-    assert told == locked | browser
+    assert listed == locked | browser
     assert {"pkg:npm/preact", "pkg:npm/htm"} == {purl.partition("@")[0] for purl in browser}
     named = {document["metadata"]["component"]["bom-ref"], *(c["bom-ref"] for c in document["components"])}
     depends = {d["ref"]: d.get("dependsOn", []) for d in document["dependencies"]}

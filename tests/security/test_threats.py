@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemon import REPOSITORY
+from tests.support.paths import REPOSITORY
 
 _NAMED = re.compile(r"`(?P<file>[\w/.]+\.py)::(?P<test>test_\w+)`")
 

@@ -12,20 +12,23 @@ from urllib.request import urlopen
 
 import yaml  # type: ignore[import-untyped]
 
-from tests.appliance import Appliance
-from tests.daemon import HELLO, Daemon
-from tests.servers import Database, Mosquitto, Server, eventually
-from tests.system.roots import REPOSITORY
+from tests.support.appliance import Appliance
+from tests.support.daemon import HELLO, Daemon
+from tests.support.eventually import eventually
+from tests.support.mariadb import Database
+from tests.support.mosquitto import Mosquitto
+from tests.support.paths import REPOSITORY
+from tests.support.servers import Server
 
 PROMETHEUS = REPOSITORY / "deploy" / "prometheus"
 
 
-def promtool(*arguments: str, told: str | None = None) -> str:
+def promtool(*arguments: str, stdin: str | None = None) -> str:
     """What it says. It has to be content, and to have no advice."""
     ended = subprocess.run(
         ["promtool", *arguments],
         cwd=PROMETHEUS,
-        input=told,
+        input=stdin,
         capture_output=True,
         text=True,
         timeout=60,
@@ -112,7 +115,9 @@ async def test_prometheus_has_an_answer_to_every_question_of_the_dashboard_and_n
 
             def answered() -> bool:
                 unanswered = [name for name, asked in asked_by_the_dashboard().items() if not prometheus.ask(asked)]
-                assert unanswered == ["Started"]  # it did so once
+                # It started once, and forecasts have no accuracy before a job that had one has completed.
+                assert [name for name in unanswered if not name.startswith("How good forecasts were")] == ["Started"]
+                assert len(unanswered) == 3
                 return True
 
             await asyncio.to_thread(eventually_now, answered)
@@ -127,7 +132,7 @@ def eventually_now(condition: Callable[[], object], within: float = 20.0) -> Non
     asyncio.run(eventually(condition, within=within, every=0.3))
 
 
-async def test_what_the_daemon_tells_is_clean(database: Database, appliance: Appliance, tmp_path: Path):
+async def test_the_daemon_s_metrics_pass_promtool(database: Database, appliance: Appliance, tmp_path: Path):
     daemon = Daemon(tmp_path, database__url=database.url)
     try:
         await daemon.start()
@@ -142,6 +147,6 @@ async def test_what_the_daemon_tells_is_clean(database: Database, appliance: App
                 return 'correlator_jobs_ended_total{job_type="failover"' in text and "job_id_invalid" in text
 
             await eventually(counted, within=10)
-            assert promtool("check", "metrics", told=await daemon.text("/metrics")) == ""
+            assert promtool("check", "metrics", stdin=await daemon.text("/metrics")) == ""
     finally:
         await daemon.close()

@@ -11,8 +11,8 @@ import pytest
 
 from correlator import __version__
 from correlator.cli import main
-from tests.system.conftest import LOOK, NEWER, Installations, Installed, built
-from tests.system.roots import ASKED, RELEASES, Root
+from tests.support.system.installations import ALL_PATHS, NEWER, Installations, Installed, built
+from tests.support.system.roots import ASKED, RELEASES, Root
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -58,7 +58,7 @@ def test_it_runs_with_the_fast_loop_and_driver_and_has_no_pip(installed: Install
     assert found == ["uvloop", "asyncmy.connection", "orjson"]
 
 
-def test_nobody_but_root_can_change_the_program(installed: Installed):
+def test_only_root_can_change_the_program(installed: Installed):
     found = installed.root.run(
         "find /usr/lib/correlator /etc/correlator ! -type l '(' ! -user root -o ! -group root -o -perm /022 ')'"
     ).stdout
@@ -117,7 +117,7 @@ def test_after_a_purge_the_system_is_as_it_was_before(installed: Installed, copi
     assert kept == "secretstatecorrelator.toml\ndb-password\n"
     assert copied.run("ls /usr/lib/correlator", check=False).returncode == 2
     copied.run("dpkg --purge correlator")
-    after = set(copied.run(LOOK).stdout.splitlines()) - {
+    after = set(copied.run(ALL_PATHS).stdout.splitlines()) - {
         "/var/lib/private"
     }  # systemd's, which parts of it may not have
     assert after == set(installed.before.splitlines()) - {"/var/lib/private"}
@@ -140,7 +140,7 @@ def test_an_upgrade_that_fails_leaves_the_version_before_at_work(trixie: Root, p
 
 
 def test_another_python_of_the_system_gets_an_environment_of_its_own(trixie: Root, tmp_path: Path):
-    """dpkg tells of every package that brings /usr/bin/python3; here it is the same one once more."""
+    """dpkg runs the trigger for every package that brings /usr/bin/python3, here for the same one once more."""
     root = trixie.copy(tmp_path)
     again = (
         "cd /tmp; rm -rf again; mkdir -p again/DEBIAN; dpkg --listfiles python3-minimal | while read -r file; do"
@@ -170,7 +170,7 @@ def test_shells_complete_the_commands(trixie: Root):
     assert {"check-config", "_correlator", "correlator.fish"} <= set(said)
 
 
-def test_the_manual_tells_every_command_and_every_key(trixie: Root, tmp_path: Path):
+def test_the_manual_describes_every_command_and_every_key(trixie: Root, tmp_path: Path):
     for page, words in {
         "man1/correlator.1": [name for name, command in main.commands.items() if not command.hidden],
         "man5/correlator.toml.5": ["[database]", "url", "[database.tls]", "stalled_after", "[log]"],
@@ -198,7 +198,7 @@ def test_the_same_sources_make_the_same_package(tmp_path: Path):
     assert built(tmp_path / "once").read_bytes() == built(tmp_path / "again").read_bytes()
 
 
-def test_it_carries_wheels_for_every_python_and_tells_of_no_place_to_fetch_from(package: Path):
+def test_the_package_has_wheels_for_every_python_and_no_index_to_download_from(package: Path):
     listed = subprocess.run(["dpkg-deb", "--contents", str(package)], capture_output=True, text=True, check=True).stdout
     for name in ("aiohttp", "asyncmy", "orjson", "uvloop"):
         versions = {f"{tag[0]}.{tag[1:]}" for tag in re.findall(rf"/{name}-\S*-cp(\d+)-\S*\.whl", listed)}

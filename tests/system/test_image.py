@@ -5,11 +5,9 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from correlator import settings
+from correlator.config import schema
 from deploy import locked
-from tests.system.roots import REPOSITORY
-
-DEPLOY = REPOSITORY / "deploy"
+from tests.support.paths import DEPLOY, REPOSITORY
 
 
 def instructions() -> list[tuple[str, str]]:
@@ -20,10 +18,10 @@ def instructions() -> list[tuple[str, str]]:
 
 
 def final(word: str) -> list[str]:
-    """The arguments of an instruction in the last stage, which is what the image is made of."""
-    told = instructions()
-    start = max(number for number, (name, _) in enumerate(told) if name == "FROM")
-    return [rest for name, rest in told[start:] if name == word]
+    """The arguments of an instruction in the last build step, of which the image is made."""
+    found = instructions()
+    start = max(number for number, (name, _) in enumerate(found) if name == "FROM")
+    return [rest for name, rest in found[start:] if name == word]
 
 
 def compose() -> Any:
@@ -45,7 +43,7 @@ def test_every_package_of_the_image_is_locked_by_hash():
     assert all("--require-hashes" in part or "--no-index" in part for part in installs), installs
 
 
-def test_all_that_is_copied_into_the_build_is_let_through_to_it():
+def test_everything_that_the_image_copies_is_in_the_build_context():
     allowed = [line[1:] for line in (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines() if line[0] == "!"]
     for word, rest in instructions():
         if word == "COPY" and "--from" not in rest:
@@ -55,7 +53,7 @@ def test_all_that_is_copied_into_the_build_is_let_through_to_it():
 
 
 def test_the_settings_in_both_files_are_keys_of_the_configuration():
-    known = {f"CORRELATOR_{dotted.upper().replace('.', '__')}" for dotted, _ in settings.leaves()}
+    known = {f"CORRELATOR_{dotted.upper().replace('.', '__')}" for dotted, _ in schema.leaves()}
     named = set(re.findall(r"CORRELATOR_[A-Z_]+", " ".join(final("ENV")) + str(compose()["services"]["correlator"])))
     assert named <= known
     assert len(named) >= 6
@@ -70,12 +68,12 @@ def test_the_composed_daemon_can_write_to_its_state_alone():
 
 
 def test_every_file_that_compose_names_is_there():
-    told = compose()
-    for config in told["configs"].values():
+    services = compose()
+    for config in services["configs"].values():
         if "file" in config:
             assert (DEPLOY / config["file"]).resolve().is_file()
-    for name in told["services"]["correlator"]["secrets"]:
-        assert (DEPLOY / told["secrets"][name]["file"]).resolve().is_relative_to(REPOSITORY / "build")
+    for name in services["services"]["correlator"]["secrets"]:
+        assert (DEPLOY / services["secrets"][name]["file"]).resolve().is_relative_to(REPOSITORY / "build")
 
 
 def test_what_is_installed_is_the_programs_part_of_the_lock():

@@ -21,14 +21,14 @@ import aiomysql
 import pytest
 import pytest_asyncio
 
-from tests.appliance import Appliance
-from tests.daemon import REPOSITORY
-from tests.proxies import certify
-from tests.servers import eventually
-from tests.system.conftest import Installations
-from tests.system.nspawn import Machine
-from tests.system.roots import ASKED
-from tests.system.service import AUTHORISED, CONFIGURATION, FILE, SECRETS, UNIT, Service, prepare
+from tests.support.appliance import Appliance
+from tests.support.certificates import self_sign
+from tests.support.eventually import eventually
+from tests.support.paths import REPOSITORY
+from tests.support.system.installations import Installations
+from tests.support.system.nspawn import Machine
+from tests.support.system.roots import ASKED
+from tests.support.system.service import AUTHORISED, CONFIGURATION, FILE, SECRETS, UNIT, Service, prepare
 
 STATUS = "correlator/v1/appliance/status"
 RELOADED = "correlator_config_last_reload_successful"
@@ -113,20 +113,20 @@ async def test_it_is_active_once_the_index_is_loaded(machine: Machine, service: 
     )
     machine.run("mariadb </root/grants.sql")
     await service.active()
-    told = [line["MESSAGE"] for line in service.journal(seen)]
-    loaded = next(n for n, text in enumerate(told) if "ready: 1 jobs in memory" in text)
-    started = next(n for n, text in enumerate(told) if text.startswith("Started correlator.service"))
+    messages = [line["MESSAGE"] for line in service.journal(seen)]
+    loaded = next(n for n, text in enumerate(messages) if "ready: 1 jobs in memory" in text)
+    started = next(n for n, text in enumerate(messages) if text.startswith("Started correlator.service"))
     assert loaded < started
     assert (await service.get("/health/ready"))[0] == 200
     assert (await service.job("gui-0"))["status"] == "running"
-    await eventually(lambda: service.show("StatusText") == "1 job running of 1, 0 readers")
+    await eventually(lambda: service.show("StatusText") == "1 job running of 1, 0 clients")
 
 
 @everywhere
 async def test_it_runs_on_the_quick_loop_and_driver(service: Service):
-    (told,) = re.findall(r"^correlator_build_info\{(.*)\} 1", await service.text("/metrics"), re.MULTILINE)
-    assert 'driver="asyncmy"' in told
-    assert 'loop="uvloop"' in told
+    (labels,) = re.findall(r"^correlator_build_info\{(.*)\} 1", await service.text("/metrics"), re.MULTILINE)
+    assert 'driver="asyncmy"' in labels
+    assert 'loop="uvloop"' in labels
 
 
 @everywhere
@@ -160,34 +160,34 @@ async def test_log_lines_have_their_priority_and_name(service: Service):
     assert not [line for line in lines if line["MESSAGE"].startswith("<")]
 
 
-async def test_a_reload_takes_over_what_it_can_and_disturbs_nobody(service: Service, appliance: Appliance):
+async def test_a_reload_applies_what_it_can_and_disconnects_no_client(service: Service, appliance: Appliance):
     other = CONFIGURATION.replace("info", "debug") + "[jobs]\nmax_jobs = 1000\n"
     async with service.reader() as reader:
         await reader.snapshot(jobs=["gui-0", "gui-1"])
         pid, seen, restarts, before = service.pid, service.now(), service.restarts, await service.metric(RELOADED_AT)
         with service.configured(other):
             service.systemctl("reload")
-            await eventually(lambda: service.told(seen, "the configuration has been read again"))
-        assert service.told(seen, "only a restart makes it so: jobs.max_jobs")
+            await eventually(lambda: service.logged(seen, "the configuration was reloaded"))
+        assert service.logged(seen, "applied only by a restart: jobs.max_jobs")
         assert await service.metric(RELOADED) == 1
         assert await service.metric(RELOADED_AT) > before
         await appliance.job("gui-1")
         assert (await reader.shown())["job"]["external_ids"] == ["gui-1"]
         await appliance.insert("log_events", level="INFO", message="Step started", attrs="[1]")
-        lines = await eventually(lambda: service.told(seen, "could not be understood"))
+        lines = await eventually(lambda: service.logged(seen, "could not be parsed"))
         assert {line["PRIORITY"] for line in lines} == {"7"}
     await service.active()
     assert (service.pid, service.restarts) == (pid, restarts)
 
 
-async def test_a_bad_file_changes_nothing_and_is_told(service: Service, appliance: Appliance):
+async def test_an_invalid_file_changes_nothing_and_is_reported(service: Service, appliance: Appliance):
     async with service.reader() as reader:
         await reader.snapshot(jobs=["gui-2"])
         pid, seen = service.pid, service.now()
         with service.configured(CONFIGURATION.replace("info", "loud")):
             service.systemctl("reload")
-            (line,) = await eventually(lambda: service.told(seen, "log.level"))
-            await eventually(lambda: service.told(seen, "the configuration stays as it was"))
+            (line,) = await eventually(lambda: service.logged(seen, "log.level"))
+            await eventually(lambda: service.logged(seen, "the configuration was not changed"))
         assert (line["PRIORITY"], '"loud"' in line["MESSAGE"]) == ("3", True)
         assert await service.metric(RELOADED) == 0
         await appliance.job("gui-2")
@@ -208,7 +208,7 @@ async def test_as_notify_reload_systemctl_waits_until_it_is_done(service: Servic
     service.systemctl("restart")
     pid, seen = service.pid, service.now()
     service.systemctl("reload")
-    assert service.told(seen, "the configuration has been read again")
+    assert service.logged(seen, "the configuration was reloaded")
     assert (service.pid, service.show("ActiveState")) == (pid, "active")
     service.drop_in("reload", None)
     service.systemctl("restart")
@@ -227,7 +227,7 @@ async def test_killed_it_starts_again_and_goes_on_where_it_was(
     await appliance.job("gui-3")
     await eventually(lambda: service.pid not in (0, pid), within=10, every=0.1)
     await service.active()
-    assert service.told(seen, "going on from")
+    assert service.logged(seen, "continuing from")
     assert service.restarts == restarts + 1
     await eventually(lambda: service.job("gui-3"))
     async with service.reader() as reader:
@@ -237,13 +237,13 @@ async def test_killed_it_starts_again_and_goes_on_where_it_was(
 async def test_a_database_that_goes_away_is_a_state_of_a_unit_that_stays_active(machine: Machine, service: Service):
     pid = service.pid
     machine.run("systemctl stop mariadb")
-    await eventually(lambda: "the database is away" in service.show("StatusText"), within=10, every=0.1)
+    await eventually(lambda: "the database is unreachable" in service.show("StatusText"), within=10, every=0.1)
     assert (service.pid, service.show("ActiveState")) == (pid, "active")
     assert (await service.get("/health/ready"))[0] == 200
     assert (await service.job("gui-3"))["status"] == "running"
     machine.run("systemctl start mariadb")
     await eventually(
-        lambda: re.fullmatch(r"4 jobs running of 4, 0 readers", service.show("StatusText")), within=15, every=0.1
+        lambda: re.fullmatch(r"4 jobs running of 4, 0 clients", service.show("StatusText")), within=15, every=0.1
     )
     assert service.pid == pid
 
@@ -257,8 +257,8 @@ async def test_the_watchdog_ends_a_loop_that_is_stuck_and_the_journal_shows_wher
     await eventually(lambda: service.pid not in (0, pid), within=15, every=0.1)
     await service.active()
     assert service.restarts == restarts + 1
-    assert service.told(seen, "Watchdog timeout")
-    assert service.told(seen, "Fatal Python error: Aborted")
+    assert service.logged(seen, "Watchdog timeout")
+    assert service.logged(seen, "Fatal Python error: Aborted")
     service.drop_in("watchdog", None)
 
 
@@ -279,7 +279,7 @@ async def test_a_wrong_configuration_ends_it_with_78_and_it_is_not_started_again
         # It would be auto-restart, where it will be started again.
         await eventually(lambda: service.show("SubState") == "failed", every=0.1)
     assert (service.show("ExecMainStatus"), service.restarts) == ("78", 0)
-    assert service.told(seen, "lock: unknown section")
+    assert service.logged(seen, "lock: unknown section")
     service.systemctl("start")
     await service.active()
 
@@ -288,7 +288,7 @@ async def test_without_secrets_it_runs_all_the_same(machine: Machine, service: S
     """A secret's file that is not there is no error of the unit: what needs it says so, and nothing else does."""
     machine.run("cd /etc/correlator && mkdir aside && mv *-password api-token aside/")
     service.systemctl("restart")  # what it knew is shown again, although nobody lets it in
-    await eventually(lambda: "the database is away" in service.show("StatusText"), within=10, every=0.1)
+    await eventually(lambda: "the database is unreachable" in service.show("StatusText"), within=10, every=0.1)
     assert (service.show("ActiveState"), service.restarts) == ("active", 0)
     assert await service.without_token("/api/v1/jobs/gui-0") == 200
     machine.run("cd /etc/correlator && mv aside/* . && rmdir aside")
@@ -298,7 +298,7 @@ async def test_without_secrets_it_runs_all_the_same(machine: Machine, service: S
 
 async def test_a_private_key_can_be_a_credential_as_well(machine: Machine, service: Service, tmp_path: Path):
     certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
-    certify(certificate, key)
+    self_sign(certificate, key, "gui.example")
     machine.write("/etc/correlator/certificate.pem", certificate.read_text())
     machine.write("/etc/ssl/private/correlator.key", key.read_text(), 0o600)
     load, path = re.findall(r"LoadCredential=tls-key:.*correlator\.key|http\.tls_key = \".*\"", UNIT.read_text())
@@ -339,8 +339,8 @@ async def test_it_can_write_its_state_and_nothing_else(machine: Machine, service
     as_it = (
         f"nsenter --target {pid} --mount setpriv --reuid $(stat -c %u /proc/{pid}) --regid $(stat -c %g /proc/{pid})"
     )
-    look = r"find / -path /proc -prune -o \( -type d -o -type f \) -writable -print 2>/dev/null"
-    found = set(machine.run(f"{as_it} --clear-groups {look}", check=False).split())
+    writable = r"find / -path /proc -prune -o \( -type d -o -type f \) -writable -print 2>/dev/null"
+    found = set(machine.run(f"{as_it} --clear-groups {writable}", check=False).split())
     # systemd's own invitation to listen for a lack of memory.
     found.discard("/sys/fs/cgroup/system.slice/correlator.service/memory.pressure")
     assert found
@@ -355,7 +355,7 @@ async def test_the_unit_is_well_written_and_locked_up(machine: Machine):
 
 
 @everywhere
-async def test_stopped_it_says_goodbye_to_readers_and_broker(machine: Machine, service: Service):
+async def test_a_stop_closes_connections_and_publishes_offline(machine: Machine, service: Service):
     states: list[str] = []
     async with (
         aiomqtt.Client("127.0.0.1", username="monitor", password="m") as client,

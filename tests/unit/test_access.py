@@ -1,12 +1,12 @@
-"""Who may come in: host names, origins, tokens, tickets, and how many at once."""
+"""Access rules: host names, origins, tokens, tickets, and limits of connections."""
 
 from unittest.mock import Mock
 
 import pytest
 from aiohttp.test_utils import make_mocked_request
 
-from correlator.sinks import access
-from correlator.sinks.access import FORBIDDEN, TICKET_SECONDS, TOO_MANY, Access
+from correlator.sinks.http.access import MAX_TICKETS, NO_TOKEN, TICKET_SECONDS, Access
+from correlator.sinks.http.frames import CloseCode
 
 
 class Clock:
@@ -21,7 +21,7 @@ def clock():
     return Clock()
 
 
-def door(clock=None, **settings):
+def access(clock=None, **settings):
     return Access(listen_host="box.example", clock=clock or Clock(), **settings)
 
 
@@ -48,8 +48,8 @@ def request(path="/", address="10.0.0.1", **headers):
         "gui.example:1",
     ],
 )
-def test_our_names_and_every_ip_literal_pass(host):
-    assert door(hosts=["GUI.example"]).host_allowed(host)
+def test_own_host_names_and_every_ip_literal_are_allowed(host):
+    assert access(hosts=["GUI.example"]).host_allowed(host)
 
 
 @pytest.mark.parametrize(
@@ -66,15 +66,15 @@ def test_our_names_and_every_ip_literal_pass(host):
         "@",
     ],
 )
-def test_a_name_that_is_not_ours_is_refused(host):
-    assert not door().host_allowed(host)
+def test_a_foreign_host_name_is_refused(host):
+    assert not access().host_allowed(host)
 
 
 @pytest.mark.parametrize(
     "origin", ["http://box.example:8686", "https://BOX.example:8686", "https://gui.example", "https://GUI.example"]
 )
-def test_our_own_and_the_configured_origins_pass(origin):
-    assert door(origins=["https://gui.example/"]).origin_allowed(request(origin=origin))
+def test_own_and_configured_origins_are_allowed(origin):
+    assert access(origins=["https://gui.example/"]).origin_allowed(request(origin=origin))
 
 
 @pytest.mark.parametrize(
@@ -82,86 +82,103 @@ def test_our_own_and_the_configured_origins_pass(origin):
     ["null", "", "https://evil.example", "http://box.example", "https://gui.example.evil", "http://gui.example"],
 )
 def test_a_foreign_origin_is_refused(origin):
-    assert not door(origins=["https://gui.example"]).origin_allowed(request(origin=origin))
+    assert not access(origins=["https://gui.example"]).origin_allowed(request(origin=origin))
 
 
 def test_a_request_without_origin_passes():
-    assert door().origin_allowed(request())
+    assert access().origin_allowed(request())
 
 
-def test_without_tokens_nobody_is_asked_for_one():
-    assert door().authorised(request())
+def test_without_tokens_no_request_needs_one():
+    assert access().authorised(request()) == NO_TOKEN
 
 
 @pytest.mark.parametrize("header", ["Bearer second", "bearer second", "BEARER  second "])
-def test_any_of_the_tokens_lets_in(header):
-    assert door(tokens=["first", "second"]).authorised(request(authorization=header))
+def test_any_of_the_tokens_is_accepted(header):
+    assert access(tokens=["first", "second"]).authorised(request(authorization=header))
 
 
 @pytest.mark.parametrize(
     "header", ["Bearer", "Bearer third", "Basic second", "second", "Bearer secon", "Bearer second2", ""]
 )
-def test_no_other_word_lets_in(header):
-    assert not door(tokens=["first", "second"]).authorised(request(authorization=header))
+def test_no_other_token_is_accepted(header):
+    assert not access(tokens=["first", "second"]).authorised(request(authorization=header))
 
 
 def test_a_token_that_is_no_text_is_unknown_and_does_not_raise():
-    assert not door(tokens=["first"]).knows("\ud800")
+    assert access(tokens=["first"]).known("\ud800") is None
 
 
-def test_a_ticket_lets_one_request_in(clock):
-    at = door(clock, tokens=["t"])
-    path = f"/ws?ticket={at.ticket()}"
+def test_a_ticket_admits_one_request(clock):
+    at = access(clock, tokens=["t"])
+    path = f"/ws?ticket={at.ticket(b't')}"
     assert at.authorised(request(path))
     assert not at.authorised(request(path))
 
 
 def test_a_ticket_ends_after_its_seconds(clock):
-    at = door(clock, tokens=["t"])
-    early, late = at.ticket(), at.ticket()
+    at = access(clock, tokens=["t"])
+    early, late = at.ticket(b"t"), at.ticket(b"t")
     clock.now += TICKET_SECONDS - 0.1
     assert at.authorised(request(f"/?ticket={early}"))
     clock.now += 0.1
     assert not at.authorised(request(f"/?ticket={late}"))
 
 
-def test_tickets_are_bounded_and_the_oldest_goes_first(monkeypatch):
-    monkeypatch.setattr(access, "MAX_TICKETS", 2)
-    at = door(tokens=["t"])
-    first, second, third = at.ticket(), at.ticket(), at.ticket()
-    assert [at.authorised(request(f"/?ticket={t}")) for t in (first, second, third)] == [False, True, True]
+def test_tickets_are_bounded_and_the_oldest_goes_first():
+    at = access(tokens=["t"])
+    first, second, *_, last = [at.ticket(b"t") for _ in range(MAX_TICKETS + 1)]
+    assert [at.authorised(request(f"/?ticket={t}")) for t in (first, second, last)] == [None, b"t", b"t"]
 
 
-def test_readers_are_counted_for_the_length_of_the_block():
-    at = door(max_readers=1)
+def test_a_ticket_of_a_revoked_token_is_refused():
+    at = access(tokens=["kept", "revoked"])
+    kept, revoked = at.ticket(b"kept"), at.ticket(b"revoked")
+    changed = []
+    at.on_change.append(lambda: changed.append((at.holds(b"kept"), at.holds(b"revoked"), at.holds(NO_TOKEN))))
+    at.change(["kept"], (), (), 10, 10)
+    assert changed == [(True, False, False)]
+    assert at.authorised(request(f"/?ticket={revoked}")) is None
+    assert at.authorised(request(f"/?ticket={kept}")) == b"kept"
+
+
+def test_where_no_token_is_configured_any_more_every_connection_stays():
+    at = access(tokens=["t"])
+    at.change([], (), (), 10, 10)
+    assert at.holds(b"t")
+    assert at.holds(NO_TOKEN)
+
+
+def test_connections_are_counted_while_the_block_runs():
+    at = access(max_readers=1)
     with at.admitted(request()) as first, at.admitted(request(address="10.0.0.2")) as second:
-        assert (first, second and second[0], at.readers) == (None, TOO_MANY, 1)
-    assert at.readers == 0
+        assert (first, second and second[0], at.connections) == (None, CloseCode.TOO_MANY, 1)
+    assert at.connections == 0
     with at.admitted(request()) as again:
         assert again is None
 
 
-def test_one_address_may_not_take_every_place():
-    at = door(max_per_address=1)
+def test_one_address_cannot_use_all_connections():
+    at = access(max_per_address=1)
     with at.admitted(request()), at.admitted(request()) as same, at.admitted(request(address="10.0.0.2")) as other:
-        assert (same and same[0], other, at.readers) == (TOO_MANY, None, 2)
+        assert (same and same[0], other, at.connections) == (CloseCode.TOO_MANY, None, 2)
 
 
-def test_a_reader_that_fails_gives_its_place_back():
-    at = door(max_readers=1)
+def test_a_connection_that_fails_is_not_counted_any_more():
+    at = access(max_readers=1)
     with pytest.raises(LookupError), at.admitted(request()):
         raise LookupError
-    assert at.readers == 0
+    assert at.connections == 0
 
 
 def test_a_foreign_origin_is_not_counted():
-    at = door()
+    at = access()
     with at.admitted(request(origin="https://evil.example")) as refused:
-        assert (refused and refused[0], at.readers) == (FORBIDDEN, 0)
+        assert (refused and refused[0], at.connections) == (CloseCode.FORBIDDEN, 0)
 
 
-def test_an_address_whose_readers_left_takes_no_room():
-    at = door()
+def test_an_address_without_connections_uses_no_memory():
+    at = access()
     with at.admitted(request()), at.admitted(request()):
-        assert len(at._readers) == 1
-    assert len(at._readers) == 0
+        assert len(at._connections) == 1
+    assert len(at._connections) == 0

@@ -1,11 +1,12 @@
-"""What a reader that lags is owed: log lines in a ring."""
+"""The backlog of a lagging client: log lines in a ring buffer."""
 
 from collections import deque
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from correlator.sinks.backlog import Backlog, Lines
+from correlator.sinks.streaming.backlog import Backlog, Lines
+from correlator.sinks.streaming.limits import DEFAULT
 
 
 @given(st.integers(20, 200), st.lists(st.tuples(st.booleans(), st.integers(0, 60)), max_size=80))
@@ -14,7 +15,7 @@ def test_lines_keep_their_order_and_the_oldest_go_when_it_is_full(capacity, acts
     for n, (add, length) in enumerate(acts):
         if not add:
             expected = model.popleft() if model else None
-            assert lines.take() == expected
+            assert lines.pop_oldest() == expected
             size -= 8 + len(expected[1]) if expected else 0
             continue
         subs: tuple[int, ...] = (n % 3,)
@@ -33,11 +34,15 @@ def test_lines_keep_their_order_and_the_oldest_go_when_it_is_full(capacity, acts
         assert lines.size == size
 
 
-def test_a_subscription_that_ends_takes_its_lines_along():
-    backlog = Backlog(0)
+def test_the_lines_of_a_subscription_that_ended_are_discarded():
+    backlog = Backlog(0, Lines(DEFAULT.line_buffer))
     for subs in ((1,), (1, 2), (2,)):
-        backlog.owe_line(subs, b"x")
+        backlog.add_line(subs, b"x")
         backlog.dropped[subs] = 1
-    backlog.forget(1)
-    assert [backlog.lines.take(), backlog.lines.take(), backlog.lines.take()] == [((2,), b"x"), ((2,), b"x"), None]
+    backlog.remove_subscription(1)
+    assert [backlog.lines.pop_oldest(), backlog.lines.pop_oldest(), backlog.lines.pop_oldest()] == [
+        ((2,), b"x"),
+        ((2,), b"x"),
+        None,
+    ]
     assert backlog.dropped == {(2,): 2}

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from correlator.checkpoint import Changes, Checkpoint, Saved
 from correlator.errors import CheckpointInUse
-from correlator.hub import Hub
-from correlator.jobs import joblog, wire
+from correlator.jobs import index as indexes
+from correlator.jobs import job_document, joblog
 from correlator.jobs.index import Index
-from correlator.jobs.model import (
-    Cursor,
-    Entry,
-    JobRecord,
-    Kept,
-    Kind,
-    LegacyRecord,
-    LogRow,
-    Memory,
-    Reading,
-    StepRecord,
-)
-from correlator.saver import Saver
+from correlator.jobs.model.facts import Entry, Kind, Reading
+from correlator.jobs.model.persisted import Cursor, IndexState, PersistedJob
+from correlator.jobs.model.rows import JobRecord, LegacyRecord, LogRow, StepRecord
+from correlator.jobs.outcome import Outcome
+from correlator.jobs.stored_forecasts import StoredForecasts
+from correlator.pipeline.checkpoint import Changes, Checkpoint, Saved
+from correlator.pipeline.hub import Hub
+from correlator.pipeline.saver import Saver
 
 NOW = 1_758_550_000_000_000
 
@@ -46,18 +42,18 @@ def filled(count: int = 3) -> Index:
         )
         step = StepRecord(n, "s", 1, "running", NOW)
         rows = [
-            Entry(10 * n, NOW, "INFO", "Job started", index.look(), job_id, kind=Kind.JOB_STARTED, by="attrs"),
-            Entry(10 * n + 1, NOW, "ERROR", "broken", index.look(), job_id, step_id=n, by="attrs"),
+            Entry(10 * n, NOW, "INFO", "Job started", index.advance_clock(), job_id, kind=Kind.JOB_STARTED, by="attrs"),
+            Entry(10 * n + 1, NOW, "ERROR", "broken", index.advance_clock(), job_id, step_id=n, by="attrs"),
         ]
-        index.apply([Reading(job_id, index.look(), record, (step,)), *rows], NOW)
-    index.apply_legacy([LegacyRecord(1, "legacy", "snapshotting", created_at=NOW, updated_at=NOW)], (), NOW)
+        index.apply([Reading(job_id, index.advance_clock(), record, (step,)), *rows], NOW)
+    index.apply_legacy([LegacyRecord(1, "legacy", "snapshotting", created_at=NOW, updated_at=NOW, apart=True)], (), NOW)
     return index
 
 
 def changes(index: Index, cursor: Cursor | None = None, **events: bytes) -> Changes:
     numbered = {int(n[1:]): ("j", payload) for n, payload in events.items()}
-    jobs = {i: index.kept(i) for i in index.changed()}
-    return Changes(5.0, cursor or Cursor(7), index.memory(), jobs, numbered)
+    jobs = {i: index.persistence.get(i) for i in index.persistence.changed()}
+    return Changes(5.0, cursor or Cursor(7), index.state(), jobs, numbered)
 
 
 def left(path: Path, source: str = "s") -> Saved | None:
@@ -69,9 +65,17 @@ def left(path: Path, source: str = "s") -> Saved | None:
         file.close()
 
 
+def restored(
+    index: Index, jobs: Sequence[PersistedJob], legacy: Sequence[LegacyRecord], memory: IndexState, now: int
+) -> Outcome:
+    """Everything that the steps of a restore did."""
+    steps = list(index.restore(jobs, legacy, memory, now))
+    return Outcome([c for step in steps for c in step.changes], [e for step in steps for e in step.events])
+
+
 def documents(index: Index) -> dict[str, bytes]:
     """Without what belongs to one run."""
-    return {s.job_id: wire.encode({**wire.document(s), "rev": 0}) for s in index.shown()}
+    return {s.job_id: job_document.encode({**job_document.document(s), "rev": 0}) for s in index.published.all()}
 
 
 def test_an_index_is_the_same_after_a_restart(tmp_path: Path):
@@ -85,34 +89,42 @@ def test_an_index_is_the_same_after_a_restart(tmp_path: Path):
     assert saved is not None
     assert (saved.at, saved.cursor, saved.events) == (5.0, cursor, (("j", b"one"), ("j", b"two")))
     again = Index()
-    outcome = again.restore(saved.jobs, saved.legacy, saved.memory, NOW + 1)
+    outcome = restored(again, saved.jobs, saved.legacy, saved.memory, NOW + 1)
     assert documents(again) == documents(index)
-    assert {n: again.resolve(n) for n in ("e0", "e2", "legacy")} == {
-        n: index.resolve(n) for n in ("e0", "e2", "legacy")
+    assert {n: again.published.resolve(n) for n in ("e0", "e2", "legacy")} == {
+        n: index.published.resolve(n) for n in ("e0", "e2", "legacy")
     }
     assert outcome.events == []
-    assert again.look() > saved.memory.looks
-    assert sorted(again.active()) == sorted(index.active())
+    assert again.advance_clock() > saved.memory.last_observed_at
+    assert sorted(again.known.active()) == sorted(index.known.active())
 
 
-def test_what_happens_after_a_restart_is_news_and_what_was_owed_still_is():
+def test_changes_after_a_restart_are_published_and_pending_events_stay_pending():
     index = filled()
-    index.tick(NOW + 60_000_000)
-    index.apply([Reading("job1", index.look(), JobRecord("job1", status="completed", started_at=NOW), ())], NOW)
+    index.expire(NOW + 60_000_000)
+    index.apply(
+        [Reading("job1", index.advance_clock(), JobRecord("job1", status="completed", started_at=NOW), ())], NOW
+    )
     again = Index()
-    again.restore([k for i in index.everything() if isinstance(k := index.kept(i), Kept)], (), index.memory(), NOW)
+    restored(
+        again,
+        [k for i in index.persistence.all_ids() if isinstance(k := index.persistence.get(i), PersistedJob)],
+        (),
+        index.state(),
+        NOW,
+    )
     again.loading = False
-    assert [e.kind for e in again.tick(NOW + 60_000_000).events] == [Kind.JOB_COMPLETED]
+    assert [e.kind for e in again.expire(NOW + 60_000_000).events] == [Kind.JOB_COMPLETED]
     record = JobRecord("job2", status="failed", started_at=NOW, completed_at=NOW)
-    again.apply([Reading("job2", again.look(), record, ())], NOW)
-    assert Kind.JOB_FAILED in {e.kind for e in again.tick(NOW + 120_000_000).events}
+    again.apply([Reading("job2", again.advance_clock(), record, ())], NOW)
+    assert Kind.JOB_FAILED in {e.kind for e in again.expire(NOW + 120_000_000).events}
 
 
-def test_what_is_gone_is_gone_from_the_file_and_events_leave_when_they_are_told(tmp_path: Path):
+def test_deleted_jobs_and_acknowledged_events_leave_the_checkpoint(tmp_path: Path):
     index, file = filled(), Checkpoint(tmp_path / "c", "s")
     file.open()
     file.write(changes(index, n1=b"1", n2=b"2"))
-    index.apply([Reading("job2", index.look())], NOW)
+    index.apply([Reading("job2", index.advance_clock())], NOW)
     index.apply_legacy((), ["legacy"], NOW)
     file.write(changes(index, n2=b"2", n3=b"3"))
     file.close()
@@ -139,7 +151,7 @@ def test_a_write_that_fails_in_the_middle_leaves_what_was_there(tmp_path: Path):
     index, file = filled(), Checkpoint(tmp_path / "c", "s")
     file.open()
     file.write(changes(index, n1=b"1"))
-    bad = Changes(6.0, Cursor(99), Memory(), {"job1": None}, {1: ("j", b"1"), 2: ("j", object())})  # type: ignore[dict-item]
+    bad = Changes(6.0, Cursor(99), IndexState(), {"job1": None}, {1: ("j", b"1"), 2: ("j", object())})  # type: ignore[dict-item]
     with pytest.raises(sqlite3.Error):
         file.write(bad)
     file.close()
@@ -171,7 +183,7 @@ def test_a_file_belongs_to_one_process(tmp_path: Path):
 def test_a_job_that_cannot_be_written_is_left_out_and_the_others_are_kept(tmp_path: Path):
     index, file = filled(), Checkpoint(tmp_path / "c", "s")
     broken = Entry(
-        99, NOW, "ERROR", "Job failed", index.look(), "job1", kind=Kind.JOB_FAILED, error="\ud800", by="attrs"
+        99, NOW, "ERROR", "Job failed", index.advance_clock(), "job1", kind=Kind.JOB_FAILED, error="\ud800", by="attrs"
     )
     index.apply([broken], NOW)
     file.open()
@@ -186,7 +198,7 @@ async def test_a_disk_that_fails_is_a_state_and_nothing_is_forgotten(tmp_path: P
     index = filled()
     file = Checkpoint(tmp_path / "c", "s")
     file.open()
-    saver = Saver(file, index, lambda: Cursor(7), dict)
+    saver = Saver(file, index, StoredForecasts(index.forecasts), lambda: Cursor(7), dict)
     full = sqlite3.OperationalError("database or disk is full")
 
     def fail(_: Changes) -> None:
@@ -197,7 +209,7 @@ async def test_a_disk_that_fails_is_a_state_and_nothing_is_forgotten(tmp_path: P
         await saver.save()
         await saver.save()
     assert saver.describe()["error"] == "database or disk is full"
-    assert [r.levelname for r in caplog.records if r.name == "correlator.saver"] == ["WARNING"]
+    assert [r.levelname for r in caplog.records if r.name == "correlator.pipeline.saver"] == ["WARNING"]
     await saver.save()
     assert saver.describe()["ok"]
     file.close()
@@ -206,18 +218,18 @@ async def test_a_disk_that_fails_is_a_state_and_nothing_is_forgotten(tmp_path: P
     assert len(saved.jobs) == 3
 
 
-async def test_a_file_that_breaks_under_us_is_set_aside_and_written_whole(tmp_path: Path):
+async def test_a_checkpoint_that_becomes_corrupt_is_set_aside_and_written_anew(tmp_path: Path):
     index = filled()
     file = Checkpoint(tmp_path / "c", "s")
     file.open()
-    saver = Saver(file, index, lambda: Cursor(7), dict)
+    saver = Saver(file, index, StoredForecasts(index.forecasts), lambda: Cursor(7), dict)
     await saver.save()
     assert file._connection is not None
     file._connection.execute("DROP TABLE jobs")
     await saver.save()
     file.close()
     (tmp_path / "c").write_bytes(b"no database at all" * 100)
-    index.apply([Reading("job0", index.look())], NOW)
+    index.apply([Reading("job0", index.advance_clock())], NOW)
     await saver.save()
     await saver.save()
     assert saver.describe()["ok"], saver.describe()
@@ -227,28 +239,97 @@ async def test_a_file_that_breaks_under_us_is_set_aside_and_written_whole(tmp_pa
     assert len(saved.jobs) == 2
 
 
-def test_the_hub_tells_nobody_of_what_is_restored_but_can_be_asked():
+def test_restored_jobs_are_not_published_but_can_be_queried():
     index = filled()
     again = Index()
     hub = Hub(again)
-    outcome = again.restore([k for i in index.everything() if isinstance(k := index.kept(i), Kept)], (), Memory(), NOW)
+    kept = [k for i in index.persistence.all_ids() if isinstance(k := index.persistence.get(i), PersistedJob)]
+    outcome = restored(again, kept, (), IndexState(), NOW)
     hub.publish(outcome)
-    assert hub.seq == again.seq > 0
+    assert hub.seq == again.published.seq > 0
     assert len(hub.changes_since(0) or ()) == len(outcome.changes)
+
+
+def test_a_restore_works_in_steps_and_merges_what_is_read_between_them(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(indexes, "RESTORED_AT_ONCE", 2)
+    index, again = filled(7), Index()
+    kept = [k for i in index.persistence.all_ids() if isinstance(k := index.persistence.get(i), PersistedJob)]
+    sizes = []
+    for step in again.restore(kept, (), index.state(), NOW):
+        sizes.append(len(step.changes))
+        if len(sizes) == 1:
+            record = JobRecord("job6", status="completed", started_at=NOW, completed_at=NOW)
+            again.apply([Reading("job6", again.advance_clock(), record, ())], NOW)
+    assert max(sizes) <= 2
+    assert len(sizes) > 3
+    assert len(again.published) == 7
+    shown = again.published.get("job6")
+    assert shown is not None
+    assert shown.view.status == "completed"
+
+
+def test_what_a_restore_publishes_is_what_is_shown_at_its_end(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(indexes, "RESTORED_AT_ONCE", 1)  # the child of job0 comes a step after it
+    index, again = filled(), Index()
+    index.expire(NOW + 1)
+    kept = [k for i in index.persistence.all_ids() if isinstance(k := index.persistence.get(i), PersistedJob)]
+    legacy = [k for i in index.persistence.all_ids() if isinstance(k := index.persistence.get(i), LegacyRecord)]
+    hub = Hub(again)
+    published: dict[str, bytes] = {}
+    for step in again.restore(kept, legacy, index.state(), NOW + 3600_000_000):
+        hub.publish(step)
+        for change in step.changes:
+            assert change.new is not None
+            published[change.job_id] = job_document.encode(job_document.document(change.new))
+            assert hub.documents.encoded(change.new) == published[change.job_id]
+    shown = {s.job_id: job_document.encode(job_document.document(s)) for s in again.published.all()}
+    assert published == shown == {s.job_id: hub.documents.encoded(s) for s in again.published.all()}
+    assert b'"child_job_ids":["job1"]' in published["job0"]
 
 
 def test_a_reading_that_says_nothing_new_is_not_worth_keeping_but_one_that_decides_is():
     index = filled()
     record = JobRecord("j", status="running", started_at=NOW)
-    index.apply([Reading("j", index.look(), record, ())], NOW)
-    index.changed()
-    index.apply([Reading("j", index.look(), record, ())], NOW)
-    assert index.changed() == []
+    index.apply([Reading("j", index.advance_clock(), record, ())], NOW)
+    index.persistence.changed()
+    index.apply([Reading("j", index.advance_clock(), record, ())], NOW)
+    assert index.persistence.changed() == []
     row = LogRow(99, "Job completed", NOW + 1, "INFO", "j")
-    entry, _ = joblog.read(row, index.look(), index.id_keys)
+    entry, _ = joblog.read(row, index.advance_clock(), index.id_keys)
     index.apply([entry], NOW)
-    assert index.changed() == ["j"]
-    index.apply([Reading("j", index.look(), record, ())], NOW)
-    assert index.changed() == ["j"]  # the table, looked at later, says that it runs: that outweighs the row
-    index.apply([Reading("j", index.look(), record, ())], NOW)
-    assert index.changed() == []
+    assert index.persistence.changed() == ["j"]
+    index.apply([Reading("j", index.advance_clock(), record, ())], NOW)
+    assert index.persistence.changed() == ["j"]  # the table, read later, says that it runs, which outweighs the row
+    index.apply([Reading("j", index.advance_clock(), record, ())], NOW)
+    assert index.persistence.changed() == []
+
+
+def test_a_restart_keeps_the_counts_of_a_job_exactly_also_full_ones(tmp_path: Path):
+    index = filled()
+    before = index.published.get("job0")
+    assert before is not None
+    for level, rows in (("WARN", 12_000), ("ERROR", 7_000)):
+        index.apply([Entry(n, NOW + n, level, "text", index.advance_clock(), "job0") for n in range(1, rows + 1)], NOW)  # type: ignore[arg-type]
+    file = Checkpoint(tmp_path / "c", "s")
+    file.open()
+    file.write(changes(index))
+    file.close()
+    saved, again = left(tmp_path / "c"), Index()
+    assert saved is not None
+    restored(again, saved.jobs, saved.legacy, saved.memory, NOW)
+    for one in (index, again):
+        one.apply([Entry(n, NOW + n, "ERROR", "text", index.advance_clock(), "job0") for n in (1, 7_000, 7_001)], NOW)
+        one.apply([Entry(90_000, NOW, "WARN", "text", index.advance_clock(), "job0")], NOW)
+        shown = one.published.get("job0")
+        assert shown is not None
+        assert (shown.view.warnings, shown.view.errors) == (10_000, before.view.errors + 7_001)
+
+
+def test_a_legacy_row_of_an_older_checkpoint_is_not_shown_before_its_owner_is_asked_for():
+    older = {"id": 1, "job_id": "uuid", "status": "pending", "created_at": NOW, "claimed": False}
+    record = msgspec.msgpack.decode(msgspec.msgpack.encode(older), type=LegacyRecord)
+    index = Index()
+    assert restored(index, (), (record,), IndexState(), NOW).changes == []
+    assert [r.job_id for r in index.known.unsettled_legacy()] == ["uuid"]
+    index.decide_legacy(["uuid"], (), NOW)
+    assert (len(index.published), index.persistence.changed(), index.persistence.get("uuid")) == (0, ["uuid"], None)

@@ -13,10 +13,10 @@ import pytest
 from click.testing import CliRunner
 
 from correlator import __version__
-from correlator import config as configuration
 from correlator.cli import main
+from correlator.config import loading as configuration
+from correlator.config.schema import Config
 from correlator.errors import ConfigError, SchemaError, SourceUnavailable
-from correlator.settings import Config
 
 
 @pytest.fixture(autouse=True)
@@ -191,7 +191,7 @@ def test_demo_hands_its_options_on(invoke, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "correlator.demo.run", module)
     assert invoke("demo").exit_code == 0
     assert invoke("demo", "--port", 0, "--rate", 2.5, "--directory", tmp_path, "--no-mqtt").exit_code == 0
-    assert seen == [(8686, 1.0, None, True), (0, 2.5, tmp_path, False)]
+    assert seen == [(None, 1.0, None, True), (0, 2.5, tmp_path, False)]
     assert invoke("demo", "--rate", 0).exit_code == 2
 
 
@@ -259,7 +259,7 @@ def test_watch_shows_warnings_and_waits_for_ever_by_default(invoke, asked):
         ("jobs", "--limit", "0"),
     ],
 )
-def test_what_makes_no_sense_is_a_usage_error_before_anybody_is_asked(invoke, asked, arguments):
+def test_contradictory_options_are_a_usage_error_before_any_request(invoke, asked, arguments):
     result = invoke(*arguments)
     assert (result.exit_code, asked) == (2, [])
     assert "Error: " in result.stderr
@@ -288,8 +288,8 @@ def test_jobs_makes_a_query_of_its_options(invoke, asked):
         "-q", "text", "--since", "2025-09-22T12:00:00+02:00", "--limit", "7", "-o", "json",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
-    _, query, output, *_ = asked[0]
-    assert output == "json"
+    _, query, form, *_ = asked[0]
+    assert form.output == "json"
     assert query.limit == 7
     assert query.parameters() == {
         "status": ("failed", "running"), "job_type": ("failover",), "operation": ("o",), "context_id": ("c",),
@@ -297,13 +297,13 @@ def test_jobs_makes_a_query_of_its_options(invoke, asked):
     }  # fmt: skip
 
 
-def test_jobs_takes_an_age_for_since_and_prints_lines_where_there_is_no_terminal(invoke, asked):
+def test_jobs_accepts_an_age_for_since_and_prints_lines_without_a_terminal(invoke, asked):
     assert invoke("jobs", "--since", "2h").exit_code == 0
     assert invoke("jobs", "-w", "-o", "table").exit_code == 0
-    _, query, output, *_ = asked[0]
+    _, query, form, *_ = asked[0]
     ago = datetime.now(UTC) - datetime.fromisoformat(query.parameters()["since"])
     assert timedelta(hours=2) <= ago < timedelta(hours=2, minutes=1)
-    assert (output, asked[1][2]) == ("plain", "plain")
+    assert (form.output, asked[1][2].output) == ("plain", "plain")
 
 
 def test_tap_gives_its_sink_the_configuration_and_writes_lines(invoke, monkeypatch):
@@ -322,13 +322,13 @@ def test_tap_gives_its_sink_the_configuration_and_writes_lines(invoke, monkeypat
 
 
 @pytest.mark.parametrize("error", [BrokenPipeError(), ExceptionGroup("", [BrokenPipeError()])])
-def test_a_reader_that_has_enough_ends_it_without_a_word(invoke, daemon, error):
+def test_a_closed_pipe_ends_the_command_silently(invoke, daemon, error):
     daemon(failing(error))
     result = invoke("run")
     assert (result.exit_code, result.output) == (1, "")
 
 
-def test_a_command_that_asks_nobody_loads_neither_rich_nor_a_client():
+def test_a_local_command_imports_neither_rich_nor_a_client():
     code = "import sys, correlator.cli; print([m for m in ('rich', 'aiohttp', 'aiomysql') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
     assert done.stdout == "[]\n"

@@ -1,100 +1,38 @@
-"""The client against a server of our own: it comes back, resumes, and says plainly what is wrong."""
+"""The client against a fake daemon: it reconnects, resumes, and reports errors plainly."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from aiohttp import WSMsgType, web
+from aiohttp import web
 
-from correlator import client as client_module
-from correlator.client import IDS_IN_ONE, Client, NotACorrelator, Refused, Unreachable
+from correlator.client.client import Client
+from correlator.client.errors import NotACorrelator, Refused, Unreachable
+from correlator.client.messages import Wanted
+from correlator.client.replica import Update
+from correlator.client.websocket import IDS_IN_ONE
 from correlator.errors import BadRequest
-from correlator.replica import Update
-from correlator.replica.messages import Wanted
-from tests.servers import free_port
-
-
-def job(job_id: str, rev: int, **members: Any) -> dict[str, Any]:
-    return {"job_id": job_id, "rev": rev, "status": "running", **members}
-
-
-def welcome(epoch="e", *, resumed=False, seq=0):
-    return {"type": "welcome", "epoch": epoch, "seq": seq, "resumed": resumed, "ping_seconds": 25}
-
-
-def snapshot(sub, *jobs, seq=10):
-    return {"type": "snapshot", "sub": sub, "seq": seq, "more": False, "jobs": list(jobs)}
-
-
-def synced(sub, seq=10):
-    return {"type": "synced", "sub": sub, "seq": seq, "count": 0, "unknown": []}
-
-
-def put(document, seq, sub=(1,)):
-    return {"type": "put", "sub": list(sub), "seq": seq, "job_id": document["job_id"], "rev": document["rev"],
-            "job": document}  # fmt: skip
-
-
-Talk = Callable[[web.WebSocketResponse], Awaitable[None]]
-
-
-class Fake:
-    """An HTTP server; every websocket is given to the next of `talks`, the last of them again and again."""
-
-    def __init__(self) -> None:
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.talks: list[Talk] = []
-        self.heard: list[dict[str, Any]] = []
-        self.seen: list[web.Request] = []
-        self.replies: list[web.Response] = []
-
-    async def ws(self, request: web.Request) -> web.StreamResponse:
-        ws = web.WebSocketResponse()
-        await ws.prepare(request)
-        talk = self.talks.pop(0) if len(self.talks) > 1 else self.talks[0]
-        await talk(ws)
-        await ws.close()
-        return ws
-
-    async def rest(self, request: web.Request) -> web.StreamResponse:
-        self.seen.append(request)
-        return self.replies.pop(0) if self.replies else web.Response(status=404, text="nothing here")
-
-    async def listen(self, ws: web.WebSocketResponse, kind: str) -> None:
-        async for frame in ws:
-            assert frame.type is WSMsgType.TEXT
-            said = json.loads(frame.data)
-            self.heard.append(said)
-            if said["type"] == kind:
-                return
+from correlator.terminal import listing
+from tests.support.fake_daemon import FakeDaemon
+from tests.support.messages import job, put, snapshot, synced, welcome
+from tests.support.servers import free_port
 
 
 @pytest.fixture
-async def fake() -> AsyncIterator[Fake]:
-    fake = Fake()
-    app = web.Application()
-    app.add_routes([web.get("/ws", fake.ws), web.get("/{path:.*}", fake.rest)])
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", fake.port).start()
-    yield fake
-    await runner.cleanup()
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    monkeypatch.setattr(client_module, "SILENT_AFTER", 0.3)
+async def fake() -> AsyncIterator[FakeDaemon]:
+    async with FakeDaemon().running() as fake:
+        yield fake
 
 
 async def updates_until(client: Client, wanted: Wanted, done: Callable[[Update], bool], **options: Any) -> list[Update]:
     found = []
-    async with asyncio.timeout(10), contextlib.aclosing(client.follow(wanted, **options)) as updates:
+    async with asyncio.timeout(60), contextlib.aclosing(client.follow(wanted, **options)) as updates:
         async for update in updates:
             found.append(update)
             if done(update):
@@ -102,88 +40,88 @@ async def updates_until(client: Client, wanted: Wanted, done: Callable[[Update],
     return found
 
 
-async def test_it_says_hello_subscribes_and_hands_on_what_comes(fake):
+async def test_it_sends_hello_subscribes_and_yields_the_jobs(fake):
     async def talk(ws):
-        await fake.listen(ws, "hello")
+        await fake.wait_for(ws, "hello")
         await ws.send_json(welcome())
-        await fake.listen(ws, "subscribe")
+        await fake.wait_for(ws, "subscribe")
         await ws.send_json([snapshot(1, job("a", 1)), synced(1)])
-        await fake.listen(ws, "never")
+        await fake.wait_for(ws, "never")
 
-    fake.talks = [talk]
+    fake.scripts = [talk]
     async with Client(fake.url, token="t") as client:
         found = await updates_until(client, Wanted(jobs=("a",)), lambda u: u.synced)
     assert dict(found[-1].jobs) == {"a": job("a", 1)}
-    assert fake.heard == [
+    assert fake.received == [
         {"type": "hello", "version": 1, "token": "t"},
         {"type": "subscribe", "id": 1, "jobs": ["a"]},
     ]
 
 
-async def test_a_connection_that_ends_is_made_again_and_resumed(fake):
+async def test_a_lost_connection_is_opened_again_and_resumed(fake):
     async def first(ws):
         await ws.send_json([welcome(), snapshot(1, job("a", 1)), synced(1, 7)])
         await ws.send_json({"type": "bye", "code": 1012, "retry_ms": [0, 10]})
         await ws.close(code=1012)
 
     async def second(ws):
-        await fake.listen(ws, "hello")
+        await fake.wait_for(ws, "hello")
         await ws.send_json(welcome(resumed=True))
-        await fake.listen(ws, "subscribe")
+        await fake.wait_for(ws, "subscribe")
         await ws.send_json([put(job("a", 8, status="completed"), 8), synced(1, 8)])
-        await fake.listen(ws, "never")
+        await fake.wait_for(ws, "never")
 
-    fake.talks = [first, second]
+    fake.scripts = [first, second]
     async with Client(fake.url) as client:
         found = await updates_until(client, Wanted(), lambda u: "completed" in str(dict(u.jobs)) and u.synced)
     assert [u.connection.state for u in found if u.connection.state == "offline"] == ["offline"]
-    assert fake.heard == [
+    assert fake.received == [
         {"type": "hello", "version": 1, "resume": {"epoch": "e", "seq": 7}},
         {"type": "subscribe", "id": 1, "resume": True},
     ]
 
 
-async def test_a_daemon_that_says_nothing_is_taken_for_dead(fake):
+async def test_a_silent_daemon_counts_as_disconnected(fake):
     async def silent(ws):
         await ws.send_json(welcome())
-        await fake.listen(ws, "never")
+        await fake.wait_for(ws, "never")
 
-    fake.talks = [silent]
-    async with Client(fake.url) as client:
+    fake.scripts = [silent]
+    async with Client(fake.url, silent_after=0.3) as client:
         found = await updates_until(client, Wanted(), lambda u: u.connection.state == "offline")
     assert "does not answer" in (found[-1].connection.error or "")
 
 
-async def test_many_ids_are_parted_into_frames_that_the_daemon_takes(fake):
+async def test_many_ids_are_split_into_frames_that_the_daemon_accepts(fake):
     async def talk(ws):
         await ws.send_json(welcome())
         for _ in range(3):
-            await fake.listen(ws, "subscribe")
+            await fake.wait_for(ws, "subscribe")
         await ws.send_json([synced(1), synced(2), synced(3)])
-        await fake.listen(ws, "never")
+        await fake.wait_for(ws, "never")
 
-    fake.talks = [talk]
+    fake.scripts = [talk]
     names = tuple(f"{n:04}" + "\U0001f680" * 251 for n in range(2 * IDS_IN_ONE + 1))
     async with Client(fake.url) as client:
         await updates_until(client, Wanted(jobs=names), lambda u: u.synced)
-    subscribed = [said for said in fake.heard if said["type"] == "subscribe"]
-    assert tuple(name for said in subscribed for name in said["jobs"]) == names
-    assert max(len(json.dumps(said, ensure_ascii=False).encode()) for said in subscribed) < 64 * 1024
+    subscribed = [message for message in fake.received if message["type"] == "subscribe"]
+    assert tuple(name for message in subscribed for name in message["jobs"]) == names
+    assert max(len(json.dumps(message, ensure_ascii=False).encode()) for message in subscribed) < 64 * 1024
 
 
-async def test_the_daemons_clock_is_told_by_its_bookmarks(fake):
+async def test_the_daemons_clock_is_estimated_from_its_bookmarks(fake):
     async def talk(ws):
         at = "2100-01-01T00:00:00.000000Z"
         await ws.send_json([welcome(), synced(1), {"type": "bookmark", "seq": 1, "at": at}])
-        await fake.listen(ws, "never")
+        await fake.wait_for(ws, "never")
 
-    fake.talks = [talk]
+    fake.scripts = [talk]
     async with Client(fake.url) as client:
         found = await updates_until(client, Wanted(), lambda u: u.synced)
     assert found[-1].ahead > 365 * 86400
 
 
-async def test_nobody_there_is_said_with_what_helps():
+async def test_an_unreachable_daemon_is_reported_with_a_fix():
     url = f"http://127.0.0.1:{free_port()}"
     async with Client(url) as client:
         for ask in (client.job("a"), updates_until(client, Wanted(), lambda _: True)):
@@ -194,7 +132,7 @@ async def test_nobody_there_is_said_with_what_helps():
             assert url in str(e.value)
 
 
-async def test_the_patient_wait_for_a_daemon_that_is_not_there_yet():
+async def test_a_patient_caller_waits_for_the_first_connection():
     async with Client(f"http://127.0.0.1:{free_port()}") as client:
         found = await updates_until(client, Wanted(), lambda u: u.connection.state == "offline", patient=True)
     assert "cannot be reached" in (found[-1].connection.error or "")
@@ -208,11 +146,11 @@ async def test_the_patient_wait_for_a_daemon_that_is_not_there_yet():
         (4400, NotACorrelator, "another version"),
     ],
 )
-async def test_a_close_code_that_waiting_does_not_mend_ends_it(fake, code, kind, words):
+async def test_a_close_code_that_a_retry_cannot_fix_raises(fake, code, kind, words):
     async def talk(ws):
         await ws.close(code=code)
 
-    fake.talks = [talk]
+    fake.scripts = [talk]
     async with Client(fake.url) as client:
         with pytest.raises(kind, match=words):
             await updates_until(client, Wanted(), lambda u: u.connection.state == "offline", patient=True)
@@ -227,24 +165,24 @@ def problem(status, detail):
     [
         (lambda: problem(401, "a token"), Refused, "asks for a token"),
         (lambda: problem(403, "this Host is not served"), Refused, "this Host is not served"),
-        (lambda: problem(503, "the database is away"), Unreachable, "the database is away"),
+        (lambda: problem(503, "the database is unreachable"), Unreachable, "the database is unreachable"),
         (lambda: problem(400, "limit: too much"), BadRequest, "limit: too much"),
         (lambda: web.Response(text="<html>", content_type="text/html"), NotACorrelator, "text/html"),
         (lambda: web.Response(status=302, headers={"Location": "/login"}), NotACorrelator, "302"),
         (lambda: web.Response(status=404, text="nope"), NotACorrelator, "404"),
         (lambda: web.json_response([1]), NotACorrelator, "200"),
         (lambda: web.Response(text="{", content_type="application/json"), NotACorrelator, "200"),
-        (lambda: web.json_response({"hello": 1}), NotACorrelator, "no jobs"),
+        (lambda: web.json_response({"hello": 1}), NotACorrelator, "no member `jobs`"),
     ],
 )
-async def test_an_answer_that_is_none_is_said_plainly(fake, reply, kind, words):
+async def test_each_failed_response_raises_its_error(fake, reply, kind, words):
     fake.replies = [reply()]
     async with Client(fake.url) as client:
         with pytest.raises(kind, match=words):
             await client.jobs({}, 10)
 
 
-async def test_an_id_with_any_characters_reaches_the_daemon_as_it_is(fake):
+async def test_an_id_with_any_characters_reaches_the_daemon_unchanged(fake):
     names = ["a/b", "a%2Fb", "ü?#&+ x"]
     async with Client(fake.url + "/base/") as client:
         for name in names:
@@ -252,7 +190,7 @@ async def test_an_id_with_any_characters_reaches_the_daemon_as_it_is(fake):
             assert await client.job(name) == job(name, 1)
         fake.replies = [problem(404, "no job is known")]
         assert await client.job("a") is None
-    assert [request.raw_path for request in fake.seen] == [
+    assert [request.raw_path for request in fake.requests] == [
         "/base/api/v1/jobs/a%2Fb", "/base/api/v1/jobs/a%252Fb",
         "/base/api/v1/jobs/%C3%BC%3F%23%26%2B%20x", "/base/api/v1/jobs/a",
     ]  # fmt: skip
@@ -264,16 +202,58 @@ async def test_jobs_are_read_page_by_page_up_to_the_limit(fake):
         web.json_response({"jobs": [job("b", 1)] * 100, "next_cursor": "m"}),
     ]
     async with Client(fake.url) as client:
-        assert len(await client.jobs({"status": ("running", "failed")}, 600)) == 600
-    queries = [[*request.query.items()] for request in fake.seen]
+        assert len((await client.jobs({"status": ("running", "failed")}, 600)).found) == 600
+    queries = [[*request.query.items()] for request in fake.requests]
     assert queries == [
         [("status", "running"), ("status", "failed"), ("limit", "500")],
         [("status", "running"), ("status", "failed"), ("limit", "100"), ("cursor", "n")],
     ]
 
 
+async def test_an_empty_page_before_the_last_is_skipped(fake):
+    rest = {"complete": True, "reason": None}
+    line = {"event_id": 1, "message": "m"}
+    fake.replies = [
+        web.json_response({"jobs": [], "next_cursor": "n"} | rest),
+        web.json_response({"jobs": [job("b", 1)], "next_cursor": None} | rest),
+        web.json_response({"events": [], "next_after": "n", "more": True}),
+        web.json_response({"events": [line], "next_after": "o", "more": False}),
+    ]
+    async with Client(fake.url) as client:
+        assert (await client.jobs({}, 10)).found == [job("b", 1)]
+        assert await client.events("b", "DEBUG") == ([line], True)
+    assert fake.replies == []
+
+
+@pytest.mark.parametrize("member", ["incomplete_reason", "reason"])
+async def test_a_list_without_the_database_is_incomplete_and_has_a_reason(fake, member):
+    why = {"complete": False, member: "the database is unreachable"}
+    fake.replies = [web.json_response({"jobs": [job("a", 1)], "next_cursor": None} | why) for _ in range(2)]
+    out, err = io.StringIO(), io.StringIO()
+    async with Client(fake.url) as client:
+        listed = await client.jobs({}, 50)
+        assert (listed.found, listed.more, listed.incomplete) == ([job("a", 1)], False, "the database is unreachable")
+        await listing.jobs(client, listing.Query(limit=50), listing.Form("json"), out, err)
+    assert json.loads(out.getvalue()) == [job("a", 1)]
+    assert err.getvalue() == "correlator: the list is incomplete: the database is unreachable\n"
+
+
+async def test_a_search_continues_over_empty_pages_and_ends_in_time(fake):
+    def page(*found, following):
+        return web.json_response({"jobs": list(found), "next_cursor": following, "complete": True})
+
+    fake.replies = [page(following="n"), page(following="m"), page(job("a", 1), following=None)]
+    async with Client(fake.url) as client:
+        assert (await client.jobs({"q": "x"}, 50)).found == [job("a", 1)]
+    fake.replies = [page(following=str(n)) for n in range(9)]
+    async with Client(fake.url, search_within=0.0) as client:
+        listed = await client.jobs({"q": "x"}, 50)
+    assert (listed.found, listed.more) == ([], True)
+    assert "not searched" in str(listed.incomplete)
+
+
 @pytest.mark.parametrize("url", ["ftp://h", "http://", "http://h:99999", "http://u:p@h", "http://h?q=1", "http://[::1"])
-def test_what_is_no_url_is_said(url):
+def test_an_invalid_url_is_rejected(url):
     with pytest.raises(BadRequest, match="no URL of a correlator"):
         Client(url)
 

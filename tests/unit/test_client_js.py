@@ -1,4 +1,4 @@
-"""The browser client: its own tests run in Node, and its types say what it exports."""
+"""The browser client: its tests run in Node, and its types match its exports."""
 
 import json
 import re
@@ -9,30 +9,34 @@ from pathlib import Path
 
 import pytest
 
-from correlator.jobs import wire
-from correlator.jobs.model import Shown, Status, StepRecord, View
+from correlator.jobs import job_document
+from correlator.jobs.model.facts import Status
+from correlator.jobs.model.rows import StepRecord
+from correlator.jobs.model.views import JobView, PublishedJob
+from tests.support.markdown import blocks
 
 TESTS = Path(__file__).parents[1] / "web"
 CLIENT = resources.files("correlator.web").joinpath("client.js")
+GUI = Path(__file__).parents[2] / "docs/gui.md"
 TYPES = resources.files("correlator.web").joinpath("client.d.ts")
 SUITES = sorted(path.name for path in TESTS.glob("*.test.mjs"))
 
 
 @pytest.fixture(scope="module")
 def node() -> str:
-    """Node, where it takes a .js file for a module without being told."""
+    """Node of a version that treats .js files as modules."""
     program = shutil.which("node")
     if program is None:
-        pytest.fail("node is not installed: make test installs it where it can (Debian: apt-get install nodejs)")
+        pytest.fail("node is not installed (Debian: apt-get install nodejs)")
     version = subprocess.run([program, "--version"], capture_output=True, text=True, check=True, timeout=20).stdout
     found = tuple(int(part) for part in version.strip().lstrip("v").split(".")[:2])
     if found < (20, 19):
-        pytest.fail(f"node {version.strip()} is older than 20.19, from which on it takes .js files for modules")
+        pytest.fail(f"node {version.strip()} is older than 20.19, which treats .js files as modules")
     return program
 
 
 @pytest.mark.parametrize("suite", SUITES)
-def test_the_client_keeps_its_promises(node: str, suite: str) -> None:
+def test_the_suites_in_node_pass(node: str, suite: str) -> None:
     done = subprocess.run([node, "--test", suite], cwd=TESTS, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
 
@@ -55,6 +59,58 @@ def test_its_types_declare_what_it_exports(node: str) -> None:
     }
 
 
+def test_the_copy_that_gui_md_describes_is_complete(node: str, tmp_path: Path) -> None:
+    commands = re.findall(r"^curl .*--output '(\S+)' 'http://127.0.0.1:8686/(\S+)'$", GUI.read_text(), re.MULTILINE)
+    for output, address in commands:
+        before, names, after = re.split(r"[{}]", address)
+        for name in names.split(","):
+            copy = tmp_path / output.replace("#1", name)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(resources.files("correlator.web").joinpath(before + name + after).read_bytes())
+    copied = (tmp_path / "lib/correlator/client.js").as_uri()
+    script = f"console.log(Object.keys(await import({json.dumps(copied)})).sort().join())"
+    done = subprocess.run(
+        [node, "--input-type=module", "--eval", script], capture_output=True, text=True, timeout=20, check=False
+    )
+    assert (done.stdout, done.stderr) == ("Correlator,merge,newest,remaining,subscribe\n", "")
+
+
+def test_the_example_of_gui_md_moves_its_bar_by_the_daemons_clock(node: str, tmp_path: Path) -> None:
+    (shown,) = (block.text for block in blocks("docs/gui.md") if block.text.startswith("import { remaining,"))
+    (tmp_path / "example.mjs").write_text(shown.replace("/correlator/client.js", "./client.mjs"))
+    (tmp_path / "client.mjs").write_text(f"""
+        export {{ remaining }} from {json.dumps(Path(str(CLIENT)).as_uri())};
+        export const subscribe = (id, onChange) => {{ globalThis.update = onChange; }};
+    """)
+    (tmp_path / "main.mjs").write_text("""
+        const page = { "#bar": {}, "#left": {} };
+        const at = (seconds) => new Date(seconds * 1000).toISOString();
+        let [now, shown, every] = [0, [], () => {}];
+        globalThis.document = { querySelector: (name) => page[name] };
+        globalThis.setInterval = (callback) => { every = callback; };
+        Date.now = () => now * 1000;
+        const show = (seconds) => {
+            now = seconds;
+            every();
+            shown.push([page["#bar"].value, page["#left"].textContent]);
+        };
+        await import("./example.mjs");
+        show(0);
+        const forecast = { ends_at: { p50: at(3700), p90: at(3900) }, as_of: at(3600), state: "on_track" };
+        const progress = { percent: 40, basis: "history" };
+        const job = { job_id: "a", started_at: at(3500), terminal: false, progress, forecast };
+        update({ job, connection: { ahead_ms: 3_600_000 } });
+        show(0);
+        show(50);
+        update({ job: { ...job, terminal: true, forecast: null, progress: { percent: 100 } }, connection: {} });
+        show(60);
+        console.log(JSON.stringify(shown));
+    """)
+    done = subprocess.run([node, "main.mjs"], cwd=tmp_path, capture_output=True, text=True, timeout=20, check=True)
+    said = ["about 2 min left, on_track", "about 1 min left, on_track"]
+    assert json.loads(done.stdout) == [[0, ""], [40, said[0]], [60, said[1]], [100, ""]]
+
+
 def _members(interface: str) -> set[str]:
     body = re.search(rf"^export interface {interface} \{{\n(.*?)^\}}", TYPES.read_text(), re.MULTILINE | re.DOTALL)
     assert body is not None
@@ -62,8 +118,8 @@ def _members(interface: str) -> set[str]:
 
 
 def test_its_types_name_the_members_of_a_job_document() -> None:
-    view = View("j", Status.RUNNING, steps=(StepRecord(1, "s"),))
-    document = wire.document(Shown(view, rev=1, updated_at=0))
+    view = JobView("j", Status.RUNNING, steps=(StepRecord(1, "s", error_cut=1),), error_cut=1)
+    document = job_document.document(PublishedJob(view, rev=1, updated_at=0, child_count=1, complete=False))
     assert _members("Job") == set(document)
     assert _members("Progress") == set(document["progress"])
     assert _members("Step") == set(document["steps"]["1"])

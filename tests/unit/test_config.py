@@ -5,57 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from correlator import config as configuration
-from correlator.config import load, read_tokens
+from correlator.config import loading as configuration
+from correlator.config.loading import load, read_tokens
+from correlator.config.rendering import redacted, reference
+from correlator.config.schema import (
+    Config,
+    Tls,
+    keys,
+    leaves,
+)
+from correlator.config.values import Secret
 from correlator.errors import ConfigError
-from correlator.settings import Config, Tls, keys, leaves, redacted, reference
-from correlator.values import Listen, MysqlUrl, Secret
 
-# The public contract: these names and defaults stay.
-DOCUMENTED = """
-[database]
-url = "mysql://correlator@127.0.0.1:3306/migratekit_oma"
-unix_socket = ""
-password_file = ""
-timezone = "auto"
-connect_timeout = 5.0
-query_timeout = 10.0
-driver = "auto"
-poll_interval = 0.02
-idle_poll_interval = 0.25
-gap_grace = 5.0
-reconcile_interval = 1.0
-[jobs]
-retention = "24h"
-max_jobs = 20000
-stalled_after = "10m"
-external_id_keys = ["external_job_id", "failover_job_id", "gui_job_id"]
-history = "24h"
-legacy = true
-[http]
-listen = "127.0.0.1:8686"
-insecure = false
-allowed_origins = []
-allowed_hosts = []
-tokens_file = ""
-tls_cert = ""
-tls_key = ""
-max_readers = 10000
-max_readers_per_address = 10000
-max_subscriptions = 100
-[mqtt]
-url = ""
-username = ""
-password_file = ""
-client_id = ""
-instance = ""
-prefix = "correlator/v1"
-[state]
-directory = ""
-[log]
-level = "info"
-format = "auto"
-"""
 TOPIC = "levels of an MQTT topic, e.g. correlator/v1: no + # NUL, no / at either end, no $ in front"
 SECRET = "hun/t@er2 5"
 
@@ -87,20 +48,16 @@ def problems(write):
 # What holds
 
 
-def test_without_file_and_environment_the_documented_defaults_hold():
-    config = load(None, {"HOME": "/home/me"})
-    assert config.database.url == MysqlUrl(user="correlator", host="127.0.0.1", port=3306, database="migratekit_oma")
-    assert (config.database.poll_interval, config.jobs.retention, config.jobs.stalled_after) == (0.02, 86400.0, 600.0)
-    assert config.http.listen == Listen(host="127.0.0.1", port=8686)
-    assert (config.mqtt.url, config.mqtt.prefix) == (None, "correlator/v1")
-    assert config.state.directory == Path("/home/me/.local/state/correlator")
+def test_without_file_and_environment_the_defaults_of_the_schema_hold(monkeypatch):
+    """But for the names that come from the host."""
+    monkeypatch.setattr("socket.gethostname", lambda: "box")
+    defaults = redacted(Config())
+    defaults["mqtt"] |= {"instance": "box", "client_id": "correlator-box"}
+    defaults["state"] |= {"directory": "/home/me/.local/state/correlator"}
+    assert redacted(load(None, {"HOME": "/home/me"})) == defaults
 
 
-def test_the_documented_file_is_read_as_it_stands_and_holds_the_defaults(write):
-    assert write(DOCUMENTED) == load(None, {"HOME": "/home/me"})
-
-
-def test_every_key_of_the_reference_is_its_default_and_a_documented_one(write):
+def test_every_key_of_the_reference_is_its_default_and_has_its_description(write):
     """Uncommented, the reference is a file that changes nothing, but for the tables that switch TLS on."""
     text = re.sub(r"^#(?=\S)", "", reference(), flags=re.MULTILINE)
     plain, loaded = load(None, {"HOME": "/home/me"}), write(text)
@@ -180,7 +137,7 @@ def test_an_unknown_name_in_the_environment_names_the_nearest_right_one(problems
     assert problems("", {name: "x"}) == (f"{name}: unknown; did you mean {nearest}?",)
 
 
-def test_names_without_a_section_belong_to_somebody_else(write):
+def test_environment_variables_without_a_section_are_ignored(write):
     write("", {"CORRELATOR_VERSION": "1", "CORRELATOR_PORT_80_TCP": "x", "OTHER__KEY": "x"})
 
 
@@ -325,6 +282,12 @@ def test_a_password_file_that_cannot_be_used_is_a_problem(problems, tmp_path):
     )
 
 
+def test_a_path_that_no_file_system_can_hold_is_a_problem(problems, write):
+    (line,) = problems("", {"CORRELATOR_MQTT__PASSWORD_FILE": "\udd00"})
+    assert line.endswith("expected a path that a file system can hold")
+    assert not write("", {"CREDENTIALS_DIRECTORY": "\udd00"}).mqtt.password
+
+
 def test_a_password_that_is_given_twice_is_refused(problems):
     for both in ('url = "mysql://u:x@h/d"\npassword = "y"', 'url = "mysql://u:x@h/d"\npassword_file = "/dev/null"'):
         (line,) = problems(f"[database]\n{both}")
@@ -338,7 +301,7 @@ def test_tokens_are_one_a_line_and_comments_do_not_count(write, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "# none yet\n", "two words\n"])
-def test_a_tokens_file_without_a_usable_token_does_not_open_the_door(problems, tmp_path, text):
+def test_a_tokens_file_without_a_usable_token_is_an_error(problems, tmp_path, text):
     (tmp_path / "tokens").write_text(text)
     (line,) = problems(f"[http]\ntokens_file = '{tmp_path / 'tokens'}'")
     assert line.startswith("http.tokens_file: ")
@@ -385,7 +348,7 @@ def test_every_key_has_a_description():
 
 
 @pytest.mark.parametrize("nothing", ["", "\n", " \r\n"])
-def test_a_credential_that_holds_nothing_is_not_given_but_a_file_that_is_named_must_hold_something(
+def test_an_empty_credential_counts_as_absent_but_a_configured_file_must_have_content(
     write, problems, nothing, tmp_path
 ):
     for name in ("db-password", "mqtt-password", "api-token"):
@@ -402,3 +365,12 @@ def test_a_credential_that_holds_nothing_is_not_given_but_a_file_that_is_named_m
 def test_a_file_that_is_nested_without_end_is_a_problem(problems):
     (line,) = problems("x = " + "[" * 20_000)
     assert "not TOML" in line
+
+
+def test_a_table_that_is_declared_twice_is_refused_with_the_line_of_the_first(problems):
+    again = reference() + '\n[database]\ntimezone = "UTC"\n'
+    first = again.splitlines().index("[database]") + 1
+    (line,) = problems(again)
+    assert f"a second [database]; the first is in line {first}: write the keys there" in line
+    assert "line " in line.split(": a second")[0]
+    assert "a second [database.tls]; the first is in line 1:" in problems("[database.tls]\n" * 2)[0]

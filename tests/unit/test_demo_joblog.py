@@ -14,11 +14,15 @@ import pytest
 
 from correlator.demo import sqlite
 from correlator.demo.clock import PastClock
-from correlator.demo.deck import plan
-from correlator.demo.joblog import Job, JobLog, JobStatus, Legacy, StepStatus
-from correlator.demo.plans import JobPlan
+from correlator.demo.joblog import (
+    Job,
+    JobLog,
+    JobStatus,
+    Legacy,
+    StepStatus,
+)
+from correlator.demo.player import Player
 from correlator.demo.sqlite import Lane
-from correlator.demo.stage import Stage
 from correlator.demo.values import Level, LogRow, go_json
 
 AT = datetime(2025, 9, 22, 15, 12, 13, 123456, UTC)
@@ -29,7 +33,6 @@ JOB = Job(
     operation="unified-live-failover",
     owner="system",
     external_id="unified-live-failover-pgtest2-1758553933",
-    context_external_id="unified-live-failover-pgtest2-1758553933",
 )
 
 
@@ -60,9 +63,16 @@ async def every_row(lane: Lane) -> list[LogRow]:
     """The rows of one job of each fate."""
     rows: list[LogRow] = []
     joblog = JobLog(lane, rows.append, zone=BERLIN, level=Level.DEBUG)
-    cards = ("failover failed", "failover panic", "failover skipped", "rollback twice", "bulk cancelled", "scheduler")
-    for number, card in enumerate(cards):
-        await Stage(joblog, Legacy(lane), PastClock(AT)).play(plan(card, Random(number)))
+    scenarios = (
+        "failover failed",
+        "failover panic",
+        "failover skipped",
+        "rollback twice",
+        "bulk cancelled",
+        "scheduler",
+    )
+    for number, scenario in enumerate(scenarios):
+        await Player(joblog, Legacy(lane), PastClock(AT)).play(scenario, Random(number))
     joblog.log(Level.INFO, "HTTP request", None, AT)
     return rows
 
@@ -121,7 +131,7 @@ def test_other_rows_have_columns_only_with_the_jobs_context(every_row):
 
 
 async def test_the_table_is_ahead_of_every_lifecycle_row(path, lane):
-    told: list[str] = []
+    messages: list[str] = []
 
     def check(row: LogRow) -> None:
         attrs = json.loads(row.attrs or "{}")
@@ -135,12 +145,12 @@ async def test_the_table_is_ahead_of_every_lifecycle_row(path, lane):
         elif row.message == "Job progress updated":
             want = attrs["percent"]
             assert table(path, f"SELECT percent_complete FROM job_tracking WHERE id = '{attrs['job_id']}'") == [(want,)]
-        told.append(row.message)
+        messages.append(row.message)
 
     joblog = JobLog(lane, check, zone=BERLIN, level=Level.DEBUG)
-    for card in ("failover panic", "rollback twice", "bulk cancelled"):
-        await Stage(joblog, Legacy(lane), PastClock(AT)).play(plan(card, Random(1)))
-    assert {"Job completed", "Job cancelled", "Step failed", "Job progress updated"} <= set(told)
+    for scenario in ("failover panic", "rollback twice", "bulk cancelled"):
+        await Player(joblog, Legacy(lane), PastClock(AT)).play(scenario, Random(scenario))
+    assert {"Job completed", "Job cancelled", "Step failed", "Job progress updated"} <= set(messages)
 
 
 async def test_times_are_utc_in_timestamp_columns_and_local_in_datetime_columns(path, lane):
@@ -168,8 +178,8 @@ async def test_progress_is_normally_in_the_table_alone(path, lane):
 
 async def test_a_job_that_ends_twice_is_as_it_ended_last(path, lane):
     rows: list[LogRow] = []
-    job = plan("rollback twice", Random(4))
-    await Stage(JobLog(lane, rows.append, zone=BERLIN), Legacy(lane), PastClock(AT)).play(job)
+    player = Player(JobLog(lane, rows.append, zone=BERLIN), Legacy(lane), PastClock(AT))
+    await player.play("rollback twice", Random(4))
     assert table(path, "SELECT status, error_message FROM job_tracking") == [("completed", None)]
     ends = [row for row in rows if row.message in ENDS_OF_JOBS]
     assert [row.message for row in ends] == ["Job failed", "Job completed"]
@@ -177,19 +187,20 @@ async def test_a_job_that_ends_twice_is_as_it_ended_last(path, lane):
 
 
 async def test_a_job_with_a_panicked_step_completes(path, lane):
-    job = plan("failover panic", Random(4))
-    await Stage(JobLog(lane, lambda _: None, zone=BERLIN), Legacy(lane), PastClock(AT)).play(job)
+    player = Player(JobLog(lane, lambda _: None, zone=BERLIN), Legacy(lane), PastClock(AT))
+    await player.play("failover panic", Random(4))
     assert table(path, "SELECT status FROM job_tracking") == [("completed",)]
     [(error,)] = table(path, "SELECT error_message FROM job_steps WHERE status = 'failed'")
     assert str(error).startswith("panic in step ")
 
 
 async def test_a_job_that_dies_stays_running_with_a_running_step(path, lane):
-    job = plan("died", Random(4))
-    assert isinstance(job, JobPlan)
-    await Stage(JobLog(lane, lambda _: None, zone=BERLIN), Legacy(lane), PastClock(AT)).play(job)
+    player = Player(JobLog(lane, lambda _: None, zone=BERLIN), Legacy(lane), PastClock(AT))
+    await player.play("died", Random(4))
     assert table(path, "SELECT status, completed_at FROM job_tracking") == [("running", None)]
-    assert table(path, "SELECT seq FROM job_steps WHERE status = 'running'") == [(len(job.steps),)]
+    assert table(path, "SELECT seq FROM job_steps WHERE status = 'running'") == table(
+        path, "SELECT MAX(seq) FROM job_steps"
+    )
 
 
 @pytest.mark.parametrize(
@@ -201,6 +212,6 @@ async def test_a_job_that_dies_stays_running_with_a_running_step(path, lane):
         ({"text": 'say "no"\n\x01'}, r'{"text":"say \"no\"\n\u0001"}'),
     ],
 )
-def test_json_looks_as_gos_encoder_writes_it(attrs, text):
+def test_json_is_written_as_by_go_s_encoder(attrs, text):
     assert go_json(attrs) == text
     assert json.loads(text) == attrs

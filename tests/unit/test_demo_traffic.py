@@ -10,18 +10,19 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import msgspec
 import pytest
 
 from correlator.demo import sqlite
 from correlator.demo.clock import LiveClock, PastClock
-from correlator.demo.deck import past, plans
 from correlator.demo.history import write_history
 from correlator.demo.joblog import JobLog, Legacy
-from correlator.demo.plans import Ending, Ids, JobPlan, LegacyPlan, StepEnding
+from correlator.demo.player import Player
+from correlator.demo.scenarios import Scenario, live, load
 from correlator.demo.sqlite import Lane
-from correlator.demo.stage import Stage, constructed_id
 from correlator.demo.traffic import Traffic
-from correlator.demo.writers import LogWriters, calm
+from correlator.demo.values import LogRow
+from correlator.demo.writers import CommitDelays, LogWriters
 
 NOW = datetime(2025, 9, 22, 15, 12, 13, 123456, UTC)
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -45,10 +46,13 @@ async def history(path: Path, seed: int) -> Path:
     return path
 
 
-def test_a_seed_gives_the_same_plans_again():
-    assert list(islice(plans(5), 60)) == list(islice(plans(5), 60))
-    assert list(islice(plans(5), 60)) != list(islice(plans(6), 60))
-    assert past(5, 24) == past(5, 24)
+def order(seed: int) -> list[str]:
+    return [name for name, _ in islice(live(seed), 60)]
+
+
+def test_a_seed_gives_the_same_scenarios_in_the_same_order():
+    assert order(5) == order(5)
+    assert order(5) != order(6)
 
 
 async def test_a_seed_gives_the_same_history_byte_by_byte(tmp_path):
@@ -57,35 +61,41 @@ async def test_a_seed_gives_the_same_history_byte_by_byte(tmp_path):
     assert dump(first) != dump(await history(tmp_path / "other.db", 6))
 
 
-def test_every_fate_is_soon_met():
-    dealt = list(islice(plans(1), 40))
-    jobs = [plan for plan in dealt if isinstance(plan, JobPlan)]
-    everybody = [*jobs, *(child for job in jobs for child in job.children)]
-    assert {job.ending for job in everybody} == set(Ending)
-    assert {job.ids for job in everybody} == set(Ids)
-    assert {step.ending for job in everybody for step in job.steps} == set(StepEnding)
-    assert any(isinstance(plan, LegacyPlan) for plan in dealt)
-    assert any(job.legacy_lead for job in jobs)
-    assert any(job.children for job in jobs)
-    assert {"SVR 2019/Prod", "büro-server"} & {job.vm for job in islice(plans(1), 200)}
+async def played(path: Path, count: int) -> list[str]:
+    """The messages of the log after the first `count` scenarios."""
+    sqlite.create(path)
+    rows: list[LogRow] = []
+    async with Lane(path) as lane:
+        player = Player(JobLog(lane, rows.append, zone=BERLIN), Legacy(lane), PastClock(NOW))
+        for name, random in islice(live(1), count):
+            await player.play(name, random)
+    return [row.message for row in rows]
 
 
-def test_no_two_jobs_share_a_uuid():
-    jobs = [plan for plan in [*islice(plans(1), 500), *past(1, 100)] if isinstance(plan, JobPlan)]
-    ids = [job.id for parent in jobs for job in (parent, *parent.children)]
-    assert len(set(ids)) == len(ids)
+async def test_every_scenario_and_every_kind_of_ending_comes_within_the_first_forty_jobs(tmp_path):
+    path = tmp_path / "appliance.db"
+    messages = await played(path, 40)
+    assert set(order(1)[:40]) | {"migration", "migration silent"} == set(load().scenario)
+    assert {"Job completed", "Job failed", "Job cancelled", "Panic recovered in step", "Step skipped"} <= set(messages)
+    assert table(path, "SELECT COUNT(*) > 0 FROM job_tracking WHERE status = 'running'") == [(1,)]
+    assert table(path, "SELECT DISTINCT status FROM failover_jobs ORDER BY 1") == [("completed",), ("failed",)]
+    alone = "SELECT COUNT(*) > 0 FROM failover_jobs WHERE job_id NOT IN (SELECT metadata ->> 'failover_job_id'"
+    assert table(path, f"{alone} FROM job_tracking WHERE metadata ->> 'failover_job_id' NOT NULL)") == [(1,)]
+    assert table(path, "SELECT COUNT(*) > 2 FROM job_tracking WHERE parent_job_id NOT NULL") == [(1,)]
+    [(names,)] = table(path, "SELECT GROUP_CONCAT(metadata) FROM job_tracking")
+    assert "SVR 2019/Prod" in names or "büro-server" in names
 
 
-def test_the_two_constructed_ids_differ_for_about_half_of_the_failovers():
-    failovers = [plan for plan in islice(plans(3), 400) if isinstance(plan, JobPlan) and plan.ids is Ids.BOTH]
-    differ = [constructed_id(plan, NOW, plan.skew) != constructed_id(plan, NOW, 0) for plan in failovers]
-    assert 0.35 < sum(differ) / len(differ) < 0.65
+async def test_the_two_constructed_ids_of_a_failover_differ_in_some_jobs_and_are_equal_in_others(tmp_path):
+    await played(tmp_path / "appliance.db", 40)
+    differ = "SELECT DISTINCT metadata ->> 'failover_job_id' <> external_job_id FROM job_tracking"
+    where = "WHERE job_type = 'failover' AND external_job_id NOT NULL ORDER BY 1"
+    assert table(tmp_path / "appliance.db", f"{differ} {where}") == [(0,), (1,)]
 
 
-@pytest.mark.parametrize("plan", list(islice(plans(2), 30)))
-def test_steps_last_one_to_twelve_seconds(plan):
-    steps = plan.steps if isinstance(plan, JobPlan) else ()
-    assert all(1 <= step.seconds <= 12 for step in steps if step.ending is not StepEnding.SKIPPED)
+def test_a_misspelt_member_of_a_scenario_is_refused():
+    with pytest.raises(msgspec.ValidationError, match="stpes"):
+        msgspec.convert({"stpes": ["validate"]}, Scenario)
 
 
 async def test_history_is_over_but_for_the_job_that_died(tmp_path):
@@ -97,6 +107,17 @@ async def test_history_is_over_but_for_the_job_that_died(tmp_path):
     [(last,)] = table(path, "SELECT MAX(ts) FROM log_events")
     assert str(last) < "2025-09-22 17:12:13.123456"
     assert table(path, "SELECT a.id FROM log_events a JOIN log_events b ON b.id = a.id + 1 WHERE a.ts > b.ts") == []
+
+
+async def test_each_operation_has_earlier_runs_whose_log_rows_are_gone(tmp_path):
+    path = await history(tmp_path / "appliance.db", 9)
+    of_weeks = "FROM job_tracking WHERE started_at < '2025-09-22 12:12:13'"
+    runs = dict(table(path, f"SELECT operation, COUNT(*) {of_weeks} AND status = 'completed' GROUP BY 1"))
+    operations = {s.operation.format(kind=kind) for s in load().scenario.values() for kind in ("live", "test")} - {""}
+    assert runs.keys() == operations
+    assert min(runs.values()) >= 8
+    assert table(path, f"SELECT COUNT(*) > 9 {of_weeks} AND status = 'failed'") == [(1,)]
+    assert table(path, f"SELECT 1 FROM log_events WHERE attrs ->> 'job_id' IN (SELECT id {of_weeks})") == []
 
 
 async def test_most_rows_belong_to_no_job_and_most_of_a_jobs_rows_have_null_columns(tmp_path):
@@ -116,17 +137,17 @@ async def test_the_first_job_is_known_to_the_gui_by_an_id_that_stands_in_no_colu
     known: list[str] = []
     async with Lane(path) as lane:
         joblog = JobLog(lane, lambda _: None, zone=BERLIN)
-        await Stage(joblog, Legacy(lane), PastClock(NOW), entered=known.append).play(next(plans(1)))
+        await Player(joblog, Legacy(lane), PastClock(NOW), on_start=known.append).play(*next(live(1)))
     [(column, metadata)] = table(path, "SELECT external_job_id, metadata FROM job_tracking")
     assert known == [json.loads(metadata)["failover_job_id"]]
     assert known != [column]
     assert json.loads(metadata)["external_job_id"] == column
 
 
-async def test_live_traffic_tells_in_the_log_what_stands_in_the_tables(tmp_path):
+async def test_live_traffic_logs_what_it_writes_into_the_tables(tmp_path):
     path = tmp_path / "appliance.db"
     sqlite.create(path)
-    writers = LogWriters(path, calm(), queue_size=10**6, flush=0.01)
+    writers = LogWriters(path, CommitDelays(lambda: 0.0, lambda: False), queue_size=10**6, flush=0.01)
     async with Lane(path) as lane, asyncio.timeout(DEADLINE), asyncio.TaskGroup() as group:
         traffic = Traffic(JobLog(lane, writers.put, zone=BERLIN), Legacy(lane), LiveClock(rate=1e4), seed=1)
         group.create_task(writers.run())
@@ -137,9 +158,8 @@ async def test_live_traffic_tells_in_the_log_what_stands_in_the_tables(tmp_path)
         playing.cancel()
         await asyncio.wait({playing})
         writers.stop()
-    told = dict(table(path, ENDS))  # of a job that ended twice, the later end
+    logged = dict(table(path, ENDS))  # of a job that ended twice, the later end
     states = dict(table(path, "SELECT id, 'Job ' || status FROM job_tracking"))
-    assert {job_id: states[job_id] for job_id in told} == told
+    assert {job_id: states[job_id] for job_id in logged} == logged
     starts = table(path, "SELECT json_extract(attrs, '$.job_id') FROM log_events WHERE message = 'Job started'")
-    assert set(told) <= {job_id for (job_id,) in starts}
-    assert not writers.dropped
+    assert set(logged) <= {job_id for (job_id,) in starts}

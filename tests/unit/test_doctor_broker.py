@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shlex
 import socket
-from collections.abc import AsyncIterator
+from typing import Any
 
 import aiomqtt
 import msgspec
@@ -14,12 +13,13 @@ import pytest
 from aiohttp import web
 
 from correlator import __version__
-from correlator.config import load
+from correlator.config.loading import load
 from correlator.doctor import broker, daemon, retained
 from correlator.doctor.broker import Tried
 from correlator.doctor.examination import examine
 from correlator.doctor.service import Setting
-from tests.servers import free_port
+from tests.support.fake_daemon import FakeDaemon
+from tests.support.servers import free_port
 
 
 def config(**settings):
@@ -35,47 +35,47 @@ SETTINGS = config(mqtt__username="correlator").mqtt
     [
         (Tried("5"), True, "ok", "publish and read"),
         (Tried("5", refused="Not authorized"), True, "failure", "Not authorized"),
-        (Tried("5", heard=False, status=False), False, "warning", "not read"),
+        (Tried("5", received=False, status=False), False, "warning", "not read"),
         (
-            Tried("5", heard=False, status=True),
+            Tried("5", received=False, status=True),
             True,
             "ok",
             "publish and read",
         ),  # may read its own topics, not the probe
         (Tried("5", denied=("correlator/v1/here/ext/+",)), True, "warning", "not read"),
-        (Tried("3.1.1", heard=False, status=False), False, "failure", "does not come back"),
+        (Tried("3.1.1", received=False, status=False), False, "failure", "does not come back"),
         (Tried("5", retains=False), False, "failure", "no retained"),
         (Tried("5", status=False), True, "warning", "holds nothing"),
         (Tried("5", status=False), False, "ok", "publish and read"),
     ],
 )
-def test_what_the_broker_lets_us_do_is_judged(tried, running, status, says):
+def test_the_permissions_at_the_broker_are_checked(tried, running, status, says):
     check = broker.judge_acl(SETTINGS, tried, running=running)
     assert (check.status, says in check.summary) == (status, True), check
     if status == "failure" and "retained" not in says:
-        assert "topic readwrite correlator/v1/here/#" in check.mend
+        assert any("topic readwrite correlator/v1/here/#" in command for command in check.fix)
 
 
 @pytest.mark.parametrize(
     ("code", "says"), [(5, "mosquitto_passwd"), (134, "mosquitto_passwd"), (136, "nc -vz 10.0.0.7 1883")]
 )
-def test_who_is_not_let_in_is_told_why(code, says):
+def test_a_refused_broker_login_has_its_fix(code, says):
     check = broker.judge_login(SETTINGS, aiomqtt.MqttCodeError(code, "refused"))
     assert check.status == "failure"
-    assert any(says in line for line in check.mend)
+    assert any(says in line for line in check.fix)
 
 
-def test_a_connection_that_ends_while_we_publish_is_told_with_what_an_acl_has_to_say():
+def test_a_connection_that_ends_during_the_publication_is_a_failure_with_the_acl_as_fix():
     check = broker.judge_lost(SETTINGS, aiomqtt.MqttError("Quota exceeded"))
     assert (check.status, check.summary) == ("failure", "the broker ended the connection: Quota exceeded")
-    assert "topic readwrite correlator/v1/here/#" in check.mend
+    assert any("topic readwrite correlator/v1/here/#" in command for command in check.fix)
 
 
 def status(state):
     return json.dumps({"state": state}).encode()
 
 
-def test_what_nobody_keeps_any_more_is_named_with_the_command_that_clears_it():
+def test_orphaned_topics_are_named_with_the_command_that_clears_them():
     topics = {
         "correlator/v1/here/status": status("offline"),  # ours, which may come back
         "correlator/v1/old/status": status("offline"),
@@ -93,7 +93,7 @@ def test_what_nobody_keeps_any_more_is_named_with_the_command_that_clears_it():
         'mosquitto_sub -h 10.0.0.7 -p 1883 -u correlator -P "$PASSWORD" -t',
         "--remove-retained --retained-only -W 5",
     )
-    assert check.mend == (
+    assert check.fix == (
         f"{begin} 'correlator/v1/old/#' {end}",
         f"{begin} correlator/v1/here/job/j1/state {end}",
     )
@@ -101,7 +101,7 @@ def test_what_nobody_keeps_any_more_is_named_with_the_command_that_clears_it():
 
 def test_the_name_of_an_instance_is_a_word_of_the_command_whatever_it_holds():
     topics = {"correlator/v1/'; rm -rf $HOME; '/status": status("offline")}
-    command = retained.judge_retained(SETTINGS, topics, []).mend[0]
+    command = retained.judge_retained(SETTINGS, topics, []).fix[0]
     assert "correlator/v1/'; rm -rf $HOME; '/#" in shlex.split(command)
 
 
@@ -125,8 +125,8 @@ correlator_reconcile_corrections_total{{kind="job_ended"}} 3.0
 @pytest.mark.parametrize(
     ("ready", "live", "metrics", "status", "says"),
     [
-        (READY, {"live": True}, METRICS, "ok", "ready, and well"),
-        (READY, {"live": True}, None, "ok", "ready, and well"),
+        (READY, {"live": True}, METRICS, "ok", "ready, all parts ok"),
+        (READY, {"live": True}, None, "ok", "ready, all parts ok"),
         (READY, {"live": False, "stuck": {"pipeline": 31.0}}, METRICS, "failure", "pipeline for 31.0 s"),
         (READY, {"live": True}, METRICS.replace(__version__, "0.0.1"), "warning", "0.0.1"),
         (
@@ -146,7 +146,7 @@ correlator_reconcile_corrections_total{{kind="job_ended"}} 3.0
         ),
     ],
 )
-def test_what_the_daemon_says_of_itself_is_judged(ready, live, metrics, status, says):
+def test_the_health_reports_of_the_daemon_are_judged(ready, live, metrics, status, says):
     check = daemon.judge(ready, live, metrics)
     assert (check.status, says in check.summary) == (status, True), check
 
@@ -169,71 +169,65 @@ def test_figures_of_the_daemon_are_read_from_its_metrics():
         ("localhost:3", "http://localhost:3"),
     ],
 )
-def test_the_daemon_is_looked_for_where_it_listens(listen, url):
+def test_the_url_of_the_daemon_is_its_listen_address(listen, url):
     assert daemon.url_of(config(http__listen=listen, http__insecure="true")) == url
 
 
 def test_an_address_that_cannot_be_listened_on_is_a_failure():
     assert daemon.bindable("127.0.0.1", free_port()).status == "ok"
-    assert daemon.bindable("192.0.2.1", free_port()).mend == ("ip -brief address",)
+    assert daemon.bindable("192.0.2.1", free_port()).fix == ("ip -brief address",)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert daemon.bindable("127.0.0.1", taken.getsockname()[1]).status == "failure"
 
 
-async def test_a_program_that_is_no_correlator_is_told_apart_and_one_that_is_silent_too(monkeypatch):
+async def test_a_silent_program_on_the_port_and_an_unreachable_url_are_failures(monkeypatch):
     monkeypatch.setattr(daemon, "ANSWER_WITHIN", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
-        found = await daemon.look(config(http__listen=f"127.0.0.1:{port}"), None, "")
+        found = await daemon.inspect(config(http__listen=f"127.0.0.1:{port}"), None, "")
         assert "does not answer within" in found.checks[0].summary
-        asked = await daemon.look(config(), f"127.0.0.1:{free_port()}", "")
+        asked = await daemon.inspect(config(), f"127.0.0.1:{free_port()}", "")
         assert asked.checks[0].status == "failure"
     assert msgspec.to_builtins(found.checks[0])["status"] == "failure"
 
 
-class Listener:
-    """Says that it is a daemon of ours, and keeps what it was shown by path."""
+class TokenRecorder(FakeDaemon):
+    """A fake daemon that records the tokens that it is sent. `/metrics` needs one."""
 
     def __init__(self) -> None:
-        self.shown: dict[str, str | None] = {}
-        self.hello: dict[str, object] = {}
-        self.port = free_port()
+        super().__init__()
+        self.scripts = [self._greet]
 
-    async def answer(self, request: web.Request) -> web.StreamResponse:
-        self.shown[request.path] = request.headers.get("Authorization")
+    @property
+    def tokens(self) -> dict[str, str | None]:
+        """The Authorization header of the last request for each path."""
+        return {request.path: request.headers.get("Authorization") for request in self.requests}
+
+    @property
+    def hello(self) -> dict[str, Any]:
+        return self.received[-1]
+
+    def reply(self, request: web.Request) -> web.Response:
         if request.path == "/metrics":
-            return web.Response(text=METRICS) if self.shown["/metrics"] else web.Response(status=401)
-        if request.path != "/ws":
-            return web.json_response(READY if request.path == "/health/ready" else {"live": True})
-        ws = web.WebSocketResponse()
-        await ws.prepare(request)
-        self.hello = await ws.receive_json()
-        await ws.send_json([{"type": "welcome", "epoch": "e1"}])
-        return ws
+            return web.Response(text=METRICS) if self.tokens["/metrics"] else web.Response(status=401)
+        return web.json_response(READY if request.path == "/health/ready" else {"live": True})
 
-    @contextlib.asynccontextmanager
-    async def open(self) -> AsyncIterator[Listener]:
-        app = web.Application()
-        app.router.add_get("/{path:.*}", self.answer)
-        runner = web.AppRunner(app)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", self.port).start()
-        try:
-            yield self
-        finally:
-            await runner.cleanup()
+    async def _greet(self, ws: web.WebSocketResponse) -> None:
+        await self.wait_for(ws, "hello")
+        await ws.send_json([{"type": "welcome", "epoch": "e1"}])
 
 
 @pytest.mark.parametrize("explicit", [False, True])
 async def test_no_token_is_shown_where_none_is_asked_for(monkeypatch, explicit):
     monkeypatch.setenv("CORRELATOR_TOKEN", "secret")
-    async with Listener().open() as listener:
+    async with TokenRecorder().running() as listener:
         address = f"127.0.0.1:{listener.port}"
-        found = await daemon.look(config(http__listen=address), address if explicit else None, "secret")
-    assert listener.shown == {
+        found = await daemon.inspect(config(http__listen=address), address if explicit else None, "secret")
+    assert listener.tokens == {
         "/health/ready": None,
         "/health/live": None,
         "/metrics": "Bearer secret",
+        "/api/v1/operations": "Bearer secret",
         "/ws": None,
     }
     assert listener.hello["token"] == "secret"
@@ -247,18 +241,18 @@ async def test_a_token_of_this_configuration_is_shown_where_that_listens_and_now
     tokens.chmod(0o600)
     monkeypatch.setenv("CORRELATOR_TOKEN", own)
 
-    async def look(url: str | None, **settings: object) -> daemon.Found:
+    async def found_at(url: str | None, **settings: object) -> daemon.Found:
         given = {"mqtt__url": "", "database__url": f"sqlite://{tmp_path}/none.db", "state__directory": tmp_path}
         chosen = config(**given, http__tokens_file=tokens, **settings)
         return (await examine(Setting(chosen, None, {}), url, own)).daemon
 
-    async with Listener().open() as listener:
+    async with TokenRecorder().running() as listener:
         address = f"127.0.0.1:{listener.port}"
-        elsewhere = await look(address)
-        assert listener.shown["/metrics"] == (f"Bearer {own}" if own else None)
+        elsewhere = await found_at(address)
+        assert listener.tokens["/metrics"] == (f"Bearer {own}" if own else None)
         assert listener.hello.get("token") == (own or None)
         assert (elsewhere.metrics is None) == (not own)
         if not own:
             assert "CORRELATOR_TOKEN" in elsewhere.checks[0].detail[0]
-        await look(None, http__listen=address)
-        assert listener.shown["/metrics"] == f"Bearer {own or 'secret'}"
+        await found_at(None, http__listen=address)
+        assert listener.tokens["/metrics"] == f"Bearer {own or 'secret'}"

@@ -75,7 +75,7 @@ def test_without_secrets_nothing_is_changed():
         ("SetCredential=hunter2", "SetCredential=***"),
     ],
 )
-def test_of_what_a_unit_sets_the_names_are_told_and_no_value(unit, shown):
+def test_variables_of_a_unit_are_in_the_bundle_without_their_values(unit, shown):
     hidden = without_values(unit)
     assert hidden == shown
     assert "hunter2" not in hidden
@@ -107,6 +107,6 @@ def test_the_file_is_its_owners_alone_and_replaces_an_older_one(tmp_path):
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_a_place_that_cannot_be_written_is_said(tmp_path):
+def test_a_target_that_cannot_be_written_is_an_error(tmp_path):
     with pytest.raises(Unwritten, match="cannot be written: No such file"):
         write(tmp_path / "nowhere" / "b.tar.gz", {})

@@ -6,12 +6,13 @@ import asyncio
 
 import pytest
 
-from correlator.config import load
+from correlator.config.loading import load
 from correlator.doctor import account, tables
 from correlator.doctor.link import guarded
+from correlator.doctor.service import Setting
 from correlator.errors import SourceUnavailable
-from correlator.sources import zones
-from correlator.sources.database import TABLES, Schema
+from correlator.sources.db import zones
+from correlator.sources.db.session import OLDER_GENERATION, TABLES, Schema
 
 NOW = 1_758_553_933.0  # 22 September 2025: summer time
 
@@ -21,12 +22,16 @@ def config(**settings):
     return load(None, {"HOME": "/tmp"} | {f"CORRELATOR_{k.upper()}": v for k, v in given.items()})
 
 
+def setting(**settings):
+    return Setting(config(**settings), None, {})
+
+
 def schema(*without):
     return Schema({t: {c: "text" for c in columns if f"{t}.{c}" not in without} for t, columns in TABLES.items()})
 
 
 @pytest.mark.parametrize(
-    ("code", "words", "mend"),
+    ("code", "words", "fix"),
     [
         (1045, "Access denied for user 'correlator'@'10.0.0.9' (using password: NO) (1045)", "'correlator'@'10.0.0.9'"),
         (
@@ -45,16 +50,18 @@ def schema(*without):
         (2003, "Can't connect to MySQL server on '10.0.0.5' (2003)", "nc -vz 10.0.0.5 3306"),
     ],
 )
-def test_each_way_to_be_refused_has_its_own_remedy(code, words, mend):
-    check = account.refused(config(), words, code)
+def test_each_refusal_of_the_login_has_its_own_fix(code, words, fix):
+    check = account.refused(setting(), words, code)
     assert check.status == "failure"
     assert check.summary == words
-    assert any(mend in line for line in check.mend), check.mend
+    assert any(fix in line for line in check.fix), check.fix
 
 
-def test_a_server_on_this_host_that_does_not_answer_is_looked_for_in_systemd():
+def test_the_fix_for_a_silent_server_on_this_host_is_its_unit_status():
     local = config(database__url="mysql://correlator@127.0.0.1/mig_oma")
-    assert account.refused(local, "no connection within 5 s", None).mend == ("systemctl status mariadb",)
+    assert account.refused(Setting(local, None, {}), "no connection within 5 s", None).fix == (
+        "systemctl status mariadb",
+    )
 
 
 @pytest.mark.parametrize(
@@ -72,30 +79,33 @@ def test_a_connection_in_the_clear_is_warned_of_where_it_leaves_this_host(settin
 
 
 def test_rights_are_judged_by_what_is_followed():
-    who = "`correlator`@`%`"
-    grants = [f"GRANT USAGE ON *.* TO {who}", *(f"GRANT SELECT ON `mig_oma`.`{t}` TO {who}" for t in list(TABLES)[:3])]
+    user = "`correlator`@`%`"
+    grants = [
+        f"GRANT USAGE ON *.* TO {user}",
+        *(f"GRANT SELECT ON `mig_oma`.`{t}` TO {user}" for t in list(TABLES)[:3]),
+    ]
     assert account.judge_rights(config(), grants).status == "failure"
-    assert account.judge_rights(config(), grants).mend == (f"GRANT SELECT ON `mig_oma`.`failover_jobs` TO {who};",)
+    assert account.judge_rights(config(), grants).fix == (f"GRANT SELECT ON `mig_oma`.`failover_jobs` TO {user};",)
     assert account.judge_rights(config(jobs__legacy="false"), grants).status == "ok"
-    wide = [*grants, f"GRANT SELECT, DELETE ON `mig_oma`.* TO {who}"]
+    wide = [*grants, f"GRANT SELECT, DELETE ON `mig_oma`.* TO {user}"]
     assert account.judge_rights(config(), wide).status == "warning"
 
 
 def test_a_doorbell_needs_one_right_more():
-    who = "`correlator`@`%`"
-    grants = [f"GRANT USAGE ON *.* TO {who}", *(f"GRANT SELECT ON `mig_oma`.`{t}` TO {who}" for t in TABLES)]
+    user = "`correlator`@`%`"
+    grants = [f"GRANT USAGE ON *.* TO {user}", *(f"GRANT SELECT ON `mig_oma`.`{t}` TO {user}" for t in TABLES)]
     check = account.judge_rights(config(database__doorbell="true"), grants)
-    assert (check.status, check.mend) == ("warning", (f"GRANT REPLICATION SLAVE ON *.* TO {who};",))
-    rung = [f"GRANT REPLICATION SLAVE ON *.* TO {who}", *grants[1:]]
-    assert account.judge_rights(config(database__doorbell="true"), rung).status == "ok"
-    assert account.judge_rights(config(), rung).status == "warning"
+    assert (check.status, check.fix) == ("warning", (f"GRANT REPLICATION SLAVE ON *.* TO {user};",))
+    with_doorbell = [f"GRANT REPLICATION SLAVE ON *.* TO {user}", *grants[1:]]
+    assert account.judge_rights(config(database__doorbell="true"), with_doorbell).status == "ok"
+    assert account.judge_rights(config(), with_doorbell).status == "warning"
 
 
 @pytest.mark.parametrize(
     ("without", "status", "named"),
     [
         ((), "ok", "current"),
-        (tuple(tables.OLDER_GENERATION), "ok", "older generation"),
+        (tuple(OLDER_GENERATION), "ok", "older generation"),
         (("job_tracking.metadata",), "warning", "job_tracking.metadata"),
         (tuple(f"job_steps.{c}" for c in TABLES["job_steps"]), "warning", "job_steps"),
         (("log_events.ts",), "failure", "log_events"),
@@ -120,12 +130,12 @@ BERLIN = zones.named("Europe/Berlin")
     [
         (BERLIN, 7200, [0.4, 1.2, 0.9], "ok", "UTC+02:00"),
         (BERLIN, 0, [0.4, 1.2, 30.0], "ok", "UTC+02:00"),  # the jobs prove it, whatever the server's zone
-        (BERLIN, 0, [], "warning", "no job tells"),
+        (BERLIN, 0, [], "warning", "no job shows"),
         (BERLIN, 0, [-7199.8, -7198.0, -7140.1], "failure", "wrong by 2 h: DATETIME columns are at UTC+00:00"),
         (zones.fixed(0), 0, [19800.3, 19801.0], "failure", "wrong by 5.5 h: DATETIME columns are at UTC+05:30"),
         (zones.fixed(-12600), -12600, [0.0], "ok", "UTC-03:30"),
         (BERLIN, 7200, [0.4, 3600.2, 500.0], "ok", "UTC+02:00"),  # one job that waited for an hour
-        (BERLIN, 7200, [400.0, 1300.0], "ok", "UTC+02:00"),  # first steps that tell nothing
+        (BERLIN, 7200, [400.0, 1300.0], "ok", "UTC+02:00"),  # first steps without information
     ],
 )
 def test_a_wrong_zone_shows_in_the_first_steps_of_jobs(zone, offset, errors, status, says):
@@ -133,7 +143,7 @@ def test_a_wrong_zone_shows_in_the_first_steps_of_jobs(zone, offset, errors, sta
     assert (check.status, says in check.summary) == (status, True), check
 
 
-def test_a_zone_without_rules_is_said_to_be_one():
+def test_a_zone_without_daylight_saving_rules_is_noted():
     check = tables.judge_zone("auto", zones.fixed(3600), 3600, [], NOW)
     assert check.status == "ok"
     assert "daylight saving" in check.detail[0]
@@ -153,13 +163,12 @@ def test_a_zone_without_rules_is_said_to_be_one():
 def test_clocks_that_differ_are_noted_and_then_wrong(ahead, took, status):
     check = tables.judge_clock(ahead, took)
     assert check.status == status
-    assert bool(check.mend) == (status != "ok")
+    assert bool(check.fix) == (status != "ok")
 
 
-async def test_a_look_that_hangs_or_breaks_is_one_failed_check():
+async def test_a_check_that_hangs_or_raises_is_one_failed_check():
     async def hangs():
         await asyncio.sleep(60)
-        return ()
 
     async def breaks():
         raise KeyError("surprise")
@@ -167,7 +176,7 @@ async def test_a_look_that_hangs_or_breaks_is_one_failed_check():
     async def away():
         raise SourceUnavailable("MariaDB: gone")
 
-    found = [(await guarded("x", 0.02, look))[0] for look in (hangs, breaks, away)]
+    found = [await guarded("x", 0.02, work()) for work in (hangs, breaks, away)]
     assert [check.status for check in found] == ["failure"] * 3
     assert "within 0.02 s" in found[0].summary
     assert "KeyError" in found[1].summary

@@ -6,17 +6,24 @@ import io
 import os
 import shutil
 import sqlite3
+import subprocess
 import time
 from types import SimpleNamespace
 
 import pytest
 
-from correlator import config as configuration
-from correlator.checkpoint import Changes, Checkpoint
-from correlator.doctor import host, kept, printed, service
+from correlator.config import loading as configuration
+from correlator.doctor import (
+    account,
+    checkpoint_file,
+    host,
+    printed,
+    service,
+)
 from correlator.doctor.check import Report, failure, ok, warning
 from correlator.doctor.service import Setting
-from correlator.jobs.model import Cursor, Memory
+from correlator.jobs.model.persisted import Cursor, IndexState
+from correlator.pipeline.checkpoint import Changes, Checkpoint
 
 
 def setting(file=None, **settings):
@@ -27,13 +34,13 @@ def setting(file=None, **settings):
 # -- secrets
 
 
-def test_a_secret_that_everybody_can_read_is_a_failure_with_the_command_that_hides_it(tmp_path):
+def test_a_world_readable_secret_is_a_failure_with_the_command_that_fixes_it(tmp_path):
     file = tmp_path / "tokens"
     file.write_text("a-token\n")
     file.chmod(0o644)
     check = host.secrets(setting(http__tokens_file=file))
     assert check.status == "failure"
-    assert check.mend == (f"chmod o-rwx {file}",)
+    assert check.fix == (f"chmod o-rwx {file}",)
     file.chmod(0o640)
     assert host.secrets(setting(http__tokens_file=file)).status == "ok"
 
@@ -58,7 +65,7 @@ def test_a_configuration_counts_as_secret_where_it_holds_a_password(tmp_path, te
 
 
 @pytest.mark.parametrize(("free", "status"), [(10**10, "ok"), (3 * 10**8, "warning"), (10**7, "failure")])
-def test_a_disk_that_fills_up_is_told_before_it_is_full(tmp_path, monkeypatch, free, status):
+def test_a_disk_that_fills_up_is_reported_before_it_is_full(tmp_path, monkeypatch, free, status):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
     assert host.directory(setting(state__directory=tmp_path).config).status == status
 
@@ -84,20 +91,20 @@ def checkpoint(tmp_path):
     """One that an earlier run left."""
     written = Checkpoint(tmp_path / "checkpoint.sqlite", URL)
     written.open()
-    written.write(Changes(time.time(), Cursor(head=77), Memory(), {}, {1: ("j", b"{}")}))
+    written.write(Changes(time.time(), Cursor(head=77), IndexState(), {}, {1: ("j", b"{}")}))
     yield written
     written.close()
 
 
-def look(tmp_path, url=URL):
-    return kept.checkpoint(setting(state__directory=tmp_path, database__url=url).config)
+def inspect_checkpoint(tmp_path, url=URL):
+    return checkpoint_file.checkpoint(setting(state__directory=tmp_path, database__url=url).config)
 
 
-def test_a_checkpoint_is_told_in_figures_and_left_as_it_is(tmp_path, checkpoint):
+def test_a_checkpoint_is_reported_in_numbers_and_not_changed(tmp_path, checkpoint):
     checkpoint.close()
     before = {f.name: f.read_bytes() for f in tmp_path.iterdir()}
-    check, figures = look(tmp_path)
-    assert check == ok(kept.CHECKPOINT, "0 jobs and 1 events, up to row 77 of the log")
+    check, figures = inspect_checkpoint(tmp_path)
+    assert check == ok(checkpoint_file.CHECKPOINT, "0 jobs and 1 events, up to row 77 of the log")
     assert (figures.head, figures.events, figures.source) == (77, 1, URL)
     assert {f.name: f.read_bytes() for f in tmp_path.iterdir()} == before
 
@@ -107,11 +114,14 @@ def test_a_checkpoint_that_was_left_in_a_crash_is_read_with_its_log(tmp_path, ch
     crashed.mkdir()
     for file in tmp_path.glob("checkpoint.sqlite*"):
         shutil.copyfile(file, crashed / file.name)
-    assert look(crashed)[1].head == 77
+    assert inspect_checkpoint(crashed)[1].head == 77
 
 
 def test_none_is_no_failure(tmp_path):
-    assert look(tmp_path) == (ok(kept.CHECKPOINT, look(tmp_path)[0].summary), None)
+    assert inspect_checkpoint(tmp_path) == (
+        ok(checkpoint_file.CHECKPOINT, inspect_checkpoint(tmp_path)[0].summary),
+        None,
+    )
 
 
 def damage(file):
@@ -147,13 +157,13 @@ def renumber(file):
 def test_a_checkpoint_that_the_next_start_would_set_aside_is_warned_of(tmp_path, checkpoint, change, says):
     checkpoint.close()
     change(tmp_path / "checkpoint.sqlite")
-    check, _ = look(tmp_path)
+    check, _ = inspect_checkpoint(tmp_path)
     assert (check.status, says in check.summary) == ("warning", True), check
 
 
 def test_a_checkpoint_of_another_database_is_warned_of(tmp_path, checkpoint):
     checkpoint.close()
-    assert "another database" in look(tmp_path, "mysql://u@other/d")[0].summary
+    assert "another database" in inspect_checkpoint(tmp_path, "mysql://u@other/d")[0].summary
 
 
 # -- the unit
@@ -183,14 +193,12 @@ def test_a_checkpoint_of_another_database_is_warned_of(tmp_path, checkpoint):
 def test_the_state_of_the_unit_is_judged(said, status, says):
     check = service.judge_unit(said)
     assert check.status == status
-    assert says in " ".join((check.summary, *check.detail, *check.mend))
+    assert says in " ".join((check.summary, *check.detail, *check.fix))
 
 
 async def test_a_program_that_does_not_end_is_ended():
-    began = time.monotonic()
     with pytest.raises(TimeoutError):
-        await service.run("sleep", "60", within=0.05)
-    assert time.monotonic() - began < 5
+        await service.run("sleep", "1000", within=0.05)
 
 
 # -- what the service has and a shell has not
@@ -209,7 +217,7 @@ def installed(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_from_a_shell_the_credentials_and_the_state_of_the_service_are_taken(installed):
+def test_from_a_shell_the_credentials_and_the_state_of_the_service_are_used(installed):
     found = service.load(None, {"HOME": "/root"}).config
     assert found.database.password.reveal() == "from-etc"
     assert found.state.directory == installed / "var"
@@ -223,10 +231,46 @@ def test_before_its_first_start_the_state_is_where_the_unit_will_have_it(install
     assert service.load(None, {"HOME": "/root"}).config.state.directory == installed / "later"
 
 
-def test_the_credentials_that_the_service_holds_come_first(installed):
+@pytest.fixture
+def running(installed):
+    """The service runs: it has copies of its secrets, blank ones of those that are not there."""
     (installed / "run").mkdir()
-    (installed / "run" / "db-password").write_text("from-run\n")
-    assert service.load(None, {"HOME": "/root"}).config.database.password.reveal() == "from-run"
+    for name, text in (("db-password", "from-etc"), ("mqtt-password", ""), ("api-token", "")):
+        (installed / "run" / name).write_text(text + "\n")
+        (installed / "run" / name).chmod(0o400)
+    (installed / "etc" / "db-password").chmod(0o600)
+    return installed
+
+
+def test_what_a_file_holds_now_is_tried_and_not_the_copy_of_the_running_service(running):
+    (running / "etc" / "db-password").write_text("newer\n")
+    found = service.load(None, {"HOME": "/root"})
+    assert found.config.database.password.reveal() == "newer"
+    check = host.secrets(found)
+    assert (check.status, check.fix) == ("warning", ("systemctl restart correlator",))
+    assert f"{running}/etc/db-password" in check.summary
+    assert "until it is restarted" in " ".join(account.refused(found, "Access denied (1045)", 1045).detail)
+
+
+def test_a_world_readable_file_is_found_behind_the_service_s_private_copy(running):
+    found = service.load(None, {"HOME": "/root"})
+    assert host.secrets(found) == ok(host.SECRETS, "1 file with a secret, not readable by every user")
+    (running / "etc" / "db-password").chmod(0o644)
+    check = host.secrets(found)
+    assert check.status == "failure"
+    subprocess.run(["sh", "-ec", "\n".join(check.fix)], check=True)
+    assert host.secrets(found).status == "ok"
+
+
+def test_a_secret_from_a_drop_in_is_read_from_the_service_s_copy(running, monkeypatch):
+    monkeypatch.setattr(service, "UNIT_FILES", (running / "correlator.service",))
+    (running / "correlator.service.d").mkdir()
+    (running / "correlator.service.d" / "vault.conf").write_text("[Service]\nLoadCredential=db-password:/srv/vault\n")
+    (running / "run" / "db-password").chmod(0o600)
+    (running / "run" / "db-password").write_text("from-vault\n")
+    found = service.load(None, {"HOME": "/root"})
+    assert found.config.database.password.reveal() == "from-vault"
+    assert host.secrets(found).status == "ok"
 
 
 def test_what_the_shell_names_itself_holds_and_another_file_is_another_matter(installed, tmp_path):
@@ -268,7 +312,7 @@ def shown(stream, environ):
 def test_what_failed_stands_last_and_is_known_by_its_sign():
     lines = shown(Pipe(), {}).splitlines()
     assert [line[2] for line in lines if line[2:3] in "✓!✗"] == ["✓", "!", "✗"]
-    assert lines[-1] == "correlator 1.0: 1 ok, 1 warning, 1 failure; what stands after > mends it"
+    assert lines[-1] == "correlator 1.0: 1 ok, 1 warning, 1 failure. Run the commands marked > to fix it."
 
 
 def test_columns_are_aligned_and_commands_never_wrapped(monkeypatch):
@@ -288,12 +332,12 @@ def test_colours_are_for_terminals_and_only_where_they_are_wanted(monkeypatch):
     assert "\x1b[3" not in shown(Terminal(), {})
 
 
-def test_somebody_elses_text_is_no_command_to_the_terminal(monkeypatch):
+def test_foreign_text_contains_no_terminal_commands(monkeypatch):
     monkeypatch.setenv("NO_COLOR", "1")
     assert "it is\\x1b[31m bad" in shown(Pipe(), {})
 
 
-def test_a_terminal_without_unicode_gets_signs_that_it_has():
+def test_a_terminal_without_unicode_gets_ascii_symbols():
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="backslashreplace")
     printed.show(REPORT, stream, {})
     stream.flush()

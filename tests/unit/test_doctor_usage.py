@@ -6,7 +6,7 @@ import json
 
 from correlator.doctor import usage
 from correlator.doctor.usage import Log, Tables
-from correlator.jobs.model import JobRecord, LegacyRecord, LogRow, StepRecord
+from correlator.jobs.model.rows import JobRecord, LegacyRecord, LogRow, StepRecord
 
 KEYS = ("external_job_id", "failover_job_id")
 NOW = 1_758_600_000_000_000
@@ -36,15 +36,15 @@ def legacy(job_id):
 
 
 def log(*rows):
-    heard = Log(KEYS)
-    heard.hear(rows)
-    return heard
+    summary = Log(KEYS)
+    summary.add(rows)
+    return summary
 
 
-def test_the_share_of_rows_without_a_job_is_told_with_how_many_were_looked_at():
+def test_the_share_of_rows_without_a_job_is_reported_with_the_number_examined():
     check = usage.judge_rows(log(row(), row(), row(), row(job_id="j")), Tables((job("j"),)))
     assert check.status == "ok"
-    assert check.summary.startswith("3 of 4 (75 %) rows belong to no job; looked at: 4 rows")
+    assert check.summary.startswith("3 of 4 (75 %) rows belong to no job; examined: 4 rows")
 
 
 def test_a_log_that_is_empty_or_names_no_job_is_warned_of():
@@ -63,38 +63,36 @@ def test_failovers_without_an_external_id_are_warned_of_and_schedulers_are_not()
 
 
 def test_an_id_that_only_a_row_ties_to_a_job_counts():
-    tied = log(row(external="gui-9", job="lost"))
-    assert usage.judge_ids(tied, Tables((job("lost"),))).status == "ok"
+    attributed = log(row(external="gui-9", job="lost"))
+    assert usage.judge_ids(attributed, Tables((job("lost"),))).status == "ok"
 
 
 def test_ids_of_rows_that_no_job_has_are_candidates():
-    heard = log(
-        row(external="tied", job="j"),
+    summary = log(
+        row(external="attributed", job="j"),
         row(external="gui-1"),
         row(external="legacy-1"),
         row(external="nowhere"),
         row(external_job_id="in-attrs"),
     )
     found = Tables((job("j"),), older=(job("old", failover_job_id="gui-1"),), legacy=(legacy("legacy-1"),))
-    assert usage.candidates(heard, found) == ["in-attrs", "nowhere"]
+    assert usage.candidates(summary, found) == ["in-attrs", "nowhere"]
 
 
 def test_ids_that_lead_nowhere_are_given_as_examples():
-    heard = log(*(row(external=f"id-{n}") for n in range(9)))
+    summary = log(*(row(external=f"id-{n}") for n in range(9)))
     names = [f"id-{n}" for n in range(7)]
-    check = usage.judge_unresolved(heard, Tables(()), names, 2)
+    check = usage.judge_unresolved(summary, Tables(()), names, 2)
     assert check.status == "warning"
     assert check.summary == "9 of 9 (100 %) external IDs lead nowhere"
     assert check.detail[0] == "e.g. id-0, id-1, id-2, id-3, id-4, and 2 more"
-    assert check.mend == ("correlator tap --job id-0",)
-    assert usage.judge_unresolved(heard, Tables(()), [], 0).status == "ok"
+    assert check.fix == ("correlator tap --job id-0",)
+    assert usage.judge_unresolved(summary, Tables(()), [], 0).status == "ok"
 
 
 def test_the_key_under_which_such_an_id_stands_is_found():
     check = usage.judge_unresolved(log(row(external="x")), Tables((job("j", ui_job="x"),)), ["x"], 0)
-    assert check.mend == (
-        'external_id_keys = ["external_job_id", "failover_job_id", "ui_job"] under [jobs] in the configuration',
-    )
+    assert check.fix == ('jobs.external_id_keys = ["external_job_id", "failover_job_id", "ui_job"]',)
 
 
 def test_legacy_rows_without_a_joblog_job_are_named():
@@ -103,7 +101,7 @@ def test_legacy_rows_without_a_joblog_job_are_named():
     check = usage.judge_legacy(log(), found, ["alone"], legacy=True)
     assert (check.status, check.detail[0]) == ("warning", "e.g. alone")
     assert usage.judge_legacy(log(), found, [], legacy=True).status == "ok"
-    assert usage.judge_legacy(log(), found, ["alone"], legacy=False).mend
+    assert usage.judge_legacy(log(), found, ["alone"], legacy=False).fix
 
 
 def ended(job_id):
@@ -115,7 +113,7 @@ def steps(job_id, *numbers):
     return {job_id: [StepRecord(n, "s", n, "completed", at, at + 1) for n in numbers]}
 
 
-def test_ends_that_only_the_tables_tell_are_counted_as_dropped():
+def test_ends_that_only_the_tables_show_are_counted_as_dropped():
     whole = log(
         ended("a"),
         row("Step started", job_id="a", step_id=1),
@@ -136,10 +134,23 @@ def test_a_log_that_lacks_nothing_is_well():
     assert usage.judge_drops(log(ended("a")), Tables((job("a"),)), NOW, None).status == "ok"
 
 
-def test_what_ended_just_now_or_before_what_was_looked_at_is_not_missed():
+def test_ends_of_the_last_minute_or_before_the_examined_period_are_not_missed():
     fresh = Tables((job("a", ended=0),))
     assert usage.judge_drops(log(row(ago=30)), fresh, NOW, None).status == "ok"
     partial = log(row(ago=5))
     partial.whole = False
     assert usage.judge_drops(partial, Tables((job("a", ended=8),)), NOW, None).status == "ok"
     assert usage.judge_drops(partial, Tables((job("a", ended=3),)), NOW, None).status == "warning"
+
+
+def test_operations_without_a_forecast_are_named_and_are_no_warning():
+    kinds = ("failover", "live"), ("failover", "live"), ("replication", "copy"), (None, "scan"), ("other", None)
+    jobs = [JobRecord(str(n), job_type=kind, operation=operation) for n, (kind, operation) in enumerate(kinds)]
+    found = Tables(tuple(jobs[:3]), older=tuple(jobs[3:]))
+    check = usage.judge_operations(found, {("replication", "copy"): 3, ("", "scan"): 2, ("failover", "test"): 50})
+    assert check.status == "ok"
+    assert check.summary == "2 of 3 (67 %) operations of two days have no forecast yet"
+    assert check.detail == ("Fewer than 3 completed runs are known of: live (failover), scan (without type)",)
+    every = {("replication", "copy"): 3, ("failover", "live"): 100, ("", "scan"): 4}
+    assert usage.judge_operations(found, every).summary.startswith("all 3 operations of two days")
+    assert usage.judge_operations(Tables(()), {}).summary == "no job with an operation in two days"

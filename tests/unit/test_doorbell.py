@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from correlator.backoff import Backoff
 from correlator.errors import SourceUnavailable
-from correlator.sources import binlog
-from correlator.sources.binlog import Changes, Ended
-from correlator.sources.database import TABLES
-from correlator.sources.doorbell import SAY_AGAIN, Doorbell
-from tests.servers import eventually
+from correlator.sources.db.session import TABLES
+from correlator.sources.doorbell import binlog
+from correlator.sources.doorbell.binlog import Changes, Ended
+from correlator.sources.doorbell.doorbell import WARN_EVERY, Doorbell
+from tests.support.eventually import eventually
 
 GTID, XID, HEARTBEAT, ROWS = 162, 16, 27, 23
 
@@ -51,7 +51,7 @@ def transaction(*events: bytes) -> bytes:
     return event(GTID, bytes(19)) + b"".join(events) + event(XID, bytes(8))
 
 
-def test_rows_of_our_tables_are_counted_by_table():
+def test_rows_of_followed_tables_are_counted_by_table():
     stream = transaction(event(binlog.TABLE_MAP, MAPPED), event(ROWS, b"row")) + transaction(
         mapped(b"migratekit_oma", b"job_steps"), event(ROWS), mapped(b"migratekit_oma", b"log_events"), event(ROWS)
     )
@@ -158,10 +158,10 @@ async def test_a_doorbell_that_stays_away_is_warned_of_once_in_ten_minutes_and_s
     try:
         await eventually(lambda: database.asked > 20)
         assert [r.levelname for r in caplog.records] == ["WARNING"]
-        told = bell.describe()
-        assert (told["ok"], told["up"]) == (True, False)
-        assert "no route" in told["error"]
-        now += SAY_AGAIN
+        described = bell.describe()
+        assert (described["ok"], described["up"]) == (True, False)
+        assert "no route" in described["error"]
+        now += WARN_EVERY
         await eventually(lambda: len(caplog.records) > 1)
         asked = database.asked
         await eventually(lambda: database.asked > asked + 20)

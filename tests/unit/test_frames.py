@@ -1,4 +1,4 @@
-"""What a websocket client may say, and the bytes around what it is told (RFC 6455)."""
+"""The messages that a websocket client may send, and the frames around those that it gets (RFC 6455)."""
 
 import json
 import re
@@ -8,8 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from correlator.errors import BadRequest
-from correlator.sinks import frames
-from correlator.sinks.frames import Get, Hello, Ping, Subscribe, Unsubscribe, decode, text_frame
+from correlator.sinks.http import frames
+from correlator.sinks.http.frames import (
+    Get,
+    Hello,
+    Ping,
+    Subscribe,
+    Unsubscribe,
+    decode,
+    text_frame,
+)
 
 
 @pytest.mark.parametrize(
@@ -122,6 +130,6 @@ def test_a_text_frame_is_final_unmasked_and_says_its_length(size, header):
 
 
 @pytest.mark.parametrize("resume", ['{"epoch":"e","seq":1}', "null", "7", '"odd"'])
-def test_any_resume_is_taken_as_it_stands(resume):
+def test_any_resume_value_is_decoded(resume):
     (said,) = decode(f'{{"type":"hello","version":1,"resume":{resume}}}')
     assert said == Hello(1, resume=json.loads(resume))

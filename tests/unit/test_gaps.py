@@ -2,7 +2,7 @@
 
 import pytest
 
-from correlator.sources.gaps import MAX_EXACT, MAX_INTERVAL, MAX_RANGES, Gaps
+from correlator.sources.log.gaps import MAX_EXACT, MAX_INTERVAL, MAX_RANGES, Gaps
 
 GRACE = 5.0
 
@@ -122,19 +122,19 @@ def test_what_is_cold_is_swept_now_and_then():
     assert found.sweep(now + 10) is not None
 
 
-def test_a_window_is_given_up_by_a_last_look_and_not_by_time_alone():
+def test_a_window_is_given_up_by_a_last_probe_and_not_by_time_alone():
     found, now = settled(4)
     early = found.sweep(now + 599)
     assert early is not None
     found.answer(early, [], now + 700)
-    assert len(found.cold) == 1, "the look began too early to be the last"
+    assert len(found.cold) == 1, "the probe began too early to be the last"
     last = found.sweep(now + 5000)
-    assert last is not None, "however long nobody could look"
+    assert last is not None, "however long no probe was possible"
     found.answer(last, [], now + 5000)
     assert (found.cold, found.open, found.fill([2, 3])) == ([], [], [])
 
 
-def test_what_the_last_look_sees_is_emitted():
+def test_rows_that_the_last_probe_sees_are_emitted():
     found, now = settled(4)
     last = found.sweep(now + 5000)
     assert last is not None
@@ -176,7 +176,7 @@ def test_one_statement_has_a_bounded_number_of_ranges_and_the_rest_comes_next():
     assert sorted(probe(found, now).ranges + first.ranges) == [(2 * i + 1, 2 * i + 1) for i in range(MAX_RANGES + 10)]
 
 
-def test_windows_that_are_always_due_let_the_others_have_their_turn():
+def test_windows_that_are_always_due_do_not_starve_the_others():
     found = Gaps(head=0)
     for i in range(3 * MAX_RANGES):
         found.advance([2 * i + 2], 10.0 * i)
@@ -185,7 +185,7 @@ def test_windows_that_are_always_due_let_the_others_have_their_turn():
         turn = probe(found, now)
         probed.update(turn.ranges)
         found.answer(turn, [r[0] for r in turn.ranges], now)  # all live: due again in 20 ms
-        now += 0.03  # and a look takes longer than that
+        now += 0.03  # and a probe takes longer than that
     assert len(probed) == 3 * MAX_RANGES
 
 
@@ -204,7 +204,7 @@ def test_a_sweep_of_many_cold_windows_comes_in_parts_and_covers_each_once():
     assert sorted(r for part in parts for r in part) == [(2 * i + 1, 2 * i + 1) for i in range(2 * MAX_RANGES + 10)]
 
 
-def test_a_look_takes_windows_along_that_have_waited_half_their_time():
+def test_a_probe_includes_windows_that_have_waited_half_their_time():
     found = gaps(3)
     found.answer(probe(found, 101.0), [], 101.0)
     found.advance([5], 101.0)
@@ -214,7 +214,7 @@ def test_a_look_takes_windows_along_that_have_waited_half_their_time():
     assert found.probe(101.021) is None, "nothing is due"
 
 
-def test_a_silent_window_whose_span_has_many_rows_is_looked_at_less_often():
+def test_a_silent_window_with_many_rows_is_probed_less_often():
     rows = range(3, 10_003, 2)
     found = gaps(*rows)
     found.answer(probe(found, 101.0), rows, 101.0)

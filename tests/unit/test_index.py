@@ -1,4 +1,4 @@
-"""The index: what is shown of every job, who owns an ID, and what each batch of facts changes."""
+"""The index: what is shown of every job, which job owns an ID, and what each batch of facts changes."""
 
 import random
 from typing import Any
@@ -8,20 +8,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from correlator.jobs import attribution, job_document, joblog, missing_rows
 from correlator.jobs import index as index_module
-from correlator.jobs import joblog
 from correlator.jobs.index import Index
-from correlator.jobs.model import Entry, Event, JobRecord, Kind, LegacyRecord, Reading, Status, StepRecord, Tied
-from correlator.jobs.transitions import GRACE
-from tests.replay import expected
-from tests.unit.test_fold import BASE, agrees, facts, facts_of, micros, told_twice
+from correlator.jobs.missing_rows import GRACE
+from correlator.jobs.model.changes import Event
+from correlator.jobs.model.facts import AttributedRow, Entry, Kind, Reading, Status
+from correlator.jobs.model.rows import JobRecord, LegacyRecord, StepRecord
+from tests.support.fact_strategies import BASE, facts, shuffled_with_repeats
+from tests.support.recorded_facts import agrees, facts_of, micros
+from tests.support.replay import expected
 
 SECOND = 1_000_000
 NOW = BASE + 60 * SECOND
 EXTERNAL = ["ext-1", "ext-2", "ext-3", "ext-4", "ext-5", "ctx"]
 
 few = settings(max_examples=settings().max_examples // 4)
-"""For the second and later looks at the same made-up facts."""
+"""For the second and later queries of the same made-up facts."""
 
 
 def live(**settings):
@@ -31,17 +34,17 @@ def live(**settings):
     return index
 
 
-def read(job_id="j", status="running", *steps, tick=1, children=(), **columns):
+def read(job_id="j", status="running", *steps, observed_at=1, children=(), **columns):
     columns = {"started_at": BASE, **columns}
-    return Reading(job_id, tick, JobRecord(job_id, status=status, **columns), steps, children)
+    return Reading(job_id, observed_at, JobRecord(job_id, status=status, **columns), steps, children)
 
 
-def gone(job_id="j", tick=50):
-    return Reading(job_id, tick)
+def gone(job_id="j", observed_at=50):
+    return Reading(job_id, observed_at)
 
 
-def heard(kind=None, job_id="j", *, event_id=1, tick=2, at=NOW, **more):
-    return Entry(event_id, at, "INFO", "text", tick, job_id, kind=kind, **more)
+def logged(kind=None, job_id="j", *, event_id=1, observed_at=2, at=NOW, **more):
+    return Entry(event_id, at, "INFO", "text", observed_at, job_id, kind=kind, **more)
 
 
 def changes(outcome):
@@ -58,8 +61,8 @@ def kinds(outcome):
 
 
 def shown_of(index):
-    owners = {name: index.resolve(name) for name in [*EXTERNAL, "a", "b", "c"]}
-    return {s.job_id: s.view for s in index.shown()}, owners
+    owners = {name: index.published.resolve(name) for name in [*EXTERNAL, "a", "b", "c"]}
+    return {s.job_id: s.view for s in index.published.all()}, owners
 
 
 def applied(batches):
@@ -69,9 +72,9 @@ def applied(batches):
     return index
 
 
-@given(told_twice(facts(lasting=True)), st.randoms(use_true_random=False))
-def test_the_same_facts_in_any_order_and_any_batches_show_the_same_and_lead_to_the_same(told, chance):
-    once, again = told
+@given(shuffled_with_repeats(facts(lasting=True)), st.randoms(use_true_random=False))
+def test_the_same_facts_in_any_order_and_any_batches_show_the_same_and_lead_to_the_same(both, chance):
+    once, again = both
     batches = []
     while again:
         size = chance.randint(1, 5)
@@ -82,7 +85,7 @@ def test_the_same_facts_in_any_order_and_any_batches_show_the_same_and_lead_to_t
 
 @few
 @given(facts(lasting=True))
-def test_a_row_that_names_only_its_step_is_told_of_its_job_whenever_that_becomes_known(found):
+def test_a_row_that_names_only_its_step_is_published_when_its_job_becomes_known(found):
     bare = [replace(f, job_id=None) if isinstance(f, Entry) and f.kind is None else f for f in found]
     assert shown_of(applied([f] for f in bare))[0] == shown_of(applied([found]))[0]
 
@@ -92,9 +95,9 @@ def test_a_row_that_names_only_its_step_is_told_of_its_job_whenever_that_becomes
 def test_the_owner_of_an_id_is_the_newest_of_those_that_carry_it(found):
     index = applied([f] for f in found)
     for name in EXTERNAL[:-1]:
-        carriers = [s.view for s in index.shown() if name in s.view.external_ids]
+        carriers = [s.view for s in index.published.all() if name in s.view.external_ids]
         newest = [v.job_id for v in sorted(carriers, key=lambda v: v.age_key, reverse=True)]
-        resolved = index.resolve(name)
+        resolved = index.published.resolve(name)
         assert ([] if resolved is None else [resolved.job_id, *resolved.also]) == newest
 
 
@@ -110,8 +113,8 @@ def test_seq_never_falls_and_a_document_changes_only_with_its_rev(found):
             if change.new is not None and not change.moved:
                 assert change.new.rev == change.seq > known.get(change.job_id, 0)
                 known[change.job_id] = change.seq
-        assert {s.job_id: s.rev for s in index.shown()} == known
-    assert index.seq == last
+        assert {s.job_id: s.rev for s in index.published.all()} == known
+    assert index.published.seq == last
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -124,8 +127,8 @@ def test_the_recording_in_any_order_and_any_batches_ends_as_its_tables(recording
         size = chance.choice([1, 5, 100])
         index.apply(found[:size], now)
         found = found[size:]
-    assert {s.job_id for s in index.shown()} == tables["job_tracking"].keys()
-    for shown in index.shown():
+    assert {s.job_id for s in index.published.all()} == tables["job_tracking"].keys()
+    for shown in index.published.all():
         agrees(shown.view, tables)
         children = [
             (micros(r["started_at"]), i)
@@ -135,7 +138,7 @@ def test_the_recording_in_any_order_and_any_batches_ends_as_its_tables(recording
         assert shown.children == tuple(i for _, i in sorted(children))
     for job_id, row in rows.items():
         for name in joblog.external_ids(row["external_job_id"], row["metadata"]):
-            resolved = index.resolve(name)
+            resolved = index.published.resolve(name)
             assert resolved is not None
             assert job_id in (resolved.job_id, *resolved.also)
             assert rows[resolved.job_id]["started_at"] >= row["started_at"]
@@ -146,17 +149,17 @@ def test_the_recording_in_any_order_and_any_batches_ends_as_its_tables(recording
 
 def test_a_job_is_not_shown_until_its_tables_were_read():
     index = live()
-    outcome = index.apply([heard(Kind.JOB_STARTED)], NOW)
-    assert (outcome.changes, outcome.unread, len(index), index.active()) == ([], {"j"}, 0, {"j"})
+    outcome = index.apply([logged(Kind.JOB_STARTED)], NOW)
+    assert (outcome.changes, outcome.unread, len(index.published), index.known.active()) == ([], {"j"}, 0, {"j"})
     outcome = index.apply([read()], NOW)
     assert changes(outcome) == [("j", "running", None)]
-    assert index.resolve("j") is not None
+    assert index.published.resolve("j") is not None
 
 
-def test_without_job_tracking_a_job_is_shown_as_the_log_tells_it():
+def test_without_job_tracking_a_job_is_published_from_the_log_alone():
     index = live()
     index.tracking = False
-    assert changes(index.apply([heard(Kind.JOB_STARTED), heard(Kind.JOB_FAILED, event_id=2)], NOW)) == [
+    assert changes(index.apply([logged(Kind.JOB_STARTED), logged(Kind.JOB_FAILED, event_id=2)], NOW)) == [
         ("j", "failed", None)
     ]
 
@@ -164,42 +167,42 @@ def test_without_job_tracking_a_job_is_shown_as_the_log_tells_it():
 def test_one_batch_makes_one_change_of_a_job():
     index = live()
     outcome = index.apply(
-        [read(), heard(Kind.JOB_STARTED), heard(Kind.JOB_COMPLETED, event_id=2), heard(event_id=3)], NOW
+        [read(), logged(Kind.JOB_STARTED), logged(Kind.JOB_COMPLETED, event_id=2), logged(event_id=3)], NOW
     )
     assert changes(outcome) == [("j", "completed", None)]
-    assert index.seq == 1
+    assert index.published.seq == 1
 
 
 def test_facts_that_change_nothing_shown_are_no_change():
     index = live()
     index.apply([read()], NOW)
-    assert index.apply([read(tick=5)], NOW + 1).changes == []
+    assert index.apply([read(observed_at=5)], NOW + 1).changes == []
 
 
 def test_a_job_whose_row_is_gone_leaves():
     index = live()
-    index.apply([read(external_job_id="e", context_id="c"), heard(Kind.JOB_STARTED)], NOW)
+    index.apply([read(external_job_id="e", context_id="c"), logged(Kind.JOB_STARTED)], NOW)
     outcome = index.apply([gone()], NOW)
     assert changes(outcome) == [("j", None, "gone")]
-    assert [index.resolve(name) for name in ("j", "e", "c")] == [None] * 3
-    assert (len(index), index.active()) == (0, set())
+    assert [index.published.resolve(name) for name in ("j", "e", "c")] == [None] * 3
+    assert (len(index.published), index.known.active()) == (0, set())
 
 
 def test_late_rows_do_not_bring_back_what_is_gone_but_a_new_start_asks_the_tables():
     index = live()
     index.apply([read()], NOW)
     index.apply([gone()], NOW)
-    late = index.apply([heard(Kind.JOB_COMPLETED)], NOW)
+    late = index.apply([logged(Kind.JOB_COMPLETED)], NOW)
     assert (late.changes, late.unread) == ([], set())
-    assert index.apply([heard(Kind.JOB_STARTED)], NOW).unread == {"j"}
-    assert changes(index.apply([read(tick=60)], NOW)) == [("j", "running", None)]
+    assert index.apply([logged(Kind.JOB_STARTED)], NOW).unread == {"j"}
+    assert changes(index.apply([read(observed_at=60)], NOW)) == [("j", "running", None)]
 
 
 def test_what_never_had_a_row_is_forgotten():
     index = live()
-    index.apply([heard(Kind.JOB_STARTED)], NOW)
+    index.apply([logged(Kind.JOB_STARTED)], NOW)
     assert index.apply([gone()], NOW).changes == []
-    assert index.active() == set()
+    assert index.known.active() == set()
 
 
 def test_an_ended_job_leaves_after_the_retention_and_a_running_one_stays():
@@ -207,18 +210,18 @@ def test_an_ended_job_leaves_after_the_retention_and_a_running_one_stays():
     index.apply(
         [read("old", "completed", completed_at=BASE), read("new", "failed", completed_at=NOW), read("run")], NOW
     )
-    assert changes(index.tick(BASE + 100 * SECOND - 1)) == []
-    assert changes(index.tick(BASE + 100 * SECOND)) == [("old", None, "retention")]
-    assert {s.job_id for s in index.shown()} == {"new", "run"}
-    assert changes(index.tick(NOW + 100 * SECOND)) == [("new", None, "retention")]
-    assert [s.job_id for s in index.shown()] == ["run"]
+    assert changes(index.expire(BASE + 100 * SECOND - 1)) == []
+    assert changes(index.expire(BASE + 100 * SECOND)) == [("old", None, "retention")]
+    assert {s.job_id for s in index.published.all()} == {"new", "run"}
+    assert changes(index.expire(NOW + 100 * SECOND)) == [("new", None, "retention")]
+    assert [s.job_id for s in index.published.all()] == ["run"]
 
 
 def test_a_job_that_ended_before_the_retention_is_not_shown_at_all():
     index = live(retention=10)
     assert index.apply([read(status="completed", completed_at=BASE)], NOW).changes == []
-    assert len(index) == 0
-    assert not index.needs_reading("j")
+    assert len(index.published) == 0
+    assert not index.known.needs_reading("j")
 
 
 def test_above_max_jobs_the_first_that_ended_leaves_and_what_runs_stays():
@@ -226,30 +229,30 @@ def test_above_max_jobs_the_first_that_ended_leaves_and_what_runs_stays():
     index.apply(
         [read("b", "failed", completed_at=BASE + 2), read("a", "failed", completed_at=BASE + 1), read("run")], NOW
     )
-    assert changes(index.tick(NOW)) == [("a", None, "retention")]
+    assert changes(index.expire(NOW)) == [("a", None, "retention")]
     index.apply([read("run2"), read("run3")], NOW)
-    assert changes(index.tick(NOW)) == [("b", None, "retention")]
-    assert len(index) == 3
+    assert changes(index.expire(NOW)) == [("b", None, "retention")]
+    assert len(index.published) == 3
 
 
-def test_jobs_heard_of_and_never_read_are_bounded(monkeypatch):
+def test_jobs_that_are_named_and_never_read_are_bounded(monkeypatch):
     monkeypatch.setattr(index_module, "MAX_PENDING", 2)
     index = live()
-    index.apply([heard(job_id=j) for j in "abc"], NOW)
-    assert index.active() == {"b", "c"}
+    index.apply([logged(job_id=j) for j in "abc"], NOW)
+    assert index.known.active() == {"b", "c"}
 
 
 def test_nothing_is_announced_of_what_happened_before_the_start():
     index = Index()
-    outcome = index.apply([read(), heard(Kind.JOB_STARTED), heard(Kind.JOB_COMPLETED, event_id=2)], NOW)
-    assert (outcome.events, index.tick(NOW + GRACE).events) == ([], [])
+    outcome = index.apply([read(), logged(Kind.JOB_STARTED), logged(Kind.JOB_COMPLETED, event_id=2)], NOW)
+    assert (outcome.events, index.expire(NOW + GRACE).events) == ([], [])
 
 
 def test_a_job_that_ended_is_to_be_read_again():
     index = live()
     index.apply([read()], NOW)
-    assert index.apply([heard(Kind.JOB_COMPLETED)], NOW).ended == {"j"}
-    assert index.apply([heard(Kind.JOB_FAILED, event_id=2)], NOW).ended == {"j"}
+    assert index.apply([logged(Kind.JOB_COMPLETED)], NOW).ended == {"j"}
+    assert index.apply([logged(Kind.JOB_FAILED, event_id=2)], NOW).ended == {"j"}
 
 
 # -- silence
@@ -257,28 +260,28 @@ def test_a_job_that_ended_is_to_be_read_again():
 
 def test_a_running_job_that_falls_silent_is_stalled_and_recovers_with_its_next_row():
     index = live(stalled_after=100)
-    index.apply([read(), heard(Kind.JOB_STARTED)], NOW)
-    index.tick(NOW + GRACE)
-    assert index.tick(NOW + 100 * SECOND).changes == []
+    index.apply([read(), logged(Kind.JOB_STARTED)], NOW)
+    index.expire(NOW + GRACE)
+    assert index.expire(NOW + 100 * SECOND).changes == []
     later = NOW + 100 * SECOND + 1
-    outcome = index.tick(later)
+    outcome = index.expire(later)
     assert outcome.events == [Event(Kind.JOB_STALLED, "j", later)]
-    shown = index.get("j")
+    shown = index.published.get("j")
     assert shown is not None
-    assert (shown.stalled, shown.rev, outcome.changes[0].seq) == (True, index.seq, index.seq)
-    assert index.tick(later + 1).changes == []
-    outcome = index.apply([heard(event_id=9, at=later)], later + 2)
+    assert (shown.stalled, shown.rev, outcome.changes[0].seq) == (True, index.published.seq, index.published.seq)
+    assert index.expire(later + 1).changes == []
+    outcome = index.apply([logged(event_id=9, at=later)], later + 2)
     assert outcome.events == [Event(Kind.JOB_RECOVERED, "j", later + 2)]
-    shown = index.get("j")
+    shown = index.published.get("j")
     assert shown is not None
     assert not shown.stalled
 
 
 def test_a_stalled_job_that_ends_has_ended_and_not_recovered():
     index = live(stalled_after=100)
-    index.apply([read(), heard(Kind.JOB_STARTED)], NOW)
-    index.tick(NOW + 200 * SECOND)
-    outcome = index.apply([heard(Kind.JOB_FAILED, event_id=9)], NOW + 200 * SECOND)
+    index.apply([read(), logged(Kind.JOB_STARTED)], NOW)
+    index.expire(NOW + 200 * SECOND)
+    outcome = index.apply([logged(Kind.JOB_FAILED, event_id=9)], NOW + 200 * SECOND)
     assert kinds(outcome) == [(Kind.JOB_FAILED, "j", 9)]
 
 
@@ -286,36 +289,36 @@ def test_a_stalled_job_that_ends_has_ended_and_not_recovered():
 def test_only_a_running_job_stalls(status):
     index = live(stalled_after=1)
     index.apply([read(status=status)], NOW)
-    outcome = index.tick(NOW + 500 * SECOND)
+    outcome = index.expire(NOW + 500 * SECOND)
     assert Kind.JOB_STALLED not in [e.kind for e in outcome.events]
     assert outcome.changes == []
 
 
 # -- the legacy tracker beside it
 
-LEGACY = LegacyRecord(1, "ext", "validating", created_at=NOW, updated_at=NOW)
+LEGACY = LegacyRecord(1, "ext", "validating", created_at=NOW, updated_at=NOW, apart=True)
 
 
-def test_a_legacy_job_is_shown_by_its_own_id_and_tells_its_transitions_at_once():
+def test_a_legacy_job_has_its_own_id_and_its_transitions_are_published_at_once():
     index = live()
     outcome = index.apply_legacy([LEGACY], [], NOW)
     assert changes(outcome) == [("ext", "running", None)]
     assert kinds(outcome) == [(Kind.JOB_STARTED, "ext", None)]
-    resolved = index.resolve("ext")
+    resolved = index.published.resolve("ext")
     assert resolved is not None
     assert (resolved.job_id, resolved.resolved_by) == ("ext", "legacy")
     ended = index.apply_legacy([replace(LEGACY, status="failed", completed_at=NOW)], [], NOW)
     assert (changes(ended), kinds(ended)) == ([("ext", "failed", None)], [(Kind.JOB_FAILED, "ext", None)])
 
 
-def test_a_joblog_job_that_claims_its_id_takes_its_place_and_gives_it_back_when_deleted():
+def test_a_joblog_job_replaces_a_legacy_job_of_its_id_until_it_is_deleted():
     index = live()
     index.apply_legacy([LEGACY], [], NOW)
     outcome = index.apply([read(external_job_id="ext")], NOW)
     assert sorted(changes(outcome)) == [("ext", None, "merged"), ("j", "running", None)]
     assert index.apply_legacy([LEGACY], [], NOW).changes == []
-    assert {s.job_id for s in index.shown()} == {"j"}
-    resolved = index.resolve("ext")
+    assert {s.job_id for s in index.published.all()} == {"j"}
+    resolved = index.published.resolve("ext")
     assert resolved is not None
     assert (resolved.job_id, resolved.resolved_by) == ("j", "external_id")
     outcome = index.apply([gone()], NOW)
@@ -326,15 +329,60 @@ def test_a_legacy_row_whose_id_a_joblog_job_has_is_not_shown_apart():
     index = live()
     index.apply([read(metadata='{"failover_job_id":"ext"}')], NOW)
     assert index.apply_legacy([LEGACY], [], NOW).changes == []
-    claimed = index.apply_legacy([replace(LEGACY, job_id="other", claimed=True)], [], NOW)
-    assert claimed.changes == []
+
+
+def test_a_legacy_row_is_published_only_when_the_tables_show_that_no_job_owns_it():
+    index, row = live(), replace(LEGACY, apart=False)
+    assert index.apply_legacy([row], [], NOW).changes == []
+    assert index.known.is_undecided(row)
+    assert changes(index.decide_legacy([], ["ext"], NOW)) == [("ext", "running", None)]
+    assert not index.known.is_undecided(row)
+
+
+def test_a_legacy_row_with_an_owner_in_the_tables_is_never_published_nor_queried_again():
+    index, row = live(), replace(LEGACY, apart=False)
+    index.apply_legacy([row], [], NOW)
+    assert index.decide_legacy(["ext"], [], NOW).changes == []
+    assert index.apply_legacy([row], [], NOW).changes == []
+    assert (index.known.is_undecided(row), index.known.unsettled_legacy()) == (False, [])
+    assert index.published.resolve("ext") is None
+    changed = replace(row, status="failed")
+    index.apply_legacy([changed], [], NOW)
+    assert index.known.is_undecided(changed)
+
+
+def test_a_legacy_row_under_the_uuid_of_a_job_that_left_by_retention_stays_hidden():
+    index, row = live(retention=100), LegacyRecord(1, "j", "pending", created_at=NOW, updated_at=NOW)
+    index.apply([read(status="failed", completed_at=NOW)], NOW)
+    assert index.apply_legacy([row], [], NOW).changes == []
+    assert changes(index.expire(NOW + 100 * SECOND)) == [("j", None, "retention")]
+    assert index.apply_legacy([row], [], NOW + 100 * SECOND).changes == []
+    assert not index.known.is_undecided(row)
+
+
+def test_a_legacy_row_of_the_past_that_is_decided_after_the_start_is_no_event():
+    index, row = Index(), replace(LEGACY, apart=False)
+    index.apply_legacy([row], [], NOW)
+    index.loading = False
+    outcome = index.decide_legacy([], ["ext"], NOW)
+    assert (changes(outcome), outcome.events) == ([("ext", "running", None)], [])
+    ended = index.apply_legacy([replace(row, status="failed", completed_at=NOW)], [], NOW)
+    assert kinds(ended) == [(Kind.JOB_FAILED, "ext", None)]
+
+
+def test_an_expired_legacy_row_is_not_kept_and_not_written_again_and_again():
+    index, row = live(retention=100), replace(LEGACY, status="failed", completed_at=NOW)
+    for _ in range(3):
+        assert index.apply_legacy([row], [], NOW + 100 * SECOND).changes == []
+        assert index.persistence.changed() == []
+    assert index.legacy.get("ext") is None
 
 
 def test_a_legacy_job_does_not_come_back_when_its_joblog_job_leaves_by_retention():
     index = live(retention=100)
     index.apply_legacy([LEGACY], [], NOW)
     index.apply([read(status="completed", completed_at=NOW, external_job_id="ext")], NOW)
-    assert changes(index.tick(NOW + 100 * SECOND)) == [("j", None, "retention")]
+    assert changes(index.expire(NOW + 100 * SECOND)) == [("j", None, "retention")]
     assert index.apply_legacy([LEGACY], [], NOW + 100 * SECOND).changes == []
 
 
@@ -342,29 +390,29 @@ def test_a_legacy_row_that_is_gone_leaves():
     index = live()
     index.apply_legacy([LEGACY], [], NOW)
     assert changes(index.apply_legacy([], ["ext"], NOW)) == [("ext", None, "gone")]
-    assert index.active_legacy() == []
+    assert index.known.unsettled_legacy() == []
 
 
 def test_an_ended_legacy_job_leaves_after_the_retention():
     index = live(retention=100)
     index.apply_legacy([replace(LEGACY, status="cleanup", completed_at=NOW)], [], NOW)
-    assert changes(index.tick(NOW + 100 * SECOND)) == [("ext", None, "retention")]
+    assert changes(index.expire(NOW + 100 * SECOND)) == [("ext", None, "retention")]
 
 
 # -- IDs, children, steps
 
 
-def test_the_newest_job_owns_a_repeated_id_and_the_older_one_is_named_and_told():
+def test_the_newest_job_owns_a_repeated_id_and_the_older_one_is_named_and_changed():
     index = live()
     index.apply([read("old", external_job_id="e", started_at=BASE)], NOW)
     outcome = index.apply([read("new", external_job_id="e", started_at=BASE + SECOND)], NOW)
     assert [(c.job_id, c.moved) for c in outcome.changes] == [("new", False), ("old", True)]
-    resolved = index.resolve("e")
+    resolved = index.published.resolve("e")
     assert resolved is not None
     assert (resolved.job_id, resolved.also, resolved.resolved_by) == ("new", ("old",), "external_id")
-    assert index.names_lead_to("e", "new")
+    assert index.published.names_lead_to("e", "new")
     index.apply([gone("new")], NOW)
-    assert index.names_lead_to("e", "old")
+    assert index.published.names_lead_to("e", "old")
 
 
 def test_inside_one_second_the_first_step_decides_which_job_is_newer():
@@ -376,18 +424,18 @@ def test_inside_one_second_the_first_step_decides_which_job_is_newer():
         ],
         NOW,
     )
-    assert index.names_lead_to("e", "a")
+    assert index.published.names_lead_to("e", "a")
     index.apply([read("c", external_job_id="e")], NOW)
-    assert index.names_lead_to("e", "c")
+    assert index.published.names_lead_to("e", "c")
 
 
 def test_ids_are_looked_up_as_uuid_external_id_context_id_legacy():
     index = live()
     index.apply_legacy([LEGACY, replace(LEGACY, job_id="ctx-1")], [], NOW)
     index.apply([read("j", external_job_id="k", context_id="ctx-1"), read("k", context_id="k")], NOW)
-    found = {name: index.resolve(name) for name in ("k", "ctx-1", "ext", "j", "nobody")}
-    told = {name: (r.job_id, r.resolved_by) if r else None for name, r in found.items()}
-    assert told == {
+    found = {name: index.published.resolve(name) for name in ("k", "ctx-1", "ext", "j", "nobody")}
+    both = {name: (r.job_id, r.resolved_by) if r else None for name, r in found.items()}
+    assert both == {
         "k": ("k", "uuid"),
         "ctx-1": ("j", "context_id"),
         "ext": ("ext", "legacy"),
@@ -399,9 +447,9 @@ def test_ids_are_looked_up_as_uuid_external_id_context_id_legacy():
 def test_a_row_with_an_external_id_alone_belongs_to_the_owner_of_that_id():
     index = live()
     index.apply([read(external_job_id="e")], NOW)
-    row = heard(job_id=None, external_ids=("e",))
-    assert index.apply([row], NOW).tied == [Tied(row, "j", "external_id")]
-    assert index.apply([heard(job_id=None, event_id=2)], NOW).tied[0].job_id is None
+    row = logged(job_id=None, external_ids=("e",))
+    assert index.apply([row], NOW).attributed == [AttributedRow(row, "j", "external_id")]
+    assert index.apply([logged(job_id=None, event_id=2)], NOW).attributed[0].job_id is None
 
 
 @pytest.mark.parametrize("first", ["parent", "child"])
@@ -414,41 +462,43 @@ def test_children_are_listed_in_whatever_order_they_come(first):
     ]
     for fact in family if first == "parent" else reversed(family):
         index.apply([fact], NOW)
-    parent = index.get("p")
+    parent = index.published.get("p")
     assert parent is not None
     assert parent.children == ("k1", "k2")
     index.apply([gone("k1")], NOW)
-    parent = index.get("p")
+    parent = index.published.get("p")
     assert parent is not None
-    assert (parent.children, parent.rev) == (("k2",), index.seq)
+    assert (parent.children, parent.rev) == (("k2",), index.published.seq)
 
 
 def test_a_parent_lists_children_that_are_not_in_memory():
     index = live()
     index.apply([read("p", children=((BASE, "old"),)), read("k", parent_job_id="p", started_at=BASE + 1)], NOW)
-    parent = index.get("p")
+    parent = index.published.get("p")
     assert parent is not None
     assert parent.children == ("old", "k")
 
 
 def test_facts_about_an_unknown_step_wait_for_its_job():
     index = live()
-    row = heard(job_id=None, step_id=7)
+    row = logged(job_id=None, step_id=7)
     outcome = index.apply([row], NOW)
-    assert (outcome.unread_steps, outcome.tied) == ({7}, [])
+    assert (outcome.unread_steps, outcome.attributed) == ({7}, [])
     outcome = index.apply([read("j", "running", StepRecord(7))], NOW)
-    assert [(t.entry.event_id, t.job_id, t.by) for t in outcome.tied] == [(1, "j", "step")]
-    shown = index.get("j")
+    assert [(t.entry.event_id, t.job_id, t.by) for t in outcome.attributed] == [(1, "j", "step")]
+    shown = index.published.get("j")
     assert shown is not None
     assert shown.view.last is not None
-    assert index.apply([replace(row, event_id=2)], NOW).tied[0] == Tied(replace(row, event_id=2), "j", "step")
+    assert index.apply([replace(row, event_id=2)], NOW).attributed[0] == AttributedRow(
+        replace(row, event_id=2), "j", "step"
+    )
 
 
 def test_waiting_facts_are_bounded_and_the_oldest_are_passed_on_without_a_job(monkeypatch):
-    monkeypatch.setattr(index_module, "MAX_WAITING", 1)
+    monkeypatch.setattr(attribution, "MAX_STEP_ROWS", 1)
     index = live()
-    outcome = index.apply([heard(job_id=None, step_id=7), heard(job_id=None, step_id=8, event_id=2)], NOW)
-    assert [(t.entry.event_id, t.job_id) for t in outcome.tied] == [(1, None)]
+    outcome = index.apply([logged(job_id=None, step_id=7), logged(job_id=None, step_id=8, event_id=2)], NOW)
+    assert [(t.entry.event_id, t.job_id) for t in outcome.attributed] == [(1, None)]
 
 
 # -- transitions
@@ -457,38 +507,88 @@ def test_waiting_facts_are_bounded_and_the_oldest_are_passed_on_without_a_job(mo
 def test_every_lifecycle_row_is_an_event_also_one_that_changes_nothing():
     index = live()
     index.apply([read(status="completed", completed_at=NOW)], NOW)
-    outcome = index.apply([heard(Kind.JOB_FAILED, event_id=4), heard(Kind.JOB_COMPLETED, event_id=5)], NOW)
+    outcome = index.apply([logged(Kind.JOB_FAILED, event_id=4), logged(Kind.JOB_COMPLETED, event_id=5)], NOW)
     assert kinds(outcome) == [(Kind.JOB_FAILED, "j", 4), (Kind.JOB_COMPLETED, "j", 5)]
 
 
 def test_a_transition_of_the_tables_alone_is_announced_after_its_grace():
     index = live()
-    index.apply([read(), heard(Kind.JOB_STARTED)], NOW)
-    assert index.apply([read(status="failed", completed_at=NOW, error_message="boom", tick=9)], NOW).events == []
-    assert index.tick(NOW + GRACE - 1).events == []
-    assert index.tick(NOW + GRACE).events == [Event(Kind.JOB_FAILED, "j", NOW, error="boom")]
-    assert index.tick(NOW + 2 * GRACE).events == []
+    index.apply([read(), logged(Kind.JOB_STARTED)], NOW)
+    assert index.apply([read(status="failed", completed_at=NOW, error_message="boom", observed_at=9)], NOW).events == []
+    assert index.expire(NOW + GRACE - 1).events == []
+    assert index.expire(NOW + GRACE).events == [Event(Kind.JOB_FAILED, "j", NOW, error="boom")]
+    assert index.expire(NOW + 2 * GRACE).events == []
 
 
 def test_a_transition_whose_row_came_is_not_announced_again():
     index = live()
-    index.apply([read(), heard(Kind.JOB_STARTED)], NOW)
-    index.apply([read("j", "completed", StepRecord(7, status="failed"), completed_at=NOW, tick=9)], NOW)
+    index.apply([read(), logged(Kind.JOB_STARTED)], NOW)
+    index.apply([read("j", "completed", StepRecord(7, status="failed"), completed_at=NOW, observed_at=9)], NOW)
     rows = [
-        heard(Kind.JOB_COMPLETED, event_id=5),
-        heard(Kind.STEP_STARTED, event_id=6, step_id=7),
-        heard(Kind.STEP_FAILED, event_id=7, step_id=7),
+        logged(Kind.JOB_COMPLETED, event_id=5),
+        logged(Kind.STEP_STARTED, event_id=6, step_id=7),
+        logged(Kind.STEP_FAILED, event_id=7, step_id=7),
     ]
     assert [e.event_id for e in index.apply(rows, NOW + GRACE - 1).events] == [5, 6, 7]
-    assert index.tick(NOW + 9 * GRACE).events == []
+    assert index.expire(NOW + 9 * GRACE).events == []
 
 
 def test_the_tables_confirming_what_the_log_said_is_no_second_event():
     index = live()
-    index.apply([read(), heard(Kind.JOB_STARTED)], NOW)
-    assert kinds(index.apply([heard(Kind.JOB_COMPLETED, event_id=2, tick=3)], NOW)) == [(Kind.JOB_COMPLETED, "j", 2)]
-    index.apply([read(status="completed", completed_at=NOW, tick=9)], NOW)
-    assert index.tick(NOW + 2 * GRACE).events == []
-    shown = index.get("j")
+    index.apply([read(), logged(Kind.JOB_STARTED)], NOW)
+    assert kinds(index.apply([logged(Kind.JOB_COMPLETED, event_id=2, observed_at=3)], NOW)) == [
+        (Kind.JOB_COMPLETED, "j", 2)
+    ]
+    index.apply([read(status="completed", completed_at=NOW, observed_at=9)], NOW)
+    assert index.expire(NOW + 2 * GRACE).events == []
+    shown = index.published.get("j")
     assert shown is not None
     assert shown.view.status is Status.COMPLETED
+
+
+def test_transitions_that_nothing_will_announce_are_counted(monkeypatch):
+    monkeypatch.setattr(missing_rows, "MAX_PENDING_TRANSITIONS", 2)
+    index = live()
+    outcome = index.apply([read(f"j{n}") for n in range(5)], NOW)
+    assert outcome.dropped == 3
+    assert len(index.expire(NOW + GRACE).events) == 2
+
+
+def test_a_table_without_a_status_does_not_take_an_end_back():
+    index = live()
+    index.apply([read(), logged(Kind.JOB_COMPLETED, observed_at=2)], NOW)
+    index.apply([read(status=None, observed_at=9)], NOW)
+    shown = index.published.get("j")
+    assert shown is not None
+    assert (shown.view.status, shown.view.ended_at) == (Status.COMPLETED, NOW)
+    assert "j" not in index.known.active()
+
+
+def test_a_child_that_leaves_memory_leaves_nothing_behind_even_without_a_parent():
+    index = live(retention=100)
+    ended = [read(f"c{n}", "completed", parent_job_id="absent", completed_at=NOW) for n in range(10)]
+    index.apply(ended, NOW)
+    index.expire(NOW + 100 * SECOND)
+    assert (len(index.published), index._children._places) == (0, {})
+
+
+def test_a_document_names_the_newest_thousand_children_and_the_number_of_all():
+    index = live()
+    index.apply([read("p")], NOW)
+    for first in range(0, 1200, 400):
+        index.apply([read(f"c{n:04}", parent_job_id="p", started_at=BASE + n) for n in range(first, first + 400)], NOW)
+    shown = index.published.get("p")
+    assert shown is not None
+    assert shown.children == tuple(f"c{n:04}" for n in range(200, 1200))
+    assert job_document.document(shown)["child_job_ids_cut"] == 1200
+
+
+def test_jobs_that_are_stalled_are_no_reason_to_poll_often_until_one_of_them_speaks():
+    index = live(stalled_after=600)
+    assert not index.known.lively
+    index.apply([read("j", "running", updated_at=NOW)], NOW)
+    assert index.known.lively
+    index.expire(NOW + 601 * SECOND)
+    assert not index.known.lively
+    index.apply([read("j", "running", observed_at=2, updated_at=NOW + 602 * SECOND)], NOW + 602 * SECOND)
+    assert index.known.lively

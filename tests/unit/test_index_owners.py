@@ -1,39 +1,30 @@
-"""IDs that change hands, jobs that end twice, children that move: what the index tells of them."""
+"""IDs that change hands, jobs that end twice, children that move: what the index publishes of them."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from correlator.jobs import fold, joblog, wire
+from correlator.jobs import fold, job_document, job_view, joblog
 from correlator.jobs.index import Index
-from correlator.jobs.model import (
-    Entry,
-    Event,
-    Fact,
-    Job,
-    JobRecord,
-    Kind,
-    LegacyRecord,
-    LogRow,
-    Reading,
-    Shown,
-    StepRecord,
-)
+from correlator.jobs.model.changes import Event
+from correlator.jobs.model.facts import Entry, Fact, Job, Kind, Reading
+from correlator.jobs.model.rows import JobRecord, LegacyRecord, LogRow, StepRecord
+from correlator.jobs.model.views import PublishedJob, Resolved
 
 SECOND = 1_000_000
 NOW = 10**15
 
 
-def reading(job_id: str, tick: int, status: str, steps: tuple[StepRecord, ...] = (), **columns: Any) -> Reading:
-    return Reading(job_id, tick, JobRecord(job_id, status=status, **({"started_at": NOW} | columns)), steps)
+def reading(job_id: str, observed_at: int, status: str, steps: tuple[StepRecord, ...] = (), **columns: Any) -> Reading:
+    return Reading(job_id, observed_at, JobRecord(job_id, status=status, **({"started_at": NOW} | columns)), steps)
 
 
-def test_an_id_that_changes_its_owner_is_told_of_to_those_who_follow_it():
+def test_clients_that_follow_an_id_get_the_change_of_its_owner():
     index = Index()
     index.apply([reading(j, t, "running", external_job_id="e") for t, j in enumerate("ab", 1)], NOW)
-    assert index.names_lead_to("e", "b")
+    assert index.published.names_lead_to("e", "b")
     out = index.apply([reading("b", 3, "running", (StepRecord(5),), external_job_id="e")], NOW)
-    assert index.names_lead_to("e", "a")
+    assert index.published.names_lead_to("e", "a")
     assert [(c.job_id, c.moved) for c in out.changes] == [("b", False), ("a", True)]
 
 
@@ -51,7 +42,7 @@ def test_a_job_that_ends_twice_has_two_ends_and_no_third():
     ]
     for facts in batches:
         events += index.apply(facts, NOW).events
-    events += index.tick(NOW + 60 * SECOND).events
+    events += index.expire(NOW + 60 * SECOND).events
     assert [(e.kind, e.event_id) for e in events] == [
         (Kind.JOB_STARTED, 1),
         (Kind.JOB_COMPLETED, 2),
@@ -62,17 +53,35 @@ def test_a_job_that_ends_twice_has_two_ends_and_no_third():
 def test_a_child_is_listed_under_the_parent_it_has_now():
     index = Index()
     index.apply([reading(j, t, "running") for t, j in enumerate("AB", 1)], NOW)
-    for tick, parent, wanted in ((3, "A", (("k",), ())), (4, "B", ((), ("k",))), (5, None, ((), ()))):
-        index.apply([reading("k", tick, "running", parent_job_id=parent)], NOW)
-        shown = [index.get(j) for j in "AB"]
+    for observed_at, parent, wanted in ((3, "A", (("k",), ())), (4, "B", ((), ("k",))), (5, None, ((), ()))):
+        index.apply([reading("k", observed_at, "running", parent_job_id=parent)], NOW)
+        shown = [index.published.get(j) for j in "AB"]
         assert tuple(s.children for s in shown if s is not None) == wanted
+
+
+def test_a_joblog_job_that_replaces_a_legacy_job_with_its_id_is_found_by_its_context_id():
+    index = Index()
+    row = LegacyRecord(1, "j", "creating_vm", vm_context_id="c", started_at=NOW, apart=True)
+    index.apply_legacy([row], [], NOW)
+    index.apply([reading("j", 1, "running", context_id="c")], NOW)
+    assert index.published.resolve("c") == Resolved("j", "context_id")
+
+
+def test_a_removed_job_leaves_no_step_behind_not_even_one_that_its_table_had_lost():
+    index = Index()
+    index.apply([reading("j", 1, "running", (StepRecord(1), StepRecord(2)))], NOW)
+    index.apply([reading("j", 2, "running", (StepRecord(1),))], NOW)
+    of_step = Entry(1, NOW, "INFO", "x", 3, step_id=2)
+    assert [row.job_id for row in index.apply([of_step], NOW).attributed] == ["j"]
+    index.apply([Reading("j", 4)], NOW)
+    assert index.apply([of_step], NOW).unread_steps == {2}
 
 
 def test_a_legacy_row_never_takes_the_place_of_a_joblog_job():
     index = Index()
     index.apply([reading("j", 1, "running")], NOW)
-    index.apply_legacy([LegacyRecord(1, "j", "failed", created_at=NOW, completed_at=NOW)], [], NOW)
-    shown = index.get("j")
+    index.apply_legacy([LegacyRecord(1, "j", "failed", created_at=NOW, completed_at=NOW, apart=True)], [], NOW)
+    shown = index.published.get("j")
     assert shown is not None
     assert (shown.view.source, shown.view.status) == ("joblog", "running")
 
@@ -82,20 +91,20 @@ def test_what_is_nested_too_deep_to_be_written_harms_nothing():
     entry, _ = joblog.read(LogRow(1, "Job failed", 1, attrs=f'{{"job_id":"j","error":{deep}}}'), 1)
     assert entry.error == "(nested too deep to be shown)"
     job = fold.fold(Job("j"), Reading("j", 1, JobRecord("j", metadata=f'{{"a":{deep},"vm_name":"x"}}'), ()))
-    assert b'"vm_name":"x"' in wire.encode(wire.document(Shown(fold.view(job), 1, 1)))
+    assert b'"vm_name":"x"' in job_document.encode(job_document.document(PublishedJob(job_view.view(job), 1, 1)))
 
 
 def test_a_word_that_no_job_can_have_is_a_job_at_work():
     index = Index()
     index.loading = False
     index.apply([reading(j, t, word) for t, (j, word) in enumerate({"a": "skipped", "b": "paused"}.items(), 1)], NOW)
-    assert [s.view.status for s in index.shown()] == ["running", "running"]
+    assert [s.view.status for s in index.published.all()] == ["running", "running"]
 
 
 def test_ended_legacy_jobs_that_had_to_leave_do_not_come_back_by_themselves():
     index = Index(max_jobs=2)
-    rows = [LegacyRecord(n, f"l{n}", "completed", created_at=NOW, completed_at=NOW + n) for n in range(5)]
+    rows = [LegacyRecord(n, f"l{n}", "completed", created_at=NOW, completed_at=NOW + n, apart=True) for n in range(5)]
     index.apply_legacy(rows, [], NOW)
-    index.tick(NOW)
-    assert len(index) == 2
+    index.expire(NOW)
+    assert len(index.published) == 2
     assert index.apply_legacy(rows, [], NOW).changes == []

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from correlator.jobs import joblog
-from correlator.jobs.model import Entry, Kind, LogRow
+from correlator.jobs.model.facts import Entry, Kind
+from correlator.jobs.model.rows import LogRow
 
 AT = 1_758_553_933_000_000
 IDS = {"job_id": "j", "step_id": 7}
@@ -30,7 +31,7 @@ def row(message="hello", attrs=None, **columns):
 
 
 def read(message="hello", attrs=None, **columns) -> tuple[Entry, tuple[str, ...]]:
-    return joblog.read(row(message, attrs, **columns), tick=3)
+    return joblog.read(row(message, attrs, **columns), observed_at=3)
 
 
 @pytest.mark.parametrize("case", [str, str.lower, str.upper, str.title, str.swapcase])
@@ -57,9 +58,9 @@ def test_a_level_is_one_of_four(level, kept):
     assert read(level=level)[0].level == kept
 
 
-def test_a_row_keeps_its_id_time_and_the_tick_it_was_seen_at():
+def test_a_row_keeps_its_id_its_time_and_the_logical_time_of_its_read():
     entry, _ = read()
-    assert (entry.event_id, entry.at, entry.tick) == (1, AT, 3)
+    assert (entry.event_id, entry.at, entry.observed_at) == (1, AT, 3)
 
 
 def test_identity_is_the_column_where_it_is_set():
@@ -98,7 +99,7 @@ def test_a_started_step_says_its_name_and_place():
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "read_as"),
     [
         ("boom", "boom"),
         ("", None),
@@ -109,8 +110,8 @@ def test_a_started_step_says_its_name_and_place():
         (False, "false"),
     ],
 )
-def test_an_error_of_any_type_is_told(error, told):
-    assert read("Job failed", {"job_id": "j", "error": error})[0].error == told
+def test_an_error_value_of_any_type_is_read(error, read_as):
+    assert read("Job failed", {"job_id": "j", "error": error})[0].error == read_as
 
 
 @pytest.mark.parametrize(("percent", "kept"), [(0, 0), (41, 41), (41.9, 41), (100, 100)])

@@ -10,7 +10,7 @@ import sys
 import orjson
 import pytest
 
-from correlator.logs import configure, escape
+from correlator.ops.logs import configure, escape
 
 HOSTILE = (
     "job \x1b[31mred\x07\n<0>forged: line\r2025-01-01T00:00:00.000000Z INFO x: y\u2028\u202e\x9b\x7f\ud800 \x00end"
@@ -98,7 +98,7 @@ def test_a_traceback_is_one_member_in_json(lines):
     assert json.loads(line)["exception"].splitlines()[-1] == "ValueError: why"
 
 
-def test_json_takes_what_orjson_refuses(lines):
+def test_json_log_lines_accept_what_orjson_refuses(lines):
     odd = {"big": 2**70, "text": "\ud800", "odd": object, "map": {1: 2}}
     (line,) = lines("json", lambda log: log.info("x", extra=odd))
     assert json.loads(line)["big"] == 2**70

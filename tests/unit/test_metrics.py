@@ -1,4 +1,4 @@
-"""What is measured: labels that stay few, how late a row is shown, how long the broker is owed."""
+"""Metrics: few label values, the delay of rows, and the age of what is pending for the broker."""
 
 import asyncio
 import re
@@ -7,18 +7,20 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from correlator import metrics
-from correlator.sinks.backlog import Backlog
-from correlator.sinks.topics import Events, Key, Outbox, Owed
-from correlator.sources.gaps import Probe
-from correlator.sources.tail import Tail
-from tests.counted import NOW, SECOND, World, row, samples
+from correlator.ops import metrics
+from correlator.sinks.mqtt.outbox import Outbox, PendingEvent, PendingEvents
+from correlator.sinks.mqtt.topics import Key
+from correlator.sinks.streaming.backlog import Backlog, Lines
+from correlator.sinks.streaming.limits import DEFAULT
+from correlator.sources.log.gaps import Probe
+from correlator.sources.log.tail import Tail
+from tests.support.pipeline_harness import NOW, SECOND, PipelineHarness, row, samples
 
 # -- labels
 
 
 def test_labels_from_the_database_are_few_and_short_and_print():
-    world = World()
+    world = PipelineHarness()
     for n in range(300):
         world.read(f"j{n}", "completed", job_type=f"type {n}", operation="x" * 5000)
     world.read("odd", "completed", job_type="\ud800\n\0\"'\\", operation="")
@@ -33,16 +35,16 @@ def test_labels_from_the_database_are_few_and_short_and_print():
 def test_a_label_is_never_empty_and_holds_nothing_that_breaks_a_line():
     assert metrics.label(None) == metrics.label("") == "unknown"
     assert metrics.label("\ud800\n\0é") == "???é"
-    world = World()
+    world = PipelineHarness()
     world.read(status="completed", job_type='\ud800\n\0"\\', operation="\u2028")
-    told = text_string_to_metric_families(generate_latest(metrics.REGISTRY).decode())
-    ended = {s.labels["job_type"]: s.value for f in told for s in f.samples if s.labels.get("operation") == "?"}
+    families = text_string_to_metric_families(generate_latest(metrics.REGISTRY).decode())
+    ended = {s.labels["job_type"]: s.value for f in families for s in f.samples if s.labels.get("operation") == "?"}
     assert '???"\\' in ended
     assert world.ended(job_type='???"\\', operation="?") == 1
 
 
 def test_no_job_id_is_in_any_label():
-    world = World()
+    world = PipelineHarness()
     world.read("7d8a2c9e-0001-4000-8000-000000000001", "completed", external_job_id="gui-7d8a2c9e")
     assert "7d8a2c9e" not in generate_latest(metrics.REGISTRY).decode()
 
@@ -50,30 +52,30 @@ def test_no_job_id_is_in_any_label():
 # -- how late
 
 
-def test_rows_read_as_they_come_tell_how_late_they_are_shown():
-    world = World()
+def test_live_rows_are_measured_by_their_delay():
+    world = PipelineHarness()
     world.now += SECOND // 4
     world.rows(row(1))
     assert world.gained("correlator_end_to_end_seconds_count") == 1
     assert world.gained("correlator_end_to_end_seconds_sum") == 0.25
 
 
-def test_rows_of_the_past_and_of_a_catch_up_tell_nothing():
-    world = World(loaded=False)
-    world.pipeline.schema(tracking=True)
+def test_rows_of_the_past_and_of_a_catch_up_are_not_measured():
+    world = PipelineHarness(loaded=False)
+    world.pipeline.status.schema(tracking=True)
     world.rows(row(1, NOW - 3600 * SECOND))
-    world.pipeline.loading(0, 0)
+    world.pipeline.status.progress(0, 0)
     for rows in ([row(2, NOW - 1800 * SECOND)], [row(3, NOW - 10 * SECOND)]):
-        world.pipeline.schema(tracking=True)  # the database was away
+        world.pipeline.status.schema(tracking=True)  # the database was away
         world.rows(*rows)
-        world.pipeline.loading(0, 0)
+        world.pipeline.status.progress(0, 0)
     assert world.gained("correlator_end_to_end_seconds_count") == 0
     world.rows(row(4))
     assert world.gained("correlator_end_to_end_seconds_count") == 1
 
 
 def test_a_row_that_waited_for_its_job_is_shown_when_the_job_is():
-    world = World()
+    world = PipelineHarness()
     world.rows(row(1, job_id="new"))
     assert world.gained("correlator_end_to_end_seconds_count") == 0
     world.now += SECOND
@@ -81,76 +83,80 @@ def test_a_row_that_waited_for_its_job_is_shown_when_the_job_is():
     assert world.gained("correlator_end_to_end_seconds_sum") == 1
 
 
-def test_a_row_of_a_catch_up_that_waits_for_its_job_longer_than_that_tells_nothing():
-    world = World()
-    world.pipeline.schema(tracking=True)
+def test_a_catch_up_row_that_waits_for_its_job_afterwards_is_not_measured():
+    world = PipelineHarness()
+    world.pipeline.status.schema(tracking=True)
     world.rows(row(1, NOW - 3600 * SECOND, job_id="new"))
-    world.pipeline.loading(0, 0)
+    world.pipeline.status.progress(0, 0)
     world.read("new")
     assert world.gained("correlator_end_to_end_seconds_count") == 0
 
 
-def test_a_row_that_waited_for_its_job_while_the_database_was_away_tells_nothing():
-    world = World()
+def test_a_row_that_waited_for_its_job_during_an_outage_is_not_measured():
+    world = PipelineHarness()
     world.rows(row(1, job_id="new"))
-    world.pipeline.schema(tracking=True)
+    world.pipeline.status.schema(tracking=True)
     world.read("new")
     assert world.gained("correlator_end_to_end_seconds_count") == 0
 
 
-def test_after_ids_began_again_lower_new_rows_tell_how_late_they_are():
-    world = World()
-    world.pipeline.schema(tracking=True)
+def test_after_a_log_reset_new_rows_are_measured():
+    world = PipelineHarness()
+    world.pipeline.status.schema(tracking=True)
     world.rows(row(500))
-    world.pipeline.loading(0, 0)
-    world.pipeline.schema(tracking=True)
+    world.pipeline.status.progress(0, 0)
+    world.pipeline.status.schema(tracking=True)
     world.rows(row(1))
-    world.pipeline.loading(0, 0)
+    world.pipeline.status.progress(0, 0)
     world.rows(row(2))
     assert world.gained("correlator_end_to_end_seconds_count") == 1
 
 
 def test_a_clock_that_is_ahead_makes_nothing_earlier_than_its_row():
-    world = World()
+    world = PipelineHarness()
     world.rows(row(1, NOW + 3600 * SECOND))
     assert world.gained("correlator_end_to_end_seconds_count") == 1
     assert world.gained("correlator_end_to_end_seconds_sum") == 0
 
 
 def test_the_lag_is_how_far_back_a_catch_up_is_and_nothing_once_it_is_over():
-    world = World(loaded=False)
-    world.pipeline.schema(tracking=True)
-    world.pipeline.state(connected=True)
+    world = PipelineHarness(loaded=False)
+    world.pipeline.status.schema(tracking=True)
+    world.pipeline.status.answered()
     world.rows(row(1, NOW - 600 * SECOND))
     assert samples()["correlator_source_lag_seconds", ()] == 600
     world.rows(row(2, NOW - 60 * SECOND))
     assert samples()["correlator_source_lag_seconds", ()] == 60
-    world.pipeline.loading(0, 0)
+    world.pipeline.status.progress(0, 0)
     assert samples()["correlator_source_lag_seconds", ()] == 0
 
 
-def test_answers_and_failures_of_the_database_are_told():
-    world = World()
+def test_answers_and_failures_of_the_database_are_counted():
+    world = PipelineHarness()
     assert samples()["correlator_source_last_success_timestamp_seconds", ()] == 0
-    world.pipeline.state(connected=True)
+    world.pipeline.status.answered()
     world.now += SECOND
     for _ in range(3):
-        world.pipeline.state(connected=False, error="away")
+        world.pipeline.status.failed("away", None)
     assert samples()["correlator_source_last_success_timestamp_seconds", ()] == NOW / SECOND
     assert world.gained("correlator_source_failures_total") == 3
 
 
-async def test_gaps_are_told_with_the_age_of_the_oldest():
+async def test_gaps_are_reported_with_the_age_of_the_oldest():
     tail = Tail()
 
     class Nothing:
         async def last_id(self, session):
             return 0
 
-        async def rows_from(self, session, first, limit):
+        async def rows_from(self, session, first, limit, **options):
             await asyncio.Event().wait()
 
-    task = asyncio.create_task(tail.follow(Nothing(), None, World().pipeline, lambda _: None))  # type: ignore[arg-type]
+        @property
+        def light(self):
+            return self
+
+    task = asyncio.create_task(tail.follow(Nothing(), None, PipelineHarness().pipeline, lambda _: None))  # type: ignore[arg-type]
     await asyncio.sleep(0)
     tail.gaps.advance([5], asyncio.get_running_loop().time() - 10)
     assert samples()["correlator_gaps_open", ()] == 1
@@ -160,8 +166,8 @@ async def test_gaps_are_told_with_the_age_of_the_oldest():
         await task
 
 
-async def test_rows_that_come_after_they_were_given_up_are_counted_and_those_that_are_waited_for_are_not():
-    tail, pipeline, before = Tail(), World().pipeline, samples()["correlator_late_rows_total", ()]
+async def test_only_rows_that_come_after_their_window_was_given_up_count_as_late():
+    tail, pipeline, before = Tail(), PipelineHarness().pipeline, samples()["correlator_late_rows_total", ()]
 
     class Committed:
         async def ids_in(self, session, ranges):
@@ -169,6 +175,10 @@ async def test_rows_that_come_after_they_were_given_up_are_counted_and_those_tha
 
         async def rows_in(self, session, ids):
             return [row(i) for i in ids]
+
+        @property
+        def light(self):
+            return self
 
     for head, settled in ((2, 1.0), (4, 0.0)):
         tail.gaps.advance([head], 0.0)
@@ -182,16 +192,16 @@ async def test_rows_that_come_after_they_were_given_up_are_counted_and_those_tha
 # -- readers and broker
 
 
-def test_log_lines_that_a_slow_reader_does_not_get_are_counted():
-    before, backlog = samples()["correlator_readers_dropped_lines_total", ()], Backlog(0)
+def test_log_lines_that_a_slow_client_does_not_get_are_counted():
+    before, backlog = samples()["correlator_readers_dropped_lines_total", ()], Backlog(0, Lines(DEFAULT.line_buffer))
     for _ in range(10):
-        backlog.owe_line((1,), b"x" * 100_000)
+        backlog.add_line((1,), b"x" * 100_000)
     dropped = sum(backlog.dropped.values())
     assert dropped > 0
     assert samples()["correlator_readers_dropped_lines_total", ()] - before == dropped
 
 
-def test_a_topic_is_owed_from_its_first_change_until_the_broker_has_the_last():
+def test_a_topic_is_pending_from_its_first_change_until_the_last_is_acknowledged():
     now = 0.0
     a, b = Key("state", "a"), Key("state", "b")
     box = Outbox(spacing=0.25, clock=lambda: now)
@@ -199,7 +209,7 @@ def test_a_topic_is_owed_from_its_first_change_until_the_broker_has_the_last():
     for now, key in ((1.0, a), (2.0, b), (3.0, a)):  # noqa: B007 - the clock reads it
         box.mark(key)
     assert box.oldest() == 1
-    assert box.take(3.0) == a
+    assert box.pop_next(3.0) == a
     now = 4.0
     box.mark(a)
     now = 5.0
@@ -207,28 +217,29 @@ def test_a_topic_is_owed_from_its_first_change_until_the_broker_has_the_last():
     now = 9.0
     box.acknowledged(a)
     assert box.oldest() == 2  # b; and a since its change at 4
-    assert box.take(9.0) == b
+    assert box.pop_next(9.0) == b
     box.acknowledged(b)
     assert box.oldest() == 4
-    assert box.take(10.0) == a
+    assert box.pop_next(10.0) == a
     box.acknowledged(a)
     assert box.oldest() is None
     now = 11.0
-    box.restart([b])
+    box.restart()
+    box.add([b])
     assert box.oldest() == 11
 
 
-def test_events_are_owed_from_when_they_came_until_the_broker_has_them_or_they_are_dropped():
+def test_events_are_pending_until_they_are_acknowledged_or_dropped():
     now = 0.0
-    events = Events([Owed("j", b"")], bound=2, clock=lambda: now)
+    events = PendingEvents([PendingEvent("j", b"")], bound=2, clock=lambda: now)
     for now in (1.0, 2.0):  # noqa: B007 - the clock reads it
-        events.add(Owed("j", b""))
+        events.add(PendingEvent("j", b""))
     assert events.oldest() == 1  # the first was dropped
-    taken = events.take()
+    taken = events.pop_next()
     assert taken is not None
     events.restart()
     assert events.oldest() == 1
-    taken = events.take()
+    taken = events.pop_next()
     assert taken is not None
     events.acknowledged(taken[0])
     assert events.oldest() == 2
@@ -237,10 +248,10 @@ def test_events_are_owed_from_when_they_came_until_the_broker_has_them_or_they_a
 # -- the names
 
 
-def test_every_metric_of_ours_says_what_it_is_in_a_sentence_and_in_seconds_where_it_is_time():
+def test_every_metric_has_a_help_sentence_and_uses_seconds_for_times():
     for family in metrics.REGISTRY.collect():
         if family.name.startswith("process_"):
             continue
-        assert re.fullmatch(r"correlator_[a-z_]+", family.name)
+        assert re.fullmatch(r"correlator_[a-z0-9_]+", family.name)
         assert family.documentation.endswith("."), family.name
         assert "milli" not in family.name

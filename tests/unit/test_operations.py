@@ -3,13 +3,13 @@
 import json
 import re
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-DEPLOY = Path(__file__).parents[2] / "deploy"
+from tests.support.paths import DEPLOY
+
 OPERATIONS = (DEPLOY.parent / "docs" / "operations.md").read_text()
 ALERTS = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yml").read_text())["groups"][0]["rules"]
 TESTS = yaml.safe_load((DEPLOY / "prometheus" / "alerts_test.yml").read_text())["tests"]
@@ -28,17 +28,17 @@ def test_every_alert_waits_and_says_how_bad_it_is_what_is_the_matter_and_where_t
     assert re.fullmatch(r"\d+m", alert["for"])
     assert alert["labels"] == {"severity": alert["labels"]["severity"]}
     assert alert["labels"]["severity"] in ("critical", "warning")
-    told = alert["annotations"]
-    assert "{{ $labels.instance }}" in told["summary"]
-    assert told["description"].endswith(".")
-    assert told["runbook_url"] == f"file:///usr/share/doc/correlator/docs/operations.md#{alert['alert'].lower()}"
+    annotations = alert["annotations"]
+    assert "{{ $labels.instance }}" in annotations["summary"]
+    assert annotations["description"].endswith(".")
+    assert annotations["runbook_url"] == f"file:///usr/share/doc/correlator/docs/operations.md#{alert['alert'].lower()}"
 
 
 @names
 def test_every_alert_has_a_chapter_with_something_to_do(alert):
     text = chapter(alert["alert"])
     assert "**Do:**" in text
-    assert "`" in text, "no command, no key, no metric to look at"
+    assert "`" in text, "no command, no key, no metric"
 
 
 def test_no_chapter_is_of_an_alert_that_there_is_not():
@@ -64,7 +64,7 @@ def panels() -> list[dict[str, Any]]:
 
 def test_the_dashboard_has_the_rows_that_it_should_have_and_no_panel_covers_another():
     rows = [p["title"] for p in panels() if p["type"] == "row"]
-    assert rows == ["Health", "Jobs", "Source", "Readers", "MQTT", "Process"]
+    assert rows == ["Health", "Jobs", "Forecasts", "Source", "Connected clients", "MQTT", "Process"]
     ids = [p["id"] for p in panels()]
     assert len(ids) == len(set(ids))
     places = [p["gridPos"] for p in panels()]
@@ -74,7 +74,7 @@ def test_the_dashboard_has_the_rows_that_it_should_have_and_no_panel_covers_anot
         assert beside or a["y"] + a["h"] <= b["y"] or b["y"] + b["h"] <= a["y"], (a, b)
 
 
-def test_the_dashboard_asks_whatever_data_source_and_instance_it_is_told_to():
+def test_every_panel_uses_the_selected_data_source_and_instance():
     assert [(v["name"], v["type"]) for v in DASHBOARD["templating"]["list"]] == [
         ("datasource", "datasource"),
         ("instance", "query"),

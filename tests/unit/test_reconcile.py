@@ -1,20 +1,27 @@
-"""Where the looks at the tables take up: nothing that happened while the database was away is passed over."""
+"""The polls of the tables continue after an outage where they stopped: no change is missed."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import itertools
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from correlator.liveness import Liveness
-from correlator.sources.reconcile import Reconcile
-from tests.servers import eventually
+from correlator.jobs.model.facts import Reading
+from correlator.jobs.model.rows import LegacyRecord
+from correlator.jobs.outcome import Outcome
+from correlator.ops.liveness import Liveness
+from correlator.pipeline.waiting_ids import WaitingIds
+from correlator.sources.db.sqlite import SQLiteDatabase
+from correlator.sources.tables import legacy
+from correlator.sources.tables.reconcile import Reconcile
+from tests.support.eventually import eventually
 
 
 class Tables:
-    """Stands for `Queries` on an appliance without jobs; its clock counts, and the looks' marks are kept."""
+    """Stands for `Queries` on an appliance without jobs; its clock counts, and it keeps the marks of the polls."""
 
     def __init__(self) -> None:
         self.schema = SimpleNamespace(has=lambda table, *_: table == "job_tracking")
@@ -27,18 +34,30 @@ class Tables:
     async def active_ids(self, session: Any) -> set[str]:
         return set()
 
+    async def active_count(self, session: Any) -> int:
+        return 0
+
+    async def active_since(self, session: Any, since: str) -> dict[str, int]:
+        return {}
+
     async def ids_since(self, session: Any, column: str, since: str) -> set[str]:
         if column == "started_at":
             self.marks.append(since)
         return set()
 
 
-async def test_the_first_look_after_an_outage_takes_up_where_the_last_one_before_it_began():
-    tables, reconcile = Tables(), Reconcile(interval=0.01, legacy=False)
-    feed = SimpleNamespace(active=set, known=list, holding=lambda: False, needs=lambda _: True, part=Liveness().part)
+def quiet_feed(live: Liveness) -> SimpleNamespace:
+    """A feed that knows no job."""
+    known = SimpleNamespace(active=set, joblog_ids=list, needs_reading=lambda _: True)
+    return SimpleNamespace(known=known, waiting_ids=WaitingIds(lambda _: False), live=live)
 
-    async def connection(looks: int) -> None:
-        wanted = len(tables.marks) + looks
+
+async def test_the_first_poll_after_an_outage_covers_the_time_since_the_last_one():
+    tables, reconcile = Tables(), Reconcile(interval=0.01, legacy=None)
+    feed = quiet_feed(Liveness())
+
+    async def connection(polls: int) -> None:
+        wanted = len(tables.marks) + polls
         task = asyncio.create_task(reconcile.follow(tables, None, feed))  # type: ignore[arg-type]
         await eventually(lambda: len(tables.marks) >= wanted)
         task.cancel()
@@ -48,19 +67,19 @@ async def test_the_first_look_after_an_outage_takes_up_where_the_last_one_before
     await connection(3)
     before = len(tables.marks)
     assert tables.marks == sorted(tables.marks)
-    last_began = int(tables.marks[-1][11:13]) + 1  # the mark that this look left behind is the next hour's
+    last_began = int(tables.marks[-1][11:13]) + 1  # the mark of this poll is the next hour's
     await connection(1)
     assert int(tables.marks[before][11:13]) == last_began
 
 
-async def test_queries_that_take_all_the_time_they_may_are_no_silence():
+async def test_queries_that_use_their_whole_timeout_count_as_progress():
     now = 0.0
     live, stuck = Liveness(lambda: now), []
 
     class Slow(Tables):
-        async def active_ids(self, session: Any) -> set[str]:
+        async def active_count(self, session: Any) -> int:
             await session.query("")
-            return await super().active_ids(session)
+            return await super().active_count(session)
 
         async def ids_since(self, session: Any, column: str, since: str) -> set[str]:
             for _ in range(5):
@@ -73,8 +92,8 @@ async def test_queries_that_take_all_the_time_they_may_are_no_silence():
         stuck.append(live.stuck())
         return []
 
-    tables, reconcile = Slow(), Reconcile(interval=0.01, legacy=False, patience=35.0)
-    feed = SimpleNamespace(active=set, known=list, holding=lambda: False, needs=lambda _: True, part=live.part)
+    tables, reconcile = Slow(), Reconcile(interval=0.01, legacy=None, patience=35.0)
+    feed = quiet_feed(live)
     session = SimpleNamespace(query=query)
     task = asyncio.create_task(reconcile.follow(tables, session, feed))  # type: ignore[arg-type]
     await eventually(lambda: len(tables.marks) >= 3)
@@ -85,21 +104,51 @@ async def test_queries_that_take_all_the_time_they_may_are_no_silence():
     assert not any(stuck)
 
 
-async def test_old_rows_of_failover_jobs_are_not_read_although_none_is_shown():
-    asked: list[str] = []
+async def test_many_jobs_are_read_and_handed_on_in_parts_of_a_hundred():
+    handed: list[int] = []
 
-    class Legacy(Tables):
-        async def legacy_where(self, session: Any, where: str, args: object = ()) -> list[Any]:
-            asked.append(where)
-            return []
+    class Many(Tables):
+        async def active_ids(self, session: Any) -> set[str]:
+            return {f"job-{n}" for n in range(1_050)}
+
+        async def jobs_by_id(self, session: Any, job_ids: Sequence[str]) -> dict[str, Any]:
+            return {}
+
+        async def children_of(self, session: Any, job_ids: Sequence[str]) -> dict[str, Any]:
+            return {}
+
+    def readings(found: Sequence[Reading]) -> Outcome:
+        handed.append(len(found))
+        return Outcome()
+
+    tables = Many()
+    tables.schema = SimpleNamespace(has=lambda table, *columns: (table, columns) == ("job_tracking", ("id", "status")))
+    feed = SimpleNamespace(known=SimpleNamespace(joblog_ids=list), advance_clock=lambda: 1, readings=readings)
+    await Reconcile(legacy=None).load(tables, None, feed)  # type: ignore[arg-type]
+    assert handed == [100] * 10 + [50]
+
+
+async def test_the_rows_of_failover_jobs_that_wait_for_their_owner_are_bounded(monkeypatch):
+    monkeypatch.setattr(legacy, "MAX_SEARCHED", 10)
+
+    class Orphans(Tables):
+        dialect = SQLiteDatabase.dialect
 
         async def last_legacy_id(self, session: Any) -> int:
-            return 5000
+            return 100
 
-    tables, reconcile = Legacy(), Reconcile()
-    tables.schema = SimpleNamespace(has=lambda *_: True)
-    tables.dialect = SimpleNamespace(placeholder="%s")  # type: ignore[attr-defined]
-    feed = SimpleNamespace(unfinished_legacy=list, legacy=lambda *_: None)
-    await reconcile._legacy_rows(tables, None, feed, first=True)  # type: ignore[arg-type]
-    await reconcile._legacy_rows(tables, None, feed)  # type: ignore[arg-type]
-    assert asked[-1] == "id > 4800"
+        async def legacy_where(self, session: Any, where: str, args: Any = ()) -> list[LegacyRecord]:
+            return [LegacyRecord(n, f"nobody-{n}") for n in range(1, 101)]
+
+    async def query(sql: str, args: object = ()) -> list[Any]:
+        return []
+
+    applied: list[LegacyRecord] = []
+    feed = SimpleNamespace(
+        known=SimpleNamespace(unsettled_legacy=list, is_undecided=lambda _: True),
+        legacy=lambda rows, _: applied.extend(rows),
+        decide_legacy=lambda *_: None,
+    )
+    follower = legacy.Legacy()
+    await follower.load(Orphans(), SimpleNamespace(query=query), feed)  # type: ignore[arg-type]
+    assert (len(applied), len(follower._searched)) == (100, 10)

@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import ClassVar
 
-import pytest
-
 from benchmarks.__main__ import DOCUMENT, documented
 from benchmarks.facts import job_id, now, readings
-from correlator.hub import Batch, Hub, JobQuery
 from correlator.jobs.index import Index
-from correlator.jobs.model import Change, LogRow
-from correlator.pipeline import Pipeline
-from correlator.sinks.fanout import Fanout
-from correlator.sinks.filters import Filter
-from correlator.sinks.messages import Framing, Message
-
-ROUNDS = 5
-"""The quickest of so many is what counts: what else the machine does can only slow one down."""
-
-
-def quickest(*measured: Callable[[], object]) -> list[float]:
-    """Seconds of processor time that each takes, in turn, the least of all rounds."""
-    least = [float("inf")] * len(measured)
-    for _ in range(ROUNDS):
-        for i, work in enumerate(measured):
-            began = time.process_time()
-            work()
-            least[i] = min(least[i], time.process_time() - began)
-    return least
+from correlator.jobs.model.changes import Change
+from correlator.jobs.model.rows import LogRow
+from correlator.pipeline.hub import Batch, Hub
+from correlator.pipeline.pipeline import Pipeline
+from correlator.pipeline.queries import JobQuery
+from correlator.sinks.streaming.fanout import Fanout
+from correlator.sinks.streaming.filters import Filter
+from correlator.sinks.streaming.limits import Limits
+from correlator.sinks.streaming.messages import Framing, Message
+from tests.support.yardstick import quickest
 
 
 def logging(jobs: int, running: int = 100, rows: int = 500) -> Callable[[], None]:
@@ -38,7 +25,7 @@ def logging(jobs: int, running: int = 100, rows: int = 500) -> Callable[[], None
     index = Index(max_jobs=2 * jobs)
     pipeline = Pipeline(Hub(index))
     pipeline.readings(readings(index, jobs, running=running))
-    pipeline.loaded()
+    pipeline.status.loaded()
     count = 0
 
     def log() -> None:
@@ -51,13 +38,12 @@ def logging(jobs: int, running: int = 100, rows: int = 500) -> Callable[[], None
     return log
 
 
-@pytest.mark.alone
 def test_a_row_costs_the_same_however_many_jobs_are_in_memory():
     few, many = quickest(logging(500), logging(10_000))
     assert many < 1.6 * few, f"{many / few:.2f} times as much with twenty times as many jobs"
 
 
-class Reader:
+class Client:
     """Takes what it is written, and has none of it waiting."""
 
     transport: ClassVar[str] = "websocket"
@@ -77,25 +63,24 @@ class Reader:
     def give_up(self) -> None: ...
 
 
-@pytest.mark.alone
-def test_a_change_for_a_thousand_readers_is_little_more_than_a_thousand_writes():
+def test_a_change_for_a_thousand_clients_is_little_more_than_a_thousand_writes():
     index = Index()
     hub = Hub(index)
     (change,) = index.apply(readings(index, 1), now()).changes
-    fanout = Fanout(hub, lambda: 0.0, lambda _seconds, _call: None)
-    readers = [Reader() for _ in range(1000)]
+    fanout = Fanout(hub, Limits(), lambda: 0.0, lambda _seconds, _call: None)
+    readers = [Client() for _ in range(1000)]
     framing = readers[0].framing
     for reader in readers:
         reader.framing = framing
-        fanout.join(reader)
+        fanout.add(reader)
         sub = fanout.subscribe(reader, 1, Filter(JobQuery()))
         sub.todo.clear()
     again = Change(change.job_id, change.seq + 1, change.new, change.new)
     frame = framing([Message(b"." * 400)])
 
-    def heard() -> None:
+    def fan_out() -> None:
         for _ in range(20):
-            fanout.hear(Batch(again.seq, [again]))
+            fanout.on_batch(Batch(again.seq, [again]))
 
     def written() -> None:
         for _ in range(20):
@@ -103,7 +88,7 @@ def test_a_change_for_a_thousand_readers_is_little_more_than_a_thousand_writes()
                 if not reader.waiting():
                     reader.write(frame)
 
-    ours, bare = quickest(heard, written)
+    ours, bare = quickest(fan_out, written)
     assert all(reader.written for reader in readers)
     assert ours < 11 * bare, f"{ours / bare:.1f} times as long as the writes alone"
 

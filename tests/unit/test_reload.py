@@ -2,11 +2,11 @@
 
 import pytest
 
-from correlator import metrics
-from correlator.config import load
+from correlator.config.loading import load
+from correlator.config.schema import leaves
+from correlator.daemon.reload import LIVE, Reload
 from correlator.errors import ConfigError, CorrelatorError
-from correlator.reload import LIVE, Reload
-from correlator.settings import leaves
+from correlator.ops import metrics
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def value(metric):
     return metric._value.get()
 
 
-async def test_every_part_takes_it_over(configured):
+async def test_every_part_applies_the_new_settings(configured):
     taken = []
     new = configured("[log]\nlevel = 'debug'")
     parts = [lambda c: lambda: taken.append((1, c)), lambda c: lambda: taken.append((2, c))]
@@ -34,7 +34,7 @@ async def test_every_part_takes_it_over(configured):
     assert value(metrics.RELOADED) == 1
 
 
-async def test_what_one_part_cannot_take_no_part_takes(configured, caplog):
+async def test_settings_that_one_part_refuses_are_applied_by_none(configured, caplog):
     def refuse(_):
         raise CorrelatorError("http.tls_cert: no certificate")
 
@@ -43,10 +43,10 @@ async def test_what_one_part_cannot_take_no_part_takes(configured, caplog):
     await reload.run()
     assert taken == []
     assert value(metrics.RELOADED) == 0
-    assert [r.message for r in caplog.records] == ["http.tls_cert: no certificate", "the configuration stays as it was"]
+    assert [r.message for r in caplog.records] == ["http.tls_cert: no certificate", "the configuration was not changed"]
 
 
-async def test_a_file_that_is_wrong_is_told_line_by_line_and_changes_nothing(configured, caplog):
+async def test_an_invalid_file_is_reported_line_by_line_and_changes_nothing(configured, caplog):
     taken = []
     reload = Reload(
         configured(""), lambda: configured("[jbos]\n[http]\nlistne = 1"), [lambda _: lambda: taken.append(1)]
@@ -58,11 +58,11 @@ async def test_a_file_that_is_wrong_is_told_line_by_line_and_changes_nothing(con
     assert [r.message for r in caplog.records] == [
         "jbos: unknown section; did you mean jobs?",
         "http.listne: unknown key; did you mean http.listen?",
-        "the configuration stays as it was",
+        "the configuration was not changed",
     ]
 
 
-async def test_a_mistake_of_the_program_is_told_with_its_traceback_and_changes_nothing(configured, caplog):
+async def test_an_unexpected_exception_is_logged_with_its_traceback_and_changes_nothing(configured, caplog):
     def broken():
         raise ZeroDivisionError
 
@@ -71,13 +71,13 @@ async def test_a_mistake_of_the_program_is_told_with_its_traceback_and_changes_n
     await Reload(configured(""), broken, [lambda _: lambda: taken.append(1)]).run()
     assert taken == []
     assert value(metrics.RELOADED) == 0
-    (told,) = caplog.records
-    assert told.message == "the configuration stays as it was"
-    assert told.exc_info[0] is ZeroDivisionError
+    (record,) = caplog.records
+    assert record.message == "the configuration was not changed"
+    assert record.exc_info[0] is ZeroDivisionError
 
 
 @pytest.mark.parametrize(("before", "after"), [(False, True), (True, False), (True, True)])
-async def test_from_http_to_https_or_back_takes_a_restart_and_a_renewed_certificate_none(
+async def test_switching_https_needs_a_restart_and_a_renewed_certificate_does_not(
     configured, caplog, tmp_path, before, after
 ):
     for name in ("a", "b", "c"):
@@ -96,14 +96,14 @@ async def test_keys_that_need_a_restart_are_named_by_what_the_daemon_was_started
     started = configured("[jobs]\nretention = '1h'\n[log]\nlevel = 'info'\n")
     new = configured("[jobs]\nretention = '2h'\n[mqtt]\nurl = 'mqtt://b'\n[log]\nlevel = 'error'\n")
     await Reload(started, lambda: new, []).run()
-    told = "changed, but only a restart makes it so: jobs.retention, mqtt.url"
-    assert [r.message for r in caplog.records if r.levelname == "WARNING"] == [told]
+    warning = "changed, but applied only by a restart: jobs.retention, mqtt.url"
+    assert [r.message for r in caplog.records if r.levelname == "WARNING"] == [warning]
     caplog.clear()
     await Reload(started, lambda: started, []).run()
     assert [r.levelname for r in caplog.records if r.levelname == "WARNING"] == []
 
 
-def test_every_key_that_is_taken_over_is_one():
+def test_every_reloadable_key_exists():
     assert {dotted for dotted, _ in leaves()} >= LIVE
 
 

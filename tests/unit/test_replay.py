@@ -4,8 +4,8 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from tests.replay import Insert, Row, SQLiteReplayer, Transaction, Update, expected, rolled_back, shift
-from tests.servers import ROLLED_BACK, TABLES
+from tests.support.mariadb import ROLLED_BACK, TABLES
+from tests.support.replay import Insert, Row, SQLiteReplayer, Transaction, Update, expected, rolled_back, shift
 
 STEP: Row = {
     "id": 1,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args, get_type_hints
+from typing import Any, NotRequired, get_args, get_origin, get_type_hints
 
 import orjson
 import pytest
@@ -10,30 +10,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from correlator import hub
 from correlator.errors import BadRequest
-from correlator.jobs import fold, model, shapes, wire
+from correlator.jobs import job_document, job_view, message_shapes, shapes
 from correlator.jobs.index import Index
-from correlator.jobs.model import (
-    Event,
-    Job,
-    JobRecord,
-    Kind,
-    LegacyRecord,
-    Line,
-    LogLine,
-    Reading,
-    Resolved,
-    Shown,
-    Status,
-    StepRecord,
-    View,
-)
-from correlator.sinks import compatible, payloads, topics
-from correlator.sinks.frames import decode
-from correlator.sinks.problems import problem
-from correlator.sinks.specs import asyncapi, openapi
-from tests.schemas import Shapes
+from correlator.jobs.model.changes import Change, Event, Reason
+from correlator.jobs.model.facts import Job, Kind, Line, Reading, Status
+from correlator.jobs.model.forecasts import Comparison, Forecast, JobForecast, State, StepAhead
+from correlator.jobs.model.rows import JobRecord, LegacyRecord, StepRecord
+from correlator.jobs.model.views import JobView, LogLine, PublishedJob, Resolved
+from correlator.pipeline import hub
+from correlator.sinks import payloads
+from correlator.sinks.http import compatible
+from correlator.sinks.http.frames import decode
+from correlator.sinks.http.openapi.specs import asyncapi, openapi
+from correlator.sinks.http.problems import problem
+from correlator.sinks.mqtt import topics
+from correlator.sinks.mqtt.outbox import PendingEvents
+from correlator.sinks.mqtt.tree import Tree
+from tests.support.schemas import Shapes
 
 AT = 1_758_553_933_123_456
 REST, STREAMED = Shapes(openapi()), Shapes(asyncapi())
@@ -42,7 +36,7 @@ STEPS = (
     StepRecord(9, "second", 2, "running", AT - 6_000_000),
     StepRecord(6, "fourth", 4, "failed", AT - 4_000_000, AT - 3_000_000, "boom"),
 )
-VIEW = View(
+VIEW = JobView(
     "j",
     Status.RUNNING,
     external_ids=("e1", "e2"),
@@ -52,7 +46,8 @@ VIEW = View(
     last=Line(AT - 1, 3, "WARN", "text"),
     metadata='{"vm_name":"vm","deep":{"er":[1,null]}}',
 )
-FULL, BARE = Shown(VIEW, 17, AT, ("k1",)), Shown(fold.view(Job("j")), 1, AT)
+CUT = replace(VIEW, error="boo", error_cut=9_000, steps=(replace(STEPS[2], error_cut=8_000),))
+FULL, BARE = PublishedJob(VIEW, 17, AT, ("k1",)), PublishedJob(job_view.view(Job("j")), 1, AT)
 LEGACY = LegacyRecord(3, "legacy-a", "creating_vm", "test", created_at=AT, started_at=AT, source_vm_spec='{"cpus":4}')
 
 
@@ -62,29 +57,53 @@ def literal(alias: Any) -> set[Any]:
     return literal(values[0]) if hasattr(alias, "__metadata__") else set(values)
 
 
+FORECAST = Forecast(AT, AT + 1, AT + 2, 41.7, 37, State.ROUGH, 96.0, 0.08, (StepAhead("next", 0.97, 12.0),))
+
+
 @pytest.mark.parametrize(
     ("shape", "core"),
     [
         (shapes.JobStatus, {s.value for s in Status if s is not Status.SKIPPED}),
         (shapes.StepStatus, {s.value for s in Status}),
-        (shapes.Basis, literal(get_type_hints(View)["basis"])),
-        (shapes.Source, literal(get_type_hints(View)["source"])),
-        (shapes.Left, literal(model.Reason) | {"filter"}),
+        (shapes.Basis, literal(get_type_hints(JobView)["basis"]) | {"history"}),
+        (shapes.ForecastState, {s.value for s in State}),
+        (shapes.Source, literal(get_type_hints(JobView)["source"])),
+        (message_shapes.DeleteReason, literal(Reason) | {"filter"}),
         (payloads.ResolvedBy, literal(get_type_hints(Resolved)["resolved_by"])),
     ],
-    ids=["job", "step", "basis", "source", "left", "resolved_by"],
+    ids=["job", "step", "basis", "forecast", "source", "left", "resolved_by"],
 )
 def test_a_closed_set_is_that_of_the_core(shape, core):
     assert literal(shape) == core
 
 
-@pytest.mark.parametrize("shown", [FULL, BARE, Shown(fold.legacy_view(LEGACY), 2, AT)], ids=["full", "bare", "legacy"])
+@pytest.mark.parametrize(
+    "shown",
+    [
+        FULL,
+        BARE,
+        PublishedJob(CUT, 18, AT),
+        PublishedJob(job_view.legacy_view(LEGACY), 2, AT),
+        replace(FULL, forecast=JobForecast(41.7, "history", FORECAST)),
+        replace(FULL, forecast=JobForecast(100.0, "reported", None, Comparison(96.0, 37, 88.0))),
+    ],
+    ids=["full", "bare", "cut", "legacy", "forecast", "compared"],
+)
 @pytest.mark.parametrize("steps", [True, False])
 def test_a_document_has_its_shape_to_the_last_member(shown, steps):
-    document = orjson.loads(wire.encode(wire.document(shown, steps=steps)))
+    document = orjson.loads(job_document.encode(job_document.document(shown, steps=steps)))
     assert REST.wrong("Document", document) == []
-    assert list(document) == list(get_type_hints(shapes.Document))
-    assert REST.wrong("JobsPage", {"jobs": [document], "next_cursor": None}) == []
+    cut = ["error_cut"] if shown.view.error_cut is not None else []
+    hints = get_type_hints(shapes.Document, include_extras=True)
+    assert list(document) == [name for name, hint in hints.items() if get_origin(hint) is not NotRequired] + cut
+    assert REST.wrong("JobsPage", {"jobs": [document], "next_cursor": None, "complete": True, "reason": None}) == []
+
+
+def test_a_document_says_that_its_counts_are_not_complete_only_while_they_are_not():
+    document = orjson.loads(job_document.encode(job_document.document(replace(FULL, complete=False))))
+    assert document.pop("counts_complete") is False
+    assert REST.wrong("Document", document | {"counts_complete": False}) == []
+    assert document == orjson.loads(job_document.encode(job_document.document(FULL)))
 
 
 times = st.none() | st.integers(-(1 << 62), 1 << 62)
@@ -99,7 +118,7 @@ step_records = st.builds(
     error_message=texts,
 )
 views = st.builds(
-    View,
+    JobView,
     job_id=st.text(),
     status=st.sampled_from([s for s in Status if s is not Status.SKIPPED]),
     error=texts,
@@ -114,8 +133,8 @@ views = st.builds(
 
 @given(views, st.integers(-(1 << 62), 1 << 62), st.booleans())
 def test_every_job_there_may_be_has_the_shape(view, updated_at, stalled):
-    document = wire.document(Shown(view, 1, updated_at, stalled=stalled))
-    assert REST.wrong("Document", orjson.loads(wire.encode(document))) == []
+    document = job_document.document(PublishedJob(view, 1, updated_at, stalled=stalled))
+    assert REST.wrong("Document", orjson.loads(job_document.encode(document))) == []
 
 
 LINE = LogLine(5, "WARN", "text", 7, {"a": 1}, AT)
@@ -124,15 +143,19 @@ LINE = LogLine(5, "WARN", "text", 7, {"a": 1}, AT)
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("Put", wire.put([1, 2], 18, FULL, wire.encode(wire.document(FULL)))),
-        ("Put", wire.put([], 18, BARE, wire.encode(wire.document(BARE)))),
-        ("Snapshot", wire.snapshot(1, 18, [wire.encode(wire.document(FULL))], more=False)),
-        ("Delta", wire.delta([1], 18, FULL, 16, b'{"status":"failed","steps":{"7":null}}')),
-        ("LogDropped", wire.dropped([1], 3)),
-        ("Delete", wire.delete([1], 18, "j", "merged")),
-        ("LogMessage", wire.encode({"type": "log", "sub": [1], "job_id": "j", **wire.log_line(LINE)})),
-        ("JobEvent", wire.encode(wire.event(Event(Kind.STEP_FAILED, "j", AT, 5, 7, "first", "boom"), "e", 18))),
-        ("JobEvent", wire.encode(wire.event(Event(Kind.JOB_STALLED, "j", AT), "e", 18))),
+        ("Put", job_document.put([1, 2], 18, FULL, job_document.encode(job_document.document(FULL)))),
+        ("Put", job_document.put([], 18, BARE, job_document.encode(job_document.document(BARE)))),
+        ("Snapshot", job_document.snapshot(1, 18, [job_document.encode(job_document.document(FULL))], more=False)),
+        ("Delta", job_document.delta([1], 18, FULL, 16, b'{"status":"failed","steps":{"7":null}}')),
+        ("LogDropped", job_document.dropped([1], 3)),
+        ("Delete", job_document.delete([1], 18, "j", "merged")),
+        ("LogMessage", job_document.encode({"type": "log", "sub": [1], "job_id": "j", **job_document.log_line(LINE)})),
+        (
+            "JobEvent",
+            job_document.encode(job_document.event(Event(Kind.STEP_FAILED, "j", AT, 5, 7, "first", "boom"), "e", 18)),
+        ),
+        ("JobEvent", job_document.encode(job_document.event(Event(Kind.JOB_STALLED, "j", AT), "e", 18))),
+        ("EventMessage", job_document.stream_event([1], 18, Event(Kind.JOB_LATE, "j", AT))),
     ],
 )
 def test_a_message_has_its_shape_to_the_last_member(name, message):
@@ -141,9 +164,9 @@ def test_a_message_has_its_shape_to_the_last_member(name, message):
 
 @pytest.mark.parametrize("attrs", [{"a": 1}, None, "no JSON", [1], 7])
 def test_a_log_line_has_its_shape_whatever_was_logged_with_it(attrs):
-    line = orjson.loads(wire.encode(wire.log_line(replace(LINE, attrs=attrs))))
+    line = orjson.loads(job_document.encode(job_document.log_line(replace(LINE, attrs=attrs))))
     assert REST.wrong("LogEvent", line) == []
-    assert REST.wrong("EventsPage", {"events": [line], "next_after": "5"}) == []
+    assert REST.wrong("EventsPage", {"events": [line], "next_after": "5", "more": True}) == []
 
 
 @pytest.mark.parametrize(
@@ -153,6 +176,7 @@ def test_a_log_line_has_its_shape_whatever_was_logged_with_it(attrs):
         ("Delete", {"type": "delete", "sub": [1], "seq": 18, "job_id": "j", "reason": "boredom"}),
         ("Delete", {"type": "delete", "sub": [1], "seq": 18, "job_id": "j", "reason": "gone", "why": "so"}),
         ("Delete", {"type": "delete", "sub": [1], "seq": 18, "job_id": "j"}),
+        ("EventMessage", orjson.loads(job_document.stream_event([1], 18, Event(Kind.JOB_STALLED, "j", AT)))),
         ("Bookmark", {"type": "bookmark", "seq": 18, "at": "2025-09-22T10:00:00Z"}),
         ("Bookmark", {"type": "bookmark", "seq": -1, "at": "2025-09-22T10:00:00.000000Z"}),
         ("Bye", {"type": "bye", "code": 1012, "retry_ms": [0]}),
@@ -164,29 +188,29 @@ def test_a_message_of_another_shape_is_seen(name, message):
 
 
 def test_no_message_has_the_shape_of_two():
-    log = {"type": "log", "sub": [1], "job_id": "j", **wire.log_line(LINE)}
-    told = {kind.__name__ for kind in shapes.TOLD}
-    assert STREAMED.one_of(told, orjson.loads(wire.encode(log))) == "LogMessage"
-    assert STREAMED.one_of(told, {"type": "log", "sub": [1], "dropped": 3}) == "LogDropped"
+    log = {"type": "log", "sub": [1], "job_id": "j", **job_document.log_line(LINE)}
+    server_messages = {kind.__name__ for kind in message_shapes.SERVER_MESSAGES}
+    assert STREAMED.one_of(server_messages, orjson.loads(job_document.encode(log))) == "LogMessage"
+    assert STREAMED.one_of(server_messages, {"type": "log", "sub": [1], "dropped": 3}) == "LogDropped"
 
 
-def tree(record: JobRecord) -> tuple[topics.Tree, Index]:
+def tree(record: JobRecord) -> tuple[Tree, Index]:
     index = Index()
     index.loading = False
     index.apply([Reading(record.job_id, 1, record, STEPS)], AT)
-    return topics.Tree(topics.Topics("p/i"), index, "e", topics.Events()), index
+    return Tree(topics.Topics("p/i"), index.published, "e", PendingEvents()), index
 
 
 def test_what_is_retained_has_its_shape_to_the_last_member():
     built, index = tree(JobRecord("j", status="running", external_job_id="x", started_at=AT))
     (state,) = built.messages(topics.Key("state", "j"))
     (ext,) = built.messages(topics.Key("ext", "x"))
-    gone = index.get("j")
+    gone = index.published.get("j")
     assert gone is not None
-    built.hear(hub.Batch(5, [model.Change("j", 5, gone, None, "retention")]))
+    built.on_batch(hub.Batch(5, [Change("j", 5, gone, None, "retention")]))
     index.apply([Reading("j", 2, None)], AT)
     deleted, nothing = built.messages(topics.Key("state", "j"))
-    built.found("p/i/job/left/state", b"no JSON")
+    built.on_retained("p/i/job/left/state", b"no JSON")
     least, _ = built.messages(topics.Key("state", "left"))
     assert nothing.payload == b""
     for name, message in {
@@ -213,7 +237,7 @@ def test_what_is_retained_has_its_shape_to_the_last_member():
 )
 def test_the_appliances_reply_has_just_one_of_its_four_shapes(name, body):
     names = {"DirectReply", "EnhancedReply", "LegacyReply", "UnknownReply"}
-    assert REST.one_of(names, orjson.loads(wire.encode(body))) == name
+    assert REST.one_of(names, orjson.loads(job_document.encode(body))) == name
 
 
 def test_a_problem_has_its_shape_to_the_last_member():

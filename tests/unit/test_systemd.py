@@ -6,7 +6,7 @@ import uuid
 
 import pytest
 
-from correlator.systemd import notify, watchdog_interval
+from correlator.ops.systemd import notify, watchdog_interval
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -28,7 +28,7 @@ def test_a_state_arrives_as_one_datagram(manager):
 @pytest.mark.parametrize(
     "name", ["", "vsock:2:1", "relative", "/nope/notify", "@nobody-listens", "/a\0b", "/" + "x" * 200]
 )
-def test_where_nobody_listens_it_says_so_and_does_not_raise(name):
+def test_without_a_listener_notify_returns_false_and_does_not_raise(name):
     assert notify("READY=1", {"NOTIFY_SOCKET": name}) is False
 
 

@@ -1,43 +1,46 @@
 """The tail, promise by promise, on a made-up InnoDB and its time; in any order: test_gaps_machine."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterator
+from copy import copy
 
 import pytest
 
-from correlator.jobs.index import Outcome
-from correlator.jobs.model import LogRow
-from correlator.sources.gaps import MAX_RANGES, Range
-from correlator.sources.tail import Tail
-from tests.innodb import InnoDB, Loop, Reader, Session, simulated
+from correlator.errors import SourceUnavailable
+from correlator.jobs.model.rows import LogRow
+from correlator.jobs.outcome import Outcome
+from correlator.sources.db.session import Range
+from correlator.sources.log.gaps import MAX_RANGES
+from correlator.sources.log.tail import Tail
+from tests.support.simulated_innodb import InnoDB, Session, SimulatedFollower
+from tests.support.virtual_time import VirtualTimeLoop
 
 
-class Told(Reader):
-    """Keeps what it is told, in order."""
+class RecordingFollower(SimulatedFollower):
+    """Keeps the rows that the tail delivers, in order."""
 
     def __init__(self, innodb: InnoDB, tail: Tail) -> None:
         super().__init__(innodb, tail)
-        self.told: list[LogRow] = []
+        self.delivered: list[LogRow] = []
 
     def rows(self, rows: list[LogRow]) -> Outcome:
-        self.told += rows
+        self.delivered += rows
         return Outcome()
 
     @property
     def ids(self) -> list[int]:
-        return [r.id for r in self.told]
+        return [r.id for r in self.delivered]
 
 
 @pytest.fixture
-def loop() -> Iterator[Loop]:
-    with simulated(batch=1000, cold_for=600.0, sweep_every=10.0) as loop:
+def loop() -> Iterator[VirtualTimeLoop]:
+    with contextlib.closing(VirtualTimeLoop()) as loop:
         yield loop
-        for task in asyncio.all_tasks(loop):
-            task.cancel()
-        loop.run()
+        loop.cancel_all()
 
 
-def follow(loop: Loop, reader: Reader) -> None:
+def follow(loop: VirtualTimeLoop, reader: SimulatedFollower) -> None:
     task = loop.create_task(reader.run())
     task.add_done_callback(lambda t: t.cancelled() or t.result())
     loop.run(1.0)
@@ -49,9 +52,9 @@ def innodb() -> InnoDB:
 
 
 @pytest.fixture
-def reader(loop: Loop, innodb: InnoDB) -> Told:
+def reader(loop: VirtualTimeLoop, innodb: InnoDB) -> RecordingFollower:
     """It has read rows 1 to 5."""
-    reader = Told(innodb, Tail())
+    reader = RecordingFollower(innodb, Tail(clock=loop.time))
     write(innodb, 5)
     follow(loop, reader)
     assert reader.ids == [1, 2, 3, 4, 5]
@@ -64,7 +67,7 @@ def write(innodb: InnoDB, size: int, *, commits: bool = True) -> None:
     innodb.end(transaction, commits=commits)
 
 
-def test_a_row_that_commits_below_the_head_is_told_within_a_poll(loop, innodb, reader):
+def test_a_row_that_commits_below_the_head_is_read_within_a_poll(loop, innodb, reader):
     slow = innodb.begin()
     innodb.insert(slow, 2)
     write(innodb, 1)
@@ -75,7 +78,7 @@ def test_a_row_that_commits_below_the_head_is_told_within_a_poll(loop, innodb, r
     assert reader.ids[5:] == [8, 6, 7]
 
 
-def test_a_row_that_not_even_a_dirty_read_saw_for_minutes_is_told_by_a_sweep(loop, innodb, reader):
+def test_a_row_that_no_dirty_read_saw_for_minutes_is_read_by_a_sweep(loop, innodb, reader):
     slow = innodb.begin()
     innodb.insert(slow, 2, ready=0)
     write(innodb, 1)
@@ -92,7 +95,7 @@ def test_a_sweep_comes_however_busy_the_probes_are(loop, innodb, reader):
     innodb.insert(unseen, 1, ready=0)
     write(innodb, 1)
     loop.run(10.0)
-    innodb.insert(innodb.begin(), 1)  # for ever open, and looked at again and again
+    innodb.insert(innodb.begin(), 1)  # open for ever, and probed again and again
     write(innodb, 1)
     reader.committed.latency = reader.dirty.latency = 0.1
     loop.run(10.0)
@@ -102,16 +105,16 @@ def test_a_sweep_comes_however_busy_the_probes_are(loop, innodb, reader):
 
 
 @pytest.mark.parametrize("fate", ["committed", "rolled back"])
-def test_a_truncate_is_found_although_new_ids_have_passed_the_head_before_anybody_looked(loop, innodb, reader, fate):
+def test_a_truncate_is_detected_although_new_ids_have_already_passed_the_head(loop, innodb, reader, fate):
     innodb.replace({}, 1)
     write(innodb, 4)
     write(innodb, 1, commits=fate == "committed")
     write(innodb, 4)
     loop.run(3.0)
-    assert reader.told[5:] == [innodb.rows[i] for i in sorted(innodb.rows)]
+    assert reader.delivered[5:] == [innodb.rows[i] for i in sorted(innodb.rows)]
 
 
-def test_what_is_not_committed_yet_at_a_truncate_of_all_that_was_read_is_told_later(loop, innodb, reader):
+def test_a_row_that_was_uncommitted_at_a_truncate_is_read_later(loop, innodb, reader):
     innodb.replace({}, 1)
     slow = innodb.begin()
     innodb.insert(slow, 6)
@@ -140,11 +143,11 @@ def test_ids_that_will_start_again_lower_are_found_before_the_first_of_them_come
     assert reader.tail.gaps is not gaps
 
 
-def test_who_goes_back_below_where_it_once_began_waits_for_holes_there_too(loop, innodb, reader):
+def test_a_tail_that_goes_back_below_its_begin_waits_for_holes_there_too(loop, innodb, reader):
     innodb.next_id = 1_000_000
     write(innodb, 1)
     loop.run(1.0)
-    fresh = Told(innodb, Tail())
+    fresh = RecordingFollower(innodb, Tail(clock=loop.time))
     follow(loop, fresh)
     assert fresh.ids == [1, 2, 3, 4, 5, 1_000_000]
     innodb.replace({i: r for i, r in innodb.rows.items() if i <= 5}, 6)
@@ -167,14 +170,87 @@ def test_a_clock_that_goes_an_hour_forward_is_no_reset(loop, innodb, reader):
     assert reader.ids == [1, 2, 3, 4, 5, 5], "but another row at the same id is one"
 
 
-class Threes(Told):
-    """A log whose ids go up in steps of three, `upto` the last; counts what is asked of it."""
+class Away(RecordingFollower):
+    """Its database goes away in the middle of a first question about where to begin, so many times."""
 
-    def __init__(self, upto: Callable[[], int]) -> None:
-        super().__init__(InnoDB(), Tail())
+    fails = 0
+
+    async def first_since(self, session: Session, since: int) -> int:
+        if self.fails:
+            self.fails -= 1
+            raise SourceUnavailable("away")
+        return 1
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_database_that_goes_away_while_the_tail_begins_again_leaves_its_position(loop, innodb, known):
+    reader = Away(innodb, Tail(clock=loop.time))
+    write(innodb, 5)
+    follow(loop, reader)
+    before = reader.tail.cursor()
+    assert before.head == 5
+    if known:
+        innodb.next_id = 3
+    else:
+        innodb.replace({}, 1)
+    reader.fails = 1_000_000
+    loop.run(10.0)
+    assert reader.tail.cursor().head in ((5,) if not known else (3, 5))
+    reader.fails = 0
+    write(innodb, 2)
+    loop.run(10.0)
+    assert reader.delivered[-1] == innodb.rows[max(innodb.rows)]
+
+
+def reads_past(reader: RecordingFollower) -> bool:
+    return reader.tail.past is not None
+
+
+def test_a_new_row_is_read_within_a_poll_however_long_the_past_is(loop, innodb):
+    write(innodb, 20_000)
+    reader = RecordingFollower(innodb, Tail(clock=loop.time))
+    reader.latency = 0.005
+    task = loop.create_task(reader.run())
+    loop.run(0.1)
+    reader.old.latency = 1.0
+    assert reads_past(reader)
+    assert len(reader.delivered) < 20_000
+    write(innodb, 1)
+    loop.run(reader.tail.idle_poll + 0.02)
+    assert 20_001 in reader.ids
+    assert reads_past(reader), "the past is still being read"
+    loop.run(60.0)
+    assert sorted(reader.ids) == list(range(1, 20_002))
+    assert not reads_past(reader)
+    task.cancel()
+
+
+def test_the_past_waits_while_the_tail_has_much_to_read(loop, innodb):
+    write(innodb, 20_000)
+    reader = RecordingFollower(innodb, Tail(clock=loop.time))
+    reader.latency = 0.01
+    task = loop.create_task(reader.run())
+    loop.run(0.1)
+    write(innodb, 10_000)
+    reader.tail.busy = True
+    before = len([i for i in reader.ids if i <= 20_000])
+    while max(reader.ids, default=0) < 30_000:
+        loop.run(0.01)
+    meanwhile = len([i for i in reader.ids if i <= 20_000]) - before
+    assert meanwhile <= 2_000, "what was on its way when the new rows came"
+    loop.run(10.0)
+    assert sorted(reader.ids) == list(range(1, 30_001))
+    task.cancel()
+
+
+class Threes(RecordingFollower):
+    """A log whose ids increase in steps of three up to `upto()`. It counts the queries."""
+
+    def __init__(self, upto: Callable[[], int], clock: Callable[[], float]) -> None:
+        super().__init__(InnoDB(), Tail(clock=clock))
         self._upto = upto
         self.asked: list[list[Range]] = []
-        self.looked_at = 0
+        self.ids_probed = 0
 
     async def last_id(self, session: Session) -> int:
         return self._upto()
@@ -188,31 +264,44 @@ class Threes(Told):
         await asyncio.sleep(0.002)
         self.asked.append(ranges)
         found = [i for a, b in ranges for i in range(a + (1 - a) % 3, min(b, self._upto()) + 1, 3)]
-        self.looked_at += len(found)
+        self.ids_probed += len(found)
         return found
 
-    async def reset_signs(self, session: Session) -> tuple[int, float]:
+    async def reset_evidence(self, session: Session) -> tuple[int, float]:
         return self._upto() + 3, 0.0
 
 
 def test_a_past_in_steps_of_three_costs_windows_and_not_holes(loop):
-    reader = Threes(lambda: 100_000)
+    reader = Threes(lambda: 100_000, loop.time)
     follow(loop, reader)
     loop.run(15.0)
-    assert (len(reader.told), reader.tail.gaps.open) == (33_334, [])
+    assert (len(reader.delivered), reader.tail.gaps.open) == (33_334, [])
     assert len(reader.asked) < 50
-    assert reader.looked_at < 10 * len(reader.told), "each row is seen a few times until its neighbours are settled"
+    assert reader.ids_probed < 10 * len(reader.delivered), "each row is probed a few times"
 
 
-def test_rows_that_come_in_steps_of_three_cost_few_looks(loop):
+def test_rows_with_ids_in_steps_of_three_cost_few_probes(loop):
     start = loop.now
-    reader = Threes(lambda: 1 + 3 * int((loop.now - start) * 100))
+    reader = Threes(lambda: 1 + 3 * int((loop.now - start) * 100), loop.time)
     follow(loop, reader)
     loop.run(120.0)
-    before, seen = len(reader.asked), reader.looked_at
+    before, seen = len(reader.asked), reader.ids_probed
     loop.run(10.0)
     assert len(reader.tail.gaps.open) < 60
     assert len(reader.tail.gaps.cold) > 1000
-    assert len(reader.asked) - before < 500, "fifty looks a second, whatever the number of windows"
+    assert len(reader.asked) - before < 500, "fifty probes a second, whatever the number of windows"
     assert max(map(len, reader.asked)) <= MAX_RANGES
-    assert reader.looked_at - seen < 60_000
+    assert reader.ids_probed - seen < 60_000
+
+
+def test_the_log_counts_as_read_only_when_a_query_found_less_than_it_asked_for(loop, innodb):
+    read_at: list[tuple[float, int]] = []
+
+    reader = RecordingFollower(innodb, Tail(clock=loop.time))
+    reader.status = copy(reader.status)
+    reader.status.caught_up = lambda: read_at.append((loop.time(), len(reader.delivered)))
+    write(innodb, 5)
+    follow(loop, reader)
+    write(innodb, 2500)
+    loop.run(1.0)
+    assert {number for _, number in read_at} - {0, 5} == {2505}

@@ -1,4 +1,4 @@
-"""What is printed: it fits, it is told once, and nobody else's text reaches the terminal as a command."""
+"""What is printed: it fits, each event is reported once, and untrusted text is never a command of the terminal."""
 
 from __future__ import annotations
 
@@ -12,42 +12,21 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from correlator.replica import Connection, Update
-from correlator.replica.messages import Log
-from correlator.terminal import signs, tree
-from correlator.terminal.listing import Query, newest, plain, table
+from correlator.client.messages import Log
+from correlator.client.replica import Connection, Update
+from correlator.terminal import formats, tree
+from correlator.terminal.formats import as_json, duration
+from correlator.terminal.ids import short
+from correlator.terminal.listing import Query, most_urgent, newest, not_shown
+from correlator.terminal.renderers import Lines, Objects
 from correlator.terminal.screen import Screen
 from correlator.terminal.show import fields
-from correlator.terminal.shows import Lines, Objects
-from correlator.terminal.signs import Signs, as_json, console_on, duration, signs_for
-from correlator.terminal.watched import Watch
+from correlator.terminal.table import PLAIN, plain, table
+from correlator.terminal.theme import Theme, console_on, theme_for
+from correlator.terminal.watch_state import WatchState
+from tests.support.job_documents import NOW, document, step, update
 
-NOW = 1_758_553_960.0  # 2025-09-22T15:12:40Z
 NASTY = "\x1b[2J\x1b]0;owned\x07[bold red]x[/]\r\n\t\u202e\u009b31m"
-
-
-def step(seq: int, name: str, status: str = "completed", **members: Any) -> dict[str, Any]:
-    return {"seq": seq, "name": name, "status": status, "started_at": f"2025-09-22T15:12:{seq:02}.000000Z",
-            "ended_at": None if status == "running" else f"2025-09-22T15:12:{seq:02}.900000Z",
-            "duration_seconds": 0.9, "error": None, **members}  # fmt: skip
-
-
-def document(job_id: str = "e8f15a6d-c5f4-4d69-af72-194b96a0c7fb", status: str = "running", **members: Any) -> Any:
-    steps = members.pop(
-        "steps", {"1": step(1, "validation"), "2": step(2, "multi-volume-snapshot-creation", "running")}
-    )
-    return {
-        "job_id": job_id, "external_ids": ["unified-live-failover-pgtest2-1758553933"], "context_id": None,
-        "parent_job_id": None, "child_job_ids": [], "job_type": "failover", "operation": "unified-live-failover",
-        "category": None, "owner": "system", "status": status, "terminal": status in signs.ENDED, "error": None,
-        "started_at": "2025-09-22T15:12:01.000000Z", "ended_at": None, "updated_at": "2025-09-22T15:12:13.000000Z",
-        "duration_seconds": 12.0, "stalled": False, "last_event_at": None, "warnings": 0, "errors": 0,
-        "progress": {"percent": 40.0, "basis": "steps", "steps_done": 1, "steps_failed": 0, "steps_running": 1,
-                     "steps_skipped": 0, "steps_seen": 2},
-        "current_step": "multi-volume-snapshot-creation", "steps": steps, "source": "joblog", "rev": 17,
-        "last_message": {"level": "INFO", "text": "creating snapshots", "at": "2025-09-22T15:12:12.000000Z"},
-        "metadata": {"vm_name": "pgtest2"}, **members,
-    }  # fmt: skip
 
 
 FAILED_STEPS = {
@@ -62,17 +41,12 @@ LOGS = tuple(
 )
 
 
-def update(*jobs: Any, gone: dict[str, str] | None = None, logs: tuple[Log, ...] = (), **members: Any) -> Update:
-    known = {job["job_id"]: job for job in jobs}
-    return Update(known, frozenset(known), gone or {}, logs, members.pop("synced", True), **members)
-
-
 def texts(lines: list[Text]) -> list[str]:
     return [line.plain for line in lines]
 
 
-def drawn(*branches: tree.Branch, width: int = 80, height: int = 0, look: Signs | None = None) -> list[str]:
-    return texts(tree.lines(branches, tree.Frame(width, height, NOW, look or Signs())))
+def drawn(*branches: tree.Branch, width: int = 80, height: int = 0, theme: Theme | None = None) -> list[str]:
+    return texts(tree.lines(branches, tree.Frame(width, height, NOW, theme or Theme())))
 
 
 # -- the tree
@@ -90,17 +64,17 @@ def test_a_running_job_is_a_header_a_bar_and_its_steps():
 
 
 @pytest.mark.parametrize("width", [20, 40, 80, 120])
-@pytest.mark.parametrize("look", [Signs(), Signs("ascii", unicode=False)])
-def test_no_line_is_wider_than_the_terminal(width, look):
+@pytest.mark.parametrize("theme", [Theme(), Theme("ascii", unicode=False)])
+def test_no_line_is_wider_than_the_terminal(width, theme):
     failed = document(status="failed", steps=FAILED_STEPS, error="y" * 500, metadata={"vm_name": "漢字" * 40})
     branches = [
         tree.Branch("gui-1" * 30, document()),
         tree.Branch("x", failed, LOGS),
         tree.Branch(NASTY * 9, document()),
     ]
-    lines = drawn(*branches, tree.Branch("never-" * 30), width=width, look=look)
+    lines = drawn(*branches, tree.Branch("never-" * 30), width=width, theme=theme)
     assert max(cell_len(line) for line in lines) <= width
-    assert any(look.ellipsis in line for line in lines)
+    assert any(theme.ellipsis in line for line in lines)
 
 
 def test_under_a_failed_step_stay_its_error_and_its_last_log_lines():
@@ -125,13 +99,13 @@ def test_a_low_window_folds_what_went_well_before_it_hides_anything_else():
     assert drawn(*many, height=4)[-1] == "… 6 more lines"
 
 
-def test_an_id_that_nobody_knows_is_waited_for():
+def test_an_id_without_a_job_is_waited_for():
     assert drawn(tree.Branch("gui-1")) == ["○ waiting for gui-1"]
 
 
 @pytest.mark.parametrize("share", [0.0, 50.0, 99.9, 100.0, -3.0, 300.0])
 def test_a_bar_is_full_only_at_a_hundred(share):
-    bar = Signs(unicode=False).bar(share, 10).plain
+    bar = Theme(unicode=False).bar(share, 10).plain
     assert len(bar) == 10
     assert (bar == "#" * 10) is (share >= 100)
 
@@ -139,35 +113,35 @@ def test_a_bar_is_full_only_at_a_hundred(share):
 # -- untrusted text
 
 
-def everything(job: Any, look: Signs) -> str:
+def everything(job: Any, theme: Theme) -> str:
     out = io.StringIO()
     console = Console(
         file=out, width=200, force_terminal=True, markup=False, emoji=False, highlight=False, no_color=True
     )
     for line in tree.lines(
-        [tree.Branch(NASTY, job, (Log(level=NASTY, message=NASTY),))], tree.Frame(200, 0, NOW, look)
+        [tree.Branch(NASTY, job, (Log(level=NASTY, message=NASTY),))], tree.Frame(200, 0, NOW, theme)
     ):
         console.print(line)
-    console.print(table([job], 200, NOW, look))
-    for _, value in fields(job, NOW, look):
+    console.print(table([job], 200, NOW, theme))
+    for _, value in fields(job, NOW, theme):
         console.print(value)
-    return out.getvalue() + plain(job, look) + as_json(job)
+    return out.getvalue() + plain(job, NOW, theme) + as_json(job)
 
 
-@pytest.mark.parametrize("look", [Signs(), Signs("ascii", unicode=False), Signs("latin-1", unicode=False)])
-def test_text_of_the_database_is_never_a_command_of_the_terminal_nor_markup(look):
+@pytest.mark.parametrize("theme", [Theme(), Theme("ascii", unicode=False), Theme("latin-1", unicode=False)])
+def test_text_of_the_database_is_never_a_command_of_the_terminal_nor_markup(theme):
     nasty_step = step(1, NASTY, "failed", error=NASTY)
     job = document(NASTY, "failed", external_ids=[NASTY], operation=NASTY, error=NASTY, steps={NASTY: nasty_step},
                    metadata={"vm_name": NASTY, NASTY: NASTY}, owner=NASTY, job_type=NASTY,
                    last_message={"level": NASTY, "text": NASTY, "at": NASTY})  # fmt: skip
-    printed = everything(job, look)
+    printed = everything(job, theme)
     for sequence in ("\x1b[2J", "\x1b]", "\x07", "\r", "\t\u202e", "\u202e", "\u009b"):
         assert sequence not in printed
     assert "[bold red]x[/]" in printed
-    printed.encode(look.encoding if look.unicode else "ascii")
+    printed.encode(theme.encoding if theme.unicode else "ascii")
 
 
-def test_json_is_ascii_so_that_no_terminal_takes_it_for_a_command():
+def test_json_output_is_ascii_so_that_no_terminal_interprets_it():
     written = as_json({"a": NASTY + "\x7f"})
     assert json.loads(written) == {"a": NASTY + "\x7f"}
     assert written.isascii()
@@ -184,9 +158,9 @@ def test_json_is_ascii_so_that_no_terminal_takes_it_for_a_command():
         ("latin-1", {"LANG": "de_DE.UTF-8"}, False),
     ],
 )
-def test_signs_are_ascii_where_the_stream_or_the_locale_knows_no_others(encoding, environ, unicode):
+def test_symbols_are_ascii_where_the_stream_or_the_locale_knows_no_others(encoding, environ, unicode):
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
-    assert signs_for(stream, environ).unicode is unicode
+    assert theme_for(stream, environ).unicode is unicode
 
 
 # -- lists
@@ -196,7 +170,7 @@ def test_signs_are_ascii_where_the_stream_or_the_locale_knows_no_others(encoding
 def test_the_table_fits_and_shows_the_more_the_wider(width):
     jobs = [document(), document("b", "failed", metadata={"vm_name": "漢字" * 20}), document("c", metadata={})]
     console = Console(file=io.StringIO(), width=width, record=True)
-    console.print(table(jobs, width, NOW, Signs()))
+    console.print(table(jobs, width, NOW, Theme()))
     lines = console.export_text().splitlines()
     assert len(lines) == 4
     assert max(cell_len(line) for line in lines) <= width
@@ -210,10 +184,59 @@ def test_the_table_fits_and_shows_the_more_the_wider(width):
 
 
 def test_plain_has_one_line_of_columns_for_a_job_with_a_dash_where_nothing_is_known():
-    assert plain(document(metadata={}, current_step=None), Signs()).split("\t") == [
+    assert plain(document(metadata={}, current_step=None), NOW, Theme()).split("\t") == [
         "2025-09-22T15:12:01Z", "e8f15a6d-c5f4-4d69-af72-194b96a0c7fb", "running", "40", "-", "unified-live-failover",
-        "-", "12",
+        "-", "39", "-", "-", "-", "-", "-",
     ]  # fmt: skip
+
+
+def test_plain_lines_show_a_stall_an_error_and_the_elapsed_time():
+    stalled = plain(document(stalled=True), NOW + 600, Theme()).split("\t")
+    failed = plain(document(status="failed", error="no\tspace"), NOW + 600, Theme()).split("\t")
+    assert dict(zip(PLAIN, stalled, strict=True)).items() >= {"SECONDS": "639", "STALLED": "stalled"}.items()
+    assert dict(zip(PLAIN, failed, strict=True)).items() >= {"SECONDS": "12", "ERROR": r"no\tspace"}.items()
+
+
+def test_the_most_urgent_jobs_come_first_and_the_hidden_ones_are_counted():
+    jobs = [document(f"run-{n}", metadata={}) for n in range(3)]
+    jobs += [document(f"old-{n}", "failed", ended_at="2025-09-22T10:00:00Z") for n in range(30)]
+    jobs += [document(f"done-{n}", "completed") for n in range(60)]
+    jobs.append(document("fresh", "failed", ended_at="2025-09-22T15:10:00Z", started_at="2025-09-22T09:00:00Z"))
+    jobs.append(document("stuck", stalled=True, started_at="2025-09-21T09:00:00Z"))
+    shown = most_urgent(jobs, NOW, 5)
+    assert [job["job_id"] for job in shown] == ["stuck", "fresh", "run-2", "run-1", "run-0"]
+    words = "90 more: 30 failed, 60 completed (the window is too low)"
+    assert not_shown(jobs, shown, Query(), 95, Theme()) == f"… {words}"
+    limited = not_shown(jobs, shown, Query(limit=5, text="x", operation=("y",)), 100, Theme(unicode=False))
+    assert limited == ("... 90 more: 30 failed, 60 completed (--limit 5); 5 left out by --operation and -q")
+    assert not_shown(shown, shown, Query(), 5, Theme()) == ""
+
+
+def test_a_legacy_id_is_shortened_to_its_distinctive_end():
+    legacy = "unified-live-failover-pgtest2-1758553933"
+    assert short(legacy, Theme()) == "…1758553933"
+    assert short("e8f15a6d-c5f4-4d69-af72-194b96a0c7fb", Theme()) == "e8f15a6d"
+    assert short("job-7", Theme()) == "job-7"
+
+
+def test_what_was_cut_and_counts_that_are_not_complete_are_said_in_words():
+    cut = document(
+        status="failed", error="y", error_cut=2_000_000, counts_complete=False, warnings=3,
+        metadata={"vm_name": "a", "_cut": {"blob": 18_000_000, "*": 1_500}},
+        steps={"1": step(1, "boot", "failed", error="z", error_cut=20_000)},
+    )  # fmt: skip
+    printed = "\n".join(f"{name} {value.plain}" for name, value in fields(cut, NOW, Theme()))
+    for words in (
+        "error y  (cut: 2 MB in full)", "metadata blob cut: 18 MB in full", "metadata others cut: 1.5 kB in full",
+        "log 3 warnings, 0 errors so far: the log is still being counted", "z  (cut: 20 kB in full)",
+    ):  # fmt: skip
+        assert words in printed
+    assert "_cut" not in printed
+    tree_lines = "\n".join(drawn(tree.Branch("x", cut)))
+    assert "(cut: 20 kB in full)" in tree_lines
+    assert "(cut: 2 MB in full)" in tree_lines
+    watch = WatchState(["e8f15a6d-c5f4-4d69-af72-194b96a0c7fb"])
+    assert [line.endswith("in full)") for line in reported(watch, update(cut))] == [True, True]
 
 
 def test_a_followed_list_admits_what_the_daemon_would_list():
@@ -221,7 +244,7 @@ def test_a_followed_list_admits_what_the_daemon_would_list():
     jobs.append(document("c", metadata={"vm_name": "Web1"}, started_at=None))
 
     def found(**query: Any) -> list[str]:
-        return [job["job_id"] for job in newest(update(*jobs), Query(**query))]
+        return [job["job_id"] for job in newest(jobs, Query(**query))]
 
     assert found() == ["b", "a", "c"]
     assert found(limit=2) == ["b", "a"]
@@ -234,94 +257,99 @@ def test_a_followed_list_admits_what_the_daemon_would_list():
 # -- what has happened
 
 
-def told(watch: Watch, *updates: Update) -> list[str]:
-    return [f"{one.name}: {one.text}" for one in (h for u in updates for h in watch.hear(u))]
+def reported(watch: WatchState, *updates: Update) -> list[str]:
+    return [f"{one.name}: {one.text}" for one in (h for u in updates for h in watch.apply(u))]
 
 
-def test_each_transition_is_told_once_and_in_order():
-    watch = Watch(["e8f15a6d-c5f4-4d69-af72-194b96a0c7fb"])
+def test_each_transition_is_reported_once_and_in_order():
+    watch = WatchState(["e8f15a6d-c5f4-4d69-af72-194b96a0c7fb"])
     first = update(document())
     ended = document(
         status="failed", error="boom", duration_seconds=15.0, steps=FAILED_STEPS | {"3": step(3, "rollback", "skipped")}
     )
     name = watch.all[0].name
-    assert told(watch, first, update(document(rev=18))) == [
+    assert reported(watch, first, update(document(rev=18))) == [
         f"{name}: unified-live-failover pgtest2 running",
         f"{name}: step validation completed after 0.9s",
         f"{name}: step multi-volume-snapshot-creation running",
     ]
-    assert told(watch, update(ended), update(ended | {"rev": 30}), first) == [
+    assert reported(watch, update(ended), update(ended | {"rev": 30}), first) == [
         f"{name}: step volume-attachment failed after 0.9s: {FAILED_STEPS['2']['error']}",
         f"{name}: step rollback skipped after 0.9s",
         f"{name}: unified-live-failover pgtest2 failed after 15s: boom",
     ]
 
 
-def test_an_end_that_turns_out_to_be_another_is_told_and_counts():
-    watch = Watch(["a"])
+def test_an_end_that_turns_out_to_be_another_is_reported_and_counts():
+    watch = WatchState(["a"])
     ended = [document("a", status, steps={}, operation="op", metadata={}) for status in ("failed", "completed")]
-    assert told(watch, update(ended[0]), update(ended[1])) == ["a: op failed after 12s", "a: op completed after 12s"]
+    assert reported(watch, update(ended[0]), update(ended[1])) == [
+        "a: op failed after 12s",
+        "a: op completed after 12s",
+    ]
     assert watch.code(by_status=True) == 0
 
 
 def test_a_legacy_job_that_turns_out_to_be_joblogs_is_the_same_job():
-    watch = Watch(["live-a"])
+    watch = WatchState(["live-a"])
     legacy = document("live-a", source="legacy", steps={}, external_ids=[])
     real = document("u", external_ids=["live-a"], steps={})
     merged = Update({"u": real}, frozenset({"u"}), {"live-a": "merged"}, synced=True)
-    assert told(watch, update(legacy), merged) == ["live-a: unified-live-failover pgtest2 running"]
+    assert reported(watch, update(legacy), merged) == ["live-a: unified-live-failover pgtest2 running"]
     assert (watch.all[0].job or {})["job_id"] == "u"
 
 
 def test_an_id_that_names_another_run_begins_anew():
-    watch = Watch(["x"])
+    watch = WatchState(["x"])
     old = document("a", "failed", external_ids=["x"], steps={}, started_at="2025-09-22T15:00:00Z")
     new = document("b", external_ids=["x"], steps={})
-    heard = update(old, logs=(Log(job_id="a", event_id=1, message="of the old one"),))
-    assert len(told(watch, heard, update(old, new), Update({"b": new}, gone={"a": "filter"}, synced=True))) == 3
+    first = update(old, logs=(Log(job_id="a", event_id=1, message="of the old one"),))
+    assert len(reported(watch, first, update(old, new), Update({"b": new}, gone={"a": "filter"}, synced=True))) == 3
     assert list(watch.all[0].logs) == []
     assert watch.code(by_status=True) == 1
 
 
 @pytest.mark.parametrize("reason", ["absent", "retention", "filter"])
 def test_a_job_stays_as_it_was_seen_when_the_daemon_no_longer_shows_it(reason):
-    watch = Watch(["a"])
-    assert told(watch, update(document("a", "completed", steps={})), update(gone={"a": reason}))[1:] == []
+    watch = WatchState(["a"])
+    assert reported(watch, update(document("a", "completed", steps={})), update(gone={"a": reason}))[1:] == []
     assert (watch.ended, watch.code(by_status=True)) == (True, 0)
 
 
-def test_a_job_whose_row_was_deleted_is_over_and_not_found():
-    watch = Watch(["a"])
-    assert told(watch, update(document("a", steps={})), update(gone={"a": "gone"}))[1:] == ["a: deleted"]
+def test_the_watch_of_a_deleted_job_ends_as_not_found():
+    watch = WatchState(["a"])
+    assert reported(watch, update(document("a", steps={})), update(gone={"a": "gone"}))[1:] == ["a: deleted"]
     assert (watch.ended, watch.code(by_status=False)) == (True, 12)
 
 
 def test_the_exit_code_is_the_highest():
     states = {"completed": 0, "failed": 10, "cancelled": 11, "running": 1}
     for status, code in states.items():
-        watch = Watch(["a", "b"])
-        watch.hear(update(document("a", status), document("b", "completed")))
+        watch = WatchState(["a", "b"])
+        watch.apply(update(document("a", status), document("b", "completed")))
         assert watch.code(by_status=True) == code
         assert watch.code(by_status=False) == (1 if status == "running" else 0)
-    assert Watch(["a"]).code(by_status=True) == 12
+    assert WatchState(["a"]).code(by_status=True) == 12
 
 
-def test_a_log_line_is_told_once_and_only_of_a_job_that_is_watched():
-    watch = Watch(["a"])
+def test_a_log_line_is_reported_once_and_only_of_a_job_that_is_watched():
+    watch = WatchState(["a"])
     lines = (Log(job_id="a", event_id=1, level="WARN", message="m"), Log(job_id="b", event_id=2, message="n"))
-    once = told(watch, update(document("a", steps={}), logs=lines), update(logs=lines))
+    once = reported(watch, update(document("a", steps={}), logs=lines), update(logs=lines))
     assert once[1:] == ["a: WARN m"]
-    assert told(watch, update(logs=(Log(dropped=4),))) == [": 4 log lines came too fast and were lost"]
+    assert reported(watch, update(logs=(Log(dropped=4),))) == [
+        ": 4 log lines were dropped, because they came faster than they could be sent"
+    ]
 
 
-def test_stalling_and_recovering_are_told():
-    watch = Watch(["a"])
+def test_stalling_and_recovering_are_reported():
+    watch = WatchState(["a"])
     states = [document("a", steps={}, stalled=stalled) for stalled in (False, True, False)]
-    assert told(watch, *map(update, states))[1:] == ["a: stalled: nothing is heard of it", "a: goes on"]
+    assert reported(watch, *map(update, states))[1:] == ["a: stalled: no sign of life", "a: no longer stalled"]
 
 
 def test_lines_say_what_is_waited_for_once_and_the_connection_on_standard_error():
-    watch, out, err = Watch(["gui-1"]), io.StringIO(), io.StringIO()
+    watch, out, err = WatchState(["gui-1"]), io.StringIO(), io.StringIO()
     lines = Lines(watch, out, err)
     away = Update({}, connection=Connection("offline", "http://h cannot be reached: why\nmore"))
     for one in (
@@ -331,11 +359,11 @@ def test_lines_say_what_is_waited_for_once_and_the_connection_on_standard_error(
         away,
         update(document("u", external_ids=["gui-1"], steps={}, operation=NASTY)),
     ):
-        lines.tell(watch.hear(one), one)
-    told_lines = out.getvalue().split("\n")
-    assert told_lines[0].endswith("Z gui-1 waiting for it")
-    assert told_lines[1].startswith("2025-09-22T15:12:01Z gui-1 \\x1b[2J")
-    assert told_lines[2:] == [""]
+        lines.handle(watch.apply(one), one)
+    printed_lines = out.getvalue().split("\n")
+    assert printed_lines[0].endswith("Z gui-1 waiting for it")
+    assert printed_lines[1].startswith("2025-09-22T15:12:01Z gui-1 \\x1b[2J")
+    assert printed_lines[2:] == [""]
     assert err.getvalue().splitlines() == [
         "correlator: http://h cannot be reached: why; trying again",
         "correlator: connected again",
@@ -343,7 +371,7 @@ def test_lines_say_what_is_waited_for_once_and_the_connection_on_standard_error(
 
 
 def test_objects_are_one_for_each_change():
-    watch, out = Watch(["gui-1", "b"]), io.StringIO()
+    watch, out = WatchState(["gui-1", "b"]), io.StringIO()
     objects = Objects(watch, out)
     job = document("b", steps={})
     log = Log(job_id="b", event_id=3, level="WARN", message=NASTY, at="t")
@@ -353,7 +381,7 @@ def test_objects_are_one_for_each_change():
         update(job, connection=live), update(job, logs=(log,), connection=live), away,
         update(job | {"rev": 18}, connection=live), update(gone={"b": "gone"}, connection=live),
     ):  # fmt: skip
-        objects.tell(watch.hear(one), one)
+        objects.handle(watch.apply(one), one)
     assert [json.loads(line) for line in out.getvalue().splitlines()] == [
         {"type": "connection", "state": "live", "error": None},
         {"type": "waiting", "id": "gui-1"},
@@ -431,3 +459,8 @@ def test_without_colour_there_is_none(monkeypatch):
 )  # fmt: skip
 def test_a_duration_is_short(seconds, short, fine):
     assert (duration(seconds), duration(seconds, fine=True)) == (short, fine)
+
+
+def test_a_step_that_the_tables_do_not_know_yet_is_printed_last():
+    steps = {"9": {"seq": 0}, "4": {"seq": 2}, "12": {"seq": 1}, "7": {}}
+    assert [number for number, _ in formats.steps_of({"steps": steps})] == ["12", "4", "7", "9"]

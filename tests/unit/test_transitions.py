@@ -1,22 +1,26 @@
-"""Transitions that only the tables tell: owed for a grace, paid off by their row, told once."""
+"""Transitions that only the tables show: pending for a grace, completed by their row, published once."""
 
 from msgspec.structs import replace
 
-from correlator.jobs import transitions
-from correlator.jobs.model import Event, Job, JobEvent, Kind, Status, StepEvents, StepRecord, View
-from correlator.jobs.transitions import GRACE, Transitions, legacy_events
+from correlator.jobs import missing_rows
+from correlator.jobs.missing_rows import GRACE, Transitions, legacy_events
+from correlator.jobs.model.changes import Event
+from correlator.jobs.model.facts import Job, JobEvent, Kind, Status, StepEvents
+from correlator.jobs.model.rows import StepRecord
+from correlator.jobs.model.views import JobView
 
+FOR_EVER = 1 << 62
 NOW = 1_758_553_933_000_000
-RUNNING = View("j", Status.RUNNING, started_at=NOW - 9)
+RUNNING = JobView("j", Status.RUNNING, started_at=NOW - 9)
 FAILED = replace(RUNNING, status=Status.FAILED, ended_at=NOW - 1, error="boom")
 SILENT = Job("j")
 
 
-def owed(old, new, job=SILENT, *heard, now=NOW):
+def pending_after(old, new, job=SILENT, *logged, now=NOW):
     found = Transitions()
     found.changed(old, new, job, now)
-    for step_id, kind in heard:
-        found.heard("j", step_id, kind)
+    for step_id, kind in logged:
+        found.row_arrived("j", step_id, kind)
     return found
 
 
@@ -24,71 +28,111 @@ def steps(*made):
     return replace(RUNNING, steps=made)
 
 
-def test_an_end_of_the_tables_alone_is_told_after_the_grace_and_once():
-    found = owed(RUNNING, FAILED)
-    assert found.due(NOW + GRACE - 1) == []
-    assert found.due(NOW + GRACE) == [Event(Kind.JOB_FAILED, "j", NOW - 1, error="boom")]
-    assert found.due(NOW + 9 * GRACE) == []
+def test_an_end_of_the_tables_alone_is_published_once_after_the_grace():
+    found = pending_after(RUNNING, FAILED)
+    assert found.due(NOW + GRACE - 1, FOR_EVER) == []
+    assert found.due(NOW + GRACE, FOR_EVER) == [Event(Kind.JOB_FAILED, "j", NOW - 1, error="boom")]
+    assert found.due(NOW + 9 * GRACE, FOR_EVER) == []
 
 
 def test_a_row_that_comes_in_time_pays_it_off():
-    assert owed(RUNNING, FAILED, SILENT, (None, Kind.JOB_FAILED)).due(NOW + GRACE) == []
+    assert pending_after(RUNNING, FAILED, SILENT, (None, Kind.JOB_FAILED)).due(NOW + GRACE, FOR_EVER) == []
 
 
 def test_another_row_does_not():
     others = [(None, Kind.JOB_COMPLETED), (1, Kind.STEP_FAILED), (None, Kind.JOB_STARTED)]
-    assert len(owed(RUNNING, FAILED, SILENT, *others).due(NOW + GRACE)) == 1
+    assert len(pending_after(RUNNING, FAILED, SILENT, *others).due(NOW + GRACE, FOR_EVER)) == 1
 
 
-def test_a_transition_that_the_log_has_told_is_not_owed():
+def test_a_transition_that_the_log_has_is_not_pending():
     job = Job("j", event=JobEvent(Status.FAILED, NOW, 1, 1))
-    assert owed(RUNNING, FAILED, job).due(NOW + GRACE) == []
+    assert pending_after(RUNNING, FAILED, job).due(NOW + GRACE, FOR_EVER) == []
 
 
 def test_a_job_first_seen_at_work_began():
-    assert owed(None, RUNNING).due(NOW + GRACE) == [Event(Kind.JOB_STARTED, "j", NOW - 9)]
-    assert owed(None, RUNNING, Job("j", started_at=NOW)).due(NOW + GRACE) == []
-    assert owed(None, replace(RUNNING, status=Status.PENDING)).due(NOW + GRACE) == []
+    assert pending_after(None, RUNNING).due(NOW + GRACE, FOR_EVER) == [Event(Kind.JOB_STARTED, "j", NOW - 9)]
+    assert pending_after(None, RUNNING, Job("j", started_at=NOW)).due(NOW + GRACE, FOR_EVER) == []
+    assert pending_after(None, replace(RUNNING, status=Status.PENDING)).due(NOW + GRACE, FOR_EVER) == []
 
 
 def test_a_pending_job_that_is_at_work_began_and_one_that_ended_began_and_ended():
     pending = replace(RUNNING, status=Status.PENDING)
-    assert [e.kind for e in owed(pending, RUNNING).due(NOW + GRACE)] == [Kind.JOB_STARTED]
-    assert [e.kind for e in owed(None, FAILED).due(NOW + GRACE)] == [Kind.JOB_STARTED, Kind.JOB_FAILED]
+    assert [e.kind for e in pending_after(pending, RUNNING).due(NOW + GRACE, FOR_EVER)] == [Kind.JOB_STARTED]
+    assert [e.kind for e in pending_after(None, FAILED).due(NOW + GRACE, FOR_EVER)] == [
+        Kind.JOB_STARTED,
+        Kind.JOB_FAILED,
+    ]
 
 
 def test_steps_begin_and_end():
     one = StepRecord(1, "s", 1, "running", NOW - 5)
     done = replace(one, status="completed", completed_at=NOW - 2)
-    assert owed(RUNNING, steps(one)).due(NOW + GRACE) == [Event(Kind.STEP_STARTED, "j", NOW - 5, None, 1, "s")]
-    assert owed(steps(one), steps(done)).due(NOW + GRACE) == [Event(Kind.STEP_COMPLETED, "j", NOW - 2, None, 1, "s")]
-    assert [e.kind for e in owed(RUNNING, steps(done)).due(NOW + GRACE)] == [Kind.STEP_STARTED, Kind.STEP_COMPLETED]
+    assert pending_after(RUNNING, steps(one)).due(NOW + GRACE, FOR_EVER) == [
+        Event(Kind.STEP_STARTED, "j", NOW - 5, None, 1, "s")
+    ]
+    assert pending_after(steps(one), steps(done)).due(NOW + GRACE, FOR_EVER) == [
+        Event(Kind.STEP_COMPLETED, "j", NOW - 2, None, 1, "s")
+    ]
+    assert [e.kind for e in pending_after(RUNNING, steps(done)).due(NOW + GRACE, FOR_EVER)] == [
+        Kind.STEP_STARTED,
+        Kind.STEP_COMPLETED,
+    ]
 
 
-def test_steps_that_the_log_has_told_are_not_owed():
+def test_steps_that_the_log_has_are_not_pending():
     one = StepRecord(1, "s", 1, "failed", NOW - 5, NOW - 2)
-    told = StepEvents(1, JobEvent(Status.FAILED, NOW, 1, 1), NOW - 5)
-    assert owed(RUNNING, steps(one), Job("j", steps={1: told})).due(NOW + GRACE) == []
+    logged = StepEvents(1, JobEvent(Status.FAILED, NOW, 1, 1), NOW - 5)
+    assert pending_after(RUNNING, steps(one), Job("j", steps={1: logged})).due(NOW + GRACE, FOR_EVER) == []
 
 
-def test_a_document_that_changes_without_a_transition_owes_nothing():
+def test_a_document_that_changes_without_a_transition_has_no_pending_event():
     named = steps(StepRecord(1, "s", 1))
-    assert owed(named, replace(steps(StepRecord(1, "t", 1)), owner="x")).due(NOW + GRACE) == []
+    assert pending_after(named, replace(steps(StepRecord(1, "t", 1)), owner="x")).due(NOW + GRACE, FOR_EVER) == []
 
 
-def test_what_is_owed_keeps_its_first_time():
-    found = owed(RUNNING, FAILED)
+def test_a_pending_transition_keeps_its_first_time():
+    found = pending_after(RUNNING, FAILED)
     found.changed(RUNNING, FAILED, SILENT, NOW + GRACE - 1)
-    assert len(found.due(NOW + GRACE)) == 1
+    assert len(found.due(NOW + GRACE, FOR_EVER)) == 1
 
 
-def test_what_is_owed_is_bounded_and_the_oldest_goes_first(monkeypatch):
-    monkeypatch.setattr(transitions, "MAX_OWED", 2)
+def test_pending_transitions_are_bounded_and_the_oldest_is_dropped_first(monkeypatch):
+    monkeypatch.setattr(missing_rows, "MAX_PENDING_TRANSITIONS", 2)
     found = Transitions()
     for name in "abc":
         found.changed(replace(RUNNING, job_id=name), replace(FAILED, job_id=name), Job(name), NOW)
-    assert [e.job_id for e in found.due(NOW + GRACE)] == ["b", "c"]
+    assert [e.job_id for e in found.due(NOW + GRACE, FOR_EVER)] == ["b", "c"]
 
 
 def test_a_legacy_job_has_no_rows_to_wait_for():
     assert [e.kind for e in legacy_events(RUNNING, FAILED)] == [Kind.JOB_FAILED]
+
+
+def test_after_the_clock_was_set_back_a_transition_waits_its_grace_and_no_longer():
+    ahead = NOW + 7_200_000_000
+    found = pending_after(RUNNING, FAILED, now=ahead)
+    assert found.due(NOW, FOR_EVER) == []
+    found.changed(replace(RUNNING, job_id="k"), replace(FAILED, job_id="k"), Job("k"), NOW)
+    assert [e.job_id for e in found.due(NOW + GRACE, FOR_EVER)] == ["j", "k"]
+
+
+def test_while_the_log_is_behind_no_grace_ends():
+    found = pending_after(RUNNING, FAILED)
+    assert found.due(NOW + 10 * GRACE, NOW) == []
+    assert len(found.due(NOW + 10 * GRACE, NOW + GRACE)) == 1
+
+
+def test_what_is_dropped_is_counted(monkeypatch):
+    monkeypatch.setattr(missing_rows, "MAX_PENDING_TRANSITIONS", 2)
+    found = Transitions()
+    for name in "abcde":
+        found.changed(replace(RUNNING, job_id=name), replace(FAILED, job_id=name), Job(name), NOW)
+    assert found.dropped == 3
+
+
+def test_many_that_fall_due_together_are_announced_in_parts(monkeypatch):
+    monkeypatch.setattr(missing_rows, "MAX_DUE", 2)
+    found = Transitions()
+    for name in "abc":
+        found.changed(replace(RUNNING, job_id=name), replace(FAILED, job_id=name), Job(name), NOW)
+    assert [[e.job_id for e in found.due(NOW + GRACE, FOR_EVER)] for _ in range(3)] == [["a", "b"], ["c"], []]

@@ -4,8 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from correlator import values
-from correlator.values import BrokerUrl, Listen, MysqlUrl, Secret, SqliteUrl
+from correlator.config import values
+from correlator.config.values import (
+    BrokerUrl,
+    Listen,
+    MysqlUrl,
+    Secret,
+    SqliteUrl,
+)
 
 
 @pytest.mark.parametrize(
@@ -33,6 +39,22 @@ def test_what_is_no_duration_is_refused(written):
 def test_a_duration_is_printed_as_people_write_it_and_reads_back(seconds, text):
     assert values.duration(seconds) == text
     assert values.seconds(text.strip('"')) == seconds
+
+
+@pytest.mark.parametrize(
+    ("written", "size", "text"),
+    [(16_000, 16_000, "16kB"), ("64kB", 64_000, "64kB"), ("1 MB", 1_000_000, "1MB"), ("1500", 1_500, "1500B")],
+)
+def test_a_size_is_read_and_printed_as_people_write_it(written, size, text):
+    assert values.size(written) == size
+    assert str(values.size(written)) == text
+    assert values.size(text) == size
+
+
+@pytest.mark.parametrize("written", ["999", "1001kB", "2MB", "", "-5kB", "64KiB", True, 1.5, [1]])
+def test_what_is_no_size_is_refused(written):
+    with pytest.raises(ValueError, match="a size from"):
+        values.size(written)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +116,7 @@ def test_a_broker_url_that_cannot_be_used_is_answered_with_the_right_form(url):
         ("[::]:80", "::", 80, False), ("localhost.example:80", "localhost.example", 80, False),
     ],
 )  # fmt: skip
-def test_listen_addresses_are_parsed_and_loopback_is_told_apart(written, host, port, loopback):
+def test_listen_addresses_are_parsed_and_loopback_is_recognised(written, host, port, loopback):
     listen = values.listen(written)
     assert listen == Listen(host=host, port=port)
     assert (listen.is_loopback, str(listen)) == (loopback, written)

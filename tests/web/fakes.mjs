@@ -1,9 +1,9 @@
-// What the client meets, made by hand: a clock, sockets, event streams, requests, a page. Nothing waits for real time.
+// Fakes of everything that the client uses: a clock, sockets, event streams, requests, a page. All time is virtual.
 
 import assert from "node:assert/strict";
 import { Correlator } from "../../correlator/web/client.js";
 
-/** A random number generator that says the same every time (mulberry32). */
+/** A random number generator with a seed (mulberry32). */
 export function seeded(seed) {
   return () => {
     seed = (seed + 0x6d2b79f5) | 0;
@@ -13,7 +13,7 @@ export function seeded(seed) {
   };
 }
 
-/** Let everything that is due without time passing happen: promises, and what they lead to. */
+/** Runs all promise callbacks that are due, without advancing the time. */
 export async function settle() {
   for (let i = 0; i < 8; i++) await new Promise((done) => setImmediate(done));
 }
@@ -33,7 +33,7 @@ export class Clock {
     this.clearTimeout = (timer) => void this.timers.delete(timer);
   }
 
-  /** Time passes, and every timer is called at its own moment. */
+  /** Advances the time by `ms`. Each timer is called at its own time. */
   async pass(ms) {
     const until = this.time + ms;
     await settle();
@@ -49,7 +49,7 @@ export class Clock {
   }
 }
 
-/** A class of websockets that a test plays the server of: `made` has them all. */
+/** A class of websockets whose server is the test. `made` has all of them. */
 export function sockets() {
   return class Socket {
     static made = [];
@@ -58,7 +58,7 @@ export function sockets() {
     }
 
     readyState = 0;
-    said = [];
+    sent = [];
     closedWith = null;
 
     constructor(url) {
@@ -67,7 +67,7 @@ export function sockets() {
     }
 
     send(text) {
-      this.said.push(JSON.parse(text));
+      this.sent.push(JSON.parse(text));
     }
 
     close(code) {
@@ -102,8 +102,8 @@ export function sockets() {
       this.frame({ type: "synced", sub, seq, count: jobs.length, unknown });
     }
 
-    heard(type) {
-      return this.said.filter((message) => message.type === type);
+    sentOf(type) {
+      return this.sent.filter((message) => message.type === type);
     }
   };
 }
@@ -116,6 +116,7 @@ export function streams() {
     }
 
     readyState = 0;
+    listeners = {};
 
     constructor(url) {
       this.url = new URL(url);
@@ -131,6 +132,15 @@ export function streams() {
       this.onmessage?.({ data: JSON.stringify(message), lastEventId: id });
     }
 
+    addEventListener(name, listener) {
+      this.listeners[name] = listener;
+    }
+
+    /** An event with a name, which `onmessage` does not get. */
+    named(name, message, id = "") {
+      this.listeners[name]({ data: JSON.stringify(message), lastEventId: id });
+    }
+
     fail(readyState = 2) {
       this.readyState = readyState;
       this.onerror?.({});
@@ -138,7 +148,7 @@ export function streams() {
   };
 }
 
-/** `fetch`, answered by `answer(path, request)`: [status, body, headers], or an Error where nobody is reached. */
+/** `fetch`. `answer(path, request)` returns [status, body, headers], or an Error if the daemon is unreachable. */
 export function requests(answer) {
   const fetch = async (url, { method = "GET", headers, signal } = {}) => {
     const { pathname, search } = new URL(url);
@@ -156,9 +166,9 @@ export function requests(answer) {
   return fetch;
 }
 
-export const nobody = () => new TypeError("fetch failed");
+export const unreachable = () => new TypeError("fetch failed");
 
-/** A document that can be hidden, in place of the browser's; undo with the function that it returns. */
+/** Replaces the browser's document by one that can be hidden, until `leave` is called. */
 export function page() {
   const fake = Object.assign(new EventTarget(), { visibilityState: "visible" });
   const window = new EventTarget();
@@ -179,8 +189,8 @@ export function page() {
   };
 }
 
-/** A client in a made-up world. */
-export function world({ answer = nobody, random, ...options } = {}) {
+/** A client that uses the fakes. */
+export function world({ answer = unreachable, random, ...options } = {}) {
   const clock = new Clock(random);
   const [Socket, Stream, fetch] = [sockets(), streams(), requests(answer)];
   const seams = { clock, WebSocket: Socket, EventSource: Stream, fetch };
@@ -188,18 +198,18 @@ export function world({ answer = nobody, random, ...options } = {}) {
   return { client, clock, Socket, Stream, fetch };
 }
 
-/** A subscription that remembers what it was told. */
+/** A subscription that records its updates. */
 export function follow(client, what, more) {
-  const told = [];
-  const subscription = client.subscribe(what, (update) => told.push(update), more);
+  const updates = [];
+  const subscription = client.subscribe(what, (update) => updates.push(update), more);
   return Object.assign(subscription, {
-    told,
+    updates,
     ids: () => [...subscription.update.jobs.keys()].sort(),
     job: (id) => subscription.update.jobs.get(id),
   });
 }
 
-/** A subscription to everything on a websocket that is welcome and synced with `jobs`. */
+/** A subscription to all jobs on a websocket that is welcomed and synced with `jobs`. */
 export async function synced(jobs = [], options = {}) {
   const given = world(options);
   const all = follow(given.client, {}, options.more);
@@ -223,7 +233,7 @@ export function delta(sub, id, base, rev, set) {
   return { type: "delta", sub: [sub].flat(), seq: rev, job_id: id, base, rev, set };
 }
 
-/** Lose the connection, wait for the next one's socket, and open it. Returns its hello. */
+/** Ends the connection, waits for the next socket and opens it. Returns its hello. */
 export async function lose({ clock, Socket }, code = 1006) {
   const before = Socket.made.length;
   Socket.last.end(code);
@@ -232,13 +242,13 @@ export async function lose({ clock, Socket }, code = 1006) {
     await clock.pass(50);
   }
   Socket.last.open();
-  return Socket.last.said[0];
+  return Socket.last.sent[0];
 }
 
 export const EMPTY = [200, { jobs: [], next_cursor: null }];
 export const welcome = (more) => ({ type: "welcome", epoch: "e1", seq: 9, resumed: false, ...more });
 
-/** Up to the event streams: two websockets in vain, while requests get through. */
+/** A client that uses event streams: two websockets have failed while REST requests succeed. */
 export async function streaming(subscriptions, { answer = () => EMPTY, ...options } = {}) {
   const given = world({ answer, ...options });
   const followed = subscriptions.map((what) => follow(given.client, what));
@@ -250,7 +260,7 @@ export async function streaming(subscriptions, { answer = () => EMPTY, ...option
   return { ...given, followed };
 }
 
-/** A websocket that proxies block, and streams too: up to the first poll. */
+/** A client that polls: two websockets and two event streams have failed while REST requests succeed. */
 export async function polling(subscriptions, options) {
   const given = await streaming(subscriptions, options);
   for (let n = 0; n < 2; n++) {

@@ -1,9 +1,9 @@
-// What the messages of a connection add up to.
+// The documents that result from the messages of a connection.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { merge } from "../../correlator/web/client.js";
-import { delta, follow, job, put, settle, synced, world } from "./fakes.mjs";
+import { delta, follow, job, lose, put, settle, synced, world } from "./fakes.mjs";
 
 // RFC 7386, appendix A: original, patch, result.
 const APPENDIX = [
@@ -36,23 +36,23 @@ for (const [original, patch, result] of APPENDIX) {
   });
 }
 
-test("merge: a member named __proto__ is a member, and no prototype", () => {
+test("merge: a member named __proto__ does not set the prototype", () => {
   const merged = merge({ a: 1 }, JSON.parse('{"__proto__":{"polluted":true}}'));
   assert.deepEqual(Object.keys(merged), ["a", "__proto__"]);
   assert.equal(merged.polluted, undefined);
   assert.equal({}.polluted, undefined);
 });
 
-test("a subscription says its filter, and sees a snapshot in chunks, then that it is synced", async () => {
+test("a subscription sends its filter, receives a snapshot in chunks, and is synced at its end", async () => {
   const { client, clock, Socket } = world();
   const filter = { status: ["running"], job_type: ["failover"], context_id: ["ctx"] };
   const some = follow(client, { ...filter, jobs: ["a", "a", "b"] });
   await settle();
   assert.equal(Socket.last.url, "ws://correlator.test:8686/ws");
-  assert.equal(some.told.length, 1); // at once, and empty
+  assert.equal(some.updates.length, 1); // at once, and empty
   assert.deepEqual([some.update.synced, some.update.job, some.update.jobs.size], [false, null, 0]);
   Socket.last.welcome();
-  assert.deepEqual(Socket.last.said, [
+  assert.deepEqual(Socket.last.sent, [
     { type: "hello", version: 1 },
     { type: "subscribe", id: 1, jobs: ["a", "b"], ...filter, resume: false },
   ]);
@@ -65,7 +65,7 @@ test("a subscription says its filter, and sees a snapshot in chunks, then that i
   assert.deepEqual([some.update.synced, some.ids(), some.update.unknown], [true, ["x", "y"], ["b"]]);
 });
 
-test("put, delta and delete change what is shown, and are named in `changed`", async () => {
+test("put, delta and delete change the jobs, and `changed` has their IDs", async () => {
   const { clock, Socket, all } = await synced([job("x", 3, { error: "no" }), job("z", 2)]);
   Socket.last.frame(put(1, job("y", 10)));
   await clock.pass(20);
@@ -90,7 +90,7 @@ test("a job that did not change stays the same object in a new map", async () =>
   assert.equal(before.get("x").status, "running");
 });
 
-test("the job of a subscription is the one that started last", async () => {
+test("update.job is the job that started last", async () => {
   const { clock, Socket, all } = await synced([
     job("a", 1, { started_at: "2025-09-22T10:00:00.000001Z" }),
     job("b", 2, { started_at: "2025-09-22T10:00:00.000000Z" }),
@@ -102,19 +102,19 @@ test("the job of a subscription is the one that started last", async () => {
   assert.equal(all.update.job.job_id, "d");
 });
 
-test("what is not newer than what is held is passed over", async () => {
+test("a document or patch that is not newer than the stored one is ignored", async () => {
   const { clock, Socket, all } = await synced([job("x", 7, { status: "completed" })]);
   Socket.last.frame(put(1, job("x", 7, { status: "running" })), put(1, job("x", 6)));
   Socket.last.frame(delta(1, "x", 5, 7, { status: "failed" }));
   await clock.pass(20);
   assert.equal(all.job("x").status, "completed");
-  assert.deepEqual(Socket.last.heard("get"), []);
+  assert.deepEqual(Socket.last.sentOf("get"), []);
 });
 
-test("a patch on another revision makes it ask for the whole job, once; the answer goes on", async () => {
+test("a patch for another revision requests the whole document once", async () => {
   const { clock, Socket, all } = await synced([job("x", 3, { n: 3 })]);
   Socket.last.frame(delta(1, "x", 4, 5, { n: 5 }), delta(1, "x", 5, 6, { n: 6 }));
-  assert.deepEqual(Socket.last.heard("get"), [{ type: "get", job_id: "x" }]);
+  assert.deepEqual(Socket.last.sentOf("get"), [{ type: "get", job_id: "x" }]);
   await clock.pass(20);
   assert.equal(all.job("x").n, 3);
   Socket.last.frame(put(1, job("x", 6, { n: 6 })), delta(1, "x", 6, 7, { n: 7 }));
@@ -122,19 +122,68 @@ test("a patch on another revision makes it ask for the whole job, once; the answ
   assert.equal(all.job("x").n, 7);
   Socket.last.frame(delta(1, "x", 9, 10, { n: 10 }), { type: "error", sub: null, code: "not_found", detail: "gone" });
   Socket.last.frame(delta(1, "x", 10, 11, { n: 11 }));
-  assert.equal(Socket.last.heard("get").length, 3); // an ask that came to nothing is made again
+  assert.equal(Socket.last.sentOf("get").length, 3); // a request that was answered with not_found is made again
 });
 
-test("a patch of a job that is not held makes it ask for the job", async () => {
+test("a failed request is repeated with the next bookmark, five times in all", async () => {
+  const all = await synced([job("x", 4)]);
+  const { Socket } = all;
+  const unavailable = { type: "error", sub: null, code: "unavailable", detail: "the database is unreachable" };
+  Socket.last.frame(delta(1, "x", 8, 9, { n: 9 }));
+  for (let seq = 110; seq < 130; seq++) {
+    Socket.last.frame(unavailable, { type: "bookmark", seq, at: "…" });
+  }
+  assert.equal(Socket.last.sentOf("get").length, 5);
+  assert.equal((await lose(all)).resume, undefined); // a position would cover a change that never arrived
+});
+
+test("once a late document has arrived, a resume continues after it", async () => {
+  const all = await synced([job("x", 4)]);
+  const { Socket, clock } = all;
+  Socket.last.frame(delta(1, "x", 8, 9, { n: 9 }));
+  Socket.last.frame({ type: "error", sub: null, code: "unavailable", detail: "" });
+  Socket.last.frame({ type: "bookmark", seq: 110, at: "…" });
+  assert.equal(Socket.last.sentOf("get").length, 2);
+  Socket.last.frame(put(1, job("x", 111, { n: 11 })));
+  await clock.pass(20);
+  assert.equal(all.all.job("x").n, 11);
+  assert.deepEqual((await lose(all)).resume, { epoch: "e1", seq: 111 });
+});
+
+test("an error is matched to its request by the job's ID, not by the order", async () => {
+  const all = await synced([job("x", 4)]);
+  const { Socket } = all;
+  Socket.last.frame(delta(1, "x", 8, 9, { n: 9 }), delta(1, "y", 8, 9, { n: 9 }));
+  Socket.last.frame({ type: "error", sub: null, code: "not_found", detail: "", job_id: "y" });
+  Socket.last.frame({ type: "error", sub: null, code: "unavailable", detail: "", job_id: "other" });
+  Socket.last.frame(put(1, job("x", 111, { n: 11 })));
+  assert.deepEqual((await lose(all)).resume, { epoch: "e1", seq: 111 });
+});
+
+test("pending log lines are bounded: the oldest are dropped and counted", async () => {
+  const calls = [];
+  const all = await synced([job("x", 4)], {
+    more: { onLog: (lines, dropped) => calls.push([lines.length, dropped]) },
+  });
+  for (let n = 0; n < 25_000; n++) {
+    all.Socket.last.frame({ type: "log", sub: [1], job_id: "x", event_id: n, level: "INFO", message: "m", at: "…" });
+  }
+  await all.clock.pass(20);
+  const [lines, dropped] = calls.reduce(([a, b], [c, d]) => [a + c, b + d]);
+  assert.ok(lines <= 10_001, String(lines));
+  assert.equal(lines + dropped, 25_000);
+});
+
+test("a patch for an unknown job requests the whole document", async () => {
   const { clock, Socket, all } = await synced();
   Socket.last.frame(delta(1, "x", 4, 5, { n: 5 }));
-  assert.deepEqual(Socket.last.heard("get"), [{ type: "get", job_id: "x" }]);
+  assert.deepEqual(Socket.last.sentOf("get"), [{ type: "get", job_id: "x" }]);
   Socket.last.frame(put(1, job("x", 5, { n: 5 })));
   await clock.pass(20);
   assert.equal(all.job("x").n, 5);
 });
 
-test("a job that is asked for reaches whoever waits for it, unless it left meanwhile", async () => {
+test("a requested document reaches the subscriptions that need it, unless the job left them", async () => {
   const { client, clock, Socket, all } = await synced();
   const two = follow(client, { status: ["failed"] });
   Socket.last.snapshot(2, []);
@@ -145,13 +194,13 @@ test("a job that is asked for reaches whoever waits for it, unless it left meanw
   assert.deepEqual([all.ids(), two.ids()], [["x"], ["x"]]);
 });
 
-test("a job that nobody shows any more is forgotten", async () => {
+test("a job that no subscription contains is evicted", async () => {
   const { Socket } = await synced([job("x", 3)]);
   Socket.last.frame({ type: "delete", sub: [1], seq: 101, job_id: "x", reason: "filter" }, delta(1, "x", 3, 102, {}));
-  assert.deepEqual(Socket.last.heard("get"), [{ type: "get", job_id: "x" }]);
+  assert.deepEqual(Socket.last.sentOf("get"), [{ type: "get", job_id: "x" }]);
 });
 
-test("a patch that answers to the revision held brings its subscriptions in", async () => {
+test("a patch adds the job to the subscriptions that it names", async () => {
   const { client, clock, Socket, all } = await synced([job("x", 3)]);
   const running = follow(client, { status: ["failed"] });
   Socket.last.snapshot(2, []);
@@ -161,10 +210,10 @@ test("a patch that answers to the revision held brings its subscriptions in", as
   assert.equal(running.job("x"), all.job("x"));
 });
 
-test("two subscriptions share a job, and a job leaves only the one that is named", async () => {
+test("two subscriptions share a job, and a delete removes it from the named one only", async () => {
   const { client, clock, Socket, all } = await synced([job("x", 3), job("y", 4)]);
   const running = follow(client, { status: ["running"] });
-  assert.deepEqual(Socket.last.heard("subscribe")[1], {
+  assert.deepEqual(Socket.last.sentOf("subscribe")[1], {
     type: "subscribe",
     id: 2,
     status: ["running"],
@@ -179,14 +228,14 @@ test("two subscriptions share a job, and a job leaves only the one that is named
   assert.deepEqual([all.ids(), running.ids()], [["x", "y"], ["y"]]);
   assert.equal(all.job("x").status, "completed");
   running.close();
-  assert.deepEqual(Socket.last.heard("unsubscribe"), [{ type: "unsubscribe", id: 2 }]);
+  assert.deepEqual(Socket.last.sentOf("unsubscribe"), [{ type: "unsubscribe", id: 2 }]);
   Socket.last.frame(put([1, 2], job("x", 202, { status: "failed" })));
   await clock.pass(20);
   assert.equal(all.job("x").status, "failed");
-  assert.deepEqual(running.ids(), ["y"]); // what it was told last stays readable
+  assert.deepEqual(running.ids(), ["y"]); // its last update stays readable
 });
 
-test("an ID is unknown until a job comes that has it", async () => {
+test("an ID is unknown until a job with it arrives", async () => {
   const { client, clock, Socket } = world();
   const one = follow(client, "gui-1");
   await settle();
@@ -199,36 +248,36 @@ test("an ID is unknown until a job comes that has it", async () => {
   assert.deepEqual([one.update.unknown, one.update.job.job_id], [[], "uuid"]);
 });
 
-test("log lines come in order, with the number of those that were lost; only to who listens", async () => {
-  const heard = [];
+test("onLog gets the log lines in order, and the number of dropped ones", async () => {
+  const calls = [];
   const { client, clock, Socket } = world();
-  client.subscribe({ logs: "WARN" }, () => {}, { onLog: (lines, dropped) => heard.push([lines, dropped]) });
+  client.subscribe({ logs: "WARN" }, () => {}, { onLog: (lines, dropped) => calls.push([lines, dropped]) });
   client.subscribe({ logs: "WARN" }, () => {});
   client.subscribe({}, () => {}, { logs: "DEBUG", onLog: () => {} });
   client.subscribe({}, () => {}, { onLog: () => {} });
   await settle();
   Socket.last.welcome();
   assert.deepEqual(
-    Socket.last.heard("subscribe").map((s) => s.logs),
+    Socket.last.sentOf("subscribe").map((s) => s.logs),
     ["WARN", undefined, "DEBUG", "INFO"],
   );
   const line = { job_id: "x", event_id: 9, level: "WARN", step_id: null, message: "m", attrs: { a: 1 }, at: "…" };
   Socket.last.frame({ type: "log", sub: [1, 2], ...line }, { type: "log", sub: [1], ...line, event_id: 8 });
   Socket.last.frame({ type: "log", sub: [1], dropped: 3 }, { type: "log", sub: [1], dropped: 4 });
   await clock.pass(20);
-  assert.deepEqual(heard, [[[line, { ...line, event_id: 8 }], 7]]);
+  assert.deepEqual(calls, [[[line, { ...line, event_id: 8 }], 7]]);
   Socket.last.frame({ type: "bookmark", seq: 1, at: "…" });
   await clock.pass(20);
-  assert.equal(heard.length, 1);
+  assert.equal(calls.length, 1);
 });
 
-test("what is told in one frame, and within 16 ms, is told once", async () => {
+test("the changes of one frame, and of 16 ms, are one call", async () => {
   const { clock, Socket, all } = await synced();
-  const before = all.told.length;
+  const before = all.updates.length;
   await clock.pass(100);
   Socket.last.frame(...Array.from({ length: 50 }, (_, i) => put(1, job("x", 101 + i))));
   await settle();
-  assert.equal(all.told.length, before + 1); // at once
+  assert.equal(all.updates.length, before + 1); // at once
   assert.equal(all.job("x").rev, 150);
   for (let i = 0; i < 32; i++) {
     Socket.last.frame(put(1, job("x", 200 + i)));
@@ -236,10 +285,10 @@ test("what is told in one frame, and within 16 ms, is told once", async () => {
   }
   await clock.pass(20);
   assert.equal(all.job("x").rev, 231);
-  assert.ok(all.told.length <= before + 4, `${all.told.length - before} calls in 52 ms`);
+  assert.ok(all.updates.length <= before + 4, `${all.updates.length - before} calls in 52 ms`);
 });
 
-test("an update that brought no job keeps the map", async () => {
+test("an update without a changed job keeps the map", async () => {
   const { clock, Socket, all } = await synced([job("x", 1)]);
   const before = all.update;
   Socket.last.frame({ type: "status", source: "down", lag_seconds: 4 });
@@ -249,7 +298,7 @@ test("an update that brought no job keeps the map", async () => {
   assert.deepEqual([all.update.connection.state, all.update.changed.size], ["stale", 0]);
 });
 
-test("messages and members that are not known are passed over", async () => {
+test("unknown messages and members are ignored", async () => {
   const { clock, Socket, all } = await synced([job("x", 1)]);
   Socket.last.frame({ type: "novelty", sub: [1], jobs: 7 }, { ...put(1, job("y", 101)), novelty: {} }, 7, null, [1]);
   Socket.last.frame({ type: "pong" });
@@ -257,7 +306,7 @@ test("messages and members that are not known are passed over", async () => {
   assert.deepEqual([all.ids(), all.update.connection.state], [["x", "y"], "live"]);
 });
 
-test("an error in one callback is nobody else's", async (t) => {
+test("an error in one callback does not affect the others", async (t) => {
   const reported = t.mock.method(console, "error", () => {});
   const { client, clock, Socket, all } = await synced();
   client.subscribe({}, () => {
@@ -267,4 +316,17 @@ test("an error in one callback is nobody else's", async (t) => {
   await clock.pass(20);
   assert.deepEqual(all.ids(), ["y"]);
   assert.ok(reported.mock.callCount() > 0);
+});
+
+test("a subscription that another callback closes is not called any more", async () => {
+  const { client, clock, Socket } = await synced();
+  let calls = 0;
+  let closes = false;
+  client.subscribe({}, () => closes && second.close());
+  const second = client.subscribe({}, () => calls++);
+  await clock.pass(20);
+  [calls, closes] = [0, true];
+  Socket.last.frame(put([2, 3], job("y", 101)));
+  await clock.pass(20);
+  assert.equal(calls, 0);
 });

@@ -1,4 +1,4 @@
-// What a page sees of a client, and does to it.
+// The client in a page: visibility, callbacks, closing.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -27,10 +27,10 @@ test("a page that is hidden for 30 s has no connection, and resumes when it is s
   await settle();
   assert.equal(all.client.connection.state, "connecting");
   all.Socket.last.open();
-  assert.deepEqual(all.Socket.last.said[0].resume, { epoch: "e1", seq: 130 });
+  assert.deepEqual(all.Socket.last.sent[0].resume, { epoch: "e1", seq: 130 });
 });
 
-test("pauseWhenHidden false: a hidden page goes on", async (t) => {
+test("with pauseWhenHidden false a hidden page keeps its connection", async (t) => {
   const browser = page();
   t.after(browser.leave);
   const all = await synced([], { pauseWhenHidden: false });
@@ -43,7 +43,7 @@ test("pauseWhenHidden false: a hidden page goes on", async (t) => {
 });
 
 for (const reason of ["online", "shown"]) {
-  test(`offline, it tries again at once when the page is ${reason}`, async (t) => {
+  test(`an offline client reconnects at once when the page is ${reason}`, async (t) => {
     const browser = page();
     t.after(browser.leave);
     const all = await synced([], { random: () => 1 });
@@ -56,11 +56,11 @@ for (const reason of ["online", "shown"]) {
     assert.deepEqual([all.client.connection.state, all.Socket.made.length], ["connecting", 2]);
     all.Socket.last.welcome();
     await all.clock.pass(21_000);
-    assert.equal(all.Socket.made.length, 2); // and the timer that it waited for is gone
+    assert.equal(all.Socket.made.length, 2); // the retry timer was cleared
   });
 }
 
-test("onConnection tells at once, then every change, until it is stopped", async () => {
+test("onConnection calls its callback at once and after each change, until it is stopped", async () => {
   const { client, clock, Socket } = world();
   const states = [];
   const stop = client.onConnection(({ state }) => states.push(state));
@@ -77,7 +77,17 @@ test("onConnection tells at once, then every change, until it is stopped", async
   assert.deepEqual(states, ["connecting", "live", "offline"]);
 });
 
-test("a daemon's error is told, and goes with the next welcome", async () => {
+test("after close onConnection does not call its callback", async () => {
+  const { client, clock } = world();
+  client.close();
+  const states = [];
+  client.onConnection(({ state }) => states.push(state))();
+  client.onConnection(({ state }) => states.push(state));
+  await clock.pass(100);
+  assert.deepEqual(states, []);
+});
+
+test("connection.error has the daemon's error until the next welcome", async () => {
   const all = await synced();
   all.Socket.last.frame({ type: "error", sub: 1, code: "bad_request", detail: "no such status" });
   assert.equal(all.client.connection.error, "bad_request: no such status");
@@ -86,28 +96,28 @@ test("a daemon's error is told, and goes with the next welcome", async () => {
   assert.equal(all.client.connection.error, null);
 });
 
-test("close ends everything: no socket, no timer, no call", async () => {
+test("close leaves no socket, no timer and no callback", async () => {
   const all = await synced();
-  const before = all.all.told.length;
+  const before = all.all.updates.length;
   all.Socket.last.frame(put(1, job("x", 101)));
   all.client.close();
   await all.clock.pass(600_000);
-  assert.deepEqual([all.Socket.last.closedWith, all.clock.timers.size, all.all.told.length], [1000, 0, before]);
+  assert.deepEqual([all.Socket.last.closedWith, all.clock.timers.size, all.all.updates.length], [1000, 0, before]);
   assert.throws(() => all.client.subscribe("a", () => {}), TypeError);
 });
 
-test("a closed subscription hears no more", async () => {
+test("a closed subscription is not called any more", async () => {
   const all = await synced();
-  const before = all.all.told.length;
+  const before = all.all.updates.length;
   all.Socket.last.frame(put(1, job("x", 101)));
   all.all.close();
   all.all.close();
   await all.clock.pass(100);
-  assert.equal(all.all.told.length, before);
-  assert.equal(all.Socket.last.heard("unsubscribe").length, 1);
+  assert.equal(all.all.updates.length, before);
+  assert.equal(all.Socket.last.sentOf("unsubscribe").length, 1);
 });
 
-test("the URL: a path is kept, https becomes wss, and nothing else of it goes along", async () => {
+test("the websocket's URL keeps the path, turns https into wss, and drops query and fragment", async () => {
   for (const [url, expected] of [
     ["https://gui.test/correlator", "wss://gui.test/correlator/ws"],
     [new URL("http://h:1/a/?b#c"), "ws://h:1/a/ws"],
@@ -119,6 +129,6 @@ test("the URL: a path is kept, https becomes wss, and nothing else of it goes al
   }
 });
 
-test("without any transport it says so", () => {
+test("a client without any transport throws a TypeError", () => {
   assert.throws(() => new Correlator({ url: "http://h", transports: [] }), TypeError);
 });

@@ -1,10 +1,10 @@
-// Where event streams do not get through either: polling.
+// Polling, where websockets and event streams are blocked.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { follow, job, nobody, polling, world, EMPTY } from "./fakes.mjs";
+import { follow, job, unreachable, polling, world, EMPTY } from "./fakes.mjs";
 
-test("two event streams in vain: polling, each 5 s, with ETags for IDs and a page for a filter", async () => {
+test("after two failed event streams it polls every 5 s, IDs with ETags and filters by one page", async () => {
   const held = { x: job("x", 3, { external_ids: ["gui/1"], status: "running" }) };
   const answer = (path, { headers }) => {
     if (path.startsWith("/api/v1/jobs?")) return [200, { jobs: Object.values(held), next_cursor: null }];
@@ -45,7 +45,7 @@ test("two event streams in vain: polling, each 5 s, with ETags for IDs and a pag
   assert.equal(fetch.made.length, later + 1);
 });
 
-test("polling an ID applies the other filters as the daemon does", async () => {
+test("polling an ID applies the filter's other members", async () => {
   const answer = (path) => (path.startsWith("/api/v1/jobs/") ? [200, job("x", 3, { status: "failed" })] : EMPTY);
   const what = ["running", "failed"].map((status) => ({ jobs: ["x"], status: [status] }));
   const { clock, followed } = await polling(what, { answer });
@@ -59,7 +59,7 @@ test("polling an ID applies the other filters as the daemon does", async () => {
   );
 });
 
-test("a subscription made while polling is asked for at once, and there is still one round each 5 s", async () => {
+test("a new subscription is polled at once, and there is still one round every 5 s", async () => {
   const { client, clock, fetch } = await polling(["a"]);
   await clock.pass(20);
   for (const id of ["b", "c", "d"]) follow(client, id);
@@ -71,7 +71,7 @@ test("a subscription made while polling is asked for at once, and there is still
   assert.equal(fetch.made.length - at, 4 * 4);
 });
 
-test("a subscription made while a poll is under way is asked for right after it", async () => {
+test("a subscription made during a round is polled right after it", async () => {
   let hold = null;
   const answer = (path) => (path.endsWith("/slow") ? new Promise((done) => (hold = () => done([404, {}]))) : EMPTY);
   const { client, clock, fetch } = world({ transports: ["poll"], answer });
@@ -87,9 +87,24 @@ test("a subscription made while a poll is under way is asked for right after it"
   assert.deepEqual([fetch.made.length, all.update.synced], [3, true]);
 });
 
-test("polling that fails as nobody is there begins with the websocket again", async () => {
+test("the first poll does not show a job of an interrupted snapshot that is gone", async () => {
+  const answer = () => [200, { jobs: [job("y", 4)] }];
+  const { client, clock, Socket } = world({ transports: ["websocket", "poll"], answer, random: () => 0 });
+  const all = follow(client, {});
+  await clock.pass(10);
+  Socket.last.welcome();
+  Socket.last.frame({ type: "snapshot", sub: 1, seq: 5, more: true, jobs: [job("x", 3)] });
+  for (let n = 0; n < 3; n++) {
+    Socket.last.end();
+    await clock.pass(20);
+  }
+  assert.equal(client.connection.transport, "poll");
+  assert.deepEqual(all.ids(), ["y"]);
+});
+
+test("if polling fails because the daemon is away, the websocket is tried first again", async () => {
   let up = true;
-  const { client, clock, Socket } = await polling(["a"], { answer: () => (up ? EMPTY : nobody()) });
+  const { client, clock, Socket } = await polling(["a"], { answer: () => (up ? EMPTY : unreachable()) });
   await clock.pass(20);
   assert.equal(client.connection.transport, "poll");
   const before = Socket.made.length;
@@ -104,7 +119,7 @@ test("polling that fails as nobody is there begins with the websocket again", as
   assert.deepEqual([client.connection.state, client.connection.transport], ["live", "websocket"]);
 });
 
-test("a client that is closed during such a trial closes that too", async () => {
+test("a client that is closed during a trial of the websocket closes that too", async () => {
   const { client, clock, Socket, fetch } = await polling([{}]);
   await clock.pass(20);
   const before = Socket.made.length;
@@ -112,12 +127,12 @@ test("a client that is closed during such a trial closes that too", async () => 
   assert.equal(Socket.made.length, before + 1);
   client.close();
   assert.equal(Socket.last.closedWith, 1000);
-  const asked = fetch.made.length;
+  const calls = fetch.made.length;
   await clock.pass(600_000);
-  assert.deepEqual([Socket.made.length, fetch.made.length], [before + 1, asked]);
+  assert.deepEqual([Socket.made.length, fetch.made.length], [before + 1, calls]);
 });
 
-test("a request that is not answered is given up after 15 s", async () => {
+test("a request without a response is aborted after 15 s", async () => {
   const answer = (_path, { signal }) =>
     new Promise((_, lost) => signal.addEventListener("abort", () => lost(signal.reason)));
   const { client, clock } = world({ transports: ["poll"], answer });

@@ -1,8 +1,8 @@
-// Whatever is lost on the way: in the end the client shows what the daemon has.
+// After random faults the client shows the daemon's jobs.
 //
-// The daemon here is a small model of the real one: jobs with revisions, a ring of changes to resume from, snapshots in
-// chunks with changes between them, conflation. Chance loses connections with what was on them, restarts the daemon,
-// empties the ring, resyncs, hides the page, and makes and closes subscriptions.
+// The daemon is a small model of the real one: jobs with revisions, a resume ring, snapshots in
+// chunks with changes between them, conflation. At random, connections and their pending messages are lost, the daemon
+// restarts, empties its resume ring or sends a resync, and subscriptions are opened and closed.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -22,7 +22,7 @@ const FILTERS = [
 
 class Daemon {
   jobs = new Map();
-  ring = []; // {seq, id, was, now}: documents before and after
+  resumeRing = []; // {seq, id, was, now}: documents before and after
   links = new Set();
   runs = 0;
 
@@ -37,8 +37,8 @@ class Daemon {
     for (const link of [...this.links]) this.lose(link);
     this.epoch = `epoch-${++this.runs}`;
     this.seq = Math.floor(this.random() * 5);
-    this.ring = [];
-    // What it reads again has other revisions, and may have changed or gone meanwhile.
+    this.resumeRing = [];
+    // After a restart the jobs have other revisions, and some have changed or gone.
     for (const [id, job] of [...this.jobs]) {
       if (this.random() < 0.1) this.jobs.delete(id);
       else this.jobs.set(id, { ...job, rev: ++this.seq, n: this.random() < 0.3 ? this.random() : job.n });
@@ -52,8 +52,8 @@ class Daemon {
     this.seq += 1;
     if (now) this.jobs.set(id, now);
     else this.jobs.delete(id);
-    this.ring.push({ seq: this.seq, id, was, now });
-    for (const link of this.links) link.queue.push(this.told(link, id, was, now));
+    this.resumeRing.push({ seq: this.seq, id, was, now });
+    for (const link of this.links) link.queue.push(this.messages(link, id, was, now));
   }
 
   document(id, before) {
@@ -73,8 +73,8 @@ class Daemon {
     (!wanted.status || wanted.status.includes(job.status)) &&
     (!wanted.job_type || wanted.job_type.includes(job.job_type));
 
-  /** What a change of one job says to the subscriptions of one connection. */
-  told(link, id, was, now) {
+  /** The messages to one connection about a change of one job. */
+  messages(link, id, was, now) {
     const [puts, deltas, leaves] = [[], [], []];
     for (const [sub, { wanted, todo }] of link.subs) {
       const [before, after] = [this.matches(wanted, was), this.matches(wanted, now)];
@@ -100,30 +100,30 @@ class Daemon {
     socket.open();
   }
 
-  /** What the client has said since the last look. */
-  hear(link) {
-    for (; link.read < link.socket.said.length; link.read++) {
-      const said = link.socket.said[link.read];
-      if (said.type === "hello") {
-        const { epoch, seq } = said.resume ?? {};
+  /** Handles the client's new messages. */
+  handle(link) {
+    for (; link.read < link.socket.sent.length; link.read++) {
+      const message = link.socket.sent[link.read];
+      if (message.type === "hello") {
+        const { epoch, seq } = message.resume ?? {};
         const resumed = epoch === this.epoch && this.reaches(seq);
         if (resumed) link.from = seq;
         link.queue.push({ type: "welcome", epoch: this.epoch, seq: this.seq, resumed });
-      } else if (said.type === "subscribe") {
-        const { type, id, resume, ...wanted } = said;
+      } else if (message.type === "subscribe") {
+        const { type, id, resume, ...wanted } = message;
         const sub = { wanted, todo: new Set() };
         link.subs.set(id, sub);
-        // The ring may have moved on since the welcome.
+        // The resume ring may have moved on since the welcome.
         if (resume && link.from !== null && this.reaches(link.from)) this.replay(link, id, wanted);
         else {
           if (resume) link.queue.push({ type: "resync", reason: "gap" });
           this.begin(sub);
         }
-      } else if (said.type === "unsubscribe") {
-        assert.ok(link.subs.delete(said.id), "an unsubscribe of what was not subscribed");
-      } else if (said.type === "get") {
-        const job = this.jobs.get(said.job_id);
-        const has = ({ wanted, todo }) => this.matches(wanted, job) && !todo.has(said.job_id);
+      } else if (message.type === "unsubscribe") {
+        assert.ok(link.subs.delete(message.id), "an unsubscribe without a subscription");
+      } else if (message.type === "get") {
+        const job = this.jobs.get(message.job_id);
+        const has = ({ wanted, todo }) => this.matches(wanted, job) && !todo.has(message.job_id);
         const sub = [...link.subs].filter(([, each]) => has(each)).map(([id]) => id);
         if (job) link.queue.push({ type: "put", sub, seq: this.seq, job_id: job.job_id, rev: job.rev, job });
         else link.queue.push({ type: "error", sub: null, code: "not_found", detail: "" });
@@ -131,15 +131,15 @@ class Daemon {
     }
   }
 
-  reaches = (seq) => seq === this.seq || (this.ring.length > 0 && this.ring[0].seq <= seq + 1);
+  reaches = (seq) => seq === this.seq || (this.resumeRing.length > 0 && this.resumeRing[0].seq <= seq + 1);
 
-  /** Conflated: of each job that changed, how it is now, or that it left. */
+  /** Conflated: for each changed job its current document, or a delete. */
   replay(link, id, wanted) {
-    for (const job_id of new Set(this.ring.filter((c) => c.seq > link.from).map((c) => c.id))) {
+    for (const job_id of new Set(this.resumeRing.filter((c) => c.seq > link.from).map((c) => c.id))) {
       const job = this.jobs.get(job_id);
-      const told = { sub: [id], seq: this.seq, job_id };
-      if (this.matches(wanted, job)) link.queue.push({ type: "put", ...told, rev: job.rev, job });
-      else link.queue.push({ type: "delete", ...told, reason: "filter" });
+      const about = { sub: [id], seq: this.seq, job_id };
+      if (this.matches(wanted, job)) link.queue.push({ type: "put", ...about, rev: job.rev, job });
+      else link.queue.push({ type: "delete", ...about, reason: "filter" });
     }
     this.finish(link, id, wanted);
   }
@@ -149,7 +149,7 @@ class Daemon {
     sub.snapshot = [...sub.todo];
   }
 
-  /** One chunk of each snapshot under way. */
+  /** Sends one chunk of each snapshot in progress. */
   chunk(link) {
     for (const [id, sub] of link.subs) {
       if (sub.snapshot === undefined) continue;
@@ -175,7 +175,7 @@ class Daemon {
     for (const sub of link.subs.values()) this.begin(sub);
   }
 
-  /** Some of what waits goes over the wire, in one frame: never a part of what one change says. */
+  /** Sends some pending messages in one frame; those of one change stay together. */
   deliver(link, most = Infinity) {
     const frame = link.queue.splice(0, most).flat();
     if (frame.length > 0) link.socket.frame(...frame);
@@ -187,7 +187,7 @@ class Daemon {
   }
 }
 
-/** The merge patch that makes `now` of `was`. */
+/** The merge patch from `was` to `now`. */
 function patch(was, now) {
   const set = {};
   for (const name of Object.keys({ ...was, ...now })) {
@@ -220,7 +220,7 @@ async function run(seed) {
     if (chance < 0.5) daemon.change();
     else if (chance < 0.53) for (const link of [...daemon.links]) daemon.lose(link);
     else if (chance < 0.54) daemon.restart();
-    else if (chance < 0.55) daemon.ring = [];
+    else if (chance < 0.55) daemon.resumeRing = [];
     else if (chance < 0.57) for (const link of daemon.links) daemon.resync(link);
     else if (chance < 0.59 && open.size < 4) subscribe();
     else if (chance < 0.6 && open.size > 1) {
@@ -230,27 +230,27 @@ async function run(seed) {
     } else if (chance < 0.7) await clock.pass(random() * 3000);
     accept();
     for (const link of [...daemon.links]) {
-      if (random() < 0.7) daemon.hear(link);
+      if (random() < 0.7) daemon.handle(link);
       if (random() < 0.5) daemon.chunk(link);
       if (random() < 0.7) daemon.deliver(link, Math.floor(random() * 6));
     }
   }
 
-  // Now nothing is lost any more.
+  // From here on no message is lost.
   for (let round = 0; round < 40; round++) {
     await clock.pass(1000);
     accept();
     for (const link of [...daemon.links]) {
-      daemon.hear(link);
+      daemon.handle(link);
       daemon.chunk(link);
       link.queue.push({ type: "bookmark", seq: daemon.seq, at: "…" });
       daemon.deliver(link);
     }
   }
   assert.equal(client.connection.state, "live");
-  for (const { wanted, told } of open) {
+  for (const { wanted, updates } of open) {
     const expected = [...daemon.jobs.values()].filter((job) => daemon.matches(wanted, job));
-    const shown = told.at(-1);
+    const shown = updates.at(-1);
     const byId = (a, b) => (a.job_id < b.job_id ? -1 : 1);
     assert.deepEqual([...shown.jobs.values()].sort(byId), expected.sort(byId), JSON.stringify(wanted));
     assert.equal(shown.synced, true);
@@ -262,7 +262,7 @@ async function run(seed) {
   return daemon.runs;
 }
 
-test(`${SEEDS} random runs: in the end the client shows what the daemon has`, async () => {
+test(`the client shows the daemon's jobs after ${SEEDS} runs with random faults`, async () => {
   for (let seed = 1; seed <= SEEDS; seed++) {
     await run(seed).catch((error) => {
       error.message = `seed ${seed}: ${error.message}`;

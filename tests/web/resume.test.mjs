@@ -1,15 +1,15 @@
-// From one connection to the next: what is resumed, and what comes anew.
+// Reconnecting: resume and new snapshots.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { delta, follow, job, lose, put, settle, synced, world } from "./fakes.mjs";
 
-test("resume accepted: what is shown stays, and what was missed comes", async () => {
+test("after an accepted resume the jobs stay, and the missed changes arrive", async () => {
   const all = await synced([job("x", 3), job("y", 4)], { seq: 100 });
   all.Socket.last.frame(put(1, job("x", 130)), { type: "bookmark", seq: 150, at: "…" });
   assert.deepEqual(await lose(all), { type: "hello", version: 1, resume: { epoch: "e1", seq: 150 } });
   all.Socket.last.frame({ type: "welcome", epoch: "e1", seq: 170, resumed: true });
-  assert.deepEqual(all.Socket.last.heard("subscribe"), [{ type: "subscribe", id: 1, resume: true }]);
+  assert.deepEqual(all.Socket.last.sentOf("subscribe"), [{ type: "subscribe", id: 1, resume: true }]);
   all.Socket.last.frame(delta(1, "x", 130, 160, { n: 1 }));
   all.Socket.last.frame({ type: "delete", sub: [1], seq: 161, job_id: "y", reason: "gone" });
   all.Socket.last.frame({ type: "synced", sub: 1, seq: 170, count: 1, unknown: [] });
@@ -18,11 +18,11 @@ test("resume accepted: what is shown stays, and what was missed comes", async ()
   assert.deepEqual((await lose(all)).resume, { epoch: "e1", seq: 170 });
 });
 
-test("resume refused: a fresh snapshot replaces what is shown when it is complete, not before", async () => {
+test("after a refused resume a new snapshot replaces the jobs once it is complete", async () => {
   const all = await synced([job("x", 3), job("y", 400)]);
   await lose(all);
   all.Socket.last.frame({ type: "welcome", epoch: "e2", seq: 9, resumed: false });
-  assert.deepEqual(all.Socket.last.heard("subscribe"), [{ type: "subscribe", id: 1, resume: false }]);
+  assert.deepEqual(all.Socket.last.sentOf("subscribe"), [{ type: "subscribe", id: 1, resume: false }]);
   all.Socket.last.frame({ type: "snapshot", sub: 1, seq: 9, more: true, jobs: [job("z", 2)] });
   await all.clock.pass(20);
   assert.deepEqual([all.all.ids(), all.all.update.synced], [["x", "y", "z"], true]);
@@ -33,7 +33,7 @@ test("resume refused: a fresh snapshot replaces what is shown when it is complet
   assert.deepEqual([all.all.ids(), all.all.job("y").n, [...all.all.update.changed]], [["y", "z"], 1, ["y", "x"]]);
 });
 
-test("a job that did not change over an interruption stays the same object", async () => {
+test("a job that did not change during an interruption stays the same object", async () => {
   const all = await synced([job("x", 3)]);
   const before = all.all.job("x");
   await lose(all);
@@ -43,14 +43,14 @@ test("a job that did not change over an interruption stays the same object", asy
   assert.equal(all.all.job("x"), before);
 });
 
-test("the next epoch's patch is not put on this one's job, even where revisions agree", async () => {
+test("a patch of another epoch is not merged, even if the revisions are equal", async () => {
   const all = await synced([job("x", 3)]);
   await lose(all);
   all.Socket.last.frame({ type: "welcome", epoch: "e2", seq: 9, resumed: false }, delta(1, "x", 3, 4, { n: 1 }));
-  assert.deepEqual(all.Socket.last.heard("get"), [{ type: "get", job_id: "x" }]);
+  assert.deepEqual(all.Socket.last.sentOf("get"), [{ type: "get", job_id: "x" }]);
 });
 
-test("resync: a fresh snapshot replaces what is shown, and until then there is no position", async () => {
+test("after a resync a new snapshot replaces the jobs, and until then there is no position", async () => {
   const all = await synced([job("x", 3), job("y", 4)]);
   all.Socket.last.frame({ type: "resync", reason: "gap" });
   all.Socket.last.frame({ type: "snapshot", sub: 1, seq: 200, more: true, jobs: [job("x", 3)] });
@@ -64,7 +64,7 @@ test("resync: a fresh snapshot replaces what is shown, and until then there is n
   assert.equal((await lose(all)).resume, undefined);
 });
 
-test("resync of one subscription leaves what the others resumed", async () => {
+test("a resync of one subscription does not affect the jobs of the others", async () => {
   const { client, clock, Socket } = world();
   const [one, two, three] = ["a", "b", "c"].map((id) => follow(client, id));
   await settle();
@@ -73,7 +73,7 @@ test("resync of one subscription leaves what the others resumed", async () => {
   await lose({ clock, Socket });
   Socket.last.frame({ type: "welcome", epoch: "e1", seq: 300, resumed: true });
   Socket.last.frame({ type: "synced", sub: 1, seq: 300, count: 0, unknown: [] }, { type: "resync", reason: "gap" });
-  Socket.last.frame(put(2, job("y", 301))); // it lagged: what is new came before the snapshot
+  Socket.last.frame(put(2, job("y", 301))); // a lagging client gets new changes before the snapshot
   Socket.last.frame({ type: "snapshot", sub: 2, seq: 302, more: false, jobs: [job("z", 9)] });
   Socket.last.frame({ type: "synced", sub: 2, seq: 302, count: 1, unknown: [] });
   Socket.last.frame({ type: "synced", sub: 3, seq: 303, count: 0, unknown: [] });
@@ -82,33 +82,33 @@ test("resync of one subscription leaves what the others resumed", async () => {
   Socket.last.frame(delta(1, "x1", 1, 304, { n: 1 }));
   await clock.pass(20);
   assert.equal(one.job("x1").n, 1);
-  assert.equal((await lose({ clock, Socket })).resume, undefined); // it cannot know whether the first one is whole
+  assert.equal((await lose({ clock, Socket })).resume, undefined); // the first subscription may lack changes
 });
 
-test("a snapshot that comes instead of what was missed, and is interrupted, is not resumed", async () => {
+test("an interrupted snapshot is not resumed", async () => {
   const all = await synced([job("x", 3)]);
   await lose(all);
   all.Socket.last.frame({ type: "welcome", epoch: "e1", seq: 300, resumed: true });
   all.Socket.last.frame({ type: "snapshot", sub: 1, seq: 300, more: true, jobs: [job("y", 9)] });
   await lose(all);
   all.Socket.last.frame({ type: "welcome", epoch: "e1", seq: 301, resumed: true });
-  assert.deepEqual(all.Socket.last.heard("subscribe"), [{ type: "subscribe", id: 1, resume: false }]);
+  assert.deepEqual(all.Socket.last.sentOf("subscribe"), [{ type: "subscribe", id: 1, resume: false }]);
 });
 
-test("a position that was refused is not offered again", async () => {
+test("a refused position is not sent again", async () => {
   const all = await synced([job("x", 3)]);
   assert.deepEqual((await lose(all)).resume, { epoch: "e1", seq: 100 });
   all.Socket.last.frame({ type: "welcome", epoch: "e2", seq: 1, resumed: false });
   assert.equal((await lose(all)).resume, undefined);
 });
 
-test("a whole job that was asked for and has not come holds the position", async () => {
+test("the position does not advance while a requested document is missing", async () => {
   const all = await synced([job("x", 3)], { seq: 100 });
   all.Socket.last.frame(delta(1, "x", 5, 110, {}), { type: "bookmark", seq: 120, at: "…" });
   assert.deepEqual((await lose(all)).resume, { epoch: "e1", seq: 100 });
 });
 
-test("a position is had only once every subscription is synced", async () => {
+test("there is no position before every subscription is synced", async () => {
   const { client, clock, Socket } = world();
   follow(client, "a");
   follow(client, "b");
@@ -120,21 +120,21 @@ test("a position is had only once every subscription is synced", async () => {
   Socket.last.frame({ type: "welcome", epoch: "e1", seq: 70, resumed: false });
   Socket.last.snapshot(1, [], { seq: 71 });
   Socket.last.snapshot(2, [], { seq: 72 });
-  // A third one, not synced yet, holds the position, and is not resumed itself.
+  // A third one, not synced yet, stops the position, and is not resumed itself.
   follow(client, "c");
   Socket.last.frame({ type: "bookmark", seq: 80, at: "…" });
   assert.deepEqual((await lose({ clock, Socket })).resume, { epoch: "e1", seq: 72 });
   Socket.last.frame({ type: "welcome", epoch: "e1", seq: 90, resumed: true });
   assert.deepEqual(
-    Socket.last.heard("subscribe").map((s) => s.resume),
+    Socket.last.sentOf("subscribe").map((s) => s.resume),
     [true, true, false],
   );
-  // Interrupted again while it resumes: what came meanwhile is not claimed.
+  // Interrupted again during the resume: the position does not advance.
   Socket.last.frame({ type: "synced", sub: 1, seq: 90, unknown: [] }, { type: "bookmark", seq: 95, at: "…" });
   assert.deepEqual((await lose({ clock, Socket })).resume, { epoch: "e1", seq: 72 });
 });
 
-test("a subscription that is made or closed before the welcome is told in the welcome's answer, or never", async () => {
+test("only subscriptions that exist at the welcome are sent after it", async () => {
   const { client, Socket } = world();
   follow(client, "a").close();
   await settle();
@@ -142,10 +142,10 @@ test("a subscription that is made or closed before the welcome is told in the we
   const b = follow(client, "b");
   follow(client, "c");
   b.close();
-  assert.equal(Socket.last.said.length, 1);
+  assert.equal(Socket.last.sent.length, 1);
   Socket.last.frame({ type: "welcome", epoch: "e1", seq: 1, resumed: false });
   assert.deepEqual(
-    Socket.last.said.slice(1).map((s) => [s.type, s.id]),
+    Socket.last.sent.slice(1).map((s) => [s.type, s.id]),
     [["subscribe", 3]],
   );
 });

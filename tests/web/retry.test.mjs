@@ -1,10 +1,10 @@
-// When a connection ends, is refused, or falls silent: what a person is shown, and when it is tried again.
+// The end of a connection: its state, and the time of the next attempt.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { follow, job, put, seeded, settle, synced, world } from "./fakes.mjs";
 
-test("backoff: full jitter from 0.5 s on, doubled up to 20 s, spread over the whole of it", async () => {
+test("the backoff has full jitter below a limit that doubles from 0.5 s to 20 s", async () => {
   const most = Array(12).fill(0);
   for (let seed = 1; seed <= 60; seed++) {
     const { client, clock, Socket } = world({ random: seeded(seed), transports: ["websocket"] });
@@ -31,7 +31,7 @@ test("backoff: full jitter from 0.5 s on, doubled up to 20 s, spread over the wh
   );
 });
 
-test("backoff begins again after a connection that lived, not after one that ended at once", async () => {
+test("the backoff starts again after a stable connection, not after one that ended at once", async () => {
   const { client, clock, Socket } = world({ random: () => 1 });
   follow(client, "a");
   await settle();
@@ -47,7 +47,7 @@ test("backoff begins again after a connection that lived, not after one that end
 });
 
 const CODES = [
-  // code, most ms to wait at a first failure, whether it said bye before
+  // code, longest delay in ms after a first failure, retry_ms of a bye before it
   [1012, 5000],
   [1012, 900, [800, 900]],
   [1013, 500],
@@ -71,13 +71,13 @@ for (const [code, most, retry_ms] of CODES) {
       assert.equal(retry_at - all.clock.time, share ? most : (retry_ms?.[0] ?? 0));
       await all.clock.pass(most);
       all.Socket.last.open();
-      assert.deepEqual(all.Socket.last.said[0].resume, { epoch: "e1", seq: 100 });
+      assert.deepEqual(all.Socket.last.sent[0].resume, { epoch: "e1", seq: 100 });
       all.client.close();
     }
   });
 }
 
-test("a bye counts where the close frame was lost; an odd retry_ms does not", async () => {
+test("a bye replaces a lost close frame, and an invalid retry_ms is ignored", async () => {
   const all = await synced([], { random: () => 1 });
   all.Socket.last.frame({ type: "bye", code: 1012, retry_ms: [100, 200] });
   all.Socket.last.end(1006);
@@ -89,18 +89,18 @@ test("a bye counts where the close frame was lost; an odd retry_ms does not", as
 });
 
 for (const code of [4401, 4403]) {
-  test(`close code ${code}: a token function is asked once more, then it is refused`, async () => {
-    const asked = [];
-    const token = async () => `token-${asked.push(0)}`;
+  test(`close code ${code}: a token function is called once more, then the state is refused`, async () => {
+    const calls = [];
+    const token = async () => `token-${calls.push(0)}`;
     const { client, clock, Socket, Stream, fetch } = world({ token });
     follow(client, "a");
     await settle();
     Socket.last.open();
-    assert.equal(Socket.last.said[0].token, "token-1");
+    assert.equal(Socket.last.sent[0].token, "token-1");
     Socket.last.end(code, "not known");
     await settle();
     Socket.last.open();
-    assert.equal(Socket.last.said[0].token, "token-2");
+    assert.equal(Socket.last.sent[0].token, "token-2");
     Socket.last.end(code, "not known");
     await clock.pass(600_000);
     const { state, error, retry_at, transport } = client.connection;
@@ -109,7 +109,7 @@ for (const code of [4401, 4403]) {
   });
 }
 
-test("close code 4401 on a plain token is final; on a connection that lived, a function is asked again", async () => {
+test("close code 4401 is final for a plain token; a function is called again after each welcome", async () => {
   const plain = world({ token: "t" });
   follow(plain.client, "a");
   await settle();
@@ -118,30 +118,30 @@ test("close code 4401 on a plain token is final; on a connection that lived, a f
   await plain.clock.pass(60_000);
   assert.deepEqual([plain.client.connection.state, plain.Socket.made.length], ["refused", 1]);
 
-  let asked = 0;
-  const all = await synced([], { token: () => `t${++asked}` });
+  let calls = 0;
+  const all = await synced([], { token: () => `t${++calls}` });
   for (const expected of [2, 3, 4]) {
     all.Socket.last.end(4401, "expired");
     await settle();
     all.Socket.last.welcome({ resumed: true });
-    assert.equal(all.Socket.last.said[0].token, `t${expected}`);
+    assert.equal(all.Socket.last.sent[0].token, `t${expected}`);
   }
 });
 
-test("a token that cannot be had is tried again", async () => {
-  let asked = 0;
-  const token = () => (++asked < 3 ? Promise.reject(new Error("logged out")) : "t");
+test("a token function that fails is called again", async () => {
+  let calls = 0;
+  const token = () => (++calls < 3 ? Promise.reject(new Error("logged out")) : "t");
   const { client, clock, Socket, fetch } = world({ token, answer: () => [401, {}] });
   follow(client, "a");
   await settle();
   assert.deepEqual([client.connection.state, client.connection.error], ["offline", "logged out"]);
   await clock.pass(2000);
-  assert.equal(fetch.made.length, 0); // which says nothing about websockets
+  assert.equal(fetch.made.length, 0); // a missing token is no sign of a blocked websocket
   Socket.last.open();
-  assert.equal(Socket.last.said[0].token, "t");
+  assert.equal(Socket.last.sent[0].token, "t");
 });
 
-test("closed while it waits for a token, it opens nothing", async () => {
+test("a client that is closed while it awaits a token opens no connection", async () => {
   let give;
   const { client, Socket } = world({ token: () => new Promise((done) => (give = done)) });
   follow(client, "a");
@@ -152,7 +152,7 @@ test("closed while it waits for a token, it opens nothing", async () => {
   assert.equal(Socket.made.length, 0);
 });
 
-test("nothing heard: stale after 25 s, dropped after 40 s, and resumed; any message makes it live", async () => {
+test("a silent connection is stale after 25 s, closed after 40 s, and live after any message", async () => {
   const all = await synced();
   await all.clock.pass(24_900);
   assert.equal(all.client.connection.state, "live");
@@ -168,12 +168,12 @@ test("nothing heard: stale after 25 s, dropped after 40 s, and resumed; any mess
   await all.clock.pass(500);
   assert.notEqual(all.Socket.last, dead);
   all.Socket.last.open();
-  assert.deepEqual(all.Socket.last.said[0].resume, { epoch: "e1", seq: 160 });
+  assert.deepEqual(all.Socket.last.sent[0].resume, { epoch: "e1", seq: 160 });
   dead.frame(put(1, job("late", 999)));
   assert.deepEqual(all.all.ids(), []);
 });
 
-test("stale while the daemon does not reach its database, with the lag it tells", async () => {
+test("the state is stale, with the daemon's lag, while the daemon does not reach its database", async () => {
   const all = await synced();
   for (const [source, state] of [
     ["stale", "stale"],
@@ -187,7 +187,7 @@ test("stale while the daemon does not reach its database, with the lag it tells"
   }
 });
 
-test("a socket that opens and never says welcome is given up after 15 s", async () => {
+test("a socket without a welcome is closed after 15 s", async () => {
   const { client, clock, Socket } = world();
   follow(client, "a");
   await settle();

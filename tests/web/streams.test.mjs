@@ -1,10 +1,10 @@
-// Where a websocket does not get through: event streams, and the way back.
+// Event streams, where websockets are blocked, and the return to the websocket.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { delta, follow, job, nobody, put, settle, streaming, welcome, world, EMPTY } from "./fakes.mjs";
+import { delta, follow, job, unreachable, put, settle, streaming, welcome, world, EMPTY } from "./fakes.mjs";
 
-test("two websockets in vain while HTTP gets through: an event stream per subscription, with its filter", async () => {
+test("after two failed websockets each subscription has an event stream, if HTTP works", async () => {
   const what = [["a b", "c&d"], { status: ["running", "failed"] }];
   const { client, clock, Socket, Stream, fetch, followed } = await streaming(what);
   assert.equal(Socket.made.length, 2);
@@ -46,8 +46,87 @@ test("two websockets in vain while HTTP gets through: an event stream per subscr
   assert.deepEqual([Stream.last.url.search, third.update.unknown], ["?id=z", ["z"]]);
 });
 
-test("nobody there at all: it stays with the websocket, however long it takes", async () => {
-  const { client, clock, Socket, Stream } = world({ answer: nobody });
+test("a subscription to an empty list of IDs asks an event stream and a poll for no job", async () => {
+  const { client, Stream, fetch, followed } = await streaming([[], { jobs: [], status: ["running"] }]);
+  assert.deepEqual(
+    Stream.made.map((s) => s.url.search),
+    ["?id=", "?id=&status=running"],
+  );
+  client.close();
+  assert.equal(followed[0].update.synced, false);
+  const polled = world({ transports: ["poll"], answer: () => EMPTY });
+  const none = follow(polled.client, []);
+  await polled.clock.pass(100);
+  assert.deepEqual([polled.fetch.made, none.update.synced, none.ids()], [[], true, []]);
+  assert.equal(fetch.made.length, 2); // those that found out whether REST requests succeed
+});
+
+/** Two event streams that are welcomed and synced. */
+async function twoStreams(options) {
+  const given = await streaming(["a", "b"], options);
+  for (const stream of given.Stream.made) {
+    stream.event(welcome());
+    stream.event({ type: "synced", sub: 1, seq: 9, count: 0, unknown: [] });
+  }
+  await given.clock.pass(20);
+  assert.equal(given.client.connection.state, "live");
+  return given;
+}
+
+test("an event stream that is silent for 40 s is replaced, although another one gets messages", async () => {
+  const { client, clock, Stream } = await twoStreams();
+  const [one, two] = Stream.made;
+  for (let passed = 0; passed < 30_000; passed += 10_000) {
+    await clock.pass(10_000);
+    one.event({ type: "bookmark", seq: 10, at: "…" });
+  }
+  await clock.pass(9900);
+  assert.deepEqual([client.connection.state, two.readyState], ["live", 1]);
+  one.event({ type: "bookmark", seq: 10, at: "…" });
+  await clock.pass(100);
+  const { state, error } = client.connection;
+  assert.deepEqual([state, error, one.readyState, two.readyState], ["offline", "no message for 40 s", 2, 2]);
+  await clock.pass(1000);
+  assert.deepEqual(
+    Stream.made.slice(2).map((s) => s.url.search),
+    ["?id=a", "?id=b"],
+  );
+});
+
+test("an event stream that is closed while it is silent does not end the others", async () => {
+  const { client, clock, Stream, followed } = await twoStreams();
+  await clock.pass(30_000);
+  Stream.made[0].event({ type: "bookmark", seq: 10, at: "…" });
+  followed[1].close();
+  await clock.pass(20_000);
+  assert.deepEqual([client.connection.state, Stream.made[0].readyState], ["live", 1]);
+});
+
+test("the state is connecting until the last of the lost event streams is back", async () => {
+  const { client, Stream, followed } = await twoStreams();
+  const [one, two] = Stream.made;
+  two.fail(0);
+  one.event({ type: "status", source: "live", lag_seconds: 0 });
+  assert.equal(client.connection.state, "connecting");
+  two.event(welcome({ resumed: true }));
+  two.event({ type: "synced", sub: 1, seq: 10, count: 0, unknown: [] });
+  assert.equal(client.connection.state, "live");
+  one.fail(0);
+  followed[0].close();
+  two.event({ type: "bookmark", seq: 11, at: "…" });
+  assert.equal(client.connection.state, "live");
+});
+
+test("a stream that is lost before its welcome leaves the state connecting", async () => {
+  const { client, Stream } = await streaming(["a", "b"]);
+  const [one, two] = Stream.made;
+  two.fail(0);
+  one.event(welcome());
+  assert.deepEqual([client.connection.state, client.connection.transport], ["connecting", "sse"]);
+});
+
+test("while the daemon is unreachable, only the websocket is tried", async () => {
+  const { client, clock, Socket, Stream } = world({ answer: unreachable });
   follow(client, "a");
   await settle();
   for (let n = 0; n < 30; n++) {
@@ -57,16 +136,16 @@ test("nobody there at all: it stays with the websocket, however long it takes", 
   assert.deepEqual([Socket.made.length > 30, Stream.made.length], [true, 0]);
 });
 
-test("a proxy's 502, or a daemon that is still loading, is nobody", async () => {
+test("a proxy's 502 and a loading daemon count as unreachable", async () => {
   for (const status of [502, 503, 404]) {
     const { Stream, Socket } = await streaming(["a"], { answer: () => [status, {}] });
     assert.deepEqual([Stream.made.length, Socket.made.length], [0, 3]);
   }
 });
 
-test("a daemon that was away and is there again: a websocket, not what lies behind it", async () => {
+test("after an outage the websocket is tried before the fallbacks", async () => {
   let up = false;
-  const { client, clock, Socket, Stream } = world({ answer: () => (up ? EMPTY : nobody()) });
+  const { client, clock, Socket, Stream } = world({ answer: () => (up ? EMPTY : unreachable()) });
   follow(client, "a");
   await settle();
   for (let n = 0; n < 5; n++) {
@@ -80,7 +159,7 @@ test("a daemon that was away and is there again: a websocket, not what lies behi
   assert.deepEqual([client.connection.transport, Stream.made.length], ["websocket", 0]);
 });
 
-test("one websocket in vain is no reason; a welcome forgets it", async () => {
+test("one failed websocket does not change the transport, and a welcome resets the count", async () => {
   const { client, clock, Socket, Stream } = world({ answer: () => EMPTY, random: () => 0 });
   follow(client, "a");
   await settle();
@@ -94,7 +173,7 @@ test("one websocket in vain is no reason; a welcome forgets it", async () => {
   assert.deepEqual([Socket.made.length, Stream.made.length], [11, 0]);
 });
 
-test("a request that gets through late, when a websocket is welcome already, counts for nothing", async () => {
+test("a probe that succeeds after a welcome is ignored", async () => {
   let late = null;
   const answer = () => (late === null ? new Promise((done) => (late = () => done(EMPTY))) : EMPTY);
   const { client, clock, Socket, Stream } = world({ answer, random: () => 0 });
@@ -112,7 +191,7 @@ test("a request that gets through late, when a websocket is welcome already, cou
   assert.deepEqual([Socket.made.length, Stream.made.length], [4, 0]);
 });
 
-test("a daemon that answers and sends away is not blocked", async () => {
+test("a close code of the daemon does not count as a blocked transport", async () => {
   for (const code of [1012, 1013, 4429, 4408]) {
     const { client, clock, Socket, Stream } = world({ answer: () => EMPTY, random: () => 0 });
     follow(client, "a");
@@ -125,7 +204,7 @@ test("a daemon that answers and sends away is not blocked", async () => {
   }
 });
 
-test("event stream: a patch on another revision asks by request, and goes on", async () => {
+test("on an event stream a missing document is requested over REST", async () => {
   const answer = (path) => (path.startsWith("/api/v1/jobs/x") ? [200, job("x", 7, { n: 7 })] : EMPTY);
   const { clock, Stream, fetch, followed } = await streaming([{}], { answer });
   Stream.last.event(welcome());
@@ -139,7 +218,7 @@ test("event stream: a patch on another revision asks by request, and goes on", a
   assert.deepEqual(fetch.made.map((r) => r.path).slice(2), ["/api/v1/jobs/x"]);
 });
 
-test("event stream without a token: the browser comes back by itself, resumed or not", async () => {
+test("without a token the browser reconnects an event stream, with or without resume", async () => {
   const { client, clock, Stream, followed } = await streaming([{}]);
   Stream.last.event(welcome());
   Stream.last.event({ type: "snapshot", sub: 1, seq: 9, more: false, jobs: [job("x", 3), job("y", 4)] });
@@ -160,13 +239,13 @@ test("event stream without a token: the browser comes back by itself, resumed or
   Stream.last.event({ type: "synced", sub: 1, seq: 2, count: 1, unknown: [] });
   await clock.pass(20);
   assert.deepEqual([followed[0].ids(), followed[0].job("x").rev], [["x"], 1]);
-  // What streams had is not a position of a websocket.
+  // An event stream gives no position for a websocket.
   const made = Stream.made.length;
   await clock.pass(41_000);
   assert.ok(Stream.made.length > made);
 });
 
-test("event stream with a token: a ticket per stream, and after an error a new one", async () => {
+test("with a token each event stream has a ticket, and a new one after an error", async () => {
   let tickets = 0;
   const answer = (path) => (path === "/api/v1/ticket" ? [200, { ticket: `t${++tickets}`, expires_in: 30 }] : EMPTY);
   const { clock, Stream, fetch } = await streaming(["a", "b"], { answer, token: "secret" });
@@ -174,13 +253,13 @@ test("event stream with a token: a ticket per stream, and after an error a new o
     Stream.made.map((s) => s.url.search),
     ["?id=a&ticket=t1", "?id=b&ticket=t2"],
   );
-  const asked = fetch.made.filter((r) => r.path === "/api/v1/ticket");
+  const calls = fetch.made.filter((r) => r.path === "/api/v1/ticket");
   assert.deepEqual(
-    asked.map((r) => [r.method, r.headers.authorization]),
+    calls.map((r) => [r.method, r.headers.authorization]),
     Array(2).fill(["POST", "Bearer secret"]),
   );
   Stream.last.event(welcome());
-  Stream.last.fail(0); // the browser would come back with a ticket that is used
+  Stream.last.fail(0); // the browser would reconnect with a used ticket
   assert.deepEqual(
     Stream.made.map((s) => s.readyState),
     [2, 2],
@@ -192,7 +271,7 @@ test("event stream with a token: a ticket per stream, and after an error a new o
   );
 });
 
-test("a subscription that is closed while its ticket is on the way opens no stream", async () => {
+test("a subscription that is closed before its ticket arrives opens no stream", async () => {
   let give;
   const answer = (path) => (path === "/api/v1/ticket" ? new Promise((done) => (give = done)) : EMPTY);
   const { Stream, followed } = await streaming(["a"], { answer, token: "secret" });
@@ -202,7 +281,7 @@ test("a subscription that is closed while its ticket is on the way opens no stre
   assert.equal(Stream.made.length, 0);
 });
 
-test("a bye on an event stream is heeded", async () => {
+test("a bye on an event stream sets the time of the next attempt", async () => {
   const { client, clock, Stream } = await streaming(["a"], { random: () => 1 });
   Stream.last.event(welcome());
   Stream.last.event({ type: "bye", code: 1012, retry_ms: [1000, 3000] });
@@ -211,7 +290,7 @@ test("a bye on an event stream is heeded", async () => {
   assert.equal(Stream.last.readyState, 2);
 });
 
-test("more subscriptions than a browser has connections for: polling instead of event streams", async () => {
+test("with more than four subscriptions it polls instead of using event streams", async () => {
   const { client, clock, Stream, followed } = await streaming(["a", "b", "c"]);
   assert.equal(Stream.made.length, 3);
   Stream.last.event(welcome());
@@ -226,7 +305,7 @@ test("more subscriptions than a browser has connections for: polling instead of 
   assert.equal(only.Stream.made.length, 5);
 });
 
-test("each 5 minutes the websocket is tried beside what works, and taken once it is welcome", async () => {
+test("every 5 minutes the websocket is tried, and used once it is welcomed", async () => {
   const { client, clock, Socket, Stream, followed } = await streaming([{}]);
   Stream.last.event(welcome());
   Stream.last.event({ type: "snapshot", sub: 1, seq: 9, more: false, jobs: [job("x", 3)] });
@@ -246,7 +325,7 @@ test("each 5 minutes the websocket is tried beside what works, and taken once it
   await beat(310_000);
   assert.equal(Socket.made.length, 4);
   Socket.last.welcome();
-  assert.deepEqual(Socket.last.said, [
+  assert.deepEqual(Socket.last.sent, [
     { type: "hello", version: 1 },
     { type: "subscribe", id: 1, resume: false },
   ]);
@@ -256,31 +335,40 @@ test("each 5 minutes the websocket is tried beside what works, and taken once it
     await clock.pass(10_000);
     Socket.last.frame({ type: "bookmark", seq: 20 + n, at: "…" });
   }
-  assert.deepEqual([Socket.made.length, followed[0].ids()], [4, ["x", "y"]]); // and there are no more trials
+  assert.deepEqual([Socket.made.length, followed[0].ids()], [4, ["x", "y"]]); // there are no more trials
 });
 
 for (const status of [401, 403]) {
-  test(`HTTP status ${status} where streams or polls ask: refused, as on a websocket`, async () => {
+  test(`HTTP status ${status} to a stream or a poll means refused, as on a websocket`, async () => {
     for (const transports of [["sse"], ["poll"]]) {
-      let asked = 0;
+      let calls = 0;
       const { client, clock, fetch } = world({
         transports,
         answer: () => [status, {}],
-        token: () => `t${++asked}`,
+        token: () => `t${++calls}`,
       });
       follow(client, "a");
       await clock.pass(60_000);
-      assert.deepEqual([client.connection.state, asked, fetch.made.length], ["refused", 2, 2]);
+      assert.deepEqual([client.connection.state, calls, fetch.made.length], ["refused", 2, 2]);
     }
   });
 }
 
-test("a blocked websocket and a wrong token: refused, not offline for ever", async () => {
+test("HTTP status 429 does not count as a blocked transport", async () => {
+  const answer = (path) => (path === "/api/v1/ticket" ? [429, {}] : EMPTY);
+  const { client, clock, fetch } = world({ transports: ["sse", "poll"], token: "t", answer });
+  follow(client, "a");
+  await clock.pass(60_000);
+  assert.ok(fetch.made.length > 3);
+  assert.ok(fetch.made.every(({ path }) => path === "/api/v1/ticket"));
+});
+
+test("a blocked websocket with a wrong token ends in the state refused", async () => {
   const { client } = await streaming(["a"], { answer: () => [401, {}], token: "wrong" });
   assert.equal(client.connection.state, "refused");
 });
 
-test("transports that are not there are left out", async () => {
+test("a transport that the environment lacks is not used", async () => {
   const there = { WebSocket: undefined, EventSource: undefined, transports: ["sse", "poll"] };
   const { client, clock, fetch } = world({ answer: () => EMPTY, ...there });
   const all = follow(client, {});

@@ -1,23 +1,31 @@
-/** A time axis: which moments get a line, and where on it a moment stands. Pure. */
+/** A time axis: the moments that get a tick, and the position of a moment on it. Pure. */
 
 const STRIDES = [
   1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10_800, 21_600, 43_200, 86_400, 172_800, 604_800,
 ].map((seconds) => seconds * 1000);
 const MOST = 5;
 
-/** From the first start to the end, or now; at least a second, so that nothing divides by nothing. */
+const MOST_AHEAD = 2;
+/** The longest axis, as a multiple of the time from the start to p50: p90 may be far away. */
+
+/**
+ * From the first start to the end, or to now; at least one second, to avoid a division by zero. With a forecast
+ * the axis goes on to its p90; `reached` is where the part that has happened ends.
+ */
 export function axisOf(job, steps, now, timed) {
   const starts = [timed(job.started_at), ...steps.map((step) => timed(step.started_at))].filter((at) => at !== null);
   const from = starts.length === 0 ? now : Math.min(...starts);
   const ends = [timed(job.ended_at), ...steps.map((step) => timed(step.ended_at))].filter((at) => at !== null);
-  const to = Math.max(from + 1000, ...ends, job.terminal ? 0 : now);
-  return { from, to, place: (at) => (100 * Math.min(Math.max(at - from, 0), to - from)) / (to - from) };
+  const reached = Math.max(from + 1000, ...ends, job.terminal ? 0 : now);
+  const [half, most] = [job.forecast?.ends_at.p50, job.forecast?.ends_at.p90].map((stamp) => timed(stamp) ?? reached);
+  const to = Math.max(reached, Math.min(most, from + MOST_AHEAD * (Math.max(reached, half) - from)));
+  return { from, reached, to, place: (at) => (100 * Math.min(Math.max(at - from, 0), to - from)) / (to - from) };
 }
 
 const CROWDED = 0.93;
-/** Of the axis: a label further right would stand beyond its end. */
+/** Share of the axis. A label further right would extend beyond its end. */
 
-/** `[{at, label}]`, at most six. */
+/** The ticks as `[{at, label}]`, at most six. */
 export function ticksOf({ from, to }) {
   const span = to - from;
   const stride =

@@ -1,71 +1,48 @@
 /**
- * The daemon's clock, as far as this browser can know it: `started_at` is by that clock, and a tablet's may be wrong.
+ * An estimate of the daemon's clock. Documents have the daemon's times, and the clock of a tablet may be wrong.
  *
- * A document that changes now carries the daemon's "now" as `updated_at`. It is late by the way it took, never early,
- * so the smallest of the last differences is the best guess.
+ * The difference comes from messages with the daemon's current time (`ahead_ms` of client.js). A document cannot be
+ * used for it: its `updated_at` is the time of its last change, which may be hours ago.
  */
 
-import { moment } from "./times.js";
-
-const REMEMBERED = 16;
-const SETTLING = 3000;
-/** Milliseconds after a (re)connection during which documents may be old ones, sent again. */
 const SILENCE = 25_000;
-/** Milliseconds after which client.js takes silence for a fault: what was true before is all that is known. */
+/** Milliseconds without a message after which client.js reports a connection as stale. */
 
 export class Clock {
-  #differences = [];
-  #settled = Number.POSITIVE_INFINITY;
+  #ahead = 0;
+  #wasLive = false;
   #stopped = null;
 
-  /** Milliseconds by which this browser is ahead of the daemon. */
-  offset = 0;
-
-  /** While not live, time stands still at `asOf`: nobody knows what has gone on since. */
+  /** Updates the state of the connection. While it is not live, the clock stops at `asOf`. */
   connected(connection, here = Date.now()) {
+    this.#ahead = connection.ahead_ms ?? this.#ahead;
     if (connection.state === "live") {
-      if (this.#stopped !== null || this.#settled === Number.POSITIVE_INFINITY) {
-        this.#settled = here + SETTLING;
-      }
+      this.#wasLive = true;
       this.#stopped = null;
-    } else if (this.#stopped === null && this.#settled !== Number.POSITIVE_INFINITY) {
+    } else if (this.#stopped === null && this.#wasLive) {
       this.#stopped = here - doubtful(connection);
     }
   }
 
-  /** The documents that an update changed. */
-  heard(jobs, changed, here = Date.now()) {
+  /** Call it when documents have changed: while the connection is not live, `asOf` becomes the current time. */
+  documentsChanged(changed, here = Date.now()) {
     if (this.#stopped !== null && changed.size > 0) {
       this.#stopped = here;
     }
-    for (const id of changed) {
-      const at = moment(jobs.get(id)?.updated_at);
-      if (at === null) {
-        continue;
-      }
-      // A document from the future proves the browser slow, old or not.
-      if (here >= this.#settled || here - at < this.offset) {
-        this.#differences.push(here - at);
-      }
-    }
-    if (this.#differences.length > 0) {
-      this.#differences = this.#differences.slice(-REMEMBERED);
-      this.offset = Math.min(...this.#differences);
-    }
   }
 
-  /** This browser's moment of the last certain knowledge; null while live. */
+  /** The time, by this browser's clock, up to which the documents are certain; null while live. */
   get asOf() {
     return this.#stopped;
   }
 
-  /** Now, by the daemon's clock. */
+  /** The current time by the daemon's clock, in milliseconds since 1970. */
   now(here = Date.now()) {
-    return (this.#stopped ?? here) - this.offset;
+    return (this.#stopped ?? here) + this.#ahead;
   }
 }
 
-/** Milliseconds before now that are no longer vouched for. */
+/** Milliseconds before now for which the documents may be out of date. */
 function doubtful({ state, source, lag_seconds: lag }) {
   if (source === "stale" || source === "down") {
     return Number.isFinite(lag) ? lag * 1000 : 0;

@@ -1,4 +1,4 @@
-/** Whether what is shown is true now: a word in the header, a banner where it may not be, a question for a token. */
+/** State of the connection: a word in the header, a banner if the page may be out of date, a form for the token. */
 
 import { Component, html } from "./html.js";
 import { icon } from "./icons.js";
@@ -11,12 +11,12 @@ const TRANSPORTS = new Map([
   ["poll", "polling"],
 ]);
 
-export function Standing({ connection }) {
+export function ConnectionState({ connection }) {
   const { word, shape, tone } = shownState(connection.state);
   const more = [TRANSPORTS.get(connection.transport), lag(connection)].filter(Boolean).join(" · ");
-  return html`<p class="standing">
+  return html`<p class="connection-state">
     ${icon(shape, tone)} <b>${word}</b>
-    ${connection.state === "live" && html`<span class="standing-more soft">${more}</span>`}
+    ${connection.state === "live" && html`<span class="connection-state-more soft">${more}</span>`}
   </p>`;
 }
 
@@ -27,13 +27,14 @@ function lag({ source, lag_seconds: seconds }) {
   return seconds < 1 ? "database up to date" : `database ${seconds.toFixed(1)} s behind`;
 }
 
-/** Nothing while all is well, and nothing on the first connection: there is nothing old to warn of. */
+/** A warning that the page may be out of date. Empty while live, and during the first connection. */
 export function Banner({ connection, asOf }) {
   const { state } = connection;
   if (state === "live" || state === "paused" || state === "refused" || (state === "connecting" && asOf === null)) {
     return null;
   }
-  const since = asOf !== null && html` What is shown is <b title=${fullTime(asOf)}>as of ${clockTime(asOf)}</b>.`;
+  const since =
+    asOf !== null && html` The page shows the state as of <b title=${fullTime(asOf)}>${clockTime(asOf)}</b>.`;
   const next = state === "offline" && connection.retry_at !== null;
   return html`<div class="banner tone-banner-${shownState(state).tone}" role="status">
     ${icon("alert")} <span><b>${reason(connection)}</b>${since}</span>
@@ -46,7 +47,7 @@ function reason({ state, source }) {
     if (source === "down") {
       return "The appliance’s database does not answer.";
     }
-    return source === "stale" ? "The appliance’s database is behind." : "Nothing heard for a while.";
+    return source === "stale" ? "The appliance’s database is behind." : "No message from the daemon for over 25 s.";
   }
   return state === "offline" ? "Not connected." : "Connecting again.";
 }
@@ -56,7 +57,7 @@ function retry(at) {
   return seconds > 0 ? `Trying again in ${seconds} s.` : "Trying again now.";
 }
 
-/** The daemon wants a token, or another one. */
+/** The form for a token, if the daemon requires one or has rejected the last one. */
 export class Refused extends Component {
   #submit = (event) => {
     event.preventDefault();
@@ -69,8 +70,8 @@ export class Refused extends Component {
   render({ connection }) {
     return html`<form class="token" onSubmit=${this.#submit}>
       <h2>A token is needed</h2>
-      <p>This correlator answers only who has one. It is kept until this tab is closed.</p>
-      ${connection.error !== null && html`<p class="soft">The answer was: ${text(connection.error)}</p>`}
+      <p>This correlator requires an access token. Enter one; it is stored until this tab is closed.</p>
+      ${connection.error !== null && html`<p class="soft">The daemon answered: ${text(connection.error)}</p>`}
       <label>Token <input type="password" name="token" autocomplete="off" required /></label>
       <button type="submit">Connect</button>
     </form>`;

@@ -1,13 +1,13 @@
-/** Parent and children of a job, by name and state as far as the daemon knows them. */
+/** Parent and children of a job, with their name and state if the daemon knows them. */
 
 import { Component, html } from "./html.js";
 import { icon } from "./icons.js";
 import { jobAddress } from "./route.js";
-import { deed, shownStatus, subject } from "./words.js";
+import { operations, shownStatus, subject } from "./words.js";
 
 export class Family extends Component {
   #subscription = null;
-  #asked = "";
+  #requested = "";
 
   constructor(props) {
     super(props);
@@ -20,7 +20,7 @@ export class Family extends Component {
 
   componentDidUpdate(before) {
     if (before.session !== this.props.session) {
-      this.#asked = "";
+      this.#requested = "";
     }
     this.#follow();
   }
@@ -31,11 +31,11 @@ export class Family extends Component {
 
   #follow() {
     const ids = members(this.props.job);
-    const asked = ids.join("\n");
-    if (asked === this.#asked) {
+    const wanted = ids.join("\n");
+    if (wanted === this.#requested) {
       return;
     }
-    this.#asked = asked;
+    this.#requested = wanted;
     this.#subscription?.close();
     this.#subscription =
       ids.length === 0 ? null : this.props.session.client.subscribe(ids, ({ jobs }) => this.setState({ jobs }));
@@ -45,11 +45,13 @@ export class Family extends Component {
     if (members(job).length === 0) {
       return null;
     }
-    const { parent_job_id: parent, child_job_ids: children } = job;
+    const { parent_job_id: parent, child_job_ids: children, child_job_ids_cut: all } = job;
+    const more = typeof all === "number" ? all - (children ?? []).length : 0;
     return html`<section><h2>Family</h2>
       <ul class="family">
-        ${parent && html`<${Member} id=${parent} job=${jobs.get(parent)} kin="Parent" />`}
-        ${(children ?? []).map((id) => html`<${Member} key=${id} id=${id} job=${jobs.get(id)} kin="Child" />`)}
+        ${parent && html`<${Member} id=${parent} job=${jobs.get(parent)} relation="Parent" />`}
+        ${more > 0 && html`<li class="soft">${more.toLocaleString("en")} older children are not listed</li>`}
+        ${(children ?? []).map((id) => html`<${Member} key=${id} id=${id} job=${jobs.get(id)} relation="Child" />`)}
       </ul>
     </section>`;
   }
@@ -59,9 +61,9 @@ function members(job) {
   return [job.parent_job_id, ...(job.child_job_ids ?? [])].filter((id) => typeof id === "string");
 }
 
-function Member({ id, job, kin }) {
+function Member({ id, job, relation }) {
   const shown = job === undefined ? null : shownStatus(job.status);
-  return html`<li><span class="soft">${kin}</span> ${shown !== null && icon(shown.shape, shown.tone)}
+  return html`<li><span class="soft">${relation}</span> ${shown !== null && icon(shown.shape, shown.tone)}
     ${" "}<a href=${jobAddress(id)}>${job === undefined ? id : subject(job)}</a>
-    ${shown !== null && html` <span class="soft">${[...deed(job).slice(0, 1), shown.word].join(" · ")}</span>`}</li>`;
+    ${shown !== null && html` <span class="soft">${[...operations(job).slice(0, 1), shown.word].join(" · ")}</span>`}</li>`;
 }

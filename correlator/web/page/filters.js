@@ -1,26 +1,35 @@
-/** Search and filters, which are the address of the list; their counts are its summary. */
+/** Search and filters of the list, stored in its address, with the number of jobs by status. */
 
 import { Component, html } from "./html.js";
 import { icon } from "./icons.js";
 import { listAddress } from "./route.js";
-import { STATUSES, counted, shownStatus } from "./words.js";
+import { LATENESS, STATUSES, counted, shownLateness, shownStatus } from "./words.js";
 
 export class Filters extends Component {
   #change(change) {
-    // Not an entry in the history for each letter: Back leads out of the list.
+    // Do not add a history entry for each letter, so that Back leaves the list.
     history.replaceState(null, "", listAddress({ ...this.props.filter, ...change }));
     dispatchEvent(new HashChangeEvent("hashchange"));
   }
 
-  #toggled(status) {
-    const { filter } = this.props;
-    const chosen = STATUSES.filter((other) => filter.status.includes(other) !== (other === status));
-    this.#change({ status: chosen });
+  /** Buttons that add a value to the filter `name`, or remove it. */
+  #chips(name, values, shownAs, counts) {
+    const chosen = this.props.filter[name];
+    return values.map((value) => {
+      const shown = shownAs(value);
+      const pressed = chosen.includes(value);
+      const toggled = values.filter((other) => chosen.includes(other) !== (other === value));
+      return html`<button type="button" class="chip" aria-pressed=${String(pressed)}
+        onClick=${() => this.#change({ [name]: toggled })}>
+        ${icon(shown.shape, shown.tone)} ${shown.word} <b>${counts.get(value) ?? 0}</b>
+      </button>`;
+    });
   }
 
-  render({ filter, counts, types, total }) {
+  render({ filter, counts, forecasts, types, total }) {
     const known = filter.type === "" || types.includes(filter.type) ? types : [filter.type, ...types];
-    return html`<form class="filters" role="search" onSubmit=${(event) => event.preventDefault()}>
+    const forecasted = forecasts.size > 0 || filter.forecast.length > 0;
+    return html`<form class="filters ${forecasted ? "has-forecast" : ""}" role="search" onSubmit=${(event) => event.preventDefault()}>
       <label class="search">
         <span class="unseen">Search by ID, VM, operation or text</span>
         <input type="search" id="search" placeholder="ID, VM, operation, text" value=${filter.q} autocomplete="off"
@@ -29,15 +38,14 @@ export class Filters extends Component {
         <kbd aria-hidden="true">/</kbd>
       </label>
       <div class="chips" role="group" aria-label="Status">
-        ${STATUSES.map((status) => {
-          const shown = shownStatus(status);
-          const pressed = filter.status.includes(status);
-          return html`<button type="button" class="chip" aria-pressed=${String(pressed)}
-            onClick=${() => this.#toggled(status)}>
-            ${icon(shown.shape, shown.tone)} ${shown.word} <b>${counts.get(status) ?? 0}</b>
-          </button>`;
-        })}
+        ${this.#chips("status", STATUSES, shownStatus, counts)}
       </div>
+      ${
+        forecasted &&
+        html`<div class="chips" role="group" aria-label="Forecast">
+        ${this.#chips("forecast", LATENESS, shownLateness, forecasts)}
+      </div>`
+      }
       <label class="choice"><span class="unseen">Type</span>
         <select value=${filter.type} onChange=${(event) => this.#change({ type: event.currentTarget.value })}>
           <option value="">All types</option>
@@ -48,7 +56,7 @@ export class Filters extends Component {
         <select value=${filter.when} disabled=${filter.q !== ""}
           onChange=${(event) => this.#change({ when: event.currentTarget.value })}>
           <option value="">Last 24 hours</option>
-          <option value="all">All there are</option>
+          <option value="all">All</option>
         </select>
       </label>
       <p class="unseen">${counted(total, "job")}</p>

@@ -1,4 +1,4 @@
-/** What every view is written with: Preact's elements, through htm's templates. The one place that knows vendor/. */
+/** Preact's elements and htm's templates for all views. Only this file imports from vendor/. */
 
 import htm from "../vendor/htm.js";
 import { Component, createRef, h, render } from "../vendor/preact.js";

@@ -1,4 +1,4 @@
-/** Shapes that tell apart without colour, 16 by 16. Decoration only: a word always stands beside. */
+/** Icons of 16 by 16 whose shapes differ without colour. They are decoration: there is always a word beside them. */
 
 import { html } from "./html.js";
 
@@ -27,6 +27,11 @@ const PATHS = new Map([
     "M8 4.8a3.2 3.2 0 1 1 0 6.4 3.2 3.2 0 0 1 0-6.4ZM7.3.8h1.4v2.4H7.3V.8Zm0 12h1.4v2.4H7.3v-2.4ZM.8 7.3h2.4v1.4H.8V7.3Zm12 0h2.4v1.4h-2.4V7.3ZM2.4 3.4l1-1L5.1 4l-1 1-1.7-1.6Zm8.5 8.6 1-1 1.7 1.6-1 1-1.7-1.6Zm2.7-8.6L12 5l-1-1 1.7-1.6.9 1ZM5 12l-1.6 1.6-1-1L4.1 11l.9 1Z",
   ],
   ["moon", "M6.2 1.3a6.2 6.2 0 0 0 8.5 8.3A7 7 0 1 1 6.2 1.3Z"],
+  [
+    "clock",
+    "M8 1a7 7 0 1 0 0 14A7 7 0 0 0 8 1Zm0 1.6a5.4 5.4 0 1 1 0 10.8A5.4 5.4 0 0 1 8 2.6ZM7.2 4.4h1.6v3.2l2.4 1.7-.9 1.3-3.1-2.2V4.4Z",
+  ],
+  ["ahead", "M8 2.2 13.8 8 8 13.8 2.2 8 8 2.2Zm0 2.2L4.4 8 8 11.6 11.6 8 8 4.4Z"],
   ["back", "M9.8 2.6 4.4 8l5.4 5.4 1.2-1.2L6.8 8 11 3.8 9.8 2.6Z"],
 ]);
 
@@ -36,7 +41,7 @@ export function icon(shape, tone = "plain") {
   </svg>`;
 }
 
-/** The same shapes as an image's address, for the tab; colours are fixed there, and told from both kinds of tab bar. */
+/** The same icon as a data URL for the tab. Its colours are fixed and visible on light and dark tab bars. */
 export function iconAddress(shape, colour) {
   const path = PATHS.get(shape) ?? PATHS.get("ring");
   const drawn = `<path fill-rule="evenodd" fill="${colour}" d="${path}"/>`;

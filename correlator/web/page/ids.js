@@ -1,4 +1,4 @@
-/** An ID, to be read, copied, and followed. */
+/** An ID with a button that copies it. */
 
 import { Component, createRef, html } from "./html.js";
 import { icon } from "./icons.js";
@@ -29,7 +29,7 @@ export class Id extends Component {
   }
 }
 
-/** Over plain http, where browsers have no clipboard, the old command does it; at worst the text stands selected. */
+/** Over plain http browsers have no clipboard API: use `execCommand`; if that fails too, the text is selected. */
 async function copied(value, element) {
   try {
     await navigator.clipboard.writeText(value);

@@ -1,4 +1,4 @@
-/** One job, live, by any ID; also by one that nobody knows yet. */
+/** The page of one job, found by any ID, also by one that does not exist yet. */
 
 import { Family } from "./family.js";
 import { Component, html } from "./html.js";
@@ -6,13 +6,16 @@ import { icon } from "./icons.js";
 import { Id } from "./ids.js";
 import { LogPane } from "./log.js";
 import { markJob, markWaiting } from "./marks.js";
+import { Progress, outlook } from "./outlook.js";
+import { Percent } from "./percent.js";
 import { liveliness } from "./silence.js";
 import { Steps } from "./steps.js";
 import { duration, elapsed, inUtc, moment, shortTime } from "./times.js";
-import { counted, deed, shownStatus, subject, text } from "./words.js";
+import { counted, cutNote, operations, shownLateness, shownStatus, subject, text } from "./words.js";
 
 export class JobPage extends Component {
   #subscription = null;
+  #progress = new Progress();
 
   constructor(props) {
     super(props);
@@ -41,25 +44,29 @@ export class JobPage extends Component {
     if (job === null) {
       markWaiting(this.props.id);
     } else {
-      markJob(job, liveliness(job, this.props.now).silent);
+      const { now } = this.props;
+      markJob(job, liveliness(job, now).silent, this.#progress.at(job, now).percent);
     }
   }
 
   #follow() {
     const { id, session } = this.props;
-    this.#subscription = session.client.subscribe(id, this.#heard);
-    this.#heard(this.#subscription.update);
+    this.#subscription = session.client.subscribe(id, this.#onUpdate);
+    this.#onUpdate(this.#subscription.update);
   }
 
-  /** A job that has left the daemon's memory stays on the page as it was last. */
-  #heard = (update) => {
+  /** Shows the update. A job that the daemon has evicted keeps its last state on the page. */
+  #onUpdate = (update) => {
     const before = this.state.job;
     const job = update.job ?? before;
-    this.props.session.clock.heard(update.jobs, update.changed);
+    this.props.session.clock.documentsChanged(update.changed);
+    const lateness = shownLateness(job?.forecast?.state);
     if (before !== null && job.job_id === before.job_id && job.status !== before.status) {
-      this.props.onSay(`${subject(job)}: ${shownStatus(job.status).word}`);
+      this.props.onAnnounce(`${subject(job)}: ${shownStatus(job.status).word}`);
+    } else if (lateness !== null && before?.job_id === job.job_id && before.forecast?.state !== job.forecast.state) {
+      this.props.onAnnounce(`${subject(job)}: ${lateness.word}`);
     } else if (before === null && job !== null && this.state.synced) {
-      this.props.onSay(`${subject(job)} has appeared: ${shownStatus(job.status).word}`);
+      this.props.onAnnounce(`${subject(job)} has appeared: ${shownStatus(job.status).word}`);
     }
     this.setState({ job, synced: update.synced, gone: update.synced && update.job === null && job !== null });
   };
@@ -69,8 +76,10 @@ export class JobPage extends Component {
       return html`<${Waiting} id=${id} synced=${synced} />`;
     }
     const { silent, since } = liveliness(job, now);
+    const { left, percent } = this.#progress.at(job, now);
     return html`<article class="job">
-      <${Head} job=${job} now=${now} silent=${silent} gone=${gone} />
+      <${Head} job=${job} now=${now} silent=${silent} gone=${gone} percent=${percent}
+        forecast=${outlook(job, now, left)} />
       <div class="job-parts">
         <div class="job-main">
           <${Steps} job=${job} now=${now} silentSince=${since} />
@@ -86,35 +95,38 @@ export class JobPage extends Component {
 function Waiting({ id, synced }) {
   return html`<div class="waiting">
     <p><a class="back" href="#/">${icon("back")} All jobs</a></p>
-    <h1 tabindex="-1">${synced ? "Waiting for this ID" : "Looking for this ID"}</h1>
+    <h1 tabindex="-1">${synced ? "Waiting for this ID" : "Searching for this ID"}</h1>
     <p><${Id} value=${id} /></p>
     ${
       synced &&
-      html`<p class="soft">Nobody knows it yet. The job will appear here by itself as soon as it starts.</p>
+      html`<p class="soft">No job has this ID yet. It appears here as soon as it starts.</p>
       <span class="pulse" aria-hidden="true"></span>`
     }
   </div>`;
 }
 
-function Head({ job, now, silent, gone }) {
+function Head({ job, now, silent, gone, percent, forecast }) {
   const shown = shownStatus(job.status);
   const failed = job.progress?.steps_failed ?? 0;
+  const late = forecast?.lateness ?? null;
   return html`<header class="job-head">
     <p><a class="back" href="#/">${icon("back")} All jobs</a></p>
     <h1 tabindex="-1">${subject(job)}</h1>
-    <p class="job-what soft">${deed(job).join(" · ")}</p>
+    <p class="job-what soft">${operations(job).join(" · ")}</p>
     <div class="job-state">
       <p class="pill tone-pill-${shown.tone}">${icon(shown.shape)} ${shown.word}</p>
       ${silent !== null && html`<p class="pill tone-pill-warn">${icon("alert")} ${silent}</p>`}
+      ${late !== null &&
+        html`<p class="pill tone-pill-${late.tone}">${icon(late.shape)} ${late.word}: ${forecast.why}</p>`}
       ${job.status === "completed" && failed > 0 &&
         html`<p class="pill tone-pill-bad">${icon("alert")} with ${counted(failed, "failed step")}</p>`}
-      ${gone && html`<p class="pill">No longer in the correlator’s memory: shown as it was last</p>`}
+      ${gone && html`<p class="pill">No longer in the correlator’s memory: this is its last known state</p>`}
       <${Times} job=${job} now=${now} />
     </div>
-    <${Percent} job=${job} tone=${shown.tone} silent=${silent} />
+    <${Percent} job=${job} tone=${shown.tone} silent=${silent} percent=${percent} forecast=${forecast} />
     ${text(job.error) !== "" &&
       html`<div class="failure"><h2>${icon("cross", "bad")} ${job.status === "failed" ? "Why it failed" : "Error"}</h2>
-        <pre>${text(job.error)}</pre></div>`}
+        <pre>${text(job.error)}</pre>${job.error_cut && html`<p class="soft">${cutNote(job.error_cut)}</p>`}</div>`}
   </header>`;
 }
 
@@ -133,32 +145,22 @@ function Times({ job, now }) {
   </dl>`;
 }
 
-function Percent({ job, tone, silent }) {
-  const percent = job.progress?.percent ?? null;
-  const { steps_done: done = 0, steps_seen: seen = 0 } = job.progress ?? {};
-  const steps = seen === 0 ? "" : `${done} of ${counted(seen, "step")} done${job.terminal ? "" : " so far"}`;
-  const told = [percent === null ? "unknown" : `${Math.floor(percent)} %`, steps, text(job.current_step)].filter(
-    Boolean,
-  );
-  return html`<div class="percent">
-    <div class="bar bar-large" role="progressbar" aria-label="Progress" aria-valuemin="0" aria-valuemax="100"
-      aria-valuenow=${percent === null ? undefined : Math.floor(percent)} aria-valuetext=${told.join(", ")}>
-      <span class="bar-done tone-bar-${tone} ${silent === null ? "" : "is-silent"}"
-        style=${{ width: `${percent ?? 0}%` }}></span>
-    </div>
-    <p class="percent-words"><b>${told[0]}</b> <span class="soft">${told.slice(1).join(" · ")}</span></p>
-  </div>`;
-}
-
 function Particulars({ job, session }) {
-  const rows = Object.entries(job.metadata ?? {}).filter(([, value]) => text(value) !== "");
+  const { _cut: cut, ...members } = job.metadata ?? {};
+  // "*" is the sum of all members without a name there.
+  const missing = Object.entries(cut ?? {}).map(([name, full]) => [name === "*" ? "others" : name, cutNote(full)]);
+  const rows = [...Object.entries(members), ...missing].filter(([, value]) => text(value) !== "");
+  const soFar = job.counts_complete === false ? " so far: the log is still being counted" : "";
+  const typical = (job.forecast ?? job.compared_with)?.typical_seconds ?? null;
   const facts = [
     ["Owner", job.owner],
     ["Category", job.category],
-    ["Warnings", job.warnings],
-    ["Errors", job.errors],
-    ["Known from", job.source],
-    ["Progress by", job.progress?.basis],
+    ["Warnings", `${job.warnings}${soFar}`],
+    ["Errors", `${job.errors}${soFar}`],
+    ["Source", job.source],
+    ["Typical time", typical === null ? "" : duration(typical * 1000)],
+    ["Failed before", job.forecast ? `${Math.round(100 * job.forecast.failure_rate)} % of runs` : ""],
+    ["Progress from", job.progress?.basis],
   ].filter(([, value]) => text(value) !== "");
   return html`<aside class="particulars" aria-label="Particulars">
     <${Family} job=${job} session=${session} />

@@ -1,7 +1,7 @@
 /**
- * The list of jobs. Only the rows in sight exist: a thousand jobs cost what thirty do.
+ * The list of jobs. Only the visible rows are in the DOM, so a thousand jobs cost as much as thirty.
  *
- * All rows are equally high, in rem, so that the place of each is known without asking the browser.
+ * All rows have the same height in rem, so that the position of each can be computed.
  */
 
 import { Filters } from "./filters.js";
@@ -12,7 +12,7 @@ import { Row } from "./row.js";
 import { counted } from "./words.js";
 
 const SPARE = 8;
-/** Rows above and below the window, so that a quick scroll or a step by keyboard finds them there. */
+/** Rows rendered above and below the window, for quick scrolling and for the keyboard. */
 const NARROW = "(max-width: 46rem)";
 
 export class ListPage extends Component {
@@ -22,13 +22,13 @@ export class ListPage extends Component {
 
   constructor(props) {
     super(props);
-    this.state = { update: props.session.list(this.#heard), from: 0, to: 40, cursor: props.session.left.cursor };
+    this.state = { update: props.session.list(this.#onUpdate), from: 0, to: 40, cursor: props.session.left.cursor };
     this.#listing.update(this.state.update.jobs, null, props.filter, props.now);
   }
 
-  #heard = (update) => {
+  #onUpdate = (update) => {
     const { session, filter, now } = this.props;
-    session.clock.heard(update.jobs, update.changed);
+    session.clock.documentsChanged(update.changed);
     this.#listing.update(update.jobs, update.changed, filter, now);
     this.props.onCounts(this.#listing.counts);
     this.setState({ update });
@@ -109,7 +109,7 @@ export class ListPage extends Component {
     this.#select(next);
   };
 
-  /** Scrolls so far that the row stands between the sticky header and the lower edge. */
+  /** Scrolls until the row is between the sticky header and the lower edge. */
   #reveal(place) {
     const height = this.#height;
     const top = this.#rows.current.getBoundingClientRect().top + place * height;
@@ -137,7 +137,8 @@ export class ListPage extends Component {
     const height = this.#height;
     return html`<div class="list">
       <h1 class="unseen">Jobs</h1>
-      <${Filters} filter=${filter} counts=${listing.counts} types=${listing.types} total=${shown.length} />
+      <${Filters} filter=${filter} counts=${listing.counts} forecasts=${listing.forecasts}
+        types=${listing.types} total=${shown.length} />
       <ol class="rows" role="list" ref=${this.#rows} aria-label="Jobs"
           style=${{ height: `${shown.length * height}px`, "--row-height": `${height}px` }}>
         ${shown.slice(from, to).map(
@@ -155,12 +156,15 @@ function Nothing({ update, filter }) {
     return html`<p class="nothing">Loading the jobs…</p>`;
   }
   if (update.jobs.size === 0) {
-    return html`<p class="nothing">No job yet. The first one will appear here by itself.</p>`;
+    return html`<p class="nothing">No job yet. The first one appears here without a reload.</p>`;
   }
   const q = filter.q.trim();
   return html`<div class="nothing">
     <p>None of ${counted(update.jobs.size, "job")} matches.</p>
-    ${q !== "" && html`<p><a href=${jobAddress(q)}>Follow “${q}” as an ID</a>, also one that does not exist yet.</p>`}
+    ${
+      q !== "" &&
+      html`<p><a href=${jobAddress(q)}>Follow “${q}” as an ID</a>. Its job need not exist yet.</p>`
+    }
     <p><a href="#/">Show all</a></p>
   </div>`;
 }

@@ -1,16 +1,18 @@
-/** The log lines of a job: older ones from the daemon's history, new ones as they are written. Scrolling up pauses. */
+/** The log lines of a job: old ones from the daemon's history, new ones live. Scrolling up pauses the log. */
 
 import { Component, createRef, html } from "./html.js";
 import { icon } from "./icons.js";
 import { Logbook } from "./logbook.js";
-import { clockTime, inUtc, moment } from "./times.js";
+import { dayOf, inUtc, moment, shortTime } from "./times.js";
 import { LEVELS, counted, levelTone, text } from "./words.js";
 
 const PAGE = 1000;
+const MOST_PAGES = 200;
+/** Pages of history per call of #load, so that a job of a million lines does not block the browser. */
 const NEAR = 24;
-/** Pixels from the end at which the reader is taken to be there. */
+/** Pixels from the end within which the log counts as scrolled to the end. */
 const IDENTITY = new Set(["job_id", "step_id", "external_job_id", "step_name"]);
-/** Attributes that say which job and step a line belongs to, which the page says already. */
+/** Attributes that name the job and step of a line, which the page shows already. */
 
 export class LogPane extends Component {
   #book = new Logbook();
@@ -35,7 +37,7 @@ export class LogPane extends Component {
       this.#subscription?.close();
       this.#follow();
     } else if (before.connection.state !== "live" && this.props.connection.state === "live") {
-      // Log lines are not sent again after an outage: they are in the history.
+      // Log lines of an outage are not sent again: load them from the history.
       this.#load();
     }
     const pane = this.#pane.current;
@@ -70,7 +72,7 @@ export class LogPane extends Component {
     this.setState((state) => ({ lines: this.#book.lines, fresh: state.following ? 0 : state.fresh + fresh }));
   }
 
-  /** All pages from the last one read on. One at a time: a call while one is on its way is good for one more. */
+  /** Loads all pages after the last one. A call during a load makes that load continue with one more page. */
   async #load() {
     this.#wanted = true;
     if (this.#loading) {
@@ -78,11 +80,15 @@ export class LogPane extends Component {
     }
     this.#loading = true;
     try {
-      while (this.#wanted) {
+      let pages = 0;
+      while (this.#wanted && pages < MOST_PAGES) {
         this.#wanted = false;
+        pages += 1;
         this.#wanted = (await this.#page()) || this.#wanted;
       }
-      this.setState({ trouble: null, loaded: true });
+      const trouble = this.#wanted ? "the log is too long for this page" : null;
+      this.#wanted = false;
+      this.setState({ trouble, loaded: true });
     } catch (error) {
       if (!this.#closed.signal.aborted) {
         this.setState({ trouble: error instanceof Error ? error.message : String(error), loaded: true });
@@ -92,7 +98,7 @@ export class LogPane extends Component {
     }
   }
 
-  /** Whether there may be more. */
+  /** Loads one page; true if there is another one now. */
   async #page() {
     const { job, level, session } = this.props;
     const address = new URL(`../api/v1/jobs/${encodeURIComponent(job.job_id)}/events`, import.meta.url);
@@ -103,12 +109,13 @@ export class LogPane extends Component {
     }
     const response = await fetch(address, { headers: session.headers, signal: this.#closed.signal });
     if (!response.ok) {
-      throw new Error(`the history answers ${response.status}`);
+      throw new Error(`the daemon's history answered with HTTP status ${response.status}`);
     }
     const page = await response.json();
     this.#add(page.events);
     this.#after = page.next_after ?? this.#after;
-    return page.events.length === PAGE && typeof page.next_after === "string";
+    // A page before the last may be short. Without a member `more`, all pages before the last are full.
+    return typeof page.next_after === "string" && (page.more ?? page.events.length === PAGE);
   }
 
   #scrolled = () => {
@@ -119,14 +126,15 @@ export class LogPane extends Component {
     }
   };
 
-  #goOn = () => {
+  #resume = () => {
     this.setState({ following: true, fresh: 0 });
     this.#pane.current?.focus();
   };
 
-  render({ job, level, onLevel }, { lines, following, fresh, trouble, loaded }) {
+  render({ job, level, onLevel, session }, { lines, following, fresh, trouble, loaded }) {
+    const day = dayOf(session.clock.now());
     const step = (line) => job.steps?.[line.step_id]?.name;
-    const drawn = (line) => html`<${Line} key=${line.event_id} line=${line} step=${step(line)} />`;
+    const drawn = (line) => html`<${Line} key=${line.event_id} line=${line} step=${step(line)} day=${day} />`;
     return html`<section class="log" aria-labelledby="log-title">
       <div class="log-head">
         <h2 id="log-title">Log</h2>
@@ -148,8 +156,8 @@ export class LogPane extends Component {
         </div>
         ${
           !following &&
-          html`<button type="button" class="go-on" onClick=${this.#goOn}>
-          ${icon("pause")} Paused${fresh > 0 ? `, ${counted(fresh, "new line")}` : ""} – go on</button>`
+          html`<button type="button" class="resume" onClick=${this.#resume}>
+          ${icon("pause")} Paused${fresh > 0 ? `, ${counted(fresh, "new line")}` : ""} – resume</button>`
         }
       </div>
     </section>`;
@@ -159,7 +167,7 @@ export class LogPane extends Component {
     const { forgotten, dropped } = this.#book;
     return [
       forgotten > 0 && `${counted(forgotten, "older line")} not shown`,
-      dropped > 0 && `${counted(dropped, "line")} dropped on the way`,
+      dropped > 0 && `${counted(dropped, "line")} dropped because the browser was too slow`,
       trouble !== null && `Older lines are missing: ${trouble}`,
     ]
       .filter(Boolean)
@@ -169,13 +177,13 @@ export class LogPane extends Component {
 
 class Line extends Component {
   shouldComponentUpdate(next) {
-    return next.step !== this.props.step;
+    return next.step !== this.props.step || next.day !== this.props.day;
   }
 
-  render({ line, step }) {
+  render({ line, step, day }) {
     const at = moment(line.at);
     return html`<li class="line tone-line-${levelTone(line.level)}">
-      <span class="line-at" title=${inUtc(line.at)}>${clockTime(at)}</span>
+      <span class="line-at" title=${inUtc(line.at)}>${shortTime(at, day)}</span>
       <span class="line-level tone-${levelTone(line.level)}">${text(line.level)}</span>
       <span class="line-text">${step !== undefined && html`<span class="line-step">${text(step)}</span> `}
         ${text(line.message)} ${" "}<span class="line-attrs">${attributes(line.attrs)}</span></span>

@@ -1,31 +1,42 @@
 /**
- * The log lines of one job, from two sides: pages of history and the live stream. Pure.
+ * The log lines of one job, merged from pages of history and the live stream. Pure.
  *
- * Always: each line once, by its event id; in the order in which things happened, which is that of the times, not
- * of the ids. Bounded: the oldest go first, and it is told how many.
+ * Invariants: each line is present once, by its event ID. Lines are ordered by time, not by ID. The number of lines is
+ * bounded: the oldest are evicted and counted. A line that is not newer than an evicted one is not added again, so only
+ * the IDs of the present lines are stored.
  */
 
 import { moment } from "./times.js";
 
 export const KEPT = 2000;
-/** Lines on the page while it follows; a reader who has scrolled up keeps what is read, up to five times as many. */
+/** Lines on the page while it follows the log. After scrolling up it keeps up to five times as many. */
 
 export class Logbook {
   #ids = new Set();
   #lines = [];
+  /** The newest evicted line. */
+  #gone = null;
 
-  /** Lines that were here and had to go. */
+  /** Number of evicted lines. */
   forgotten = 0;
-  /** Lines that the daemon dropped on the way to a slow reader: they are in the history. */
+  /** Number of lines that the daemon dropped for a slow client; the history has them. */
   dropped = 0;
 
   get lines() {
     return this.#lines;
   }
 
-  /** How many of these were new. `lines` is another array afterwards if any was. */
+  /** Number of stored IDs. */
+  get size() {
+    return this.#ids.size;
+  }
+
+  /** Adds lines and returns how many were new. `lines` is a new array if any was. */
   add(lines, { keepAll = false } = {}) {
-    const fresh = lines.filter((line) => !this.#ids.has(line.event_id) && this.#ids.add(line.event_id));
+    const fresh = lines.filter((line) => {
+      const known = this.#ids.has(line.event_id) || (this.#gone !== null && compared(line, this.#gone) <= 0);
+      return !known && this.#ids.add(line.event_id);
+    });
     if (fresh.length === 0) {
       return 0;
     }
@@ -36,6 +47,10 @@ export class Logbook {
     const most = keepAll ? 5 * KEPT : KEPT;
     const gone = Math.max(0, merged.length - most);
     this.forgotten += gone;
+    for (const line of merged.slice(0, gone)) {
+      this.#ids.delete(line.event_id);
+      this.#gone = line;
+    }
     this.#lines = gone === 0 ? merged : merged.slice(gone);
     return fresh.length;
   }
@@ -45,7 +60,7 @@ function compared(a, b) {
   return (moment(a.at) ?? 0) - (moment(b.at) ?? 0) || microseconds(a, b) || a.event_id - b.event_id;
 }
 
-/** Within one millisecond the texts decide, which are equally long. */
+/** Compares times within one millisecond as text; all have the same length. */
 function microseconds(a, b) {
   return a.at < b.at ? -1 : Number(a.at > b.at);
 }

@@ -1,6 +1,6 @@
-/** The page: which view the address names, what the keyboard does everywhere, and the second that ticks. */
+/** The page: it selects the view by the address, handles global keys, and re-renders every second. */
 
-import { Banner, Refused, Standing } from "./connection.js";
+import { Banner, Refused, ConnectionState } from "./connection.js";
 import { Component, html, render } from "./html.js";
 import { icon } from "./icons.js";
 import { JobPage } from "./job.js";
@@ -10,7 +10,7 @@ import { parse } from "./route.js";
 import { Session } from "./session.js";
 import { theme, toggleTheme } from "./theme.js";
 
-const TICK = 1000;
+const CLOCK_INTERVAL = 1000;
 
 class Page extends Component {
   #unwatch = () => {};
@@ -24,7 +24,7 @@ class Page extends Component {
       connection: session.client.connection,
       now: session.clock.now(),
       theme: theme(),
-      said: "",
+      announcement: "",
     };
   }
 
@@ -32,7 +32,7 @@ class Page extends Component {
     addEventListener("hashchange", this.#routed);
     addEventListener("keydown", this.#key);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.setState({ theme: theme() }));
-    setInterval(() => this.setState({ now: this.state.session.clock.now() }), TICK);
+    setInterval(() => this.setState({ now: this.state.session.clock.now() }), CLOCK_INTERVAL);
     this.#watch(this.state.session);
   }
 
@@ -92,17 +92,17 @@ class Page extends Component {
     this.#watch(session);
   };
 
-  #say = (said) => this.setState({ said });
+  #announce = (announcement) => this.setState({ announcement });
 
   #counted = (counts) => markCounts(counts, this.state.connection);
 
-  render(_, { session, route, connection, now, said, ...state }) {
+  render(_, { session, route, connection, now, announcement, ...state }) {
     const other = state.theme === "dark" ? "light" : "dark";
     return html`
       <a class="skip" href="#main" onClick=${skip}>Skip to the content</a>
       <header class="top">
         <a class="brand" href=${session.left.address}>correlator</a>
-        <${Standing} connection=${connection} />
+        <${ConnectionState} connection=${connection} />
         <button type="button" class="quiet-button" title="Switch to ${other}" aria-label="Switch to ${other}"
           onClick=${() => this.setState({ theme: toggleTheme() })}>
           ${icon(state.theme === "dark" ? "sun" : "moon")}
@@ -114,16 +114,16 @@ class Page extends Component {
         ${
           route.view === "job"
             ? html`<${JobPage} key=${route.id} id=${route.id} session=${session} now=${now}
-                connection=${connection} onSay=${this.#say} />`
+                connection=${connection} onAnnounce=${this.#announce} />`
             : html`<${ListPage} key="list" filter=${route.filter} session=${session} now=${now}
                 onCounts=${this.#counted} />`
         }
       </main>
-      <p class="unseen" role="status">${said}</p>`;
+      <p class="unseen" role="status">${announcement}</p>`;
   }
 }
 
-/** Without touching the address, which says what is shown. */
+/** Moves the focus without changing the address, which selects the view. */
 function skip(event) {
   event.preventDefault();
   document.getElementById("main").focus();

@@ -1,7 +1,7 @@
-/** What the tab says: title and icon tell the state without a look at the page. */
+/** Title and icon of the browser tab, which show the state of the jobs. */
 
 import { iconAddress } from "./icons.js";
-import { shownStatus, subject } from "./words.js";
+import { shownLateness, shownStatus, subject } from "./words.js";
 
 const COLOURS = new Map([
   ["running", "#3a8fd0"],
@@ -16,19 +16,22 @@ const NAME = "correlator";
 export function markCounts(counts, connection) {
   const failed = counts.get("failed") ?? 0;
   const running = counts.get("running") ?? 0;
-  const told = [failed > 0 && `${failed} failed`, running > 0 && `${running} running`].filter(Boolean).join(", ");
+  const summary = [failed > 0 && `${failed} failed`, running > 0 && `${running} running`].filter(Boolean).join(", ");
   const away = connection.state === "offline" ? "offline – " : "";
-  mark(`${away}${told === "" ? NAME : `${told} – ${NAME}`}`, null);
+  mark(`${away}${summary === "" ? NAME : `${summary} – ${NAME}`}`, null);
 }
 
-export function markJob(job, silent) {
+/** `percent`: as the page shows it. */
+export function markJob(job, silent, percent) {
   const { word, shape, tone } = shownStatus(job.status);
-  const percent = job.progress?.percent ?? null;
   const running = job.status === "running";
   const state = running && percent !== null ? `${Math.floor(percent)} %` : word;
   const failed = job.status === "completed" && (job.progress?.steps_failed ?? 0) > 0;
-  const image = silent !== null ? ["alert", "warn"] : failed ? ["alert", "bad"] : [shape, tone];
-  mark(`${silent !== null ? "silent, " : ""}${state} – ${subject(job)} – ${NAME}`, image);
+  const late = job.terminal ? null : shownLateness(job.forecast?.state);
+  const mixed = failed ? ["alert", "bad"] : [shape, tone];
+  const image = silent !== null ? ["alert", "warn"] : late !== null ? [late.shape, late.tone] : mixed;
+  const doubt = silent !== null ? "silent, " : late !== null ? `${late.word.toLowerCase()}, ` : "";
+  mark(`${doubt}${state} – ${subject(job)} – ${NAME}`, image);
 }
 
 export function markWaiting(id) {

@@ -1,16 +1,17 @@
 /**
- * The address of a view: the fragment of the URL, read and written. Pure.
+ * Parses and builds the address of a view, which is the fragment of the URL. Pure.
  *
- * `#/jobs/<any id, percent-encoded>` is one job; `#/?q=…&status=failed,running&type=failover&when=all` is the list.
- * What is neither is the list without filters. An ID is everything behind `#/jobs/`, whatever characters it has.
+ * `#/jobs/<any id, percent-encoded>` is one job; an ID is everything after `#/jobs/` and may have any character.
+ * `#/?q=…&status=failed,running&forecast=late&type=failover&when=all` is the list. Any other fragment is the list
+ * without filters.
  */
 
-import { STATUSES } from "./words.js";
+import { LATENESS, STATUSES } from "./words.js";
 
 const JOB = "#/jobs/";
 const LIST = "#/?";
 
-export const EVERYTHING = Object.freeze({ q: "", status: Object.freeze([]), type: "", when: "" });
+const EVERYTHING = Object.freeze({ q: "", status: Object.freeze([]), forecast: Object.freeze([]), type: "", when: "" });
 
 export function parse(hash) {
   if (hash.startsWith(JOB) && hash.length > JOB.length) {
@@ -24,11 +25,16 @@ export function parse(hash) {
     view: "list",
     filter: {
       q: query.get("q") ?? "",
-      status: (query.get("status") ?? "").split(",").filter((status) => STATUSES.includes(status)),
+      status: chosen(query.get("status"), STATUSES),
+      forecast: chosen(query.get("forecast"), LATENESS),
       type: query.get("type") ?? "",
       when: query.get("when") === "all" ? "all" : "",
     },
   };
+}
+
+function chosen(text, known) {
+  return (text ?? "").split(",").filter((each) => known.includes(each));
 }
 
 export function jobAddress(id) {
@@ -46,7 +52,7 @@ export function listAddress(filter) {
   return text === "" ? "#/" : LIST + text;
 }
 
-/** A raw `%` that encodes nothing stands for itself. */
+/** Decodes percent-encoding; a text that is not validly encoded is returned unchanged. */
 function decoded(text) {
   try {
     return decodeURIComponent(text);
@@ -55,7 +61,7 @@ function decoded(text) {
   }
 }
 
-/** Half a surrogate, which encodeURIComponent refuses, becomes U+FFFD, as it does on its way through UTF-8. */
+/** Replaces a lone surrogate, which encodeURIComponent rejects, by U+FFFD, as UTF-8 encoding does. */
 function wellFormed(text) {
   return new TextDecoder().decode(new TextEncoder().encode(String(text)));
 }

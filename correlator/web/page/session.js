@@ -1,4 +1,4 @@
-/** The one connection of the page, and who it says it is: where a token is asked for, it lives as long as the tab. */
+/** The page's connection and its token, which is stored as long as the tab is open. */
 
 import { Correlator } from "../client.js";
 import { Clock } from "./clock.js";
@@ -10,33 +10,33 @@ export class Session {
   #list = null;
 
   clock = new Clock();
-  /** Where the list was when it was left: its address, its place, and the job that was opened. */
+  /** State of the list when it was left: its address, its scroll position, and the selected job. */
   left = { address: "#/", scrolled: 0, cursor: null };
 
   constructor() {
     this.client = new Correlator(this.#token === "" ? {} : { token: () => this.#token });
   }
 
-  /** The request headers that REST wants. */
+  /** The request headers for the REST API. */
   get headers() {
     return this.#token === "" ? {} : { Authorization: `Bearer ${this.#token}` };
   }
 
-  /** Every job, from the first time on that somebody wants it: so the list is there at once when returned to. */
+  /** Subscribes to all jobs on the first call and keeps the subscription, so that the list appears at once later. */
   list(onUpdate) {
     if (this.#list === null) {
-      const list = { reader: null, subscription: null };
-      list.subscription = this.client.subscribe({}, (update) => list.reader?.(update));
+      const list = { onUpdate: null, subscription: null };
+      list.subscription = this.client.subscribe({}, (update) => list.onUpdate?.(update));
       this.#list = list;
     }
-    this.#list.reader = onUpdate;
+    this.#list.onUpdate = onUpdate;
     return this.#list.subscription.update;
   }
 
-  /** Nobody looks at the list for now. */
+  /** Detaches the list's callback; the subscription stays. */
   unlist() {
     if (this.#list !== null) {
-      this.#list.reader = null;
+      this.#list.onUpdate = null;
     }
   }
 
@@ -44,12 +44,12 @@ export class Session {
     this.client.close();
   }
 
-  /** A session that says this token. */
+  /** A session with this token. */
   static with(token) {
     try {
       sessionStorage.setItem(KEY, token);
     } catch {
-      // Storage is forbidden: it is asked for again after a reload.
+      // Storage is not allowed: the page asks for the token again after a reload.
       unkept = token;
     }
     return new Session();

@@ -1,11 +1,11 @@
-/** Whether a job that runs still gives a sign of life. Pure. */
+/** Detects running jobs that have not written a log row for a while. Pure. */
 
 import { moment, roughly } from "./times.js";
 
 const QUIET = 60_000;
-/** Milliseconds without a log row that are worth saying. */
+/** Milliseconds without a log row after which a job is shown as silent. */
 
-/** `{silent, since}`: the words for a silence and the moment of the last sign; both null while there is none. */
+/** `{silent, since}`: a text about the silence and the time of the last log row; both null for an active job. */
 export function liveliness(job, now) {
   const since = moment(job.last_event_at) ?? moment(job.started_at);
   if (job.status !== "running" || since === null || (now - since < QUIET && !job.stalled)) {

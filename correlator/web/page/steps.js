@@ -1,10 +1,11 @@
-/** The steps of a job as bars on one time axis, in their order; bars of what runs grow with the clock. */
+/** The steps of a job as bars on one time axis, in their order; the bar of a running step grows towards those ahead. */
 
+import { Ahead } from "./ahead.js";
 import { axisOf, ticksOf } from "./axis.js";
 import { Component, html } from "./html.js";
 import { icon } from "./icons.js";
 import { duration, elapsed, inUtc, moment } from "./times.js";
-import { counted, shownStatus, text } from "./words.js";
+import { counted, cutNote, shownStatus, text } from "./words.js";
 
 export class Steps extends Component {
   shouldComponentUpdate(next) {
@@ -14,15 +15,16 @@ export class Steps extends Component {
 
   render({ job, now, silentSince }) {
     const steps = Object.entries(job.steps ?? {}).map(([id, step]) => ({ id, ...step }));
-    steps.sort((a, b) => (a.seq ?? 0) - (b.seq ?? 0) || Number(a.id) - Number(b.id));
-    if (steps.length === 0) {
+    steps.sort(inOrder);
+    const forecast = job.terminal ? null : (job.forecast ?? null);
+    if (steps.length === 0 && forecast === null) {
       return html`<section class="steps"><h2>Steps</h2>
         <p class="soft">${job.terminal ? "It ended without a step." : "No step yet."}</p></section>`;
     }
     const axis = axisOf(job, steps, now, moment);
     const from = (at) => ({ left: `${axis.place(at)}%` });
     return html`<section class="steps">
-      <h2>Steps <span class="soft">${tally(job.progress)}</span></h2>
+      <h2>Steps <span class="soft">${tally(job.progress, forecast)}</span></h2>
       <div class="axis" aria-hidden="true"><div class="axis-line">
         ${ticksOf(axis).map(
           ({ at, label }) => html`<span key=${label} class="tick" style=${from(at)}>${label}</span>`,
@@ -31,17 +33,25 @@ export class Steps extends Component {
       <ol>${steps.map(
         (step) => html`<${Step} key=${step.id} step=${step} axis=${axis} now=${now} over=${job.terminal}
           silentSince=${silentSince} />`,
-      )}</ol>
+      )}${forecast !== null && html`<${Ahead} forecast=${forecast} axis=${axis} now=${now} />`}</ol>
     </section>`;
   }
 }
 
-function tally(progress) {
+/** Sorts steps by `seq`. A step that is only in the log yet may have none: it is the newest and comes last. */
+export function inOrder(a, b) {
+  return Number(!a.seq) - Number(!b.seq) || (a.seq ?? 0) - (b.seq ?? 0) || Number(a.id) - Number(b.id);
+}
+
+function tally(progress, forecast) {
   const counts = [
     [progress?.steps_failed, "failed"],
     [progress?.steps_skipped, "skipped"],
   ].filter(([count]) => count > 0);
-  return [counted(progress?.steps_seen ?? 0, "step"), ...counts.map(([count, word]) => `${count} ${word}`)].join(", ");
+  const { steps_seen: seen = 0, steps_expected: expected = null } = progress ?? {};
+  const all = forecast === null ? null : expected;
+  const steps = `${all === null ? "" : `${seen} of about `}${counted(all ?? seen, "step")}`;
+  return [steps, ...counts.map(([count, word]) => `${count} ${word}`)].join(", ");
 }
 
 function Step({ step, axis, now, over, silentSince }) {
@@ -55,17 +65,17 @@ function Step({ step, axis, now, over, silentSince }) {
     <span class="lane" aria-hidden="true">
       ${
         started !== null &&
-        html`<${Span} from=${started} to=${ended ?? axis.to} tone=${shown.tone} axis=${axis}
+        html`<${Span} from=${started} to=${ended ?? axis.reached} tone=${shown.tone} axis=${axis}
         silentSince=${running ? silentSince : null} />`
       }
     </span>
     <span class="step-took" title=${[inUtc(step.started_at), inUtc(step.ended_at)].filter(Boolean).join(" – ")}>
       ${took(started, ended, running, now, step.status)}</span>
-    ${text(step.error) !== "" && html`<pre class="step-error">${text(step.error)}</pre>`}
+    ${text(step.error) !== "" && html`<pre class="step-error">${text(step.error)}${step.error_cut && ` (${cutNote(step.error_cut)})`}</pre>`}
   </li>`;
 }
 
-/** A bar; from the last sign of life on it is drawn as what it is, a guess. */
+/** A bar. After the last log row its end is uncertain, so that part is drawn differently. */
 function Span({ from, to, tone, axis, silentSince }) {
   const between = (start, end) => ({ left: `${axis.place(start)}%`, width: `${axis.place(end) - axis.place(start)}%` });
   const known = silentSince === null ? to : Math.min(Math.max(silentSince, from), to);

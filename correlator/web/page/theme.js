@@ -1,4 +1,4 @@
-/** Light or dark: what the system says, until the reader chooses. Loaded before the first paint. */
+/** Light or dark theme: the system's setting until the user chooses one. Loaded before the first paint. */
 
 const KEY = "correlator.theme";
 
@@ -8,14 +8,14 @@ export function theme() {
   );
 }
 
-/** The other one, kept for the next visit where the browser allows it. */
+/** Switches the theme and stores the choice if the browser allows it. */
 export function toggleTheme() {
   const next = theme() === "dark" ? "light" : "dark";
   document.documentElement.dataset.theme = next;
   try {
     localStorage.setItem(KEY, next);
   } catch {
-    // A private window: the choice lasts as long as the page.
+    // A private window: the choice is lost with the page.
   }
   return next;
 }
@@ -26,5 +26,5 @@ try {
     document.documentElement.dataset.theme = kept;
   }
 } catch {
-  // Storage is forbidden: the system's word holds.
+  // Storage is not allowed: the system's setting is used.
 }

@@ -1,4 +1,4 @@
-/** Times and durations as text. Pure; moments are milliseconds since 1970. The reader's time zone; UTC in titles. */
+/** Times and durations as text, in the user's time zone; UTC in titles. Pure. Moments are milliseconds since 1970. */
 
 const CLOCK = new Intl.DateTimeFormat(undefined, {
   hour: "2-digit",
@@ -7,21 +7,28 @@ const CLOCK = new Intl.DateTimeFormat(undefined, {
   hourCycle: "h23",
 });
 const DAY = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short" });
+const MINUTE = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
+const DATE = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short", year: "numeric" });
 const FULL = new Intl.DateTimeFormat(undefined, {
   dateStyle: "medium",
   timeStyle: "medium",
   hourCycle: "h23",
 });
 
-/** The moment that an RFC 3339 text names; null for anything else. */
+/** Parses an RFC 3339 time; null for anything else. */
 export function moment(stamp) {
   const at = typeof stamp === "string" ? Date.parse(stamp) : Number.NaN;
   return Number.isNaN(at) ? null : at;
 }
 
-/** "14:03:12", as of logs and of the last answer. */
+/** "14:03:12". */
 export function clockTime(at) {
   return at === null ? "" : CLOCK.format(at);
+}
+
+/** The day of a moment in the user's time zone. */
+export function dayOf(at) {
+  return new Date(at).toDateString();
 }
 
 /** "14:03:12" today, "24 Nov, 14:03:12" on any other day. */
@@ -29,20 +36,31 @@ export function shortTime(at, now) {
   if (at === null) {
     return "";
   }
-  const today = new Date(at).toDateString() === new Date(now).toDateString();
-  return today ? CLOCK.format(at) : `${DAY.format(at)}, ${CLOCK.format(at)}`;
+  return dayOf(at) === dayOf(now) ? CLOCK.format(at) : `${DAY.format(at)}, ${CLOCK.format(at)}`;
+}
+
+const FAR = 300 * 86_400_000;
+/** Milliseconds after which a date needs its year. */
+
+/** The minute in which something is expected: "14:32", "25 Nov, 14:32" on another day, "25 Nov 2031" if far away. */
+export function endTime(at, now) {
+  const end = Math.ceil(at / 60_000) * 60_000;
+  if (dayOf(end) === dayOf(now)) {
+    return MINUTE.format(end);
+  }
+  return end - now > FAR ? DATE.format(end) : `${DAY.format(end)}, ${MINUTE.format(end)}`;
 }
 
 export function fullTime(at) {
   return at === null ? "" : FULL.format(at);
 }
 
-/** For titles: to the microsecond, as the document has it. */
+/** The time of a document in UTC, with all its digits, for titles. */
 export function inUtc(stamp) {
   return typeof stamp === "string" ? stamp.replace("T", " ").replace("Z", " UTC") : "";
 }
 
-/** "3.2 s", "48 s", "2 min 05 s", "3 h 07 min", "2 d 4 h": two units, so that a glance is enough. */
+/** "3.2 s", "48 s", "2 min 05 s", "3 h 07 min", "2 d 4 h": at most two units. */
 export function elapsed(milliseconds) {
   const seconds = Math.max(0, milliseconds) / 1000;
   const whole = Math.floor(seconds);
@@ -58,7 +76,7 @@ export function elapsed(milliseconds) {
   return `${Math.floor(whole / 86_400)} d ${Math.floor(whole / 3600) % 24} h`;
 }
 
-/** Of what is over: with a decimal, or in milliseconds, where it was short. None at all is a clock of whole seconds. */
+/** A final duration; a short one with a decimal or in milliseconds. 0 means a clock of whole seconds. */
 export function duration(milliseconds) {
   if (milliseconds <= 0) {
     return "< 1 s";
@@ -71,13 +89,44 @@ export function duration(milliseconds) {
     : elapsed(Math.round(milliseconds / 1000) * 1000);
 }
 
-/** "4 min": how long a silence has lasted, without seconds that would tick. */
+/** "4 min": a duration without seconds. */
 export function roughly(milliseconds) {
   const minutes = Math.floor(Math.max(0, milliseconds) / 60_000);
   if (minutes < 60) {
     return `${minutes} min`;
   }
   return minutes < 1440 ? `${Math.floor(minutes / 60)} h ${pad(minutes % 60)} min` : `${Math.floor(minutes / 1440)} d`;
+}
+
+const FEW = 10_000;
+/** Milliseconds below which an estimate has no number. */
+const GRAINS = [
+  [57.5, 5],
+  [1170, 60],
+  [86_250, 300],
+  [Number.POSITIVE_INFINITY, 3600],
+];
+/** Seconds, and what an estimate below them is rounded to. */
+
+/** "3 min": an estimate, rounded as far as it is uncertain. */
+export function rounded(milliseconds) {
+  if (milliseconds < FEW) {
+    return "a few seconds";
+  }
+  const exact = milliseconds / 1000;
+  const [, grain] = GRAINS.find(([below]) => exact < below);
+  const seconds = Math.round(exact / grain) * grain;
+  if (seconds < 3600) {
+    return seconds < 60 ? `${seconds} s` : `${seconds / 60} min`;
+  }
+  const [unit, part, words] = seconds < 86_400 ? [3600, 60, ["h", "min"]] : [86_400, 3600, ["d", "h"]];
+  const rest = (seconds % unit) / part;
+  return `${Math.floor(seconds / unit)} ${words[0]}${rest === 0 ? "" : ` ${rest} ${words[1]}`}`;
+}
+
+/** "about 3 min", "a few seconds". */
+export function about(milliseconds) {
+  return milliseconds < FEW ? rounded(milliseconds) : `about ${rounded(milliseconds)}`;
 }
 
 function pad(number) {

@@ -1,12 +1,12 @@
 /**
- * The closed sets of the protocol, and the word, shape and class each is shown with.
+ * The word, icon and CSS class for each value of the protocol's closed sets.
  *
- * Always: a text that came from outside is looked up here and never becomes a class name itself; what is not in a set
- * is shown by its own word, in the plainest form.
+ * Invariant: untrusted text never becomes a class name; only values found here do. An unknown value is shown as its own
+ * text, with a neutral icon.
  */
 
 export const STATUSES = Object.freeze(["failed", "running", "pending", "completed", "cancelled"]);
-/** Of jobs, in the order in which an operator wants them. */
+/** Statuses of jobs in the order of the list. */
 
 const SHOWN = new Map([
   ["pending", { word: "Pending", shape: "ring", tone: "quiet" }],
@@ -17,9 +17,22 @@ const SHOWN = new Map([
   ["skipped", { word: "Skipped", shape: "skip", tone: "skipped" }],
 ]);
 
-/** How a status of a job or step is shown. */
+/** The word, icon and tone of a status of a job or step. */
 export function shownStatus(status) {
   return SHOWN.get(status) ?? { word: text(status) || "Unknown", shape: "ring", tone: "quiet" };
+}
+
+export const LATENESS = Object.freeze(["late", "overdue"]);
+/** States of a forecast that can be filtered. */
+
+const LATE = new Map([
+  ["late", { word: "Late", shape: "clock", tone: "warn" }],
+  ["overdue", { word: "Overdue", shape: "alert", tone: "bad" }],
+]);
+
+/** The word, icon and tone of a late or overdue job; null for any other state of a forecast. */
+export function shownLateness(state) {
+  return LATE.get(state) ?? null;
 }
 
 export const LEVELS = Object.freeze(["DEBUG", "INFO", "WARN", "ERROR"]);
@@ -48,7 +61,7 @@ export function shownState(state) {
   return STATES.get(state) ?? { word: "Unknown", tone: "quiet", shape: "ring" };
 }
 
-/** Any value of a document as the text that a reader sees. */
+/** Converts any value of a document to text. */
 export function text(value) {
   if (value === null || value === undefined) {
     return "";
@@ -58,7 +71,7 @@ export function text(value) {
 
 const SUBJECTS = ["vm_name", "vm_name_or_id", "source_vm_name", "group_name", "schedule_name"];
 
-/** What a job is about: the VM's name, else what names it best. */
+/** The title of a job: the VM's name, else the first available ID or name. */
 export function subject(job) {
   for (const key of SUBJECTS) {
     const name = text(job.metadata?.[key]);
@@ -69,10 +82,25 @@ export function subject(job) {
   return text(job.external_ids?.[0]) || text(job.operation) || text(job.job_id);
 }
 
-/** What is done to it, without saying again what `subject` says. */
-export function deed(job) {
+/** The operation and the type of a job, without a repetition of `subject`. */
+export function operations(job) {
   const name = subject(job);
   return [job.operation, job.job_type].map(text).filter((word) => word !== "" && word !== name);
+}
+
+/** Formats bytes: "512 bytes", "18 MB". */
+export function size(count) {
+  const [unit, one] = [
+    ["GB", 1e9],
+    ["MB", 1e6],
+    ["kB", 1e3],
+  ].find(([, least]) => count >= least) ?? ["bytes", 1];
+  return `${Number((count / one).toPrecision(3))} ${unit}`;
+}
+
+/** A note with the full size of a text that was cut; "" if it is complete. */
+export function cutNote(count) {
+  return typeof count === "number" ? `cut: ${size(count)} in full` : "";
 }
 
 /** "1 step", "2 steps". */

@@ -1,4 +1,4 @@
-"""The broker breaks: each event is told at least once, and its retained states end as REST shows them."""
+"""The broker breaks: each event is published at least once, and its retained states end as REST shows them."""
 
 from __future__ import annotations
 
@@ -10,81 +10,83 @@ from typing import Any
 import aiomqtt
 import pytest
 
-from tests.acceptance.faults.stage import LEISURELY, Stage, for_a_while, staged
-from tests.servers import Database, Mosquitto, eventually
+from tests.support.eventually import eventually
+from tests.support.faults.fault_run import SLOW_TRAFFIC, FaultRun, fault_run, for_a_while
+from tests.support.mariadb import Database
+from tests.support.mosquitto import Mosquitto
 
 
-async def back(stage: Stage) -> float:
-    """The broker answers again: who listens to it hears of all that the daemon says from now on. The recovery."""
-    await eventually(lambda: stage.listener.connected, within=20)
-    stage.to_broker.heal()
-    return await stage.recovered()
+async def back(run: FaultRun) -> float:
+    """The broker answers again, and its clients get everything from now on. Returns the recovery."""
+    await eventually(lambda: run.listener.connected)
+    run.to_broker.heal()
+    return await run.recovered()
 
 
 async def test_killed(database: Database, own_mosquitto: Mosquitto, tmp_path: Path):
-    async with staged(tmp_path, database, own_mosquitto) as stage:
-        async with stage.traffic.running():
-            await stage.arrives()
+    async with fault_run(tmp_path, database, own_mosquitto) as run:
+        async with run.traffic.running():
+            await run.arrives()
             await asyncio.to_thread(own_mosquitto.kill)
-            await stage.degraded("mqtt")
-            await eventually(lambda: not stage.listener.connected)
-            await stage.goes_on()
-            stage.to_broker.refuse()
+            await run.degraded("mqtt")
+            await eventually(lambda: not run.listener.connected)
+            await run.goes_on()
+            run.to_broker.refuse()
             await asyncio.to_thread(own_mosquitto.start)
-            recovery = await back(stage)
-        await stage.verdict("broker: kill -9, its store lost", recovery)
+            recovery = await back(run)
+        await run.verdict("broker: kill -9, its store lost", recovery)
 
 
 @pytest.mark.long
 async def test_frozen(database: Database, own_mosquitto: Mosquitto, tmp_path: Path):
-    async with staged(tmp_path, database, own_mosquitto, traffic=LEISURELY) as stage:
-        async with stage.traffic.running():
-            await stage.arrives()
+    async with fault_run(tmp_path, database, own_mosquitto, traffic=SLOW_TRAFFIC) as run:
+        async with run.traffic.running():
+            await run.arrives()
             await asyncio.to_thread(own_mosquitto.pause)
             try:
-                await stage.degraded("mqtt")
+                await run.degraded("mqtt")
                 await for_a_while(5)
             finally:
                 await asyncio.to_thread(own_mosquitto.resume)
-            recovery = await back(stage)
-        await stage.verdict("broker: frozen (SIGSTOP)", recovery)
+            recovery = await back(run)
+        await run.verdict("broker: frozen (SIGSTOP)", recovery)
 
 
 @pytest.mark.long
 async def test_black_hole(database: Database, mosquitto: Mosquitto, tmp_path: Path):
-    async with staged(tmp_path, database, mosquitto, traffic=LEISURELY) as stage:
-        async with stage.traffic.running():
-            await stage.arrives()
-            stage.to_broker.black_hole()
-            await stage.degraded("mqtt")
-            await stage.goes_on()
-            recovery = await back(stage)
-        await stage.verdict("broker: black hole", recovery)
+    async with fault_run(tmp_path, database, mosquitto, traffic=SLOW_TRAFFIC) as run:
+        async with run.traffic.running():
+            await run.arrives()
+            run.to_broker.black_hole()
+            await run.degraded("mqtt")
+            await run.goes_on()
+            recovery = await back(run)
+        await run.verdict("broker: black hole", recovery)
 
 
 @pytest.mark.long
 async def test_cut_and_reset(database: Database, mosquitto: Mosquitto, tmp_path: Path):
-    async with staged(tmp_path, database, mosquitto, traffic=LEISURELY) as stage:
-        async with stage.traffic.running():
+    async with fault_run(tmp_path, database, mosquitto, traffic=SLOW_TRAFFIC) as run:
+        async with run.traffic.running():
             for after in (1, 2, 3, 50):
-                await stage.arrives()
-                stage.to_broker.cut(after)
-                await eventually(lambda: not stage.to_broker.cutting, within=20)
-                await stage.arrives()
-                stage.to_broker.reset()
-            recovery = await back(stage)
-        await stage.verdict("broker: 4 connections cut in a packet, 4 reset", recovery)
+                await run.arrives()
+                run.to_broker.cut(after)
+                await eventually(lambda: not run.to_broker.cutting)
+                await run.arrives()
+                run.to_broker.reset()
+            recovery = await back(run)
+        await run.verdict("broker: 4 connections cut in a packet, 4 reset", recovery)
 
 
 @pytest.mark.long
 async def test_slow(database: Database, mosquitto: Mosquitto, tmp_path: Path):
-    async with staged(tmp_path, database, mosquitto) as stage:
-        async with stage.traffic.running():
-            await stage.arrives()
-            stage.to_broker.delay, stage.to_broker.rate = 0.3, 50_000.0
-            await stage.arrives(400, within=60)
-            recovery = await back(stage)
-        await stage.verdict("broker: slow (300 ms each way, 50 kB/s)", recovery)
+    async with fault_run(tmp_path, database, mosquitto) as run:
+        async with run.traffic.running():
+            await run.arrives()
+            run.to_broker.delay, run.to_broker.rate = 0.3, 50_000.0
+            await run.arrives(400, within=60)
+            recovery = await back(run)
+        await run.verdict("broker: slow (300 ms each way, 50 kB/s)", recovery)
 
 
 @pytest.mark.long
@@ -92,38 +94,38 @@ async def test_login_refused(database: Database, tmp_path: Path):
     users = {"correlator": "right"}
     with Mosquitto(users=users) as broker:
         login: dict[str, Any] = {"mqtt__username": "correlator", "mqtt__password": "right"}
-        async with staged(
-            tmp_path, database, broker, login=("correlator", "right"), **login, traffic=LEISURELY
-        ) as stage:
-            async with stage.traffic.running():
-                await stage.arrives()
-                stage.to_broker.refuse()
+        async with fault_run(
+            tmp_path, database, broker, login=("correlator", "right"), **login, traffic=SLOW_TRAFFIC
+        ) as run:
+            async with run.traffic.running():
+                await run.arrives()
+                run.to_broker.refuse()
                 await asyncio.to_thread(broker.stop)
                 broker.users = {"correlator": "another"}
                 await asyncio.to_thread(broker.start)
-                stage.to_broker.heal()
-                await stage.degraded("mqtt")
-                await eventually(lambda: "ot authori" in stage.daemon.log(), within=20)
-                await stage.goes_on()
-                stage.to_broker.refuse()
+                run.to_broker.heal()
+                await run.degraded("mqtt")
+                await eventually(lambda: "ot authori" in run.daemon.log())
+                await run.goes_on()
+                run.to_broker.refuse()
                 await asyncio.to_thread(broker.stop)
                 broker.users = users
                 await asyncio.to_thread(broker.start)
-                recovery = await back(stage)
-            await stage.verdict("broker: login refused", recovery)
+                recovery = await back(run)
+            await run.verdict("broker: login refused", recovery)
 
 
 @pytest.mark.long
-async def test_session_taken_over(database: Database, mosquitto: Mosquitto, tmp_path: Path):
-    async with staged(tmp_path, database, mosquitto, traffic=LEISURELY) as stage:
-        name = f"correlator-{stage.listener.instance}"
-        async with stage.traffic.running():
+async def test_another_client_with_the_same_client_id(database: Database, mosquitto: Mosquitto, tmp_path: Path):
+    async with fault_run(tmp_path, database, mosquitto, traffic=SLOW_TRAFFIC) as run:
+        name = f"correlator-{run.listener.instance}"
+        async with run.traffic.running():
             for _ in range(5):
-                await stage.arrives()
+                await run.arrives()
                 async with aiomqtt.Client("127.0.0.1", mosquitto.port, identifier=name, timeout=5) as rival:
                     with contextlib.suppress(aiomqtt.MqttError, TimeoutError):
                         async with asyncio.timeout(5):  # until it is taken back
                             async for _ in rival.messages:
                                 pass
-            recovery = await back(stage)
-        await stage.verdict("broker: session taken over by the same client id, 5 times", recovery)
+            recovery = await back(run)
+        await run.verdict("broker: session taken over by the same client id, 5 times", recovery)

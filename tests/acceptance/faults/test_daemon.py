@@ -1,4 +1,4 @@
-"""The daemon breaks: it goes on where it was, and each event is told at least once."""
+"""The daemon breaks: it continues where it was, and each event is published at least once."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.faults.stage import LEISURELY, for_a_while, staged
-from tests.servers import Database, Mosquitto, eventually
+from tests.support.eventually import eventually
+from tests.support.faults.fault_run import SLOW_TRAFFIC, fault_run, for_a_while
+from tests.support.mariadb import Database
+from tests.support.mosquitto import Mosquitto
 
 FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), Path("/none"))
 
@@ -22,70 +24,70 @@ FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), Path("/n
 @pytest.mark.parametrize("times", [3, pytest.param(50, marks=[pytest.mark.long, pytest.mark.timeout(600)])])
 async def test_killed_at_random_points(times: int, database: Database, mosquitto: Mosquitto, tmp_path: Path):
     rnd = random.Random(times)
-    async with staged(tmp_path, database, mosquitto, traffic=LEISURELY if times > 3 else {}) as stage:
+    async with fault_run(tmp_path, database, mosquitto, traffic=SLOW_TRAFFIC if times > 3 else {}) as run:
         recoveries = []
-        async with stage.traffic.running():
+        async with run.traffic.running():
             for _ in range(times):
-                await stage.goes_on(rnd.randint(1, 60 if times > 3 else 200))
-                assert await stage.daemon.kill() == -signal.SIGKILL
-                await eventually(lambda: stage.listener.state() == "offline")
-                await stage.daemon.start()
-                recoveries.append(await stage.recovered())
-        await stage.verdict(f"daemon: kill -9 at {times} random points", max(recoveries))
+                await run.goes_on(rnd.randint(1, 60 if times > 3 else 200))
+                assert await run.daemon.kill() == -signal.SIGKILL
+                await eventually(lambda: run.listener.state() == "offline")
+                await run.daemon.start()
+                recoveries.append(await run.recovered())
+        await run.verdict(f"daemon: kill -9 at {times} random points", max(recoveries))
 
 
-async def test_killed_while_events_are_owed_and_a_transaction_is_open(
+async def test_killed_while_events_are_pending_and_a_transaction_is_open(
     database: Database, mosquitto: Mosquitto, tmp_path: Path
 ):
-    async with staged(tmp_path, database, mosquitto, traffic=LEISURELY) as stage, stage.traffic.hand() as hand:
-        async with stage.traffic.running():
-            await stage.arrives()
-            job_id = await stage.traffic.job(hand)
-            told = ("Job started", "one", "two")
-            late = [stage.traffic.line("WARN", message, {"job_id": job_id}) for message in told]
-            committing = asyncio.create_task(stage.traffic.commit(hand, late, hold=4.0))
-            stage.to_broker.black_hole()
-            await stage.goes_on(30)
-            await stage.saved()
-            await stage.daemon.kill()
-            stage.to_broker.heal()
-            await stage.daemon.start()
-            recovery = await stage.recovered()
+    async with fault_run(tmp_path, database, mosquitto, traffic=SLOW_TRAFFIC) as run, run.traffic.writer() as writer:
+        async with run.traffic.running():
+            await run.arrives()
+            job_id = await run.traffic.job(writer)
+            messages = ("Job started", "one", "two")
+            late = [run.traffic.line("WARN", message, {"job_id": job_id}) for message in messages]
+            committing = asyncio.create_task(run.traffic.commit(writer, late, hold=4.0))
+            run.to_broker.black_hole()
+            await run.goes_on(30)
+            await run.daemon.saved()
+            await run.daemon.kill()
+            run.to_broker.heal()
+            await run.daemon.start()
+            recovery = await run.recovered()
             await committing
-        await stage.verdict("daemon: kill -9, events owed and a transaction open", recovery)
+        await run.verdict("daemon: kill -9, events pending and a transaction open", recovery)
 
 
 @pytest.mark.long
 async def test_restarted(database: Database, mosquitto: Mosquitto, tmp_path: Path):
-    async with staged(tmp_path, database, mosquitto) as stage:
+    async with fault_run(tmp_path, database, mosquitto) as run:
         recoveries = []
-        async with stage.traffic.running():
+        async with run.traffic.running():
             for _ in range(5):
-                await stage.arrives()
-                assert await stage.daemon.stop() == 0
-                await eventually(lambda: stage.listener.state() == "offline")
-                await stage.goes_on()
-                await stage.daemon.start()
-                recoveries.append(await stage.recovered())
-        await stage.verdict("daemon: SIGTERM and start, 5 times", max(recoveries))
-        told = sum(count - 1 for (row, _, _), count in stage.listener.events.items() if row is not None)
-        assert told == 0, "a farewell in time leaves nothing to tell again"
+                await run.arrives()
+                assert await run.daemon.stop() == 0
+                await eventually(lambda: run.listener.state() == "offline")
+                await run.goes_on()
+                await run.daemon.start()
+                recoveries.append(await run.recovered())
+        await run.verdict("daemon: SIGTERM and start, 5 times", max(recoveries))
+        repeated = sum(count - 1 for (row, _, _), count in run.listener.events.items() if row is not None)
+        assert repeated == 0, "an orderly stop leaves nothing to send again"
 
 
 @pytest.mark.long
 async def test_frozen(database: Database, mosquitto: Mosquitto, tmp_path: Path):
-    # Not more rows than fit the 1 MiB of lines that wait for a reader: beyond it they are dropped, and that is told.
-    async with staged(tmp_path, database, mosquitto, traffic=LEISURELY) as stage:
-        async with stage.traffic.running():
-            await stage.arrives()
-            stage.daemon.signal(signal.SIGSTOP)
+    # Not more rows than fit the 1 MiB of lines that wait for a reader: beyond it they are dropped and counted.
+    async with fault_run(tmp_path, database, mosquitto, traffic=SLOW_TRAFFIC) as run:
+        async with run.traffic.running():
+            await run.arrives()
+            run.daemon.signal(signal.SIGSTOP)
             try:
-                await eventually(lambda: stage.listener.state() == "offline", within=30)
+                await eventually(lambda: run.listener.state() == "offline")
                 await for_a_while(20)
             finally:
-                stage.daemon.signal(signal.SIGCONT)
-            recovery = await stage.recovered()
-        await stage.verdict("daemon: frozen (SIGSTOP) for 30 s", recovery)
+                run.daemon.signal(signal.SIGCONT)
+            recovery = await run.recovered()
+        await run.verdict("daemon: frozen (SIGSTOP) for 30 s", recovery)
 
 
 @pytest.fixture
@@ -101,24 +103,24 @@ def small(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.long
 @pytest.mark.skipif(os.getuid() != 0, reason="mounts a file system")
 async def test_full_disk(database: Database, mosquitto: Mosquitto, tmp_path: Path, small: Path):
-    async with staged(tmp_path, database, mosquitto, state__directory=small) as stage:
-        async with stage.traffic.running():
-            await stage.arrives()
+    async with fault_run(tmp_path, database, mosquitto, state__directory=small) as run:
+        async with run.traffic.running():
+            await run.arrives()
             with contextlib.suppress(OSError), (small / "filling").open("wb", buffering=0) as filling:
                 while filling.write(b"\0" * 4096):
                     pass
-            await stage.degraded("checkpoint")
-            await stage.goes_on(400)
+            await run.degraded("checkpoint")
+            await run.goes_on(400)
             (small / "filling").unlink()
-            recovery = await stage.recovered()
-            await stage.goes_on()
+            recovery = await run.recovered()
+            await run.goes_on()
             # What could not be written then is written now: a crash goes back to it.
-            await stage.saved()
-            await stage.daemon.kill()
-            await stage.goes_on()
-            await stage.daemon.start()
-            recovery = max(recovery, await stage.recovered())
-        await stage.verdict("daemon: disk full, then killed", recovery)
+            await run.daemon.saved()
+            await run.daemon.kill()
+            await run.goes_on()
+            await run.daemon.start()
+            recovery = max(recovery, await run.recovered())
+        await run.verdict("daemon: disk full, then killed", recovery)
 
 
 @pytest.mark.long
@@ -133,12 +135,19 @@ async def test_the_clock_jumps(jump: str, database: Database, mosquitto: Mosquit
         "FAKETIME_NO_CACHE": "1",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
     }
-    async with staged(tmp_path, database, mosquitto, environment=clock) as stage:
-        async with stage.traffic.running():
-            await stage.arrives()
-            stamp.write_text(jump)
-            await stage.arrives(200)
-            stamp.write_text("+0")
-            recovery = await stage.recovered()
-            await stage.goes_on()
-        await stage.verdict(f"daemon: the clock jumps by {jump} and back", recovery)
+    async with fault_run(tmp_path, database, mosquitto, environment=clock) as run:
+        async with run.traffic.running():
+            await run.arrives()
+            _set(stamp, jump)
+            await run.arrives(200)
+            _set(stamp, "+0")
+            recovery = await run.recovered()
+            await run.goes_on()
+        await run.verdict(f"daemon: the clock jumps by {jump} and back", recovery)
+
+
+def _set(stamp: Path, offset: str) -> None:
+    """Replace the file in one step: libfaketime ends a process that reads it while it is empty."""
+    new = stamp.with_suffix(".new")
+    new.write_text(offset)
+    new.rename(stamp)

@@ -10,46 +10,46 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.faults.stage import LEISURELY, burn, staged
-from tests.servers import Database, MariaDB, Mosquitto, eventually
+from tests.support.eventually import eventually
+from tests.support.faults.fault_run import SLOW_TRAFFIC, burn, fault_run
+from tests.support.mariadb import Database, MariaDB
+from tests.support.mosquitto import Mosquitto
 
 
 async def test_truncated_and_refilled(database: Database, mosquitto: Mosquitto, tmp_path: Path):
-    async with staged(tmp_path, database, mosquitto) as stage:
-        async with stage.traffic.running():
-            await stage.arrives()
-        await stage.quiet()
-        await stage.oracle.remember()
-        async with stage.traffic.hand() as hand:
-            await hand.run("TRUNCATE TABLE log_events")
-        async with stage.traffic.running():
-            recovery = await stage.recovered()
-            await stage.goes_on()
-        await stage.verdict("MariaDB: table truncated and refilled", recovery)
+    async with fault_run(tmp_path, database, mosquitto) as run:
+        async with run.traffic.running():
+            await run.arrives()
+        await run.quiet()
+        await run.oracle.remember()
+        async with run.traffic.writer() as writer:
+            await writer.run("TRUNCATE TABLE log_events")
+        async with run.traffic.running():
+            recovery = await run.recovered()
+            await run.goes_on()
+        await run.verdict("MariaDB: table truncated and refilled", recovery)
 
 
 async def test_truncated_and_refilled_beyond_the_last_row_that_was_read(
     database: Database, mosquitto: Mosquitto, tmp_path: Path
 ):
-    async with staged(tmp_path, database, mosquitto) as stage:
-        async with stage.traffic.running():
-            await stage.arrives()
-        await stage.quiet()
-        await stage.oracle.remember()
-        stage.to_database.refuse()
-        async with stage.traffic.hand() as hand:
-            head = (await hand.rows("SELECT MAX(id) AS head FROM log_events"))[0]["head"]
-            await hand.run("TRUNCATE TABLE log_events")
-            job_id = await stage.traffic.job(hand)
+    async with fault_run(tmp_path, database, mosquitto) as run:
+        async with run.traffic.running():
+            await run.arrives()
+        await run.quiet()
+        await run.oracle.remember()
+        run.to_database.refuse()
+        async with run.traffic.writer() as writer:
+            head = (await writer.rows("SELECT MAX(id) AS head FROM log_events"))[0]["head"]
+            await writer.run("TRUNCATE TABLE log_events")
+            job_id = await run.traffic.job(writer)
             # The row at the head is not another now, it is not there: its id was burned.
-            await stage.traffic.commit(
-                hand, [stage.traffic.line("INFO", "new", job_id=job_id) for _ in range(head - 1)]
-            )
-            await burn(stage.database, 1)
-            await stage.traffic.commit(hand, [stage.traffic.line("WARN", "newer", job_id=job_id) for _ in range(20)])
-        stage.to_database.heal()
-        recovery = await stage.recovered()
-        await stage.verdict("MariaDB: truncated and refilled beyond the last id read", recovery)
+            await run.traffic.commit(writer, [run.traffic.line("INFO", "new", job_id=job_id) for _ in range(head - 1)])
+            await burn(run.database, 1)
+            await run.traffic.commit(writer, [run.traffic.line("WARN", "newer", job_id=job_id) for _ in range(20)])
+        run.to_database.heal()
+        recovery = await run.recovered()
+        await run.verdict("MariaDB: truncated and refilled beyond the last id read", recovery)
 
 
 @pytest.mark.long
@@ -57,71 +57,71 @@ async def test_a_crash_of_the_server_uses_ids_again(mosquitto: Mosquitto, tmp_pa
     # A server that does not flush each commit loses up to a second of them in a crash, and gives their ids again.
     with MariaDB("--innodb-flush-log-at-trx-commit=0") as server:
         database = await server.create_schema()
-        async with staged(tmp_path, database, mosquitto) as stage, stage.traffic.hand() as hand:
-            async with stage.traffic.running():
-                await stage.arrives()
-            job_id = await stage.traffic.job(hand)
-            await stage.quiet()
-            await stage.oracle.remember()
+        async with fault_run(tmp_path, database, mosquitto) as run, run.traffic.writer() as writer:
+            async with run.traffic.running():
+                await run.arrives()
+            job_id = await run.traffic.job(writer)
+            await run.quiet()
+            await run.oracle.remember()
             for _ in range(10):
-                lines = [stage.traffic.line("WARN", "lost in the crash", job_id=job_id) for _ in range(5)]
-                await stage.traffic.commit(hand, lines)
-                await stage.hears(lines[-1])
-                await stage.oracle.remember()
-                last = await last_id(stage.database)
+                lines = [run.traffic.line("WARN", "lost in the crash", job_id=job_id) for _ in range(5)]
+                await run.traffic.commit(writer, lines)
+                await run.receives(lines[-1])
+                await run.oracle.remember()
+                last = await last_id(run.database)
                 await asyncio.to_thread(server.kill)
                 await asyncio.to_thread(server.start)
-                if await last_id(stage.database) < last:
+                if await last_id(run.database) < last:
                     break
             else:
                 raise AssertionError("no crash came between a commit and its flush")
-            await stage.oracle.forgive()
-            async with stage.traffic.running():
-                recovery = await stage.recovered()
-                await stage.goes_on()
-            await stage.verdict("MariaDB: crash, 5 ids used again", recovery)
+            await run.oracle.forgive()
+            async with run.traffic.running():
+                recovery = await run.recovered()
+                await run.goes_on()
+            await run.verdict("MariaDB: crash, 5 ids used again", recovery)
 
 
 @pytest.mark.long
 async def test_restored_from_a_dump(own_mariadb: MariaDB, mosquitto: Mosquitto, tmp_path: Path):
     database = await own_mariadb.create_schema()
-    async with staged(tmp_path, database, mosquitto) as stage:
-        async with stage.traffic.running():
-            await stage.arrives(60)
-        await stage.quiet()
+    async with fault_run(tmp_path, database, mosquitto) as run:
+        async with run.traffic.running():
+            await run.arrives(60)
+        await run.quiet()
         dump = await asyncio.to_thread(client, "mariadb-dump", database)
-        async with stage.traffic.running():
-            await stage.arrives(60)
-        await stage.quiet()
-        await stage.oracle.remember()
+        async with run.traffic.running():
+            await run.arrives(60)
+        await run.quiet()
+        await run.oracle.remember()
         await asyncio.to_thread(client, "mariadb", database, dump)
-        await stage.oracle.forgive()
-        async with stage.traffic.running():
-            recovery = await stage.recovered()
-        await stage.verdict("MariaDB: restored from an older dump", recovery)
+        await run.oracle.forgive()
+        async with run.traffic.running():
+            recovery = await run.recovered()
+        await run.verdict("MariaDB: restored from an older dump", recovery)
 
 
 @pytest.mark.long
 async def test_retention_deletes_under_the_head(database: Database, mosquitto: Mosquitto, tmp_path: Path):
-    async with staged(tmp_path, database, mosquitto) as stage, stage.traffic.hand() as hand:
-        async with stage.traffic.running():
+    async with fault_run(tmp_path, database, mosquitto) as run, run.traffic.writer() as writer:
+        async with run.traffic.running():
             for _ in range(5):
-                await stage.arrives()
-                heard = ",".join(str(i) for i, _ in stage.reader.lines)
-                await stage.oracle.remember()
-                await hand.run(f"DELETE FROM log_events WHERE id IN ({heard})")
-        await stage.quiet()
-        await stage.oracle.remember()
-        await hand.run("DELETE FROM log_events")
-        async with stage.traffic.running():
-            recovery = await stage.recovered()
-        await stage.verdict("MariaDB: retention deletes up to the last row", recovery)
+                await run.arrives()
+                received = ",".join(str(i) for i, _ in run.reader.lines)
+                await run.oracle.remember()
+                await writer.run(f"DELETE FROM log_events WHERE id IN ({received})")
+        await run.quiet()
+        await run.oracle.remember()
+        await writer.run("DELETE FROM log_events")
+        async with run.traffic.running():
+            recovery = await run.recovered()
+        await run.verdict("MariaDB: retention deletes up to the last row", recovery)
 
 
 @pytest.mark.long
 async def test_columns_are_added_and_removed(database: Database, mosquitto: Mosquitto, tmp_path: Path):
-    async with staged(tmp_path, database, mosquitto) as stage, stage.traffic.hand() as hand:
-        async with stage.traffic.running():
+    async with fault_run(tmp_path, database, mosquitto) as run, run.traffic.writer() as writer:
+        async with run.traffic.running():
             for change in (
                 "log_events ADD COLUMN host varchar(64) AFTER id",
                 "log_events DROP COLUMN external_job_id",
@@ -129,10 +129,10 @@ async def test_columns_are_added_and_removed(database: Database, mosquitto: Mosq
                 "log_events DROP COLUMN host",
                 "log_events ADD COLUMN external_job_id varchar(255), ADD KEY (external_job_id)",
             ):
-                await stage.arrives()
-                await hand.run(f"ALTER TABLE {change}")
-            recovery = await stage.recovered()
-        await stage.verdict("MariaDB: columns added and removed", recovery)
+                await run.arrives()
+                await writer.run(f"ALTER TABLE {change}")
+            recovery = await run.recovered()
+        await run.verdict("MariaDB: columns added and removed", recovery)
 
 
 @pytest.mark.long
@@ -140,24 +140,24 @@ async def test_the_server_leaves_daylight_saving_time(mosquitto: Mosquitto, tmp_
     summer, winter = timedelta(hours=2), timedelta(hours=1)
     with MariaDB(time_zone="+02:00") as server:
         database = await server.create_schema()
-        settings: dict[str, Any] = {"traffic": LEISURELY | {"offset": summer}, "database__timezone": "auto"}
-        async with staged(tmp_path, database, mosquitto, **settings) as stage, stage.traffic.hand() as hand:
-            stage.oracle.times = False
-            async with stage.traffic.running():
-                await stage.arrives()
-                await hand.run("SET GLOBAL time_zone = '+01:00'")
-                stage.traffic.offset = winter
+        settings: dict[str, Any] = {"traffic": SLOW_TRAFFIC | {"offset": summer}, "database__timezone": "auto"}
+        async with fault_run(tmp_path, database, mosquitto, **settings) as run, run.traffic.writer() as writer:
+            run.oracle.times = False
+            async with run.traffic.running():
+                await run.arrives()
+                await writer.run("SET GLOBAL time_zone = '+01:00'")
+                run.traffic.offset = winter
                 began = asyncio.get_running_loop().time()
 
-                async def told_at_the_right_time() -> bool:
+                async def sent_at_the_right_time() -> bool:
                     now = datetime.now(UTC)
-                    await stage.fresh()
-                    told = datetime.fromisoformat(list(stage.reader.lines)[-1][1])
-                    return abs(told - now) < timedelta(minutes=10)
+                    await run.fresh()
+                    sent = datetime.fromisoformat(list(run.reader.lines)[-1][1])
+                    return abs(sent - now) < timedelta(minutes=10)
 
-                await eventually(told_at_the_right_time, within=75, every=1.0)
+                await eventually(sent_at_the_right_time, within=75, every=1.0)
                 recovery = asyncio.get_running_loop().time() - began
-            await stage.verdict("MariaDB: its time zone leaves daylight saving time", recovery)
+            await run.verdict("MariaDB: its time zone leaves daylight saving time", recovery)
 
 
 async def last_id(database: Database) -> int:

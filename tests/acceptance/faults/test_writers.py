@@ -1,4 +1,4 @@
-"""Writers commit late, roll back and burn ids: no order of commits loses a row or tells one twice."""
+"""Writers commit late, roll back and burn ids: no order of commits loses a row or sends one twice."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.faults.stage import LEISURELY, burn, staged
-from tests.servers import Database, Mosquitto
+from tests.support.faults.fault_run import SLOW_TRAFFIC, burn, fault_run
+from tests.support.mariadb import Database
+from tests.support.mosquitto import Mosquitto
 
 LATE = {"hold": 2.0, "rollbacks": 0.05}
 
@@ -24,41 +25,41 @@ async def test_commits_in_any_order(
     writers: int, rows: int, driver: str, database: Database, mosquitto: Mosquitto, tmp_path: Path
 ):
     traffic = {"jobs": writers, "writers": writers, **LATE}
-    async with staged(tmp_path, database, mosquitto, traffic=traffic, database__driver=driver) as stage:
-        async with stage.traffic.running():
-            await stage.goes_on(rows, within=300)
-            recovery = await stage.recovered()
+    async with fault_run(tmp_path, database, mosquitto, traffic=traffic, database__driver=driver) as run:
+        async with run.traffic.running():
+            await run.goes_on(rows, within=300)
+            recovery = await run.recovered()
         name = f"{writers} writers, commits up to 2 s late, 5 % rolled back ({driver})"
-        await stage.verdict(name, recovery)
+        await run.verdict(name, recovery)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(300)
 async def test_a_transaction_stays_open_for_90_seconds(database: Database, mosquitto: Mosquitto, tmp_path: Path):
-    async with staged(tmp_path, database, mosquitto, traffic=LEISURELY) as stage, stage.traffic.hand() as hand:
-        async with stage.traffic.running():
-            await stage.arrives()
-            job_id = await stage.traffic.job(hand)
-            lines = [stage.traffic.line("WARN", "at last", job_id=job_id) for _ in range(20)]
-            await stage.traffic.commit(hand, lines, hold=90.0)
-            recovery = await stage.recovered()
-            await stage.hears(lines[-1])
-        await stage.verdict("writers: one transaction open for 90 s", recovery)
+    async with fault_run(tmp_path, database, mosquitto, traffic=SLOW_TRAFFIC) as run, run.traffic.writer() as writer:
+        async with run.traffic.running():
+            await run.arrives()
+            job_id = await run.traffic.job(writer)
+            lines = [run.traffic.line("WARN", "at last", job_id=job_id) for _ in range(20)]
+            await run.traffic.commit(writer, lines, hold=90.0)
+            recovery = await run.recovered()
+            await run.receives(lines[-1])
+        await run.verdict("writers: one transaction open for 90 s", recovery)
 
 
 @pytest.mark.long
 async def test_ids_are_burned(database: Database, mosquitto: Mosquitto, tmp_path: Path):
-    async with staged(tmp_path, database, mosquitto) as stage, stage.traffic.hand() as hand:
-        async with stage.traffic.running():
-            await stage.arrives()
-            await hand.run("CREATE TABLE archived LIKE log_events")
+    async with fault_run(tmp_path, database, mosquitto) as run, run.traffic.writer() as writer:
+        async with run.traffic.running():
+            await run.arrives()
+            await writer.run("CREATE TABLE archived LIKE log_events")
             for _ in range(3):
                 # INSERT … SELECT reserves ids by powers of two and gives back none; IGNORE burns those of duplicates.
-                await hand.run(
+                await writer.run(
                     "INSERT INTO archived SELECT * FROM log_events ON DUPLICATE KEY UPDATE archived.id = archived.id"
                 )
-                await hand.run("INSERT INTO log_events (level, message, ts) SELECT level, 'copied', ts FROM archived")
-                await burn(stage.database, 1000)
-                await stage.arrives()
-            recovery = await stage.recovered()
-        await stage.verdict("writers: INSERT … SELECT and rollbacks burn thousands of ids", recovery)
+                await writer.run("INSERT INTO log_events (level, message, ts) SELECT level, 'copied', ts FROM archived")
+                await burn(run.database, 1000)
+                await run.arrives()
+            recovery = await run.recovered()
+        await run.verdict("writers: INSERT … SELECT and rollbacks burn thousands of ids", recovery)

@@ -1,0 +1,1 @@
+"""A client of the API: the connection (`client`), the folded state (`replica`) and the `messages`."""

@@ -1,0 +1,237 @@
+"""A client of the daemon's API: jobs over REST, and their changes over the websocket.
+
+Problem: a watch may run for hours, in which the daemon restarts and the network fails. The caller must still see the
+current jobs, and must know when they may be out of date.
+
+Model: `Client.follow` opens a websocket, gives its messages to a `Replica`, and yields an `Update` after each frame and
+after each change of the connection. A lost connection is opened again with full jitter and resumes where the daemon
+allows it. The daemon sends a message at least every 10 s; after `silent_after` s of silence the client reconnects.
+
+Invariants: errors that a retry cannot fix (`Refused`, `NotACorrelator`) end `follow`. All others only delay it, except
+that the first connection must succeed unless the caller is patient.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl as tls
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, Self
+from urllib.parse import quote, urlsplit
+
+import aiohttp
+import msgspec
+from msgspec import Struct
+from yarl import URL
+
+from correlator.backoff import Backoff
+from correlator.client.errors import Failures, Unreachable
+from correlator.client.messages import Document, Wanted
+from correlator.client.replica import Connection, Replica, Update
+from correlator.client.websocket import Exchange, connected, split
+from correlator.errors import BadRequest
+
+DEFAULT_URL = "http://127.0.0.1:8686"
+SILENT_AFTER = 25.0
+"""Seconds without a message after which a connection is closed."""
+
+ANSWER_WITHIN = 20.0
+SEARCH_WITHIN = 20.0
+"""Seconds for all pages of one search."""
+
+MAX_LINES = 20_000
+"""Log lines of one job that are fetched at most."""
+
+MAX_PAGE = 500
+
+_Query = Mapping[str, str | Sequence[str]]
+
+
+class Jobs(Struct, frozen=True):
+    """Result of a search. `more`: there are jobs beyond the limit. `incomplete`: why jobs may be missing, or None."""
+
+    found: list[Document]
+    more: bool = False
+    incomplete: str | None = None
+
+
+class Client:
+    """A connection to one daemon. Use it as ``async with Client(url) as client``, in one task at a time."""
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        token: str = "",
+        ssl: tls.SSLContext | None = None,
+        silent_after: float = SILENT_AFTER,
+        search_within: float = SEARCH_WITHIN,
+    ) -> None:
+        """`token`: empty if the daemon needs none. The last two are in seconds.
+
+        Raises:
+            BadRequest: `url` is not an http or https URL.
+        """
+        self.url = _base(url)
+        self._token = token
+        self._ssl = ssl
+        self._silent_after = silent_after
+        self._search_within = search_within
+        self._failures = Failures(self.url, token)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
+        connector = aiohttp.TCPConnector(ssl=self._ssl if self._ssl is not None else True)
+        self._session = aiohttp.ClientSession(connector=connector, headers=headers)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def jobs(self, query: _Query, limit: int) -> Jobs:
+        """List up to `limit` jobs, the newest first. `query` has the parameters of ``GET /api/v1/jobs``.
+
+        A search through a large table ends after `search_within` seconds; the result is then incomplete.
+
+        Raises:
+            BadRequest: the daemon rejects the query.
+            Unreachable, Refused, NotACorrelator: see their docstrings.
+        """
+        found: list[Document] = []
+        cursor: str | None = None
+        incomplete: str | None = None
+        began = time.monotonic()
+        while len(found) < limit:
+            page = dict(query) | {"limit": str(min(MAX_PAGE, limit - len(found)))}
+            if cursor is not None:
+                page["cursor"] = cursor
+            body = await self._get("/api/v1/jobs", page)
+            if body is None or "jobs" not in body:
+                raise self._failures.not_a_correlator("its answer has no member `jobs`")
+            found += body["jobs"]
+            cursor = body.get("next_cursor")
+            if body.get("complete") is False:
+                incomplete = str(body.get("incomplete_reason") or body.get("reason") or "the daemon gave no reason")
+                break
+            if cursor is None:
+                break
+            if time.monotonic() - began > self._search_within:
+                incomplete = f"older jobs were not searched within {self._search_within:g} s"
+                break
+        return Jobs(found, cursor is not None, incomplete)
+
+    async def job(self, name: str, wait: float = 0.0) -> Document | None:
+        """Fetch one job by any ID; None if it is still unknown after `wait` seconds (at most 60)."""
+        query = {"wait": f"{wait:g}"} if wait else {}
+        found: Document | None = await self._get(_path(name), query, within=ANSWER_WITHIN + wait)
+        return found
+
+    async def events(self, name: str, level: str) -> tuple[list[Document], bool]:
+        """Fetch the log lines of a job from `level` on, the oldest first, and whether they are complete.
+
+        The result has at most `MAX_LINES` lines, fetched in at most `search_within` seconds.
+        """
+        lines: list[Document] = []
+        query = {"level": level, "limit": "1000"}
+        began = time.monotonic()
+        while len(lines) < MAX_LINES and time.monotonic() - began < self._search_within:
+            body = await self._get(_path(name) + "/events", query)
+            if body is None:
+                return lines, True
+            lines += body.get("events", [])
+            # A page before the last may be empty. Without a member `more`, all pages before the last are full.
+            if body.get("next_after") is None or not body.get("more", bool(body.get("events"))):
+                return lines, True
+            query["after"] = str(body["next_after"])
+        return lines, False
+
+    async def follow(self, wanted: Wanted, *, patient: bool = False) -> AsyncGenerator[Update, None]:
+        """Yield an update after each change of the jobs of `wanted` or of the connection, without end.
+
+        Raises:
+            Refused: the daemon rejects the token or this host.
+            NotACorrelator: the messages are not those of docs/protocol.md.
+            Unreachable: the first connection failed, and `patient` is false.
+            BadRequest: the daemon rejects the subscription.
+        """
+        replica, backoff, reached = Replica(split(wanted)), Backoff(0.25, 2.0, 10.0), patient
+        exchange = Exchange(replica, self._token, self._silent_after)
+        while True:
+            error = f"{self.url} ended the connection"
+            try:
+                async with connected(self._open_session(), self.url, self._failures) as ws:
+                    await exchange.open(ws)
+                    while await exchange.next(ws):
+                        reached = True
+                        if replica.synced:
+                            backoff.reset()
+                        yield replica.drain(Connection("live"), exchange.ahead)
+                    if (final := self._failures.of_close_code(ws.close_code)) is not None:
+                        raise final
+            except Unreachable as failure:
+                if not reached:
+                    raise
+                error = str(failure)
+            except (aiohttp.ClientError, OSError) as failure:  # TimeoutError is an OSError
+                if not reached:
+                    raise self._failures.unreachable(failure) from failure
+                error = str(failure) or f"{self.url} does not answer"
+            except ValueError as failure:
+                raise self._failures.not_a_correlator(f"its message is invalid: {failure}") from failure
+            if (delay := exchange.pop_retry_delay()) is None:
+                delay = backoff.next()
+            yield replica.drain(Connection("offline", error, delay), exchange.ahead)
+            await asyncio.sleep(delay)
+
+    async def _get(self, path: str, query: _Query, within: float = ANSWER_WITHIN) -> Any:
+        """GET a JSON body; None for a 404 of the daemon's own. `within`: seconds.
+
+        Raises:
+            BadRequest, Unreachable, Refused, NotACorrelator: for other answers, and for none.
+        """
+        session = self._open_session()
+        pairs = [(k, v) for k, vs in query.items() for v in ([vs] if isinstance(vs, str) else vs)]
+        url = URL(self.url + path, encoded=True).with_query(pairs)
+        try:
+            async with asyncio.timeout(within), session.get(url, allow_redirects=False) as response:
+                raw, status, kind = await response.read(), response.status, response.content_type
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._failures.unreachable(error) from error
+        try:
+            body = msgspec.json.decode(raw) if kind in ("application/json", "application/problem+json") else None
+        except msgspec.DecodeError:
+            body = None
+        if isinstance(body, dict) and status == HTTPStatus.OK:
+            return body
+        detail = body.get("detail") if isinstance(body, dict) else None
+        if status == HTTPStatus.NOT_FOUND and detail is not None:
+            return None
+        if status == HTTPStatus.BAD_REQUEST and detail is not None:
+            raise BadRequest(str(detail))
+        raise self._failures.of_response(status, kind, detail)
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        assert self._session is not None, "use the client as a context manager"
+        return self._session
+
+
+def _path(name: str) -> str:
+    # An ID may have any character, also `/` and `%`, so all of it is percent-encoded.
+    return "/api/v1/jobs/" + quote(name, safe="")
+
+
+def _base(url: str) -> str:
+    full = (url if "://" in url else f"http://{url}").rstrip("/")
+    wrong = BadRequest(f"{url!r} is no URL of a correlator: expected something like {DEFAULT_URL}")
+    try:
+        parts = urlsplit(full)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        raise wrong from None
+    if not usable or parts.username is not None or parts.query or parts.fragment:
+        raise wrong
+    return full

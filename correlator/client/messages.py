@@ -1,0 +1,130 @@
+"""The messages of the daemon's websocket as types (docs/protocol.md). Unknown types and members are ignored."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+from msgspec import Struct
+
+from correlator.jobs.model.rows import Level
+
+MAX_MESSAGE = 64 << 20
+"""Bytes of one frame; the daemon sends a snapshot in chunks of far less."""
+
+Document: TypeAlias = dict[str, Any]
+"""A job document of docs/protocol.md. Never changed in place, so it may be kept and compared."""
+
+Source: TypeAlias = Literal["live", "stale", "down"]
+
+
+class Wanted(Struct, frozen=True, omit_defaults=True):
+    """A subscription: OR inside a member, AND between them; an absent member does not filter."""
+
+    jobs: tuple[str, ...] | None = None
+    status: tuple[str, ...] | None = None
+    job_type: tuple[str, ...] | None = None
+    context_id: tuple[str, ...] | None = None
+    logs: Level | None = None
+
+
+class Log(Struct, frozen=True, tag_field="type", tag="log"):
+    """A log line of a job; or, with `dropped`, how many lines the daemon dropped for a slow client."""
+
+    job_id: str = ""
+    event_id: int = 0
+    level: str = "INFO"
+    step_id: int | None = None
+    message: str = ""
+    attrs: Any = None
+    at: str | None = None
+    dropped: int = 0
+
+
+class Welcome(Struct, frozen=True, tag_field="type", tag="welcome"):
+    epoch: str
+    seq: int
+    resumed: bool = False
+    at: str | None = None
+
+
+class Snapshot(Struct, frozen=True, tag_field="type", tag="snapshot"):
+    sub: int
+    jobs: list[Document]
+
+
+class Synced(Struct, frozen=True, tag_field="type", tag="synced"):
+    sub: int
+    seq: int
+
+
+class Put(Struct, frozen=True, tag_field="type", tag="put"):
+    sub: list[int]
+    seq: int
+    job_id: str
+    rev: int
+    job: Document
+
+
+class Delta(Struct, frozen=True, tag_field="type", tag="delta"):
+    sub: list[int]
+    seq: int
+    job_id: str
+    base: int
+    rev: int
+    set: Document
+
+
+class Delete(Struct, frozen=True, tag_field="type", tag="delete"):
+    sub: list[int]
+    seq: int
+    job_id: str
+    reason: str
+
+
+class Bookmark(Struct, frozen=True, tag_field="type", tag="bookmark"):
+    seq: int
+    at: str | None = None
+
+
+class State(Struct, frozen=True, tag_field="type", tag="status"):
+    source: Source
+
+
+class Resync(Struct, frozen=True, tag_field="type", tag="resync"):
+    reason: str = ""
+
+
+class Error(Struct, frozen=True, tag_field="type", tag="error"):
+    code: str
+    detail: str = ""
+    job_id: str | None = None
+
+
+class Bye(Struct, frozen=True, tag_field="type", tag="bye"):
+    code: int = 1012
+    retry_ms: tuple[float, float] = (0.0, 5000.0)
+
+
+Message: TypeAlias = Welcome | Snapshot | Synced | Put | Delta | Delete | Log | Bookmark | State | Resync | Error | Bye
+
+_KINDS: dict[str, type[Message]] = {
+    "welcome": Welcome, "snapshot": Snapshot, "synced": Synced, "put": Put, "delta": Delta, "delete": Delete,
+    "log": Log, "bookmark": Bookmark, "status": State, "resync": Resync, "error": Error, "bye": Bye,
+}  # fmt: skip
+
+
+def decode(frame: str | bytes) -> list[Message]:
+    """Decode the messages of a frame; messages of an unknown type are omitted.
+
+    Raises:
+        ValueError: the frame is not JSON, or a message is not of its type.
+    """
+    try:
+        parsed = msgspec.json.decode(frame)
+        found = parsed if isinstance(parsed, list) else [parsed]
+        if not all(isinstance(one, dict) and isinstance(one.get("type"), str) for one in found):
+            raise ValueError("a message is an object with a type")
+        return [msgspec.convert(one, type=_KINDS[one["type"]]) for one in found if one["type"] in _KINDS]
+    except msgspec.MsgspecError as error:
+        raise ValueError(str(error)) from error

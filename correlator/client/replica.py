@@ -1,0 +1,274 @@
+"""A replica of the jobs that a client subscribed to: it folds websocket messages into documents. No I/O.
+
+Problem: messages are lost when a connection breaks, and a restarted daemon numbers its revisions anew.
+
+Model: `receive` folds one message and returns the messages to answer with. `drain` returns the documents and what has
+changed since the last call. `hello` resumes from the last position if there is one, else the daemon sends snapshots.
+
+Invariants: once `synced`, the documents are those of the daemon as of the last message. A delta is merged only into its
+base revision. Revisions are compared only within one epoch: after a restart the old documents stay visible until a
+snapshot replaces them, but no delta is merged into them. A job that is missing from a fresh snapshot is removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Literal, assert_never
+
+import msgspec
+from msgspec import Struct
+
+from correlator.client.documents import merge
+from correlator.client.messages import (
+    Bookmark,
+    Bye,
+    Delete,
+    Delta,
+    Document,
+    Error,
+    Log,
+    Message,
+    Put,
+    Resync,
+    Snapshot,
+    Source,
+    State,
+    Synced,
+    Wanted,
+    Welcome,
+)
+from correlator.client.requests import DocumentRequests
+from correlator.errors import BadRequest
+
+
+class Connection(Struct, frozen=True):
+    """State of the connection to the daemon. `retry_in`: seconds until the next attempt, while offline."""
+
+    state: Literal["connecting", "live", "offline"] = "connecting"
+    error: str | None = None
+    retry_in: float = 0.0
+
+
+class Update(Struct, frozen=True):
+    """The documents, and their changes since the last update. `jobs` is a live view of the replica, not a copy.
+
+    `gone`: job ID → the reason of docs/protocol.md, or "absent" if a fresh snapshot did not contain the job.
+    `ahead`: seconds that the daemon's clock is ahead of the local clock.
+    """
+
+    jobs: Mapping[str, Document]
+    changed: frozenset[str] = frozenset()
+    gone: Mapping[str, str] = {}
+    logs: tuple[Log, ...] = ()
+    synced: bool = False
+    source: Source | None = None
+    connection: Connection = Connection()
+    ahead: float = 0.0
+
+
+class _Subscription:
+    """The jobs of one subscription. `fresh` has the jobs of an incoming snapshot; None while there is none."""
+
+    def __init__(self, wanted: Wanted) -> None:
+        self.wanted = wanted
+        self.members: set[str] = set()
+        self.fresh: set[str] | None = set()
+        self.synced = False
+
+    def start_over(self) -> None:
+        self.fresh, self.synced = set(), False
+
+    def add(self, job_id: str) -> None:
+        self.members.add(job_id)
+        if self.fresh is not None:
+            self.fresh.add(job_id)
+
+    def discard(self, job_id: str) -> None:
+        self.members.discard(job_id)
+        if self.fresh is not None:
+            self.fresh.discard(job_id)
+
+
+class Replica:
+    """The documents of some subscriptions, numbered from 1, over any number of connections. For one task."""
+
+    def __init__(self, wanted: Sequence[Wanted]) -> None:
+        self._subs = {number: _Subscription(one) for number, one in enumerate(wanted, 1)}
+        self._jobs: dict[str, Document] = {}
+        self._revs: dict[str, int] = {}
+        self._requests = DocumentRequests()
+        self._epoch = ""
+        self._resume: tuple[str, int] | None = None
+        self._resumable = True
+        self._changed: set[str] = set()
+        self._gone: dict[str, str] = {}
+        self._logs: list[Log] = []
+        self.source: Source | None = None
+
+    @property
+    def synced(self) -> bool:
+        return all(sub.synced for sub in self._subs.values())
+
+    def hello(self, token: str = "") -> dict[str, Any]:
+        """The first message of a connection."""
+        message: dict[str, Any] = {"type": "hello", "version": 1}
+        if token:
+            message["token"] = token
+        if self._resume is not None:
+            message["resume"] = dict(zip(("epoch", "seq"), self._resume, strict=True))
+        return message
+
+    def receive(self, message: Message) -> list[dict[str, Any]]:  # noqa: C901, PLR0912 - one case a message
+        """Fold a message, and return the messages to answer with.
+
+        Raises:
+            BadRequest: the daemon rejects the subscription.
+            ValueError: the message is invalid.
+        """
+        answers: list[dict[str, Any]] = []
+        match message:
+            case Welcome():
+                answers = self._welcome(message)
+            case Snapshot():
+                self._snapshot(message)
+            case Synced():
+                self._synced(message)
+            case Put():
+                self._requests.discard(message.job_id)
+                if self._join(message.sub, message.job_id) or message.job_id in self._jobs:
+                    self._set(message.job, message.job_id, message.rev)
+            case Delta():
+                answers = self._delta(message)
+            case Delete():
+                self._delete(message)
+            case Log():
+                self._logs.append(message)
+            case Bookmark():
+                answers = [_get(job_id) for job_id in self._requests.retry()]
+            case State():
+                self.source = message.source
+            case Resync():
+                self._start_over()
+            case Error():
+                if message.code == "bad_request":
+                    raise BadRequest(f"the correlator refused: {message.detail}")
+                if self._requests.failed(message.code, message.job_id):
+                    self._resume, self._resumable = None, False  # only a fresh snapshot is complete now
+            case Bye():
+                pass  # handled by `Exchange`
+            case _:
+                assert_never(message)
+        whole = self.synced and self._resumable and not self._requests
+        if isinstance(message, Synced | Put | Delta | Delete | Bookmark) and whole:
+            # Not earlier: missed messages arrive before `synced`. A connection lost before that resumes before them.
+            self._resume = (self._epoch, message.seq)
+        return answers
+
+    def drain(self, connection: Connection, ahead: float = 0.0) -> Update:
+        """Return the documents and their changes since the last call."""
+        update = Update(
+            MappingProxyType(self._jobs),
+            frozenset(self._changed),
+            dict(self._gone),
+            tuple(self._logs),
+            self.synced,
+            self.source,
+            connection,
+            ahead,
+        )
+        self._changed.clear()
+        self._gone.clear()
+        self._logs.clear()
+        return update
+
+    def _welcome(self, welcome: Welcome) -> list[dict[str, Any]]:
+        self._requests.clear()
+        self._resumable = True
+        resumed = welcome.resumed and self._resume is not None and self._resume[0] == welcome.epoch
+        if not resumed:
+            self._start_over()
+        self._epoch = welcome.epoch
+        answers = []
+        for number, sub in self._subs.items():
+            if resumed:
+                sub.synced, sub.fresh = False, None
+            wanted = msgspec.to_builtins(sub.wanted)
+            answers.append({"type": "subscribe", "id": number, **wanted} | ({"resume": True} if resumed else {}))
+        return answers
+
+    def _start_over(self) -> None:
+        """Expect snapshots; no stored revision is a base for a delta any more."""
+        self._resume = None
+        self._revs.clear()
+        self._requests.clear()
+        for sub in self._subs.values():
+            sub.start_over()
+
+    def _snapshot(self, snapshot: Snapshot) -> None:
+        sub = self._subs.get(snapshot.sub)
+        if sub is None:
+            return
+        if sub.fresh is None:
+            sub.start_over()
+        for job in snapshot.jobs:
+            job_id, rev = job.get("job_id"), job.get("rev")
+            if not isinstance(job_id, str) or not isinstance(rev, int):
+                raise ValueError("a job has a job_id and a rev")
+            sub.add(job_id)
+            self._set(job, job_id, rev)
+
+    def _synced(self, synced: Synced) -> None:
+        sub = self._subs.get(synced.sub)
+        if sub is None:
+            return
+        if sub.fresh is not None:
+            absent, sub.members, sub.fresh = sub.members - sub.fresh, sub.fresh, None
+            self._drop(absent, "absent")
+        sub.synced = True
+
+    def _join(self, numbers: Iterable[int], job_id: str) -> bool:
+        subs = [self._subs[number] for number in numbers if number in self._subs]
+        for sub in subs:
+            sub.add(job_id)
+        return bool(subs)
+
+    def _delta(self, delta: Delta) -> list[dict[str, Any]]:
+        rev = self._revs.get(delta.job_id)
+        if rev is not None and rev >= delta.rev:
+            return []
+        if rev == delta.base:
+            self._join(delta.sub, delta.job_id)
+            merged = merge(self._jobs[delta.job_id], delta.set)
+            self._set(merged | {"rev": delta.rev}, delta.job_id, delta.rev)
+            return []
+        return [_get(delta.job_id)] if self._requests.add(delta.job_id) else []
+
+    def _delete(self, delete: Delete) -> None:
+        for number in delete.sub:
+            if number in self._subs:
+                self._subs[number].discard(delete.job_id)
+        self._drop([delete.job_id], delete.reason)
+
+    def _set(self, job: Document, job_id: str, rev: int) -> None:
+        if rev < self._revs.get(job_id, -1):
+            return
+        self._revs[job_id] = rev
+        self._gone.pop(job_id, None)
+        if self._jobs.get(job_id) != job:
+            self._jobs[job_id] = job
+            self._changed.add(job_id)
+
+    def _drop(self, job_ids: Iterable[str], reason: str) -> None:
+        """Remove the jobs that no subscription contains any more."""
+        for job_id in job_ids:
+            if job_id in self._jobs and not any(job_id in sub.members for sub in self._subs.values()):
+                del self._jobs[job_id]
+                self._revs.pop(job_id, None)
+                self._requests.discard(job_id)
+                self._changed.discard(job_id)
+                self._gone[job_id] = reason
+
+
+def _get(job_id: str) -> dict[str, Any]:
+    return {"type": "get", "job_id": job_id}

@@ -1,0 +1,327 @@
+"""Loads a `Config` from a TOML file, the environment and secret files, or raises the list of all problems.
+
+The environment overrides the file. A wrong value is reported with its key, the value and what is expected, and does
+not end the search for further problems. No message contains a secret.
+"""
+
+import difflib
+import re
+import socket
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin
+from urllib.parse import unquote
+
+import msgspec
+from msgspec.structs import replace
+
+from correlator.config import values
+from correlator.config.schema import (
+    Config,
+    Database,
+    Key,
+    Mqtt,
+    Section,
+    State,
+    keys,
+    leaves,
+    value_of,
+)
+from correlator.errors import ConfigError
+
+DEFAULT_FILE = Path("/etc/correlator/correlator.toml")
+_PREFIX = "CORRELATOR_"
+# Up to the last @, so that a password with a raw / or @ in it is found and hidden too.
+_PASSWORD_IN_URL = re.compile(r"(?P<head>[A-Za-z]+://[^:@/]*):(?P<password>.*)@(?P<rest>[^@]*)", re.DOTALL)
+_S = TypeVar("_S", bound=Section)
+_P = TypeVar("_P", Database, Mqtt)
+
+
+class _Text(NamedTuple):
+    """A value from the environment: text, whatever the key's type."""
+
+    name: str
+    text: str
+
+
+class _Problems:
+    """The problems found, and the dotted names of the keys with wrong values."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.keys: set[str] = set()
+
+    def add(self, key: str, line: str) -> None:
+        self.lines.append(line)
+        self.keys.add(key)
+
+
+def default_file() -> Path | None:
+    """Return the file that is read if none is named: the one in /etc, or None if it does not exist."""
+    return DEFAULT_FILE if DEFAULT_FILE.exists() else None
+
+
+def load(path: Path | None, environ: Mapping[str, str]) -> Config:
+    """Return the settings of the file at `path` (None: no file) and of `environ`.
+
+    Raises: `ConfigError` with all problems.
+    """
+    raw = _read_toml(path) if path else {}
+    found = _Problems()
+    _overlay(raw, environ, found)
+    _lift_password(raw, found)
+    config = _table(Config, raw, "", found)
+    config = replace(
+        config,
+        database=_with_password("database", config.database, environ, found),
+        http=replace(config.http, tokens_file=config.http.tokens_file or _credential(environ, "api-token")),
+        mqtt=_named(_with_password("mqtt", config.mqtt, environ, found)),
+        state=_with_directory(config.state, environ, found),
+    )
+    wrong = frozenset(found.keys)  # These have their defaults now, so a contradiction with them is not meant.
+    found.lines += [line for involved, line in _contradictions(config) if wrong.isdisjoint(involved)]
+    if found.lines:
+        raise ConfigError(found.lines)
+    return config
+
+
+def read_tokens(config: Config) -> frozenset[str]:
+    """Return the accepted tokens; empty: no token is required.
+
+    The file has one token per line; `#` begins a comment. A file without a token is an error: it must not disable
+    authentication. Raises: `ConfigError`.
+    """
+    file = config.http.tokens_file
+    if not file:
+        return frozenset()
+    lines = [re.split(r"(?:^|\s)#", line)[0].strip() for line in _read_secret(file, "http.tokens_file").splitlines()]
+    tokens = frozenset(line for line in lines if line)
+    if not tokens or any(re.search(r"\s", token) for token in tokens):
+        raise ConfigError([f"http.tokens_file: expected one token a line in {_shown_path(file)}, and at least one"])
+    return tokens
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    text = ""
+    try:
+        text = path.read_text(encoding="utf-8")
+        return tomllib.loads(text)
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from error
+    except RecursionError as error:
+        raise ConfigError([f"{path}: not TOML that can be read: too deep"]) from error
+    except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError are
+        raise ConfigError([f"{path}: {_declared_twice(text, str(error)) or f'not TOML: {error}'}"]) from error
+
+
+def _declared_twice(text: str, error: str) -> str | None:
+    """Return a message with the line of the first declaration, if a table is declared twice; else None."""
+    declared = re.search(r"Cannot declare \((?P<names>.+)\) twice \(at (?P<place>line \d+)", error)
+    if declared is None:
+        return None
+    names = ".".join(re.findall(r"'([^']*)'", declared["names"]))
+    header = f"[{names}]"
+    first = next((n for n, line in enumerate(text.splitlines(), 1) if line.strip().startswith(header)), None)
+    if first is None:
+        return None
+    return f"{declared['place']}: a second {header}; the first is in line {first}: write the keys there"
+
+
+def _overlay(raw: dict[str, Any], environ: Mapping[str, str], found: _Problems) -> None:
+    """Override the values of the file with those of the environment."""
+    names = {_PREFIX + dotted.upper().replace(".", "__"): dotted for dotted, _ in leaves()}
+    for name in sorted(environ):
+        if not name.startswith(_PREFIX) or "__" not in name:
+            continue
+        if name not in names:
+            found.add(name, f"{name}: unknown; {_nearest(name, names)}")
+            continue
+        *tables, last = names[name].split(".")
+        table: Any = raw
+        for level in tables:
+            table = table.setdefault(level, {}) if isinstance(table, dict) else None
+        if isinstance(table, dict):  # Otherwise the file has a plain value there, which is reported by itself.
+            table[last] = _Text(name, environ[name])
+
+
+def _lift_password(raw: dict[str, Any], found: _Problems) -> None:
+    """Move the password from database.url to its own key, so that the URL can be printed from here on."""
+    table = raw.get("database")
+    written = table.get("url") if isinstance(table, dict) else None
+    url = written.text if isinstance(written, _Text) else written
+    if not isinstance(table, dict) or not isinstance(url, str) or not (match := _PASSWORD_IN_URL.fullmatch(url)):
+        return
+    if table.get("password") and match["password"]:
+        found.add("database.password", "database.password: the URL holds a password already; give it once")
+    clean = f"{match['head']}@{match['rest']}"
+    table["url"] = written._replace(text=clean) if isinstance(written, _Text) else clean
+    if match["password"]:
+        table["password"] = unquote(match["password"])
+
+
+def _table(section: type[_S], raw: Mapping[str, Any], above: str, found: _Problems) -> _S:
+    """Return the section with the valid values of `raw`. Wrong ones are added to `found` and keep their defaults."""
+    known = keys(section)
+    chosen: dict[str, Any] = {}
+    for name, written in raw.items():
+        dotted = above + name
+        if name not in known:
+            found.add(dotted, f"{dotted}: unknown {'key' if above else 'section'}; {_nearest_key(above, name, known)}")
+            continue
+        key = known[name]
+        try:
+            if key.section and isinstance(written, dict):
+                chosen[name] = _table(key.section, written, f"{dotted}.", found)
+            else:
+                chosen[name] = _value(key, written)
+        except ValueError as error:
+            label, shown = written if isinstance(written, _Text) else (dotted, written)
+            shown = "***" if key.parse is values.secret else values.shown(shown)
+            found.add(dotted, f"{label} = {shown}: expected {error}")
+    return section(**chosen)
+
+
+def _value(key: Key, written: Any) -> Any:
+    """Convert a written value to the key's type. Raises: ValueError with what is expected."""
+    if key.section:
+        raise ValueError("a table")
+    textual = isinstance(written, _Text)
+    value = _from_text(key, written.text) if textual else written
+    if key.parse:
+        try:
+            value = key.parse(value)
+        except ValueError as error:
+            raise ValueError(f"{error}, e.g. {values.toml(key.default)}" if key.is_duration else str(error)) from None
+        if not key.is_duration:
+            return value
+    try:
+        return msgspec.convert(value, key.hint, strict=not textual)
+    except msgspec.ValidationError:
+        raise ValueError(key.expected) from None
+
+
+def _from_text(key: Key, text: str) -> Any:
+    """Parse a list, written as "a, b" or ["a", "b"]. msgspec converts numbers and booleans from text."""
+    if get_origin(get_args(key.hint)[0]) is not tuple:
+        return text
+    if not text.lstrip().startswith("["):
+        return [item.strip() for item in text.split(",") if item.strip()]
+    try:
+        return tomllib.loads(f"list = {text}")["list"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _nearest(name: str, options: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, options, 1)
+    return f"did you mean {near[0]}?" if near else f"known are {', '.join(options)}"
+
+
+def _nearest_key(above: str, name: str, siblings: Iterable[str]) -> str:
+    """Suggest a sibling with a similar name, else the same name in another section, else list all siblings."""
+    elsewhere = [dotted for dotted, key in leaves() if key.name == name]
+    if elsewhere and not difflib.get_close_matches(name, siblings, 1):
+        return f"did you mean {elsewhere[0]}?"
+    return _nearest(above + name, [above + sibling for sibling in siblings])
+
+
+def _shown_path(path: Path) -> str:
+    """Return the path for a message; a relative one is hidden, as it may be the secret itself by mistake."""
+    return str(path) if path.is_absolute() else "that file (a relative path)"
+
+
+def _credential(environ: Mapping[str, str], name: str) -> Path | None:
+    """Return the file of a systemd credential (systemd.exec(5), LoadCredential=); None if absent or blank.
+
+    A blank one is the default that the unit's SetCredential= sets for a missing secret.
+    """
+    directory = environ.get("CREDENTIALS_DIRECTORY")
+    file = Path(directory, name) if directory else None
+    try:
+        return file if file and file.read_bytes().strip() else None
+    except (FileNotFoundError, ValueError):  # no such path, or a name that no path can have
+        return None
+    except OSError:
+        return file  # Reading it later reports the reason.
+
+
+def _read_secret(file: Path, label: str) -> str:
+    """Return the text of `file` without its last line end. Raises: `ConfigError`."""
+    try:
+        text = file.read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ConfigError([f"{label}: {_shown_path(file)} cannot be read: {why}"]) from None
+    if not text:
+        raise ConfigError([f"{label}: {_shown_path(file)} is empty"])
+    return text
+
+
+def _with_password(name: Literal["database", "mqtt"], section: _P, environ: Mapping[str, str], found: _Problems) -> _P:
+    """Return the section with its password, from the key, the password file or the credential."""
+    label = f"{name}.password_file"
+    if section.password and section.password_file:
+        found.add(label, f"{label}: the password is given already, by itself or in the URL; give it once")
+        return section
+    file = section.password_file or _credential(environ, {"database": "db-password", "mqtt": "mqtt-password"}[name])
+    if section.password or not file:
+        return section
+    try:
+        return replace(section, password=values.Secret(_read_secret(file, label)))
+    except ConfigError as error:
+        found.add(label, str(error))
+        return section
+
+
+def _with_directory(state: State, environ: Mapping[str, str], found: _Problems) -> State:
+    if state.directory != Path():
+        return state
+    # systemd separates several directories by colons; the first one is used.
+    directory = environ.get("STATE_DIRECTORY", "").split(":")[0]
+    if not directory and not environ.get("HOME"):
+        found.add("state.directory", "state.directory: expected a path, as there is no home directory here")
+        return state
+    return State(directory=Path(directory) if directory else Path(environ["HOME"], ".local/state/correlator"))
+
+
+def _named(mqtt: Mqtt) -> Mqtt:
+    instance = mqtt.instance or socket.gethostname()
+    return replace(mqtt, instance=instance, client_id=mqtt.client_id or f"correlator-{instance}")
+
+
+def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield the problems between values that are each valid: the keys involved, and the message."""
+    for cert, key in (
+        ("http.tls_cert", "http.tls_key"),
+        *((f"{of}.tls.cert", f"{of}.tls.key") for of in ("database", "mqtt")),
+    ):
+        if bool(value_of(config, cert)) != bool(value_of(config, key)):
+            yield (cert, key), f"{cert}: expected together with {key}, or neither"
+    for dotted, _ in leaves():
+        if ".tls" in dotted and isinstance(file := value_of(config, dotted), Path) and (why := _unreadable(file)):
+            yield (dotted,), f"{dotted}: {file} cannot be read: {why}"
+    http, mqtt = config.http, config.mqtt
+    if http.tokens_file:
+        try:
+            read_tokens(config)
+        except ConfigError as error:
+            yield ("http.tokens_file",), str(error)
+    elif not http.listen.is_loopback and not http.insecure:
+        safe = "a loopback address, or http.tokens_file (or the credential api-token), or http.insecure = true"
+        line = f'http.listen = "{http.listen}": anybody could connect, without a token; expected {safe}'
+        yield ("http.listen", "http.tokens_file", "http.insecure"), line
+    if config.database.doorbell and isinstance(config.database.url, values.SqliteUrl):
+        yield ("database.doorbell", "database.url"), "database.doorbell: expected with a mysql:// database only"
+    if mqtt.url and mqtt.tls and not mqtt.url.tls:
+        yield ("mqtt.tls", "mqtt.url"), f'mqtt.tls: expected with mqtts:// only, and mqtt.url = "{mqtt.url}" is plain'
+    if mqtt.url and mqtt.password and not mqtt.username:
+        yield ("mqtt.username", "mqtt.url"), "mqtt.username: expected a name, as there is a password"
+
+
+def _unreadable(file: Path) -> str | None:
+    try:
+        file.open("rb").close()
+    except OSError as error:
+        return error.strerror
+    return None

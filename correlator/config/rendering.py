@@ -1,0 +1,60 @@
+"""Settings as text: the configuration file with every default, and a configuration without its secrets."""
+
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+from correlator.config.schema import Config, Section, keys
+from correlator.config.values import Size, toml
+
+
+def reference() -> str:
+    """Return a configuration file with every key, its description and its default, commented out."""
+    lines = [
+        "# The correlator's configuration. Every key is here with its default, and may also be given as",
+        '# CORRELATOR_SECTION__KEY in the environment. Durations: seconds, or "500ms", "90s", "10m", "24h", "7d".',
+    ]
+    for section in keys(Config).values():
+        lines += ["", *_comment(section.description), f"[{section.name}]"]
+        lines += _key_lines(section.section or Section)
+        for table in keys(section.section or Section).values():
+            if table.section:
+                lines += ["", *_comment(table.description), f"#[{section.name}.{table.name}]"]
+                lines += _key_lines(table.section)
+    return "\n".join(lines) + "\n"
+
+
+def redacted(config: Section) -> dict[str, Any]:
+    """Return `config` as plain values for printing: passwords are `***`, an unset value is an empty string."""
+    return {
+        key.name: _plain(getattr(config, key.name))
+        for key in keys(type(config)).values()
+        if not (key.section and getattr(config, key.name) is None)
+    }
+
+
+def _key_lines(section: type[Section]) -> Iterator[str]:
+    for key in keys(section).values():
+        if not key.section:
+            yield from _comment(key.description)
+            yield f"#{key.name} = {toml(key.default)}"
+
+
+def _comment(text: str) -> list[str]:
+    return textwrap.wrap(text, 110, initial_indent="# ", subsequent_indent="# ")
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case Section():
+            return redacted(value)
+        case tuple():
+            return list(value)
+        case Size():
+            return str(value)
+        case bool() | int() | float():
+            return value
+        case None:
+            return ""
+        case _:
+            return str(value)

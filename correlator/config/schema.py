@@ -1,0 +1,289 @@
+"""The schema of the configuration: every section and key, with its type, default, bounds and description.
+
+A key is declared only here: loading, the names of environment variables, suggestions for misspelled names and the
+generated reference are derived from these types. Values are frozen, durations are seconds, and a repr hides secrets.
+Defaults that depend on the machine (state.directory, mqtt.instance, mqtt.client_id) are filled in by `loading.load`.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from correlator.config import values
+from correlator.config.values import (
+    BrokerUrl,
+    DatabaseUrl,
+    Listen,
+    MysqlUrl,
+    Secret,
+    Size,
+    toml,
+)
+
+
+def _key(description: str, parse: Callable[[object], object] | None = None, **bounds: Any) -> msgspec.Meta:
+    """Describe a key. `parse` converts the written value, or raises ValueError with what is expected."""
+    return msgspec.Meta(description=description, extra={"parse": parse}, **bounds)
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of the configuration file."""
+
+
+class Tls(Section, frozen=True, kw_only=True):
+    ca: Annotated[Path | None, _key("CA certificates to trust (PEM); empty: the system's.", values.optional_path)] = (
+        None
+    )
+    cert: Annotated[
+        Path | None, _key("Client certificate (PEM), for a peer that asks for one.", values.optional_path)
+    ] = None
+    key: Annotated[Path | None, _key("Private key of `cert` (PEM).", values.optional_path)] = None
+    verify: Annotated[bool, _key("Check the peer's certificate and its host name.")] = True
+
+
+class Database(Section, frozen=True, kw_only=True):
+    url: Annotated[
+        DatabaseUrl,
+        _key(
+            'Where the tables are: "mysql://user[:password]@host:port/database" or "sqlite:///path/to/file.db".',
+            values.database_url,
+        ),
+    ] = MysqlUrl(user="correlator", host="127.0.0.1", port=3306, database="migratekit_oma")
+    unix_socket: Annotated[
+        Path | None,
+        _key("Socket of a server on this host, used in place of the URL's host and port.", values.optional_path),
+    ] = None
+    password: Annotated[
+        Secret, _key("The password. Better in password_file, or as the credential db-password.", values.secret)
+    ] = Secret()
+    password_file: Annotated[
+        Path | None, _key("A file that holds the password and nothing else.", values.optional_path)
+    ] = None
+    tls: Annotated[Tls | None, _key("TLS for the connection. Without this table the connection is not encrypted.")] = (
+        None
+    )
+    timezone: Annotated[
+        str,
+        _key(
+            "Zone of the DATETIME columns, an IANA name. auto: this host's zone if the server runs on this host and has"
+            " the same offset, else the server's current offset, queried every 5 s.",
+            values.zone,
+        ),
+    ] = "auto"
+    connect_timeout: Annotated[float, _key("Time to reach the server and log in.", values.seconds, gt=0)] = 5.0
+    query_timeout: Annotated[float, _key("Time for each query.", values.seconds, gt=0)] = 10.0
+    driver: Annotated[
+        Literal["auto", "aiomysql", "asyncmy"],
+        _key("The client library. auto: asyncmy if it is installed, else aiomysql."),
+    ] = "auto"
+    doorbell: Annotated[
+        bool,
+        _key(
+            "Also read MariaDB's binary log, so that committed rows are read within milliseconds. Needs log_bin and"
+            " the right REPLICATION SLAVE; without them the daemon only polls."
+        ),
+    ] = False
+    poll_interval: Annotated[
+        float,
+        _key(
+            "Seconds between two queries of log_events while jobs run, or while clients are connected and something"
+            " happened within the last 10 s.",
+            values.seconds,
+            ge=0.001,
+        ),
+    ] = 0.02
+    idle_poll_interval: Annotated[float, _key("The same at all other times.", values.seconds, ge=0.001)] = 0.25
+    gap_grace: Annotated[
+        float,
+        _key(
+            "How long to wait for a missing id after the last id around it has appeared.",
+            values.seconds,
+            ge=0,
+        ),
+    ] = 5.0
+    reconcile_interval: Annotated[
+        float,
+        _key("Between two queries of job_tracking and job_steps for the running jobs.", values.seconds, ge=0.05),
+    ] = 1.0
+
+
+class Jobs(Section, frozen=True, kw_only=True):
+    retention: Annotated[float, _key("How long ended jobs stay in memory.", values.seconds, ge=0)] = 24 * 3600.0
+    max_jobs: Annotated[
+        int, _key("The maximum number of jobs in memory. The oldest ended jobs are removed first.", ge=1)
+    ] = 20000
+    stalled_after: Annotated[
+        float, _key("A running job that has been silent for longer is stalled.", values.seconds, gt=0)
+    ] = 600.0
+    external_id_keys: Annotated[
+        tuple[str, ...], _key("Keys of attrs and of job_tracking.metadata that hold external IDs.")
+    ] = ("external_job_id", "failover_job_id", "gui_job_id")
+    history: Annotated[float, _key("How far back a first start reads.", values.seconds, ge=0)] = 24 * 3600.0
+    legacy: Annotated[bool, _key("Follow failover_jobs too.")] = True
+    max_metadata: Annotated[
+        Size,
+        _key(
+            "Maximum bytes of a job's published metadata. Larger metadata loses its largest members, which `_cut`"
+            " names; external IDs and the VM's name are kept.",
+            values.size,
+        ),
+    ] = Size(16_000)
+    max_error: Annotated[
+        Size,
+        _key(
+            "Maximum bytes of the published error of a job or a step. The long errors of a job's steps share 8 times"
+            " as many.",
+            values.size,
+        ),
+    ] = Size(8_000)
+
+
+class Http(Section, frozen=True, kw_only=True):
+    listen: Annotated[Listen, _key('"host:port" or "[::1]:port". Port 0: any free port.', values.listen)] = Listen(
+        host="127.0.0.1", port=8686
+    )
+    insecure: Annotated[
+        bool, _key("Allow a `listen` that is not loopback without a token: everybody on the network can read.")
+    ] = False
+    allowed_origins: Annotated[
+        tuple[str, ...],
+        _key(
+            'Origins of pages that may connect, e.g. "https://gui.example". Its own origin always may.', values.origins
+        ),
+    ] = ()
+    allowed_hosts: Annotated[
+        tuple[str, ...],
+        _key("Names accepted in the Host header, in addition to the listen address and localhost.", values.hosts),
+    ] = ()
+    tokens_file: Annotated[
+        Path | None,
+        _key(
+            "File of the tokens that clients may use, one a line, # comments. Also as the credential api-token.",
+            values.optional_path,
+        ),
+    ] = None
+    tls_cert: Annotated[Path | None, _key("Certificate chain (PEM): https on this listener.", values.optional_path)] = (
+        None
+    )
+    tls_key: Annotated[Path | None, _key("Its private key (PEM).", values.optional_path)] = None
+    max_readers: Annotated[int, _key("Maximum number of websockets and event streams at once.", ge=1)] = 10000
+    max_readers_per_address: Annotated[int, _key("The same for one address.", ge=1)] = 10000
+    max_subscriptions: Annotated[int, _key("Maximum number of subscriptions of one connection.", ge=1)] = 100
+    unknown_id_wait: Annotated[
+        float,
+        _key(
+            "How long GET /api/v1/failover/{id}/status waits for a job with an unknown ID before it answers 404."
+            " 0 turns the wait off.",
+            values.seconds,
+            ge=0,
+        ),
+    ] = 3.0
+
+
+class Mqtt(Section, frozen=True, kw_only=True):
+    url: Annotated[
+        BrokerUrl | None, _key('"mqtt://host:1883" or "mqtts://host:8883"; empty: off.', values.broker_url)
+    ] = None
+    username: Annotated[str, _key("User at the broker; empty: none.")] = ""
+    password: Annotated[
+        Secret, _key("The password. Better in password_file, or as the credential mqtt-password.", values.secret)
+    ] = Secret()
+    password_file: Annotated[
+        Path | None, _key("A file that holds the password and nothing else.", values.optional_path)
+    ] = None
+    tls: Annotated[
+        Tls | None,
+        _key("TLS for an mqtts:// broker. Without this table its certificate is checked with the system's CAs."),
+    ] = None
+    client_id: Annotated[str, _key("The client ID at the broker; empty: correlator-{instance}.")] = ""
+    instance: Annotated[
+        str, _key("The level of every topic that names this daemon; empty: the host name.", values.topic_level)
+    ] = ""
+    prefix: Annotated[str, _key("The levels of every topic before `instance`.", values.topic)] = "correlator/v1"
+
+
+class State(Section, frozen=True, kw_only=True):
+    directory: Annotated[
+        Path,
+        _key("Directory of the checkpoint; empty: $STATE_DIRECTORY, else ~/.local/state/correlator.", values.directory),
+    ] = Path()
+
+
+class Log(Section, frozen=True, kw_only=True):
+    level: Annotated[Literal["debug", "info", "warning", "error"], _key("The lowest level that is logged.")] = "info"
+    format: Annotated[
+        Literal["auto", "text", "json", "journal"],
+        _key("Format of each line. auto: journal if standard error is the journal, else text."),
+    ] = "auto"
+
+
+class Config(Section, frozen=True, kw_only=True):
+    """All settings. `config.loading.load` creates them."""
+
+    database: Annotated[
+        Database, _key("The appliance's database. The account needs only SELECT on the four tables.")
+    ] = Database()
+    jobs: Annotated[Jobs, _key("Jobs in memory.")] = Jobs()
+    http: Annotated[Http, _key("REST, websocket and the live page.")] = Http()
+    mqtt: Annotated[Mqtt, _key("The MQTT broker to which job states and events are published.")] = Mqtt()
+    state: Annotated[State, _key("State that survives a restart.")] = State()
+    log: Annotated[Log, _key("The log on standard error.")] = Log()
+
+
+class Key(NamedTuple):
+    """A key of a section, as declared above. `section`: the type of the table, if the key is a table."""
+
+    name: str
+    hint: Any
+    description: str
+    parse: Callable[[object], object] | None
+    section: type[Section] | None
+    default: Any
+
+    @property
+    def is_duration(self) -> bool:
+        return self.parse is values.seconds
+
+    @property
+    def expected(self) -> str:
+        """The expected value, in words, for a key without a parser."""
+        base, meta = get_args(self.hint)
+        if get_origin(base) is Literal:
+            return "one of " + ", ".join(json.dumps(choice) for choice in get_args(base))
+        kinds = {bool: "true or false", int: "a whole number", float: "a number of seconds", str: "a text"}
+        bounds = [
+            f"{word} {bound}" for word, bound in (("at least", meta.ge), ("more than", meta.gt)) if bound is not None
+        ]
+        return ", ".join([kinds.get(base, "a list of texts"), *bounds, f"e.g. {toml(self.default)}"])
+
+
+def keys(section: type[Section]) -> dict[str, Key]:
+    """Return the keys of `section` by name, in the order of declaration."""
+    hints = get_type_hints(section, include_extras=True)
+    return {field.name: _declared(field, hints[field.name]) for field in msgspec.structs.fields(section)}
+
+
+def leaves(section: type[Section] | None = None, above: str = "") -> Iterator[tuple[str, Key]]:
+    """Yield every key that is not a table, with its dotted name."""
+    for key in keys(section or Config).values():
+        if key.section:
+            yield from leaves(key.section, f"{above}{key.name}.")
+        else:
+            yield above + key.name, key
+
+
+def value_of(config: "Config", dotted: str) -> Any:
+    """Return the value of a key by its dotted name; None if its table is absent."""
+    value: Any = config
+    for name in dotted.split("."):
+        value = getattr(value, name, None)
+    return value
+
+
+def _declared(field: Any, hint: Any) -> Key:
+    base, meta = get_args(hint)
+    sections = [kind for kind in (base, *get_args(base)) if isinstance(kind, type) and issubclass(kind, Section)]
+    return Key(field.name, hint, meta.description, meta.extra["parse"], next(iter(sections), None), field.default)

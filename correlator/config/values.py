@@ -1,0 +1,300 @@
+"""Types and parsers of settings: durations, sizes, addresses, URLs, secrets and topics.
+
+Each parser converts a written value, or raises ValueError with a text that follows "expected ". The text never repeats
+the written value, which may contain a secret.
+"""
+
+import difflib
+import ipaddress
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import SplitResult, quote, unquote, urlsplit
+from zoneinfo import available_timezones
+
+import msgspec
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "": 1.0}
+_DURATION = re.compile(r"\s*(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>ms|s|m|h|d|)\s*")
+_SIZES = {"B": 1, "kB": 1_000, "MB": 1_000_000, "": 1}
+_SIZE = re.compile(r"\s*(?P<number>\d{1,9})\s*(?P<unit>B|kB|MB|)\s*")
+_FOREVER = 1e10  # three centuries: beyond it, dates overflow
+_MYSQL = "mysql://user@host:port/database (special characters as %40) or sqlite:///path/to/file.db"
+_BROKER = "mqtt://host:1883 or mqtts://host:8883; the user belongs in mqtt.username, the password in mqtt.password_file"
+_TOPIC = "levels of an MQTT topic, e.g. correlator/v1: no + # NUL, no / at either end, no $ in front"
+_TOPIC_LEVEL = "one level of an MQTT topic: no / + # NUL"
+_LISTEN = "host:port, e.g. 127.0.0.1:8686 or [::1]:8686 (all interfaces: 0.0.0.0:8686 or [::]:8686)"
+
+
+class Secret:
+    """A text that prints as `***`. Only `reveal()` returns it. False if empty."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str = "") -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        return self._text
+
+    def __bool__(self) -> bool:
+        return bool(self._text)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self._text == other._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __repr__(self) -> str:
+        return "***" if self._text else ""
+
+
+class MysqlUrl(msgspec.Struct, frozen=True):
+    """A database on a MariaDB or MySQL server. The password is a separate setting."""
+
+    user: str
+    host: str
+    port: int
+    database: str
+
+    def __str__(self) -> str:
+        return f"mysql://{quote(self.user, '')}@{_bracketed(self.host)}:{self.port}/{quote(self.database, '')}"
+
+
+class SqliteUrl(msgspec.Struct, frozen=True):
+    """A SQLite file with the same tables; `path` is absolute."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return f"sqlite://{quote(str(self.path))}"
+
+
+DatabaseUrl = MysqlUrl | SqliteUrl
+
+
+class BrokerUrl(msgspec.Struct, frozen=True):
+    """An MQTT broker; `tls` if the scheme was mqtts."""
+
+    host: str
+    port: int
+    tls: bool
+
+    def __str__(self) -> str:
+        return f"{'mqtts' if self.tls else 'mqtt'}://{_bracketed(self.host)}:{self.port}"
+
+
+class Listen(msgspec.Struct, frozen=True):
+    """An address to listen on. Port 0: any free port. `host` has no brackets."""
+
+    host: str
+    port: int
+
+    @property
+    def is_loopback(self) -> bool:
+        """True if only this host can connect. A name other than localhost counts as reachable, as it may change."""
+        if self.host == "localhost":
+            return True
+        try:
+            address = ipaddress.ip_address(self.host)
+        except ValueError:
+            return False
+        mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+        return (mapped or address).is_loopback
+
+    def __str__(self) -> str:
+        return f"{_bracketed(self.host)}:{self.port}"
+
+
+def shown(raw: object) -> str:
+    """Return a written value for a message: truncated, and without the password of a URL in the wrong place."""
+    written = json.dumps(raw, ensure_ascii=False, default=str)
+    text = re.sub(r'((?:://|["\s](?!\w+://))[^\s:@/"]*):.*@', r"\1:***@", written)  # Also if the scheme is missing.
+    return text if len(text) <= 100 else text[:100] + "…"
+
+
+def seconds(raw: object) -> float:
+    """Parse a duration: 90, 0.02, "90", "500ms", "90s", "10m", "24h", "7d"."""
+    if isinstance(raw, str) and (match := _DURATION.fullmatch(raw)):
+        raw = float(match["number"]) * _UNITS[match["unit"]]
+    if isinstance(raw, int | float) and not isinstance(raw, bool) and abs(raw) < _FOREVER:  # which NaN is not
+        return float(raw)
+    raise ValueError("a number of seconds")
+
+
+def duration(value: float) -> str:
+    """Return seconds as written in TOML: `0.02`, `"10m"`, `"24h"`."""
+    for unit, least in (("h", 3600), ("m", 60)):
+        if value >= least and value % least == 0:
+            return f'"{value / least:.0f}{unit}"'
+    return str(value)
+
+
+class Size(int):
+    """A number of bytes. Its text is the one that TOML has, e.g. 16kB."""
+
+    def __str__(self) -> str:
+        for unit, bytes_of in (("MB", 1_000_000), ("kB", 1_000)):
+            if self >= bytes_of and self % bytes_of == 0:
+                return f"{self // bytes_of}{unit}"
+        return f"{int(self)}B"
+
+
+def size(raw: object) -> Size:
+    """Parse bytes from 1 kB to 1 MB: 16000, "16000", "16kB", "1MB"."""
+    if isinstance(raw, str) and (match := _SIZE.fullmatch(raw)):
+        raw = int(match["number"]) * _SIZES[match["unit"]]
+    if isinstance(raw, int) and not isinstance(raw, bool) and 1_000 <= raw <= 1_000_000:
+        return Size(raw)
+    raise ValueError('a size from "1kB" to "1MB", e.g. "16kB"')
+
+
+def secret(raw: object) -> Secret:
+    return Secret(_text(raw, "a text"))
+
+
+def path(raw: object) -> Path:
+    """Parse a path and expand `~`."""
+    text = _text(raw, "a path")
+    if not text or "\0" in text:
+        raise ValueError("a path")
+    try:
+        os.fsencode(text)
+        return Path(text).expanduser()
+    except UnicodeEncodeError:
+        raise ValueError("a path that a file system can hold") from None
+    except RuntimeError:
+        raise ValueError("a path without ~ (there is no home directory here)") from None
+
+
+def directory(raw: object) -> Path:
+    """Parse a path and make it absolute. `Path()` for an empty text: the default."""
+    return Path() if raw == "" else path(raw).absolute()
+
+
+def optional_path(raw: object) -> Path | None:
+    return None if raw == "" else path(raw)
+
+
+def database_url(raw: object) -> DatabaseUrl:
+    text = _text(raw, _MYSQL)
+    if text.startswith("sqlite://"):
+        name = unquote(text.removeprefix("sqlite://"))
+        if not name.startswith("/") or name.endswith("/") or "\0" in name:
+            raise ValueError("sqlite:///path/to/file.db, with three slashes and the whole path")
+        return SqliteUrl(path=Path("/" + name.lstrip("/")))
+    parts = _split(text, ("mysql", "mariadb"), _MYSQL)
+    database = unquote(parts.path.removeprefix("/"))
+    if not parts.username or not database or "/" in parts.path[1:]:
+        raise ValueError(_MYSQL)
+    return MysqlUrl(user=unquote(parts.username), host=parts.hostname or "", port=parts.port or 3306, database=database)
+
+
+def broker_url(raw: object) -> BrokerUrl | None:
+    if raw == "":
+        return None
+    parts = _split(_text(raw, _BROKER), ("mqtt", "mqtts"), _BROKER)
+    if "@" in parts.netloc or parts.path not in ("", "/"):
+        raise ValueError(_BROKER)
+    tls = parts.scheme == "mqtts"
+    return BrokerUrl(host=parts.hostname or "", port=parts.port or (8883 if tls else 1883), tls=tls)
+
+
+def listen(raw: object) -> Listen:
+    match = re.fullmatch(
+        r"(?:\[(?P<six>[0-9a-fA-F:.%]+)\]|(?P<name>[^\s:/\[\]]+)):(?P<port>\d{1,5})", _text(raw, _LISTEN)
+    )
+    if not match or int(match["port"]) > 65535:
+        raise ValueError(_LISTEN)
+    if match["six"]:
+        try:
+            ipaddress.IPv6Address(match["six"])
+        except ValueError:
+            raise ValueError(_LISTEN) from None
+    return Listen(host=match["six"] or match["name"], port=int(match["port"]))
+
+
+def zone(raw: object) -> str:
+    """Parse the name of an IANA time zone, or auto."""
+    names = available_timezones()
+    if isinstance(raw, str) and (raw == "auto" or raw in names):
+        return raw
+    near = difflib.get_close_matches(str(raw), names, 1) or ["Europe/Berlin"]
+    raise ValueError(f'"auto" or the name of an IANA time zone, e.g. "{near[0]}"')
+
+
+def topic(raw: object) -> str:
+    """Parse levels of an MQTT topic (MQTT 5, 4.7): no wildcard, no empty level, no leading `$` (reserved)."""
+    text = _text(raw, _TOPIC)
+    if re.search(r"[+#\0]", text) or text.startswith("$") or "" in text.split("/"):
+        raise ValueError(_TOPIC)
+    return text
+
+
+def topic_level(raw: object) -> str:
+    """Parse one level of a topic. Empty: the default."""
+    text = _text(raw, _TOPIC_LEVEL)
+    if re.search(r"[+#/\0]", text):
+        raise ValueError(_TOPIC_LEVEL)
+    return text
+
+
+def origins(raw: object) -> tuple[str, ...]:
+    """Parse origins as a browser sends them (RFC 6454, 6.2). They are compared as text."""
+    return _texts(
+        raw, r"https?://[^\s/?#@*A-Z]+", 'origins as the browser sends them, e.g. ["https://gui.example:8443"]'
+    )
+
+
+def hosts(raw: object) -> tuple[str, ...]:
+    return _texts(raw, r"[^\s/?#@*]+", 'host names, e.g. ["correlator.example"]')
+
+
+def _texts(raw: object, pattern: str, expected: str) -> tuple[str, ...]:
+    if not isinstance(raw, list) or not all(isinstance(item, str) and re.fullmatch(pattern, item) for item in raw):
+        raise ValueError(f"a list of {expected}")
+    return tuple(raw)
+
+
+def _split(text: str, schemes: tuple[str, ...], expected: str) -> SplitResult:
+    """Split a URL with a host and a valid or absent port. Raises: ValueError with `expected`."""
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:  # The port is not a number, or brackets do not match.
+        raise ValueError(expected) from None
+    if parts.scheme not in schemes or not parts.hostname or port == 0 or re.search(r"[\s\0?#]", text):
+        raise ValueError(expected)
+    if parts.password:  # `loading` has moved it to its own key; here it is an error.
+        raise ValueError(expected)
+    return parts
+
+
+def _text(raw: object, expected: str) -> str:
+    if not isinstance(raw, str):
+        raise ValueError(expected)
+    return raw
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def toml(value: Any) -> str:
+    """Return a value as it is written in TOML; an empty string for an unset value, and for a secret."""
+    match value:
+        case None | Secret():
+            return '""'
+        case Path():
+            return json.dumps("" if value == Path() else str(value))
+        case bool() | int() if not isinstance(value, Size):
+            return json.dumps(value)
+        case float():
+            return duration(value)
+        case tuple() | list():
+            return json.dumps(value)
+        case _:
+            return json.dumps(str(value))

@@ -1,0 +1,131 @@
+"""Liveness for the service manager: watchdog pings, and one status line for `systemctl status`.
+
+A watchdog ping is sent only while no task is stuck. An unreachable database or broker does not make a task stuck: a
+task that waits for one has a deadline, and beats after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+
+from correlator.ops import metrics, systemd
+from correlator.pipeline.hub import Hub
+
+log = logging.getLogger(__name__)
+
+EVERY = 1.0
+"""Seconds between two checks, if the watchdog does not require shorter ones."""
+
+STOPPED_FOR = 10.0
+"""Seconds by which a check is late from which on the process was stopped, and missing heartbeats prove nothing."""
+
+LONGEST = 500
+"""Characters of a status line: the service manager accepts 4,096 bytes, and a database error may be longer."""
+
+START_WITHIN = 60
+"""Seconds by which each ping extends the start timeout: a long history takes longer than any fixed time."""
+
+
+class Supervisor:
+    """Checks the heartbeats and notifies the service manager. `ready`: whether READY=1 has been sent."""
+
+    def __init__(self, hub: Hub, environ: Mapping[str, str] = os.environ) -> None:
+        self._hub = hub
+        self._environ = environ
+        self._every = min(EVERY, systemd.watchdog_interval(environ) or EVERY)
+        self._stuck: dict[str, float] = {}
+        self._sent_status = ""
+        self.ready = False
+
+    async def run(self) -> None:
+        """Check once a second, until cancelled."""
+        while True:
+            due = time.monotonic() + self._every
+            await asyncio.sleep(self._every)
+            late = max(0.0, time.monotonic() - due)
+            metrics.LOOP_LAG.observe(late)
+            self.check(late)
+
+    def check(self, late: float = 0.0) -> None:
+        """Check every heartbeat and notify the service manager. `late`: seconds by which this check is late."""
+        if late > STOPPED_FOR:
+            log.warning(
+                "nothing ran for %.0f s: the process or its machine was stopped, or the event loop was blocked", late
+            )
+            self._hub.live.excuse(late)
+        stuck = self._hub.live.stuck()
+        for name in stuck.keys() - self._stuck.keys():
+            log.critical("%s has made no progress for %.0f s: watchdog ping withheld", name, stuck[name])
+        for name in self._stuck.keys() - stuck.keys():
+            log.warning("%s makes progress again", name)
+        self._stuck = stuck
+        lines = []
+        if stuck:
+            metrics.WATCHDOG_WITHHELD.inc()
+        else:
+            lines.append("WATCHDOG=1")
+            if not self.ready:
+                lines.append(f"EXTEND_TIMEOUT_USEC={START_WITHIN * 1_000_000}")
+        if (status := self.status()) != self._sent_status:
+            self._sent_status = status
+            lines.append(f"STATUS={status}")
+        if lines:
+            systemd.notify("\n".join(lines), self._environ)
+
+    def began(self) -> None:
+        """Notify the service manager that everything is loaded."""
+        self.ready = True
+        self._sent_status = self.status()
+        systemd.notify(f"READY=1\nSTATUS={self._sent_status}", self._environ)
+
+    def stops(self) -> None:
+        """Notify the service manager that the daemon stops."""
+        self._sent_status = "stopping"
+        systemd.notify("STOPPING=1\nSTATUS=stopping", self._environ)
+
+    def reloads(self) -> Callable[[], None]:
+        """Notify the service manager that a reload begins. Call the returned function when it has ended, or failed."""
+        if not self.ready:
+            return lambda: None  # READY=1 would report the start as complete
+        systemd.reloading(self._environ)
+
+        def ended() -> None:
+            systemd.notify("READY=1", self._environ)
+
+        return ended
+
+    def status(self) -> str:
+        """Return the line for `systemctl status`: problems first, then the number of jobs and connections."""
+        hub, parts = self._hub, {name: describe() for name, describe in self._hub.readiness.items()}
+        texts = [f"{name} is stuck" for name in self._stuck]
+        if hub.status.loading:
+            if hub.status.error:
+                texts.append(f"waiting for the database: {hub.status.error}")
+            elif hub.status.reading is not None:
+                done, total = hub.status.reading
+                texts.append(f"reading the log: {100 * done // max(1, total)} %")
+            else:
+                texts.append("reading the tables")
+            return _line(texts)
+        if hub.status.database != "live":
+            texts.append(f"the database is unreachable: {hub.status.error}")
+        texts += [
+            f"{name}: {part['error']}"
+            for name, part in parts.items()
+            if name != "database" and not part.get("ok", True) and part.get("error")
+        ]
+        running = len(hub.index.known.active())
+        texts.append(f"{_count(running, 'job')} running of {len(hub.published)}, {_count(hub.clients, 'client')}")
+        return _line(texts)
+
+
+def _line(texts: list[str]) -> str:
+    return "; ".join(texts).replace("\n", " ")[:LONGEST]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -1,0 +1,113 @@
+"""The estimate of a job's remaining time: which earlier runs answer, and the quantiles of what they took."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil
+
+from msgspec import Struct
+
+from correlator.jobs.forecast.place import Place, seconds
+from correlator.jobs.forecast.points import Point
+from correlator.jobs.forecast.tails import Tails
+from correlator.jobs.model.forecasts import State
+from correlator.jobs.model.rows import Micros
+
+MIN_ANSWERS = 3
+"""Runs that waited as long as this job, below which the next coarser point answers."""
+
+GRACE = 0.01
+"""Share of a typical run by which a run may have waited less than this job and still answer. An event is known some
+milliseconds after it happened; meanwhile a job seems to wait longer at a point that every run leaves at once."""
+
+LATE_GRACE = 0.05
+"""The same for the state: a job that is late by less than this share of a typical run is not reported."""
+
+LEAST_LATE_GRACE = 1.0
+"""Seconds. At least so much, whatever a run takes: events are read within a second."""
+
+ROUGH_BELOW = 10
+"""Runs at a point below which quantiles are rough: p90 is the longest of them, or beyond."""
+
+LATE_SHARE = 0.1
+"""A job is late if at most this share of the earlier runs waited as long at the same point."""
+
+PERCENT_LEVEL = 0.55
+"""Quantile of the remaining time that percent is computed from. Above p50, so that percent rarely has to stand."""
+
+HORIZON = 10 * 366 * 86_400.0
+"""Seconds. No forecast is further away, so that its end stays a time that RFC 3339 can express."""
+
+
+class Estimate(Struct, frozen=True, gc=False):
+    """The remaining time of a job in seconds, at its quantiles; and the number of earlier runs that it rests on.
+
+    `extrapolated`: no earlier run waited as long at the same point.
+    """
+
+    p50: float
+    p90: float
+    for_percent: float
+    runs: int
+    state: State
+    extrapolated: bool
+
+
+def estimate(
+    place: Place, now: Micros, points: Sequence[Point], start: Point, vm: int, level: float, tails: Tails
+) -> Estimate:
+    """The estimate for a job at `place`, with p90 at `level`. `points`: where it is, the finest first.
+
+    The first of `points` and `start` at which `MIN_ANSWERS` runs answer decides; without one, the first of all.
+    `vm`: the index of its VM, or -1.
+    """
+    grace = GRACE * start.median
+    share, answer = 1.0, None
+    for point in (*points, start):
+        scale = point.scale(vm, 0.0 if point is start else place.elapsed)
+        waited = seconds(place.start if point is start else place.at, now) / scale
+        longer = point.longer(waited - grace)
+        if answer is None:
+            share = len(longer) / len(point)
+            if share <= LATE_SHARE:
+                late_grace = max(LATE_GRACE * start.median, LEAST_LATE_GRACE / scale)
+                share = len(point.longer(waited - late_grace)) / len(point)
+        if answer is None or len(longer) >= MIN_ANSWERS:
+            answer = _Answer(longer, point, waited, scale, tails)
+        if len(longer) >= MIN_ANSWERS:
+            break
+    assert answer is not None
+    p50, runs = answer.quantile(0.5), len(answer.point)
+    p90 = max(p50, answer.quantile(level))
+    return Estimate(p50, p90, answer.quantile(PERCENT_LEVEL), runs, _state(runs, share), not share)
+
+
+class _Answer:
+    """The runs at one point that waited `longer` than this job, on the scale of the point."""
+
+    __slots__ = ("longer", "longest", "point", "scale", "tails", "waited")
+
+    def __init__(self, longer: list[float], point: Point, waited: float, scale: float, tails: Tails) -> None:
+        self.longer, self.point, self.waited, self.scale, self.tails = longer, point, waited, scale, tails
+        self.longest = max(point.remaining[-1], waited)
+        if not longer:  # It waited longer than any run: what followed the wait in those is still to come.
+            self.longest = max(self.longest, waited + point.typical_rest())
+
+    def quantile(self, level: float) -> float:
+        """Seconds. One run more is counted, longer than all known ones: beyond them, its Pareto tail answers."""
+        place = level * (len(self.longer) + 1)
+        rank = ceil(place - 1e-9)
+        if rank <= len(self.longer):
+            total = self.longer[max(1, rank) - 1]
+        else:
+            total = self.tails.beyond(len(self.point), self.longest, place - len(self.longer))
+        return min(HORIZON, self.scale * max(0.0, total - self.waited))
+
+
+def _state(runs: int, share: float) -> State:
+    """`share`: of the earlier runs at the finest point that waited longer than this job."""
+    if runs < ROUGH_BELOW:
+        return State.ROUGH
+    if not share:
+        return State.OVERDUE
+    return State.LATE if share <= LATE_SHARE else State.ON_TRACK

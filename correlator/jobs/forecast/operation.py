@@ -1,0 +1,155 @@
+"""All that is kept of the earlier runs of one operation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+
+from msgspec import Struct
+
+from correlator.jobs.bounded import BoundedDict
+from correlator.jobs.forecast.estimate import Estimate, estimate
+from correlator.jobs.forecast.place import EndedRun, Place, Visit
+from correlator.jobs.forecast.points import MIN_RUNS, Point
+from correlator.jobs.forecast.steps import Steps, StepsState
+from correlator.jobs.forecast.tails import Tails
+from correlator.jobs.forecast.window import Window
+from correlator.jobs.model.rows import Micros
+
+MAX_POINTS = 96
+"""Points of an operation, besides its start: 48 steps. A longer run is compared at its first ones and at its start."""
+
+MAX_ENTITIES = 2_000
+"""VMs of an operation whose own earlier runs count. The one that was learned first is forgotten first."""
+
+LEVELS = (0.80, 0.98)
+"""Bounds of the level of p90, so that a lucky or an unlucky series does not make it useless."""
+
+LEVEL_STEP = 0.03
+"""How far one run moves the level: it follows a change within some 30 runs."""
+
+MISS_RATE = 0.1
+"""The share of jobs that should end after their p90."""
+
+
+class OperationState(Struct, frozen=True):
+    """`Operation` as stored, the least recently used points and VMs first."""
+
+    level: float
+    completed: int
+    failed: int
+    start: Point
+    points: dict[str, Point]
+    entities: dict[str, int]
+    steps: StepsState
+    durations: Window
+
+
+class Operation:
+    """The earlier runs of one operation. `level`: of p90, to begin with. Only `Forecaster` calls `learn`.
+
+    Raises ValueError if `state` is inconsistent.
+    """
+
+    def __init__(self, level: float, state: OperationState | None = None) -> None:
+        self.level = level
+        self.completed = 0
+        self.failed = 0
+        self._start = Point()
+        """Where every job begins. It answers for jobs whose own point is unknown, and it is never evicted."""
+        self._points: BoundedDict[str, Point] = BoundedDict(MAX_POINTS)
+        self._entities: BoundedDict[str, int] = BoundedDict(MAX_ENTITIES)
+        """The index of each VM in the arrays of the points."""
+        self.steps = Steps()
+        self.durations = Window()
+        """Seconds that completed runs took, as they were."""
+        self._typical: float | None = None
+        """The median of `durations`, None until it is asked for."""
+        if state is not None:
+            self._restore(state)
+
+    @property
+    def state(self) -> OperationState:
+        return OperationState(
+            self.level, self.completed, self.failed, self._start,
+            dict(self._points), dict(self._entities), self.steps.state, self.durations,
+        )  # fmt: skip
+
+    def _restore(self, state: OperationState) -> None:
+        indexes = sorted(state.entities.values())
+        if len(indexes) > MAX_ENTITIES or indexes != [*range(len(indexes))] or len(state.points) > MAX_POINTS:
+            raise ValueError("the operation is inconsistent")
+        if min(len(state.start), len(state.durations)) < min(state.completed, MIN_RUNS):
+            raise ValueError("the operation is inconsistent")
+        self.level = min(max(state.level, LEVELS[0]), LEVELS[1])
+        self.completed, self.failed = state.completed, state.failed
+        self._start, self.durations, self.steps = state.start, state.durations, Steps(state.steps)
+        self._points.update(state.points)
+        self._entities.update(state.entities)
+
+    @property
+    def failure_rate(self) -> float:
+        """The share of runs that did not complete, 0 to 1."""
+        return self.failed / max(1, self.failed + self.completed)
+
+    @property
+    def typical_seconds(self) -> float:
+        """The median duration of completed runs; 0 if there are none."""
+        if self._typical is None:
+            self._typical = self.durations.quantile(0.5)
+        return self._typical
+
+    @property
+    def entities(self) -> int:
+        """The number of VMs that are known."""
+        return len(self._entities)
+
+    def estimate(self, place: Place, entity: str, now: Micros, tails: Tails) -> Estimate | None:
+        """The remaining time of a job; None if fewer than `MIN_RUNS` runs have completed."""
+        if self.completed < MIN_RUNS:
+            return None
+        points = [point for key in place.keys if (point := self._points.get(key)) and len(point) >= MIN_RUNS]
+        return estimate(place, now, points, self._start, self._entities.get(entity, -1), self.level, tails)
+
+    def learn(self, run: EndedRun, predicted_ends: Sequence[Micros], tails: Tails) -> None:
+        """Add a run. `predicted_ends`: the ends that p90 named while it ran."""
+        if not run.completed:
+            self.failed += 1
+            return
+        if predicted_ends:
+            missed = sum(run.end > end for end in predicted_ends) / len(predicted_ends)
+            self.level = min(max(self.level + LEVEL_STEP * (missed - MISS_RATE), LEVELS[0]), LEVELS[1])
+        vm = self._index(run.entity) if run.entity else -1
+        whole = Visit((), run.seconds, run.seconds, 0.0)
+        self._start.learn(whole, vm, run.end, self._start.median if len(self._start) else 0.0, tails)
+        typical = self._start.median
+        places = ((key, visit) for visit in run.visits() for key in visit.keys)
+        for key, visit in islice(places, MAX_POINTS):
+            point = self._points.get(key)
+            if point is None:
+                point = self._points[key] = Point()
+            self._points.move_to_end(key)
+            point.learn(visit, vm, run.end, typical, tails)
+        self.completed += 1
+        self.durations.add(run.seconds)
+        self._typical = None
+        self.steps.learn(run.first_steps())
+
+    def forget_entities(self) -> None:
+        """Forget the VMs, but not their runs."""
+        self._entities.clear()
+        for point in (self._start, *self._points.values()):
+            point.forget_vms()
+
+    def _index(self, entity: str) -> int:
+        """The index of a VM. A new one beyond `MAX_ENTITIES` gets that of the least recently used."""
+        index = self._entities.get(entity)
+        if index is None:
+            index = len(self._entities)
+            evicted = self._entities.put(entity, index)
+            if evicted is not None:
+                index = self._entities[entity] = evicted[1]
+                for point in (self._start, *self._points.values()):
+                    point.forget_vm(index)
+        self._entities.move_to_end(entity)
+        return index

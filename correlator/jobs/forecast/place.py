@@ -1,0 +1,184 @@
+"""Where a job is: its last event, and the points of its operation that earlier runs are compared at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from heapq import nsmallest
+from typing import NamedTuple
+
+from msgspec import Struct
+
+from correlator.jobs.model.rows import Micros
+
+MAX_NAME = 128
+"""Characters of a step's name that distinguish it. It bounds the keys that are kept."""
+
+MAX_PARALLEL = 8
+"""Steps that run at once and are still distinguished. Beyond that nearly every run would be at a point of its own."""
+
+MAX_STEPS = 96
+"""Steps of one run that are learned from: those that start first."""
+
+_ENDED, _STARTED, _ENDED_AT_ONCE, _REPORTED = range(4)
+"""The order of events of one time: a step's end comes before the next one's start, unless it ends as it starts."""
+
+
+def seconds(start: Micros, end: Micros) -> float:
+    """The seconds from `start` to `end`, at least 0: the two may come from clocks that disagree."""
+    return (end - start) / 1_000_000 if end > start else 0.0
+
+
+class StepTimes(NamedTuple):
+    """One execution of a step. `ended_at` None: it runs."""
+
+    name: str
+    started_at: Micros
+    ended_at: Micros | None
+
+
+class PlaceEvent(NamedTuple):
+    """A step started or ended, or a percent was reported. They sort in the order in which they happened."""
+
+    at: Micros
+    rank: int
+    name: str = ""
+    percent: float = 0.0
+
+
+def start_of(step: StepTimes) -> PlaceEvent:
+    """The event of a step's start."""
+    return PlaceEvent(step.started_at, _STARTED, step.name)
+
+
+def end_of(step: StepTimes) -> PlaceEvent | None:
+    """The event of a step's end. None if it runs."""
+    if step.ended_at is None:
+        return None
+    return PlaceEvent(step.ended_at, _ENDED if step.ended_at > step.started_at else _ENDED_AT_ONCE, step.name)
+
+
+class Place(Struct):
+    """Where one running job is. The order of its events does not matter: the latest by time is the last event.
+
+    A job that ran again or was corrected in the tables gets a new place, by `place_of`. Every method is O(1).
+    """
+
+    start: Micros
+    keys: tuple[str, ...] = ()
+    """The points to compare at, from fine to coarse. Empty at the start of the job."""
+    at: Micros = 0
+    """The time of the last event. Not used while there is none."""
+    rank: int = -1
+    """The order of the last event among those of its time. -1: there was none yet."""
+    event: str = ""
+    running: dict[str, int] = {}
+    """How often each running step has started more often than ended. Negative: an end is known before its start."""
+    last_step: str | None = None
+    """The name of the step that started last."""
+    last_step_at: Micros = 0
+    tenths: int = 0
+    """The reported percent, in whole tens. It only rises."""
+    events: int = 0
+    """The number of events so far."""
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds that the job needed up to the last event; up to a reported percent, those of the step alone."""
+        return seconds(self.last_step_at if self.rank == _REPORTED and self.last_step else self.start, self.at)
+
+    def percent_reported(self, percent: float, at: Micros) -> bool:
+        """Apply the percent that the job itself reports. Only the first report in each ten is an event: True."""
+        return self.apply(PlaceEvent(at, _REPORTED, percent=percent))
+
+    def apply(self, event: PlaceEvent) -> bool:
+        """Apply an event. False: it changes nothing."""
+        at, rank, name, percent = event
+        if rank == _REPORTED:
+            tenths = int(percent // 10)
+            if not self.tenths < tenths < 10:
+                return False
+            self.tenths = tenths
+            self._advance(at, rank, f"@{tenths}")
+            return True
+        name = name[:MAX_NAME]
+        count = self.running.get(name, 0) + (1 if rank == _STARTED else -1)
+        if count:
+            self.running[name] = count
+        else:
+            self.running.pop(name, None)
+        if rank == _STARTED and (self.last_step is None or (at, name) >= (self.last_step_at, self.last_step)):
+            self.last_step, self.last_step_at = name, at
+        self._advance(at, rank, f"{name}+" if rank == _STARTED else f"{name}-")
+        return True
+
+    def _advance(self, at: Micros, rank: int, event: str) -> None:
+        self.events += 1
+        if self.rank < 0 or (at, rank, event) >= (self.at, self.rank, self.event):
+            self.at, self.rank, self.event = at, rank, event
+        self.keys = (self.event,)
+        if 0 < len(self.running) <= MAX_PARALLEL:
+            names = sorted(name for name, count in self.running.items() if count > 0)
+            others = len(names) if self.rank in (_ENDED, _ENDED_AT_ONCE) else len(names) - 1
+            if others > 0:
+                self.keys = ("\n".join((self.event, *names)), self.event)
+
+
+class Visit(Struct, frozen=True, gc=False):
+    """What a run did at one point, in seconds: the time to its end, to its next event, and since its start."""
+
+    keys: tuple[str, ...]
+    remaining: float
+    wait: float
+    elapsed: float
+
+
+class EndedRun(Struct, frozen=True, gc=False):
+    """A job that ended. `entity`: the VM, or "" if it is not known. `percents`: (time, percent) as reported."""
+
+    operation: tuple[str, str]
+    entity: str
+    start: Micros
+    end: Micros
+    completed: bool
+    steps: tuple[StepTimes, ...] = ()
+    percents: tuple[tuple[Micros, float], ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        return seconds(self.start, self.end)
+
+    def first_steps(self) -> list[StepTimes]:
+        """The first `MAX_STEPS` steps, in the order of their starts."""
+        return nsmallest(MAX_STEPS, self.steps, key=lambda step: (step.started_at, step.name))
+
+    def visits(self) -> Iterator[Visit]:
+        """The points that the run was at, after its start and before its end, in order, in its first steps."""
+        place = Place(self.start)
+        places = [
+            (place.at, place.keys, place.elapsed)
+            for event in events_of(self.first_steps(), self.percents)
+            if event.at < self.end and place.apply(event)
+        ]
+        for i, (at, keys, elapsed) in enumerate(places):
+            until = places[i + 1][0] if i + 1 < len(places) else self.end
+            yield Visit(keys, seconds(at, self.end), seconds(at, until), elapsed)
+
+
+def place_of(start: Micros, steps: Iterable[StepTimes] = (), percents: Iterable[tuple[Micros, float]] = ()) -> Place:
+    """The place of a job with these steps. O(steps): for jobs that were restored, or that a table corrected."""
+    place = Place(start)
+    for event in events_of(steps, percents):
+        place.apply(event)
+    return place
+
+
+def events_of(steps: Iterable[StepTimes], percents: Iterable[tuple[Micros, float]] = ()) -> list[PlaceEvent]:
+    """The events of these steps and reported percents, in order."""
+    events: list[PlaceEvent] = []
+    for step in steps:
+        events.append(start_of(step))
+        if (end := end_of(step)) is not None:
+            events.append(end)
+    events += [PlaceEvent(at, _REPORTED, percent=percent) for at, percent in percents]
+    events.sort()
+    return events

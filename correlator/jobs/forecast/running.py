@@ -1,0 +1,71 @@
+"""The forecast of one running job, and what was forecast so far."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from correlator.jobs.forecast.estimate import Estimate
+from correlator.jobs.forecast.forecaster import Forecaster
+from correlator.jobs.forecast.percent import MAX_PERCENT
+from correlator.jobs.forecast.place import Place, seconds
+from correlator.jobs.model.forecasts import Forecast
+from correlator.jobs.model.rows import Micros
+
+MAX_PREDICTED = 32
+"""Ends that are judged when the job has ended, one for each of its first events."""
+
+
+class RunningJob(Struct):
+    """A job that runs. Apply its events to `place`; a checkpoint may store the whole object.
+
+    `operation`: (job type, operation). `entity`: its VM, or "" if that is not known.
+    `percent`: as last forecast, None without a basis. It never falls.
+    `reported`: the highest percent that the job itself reported, None without one. It then is the percent.
+    `predicted_ends`: the p90 of the first forecast after each event. `Forecaster.learn` compares them with the end.
+    """
+
+    operation: tuple[str, str]
+    entity: str
+    place: Place
+    percent: float | None = None
+    reported: float | None = None
+    predicted_ends: list[Micros] = []
+    predicted_events: int = -1
+    """The number of events at the last forecast."""
+
+    def forecast(self, forecaster: Forecaster, now: Micros) -> Forecast | None:
+        """The forecast at `now`; None without a basis."""
+        operation = forecaster.operation(self.operation)
+        estimate = forecaster.estimate(self.operation, self.entity, self.place, now)
+        if operation is None or estimate is None:
+            return None
+        percent = self._percent(estimate, now)
+        p90 = now + round(estimate.p90 * 1_000_000)
+        if self.predicted_events != self.place.events and len(self.predicted_ends) < MAX_PREDICTED:
+            self.predicted_ends.append(p90)
+        self.predicted_events = self.place.events
+        return Forecast(
+            as_of=now,
+            p50=now + round(estimate.p50 * 1_000_000),
+            p90=p90,
+            percent=percent,
+            runs=estimate.runs,
+            state=estimate.state,
+            typical_seconds=operation.typical_seconds,
+            failure_rate=operation.failure_rate,
+            steps_ahead=operation.steps.ahead(self.place.last_step),
+        )
+
+    def report(self, percent: float) -> None:
+        """Apply the percent that the job itself reports, at most `MAX_PERCENT`. It does not fall."""
+        self.reported = max(percent, self.reported or 0.0)
+        self.percent = max(self.reported, self.percent or 0.0)
+
+    def _percent(self, estimate: Estimate, now: Micros) -> float:
+        """Advance `percent`. It stands while no earlier run supports that the job is getting on."""
+        if self.percent is None or (self.reported is None and not estimate.extrapolated):
+            elapsed = seconds(self.place.start, now)
+            total = elapsed + estimate.for_percent
+            percent = min(MAX_PERCENT, 100.0 * elapsed / total) if total > 0 else 0.0
+            self.percent = max(percent, self.percent or 0.0)
+        return self.percent

@@ -1,0 +1,312 @@
+"""The forecasts of all jobs in memory, and the earlier runs that they rest on.
+
+Problem: a forecast changes with every event of its job, with time alone, and with every run that ends. It must not
+delay the rows, and a document must not change every second.
+
+Model: `PublishedJobs` asks `of` for the forecast of a job each time the job changes. Between changes, `due` names the
+jobs whose forecast has to be checked again, and `renewed` gives a new one only if it differs enough. A job that has
+ended waits in `unlearned` until its end is `LEARN_AFTER` old, so that the tables have confirmed it; then `learn` adds
+its run to the `Forecaster`. The runs that ended before the daemon first started are read from the tables (`History`).
+
+Invariants:
+* Each call is bounded: it makes one forecast, or learns one run. The writer decides how many it makes at once.
+* Runs are learned in the order of their ends, each once. Nothing is learned before the history has been read.
+* Memory is bounded by the jobs in memory, and by the bounds of `jobs/forecast/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum
+from typing import Literal
+
+from correlator.jobs.accuracy import Accuracy
+from correlator.jobs.bounded import BoundedDict
+from correlator.jobs.forecast.forecaster import Forecaster, OperationKey
+from correlator.jobs.forecast.place import EndedRun, seconds
+from correlator.jobs.job_view import vm_name
+from correlator.jobs.model.facts import Kind, Status
+from correlator.jobs.model.forecasts import JobForecast, PersistedForecast, State
+from correlator.jobs.model.rows import Micros
+from correlator.jobs.model.views import JobView, PublishedJob
+from correlator.jobs.schedule import Schedule
+from correlator.jobs.timers import FOR_EVER, ended_at
+from correlator.jobs.tracked_job import TrackedJob, can_be_forecast, ended_run, operation_key
+
+MAX_UNLEARNED = 10_000
+"""Ended jobs that wait to be learned. Beyond that, those that ended first are not learned."""
+
+LEARN_AFTER = 2_000_000
+"""Microseconds after its end until a run is learned."""
+
+LATE_END = 60_000_000
+"""Microseconds. A job that was never seen running is learned if it ended at most so long before the last learned end:
+jobs are not seen in the order of their ends."""
+
+CHECK_AFTER = (5_000_000, 60_000_000)
+"""Shortest and longest time in microseconds between two checks of a forecast. It is 1/20 of the remaining time."""
+
+LINES_WITHIN = 1_000_000
+"""Microseconds within which log lines alone do not renew a forecast."""
+
+MOVED = 0.1
+"""Share of the remaining time by which p50 must have moved for a new forecast between changes of the job."""
+
+_KINDS = {State.LATE: Kind.JOB_LATE, State.OVERDUE: Kind.JOB_OVERDUE}
+
+
+class History(Enum):
+    """Whether the runs of the time before the daemon first started are known."""
+
+    WANTED = "wanted"
+    READING = "reading"
+    READ = "read"
+
+
+class Forecasts:
+    """See the module's docstring. Event loop's thread only. Every `now` is in microseconds since 1970."""
+
+    def __init__(self) -> None:
+        self.forecaster = Forecaster()
+        self.accuracy = Accuracy()
+        self.history = History.WANTED
+        self.learned_to: Micros = FOR_EVER
+        """The latest end that was learned or that the history covers. Nothing is learned while it is `FOR_EVER`."""
+        self._history_to: Micros = 0
+        """The end of the history: the tables have the runs that ended until then."""
+        self.changed: dict[OperationKey, None] = {}
+        """Operations that have learned a run since they were last stored."""
+        self._tracked: dict[str, TrackedJob] = {}
+        self._ended: BoundedDict[str, TrackedJob] = BoundedDict(MAX_UNLEARNED)
+        self._unlearned = Schedule()
+        """Ended jobs that have to be learned, by their end."""
+        self._checks = Schedule()
+        """Running jobs, by the time at which their forecast is checked again."""
+        self._unchecked: list[str] = []
+        """Running jobs that get their first forecast because the earlier runs of their operation have been read."""
+
+    # -- published jobs
+
+    def of(self, view: JobView, old: PublishedJob | None, alive_at: Micros, now: Micros) -> JobForecast | None:
+        """The forecast to publish with a changed view. `old`: what was published of the job before."""
+        if view.source != "joblog":
+            return None
+        if view.status is Status.RUNNING and old is not None and self._stays(old, view, now):
+            return old.forecast
+        tracked = self._tracked.get(view.job_id)
+        if tracked is not None and old is not None:
+            tracked.advance(old.forecast, now)
+        if view.status is Status.RUNNING:
+            return self._running(view, alive_at, now)
+        self._tracked.pop(view.job_id, None)
+        self._checks.discard(view.job_id)
+        if not view.terminal:
+            return None
+        return self._end(view, old, tracked)
+
+    def announcement(self, job_id: str, forecast: JobForecast | None) -> Kind | None:
+        """The event that a job is late or overdue, if it has not been announced yet. Each is announced once."""
+        state = forecast.forecast.state if forecast is not None and forecast.forecast is not None else None
+        tracked = self._tracked.get(job_id)
+        if tracked is None or state not in _KINDS or tracked.announced in (state, State.OVERDUE):
+            return None
+        tracked.announced = state
+        return _KINDS[state]
+
+    def forget(self, job_id: str) -> None:
+        """Forget a job that left memory."""
+        self._tracked.pop(job_id, None)
+        self._ended.pop(job_id, None)
+        self._unlearned.discard(job_id)
+        self._checks.discard(job_id)
+
+    # -- time
+
+    def has_due(self, now: Micros, *, learn: bool) -> bool:
+        """True if `due` would return jobs now; with `learn` also if `ended` would."""
+        if self._unchecked or _is_due(self._checks, now):
+            return True
+        return learn and self.history is History.READ and _is_due(self._unlearned, now - LEARN_AFTER)
+
+    def due(self, now: Micros, most: int) -> list[str]:
+        """Remove and return up to `most` running jobs whose forecast has to be checked."""
+        unchecked = [self._unchecked.pop() for _ in range(min(most, len(self._unchecked)))]
+        first = self._checks.first()
+        if first is not None and first[0] > now + CHECK_AFTER[1]:
+            now = FOR_EVER  # The clock was set back.
+        return [*unchecked, *self._checks.pop_until(now, most - len(unchecked))]
+
+    def renewed(self, shown: PublishedJob, now: Micros) -> JobForecast | None:
+        """A new forecast of a job that has not changed; None if it would say nearly the same."""
+        tracked, view = self._tracked.get(shown.job_id), shown.view
+        before = shown.forecast.forecast if shown.forecast is not None else None
+        if view.status is not Status.RUNNING or view.source != "joblog":
+            return None
+        if tracked is not None and before is not None:
+            if 0 <= now - before.as_of < CHECK_AFTER[0]:  # The job has changed since this check was scheduled.
+                self._checks.put(shown.job_id, before.as_of + CHECK_AFTER[0])
+                return None
+            running = tracked.running
+            estimate = self.forecaster.estimate(running.operation, running.entity, running.place, now)
+            if estimate is not None and estimate.state is before.state:
+                moved = abs(now + round(estimate.p50 * 1_000_000) - before.p50) / 1_000_000
+                if moved <= MOVED * max(1.0, estimate.p50):
+                    self._check_again(shown.job_id, round(estimate.p50 * 1_000_000), now)
+                    return None
+        if tracked is not None:
+            tracked.advance(shown.forecast, now)
+        made = self._running(view, shown.alive_at, now)
+        return made if made != shown.forecast else None
+
+    # -- history
+
+    def begin_history(self, cutoff: Micros) -> None:
+        """Begin to learn the runs that ended at or before `cutoff` from the tables. Later ones wait until the end."""
+        self.history, self.learned_to, self._history_to = History.READING, cutoff, cutoff
+        self.forecaster = Forecaster()  # Reading may begin again after a failure.
+        for job_id in self._unlearned.pop_until(cutoff, MAX_UNLEARNED):
+            self._ended.pop(job_id, None)
+
+    def learn_history(self, runs: Iterable[EndedRun]) -> None:
+        """Learn runs of the time before the start, in the order of their ends."""
+        for run in runs:
+            self.forecaster.learn(run)
+            self.changed[run.operation] = None
+
+    def check_next(self, running: Iterable[str]) -> None:
+        """Give these jobs a forecast next: all earlier runs of their operation have been learned."""
+        self._unchecked += running
+
+    def end_history(self) -> None:
+        """End the history. From now on the jobs that end are learned."""
+        self.history = History.READ
+
+    def restore(self, forecaster: Forecaster, accuracy: Accuracy, learned_to: Micros) -> None:
+        """Go on with the runs that an earlier daemon had learned."""
+        self.forecaster, self.accuracy, self.learned_to = forecaster, accuracy, learned_to
+        self.history = History.READ
+
+    # -- learning
+
+    def ended(self, now: Micros, most: int) -> list[str]:
+        """Remove and return up to `most` ended jobs whose runs have to be learned, in the order of their ends."""
+        if self.history is not History.READ:
+            return []
+        return list(self._unlearned.pop_until(now - LEARN_AFTER, most))
+
+    def learn(self, view: JobView) -> None:
+        """Learn the run of an ended job. A job that runs again is ignored."""
+        tracked = self._ended.pop(view.job_id, None)
+        if not view.terminal or not can_be_forecast(view):
+            return
+        if tracked is None:
+            run, predicted = ended_run(view, vm_name(view)), []
+        else:
+            run, predicted = tracked.ended(view), tracked.running.predicted_ends
+        self.forecaster.learn(run, predicted)
+        self.changed[run.operation] = None
+        self.learned_to = max(self.learned_to, run.end)
+        if tracked is not None and run.completed:
+            self.accuracy.add(*tracked.judged(run.end))
+
+    # -- the checkpoint
+
+    def restore_job(self, view: JobView, stored: PersistedForecast | None, now: Micros) -> JobForecast | None:
+        """The forecast to publish of a job that is restored: as it was stored. It is checked again soon."""
+        stored = stored if stored is not None else PersistedForecast()
+        if stored.tracked and can_be_forecast(view):
+            (self._ended if view.terminal else self._tracked)[view.job_id] = TrackedJob(view, stored)
+        if view.terminal and stored.unlearned:
+            self._unlearned.put(view.job_id, ended_at(view))
+        elif view.status is Status.RUNNING:
+            self._checks.put(view.job_id, now)
+        return stored.published
+
+    def persisted(self, job_id: str, published: JobForecast | None) -> PersistedForecast | None:
+        unlearned = job_id in self._unlearned
+        tracked = self._tracked.get(job_id) or self._ended.get(job_id)
+        if tracked is not None:
+            return tracked.persisted(published, unlearned=unlearned)
+        return PersistedForecast(published, unlearned=unlearned) if published is not None or unlearned else None
+
+    # -- internal
+
+    def _stays(self, old: PublishedJob, view: JobView, now: Micros) -> bool:
+        """True if the job only has a new log line, and its forecast is less than `LINES_WITHIN` old, or it has none.
+
+        Lines may come a thousand times a second, and a forecast costs as much as all other work for a line.
+        """
+        was = old.view  # `job_view.view_after` keeps the other members: `is` suffices, and costs least.
+        if not (
+            was.steps is view.steps
+            and was.status is view.status
+            and was.percent is view.percent
+            and was.metadata is view.metadata
+            and was.operation is view.operation
+        ):
+            return False
+        if old.forecast is None or old.forecast.forecast is None:
+            return view.job_id in self._checks
+        return 0 <= now - old.forecast.forecast.as_of < LINES_WITHIN
+
+    def _running(self, view: JobView, alive_at: Micros, now: Micros) -> JobForecast | None:
+        tracked = self._tracked.get(view.job_id)
+        if tracked is None:
+            tracked = self._ended.pop(view.job_id, None)  # It was only seen as ended, for a moment.
+            self._unlearned.discard(view.job_id)
+            if tracked is None:
+                has_basis = can_be_forecast(view) and self.forecaster.has_basis(operation_key(view))
+                if not has_basis and view.basis != "reported":
+                    self._check_again(view.job_id, FOR_EVER, now)
+                    return None
+                tracked = TrackedJob(view)
+            self._tracked[view.job_id] = tracked
+        tracked.follow(view, alive_at)
+        running = tracked.running
+        forecast = running.forecast(self.forecaster, now) if can_be_forecast(view) else None
+        if forecast is not None and tracked.first_p50 is None:
+            tracked.first_p50 = forecast.p50
+        self._check_again(view.job_id, FOR_EVER if forecast is None else forecast.p50 - now, now)
+        if running.percent is None:
+            return None
+        basis: Literal["reported", "history"] = "history" if running.reported is None else "reported"
+        return JobForecast(round(running.percent, 1), basis, forecast)
+
+    def _end(self, view: JobView, old: PublishedJob | None, tracked: TrackedJob | None) -> JobForecast | None:
+        """The forecast of an ended job: the percent that it had, and how its duration compares with earlier runs."""
+        if tracked is not None:
+            self._ended[view.job_id] = tracked
+        before, end = old.forecast if old is not None else None, ended_at(view)
+        is_new = not old.view.terminal if old is not None else end > self.learned_to - LATE_END
+        if (is_new and end > self._history_to) or view.job_id in self._unlearned:
+            self._learn_later(view.job_id, end)
+            compared = self.forecaster.compare(operation_key(view), seconds(view.started_at or 0, end))
+        else:
+            compared = before.compared_with if before is not None else None  # The run itself may be learned already.
+        tracked = self._ended.get(view.job_id)
+        percent = tracked.running.percent if tracked is not None else before.percent if before is not None else None
+        if view.status is Status.COMPLETED and percent is not None:
+            percent = 100.0
+        elif percent == 100.0:
+            percent = None  # It was completed, and the tables say otherwise.
+        if percent is None:
+            return JobForecast(compared_with=compared) if compared is not None else None
+        basis: Literal["reported", "history"] = "reported" if view.basis == "reported" else "history"
+        return JobForecast(round(percent, 1), basis, None, compared)
+
+    def _learn_later(self, job_id: str, end: Micros) -> None:
+        self._unlearned.put(job_id, end)
+        if len(self._unlearned) > MAX_UNLEARNED:
+            for oldest in self._unlearned.pop_until(FOR_EVER, 1):
+                self._ended.pop(oldest, None)
+
+    def _check_again(self, job_id: str, remaining: Micros, now: Micros) -> None:
+        """Check the forecast in 1/20 of `remaining` microseconds, unless it will be checked before that."""
+        shortest, longest = CHECK_AFTER
+        if job_id not in self._checks:
+            self._checks.put(job_id, now + min(max(remaining // 20, shortest), longest))
+
+
+def _is_due(schedule: Schedule, now: Micros) -> bool:
+    first = schedule.first()
+    return first is not None and first[0] <= now

@@ -1,0 +1,232 @@
+"""The published view of a job, computed from its joined facts: `view(job)`.
+
+One rule decides the status of a job and of each step. R is the reading with the latest `observed_at`, E the event with
+the highest rank. If R's status is an end, R applies. Otherwise E applies if it ranks higher and was observed after R's
+query began. Otherwise R applies. The reason: JobLog writes the table before it queues the log row, so an event that
+was observed before a query began is already part of its result. A status that is NULL is unknown, so E applies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import orjson
+from msgspec.structs import replace
+
+from correlator.jobs import joblog, legacy_status
+from correlator.jobs.model.facts import Job, JobEvent, Status, StepEvents
+from correlator.jobs.model.rows import JobRecord, LegacyRecord, Micros, StepRecord
+from correlator.jobs.model.views import JobView
+
+
+def view(job: Job, id_keys: Sequence[str] = joblog.EXTERNAL_ID_KEYS) -> JobView:
+    """The published view of `job`."""
+    record = job.reading.record if job.reading is not None else None
+    observed_at = job.reading.observed_at if job.reading is not None else -1
+    status, ahead = _resolve(record.status if record else None, record is not None, observed_at, job.event)
+    steps = _steps(job)
+    percent, basis = _progress(status, _reported(job, record, observed_at), steps)
+    if record is None:
+        record = JobRecord(
+            job.job_id,
+            operation=job.operation or None,
+            job_type=job.job_type or None,
+            parent_job_id=job.parent_job_id or None,
+            started_at=job.started_at,
+            owner=job.owner or None,
+        )
+    ids = joblog.external_ids(record.external_job_id, record.metadata, id_keys)
+    newer = ahead if ahead is not None and ahead.error else None
+    return JobView(
+        job_id=job.job_id,
+        status=status,
+        external_ids=(*ids, *(x for x in job.external_ids if x not in ids)),
+        context_id=record.context_id or None,
+        parent_job_id=record.parent_job_id or None,
+        job_type=record.job_type or None,
+        operation=record.operation or None,
+        category=record.job_category or None,
+        owner=record.owner or None,
+        error=newer.error if newer is not None else record.error_message or None,
+        error_cut=newer.error_cut if newer is not None else record.error_cut,
+        started_at=record.started_at if record.started_at is not None else record.created_at,
+        ended_at=_ended_at(status, record, ahead),
+        percent=percent,
+        basis=basis,
+        steps=steps,
+        last=job.last,
+        warnings=len(job.warnings),
+        errors=len(job.errors),
+        metadata=record.metadata if joblog.metadata_object(record.metadata) is not None else None,
+    )
+
+
+def view_after(before: Job, old: JobView, job: Job, id_keys: Sequence[str] = joblog.EXTERNAL_ID_KEYS) -> JobView:
+    """`view(job)`, given that `old` is `view(before)`. Fast if only counts and the last message changed."""
+    same = (
+        job.reading is before.reading
+        and job.event is before.event
+        and job.steps is before.steps
+        and job.percent is before.percent
+        and job.external_ids is before.external_ids
+    )
+    if not same or job.reading is None or job.reading.record is None:
+        return view(job, id_keys)
+    return replace(old, last=job.last, warnings=len(job.warnings), errors=len(job.errors))
+
+
+def alive_at(job: Job) -> Micros:
+    """The time of the last activity of `job`: a log row, or a time of its record or steps. 0 if there is none."""
+    record = job.reading.record if job.reading is not None else None
+    times = [job.last.at if job.last is not None else None, job.started_at]
+    if record is not None:
+        times += [record.started_at, record.updated_at, record.created_at]
+    if job.reading is not None:
+        for step in job.reading.steps or ():
+            times += [step.started_at, step.completed_at]
+    return max((s for s in times if s is not None), default=0)
+
+
+def _resolve(
+    word: str | None, read: bool, observed_at: int, event: JobEvent | None, *, of_step: bool = False
+) -> tuple[Status, JobEvent | None]:
+    """Apply the rule in the module's docstring. Returns the status, and the event if the event applies."""
+    status = _status(word, of_step=of_step) if read else None
+    if status is not None and status.ended:
+        return status, None
+    if event is not None and (status is None or (event.observed_at > observed_at and event.status.rank > status.rank)):
+        return event.status, event
+    if status is not None:
+        return status, None
+    # The status is unknown: a row of job_tracking without a status is pending; a job known from log rows alone runs.
+    return (Status.PENDING if read else Status.RUNNING), None
+
+
+def _status(word: str | None, *, of_step: bool) -> Status | None:
+    """Parse a status of the table. A status that JobLog does not define counts as running."""
+    if word is None:
+        return None
+    try:
+        status = Status(word)
+    except ValueError:
+        return Status.RUNNING
+    return status if of_step or status is not Status.SKIPPED else Status.RUNNING
+
+
+def _ended_at(status: Status, record: JobRecord, ahead: JobEvent | None) -> Micros | None:
+    if not status.ended:
+        return None
+    if ahead is not None:
+        return ahead.at
+    return record.completed_at if record.completed_at is not None else record.canceled_at
+
+
+def _reported(job: Job, record: JobRecord | None, observed_at: int) -> int | None:
+    if job.percent is not None and job.percent.observed_at > observed_at:
+        return job.percent.percent
+    return record.percent_complete if record is not None else None
+
+
+def _progress(
+    status: Status, reported: int | None, steps: tuple[StepRecord, ...]
+) -> tuple[float, Literal["reported", "steps"]]:
+    basis: Literal["reported", "steps"]
+    if reported is not None:
+        percent, basis = float(min(max(reported, 0), 100)), "reported"
+    else:
+        done = sum(1 for s in steps if s.status == "completed")
+        percent, basis = (round(100.0 * done / len(steps), 1) if steps else 0.0), "steps"
+    if status is Status.COMPLETED:
+        return 100.0, basis
+    return min(percent, 99.0), basis
+
+
+def _steps(job: Job) -> tuple[StepRecord, ...]:
+    reading = job.reading
+    read = {s.id: s for s in reading.steps} if reading is not None and reading.steps is not None else {}
+    observed_at = reading.observed_at if reading is not None and reading.steps is not None else -1
+    shown = [_merged(s, job.steps.get(s.id), observed_at) for s in read.values()]
+    # A step that the table lacks is published only if the log showed it after that table query began.
+    shown += [
+        _merged(None, e, observed_at, i) for i, e in job.steps.items() if i not in read and e.observed_at > observed_at
+    ]
+    shown.sort(key=lambda s: s.order_key)
+    return tuple(shown)
+
+
+def _merged(record: StepRecord | None, events: StepEvents | None, observed_at: int, step_id: int = 0) -> StepRecord:
+    if record is not None and (events is None or events.best is None or events.best.observed_at <= observed_at):
+        return record  # The usual case: the table query is newer than all events of the step.
+    assert events is not None
+    status, ahead = _resolve(
+        record.status if record else None, record is not None, observed_at, events.best, of_step=True
+    )
+    if record is None:
+        ended = ahead is not None and status.ended
+        return StepRecord(
+            step_id,
+            events.name,
+            events.seq,
+            status.value,
+            events.started_at,
+            ahead.at if ahead is not None and ended else None,
+            ahead.error if ahead is not None else None,
+            ahead.error_cut if ahead is not None else None,
+        )
+    if ahead is None or not status.ended:
+        return record
+    return StepRecord(
+        record.id,
+        record.name,
+        record.seq,
+        status.value,
+        record.started_at,
+        ahead.at,
+        ahead.error or record.error_message,
+        ahead.error_cut if ahead.error else record.error_cut,
+    )
+
+
+def legacy_view(record: LegacyRecord) -> JobView:
+    """The published view of a job that only `failover_jobs` has."""
+    status, percent = legacy_status.meaning(record.status)
+    kind = record.job_type
+    metadata = {
+        "vm_name": record.source_vm_name,
+        "failover_type": kind,
+        "vm_id": record.vm_id,
+        "destination_vm_id": record.destination_vm_id or None,
+        "legacy_status": record.status,
+    }
+    return JobView(
+        job_id=record.job_id,
+        status=status,
+        source="legacy",
+        context_id=record.vm_context_id or None,
+        job_type="failover",
+        operation=f"{kind}-failover" if kind else "failover",
+        category="failover",
+        error=record.error_message or None,
+        error_cut=record.error_cut,
+        started_at=record.started_at if record.started_at is not None else record.created_at,
+        ended_at=(record.completed_at if record.completed_at is not None else record.updated_at)
+        if status.ended
+        else None,
+        percent=percent,
+        basis="legacy",
+        metadata=orjson.dumps({k: v for k, v in metadata.items() if v is not None}).decode(),
+    )
+
+
+VM_NAMES = ("vm_name", "vm_name_or_id")
+"""The keys of metadata that hold the name of the machine."""
+
+
+def vm_name(view: JobView) -> str:
+    """The name of the virtual machine that a job is about, or "" if its metadata has none."""
+    metadata = joblog.metadata_object(view.metadata) or {}
+    for key in VM_NAMES:
+        if isinstance(name := metadata.get(key), str):
+            return name
+    return ""

@@ -1,0 +1,91 @@
+"""What sources ask the index before they query a table: a read-only view of the jobs and rows in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from correlator.jobs import legacy_status
+from correlator.jobs.attribution import Attributor
+from correlator.jobs.forecast.forecaster import OperationKey
+from correlator.jobs.legacy_jobs import LegacyJobs
+from correlator.jobs.model.facts import Job
+from correlator.jobs.model.rows import LegacyRecord, Micros
+from correlator.jobs.published import PublishedJobs
+
+
+class KnownJobs:
+    """Answers from the state of an index as it is at each call.
+
+    `facts`: those of JobLog jobs, by job ID. `pending`: jobs that were not read from the tables yet. `ignored`: jobs
+    that were removed.
+    """
+
+    def __init__(
+        self,
+        facts: Mapping[str, Job],
+        pending: Collection[str],
+        ignored: Collection[str],
+        published: PublishedJobs,
+        legacy: LegacyJobs,
+        attributor: Attributor,
+    ) -> None:
+        self._facts = facts
+        self._pending = pending
+        self._ignored = ignored
+        self._published = published
+        self._legacy = legacy
+        self._attributor = attributor
+
+    def active(self) -> set[str]:
+        """The IDs of JobLog jobs that have not ended or were not read from the tables yet."""
+        return {i for i in self._published.timers.active if i in self._facts} | set(self._pending)
+
+    def running(self) -> dict[OperationKey, list[str]]:
+        """The IDs of the JobLog jobs that have not ended, by operation."""
+        found: dict[OperationKey, list[str]] = {}
+        for job_id in self._published.timers.active:
+            if job_id in self._facts and (shown := self._published.get(job_id)) is not None:
+                found.setdefault((shown.view.job_type or "", shown.view.operation or ""), []).append(job_id)
+        return found
+
+    @property
+    def lively(self) -> bool:
+        """True while a job runs and is not stalled, or was not read from the tables yet. O(1)."""
+        return self._published.timers.lively or bool(self._pending)
+
+    @property
+    def unloaded_rows(self) -> int:
+        """The number of pending rows of jobs that are not published yet."""
+        return self._attributor.unloaded_rows
+
+    def joblog_ids(self) -> list[str]:
+        """The IDs of all published JobLog jobs."""
+        return [s.job_id for s in self._published.all() if s.view.source == "joblog"]
+
+    def needs_reading(self, job_id: str) -> bool:
+        """True if the tables may contain news of a job that began or ended recently."""
+        shown = self._published.get(job_id)
+        return job_id not in self._ignored and (shown is None or not shown.view.terminal)
+
+    def is_new(self, job_id: str) -> bool:
+        """True if the job is not in memory and was not removed."""
+        return self._published.get(job_id) is None and job_id not in self._ignored
+
+    def silent_for(self, job_id: str, now: Micros) -> float:
+        """Seconds since the last activity of a job; 0 for a job that is not in memory."""
+        shown = self._published.get(job_id)
+        return max(0.0, (now - shown.alive_at) / 1_000_000) if shown is not None else 0.0
+
+    def unsettled_legacy(self) -> list[LegacyRecord]:
+        """Unfinished or undecided rows of `failover_jobs` whose ID no JobLog job in memory has."""
+        return [
+            r
+            for r in self._legacy.all()
+            if not (r.apart and r.status in legacy_status.ENDED) and not self._published.is_joblog_id(r.job_id)
+        ]
+
+    def is_undecided(self, record: LegacyRecord) -> bool:
+        """True if a table query must decide whether a JobLog job has the ID of this row of `failover_jobs`."""
+        known = self._legacy.get(record.job_id)
+        decided = known is not None and known.apart
+        return not decided and not self._published.is_joblog_id(record.job_id) and not self._legacy.is_set_aside(record)

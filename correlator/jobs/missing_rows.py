@@ -1,0 +1,238 @@
+"""What the log should have said and did not: JobLog drops log rows under load, but its tables are complete.
+
+JobLog writes the table first and the log row up to seconds later. A difference between the two therefore counts only
+after it has lasted for `GRACE`. Then `Transitions` announces the transition without its row, and `LostRows` counts the
+row as lost. `Transitions` compares what is published with the log. `LostRows` compares the tables themselves, also the
+texts of errors and the percentages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Literal, TypeAlias, get_args
+
+from msgspec import Struct
+
+from correlator.jobs.bounded import BoundedDict
+from correlator.jobs.model.changes import Event
+from correlator.jobs.model.facts import ENDED, STATUS_OF, Job, JobEvent, Kind, Status, StepEvents
+from correlator.jobs.model.rows import Micros, StepRecord
+from correlator.jobs.model.views import JobView
+
+GRACE = 5_000_000
+"""Microseconds that a log row may lag behind its table row."""
+
+MAX_PENDING_TRANSITIONS = 50_000
+"""Transitions that wait for their log row. Beyond that, the oldest are dropped and counted."""
+
+MAX_DUE = 5_000
+"""Events without a row that one call of `Transitions.due` returns. The others follow in the next call."""
+
+MAX_LOGGED = 50_000
+"""Lifecycle rows remembered. If a job ends twice, `Job.event` holds only the later row, but both have arrived."""
+
+Lost: TypeAlias = Literal["job_started", "job_ended", "step_started", "step_ended", "error", "percent"]
+"""The kind of the missing row. `error`: the row exists, but its text differs from the table's. `percent`: the job has
+progress rows, but none with the table's percentage."""
+
+LOST: tuple[Lost, ...] = get_args(Lost)
+
+_JOB_KIND = {STATUS_OF[k]: k for k in Kind if k in STATUS_OF and not k.of_step}
+_STEP_KIND = {STATUS_OF[k]: k for k in Kind if k in STATUS_OF and k.of_step}
+_NO_EVENTS = StepEvents(0)
+
+_Key: TypeAlias = tuple[str, int | None, Kind]
+
+_Difference: TypeAlias = tuple[Lost, int | None]
+"""The kind of the missing row, and the step ID or the percentage that it is about."""
+
+
+def _is_confirmed(status: str, event: JobEvent | None) -> bool:
+    """True if the best lifecycle row of a job or step has the status that its table has."""
+    return event is not None and event.status.value == status
+
+
+# -- transitions that are announced without a row
+
+
+class Transitions:
+    """Transitions that wait for their log row, in the order in which table queries found them. Bounded.
+
+    If the row arrives within `GRACE`, it becomes the event. Otherwise the transition becomes an event without a row.
+    While the daemon is still reading a backlog of the log, no grace period ends.
+    """
+
+    def __init__(self) -> None:
+        self._pending: BoundedDict[_Key, tuple[Micros, Event]] = BoundedDict(MAX_PENDING_TRANSITIONS)
+        self._arrived: BoundedDict[_Key, None] = BoundedDict(MAX_LOGGED)
+
+    @property
+    def dropped(self) -> int:
+        """The number of transitions dropped so far because too many were pending. They become no event."""
+        return self._pending.evicted
+
+    def row_arrived(self, job_id: str, step_id: int | None, kind: Kind) -> None:
+        """Record that the log row of a transition has arrived; the row itself is the event."""
+        key = (job_id, step_id, kind)
+        self._pending.pop(key, None)
+        self._arrived[key] = None
+
+    def changed(self, old: JobView | None, new: JobView, job: Job, now: Micros) -> None:
+        """Add the transitions from `old` to `new` that no log row of `job` confirms. `now` is in microseconds."""
+        for event in _between(old, new, job):
+            key = (event.job_id, event.step_id, event.kind)
+            if key not in self._arrived:
+                self._pending.setdefault(key, (now + GRACE, event))
+
+    def pending(self) -> tuple[tuple[Micros, Event], ...]:
+        """All pending transitions, each with the time at which it is due, in microseconds."""
+        return tuple(self._pending.values())
+
+    def restore(self, pending: Iterable[tuple[Micros, Event]]) -> None:
+        """Add the pending transitions of an earlier run."""
+        for due, event in pending:
+            self._pending[event.job_id, event.step_id, event.kind] = due, event
+
+    def due(self, now: Micros, log_read_to: Micros) -> list[Event]:
+        """Remove and return at most `MAX_DUE` transitions whose log rows did not arrive in time.
+
+        `log_read_to`: every row that was committed before that time has been read. While the daemon is behind, an
+        unread row may still arrive, so a transition is due only after `log_read_to` has passed its grace
+        period. Both times are in microseconds.
+        """
+        self._clamp(now)
+        found: list[Event] = []
+        while self._pending and len(found) < MAX_DUE:
+            key, (due, event) = next(iter(self._pending.items()))
+            if due > min(now, log_read_to):
+                break
+            del self._pending[key]
+            found.append(event)
+        return found
+
+    def _clamp(self, now: Micros) -> None:
+        """After the clock was set back, limit every due time to `now` + `GRACE`; this keeps the order of arrival."""
+        late = []
+        for key, (due, event) in self._pending.items():
+            if due <= now + GRACE:
+                break
+            late.append((key, event))
+        for key, event in late:
+            self._pending[key] = now + GRACE, event
+
+
+def legacy_events(old: JobView | None, new: JobView) -> Iterable[Event]:
+    """The transitions of a legacy job. They are announced at once, as a legacy job has no log rows."""
+    return _between(old, new, Job(new.job_id))
+
+
+def _between(old: JobView | None, new: JobView, job: Job) -> Iterator[Event]:
+    if old is None or old.status is not new.status:
+        yield from _of_job(old, new, job)
+    before = {s.id: s for s in old.steps} if old is not None else {}
+    if old is None or old.steps != new.steps:
+        for step in new.steps:
+            if (was := before.get(step.id)) is not step:
+                yield from _of_step(new.job_id, was, step, job.steps.get(step.id, _NO_EVENTS))
+
+
+def _of_job(old: JobView | None, new: JobView, job: Job) -> Iterator[Event]:
+    begun = old is not None and old.status is not Status.PENDING
+    if not begun and new.status is not Status.PENDING and job.started_at is None:
+        yield Event(Kind.JOB_STARTED, new.job_id, new.started_at or 0)
+    if new.terminal and not _is_confirmed(new.status, job.event):
+        at = new.ended_at or new.started_at or 0
+        yield Event(_JOB_KIND[new.status], new.job_id, at, error=new.error, error_cut=new.error_cut)
+
+
+def _of_step(job_id: str, old: StepRecord | None, new: StepRecord, events: StepEvents) -> Iterator[Event]:
+    at = new.started_at or 0
+    if old is None and events.started_at is None:
+        yield Event(Kind.STEP_STARTED, job_id, at, step_id=new.id, step_name=new.name)
+    if new.status == "running" or (old is not None and old.status == new.status) or new.status not in _STEP_KIND:
+        return
+    if not _is_confirmed(new.status, events.best):
+        kind = _STEP_KIND[Status(new.status)]
+        error = new.error_message or None
+        yield Event(kind, job_id, new.completed_at or at, None, new.id, new.name, error, new.error_cut)
+
+
+# -- rows that are counted as lost
+
+
+class _Observed(Struct):
+    """The comparison of one job: open differences with the time at which each was first seen, and counted ones."""
+
+    differences: dict[_Difference, Micros] = {}
+    counted: set[_Difference] = set()
+
+
+class LostRows:
+    """Counts each lost row once. A job is compared from its first table query until it has ended without a difference.
+
+    Jobs that had ended before the first table query are not compared. For a job that was already running at the first
+    query, what had happened before that query is not counted either.
+    """
+
+    def __init__(self) -> None:
+        self._observed: dict[str, _Observed] = {}
+
+    def compare(self, before: Job | None, job: Job, now: Micros, *, past: bool) -> list[Lost]:
+        """Compare a job after a table query that changed `before` into `job`. Returns each lost row once.
+
+        `past`: the log has not been read up to the present yet, so a missing row is not a loss. `now`: microseconds.
+        """
+        ended = _has_ended(job)
+        begun = before is None or before.reading is None or not _has_ended(before)
+        if job.job_id not in self._observed and (not begun or (past and ended)):
+            return []
+        observed = self._observed.setdefault(job.job_id, _Observed())
+        if past:
+            observed.counted |= set(_differences(job))
+            return []
+        still_open = {d: observed.differences.get(d, now) for d in _differences(job) if d not in observed.counted}
+        lost = [d for d, since in still_open.items() if now - since >= GRACE]
+        observed.counted.update(lost)
+        observed.differences = {d: since for d, since in still_open.items() if d not in observed.counted}
+        if ended and not observed.differences:
+            del self._observed[job.job_id]
+        return [kind for kind, _ in lost]
+
+    def forget(self, job_id: str) -> None:
+        self._observed.pop(job_id, None)
+
+
+def _has_ended(job: Job) -> bool:
+    record = job.reading.record if job.reading is not None else None
+    return record is None or record.status in ENDED
+
+
+def _differences(job: Job) -> Iterator[_Difference]:
+    """The facts that the last table query returned and that no log row confirms."""
+    record = job.reading.record if job.reading is not None else None
+    if record is None or job.reading is None:
+        return
+    if job.started_at is None and record.status not in (None, Status.PENDING.value):
+        yield "job_started", None
+    if record.status in ENDED:
+        if kind := _end_difference(job.event, record.status, record.error_message, "job_ended"):
+            yield kind, None
+    elif job.percent is not None and record.percent_complete not in (None, job.percent.percent):
+        yield "percent", record.percent_complete
+    for step in job.reading.steps or ():
+        events = job.steps.get(step.id)
+        if events is None or events.started_at is None:
+            yield "step_started", step.id
+        if step.status not in ENDED:
+            continue
+        if kind := _end_difference(
+            events.best if events is not None else None, step.status, step.error_message, "step_ended"
+        ):
+            yield kind, step.id
+
+
+def _end_difference(event: JobEvent | None, status: str, error: str | None, missing: Lost) -> Lost | None:
+    """What the log lacks of an end that the table has: its row, the text of its error, or nothing."""
+    if event is None or not _is_confirmed(status, event):
+        return missing
+    return "error" if (event.error or "") != (error or "") else None

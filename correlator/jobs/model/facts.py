@@ -1,0 +1,191 @@
+"""What is known of a job: facts as parsed from rows, and the `Job` that `jobs.fold` joins them into."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, Literal, TypeAlias
+
+from msgspec import Struct
+
+from correlator.jobs.model.rows import JobRecord, Level, Micros, StepRecord
+
+Attribution: TypeAlias = Literal["column", "attrs", "step", "external_id", "none"]
+"""The member of a log row by which the row was attributed to its job."""
+
+
+class Status(StrEnum):
+    """The status of a job or a step. Only jobs are ``cancelled`` or ``pending``, only steps are ``skipped``."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    SKIPPED = "skipped"
+
+    @property
+    def ended(self) -> bool:
+        return self not in (Status.PENDING, Status.RUNNING)
+
+    @property
+    def rank(self) -> int:
+        """The order pending < running < ended. Events never lower the rank of a status."""
+        return 2 if self.ended else int(self is Status.RUNNING)
+
+
+ENDED: frozenset[str] = frozenset(status for status in Status if status.ended)
+"""The statuses of jobs and steps that have ended."""
+
+
+class Kind(StrEnum):
+    """The kinds of JobLog's lifecycle rows, and the four transitions that result from the passing of time."""
+
+    JOB_STARTED = "job.started"
+    JOB_COMPLETED = "job.completed"
+    JOB_FAILED = "job.failed"
+    JOB_CANCELLED = "job.cancelled"
+    STEP_STARTED = "step.started"
+    STEP_COMPLETED = "step.completed"
+    STEP_FAILED = "step.failed"
+    STEP_SKIPPED = "step.skipped"
+    JOB_STALLED = "job.stalled"
+    JOB_RECOVERED = "job.recovered"
+    JOB_LATE = "job.late"
+    JOB_OVERDUE = "job.overdue"
+
+    @property
+    def of_step(self) -> bool:
+        return self.value.startswith("step.")
+
+
+STATUS_OF: dict[Kind, Status] = {
+    Kind.JOB_STARTED: Status.RUNNING,
+    Kind.JOB_COMPLETED: Status.COMPLETED,
+    Kind.JOB_FAILED: Status.FAILED,
+    Kind.JOB_CANCELLED: Status.CANCELLED,
+    Kind.STEP_STARTED: Status.RUNNING,
+    Kind.STEP_COMPLETED: Status.COMPLETED,
+    Kind.STEP_FAILED: Status.FAILED,
+    Kind.STEP_SKIPPED: Status.SKIPPED,
+}
+"""The status that a lifecycle row gives its job or step."""
+
+
+class Entry(Struct, frozen=True, gc=False):
+    """A fact: the parsed content of one log row. ``kind`` is set on lifecycle rows only.
+
+    ``observed_at`` is the logical time at which the row was read first; it stays if the row is read again.
+    """
+
+    event_id: int
+    at: Micros
+    level: Level
+    message: str
+    observed_at: int
+    job_id: str | None = None
+    step_id: int | None = None
+    external_ids: tuple[str, ...] = ()
+    kind: Kind | None = None
+    error: str | None = None
+    step_name: str = ""
+    sequence: int = 0
+    job_type: str = ""
+    operation: str = ""
+    owner: str = ""
+    parent_job_id: str = ""
+    percent: int | None = None
+    by: Attribution = "none"
+    attrs: Any = None
+    """The parsed value, or the text itself if it is not JSON. None if longer than `joblog.MAX_CARRIED`."""
+    error_cut: int | None = None
+
+
+class AttributedRow(Struct, frozen=True, gc=False):
+    """A log row and the job that it belongs to. ``job_id`` is None if it belongs to no job, or to an unknown one."""
+
+    entry: Entry
+    job_id: str | None
+    by: Attribution
+
+
+MAX_CHILDREN = 1_000
+"""The maximum number of children that a job's document names."""
+
+_STORED = {"observed_at": "tick"}
+"""The member's name in checkpoints, which must stay readable across versions."""
+
+
+class Reading(Struct, frozen=True, gc=False, rename=_STORED):
+    """A fact: what one table query returned about one job. ``record`` None: the job has no row.
+
+    ``observed_at``: the logical time at which the query began. ``steps`` None: ``job_steps`` could not be read.
+    ``children``: (start time, job ID) of the newest `MAX_CHILDREN` children, sorted. ``child_count``: of all.
+    """
+
+    job_id: str
+    observed_at: int
+    record: JobRecord | None = None
+    steps: tuple[StepRecord, ...] | None = None
+    children: tuple[tuple[Micros, str], ...] = ()
+    child_count: int = 0
+
+
+Fact: TypeAlias = Entry | Reading
+
+
+class JobEvent(Struct, frozen=True, gc=False, rename=_STORED):
+    """The best lifecycle event of a job or step: the highest by (rank of its status, ``at``, ``event_id``)."""
+
+    status: Status
+    at: Micros
+    event_id: int
+    observed_at: int
+    error: str | None = None
+    error_cut: int | None = None
+
+
+class StepEvents(Struct, frozen=True, gc=False, rename=_STORED):
+    """The log's events of one step. ``observed_at`` is the latest of its events."""
+
+    observed_at: int
+    best: JobEvent | None = None
+    started_at: Micros | None = None
+    name: str = ""
+    seq: int = 0
+
+
+class Percent(Struct, frozen=True, gc=False, order=True, rename=_STORED):
+    """A ``Job progress updated`` row. Ordered by the time at which it was logged."""
+
+    at: Micros
+    event_id: int
+    percent: int
+    observed_at: int
+
+
+class Line(Struct, frozen=True, gc=False, order=True):
+    """The last log row of a job. Ordered by the time at which it was logged."""
+
+    at: Micros
+    event_id: int
+    level: Level
+    text: str
+
+
+class Job(Struct, frozen=True, gc=False):
+    """The joined facts of one JobLog job. The published view is computed from it (`job_view.view`)."""
+
+    job_id: str
+    reading: Reading | None = None
+    event: JobEvent | None = None
+    started_at: Micros | None = None
+    steps: dict[int, StepEvents] = {}
+    percent: Percent | None = None
+    external_ids: tuple[str, ...] = ()
+    last: Line | None = None
+    warnings: frozenset[int] = frozenset()
+    errors: frozenset[int] = frozenset()
+    job_type: str = ""
+    operation: str = ""
+    owner: str = ""
+    parent_job_id: str = ""

@@ -1,0 +1,48 @@
+"""What a checkpoint contains besides pending messages: the position in the log, jobs, and the state of the index."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from correlator.jobs.model.changes import Event
+from correlator.jobs.model.facts import Job
+from correlator.jobs.model.forecasts import PersistedForecast
+from correlator.jobs.model.rows import LogRow, Micros
+
+
+class Cursor(Struct, frozen=True):
+    """The position at which a source resumes.
+
+    ``row``: the row at the head, which identifies the log. ``holes``: IDs that may still be committed.
+    ``past``: the part of the log's past that is still unread, in the source's own format.
+    ``marks``: packed rows before the head. They identify a log that lost its newest rows (`ResetMarkers`).
+    """
+
+    head: int = 0
+    row: LogRow | None = None
+    holes: tuple[tuple[tuple[int, int], ...], ...] = ()
+    past: tuple[int, int, int, int] | None = None
+    marks: bytes = b""
+
+
+class PersistedJob(Struct, frozen=True, gc=False):
+    """The state of a job in a checkpoint: its facts, the time of its last change, and its forecast."""
+
+    job: Job
+    updated_at: Micros
+    forecast: PersistedForecast | None = None
+
+
+_STORED_STATE = {"last_observed_at": "looks", "pending_events": "owed"}
+"""The members' names in checkpoints, which must stay readable across versions."""
+
+
+class IndexState(Struct, frozen=True, rename=_STORED_STATE):
+    """What the index persists besides its jobs.
+
+    `last_observed_at`: its logical time. `pending_events`: events that wait for their log row, each with the time at
+    which it is announced without one.
+    """
+
+    last_observed_at: int = 0
+    pending_events: tuple[tuple[Micros, Event], ...] = ()

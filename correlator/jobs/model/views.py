@@ -1,0 +1,106 @@
+"""Jobs and log lines as clients see them."""
+
+from __future__ import annotations
+
+from operator import attrgetter
+from typing import Any, Literal, TypeAlias
+
+from msgspec import Struct
+
+from correlator.jobs.model.facts import Line, Status
+from correlator.jobs.model.forecasts import JobForecast
+from correlator.jobs.model.rows import Level, Micros, StepRecord
+
+_id = attrgetter("id")
+
+AgeKey: TypeAlias = tuple[Micros, int, str]
+"""Orders jobs by age (`JobView.age_key`). Its last member is the job ID."""
+
+
+class JobView(Struct, frozen=True, gc=False):
+    """The content of a published job, computed from its facts alone. Equal views have equal documents but for `rev`."""
+
+    job_id: str
+    status: Status
+    source: Literal["joblog", "legacy"] = "joblog"
+    external_ids: tuple[str, ...] = ()
+    context_id: str | None = None
+    parent_job_id: str | None = None
+    job_type: str | None = None
+    operation: str | None = None
+    category: str | None = None
+    owner: str | None = None
+    error: str | None = None
+    started_at: Micros | None = None
+    ended_at: Micros | None = None
+    percent: float = 0.0
+    basis: Literal["reported", "steps", "legacy"] = "steps"
+    steps: tuple[StepRecord, ...] = ()
+    last: Line | None = None
+    warnings: int = 0
+    errors: int = 0
+    metadata: str | None = None
+    error_cut: int | None = None
+
+    @property
+    def terminal(self) -> bool:
+        return self.status.ended
+
+    @property
+    def age_key(self) -> AgeKey:
+        """Orders jobs by age, newest last. If several jobs carry an ID, the highest key owns it.
+
+        ``started_at`` has whole seconds. Within one second the lowest step ID decides: a running job without steps is
+        newer than one with steps, an ended job without steps is older. The job ID decides last. Every client can
+        compute the key from a document: `correlator.client.documents.age_key` and ``newest`` of client.js apply the
+        same rule.
+        """
+        first = min(map(_id, self.steps), default=0 if self.terminal else 1 << 63)
+        return (-1 << 63 if self.started_at is None else self.started_at, first, self.job_id)
+
+    def names(self) -> tuple[str, ...]:
+        """All IDs that may resolve to this job."""
+        more = () if self.context_id is None else (self.context_id,)
+        return (self.job_id, *self.external_ids, *more)
+
+
+class PublishedJob(Struct, frozen=True, gc=False):
+    """What is published of a job: its view, and what the index adds: revision, children, `stalled` and the forecast.
+
+    `complete` is False while unread rows of the log's past may belong to the job.
+    """
+
+    view: JobView
+    rev: int
+    updated_at: Micros
+    children: tuple[str, ...] = ()
+    """The IDs of the newest `MAX_CHILDREN` children, oldest first."""
+    child_count: int = 0
+    """The number of all children."""
+    stalled: bool = False
+    alive_at: Micros = 0
+    complete: bool = True
+    forecast: JobForecast | None = None
+
+    @property
+    def job_id(self) -> str:
+        return self.view.job_id
+
+
+class LogLine(Struct, frozen=True, gc=False):
+    """One log row of a job as it is published. `attrs` holds the parsed value."""
+
+    event_id: int
+    level: Level
+    message: str
+    step_id: int | None
+    attrs: Any
+    at: Micros
+
+
+class Resolved(Struct, frozen=True, gc=False):
+    """The job that an ID resolves to. ``also``: older jobs that carry the same ID, newest first."""
+
+    job_id: str
+    resolved_by: Literal["uuid", "external_id", "context_id", "legacy"]
+    also: tuple[str, ...] = ()

@@ -1,0 +1,282 @@
+"""The published jobs: what clients see of the jobs in memory, the IDs that lead to them, and the numbered changes.
+
+A job is published as a `PublishedJob`: its view, and what other jobs and time add to it (children, `stalled`). Each
+change takes the next `seq`. A document changes only with its `rev`, which is the `seq` of the job's last change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from msgspec.structs import replace
+
+from correlator.jobs.children import Children
+from correlator.jobs.forecasts import Forecasts
+from correlator.jobs.ids import Names
+from correlator.jobs.missing_rows import Transitions, legacy_events
+from correlator.jobs.model.changes import Change, Event, Reason
+from correlator.jobs.model.facts import Job, Kind, Status
+from correlator.jobs.model.forecasts import PersistedForecast
+from correlator.jobs.model.rows import Micros
+from correlator.jobs.model.views import AgeKey, JobView, PublishedJob, Resolved
+from correlator.jobs.outcome import Outcome
+from correlator.jobs.timers import FOR_EVER, Timers, ended_at
+
+MAX_DUE = 500
+"""Jobs that become stalled, and jobs that are removed, in one call of `Index.expire`. The others follow in the next."""
+
+LEARNED_AT_ONCE, RENEWED_AT_ONCE = 10, 100
+"""Ended runs that one call of `renew_forecasts` learns, and forecasts that it checks: some milliseconds each."""
+
+NO_AGE: AgeKey = (0, 0, "")
+"""The age key of a job that carries no ID."""
+
+
+class PublishedJobs:
+    """The published jobs by job ID. Anybody may read. Only the index and `LegacyJobs` change it, and `begin_past`.
+
+    `facts`, `children`, `transitions`, `forecasts`: those of the index. `stalled_after` and `retention` are in
+    seconds. Every `now` is in microseconds since 1970. A job's ID resolves before an external ID, that before a
+    context ID, and a legacy ID last.
+    """
+
+    def __init__(
+        self,
+        facts: Mapping[str, Job],
+        children: Children,
+        transitions: Transitions,
+        forecasts: Forecasts,
+        *,
+        stalled_after: float,
+        retention: float,
+    ) -> None:
+        self.seq = 0
+        self.stalled_after = stalled_after
+        self.retention = int(retention * 1_000_000)
+        """Microseconds that an ended job stays in memory."""
+        self.past_unread: Micros | None = None
+        """The time at which reading of the log's past began, in microseconds. None once all of it is published."""
+        self.incomplete: dict[str, None] = {}
+        """Jobs for which rows of the log's past may still be unread."""
+        self.timers = Timers()
+        self._facts = facts
+        self._children = children
+        self._transitions = transitions
+        self._forecasts = forecasts
+        self._jobs: dict[str, PublishedJob] = {}
+        self._external, self._contexts = Names(self._age_key), Names(self._age_key)
+
+    # -- reading
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def get(self, job_id: str) -> PublishedJob | None:
+        """The published job with this UUID or legacy ID, if it is in memory."""
+        return self._jobs.get(job_id)
+
+    def all(self) -> Iterable[PublishedJob]:
+        return self._jobs.values()
+
+    def owner(self, external_id: str) -> str | None:
+        """The newest JobLog job with this external ID."""
+        return self._external.owner(external_id)
+
+    def is_joblog_id(self, name: str) -> bool:
+        """True if a JobLog job in memory has this ID, as its own or as an external one."""
+        return name in self._facts or self._external.owner(name) is not None
+
+    def resolve(self, name: str) -> Resolved | None:
+        """Resolve an ID among the jobs in memory."""
+        found = self._jobs.get(name)
+        if found is not None and found.view.source == "joblog":
+            return Resolved(name, "uuid")
+        if owners := self._external.get(name):
+            return Resolved(owners[0], "external_id", owners[1:])
+        if owners := self._contexts.get(name):
+            return Resolved(owners[0], "context_id", owners[1:])
+        return Resolved(name, "legacy") if found is not None else None
+
+    def names_lead_to(self, name: str, job_id: str) -> bool:
+        """True if `name` resolves to `job_id`. Cheaper than `resolve`."""
+        found = self._jobs.get(name)
+        if found is not None and found.view.source == "joblog":
+            return name == job_id
+        owner = self._external.owner(name) or self._contexts.owner(name)
+        return owner == job_id if owner is not None else found is not None and name == job_id
+
+    def has_expired(self, view: JobView, now: Micros) -> bool:
+        return view.terminal and ended_at(view) <= now - self.retention
+
+    # -- writing
+
+    def begin_past(self, now: Micros) -> None:
+        """Begin with the log's past. Jobs that are published while the tables are loaded are incomplete from now on."""
+        self.past_unread = now
+
+    def end_past(self) -> None:
+        """End the log's past: no job is incomplete any more."""
+        self.past_unread = None
+
+    def mark_incomplete(self, job_id: str) -> None:
+        self.incomplete[job_id] = None
+
+    def mark_complete(self, job_id: str) -> bool:
+        """Call it before the job is published with its rows of the past. Returns False if it was complete."""
+        was_incomplete = job_id in self.incomplete
+        self.incomplete.pop(job_id, None)
+        return was_incomplete
+
+    def show(
+        self,
+        view: JobView,
+        alive_at: Micros,
+        now: Micros,
+        out: Outcome,
+        updated_at: Micros | None = None,
+        stored: PersistedForecast | None = None,
+    ) -> bool:
+        """Publish `view`. Returns False if its document stays the same. If `names_differ`, call `move_names` next.
+
+        `updated_at`: the time of the change if it is not `now`, because the job comes from a checkpoint. `stored`: its
+        forecast in that checkpoint.
+        """
+        old = self._jobs.get(view.job_id)
+        family = self._children.of(view.job_id, self._facts.get(view.job_id))
+        stalled = self._is_stalled(view, alive_at, now)
+        complete = view.job_id not in self.incomplete
+        if (
+            old is not None
+            and old.view == view
+            and (old.stalled, old.complete) == (stalled, complete)
+            and (old.child_count, old.children) == (family.count, family.ids)
+        ):
+            if old.alive_at != alive_at:
+                self._jobs[view.job_id] = replace(old, alive_at=alive_at)
+            return False
+        self.seq += 1
+        if updated_at is None:
+            of_the_past = view.terminal and (old is None or (out.past and not old.complete))
+            updated_at = min(now, max(alive_at, ended_at(view))) if of_the_past else now
+            forecast = self._forecasts.of(view, old, alive_at, now)
+        elif old is None:
+            forecast = self._forecasts.restore_job(view, stored, now)
+        else:
+            forecast = old.forecast
+        new = PublishedJob(view, self.seq, updated_at, family.ids, family.count, stalled, alive_at, complete, forecast)
+        self._jobs[view.job_id] = new
+        self._track(old, new, now, out)
+        out.changes.append(Change(view.job_id, new.rev, old, new))
+        return True
+
+    def refresh(self, job_ids: Iterable[str], now: Micros, out: Outcome) -> None:
+        """Publish jobs again whose children or age may differ. Unknown IDs are ignored."""
+        for job_id in job_ids:
+            if (shown := self._jobs.get(job_id)) is not None:
+                self.show(shown.view, shown.alive_at, now, out)
+
+    def hide(self, job_id: str, reason: Reason, out: Outcome) -> None:
+        """Remove a job from what is published. Its IDs stay until `move_names`."""
+        old = self._jobs.pop(job_id, None)
+        self.timers.update(job_id, None)
+        self._forecasts.forget(job_id)
+        if old is not None:
+            self.seq += 1
+            out.changes.append(Change(job_id, self.seq, old, None, reason))
+
+    def move_names(self, job_id: str, old: JobView | None, new: JobView | None) -> tuple[Iterable[str], set[str]]:
+        """Replace the IDs of a job. Returns the affected external IDs, and all previous and new owners of IDs."""
+        views = [v if v is not None and v.source == "joblog" else None for v in (old, new)]
+        before, after = (v.external_ids if v is not None else () for v in views)
+        contexts = [(v.context_id,) if v is not None and v.context_id else () for v in views]
+        was, is_now = (v.age_key if v is not None else NO_AGE for v in views)
+        external = self._external.move(job_id, before, was, after, is_now)
+        context = self._contexts.move(job_id, contexts[0], was, contexts[1], is_now)
+        return external, set[str]().union(*external.values(), *context.values())
+
+    def add_moved(self, job_ids: Iterable[str], out: Outcome) -> None:
+        """Add a change of each job that an ID started or stopped resolving to. Their documents stay as they are."""
+        for job_id in sorted(job_ids):
+            if (shown := self._jobs.get(job_id)) is not None:
+                self.seq += 1
+                out.changes.append(Change(job_id, self.seq, shown, shown, moved=True))
+
+    def check_stalled(self, now: Micros, out: Outcome) -> None:
+        """Publish at most `MAX_DUE` jobs that became stalled, or that are not stalled any more as the clock was set."""
+        for job_id in self.timers.pop_stall_checks(self._alive_since(now), MAX_DUE):
+            self.refresh((job_id,), now, out)
+            self.timers.watch(job_id, self._jobs.get(job_id))
+
+    def renew_forecasts(self, now: Micros, out: Outcome, *, learn: bool) -> list[str]:
+        """Learn some ended runs if `learn`, and publish those of some forecasts that differ enough.
+
+        Returns the IDs of jobs whose persisted state has changed. See `Forecasts.has_due`.
+        """
+        changed = []
+        for job_id in self._forecasts.ended(now, LEARNED_AT_ONCE) if learn else ():
+            if (ended := self._jobs.get(job_id)) is not None:
+                self._forecasts.learn(ended.view)
+                changed.append(job_id)
+        for job_id in self._forecasts.due(now, RENEWED_AT_ONCE):
+            if (shown := self._jobs.get(job_id)) is None:
+                continue
+            if (forecast := self._forecasts.renewed(shown, now)) is not None:
+                self.seq += 1
+                new = replace(shown, rev=self.seq, updated_at=now, forecast=forecast)
+                self._jobs[job_id] = new
+                out.changes.append(Change(job_id, new.rev, shown, new))
+                changed.append(job_id)
+            self._announce(self._jobs[job_id], now, out)
+        return changed
+
+    def pop_expired(self, now: Micros, most_jobs: int) -> list[str]:
+        """Return jobs to remove, at most `MAX_DUE` of each kind: expired ones, and the oldest beyond `most_jobs`."""
+        expired = self.timers.pop_expired(now - self.retention, MAX_DUE)
+        return expired + self.timers.pop_expired(FOR_EVER, min(MAX_DUE, len(self._jobs) - len(expired) - most_jobs))
+
+    # -- internal
+
+    def _track(self, old: PublishedJob | None, new: PublishedJob, now: Micros, out: Outcome) -> None:
+        """Update the schedules after a change, and add its events."""
+        view, was = new.view, old.view if old is not None else None
+        self.timers.update(view.job_id, new)
+        if view.terminal and not out.past and (was is None or not was.terminal or ended_at(was) != ended_at(view)):
+            out.ended.add(view.job_id)
+        was_stalled = old is not None and old.stalled
+        if out.past and new.stalled and not was_stalled and new.alive_at >= self._alive_since(self.past_unread or now):
+            out.events.append(Event(Kind.JOB_STALLED, view.job_id, now))  # It stalled while the past was being read.
+        if out.past or (old is None and not new.complete):
+            return
+        if view.source == "legacy":
+            out.events += legacy_events(was, view)
+        else:
+            self._transitions.changed(was, view, self._facts[view.job_id], now)
+        if new.stalled and not was_stalled:
+            out.events.append(Event(Kind.JOB_STALLED, view.job_id, now))
+        elif was_stalled and not new.stalled and view.status is Status.RUNNING:
+            out.events.append(Event(Kind.JOB_RECOVERED, view.job_id, now))
+        self._announce(new, now, out)
+
+    def _announce(self, shown: PublishedJob, now: Micros, out: Outcome) -> None:
+        if shown.complete and (kind := self._forecasts.announcement(shown.job_id, shown.forecast)) is not None:
+            out.events.append(Event(kind, shown.job_id, now))
+
+    def _is_stalled(self, view: JobView, alive_at: Micros, now: Micros) -> bool:
+        if view.job_id in self.incomplete:
+            return False  # Its last activity may be in the unread past.
+        return view.status is Status.RUNNING and 0 < alive_at < self._alive_since(now)
+
+    def _alive_since(self, now: Micros) -> Micros:
+        """A running job is stalled if its last activity was before this time, in microseconds."""
+        return now - int(self.stalled_after * 1_000_000)
+
+    def _age_key(self, job_id: str) -> AgeKey:
+        return self._jobs[job_id].view.age_key
+
+
+def names_differ(old: JobView, new: JobView) -> bool:
+    """True if the IDs of a job, or the age by which they resolve to it, have changed."""
+    if old.names() != new.names() or old.source != new.source:
+        return True
+    same_age = old.steps is new.steps and old.started_at == new.started_at and old.terminal == new.terminal
+    return not same_age and old.age_key != new.age_key

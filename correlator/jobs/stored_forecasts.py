@@ -1,0 +1,108 @@
+"""The earlier runs as a checkpoint stores them: one value per operation, one for all operations, and one for the rest.
+
+Nothing is stored before the history has been read, so that a restart in between reads it again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Mapping
+from itertools import islice
+
+import msgspec
+from msgspec import Struct
+
+from correlator.jobs.accuracy import Accuracy
+from correlator.jobs.forecast import stored
+from correlator.jobs.forecast.forecaster import Forecaster, OperationKey
+from correlator.jobs.forecasts import Forecasts, History
+from correlator.jobs.model.rows import Micros
+
+AT_ONCE = 32
+"""Operations that one write stores: some 0.1 ms each. The others follow in the next."""
+
+_ALL, _REST = "all operations", "rest"
+
+
+class Rest(Struct, frozen=True):
+    """What belongs to no operation: `Forecasts.accuracy` and `Forecasts.learned_to`."""
+
+    accuracy: Accuracy
+    learned_to: Micros
+
+
+class Decoded(Struct, frozen=True):
+    """What an earlier run wrote, decoded. `names`: those of the values."""
+
+    forecaster: Forecaster
+    rest: Rest
+    names: frozenset[str]
+
+
+def decode(values: Mapping[str, bytes]) -> Decoded | None:
+    """Decode what an earlier run wrote. None if nothing of it can be used; the history is then read again.
+
+    Takes some 0.3 ms for an operation: call it in a worker thread.
+    """
+    try:
+        general = stored.decode_general(values[_ALL])
+        rest = msgspec.msgpack.decode(values[_REST], type=Rest)
+    except (KeyError, ValueError):
+        return None
+    forecaster = Forecaster(general.level, general.tails)
+    for key in general.order:
+        with contextlib.suppress(KeyError, ValueError):  # A damaged operation begins anew.
+            forecaster.restore([(key, stored.decode_operation(values[_name(key)]))])
+    return Decoded(forecaster, rest, frozenset(values) - {_ALL, _REST})
+
+
+class StoredForecasts:
+    """Names the values that have changed since the last write. Event loop's thread only, since arrays are encoded."""
+
+    def __init__(self, forecasts: Forecasts) -> None:
+        self._forecasts = forecasts
+        self._written: set[str] = set()
+        """The names of all values that were passed on for writing."""
+
+    def changed(self, most: int = AT_ONCE) -> dict[str, bytes | None]:
+        """Encode up to `most` operations that have changed. None: the value is to be deleted."""
+        forecasts = self._forecasts
+        if forecasts.history is not History.READ or not forecasts.changed:
+            return {}
+        values: dict[str, bytes | None] = {}
+        for key in list(islice(forecasts.changed, most)):
+            del forecasts.changed[key]
+            operation = forecasts.forecaster.operation(key)
+            values[_name(key)] = stored.encode_operation(operation) if operation is not None else None
+        known = {_name(key) for key, _ in forecasts.forecaster}
+        values |= dict.fromkeys(self._written - known)
+        self._written = known & (self._written | values.keys())
+        values[_ALL] = stored.encode_general(forecasts.forecaster)
+        values[_REST] = msgspec.msgpack.encode(Rest(forecasts.accuracy, forecasts.learned_to))
+        return values
+
+    def mark_again(self, names: Iterable[str]) -> None:
+        """Return the operations of these values with the next `changed`. Call it for values that were not written."""
+        for name in names:
+            if name.startswith("["):
+                self._forecasts.changed[_key(name)] = None
+                self._written.add(name)
+
+    def mark_all(self) -> None:
+        """Return everything with the next `changed`: the file is a new one."""
+        self._written.clear()
+        self._forecasts.changed.update(dict.fromkeys(key for key, _ in self._forecasts.forecaster))
+
+    def restore(self, decoded: Decoded) -> None:
+        """Go on with what an earlier run wrote."""
+        self._written = set(decoded.names)
+        self._forecasts.restore(decoded.forecaster, decoded.rest.accuracy, decoded.rest.learned_to)
+
+
+def _name(key: OperationKey) -> str:
+    return msgspec.json.encode(key).decode()
+
+
+def _key(name: str) -> OperationKey:
+    job_type, operation = msgspec.json.decode(name, type=tuple[str, str])
+    return job_type, operation

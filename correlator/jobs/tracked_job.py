@@ -1,0 +1,166 @@
+"""A running job as its forecast needs it: its place among earlier runs, kept up to date from its published views."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from correlator.jobs.forecast.forecaster import OperationKey
+from correlator.jobs.forecast.percent import percent_by_clock
+from correlator.jobs.forecast.place import (
+    MAX_STEPS,
+    EndedRun,
+    Place,
+    PlaceEvent,
+    StepTimes,
+    end_of,
+    events_of,
+    place_of,
+    seconds,
+)
+from correlator.jobs.forecast.running import RunningJob
+from correlator.jobs.job_view import vm_name
+from correlator.jobs.model.facts import Status
+from correlator.jobs.model.forecasts import JobForecast, PersistedForecast, State
+from correlator.jobs.model.rows import Micros, StepRecord
+from correlator.jobs.model.views import JobView
+
+LEAST_ELAPSED = 1.0
+"""Seconds. The error of a shorter run is divided by this: `started_at` has whole seconds."""
+
+
+def operation_key(view: JobView) -> OperationKey:
+    """The operation whose earlier runs a job is compared with. An unknown job type is ""."""
+    return view.job_type or "", view.operation or ""
+
+
+def can_be_forecast(view: JobView) -> bool:
+    """True for a JobLog job whose operation and start are known. Legacy jobs have no history."""
+    return view.source == "joblog" and bool(view.operation) and view.started_at is not None
+
+
+class TrackedJob:
+    """A running job that has a forecast, or that reports its own percent. `follow` it with each of its views.
+
+    A new step, or the end of one, advances the place. Any other difference, such as a time that the tables correct,
+    makes the place again from the first `MAX_STEPS` steps, so that no call costs more than these.
+    """
+
+    __slots__ = ("_metadata", "_percents", "_steps", "announced", "first_p50", "running")
+
+    def __init__(self, view: JobView, stored: PersistedForecast | None = None) -> None:
+        """A job that is new, or that is as it was when `stored` was written."""
+        stored = stored if stored is not None else PersistedForecast()
+        self.running = RunningJob(
+            operation_key(view),
+            vm_name(view),
+            Place(view.started_at or 0),
+            stored.percent,
+            stored.reported,
+            list(stored.predicted_ends),
+            stored.predicted_events,
+        )
+        self.first_p50 = stored.first_p50
+        """The p50 of the first forecast."""
+        self.announced = stored.announced
+        """The state of the last event about the job: late or overdue."""
+        self._percents = list(stored.percents)
+        """The reported percents that were events of the place."""
+        self._metadata = view.metadata
+        self._steps: tuple[StepRecord, ...] = ()
+        if stored.tracked:
+            self.running.place = place_of(view.started_at or 0, _times(view.steps), self._percents)
+            self._steps = view.steps
+
+    def follow(self, view: JobView, alive_at: Micros) -> None:
+        """Apply the current view. `alive_at`: the last activity of the job, at which it reported its percent."""
+        running, start = self.running, view.started_at or 0
+        running.operation = operation_key(view)
+        if view.metadata is not self._metadata:
+            self._metadata, running.entity = view.metadata, vm_name(view)
+        if view.steps is not self._steps or running.place.start != start:
+            events = self._new_events(view.steps) if running.place.start == start else None
+            if events is None:
+                running.place = place_of(start, _times(view.steps), self._percents)
+            for event in events or ():
+                running.place.apply(event)
+            self._steps = view.steps
+        if view.basis == "reported" and not view.terminal:
+            running.report(view.percent)
+            if running.place.percent_reported(view.percent, alive_at):
+                self._percents.append((alive_at, view.percent))
+
+    def advance(self, published: JobForecast | None, now: Micros) -> None:
+        """Advance percent to what clients show of `published` at `now`, so that the next document does not lower it."""
+        running = self.running
+        if published is None or published.forecast is None or published.percent is None or running.percent is None:
+            return
+        made = published.forecast
+        if running.reported is None and made.state is not State.OVERDUE:
+            shown = percent_by_clock(
+                now, percent=published.percent, as_of=made.as_of, started=running.place.start, p50=made.p50
+            )
+            running.percent = max(running.percent, shown)
+
+    def _new_events(self, steps: Sequence[StepRecord]) -> list[PlaceEvent] | None:
+        """The steps that started or ended since the last view. None if another difference was found."""
+        before = {step.id: step for step in self._steps[:MAX_STEPS]}
+        events: list[PlaceEvent] = []
+        for step in steps[:MAX_STEPS]:
+            was = before.pop(step.id, None)
+            if step is was or (was is None and step.started_at is None):
+                continue
+            if was is None:
+                events += events_of(_times((step,)))
+            elif (was.name, was.started_at) != (step.name, step.started_at):
+                return None
+            elif was.completed_at != step.completed_at:
+                if was.completed_at is not None:
+                    return None
+                events += filter(None, map(end_of, _times((step,))))
+        return None if before else sorted(events)
+
+    def ended(self, view: JobView) -> EndedRun:
+        """The run to learn from, given the view of the ended job."""
+        return ended_run(view, self.running.entity, self._percents)
+
+    def judged(self, end: Micros) -> tuple[int, int, float | None]:
+        """How good the forecasts were: ends that p90 named and that were kept, all named ends, error of the first p50.
+
+        The error is relative to the duration; None if there was no forecast.
+        """
+        running = self.running
+        kept = sum(end <= predicted for predicted in running.predicted_ends)
+        if self.first_p50 is None:
+            return kept, len(running.predicted_ends), None
+        duration = max(LEAST_ELAPSED, seconds(running.place.start, end))
+        return kept, len(running.predicted_ends), abs(self.first_p50 - end) / 1_000_000 / duration
+
+    def persisted(self, published: JobForecast | None, *, unlearned: bool) -> PersistedForecast:
+        running = self.running
+        return PersistedForecast(
+            published,
+            tracked=True,
+            unlearned=unlearned,
+            percent=running.percent,
+            reported=running.reported,
+            predicted_ends=tuple(running.predicted_ends),
+            predicted_events=running.predicted_events,
+            percents=tuple(self._percents),
+            first_p50=self.first_p50,
+            announced=self.announced,
+        )
+
+
+def ended_run(view: JobView, entity: str, percents: Sequence[tuple[Micros, float]] = ()) -> EndedRun:
+    """The run of an ended job, with its first `MAX_STEPS` steps."""
+    start = view.started_at or 0
+    end = view.ended_at if view.ended_at is not None else start
+    completed = view.status is Status.COMPLETED
+    return EndedRun(operation_key(view), entity, start, end, completed, tuple(_times(view.steps)), tuple(percents))
+
+
+def _times(steps: Sequence[StepRecord]) -> Iterator[StepTimes]:
+    """The first `MAX_STEPS` steps, without those whose start is not known."""
+    for step in steps[:MAX_STEPS]:
+        if step.started_at is not None:
+            yield StepTimes(step.name, step.started_at, step.completed_at)

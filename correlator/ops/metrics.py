@@ -1,0 +1,286 @@
+"""The metrics, with their help texts. A job ID is never a label, and label values from the database are bounded.
+
+A value that can only be computed on request is a function that a scrape calls. A series that an alert uses exists with
+0 before its first increment, if its labels are known: Prometheus sees no increase in a series that begins at 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    ProcessCollector,
+    disable_created_metrics,
+)
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+# The _created series would double the number of series, and no alert uses them.
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+REGISTRY = CollectorRegistry()
+
+ProcessCollector(registry=REGISTRY)
+
+
+class OptionalGauge(Collector):
+    """A gauge without labels whose value may be unknown. It has no series then: no alert and no mean counts it."""
+
+    def __init__(self, name: str, documentation: str) -> None:
+        self._name = name
+        self._documentation = documentation
+        self._value: Callable[[], float | None] = lambda: None
+        REGISTRY.register(self)
+
+    def set_function(self, value: Callable[[], float | None]) -> None:
+        """Call `value` at each scrape."""
+        self._value = value
+
+    def collect(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily(self._name, self._documentation, self._value())
+
+
+# -- the daemon itself
+
+BUILD = Info(
+    "correlator_build", "Versions: the correlator, Python, the event loop and the database driver.", registry=REGISTRY
+)
+READY = Gauge("correlator_ready", "1 if /health/ready reports ready: the tables have been read.", registry=REGISTRY)
+LOOP_LAG = Histogram(
+    "correlator_event_loop_lag_seconds",
+    "Seconds by which the event loop woke the supervisor too late.",
+    buckets=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
+    registry=REGISTRY,
+)
+LOOP_STALLS = Histogram(
+    "correlator_loop_stall_seconds",
+    "Synchronous calls that blocked the event loop for 20 ms or longer, by name. loop: a task was woken so late,"
+    " whatever the cause. gc: a garbage collection. A call within another is counted in both.",
+    ["call"],
+    buckets=(0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0),
+    registry=REGISTRY,
+)
+LOOP_LONGEST = Gauge(
+    "correlator_loop_longest_call_seconds",
+    "The longest call of each name since the daemon started, also below 20 ms. clock is wall, or cpu: the time of the"
+    " event loop's thread alone.",
+    ["call", "clock"],
+    registry=REGISTRY,
+)
+RELOADED = Gauge(
+    "correlator_config_last_reload_successful",
+    "1 if the last reload of the configuration succeeded.",
+    registry=REGISTRY,
+)
+RELOADED.set(1)  # The daemon does not start without a valid configuration.
+RELOADED_AT = Gauge(
+    "correlator_config_last_reload_success_timestamp_seconds",
+    "Unix time at which the configuration in use was read.",
+    registry=REGISTRY,
+)
+RELOADED_AT.set_to_current_time()
+WATCHDOG_WITHHELD = Counter(
+    "correlator_watchdog_withheld",
+    "Watchdog pings withheld from systemd because a task was stuck.",
+    registry=REGISTRY,
+)
+CHECKPOINT_SECONDS = Histogram(
+    "correlator_checkpoint_write_seconds",
+    "Duration of checkpoint writes.",
+    buckets=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
+    registry=REGISTRY,
+)
+CHECKPOINT_FAILURES = Counter(
+    "correlator_checkpoint_failures", "Writes of the checkpoint that failed.", registry=REGISTRY
+)
+CHECKPOINT_AGE = Gauge(
+    "correlator_checkpoint_age_seconds",
+    "Seconds since the last checkpoint write; before the first one, since the daemon started.",
+    registry=REGISTRY,
+)
+
+# -- the database
+
+DATABASE_UP = Gauge("correlator_database_up", "1 if the database answers.", registry=REGISTRY)
+SOURCE_LAG = Gauge(
+    "correlator_source_lag_seconds",
+    "Age of the published state: seconds since the database last answered, or the age of the log row that a catch-up"
+    " has reached. 0 while rows are read as they are committed.",
+    registry=REGISTRY,
+)
+SOURCE_SUCCESS = Gauge(
+    "correlator_source_last_success_timestamp_seconds",
+    "Unix time at which the database last answered in full; 0 before the first answer.",
+    registry=REGISTRY,
+)
+SOURCE_FAILURES = Counter(
+    "correlator_source_failures", "Connections to the database that failed or broke.", registry=REGISTRY
+)
+LOST_TABLES = Gauge(
+    "correlator_missing_tables",
+    "Needed tables and columns that cannot be read: missing, or SELECT is not granted.",
+    registry=REGISTRY,
+)
+ROWS = Counter("correlator_rows", "Rows of log_events read.", registry=REGISTRY)
+MALFORMED = Counter(
+    "correlator_malformed_rows", "Rows with a value that could not be parsed.", ["reason"], registry=REGISTRY
+)
+CORRECTIONS = Counter(
+    "correlator_reconcile_corrections",
+    "Facts found in the tables without a log row within 5 s: JobLog drops rows when its queue is full. kind is the"
+    " missing row: job_started, job_ended, step_started, step_ended (one for each job or step); error (the row has"
+    " another error text), percent (the log has percentages of the job, but not this one).",
+    ["kind"],
+    registry=REGISTRY,
+)
+TRANSITIONS_DROPPED = Counter(
+    "correlator_transitions_dropped",
+    "Transitions found only in the tables and published without an event, because too many waited for their log row.",
+    registry=REGISTRY,
+)
+DOORBELL_UP = Gauge("correlator_doorbell_up", "1 if the binary log of the server is being read.", registry=REGISTRY)
+DOORBELL_WAKE_UPS = Counter(
+    "correlator_doorbell_rings", "Wake-ups by the binary log because tables changed.", registry=REGISTRY
+)
+LOG_RESETS = Counter(
+    "correlator_log_resets",
+    "Times that the IDs of log_events restarted at a lower value and the log was read again.",
+    registry=REGISTRY,
+)
+GAPS_OPEN = Gauge(
+    "correlator_gaps_open",
+    "Gaps: groups of missing IDs below the head of the log whose rows may still be committed.",
+    registry=REGISTRY,
+)
+GAP_OLDEST = Gauge("correlator_gap_oldest_seconds", "Seconds since the oldest open gap was found.", registry=REGISTRY)
+LATE_ROWS = Counter(
+    "correlator_late_rows",
+    "Rows that were committed after their gap had been given up; they are published all the same.",
+    registry=REGISTRY,
+)
+END_TO_END = Histogram(
+    "correlator_end_to_end_seconds",
+    "Seconds from a log row's ts to its publication, for rows read as they are committed. Includes the writer's time to"
+    " commit and the offset between the clocks; never below 0.",
+    buckets=(0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0),
+    registry=REGISTRY,
+)
+
+# -- the jobs
+
+JOBS = Gauge("correlator_jobs", "Jobs in memory.", ["status"], registry=REGISTRY)
+JOBS_STALLED = Gauge(
+    "correlator_jobs_stalled", "Running jobs without activity for longer than jobs.stalled_after.", registry=REGISTRY
+)
+JOBS_LATE = Gauge(
+    "correlator_jobs_late",
+    "Running jobs that have been at their present step for longer than 90 % of the earlier runs, and not than all.",
+    registry=REGISTRY,
+)
+JOBS_OVERDUE = Gauge(
+    "correlator_jobs_overdue",
+    "Running jobs that have been at their present step for longer than any earlier run.",
+    registry=REGISTRY,
+)
+JOBS_ENDED = Counter(
+    "correlator_jobs_ended",
+    "Jobs that ended in this run of the daemon, each once.",
+    ["status", "job_type", "operation"],
+    registry=REGISTRY,
+)
+JOB_SECONDS = Histogram(
+    "correlator_job_duration_seconds",
+    "Duration of ended jobs, by the timestamps of the appliance.",
+    ["job_type", "operation"],
+    buckets=(1, 5, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14_400, 43_200, 86_400),
+    registry=REGISTRY,
+)
+
+# -- the forecasts
+
+FORECAST_HISTORY_READ = Gauge(
+    "correlator_forecast_history_read",
+    "1 if the earlier runs have been read, from the tables or from the checkpoint. Before that, forecasts are missing.",
+    registry=REGISTRY,
+)
+FORECAST_COVERAGE = OptionalGauge(
+    "correlator_forecast_p90_coverage",
+    "Share of the ends named by p90 that a job then kept, 0 to 1: the mean of the last 200 completed jobs that had a"
+    " forecast. 0.9 is right; more is too late, less too early. Absent before the first such job.",
+)
+FORECAST_ERROR = OptionalGauge(
+    "correlator_forecast_median_relative_error",
+    "Distance of a job's end from its first p50, divided by its duration: the median of the last 200 completed jobs"
+    " that had a forecast. Absent before the first such job.",
+)
+FORECAST_OPERATIONS = Gauge(
+    "correlator_forecast_operations",
+    "Operations of which runs are known. basis is yes with 3 completed runs or more: their jobs have a forecast.",
+    ["basis"],
+    registry=REGISTRY,
+)
+
+# -- the connections
+
+CLIENTS = Gauge("correlator_readers", "Connected websocket and event stream clients.", ["transport"], registry=REGISTRY)
+CLIENTS_LAGGING = Gauge(
+    "correlator_readers_lagging", "Connections that read slowly and get only the newest states.", registry=REGISTRY
+)
+CLIENTS_CLOSED = Counter(
+    "correlator_readers_closed", "Connections closed by the correlator.", ["reason"], registry=REGISTRY
+)
+for _reason in ("slow", "gone"):
+    CLIENTS_CLOSED.labels(_reason)
+DROPPED_LINES = Counter(
+    "correlator_readers_dropped_lines",
+    "Log lines not sent to connections that read slowly; each connection got the number.",
+    registry=REGISTRY,
+)
+
+# -- the broker
+
+MQTT_CONFIGURED = Gauge("correlator_mqtt_configured", "1 if a broker is configured.", registry=REGISTRY)
+MQTT_CONNECTED = Gauge("correlator_mqtt_connected", "1 if the broker is connected.", registry=REGISTRY)
+MQTT_PUBLISHED = Counter("correlator_mqtt_published", "Messages that the broker acknowledged.", registry=REGISTRY)
+MQTT_EVENTS_DROPPED = Counter(
+    "correlator_mqtt_events_dropped", "Events dropped while the broker was unreachable.", registry=REGISTRY
+)
+MQTT_PENDING = Gauge("correlator_mqtt_pending", "Messages that the broker has not acknowledged yet.", registry=REGISTRY)
+MQTT_QUEUE_AGE = Gauge("correlator_mqtt_queue_age_seconds", "Age of the oldest pending message.", registry=REGISTRY)
+MQTT_REFUSED = Counter("correlator_mqtt_refused", "Messages that the broker refused.", registry=REGISTRY)
+
+# -- labels
+
+MAX_LABEL = 64
+"""Characters of a label value from the database."""
+
+
+def label(text: str | None) -> str:
+    """Return a text from the database as a label value: truncated, and with ? for characters that do not print."""
+    if not text:
+        return "unknown"  # Prometheus treats an empty label as absent.
+    return "".join(c if c.isprintable() else "?" for c in text[:MAX_LABEL])
+
+
+class Bounded:
+    """Bounds the number of series: the first `limit` combinations of label values are kept, all others are `other`."""
+
+    OTHER: Final = "other"
+
+    def __init__(self, limit: int = 50) -> None:
+        self._limit = limit
+        self._known: dict[tuple[str | None, ...], tuple[str, ...]] = {}
+
+    def __call__(self, *texts: str | None) -> tuple[str, ...]:
+        values = self._known.get(texts)
+        if values is None:
+            if len(self._known) >= self._limit:
+                return (self.OTHER,) * len(texts)
+            values = self._known[texts] = tuple(map(label, texts))
+        return values

@@ -1,0 +1,89 @@
+"""Measurement of synchronous calls that block the event loop: during such a call every connection waits.
+
+Calls that may be long are wrapped in `timed`, once per batch and not once per row, so that a stall has a name.
+`heartbeat` measures stalls of any cause: how late the loop wakes a task. Wall time is the delay that a client sees;
+CPU time counts the loop's thread alone, and does not depend on the load of the machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from correlator.ops import metrics
+
+log = logging.getLogger(__name__)
+
+STALL = 0.02
+"""Seconds from which on a call is counted and, at level debug, logged with its name."""
+
+BEAT = 0.05
+"""Seconds between two heartbeats. A stall that ends before the next heartbeat is due is not measured by it."""
+
+_longest: dict[tuple[str, str], float] = {}
+
+
+class timed:  # noqa: N801 - reads as a statement: with timed("rows")
+    """Measure a block without `await`, under the name `call`. Event loop's thread only."""
+
+    __slots__ = ("_began", "_call", "_clock", "_cpu", "_cpu_began")
+
+    def __init__(
+        self,
+        call: str,
+        clock: Callable[[], float] = time.perf_counter,
+        cpu: Callable[[], float] = time.thread_time,
+    ) -> None:
+        self._call = call
+        self._clock = clock
+        self._cpu = cpu
+
+    def __enter__(self) -> None:
+        self._cpu_began = self._cpu()
+        self._began = self._clock()
+
+    def __exit__(self, *_: object) -> None:
+        wall = self._clock() - self._began
+        if wall >= STALL or wall > _longest.get((self._call, "wall"), 0.0):
+            note(self._call, wall, self._cpu() - self._cpu_began)
+
+
+def note(call: str, wall: float, cpu: float | None = None) -> None:
+    """Record the wall and CPU seconds of a call. `cpu` None: unknown."""
+    for clock, took in (("wall", wall), ("cpu", cpu)):
+        if took is not None and took > _longest.get((call, clock), 0.0):
+            _longest[call, clock] = took
+            metrics.LOOP_LONGEST.labels(call, clock).set(took)
+    if wall >= STALL:
+        metrics.LOOP_STALLS.labels(call).observe(wall)
+        used = f", {cpu * 1000:.0f} ms of CPU" if cpu is not None else ""
+        log.debug("%s blocked the event loop for %.0f ms%s", call, wall * 1000, used)
+
+
+async def heartbeat() -> None:
+    """Measure how late the loop wakes this task, and how long the garbage collector stops it, until cancelled."""
+    began = 0.0
+
+    def collecting(phase: str, _: dict[str, Any]) -> None:
+        nonlocal began
+        if phase == "start":
+            began = time.perf_counter()
+        elif (took := time.perf_counter() - began) >= STALL:
+            note("gc", took)
+
+    for call in ("loop", "gc"):
+        metrics.LOOP_STALLS.labels(call)  # The series exist from the start, with 0.
+    gc.callbacks.append(collecting)
+    try:
+        while True:
+            due = time.perf_counter() + BEAT
+            await asyncio.sleep(BEAT)
+            late = time.perf_counter() - due
+            if late >= STALL or late > _longest.get(("loop", "wall"), 0.0):
+                note("loop", late)
+    finally:
+        gc.callbacks.remove(collecting)

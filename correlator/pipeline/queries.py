@@ -1,0 +1,104 @@
+"""Queries that clients make and the database answers: filters of jobs, pages, and the `Archive` protocol.
+
+`correlator.sources.archive` implements `Archive`. It is a protocol because sources are built on top of this package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from correlator.jobs import job_view
+from correlator.jobs.model.facts import Reading
+from correlator.jobs.model.rows import LegacyRecord, Level, Micros
+from correlator.jobs.model.views import LogLine, PublishedJob, Resolved
+
+
+class Found(Struct, frozen=True):
+    """The job that an ID names in the database. Exactly one of `reading` and `legacy` is set."""
+
+    resolved: Resolved
+    reading: Reading | None = None
+    legacy: LegacyRecord | None = None
+
+
+class JobQuery(Struct, frozen=True):
+    """A filter of jobs: OR inside a member, AND between them; an empty member does not filter."""
+
+    status: frozenset[str] = frozenset()
+    job_type: frozenset[str] = frozenset()
+    operation: frozenset[str] = frozenset()
+    context_id: frozenset[str] = frozenset()
+    parent_job_id: frozenset[str] = frozenset()
+    text: str = ""
+    since: Micros | None = None
+
+    def matches(self, shown: PublishedJob) -> bool:
+        view = shown.view
+        return (
+            (not self.status or view.status.value in self.status)
+            and (not self.job_type or view.job_type in self.job_type)
+            and (not self.operation or view.operation in self.operation)
+            and (not self.context_id or view.context_id in self.context_id)
+            and (not self.parent_job_id or view.parent_job_id in self.parent_job_id)
+            and (self.since is None or (view.started_at or 0) >= self.since)
+            and (not self.text or self._mentions(shown))
+        )
+
+    def _mentions(self, shown: PublishedJob) -> bool:
+        text = self.text.lower()
+        return any(text in name.lower() for name in shown.view.names()) or text in job_view.vm_name(shown.view).lower()
+
+
+class Archive(Protocol):
+    """Jobs and log lines that only the database has. Every call may raise `correlator.errors.SourceUnavailable`."""
+
+    async def find(self, name: str, advance_clock: Callable[[], int]) -> Found | None:
+        """Return the newest job that `name` names, or None. Call `advance_clock` just before each table query."""
+
+    async def page(
+        self,
+        query: JobQuery,
+        before: tuple[Micros, str] | None,
+        limit: int,
+        advance_clock: Callable[[], int],
+        known: Callable[[str], bool],
+    ) -> JobsPage:
+        """Return jobs older than `before`, newest first by (started, ID), without those for which `known` is true."""
+
+    async def lines(self, names: JobNames, after: str | None, limit: int, level: Level) -> LinesPage:
+        """Return log lines of a job, oldest first. Raises `BadRequest` if `after` is not a position of this API."""
+
+
+class JobNames(Struct, frozen=True):
+    """The names that a log row may use for its job, and the job's first and last time. `ended` None: it runs."""
+
+    job_id: str
+    external_ids: tuple[str, ...]
+    step_ids: frozenset[int]
+    started: Micros
+    ended: Micros | None
+
+
+class JobsPage(Struct, frozen=True):
+    """One page of jobs from the database. A page may be short, or empty, before the end of the list.
+
+    `next_before`: where the next page begins; None after the last page.
+    """
+
+    readings: Sequence[Reading]
+    next_before: tuple[Micros, str] | None
+
+
+class LinesPage(Struct, frozen=True):
+    """One page of a job's log lines. A page may be short, or empty, before the end.
+
+    `next_after`: where the next page begins; None after the last line of an ended job. `more`: the next page exists
+    already.
+    """
+
+    lines: Sequence[LogLine]
+    next_after: str | None
+    more: bool

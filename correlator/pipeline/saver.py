@@ -1,0 +1,140 @@
+"""Writes the checkpoint once a second, and at the end, in a worker thread.
+
+The content of a write is gathered in one step of the event loop, so it is the state of one moment. A failed write is
+logged and counted; its changes are part of the next write, and nothing waits for the disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from correlator.jobs.forecast.forecaster import MAX_OPERATIONS
+from correlator.jobs.index import Index
+from correlator.jobs.model.persisted import Cursor
+from correlator.jobs.stored_forecasts import AT_ONCE, StoredForecasts
+from correlator.ops import metrics
+from correlator.ops.liveness import Liveness
+from correlator.ops.stalls import timed
+from correlator.pipeline.checkpoint import Changes, Checkpoint, Unusable
+
+log = logging.getLogger(__name__)
+
+EVERY = 1.0
+UNCHANGED_EVERY = 10.0
+"""Seconds between checks for changes, and between writes when nothing has changed."""
+
+STUCK_AFTER = 300.0
+"""Seconds without a heartbeat: a disk may be slow, and a restart would not fix it."""
+
+MALFORMED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+class Saver:
+    """Saves the index, its forecasts, `cursor()` (position in the log) and `events()` (unacknowledged, by number)."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        index: Index,
+        forecasts: StoredForecasts,
+        cursor: Callable[[], Cursor],
+        events: Callable[[], Mapping[int, tuple[str, bytes]]],
+        live: Liveness | None = None,
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._index = index
+        self._forecasts = forecasts
+        self._cursor = cursor
+        self._events = events
+        self._live = live or Liveness()
+        self._written: Changes | None = None
+        self._error: str | None = None
+        self._began = time.monotonic()
+        self._saved_at: float | None = None
+        self._lock = asyncio.Lock()
+        self._writing: asyncio.Future[None] | None = None
+        metrics.CHECKPOINT_AGE.set_function(lambda: time.monotonic() - (self._saved_at or self._began))
+
+    def describe(self) -> dict[str, Any]:
+        """Describe the checkpoint for /health/ready."""
+        age = None if self._saved_at is None else round(time.monotonic() - self._saved_at, 3)
+        return {"ok": self._error is None, "age_seconds": age, "error": self._error}
+
+    async def run(self) -> None:
+        """Save once a second, from the end of loading, until cancelled."""
+        with self._live.heartbeat("checkpoint", STUCK_AFTER) as beat:
+            while True:
+                await asyncio.sleep(EVERY)
+                if not self._index.loading:
+                    await self.save(always=False)
+                beat()
+
+    async def save(self, *, always: bool = True) -> None:
+        """Write the current state. Disk errors do not raise. Unless `always`, skip an unchanged state for a while."""
+        async with self._lock:
+            if self._writing is not None and not self._writing.done():
+                await asyncio.wait({self._writing})  # A cancelled `save` leaves its thread running.
+            with timed("checkpoint"):
+                changes = Changes(
+                    time.time(),
+                    self._cursor(),
+                    self._index.state(),
+                    {i: self._index.persistence.get(i) for i in self._index.persistence.changed()},
+                    self._events(),
+                    self._forecasts.changed(MAX_OPERATIONS if always else AT_ONCE),
+                )
+            if not always and self._is_saved(changes):
+                return
+            began = time.monotonic()
+            self._writing = asyncio.ensure_future(asyncio.to_thread(self._checkpoint.write, changes))
+            try:
+                await asyncio.shield(self._writing)
+            except (sqlite3.Error, OSError, UnicodeError) as error:
+                self._failed(error, changes)
+                return
+            except BaseException:
+                self._mark_again(changes)
+                raise
+            if self._error is not None:
+                log.info("the checkpoint is written again")
+            self._error, self._saved_at, self._written = None, time.monotonic(), changes
+            metrics.CHECKPOINT_SECONDS.observe(self._saved_at - began)
+
+    def _is_saved(self, changes: Changes) -> bool:
+        """True if the file has this state and was written less than `UNCHANGED_EVERY` seconds ago."""
+        written, at = self._written, self._saved_at
+        return (
+            written is not None
+            and at is not None
+            and time.monotonic() - at < UNCHANGED_EVERY
+            and not changes.jobs
+            and not changes.forecasts
+            # The logical time is not compared: a query without results advances it, and no fact refers to it.
+            and (changes.cursor, changes.memory.pending_events, changes.events)
+            == (written.cursor, written.memory.pending_events, written.events)
+        )
+
+    def _mark_again(self, changes: Changes) -> None:
+        self._index.persistence.mark_again(changes.jobs)
+        self._forecasts.mark_again(changes.forecasts)
+
+    def _failed(self, error: Exception, changes: Changes) -> None:
+        metrics.CHECKPOINT_FAILURES.inc()
+        self._written = None
+        self._mark_again(changes)
+        if self._error is None:
+            log.warning("the checkpoint cannot be written: %s; a restart would go back to the last one", error)
+        self._error = str(error)
+        if isinstance(error, Unusable | UnicodeError) or getattr(error, "sqlite_errorcode", 0) & 0xFF in MALFORMED:
+            try:
+                self._checkpoint.set_aside(str(error))
+            except (sqlite3.Error, OSError) as again:
+                self._error = str(again)
+                return
+            self._index.persistence.mark_again(self._index.persistence.all_ids())
+            self._forecasts.mark_all()

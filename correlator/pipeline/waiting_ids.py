@@ -1,0 +1,112 @@
+"""IDs that clients wait for and that no job in memory has yet, and the requests that wait for a job to change.
+
+A client may ask for a job before its first row is committed. While an ID is watched, the source queries the tables
+for new jobs more often than usual. That costs the database something, so an ID counts only for `WATCHED_FOR` seconds
+after the last client began to wait for it; the client may go on waiting, and gets the job whenever it appears.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+
+from correlator.jobs.model.changes import Change
+
+WATCHED_FOR = 60.0
+"""Seconds for which the source queries often for an ID that no job has."""
+
+
+class WaitingIds:
+    """The watched IDs and the waiters of one hub. Event loop's thread only.
+
+    `is_known(name)`: whether a job in memory has that ID. `on_watch()` is called each time a client begins to wait for
+    an ID; it must not wait and must not raise.
+    """
+
+    def __init__(self, is_known: Callable[[str], bool], on_watch: Callable[[], None] = lambda: None) -> None:
+        self._is_known = is_known
+        self._on_watch = on_watch
+        self._watched: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        """For each ID: how many clients wait for it, and when the last of them began; in the order of that time."""
+        self._waiters: dict[str, list[asyncio.Event]] = {}
+
+    @property
+    def waiters(self) -> int:
+        """The number of names for which a request waits in `changed`."""
+        return len(self._waiters)
+
+    def watch_id(self, name: str) -> None:
+        """Have the source query often for this ID, for `WATCHED_FOR` seconds from now. Paired with `unwatch_id`."""
+        count, _ = self._watched.get(name, (0, 0.0))
+        self._watched[name] = (count + 1, time.monotonic())
+        self._watched.move_to_end(name)
+        self._on_watch()
+
+    def unwatch_id(self, name: str) -> None:
+        """End one `watch_id` of this ID. An ID that is not watched is ignored."""
+        count, since = self._watched.get(name, (1, 0.0))
+        if count > 1:
+            self._watched[name] = (count - 1, since)
+        else:
+            self._watched.pop(name, None)
+
+    @contextlib.contextmanager
+    def watched_id(self, name: str) -> Iterator[None]:
+        """Watch an ID for as long as the block lasts."""
+        self.watch_id(name)
+        try:
+            yield
+        finally:
+            self.unwatch_id(name)
+
+    def has_waiting_ids(self) -> bool:
+        """True if a client began to wait within `WATCHED_FOR` for an ID that no job in memory has.
+
+        Older IDs cost nothing: the search ends at the first of them.
+        """
+        oldest = time.monotonic() - WATCHED_FOR
+        for name, (_, since) in reversed(self._watched.items()):
+            if since < oldest:
+                return False
+            if not self._is_known(name):
+                return True
+        return False
+
+    async def changed(self, name: str, within: float) -> bool:
+        """Wait until a job that `name` names changes or appears. False if `within` seconds passed before that.
+
+        `wake_all` ends the wait too.
+        """
+        event = asyncio.Event()
+        self._waiters.setdefault(name, []).append(event)
+        try:
+            async with asyncio.timeout(within):
+                await event.wait()
+            return True
+        except TimeoutError:
+            return False
+        finally:
+            self._waiters[name].remove(event)
+            if not self._waiters[name]:
+                del self._waiters[name]
+
+    def wake(self, changes: Iterable[Change]) -> None:
+        """End the waits for the jobs that `changes` are about, under each name that a job had or has."""
+        if not self._waiters:
+            return
+        for change in changes:
+            names = set(change.new.view.names()) if change.new is not None else set()
+            if change.old is not None:
+                names.update(change.old.view.names())
+            for name in names:
+                for event in self._waiters.get(name, ()):
+                    event.set()
+
+    def wake_all(self) -> None:
+        """End every wait, because the daemon stops."""
+        for events in self._waiters.values():
+            for event in events:
+                event.set()

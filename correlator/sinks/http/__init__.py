@@ -1,0 +1,1 @@
+"""The HTTP listener: REST, websocket, server-sent events, the page, and access control."""

@@ -1,0 +1,208 @@
+"""Access control: host names, origins, tokens, tickets and connection limits. Performs no I/O.
+
+Host: an unknown name in the Host header means that a foreign name resolves to this daemon (DNS rebinding), so the
+request is refused. An IP literal cannot be rebound and is accepted. Origin: browsers let any page open a websocket, so
+a foreign origin is refused for every request that streams or changes something.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import ipaddress
+import secrets
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from correlator.jobs.bounded import BoundedDict
+from correlator.sinks.http.frames import CloseCode
+
+TICKET_SECONDS = 30.0
+"""Seconds for which a ticket is valid."""
+
+MAX_TICKETS = 10_000
+"""Unused tickets at once, expired ones included. Beyond it, the oldest are revoked."""
+
+CHECKED_AT_ONCE = 100
+"""Connections whose token is checked in one step after a change of the rules. To close one takes about 10 µs."""
+
+NO_TOKEN: Final = b""
+"""The token of a request when no tokens are configured. A configured token is never empty."""
+
+TOKEN: Final = web.RequestKey("token", bytes)
+"""Key under which a request carries the token that admitted it."""
+
+_NO_TICKET: Final = (0.0, NO_TOKEN)
+
+
+class Access:
+    """The access rules of one listener, replaceable at run time by `change`. Without tokens, every request is admitted.
+
+    `clock`: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        listen_host: str,
+        clock: Callable[[], float],
+        tokens: Iterable[str] = (),
+        origins: Iterable[str] = (),
+        hosts: Iterable[str] = (),
+        max_readers: int = 10_000,
+        max_per_address: int = 10_000,
+    ) -> None:
+        self._clock = clock
+        self._own_hosts = frozenset({"localhost", listen_host.lower()})
+        self._tickets: BoundedDict[str, tuple[float, bytes]] = BoundedDict(MAX_TICKETS)
+        """For each ticket: when it expires, and the token that requested it."""
+        self.on_change: list[Callable[[], None]] = []
+        """Called after `change`. Connections whose token is not valid any more (see `holds`) must be closed then."""
+        self._connections: Counter[str] = Counter()
+        self.change(tokens, origins, hosts, max_readers, max_per_address)
+
+    def change(
+        self,
+        tokens: Iterable[str],
+        origins: Iterable[str],
+        hosts: Iterable[str],
+        max_readers: int,
+        max_per_address: int,
+    ) -> None:
+        """Replace the rules. A token that is not among `tokens` is revoked, as are the tickets it requested."""
+        self._tokens = tuple(t.encode() for t in tokens)
+        self._origins = frozenset(o.lower().rstrip("/") for o in origins)
+        self._hosts = self._own_hosts | {h.lower() for h in hosts}
+        self._max_readers = max_readers
+        self._max_per_address = max_per_address
+        for changed in self.on_change:
+            changed()
+
+    @property
+    def connections(self) -> int:
+        """Open streaming connections."""
+        return self._connections.total()
+
+    def host_allowed(self, host: str | None) -> bool:
+        """True for a configured host name, `localhost`, the listen address, or any IP literal."""
+        name = _host_name(host or "")
+        if name in self._hosts:
+            return True
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return True
+
+    def origin_allowed(self, request: web.BaseRequest) -> bool:
+        """True without an Origin header, for the daemon's own origin, and for configured ones."""
+        origin = request.headers.get("Origin")
+        if origin is None:
+            return True
+        try:
+            own = urlsplit(origin).netloc.lower() == (request.host or "").lower()
+        except ValueError:
+            own = False
+        return own or self.origin_listed(origin)
+
+    def origin_listed(self, origin: str) -> bool:
+        """True if the origin is in `http.allowed_origins`."""
+        return origin.lower() in self._origins
+
+    def cors(self, request: web.BaseRequest) -> dict[str, str]:
+        """The CORS headers of a response, if the request comes from a configured origin."""
+        origin = request.headers.get("Origin")
+        if origin is None or not self.origin_listed(origin):
+            return {}
+        return {
+            "Access-Control-Allow-Origin": origin,
+            "Vary": "Origin",
+            "Access-Control-Allow-Headers": "Authorization, If-None-Match, Last-Event-ID",
+            "Access-Control-Expose-Headers": "ETag",
+        }
+
+    def authorised(self, request: web.BaseRequest, *, tickets: bool = True) -> bytes | None:
+        """The valid token of ``Authorization: Bearer`` or of a ticket in the query, which is used up; None without one.
+
+        Returns `NO_TOKEN` if no tokens are configured.
+        """
+        if not self._tokens:
+            return NO_TOKEN
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and (known := self.known(token.strip())) is not None:
+            return known
+        ticket = request.query.get("ticket") if tickets else None
+        until, known = self._tickets.pop(ticket, _NO_TICKET) if ticket is not None else _NO_TICKET
+        return known if until > self._clock() and self.holds(known) else None
+
+    def known(self, token: str) -> bytes | None:
+        """The configured token that equals `token`, or None. Compares all of them in constant time."""
+        given = token.encode("utf-8", "replace")
+        found = [known for known in self._tokens if hmac.compare_digest(given, known)]
+        return found[0] if found else None
+
+    def holds(self, token: bytes) -> bool:
+        """True if a token that `authorised` or `known` returned is still valid."""
+        return not self._tokens or token in self._tokens
+
+    def ticket(self, token: bytes) -> str:
+        """Create a ticket, which admits one request within 30 s. Browsers need it: they cannot set websocket headers.
+
+        `token`: what `authorised` returned for the request that asks for the ticket.
+        """
+        ticket = secrets.token_urlsafe(24)
+        self._tickets[ticket] = self._clock() + TICKET_SECONDS, token
+        return ticket
+
+    @contextlib.contextmanager
+    def admitted(self, request: web.BaseRequest) -> Iterator[tuple[int, str] | None]:
+        """Count a connection while the block runs. Yields (close code, reason) if it must be refused, else None."""
+        address = request.remote or ""
+        if not self.origin_allowed(request):
+            yield CloseCode.FORBIDDEN, "this origin is not in http.allowed_origins"
+            return
+        if self.connections >= self._max_readers or self._connections[address] >= self._max_per_address:
+            yield CloseCode.TOO_MANY, "too many connections"
+            return
+        self._connections[address] += 1
+        try:
+            yield None
+        finally:
+            self._connections[address] -= 1
+            if not self._connections[address]:
+                del self._connections[address]
+
+
+class Pace:
+    """Rate limit of one client (token bucket): `burst` messages at once, `rate` per second on average.
+
+    `clock`: monotonic seconds.
+    """
+
+    def __init__(self, burst: int, rate: float, clock: Callable[[], float]) -> None:
+        self._burst = float(burst)
+        self._rate = rate
+        self._clock = clock
+        self._left, self._at = self._burst, clock()
+
+    def allows(self) -> bool:
+        """Count one message. Returns False if it exceeds the limit."""
+        now = self._clock()
+        self._left = min(self._burst, self._left + (now - self._at) * self._rate)
+        self._at = now
+        if self._left < 1.0:
+            return False
+        self._left -= 1.0
+        return True
+
+
+def _host_name(host: str) -> str:
+    """The Host header without its port and brackets, in lower case."""
+    host = host.strip().lower()
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.rpartition(":")[0] if host.count(":") == 1 else host

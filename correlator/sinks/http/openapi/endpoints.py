@@ -1,0 +1,305 @@
+"""The table of all HTTP endpoints: paths, parameters with their limits, responses with their bodies.
+
+Limits are imported from the code that enforces them. `correlator.sinks.http.openapi.specs` generates the OpenAPI
+document from this table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Annotated, Any, Final, Literal, TypeAlias
+
+from msgspec import Meta
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from correlator.jobs.model.rows import Level
+from correlator.jobs.shapes import Document, JobStatus
+from correlator.pipeline.resume_ring import MAX_CHANGES
+from correlator.sinks.http.access import TICKET_SECONDS
+from correlator.sinks.http.frames import MAX_IDS
+from correlator.sinks.http.rest import DEFAULT_LIMIT, MAX_EVENTS, MAX_LIMIT, MAX_WAIT
+from correlator.sinks.payloads import (
+    DirectReply,
+    EnhancedReply,
+    EventsPage,
+    JobsPage,
+    LegacyReply,
+    Liveness,
+    OperationsList,
+    OperationWithSteps,
+    Problem,
+    Readiness,
+    Resolved,
+    Ticket,
+    UnknownReply,
+)
+
+JSON, PROBLEM, EVENT_STREAM = "application/json", "application/problem+json", "text/event-stream"
+
+DateTime: TypeAlias = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A parameter. `type`: a type that msgspec derives a schema from; a list is repeated in the query."""
+
+    name: str
+    type: Any
+    description: str
+    place: Literal["path", "query", "header"] = "query"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A response. `bodies`: the types its body may have. `headers`: (name, description)."""
+
+    description: str
+    bodies: tuple[Any, ...] = ()
+    content_type: str = JSON
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An endpoint. `gate`: what is checked before it. `token`: Host and token; `host`: only Host; `open`: nothing."""
+
+    path: str
+    name: str
+    summary: str
+    answers: dict[HTTPStatus, Answer]
+    parameters: tuple[Parameter, ...] = ()
+    method: Literal["get", "post"] = "get"
+    gate: Literal["token", "host", "open"] = "token"
+
+
+def _problem(description: str) -> Answer:
+    return Answer(description, (Problem,), PROBLEM)
+
+
+RETRY: Final = (("Retry-After", "Seconds."),)
+
+BAD: Final = {HTTPStatus.BAD_REQUEST: _problem("A parameter is unknown or has an invalid value.")}
+AWAY: Final = {
+    HTTPStatus.SERVICE_UNAVAILABLE: Answer(
+        "The answer needs the database, which is not available or has not finished a search. Repeat the request.",
+        (Problem,),
+        PROBLEM,
+        RETRY,
+    )
+}
+UNKNOWN: Final = {HTTPStatus.NOT_FOUND: _problem("No job is known by this ID.")}
+
+ID: Final = Parameter(
+    "id",
+    str,
+    "Any ID of a job: UUID, external ID, context ID (its newest job), legacy ID; resolved in this order. Exact text,"
+    " any characters: percent-encode it, `/` too (that works raw as well, where no other endpoint has the path).",
+    "path",
+)
+ETAG: Final = (("ETag", 'The revision: `"{epoch}-{rev}"`.'),)
+
+LISTED: Final = "Repeated, or with commas between."
+STATUS: Final = Parameter("status", list[JobStatus], f"Jobs that have one of these. {LISTED}")
+JOB_TYPE: Final = Parameter("job_type", list[str], f"Jobs of one of these types. {LISTED}")
+CONTEXT_ID: Final = Parameter("context_id", list[str], f"Jobs of one of these contexts. {LISTED}")
+
+ENDPOINTS: Final = (
+    Endpoint(
+        "/api/v1/jobs",
+        "jobs",
+        "Jobs, the newest first; those that left memory come from the database",
+        {HTTPStatus.OK: Answer("A page of jobs.", (JobsPage,)), **BAD, **AWAY},
+        (
+            STATUS,
+            JOB_TYPE,
+            Parameter("operation", list[str], f"Jobs of one of these operations. {LISTED}"),
+            CONTEXT_ID,
+            Parameter("parent_job_id", list[str], f"Children of one of these jobs. {LISTED}"),
+            Parameter(
+                "q",
+                str,
+                "Text in any ID or in the VM's name, in upper or lower case. A page holds what a part of the table has:"
+                " it may be short or empty while `next_cursor` is set.",
+            ),
+            Parameter("since", DateTime, "Jobs that started then or later; a time with its zone."),
+            Parameter(
+                "limit", Annotated[int, Meta(ge=1, le=MAX_LIMIT)], f"Most items per page; {DEFAULT_LIMIT} by default."
+            ),
+            Parameter("cursor", str, "`next_cursor` of the page before."),
+            Parameter("steps", Literal["0", "1"], "`1`: with their steps."),
+        ),
+    ),
+    Endpoint(
+        "/api/v1/jobs/{id}",
+        "job",
+        "One job",
+        {
+            HTTPStatus.OK: Answer("The job.", (Document,), headers=ETAG),
+            HTTPStatus.NOT_MODIFIED: Answer(
+                "The job is unchanged: as in `If-None-Match`, or still at `rev` after `wait`.", headers=ETAG
+            ),
+            **BAD,
+            **UNKNOWN,
+            **AWAY,
+        },
+        (
+            ID,
+            Parameter(
+                "wait",
+                Annotated[float, Meta(ge=0, le=MAX_WAIT)],
+                "Seconds to wait until there is such a job; with `rev`, until it is past that.",
+            ),
+            Parameter("rev", Annotated[int, Meta(ge=0, le=1 << 53)], "The revision that the client has."),
+            Parameter("If-None-Match", str, "The `ETag` that the client has.", "header"),
+        ),
+    ),
+    Endpoint(
+        "/api/v1/jobs/{id}/events",
+        "job_events",
+        "The log rows of a job, oldest first; from the database, complete once all pages have been read",
+        {HTTPStatus.OK: Answer("A page of log rows.", (EventsPage,)), **BAD, **UNKNOWN, **AWAY},
+        (
+            ID,
+            Parameter("after", str, "`next_after` of the page before; opaque."),
+            Parameter(
+                "limit", Annotated[int, Meta(ge=1, le=MAX_EVENTS)], f"Most items per page; {DEFAULT_LIMIT} by default."
+            ),
+            Parameter("level", Level, "The least level; `DEBUG`: all."),
+        ),
+    ),
+    Endpoint(
+        "/api/v1/resolve/{id}",
+        "resolve",
+        "Where an ID leads, and by which of its kinds",
+        {HTTPStatus.OK: Answer("The job.", (Resolved,)), **BAD, **UNKNOWN, **AWAY},
+        (ID,),
+    ),
+    Endpoint(
+        "/api/v1/operations",
+        "operations",
+        "What earlier runs took, by operation: what forecasts rest on",
+        {HTTPStatus.OK: Answer("All operations that a run of has ended.", (OperationsList,)), **BAD},
+    ),
+    Endpoint(
+        "/api/v1/operations/{job_type}/{operation}",
+        "operation",
+        "What earlier runs of one operation took, with its usual steps",
+        {
+            HTTPStatus.OK: Answer("The operation.", (OperationWithSteps,)),
+            **BAD,
+            HTTPStatus.NOT_FOUND: _problem("No run of this operation is known."),
+        },
+        (
+            Parameter("job_type", str, "The job type, percent-encoded; `-` for jobs that have none.", "path"),
+            Parameter("operation", str, "The operation, percent-encoded; `/` also works raw.", "path"),
+        ),
+    ),
+    Endpoint(
+        "/api/v1/failover/{id}/status",
+        "failover_status",
+        "The appliance's own status reply, for a GUI that polls it",
+        {
+            HTTPStatus.OK: Answer("As the job was found.", (DirectReply, EnhancedReply, LegacyReply)),
+            HTTPStatus.NOT_FOUND: Answer(
+                "The appliance's own words for it; after `http.unknown_id_wait`, in which the job may appear.",
+                (UnknownReply,),
+            ),
+            **AWAY,
+        },
+        (ID,),
+    ),
+    Endpoint(
+        "/api/v1/stream",
+        "stream",
+        "The messages of the websocket as server-sent events",
+        {
+            HTTPStatus.OK: Answer(
+                "Each `data` is a message, each `id` is `{epoch}:{seq}`; see asyncapi.json.", (str,), EVENT_STREAM
+            ),
+            **BAD,
+            HTTPStatus.TOO_MANY_REQUESTS: _problem("The limit of streaming connections is reached."),
+            HTTPStatus.SERVICE_UNAVAILABLE: Answer("The daemon is shutting down.", (Problem,), PROBLEM, RETRY),
+            HTTPStatus.HTTP_VERSION_NOT_SUPPORTED: _problem("HTTP/1.0 has no streams."),
+        },
+        (
+            Parameter(
+                "id",
+                Annotated[list[str], Meta(max_length=MAX_IDS)],
+                "These jobs, each by any of its IDs. The stream waits for an ID that is not known yet."
+                " A single empty `id` selects no job.",
+            ),
+            STATUS,
+            JOB_TYPE,
+            CONTEXT_ID,
+            Parameter("logs", Level, "Log lines too, of at least this level."),
+            Parameter(
+                "Last-Event-ID",
+                str,
+                f"The `id` from which to go on: without a snapshot, if it is of this epoch and among the last"
+                f" {MAX_CHANGES:,} changes, or fewer where these carry very long IDs.",
+                "header",
+            ),
+        ),
+    ),
+    Endpoint(
+        "/api/v1/openapi.json",
+        "openapi",
+        "This document",
+        {HTTPStatus.OK: Answer("OpenAPI 3.1.", (dict[str, Any],)), **BAD},
+    ),
+    Endpoint(
+        "/api/v1/asyncapi.json",
+        "asyncapi",
+        "Websocket, event stream and MQTT",
+        {HTTPStatus.OK: Answer("AsyncAPI 3.0.", (dict[str, Any],)), **BAD},
+    ),
+    Endpoint(
+        "/api/v1/ticket",
+        "ticket",
+        f"A ticket, which admits one request within {TICKET_SECONDS:g} s where a header cannot be set",
+        {HTTPStatus.OK: Answer("The ticket.", (Ticket,))},
+        method="post",
+    ),
+    Endpoint(
+        "/health/live",
+        "live",
+        "Liveness: the process answers",
+        {HTTPStatus.OK: Answer("The process answers.", (Liveness,))},
+        gate="open",
+    ),
+    Endpoint(
+        "/health/ready",
+        "ready",
+        "Readiness",
+        {
+            HTTPStatus.OK: Answer("Ready, possibly with a part that is not available (`degraded`).", (Readiness,)),
+            HTTPStatus.SERVICE_UNAVAILABLE: Answer("The daemon is still loading, or is shutting down.", (Readiness,)),
+        },
+        gate="open",
+    ),
+    Endpoint(
+        "/metrics",
+        "metrics",
+        "Metrics for Prometheus",
+        {HTTPStatus.OK: Answer("The Prometheus text format.", (str,), CONTENT_TYPE_LATEST)},
+    ),
+    Endpoint("/", "page", "The live page", {HTTPStatus.OK: Answer("The page.", (str,), "text/html")}, gate="host"),
+    Endpoint(
+        "/client.js",
+        "client",
+        "The browser client",
+        {HTTPStatus.OK: Answer("A module.", (str,), "text/javascript")},
+        gate="host",
+    ),
+    Endpoint(
+        "/ws",
+        "websocket",
+        "The websocket; its messages are in asyncapi.json",
+        {
+            HTTPStatus.SWITCHING_PROTOCOLS: Answer("Continue with `hello`. A refusal is a close code."),
+            HTTPStatus.BAD_REQUEST: _problem("Not a websocket handshake."),
+        },
+        gate="host",
+    ),
+)

@@ -1,0 +1,303 @@
+"""The machine-readable descriptions of the interfaces: OpenAPI 3.1 for HTTP, AsyncAPI 3.0 for streams.
+
+Both are generated: schemas from the types of the messages, paths from `ENDPOINTS`, topics from `Topics`. Limits and
+codes are imported from the code that defines them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import Any, Final
+
+import msgspec
+from aiohttp import web
+
+from correlator import __version__
+from correlator.config.schema import Http, Mqtt
+from correlator.jobs import job_document, message_shapes, shapes
+from correlator.sinks import payloads
+from correlator.sinks.http import frames, websocket
+from correlator.sinks.http.openapi.endpoints import (
+    ENDPOINTS,
+    JSON,
+    PROBLEM,
+    Answer,
+    Endpoint,
+    Parameter,
+)
+from correlator.sinks.http.parameters import known
+from correlator.sinks.mqtt.topics import SPACING, Key, Topics, unescape
+
+SCHEMAS: Final = "#/components/schemas/{name}"
+
+Schema = dict[str, Any]
+
+
+class Specs:
+    """The two endpoints. The documents are encoded once, as they depend only on the version of the program."""
+
+    def __init__(self) -> None:
+        self._bodies = {
+            "/api/v1/openapi.json": job_document.encode(openapi()),
+            "/api/v1/asyncapi.json": job_document.encode(asyncapi()),
+        }
+
+    def routes(self) -> Iterable[web.RouteDef]:
+        return [web.get(path, self.document) for path in self._bodies]
+
+    async def document(self, request: web.Request) -> web.Response:
+        known(request, ())
+        return web.Response(body=self._bodies[request.path], content_type=JSON, headers={"Cache-Control": "no-cache"})
+
+
+# -- OpenAPI
+
+
+def openapi() -> Schema:
+    """The OpenAPI document."""
+    bodies = [b for e in ENDPOINTS for a in e.answers.values() for b in a.bodies]
+    refs, schemas = _schemas([*bodies, payloads.Problem])
+    paths: Schema = {}
+    for endpoint in ENDPOINTS:
+        paths.setdefault(endpoint.path, {})[endpoint.method] = _operation(endpoint, refs)
+    return {
+        "openapi": "3.1.0",
+        "info": _info("Jobs of the appliance's job log over HTTP, by any of their IDs."),
+        "servers": [{"url": "/"}],
+        "paths": paths,
+        "components": {"schemas": schemas, "securitySchemes": _SECURITY},
+    }
+
+
+_SECURITY: Final = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "Required if `http.tokens_file` contains tokens."},
+    "ticket": {
+        "type": "apiKey",
+        "in": "query",
+        "name": "ticket",
+        "description": "A ticket of `POST /api/v1/ticket`, instead of a token.",
+    },
+}
+
+_REFUSED: Final = {
+    HTTPStatus.UNAUTHORIZED: Answer(
+        "Tokens are configured, and the request has no valid one.",
+        (payloads.Problem,),
+        PROBLEM,
+        (("WWW-Authenticate", "`Bearer`"),),
+    ),
+    HTTPStatus.FORBIDDEN: Answer("The Host or the Origin is not allowed.", (payloads.Problem,), PROBLEM),
+}
+
+
+def _operation(endpoint: Endpoint, refs: dict[Any, Schema]) -> Schema:
+    answers = dict(endpoint.answers)
+    security: list[Schema] = [{}]
+    if endpoint.gate != "open":
+        answers[HTTPStatus.FORBIDDEN] = _REFUSED[HTTPStatus.FORBIDDEN]
+    if endpoint.gate == "token":
+        answers[HTTPStatus.UNAUTHORIZED] = _REFUSED[HTTPStatus.UNAUTHORIZED]
+        security += [{name: []} for name in _SECURITY]
+    return {
+        "operationId": endpoint.name,
+        "summary": endpoint.summary,
+        "security": security,
+        "parameters": [_parameter(p) for p in endpoint.parameters],
+        "responses": {str(status.value): _response(a, refs) for status, a in sorted(answers.items())},
+    }
+
+
+def _parameter(parameter: Parameter) -> Schema:
+    schema = msgspec.json.schema(parameter.type)
+    found = {
+        "name": parameter.name,
+        "in": parameter.place,
+        "description": parameter.description,
+        "required": parameter.place == "path",
+        "schema": schema,
+    }
+    if schema.get("type") == "array":
+        found["explode"] = True
+    return found
+
+
+def _response(answer: Answer, refs: dict[Any, Schema]) -> Schema:
+    response: Schema = {"description": answer.description}
+    if answer.bodies:
+        schemas = [refs[b] for b in answer.bodies]
+        schema = schemas[0] if len(schemas) == 1 else {"oneOf": schemas}
+        response["content"] = {answer.content_type: {"schema": schema}}
+    if answer.headers:
+        response["headers"] = {
+            name: {"description": description, "schema": {"type": "string"}} for name, description in answer.headers
+        }
+    return response
+
+
+# -- AsyncAPI
+
+_RECEIVED: Final = (frames.Hello, frames.Subscribe, frames.Unsubscribe, frames.Get, frames.Ping)
+_STREAMED: Final = tuple(
+    t for t in message_shapes.SERVER_MESSAGES if t not in (message_shapes.Error, message_shapes.Pong)
+)
+_PUBLISHED: Final = (
+    *(payloads.DaemonStatus, payloads.JobState, payloads.DeletedJobState),
+    *(message_shapes.JobEvent, payloads.ExternalId, payloads.DaemonIndex),
+)
+
+
+def asyncapi() -> Schema:
+    """The AsyncAPI document: websocket, server-sent events and MQTT topics. `send` is an action of the daemon."""
+    kinds = [*_RECEIVED, *message_shapes.SERVER_MESSAGES, *_PUBLISHED]
+    refs, schemas = _schemas(kinds)
+    # The last state of a deleted job may lack members of `Document`, but has no others.
+    known_last = schemas[payloads.DeletedJobState.__name__]
+    known_last["properties"] = schemas[shapes.Document.__name__]["properties"] | known_last["properties"]
+    channels, operations = _web_channels()
+    for name, channel, operation in _topics():
+        channels[name], operations[name] = channel, operation
+    return {
+        "asyncapi": "3.0.0",
+        "info": _info("Jobs of the appliance's job log as they happen."),
+        "defaultContentType": JSON,
+        "servers": {
+            "websocket": {"host": str(Http().listen), "protocol": "ws"},
+            "http": {"host": str(Http().listen), "protocol": "http"},
+            "broker": {
+                "host": "localhost:1883",
+                "protocol": "mqtt",
+                "protocolVersion": "5",
+                "description": "`mqtt.url`",
+            },
+        },
+        "channels": channels,
+        "operations": operations,
+        "components": {"messages": {_name(k): _message(k, refs, schemas) for k in kinds}, "schemas": schemas},
+    }
+
+
+def _web_channels() -> tuple[Schema, Schema]:
+    channels = {
+        "websocket": {
+            "address": "/ws",
+            "title": "Websocket",
+            "description": (
+                "Text frames of JSON: a frame is one message or an array of messages. `hello` is due within"
+                f" {websocket.HELLO_WITHIN:g} s; a bookmark comes at least every 10 s."
+                f" Frames from a client are at most {frames.MAX_FRAME} bytes (else 1009), with at most {frames.MAX_IDS}"
+                f" IDs in a subscription; {websocket.MAX_BAD_FRAMES} bad ones close the connection. Close codes: "
+                + ", ".join(f"{code} {why}" for code, why in _CLOSES)
+                + "."
+            ),
+            "servers": [{"$ref": "#/servers/websocket"}],
+            "messages": _refer(*_RECEIVED, *message_shapes.SERVER_MESSAGES),
+            "bindings": {"ws": {"method": "GET", "bindingVersion": "0.1.0"}},
+        },
+        "stream": {
+            "address": "/api/v1/stream",
+            "title": "Server-sent events",
+            "description": (
+                "Each `data` is a message of the websocket, each `id` is `{epoch}:{seq}`. The message `event` has the"
+                " event name `event`, all others have none."
+            ),
+            "servers": [{"$ref": "#/servers/http"}],
+            "messages": _refer(*_STREAMED),
+        },
+    }
+    operations = {
+        "said": _act("receive", "websocket", _RECEIVED),
+        "told": _act("send", "websocket", message_shapes.SERVER_MESSAGES),
+        "streamed": _act("send", "stream", _STREAMED),
+    }
+    return channels, operations
+
+
+_CLOSES: Final = (
+    (frames.CloseCode.RESTART, "restart"),
+    (frames.CloseCode.TRY_LATER, "try later"),
+    (frames.CloseCode.BAD_PROTOCOL, "bad protocol"),
+    (frames.CloseCode.UNAUTHORISED, "token missing, expired or revoked"),
+    (frames.CloseCode.FORBIDDEN, "origin or token refused"),
+    (frames.CloseCode.NO_HELLO, "no hello"),
+    (frames.CloseCode.TOO_MANY, "too many"),
+    (frames.CloseCode.TOO_SLOW, "too slow"),
+)
+
+
+def _topics() -> Iterable[tuple[str, Schema, Schema]]:
+    topics = Topics("{prefix}/{instance}")
+    state = (
+        f"Retained: the job document, at most {1 / SPACING:g} times a second, the last one always. A job that leaves"
+        " memory has a last state with `deleted`; then the topic is emptied."
+    )
+    event = (
+        "Not retained: one message for every committed lifecycle row, and for transitions that only the tables show."
+    )
+    ext = "Retained: one topic for each external ID; emptied when the job that has it leaves memory."
+    tree: list[tuple[str, str, str, tuple[Any, ...]]] = [
+        ("status", topics.status, "Retained, and the last will.", (payloads.DaemonStatus,)),
+        ("state", topics.of(Key("state", "{job_id}")), state, (payloads.JobState, payloads.DeletedJobState)),
+        ("event", topics.event("{job_id}"), event, (message_shapes.JobEvent,)),
+        ("ext", topics.of(Key("ext", "{external_id}")), ext, (payloads.ExternalId,)),
+        ("index", topics.index, "Retained, every 10 s.", (payloads.DaemonIndex,)),
+    ]
+    for name, topic, description, kinds in tree:
+        address = unescape(topic)
+        channel = {
+            "address": address,
+            "description": description,
+            "servers": [{"$ref": "#/servers/broker"}],
+            "messages": _refer(*kinds),
+            "parameters": {p: about for p, about in _LEVELS.items() if f"{{{p}}}" in address},
+        }
+        bindings = {"mqtt": {"qos": 1, "retain": name != "event", "bindingVersion": "0.2.0"}}
+        yield name, channel, _act("send", name, kinds) | {"bindings": bindings}
+
+
+_LEVELS: Final = {
+    "prefix": {"description": "`mqtt.prefix`", "default": Mqtt().prefix},
+    "instance": {"description": "`mqtt.instance`; by default the host name"},
+    "job_id": {"description": "The job's UUID; of a legacy job its ID, escaped like an external one"},
+    "external_id": {"description": "Percent-encoded: every byte outside `A-Z a-z 0-9 . _ ~ -` (RFC 3986, 2.3)"},
+}
+
+
+def _message(kind: Any, refs: dict[Any, Schema], schemas: Schema) -> Schema:
+    described = {k: v for k, v in (("summary", schemas[kind.__name__].get("description")),) if v}
+    return {"name": kind.__name__, "contentType": JSON, **described, "payload": refs[kind]}
+
+
+def _act(action: str, channel: str, kinds: Iterable[Any]) -> Schema:
+    return {
+        "action": action,
+        "channel": {"$ref": f"#/channels/{channel}"},
+        "messages": [{"$ref": f"#/channels/{channel}/messages/{_name(k)}"} for k in kinds],
+    }
+
+
+def _refer(*kinds: Any) -> Schema:
+    return {_name(k): {"$ref": f"#/components/messages/{_name(k)}"} for k in kinds}
+
+
+def _name(kind: Any) -> str:
+    return str(kind.__name__)
+
+
+# -- both
+
+
+def _info(description: str) -> Schema:
+    return {
+        "title": "correlator",
+        "version": __version__,
+        "description": description,
+        "license": {"name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
+    }
+
+
+def _schemas(kinds: Iterable[Any]) -> tuple[dict[Any, Schema], Schema]:
+    """The schema of each type, and the components that the schemas refer to."""
+    kinds = list(dict.fromkeys(kinds))
+    found, components = msgspec.json.schema_components(kinds, ref_template=SCHEMAS)
+    return dict(zip(kinds, found, strict=True)), dict(components)

@@ -1,0 +1,60 @@
+"""Query parameters of a request, checked: their names, numbers, choices and lists."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from aiohttp import web
+
+from correlator.errors import BadRequest
+
+_N = TypeVar("_N", int, float)
+
+
+def known(request: web.Request, names: Iterable[str]) -> None:
+    """Check the names of the query parameters, so that a typo is an error and not an empty result.
+
+    Raises:
+        BadRequest: A parameter is neither in `names` nor `ticket`.
+    """
+    allowed = {*names, "ticket"}
+    for name in request.query:
+        if name not in allowed:
+            right = ", ".join(sorted(names)) or "none"
+            raise BadRequest(f"there is no query parameter {name!r} here; known: {right}")
+
+
+def number(request: web.Request, name: str, low: int, high: int, kind: Callable[[str], _N]) -> _N | None:
+    """A query parameter as a number from `low` to `high`, parsed by `kind`; None if it is missing.
+
+    Raises:
+        BadRequest: It is not such a number.
+    """
+    text = request.query.get(name)
+    if text is None:
+        return None
+    try:
+        value = kind(text)
+        if not low <= value <= high:  # also false for NaN
+            raise ValueError(text)
+    except ValueError:
+        raise BadRequest(f"{name}={text!r}: expected a number from {low} to {high}") from None
+    return value
+
+
+def choice(request: web.Request, name: str, options: tuple[str, ...]) -> str | None:
+    """A query parameter that is one of `options`; None if it is missing.
+
+    Raises:
+        BadRequest: It has another value.
+    """
+    text = request.query.get(name)
+    if text is not None and text not in options:
+        raise BadRequest(f"{name}={text!r}: expected one of {', '.join(options)}")
+    return text
+
+
+def values(request: web.Request, name: str) -> frozenset[str]:
+    """The values of a filter, which may be repeated or separated by commas."""
+    return frozenset(v for text in request.query.getall(name, []) for v in text.split(",") if v)

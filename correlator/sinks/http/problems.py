@@ -1,0 +1,81 @@
+"""Errors as ``application/problem+json`` (RFC 9457)."""
+
+from __future__ import annotations
+
+import logging
+from http import HTTPStatus
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.typedefs import Handler
+
+from correlator.errors import BadRequest, NotFound, SourceUnavailable
+from correlator.jobs import job_document
+
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 2
+"""Seconds after which a client may repeat a request that failed because of the database or of a restart."""
+
+RETRY_AFTER = {"Retry-After": str(RETRY_SECONDS)}
+
+
+class _NoHttp(logging.Filter):
+    """Drops records of malformed requests. The client has got 400, and the bytes may be many and contain a token."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+server_log = logging.getLogger("correlator.server")
+"""The logger of aiohttp's server, which logs each malformed request at ERROR with its bytes and a traceback."""
+server_log.addFilter(_NoHttp())
+
+
+def problem(status: int, detail: str, headers: dict[str, str] | None = None) -> web.Response:
+    """The response for an error. Its `type` is ``about:blank``, as the status identifies the problem."""
+    return web.Response(
+        status=status,
+        body=job_document.encode(
+            {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+        ),
+        content_type="application/problem+json",
+        headers=headers,
+    )
+
+
+@web.middleware
+async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn an exception of a handler into a problem. An internal error is logged, and its text is not sent."""
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        if error.status < HTTPStatus.BAD_REQUEST:
+            raise
+        allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
+        return problem(error.status, _words(error, request), allow)
+    except Exception as error:  # noqa: BLE001 - every exception becomes a response
+        return _answer(error, request)
+
+
+def _answer(error: Exception, request: web.Request) -> web.Response:
+    match error:
+        case BadRequest():
+            return problem(HTTPStatus.BAD_REQUEST, str(error))
+        case NotFound():
+            return problem(HTTPStatus.NOT_FOUND, str(error))
+        case SourceUnavailable():  # its text may name the server and the account
+            return problem(HTTPStatus.SERVICE_UNAVAILABLE, error.public, RETRY_AFTER)
+        case ConnectionError() if request.transport is None or request.transport.is_closing():
+            return problem(HTTPStatus.BAD_REQUEST, "the client has disconnected")  # never read
+        case _:
+            log.error("a request failed", exc_info=error, extra={"path": request.path})
+            return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "Internal error. See the daemon's log.")
+
+
+def _words(error: web.HTTPException, request: web.Request) -> str:
+    if error.status == HTTPStatus.NOT_FOUND:
+        return f"there is nothing at {request.path}"
+    if error.status == HTTPStatus.METHOD_NOT_ALLOWED:
+        return f"{request.method} is not possible at {request.path}"
+    return error.text or error.reason

@@ -1,0 +1,304 @@
+"""REST: lists of jobs, one job by any ID, log rows of a job, resolution of IDs; from memory and the database."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import datetime
+import heapq
+import time
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import Any, Final, TypeAlias
+
+import msgspec
+from aiohttp import web
+
+from correlator.errors import Away, BadRequest, NotFound, SourceUnavailable
+from correlator.jobs import job_document
+from correlator.jobs.model.facts import Status
+from correlator.jobs.model.rows import LEVELS, Level, Micros
+from correlator.jobs.model.views import PublishedJob, Resolved
+from correlator.ops.stalls import timed
+from correlator.pipeline.hub import Hub
+from correlator.pipeline.queries import Archive, JobNames, JobQuery
+from correlator.sinks.http.parameters import choice, known, number, values
+from correlator.sinks.http.problems import RETRY_AFTER, problem
+
+MAX_WAIT = 60
+MAX_LIMIT = 500
+MAX_EVENTS = 1000
+DEFAULT_LIMIT = 100
+
+MAX_PAGE_BYTES = 8 << 20
+"""Bytes of documents in one page of jobs; a single one may exceed it."""
+
+MATCHED_AT_ONCE = 2_000
+"""Jobs in memory that are matched with a query before the event loop runs other tasks."""
+
+ENCODED_AT_ONCE = 0.01
+"""Seconds of encoding before the event loop runs other tasks."""
+
+GATHER_WITHIN = 0.5
+"""Seconds after which a page of jobs is returned even if it is not full."""
+
+ASK_EVERY = 1.0
+"""Seconds between two queries of a request that waits while the database is not available."""
+
+ARCHIVE_WITHIN = 3.0
+"""Seconds to wait for the database; after that, a page of jobs is served from memory only."""
+
+Place: TypeAlias = tuple[Micros, str]
+"""The position of a job in the order of a list: (started_at, id)."""
+
+_STATUSES: Final = [s.value for s in Status if s is not Status.SKIPPED]
+_FILTERS: Final = ("status", "job_type", "operation", "context_id", "parent_job_id")
+
+
+class Rest:
+    """The endpoints for jobs under ``/api/v1``."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+
+    def routes(self) -> Iterable[web.RouteDef]:
+        return [
+            web.get("/api/v1/jobs", self.jobs),
+            web.get("/api/v1/jobs/{id:(?s:.+)}/events", self.events),
+            web.get("/api/v1/jobs/{id:(?s:.+)}", self.job),
+            web.get("/api/v1/resolve/{id:(?s:.+)}", self.resolve),
+        ]
+
+    async def job(self, request: web.Request) -> web.Response:
+        """One job, by any ID. With ``wait``, the request waits until the job exists or is past revision ``rev``."""
+        return await self._job(request, request.match_info["id"])
+
+    async def _job(self, request: web.Request, name: str) -> web.Response:
+        wait, rev = _waits(request) if request.query_string else (None, None)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + (wait or 0.0)
+        found = await self._find(name, until)
+        if found is None and wait:
+            found = await self._hub.appearance(name, until - loop.time())
+        if found is None:
+            if wait and self._hub.draining:
+                return problem(HTTPStatus.SERVICE_UNAVAILABLE, "the correlator restarts: ask again", RETRY_AFTER)
+            raise NotFound(f"no job is known by {name!r}")
+        shown = found[0]
+        while rev is not None and shown.rev == rev and (left := until - loop.time()) > 0 and not self._hub.draining:
+            await self._hub.waiting_ids.changed(shown.job_id, left)
+            shown = (self._hub.find_now(name) or (shown, None))[0]
+        etag = f'"{self._hub.epoch}-{shown.rev}"'
+        headers = {"ETag": etag, "Cache-Control": "no-cache"}
+        if (rev is not None and wait and shown.rev == rev) or matches(request, etag):
+            return web.Response(status=HTTPStatus.NOT_MODIFIED, headers=headers)
+        return web.Response(body=self._hub.documents.encoded(shown), content_type="application/json", headers=headers)
+
+    async def _find(self, name: str, until: float) -> tuple[PublishedJob, Resolved] | None:
+        """As `Hub.find`; until `until` (loop time), repeat the query while the database is not available."""
+        clock = asyncio.get_running_loop().time
+        while True:
+            try:
+                return await self._hub.find(name)
+            except SourceUnavailable:
+                if (left := until - clock()) <= 0 or self._hub.draining:
+                    raise
+            if (found := await self._hub.appearance(name, min(left, ASK_EVERY))) is not None:
+                return found
+
+    async def events(self, request: web.Request) -> web.Response:
+        """A page of a job's log rows, oldest first."""
+        name = request.match_info["id"]
+        found = await self._hub.find(name)
+        if found is None:
+            whole = f"{name}/events"  # may be an ID that contains a raw slash
+            if "wait" in request.query or await self._hub.find(whole) is not None:
+                return await self._job(request, whole)
+            raise NotFound(f"no job is known by {name!r}")
+        known(request, ("after", "limit", "level"))
+        limit = number(request, "limit", 1, MAX_EVENTS, int) or DEFAULT_LIMIT
+        least = choice(request, "level", LEVELS)
+        level: Level = next((n for n in LEVELS if n == least), "DEBUG")
+        if self._hub.archive is None:
+            raise SourceUnavailable("there is none")
+        page = await self._hub.archive.lines(_names(found[0]), request.query.get("after"), limit, level)
+        lines, _ = await _encoded(job_document.encode(job_document.log_line(e)) for e in page.lines)
+        return _paged("events", lines, {"next_after": page.next_after, "more": page.more})
+
+    async def resolve(self, request: web.Request) -> web.Response:
+        """The job that an ID resolves to, and by which kind of ID."""
+        known(request, ())
+        name = request.match_info["id"]
+        found = await self._hub.find(name)
+        if found is None:
+            raise NotFound(f"no job is known by {name!r}")
+        resolved = found[1]
+        return json_response(
+            {"job_id": resolved.job_id, "resolved_by": resolved.resolved_by, "also": list(resolved.also)}
+        )
+
+    async def jobs(self, request: web.Request) -> web.Response:
+        """A page of jobs, newest first."""
+        known(request, (*_FILTERS, "q", "since", "limit", "cursor", "steps"))
+        limit = number(request, "limit", 1, MAX_LIMIT, int) or DEFAULT_LIMIT
+        with_steps = choice(request, "steps", ("0", "1")) == "1"
+        query = _query(request)
+        before = _decode_cursor(request.query["cursor"]) if "cursor" in request.query else None
+        page = await self._in_memory(query, before, limit + 1)
+        reason: str | None = None
+        following: Place | None = None
+        # A job that is not in memory ended before the retention, and so started before it.
+        kept_since = self._hub.clock() - self._hub.published.retention
+        if self._hub.archive is not None and (len(page) <= limit or _place(page[-1])[0] < kept_since):
+            try:
+                page, following = await self._with_archive(self._hub.archive, page, query, before, limit + 1)
+            except SourceUnavailable as error:
+                if not page and before is not None:
+                    raise  # an empty page would mean the end of the list
+                reason = error.public
+        if len(page) > limit:
+            following = _place(page[limit - 1])
+        documents = (job_document.encode(job_document.document(s, steps=with_steps)) for s in page[:limit])
+        parts, cut = await _encoded(documents, MAX_PAGE_BYTES)
+        if cut:
+            following = _place(page[len(parts) - 1])
+        cursor = _encode_cursor(following) if following is not None else None
+        return _paged("jobs", parts, {"next_cursor": cursor, "complete": reason is None, "reason": reason})
+
+    async def _in_memory(self, query: JobQuery, before: Place | None, limit: int) -> list[PublishedJob]:
+        """The newest `limit` jobs in memory that match `query`, newest first."""
+        found: list[PublishedJob] = []
+        everything = list(self._hub.published.all())
+        for at in range(0, len(everything), MATCHED_AT_ONCE):
+            if at:
+                await asyncio.sleep(0)
+            some = everything[at : at + MATCHED_AT_ONCE]
+            with timed("page"):
+                found += [s for s in some if (before is None or _place(s) < before) and query.matches(s)]
+                found = heapq.nlargest(limit, found, key=_place)
+        return found
+
+    async def _with_archive(
+        self, archive: Archive, page: list[PublishedJob], query: JobQuery, before: Place | None, limit: int
+    ) -> tuple[list[PublishedJob], Place | None]:
+        """Merge jobs of the database into a page. Returns it, and where the next page begins if this one is not full.
+
+        Raises:
+            SourceUnavailable: The database cannot be queried, or did not answer within `ARCHIVE_WITHIN` seconds.
+        """
+        known = {s.job_id for s in page}
+        merged = list(page)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + GATHER_WITHIN
+        while True:
+            try:
+                async with asyncio.timeout(ARCHIVE_WITHIN):
+                    found = await archive.page(
+                        query,
+                        before,
+                        limit,
+                        self._hub.index.advance_clock,
+                        lambda i: i in known or self._hub.published.get(i) is not None,
+                    )
+            except TimeoutError:
+                raise SourceUnavailable(f"no answer within {ARCHIVE_WITHIN:g} s", Away.NO_ANSWER) from None
+            for reading in found.readings:
+                shown = self._hub.archived(reading)
+                # The database's collation may match more than the query does.
+                if shown is not None and query.matches(shown):
+                    merged.append(shown)
+                    known.add(shown.job_id)
+            merged.sort(key=_place, reverse=True)
+            before = found.next_before
+            if before is None:
+                return merged[:limit], None
+            # Jobs before this position are complete; after it, the database may have further ones.
+            certain = [s for s in merged if _place(s) >= before]
+            if len(certain) >= limit or loop.time() >= until:
+                return certain[:limit], before
+
+
+async def _encoded(parts: Iterable[bytes], most: int | None = None) -> tuple[list[bytes], bool]:
+    """Encode `parts` one by one, up to `most` bytes. Returns them, and True if some were left out.
+
+    Yields to the event loop every `ENCODED_AT_ONCE` seconds.
+    """
+    made: list[bytes] = []
+    size, began = 0, time.monotonic()
+    for part in parts:
+        if most is not None and made and size + len(part) > most:
+            return made, True
+        made.append(part)
+        size += len(part)
+        if time.monotonic() - began > ENCODED_AT_ONCE:
+            await asyncio.sleep(0)
+            began = time.monotonic()
+    return made, False
+
+
+def _paged(name: str, parts: Iterable[bytes], more: dict[str, Any]) -> web.Response:
+    """A response with an array `name` of encoded items, and the members `more`."""
+    body = b'{"%b":[%b],%b' % (name.encode(), b",".join(parts), job_document.encode(more)[1:])
+    return web.Response(body=body, content_type="application/json")
+
+
+def json_response(value: Any, status: int = 200) -> web.Response:
+    return web.Response(body=job_document.encode(value), content_type="application/json", status=status)
+
+
+def _waits(request: web.Request) -> tuple[float | None, int | None]:
+    known(request, ("wait", "rev"))
+    return number(request, "wait", 0, MAX_WAIT, float), number(request, "rev", 0, 1 << 53, int)
+
+
+def _query(request: web.Request) -> JobQuery:
+    chosen = {name: values(request, name) for name in _FILTERS}
+    for status in chosen["status"]:
+        if status not in _STATUSES:
+            raise BadRequest(f"status={status!r}: expected one of {', '.join(_STATUSES)}")
+    since = _time(request.query["since"]) if "since" in request.query else None
+    return JobQuery(**chosen, text=request.query.get("q", ""), since=since)
+
+
+def _time(text: str) -> Micros:
+    try:
+        when = datetime.datetime.fromisoformat(text.replace(" ", "+"))
+        if when.tzinfo is None:
+            raise ValueError(text)
+    except ValueError:
+        raise BadRequest(f"since={text!r}: expected a time with its zone, e.g. 2025-09-22T10:00:00Z") from None
+    return (when - datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)) // datetime.timedelta(microseconds=1)
+
+
+def _names(shown: PublishedJob) -> JobNames:
+    """The IDs by which log rows may refer to the job, and the times between which they were logged."""
+    view = shown.view
+    names = view.external_ids if view.source == "joblog" else (view.job_id,)
+    last = view.last.at if view.last is not None else None
+    ended = max((t for t in (view.ended_at, view.started_at, last) if t is not None), default=0)
+    return JobNames(
+        view.job_id, names, frozenset(s.id for s in view.steps), view.started_at or 0, ended if view.terminal else None
+    )
+
+
+def _place(shown: PublishedJob) -> Place:
+    return (shown.view.started_at or 0, shown.job_id)
+
+
+def _encode_cursor(place: Place) -> str:
+    return base64.urlsafe_b64encode(msgspec.json.encode(place)).decode().rstrip("=")
+
+
+def _decode_cursor(text: str) -> Place:
+    try:
+        raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+        return msgspec.json.decode(raw, type=tuple[int, str])
+    except (ValueError, binascii.Error, msgspec.MsgspecError) as error:
+        raise BadRequest("cursor: expected the next_cursor of the page before, as it was given") from error
+
+
+def matches(request: web.Request, etag: str) -> bool:
+    """True if If-None-Match contains `etag`, by weak comparison (RFC 9110, 13.1.2)."""
+    given = request.headers.get("If-None-Match", "")
+    return given.strip() == "*" or etag in [t.strip().removeprefix("W/") for t in given.split(",")]

@@ -1,0 +1,232 @@
+"""The HTTP listener: routes, access checks, readiness, metrics and shutdown.
+
+Shutdown: refuse new streams, send `bye` to streaming clients and end requests that wait, then close the listener.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from http import HTTPStatus
+from itertools import chain
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+from prometheus_client.exposition import choose_encoder
+
+from correlator.errors import CorrelatorError
+from correlator.ops import metrics
+from correlator.ops.stalls import timed
+from correlator.pipeline.hub import Hub
+from correlator.sinks.http.access import TOKEN, Access
+from correlator.sinks.http.compatible import Compatible
+from correlator.sinks.http.openapi.specs import Specs
+from correlator.sinks.http.operations import Operations
+from correlator.sinks.http.problems import problem, problems, server_log
+from correlator.sinks.http.rest import Rest, json_response
+from correlator.sinks.http.sse import EventStreams
+from correlator.sinks.http.static import Static
+from correlator.sinks.http.websocket import Websockets
+from correlator.sinks.streaming.limits import DEFAULT, Limits
+from correlator.sinks.streaming.sessions import Streams
+
+log = logging.getLogger(__name__)
+
+TICKET_PATH = "/api/v1/ticket"
+
+OPEN_PATHS = ("/health/live", "/health/ready")
+"""Paths without token and Host checks: a load balancer has no token and does not use the host name."""
+
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:;"
+        " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """The address to listen on. `port` 0: any free port. `tls`: serve HTTPS.
+
+    `request_within`: seconds that a connection may be open without a complete request, whether its headers are slow or
+    it is idle. aiohttp's own default is an hour; proxies keep their connections for 60 s.
+    """
+
+    host: str
+    port: int
+    tls: ssl.SSLContext | None = None
+    request_within: float = 75.0
+
+
+class HttpSink:
+    """The HTTP sink; satisfies `correlator.sinks.Sink`.
+
+    `unknown_id_wait`: see `Compatible`. `on_ready`: called with the base URL when the listener accepts connections.
+    """
+
+    def __init__(
+        self,
+        listener: Listener,
+        access: Access,
+        *,
+        max_subscriptions: int = 100,
+        unknown_id_wait: float = 3.0,
+        limits: Limits = DEFAULT,
+        on_ready: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._listener = listener
+        self._access = access
+        self._max_subscriptions = max_subscriptions
+        self._unknown_id_wait = unknown_id_wait
+        self._limits = limits
+        self._on_ready = on_ready
+        self._static = Static()
+
+    async def run(self, hub: Hub) -> None:
+        """Serve until cancelled.
+
+        Raises:
+            CorrelatorError: The address cannot be bound.
+        """
+        streams = Streams(hub, self._limits)
+        sockets = Websockets(hub, self._access, streams, max_subscriptions=self._max_subscriptions)
+        events = EventStreams(hub, self._access, streams)
+        hub.watchers["streaming"] = lambda: self._access.connections
+        app = web.Application(middlewares=[self._headers, problems, self._gate])
+        app.add_routes(
+            [
+                *Rest(hub).routes(),
+                *Operations(hub).routes(),
+                *Compatible(hub, unknown_id_wait=self._unknown_id_wait).routes(),
+                web.get("/ws", sockets.handle, allow_head=False),
+                web.get("/api/v1/stream", events.handle, allow_head=False),
+                web.post(TICKET_PATH, self._ticket),
+                web.get("/health/live", partial(self._live, hub)),
+                web.get("/health/ready", partial(self._ready, hub)),
+                web.get("/metrics", partial(self._metrics, hub, streams)),
+                *Specs().routes(),
+                *self._static.routes(),
+            ]
+        )
+        runner = web.AppRunner(
+            app,
+            access_log=None,
+            logger=server_log,
+            handler_cancellation=True,
+            shutdown_timeout=2.0,
+            keepalive_timeout=self._listener.request_within,
+        )
+        await runner.setup()
+        background = asyncio.gather(streams.run(), sockets.run(), self._close_revoked(sockets, events))
+        try:
+            self._on_ready(await self._listen(runner))
+            await background
+        finally:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(5.0):
+                    hub.close()
+                    await events.drain()
+                    await sockets.drain()
+            background.cancel()
+            await runner.cleanup()
+
+    async def _close_revoked(self, sockets: Websockets, events: EventStreams) -> None:
+        """Close the connections of revoked tokens each time the access rules have changed, until cancelled."""
+        changed = asyncio.Event()
+        self._access.on_change.append(changed.set)
+        while True:
+            await changed.wait()
+            changed.clear()
+            for _ in chain(sockets.close_revoked(), events.close_revoked()):
+                await asyncio.sleep(0)
+
+    async def _listen(self, runner: web.AppRunner) -> str:
+        where = self._listener
+        site = web.TCPSite(runner, where.host, where.port, ssl_context=where.tls, backlog=1024, reuse_address=True)
+        try:
+            await site.start()
+        except OSError as error:
+            raise CorrelatorError(
+                f"http.listen: {where.host}:{where.port} cannot be listened on: {error.strerror or error}"
+            ) from error
+        host, port = runner.addresses[0][:2]
+        url = f"{'https' if where.tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+        log.info("serving at %s", url)
+        return url
+
+    @web.middleware
+    async def _headers(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        response = await handler(request)
+        if not response.prepared:
+            response.headers.update(HEADERS | self._access.cors(request))
+        return response
+
+    @web.middleware
+    async def _gate(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        return self._refusal(request) or await handler(request)
+
+    def _refusal(self, request: web.Request) -> web.Response | None:  # noqa: PLR0911 - a list of reasons
+        """The error response for a request that is not admitted, else None. `Websockets` checks its tokens itself."""
+        path, access = request.path, self._access
+        host_allowed = path in OPEN_PATHS or access.host_allowed(request.headers.get("Host"))
+        if host_allowed and request.method == "OPTIONS" and access.origin_listed(request.headers.get("Origin", "")):
+            return web.Response(status=HTTPStatus.NO_CONTENT)
+        if path in OPEN_PATHS:
+            return None
+        if not host_allowed:
+            return problem(
+                HTTPStatus.FORBIDDEN, "this Host is not served here: add its name to http.allowed_hosts if it is yours"
+            )
+        if path in self._static.paths or path == "/ws":
+            return None
+        if request.method not in ("GET", "HEAD") and not access.origin_allowed(request):
+            return problem(HTTPStatus.FORBIDDEN, "this origin is not in http.allowed_origins")
+        token = access.authorised(request, tickets=path != TICKET_PATH)  # a ticket must not create the next
+        if token is not None:
+            request[TOKEN] = token
+            return None
+        return problem(
+            HTTPStatus.UNAUTHORIZED,
+            "a token is needed: Authorization: Bearer …, or a ticket of POST /api/v1/ticket",
+            {"WWW-Authenticate": "Bearer"},
+        )
+
+    async def _ticket(self, request: web.Request) -> web.Response:
+        return json_response({"ticket": self._access.ticket(request[TOKEN]), "expires_in": 30})
+
+    async def _live(self, hub: Hub, request: web.Request) -> web.Response:
+        del request
+        stuck = {name: round(seconds, 1) for name, seconds in hub.live.stuck().items()}
+        if stuck:
+            return json_response({"live": False, "stuck": stuck}, status=HTTPStatus.SERVICE_UNAVAILABLE)
+        return json_response({"live": True})
+
+    async def _ready(self, hub: Hub, request: web.Request) -> web.Response:
+        del request
+        parts = {name: describe() for name, describe in hub.readiness.items()}
+        ready = not hub.status.loading and not hub.draining
+        body = {
+            "ready": ready,
+            "degraded": not all(part.get("ok", True) for part in parts.values()),
+            "parts": parts,
+        }
+        return json_response(body, status=HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE)
+
+    async def _metrics(self, hub: Hub, streams: Streams, request: web.Request) -> web.Response:
+        metrics.READY.set(not hub.status.loading and not hub.draining)
+        metrics.DATABASE_UP.set(hub.status.database == "live")
+        for transport, count in streams.clients().items():
+            metrics.CLIENTS.labels(transport).set(count)
+        metrics.CLIENTS_LAGGING.set(streams.fanout.lagging)
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))  # OpenMetrics or text
+        with timed("metrics"):
+            body = encode(metrics.REGISTRY)
+        return web.Response(body=body, headers={"Content-Type": content_type})

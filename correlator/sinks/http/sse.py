@@ -1,0 +1,192 @@
+"""Server-sent events: one subscription over plain HTTP, for networks that block websockets and for ``curl -N``.
+
+The events are the websocket's messages. From ``synced`` on, their ``id`` is the position. A browser that reconnects
+with it gets the changes it missed. One that lost its connection before ``synced`` has no ``id`` and gets a snapshot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator, Sequence
+from http import HTTPStatus
+from typing import TYPE_CHECKING, ClassVar, Final, get_args
+
+from aiohttp import web
+
+from correlator.errors import BadRequest
+from correlator.jobs.model.facts import Status
+from correlator.jobs.model.rows import LEVELS, Level
+from correlator.ops import metrics
+from correlator.pipeline.hub import Hub
+from correlator.pipeline.queries import JobQuery
+from correlator.sinks.http.access import CHECKED_AT_ONCE, TOKEN
+from correlator.sinks.http.frames import MAX_IDS, CloseCode
+from correlator.sinks.http.parameters import choice, known, values
+from correlator.sinks.http.problems import RETRY_AFTER, RETRY_SECONDS, problem
+from correlator.sinks.streaming.filters import Filter
+from correlator.sinks.streaming.messages import Framing, Message
+from correlator.sinks.streaming.sessions import Resume, Streams
+
+if TYPE_CHECKING:
+    from correlator.sinks.http.access import Access
+
+SUB: Final = 1
+"""The ID of the only subscription of an event stream."""
+
+_STATUSES: Final = frozenset(s.value for s in Status if s is not Status.SKIPPED)
+
+
+class EventStreamClient:
+    """One event stream as a `Client` of the fan-out.
+
+    `positions`: the framing with an ``id`` per position, shared by all streams. It is used after the snapshot.
+    """
+
+    transport: ClassVar[str] = "sse"
+
+    def __init__(self, transport: asyncio.Transport | None, positions: Framing, token: bytes) -> None:
+        self._transport = transport
+        self.token = token
+        self._positions = positions
+        self.framing: Framing = _without_positions
+        self.over = asyncio.Event()
+
+    def write(self, framed: bytes) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(b"%x\r\n%b\r\n" % (len(framed), framed))  # RFC 9112, 7.1: a chunk
+
+    def waiting(self) -> int:
+        if self._transport is None or self._transport.is_closing():
+            return 0
+        return self._transport.get_write_buffer_size()
+
+    def synced(self) -> None:
+        self.framing = self._positions
+
+    def give_up(self) -> None:
+        metrics.CLIENTS_CLOSED.labels("slow").inc()
+        if self._transport is not None:
+            self._transport.abort()
+        self.over.set()
+
+
+class EventStreams:
+    """All event streams of one listener."""
+
+    def __init__(self, hub: Hub, access: Access, streams: Streams) -> None:
+        self._hub = hub
+        self._access = access
+        self._streams = streams
+        epoch = hub.epoch.encode()
+
+        def framing(messages: Sequence[Message], /) -> bytes:
+            # A change may consist of several messages. Its position is reached with the last one.
+            last = {m.seq: i for i, m in enumerate(messages) if m.seq is not None}
+            return b"".join(
+                b"id: %b:%d\n%b" % (epoch, m.seq, _event(m)) if m.seq is not None and last[m.seq] == i else _event(m)
+                for i, m in enumerate(messages)
+            )
+
+        self._framing: Framing = framing
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """``GET /api/v1/stream``."""
+        known(request, ("id", "status", "job_type", "context_id", "logs"))
+        wanted, level = _wanted(request), _level(request)
+        with self._access.admitted(request) as refused:
+            if self._hub.draining:
+                return problem(HTTPStatus.SERVICE_UNAVAILABLE, "restarting", RETRY_AFTER)
+            if refused is not None:
+                return problem(refused[0] - 4000, refused[1])
+            response = web.StreamResponse(
+                headers={
+                    "Content-Type": "text/event-stream; charset=utf-8",
+                    "Cache-Control": "no-cache, no-transform",
+                    "X-Accel-Buffering": "no",
+                    **self._access.cors(request),
+                }
+            )
+            if request.version >= (1, 1):
+                response.enable_chunked_encoding()
+            else:
+                return problem(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "an event stream needs HTTP/1.1")
+            await response.prepare(request)
+            client = EventStreamClient(request.transport, self._framing, request[TOKEN])
+            last = request.headers.get("Last-Event-ID") or ""
+            try:
+                await self._begin(client, wanted, level, last)
+                await client.over.wait()
+            finally:
+                self._streams.remove(client)
+            with contextlib.suppress(ConnectionError):
+                await response.write_eof()
+            return response
+
+    async def drain(self) -> None:
+        """Send `bye` to all clients, so that they reconnect, and end their streams."""
+        for client in self._open():
+            self._end(client, CloseCode.RESTART)
+
+    def _open(self) -> list[EventStreamClient]:
+        return [r for r in self._streams.fanout.clients if isinstance(r, EventStreamClient)]
+
+    def close_revoked(self) -> Iterator[None]:
+        """End the streams whose token has been revoked, in steps of at most `CHECKED_AT_ONCE` streams.
+
+        A client that reconnects with such a token gets 401.
+        """
+        for number, client in enumerate(self._open(), 1):
+            if not self._access.holds(client.token) and not client.over.is_set():
+                metrics.CLIENTS_CLOSED.labels(str(CloseCode.UNAUTHORISED)).inc()
+                self._end(client, CloseCode.UNAUTHORISED)
+            if number % CHECKED_AT_ONCE == 0:
+                yield
+
+    def _end(self, client: EventStreamClient, code: int) -> None:
+        self._streams.bye(client, code)
+        client.over.set()
+
+    async def _begin(self, client: EventStreamClient, wanted: Filter, level: Level | None, last: str) -> None:
+        resume = _position(last)
+        client.write(b"retry: %d\n\n" % (RETRY_SECONDS * 1000))
+        self._streams.welcome(client, resume)
+        if not self._access.holds(client.token):  # revoked while the response headers were written
+            self._end(client, CloseCode.UNAUTHORISED)
+            return
+        await self._streams.subscribe(client, SUB, wanted, level, resume=resume, resuming=bool(last))
+
+
+def _without_positions(messages: Sequence[Message], /) -> bytes:
+    return b"".join(map(_event, messages))
+
+
+def _event(message: Message) -> bytes:
+    """One event. A browser passes an event with a name only to the listeners for that name."""
+    return (b"event: event\ndata: %b\n\n" if message.is_event else b"data: %b\n\n") % message.body
+
+
+def _wanted(request: web.Request) -> Filter:
+    ids = request.query.getall("id", [])  # an ID may contain commas, so each has its own parameter
+    if len(ids) > MAX_IDS:
+        raise BadRequest(f"id: at most {MAX_IDS} of them")
+    jobs = frozenset(ids) if ids else None
+    if ids == [""]:  # as `"jobs": []` of a websocket: an empty list has no other form in a query
+        jobs = frozenset()
+    elif any(not 0 < len(i) <= 255 for i in ids):
+        raise BadRequest("id: expected 1 to 255 characters")
+    status = values(request, "status")
+    if wrong := sorted(status - _STATUSES):
+        raise BadRequest(f"status={wrong[0]!r}: expected one of {', '.join(sorted(_STATUSES))}")
+    query = JobQuery(status=status, job_type=values(request, "job_type"), context_id=values(request, "context_id"))
+    return Filter(query, jobs)
+
+
+def _level(request: web.Request) -> Level | None:
+    text = choice(request, "logs", LEVELS)
+    return next((level for level in get_args(Level) if level == text), None)
+
+
+def _position(text: str) -> Resume | None:
+    epoch, _, seq = text.rpartition(":")
+    return Resume(epoch, int(seq)) if epoch and seq.isascii() and seq.isdigit() and len(seq) < 17 else None

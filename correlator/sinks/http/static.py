@@ -1,0 +1,38 @@
+"""The page and its files, served from memory. Only files of the package are served."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from http import HTTPStatus
+from importlib import resources
+
+from aiohttp import web
+
+import correlator.web
+from correlator.sinks.http.rest import matches
+
+
+class Static:
+    """Serves the files without a token. Browsers revalidate them with each request (`no-cache`, ETag)."""
+
+    def __init__(self) -> None:
+        root = resources.files(correlator.web)
+        self._files: dict[str, tuple[bytes, str, str]] = {}
+        for path, (name, kind) in correlator.web.files().items():
+            body = root.joinpath(name).read_bytes()
+            self._files[path] = body, kind, f'"{hashlib.sha256(body).hexdigest()[:20]}"'
+
+    @property
+    def paths(self) -> Iterable[str]:
+        return self._files.keys()
+
+    def routes(self) -> Iterable[web.RouteDef]:
+        return [web.get(path, self.file) for path in self._files]
+
+    async def file(self, request: web.Request) -> web.Response:
+        body, kind, etag = self._files[request.path]
+        headers = {"Cache-Control": "no-cache", "ETag": etag}
+        if matches(request, etag):
+            return web.Response(status=HTTPStatus.NOT_MODIFIED, headers=headers)
+        return web.Response(body=body, content_type=kind, charset="utf-8", headers=headers)

@@ -1,0 +1,280 @@
+"""The websocket endpoint, which implements docs/protocol.md.
+
+A connection needs one socket and a few sets. Frames are written to its transport as a whole, without waiting and
+without a task per connection. Only a snapshot is paced: its next part waits for room in the transport's buffer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Any, assert_never
+
+import msgspec
+from aiohttp import WSMsgType, web
+
+from correlator.errors import BadRequest, SourceUnavailable
+from correlator.jobs import job_document
+from correlator.ops import metrics
+from correlator.ops.liveness import STUCK_AFTER
+from correlator.pipeline.hub import Hub
+from correlator.pipeline.queries import JobQuery
+from correlator.sinks.http.access import CHECKED_AT_ONCE, Access, Pace
+from correlator.sinks.http.frames import (
+    MAX_FRAME,
+    ClientMessage,
+    CloseCode,
+    Get,
+    Hello,
+    Ping,
+    Subscribe,
+    Unsubscribe,
+    decode,
+)
+from correlator.sinks.http.websocket_connection import WebsocketConnection
+from correlator.sinks.streaming.filters import Filter
+from correlator.sinks.streaming.messages import Message
+from correlator.sinks.streaming.sessions import Resume, Streams
+
+VERSION = 1
+"""The version of the protocol."""
+
+HELLO_WITHIN = 10.0
+"""Seconds that a client has to send `hello`."""
+
+GET_WITHIN = 5.0
+"""Seconds to wait for the database in a `get`. Must be less than `Limits.pong_within`."""
+
+MAX_BURST = 1000
+MAX_RATE = 200.0
+"""Messages that a client may send at once, and per second. Pings and pongs count too."""
+
+MAX_SUBSCRIBES = 200
+SUBSCRIBE_RATE = 20.0
+"""The same for `subscribe`, as each one scans all jobs."""
+
+MAX_BAD_FRAMES = 3
+"""Frames with an invalid message before the connection is closed."""
+
+
+class Close(Exception):
+    """Raised to close the connection with `code`. `reason` is cut to 123 bytes (RFC 6455, 5.5)."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason.encode()[:123]
+
+
+class Websockets:
+    """All websocket connections of one listener."""
+
+    def __init__(self, hub: Hub, access: Access, streams: Streams, *, max_subscriptions: int = 100) -> None:
+        self._hub = hub
+        self._access = access
+        self._streams = streams
+        self._max_subscriptions = max_subscriptions
+        self._open: dict[WebsocketConnection, None] = {}
+        """Includes connections that have not sent `hello` yet."""
+
+    async def run(self) -> None:
+        """Send pings, and abort connections that do not answer, until cancelled."""
+        with self._hub.live.heartbeat("websockets", STUCK_AFTER) as beat:
+            while True:
+                await asyncio.sleep(1.0)
+                beat()
+                now = time.monotonic()
+                for client in [r for r in self._open if r.ready and not r.closing]:
+                    if not self._streams.fanout.lags(client) and not client.ping(now):
+                        metrics.CLIENTS_CLOSED.labels("gone").inc()
+                        client.abort()
+
+    async def drain(self) -> None:
+        """Send `bye` to all clients, so that they reconnect, and close their connections."""
+        clients = [r for r in self._open if not r.closing]
+        for client in clients:
+            self._streams.bye(client, CloseCode.RESTART)
+            self._streams.remove(client)
+            client.end(CloseCode.RESTART, b"restart")
+        for client in clients:
+            for task in list(client.tasks):
+                with contextlib.suppress(Exception):
+                    await task
+
+    def close_revoked(self) -> Iterator[None]:
+        """Close the connections whose token has been revoked, in steps of at most `CHECKED_AT_ONCE` connections."""
+        for number, client in enumerate(list(self._open), 1):
+            valid = client.token is not None and self._access.holds(client.token)
+            if client.ready and not client.closing and not valid and client in self._open:
+                metrics.CLIENTS_CLOSED.labels(str(CloseCode.UNAUTHORISED)).inc()
+                self._streams.remove(client)
+                client.end(CloseCode.UNAUTHORISED, b"this token has been revoked")
+            if number % CHECKED_AT_ONCE == 0:
+                yield
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """``GET /ws``. Returns when the connection has ended.
+
+        Raises:
+            BadRequest: `Sec-WebSocket-Key` is invalid.
+        """
+        ws = web.WebSocketResponse(compress=False, max_msg_size=MAX_FRAME, timeout=2.0, autoping=False)
+        try:
+            await ws.prepare(request)
+        except ValueError as error:  # for a key that is not ASCII; aiohttp refuses other invalid keys itself
+            raise BadRequest("Sec-WebSocket-Key: expected 16 bytes in base64") from error
+        client = WebsocketConnection(request.transport, ws, self._streams.limits)
+        self._open[client] = None
+        try:
+            with self._access.admitted(request) as admitted:
+                if self._hub.draining:
+                    raise Close(CloseCode.RESTART, "restart")
+                if admitted is not None:
+                    raise Close(*admitted)
+                await self._serve(request, client)
+        except Close as close:
+            metrics.CLIENTS_CLOSED.labels(str(close.code)).inc()
+            self._streams.remove(client)
+            client.closing = True
+            await ws.close(code=close.code, message=close.reason)
+        finally:
+            self._streams.remove(client)
+            self._open.pop(client, None)
+        return ws
+
+    async def _serve(self, request: web.Request, client: WebsocketConnection) -> None:
+        bad = 0
+        clock = asyncio.get_running_loop().time
+        pace, subscribes = Pace(MAX_BURST, MAX_RATE, clock), Pace(MAX_SUBSCRIBES, SUBSCRIBE_RATE, clock)
+        client.token = self._access.authorised(request)
+        deadline = asyncio.get_running_loop().time() + HELLO_WITHIN
+        while True:
+            try:
+                async with asyncio.timeout_at(None if client.ready else deadline):
+                    message = await client.ws.receive()
+            except TimeoutError:
+                raise Close(CloseCode.NO_HELLO, f"no hello within {HELLO_WITHIN:g} s") from None
+            client.received_at = time.monotonic()
+            if message.type is WSMsgType.PING:
+                client.pong(message.data)
+            elif message.type not in (WSMsgType.PONG, WSMsgType.TEXT, WSMsgType.BINARY):
+                return
+            if client.closing:
+                continue  # ignore messages until the connection ends
+            if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
+                if not pace.allows():
+                    raise Close(CloseCode.TOO_MANY, f"more than {MAX_RATE:g} messages a second")
+                continue
+            if not await self._handle_frame(client, message.data, pace, subscribes):
+                bad += 1
+                if bad >= MAX_BAD_FRAMES:
+                    raise Close(CloseCode.BAD_PROTOCOL, "three bad frames")
+
+    async def _handle_frame(
+        self, client: WebsocketConnection, frame: str | bytes, pace: Pace, subscribes: Pace
+    ) -> bool:
+        """Handle the messages of a frame one by one. Returns False if one of them was invalid."""
+        good = True
+        try:
+            messages = decode(frame)
+        except BadRequest as error:
+            messages = [error]
+        for message in messages:
+            if not pace.allows() or (isinstance(message, Subscribe) and not subscribes.allows()):
+                raise Close(
+                    CloseCode.TOO_MANY, f"more than {MAX_RATE:g} messages a second, or {SUBSCRIBE_RATE:g} subscribes"
+                )
+            try:
+                if isinstance(message, BadRequest):
+                    raise message
+                await self._handle_message(client, message)
+            except BadRequest as error:
+                good = False
+                self._error(client, "bad_request", str(error), error.sub)
+            await asyncio.sleep(0)  # let other connections run
+        return good
+
+    async def _handle_message(self, client: WebsocketConnection, message: ClientMessage) -> None:
+        if isinstance(message, Hello):
+            self._hello(client, message)
+        elif not client.ready:
+            raise BadRequest('say hello first: {"type":"hello","version":1}')
+        elif isinstance(message, Subscribe):
+            await self._subscribe(client, message)
+        elif isinstance(message, Unsubscribe):
+            if not self._streams.unsubscribe(client, message.id):
+                raise BadRequest(f"there is no subscription {message.id}", message.id)
+        elif isinstance(message, Get):
+            await client.gets.acquire()
+            client.received_at = time.monotonic()  # pongs were not read while this waited
+            self._streams.start(client, self._get(client, message.job_id))
+        elif isinstance(message, Ping):
+            self._streams.send(client, {"type": "pong"})
+        else:
+            assert_never(message)
+
+    def _hello(self, client: WebsocketConnection, hello: Hello) -> None:
+        if client.ready:
+            raise BadRequest("hello was said already")
+        if hello.version != VERSION:
+            raise Close(CloseCode.BAD_PROTOCOL, f"version {hello.version} is not spoken here; version {VERSION} is")
+        if client.token is None or not self._access.holds(client.token):
+            if not hello.token:
+                raise Close(CloseCode.UNAUTHORISED, "a token is needed in hello")
+            client.token = self._access.known(hello.token)
+            if client.token is None:
+                raise Close(CloseCode.FORBIDDEN, "this token is not known")
+        client.ready = True
+        client.resume = _resume(hello.resume)
+        self._streams.welcome(client, client.resume)
+
+    async def _subscribe(self, client: WebsocketConnection, message: Subscribe) -> None:
+        known = self._streams.fanout.subs(client)
+        if message.id not in known and len(known) >= self._max_subscriptions:
+            raise Close(CloseCode.TOO_MANY, f"at most {self._max_subscriptions} subscriptions")
+        wanted = Filter(
+            JobQuery(
+                status=frozenset(message.status or ()),
+                job_type=frozenset(message.job_type or ()),
+                context_id=frozenset(message.context_id or ()),
+            ),
+            frozenset(message.jobs) if message.jobs is not None else None,
+        )
+        if not self._streams.fanout.groups.has_room(wanted):
+            raise Close(CloseCode.TOO_MANY, "too many IDs in all subscriptions together")
+        resuming = bool(message.resume)
+        await self._streams.subscribe(
+            client, message.id, wanted, message.logs, resume=client.resume if resuming else None, resuming=resuming
+        )
+
+    async def _get(self, client: WebsocketConnection, name: str) -> None:
+        """Answer a `get`, in its own task, as the database may be slow."""
+        try:
+            if not await self._streams.put(client, name, GET_WITHIN):
+                self._error(client, "not_found", f"no job is known by {name!r}", job_id=name)
+        except SourceUnavailable as error:
+            self._error(client, "unavailable", error.public, job_id=name)
+        except TimeoutError:
+            detail = f"the database did not answer within {GET_WITHIN:g} s"
+            self._error(client, "unavailable", detail, job_id=name)
+        finally:
+            client.gets.release()
+
+    def _error(
+        self, client: WebsocketConnection, code: str, detail: str, sub: int | None = None, *, job_id: str | None = None
+    ) -> None:
+        """Send an `error` message, which is possible even before `hello`. `job_id`: the ID of a `get` that failed."""
+        error: dict[str, Any] = {"type": "error", "sub": sub, "code": code, "detail": detail}
+        if job_id is not None:
+            error["job_id"] = job_id
+        self._streams.fanout.send(client, [Message(job_document.encode(error))])
+
+
+def _resume(message: Any) -> Resume | None:
+    """The position in a `hello`; None if it is missing or malformed."""
+    try:
+        return msgspec.convert(message, Resume)
+    except msgspec.ValidationError:
+        return None

@@ -1,0 +1,1 @@
+"""The MQTT sink: retained state and events, with the limits that a broker announces."""

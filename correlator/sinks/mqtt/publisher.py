@@ -1,0 +1,153 @@
+"""Publishing over the open connection: the window, the deadline of each message, and messages that are left out.
+
+A message that the broker has not acknowledged counts as not sent. A message for which the broker would close the
+connection is left out, or nothing else would ever get through.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable
+
+from paho.mqtt.packettypes import PacketTypes
+
+from correlator.jobs.bounded import BoundedDict
+from correlator.ops import metrics
+from correlator.sinks.mqtt.client import Client
+from correlator.sinks.mqtt.connection import WINDOW, Closed, TimedOut, json_properties
+from correlator.sinks.mqtt.reasons import PACKET_TOO_LARGE
+from correlator.sinks.mqtt.suspects import Suspects
+from correlator.sinks.mqtt.topics import Message
+
+log = logging.getLogger(__name__)
+
+DEADLINE_INTERVAL = 0.5
+"""Seconds between two checks of how long the oldest message has waited for PUBACK."""
+
+MAX_EXPIRY = (1 << 32) - 1
+"""Seconds. MQTT 5 stores an expiry in four bytes, which is 136 years. A retention may be longer than that."""
+
+BACKSTOP = 86_400
+"""Seconds beyond the retention for which a broker keeps an ended job, if this daemon never returns to remove it."""
+
+PACKET_HEAD = 64
+"""Maximum number of bytes of a message besides its topic and payload."""
+
+LONGEST_TOPIC = 65_535
+"""Maximum number of bytes of a topic in MQTT. External IDs in attrs are unbounded; a longer topic is left out."""
+
+MAX_SKIPPED = 10_000
+"""Maximum number of topics that are remembered as left out."""
+
+
+def window(receive_maximum: int) -> int:
+    """Return how many messages with QoS 1 may be in flight. See MQTT 5, 4.9."""
+    return max(1, min(WINDOW, receive_maximum))
+
+
+class Publisher:
+    """Sends messages and waits for their acknowledgement. Used by the tasks of one connection at a time.
+
+    `retention`: seconds that ended jobs stay in memory. `url`: the broker's address, for the log. `timeout`: seconds to
+    wait for PUBACK. `on_refused`: called with a sentence when a message is left out.
+    """
+
+    def __init__(self, retention: float, url: object, timeout: float, on_refused: Callable[[str], None]) -> None:
+        self._expiry = min(int(retention) + BACKSTOP, MAX_EXPIRY)
+        self._url = url
+        self._timeout = timeout
+        self._on_refused = on_refused
+        self._mqtt5 = True
+        self._window = asyncio.Semaphore(WINDOW)
+        """The number of messages that this connection's broker accepts at once."""
+        self._in_flight: dict[object, float] = {}
+        """Monotonic time at which each message was sent, the oldest first."""
+        self._received_at = -math.inf
+        """Monotonic time of the last message from the broker. Acknowledgements follow those that it sent before."""
+        self._unacknowledged: list[tuple[str, bytes]] = []
+        """Messages that were in flight when the connection ended."""
+        self._suspects = Suspects()
+        self._skipped: BoundedDict[str, None] = BoundedDict(MAX_SKIPPED)
+        """The retained topics whose newest message was left out."""
+
+    @property
+    def skipped(self) -> int:
+        """Number of retained topics whose newest message was left out."""
+        return len(self._skipped)
+
+    def begin(self, client: Client, *, mqtt5: bool) -> None:
+        """Start a new connection."""
+        self._mqtt5 = mqtt5
+        self._unacknowledged.clear()
+        self._window = asyncio.Semaphore(window(client.receive_maximum))
+
+    async def send(self, client: Client, message: Message) -> None:
+        """Publish a message and return when the broker has acknowledged or refused it. Raises: one of `LOST`.
+
+        A message for which the broker would close the connection is left out.
+        """
+        if len(message.topic) > LONGEST_TOPIC:
+            self._on_refused(f"a topic over {LONGEST_TOPIC} bytes")
+            return
+        if len(message.topic) + len(message.payload) + PACKET_HEAD > client.maximum_packet_size:
+            self._skip(message, f"over {client.maximum_packet_size} bytes")
+            return
+        if self._suspects.is_left_out(message.topic, message.payload, time.monotonic()):
+            self._skip(message, f"the broker closes the connection at one of {len(message.payload)} bytes")
+            return
+        properties = None
+        if self._mqtt5:
+            properties = json_properties(PacketTypes.PUBLISH, self._expiry if message.expires else None)
+        retain, qos = message.retain and client.retain_available, min(1, client.maximum_qos)
+        async with self._window:
+            token = object()
+            self._in_flight[token] = time.monotonic()
+            try:
+                await client.publish(message.topic, message.payload, qos=qos, retain=retain, properties=properties)
+            except BaseException:
+                self._unacknowledged.append((message.topic, message.payload))
+                raise
+            finally:
+                del self._in_flight[token]
+        self._suspects.acknowledged(message.topic)
+        self._skipped.pop(message.topic, None)
+        metrics.MQTT_PUBLISHED.inc()
+
+    def broker_sends(self) -> None:
+        """The broker has sent a message. An acknowledgement may follow thousands of retained messages."""
+        self._received_at = time.monotonic()
+
+    async def enforce_deadlines(self) -> None:
+        """Run until a message has waited for PUBACK for too long and the broker sent nothing else. Raises: `TimedOut`.
+
+        One periodic check of the oldest message costs less than a timer for each.
+        """
+        while True:
+            await asyncio.sleep(DEADLINE_INTERVAL)
+            oldest = next(iter(self._in_flight.values()), None)
+            if oldest is not None and time.monotonic() - max(oldest, self._received_at) > self._timeout:
+                raise TimedOut(self._timeout)
+
+    def connection_lost(self, error: BaseException) -> None:
+        """Suspect the largest message in flight if the broker closed the connection without another reason."""
+        lost, self._unacknowledged = self._unacknowledged, []
+        certain = isinstance(error, Closed) and error.reason.value == PACKET_TOO_LARGE
+        if isinstance(error, TimedOut) or (isinstance(error, Closed) and not certain):
+            return
+        topic = self._suspects.closed(lost, time.monotonic(), certain=certain)
+        if topic is not None:
+            log.warning(
+                "the broker at %s closes the connection at a message of %d bytes: it is left out until it changes (%s)",
+                self._url,
+                max(len(payload) for _, payload in lost),
+                topic,
+            )
+
+    def _skip(self, message: Message, why: str) -> None:
+        """Leave a message out. The broker keeps an older one of a retained topic, or none."""
+        if message.retain:  # an event has no newer message that could end this
+            self._skipped[message.topic] = None
+        self._on_refused(why)

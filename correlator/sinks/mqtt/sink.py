@@ -1,0 +1,289 @@
+"""The MQTT sink: keeps a broker's retained topics equal to the index, and publishes every event at least once.
+
+Problem: the broker may be slow, limited or unreachable, and the hub must not wait for it. So `on_batch` only marks what
+has changed (`tree.Tree`), and the tasks of a connection publish it as fast as the broker acknowledges. A state is built
+when it is sent: a slow broker gets fewer states, never older ones.
+
+Model: one client object is one connection (`connection.Connector`); a reused one would send its old messages again,
+over newer states. Each connection publishes everything that is retained, then what changes (`_pump`), removes what
+earlier runs left (`_sweep`), and reports the daemon's state (`_report`). After it ends, `run` opens the next one.
+
+Invariant: what the broker has not acknowledged counts as not sent, and is sent again over the next connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from correlator.backoff import Backoff
+from correlator.config.schema import Mqtt
+from correlator.jobs.model.rows import Micros
+from correlator.ops import metrics
+from correlator.ops.stalls import timed
+from correlator.pipeline.hub import Batch, Hub
+from correlator.sinks.mqtt.client import LOST, Client
+from correlator.sinks.mqtt.connection import Connector, answered
+from correlator.sinks.mqtt.outbox import PendingEvent, PendingEvents
+from correlator.sinks.mqtt.publisher import Publisher, window
+from correlator.sinks.mqtt.reasons import describe_error
+from correlator.sinks.mqtt.timings import DEFAULT, Timings
+from correlator.sinks.mqtt.topics import Topics
+from correlator.sinks.mqtt.tree import Parcel, Tree
+from correlator.sinks.payloads import DaemonState
+
+log = logging.getLogger(__name__)
+
+STUCK_AFTER = 90.0
+"""Seconds without a heartbeat after which the sink counts as stuck: more than all deadlines of connecting together."""
+
+LOADING_POLL = 0.1
+"""Seconds between two checks whether the index has been loaded."""
+
+
+class MqttSink:
+    """Satisfies `correlator.sinks.Sink`. Use it from one event loop only.
+
+    `retention`: seconds that ended jobs stay in memory. `pending_events`: events that the broker did not acknowledge in
+    an earlier run.
+    """
+
+    def __init__(
+        self,
+        settings: Mqtt,
+        *,
+        retention: float = 86_400.0,
+        pending_events: Iterable[PendingEvent] = (),
+        backoff: Backoff | None = None,
+        timings: Timings = DEFAULT,
+    ) -> None:
+        self._topics = Topics(f"{settings.prefix}/{settings.instance}")
+        self._events = PendingEvents(pending_events, clock=time.monotonic)
+        self._tree: Tree | None = None
+        self._timings = timings
+        self._connector = Connector(settings, timings, self._refused)
+        self._url = self._connector.url
+        self._publisher = Publisher(retention, self._url, timings.publish_timeout, self._refused)
+        self._backoff = backoff or Backoff(0.2, 2.0, 10.0)
+        self._error: str | None = None
+        self._wake = asyncio.Event()
+        self._retained_arrived = asyncio.Event()
+        self._heartbeat: Callable[[], None] = lambda: None
+        self.connected = False
+
+    def set_credentials(self, settings: Mqtt) -> None:
+        """Use the user and password of `settings` from the next connection on."""
+        self._connector.set_credentials(settings)
+
+    def unacknowledged(self) -> dict[int, tuple[str, bytes]]:
+        """Return the events that the next run has to publish: (job ID, payload) by a number, in order."""
+        return self._events.numbered()
+
+    def describe(self) -> dict[str, Any]:
+        """Return the part of readiness that describes the broker."""
+        return {
+            "ok": self.connected,
+            "connected": self.connected,
+            "pending": self._tree.pending if self._tree is not None else len(self._events),
+            "error": self._error,
+            "skipped": self._publisher.skipped,
+        }
+
+    async def run(self, hub: Hub) -> None:
+        """Publish until cancelled, then publish ``offline`` and disconnect, which takes 8 s at most."""
+        tree = self._tree = Tree(self._topics, hub.published, hub.epoch, self._events, time.monotonic)
+
+        def on_batch(batch: Batch) -> None:
+            with timed("mqtt batch"):
+                dropped = tree.on_batch(batch)
+            if dropped:
+                metrics.MQTT_EVENTS_DROPPED.inc(dropped)
+            self._wake.set()
+
+        metrics.MQTT_CONFIGURED.set(1)
+        metrics.MQTT_PENDING.set_function(lambda: tree.pending)
+        metrics.MQTT_QUEUE_AGE.set_function(lambda: 0.0 if (t := tree.oldest()) is None else time.monotonic() - t)
+        unsubscribe = hub.subscribe(on_batch)
+        try:
+            with hub.live.heartbeat("mqtt", STUCK_AFTER) as self._heartbeat:
+                while True:
+                    self._heartbeat()
+                    began = time.monotonic()
+                    try:
+                        await asyncio.create_task(self._connection(hub, tree), name="mqtt connection")
+                    except LOST as error:
+                        self._connection_lost(error)
+                    if time.monotonic() - began >= self._timings.steady_after:
+                        self._backoff.reset()
+                    await asyncio.sleep(self._backoff.next())
+        finally:
+            unsubscribe()
+
+    async def _connection(self, hub: Hub, tree: Tree) -> None:
+        """Run one connection until it is lost or the task is cancelled. Raises: one of `LOST`."""
+        async with self._connector.connection(lambda: tree.status("offline", _now())) as client:
+            self.connected, self._error = True, None
+            self._publisher.begin(client, mqtt5=self._connector.mqtt5)
+            metrics.MQTT_CONNECTED.set(1)
+            log.info("connected to the broker at %s", self._url)
+            self._note_limits(client)
+            pump = asyncio.create_task(self._pump(client, hub, tree), name="mqtt-publish")
+            tasks = {
+                pump,
+                asyncio.create_task(self._read(client, tree), name="mqtt-read"),
+                asyncio.create_task(self._report(client, hub, tree), name="mqtt-index"),
+                asyncio.create_task(self._sweep(client, hub), name="mqtt-sweep"),
+                asyncio.create_task(self._publisher.enforce_deadlines(), name="mqtt-deadlines"),
+            }
+            try:
+                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+                for task in done:
+                    task.result()
+            except asyncio.CancelledError:
+                await self._goodbye(client, hub, tree, pump)
+                raise
+            finally:
+                self.connected = False
+                metrics.MQTT_CONNECTED.set(0)
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                tree.end()
+
+    def _note_limits(self, client: Client) -> None:
+        """Log once per connection what the broker does not support, and what that means."""
+        limits = []
+        if not client.retain_available:
+            limits.append("it keeps no retained messages: a new subscriber sees a job when it next changes")
+        if client.maximum_qos < 1:
+            limits.append("it accepts QoS 0 only: messages may get lost")
+        if limits:
+            self._error = f"the broker is limited: {'; '.join(limits)}"
+            log.warning("%s", self._error)
+
+    # -- the tasks of one connection
+
+    async def _pump(self, client: Client, hub: Hub, tree: Tree) -> None:
+        """Publish everything that is retained, then what changes, as far as the window allows."""
+        await _loaded(hub)
+        for _ in tree.begin():
+            await asyncio.sleep(0)
+        # One place in the window is reserved for the status and the index.
+        room = asyncio.Semaphore(max(1, window(client.receive_maximum) - 1))
+        try:
+            async with asyncio.TaskGroup() as deliveries:
+                while True:
+                    await room.acquire()
+                    parcel = await self._next(tree)
+                    delivery = deliveries.create_task(self._deliver(client, tree, parcel))
+                    delivery.add_done_callback(lambda _: room.release())
+        except BaseExceptionGroup as group:
+            _, unexpected = group.split(LOST)
+            raise unexpected or group.exceptions[0] from None
+
+    async def _next(self, tree: Tree) -> Parcel:
+        while True:
+            self._wake.clear()
+            now = time.monotonic()
+            with timed("mqtt message"):
+                parcel = tree.pop_next(now)
+            if parcel is not None:
+                return parcel
+            due = tree.due()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, due - now) if due is not None else None):
+                    await self._wake.wait()
+
+    async def _deliver(self, client: Client, tree: Tree, parcel: Parcel) -> None:
+        for message in parcel.messages:
+            await self._publisher.send(client, message)
+        tree.acknowledged(parcel.tag)
+        self._wake.set()  # The topic may have changed meanwhile, and be due at once.
+
+    async def _report(self, client: Client, hub: Hub, tree: Tree) -> None:
+        """Publish the state of the daemon, and every 10 s the position in the index."""
+        if hub.status.loading:
+            await self._publish_status(client, tree, "starting")
+            await _loaded(hub, self._heartbeat)
+        await self._publish_status(client, tree, "online")
+        while True:
+            await self._publisher.send(client, tree.index())
+            self._heartbeat()
+            await asyncio.sleep(self._timings.index_interval)
+
+    async def _sweep(self, client: Client, hub: Hub) -> None:
+        """Subscribe until all retained messages have arrived, so that `_read` finds those that an earlier run left.
+
+        With QoS 0, of which a broker queues more. What it drops anyway is found after another connect, or expires.
+        """
+        await _loaded(hub)
+        filters = list(self._topics.filters)
+        requested: Any = [(f, 0) for f in filters]
+        if self._connector.mqtt5:
+            requested = [(f, SubscribeOptions(qos=0, noLocal=True)) for f in filters]
+        await answered(client.subscribe(requested), self._timings.call_timeout)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._timings.quiet_within):
+                while True:
+                    self._retained_arrived.clear()
+                    async with asyncio.timeout(self._timings.quiet_after):
+                        await self._retained_arrived.wait()
+        await answered(client.unsubscribe(filters), self._timings.call_timeout)
+
+    async def _read(self, client: Client, tree: Tree) -> None:
+        """Handle retained messages as they arrive, until the broker closes the connection. Raises: one of `LOST`."""
+
+        def on_retained(topic: str, payload: bytes) -> None:
+            tree.on_retained(topic, payload)
+            self._publisher.broker_sends()
+            self._retained_arrived.set()
+            self._wake.set()
+
+        client.on_retained = on_retained
+        await client.lost()
+
+    async def _goodbye(self, client: Client, hub: Hub, tree: Tree, pump: asyncio.Task[None]) -> None:
+        """Publish ``stopping``, what is pending as far as time allows, and ``offline``."""
+        with contextlib.suppress(*LOST):
+            async with asyncio.timeout(self._timings.goodbye_within):
+                await self._publish_status(client, tree, "stopping")
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._timings.flush_within):
+                        while not hub.status.loading and tree.pending and not pump.done():  # noqa: ASYNC110
+                            await asyncio.sleep(0.01)
+                await self._publish_status(client, tree, "offline")
+
+    async def _publish_status(self, client: Client, tree: Tree, state: DaemonState) -> None:
+        await self._publisher.send(client, tree.status(state, _now()))
+
+    # -- errors, each logged once until it changes
+
+    def _refused(self, why: str) -> None:
+        metrics.MQTT_REFUSED.inc()
+        error = f"the broker refuses messages: {why}"
+        if error != self._error:
+            log.warning("%s", error)
+        self._error = error
+
+    def _connection_lost(self, error: BaseException) -> None:
+        why = describe_error(error)
+        if why != self._error:
+            log.warning("the broker at %s is unreachable: %s", self._url, why)
+        self._error = why
+        self._publisher.connection_lost(error)
+
+
+async def _loaded(hub: Hub, heartbeat: Callable[[], None] = lambda: None) -> None:
+    while hub.status.loading:
+        heartbeat()
+        await asyncio.sleep(LOADING_POLL)
+
+
+def _now() -> Micros:
+    return time.time_ns() // 1000

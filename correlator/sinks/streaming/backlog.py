@@ -1,0 +1,182 @@
+"""The backlog of a client that lags: the newest state of each job, and log lines up to a bound.
+
+Its size is bounded in jobs and in bytes, however long the client lags. States are kept in the order of their last
+change, separately for each subscription. So the client always has every change up to the position of the last message
+that it got.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import NamedTuple
+
+from correlator.jobs import job_document
+from correlator.jobs.encoded import Documents
+from correlator.jobs.published import PublishedJobs
+from correlator.ops import metrics
+from correlator.sinks.streaming.messages import Message
+
+_HEAD = struct.Struct(">II")
+"""Stored before each line: its length, and the number of its tuple of subscriptions."""
+
+MAX_TOGETHER = 100
+"""Subscriptions of one job that share a message, at most."""
+
+
+class Lines:
+    """Log lines in order, in a ring buffer of `capacity` bytes. When it is full, the oldest lines are dropped.
+
+    The buffer is anonymous mapped memory. Small objects that live long would fragment the heap, and a mapping returns
+    to the operating system when it is released.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self._buffer: mmap.mmap | None = None
+        self._start = self.size = 0
+        self._keys: dict[tuple[int, ...], int] = {}
+        self._by_number: list[tuple[int, ...]] = []
+
+    def __bool__(self) -> bool:
+        return self.size > 0
+
+    def add(self, subs: tuple[int, ...], line: bytes) -> Iterable[tuple[int, ...]]:
+        """Append a line. Returns the subscriptions of each line that was dropped to make room."""
+        removed: list[tuple[int, ...]] = []
+        wanted = _HEAD.size + len(line)
+        if wanted > self.capacity:
+            return [subs]
+        while self.size + wanted > self.capacity and (oldest := self.pop_oldest()) is not None:
+            removed.append(oldest[0])
+        if subs not in self._keys:
+            self._keys[subs] = len(self._by_number)
+            self._by_number.append(subs)
+        self._write(_HEAD.pack(len(line), self._keys[subs]))
+        self._write(line)
+        return removed
+
+    def pop_oldest(self) -> tuple[tuple[int, ...], bytes] | None:
+        """Remove the oldest line. Returns its subscriptions and its text, or None when there is none."""
+        if not self.size:
+            return None
+        length, key = _HEAD.unpack(self._read(_HEAD.size))
+        return self._by_number[key], self._read(length)
+
+    def _write(self, part: bytes) -> None:
+        if self._buffer is None:
+            self._buffer = mmap.mmap(-1, self.capacity)
+        at = (self._start + self.size) % self.capacity
+        first = min(len(part), self.capacity - at)
+        self._buffer[at : at + first] = part[:first]
+        self._buffer[: len(part) - first] = part[first:]
+        self.size += len(part)
+
+    def _read(self, length: int) -> bytes:
+        assert self._buffer is not None
+        first = min(length, self.capacity - self._start)
+        part = self._buffer[self._start : self._start + first] + self._buffer[: length - first]
+        self._start = (self._start + length) % self.capacity
+        self.size -= length
+        return part
+
+
+class PendingEvent(NamedTuple):
+    """The pending newest state of a job for one subscription.
+
+    `left`: the reason for which the job left the filter; None if it matches. `new`: the client does not have it yet.
+    """
+
+    seq: int
+    left: str | None
+    new: bool
+
+
+@dataclass(slots=True)
+class Backlog:
+    """What is pending for one lagging client.
+
+    `seq`: the position up to which the client has every change. `waiting`: bytes in its transport at the last check;
+    `progressed`: monotonic seconds of the last check that found fewer.
+    """
+
+    seq: int
+    lines: Lines
+    waiting: int = 0
+    progressed: float = 0.0
+    jobs: OrderedDict[tuple[str, int], PendingEvent] = field(default_factory=OrderedDict)
+    """By job and subscription, in the order of the last change that concerns both. Finding the first entry of a plain
+    dict would visit the place of every entry that has been removed."""
+    dropped: dict[tuple[int, ...], int] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.jobs or self.lines or self.dropped)
+
+    def add(self, job_id: str, seq: int, sub: int, reason: str | None, *, entering: bool) -> None:
+        """Replace the pending state of a job for subscription `sub`; it moves to the end of the order."""
+        pending = self.jobs.pop((job_id, sub), None)
+        new = pending.new if pending is not None else entering
+        if reason is None or not new:  # a client that has never had the job needs no delete
+            self.jobs[job_id, sub] = PendingEvent(seq, reason, new)
+
+    def add_line(self, subs: tuple[int, ...], line: bytes) -> None:
+        """Keep a log line. Lines that are dropped for it are counted in `dropped`."""
+        for removed in self.lines.add(subs, line):
+            self.dropped[removed] = self.dropped.get(removed, 0) + 1
+            metrics.DROPPED_LINES.inc()
+
+    def remove_subscription(self, sub: int) -> None:
+        """Discard what is pending for a subscription that has ended."""
+        self.jobs = OrderedDict((key, pending) for key, pending in self.jobs.items() if key[1] != sub)
+        lines, self.lines = self.lines, Lines(self.lines.capacity)
+        while (line := lines.pop_oldest()) is not None:
+            if left := tuple(i for i in line[0] if i != sub):
+                self.lines.add(left, line[1])
+        dropped: dict[tuple[int, ...], int] = {}
+        for subs, count in self.dropped.items():
+            if left := tuple(i for i in subs if i != sub):
+                dropped[left] = dropped.get(left, 0) + count
+        self.dropped = dropped
+
+    def pop_next(self, published: PublishedJobs, documents: Documents, now_at: int, size: int) -> list[Message]:
+        """Remove and return the next messages: states, then the numbers of dropped lines, then lines.
+
+        `now_at`: the current position of the hub, which the client has reached when no state is pending any more.
+        `size`: bytes of the messages, about.
+        """
+        messages: list[Message] = []
+        while self.jobs and size > 0:
+            job_id, seq = next((job_id, pending.seq) for (job_id, _), pending in self.jobs.items())
+            subs: dict[int, str | None] = {}
+            for key, pending in list(islice(self.jobs.items(), MAX_TOGETHER)):
+                if key[0] != job_id or pending.seq != seq:
+                    break
+                subs[key[1]] = pending.left
+                del self.jobs[key]
+            self.seq = seq if self.jobs else max(now_at, seq)
+            part = list(_newest(published, documents, job_id, seq, subs))
+            messages += part
+            size -= sum(len(m.body) for m in part)
+        if not self.jobs:
+            self.seq = max(self.seq, now_at)
+            messages += [Message(job_document.dropped(subs, count)) for subs, count in self.dropped.items()]
+            self.dropped.clear()
+            while size > 0 and (line := self.lines.pop_oldest()) is not None:
+                messages.append(Message(line[1]))
+                size -= len(line[1])
+        return messages
+
+
+def _newest(
+    published: PublishedJobs, documents: Documents, job_id: str, seq: int, subs: dict[int, str | None]
+) -> Iterable[Message]:
+    shown = published.get(job_id)
+    puts = [s for s, left in subs.items() if left is None or left == "filter"]
+    if shown is not None and puts:
+        yield Message(job_document.put(puts, seq, shown, documents.encoded(shown)), seq)
+    for reason in sorted({left for left in subs.values() if left is not None}):
+        yield Message(job_document.delete([s for s, left in subs.items() if left == reason], seq, job_id, reason), seq)

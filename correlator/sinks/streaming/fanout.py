@@ -1,0 +1,351 @@
+"""Fan-out: from one published change to every subscription that matches it, for websockets and event streams.
+
+Problem: thousands of connections follow the same jobs. A change must be matched and encoded once instead of once per
+connection. A slow connection must neither delay the others nor use unbounded memory. A client must see neither a gap
+nor a repetition between its snapshot and the live stream.
+
+Model: subscriptions with equal filters form a group (`groups.py`), and a change is matched once per group. A message is
+encoded once for all clients that get the same one (`encoder.py`), and clients with equal pending messages share the
+bytes of one frame (`outbox.py`). A client with more than `Limits.lagging_over` bytes in its transport lags. It gets a
+`Backlog` instead of messages: the newest state of each job, and log lines up to a bound.
+
+Invariants:
+
+- A job that the snapshot of a subscription has still to send (`Sub.todo`) is not sent as a change. The snapshot will
+  contain it at its newest revision.
+- A subscription holds a job at the revision before the job's next change, so a delta is sufficient.
+- A client that has got position `seq` has got every change up to `seq` that matches its synced subscriptions.
+- `send` writes the messages that are pending for the client first, so the order of messages never changes.
+
+All methods run on the event loop's thread and never wait.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+from correlator.jobs import job_document
+from correlator.jobs.model.changes import Change, Event
+from correlator.jobs.model.facts import Kind
+from correlator.jobs.model.rows import LEVELS, Level
+from correlator.jobs.model.views import PublishedJob
+from correlator.ops.stalls import timed
+from correlator.pipeline.hub import Batch, Hub
+from correlator.sinks.streaming.backlog import Backlog, Lines
+from correlator.sinks.streaming.encoder import Encoder, Recipients
+from correlator.sinks.streaming.filters import Filter
+from correlator.sinks.streaming.groups import Group, Groups, Sub, missed
+from correlator.sinks.streaming.limits import Limits
+from correlator.sinks.streaming.messages import Client, Message
+from correlator.sinks.streaming.outbox import Outboxes
+
+STREAMED: Final = frozenset({Kind.JOB_LATE, Kind.JOB_OVERDUE})
+"""The kinds of events that streaming clients get. All others they see in the documents."""
+
+
+class Fanout:
+    """The subscriptions, outboxes and backlogs of all clients of a listener.
+
+    Args:
+        clock: Monotonic seconds.
+        call_later: `call_later(delay_s, fn)` schedules `fn`.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        limits: Limits,
+        clock: Callable[[], float],
+        call_later: Callable[[float, Callable[[], None]], object],
+    ) -> None:
+        self._hub = hub
+        self._published = hub.published
+        self._limits = limits
+        self._clock = clock
+        self.groups = Groups(hub.published, limits)
+        self._log_groups: dict[Group, int] = {}
+        self._subs: dict[Client, dict[int, Sub]] = {}
+        self._backlogs: dict[Client, Backlog] = {}
+        self._outboxes = Outboxes(clock, call_later)
+
+    @property
+    def clients(self) -> Iterable[Client]:
+        return self._subs.keys()
+
+    @property
+    def lagging(self) -> int:
+        return len(self._backlogs)
+
+    def has(self, client: Client) -> bool:
+        """True from `add` until `remove`, or until the client was disconnected because it was too slow."""
+        return client in self._subs
+
+    def lags(self, client: Client) -> bool:
+        return client in self._backlogs
+
+    def position(self, client: Client) -> int:
+        """The `seq` up to which the client has every change of its synced subscriptions."""
+        backlog = self._backlogs.get(client)
+        return backlog.seq if backlog is not None else self._hub.seq
+
+    def add(self, client: Client) -> None:
+        self._subs[client] = {}
+
+    def remove(self, client: Client) -> None:
+        self._backlogs.pop(client, None)
+        for sub_id in list(self._subs.get(client, ())):
+            self.unsubscribe(client, sub_id)
+        self._subs.pop(client, None)
+        self._outboxes.pop(client)
+
+    def subs(self, client: Client) -> dict[int, Sub]:
+        return self._subs.get(client, {})
+
+    def subscribe(self, client: Client, sub_id: int, wanted: Filter, level: Level | None = None) -> Sub:
+        """Register a subscription. Its `todo` lists the jobs of its snapshot as of this moment."""
+        self.unsubscribe(client, sub_id)
+        with timed("subscribe"):
+            group = self.groups.of(wanted)
+            sub = Sub(client, sub_id, group, LEVELS.index(level) if level else None, self.groups.snapshot(group))
+        group.subs[sub] = None
+        if sub.level is not None:
+            self._log_groups[group] = self._log_groups.get(group, 0) + 1
+        self._subs[client][sub_id] = sub
+        self._update_alone(client)
+        return sub
+
+    def resume(
+        self, client: Client, sub_id: int, wanted: Filter, level: Level | None, changes: Iterable[Change]
+    ) -> Sub:
+        """Register a subscription of a client that has everything except `changes`; their jobs are its `todo`.
+
+        The client may have received more than the position that it remembers. So it gets a `delete` for every job that
+        has left the filter and that it may have received since then.
+        """
+        sub = self.subscribe(client, sub_id, wanted, level)
+        with timed("resume"):
+            sub.todo, sub.left = missed(sub.group, changes, self._published)
+        return sub
+
+    def unsubscribe(self, client: Client, sub_id: int) -> bool:
+        sub = self._subs.get(client, {}).pop(sub_id, None)
+        if sub is None:
+            return False
+        self._update_alone(client)
+        self.flush()  # pending messages name this subscription
+        if (backlog := self._backlogs.get(client)) is not None:
+            backlog.remove_subscription(sub_id)
+        group = sub.group
+        del group.subs[sub]
+        if sub.level is not None:
+            self._log_groups[group] -= 1
+            if not self._log_groups[group]:
+                del self._log_groups[group]
+        if not group.subs:
+            self.groups.remove(group)
+        return True
+
+    def _update_alone(self, client: Client) -> None:
+        subs = self._subs.get(client, {}).values()
+        for sub in subs:
+            sub.alone = len(subs) == 1
+
+    # -- live
+
+    def on_batch(self, batch: Batch) -> None:
+        """Send a batch of the hub to the subscriptions that match. The hub's subscriber callback."""
+        with timed("fanout"):
+            self._spread_batch(batch)
+
+    def _spread_batch(self, batch: Batch) -> None:
+        lines = batch.lines if self._log_groups else ()
+        before = {c.job_id: c.old for c in reversed(batch.changes)} if lines else {}
+        audience = [self._log_groups_for(line.job_id, before) for line in lines]
+        for change in batch.changes:
+            self._spread(change)
+        for line, groups in zip(lines, audience, strict=True):
+            # A line goes to groups that match before or after the batch: its end may take a job out of a
+            # filter, and its start may bring it in.
+            groups.update(self._log_groups_for(line.job_id, {}))
+            rank = LEVELS.index(line.entry.level)
+            wanted: defaultdict[Client, list[int]] = defaultdict(list)
+            for sub in (s for group in groups for s in group.subs):
+                if sub.level is not None and rank >= sub.level:
+                    wanted[sub.client].append(sub.id)
+            encoded: dict[tuple[int, ...], Message] = {}
+            for client, subs in wanted.items():
+                key = tuple(sorted(subs))
+                message = encoded.get(key) or encoded.setdefault(key, Message(job_document.log(key, line)))
+                if (backlog := self._lag(client, batch.seq)) is not None:
+                    backlog.add_line(key, message.body)
+                else:
+                    self._outboxes.put(client, message)
+        for event in batch.events:
+            if event.kind in STREAMED:
+                self._send_event(event, batch.seq)
+        self._outboxes.flush_soon()
+
+    def _log_groups_for(self, job_id: str | None, before: Mapping[str, PublishedJob | None]) -> dict[Group, None]:
+        """The groups with log lines that contain the job. `before`: old states, used instead of the current ones."""
+        if job_id is None:
+            return {}
+        shown = before[job_id] if job_id in before else self._published.get(job_id)
+        return {g: None for g in self._log_groups if g.has(job_id, shown)}
+
+    def _send_event(self, event: Event, seq: int) -> None:
+        """Send an event to the subscriptions that have its job, after the changes of its batch.
+
+        Others lose it: a client that lags, and a subscription that has still to get the job. The document that they get
+        has the state.
+        """
+        shown = self._published.get(event.job_id)
+        wanted: defaultdict[Client, list[int]] = defaultdict(list)
+        for group in self.groups.concerned(shown):
+            if group.has(event.job_id, shown):
+                for sub in group.subs:
+                    if event.job_id not in sub.todo:
+                        wanted[sub.client].append(sub.id)
+        encoded: dict[tuple[int, ...], Message] = {}
+        for client, subs in wanted.items():
+            if self._lag(client, seq) is None:
+                key = tuple(sorted(subs))
+                if key not in encoded:
+                    encoded[key] = Message(job_document.stream_event(key, seq, event), seq, is_event=True)
+                self._outboxes.put(client, encoded[key])
+
+    def _spread(self, change: Change) -> None:
+        recipients: defaultdict[Client, Recipients] = defaultdict(Recipients)
+        encode = Encoder(change, self._hub.documents)
+        if change.old is None:
+            self.groups.added(change.job_id)
+        for group in list(self.groups.concerned(change.old, change.new)):
+            was = group.has(change.job_id, change.old)
+            now = change.new is not None and group.filter.matches(change.new, self._published)
+            if now and was and change.moved:
+                continue
+            if not now and not was:
+                continue
+            if group.filter.jobs is not None:
+                (group.members.add if now else group.members.discard)(change.job_id)
+            reason = None if now else change.reason or "filter"
+            others: Iterable[Sub] = (
+                group.subs if reason is not None else self._send_to_current(group, encode, entering=not was)
+            )
+            for sub in others:
+                self._send_or_defer(sub, change, reason, recipients, entering=not was)
+        for client, recipient in recipients.items():
+            for message in encode(recipient):
+                self._outboxes.put(client, message)
+
+    def _send_to_current(self, group: Group, encode: Encoder, *, entering: bool) -> list[Sub]:
+        """Send to clients with one synced subscription that do not lag, as most. Returns the other subscriptions."""
+        others: list[Sub] = []
+        messages: dict[int, Message] = {}
+        outboxes, backlogs, lagging_over = self._outboxes, self._backlogs, self._limits.lagging_over
+        for sub in group.subs:
+            client = sub.client
+            size = outboxes.size(client)
+            if (
+                not sub.alone
+                or sub.todo
+                or size > lagging_over
+                # The transport's buffer grows only in a flush, so one check between two flushes is sufficient.
+                or (not size and client.waiting() > lagging_over)
+                or (backlogs and client in backlogs)
+            ):
+                others.append(sub)
+                continue
+            message = messages.get(sub.id)
+            if message is None:
+                message = messages[sub.id] = encode.state(sub.id, whole=entering)
+            outboxes.put(client, message)
+        return others
+
+    def _send_or_defer(
+        self, sub: Sub, change: Change, reason: str | None, recipients: dict[Client, Recipients], *, entering: bool
+    ) -> None:
+        job_id, client = change.job_id, sub.client
+        if job_id in sub.todo:
+            if reason is None:
+                sub.left.pop(job_id, None)
+            elif sub.todo.had(job_id):
+                sub.left[job_id] = reason
+            else:
+                sub.todo.discard(job_id)  # the client has never had the job
+            return
+        if (backlog := self._lag(client, change.seq - 1)) is not None:
+            backlog.add(job_id, change.seq, sub.id, reason, entering=entering)
+            return
+        recipient = recipients[client]
+        if reason is None or reason == "filter":
+            recipient.subs.append(sub.id)
+            recipient.whole |= entering or reason is not None
+        if reason is not None:
+            recipient.leaves.setdefault(reason, []).append(sub.id)
+
+    # -- writing
+
+    def send(self, client: Client, messages: list[Message]) -> None:
+        """Write messages to one client, after those that are pending for it."""
+        if messages:
+            client.write(client.framing([*self._outboxes.pop(client), *messages]))
+
+    def write(self, client: Client, framed: bytes) -> None:
+        """Write a frame to one client, after the messages that are pending for it."""
+        if pending := self._outboxes.pop(client):
+            client.write(client.framing(pending))
+        client.write(framed)
+
+    def flush(self) -> None:
+        """Write the pending messages of all clients."""
+        self._outboxes.flush()
+
+    # -- lagging clients
+
+    def _lag(self, client: Client, seq: int) -> Backlog | None:
+        """The client's backlog if it lags. A new backlog begins at `seq`, up to which everything has been written."""
+        backlog = self._backlogs.get(client)
+        if backlog is None:
+            if self._outboxes.size(client) > self._limits.lagging_over:
+                self.flush()  # for all clients, so that equal messages share a frame
+            if (waiting := client.waiting()) > self._limits.lagging_over:
+                has_room = len(self._backlogs) < self._limits.max_line_buffers
+                lines = Lines(self._limits.line_buffer if has_room else 0)
+                backlog = Backlog(seq, lines, waiting=waiting, progressed=self._clock())
+                self._backlogs[client] = backlog
+        return backlog
+
+    def sweep(self) -> None:
+        """Check all clients. Call it every 100 ms."""
+        with timed("sweep"):
+            self.flush()
+            for client in list(self._subs):
+                self.check(client)
+
+    def check(self, client: Client) -> None:
+        """Send a lagging client the next parts of its backlog if it has caught up; disconnect it if it is too slow."""
+        backlog = self._lag(client, self._hub.seq) if client in self._subs else None
+        if backlog is None:
+            return
+        limits, now, waiting = self._limits, self._clock(), client.waiting()
+        if waiting < backlog.waiting:
+            backlog.progressed = now
+        backlog.waiting = waiting
+        large = waiting > limits.large_buffer
+        patience = limits.too_slow_with_large_buffer_after if large else limits.too_slow_after
+        most = min(limits.max_waiting_states, limits.max_waiting_states_of_all // len(self._backlogs))
+        if len(backlog.jobs) > most or (waiting >= limits.caught_up_under and now - backlog.progressed > patience):
+            self.remove(client)
+            client.give_up()
+            return
+        for _ in range(limits.backlog_parts_at_once):
+            if client.waiting() >= limits.caught_up_under:
+                return
+            if not backlog:
+                del self._backlogs[client]
+                return
+            part = backlog.pop_next(self._published, self._hub.documents, self._hub.seq, limits.backlog_part)
+            self.send(client, part)
+            backlog.progressed, backlog.waiting = now, client.waiting()

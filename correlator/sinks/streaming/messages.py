@@ -1,0 +1,44 @@
+"""A message to clients, and the interface of the connection that it is written to. Imports no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, NamedTuple, Protocol
+
+
+class Message(NamedTuple):
+    """Encoded JSON. `seq`: the position that the client reaches by it; None for log lines and other messages.
+
+    `is_event`: it is an `event`, which event streams send under that name.
+    """
+
+    body: bytes
+    seq: int | None = None
+    is_event: bool = False
+
+
+class Framing(Protocol):
+    """Encodes a sequence of messages for one kind of connection. Pure, so that clients can share the result."""
+
+    def __call__(self, messages: Sequence[Message], /) -> bytes: ...
+
+
+class Client(Protocol):
+    """A connection that consumes a stream. No method waits; all are called on the event loop's thread."""
+
+    transport: ClassVar[str]
+
+    @property
+    def framing(self) -> Framing: ...
+
+    def write(self, framed: bytes) -> None:
+        """Write what `framing` returned."""
+
+    def waiting(self) -> int:
+        """Bytes in the transport's buffer."""
+
+    def synced(self) -> None:
+        """The snapshot is complete: the positions of the following messages may be used to resume."""
+
+    def give_up(self) -> None:
+        """Disconnect the client because it is too slow."""

@@ -1,0 +1,323 @@
+"""The protocol of a stream, independent of the connection: snapshots, resumption, bookmarks and status messages.
+
+A listener has one `Streams`, so that a change is matched and encoded once for websockets and event streams together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import Counter, deque
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from correlator.backoff import Backoff
+from correlator.errors import SourceUnavailable
+from correlator.jobs import job_document
+from correlator.jobs.model.rows import Level
+from correlator.jobs.model.views import PublishedJob
+from correlator.ops.liveness import STUCK_AFTER
+from correlator.ops.stalls import timed
+from correlator.pipeline.hub import Hub
+from correlator.sinks.streaming.fanout import Fanout
+from correlator.sinks.streaming.filters import Filter
+from correlator.sinks.streaming.groups import Sub
+from correlator.sinks.streaming.limits import DEFAULT, Limits
+from correlator.sinks.streaming.messages import Client, Message
+from correlator.sinks.streaming.parts import Parts
+from correlator.sinks.streaming.snapshots import EMPTY
+
+BOOKMARK_EVERY = 8.0
+"""Seconds between bookmarks. The protocol promises at most 10 s."""
+
+SWEEP_EVERY = 0.1
+"""Seconds between two checks of all clients."""
+
+
+class Resume(Struct, frozen=True):
+    """The last position of an earlier connection: `seq` in the run `epoch` of the daemon."""
+
+    epoch: str
+    seq: int
+
+
+class Streams:
+    """The streaming clients of one listener. Use it on the event loop's thread."""
+
+    def __init__(self, hub: Hub, limits: Limits = DEFAULT) -> None:
+        self._hub = hub
+        self.limits = limits
+        self.fanout = Fanout(hub, limits, time.monotonic, lambda s, f: asyncio.get_running_loop().call_later(s, f))
+        self._parts = Parts(hub, limits)
+        self._watched: dict[Client, dict[int, list[str]]] = {}
+        self._tasks: dict[Client, set[asyncio.Task[None]]] = {}
+
+    async def run(self) -> None:
+        """Follow the hub, check all clients every 100 ms and send bookmarks, until cancelled."""
+        subscriptions = self._hub.subscribe(self.fanout.on_batch), self._hub.status.subscribe(self._status_changed)
+        bookmark = time.monotonic() + BOOKMARK_EVERY
+        try:
+            with self._hub.live.heartbeat("readers", STUCK_AFTER) as beat:
+                while True:
+                    await asyncio.sleep(SWEEP_EVERY)
+                    self.fanout.sweep()
+                    beat()
+                    if time.monotonic() >= bookmark:
+                        bookmark = time.monotonic() + BOOKMARK_EVERY
+                        self._bookmark()
+        finally:
+            for unsubscribe in subscriptions:
+                unsubscribe()
+
+    def clients(self) -> dict[str, int]:
+        """Number of clients by transport."""
+        return {"websocket": 0, "sse": 0, **Counter(r.transport for r in self.fanout.clients)}
+
+    def add(self, client: Client) -> None:
+        """Register a connection."""
+        self._watched[client], self._tasks[client] = {}, set()
+        self.fanout.add(client)
+
+    def remove(self, client: Client) -> None:
+        """End the subscriptions and tasks of a connection. Does nothing for a client that is not registered."""
+        for sub_id in list(self._watched.get(client, ())):
+            self._unwatch(client, sub_id)
+        self._watched.pop(client, None)
+        self.fanout.remove(client)
+        for task in self._tasks.pop(client, ()):
+            task.cancel()
+
+    def send(self, client: Client, message: dict[str, Any], seq: int | None = None) -> None:
+        self.fanout.send(client, [Message(job_document.encode(message), seq)])
+
+    def welcome(self, client: Client, resume: Resume | None) -> None:
+        """Register a connection and send `welcome`. `resume`: the position that the client wants to continue from."""
+        self.add(client)
+        self.send(
+            client,
+            {
+                "type": "welcome",
+                "epoch": self._hub.epoch,
+                "seq": self._hub.seq,
+                "resumed": self.can_resume(resume),
+                "ping_seconds": self.limits.ping_seconds,
+                "at": daemon_time(),
+            },
+        )
+
+    def bye(self, client: Client, code: int) -> None:
+        """Send `bye`: the connection ends with this close code, and the client may reconnect within 5 s."""
+        self.send(client, {"type": "bye", "code": code, "retry_ms": [0, 5000]})
+
+    def can_resume(self, resume: Resume | None) -> bool:
+        """True if every change since that position is still known."""
+        return resume is not None and resume.epoch == self._hub.epoch and self._hub.reaches(resume.seq)
+
+    async def subscribe(
+        self,
+        client: Client,
+        sub_id: int,
+        wanted: Filter,
+        level: Level | None,
+        *,
+        resume: Resume | None = None,
+        resuming: bool = False,
+    ) -> None:
+        """Register a subscription and start to send the changes since `resume`, or a snapshot.
+
+        Args:
+            resuming: The client holds state of an earlier connection. If the changes since then are no longer known,
+                it gets `resync` before the snapshot, and discards that state.
+        """
+        archived, not_searched = await self._find_in_database(wanted.jobs or ())
+        if not self.fanout.has(client):
+            return  # the client was removed while the database was queried
+        published = self._hub.published
+        self._unwatch(client, sub_id)
+        missed = self._hub.changes_since(resume.seq) if resume is not None and self.can_resume(resume) else None
+        unknown = [n for n in sorted(wanted.jobs or ()) if published.resolve(n) is None and n not in archived]
+        if missed is not None:
+            sub = self.fanout.resume(client, sub_id, wanted, level, missed)
+            extra = []
+        else:
+            if resuming:
+                other = resume is not None and resume.epoch != self._hub.epoch
+                self.send(client, {"type": "resync", "reason": "epoch" if other else "gap"})
+            sub = self.fanout.subscribe(client, sub_id, wanted, level)
+            extra = [s for n, s in archived.items() if published.resolve(n) is None and wanted.query.matches(s)]
+        self._watched[client][sub_id] = unknown
+        for name in unknown:
+            self._hub.waiting_ids.watch_id(name)
+        step = self._replay(client, sub, unknown) if missed is not None else self._snapshot(client, sub, unknown, extra)
+        self._start_sending(client, sub, step)
+        if not_searched:
+            self.start(client, self._keep_searching(client, sub, not_searched))
+
+    def unsubscribe(self, client: Client, sub_id: int) -> bool:
+        """End a subscription. Returns False if there is none with this ID."""
+        self._unwatch(client, sub_id)
+        return self.fanout.unsubscribe(client, sub_id)
+
+    async def put(self, client: Client, name: str, within: float) -> bool:
+        """Send the whole document of the job that the ID `name` resolves to. Returns False if there is no such job.
+
+        Raises:
+            SourceUnavailable: The job is not in memory, and the database cannot be queried.
+            TimeoutError: The database did not answer within `within` seconds.
+        """
+        async with asyncio.timeout(within):
+            known = await self._hub.find(name)
+        await self._wait_until_current(client)
+        if known is None or not self.fanout.has(client):
+            return known is not None
+        shown, seq = known[0], self.fanout.position(client)
+        now = self._hub.published.get(shown.job_id)
+        subs = [s.id for s in self.fanout.subs(client).values() if s.group.has(shown.job_id, now)]
+        body = job_document.put(subs, seq, shown, self._hub.documents.encoded(shown))
+        self.fanout.send(client, [Message(body, seq)])
+        return True
+
+    async def _find_in_database(self, names: Iterable[str]) -> tuple[dict[str, PublishedJob], list[str]]:
+        """Search the database for IDs that are not in memory; recent jobs that it finds are loaded into memory.
+
+        Returns the jobs by ID, and the IDs that were not searched within `Limits.find_within` seconds.
+        """
+        found: dict[str, PublishedJob] = {}
+        missing = [n for n in sorted(names) if self._hub.published.resolve(n) is None]
+        asked = 0
+        with contextlib.suppress(TimeoutError, SourceUnavailable):
+            async with asyncio.timeout(self.limits.find_within):
+                for name in missing:
+                    if (known := await self._hub.find(name)) is not None:
+                        found[name] = known[0]
+                    asked += 1
+        return found, missing[asked:]
+
+    async def _keep_searching(self, client: Client, sub: Sub, names: list[str]) -> None:
+        """Search the database for the remaining IDs, with retries, and send each job that is found as a `put`."""
+        backoff = Backoff(0.5, 2.0, 10.0)
+        while names and self._is_current(client, sub):
+            name = names[0]
+            try:
+                known = await self._hub.find(name)
+            except SourceUnavailable:
+                await asyncio.sleep(backoff.next())
+                continue
+            names.pop(0)
+            await self._wait_until_current(client)
+            if known is None or not self._is_current(client, sub) or self._hub.published.resolve(name) is not None:
+                continue  # the fan-out sends jobs that are in memory
+            if sub.group.filter.query.matches(known[0]):
+                seq = self.fanout.position(client)
+                body = job_document.put([sub.id], seq, known[0], self._hub.documents.encoded(known[0]))
+                self.fanout.send(client, [Message(body, seq)])
+
+    def _start_sending(self, client: Client, sub: Sub, step: Iterator[None]) -> None:
+        """Send the first part at once, so that the snapshot precedes any change; the others at the client's pace."""
+        if not self.fanout.lags(client) and client.waiting() <= self.limits.lagging_over and self._advance(step):
+            return
+        self.start(client, self._continue_sending(client, sub, step))
+
+    def start(self, client: Client, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work` in a task that is cancelled when the client is removed."""
+        if client not in self._tasks:
+            work.close()
+            return
+        task = asyncio.create_task(work)
+        self._tasks[client].add(task)
+        task.add_done_callback(lambda t: self._tasks.get(client, set()).discard(t))
+
+    async def _continue_sending(self, client: Client, sub: Sub, step: Iterator[None]) -> None:
+        await self._wait_until_current(client)
+        while self._is_current(client, sub) and not self._advance(step):
+            await self._wait_until_current(client)
+
+    def _advance(self, step: Iterator[None]) -> bool:
+        """Run the next step. Returns True after the last one."""
+        with timed("snapshot"):
+            return next(step, self) is self
+
+    def _snapshot(self, client: Client, sub: Sub, unknown: list[str], extra: Sequence[PublishedJob]) -> Iterator[None]:
+        """Send the jobs that match, newest first; each step sends one part."""
+        late = deque(extra)
+        count, sent, more = 0, False, True
+        while more:
+            part = self._parts.pop_next(sub, client.framing, late)
+            count, more = count + part.jobs, part.more
+            if part.jobs or not sent or not more:
+                self.fanout.write(client, part.frame)
+                sent = True
+            if more:
+                yield
+        self._synced(client, sub, count, unknown)
+
+    def _replay(self, client: Client, sub: Sub, unknown: list[str]) -> Iterator[None]:
+        """Send what a client missed: the newest state of changed jobs, and a `delete` for each that left the filter."""
+        count = 0
+        while sub.todo:
+            part: list[Message] = []
+            size, seq = 0, self._hub.seq
+            while size < self.limits.snapshot_part and (job_id := sub.todo.pop_next()) is not None:
+                reason, shown = sub.left.pop(job_id, None), self._hub.published.get(job_id)
+                if shown is not None and reason in (None, "filter"):
+                    part.append(Message(job_document.put([sub.id], seq, shown, self._hub.documents.encoded(shown))))
+                if reason is not None:
+                    part.append(Message(job_document.delete([sub.id], seq, job_id, reason)))
+                size += sum(len(m.body) for m in part[-2:])
+                count += 1
+            self.fanout.send(client, part)
+            if sub.todo:
+                yield
+        self._synced(client, sub, count, unknown)
+
+    def _synced(self, client: Client, sub: Sub, count: int, unknown: list[str]) -> None:
+        waiting_ids = [n for n in unknown if self._hub.published.resolve(n) is None]
+        seq = self._hub.seq
+        sub.todo, sub.left = EMPTY, {}  # both are empty, but a dict that was large keeps its memory
+        self.fanout.flush()
+        client.synced()
+        self.send(client, {"type": "synced", "sub": sub.id, "seq": seq, "count": count, "unknown": waiting_ids}, seq)
+        self.fanout.send(client, [self._status()])
+
+    def _is_current(self, client: Client, sub: Sub) -> bool:
+        """True if the subscription has neither been replaced nor ended."""
+        return self.fanout.subs(client).get(sub.id) is sub
+
+    async def _wait_until_current(self, client: Client) -> None:
+        """Wait until the client does not lag, so that the hub's current position is its own too."""
+        await asyncio.sleep(0)
+        while self.fanout.has(client) and (client.waiting() > self.limits.lagging_over or self.fanout.lags(client)):
+            await asyncio.sleep(0.01)
+            self.fanout.check(client)
+
+    def _unwatch(self, client: Client, sub_id: int) -> None:
+        for name in self._watched.get(client, {}).pop(sub_id, ()):
+            self._hub.waiting_ids.unwatch_id(name)
+
+    def _bookmark(self) -> None:
+        self._parts.clear()  # what idle pages have no use for
+        seq = self._hub.seq
+        message = Message(job_document.encode({"type": "bookmark", "seq": seq, "at": daemon_time()}), seq)
+        messages = [message] if self._hub.status.database == "live" else [message, self._status()]
+        self.fanout.flush()
+        for client in list(self.fanout.clients):
+            if not self.fanout.lags(client):  # a lagging client has still to get changes before this seq
+                self.fanout.send(client, messages)
+
+    def _status_changed(self) -> None:
+        message = [self._status()]
+        for client in list(self.fanout.clients):
+            self.fanout.send(client, message)
+
+    def _status(self) -> Message:
+        status = self._hub.status
+        body = {"type": "status", "source": status.database, "lag_seconds": status.lag_seconds}
+        return Message(job_document.encode(body))
+
+
+def daemon_time() -> str:
+    """The daemon's current time (RFC 3339). A client computes the offset of its own clock from it."""
+    return job_document.rfc3339(time.time_ns() // 1000)

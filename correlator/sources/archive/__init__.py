@@ -1,0 +1,1 @@
+"""What the database knows beyond memory, for requests."""

@@ -1,0 +1,202 @@
+"""The archive: jobs by any ID, older pages and log lines from the database, for what is not in memory.
+
+It satisfies `correlator.pipeline.queries.Archive`. It has two sessions of its own, one for jobs and one for log
+lines, so that requests delay neither the tail nor each other. The work of each request is bounded: a page may be
+short, and then contains the place where the next one begins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from msgspec import Struct
+
+from correlator.errors import Away, SourceUnavailable
+from correlator.jobs import fold, job_view, joblog
+from correlator.jobs.model.facts import Job, Reading
+from correlator.jobs.model.rows import Level
+from correlator.jobs.model.views import Resolved
+from correlator.jobs.sizes import Sizes
+from correlator.pipeline.queries import Found, JobNames, JobQuery, JobsPage, LinesPage
+from correlator.sources.archive import lines, pages
+from correlator.sources.db.queries import Queries, read_readings
+from correlator.sources.db.session import Database, Session
+from correlator.sources.search import searches
+from correlator.sources.search.lookup import MAX_FOUND, Lookup
+from correlator.sources.search.questions import Questions
+from correlator.sources.search.searches import Place
+from correlator.sources.search.slices import Budget, Slices
+
+PAGE_BYTES = 4 << 20
+"""Most bytes of metadata and error texts that are read for one page; a single job may exceed it."""
+
+PLACES = 500
+"""Most jobs that one slice returns: more than a page, as most of them may be in memory."""
+
+
+class DatabaseArchive:
+    """Answers requests from the database. Every query raises `SourceUnavailable`.
+
+    Args:
+        database: The server.
+        id_keys: The keys under which metadata holds external IDs.
+        legacy: True if failover_jobs is followed.
+        limits: Most bytes that are read of metadata and errors.
+        page_within: Seconds of queries for one page of jobs or of log lines.
+        search_within: Seconds of queries that one request may spend on the search for an ID.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        id_keys: Sequence[str] = joblog.EXTERNAL_ID_KEYS,
+        legacy: bool = True,
+        limits: Sizes | None = None,
+        page_within: float = 0.5,
+        search_within: float = 2.0,
+    ) -> None:
+        self._page_within = page_within
+        self._keys = tuple(id_keys)
+        self._legacy = legacy
+        self._jobs, self._log = Questions(database, limits), Questions(database, limits)
+        self._lookup = Lookup(self._keys, search_within)
+        self._finding: dict[str, tuple[asyncio.Task[Found | None], set[object]]] = {}
+        self._job_slices = Slices(first=1_000, least=200, most=20_000)
+        self._log_slices = Slices(first=1_000, least=500, most=50_000)
+
+    async def find(self, name: str, advance_clock: Callable[[], int]) -> Found | None:
+        """The newest job with the ID `name`. Requests for one ID share a search, which ends with the last of them."""
+        if not name or len(name) > joblog.MAX_ID or "\0" in name:
+            return None
+        task, requests = self._finding.get(name) or (asyncio.create_task(self._find(name, advance_clock)), set())
+        self._finding[name] = task, requests
+        requests.add(request := object())
+        try:
+            return await asyncio.shield(task)
+        finally:
+            requests.discard(request)
+            if not requests and self._finding.get(name, (None,))[0] is task:
+                del self._finding[name]
+                task.cancel()
+
+    async def page(
+        self,
+        query: JobQuery,
+        before: Place | None,
+        limit: int,
+        advance_clock: Callable[[], int],
+        known: Callable[[str], bool] = lambda _: False,
+    ) -> JobsPage:
+        """At most `limit` jobs, except those that are `known`."""
+        readings: list[Reading] = []
+        room = PAGE_BYTES
+        budget = Budget(self._page_within)
+        while budget.allows():
+            ask = _Slice(self._job_slices, query, self._keys, before, limit - len(readings), room, known)
+            part, before, used = await self._jobs.ask(partial(ask.read, advance_clock))
+            readings += part
+            room -= used
+            if before is None or room <= 0 or len(readings) >= limit:
+                break
+        return JobsPage(readings, before)
+
+    async def lines(self, names: JobNames, after: str | None, limit: int, level: Level) -> LinesPage:
+        """At most `limit` lines; fewer if they are large or finding them takes too long."""
+        place = pages.decode(after) if after is not None else None
+        reader = lines.Reader(names, limit, level, self._keys, self._log_slices)
+        budget = Budget(self._page_within)
+        place = await self._log.ask(partial(reader.begin, place))
+        while not reader.full and budget.allows():
+            place = await self._log.ask(partial(reader.step, place))
+        return reader.page(place)
+
+    async def close(self) -> None:
+        await self._jobs.close()
+        await self._log.close()
+
+    async def _find(self, name: str, advance_clock: Callable[[], int]) -> Found | None:
+        if await self._jobs.ask(lambda q, s: _is_job(q, s, name)):
+            return await self._newest([name], "uuid", advance_clock)
+        unfinished: SourceUnavailable | None = None
+        try:
+            if ids := await self._lookup.find(self._jobs.ask, name):
+                return await self._newest(ids, "external_id", advance_clock)
+        except SourceUnavailable as error:
+            if error.reason is not Away.UNFINISHED:
+                raise
+            unfinished = error
+        if ids := await self._jobs.ask(lambda q, s: _in_context(q, s, name)):
+            return await self._newest(ids, "context_id", advance_clock)
+        found = await self._jobs.ask(lambda q, s: _legacy(q, s, name)) if self._legacy else None
+        if found is None and unfinished is not None:
+            raise unfinished
+        return found
+
+    async def _newest(self, ids: Sequence[str], by: str, advance_clock: Callable[[], int]) -> Found | None:
+        found = await self._jobs.ask(lambda q, s: read_readings(q, s, advance_clock(), list(ids[:MAX_FOUND])))
+        readings = {r.job_id: r for r in found if r.record is not None}
+        views = [job_view.view(fold.fold(Job(r.job_id), r), self._keys) for r in readings.values()]
+        views.sort(key=lambda v: v.age_key, reverse=True)
+        if not views:
+            return None
+        also = tuple(v.job_id for v in views[1:])
+        return Found(Resolved(views[0].job_id, by, also), reading=readings[views[0].job_id])  # type: ignore[arg-type]
+
+
+class _Slice(Struct, frozen=True):
+    """The question for one slice of a page of jobs. `limit`, `room`: jobs and bytes that still fit into the page."""
+
+    slices: Slices
+    query: JobQuery
+    id_keys: Sequence[str]
+    before: Place | None
+    limit: int
+    room: int
+    known: Callable[[str], bool]
+
+    async def read(
+        self, advance_clock: Callable[[], int], queries: Queries, session: Session
+    ) -> tuple[list[Reading], Place | None, int]:
+        """The jobs, the place where the next slice begins, and the bytes of the jobs."""
+        if not queries.schema.has("job_tracking", "id", "started_at"):
+            return [], None, 0
+        with self.slices.timed():
+            down_to = await searches.nth_job(queries, session, self.before, self.slices.size)
+            found = await searches.matching(
+                queries, session, self.query, self.id_keys, self.before, down_to, max(PLACES, self.limit)
+            )
+        over = down_to is not None and self.query.since is not None and down_to[0] < self.query.since
+        following = found[-1][0] if len(found) >= max(PLACES, self.limit) else None if over else down_to
+        ids, used = list[str](), 0
+        for place, size in found:
+            if self.known(place[1]):
+                continue
+            ids.append(place[1])
+            used += size
+            if used >= self.room or len(ids) >= self.limit:
+                following = place
+                break
+        return await read_readings(queries, session, advance_clock(), ids), following, used
+
+
+async def _is_job(queries: Queries, session: Session, name: str) -> bool:
+    return queries.schema.has("job_tracking", "id") and name in await queries.jobs_by_id(session, [name])
+
+
+async def _in_context(queries: Queries, session: Session, name: str) -> list[str]:
+    if not queries.schema.has("job_tracking", "context_id"):
+        return []
+    return await searches.with_column(queries, session, "context_id", name, MAX_FOUND)
+
+
+async def _legacy(queries: Queries, session: Session, name: str) -> Found | None:
+    if not queries.schema.has("failover_jobs", "id", "job_id", "status"):
+        return None
+    mark = queries.dialect.placeholder
+    for record in await queries.legacy_where(session, f"job_id = {mark}", (name,)):
+        if record.job_id == name:
+            return Found(Resolved(name, "legacy"), legacy=record)
+    return None

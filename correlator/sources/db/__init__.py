@@ -1,0 +1,1 @@
+"""A database: sessions, dialects, zones, and the queries as values."""

@@ -1,0 +1,323 @@
+"""The tables in MariaDB: single connections without a pool, autocommit, read only, every call under a deadline.
+
+The driver is aiomysql or asyncmy, whichever is installed. Both default to autocommit off and REPEATABLE READ, under
+which a tail sees nothing new, and neither has a read timeout: this module sets all three, and checks the session before
+it is used. Texts arrive as bytes and are decoded here: MariaDB accepts a lone surrogate as utf8mb4 and drivers do not,
+so that one such row would make every read fail that returns it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from importlib import import_module
+from ipaddress import ip_address
+from typing import Any, Literal
+
+from correlator.errors import Away, SourceUnavailable
+from correlator.sources.db import zones
+from correlator.sources.db.session import TABLES, Dialect, Row, Schema, Session
+from correlator.sources.db.zones import Zone
+
+MAX_KILLS = 100
+"""Most abandoned connections that wait for their KILL."""
+
+KILL_WITHIN = 5.0
+"""Seconds to kill all of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """The server, the account and the database. `repr` hides the password."""
+
+    host: str = "127.0.0.1"
+    port: int = 3306
+    user: str = "correlator"
+    password: str = ""
+    database: str = "migratekit_oma"
+    unix_socket: str = ""
+    tls: ssl.SSLContext | None = None
+
+    def __repr__(self) -> str:
+        return f"{self.user}@{self.unix_socket or f'{self.host}:{self.port}'}/{self.database}"
+
+    @property
+    def here(self) -> bool:
+        """True if the server runs on this machine."""
+        if self.unix_socket or self.host == "localhost":
+            return True
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+class MariaDBSession:
+    """One connection. Satisfies `correlator.sources.db.session.Session`.
+
+    `abandon(thread_id)` kills a query whose result is no longer needed: a server that scans a table does not notice
+    that its client has closed the connection.
+    """
+
+    def __init__(self, connection: Any, timeout: float, abandon: Callable[[int], None] = lambda _: None) -> None:
+        self.connection = connection
+        """The driver's connection; None after a failure and when the session is closed."""
+        self._timeout = timeout
+        self._abandon = abandon
+        self._lock = asyncio.Lock()
+
+    async def query(self, sql: str, args: Sequence[object] = ()) -> Sequence[Row]:
+        async with self._lock:
+            if self.connection is None:
+                raise SourceUnavailable("MariaDB: the connection is closed")
+            try:
+                async with asyncio.timeout(self._timeout), self.connection.cursor() as cursor:
+                    await cursor.execute(sql, tuple(args) or None)
+                    return _decoded(await cursor.fetchall())
+            except TimeoutError as error:
+                self._drop(running=True)
+                raise SourceUnavailable(f"MariaDB: no answer within {self._timeout:g} s", Away.NO_ANSWER) from error
+            except asyncio.CancelledError:
+                # The answer may still arrive: the next query on this connection would read it as its own.
+                self._drop(running=True)
+                raise
+            except Exception as error:
+                self._drop()
+                raise SourceUnavailable(f"MariaDB: {_message(error)}", _reason(error)) from error
+
+    def _drop(self, *, running: bool = False) -> None:
+        connection, self.connection = self.connection, None
+        if connection is None:
+            return
+        with contextlib.suppress(Exception):
+            if running:
+                self._abandon(int(connection.thread_id()))
+        with contextlib.suppress(Exception):
+            connection.close()
+
+    async def close(self) -> None:
+        self._drop()
+
+
+class MariaDBDatabase:
+    """Satisfies `Database`.
+
+    Args:
+        address: The server.
+        zone: The zone of DATETIME columns; None detects it.
+        connect_timeout: Seconds to connect and log in.
+        query_timeout: Seconds for one query.
+        driver: aiomysql or asyncmy; auto prefers asyncmy if it is installed.
+    """
+
+    dialect = Dialect(
+        placeholder="%s",
+        local_micros="TIMESTAMPDIFF(MICROSECOND, '1970-01-01', {})",
+        utc_micros="CAST(UNIX_TIMESTAMP({}) * 1000000 AS SIGNED)",
+        clock="SELECT CAST(UTC_TIMESTAMP() - INTERVAL {back} SECOND AS CHAR)",
+        json_text="JSON_VALUE({column}, '{path}')",
+        size="LENGTH({})",
+        member="JSON_EXTRACT({}, {})",
+    )
+
+    def __init__(
+        self,
+        address: Address,
+        *,
+        zone: Zone | None = None,
+        connect_timeout: float = 5.0,
+        query_timeout: float = 10.0,
+        driver: Literal["auto", "aiomysql", "asyncmy"] = "auto",
+    ) -> None:
+        self._address = address
+        self._zone = zone
+        self._connect_timeout = connect_timeout
+        self._query_timeout = query_timeout
+        self._driver, self.driver_name = load_driver(driver)
+        self._to_kill: set[int] = set()
+        self._killing: asyncio.Task[None] | None = None
+
+    def log_in_with(self, password: str) -> None:
+        """Use this password from the next connection on."""
+        self._address = replace(self._address, password=password)
+
+    async def open(self, *, dirty: bool = False) -> MariaDBSession:
+        session = MariaDBSession(await self._connect(), self._query_timeout, self._abandon)
+        await self._prepare(session, "READ UNCOMMITTED" if dirty else "READ COMMITTED")
+        return session
+
+    def _abandon(self, thread_id: int) -> None:
+        """Let the server kill this connection of ours soon. If it cannot be reached, the request is dropped."""
+        if len(self._to_kill) < MAX_KILLS:
+            self._to_kill.add(thread_id)
+        if self._killing is None or self._killing.done():
+            self._killing = asyncio.create_task(self._kill())
+
+    async def _kill(self) -> None:
+        """Kill all abandoned connections over a new one. An account may always kill its own connections."""
+        try:
+            async with asyncio.timeout(KILL_WITHIN):
+                connection = await self._connect()
+                try:
+                    while self._to_kill:
+                        with contextlib.suppress(Exception):  # it has ended already
+                            async with connection.cursor() as cursor:
+                                await cursor.execute(f"KILL {self._to_kill.pop()}")
+                finally:
+                    connection.close()
+        except (TimeoutError, SourceUnavailable):
+            self._to_kill.clear()
+
+    async def _connect(self) -> Any:
+        a = self._address
+        where: dict[str, Any] = {"unix_socket": a.unix_socket} if a.unix_socket else {"host": a.host, "port": a.port}
+        try:
+            async with asyncio.timeout(self._connect_timeout):
+                cancelled = _cancellations()
+                connection = await self._driver.connect(
+                    **where,
+                    user=a.user,
+                    password=a.password,
+                    db=a.database,
+                    charset="utf8mb4",
+                    use_unicode=False,
+                    autocommit=True,
+                    ssl=a.tls,
+                    connect_timeout=self._connect_timeout,
+                )
+                if _cancellations() > cancelled:
+                    # aiomysql uses wait_for, which on Python 3.11 loses a cancellation that coincides with its result.
+                    connection.close()
+                    raise asyncio.CancelledError
+                return connection
+        except TimeoutError as error:
+            detail = f"MariaDB at {a}: no connection within {self._connect_timeout:g} s"
+            raise SourceUnavailable(detail, Away.NO_ANSWER) from error
+        except Exception as error:
+            no_tls = getattr(error.__cause__, "reason", None) == "WRONG_VERSION_NUMBER"
+            detail = f"MariaDB at {a}: {_NO_TLS if no_tls else _message(error)}"
+            raise SourceUnavailable(detail, _reason(error)) from error
+
+    async def _prepare(self, session: MariaDBSession, level: str) -> None:
+        for statement in (
+            # The server's deadline is shorter than ours: it then ends the statement, not the connection.
+            f"SET SESSION max_statement_time = {self._query_timeout * 0.9:.3f}, lock_wait_timeout = 5",
+            "SET SESSION time_zone = '+00:00', wait_timeout = 28800, sql_mode = ''",
+            f"SET SESSION TRANSACTION ISOLATION LEVEL {level}",
+            "SET SESSION TRANSACTION READ ONLY",
+            # A driver that receives a warning queries its text and prints it.
+            "SET SESSION max_error_count = 0",
+        ):
+            await session.query(statement)
+        found: dict[str, str] = dict(
+            await session.query(
+                # From 11.1 on, two of them exist in both spellings; before that, in one.
+                "SHOW SESSION VARIABLES WHERE Variable_name IN ('autocommit',"
+                " 'tx_isolation', 'transaction_isolation', 'tx_read_only', 'transaction_read_only')"
+            )
+        )
+        wrong = {k: v for k, v in found.items() if v not in ("ON", "1", level.replace(" ", "-"))}
+        if wrong or not found:
+            await session.close()
+            detail = f"MariaDB at {self._address}: sessions do not stay as they are set: {wrong}"
+            raise SourceUnavailable(detail, Away.FAILED)
+        if self._address.tls is not None:
+            # If a server offers no TLS, aiomysql continues in plain text without an error.
+            cipher = await session.query("SHOW SESSION STATUS LIKE 'Ssl_cipher'")
+            if not cipher or not cipher[0][1]:
+                await session.close()
+                raise SourceUnavailable(f"MariaDB at {self._address}: {_NO_TLS}", Away.UNREACHABLE)
+
+    async def schema(self, session: Session) -> Schema:
+        rows = await session.query(
+            "SELECT table_name, column_name, data_type FROM information_schema.columns"
+            f" WHERE table_schema = DATABASE() AND table_name IN ({self.dialect.marks(TABLES)})",
+            tuple(TABLES),
+        )
+        found: dict[str, dict[str, str]] = {table: {} for table in TABLES}
+        for table, column, kind in rows:
+            found[table.lower()][column.lower()] = kind.lower()
+        return Schema(found)
+
+    async def zone(self, session: Session) -> Zone:
+        """The configured zone; else this host's if the server runs here with its offset; else the server's offset."""
+        if self._zone is not None:
+            return self._zone
+        # In one statement: other queries rely on the time zone of the session.
+        rows = await session.query(
+            "SELECT TIMESTAMPDIFF(SECOND, UTC_TIMESTAMP(), CONVERT_TZ(UTC_TIMESTAMP(), '+00:00', @@global.time_zone))"
+        )
+        offset = round(int(rows[0][0] or 0) / 900) * 900
+        if self._address.here and offset == zones.host_offset():
+            return zones.host()
+        return zones.fixed(offset)
+
+    async def reset_evidence(self, session: Session) -> tuple[int, float]:
+        rows = await session.query(
+            "SELECT AUTO_INCREMENT FROM information_schema.tables"
+            " WHERE table_schema = DATABASE() AND table_name = 'log_events'"
+        )
+        uptime = await session.query("SHOW GLOBAL STATUS LIKE 'Uptime'")
+        return (int(rows[0][0] or 0) if rows else 0), float(uptime[0][1]) if uptime else 0.0
+
+
+def _cancellations() -> int:
+    """The number of requests to cancel the current task."""
+    task = asyncio.current_task()
+    return task.cancelling() if task is not None else 0
+
+
+def load_driver(name: str) -> tuple[Any, str]:
+    """The driver's module and its name. Raises `SourceUnavailable` if it is not installed."""
+    for candidate in ("asyncmy", "aiomysql") if name == "auto" else (name,):
+        try:
+            return import_module(candidate), candidate
+        except ImportError:
+            continue
+    raise SourceUnavailable(f"database.driver = {name!r} is not installed: pip install {name}, or set it to 'auto'")
+
+
+def _decoded(rows: Sequence[Row]) -> Sequence[Row]:
+    """`rows` with bytes decoded. By column, as all values of one have the same type or are None: twice as fast."""
+    return list(zip(*map(_column, zip(*rows, strict=True)), strict=True))
+
+
+def _column(values: Row) -> Row:
+    if isinstance(next((v for v in values if v is not None), None), bytes):
+        return tuple([None if v is None else v.decode("utf-8", "replace") for v in values])
+    return values
+
+
+_NO_TLS = "database.tls is set, but the server offers no TLS"
+
+
+def _reason(error: BaseException) -> Away:
+    """The kind of failure by the server's error number."""
+    number = error.args[0] if error.args and isinstance(error.args[0], int) else 0
+    if number in _LOGIN:
+        return Away.LOGIN_REFUSED
+    if number in _GRANTS:
+        return Away.MISSING_GRANTS
+    return Away.FAILED if _FIRST_OF_QUERIES <= number < _FIRST_OF_CLIENTS and number not in _GONE else Away.UNREACHABLE
+
+
+_LOGIN = frozenset({1044, 1045, 1049, 1130, 1698, 1862, 4151})
+"""Error numbers: the account, password, database or host is refused."""
+
+_GRANTS = frozenset({1142, 1143, 1227, 1370})
+_GONE = frozenset({1040, 1053, 1077, 1079, 1152, 1184, 1203, 1226, 1927})
+"""Error numbers: too many connections, a server that shuts down, a connection that the server has closed."""
+
+_FIRST_OF_QUERIES, _FIRST_OF_CLIENTS = 1000, 2000
+"""Errors of the server begin at 1000 (a few are 4xxx); 2000 to 2999 are errors of the client library."""
+
+
+def _message(error: BaseException) -> str:
+    """An error of the driver in one line: without its class and tuple, but with its cause."""
+    args: Sequence[Any] = error.args
+    words = f"{args[1]} ({args[0]})" if len(args) >= 2 and isinstance(args[0], int) else str(error)
+    cause = str(error.__cause__ or "")
+    return (words if cause in words else f"{words}: {cause}") or type(error).__name__

@@ -1,0 +1,329 @@
+"""The queries of the tables, and their results as values. The same SQL for every kind of database.
+
+Queries name only columns that exist, and each of them uses an index; searches without one are in `search`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias
+
+import orjson
+from msgspec.structs import replace
+
+from correlator.jobs.job_document import rfc3339
+from correlator.jobs.model.facts import MAX_CHILDREN, Reading
+from correlator.jobs.model.rows import JobRecord, LegacyRecord, LogRow, Micros, StepRecord
+from correlator.jobs.sizes import SHORT_ERROR, Sizes, cut_text
+from correlator.sources.db.columns import Columns
+from correlator.sources.db.light import LightLog
+from correlator.sources.db.oversized import Oversized
+from correlator.sources.db.session import TABLES, Dialect, Range, Row, Schema, Session, chunks
+from correlator.sources.db.zones import Zone
+
+LOGGED_ROWS = 2000
+"""Rows of the log that are read from either end to find the jobs with an external ID."""
+
+Listed: TypeAlias = tuple[tuple[tuple[Micros, str], ...], int]
+"""Children of a job as (started, job ID), sorted, and the number of all."""
+
+NO_CHILDREN: Listed = ((), 0)
+
+_GO_ESCAPES = (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026"), ("\u2028", "\\u2028"), ("\u2029", "\\u2029"))
+
+_FEW = [TABLES["job_tracking"].index(c) for c in ("operation", "status", "job_type", "owner", "job_category")]
+"""Columns with few different texts: equal texts share one object in memory."""
+
+_ACTIVE = "status IN ('pending', 'running')"
+
+MAX_TEXTS = 10_000
+_texts: dict[str, str] = {}
+
+
+class Queries(Columns):
+    """The queries for the schema of one appliance. `zone` may be replaced at any time (daylight saving).
+
+    Args:
+        malformed: Called with the reason for each value that cannot be read.
+        limits: Most bytes of metadata and errors. A longer text is shortened by the server.
+
+    Every query raises `SourceUnavailable`.
+    """
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        schema: Schema,
+        zone: Zone,
+        malformed: Callable[[str], None] = lambda _: None,
+        limits: Sizes | None = None,
+    ) -> None:
+        super().__init__(dialect, schema, zone, limits or Sizes())
+        self._oversized = Oversized(dialect, self.limits)
+        self._malformed = malformed
+        self.light = LightLog(schema, lambda column: self.expression("log_events", column), self.log_row)
+
+    # -- log_events
+
+    async def rows_from(self, session: Session, first: int, limit: int) -> list[LogRow]:
+        """The rows with id ≥ `first`, in the order of their ids."""
+        sql = f"SELECT {self._select['log_events']} FROM log_events WHERE id >= {int(first)} ORDER BY id LIMIT {limit}"
+        return [self.log_row(r) for r in await session.query(sql)]
+
+    async def rows_in(self, session: Session, ids: Sequence[int]) -> list[LogRow]:
+        """The rows with these ids, as far as they are visible."""
+        found: list[LogRow] = []
+        for part in chunks(ids):
+            sql = f"SELECT {self._select['log_events']} FROM log_events WHERE id IN ({_list(part)})"
+            found += [self.log_row(r) for r in await session.query(sql)]
+        return found
+
+    async def id_bounds(self, session: Session, job_id: str) -> Range | None:
+        """The first and the last id of rows with this job_id; None if there are none."""
+        if not self.schema.has("log_events", "job_id"):
+            return None
+        mark = self.dialect.placeholder
+        found = await session.query(f"SELECT MIN(id), MAX(id) FROM log_events WHERE job_id = {mark}", (job_id,))
+        return (int(found[0][0]), int(found[0][1])) if found and found[0][0] is not None else None
+
+    async def ids_in(self, session: Session, ranges: Iterable[Range]) -> list[int]:
+        """The ids in `ranges` that are visible to `session`."""
+        where = " OR ".join(f"id BETWEEN {a} AND {b}" for a, b in ranges)
+        return [r[0] for r in await session.query(f"SELECT id FROM log_events WHERE {where}")]
+
+    async def last_id(self, session: Session) -> int:
+        """The highest id of log_events; 0 if it is empty."""
+        found = await session.query("SELECT MAX(id) FROM log_events")
+        return int(found[0][0] or 0)
+
+    async def first_since(self, session: Session, since: Micros) -> int:
+        """The id at which rows from `since` on begin. A binary search: ts has no index, but grows with the id."""
+        low, high = 0, await self.last_id(session)
+        ts = self._time("log_events", "ts")
+        while low < high:
+            middle = (low + high) // 2
+            found = await session.query(f"SELECT id, {ts} FROM log_events WHERE id > {middle} ORDER BY id LIMIT 1")
+            if found and (self.utc("log_events", "ts", found[0][1]) or 0) < since:
+                low = int(found[0][0])
+            else:
+                high = middle
+        return low + 1
+
+    def log_row(self, row: Row, near: Micros | None = None) -> LogRow:
+        """Convert a row. `near`: a UTC time close to the row's own, for local times that a DST change repeats."""
+        i, message, ts, level, job_id, step_id, attrs, external = row
+        if ts is None:
+            self._malformed("ts_invalid")
+            ts = 0
+        elif self._local["log_events"]:
+            ts = self.zone.utc(ts, near)
+        return LogRow(i, message or "", ts, level or "INFO", job_id, step_id, attrs, external)
+
+    # -- job_tracking, job_steps
+
+    async def jobs_by_id(self, session: Session, job_ids: Iterable[str]) -> dict[str, JobRecord]:
+        wanted = list(job_ids)
+        found = await self._unchanged(session, [i for i in wanted if self._oversized.is_known(i)])
+        for part in chunks([i for i in wanted if i not in found]):
+            where = f"id IN ({self.dialect.marks(part)})"
+            found |= {r.job_id: r for r in await self.jobs_where(session, where, part)}
+        return found
+
+    async def jobs_where(self, session: Session, where: str, args: Sequence[object]) -> list[JobRecord]:
+        table = "job_tracking"
+        sizes = [self._size(table, c) for c in ("metadata", "error_message")]
+        now = self.dialect.utc_micros.format("CURRENT_TIMESTAMP")
+        sql = f"SELECT {self._select[table]}, {', '.join(sizes)}, {now} FROM {table} WHERE {where}"
+        found = []
+        for *values, metadata_size, error_size, at in await session.query(sql, args):
+            record = self._job(tuple(values))
+            if (error_size or 0) > self.limits.error or (metadata_size or 0) > self.limits.metadata:
+                record = await self._oversized.cut(session, record, metadata_size or 0, error_size, at)
+            found.append(record)
+        return found
+
+    async def _unchanged(self, session: Session, job_ids: Sequence[str]) -> dict[str, JobRecord]:
+        """The cached records of those jobs whose rows have not changed; the large columns are not read."""
+        found: dict[str, JobRecord] = {}
+        columns = ["NULL" if c in ("metadata", "error_message") else e for c, e in self._expressions("job_tracking")]
+        for part in chunks(job_ids):
+            marks = self.dialect.marks(part)
+            sql = f"SELECT {', '.join(columns)} FROM job_tracking WHERE id IN ({marks})"
+            for row in await session.query(sql, part):
+                light = self._job(row)
+                if (known := self._oversized.unchanged(light)) is not None:
+                    large = (known.metadata, known.error_message, known.error_cut)
+                    found[light.job_id] = replace(light, metadata=large[0], error_message=large[1], error_cut=large[2])
+        return found
+
+    async def active_ids(self, session: Session) -> set[str]:
+        found = await session.query(f"SELECT id FROM job_tracking WHERE {_ACTIVE}")
+        return {r[0] for r in found}
+
+    async def active_count(self, session: Session) -> int:
+        """The number of jobs that have not ended. It reads only the index on status, and returns one row."""
+        return int((await session.query(f"SELECT COUNT(*) FROM job_tracking WHERE {_ACTIVE}"))[0][0])
+
+    async def active_since(self, session: Session, since: str) -> dict[str, Micros]:
+        """The jobs that have not ended and were updated at or after `since`, with their updated_at."""
+        mark, at = self.dialect.placeholder, self._time("job_tracking", "updated_at")
+        sql = f"SELECT id, {at} FROM job_tracking WHERE {_ACTIVE} AND updated_at >= {mark}"
+        return dict(await session.query(sql, (since,)))
+
+    async def ids_since(self, session: Session, column: str, since: str) -> set[str]:
+        """The jobs whose `column` (started_at or completed_at) is at or after `since`, by the database's clock."""
+        if not self.schema.has("job_tracking", column):
+            return set()
+        mark = self.dialect.placeholder
+        found = await session.query(f"SELECT id FROM job_tracking WHERE {column} >= {mark}", (since,))
+        return {r[0] for r in found}
+
+    async def clock(self, session: Session, back: float) -> str:
+        """The database's time `back` seconds ago, as text to compare TIMESTAMP columns with."""
+        found = await session.query(self.dialect.clock.format(back=int(back)))
+        return str(found[0][0])
+
+    @staticmethod
+    def timestamp(second: int) -> str:
+        """A Unix second as text to compare TIMESTAMP columns with."""
+        return rfc3339(second * 1_000_000)[:19].replace("T", " ")
+
+    async def jobs_logged_as(self, session: Session, external_id: str) -> list[str]:
+        """The jobs whose log rows have `external_id` in the column external_job_id.
+
+        Only the first and the last `LOGGED_ROWS` such rows are read: a job may have a million.
+        """
+        if not self.schema.has("log_events", "external_job_id", "job_id"):
+            return []
+        mark = self.dialect.placeholder
+        found: dict[str, None] = {}
+        for order in ("DESC", "ASC"):
+            sql = (
+                "SELECT DISTINCT job_id, external_job_id FROM (SELECT job_id, external_job_id FROM log_events"
+                f" WHERE external_job_id = {mark} ORDER BY id {order} LIMIT {LOGGED_ROWS}) AS some"
+                " WHERE job_id IS NOT NULL"
+            )
+            found |= dict.fromkeys(r[0] for r in await session.query(sql, (external_id,)) if r[1] == external_id)
+        return list(found)
+
+    async def steps_of(self, session: Session, job_ids: Iterable[str]) -> dict[str, list[StepRecord]]:
+        """The steps of each job by `seq`. Long errors are shortened, also to the limit for all errors of a job."""
+        found: dict[str, list[StepRecord]] = {}
+        long: dict[int, int] = {}
+        size = self._size("job_steps", "error_message")
+        for part in chunks(list(job_ids)):
+            where = f"job_id IN ({self.dialect.marks(part)})"
+            sql = f"SELECT {self._select['job_steps']}, {size} FROM job_steps WHERE {where} ORDER BY job_id, seq"
+            for *row, error_size in await session.query(sql, part):
+                *values, job_id = self._times("job_steps", tuple(row))
+                if error_size is not None and error_size > SHORT_ERROR:
+                    long[values[0]] = error_size
+                found.setdefault(job_id, []).append(
+                    StepRecord(
+                        values[0], _one(values[1] or ""), values[2] or 0, _one(values[3] or "running"), *values[4:]
+                    )
+                )
+        if long:
+            await self._oversized.step_errors(session, found, long)
+        return found
+
+    async def jobs_of_steps(self, session: Session, step_ids: Iterable[int]) -> set[str]:
+        if not self.schema.has("job_steps", "job_id"):
+            return set()
+        found: set[str] = set()
+        for part in chunks(list(step_ids)):
+            rows = await session.query(f"SELECT DISTINCT job_id FROM job_steps WHERE id IN ({_list(part)})")
+            found |= {r[0] for r in rows}
+        return found
+
+    async def children_of(self, session: Session, job_ids: Iterable[str]) -> dict[str, Listed]:
+        """The newest `MAX_CHILDREN` children of each job that has any, and the number of all."""
+        counts: dict[str, int] = {}
+        found: dict[str, list[tuple[Micros, str]]] = {}
+        if not self.schema.has("job_tracking", "parent_job_id"):
+            return {}
+        started, mark = self._time("job_tracking", "started_at"), self.dialect.placeholder
+        select = f"SELECT parent_job_id, {started}, id FROM job_tracking WHERE parent_job_id"
+        for part in chunks(list(job_ids)):
+            marks = self.dialect.marks(part)
+            counted = f"SELECT parent_job_id, COUNT(*) FROM job_tracking WHERE parent_job_id IN ({marks})"
+            counts |= {parent: int(n) for parent, n in await session.query(f"{counted} GROUP BY parent_job_id", part)}
+        few = [parent for parent, n in counts.items() if n <= MAX_CHILDREN]
+        asked = [(f"{select} IN ({self.dialect.marks(part)})", part) for part in chunks(few)]
+        newest = f"{select} = {mark} ORDER BY started_at DESC, id DESC LIMIT {MAX_CHILDREN}"
+        asked += [(newest, [parent]) for parent, n in counts.items() if n > MAX_CHILDREN]
+        for sql, args in asked:
+            for parent, at, child in await session.query(sql, args):
+                found.setdefault(parent, []).append((at or 0, child))
+        return {parent: (tuple(sorted(children)), counts[parent]) for parent, children in found.items()}
+
+    def _job(self, row: Row) -> JobRecord:
+        values = self._times("job_tracking", row)
+        for i in _FEW:
+            if isinstance(values[i], str):
+                values[i] = _one(values[i])
+        return JobRecord(*values)
+
+    # -- failover_jobs
+
+    async def last_legacy_id(self, session: Session) -> int:
+        return int((await session.query("SELECT MAX(id) FROM failover_jobs"))[0][0] or 0)
+
+    async def legacy_where(self, session: Session, where: str, args: Sequence[object] = ()) -> list[LegacyRecord]:
+        table = "failover_jobs"
+        sizes = [self._size(table, c) for c in ("source_vm_spec", "error_message")]
+        sql = f"SELECT {self._select[table]}, {', '.join(sizes)} FROM {table} WHERE {where}"
+        found = []
+        for *row, spec_size, error_size in await session.query(sql, args):
+            v = self._times(table, tuple(row))
+            values: list[Any] = [*v[:2], v[2] or "pending", *v[3:9], v[9] or v[10], *v[11:]]
+            record = LegacyRecord(*values)
+            if record.error_message is not None:
+                error, cut = cut_text(record.error_message, self.limits.error, error_size)
+                record = replace(record, error_message=error, error_cut=cut)
+            if spec_size is not None and spec_size > self.limits.metadata:
+                spec = await self._oversized.spec(session, record.id, spec_size, record.updated_at)
+                record = replace(record, source_vm_spec=spec)
+            found.append(record)
+        return found
+
+
+def _list(ids: Iterable[int]) -> str:
+    return ",".join(map(str, ids))
+
+
+def as_stored(text: str) -> str:
+    """`text` escaped as in JSON that Go's encoder wrote."""
+    inside = orjson.dumps(text)[1:-1].decode()
+    for plain, escaped in _GO_ESCAPES:
+        inside = inside.replace(plain, escaped)
+    return inside
+
+
+async def read_readings(queries: Queries, session: Session, observed_at: int, job_ids: Sequence[str]) -> list[Reading]:
+    """The readings of `job_ids` from the tables, also of those without a row.
+
+    `observed_at`: the logical time, from `advance_clock` just before this call.
+    """
+    if not job_ids:
+        return []
+    records = await queries.jobs_by_id(session, job_ids)
+    steps = await queries.steps_of(session, job_ids) if queries.schema.has("job_steps", "id", "job_id") else None
+    children = await queries.children_of(session, job_ids)
+    return [
+        Reading(
+            job_id,
+            observed_at,
+            records.get(job_id),
+            tuple(steps.get(job_id, ())) if steps is not None else None,
+            *children.get(job_id, NO_CHILDREN),
+        )
+        for job_id in job_ids
+    ]
+
+
+def _one(text: str) -> str:
+    """The same object for equal texts, for the first `MAX_TEXTS` different ones."""
+    if len(_texts) >= MAX_TEXTS:
+        return _texts.get(text, text)
+    return _texts.setdefault(text, text)

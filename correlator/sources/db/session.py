@@ -1,0 +1,193 @@
+"""The database interface of the sources: sessions that run queries, the schema, and the dialect.
+
+Every query has a deadline. A session whose query failed or was cancelled is never used again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from correlator.sources.db.zones import Zone
+
+Range = tuple[int, int]
+"""IDs from the first to the last, both included."""
+
+Row = tuple[Any, ...]
+
+T = TypeVar("T")
+
+IN_ONE = 500
+"""Ids in one IN list."""
+
+TABLES: dict[str, tuple[str, ...]] = {
+    "log_events": ("id", "message", "ts", "level", "job_id", "step_id", "attrs", "external_job_id"),
+    "job_tracking": (
+        "id",
+        "operation",
+        "status",
+        "job_type",
+        "parent_job_id",
+        "external_job_id",
+        "metadata",
+        "error_message",
+        "started_at",
+        "completed_at",
+        "created_at",
+        "updated_at",
+        "canceled_at",
+        "percent_complete",
+        "owner",
+        "context_id",
+        "job_category",
+    ),
+    "job_steps": ("id", "name", "seq", "status", "started_at", "completed_at", "error_message", "job_id"),
+    "failover_jobs": (
+        "id",
+        "job_id",
+        "status",
+        "job_type",
+        "vm_id",
+        "vm_context_id",
+        "source_vm_name",
+        "source_vm_spec",
+        "destination_vm_id",
+        "ossea_snapshot_id",
+        "linstor_snapshot_name",
+        "error_message",
+        "created_at",
+        "updated_at",
+        "started_at",
+        "completed_at",
+    ),
+}
+"""The columns that are read, in the order of the fields of their records."""
+
+LOCAL_TIMES = frozenset(
+    {
+        ("log_events", "ts"),
+        ("job_steps", "started_at"),
+        ("job_steps", "completed_at"),
+        ("job_tracking", "canceled_at"),
+    }
+)
+"""Columns of type DATETIME on an appliance, in local time. The other times are TIMESTAMP, which has a zone."""
+
+INDISPENSABLE = ("id", "message", "ts")
+"""Columns of log_events without which the log cannot be followed."""
+
+NEEDED = frozenset({"job_tracking", "job_steps"})
+"""Tables that every appliance has."""
+
+OLDER_GENERATION = frozenset({"log_events.external_job_id", "job_tracking.context_id", "job_tracking.job_category"})
+"""Columns that an appliance lacks that has rolled its schema change back. Both generations are in use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """The columns of `TABLES` that an appliance has: table → column → its type, in lower case."""
+
+    columns: Mapping[str, Mapping[str, str]]
+
+    def has(self, table: str, *columns: str) -> bool:
+        """True if the table exists with all of `columns`."""
+        found = self.columns.get(table, {})
+        return bool(found) and all(c in found for c in columns)
+
+    def is_local(self, table: str, column: str) -> bool:
+        """True if a time is stored as local time. If the type does not show it (SQLite), `LOCAL_TIMES` decides."""
+        kind = self.columns.get(table, {}).get(column)
+        return kind == "datetime" or (kind != "timestamp" and (table, column) in LOCAL_TIMES)
+
+    def missing(self) -> list[str]:
+        """Tables and columns that an up-to-date appliance has and this one lacks."""
+        lacks: list[str] = []
+        for table, columns in TABLES.items():
+            if not self.columns.get(table):
+                lacks.append(table)
+            else:
+                lacks += [f"{table}.{c}" for c in columns if c not in self.columns[table]]
+        return lacks
+
+    def readable(self) -> set[str]:
+        """All tables and columns that exist, named as in `missing`."""
+        names = {f"{table}.{column}" for table, columns in self.columns.items() for column in columns}
+        return names | {table for table, columns in self.columns.items() if columns}
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """The SQL expressions in which databases differ.
+
+    `local_micros` and `utc_micros` turn a column (``{}``) into integer microseconds since 1970; `clock` is the query
+    for the database's time ``{back}`` seconds ago, written as TIMESTAMP columns are. `json_text` is the member at
+    ``{path}`` of the JSON in ``{column}``, NULL where there is none. `size`: bytes of a text;
+    `member`: the JSON text that an object has at a path.
+    """
+
+    placeholder: str
+    local_micros: str
+    utc_micros: str
+    clock: str
+    json_text: str
+    size: str
+    member: str
+
+    def marks(self, values: Collection[object]) -> str:
+        """A list of placeholders, one for each of `values`."""
+        return ",".join([self.placeholder] * len(values))
+
+
+def chunks(values: Sequence[T], size: int = IN_ONE) -> Iterator[Sequence[T]]:
+    """`values` in parts of `size`, by default as many as one IN list holds."""
+    for start in range(0, len(values), size):
+        yield values[start : start + size]
+
+
+def as_text(value: object) -> object:
+    """The value, with bytes decoded as UTF-8. Invalid bytes become U+FFFD."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
+class Session(Protocol):
+    """One connection to the database."""
+
+    async def query(self, sql: str, args: Sequence[object] = ()) -> Sequence[Row]:
+        """All rows of a SELECT. Raises `SourceUnavailable`, and closes the session then."""
+
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class MonitoredSession:
+    """A session that calls `beat` after every query, successful or not. Satisfies `Session`."""
+
+    session: Session
+    beat: Callable[[], None]
+
+    async def query(self, sql: str, args: Sequence[object] = ()) -> Sequence[Row]:
+        try:
+            return await self.session.query(sql, args)
+        finally:
+            self.beat()
+
+    async def close(self) -> None:
+        await self.session.close()
+
+
+class Database(Protocol):
+    """One server with the tables of an appliance. Every method raises `SourceUnavailable`."""
+
+    dialect: Dialect
+
+    async def open(self, *, dirty: bool = False) -> Session:
+        """A new session. A `dirty` one also reads rows that are not committed yet."""
+
+    async def schema(self, session: Session) -> Schema: ...
+
+    async def zone(self, session: Session) -> Zone:
+        """The zone of DATETIME columns, as configured or as detected now."""
+
+    async def reset_evidence(self, session: Session) -> tuple[int, float]:
+        """(the next AUTO_INCREMENT id of log_events or 0 if unknown, the server's uptime in seconds)."""

@@ -1,0 +1,207 @@
+"""The doorbell: an event in the server's binary log triggers a read of the tables before the next poll.
+
+The daemon uses nothing from the log but the names of the changed tables. A missed event costs a poll interval, an
+unneeded one costs a query. So a failure of the doorbell is a state, logged once and retried, and never an error of the
+source.
+
+The doorbell is one connection that registers as a replica and requests what is written from now on. It is read at most
+once a millisecond, so that a server busy with other tables costs little; no commit of the server waits for it.
+Heartbeats distinguish a quiet server from an unreachable one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+from correlator.backoff import Backoff
+from correlator.errors import SourceUnavailable
+from correlator.ops import metrics
+from correlator.sources.db.mariadb import MariaDBDatabase, MariaDBSession
+from correlator.sources.db.session import TABLES
+from correlator.sources.doorbell import binlog
+from correlator.sources.doorbell.transport import transport_of
+
+log = logging.getLogger(__name__)
+
+OnChange: TypeAlias = Callable[[Mapping[str, int]], None]
+"""Gets the number of statements by the table that they changed."""
+
+HEARTBEAT = 2.0
+SILENT_AFTER = 7.0
+"""Seconds between the server's heartbeats, and without any after which the connection counts as lost."""
+
+ROOM = 0.001
+"""Seconds between two reads of the socket. Events that arrive meanwhile are read together."""
+
+WARN_EVERY = 600.0
+"""Seconds between two warnings in the log. Readiness and a metric show failures in between."""
+
+ACCESS_DENIED = frozenset({1045, 1227})
+"""ER_ACCESS_DENIED_ERROR, ER_SPECIFIC_ACCESS_DENIED_ERROR."""
+
+
+class Doorbell:
+    """Calls back when a table changes. `run` is its only task.
+
+    Args:
+        database: The server; its driver has to be aiomysql.
+        name: The database that holds the tables.
+        heartbeat: Seconds between the server's heartbeats.
+        silent_after: Seconds without an event or a heartbeat after which the connection counts as lost.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        database: MariaDBDatabase,
+        name: str,
+        *,
+        backoff: Backoff | None = None,
+        heartbeat: float = HEARTBEAT,
+        silent_after: float = SILENT_AFTER,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.database = database
+        self._name = name
+        self._backoff = backoff or Backoff(0.5, 2.0, 30.0)
+        self._heartbeat, self._silent_after = heartbeat, silent_after
+        self._clock = clock
+        self._error: str | None = "not asked yet"
+        self._warned: float | None = None
+        self._warning_open = False
+        """True if a warning has been logged and the recovery has not."""
+        metrics.DOORBELL_UP.set(0)
+
+    def describe(self) -> dict[str, Any]:
+        """The state for readiness. It is ok even while unavailable: polling still finds every change."""
+        return {"ok": True, "up": self._error is None, "error": self._error}
+
+    async def run(self, on_change: OnChange) -> None:
+        """Keep a connection open until cancelled; call `on_change` for each batch of events."""
+        while True:
+            try:
+                await self._run_connection(on_change)
+            except SourceUnavailable as away:
+                self._lost(str(away), away.public)
+            finally:
+                metrics.DOORBELL_UP.set(0)
+            await asyncio.sleep(self._backoff.next())
+
+    async def _run_connection(self, on_change: OnChange) -> None:
+        """Run one connection until it fails. Raises `SourceUnavailable`."""
+        session = await self.database.open()
+        transport: asyncio.Transport | None = None
+        try:
+            file, position = await _end_of_log(session)
+            await session.query(
+                f"SET @mariadb_slave_capability = 4, @master_heartbeat_period = {self._heartbeat * 1e9:.0f},"
+                " @master_binlog_checksum = @@global.binlog_checksum, max_statement_time = 0"
+            )
+            transport = transport_of(session.connection)
+            protocol = _BinlogProtocol(transport, binlog.Changes(self._name, TABLES), on_change, self._found)
+            transport.set_protocol(protocol)
+            # A server disconnects the older of two replicas with one ID: this one is far above IDs that people assign.
+            transport.write(binlog.request(file, position, random.randrange(1 << 31, 1 << 32)))
+            await protocol.wait_closed(self._silent_after)
+        finally:
+            if transport is not None:
+                transport.abort()
+            await session.close()
+
+    def _found(self) -> None:
+        """Record that the server has begun to send events."""
+        self._error = None
+        self._backoff.reset()
+        metrics.DOORBELL_UP.set(1)
+        if self._warning_open:
+            self._warning_open = False
+            log.info("the doorbell is available again")
+
+    def _lost(self, error: str, public: str) -> None:
+        self._error = public
+        now = self._clock()
+        if self._warned is None or now - self._warned >= WARN_EVERY:
+            self._warned, self._warning_open = now, True
+            log.warning("the doorbell is unavailable, polling continues: %s", error)
+        else:
+            log.debug("the doorbell is unavailable: %s", error)
+
+
+class _BinlogProtocol(asyncio.Protocol):
+    """Reads the packets of a connection on which the binary log has been requested."""
+
+    def __init__(
+        self, transport: asyncio.Transport, changes: binlog.Changes, on_change: OnChange, found: Callable[[], None]
+    ) -> None:
+        self._transport = transport
+        self._changes = changes
+        self._on_change = on_change
+        self._found = found
+        self._loop = asyncio.get_running_loop()
+        self._received_at = self._loop.time()
+        self._ended: asyncio.Future[str] = self._loop.create_future()
+
+    async def wait_closed(self, silent_after: float) -> None:
+        """Wait until the connection ends or is silent for `silent_after` seconds. Raises `SourceUnavailable` then."""
+        while not self._ended.done():
+            left = self._received_at + silent_after - self._loop.time()
+            if left <= 0:
+                raise SourceUnavailable(f"MariaDB: no heartbeat for {silent_after:g} s")
+            await asyncio.wait([self._ended], timeout=left)
+        raise SourceUnavailable(self._ended.result())
+
+    def data_received(self, data: bytes) -> None:
+        if self._ended.done():
+            return
+        self._received_at = self._loop.time()
+        began = self._changes.began
+        try:
+            changed = self._changes.feed(data)
+        except binlog.Ended as ended:
+            self._end(_message(ended))
+            return
+        if not began and self._changes.began:
+            self._found()
+        if changed:
+            metrics.DOORBELL_WAKE_UPS.inc()
+            self._on_change(changed)
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
+            self._loop.call_later(ROOM, self._read_on)
+
+    def _read_on(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def eof_received(self) -> None:
+        self._end("MariaDB: the server has closed the connection")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end(f"MariaDB: the connection is lost: {exc}" if exc else "MariaDB: the connection is closed")
+
+    def _end(self, why: str) -> None:
+        if not self._ended.done():
+            self._ended.set_result(why)
+
+
+async def _end_of_log(session: MariaDBSession) -> tuple[str, int]:
+    """File and position of the end of the binary log. Raises `SourceUnavailable` if the server writes none.
+
+    SHOW MASTER STATUS returns the same, but requires a further privilege; any account can read these variables.
+    """
+    found: dict[str, Any] = dict(await session.query("SHOW GLOBAL STATUS LIKE 'Binlog\\_snapshot\\_%'"))
+    file, position = found.get("Binlog_snapshot_file"), found.get("Binlog_snapshot_position")
+    if not file or not position:
+        raise SourceUnavailable("MariaDB: the server writes no binary log (log_bin is off)")
+    return str(file), int(position)
+
+
+def _message(ended: binlog.Ended) -> str:
+    if ended.code in ACCESS_DENIED:
+        return f"MariaDB: {ended} ({ended.code}): GRANT REPLICATION SLAVE ON *.* to the account"
+    return f"MariaDB: {ended} ({ended.code})" if ended.code else f"MariaDB: {ended}"

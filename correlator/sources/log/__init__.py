@@ -1,0 +1,1 @@
+"""The tail of log_events: rows in commit order, gaps, the past, and resets of the ids."""

@@ -1,0 +1,349 @@
+"""The tail of log_events: it emits every committed row once, whatever the order in which ids become visible.
+
+The problem: log_events has no commit order. Rows are found by their AUTO_INCREMENT ids, which become visible in any
+order, may never become visible, and start again lower after TRUNCATE, a restored backup or a crash of the server.
+
+The model: the head is the highest id that has been read. `follow` reads the rows from the head on; ids that they skip
+become windows of `Gaps`. `watch` probes these windows with dirty reads, and reads the rows that turn out to exist with
+READ COMMITTED. `read_past` reads the rows from before a first start (`Past`). `watch_for_reset`, and a check of the row
+at the head in every read, detect ids that have started again; `begin` then finds the newest row that is still the same
+(`ResetMarkers`). All of them are tasks of one event loop; a batch is applied between two awaits.
+
+Invariants: a dirty read is evidence and never published. `Gaps` decides alone whether an id is emitted, so two tasks
+never emit the same row. The position changes only together with the rows that it covers, so that a checkpoint taken at
+any time is consistent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from correlator.errors import SourceUnavailable
+from correlator.jobs.model.persisted import Cursor
+from correlator.jobs.model.rows import LogRow, Micros
+from correlator.jobs.outcome import Outcome
+from correlator.ops import metrics
+from correlator.sources import Feed
+from correlator.sources.db.heavy import slices
+from correlator.sources.db.queries import Queries
+from correlator.sources.db.session import Database, MonitoredSession, Range, Session, chunks
+from correlator.sources.doorbell.retry import DoorbellRetry
+from correlator.sources.log.batch_size import BatchSize
+from correlator.sources.log.gaps import Gaps, Probe, Window
+from correlator.sources.log.past import Past
+from correlator.sources.log.reset_markers import RECENT, LogReset, ResetMarkers, same
+
+log = logging.getLogger(__name__)
+
+Note = Callable[[Outcome], None]
+"""Gets the outcome of each batch that was applied to the index."""
+
+MAX_UNLOADED = 200
+LOADED_WITHIN = 10.0
+"""Pending rows above which a catch-up pauses until the tables have been read, and the most seconds that it pauses."""
+
+SLACK = 60_000_000
+"""Microseconds by which the time of a row may be before that of a row with a lower id."""
+
+HOLES_AT_ONCE = 256
+"""Most missing ids below the head that are read after a wake-up by the doorbell. Probes cover the others."""
+
+REPORT_EVERY = 2.0
+"""Seconds between reports of the progress of a catch-up."""
+
+
+@dataclass(slots=True)
+class Tail:
+    """The position in log_events, and the tasks that advance it. It outlives connections.
+
+    Args:
+        poll: Seconds between two reads while windows are open or `Feed.wants_fast_poll` is true.
+        idle_poll: Seconds between two reads otherwise.
+        grace: Seconds without evidence after which missing ids are settled (`Gaps`).
+        patience: Seconds without a finished query after which a task counts as stuck.
+        cold_for, sweep_every: Seconds (`Gaps`).
+        batch: Rows per read. A full batch is followed by the next without a pause.
+        past_batch: The same for the past.
+        reset_check_every: Seconds between checks of the next id.
+        clock: Monotonic seconds.
+    """
+
+    poll: float = 0.02
+    idle_poll: float = 0.25
+    grace: float = 5.0
+    patience: float = 60.0
+    cold_for: float = 600.0
+    sweep_every: float = 10.0
+    batch: BatchSize = field(default_factory=BatchSize)
+    past_batch: BatchSize = field(default_factory=BatchSize)
+    reset_check_every: float = 2.0
+    clock: Callable[[], float] = time.monotonic
+    gaps: Gaps = field(init=False)
+    doorbell_retry: DoorbellRetry = field(default_factory=DoorbellRetry)
+    started: bool = False
+    past: Past | None = None
+    """The rows that a first start has still to read or to publish; None when that is done."""
+    busy: bool = True
+    """True while there may be new rows that have not been read. The past waits for it to become false."""
+    _begun: bool = False
+    _head_row: LogRow | None = None
+    _reset_markers: ResetMarkers = field(default_factory=ResetMarkers)
+    _target: int = 0
+    _behind: bool = True
+    _reported_at: float = 0.0
+    _new_holes: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self._clear_gaps()
+
+    def _clear_gaps(self) -> None:
+        self.gaps = Gaps(grace=self.grace, poll=self.poll, cold_for=self.cold_for, sweep_every=self.sweep_every)
+
+    def cursor(self) -> Cursor:
+        """The position for the checkpoint (`resume`)."""
+        past = self.past.kept() if self.past is not None else None
+        return Cursor(self.gaps.head, self._head_row, self.gaps.kept(), past, self._reset_markers.packed())
+
+    def resume(self, cursor: Cursor) -> None:
+        """Continue where an earlier run stopped. Its windows are open again, as transactions outlive the daemon."""
+        self._clear_gaps()
+        self.gaps.head, self._head_row = cursor.head, cursor.row
+        self._reset_markers = ResetMarkers(cursor.marks)
+        if cursor.row is not None and not cursor.marks:
+            self._reset_markers.add([cursor.row])  # a checkpoint of an earlier version has no other markers
+        self.past = Past(*cursor.past) if cursor.past is not None else None
+        self._await([list(w) for w in cursor.holes])
+        self._target = cursor.head
+        self.started = self._begun = True
+
+    def _await(self, holes: Sequence[list[Range]]) -> None:
+        now = self.clock()
+        self.gaps.open = [Window(w, now, now, now + self.poll, self.poll) for w in holes if w]
+
+    async def begin(self, queries: Queries, rows: Session, since: Micros) -> None:
+        """Set the position of a first start: the head at the newest row, the past from `since` (microseconds) on.
+
+        After a reset the head goes to the newest row that is still as it was read. If there is none, it goes to the
+        newest row that is older than what was read: rows that a backup restored are the past, later ones are new.
+        The position changes only after the last query has succeeded. Raises `SourceUnavailable`.
+        """
+        target = await queries.last_id(rows)
+        if (known := await self._last_known(queries, rows)) is not None:
+            self._go_back(known, target)
+            return
+        first = await queries.first_since(rows, since)
+        last = target
+        if self._begun:
+            read_to = self._head_row.ts - SLACK if self._head_row is not None else 0
+            last = await queries.first_since(rows, max(since, read_to)) - 1
+        try:
+            newest = await queries.light.rows_upto(rows, last, min(RECENT, self.batch.rows))
+        except SourceUnavailable:
+            self.batch.failed()
+            raise
+        self._clear_gaps()
+        self._reset_markers = ResetMarkers()
+        self._reset_markers.add(reversed(newest))
+        self._head_row = newest[0] if newest and newest[0].id == last else None
+        self.gaps.head = last
+        self.past = Past.between(first - 1, last)
+        self._target = target
+        self.started = self._begun = True
+
+    async def _last_known(self, queries: Queries, rows: Session) -> LogRow | None:
+        for part in chunks(list(self._reset_markers.ids())):
+            if (known := self._reset_markers.newest_of(await queries.light.rows_in(rows, part))) is not None:
+                return known
+        return None
+
+    def _go_back(self, known: LogRow, target: int) -> None:
+        """Move the head back to `known`. Rows above it are read again; windows below it stay open."""
+        windows = (*self.gaps.open, *self.gaps.cold)
+        holes = [[(a, min(b, known.id - 1)) for a, b in w.holes if a < known.id] for w in windows]
+        self._clear_gaps()
+        self._await(holes)
+        self.gaps.head, self._head_row, self._target = known.id, known, target
+        self._reset_markers.cut(known.id)
+        if self.past is not None:
+            self.past.cut(known.id)
+        self.started = True
+        log.info("row %d of log_events is unchanged: reading continues after it", known.id)
+
+    async def follow(self, queries: Queries, rows: Session, feed: Feed, note: Note) -> None:
+        """Read new rows until cancelled. Raises `SourceUnavailable`, and `LogReset` if ids have started again lower."""
+        self._target = max(self._target, await queries.last_id(rows))
+        self._reported_at = self.clock()
+        self._behind = self.busy = True
+        metrics.GAPS_OPEN.set_function(lambda: len(self.gaps.open))
+        metrics.GAP_OLDEST.set_function(lambda: self.gaps.oldest(self.clock()))
+        with feed.live.heartbeat("tail", self.patience) as beat:
+            await self._follow(queries, MonitoredSession(rows, beat), feed, note, beat)
+
+    async def _follow(self, queries: Queries, rows: Session, feed: Feed, note: Note, beat: Callable[[], None]) -> None:
+        while True:
+            beat()
+            began = self.clock()
+            asked = self.batch.rows
+            found = await self._read_on(queries, rows, asked)
+            feed.status.answered()
+            new = self._after_head(found)
+            await self._emit(new, queries, rows, feed, note)
+            self.busy = len(found) == asked
+            if self.busy:
+                self.doorbell_retry.clear()
+                self._report_progress(feed)
+                await self._wait_until_loaded(feed)
+                continue
+            if self._behind:
+                self._behind = False
+                feed.status.progress(self.gaps.head, self.gaps.head)
+            feed.status.caught_up()
+            if self.doorbell_retry.pending and (await self._read_late_rows(queries, rows, feed, note) or new):
+                self.doorbell_retry.rows_found()
+            pause = self.poll if self.gaps.open or feed.wants_fast_poll() else self.idle_poll
+            await self.doorbell_retry.wait(began + pause - self.clock())
+
+    async def _read_late_rows(self, queries: Queries, rows: Session, feed: Feed, note: Note) -> int:
+        """Read rows that were missing below the head and are visible by now. Returns how many there were."""
+        missing = self.gaps.newest(HOLES_AT_ONCE)
+        return await self._fill(missing, queries, rows, feed, note) if missing else 0
+
+    async def _fill(self, ids: Sequence[int], queries: Queries, rows: Session, feed: Feed, note: Note) -> int:
+        """Read and emit missing rows. Returns how many were emitted; another task may have emitted some meanwhile."""
+        emitted = 0
+        async for _, found in slices(queries, rows, await queries.light.rows_in(rows, ids)):
+            by_id = {r.id: r for r in found}
+            late = self.gaps.late
+            new = self.gaps.fill(by_id)
+            metrics.LATE_ROWS.inc(self.gaps.late - late)
+            if new:
+                note(feed.rows([by_id[i] for i in new]))
+            emitted += len(new)
+            await asyncio.sleep(0)
+        return emitted
+
+    async def _read_on(self, queries: Queries, rows: Session, limit: int) -> Sequence[LogRow]:
+        """The next rows, beginning with the row at the head. A read that fails halves the number of the next one."""
+        began = self.clock()
+        try:
+            after = self._head_row.ts if self._behind and self._head_row is not None else None
+            found = await queries.light.rows_from(rows, max(self.gaps.head, 1), limit, after=after)
+        except SourceUnavailable:
+            self.batch.failed()
+            raise
+        self.batch.succeeded(self.clock() - began)
+        return found
+
+    async def _wait_until_loaded(self, feed: Feed) -> None:
+        """In a catch-up, wait until the jobs of most pending rows have been loaded from the tables."""
+        await asyncio.sleep(0)
+        deadline = self.clock() + LOADED_WITHIN
+        while feed.known.unloaded_rows > MAX_UNLOADED and self.clock() < deadline:  # noqa: ASYNC110 - no worse than the tail itself
+            await asyncio.sleep(self.poll)
+
+    async def read_past(self, queries: Queries, session: Session, feed: Feed, note: Note) -> None:
+        """Read the rest of the past, and publish it. Raises `SourceUnavailable`."""
+        if self.past is None:
+            return
+        with feed.live.heartbeat("past", self.patience) as beat:
+            turn = partial(self.wait_while_busy, beat)
+            await self.past.read(
+                queries, MonitoredSession(session, beat), feed, note, self._miss, turn, self.past_batch
+            )
+        self.past = None
+        log.info("the past of the log has been read")
+
+    async def wait_while_busy(self, beat: Callable[[], None]) -> None:
+        """Wait until there are no new rows to catch up with."""
+        beat()
+        await asyncio.sleep(0)
+        while self.busy:
+            beat()
+            await asyncio.sleep(self.poll)
+
+    def _miss(self, after: int, ids: Sequence[int], last: int) -> None:
+        self.gaps.behind(after, ids, last, self.clock())
+        if self.gaps.open:
+            self._new_holes.set()
+
+    async def watch(self, queries: Queries, rows: Session, dirty: Session, feed: Feed, note: Note) -> None:
+        """Probe the windows until cancelled. Raises `SourceUnavailable`."""
+        with feed.live.heartbeat("gaps", self.patience) as beat:
+            await self._watch(queries, MonitoredSession(rows, beat), MonitoredSession(dirty, beat), feed, note, beat)
+
+    async def _watch(
+        self, queries: Queries, rows: Session, dirty: Session, feed: Feed, note: Note, beat: Callable[[], None]
+    ) -> None:
+        while True:
+            beat()
+            now = self.clock()
+            # Both in each cycle: some window may always be due, and a sweep may need many probes.
+            probes = [p for p in (self.gaps.probe(now), self.gaps.sweep(now)) if p is not None]
+            for probe in probes:
+                await self._probe(probe, queries, rows, dirty, feed, note)
+            if probes:
+                continue
+            due = self.gaps.next_due()
+            try:
+                async with asyncio.timeout(1.0 if due is None else max(0.001, due - now)):
+                    await self._new_holes.wait()
+            except TimeoutError:
+                pass
+            self._new_holes.clear()
+
+    async def watch_for_reset(self, database: Database, session: Session) -> None:
+        """Check the next id of log_events until cancelled. Raises `LogReset` if it is not above the head."""
+        while True:
+            head = self.gaps.head  # before the query: rows that arrive meanwhile are no evidence
+            next_id, _ = await database.reset_evidence(session)
+            if 0 < next_id <= head:
+                raise LogReset(f"the next id of log_events is {next_id}, but {head} has already been read")
+            await asyncio.sleep(self.reset_check_every)
+
+    async def _probe(
+        self, probe: Probe, queries: Queries, rows: Session, dirty: Session, feed: Feed, note: Note
+    ) -> None:
+        probe.started = self.clock()
+        seen = await queries.ids_in(dirty, probe.ranges)
+        alive = self.gaps.answer(probe, seen, self.clock())
+        if alive:
+            await self._fill(alive, queries, rows, feed, note)
+
+    def _after_head(self, found: Sequence[LogRow]) -> Sequence[LogRow]:
+        """The rows above the head. Raises `LogReset` if the row at the head is gone, or is another row.
+
+        If that row is gone, either retention has deleted (nearly) everything that was read, and little is read again;
+        or the ids have started again lower and have passed the head. Nothing else distinguishes that from new rows.
+        """
+        head = self.gaps.head
+        if self._head_row is not None:
+            if not found or found[0].id != head:
+                raise LogReset(f"row {head} of log_events, the last that was read, does not exist any more")
+            if not same(found[0], self._head_row):
+                raise LogReset(f"row {head} of log_events is not the row that was read")
+        return [r for r in found if r.id > head]
+
+    async def _emit(self, new: Sequence[LogRow], queries: Queries, session: Session, feed: Feed, note: Note) -> None:
+        """Apply `new` in parts, in order of id, so that a checkpoint between two parts is consistent."""
+        async for light, whole in slices(queries, session, new):
+            self.gaps.advance([r.id for r in light], self.clock())
+            if self.gaps.open:
+                self._new_holes.set()
+            self._head_row = light[-1]
+            self._reset_markers.add(light)
+            note(feed.rows(whole))
+            if light[-1] is not new[-1]:
+                await asyncio.sleep(0)
+
+    def _report_progress(self, feed: Feed) -> None:
+        """Report the progress of a catch-up every `REPORT_EVERY` seconds."""
+        now = self.clock()
+        if now - self._reported_at >= REPORT_EVERY:
+            self._reported_at = now
+            self._target = max(self._target, self.gaps.head)
+            feed.status.progress(self.gaps.head, self._target)

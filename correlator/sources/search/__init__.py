@@ -1,0 +1,1 @@
+"""Searches without an index, in bounded slices of time and rows."""

@@ -1,0 +1,196 @@
+"""The queries behind requests: searches of job_tracking from the newest job backwards, and of the log of one job.
+
+No index answers any of them alone. So each reads one slice: jobs between two places in the order
+(started_at, id), or log rows between two ids. The caller chooses slices that take some 50 ms (`slices.Slices`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
+
+from correlator.jobs import job_view, joblog
+from correlator.jobs.model.rows import Micros
+from correlator.pipeline.queries import JobNames, JobQuery
+from correlator.sources.db.queries import Queries, as_stored
+from correlator.sources.db.session import Session
+
+Place: TypeAlias = tuple[Micros, str]
+"""Where a job stands in the order of a list: (started_at, id)."""
+
+_COLUMNS = ("status", "job_type", "operation", "context_id", "parent_job_id")
+_NEWEST = "ORDER BY started_at DESC, id DESC"
+
+
+# -- job_tracking
+
+
+async def nth_job(queries: Queries, session: Session, before: Place | None, n: int) -> Place | None:
+    """The place of the n-th job from `before` on, newest first; None if there are fewer. It reads only an index."""
+    where, args = _below(queries, before)
+    sql = f"SELECT {_started(queries)}, id FROM job_tracking WHERE {where} {_NEWEST} LIMIT 1 OFFSET {n - 1}"
+    found = await session.query(sql, args)
+    return (int(found[0][0]), str(found[0][1])) if found else None
+
+
+async def matching(
+    queries: Queries,
+    session: Session,
+    query: JobQuery,
+    id_keys: Sequence[str],
+    before: Place | None,
+    down_to: Place | None,
+    limit: int,
+) -> list[tuple[Place, int]]:
+    """The first jobs that match `query`, with the bytes of each, newest first, from before `before` to `down_to`."""
+    mark, where, args = queries.dialect.placeholder, list[str](), list[object]()
+    for column in _COLUMNS:
+        if wanted := sorted(getattr(query, column)):
+            if not queries.schema.has("job_tracking", column):
+                return []
+            where.append(f"{column} IN ({queries.dialect.marks(wanted)})")
+            args += wanted
+    if query.since is not None:
+        where.append(f"started_at >= {mark}")
+        args.append(queries.timestamp(-(-query.since // 1_000_000)))
+    if query.text:
+        text = query.text.lower()
+        columns = [c for c in ("id", "external_job_id", "context_id") if queries.schema.has("job_tracking", c)]
+        mentions = [f"INSTR(LOWER({c}), {mark}) > 0" for c in columns]
+        args += [text] * len(columns)
+        if queries.schema.has("job_tracking", "metadata"):
+            # In a value: the metadata of every job has a member named vm_name.
+            members = [member(queries, key) for key in (*id_keys, *job_view.VM_NAMES)]
+            values = " OR ".join(f"INSTR(LOWER({m}), {mark}) > 0" for m in members)
+            mentions.append(f"(INSTR(LOWER(metadata), {mark}) > 0 AND ({values}))")
+            args += [as_stored(text), *[text] * len(members)]
+        where.append(f"({' OR '.join(mentions)})")
+    return await _places(queries, session, where, args, before, down_to, limit)
+
+
+async def mentioning(
+    queries: Queries,
+    session: Session,
+    name: str,
+    id_keys: Sequence[str],
+    before: Place | None,
+    down_to: Place | None,
+    limit: int,
+) -> list[Place]:
+    """The first jobs whose metadata has `name` under one of `id_keys`. The database's collation may match too many."""
+    where, args = _mentions(queries, name, id_keys)
+    return [place for place, _ in await _places(queries, session, [where], args, before, down_to, limit)]
+
+
+async def mentioning_unordered(
+    queries: Queries, session: Session, name: str, id_keys: Sequence[str], limit: int
+) -> list[str]:
+    """The same among jobs outside that order: the few without started_at, or all in a table without the column."""
+    where, args = _mentions(queries, name, id_keys)
+    if queries.schema.has("job_tracking", "started_at"):
+        where += " AND started_at IS NULL"
+    found = await session.query(f"SELECT id FROM job_tracking WHERE {where} LIMIT {limit}", args)
+    return [str(row[0]) for row in found]
+
+
+async def with_column(queries: Queries, session: Session, column: str, value: str, limit: int) -> list[str]:
+    """The newest jobs whose indexed `column` is exactly `value`."""
+    order = _NEWEST if queries.schema.has("job_tracking", "started_at") else ""
+    mark = queries.dialect.placeholder
+    sql = f"SELECT id, {column} FROM job_tracking WHERE {column} = {mark} {order} LIMIT {limit}"
+    return [str(row[0]) for row in await session.query(sql, (value,)) if row[1] == value]
+
+
+async def _places(
+    queries: Queries,
+    session: Session,
+    where: Sequence[str],
+    args: Sequence[object],
+    before: Place | None,
+    down_to: Place | None,
+    limit: int,
+) -> list[tuple[Place, int]]:
+    below, places = _below(queries, before)
+    if down_to is not None:
+        mark, at = queries.dialect.placeholder, _at(queries, down_to)
+        below += f" AND started_at >= {mark} AND (started_at > {mark} OR id >= {mark})"
+        places += [at, at, down_to[1]]
+    condition = " AND ".join([below, *where])
+    large = [c for c in ("metadata", "error_message") if queries.schema.has("job_tracking", c)]
+    size = " + ".join(f"COALESCE(LENGTH({c}), 0)" for c in large) or "0"
+    sql = f"SELECT {_started(queries)}, id, {size} FROM job_tracking WHERE {condition} {_NEWEST} LIMIT {limit}"
+    found = await session.query(sql, [*places, *args])
+    return [((int(at), str(job_id)), int(length)) for at, job_id, length in found]
+
+
+def _below(queries: Queries, before: Place | None) -> tuple[str, list[object]]:
+    if before is None:
+        return "started_at IS NOT NULL", []
+    mark, at = queries.dialect.placeholder, _at(queries, before)
+    return f"started_at <= {mark} AND (started_at < {mark} OR id < {mark})", [at, at, before[1]]
+
+
+def _mentions(queries: Queries, name: str, id_keys: Sequence[str]) -> tuple[str, list[object]]:
+    mark = queries.dialect.placeholder
+    if not id_keys:
+        return "1 = 0", []
+    values = " OR ".join(f"{member(queries, key)} = {mark}" for key in id_keys)
+    return f"INSTR(metadata, {mark}) > 0 AND ({values})", [f'"{as_stored(name)}"', *[name] * len(id_keys)]
+
+
+def member(queries: Queries, key: str) -> str:
+    """The SQL expression for the text that metadata holds under `key`, which comes from the configuration."""
+    path = '$."' + "".join(c for c in key if c not in "\\\"'%{}") + '"'
+    return queries.dialect.json_text.format(column="metadata", path=path)
+
+
+def _started(queries: Queries) -> str:
+    return queries.dialect.utc_micros.format("started_at")
+
+
+def _at(queries: Queries, place: Place) -> str:
+    return queries.timestamp(place[0] // 1_000_000)
+
+
+# -- log_events
+
+
+async def sizes_of(
+    queries: Queries, session: Session, names: JobNames, where: str, limit: int, levels: Sequence[str]
+) -> list[tuple[int, int]]:
+    """(id, bytes) of the first rows that may belong to a job, by id. `where` selects the ids: `within` or `among`."""
+    mark, schema = queries.dialect.placeholder, queries.schema
+    attrs = schema.has("log_events", "attrs")
+    texts = [names.job_id, *names.external_ids] if attrs else []
+    conditions: list[str] = [f"INSTR(attrs, {mark}) > 0" for _ in texts]
+    args: list[object] = [as_stored(t) for t in texts]
+    if steps := sorted(names.step_ids):
+        if attrs:
+            conditions.append("INSTR(attrs, '\"step_id\"') > 0")
+        if schema.has("log_events", "step_id"):
+            conditions.append(f"step_id IN ({','.join(map(str, steps))})")
+    if names.external_ids and schema.has("log_events", "external_job_id"):
+        conditions.append(f"external_job_id IN ({queries.dialect.marks(names.external_ids)})")
+        args += names.external_ids
+    mine = " OR ".join(conditions or ["1 = 0"])
+    if schema.has("log_events", "job_id"):
+        mine = f"job_id = {mark} OR (job_id IS NULL AND ({mine}))"
+        args = [names.job_id, *args]
+    where = f"{where} AND ({mine})"
+    if levels and schema.has("log_events", "level"):
+        where += f" AND level IN ({queries.dialect.marks(levels)})"
+        args += levels
+    carried = f"CASE WHEN LENGTH(attrs) > {joblog.MAX_ATTRS} THEN 0 ELSE COALESCE(LENGTH(attrs), 0) END"
+    size = f"LENGTH(message) + {carried if attrs else '0'}"
+    found = await session.query(f"SELECT id, {size} FROM log_events WHERE {where} ORDER BY id LIMIT {limit}", args)
+    return [(int(i), int(n or 0)) for i, n in found]
+
+
+def within(first: int, last: int) -> str:
+    """The SQL condition for a range of ids, both included."""
+    return f"id BETWEEN {int(first)} AND {int(last)}"
+
+
+def among(ids: Iterable[int]) -> str:
+    """The SQL condition for a list of ids."""
+    return f"id IN ({','.join(str(int(i)) for i in ids)})"

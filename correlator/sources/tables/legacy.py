@@ -1,0 +1,270 @@
+"""The follower of failover_jobs, the legacy tracker: it finds the rows that are jobs of their own.
+
+The problem: the appliance writes a row of failover_jobs beside many JobLog jobs, under the job's UUID or under an ID
+that it constructed, and does not always bring it up to date: a failover that failed years ago may still say `pending`.
+Such a row adds nothing: job_tracking is authoritative. Only a row whose ID no JobLog job has is a legacy job.
+
+The model: every poll reads new and changed rows, by conditions that the server evaluates, so that unchanged rows are
+not sent; all unfinished rows are read again within `ROUND`. A row that is new to the index is applied as undecided,
+and an undecided row is not published. Its owner is searched by index immediately, for many rows in one query; the log
+and the metadata are searched on a session of their own (`search`), in ranges of started_at near the row's age.
+
+Invariants: no slow query runs on the session of the polls. A row is decided, and published if no job owns it, when
+that search has ended, and at most `DECIDE_WITHIN` after it was read. Polls use at most one part in `REST` of the time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from correlator.errors import SourceUnavailable
+from correlator.jobs import joblog
+from correlator.jobs.legacy_status import ACTIVE, ENDED
+from correlator.jobs.model.rows import LegacyRecord
+from correlator.sources import Feed
+from correlator.sources.db.queries import Queries
+from correlator.sources.db.session import IN_ONE, Database, Session, chunks
+from correlator.sources.tables import owners
+
+log = logging.getLogger(__name__)
+
+TAIL = 200
+"""Ids below the highest one in which a poll still searches for new rows: they may be committed late."""
+
+ROUND = 300.0
+"""Seconds within which every unfinished row is read again, `IN_ONE` rows per poll."""
+
+IDS = 5_000
+"""Integer ids in one statement that returns few of their rows."""
+
+REST = 20
+"""After a poll that took t seconds, the next begins at least REST × t after its begin."""
+
+DECIDE_WITHIN = 60.0
+"""Seconds for the search for a row's owner. After that the row is published as a legacy job, until one is found."""
+
+MAX_SEARCHED = 10_000
+"""Most rows whose owners are searched for at a time. Further rows are searched for when they are read again."""
+
+NEAR = 86_400
+"""Seconds around a row's creation, or the Unix second in its ID, within which a job that owns it began."""
+
+SPAN = 86_400
+"""Seconds of started_at in one query of a search. A failed query halves it, down to `MIN_SPAN`."""
+
+MIN_SPAN = 60
+
+RETRY = 1.0
+"""Seconds between a failed search and its next attempt."""
+
+_SECOND = re.compile(r"(\d{10})$")
+
+
+@dataclass(slots=True)
+class Legacy:
+    """The position in failover_jobs, and the tasks that read it.
+
+    Args:
+        retention: Seconds back for which ended rows are loaded.
+        id_keys: The keys under which metadata holds external IDs.
+    """
+
+    retention: float = 86_400.0
+    id_keys: Sequence[str] = joblog.EXTERNAL_ID_KEYS
+    _last_id: int = 0
+    _page: int | None = None
+    """The id at which the round through all unfinished rows continues; None between two rounds."""
+    _next: float = 0.0
+    _next_round: float = 0.0
+    _searched: dict[str, tuple[LegacyRecord, float]] = field(default_factory=dict)
+    """Rows whose owners are being searched for, with the monotonic time by which they have to be decided."""
+    _wanted: asyncio.Event = field(default_factory=asyncio.Event)
+    _span: int = SPAN
+
+    @staticmethod
+    def is_there(queries: Queries) -> bool:
+        """True if failover_jobs exists with the required columns."""
+        return queries.schema.has("failover_jobs", "id", "job_id", "status")
+
+    async def load(self, queries: Queries, session: Session, feed: Feed) -> None:
+        """Read all unfinished rows, those within the retention, and those that the feed has."""
+        mark = queries.dialect.placeholder
+        where, args = f"status NOT IN {ENDED}", list[object]()
+        if queries.schema.has("failover_jobs", "created_at"):
+            where = f"({where} OR created_at >= {mark})"
+            args = [await queries.clock(session, self.retention)]
+        last = await queries.last_legacy_id(session)
+        first, read = 0, set[int]()
+        while True:
+            page = f"{where} AND id > {first} ORDER BY id LIMIT {IN_ONE}"
+            rows = await queries.legacy_where(session, page, args)
+            read |= {r.id for r in rows}
+            await self._apply(queries, session, feed, rows, again=True)
+            if len(rows) < IN_ONE:
+                break
+            first = rows[-1].id
+        await self._read_again(queries, session, feed, [r for r in feed.known.unsettled_legacy() if r.id not in read])
+        self._last_id, self._next_round = max(self._last_id, last), time.monotonic() + ROUND
+
+    async def poll(self, queries: Queries, session: Session, feed: Feed, mark: str) -> None:
+        """Read new rows, rows that have changed since `mark` by the database's clock, and a part of the others."""
+        now = began = time.monotonic()
+        if now < self._next:
+            return
+        unsettled = {r.id: r for r in feed.known.unsettled_legacy()}
+        rows = {r.id: r for r in await self._changed(queries, session, unsettled.values(), mark)}
+        if now >= self._next_round:
+            self._page, self._next_round = 0, now + ROUND
+        if self._page is not None:
+            page = f"status IN {ACTIVE} AND id > {self._page} ORDER BY id LIMIT {IN_ONE}"
+            found = await queries.legacy_where(session, page)
+            rows |= {r.id: r for r in found}
+            self._page = found[-1].id if len(found) == IN_ONE else None
+        gone = await self._gone(session, unsettled)
+        await self._apply(queries, session, feed, rows.values(), [unsettled[i].job_id for i in gone])
+        # Their owner no longer has their ID.
+        lost = [r for i, r in unsettled.items() if not r.apart and i not in rows and r.job_id not in self._searched]
+        await self._apply(queries, session, feed, lost)
+        self._last_id = max([self._last_id, *rows])
+        self._next = began + REST * (time.monotonic() - began)
+
+    async def _changed(
+        self, queries: Queries, session: Session, unsettled: Iterable[LegacyRecord], mark: str
+    ) -> list[LegacyRecord]:
+        """New rows, and those that differ from `unsettled`."""
+        place = queries.dialect.placeholder
+        stamped = queries.schema.has("failover_jobs", "updated_at")
+        touched, args = (f"updated_at >= {place}", [mark]) if stamped else ("1 = 0", [])
+        rows = await queries.legacy_where(
+            session,
+            f"id > {self._last_id - TAIL} AND (id > {self._last_id} OR {touched if stamped else '1 = 1'})",
+            args,
+        )
+        if stamped:
+            rows += await queries.legacy_where(session, f"status IN {ACTIVE} AND {touched}", args)
+        by_status: dict[str, list[int]] = {}
+        for record in unsettled:
+            by_status.setdefault(record.status, []).append(record.id)
+        for status, ids in by_status.items():
+            for part in chunks(sorted(ids), IDS):
+                where = f"id IN ({','.join(map(str, part))}) AND (status <> {place} OR {touched})"
+                rows += await queries.legacy_where(session, where, [status, *args])
+        return rows
+
+    @staticmethod
+    async def _gone(session: Session, ids: Collection[int]) -> set[int]:
+        """Those of `ids` that have been deleted from failover_jobs."""
+        gone: set[int] = set()
+        for part in chunks(sorted(ids), IDS):
+            where = f"FROM failover_jobs WHERE id IN ({','.join(map(str, part))})"
+            ((count,),) = await session.query(f"SELECT COUNT(*) {where}")
+            if count < len(part):
+                gone |= set(part) - {r[0] for r in await session.query(f"SELECT id {where}")}
+        return gone
+
+    async def _read_again(self, queries: Queries, session: Session, feed: Feed, known: Sequence[LegacyRecord]) -> None:
+        for part in chunks(known):
+            rows = await queries.legacy_where(session, f"id IN ({','.join(str(r.id) for r in part)})")
+            there = {r.id for r in rows}
+            await self._apply(queries, session, feed, rows, [r.job_id for r in part if r.id not in there], again=True)
+
+    async def _apply(
+        self,
+        queries: Queries,
+        session: Session,
+        feed: Feed,
+        rows: Collection[LegacyRecord],
+        gone: Sequence[str] = (),
+        *,
+        again: bool = False,
+    ) -> None:
+        """Apply `rows`, and find the owners of undecided ones; with `again` (after a start), of all."""
+        known = {r.job_id for r in feed.known.unsettled_legacy()} if again else set[str]()
+        undecided = feed.known.is_undecided
+        asked = {r.job_id: r for r in rows if r.job_id in known or (r.job_id not in self._searched and undecided(r))}
+        owned = await owners.by_index(queries, session, asked) if asked else set()
+        feed.legacy(rows, gone)
+        rest = asked.keys() - owned
+        searchable = queries.schema.has("job_tracking", "id")
+        feed.decide_legacy(owned, () if searchable else rest)
+        until = time.monotonic() + DECIDE_WITHIN
+        for job_id in sorted(rest) if searchable else ():
+            if len(self._searched) < MAX_SEARCHED:
+                self._searched[job_id] = (asked[job_id], until)
+                self._wanted.set()
+
+    # -- the search, on a session of its own
+
+    async def search(self, database: Database, queries: Queries, feed: Feed) -> None:
+        """Search the log and the metadata for owners until cancelled. A failed search is retried and raises nothing."""
+        while True:
+            await self._wanted.wait()
+            try:
+                session = await database.open()
+                try:
+                    await self._search(queries, session, feed)
+                finally:
+                    await session.close()
+            except SourceUnavailable as error:
+                log.info(
+                    "the owners of %d rows of failover_jobs cannot be searched for (%s): trying again in %g s",
+                    len(self._searched),
+                    error,
+                    RETRY,
+                )
+                self._span = max(MIN_SPAN, self._span // 2)
+                now = time.monotonic()
+                # They stay in the search, and are merged with an owner that it finds later.
+                feed.decide_legacy((), [i for i, (_, until) in self._searched.items() if until <= now])
+                await asyncio.sleep(RETRY)
+
+    async def _search(self, queries: Queries, session: Session, feed: Feed) -> None:
+        while self._searched:
+            part = dict(sorted(self._searched.items(), key=lambda item: _age(item[1][0]) or 0)[:IN_ONE])
+            owned = await owners.by_log(queries, session, part)
+            rest = {i: record for i, (record, _) in part.items() if i not in owned}
+            if owners.has_metadata(queries):
+                owned |= await self._in_metadata(queries, session, rest)
+            feed.decide_legacy(owned, part.keys() - owned)
+            for job_id in part:
+                del self._searched[job_id]
+            self._span = min(SPAN, self._span * 2)
+        self._wanted.clear()
+
+    async def _in_metadata(self, queries: Queries, session: Session, rows: Mapping[str, LegacyRecord]) -> set[str]:
+        owned: set[str] = set()
+        for first, until in _spans(age for r in rows.values() if (age := _age(r)) is not None):
+            since = first
+            while since < until and len(owned) < len(rows):
+                end, began = min(until, since + self._span), time.monotonic()
+                owned |= await owners.in_metadata(
+                    queries, session, sorted(rows.keys() - owned), self.id_keys, since, end
+                )
+                since = end
+                await asyncio.sleep(time.monotonic() - began)  # at most half of one core of the server
+        return owned
+
+
+def _age(record: LegacyRecord) -> int | None:
+    """Unix second near which a job that owns the row began. A constructed ID ends with it. None if unknown."""
+    if second := _SECOND.search(record.job_id):
+        return int(second[1])
+    at = record.created_at if record.created_at is not None else record.started_at
+    return at // 1_000_000 if at is not None else None
+
+
+def _spans(ages: Iterable[int]) -> list[tuple[int, int]]:
+    """The disjoint ranges of Unix seconds within `NEAR` of one of `ages`."""
+    spans: list[tuple[int, int]] = []
+    for age in sorted(ages):
+        since, until = age - NEAR, age + NEAR + 1
+        if spans and since <= spans[-1][1]:
+            spans[-1] = (spans[-1][0], until)
+        else:
+            spans.append((since, until))
+    return spans

@@ -1,0 +1,255 @@
+"""Reconciliation: it reads job_tracking and job_steps, the authority on jobs, and corrects what the log left out.
+
+The problem: the log announces most changes first, but not all of them. JobLog drops rows under load, processes die
+without a last row, and people change and delete rows by hand. The tables have the truth, but cannot be read as a
+whole every second.
+
+The model: a job is read (`read_readings`) when the log first mentions it, when it ends and twice after that, and every
+`interval` while it is active. A silent job is read more and more rarely, but at least every `SILENT_EVERY` (`Cadence`);
+a log row or a new updated_at makes it active again. Each interval, indexed queries find what was updated, began or
+ended since the last ones. All ended jobs in memory are read again within `ROUND`, which finds deletions. `Legacy`
+follows failover_jobs on the same session.
+
+Invariants: every reading gets its logical time before its query begins, so that a row of the log that is newer than the
+query is never overwritten (`Feed.advance_clock`). One session runs one query at a time, and none of them scans a whole
+table. The time mark of the next query only moves after a query has succeeded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from correlator.jobs.missing_rows import LOST
+from correlator.jobs.outcome import Outcome
+from correlator.ops import metrics
+from correlator.sources import Feed
+from correlator.sources.db.queries import Queries, read_readings
+from correlator.sources.db.session import Database, MonitoredSession, Session, chunks
+from correlator.sources.tables.cadence import Cadence
+from correlator.sources.tables.legacy import Legacy
+
+TOGETHER = 0.02
+"""Seconds by which a first reading is delayed, so that others share its query."""
+
+READ_TOGETHER = 100
+"""Most jobs in one query and one call of the feed: with ten steps each, about 10 ms without another task."""
+
+AGAIN_AFTER = (0.0, 2.0, 30.0)
+"""Seconds after the end of a job at which it is read again: it may end twice."""
+
+WATCHED_EVERY = 0.05
+"""Seconds between queries for new jobs while a client waits for an ID."""
+
+DOORBELL_EVERY = 0.2
+"""Fewest seconds between queries that the doorbell triggers."""
+
+ROUND = 300.0
+"""Seconds within which every ended job in memory is read again."""
+
+SILENT_EVERY = 120.0
+"""Most seconds between two readings of a job that has not ended and is silent."""
+
+SILENT_WITHOUT_STAMP = 10.0
+"""The same on an appliance whose job_tracking has no updated_at: nothing else shows that a percentage changes."""
+
+ALL_ACTIVE_EVERY = 60.0
+"""Seconds between comparisons of the active jobs in the table and in memory. A changed number in the table triggers an
+earlier one, but at least n / `ALL_ACTIVE_RATE` intervals after the last one, where n is that number."""
+
+ALL_ACTIVE_RATE = 500
+
+LATE_COMMIT = 60.0
+"""Seconds by which a commit may lag behind its started_at or completed_at."""
+
+
+@dataclass(slots=True)
+class Reconcile:
+    """What to read next, and the task that reads it. It outlives connections.
+
+    Args:
+        interval: Seconds between two readings of an active job.
+        retention: Seconds back for which ended jobs are loaded.
+        legacy: The follower of failover_jobs; None ignores that table.
+        patience: Seconds without a finished query after which the task counts as stuck.
+    """
+
+    interval: float = 1.0
+    retention: float = 86_400.0
+    legacy: Legacy | None = field(default_factory=Legacy)
+    patience: float = 60.0
+    _urgent: set[str] = field(default_factory=set)
+    _steps: set[int] = field(default_factory=set)
+    _later: list[tuple[float, str]] = field(default_factory=list)
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _round: list[str] = field(default_factory=list)
+    _share: int = 1
+    _cadence: Cadence = field(init=False)
+    _stamps: dict[str, int] = field(default_factory=dict)
+    """The updated_at of recently updated jobs, as of the last query."""
+    _active_count: int = -1
+    _compared: float = -math.inf
+    _mark: str | None = None
+    """The database's time from which the next query reads. It outlives connections: jobs also change between two."""
+    _doorbell_rang: bool = False
+
+    def __post_init__(self) -> None:
+        self._cadence = Cadence(self.interval, SILENT_EVERY)
+        for kind in LOST:
+            metrics.CORRECTIONS.labels(kind)  # nothing lost is a series with the value 0, not a missing one
+
+    def note(self, outcome: Outcome) -> None:
+        """Schedule the readings that an outcome requires, and count its corrections. Call it for every outcome."""
+        for kind in outcome.lost:
+            metrics.CORRECTIONS.labels(kind).inc()
+        now = time.monotonic()
+        self._cadence.touch(
+            {t.job_id for t in outcome.attributed if t.job_id} | {c.job_id for c in outcome.changes}, now
+        )
+        if outcome.unread or outcome.unread_steps:
+            self._urgent |= outcome.unread
+            self._steps |= outcome.unread_steps
+            self._wake.set()
+        for job_id in outcome.ended:
+            for after in AGAIN_AFTER:
+                heapq.heappush(self._later, (now + after, job_id))
+            self._wake.set()
+
+    async def load(self, queries: Queries, session: Session, feed: Feed) -> None:
+        """Read every job that belongs in memory: not ended, or begun or ended within the retention.
+
+        Raises `SourceUnavailable`.
+        """
+        if queries.schema.has("job_tracking", "id", "status"):
+            since = await queries.clock(session, self.retention)
+            ids = await queries.active_ids(session) | set(feed.known.joblog_ids())
+            for column in ("started_at", "completed_at"):
+                ids |= await queries.ids_since(session, column, since)
+            await self._read(queries, session, feed, ids)
+        if self.legacy is not None and self.legacy.is_there(queries):
+            await self.legacy.load(queries, session, feed)
+
+    async def search(self, database: Database, queries: Queries, feed: Feed) -> None:
+        """Search for the owners of rows of failover_jobs until cancelled, on a session of its own."""
+        if self.legacy is not None and self.legacy.is_there(queries):
+            await self.legacy.search(database, queries, feed)
+
+    async def follow(self, queries: Queries, session: Session, feed: Feed) -> None:
+        """Read the jobs that are due until cancelled. Raises `SourceUnavailable`."""
+        tracking = queries.schema.has("job_tracking", "id", "status")
+        with feed.live.heartbeat("reconcile", self.patience) as beat:
+            await self._follow(queries, MonitoredSession(session, beat), feed, beat, tracking=tracking)
+
+    async def _follow(
+        self, queries: Queries, session: Session, feed: Feed, beat: Callable[[], None], *, tracking: bool
+    ) -> None:
+        regular_due, doorbell_due, watched_due = 0.0, 0.0, 0.0
+        self._stamps = {}  # the end of the last connection may have interrupted a query
+        if self._mark is None:
+            self._mark = await queries.clock(session, LATE_COMMIT)
+        while True:
+            beat()
+            now = time.monotonic()
+            if now >= regular_due:
+                self._doorbell_rang = False
+                regular_due, doorbell_due = now + self.interval, now + DOORBELL_EVERY
+                self._mark = await self._regular(queries, session, feed, self._mark, tracking=tracking)
+            elif tracking and self._doorbell_rang and now >= doorbell_due:
+                self._doorbell_rang, doorbell_due = False, now + DOORBELL_EVERY
+                ids = await self._moving(queries, session, feed, self._mark)
+                await self._read(queries, session, feed, ids.union(self._cadence.lively(now)))
+            elif tracking and now >= watched_due and feed.waiting_ids.has_waiting_ids():
+                watched_due = now + WATCHED_EVERY
+                await self._newcomers(queries, session, feed)
+            while self._later and self._later[0][0] <= now:
+                self._urgent.add(heapq.heappop(self._later)[1])
+            if tracking and self._steps:
+                steps, self._steps = self._steps, set()
+                self._urgent |= await queries.jobs_of_steps(session, steps)
+            if not tracking:
+                self._urgent.clear()
+                self._steps.clear()
+            if self._urgent:
+                urgent, self._urgent = self._urgent, set()
+                await self._read(queries, session, feed, urgent)
+            until = min(regular_due, watched_due) if tracking and feed.waiting_ids.has_waiting_ids() else regular_due
+            await self._wait(min(until, doorbell_due) if self._doorbell_rang else until)
+
+    async def _wait(self, until: float) -> None:
+        """Sleep until `until` (monotonic seconds), the next reading after an end, or an earlier wake-up."""
+        if self._later:
+            until = min(until, self._later[0][0])
+        try:
+            async with asyncio.timeout(max(0.0, until - time.monotonic())):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+        self._wake.clear()
+        await asyncio.sleep(TOGETHER)
+
+    def on_watch(self) -> None:
+        """Query new jobs now: a client has begun to wait for an ID."""
+        self._wake.set()
+
+    def on_doorbell(self) -> None:
+        """Query changed jobs now: the doorbell has reported a change of the tables."""
+        self._doorbell_rang = True
+        self._wake.set()
+
+    async def _regular(self, queries: Queries, session: Session, feed: Feed, mark: str, *, tracking: bool) -> str:
+        """Run the queries of every interval. Returns the time mark for the next ones."""
+        following = await queries.clock(session, LATE_COMMIT)
+        if tracking:
+            ids = await self._moving(queries, session, feed, mark)
+            now, active = time.monotonic(), feed.known.active()
+            ids |= await self._compare(queries, session, active, now)
+            stamped = queries.schema.has("job_tracking", "updated_at")
+            self._cadence.longest = max(self.interval, SILENT_EVERY if stamped else SILENT_WITHOUT_STAMP)
+            wall_clock = time.time_ns() // 1000
+            ids.update(self._cadence.due(active, lambda i: feed.known.silent_for(i, wall_clock), now))
+            if not self._round:
+                self._round = [i for i in feed.known.joblog_ids() if i not in active]
+                self._share = math.ceil(len(self._round) * self.interval / ROUND)
+            ids.update(self._round[-self._share :])
+            del self._round[-self._share :]
+            await self._read(queries, session, feed, ids)
+        if self.legacy is not None and self.legacy.is_there(queries):
+            await self.legacy.poll(queries, session, feed, mark)
+        return following
+
+    async def _moving(self, queries: Queries, session: Session, feed: Feed, mark: str) -> set[str]:
+        """Jobs updated since the last query, and those that began or ended since `mark` and have to be read."""
+        ids: set[str] = set()
+        if queries.schema.has("job_tracking", "updated_at"):
+            stamps = await queries.active_since(session, mark)
+            ids = {i for i, at in stamps.items() if self._stamps.get(i) != at}
+            self._stamps = stamps
+        for column in ("started_at", "completed_at"):
+            ids |= {i for i in await queries.ids_since(session, column, mark) if feed.known.needs_reading(i)}
+        return ids
+
+    async def _compare(self, queries: Queries, session: Session, active: set[str], now: float) -> set[str]:
+        """Jobs that have ended in the table but not in memory, or the reverse; empty if no comparison is due."""
+        count = await queries.active_count(session)
+        rest = ALL_ACTIVE_EVERY if count == self._active_count else count / ALL_ACTIVE_RATE * self.interval
+        if now - self._compared < rest:
+            return set()
+        ids = await queries.active_ids(session)
+        self._active_count, self._compared = count, now
+        return ids ^ active
+
+    async def _newcomers(self, queries: Queries, session: Session, feed: Feed) -> None:
+        since = await queries.clock(session, 5.0)
+        ids = {i for i in await queries.ids_since(session, "started_at", since) if feed.known.is_new(i)}
+        await self._read(queries, session, feed, ids)
+
+    async def _read(self, queries: Queries, session: Session, feed: Feed, job_ids: Iterable[str]) -> None:
+        wanted = sorted(job_ids)
+        for part in chunks(wanted, READ_TOGETHER):
+            readings = await read_readings(queries, session, feed.advance_clock(), part)
+            self.note(feed.readings(readings))
+            await asyncio.sleep(0)

@@ -1,0 +1,78 @@
+"""Requests while the database is unreachable: what is served, and what each client learns of the reason."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+from tests.support.appliance import Appliance, connected
+from tests.support.daemon import Daemon
+from tests.support.eventually import eventually
+from tests.support.mariadb import MariaDB
+
+
+async def test_jobs_in_memory_are_listed_and_marked_incomplete(own_mariadb: MariaDB, tmp_path: Path):
+    tables = await own_mariadb.create_schema()
+    daemon = Daemon(tmp_path, database__url=tables.url, database__connect_timeout=1, database__query_timeout=1)
+    try:
+        async with connected(tables) as connection:
+            job_id = await Appliance(connection).job("gui-1")
+        await daemon.start()
+        _, whole = await daemon.get("/api/v1/jobs")
+        assert [j["job_id"] for j in whole["jobs"]] == [job_id]
+        assert (whole["complete"], whole["reason"]) == (True, None)
+        await asyncio.to_thread(own_mariadb.stop)
+
+        async def degraded() -> bool:
+            return bool((await daemon.get("/health/ready"))[1]["degraded"])
+
+        await eventually(degraded)
+        status, page = await daemon.get("/api/v1/jobs")
+        assert (status, [j["job_id"] for j in page["jobs"]], page["complete"]) == (200, [job_id], False)
+        assert page["reason"] == "the database cannot be reached"
+        assert (await daemon.get("/api/v1/jobs/gui-1"))[0] == 200
+        asked = await asyncio.gather(*(daemon.get(f"/api/v1/jobs/nobody-{n}") for n in range(12)))
+        assert {status for status, _ in asked} == {503}
+        assert {body["detail"] for _, body in asked} == {"the database cannot be reached"}
+        await listing_says_so(daemon, job_id)
+        said = (await daemon.get("/health/ready"))[1]["parts"]["database"]["error"]
+        for private in ("127.0.0.1", "correlator@", "migratekit", str(own_mariadb.port)):
+            assert private not in said
+        assert str(own_mariadb.port) in daemon.log()
+    finally:
+        await daemon.close()
+
+
+async def listing_says_so(daemon: Daemon, job_id: str) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "correlator", "jobs", "--url", daemon.url),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await process.communicate()
+    assert process.returncode == 0, err
+    assert job_id in out.decode()
+    assert "the list is incomplete: the database cannot be reached" in err.decode()
+
+
+async def test_a_get_while_the_database_is_frozen_is_an_error_and_the_connection_lives(
+    own_mariadb: MariaDB, tmp_path: Path
+):
+    tables = await own_mariadb.create_schema()
+    daemon = Daemon(tmp_path, database__url=tables.url, database__connect_timeout=30, database__query_timeout=30)
+    try:
+        await daemon.start()
+        async with daemon.socket({"type": "hello", "version": 1}) as socket:
+            own_mariadb.pause()
+            await socket.say({"type": "get", "job_id": "nobody"})
+            await socket.say({"type": "ping"})
+            assert (await socket.until("pong", within=20))["type"] == "pong"  # it reads on meanwhile
+            error = await socket.until("error", within=20)
+            assert (error["code"], error["detail"]) == ("unavailable", "the database did not answer within 5 s")
+            assert error["job_id"] == "nobody"
+            await socket.say({"type": "ping"})
+            assert await socket.until("pong", within=20)
+            own_mariadb.resume()
+    finally:
+        await daemon.close()

@@ -1,0 +1,196 @@
+"""A first start: what the tables say is served at once, however long the log is, and the log's past completes it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiomqtt
+import pytest
+
+from tests.support.appliance import Appliance, connected, now
+from tests.support.daemon import HELLO, Daemon
+from tests.support.eventually import eventually
+from tests.support.mariadb import Database, MariaDB
+
+JOBS = 50
+
+
+async def history(database: Database, rows: int, *, prefix: str = "past") -> list[str]:
+    """`JOBS` running jobs, and `rows` rows of the log that belong to them in turn; every tenth is a warning."""
+    ids = [str(uuid.uuid5(uuid.NAMESPACE_OID, f"{prefix}-{n}")) for n in range(JOBS)]
+    async with connected(database) as connection:
+        appliance = Appliance(connection)
+        for number, job_id in enumerate(ids):
+            await appliance.job(f"gui-{prefix}-{number}", id=job_id)
+        cases = " ".join(f"WHEN {n} THEN '{job_id}'" for n, job_id in enumerate(ids))
+        await appliance.run(
+            "INSERT INTO log_events (level, message, attrs, ts)"
+            " SELECT IF(seq DIV %s %% 10 = 0, 'WARN', 'INFO'), CONCAT('row ', seq),"
+            f" CONCAT('{{\"job_id\":\"', CASE seq %% %s {cases} END, '\"}}'),"
+            " UTC_TIMESTAMP(6) - INTERVAL 2 HOUR + INTERVAL seq * 1000 MICROSECOND"
+            f" FROM seq_0_to_{rows - 1}",
+            JOBS,
+            JOBS,
+        )
+    return ids
+
+
+@contextlib.asynccontextmanager
+async def first_start(folder: Path, database: Database, **settings: Any) -> AsyncIterator[tuple[Daemon, float]]:
+    """A daemon without a checkpoint, and the seconds until it was ready."""
+    await asyncio.to_thread(folder.mkdir, exist_ok=True)
+    daemon = Daemon(folder, database__url=database.url, **settings)
+    try:
+        began = time.monotonic()
+        await daemon.start(complete=False, within=120)
+        yield daemon, time.monotonic() - began
+    finally:
+        await daemon.close()
+
+
+async def complete(daemon: Daemon) -> bool:
+    return "loading" not in (await daemon.get("/health/ready"))[1]["parts"]["database"]
+
+
+async def ready_and_complete(folder: Path, server: MariaDB, rows: int, runs: int = 2) -> tuple[float, float]:
+    """Of `runs` first starts with so many rows of history: the least seconds to ready, the most from then on."""
+    database = await server.create_schema(f"first_start_{rows}")
+    await history(database, rows)
+    to_ready, more = [], []
+    for run in range(runs):
+        async with first_start(folder / f"{rows}-{run}", database) as (daemon, seconds):
+            began = time.monotonic()
+            await eventually(functools.partial(complete, daemon), within=120)
+            to_ready.append(seconds)
+            more.append(time.monotonic() - began)
+    await database.drop()
+    return min(to_ready), max(more)
+
+
+async def test_ready_comes_as_soon_with_a_long_log_as_with_a_short_one(tmp_path: Path, mariadb: MariaDB):
+    short, _ = await ready_and_complete(tmp_path, mariadb, 1_000)
+    # Half a second passes before the first start is ready: a log that is read within that would say nothing.
+    long, more = await ready_and_complete(tmp_path, mariadb, 300_000)
+    assert long - short < more, "most of a long log is read when the daemon is ready"
+
+
+async def test_documents_are_served_before_the_past_is_read_and_end_equal_to_the_log(
+    tmp_path: Path, database: Database
+):
+    rows = 100_000
+    ids = await history(database, rows)
+    async with first_start(tmp_path / "run", database) as (daemon, _):
+        part = (await daemon.get("/health/ready"))[1]["parts"]["database"]
+        known = await daemon.job("gui-past-0")
+        assert (known["status"], known.get("counts_complete")) == ("running", False)
+        assert 0 <= part["loading"]["done"] < part["loading"]["total"] == rows
+        async with daemon.socket(HELLO) as socket, connected(database) as connection:
+            await socket.snapshot(jobs=[ids[0]], logs="INFO")
+            appliance = Appliance(connection)
+            await appliance.log("news", attrs={"job_id": ids[0]})
+            line = await socket.until("log")
+            assert line["message"] == "news", "what was there before is no news"
+            shown = await daemon.job(ids[1])
+            if not await complete(daemon):
+                assert shown["counts_complete"] is False
+            await eventually(lambda: complete(daemon), within=120)
+        for number, job_id in enumerate(ids):
+            shown = await daemon.job(job_id)
+            assert "counts_complete" not in shown
+            assert shown["warnings"] == rows // JOBS // 10
+            last = "news" if number == 0 else f"row {rows - JOBS + number}"
+            assert shown["last_message"]["text"] == last
+
+
+async def test_a_row_that_commits_late_below_where_the_past_ends_is_counted_once(tmp_path: Path, database: Database):
+    ids = await history(database, 30_000)
+    async with (
+        database.connect(autocommit=False, init_command="SET time_zone = '+00:00'") as slow,
+        connected(database) as connection,
+    ):
+        late, appliance = Appliance(slow), Appliance(connection)
+        await late.log("late", attrs={"job_id": ids[0]}, level="ERROR")
+        await appliance.log("in time", attrs={"job_id": ids[0]}, level="ERROR")
+        async with first_start(tmp_path / "run", database) as (daemon, _):
+            await eventually(lambda: complete(daemon))
+            assert (await daemon.job(ids[0]))["errors"] == 1
+            await slow.commit()
+
+            async def counted() -> bool:
+                return bool((await daemon.job(ids[0]))["errors"] == 2)
+
+            await eventually(counted)
+
+
+async def test_a_restart_in_the_middle_of_the_past_goes_on_with_it(tmp_path: Path, database: Database):
+    rows = 200_000
+    ids = await history(database, rows)
+    async with first_start(tmp_path / "run", database) as (daemon, _):
+
+        async def under_way() -> bool:
+            loading = (await daemon.get("/health/ready"))[1]["parts"]["database"].get("loading")
+            return loading is None or loading["done"] > 0
+
+        await eventually(under_way)
+        await daemon.saved()
+        was_complete = await complete(daemon)
+        await daemon.kill()
+        await daemon.start(complete=False)
+        shown = await daemon.job(ids[0])
+        if not was_complete and not await complete(daemon):
+            assert shown["counts_complete"] is False
+        await eventually(lambda: complete(daemon), within=120)
+        for number, job_id in enumerate(ids):
+            shown = await daemon.job(job_id)
+            assert shown["warnings"] == rows // JOBS // 10
+            assert shown["last_message"]["text"] == f"row {rows - JOBS + number}"
+
+
+@pytest.mark.parametrize("fate", ["ended while the past was read", "ended before"])
+async def test_only_what_happens_after_the_start_is_announced(
+    fate: str, tmp_path: Path, database: Database, mosquitto: Any
+):
+    rows = 60_000
+    ids = await history(database, rows)
+    events: list[dict[str, Any]] = []
+
+    async def listen() -> None:
+        async with aiomqtt.Client("127.0.0.1", mosquitto.port, identifier=f"first-{uuid.uuid4()}") as client:
+            await client.subscribe(f"correlator/v1/{instance}/#", qos=1)
+            async for message in client.messages:
+                if str(message.topic).endswith("/event"):
+                    events.append(json.loads(bytes(message.payload)))  # noqa: PERF401 - they are read meanwhile
+
+    instance = f"first-{uuid.uuid4()}"
+    listening = asyncio.create_task(listen())
+    async with connected(database) as connection:
+        appliance = Appliance(connection)
+        await appliance.log("Job started", attrs={"job_id": ids[0]}, ts=now(micros=True))
+        if fate == "ended before":
+            await appliance.end(ids[0])
+            await appliance.log("Job completed", job_id=ids[0])
+        async with first_start(tmp_path / "run", database, mqtt__url=mosquitto.url, mqtt__instance=instance) as (
+            daemon,
+            _,
+        ):
+            expected = []
+            if fate != "ended before":
+                await appliance.end(ids[0])
+                expected = [("job.completed", await appliance.log("Job completed", job_id=ids[0]))]
+            other = await appliance.job("gui-new")
+            expected.append(("job.started", await appliance.log("Job started", attrs={"job_id": other})))
+            await eventually(lambda: complete(daemon))
+            # What the tables show without a row is announced after a grace: this is the last such transition.
+            await appliance.end(other)
+            await eventually(lambda: any(e["job_id"] == other and e["event_id"] is None for e in events))
+            assert sorted((e["kind"], e["event_id"]) for e in events if e["event_id"] is not None) == sorted(expected)
+            assert len(events) == len(expected) + 1
+    listening.cancel()

@@ -1,0 +1,72 @@
+"""A right that is taken away while the daemon runs is said, and put right by the fix that the doctor shows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from correlator.config.loading import load
+from correlator.doctor.examination import examine
+from correlator.doctor.service import Setting
+from tests.support.appliance import Appliance
+from tests.support.daemon import Daemon
+from tests.support.eventually import eventually
+from tests.support.mariadb import TABLES, Database
+from tests.support.root_shell import paste
+
+USER = "correlator_revoked"
+
+
+async def test_a_revoked_select_degrades_readiness_until_the_fix_of_the_doctor_is_pasted(
+    database: Database, appliance: Appliance, tmp_path: Path
+):
+    job_id = await appliance.job("gui-1")
+    await appliance.step(job_id, 1, "validation")
+    await run(
+        database,
+        f"CREATE USER {USER}@'%'",
+        *(f"GRANT SELECT ON `{database.name}`.{table} TO {USER}@'%'" for table in TABLES),
+    )
+    daemon = Daemon(tmp_path, database__url=database.url.replace("correlator@", f"{USER}@"))
+
+    async def tables() -> tuple[bool, dict[str, object]]:
+        _, body = await daemon.get("/health/ready")
+        return body["degraded"], body["parts"]["tables"]
+
+    async def well() -> bool:
+        return not (await tables())[0]
+
+    try:
+        await daemon.start()
+        await eventually(lambda: daemon.job("gui-1"))
+        assert await tables() == (False, {"ok": True, "missing": [], "error": None})
+        await run(database, f"REVOKE SELECT ON `{database.name}`.job_steps FROM {USER}@'%'")
+        await eventually(lambda: lost(daemon, ["job_steps"]))
+        degraded, part = await tables()
+        assert degraded
+        assert str(part["error"]).startswith("job_steps cannot be read: gone, or SELECT is not granted")
+        assert "correlator_missing_tables 1.0" in await daemon.text("/metrics")
+        assert (await daemon.job("gui-1"))["job_id"] == job_id  # what is known is still served
+
+        examined = await examine(Setting(load(None, daemon._environ), None, daemon._environ))
+        checks = {check.name: check for check in examined.report.checks}
+        assert "job_steps cannot be read" in checks["daemon"].summary
+        assert (checks["database.rights"].status, "job_steps" in checks["database.rights"].summary) == ("failure", True)
+        await paste(tmp_path, checks["database.rights"].fix, mariadb=database.server)
+        await daemon.stop()
+        await daemon.start()  # or within a minute, when it checks the schema again
+        await eventually(lambda: lost(daemon, []))
+        await eventually(well)
+    finally:
+        await daemon.close()
+        await run(database, f"DROP USER {USER}@'%'")
+
+
+async def lost(daemon: Daemon, names: list[str]) -> bool:
+    return bool(json.loads(await daemon.text("/health/ready"))["parts"]["tables"]["missing"] == names)
+
+
+async def run(database: Database, *statements: str) -> None:
+    async with database.connect() as connection, connection.cursor() as cursor:
+        for statement in statements:
+            await cursor.execute(statement)

@@ -1,0 +1,264 @@
+"""Many readers with filters of every kind, some dropped again and again, over recordings of the real JobLog."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.support import replay
+from tests.support.appliance import Appliance
+from tests.support.daemon import HELLO, Daemon, Socket
+from tests.support.eventually import eventually
+from tests.support.expected_jobs import external_ids
+from tests.support.mariadb import Database
+from tests.support.paths import DATA
+from tests.support.replay import MariaDBReplayer, Tables, Transaction
+from tests.support.stream_clients import CheckedWebsocket, closing
+from tests.support.subscriptions import LEVELS, Truth, Wanted, settled
+
+BUSY = DATA / "busy.jsonl.gz"
+
+PACE = 1.5
+STATUSES = ("pending", "running", "completed", "failed", "cancelled")
+
+
+def any_filter(rnd: random.Random, tables: Tables) -> Wanted:
+    """One of every kind, and combined: wide ones are as rare as they are among people."""
+    rows: list[dict[str, Any]] = list(tables["job_tracking"].values())
+
+    def some(values: list[Any], most: int) -> tuple[str, ...]:
+        return tuple(rnd.sample(sorted(set(values)), min(rnd.randint(1, most), len(set(values)))))
+
+    def names() -> tuple[str, ...]:
+        known = [str(r["id"]) for r in rows] + [name for r in rows for name in external_ids(r)]
+        known += [str(r["context_id"]) for r in rows if r["context_id"]]
+        known += [str(r["job_id"]) for r in tables["failover_jobs"].values()]
+        return (*some(known, 12), *rnd.choice(((), ("nobody-1758553933",))))
+
+    logs = rnd.choice((None, *LEVELS))
+    status = some([*STATUSES], 3)
+    types = some([r["job_type"] for r in rows], 2)
+    contexts = some([r["context_id"] for r in rows if r["context_id"]], 8)
+    named = names()
+    return rnd.choice(
+        (
+            Wanted(logs=logs),
+            Wanted(status=status, logs=logs),
+            Wanted(status=status),
+            Wanted(job_type=types, logs=logs),
+            Wanted(context_id=contexts, logs=logs),
+            Wanted(jobs=named, logs=logs),
+            Wanted(jobs=named, logs=logs),
+            Wanted(jobs=named),
+            Wanted(jobs=named, status=status, logs=logs),
+            Wanted(status=status, job_type=types, context_id=rnd.choice(((), contexts)), logs=logs),
+        )
+    )
+
+
+def replayed(database: Database, recording: list[Transaction]) -> None:
+    """Somewhat faster than recorded, in a loop of its own: that of two hundred readers is busy."""
+
+    async def replaying() -> None:
+        async with MariaDBReplayer.connect(database) as replayer:
+            await replayer.replay(recording, speed=PACE)
+
+    asyncio.run(replaying())
+
+
+async def again_and_again(reader: CheckedWebsocket, rnd: random.Random, over: asyncio.Event) -> None:
+    """Drop the connection at any moment, also during a resume, and connect again."""
+    while not over.is_set():
+        await asyncio.sleep(rnd.choice((0.0, 0.02, 0.2, 0.6)))
+        reader.drop()
+        await asyncio.sleep(rnd.choice((0.0, 0.05, 0.5)))
+        await reader.connect()
+
+
+def wrong_lines(reader: CheckedWebsocket, truth: Truth) -> list[str]:
+    """Where the log lines of a reader that was there all the time are not the rows of its jobs."""
+    found: list[str] = []
+    owner = truth.lines()
+    for event_id, line in reader.fold.lines.items():
+        row = truth.tables["log_events"][event_id]
+        sent = (line["job_id"], line["level"], line["message"])
+        if sent != (owner.get(event_id), row["level"], row["message"]):
+            found.append(f"{sent} was sent for {row}")
+    wanted = list(reader.wanted.values())
+    if all(w.logs is None or (w.steady and w.jobs is None) for w in wanted):
+        due = set().union(*(truth.lines_of(w) for w in wanted if w.logs is not None))
+        if reader.fold.lines.keys() - due:
+            found.append(f"{wanted}: too much: {sorted(reader.fold.lines.keys() - due)[:5]}")
+        if len(reader.fold.lines) + reader.fold.dropped < len(due):
+            found.append(f"{wanted}: {len(reader.fold.lines)} lines and {reader.fold.dropped} dropped of {len(due)}")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "crowd", "killed"),
+    [
+        pytest.param("mixed", 40, 8, id="mixed-40"),
+        pytest.param("busy", 200, 20, id="busy-200", marks=[pytest.mark.long, pytest.mark.timeout(300)]),
+    ],
+)
+async def test_every_client_ends_equal_to_the_tables_under_its_filter(
+    database: Database, tmp_path: Path, name, crowd, killed
+):
+    seed = random.randrange(1 << 32)
+    rnd = random.Random(seed)
+    recording = replay.shift(replay.load(BUSY if name == "busy" else replay.MIXED))
+    tables = replay.expected(recording)
+    daemon = Daemon(tmp_path, database__url=database.url)
+    readers = [
+        CheckedWebsocket(
+            daemon.url, {sub: any_filter(rnd, tables) for sub in rnd.sample(range(9), rnd.choice((1, 1, 2)))}
+        )
+        for _ in range(crowd)
+    ]
+    late, victims = readers[: crowd // 4], readers[crowd // 4 : crowd // 4 + killed]
+    whole = readers[crowd // 4 + killed :]
+    over = asyncio.Event()
+    try:
+        await daemon.start()
+        async with closing(readers), asyncio.TaskGroup() as group:
+            await asyncio.gather(*(reader.connect() for reader in victims + whole))
+            await eventually(lambda: all(r.fold.synced for r in victims + whole))
+            faults = [group.create_task(again_and_again(v, random.Random(rnd.random()), over)) for v in victims]
+            replaying = group.create_task(asyncio.to_thread(replayed, database, recording))
+            for reader in late:  # they come while everything changes
+                await asyncio.sleep(recording[-1].at / PACE / len(late) * 0.9)
+                await reader.connect()
+            await replaying
+            over.set()
+            await asyncio.gather(*faults)
+            truth = await settled(daemon, tables, within=60)
+
+            def all_equal() -> bool:
+                for reader in readers:
+                    assert reader.closed is None, (seed, reader.closed)
+                    found = reader.missing(truth)
+                    assert not found, (seed, found[:3])
+                return True
+
+            await eventually(all_equal, within=30, every=0.2)
+            await eventually(lambda: not [w for r in whole for w in wrong_lines(r, truth)], within=5, every=0.2)
+        resumed = [r for v in victims for r in v.resumed]
+        assert sum(resumed) > killed
+        assert all(resumed), "the resume ring is long enough"
+        assert sum(r.fold.counts.get("delta", 0) for r in readers) > sum(r.fold.counts.get("put", 0) for r in readers)
+        assert not [r.fold.resyncs for r in readers if r.fold.resyncs]
+        assert sum(len(r.fold.lines) for r in whole) > 1000
+    finally:
+        await daemon.close()
+    assert "Traceback" not in daemon.log()
+
+
+async def refused(daemon: Daemon, address: str = "127.0.0.1") -> int | None:
+    """The close code that a websocket from `address` gets; None if it is welcome."""
+    connector = aiohttp.TCPConnector(local_addr=(address, 0))
+    async with (
+        aiohttp.ClientSession(daemon.url, connector=connector) as session,
+        session.ws_connect("/ws") as ws,
+    ):
+        await ws.send_str(json.dumps(HELLO))
+        message = await ws.receive(5)
+        return message.data if message.type is aiohttp.WSMsgType.CLOSE else None
+
+
+async def test_connections_are_limited_in_total_and_per_address(database: Database, tmp_path: Path):
+    daemon = Daemon(tmp_path, database__url=database.url, http__max_readers=3, http__max_readers_per_address=2)
+    try:
+        await daemon.start()
+        assert daemon.session is not None
+        async with daemon.socket(HELLO) as one:
+            await one.snapshot()
+            async with daemon.session.get("/api/v1/stream") as stream:
+                assert stream.status == 200
+                assert await refused(daemon) == 4429
+                async with daemon.session.get("/api/v1/stream") as second:
+                    assert (second.status, second.content_type) == (429, "application/problem+json")
+                connector = aiohttp.TCPConnector(local_addr=("127.0.0.2", 0))
+                async with (
+                    aiohttp.ClientSession(daemon.url, connector=connector) as session,
+                    session.ws_connect("/ws") as other,
+                ):
+                    await other.send_str(json.dumps(HELLO))
+                    assert json.loads((await other.receive(5)).data)["type"] == "welcome"
+                    assert await refused(daemon, "127.0.0.3") == 4429
+                assert await refused(daemon) == 4429
+                assert (await daemon.get("/api/v1/jobs"))[0] == 200, "a request is no streaming client"
+            await one.say({"type": "ping"})
+            await one.until("pong")
+            await eventually(lambda: _welcome(daemon))
+    finally:
+        await daemon.close()
+
+
+async def _welcome(daemon: Daemon) -> bool:
+    return await refused(daemon) is None
+
+
+async def test_too_many_subscriptions_or_messages_close_with_4429(database: Database, tmp_path: Path):
+    daemon = Daemon(tmp_path, database__url=database.url, http__max_subscriptions=3)
+    try:
+        await daemon.start()
+        async with daemon.socket(HELLO) as good, daemon.socket(HELLO) as many, daemon.socket(HELLO) as fast:
+            for sub in (1, 2, 3, 2, 1):  # the same again replaces
+                await many.say({"type": "subscribe", "id": sub})
+                await many.until("synced")
+            await many.say({"type": "unsubscribe", "id": 2})
+            await many.say({"type": "subscribe", "id": 4})
+            assert (await many.until("synced"))["sub"] == 4
+            await many.say({"type": "subscribe", "id": 5})
+            with pytest.raises(EOFError, match="4429"):
+                await many.until("synced")
+            await fast.ws.send_str(json.dumps([{"type": "ping"}] * 900))  # a burst
+            for _ in range(900):
+                await fast.until("pong")
+            await fast.ws.send_str(json.dumps([{"type": "ping"}] * 900))
+            with pytest.raises(EOFError, match="4429"):
+                await fast.until("never")
+            await good.snapshot()
+    finally:
+        await daemon.close()
+
+
+@pytest.mark.long
+async def test_a_silent_client_is_closed_with_4408_and_an_idle_one_gets_bookmarks(daemon: Daemon, appliance: Appliance):
+    loop = asyncio.get_running_loop()
+    job_id = await appliance.job("gui-1")
+    assert (await daemon.get("/api/v1/jobs/gui-1?wait=5"))[0] == 200
+    assert daemon.session is not None
+    async with daemon.socket() as silent, daemon.socket() as chatty, daemon.socket(HELLO) as socket:
+        began = loop.time()
+        await socket.snapshot()
+        async with daemon.session.get("/api/v1/stream") as stream:
+            await stream.content.readuntil(b'"type":"synced"')
+
+            async def bookmark_of_a_stream() -> bytes:
+                return (await stream.content.readuntil(b'"type":"bookmark"')).splitlines()[-2]
+
+            async def no_hello(socket: Socket, **says: Any) -> float:
+                if says:
+                    await socket.say(says)
+                    assert (await socket.until("error"))["code"] == "bad_request"
+                with pytest.raises(EOFError, match="4408"):
+                    await socket.next(14)
+                return loop.time() - began
+
+            bookmark, event, *closed = await asyncio.gather(
+                socket.until("bookmark", 11),
+                bookmark_of_a_stream(),
+                no_hello(silent),
+                no_hello(chatty, type="ping"),
+            )
+    rev = (await daemon.job(job_id))["rev"]
+    assert bookmark["seq"] == rev
+    assert event == f"id: {socket.welcome['epoch']}:{rev}".encode()
+    assert all(9.5 < seconds < 12 for seconds in closed), closed

@@ -1,0 +1,91 @@
+"""Rows of any size are read in bounded memory, and none is lost, changed or handled with too much else at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from correlator.jobs import joblog
+from correlator.jobs.model.persisted import PersistedJob
+from correlator.jobs.model.rows import LogRow
+from correlator.sources.db.heavy import SLICE_BYTES, slices
+from correlator.sources.db.light import LIGHT_BYTES
+from tests.support.source_databases import open_queries, running_follower
+
+ANSWER = joblog.MAX_ATTRS + SLICE_BYTES + (1 << 16)
+"""The most bytes that one answer may have, where a thousand light rows have fewer."""
+
+
+class Weighed:
+    """A session that notes how much each answer holds."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self.answers: list[int] = []
+
+    async def query(self, sql: str, args: Sequence[object] = ()) -> Any:
+        rows = await self._session.query(sql, args)
+        self.answers.append(sum(len(v) for row in rows for v in row if isinstance(v, str)))
+        return rows
+
+    async def close(self) -> None: ...
+
+
+def attrs(number: int, size: int) -> str:
+    return json.dumps({"job_id": f"j{number}", "dump": "x" * size})
+
+
+SIZES = (10, 5_000, 650_000, 100, 70_000, 1_100_000, 20)
+
+
+async def written(original: Any, times: int) -> list[LogRow]:
+    """Rows of `SIZES` again and again, as a whole reading finds them."""
+    found = []
+    for number in range(times * len(SIZES)):
+        size = SIZES[number % len(SIZES)]
+        message = "m" * (60_000 if size == 5_000 else 10)
+        await original.log(message, attrs=attrs(number, size))
+    async with open_queries(original.source()) as (queries, session):
+        for number in range(times * len(SIZES)):
+            found += await queries.rows_from(session, number + 1, 1)
+    return found
+
+
+async def test_no_answer_holds_more_than_a_bound_and_every_row_comes_whole(original):
+    expected = await written(original, 6)
+    total = sum(len(r.attrs or "") for r in expected)
+    async with open_queries(original.source()) as (queries, session):
+        weighed = Weighed(session)
+        found: list[LogRow] = []
+        async for light, whole in slices(queries, weighed, await queries.light.rows_from(weighed, 1, 1000)):
+            held = sum(len(r.message) + len(r.attrs or "") for r in whole)
+            assert held <= SLICE_BYTES or len(whole) == 1
+            assert [r.id for r in light] == [r.id for r in whole]
+            assert all(len(r.message) + len(r.attrs or "") <= LIGHT_BYTES for r in light)
+            found += whole
+    assert found == expected
+    assert max(weighed.answers) <= ANSWER < total, "a fetch is bounded the first time too"
+
+
+async def test_rows_in_are_read_light_too(original):
+    expected = await written(original, 2)
+    async with open_queries(original.source()) as (queries, session):
+        weighed = Weighed(session)
+        found = await queries.light.rows_in(weighed, [r.id for r in expected])
+        assert len(found) == len(expected)
+        assert max(weighed.answers) <= len(expected) * LIGHT_BYTES
+
+
+async def test_heavy_rows_are_read_with_their_jobs_live_and_from_the_past(original):
+    for number in range(3):
+        await original.job(f"j{number}")
+    await original.log("past", attrs=attrs(0, 650_000))
+    async with running_follower(original.source()) as (received, _):
+        await original.log("news", attrs=attrs(1, 650_000))
+        await original.log("n" * 60_000, attrs=attrs(2, 10))
+        await received.receives("past", "news", "n" * 60_000)
+        for number in range(3):
+            job = received._index.persistence.get(f"j{number}")
+            assert isinstance(job, PersistedJob)
+            assert job.job.last is not None

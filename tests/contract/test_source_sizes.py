@@ -1,0 +1,207 @@
+"""Metadata and errors of megabytes stay in the database: what is read of them is small, whatever their shape."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from correlator.jobs.model.rows import JobRecord, StepRecord
+from correlator.jobs.sizes import (
+    CUT,
+    MAX_METADATA,
+    REST,
+    STEP_ERRORS,
+    Sizes,
+    size,
+)
+from correlator.sources.archive.archive import DatabaseArchive
+from correlator.sources.db.queries import Queries, read_readings
+from tests.support.source_databases import open_queries
+
+MEGABYTES = 6_000_000
+IDS = {"external_job_id": "gui-1", "failover_job_id": "gui-2", "gui_job_id": "gui-3", "vm_name": "web-01"}
+ERROR = Sizes().error
+
+
+class Counted:
+    """A session that counts its queries and the bytes of their answers."""
+
+    def __init__(self, session: Any) -> None:
+        self.session = session
+        self.queries = self.bytes = 0
+
+    async def query(self, sql: str, args: Sequence[object] = ()) -> Sequence[tuple[Any, ...]]:
+        rows: Sequence[tuple[Any, ...]] = await self.session.query(sql, args)
+        self.queries += 1
+        self.bytes += sum(len(value) for row in rows for value in row if isinstance(value, str))
+        return rows
+
+    async def close(self) -> None:
+        await self.session.close()
+
+
+async def record_of(queries: Queries, session: Any, job_id: str = "u1") -> JobRecord:
+    (reading,) = await read_readings(queries, session, 1, [job_id])
+    assert reading.record is not None
+    return reading.record
+
+
+def shape(name: str) -> dict[str, Any]:
+    match name:
+        case "one large member before the ids":
+            return {"a": "small", "blob": "y" * MEGABYTES, **IDS}
+        case "many small members before the ids":
+            return {f"key{i:06}": "v" * 40 for i in range(MEGABYTES // 60)} | IDS
+        case "a deep and dense member":
+            return {"a": "small", "tree": [{"a": 1, "b": [2]} for _ in range(MEGABYTES // 17)], **IDS}
+        case "many large members":
+            return {f"part{i:02}": "y" * (MEGABYTES // 20) for i in range(20)} | IDS
+        case "escapes alone":
+            return {"text": '\n"\\' * (MEGABYTES // 6), **IDS}
+        case _:
+            return {"a": "small", "blob": "y" * 20_000, **IDS}
+
+
+SHAPES = (
+    "one large member before the ids",
+    "many small members before the ids",
+    "a deep and dense member",
+    "many large members",
+    "escapes alone",
+    "a little over the limit",
+)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+async def test_metadata_of_any_size_and_shape_is_cut_and_keeps_its_ids(original, name):
+    whole = shape(name)
+    await original.job("u1", metadata=json.dumps(whole))
+    async with open_queries(original.source()) as (queries, asked):
+        session = Counted(asked)
+        record = await record_of(queries, session)
+        cut = json.loads(record.metadata or "")
+        missing = cut.pop(CUT)
+        assert {key: cut[key] for key in IDS} == IDS
+        assert cut == {key: whole[key] for key in cut}
+        assert size(record.metadata or "") < MAX_METADATA + 4_000
+        full = size(json.dumps(whole))
+        assert full * 0.6 < sum(missing.values()) < full * 1.4  # databases space JSON differently
+        assert session.bytes < 12 * MAX_METADATA
+        if len(whole) < 10:
+            assert set(cut) | set(missing) == set(whole)
+            assert REST not in missing
+
+
+@pytest.mark.parametrize(
+    "text", ["[" + "1," * 400_000 + "1]", '"' + "x" * 900_000 + '"', '{"a": 1, "b": ' + "x" * 300_000]
+)
+async def test_oversized_metadata_that_is_no_object_is_empty_and_says_how_large_it_is(original, text):
+    if original.shows_dirty:
+        await original.run("ALTER TABLE job_tracking MODIFY metadata LONGTEXT")
+    await original.job("u1", metadata=text)
+    async with open_queries(original.source()) as (queries, session):
+        cut = json.loads((await record_of(queries, session)).metadata or "")
+    assert cut.pop(CUT) == {REST: len(text)}
+    assert cut == {}
+
+
+async def test_a_cut_record_is_not_cut_again_until_its_row_changes(original):
+    await original.job("u1", metadata=json.dumps(shape(SHAPES[0])), error_message="e" * MEGABYTES)
+    await original.run("UPDATE job_tracking SET updated_at = '2026-03-01 10:00:00'")
+    async with open_queries(original.source()) as (queries, asked):
+        session = Counted(asked)
+        first = await record_of(queries, session)
+        session.queries = session.bytes = 0
+        again = await record_of(queries, session)
+        assert again == first
+        assert again.metadata is first.metadata
+        assert session.bytes < 1_000
+        changed = json.dumps({"a": "other", "blob": "z" * MEGABYTES})
+        await original.run(
+            "UPDATE job_tracking SET metadata = %s, status = 'failed', updated_at = '2026-03-01 10:00:01'", changed
+        )
+        last = await record_of(queries, session)
+        assert (json.loads(last.metadata or "")["a"], last.status) == ("other", "failed")
+
+
+async def test_an_error_of_megabytes_is_its_beginning_and_its_size(original):
+    await original.job("u1", error_message="ü" * (MEGABYTES // 2))
+    async with open_queries(original.source()) as (queries, asked):
+        session = Counted(asked)
+        record = await record_of(queries, session)
+    assert (record.error_message, record.error_cut) == ("ü" * (ERROR // 2), MEGABYTES)
+    assert session.bytes < 3 * ERROR
+
+
+async def test_the_errors_of_thousands_of_steps_share_what_a_document_may_have(original):
+    await original.job("u1")
+    steps = 2_000
+    if original.shows_dirty:
+        await original.run(
+            "INSERT INTO job_steps (job_id, name, seq, status, error_message)"
+            f" SELECT 'u1', 's', seq, 'failed', REPEAT('e', 20000) FROM seq_1_to_{steps}"
+        )
+    else:
+        await original.run(
+            f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {steps})"
+            " INSERT INTO job_steps (job_id, name, seq, status, started_at, error_message)"
+            " SELECT 'u1', 's', i, 'failed', '2026-03-01 10:00:00', printf('%.20000c', 'e') FROM n"
+        )
+    async with open_queries(original.source()) as (queries, asked):
+        session = Counted(asked)
+        (reading,) = await read_readings(queries, session, 1, ["u1"])
+    found: Sequence[StepRecord] = reading.steps or ()
+    assert len(found) == steps
+    assert [len(s.error_message or "") for s in found[: STEP_ERRORS + 1]] == [ERROR] * STEP_ERRORS + [0]
+    assert {s.error_cut for s in found} == {20_000}
+    assert session.bytes < STEP_ERRORS * ERROR + 100 * steps
+
+
+async def test_a_short_error_of_a_step_is_whole_beside_long_ones(original):
+    await original.job("u1")
+    texts = ["e" * 50_000] * 10 + ["short"]
+    for seq, text in enumerate(texts, 1):
+        await original.insert(
+            "job_steps", job_id="u1", name="s", seq=seq, started_at="2026-03-01 10:00:00", error_message=text
+        )
+    async with open_queries(original.source()) as (queries, session):
+        (reading,) = await read_readings(queries, session, 1, ["u1"])
+    last = (reading.steps or ())[-1]
+    assert (last.error_message, last.error_cut) == ("short", None)
+
+
+async def test_a_legacy_job_is_cut_alike(original):
+    if original.shows_dirty:
+        await original.run("ALTER TABLE failover_jobs MODIFY source_vm_spec LONGTEXT, MODIFY error_message LONGTEXT")
+    spec = json.dumps({"cpus": 4, "disks": "d" * 1_000_000})
+    await original.insert(
+        "failover_jobs",
+        job_id="gui-1",
+        vm_id="v",
+        job_type="live",
+        source_vm_name="web-01",
+        source_vm_spec=spec,
+        error_message="e" * 1_000_000,
+    )
+    async with open_queries(original.source()) as (queries, session):
+        (record,) = await queries.legacy_where(session, "1 = 1")
+    assert json.loads(record.source_vm_spec or "") == {"cpus": 4, CUT: {"disks": 1_000_000}}
+    assert (len(record.error_message or ""), record.error_cut) == (ERROR, 1_000_000)
+
+
+async def test_an_old_job_found_by_an_id_in_oversized_metadata_is_cut(original):
+    await original.job(
+        "u1", status="completed", metadata=json.dumps(shape(SHAPES[0])), started_at="2026-03-01 10:00:00"
+    )
+    archive = DatabaseArchive(original.source())
+    try:
+        found = await archive.find("gui-3", lambda: 1)
+    finally:
+        await archive.close()
+    assert found is not None
+    assert found.reading is not None
+    assert found.reading.record is not None
+    assert size(found.reading.record.metadata or "") < MAX_METADATA

@@ -1,0 +1,88 @@
+"""The steps of README and install.md that change a host, pasted at a made-up one, leave what the daemon needs."""
+
+from __future__ import annotations
+
+import re
+import socket
+from pathlib import Path
+
+import pytest
+
+from correlator.config import loading
+from tests.support.daemon import Daemon
+from tests.support.mariadb import MariaDB
+from tests.support.markdown import blocks
+from tests.support.paths import REPOSITORY
+from tests.support.root_shell import paste
+
+
+def steps(document: str, *words: str) -> list[str]:
+    """The blocks of shell of a document that hold one of `words`, without what apt and the service do."""
+    shown = [block.text for block in blocks(document) if block.language == "sh"]
+    found = [text for text in shown if any(word in text for word in words)]
+    assert len(found) == len(words), found
+    return [re.sub(r"^(systemctl|curl|apt-get|mosquitto_sub) .*\n", "", text, flags=re.MULTILINE) for text in found]
+
+
+@pytest.fixture
+async def appliance(own_mariadb: MariaDB) -> MariaDB:
+    """Where nobody has made an account for the correlator."""
+    await own_mariadb.create_schema("migratekit_oma")
+    async with own_mariadb.connect() as connection, connection.cursor() as cursor:
+        await cursor.execute("DROP USER correlator@'%'")
+    return own_mariadb
+
+
+@pytest.fixture
+def etc(tmp_path: Path) -> Path:
+    """As the package leaves it."""
+    etc = tmp_path / "etc"
+    etc.mkdir()
+    (etc / "correlator.toml").write_text((REPOSITORY / "deploy/correlator.toml").read_text())
+    return etc
+
+
+@pytest.mark.skipif("os.getuid() != 0", reason="the steps are root's")
+async def test_the_steps_of_the_readme_lead_from_the_package_to_a_daemon_that_serves(
+    appliance: MariaDB, etc: Path, tmp_path: Path
+):
+    (etc / "db-password").write_text("an old one that everybody can read\n")
+    (etc / "db-password").chmod(0o644)
+    here = {"/etc/correlator": str(etc), "deploy/": f"{REPOSITORY}/deploy/"}
+    await paste(tmp_path, steps("README.md", "db-password", "#timezone"), mariadb=appliance, here=here)
+    assert (etc / "db-password").stat().st_mode & 0o777 == 0o600
+    found = loading.load(etc / "correlator.toml", {"HOME": "/root", "CREDENTIALS_DIRECTORY": str(etc)})
+    assert (found.database.timezone, str(found.mqtt.url)) == ("Europe/Berlin", "mqtt://broker.example:1883")
+    assert found.mqtt.instance == "appliance-1"
+    url = f"mysql://correlator@127.0.0.1:{appliance.port}/migratekit_oma"
+    daemon = Daemon(tmp_path, database__url=url, database__password_file=etc / "db-password")
+    try:
+        await daemon.start()
+    finally:
+        await daemon.close()
+
+
+@pytest.mark.skipif("os.getuid() != 0", reason="the steps are root's")
+async def test_opened_to_others_it_answers_under_the_name_of_the_host(appliance: MariaDB, etc: Path, tmp_path: Path):
+    await paste(tmp_path, steps("docs/install.md", "0.0.0.0"), mariadb=appliance, here={"/etc/correlator": str(etc)})
+    found = loading.load(etc / "correlator.toml", {"HOME": "/root", "CREDENTIALS_DIRECTORY": str(etc)})
+    assert str(found.http.listen) == "0.0.0.0:8686"
+    name = socket.gethostname()
+    assert name in found.http.allowed_hosts
+    daemon = Daemon(
+        tmp_path,
+        database__url="sqlite:///nonexistent",
+        http__allowed_hosts=",".join(found.http.allowed_hosts),
+        http__tokens_file=etc / "api-token",
+    )
+    token = (etc / "api-token").read_text().strip()
+    try:
+        await daemon.start(ready=False)
+        assert daemon.session is not None
+        headers = {"Host": name, "Authorization": f"Bearer {token}"}
+        async with daemon.session.get("/api/v1/jobs", headers=headers) as response:
+            assert response.status != 403
+        async with daemon.session.get("/api/v1/jobs", headers=headers | {"Host": "elsewhere.example"}) as response:
+            assert response.status == 403
+    finally:
+        await daemon.close()

@@ -1,0 +1,77 @@
+"""The spelling list finds its words in text and in names, and each exception is still needed."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.docs.words import ALLOWED, TERMS, files, findings, words
+
+PLANTED = [
+    "What is told to a client",
+    "await self._tell_all()",
+    "class LandmarksOfLog:",
+    "Every connection that hears of it",
+    "owed_since: int",
+    "the next look at the table",
+    "def waitsForWho():",
+    "10,000 readers",
+    "doctor mends it",
+    "this.ring.push(change)",
+    "bell.rings",
+    "tried both ways",
+    "tick += 1",
+    "stage.row()",
+    "DECK = ()",
+    "weather = 3",
+    "SIGNS = {}",
+    "an open Door",
+    "census.begin()",
+    "tied: bool",
+    "seconds, for so many times",
+    "class Shown:",
+    "def take_next(self):",
+    "outbox.take()",
+]
+
+
+@pytest.mark.parametrize("text", PLANTED)
+def test_a_word_of_the_list_is_found_in_text_and_in_names(text):
+    assert list(findings("correlator/planted.py", text, allowed=())), text
+
+
+def test_each_word_of_the_list_is_planted_once_here():
+    found = {finding.instead for text in PLANTED for finding in findings("correlator/planted.py", text, allowed=())}
+    assert found == {term.instead for term in TERMS}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["look_up(id)", "lookup", "a ring buffer", "resume_ring.py", "the doorbell", "people who run it", "takes 3 s"],
+)
+def test_a_word_of_plain_english_is_not_found(text):
+    assert not list(findings("correlator/planted.py", text, allowed=()))
+
+
+def test_a_finding_names_the_place_the_word_and_what_to_write():
+    (found,) = findings("docs/planted.md", "One line.\nIt is told.", allowed=())
+    assert str(found) == "docs/planted.md:2: “told”: write send, publish, report, notify or print"
+
+
+def test_the_path_of_a_file_is_checked_too():
+    (found,) = findings("docs/0007-owed-events.md", "", allowed=())
+    assert (found.line, found.word) == (0, "owed")
+
+
+def test_names_are_split_into_their_words():
+    assert words("waitsForWho, MAX_LOOKED_UP") == "waits for who, max looked up"
+
+
+def test_the_repository_has_no_word_of_the_list():
+    found = [str(finding) for path, text in files() for finding in findings(path, text)]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("exception", ALLOWED, ids=lambda exception: exception.reason)
+def test_each_exception_is_still_needed(exception):
+    others = [each for each in ALLOWED if each is not exception]
+    assert any(True for path, text in files() for _ in findings(path, text, others))

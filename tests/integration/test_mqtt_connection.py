@@ -1,0 +1,266 @@
+"""Connections to the broker: how they begin and end, TLS, protocol versions, and what is sent again after a loss."""
+
+import asyncio
+import gc
+import itertools
+import threading
+
+import pytest
+
+from correlator.config.schema import Tls
+from correlator.config.values import Secret
+from correlator.sinks.mqtt.client import Client
+from correlator.sinks.mqtt.timings import Timings
+from tests.support.certificates import Certificates
+from tests.support.eventually import PATIENCE, eventually
+from tests.support.mosquitto import Mosquitto
+from tests.support.mqtt_harness import MqttHarness, MqttProxy, gone, holds, reading, watch
+from tests.support.servers import free_port
+
+
+async def test_no_event_is_lost_when_connections_break(mosquitto):
+    async with MqttProxy(mosquitto.port).running() as proxy:
+        world = MqttHarness(proxy.port, reading("a"))
+        async with watch(world, mosquitto.port) as watcher, world.running():
+            numbers = itertools.count()
+            await eventually(lambda: world.sink.connected)
+            for _ in range(5):
+                world.happen(*itertools.islice(numbers, 300))
+                known = len(watcher.said(world.event("a")))
+                await eventually(lambda known=known: len(watcher.said(world.event("a"))) > known)  # type: ignore[misc]
+                proxy.cut()
+            await eventually(lambda: watcher.said(world.event("a"))[-1]["event_id"] == 1499)
+            seen = [event["event_id"] for event in watcher.said(world.event("a"))]
+            assert list(dict.fromkeys(seen)) == list(range(1500))
+            await eventually(lambda: not world.sink.unacknowledged())
+
+
+async def test_a_broker_that_lost_its_store_gets_everything_again(own_mosquitto):
+    world = MqttHarness(own_mosquitto.port, *(reading(f"j{n}", f"x{n}", started=n) for n in range(50)))
+    async with world.running():
+        async with watch(world, own_mosquitto.port) as watcher:
+            await holds(watcher, world)
+        own_mosquitto.kill()
+        await eventually(lambda: not world.sink.connected)
+        await eventually(lambda: world.sink.describe()["error"])
+        assert not world.sink.describe()["ok"]
+        world.change("j7", "x7")
+        world.learn(gone("j8"), reading("new", started=99))
+        world.happen(1)
+        await asyncio.to_thread(own_mosquitto.start)
+        async with watch(world, own_mosquitto.port) as watcher:
+            await holds(watcher, world)
+            await eventually(lambda: world.sink.describe()["pending"] == 0)
+            assert world.sink.describe()["error"] is None
+            assert watcher.store[world.topics.status]["state"] == "online"
+
+
+@pytest.mark.parametrize("busy", [True, False])
+async def test_a_frozen_broker_is_noticed_and_comes_back(own_mosquitto, busy):
+    timings = Timings(keepalive=60 if busy else 1, publish_timeout=1.0 if busy else 60.0, connect_timeout=1.0)
+    world = MqttHarness(own_mosquitto.port, *(reading(f"j{n}") for n in range(30)), sink={"timings": timings})
+    async with world.running():
+        async with watch(world, own_mosquitto.port) as watcher:
+            await holds(watcher, world)
+            await eventually(lambda: world.sink.describe()["pending"] == 0)
+        own_mosquitto.pause()
+        try:
+            if busy:
+                for n in range(30):
+                    world.change(f"j{n}")
+                world.happen(*range(100))
+            await eventually(lambda: not world.sink.connected, within=40)
+            await eventually(lambda: "answer" in str(world.sink.describe()["error"]), within=40)
+            for n in range(30):
+                world.change(f"j{n}", status="completed")
+        finally:
+            own_mosquitto.resume()
+        async with watch(world, own_mosquitto.port) as watcher:
+            await holds(watcher, world)
+            await eventually(lambda: world.sink.describe()["pending"] == 0)
+            assert watcher.store[world.topics.status]["state"] == "online"
+
+
+async def test_the_last_will_is_published_when_the_connection_is_cut(mosquitto):
+    async with MqttProxy(mosquitto.port).running() as proxy:
+        world = MqttHarness(proxy.port, reading("a"), epoch="e1")
+        async with watch(world, mosquitto.port) as watcher:
+            async with world.running():
+                await eventually(lambda: watcher.states() == ["online"])
+                proxy.refuses = True
+                proxy.cut()
+                await eventually(lambda: watcher.states() == ["online", "offline"])
+                assert watcher.store[world.topics.status]["epoch"] == "e1"
+                assert not world.sink.connected
+                proxy.refuses = False
+                await eventually(lambda: watcher.states() == ["online", "offline", "online"])
+            await eventually(lambda: watcher.states()[3:] == ["stopping", "offline"])
+
+
+async def test_a_stop_publishes_everything_pending_and_then_offline(mosquitto):
+    world = MqttHarness(mosquitto.port, *(reading(f"j{n}") for n in range(300)))
+    async with watch(world, mosquitto.port) as watcher:
+        task = asyncio.create_task(world.sink.run(world.hub))
+        await holds(watcher, world)
+        for n in range(300):
+            world.change(f"j{n}", status="completed")
+            world.happen(n)
+        await world.stop(task)
+        await holds(watcher, world)
+        await eventually(lambda: watcher.states() == ["online", "stopping", "offline"])
+        assert len(watcher.said(world.event("a"))) == 300
+        assert str(watcher.seen[-1].topic) == world.topics.status
+        again = MqttHarness(mosquitto.port, instance=world.instance)
+        async with again.running():  # had there been a last will, it would have come before this
+            await eventually(lambda: watcher.states() == ["online", "stopping", "offline", "online"])
+
+
+async def test_a_daemon_that_stops_while_the_past_is_read_says_goodbye(mosquitto):
+    world = MqttHarness(mosquitto.port, reading("a"))
+    world.hub.status.loading = True
+    async with watch(world, mosquitto.port) as watcher:
+        task = asyncio.create_task(world.sink.run(world.hub))
+        await eventually(lambda: watcher.states() == ["starting"])
+        await world.stop(task)
+        await eventually(lambda: watcher.states() == ["starting", "stopping", "offline"])
+        assert watcher.jobs() == {}
+
+
+async def test_a_frozen_broker_does_not_delay_the_stop(own_mosquitto):
+    world = MqttHarness(own_mosquitto.port, reading("a"), sink={"timings": Timings(goodbye_within=0.5)})
+    task = asyncio.create_task(world.sink.run(world.hub))
+    await eventually(lambda: world.sink.connected)
+    own_mosquitto.pause()
+    async with asyncio.timeout(PATIENCE):
+        await world.stop(task)
+
+
+async def test_a_daemon_that_stops_while_it_connects_does_so_at_once(own_mosquitto):
+    own_mosquitto.pause()
+    world = MqttHarness(own_mosquitto.port, reading("a"))
+    task = asyncio.create_task(world.sink.run(world.hub))
+    await eventually(lambda: any(t.get_name() == "mqtt connection" for t in asyncio.all_tasks()))
+    start = asyncio.get_running_loop().time()
+    await world.stop(task)
+    assert asyncio.get_running_loop().time() - start < Timings().connect_timeout
+
+
+@pytest.mark.parametrize(
+    "refusal", [b"\x20\x03\x00\x84\x00", b"\x20\x02\x00\x01"], ids=["as MQTT 5 has it", "as MQTT 3.1.1 has it"]
+)
+async def test_a_broker_that_knows_no_mqtt_5_gets_3_1_1(mosquitto, refusal, caplog):
+    async with MqttProxy(mosquitto.port, level=4, refusal=refusal).running() as proxy:
+        first = MqttHarness(proxy.port, reading("a", "x"), reading("b", "y", status="completed"))
+        async with watch(first, mosquitto.port) as watcher:
+            async with first.running():
+                await holds(watcher, first)
+                first.happen(1)
+                first.change("a", "x")
+                await holds(watcher, first)
+                await eventually(lambda: watcher.said(first.event("a")))
+                assert proxy.levels == [5, 4]
+                assert not [r for r in caplog.records if r.levelname == "WARNING"]
+            second = MqttHarness(proxy.port, reading("a", "x"), instance=first.instance)
+            async with second.running():
+                await holds(watcher, second)
+            assert watcher.states() == ["online", "stopping", "offline"] * 2
+
+
+async def test_a_wrong_password_is_a_state_and_not_an_error():
+    with Mosquitto(users={"correlator": "right"}) as broker:
+        wrong = MqttHarness(broker.port, username="correlator", password=Secret("wrong"))
+        async with wrong.running():
+            await eventually(lambda: "ot authori" in str(wrong.sink.describe()["error"]))
+            assert not wrong.sink.describe()["ok"]
+        right = MqttHarness(broker.port, username="correlator", password=Secret("right"))
+        async with right.running():
+            await eventually(lambda: right.sink.connected)
+            assert right.sink.describe()["error"] is None
+
+
+async def test_a_broker_that_refuses_the_topics_is_reported(tmp_path, caplog):
+    (tmp_path / "acl").write_text("topic read #\ntopic write other/#\n")
+    (tmp_path / "acl").chmod(0o600)
+    with Mosquitto(f"acl_file {tmp_path / 'acl'}") as broker:
+        world = MqttHarness(broker.port, *(reading(f"j{n}") for n in range(30)))
+        async with world.running():
+            # Mosquitto 2.0 never gives back the quota of what it refuses, and disconnects after a window of them.
+            await eventually(
+                lambda: any(m.startswith("the broker refuses messages: Not authorized (0x87)") for m in caplog.messages)
+            )
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    """A CA, and a certificate of it for 127.0.0.1."""
+    made = Certificates.create(tmp_path_factory.mktemp("tls"))
+    made.make("broker", "IP:127.0.0.1")
+    return made.folder
+
+
+@pytest.mark.parametrize(
+    ("tls", "connects"),
+    [
+        ({"ca": "ca.pem"}, True),
+        ({"ca": "ca.pem", "cert": "broker.pem", "key": "broker.key"}, True),
+        ({"verify": False}, True),
+        ({}, False),
+        ({"ca": "missing.pem"}, False),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # paho leaves open what it cannot shake
+async def test_tls_is_checked_as_the_settings_say(certificates, tls, connects):
+    port = free_port()
+    extra = [
+        f"listener {port} 127.0.0.1", f"cafile {certificates / 'ca.pem'}", f"certfile {certificates / 'broker.pem'}",
+        f"keyfile {certificates / 'broker.key'}",
+    ]  # fmt: skip
+    with Mosquitto(*extra, "allow_anonymous true") as broker:
+        settings = Tls(**{k: certificates / v if isinstance(v, str) else v for k, v in tls.items()})
+        world = MqttHarness(port, reading("a", "x"), tls=settings)
+        async with world.running(), watch(world, broker.port) as watcher:
+            if connects:
+                await holds(watcher, world)
+            else:
+                await eventually(lambda: world.sink.describe()["error"])
+                assert not world.sink.connected
+    gc.collect()  # of the socket that paho leaves open after a handshake that failed
+
+
+async def test_a_broker_that_closes_before_it_answers_is_asked_again_soon(mosquitto):
+    async with MqttProxy(mosquitto.port).running() as proxy:
+        proxy.refuses = True
+        world = MqttHarness(proxy.port, reading("a"))
+        async with world.running():
+            await eventually(lambda: "before the broker answered" in str(world.sink.describe()["error"]), within=8)
+            proxy.refuses = False
+            await eventually(lambda: world.sink.connected, within=8)
+
+
+async def test_a_broker_that_came_to_know_mqtt_5_is_spoken_to_in_it(mosquitto):
+    async with MqttProxy(mosquitto.port, level=4, refusal=b"\x20\x02\x00\x01").running() as proxy:
+        world = MqttHarness(proxy.port, reading("a"))
+        async with world.running():
+            await eventually(lambda: world.sink.connected)
+            proxy.level = 5
+            proxy.cut()
+            await eventually(lambda: proxy.levels == [5, 4, 5] and world.sink.connected)
+
+
+async def test_a_connection_that_is_made_too_late_is_dropped(mosquitto, monkeypatch):
+    release = threading.Event()
+    connect = Client._client_connect
+
+    def late(client):
+        release.wait(10)
+        connect(client)
+
+    async with MqttProxy(mosquitto.port).running() as proxy:
+        world = MqttHarness(proxy.port, reading("a"))
+        monkeypatch.setattr(Client, "_client_connect", late)
+        task = asyncio.create_task(world.sink.run(world.hub))
+        await eventually(lambda: any(t.get_name() == "mqtt connection" for t in asyncio.all_tasks()))
+        await world.stop(task)
+        release.set()
+        await eventually(lambda: proxy.levels == [5])
+        await eventually(lambda: proxy._open == set())

@@ -1,0 +1,252 @@
+"""The MQTT sink and the limits of a broker: they are kept, and the broker's reasons are reported in words."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from correlator.backoff import Backoff
+from correlator.config.schema import Mqtt
+from correlator.config.values import BrokerUrl
+from correlator.jobs.index import Index
+from correlator.jobs.model.facts import Reading
+from correlator.jobs.model.rows import JobRecord
+from correlator.pipeline.hub import Hub
+from correlator.sinks.mqtt.sink import MqttSink
+from tests.support.eventually import eventually
+from tests.support.mosquitto import Mosquitto
+from tests.support.servers import free_port
+
+NOW = 1_758_553_933_000_000
+
+
+class Broker:
+    """Speaks as much MQTT as a publisher needs, and is strict about what it said that it takes.
+
+    `receive_maximum`: messages it takes before the first acknowledgement; each is held back for a moment.
+    `closes_above`: bytes of a packet at which it closes, without a word.
+    `refuses`: the reason code of every PUBACK. `says`: a DISCONNECT reason to every PUBLISH.
+    """
+
+    def __init__(
+        self, *, level: int = 5, receive_maximum: int = 0, closes_above: int = 1 << 30, refuses: int = 0, says: int = 0
+    ) -> None:
+        self.port = free_port()
+        self.level = level
+        self.receive_maximum = receive_maximum
+        self.closes_above = closes_above
+        self.refuses = refuses
+        self.says = says
+        self.connections = 0
+        self.most = 0
+        self.exceeded = 0
+        self.retained: dict[str, bytes] = {}
+        self.sizes: list[int] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[Broker]:
+        server = await asyncio.start_server(self._accept, "127.0.0.1", self.port, limit=1 << 24)
+        try:
+            yield self
+        finally:
+            server.close()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        waiting: list[int] = []
+        try:
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                while await self._packet(reader, writer, waiting):
+                    pass
+        finally:
+            writer.transport.abort()
+
+    async def _packet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, waiting: list[int]) -> bool:
+        (head,) = await reader.readexactly(1)
+        length = shift = 0
+        while True:
+            (byte,) = await reader.readexactly(1)
+            length |= (byte & 0x7F) << shift
+            shift += 7
+            if not byte & 0x80:
+                break
+        if head >> 4 == 3:
+            self.sizes.append(length)
+            if length > self.closes_above:
+                return False
+        body = await reader.readexactly(length)
+        match head >> 4:
+            case 1 if body[6] > self.level:
+                writer.write(b"\x20\x02\x00\x01")
+                return False
+            case 1:
+                self.connections += 1
+                limit = b"\x21" + self.receive_maximum.to_bytes(2, "big") if self.receive_maximum else b""
+                writer.write(_packet(0x20, b"\x00\x00" + (bytes([len(limit)]) + limit if self.level == 5 else b"")))
+            case 3:
+                return self._published(head, body, writer, waiting)
+            case 8:
+                writer.write(_packet(0x90, body[:2] + (b"\x00" if self.level == 5 else b"") + b"\x00\x00"))
+            case 10:
+                writer.write(_packet(0xB0, body[:2] + (b"\x00\x00\x00" if self.level == 5 else b"")))
+            case 12:
+                writer.write(b"\xd0\x00")
+            case 14:
+                return False
+        return True
+
+    def _published(self, head: int, body: bytes, writer: asyncio.StreamWriter, waiting: list[int]) -> bool:
+        if self.says:
+            writer.write(_packet(0xE0, bytes([self.says, 0])))
+            return False
+        size = int.from_bytes(body[:2], "big")
+        topic, rest = body[2 : 2 + size].decode(), body[2 + size :]
+        if head & 0x06 == 0:
+            return True
+        number, rest = rest[:2], rest[2:]
+        payload = rest[1 + rest[0] :] if self.level == 5 else rest
+        waiting.append(1)
+        self.most = max(self.most, len(waiting))
+        if self.receive_maximum and len(waiting) > self.receive_maximum:
+            self.exceeded += 1
+            writer.write(_packet(0xE0, b"\x93\x00"))
+            return False
+
+        def acknowledge() -> None:
+            waiting.pop()
+            if not self.refuses and head & 1:
+                self.retained[topic] = payload
+            writer.write(_packet(0x40, number + (bytes([self.refuses, 0]) if self.level == 5 else b"")))
+
+        asyncio.get_running_loop().call_later(0.02, acknowledge)
+        return True
+
+
+def _packet(head: int, body: bytes) -> bytes:
+    assert len(body) < 128
+    return bytes([head, len(body)]) + body
+
+
+def job(job_id: str, error: str | None = None, started: int = 0, observed_at: int = 1) -> Reading:
+    return Reading(
+        job_id, observed_at, JobRecord(job_id, status="running", started_at=NOW + started, error_message=error)
+    )
+
+
+class Daemon:
+    """A sink that follows an index of these jobs."""
+
+    def __init__(self, port: int, *readings: Reading) -> None:
+        self.index = Index()
+        self.index.loading = False
+        self.hub = Hub(self.index, epoch="e")
+        self.hub.status.loading = False
+        self.learn(*readings)
+        settings = Mqtt(url=BrokerUrl("127.0.0.1", port, tls=False), instance="i")
+        self.sink = MqttSink(settings, backoff=Backoff(0.02, 1.0, 0.02))
+
+    def learn(self, *readings: Reading) -> None:
+        self.hub.publish(self.index.apply(readings, NOW))
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[MqttSink]:
+        task = asyncio.create_task(self.sink.run(self.hub))
+        try:
+            yield self.sink
+            assert not task.done(), task
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+
+    def topic(self, job_id: str) -> str:
+        return f"correlator/v1/i/job/{job_id}/state"
+
+
+def said(caplog: pytest.LogCaptureFixture, words: str) -> Callable[[], bool]:
+    return lambda: any(words in message for message in caplog.messages)
+
+
+@pytest.mark.parametrize("receive_maximum", [1, 2, 10])
+async def test_no_more_messages_are_in_flight_than_the_broker_accepts(receive_maximum):
+    async with Broker(receive_maximum=receive_maximum).running() as broker:
+        daemon = Daemon(broker.port, *(job(f"j{n}", started=n) for n in range(60)))
+        async with daemon.running():
+            await eventually(lambda: {daemon.topic(f"j{n}") for n in range(60)} <= set(broker.retained))
+        assert (broker.most, broker.exceeded, broker.connections) == (receive_maximum, 0, 1)
+
+
+async def test_a_broker_that_accepts_many_gets_twenty_in_flight():
+    async with Broker().running() as broker:
+        daemon = Daemon(broker.port, *(job(f"j{n}", started=n) for n in range(60)))
+        async with daemon.running():
+            await eventually(lambda: {daemon.topic(f"j{n}") for n in range(60)} <= set(broker.retained))
+        assert broker.most == 20
+
+
+@pytest.mark.parametrize(
+    ("code", "name", "advice"),
+    [
+        (0x93, "Receive maximum exceeded (0x93)", "more messages were in flight"),
+        (0x97, "Quota exceeded (0x97)", "raise it there"),
+        (0x8E, "Session taken over (0x8E)", "mqtt.client_id"),
+        (0x87, "Not authorized (0x87)", "allow publishing"),
+    ],
+)
+async def test_the_reason_of_a_broker_s_disconnect_is_reported_in_words(code, name, advice, caplog):
+    async with Broker(says=code).running() as broker, Daemon(broker.port, job("a")).running() as sink:
+        await eventually(said(caplog, name))
+        (first, *_) = [m for m in caplog.messages if name in m]
+        assert advice in first
+        await eventually(lambda: name in str(sink.describe()["error"]))
+
+
+async def test_the_reason_of_a_refused_message_is_reported_in_words(caplog):
+    async with Broker(refuses=0x97).running() as broker, Daemon(broker.port, job("a")).running():
+        await eventually(said(caplog, "Quota exceeded (0x97): a quota of the broker is used up"))
+
+
+@pytest.mark.parametrize("level", [4, 5])
+async def test_a_message_at_which_a_broker_closes_is_left_out_after_three_times(level, caplog):
+    async with Broker(level=level, closes_above=20_000).running() as broker:
+        jobs = [job(f"j{n}", "x" * 30_000 if n == 5 else None, started=n) for n in range(30)]
+        daemon = Daemon(broker.port, *jobs)
+        async with daemon.running() as sink:
+            small = {daemon.topic(f"j{n}") for n in range(30) if n != 5}
+            await eventually(lambda: small <= set(broker.retained))
+            await eventually(lambda: sink.describe()["pending"] == 0)
+            assert sum(size > 20_000 for size in broker.sizes) == 3
+            assert sink.describe()["skipped"] == 1
+            assert sum("is left out until it changes" in m for m in caplog.messages) == 1
+            daemon.learn(job("j5", "small now", started=5, observed_at=2))
+            await eventually(lambda: daemon.topic("j5") in broker.retained)
+            await eventually(lambda: sink.describe()["skipped"] == 0)
+
+
+async def test_a_message_over_the_packet_size_of_the_broker_is_not_sent():
+    with Mosquitto("max_packet_size 20000") as broker:
+        daemon = Daemon(broker.port, job("a"), job("b", "x" * 30_000))
+        async with daemon.running() as sink:
+            await eventually(lambda: sink.describe()["pending"] == 0 and sink.describe()["skipped"] == 1)
+            assert sink.connected
+            assert "20000 bytes" in str(sink.describe()["error"])
+
+
+@pytest.mark.parametrize(("setting", "says"), [("retain_available false", "retained"), ("max_qos 0", "QoS 0")])
+async def test_a_broker_that_supports_less_is_published_to_all_the_same(setting, says, caplog):
+    with Mosquitto(setting) as broker:
+        daemon = Daemon(broker.port, job("a"), job("b"))
+        async with daemon.running() as sink:
+            await eventually(lambda: sink.connected)
+            await eventually(lambda: sink.describe()["pending"] == 0)
+            assert says in str(sink.describe()["error"])
+        assert sum("the broker is limited" in m for m in caplog.messages) == 1

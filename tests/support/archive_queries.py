@@ -1,0 +1,56 @@
+"""What the tests of the archive share: times after a fixed base, and a query for a job by any ID."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from correlator.pipeline.queries import JobNames
+from correlator.sources.archive.archive import DatabaseArchive
+from tests.support.source_databases import Original
+
+BASE = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=1)
+
+
+def at(second: int, *, micros: int | None = None) -> str:
+    """A moment after BASE, as columns are written."""
+    when = BASE + timedelta(seconds=second)
+    return when.strftime("%Y-%m-%d %H:%M:%S") + ("" if micros is None else f".{micros:06}")
+
+
+def unix(second: int) -> int:
+    return int(BASE.timestamp()) + second
+
+
+@contextlib.asynccontextmanager
+async def archive_of(appliance: Original, **options: Any) -> AsyncIterator[DatabaseArchive]:
+    archive = DatabaseArchive(appliance.source(), **options)
+    try:
+        yield archive
+    finally:
+        await archive.close()
+
+
+def logical_time() -> int:
+    return 7
+
+
+async def found(archive, name):
+    """(job id, how it was found, what else has the ID)."""
+    one = await archive.find(name, logical_time)
+    if one is None:
+        return None
+    assert (one.reading is None) != (one.legacy is None)
+    assert one.reading is None or (one.reading.observed_at == 7 and one.reading.record.job_id == one.resolved.job_id)
+    return one.resolved.job_id, one.resolved.resolved_by, one.resolved.also
+
+
+def names(job_id="u1", external=(), steps=(), started=0, ended=None) -> JobNames:
+    def moment(second):
+        return unix(second) * 1_000_000
+
+    return JobNames(
+        job_id, tuple(external), frozenset(steps), moment(started), None if ended is None else moment(ended)
+    )

@@ -1,0 +1,24 @@
+"""Playwright, for the tests in tests/browser. A file that imports it is skipped on Python 3.11."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+# Not sys.version_info: mypy would consider the rest unreachable.
+if sys.hexversion < 0x030C0000:
+    pytest.skip(
+        "a defect of CPython 3.11 makes tests with Playwright fail at random; 3.12 and later run them",
+        allow_module_level=True,
+    )
+
+from playwright.async_api import (  # type: ignore[import-not-found, unused-ignore]  # installed from 3.12 on
+    Browser,
+    BrowserContext,
+    Page,
+    async_playwright,
+    expect,
+)
+
+__all__ = ["Browser", "BrowserContext", "Page", "async_playwright", "expect"]

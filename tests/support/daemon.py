@@ -1,0 +1,208 @@
+"""The program as its users run it: a process, with its settings in the environment, asked over its own endpoints."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+
+from tests.support.client_fold import apply_message
+from tests.support.eventually import PATIENCE, eventually
+from tests.support.paths import REPOSITORY
+from tests.support.servers import free_port
+
+
+class Daemon:
+    """One process. `settings` are keys like ``database__url``. Log lines go to `folder`/log."""
+
+    def __init__(self, folder: Path, **settings: object) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.folder = folder
+        defaults = {
+            "http__listen": f"127.0.0.1:{self.port}",
+            "state__directory": folder / "state",
+            "database__timezone": "UTC",
+            "mqtt__instance": "test",
+            "http__unknown_id_wait": 0,  # many tests ask for IDs that nobody knows
+        }
+        self._environ = {
+            **{k: v for k, v in os.environ.items() if not k.startswith("CORRELATOR_")},
+            **{f"CORRELATOR_{k.upper()}": str(v) for k, v in (defaults | settings).items()},
+        }
+        self._process: asyncio.subprocess.Process | None = None
+        self.session: aiohttp.ClientSession | None = None
+        self.arguments: tuple[str, ...] = ()
+
+    async def start(self, *, ready: bool = True, complete: bool = True, within: float = PATIENCE) -> None:
+        """Until it is `ready`, and has read the log's past unless not `complete`; else until it answers."""
+        log = (self.folder / "log").open("ab")
+        with log:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "correlator",
+                "run",
+                *self.arguments,
+                cwd=REPOSITORY,
+                env=self._environ,
+                stdout=log,
+                stderr=log,
+            )
+        if self.session is None:
+            self.session = aiohttp.ClientSession(self.url, timeout=aiohttp.ClientTimeout(total=70))
+        await eventually(self._is_ready if ready else self._is_live, within=within)
+        if ready and complete:
+            await eventually(self._is_complete, within=within)
+
+    async def _is_live(self) -> bool:
+        return (await self.get("/health/live"))[0] == 200
+
+    async def _is_ready(self) -> bool:
+        assert self._process is not None
+        assert self._process.returncode is None, self.log()
+        return (await self.get("/health/ready"))[0] == 200
+
+    async def _is_complete(self) -> bool:
+        return "loading" not in (await self.get("/health/ready"))[1]["parts"]["database"]
+
+    async def get(self, path: str, **options: Any) -> tuple[int, Any]:
+        """(status, parsed body)."""
+        assert self.session is not None
+        async with self.session.get(path, **options) as response:
+            body = await response.read()
+            return response.status, json.loads(body) if body else None
+
+    async def text(self, path: str) -> str:
+        """A body that is no JSON."""
+        assert self.session is not None
+        async with self.session.get(path) as response:
+            return await response.text()
+
+    @property
+    def pid(self) -> int:
+        """The id of the process that was started last."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """True from `start` on, until the process ends."""
+        return self._process is not None and self._process.returncode is None
+
+    def memory(self) -> float:
+        """The resident size of the process, in MB of 10^6 bytes."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return next(int(line.split()[1]) * 1024 / 1e6 for line in status.splitlines() if line.startswith("VmRSS:"))
+
+    async def job(self, name: str) -> Any:
+        """The document of a job, by any ID; None for 404."""
+        status, body = await self.get("/api/v1/jobs/" + quote(name, safe=""))
+        return body if status == 200 else None
+
+    async def saved(self) -> None:
+        """Wait until a checkpoint has been written that began after this call."""
+        clock = asyncio.get_running_loop().time
+        began = clock()
+
+        async def is_newer() -> bool:
+            part = (await self.get("/health/ready"))[1]["parts"]["checkpoint"]
+            return bool(part["ok"]) and part["age_seconds"] < clock() - began
+
+        await eventually(is_newer)
+
+    async def stop(self) -> int:
+        """SIGTERM; the exit code."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(15):
+            return await self._process.wait()
+
+    async def kill(self) -> int:
+        """SIGKILL; the exit code."""
+        assert self._process is not None
+        self._process.kill()
+        return await self._process.wait()
+
+    async def close(self) -> None:
+        if self.session is not None:
+            await self.session.close()
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+            await self._process.wait()
+
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+    @contextlib.asynccontextmanager
+    async def socket(self, hello: dict[str, Any] | None = None, path: str = "/ws") -> AsyncIterator[Socket]:
+        assert self.session is not None
+        async with self.session.ws_connect(path) as ws:
+            socket = Socket(ws)
+            if hello is not None:
+                await socket.say(hello)
+                socket.welcome = await socket.until("welcome")
+            yield socket
+
+
+HELLO = {"type": "hello", "version": 1}
+
+
+class Socket:
+    """A websocket client that returns the messages of a frame one by one."""
+
+    def __init__(self, ws: aiohttp.ClientWebSocketResponse) -> None:
+        self.ws = ws
+        self.welcome: dict[str, Any] = {}
+        self.jobs: dict[str, dict[str, Any]] = {}
+        """The documents by job id, folded from the messages of all subscriptions."""
+        self._waiting: list[dict[str, Any]] = []
+
+    async def say(self, message: dict[str, Any]) -> None:
+        await self.ws.send_str(json.dumps(message))
+
+    async def next(self, within: float = PATIENCE) -> dict[str, Any]:
+        """The next message. Raises TimeoutError, or EOFError with the close code."""
+        async with asyncio.timeout(within):
+            if not self._waiting:
+                frame = await self.ws.receive()
+                if frame.type is not aiohttp.WSMsgType.TEXT:
+                    # close_code becomes 1006 if the connection is gone when the close frame is answered.
+                    raise EOFError(frame.data if frame.type is aiohttp.WSMsgType.CLOSE else self.ws.close_code)
+                parsed = json.loads(frame.data)
+                self._waiting = parsed if isinstance(parsed, list) else [parsed]
+            message = self._waiting.pop(0)
+            apply_message(self.jobs, message)
+            return message
+
+    async def shown(self, within: float = PATIENCE) -> dict[str, Any]:
+        """The next put or delta, with the whole document that it leaves as `job`."""
+        async with asyncio.timeout(within):
+            while (message := await self.next(within))["type"] not in ("put", "delta"):
+                pass
+            return {**message, "job": self.jobs[message["job_id"]]}
+
+    async def until(self, kind: str, within: float = PATIENCE) -> dict[str, Any]:
+        """The next message of a type; others are passed over."""
+        async with asyncio.timeout(within):
+            while (message := await self.next(within))["type"] != kind:
+                pass
+            return message
+
+    async def snapshot(self, **subscribe: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Subscribe; (documents by job id, the synced message)."""
+        await self.say({"type": "subscribe", "id": 1, **subscribe})
+        jobs: dict[str, Any] = {}
+        while (message := await self.next(20))["type"] != "synced":
+            if message["type"] in ("snapshot", "put"):
+                apply_message(jobs, message)
+        return jobs, message

@@ -1,0 +1,35 @@
+"""The HTTP listener in the test's own process, over an index that the test writes, with timings of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from correlator.pipeline.hub import Hub
+from correlator.sinks.http.access import Access
+from correlator.sinks.http.server import HttpSink, Listener
+from correlator.sinks.streaming.limits import DEFAULT, Limits
+
+
+@contextlib.asynccontextmanager
+async def served(
+    hub: Hub,
+    *,
+    tokens: tuple[str, ...] = (),
+    origins: tuple[str, ...] = (),
+    limits: Limits = DEFAULT,
+    **listener: Any,
+) -> AsyncIterator[str]:
+    """The listener's base URL. `listener`: further settings of `Listener`."""
+    ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    access = Access(listen_host="127.0.0.1", clock=time.monotonic, tokens=tokens, origins=origins)
+    sink = HttpSink(Listener("127.0.0.1", 0, **listener), access, limits=limits, on_ready=ready.set_result)
+    task = asyncio.create_task(sink.run(hub))
+    try:
+        yield await ready
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

@@ -1,0 +1,181 @@
+"""A private MariaDB server with the appliance's schema.
+
+If $TEST_MARIADB names a folder, `mariadbd` and `mariadb-install-db` are run from there (`make test-versions`).
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import re
+import shutil
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiomysql
+
+from tests.support.paths import DATA
+from tests.support.servers import Server, program, run_program
+
+SCHEMA = DATA / "appliance.sql"
+TABLES = ("job_tracking", "job_steps", "log_events", "failover_jobs")
+ROLLED_BACK = {"log_events": ("external_job_id",), "job_tracking": ("context_id", "job_category")}
+"""The columns that do not exist on an appliance that rolled its schema change back."""
+
+
+class MariaDB(Server):
+    """A MariaDB server with the accounts `root` (everything) and `correlator` (nothing yet), both without a password.
+
+    It is as durable as a fresh installation (a commit is on disk); small buffers, no binary log and no performance
+    schema make it quick to start. `arguments` are added to the command line: `MariaDB("--auto-increment-increment=3")`.
+    """
+
+    def __init__(self, *arguments: str, time_zone: str = "+00:00") -> None:
+        super().__init__()
+        self.arguments = arguments
+        self.time_zone = time_zone
+
+    @property
+    def socket(self) -> Path:
+        """The Unix socket, for `unix_socket`."""
+        return self.folder / "socket"
+
+    @asynccontextmanager
+    async def connect(
+        self, database: str | None = None, *, user: str = "root", autocommit: bool = True, **options: Any
+    ) -> AsyncIterator[aiomysql.Connection]:
+        """A connection, which as root may do everything; `options` go to aiomysql.connect."""
+        connection = await aiomysql.connect(
+            host="127.0.0.1",
+            port=self.port,
+            user=user,
+            db=database,
+            charset="utf8mb4",
+            autocommit=autocommit,
+            connect_timeout=10,
+            **options,
+        )
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+    async def create_schema(self, name: str = "migratekit_oma", *, rolled_back: bool = False) -> Database:
+        """The appliance's four empty tables in a new database, which `correlator` may SELECT from."""
+        async with self.connect() as connection, connection.cursor() as cursor:
+            await cursor.execute(f"CREATE DATABASE `{name}` CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci")
+            await connection.select_db(name)
+            for statement in _statements(SCHEMA.read_text()):
+                await cursor.execute(statement)
+            if rolled_back:
+                for table, columns in ROLLED_BACK.items():  # an index goes with its only column
+                    await cursor.execute(f"ALTER TABLE {table} {', '.join(f'DROP COLUMN {name}' for name in columns)}")
+            for table in TABLES:
+                await cursor.execute(f"GRANT SELECT ON `{name}`.{table} TO correlator@'%'")
+        return Database(self, name, rolled_back)
+
+    def _prepare(self) -> Sequence[str]:
+        data = self.folder / "data"
+        if not data.exists():
+            shutil.copytree(_fresh_data_folder(), data)
+        accounts = self.folder / "accounts.sql"
+        accounts.write_text(
+            "CREATE USER IF NOT EXISTS root@'127.0.0.1';\n"
+            "GRANT ALL PRIVILEGES ON *.* TO root@'127.0.0.1' WITH GRANT OPTION;\n"
+            "CREATE USER IF NOT EXISTS correlator@'%';\n"
+        )
+        return [
+            program("mariadbd"),
+            "--no-defaults",
+            f"--datadir={data}",
+            f"--socket={self.socket}",
+            f"--pid-file={self.folder / 'pid'}",
+            f"--tmpdir={self.folder}",
+            f"--init-file={accounts}",
+            f"--port={self.port}",
+            "--bind-address=127.0.0.1",
+            f"--default-time-zone={self.time_zone}",
+            "--skip-name-resolve",
+            "--skip-log-bin",
+            "--performance-schema=OFF",
+            "--max-connections=300",
+            *_MARIADB_SIZES,
+            *_as_root(),
+            *self.arguments,
+        ]
+
+    def _answers(self) -> bool:
+        # The server speaks first, and only when it has read its init file: one byte of its greeting is enough.
+        with socket.create_connection(("127.0.0.1", self.port), timeout=1.0) as client:
+            return bool(client.recv(1))
+
+
+@dataclass(frozen=True)
+class Database:
+    """The appliance's schema in one database of a server."""
+
+    server: MariaDB
+    name: str
+    rolled_back: bool
+
+    @property
+    def url(self) -> str:
+        """As `database.url` in the configuration: the account that may only SELECT."""
+        return f"mysql://correlator@127.0.0.1:{self.server.port}/{self.name}"
+
+    @asynccontextmanager
+    async def connect(self, **options: Any) -> AsyncIterator[aiomysql.Connection]:
+        """A connection to this database, with the options of `MariaDB.connect`."""
+        async with self.server.connect(self.name, **options) as connection:
+            yield connection
+
+    async def drop(self) -> None:
+        """Removes the database, and the grants on it: MariaDB would keep those."""
+        async with self.server.connect() as connection, connection.cursor() as cursor:
+            await cursor.execute(f"DROP DATABASE `{self.name}`")
+            for table in TABLES:
+                await cursor.execute(f"REVOKE SELECT ON `{self.name}`.{table} FROM correlator@'%'")
+
+
+_MARIADB_SIZES = (
+    "--innodb-buffer-pool-size=64M",
+    "--innodb-log-file-size=16M",
+    "--innodb-log-buffer-size=4M",
+    "--key-buffer-size=1M",
+    "--aria-pagecache-buffer-size=8M",
+)
+
+
+@functools.cache
+def _fresh_data_folder() -> Path:
+    """A data folder as mariadb-install-db leaves it, made once a process: the copy is ten times as fast."""
+    folder = Path(tempfile.mkdtemp(prefix="correlator-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    run_program(
+        program("mariadb-install-db"),
+        "--no-defaults",
+        f"--datadir={folder / 'data'}",
+        f"--tmpdir={folder}",
+        "--auth-root-authentication-method=normal",
+        "--skip-test-db",
+        "--force",  # also where the host's own name leads nowhere
+        *_MARIADB_SIZES,
+        *_as_root(),
+    )
+    return folder / "data"
+
+
+def _as_root() -> Iterable[str]:
+    """mariadbd refuses to run as root without `--user`."""
+    return ("--user=root",) if os.getuid() == 0 else ()
+
+
+def _statements(script: str) -> list[str]:
+    """The statements of the schema, whose texts hold neither `--` nor `;`."""
+    return [part.strip() for part in re.sub(r"--.*", "", script).split(";") if part.strip()]

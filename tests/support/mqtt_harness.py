@@ -1,0 +1,246 @@
+"""The MQTT sink on an index that the test writes, a client that watches its topics, and a proxy before the broker."""
+
+import asyncio
+import contextlib
+import itertools
+from typing import Any
+
+import aiomqtt
+import orjson
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from correlator.backoff import Backoff
+from correlator.config.schema import Mqtt
+from correlator.config.values import BrokerUrl
+from correlator.jobs import job_document
+from correlator.jobs.index import Index
+from correlator.jobs.model.changes import Event
+from correlator.jobs.model.facts import Kind, Reading
+from correlator.jobs.model.rows import JobRecord, StepRecord
+from correlator.jobs.outcome import Outcome
+from correlator.pipeline.hub import Hub
+from correlator.sinks.mqtt.sink import MqttSink
+from correlator.sinks.mqtt.topics import Key, Topics
+from tests.support.eventually import PATIENCE, eventually
+from tests.support.servers import free_port
+
+NOW = 1_758_553_933_000_000
+_instances = (f"instance-{n}" for n in itertools.count())
+
+
+def reading(job_id, *external, observed_at=1, started=0, status="running", error=None):
+    column, *rest = external or (None,)
+    metadata = orjson.dumps({"gui_job_id": rest[0]}).decode() if rest else None
+    at = NOW + started * 1_000_000
+    record = JobRecord(
+        job_id, operation="unified-live-failover", job_type="failover", status=status, external_job_id=column,
+        metadata=metadata, started_at=at, completed_at=at if status == "completed" else None, error_message=error,
+    )  # fmt: skip
+    return Reading(job_id, observed_at, record, (StepRecord(1, "validate", 1, "completed", at, at),))
+
+
+def gone(job_id, observed_at=9):
+    return Reading(job_id, observed_at)
+
+
+class MqttHarness:
+    """A hub whose past is read, and the sink that follows it on topics of its own."""
+
+    def __init__(self, port, *readings, epoch="", instance="", sink: dict[str, Any] | None = None, **settings):
+        self.instance = instance or next(_instances)
+        self.topics = Topics(f"correlator/v1/{self.instance}")
+        self.index = Index()
+        self.index.loading = False
+        self.hub = Hub(self.index, epoch=epoch)
+        self.hub.status.loading = False
+        self.times = itertools.count(10)
+        self.learn(*readings)
+        url = BrokerUrl("127.0.0.1", port, tls="tls" in settings)
+        self.sink = MqttSink(
+            Mqtt(url=url, instance=self.instance, **settings),
+            **{"backoff": Backoff(0.05, 1.0, 0.05), **(sink or {})},
+        )
+
+    def learn(self, *readings):
+        self.hub.publish(self.index.apply(readings, NOW))
+
+    def change(self, job_id, *external, **more):
+        """The job is another one from now on."""
+        observed_at = next(self.times)
+        self.learn(reading(job_id, *external, observed_at=observed_at, error=f"change {observed_at}", **more))
+
+    def happen(self, *numbers, job_id="a"):
+        """Events with these numbers."""
+        found = [Event(Kind.STEP_STARTED, job_id, NOW, event_id=n) for n in numbers]
+        self.hub.publish(Outcome(events=found))
+
+    @contextlib.asynccontextmanager
+    async def running(self):
+        task = asyncio.create_task(self.sink.run(self.hub))
+        try:
+            yield task
+            assert not task.done(), task
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def stop(self, task):
+        task.cancel()
+        await asyncio.wait({task}, timeout=15)
+        assert task.cancelled()
+
+    def state(self, job_id):
+        return self.topics.of(Key("state", job_id))
+
+    def event(self, job_id):
+        return self.topics.event(job_id)
+
+    def ext(self, external_id):
+        return self.topics.of(Key("ext", external_id))
+
+    def due(self):
+        """What should be retained of jobs and IDs."""
+        due = {}
+        for shown in self.index.published.all():
+            due[self.state(shown.job_id)] = {**job_document.document(shown), "epoch": self.hub.epoch, "seq": shown.rev}
+            for name in shown.view.external_ids:
+                owner = self.index.published.resolve(name)
+                assert owner is not None
+                due[self.ext(name)] = {"external_id": name, "job_id": owner.job_id}
+        return due
+
+
+class TopicWatcher:
+    """Another client: all messages in order, and what is retained after them."""
+
+    def __init__(self, topics_: Topics) -> None:
+        self.topics = topics_
+        self.seen: list[aiomqtt.Message] = []
+        self.store: dict[str, Any] = {}
+
+    @contextlib.asynccontextmanager
+    async def on(self, port):
+        client = aiomqtt.Client("127.0.0.1", port, protocol=aiomqtt.ProtocolVersion.V5)
+        async with client:
+            task = asyncio.create_task(self._read(client))
+            # Whether a message came from the store or just now, `retain` is set all the same.
+            options = SubscribeOptions(1, retainAsPublished=True)
+            await client.subscribe(f"{self.topics.root}/#", options=options)
+            try:
+                yield self
+            finally:
+                task.cancel()
+                await asyncio.wait({task})
+
+    async def _read(self, client):
+        async for message in client.messages:
+            self.seen.append(message)
+            topic = str(message.topic)
+            if message.retain and message.payload:
+                self.store[topic] = orjson.loads(message.payload)
+            elif message.retain:
+                self.store.pop(topic, None)
+
+    def said(self, topic):
+        return [orjson.loads(m.payload) if m.payload else None for m in self.seen if str(m.topic) == topic]
+
+    def states(self):
+        return [status["state"] for status in self.said(self.topics.status)]
+
+    def jobs(self):
+        """What is retained of jobs and IDs."""
+        return {t: v for t, v in self.store.items() if self.topics.key(t) is not None}
+
+
+def watch(world, port):
+    return TopicWatcher(world.topics).on(port)
+
+
+class MqttProxy:
+    """Stands before the broker. `cut` ends the connections as a dead network would; `refuses`: nobody gets through.
+
+    With `level` set, it is a broker that knows no newer protocol and answers as `refusal` says.
+    """
+
+    def __init__(self, broker: int, level: int = 5, refusal: bytes = b"") -> None:
+        self.broker = broker
+        self.level = level
+        self.refusal = refusal
+        self.refuses = False
+        self.port = free_port()
+        self.levels: list[int] = []
+        self._open: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @contextlib.asynccontextmanager
+    async def running(self):
+        server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
+        try:
+            yield self
+        finally:
+            server.close()
+            self.cut()
+            while self._tasks:
+                await asyncio.wait(self._tasks)
+
+    def cut(self) -> None:
+        for writer in self._open:
+            writer.transport.abort()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        self._open.add(writer)
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            if not self.refuses:
+                await self._pass(reader, writer)
+        writer.transport.abort()
+        self._open.discard(writer)
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readexactly(2)
+        while head[-1] & 0x80:  # the packet's length goes on
+            head += await reader.readexactly(1)
+        name = await reader.readexactly(7)  # "MQTT" behind its length, then the protocol level
+        self.levels.append(name[6])
+        if name[6] > self.level:
+            writer.write(self.refusal)
+            await writer.drain()
+            await reader.read(1)
+            return
+        back, forth = await asyncio.open_connection("127.0.0.1", self.broker)
+        self._open.add(forth)
+        forth.write(head + name)
+        try:
+            await asyncio.gather(_pump(reader, forth), _pump(back, writer))
+        finally:
+            forth.transport.abort()
+            self._open.discard(forth)
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while chunk := await reader.read(65536):
+        writer.write(chunk)
+        await writer.drain()
+    raise ConnectionResetError
+
+
+async def holds(watcher: TopicWatcher, world: MqttHarness, within: float = PATIENCE, every: float = 0.02) -> None:
+    """The broker holds just what it should. With many jobs to compare, `every` leaves the others time to work."""
+
+    def same():
+        held, due = watcher.jobs(), world.due()
+        # No comparison by assert: its explanation of two thousand documents takes longer than the wait itself.
+        different = [t for t in {*held, *due} if held.get(t) != due.get(t)]
+        assert not different, f"{len(different)} topics differ, e.g. {different[:3]}"
+        return True
+
+    await eventually(same, within=within, every=every)
+
+
+def drained(world: MqttHarness, most: int) -> bool:
+    """Whether the broker lacks no more than `most` messages."""
+    return int(world.sink.describe()["pending"]) <= most

@@ -1,0 +1,288 @@
+"""A fake daemon: it serves the page's files with the real headers, and a websocket whose messages the test decides.
+
+Invariant: messages arrive in the order of the protocol, and a document only with a higher `rev`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+import json
+from collections.abc import AsyncIterator, Iterable
+from importlib import resources
+from typing import Any
+
+from aiohttp import WSMsgType, web
+
+from correlator.sinks.http.server import HEADERS
+from correlator.web import files
+from tests.support.servers import free_port
+
+Document = dict[str, Any]
+
+
+def stamp(ago: float = 0.0) -> str:
+    """RFC 3339, `ago` seconds before now."""
+    at = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=ago)
+    return at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def step(
+    seq: int, name: str, status: str = "completed", *, ago: float = 60.0, took: float = 5.0, **more: Any
+) -> Document:
+    ended = None if status == "running" else stamp(ago - took)
+    return {
+        "seq": seq,
+        "name": name,
+        "status": status,
+        "started_at": stamp(ago),
+        "ended_at": ended,
+        "duration_seconds": took,
+        "error": None,
+    } | more
+
+
+def document(job_id: str, status: str = "running", *, ago: float = 60.0, took: float = 30.0, **more: Any) -> Document:
+    """A whole job document that started `ago` seconds before now; `steps` may be a list."""
+    steps = more.pop("steps", [])
+    by_id = steps if isinstance(steps, dict) else {str(3000 + each["seq"]): each for each in steps}
+    counts = {
+        s: sum(each["status"] == s for each in by_id.values()) for s in ("completed", "failed", "running", "skipped")
+    }
+    terminal = status in ("completed", "failed", "cancelled")
+    return {
+        "job_id": job_id,
+        "external_ids": [f"unified-live-failover-{job_id}-1758553933"],
+        "context_id": None,
+        "parent_job_id": None,
+        "child_job_ids": [],
+        "job_type": "failover",
+        "operation": "unified-live-failover",
+        "category": "failover",
+        "owner": "system",
+        "status": status,
+        "terminal": terminal,
+        "error": None,
+        "started_at": stamp(ago),
+        "ended_at": stamp(ago - took) if terminal else None,
+        "updated_at": stamp(),
+        "duration_seconds": took if terminal else ago,
+        "progress": {
+            "percent": 100.0 if status == "completed" else 40.0,
+            "basis": "steps",
+            "steps_done": counts["completed"],
+            "steps_failed": counts["failed"],
+            "steps_running": counts["running"],
+            "steps_skipped": counts["skipped"],
+            "steps_seen": len(by_id),
+            "steps_expected": None,
+        },
+        "forecast": None,
+        "compared_with": None,
+        "current_step": next((each["name"] for each in by_id.values() if each["status"] == "running"), None),
+        "steps": by_id,
+        "stalled": False,
+        "last_event_at": stamp(1.0),
+        "last_message": None,
+        "warnings": 0,
+        "errors": 0,
+        "metadata": {"vm_name": f"vm-{job_id}"},
+        "source": "joblog",
+        "rev": 1,
+    } | more
+
+
+def forecast(
+    left: float = 180.0, most: float = 420.0, *, state: str = "on_track", runs: int = 37, ahead: Iterable[Any] = ()
+) -> Document:
+    """The forecast of now: half of all jobs end within `left` seconds, 9 of 10 within `most`.
+
+    `ahead`: name, share and typical seconds of each step.
+    """
+    return {
+        "ends_at": {"p50": stamp(-left), "p90": stamp(-most)},
+        "as_of": stamp(),
+        "runs": runs,
+        "state": state,
+        "typical_seconds": 96.0,
+        "failure_rate": 0.08,
+        "steps_ahead": [{"name": name, "share": share, "typical_seconds": seconds} for name, share, seconds in ahead],
+    }
+
+
+def forecasted(job: Document, percent: float, **more: Any) -> Document:
+    """A running job with a forecast, and a percent that rests on it."""
+    made = forecast(**more)
+    likely = sum(step["share"] >= 0.5 for step in made["steps_ahead"])
+    progress = job["progress"] | {"percent": percent, "basis": "history"}
+    return job | {"forecast": made, "progress": progress | {"steps_expected": progress["steps_seen"] + likely}}
+
+
+class PageServer:
+    """`jobs` are the jobs of a snapshot; `put`, `send` and `log` send messages to the connected clients."""
+
+    def __init__(self, *, token: str | None = None) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.jobs: dict[str, Document] = {}
+        self.events: dict[str, list[Document]] = {}
+        self.empty_pages = 0
+        self.token = token
+        self.page = 1000
+        """Most log lines in one page of the history, whatever the requested limit."""
+        self.seq = 100
+        self.epoch = "one"
+        self._clients: dict[web.WebSocketResponse, dict[int, Document]] = {}
+        self._runner: web.AppRunner | None = None
+
+    async def start(self) -> None:
+        """Serve. After `stop` it starts again as another run, with another epoch."""
+        app = web.Application()
+        app.add_routes(
+            [
+                web.get("/ws", self._websocket),
+                web.get("/api/v1/jobs/{id:.+}/events", self._history),
+                web.get("/api/v1/jobs", self._abort),
+                *(web.get(path, self._file) for path in files()),
+            ]
+        )
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True).start()
+
+    async def stop(self) -> None:
+        if self._runner is not None:
+            for client in list(self._clients):
+                await client.close(code=1012)
+            await self._runner.cleanup()
+            self._runner = None
+            self.epoch += "+"
+
+    @property
+    def subscriptions(self) -> list[Document]:
+        """The subscriptions of all clients."""
+        return [wanted for subs in self._clients.values() for wanted in subs.values()]
+
+    async def put(self, *jobs: Document) -> None:
+        """Store these documents, each with the next `rev`, and send them in one frame."""
+        messages: dict[web.WebSocketResponse, list[Document]] = {}
+        for given in jobs:
+            self.seq += 1
+            job = given | {"rev": self.seq, "updated_at": stamp()}
+            self.jobs[job["job_id"]] = job
+            for client, subs in self._clients.items():
+                subscribed = [sub for sub, wanted in subs.items() if _matches(job, wanted)]
+                if subscribed:
+                    message = {
+                        "type": "put",
+                        "sub": subscribed,
+                        "seq": self.seq,
+                        "job_id": job["job_id"],
+                        "rev": self.seq,
+                    }
+                    messages.setdefault(client, []).append(message | {"job": job})
+        for client, batch in messages.items():
+            await client.send_str(json.dumps(batch))
+
+    async def log(self, job_id: str, *lines: Document) -> None:
+        """Send log lines to the clients that follow the job, and add them to its history."""
+        self.events.setdefault(job_id, []).extend(lines)
+        for client, subs in self._clients.items():
+            subscribed = [s for s, wanted in subs.items() if wanted.get("logs") and _matches(self.jobs[job_id], wanted)]
+            if subscribed:
+                batch = [{"type": "log", "sub": subscribed, "job_id": job_id} | line for line in lines]
+                await client.send_str(json.dumps(batch))
+
+    async def send(self, **message: Any) -> None:
+        for client in list(self._clients):
+            await client.send_str(json.dumps(message))
+
+    async def _file(self, request: web.Request) -> web.Response:
+        name, content_type = files()[request.path]
+        body = resources.files("correlator.web").joinpath(name).read_bytes()
+        return web.Response(body=body, content_type=content_type, charset="utf-8", headers=HEADERS)
+
+    async def _abort(self, request: web.Request) -> web.Response:
+        """Abort REST requests, so that the client finds no other transport and keeps the websocket."""
+        if request.transport is not None:
+            request.transport.abort()
+        return web.Response()
+
+    async def _history(self, request: web.Request) -> web.Response:
+        if self.token is not None and request.headers.get("Authorization") != f"Bearer {self.token}":
+            return web.json_response({"title": "Unauthorized"}, status=401)
+        levels = ["DEBUG", "INFO", "WARN", "ERROR"]
+        least = levels.index(request.query.get("level", "DEBUG"))
+        lines = [e for e in self.events.get(request.match_info["id"], []) if levels.index(e["level"]) >= least]
+        after, limit = int(request.query.get("after", 0)), int(request.query.get("limit", 100))
+        page = lines[after : after + min(limit, self.page)]
+        if after == 0 and self.empty_pages > 0:  # the daemon has read a part of its log without such lines
+            self.empty_pages -= 1
+            return web.json_response({"events": [], "next_after": "0", "more": True})
+        more = after + len(page) < len(lines)
+        return web.json_response({"events": page, "next_after": str(after + len(page)), "more": more})
+
+    async def _websocket(self, request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        with contextlib.suppress(ConnectionError):
+            await self._handle(socket)
+        self._clients.pop(socket, None)
+        return socket
+
+    async def _handle(self, socket: web.WebSocketResponse) -> None:
+        async for frame in socket:
+            if frame.type is not WSMsgType.TEXT:
+                return
+            message = json.loads(frame.data)
+            match message["type"]:
+                case "hello" if self.token is not None and message.get("token") != self.token:
+                    await socket.close(code=4401, message=b"a token is needed")
+                case "hello":
+                    self._clients[socket] = {}
+                    welcome = {
+                        "type": "welcome",
+                        "epoch": self.epoch,
+                        "seq": self.seq,
+                        "resumed": False,
+                        "ping_seconds": 25,
+                        "at": stamp(),
+                    }
+                    status = {"type": "status", "source": "live", "lag_seconds": 0.0}
+                    await socket.send_str(json.dumps([welcome, status]))
+                case "subscribe":
+                    self._clients[socket][message["id"]] = message
+                    await socket.send_str(json.dumps(list(self._snapshot(message))))
+                case "unsubscribe":
+                    self._clients[socket].pop(message["id"], None)
+                case "ping":
+                    await socket.send_str('{"type": "pong"}')
+
+    def _snapshot(self, wanted: Document) -> Iterable[Document]:
+        jobs = [job for job in self.jobs.values() if _matches(job, wanted)]
+        about = {"sub": wanted["id"], "seq": self.seq}
+        yield {"type": "snapshot", "more": False, "jobs": jobs} | about
+        known = {name for job in jobs for name in _names(job)}
+        unknown = [name for name in wanted.get("jobs") or [] if name not in known]
+        yield {"type": "synced", "count": len(jobs), "unknown": unknown} | about
+
+
+@contextlib.asynccontextmanager
+async def serving(**options: Any) -> AsyncIterator[PageServer]:
+    fake = PageServer(**options)
+    await fake.start()
+    try:
+        yield fake
+    finally:
+        async with asyncio.timeout(60):
+            await fake.stop()
+
+
+def _names(job: Document) -> list[str]:
+    return [job["job_id"], *job["external_ids"], job["context_id"]]
+
+
+def _matches(job: Document, wanted: Document) -> bool:
+    ids = wanted.get("jobs")
+    return ids is None or any(name in ids for name in _names(job))

@@ -1,0 +1,100 @@
+"""Real proxies with the configurations of deploy/, but for the addresses, which become free ones of 127.0.0.1.
+
+Names and ports of the file are replaced one for one; a line that is not there any more is an error, so that what is
+tested is what is delivered.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping, Sequence
+
+from tests.support.certificates import self_sign
+from tests.support.paths import DEPLOY
+from tests.support.servers import Server, ServerError, free_port, program
+
+NAME = "gui.example"
+
+
+def rewritten(text: str, changes: Mapping[str, str]) -> str:
+    """`text` with each key replaced, wherever it stands. ServerError: it stands nowhere."""
+    for old, new in changes.items():
+        if old not in text:
+            raise ServerError(f"{old!r} is not in the file any more")
+        text = text.replace(old, new)
+    return text
+
+
+class Proxy(Server):
+    """The ports take the place of 8686 (the daemon), 8080 (the appliance) and 3000 (the GUI).
+
+    `token`: with the line that replaces the old GUI's own.
+    """
+
+    def __init__(self, daemon: int, appliance: int, gui: int, token: str = "") -> None:
+        super().__init__()
+        self.polled = free_port()
+        """Takes the place of 8082, where the old GUI's server asks."""
+        self._upstreams = {
+            "127.0.0.1:8686": f"127.0.0.1:{daemon}",
+            "127.0.0.1:8080": f"127.0.0.1:{appliance}",
+            "127.0.0.1:3000": f"127.0.0.1:{gui}",
+        }
+        self._token = token
+
+    def _with_token(self, text: str, directive: str) -> str:
+        if not self._token:
+            return text
+        commented = f'#{directive} Authorization "Bearer one-of-http.tokens_file"'
+        return rewritten(text, {commented: f'{directive} Authorization "Bearer {self._token}"'})
+
+    @property
+    def origin(self) -> str:
+        """What a browser has in its address bar; the name is to be looked up at 127.0.0.1."""
+        return f"https://{NAME}:{self.port}"
+
+    def _answers(self) -> bool:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=1.0):
+            return True
+
+
+class Nginx(Proxy):
+    """nginx, with a certificate that nobody signed."""
+
+    def _prepare(self) -> Sequence[str]:
+        certificate, key = self.folder / "certificate.pem", self.folder / "key.pem"
+        self_sign(certificate, key, NAME)
+        changes = {
+            **self._upstreams,
+            "listen 127.0.0.1:8082": f"listen 127.0.0.1:{self.polled}",
+            "listen 443 ssl": f"listen 127.0.0.1:{self.port} ssl",
+            f"/etc/ssl/certs/{NAME}.pem": str(certificate),
+            f"/etc/ssl/private/{NAME}.key": str(key),
+        }
+        delivered = self._with_token((DEPLOY / "nginx/correlator.conf").read_text(), "proxy_set_header")
+        (self.folder / "site.conf").write_text(rewritten(delivered, changes))
+        main = self.folder / "nginx.conf"
+        temporary = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        places = "\n".join(f"    {name}_temp_path {self.folder}/{name};" for name in temporary)
+        main.write_text(
+            f"pid {self.folder}/pid;\ndaemon off;\nworker_processes 1;\nevents {{ worker_connections 200; }}\n"
+            f"http {{\n    access_log off;\n{places}\n    include {self.folder}/site.conf;\n}}\n"
+        )
+        return [program("nginx"), "-p", str(self.folder), "-c", str(main), "-e", "stderr"]
+
+
+class Caddy(Proxy):
+    """Caddy, with a certificate of its own authority, all of whose files are in the server's folder."""
+
+    def _prepare(self) -> Sequence[str]:
+        file = self.folder / "Caddyfile"
+        changes = {
+            **self._upstreams,
+            "http://localhost:8082": f"http://localhost:{self.polled}",
+            f"\n{NAME} {{": f"\nhttps://{NAME}:{self.port} {{\n\tbind 127.0.0.1",
+        }
+        options = "skip_install_trust\n\tlocal_certs\n\tadmin off"
+        site = rewritten(self._with_token((DEPLOY / "caddy/Caddyfile").read_text(), "header_up"), changes)
+        file.write_text(f"{{\n\t{options}\n\tauto_https disable_redirects\n}}\n{site}")
+        places = (f"XDG_DATA_HOME={self.folder}", f"XDG_CONFIG_HOME={self.folder}")
+        return ["env", *places, program("caddy"), "run", "--adapter", "caddyfile", "--config", str(file)]

@@ -1,0 +1,96 @@
+"""The facts of a recording in a random order, and the comparison of a job's view with the recorded tables."""
+
+from datetime import UTC, datetime, timedelta
+
+from correlator.jobs import joblog
+from correlator.jobs.model.facts import Reading
+from correlator.jobs.model.rows import JobRecord, LogRow, StepRecord
+from tests.support.replay import Insert, expected
+
+
+def micros(text):
+    epoch = datetime(1970, 1, 1, tzinfo=UTC)
+    return None if text is None else (datetime.fromisoformat(text + "Z") - epoch) // timedelta(microseconds=1)
+
+
+def reading_of(tables, job_id, observed_at):
+    row = tables["job_tracking"][job_id]
+    stamps = {n: micros(row[n]) for n in ("started_at", "completed_at", "created_at", "updated_at", "canceled_at")}
+    same = ("operation", "status", "job_type", "parent_job_id", "external_job_id", "metadata", "error_message")
+    more = ("percent_complete", "owner", "context_id", "job_category")
+    record = JobRecord(job_id, **{n: row[n] for n in same + more}, **stamps)
+    steps = tuple(
+        StepRecord(
+            s["id"],
+            s["name"],
+            s["seq"],
+            s["status"],
+            micros(s["started_at"]),
+            micros(s["completed_at"]),
+            s["error_message"],
+        )
+        for s in sorted(tables["job_steps"].values(), key=lambda s: (s["seq"], s["id"]))
+        if s["job_id"] == job_id
+    )
+    children = (
+        (micros(r["started_at"]), r["id"]) for r in tables["job_tracking"].values() if r["parent_job_id"] == job_id
+    )
+    return Reading(job_id, observed_at, record, steps, tuple(sorted(children)))
+
+
+def row_of(row):
+    same = ("id", "message", "level", "job_id", "step_id", "attrs", "external_job_id")
+    return LogRow(ts=micros(row["ts"]), **{n: row[n] for n in same})
+
+
+def facts_of(recording, chance, *, reads=40):
+    """Every log row, seen some time after its commit; table readings at random moments; and a last one of every job.
+
+    An event seen before a reading began is in that reading, as JobLog writes its tables first.
+    """
+    seen = [
+        (commit + chance.random() * 50, row_of(operation.row))
+        for commit, transaction in enumerate(recording)
+        for operation in transaction.operations
+        if isinstance(operation, Insert) and operation.table == "log_events"
+    ]
+    read_at = []
+    for commit in sorted(chance.sample(range(1, len(recording)), reads)):
+        tables = expected(recording[: commit + 1])
+        some = chance.sample(sorted(tables["job_tracking"]), min(20, len(tables["job_tracking"])))
+        read_at += [(commit + 0.999, tables, job_id) for job_id in some]
+    final = expected(recording)
+    moments = sorted({m for m, _ in seen} | {m for m, _, _ in read_at})
+    observed_at_of = {moment: observed_at for observed_at, moment in enumerate(moments, 1)}
+    found = [joblog.read(row, observed_at_of[moment])[0] for moment, row in seen]
+    found += [reading_of(tables, job_id, observed_at_of[moment]) for moment, tables, job_id in read_at]
+    found += [reading_of(final, job_id, len(moments) + 1) for job_id in final["job_tracking"]]
+    chance.shuffle(found)
+    return found
+
+
+def agrees(view, tables):
+    """`view` is what the tables say of this job, and of each of its steps."""
+    row = tables["job_tracking"][view.job_id]
+    steps = {s["id"]: s for s in tables["job_steps"].values() if s["job_id"] == view.job_id}
+    assert view.status == row["status"]
+    assert (view.error or None) == (row["error_message"] or None)
+    assert view.started_at == micros(row["started_at"])
+    ended = row["completed_at"] or row["canceled_at"]
+    assert view.ended_at == (micros(ended) if row["status"] not in ("pending", "running") else None)
+    assert (view.percent == 100) is (row["status"] == "completed")
+    done = sum(s["status"] == "completed" for s in steps.values())
+    if row["percent_complete"] is None and row["status"] != "completed":
+        assert view.percent == (min(99.0, round(100 * done / len(steps), 1)) if steps else 0)
+    assert [s.id for s in view.steps] == sorted(steps, key=lambda i: (steps[i]["seq"], i))
+    for step in view.steps:
+        of = steps[step.id]
+        recorded = (
+            of["name"],
+            of["seq"],
+            of["status"],
+            micros(of["started_at"]),
+            micros(of["completed_at"]),
+            of["error_message"],
+        )
+        assert (step.name, step.seq, step.status, step.started_at, step.completed_at, step.error_message) == recorded

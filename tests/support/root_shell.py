@@ -1,0 +1,40 @@
+"""A shell of root at a made-up host: what is pasted there reaches private servers, and no service of this host."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tests.support.mariadb import MariaDB
+
+WITHIN = 30.0
+
+
+async def paste(
+    folder: Path, commands: Sequence[str], *, mariadb: MariaDB, here: Mapping[str, str] | None = None
+) -> str:
+    """Run `commands` in one shell, as they are but for the paths in `here`; what `systemctl` was asked for.
+
+    Raises AssertionError where a command fails.
+    """
+    home = folder / "shell"
+    home.mkdir(exist_ok=True)
+    (home / ".my.cnf").write_text(f"[client]\nsocket={mariadb.socket}\nuser=root\n")
+    asked = home / "asked"
+    asked.write_text("")
+    (home / "systemctl").write_text(f'#!/bin/sh\necho "$@" >>{asked}\n')
+    (home / "systemctl").chmod(0o755)
+    text = "\n".join(commands)
+    for written, place in (here or {}).items():
+        text = text.replace(written, place)
+    process = await asyncio.create_subprocess_exec(
+        "bash", "-e", "-o", "pipefail", "-c", text,
+        env={"HOME": str(home), "PATH": f"{home}:{os.environ['PATH']}"},
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    async with asyncio.timeout(WITHIN):
+        out, _ = await process.communicate()
+    assert process.returncode == 0, f"{text}\n{out.decode()}"
+    return asked.read_text()

@@ -1,0 +1,300 @@
+"""The tables that a source reads, as their owner writes them: one `Original` for every kind of database.
+
+What always holds: texts of SQL are the same for every kind, with `%s` for a value; times are written in UTC where a
+column has a zone (TIMESTAMP), and as they stand where it has none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import sqlite3
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from correlator.backoff import Backoff
+from correlator.jobs.forecast.place import EndedRun
+from correlator.jobs.index import Index
+from correlator.jobs.model.rows import LogRow
+from correlator.jobs.outcome import Outcome
+from correlator.pipeline.hub import Hub
+from correlator.pipeline.pipeline import Pipeline
+from correlator.sources.db import zones
+from correlator.sources.db.mariadb import Address, MariaDBDatabase
+from correlator.sources.db.queries import Queries
+from correlator.sources.db.session import Database, Session
+from correlator.sources.db.sqlite import SQLiteDatabase
+from correlator.sources.db.zones import Zone
+from correlator.sources.follow import Follower
+from correlator.sources.log.tail import Tail
+from correlator.sources.tables.reconcile import Reconcile
+from tests.support.appliance import now
+from tests.support.eventually import PATIENCE, eventually
+from tests.support.mariadb import ROLLED_BACK, MariaDB
+from tests.support.mariadb import Database as MariaDBTables
+from tests.support.replay import SQLITE_SCHEMA
+
+UTC = zones.named("UTC")
+
+_numbers = itertools.count(1)
+
+
+class Transaction(ABC):
+    """Rows that have their ids and that nobody may see until `commit`."""
+
+    @abstractmethod
+    async def insert(self, table: str, **row: Any) -> int: ...
+
+    @abstractmethod
+    async def commit(self) -> None: ...
+
+    @abstractmethod
+    async def rollback(self) -> None: ...
+
+    async def log(self, message: str, **row: Any) -> int:
+        return await self.insert("log_events", **line(message, **row))
+
+
+class Original(ABC):
+    """The tables of one appliance. `rolled_back`: without the columns of `ROLLED_BACK`."""
+
+    rolled_back: bool
+    shows_dirty: bool
+    """Whether there is a session that sees what is not committed yet."""
+
+    @abstractmethod
+    def source(self, *, zone: Zone | None = UTC, **options: Any) -> Database:
+        """The source under test; `options` are those of its class."""
+
+    @abstractmethod
+    async def run(self, sql: str, *args: object) -> Sequence[tuple[Any, ...]]:
+        """One statement, committed; its rows."""
+
+    @abstractmethod
+    async def insert(self, table: str, **row: Any) -> int:
+        """One row, committed; its id where it is a number."""
+
+    @abstractmethod
+    def transaction(self, *, step: int = 1) -> contextlib.AbstractAsyncContextManager[Transaction]:
+        """A transaction of another writer, whose ids are `step` apart."""
+
+    @abstractmethod
+    async def truncate_log(self) -> None:
+        """Empties the log; its ids begin again."""
+
+    async def log(self, message: str, **row: Any) -> int:
+        return await self.insert("log_events", **line(message, **row))
+
+    async def job(self, job_id: str, **row: Any) -> str:
+        await self.insert("job_tracking", **{"id": job_id, "operation": "op", "status": "running"} | row)
+        return job_id
+
+
+def line(message: str, **row: Any) -> dict[str, Any]:
+    """A row of the log of this moment."""
+    return {"level": "INFO", "message": message, "ts": now(micros=True)} | row
+
+
+class MariaDBOriginal(Original):
+    """In a database of its own on a server of the tests."""
+
+    shows_dirty = True
+
+    def __init__(self, tables: MariaDBTables, driver: str, connection: Any) -> None:
+        self.tables = tables
+        self.rolled_back = tables.rolled_back
+        self._driver: Any = driver
+        self._connection = connection
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def make(cls, server: MariaDB, driver: str, *, rolled_back: bool) -> AsyncIterator[MariaDBOriginal]:
+        tables = await server.create_schema(f"original_{next(_numbers)}", rolled_back=rolled_back)
+        async with tables.connect(init_command="SET time_zone = '+00:00', sql_mode = ''") as connection:
+            yield cls(tables, driver, connection)
+        await tables.drop()
+
+    def source(self, *, zone: Zone | None = UTC, **options: Any) -> MariaDBDatabase:
+        address = options.pop("address", None) or Address(port=self.tables.server.port, database=self.tables.name)
+        return MariaDBDatabase(address, zone=zone, driver=self._driver, **options)
+
+    async def run(self, sql: str, *args: object) -> Sequence[tuple[Any, ...]]:
+        async with self._connection.cursor() as cursor:
+            await cursor.execute(sql, args or None)
+            found: Sequence[tuple[Any, ...]] = await cursor.fetchall()
+            return found
+
+    async def insert(self, table: str, **row: Any) -> int:
+        return await _insert(self._connection, table, row)
+
+    @contextlib.asynccontextmanager
+    async def transaction(self, *, step: int = 1) -> AsyncIterator[Transaction]:
+        setup = f"SET time_zone = '+00:00', auto_increment_increment = {step}"
+        async with self.tables.connect(autocommit=False, init_command=setup) as connection:
+            yield _MariaDBTransaction(connection)
+
+    async def truncate_log(self) -> None:
+        await self.run("TRUNCATE log_events")
+
+
+class _MariaDBTransaction(Transaction):
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    async def insert(self, table: str, **row: Any) -> int:
+        return await _insert(self._connection, table, row)
+
+    async def commit(self) -> None:
+        await self._connection.commit()
+
+    async def rollback(self) -> None:
+        await self._connection.rollback()
+
+
+async def _insert(connection: Any, table: str, row: dict[str, Any]) -> int:
+    columns, marks = ", ".join(row), ", ".join(["%s"] * len(row))
+    async with connection.cursor() as cursor:
+        await cursor.execute(f"INSERT INTO {table} ({columns}) VALUES ({marks})", tuple(row.values()))
+        return int(cursor.lastrowid)
+
+
+class SQLiteOriginal(Original):
+    """In a file. SQLite has one writer at a time: ids are reserved first, and their rows written at the commit."""
+
+    shows_dirty = False
+
+    def __init__(self, path: Path, *, rolled_back: bool) -> None:
+        self.path = path
+        self.rolled_back = rolled_back
+        self._connection = sqlite3.connect(path, isolation_level=None, timeout=10)
+        self._connection.execute("PRAGMA journal_mode = WAL").close()
+        self._connection.execute("PRAGMA synchronous = OFF").close()
+        self._connection.execute("PRAGMA foreign_keys = ON").close()
+        self._connection.executescript(SQLITE_SCHEMA.read_text())
+        if rolled_back:
+            for index in ("idx_log_events_external_job_id", "idx_job_tracking_context_id"):
+                self._connection.execute(f"DROP INDEX {index}")
+            for table, columns in ROLLED_BACK.items():
+                for column in columns:
+                    self._connection.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def source(self, *, zone: Zone | None = UTC, **options: Any) -> SQLiteDatabase:
+        return SQLiteDatabase(self.path, zone=zone, **options)
+
+    async def run(self, sql: str, *args: object) -> Sequence[tuple[Any, ...]]:
+        return self._connection.execute(sql.replace("%s", "?"), args).fetchall()
+
+    async def insert(self, table: str, **row: Any) -> int:
+        columns, marks = ", ".join(row), ", ".join("?" * len(row))
+        found = self._connection.execute(f"INSERT INTO {table} ({columns}) VALUES ({marks})", tuple(row.values()))
+        return int(found.lastrowid or 0)
+
+    @contextlib.asynccontextmanager
+    async def transaction(self, *, step: int = 1) -> AsyncIterator[Transaction]:
+        yield _SQLiteTransaction(self, step)
+
+    def reserve(self, table: str, step: int) -> int:
+        (last,) = self._connection.execute(
+            "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = ?", (table,)
+        ).fetchone()
+        following = int(last) + 1 + -int(last) % step
+        self._connection.execute("DELETE FROM sqlite_sequence WHERE name = ?", (table,))
+        self._connection.execute("INSERT INTO sqlite_sequence VALUES (?, ?)", (table, following))
+        return following
+
+    async def truncate_log(self) -> None:
+        self._connection.execute("BEGIN")
+        self._connection.execute("DELETE FROM log_events")
+        self._connection.execute("DELETE FROM sqlite_sequence WHERE name = 'log_events'")
+        self._connection.execute("COMMIT")
+
+
+class _SQLiteTransaction(Transaction):
+    def __init__(self, original: SQLiteOriginal, step: int) -> None:
+        self._original = original
+        self._step = step
+        self._rows: list[tuple[str, dict[str, Any]]] = []
+
+    async def insert(self, table: str, **row: Any) -> int:
+        number = self._original.reserve(table, self._step)
+        self._rows.append((table, {"id": number} | row))
+        return number
+
+    async def commit(self) -> None:
+        await self._original.run("BEGIN")
+        for table, row in self._rows:
+            await self._original.insert(table, **row)
+        await self._original.run("COMMIT")
+        self._rows.clear()
+
+    async def rollback(self) -> None:
+        self._rows.clear()
+
+
+@contextlib.asynccontextmanager
+async def open_queries(source: Database, *, dirty: bool = False) -> AsyncIterator[tuple[Queries, Session]]:
+    """The questions of the source, and a session to ask them in."""
+    session = await source.open(dirty=dirty)
+    try:
+        yield Queries(source.dialect, await source.schema(session), await source.zone(session)), session
+    finally:
+        await session.close()
+
+
+class RecordingPipeline(Pipeline):
+    """Keeps what it was fed, in the order of its coming."""
+
+    def __init__(self) -> None:
+        super().__init__(Hub(Index()))
+        self.received: list[LogRow] = []
+        self.errors: list[str] = []
+        self.runs: list[EndedRun] = []
+        self._hub.status.subscribe(lambda: self.errors.extend(filter(None, [self._hub.status.error])))
+
+    def rows(self, rows: Sequence[LogRow]) -> Outcome:
+        self.received += rows
+        return super().rows(rows)
+
+    def past(self, rows: Sequence[LogRow]) -> Outcome:
+        self.received += rows
+        return super().past(rows)
+
+    def history(self, runs: Sequence[EndedRun]) -> None:
+        self.runs += runs
+        super().history(runs)
+
+    @property
+    def ids(self) -> list[int]:
+        return [row.id for row in self.received]
+
+    @property
+    def messages(self) -> list[str]:
+        return [row.message for row in self.received]
+
+    async def receives(self, *messages: str, within: float = PATIENCE) -> None:
+        """Waits until each of `messages` has come."""
+        await eventually(lambda: set(messages) <= set(self.messages), within=within)
+
+
+@contextlib.asynccontextmanager
+async def running_follower(
+    source: Database, *, grace: float = 0.5, **follower: Any
+) -> AsyncIterator[tuple[RecordingPipeline, Tail]]:
+    """The source at work, once it has read the past. `follower`: further settings of `Follower`."""
+    received, tail = RecordingPipeline(), Tail(poll=0.005, idle_poll=0.01, grace=grace, reset_check_every=0.1)
+    running = Follower(source, tail, Reconcile(interval=0.1), backoff=Backoff(0.01, 1.5, 0.1), **follower)
+    task = asyncio.create_task(running.run(received))
+    try:
+        await eventually(lambda: task.done() or received.status.complete.is_set())
+        yield received, tail
+        assert not task.done(), task.exception()
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task

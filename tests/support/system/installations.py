@@ -1,0 +1,61 @@
+"""The Debian package as `make deb` builds it, and root file systems that have it installed."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from correlator import __version__
+from tests.support.paths import REPOSITORY
+from tests.support.system.roots import Root
+
+NEWER = f"{__version__}+later"
+"""A version of the package that is higher than the program's."""
+
+HOSTILE_PIP = b"[global]\nindex-url = http://127.0.0.1:1/simple\nno-binary = :all:\nrequire-virtualenv = true\n"
+"""Settings of an administrator in /etc/pip.conf. None of them may affect this package."""
+
+# All paths but what the tests themselves bring along, and the records of dpkg.
+ALL_PATHS = (
+    r"find / -xdev \( -path /proc -o -path /sys -o -path /dev -o -path /run -o -path /tmp -o -path /var/lib/dpkg"
+    r" -o -path /var/log -o -path /var/cache/debconf \) -prune -o -print | sort"
+)
+
+
+class Installed(NamedTuple):
+    """A system that has the package. `before`: the paths that were there without it; `seconds`: the time of dpkg."""
+
+    root: Root
+    before: str
+    seconds: float
+
+
+class Installations:
+    """Systems that have the package, each made once: `copy` them, do not write to them. /tmp/newer.deb is there too."""
+
+    def __init__(self, folder: Path, package: Path, newer_package: Path) -> None:
+        self._folder = folder
+        self._packages = {"correlator": package, "newer": newer_package}
+        self._made: dict[str, Installed] = {}
+
+    def of(self, release: str) -> Installed:
+        """Raises CalledProcessError where no archive gives the release."""
+        if release not in self._made:
+            root = Root(release, self._folder / release)
+            root.put("/etc/pip.conf", HOSTILE_PIP)
+            for name, package in self._packages.items():
+                root.put(f"/tmp/{name}.deb", package)
+            before = root.run(ALL_PATHS).stdout
+            started = time.monotonic()
+            root.run("export PIP_INDEX_URL=http://127.0.0.1:1/; dpkg --install /tmp/correlator.deb")
+            self._made[release] = Installed(root, before, time.monotonic() - started)
+        return self._made[release]
+
+
+def built(folder: Path, *options: str) -> Path:
+    """The package as `make deb` builds it."""
+    command = [sys.executable, "-m", "deploy.debian.build", "--directory", str(folder), *options]
+    ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 0, ended.stderr
+    return Path(ended.stdout.splitlines()[-1])

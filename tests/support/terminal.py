@@ -1,0 +1,166 @@
+"""A command of ours as a process, in a pipe or in a terminal, and what its terminal shows."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import pty
+import re
+import struct
+import sys
+import termios
+from collections.abc import AsyncIterator, Callable, Sequence
+
+from tests.support.eventually import eventually
+from tests.support.paths import REPOSITORY
+from tests.support.servers import free_port
+
+WITHIN = 20.0
+
+
+class Command:
+    """One `correlator …` in a pipe, or in a terminal of some columns."""
+
+    def __init__(self, process: asyncio.subprocess.Process, terminal: int | None) -> None:
+        self.process = process
+        self._terminal = terminal
+        self._output = {"out": bytearray(), "err": bytearray()}
+        self._reading = []
+        if terminal is None:
+            assert process.stdout is not None
+            self._reading.append(asyncio.create_task(self._read("out", process.stdout)))
+        else:
+            asyncio.get_running_loop().add_reader(terminal, self._read_terminal, terminal)
+        assert process.stderr is not None
+        self._reading.append(asyncio.create_task(self._read("err", process.stderr)))
+
+    @property
+    def out(self) -> str:
+        return self._output["out"].decode()
+
+    @property
+    def err(self) -> str:
+        return self._output["err"].decode()
+
+    def screen(self) -> list[str]:
+        return screen(self.out)
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        try:
+            await eventually(condition, within=WITHIN)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.out}\n{self.err}") from error
+
+    async def end(self) -> int:
+        """Wait for it to end by itself; its exit code."""
+        async with asyncio.timeout(WITHIN):
+            code = await self.process.wait()
+            await asyncio.gather(*self._reading)
+        if self._terminal is not None:
+            self._read_terminal(self._terminal)
+        return code
+
+    async def close(self) -> None:
+        if self.process.returncode is None:
+            self.process.kill()
+            await self.process.wait()
+        await asyncio.gather(*self._reading)
+        if self._terminal is not None:
+            asyncio.get_running_loop().remove_reader(self._terminal)
+            os.close(self._terminal)
+
+    def resize(self, columns: int, rows: int) -> None:
+        assert self._terminal is not None
+        fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    async def _read(self, name: str, stream: asyncio.StreamReader) -> None:
+        while chunk := await stream.read(65536):
+            self._output[name] += chunk
+
+    def _read_terminal(self, terminal: int) -> None:
+        try:
+            while chunk := os.read(terminal, 65536):
+                self._output["out"] += chunk
+        except BlockingIOError:
+            pass
+        except OSError:  # how a terminal says that its last program has gone
+            asyncio.get_running_loop().remove_reader(terminal)
+
+
+def screen(written: str) -> list[str]:
+    """The lines that a terminal shows after what was `written`, which moves the cursor only as the program does."""
+    lines, row, column = [""], 0, 0
+    for part in re.findall(r"\x1b\[[?\d;]*[A-Za-z]|\r|\n|[^\x1b\r\n]+", written):
+        match re.fullmatch(r"\x1b\[([?\d;]*)([A-Za-z])", part):
+            case None if part == "\r":
+                column = 0
+            case None if part == "\n":
+                row += 1
+                lines += [""] * (row + 1 - len(lines))
+            case None:
+                lines[row] = lines[row][:column].ljust(column) + part + lines[row][column + len(part) :]
+                column += len(part)
+            case sequence:
+                match sequence[2]:
+                    case "A":
+                        row = max(0, row - int(sequence[1] or 1))
+                    case "J":
+                        lines[row:] = [lines[row][:column]]
+                    case "K":
+                        lines[row] = ""
+                    case "m" | "h" | "l":
+                        pass
+                    case other:
+                        raise AssertionError(f"the screen does not know {other}")
+    return [line.rstrip() for line in lines if line.strip()]
+
+
+async def start(arguments: Sequence[str], environ: dict[str, str], columns: int | None, rows: int) -> Command:
+    """`correlator …`; `columns` puts it in a terminal."""
+    ours, theirs = None, None
+    if columns is not None:
+        ours, theirs = pty.openpty()
+        os.set_blocking(ours, False)
+        fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "correlator",
+        *arguments,
+        cwd=REPOSITORY,
+        env=environ,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=theirs if theirs is not None else asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    if theirs is not None:
+        os.close(theirs)
+    return Command(process, ours)
+
+
+@contextlib.asynccontextmanager
+async def relay(port: int) -> AsyncIterator[tuple[int, Callable[[], None]]]:
+    """A port that leads to `port`, and how to cut the connections over it."""
+    writers: list[asyncio.StreamWriter] = []
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while chunk := await reader.read(65536):
+                writer.write(chunk)
+        writer.close()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
+        writers.extend((writer, far_writer))
+        await asyncio.gather(carry(reader, far_writer), carry(far_reader, writer))
+
+    def cut() -> None:
+        for writer in writers:
+            writer.transport.abort()
+
+    server = await asyncio.start_server(accept, "127.0.0.1", free_port())
+    async with server:
+        yield server.sockets[0].getsockname()[1], cut
+        cut()

@@ -1,0 +1,107 @@
+"""Connections of clients, without sockets: when each of them is closed, and when it is not."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from itertools import chain
+from typing import Any
+
+import orjson
+
+from correlator.jobs.index import Index
+from correlator.pipeline.hub import Hub
+from correlator.pipeline.queries import JobQuery
+from correlator.sinks.http.access import Access
+from correlator.sinks.http.frames import CloseCode, Get
+from correlator.sinks.http.sse import EventStreamClient, EventStreams
+from correlator.sinks.http.websocket import Websockets
+from correlator.sinks.http.websocket_connection import WebsocketConnection
+from correlator.sinks.streaming.filters import Filter
+from correlator.sinks.streaming.limits import Limits
+from correlator.sinks.streaming.sessions import Streams
+
+
+class Transport:
+    """Takes everything at once."""
+
+    def __init__(self) -> None:
+        self.written = b""
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def is_closing(self) -> bool:
+        return False
+
+
+def access(*tokens: str) -> Access:
+    return Access(listen_host="here", clock=time.monotonic, tokens=tokens)
+
+
+async def test_a_token_revoked_while_an_event_stream_begins_ends_it():
+    hub, rules, transport = Hub(Index()), access("revoked"), Transport()
+    streams = Streams(hub)
+    events = EventStreams(hub, rules, streams)
+    reader = EventStreamClient(transport, lambda m: b"".join(b"data: %b\n\n" % one.body for one in m), b"revoked")  # type: ignore[arg-type]
+    rules.change(["other"], (), (), 10, 10)  # after the token was checked, before the stream has joined
+    await events._begin(reader, Filter(JobQuery(), None), None, "")
+    assert reader.over.is_set()
+    data = [orjson.loads(line[6:]) for line in transport.written.splitlines() if line.startswith(b"data: ")]
+    assert [m["type"] for m in data] == ["welcome", "bye"]
+    assert data[-1]["code"] == CloseCode.UNAUTHORISED
+
+
+async def test_a_client_whose_frames_wait_for_its_gets_does_not_count_as_gone():
+    hub, rules, ws = Hub(Index()), access(), None
+    limits = Limits()
+    streams = Streams(hub, limits)
+    reader = WebsocketConnection(Transport(), ws, limits)  # type: ignore[arg-type]
+    sockets: Any = Websockets(hub, rules, streams)
+    reader.ready = True
+    streams.add(reader)
+    for _ in range(32):
+        await reader.gets.acquire()
+    answering = asyncio.create_task(sockets._handle_message(reader, Get("x")))
+    await asyncio.sleep(0)
+    reader.received_at -= limits.ping_seconds + limits.pong_within + 2
+    reader.pinged_at = reader.received_at + limits.ping_seconds + 1
+    reader.gets.release()
+    await answering
+    assert reader.ping(time.monotonic())
+
+
+class Ending:
+    """A websocket that closes at once."""
+
+    async def close(self, **_: Any) -> None: ...
+
+
+async def test_the_connections_of_a_revoked_token_are_closed_some_at_a_time():
+    hub, rules = Hub(Index()), access("kept", "revoked")
+    streams = Streams(hub)
+    sockets, events = Websockets(hub, rules, streams), EventStreams(hub, rules, streams)
+    tokens = [b"kept" if n % 10 == 0 else b"revoked" for n in range(1050)]
+    clients = [WebsocketConnection(Transport(), Ending(), streams.limits) for _ in tokens]  # type: ignore[arg-type]
+    readers = [EventStreamClient(Transport(), events._framing, token) for token in tokens]  # type: ignore[arg-type]
+    for client, token in zip(clients, tokens, strict=True):
+        client.ready, client.token = True, token
+        sockets._open[client] = None
+        streams.add(client)
+    for reader in readers:
+        streams.add(reader)
+    rules.change(["kept"], (), (), 10, 10)
+
+    def closed() -> list[bool]:
+        return [c.closing for c in clients] + [r.over.is_set() for r in readers]
+
+    at_once, before = [], 0
+    for _ in chain(sockets.close_revoked(), events.close_revoked(), [None]):
+        at_once.append(sum(closed()) - before)
+        before = sum(closed())
+    assert closed() == [token == b"revoked" for token in tokens] * 2
+    assert max(at_once) <= 150, "a step of each may meet"
+    assert streams.clients() == {"websocket": 105, "sse": 1050}

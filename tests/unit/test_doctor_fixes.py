@@ -1,0 +1,111 @@
+"""Every fix that the doctor shows is a command that can be pasted, and does what it says."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from correlator.config import loading as configuration
+from correlator.config.rendering import reference
+from correlator.config.schema import value_of
+from correlator.doctor import account, fixes
+from correlator.doctor.check import failure
+from correlator.doctor.service import Setting
+
+OTHER = {"HOME": "/root"}
+
+
+def setting(file=None, **settings):
+    environ = OTHER | {f"CORRELATOR_{k.upper()}": str(v) for k, v in settings.items()}
+    return Setting(configuration.load(file, environ), file, environ)
+
+
+def shown(found: Setting, *written: str) -> tuple[str, ...]:
+    return fixes.copyable(found, failure("x", "x", fix=written)).fix
+
+
+def paste(*commands: str, **environ: str) -> str:
+    ended = subprocess.run(
+        ["bash", "-e", "-o", "pipefail", "-c", "\n".join([*commands, "env"])],
+        check=True, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"} | environ, timeout=20,
+    )  # fmt: skip
+    return ended.stdout
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        reference(),
+        "",
+        "[database]\n",
+        '[database]  # ours\ntimezone = "UTC"\n\n[http]\n',
+        '[http]\nlisten = "127.0.0.1:1"\n[database]\n#timezone = "auto"',
+        '[mqtt]\nurl = "mqtt://h"\n\n[jobs]\nlegacy = false\n',
+    ],
+    ids=["as delivered", "empty", "a table alone", "another value", "commented out", "another table"],
+)
+@pytest.mark.parametrize(
+    ("written", "key", "value"),
+    [
+        ('database.timezone = "Europe/Berlin"', "database.timezone", "Europe/Berlin"),
+        ("jobs.legacy = true", "jobs.legacy", True),
+        ('jobs.external_id_keys = ["a", "b|c&d"]', "jobs.external_id_keys", ("a", "b|c&d")),
+        ("database.tls.verify = true", "database.tls.verify", True),
+    ],
+)
+def test_a_setting_is_written_into_whatever_the_file_holds(tmp_path, before, written, key, value):
+    file = tmp_path / "the file.toml"
+    file.write_text(before if before.endswith("\n") or not before else before + "\n")
+    for _ in range(2):  # pasted twice it is the same
+        paste(*shown(setting(file), written))
+        assert value_of(configuration.load(file, OTHER), key) == value
+
+
+def test_without_a_file_a_setting_is_a_variable():
+    (command,) = shown(setting(), 'database.timezone = "Europe/Berlin"')
+    assert "CORRELATOR_DATABASE__TIMEZONE=Europe/Berlin\n" in paste(command)
+
+
+def test_a_changed_setting_of_the_service_is_followed_by_its_restart(tmp_path, monkeypatch):
+    file = tmp_path / "correlator.toml"
+    file.write_text(reference())
+    monkeypatch.setattr(configuration, "DEFAULT_FILE", file)
+    assert shown(setting(file), "jobs.legacy = true")[-1] == "systemctl restart correlator"
+
+
+def test_a_statement_is_run_by_the_client_that_reaches_the_server():
+    here = setting(database__url="mysql://u@127.0.0.1/d")
+    there = setting(database__url="mysql://u@db.example:3307/d")
+    by_socket = setting(database__unix_socket="/run/my sql.sock")
+    assert shown(here, "SHOW DATABASES;") == ("mariadb --execute='SHOW DATABASES;'",)
+    assert shown(here, "SELECT id FROM t;") == ("mariadb d --execute='SELECT id FROM t;'",)
+    assert shown(there, "X;")[0].startswith("mariadb --host=db.example --port=3307 --user=root --password ")
+    assert shown(by_socket, "X;")[0].startswith("mariadb --socket='/run/my sql.sock' ")
+
+
+def test_the_account_of_a_refused_login_is_the_one_that_the_documents_make():
+    found = setting(database__url="mysql://correlator@127.0.0.1/d")
+    check = account.refused(found, "Access denied for user 'correlator'@'localhost' (using password: YES)", 1045)
+    assert all("'correlator'@'127.0.0.1'" in fix for fix in check.fix if "GRANT" in fix or "CREATE" in fix)
+
+
+@pytest.mark.parametrize("password", ["plain", "it's", r"back\slash \\ %s $HOME `id`", '"quoted"'])
+def test_a_password_reaches_the_server_as_it_stands_in_its_file(tmp_path, password):
+    file = tmp_path / "db-password"
+    file.write_text(password + "\n")
+    (tmp_path / "mariadb").write_text("#!/bin/sh\ncat >input.sql\n")
+    (tmp_path / "mariadb").chmod(0o755)
+    commands = fixes.new_password(setting(database__password_file=file), "'c'@'h'", None)
+    paste(f"cd {tmp_path}", *commands, PATH=f"{tmp_path}:/usr/bin:/bin")
+    literal = password.replace("\\", "\\\\").replace("'", "\\'")
+    statements = (tmp_path / "input.sql").read_text()
+    assert statements == f"CREATE USER IF NOT EXISTS 'c'@'h'; ALTER USER 'c'@'h' IDENTIFIED BY '{literal}';\n"
+
+
+def test_a_password_that_is_missing_is_made_first_and_for_root_alone(tmp_path):
+    found = Setting(setting().config, None, OTHER | {"CREDENTIALS_DIRECTORY": str(tmp_path)})
+    make, _ = fixes.new_password(found, "'c'@'h'", None)
+    paste(make)
+    assert (tmp_path / "db-password").stat().st_mode & 0o777 == 0o600
+    assert len((tmp_path / "db-password").read_text().strip()) == 32

@@ -1,0 +1,81 @@
+"""The encoded documents: each made once per revision, within a bound."""
+
+import pytest
+
+from correlator.jobs import job_document
+from correlator.jobs.encoded import OVERHEAD, Documents
+from correlator.jobs.model.facts import Status
+from correlator.jobs.model.views import JobView, PublishedJob
+
+
+def shown(job_id="j", rev=1, **more):
+    return PublishedJob(JobView(job_id, Status.RUNNING, **more), rev, 0)
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """The documents that were made."""
+    made = []
+    document = job_document.document
+
+    def counted(shown):
+        made.append((shown.job_id, shown.rev))
+        return document(shown)
+
+    monkeypatch.setattr(job_document, "document", counted)
+    return made
+
+
+def test_a_document_is_made_once_per_revision(made):
+    documents = Documents()
+    old, new = shown(rev=1), shown(rev=2, error="x")
+    bodies = [documents.encoded(s) for s in (old, old, new, new)]
+    assert made == [("j", 1), ("j", 2)]
+    assert bodies == [job_document.encode(job_document.document(s)) for s in (old, old, new, new)]
+
+
+def test_two_readings_of_a_job_outside_memory_are_two_documents_though_their_rev_is_equal():
+    documents = Documents()
+    one, other = shown(rev=7, error="one"), shown(rev=7, error="other")
+    assert documents.encoded(one) != documents.encoded(other)
+
+
+def test_what_is_kept_is_bounded_in_bytes_and_a_changed_job_gives_its_room_back():
+    room = len(Documents().encoded(shown("00"))) + OVERHEAD
+    documents = Documents(10 * room)
+    for n in range(30):
+        documents.encoded(shown(f"{n:02}"))
+        assert documents.size <= 10 * room
+    assert len(documents._cached) == 10
+    for n in range(30):
+        documents.forget(f"{n:02}")
+    assert (len(documents._cached), documents.size) == (0, 0)
+
+
+def test_a_walk_over_more_jobs_than_fit_finds_as_many_again_as_fit(made):
+    room = len(Documents().encoded(shown("00"))) + OVERHEAD
+    documents = Documents(10 * room)
+    jobs = [shown(f"{n:02}") for n in range(30)]
+    for _ in range(2):
+        made.clear()
+        for job in jobs:
+            documents.encoded(job, all_jobs=True)
+    assert len(made) == 20
+
+
+def test_a_document_that_is_asked_for_by_itself_is_kept_though_all_is_full(made):
+    room = len(Documents().encoded(shown("00"))) + OVERHEAD
+    documents = Documents(10 * room)
+    for n in range(10):
+        documents.encoded(shown(f"{n:02}"), all_jobs=True)
+    hot = shown("hh")
+    documents.encoded(hot)
+    made.clear()
+    documents.encoded(hot)
+    assert made == []
+
+
+def test_a_document_larger_than_the_bound_is_not_kept():
+    documents = Documents(1000)
+    assert b"x" * 5000 in documents.encoded(shown(error="x" * 5000))
+    assert documents.size == 0

@@ -1,0 +1,359 @@
+"""Forecasts of running jobs: what earlier runs teach, what is shown without them, and what is bounded."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+
+from correlator.jobs.forecast import forecaster as forecaster_module
+from correlator.jobs.forecast.forecaster import MAX_OPERATIONS, Forecaster
+from correlator.jobs.forecast.operation import MAX_ENTITIES, MAX_POINTS
+from correlator.jobs.forecast.place import EndedRun, StepTimes, place_of
+from correlator.jobs.forecast.running import MAX_PREDICTED, RunningJob
+from correlator.jobs.forecast.stored import encode_operation
+from correlator.jobs.forecast.window import KEEP
+from correlator.jobs.model.forecasts import State
+from tests.support.forecasts import (
+    BASE,
+    OPERATION,
+    SECOND,
+    ended,
+    forecast,
+    job,
+    learned,
+    left,
+    operation,
+    step_ended,
+    step_started,
+)
+from tests.support.yardstick import quickest
+
+
+def usual(count: int, **settings) -> list[EndedRun]:
+    """Runs of 10 + 60 + 20 seconds, which differ by up to 10 %, one every two minutes."""
+    found = []
+    for n in range(count):
+        by = 1 + (n * 7 % 41 - 20) / 200
+        steps = (("snapshot", 10 * by), ("copy", 60 * by), ("attach", 20 * by))
+        found.append(ended(*steps, start=BASE + n * 120 * SECOND, **settings))
+    return found
+
+
+def in_copy(snapshot: int = 10, **settings) -> RunningJob:
+    """A job whose copy has just started, after a snapshot of 10 seconds."""
+    found, started = job(**settings), BASE + snapshot * SECOND
+    step_started(found.place, "snapshot", BASE)
+    step_ended(found.place, "snapshot", BASE, started)
+    step_started(found.place, "copy", started)
+    return found
+
+
+# Basis
+
+
+def test_there_is_no_forecast_before_three_runs_have_completed():
+    runs = usual(3)
+    failed = [ended(("snapshot", 1.0), completed=False)] * 5
+    assert in_copy().forecast(learned([*runs[:2], *failed]), BASE + 20 * SECOND) is None
+    found = forecast(in_copy(), learned(runs), BASE + 20 * SECOND)
+    assert (found.runs, found.state) == (3, State.ROUGH)
+
+
+def test_a_job_of_an_operation_that_never_ran_has_no_forecast_and_no_percent():
+    other = in_copy(operation=("failover", "test"))
+    assert other.forecast(learned(usual(20)), BASE + 20 * SECOND) is None
+    assert other.percent is None
+
+
+def test_runs_at_the_same_point_say_how_long_it_still_takes():
+    found = forecast(in_copy(), learned(usual(20)), BASE + 10 * SECOND)
+    assert left(found) == pytest.approx(80, abs=3)
+    assert found.percent == pytest.approx(100 * 10 / 90, abs=1)
+    assert (found.runs, found.state) == (20, State.ON_TRACK)
+
+
+def test_a_job_without_steps_is_compared_by_its_duration():
+    runs = [EndedRun(OPERATION, "", BASE, BASE + (50 + n) * SECOND, True) for n in range(20)]
+    found = forecast(job(), learned(runs), BASE + 30 * SECOND)
+    assert left(found) == pytest.approx(30, abs=1)
+
+
+def test_a_step_that_was_renamed_is_compared_by_the_time_since_the_start():
+    renamed = job()
+    step_started(renamed.place, "take-snapshot", BASE)
+    found = forecast(renamed, learned(usual(20)), BASE + 10 * SECOND)
+    assert left(found) == pytest.approx(80, abs=3)
+
+
+def test_a_renamed_step_is_known_after_three_runs():
+    forecaster = learned(usual(20))
+    for n in range(3):
+        forecaster.learn(ended(("take-snapshot", 10.0), ("copy", 60.0), start=BASE + (30 + n) * 120 * SECOND))
+    renamed = job()
+    step_started(renamed.place, "take-snapshot", BASE)
+    found = forecast(renamed, forecaster, BASE)
+    assert found.runs == 3
+    assert left(found) == pytest.approx(70, abs=3)
+
+
+# What the estimate takes into account
+
+
+def test_a_vm_whose_earlier_runs_took_three_times_as_long_gets_a_later_end():
+    runs = []
+    for n in range(60):
+        by, vm = (3, "large") if n % 4 == 0 else (1, f"vm{n % 4}")
+        runs.append(ended(("snapshot", 5), ("copy", 60 * by * (1 + n % 7 / 50)), start=BASE + n * 300 * SECOND, vm=vm))
+    forecaster = learned(runs)
+    small, large = (forecast(in_copy(vm=vm), forecaster, BASE + 10 * SECOND) for vm in ("vm1", "large"))
+    assert left(small) == pytest.approx(64, rel=0.2)
+    assert left(large) > 2 * left(small)
+
+
+def test_steps_that_run_at_the_same_time_make_a_point_of_their_own():
+    def parallel(n: int, disks: int) -> EndedRun:
+        start = BASE + n * 400 * SECOND
+        steps = [StepTimes(f"disk-{d}", start, start + (50 + 100 * d) * SECOND) for d in range(disks)]
+        return EndedRun(OPERATION, "", start, start + (50 + 100 * (disks - 1)) * SECOND, True, tuple(steps))
+
+    forecaster = learned([parallel(n, 2 + n % 2) for n in range(24)])
+
+    def after_first_disk(disks: int) -> float:
+        running = job()
+        for d in range(disks):
+            step_started(running.place, f"disk-{d}", BASE)
+        step_ended(running.place, "disk-0", BASE, BASE + 50 * SECOND)
+        return left(forecast(running, forecaster, BASE + 50 * SECOND))
+
+    assert after_first_disk(2) == pytest.approx(100, rel=0.05)
+    assert after_first_disk(3) == pytest.approx(200, rel=0.05)
+
+
+def test_a_percent_that_the_job_reports_is_evidence():
+    def reporting(n: int) -> EndedRun:
+        start, seconds = BASE + n * 1000 * SECOND, 100 if n % 2 else 800
+        percents = tuple((start + k * seconds * SECOND // 10, 10.0 * k) for k in range(1, 11))
+        return EndedRun(OPERATION, "", start, start + seconds * SECOND, True, (), percents)
+
+    forecaster = learned([reporting(n) for n in range(30)])
+    silent, fast = job(), job()
+    fast.place.percent_reported(10, BASE + 10 * SECOND)
+    assert left(forecast(silent, forecaster, BASE + 10 * SECOND)) > 700
+    assert left(forecast(fast, forecaster, BASE + 10 * SECOND)) == pytest.approx(90, rel=0.3)
+
+
+def test_after_a_change_of_regime_only_the_new_runs_count():
+    slower = [ended(("snapshot", 30.0), ("copy", 180.0), start=BASE + (200 + 3 * n) * 120 * SECOND) for n in range(12)]
+    found = forecast(in_copy(30), learned([*usual(40), *slower]), BASE + 30 * SECOND)
+    assert found.runs < 20
+    assert left(found) == pytest.approx(180, rel=0.1)
+
+
+def test_equal_runs_are_no_change_of_regime_whatever_rounding_does():
+    runs = [ended(("copy", 60.1), start=BASE + n * 120 * SECOND, vm=f"vm{n % 3}") for n in range(60)]
+    started = job(vm="vm1")
+    step_started(started.place, "copy", BASE)
+    assert forecast(started, learned(runs), BASE).runs == 60
+
+
+def test_only_completed_runs_teach_durations():
+    failed = [ended(("snapshot", 1.0), start=BASE + n * SECOND, completed=False) for n in range(5)]
+    forecaster = learned([*usual(15), *failed])
+    assert operation(forecaster).failure_rate == 0.25
+    assert operation(forecaster).durations.quantile(0.5) == pytest.approx(90, rel=0.1)
+    assert forecast(in_copy(), forecaster, BASE + 10 * SECOND).runs == 15
+
+
+# Hung and late jobs
+
+
+def test_a_hung_step_becomes_late_then_overdue_and_its_percent_stalls():
+    forecaster, hung = learned(usual(40)), in_copy()
+    states, percents = [], []
+    for second in range(10, 2000):
+        found = forecast(hung, forecaster, BASE + second * SECOND)
+        states.append(found.state)
+        percents.append(found.percent)
+    assert list(dict.fromkeys(states)) == [State.ON_TRACK, State.LATE, State.OVERDUE]
+    first = states.index(State.OVERDUE)
+    assert percents[-1] - percents[first] < 2
+    assert percents[-1] < 90
+
+
+def test_a_job_is_not_late_because_its_next_event_becomes_known_late():
+    runs = [ended(("snapshot", 10), ("copy", 60 + n % 9), ("attach", 20 + n % 7 / 9)) for n in range(40)]
+    forecaster, between = learned(runs), in_copy()
+    step_ended(between.place, "copy", BASE + 10 * SECOND, BASE + 78 * SECOND)
+    found = forecast(between, forecaster, BASE + 78 * SECOND + SECOND // 2)
+    assert found.state is State.ON_TRACK
+    assert (found.p90 - found.as_of) / SECOND == pytest.approx(20.5, abs=0.7)
+
+
+def test_an_overdue_job_still_has_an_end_ahead():
+    hung = in_copy()
+    found = forecast(hung, learned(usual(40)), BASE + 3600 * SECOND)
+    assert found.as_of < found.p50 < found.p90
+
+
+def test_a_job_whose_step_ended_late_is_on_track_again():
+    forecaster, late = learned(usual(40)), in_copy()
+    assert forecast(late, forecaster, BASE + 200 * SECOND).state is State.OVERDUE
+    step_ended(late.place, "copy", BASE + 10 * SECOND, BASE + 200 * SECOND)
+    step_started(late.place, "attach", BASE + 200 * SECOND)
+    assert forecast(late, forecaster, BASE + 200 * SECOND).state is State.ON_TRACK
+
+
+def test_a_clock_that_jumps_back_and_forth_leaves_percent_and_order_intact():
+    forecaster, running = learned(usual(20)), in_copy()
+    shown = [
+        forecast(running, forecaster, BASE + at * SECOND) for at in (20, -86_400, 30, 10**9, 25, 40, -(10**9), 10**12)
+    ]
+    assert all(a.percent <= b.percent <= 99 for a, b in pairwise(shown))
+    assert all(f.as_of <= f.p50 <= f.p90 for f in shown)
+
+
+# Steps ahead
+
+
+def test_steps_ahead_have_their_share_and_their_typical_time():
+    runs = usual(20)
+    runs += [ended(("snapshot", 10), ("copy", 60), ("drivers", 7), ("attach", 20), start=BASE + n) for n in range(10)]
+    steps = operation(learned(runs)).steps
+    drivers, attach = steps.ahead("copy")
+    assert (drivers.name, drivers.typical_seconds, attach.name, attach.share) == ("drivers", 7, "attach", 1)
+    assert drivers.share == pytest.approx(1 / 3)
+    assert steps.ahead("attach") == ()
+    assert [step.name for step in steps.ahead(None)] == ["snapshot", "copy", "drivers", "attach"]
+
+
+def test_a_step_of_fewer_than_a_tenth_of_the_runs_is_not_announced():
+    runs = [*usual(30), ended(("copy", 60), ("rare", 5))]
+    steps = operation(learned(runs)).steps
+    assert "rare" not in [step.name for step in steps.ahead("copy")]
+
+
+def test_a_retry_of_a_step_is_followed_by_what_followed_its_last_execution():
+    runs = [ended(("copy", 10), ("wait", 5), ("copy", 30), ("attach", 9), start=BASE + n) for n in range(10)]
+    steps = operation(learned(runs)).steps
+    assert [step.name for step in steps.ahead("copy")] == ["attach"]
+    assert steps.typical_seconds("copy") == 40
+
+
+def test_an_unknown_step_has_no_steps_ahead():
+    assert operation(learned(usual(5))).steps.ahead("never-seen") == ()
+
+
+# Ended runs
+
+
+def test_an_ended_run_is_compared_with_earlier_ones():
+    forecaster = learned(usual(22))
+    slow, fast = forecaster.compare(OPERATION, 500), forecaster.compare(OPERATION, 1)
+    assert slow is not None
+    assert fast is not None
+    assert (slow.percentile, slow.runs) == (100, 22)
+    assert slow.typical_seconds == pytest.approx(90, rel=0.05)
+    assert fast.percentile == 0
+    assert learned(usual(2)).compare(OPERATION, 1) is None
+
+
+def test_a_run_that_ends_before_it_starts_teaches_nothing():
+    forecaster = learned([EndedRun(OPERATION, "", BASE, BASE - 1, True)] * 5)
+    assert forecaster.operation(OPERATION) is None
+
+
+def test_the_level_of_p90_rises_when_jobs_end_after_it():
+    forecaster, runs = learned(usual(20)), usual(40)
+    before = operation(forecaster).level
+    for run in runs[20:]:
+        forecaster.learn(run, predicted_ends=[run.end - 1])
+    assert operation(forecaster).level > before
+    forecaster.learn(ended(("copy", 1), operation=("failover", "new")))
+    new = forecaster.operation(("failover", "new"))
+    assert new is not None
+    assert new.level > before, "a new operation begins with the average level"
+    for run in runs * 3:
+        forecaster.learn(run, predicted_ends=[run.end + 1])
+    assert operation(forecaster).level < before
+
+
+# Bounds
+
+
+def test_operations_points_and_vms_are_bounded(monkeypatch):
+    forecaster = Forecaster()
+    for n in range(MAX_OPERATIONS + 20):
+        forecaster.learn(ended(("copy", 1), operation=("t", f"o{n}")))
+    assert len(forecaster) == MAX_OPERATIONS
+    assert forecaster.operation(("t", "o0")) is None
+    for n in range(MAX_ENTITIES + 50):
+        forecaster.learn(ended(("copy", 1), vm=f"vm{n}"))
+    assert operation(forecaster).entities == MAX_ENTITIES
+    monkeypatch.setattr(forecaster_module, "MAX_ALL_ENTITIES", MAX_ENTITIES)
+    forecaster.learn(ended(("copy", 1), vm="one more", operation=("t", "other")))
+    assert operation(forecaster).entities == 0
+
+
+def test_a_vm_that_was_forgotten_passes_nothing_on_to_the_next_one():
+    runs = []
+    for n in range(60):
+        by, vm = (5, "large") if n % 3 == 0 else (1, f"vm{n % 3}")
+        runs.append(ended(("snapshot", 5), ("copy", 60 * by * (1 + n % 7 / 50)), start=BASE + n * 400 * SECOND, vm=vm))
+    forecaster = learned(runs)
+    before = left(forecast(in_copy(vm="large"), forecaster, BASE + 10 * SECOND))
+    for n in range(MAX_ENTITIES):
+        forecaster.learn(ended(("other", 1), vm=f"new{n}"))
+    for n in range(MAX_ENTITIES - 3, MAX_ENTITIES):
+        assert left(forecast(in_copy(vm=f"new{n}"), forecaster, BASE + 10 * SECOND)) < before / 2
+
+
+def test_a_job_of_a_thousand_steps_is_learned_and_forecast_within_the_bounds():
+    def long(n: int) -> EndedRun:
+        return ended(*((f"step-{i}", 1.0) for i in range(1000)), start=BASE + n * 2000 * SECOND)
+
+    forecaster = learned([long(n) for n in range(12)])
+    running = RunningJob(OPERATION, "", place_of(BASE, long(0).steps[:20]))
+    assert left(forecast(running, forecaster, BASE + 20 * SECOND)) == pytest.approx(980, rel=0.01)
+    beyond = RunningJob(OPERATION, "", place_of(BASE, long(0).steps[:500]))
+    assert forecast(beyond, forecaster, BASE + 500 * SECOND).runs == 12
+    points = operation(forecaster).state.points
+    assert "step-0+" in points, "the first steps are kept, whatever follows"
+    assert len(points) <= MAX_POINTS
+    assert len(encode_operation(operation(forecaster))) < 200_000
+
+
+def test_the_newest_hundred_runs_count():
+    forecaster = learned(usual(KEEP + 50))
+    assert forecast(in_copy(), forecaster, BASE + 10 * SECOND).runs == KEEP
+    stored = len(encode_operation(operation(forecaster)))
+    assert len(encode_operation(operation(learned(usual(30), forecaster)))) == stored
+
+
+def test_ends_that_are_judged_later_are_bounded():
+    forecaster, running = learned(usual(5)), job()
+    for n in range(100):
+        step_started(running.place, f"step-{n}", BASE + n)
+        forecast(running, forecaster, BASE + n)
+    assert len(running.predicted_ends) == MAX_PREDICTED
+
+
+def test_a_forecast_costs_the_same_however_many_steps_the_job_has_done():
+    forecaster = learned(usual(KEEP))
+
+    def asking(steps: int):
+        done = [StepTimes(f"step-{n}", BASE + n, BASE + n + 1) for n in range(steps)]
+        running = RunningJob(OPERATION, "", place_of(BASE, [*done, StepTimes("copy", BASE + steps, None)]))
+        return lambda: [forecast(running, forecaster, BASE + steps + n) for n in range(500)]
+
+    few, many = quickest(asking(1), asking(5000))
+    assert many < 2 * few, f"{many / few:.1f} times as much"
+
+
+def test_learning_a_run_of_ten_thousand_steps_costs_little_more_than_one_of_a_hundred():
+    def learning(steps: int):
+        forecaster, run = learned(usual(KEEP)), ended(*((f"step-{n}", 1.0) for n in range(steps)))
+        return lambda: forecaster.learn(run)
+
+    few, many = quickest(learning(100), learning(10_000))
+    assert many < 10 * few, f"{many / few:.1f} times as much"

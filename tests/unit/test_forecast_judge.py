@@ -1,0 +1,77 @@
+"""The judge of forecasts on two small sets, and its verdict on a forecaster that is wrong."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+
+import pytest
+
+from benchmarks import report
+from benchmarks.forecast_sets import JudgedRun, runs_of, simulated
+from benchmarks.judge import Verdict, judge, measure
+from benchmarks.rows.forecast import DOCUMENT, SETS, at_samples, hangs_noticed, line, long_runs, steps_seen
+from correlator.jobs.forecast.estimate import Estimate
+from correlator.jobs.forecast.forecaster import Forecaster
+
+
+@cache
+def judged(name: str) -> tuple[list[JudgedRun], Verdict]:
+    runs = runs_of(name)
+    return runs, judge(runs)
+
+
+def test_percent_of_the_recording_is_right_to_two_and_a_half_points_and_never_falls():
+    runs, verdict = judged("busy")
+    assert len(runs) > 300
+    assert long_runs(verdict).percent <= 2.5
+    assert verdict.falls == 0
+    assert steps_seen(verdict) > 20, "the error of steps done of steps seen"
+
+
+def test_p90_of_jobs_that_may_hang_is_right_nine_times_in_ten():
+    _, verdict = judged("hang")
+    assert not SETS["hang"].faults(verdict)
+    noticed, wrongly = hangs_noticed(verdict.answers)
+    assert noticed >= 80
+    assert wrongly <= 5
+
+
+@pytest.mark.parametrize("name", ["busy", "hang"])
+def test_the_table_of_the_document_is_what_the_judge_finds(name):
+    found = line(name, *judged(name))
+    table = DOCUMENT.read_text().partition(report.BEGIN)[2].partition(report.END)[0]
+    (shown,) = re.findall(rf"^\| {name} \|.*$", table, re.MULTILINE)
+    for cell, expected in zip(shown.strip("| ").split(" | "), found, strict=True):
+        if re.fullmatch(r"[\d.]+", expected):
+            assert float(cell) == pytest.approx(float(expected), abs=0.5, rel=0.05)
+        else:
+            assert cell == expected
+
+
+class Wrong(Forecaster):
+    """Predicts twice the remaining time."""
+
+    def estimate(self, key, entity, place, now):
+        found = super().estimate(key, entity, place, now)
+        return found and Estimate(
+            2 * found.p50, 2 * found.p90, 2 * found.for_percent, found.runs, found.state, found.extrapolated
+        )
+
+
+def test_the_judge_refuses_a_forecaster_that_is_wrong_by_a_factor_of_two():
+    runs = simulated("vm", count=200)
+    right, wrong = (measure(judge(runs, forecaster=f).answers) for f in (Forecaster(), Wrong()))
+    assert right.nmae < wrong.nmae
+    assert right.percent < wrong.percent
+    assert SETS["vm"].faults(judge(runs, forecaster=Wrong()))
+
+
+def test_the_judge_knows_only_runs_that_had_ended():
+    runs = simulated("vm", count=30, gap=1.0)
+    answers = judge(runs).answers
+    first = min(judged.run.end for judged in runs)
+    early = [a for a in answers if a.judged.run.start + a.elapsed * 1e6 < first]
+    assert early
+    assert all(a.known == 0 and a.state is None for a in early)
+    assert at_samples(Verdict(tuple(early), 0)).basis == 0

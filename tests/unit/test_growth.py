@@ -1,0 +1,235 @@
+"""What a call costs must not depend on how much there is: of one job, of one ID, of one parent, or of all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+from types import SimpleNamespace
+
+import pytest
+
+from correlator.jobs.index import Index
+from correlator.jobs.missing_rows import MAX_PENDING_TRANSITIONS
+from correlator.jobs.model.facts import MAX_CHILDREN, Entry, Kind, Reading
+from correlator.jobs.model.rows import JobRecord, Level, StepRecord
+from correlator.jobs.published import MAX_DUE
+from correlator.pipeline import waiting_ids
+from correlator.pipeline.hub import Hub
+from correlator.pipeline.waiting_ids import WATCHED_FOR
+from correlator.sinks.streaming.backlog import Backlog, Lines
+from correlator.sinks.streaming.limits import DEFAULT
+from tests.support.yardstick import quickest
+
+BASE = 1_758_553_933_000_000
+SECOND = 1_000_000
+NOW = BASE + 100 * SECOND
+
+
+def live(**settings) -> Index:
+    index = Index(**settings)
+    index.loading = False
+    return index
+
+
+def read(
+    job_id: str, *steps: StepRecord, status: str = "running", observed_at: int = 1, children=(), **columns
+) -> Reading:
+    """As a source reads it: of all children the newest."""
+    record = JobRecord(job_id, status=status, started_at=BASE, **columns)
+    return Reading(job_id, observed_at, record, steps, children[-MAX_CHILDREN:], len(children))
+
+
+def fill(index: Index, readings: list[Reading]) -> None:
+    for i in range(0, len(readings), 500):
+        index.apply(readings[i : i + 500], NOW)
+
+
+def logging(level: Level, rows: int, *, batch: int) -> Callable[[], None]:
+    """A batch of rows of a job that has had so many rows of that level."""
+    index, ids = live(), count(1)
+
+    def log(size: int = batch) -> None:
+        index.apply([Entry(i, BASE + i, level, "text", i, "j") for i, _ in zip(ids, range(size), strict=False)], NOW)
+
+    index.apply([read("j")], NOW)
+    for _ in range(0, rows, 1000):
+        log(min(rows, 1000))
+    return log
+
+
+@pytest.mark.parametrize("level", ["WARN", "ERROR"])
+def test_a_row_costs_the_same_however_many_warnings_and_errors_its_job_has(level):
+    first, later = quickest(logging(level, 0, batch=1000), logging(level, 45_000, batch=1000))
+    assert later < 2 * first, f"{later / first:.1f} times as much after 45,000 rows"
+
+
+def test_a_single_row_costs_the_same_when_the_count_of_its_job_is_full():
+    few = logging("ERROR", 100, batch=1)
+    many = logging("ERROR", 12_000, batch=1)
+    one, other = quickest(lambda: [few() for _ in range(100)], lambda: [many() for _ in range(100)])
+    assert other < 2 * one, f"{other / one:.1f} times as much with 12,000 rows"
+
+
+def test_a_batch_copies_the_counted_rows_once_and_not_once_a_row():
+    few, many = quickest(logging("WARN", 0, batch=200), logging("WARN", 8_000, batch=200))
+    assert many < 3 * few, f"{many / few:.1f} times as much after 8,000 rows"
+
+
+def stepping(size: int) -> Callable[[], None]:
+    """So many steps of a job of 10,000 end, in one batch."""
+    index, ids = live(), count(1)
+
+    def apply(kind: Kind, number: int) -> None:
+        rows = [
+            Entry(i, BASE + i, "INFO", kind, i + 1, "j", 1 + i % 10_000, kind=kind, sequence=1)
+            for i, _ in zip(ids, range(number), strict=False)
+        ]
+        index.apply(rows, NOW)
+
+    index.apply([read("j", *(StepRecord(i, "step", i, started_at=BASE) for i in range(1, 10_001)))], NOW)
+    apply(Kind.STEP_STARTED, 10_000)
+    return lambda: apply(Kind.STEP_FAILED, size)
+
+
+def test_a_job_of_ten_thousand_steps_costs_once_a_batch_and_not_once_a_row():
+    one, thousand = quickest(stepping(1), stepping(1000))
+    assert thousand < 3 * one, f"1,000 rows cost {thousand / one:.1f} times as much as one"
+
+
+def ending(jobs: int) -> Callable[[], None]:
+    """Jobs end without log rows, after many others did."""
+    index, names = live(max_jobs=1_000_000), count()
+
+    def end(number: int = 500) -> None:
+        fill(
+            index,
+            [
+                read(f"{n}", StepRecord(n + 1, "s", 1, "failed", BASE, BASE), status="failed", completed_at=NOW)
+                for n, _ in zip(names, range(number), strict=False)
+            ],
+        )
+
+    end(jobs)
+    return end
+
+
+def test_a_transition_costs_the_same_however_many_wait_for_their_row():
+    few, many = quickest(ending(500), ending(MAX_PENDING_TRANSITIONS // 2))
+    assert many < 2 * few, f"{many / few:.1f} times as much where {MAX_PENDING_TRANSITIONS:,} wait"
+
+
+def growing(children: int, *, known: bool) -> Callable[[], None]:
+    """A parent that has so many children gets more of them, one by one. `known`: they are in memory themselves."""
+    index, names = live(max_jobs=1_000_000), count()
+    listed = tuple((BASE, f"c{n:06}") for n, _ in zip(names, range(children), strict=False))
+    index.apply([read("parent")], NOW)
+    if known:
+        fill(index, [read(job_id, parent_job_id="parent") for _, job_id in listed])
+    else:
+        index.apply([read("parent", children=listed, observed_at=2)], NOW)
+
+    def grow() -> None:
+        for n, _ in zip(names, range(10), strict=False):
+            index.apply([read(f"c{n:06}", parent_job_id="parent")], NOW)
+            index.apply([Entry(n + 1, BASE + n, "INFO", "text", n + 9, "parent")], NOW)
+
+    return grow
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_child_costs_the_same_however_many_its_parent_has(known):
+    few, many = quickest(growing(MAX_CHILDREN, known=known), growing(20_000, known=known))
+    assert many < 3 * few, f"{many / few:.1f} times as much with 20,000 children"
+
+
+def sharing(jobs: int) -> Callable[[], None]:
+    """One more job with the context and the external ID of many others."""
+    index, names = live(max_jobs=1_000_000), count()
+
+    def join(number: int = 10) -> None:
+        found = [f"j{n:06}" for n, _ in zip(names, range(number), strict=False)]
+        fill(index, [read(job_id, context_id="context", external_job_id="external") for job_id in found])
+
+    join(jobs)
+    return join
+
+
+def test_a_job_costs_the_same_however_many_carry_its_ids():
+    few, many = quickest(sharing(100), sharing(20_000))
+    assert many < 3 * few, f"{many / few:.1f} times as much with 20,000 jobs of the same IDs"
+
+
+def test_only_the_jobs_that_lose_or_gain_an_id_are_announced_as_moved():
+    index = live()
+    fill(index, [read(f"j{n}", context_id="context") for n in range(100)])
+    moved = [c.job_id for c in index.apply([read("j999", context_id="context")], NOW).changes if c.moved]
+    assert moved == ["j99"]
+
+
+def idle(jobs: int) -> Callable[[], None]:
+    index = live(max_jobs=1_000_000)
+    fill(index, [read(f"j{n}") for n in range(jobs)])
+
+    def pass_time() -> None:
+        for _ in range(1000):
+            index.expire(NOW)
+
+    return pass_time
+
+
+def test_a_second_in_which_nothing_happens_costs_the_same_however_many_jobs_run():
+    few, many = quickest(idle(10), idle(20_000))
+    assert many < 3 * few, f"{many / few:.1f} times as much with 20,000 running jobs"
+
+
+def test_what_falls_due_at_once_is_spread_over_several_calls():
+    index = live(retention=100.0)
+    fill(index, [read(f"r{n}") for n in range(2 * MAX_DUE)])
+    fill(index, [read(f"e{n}", status="completed", completed_at=NOW - 1) for n in range(2 * MAX_DUE)])
+    later = NOW + 3600 * SECOND
+    sizes = []
+    while changes := index.expire(later).changes:
+        sizes.append(len(changes))
+    assert sizes == [2 * MAX_DUE, 2 * MAX_DUE]
+    assert all(shown.stalled for shown in index.published.all())
+    assert len(index.published) == 2 * MAX_DUE
+
+
+def holding(ids: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """So many IDs have been waited for in vain for long."""
+    hub, now = Hub(live()), [0.0]
+    monkeypatch.setattr(waiting_ids, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    for n in range(ids):
+        hub.waiting_ids.watch_id(f"id{n}")
+    now[0] = WATCHED_FOR + 1
+
+    def ask() -> None:
+        for _ in range(1000):
+            assert not hub.waiting_ids.has_waiting_ids()
+
+    return ask
+
+
+def test_ids_whose_wait_is_over_cost_nothing_at_a_poll(monkeypatch):
+    # Each hub reads the clock of the module, which is the last one's: both are past the time.
+    few, many = quickest(holding(10, monkeypatch), holding(5_000, monkeypatch))
+    assert many < 3 * few, f"{many / few:.1f} times as much with 5,000 IDs"
+
+
+def lagging(jobs: int) -> Callable[[], None]:
+    """A client catches up with the states of many jobs."""
+    hub = Hub(live())
+
+    def catch_up() -> None:
+        backlog = Backlog(0, Lines(DEFAULT.line_buffer))
+        for n in range(jobs):
+            backlog.add(f"j{n}", n + 1, 1, "gone", entering=False)
+        while backlog:
+            backlog.pop_next(hub.published, hub.documents, 0, DEFAULT.backlog_part)
+
+    return catch_up
+
+
+def test_a_state_that_waited_costs_the_same_however_many_waited_with_it():
+    few, many = quickest(lagging(1_000), lagging(20_000))
+    assert many < 2 * 20 * few, f"20 times as many cost {many / few:.1f} times as much"

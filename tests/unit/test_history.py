@@ -1,0 +1,205 @@
+"""Reading the earlier runs: it survives failures, waits for the tail and for readiness, and leaves time to others."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from correlator.errors import SourceUnavailable
+from correlator.jobs.index import Index
+from correlator.ops.liveness import Liveness
+from correlator.pipeline.source_status import SourceStatus
+from correlator.sources.follow import Follower
+from correlator.sources.log.tail import Tail
+from correlator.sources.tables.history import History
+from correlator.sources.tables.reconcile import Reconcile
+from tests.support.earlier_runs import HistoryFeed, ended_job, insert, read_history, read_with
+from tests.support.eventually import eventually
+from tests.support.pipeline_harness import PipelineHarness
+from tests.support.source_databases import SQLiteOriginal, open_queries
+
+
+@pytest.fixture
+async def original(tmp_path: Path) -> AsyncIterator[SQLiteOriginal]:
+    """Three operations of 25 runs each; some failed."""
+    with contextlib.closing(SQLiteOriginal(tmp_path / "appliance.db", rolled_back=False)) as made:
+        await insert(
+            made,
+            "job_tracking",
+            [
+                ended_job(f"u{n}", n + 1, ("failover", f"op-{n % 3}"), "failed" if n % 10 == 0 else "completed")
+                for n in range(75)
+            ],
+        )
+        yield made
+
+
+class Failing:
+    """A session that fails at its n-th query."""
+
+    def __init__(self, session: Any, n: int) -> None:
+        self.session = session
+        self.left = n
+
+    async def query(self, sql: str, args: Sequence[object] = ()) -> Sequence[tuple[Any, ...]]:
+        self.left -= 1
+        if self.left < 0:
+            raise SourceUnavailable("gone away")
+        rows: Sequence[tuple[Any, ...]] = await self.session.query(sql, args)
+        return rows
+
+    async def close(self) -> None:
+        await self.session.close()
+
+
+async def test_a_failure_at_any_query_costs_no_run_and_repeats_none(original):
+    whole = await read_history(original)
+    failures = 0
+    async with open_queries(original.source()) as (queries, session):
+        for n in range(2, 8):  # the beginning alone needs two queries
+            feed, history = HistoryFeed(), History()
+            while not feed.done:
+                try:
+                    await read_with(queries, Failing(session, n), feed, history)
+                except SourceUnavailable:
+                    failures += 1
+            assert {run.end: run for run in feed.runs} == {run.end: run for run in whole.runs}
+            assert len(feed.runs) == 75
+    assert failures > 6
+
+
+async def test_no_query_begins_while_the_tail_has_something_to_catch_up_with(original):
+    asked, free = [], asyncio.Event()
+    feed, history = HistoryFeed(), History()
+
+    class Counted(Failing):
+        async def query(self, sql: str, args: Sequence[object] = ()) -> Sequence[tuple[Any, ...]]:
+            asked.append(sql)
+            return await super().query(sql, args)
+
+    async def turn() -> None:
+        await free.wait()
+        free.clear()
+
+    async with open_queries(original.source()) as (queries, session):
+        reading = asyncio.create_task(read_with(queries, Counted(session, 1_000), feed, history, turn))
+        counts = []
+        for _ in range(3):
+            await asyncio.sleep(0.05)
+            counts.append(len(asked))
+            free.set()
+        assert counts == [2, 4, 6], "the beginning; a slice of the walk and its end; VMs and steps of the first runs"
+        reading.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await reading
+
+
+async def test_after_each_slice_half_of_its_time_passes_without_a_query(original, monkeypatch):
+    pauses: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+
+    class Slow(Failing):
+        async def query(self, sql: str, args: Sequence[object] = ()) -> Sequence[tuple[Any, ...]]:
+            await original_sleep(0.01)
+            return await super().query(sql, args)
+
+    original_sleep = asyncio.sleep
+    monkeypatch.setattr("correlator.sources.tables.history.asyncio", SimpleNamespace(sleep=pause))
+    feed = await read_history(original, session=lambda opened: Slow(opened, 1_000))
+    assert len(pauses) == 1 + len(feed.calls), "the walk fits into one slice"
+    assert min(pauses) >= 0.01, "of two queries of 0.01 s"
+
+
+class Sessions:
+    """A database that opens sessions, and counts them."""
+
+    def __init__(self) -> None:
+        self.opened = 0
+
+    async def open(self) -> Sessions:
+        self.opened += 1
+        return self
+
+    async def close(self) -> None: ...
+
+
+class Reading:
+    """A history that fails twice, then ends."""
+
+    position = 0
+
+    def __init__(self) -> None:
+        self.wanted, self.failures = True, 0
+
+    async def read(self, *_: object) -> None:
+        if self.failures < 2:
+            self.failures += 1
+            raise SourceUnavailable("no answer within 10 s")
+        self.wanted = False
+
+
+def follower_of(database: Sessions, reading: Reading) -> tuple[Follower, SimpleNamespace]:
+    status = SourceStatus(Index(), lambda: 0)
+    feed = SimpleNamespace(status=status, live=Liveness(), history_wanted=lambda: reading.wanted)
+    parts: Any = {"database": database, "tail": Tail(), "reconcile": Reconcile(), "earlier": reading}
+    return Follower(**parts), feed
+
+
+async def test_the_history_is_read_once_the_daemon_is_ready():
+    database, reading = Sessions(), Reading()
+    follower, feed = follower_of(database, reading)
+    running = asyncio.create_task(follower._earlier_runs(SimpleNamespace(), feed))  # type: ignore[arg-type]
+    await asyncio.sleep(0.15)
+    assert database.opened == 0
+    feed.status.loading = False
+    await eventually(lambda: database.opened > 0)
+    await running
+
+
+async def test_a_failed_read_is_repeated_on_a_new_session_and_logged_once(monkeypatch, caplog):
+    monkeypatch.setattr("correlator.backoff.Backoff.next", lambda _: 0.0)
+    database, reading = Sessions(), Reading()
+    follower, feed = follower_of(database, reading)
+    feed.status.loading = False
+    with caplog.at_level(logging.WARNING):
+        await follower._earlier_runs(SimpleNamespace(), feed)  # type: ignore[arg-type]
+    assert (database.opened, reading.failures) == (3, 2)
+    assert [r.message for r in caplog.records] == [
+        "the history that forecasts need cannot be read, and is tried again: no answer within 10 s"
+    ]
+
+
+async def test_a_history_that_the_checkpoint_has_is_not_read_again():
+    database, reading = Sessions(), Reading()
+    reading.wanted = False
+    follower, feed = follower_of(database, reading)
+    feed.status.loading = False
+    await follower._earlier_runs(SimpleNamespace(), feed)  # type: ignore[arg-type]
+    assert database.opened == 0
+
+
+def test_running_jobs_are_known_by_operation():
+    made = PipelineHarness()
+    made.read("a", operation="live")
+    made.read("b", operation="test", job_type=None)
+    made.read("c", "completed", operation="cleanup")
+    assert made.index.known.running() == {("failover", "live"): ["a"], ("", "test"): ["b"]}
+
+
+async def test_a_job_that_ends_in_the_present_second_is_left_to_the_tail(original):
+    began = time.time_ns() // 1_000_000_000
+    feed = await read_history(original)
+    assert feed.cutoff is not None
+    second, after = divmod(feed.cutoff + 1, 1_000_000)
+    assert after == 0
+    assert began <= second <= time.time()

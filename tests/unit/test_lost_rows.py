@@ -1,0 +1,215 @@
+"""What JobLog lost, as the tables show it: after a grace, once for each job and step, and nothing that came in time."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import datetime
+
+import pytest
+from msgspec.structs import replace
+
+from correlator.jobs import joblog
+from correlator.jobs.index import Index
+from correlator.jobs.missing_rows import GRACE, LOST
+from correlator.jobs.model.facts import Entry, Kind, Reading
+from correlator.jobs.model.rows import JobRecord, LogRow, StepRecord
+from tests.support.replay import expected
+
+NOW = 1_758_553_933_000_000
+STARTED = {"started_at": NOW}
+
+
+def live() -> Index:
+    index = Index(retention=10**9)
+    index.loading = False
+    return index
+
+
+def read(index, now, status="running", *steps, **columns):
+    """A query of the tables; what it found to be lost."""
+    record = JobRecord("j", status=status, **STARTED | columns)
+    return index.apply([Reading("j", index.advance_clock(), record, steps)], now).lost
+
+
+def log(index, now, kind, **more):
+    entry = Entry(more.pop("event_id", 1), now, "INFO", "text", index.advance_clock(), "j", kind=kind, **more)
+    assert index.apply([entry], now).lost == []
+
+
+def step(status="running", error=None, *, step_id=1):
+    return StepRecord(step_id, "one", 1, status, NOW, None, error)
+
+
+def test_a_job_that_no_row_names_is_lost_after_the_grace_once():
+    index = live()
+    assert read(index, NOW) == []
+    assert read(index, NOW + GRACE - 1) == []
+    assert read(index, NOW + GRACE) == ["job_started"]
+    assert read(index, NOW + 9 * GRACE) == []
+    assert read(index, NOW + 10 * GRACE, "failed") == []
+    assert read(index, NOW + 11 * GRACE, "failed") == ["job_ended"]
+    assert read(index, NOW + 99 * GRACE, "failed") == []
+    assert index._lost_rows._observed == {}
+
+
+def test_rows_that_come_within_the_grace_are_no_loss():
+    index = live()
+    read(index, NOW, "running", step())
+    log(index, NOW + 1, Kind.JOB_STARTED)
+    log(index, NOW + 1, Kind.STEP_STARTED, step_id=1)
+    assert read(index, NOW + GRACE, "completed", step("completed")) == []
+    log(index, NOW + GRACE + 1, Kind.STEP_COMPLETED, step_id=1)
+    log(index, NOW + GRACE + 1, Kind.JOB_COMPLETED)
+    assert read(index, NOW + 2 * GRACE, "completed", step("completed")) == []
+    assert index._lost_rows._observed == {}
+
+
+@pytest.mark.parametrize(
+    ("missing", "lost"),
+    [
+        (Kind.JOB_STARTED, ["job_started"]),
+        (Kind.STEP_STARTED, ["step_started"]),
+        (Kind.STEP_FAILED, ["step_ended"]),
+        (Kind.JOB_COMPLETED, ["job_ended"]),
+    ],
+)
+def test_each_row_that_never_comes_has_its_kind(missing, lost):
+    index = live()
+    for kind in (Kind.JOB_STARTED, Kind.STEP_STARTED, Kind.STEP_FAILED, Kind.JOB_COMPLETED):
+        if kind is not missing:
+            log(index, NOW, kind, step_id=1 if kind.of_step else None)
+    assert read(index, NOW, "completed", step("failed")) == []
+    assert read(index, NOW + GRACE, "completed", step("failed")) == lost
+
+
+def test_an_ending_of_another_kind_does_not_count_for_this_one():
+    index = live()
+    log(index, NOW, Kind.JOB_STARTED)
+    log(index, NOW, Kind.JOB_COMPLETED)
+    read(index, NOW, "cancelled")
+    assert read(index, NOW + GRACE, "cancelled") == ["job_ended"]
+
+
+def test_an_error_text_that_only_the_table_has_is_counted_for_jobs_and_steps():
+    index = live()
+    log(index, NOW, Kind.JOB_STARTED)
+    log(index, NOW, Kind.STEP_STARTED, step_id=1)
+    log(index, NOW, Kind.STEP_FAILED, step_id=1, error="boom")
+    log(index, NOW, Kind.JOB_FAILED, error="boom")
+    read(index, NOW, "failed", step("failed", "bang"), error_message="boom: all of it")
+    assert read(index, NOW + GRACE, "failed", step("failed", "bang"), error_message="boom: all of it") == ["error"] * 2
+
+
+def test_a_percentage_is_lost_only_where_the_log_has_percentages():
+    index = live()
+    log(index, NOW, Kind.JOB_STARTED)
+    read(index, NOW, percent_complete=40)
+    assert read(index, NOW + GRACE, percent_complete=40) == []
+    log(index, NOW + GRACE, None, percent=40)
+    read(index, NOW + GRACE, percent_complete=40)
+    assert read(index, NOW + 2 * GRACE, percent_complete=60) == []
+    assert read(index, NOW + 3 * GRACE - 1, percent_complete=70) == []  # it moves on: each has the whole grace
+    assert read(index, NOW + 4 * GRACE, percent_complete=70) == ["percent"]
+    assert read(index, NOW + 9 * GRACE, percent_complete=70) == []
+
+
+def test_a_pending_job_has_no_corrections_yet():
+    index = live()
+    read(index, NOW, "pending")
+    assert read(index, NOW + GRACE, "pending") == []
+
+
+def test_changes_before_the_first_reading_are_no_loss_but_later_ones_are():
+    index = live()
+    index.loading = True
+    read(index, NOW, "running", step("completed"))
+    index.loading = False
+    assert read(index, NOW + GRACE, "running", step("completed")) == []
+    read(index, NOW + GRACE, "running", step("completed"), step(step_id=2))
+    assert read(index, NOW + 2 * GRACE, "running", step("completed"), step(step_id=2)) == ["step_started"]
+
+
+def test_a_job_that_ended_before_the_first_reading_is_never_checked():
+    index = live()
+    index.loading = True
+    read(index, NOW, "failed", step("failed"))
+    index.loading = False
+    assert read(index, NOW + GRACE, "failed", step("failed")) == []
+    assert index._lost_rows._observed == {}
+
+
+def test_a_deleted_job_is_forgotten():
+    index = live()
+    read(index, NOW)
+    assert index._lost_rows._observed
+    assert index.apply([Reading("j", index.advance_clock())], NOW + GRACE).lost == []
+    assert index._lost_rows._observed == {}
+
+
+def test_a_job_that_leaves_memory_is_forgotten():
+    index = Index(retention=60)
+    index.loading = False
+    assert read(index, NOW + 61_000_000, "failed", completed_at=NOW) == []
+    assert index.published.get("j") is None
+    assert index._lost_rows._observed == {}
+
+
+def losses(tables, dropped=()):
+    """What is lost when all rows of a recording came but those with a message of `dropped`."""
+    index = live()
+
+    def at(text):
+        return None if text is None else int(datetime.fromisoformat(text + "+00:00").timestamp() * 1_000_000)
+
+    rows = [r for r in tables["log_events"].values() if r["message"] not in dropped]
+    observed_at = index.advance_clock()
+    entries = [
+        joblog.read(
+            LogRow(r["id"], r["message"], at(r["ts"]), r["level"], r["job_id"], r["step_id"], r["attrs"]), observed_at
+        )[0]
+        for r in rows
+    ]
+    steps = {s["id"]: s["job_id"] for s in tables["job_steps"].values()}
+    index.apply([replace(e, job_id=e.job_id or steps.get(e.step_id)) for e in entries], NOW)
+    lost: Counter[str] = Counter()
+    for now in (NOW, NOW + GRACE, NOW + 2 * GRACE):
+        readings = [
+            Reading(
+                job_id,
+                index.advance_clock(),
+                JobRecord(
+                    job_id,
+                    status=r["status"],
+                    error_message=r["error_message"],
+                    started_at=at(r["started_at"]),
+                    completed_at=at(r["completed_at"]),
+                    percent_complete=r["percent_complete"],
+                ),
+                tuple(
+                    StepRecord(s["id"], s["name"], s["seq"], s["status"], at(s["started_at"]), None, s["error_message"])
+                    for s in tables["job_steps"].values()
+                    if s["job_id"] == job_id
+                ),
+            )
+            for job_id, r in tables["job_tracking"].items()
+        ]
+        lost.update(index.apply(readings, now).lost)
+    return lost
+
+
+def test_a_recording_that_lost_nothing_has_nothing_to_correct(recording):
+    assert losses(expected(recording)) == {}
+
+
+def test_dropped_starts_of_steps_are_counted_one_by_one(recording):
+    tables = expected(recording)
+    assert losses(tables, ("Step started",)) == {"step_started": len(tables["job_steps"])}
+
+
+def test_a_log_that_is_silent_of_jobs_and_steps_is_known_for_it(recording):
+    tables = expected(recording)
+    lost = losses(tables, {r["message"] for r in tables["log_events"].values()})
+    ended = [s for s in tables["job_steps"].values() if s["status"] != "running"]
+    assert lost["step_ended"] == len(ended)
+    assert lost["job_started"] == len(tables["job_tracking"])
+    assert set(lost) <= set(LOST)

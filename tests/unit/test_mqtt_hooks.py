@@ -1,0 +1,87 @@
+"""The private hooks of aiomqtt and paho on which the MQTT client depends: each is still there, and still called.
+
+Checked with aiomqtt 2.5.1 and paho-mqtt 2.2.0. After an upgrade fails here, adapt `correlator/sinks/mqtt/client.py`.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import inspect
+from importlib.metadata import version
+
+import aiomqtt
+import pytest
+from paho.mqtt import client as paho
+
+from correlator.sinks.mqtt import client as adapter
+from correlator.sinks.mqtt.client import Client
+
+CALLBACKS = {
+    "_on_connect": ["client", "userdata", "flags", "reason_code", "properties"],
+    "_on_disconnect": ["client", "userdata", "flags", "reason_code", "properties"],
+    "_on_message": ["client", "userdata", "message"],
+    "_on_publish": ["client", "userdata", "mid", "reason_code", "properties"],
+    "_on_socket_register_write": ["client", "userdata", "sock"],
+}
+"""Methods of aiomqtt's client that ours overrides, with their parameters. paho calls each under its public name."""
+
+ATTRIBUTES: dict[str, type] = {
+    "_client": paho.Client,
+    "_connected": asyncio.Future,
+    "_disconnected": asyncio.Future,
+    "_loop": asyncio.AbstractEventLoop,
+}
+"""Attributes of aiomqtt's client that ours reads, with their types."""
+
+OF_PAHO = {"_sock_close"}
+"""Methods of paho's client that ours calls, without arguments."""
+
+
+def lacks(library: str, hook: str) -> str:
+    return f"{library} {version(library)} does not have {hook} as correlator/sinks/mqtt/client.py needs it: adapt it"
+
+
+@pytest.fixture
+async def client() -> Client:
+    """A client that was never connected."""
+    return Client("127.0.0.1", 1)
+
+
+@pytest.mark.parametrize("name", CALLBACKS)
+async def test_aiomqtt_has_each_callback_that_the_client_overrides_and_paho_calls_it(client, name):
+    hook = getattr(aiomqtt.Client, name, None)
+    assert hook is not None, lacks("aiomqtt", f"Client.{name}")
+    found = [parameter for parameter in inspect.signature(hook).parameters if parameter != "self"]
+    assert found == CALLBACKS[name], lacks("aiomqtt", f"Client.{name}({', '.join(CALLBACKS[name])})")
+    called = getattr(client._client, name.removeprefix("_"), None)
+    assert called == getattr(client, name), lacks("paho-mqtt", f"Client.{name.removeprefix('_')} = aiomqtt's {name}")
+
+
+@pytest.mark.parametrize("name", ATTRIBUTES)
+async def test_aiomqtt_has_each_private_attribute_that_the_client_reads(client, name):
+    assert isinstance(getattr(client, name, None), ATTRIBUTES[name]), lacks("aiomqtt", f"Client.{name}")
+
+
+@pytest.mark.parametrize("name", sorted(OF_PAHO))
+async def test_paho_has_each_private_method_that_the_client_calls(name):
+    hook = getattr(paho.Client, name, None)
+    assert hook is not None, lacks("paho-mqtt", f"Client.{name}")
+    assert list(inspect.signature(hook).parameters) == ["self"], lacks("paho-mqtt", f"Client.{name}()")
+
+
+def test_paho_says_whether_a_disconnect_came_from_the_broker():
+    hook = "DisconnectFlags.is_disconnect_packet_from_server"
+    assert "is_disconnect_packet_from_server" in inspect.signature(paho.DisconnectFlags).parameters, lacks(
+        "paho-mqtt", hook
+    )
+
+
+def test_these_are_all_private_hooks_that_the_client_uses():
+    used = set()
+    for node in ast.walk(ast.parse(inspect.getsource(adapter))):
+        name = getattr(node, "attr", None) if isinstance(node, ast.Attribute) else None
+        name = node.name if isinstance(node, ast.FunctionDef) else name
+        if name is not None and name.startswith("_") and not name.endswith("__"):
+            used.add(name)
+    assert used == {*CALLBACKS, *ATTRIBUTES, *OF_PAHO}, "list here every private hook that client.py uses"

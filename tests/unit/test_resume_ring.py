@@ -1,0 +1,89 @@
+"""The changes that are remembered for clients that reconnect: bounded, and small whatever the jobs carry."""
+
+import tracemalloc
+
+from correlator.jobs.index import Index
+from correlator.jobs.model.changes import Change
+from correlator.jobs.model.facts import Reading, Status
+from correlator.jobs.model.rows import JobRecord
+from correlator.jobs.model.views import JobView, PublishedJob
+from correlator.pipeline.hub import Hub
+from correlator.pipeline.queries import JobQuery
+from correlator.pipeline.resume_ring import OVERHEAD, Past
+from correlator.sinks.streaming.filters import Filter
+
+NOW = 1_758_550_000_000_000
+
+
+def change(seq, job_id="j", *, status=Status.RUNNING, **more):
+    old, new = JobView(job_id, Status.RUNNING, **more), JobView(job_id, status, **more)
+    return Change(job_id, seq, PublishedJob(old, seq - 1, NOW), PublishedJob(new, seq, NOW))
+
+
+def test_metadata_that_is_read_again_with_each_change_is_not_kept_once_per_change():
+    index = Index()
+    hub = Hub(index)
+    tracemalloc.start()
+    try:
+        for turn in range(20):
+            readings = [
+                Reading(
+                    f"j{n}",
+                    index.advance_clock(),
+                    JobRecord(f"j{n}", metadata=f'{{"turn":{turn},"x":"{"x" * 100_000}"}}'),
+                    (),
+                )
+                for n in range(30)
+            ]
+            hub.publish(index.apply(readings, NOW + turn))
+            del readings
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert len(hub.changes_since(0) or ()) == 20 * 30
+    assert held < 2 * 30 * 100_000, "what the index itself holds, and little more"
+
+
+def test_changes_are_bounded_by_count_and_by_bytes_the_oldest_go_first():
+    past = Past(max_changes=5)
+    past.add(change(seq) for seq in range(1, 11))
+    assert [c.seq for c in past.since(5)] == [6, 7, 8, 9, 10]
+    assert [past.reaches(seq) for seq in (4, 5, 10)] == [False, True, True]
+    long = Past(max_bytes=10 * (OVERHEAD + 100_000))
+    long.add(change(seq, external_ids=("x" * 100_000,)) for seq in range(1, 101))
+    assert [c.seq for c in long.since(91)] == list(range(92, 101))
+    assert not long.reaches(90)
+
+
+def test_what_is_remembered_answers_filters_as_the_jobs_did():
+    past = Past()
+    one = change(
+        1,
+        status=Status.FAILED,
+        job_type="t",
+        operation="o",
+        context_id="c",
+        parent_job_id="p",
+        external_ids=("e",),
+        started_at=NOW,
+        metadata="{}",
+        error="x",
+    )
+    past.add([one])
+    (kept,) = past.since(0)
+    assert (kept.job_id, kept.seq, kept.reason) == ("j", 1, None)
+    for query in (
+        JobQuery(status=frozenset({"failed"})),
+        JobQuery(status=frozenset({"running"})),
+        JobQuery(job_type=frozenset({"t"})),
+        JobQuery(operation=frozenset({"o"}), context_id=frozenset({"c"})),
+        JobQuery(parent_job_id=frozenset({"p"}), since=NOW),
+        JobQuery(since=NOW + 1),
+    ):
+        for names in (None, frozenset({"e"}), frozenset({"c"}), frozenset({"other"})):
+            wanted = Filter(query, names)
+            assert kept.old is not None
+            assert kept.new is not None
+            assert [wanted.might_match(s) for s in (kept.old, kept.new)] == [
+                wanted.might_match(s) for s in (one.old, one.new)
+            ]

@@ -1,0 +1,70 @@
+"""Synchronous calls that hold the event loop: counted from 20 ms on, and named."""
+
+import asyncio
+import logging
+
+from correlator.ops import metrics, stalls
+from tests.support.pipeline_harness import PipelineHarness, row, samples
+
+
+def counted(call):
+    return samples(metrics.LOOP_STALLS).get(("correlator_loop_stall_seconds_count", (("call", call),)), 0.0)
+
+
+def longest(call, clock):
+    return samples(metrics.LOOP_LONGEST).get(
+        ("correlator_loop_longest_call_seconds", (("call", call), ("clock", clock))), 0.0
+    )
+
+
+def run(call, *, wall, cpu):
+    with stalls.timed(call, iter((0.0, wall)).__next__, iter((0.0, cpu)).__next__):
+        pass
+
+
+def test_a_call_of_20_ms_is_counted_and_named_in_the_debug_log(caplog):
+    caplog.set_level(logging.DEBUG, "correlator.ops.stalls")
+    run("counted", wall=0.07, cpu=0.03)
+    assert counted("counted") == 1
+    assert caplog.messages == ["counted blocked the event loop for 70 ms, 30 ms of CPU"]
+
+
+def test_a_shorter_call_is_not_counted_but_the_longest_is_known(caplog):
+    caplog.set_level(logging.DEBUG, "correlator.ops.stalls")
+    for wall, cpu in ((0.001, 0.001), (0.015, 0.012), (0.002, 0.002)):
+        run("short", wall=wall, cpu=cpu)
+    assert counted("short") == 0
+    assert not caplog.messages
+    assert (longest("short", "wall"), longest("short", "cpu")) == (0.015, 0.012)
+
+
+def test_a_call_that_raises_is_measured_all_the_same():
+    try:
+        with stalls.timed("raising", iter((0.0, 1.0)).__next__, iter((0.0, 1.0)).__next__):
+            raise ValueError
+    except ValueError:
+        pass
+    assert counted("raising") == 1
+
+
+async def test_a_loop_that_wakes_late_is_counted_without_a_name():
+    before = counted("loop")
+    beating = asyncio.create_task(stalls.heartbeat())
+    try:
+        await asyncio.sleep(0)
+        ended = asyncio.get_running_loop().time() + stalls.BEAT + 2 * stalls.STALL
+        while asyncio.get_running_loop().time() < ended:
+            pass
+        async with asyncio.timeout(60):
+            while counted("loop") == before:  # noqa: ASYNC110 - a metric has no event
+                await asyncio.sleep(0.001)
+    finally:
+        beating.cancel()
+
+
+def test_what_the_writer_does_has_names():
+    world = PipelineHarness()
+    world.read()
+    world.rows(row(1, job_id="j"))
+    for call in ("rows", "readings", "publish"):
+        assert longest(call, "wall") > 0

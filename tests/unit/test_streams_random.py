@@ -1,0 +1,114 @@
+"""Random clients of a random index: whatever they do, each ends with the documents that its filters select."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from correlator.jobs.model.rows import Level
+from correlator.pipeline.resume_ring import Past
+from correlator.sinks.streaming.filters import Filter
+from correlator.sinks.streaming.limits import Limits
+from correlator.sinks.streaming.sessions import Resume
+from tests.support.streams_harness import RandomIndex, StreamClient, settle
+from tests.support.subscriptions import plain
+
+NOW = 1_758_550_000_000_000
+
+
+class RandomClients:
+    """Clients that connect, change their subscriptions, freeze, thaw, disconnect and reconnect, at random."""
+
+    def __init__(self, world: RandomIndex) -> None:
+        self.world = world
+        self.random = world.random
+        self.clients: list[StreamClient] = []
+        self.filters: dict[StreamClient, dict[int, Filter]] = {}
+        self.resumed = self.lagged = 0
+
+    async def step(self) -> None:
+        if not self.clients or self.random.random() < 0.6:
+            self.world.change()
+        await self.random.choice(
+            [self.connect, self.resubscribe, self.reconnect, self.reconnect, self.freeze, self.thaw, self.sweep]
+        )()
+
+    async def connect(self) -> None:
+        if len(self.clients) < 8:
+            client = StreamClient()
+            self.world.connect(client)
+            self.clients.append(client)
+            self.filters[client] = {1: self.world.filter()}
+            await self._subscribe(client, 1, None)
+
+    async def resubscribe(self) -> None:
+        """Another subscription, or another filter for one that it has."""
+        if self.clients:
+            client, sub = self.random.choice(self.clients), self.random.choice((1, 2))
+            client.thaw()
+            self.world.streams.fanout.flush()
+            self.world.streams.unsubscribe(client, sub)
+            client.fold.unsubscribe(sub)
+            self.filters[client][sub] = self.world.filter()
+            await self._subscribe(client, sub, None)
+
+    async def reconnect(self) -> None:
+        """Disconnect at any moment, and connect again after some changes."""
+        if not self.clients:
+            return
+        client = self.random.choice(self.clients)
+        self.clients.remove(client)
+        client.read(self.random.randrange(3))
+        self.world.streams.remove(client)
+        again = StreamClient(client.fold)
+        for _ in range(self.random.choice((0, 1, 5, 60))):
+            self.world.change()
+        resume = self.world.connect(again)
+        self.clients.append(again)
+        self.filters[again] = filters = self.filters.pop(client)
+        known = {sub: resume if sub in again.fold.jobs else None for sub in filters}
+        for sub in filters:  # no position holds before every subscription has its snapshot
+            again.fold.subscribe(sub, resume=known[sub] is not None)
+        for sub in filters:
+            self.resumed += known[sub] is not None
+            await self._subscribe(again, sub, known[sub])
+
+    async def freeze(self) -> None:
+        if self.clients:
+            self.random.choice(self.clients).frozen = True
+
+    async def thaw(self) -> None:
+        if self.clients:
+            self.random.choice(self.clients).thaw()
+
+    async def sweep(self) -> None:
+        self.world.streams.fanout.sweep()
+        self.lagged += self.world.streams.fanout.lagging
+        await asyncio.sleep(0)
+
+    async def _subscribe(self, client: StreamClient, sub: int, resume: Resume | None) -> None:
+        level: Level | None = self.random.choice((None, "INFO"))
+        await self.world.subscribe(client, sub, self.filters[client][sub], level, resume)
+
+
+SEEDS = [*range(3), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(3, 100))]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_every_client_ends_with_the_documents_of_its_filters(seed):
+    limits = Limits(
+        lagging_over=6000, caught_up_under=2000, backlog_part=3000, snapshot_part=3000, max_visited=3, max_added=2
+    )
+    world = RandomIndex(seed, Past(150), limits)
+    clients = RandomClients(world)
+    for _ in range(600):
+        await clients.step()
+    for client in clients.clients:
+        client.thaw()
+    await settle(world, clients.clients)
+    for client in clients.clients:
+        for sub, which in clients.filters[client].items():
+            assert plain(client.fold.jobs[sub]) == plain(world.wanted(which))
+    assert clients.resumed
+    assert clients.lagged

@@ -1,0 +1,50 @@
+"""IDs that clients wait for: each of them gets its full time, however long others have waited."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+
+from correlator.errors import Away, SourceUnavailable
+from correlator.jobs.index import Index
+from correlator.pipeline import waiting_ids
+from correlator.pipeline.hub import Hub
+
+
+@pytest.fixture
+def now(monkeypatch) -> list[float]:
+    clock = [1000.0]
+    monkeypatch.setattr(waiting_ids, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    return clock
+
+
+async def test_a_second_client_that_waits_for_an_id_restarts_the_fast_polls(now):
+    hub = Hub(Index())
+    hub.waiting_ids.watch_id("x")
+    now[0] += waiting_ids.WATCHED_FOR + 1
+    assert not hub.waiting_ids.has_waiting_ids()
+    hub.waiting_ids.watch_id("x")
+    assert hub.waiting_ids.has_waiting_ids()
+    hub.waiting_ids.unwatch_id("x")
+    assert hub.waiting_ids.has_waiting_ids()
+    hub.waiting_ids.unwatch_id("x")
+    assert not hub.waiting_ids.has_waiting_ids()
+
+
+async def test_draining_ends_a_wait_for_an_id_at_once():
+    hub = Hub(Index())
+    waiting = asyncio.create_task(hub.appearance("x", 3600))
+    await asyncio.sleep(0)
+    hub.close()
+    assert await waiting is None
+    assert await hub.appearance("x", 3600) is None
+
+
+async def test_readiness_says_why_the_database_is_away_without_its_host_account_or_query():
+    hub = Hub(Index())
+    error = SourceUnavailable("MariaDB at u@10.1.2.3:3306/db: Access denied for 'u' (1045)", Away.LOGIN_REFUSED)
+    hub.status.set_state("down", str(error), error.public)
+    assert hub.readiness["database"]()["error"] == "the database refuses the login"
+    assert hub.status.error == str(error)  # for the service's status line and the log

@@ -1,0 +1,111 @@
+"""The hour that the end of daylight saving time repeats: what is new is of now, what is old follows its order."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from correlator.jobs.model.facts import Reading
+from correlator.jobs.model.rows import JobRecord
+from correlator.sources.db import light, zones
+from correlator.sources.db.queries import Queries
+from correlator.sources.db.session import TABLES, Dialect, Schema
+from tests.support.pipeline_harness import PipelineHarness
+
+BERLIN = zones.named("Europe/Berlin")
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+FIRST, SECOND = datetime(2026, 10, 25, 0, 30, tzinfo=UTC), datetime(2026, 10, 25, 1, 30, tzinfo=UTC)
+"""Both are 02:30 on a clock in Berlin."""
+
+
+def micros(when: datetime) -> int:
+    return (when - EPOCH) // timedelta(microseconds=1)
+
+
+def local(when: datetime) -> int:
+    """What a clock in Berlin shows, as a DATETIME is read."""
+    return micros(when.astimezone(ZoneInfo("Europe/Berlin")).replace(tzinfo=UTC))
+
+
+class Log:
+    """A session whose log has these rows, as they were written."""
+
+    def __init__(self, *rows: tuple[int, datetime]) -> None:
+        attrs = '{"job_id":"j"}'
+        self._rows = [(i, f"row {i}", local(at), "INFO", None, None, attrs, None) for i, at in rows]
+
+    async def query(self, sql, args=()):
+        return self._rows
+
+    async def close(self) -> None: ...
+
+
+def queries() -> Queries:
+    schema = Schema({t: dict.fromkeys(c, "datetime" if t == "log_events" else "text") for t, c in TABLES.items()})
+    return Queries(Dialect("?", "{}", "{}", "", "", "LENGTH({})", "{}"), schema, BERLIN)
+
+
+@pytest.fixture
+def now(monkeypatch):
+    """Sets the time of the machine."""
+
+    def at(when: datetime) -> None:
+        monkeypatch.setattr(light, "time", SimpleNamespace(time_ns=lambda: micros(when) * 1000))
+
+    return at
+
+
+@pytest.mark.parametrize("hour", [FIRST, SECOND])
+async def test_a_row_that_has_just_been_written_is_of_the_hour_that_it_is_now(now, hour):
+    now(hour + timedelta(seconds=2))
+    (row,) = await queries().light.rows_from(Log((1, hour)), 1, 10)
+    (late,) = await queries().light.rows_in(Log((1, hour)), [1])
+    assert (row.ts, late.ts) == (micros(hour), micros(hour))
+
+
+async def test_rows_of_the_past_are_read_in_their_order_through_both_hours(now):
+    now(datetime(2026, 10, 26, tzinfo=UTC))
+    times = [FIRST + timedelta(minutes=m) for m in range(-90, 150, 10)]
+    found = await queries().light.rows_from(Log(*enumerate(times)), 1, 100, after=0)
+    assert [r.ts for r in found] == [micros(t) for t in times]
+
+
+async def test_a_job_that_logs_all_the_time_is_not_stalled_when_the_zone_changes(now):
+    world, asked = PipelineHarness(stalled_after=600), queries()
+    began = FIRST - timedelta(hours=1)
+    world.now = micros(began)
+    record = JobRecord("j", status="running", started_at=world.now)
+    world.pipeline.readings([Reading("j", world.index.advance_clock(), record, ())])
+    for number in range(40):
+        when = began + timedelta(minutes=5 * number)
+        now(when)
+        world.now = micros(when)
+        world.pipeline.rows(await asked.light.rows_from(Log((number, when)), 1, 10))
+        world.pipeline._publish(world.index.expire(world.now))
+        shown = world.index.published.get("j")
+        assert shown is not None
+        assert not shown.stalled, when
+        assert shown.view.last is not None
+        assert shown.view.last.text == f"row {number}"
+
+
+@pytest.mark.parametrize("near", [None, 0, micros(SECOND)])
+def test_a_time_that_no_clock_showed_has_one_reading(near):
+    between = micros(datetime(2026, 3, 29, 2, 30, tzinfo=UTC))
+    assert BERLIN.utc(between, near) == BERLIN.utc(between)
+
+
+def test_the_zone_of_this_machine_knows_both_readings(monkeypatch):
+    import time
+
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    try:
+        here = zones.host()
+        assert [here.utc(local(FIRST), micros(t)) for t in (FIRST, SECOND)] == [micros(FIRST), micros(SECOND)]
+    finally:
+        monkeypatch.undo()
+        time.tzset()
