@@ -4,6 +4,9 @@ One rule decides the status of a job and of each step. R is the reading with the
 the highest rank. If R's status is an end, R applies. Otherwise E applies if it ranks higher and was observed after R's
 query began. Otherwise R applies. The reason: JobLog writes the table before it queues the log row, so an event that
 was observed before a query began is already part of its result. A status that is NULL is unknown, so E applies.
+
+The reported percent is the one that was observed last, of R and of the log. If R's status is an end, R applies: rows of
+the log become visible later, and would take percent back.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ def view(job: Job, id_keys: Sequence[str] = joblog.EXTERNAL_ID_KEYS) -> JobView:
     observed_at = job.reading.observed_at if job.reading is not None else -1
     status, ahead = _resolve(record.status if record else None, record is not None, observed_at, job.event)
     steps = _steps(job)
-    percent, basis = _progress(status, _reported(job, record, observed_at), steps)
+    percent, basis = _progress(status, _reported(job, record, observed_at, final=status.ended and ahead is None), steps)
     if record is None:
         record = JobRecord(
             job.job_id,
@@ -122,10 +125,12 @@ def _ended_at(status: Status, record: JobRecord, ahead: JobEvent | None) -> Micr
     return record.completed_at if record.completed_at is not None else record.canceled_at
 
 
-def _reported(job: Job, record: JobRecord | None, observed_at: int) -> int | None:
-    if job.percent is not None and job.percent.observed_at > observed_at:
+def _reported(job: Job, record: JobRecord | None, observed_at: int, *, final: bool) -> int | None:
+    """The last percent that the job reported. `final`: the record is that of an ended job."""
+    of_table = record.percent_complete if record is not None else None
+    if job.percent is not None and job.percent.observed_at > observed_at and not (final and of_table is not None):
         return job.percent.percent
-    return record.percent_complete if record is not None else None
+    return of_table
 
 
 def _progress(

@@ -224,6 +224,13 @@ def test_reported_progress_holds_from_wherever_it_was_seen_last():
     assert (alone.percent, alone.basis) == (50.0, "steps")
 
 
+def test_late_rows_of_the_log_do_not_take_back_the_percent_of_a_job_that_has_ended():
+    late = Entry(1, BASE, "DEBUG", "", 11, "j", percent=50)
+    assert seen(read("failed", percent_complete=75), late).percent == 75.0
+    assert seen(read("failed", percent_complete=100), late).percent == 99.0
+    assert seen(read("failed"), late).percent == 50.0, "a table without that column"
+
+
 def test_all_steps_done_is_not_yet_100():
     assert seen(read("running", StepRecord(1, "s", 1, "completed"))).percent == 99.0
 
