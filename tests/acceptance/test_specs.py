@@ -27,7 +27,7 @@ from schemathesis.specs.openapi.checks import (
 )
 from yarl import URL
 
-from correlator.jobs.shapes import Document, Step
+from correlator.jobs.shapes import Document, Progress, Step
 from tests.support import replay
 from tests.support.appliance import Appliance, now
 from tests.support.client_fold import apply_message
@@ -223,7 +223,8 @@ def pattern(address: str) -> str:
 def whole(document: dict[str, Any]) -> dict[str, Any]:
     """With null for members that the merge took, which means the same."""
     steps = {i: dict.fromkeys(required(Step)) | s for i, s in document.get("steps", {}).items()}
-    return dict.fromkeys(required(Document)) | document | {"steps": steps}
+    progress = dict.fromkeys(required(Progress)) | document["progress"]
+    return dict.fromkeys(required(Document)) | document | {"steps": steps, "progress": progress}
 
 
 def required(shape: type) -> list[str]:
