@@ -64,6 +64,8 @@ class PublishedJobs:
         self._transitions = transitions
         self._forecasts = forecasts
         self._jobs: dict[str, PublishedJob] = {}
+        self._newest_removed: Micros = 0
+        """The newest start of a job that left memory."""
         self._external, self._contexts = Names(self._age_key), Names(self._age_key)
 
     # -- reading
@@ -104,6 +106,10 @@ class PublishedJobs:
             return name == job_id
         owner = self._external.owner(name) or self._contexts.owner(name)
         return owner == job_id if owner is not None else found is not None and name == job_id
+
+    def complete_since(self, now: Micros) -> Micros:
+        """All jobs that started at or after this time are in memory; `max_jobs` may have removed older ones."""
+        return max(now - self.retention, self._newest_removed + 1)
 
     def has_expired(self, view: JobView, now: Micros) -> bool:
         return view.terminal and ended_at(view) <= now - self.retention
@@ -181,6 +187,7 @@ class PublishedJobs:
         self.timers.update(job_id, None)
         self._forecasts.forget(job_id)
         if old is not None:
+            self._newest_removed = max(self._newest_removed, old.view.started_at or 0)
             self.seq += 1
             out.changes.append(Change(job_id, self.seq, old, None, reason))
 

@@ -182,10 +182,10 @@ class Hub:
         return known
 
     def _is_newest(self, shown: PublishedJob, resolved: Resolved) -> bool:
-        """True if no newer job with this ID can have been evicted: an old job may run longer than the retention."""
+        """True if no newer job with this ID can have left memory: an old job may run longer than the retention."""
         if resolved.resolved_by in ("uuid", "legacy"):
             return True
-        return (shown.view.started_at or 0) >= self.clock() - self.published.retention
+        return (shown.view.started_at or 0) >= self.published.complete_since(self.clock())
 
     def find_now(self, name: str) -> tuple[PublishedJob, Resolved] | None:
         """Return the job in memory that `name` names, or None. Does not query the database."""

@@ -148,8 +148,7 @@ class Rest:
         page = await self._in_memory(query, before, limit + 1)
         reason: str | None = None
         following: Place | None = None
-        # A job that is not in memory ended before the retention, and so started before it.
-        kept_since = self._hub.clock() - self._hub.published.retention
+        kept_since = self._hub.published.complete_since(self._hub.clock())
         if self._hub.archive is not None and (len(page) <= limit or _place(page[-1])[0] < kept_since):
             try:
                 page, following = await self._with_archive(self._hub.archive, page, query, before, limit + 1)
