@@ -27,7 +27,7 @@ help:
 	@echo "make deb      the Debian package, in build/"
 	@echo "make bench    measure it beside the limits and its peers, a quarter of an hour on a quiet machine   (ARGS='catchup rest --quick')"
 	@echo "make lint     ruff, words   make types    mypy          make imports  the import rules"
-	@echo "make docs     write the reference of the configuration again: docs/configuration.md"
+	@echo "make docs     write the reference of the configuration again: docs/configuration.md, deploy/correlator.toml"
 	@echo "make format   tidy the code     make lock     write requirements/ again     make clean"
 
 # A virtual environment for development holds all that the demo needs.

@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import sqlite3
 import stat
 import sys
@@ -33,6 +34,7 @@ from tests.support.certificates import self_sign
 from tests.support.daemon import Daemon
 from tests.support.eventually import eventually
 from tests.support.mariadb import TABLES, Database, MariaDB
+from tests.support.markdown import read
 from tests.support.mosquitto import Mosquitto
 from tests.support.paths import REPOSITORY
 from tests.support.replay import SQLITE_SCHEMA
@@ -172,31 +174,8 @@ async def a_job(appliance: Appliance) -> str:
     return job_id
 
 
-NAMES = {
-    "configuration",
-    "secrets",
-    "versions",
-    "database.login",
-    "database.tls",
-    "database.rights",
-    "database.clock",
-    "database.schema",
-    "database.timezone",
-    "joblog.rows",
-    "joblog.external_ids",
-    "joblog.unresolved_ids",
-    "joblog.legacy",
-    "joblog.drops",
-    "joblog.operations",
-    "broker.login",
-    "broker.acl",
-    "broker.retained",
-    "unit",
-    "http.port",
-    "daemon",
-    "state.directory",
-    "state.checkpoint",
-}
+NAMES = set(re.findall(r"^\| `([a-z_.]+)` \|[^|]*\|[^|]*\|$", read("docs/doctor.md"), re.MULTILINE))
+"""The checks that the document lists."""
 
 
 async def test_an_installation_that_is_well_has_nothing_to_fix(installation, appliance):

@@ -1,4 +1,4 @@
-"""The reference in docs/configuration.md, made from the types of the settings, which `make docs` writes there."""
+"""What `make docs` writes from the types of the settings: docs/configuration.md and deploy/correlator.toml."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
-from correlator.config import schema, values
+from correlator.config import rendering, schema, values
 from correlator.config.schema import Key, Section
 from correlator.daemon import reload
 
-PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
+REPOSITORY = Path(__file__).parents[2]
+PAGE = REPOSITORY / "docs" / "configuration.md"
+FILE = REPOSITORY / "deploy" / "correlator.toml"
 BEGIN, END = "<!-- begin: written by make docs -->\n", "<!-- end -->\n"
 
 KINDS = {
@@ -88,3 +90,4 @@ def _cell(text: str) -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(written(PAGE.read_text(), reference()))
+    FILE.write_text(rendering.reference())

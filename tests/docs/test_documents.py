@@ -8,7 +8,7 @@ import json
 import re
 import subprocess
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_type_hints
 
 import pytest
 
@@ -16,6 +16,7 @@ from correlator.config import loading
 from correlator.config.schema import leaves
 from correlator.demo.run import announce
 from correlator.demo.traffic import Traffic
+from correlator.jobs import shapes
 from deploy.debian import build
 from tests.docs import reference
 from tests.support.markdown import Block, anchors, blocks, documents, guides, links, read
@@ -176,6 +177,13 @@ def test_what_is_imported_from_the_client_is_there(block: Block):
     assert {"Correlator", "subscribe"} <= exported
     for names, _ in re.findall(r"import \{([^}]*)\} from \"([^\"]*/client\.js)\"", block.text):
         assert {name.replace("type ", "").strip() for name in names.split(",")} <= exported, block.place
+
+
+def test_the_guide_for_guis_has_every_member_of_a_job_document():
+    table = read("docs/gui.md").partition("## Members of a job document")[2].partition("\n## ")[0]
+    named = {name.rpartition(".")[2] for name in re.findall(r"`([a-z_.]+)`", table)}
+    members = get_type_hints(shapes.Document).keys() - {"progress"} | get_type_hints(shapes.Progress).keys()
+    assert members - named == set()
 
 
 # The reference of the configuration

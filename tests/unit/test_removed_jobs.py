@@ -31,9 +31,12 @@ class Tables:
     async def page(self, query, before, limit, advance_clock, known):
         return JobsPage([reading for job_id, reading in self.readings.items() if not known(job_id)], None)
 
+    async def lines(self, names, after, limit, level):
+        raise NotImplementedError
+
     @property
     def newest(self):
-        return max(self.readings.values(), key=lambda reading: reading.record.started_at)
+        return max(self.readings.values(), key=lambda reading: reading.record.started_at or 0 if reading.record else 0)
 
 
 def job(job_id, status, started, ended=None, ext=None):
@@ -72,4 +75,5 @@ async def test_a_page_of_jobs_has_those_for_which_memory_had_no_room():
         max_jobs=3,
     )
     response = await Rest(hub).jobs(make_mocked_request("GET", "/api/v1/jobs?limit=2"))
+    assert isinstance(response.body, bytes)
     assert [one["job_id"] for one in json.loads(response.body)["jobs"]] == ["x", "removed"]

@@ -7,7 +7,7 @@ to the job or to the external ID that it belongs to.
 from __future__ import annotations
 
 import re
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, assert_never
 from urllib.parse import quote, unquote
 
 import orjson
@@ -59,7 +59,13 @@ class Topics(Struct, frozen=True):
 
     def of(self, key: Key) -> str:
         level = escape(key.name)
-        return f"{self.root}/job/{level}/state" if key.kind == "state" else f"{self.root}/ext/{level}"
+        match key.kind:
+            case "state":
+                return f"{self.root}/job/{level}/state"
+            case "ext":
+                return f"{self.root}/ext/{level}"
+            case kind:
+                assert_never(kind)
 
     def event(self, job_id: str) -> str:
         return f"{self.root}/job/{escape(job_id)}/event"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from heapq import merge
 from itertools import chain, islice
 from operator import itemgetter
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, assert_never
 
 from correlator.jobs import job_document
 from correlator.jobs.bounded import BoundedDict
@@ -163,17 +163,26 @@ class Tree:
 
     def messages(self, key: Key) -> tuple[Message, ...]:
         """Return the messages after which the topic holds what the index has."""
-        topic, name = self._topics.of(key), key.name
-        empty = Message(topic, b"")
-        if key.kind == "ext":
-            if (owner := self._published.resolve(name)) is None or self._published.owner(name) is None:
-                return (empty,)
-            return (Message(topic, job_document.encode({"external_id": name, "job_id": owner.job_id})),)
-        if (shown := self._published.get(name)) is not None:
+        match key.kind:
+            case "state":
+                return self._job(self._topics.of(key), key.name)
+            case "ext":
+                return (self._external(self._topics.of(key), key.name),)
+            case kind:
+                assert_never(kind)
+
+    def _external(self, topic: str, name: str) -> Message:
+        if (owner := self._published.resolve(name)) is None or self._published.owner(name) is None:
+            return Message(topic, b"")
+        return Message(topic, job_document.encode({"external_id": name, "job_id": owner.job_id}))
+
+    def _job(self, topic: str, job_id: str) -> tuple[Message, ...]:
+        if (shown := self._published.get(job_id)) is not None:
             return (Message(topic, self._state(job_document.document(shown), shown.rev), expires=shown.view.terminal),)
-        if name not in self._tombstones:
+        empty = Message(topic, b"")
+        if job_id not in self._tombstones:
             return (empty,)
-        last, seq = self._tombstones[name]
+        last, seq = self._tombstones[job_id]
         document = job_document.document(last) if isinstance(last, PublishedJob) else last
         return Message(topic, self._state({**document, "deleted": True}, seq)), empty
 
