@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 
 from correlator.ops import metrics, stalls
 from tests.support.pipeline_harness import PipelineHarness, row, samples
@@ -18,7 +19,7 @@ def longest(call, clock):
 
 
 def run(call, *, wall, cpu):
-    with stalls.timed(call, iter((0.0, wall)).__next__, iter((0.0, cpu)).__next__):
+    with stalls.timed(call, iter((0.0, wall)).__next__, {0.0: 0.0, wall: cpu}.__getitem__):
         pass
 
 
@@ -40,11 +41,24 @@ def test_a_shorter_call_is_not_counted_but_the_longest_is_known(caplog):
 
 def test_a_call_that_raises_is_measured_all_the_same():
     try:
-        with stalls.timed("raising", iter((0.0, 1.0)).__next__, iter((0.0, 1.0)).__next__):
+        with stalls.timed("raising", iter((0.0, 1.0)).__next__, lambda now: now):
             raise ValueError
     except ValueError:
         pass
     assert counted("raising") == 1
+
+
+def test_the_cpu_time_of_a_call_is_right_within_a_millisecond():
+    began = time.perf_counter()
+    for _ in range(3):
+        before = time.thread_time()
+        with stalls.timed("busy"):
+            while time.perf_counter() - began < 0.02:
+                pass
+        used = time.thread_time() - before
+        assert longest("busy", "cpu") <= used + 2 * stalls.CPU_WITHIN
+        began = time.perf_counter()
+    assert longest("busy", "cpu") > 0
 
 
 async def test_a_loop_that_wakes_late_is_counted_without_a_name():
