@@ -1,4 +1,4 @@
-"""Readers come back all at once: each gets what it asked for, and nobody waits for them."""
+"""Clients that reconnect all at once: each gets what it asked for, and no other waits for them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def test_a_storm_of_clients(database: Database, mosquitto: Mosquitto, tmp_
                 await asyncio.gather(*(reader.__aenter__() for reader in readers))
                 recovery = await run.recovered()
                 await eventually(lambda: all(reader.connected for reader in readers))
-            await run.verdict(f"readers: {STORM} come back at once, 4 times", recovery)
+            await run.verdict(f"clients: {STORM} reconnect at once, 4 times", recovery)
             for reader in readers:
                 assert reader.jobs.keys() == run.reader.jobs.keys()
                 assert all(same(job, run.reader.jobs[i]) for i, job in reader.jobs.items())
