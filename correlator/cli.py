@@ -29,6 +29,7 @@ from correlator.terminal.command import (
     run_with_client,
     standard_output,
 )
+from correlator.terminal.logs_command import logs as logs_command
 
 _log = logging.getLogger(__name__)
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -179,6 +180,9 @@ def show(job_id: str, output: str, **given: Any) -> None:
 
     client, stdout = client_from_options(given), standard_output()
     run_with_client(client, lambda: show_job(client, job_id, output, stdout))
+
+
+main.add_command(logs_command)
 
 
 @main.command()

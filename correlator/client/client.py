@@ -28,7 +28,8 @@ from yarl import URL
 
 from correlator.backoff import Backoff
 from correlator.client.errors import Failures, Unreachable
-from correlator.client.messages import Document, Wanted
+from correlator.client.line_merge import Page
+from correlator.client.messages import Document, Log, Wanted
 from correlator.client.replica import Connection, Replica, Update
 from correlator.client.websocket import Exchange, connected, split
 from correlator.errors import BadRequest
@@ -130,24 +131,40 @@ class Client:
         found: Document | None = await self._get(_path(name), query, within=ANSWER_WITHIN + wait)
         return found
 
-    async def events(self, name: str, level: str) -> tuple[list[Document], bool]:
+    async def events(self, name: str, level: str) -> tuple[list[Log], bool]:
         """Fetch the log lines of a job from `level` on, the oldest first, and whether they are complete.
 
         The result has at most `MAX_LINES` lines, fetched in at most `search_within` seconds.
         """
-        lines: list[Document] = []
-        query = {"level": level, "limit": "1000"}
+        lines: list[Log] = []
+        after: str | None = None
         began = time.monotonic()
         while len(lines) < MAX_LINES and time.monotonic() - began < self._search_within:
-            body = await self._get(_path(name) + "/events", query)
-            if body is None:
+            page = await self.events_page(name, {"level": level}, after)
+            if page is None:
                 return lines, True
-            lines += body.get("events", [])
-            # A page before the last may be empty. Without a member `more`, all pages before the last are full.
-            if body.get("next_after") is None or not body.get("more", bool(body.get("events"))):
+            lines += page.events
+            if not page.more:
                 return lines, True
-            query["after"] = str(body["next_after"])
+            after = page.next_after
         return lines, False
+
+    async def events_page(self, name: str, query: _Query, after: str | None) -> Page | None:
+        """Fetch a page of log lines of a job, after the `next_after` of the page before; None without such a job.
+
+        `query` has the parameters of ``GET /api/v1/jobs/{id}/events``.
+        """
+        full = {"limit": "1000", **query} | ({"after": after} if after is not None else {})
+        body = await self._get(_path(name) + "/events", full)
+        if body is None:
+            return None
+        try:
+            # A page before the last may be empty. Without a member `more`, all pages before the last are full.
+            more = body.get("next_after") is not None and body.get("more", bool(body.get("events")))
+            events = [{"type": "log", "job_id": name, **line} for line in body.get("events", ())]
+            return msgspec.convert({"events": events, "next_after": body.get("next_after"), "more": more}, type=Page)
+        except (msgspec.ValidationError, TypeError) as error:
+            raise self._failures.not_a_correlator(f"a page of log lines is invalid: {error}") from error
 
     async def follow(self, wanted: Wanted, *, patient: bool = False) -> AsyncGenerator[Update, None]:
         """Yield an update after each change of the jobs of `wanted` or of the connection, without end.

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from correlator.jobs import job_view
 from correlator.jobs.model.facts import Reading
-from correlator.jobs.model.rows import LegacyRecord, Level, Micros
+from correlator.jobs.model.rows import LEVELS, LegacyRecord, Level, Micros
 from correlator.jobs.model.views import LogLine, PublishedJob, Resolved
 
 
@@ -52,6 +52,23 @@ class JobQuery(Struct, frozen=True):
         return any(text in name.lower() for name in shown.view.names()) or text in job_view.vm_name(shown.view).lower()
 
 
+class LineQuery(Struct, frozen=True):
+    """A filter of log lines: AND between its members. `level`: the lowest. `steps`: IDs; empty: every line.
+
+    `text`: what the message or attrs contain, whatever the case of ASCII letters. `since`: the earliest time.
+    """
+
+    level: Level = "DEBUG"
+    steps: frozenset[int] = frozenset()
+    text: str = ""
+    since: Micros | None = None
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """The levels that match; empty: all."""
+        return tuple(LEVELS[LEVELS.index(self.level) :]) if self.level != "DEBUG" else ()
+
+
 class Archive(Protocol):
     """Jobs and log lines that only the database has. Every call may raise `correlator.errors.SourceUnavailable`."""
 
@@ -68,8 +85,15 @@ class Archive(Protocol):
     ) -> JobsPage:
         """Return jobs older than `before`, newest first by (started, ID), without those for which `known` is true."""
 
-    async def lines(self, names: JobNames, after: str | None, limit: int, level: Level) -> LinesPage:
-        """Return log lines of a job, oldest first. Raises `BadRequest` if `after` is not a position of this API."""
+    async def lines(self, names: JobNames, after: str | int | None, limit: int, query: LineQuery) -> LinesPage:
+        """Return log lines of a job, oldest first: from the begin, after a `next_after`, or from an event ID on.
+
+        Raises:
+            BadRequest: `after` is a text, but not a position of this API.
+        """
+
+    async def lines_before(self, names: JobNames, before: int, limit: int, query: LineQuery) -> EarlierLines:
+        """Return the last log lines of a job whose event ID is below `before`, oldest first."""
 
 
 class JobNames(Struct, frozen=True):
@@ -102,3 +126,13 @@ class LinesPage(Struct, frozen=True):
     lines: Sequence[LogLine]
     next_after: str | None
     more: bool
+
+
+class EarlierLines(Struct, frozen=True):
+    """The last log lines before an event ID. A page may be short, or empty, before the begin of the log.
+
+    `next_before`: the event ID that the page before this one ends below; None at the begin of the log.
+    """
+
+    lines: Sequence[LogLine]
+    next_before: int | None

@@ -49,6 +49,14 @@ class EventsPage(TypedDict):
         str | None,
         Meta(description="`after` of the next page; opaque. Null: the job has ended and has no further rows."),
     ]
+    next_before: NotRequired[
+        Annotated[
+            int | None,
+            Meta(
+                description="Only with `before`: the `before` of the page before this one. Null: the log begins here."
+            ),
+        ]
+    ]
     more: Annotated[
         bool, Meta(description="True: the next page can be read now. False: all rows so far have been read.")
     ]

@@ -7,12 +7,11 @@ import contextlib
 import os
 from typing import Literal, TextIO
 
-import msgspec
 from msgspec import Struct
 
 from correlator.client.client import Client
 from correlator.client.errors import Unreachable
-from correlator.client.messages import Log, Wanted
+from correlator.client.messages import Wanted
 from correlator.client.replica import Connection, Update
 from correlator.errors import CorrelatorError
 from correlator.jobs.model.rows import Level
@@ -156,9 +155,9 @@ class _Run:
             async with asyncio.timeout(READ_WITHIN):
                 lines, complete = await self._client.events(job_id, self._order.logs)
             for line in lines:
-                found += entry.add_log(msgspec.convert({"type": "log", **line, "job_id": job_id}, type=Log))
+                found += entry.add_log(line)
             missing = "" if complete else f"only its first {len(lines)} log lines are shown; there are more"
-        except (CorrelatorError, TimeoutError, msgspec.ValidationError) as error:
+        except (CorrelatorError, TimeoutError) as error:
             missing = f"its log lines could not be read: {str(error) or f'no answer within {READ_WITHIN:g} s'}"
         if missing:
             found.append(WatchEvent(entry.name, job_id, "lost", None, missing))

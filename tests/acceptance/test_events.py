@@ -221,7 +221,11 @@ BAD = [
     ("gui-1/events?after=", 400, "next_after"),
     ("gui-1/events?after=%ff%00", 400, "next_after"),
     ("gui-1/events?after=" + "A" * 4000, 400, "next_after"),
-    ("gui-1/events?afer=1", 400, "there is no query parameter 'afer' here; known: after, level, limit"),
+    (
+        "gui-1/events?afer=1",
+        400,
+        "there is no query parameter 'afer' here; known: after, before, from, level, limit, q, since, step",
+    ),
 ]
 
 

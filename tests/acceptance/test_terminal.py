@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import re
 import signal
 import sys
@@ -32,7 +31,7 @@ from tests.support.eventually import eventually
 from tests.support.mariadb import Database
 from tests.support.paths import REPOSITORY
 from tests.support.servers import free_port
-from tests.support.terminal import WITHIN, Command, relay, screen, start
+from tests.support.terminal import WITHIN, commands_against, relay, screen
 
 Run = Callable[..., Any]
 
@@ -40,17 +39,8 @@ Run = Callable[..., Any]
 @pytest.fixture
 async def run(daemon: Daemon) -> AsyncIterator[Run]:
     """Start a command against the daemon; `columns` puts it in a terminal."""
-    commands: list[Command] = []
-
-    async def run(*arguments: str, columns: int | None = None, rows: int = 30, **environ: str) -> Command:
-        settings = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES", "NO_COLOR", "LC_ALL", "LANG")}
-        settings |= {"CORRELATOR_URL": daemon.url, "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"} | environ
-        commands.append(await start(arguments, settings, columns, rows))
-        return commands[-1]
-
-    yield run
-    for command in commands:
-        await command.close()
+    async with commands_against(daemon.url) as run:
+        yield run
 
 
 async def known(daemon: Daemon, name: str, status: str = "running") -> Any:

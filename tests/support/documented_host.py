@@ -42,7 +42,7 @@ _OURS = re.compile(r"\.?venv/bin/(correlator|python -m pytest(?= tests/))\b")
 
 _VARIABLE = re.compile(r"[A-Z_]+=")
 
-_GOES_ON = (r"^curl -N ", r"^correlator jobs -w", r"^correlator (watch|tap)\b", r"^mosquitto_sub (?!.*-C )")
+_GOES_ON = (r"^curl -N ", r"^correlator (jobs -w|logs .* -f|watch|tap)\b", r"^mosquitto_sub (?!.*-C )")
 
 
 def harmless(text: str) -> bool:

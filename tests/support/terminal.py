@@ -11,7 +11,7 @@ import re
 import struct
 import sys
 import termios
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from tests.support.eventually import eventually
 from tests.support.paths import REPOSITORY
@@ -164,3 +164,19 @@ async def relay(port: int) -> AsyncIterator[tuple[int, Callable[[], None]]]:
     async with server:
         yield server.sockets[0].getsockname()[1], cut
         cut()
+
+
+@contextlib.asynccontextmanager
+async def commands_against(url: str) -> AsyncIterator[Callable[..., Awaitable[Command]]]:
+    """A function that starts a command against the daemon at `url`; `columns` puts it in a terminal."""
+    commands: list[Command] = []
+
+    async def run(*arguments: str, columns: int | None = None, rows: int = 30, **environ: str) -> Command:
+        settings = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES", "NO_COLOR", "LC_ALL", "LANG")}
+        settings |= {"CORRELATOR_URL": url, "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"} | environ
+        commands.append(await start(arguments, settings, columns, rows))
+        return commands[-1]
+
+    yield run
+    for command in commands:
+        await command.close()

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from correlator.client.client import Client
 from correlator.client.errors import NotACorrelator, Refused, Unreachable
-from correlator.client.messages import Wanted
+from correlator.client.messages import Log, Wanted
 from correlator.client.replica import Update
 from correlator.client.websocket import IDS_IN_ONE
 from correlator.errors import BadRequest
@@ -221,7 +221,7 @@ async def test_an_empty_page_before_the_last_is_skipped(fake):
     ]
     async with Client(fake.url) as client:
         assert (await client.jobs({}, 10)).found == [job("b", 1)]
-        assert await client.events("b", "DEBUG") == ([line], True)
+        assert await client.events("b", "DEBUG") == ([Log(job_id="b", event_id=1, message="m")], True)
     assert fake.replies == []
 
 

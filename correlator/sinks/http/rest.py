@@ -17,18 +17,26 @@ from aiohttp import web
 
 from correlator.errors import Away, BadRequest, NotFound, SourceUnavailable
 from correlator.jobs import job_document
+from correlator.jobs.joblog import MAX_STEP_ID
 from correlator.jobs.model.facts import Status
 from correlator.jobs.model.rows import LEVELS, Level, Micros
-from correlator.jobs.model.views import PublishedJob, Resolved
+from correlator.jobs.model.views import LogLine, PublishedJob, Resolved
 from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Hub
-from correlator.pipeline.queries import Archive, JobNames, JobQuery
+from correlator.pipeline.queries import Archive, JobNames, JobQuery, LineQuery
 from correlator.sinks.http.parameters import choice, known, number, values
 from correlator.sinks.http.problems import RETRY_AFTER, problem
 
 MAX_WAIT = 60
 MAX_LIMIT = 500
 MAX_EVENTS = 1000
+MAX_EVENT_ID = (1 << 53) - 1
+"""The highest number that JavaScript stores exactly."""
+
+MAX_STEPS = 100
+MAX_TEXT = 200
+"""Steps, and characters of a text, that select log lines."""
+
 DEFAULT_LIMIT = 100
 
 MAX_PAGE_BYTES = 8 << 20
@@ -116,15 +124,22 @@ class Rest:
             if "wait" in request.query or await self._hub.find(whole) is not None:
                 return await self._job(request, whole)
             raise NotFound(f"no job is known by {name!r}")
-        known(request, ("after", "limit", "level"))
+        known(request, ("after", "from", "before", "limit", "level", "step", "q", "since"))
         limit = number(request, "limit", 1, MAX_EVENTS, int) or DEFAULT_LIMIT
-        least = choice(request, "level", LEVELS)
-        level: Level = next((n for n in LEVELS if n == least), "DEBUG")
+        query = _line_query(request)
+        first, before = number(request, "from", 1, MAX_EVENT_ID, int), number(request, "before", 1, MAX_EVENT_ID, int)
+        after = request.query.get("after")
+        if sum(start is not None for start in (after, first, before)) > 1:
+            raise BadRequest("after, from, before: give only one of them")
         if self._hub.archive is None:
             raise SourceUnavailable("there is none")
-        page = await self._hub.archive.lines(_names(found[0]), request.query.get("after"), limit, level)
-        lines, _ = await _encoded(job_document.encode(job_document.log_line(e)) for e in page.lines)
-        return _paged("events", lines, {"next_after": page.next_after, "more": page.more})
+        names = _names(found[0])
+        if before is not None:
+            earlier = await self._hub.archive.lines_before(names, before, limit, query)
+            more = earlier.next_before is not None
+            return await _lines(earlier.lines, {"next_after": None, "next_before": earlier.next_before, "more": more})
+        page = await self._hub.archive.lines(names, after if first is None else first, limit, query)
+        return await _lines(page.lines, {"next_after": page.next_after, "more": page.more})
 
     async def resolve(self, request: web.Request) -> web.Response:
         """The job that an ID resolves to, and by which kind of ID."""
@@ -236,6 +251,12 @@ async def _encoded(parts: Iterable[bytes], most: int | None = None) -> tuple[lis
     return made, False
 
 
+async def _lines(found: Iterable[LogLine], more: dict[str, Any]) -> web.Response:
+    """A page of log lines, with the members `more`."""
+    parts, _ = await _encoded(job_document.encode(job_document.log_line(line)) for line in found)
+    return _paged("events", parts, more)
+
+
 def _paged(name: str, parts: Iterable[bytes], more: dict[str, Any]) -> web.Response:
     """A response with an array `name` of encoded items, and the members `more`."""
     body = b'{"%b":[%b],%b' % (name.encode(), b",".join(parts), job_document.encode(more)[1:])
@@ -258,6 +279,19 @@ def _query(request: web.Request) -> JobQuery:
             raise BadRequest(f"status={status!r}: expected one of {', '.join(_STATUSES)}")
     since = _time(request.query["since"]) if "since" in request.query else None
     return JobQuery(**chosen, text=request.query.get("q", ""), since=since)
+
+
+def _line_query(request: web.Request) -> LineQuery:
+    least = choice(request, "level", LEVELS)
+    level: Level = next((n for n in LEVELS if n == least), "DEBUG")
+    steps = values(request, "step")
+    if not all(s.isascii() and s.isdecimal() and 0 < int(s) <= MAX_STEP_ID for s in steps) or len(steps) > MAX_STEPS:
+        raise BadRequest(f"step: expected at most {MAX_STEPS} IDs of steps, e.g. step=3587")
+    text = request.query.get("q", "")
+    if len(text) > MAX_TEXT:
+        raise BadRequest(f"q: expected at most {MAX_TEXT} characters")
+    since = _time(request.query["since"]) if "since" in request.query else None
+    return LineQuery(level, frozenset(map(int, steps)), text, since)
 
 
 def _time(text: str) -> Micros:

@@ -16,11 +16,11 @@ from msgspec import Struct
 from correlator.errors import Away, SourceUnavailable
 from correlator.jobs import fold, job_view, joblog
 from correlator.jobs.model.facts import Job, Reading
-from correlator.jobs.model.rows import Level
 from correlator.jobs.model.views import Resolved
 from correlator.jobs.sizes import Sizes
-from correlator.pipeline.queries import Found, JobNames, JobQuery, JobsPage, LinesPage
+from correlator.pipeline.queries import EarlierLines, Found, JobNames, JobQuery, JobsPage, LineQuery, LinesPage
 from correlator.sources.archive import lines, pages
+from correlator.sources.archive.collector import Collector
 from correlator.sources.db.queries import Queries, read_readings
 from correlator.sources.db.session import Database, Session
 from correlator.sources.search import searches
@@ -103,15 +103,24 @@ class DatabaseArchive:
                 break
         return JobsPage(readings, before)
 
-    async def lines(self, names: JobNames, after: str | None, limit: int, level: Level) -> LinesPage:
+    async def lines(self, names: JobNames, after: str | int | None, limit: int, query: LineQuery) -> LinesPage:
         """At most `limit` lines; fewer if they are large or finding them takes too long."""
-        place = pages.decode(after) if after is not None else None
-        reader = lines.Reader(names, limit, level, self._keys, self._log_slices)
+        start = pages.decode(after) if isinstance(after, str) else after
+        reader = lines.Reader(Collector(names, limit, query, self._keys), self._log_slices)
         budget = Budget(self._page_within)
-        place = await self._log.ask(partial(reader.begin, place))
+        place = await self._log.ask(partial(reader.begin, start))
         while not reader.full and budget.allows():
             place = await self._log.ask(partial(reader.step, place))
         return reader.page(place)
+
+    async def lines_before(self, names: JobNames, before: int, limit: int, query: LineQuery) -> EarlierLines:
+        """At most `limit` lines below the id `before`; fewer if they are large or finding them takes too long."""
+        page = lines.BackwardPage(Collector(names, limit, query, self._keys), self._log_slices)
+        budget = Budget(self._page_within)
+        before = await self._log.ask(partial(page.begin, before))
+        while not page.full and budget.allows():
+            before = await self._log.ask(partial(page.step, before))
+        return page.result(before)
 
     async def close(self) -> None:
         await self._jobs.close()

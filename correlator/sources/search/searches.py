@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from correlator.jobs import job_view, joblog
 from correlator.jobs.model.rows import Micros
-from correlator.pipeline.queries import JobNames, JobQuery
+from correlator.pipeline.queries import JobNames, JobQuery, LineQuery
 from correlator.sources.db.queries import Queries, as_stored
 from correlator.sources.db.session import Session
 
@@ -156,9 +156,12 @@ def _at(queries: Queries, place: Place) -> str:
 
 
 async def sizes_of(
-    queries: Queries, session: Session, names: JobNames, where: str, limit: int, levels: Sequence[str]
+    queries: Queries, session: Session, names: JobNames, query: LineQuery, where: str, limit: int, order: str = "ASC"
 ) -> list[tuple[int, int]]:
-    """(id, bytes) of the first rows that may belong to a job, by id. `where` selects the ids: `within` or `among`."""
+    """(id, bytes) of the first rows in `order` that may belong to a job and match `query`.
+
+    `where` selects the ids: `within` or `among`.
+    """
     mark, schema = queries.dialect.placeholder, queries.schema
     attrs = schema.has("log_events", "attrs")
     texts = [names.job_id, *names.external_ids] if attrs else []
@@ -177,13 +180,32 @@ async def sizes_of(
         mine = f"job_id = {mark} OR (job_id IS NULL AND ({mine}))"
         args = [names.job_id, *args]
     where = f"{where} AND ({mine})"
-    if levels and schema.has("log_events", "level"):
-        where += f" AND level IN ({queries.dialect.marks(levels)})"
-        args += levels
+    if query.levels and schema.has("log_events", "level"):
+        where += f" AND level IN ({queries.dialect.marks(query.levels)})"
+        args += query.levels
+    if query.steps:
+        where += f" AND ({_of_steps(queries, query)})"
+    if query.text:
+        where += f" AND (INSTR(LOWER(message), {mark}) > 0"
+        args.append(query.text.lower())
+        if attrs:
+            where += f" OR INSTR(LOWER(attrs), {mark}) > 0"
+            args.append(as_stored(query.text).lower())
+        where += ")"
     carried = f"CASE WHEN LENGTH(attrs) > {joblog.MAX_ATTRS} THEN 0 ELSE COALESCE(LENGTH(attrs), 0) END"
     size = f"LENGTH(message) + {carried if attrs else '0'}"
-    found = await session.query(f"SELECT id, {size} FROM log_events WHERE {where} ORDER BY id LIMIT {limit}", args)
+    sql = f"SELECT id, {size} FROM log_events WHERE {where} ORDER BY id {order} LIMIT {limit}"
+    found = await session.query(sql, args)
     return [(int(i), int(n or 0)) for i, n in found]
+
+
+def _of_steps(queries: Queries, query: LineQuery) -> str:
+    """The SQL condition for rows that may be of the steps of `query`: attrs name the step where the column is null."""
+    column, attrs = (queries.schema.has("log_events", name) for name in ("step_id", "attrs"))
+    in_attrs = "INSTR(attrs, '\"step_id\"') > 0" if attrs else "1 = 0"
+    if not column:
+        return in_attrs
+    return f"step_id IN ({','.join(map(str, sorted(query.steps)))}) OR (step_id IS NULL AND {in_attrs})"
 
 
 def within(first: int, last: int) -> str:

@@ -18,7 +18,7 @@ from correlator.jobs.shapes import Document, JobStatus
 from correlator.pipeline.resume_ring import MAX_CHANGES
 from correlator.sinks.http.access import TICKET_SECONDS
 from correlator.sinks.http.frames import MAX_IDS
-from correlator.sinks.http.rest import DEFAULT_LIMIT, MAX_EVENTS, MAX_LIMIT, MAX_WAIT
+from correlator.sinks.http.rest import DEFAULT_LIMIT, MAX_EVENT_ID, MAX_EVENTS, MAX_LIMIT, MAX_TEXT, MAX_WAIT
 from correlator.sinks.payloads import (
     DirectReply,
     EnhancedReply,
@@ -38,6 +38,9 @@ from correlator.sinks.payloads import (
 JSON, PROBLEM, EVENT_STREAM = "application/json", "application/problem+json", "text/event-stream"
 
 DateTime: TypeAlias = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
+
+
+EventId: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_EVENT_ID)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,11 +164,20 @@ ENDPOINTS: Final = (
         {HTTPStatus.OK: Answer("A page of log rows.", (EventsPage,)), **BAD, **UNKNOWN, **AWAY},
         (
             ID,
-            Parameter("after", str, "`next_after` of the page before; opaque."),
+            Parameter("after", str, "`next_after` of the page before; opaque. At most one of after, from and before."),
+            Parameter("from", EventId, "Begin with this event ID, or the next one after it."),
+            Parameter(
+                "before", EventId, "The last rows below this event ID; the next page is the one before: `next_before`."
+            ),
             Parameter(
                 "limit", Annotated[int, Meta(ge=1, le=MAX_EVENTS)], f"Most items per page; {DEFAULT_LIMIT} by default."
             ),
             Parameter("level", Level, "The least level; `DEBUG`: all."),
+            Parameter("step", list[Annotated[int, Meta(ge=1)]], f"Rows of one of these steps, by ID. {LISTED}"),
+            Parameter(
+                "q", Annotated[str, Meta(max_length=MAX_TEXT)], "Rows with this text in message or attrs, in any case."
+            ),
+            Parameter("since", DateTime, "Rows from this time on; with its zone."),
         ),
     ),
     Endpoint(

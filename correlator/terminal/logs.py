@@ -1,0 +1,201 @@
+"""`correlator logs`: the log lines of one job, and with `follow` those that come, until the job has ended.
+
+Lines that exist are read in pages over REST. To follow, the websocket is opened once they have been printed; after each
+connection, and when the daemon dropped lines, the pages since are read again. `LineMerge` makes each line appear once.
+When the job has ended, the last lines are read over REST, which is complete. Memory is bounded by some pages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TextIO, TypeVar
+
+from msgspec import Struct
+
+from correlator.backoff import Backoff
+from correlator.client.client import Client
+from correlator.client.documents import moment
+from correlator.client.errors import Unreachable
+from correlator.client.line_merge import LineMerge, Page, in_order
+from correlator.client.messages import Document, Log, Wanted
+from correlator.client.replica import Connection, Update
+from correlator.errors import NotFound
+from correlator.jobs.model.rows import Level
+from correlator.terminal import ids
+from correlator.terminal.log_lines import Printer
+from correlator.terminal.renderers import note
+from correlator.terminal.theme import print_error
+
+_T = TypeVar("_T")
+
+SETTLE = 0.5
+"""Seconds after the end of a job, and after each of its last lines, in which further ones may be committed."""
+
+ROUNDS = 20
+"""Most times that the end of a log is read, should its lines not end with the job."""
+
+WAIT = 30.0
+"""Seconds of one request that waits for an unknown ID."""
+
+
+class LogsOrder(Struct, frozen=True):
+    """What to print. `step`: a name or an ID; "" for all. `since`: RFC 3339."""
+
+    name: str
+    follow: bool = False
+    level: Level = "DEBUG"
+    step: str = ""
+    since: str | None = None
+
+
+async def logs(client: Client, order: LogsOrder, printer: Printer, stderr: TextIO) -> None:
+    """Print the log lines of a job.
+
+    Raises:
+        NotFound: no job has this ID, the job has no such step, or it was deleted.
+        BadRequest: several jobs have this short form.
+        CorrelatorError: the daemon cannot be reached, or refuses the connection.
+    """
+    run = _Run(client, order, printer, stderr)
+    await run.find()
+    while await run.follow():
+        pass
+
+
+class _Run:
+    """One run of the command. `job`: the newest document of the job."""
+
+    def __init__(self, client: Client, order: LogsOrder, printer: Printer, stderr: TextIO) -> None:
+        self._client = client
+        self._order = order
+        self._printer = printer
+        self._stderr = stderr
+        self._merge = LineMerge()
+        self._after: str | None = None
+        self._since = moment(order.since)
+        self._note = ""
+        self.job: Document = {}
+
+    async def find(self) -> None:
+        """Find the job; one that is followed may appear later."""
+        name = self._order.name
+        job = await ids.find(self._client, name)
+        if job is None and not self._order.follow:
+            raise NotFound(f"no job is known by {name!r}")
+        if job is None:
+            print_error(self._stderr, f"waiting for {name}")
+        while job is None:
+            job = await self._patiently(lambda: self._client.job(name, WAIT))
+        self.job = job
+        if self._order.step and (job.get("terminal") or not self._order.follow) and not self._steps():
+            known = ", ".join(dict.fromkeys(str(s.get("name")) for s in (job.get("steps") or {}).values()))
+            raise NotFound(f"the job has no step {self._order.step!r}; its steps are: {known or 'none'}")
+
+    async def follow(self) -> bool:
+        """Print the lines up to the end of the job, or of the log. True if another job continues this one."""
+        await self._read_pages()
+        if not self._order.follow:
+            return False
+        if not self.job.get("terminal") and (successor := await self._live()) is not None:
+            self.job, self._after = successor, None
+            return True
+        for _ in range(ROUNDS):
+            await asyncio.sleep(SETTLE)
+            if not await self._read_pages():
+                break
+        return False
+
+    async def _live(self) -> Document | None:
+        """Print lines as they come, until the job has ended. Returns the job that replaced a legacy job, if one did.
+
+        Raises:
+            NotFound: the job was deleted.
+        """
+        job_id, behind = str(self.job["job_id"]), True
+        wanted = Wanted(jobs=(job_id,), logs=self._order.level)
+        async with contextlib.aclosing(self._client.follow(wanted, patient=True)) as updates:
+            async for update in updates:
+                self._report(update)
+                if job_id in update.jobs:
+                    self.job = update.jobs[job_id]
+                elif job_id in update.gone or update.synced:  # it was deleted, has left memory, or has another ID now
+                    job = await self._patiently(lambda: self._client.job(job_id))
+                    if job is None:
+                        raise NotFound("the job was deleted before it ended")
+                    if job["job_id"] != job_id:
+                        return job
+                    self.job = job
+                self._print(self._merge.add_streamed(filter(self._matches, update.logs)))
+                # The stream repeats no lines: pages have those of the time without a connection, and dropped ones.
+                behind |= not update.synced or self._merge.pages_needed or any(line.dropped for line in update.logs)
+                if behind and update.synced and update.connection.state == "live":
+                    await self._read_pages()
+                    behind = False
+                if self.job.get("terminal"):
+                    break
+        return None
+
+    async def _read_pages(self) -> int:
+        """Read and print the pages after the last one, up to the newest line. Returns the number of new lines."""
+        held: list[Log] = []
+        count = 0
+        while True:
+            page = await self._patiently(self._page)
+            new = [line for line in self._merge.add_page(page) if self._matches(line)]
+            ready, held = in_order(held, new)
+            self._print(ready)
+            count += len(new)
+            self._after = page.next_after or self._after
+            if not page.more:
+                self._print(held)
+                return count
+
+    async def _page(self) -> Page:
+        query: dict[str, str] = {"level": self._order.level}
+        if self._order.since is not None:
+            query["since"] = self._order.since
+        # A step of a running job may be one that the document does not have yet: `_matches` filters alone.
+        if self._steps() and (self.job.get("terminal") or self._order.step.isdecimal()):
+            query["step"] = ",".join(map(str, sorted(self._steps())))
+        page = await self._client.events_page(str(self.job["job_id"]), query, self._after)
+        if page is None:
+            raise NotFound("the job was deleted before its log was read")
+        return page
+
+    async def _patiently(self, ask: Callable[[], Awaitable[_T]]) -> _T:
+        """The answer to `ask`, which is repeated while the daemon cannot answer if the job is followed."""
+        backoff = Backoff(0.25, 2.0, 10.0)
+        while True:
+            try:
+                answer = await ask()
+            except Unreachable as error:
+                if not self._order.follow:
+                    raise
+                self._report(Update({}, connection=Connection("offline", str(error))))
+            else:
+                self._report(Update({}, connection=Connection("live")))
+                return answer
+            await asyncio.sleep(backoff.next())
+
+    def _steps(self) -> frozenset[int]:
+        """The IDs of the steps with the name that was given, or the ID that was given."""
+        step, steps = self._order.step, self.job.get("steps") or {}
+        named = frozenset(int(n) for n, one in steps.items() if one.get("name") == step and n.isdecimal())
+        return named or (frozenset({int(step)}) if step.isdecimal() and step in steps else frozenset())
+
+    def _matches(self, line: Log) -> bool:
+        if line.dropped or (self._order.step and line.step_id not in self._steps()):
+            return False
+        at = moment(line.at)
+        return self._since is None or at is None or at >= self._since
+
+    def _print(self, lines: Sequence[Log]) -> None:
+        if lines:
+            self._printer.write(lines, self.job)
+
+    def _report(self, update: Update) -> None:
+        if (now := note(update)) != self._note:
+            self._note = now
+            print_error(self._stderr, now or "connected again")

@@ -1,0 +1,71 @@
+"""`correlator logs` against the daemon: a whole log, a followed one over a restart, an ID that comes later, a pipe."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from tests.support.appliance import Appliance
+from tests.support.daemon import Daemon
+from tests.support.paths import REPOSITORY
+from tests.support.terminal import WITHIN, commands_against
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+async def run(daemon: Daemon) -> AsyncIterator[Run]:
+    async with commands_against(daemon.url) as run:
+        yield run
+
+
+async def test_a_followed_log_has_each_line_once_over_a_restart_and_ends_with_its_job(
+    daemon: Daemon, appliance: Appliance, run: Run
+):
+    command = await run("logs", "gui-1", "-f", "-o", "json")
+    await command.until(lambda: "waiting for gui-1" in command.err)
+    job_id = await appliance.job("gui-1")
+    due = [await appliance.log(f"line {n}", job_id=job_id) for n in range(3)]
+    await command.until(lambda: "line 2" in command.out)
+    due.append(await appliance.log("live", attrs={"job_id": job_id}))
+    await command.until(lambda: "live" in command.out)
+    assert await daemon.stop() == 0
+    due.append(await appliance.log("meanwhile", job_id=job_id))
+    await daemon.start()
+    await command.until(lambda: "meanwhile" in command.out)
+    due.append(await appliance.log("last", job_id=job_id))
+    await appliance.end(job_id)
+    assert await command.end() == 0
+    lines = [json.loads(line) for line in command.out.splitlines()]
+    assert [line["event_id"] for line in lines] == due
+    assert {line["job_id"] for line in lines} == {job_id}
+
+
+async def test_a_log_is_selected_by_level_and_step_and_a_closed_pipe_is_no_error(
+    daemon: Daemon, appliance: Appliance, run: Run
+):
+    job_id = await appliance.job("gui-1")
+    step = await appliance.step(job_id, 1, "copy", "completed")
+    await appliance.log("quiet", "DEBUG", job_id=job_id)
+    await appliance.log("copied", "WARN", attrs={"step_id": step, "volume": "v-1"})
+    for _ in range(3):
+        await appliance.log("x" * 60_000, job_id=job_id)
+    await appliance.end(job_id)
+    assert (await daemon.get("/api/v1/jobs/gui-1?wait=5"))[0] == 200
+    chosen = await run("logs", job_id[:8], "--level", "info", "--step", "copy")
+    assert await chosen.end() == 0
+    assert chosen.out.split(" ", 1)[1] == "WARN  copy: copied  volume=v-1\n"
+    missing = await run("logs", "gui-1", "--step", "paste")
+    assert await missing.end() == 1
+    assert "no step 'paste'; its steps are: copy" in missing.err
+    process = await asyncio.create_subprocess_shell(
+        f"{sys.executable} -m correlator logs gui-1 -f --url {daemon.url} | head -c 10",
+        cwd=REPOSITORY, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, err = await asyncio.wait_for(process.communicate(), WITHIN)
+    assert (len(out), err) == (10, b"")

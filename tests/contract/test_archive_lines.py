@@ -1,0 +1,95 @@
+"""A part of a job's log: by step, text and time, from an event ID on, and back from one; for every kind of database."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import pytest
+
+from correlator.pipeline.queries import JobNames, LineQuery
+from tests.support.archive_queries import archive_of, at, names, unix
+
+
+@pytest.fixture
+async def archive(either_original):
+    async with archive_of(either_original) as archive:
+        yield archive
+
+
+@pytest.fixture
+def appliance(either_original):
+    return either_original
+
+
+async def messages(archive, query: LineQuery, asked: JobNames | None = None) -> list[str]:
+    """The messages of all pages of two lines, read forward; reading back must give the same ones."""
+    forward, after = list[str](), None
+    while (page := await archive.lines(asked or names(), after, 2, query)).more or page.lines:
+        forward += [line.message for line in page.lines]
+        after = page.next_after
+    pages, before = list[list[str]](), 1 << 50
+    while True:
+        earlier = await archive.lines_before(asked or names(), before, 2, query)
+        pages.append([line.message for line in earlier.lines])
+        if (before := earlier.next_before) is None:
+            break
+    assert [message for page in reversed(pages) for message in page] == forward
+    assert all(len(page) <= 2 for page in pages)
+    return forward
+
+
+async def test_lines_are_selected_by_step_text_and_time_in_both_directions(archive, appliance):
+    await appliance.job("u1", started_at=at(0))
+    one, two = [
+        await appliance.insert("job_steps", job_id="u1", name=name, seq=seq, started_at=at(0, micros=0))
+        for seq, name in enumerate(("one", "two"), 1)
+    ]
+    await appliance.log("begin", job_id="u1", ts=at(1, micros=1))
+    await appliance.log("of one", job_id="u1", step_id=one, ts=at(2, micros=0))
+    await appliance.log("of two", ts=at(3, micros=0), attrs=json.dumps({"step_id": two, "volume": "Vol-7 <a>"}))
+    await appliance.log("of one too", ts=at(4, micros=0), attrs=json.dumps({"step_id": one}), level="WARN")
+    await appliance.log("End", job_id="u1", ts=at(5, micros=0), attrs=json.dumps({"step_id": "no number"}))
+    assert await messages(archive, LineQuery()) == ["begin", "of one", "of two", "of one too", "End"]
+    assert await messages(archive, LineQuery(steps=frozenset({one}))) == ["of one", "of one too"]
+    assert await messages(archive, LineQuery(steps=frozenset({one, two}), level="WARN")) == ["of one too"]
+    assert await messages(archive, LineQuery(text="eN")) == ["End"]
+    assert await messages(archive, LineQuery(text="vol-7")) == ["of two"]
+    assert await messages(archive, LineQuery(text="100%_")) == []
+    assert await messages(archive, LineQuery(since=unix(3) * 1_000_000)) == ["of two", "of one too", "End"]
+
+
+async def test_pages_from_an_id_on_and_below_it_have_every_line_once(archive, appliance):
+    await appliance.job("u1", started_at=at(0))
+    await appliance.job("u2", started_at=at(0))
+    ids = [await appliance.log(f"line {n}", job_id="u1", ts=at(1, micros=n)) for n in range(5)]
+    await appliance.log("another's", job_id="u2", ts=at(1, micros=9))
+    for middle in (1, ids[2], ids[2] + 1, ids[-1] + 1, ids[-1] + 1000):
+        below = await archive.lines_before(names(), middle, 10, LineQuery())
+        on = await archive.lines(names(), middle, 10, LineQuery())
+        assert [line.event_id for line in below.lines] == [i for i in ids if i < middle]
+        assert [line.event_id for line in on.lines] == [i for i in ids if i >= middle]
+        assert (below.next_before, on.more) == (None, False)
+    on = await archive.lines(names(), ids[-1] + 1, 10, LineQuery())
+    newer = await appliance.log("newer", job_id="u1", ts=at(2, micros=0))
+    assert [line.event_id for line in (await archive.lines(names(), on.next_after, 10, LineQuery())).lines] == [newer]
+
+
+async def test_a_page_back_reads_no_more_than_a_slice_and_says_where_the_next_begins(original):
+    async with archive_of(original, page_within=0.0) as archive:
+        archive._log_slices.size = archive._log_slices._most = 10
+        await original.job("u1", started_at=at(0))
+        await original.job("u2", started_at=at(0))
+        first = await original.log("first", job_id="u1", ts=at(1, micros=0))
+        for n in range(30):
+            await original.log("another's", job_id="u2", ts=at(1, micros=n))
+        befores, found, before = list[int](), list[int](), 1 << 50
+        while True:
+            page = await archive.lines_before(names(), before, 10, LineQuery())
+            found += [line.event_id for line in page.lines]
+            if page.next_before is None:
+                break
+            befores.append(before := page.next_before)
+    assert found == [first]
+    assert len(befores) >= 2
+    assert all(later - earlier == 10 for later, earlier in itertools.pairwise(befores))

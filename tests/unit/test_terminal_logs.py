@@ -1,0 +1,161 @@
+"""`logs` against a fake daemon: pages, the stream, what it drops, a lost connection, an unknown ID, the end."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from correlator.client.client import Client
+from correlator.client.messages import Log
+from correlator.errors import NotFound
+from correlator.terminal import logs as command
+from correlator.terminal.log_lines import Printer
+from correlator.terminal.logs import LogsOrder
+from tests.support.eventually import eventually
+from tests.support.fake_daemon import FakeDaemon
+from tests.support.messages import delta, job, snapshot, synced, welcome
+
+AT = "2026-11-26T10:00:00.000000Z"
+STEPS = {"7": {"seq": 1, "name": "copy"}, "8": {"seq": 2, "name": "attach"}}
+
+
+def line(event_id: int, step_id: int | None = None, **members: Any) -> dict[str, Any]:
+    return {"event_id": event_id, "level": "INFO", "message": f"line {event_id}", "step_id": step_id, "attrs": None,
+            "at": AT, **members}  # fmt: skip
+
+
+class Scripted(FakeDaemon):
+    """A daemon with one job, whose lines are those of `lines`, in pages of two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[dict[str, Any]] = []
+        self.job: dict[str, Any] | None = job("a", 1, steps=STEPS)
+        self.failures = 0
+        """Requests for lines to answer with 503 before the next page."""
+
+    def reply(self, request: web.Request) -> web.Response:
+        if request.path.endswith("/events"):
+            if self.failures > 0:
+                self.failures -= 1
+                return web.json_response({"detail": "busy"}, status=503, content_type="application/problem+json")
+            first = int(request.query.get("after", 0))
+            some = self.lines[first : first + 2]
+            more = len(self.lines) > first + 2
+            return web.json_response({"events": some, "next_after": str(first + len(some)), "more": more})
+        if self.job is None:
+            return web.json_response({"detail": "no job"}, status=404, content_type="application/problem+json")
+        return web.json_response(self.job)
+
+    async def begin(self, ws: web.WebSocketResponse) -> None:
+        await self.wait_for(ws, "hello")
+        await ws.send_json(welcome())
+        await self.wait_for(ws, "subscribe")
+        await ws.send_json([snapshot(1, job("a", 1, steps=STEPS)), synced(1)])
+
+    async def send_lines(self, ws: web.WebSocketResponse, *lines: dict[str, Any]) -> None:
+        """Send lines, which are in the pages from then on too."""
+        self.lines += lines
+        await ws.send_json([{"type": "log", "sub": [1], "job_id": "a", **one} for one in lines])
+
+    async def end(self, ws: web.WebSocketResponse) -> None:
+        self.job = job("a", 20, steps=STEPS, status="completed", terminal=True)
+        await ws.send_json(delta("a", 1, 20, status="completed", terminal=True))
+        await self.wait_for(ws, "never")
+
+
+@pytest.fixture
+async def fake(monkeypatch):
+    monkeypatch.setattr(command, "SETTLE", 0.01)
+    async with Scripted().running() as fake:
+        yield fake
+
+
+async def printed(fake: FakeDaemon, **order: Any) -> tuple[list[int], str]:
+    """The ids of the lines that are printed, and standard error."""
+    out, err = io.StringIO(), io.StringIO()
+    async with asyncio.timeout(30), Client(fake.url) as client:
+        await command.logs(client, LogsOrder("a", **order), Printer(out, "json"), err)
+    return [json.loads(one)["event_id"] for one in out.getvalue().splitlines()], err.getvalue()
+
+
+async def test_all_pages_are_printed_in_the_order_of_time(fake):
+    fake.lines = [line(2), line(3), line(1, at="2026-11-26T09:59:59.999999Z"), line(4), line(5)]
+    assert await printed(fake) == ([1, 2, 3, 4, 5], "")
+
+
+async def test_followed_lines_come_from_pages_and_the_stream_without_a_hole_or_a_repeat(fake):
+    fake.lines = [line(n) for n in range(1, 6)]
+
+    async def first(ws):
+        await fake.begin(ws)
+        await fake.send_lines(ws, line(6), line(7))
+        await fake.send_lines(ws, line(9))
+        fake.lines.insert(0, line(8))  # dropped by the daemon; the pages have it
+        fake.lines.append(fake.lines.pop(0))
+        await ws.send_json({"type": "log", "sub": [1], "dropped": 1})
+        await ws.send_json([{"type": "log", "sub": [1], "job_id": "a", **line(n)} for n in (5, 9)])  # repeated
+        fake.lines.append(line(10))  # while there is no connection
+        await ws.send_json({"type": "bye", "code": 1012, "retry_ms": [0, 1]})
+
+    async def second(ws):
+        fake.failures = 1
+        await fake.begin(ws)
+        await fake.send_lines(ws, line(11))
+        fake.lines.append(line(12))  # the last line, which the stream did not send
+        await fake.end(ws)
+
+    fake.scripts = [first, second]
+    ids, err = await printed(fake, follow=True)
+    assert sorted(ids) == list(range(1, 13))
+    assert ids[:7] == list(range(1, 8))
+    assert "trying again" in err
+    assert "connected again" in err
+
+
+async def test_an_unknown_id_is_waited_for_if_it_is_followed_and_else_an_error(fake):
+    found, fake.job = fake.job, None
+    with pytest.raises(NotFound, match="no job is known by 'a'"):
+        await printed(fake)
+
+    async def appear() -> None:
+        await eventually(lambda: any("wait" in request.query for request in fake.requests))
+        fake.lines, fake.job = [line(1)], {**found, "terminal": True, "status": "completed"}
+
+    waiting = asyncio.create_task(appear())
+    assert await printed(fake, follow=True) == ([1], "correlator: waiting for a\n")
+    await waiting
+
+
+async def test_a_step_is_selected_by_name_or_id_and_a_wrong_one_is_an_error_that_names_the_others(fake):
+    fake.lines = [line(1), line(2, 7), line(3, 8), line(4, 7)]
+    assert await printed(fake, step="copy") == ([2, 4], "")
+    assert await printed(fake, step="8", since="2026-11-26T10:00:00Z") == ([3], "")
+    query = fake.requests[-1].query
+    assert (query["step"], query["since"]) == ("8", "2026-11-26T10:00:00Z")
+    with pytest.raises(NotFound, match="no step 'nope'; its steps are: copy, attach"):
+        await printed(fake, step="nope")
+
+
+async def test_a_followed_job_that_is_deleted_is_an_error(fake):
+    async def deleted(ws):
+        await fake.begin(ws)
+        fake.job = None
+        await ws.send_json({"type": "delete", "sub": [1], "seq": 11, "job_id": "a", "reason": "gone"})
+        await fake.wait_for(ws, "never")
+
+    fake.scripts = [deleted]
+    with pytest.raises(NotFound, match="deleted before it ended"):
+        await printed(fake, follow=True)
+
+
+def test_a_line_as_text_has_its_step_and_no_control_characters():
+    out = io.StringIO()
+    one = Log(event_id=1, level="WARN", step_id=7, message="odd \x1b[2J", at=AT, attrs={"n": 1, "step_id": 7})
+    Printer(out, "plain").write([one], {"steps": STEPS})
+    assert out.getvalue() == f"{AT} WARN  copy: odd \\x1b[2J  n=1\n"
