@@ -9,7 +9,6 @@ of both. An unexpected exception in any task cancels all others and ends the pro
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import logging
 import os
@@ -17,7 +16,7 @@ import platform
 import signal
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,13 +25,15 @@ from correlator.config.schema import Config
 from correlator.config.values import MysqlUrl, SqliteUrl
 from correlator.daemon import ending
 from correlator.daemon.reload import Prepare, Reload
+from correlator.daemon.signals import set_by
 from correlator.daemon.supervisor import Supervisor
 from correlator.jobs import sizes
+from correlator.jobs.exports import Exports
 from correlator.jobs.index import Index
 from correlator.jobs.stored_forecasts import StoredForecasts
 from correlator.ops import logs, metrics, stalls
 from correlator.pipeline.checkpoint import Checkpoint, Saved
-from correlator.pipeline.hub import Hub
+from correlator.pipeline.hub import Hub, wall_clock
 from correlator.pipeline.pipeline import Pipeline
 from correlator.pipeline.saver import Saver
 from correlator.sinks import Sink
@@ -40,6 +41,7 @@ from correlator.sinks.http.listener import ListenerConfig
 from correlator.sinks.http.server import HttpSink, Listener
 from correlator.sinks.mqtt.outbox import PendingEvent
 from correlator.sinks.mqtt.sink import MqttSink
+from correlator.sinks.otlp.sink import OtlpSink
 from correlator.sources.archive.archive import DatabaseArchive
 from correlator.sources.db import zones
 from correlator.sources.db.mariadb import Address, MariaDBDatabase
@@ -72,7 +74,7 @@ async def run(
     Raises: `CorrelatorError` for a problem that an operator can fix, such as an address in use or a missing token file.
     """
     reload_signals = (signal.SIGHUP,) if load is not None else ()
-    with _set_by(signal.SIGTERM, signal.SIGINT) as stop, _set_by(*reload_signals) as reload_requested:
+    with set_by(signal.SIGTERM, signal.SIGINT) as stop, set_by(*reload_signals) as reload_requested:
         await _run(config, stop, reload_requested, load, on_ready)
 
 
@@ -93,10 +95,13 @@ async def _run(
     served: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     listener = ListenerConfig(config)
     mqtt = _mqtt(config, hub, saved)
-    sinks: list[Sink] = [_http(config, listener, served), *([mqtt] if mqtt is not None else [])]
+    otlp = _otlp(config, hub, saved)
+    sinks: list[Sink] = [_http(config, listener, served), *(sink for sink in (mqtt, otlp) if sink is not None)]
     unacknowledged = mqtt.unacknowledged if mqtt is not None else dict
     stored = StoredForecasts(hub.forecasts)
-    saver = Saver(checkpoint, hub.index, stored, following.tail.cursor, unacknowledged, hub.live)
+    saver = Saver(
+        checkpoint, hub.index, stored, following.tail.cursor, unacknowledged, hub.live, otlp.exports if otlp else None
+    )
     hub.readiness["checkpoint"] = saver.describe
     supervisor = Supervisor(hub)
     metrics.BUILD.info(_build(following.database))
@@ -122,7 +127,7 @@ async def _run(
                 inner.create_task(_announce(pipeline, served, supervisor, on_ready), name="announce"),
             ]
             if load is not None:
-                reload = Reload(config, load, _reloadable(following, listener, mqtt))
+                reload = Reload(config, load, _reloadable(following, listener, mqtt, otlp))
                 reading.append(inner.create_task(_reload(reload_requested, reload, supervisor), name="reload"))
             await stop.wait()
             # Stop, 1: Notify the service manager.
@@ -151,7 +156,9 @@ async def _reload(requested: asyncio.Event, reload: Reload, supervisor: Supervis
         ended()
 
 
-def _reloadable(following: Following, listener: ListenerConfig, mqtt: MqttSink | None) -> list[Prepare]:
+def _reloadable(
+    following: Following, listener: ListenerConfig, mqtt: MqttSink | None, otlp: OtlpSink | None
+) -> list[Prepare]:
     """Return what applies the keys in `reload.LIVE` of a new configuration to the running daemon."""
 
     def values(new: Config) -> Callable[[], None]:
@@ -167,7 +174,7 @@ def _reloadable(following: Following, listener: ListenerConfig, mqtt: MqttSink |
 
         return apply
 
-    return [listener.prepare, values]
+    return [listener.prepare, *([otlp.prepare] if otlp is not None else []), values]
 
 
 def _build(database: Database) -> dict[str, str]:
@@ -201,7 +208,7 @@ async def _restore(saved: Saved, following: Following) -> None:
 async def tap(config: Config, sink: Sink) -> None:
     """Follow the log with `sink` as the only sink, until SIGTERM, SIGINT or cancellation. Opens no listener."""
     following = _following(config)
-    with _set_by(signal.SIGTERM, signal.SIGINT) as stop:
+    with set_by(signal.SIGTERM, signal.SIGINT) as stop:
         async with asyncio.TaskGroup() as group:
             running = [
                 group.create_task(sink.run(following.hub), name=type(sink).__name__),
@@ -316,6 +323,16 @@ def _mqtt(config: Config, hub: Hub, saved: Saved | None) -> MqttSink | None:
     return mqtt
 
 
+def _otlp(config: Config, hub: Hub, saved: Saved | None) -> OtlpSink | None:
+    """Build the OTLP sink, with the state of the last run. None if no receiver is configured."""
+    if config.otlp.url is None:
+        return None
+    last = saved.exports if saved is not None else None
+    otlp = OtlpSink(config, Exports(config.otlp.delay, wall_clock(), time.monotonic(), last))
+    hub.readiness["otlp"] = otlp.describe
+    return otlp
+
+
 async def _announce(
     pipeline: Pipeline,
     served: asyncio.Future[str],
@@ -329,20 +346,3 @@ async def _announce(
     supervisor.began()
     if on_ready is not None:
         on_ready(url)
-
-
-@contextlib.contextmanager
-def _set_by(*numbers: signal.Signals) -> Iterator[asyncio.Event]:
-    """Yield an event that these signals set. Outside the main thread no handler is installed."""
-    event = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    caught = []
-    for number in numbers:
-        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
-            loop.add_signal_handler(number, event.set)
-            caught.append(number)
-    try:
-        yield event
-    finally:
-        for number in caught:
-            loop.remove_signal_handler(number)

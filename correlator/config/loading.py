@@ -17,6 +17,7 @@ import msgspec
 from msgspec.structs import replace
 
 from correlator.config import values
+from correlator.config.otlp_values import read_headers
 from correlator.config.schema import (
     Config,
     Database,
@@ -28,6 +29,7 @@ from correlator.config.schema import (
     leaves,
     value_of,
 )
+from correlator.config.secret_files import credential, read_secret, shown_path
 from correlator.errors import ConfigError
 
 DEFAULT_FILE = Path("/etc/correlator/correlator.toml")
@@ -75,7 +77,8 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
     config = replace(
         config,
         database=_with_password("database", config.database, environ, found),
-        http=replace(config.http, tokens_file=config.http.tokens_file or _credential(environ, "api-token")),
+        http=replace(config.http, tokens_file=config.http.tokens_file or credential(environ, "api-token")),
+        otlp=replace(config.otlp, headers_file=config.otlp.headers_file or credential(environ, "otlp-headers")),
         mqtt=_named(_with_password("mqtt", config.mqtt, environ, found)),
         state=_with_directory(config.state, environ, found),
     )
@@ -95,10 +98,10 @@ def read_tokens(config: Config) -> frozenset[str]:
     file = config.http.tokens_file
     if not file:
         return frozenset()
-    lines = [re.split(r"(?:^|\s)#", line)[0].strip() for line in _read_secret(file, "http.tokens_file").splitlines()]
+    lines = [re.split(r"(?:^|\s)#", line)[0].strip() for line in read_secret(file, "http.tokens_file").splitlines()]
     tokens = frozenset(line for line in lines if line)
     if not tokens or any(re.search(r"\s", token) for token in tokens):
-        raise ConfigError([f"http.tokens_file: expected one token a line in {_shown_path(file)}, and at least one"])
+        raise ConfigError([f"http.tokens_file: expected one token a line in {shown_path(file)}, and at least one"])
     return tokens
 
 
@@ -226,49 +229,17 @@ def _nearest_key(above: str, name: str, siblings: Iterable[str]) -> str:
     return _nearest(above + name, [above + sibling for sibling in siblings])
 
 
-def _shown_path(path: Path) -> str:
-    """Return the path for a message; a relative one is hidden, as it may be the secret itself by mistake."""
-    return str(path) if path.is_absolute() else "that file (a relative path)"
-
-
-def _credential(environ: Mapping[str, str], name: str) -> Path | None:
-    """Return the file of a systemd credential (systemd.exec(5), LoadCredential=); None if absent or blank.
-
-    A blank one is the default that the unit's SetCredential= sets for a missing secret.
-    """
-    directory = environ.get("CREDENTIALS_DIRECTORY")
-    file = Path(directory, name) if directory else None
-    try:
-        return file if file and file.read_bytes().strip() else None
-    except (FileNotFoundError, ValueError):  # no such path, or a name that no path can have
-        return None
-    except OSError:
-        return file  # Reading it later reports the reason.
-
-
-def _read_secret(file: Path, label: str) -> str:
-    """Return the text of `file` without its last line end. Raises: `ConfigError`."""
-    try:
-        text = file.read_text(encoding="utf-8").rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise ConfigError([f"{label}: {_shown_path(file)} cannot be read: {why}"]) from None
-    if not text:
-        raise ConfigError([f"{label}: {_shown_path(file)} is empty"])
-    return text
-
-
 def _with_password(name: Literal["database", "mqtt"], section: _P, environ: Mapping[str, str], found: _Problems) -> _P:
     """Return the section with its password, from the key, the password file or the credential."""
     label = f"{name}.password_file"
     if section.password and section.password_file:
         found.add(label, f"{label}: the password is given already, by itself or in the URL; give it once")
         return section
-    file = section.password_file or _credential(environ, {"database": "db-password", "mqtt": "mqtt-password"}[name])
+    file = section.password_file or credential(environ, {"database": "db-password", "mqtt": "mqtt-password"}[name])
     if section.password or not file:
         return section
     try:
-        return replace(section, password=values.Secret(_read_secret(file, label)))
+        return replace(section, password=values.Secret(read_secret(file, label)))
     except ConfigError as error:
         found.add(label, str(error))
         return section
@@ -294,7 +265,7 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     """Yield the problems between values that are each valid: the keys involved, and the message."""
     for cert, key in (
         ("http.tls_cert", "http.tls_key"),
-        *((f"{of}.tls.cert", f"{of}.tls.key") for of in ("database", "mqtt")),
+        *((f"{of}.tls.cert", f"{of}.tls.key") for of in ("database", "mqtt", "otlp")),
     ):
         if bool(value_of(config, cert)) != bool(value_of(config, key)):
             yield (cert, key), f"{cert}: expected together with {key}, or neither"
@@ -315,8 +286,22 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
         yield ("database.doorbell", "database.url"), "database.doorbell: expected with a mysql:// database only"
     if mqtt.url and mqtt.tls and not mqtt.url.tls:
         yield ("mqtt.tls", "mqtt.url"), f'mqtt.tls: expected with mqtts:// only, and mqtt.url = "{mqtt.url}" is plain'
+    yield from _otlp_contradictions(config)
     if mqtt.url and mqtt.password and not mqtt.username:
         yield ("mqtt.username", "mqtt.url"), "mqtt.username: expected a name, as there is a password"
+
+
+def _otlp_contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
+    otlp, least = config.otlp, config.otlp.delay + config.otlp.timeout
+    if otlp.tls and otlp.url and not otlp.url.startswith("https:"):
+        yield ("otlp.tls", "otlp.url"), f'otlp.tls: expected with https:// only, and otlp.url = "{otlp.url}" is plain'
+    if otlp.url and config.jobs.retention < least:
+        line = f"jobs.retention: expected {least:g} s or more (otlp.delay + otlp.timeout), or jobs leave memory first"
+        yield ("jobs.retention", "otlp.delay", "otlp.timeout", "otlp.url"), line
+    try:
+        read_headers(otlp.headers, otlp.headers_file)
+    except ConfigError as error:
+        yield ("otlp.headers", "otlp.headers_file"), str(error)
 
 
 def _unreadable(file: Path) -> str | None:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, ge
 
 import msgspec
 
-from correlator.config import values
+from correlator.config import otlp_values, values
 from correlator.config.values import (
     BrokerUrl,
     DatabaseUrl,
@@ -205,6 +205,43 @@ class Mqtt(Section, frozen=True, kw_only=True):
     prefix: Annotated[str, _key("The levels of every topic before `instance`.", values.topic)] = "correlator/v1"
 
 
+class Otlp(Section, frozen=True, kw_only=True):
+    url: Annotated[
+        str | None,
+        _key(
+            'An OpenTelemetry receiver that takes JSON over HTTP, e.g. "http://127.0.0.1:4318"; empty: off. Requests go'
+            f" to {otlp_values.PATH} below it.",
+            otlp_values.endpoint,
+        ),
+    ] = None
+    headers: Annotated[
+        tuple[str, ...],
+        _key('Headers of each request, e.g. "X-Scope-OrgID: tenant-1". Secrets: headers_file.', otlp_values.headers),
+    ] = ()
+    headers_file: Annotated[
+        Path | None,
+        _key(
+            'File of more headers, one a line, e.g. "Authorization: Bearer TOKEN"; # comments. Also as the credential'
+            " otlp-headers.",
+            values.optional_path,
+        ),
+    ] = None
+    tls: Annotated[
+        Tls | None,
+        _key("TLS for an https:// receiver. Without this table its certificate is checked with the system's CAs."),
+    ] = None
+    timeout: Annotated[float, _key("Time for each request.", values.seconds, gt=0)] = 10.0
+    delay: Annotated[
+        float,
+        _key(
+            "From the end of a job to its export: what arrives meanwhile is part of the trace, later corrections are"
+            " not.",
+            values.seconds,
+            ge=0,
+        ),
+    ] = 10.0
+
+
 class State(Section, frozen=True, kw_only=True):
     directory: Annotated[
         Path,
@@ -229,6 +266,7 @@ class Config(Section, frozen=True, kw_only=True):
     jobs: Annotated[Jobs, _key("Jobs in memory.")] = Jobs()
     http: Annotated[Http, _key("REST, websocket and the live page.")] = Http()
     mqtt: Annotated[Mqtt, _key("The MQTT broker to which job states and events are published.")] = Mqtt()
+    otlp: Annotated[Otlp, _key("OpenTelemetry: every ended job is sent as a trace.")] = Otlp()
     state: Annotated[State, _key("State that survives a restart.")] = State()
     log: Annotated[Log, _key("The log on standard error.")] = Log()
 

@@ -34,12 +34,21 @@ LIVE = frozenset(
         "mqtt.password",
         "mqtt.password_file",
         "mqtt.username",
+        "otlp.delay",
+        "otlp.headers",
+        "otlp.headers_file",
+        "otlp.timeout",
+        "otlp.tls.ca",
+        "otlp.tls.cert",
+        "otlp.tls.key",
+        "otlp.tls.verify",
+        "otlp.url",
     }
 )
 """The keys that a reload applies. A new password is used from the next connection on."""
 
-RENEWED = frozenset({"http.tls_cert", "http.tls_key"})
-"""The keys of `LIVE` that a reload only replaces: it cannot switch a listener between http and https."""
+RENEWED = frozenset({"http.tls_cert", "http.tls_key", "otlp.url"})
+"""The keys of `LIVE` that a reload only replaces: it cannot switch a listener between http and https, nor traces on."""
 
 Prepare = Callable[[Config], Callable[[], None]]
 """Prepares a configuration and returns what applies it, which must not fail. Raises `CorrelatorError` on a problem."""

@@ -26,6 +26,7 @@ from correlator.doctor import (
     retained,
     service,
     tables,
+    traces,
     usage,
 )
 from correlator.doctor.check import Check, Report, failure
@@ -65,9 +66,10 @@ async def examine(setting: Setting, url: str | None = None, token: str = "") -> 
     # 1. The daemon, as the check of the broker compares the broker with what the daemon reports.
     answer = await guarded(daemon.PORT, CHECK_WITHIN, daemon.inspect(config, url, token))
     of_daemon = daemon.Found((answer,)) if isinstance(answer, Check) else answer
-    # 2. The broker and the systemd unit, concurrently.
-    reply, of_unit = await asyncio.gather(
+    # 2. The broker, the receiver of traces and the systemd unit, concurrently.
+    reply, of_receiver, of_unit = await asyncio.gather(
         guarded(broker.LOGIN, CHECK_WITHIN, broker.inspect(config.mqtt, running=of_daemon.publishes)),
+        guarded(traces.RECEIVER, CHECK_WITHIN, traces.inspect(config)),
         guarded(service.UNIT_CHECK, CHECK_WITHIN, service.unit()),
     )
     of_broker = broker.Found((reply,)) if isinstance(reply, Check) else reply
@@ -91,6 +93,7 @@ async def examine(setting: Setting, url: str | None = None, token: str = "") -> 
         *of_database.checks,
         *of_broker.checks,
         *of_retained,
+        of_receiver,
         of_unit,
         *of_daemon.checks,
         of_directory,

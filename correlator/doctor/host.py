@@ -60,6 +60,8 @@ def secrets(setting: Setting) -> Check:
         "http.tokens_file": held.http.tokens_file,
         "http.tls_key": held.http.tls_key,
         "database.tls.key": held.database.tls.key if held.database.tls is not None else None,
+        "otlp.headers_file": held.otlp.headers_file,
+        "otlp.tls.key": held.otlp.tls.key if held.otlp.tls is not None else None,
         "mqtt.tls.key": held.mqtt.tls.key if held.mqtt.tls is not None else None,
     }
     folders = {setting.environ.get("CREDENTIALS_DIRECTORY", "/nonexistent")}

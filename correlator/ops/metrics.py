@@ -255,6 +255,29 @@ MQTT_PENDING = Gauge("correlator_mqtt_pending", "Messages that the broker has no
 MQTT_QUEUE_AGE = Gauge("correlator_mqtt_queue_age_seconds", "Age of the oldest pending message.", registry=REGISTRY)
 MQTT_REFUSED = Counter("correlator_mqtt_refused", "Messages that the broker refused.", registry=REGISTRY)
 
+# -- traces
+
+OTLP_TRACES = Counter("correlator_otlp_traces", "Jobs exported as traces.", registry=REGISTRY)
+OTLP_SPANS = Counter(
+    "correlator_otlp_spans",
+    "Spans sent, by result: accepted; rejected, one by one, by a receiver that accepted the request; refused, because"
+    " the receiver refused the request.",
+    ["result"],
+    registry=REGISTRY,
+)
+for _result in ("accepted", "rejected", "refused"):
+    OTLP_SPANS.labels(_result)
+OTLP_FAILURES = Counter("correlator_otlp_failures", "Requests that failed and are tried again.", registry=REGISTRY)
+OTLP_DROPPED = Counter(
+    "correlator_otlp_dropped", "Ended jobs that left memory before they were exported as traces.", registry=REGISTRY
+)
+OTLP_PENDING = Gauge("correlator_otlp_pending", "Ended jobs that are not exported as traces yet.", registry=REGISTRY)
+OTLP_QUEUE_AGE = Gauge(
+    "correlator_otlp_queue_age_seconds",
+    "Seconds since the end of the oldest job that is not exported yet; otlp.delay is part of it.",
+    registry=REGISTRY,
+)
+
 # -- labels
 
 MAX_LABEL = 64

@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from correlator.errors import CheckpointInUse
 from correlator.jobs import stored_forecasts
-from correlator.jobs.model.persisted import Cursor, IndexState, PersistedJob
+from correlator.jobs.model.persisted import Cursor, IndexState, PersistedExports, PersistedJob
 from correlator.jobs.model.rows import LegacyRecord
 from correlator.jobs.stored_forecasts import Decoded
 
@@ -33,6 +33,9 @@ VERSION = 1
 _FORECASTS = "CREATE TABLE IF NOT EXISTS forecasts (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID"
 """Added after version 1 of the format: a file without it has no history, and older programs ignore it."""
 
+_EXPORTS = "CREATE TABLE IF NOT EXISTS exports (job_id TEXT PRIMARY KEY, exported INTEGER NOT NULL) WITHOUT ROWID"
+"""Added in the same way. The state `exports` exists while ended jobs are exported: without it, nothing was."""
+
 _SCHEMA = (
     "CREATE TABLE state (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
     "CREATE TABLE jobs (job_id TEXT PRIMARY KEY, value BLOB NOT NULL)",
@@ -44,7 +47,7 @@ _SCHEMA = (
 class Saved(Struct, frozen=True):
     """What the last run saved. `at`: Unix seconds; `events`: unacknowledged events as (job ID, payload), in order.
 
-    `forecasts`: the earlier runs; None if they were not read yet.
+    `forecasts`: the earlier runs; None if they were not read yet. `exports`: None if ended jobs were not exported.
     """
 
     at: float
@@ -54,12 +57,14 @@ class Saved(Struct, frozen=True):
     legacy: tuple[LegacyRecord, ...]
     events: tuple[tuple[str, bytes], ...]
     forecasts: Decoded | None = None
+    exports: PersistedExports | None = None
 
 
 class Changes(Struct, frozen=True):
     """One write. `jobs`: the changed jobs by ID, None for a removed one. `events`: all pending events, by number.
 
-    `forecasts`: the changed values of `StoredForecasts` by name, None for a removed one.
+    `forecasts`: the changed values of `StoredForecasts` by name, None for a removed one. `exports`: what changed of
+    them, None if ended jobs are not exported.
     """
 
     at: float
@@ -68,6 +73,7 @@ class Changes(Struct, frozen=True):
     jobs: Mapping[str, PersistedJob | LegacyRecord | None]
     events: Mapping[int, tuple[str, bytes]]
     forecasts: Mapping[str, bytes | None] = {}
+    exports: PersistedExports | None = None
 
 
 class Checkpoint:
@@ -136,6 +142,7 @@ class Checkpoint:
                 "INSERT OR REPLACE INTO forecasts VALUES (?, ?)",
                 [(name, value) for name, value in changes.forecasts.items() if value is not None],
             )
+            _write_exports(connection, changes.exports)
             if self._events is None:  # Events of the last run have numbers of that run.
                 connection.execute("DELETE FROM events")
             stored = self._events or set()
@@ -182,7 +189,30 @@ class Checkpoint:
             tuple(legacy.decode(value) for (value,) in connection.execute("SELECT value FROM legacy")),
             msgspec.convert(tuple((job_id, payload) for _, job_id, payload in events), tuple[tuple[str, bytes], ...]),
             stored_forecasts.decode(dict(connection.execute("SELECT name, value FROM forecasts"))),
+            _read_exports(connection, state.get("exports")),
         )
+
+
+def _write_exports(connection: sqlite3.Connection, exports: PersistedExports | None) -> None:
+    if exports is None:
+        connection.execute("DELETE FROM exports")
+        connection.execute("DELETE FROM state WHERE name = 'exports'")
+        return
+    since = msgspec.msgpack.encode(exports.since)
+    connection.execute("INSERT OR REPLACE INTO state VALUES ('exports', ?)", (since,))
+    gone = [(job_id,) for job_id, exported in exports.jobs.items() if exported is None]
+    connection.executemany("DELETE FROM exports WHERE job_id = ?", gone)
+    connection.executemany(
+        "INSERT OR REPLACE INTO exports VALUES (?, ?)",
+        [(job_id, exported) for job_id, exported in exports.jobs.items() if exported is not None],
+    )
+
+
+def _read_exports(connection: sqlite3.Connection, since: bytes | None) -> PersistedExports | None:
+    if since is None:
+        return None
+    jobs = {job_id: bool(exported) for job_id, exported in connection.execute("SELECT job_id, exported FROM exports")}
+    return PersistedExports(msgspec.msgpack.decode(since, type=int), jobs)
 
 
 def _values(
@@ -218,6 +248,7 @@ def _prepare(connection: sqlite3.Connection) -> None:
         elif version != VERSION:
             raise Unusable(f"it is of version {version}; this program writes version {VERSION}")
         connection.execute(_FORECASTS)
+        connection.execute(_EXPORTS)
 
 
 def _encoded(value: PersistedJob | LegacyRecord) -> bytes | None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from correlator.jobs.exports import Exports
 from correlator.jobs.forecast.forecaster import MAX_OPERATIONS
 from correlator.jobs.index import Index
 from correlator.jobs.model.persisted import Cursor
@@ -35,7 +36,10 @@ MALFORMED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 class Saver:
-    """Saves the index, its forecasts, `cursor()` (position in the log) and `events()` (unacknowledged, by number)."""
+    """Saves the index, its forecasts, `cursor()` (position in the log) and `events()` (unacknowledged, by number).
+
+    `exports`: those of ended jobs; None if they are not exported.
+    """
 
     def __init__(
         self,
@@ -45,12 +49,14 @@ class Saver:
         cursor: Callable[[], Cursor],
         events: Callable[[], Mapping[int, tuple[str, bytes]]],
         live: Liveness | None = None,
+        exports: Exports | None = None,
     ) -> None:
         self._checkpoint = checkpoint
         self._index = index
         self._forecasts = forecasts
         self._cursor = cursor
         self._events = events
+        self._exports = exports
         self._live = live or Liveness()
         self._written: Changes | None = None
         self._error: str | None = None
@@ -87,6 +93,7 @@ class Saver:
                     {i: self._index.persistence.get(i) for i in self._index.persistence.changed()},
                     self._events(),
                     self._forecasts.changed(MAX_OPERATIONS if always else AT_ONCE),
+                    self._exports.changed() if self._exports is not None else None,
                 )
             if not always and self._is_saved(changes):
                 return
@@ -114,6 +121,7 @@ class Saver:
             and time.monotonic() - at < UNCHANGED_EVERY
             and not changes.jobs
             and not changes.forecasts
+            and not (changes.exports is not None and changes.exports.jobs)
             # The logical time is not compared: a query without results advances it, and no fact refers to it.
             and (changes.cursor, changes.memory.pending_events, changes.events)
             == (written.cursor, written.memory.pending_events, written.events)
@@ -122,6 +130,8 @@ class Saver:
     def _mark_again(self, changes: Changes) -> None:
         self._index.persistence.mark_again(changes.jobs)
         self._forecasts.mark_again(changes.forecasts)
+        if self._exports is not None and changes.exports is not None:
+            self._exports.mark_again(changes.exports.jobs)
 
     def _failed(self, error: Exception, changes: Changes) -> None:
         metrics.CHECKPOINT_FAILURES.inc()
@@ -138,3 +148,5 @@ class Saver:
                 return
             self._index.persistence.mark_again(self._index.persistence.all_ids())
             self._forecasts.mark_all()
+            if self._exports is not None:
+                self._exports.mark_again(self._exports.all_ids())

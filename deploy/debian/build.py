@@ -40,7 +40,7 @@ _BUILD = REPOSITORY / "build"
 _DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
 _EXAMPLES = (
     *("caddy", "compose.yaml", "correlator.service", "grafana", "grants-doorbell.sql", "grants.sql"),
-    *("mosquitto", "nginx", "prometheus"),
+    *("mosquitto", "nginx", "otel-collector", "prometheus"),
 )
 _NOT_FOR_A_HOST = shutil.ignore_patterns("__pycache__", "*_test.yml")
 

@@ -28,7 +28,7 @@ _EXIT_CODES = {
 }
 _FILES = {
     "/etc/correlator/correlator.toml": "The configuration, see correlator.toml(5).",
-    "/etc/correlator/db-password, mqtt-password, api-token": (
+    "/etc/correlator/db-password, mqtt-password, api-token, otlp-headers": (
         "Secrets that the service is given, one a file; each may be absent."
     ),
     "/var/lib/correlator": "The service's state. Deleted while the service is stopped, it costs reading the log again.",

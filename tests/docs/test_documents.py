@@ -115,8 +115,8 @@ def test_every_block_has_a_language_that_a_test_checks():
 
 @pytest.mark.parametrize("block", held("toml"))
 def test_a_configuration_that_is_shown_is_right(block: Block, tmp_path: Path):
-    for name in ("db-password", "mqtt-password", "api-token", "tls.crt", "tls.key", "ca.pem"):
-        (tmp_path / name).write_text("secret")
+    for name in ("db-password", "mqtt-password", "api-token", "otlp-headers", "tls.crt", "tls.key", "ca.pem"):
+        (tmp_path / name).write_text("Authorization: secret" if name == "otlp-headers" else "secret")
     shown = re.sub(r'"/etc/correlator/([^"]*)"', rf'"{tmp_path}/\1"', block.text)
     file = tmp_path / "shown.toml"
     file.write_text(shown)

@@ -16,6 +16,7 @@ import aiomqtt
 import aiomysql
 import orjson
 import pytest
+import yaml  # type: ignore[import-untyped]
 
 from correlator.config import loading, rendering
 from tests.support.appliance import Appliance, connected
@@ -45,6 +46,16 @@ async def test_the_configuration_file_is_the_reference():
 async def test_the_configuration_file_changes_no_default():
     environ = {"HOME": "/root"}
     assert loading.load(DEPLOY / "correlator.toml", environ) == loading.load(None, environ)
+
+
+async def test_the_collector_takes_traces_where_the_configuration_sends_them():
+    file = DEPLOY / "otel-collector/config.yaml"
+    content = yaml.safe_load(file.read_text())
+    pipeline = content["service"]["pipelines"]["traces"]
+    for kind, used in pipeline.items():
+        assert set(used) <= content[kind].keys(), kind
+    address = content["receivers"]["otlp"]["protocols"]["http"]["endpoint"]
+    assert f'otlp.url = "http://{address}"' in file.read_text()
 
 
 async def test_nginx_waits_for_longer_than_the_longest_request():

@@ -8,13 +8,16 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from correlator.errors import CheckpointInUse
 from correlator.jobs import index as indexes
 from correlator.jobs import job_document, joblog
+from correlator.jobs.exports import Exports
 from correlator.jobs.index import Index
-from correlator.jobs.model.facts import Entry, Kind, Reading
-from correlator.jobs.model.persisted import Cursor, IndexState, PersistedJob
+from correlator.jobs.model.changes import Change
+from correlator.jobs.model.facts import Entry, Kind, Reading, Status
+from correlator.jobs.model.persisted import Cursor, IndexState, PersistedExports, PersistedJob
 from correlator.jobs.model.rows import JobRecord, LegacyRecord, LogRow, StepRecord
 from correlator.jobs.outcome import Outcome
 from correlator.jobs.stored_forecasts import StoredForecasts
@@ -118,6 +121,59 @@ def test_changes_after_a_restart_are_published_and_pending_events_stay_pending()
     record = JobRecord("job2", status="failed", started_at=NOW, completed_at=NOW)
     again.apply([Reading("job2", again.advance_clock(), record, ())], NOW)
     assert Kind.JOB_FAILED in {e.kind for e in again.expire(NOW + 120_000_000).events}
+
+
+def test_exports_are_written_as_they_change_and_forgotten_when_none_are_made(tmp_path: Path):
+    index, file = filled(), Checkpoint(tmp_path / "c", "s")
+    file.open()
+    for written, found in (
+        (PersistedExports(5, {"a": False, "b": True}), PersistedExports(5, {"a": False, "b": True})),
+        (PersistedExports(9, {"a": True, "b": None}), PersistedExports(9, {"a": True})),
+        (PersistedExports(9), PersistedExports(9, {"a": True})),
+        (None, None),
+    ):
+        file.write(replace(changes(index), exports=written))
+        file.close()
+        saved = left(tmp_path / "c")
+        assert saved is not None
+        assert saved.exports == found
+        file.open()
+    file.close()
+
+
+def test_a_checkpoint_of_before_exports_is_read_and_extended(tmp_path: Path):
+    index, file = filled(), Checkpoint(tmp_path / "c", "s")
+    file.open()
+    file.write(changes(index))
+    file.close()
+    with sqlite3.connect(tmp_path / "c") as connection:
+        connection.execute("DROP TABLE exports")
+    connection.close()
+    saved = left(tmp_path / "c")
+    assert saved is not None
+    assert (len(saved.jobs), saved.exports) == (3, None)
+
+
+async def test_a_saver_writes_exports_and_marks_them_again_after_a_failure(tmp_path: Path):
+    index, exports = filled(), Exports(10.0, NOW, 0.0)
+    file, written = Checkpoint(tmp_path / "c", "s"), []
+
+    def write(changes: Changes) -> None:
+        written.append(changes.exports)
+        if len(written) == 1:
+            raise OSError("No space left on device")
+
+    file.write = write  # type: ignore[method-assign]
+    saver = Saver(file, index, StoredForecasts(index.forecasts), Cursor, dict, exports=exports)
+    ended = index.published.get("job0")
+    assert ended is not None
+    running = replace(ended, view=replace(ended.view, status=Status.RUNNING))
+    exports.on_change(Change("job0", 1, running, ended), NOW, 0.0)
+    await saver.save()
+    await saver.save(always=False)
+    exports.finished("job0")
+    await saver.save(always=False)  # A change of an export alone is a change.
+    assert written == [PersistedExports(NOW, {"job0": exported}) for exported in (False, False, True)]
 
 
 def test_deleted_jobs_and_acknowledged_events_leave_the_checkpoint(tmp_path: Path):

@@ -65,6 +65,7 @@ def test_every_key_of_the_reference_is_its_default_and_has_its_description(write
     assert redacted(loaded) == redacted(plain) | {
         "database": redacted(plain.database) | {"tls": redacted(Tls())},
         "mqtt": redacted(plain.mqtt) | {"tls": redacted(Tls())},
+        "otlp": redacted(plain.otlp) | {"tls": redacted(Tls())},
     }
     for dotted, key in leaves():
         assert f"#{key.name} = " in reference(), dotted
@@ -351,12 +352,13 @@ def test_every_key_has_a_description():
 def test_an_empty_credential_counts_as_absent_but_a_configured_file_must_have_content(
     write, problems, nothing, tmp_path
 ):
-    for name in ("db-password", "mqtt-password", "api-token"):
+    for name in ("db-password", "mqtt-password", "api-token", "otlp-headers"):
         (tmp_path / name).write_text(nothing)
     config = write("", {"CREDENTIALS_DIRECTORY": str(tmp_path)})
     assert not config.database.password
     assert not config.mqtt.password
     assert config.http.tokens_file is None
+    assert config.otlp.headers_file is None
     (line,) = problems('[http]\nlisten = "0.0.0.0:8686"', {"CREDENTIALS_DIRECTORY": str(tmp_path)})
     assert "anybody could connect" in line
     assert problems(f"[http]\ntokens_file = '{tmp_path / 'api-token'}'")

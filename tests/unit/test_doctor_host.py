@@ -235,7 +235,7 @@ def test_before_its_first_start_the_state_is_where_the_unit_will_have_it(install
 def running(installed):
     """The service runs: it has copies of its secrets, blank ones of those that are not there."""
     (installed / "run").mkdir()
-    for name, text in (("db-password", "from-etc"), ("mqtt-password", ""), ("api-token", "")):
+    for name, text in (("db-password", "from-etc"), ("mqtt-password", ""), ("api-token", ""), ("otlp-headers", "")):
         (installed / "run" / name).write_text(text + "\n")
         (installed / "run" / name).chmod(0o400)
     (installed / "etc" / "db-password").chmod(0o600)

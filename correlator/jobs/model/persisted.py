@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from msgspec import Struct
 
 from correlator.jobs.model.changes import Event
@@ -46,3 +48,14 @@ class IndexState(Struct, frozen=True, rename=_STORED_STATE):
 
     last_observed_at: int = 0
     pending_events: tuple[tuple[Micros, Event], ...] = ()
+
+
+class PersistedExports(Struct, frozen=True):
+    """What a checkpoint contains of the exports of ended jobs, and a part of it that has changed.
+
+    ``since``: what ended until then, and was not published before, is not exported. ``jobs``: for each job in memory
+    whose end was news, whether it has been exported; None if it has left memory.
+    """
+
+    since: Micros
+    jobs: Mapping[str, bool | None] = {}

@@ -1,0 +1,76 @@
+"""The syntax of the values of `[otlp]`: the receiver's URL and the headers of requests."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from correlator.config.secret_files import read_secret, shown_path
+from correlator.errors import ConfigError
+
+PATH = "/v1/traces"
+
+_URL = f'"http://host:4318" or "https://host/path", to which {PATH} is added; headers instead of a user or ?query'
+_HEADER = re.compile(r"(?P<name>[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}):[ \t]*(?P<value>[!-~](?:[ -~\t]{0,4094}[!-~])?)")
+_OURS = frozenset({"connection", "content-encoding", "content-length", "content-type", "host", "transfer-encoding"})
+"""Headers that follow from the request itself."""
+
+
+def endpoint(raw: object) -> str | None:
+    """Parse the URL of a receiver, and return that of its traces. None if empty."""
+    if not isinstance(raw, str):
+        raise ValueError(_URL)
+    if raw == "":
+        return None
+    try:
+        parts = urlsplit(raw)
+        port = parts.port
+    except ValueError:  # The port is not a number, or brackets do not match.
+        raise ValueError(_URL) from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or "@" in parts.netloc:
+        raise ValueError(_URL)
+    if re.search(r"[^!-~]|[?#\\]", raw):
+        raise ValueError(_URL)
+    return raw if parts.path.endswith(PATH) else raw.rstrip("/") + PATH
+
+
+def headers(raw: object) -> tuple[str, ...]:
+    """Parse headers of the form `Name: value`."""
+    expected = 'a list of headers, e.g. ["X-Scope-OrgID: tenant-1"]; one that holds a secret belongs in headers_file'
+    if not isinstance(raw, list) or not all(isinstance(line, str) for line in raw):
+        raise ValueError(expected)
+    try:
+        given = _parsed(raw)
+    except ValueError:
+        raise ValueError(expected) from None
+    if any(name.lower() == "authorization" for name in given):
+        raise ValueError(expected)
+    return tuple(raw)
+
+
+def read_headers(given: Iterable[str], file: Path | None) -> dict[str, str]:
+    """Return the headers of a request by name: those `given`, and those in `file`, one a line.
+
+    Raises: `ConfigError` if the file cannot be used.
+    """
+    lines = read_secret(file, "otlp.headers_file").splitlines() if file is not None else []
+    lines = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    try:
+        found = _parsed([*given, *lines])
+    except ValueError:
+        found = {}
+    if file is not None and (not lines or not found):
+        text = f"otlp.headers_file: expected a header a line in {shown_path(file)}, e.g. Authorization: Bearer TOKEN"
+        raise ConfigError([text])
+    return found
+
+
+def _parsed(lines: Iterable[str]) -> dict[str, str]:
+    """Raises: ValueError if a line is no header, or one that the request sets itself."""
+    found: dict[str, str] = {}
+    for line in lines:
+        match = _HEADER.fullmatch(line)
+        if match is None or match["name"].lower() in _OURS:
+            raise ValueError(line)
+        found[match["name"]] = match["value"]
+    return found

@@ -1,0 +1,1 @@
+"""The OTLP sink: every ended job as a trace of OpenTelemetry."""

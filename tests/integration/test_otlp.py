@@ -1,0 +1,220 @@
+"""The OTLP sink against a receiver over HTTP: what is sent, what is sent again, and what an operator sees."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from correlator.backoff import Backoff
+from correlator.config.schema import Config, Mqtt, Otlp
+from correlator.doctor import traces
+from correlator.jobs.exports import Exports
+from correlator.jobs.model.facts import Reading
+from correlator.jobs.model.rows import JobRecord, StepRecord
+from correlator.sinks.otlp import sink as sinks
+from correlator.sinks.otlp.sink import OtlpSink
+from tests.support.eventually import eventually
+from tests.support.otlp_receiver import OtlpReceiver, attributes
+from tests.support.pipeline_harness import NOW, SECOND, PipelineHarness
+from tests.support.servers import free_port
+
+
+@pytest.fixture
+async def otlp() -> AsyncIterator[OtlpReceiver]:
+    async with OtlpReceiver().listening() as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def harness() -> PipelineHarness:
+    made = PipelineHarness()
+    made.hub.status.loading = False
+    return made
+
+
+def configured(url: str, **settings: Any) -> Config:
+    return Config(otlp=Otlp(url=f"{url}/v1/traces", delay=0.0, **settings), mqtt=Mqtt(instance="appliance-1"))
+
+
+@contextlib.asynccontextmanager
+async def running(harness: PipelineHarness, config: Config, exports: Exports | None = None) -> AsyncIterator[OtlpSink]:
+    sink = OtlpSink(
+        config,
+        exports or Exports(config.otlp.delay, NOW, 0.0),
+        backoff=Backoff(0.001, 1.0, 0.001),
+        misplaced_pause=3_600.0,
+    )
+    task = asyncio.create_task(sink.run(harness.hub))
+    await asyncio.sleep(0)
+    try:
+        yield sink
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def ends(harness: PipelineHarness, job_id: str = "j", *steps: StepRecord, **columns: Any) -> None:
+    for status in ("running", "completed"):
+        record = JobRecord(job_id, status=status, started_at=NOW, completed_at=NOW, operation="live", **columns)
+        harness.pipeline.readings([Reading(job_id, harness.index.advance_clock(), record, steps)])
+
+
+async def test_ended_jobs_are_sent_once_with_the_headers_of_the_configuration(harness, otlp):
+    async with running(harness, configured(otlp.url, headers=("X-Scope-OrgID: one",))) as sink:
+        ends(harness, "a", StepRecord(1, "copy", 1, "completed", NOW, NOW))
+        await eventually(lambda: sink.describe()["exported"] == 1)
+        ends(harness, "b")
+        await eventually(lambda: sink.describe()["exported"] == 2)
+        assert otlp.names == ["RUN live", "copy", "RUN live"]
+        (headers, message), _ = otlp.requests
+        assert headers["X-Scope-OrgID"] == "one"
+        assert attributes(message.resource_spans[0].resource)["service.instance.id"] == "appliance-1"
+        assert sink.describe() == {"ok": True, "pending": 0, "exported": 2, "dropped": 0, "error": None}
+    assert harness.gained("correlator_otlp_traces_total") == 2
+    assert harness.gained("correlator_otlp_spans_total", result="accepted") == 3
+
+
+async def test_a_request_is_repeated_unchanged_until_the_receiver_has_it(harness, otlp, caplog):
+    otlp.answers = [(503, {}, ""), (429, {"Retry-After": "0"}, '{"message":"slow down"}'), (502, {}, ""), (504, {}, "")]
+    async with running(harness, configured(otlp.url)) as sink:
+        ends(harness)
+        await eventually(lambda: sink.describe()["exported"] == 1)
+    messages = [message for _, message in otlp.requests]
+    assert len(messages) == 5
+    assert all(message == messages[0] for message in messages)
+    assert harness.gained("correlator_otlp_failures_total") == 4
+    assert "HTTP 429 Too Many Requests: slow down" in caplog.text
+
+
+async def test_a_receiver_that_cannot_be_reached_is_a_state_and_gets_the_traces_later(harness):
+    config = configured(f"http://127.0.0.1:{free_port()}")
+    async with running(harness, config) as sink:
+        ends(harness)
+        part = await eventually(lambda: (part := sink.describe())["error"] and part)
+        assert (part["ok"], part["pending"]) == (False, 1)
+        assert "cannot be reached" in part["error"]
+        async with OtlpReceiver().listening() as receiver:
+            sink.prepare(configured(receiver.url))()
+            await eventually(lambda: sink.describe()["exported"] == 1)
+        assert sink.describe()["ok"]
+
+
+async def test_a_receiver_of_protobuf_only_drops_nothing_and_a_reload_sends_at_once(harness, otlp, caplog):
+    otlp.answers = [(415, {}, "")]
+    async with running(harness, configured(otlp.url)) as sink:
+        ends(harness)
+        await eventually(lambda: sink.describe()["error"])
+        assert "takes no JSON, only protobuf; set otlp.url to an OpenTelemetry Collector" in sink.describe()["error"]
+        assert (sink.describe()["pending"], len(otlp.requests)) == (1, 1)
+        sink.prepare(configured(otlp.url, headers=("X-Key: new",)))()
+        await eventually(lambda: sink.describe()["exported"] == 1)
+    assert otlp.requests[-1][0]["X-Key"] == "new"
+    assert caplog.text.count("only protobuf") == 1
+
+
+async def test_a_partial_success_is_counted_logged_and_not_repeated(harness, otlp, caplog):
+    otlp.answers = [(200, {}, '{"partialSuccess":{"rejectedSpans":"1","errorMessage":"too old"}}')]
+    async with running(harness, configured(otlp.url)) as sink:
+        ends(harness, "a", StepRecord(1, "copy", 1, "completed", NOW, NOW))
+        await eventually(lambda: sink.describe()["exported"] == 1)
+        assert sink.describe()["error"] == "the receiver rejected 1 of 2 spans: too old"
+        ends(harness, "b")
+        await eventually(lambda: sink.describe()["exported"] == 2)
+        assert sink.describe()["ok"]
+    assert len(otlp.requests) == 2
+    assert harness.gained("correlator_otlp_spans_total", result="rejected") == 1
+    assert harness.gained("correlator_otlp_spans_total", result="accepted") == 2
+
+
+async def test_a_request_that_is_refused_is_dropped_and_the_next_one_is_sent(harness, otlp):
+    otlp.answers = [(400, {}, '{"message":"bad data"}')]
+    async with running(harness, configured(otlp.url)) as sink:
+        ends(harness, "a")
+        await eventually(lambda: sink.describe()["pending"] == 0)
+        assert "HTTP 400 Bad Request: bad data" in sink.describe()["error"]
+        ends(harness, "b")
+        await eventually(lambda: sink.describe()["exported"] == 1)
+    assert harness.gained("correlator_otlp_spans_total", result="refused") == 1
+
+
+async def test_a_job_of_many_steps_is_split_and_no_request_exceeds_its_bound(harness, otlp):
+    steps = [StepRecord(n, "s" * 900, n, "completed", NOW, NOW) for n in range(1_200)]
+    async with running(harness, configured(otlp.url)) as sink:
+        ends(harness, "j", *steps)
+        await eventually(lambda: sink.describe()["exported"] == 1)
+    assert len(otlp.requests) >= 3
+    assert len(otlp.spans) == len({span.span_id for span in otlp.spans}) == 1_201
+    assert all(int(headers["Content-Length"]) < sinks.MAX_BYTES + 10_000 for headers, _ in otlp.requests)
+
+
+async def test_a_stop_waits_for_the_answer_to_the_request_that_is_under_way(harness, otlp):
+    otlp.gate.clear()
+    exports = Exports(0.0, NOW, 0.0)
+    async with running(harness, configured(otlp.url), exports):
+        ends(harness)
+        await eventually(lambda: otlp.requests)
+        asyncio.get_running_loop().call_later(0.05, otlp.gate.set)
+    assert exports.changed().jobs == {"j": True}
+
+
+async def test_a_receiver_that_never_answers_is_given_up_after_the_timeout(harness):
+    async def silent(reader, writer):
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with running(harness, configured(f"http://127.0.0.1:{port}", timeout=0.05)) as sink:
+            ends(harness)
+            await eventually(lambda: "does not answer within 0.05 s" in (sink.describe()["error"] or ""))
+
+
+async def test_a_correction_within_the_delay_is_part_of_the_one_trace(harness, otlp):
+    config = configured(otlp.url)
+    config = replace(config, otlp=replace(config.otlp, delay=3_600.0))
+    async with running(harness, config) as sink:
+        ends(harness)
+        record = JobRecord("j", status="failed", started_at=NOW, completed_at=NOW + SECOND, operation="corrected")
+        harness.pipeline.readings([Reading("j", harness.index.advance_clock(), record, ())])
+        sink.prepare(configured(otlp.url))()
+        await eventually(lambda: sink.describe()["exported"] == 1)
+        ends(harness)
+        ends(harness, "later")
+        await eventually(lambda: sink.describe()["exported"] == 2)
+    assert otlp.names == ["RUN corrected", "RUN live"]
+
+
+async def test_the_doctor_tries_the_receiver_without_a_span(otlp):
+    check = await traces.inspect(configured(otlp.url))
+    assert (check.name, check.status) == ("otlp.receiver", "ok")
+    assert f"{otlp.url}/v1/traces takes traces as JSON" in check.summary
+    assert (len(otlp.requests), otlp.spans) == (1, [])
+    assert (await traces.inspect(Config())).status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("status", "words", "fix"),
+    [
+        (415, "only protobuf", 'otlp.url = "http://127.0.0.1:4318"'),
+        (404, "nothing takes traces at this address", 'otlp.url = "http://127.0.0.1:4318"'),
+        (401, "refuses the credentials", "systemctl restart correlator"),
+    ],
+)
+async def test_the_doctor_says_what_to_change_where_the_receiver_refuses(otlp, status, words, fix):
+    otlp.answers = [(status, {}, "")]
+    check = await traces.inspect(configured(otlp.url))
+    assert check.status == "failure"
+    assert words in check.summary
+    assert check.fix[-1] == fix
+
+
+async def test_the_doctor_finds_a_receiver_that_cannot_be_reached():
+    port = free_port()
+    check = await traces.inspect(configured(f"http://127.0.0.1:{port}"))
+    assert (check.status, check.fix) == ("failure", (f"nc -vz 127.0.0.1 {port}",))

@@ -1,0 +1,92 @@
+"""A receiver of traces: it records requests, and answers as the test says."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+from aiohttp import web
+from google.protobuf import json_format
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+
+class OtlpReceiver:
+    """`answers`: (status, headers, body) of the next requests, in order; after them every request is accepted."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.answers: list[tuple[int, dict[str, str], str]] = []
+        self.requests: list[tuple[dict[str, str], ExportTraceServiceRequest]] = []
+        """The headers and the message of each request."""
+        self.gate = asyncio.Event()
+        """While it is not set, requests wait for their answer."""
+        self.gate.set()
+
+    @property
+    def spans(self) -> list[Any]:
+        """All spans of the requests so far, repeated ones too."""
+        return [span for _, message in self.requests for span in spans_of(message)]
+
+    @property
+    def names(self) -> list[str]:
+        return [span.name for span in self.spans]
+
+    @contextlib.asynccontextmanager
+    async def listening(self) -> AsyncIterator[OtlpReceiver]:
+        app = web.Application()
+        app.router.add_post("/v1/traces", self._export)
+        runner = web.AppRunner(app, shutdown_timeout=1)
+        await runner.setup()
+        try:
+            site = web.TCPSite(runner, "127.0.0.1", 0)
+            await site.start()
+            self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+            yield self
+        finally:
+            await runner.cleanup()
+
+    async def _export(self, request: web.Request) -> web.Response:
+        assert request.content_type == "application/json"
+        self.requests.append((dict(request.headers), parsed(await request.read())))
+        await self.gate.wait()
+        status, headers, body = self.answers.pop(0) if self.answers else (200, {}, '{"partialSuccess":{}}')
+        return web.Response(status=status, headers=headers, text=body, content_type="application/json")
+
+
+def parsed(body: bytes) -> ExportTraceServiceRequest:
+    """The message that a body holds. Raises: ParseError if it is not of the published schema.
+
+    The JSON of OTLP has IDs in hexadecimal, where that of protobuf has base64, and numbers for enums only.
+    """
+    content = json.loads(body)
+    for resource in content["resourceSpans"]:
+        for scope in resource["scopeSpans"]:
+            for span in scope["spans"]:
+                assert isinstance(span["kind"], int)
+                for node in (span, *span.get("links", ())):
+                    for key in ("traceId", "spanId", "parentSpanId"):
+                        if key in node:
+                            node[key] = base64.b64encode(bytes.fromhex(node[key])).decode()
+    message = ExportTraceServiceRequest()
+    json_format.ParseDict(content, message)
+    return message
+
+
+def spans_of(message: ExportTraceServiceRequest) -> list[Any]:
+    return [span for resource in message.resource_spans for scope in resource.scope_spans for span in scope.spans]
+
+
+def attributes(node: Any) -> dict[str, Any]:
+    """The attributes of a resource, a span or a link, as values of Python."""
+    return {one.key: _value(one.value) for one in node.attributes}
+
+
+def _value(value: Any) -> Any:
+    kind = value.WhichOneof("value")
+    if kind == "array_value":
+        return [_value(one) for one in value.array_value.values]
+    return getattr(value, kind)
