@@ -249,24 +249,22 @@ def watch(
     help="Show rows from this level on.",
 )
 @click.option("--job", "job_id", type=JobId(), metavar="ID", help="Show only the rows of this job, by any ID.")
+@click.option("--attributed", is_flag=True, help="Leave out rows without a job.")
 @click.option("-o", "output", type=click.Choice(["text", "json"]), default="text", help="Output format.")
-def tap(file: Path | None, level: Any, job_id: str | None, output: Any) -> None:
+def tap(file: Path | None, level: Any, job_id: str | None, attributed: bool, output: Any) -> None:
     """Show each row of the log as it arrives, with its job and the reason for the attribution.
 
-    It reads the database directly, with the daemon's configuration. The daemon need not run.
+    It reads the database directly, with the daemon's configuration. The daemon need not run. On a terminal a row is one
+    line that fits the window; in a pipe nothing is cut.
     """
     chosen = _load(file)
     logs.configure("warning", "text", os.environ)
     from correlator.app import tap as tap_log  # noqa: PLC0415 - see run
     from correlator.sinks.tap import TapSink  # noqa: PLC0415 - see run
+    from correlator.terminal.tap import printer  # noqa: PLC0415 - see run
 
-    stdout = standard_output()
-
-    def write(line: str) -> None:
-        stdout.write(line + "\n")
-        stdout.flush()
-
-    _drive(tap_log(chosen, TapSink(write, level=level, job=job_id, output=output)))
+    sink = TapSink(printer(output, standard_output()), level=level, job=job_id, attributed=attributed)
+    _drive(tap_log(chosen, sink))
 
 
 @main.command()

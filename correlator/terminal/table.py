@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
@@ -47,38 +48,73 @@ def plain(job: Document, now: float, theme: Theme) -> str:
     return "\t".join(theme.clean(column) or "-" for column in columns)
 
 
-_COLUMNS: Mapping[str, tuple[int, bool]] = {
-    "status": (0, False), "vm": (0, True), "operation": (60, True), "progress": (30, False), "left": (64, False),
-    "step": (90, True), "elapsed": (36, False), "age": (100, False), "id": (70, False),
+_COLUMNS: Mapping[str, int] = {
+    "status": 0, "vm": 0, "operation": 60, "progress": 30, "left": 64, "step": 90, "elapsed": 36, "age": 100, "id": 70,
+    "external": 150,
 }  # fmt: skip
-"""Column name → the least terminal width at which it is shown, and whether it may be cut."""
+"""Column name → the least terminal width at which it is shown."""
 
+_FORECAST_CELLS = 20
+"""Cells that the column "left" takes from others. A wide terminal must be wider by that to show all of an ID."""
+
+_FLEXIBLE = ("vm", "operation", "external", "step")
+"""The columns that share what the others leave. Each is as wide as its longest text, or as the others allow."""
+
+_STEP_SHARE = 0.35
+"""The least share of that for the column "step", whose text changes: the columns beside it must not move with it."""
+
+_GAP = 1
+"""Cells between two columns."""
 
 _SHORT = {"vm": "VM", "progress": "   %", "elapsed": "TIME"}
 """Headers of columns in a terminal narrower than 60 cells."""
+
+_NAMES = {"step": "STEP / ERROR", "external": "EXTERNAL ID"}
 
 
 def table(found: Iterable[Document], width: int, now: float, theme: Theme) -> Table:
     """The jobs as a table of at most `width` cells; a wider terminal shows more columns."""
     jobs = list(found)
     forecast = any(job.get("forecast") for job in jobs)
-    columns = [name for name, (least, _) in _COLUMNS.items() if width >= least and (forecast or name != "left")]
-    full_ids = width >= (140 if forecast else 120)
-    drawn = Table(
-        box=None, padding=(0, 1, 0, 0), header_style="dim", width=width, pad_edge=False, caption_justify="left"
-    )
+    wide = width - (_FORECAST_CELLS if forecast else 0)
+    columns = [
+        name
+        for name, least in _COLUMNS.items()
+        if (wide if name == "external" else width) >= least and (forecast or name != "left")
+    ]
+    headers = {name: _NAMES.get(name, name.upper()) if width >= 60 else _SHORT.get(name, "") for name in columns}
+    rows = [_cells(job, width, now, theme, full_ids=wide >= 120) for job in jobs]
+    natural = {
+        name: max([len(headers[name]), *(cells[name].cell_len for cells in rows)], default=0) for name in columns
+    }
+    widths = natural | _fitted(natural, width - _GAP * len(columns))
+    drawn = Table(box=None, padding=(0, _GAP, 0, 0), header_style="dim", pad_edge=False, caption_justify="left")
     for name in columns:
-        gives_way = _COLUMNS[name][1]
         drawn.add_column(
-            name.upper() if width >= 60 else _SHORT.get(name, ""),
+            headers[name],
             no_wrap=True,
             overflow="ellipsis" if theme.unicode else "crop",
-            ratio=1 if gives_way else None,
+            width=widths[name] if name in _FLEXIBLE else None,
         )
-    for job in jobs:
-        cells = _cells(job, width, now, theme, full_ids=full_ids)
+    for cells in rows:
+        if "external" in columns:
+            cells["external"] = _end(cells["external"], widths["external"], theme)
         drawn.add_row(*(cells[name] for name in columns))
     return drawn
+
+
+def _fitted(natural: Mapping[str, int], room: int) -> dict[str, int]:
+    """The widths of the flexible columns, given the natural width of each column. The column "step" gets the rest."""
+    left = max(0, room - sum(cells for name, cells in natural.items() if name not in _FLEXIBLE))
+    others = [name for name in _FLEXIBLE if name in natural and name != "step"]
+    widths: dict[str, int] = {}
+    for_step = int(left * _STEP_SHARE) if "step" in natural else 0
+    for count, name in enumerate(sorted(others, key=natural.__getitem__)):  # What a short column leaves, others share.
+        share = (left - for_step - sum(widths.values())) // (len(others) - count)
+        widths[name] = max(1, min(natural[name], share))
+    if "step" in natural:
+        widths["step"] = max(1, left - sum(widths.values()))
+    return widths
 
 
 def _cells(job: Document, width: int, now: float, theme: Theme, *, full_ids: bool) -> dict[str, Text]:
@@ -104,11 +140,29 @@ def _cells(job: Document, width: int, now: float, theme: Theme, *, full_ids: boo
         "elapsed": Text(formats.duration(formats.elapsed(job, now))),
         "age": Text(age),
         "id": Text(job_id if full_ids else theme.clean(ids.short(str(job.get("job_id")), theme)), style="dim"),
+        "external": _external(job, theme),
     }
 
 
 def _step(job: Document, theme: Theme) -> Text:
-    """The running step, or the error of a failed job."""
+    """The running step, or the first line of the error of a failed job."""
     if job.get("status") == "failed":
-        return Text(theme.clean(job.get("error")), style="red")
+        lines = str(job.get("error") or "").strip().splitlines()
+        return Text(theme.clean(lines[0] if lines else ""), style="red")
     return Text(theme.clean(job.get("current_step")))
+
+
+def _external(job: Document, theme: Theme) -> Text:
+    """The first external ID, and the number of others."""
+    first, *others = job.get("external_ids") or [""]
+    return Text(theme.clean(first) + (f" +{len(others)}" if others else ""), style="dim")
+
+
+def _end(text: Text, cells: int, theme: Theme) -> Text:
+    """Cut a text at its beginning: an external ID often ends with the time that distinguishes it."""
+    if text.cell_len <= cells:
+        return text
+    plain = text.plain
+    while plain and cell_len(theme.ellipsis + plain) > cells:
+        plain = plain[1:]
+    return Text(theme.ellipsis + plain, style=text.style)

@@ -183,6 +183,40 @@ def test_the_table_fits_and_shows_the_more_the_wider(width):
     assert lines[2].startswith("✗")
 
 
+def rendered(jobs: list[Any], width: int) -> list[str]:
+    console = Console(file=io.StringIO(), width=width, record=True)
+    console.print(table(jobs, width, NOW, Theme()))
+    return console.export_text().splitlines()
+
+
+def test_of_an_error_the_table_shows_the_first_line_as_far_as_there_is_room():
+    failed = document("a", "failed", error="\nCloudStack job 431 failed\n  at attach(volume)\n  at run()")
+    (_, line) = rendered([failed], 120)
+    assert "CloudStack" in line
+    (_, line) = rendered([failed], 180)
+    assert "CloudStack job 431 failed " in line
+    assert "attach" not in line
+
+
+def test_a_wide_table_shows_external_ids_and_cuts_them_at_their_beginning():
+    jobs = [document("a"), document("b", external_ids=["gui-" + "x" * 80 + "-1758553933", "b", "c"], metadata={})]
+    assert "EXTERNAL ID" not in rendered(jobs, 149)[0]
+    header, first, second = rendered(jobs, 150)
+    assert "EXTERNAL ID" in header
+    assert "1758553933" in first
+    assert "-1758553933 +2" in second
+    assert "…" in second
+    assert "unified-live-failover-pgtest2-1758553933" in rendered(jobs, 220)[1]
+
+
+def test_a_wider_window_shows_more_and_a_short_column_takes_no_more_than_it_needs():
+    job = document("a", metadata={"vm_name": "vm-1"}, operation="o" * 60, current_step="s" * 80)
+    counts = [(line.count("o"), line.count("s")) for line in (rendered([job], width)[1] for width in (100, 120, 140))]
+    assert counts == sorted(counts)
+    assert counts[0] < counts[-1]
+    assert all("vm-1 o" in rendered([job], width)[1] for width in (100, 120, 140))
+
+
 def test_plain_has_one_line_of_columns_for_a_job_with_a_dash_where_nothing_is_known():
     assert plain(document(metadata={}, current_step=None), NOW, Theme()).split("\t") == [
         "2025-09-22T15:12:01Z", "e8f15a6d-c5f4-4d69-af72-194b96a0c7fb", "running", "40", "-", "unified-live-failover",
