@@ -17,6 +17,9 @@ from tests.support.mosquitto import Mosquitto
 from tests.support.mqtt_harness import MqttHarness, MqttProxy, gone, holds, reading, watch
 from tests.support.servers import free_port
 
+LONG_CONNECTING = Timings(connect_timeout=60 * PATIENCE)
+"""Whatever waits for this deadline takes longer than a test may."""
+
 
 async def test_no_event_is_lost_when_connections_break(mosquitto):
     async with MqttProxy(mosquitto.port).running() as proxy:
@@ -69,8 +72,8 @@ async def test_a_frozen_broker_is_noticed_and_comes_back(own_mosquitto, busy):
                 for n in range(30):
                     world.change(f"j{n}")
                 world.happen(*range(100))
-            await eventually(lambda: not world.sink.connected, within=40)
-            await eventually(lambda: "answer" in str(world.sink.describe()["error"]), within=40)
+            await eventually(lambda: not world.sink.connected)
+            await eventually(lambda: "answer" in str(world.sink.describe()["error"]))
             for n in range(30):
                 world.change(f"j{n}", status="completed")
         finally:
@@ -98,7 +101,8 @@ async def test_the_last_will_is_published_when_the_connection_is_cut(mosquitto):
 
 
 async def test_a_stop_publishes_everything_pending_and_then_offline(mosquitto):
-    world = MqttHarness(mosquitto.port, *(reading(f"j{n}") for n in range(300)))
+    timings = Timings(flush_within=PATIENCE / 2, goodbye_within=PATIENCE / 2)
+    world = MqttHarness(mosquitto.port, *(reading(f"j{n}") for n in range(300)), sink={"timings": timings})
     async with watch(world, mosquitto.port) as watcher:
         task = asyncio.create_task(world.sink.run(world.hub))
         await holds(watcher, world)
@@ -126,23 +130,24 @@ async def test_a_daemon_that_stops_while_the_past_is_read_says_goodbye(mosquitto
         assert watcher.jobs() == {}
 
 
-async def test_a_frozen_broker_does_not_delay_the_stop(own_mosquitto):
+async def test_a_frozen_broker_does_not_delay_the_stop_and_publishes_the_last_will_afterwards(own_mosquitto):
     world = MqttHarness(own_mosquitto.port, reading("a"), sink={"timings": Timings(goodbye_within=0.5)})
     task = asyncio.create_task(world.sink.run(world.hub))
-    await eventually(lambda: world.sink.connected)
-    own_mosquitto.pause()
-    async with asyncio.timeout(PATIENCE):
-        await world.stop(task)
+    async with watch(world, own_mosquitto.port) as watcher:
+        await eventually(lambda: watcher.states() == ["online"])
+        own_mosquitto.pause()
+        async with asyncio.timeout(PATIENCE):
+            await world.stop(task)
+        own_mosquitto.resume()
+        await eventually(lambda: watcher.states()[-1] == "offline")
 
 
 async def test_a_daemon_that_stops_while_it_connects_does_so_at_once(own_mosquitto):
     own_mosquitto.pause()
-    world = MqttHarness(own_mosquitto.port, reading("a"))
+    world = MqttHarness(own_mosquitto.port, reading("a"), sink={"timings": LONG_CONNECTING})
     task = asyncio.create_task(world.sink.run(world.hub))
     await eventually(lambda: any(t.get_name() == "mqtt connection" for t in asyncio.all_tasks()))
-    start = asyncio.get_running_loop().time()
     await world.stop(task)
-    assert asyncio.get_running_loop().time() - start < Timings().connect_timeout
 
 
 @pytest.mark.parametrize(
@@ -163,7 +168,7 @@ async def test_a_broker_that_knows_no_mqtt_5_gets_3_1_1(mosquitto, refusal, capl
             second = MqttHarness(proxy.port, reading("a", "x"), instance=first.instance)
             async with second.running():
                 await holds(watcher, second)
-            assert watcher.states() == ["online", "stopping", "offline"] * 2
+            await eventually(lambda: watcher.states() == ["online", "stopping", "offline"] * 2)
 
 
 async def test_a_wrong_password_is_a_state_and_not_an_error():
@@ -230,11 +235,11 @@ async def test_tls_is_checked_as_the_settings_say(certificates, tls, connects):
 async def test_a_broker_that_closes_before_it_answers_is_asked_again_soon(mosquitto):
     async with MqttProxy(mosquitto.port).running() as proxy:
         proxy.refuses = True
-        world = MqttHarness(proxy.port, reading("a"))
+        world = MqttHarness(proxy.port, reading("a"), sink={"timings": LONG_CONNECTING})
         async with world.running():
-            await eventually(lambda: "before the broker answered" in str(world.sink.describe()["error"]), within=8)
+            await eventually(lambda: "before the broker answered" in str(world.sink.describe()["error"]))
             proxy.refuses = False
-            await eventually(lambda: world.sink.connected, within=8)
+            await eventually(lambda: world.sink.connected)
 
 
 async def test_a_broker_that_came_to_know_mqtt_5_is_spoken_to_in_it(mosquitto):

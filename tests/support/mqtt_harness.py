@@ -87,7 +87,7 @@ class MqttHarness:
 
     async def stop(self, task):
         task.cancel()
-        await asyncio.wait({task}, timeout=15)
+        await asyncio.wait({task}, timeout=PATIENCE)
         assert task.cancelled()
 
     def state(self, job_id):

@@ -17,7 +17,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from paho.mqtt.subscribeoptions import SubscribeOptions
@@ -133,11 +133,12 @@ class MqttSink:
             metrics.MQTT_CONNECTED.set(1)
             log.info("connected to the broker at %s", self._url)
             self._note_limits(client)
+            turn = asyncio.Lock()
             pump = asyncio.create_task(self._pump(client, hub, tree), name="mqtt-publish")
             tasks = {
                 pump,
                 asyncio.create_task(self._read(client, tree), name="mqtt-read"),
-                asyncio.create_task(self._report(client, hub, tree), name="mqtt-index"),
+                asyncio.create_task(self._report(client, hub, tree, turn), name="mqtt-index"),
                 asyncio.create_task(self._sweep(client, hub), name="mqtt-sweep"),
                 asyncio.create_task(self._publisher.enforce_deadlines(), name="mqtt-deadlines"),
             }
@@ -146,7 +147,7 @@ class MqttSink:
                 for task in done:
                     task.result()
             except asyncio.CancelledError:
-                await self._goodbye(client, hub, tree, pump)
+                await self._goodbye(client, self._last_messages(client, hub, tree, pump, turn))
                 raise
             finally:
                 self.connected = False
@@ -206,14 +207,20 @@ class MqttSink:
         tree.acknowledged(parcel.tag)
         self._wake.set()  # The topic may have changed meanwhile, and be due at once.
 
-    async def _report(self, client: Client, hub: Hub, tree: Tree) -> None:
-        """Publish the state of the daemon, and every 10 s the position in the index."""
+    async def _report(self, client: Client, hub: Hub, tree: Tree, turn: asyncio.Lock) -> None:
+        """Publish the state of the daemon, and every 10 s the position in the index.
+
+        Each message is sent with `turn` locked. `_last_messages` locks it for good, after the message in flight.
+        """
         if hub.status.loading:
-            await self._publish_status(client, tree, "starting")
+            async with turn:
+                await self._publish_status(client, tree, "starting")
             await _loaded(hub, self._heartbeat)
-        await self._publish_status(client, tree, "online")
+        async with turn:
+            await self._publish_status(client, tree, "online")
         while True:
-            await self._publisher.send(client, tree.index())
+            async with turn:
+                await self._publisher.send(client, tree.index())
             self._heartbeat()
             await asyncio.sleep(self._timings.index_interval)
 
@@ -248,16 +255,35 @@ class MqttSink:
         client.on_retained = on_retained
         await client.lost()
 
-    async def _goodbye(self, client: Client, hub: Hub, tree: Tree, pump: asyncio.Task[None]) -> None:
+    async def _goodbye(self, client: Client, last_messages: Coroutine[Any, Any, None]) -> None:
+        """Publish the last messages.
+
+        If the broker does not acknowledge them, close the connection without a DISCONNECT: the broker then publishes
+        the last will, ``offline``.
+        """
+        acknowledged = False
+        try:
+            await answered(last_messages, self._timings.goodbye_within)
+            acknowledged = True
+        except LOST as error:
+            why = describe_error(error)
+            log.warning("the broker at %s has not acknowledged that the daemon stops: %s", self._url, why)
+        finally:
+            if not acknowledged:
+                client.drop()
+
+    async def _last_messages(
+        self, client: Client, hub: Hub, tree: Tree, pump: asyncio.Task[None], turn: asyncio.Lock
+    ) -> None:
         """Publish ``stopping``, what is pending as far as time allows, and ``offline``."""
-        with contextlib.suppress(*LOST):
-            async with asyncio.timeout(self._timings.goodbye_within):
-                await self._publish_status(client, tree, "stopping")
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self._timings.flush_within):
-                        while not hub.status.loading and tree.pending and not pump.done():  # noqa: ASYNC110
-                            await asyncio.sleep(0.01)
-                await self._publish_status(client, tree, "offline")
+        # Never unlocked: an ``online`` that `_report` sends after ``offline`` would stay retained.
+        await turn.acquire()
+        await self._publish_status(client, tree, "stopping")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._timings.flush_within):
+                while not hub.status.loading and tree.pending and not pump.done():  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+        await self._publish_status(client, tree, "offline")
 
     async def _publish_status(self, client: Client, tree: Tree, state: DaemonState) -> None:
         await self._publisher.send(client, tree.status(state, _now()))
