@@ -209,14 +209,15 @@ async def test_a_file_that_is_wrong_leaves_everything_as_it_was(
 async def test_a_loop_that_is_frozen_gives_no_sign_of_life(service: Service, manager: ServiceManager):
     await service.start()
     await eventually(lambda: "WATCHDOG=1" in manager.lines)
-    assert service._process is not None
-    os.kill(service._process.pid, signal.SIGSTOP)
+    os.kill(service.pid, signal.SIGSTOP)
     try:
+        state = Path(f"/proc/{service.pid}/status")
+        await eventually(lambda: "T (stopped)" in state.read_text())  # it goes on for a moment after the signal
         manager.clear()
         with pytest.raises(AssertionError):
             await eventually(lambda: "WATCHDOG=1" in manager.lines, within=1.5)
     finally:
-        os.kill(service._process.pid, signal.SIGCONT)
+        os.kill(service.pid, signal.SIGCONT)
     await eventually(lambda: "WATCHDOG=1" in manager.lines)
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from correlator.errors import SourceUnavailable
 from correlator.sources.db.sqlite import SQLiteDatabase
+from tests.support.eventually import PATIENCE
 from tests.support.source_databases import SQLiteOriginal
 
 FOR_EVER = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT COUNT(*) FROM n"
@@ -31,14 +32,14 @@ async def test_a_query_that_exceeds_its_timeout_ends_and_so_does_its_thread(file
 
 
 async def test_a_cancelled_question_ends_at_once_and_leaves_nothing_running(file):
-    session = await SQLiteDatabase(file, timeout=30).open()
+    session = await SQLiteDatabase(file, timeout=10 * PATIENCE).open()
     asked = asyncio.create_task(session.query(FOR_EVER))
     done, _ = await asyncio.wait({asked}, timeout=0.1)
     assert not done
     asked.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asked
-    await asyncio.wait_for(session.close(), 2)
+    await asyncio.wait_for(session.close(), PATIENCE)
 
 
 async def test_a_session_cannot_write(file):

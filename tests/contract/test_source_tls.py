@@ -12,6 +12,7 @@ from correlator.errors import SourceUnavailable
 from correlator.sources.db.mariadb import Address, MariaDBDatabase
 from correlator.tls import client_context
 from tests.support.certificates import Certificates
+from tests.support.eventually import PATIENCE
 from tests.support.mariadb import Database, MariaDB
 
 CIPHER = "SHOW SESSION STATUS LIKE 'Ssl_cipher'"
@@ -51,7 +52,7 @@ async def schema(server: MariaDB):
 def source(database: Database, driver, tls: Tls | None, **where) -> MariaDBDatabase:
     context = client_context(tls) if tls is not None else None
     address = Address(**{"port": database.server.port, "database": database.name, "tls": context, **where})
-    return MariaDBDatabase(address, driver=driver, connect_timeout=3.0)
+    return MariaDBDatabase(address, driver=driver, connect_timeout=PATIENCE)
 
 
 async def cipher(database: MariaDBDatabase) -> str:

@@ -300,7 +300,7 @@ async def test_a_recording_ends_equal_to_its_tables_with_the_doorbell_on(mixed, 
             assert not found, found[:5]
             return True
 
-        await eventually(equal, within=15, every=0.2)
+        await eventually(equal, every=0.2)
     finally:
         await daemon.close()
 

@@ -17,9 +17,8 @@ from tests.support.mqtt_harness import MqttHarness, drained, gone, holds, readin
 
 
 async def test_what_is_retained_is_what_the_index_says(mosquitto):
-    world = MqttHarness(
-        mosquitto.port, reading("a", "x", "y/1 ä"), reading("b", "x", started=5), reading("c", status="completed")
-    )
+    jobs = reading("a", "x", "y/1 ä"), reading("b", "x", started=5), reading("c", status="completed")
+    world = MqttHarness(mosquitto.port, *jobs, sink={"timings": Timings(index_interval=3600.0)})
     async with watch(world, mosquitto.port) as watcher, world.running():
         await holds(watcher, world)
         assert watcher.store[world.ext("x")]["job_id"] == "b"
@@ -27,7 +26,7 @@ async def test_what_is_retained_is_what_the_index_says(mosquitto):
         world.learn(reading("new", "z", started=20))
         await holds(watcher, world)
         assert watcher.store[world.topics.status]["state"] == "online"
-        # Published at the connect, and again only after 10 s. An ID that moves to another job increments seq.
+        # Published at the connect, and again only after the interval. An ID that moves to another job increments seq.
         assert watcher.store[world.topics.index] == {"epoch": world.hub.epoch, "seq": 4, "count": 3}
         assert world.index.published.seq == 6
         await eventually(lambda: world.sink.describe()["pending"] == 0)

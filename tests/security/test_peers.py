@@ -19,7 +19,7 @@ from correlator.sources.db.mariadb import Address, MariaDBDatabase
 from correlator.tls import client_context
 from tests.support.certificates import Certificates
 from tests.support.daemon import HELLO, Daemon
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE, eventually
 from tests.support.mosquitto import Mosquitto
 
 DRIVERS = ("aiomysql", "asyncmy")
@@ -69,9 +69,9 @@ async def read_packet(reader: asyncio.StreamReader) -> tuple[int, bytes]:
     return head[3], await reader.readexactly(int.from_bytes(head[:3], "little"))
 
 
-def source(port: int, driver: str, **more: object) -> MariaDBDatabase:
+def source(port: int, driver: str, within: float = 2.0, **more: object) -> MariaDBDatabase:
     address = Address(port=port, database="x", **more)  # type: ignore[arg-type]
-    return MariaDBDatabase(address, driver=driver, connect_timeout=2.0, query_timeout=2.0)  # type: ignore[arg-type]
+    return MariaDBDatabase(address, driver=driver, connect_timeout=within, query_timeout=within)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("driver", DRIVERS)
@@ -186,8 +186,8 @@ async def test_a_daemon_outlives_a_broker_that_lies(
         async with listening(talk) as port:
             daemon = Daemon(folder, database__url=f"sqlite://{appliance_file}", mqtt__url=f"mqtt://127.0.0.1:{port}")
             try:
-                await daemon.start(within=40)
-                await eventually(lambda: calls > 1, within=25)
+                await daemon.start()
+                await eventually(lambda: calls > 1)
                 async with daemon.socket(HELLO) as socket:
                     assert len((await socket.snapshot())[0]) == 6
                 assert daemon.memory() < 150
@@ -231,7 +231,11 @@ async def test_foreign_retained_messages_below_the_prefix_are_removed_without_ha
                 return len(ours) == 6 and not {f"{root}/job/a/state", f"{root}/ext/a"} & set(found)
 
             await eventually(settled)
-            assert set(beside) <= set(await retained())
+
+            async def others_stay() -> bool:
+                return set(beside) <= set(await retained())
+
+            await eventually(others_stay)
             assert "Traceback" not in daemon.log()
         finally:
             await daemon.close()
@@ -259,10 +263,9 @@ async def test_a_database_server_with_a_wrong_certificate_gets_no_login(
                 after.extend(secure.recv(1000))
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(5)
-        database = source(
-            listener.getsockname()[1], driver, password="secret", tls=client_context(Tls(ca=certificates.ca))
-        )
+        listener.settimeout(PATIENCE)
+        context = client_context(Tls(ca=certificates.ca))
+        database = source(listener.getsockname()[1], driver, PATIENCE, password="secret", tls=context)
         serving = asyncio.create_task(asyncio.to_thread(serve))
         with pytest.raises(SourceUnavailable, match=why):
             await database.open()

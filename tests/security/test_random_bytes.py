@@ -114,12 +114,12 @@ class Attack:
 
 async def noise(attack: Attack) -> None:
     sent = attack.noise(1 << 16)
-    attack.count(sent, await exchange(attack.port, sent, quiet=0.02, tls=attack.tls))
+    attack.count(sent, await exchange(attack.port, sent, quiet=0.02, first=0.02, tls=attack.tls))
 
 
 async def wrong_requests(attack: Attack) -> None:
     sent = b"".join(attack.request() for _ in range(attack.dice.randrange(1, 4)))
-    attack.count(sent, await exchange(attack.port, sent, quiet=0.05, tls=attack.tls))
+    attack.count(sent, await exchange(attack.port, sent, quiet=0.05, first=0.05, tls=attack.tls))
 
 
 async def half_tls(attack: Attack) -> None:
@@ -130,7 +130,7 @@ async def half_tls(attack: Attack) -> None:
         client.do_handshake()
     hello = outgoing.read()
     sent = attack.mangled(hello) if attack.dice.random() < 0.5 else hello[: attack.dice.randrange(len(hello))]
-    attack.count(sent, await exchange(attack.port, sent, quiet=0.02))
+    attack.count(sent, await exchange(attack.port, sent, quiet=0.02, first=0.02))
 
 
 async def frames(attack: Attack) -> None:
@@ -149,14 +149,14 @@ async def frames(attack: Attack) -> None:
                 else frame(payload, dice.randrange(16), final=dice.random() < 0.9)
             )
         writer.write(sent)
-        attack.count(sent, await receive(reader, quiet=0.05, within=1.0))
+        attack.count(sent, await receive(reader, quiet=0.05, first=0.05, within=1.0))
 
 
 async def tickets(attack: Attack) -> None:
     body = attack.noise(1 << 12)
     word = f"Bearer {TOKEN}" if attack.dice.random() < 0.5 else "Bearer " + attack.dice.randbytes(9).hex()
     sent = request("POST", "/api/v1/ticket", f"Authorization: {word}", f"Content-Length: {len(body)}", body=body)
-    attack.count(sent, await exchange(attack.port, sent, quiet=0.05, tls=attack.tls))
+    attack.count(sent, await exchange(attack.port, sent, quiet=0.05, first=0.05, tls=attack.tls))
 
 
 async def streams(attack: Attack) -> None:
@@ -169,7 +169,7 @@ async def streams(attack: Attack) -> None:
     query = "&".join(parameter() for _ in range(attack.dice.randrange(4)))
     position = re.sub(r"[^ -~]", "", attack.noise(60).decode("latin-1"))
     sent = get(f"/api/v1/stream?{query}", f"Last-Event-ID: {position}", f"Authorization: Bearer {TOKEN}")
-    attack.count(sent, await exchange(attack.port, sent, quiet=0.05, tls=attack.tls))
+    attack.count(sent, await exchange(attack.port, sent, quiet=0.05, first=0.05, tls=attack.tls))
 
 
 async def well_behaved(daemon: Daemon, tls: ssl.SSLContext | None, until: float) -> float:

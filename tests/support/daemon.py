@@ -202,7 +202,7 @@ class Socket:
         """Subscribe; (documents by job id, the synced message)."""
         await self.say({"type": "subscribe", "id": 1, **subscribe})
         jobs: dict[str, Any] = {}
-        while (message := await self.next(20))["type"] != "synced":
+        while (message := await self.next())["type"] != "synced":
             if message["type"] in ("snapshot", "put"):
                 apply_message(jobs, message)
         return jobs, message

@@ -9,6 +9,8 @@ import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+from tests.support.eventually import PATIENCE
+
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})")
 
 
@@ -52,14 +54,19 @@ async def connected(
         writer.transport.abort()
 
 
-async def receive(reader: asyncio.StreamReader, quiet: float, within: float = 10.0) -> Answer:
-    """What comes until `quiet` seconds bring nothing, the connection ends, or `within` is over."""
+async def receive(
+    reader: asyncio.StreamReader, quiet: float = 0.2, *, first: float = PATIENCE, within: float = PATIENCE
+) -> Answer:
+    """What comes until `quiet` seconds bring nothing, the connection ends, or `within` is over.
+
+    `first`: seconds to wait for the first bytes.
+    """
     raw = bytearray()
     closed = False
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(within):
             while not closed:
-                async with asyncio.timeout(quiet):
+                async with asyncio.timeout(quiet if raw else first):
                     try:
                         more = await reader.read(1 << 16)
                     except (ConnectionError, ssl.SSLError):
@@ -69,13 +76,15 @@ async def receive(reader: asyncio.StreamReader, quiet: float, within: float = 10
     return Answer(bytes(raw), closed)
 
 
-async def exchange(port: int, sent: bytes, *, quiet: float = 0.2, tls: ssl.SSLContext | None = None) -> Answer:
+async def exchange(
+    port: int, sent: bytes, *, quiet: float = 0.2, first: float = PATIENCE, tls: ssl.SSLContext | None = None
+) -> Answer:
     """Send, and receive what comes."""
     async with connected(port, tls) as (reader, writer):
         with contextlib.suppress(ConnectionError):
             writer.write(sent)
             await writer.drain()
-        return await receive(reader, quiet)
+        return await receive(reader, quiet, first=first)
 
 
 def get(path: str, *headers: str) -> bytes:
