@@ -42,6 +42,7 @@ from correlator.sinks.http.server import HttpSink, Listener
 from correlator.sinks.mqtt.outbox import PendingEvent
 from correlator.sinks.mqtt.sink import MqttSink
 from correlator.sinks.otlp.sink import OtlpSink
+from correlator.sinks.webhooks.sink import WebhookSink
 from correlator.sources.archive.archive import DatabaseArchive
 from correlator.sources.db import zones
 from correlator.sources.db.mariadb import Address, MariaDBDatabase
@@ -96,11 +97,13 @@ async def _run(
     listener = ListenerConfig(config)
     mqtt = _mqtt(config, hub, saved)
     otlp = _otlp(config, hub, saved)
-    sinks: list[Sink] = [_http(config, listener, served), *(sink for sink in (mqtt, otlp) if sink is not None)]
+    webhooks = WebhookSink(config, saved.webhooks if saved is not None else ())
+    sinks: list[Sink] = [_http(config, listener, served), webhooks, *(s for s in (mqtt, otlp) if s is not None)]
     unacknowledged = mqtt.unacknowledged if mqtt is not None else dict
     stored = StoredForecasts(hub.forecasts)
+    exports = otlp.exports if otlp is not None else None
     saver = Saver(
-        checkpoint, hub.index, stored, following.tail.cursor, unacknowledged, hub.live, otlp.exports if otlp else None
+        checkpoint, hub.index, stored, following.tail.cursor, unacknowledged, hub.live, exports, webhooks.pending
     )
     hub.readiness["checkpoint"] = saver.describe
     supervisor = Supervisor(hub)
@@ -127,7 +130,8 @@ async def _run(
                 inner.create_task(_announce(pipeline, served, supervisor, on_ready), name="announce"),
             ]
             if load is not None:
-                reload = Reload(config, load, _reloadable(following, listener, mqtt, otlp))
+                parts = [listener.prepare, webhooks.prepare, _reloadable(following, mqtt)]
+                reload = Reload(config, load, [*parts, *([otlp.prepare] if otlp is not None else [])])
                 reading.append(inner.create_task(_reload(reload_requested, reload, supervisor), name="reload"))
             await stop.wait()
             # Stop, 1: Notify the service manager.
@@ -156,10 +160,8 @@ async def _reload(requested: asyncio.Event, reload: Reload, supervisor: Supervis
         ended()
 
 
-def _reloadable(
-    following: Following, listener: ListenerConfig, mqtt: MqttSink | None, otlp: OtlpSink | None
-) -> list[Prepare]:
-    """Return what applies the keys in `reload.LIVE` of a new configuration to the running daemon."""
+def _reloadable(following: Following, mqtt: MqttSink | None) -> Prepare:
+    """Return what applies those keys in `reload.LIVE` of a new configuration that no other object applies."""
 
     def values(new: Config) -> Callable[[], None]:
         def apply() -> None:
@@ -174,7 +176,7 @@ def _reloadable(
 
         return apply
 
-    return [listener.prepare, *([otlp.prepare] if otlp is not None else []), values]
+    return values
 
 
 def _build(database: Database) -> dict[str, str]:

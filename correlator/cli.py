@@ -91,7 +91,7 @@ def check_config(file: Path | None, output: str) -> None:
     if output == "json":
         click.echo(json.dumps(shown, indent=2))
     else:
-        click.echo("\n".join(f"{dotted} = {values.toml(value)}" for dotted, value in _flat(shown)))
+        click.echo("\n".join(f"{dotted} = {values.toml(value)}" for dotted, value in rendering.flat(shown)))
 
 
 @main.command()
@@ -346,11 +346,3 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
             yield from _causes(part)
     else:
         yield error
-
-
-def _flat(table: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in table.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{above}{name}.")
-        else:
-            yield above + name, value

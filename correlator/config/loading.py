@@ -16,24 +16,27 @@ from urllib.parse import unquote
 import msgspec
 from msgspec.structs import replace
 
-from correlator.config import values
+from correlator.config import values, webhook_values
 from correlator.config.otlp_values import read_headers
 from correlator.config.schema import (
     Config,
     Database,
     Key,
     Mqtt,
-    Section,
     State,
     keys,
     leaves,
     value_of,
 )
 from correlator.config.secret_files import credential, read_secret, shown_path
+from correlator.config.section import Section
+from correlator.config.webhooks import complete
 from correlator.errors import ConfigError
 
 DEFAULT_FILE = Path("/etc/correlator/correlator.toml")
 _PREFIX = "CORRELATOR_"
+_HIDDEN = (values.secret, webhook_values.url, webhook_values.secrets, webhook_values.authorization)
+"""Parsers of values that no message may repeat."""
 # Up to the last @, so that a password with a raw / or @ in it is found and hidden too.
 _PASSWORD_IN_URL = re.compile(r"(?P<head>[A-Za-z]+://[^:@/]*):(?P<password>.*)@(?P<rest>[^@]*)", re.DOTALL)
 _S = TypeVar("_S", bound=Section)
@@ -81,6 +84,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
         otlp=replace(config.otlp, headers_file=config.otlp.headers_file or credential(environ, "otlp-headers")),
         mqtt=_named(_with_password("mqtt", config.mqtt, environ, found)),
         state=_with_directory(config.state, environ, found),
+        webhooks=complete(config.webhooks, environ, found.add),
     )
     wrong = frozenset(found.keys)  # These have their defaults now, so a contradiction with them is not meant.
     found.lines += [line for involved, line in _contradictions(config) if wrong.isdisjoint(involved)]
@@ -174,21 +178,31 @@ def _table(section: type[_S], raw: Mapping[str, Any], above: str, found: _Proble
             continue
         key = known[name]
         try:
-            if key.section and isinstance(written, dict):
+            if key.repeated and isinstance(written, list):
+                chosen[name] = _tables(key, written, dotted, found)
+            elif key.section and not key.repeated and isinstance(written, dict):
                 chosen[name] = _table(key.section, written, f"{dotted}.", found)
             else:
                 chosen[name] = _value(key, written)
         except ValueError as error:
             label, shown = written if isinstance(written, _Text) else (dotted, written)
-            shown = "***" if key.parse is values.secret else values.shown(shown)
+            shown = "***" if key.parse in _HIDDEN or key.repeated else values.shown(shown)
             found.add(dotted, f"{label} = {shown}: expected {error}")
     return section(**chosen)
+
+
+def _tables(key: Key, written: list[Any], dotted: str, found: _Problems) -> tuple[Section, ...]:
+    """Return one section for each table of a list. A table is numbered from 1 in messages."""
+    assert key.section is not None
+    if not all(isinstance(table, dict) for table in written):
+        raise ValueError(f"tables, each below {key.header}")
+    return tuple(_table(key.section, table, f"{dotted}[{n}].", found) for n, table in enumerate(written, 1))
 
 
 def _value(key: Key, written: Any) -> Any:
     """Convert a written value to the key's type. Raises: ValueError with what is expected."""
     if key.section:
-        raise ValueError("a table")
+        raise ValueError(f"tables, each below {key.header}" if key.repeated else "a table")
     textual = isinstance(written, _Text)
     value = _from_text(key, written.text) if textual else written
     if key.parse:

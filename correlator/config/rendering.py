@@ -4,7 +4,8 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
-from correlator.config.schema import Config, Section, keys
+from correlator.config.schema import Config, keys
+from correlator.config.section import Section
 from correlator.config.values import Size, toml
 
 
@@ -15,8 +16,12 @@ def reference() -> str:
         '# CORRELATOR_SECTION__KEY in the environment. Durations: seconds, or "500ms", "90s", "10m", "24h", "7d".',
     ]
     for section in keys(Config).values():
-        lines += ["", *_comment(section.description), f"[{section.name}]"]
-        lines += _key_lines(section.section or Section)
+        lines += ["", *_comment(section.description)]
+        if section.repeated:  # No table is the default, so the lines stay comments.
+            table_lines = [section.header, *_key_lines(section.section or Section)]
+            lines += [line if line.startswith("# ") else f"#     {line.removeprefix('#')}" for line in table_lines]
+            continue
+        lines += [section.header, *_key_lines(section.section or Section)]
         for table in keys(section.section or Section).values():
             if table.section:
                 lines += ["", *_comment(table.description), f"#[{section.name}.{table.name}]"]
@@ -31,6 +36,18 @@ def redacted(config: Section) -> dict[str, Any]:
         for key in keys(type(config)).values()
         if not (key.section and getattr(config, key.name) is None)
     }
+
+
+def flat(table: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values of `redacted` by their dotted names. Repeated tables are numbered from 1."""
+    for name, value in table.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{above}{name}.")
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            for number, one in enumerate(value, 1):
+                yield from flat(one, f"{above}{name}[{number}].")
+        else:
+            yield above + name, value
 
 
 def _key_lines(section: type[Section]) -> Iterator[str]:
@@ -49,7 +66,7 @@ def _plain(value: Any) -> Any:
         case Section():
             return redacted(value)
         case tuple():
-            return list(value)
+            return [_plain(one) for one in value]
         case Size():
             return str(value)
         case bool() | int() | float():

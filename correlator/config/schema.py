@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, ge
 import msgspec
 
 from correlator.config import otlp_values, values
+from correlator.config.section import Section
+from correlator.config.section import described as _key
 from correlator.config.values import (
     BrokerUrl,
     DatabaseUrl,
@@ -22,15 +24,7 @@ from correlator.config.values import (
     Size,
     toml,
 )
-
-
-def _key(description: str, parse: Callable[[object], object] | None = None, **bounds: Any) -> msgspec.Meta:
-    """Describe a key. `parse` converts the written value, or raises ValueError with what is expected."""
-    return msgspec.Meta(description=description, extra={"parse": parse}, **bounds)
-
-
-class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A table of the configuration file."""
+from correlator.config.webhooks import Webhook
 
 
 class Tls(Section, frozen=True, kw_only=True):
@@ -269,6 +263,10 @@ class Config(Section, frozen=True, kw_only=True):
     otlp: Annotated[Otlp, _key("OpenTelemetry: every ended job is sent as a trace.")] = Otlp()
     state: Annotated[State, _key("State that survives a restart.")] = State()
     log: Annotated[Log, _key("The log on standard error.")] = Log()
+    webhooks: Annotated[
+        tuple[Webhook, ...],
+        _key("Receivers of events by HTTP, one table each, at most 16; only in the file, not in the environment."),
+    ] = ()
 
 
 class Key(NamedTuple):
@@ -282,6 +280,16 @@ class Key(NamedTuple):
     default: Any
 
     @property
+    def repeated(self) -> bool:
+        """True if there may be any number of these tables."""
+        return self.section is not None and isinstance(self.default, tuple)
+
+    @property
+    def header(self) -> str:
+        """The line that begins the table."""
+        return f"[[{self.name}]]" if self.repeated else f"[{self.name}]"
+
+    @property
     def is_duration(self) -> bool:
         return self.parse is values.seconds
 
@@ -293,7 +301,9 @@ class Key(NamedTuple):
             return "one of " + ", ".join(json.dumps(choice) for choice in get_args(base))
         kinds = {bool: "true or false", int: "a whole number", float: "a number of seconds", str: "a text"}
         bounds = [
-            f"{word} {bound}" for word, bound in (("at least", meta.ge), ("more than", meta.gt)) if bound is not None
+            f"{word} {bound}"
+            for word, bound in (("at least", meta.ge), ("more than", meta.gt), ("at most", meta.le))
+            if bound is not None
         ]
         return ", ".join([kinds.get(base, "a list of texts"), *bounds, f"e.g. {toml(self.default)}"])
 
@@ -305,8 +315,10 @@ def keys(section: type[Section]) -> dict[str, Key]:
 
 
 def leaves(section: type[Section] | None = None, above: str = "") -> Iterator[tuple[str, Key]]:
-    """Yield every key that is not a table, with its dotted name."""
+    """Yield every key that is not a table, with its dotted name. Those of repeated tables have none."""
     for key in keys(section or Config).values():
+        if key.repeated:
+            continue
         if key.section:
             yield from leaves(key.section, f"{above}{key.name}.")
         else:

@@ -43,9 +43,10 @@ LIVE = frozenset(
         "otlp.tls.key",
         "otlp.tls.verify",
         "otlp.url",
+        "webhooks",
     }
 )
-"""The keys that a reload applies. A new password is used from the next connection on."""
+"""The keys that a reload applies, and the repeated tables. A new password is used from the next connection on."""
 
 RENEWED = frozenset({"http.tls_cert", "http.tls_key", "otlp.url"})
 """The keys of `LIVE` that a reload only replaces: it cannot switch a listener between http and https, nor traces on."""

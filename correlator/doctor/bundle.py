@@ -133,6 +133,12 @@ def secrets(setting: Setting) -> list[str]:
         config.mqtt.password.reveal(),
         setting.environ.get("CORRELATOR_TOKEN", ""),
     ]
+    for webhook in config.webhooks:
+        authorization = webhook.authorization.reveal()
+        found += [authorization, authorization.rpartition(" ")[2]]
+        found += [base64.b64encode(key).decode().rstrip("=") for key in webhook.secret.keys]
+        if webhook.url is not None:
+            found += [webhook.url.reveal(), webhook.url.reveal().partition("://")[2].partition("/")[2]]
     with contextlib.suppress(ConfigError):  # the file changed after it was read
         found += read_tokens(config)
     return [secret for secret in found if secret]

@@ -33,6 +33,7 @@ _NOTED = {
     "correlator_mqtt_refused_total": "the broker refused {} messages",
     "correlator_mqtt_events_dropped_total": "{} events were dropped while the broker was unavailable",
     "correlator_otlp_dropped_total": "{} jobs left memory before they were exported as traces",
+    "correlator_webhook_events_dropped_total": "{} events for webhooks were dropped",
     "correlator_checkpoint_failures_total": "the checkpoint could not be written {} times",
 }
 """Counters since the start of the daemon that an operator should know, with their texts."""

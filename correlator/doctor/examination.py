@@ -28,6 +28,7 @@ from correlator.doctor import (
     tables,
     traces,
     usage,
+    webhooks,
 )
 from correlator.doctor.check import Check, Report, failure
 from correlator.doctor.link import Link, guarded
@@ -66,10 +67,11 @@ async def examine(setting: Setting, url: str | None = None, token: str = "") -> 
     # 1. The daemon, as the check of the broker compares the broker with what the daemon reports.
     answer = await guarded(daemon.PORT, CHECK_WITHIN, daemon.inspect(config, url, token))
     of_daemon = daemon.Found((answer,)) if isinstance(answer, Check) else answer
-    # 2. The broker, the receiver of traces and the systemd unit, concurrently.
-    reply, of_receiver, of_unit = await asyncio.gather(
+    # 2. The broker, the receivers of traces and of webhooks, and the systemd unit, concurrently.
+    reply, of_receiver, of_webhooks, of_unit = await asyncio.gather(
         guarded(broker.LOGIN, CHECK_WITHIN, broker.inspect(config.mqtt, running=of_daemon.publishes)),
         guarded(traces.RECEIVER, CHECK_WITHIN, traces.inspect(config)),
+        guarded(webhooks.WEBHOOKS, CHECK_WITHIN, webhooks.inspect(config.webhooks, of_daemon.ready)),
         guarded(service.UNIT_CHECK, CHECK_WITHIN, service.unit()),
     )
     of_broker = broker.Found((reply,)) if isinstance(reply, Check) else reply
@@ -94,6 +96,7 @@ async def examine(setting: Setting, url: str | None = None, token: str = "") -> 
         *of_broker.checks,
         *of_retained,
         of_receiver,
+        of_webhooks,
         of_unit,
         *of_daemon.checks,
         of_directory,

@@ -64,6 +64,9 @@ def secrets(setting: Setting) -> Check:
         "otlp.tls.key": held.otlp.tls.key if held.otlp.tls is not None else None,
         "mqtt.tls.key": held.mqtt.tls.key if held.mqtt.tls is not None else None,
     }
+    for webhook in held.webhooks:
+        for key in ("url_file", "secret_file", "authorization_file"):
+            files[f"{key} of the webhook {webhook.name}"] = getattr(webhook, key)
     folders = {setting.environ.get("CREDENTIALS_DIRECTORY", "/nonexistent")}
     if setting.file == config.DEFAULT_FILE:
         folders.add(str(config.DEFAULT_FILE.parent))
@@ -105,6 +108,10 @@ def _holds_password(file: Path) -> bool:
         raw = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
+    repeated = raw.get("webhooks")
+    webhooks = [one for one in repeated if isinstance(one, dict)] if isinstance(repeated, list) else []
+    if any(one.get("secret") or one.get("authorization") for one in webhooks):
+        return True
     tables = [raw.get(name) for name in ("database", "mqtt")]
     if any(isinstance(table, dict) and table.get("password") for table in tables):
         return True

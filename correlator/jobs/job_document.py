@@ -283,15 +283,15 @@ def delete(sub: Iterable[int], seq: int, job_id: str, reason: str) -> bytes:
 
 def event(found: Event, epoch: str, seq: int) -> message_shapes.JobEvent:
     """Build the message of MQTT's ``event`` topic for a transition."""
-    return {**_transition(found), "kind": found.kind, "epoch": epoch, "seq": seq}
+    return {**transition(found), "kind": found.kind, "epoch": epoch, "seq": seq}
 
 
 def stream_event(sub: Iterable[int], seq: int, found: Event) -> bytes:
     """Build an ``event`` message for the subscriptions `sub`."""
-    return encode({"type": "event", "sub": list(sub), "seq": seq, "kind": found.kind, **_transition(found)})
+    return encode({"type": "event", "sub": list(sub), "seq": seq, "kind": found.kind, **transition(found)})
 
 
-def _transition(found: Event) -> message_shapes.Transition:
+def transition(found: Event) -> message_shapes.Transition:
     made: message_shapes.Transition = {
         "event_id": found.event_id,
         "job_id": found.job_id,

@@ -278,6 +278,29 @@ OTLP_QUEUE_AGE = Gauge(
     registry=REGISTRY,
 )
 
+# -- the webhooks
+
+WEBHOOK_REQUESTS = Counter(
+    "correlator_webhook_requests",
+    "Requests to the receivers of webhooks. result: delivered; refused (the receiver does not accept this event); away"
+    " (no response, or the receiver accepts no event at the moment); gone (it wants no event any more).",
+    ["webhook", "result"],
+    registry=REGISTRY,
+)
+WEBHOOK_PENDING = Gauge(
+    "correlator_webhook_pending", "Events that the receiver has not acknowledged yet.", ["webhook"], registry=REGISTRY
+)
+WEBHOOK_QUEUE_AGE = Gauge(
+    "correlator_webhook_queue_age_seconds", "Age of the oldest pending event.", ["webhook"], registry=REGISTRY
+)
+WEBHOOK_EVENTS_DROPPED = Counter(
+    "correlator_webhook_events_dropped",
+    "Events that were not delivered. reason: expired (tried for 24 h), full (too many were pending), gone (the receiver"
+    " wants none), too_large, removed (the webhook is not configured any more).",
+    ["webhook", "reason"],
+    registry=REGISTRY,
+)
+
 # -- labels
 
 MAX_LABEL = 64

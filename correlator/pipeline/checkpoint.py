@@ -35,6 +35,8 @@ _FORECASTS = "CREATE TABLE IF NOT EXISTS forecasts (name TEXT PRIMARY KEY, value
 
 _EXPORTS = "CREATE TABLE IF NOT EXISTS exports (job_id TEXT PRIMARY KEY, exported INTEGER NOT NULL) WITHOUT ROWID"
 """Added in the same way. The state `exports` exists while ended jobs are exported: without it, nothing was."""
+_WEBHOOKS = "CREATE TABLE IF NOT EXISTS webhooks (number INTEGER PRIMARY KEY, head BLOB NOT NULL, body BLOB NOT NULL)"
+"""The pending events of webhooks, encoded by their sink. Added after version 1 of the format, as `_FORECASTS`."""
 
 _SCHEMA = (
     "CREATE TABLE state (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
@@ -48,6 +50,7 @@ class Saved(Struct, frozen=True):
     """What the last run saved. `at`: Unix seconds; `events`: unacknowledged events as (job ID, payload), in order.
 
     `forecasts`: the earlier runs; None if they were not read yet. `exports`: None if ended jobs were not exported.
+    `webhooks`: their pending events, in order.
     """
 
     at: float
@@ -58,13 +61,15 @@ class Saved(Struct, frozen=True):
     events: tuple[tuple[str, bytes], ...]
     forecasts: Decoded | None = None
     exports: PersistedExports | None = None
+    webhooks: tuple[tuple[bytes, bytes], ...] = ()
 
 
 class Changes(Struct, frozen=True):
     """One write. `jobs`: the changed jobs by ID, None for a removed one. `events`: all pending events, by number.
 
     `forecasts`: the changed values of `StoredForecasts` by name, None for a removed one. `exports`: what changed of
-    them, None if ended jobs are not exported.
+    them, None if ended jobs are not exported. `webhooks`: all pending events of webhooks (head, body), by number; the
+    value of a number does not change.
     """
 
     at: float
@@ -74,6 +79,7 @@ class Changes(Struct, frozen=True):
     events: Mapping[int, tuple[str, bytes]]
     forecasts: Mapping[str, bytes | None] = {}
     exports: PersistedExports | None = None
+    webhooks: Mapping[int, tuple[bytes, bytes]] = {}
 
 
 class Checkpoint:
@@ -88,6 +94,7 @@ class Checkpoint:
         self._source = source
         self._connection: sqlite3.Connection | None = None
         self._events: set[int] | None = None
+        self._webhooks: set[int] | None = None
 
     def open(self) -> Saved | None:
         """Lock the file and return what the last run saved; None if there is nothing usable."""
@@ -111,7 +118,7 @@ class Checkpoint:
     def set_aside(self, why: str) -> None:
         """Rename the file, so that it can be examined, and create an empty one."""
         self.close()
-        self._events = None
+        self._events = self._webhooks = None
         name = f"{self.path.name}.unusable-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
         aside = self.path.with_name(name)
         with contextlib.suppress(FileNotFoundError):
@@ -143,14 +150,9 @@ class Checkpoint:
                 [(name, value) for name, value in changes.forecasts.items() if value is not None],
             )
             _write_exports(connection, changes.exports)
-            if self._events is None:  # Events of the last run have numbers of that run.
-                connection.execute("DELETE FROM events")
-            stored = self._events or set()
-            gone = [(n,) for n in stored - changes.events.keys()]
-            new = [(n, *changes.events[n]) for n in sorted(changes.events.keys() - stored)]
-            connection.executemany("DELETE FROM events WHERE number = ?", gone)
-            connection.executemany("INSERT INTO events VALUES (?, ?, ?)", new)
-        self._events = set(changes.events)
+            _write_numbered(connection, "events", changes.events, self._events)
+            _write_numbered(connection, "webhooks", changes.webhooks, self._webhooks)
+        self._events, self._webhooks = set(changes.events), set(changes.webhooks)
 
     def close(self) -> None:
         connection, self._connection = self._connection, None
@@ -179,6 +181,7 @@ class Checkpoint:
         if source != self._source:
             raise Unusable(f"it is of {source}")
         events = connection.execute("SELECT number, job_id, payload FROM events ORDER BY number").fetchall()
+        webhooks = connection.execute("SELECT head, body FROM webhooks ORDER BY number").fetchall()
         jobs = msgspec.msgpack.Decoder(PersistedJob)
         legacy = msgspec.msgpack.Decoder(LegacyRecord)
         return Saved(
@@ -190,6 +193,7 @@ class Checkpoint:
             msgspec.convert(tuple((job_id, payload) for _, job_id, payload in events), tuple[tuple[str, bytes], ...]),
             stored_forecasts.decode(dict(connection.execute("SELECT name, value FROM forecasts"))),
             _read_exports(connection, state.get("exports")),
+            msgspec.convert(tuple(webhooks), tuple[tuple[bytes, bytes], ...]),
         )
 
 
@@ -213,6 +217,22 @@ def _read_exports(connection: sqlite3.Connection, since: bytes | None) -> Persis
         return None
     jobs = {job_id: bool(exported) for job_id, exported in connection.execute("SELECT job_id, exported FROM exports")}
     return PersistedExports(msgspec.msgpack.decode(since, type=int), jobs)
+
+
+def _write_numbered(
+    connection: sqlite3.Connection,
+    table: str,
+    pending: Mapping[int, tuple[str | bytes, bytes]],
+    stored: set[int] | None,
+) -> None:
+    """Make the table hold `pending`. `stored`: the numbers that it has; None: those of the last run, to be removed."""
+    if stored is None:
+        connection.execute(f"DELETE FROM {table}")
+        stored = set()
+    gone = [(n,) for n in stored - pending.keys()]
+    new = [(n, *pending[n]) for n in sorted(pending.keys() - stored)]
+    connection.executemany(f"DELETE FROM {table} WHERE number = ?", gone)
+    connection.executemany(f"INSERT INTO {table} VALUES (?, ?, ?)", new)
 
 
 def _values(
@@ -249,6 +269,7 @@ def _prepare(connection: sqlite3.Connection) -> None:
             raise Unusable(f"it is of version {version}; this program writes version {VERSION}")
         connection.execute(_FORECASTS)
         connection.execute(_EXPORTS)
+        connection.execute(_WEBHOOKS)
 
 
 def _encoded(value: PersistedJob | LegacyRecord) -> bytes | None:

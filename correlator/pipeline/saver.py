@@ -36,8 +36,9 @@ MALFORMED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 class Saver:
-    """Saves the index, its forecasts, `cursor()` (position in the log) and `events()` (unacknowledged, by number).
+    """Saves the index, its forecasts, `cursor()` (position in the log) and what has not been acknowledged, by number.
 
+    `events()`: the events for the broker; `webhooks()`: those for receivers.
     `exports`: those of ended jobs; None if they are not exported.
     """
 
@@ -50,6 +51,7 @@ class Saver:
         events: Callable[[], Mapping[int, tuple[str, bytes]]],
         live: Liveness | None = None,
         exports: Exports | None = None,
+        webhooks: Callable[[], Mapping[int, tuple[bytes, bytes]]] = dict,
     ) -> None:
         self._checkpoint = checkpoint
         self._index = index
@@ -57,6 +59,7 @@ class Saver:
         self._cursor = cursor
         self._events = events
         self._exports = exports
+        self._webhooks = webhooks
         self._live = live or Liveness()
         self._written: Changes | None = None
         self._error: str | None = None
@@ -94,6 +97,7 @@ class Saver:
                     self._events(),
                     self._forecasts.changed(MAX_OPERATIONS if always else AT_ONCE),
                     self._exports.changed() if self._exports is not None else None,
+                    self._webhooks(),
                 )
             if not always and self._is_saved(changes):
                 return
@@ -123,8 +127,8 @@ class Saver:
             and not changes.forecasts
             and not (changes.exports is not None and changes.exports.jobs)
             # The logical time is not compared: a query without results advances it, and no fact refers to it.
-            and (changes.cursor, changes.memory.pending_events, changes.events)
-            == (written.cursor, written.memory.pending_events, written.events)
+            and (changes.cursor, changes.memory.pending_events, changes.events, changes.webhooks)
+            == (written.cursor, written.memory.pending_events, written.events, written.webhooks)
         )
 
     def _mark_again(self, changes: Changes) -> None:

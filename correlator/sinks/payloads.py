@@ -165,14 +165,32 @@ class DoorbellPart(TypedDict):
     error: str | None
 
 
+class ReceiverState(TypedDict):
+    """One webhook. `pending`: events that its receiver has not acknowledged. `disabled`: it answered 410 Gone."""
+
+    ok: bool
+    pending: Count
+    disabled: bool
+    error: str | None
+
+
+class WebhooksPart(TypedDict):
+    """The receivers of webhooks, by name."""
+
+    ok: bool
+    error: str | None
+    receivers: dict[str, ReceiverState]
+
+
 class Parts(TypedDict):
-    """What the daemon depends on. `mqtt` and `doorbell` are present only if they are configured."""
+    """What the daemon depends on. `mqtt`, `doorbell` and `webhooks` are present only if they are configured."""
 
     database: DatabasePart
     tables: TablesPart
     checkpoint: CheckpointPart
     mqtt: NotRequired[MqttPart]
     doorbell: NotRequired[DoorbellPart]
+    webhooks: NotRequired[WebhooksPart]
 
 
 class Readiness(TypedDict):

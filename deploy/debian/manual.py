@@ -12,6 +12,7 @@ from click.shell_completion import get_completion_class
 
 from correlator.cli import main
 from correlator.config import schema, values
+from correlator.config.section import Section
 
 COMPLETIONS = {
     "bash": "usr/share/bash-completion/completions/correlator",
@@ -94,15 +95,15 @@ def configuration_page(version: str, day: str) -> str:
         ),
     ]
     for section in schema.keys(schema.Config).values():
-        lines += [f'.SH "[{section.name}]"', *_prose(section.description), *_keys(section)]
-        for table in schema.keys(section.section or schema.Section).values():
+        lines += [f'.SH "{section.header}"', *_prose(section.description), *_keys(section)]
+        for table in schema.keys(section.section or Section).values():
             if table.section:
                 lines += [f'.SS "[{section.name}.{table.name}]"', *_prose(table.description), *_keys(table)]
     return "\n".join([*lines, ".SH SEE ALSO", ".BR correlator (1)"]) + "\n"
 
 
 def _keys(section: schema.Key) -> Iterator[str]:
-    for key in schema.keys(section.section or schema.Section).values():
+    for key in schema.keys(section.section or Section).values():
         if not key.section:
             yield from _list({f"{key.name} = {values.toml(key.default)}": key.description})
 

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Literal, get_args, get_origin
 
 from correlator.config import rendering, schema, values
-from correlator.config.schema import Key, Section
+from correlator.config.schema import Key
+from correlator.config.section import Section
+from correlator.config.template import Template
+from correlator.config.webhook_values import SigningSecrets
 from correlator.daemon import reload
 
 REPOSITORY = Path(__file__).parents[2]
@@ -21,6 +24,8 @@ KINDS = {
     int: "a whole number",
     str: "a text",
     values.Secret: "a text",
+    SigningSecrets: "one or two secrets `whsec_…`",
+    Template: "a JSON text",
     values.Listen: "an address",
     values.Size: "a size from `1kB` to `1MB`",
     Path: "a path",
@@ -44,25 +49,23 @@ def written(page: str, made: str) -> str:
 def _chapters() -> Iterator[str]:
     for section in schema.keys(schema.Config).values():
         assert section.section is not None
-        yield from _chapter(section.name, section.description, section.section)
+        yield from _chapter(section.name, section.description, section.section, repeated=section.repeated)
         for table in schema.keys(section.section).values():
             if table.section is not None:
                 yield from _chapter(f"{section.name}.{table.name}", table.description, table.section)
 
 
-def _chapter(name: str, description: str, section: type[Section]) -> Iterator[str]:
-    yield from (f"### `[{name}]`", "", _cell(description), "")
-    yield from (
-        "| key, in the file and in the environment | default | valid values | meaning | reload |",
-        "|---" * 5 + "|",
-    )
+def _chapter(name: str, description: str, section: type[Section], *, repeated: bool = False) -> Iterator[str]:
+    yield from (f"### `[[{name}]]`" if repeated else f"### `[{name}]`", "", _cell(description), "")
+    where = "in the file" if repeated else "in the file and in the environment"
+    yield from (f"| key, {where} | default | valid values | meaning | reload |", "|---" * 5 + "|")
     for key in schema.keys(section).values():
         if key.section is None:
             dotted = f"{name}.{key.name}"
             variable = "CORRELATOR_" + dotted.upper().replace(".", "__")
-            live = "yes" if dotted in reload.LIVE else "–"
+            live = "yes" if dotted in reload.LIVE or name in reload.LIVE else "–"
             cells = (
-                f"`{key.name}`<br>`{variable}`",
+                f"`{key.name}`" if repeated else f"`{key.name}`<br>`{variable}`",
                 f"`{values.toml(key.default)}`",
                 _right(key),
                 _cell(key.description),
@@ -80,7 +83,7 @@ def _right(key: Key) -> str:
     if get_origin(base) is tuple:
         return "a list of texts"
     kind = KINDS.get(base) or next((KINDS[kind] for kind in get_args(base) if kind in KINDS), "a URL")
-    bounds = ((", at least", meta.ge), (", more than", meta.gt))
+    bounds = ((", at least", meta.ge), (", more than", meta.gt), (", at most", meta.le))
     return kind + "".join(f"{word} {values.toml(bound)}" for word, bound in bounds if bound is not None)
 
 

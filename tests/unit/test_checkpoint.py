@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -189,6 +190,31 @@ def test_deleted_jobs_and_acknowledged_events_leave_the_checkpoint(tmp_path: Pat
     assert sorted(k.job.job_id for k in saved.jobs) == ["job0", "job1"]
     assert saved.legacy == ()
     assert saved.events == (("j", b"2"), ("j", b"3"))
+
+
+def test_events_of_webhooks_are_kept_until_they_are_acknowledged(tmp_path: Path):
+    index, file = filled(), Checkpoint(tmp_path / "c", "s")
+    file.open()
+    pending = {1: (b"head 1", b"body 1"), 2: (b"head 2", b""), 3: (b"head 3", b"body 3")}
+    file.write(msgspec.structs.replace(changes(index), webhooks=pending))
+    del pending[1]
+    file.write(msgspec.structs.replace(changes(index), webhooks=pending | {4: (b"head 4", b"body 4")}))
+    file.close()
+    saved = left(tmp_path / "c")
+    assert saved is not None
+    assert saved.webhooks == ((b"head 2", b""), (b"head 3", b"body 3"), (b"head 4", b"body 4"))
+
+
+def test_a_checkpoint_from_before_webhooks_is_read_and_gets_their_table(tmp_path: Path):
+    file = Checkpoint(tmp_path / "c", "s")
+    file.open()
+    file.write(changes(filled(), n1=b"1"))
+    file.close()
+    with closing(sqlite3.connect(tmp_path / "c")) as connection:
+        connection.execute("DROP TABLE webhooks")
+    saved = left(tmp_path / "c")
+    assert saved is not None
+    assert (saved.events, saved.webhooks) == ((("j", b"1"),), ())
 
 
 def test_the_numbers_of_events_begin_anew_in_every_run(tmp_path: Path):

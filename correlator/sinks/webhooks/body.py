@@ -1,0 +1,89 @@
+"""The body of a request: a CloudEvent 1.0 in structured mode with the job document, or the webhook's own template.
+
+A body is bounded: members of the document that may be long are left out until it fits, and `datacut` names them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+from correlator.config.template import Template
+from correlator.jobs import job_document
+from correlator.jobs.model.changes import Event
+from correlator.jobs.model.views import PublishedJob
+from correlator.sinks.webhooks import signature
+
+MAX_BODY = 256 * 1024
+"""Maximum bytes of a body."""
+
+MAX_STEPS = 200
+"""Maximum number of steps of a job whose document is sent with its steps."""
+
+CLOUD_EVENT, JSON = "application/cloudevents+json", "application/json"
+
+_CUT: dict[str, Any] = {"steps": {}, "metadata": {}, "child_job_ids": [], "forecast": None, "last_message": None}
+_CUT_LAST: dict[str, Any] = {"error": None, "external_ids": []}
+"""Members that are emptied, one after the other, until the body fits."""
+
+
+class Bodies:
+    """Makes bodies. `instance`: the name of this daemon, part of the source of each event."""
+
+    def __init__(self, instance: str) -> None:
+        self._source = f"/correlator/{quote(instance, safe='')}"
+
+    def make(self, event: Event, shown: PublishedJob | None, template: Template | None) -> bytes | None:
+        """Return the body, or None if it is larger than `MAX_BODY` whatever is left out. `shown` None: unknown job."""
+        with_steps = shown is None or len(shown.view.steps) <= MAX_STEPS
+        data: dict[str, Any] | None = None
+        cut = [] if with_steps else ["steps"]
+        if shown is not None:
+            data = {**job_document.document(shown, steps=with_steps)}
+        body = self._encoded(event, data, cut, template)
+        for name, empty in (*_CUT.items(), *_CUT_LAST.items()):
+            if len(body) <= MAX_BODY:
+                return body
+            if data is not None and data[name]:
+                data[name] = empty
+                cut.append(name)
+                body = self._encoded(event, data, cut, template)
+        return body if len(body) <= MAX_BODY else None
+
+    def _encoded(self, event: Event, data: dict[str, Any] | None, cut: list[str], template: Template | None) -> bytes:
+        made = self._cloud_event(event, data, cut) if template is None else self._rendered(event, data, template)
+        return job_document.compact(job_document.encode(made))
+
+    def _cloud_event(self, event: Event, data: dict[str, Any] | None, cut: list[str]) -> dict[str, Any]:
+        """See CloudEvents 1.0.2, JSON Event Format, 3. `stepid`, `stepname` and `datacut` are extension attributes."""
+        made: dict[str, Any] = {
+            "specversion": "1.0",
+            "id": signature.message_id(event),
+            "source": self._source,
+            "type": _type(event),
+            "subject": event.job_id,
+            "time": job_document.rfc3339(event.at),
+        }
+        if event.step_id is not None:
+            made["stepid"] = str(event.step_id)
+        if event.step_name:
+            made["stepname"] = event.step_name
+        if cut:
+            made["datacut"] = " ".join(cut)
+        return {**made, "datacontenttype": JSON, "data": data}
+
+    def _rendered(self, event: Event, data: dict[str, Any] | None, template: Template) -> Any:
+        return template.render(
+            {
+                "id": signature.message_id(event),
+                "source": self._source,
+                "type": _type(event),
+                "time": job_document.rfc3339(event.at),
+                "event": {**job_document.transition(event), "kind": event.kind.value},
+                "job": data or {},
+            }
+        )
+
+
+def _type(event: Event) -> str:
+    return f"correlator.{event.kind.value}"

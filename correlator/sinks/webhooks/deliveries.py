@@ -1,0 +1,238 @@
+"""The events that one receiver has not acknowledged: which is sent next, when it is tried again, when it is given up.
+
+Problem. A receiver may be slow, limited, away for hours, or refuse one event and accept the others. Every event must
+arrive at least once, those of one job in order, and a receiver that is away must not be flooded.
+
+Model. Each job has a queue of its own, of which at most one event is in flight: a later event of a job never overtakes
+an earlier one, and an event that is refused delays no other job. After a failed attempt the event waits with backoff.
+If the receiver itself failed (no response, 5xx, 429 and the like), it is paused with backoff as well, and then gets one
+request at a time until one succeeds.
+
+Invariants. An event leaves only when it is acknowledged, given up or dropped; the caller counts the last two. The
+events are bounded in number and bytes; above either bound the oldest that is not in flight is dropped. An event is
+given up only by a failed attempt, at least `Timings.give_up_after` after it was added: after a long stop of the daemon
+it is tried once more. Nothing here reads a clock or does I/O: times are arguments, in seconds, and must not decrease.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from enum import Enum
+from http import HTTPStatus
+from itertools import takewhile
+
+from msgspec import Struct
+
+from correlator.backoff import Backoff
+from correlator.sinks.webhooks.timings import DEFAULT, Timings
+
+MAX_EVENTS = 10_000
+MAX_BYTES = 16 * 1024 * 1024
+"""Maximum number of events that wait for a receiver, and of the bytes that they take."""
+
+OVERHEAD = 600
+"""Bytes that an event takes besides its body."""
+
+MAX_IN_FLIGHT = 4
+"""Maximum number of requests to one receiver at a time."""
+
+
+class Verdict(Enum):
+    """What a response means for the event and for the receiver."""
+
+    DELIVERED = "delivered"
+    REFUSED = "refused"
+    """The receiver answers and does not accept this event."""
+    AWAY = "away"
+    """The receiver does not accept events at the moment."""
+    GONE = "gone"
+    """The receiver does not want any event."""
+
+
+_REFUSES_EVENT = frozenset({400, 409, 413, 415, 422})
+
+
+def judge(status: int | None) -> Verdict:
+    """Judge the status of a response; None: there was none. See Standard Webhooks, "Delivery success and failure"."""
+    if status is None:
+        return Verdict.AWAY
+    if 200 <= status < 300:
+        return Verdict.DELIVERED
+    if status == HTTPStatus.GONE:
+        return Verdict.GONE
+    return Verdict.REFUSED if status in _REFUSES_EVENT else Verdict.AWAY
+
+
+class Delivery(Struct, frozen=True):
+    """An event to send. `number` orders events; `added_at`: seconds of the clock that all times here are of."""
+
+    number: int
+    job_id: str
+    message_id: str
+    body: bytes
+    added_at: float
+
+
+class _Queue(Struct):
+    """The events of one job. `failures`: failed attempts of the first one.
+
+    A job is in one place at a time: its first event may be sent (`_ready`), is in flight, or waits (`_resting`).
+    """
+
+    waiting: deque[Delivery]
+    failures: int = 0
+
+
+class Deliveries:
+    """The events for one receiver. Use it from one event loop only. `uniform` returns numbers in [0, 1)."""
+
+    def __init__(
+        self,
+        timings: Timings = DEFAULT,
+        *,
+        max_events: int = MAX_EVENTS,
+        max_bytes: int = MAX_BYTES,
+        uniform: Callable[[], float] = random.random,
+    ) -> None:
+        self._max_events, self._max_bytes = max_events, max_bytes
+        self._timings = timings
+        self._uniform = uniform
+        self._all: OrderedDict[int, Delivery] = OrderedDict()
+        self._queues: dict[str, _Queue] = {}
+        self._ready: OrderedDict[str, None] = OrderedDict()
+        """The jobs whose first event may be sent now."""
+        self._resting: list[tuple[float, int, str]] = []
+        """A heap of jobs whose first event failed: when it may be sent again, its number, the job."""
+        self._in_flight: set[int] = set()
+        self._backoff = Backoff(timings.retry_base, timings.retry_factor, timings.retry_cap, uniform=uniform)
+        self._paused_until = 0.0
+        self._is_away = False
+        self.size = 0
+        """Bytes of all events."""
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    @property
+    def numbers(self) -> list[int]:
+        """The numbers of all events, in order."""
+        return list(self._all)
+
+    def add(self, delivery: Delivery) -> list[int]:
+        """Append an event. Returns the numbers of the events that were dropped to make room."""
+        self._all[delivery.number] = delivery
+        self.size += len(delivery.body) + OVERHEAD
+        queue = self._queues.get(delivery.job_id)
+        if queue is None:
+            self._queues[delivery.job_id] = _Queue(deque((delivery,)))
+            self._ready[delivery.job_id] = None
+        else:
+            queue.waiting.append(delivery)
+        return self._shrink()
+
+    def pop_next(self, now: float) -> Delivery | None:
+        """Return the next event to send, which is in flight from now on. None if nothing may be sent at `now`."""
+        while self._resting and self._resting[0][0] <= now:
+            _, number, job_id = heapq.heappop(self._resting)
+            queue = self._queues.get(job_id)
+            if queue is not None and queue.waiting[0].number == number:
+                self._ready[job_id] = None
+        if now < self._paused_until or len(self._in_flight) >= (1 if self._is_away else MAX_IN_FLIGHT):
+            return None
+        while self._ready:
+            queue = self._queues.get(self._ready.popitem(last=False)[0])
+            if queue is not None:
+                delivery = queue.waiting[0]
+                self._in_flight.add(delivery.number)
+                return delivery
+        return None
+
+    def due(self, now: float) -> float | None:
+        """Return the time at which `pop_next` may return an event. None: only after `add` or the end of an attempt."""
+        if len(self._in_flight) >= (1 if self._is_away else MAX_IN_FLIGHT):
+            return None
+        if self._ready:
+            return max(now, self._paused_until)
+        return max(self._resting[0][0], self._paused_until) if self._resting else None
+
+    def delivered(self, delivery: Delivery) -> None:
+        """The receiver has acknowledged the event."""
+        self._backoff.reset()
+        self._is_away, self._paused_until = False, 0.0
+        self._remove(delivery)
+
+    def failed(self, delivery: Delivery, now: float, *, away: bool, retry_after: float = 0.0) -> list[int]:
+        """Try the event again later. `away`: the receiver failed. Returns the numbers of the events given up.
+
+        `retry_after`: the seconds that the receiver asked to wait.
+        """
+        if delivery.number not in self._all:
+            return []
+        wait = min(max(0.0, retry_after), self._timings.max_retry_after)
+        self._in_flight.discard(delivery.number)
+        if away:
+            self._is_away = True
+            self._paused_until = max(self._paused_until, now + max(self._backoff.next(), wait))
+        queue = self._queues[delivery.job_id]
+        timings = self._timings
+        limit = min(timings.retry_cap, timings.retry_base * timings.retry_factor ** min(queue.failures, 16))
+        queue.failures += 1
+        retry_at = now + max(self._uniform() * limit, wait)
+        heapq.heappush(self._resting, (retry_at, delivery.number, delivery.job_id))
+        tried = self._all.values() if away else (delivery,)
+        old = takewhile(lambda one: now - one.added_at >= timings.give_up_after, tried)
+        expired = [one for one in old if one.number not in self._in_flight]
+        for one in expired:
+            self._remove(one)
+        return [one.number for one in expired]
+
+    def clear(self) -> list[int]:
+        """Drop all events: the receiver is gone. Returns their numbers."""
+        dropped = self.numbers
+        self._all.clear()
+        self._queues.clear()
+        self._ready.clear()
+        self._resting.clear()
+        self._in_flight.clear()
+        self.size = 0
+        return dropped
+
+    def restart(self) -> None:
+        """Nothing is in flight, and nothing waits for a retry: send all events again, in the old order."""
+        events = list(self._all.values())
+        self.clear()
+        self._backoff.reset()
+        self._is_away, self._paused_until = False, 0.0
+        for event in events:
+            self.add(event)
+
+    def oldest(self) -> float | None:
+        """Return the time at which the oldest event was added. None if there is none."""
+        return next(iter(self._all.values())).added_at if self._all else None
+
+    def _shrink(self) -> list[int]:
+        dropped: list[int] = []
+        while len(self._all) > self._max_events or self.size > self._max_bytes:
+            oldest = next((d for d in self._all.values() if d.number not in self._in_flight), None)
+            if oldest is None:
+                break
+            self._remove(oldest)
+            dropped.append(oldest.number)
+        return dropped
+
+    def _remove(self, delivery: Delivery) -> None:
+        if self._all.pop(delivery.number, None) is None:
+            return
+        self.size -= len(delivery.body) + OVERHEAD
+        self._in_flight.discard(delivery.number)
+        queue = self._queues[delivery.job_id]
+        was_first = queue.waiting[0] is delivery
+        queue.waiting.remove(delivery)
+        if not queue.waiting:
+            del self._queues[delivery.job_id]
+        elif was_first:
+            queue.failures = 0
+            self._ready[delivery.job_id] = None

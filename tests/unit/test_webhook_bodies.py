@@ -1,0 +1,273 @@
+"""What a webhook sends: the signature, the ID, the CloudEvent, the template, and which addresses it may go to."""
+
+import base64
+import ipaddress
+import json
+import random
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from correlator.config import template as templates
+from correlator.config import webhook_values
+from correlator.config.template import Template
+from correlator.jobs import message_shapes, shapes
+from correlator.jobs.model.changes import Event
+from correlator.jobs.model.facts import Kind, Status
+from correlator.jobs.model.rows import StepRecord
+from correlator.jobs.model.views import JobView, PublishedJob
+from correlator.sinks.webhooks import signature, stored
+from correlator.sinks.webhooks.addresses import ForbiddenAddress, guarded_socket, refusal
+from correlator.sinks.webhooks.arrivals import MAX_ARRIVALS, Arrivals
+from correlator.sinks.webhooks.body import MAX_BODY, Bodies
+from correlator.sinks.webhooks.stored import StoredArrival, StoredDelivery
+
+NOW = 1_758_553_933_000_000
+FAILED = Event(Kind.JOB_FAILED, "job-1", NOW, 17, error="disk <full>")
+VIEW = JobView("job-1", Status.FAILED, operation="live", error="disk <full>", started_at=NOW, ended_at=NOW + 5_000_000)
+SHOWN = PublishedJob(VIEW, 3, NOW)
+BODIES = Bodies("site 1/a")
+
+
+def made(event=FAILED, shown: PublishedJob | None = SHOWN, body=None):
+    encoded = BODIES.make(event, shown, None if body is None else Template(json.dumps(body)))
+    assert encoded is not None
+    return json.loads(encoded)
+
+
+def test_the_signature_is_that_of_the_published_example():
+    (key,) = webhook_values.secrets("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").keys
+    headers = signature.headers([key], "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}')
+    assert headers == {
+        "webhook-id": "msg_p5jXN8AQM9LWM0D4loKWxJek",
+        "webhook-timestamp": "1614265330",
+        "webhook-signature": "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
+    }
+
+
+def test_while_a_secret_is_rotated_both_sign_and_without_one_nothing_does():
+    old, new = (f"whsec_{base64.b64encode(bytes([n]) * 32).decode()}" for n in (1, 2))
+    keys = webhook_values.secrets(f"{new}  # of today\n{old}\n").keys
+    both = signature.headers(keys, "i", 1, b"{}")["webhook-signature"].split(" ")
+    assert both == [signature.headers([key], "i", 1, b"{}")["webhook-signature"] for key in keys]
+    assert "webhook-signature" not in signature.headers([], "i", 1, b"{}")
+
+
+def test_the_id_of_an_event_is_the_same_when_it_is_found_again_and_no_other_event_has_it():
+    again = Event(Kind.JOB_FAILED, "job-1", NOW, 17, error="another text")
+    others = [
+        Event(Kind.JOB_FAILED, "job-2", NOW, 17),
+        Event(Kind.JOB_STARTED, "job-1", NOW, 17),
+        Event(Kind.JOB_FAILED, "job-1", NOW, 18),
+        Event(Kind.JOB_FAILED, "job-1", NOW),
+        Event(Kind.JOB_FAILED, "job-1", NOW + 1),
+        Event(Kind.STEP_FAILED, "job-1", NOW, None, 1),
+        Event(Kind.STEP_FAILED, "job-1", NOW, None, 2),
+    ]
+    identifier = signature.message_id(FAILED)
+    assert signature.message_id(again) == identifier
+    assert len({identifier, *map(signature.message_id, others)}) == 8
+    assert "." not in identifier
+    assert identifier.isascii()
+
+
+def test_the_body_is_a_cloud_event_with_the_job_document():
+    event = made()
+    document = event.pop("data")
+    assert (document["job_id"], document["status"], document["error"]) == ("job-1", "failed", "disk <full>")
+    assert "steps" in document
+    assert event == {
+        "specversion": "1.0",
+        "id": signature.message_id(FAILED),
+        "source": "/correlator/site%201%2Fa",
+        "type": "correlator.job.failed",
+        "subject": "job-1",
+        "time": "2025-09-22T15:12:13.000000Z",
+        "datacontenttype": "application/json",
+    }
+
+
+def test_the_event_of_a_step_names_it_and_that_of_an_unknown_job_has_no_data():
+    event = made(Event(Kind.STEP_FAILED, "job-1", NOW, 18, 4, "copy"), None)
+    assert (event["type"], event["stepid"], event["stepname"]) == ("correlator.step.failed", "4", "copy")
+    assert event["data"] is None
+
+
+def test_a_body_that_would_be_too_large_loses_its_long_members_and_says_so():
+    steps = tuple(StepRecord(n, f"step {n}", n, "completed", NOW, NOW) for n in range(201))
+    view = JobView("job-1", Status.FAILED, steps=steps, metadata=json.dumps({"x": "m" * MAX_BODY}), error="e")
+    event = made(shown=PublishedJob(view, 3, NOW))
+    assert event["datacut"] == "steps metadata"
+    assert (event["data"]["steps"], event["data"]["metadata"], event["data"]["error"]) == ({}, {}, "e")
+    assert event["data"]["progress"]["steps_done"] == 201
+    repeated = Template(json.dumps(["{{job.job_id}}"] * 900))
+    assert BODIES.make(FAILED, PublishedJob(JobView("j" * 1000, Status.FAILED), 1, NOW), repeated) is None
+
+
+# The template
+
+
+def test_a_placeholder_alone_is_a_value_and_inside_of_text_it_is_text():
+    body = {
+        "terminal": "{{job.terminal}}",
+        "progress": "{{ job.progress.steps_done }}",
+        "text": "{{event.kind}}: {{job.operation}} {{job.warnings}} {{job.terminal}}{{job.owner}}",
+        "owner": "{{job.owner}}",
+        "nobody": "{{job.owner|nobody}}",
+        "short": "{{job.error:5}}",
+        "list": ["{{job.external_ids}}", 1, None, "a {b}"],
+    }
+    assert made(body=body) == {
+        "terminal": True,
+        "progress": 0,
+        "text": "job.failed: live 0 true",
+        "owner": None,
+        "nobody": "nobody",
+        "short": "disk…",
+        "list": [[], 1, None, "a {b}"],
+    }
+
+
+def test_no_value_can_change_the_structure_of_a_body():
+    hostile = '", "admin": true, "x": "{{job.owner}}\n\\'
+    view = JobView("job-1", Status.FAILED, error=hostile)
+    assert made(shown=PublishedJob(view, 1, NOW), body={"text": "<{{job.error}}>"}) == {"text": f"<{hostile}>"}
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("{", "not JSON"),
+        ('{"a": {{job.status}}}', "not JSON"),
+        ('{"a": NaN}', "not JSON"),
+        ('{"a": 123456789012345678901234567890}', "not JSON"),
+        ('["{{job.stauts}}"]', "did you mean job.status?"),
+        ('["{{job}}"]', "known are job.job_id"),
+        ('["{{jobs.status}}"]', "known are id, source, type, time, event, job"),
+        ('["{{id.x}}"]', "did you mean id?"),
+        ('["{{event.name}}"]', "did you mean event.step_name?"),
+        ('["{{job.status"]', "is none"),
+        ('["{{job.status!}}"]', "is none"),
+        ("[" * 40 + "]" * 40, "32 levels"),
+        ("[" * 5000 + "]" * 5000, "not JSON"),
+        (json.dumps("x" * 16_384), "16384 bytes"),
+    ],
+)
+def test_a_template_that_is_wrong_is_refused_with_what_would_be_right(text, why):
+    with pytest.raises(ValueError, match="a JSON text") as error:
+        Template(text)
+    assert why in str(error.value)
+
+
+@given(st.text(), st.text(max_size=40))
+def test_any_text_in_any_template_makes_json(error, around):
+    try:
+        template = Template(json.dumps({"x": f"{around}{{{{job.error}}}}"}))
+    except ValueError:
+        return
+    encoded = BODIES.make(FAILED, PublishedJob(JobView("j", Status.FAILED, error=error), 1, NOW), template)
+    assert encoded is not None
+    assert isinstance(json.loads(encoded)["x"], str)
+
+
+def test_the_names_in_the_configuration_are_those_of_the_contract():
+    assert set(webhook_values.KINDS) == {kind.value for kind in Kind}
+    assert set(webhook_values.STATUSES) == set(get_args(shapes.JobStatus))
+    assert set(templates.JOB_MEMBERS) == set(shapes.Document.__annotations__)
+    assert set(templates.EVENT_MEMBERS) == {*message_shapes.Transition.__annotations__, "kind"}
+
+
+# Addresses
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"])
+def test_a_public_address_is_allowed(address):
+    assert refusal(address, allow_private=False) is None
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("127.0.0.1", "127.9.9.9", "10.1.2.3", "172.16.0.1", "172.31.255.255", "192.168.1.1", "100.64.0.1"),
+        *("::1", "fc00::1", "fd12::5", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::a00:1", "2002:a00:1::"),
+    ],
+)
+def test_a_private_address_needs_the_permission_however_it_is_written(address):
+    assert refusal(address, allow_private=True) is None
+    assert "allow_private" in (refusal(address, allow_private=False) or "")
+    with pytest.raises(ForbiddenAddress):
+        guarded_socket(2, 1, 6, address, allow_private=False)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("0.0.0.0", "0.1.2.3", "169.254.169.254", "224.0.0.1", "255.255.255.255", "240.0.0.1", "192.0.2.1"),
+        *("::", "fe80::1", "fe80::1%eth0", "ff02::1", "fec0::1", "::7f00:1", "2001:db8::1", "::ffff:169.254.169.254"),
+        *("64:ff9b::a9fe:a9fe", "x", ""),
+    ],
+)
+def test_an_address_of_another_use_is_never_allowed(address):
+    assert refusal(address, allow_private=True) is not None
+
+
+@given(st.integers(0, 2**128 - 1))
+def test_no_address_raises_and_what_needs_no_permission_is_global(number):
+    for address in (ipaddress.IPv6Address(number), ipaddress.IPv4Address(number & 0xFFFFFFFF)):
+        if refusal(str(address), allow_private=False) is None:
+            assert address.is_global
+            assert not address.is_multicast
+
+
+# What has arrived, and what is stored
+
+
+def test_an_event_waits_for_its_job_to_be_published_and_so_do_the_later_ones_of_this_job():
+    arrivals = Arrivals()
+    other = Event(Kind.JOB_STARTED, "job-2", NOW, 19)
+    arrivals.add(1, FAILED, 0.0, None)
+    arrivals.add(2, FAILED, 0.0, SHOWN)
+    arrivals.add(3, other, 0.0, SHOWN)
+    assert [a.number for a in iter(lambda: arrivals.pop_next(1.0), None)] == [3]
+    assert [a.number for a in arrivals] == [1, 2]
+    arrivals.published("job-1")
+    assert [a.number for a in iter(lambda: arrivals.pop_next(1.0), None)] == [1, 2]
+    arrivals.add(4, FAILED, 10.0, None)
+    due = arrivals.due()
+    assert due == 15.0
+    assert arrivals.pop_next(14.9) is None
+    assert arrivals.pop_next(due) is not None
+    assert (len(arrivals), arrivals.due()) == (0, None)
+
+
+def test_arrivals_are_bounded_in_number_and_in_what_they_keep_alive():
+    arrivals = Arrivals()
+    dropped = [
+        d.number for n in range(MAX_ARRIVALS + 5) for d in arrivals.add(n, FAILED, 0.0, SHOWN if n % 2 else None)
+    ]
+    assert dropped == [0, 1, 2, 3, 4]
+    assert len(arrivals) == MAX_ARRIVALS
+    large = PublishedJob(
+        JobView("job-3", Status.RUNNING, steps=(StepRecord(1, "s", 1, "running", NOW),) * 10_000), 1, NOW
+    )
+    arrivals = Arrivals()
+    for n in range(100):
+        arrivals.add(n, Event(Kind.JOB_STARTED, "job-3", NOW, n), 0.0, large)
+    assert sum(a.shown is not None for a in arrivals) == 20
+    for _ in range(100):
+        assert arrivals.pop_next(0.0) is not None
+    arrivals.add(1, Event(Kind.JOB_STARTED, "job-3", NOW, 1), 0.0, large)
+    assert next(iter(arrivals)).shown is large
+
+
+def test_what_is_stored_is_read_again_and_another_form_is_left_out():
+    for head in (StoredDelivery("w", "j", "evt_1", 5.0), StoredArrival(FAILED, 5.0)):
+        encoded = stored.encode(head)
+        assert encoded is not None
+        assert stored.decode(encoded) == head
+    assert stored.encode(StoredDelivery("w", "\ud800", "evt_1", 5.0)) is None
+    shuffled = random.Random(1)
+    for junk in (b"", b"\xc1", b"\x00", bytes(shuffled.randbytes(50))):
+        assert stored.decode(junk) is None

@@ -1,0 +1,167 @@
+"""The `[[webhooks]]` tables: what is written holds, files and credentials complete it, and no secret is printed."""
+
+import base64
+import json
+
+import pytest
+
+from correlator.config.loading import load
+from correlator.config.rendering import flat, redacted
+from correlator.config.schema import Config
+from correlator.config.webhooks import MAX_WEBHOOKS
+from correlator.doctor import bundle, host
+from correlator.doctor.service import Setting
+from correlator.errors import ConfigError
+
+SECRET = "whsec_" + base64.b64encode(b"a" * 32).decode()
+OLDER = "whsec_" + base64.b64encode(b"b" * 24).decode()
+CHAT = "https://hooks.chat.example/services/T0/B0/XYZ"
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(toml: str, environ: dict[str, str] | None = None) -> Config:
+        file = tmp_path / "correlator.toml"
+        file.write_text(toml, encoding="utf-8")
+        return load(file, {"HOME": "/home/me", **(environ or {})})
+
+    return write
+
+
+@pytest.fixture
+def problems(write):
+    def problems(toml: str, environ: dict[str, str] | None = None) -> tuple[str, ...]:
+        with pytest.raises(ConfigError) as caught:
+            write(toml, environ)
+        return caught.value.problems
+
+    return problems
+
+
+def table(**values):
+    values = {"name": "chat", "url": CHAT, **values}
+    return "[[webhooks]]\n" + "\n".join(f"{key} = {json.dumps(value)}" for key, value in values.items()) + "\n"
+
+
+def test_each_table_is_a_webhook_and_what_is_left_out_has_its_default(write):
+    config = write(
+        table(events=["job.failed", "step.*"], statuses=["failed"], timeout="5s", body='{"a": "{{job.status}}"}')
+        + table(name="tickets", url="https://t.example:8443/x", secret=SECRET)
+    )
+    chat, tickets = config.webhooks
+    assert (chat.name, chat.events, chat.statuses, chat.timeout) == ("chat", ("job.failed", "step.*"), ("failed",), 5.0)
+    assert chat.body is not None
+    assert chat.body.render({"job": {"status": "failed"}}) == {"a": "failed"}
+    assert tickets.url is not None
+    assert (tickets.url.host, tickets.url.port, tickets.events) == ("t.example", 8443, ("job.*",))
+    assert tickets.secret.keys == (b"a" * 32,)
+    assert write("").webhooks == ()
+
+
+def test_url_secrets_and_authorization_come_from_files_or_credentials(write, tmp_path):
+    (tmp_path / "secret").write_text(f"# since May\n{SECRET}\n{OLDER}  # until June\n")
+    (tmp_path / "url").write_text(CHAT + "\n")
+    (tmp_path / "webhook-chat-authorization").write_text("Bearer abc\n")
+    text = table(url_file=str(tmp_path / "url"), secret_file=str(tmp_path / "secret")).replace(f'url = "{CHAT}"\n', "")
+    (webhook,) = write(text, {"CREDENTIALS_DIRECTORY": str(tmp_path)}).webhooks
+    assert webhook.url is not None
+    assert webhook.url.reveal() == CHAT
+    assert webhook.secret.keys == (b"a" * 32, b"b" * 24)
+    assert webhook.authorization.reveal() == "Bearer abc"
+
+
+@pytest.mark.parametrize(
+    ("toml", "line"),
+    [
+        ("webhooks = 1", "webhooks = ***: expected tables, each below [[webhooks]]"),
+        ("[webhooks]\nsecret = 'x'", "webhooks = ***: expected tables, each below [[webhooks]]"),
+        ("[[webhooks]]\nurl = 'https://h/'", "webhooks[1].name: expected a name, e.g. tickets"),
+        ("[[webhooks]]\nname = 'x'", "webhooks[1].url: expected https://host/path, or a url_file"),
+        (table() + table(), 'webhooks[2].name = "chat": expected another name, as one has it already'),
+        (table(evnts=[]), "webhooks[1].evnts: unknown key; did you mean webhooks[1].events?"),
+        (
+            table(events=["job.faild"]),
+            'webhooks[1].events = ["job.faild"]: expected a list of kinds of events; did you mean job.failed?',
+        ),
+        (
+            table(timeout=90),
+            "webhooks[1].timeout = 90: expected a number of seconds, at least 1, at most 60, e.g. 15.0",
+        ),
+        (
+            table(url="http://chat.example/x"),
+            "webhooks[1].url = http://chat.example/…: not encrypted; expected https://, or allow_private = true",
+        ),
+        (table(ca="/nope.pem"), "webhooks[1].ca: /nope.pem cannot be read: No such file or directory"),
+        (
+            table(body='["{{job.stauts}}"]'),
+            (
+                'webhooks[1].body = "[\\"{{job.stauts}}\\"]": expected a JSON text with placeholders such as'
+                " {{job.status}} in its strings; there is no {{job.stauts}}, did you mean job.status?"
+            ),
+        ),
+    ],
+)
+def test_a_problem_names_the_table_and_what_would_be_right(problems, toml, line):
+    assert problems(toml) == (line,)
+
+
+def test_more_webhooks_than_the_bound_are_refused(problems):
+    (line,) = problems("".join(table(name=f"w{n}") for n in range(MAX_WEBHOOKS + 1)))
+    assert line == f"webhooks: expected {MAX_WEBHOOKS} tables at most, not {MAX_WEBHOOKS + 1}"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"url": "https://user:hunter2@h/x"},
+        {"url": "ftp://h/hunter2"},
+        {"url": "https://h/hunter2#x"},
+        {"url": "https://h/hunter2\u00e9"},
+        {"url": ["hunter2"]},
+        {"url": "https://h:0/hunter2"},
+        {"secret": "hunter2"},
+        {"secret": "whsec_hunter2"},
+        {"secret": "whsec_" + base64.b64encode(b"short hunter2").decode()},
+        {"secret": f"{SECRET} {OLDER} {SECRET}"},
+        {"authorization": "Bearer hunter2\r\nX: y"},
+        {"secret": SECRET, "secret_file": "hunter2"},
+    ],
+)
+def test_a_wrong_secret_is_refused_and_not_printed(problems, values):
+    lines = problems(table(**values))
+    assert lines
+    assert not [line for line in lines if "hunter2" in line or SECRET[6:] in line or "c2hvcnQ" in line]
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "hunter2\n"])
+def test_a_secret_file_without_a_usable_secret_is_an_error(problems, tmp_path, text):
+    (tmp_path / "secret").write_text(text)
+    (line,) = problems(table(secret_file=str(tmp_path / "secret")))
+    assert line.startswith("webhooks[1].secret_file: ")
+    assert "hunter2" not in line
+
+
+def test_no_secret_is_printed_and_the_support_bundle_has_none(write, tmp_path):
+    config = write(table(secret=SECRET, authorization="Bearer hunter2"))
+    shown = json.dumps(redacted(config)) + repr(config)
+    for secret in (SECRET[6:], "hunter2", "/services/T0"):
+        assert secret not in shown
+    assert ("webhooks[1].url", "https://hooks.chat.example/…") in flat(redacted(config))
+    assert ("webhooks[1].secret", "***") in flat(redacted(config))
+    setting = Setting(config, tmp_path / "correlator.toml", {})
+    hide = bundle.Hidden(bundle.secrets(setting))
+    log = f"{SECRET} {SECRET[6:].rstrip('=')} {CHAT} services/T0/B0/XYZ Bearer hunter2"
+    assert not [secret for secret in (SECRET[6:20], "T0", "hunter2") if secret in hide(log)]
+
+
+def test_the_doctor_finds_secrets_of_webhooks_that_every_user_can_read(write, tmp_path):
+    (tmp_path / "secret").write_text(SECRET)
+    (tmp_path / "secret").chmod(0o644)
+    config = write(table(secret_file=str(tmp_path / "secret")))
+    check = host.secrets(Setting(config, None, {}))
+    assert (check.status, check.detail) == ("failure", (f"secret_file of the webhook chat: {tmp_path / 'secret'}",))
+    (tmp_path / "correlator.toml").chmod(0o644)
+    (tmp_path / "secret").chmod(0o600)
+    inline = write(table(secret=SECRET))
+    check = host.secrets(Setting(inline, tmp_path / "correlator.toml", {}))
+    assert check.status == "failure"

@@ -1,0 +1,230 @@
+"""The queue of a receiver: every event at least once, in order per job, through outages, refusals and restarts."""
+
+import random
+
+import pytest
+
+from correlator.sinks.webhooks.deliveries import OVERHEAD, Deliveries, Delivery, Verdict, judge
+
+HOUR = 3600.0
+DAY = 24 * HOUR
+
+
+def delivery(number, job="a", at=0.0, body=b"{}"):
+    return Delivery(number, job, f"evt_{number}", body, at)
+
+
+def queue(*deliveries, **settings):
+    made = Deliveries(uniform=lambda: 1.0, **settings)
+    for each in deliveries:
+        assert made.add(each) == []
+    return made
+
+
+def popped(deliveries, now):
+    found = deliveries.pop_next(now)
+    assert found is not None
+    return found
+
+
+class World:
+    """A receiver, and a daemon that sends to it in virtual time, writes a checkpoint each second and may be killed."""
+
+    def __init__(self, seed):
+        self.random = random.Random(seed)
+        self.now = 0.0
+        self.number = 0
+        self.checkpoint: list[Delivery] = []
+        self.received: list[Delivery] = []
+        self.given_up: list[int] = []
+        self.requests: list[float] = []
+        self.is_away = False
+        self.refused: set[str] = set()
+        self.begin()
+
+    def begin(self):
+        """A daemon starts from the checkpoint; the numbers are those of its run, the IDs are not."""
+        self.deliveries = Deliveries(uniform=self.random.random)
+        restored, self.checkpoint = self.checkpoint, []
+        for one in restored:
+            self.deliveries.add(one)
+            self.checkpoint.append(one)
+        self.in_flight: list[Delivery] = []
+
+    def event(self, job):
+        self.number += 1
+        one = delivery(self.number, job, self.now)
+        assert self.deliveries.add(one) == []
+        self.checkpoint.append(one)
+
+    def run(self, seconds):
+        until = self.now + seconds
+        while True:
+            while (found := self.deliveries.pop_next(self.now)) is not None:
+                self.requests.append(self.now)
+                self.in_flight.append(found)
+            if self.in_flight:
+                self.finish(self.in_flight.pop(self.random.randrange(len(self.in_flight))))
+                continue
+            due = self.deliveries.due(self.now)
+            if due is None or due > until:
+                self.now = until
+                return
+            self.now = max(due, self.now)
+
+    def finish(self, one):
+        if self.is_away:
+            self.given_up += self.deliveries.failed(one, self.now, away=True)
+        elif one.message_id in self.refused:
+            self.given_up += self.deliveries.failed(one, self.now, away=False)
+        else:
+            self.received.append(one)
+            self.deliveries.delivered(one)
+            if self.random.random() < 0.9:  # Otherwise the daemon is killed before the next checkpoint.
+                self.checkpoint.remove(one)
+
+    def ids(self, job):
+        return [one.message_id for one in self.received if one.job_id == job]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_after_an_hour_away_and_a_kill_every_event_arrives_in_order_per_job(seed):
+    world = World(seed)
+    jobs = [f"job{n}" for n in range(20)]
+    for _ in range(100):
+        world.event(world.random.choice(jobs))
+    world.run(5)
+    world.is_away = True
+    for minute in range(60):
+        world.event(world.random.choice(jobs))
+        world.run(60)
+        if minute == 30:
+            world.begin()
+    requests_while_away = [at for at in world.requests if at > 5]
+    world.is_away = False
+    world.run(2 * HOUR)
+    assert len(world.deliveries) == 0
+    assert {one.message_id for one in world.received} == {f"evt_{n}" for n in range(1, 161)}
+    for job in jobs:
+        first_times = list(dict.fromkeys(world.ids(job)))
+        assert first_times == sorted(first_times, key=lambda i: int(i[4:]))
+    assert world.given_up == []
+    assert len(requests_while_away) < 200, "a receiver that is away must not be flooded"
+
+
+def test_a_receiver_that_is_back_gets_everything_within_the_longest_delay():
+    world = World(1)
+    world.is_away = True
+    for n in range(500):
+        world.event(f"job{n}")
+    world.run(5 * HOUR)
+    world.is_away = False
+    world.run(600)
+    assert len(world.received) == 500
+
+
+def test_an_event_that_is_refused_holds_back_its_own_job_alone():
+    world = World(2)
+    world.refused = {"evt_1"}
+    for job in ("a", "a", "b", "b"):
+        world.event(job)
+    world.run(60)
+    assert (world.ids("a"), world.ids("b")) == ([], ["evt_3", "evt_4"])
+    world.run(DAY + 400)
+    assert world.given_up == [1]
+    assert world.ids("a") == ["evt_2"]
+
+
+def test_an_event_at_which_the_receiver_fails_does_not_stop_the_others():
+    world = World(3)
+    for n in range(50):
+        world.event(f"job{n}")
+    poison = world.deliveries.pop_next(0.0)
+    assert poison is not None
+    world.deliveries.failed(poison, 0.0, away=True)
+    world.run(20)
+    assert len(world.received) >= 49
+
+
+def test_events_are_given_up_by_a_failure_after_a_day_and_not_before():
+    made = queue(delivery(1, "a"), delivery(2, "b", at=HOUR), delivery(3, "c", at=2 * HOUR))
+    assert made.failed(popped(made, DAY - 1), DAY - 1, away=True) == []
+    now = DAY + HOUR
+    assert made.failed(popped(made, now), now, away=True) == [1, 2]
+    assert made.numbers == [3]
+
+
+def test_after_a_stop_of_two_days_an_event_is_tried_once_more():
+    made = queue(delivery(1, at=-2 * DAY))
+    one = popped(made, 0.0)
+    made.delivered(one)
+    assert len(made) == 0
+
+
+def test_while_the_receiver_is_away_one_request_at_a_time_asks_for_it():
+    made = queue(*(delivery(n, f"job{n}") for n in range(1, 10)))
+    flying = [popped(made, 0.0) for _ in range(4)]
+    assert made.pop_next(0.0) is None
+    for one in flying:
+        made.failed(one, 0.0, away=True)
+    due = made.due(0.0)
+    assert due is not None
+    assert made.pop_next(due - 0.01) is None
+    probe = popped(made, due)
+    assert made.pop_next(due) is None
+    made.delivered(probe)
+    assert [popped(made, due) for _ in range(4)]
+
+
+def test_retry_after_is_respected_up_to_an_hour():
+    made = queue(delivery(1))
+    made.failed(popped(made, 0.0), 0.0, away=True, retry_after=120.0)
+    assert made.due(0.0) == 120.0
+    made.failed(popped(made, 120.0), 120.0, away=True, retry_after=1e9)
+    assert made.due(120.0) == 120.0 + HOUR
+
+
+def test_the_number_and_the_bytes_are_bounded_and_the_oldest_is_dropped_first():
+    made = queue(*(delivery(n, f"job{n}") for n in range(1, 4)), max_events=3)
+    first = popped(made, 0.0)
+    assert made.add(delivery(4, "job4")) == [2], "the one in flight stays"
+    made.delivered(first)
+    assert made.numbers == [3, 4]
+    bytes_bound = queue(max_bytes=2 * (OVERHEAD + 100))
+    assert [bytes_bound.add(delivery(n, body=b"x" * 100)) for n in range(1, 5)] == [[], [], [1], [2]]
+    assert bytes_bound.size == 2 * (OVERHEAD + 100)
+    assert popped(bytes_bound, 0.0).number == 3
+
+
+def test_nothing_grows_while_events_are_dropped():
+    made = queue(max_events=10)
+    for n in range(2000):
+        made.add(delivery(n, f"job{n % 7}"))
+    assert len(made) == 10
+    assert len(made._ready) <= 7
+    assert len(made._queues) <= 7
+
+
+def test_a_restart_of_the_task_sends_again_what_was_in_flight_in_the_old_order():
+    made = queue(*(delivery(n, f"job{n}") for n in range(1, 4)))
+    late = popped(made, 0.0)
+    made.failed(popped(made, 0.0), 0.0, away=True)
+    made.restart()
+    assert [popped(made, 0.0).number for _ in range(3)] == [1, 2, 3]
+    assert made.clear() == [1, 2, 3]
+    assert made.failed(late, 0.0, away=True) == []
+    made.delivered(late)
+    assert (len(made), made.size, made.due(0.0), made.oldest()) == (0, 0, None, None)
+
+
+@pytest.mark.parametrize(
+    ("status", "verdict"),
+    [
+        *((status, Verdict.DELIVERED) for status in (200, 201, 202, 204, 299)),
+        *((status, Verdict.REFUSED) for status in (400, 413, 415, 422)),
+        *((status, Verdict.AWAY) for status in (None, 301, 307, 401, 403, 404, 408, 429, 500, 502, 503, 504)),
+        (410, Verdict.GONE),
+    ],
+)
+def test_a_status_means_what_standard_webhooks_says(status, verdict):
+    assert judge(status) is verdict
