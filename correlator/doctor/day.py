@@ -68,7 +68,8 @@ async def read_tables(queries: Queries, session: Session, now: int) -> Tables:
         records = await queries.jobs_where(session, where, (queries.timestamp(now - 2 * DAY),))
     since = (now - DAY) * 1_000_000
     jobs = tuple(r for r in records if (r.started_at or 0) >= since)
-    steps = await queries.steps_of(session, [j.job_id for j in jobs]) if schema.has("job_steps", "id", "job_id") else {}
+    starts = {job.job_id: job.started_at for job in jobs}
+    steps = await queries.steps_of(session, starts) if schema.has("job_steps", "id", "job_id") else {}
     legacy: tuple[LegacyRecord, ...] = ()
     if schema.has("failover_jobs", "id", "job_id"):
         legacy = tuple(await _legacy(queries, session, since))

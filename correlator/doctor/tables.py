@@ -71,7 +71,7 @@ async def _errors(queries: Queries, session: Session) -> list[float]:
     jobs = await queries.jobs_where(
         session, f"started_at IS NOT NULL ORDER BY started_at DESC LIMIT {JOBS_COMPARED}", ()
     )
-    steps = await queries.steps_of(session, [job.job_id for job in jobs])
+    steps = await queries.steps_of(session, {job.job_id: job.started_at for job in jobs})
     errors = []
     for job in jobs:
         begun = [step.started_at for step in steps.get(job.job_id, ()) if step.started_at is not None]

@@ -11,7 +11,7 @@ import pytest
 from correlator.jobs.model.facts import Reading
 from correlator.jobs.model.rows import JobRecord
 from correlator.sources.db import light, zones
-from correlator.sources.db.queries import Queries
+from correlator.sources.db.queries import Queries, read_readings
 from correlator.sources.db.session import TABLES, Dialect, Schema
 from tests.support.pipeline_harness import PipelineHarness
 
@@ -90,6 +90,45 @@ async def test_a_job_that_logs_all_the_time_is_not_stalled_when_the_zone_changes
         assert not shown.stalled, when
         assert shown.view.last is not None
         assert shown.view.last.text == f"row {number}"
+
+
+class Tables:
+    """A session whose tables have one running job, which began then, and its steps: begin, end."""
+
+    def __init__(self, began: datetime, *steps: tuple[datetime, datetime | None]) -> None:
+        values = {"id": "j", "status": "running", "started_at": micros(began)}
+        self._job = tuple(map(values.get, TABLES["job_tracking"]))
+        self._steps = [
+            (n, f"step {n}", n, "running", local(begin), local(end) if end else None, None, "j", None)
+            for n, (begin, end) in enumerate(steps)
+        ]
+
+    async def query(self, sql, args=()):
+        if "FROM job_steps" in sql:
+            return self._steps
+        return [(*self._job, *[None] * 4)] if "FROM job_tracking WHERE id" in sql else []
+
+    async def close(self) -> None: ...
+
+
+async def test_the_steps_of_a_job_that_began_in_the_second_hour_are_of_that_hour():
+    minutes = timedelta(minutes=1)
+    steps = [(FIRST + 75 * minutes, SECOND + 10 * minutes), (SECOND + 10 * minutes, None)]
+    times = {"job_tracking": "timestamp", "job_steps": "datetime"}
+    schema = Schema({t: dict.fromkeys(c, times.get(t, "text")) for t, c in TABLES.items()})
+    asked = Queries(Dialect("?", "{}", "{}", "", "", "LENGTH({})", "{}"), schema, BERLIN)
+    (reading,) = await read_readings(asked, Tables(FIRST + 74 * minutes, *steps), 1, ["j"])
+    assert reading.steps is not None
+    assert [(s.started_at, s.completed_at) for s in reading.steps] == [
+        (micros(begin), micros(end) if end else None) for begin, end in steps
+    ]
+
+
+def test_a_step_that_ends_in_the_second_hour_does_not_end_before_it_began():
+    began = micros(FIRST + timedelta(minutes=20))
+    ended = local(FIRST + timedelta(minutes=65))
+    assert BERLIN.utc(ended) < began
+    assert BERLIN.utc(ended, since=began) == micros(FIRST + timedelta(minutes=65))
 
 
 @pytest.mark.parametrize("near", [None, 0, micros(SECOND)])

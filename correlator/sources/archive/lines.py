@@ -152,7 +152,7 @@ async def _prepared(collector: Collector, queries: Queries, session: Session) ->
     """The names of the job with its steps as of now, which the collector gets too, and the newest id of the log."""
     names, head = collector.names, await queries.last_id(session)
     if queries.schema.has("job_steps", "id", "job_id"):  # a step may be newer than what is in memory
-        steps = (await queries.steps_of(session, [names.job_id])).get(names.job_id, ())
+        steps = (await queries.steps_of(session, {names.job_id: None})).get(names.job_id, ())
         collector.names = names = replace(names, step_ids=names.step_ids | {s.id for s in steps})
     return names, head
 

@@ -63,13 +63,15 @@ class Columns:
         local = self.schema.is_local(table, column)
         return (self.dialect.local_micros if local else self.dialect.utc_micros).format(column)
 
-    def _times(self, table: str, row: Row) -> list[Any]:
+    def _times(self, table: str, row: Row, since: Micros | None = None) -> list[Any]:
+        """A row with its times in UTC. Each is at or after `since` and the times in front of it, as of a step."""
         values = list(row)
         for i in self._local[table]:
             if values[i] is not None:
-                values[i] = self.zone.utc(values[i])
+                values[i] = self.zone.utc(values[i], since=since)
+                since = values[i] if since is not None else None
         return values
 
-    def utc(self, table: str, column: str, at: Micros | None) -> Micros | None:
-        """A time of this column in UTC, as `expression` returned it."""
-        return self.zone.utc(at) if at is not None and self.schema.is_local(table, column) else at
+    def utc(self, table: str, column: str, at: Micros | None, since: Micros | None = None) -> Micros | None:
+        """A time of this column in UTC, as `expression` returned it. `since`: as in `Zone.utc`."""
+        return self.zone.utc(at, since=since) if at is not None and self.schema.is_local(table, column) else at

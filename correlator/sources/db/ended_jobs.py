@@ -5,7 +5,7 @@ Each query reads a bounded number of rows by an index, and never metadata or err
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 import orjson
@@ -130,8 +130,9 @@ def _first_text(members: Sequence[str | None]) -> str:
     return ""
 
 
-async def steps_of(queries: Queries, session: Session, job_ids: Sequence[str]) -> dict[str, list[StepTimes]]:
-    """The first `MAX_STEPS` steps of each job, by `seq`. A step without a start is left out."""
+async def steps_of(queries: Queries, session: Session, starts: Mapping[str, Micros]) -> dict[str, list[StepTimes]]:
+    """The first `MAX_STEPS` steps of each job, which started then, by `seq`. A step without a start is left out."""
+    job_ids = list(starts)
     if not job_ids or not queries.schema.has("job_steps", "job_id", "name", "started_at"):
         return {}
     started, completed = (queries.expression("job_steps", column) for column in ("started_at", "completed_at"))
@@ -142,8 +143,8 @@ async def steps_of(queries: Queries, session: Session, job_ids: Sequence[str]) -
     )
     found: dict[str, list[StepTimes]] = {}
     for job_id, name, began, ended in await session.query(" UNION ALL ".join([one] * len(job_ids)), job_ids):
-        at = queries.utc("job_steps", "started_at", began)
+        at = queries.utc("job_steps", "started_at", began, starts.get(job_id))
         if at is not None:
-            step = StepTimes(name or "", at, queries.utc("job_steps", "completed_at", ended))
+            step = StepTimes(name or "", at, queries.utc("job_steps", "completed_at", ended, at))
             found.setdefault(job_id, []).append(step)
     return found

@@ -5,7 +5,7 @@ Queries name only columns that exist, and each of them uses an index; searches w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import orjson
@@ -206,16 +206,19 @@ class Queries(Columns):
             found |= dict.fromkeys(r[0] for r in await session.query(sql, (external_id,)) if r[1] == external_id)
         return list(found)
 
-    async def steps_of(self, session: Session, job_ids: Iterable[str]) -> dict[str, list[StepRecord]]:
-        """The steps of each job by `seq`. Long errors are shortened, also to the limit for all errors of a job."""
+    async def steps_of(self, session: Session, starts: Mapping[str, Micros | None]) -> dict[str, list[StepRecord]]:
+        """The steps of each job by `seq`. Long errors are shortened, also to the limit for all errors of a job.
+
+        `starts`: when each job started, since none of its steps began before it.
+        """
         found: dict[str, list[StepRecord]] = {}
         long: dict[int, int] = {}
         size = self._size("job_steps", "error_message")
-        for part in chunks(list(job_ids)):
+        for part in chunks(list(starts)):
             where = f"job_id IN ({self.dialect.marks(part)})"
             sql = f"SELECT {self._select['job_steps']}, {size} FROM job_steps WHERE {where} ORDER BY job_id, seq"
             for *row, error_size in await session.query(sql, part):
-                *values, job_id = self._times("job_steps", tuple(row))
+                *values, job_id = self._times("job_steps", tuple(row), starts.get(row[-1]))
                 if error_size is not None and error_size > SHORT_ERROR:
                     long[values[0]] = error_size
                 found.setdefault(job_id, []).append(
@@ -308,7 +311,9 @@ async def read_readings(queries: Queries, session: Session, observed_at: int, jo
     if not job_ids:
         return []
     records = await queries.jobs_by_id(session, job_ids)
-    steps = await queries.steps_of(session, job_ids) if queries.schema.has("job_steps", "id", "job_id") else None
+    has_steps = queries.schema.has("job_steps", "id", "job_id")
+    starts = {job_id: records[job_id].started_at if job_id in records else None for job_id in job_ids}
+    steps = await queries.steps_of(session, starts) if has_steps else None
     children = await queries.children_of(session, job_ids)
     return [
         Reading(

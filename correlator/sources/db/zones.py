@@ -1,7 +1,8 @@
 """The appliance's clock: its DATETIME columns hold local time and no zone.
 
 A zone converts such a time, read as if it were UTC, into UTC. In the hour that a DST change repeats, a local time has
-two readings: the one nearer to a time that the caller passes is used, or the first if it passes none.
+two readings: the one nearer to a time that the caller passes is used, or the first that is not before such a time, or
+the first if it passes none.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ _EPOCH = datetime.datetime(1970, 1, 1)  # noqa: DTZ001 - local time is what this
 _QUARTER = 900_000_000
 """Microseconds of a quarter of an hour. Offsets change only between quarters, so one per quarter is cached."""
 
+_EARLY = 60_000_000
+"""Microseconds that a time may lie before the one that it follows: some columns have whole seconds."""
+
 _MAX_KEPT = 4096
 
 
@@ -28,14 +32,19 @@ class Zone:
         self._known: dict[int, tuple[Micros, Micros]] = {}
         """The offsets of the first and of the second reading by quarter; usually they are equal."""
 
-    def utc(self, local: Micros, near: Micros | None = None) -> Micros:
-        """The UTC time of `local`, microseconds since 1970 by the wall clock. `near`: a UTC time close to it."""
+    def utc(self, local: Micros, near: Micros | None = None, since: Micros | None = None) -> Micros:
+        """The UTC time of `local`, microseconds since 1970 by the wall clock.
+
+        `near`: a UTC time close to it. `since`: one that it is not before, but for `_EARLY`.
+        """
         quarter = local // _QUARTER
         known = self._known.get(quarter)
         if known is None:
             known = self._offsets_in(quarter)
         first, second = known
         if first != second and near is not None and abs(local - second - near) < abs(local - first - near):
+            return local - second
+        if since is not None and local - first < since - _EARLY:
             return local - second
         return local - first
 

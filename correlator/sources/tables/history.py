@@ -186,8 +186,8 @@ async def _pause(began: float) -> None:
 
 
 async def _with_details(queries: Queries, session: Session, key: OperationKey, runs: Sequence[Run]) -> list[EndedRun]:
-    completed = [run.job_id for run in runs if run.job_id]
-    names = await ended_jobs.vm_names(queries, session, completed)
+    completed = {run.job_id: run.start for run in runs if run.job_id}
+    names = await ended_jobs.vm_names(queries, session, list(completed))
     steps = await ended_jobs.steps_of(queries, session, completed)
     return [
         EndedRun(
