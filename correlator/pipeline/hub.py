@@ -202,9 +202,14 @@ class Hub:
         return (shown, found.resolved) if shown is not None else None
 
     def archived(self, reading: Reading) -> PublishedJob | None:
-        """Return a job built from its tables alone, with the current `seq`; None if it has no record."""
+        """Return a job built from its tables alone, with the current `seq`; None if it has no record.
+
+        A job that came into memory since the query is returned as it is published: a `rev` has one document.
+        """
         if reading.record is None:
             return None
+        if (published := self.published.get(reading.job_id)) is not None:
+            return published
         job = fold.fold(Job(reading.job_id), reading)
         children = family(reading.children, reading.child_count, [])
         updated = reading.record.updated_at or job_view.alive_at(job)

@@ -1,0 +1,56 @@
+"""Documents of jobs that the database has: one that comes into memory meanwhile is shown as it is published."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import aiohttp
+import orjson
+import pytest
+
+from correlator.jobs import job_document
+from correlator.jobs.index import Index
+from correlator.jobs.model.facts import Entry, Reading
+from correlator.jobs.model.rows import JobRecord
+from correlator.jobs.model.views import Resolved
+from correlator.pipeline.hub import Hub
+from correlator.pipeline.queries import Found, JobsPage
+from tests.support.forecasts import BASE, SECOND
+from tests.support.http_listener import served
+
+
+class Meanwhile:
+    """An archive that has read a job just before the tail published it, with a log line that the tables lack."""
+
+    def __init__(self) -> None:
+        self.index = Index()
+        self.index.loading = False
+
+    def _read(self) -> Reading:
+        record = JobRecord("j", status="running", external_job_id="x", started_at=BASE)
+        reading = Reading("j", self.index.advance_clock(), record, ())
+        line = Entry(1, BASE + SECOND, "WARN", "a line", self.index.advance_clock(), "j", by="attrs")
+        self.index.apply([reading, line], BASE + SECOND)
+        return reading
+
+    async def page(self, *_: Any) -> JobsPage:
+        return JobsPage([self._read()], None)
+
+    async def find(self, name: str, _: Any) -> Found | None:
+        return Found(Resolved("j", "external_id"), reading=self._read())
+
+
+@pytest.mark.parametrize("path", ["jobs?steps=1", "jobs/x"])
+async def test_a_job_that_comes_into_memory_while_the_database_answers_is_shown_as_published(path):
+    archive: Any = Meanwhile()
+    async with (
+        served(Hub(archive.index, archive)) as url,
+        aiohttp.ClientSession() as session,
+        session.get(f"{url}/api/v1/{path}") as response,
+    ):
+        body = orjson.loads(await response.read())
+    (job,) = body.get("jobs", [body])
+    shown = archive.index.published.get("j")
+    assert shown is not None
+    assert job == orjson.loads(job_document.encode(job_document.document(shown)))
+    assert job["warnings"] == 1
