@@ -26,7 +26,7 @@ from correlator.jobs.forecast.forecaster import Forecaster, OperationKey
 from correlator.jobs.forecast.place import EndedRun, seconds
 from correlator.jobs.job_view import vm_name
 from correlator.jobs.model.facts import Kind, Status
-from correlator.jobs.model.forecasts import JobForecast, PersistedForecast, State
+from correlator.jobs.model.forecasts import Comparison, JobForecast, PersistedForecast, State
 from correlator.jobs.model.rows import Micros
 from correlator.jobs.model.views import JobView, PublishedJob
 from correlator.jobs.schedule import Schedule
@@ -98,10 +98,11 @@ class Forecasts:
             tracked.advance(old.forecast, now)
         if view.status is Status.RUNNING:
             return self._running(view, alive_at, now)
-        self._tracked.pop(view.job_id, None)
         self._checks.discard(view.job_id)
         if not view.terminal:
+            self._reopen(view.job_id)  # It is pending, and goes on with its percent if it runs again.
             return None
+        self._tracked.pop(view.job_id, None)
         return self._end(view, old, tracked)
 
     def announcement(self, job_id: str, forecast: JobForecast | None) -> Kind | None:
@@ -195,9 +196,11 @@ class Forecasts:
         return list(self._unlearned.pop_until(now - LEARN_AFTER, most))
 
     def learn(self, view: JobView) -> None:
-        """Learn the run of an ended job. A job that runs again is ignored."""
+        """Learn the run of an ended job. A job that runs again, or that completed nobody knows when, is ignored."""
         tracked = self._ended.pop(view.job_id, None)
         if not view.terminal or not can_be_forecast(view):
+            return
+        if view.status is Status.COMPLETED and view.ended_at is None:
             return
         if tracked is None:
             run, predicted = ended_run(view, vm_name(view)), []
@@ -214,12 +217,15 @@ class Forecasts:
     def restore_job(self, view: JobView, stored: PersistedForecast | None, now: Micros) -> JobForecast | None:
         """The forecast to publish of a job that is restored: as it was stored. It is checked again soon."""
         stored = stored if stored is not None else PersistedForecast()
-        if stored.tracked and can_be_forecast(view):
-            (self._ended if view.terminal else self._tracked)[view.job_id] = TrackedJob(view, stored)
+        tracked = TrackedJob(view, stored) if stored.tracked else None
+        if tracked is not None:
+            (self._ended if view.terminal else self._tracked)[view.job_id] = tracked
         if view.terminal and stored.unlearned:
             self._unlearned.put(view.job_id, ended_at(view))
         elif view.status is Status.RUNNING:
             self._checks.put(view.job_id, now)
+        elif stored.published is not None and stored.published.forecast is not None:
+            return self._end(view, None, tracked) if view.terminal else None  # It was read on a client's request.
         return stored.published
 
     def persisted(self, job_id: str, published: JobForecast | None) -> PersistedForecast | None:
@@ -250,17 +256,13 @@ class Forecasts:
         return 0 <= now - old.forecast.forecast.as_of < LINES_WITHIN
 
     def _running(self, view: JobView, alive_at: Micros, now: Micros) -> JobForecast | None:
-        tracked = self._tracked.get(view.job_id)
+        tracked = self._reopen(view.job_id)
         if tracked is None:
-            tracked = self._ended.pop(view.job_id, None)  # It was only seen as ended, for a moment.
-            self._unlearned.discard(view.job_id)
-            if tracked is None:
-                has_basis = can_be_forecast(view) and self.forecaster.has_basis(operation_key(view))
-                if not has_basis and view.basis != "reported":
-                    self._check_again(view.job_id, FOR_EVER, now)
-                    return None
-                tracked = TrackedJob(view)
-            self._tracked[view.job_id] = tracked
+            has_basis = can_be_forecast(view) and self.forecaster.has_basis(operation_key(view))
+            if not has_basis and view.basis != "reported":
+                self._check_again(view.job_id, FOR_EVER, now)
+                return None
+            tracked = self._tracked[view.job_id] = TrackedJob(view)
         tracked.follow(view, alive_at)
         running = tracked.running
         forecast = running.forecast(self.forecaster, now) if can_be_forecast(view) else None
@@ -272,6 +274,15 @@ class Forecasts:
         basis: Literal["reported", "history"] = "history" if running.reported is None else "reported"
         return JobForecast(round(running.percent, 1), basis, forecast)
 
+    def _reopen(self, job_id: str) -> TrackedJob | None:
+        """A job that has not ended, though it may have seemed so for a moment."""
+        tracked = self._tracked.get(job_id)
+        if tracked is None:
+            self._unlearned.discard(job_id)
+            if (tracked := self._ended.pop(job_id, None)) is not None:
+                self._tracked[job_id] = tracked
+        return tracked
+
     def _end(self, view: JobView, old: PublishedJob | None, tracked: TrackedJob | None) -> JobForecast | None:
         """The forecast of an ended job: the percent that it had, and how its duration compares with earlier runs."""
         if tracked is not None:
@@ -280,10 +291,12 @@ class Forecasts:
         is_new = not old.view.terminal if old is not None else end > self.learned_to - LATE_END
         if (is_new and end > self._history_to) or view.job_id in self._unlearned:
             self._learn_later(view.job_id, end)
-            compared = self.forecaster.compare(operation_key(view), seconds(view.started_at or 0, end))
+            compared = self._compared(view)
         else:
             compared = before.compared_with if before is not None else None  # The run itself may be learned already.
         tracked = self._ended.get(view.job_id)
+        if tracked is not None and view.basis == "reported" and view.status is not Status.COMPLETED:
+            tracked.running.report(view.percent)  # The last percent may become known together with the end.
         percent = tracked.running.percent if tracked is not None else before.percent if before is not None else None
         if view.status is Status.COMPLETED and percent is not None:
             percent = 100.0
@@ -293,6 +306,12 @@ class Forecasts:
             return JobForecast(compared_with=compared) if compared is not None else None
         basis: Literal["reported", "history"] = "reported" if view.basis == "reported" else "history"
         return JobForecast(round(percent, 1), basis, None, compared)
+
+    def _compared(self, view: JobView) -> Comparison | None:
+        """How long an ended job took beside the earlier runs. None if that is not known."""
+        if view.ended_at is None or view.started_at is None:
+            return None
+        return self.forecaster.compare(operation_key(view), seconds(view.started_at, view.ended_at))
 
     def _learn_later(self, job_id: str, end: Micros) -> None:
         self._unlearned.put(job_id, end)

@@ -225,8 +225,7 @@ class Index:
     def renew_forecasts(self, now: Micros, *, learn: bool) -> Outcome:
         """Learn some ended runs if `learn`, and renew some forecasts. Call it again while `forecasts.has_due`."""
         out = Outcome()
-        for job_id in self.published.renew_forecasts(now, out, learn=learn):
-            self.persistence.mark(job_id)
+        self.published.renew_forecasts(now, out, learn=learn)
         return out
 
     def _skip(self, entry: Entry, job_id: str) -> bool:

@@ -54,7 +54,7 @@ def view(job: Job, id_keys: Sequence[str] = joblog.EXTERNAL_ID_KEYS) -> JobView:
         error=newer.error if newer is not None else record.error_message or None,
         error_cut=newer.error_cut if newer is not None else record.error_cut,
         started_at=record.started_at if record.started_at is not None else record.created_at,
-        ended_at=_ended_at(status, record, ahead),
+        ended_at=_ended_at(status, record, ahead, job.event),
         percent=percent,
         basis=basis,
         steps=steps,
@@ -117,12 +117,14 @@ def _status(word: str | None, *, of_step: bool) -> Status | None:
     return status if of_step or status is not Status.SKIPPED else Status.RUNNING
 
 
-def _ended_at(status: Status, record: JobRecord, ahead: JobEvent | None) -> Micros | None:
+def _ended_at(status: Status, record: JobRecord, ahead: JobEvent | None, event: JobEvent | None) -> Micros | None:
+    """`ahead`: the event that applies, if any. `event`: the best one, which knows what the table does not say."""
     if not status.ended:
         return None
     if ahead is not None:
         return ahead.at
-    return record.completed_at if record.completed_at is not None else record.canceled_at
+    known = record.completed_at if record.completed_at is not None else record.canceled_at
+    return event.at if known is None and event is not None and event.status is status else known
 
 
 def _reported(job: Job, record: JobRecord | None, observed_at: int, *, final: bool) -> int | None:

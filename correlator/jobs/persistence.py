@@ -30,7 +30,8 @@ class Persistence:
 
     def changed(self) -> list[str]:
         """The IDs of jobs whose persisted state changed since the last call."""
-        changed, self._changed = self._changed | self._legacy.pop_changed(), {}
+        changed, self._changed = self._changed | self._legacy.pop_changed() | self._published.unsaved, {}
+        self._published.unsaved.clear()
         return list(changed)
 
     def mark_again(self, job_ids: Iterable[str]) -> None:

@@ -58,6 +58,8 @@ class PublishedJobs:
         """The time at which reading of the log's past began, in microseconds. None once all of it is published."""
         self.incomplete: dict[str, None] = {}
         """Jobs for which rows of the log's past may still be unread."""
+        self.unsaved: dict[str, None] = {}
+        """Jobs that were published since `Persistence` last asked: time and other jobs change a forecast too."""
         self.timers = Timers()
         self._facts = facts
         self._children = children
@@ -153,6 +155,7 @@ class PublishedJobs:
         complete = view.job_id not in self.incomplete
         if (
             old is not None
+            and stored is None
             and old.view == view
             and (old.stalled, old.complete) == (stalled, complete)
             and (old.child_count, old.children) == (family.count, family.ids)
@@ -165,7 +168,8 @@ class PublishedJobs:
             of_the_past = view.terminal and (old is None or (out.past and not old.complete))
             updated_at = min(now, max(alive_at, ended_at(view))) if of_the_past else now
             forecast = self._forecasts.of(view, old, alive_at, now)
-        elif old is None:
+            self.unsaved[view.job_id] = None
+        elif old is None or stored is not None:
             forecast = self._forecasts.restore_job(view, stored, now)
         else:
             forecast = old.forecast
@@ -214,16 +218,15 @@ class PublishedJobs:
             self.refresh((job_id,), now, out)
             self.timers.watch(job_id, self._jobs.get(job_id))
 
-    def renew_forecasts(self, now: Micros, out: Outcome, *, learn: bool) -> list[str]:
+    def renew_forecasts(self, now: Micros, out: Outcome, *, learn: bool) -> None:
         """Learn some ended runs if `learn`, and publish those of some forecasts that differ enough.
 
-        Returns the IDs of jobs whose persisted state has changed. See `Forecasts.has_due`.
+        See `Forecasts.has_due`.
         """
-        changed = []
         for job_id in self._forecasts.ended(now, LEARNED_AT_ONCE) if learn else ():
             if (ended := self._jobs.get(job_id)) is not None:
                 self._forecasts.learn(ended.view)
-                changed.append(job_id)
+                self.unsaved[job_id] = None
         for job_id in self._forecasts.due(now, RENEWED_AT_ONCE):
             if (shown := self._jobs.get(job_id)) is None:
                 continue
@@ -232,9 +235,8 @@ class PublishedJobs:
                 new = replace(shown, rev=self.seq, updated_at=now, forecast=forecast)
                 self._jobs[job_id] = new
                 out.changes.append(Change(job_id, new.rev, shown, new))
-                changed.append(job_id)
+                self.unsaved[job_id] = None
             self._announce(self._jobs[job_id], now, out)
-        return changed
 
     def pop_expired(self, now: Micros, most_jobs: int) -> list[str]:
         """Return jobs to remove, at most `MAX_DUE` of each kind: expired ones, and the oldest beyond `most_jobs`."""
@@ -267,6 +269,7 @@ class PublishedJobs:
     def _announce(self, shown: PublishedJob, now: Micros, out: Outcome) -> None:
         if shown.complete and (kind := self._forecasts.announcement(shown.job_id, shown.forecast)) is not None:
             out.events.append(Event(kind, shown.job_id, now))
+            self.unsaved[shown.job_id] = None  # Each is announced once, also after a restart.
 
     def _is_stalled(self, view: JobView, alive_at: Micros, now: Micros) -> bool:
         if view.job_id in self.incomplete:

@@ -1,6 +1,7 @@
 """The earlier runs as a checkpoint stores them: one value per operation, one for all operations, and one for the rest.
 
-Nothing is stored before the history has been read, so that a restart in between reads it again.
+Nothing is stored before the history has been read, and what belongs to all operations only once each of them was
+stored: a restart in between reads the history again.
 """
 
 from __future__ import annotations
@@ -63,6 +64,8 @@ class StoredForecasts:
         self._forecasts = forecasts
         self._written: set[str] = set()
         """The names of all values that were passed on for writing."""
+        self._complete = False
+        """True once every operation was: a file that lacks some must not pass for the whole history."""
 
     def changed(self, most: int = AT_ONCE) -> dict[str, bytes | None]:
         """Encode up to `most` operations that have changed. None: the value is to be deleted."""
@@ -77,25 +80,30 @@ class StoredForecasts:
         known = {_name(key) for key, _ in forecasts.forecaster}
         values |= dict.fromkeys(self._written - known)
         self._written = known & (self._written | values.keys())
-        values[_ALL] = stored.encode_general(forecasts.forecaster)
-        values[_REST] = msgspec.msgpack.encode(Rest(forecasts.accuracy, forecasts.learned_to))
+        self._complete = self._complete or not forecasts.changed
+        if self._complete:
+            values[_ALL] = stored.encode_general(forecasts.forecaster)
+            values[_REST] = msgspec.msgpack.encode(Rest(forecasts.accuracy, forecasts.learned_to))
         return values
 
     def mark_again(self, names: Iterable[str]) -> None:
         """Return the operations of these values with the next `changed`. Call it for values that were not written."""
         for name in names:
-            if name.startswith("["):
+            if name == _REST:
+                self._complete = False
+            elif name != _ALL:
                 self._forecasts.changed[_key(name)] = None
                 self._written.add(name)
 
     def mark_all(self) -> None:
         """Return everything with the next `changed`: the file is a new one."""
         self._written.clear()
+        self._complete = False
         self._forecasts.changed.update(dict.fromkeys(key for key, _ in self._forecasts.forecaster))
 
     def restore(self, decoded: Decoded) -> None:
         """Go on with what an earlier run wrote."""
-        self._written = set(decoded.names)
+        self._written, self._complete = set(decoded.names), True
         self._forecasts.restore(decoded.forecaster, decoded.rest.accuracy, decoded.rest.learned_to)
 
 

@@ -86,8 +86,9 @@ class TrackedJob:
             self._steps = view.steps
         if view.basis == "reported" and not view.terminal:
             running.report(view.percent)
-            if running.place.percent_reported(view.percent, alive_at):
-                self._percents.append((alive_at, view.percent))
+            at = max(alive_at, self._percents[-1][0] if self._percents else 0)  # The clock may have been set back.
+            if running.place.percent_reported(view.percent, at):
+                self._percents.append((at, view.percent))
 
     def advance(self, published: JobForecast | None, now: Micros) -> None:
         """Advance percent to what clients show of `published` at `now`, so that the next document does not lower it."""

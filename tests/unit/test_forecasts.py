@@ -1,4 +1,4 @@
-"""Forecasts of published jobs: what is shown of a job and when, which events it causes, and what a restart keeps."""
+"""Forecasts of published jobs: what is shown of a job and when, which events it causes, and what is learned."""
 
 from __future__ import annotations
 
@@ -8,111 +8,34 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from msgspec.structs import replace
 
 from correlator.client.remaining import remaining
 from correlator.jobs import forecasts as forecasts_module
-from correlator.jobs import job_document, shapes
 from correlator.jobs.forecast.place import EndedRun, StepTimes
-from correlator.jobs.forecasts import CHECK_AFTER, History
+from correlator.jobs.forecasts import CHECK_AFTER
 from correlator.jobs.index import Index
 from correlator.jobs.model.changes import Event
-from correlator.jobs.model.facts import Entry, Kind, Reading
-from correlator.jobs.model.persisted import IndexState, PersistedJob
-from correlator.jobs.model.rows import JobRecord, LegacyRecord, Micros, StepRecord
-from correlator.jobs.outcome import Outcome
-from correlator.jobs.stored_forecasts import StoredForecasts, decode
+from correlator.jobs.model.facts import Entry, Kind
+from correlator.jobs.model.rows import LegacyRecord, StepRecord
 from tests.support.fact_strategies import facts
-from tests.support.forecasts import BASE, OPERATION, SECOND, ended
-
-
-def long_ago(number: int) -> Micros:
-    """The start of an earlier run."""
-    return BASE - 86_400 * SECOND + number * 200 * SECOND
-
-
-def usual(count: int = 20, *, operation: tuple[str, str] = OPERATION) -> list[EndedRun]:
-    """Runs of 90 s or so: a snapshot of 10 s, a copy of 60 to 79 s, an attachment of 15 s."""
-    return [
-        ended(
-            ("snapshot", 10),
-            ("copy", 60 + 7 * n % 20),
-            ("attach", 15),
-            start=long_ago(n),
-            operation=operation,
-        )
-        for n in range(count)
-    ]
-
-
-def knowing(*runs: EndedRun, **settings: Any) -> Index:
-    """An index that is ready, and has read these runs as its history."""
-    index = Index(**settings)
-    index.loading = False
-    index.forecasts.begin_history(BASE - 1)
-    index.forecasts.learn_history(runs)
-    index.forecasts.end_history()
-    return index
-
-
-def read(
-    index: Index, at: float, *steps: StepRecord, status: str = "running", job_id: str = "j", **columns: Any
-) -> Outcome:
-    """The tables say so, `at` seconds after the job began."""
-    columns = {"started_at": BASE, "job_type": OPERATION[0], "operation": OPERATION[1], **columns}
-    record = JobRecord(job_id, status=status, **columns)
-    return index.apply([Reading(job_id, index.advance_clock(), record, steps)], BASE + round(at * SECOND))
-
-
-def step(number: int, name: str, started_at: float, ended_at: float | None = None) -> StepRecord:
-    """A step that began so many seconds after the job did."""
-    end = None if ended_at is None else BASE + round(ended_at * SECOND)
-    status = "running" if ended_at is None else "completed"
-    return StepRecord(number, name, number, status, BASE + round(started_at * SECOND), end)
-
-
-def learned(index: Index) -> int:
-    """The completed runs of `OPERATION` that were learned."""
-    operation = index.forecasts.forecaster.operation(OPERATION)
-    assert operation is not None
-    return operation.completed
-
-
-def pass_time(index: Index, until: float, *, since: float = 0.0) -> list[Outcome]:
-    """Check what is due, once a second."""
-    found = []
-    for at in range(int(since) + 1, int(until) + 1):
-        now = BASE + at * SECOND
-        found.append(index.renew_forecasts(now, learn=True))
-        while index.forecasts.has_due(now, learn=True):
-            found.append(index.renew_forecasts(now, learn=True))
-    return found
-
-
-def document(index: Index, job_id: str = "j") -> shapes.Document:
-    shown = index.published.get(job_id)
-    assert shown is not None
-    return job_document.document(shown)
-
-
-def forecast(index: Index, job_id: str = "j") -> shapes.Forecast:
-    found = document(index, job_id)["forecast"]
-    assert found is not None
-    return found
-
-
-def seconds_left(index: Index, at: float, quantile: str = "p50") -> float:
-    shown = index.published.get("j")
-    assert shown is not None
-    assert shown.forecast is not None
-    assert shown.forecast.forecast is not None
-    end = shown.forecast.forecast.p50 if quantile == "p50" else shown.forecast.forecast.p90
-    return (end - BASE) / SECOND - at
-
-
-def kinds(outcomes: list[Outcome]) -> list[Kind]:
-    return [event.kind for outcome in outcomes for event in outcome.events]
-
+from tests.support.forecast_index import (
+    brief,
+    complete,
+    document,
+    forecast,
+    jumps,
+    kinds,
+    knowing,
+    learned,
+    long_ago,
+    of_operation,
+    pass_time,
+    read,
+    seconds_left,
+    step,
+    usual,
+)  # fmt: skip
+from tests.support.forecasts import BASE, OPERATION, SECOND
 
 # -- what is shown
 
@@ -189,6 +112,21 @@ def test_parallel_steps_are_compared_with_runs_that_had_the_same_steps_at_once()
     read(index, 50, step(1, "disk-a", 0, 40), step(2, "disk-b", 0))
     assert seconds_left(index, 50) == pytest.approx(30, abs=2)
     assert document(index)["progress"]["percent"] == pytest.approx(62, abs=3)
+
+
+def test_a_step_that_runs_is_not_ahead_whatever_the_order_in_which_parallel_steps_begin():
+    def parallel(n: int) -> EndedRun:
+        start, end = long_ago(n), long_ago(n) + 80 * SECOND
+        first, second = ("disk-a", "disk-b") if n % 2 else ("disk-b", "disk-a")
+        steps = StepTimes(first, start, end), StepTimes(second, start + SECOND, end)
+        return EndedRun(OPERATION, "", start, end, True, steps)
+
+    index = knowing(*(parallel(n) for n in range(12)))
+    read(index, 1, step(1, "disk-a", 0))
+    assert [ahead["name"] for ahead in forecast(index)["steps_ahead"]] == ["disk-b"]
+    read(index, 3, step(1, "disk-a", 0), step(2, "disk-b", 1))
+    assert forecast(index)["steps_ahead"] == []
+    assert document(index)["progress"]["steps_expected"] == 2
 
 
 def test_a_retried_step_is_ahead_again_with_all_that_follows_it():
@@ -278,6 +216,27 @@ def test_a_failed_job_keeps_its_percent_and_a_completed_one_has_all():
         assert document(index)["forecast"] is None
 
 
+@pytest.mark.parametrize("known", [0, 20])
+def test_a_percent_that_is_reported_with_the_failure_counts(known):
+    index = knowing(*usual(known))
+    read(index, 1, percent_complete=20)
+    read(index, 30, percent_complete=80, status="failed", completed_at=BASE + 30 * SECOND)
+    assert (document(index)["progress"]["percent"], document(index)["progress"]["basis"]) == (80, "reported")
+    read(index, 31, percent_complete=70, status="failed", completed_at=BASE + 30 * SECOND)
+    assert document(index)["progress"]["percent"] == 80
+
+
+def test_a_job_that_is_pending_for_a_moment_goes_on_with_its_percent_and_is_late_once():
+    index = knowing(*usual())
+    read(index, 200, step(1, "snapshot", 0, 10), step(2, "copy", 10))
+    before = document(index)["progress"]["percent"]
+    read(index, 201, step(1, "snapshot", 0, 10), status=None)
+    assert document(index)["forecast"] is None
+    again = read(index, 202, step(1, "snapshot", 0, 10), step(2, "copy", 10))
+    assert document(index)["progress"]["percent"] >= before
+    assert kinds([again]) == []
+
+
 def test_a_job_that_seemed_to_have_failed_for_a_moment_goes_on_with_its_percent():
     index = knowing(*usual())
     read(index, 60, step(1, "snapshot", 0, 10), step(2, "copy", 10))
@@ -289,26 +248,25 @@ def test_a_job_that_seemed_to_have_failed_for_a_moment_goes_on_with_its_percent(
 
 
 @settings(max_examples=settings().max_examples // 2)
-@given(facts(lasting=True), st.lists(st.integers(-3600, 3600), min_size=12, max_size=12), st.integers(0, 5))
-def test_percent_never_falls_while_a_job_runs_whatever_the_rows_tables_and_clock_say(found, jumps, known):
-    index = knowing(*(replace(run, operation=("x", "y")) for run in usual(known * 3)), *usual(known))
+@given(facts(lasting=True), st.lists(jumps, min_size=15, max_size=15), st.integers(0, 12))
+def test_percent_never_falls_while_a_job_runs_whatever_the_rows_tables_and_clock_say(found, jumped, known):
+    index = knowing(*brief(known))
     shown: dict[str, float] = {}
     now = BASE
-    for fact, jump in zip(found, jumps * 3, strict=False):
-        now += jump * SECOND
-        renewed = index.renew_forecasts(now, learn=True)
-        for change in (*index.apply([fact], now).changes, *renewed.changes):
+    for fact, jump in zip(found, jumped, strict=False):
+        now += jump
+        outcomes = index.renew_forecasts(now, learn=True), index.expire(now), index.apply([of_operation(fact)], now)
+        for change in (change for outcome in outcomes for change in outcome.changes):
             job = change.new
-            running = job is not None and job.view.status == "running"
-            percent = job.forecast.percent if running and job is not None and job.forecast is not None else None
-            if job is not None and percent is not None:
-                assert percent >= shown.get(change.job_id, 0.0)
-                assert percent <= 99
-                shown[change.job_id] = percent
-                if job.forecast is not None and (made := job.forecast.forecast) is not None:
-                    assert made.as_of <= made.p50 <= made.p90
-            elif not running:
+            if job is None or job.view.terminal:
                 shown.pop(change.job_id, None)
+            elif job.view.status == "running" and job.forecast is not None and job.forecast.percent is not None:
+                assert shown.get(change.job_id, 0.0) <= job.forecast.percent <= 99
+                shown[change.job_id] = job.forecast.percent
+                if (made := job.forecast.forecast) is not None:
+                    assert made.as_of <= made.p50 <= made.p90
+            elif job.view.status == "running":
+                assert change.job_id not in shown, "a percent that was shown stays"
 
 
 @pytest.mark.parametrize("end", ["failed", None])
@@ -400,12 +358,6 @@ def test_the_jump_of_a_clock_does_not_stop_forecasts():
 # -- learning
 
 
-def complete(index: Index, job_id: str, began: float, took: float, status: str = "completed") -> None:
-    start, end = BASE + round(began * SECOND), BASE + round((began + took) * SECOND)
-    read(index, began, job_id=job_id, started_at=start)
-    read(index, began + took, job_id=job_id, started_at=start, completed_at=end, status=status)
-
-
 def test_a_run_is_learned_after_its_end_and_once():
     index = knowing()
     complete(index, "a", 0, 50)
@@ -418,6 +370,28 @@ def test_a_run_is_learned_after_its_end_and_once():
     read(index, 61, job_id="a", status="completed", completed_at=BASE + 51 * SECOND)
     pass_time(index, 70, since=61)
     assert operation.completed == 1
+
+
+def test_a_run_whose_end_nobody_knows_teaches_nothing():
+    index = knowing(*usual(6))
+    read(index, 0, job_id="a")
+    read(index, 90, job_id="a", status="completed")
+    assert document(index, "a")["compared_with"] is None
+    pass_time(index, 100, since=90)
+    assert learned(index) == 6
+
+
+def test_a_run_ended_when_the_log_says_so_if_the_table_does_not():
+    index = knowing(*usual(6))
+    read(index, 0, job_id="a")
+    end = BASE + 95 * SECOND
+    index.apply([Entry(1, end, "INFO", "", index.advance_clock(), "a", kind=Kind.JOB_COMPLETED, by="attrs")], end)
+    read(index, 96, job_id="a", status="completed")
+    compared = document(index, "a")["compared_with"]
+    assert compared is not None
+    assert compared["percentile"] == pytest.approx(50, abs=20)
+    pass_time(index, 100, since=96)
+    assert learned(index) == 7
 
 
 def test_failed_and_cancelled_runs_only_raise_the_failure_rate():
@@ -504,115 +478,6 @@ def test_the_share_of_ends_within_p90_is_counted():
     complete(index, "b", 200, 900)
     pass_time(index, 1200, since=1100)
     assert index.forecasts.accuracy.coverage() == 0.5
-
-
-# -- a restart
-
-
-def restarted(index: Index, now: Micros) -> Index:
-    """A new daemon that reads what the checkpoint has of `index`, written at `now`."""
-    stored = StoredForecasts(index.forecasts)
-    values = {name: value for name, value in stored.changed(1000).items() if value is not None}
-    decoded = decode(values)
-    assert decoded is not None
-    jobs = [index.persistence.get(shown.job_id) for shown in index.published.all()]
-    new = Index()
-    StoredForecasts(new.forecasts).restore(decoded)
-    for _ in new.restore(
-        [job for job in jobs if isinstance(job, PersistedJob)], (), IndexState(index.advance_clock()), now
-    ):
-        pass
-    new.loading = False
-    return new
-
-
-def scene(index: Index) -> None:
-    """A job in its second step, one that reports its percent, one that has just failed, and one that hangs."""
-    read(index, 12, step(1, "snapshot", 0, 10), step(2, "copy", 10))
-    read(index, 13, job_id="reports", percent_complete=35)
-    complete(index, "failed", 10, 5, "failed")
-    read(index, 16, job_id="hangs", started_at=BASE - 3600 * SECOND)
-    pass_time(index, 16, since=15)
-
-
-def shown(index: Index) -> dict[str, Any]:
-    return {job.job_id: {**document(index, job.job_id), "rev": 0} for job in index.published.all()}
-
-
-def test_a_restart_changes_no_forecast_and_what_follows_is_the_same():
-    index = knowing(*usual())
-    scene(index)
-    new = restarted(index, BASE + 17 * SECOND)
-    assert shown(new) == shown(index)
-    for one in index, new:
-        pass_time(one, 30, since=17)
-        read(one, 31, step(1, "snapshot", 0, 10), step(2, "copy", 10, 31), step(3, "attach", 31))
-        read(one, 32, job_id="reports", percent_complete=30)
-        read(one, 33, job_id="hangs", started_at=BASE - 3600 * SECOND, owner="somebody")
-        complete(one, "next", 34, 20)
-        read(
-            one,
-            60,
-            step(1, "snapshot", 0, 10),
-            step(2, "copy", 10, 31),
-            step(3, "attach", 31, 60),
-            status="completed",
-            completed_at=BASE + 60 * SECOND,
-        )
-        pass_time(one, 70, since=60)
-        read(one, 71, job_id="later", started_at=BASE + 70 * SECOND)
-    assert shown(new) == shown(index)
-    assert new.forecasts.accuracy == index.forecasts.accuracy
-
-
-def test_an_event_is_not_announced_again_after_a_restart():
-    index = knowing(*usual())
-    scene(index)
-    assert kinds(pass_time(restarted(index, BASE + 17 * SECOND), 40, since=17)) == []
-
-
-def test_a_history_that_was_not_read_to_its_end_is_not_stored():
-    index = Index()
-    index.forecasts.begin_history(BASE)
-    index.forecasts.learn_history(usual())
-    assert StoredForecasts(index.forecasts).changed() == {}
-    assert index.forecasts.history is History.READING
-
-
-def test_a_write_stores_a_bounded_number_of_operations_and_those_that_changed():
-    index = knowing(*(run for n in range(40) for run in usual(3, operation=("failover", f"o{n}"))))
-    stored = StoredForecasts(index.forecasts)
-    first, second, third = stored.changed(), stored.changed(), stored.changed()
-    assert (len(first), len(second), third) == (32 + 2, 8 + 2, {})
-    index.forecasts.learn_history(usual(1, operation=("failover", "o7")))
-    assert min(stored.changed()) == '["failover","o7"]'
-
-
-def test_operations_that_were_not_written_are_written_next_time():
-    index = knowing(*usual(3))
-    stored = StoredForecasts(index.forecasts)
-    lost = stored.changed()
-    stored.mark_again(lost)
-    assert stored.changed() == lost
-
-
-def test_an_operation_that_was_forgotten_leaves_the_checkpoint():
-    index = knowing(*usual(3, operation=("failover", "first")))
-    stored = StoredForecasts(index.forecasts)
-    stored.changed()
-    index.forecasts.learn_history(run for n in range(256) for run in usual(1, operation=("failover", f"o{n}")))
-    assert stored.changed(1000)['["failover","first"]'] is None
-
-
-@pytest.mark.parametrize("damage", [b"", b"\x00", b"\xff" * 40])
-def test_a_damaged_operation_begins_anew_and_the_others_stay(damage: bytes):
-    index = knowing(*usual(3), *usual(3, operation=("failover", "other")))
-    values = {name: value for name, value in StoredForecasts(index.forecasts).changed().items() if value is not None}
-    decoded = decode({**values, '["failover","other"]': damage})
-    assert decoded is not None
-    assert [key for key, _ in decoded.forecaster] == [OPERATION]
-    assert decode({**values, "rest": damage}) is None
-    assert decode({}) is None
 
 
 def test_an_event_about_lateness_names_the_job_and_no_log_row():

@@ -8,7 +8,8 @@ from correlator.jobs.forecast.estimate import Estimate
 from correlator.jobs.forecast.forecaster import Forecaster
 from correlator.jobs.forecast.percent import MAX_PERCENT
 from correlator.jobs.forecast.place import Place, seconds
-from correlator.jobs.model.forecasts import Forecast
+from correlator.jobs.forecast.steps import Steps
+from correlator.jobs.model.forecasts import Forecast, StepAhead
 from correlator.jobs.model.rows import Micros
 
 MAX_PREDICTED = 32
@@ -53,13 +54,18 @@ class RunningJob(Struct):
             state=estimate.state,
             typical_seconds=operation.typical_seconds,
             failure_rate=operation.failure_rate,
-            steps_ahead=operation.steps.ahead(self.place.last_step),
+            steps_ahead=self._ahead(operation.steps),
         )
 
     def report(self, percent: float) -> None:
         """Apply the percent that the job itself reports, at most `MAX_PERCENT`. It does not fall."""
         self.reported = max(percent, self.reported or 0.0)
         self.percent = max(self.reported, self.percent or 0.0)
+
+    def _ahead(self, steps: Steps) -> tuple[StepAhead, ...]:
+        """The steps that may follow, without those that run: parallel steps may begin in any order."""
+        found, running = steps.ahead(self.place.last_step), self.place.running
+        return found if len(running) < 2 else tuple(step for step in found if running.get(step.name, 0) <= 0)
 
     def _percent(self, estimate: Estimate, now: Micros) -> float:
         """Advance `percent`. It stands while no earlier run supports that the job is getting on."""
