@@ -64,13 +64,15 @@ def secrets(setting: Setting) -> Check:
         "otlp.tls.key": held.otlp.tls.key if held.otlp.tls is not None else None,
         "mqtt.tls.key": held.mqtt.tls.key if held.mqtt.tls is not None else None,
     }
+    names = [*service.SECRETS]
     for webhook in held.webhooks:
-        for key in ("url_file", "secret_file", "authorization_file"):
-            files[f"{key} of the webhook {webhook.name}"] = getattr(webhook, key)
+        for key in ("url", "secret", "authorization"):
+            names.append(f"webhook-{webhook.name}-{key}")
+            files[f"{key}_file of the webhook {webhook.name}"] = getattr(webhook, f"{key}_file")
     folders = {setting.environ.get("CREDENTIALS_DIRECTORY", "/nonexistent")}
     if setting.file == config.DEFAULT_FILE:
         folders.add(str(config.DEFAULT_FILE.parent))
-    files |= {f"{name} in {folder}": Path(folder, name) for folder in sorted(folders) for name in service.SECRETS}
+    files |= {f"{name} in {folder}": Path(folder, name) for folder in sorted(folders) for name in names}
     if setting.file is not None and _holds_password(setting.file):
         files["the configuration, which holds a password"] = setting.file
     there = {file: label for label, file in files.items() if file is not None and _holds_something(file)}

@@ -26,12 +26,14 @@ from correlator.jobs.model.rows import JobRecord
 from correlator.jobs.outcome import Outcome
 from correlator.ops import metrics
 from correlator.pipeline.hub import Hub
+from correlator.sinks.http.openapi.specs import openapi
 from correlator.sinks.webhooks import signature
 from correlator.sinks.webhooks.sink import WebhookSink
 from correlator.sinks.webhooks.timings import Timings
 from tests.support.certificates import Certificates
 from tests.support.eventually import eventually
 from tests.support.markdown import blocks
+from tests.support.schemas import Shapes
 from tests.support.webhook_receiver import Receiver
 
 NOW = 1_758_553_933_000_000
@@ -96,6 +98,7 @@ async def test_an_event_arrives_signed_as_a_cloud_event(receiver):
     assert got.headers["Content-Type"] == "application/cloudevents+json"
     assert got.headers["Authorization"] == "Bearer t"
     event = json.loads(got.body)
+    assert Shapes(openapi()).wrong("CloudEvent", event) == []
     assert (event["id"], event["type"], event["data"]["job_id"]) == (got.id, "correlator.job.started", "job-1")
     sent = int(got.headers["webhook-timestamp"])
     assert abs(sent - time.time()) < 60

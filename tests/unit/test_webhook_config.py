@@ -2,13 +2,17 @@
 
 import base64
 import json
+import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from correlator.config import loading
 from correlator.config.loading import load
 from correlator.config.rendering import flat, redacted
-from correlator.config.schema import Config
-from correlator.config.webhooks import MAX_WEBHOOKS
+from correlator.config.schema import Config, keys
+from correlator.config.webhooks import MAX_WEBHOOKS, Webhook
 from correlator.doctor import bundle, host
 from correlator.doctor.service import Setting
 from correlator.errors import ConfigError
@@ -154,14 +158,37 @@ def test_no_secret_is_printed_and_the_support_bundle_has_none(write, tmp_path):
     assert not [secret for secret in (SECRET[6:20], "T0", "hunter2") if secret in hide(log)]
 
 
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-9, 99)
+    | st.text(max_size=9)
+    | st.sampled_from([SECRET, CHAT, "{{job.x}}", "job.*"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=4,
+)
+
+
+@given(st.lists(st.dictionaries(st.sampled_from([*keys(Webhook)]), values, max_size=6), max_size=3))
+def test_no_table_raises_anything_but_a_problem(tables):
+    found = loading._Problems()
+    loading._table(Config, {"webhooks": tables}, "", found)
+    hidden = [line for line in found.lines if re.match(r"webhooks\[\d\]\.(url|secret|authorization) ", line)]
+    assert not [line for line in hidden if SECRET in line or "/services/T0" in line]
+
+
 def test_the_doctor_finds_secrets_of_webhooks_that_every_user_can_read(write, tmp_path):
     (tmp_path / "secret").write_text(SECRET)
     (tmp_path / "secret").chmod(0o644)
     config = write(table(secret_file=str(tmp_path / "secret")))
     check = host.secrets(Setting(config, None, {}))
     assert (check.status, check.detail) == ("failure", (f"secret_file of the webhook chat: {tmp_path / 'secret'}",))
-    (tmp_path / "correlator.toml").chmod(0o644)
     (tmp_path / "secret").chmod(0o600)
+    (tmp_path / "webhook-chat-url").write_text(CHAT)
+    (tmp_path / "webhook-chat-url").chmod(0o644)
+    check = host.secrets(Setting(config, None, {"CREDENTIALS_DIRECTORY": str(tmp_path)}))
+    assert check.detail == (f"webhook-chat-url in {tmp_path}: {tmp_path / 'webhook-chat-url'}",)
+    (tmp_path / "correlator.toml").chmod(0o644)
     inline = write(table(secret=SECRET))
     check = host.secrets(Setting(inline, tmp_path / "correlator.toml", {}))
     assert check.status == "failure"

@@ -5,14 +5,16 @@ A body is bounded: members of the document that may be long are left out until i
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
 from correlator.config.template import Template
 from correlator.jobs import job_document
 from correlator.jobs.model.changes import Event
 from correlator.jobs.model.views import PublishedJob
+from correlator.jobs.shapes import Document
 from correlator.sinks.webhooks import signature
+from correlator.sinks.webhooks.cloud_event import CloudEvent
 
 MAX_BODY = 256 * 1024
 """Maximum bytes of a body."""
@@ -54,15 +56,17 @@ class Bodies:
         made = self._cloud_event(event, data, cut) if template is None else self._rendered(event, data, template)
         return job_document.compact(job_document.encode(made))
 
-    def _cloud_event(self, event: Event, data: dict[str, Any] | None, cut: list[str]) -> dict[str, Any]:
+    def _cloud_event(self, event: Event, data: dict[str, Any] | None, cut: list[str]) -> CloudEvent:
         """See CloudEvents 1.0.2, JSON Event Format, 3. `stepid`, `stepname` and `datacut` are extension attributes."""
-        made: dict[str, Any] = {
+        made: CloudEvent = {
             "specversion": "1.0",
             "id": signature.message_id(event),
             "source": self._source,
             "type": _type(event),
             "subject": event.job_id,
             "time": job_document.rfc3339(event.at),
+            "datacontenttype": "application/json",
+            "data": cast("Document | None", data),
         }
         if event.step_id is not None:
             made["stepid"] = str(event.step_id)
@@ -70,7 +74,7 @@ class Bodies:
             made["stepname"] = event.step_name
         if cut:
             made["datacut"] = " ".join(cut)
-        return {**made, "datacontenttype": JSON, "data": data}
+        return made
 
     def _rendered(self, event: Event, data: dict[str, Any] | None, template: Template) -> Any:
         return template.render(

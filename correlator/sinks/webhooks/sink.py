@@ -144,6 +144,8 @@ class WebhookSink:
     # -- events
 
     def _on_batch(self, hub: Hub, batch: Batch) -> None:
+        if not self._endpoints:
+            return
         with timed("webhook batch"):
             for change in batch.changes:
                 if change.new is not None:

@@ -28,6 +28,8 @@ from correlator.sinks.http.openapi.endpoints import (
 )
 from correlator.sinks.http.parameters import known
 from correlator.sinks.mqtt.topics import SPACING, Key, Topics, unescape
+from correlator.sinks.webhooks.body import CLOUD_EVENT
+from correlator.sinks.webhooks.cloud_event import CloudEvent
 
 SCHEMAS: Final = "#/components/schemas/{name}"
 
@@ -57,7 +59,7 @@ class Specs:
 def openapi() -> Schema:
     """The OpenAPI document."""
     bodies = [b for e in ENDPOINTS for a in e.answers.values() for b in a.bodies]
-    refs, schemas = _schemas([*bodies, payloads.Problem])
+    refs, schemas = _schemas([*bodies, payloads.Problem, CloudEvent])
     paths: Schema = {}
     for endpoint in ENDPOINTS:
         paths.setdefault(endpoint.path, {})[endpoint.method] = _operation(endpoint, refs)
@@ -66,7 +68,37 @@ def openapi() -> Schema:
         "info": _info("Jobs of the appliance's job log over HTTP, by any of their IDs."),
         "servers": [{"url": "/"}],
         "paths": paths,
+        "webhooks": {"event": {"post": _webhook(refs)}},
         "components": {"schemas": schemas, "securitySchemes": _SECURITY},
+    }
+
+
+def _webhook(refs: dict[Any, Schema]) -> Schema:
+    """Describe the request that a receiver of `[[webhooks]]` gets without a template."""
+    headers = {
+        "webhook-id": "The `id` of the event.",
+        "webhook-timestamp": "The time of the attempt, in Unix seconds.",
+        "webhook-signature": "By Standard Webhooks, if `secret` is configured; two while it is rotated.",
+    }
+    return {
+        "operationId": "webhook",
+        "summary": "An event, sent until the receiver acknowledges it. Not sent by default: see `[[webhooks]]`.",
+        "parameters": [
+            {
+                "name": name,
+                "in": "header",
+                "description": description,
+                "required": name != "webhook-signature",
+                "schema": {"type": "string"},
+            }
+            for name, description in headers.items()
+        ],
+        "requestBody": {"required": True, "content": {CLOUD_EVENT: {"schema": refs[CloudEvent]}}},
+        "responses": {
+            "2XX": {"description": "The receiver has the event."},
+            "410": {"description": "It wants no more events."},
+            "default": {"description": "It did not accept the event, which is sent again."},
+        },
     }
 
 
