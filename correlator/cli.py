@@ -5,20 +5,17 @@ failure prints one line on standard error for each problem; the traceback is log
 """
 
 import asyncio
-import errno
 import json
-import logging
 import os
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
 from correlator import __version__
 from correlator.config import loading, rendering, schema, values
-from correlator.errors import CorrelatorError
 from correlator.ops import logs
 from correlator.terminal.command import (
     JobId,
@@ -29,10 +26,9 @@ from correlator.terminal.command import (
     run_with_client,
     standard_output,
 )
+from correlator.terminal.failures import Commands
 from correlator.terminal.logs_command import logs as logs_command
 
-_log = logging.getLogger(__name__)
-_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 _STATUSES = ("pending", "running", "completed", "failed", "cancelled")
 _LEVELS = ("DEBUG", "INFO", "WARN", "ERROR")
 
@@ -45,24 +41,7 @@ _config_option = click.option(
 )
 
 
-class _Commands(click.Group):
-    """Turns the exceptions of a command into messages and exit codes."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
-            raise  # click reports its own exceptions
-        except KeyboardInterrupt:
-            ctx.exit(_INTERRUPTED)
-        except Exception as error:
-            if all(isinstance(cause, BrokenPipeError) for cause in _causes(error)):
-                # the program that read the pipe has ended, as in `| head`: click exits silently
-                raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)) from error
-            ctx.exit(_report(error))
-
-
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, message="%(prog)s %(version)s")
 def main() -> None:
     """Follow a migration appliance's job log and publish the progress of each job."""
@@ -159,10 +138,7 @@ def jobs(follow: bool, output: str | None, limit: int | None, no_header: bool, *
 
     client, stdout = client_from_options(given), standard_output()
     query = listing.Query(**given, limit=limit or (None if follow else 50))
-    chosen: listing.Output = "table" if stdout.isatty() else "plain"
-    match output:
-        case "table" | "plain" | "json":
-            chosen = output
+    chosen = _output(output, stdout)
     if follow and chosen == "table" and not can_repaint(stdout):
         chosen = "plain"
     form = listing.Form(chosen, header=not no_header)
@@ -183,6 +159,30 @@ def show(job_id: str, output: str, **given: Any) -> None:
 
 
 main.add_command(logs_command)
+
+
+@main.command()
+@click.argument("name", metavar="NAME", type=JobId())
+@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="The most jobs to list.")
+@click.option(
+    "-o",
+    "output",
+    type=click.Choice(["table", "plain", "json"]),
+    help="Output format.  [default: table on a terminal, else plain]",
+)
+@click.option("--no-header", is_flag=True, help="Omit the column names of plain output.")
+@daemon_options
+def history(name: str, limit: int, output: str | None, no_header: bool, **given: Any) -> None:
+    """List all jobs of a VM or of a context, the newest first, with outcomes and durations.
+
+    NAME is the exact name of a VM, or a context ID. The newest duration of each operation is compared with the median
+    of up to 20 runs before it.
+    """
+    from correlator.terminal import history as past  # noqa: PLC0415 - see run
+
+    client, stdout = client_from_options(given), standard_output()
+    form = past.Form(_output(output, stdout), header=not no_header)
+    run_with_client(client, lambda: past.history(client, name, limit, form, stdout, sys.stderr))
 
 
 @main.command()
@@ -306,6 +306,14 @@ def support_bundle(ctx: click.Context, file: Path | None, target: Path | None) -
     ctx.exit(asyncio.run(make(file, target, standard_output(), os.environ)))
 
 
+def _output(given: str | None, stdout: Any) -> Literal["table", "plain", "json"]:
+    """The output format of a list of jobs."""
+    match given:
+        case "table" | "plain" | "json":
+            return given
+    return "table" if stdout.isatty() else "plain"
+
+
 def _load(file: Path | None) -> schema.Config:
     return loading.load(file or loading.default_file(), os.environ)
 
@@ -322,27 +330,3 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     except ImportError:
         return None
     return uvloop.new_event_loop
-
-
-def _report(error: Exception) -> int:
-    """Print the errors that ended the command on standard error, and return the exit code."""
-    causes = list(_causes(error))
-    expected = [cause for cause in causes if isinstance(cause, CorrelatorError)]
-    if len(expected) < len(causes):
-        _log.critical(
-            "the command ended because of an internal error; please report it with this traceback", exc_info=error
-        )
-        return CorrelatorError.exit_code
-    _log.debug("traceback of the error", exc_info=error)
-    for line in dict.fromkeys(line for cause in expected for line in str(cause).splitlines()):
-        click.echo(f"correlator: {logs.escape(line)}", err=True)
-    return max(cause.exit_code for cause in expected)
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The exceptions inside the nested groups of TaskGroups, or the exception itself."""
-    if isinstance(error, BaseExceptionGroup):
-        for part in error.exceptions:
-            yield from _causes(part)
-    else:
-        yield error

@@ -102,6 +102,13 @@ class Client:
             BadRequest: the daemon rejects the query.
             Unreachable, Refused, NotACorrelator: see their docstrings.
         """
+        return await self._listed("/api/v1/jobs", query, limit)
+
+    async def history(self, name: str, limit: int) -> Jobs:
+        """List up to `limit` jobs of a VM or a context, the newest first. It ends and raises as `jobs` does."""
+        return await self._listed(f"/api/v1/entities/{quote(name, safe='')}", {}, limit)
+
+    async def _listed(self, path: str, query: _Query, limit: int) -> Jobs:
         found: list[Document] = []
         cursor: str | None = None
         incomplete: str | None = None
@@ -110,11 +117,13 @@ class Client:
             page = dict(query) | {"limit": str(min(MAX_PAGE, limit - len(found)))}
             if cursor is not None:
                 page["cursor"] = cursor
-            body = await self._get("/api/v1/jobs", page)
+            body = await self._get(path, page)
             if body is None or "jobs" not in body:
                 raise self._failures.not_a_correlator("its answer has no member `jobs`")
             found += body["jobs"]
             cursor = body.get("next_cursor")
+            if "kind" in body:
+                query = {"kind": str(body["kind"])}  # a name is read in the same way on every page
             if body.get("complete") is False:
                 incomplete = str(body.get("incomplete_reason") or body.get("reason") or "the daemon gave no reason")
                 break

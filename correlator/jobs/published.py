@@ -90,6 +90,10 @@ class PublishedJobs:
         """True if a JobLog job in memory has this ID, as its own or as an external one."""
         return name in self._facts or self._external.owner(name) is not None
 
+    def is_context(self, name: str) -> bool:
+        """True if `name` is the context of a job in memory."""
+        return self._contexts.owner(name) is not None
+
     def resolve(self, name: str) -> Resolved | None:
         """Resolve an ID among the jobs in memory."""
         found = self._jobs.get(name)

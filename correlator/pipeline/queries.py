@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -13,7 +13,7 @@ from msgspec import Struct
 from correlator.jobs import job_view
 from correlator.jobs.model.facts import Reading
 from correlator.jobs.model.rows import LEVELS, LegacyRecord, Level, Micros
-from correlator.jobs.model.views import LogLine, PublishedJob, Resolved
+from correlator.jobs.model.views import JobView, LogLine, PublishedJob, Resolved
 
 
 class Found(Struct, frozen=True):
@@ -25,7 +25,11 @@ class Found(Struct, frozen=True):
 
 
 class JobQuery(Struct, frozen=True):
-    """A filter of jobs: OR inside a member, AND between them; an empty member does not filter."""
+    """A filter of jobs: OR inside a member, AND between them; an empty member does not filter.
+
+    `text`: in any ID or in the VM's name. `words`: each also in the operation, in the name of a step, or in an error.
+    Both are compared without regard to case. `vm_name`: exactly this one.
+    """
 
     status: frozenset[str] = frozenset()
     job_type: frozenset[str] = frozenset()
@@ -33,6 +37,8 @@ class JobQuery(Struct, frozen=True):
     context_id: frozenset[str] = frozenset()
     parent_job_id: frozenset[str] = frozenset()
     text: str = ""
+    words: frozenset[str] = frozenset()
+    vm_name: str = ""
     since: Micros | None = None
 
     def matches(self, shown: PublishedJob) -> bool:
@@ -44,12 +50,30 @@ class JobQuery(Struct, frozen=True):
             and (not self.context_id or view.context_id in self.context_id)
             and (not self.parent_job_id or view.parent_job_id in self.parent_job_id)
             and (self.since is None or (view.started_at or 0) >= self.since)
-            and (not self.text or self._mentions(shown))
+            and (not self.vm_name or job_view.vm_name(view) == self.vm_name)
+            and (not self.text or _mention(_names(view), (self.text,)))
+            and (not self.words or _mention(_texts(view), self.words))
         )
 
-    def _mentions(self, shown: PublishedJob) -> bool:
-        text = self.text.lower()
-        return any(text in name.lower() for name in shown.view.names()) or text in job_view.vm_name(shown.view).lower()
+
+def _mention(texts: Iterable[str | None], parts: Iterable[str]) -> bool:
+    """True if each of `parts` is in one of `texts`, in upper or lower case."""
+    lowered = [text.lower() for text in texts if text]
+    return all(any(part in text for text in lowered) for part in map(str.lower, parts))
+
+
+def _names(view: JobView) -> Iterator[str]:
+    yield from view.names()
+    yield job_view.vm_name(view)
+
+
+def _texts(view: JobView) -> Iterator[str | None]:
+    yield from _names(view)
+    yield view.operation
+    yield view.error
+    for step in view.steps:
+        yield step.name
+        yield step.error_message
 
 
 class LineQuery(Struct, frozen=True):
@@ -74,6 +98,9 @@ class Archive(Protocol):
 
     async def find(self, name: str, advance_clock: Callable[[], int]) -> Found | None:
         """Return the newest job that `name` names, or None. Call `advance_clock` just before each table query."""
+
+    async def is_context(self, name: str) -> bool:
+        """Return True if `name` is the context of a job."""
 
     async def page(
         self,

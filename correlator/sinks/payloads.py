@@ -33,6 +33,10 @@ class JobsPage(TypedDict):
 
     jobs: list[Document]
     next_cursor: Annotated[str | None, Meta(description="`cursor` of the next page; null: this is the last page.")]
+    searched_to: Annotated[
+        Time | None,
+        Meta(description="All jobs that started after this have been examined; null: all jobs. For a slow search."),
+    ]
     complete: Annotated[
         bool, Meta(description="False: the database cannot be queried, and only jobs in memory are listed.")
     ]

@@ -12,9 +12,8 @@ import pytest
 from correlator.errors import Away, SourceUnavailable
 from correlator.pipeline.queries import JobQuery, LineQuery
 from correlator.sources.archive import collector
-from correlator.sources.archive.archive import DatabaseArchive
 from correlator.sources.db.mariadb import MariaDBSession
-from tests.support.archive_queries import archive_of, at, found, logical_time, names, unix
+from tests.support.archive_queries import archive_of, at, found, listed, logical_time, names, unix
 from tests.support.eventually import eventually
 
 
@@ -62,15 +61,6 @@ async def test_a_text_that_is_the_name_of_a_member_finds_no_job_and_brings_no_ro
     await appliance.job("vm_name-job", started_at=at(-90_000_000 // 1000))
     assert await listed(archive, JobQuery(text="vm_name")) == ["vm_name-job"]
     assert sum(size for _, size in asked) < 50_000
-
-
-async def listed(archive: DatabaseArchive, query: JobQuery, limit: int = 100) -> list[str]:
-    ids, before = list[str](), None
-    while True:
-        page = await archive.page(query, before, limit, logical_time)
-        ids += [r.job_id for r in page.readings]
-        if (before := page.next_before) is None:
-            return ids
 
 
 async def test_pages_that_stop_after_one_slice_miss_and_repeat_no_job(original):

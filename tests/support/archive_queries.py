@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from correlator.pipeline.queries import JobNames
+from correlator.pipeline.queries import JobNames, JobQuery
 from correlator.sources.archive.archive import DatabaseArchive
 from tests.support.source_databases import Original
 
@@ -54,3 +54,13 @@ def names(job_id="u1", external=(), steps=(), started=0, ended=None) -> JobNames
     return JobNames(
         job_id, tuple(external), frozenset(steps), moment(started), None if ended is None else moment(ended)
     )
+
+
+async def listed(archive: DatabaseArchive, query: JobQuery, limit: int = 100) -> list[str]:
+    """The IDs of all jobs that match, page by page."""
+    ids, before = list[str](), None
+    while True:
+        page = await archive.page(query, before, limit, logical_time)
+        ids += [r.job_id for r in page.readings]
+        if (before := page.next_before) is None:
+            return ids

@@ -28,6 +28,9 @@ class Tables:
     async def find(self, name, advance_clock):
         return Found(Resolved(self.newest.job_id, "external_id"), self.newest)
 
+    async def is_context(self, name):
+        return False
+
     async def page(self, query, before, limit, advance_clock, known):
         return JobsPage([reading for job_id, reading in self.readings.items() if not known(job_id)], None)
 

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import datetime
-import heapq
-import time
 from collections.abc import Iterable
 from http import HTTPStatus
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
-import msgspec
 from aiohttp import web
 
-from correlator.errors import Away, BadRequest, NotFound, SourceUnavailable
+from correlator.errors import BadRequest, NotFound, SourceUnavailable
 from correlator.jobs import job_document
 from correlator.jobs.joblog import MAX_STEP_ID
 from correlator.jobs.model.facts import Status
 from correlator.jobs.model.rows import LEVELS, Level, Micros
 from correlator.jobs.model.views import LogLine, PublishedJob, Resolved
-from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Hub
-from correlator.pipeline.queries import Archive, JobNames, JobQuery, LineQuery
+from correlator.pipeline.queries import JobNames, JobQuery, LineQuery
+from correlator.sinks.http.job_pages import JobPages, encoded, page_response, paged
 from correlator.sinks.http.parameters import choice, known, number, values
 from correlator.sinks.http.problems import RETRY_AFTER, problem
 
@@ -39,26 +34,11 @@ MAX_TEXT = 200
 
 DEFAULT_LIMIT = 100
 
-MAX_PAGE_BYTES = 8 << 20
-"""Bytes of documents in one page of jobs; a single one may exceed it."""
-
-MATCHED_AT_ONCE = 2_000
-"""Jobs in memory that are matched with a query before the event loop runs other tasks."""
-
-ENCODED_AT_ONCE = 0.01
-"""Seconds of encoding before the event loop runs other tasks."""
-
-GATHER_WITHIN = 0.5
-"""Seconds after which a page of jobs is returned even if it is not full."""
+MAX_WORDS = 8
+"""Words of one search: each is compared with every text of a job."""
 
 ASK_EVERY = 1.0
 """Seconds between two queries of a request that waits while the database is not available."""
-
-ARCHIVE_WITHIN = 3.0
-"""Seconds to wait for the database; after that, a page of jobs is served from memory only."""
-
-Place: TypeAlias = tuple[Micros, str]
-"""The position of a job in the order of a list: (started_at, id)."""
 
 _STATUSES: Final = [s.value for s in Status if s is not Status.SKIPPED]
 _FILTERS: Final = ("status", "job_type", "operation", "context_id", "parent_job_id")
@@ -69,6 +49,7 @@ class Rest:
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
+        self._pages = JobPages(hub)
 
     def routes(self) -> Iterable[web.RouteDef]:
         return [
@@ -155,112 +136,18 @@ class Rest:
 
     async def jobs(self, request: web.Request) -> web.Response:
         """A page of jobs, newest first."""
-        known(request, (*_FILTERS, "q", "since", "limit", "cursor", "steps"))
+        known(request, (*_FILTERS, "q", "text", "since", "limit", "cursor", "steps"))
         limit = number(request, "limit", 1, MAX_LIMIT, int) or DEFAULT_LIMIT
         with_steps = choice(request, "steps", ("0", "1")) == "1"
         query = _query(request)
-        before = _decode_cursor(request.query["cursor"]) if "cursor" in request.query else None
-        page = await self._in_memory(query, before, limit + 1)
-        reason: str | None = None
-        following: Place | None = None
-        kept_since = self._hub.published.complete_since(self._hub.clock())
-        if self._hub.archive is not None and (len(page) <= limit or _place(page[-1])[0] < kept_since):
-            try:
-                page, following = await self._with_archive(self._hub.archive, page, query, before, limit + 1)
-            except SourceUnavailable as error:
-                if not page and before is not None:
-                    raise  # an empty page would mean the end of the list
-                reason = error.public
-        if len(page) > limit:
-            following = _place(page[limit - 1])
-        documents = (job_document.encode(job_document.document(s, steps=with_steps)) for s in page[:limit])
-        parts, cut = await _encoded(documents, MAX_PAGE_BYTES)
-        if cut:
-            following = _place(page[len(parts) - 1])
-        cursor = _encode_cursor(following) if following is not None else None
-        return _paged("jobs", parts, {"next_cursor": cursor, "complete": reason is None, "reason": reason})
-
-    async def _in_memory(self, query: JobQuery, before: Place | None, limit: int) -> list[PublishedJob]:
-        """The newest `limit` jobs in memory that match `query`, newest first."""
-        found: list[PublishedJob] = []
-        everything = list(self._hub.published.all())
-        for at in range(0, len(everything), MATCHED_AT_ONCE):
-            if at:
-                await asyncio.sleep(0)
-            some = everything[at : at + MATCHED_AT_ONCE]
-            with timed("page"):
-                found += [s for s in some if (before is None or _place(s) < before) and query.matches(s)]
-                found = heapq.nlargest(limit, found, key=_place)
-        return found
-
-    async def _with_archive(
-        self, archive: Archive, page: list[PublishedJob], query: JobQuery, before: Place | None, limit: int
-    ) -> tuple[list[PublishedJob], Place | None]:
-        """Merge jobs of the database into a page. Returns it, and where the next page begins if this one is not full.
-
-        Raises:
-            SourceUnavailable: The database cannot be queried, or did not answer within `ARCHIVE_WITHIN` seconds.
-        """
-        known = {s.job_id for s in page}
-        merged = list(page)
-        loop = asyncio.get_running_loop()
-        until = loop.time() + GATHER_WITHIN
-        while True:
-            try:
-                async with asyncio.timeout(ARCHIVE_WITHIN):
-                    found = await archive.page(
-                        query,
-                        before,
-                        limit,
-                        self._hub.index.advance_clock,
-                        lambda i: i in known or self._hub.published.get(i) is not None,
-                    )
-            except TimeoutError:
-                raise SourceUnavailable(f"no answer within {ARCHIVE_WITHIN:g} s", Away.NO_ANSWER) from None
-            for reading in found.readings:
-                shown = self._hub.archived(reading)
-                # The database's collation may match more than the query does.
-                if shown is not None and query.matches(shown):
-                    merged.append(shown)
-                    known.add(shown.job_id)
-            merged.sort(key=_place, reverse=True)
-            before = found.next_before
-            if before is None:
-                return merged[:limit], None
-            # Jobs before this position are complete; after it, the database may have further ones.
-            certain = [s for s in merged if _place(s) >= before]
-            if len(certain) >= limit or loop.time() >= until:
-                return certain[:limit], before
-
-
-async def _encoded(parts: Iterable[bytes], most: int | None = None) -> tuple[list[bytes], bool]:
-    """Encode `parts` one by one, up to `most` bytes. Returns them, and True if some were left out.
-
-    Yields to the event loop every `ENCODED_AT_ONCE` seconds.
-    """
-    made: list[bytes] = []
-    size, began = 0, time.monotonic()
-    for part in parts:
-        if most is not None and made and size + len(part) > most:
-            return made, True
-        made.append(part)
-        size += len(part)
-        if time.monotonic() - began > ENCODED_AT_ONCE:
-            await asyncio.sleep(0)
-            began = time.monotonic()
-    return made, False
+        page = await self._pages.read(query, request.query.get("cursor"), limit)
+        return await page_response(page, {}, steps=with_steps)
 
 
 async def _lines(found: Iterable[LogLine], more: dict[str, Any]) -> web.Response:
     """A page of log lines, with the members `more`."""
-    parts, _ = await _encoded(job_document.encode(job_document.log_line(line)) for line in found)
-    return _paged("events", parts, more)
-
-
-def _paged(name: str, parts: Iterable[bytes], more: dict[str, Any]) -> web.Response:
-    """A response with an array `name` of encoded items, and the members `more`."""
-    body = b'{"%b":[%b],%b' % (name.encode(), b",".join(parts), job_document.encode(more)[1:])
-    return web.Response(body=body, content_type="application/json")
+    parts, _ = await encoded(job_document.encode(job_document.log_line(line)) for line in found)
+    return paged("events", parts, more)
 
 
 def json_response(value: Any, status: int = 200) -> web.Response:
@@ -278,7 +165,19 @@ def _query(request: web.Request) -> JobQuery:
         if status not in _STATUSES:
             raise BadRequest(f"status={status!r}: expected one of {', '.join(_STATUSES)}")
     since = _time(request.query["since"]) if "since" in request.query else None
-    return JobQuery(**chosen, text=request.query.get("q", ""), since=since)
+    words = frozenset(request.query.get("text", "").split())
+    if len(words) > MAX_WORDS:
+        raise BadRequest(f"text: expected at most {MAX_WORDS} words, not {len(words)}")
+    return JobQuery(
+        status=chosen["status"],
+        job_type=chosen["job_type"],
+        operation=chosen["operation"],
+        context_id=chosen["context_id"],
+        parent_job_id=chosen["parent_job_id"],
+        text=request.query.get("q", ""),
+        words=words,
+        since=since,
+    )
 
 
 def _line_query(request: web.Request) -> LineQuery:
@@ -313,22 +212,6 @@ def _names(shown: PublishedJob) -> JobNames:
     return JobNames(
         view.job_id, names, frozenset(s.id for s in view.steps), view.started_at or 0, ended if view.terminal else None
     )
-
-
-def _place(shown: PublishedJob) -> Place:
-    return (shown.view.started_at or 0, shown.job_id)
-
-
-def _encode_cursor(place: Place) -> str:
-    return base64.urlsafe_b64encode(msgspec.json.encode(place)).decode().rstrip("=")
-
-
-def _decode_cursor(text: str) -> Place:
-    try:
-        raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-        return msgspec.json.decode(raw, type=tuple[int, str])
-    except (ValueError, binascii.Error, msgspec.MsgspecError) as error:
-        raise BadRequest("cursor: expected the next_cursor of the page before, as it was given") from error
 
 
 def matches(request: web.Request, etag: str) -> bool:

@@ -25,6 +25,7 @@ from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Hub
 from correlator.sinks.http.access import TOKEN, Access
 from correlator.sinks.http.compatible import Compatible
+from correlator.sinks.http.entities import Entities
 from correlator.sinks.http.openapi.specs import Specs
 from correlator.sinks.http.operations import Operations
 from correlator.sinks.http.problems import problem, problems, server_log
@@ -105,6 +106,7 @@ class HttpSink:
             [
                 *Rest(hub).routes(),
                 *Operations(hub).routes(),
+                *Entities(hub).routes(),
                 *Compatible(hub, unknown_id_wait=self._unknown_id_wait).routes(),
                 web.get("/ws", sockets.handle, allow_head=False),
                 web.get("/api/v1/stream", events.handle, allow_head=False),

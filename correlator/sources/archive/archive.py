@@ -82,6 +82,12 @@ class DatabaseArchive:
                 del self._finding[name]
                 task.cancel()
 
+    async def is_context(self, name: str) -> bool:
+        """True if `name` is the context of a job in the database."""
+        if not name or len(name) > joblog.MAX_ID or "\0" in name:
+            return False
+        return await self._jobs.ask(lambda q, s: searches.has_context(q, s, name))
+
     async def page(
         self,
         query: JobQuery,
@@ -172,13 +178,15 @@ class _Slice(Struct, frozen=True):
         """The jobs, the place where the next slice begins, and the bytes of the jobs."""
         if not queries.schema.has("job_tracking", "id", "started_at"):
             return [], None, 0
+        most, down_to = max(PLACES, self.limit), None
         with self.slices.timed():
-            down_to = await searches.nth_job(queries, session, self.before, self.slices.size)
+            if not (narrow := await searches.is_narrow(queries, session, self.query)):
+                down_to = await searches.nth_job(queries, session, self.before, self.slices.size)
             found = await searches.matching(
-                queries, session, self.query, self.id_keys, self.before, down_to, max(PLACES, self.limit)
+                queries, session, self.query, self.id_keys, self.before, down_to, most, sort=narrow
             )
         over = down_to is not None and self.query.since is not None and down_to[0] < self.query.since
-        following = found[-1][0] if len(found) >= max(PLACES, self.limit) else None if over else down_to
+        following = found[-1][0] if len(found) >= most else None if over else down_to
         ids, used = list[str](), 0
         for place, size in found:
             if self.known(place[1]):

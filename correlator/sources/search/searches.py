@@ -21,6 +21,9 @@ Place: TypeAlias = tuple[Micros, str]
 _COLUMNS = ("status", "job_type", "operation", "context_id", "parent_job_id")
 _NEWEST = "ORDER BY started_at DESC, id DESC"
 
+MAX_NARROW = 2_000
+"""Jobs that are found by another index than that of the order, and sorted."""
+
 
 # -- job_tracking
 
@@ -41,8 +44,13 @@ async def matching(
     before: Place | None,
     down_to: Place | None,
     limit: int,
+    *,
+    sort: bool = False,
 ) -> list[tuple[Place, int]]:
-    """The first jobs that match `query`, with the bytes of each, newest first, from before `before` to `down_to`."""
+    """The first jobs that match `query`, with the bytes of each, newest first, from before `before` to `down_to`.
+
+    `sort`: `is_narrow` is true, so sort the jobs that another index finds instead of reading the table in this order.
+    """
     mark, where, args = queries.dialect.placeholder, list[str](), list[object]()
     for column in _COLUMNS:
         if wanted := sorted(getattr(query, column)):
@@ -53,19 +61,67 @@ async def matching(
     if query.since is not None:
         where.append(f"started_at >= {mark}")
         args.append(queries.timestamp(-(-query.since // 1_000_000)))
-    if query.text:
-        text = query.text.lower()
-        columns = [c for c in ("id", "external_job_id", "context_id") if queries.schema.has("job_tracking", c)]
-        mentions = [f"INSTR(LOWER({c}), {mark}) > 0" for c in columns]
-        args += [text] * len(columns)
-        if queries.schema.has("job_tracking", "metadata"):
-            # In a value: the metadata of every job has a member named vm_name.
-            members = [member(queries, key) for key in (*id_keys, *job_view.VM_NAMES)]
-            values = " OR ".join(f"INSTR(LOWER({m}), {mark}) > 0" for m in members)
-            mentions.append(f"(INSTR(LOWER(metadata), {mark}) > 0 AND ({values}))")
-            args += [as_stored(text), *[text] * len(members)]
-        where.append(f"({' OR '.join(mentions)})")
-    return await _places(queries, session, where, args, before, down_to, limit)
+    if query.vm_name:
+        condition, more = _mentions(queries, query.vm_name, job_view.VM_NAMES)
+        where.append(condition if queries.schema.has("job_tracking", "metadata") else "1 = 0")
+        args += more if queries.schema.has("job_tracking", "metadata") else []
+    mentioned = [_names(queries, query.text.lower(), id_keys)] if query.text else []
+    mentioned += [_texts(queries, word.lower(), id_keys) for word in sorted(query.words)]
+    for conditions, more in mentioned:
+        where.append(f"({' OR '.join(conditions)})")
+        args += more
+    return await _places(queries, session, where, args, before, down_to, limit, sort=sort)
+
+
+def _names(queries: Queries, text: str, id_keys: Sequence[str]) -> tuple[list[str], list[object]]:
+    """The conditions for jobs with `text`, which is lower case, in any ID or in the VM's name."""
+    mark = queries.dialect.placeholder
+    columns = [c for c in ("id", "external_job_id", "context_id") if queries.schema.has("job_tracking", c)]
+    conditions = [_contains(queries, column) for column in columns]
+    args: list[object] = [text] * len(columns)
+    if queries.schema.has("job_tracking", "metadata"):
+        # In a value: the metadata of every job has a member named vm_name.
+        members = [member(queries, key) for key in (*id_keys, *job_view.VM_NAMES)]
+        values = " OR ".join(_contains(queries, m) for m in members)
+        conditions.append(f"(INSTR(LOWER(metadata), {mark}) > 0 AND ({values}))")
+        args += [as_stored(text), *[text] * len(members)]
+    return conditions, args
+
+
+def _texts(queries: Queries, text: str, id_keys: Sequence[str]) -> tuple[list[str], list[object]]:
+    """As `_names`, and in the operation, an error, or the name of a step. An index finds the steps of a job."""
+    conditions, args = _names(queries, text, id_keys)
+    error = f"SUBSTR(error_message, 1, {queries.limits.error})"
+    columns = {"operation": "operation", "error_message": error}
+    own = [expression for column, expression in columns.items() if queries.schema.has("job_tracking", column)]
+    conditions += [_contains(queries, expression) for expression in own]
+    args += [text] * len(own)
+    if queries.schema.has("job_steps", "job_id", "name"):
+        of_steps = ["name", *([error] if queries.schema.has("job_steps", "error_message") else [])]
+        matching_steps = " OR ".join(_contains(queries, expression) for expression in of_steps)
+        conditions.append(
+            f"EXISTS (SELECT 1 FROM job_steps WHERE job_steps.job_id = job_tracking.id AND ({matching_steps}))"
+        )
+        args += [text] * len(of_steps)
+    return conditions, args
+
+
+def _contains(queries: Queries, expression: str) -> str:
+    return f"INSTR(LOWER({expression}), {queries.dialect.placeholder}) > 0"
+
+
+async def is_narrow(queries: Queries, session: Session, query: JobQuery) -> bool:
+    """True if an index answers `query`: at most `MAX_NARROW` jobs are in its contexts, or are children of its parents.
+
+    It reads that many entries of the index at the most.
+    """
+    for column in ("context_id", "parent_job_id"):
+        wanted = sorted(getattr(query, column))
+        if wanted and queries.schema.has("job_tracking", column):
+            some = f"SELECT 1 FROM job_tracking WHERE {column} IN ({queries.dialect.marks(wanted)})"
+            found = await session.query(f"SELECT COUNT(*) FROM ({some} LIMIT {MAX_NARROW + 1}) AS some", wanted)
+            return int(found[0][0]) <= MAX_NARROW
+    return False
 
 
 async def mentioning(
@@ -101,6 +157,15 @@ async def with_column(queries: Queries, session: Session, column: str, value: st
     return [str(row[0]) for row in await session.query(sql, (value,)) if row[1] == value]
 
 
+async def has_context(queries: Queries, session: Session, name: str) -> bool:
+    """True if the context of a job is exactly `name`. The database's collation may match others: it reads 100."""
+    if not queries.schema.has("job_tracking", "context_id"):
+        return False
+    mark = queries.dialect.placeholder
+    sql = f"SELECT context_id FROM job_tracking WHERE context_id = {mark} LIMIT 100"
+    return any(row[0] == name for row in await session.query(sql, (name,)))
+
+
 async def _places(
     queries: Queries,
     session: Session,
@@ -109,6 +174,8 @@ async def _places(
     before: Place | None,
     down_to: Place | None,
     limit: int,
+    *,
+    sort: bool = False,
 ) -> list[tuple[Place, int]]:
     below, places = _below(queries, before)
     if down_to is not None:
@@ -117,8 +184,10 @@ async def _places(
         places += [at, at, down_to[1]]
     condition = " AND ".join([below, *where])
     large = [c for c in ("metadata", "error_message") if queries.schema.has("job_tracking", c)]
+    # No index has the order of an expression, so the server cannot prefer one to the index that finds few jobs.
+    order = "ORDER BY COALESCE(started_at, started_at) DESC, id DESC" if sort else _NEWEST
     size = " + ".join(f"COALESCE(LENGTH({c}), 0)" for c in large) or "0"
-    sql = f"SELECT {_started(queries)}, id, {size} FROM job_tracking WHERE {condition} {_NEWEST} LIMIT {limit}"
+    sql = f"SELECT {_started(queries)}, id, {size} FROM job_tracking WHERE {condition} {order} LIMIT {limit}"
     found = await session.query(sql, [*places, *args])
     return [((int(at), str(job_id)), int(length)) for at, job_id, length in found]
 

@@ -17,8 +17,9 @@ from correlator.jobs.model.rows import Level
 from correlator.jobs.shapes import Document, JobStatus
 from correlator.pipeline.resume_ring import MAX_CHANGES
 from correlator.sinks.http.access import TICKET_SECONDS
+from correlator.sinks.http.entity_shapes import EntityPage
 from correlator.sinks.http.frames import MAX_IDS
-from correlator.sinks.http.rest import DEFAULT_LIMIT, MAX_EVENT_ID, MAX_EVENTS, MAX_LIMIT, MAX_TEXT, MAX_WAIT
+from correlator.sinks.http.rest import DEFAULT_LIMIT, MAX_EVENT_ID, MAX_EVENTS, MAX_LIMIT, MAX_TEXT, MAX_WAIT, MAX_WORDS
 from correlator.sinks.payloads import (
     DirectReply,
     EnhancedReply,
@@ -106,6 +107,10 @@ LISTED: Final = "Repeated, or with commas between."
 STATUS: Final = Parameter("status", list[JobStatus], f"Jobs that have one of these. {LISTED}")
 JOB_TYPE: Final = Parameter("job_type", list[str], f"Jobs of one of these types. {LISTED}")
 CONTEXT_ID: Final = Parameter("context_id", list[str], f"Jobs of one of these contexts. {LISTED}")
+LIMIT: Final = Parameter(
+    "limit", Annotated[int, Meta(ge=1, le=MAX_LIMIT)], f"Most items per page; {DEFAULT_LIMIT} by default."
+)
+CURSOR: Final = Parameter("cursor", str, "`next_cursor` of the page before.")
 
 ENDPOINTS: Final = (
     Endpoint(
@@ -125,11 +130,15 @@ ENDPOINTS: Final = (
                 "Text in any ID or in the VM's name, in upper or lower case. A page holds what a part of the table has:"
                 " it may be short or empty while `next_cursor` is set.",
             ),
-            Parameter("since", DateTime, "Jobs that started then or later; a time with its zone."),
             Parameter(
-                "limit", Annotated[int, Meta(ge=1, le=MAX_LIMIT)], f"Most items per page; {DEFAULT_LIMIT} by default."
+                "text",
+                str,
+                f"Words, of which each is searched as `q`, and also in the operation, in an error, and in the name of"
+                f" a step; at most {MAX_WORDS}. It is slower.",
             ),
-            Parameter("cursor", str, "`next_cursor` of the page before."),
+            Parameter("since", DateTime, "Jobs that started then or later; a time with its zone."),
+            LIMIT,
+            CURSOR,
             Parameter("steps", Literal["0", "1"], "`1`: with their steps."),
         ),
     ),
@@ -186,6 +195,24 @@ ENDPOINTS: Final = (
         "Where an ID leads, and by which of its kinds",
         {HTTPStatus.OK: Answer("The job.", (Resolved,)), **BAD, **UNKNOWN, **AWAY},
         (ID,),
+    ),
+    Endpoint(
+        "/api/v1/entities/{name}",
+        "entity",
+        "The jobs of one VM or context over time, the newest first, with the trend of each operation",
+        {HTTPStatus.OK: Answer("A page of its jobs; none if there are none.", (EntityPage,)), **BAD, **AWAY},
+        (
+            Parameter(
+                "name",
+                str,
+                "A context ID, or the exact name of a VM. Percent-encode it; `/` also works raw. A name that is both"
+                " is the context.",
+                "path",
+            ),
+            Parameter("kind", Literal["context", "vm"], "What the name is; found out by default."),
+            LIMIT,
+            CURSOR,
+        ),
     ),
     Endpoint(
         "/api/v1/operations",

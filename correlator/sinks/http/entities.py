@@ -1,0 +1,75 @@
+"""REST: the jobs of one VM or of one context over time, with their trend; from memory and the database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from aiohttp import web
+
+from correlator.errors import SourceUnavailable
+from correlator.jobs import job_document, trends
+from correlator.jobs.model.views import JobView, PublishedJob
+from correlator.pipeline.hub import Hub
+from correlator.pipeline.queries import JobQuery
+from correlator.sinks.http.entity_shapes import OperationTrend
+from correlator.sinks.http.job_pages import JobPages, page_response
+from correlator.sinks.http.parameters import choice, known, number
+from correlator.sinks.http.rest import DEFAULT_LIMIT, MAX_LIMIT
+
+KINDS: Final = ("context", "vm")
+
+
+class Entities:
+    """The endpoint ``/api/v1/entities``."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._pages = JobPages(hub)
+
+    def routes(self) -> Iterable[web.RouteDef]:
+        return [web.get("/api/v1/entities/{name:(?s:.+)}", self.entity)]
+
+    async def entity(self, request: web.Request) -> web.Response:
+        """A page of the jobs of a context or of a VM, newest first. A name that is both is the context."""
+        known(request, ("kind", "limit", "cursor"))
+        limit = number(request, "limit", 1, MAX_LIMIT, int) or DEFAULT_LIMIT
+        name = request.match_info["name"]
+        kind = choice(request, "kind", KINDS) or await self._kind(name)
+        query = JobQuery(context_id=frozenset({name})) if kind == "context" else JobQuery(vm_name=name)
+        page = await self._pages.read(query, request.query.get("cursor"), limit)
+        contexts = sorted({s.view.context_id for s in page.jobs if s.view.context_id})
+        members = {"entity": name, "kind": kind, "contexts": contexts, "operations": _trends(page.jobs)}
+        return await page_response(page, members)
+
+    async def _kind(self, name: str) -> str:
+        """Whether `name` is the context of a job. If only the database could say, and does not answer: a VM."""
+        if self._hub.published.is_context(name):
+            return "context"
+        archive = self._hub.archive
+        try:
+            return "context" if archive is not None and await archive.is_context(name) else "vm"
+        except SourceUnavailable:
+            return "vm"
+
+
+def _trends(jobs: Iterable[PublishedJob]) -> list[OperationTrend]:
+    """The trend of each operation over `jobs`, which are the newest first."""
+    return [
+        {
+            "job_type": trend.operation[0] or None,
+            "operation": trend.operation[1] or None,
+            "runs": trend.runs,
+            "completed": trend.completed,
+            "failed": trend.failed,
+            "newest_seconds": trend.newest_seconds,
+            "typical_seconds": trend.typical_seconds,
+            "ratio": None if trend.ratio is None else round(trend.ratio, 3),
+        }
+        for trend in trends.trends(_run(s.view) for s in jobs)
+    ]
+
+
+def _run(view: JobView) -> trends.Run:
+    took = job_document.seconds(view.started_at, view.ended_at) if view.terminal else None
+    return trends.Run((view.job_type or "", view.operation or ""), view.status.value, took)

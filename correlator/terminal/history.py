@@ -1,0 +1,128 @@
+"""`correlator history`: the jobs of one VM or context over time, with outcomes, durations and the trend."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from typing import TextIO
+
+from rich.table import Table
+from rich.text import Text
+
+from correlator.client.client import Client
+from correlator.client.documents import moment
+from correlator.client.messages import Document
+from correlator.errors import NotFound
+from correlator.jobs import trends
+from correlator.jobs.trends import Run, Trend
+from correlator.terminal import formats, table
+from correlator.terminal.listing import Form
+from correlator.terminal.theme import STYLES, Theme, console_on, print_error, theme_for
+
+__all__ = ["Form", "history"]
+
+BAR = 12
+"""Cells of the bar that compares durations within one operation."""
+
+
+async def history(client: Client, name: str, limit: int, form: Form, stdout: TextIO, stderr: TextIO) -> None:
+    """Print the jobs of the VM or context `name`. A note on jobs that are missing goes to `stderr`.
+
+    Raises:
+        NotFound: There is no such job.
+    """
+    listed = await client.history(name, limit)
+    jobs, now, theme = listed.found, time.time(), theme_for(stdout, os.environ)
+    if not jobs:
+        so_far = f" ({listed.incomplete})" if listed.incomplete is not None else ""
+        raise NotFound(
+            f"no job is known of a VM or context {name!r}{so_far}: `correlator jobs -q` searches for a part of a name"
+        )
+    found = trends.trends(run_of(job) for job in jobs)
+    match form.output:
+        case "json":
+            operations = [as_object(trend) for trend in found]
+            stdout.write(formats.as_json({"entity": name, "operations": operations, "jobs": jobs}, indent=2) + "\n")
+        case "plain":
+            if form.header:
+                stdout.write(table.header() + "\n")
+            stdout.writelines(table.plain(job, now, theme) + "\n" for job in jobs)
+        case "table":
+            console = console_on(stdout)
+            for line in above(name, jobs, found, theme):
+                console.print(theme.fit(line, console.width))
+            console.print(_table(jobs, console.width, now, theme))
+    stdout.flush()
+    if listed.incomplete is not None:
+        print_error(stderr, f"the list is incomplete: {listed.incomplete}")
+    elif listed.more:
+        print_error(stderr, f"these are the newest {len(jobs)}, and there are more: --limit asks for others")
+
+
+def above(name: str, jobs: Sequence[Document], found: Sequence[Trend], theme: Theme) -> Iterator[Text]:
+    """The lines above the table: the name, the outcomes from the oldest to the newest, a line for each operation."""
+    yield Text(theme.clean(name), style="bold")
+    yield Text.assemble(("outcomes ", "dim"), *(theme.mark(job.get("status")) for job in reversed(jobs)))
+    for trend in found:
+        yield Text(theme.clean(sentence(trend)), style="dim")
+
+
+def sentence(trend: Trend) -> str:
+    """One operation in words: how its runs ended, and how the newest duration compares."""
+    counts = f"{trend.operation[1] or 'no operation'}: {trend.completed} of {trend.runs} completed"
+    if trend.failed:
+        counts += f", {trend.failed} failed"
+    if trend.newest_seconds is None:
+        return counts
+    newest = f"{counts}; the newest took {formats.duration(trend.newest_seconds, fine=True)}"
+    if trend.typical_seconds is None:
+        return newest
+    typical = f"{newest}, usually {formats.duration(trend.typical_seconds, fine=True)}"
+    return typical if trend.ratio is None else f"{typical} ({100 * (trend.ratio - 1):+.0f} %)"
+
+
+def _table(jobs: Sequence[Document], width: int, now: float, theme: Theme) -> Table:
+    """A row for each job. Bars compare durations with the longest one of the same operation."""
+    longest: dict[object, float] = {}
+    for job in jobs:
+        seconds = formats.elapsed(job, now) or 0.0
+        longest[job.get("operation")] = max(longest.get(job.get("operation"), 0.0), seconds)
+    wide = width >= 80
+    drawn = Table(box=None, padding=(0, 1, 0, 0), header_style="dim", width=width, pad_edge=False)
+    for column, ratio in (("STARTED", None), ("STATUS", None), ("OPERATION", 2), ("TIME", None), ("", None), ("ID", 3)):
+        if column or wide:
+            drawn.add_column(column if wide or column != "ID" else "", no_wrap=True, ratio=ratio, overflow="ellipsis")
+    for job in jobs:
+        drawn.add_row(*_cells(job, longest, now, theme, wide=wide))
+    return drawn
+
+
+def _cells(job: Document, longest: dict[object, float], now: float, theme: Theme, *, wide: bool) -> Iterator[Text]:
+    status, seconds = str(job.get("status")), formats.elapsed(job, now)
+    began = moment(job.get("started_at"))
+    yield Text(f"{began.astimezone():{'%Y-%m-%d %H:%M:%S' if wide else '%m-%d %H:%M'}}" if began is not None else "-")
+    word = Text.assemble(theme.mark(status), " ", (theme.clean(status), STYLES.get(status, "")))
+    yield word if wide else theme.mark(status)
+    yield Text(theme.clean(job.get("operation")))
+    yield Text(formats.duration(seconds, fine=True))
+    if wide:
+        most = longest[job.get("operation")]
+        yield theme.bar(100 * seconds / most if seconds and most else 0.0, BAR, STYLES.get(status, ""))
+    error = theme.clean(job.get("error")) if status == "failed" else ""
+    yield Text(error, style="red") if error else Text(theme.clean(job.get("job_id")), style="dim")
+
+
+def run_of(job: Document) -> Run:
+    """What the trend needs of a job."""
+    seconds = job.get("duration_seconds") if job.get("terminal") else None
+    operation = (str(job.get("job_type") or ""), str(job.get("operation") or ""))
+    return Run(operation, str(job.get("status")), None if seconds is None else float(seconds))
+
+
+def as_object(trend: Trend) -> dict[str, object]:
+    """The members of `operations` in `GET /api/v1/entities/{name}`."""
+    job_type, operation = trend.operation
+    counts = {"runs": trend.runs, "completed": trend.completed, "failed": trend.failed}
+    times = {"newest_seconds": trend.newest_seconds, "typical_seconds": trend.typical_seconds, "ratio": trend.ratio}
+    return {"job_type": job_type or None, "operation": operation or None, **counts, **times}
