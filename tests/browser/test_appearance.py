@@ -50,6 +50,8 @@ def busy(fake):
         forecasted(document("rough"), 41.0, state="rough", runs=3),
     ]
     fake.jobs.update({job["job_id"]: job for job in jobs})
+    old: dict[str, Any] = {"context_id": "ctx-1", "metadata": {"vm_name": "pgtest2"}, "error": LONG}
+    fake.archive = [[document(f"old-{n}", "failed" if n % 3 else "completed", ago=9e5 + n, **old) for n in range(30)]]
     fake.events[UUID] = [
         {"event_id": n, "level": level, "message": LONG, "step_id": 3001, "attrs": {"key": LONG}, "at": stamp(60 - n)}
         for n, level in enumerate(["DEBUG", "INFO", "WARN", "ERROR"] * 5)
@@ -64,11 +66,13 @@ PAGES = {
     "failed": "#/jobs/failed",
     "waiting": "#/jobs/nobody",
 }
+OF_THE_DATABASE = {"entity": "#/entities/pgtest2", "search": f"#/?q={LONG}"}
 
 
 async def shown(page, fake, view: str) -> None:
-    await page.goto(f"{fake.url}/{PAGES[view]}")
-    what = page.get_by_role("list", name="Jobs").get_by_role("listitem").first if view == "list" else page.locator("h1")
+    await page.goto(f"{fake.url}/{(PAGES | OF_THE_DATABASE)[view]}")
+    rows = page.get_by_role("list", name="Jobs").get_by_role("listitem")
+    what = rows.first if view in ("list", "search") else page.locator("h1")
     await expect(what).to_be_visible()
     if view == "job":
         await expect(page.get_by_role("region", name="Log lines").get_by_role("listitem")).to_have_count(15)
@@ -84,7 +88,7 @@ async def findings(page) -> list[tuple[str, str, Any]]:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("view", PAGES)
+@pytest.mark.parametrize("view", [*PAGES, *OF_THE_DATABASE])
 async def test_axe_finds_nothing_serious(busy, browser, view, scheme):
     context = await browser.new_context(bypass_csp=True, color_scheme=scheme, reduced_motion="reduce")
     page = await context.new_page()
@@ -96,8 +100,10 @@ async def test_axe_finds_nothing_serious(busy, browser, view, scheme):
     assert await findings(page) == []
 
 
-@pytest.mark.parametrize("width", [360, 768, 1280])
-@pytest.mark.parametrize("view", PAGES)
+@pytest.mark.parametrize(
+    ("view", "width"),
+    [*((view, width) for view in PAGES for width in (360, 768, 1280)), *((view, 360) for view in OF_THE_DATABASE)],
+)
 async def test_nothing_is_wider_than_the_window(busy, browser, view, width):
     context = await browser.new_context(viewport={"width": width, "height": 740})
     page = await context.new_page()

@@ -128,6 +128,8 @@ class PageServer:
         self.jobs: dict[str, Document] = {}
         self.events: dict[str, list[Document]] = {}
         self.empty_pages = 0
+        self.archive: list[list[Document]] = []
+        """The pages of the database: of the search for any text, and of any VM or context."""
         self.token = token
         self.page = 1000
         """Most log lines in one page of the history, whatever the requested limit."""
@@ -143,7 +145,8 @@ class PageServer:
             [
                 web.get("/ws", self._websocket),
                 web.get("/api/v1/jobs/{id:.+}/events", self._history),
-                web.get("/api/v1/jobs", self._abort),
+                web.get("/api/v1/jobs", self._search),
+                web.get("/api/v1/entities/{name:.+}", self._entity),
                 *(web.get(path, self._file) for path in files()),
             ]
         )
@@ -203,11 +206,27 @@ class PageServer:
         body = resources.files("correlator.web").joinpath(name).read_bytes()
         return web.Response(body=body, content_type=content_type, charset="utf-8", headers=HEADERS)
 
-    async def _abort(self, request: web.Request) -> web.Response:
-        """Abort REST requests, so that the client finds no other transport and keeps the websocket."""
+    async def _search(self, request: web.Request) -> web.Response:
+        """Search the archive. Other requests are aborted, so that the client finds no other transport to follow."""
+        if "text" in request.query:
+            return web.json_response(self._page(request))
         if request.transport is not None:
             request.transport.abort()
         return web.Response()
+
+    async def _entity(self, request: web.Request) -> web.Response:
+        page = self._page(request)
+        contexts = {job["context_id"] for job in page["jobs"] if job["context_id"]}
+        name = request.match_info["name"]
+        return web.json_response(page | {"entity": name, "kind": "vm", "contexts": sorted(contexts), "operations": []})
+
+    def _page(self, request: web.Request) -> Document:
+        number = int(request.query.get("cursor", 0))
+        jobs = self.archive[number] if self.archive else []
+        more = number + 1 < len(self.archive)
+        to = jobs[-1]["started_at"] if jobs else stamp()
+        cursor = {"next_cursor": str(number + 1) if more else None, "searched_to": to if more else None}
+        return {"jobs": jobs, **cursor, "complete": True, "reason": None}
 
     async def _history(self, request: web.Request) -> web.Response:
         if self.token is not None and request.headers.get("Authorization") != f"Bearer {self.token}":

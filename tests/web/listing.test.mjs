@@ -93,3 +93,62 @@ test("jobs are counted and filtered by the state of their forecast", () => {
   assert.deepEqual(listing.shown, ["j2"]);
   assert.deepEqual(new Map([...listing.forecasts].sort()), new Map([["late", 1], ["overdue", 2]]));
 });
+
+function listed(jobs, filter = {}, given = undefined) {
+  const listing = new Listing();
+  listing.update(new Map(jobs.map((each) => [each.job_id, each])), null, { ...ALL, ...filter }, NOW, given);
+  return listing;
+}
+
+function ended(id, status, ago, took, more = {}) {
+  const at = (seconds) => new Date(NOW - seconds * 1000).toISOString();
+  const times = { started_at: at(ago), ended_at: took === null ? null : at(ago - took) };
+  return { ...known(id, 1), status, terminal: took !== null, ...times, ...more };
+}
+
+test("an order by start, duration or forecast end; what has no such time comes last", () => {
+  const ends_at = (seconds) => ({ ends_at: { p50: new Date(NOW + seconds * 1000).toISOString() } });
+  const jobs = [
+    ended("quick", "completed", 100, 10),
+    ended("slow", "failed", 300, 200),
+    ended("soon", "running", 50, null, { forecast: ends_at(5) }),
+    ended("later", "running", 20, null, { forecast: ends_at(60) }),
+    { ...known("pending", 1), status: "pending", terminal: false, started_at: null },
+  ];
+  const order = (sort) => listed(jobs, { sort }).shown;
+  assert.deepEqual(order("-start"), ["later", "soon", "quick", "slow", "pending"]);
+  assert.deepEqual(order("start"), ["slow", "quick", "soon", "later", "pending"]);
+  assert.deepEqual(order("-duration"), ["slow", "soon", "later", "quick", "pending"]);
+  assert.deepEqual(order("end"), ["soon", "later", "slow", "pending", "quick"]);
+  assert.deepEqual(order("-end"), ["later", "soon", "slow", "pending", "quick"]);
+});
+
+test("of equal failures the newest is shown with their number, and seen or old ones do not come first", () => {
+  const error = (n) => ({ operation: "failover", error: `volume ${n} of 3f2a8c1e-1111-4222-8333-444455556666 is lost` });
+  const jobs = [
+    ended("f1", "failed", 300, 1, error(1)),
+    ended("f2", "failed", 200, 1, error(2)),
+    ended("other", "failed", 250, 1, { operation: "failover", error: "no space" }),
+    ended("bare", "failed", 400, 1),
+    ended("bare-too", "failed", 401, 1),
+    ended("run", "running", 100, null),
+    ended("old", "failed", 90_000, 1, error(3)),
+  ];
+  const all = listed(jobs);
+  assert.deepEqual(all.shown, ["f2", "other", "bare", "bare-too", "run", "old"]);
+  assert.deepEqual([...all.equal], [["f2", 1]]);
+  assert.deepEqual(all.unseen, ["f2", "other", "f1", "bare", "bare-too"]);
+  assert.deepEqual(listed(jobs, { status: ["failed"] }).shown, ["f2", "other", "f1", "bare", "bare-too", "old"]);
+  const given = { seen: new Set(["f1", "f2", "other", "bare", "bare-too"]), found: new Map() };
+  const marked = listed(jobs, {}, given);
+  assert.deepEqual(marked.shown, ["run", "f2", "other", "f1", "bare", "bare-too", "old"]);
+  assert.deepEqual([marked.unseen.length, marked.seenFailed.length], [0, 5]);
+});
+
+test("a job that the daemon has found is shown whatever its document says, and stalled ones can be chosen", () => {
+  const jobs = [ended("a", "completed", 5, 1), ended("b", "running", 5, null, { stalled: true })];
+  assert.deepEqual(listed(jobs, { q: "volume" }).shown, []);
+  assert.deepEqual(listed(jobs, { q: "volume" }, { seen: new Set(), found: new Map([["a", jobs[0]]]) }).shown, ["a"]);
+  const stalled = listed(jobs, { stalled: "1" });
+  assert.deepEqual([stalled.shown, stalled.stalled], [["b"], 1]);
+});

@@ -5,12 +5,21 @@ import { icon } from "./icons.js";
 import { listAddress } from "./route.js";
 import { LATENESS, STATUSES, counted, shownLateness, shownStatus } from "./words.js";
 
+/** Changes the filter in the address, without a history entry for each letter, so that Back leaves the list. */
+export function changeFilter(filter, change) {
+  history.replaceState(null, "", listAddress({ ...filter, ...change }));
+  dispatchEvent(new HashChangeEvent("hashchange"));
+}
+
 export class Filters extends Component {
   #change(change) {
-    // Do not add a history entry for each letter, so that Back leaves the list.
-    history.replaceState(null, "", listAddress({ ...this.props.filter, ...change }));
-    dispatchEvent(new HashChangeEvent("hashchange"));
+    changeFilter(this.props.filter, change);
   }
+
+  #submit = (event) => {
+    event.preventDefault();
+    this.props.onEnter();
+  };
 
   /** Buttons that add a value to the filter `name`, or remove it. */
   #chips(name, values, shownAs, counts) {
@@ -26,10 +35,11 @@ export class Filters extends Component {
     });
   }
 
-  render({ filter, counts, forecasts, types, total }) {
+  render({ filter, listing, seen }) {
+    const { counts, forecasts, types } = listing;
     const known = filter.type === "" || types.includes(filter.type) ? types : [filter.type, ...types];
     const forecasted = forecasts.size > 0 || filter.forecast.length > 0;
-    return html`<form class="filters ${forecasted ? "has-forecast" : ""}" role="search" onSubmit=${(event) => event.preventDefault()}>
+    return html`<form class="filters ${forecasted ? "has-forecast" : ""}" role="search" onSubmit=${this.#submit}>
       <label class="search">
         <span class="unseen">Search by ID, VM, operation or text</span>
         <input type="search" id="search" placeholder="ID, VM, operation, text" value=${filter.q} autocomplete="off"
@@ -46,6 +56,14 @@ export class Filters extends Component {
         ${this.#chips("forecast", LATENESS, shownLateness, forecasts)}
       </div>`
       }
+      ${
+        (listing.stalled > 0 || filter.stalled !== "") &&
+        html`<div class="chips" role="group" aria-label="Silence">
+        <button type="button" class="chip" aria-pressed=${String(filter.stalled !== "")}
+          onClick=${() => this.#change({ stalled: filter.stalled === "" ? "1" : "" })}>
+          ${icon("alert", "warn")} Stalled <b>${listing.stalled}</b></button>
+      </div>`
+      }
       <label class="choice"><span class="unseen">Type</span>
         <select value=${filter.type} onChange=${(event) => this.#change({ type: event.currentTarget.value })}>
           <option value="">All types</option>
@@ -59,7 +77,24 @@ export class Filters extends Component {
           <option value="all">All</option>
         </select>
       </label>
-      <p class="unseen">${counted(total, "job")}</p>
+      <${Failures} listing=${listing} seen=${seen} />
+      <p class="unseen">${counted(listing.shown.length, "job")}</p>
     </form>`;
   }
+}
+
+/** Buttons that take the failed jobs out of the first rows, and that bring them back. */
+function Failures({ listing, seen }) {
+  const { unseen, seenFailed } = listing;
+  return html`${
+    unseen.length > 0 &&
+    html`<button type="button" class="quiet-button mark-seen" onClick=${() => seen.add(unseen)}
+      title="They stay in the list, but no longer come first. Only this browser remembers it.">
+      ${icon("check")} Mark ${counted(unseen.length, "failure")} as seen</button>`
+  }${
+    unseen.length === 0 &&
+    seenFailed.length > 0 &&
+    html`<button type="button" class="quiet-button mark-seen" onClick=${() => seen.remove(seenFailed)}>
+      ${icon("back")} ${counted(seenFailed.length, "failure")} seen: show first again</button>`
+  }`;
 }

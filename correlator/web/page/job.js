@@ -8,10 +8,11 @@ import { LogPane } from "./log.js";
 import { markJob, markWaiting } from "./marks.js";
 import { Progress, outlook } from "./outlook.js";
 import { Percent } from "./percent.js";
+import { entityAddress, searchAddress } from "./route.js";
 import { liveliness } from "./silence.js";
 import { Steps } from "./steps.js";
 import { duration, elapsed, inUtc, moment, shortTime } from "./times.js";
-import { counted, cutNote, operations, shownLateness, shownStatus, subject, text } from "./words.js";
+import { counted, cutNote, entityOf, operations, shownLateness, shownStatus, subject, text } from "./words.js";
 
 export class JobPage extends Component {
   #subscription = null;
@@ -100,6 +101,7 @@ function Waiting({ id, synced }) {
     ${
       synced &&
       html`<p class="soft">No job has this ID yet. It appears here as soon as it starts.</p>
+      <p><a href=${searchAddress(id)}>Search all jobs for this text</a></p>
       <span class="pulse" aria-hidden="true"></span>`
     }
   </div>`;
@@ -109,10 +111,12 @@ function Head({ job, now, silent, gone, percent, forecast }) {
   const shown = shownStatus(job.status);
   const failed = job.progress?.steps_failed ?? 0;
   const late = forecast?.lateness ?? null;
+  const entity = entityOf(job);
   return html`<header class="job-head">
     <p><a class="back" href="#/">${icon("back")} All jobs</a></p>
     <h1 tabindex="-1">${subject(job)}</h1>
     <p class="job-what soft">${operations(job).join(" · ")}</p>
+    ${entity !== "" && html`<p><a href=${entityAddress(entity)}>All jobs of ${entity}</a></p>`}
     <div class="job-state">
       <p class="pill tone-pill-${shown.tone}">${icon(shown.shape)} ${shown.word}</p>
       ${silent !== null && html`<p class="pill tone-pill-warn">${icon("alert")} ${silent}</p>`}
@@ -169,7 +173,8 @@ function Particulars({ job, session }) {
       ${(job.external_ids ?? []).map(
         (id) => html`<div key=${id}><dt>External</dt><dd><${Id} value=${id} /></dd></div>`,
       )}
-      ${job.context_id && html`<div><dt>Context</dt><dd><${Id} value=${job.context_id} /></dd></div>`}
+      ${job.context_id && html`<div><dt>Context</dt><dd><${Id} value=${job.context_id} />
+        <a href=${entityAddress(job.context_id)}>Its jobs</a></dd></div>`}
     </dl></section>
     <section><h2>About</h2><dl class="facts">
       ${facts.map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${text(value)}</dd></div>`)}

@@ -4,12 +4,15 @@
  * All rows have the same height in rem, so that the position of each can be computed.
  */
 
-import { Filters } from "./filters.js";
+import { Nothing, Progress, entityNamed } from "./beyond.js";
+import { Columns } from "./columns.js";
+import { Filters, changeFilter } from "./filters.js";
 import { Component, createRef, html } from "./html.js";
 import { Listing } from "./listing.js";
 import { jobAddress } from "./route.js";
 import { Row } from "./row.js";
-import { counted } from "./words.js";
+import { Search, together } from "./search.js";
+import { Seen } from "./seen.js";
 
 const SPARE = 8;
 /** Rows rendered above and below the window, for quick scrolling and for the keyboard. */
@@ -19,17 +22,29 @@ export class ListPage extends Component {
   #listing = new Listing();
   #rows = createRef();
   #wanted = null;
+  #seen = new Seen();
+  #search = new Search(() => this.setState({}));
+  #given = { seen: this.#seen.ids, found: this.#search.found };
 
   constructor(props) {
     super(props);
     this.state = { update: props.session.list(this.#onUpdate), from: 0, to: 40, cursor: props.session.left.cursor };
-    this.#listing.update(this.state.update.jobs, null, props.filter, props.now);
+    this.#renew(this.state.update.jobs, null, props);
+  }
+
+  /** Updates the listing; returns all jobs that it may show. */
+  #renew(live, changed, { filter, now }) {
+    const jobs = together(live, this.#search.found);
+    if (this.#given.seen !== this.#seen.ids || this.#given.found !== this.#search.found) {
+      this.#given = { seen: this.#seen.ids, found: this.#search.found };
+    }
+    this.#listing.update(jobs, changed, filter, now, this.#given);
+    return jobs;
   }
 
   #onUpdate = (update) => {
-    const { session, filter, now } = this.props;
-    session.clock.documentsChanged(update.changed);
-    this.#listing.update(update.jobs, update.changed, filter, now);
+    this.props.session.clock.documentsChanged(update.changed);
+    this.#renew(update.jobs, update.changed, this.props);
     this.props.onCounts(this.#listing.counts);
     this.setState({ update });
   };
@@ -38,6 +53,8 @@ export class ListPage extends Component {
     addEventListener("scroll", this.#measure, { passive: true });
     addEventListener("resize", this.#measure);
     addEventListener("keydown", this.#key);
+    this.#seen.watch(() => this.setState({}));
+    this.#ask();
     const { left } = this.props.session;
     scrollTo(0, left.scrolled);
     this.#wanted = left.cursor;
@@ -49,10 +66,40 @@ export class ListPage extends Component {
     removeEventListener("scroll", this.#measure);
     removeEventListener("resize", this.#measure);
     removeEventListener("keydown", this.#key);
-    this.props.session.unlist();
+    this.#seen.unwatch();
+    this.#search.close();
+    this.props.session.unlist(this.#onUpdate);
   }
 
-  componentDidUpdate() {
+  #ask() {
+    const { filter, session } = this.props;
+    this.#search.ask(filter.q, session.headers);
+  }
+
+  #more = () => {
+    this.#search.more(this.props.session.headers);
+  };
+
+  /** Enter in the search box: opens the job of an ID, also of one that is not known yet; else goes to the first row. */
+  #enter = () => {
+    const q = this.props.filter.q.trim();
+    if (q === "") {
+      return;
+    }
+    const jobs = this.#renew(this.state.update.jobs, new Set(), this.props);
+    const { shown } = this.#listing;
+    const exact = shown.find((id) => id === q || jobs.get(id).external_ids?.includes(q));
+    if (exact !== undefined || shown.length <= 1) {
+      location.hash = jobAddress(exact === undefined ? (shown[0] ?? q) : q);
+    } else {
+      this.#go(shown[0]);
+    }
+  };
+
+  componentDidUpdate(before) {
+    if (before.filter.q !== this.props.filter.q) {
+      this.#ask();
+    }
     if (this.#wanted !== null) {
       const link = this.#link(this.#wanted);
       if (link !== null) {
@@ -103,11 +150,16 @@ export class ListPage extends Component {
       return;
     }
     event.preventDefault();
-    this.#wanted = next;
-    this.#reveal(shown.indexOf(next));
-    this.#measure();
-    this.#select(next);
+    this.#go(next);
   };
+
+  /** Moves the focus to the row of a job. */
+  #go(id) {
+    this.#wanted = id;
+    this.#reveal(this.#listing.shown.indexOf(id));
+    this.#measure();
+    this.#select(id);
+  }
 
   /** Scrolls until the row is between the sticky header and the lower edge. */
   #reveal(place) {
@@ -132,39 +184,26 @@ export class ListPage extends Component {
 
   render({ filter, now }, { update, from, to }) {
     const listing = this.#listing;
-    listing.update(update.jobs, new Set(), filter, now);
+    const search = this.#search;
+    const jobs = this.#renew(update.jobs, new Set(), { filter, now });
     const { shown } = listing;
+    const visible = shown.slice(from, to);
+    const beyond = [...search.found.keys()].filter((id) => !update.jobs.has(id)).length;
     const height = this.#height;
     return html`<div class="list">
       <h1 class="unseen">Jobs</h1>
-      <${Filters} filter=${filter} counts=${listing.counts} forecasts=${listing.forecasts}
-        types=${listing.types} total=${shown.length} />
+      <${Filters} filter=${filter} listing=${listing} seen=${this.#seen} onEnter=${this.#enter} />
+      <${Progress} search=${search} more=${beyond} now=${now} onMore=${this.#more}
+        entity=${entityNamed(filter.q, visible.map((id) => jobs.get(id)))} />
+      <${Columns} sort=${filter.sort} onSort=${(sort) => changeFilter(filter, { sort })} />
       <ol class="rows" role="list" ref=${this.#rows} aria-label="Jobs"
           style=${{ height: `${shown.length * height}px`, "--row-height": `${height}px` }}>
-        ${shown.slice(from, to).map(
-          (id, place) => html`<${Row} key=${id} job=${update.jobs.get(id)} place=${from + place}
-          of=${shown.length} top=${(from + place) * height} now=${now} onFocus=${this.#focused} />`,
+        ${visible.map(
+          (id, place) => html`<${Row} key=${id} job=${jobs.get(id)} place=${from + place} of=${shown.length}
+          equal=${listing.equal.get(id) ?? 0} top=${(from + place) * height} now=${now} onFocus=${this.#focused} />`,
         )}
       </ol>
-      ${shown.length === 0 && html`<${Nothing} update=${update} filter=${filter} />`}
+      ${shown.length === 0 && html`<${Nothing} synced=${update.synced} known=${update.jobs.size} filter=${filter} search=${search} />`}
     </div>`;
   }
-}
-
-function Nothing({ update, filter }) {
-  if (!update.synced) {
-    return html`<p class="nothing">Loading the jobs…</p>`;
-  }
-  if (update.jobs.size === 0) {
-    return html`<p class="nothing">No job yet. The first one appears here without a reload.</p>`;
-  }
-  const q = filter.q.trim();
-  return html`<div class="nothing">
-    <p>None of ${counted(update.jobs.size, "job")} matches.</p>
-    ${
-      q !== "" &&
-      html`<p><a href=${jobAddress(q)}>Follow “${q}” as an ID</a>. Its job need not exist yet.</p>`
-    }
-    <p><a href="#/">Show all</a></p>
-  </div>`;
 }

@@ -1,7 +1,8 @@
 /**
  * The jobs that the list shows, and their order. Pure.
  *
- * Invariant: failed jobs first, then running, pending and ended ones; the newest first within each. The sorted list is
+ * Invariant: without a chosen order, failed jobs of the last day that are not marked as seen come first, then running,
+ * pending and all others; the newest first within each. Of equal failures only the newest is shown. The sorted list is
  * kept between updates. Only a job that appears, disappears or changes its place is moved; progress and log lines move
  * none. Apart from one copy of the list of IDs, the cost of a change does not grow with the number of jobs.
  */
@@ -16,7 +17,10 @@ const RANKS = new Map([
   ["running", 1],
   ["pending", 2],
 ]);
+const FAILED = 0;
 const ENDED = 3;
+
+const NONE = Object.freeze({ seen: new Set(), found: new Map() });
 
 const FEW = 500;
 /** Up to this number of jobs are moved one by one; with more, the list is sorted again. */
@@ -24,6 +28,7 @@ const FEW = 500;
 export class Listing {
   #filter = null;
   #now = 0;
+  #given = NONE;
   /** Job ID → its place, and whether it passes all filters but those by status and forecast. */
   #entries = new Map();
   #types = new Map();
@@ -37,11 +42,24 @@ export class Listing {
   forecasts = new Map();
   /** The types of all jobs, sorted. */
   types = Object.freeze([]);
+  /** The number of stalled jobs. */
+  stalled = 0;
+  /** Job ID → the number of older failures that are equal to it and are not shown. */
+  equal = new Map();
+  /** The IDs of the shown failed jobs that come first, and of those that do not because they are marked as seen. */
+  unseen = Object.freeze([]);
+  seenFailed = Object.freeze([]);
 
-  /** `changed` null: any job may have changed. Returns true if `shown` is a new list of IDs. */
-  update(jobs, changed, filter, now) {
+  /**
+   * `changed` null: any job may have changed. `given`: the failed jobs that are marked as `seen` (a set of IDs), and the
+   * jobs that the daemon has `found` for the text (a map by ID), whatever their documents show of it. Returns true if
+   * `shown` is a new list of IDs.
+   */
+  update(jobs, changed, filter, now, given = NONE) {
+    const same = given.seen === this.#given.seen && given.found === this.#given.found;
+    this.#given = given;
     const stale = Math.abs(now - this.#now) > 60_000; // also backwards: at first `now` is this browser's clock
-    if (changed === null || filter !== this.#filter || stale) {
+    if (changed === null || filter !== this.#filter || stale || !same) {
       this.#renew(jobs, filter, now);
       return true;
     }
@@ -70,6 +88,7 @@ export class Listing {
     this.#types = new Map();
     this.counts = new Map();
     this.forecasts = new Map();
+    this.stalled = 0;
     this.#sorted = [];
     for (const [id, job] of jobs) {
       const entry = this.#enter(id, job);
@@ -77,23 +96,48 @@ export class Listing {
         this.#sorted.push(entry);
       }
     }
-    this.#sorted.sort(byPlace);
+    this.#sorted.sort(this.#compare);
     this.#publish();
   }
 
   #publish() {
-    this.shown = this.#sorted.map((entry) => entry.id);
+    this.shown = this.#grouped().map((entry) => entry.id);
+    const failed = this.#sorted.filter(({ place }) => place.rank === FAILED);
+    this.unseen = failed.filter(({ rank }) => rank === FAILED).map(({ id }) => id);
+    this.seenFailed = failed.map(({ id }) => id).filter((id) => this.#given.seen.has(id));
     this.types = [...this.#types.keys()].sort();
   }
 
+  /** The entries to show: of equal failures that come first only the newest, unless failed jobs were chosen. */
+  #grouped() {
+    this.equal = new Map();
+    const { status, q, sort = "" } = this.#filter;
+    if (status.length > 0 || q !== "" || sort !== "") {
+      return this.#sorted;
+    }
+    const newest = new Map();
+    return this.#sorted.filter(({ id, rank, place: { failure } }) => {
+      const first = rank === FAILED && failure !== null ? newest.get(failure) : undefined;
+      if (first !== undefined) {
+        this.equal.set(first, (this.equal.get(first) ?? 0) + 1);
+      } else if (rank === FAILED && failure !== null) {
+        newest.set(failure, id);
+      }
+      return first === undefined;
+    });
+  }
+
   #isShown({ place, matches: lets }) {
-    const { status, forecast } = this.#filter;
-    return lets && isChosen(status, place.status) && isChosen(forecast, place.forecast);
+    const { status, forecast, stalled = "" } = this.#filter;
+    return (
+      lets && isChosen(status, place.status) && isChosen(forecast, place.forecast) && (stalled === "" || place.stalled)
+    );
   }
 
   #enter(id, job) {
     const place = placeOf(job);
-    const entry = { id, place, matches: matches(job, this.#filter, this.#now) };
+    const old = place.rank === FAILED && (this.#given.seen.has(id) || this.#now - place.started >= DAY);
+    const entry = { id, place, rank: old ? ENDED : place.rank, matches: this.#matches(id, job) };
     this.#entries.set(id, entry);
     this.#count(entry, 1);
     return entry;
@@ -103,6 +147,29 @@ export class Listing {
     add(this.#types, place.type, typeof place.type === "string" ? by : 0);
     add(this.counts, place.status, lets ? by : 0);
     add(this.forecasts, place.forecast, lets && place.forecast !== null ? by : 0);
+    this.stalled += lets && place.stalled ? by : 0;
+  }
+
+  #matches(id, job) {
+    return matches(job, this.#filter, this.#now, this.#given.found.has(id));
+  }
+
+  /** The order of two entries. It does not change between two calls of `#renew`. */
+  #compare = (a, b) => {
+    const { sort = "" } = this.#filter;
+    const chosen = sort === "" ? 0 : ordered(this.#value(a, sort), this.#value(b, sort), sort.startsWith("-") ? -1 : 1);
+    return chosen || a.rank - b.rank || later(a.place.started, b.place.started) || (a.id < b.id ? -1 : Number(a.id > b.id));
+  };
+
+  #value({ place: { started, ended, ends } }, sort) {
+    switch (sort.replace("-", "")) {
+      case "start":
+        return started;
+      case "duration":
+        return (ended ?? this.#now) - started;
+      default:
+        return ends;
+    }
   }
 
   #remove(id) {
@@ -128,7 +195,7 @@ export class Listing {
     let [low, high] = [0, this.#sorted.length];
     while (low < high) {
       const middle = (low + high) >> 1;
-      if (byPlace(this.#sorted[middle], entry) < 0) {
+      if (this.#compare(this.#sorted[middle], entry) < 0) {
         low = middle + 1;
       } else {
         high = middle;
@@ -142,9 +209,10 @@ export class Listing {
       return before !== undefined || job !== undefined;
     }
     const after = placeOf(job);
+    const byEnd = (this.#filter.sort ?? "").endsWith("end");
     return (
-      Object.keys(after).some((member) => before.place[member] !== after[member]) ||
-      before.matches !== matches(job, this.#filter, this.#now)
+      Object.keys(after).some((member) => before.place[member] !== after[member] && (byEnd || member !== "ends")) ||
+      before.matches !== this.#matches(before.id, job)
     );
   }
 }
@@ -173,15 +241,30 @@ function placeOf(job) {
       rank: RANKS.get(job.status) ?? ENDED,
       started: moment(job.started_at) ?? Number.POSITIVE_INFINITY,
       type: job.job_type,
+      ended: moment(job.ended_at),
+      ends: moment(job.forecast?.ends_at?.p50),
       forecast: job.forecast?.state ?? null,
+      stalled: job.stalled === true,
+      failure: failureOf(job),
     };
     places.set(job, place);
   }
   return place;
 }
 
-function byPlace(a, b) {
-  return a.place.rank - b.place.rank || later(a.place.started, b.place.started) || (a.id < b.id ? -1 : Number(a.id > b.id));
+const CHANGING = /[0-9a-f]{8}-[0-9a-f-]{27}|\d+/gi;
+/** What differs between equal failures: IDs and numbers. */
+
+/** A text that equal failures have in common; null if the job has not failed, or has no error. */
+function failureOf(job) {
+  const error = text(job.error);
+  return job.status !== "failed" || error === "" ? null : `${text(job.operation)}\n${error.replace(CHANGING, "#")}`;
+}
+
+/** Compares two numbers, ascending if `by` is 1; what is not a finite number comes last. */
+function ordered(a, b, by) {
+  const [known, other] = [Number.isFinite(a), Number.isFinite(b)];
+  return known && other ? by * (a - b) : Number(other) - Number(known);
 }
 
 /** Compares starts. A difference would be NaN for two jobs without a start. */
@@ -189,10 +272,16 @@ function later(a, b) {
   return Number(a < b) - Number(a > b);
 }
 
-/** All filters but those by status and forecast. Without a text, ended jobs that started over a day ago are hidden. */
-function matches(job, filter, now) {
+/**
+ * All filters but those by status, forecast and silence. Without a text, ended jobs that started over a day ago are
+ * hidden. `isFound`: the daemon has found the job for the text.
+ */
+function matches(job, filter, now, isFound) {
   if (filter.type !== "" && job.job_type !== filter.type) {
     return false;
+  }
+  if (filter.q !== "" && isFound) {
+    return true;
   }
   if (filter.q !== "") {
     const words = haystack(job);

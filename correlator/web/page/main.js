@@ -1,6 +1,7 @@
 /** The page: it selects the view by the address, handles global keys, and re-renders every second. */
 
 import { Banner, Refused, ConnectionState } from "./connection.js";
+import { EntityPage } from "./entity.js";
 import { Component, html, render } from "./html.js";
 import { icon } from "./icons.js";
 import { JobPage } from "./job.js";
@@ -38,7 +39,7 @@ class Page extends Component {
 
   componentDidUpdate(_, before) {
     const { route } = this.state;
-    if (route !== before.route && route.view === "job") {
+    if (route !== before.route && route.view !== "list") {
       scrollTo(0, 0);
       document.querySelector("h1")?.focus();
     }
@@ -70,7 +71,7 @@ class Page extends Component {
       this.#search();
     } else if (event.key === "Escape" && typing) {
       typing.blur();
-    } else if (event.key === "Escape" && this.state.route.view === "job") {
+    } else if (event.key === "Escape" && this.state.route.view !== "list") {
       location.hash = this.state.session.left.address;
     }
   };
@@ -96,6 +97,19 @@ class Page extends Component {
 
   #counted = (counts) => markCounts(counts, this.state.connection);
 
+  #view(route, session, now, connection) {
+    switch (route.view) {
+      case "job":
+        return html`<${JobPage} key=${route.id} id=${route.id} session=${session} now=${now}
+          connection=${connection} onAnnounce=${this.#announce} />`;
+      case "entity":
+        return html`<${EntityPage} key=${route.name} name=${route.name} session=${session} now=${now} />`;
+      default:
+        return html`<${ListPage} key="list" filter=${route.filter} session=${session} now=${now}
+          onCounts=${this.#counted} />`;
+    }
+  }
+
   render(_, { session, route, connection, now, announcement, ...state }) {
     const other = state.theme === "dark" ? "light" : "dark";
     return html`
@@ -111,13 +125,7 @@ class Page extends Component {
       </header>
       <main id="main" tabindex="-1" class=${connection.state === "live" ? "" : "is-old"}>
         ${connection.state === "refused" && html`<${Refused} connection=${connection} onToken=${this.#enter} />`}
-        ${
-          route.view === "job"
-            ? html`<${JobPage} key=${route.id} id=${route.id} session=${session} now=${now}
-                connection=${connection} onAnnounce=${this.#announce} />`
-            : html`<${ListPage} key="list" filter=${route.filter} session=${session} now=${now}
-                onCounts=${this.#counted} />`
-        }
+        ${this.#view(route, session, now, connection)}
       </main>
       <p class="unseen" role="status">${announcement}</p>`;
   }

@@ -34,6 +34,10 @@ export function markJob(job, silent, percent) {
   mark(`${doubt}${state} – ${subject(job)} – ${NAME}`, image);
 }
 
+export function markEntity(name) {
+  mark(`${name} – ${NAME}`, null);
+}
+
 export function markWaiting(id) {
   mark(`waiting – ${id} – ${NAME}`, ["ring", "quiet"]);
 }

@@ -2,20 +2,36 @@
  * Parses and builds the address of a view, which is the fragment of the URL. Pure.
  *
  * `#/jobs/<any id, percent-encoded>` is one job; an ID is everything after `#/jobs/` and may have any character.
- * `#/?q=…&status=failed,running&forecast=late&type=failover&when=all` is the list. Any other fragment is the list
+ * `#/entities/<name, percent-encoded>` is one VM or context.
+ * `#/?q=…&status=failed,running&forecast=late&stalled=1&type=failover&when=all&sort=-start` is the list. Any other fragment is the list
  * without filters.
  */
 
 import { LATENESS, STATUSES } from "./words.js";
 
 const JOB = "#/jobs/";
+const ENTITY = "#/entities/";
 const LIST = "#/?";
 
-const EVERYTHING = Object.freeze({ q: "", status: Object.freeze([]), forecast: Object.freeze([]), type: "", when: "" });
+const EVERYTHING = Object.freeze({
+  q: "",
+  status: Object.freeze([]),
+  forecast: Object.freeze([]),
+  stalled: "",
+  type: "",
+  when: "",
+  sort: "",
+});
+
+export const SORTS = Object.freeze(["-start", "start", "-duration", "duration", "end", "-end"]);
+/** Orders of the list besides its own; a minus sign is descending. */
 
 export function parse(hash) {
   if (hash.startsWith(JOB) && hash.length > JOB.length) {
     return { view: "job", id: decoded(hash.slice(JOB.length)) };
+  }
+  if (hash.startsWith(ENTITY) && hash.length > ENTITY.length) {
+    return { view: "entity", name: decoded(hash.slice(ENTITY.length)) };
   }
   if (!hash.startsWith(LIST)) {
     return { view: "list", filter: EVERYTHING };
@@ -27,8 +43,10 @@ export function parse(hash) {
       q: query.get("q") ?? "",
       status: chosen(query.get("status"), STATUSES),
       forecast: chosen(query.get("forecast"), LATENESS),
+      stalled: query.get("stalled") === "1" ? "1" : "",
       type: query.get("type") ?? "",
       when: query.get("when") === "all" ? "all" : "",
+      sort: SORTS.includes(query.get("sort")) ? query.get("sort") : "",
     },
   };
 }
@@ -41,6 +59,10 @@ export function jobAddress(id) {
   return JOB + encodeURIComponent(wellFormed(id));
 }
 
+export function entityAddress(name) {
+  return ENTITY + encodeURIComponent(wellFormed(name));
+}
+
 export function listAddress(filter) {
   const query = new URLSearchParams();
   for (const [name, value] of Object.entries(filter)) {
@@ -50,6 +72,11 @@ export function listAddress(filter) {
   }
   const text = query.toString();
   return text === "" ? "#/" : LIST + text;
+}
+
+/** The list with this text in its search box. */
+export function searchAddress(q) {
+  return listAddress({ q: wellFormed(q) });
 }
 
 /** Decodes percent-encoding; a text that is not validly encoded is returned unchanged. */

@@ -21,12 +21,13 @@ export class Row extends Component {
       next.job !== now.job ||
       next.place !== now.place ||
       next.of !== now.of ||
+      next.equal !== now.equal ||
       next.top !== now.top ||
       (next.now !== now.now && (!next.job.terminal || dayOf(next.now) !== dayOf(now.now)))
     );
   }
 
-  render({ job, place, of, top, now, onFocus }) {
+  render({ job, place, of, top, now, equal = 0, onFocus }) {
     const shown = shownStatus(job.status);
     const started = moment(job.started_at);
     const progress = this.#progress.at(job, now);
@@ -36,7 +37,7 @@ export class Row extends Component {
         onFocus=${onFocus}>
         <span class="row-status">${icon(shown.shape, shown.tone)} <span>${shown.word}</span></span>
         <span class="row-subject"><b>${subject(job)}</b> <span class="soft">${operations(job)[0] ?? ""}</span></span>
-        <span class="row-progress">${job.terminal ? result(job) : underWay(job, now, progress)}</span>
+        <span class="row-progress">${job.terminal ? result(job, equal) : underWay(job, now, progress)}</span>
         <span class="row-started soft" title=${inUtc(job.started_at)}>${shortTime(started, now) || "not started"}</span>
         <span class="row-elapsed" title=${comparison(job) || undefined}>${lasting(job, started, now)}</span>
       </a>
@@ -44,10 +45,11 @@ export class Row extends Component {
   }
 }
 
-function result(job) {
+function result(job, equal) {
   const failed = job.progress?.steps_failed ?? 0;
   if (job.status === "failed") {
-    return html`<span class="row-error">${text(job.error) || "no reason given"}</span>`;
+    return html`<span class="row-error">${text(job.error) || "no reason given"}</span>
+      ${equal > 0 && html`<b class="row-equal">+ ${counted(equal, "equal failure")}</b>`}`;
   }
   return failed > 0
     ? html`<span class="mark tone-bad">${icon("alert", "bad")} ${counted(failed, "step")} failed</span>`

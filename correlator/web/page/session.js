@@ -33,9 +33,9 @@ export class Session {
     return this.#list.subscription.update;
   }
 
-  /** Detaches the list's callback; the subscription stays. */
-  unlist() {
-    if (this.#list !== null) {
+  /** Detaches a callback, unless another view has replaced it meanwhile; the subscription stays. */
+  unlist(onUpdate) {
+    if (this.#list?.onUpdate === onUpdate) {
       this.#list.onUpdate = null;
     }
   }

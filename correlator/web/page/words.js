@@ -82,6 +82,15 @@ export function subject(job) {
   return text(job.external_ids?.[0]) || text(job.operation) || text(job.job_id);
 }
 
+/** The VM of a job, as `GET /api/v1/entities/{name}` finds it, else its context; "" for neither. */
+export function entityOf(job) {
+  return vmOf(job) || text(job.context_id);
+}
+
+export function vmOf(job) {
+  return ["vm_name", "vm_name_or_id"].map((key) => job.metadata?.[key]).find((name) => typeof name === "string") ?? "";
+}
+
 /** The operation and the type of a job, without a repetition of `subject`. */
 export function operations(job) {
   const name = subject(job);

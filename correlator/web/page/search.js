@@ -1,0 +1,137 @@
+/**
+ * The search of the list in the daemon's database, for jobs that are no longer in memory.
+ *
+ * Each request reads a bounded part of the database and says how far back it came; the next one continues there. The
+ * number of requests and of found jobs is bounded: then the search stops, and `more` continues it.
+ */
+
+const PAUSE = 300;
+/** Milliseconds after the last letter before the search begins. */
+const LEAST = 2;
+/** Characters. */
+const PAGE = 100;
+const MOST_FOUND = 1000;
+const MOST_REQUESTS = 40;
+/** Requests before the search stops. */
+const TRIES = 5;
+/** Requests for one page while the daemon answers that it is busy. */
+
+export class Search {
+  #timer = 0;
+  #abort = new AbortController();
+  #cursor = null;
+  #onChange;
+
+  text = "";
+  /** Job ID → document; a new map after each change. */
+  found = new Map();
+  /** `none`, `searching`, `stopped` (`more` continues), `full` or `done`. */
+  state = "none";
+  /** RFC 3339: all jobs after it have been examined. */
+  searchedTo = null;
+  trouble = null;
+
+  constructor(onChange) {
+    this.#onChange = onChange;
+  }
+
+  /** Searches for a text instead of the last one. The words that the daemon does not take are left out. */
+  ask(text, headers) {
+    const wanted = text.trim().split(/\s+/).slice(0, 8).join(" ");
+    if (wanted === this.text) {
+      return;
+    }
+    this.close();
+    Object.assign(this, { text: wanted, found: new Map(), searchedTo: null, trouble: null });
+    this.#cursor = null;
+    this.state = wanted.length < LEAST ? "none" : "searching";
+    if (this.state === "searching") {
+      this.#timer = setTimeout(() => this.more(headers), PAUSE);
+    }
+    this.#onChange();
+  }
+
+  close() {
+    clearTimeout(this.#timer);
+    this.#abort.abort();
+    this.#abort = new AbortController();
+  }
+
+  async more(headers) {
+    const { signal } = this.#abort;
+    this.#become("searching", null);
+    try {
+      for (let requests = 0; this.state === "searching"; requests += 1) {
+        if (requests === MOST_REQUESTS) {
+          this.#become("stopped", null);
+          return;
+        }
+        const page = await this.#page(headers, signal);
+        if (signal.aborted) {
+          return;
+        }
+        this.#add(page);
+      }
+    } catch (error) {
+      if (!signal.aborted) {
+        this.#become("stopped", error instanceof Error ? error.message : String(error));
+      }
+    }
+  }
+
+  #become(state, trouble) {
+    this.state = state;
+    this.trouble = trouble;
+    this.#onChange();
+  }
+
+  #add(page) {
+    this.found = new Map([...this.found, ...page.jobs.map((job) => [job.job_id, job])]);
+    this.#cursor = page.next_cursor;
+    this.searchedTo = page.searched_to ?? null;
+    if (page.next_cursor === null) {
+      this.#become("done", page.complete === false ? page.reason : null);
+    } else {
+      this.#become(this.found.size < MOST_FOUND ? "searching" : "full", null);
+    }
+  }
+
+  async #page(headers, signal) {
+    const address = new URL("../api/v1/jobs", import.meta.url);
+    address.searchParams.set("text", this.text);
+    address.searchParams.set("limit", String(PAGE));
+    if (this.#cursor !== null) {
+      address.searchParams.set("cursor", this.#cursor);
+    }
+    for (let tries = 1; ; tries += 1) {
+      const response = await fetch(address, { headers, signal });
+      if (response.ok) {
+        return await response.json();
+      }
+      if (response.status !== 503 || tries === TRIES) {
+        throw new Error(`the daemon answered with HTTP status ${response.status}`);
+      }
+      const seconds = Number(response.headers.get("Retry-After")) || 1;
+      await new Promise((resolve) => setTimeout(resolve, seconds * 1000));
+    }
+  }
+}
+
+/** The jobs in memory and the found ones as one map; a job in memory is the newer of both. */
+export function together(live, found) {
+  if (found.size === 0) {
+    return live;
+  }
+  return {
+    get: (id) => live.get(id) ?? found.get(id),
+    has: (id) => live.has(id) || found.has(id),
+    *[Symbol.iterator]() {
+      yield* live;
+      for (const entry of found) {
+        if (!live.has(entry[0])) {
+          yield entry;
+        }
+      }
+    },
+  };
+}

@@ -1,0 +1,173 @@
+"""Finding a job: the search beyond memory, the order of the list, failures, and the page of one VM or context."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from tests.support.appliance import Appliance
+from tests.support.browser import expect
+from tests.support.daemon import Daemon
+from tests.support.page_server import document, forecasted
+
+DAY = 86_400.0
+GUI_ID = "unified-live-failover-pgtest2-1758553933"
+
+
+def known(fake, *jobs) -> None:
+    fake.jobs.update({job["job_id"]: job for job in jobs})
+
+
+def rows(page):
+    return page.get_by_role("list", name="Jobs").get_by_role("listitem")
+
+
+async def names(page) -> list[str]:
+    return list(await rows(page).locator("b:first-child").all_inner_texts())
+
+
+async def test_a_search_goes_on_in_the_database_and_says_how_far_it_has_come(fake, page):
+    known(fake, document("live"))
+    old = [document(f"old-{n}", "completed", ago=n * DAY, error="no such volume") for n in (3, 9)]
+    fake.archive = [[old[0]], [], [old[1]]]
+    await page.goto(fake.url)
+    await page.get_by_role("searchbox").fill("volume")
+    await expect(rows(page)).to_have_count(2)
+    assert await names(page) == ["vm-old-3", "vm-old-9"]
+    await expect(page.locator(".beyond")).to_contain_text("All jobs are searched. 2 jobs from the database.")
+    await page.get_by_role("button", name="Failed").click()
+    await expect(rows(page)).to_have_count(0)
+    await page.get_by_role("button", name="Failed").click()
+    await page.get_by_role("searchbox").fill("")
+    await expect(rows(page)).to_have_count(1)
+    await expect(page.locator(".beyond")).to_have_count(0)
+
+
+async def test_enter_opens_an_exact_or_unknown_id_and_else_goes_to_the_first_row(fake, page):
+    known(fake, document("a", external_ids=[GUI_ID]), document("b", "failed", external_ids=[f"{GUI_ID}0"]))
+    await page.goto(fake.url)
+    box = page.get_by_role("searchbox")
+    await box.fill(GUI_ID)
+    await expect(rows(page)).to_have_count(2)
+    await box.press("Enter")
+    await expect(page.get_by_role("heading", level=1)).to_have_text("vm-a")
+    assert page.url == f"{fake.url}/#/jobs/{GUI_ID}"
+    await page.goto(fake.url)
+    await box.fill("vm-")
+    await box.press("Enter")
+    await expect(page.locator("a:focus")).to_contain_text("vm-b")
+    await box.fill("rollback-SVR 2019/Prod")
+    await box.press("Enter")
+    await expect(page.get_by_role("heading", name="Waiting for this ID")).to_be_visible()
+    assert page.url == f"{fake.url}/#/jobs/{quote('rollback-SVR 2019/Prod', safe='')}"
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+async def test_the_search_box_holds_a_whole_id_of_the_gui(fake, page, width):
+    known(fake, forecasted(document("a"), 40.0), document("b", stalled=True), document("f", "failed"))
+    await page.set_viewport_size({"width": width, "height": 740})
+    await page.goto(fake.url)
+    box = page.get_by_role("searchbox")
+    await box.fill(GUI_ID)
+    assert await box.evaluate("e => e.scrollWidth - e.clientWidth") <= 0
+
+
+async def test_the_heads_of_the_columns_choose_an_order_that_the_address_keeps(fake, page):
+    known(
+        fake,
+        document("long", "completed", ago=500, took=400),
+        document("short", "failed", ago=100, took=5),
+        forecasted(document("late-end", ago=50), 40.0, left=900, most=1000),
+        forecasted(document("early-end", ago=60), 40.0, left=60, most=70),
+    )
+    await page.goto(fake.url)
+    await expect(rows(page)).to_have_count(4)
+    heads = page.get_by_role("group", name="Sort by")
+    await heads.get_by_role("button", name="Started").click()
+    assert await names(page) == ["vm-late-end", "vm-early-end", "vm-short", "vm-long"]
+    await expect(heads.get_by_role("button", name="Started, newest first")).to_have_attribute("aria-pressed", "true")
+    await heads.get_by_role("button", name="Duration").click()
+    assert await names(page) == ["vm-long", "vm-early-end", "vm-late-end", "vm-short"]
+    await heads.get_by_role("button", name="Forecast end").click()
+    assert (await names(page))[:2] == ["vm-early-end", "vm-late-end"]
+    assert page.url == f"{fake.url}/#/?sort=end"
+    await heads.get_by_role("button", name="Urgency").click()
+    assert (await names(page))[0] == "vm-short"
+    assert page.url == f"{fake.url}/#/"
+
+
+async def test_stalled_jobs_have_a_filter_of_their_own(fake, page):
+    known(fake, document("quiet", stalled=True), document("busy"))
+    await page.goto(fake.url)
+    chip = page.get_by_role("button", name="Stalled")
+    await expect(chip).to_have_text(re.compile(r"Stalled\s*1"))
+    await chip.click()
+    await expect(rows(page)).to_have_count(1)
+    await expect(rows(page)).to_contain_text("vm-quiet")
+    assert page.url == f"{fake.url}/#/?stalled=1"
+
+
+async def test_equal_failures_are_one_row_and_seen_ones_do_not_come_first_also_after_a_reload(fake, page):
+    failed = [document(f"f{n}", "failed", ago=100 + n, error=f"volume {n} is lost") for n in range(9)]
+    known(fake, *failed, document("run", ago=500), document("g", "failed", ago=300, error="no space"))
+    await page.goto(fake.url)
+    await expect(rows(page)).to_have_count(3)
+    await expect(rows(page).first).to_contain_text("+ 8 equal failures")
+    await page.get_by_role("button", name="Mark 10 failures as seen").click()
+    await expect(rows(page)).to_have_count(11)
+    assert (await names(page))[0] == "vm-run"
+    await page.reload()
+    await expect(rows(page)).to_have_count(11)
+    assert (await names(page))[0] == "vm-run"
+    await fake.put(document("new", "failed", ago=5, took=1, error="volume 1 is lost"))
+    await expect(rows(page).first).to_contain_text("vm-new")
+    await page.get_by_role("button", name="Mark 1 failure as seen").click()
+    await page.get_by_role("button", name="11 failures seen: show first again").click()
+    await expect(rows(page).first).to_contain_text("+ 9 equal failures")
+
+
+async def test_a_vm_has_a_page_with_its_outcomes_durations_and_trend(fake, page):
+    vm: dict[str, Any] = {"metadata": {"vm_name": "pgtest2"}, "context_id": "ctx-1"}
+    fake.archive = [
+        [document("c1", "completed", ago=2 * DAY, took=90, **vm)],
+        [document("f1", "failed", ago=3 * DAY, took=5, error="no such volume", **vm)],
+        [document("c2", "completed", ago=4 * DAY, took=60, **vm)],
+    ]
+    known(fake, document("run", ago=30, **vm), document("other"))
+    await page.goto(f"{fake.url}/#/jobs/run")
+    await page.get_by_role("link", name="All jobs of pgtest2").click()
+    assert page.url == f"{fake.url}/#/entities/pgtest2"
+    await expect(page.get_by_role("heading", level=1)).to_have_text("pgtest2")
+    jobs = page.get_by_role("table").get_by_role("row")
+    await expect(jobs).to_have_count(5)
+    await expect(page.locator(".strip-job")).to_have_count(4)
+    await expect(page.locator(".trends")).to_contain_text("2 of 4 runs completed, 1 failed")
+    await expect(page.locator(".trends")).to_contain_text(
+        "the newest took 1 min 30 s, usually 1 min 00 s: 50 % longer than usual"
+    )
+    await expect(page.get_by_role("link", name="ctx-1")).to_have_attribute("href", "#/entities/ctx-1")
+    await expect(page.get_by_text("These are all its jobs.")).to_be_visible()
+    await fake.put(document("run", "completed", ago=60, took=60, **vm))
+    await expect(jobs.nth(1)).to_contain_text("Completed")
+    await jobs.nth(3).get_by_role("link").click()
+    assert page.url == f"{fake.url}/#/jobs/f1"
+
+
+async def test_a_vm_of_three_days_ago_is_found_in_the_real_database(appliance: Appliance, daemon: Daemon, page):
+    began = f"{datetime.now(UTC) - timedelta(days=3):%Y-%m-%d %H:%M:%S}"
+    old = {"started_at": began, "completed_at": began, "status": "failed", "error_message": "no such volume"}
+    old |= {"metadata": json.dumps({"vm_name": "pgtest7"})}
+    await appliance.job("gui-7", **old)
+    await page.goto(daemon.url)
+    await page.get_by_role("searchbox").fill("pgtest7 volume")
+    await expect(rows(page)).to_have_count(1)
+    await page.get_by_role("searchbox").fill("pgtest7")
+    await page.get_by_role("link", name="All jobs of pgtest7").click()
+    await expect(page.get_by_role("table").get_by_role("row")).to_have_count(2)
+    await page.get_by_role("table").get_by_role("link").click()
+    await expect(page.locator(".failure")).to_contain_text("no such volume")
