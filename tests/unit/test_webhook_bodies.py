@@ -151,7 +151,7 @@ def test_no_value_can_change_the_structure_of_a_body():
         ('["{{job.status"]', "is none"),
         ('["{{job.status!}}"]', "is none"),
         ("[" * 40 + "]" * 40, "32 levels"),
-        ("[" * 5000 + "]" * 5000, "not JSON"),
+        ("[" * 5000 + "]" * 5000, "a JSON text"),
         (json.dumps("x" * 16_384), "16384 bytes"),
     ],
 )
