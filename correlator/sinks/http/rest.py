@@ -184,13 +184,17 @@ def _line_query(request: web.Request) -> LineQuery:
     least = choice(request, "level", LEVELS)
     level: Level = next((n for n in LEVELS if n == least), "DEBUG")
     steps = values(request, "step")
-    if not all(s.isascii() and s.isdecimal() and 0 < int(s) <= MAX_STEP_ID for s in steps) or len(steps) > MAX_STEPS:
+    if not all(map(_is_step_id, steps)) or len(steps) > MAX_STEPS:
         raise BadRequest(f"step: expected at most {MAX_STEPS} IDs of steps, e.g. step=3587")
     text = request.query.get("q", "")
     if len(text) > MAX_TEXT:
         raise BadRequest(f"q: expected at most {MAX_TEXT} characters")
     since = _time(request.query["since"]) if "since" in request.query else None
     return LineQuery(level, frozenset(map(int, steps)), text, since)
+
+
+def _is_step_id(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 20 and 0 < int(text) <= MAX_STEP_ID
 
 
 def _time(text: str) -> Micros:

@@ -19,7 +19,16 @@ from correlator.pipeline.resume_ring import MAX_CHANGES
 from correlator.sinks.http.access import TICKET_SECONDS
 from correlator.sinks.http.entity_shapes import EntityPage
 from correlator.sinks.http.frames import MAX_IDS
-from correlator.sinks.http.rest import DEFAULT_LIMIT, MAX_EVENT_ID, MAX_EVENTS, MAX_LIMIT, MAX_TEXT, MAX_WAIT, MAX_WORDS
+from correlator.sinks.http.rest import (
+    DEFAULT_LIMIT,
+    MAX_EVENT_ID,
+    MAX_EVENTS,
+    MAX_LIMIT,
+    MAX_STEP_ID,
+    MAX_TEXT,
+    MAX_WAIT,
+    MAX_WORDS,
+)
 from correlator.sinks.payloads import (
     DirectReply,
     EnhancedReply,
@@ -182,7 +191,9 @@ ENDPOINTS: Final = (
                 "limit", Annotated[int, Meta(ge=1, le=MAX_EVENTS)], f"Most items per page; {DEFAULT_LIMIT} by default."
             ),
             Parameter("level", Level, "The least level; `DEBUG`: all."),
-            Parameter("step", list[Annotated[int, Meta(ge=1)]], f"Rows of one of these steps, by ID. {LISTED}"),
+            Parameter(
+                "step", list[Annotated[int, Meta(ge=1, le=MAX_STEP_ID)]], f"Rows of one of these steps, by ID. {LISTED}"
+            ),
             Parameter(
                 "q", Annotated[str, Meta(max_length=MAX_TEXT)], "Rows with this text in message or attrs, in any case."
             ),
