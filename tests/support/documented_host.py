@@ -235,7 +235,7 @@ async def _write_example_job(mariadb: MariaDB) -> Database:
             await cursor.execute(statement)
     async with connected(database) as connection:
         appliance = Appliance(connection)
-        await appliance.job(EXTERNAL, id=JOB)
+        await appliance.job(EXTERNAL, id=JOB, metadata='{"vm_name": "pgtest2"}')
         step = await appliance.step(JOB, 1, "multi-volume-snapshot-creation")
         attrs = {"job_id": JOB, "step_id": step, "step_name": "multi-volume-snapshot-creation"}
         await appliance.log("Job started", attrs={"job_id": JOB, "job_type": "failover"})

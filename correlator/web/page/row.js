@@ -36,7 +36,9 @@ export class Row extends Component {
       <a class="row-link tone-edge-${shown.tone}" href=${jobAddress(job.job_id)} data-job=${job.job_id}
         onFocus=${onFocus}>
         <span class="row-status">${icon(shown.shape, shown.tone)} <span>${shown.word}</span></span>
-        <span class="row-subject"><b>${subject(job)}</b> <span class="soft">${operations(job)[0] ?? ""}</span></span>
+        <span class="row-subject"><b>${subject(job)}</b> <span class="soft">${operations(job)[0] ?? ""}${
+          started !== null && dayOf(started) !== dayOf(now) && html`<span class="row-day"> · ${shortTime(started, now)}</span>`
+        }</span></span>
         <span class="row-progress">${job.terminal ? result(job, equal) : underWay(job, now, progress)}</span>
         <span class="row-started soft" title=${inUtc(job.started_at)}>${shortTime(started, now) || "not started"}</span>
         <span class="row-elapsed" title=${comparison(job) || undefined}>${lasting(job, started, now)}</span>
