@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 from msgspec import Meta
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from correlator.jobs.joblog import MAX_STEP_ID
 from correlator.jobs.model.rows import Level
 from correlator.jobs.shapes import Document, JobStatus
 from correlator.pipeline.resume_ring import MAX_CHANGES
@@ -24,7 +25,6 @@ from correlator.sinks.http.rest import (
     MAX_EVENT_ID,
     MAX_EVENTS,
     MAX_LIMIT,
-    MAX_STEP_ID,
     MAX_TEXT,
     MAX_WAIT,
     MAX_WORDS,
