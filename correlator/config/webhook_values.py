@@ -61,7 +61,7 @@ class WebhookUrl:
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         default = 443 if self.scheme == "https" else 80
-        return f"{self.scheme}://{host}{'' if self.port == default else f':{self.port}'}/…"
+        return f"{self.scheme}://{host}{'' if self.port == default else f':{self.port}'}/***"
 
     __repr__ = __str__
 

@@ -28,6 +28,7 @@ from correlator.ops import metrics
 from correlator.pipeline.hub import Hub
 from correlator.sinks.http.openapi.specs import openapi
 from correlator.sinks.webhooks import signature
+from correlator.sinks.webhooks.arrivals import Arrival
 from correlator.sinks.webhooks.sink import WebhookSink
 from correlator.sinks.webhooks.timings import Timings
 from tests.support.certificates import Certificates
@@ -178,6 +179,19 @@ async def test_what_a_run_leaves_is_sent_by_the_next_one_with_the_same_id_and_bo
         await eventually(lambda: second.sink.pending() == {})
     assert [one.body for one in receiver.accepted] == [body for _, body in left.values()]
     assert [json.loads(one.body)["data"]["job_id"] for one in receiver.accepted] == ["job-1"] * 5
+
+
+async def test_events_of_a_webhook_that_was_removed_meanwhile_are_dropped_with_one_line(receiver, caplog):
+    first = Harness(webhook(None, url="https://h/x", name="left"))
+    first.job()
+    for number in range(3):
+        first.sink._queue(Arrival(number, Event(Kind.JOB_STARTED, "job-1", NOW, number), time.monotonic()), None)
+    second = Harness(webhook(receiver), restored=first.sink.pending().values())
+    assert second.sink.pending() == {}
+    assert dropped("removed", "left") == 3
+    assert [record.message for record in caplog.records] == [
+        "webhook left is not configured any more: 3 events of the last run are dropped"
+    ]
 
 
 async def test_an_event_without_a_body_survives_a_restart_too(receiver):

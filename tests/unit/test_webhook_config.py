@@ -93,7 +93,7 @@ def test_url_secrets_and_authorization_come_from_files_or_credentials(write, tmp
         ),
         (
             table(url="http://chat.example/x"),
-            "webhooks[1].url = http://chat.example/…: not encrypted; expected https://, or allow_private = true",
+            "webhooks[1].url = http://chat.example/***: not encrypted; expected https://, or allow_private = true",
         ),
         (table(ca="/nope.pem"), "webhooks[1].ca: /nope.pem cannot be read: No such file or directory"),
         (
@@ -150,7 +150,7 @@ def test_no_secret_is_printed_and_the_support_bundle_has_none(write, tmp_path):
     shown = json.dumps(redacted(config)) + repr(config)
     for secret in (SECRET[6:], "hunter2", "/services/T0"):
         assert secret not in shown
-    assert ("webhooks[1].url", "https://hooks.chat.example/…") in flat(redacted(config))
+    assert ("webhooks[1].url", "https://hooks.chat.example/***") in flat(redacted(config))
     assert ("webhooks[1].secret", "***") in flat(redacted(config))
     setting = Setting(config, tmp_path / "correlator.toml", {})
     hide = bundle.Hidden(bundle.secrets(setting))

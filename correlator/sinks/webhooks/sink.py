@@ -11,6 +11,7 @@ import contextlib
 import logging
 import ssl
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from correlator.config.schema import Config
 from correlator.config.webhooks import Webhook
 from correlator.jobs.model.changes import Event
 from correlator.jobs.model.views import PublishedJob
+from correlator.ops import metrics
 from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Batch, Hub
 from correlator.sinks.payloads import WebhooksPart
@@ -61,8 +63,10 @@ class WebhookSink:
         self._arrived = asyncio.Event()
         self._changed = asyncio.Event()
         self.prepare(config)()
-        for head, body in restored:
-            self._restore(head, body)
+        lost = Counter(name for head, body in restored if (name := self._restore(head, body)) is not None)
+        for name, count in lost.items():
+            log.warning("webhook %s is not configured any more: %d events of the last run are dropped", name, count)
+            metrics.WEBHOOK_EVENTS_DROPPED.labels(name, "removed").inc(count)
 
     def prepare(self, config: Config) -> Callable[[], None]:
         """Return what applies the webhooks of `config`, which must not fail. Raises: `ConfigError`."""
@@ -198,20 +202,20 @@ class WebhookSink:
                 continue
             endpoint.add(Delivery(self._next_number(), event.job_id, message_id, body, arrival.at))
 
-    def _restore(self, head: bytes, body: bytes) -> None:
-        """Take over an event of the last run."""
+    def _restore(self, head: bytes, body: bytes) -> str | None:
+        """Take over an event of the last run. Returns the name of its webhook if that is not configured any more."""
         match found := stored.decode(head):
             case StoredDelivery():
                 endpoint = self._endpoints.get(found.webhook)
                 if endpoint is None:
-                    log.warning("webhook %s is not configured any more: an event is dropped", found.webhook)
-                    return
+                    return found.webhook
                 at = time.monotonic() - max(0.0, time.time() - found.at)
                 endpoint.add(Delivery(self._next_number(), found.job_id, found.message_id, body, at))
             case StoredArrival():
                 self._note(found.event, None, time.monotonic() - max(0.0, time.time() - found.at))
             case None:
                 log.warning("an event in the checkpoint cannot be read by this version, and is not sent")
+        return None
 
     def _next_number(self) -> int:
         self._last_number += 1
