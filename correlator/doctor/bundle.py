@@ -29,6 +29,7 @@ import msgspec
 from correlator import __version__
 from correlator.app import source_of
 from correlator.config.loading import read_tokens
+from correlator.config.otlp_values import read_headers
 from correlator.config.rendering import redacted
 from correlator.config.values import SqliteUrl
 from correlator.doctor import host, service
@@ -141,6 +142,13 @@ def secrets(setting: Setting) -> list[str]:
             found += [webhook.url.reveal(), webhook.url.reveal().partition("://")[2].partition("/")[2]]
     with contextlib.suppress(ConfigError):  # the file changed after it was read
         found += read_tokens(config)
+    with contextlib.suppress(ConfigError):
+        # Of "Bearer TOKEN", the token may stand alone somewhere.
+        found += [
+            word
+            for value in read_headers((), config.otlp.headers_file).values()
+            for word in (value, *value.split()[1:])
+        ]
     return [secret for secret in found if secret]
 
 

@@ -157,6 +157,9 @@ async def test_a_short_form_that_a_list_prints_leads_to_the_job_in_show_and_in_w
         return len(body["jobs"]) == 2
 
     await eventually(listed_both, within=WITHIN)
+    wide = await run("jobs", columns=200)
+    assert await wide.end() == 0
+    assert "EXTERNAL ID" in wide.screen()[0]
     listed = await run("jobs", columns=119)
     assert await listed.end() == 0
     forms = [line.split()[-1] for line in listed.screen()[1:]]
@@ -508,10 +511,11 @@ async def test_tap_shows_each_row_with_its_job_and_why(database: Database, appli
     settings = {"CORRELATOR_DATABASE__URL": database.url, "CORRELATOR_DATABASE__TIMEZONE": "UTC"}
     text = await run("tap", **settings)
     objects = await run("tap", "-o", "json", "--job", "gui-1", "--level", "warn", **settings)
+    window = await run("tap", "--attributed", columns=70, **settings)
 
     async def received() -> bool:
         await appliance.log("are you there", "WARN", {"job_id": job_id})
-        return "are you there" in text.out and "are you there" in objects.out
+        return all("are you there" in command.out for command in (text, objects, window))
 
     await eventually(received, within=WITHIN, every=0.2)
     step_id = await appliance.step(job_id, 1, "validation")
@@ -520,6 +524,13 @@ async def test_tap_shows_each_row_with_its_job_and_why(database: Database, appli
     await appliance.log("of nobody", "WARN")
     await text.until(lambda: "of nobody" in text.out and "by step" in text.out)
     await objects.until(lambda: "by column" in objects.out)
+    await appliance.log("x" * 200, job_id=job_id)
+    await window.until(lambda: "xxx" in window.out)
+    shown = window.screen()
+    assert {len(line) for line in shown if line} == {70}
+    assert any(line.startswith(r"ERROR by column \x1b[2J ") and line.endswith(job_id[:8]) for line in shown)
+    assert not [line for line in shown if "of nobody" in line]
+    assert "\x1b[31mERROR" in window.out
 
     async def named() -> bool:
         await appliance.log("again", attrs={"step_id": step_id})
@@ -537,6 +548,6 @@ async def test_tap_shows_each_row_with_its_job_and_why(database: Database, appli
         ("by column \x1b[2J", "column"),
     }
     assert {one["job_id"] for one in found} == {job_id}
-    for command in (text, objects):
+    for command in (text, objects, window):
         command.process.send_signal(signal.SIGTERM)
         assert (await command.end(), command.err) == (0, "")

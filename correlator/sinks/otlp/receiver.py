@@ -79,12 +79,15 @@ class Answer(Struct, frozen=True):
 
 
 class Receiver(Struct, frozen=True):
-    """The receiver of one configuration."""
+    """The receiver of one configuration. `headers` may hold secrets, so that a repr shows the URL alone."""
 
     url: str
     headers: Mapping[str, str]
     tls: ssl.SSLContext | bool
     timeout: float
+
+    def __repr__(self) -> str:
+        return f"Receiver({self.url})"
 
     async def send(self, session: aiohttp.ClientSession, body: bytes) -> Answer:
         """Send one request, within `timeout` seconds. Does not raise: an unreachable receiver is an answer."""
