@@ -112,7 +112,7 @@ def test_a_daemon_that_restarts_shows_and_announces_what_one_shows_that_never_st
 
 
 @pytest.mark.parametrize("why", ["stalled", "child", "check"])
-def test_a_forecast_that_only_time_or_a_child_changed_survives_a_restart_and_is_announced_once(why):
+def test_a_forecast_that_time_or_a_child_changed_survives_a_restart_and_is_announced_once(why):
     index = knowing(*usual(), stalled_after=150)
     disk = Disk(index)
     read(index, 12, step(1, "snapshot", 0, 10), step(2, "copy", 10))
