@@ -6,7 +6,7 @@ query began. Otherwise R applies. The reason: JobLog writes the table before it 
 was observed before a query began is already part of its result. A status that is NULL is unknown, so E applies.
 
 The reported percent is the one that was observed last, of R and of the log. If R's status is an end, R applies: rows of
-the log become visible later, and would take percent back.
+the log become visible later, and would take percent back. If R has no percent, the log's applies.
 """
 
 from __future__ import annotations
@@ -129,10 +129,10 @@ def _ended_at(status: Status, record: JobRecord, ahead: JobEvent | None, event: 
 
 def _reported(job: Job, record: JobRecord | None, observed_at: int, *, final: bool) -> int | None:
     """The last percent that the job reported. `final`: the record is that of an ended job."""
-    of_table = record.percent_complete if record is not None else None
-    if job.percent is not None and job.percent.observed_at > observed_at and not (final and of_table is not None):
-        return job.percent.percent
-    return of_table
+    of_table, of_log = record.percent_complete if record is not None else None, job.percent
+    if of_log is None or (of_table is not None and (final or of_log.observed_at <= observed_at)):
+        return of_table
+    return of_log.percent
 
 
 def _progress(

@@ -224,6 +224,13 @@ def test_reported_progress_holds_from_wherever_it_was_seen_last():
     assert (alone.percent, alone.basis) == (50.0, "steps")
 
 
+@pytest.mark.parametrize("status", ["running", "failed"])
+def test_a_percent_of_the_log_stays_reported_where_the_table_has_none(status):
+    reported = Entry(1, BASE, "DEBUG", "", 9, "j", percent=40)
+    found = seen(read(status, StepRecord(1, "s", 1, "completed")), reported)
+    assert (found.percent, found.basis) == (40.0, "reported")
+
+
 def test_late_rows_of_the_log_do_not_take_back_the_percent_of_a_job_that_has_ended():
     late = Entry(1, BASE, "DEBUG", "", 11, "j", percent=50)
     assert seen(read("failed", percent_complete=75), late).percent == 75.0
