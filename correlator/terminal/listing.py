@@ -20,7 +20,7 @@ from correlator.client.documents import moment
 from correlator.client.messages import Document, Wanted
 from correlator.client.replica import Update
 from correlator.terminal import forecasts, formats, ids, table
-from correlator.terminal.renderers import note
+from correlator.terminal.renderers import ahead, note
 from correlator.terminal.screen import Screen
 from correlator.terminal.theme import Theme, console_on, print_error, theme_for
 
@@ -154,7 +154,7 @@ class _Lines:
             jobs = update.jobs if self._query.limit is not None else self._of(update)
             for job in newest(jobs.values(), self._query):
                 if job["job_id"] in self._changed:
-                    self._print(job, time.time() + update.ahead)
+                    self._print(job, time.time() + ahead(update))
             self._changed.clear()
         for job_id, reason in update.gone.items():
             self._changed.discard(job_id)
@@ -209,7 +209,7 @@ async def _follow_table(client: Client, query: Query, screen: Screen, theme: The
 
 def _frame(update: Update, query: Query, screen: Screen, theme: Theme) -> Group:
     """The frame that fits the window: the most urgent jobs, a count of the hidden ones, and any problem."""
-    now = time.time() + update.ahead
+    now = time.time() + ahead(update)
     wanted = [job for job in update.jobs.values() if query.admits(job)]
     problem = note(update)
     # One line for the column names, one for the problem, one for the cursor.

@@ -50,7 +50,7 @@ class Tree(Renderer):
     def handle(self, events: Iterable[WatchEvent], update: Update) -> None:
         del events  # the tree shows the state, not the events
         self._note = note(update)
-        self._ahead = update.ahead if abs(update.ahead) > SAME_CLOCK else 0.0
+        self._ahead = ahead(update)
 
     def paint(self) -> None:
         width = self._screen.width
@@ -127,6 +127,11 @@ class Objects(Renderer):
 
     def _write(self, kind: str, **members: object) -> None:
         self._stdout.write(formats.as_json({"type": kind, **members}) + "\n")
+
+
+def ahead(update: Update) -> float:
+    """Seconds that the daemon's clock is ahead of ours. Latency is no difference: it would take bars back."""
+    return update.ahead if abs(update.ahead) > SAME_CLOCK else 0.0
 
 
 def note(update: Update) -> str:

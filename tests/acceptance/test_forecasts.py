@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
+import re
 import sqlite3
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import msgspec
@@ -24,6 +25,8 @@ from tests.support.mariadb import Database
 from tests.support.mosquitto import Mosquitto
 from tests.support.past_runs import PastRun, in_sequence, write_past_runs
 from tests.support.replay import MariaDBReplayer, Transaction
+from tests.support.settled_ends import assert_ends_settle
+from tests.support.terminal import Command, start
 
 RUNS = 24
 SLOWER = 2.0
@@ -237,29 +240,43 @@ async def test_percent_never_falls_and_ends_settle_while_the_recording_is_replay
     slow = slow_replay.without_percent(recording, but_of="migration")
     runs = slow_replay.past_runs(slow, SLOWER, copies=5)
     async with knowing(runs, database, own_mosquitto, tmp_path) as (daemon, _, transports):
-        async with transports.following(daemon), MariaDBReplayer.connect(database) as replayer:
+        async with (
+            transports.following(daemon),
+            followed_table(daemon) as command,
+            MariaDBReplayer.connect(database) as replayer,
+        ):
             await slow_replay.replay(replayer, slow, SLOWER)
             tables = await replayer.tables()
             completed = [str(i) for i, row in tables["job_tracking"].items() if row["status"] == "completed"]
             completed = [i for i in completed if transports.of("websocket", i)]
             await eventually(lambda: all(one["terminal"] for i in completed for one in transports.last(i).values()))
+        painted = painted_percents(command.out)
+        assert {i: percents for i, percents in painted.items() if percents != sorted(percents)} == {}
+        assert sum(len(set(percents)) > 1 for percents in painted.values()) >= 3, painted
         assert errors(transports) == []
-        shown = [job for _, job in transports.seen["websocket"]]
-        assert {"history", "reported"} <= {basis(job) for job in shown}
-        misses = [found for i in completed if (found := thirds(transports.of("websocket", i)))]
-        assert len(misses) >= 5
-        first, last = (sum(one[third] for one in misses) / len(misses) for third in (0, 1))
-        assert last < first, (first, last)
+        assert {"history", "reported"} <= {basis(job) for _, job in transports.seen["websocket"]}
+        assert_ends_settle([transports.of("websocket", i) for i in completed])
 
 
-def thirds(job: list[Document]) -> tuple[float, float] | None:
-    """The mean error of p50 in seconds, in the first and in the last third of a job's life; None without both."""
-    began, ended = (datetime.fromisoformat(job[n]["updated_at"]) for n in (0, -1))
-    errors: dict[int, list[float]] = {0: [], 1: [], 2: []}
-    for forecast in (one["forecast"] for one in job if one.get("forecast")):
-        at, p50 = (datetime.fromisoformat(text) for text in (forecast["as_of"], forecast["ends_at"]["p50"]))
-        errors[min(2, int(3 * (at - began) / (ended - began)))].append(abs((p50 - ended).total_seconds()))
-    return (mean(errors[0]), mean(errors[2])) if errors[0] and errors[2] else None
+@contextlib.asynccontextmanager
+async def followed_table(daemon: Daemon) -> AsyncIterator[Command]:
+    """`jobs -w` in a terminal that shows every job."""
+    environ = os.environ | {"CORRELATOR_URL": daemon.url, "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"}
+    command = await start(("jobs", "-w"), environ, 160, 100)
+    try:
+        await command.until(lambda: "STATUS" in command.out)
+        yield command
+    finally:
+        await command.close()
+
+
+def painted_percents(written: str) -> dict[str, list[int]]:
+    """The percents of each running job whose end was forecast, in the order in which the table was painted."""
+    percents: dict[str, list[int]] = {}
+    text = re.sub(r"\x1b\[[?\d;]*[A-Za-z]", "", written)
+    for line in re.finditer(r"(\d+)% +(?:~\d|soon|\?).* ([0-9a-f]{8}-[0-9a-f-]{27})", text):
+        percents.setdefault(line[2], []).append(int(line[1]))
+    return percents
 
 
 def state(job: Document) -> str | None:

@@ -11,11 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import slow_replay
 from tests.support.appliance import Appliance, connected
 from tests.support.browser import expect
 from tests.support.daemon import Daemon
 from tests.support.eventually import eventually
 from tests.support.mariadb import Database
+from tests.support.past_runs import write_past_runs
+from tests.support.replay import MariaDBReplayer
+from tests.support.settled_ends import assert_ends_settle
 
 RUNS = 40
 STEPS = (("prepare", 2.0), ("copy", 5.0), ("boot", 2.0))
@@ -114,6 +118,42 @@ async def run(database: Database, pace: float) -> None:
             await asyncio.sleep(seconds * pace)
             await own.run("UPDATE job_steps SET status = 'completed', completed_at = NOW(6) WHERE id = %s", step)
         await own.end(job_id)
+
+
+DOCUMENTS = """async () => {
+    const { subscribe } = await import("/client.js");
+    window.documents = {};
+    subscribe({}, (update) => {
+        for (const id of update.changed) {
+            const { updated_at, forecast, status } = update.jobs.get(id) ?? {};
+            if (status !== undefined) (window.documents[id] ??= []).push({ updated_at, forecast, status });
+        }
+    });
+}"""
+"""Collect what client.js shows of the forecast of each job."""
+
+
+async def test_while_the_recording_is_replayed_at_its_pace_no_bar_goes_back_and_the_ends_settle(
+    database, recording, tmp_path, page
+):
+    silent = slow_replay.without_percent(recording, but_of="migration")
+    await write_past_runs(database, slow_replay.past_runs(silent, 1.0, copies=5))
+    daemon = Daemon(tmp_path, database__url=database.url)
+    try:
+        await daemon.start()
+        await eventually(lambda: "forecasts: read " in daemon.log())
+        await page.goto(daemon.url)
+        await page.evaluate(BARS)
+        await page.evaluate(DOCUMENTS)
+        async with MariaDBReplayer.connect(database) as replayer:
+            await slow_replay.replay(replayer, silent, 1.0)
+        await expect(page.get_by_role("list", name="Jobs").get_by_role("listitem")).not_to_have_count(0)
+        found = await page.evaluate("documents")
+        assert await page.evaluate("falls") == []
+        assert await page.evaluate("moves") > 20
+    finally:
+        await daemon.close()
+    assert_ends_settle([job for job in found.values() if job[-1]["status"] == "completed"])
 
 
 async def test_while_jobs_run_at_different_paces_no_bar_in_the_list_goes_back(experienced, database, page):

@@ -14,8 +14,10 @@ from rich.console import Console
 
 from correlator.client.client import Jobs
 from correlator.client.messages import Wanted
+from correlator.client.replica import Update
 from correlator.terminal import forecasts, listing, tree
 from correlator.terminal.listing import Form, Query, most_urgent, not_shown
+from correlator.terminal.renderers import ahead
 from correlator.terminal.show import fields
 from correlator.terminal.table import PLAIN, plain, table
 from correlator.terminal.theme import Theme
@@ -273,3 +275,8 @@ def test_the_end_of_a_watched_job_says_how_it_compares() -> None:
     assert event.text == (
         "unified-live-failover pgtest2 completed after 1m 36s (typical 80 s; slower than 88 % of 37 earlier runs)"
     )
+
+
+@pytest.mark.parametrize(("measured", "used"), [(0.0, 0.0), (-1.5, 0.0), (1.5, 0.0), (-30.0, -30.0), (5.0, 5.0)])
+def test_the_latency_of_a_message_is_no_difference_of_clocks_that_would_take_a_bar_back(measured, used):
+    assert ahead(Update({}, ahead=measured)) == used
