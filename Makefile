@@ -12,7 +12,7 @@ PIP  := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input inst
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help bench demo test test-faults test-clients test-sizes test-soak test-versions test-system deb lint types imports format lock clean servers test-fuzz sbom
+.PHONY: help bench demo test test-faults test-clients test-sizes test-soak test-versions test-system deb client-package lint types imports format lock clean servers test-fuzz sbom
 
 help:
 	@echo "make demo     run the correlator on a made-up appliance"
@@ -24,7 +24,7 @@ help:
 	@echo "make test-soak    ten minutes at 1,000 rows a second: memory stays where it is"
 	@echo "make test-versions  what reads MariaDB, against 10.5 and 10.11 of older Debians (a GB in build/; needs root)"
 	@echo "make test-system  the Debian package in whole systems, and the unit under systemd (1.7 GB in build/; needs root)"
-	@echo "make deb      the Debian package, in build/"
+	@echo "make deb      the Debian package, in build/      make client-package  the browser client for npm, in build/"
 	@echo "make bench    measure it beside the limits and its peers, a quarter of an hour on a quiet machine   (ARGS='catchup rest --quick')"
 	@echo "make lint     ruff, words   make types    mypy          make imports  the import rules"
 	@echo "make docs     write the reference of the configuration again: docs/configuration.md, deploy/correlator.toml"
@@ -64,6 +64,10 @@ test-faults: servers $(DEV)
 deb: $(if $(wildcard $(DEV)),$(DEV),$(BASE))
 	@command -v dpkg-deb >/dev/null || { echo "make deb needs dpkg-deb: Debian's package dpkg." >&2; exit 1; }
 	@$(BIN)/python -m deploy.debian.build $(ARGS)
+
+# The browser client, its element and its React hooks as a package for npm: its path is the last line.
+client-package: $(if $(wildcard $(DEV)),$(DEV),$(BASE))
+	@$(BIN)/python -m deploy.client.build
 
 # The package in Debian 12, Debian 13 and Ubuntu 24.04, and the unit under a systemd of its own (1.7 GB in build/systems; needs root).
 test-system: SERVERS += mmdebstrap:mmdebstrap unshare:util-linux systemd-nspawn:systemd-container lintian:lintian man:man-db promtool:prometheus
@@ -170,7 +174,7 @@ $(DEV): requirements/dev.txt pyproject.toml
 
 # The programs that tests start for themselves: PROGRAM:DEBIAN-PACKAGE. Installed, they are not started: policy-rc.d says no.
 SERVERS := mariadbd:mariadb-server mosquitto:mosquitto mosquitto_sub:mosquitto-clients openssl:openssl \
-           chromium:chromium node:nodejs curl:curl nginx:nginx caddy:caddy
+           chromium:chromium node:nodejs tsc:node-typescript curl:curl nginx:nginx caddy:caddy
 servers:
 	@PATH="$$PATH:/usr/local/sbin:/usr/sbin"; missing=""; \
 	for server in $(SERVERS); do \

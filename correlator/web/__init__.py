@@ -8,7 +8,7 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from types import MappingProxyType
 
-FOLDERS = ("", "client/", "page/", "vendor/")
+FOLDERS = ("", "client/", "page/", "progress/", "vendor/")
 
 CONTENT_TYPES = {
     ".css": "text/css",

@@ -181,6 +181,24 @@ export interface LogLine {
   readonly at: string;
 }
 
+export interface HistoryOptions {
+  /** The `next_after` of the page before. Default: the first page. */
+  after?: string;
+  /** The lowest level. Default: DEBUG. */
+  level?: Level;
+  /** Most lines of the page. Default and maximum: 1000. */
+  limit?: number;
+}
+
+export interface LogPage {
+  /** In the order of time. */
+  readonly events: readonly Omit<LogLine, "job_id">[];
+  /** Where the next page begins, and later lines. */
+  readonly next_after: string | null;
+  /** False if all lines so far have been read. A page may be short, or empty, before that. */
+  readonly more: boolean;
+}
+
 /** A running job became late or overdue. A connection that lags may lose it. */
 export interface JobEvent {
   /** Later versions may add values. */
@@ -238,14 +256,22 @@ export class Correlator {
   readonly connection: Connection;
   /** `callback` is called soon, and after each change, until `close()`. Returns a function that stops it. */
   onConnection(callback: (connection: Connection) => void): () => void;
+  /** One page of a job's log lines from the daemon's database. Rejects with an `Error`. */
+  history(jobId: string, options?: HistoryOptions): Promise<LogPage>;
   close(): void;
 }
 
-/** `Correlator.subscribe` of a shared `Correlator` with default options. */
+/** The server of a shared connection. */
+export type SharedOptions = Pick<Options, "url" | "token">;
+
+/**
+ * `Correlator.subscribe` on the connection that all parts of a page share: one for each server and token. It is closed 5 s
+ * after its last subscription.
+ */
 export function subscribe(
   what: string | string[] | Wanted,
   onChange: (update: Update) => void,
-  more?: More,
+  more?: More & SharedOptions,
 ): Subscription;
 
 /** The newest of several jobs, by the daemon's order: the job found by an ID that several jobs have. */

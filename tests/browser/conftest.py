@@ -28,6 +28,7 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
     "--disable-dev-shm-usage",
+    "--disable-features=LocalNetworkAccessChecks",  # pages that a test answers for a server have no address
 ]
 
 

@@ -172,6 +172,12 @@ def test_behind_next_the_page_keeps_the_slash_that_its_files_are_found_by(tmp_pa
     assert rule == {"source": "/correlator/:path*", "destination": "http://127.0.0.1:8686/:path*"}
 
 
+@pytest.mark.parametrize("name", ["next.config.mjs", "app/layout.tsx"])
+def test_what_the_guide_shows_of_an_example_is_that_of_its_file(name: str):
+    text = read(f"docs/examples/nextjs/{name}")
+    assert any(text in block.text for block in blocks("docs/gui.md"))
+
+
 @pytest.mark.parametrize("block", [*held("ts"), *held("tsx"), *held("js"), *held("html")])
 def test_what_is_imported_from_the_client_is_there(block: Block):
     exported = set(

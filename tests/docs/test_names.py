@@ -176,7 +176,9 @@ def test_every_correlator_command_in_prose_exists_with_these_options(document):
 def test_every_option_named_alone_exists(document):
     options = {name for command in commands(main) for option in command.params for name in option.opts}
     for line, text in backticks(document):
-        if text.startswith("--"):
+        if text.startswith("--correlator-"):
+            assert f"var({text}," in read("correlator/web/progress/style.js"), f"{line.place}: {text}"
+        elif text.startswith("--"):
             assert text.split("=")[0].split()[0] in options | {"--help", "--version"}, f"{line.place}: {text}"
 
 

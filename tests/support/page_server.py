@@ -131,6 +131,8 @@ class PageServer:
         self.archive: list[list[Document]] = []
         """The pages of the database: of the search for any text, and of any VM or context."""
         self.token = token
+        self.html = ""
+        """The body of /test.html, a page of another program."""
         self.page = 1000
         """Most log lines in one page of the history, whatever the requested limit."""
         self.seq = 100
@@ -147,6 +149,7 @@ class PageServer:
                 web.get("/api/v1/jobs/{id:.+}/events", self._history),
                 web.get("/api/v1/jobs", self._search),
                 web.get("/api/v1/entities/{name:.+}", self._entity),
+                web.get("/test.html", self._test_page),
                 *(web.get(path, self._file) for path in files()),
             ]
         )
@@ -161,6 +164,10 @@ class PageServer:
             await self._runner.cleanup()
             self._runner = None
             self.epoch += "+"
+
+    @property
+    def connections(self) -> int:
+        return len(self._clients)
 
     @property
     def subscriptions(self) -> list[Document]:
@@ -205,6 +212,14 @@ class PageServer:
         name, content_type = files()[request.path]
         body = resources.files("correlator.web").joinpath(name).read_bytes()
         return web.Response(body=body, content_type=content_type, charset="utf-8", headers=HEADERS)
+
+    async def _test_page(self, request: web.Request) -> web.Response:
+        del request
+        icon = '<link rel="icon" href="data:,">'
+        return web.Response(
+            text=f'<!doctype html><html lang="en"><title>Test</title>{icon}<main>{self.html}</main></html>',
+            content_type="text/html",
+        )
 
     async def _search(self, request: web.Request) -> web.Response:
         """Search the archive. Other requests are aborted, so that the client finds no other transport to follow."""

@@ -4,6 +4,7 @@ import { Connector } from "./connector.js";
 import { environmentOf } from "./environment.js";
 import { Notifier } from "./notifier.js";
 import { Replica } from "./replica.js";
+import { request } from "./requests.js";
 import { View } from "./view.js";
 
 /** @import { Connection } from "../client.js" */
@@ -11,6 +12,8 @@ import { View } from "./view.js";
 /** Every callback is called from a microtask or a timer. */
 export class Correlator {
   #replica = new Replica();
+  #environment;
+  #token;
   #notifier;
   #connector;
   #lastId = 0;
@@ -18,9 +21,10 @@ export class Correlator {
 
   /** @param {import("../client.js").Options} [options] */
   constructor(options = {}) {
-    const environment = environmentOf(options);
-    this.#notifier = new Notifier(this.#replica, environment.clock);
-    this.#connector = new Connector(options, environment, this.#replica, this.#notifier);
+    this.#environment = environmentOf(options);
+    this.#token = options.token;
+    this.#notifier = new Notifier(this.#replica, this.#environment.clock);
+    this.#connector = new Connector(options, this.#environment, this.#replica, this.#notifier);
   }
 
   get connection() {
@@ -58,19 +62,22 @@ export class Correlator {
     return () => void this.#notifier.listeners.delete(listener);
   }
 
+  /** @type {import("../client.js").Correlator["history"]} */
+  async history(jobId, { after, level, limit = 1000 } = {}) {
+    const query = new URLSearchParams({ limit: String(limit) });
+    if (level !== undefined) query.set("level", level);
+    if (after !== undefined) query.set("after", after);
+    const token = typeof this.#token === "function" ? await this.#token() : this.#token;
+    const path = `api/v1/jobs/${encodeURIComponent(jobId)}/events`;
+    const response = await request(this.#environment, token, `${path}?${query}`);
+    if (response.status === 404) throw new Error(`no job has the ID ${jobId}`);
+    return response.json();
+  }
+
   close() {
     this.#closed = true;
     this.#connector.close();
     this.#replica.views.clear();
     this.#notifier.listeners.clear();
   }
-}
-
-/** @type {Correlator | undefined} */
-let shared;
-
-/** @type {Correlator["subscribe"]} */
-export function subscribe(what, onChange, more) {
-  shared ??= new Correlator();
-  return shared.subscribe(what, onChange, more);
 }

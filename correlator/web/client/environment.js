@@ -29,8 +29,8 @@ export function environmentOf(options) {
   };
 }
 
-/** @param {string | URL | undefined} given @returns {URL} */
-function baseUrl(given) {
+/** The base URL of a server; ends with a slash. @param {string | URL} [given] @returns {URL} */
+export function baseUrl(given) {
   const page = globalThis.location?.href;
   // By default the folder of client.js, which is one above. In a bundle import.meta.url may be no http address; then
   // the page's origin is used.

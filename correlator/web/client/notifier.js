@@ -16,17 +16,19 @@ export const State = Object.freeze({
   REFUSED: "refused",
 });
 
+/** @type {Connection} before the first attempt */
+export const UNCONNECTED = Object.freeze({
+  state: State.CONNECTING,
+  transport: null,
+  source: null,
+  lag_seconds: 0,
+  retry_at: null,
+  error: null,
+  ahead_ms: null,
+});
+
 export class Notifier {
-  /** @type {Connection} */
-  connection = Object.freeze({
-    state: State.CONNECTING,
-    transport: null,
-    source: null,
-    lag_seconds: 0,
-    retry_at: null,
-    error: null,
-    ahead_ms: null,
-  });
+  connection = UNCONNECTED;
   /** @type {Map<(connection: Connection) => void, Connection | null>} and the connection that each received last */
   listeners = new Map();
   #isScheduled = false;

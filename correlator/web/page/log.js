@@ -1,14 +1,12 @@
 /** The log lines of a job: old ones from the daemon's history, new ones live. Scrolling up pauses the log. */
 
+import { LogHistory } from "../client/log_history.js";
 import { Component, createRef, html } from "./html.js";
 import { icon } from "./icons.js";
 import { Logbook } from "./logbook.js";
 import { dayOf, inUtc, moment, shortTime } from "./times.js";
 import { LEVELS, counted, levelTone, text } from "./words.js";
 
-const PAGE = 1000;
-const MOST_PAGES = 200;
-/** Pages of history per call of #load, so that a job of a million lines does not block the browser. */
 const NEAR = 24;
 /** Pixels from the end within which the log counts as scrolled to the end. */
 const IDENTITY = new Set(["job_id", "step_id", "external_job_id", "step_name"]);
@@ -18,10 +16,7 @@ export class LogPane extends Component {
   #book = new Logbook();
   #pane = createRef();
   #subscription = null;
-  #after = null;
-  #loading = false;
-  #wanted = false;
-  #closed = new AbortController();
+  #history = null;
 
   constructor(props) {
     super(props);
@@ -34,6 +29,7 @@ export class LogPane extends Component {
 
   componentDidUpdate(before) {
     if (before.session !== this.props.session) {
+      this.#history?.close();
       this.#subscription?.close();
       this.#follow();
     } else if (before.connection.state !== "live" && this.props.connection.state === "live") {
@@ -47,12 +43,14 @@ export class LogPane extends Component {
   }
 
   componentWillUnmount() {
-    this.#closed.abort();
+    this.#history?.close();
+    this.#history = null;
     this.#subscription?.close();
   }
 
   #follow() {
     const { job, level, session } = this.props;
+    this.#history = new LogHistory(session.client, job.job_id, level, (lines) => this.#add(lines));
     this.#subscription = session.client.subscribe(job.job_id, () => {}, {
       logs: level,
       onLog: (lines, dropped) => {
@@ -72,50 +70,18 @@ export class LogPane extends Component {
     this.setState((state) => ({ lines: this.#book.lines, fresh: state.following ? 0 : state.fresh + fresh }));
   }
 
-  /** Loads all pages after the last one. A call during a load makes that load continue with one more page. */
   async #load() {
-    this.#wanted = true;
-    if (this.#loading) {
-      return;
-    }
-    this.#loading = true;
+    const history = this.#history;
     try {
-      let pages = 0;
-      while (this.#wanted && pages < MOST_PAGES) {
-        this.#wanted = false;
-        pages += 1;
-        this.#wanted = (await this.#page()) || this.#wanted;
+      const whole = await history.read();
+      if (history === this.#history) {
+        this.setState({ trouble: whole ? null : "the log is too long for this page", loaded: true });
       }
-      const trouble = this.#wanted ? "the log is too long for this page" : null;
-      this.#wanted = false;
-      this.setState({ trouble, loaded: true });
     } catch (error) {
-      if (!this.#closed.signal.aborted) {
+      if (history === this.#history) {
         this.setState({ trouble: error instanceof Error ? error.message : String(error), loaded: true });
       }
-    } finally {
-      this.#loading = false;
     }
-  }
-
-  /** Loads one page; true if there is another one now. */
-  async #page() {
-    const { job, level, session } = this.props;
-    const address = new URL(`../api/v1/jobs/${encodeURIComponent(job.job_id)}/events`, import.meta.url);
-    address.searchParams.set("limit", String(PAGE));
-    address.searchParams.set("level", level);
-    if (this.#after !== null) {
-      address.searchParams.set("after", this.#after);
-    }
-    const response = await fetch(address, { headers: session.headers, signal: this.#closed.signal });
-    if (!response.ok) {
-      throw new Error(`the daemon's history answered with HTTP status ${response.status}`);
-    }
-    const page = await response.json();
-    this.#add(page.events);
-    this.#after = page.next_after ?? this.#after;
-    // A page before the last may be short. Without a member `more`, all pages before the last are full.
-    return typeof page.next_after === "string" && (page.more ?? page.events.length === PAGE);
   }
 
   #scrolled = () => {

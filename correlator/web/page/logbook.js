@@ -1,9 +1,9 @@
 /**
  * The log lines of one job, merged from pages of history and the live stream. Pure.
  *
- * Invariants: each line is present once, by its event ID. Lines are ordered by time, not by ID. The number of lines is
- * bounded: the oldest are evicted and counted. A line that is not newer than an evicted one is not added again, so only
- * the IDs of the present lines are stored.
+ * Invariants: each line is present once, by its event ID. Lines are ordered by time, not by ID. The number of lines and
+ * their size are bounded: the oldest are evicted and counted. A line that is not newer than an evicted one is not added
+ * again, so only the IDs of the present lines are stored.
  */
 
 import { moment } from "./times.js";
@@ -11,8 +11,13 @@ import { moment } from "./times.js";
 export const KEPT = 2000;
 /** Lines on the page while it follows the log. After scrolling up it keeps up to five times as many. */
 
+const MOST_CHARACTERS = 8e6;
+/** Of all lines together, as JSON. The newest line is kept in any case. */
+
 export class Logbook {
-  #ids = new Set();
+  /** The size in characters of each present line, by its ID. */
+  #sizes = new Map();
+  #characters = 0;
   #lines = [];
   /** The newest evicted line. */
   #gone = null;
@@ -22,20 +27,29 @@ export class Logbook {
   /** Number of lines that the daemon dropped for a slow client; the history has them. */
   dropped = 0;
 
+  #most;
+  #mostCharacters;
+
+  constructor({ lines = KEPT, characters = MOST_CHARACTERS } = {}) {
+    this.#most = lines;
+    this.#mostCharacters = characters;
+  }
+
   get lines() {
     return this.#lines;
   }
 
   /** Number of stored IDs. */
   get size() {
-    return this.#ids.size;
+    return this.#sizes.size;
   }
 
   /** Adds lines and returns how many were new. `lines` is a new array if any was. */
   add(lines, { keepAll = false } = {}) {
     const fresh = lines.filter((line) => {
-      const known = this.#ids.has(line.event_id) || (this.#gone !== null && compared(line, this.#gone) <= 0);
-      return !known && this.#ids.add(line.event_id);
+      const known = this.#sizes.has(line.event_id) || (this.#gone !== null && compared(line, this.#gone) <= 0);
+      if (!known) this.#count(line);
+      return !known;
     });
     if (fresh.length === 0) {
       return 0;
@@ -44,15 +58,23 @@ export class Logbook {
     if (!inOrder(merged, Math.max(0, this.#lines.length - 1))) {
       merged.sort(compared);
     }
-    const most = keepAll ? 5 * KEPT : KEPT;
-    const gone = Math.max(0, merged.length - most);
-    this.forgotten += gone;
-    for (const line of merged.slice(0, gone)) {
-      this.#ids.delete(line.event_id);
-      this.#gone = line;
+    const most = keepAll ? 5 * this.#most : this.#most;
+    let gone = 0;
+    while (merged.length - gone > most || (this.#characters > this.#mostCharacters && merged.length - gone > 1)) {
+      this.#gone = merged[gone];
+      this.#characters -= this.#sizes.get(this.#gone.event_id);
+      this.#sizes.delete(this.#gone.event_id);
+      gone += 1;
     }
+    this.forgotten += gone;
     this.#lines = gone === 0 ? merged : merged.slice(gone);
     return fresh.length;
+  }
+
+  #count(line) {
+    const characters = JSON.stringify(line).length;
+    this.#sizes.set(line.event_id, characters);
+    this.#characters += characters;
   }
 }
 

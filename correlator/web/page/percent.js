@@ -2,7 +2,7 @@
 
 import { html } from "./html.js";
 import { comparison } from "./outlook.js";
-import { counted, text } from "./words.js";
+import { stepsDone, text } from "./words.js";
 
 const FINE = 0.1;
 /** Percent. A bar is drawn again once it has moved so far, so that one that hardly moves costs nothing. */
@@ -30,12 +30,4 @@ export function Percent({ job, tone, silent, percent, forecast }) {
       html`<p class="outlook"><b>${forecast.words}</b> <span class="soft">${forecast.source}</span></p>`}
     ${forecast === null && end.length > 0 && html`<p class="outlook soft">${end[0]}</p>`}
   </div>`;
-}
-
-function stepsDone({ progress, terminal }) {
-  const { steps_done: done = 0, steps_seen: seen = 0, steps_expected: expected = null } = progress ?? {};
-  if (expected !== null && !terminal) {
-    return `${done} of about ${counted(expected, "step")} done`;
-  }
-  return seen === 0 ? "" : `${done} of ${counted(seen, "step")} done${terminal ? "" : " so far"}`;
 }
