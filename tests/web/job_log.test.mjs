@@ -1,15 +1,18 @@
 // The log of a job: history and live lines, each once.
 
 import assert from "node:assert/strict";
-import { afterEach, mock, test } from "node:test";
+import { afterEach, beforeEach, mock, test } from "node:test";
 import { JobLog } from "../../correlator/web/client/job_log.js";
 import { requests, settle, sockets } from "./fakes.mjs";
 
 const were = { fetch: globalThis.fetch, WebSocket: globalThis.WebSocket };
 const closed = [];
 
+beforeEach(() => mock.timers.enable({ apis: ["setTimeout"] }));
+
 afterEach(() => {
   for (const log of closed.splice(0)) log.close();
+  mock.timers.reset();
   Object.assign(globalThis, were);
 });
 
@@ -33,15 +36,19 @@ const page = (ids, next_after, more = false) => [200, { events: ids.map(line), n
 const live = (job_id, event_id) => ({ type: "log", sub: [1], job_id, ...line(event_id) });
 const job = (job_id, started_at = at(0)) => ({ job_id, rev: 1, status: "running", external_ids: ["n"], started_at });
 const ids = (log) => log.state.lines.map((each) => each.event_id);
-const frame = () => new Promise((done) => setTimeout(done, 20)); // the client calls back at most once in 16 ms
+
+/** Time in which the client calls back, which it does at most once in 16 ms. */
+async function pass(ms = 20) {
+  mock.timers.tick(ms);
+  await settle();
+}
 
 test("history and live lines are merged, and the history is read to its end", async () => {
   const { log, Socket, made } = await opened({ "": page([1, 2], "2", true), 2: page([3], "3") });
   assert.equal(made.length, 0); // no job has the ID yet
   Socket.last.snapshot(1, [job("a")]);
   Socket.last.frame(live("a", 3), live("b", 9), live("a", 4));
-  await frame();
-  await settle();
+  await pass();
   assert.deepEqual([ids(log), log.state.loaded, log.state.error], [[1, 2, 3, 4], true, null]);
   assert.deepEqual([...new Set(log.state.lines.map((each) => each.job_id))], ["a"]);
   assert.equal(made[0].headers.authorization, "Bearer t");
@@ -51,20 +58,20 @@ test("history and live lines are merged, and the history is read to its end", as
 test("only the newest lines are kept, and lines that were dropped are read again", async () => {
   const { log, Socket, made } = await opened({ "": page([1, 2, 3, 4], "4"), 4: page([5, 6], "6") }, { limit: 3 });
   Socket.last.snapshot(1, [job("a")]);
-  await frame();
+  await pass();
   assert.deepEqual([ids(log), log.state.older], [[2, 3, 4], 1]);
   Socket.last.frame({ type: "log", sub: [1], dropped: 2 });
-  await frame();
+  await pass();
   assert.deepEqual([ids(log), log.state.older, made.length], [[4, 5, 6], 3, 2]);
 });
 
 test("a newer job with the same ID has a log of its own", async () => {
   const { log, Socket } = await opened({ "": page([1], "1") });
   Socket.last.snapshot(1, [job("a")]);
-  await frame();
+  await pass();
   Socket.last.frame({ type: "put", sub: [1], seq: 101, job_id: "b", rev: 2, job: job("b", at(5)) });
   Socket.last.frame(live("a", 8), live("b", 7));
-  await frame();
+  await pass();
   assert.deepEqual(
     log.state.lines.map((each) => [each.job_id, each.event_id]),
     [["b", 1], ["b", 7]],
@@ -72,20 +79,13 @@ test("a newer job with the same ID has a log of its own", async () => {
 });
 
 test("a history that cannot be read is an error until it can be", async () => {
-  mock.timers.enable({ apis: ["setTimeout"] });
-  try {
-    const pages = { "": [503] };
-    const { log, Socket } = await opened(pages);
-    Socket.last.snapshot(1, [job("a")]);
-    mock.timers.tick(20);
-    await settle();
-    assert.match(log.state.error, /HTTP status 503/);
-    assert.equal(log.state.loaded, false);
-    pages[""] = page([1], "1");
-    mock.timers.tick(5000);
-    await settle();
-    assert.deepEqual([ids(log), log.state.loaded, log.state.error], [[1], true, null]);
-  } finally {
-    mock.timers.reset();
-  }
+  const pages = { "": [503] };
+  const { log, Socket } = await opened(pages);
+  Socket.last.snapshot(1, [job("a")]);
+  await pass();
+  assert.match(log.state.error, /HTTP status 503/);
+  assert.equal(log.state.loaded, false);
+  pages[""] = page([1], "1");
+  await pass(5000);
+  assert.deepEqual([ids(log), log.state.loaded, log.state.error], [[1], true, null]);
 });
