@@ -6,9 +6,12 @@ import json
 import random
 from typing import get_args
 
+import aiohttp
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
 
 from correlator.config import template as templates
 from correlator.config import webhook_values
@@ -18,7 +21,7 @@ from correlator.jobs.model.changes import Event
 from correlator.jobs.model.facts import Kind, Status
 from correlator.jobs.model.rows import StepRecord
 from correlator.jobs.model.views import JobView, PublishedJob
-from correlator.sinks.webhooks import signature, stored
+from correlator.sinks.webhooks import sender, signature, stored
 from correlator.sinks.webhooks.addresses import ForbiddenAddress, guarded_socket, refusal
 from correlator.sinks.webhooks.arrivals import MAX_ARRIVALS, Arrivals
 from correlator.sinks.webhooks.body import MAX_BODY, Bodies
@@ -219,6 +222,33 @@ def test_no_address_raises_and_what_needs_no_permission_is_global(number):
         if refusal(str(address), allow_private=False) is None:
             assert address.is_global
             assert not address.is_multicast
+
+
+# The response
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("120", 120.0),
+        ("0", 0.0),
+        ("9" * 400, 999_999_999.0),
+        ("Mon, 22 Sep 2025 15:12:43 GMT", 30.0),
+        ("Mon, 22 Sep 2025 15:12:03 GMT", 0.0),
+        *((text, 0.0) for text in ("", "-1", "soon", "1.5", "٣", "Mon, 99 Sep 99999 99:99:99 GMT")),
+    ],
+)
+def test_retry_after_is_a_number_of_seconds_or_a_date(monkeypatch, text, seconds):
+    monkeypatch.setattr("time.time", lambda: NOW / 1_000_000)
+    assert sender._retry_after(text) == seconds
+
+
+def test_the_reason_of_a_failed_attempt_has_no_path_of_the_url():
+    url = URL("https://chat.example/services/T0")
+    request = aiohttp.RequestInfo(url, "POST", CIMultiDictProxy(CIMultiDict()), url)
+    for error in (aiohttp.InvalidURL(url), aiohttp.ClientResponseError(request, ())):
+        assert "T0" in str(error)
+        assert "T0" not in sender.describe_error(error)
 
 
 # What has arrived, and what is stored
