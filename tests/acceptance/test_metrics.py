@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.appliance import Appliance, connected
 from tests.support.daemon import HELLO, Daemon
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE, eventually
 from tests.support.paths import DEPLOY
 
 
@@ -98,7 +98,7 @@ async def test_a_failed_job_is_measured_with_its_duration_and_the_delay_of_its_r
             return await value(daemon, "correlator_mqtt_queue_age_seconds") == 0
 
         await eventually(counted)
-        assert await value(daemon, "correlator_end_to_end_seconds_bucket", le="10.0") == 2
+        assert await value(daemon, "correlator_end_to_end_seconds_bucket", le="60.0") == 2
         assert await value(daemon, "correlator_ready") == 1
         assert await value(daemon, "correlator_database_up") == 1
         assert (
@@ -107,7 +107,7 @@ async def test_a_failed_job_is_measured_with_its_duration_and_the_delay_of_its_r
         assert await value(daemon, "correlator_source_lag_seconds") == 0
         assert await value(daemon, "process_resident_memory_bytes") > 10e6
         assert await value(daemon, "correlator_config_last_reload_successful") == 1
-        assert 0 < await value(daemon, "correlator_checkpoint_age_seconds") < 30
+        assert 0 < await value(daemon, "correlator_checkpoint_age_seconds") < PATIENCE
         text = await daemon.text("/metrics")
         assert job_id not in text
         assert "gui-1" not in text
