@@ -64,7 +64,8 @@ def panels() -> list[dict[str, Any]]:
 
 def test_the_dashboard_has_the_rows_that_it_should_have_and_no_panel_covers_another():
     rows = [p["title"] for p in panels() if p["type"] == "row"]
-    assert rows == ["Health", "Jobs", "Forecasts", "Source", "Connected clients", "MQTT", "Webhooks", "Process"]
+    wanted = ["Health", "Jobs", "Forecasts", "Source", "Connected clients", "MQTT", "Webhooks", "Traces", "Process"]
+    assert rows == wanted
     ids = [p["id"] for p in panels()]
     assert len(ids) == len(set(ids))
     places = [p["gridPos"] for p in panels()]
