@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -55,9 +56,24 @@ class JobId(click.ParamType[str]):
         return str(value)
 
 
+def _use_utc(_context: click.Context, _option: click.Parameter, wanted: bool) -> None:
+    """Make UTC the time zone of this process."""
+    if wanted:
+        os.environ["TZ"] = "UTC"
+        time.tzset()
+
+
 def daemon_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options for the daemon's URL, the token and TLS to `command`."""
+    """Add the options for the daemon's URL, the token, TLS and the time zone to `command`."""
     for option in (
+        click.option(
+            "--utc",
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            callback=_use_utc,
+            help="Print and read times in UTC.  [default: your time zone on a terminal, UTC in a pipe]",
+        ),
         click.option("--insecure", is_flag=True, help="Do not check the certificate of an https URL."),
         click.option("--ca", type=click.Path(dir_okay=False, path_type=Path), help="Certificates to trust, in PEM."),
         click.option(

@@ -30,13 +30,17 @@ def percent(job: Document, now: float) -> float:
     return found.percent if found is not None else formats.percent(job)
 
 
-def local_clock(now: float) -> Clock:
-    """A clock that prints local time, rounded up: ``14:32``, with the date unless it is that of `now`."""
+def local_clock(now: float, *, zone: bool = True) -> Clock:
+    """A clock that prints local time, rounded up: ``14:32 CET``, with the date unless it is that of `now`.
+
+    `zone`: append the name of the time zone.
+    """
     today = datetime.fromtimestamp(now).astimezone().date()
 
     def clock(at: datetime) -> str:
         local = (at + timedelta(minutes=1, microseconds=-1)).astimezone()
-        return f"{local:%H:%M}" if local.date() == today else f"{local:%Y-%m-%d %H:%M}"
+        text = f"{local:%H:%M}" if local.date() == today else f"{local:%Y-%m-%d %H:%M}"
+        return f"{text} {local:%Z}" if zone else text
 
     return clock
 
@@ -47,7 +51,7 @@ def utc_clock(at: datetime) -> str:
 
 
 def outlook(job: Document, now: float, clock: Clock) -> str:
-    """When the job may end: ``about 3 min left (by 14:32)``; "" of an overdue job: no run took so long."""
+    """When the job may end: ``about 3 min left (by 14:32 CET)``; "" of an overdue job: no run took so long."""
     found = remaining(job, now)
     if found is None or "overdue" in conditions(job):
         return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 
 from rich.cells import cell_len
 from rich.table import Table
@@ -17,6 +18,10 @@ PLAIN = (
     "STARTED", "ID", "STATUS", "PERCENT", "VM", "OPERATION", "STEP", "SECONDS", "STALLED", "ERROR",
     "FORECAST", "P50", "P90",
 )  # fmt: skip
+
+
+TIMED = 100
+"""Cells from which on the table has the time at which a job may end."""
 
 
 def header() -> str:
@@ -82,7 +87,7 @@ def table(found: Iterable[Document], width: int, now: float, theme: Theme) -> Ta
         for name, least in _COLUMNS.items()
         if (wide if name == "external" else width) >= least and (forecast or name != "left")
     ]
-    headers = {name: _NAMES.get(name, name.upper()) if width >= 60 else _SHORT.get(name, "") for name in columns}
+    headers = {name: _heading(name, width, now) for name in columns}
     rows = [_cells(job, width, now, theme, full_ids=wide >= 120) for job in jobs]
     natural = {
         name: max([len(headers[name]), *(cells[name].cell_len for cells in rows)], default=0) for name in columns
@@ -117,6 +122,12 @@ def _fitted(natural: Mapping[str, int], room: int) -> dict[str, int]:
     return widths
 
 
+def _heading(name: str, width: int, now: float) -> str:
+    """The heading of a column; where times are shown, with their zone."""
+    zone = f" ({datetime.fromtimestamp(now).astimezone():%Z})" if name == "left" and width >= TIMED else ""
+    return f"{_NAMES.get(name, name.upper())}{zone}" if width >= 60 else _SHORT.get(name, "")
+
+
 def _cells(job: Document, width: int, now: float, theme: Theme, *, full_ids: bool) -> dict[str, Text]:
     status = str(job.get("status"))
     style = STYLES.get(status, "")
@@ -125,7 +136,7 @@ def _cells(job: Document, width: int, now: float, theme: Theme, *, full_ids: boo
     words = Text.assemble(theme.mark(status), " ", word) if width >= 60 else theme.mark(status)
     if condition is not None and width < 60:
         words.append("!", CONDITION_STYLES[condition])
-    share, clock = forecasts.percent(job, now), forecasts.local_clock(now)
+    share, clock = forecasts.percent(job, now), forecasts.local_clock(now, zone=False)
     bar = theme.bar(share, 8 if width < 100 else 12, style) if width >= 60 else Text()
     began = moment(job.get("started_at"))
     age = formats.duration(max(0.0, now - began.timestamp())).split(" ")[0] if began is not None else ""
@@ -135,7 +146,7 @@ def _cells(job: Document, width: int, now: float, theme: Theme, *, full_ids: boo
         "vm": Text(theme.clean(formats.vm_name(job) or "-"), style="bold" if status == "running" else ""),
         "operation": Text(theme.clean(job.get("operation"))),
         "progress": Text.assemble(bar, f" {int(share):3d}%" if width >= 60 else f"{int(share):3d}%"),
-        "left": Text(forecasts.short_outlook(job, now, clock if width >= 100 else None), style="dim"),
+        "left": Text(forecasts.short_outlook(job, now, clock if width >= TIMED else None), style="dim"),
         "step": _step(job, theme),
         "elapsed": Text(formats.duration(formats.elapsed(job, now))),
         "age": Text(age),

@@ -105,10 +105,10 @@ def _progress(job: Document, frame: Frame) -> Text:
 
 def _outlook(job: Document, frame: Frame) -> list[Text]:
     """When a running job may end, and why that is believed; or how long an ended one took beside others."""
-    clock = forecasts.local_clock(frame.now)
+    clock, short = forecasts.local_clock(frame.now), forecasts.local_clock(frame.now, zone=False)
     late = forecasts.reason(job)
     texts = (
-        forecasts.took(job), forecasts.outlook(job, frame.now, clock), late, forecasts.basis(job, frame.now, clock)
+        forecasts.took(job), forecasts.outlook(job, frame.now, clock), late, forecasts.basis(job, frame.now, short)
     )  # fmt: skip
     words = "; ".join(filter(None, texts))
     return [frame.theme.fit(Text(f"  {words}", style="yellow" if late else "dim"), frame.width)] if words else []

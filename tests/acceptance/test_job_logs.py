@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from yarl import URL
 
 from tests.support.appliance import Appliance
 from tests.support.daemon import Daemon
@@ -69,3 +70,31 @@ async def test_a_log_is_selected_by_level_and_step_and_a_closed_pipe_is_no_error
     )  # fmt: skip
     out, err = await asyncio.wait_for(process.communicate(), WITHIN)
     assert (len(out), err) == (10, b"")
+
+
+async def test_a_whole_log_is_sent_as_text_in_the_order_of_time_and_its_parts_are_selected(
+    daemon: Daemon, appliance: Appliance
+):
+    job_id = await appliance.job("GUI 1/a")
+    step = await appliance.step(job_id, 1, "copy", "completed")
+    await appliance.run(
+        "INSERT INTO log_events (job_id, level, message, ts)"
+        " SELECT %s, 'INFO', CONCAT('line ', seq), NOW(6) - INTERVAL 9 SECOND + INTERVAL seq MICROSECOND"
+        " FROM seq_1_to_2500",
+        job_id,
+    )
+    await appliance.log("odd\n\x1b[2J", "WARN", attrs={"step_id": step, "volume": "V-1"})
+    assert daemon.session is not None
+    assert (await daemon.get("/api/v1/jobs/GUI%201%2Fa?wait=5"))[0] == 200
+    path = "/api/v1/jobs/GUI%201%2Fa/events?format=text"
+    async with daemon.session.get(URL(path, encoded=True)) as response:
+        lines = (await response.text()).splitlines()
+        assert (response.status, response.content_type) == (200, "text/plain")
+        assert response.headers["Content-Disposition"] == 'attachment; filename="GUI_1_a.log"'
+    assert [line.split(maxsplit=1)[1] for line in lines[:2500]] == [f"INFO  line {n}" for n in range(1, 2501)]
+    assert lines[2500].split(maxsplit=1)[1] == "WARN  copy: odd\\n\\x1b[2J  volume=V-1"
+    for part in (f"step={step}", "level=WARN", "q=v-1"):
+        async with daemon.session.get(URL(f"{path}&{part}", encoded=True)) as response:
+            assert (await response.text()).splitlines() == lines[2500:]
+    status, body = await daemon.get(f"{path}&limit=5")
+    assert (status, "'limit'" in body["detail"]) == (400, True)

@@ -25,6 +25,7 @@ import orjson
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
+from aiohttp.typedefs import Handler
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -250,6 +251,7 @@ def asked(appliance_file: Path) -> Iterator[Callable[[str], int]]:
         def ask(target: str) -> int:
             path, _, _ = target.removeprefix("/api/v1/").partition("?")
             request = make_mocked_request("GET", target)
+            work: Handler
             if path == "stream":
                 work = wanted
             elif path.endswith("/events"):

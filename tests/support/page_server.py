@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import datetime
 import json
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from importlib import resources
 from typing import Any
 
@@ -130,6 +130,8 @@ class PageServer:
         self.empty_pages = 0
         self.archive: list[list[Document]] = []
         """The pages of the database: of the search for any text, and of any VM or context."""
+        self.tickets: list[str] = []
+        """The tickets of requests for log lines."""
         self.token = token
         self.html = ""
         """The body of /test.html, a page of another program."""
@@ -150,6 +152,7 @@ class PageServer:
                 web.get("/api/v1/jobs", self._search),
                 web.get("/api/v1/entities/{name:.+}", self._entity),
                 web.get("/test.html", self._test_page),
+                web.post("/api/v1/ticket", self._ticket),
                 *(web.get(path, self._file) for path in files()),
             ]
         )
@@ -244,18 +247,37 @@ class PageServer:
         return {"jobs": jobs, **cursor, "complete": True, "reason": None}
 
     async def _history(self, request: web.Request) -> web.Response:
-        if self.token is not None and request.headers.get("Authorization") != f"Bearer {self.token}":
+        query = request.query
+        if "ticket" in query:
+            self.tickets.append(query["ticket"])
+        elif not self._is_authorized(request):
             return web.json_response({"title": "Unauthorized"}, status=401)
-        levels = ["DEBUG", "INFO", "WARN", "ERROR"]
-        least = levels.index(request.query.get("level", "DEBUG"))
-        lines = [e for e in self.events.get(request.match_info["id"], []) if levels.index(e["level"]) >= least]
-        after, limit = int(request.query.get("after", 0)), int(request.query.get("limit", 100))
-        page = lines[after : after + min(limit, self.page)]
-        if after == 0 and self.empty_pages > 0:  # the daemon has read a part of its log without such lines
-            self.empty_pages -= 1
-            return web.json_response({"events": [], "next_after": "0", "more": True})
+        if query.get("format") == "text":
+            return web.Response(text="the whole log")
+        lines = [e for e in self.events.get(request.match_info["id"], []) if _selected(e, query)]
+        limit = min(int(query.get("limit", 100)), self.page)
+        if "before" in query:
+            if self.empty_pages > 0:  # the daemon has read a part of its log without such lines
+                self.empty_pages -= 1
+                return web.json_response({"events": [], "next_before": int(query["before"]), "more": True})
+            below = sorted((e for e in lines if e["event_id"] < int(query["before"])), key=_event_id)
+            page = below[-limit:]
+            first = page[0]["event_id"] if len(page) < len(below) else None
+            return web.json_response({"events": page, "next_after": None, "next_before": first, "more": bool(first)})
+        if "from" in query:
+            lines = sorted(lines, key=_event_id)
+            after = sum(e["event_id"] < int(query["from"]) for e in lines)
+        else:
+            after = int(query.get("after", 0))
+        page = lines[after : after + limit]
         more = after + len(page) < len(lines)
         return web.json_response({"events": page, "next_after": str(after + len(page)), "more": more})
+
+    async def _ticket(self, request: web.Request) -> web.Response:
+        return web.json_response({"ticket": "once"}, status=200 if self._is_authorized(request) else 401)
+
+    def _is_authorized(self, request: web.Request) -> bool:
+        return self.token is None or request.headers.get("Authorization") == f"Bearer {self.token}"
 
     async def _websocket(self, request: web.Request) -> web.WebSocketResponse:
         socket = web.WebSocketResponse()
@@ -320,3 +342,17 @@ def _names(job: Document) -> list[str]:
 def _matches(job: Document, wanted: Document) -> bool:
     ids = wanted.get("jobs")
     return ids is None or any(name in ids for name in _names(job))
+
+
+def _event_id(line: Document) -> int:
+    return int(line["event_id"])
+
+
+def _selected(line: Document, query: Mapping[str, str]) -> bool:
+    """True if the log line is one that a query of the history selects."""
+    levels = ["DEBUG", "INFO", "WARN", "ERROR"]
+    return (
+        levels.index(line["level"]) >= levels.index(query.get("level", "DEBUG"))
+        and query.get("step", str(line["step_id"])) == str(line["step_id"])
+        and query.get("q", "").lower() in f"{line['message']} {json.dumps(line['attrs'])}".lower()
+    )

@@ -89,8 +89,8 @@ def test_few_runs_a_passed_end_and_an_overdue_job_have_words_of_their_own() -> N
 
 def test_an_end_on_another_day_has_its_date() -> None:
     job = document(**forecast())
-    assert forecasts.outlook(job, NOW, forecasts.local_clock(NOW)) == "about 80 s left (by 20:45)"
-    assert forecasts.outlook(job, NOW, forecasts.local_clock(NOW - 86_400)).endswith("(by 2025-09-22 20:45)")
+    assert forecasts.outlook(job, NOW, forecasts.local_clock(NOW)) == "about 80 s left (by 20:45 IST)"
+    assert forecasts.outlook(job, NOW, forecasts.local_clock(NOW - 86_400)).endswith("(by 2025-09-22 20:45 IST)")
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_a_tree_has_the_end_in_words_and_the_steps_ahead_as_pale_lines() -> None
     assert drawn(document(**forecast()), width=80) == [
         "● pgtest2  unified-live-failover                                         running",
         "  █████████████░░░░░░░░░░░░░░░░░░░░░░░░░░░  32% 1/~4 steps                   39s",
-        "  about 80 s left (by 20:45); from 37 earlier runs, 9 of 10 ended by 20:46",
+        "  about 80 s left (by 20:45 IST); from 37 earlier runs, 9 of 10 ended by 20:46",
         "  gui-1",
         "  ✓ validation                                                              0.9s",
         "  ● multi-volume-snapshot-creation                                           38s",
@@ -194,6 +194,7 @@ def test_a_steps_name_in_a_forecast_is_never_a_command_of_the_terminal() -> None
 def test_a_table_has_the_time_that_is_left(width: int, cell: str) -> None:
     head, first, second = printed([document(**forecast()), document("b", "completed")], width)
     at = head.index("LEFT")
+    assert ("LEFT (IST)" in head) == (width >= 100)
     assert cell.strip() in first[at:]
     assert first[at:].startswith(cell.strip())
     assert second[at : at + 6].strip() == ""

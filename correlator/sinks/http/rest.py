@@ -19,6 +19,7 @@ from correlator.jobs.model.views import LogLine, PublishedJob, Resolved
 from correlator.pipeline.hub import Hub
 from correlator.pipeline.queries import JobNames, JobQuery, LineQuery
 from correlator.sinks.http.job_pages import JobPages, encoded, page_response, paged
+from correlator.sinks.http.log_text import LogText
 from correlator.sinks.http.parameters import choice, known, number, values
 from correlator.sinks.http.problems import RETRY_AFTER, problem
 
@@ -41,6 +42,7 @@ ASK_EVERY = 1.0
 """Seconds between two queries of a request that waits while the database is not available."""
 
 _STATUSES: Final = [s.value for s in Status if s is not Status.SKIPPED]
+_OF_LINES: Final = ("level", "step", "q", "since")
 _FILTERS: Final = ("status", "job_type", "operation", "context_id", "parent_job_id")
 
 
@@ -50,6 +52,7 @@ class Rest:
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self._pages = JobPages(hub)
+        self._log_text = LogText(hub)
 
     def routes(self) -> Iterable[web.RouteDef]:
         return [
@@ -96,8 +99,8 @@ class Rest:
             if (found := await self._hub.appearance(name, min(left, ASK_EVERY))) is not None:
                 return found
 
-    async def events(self, request: web.Request) -> web.Response:
-        """A page of a job's log rows, oldest first."""
+    async def events(self, request: web.Request) -> web.StreamResponse:
+        """A page of a job's log rows, oldest first; as text, all of them."""
         name = request.match_info["id"]
         found = await self._hub.find(name)
         if found is None:
@@ -105,7 +108,7 @@ class Rest:
             if "wait" in request.query or await self._hub.find(whole) is not None:
                 return await self._job(request, whole)
             raise NotFound(f"no job is known by {name!r}")
-        known(request, ("after", "from", "before", "limit", "level", "step", "q", "since"))
+        known(request, ("after", "from", "before", "limit", "format", *_OF_LINES))
         limit = number(request, "limit", 1, MAX_EVENTS, int) or DEFAULT_LIMIT
         query = _line_query(request)
         first, before = number(request, "from", 1, MAX_EVENT_ID, int), number(request, "before", 1, MAX_EVENT_ID, int)
@@ -115,6 +118,9 @@ class Rest:
         if self._hub.archive is None:
             raise SourceUnavailable("there is none")
         names = _names(found[0])
+        if choice(request, "format", ("json", "text")) == "text":
+            known(request, ("format", *_OF_LINES))
+            return await self._log_text.send(request, self._hub.archive, found[0].view, names, query)
         if before is not None:
             earlier = await self._hub.archive.lines_before(names, before, limit, query)
             more = earlier.next_before is not None

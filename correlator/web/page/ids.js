@@ -1,12 +1,18 @@
-/** An ID with a button that copies it. */
+/** Buttons that copy: an ID, a link. */
 
-import { Component, createRef, html } from "./html.js";
+import { Component, html } from "./html.js";
 import { icon } from "./icons.js";
 
 const SHOWN = 1500;
 
-export class Id extends Component {
-  #code = createRef();
+/** An ID and its button. */
+export function Id({ value }) {
+  return html`<span class="id"><code>${value}</code>
+    <${CopyButton} value=${value} label="Copy ${value}" className="quiet-button copy" /></span>`;
+}
+
+/** A button that copies `value`. Without `children` it is an icon, and `label` its name. */
+export class CopyButton extends Component {
   #timer = 0;
 
   componentWillUnmount() {
@@ -14,28 +20,36 @@ export class Id extends Component {
   }
 
   #copy = async () => {
-    if (await copied(this.props.value, this.#code.current)) {
+    const { value } = this.props;
+    if (await copied(typeof value === "function" ? value() : value)) {
       this.setState({ copied: true });
       clearTimeout(this.#timer);
       this.#timer = setTimeout(() => this.setState({ copied: false }), SHOWN);
     }
   };
 
-  render({ value }, state) {
-    return html`<span class="id"><code ref=${this.#code}>${value}</code>
-      <button type="button" class="quiet-button copy" aria-label="Copy ${value}" title="Copy" onClick=${this.#copy}>
-        ${state.copied ? html`${icon("check", "good")}<span class="copied">Copied</span>` : icon("copy")}
-      </button></span>`;
+  render({ label, className, children }, state) {
+    const named = children === undefined ? { "aria-label": label, title: "Copy" } : { title: label };
+    const content = children ?? icon("copy");
+    const done = html`${icon("check", "good")}<span class="copied">Copied</span>`;
+    return html`<button type="button" class=${className} ...${named} onClick=${this.#copy}>
+      ${state.copied ? done : content}</button>`;
   }
 }
 
-/** Over plain http browsers have no clipboard API: use `execCommand`; if that fails too, the text is selected. */
-async function copied(value, element) {
+/** Over plain http browsers have no clipboard API: use `execCommand` on a text field outside the window. */
+async function copied(value) {
   try {
     await navigator.clipboard.writeText(value);
     return true;
   } catch {
-    getSelection().selectAllChildren(element);
-    return document.execCommand("copy");
+    const field = document.createElement("textarea");
+    field.value = value;
+    field.className = "unseen";
+    document.body.append(field);
+    field.select();
+    const done = document.execCommand("copy");
+    field.remove();
+    return done;
   }
 }

@@ -3,12 +3,13 @@
 import { Family } from "./family.js";
 import { Component, html } from "./html.js";
 import { icon } from "./icons.js";
-import { Id } from "./ids.js";
+import { CopyButton, Id } from "./ids.js";
 import { LogPane } from "./log.js";
 import { markJob, markWaiting } from "./marks.js";
 import { Progress, outlook } from "./outlook.js";
 import { Percent } from "./percent.js";
-import { entityAddress, searchAddress } from "./route.js";
+import { withTicket } from "./requests.js";
+import { entityAddress, jobAddress, searchAddress } from "./route.js";
 import { liveliness } from "./silence.js";
 import { Steps } from "./steps.js";
 import { duration, elapsed, inUtc, moment, shortTime } from "./times.js";
@@ -20,7 +21,7 @@ export class JobPage extends Component {
 
   constructor(props) {
     super(props);
-    this.state = { job: null, gone: false, synced: false, level: "INFO" };
+    this.state = { job: null, gone: false, synced: false, step: "" };
   }
 
   componentDidMount() {
@@ -72,20 +73,22 @@ export class JobPage extends Component {
     this.setState({ job, synced: update.synced, gone: update.synced && update.job === null && job !== null });
   };
 
-  render({ id, session, now, connection }, { job, gone, synced, level }) {
+  #pick = (step) => this.setState({ step });
+
+  render({ id, line, session, now, connection }, { job, gone, synced, step }) {
     if (job === null) {
       return html`<${Waiting} id=${id} synced=${synced} />`;
     }
     const { silent, since } = liveliness(job, now);
     const { left, percent } = this.#progress.at(job, now);
     return html`<article class="job">
-      <${Head} job=${job} now=${now} silent=${silent} gone=${gone} percent=${percent}
+      <${Head} job=${job} session=${session} now=${now} silent=${silent} gone=${gone} percent=${percent}
         forecast=${outlook(job, now, left)} />
       <div class="job-parts">
         <div class="job-main">
-          <${Steps} job=${job} now=${now} silentSince=${since} />
-          <${LogPane} key=${`${job.job_id} ${level}`} job=${job} session=${session} connection=${connection}
-            level=${level} onLevel=${(chosen) => this.setState({ level: chosen })} />
+          <${Steps} job=${job} now=${now} silentSince=${since} picked=${step} onPick=${this.#pick} />
+          <${LogPane} key=${job.job_id} id=${id} job=${job} session=${session} connection=${connection}
+            target=${line} step=${step} onStep=${this.#pick} />
         </div>
         <${Particulars} job=${job} session=${session} />
       </div>
@@ -107,13 +110,19 @@ function Waiting({ id, synced }) {
   </div>`;
 }
 
-function Head({ job, now, silent, gone, percent, forecast }) {
+function Head({ job, session, now, silent, gone, percent, forecast }) {
   const shown = shownStatus(job.status);
   const failed = job.progress?.steps_failed ?? 0;
   const late = forecast?.lateness ?? null;
   const entity = entityOf(job);
   return html`<header class="job-head">
-    <p><a class="back" href="#/">${icon("back")} All jobs</a></p>
+    <p class="job-top"><a class="back" href="#/">${icon("back")} All jobs</a>
+      <span class="job-tools">
+        <${CopyButton} className="tool" label="Copy the link to this job"
+          value=${() => new URL(jobAddress(job.external_ids?.[0] ?? job.job_id), location.href).href}>Copy link</${CopyButton}>
+        <a class="tool" target="_blank" rel="noopener"
+          ...${withTicket(session, new URL(`../api/v1/jobs/${encodeURIComponent(job.job_id)}`, import.meta.url))}>JSON</a>
+      </span></p>
     <h1 tabindex="-1">${subject(job)}</h1>
     <p class="job-what soft">${operations(job).join(" · ")}</p>
     ${entity !== "" && html`<p><a href=${entityAddress(entity)}>All jobs of ${entity}</a></p>`}

@@ -1,168 +1,277 @@
-/** The log lines of a job: old ones from the daemon's history, new ones live. Scrolling up pauses the log. */
+/** The log of a job: its lines, and what selects them: level, step, a text, and the address of one line. */
 
-import { LogHistory } from "../client/log_history.js";
 import { Component, createRef, html } from "./html.js";
 import { icon } from "./icons.js";
-import { Logbook } from "./logbook.js";
-import { dayOf, inUtc, moment, shortTime } from "./times.js";
-import { LEVELS, counted, levelTone, text } from "./words.js";
+import { CopyButton } from "./ids.js";
+import { LogFeed } from "./log_feed.js";
+import { attributes } from "./log_line.js";
+import { LogList } from "./log_list.js";
+import { keep, kept } from "./preferences.js";
+import { fetchJson, withTicket } from "./requests.js";
+import { lineAddress } from "./route.js";
+import { inOrder } from "./steps.js";
+import { dayOf } from "./times.js";
+import { LEVELS, counted, text } from "./words.js";
 
-const NEAR = 24;
-/** Pixels from the end within which the log counts as scrolled to the end. */
-const IDENTITY = new Set(["job_id", "step_id", "external_job_id", "step_name"]);
-/** Attributes that name the job and step of a line, which the page shows already. */
+const PAGE = "500";
+const TYPING = 300;
+/** Milliseconds after the last key until the log is searched. */
+const AGAIN = 2000;
+/** Milliseconds until a failed request is repeated. */
 
 export class LogPane extends Component {
-  #book = new Logbook();
-  #pane = createRef();
-  #subscription = null;
-  #history = null;
+  #timer = 0;
+  #search = createRef();
 
   constructor(props) {
     super(props);
-    this.state = { lines: [], following: true, fresh: 0, trouble: null, loaded: false };
-  }
-
-  componentDidMount() {
-    this.#follow();
+    this.state = { level: "INFO", text: "", wrap: kept("wrap") !== "no" };
   }
 
   componentDidUpdate(before) {
-    if (before.session !== this.props.session) {
-      this.#history?.close();
-      this.#subscription?.close();
-      this.#follow();
-    } else if (before.connection.state !== "live" && this.props.connection.state === "live") {
-      // Log lines of an outage are not sent again: load them from the history.
-      this.#load();
-    }
-    const pane = this.#pane.current;
-    if (pane !== null && this.state.following) {
-      pane.scrollTop = pane.scrollHeight;
+    const { target, step, onStep } = this.props;
+    if (target !== null && target !== before.target && (this.state.text !== "" || step !== "")) {
+      this.#clear(); // its link shows a line among its neighbours
+      onStep("");
     }
   }
 
   componentWillUnmount() {
-    this.#history?.close();
-    this.#history = null;
-    this.#subscription?.close();
+    clearTimeout(this.#timer);
   }
 
-  #follow() {
-    const { job, level, session } = this.props;
-    this.#history = new LogHistory(session.client, job.job_id, level, (lines) => this.#add(lines));
-    this.#subscription = session.client.subscribe(job.job_id, () => {}, {
-      logs: level,
-      onLog: (lines, dropped) => {
-        this.#book.dropped += dropped;
-        this.#add(lines.filter((line) => line.job_id === job.job_id));
-        if (dropped > 0) {
-          this.#load();
-        }
-      },
-    });
-    this.#load();
-  }
-
-  #add(lines) {
-    const { following } = this.state;
-    const fresh = this.#book.add(lines, { keepAll: !following });
-    this.setState((state) => ({ lines: this.#book.lines, fresh: state.following ? 0 : state.fresh + fresh }));
-  }
-
-  async #load() {
-    const history = this.#history;
-    try {
-      const whole = await history.read();
-      if (history === this.#history) {
-        this.setState({ trouble: whole ? null : "the log is too long for this page", loaded: true });
-      }
-    } catch (error) {
-      if (history === this.#history) {
-        this.setState({ trouble: error instanceof Error ? error.message : String(error), loaded: true });
-      }
-    }
-  }
-
-  #scrolled = () => {
-    const pane = this.#pane.current;
-    const following = pane.scrollHeight - pane.scrollTop - pane.clientHeight < NEAR;
-    if (following !== this.state.following) {
-      this.setState({ following, fresh: 0 });
-    }
+  #typed = () => {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.setState({ text: this.#search.current.value.trim() }), TYPING);
   };
 
-  #resume = () => {
-    this.setState({ following: true, fresh: 0 });
-    this.#pane.current?.focus();
+  #clear() {
+    clearTimeout(this.#timer);
+    this.#search.current.value = "";
+    this.setState({ text: "" });
+  }
+
+  #wrap = () => {
+    const wrap = !this.state.wrap;
+    keep("wrap", wrap ? "yes" : "no");
+    this.setState({ wrap });
   };
 
-  render({ job, level, onLevel, session }, { lines, following, fresh, trouble, loaded }) {
-    const day = dayOf(session.clock.now());
-    const step = (line) => job.steps?.[line.step_id]?.name;
-    const drawn = (line) => html`<${Line} key=${line.event_id} line=${line} step=${step(line)} day=${day} />`;
+  render({ id, job, step, onStep, target, session, connection }, { level, text: sought, wrap }) {
+    const query = { level, ...(step !== "" && { step }), ...(sought !== "" && { q: sought }) };
+    const steps = Object.entries(job.steps ?? {}).map(([key, one]) => ({ id: key, ...one }));
+    const link = target === null ? null : new URL(lineAddress(id, target), location.href).href;
     return html`<section class="log" aria-labelledby="log-title">
       <div class="log-head">
         <h2 id="log-title">Log</h2>
         <label class="choice"><span class="soft">From level</span>
-          <select value=${level} onChange=${(event) => onLevel(event.currentTarget.value)}>
+          <select value=${level} onChange=${(event) => this.setState({ level: event.currentTarget.value })}>
             ${LEVELS.map((each) => html`<option key=${each} value=${each}>${each}</option>`)}
           </select>
         </label>
-        <p class="soft log-notes">${this.#notes(trouble)}</p>
+        ${
+          steps.length > 0 &&
+          html`<label class="choice"><span class="soft">Step</span>
+          <select value=${step} onChange=${(event) => onStep(event.currentTarget.value)}>
+            <option value="">All</option>
+            ${steps.sort(inOrder).map((one) => html`<option key=${one.id} value=${one.id}>${text(one.name)}</option>`)}
+          </select>
+        </label>`
+        }
+        <input type="search" class="log-search" ref=${this.#search} onInput=${this.#typed} maxlength="200"
+          placeholder="Search the log" aria-label="Search the log" autocomplete="off" />
+        <span class="log-tools">
+          <button type="button" class="tool" aria-pressed=${String(wrap)} onClick=${this.#wrap}>Wrap</button>
+          ${link !== null && html`<${CopyButton} className="tool" value=${link} label="Copy the link to the marked line">Copy link</${CopyButton}>`}
+          <a class="tool" ...${withTicket(session, eventsAddress(job, { ...query, format: "text" }))} download>
+            Download</a>
+        </span>
       </div>
+      <${Lines} key=${`${job.job_id} ${level} ${step} ${sought}`} id=${id} job=${job} session=${session} query=${query}
+        connection=${connection} target=${step === "" && sought === "" ? target : null} wrap=${wrap} onAllLevels=${() => this.setState({ level: "DEBUG" })} />
+    </section>`;
+  }
+}
+
+/** The lines that `query` selects. Another query makes another component. */
+class Lines extends Component {
+  #list = createRef();
+  #closed = new AbortController();
+  #subscription = null;
+  #feed = new LogFeed(
+    (place) =>
+      fetchJson(this.props.session, this.#address({ ...this.props.query, limit: PAGE, ...place }), this.#closed.signal),
+    () => this.#changed(),
+  );
+  #retry = 0;
+
+  componentDidMount() {
+    this.#follow();
+    const { target } = this.props;
+    if (target === null) {
+      this.#feed.openEnd();
+    } else {
+      this.#show(target);
+    }
+  }
+
+  componentDidUpdate(before) {
+    const { session, connection, target } = this.props;
+    if (before.session !== session) {
+      this.#subscription?.close();
+      this.#follow();
+      this.#feed.catchUp();
+    } else if (before.connection.state !== "live" && connection.state === "live") {
+      this.#feed.catchUp();
+    }
+    if (target !== null && target !== before.target) {
+      this.#show(target);
+    }
+  }
+
+  componentWillUnmount() {
+    clearTimeout(this.#retry);
+    this.#closed.abort();
+    this.#feed.close();
+    this.#subscription?.close();
+  }
+
+  /** Draws the lines; a request that has failed is repeated, as the daemon may be starting. */
+  #changed() {
+    if (this.#feed.trouble !== null && this.#retry === 0 && !this.#closed.signal.aborted) {
+      this.#retry = setTimeout(() => {
+        this.#retry = 0;
+        this.#feed.catchUp();
+      }, AGAIN);
+    }
+    this.setState({});
+  }
+
+  #address(query) {
+    return eventsAddress(this.props.job, query);
+  }
+
+  #follow() {
+    const { job, query, session } = this.props;
+    this.#subscription = session.client.subscribe(job.job_id, () => {}, {
+      logs: query.level,
+      onLog: (lines, dropped) =>
+        this.#feed.live(
+          lines.filter((line) => line.job_id === job.job_id && matches(line, query)),
+          dropped,
+        ),
+    });
+  }
+
+  /** Shows a line, with all levels if it has a lower one. */
+  async #show(target) {
+    this.#feed.following = false;
+    if (!this.#feed.window.has(target)) {
+      await this.#feed.openAt(target);
+    }
+    if (this.#closed.signal.aborted || this.props.target !== target) {
+      return;
+    }
+    if (!this.#feed.window.has(target) && this.#feed.trouble === null && this.props.query.level !== "DEBUG") {
+      this.props.onAllLevels();
+    }
+    this.setState({}, () => this.#list.current?.intoView());
+  }
+
+  #scrolled = (isBottom) => {
+    const following = isBottom && this.#feed.atEnd;
+    if (following !== this.#feed.following) {
+      this.#feed.following = following;
+      this.#feed.unseen = 0;
+      this.setState({});
+    }
+  };
+
+  #resume = () => {
+    if (this.#feed.atEnd) {
+      this.#feed.following = true;
+      this.#feed.unseen = 0;
+      this.setState({});
+    } else {
+      this.#feed.openEnd();
+    }
+    this.#list.current?.focus();
+  };
+
+  /** Moves to an end of the log, or selects the line beside the selected one. */
+  #move = (where, first) => {
+    if (where === "end") {
+      this.#resume();
+    } else if (where === "start") {
+      this.#feed.openStart();
+      this.#list.current.toStart();
+    } else {
+      const { lines } = this.#feed.window;
+      const at = lines.findIndex((line) => line.event_id === this.props.target);
+      const next = at === -1 ? lines.findIndex((line) => line.event_id === first) : at + (where === "next" ? 1 : -1);
+      if (lines[next] !== undefined) {
+        location.replace(lineAddress(this.props.id, lines[next].event_id));
+      }
+    }
+  };
+
+  render({ id, job, query, session, target, wrap }) {
+    const feed = this.#feed;
+    const { following, unseen } = feed;
+    const step = (line) => job.steps?.[line.step_id]?.name;
+    const paused = job.terminal ? "Go to the end" : "Paused";
+    const end = job.terminal ? "" : " – resume";
+    return html`<p class="soft log-notes">${this.#notes()}</p>
       <div class="log-frame">
-        <div class="log-pane" ref=${this.#pane} onScroll=${this.#scrolled}
-          tabindex="0" role="region" aria-label="Log lines">
-          ${
-            lines.length === 0
-              ? html`<p class="nothing soft">${loaded ? "No line at this level." : "Loading the lines…"}</p>`
-              : html`<ol>${lines.map(drawn)}</ol>`
-          }
-        </div>
+        <${LogList} handle=${this.#list} lines=${feed.window.lines} wrap=${wrap} target=${target} step=${step}
+          following=${following} day=${dayOf(session.clock.now())} text=${query.q ?? ""}
+          address=${(event) => lineAddress(id, event)} empty=${this.#empty()}
+          onStart=${() => feed.earlier()} onEnd=${() => feed.later()} onScroll=${this.#scrolled} onMove=${this.#move} />
         ${
           !following &&
           html`<button type="button" class="resume" onClick=${this.#resume}>
-          ${icon("pause")} Paused${fresh > 0 ? `, ${counted(fresh, "new line")}` : ""} – resume</button>`
+          ${icon(job.terminal ? "ahead" : "pause")} ${paused}${unseen > 0 ? `, ${counted(unseen, "new line")}` : ""}${end}</button>`
         }
-      </div>
-    </section>`;
+      </div>`;
   }
 
-  #notes(trouble) {
-    const { forgotten, dropped } = this.#book;
+  #empty() {
+    const { loaded, loading } = this.#feed;
+    if (!loaded || loading !== "") {
+      return "Loading the lines…";
+    }
+    const { step, q } = this.props.query;
+    return step === undefined && q === undefined ? "No line at this level." : "No line matches.";
+  }
+
+  #notes() {
+    const { dropped, trouble, loading, loaded, window } = this.#feed;
+    const { target } = this.props;
+    const missing = target !== null && loaded && loading === "" && !window.has(target) && trouble === null;
     return [
-      forgotten > 0 && `${counted(forgotten, "older line")} not shown`,
-      dropped > 0 && `${counted(dropped, "line")} dropped because the browser was too slow`,
-      trouble !== null && `Older lines are missing: ${trouble}`,
+      loading === "earlier" && window.lines.length > 0 && "Reading earlier lines…",
+      missing && `Line ${target} is not among these lines`,
+      dropped > 0 && `${counted(dropped, "line")} came too fast for this browser and were read again`,
+      trouble !== null && `Lines are missing: ${trouble}`,
     ]
       .filter(Boolean)
       .join(" · ");
   }
 }
 
-class Line extends Component {
-  shouldComponentUpdate(next) {
-    return next.step !== this.props.step || next.day !== this.props.day;
+function eventsAddress(job, query) {
+  const address = new URL(`../api/v1/jobs/${encodeURIComponent(job.job_id)}/events`, import.meta.url);
+  for (const [name, value] of Object.entries(query)) {
+    address.searchParams.set(name, String(value));
   }
-
-  render({ line, step, day }) {
-    const at = moment(line.at);
-    return html`<li class="line tone-line-${levelTone(line.level)}">
-      <span class="line-at" title=${inUtc(line.at)}>${shortTime(at, day)}</span>
-      <span class="line-level tone-${levelTone(line.level)}">${text(line.level)}</span>
-      <span class="line-text">${step !== undefined && html`<span class="line-step">${text(step)}</span> `}
-        ${text(line.message)} ${" "}<span class="line-attrs">${attributes(line.attrs)}</span></span>
-    </li>`;
-  }
+  return address;
 }
 
-function attributes(attrs) {
-  if (attrs === null || typeof attrs !== "object") {
-    return text(attrs);
-  }
-  return Object.entries(attrs)
-    .filter(([name, value]) => !IDENTITY.has(name) && text(value) !== "")
-    .map(([name, value]) => `${name}=${text(value)}`)
-    .join("  ");
+/** True if a live line is one that the daemon would select for this query; its level has been selected already. */
+function matches(line, { step, q = "" }) {
+  const sought = q.toLowerCase();
+  return (
+    (step === undefined || String(line.step_id) === step) &&
+    (sought === "" || [line.message, attributes(line.attrs)].some((part) => part.toLowerCase().includes(sought)))
+  );
 }

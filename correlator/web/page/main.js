@@ -2,22 +2,27 @@
 
 import { Banner, Refused, ConnectionState } from "./connection.js";
 import { EntityPage } from "./entity.js";
-import { Component, html, render } from "./html.js";
+import { Help } from "./help.js";
+import { Component, createRef, html, render } from "./html.js";
 import { icon } from "./icons.js";
 import { JobPage } from "./job.js";
 import { ListPage } from "./list.js";
 import { markCounts } from "./marks.js";
+import { keep, kept } from "./preferences.js";
 import { parse } from "./route.js";
 import { Session } from "./session.js";
 import { theme, toggleTheme } from "./theme.js";
+import { isUtc, useUtc, zoneName } from "./times.js";
 
 const CLOCK_INTERVAL = 1000;
 
 class Page extends Component {
   #unwatch = () => {};
+  #help = createRef();
 
   constructor() {
     super();
+    useUtc(kept("utc") === "yes");
     const session = new Session();
     this.state = {
       session,
@@ -39,7 +44,8 @@ class Page extends Component {
 
   componentDidUpdate(_, before) {
     const { route } = this.state;
-    if (route !== before.route && route.view !== "list") {
+    const isSameJob = route.view === "job" && before.route.view === "job" && route.id === before.route.id;
+    if (route !== before.route && route.view !== "list" && !isSameJob) {
       scrollTo(0, 0);
       document.querySelector("h1")?.focus();
     }
@@ -69,6 +75,14 @@ class Page extends Component {
     if (event.key === "/" && !typing) {
       event.preventDefault();
       this.#search();
+    } else if (event.key === "?" && !typing) {
+      this.#help.current.open();
+    } else if (event.key === "u" && !typing) {
+      this.#toggleZone();
+    } else if (event.key === "l" && !typing) {
+      document.querySelector(".log-pane")?.focus();
+    } else if (event.key === "Escape" && event.target.closest("dialog")) {
+      return; // it closes itself
     } else if (event.key === "Escape" && typing) {
       typing.blur();
     } else if (event.key === "Escape" && this.state.route.view !== "list") {
@@ -93,6 +107,13 @@ class Page extends Component {
     this.#watch(session);
   };
 
+  /** All times are drawn again: the views are made anew, with the zone as their key. */
+  #toggleZone = () => {
+    useUtc(!isUtc());
+    keep("utc", isUtc() ? "yes" : "no");
+    this.setState({});
+  };
+
   #announce = (announcement) => this.setState({ announcement });
 
   #counted = (counts) => markCounts(counts, this.state.connection);
@@ -100,7 +121,7 @@ class Page extends Component {
   #view(route, session, now, connection) {
     switch (route.view) {
       case "job":
-        return html`<${JobPage} key=${route.id} id=${route.id} session=${session} now=${now}
+        return html`<${JobPage} key=${route.id} id=${route.id} line=${route.line} session=${session} now=${now}
           connection=${connection} onAnnounce=${this.#announce} />`;
       case "entity":
         return html`<${EntityPage} key=${route.name} name=${route.name} session=${session} now=${now} />`;
@@ -111,19 +132,23 @@ class Page extends Component {
   }
 
   render(_, { session, route, connection, now, announcement, ...state }) {
+    const zone = zoneName(now);
     const other = state.theme === "dark" ? "light" : "dark";
     return html`
       <a class="skip" href="#main" onClick=${skip}>Skip to the content</a>
       <header class="top">
         <a class="brand" href=${session.left.address}>correlator</a>
         <${ConnectionState} connection=${connection} />
+        <button type="button" class="quiet-button zone" onClick=${this.#toggleZone}
+          title="Times are in ${zone}. Switch to ${isUtc() ? "your time zone" : "UTC"}.">${zone}</button>
+        <${Help} handle=${this.#help} />
         <button type="button" class="quiet-button" title="Switch to ${other}" aria-label="Switch to ${other}"
           onClick=${() => this.setState({ theme: toggleTheme() })}>
           ${icon(state.theme === "dark" ? "sun" : "moon")}
         </button>
         <${Banner} connection=${connection} asOf=${session.clock.asOf} />
       </header>
-      <main id="main" tabindex="-1" class=${connection.state === "live" ? "" : "is-old"}>
+      <main id="main" key=${isUtc()} tabindex="-1" class=${connection.state === "live" ? "" : "is-old"}>
         ${connection.state === "refused" && html`<${Refused} connection=${connection} onToken=${this.#enter} />`}
         ${this.#view(route, session, now, connection)}
       </main>

@@ -2,6 +2,7 @@
  * Parses and builds the address of a view, which is the fragment of the URL. Pure.
  *
  * `#/jobs/<any id, percent-encoded>` is one job; an ID is everything after `#/jobs/` and may have any character.
+ * `#/jobs/<id>/log/<event_id>` is one line of its log; `line` is null otherwise.
  * `#/entities/<name, percent-encoded>` is one VM or context.
  * `#/?q=…&status=failed,running&forecast=late&stalled=1&type=failover&when=all&sort=-start` is the list. Any other fragment is the list
  * without filters.
@@ -11,6 +12,7 @@ import { LATENESS, STATUSES } from "./words.js";
 
 const JOB = "#/jobs/";
 const ENTITY = "#/entities/";
+const LINE = /^(.+?)(?:\/log\/(\d{1,15}))?$/s;
 const LIST = "#/?";
 
 const EVERYTHING = Object.freeze({
@@ -28,7 +30,8 @@ export const SORTS = Object.freeze(["-start", "start", "-duration", "duration", 
 
 export function parse(hash) {
   if (hash.startsWith(JOB) && hash.length > JOB.length) {
-    return { view: "job", id: decoded(hash.slice(JOB.length)) };
+    const [, id, line = null] = LINE.exec(hash.slice(JOB.length));
+    return { view: "job", id: decoded(id), line: line === null ? null : Number(line) };
   }
   if (hash.startsWith(ENTITY) && hash.length > ENTITY.length) {
     return { view: "entity", name: decoded(hash.slice(ENTITY.length)) };
@@ -61,6 +64,11 @@ export function jobAddress(id) {
 
 export function entityAddress(name) {
   return ENTITY + encodeURIComponent(wellFormed(name));
+}
+
+/** The address of one line of a job's log, by its event ID. */
+export function lineAddress(id, line) {
+  return `${jobAddress(id)}/log/${line}`;
 }
 
 export function listAddress(filter) {

@@ -10,10 +10,11 @@ import { counted, cutNote, shownStatus, text } from "./words.js";
 export class Steps extends Component {
   shouldComponentUpdate(next) {
     const now = this.props;
-    return next.job !== now.job || next.silentSince !== now.silentSince || (!next.job.terminal && next.now !== now.now);
+    const isOther = next.job !== now.job || next.picked !== now.picked;
+    return isOther || next.silentSince !== now.silentSince || (!next.job.terminal && next.now !== now.now);
   }
 
-  render({ job, now, silentSince }) {
+  render({ job, now, silentSince, picked, onPick }) {
     const steps = Object.entries(job.steps ?? {}).map(([id, step]) => ({ id, ...step }));
     steps.sort(inOrder);
     const forecast = job.terminal ? null : (job.forecast ?? null);
@@ -32,7 +33,7 @@ export class Steps extends Component {
       </div></div>
       <ol>${steps.map(
         (step) => html`<${Step} key=${step.id} step=${step} axis=${axis} now=${now} over=${job.terminal}
-          silentSince=${silentSince} />`,
+          silentSince=${silentSince} isPicked=${step.id === picked} onPick=${onPick} />`,
       )}${forecast !== null && html`<${Ahead} forecast=${forecast} axis=${axis} now=${now} />`}</ol>
     </section>`;
   }
@@ -54,13 +55,16 @@ function tally(progress, forecast) {
   return [steps, ...counts.map(([count, word]) => `${count} ${word}`)].join(", ");
 }
 
-function Step({ step, axis, now, over, silentSince }) {
+/** A step; a click on its name shows only its lines of the log. */
+function Step({ step, axis, now, over, silentSince, isPicked, onPick }) {
   const shown = shownStatus(step.status);
   const started = moment(step.started_at);
   const ended = moment(step.ended_at);
   const running = step.status === "running" && !over;
   return html`<li class="step tone-step-${shown.tone}">
-    <span class="step-name">${icon(shown.shape, shown.tone)} <span>${text(step.name)}</span></span>
+    <span class="step-name">${icon(shown.shape, shown.tone)}
+      <button type="button" class="step-pick" aria-pressed=${String(isPicked)} title="Only the log lines of this step"
+        onClick=${() => onPick(isPicked ? "" : step.id)}>${text(step.name)}</button></span>
     <span class="step-word soft">${step.status === "running" && over ? "never ended" : shown.word}</span>
     <span class="lane" aria-hidden="true">
       ${

@@ -1,19 +1,37 @@
-/** Times and durations as text, in the user's time zone; UTC in titles. Pure. Moments are milliseconds since 1970. */
+/**
+ * Times and durations as text, in the user's time zone or in UTC; UTC in titles. Moments are milliseconds since 1970.
+ *
+ * The zone is the only state: `useUtc` changes it, and then everything has to be drawn again.
+ */
 
-const CLOCK = new Intl.DateTimeFormat(undefined, {
-  hour: "2-digit",
-  minute: "2-digit",
-  second: "2-digit",
-  hourCycle: "h23",
-});
-const DAY = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short" });
-const MINUTE = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
-const DATE = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short", year: "numeric" });
-const FULL = new Intl.DateTimeFormat(undefined, {
-  dateStyle: "medium",
-  timeStyle: "medium",
-  hourCycle: "h23",
-});
+let inZone = formats(undefined);
+
+function formats(timeZone) {
+  const format = (options) => new Intl.DateTimeFormat(undefined, { ...options, timeZone, hourCycle: "h23" });
+  return {
+    isUtc: timeZone === "UTC",
+    clock: format({ hour: "2-digit", minute: "2-digit", second: "2-digit" }),
+    day: format({ day: "numeric", month: "short" }),
+    minute: format({ hour: "2-digit", minute: "2-digit" }),
+    date: format({ day: "numeric", month: "short", year: "numeric" }),
+    full: format({ dateStyle: "medium", timeStyle: "medium" }),
+    name: format({ timeZoneName: "short" }),
+  };
+}
+
+/** Shows all times in UTC, or in the user's time zone. */
+export function useUtc(wanted) {
+  inZone = formats(wanted ? "UTC" : undefined);
+}
+
+export function isUtc() {
+  return inZone.isUtc;
+}
+
+/** The name of the zone of all times at a moment: "CET", "GMT+2", "UTC". */
+export function zoneName(at) {
+  return inZone.name.formatToParts(at).find((part) => part.type === "timeZoneName")?.value ?? "";
+}
 
 /** Parses an RFC 3339 time; null for anything else. */
 export function moment(stamp) {
@@ -23,12 +41,13 @@ export function moment(stamp) {
 
 /** "14:03:12". */
 export function clockTime(at) {
-  return at === null ? "" : CLOCK.format(at);
+  return at === null ? "" : inZone.clock.format(at);
 }
 
-/** The day of a moment in the user's time zone. */
+/** The day of a moment in the zone of all times. `dayOf` of the result is the same. */
 export function dayOf(at) {
-  return new Date(at).toDateString();
+  const when = new Date(at);
+  return inZone.isUtc ? when.toISOString().slice(0, 10) : when.toDateString();
 }
 
 /** "14:03:12" today, "24 Nov, 14:03:12" on any other day. */
@@ -36,7 +55,7 @@ export function shortTime(at, now) {
   if (at === null) {
     return "";
   }
-  return dayOf(at) === dayOf(now) ? CLOCK.format(at) : `${DAY.format(at)}, ${CLOCK.format(at)}`;
+  return dayOf(at) === dayOf(now) ? inZone.clock.format(at) : `${inZone.day.format(at)}, ${inZone.clock.format(at)}`;
 }
 
 const FAR = 300 * 86_400_000;
@@ -46,13 +65,13 @@ const FAR = 300 * 86_400_000;
 export function endTime(at, now) {
   const end = Math.ceil(at / 60_000) * 60_000;
   if (dayOf(end) === dayOf(now)) {
-    return MINUTE.format(end);
+    return inZone.minute.format(end);
   }
-  return end - now > FAR ? DATE.format(end) : `${DAY.format(end)}, ${MINUTE.format(end)}`;
+  return end - now > FAR ? inZone.date.format(end) : `${inZone.day.format(end)}, ${inZone.minute.format(end)}`;
 }
 
 export function fullTime(at) {
-  return at === null ? "" : FULL.format(at);
+  return at === null ? "" : inZone.full.format(at);
 }
 
 /** The time of a document in UTC, with all its digits, for titles. */

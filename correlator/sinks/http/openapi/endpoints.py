@@ -65,12 +65,16 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A response. `bodies`: the types its body may have. `headers`: (name, description)."""
+    """A response. `bodies`: the types its body may have. `headers`: (name, description).
+
+    `also`: another content type that it may have, as text.
+    """
 
     description: str
     bodies: tuple[Any, ...] = ()
     content_type: str = JSON
     headers: tuple[tuple[str, str], ...] = ()
+    also: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +183,13 @@ ENDPOINTS: Final = (
         "/api/v1/jobs/{id}/events",
         "job_events",
         "The log rows of a job, oldest first; from the database, complete once all pages have been read",
-        {HTTPStatus.OK: Answer("A page of log rows.", (EventsPage,)), **BAD, **UNKNOWN, **AWAY},
+        {
+            HTTPStatus.OK: Answer("A page of log rows.", (EventsPage,), also="text/plain"),
+            **BAD,
+            **UNKNOWN,
+            HTTPStatus.TOO_MANY_REQUESTS: _problem("Too many logs are being sent as text; `Retry-After` has seconds."),
+            **AWAY,
+        },
         (
             ID,
             Parameter("after", str, "`next_after` of the page before; opaque. At most one of after, from and before."),
@@ -198,6 +208,11 @@ ENDPOINTS: Final = (
                 "q", Annotated[str, Meta(max_length=MAX_TEXT)], "Rows with this text in message or attrs, in any case."
             ),
             Parameter("since", DateTime, "Rows from this time on; with its zone."),
+            Parameter(
+                "format",
+                Literal["json", "text"],
+                "`text`: all rows as a text file, one line each; without after, from, before and limit.",
+            ),
         ),
     ),
     Endpoint(

@@ -160,6 +160,8 @@ def _response(answer: Answer, refs: dict[Any, Schema]) -> Schema:
         schemas = [refs[b] for b in answer.bodies]
         schema = schemas[0] if len(schemas) == 1 else {"oneOf": schemas}
         response["content"] = {answer.content_type: {"schema": schema}}
+        if answer.also:
+            response["content"][answer.also] = {"schema": {"type": "string"}}
     if answer.headers:
         response["headers"] = {
             name: {"description": description, "schema": {"type": "string"}} for name, description in answer.headers

@@ -1,0 +1,46 @@
+/** The keys of the page, in a dialog that `?` opens. */
+
+import { Component, createRef, html } from "./html.js";
+
+const KEYS = [
+  ["Everywhere", [
+    ["?", "these keys"],
+    ["/", "search the jobs"],
+    ["Esc", "leave a field; from a job to the list"],
+    ["u", "times in UTC, or in your time zone"],
+  ]],
+  ["A job", [["l", "go to its log"]]],
+  ["In its log", [
+    ["j k", "mark the next or the previous line; the address is its link"],
+    ["Home End", "begin and end of the whole log"],
+  ]],
+]; // prettier-ignore
+
+export class Help extends Component {
+  #dialog = createRef();
+
+  /** `handle.current` becomes this component: a `ref` of a component would be one of its properties. */
+  componentDidMount() {
+    this.props.handle.current = this;
+  }
+
+  open() {
+    this.#dialog.current.showModal();
+  }
+
+  render() {
+    return html`<button type="button" class="quiet-button" title="Keys" aria-label="Keys" onClick=${() => this.open()}>
+        <kbd aria-hidden="true">?</kbd></button>
+      <dialog class="help" ref=${this.#dialog} aria-labelledby="help-title">
+        <h2 id="help-title">Keys</h2>
+        ${KEYS.map(
+          ([where, keys]) => html`<h3>${where}</h3>
+          <dl class="facts">${keys.map(
+            ([key, what]) => html`<div key=${key}>
+              <dt>${key.split(" ").map((one) => html`<kbd>${one}</kbd> `)}</dt><dd>${what}</dd></div>`,
+          )}</dl>`,
+        )}
+        <form method="dialog"><button class="tool">Close</button></form>
+      </dialog>`;
+  }
+}

@@ -1,0 +1,192 @@
+"""The log of a job on its page: a million lines, a search, one step, the link to one line, times in UTC, the keys."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from typing import Any
+
+import pytest
+
+from tests.support.browser import expect
+from tests.support.eventually import eventually
+from tests.support.page_server import document, serving, step
+
+UUID = "e8f15a6d-c5f4-4d69-af72-194b96a0c7fb"
+BEGAN = datetime.datetime(2026, 11, 25, 22, 30, tzinfo=datetime.UTC)
+
+
+def line(event_id: int, message: str | None = None, level: str = "INFO", **more: Any) -> dict[str, Any]:
+    at = BEGAN + datetime.timedelta(milliseconds=event_id)
+    return {
+        "event_id": event_id,
+        "level": level,
+        "message": message or f"line {event_id}",
+        "step_id": None,
+        "attrs": None,
+        "at": at.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+    } | more
+
+
+def pane(page):
+    return page.get_by_role("region", name="Log lines")
+
+
+def lines(page):
+    return pane(page).get_by_role("listitem")
+
+
+def text(page, what: str):
+    return lines(page).filter(has_text=re.compile(rf"{what}(?!\d)"))
+
+
+@pytest.fixture
+def long_log(fake):
+    """A running job with 20,000 lines, of which every 1,000th is a warning of the step."""
+    fake.jobs[UUID] = document(UUID, steps=[step(1, "copy", "running"), step(2, "attach", "running")])
+    fake.events[UUID] = [line(n, step_id=3002, level="WARN") if n % 1000 == 0 else line(n) for n in range(1, 20_001)]
+    return fake
+
+
+async def test_a_long_log_is_scrolled_from_end_to_begin_with_few_lines_in_the_document(long_log, page):
+    await page.goto(f"{long_log.url}/#/jobs/{UUID}")
+    await expect(text(page, "line 20000")).to_be_visible()
+    seen = 0
+    for _ in range(12):
+        before = await lines(page).first.inner_text()
+        await pane(page).evaluate("e => { e.scrollTop = 0 }")
+        await expect(lines(page).first).not_to_have_text(before)
+        seen = max(seen, await lines(page).count())
+    assert seen < 200
+    await pane(page).focus()
+    await page.keyboard.press("Home")
+    await expect(text(page, "line 1")).to_be_visible()
+    await page.keyboard.press("End")
+    await expect(text(page, "line 20000")).to_be_visible()
+    await long_log.log(UUID, line(20_001))
+    await expect(text(page, "line 20001")).to_be_visible()
+
+
+async def test_what_is_in_sight_stays_there_while_earlier_lines_come(long_log, page):
+    await page.goto(f"{long_log.url}/#/jobs/{UUID}")
+    await expect(text(page, "line 20000")).to_be_visible()
+    await pane(page).evaluate("e => { e.scrollTop = 900 }")
+    top = """e => [...e.querySelectorAll('li')]
+        .find((li) => li.getBoundingClientRect().bottom > e.getBoundingClientRect().top + 1).dataset.id"""
+    before = await pane(page).evaluate(top)
+    await pane(page).evaluate("e => { e.scrollTop = 700 }")  # within the distance at which the page before is read
+
+    async def has_grown() -> bool:
+        return bool(await pane(page).evaluate("e => e.scrollTop > 3000"))
+
+    await eventually(has_grown)
+    assert 0 <= int(before) - int(await pane(page).evaluate(top)) <= 12
+
+
+async def test_a_link_to_a_line_shows_it_marked_among_its_neighbours(long_log, page):
+    await page.goto(f"{long_log.url}/#/jobs/{UUID}/log/7000")
+    target = page.locator(".line.is-target")
+    await expect(target).to_contain_text("line 7000")
+    await expect(target).to_be_in_viewport()
+    await expect(text(page, "line 7001")).to_be_visible()
+    await pane(page).focus()
+    await page.keyboard.press("j")
+    await expect(target).to_contain_text("line 7001")
+    await expect(page).to_have_url(f"{long_log.url}/#/jobs/{UUID}/log/7001")
+    await page.get_by_role("button", name="Copy link").last.click()
+    await expect(page.get_by_role("button", name="Copied")).to_be_visible()
+
+
+async def test_a_link_to_a_line_of_a_lower_level_shows_all_levels_and_a_wrong_one_says_so(fake, page):
+    fake.jobs[UUID] = document(UUID)
+    fake.events[UUID] = [line(1), line(2, level="DEBUG"), line(3)]
+    await page.goto(f"{fake.url}/#/jobs/{UUID}/log/2")
+    await expect(page.locator(".line.is-target")).to_contain_text("line 2")
+    await expect(page.get_by_label("From level")).to_have_value("DEBUG")
+    await page.goto(f"{fake.url}/#/jobs/{UUID}/log/99")
+    await expect(page.locator(".log-notes")).to_have_text("Line 99 is not among these lines")
+
+
+async def test_a_search_marks_its_lines_and_their_link_shows_them_among_the_others(long_log, page):
+    long_log.events[UUID][11_000]["attrs"] = {"volume": "Vol-<7>"}
+    await page.goto(f"{long_log.url}/#/jobs/{UUID}")
+    await page.get_by_role("searchbox", name="Search the log").fill("vol-<7")
+    await expect(lines(page)).to_have_count(1)
+    await expect(page.locator("mark")).to_have_text("Vol-<7")
+    await long_log.log(UUID, line(20_001), line(20_002, "another VOL-<7>"))
+    await expect(lines(page)).to_have_count(2)
+    await lines(page).first.locator(".line-at").click()
+    await expect(page.locator(".line.is-target")).to_contain_text("line 11001")
+    await expect(text(page, "line 11000")).to_be_visible()
+    await expect(page.get_by_role("searchbox", name="Search the log")).to_have_value("")
+
+
+async def test_a_click_on_a_step_shows_only_its_lines(long_log, page):
+    await page.goto(f"{long_log.url}/#/jobs/{UUID}")
+    await page.get_by_role("button", name="attach").click()
+    await expect(lines(page)).to_have_count(20)
+    await expect(page.get_by_role("combobox", name="Step")).to_have_value("3002")
+    await long_log.log(UUID, line(20_001), line(20_002, step_id=3002))
+    await expect(lines(page)).to_have_count(21)
+    download = page.get_by_role("link", name="Download")
+    assert "step=3002" in str(await download.get_attribute("href"))
+    await page.get_by_role("button", name="attach").click()
+    await expect(text(page, "line 20001")).to_be_visible()
+
+
+async def test_lines_wrap_until_the_user_chooses_otherwise(fake, page):
+    fake.jobs[UUID] = document(UUID)
+    fake.events[UUID] = [line(1, "word " * 400)]
+    await page.goto(f"{fake.url}/#/jobs/{UUID}")
+    await expect(lines(page)).to_have_count(1)
+    is_one_row = "e => e.querySelector('li').getBoundingClientRect().height < 40"
+    assert not await pane(page).evaluate(is_one_row)
+    await page.get_by_role("button", name="Wrap").click()
+
+    async def is_unwrapped() -> bool:
+        return bool(await pane(page).evaluate(is_one_row))
+
+    await eventually(is_unwrapped)
+    await page.reload()
+    await expect(page.get_by_role("button", name="Wrap")).to_have_attribute("aria-pressed", "false")
+
+
+async def test_times_name_their_zone_and_switch_to_utc(fake, browser):
+    context = await browser.new_context(timezone_id="Europe/Berlin", locale="en-GB")
+    page = await context.new_page()
+    fake.jobs[UUID] = document(UUID, started_at="2026-11-25T22:30:00.000000Z")
+    fake.events[UUID] = [line(1)]
+    await page.goto(f"{fake.url}/#/jobs/{UUID}")
+    zone = page.get_by_role("button", name="CET")
+    await expect(page.locator(".line-at")).to_contain_text("23:30:00")
+    await zone.click()
+    await expect(page.locator(".line-at")).to_contain_text("22:30:00")
+    await expect(page.locator(".times")).to_contain_text("22:30:00")
+    await page.reload()
+    await expect(page.get_by_role("button", name="UTC")).to_be_visible()
+    await expect(page.locator(".line-at")).to_contain_text("22:30:00")
+
+
+async def test_the_keys_are_listed_and_lead_to_the_log(fake, page):
+    fake.jobs[UUID] = document(UUID)
+    fake.events[UUID] = [line(1)]
+    await page.goto(f"{fake.url}/#/jobs/{UUID}")
+    await expect(lines(page)).to_have_count(1)
+    await page.keyboard.press("?")
+    await expect(page.get_by_role("dialog", name="Keys")).to_be_visible()
+    await page.keyboard.press("Escape")
+    await expect(page.get_by_role("dialog", name="Keys")).to_be_hidden()
+    await expect(page).to_have_url(f"{fake.url}/#/jobs/{UUID}")
+    await page.keyboard.press("l")
+    await expect(pane(page)).to_be_focused()
+
+
+async def test_with_a_token_a_link_to_the_api_carries_a_ticket(page):
+    async with serving(token="open") as fake:
+        fake.jobs[UUID] = document(UUID)
+        await page.goto(f"{fake.url}/#/jobs/{UUID}")
+        await page.get_by_label("Token").fill("open")
+        await page.get_by_role("button", name="Connect").click()
+        await expect(page.get_by_role("link", name="JSON")).to_be_visible()
+        await page.get_by_role("link", name="Download").click()
+        await eventually(lambda: fake.tickets == ["once"])
