@@ -44,6 +44,9 @@ ENDLESS = {"stream"}
 LONGEST_WAIT = 0.05
 """Seconds that a request may be held here."""
 
+LONGEST_URL = 8_100
+"""Characters. The HTTP server refuses a request line of more than 8,190 bytes."""
+
 
 IDS = ("unified-live-failover-SVR 2019/Prod-1", "gui-a", "two\nlines", "ctx-b", "legacy-a")
 
@@ -111,7 +114,11 @@ def test_whatever_is_asked_the_answer_is_as_described(daemon: Daemon, descriptio
             case.path_parameters |= {"job_type": "failover", "operation": "unified-live-failover"}
         if isinstance(wait := case.query.get("wait"), int | float):
             case.query["wait"] = min(wait, LONGEST_WAIT)
-        response = case.call_and_validate(checks=CHECKS)
+        response = case.call()
+        if len(str(response.request.url)) > LONGEST_URL:
+            assert response.status_code == 400, "the request line is refused before its path is known"
+            return
+        case.validate_response(response, checks=CHECKS)
         answers[case.operation.definition.raw["operationId"]].add(response.status_code)
 
     for found in api.get_all_operations():

@@ -96,7 +96,12 @@ def test_a_document_has_its_shape_to_the_last_member(shown, steps):
     cut = ["error_cut"] if shown.view.error_cut is not None else []
     hints = get_type_hints(shapes.Document, include_extras=True)
     assert list(document) == [name for name, hint in hints.items() if get_origin(hint) is not NotRequired] + cut
-    assert REST.wrong("JobsPage", {"jobs": [document], "next_cursor": None, "complete": True, "reason": None}) == []
+    assert (
+        REST.wrong(
+            "JobsPage", {"jobs": [document], "next_cursor": None, "complete": True, "reason": None, "searched_to": None}
+        )
+        == []
+    )
 
 
 def test_a_document_says_that_its_counts_are_not_complete_only_while_they_are_not():
