@@ -4,12 +4,13 @@ import asyncio
 import json
 import re
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
+import pytest
 import yaml  # type: ignore[import-untyped]
 
 from tests.support.appliance import Appliance
@@ -18,7 +19,8 @@ from tests.support.eventually import eventually
 from tests.support.mariadb import Database
 from tests.support.mosquitto import Mosquitto
 from tests.support.paths import REPOSITORY
-from tests.support.servers import Server
+from tests.support.servers import Server, free_port
+from tests.support.webhook_receiver import Receiver
 
 PROMETHEUS = REPOSITORY / "deploy" / "prometheus"
 
@@ -101,10 +103,27 @@ class Prometheus(Server):
         return found
 
 
+WEBHOOK = """
+[[webhooks]]
+name = "tickets"
+url = "{url}"
+secret = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
+allow_private = true
+"""
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    async with Receiver(free_port()) as receiver:
+        yield receiver
+
+
 async def test_prometheus_has_an_answer_to_every_question_of_the_dashboard_and_no_alert(
-    database: Database, appliance: Appliance, own_mosquitto: Mosquitto, tmp_path: Path
+    database: Database, appliance: Appliance, own_mosquitto: Mosquitto, receiver: Receiver, tmp_path: Path
 ):
+    (tmp_path / "correlator.toml").write_text(WEBHOOK.format(url=receiver.url))
     daemon = Daemon(tmp_path, database__url=database.url, mqtt__url=own_mosquitto.url)
+    daemon.arguments = ("--config", str(tmp_path / "correlator.toml"))
     try:
         await daemon.start()
         with Prometheus(daemon.port) as prometheus:
