@@ -42,7 +42,8 @@ async def nothing_ran(page) -> bool:
             """() => {
                 const all = (selector) => [...document.querySelectorAll(selector)];
                 return all("main :is(img, script, iframe, [onerror], [onload])").length === 0
-                    && all("main a").every((a) => a.getAttribute("href").startsWith("#/"))
+                    && all("main a").every((a) => a.getAttribute("href").startsWith("#/")
+                        || a.href.startsWith(`${location.origin}/api/v1/jobs/`))
                     && all("main [class]").every((e) => /^[a-z -]*$/.test(e.getAttribute("class")));
             }"""
         )
