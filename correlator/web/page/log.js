@@ -123,6 +123,7 @@ class Lines extends Component {
       this.#feed.catchUp();
     } else if (before.connection.state !== "live" && connection.state === "live") {
       this.#feed.catchUp();
+      this.#catchUpSoon(); // A daemon that has just started may not have read the newest rows yet.
     }
     if (target !== null && target !== before.target) {
       this.#show(target);
@@ -138,13 +139,19 @@ class Lines extends Component {
 
   /** Draws the lines; a request that has failed is repeated, as the daemon may be starting. */
   #changed() {
-    if (this.#feed.trouble !== null && this.#retry === 0 && !this.#closed.signal.aborted) {
+    if (this.#feed.trouble !== null) {
+      this.#catchUpSoon();
+    }
+    this.setState({});
+  }
+
+  #catchUpSoon() {
+    if (this.#retry === 0 && !this.#closed.signal.aborted) {
       this.#retry = setTimeout(() => {
         this.#retry = 0;
         this.#feed.catchUp();
       }, AGAIN);
     }
-    this.setState({});
   }
 
   #address(query) {

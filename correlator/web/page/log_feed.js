@@ -127,6 +127,8 @@ export class LogFeed {
       if (!this.atEnd && this.following && this.trouble === null) {
         await this.openEnd();
       }
+    } else if (hasFailed && this.following) {
+      await this.openEnd();
     } else {
       this.#changed();
     }
