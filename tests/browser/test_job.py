@@ -300,6 +300,6 @@ async def test_a_short_page_of_history_is_not_its_end(fake, page):
 
     async def begins_with_the_first() -> bool:
         await page.get_by_role("region", name="Log lines").evaluate("e => { e.scrollTop = 0 }")
-        return (await lines(page).first.inner_text()).split()[-2:] == ["line", "1"]
+        return bool((await lines(page).first.inner_text()).split()[-2:] == ["line", "1"])
 
     await eventually(begins_with_the_first)
