@@ -1,21 +1,35 @@
 """Settings as text: the configuration file with every default, and a configuration without its secrets."""
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from correlator.config.schema import Config, keys
 from correlator.config.section import Section
 from correlator.config.values import Size, toml
 
+GATEWAY = ("http", "cluster", "log")
+"""The sections that a gateway reads."""
+
 
 def reference() -> str:
     """Return a configuration file with every key, its description and its default, commented out."""
+    return _file("The correlator's configuration.", tuple(keys(Config)))
+
+
+def gateway_reference() -> str:
+    """Return a configuration file of a gateway: as `reference`, with the sections that it reads."""
+    return _file("A gateway's configuration: correlator gateway --config FILE. It has no [database].", GATEWAY)
+
+
+def _file(title: str, names: Collection[str]) -> str:
     lines = [
-        "# The correlator's configuration. Every key is here with its default, and may also be given as",
-        '# CORRELATOR_SECTION__KEY in the environment. Durations: seconds, or "500ms", "90s", "10m", "24h", "7d".',
+        *_comment(
+            f"{title} Every key is here with its default, and may also be given as CORRELATOR_SECTION__KEY in"
+            ' the environment. Durations: seconds, or "500ms", "90s", "10m", "24h", "7d".'
+        ),
     ]
-    for section in keys(Config).values():
+    for section in (section for name, section in keys(Config).items() if name in names):
         lines += ["", *_comment(section.description)]
         if section.repeated:  # No table is the default, so the lines stay comments.
             table_lines = [section.header, *_key_lines(section.section or Section)]

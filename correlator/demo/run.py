@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -59,12 +59,12 @@ async def demo_main(
         CorrelatorError: The demo cannot listen on `port`.
     """
     seed = secrets.randbits(32) if seed is None else seed
-    with _folder(directory) as folder, _interrupt() as interrupted:
+    with working_folder(directory) as folder, interruption() as interrupted:
         database = folder / DATABASE
         if await asyncio.to_thread(sqlite.create, database):
             await write_history(database, datetime.now(UTC), ZoneInfo(ZONE), seed)
         async with _mqtt(folder, wanted=mqtt) as (mqtt_port, mqtt_line):
-            listen, taken = _choose(port)
+            listen, taken = choose_port(port)
             file = await asyncio.to_thread(_configure, folder, listen, mqtt_port)
             await _play(load(file, {}), file, rate, seed, [*taken, *mqtt_line], interrupted)
 
@@ -81,7 +81,7 @@ async def _play(
     writers = LogWriters(database, random_delays(seed))
     async with Lane(database) as lane:
         traffic = Traffic(JobLog(lane, writers.put, zone=ZoneInfo(ZONE)), Legacy(lane), clock, seed)
-        with _one_error():
+        with one_error():
             async with asyncio.TaskGroup() as group:
                 group.create_task(writers.run(), name="demo-writers")
                 playing = group.create_task(traffic.run(), name="demo-traffic")
@@ -97,7 +97,7 @@ async def _play(
                 writers.stop()
 
 
-def _program() -> str:
+def program_name() -> str:
     """Return the command that started this program."""
     return sys.argv[0] if Path(sys.argv[0]).name == "correlator" else "python -m correlator"
 
@@ -117,12 +117,12 @@ def announce(traffic: Traffic, file: Path, notes: list[str], url: str) -> None:
     for line in (
         url,
         f"  one job    {url}/#/jobs/{job}",
-        f"  terminal   {_program()} watch --url {url} {job}",
+        f"  terminal   {program_name()} watch --url {url} {job}",
         f"  REST       curl {url}/api/v1/jobs/{job}",
         f"  events     curl -N '{url}/api/v1/stream?id={job}'",
         f"  websocket  ws{url.removeprefix('http')}/ws",
-        f"  log rows   {_program()} tap --config {shlex.quote(str(file))}",
-        f"  check      {_program()} doctor --config {shlex.quote(str(file))}",
+        f"  log rows   {program_name()} tap --config {shlex.quote(str(file))}",
+        f"  check      {program_name()} doctor --config {shlex.quote(str(file))}",
         *(f"  {note}" for note in notes),
         "  stop       Ctrl-C",
     ):
@@ -130,7 +130,7 @@ def announce(traffic: Traffic, file: Path, notes: list[str], url: str) -> None:
 
 
 @contextlib.contextmanager
-def _folder(directory: Path | None) -> Iterator[Path]:
+def working_folder(directory: Path | None) -> Iterator[Path]:
     if directory is not None:
         directory.mkdir(parents=True, exist_ok=True)
         yield directory.resolve()
@@ -140,7 +140,7 @@ def _folder(directory: Path | None) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _interrupt() -> Iterator[asyncio.Event]:
+def interruption() -> Iterator[asyncio.Event]:
     """Yield an event that Ctrl-C and SIGTERM set. The daemon may replace the handlers by its own."""
     loop, interrupted = asyncio.get_running_loop(), asyncio.Event()
     signals = (signal.SIGINT, signal.SIGTERM)
@@ -173,7 +173,7 @@ async def _mqtt(folder: Path, *, wanted: bool) -> AsyncIterator[tuple[int | None
 
 
 @contextlib.contextmanager
-def _one_error() -> Iterator[None]:
+def one_error() -> Iterator[None]:
     """Raise a lone error without its group, so that the caller can catch it by its type."""
     try:
         yield
@@ -183,7 +183,7 @@ def _one_error() -> Iterator[None]:
         raise
 
 
-def _choose(asked: int | None) -> tuple[int, list[str]]:
+def choose_port(asked: int | None) -> tuple[int, list[str]]:
     """Return a port to listen on (`asked`, else 8686, else a free one) and the line to print about it, if any."""
     wanted = PORT if asked is None else asked
     with socket.socket() as probe:
@@ -212,6 +212,11 @@ def _configure(folder: Path, port: int, mqtt_port: int | None) -> Path:
     }
     if mqtt_port is not None:
         tables["mqtt"] = {"url": f"mqtt://127.0.0.1:{mqtt_port}", "instance": INSTANCE}
+    return write_configuration(folder, tables)
+
+
+def write_configuration(folder: Path, tables: Mapping[str, Mapping[str, object]]) -> Path:
+    """Write the tables as `correlator.toml` into the folder, and return its path."""
     file = folder / "correlator.toml"
     lines = [
         f"[{name}]\n" + "".join(f"{key} = {toml(value)}\n" for key, value in t.items()) for name, t in tables.items()

@@ -38,9 +38,10 @@ GLIBC = 36
 _SOURCE = Path(__file__).parent
 _BUILD = REPOSITORY / "build"
 _DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
+_UNITS = ("correlator.service", "correlator-gateway.service")
 _EXAMPLES = (
-    *("caddy", "compose.yaml", "correlator.service", "grafana", "grants-doorbell.sql", "grants.sql"),
-    *("mosquitto", "nginx", "otel-collector", "prometheus"),
+    *("caddy", "compose.yaml", "grafana", "grants-doorbell.sql", "grants.sql", *_UNITS),
+    *("mosquitto", "nats", "nginx", "otel-collector", "prometheus"),
 )
 _NOT_FOR_A_HOST = shutil.ignore_patterns("__pycache__", "*_test.yml")
 
@@ -128,8 +129,10 @@ def _requirements(wheels: Path) -> str:
 def _lay_out(root: Path, version: str) -> None:
     """Everything but the wheels, where it belongs on the host."""
     deploy = REPOSITORY / "deploy"
-    _copy(deploy / "correlator.service", root / "usr/lib/systemd/system/correlator.service")
+    for unit in _UNITS:
+        _copy(deploy / unit, root / "usr/lib/systemd/system" / unit)
     _written(root / "etc/correlator/correlator.toml", rendering.reference())
+    _written(root / "etc/correlator/gateway.toml", rendering.gateway_reference())
     _made(root / "usr/bin").joinpath("correlator").symlink_to("../lib/correlator/venv/bin/correlator")
     day = time.strftime("%Y-%m-%d", time.gmtime(_epoch()))
     _compressed(root / "usr/share/man/man1/correlator.1.gz", manual.command_page(version, day))

@@ -97,6 +97,11 @@ def test_the_unit_is_enabled(installed: Installed):
     assert said.strip() == "enabled"
 
 
+def test_the_unit_of_a_gateway_is_installed_and_not_enabled(installed: Installed):
+    said = installed.root.run("systemctl is-enabled correlator-gateway.service", check=False).stdout
+    assert said.strip() == "disabled"
+
+
 def test_an_upgrade_keeps_an_edited_configuration_and_one_environment(copied: Root):
     copied.run("sed --in-place 's/^#level = .*/level = \"debug\"/' /etc/correlator/correlator.toml")
     copied.run("dpkg --install /tmp/newer.deb")
@@ -114,7 +119,7 @@ def test_after_a_purge_the_system_is_as_it_was_before(installed: Installed, copi
     )
     copied.run("dpkg --remove correlator")
     kept = copied.run("cat /etc/correlator/db-password /var/lib/correlator/checkpoint; ls /etc/correlator").stdout
-    assert kept == "secretstatecorrelator.toml\ndb-password\n"
+    assert kept == "secretstatecorrelator.toml\ndb-password\ngateway.toml\n"
     assert copied.run("ls /usr/lib/correlator", check=False).returncode == 2
     copied.run("dpkg --purge correlator")
     after = set(copied.run(ALL_PATHS).stdout.splitlines()) - {

@@ -28,7 +28,7 @@ from tests.support.paths import REPOSITORY
 from tests.support.system.installations import Installations
 from tests.support.system.nspawn import Machine
 from tests.support.system.roots import ASKED
-from tests.support.system.service import AUTHORISED, CONFIGURATION, FILE, SECRETS, UNIT, Service, prepare
+from tests.support.system.service import AUTHORISED, CONFIGURATION, FILE, GATEWAY_UNIT, SECRETS, UNIT, Service, prepare
 
 STATUS = "correlator/v1/appliance/status"
 RELOADED = "correlator_config_last_reload_successful"
@@ -352,6 +352,13 @@ async def test_the_unit_is_well_written_and_locked_up(machine: Machine):
     assert machine.run("systemd-analyze verify --man=no correlator.service") == ""
     machine.write("/root/correlator.service", UNIT.read_text())
     machine.run("systemd-analyze security --offline=true --threshold=12 --no-pager /root/correlator.service")
+
+
+@everywhere
+async def test_the_gateway_s_unit_is_well_written_and_as_locked_up(machine: Machine):
+    assert machine.run("systemd-analyze verify --man=no correlator-gateway.service") == ""
+    machine.write("/root/correlator-gateway.service", GATEWAY_UNIT.read_text())
+    machine.run("systemd-analyze security --offline=true --threshold=12 --no-pager /root/correlator-gateway.service")
 
 
 @everywhere

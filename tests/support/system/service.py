@@ -20,6 +20,7 @@ from tests.support.system.nspawn import Machine
 from tests.support.system.roots import Root
 
 UNIT = REPOSITORY / "deploy/correlator.service"
+GATEWAY_UNIT = REPOSITORY / "deploy/correlator-gateway.service"
 FILE = "/etc/correlator/correlator.toml"
 SECRETS = {"db-password": "change-me", "mqtt-password": "word-of-the-broker", "api-token": "a-token-of-the-gui"}
 CONFIGURATION = """\

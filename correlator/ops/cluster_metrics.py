@@ -1,0 +1,55 @@
+"""The metrics of a cluster: of collectors, and of gateways. A process without [cluster] does not import this.
+
+The label of an appliance is `appliance`, because Prometheus has its own `instance`.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge
+
+from correlator.ops.metrics import REGISTRY, OptionalGauge
+
+CONNECTED = Gauge("correlator_cluster_connected", "1 if a NATS server is connected.", registry=REGISTRY)
+
+# -- a collector
+
+LEASE = Gauge(
+    "correlator_cluster_lease",
+    "1 if this process holds the lease of its appliance, 0 if it is a standby.",
+    ["appliance"],
+    registry=REGISTRY,
+)
+TAKEOVERS = Counter("correlator_cluster_takeovers", "How often this process took the lease.", registry=REGISTRY)
+FENCED = Counter(
+    "correlator_cluster_fenced", "Writes refused because another collector has the lease.", registry=REGISTRY
+)
+PENDING = Gauge(
+    "correlator_cluster_pending", "Jobs and events that the stream has not acknowledged yet.", registry=REGISTRY
+)
+QUEUE_AGE = Gauge("correlator_cluster_queue_age_seconds", "Age of the oldest of them.", registry=REGISTRY)
+EVENTS_DROPPED = Counter(
+    "correlator_cluster_events_dropped", "Events dropped while the cluster was unreachable.", registry=REGISTRY
+)
+REPAIRED = Counter(
+    "correlator_cluster_repaired",
+    "Jobs of the stream that differed from the index and were written again.",
+    registry=REGISTRY,
+)
+
+# -- a gateway
+
+BEHIND = OptionalGauge(
+    "correlator_gateway_behind_messages", "Messages of the stream that this gateway has not read; none: not known."
+)
+STALE = OptionalGauge(
+    "correlator_gateway_stale_seconds", "Seconds since this gateway had read all of the stream; none: not yet."
+)
+ONLINE = Gauge(
+    "correlator_appliance_online", "1 if a collector of the appliance is alive.", ["appliance"], registry=REGISTRY
+)
+SEEN = Gauge(
+    "correlator_appliance_last_seen_timestamp_seconds",
+    "When a collector of the appliance was last seen alive.",
+    ["appliance"],
+    registry=REGISTRY,
+)

@@ -1,0 +1,38 @@
+"""The systemd unit of a gateway beside that of the daemon: what differs is what has to."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+
+import pytest
+
+from tests.support.paths import DEPLOY
+
+DAEMON, GATEWAY = "correlator.service", "correlator-gateway.service"
+
+
+def settings(unit: str) -> set[str]:
+    lines = (DEPLOY / unit).read_text().splitlines()
+    return {line for line in lines if "=" in line and not line.startswith("#")}
+
+
+def test_a_gateway_is_confined_like_the_daemon_and_may_write_nowhere():
+    own = {"StateDirectory", "StateDirectoryMode", "Environment", "ExecReload", "LoadCredential", "SetCredential"}
+    own |= {"Description", "After", "ExecStart", "User", "SyslogIdentifier"}
+    differ = settings(DAEMON) ^ settings(GATEWAY)
+    assert {line.split("=")[0] for line in differ} <= own
+    assert not any("Directory=" in line for line in settings(GATEWAY))
+
+
+def test_a_gateway_runs_its_own_configuration_and_starts_with_its_host():
+    assert "ExecStart=/usr/bin/correlator gateway --config /etc/correlator/gateway.toml" in settings(GATEWAY)
+    assert "WantedBy=multi-user.target" in settings(GATEWAY)
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+@pytest.mark.parametrize("unit", [DAEMON, GATEWAY])
+def test_the_exposure_of_both_units_is_at_most_1_2(unit: str):
+    command = ["systemd-analyze", "security", "--offline=true", "--threshold=12", "--no-pager", str(DEPLOY / unit)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
