@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 
-from correlator.config.schema import Tls
+from correlator.config.tls import Tls
 
 
 def client_context(settings: Tls | None) -> ssl.SSLContext:

@@ -13,6 +13,7 @@ from tests.support.appliance import Appliance, connected
 from tests.support.daemon import Daemon
 from tests.support.mariadb import Database, MariaDB
 from tests.support.mosquitto import Mosquitto
+from tests.support.nats import Nats, NatsCluster, three_servers
 from tests.support.replay import Transaction, load, shift
 from tests.support.service_manager import ServiceManager
 
@@ -97,6 +98,20 @@ def own_mosquitto() -> Iterator[Mosquitto]:
     """An empty broker to kill, pause and restart; it forgets everything when it ends."""
     with Mosquitto() as server:
         yield server
+
+
+@pytest.fixture
+def nats() -> Iterator[Nats]:
+    """An empty NATS server with JetStream, to kill, pause and restart."""
+    with Nats() as server:
+        yield server
+
+
+@pytest.fixture
+def nats_cluster() -> Iterator[NatsCluster]:
+    """Three NATS servers of one cluster, for `cluster.replicas` = 3."""
+    with three_servers() as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="session")

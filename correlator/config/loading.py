@@ -16,7 +16,8 @@ from urllib.parse import unquote
 import msgspec
 from msgspec.structs import replace
 
-from correlator.config import values, webhook_values
+from correlator.config import cluster_values, values, webhook_values
+from correlator.config.cluster import Cluster
 from correlator.config.otlp_values import read_headers
 from correlator.config.schema import (
     Config,
@@ -82,6 +83,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
         database=_with_password("database", config.database, environ, found),
         http=replace(config.http, tokens_file=config.http.tokens_file or credential(environ, "api-token")),
         otlp=replace(config.otlp, headers_file=config.otlp.headers_file or credential(environ, "otlp-headers")),
+        cluster=_in_cluster(config.cluster, environ),
         mqtt=_named(_with_password("mqtt", config.mqtt, environ, found)),
         state=_with_directory(config.state, environ, found),
         webhooks=complete(config.webhooks, environ, found.add),
@@ -238,7 +240,7 @@ def _nearest(name: str, options: Iterable[str]) -> str:
 def _nearest_key(above: str, name: str, siblings: Iterable[str]) -> str:
     """Suggest a sibling with a similar name, else the same name in another section, else list all siblings."""
     elsewhere = [dotted for dotted, key in leaves() if key.name == name]
-    if elsewhere and not difflib.get_close_matches(name, siblings, 1):
+    if elsewhere and not difflib.get_close_matches(name, siblings, 1, cutoff=0.7):
         return f"did you mean {elsewhere[0]}?"
     return _nearest(above + name, [above + sibling for sibling in siblings])
 
@@ -275,11 +277,17 @@ def _named(mqtt: Mqtt) -> Mqtt:
     return replace(mqtt, instance=instance, client_id=mqtt.client_id or f"correlator-{instance}")
 
 
+def _in_cluster(cluster: Cluster, environ: Mapping[str, str]) -> Cluster:
+    instance = cluster.instance or cluster_values.default_instance(socket.gethostname())
+    credentials = cluster.credentials_file or credential(environ, "nats-creds")
+    return replace(cluster, instance=instance, credentials_file=credentials)
+
+
 def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     """Yield the problems between values that are each valid: the keys involved, and the message."""
     for cert, key in (
         ("http.tls_cert", "http.tls_key"),
-        *((f"{of}.tls.cert", f"{of}.tls.key") for of in ("database", "mqtt", "otlp")),
+        *((f"{of}.tls.cert", f"{of}.tls.key") for of in ("database", "mqtt", "otlp", "cluster")),
     ):
         if bool(value_of(config, cert)) != bool(value_of(config, key)):
             yield (cert, key), f"{cert}: expected together with {key}, or neither"
@@ -301,6 +309,7 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     if mqtt.url and mqtt.tls and not mqtt.url.tls:
         yield ("mqtt.tls", "mqtt.url"), f'mqtt.tls: expected with mqtts:// only, and mqtt.url = "{mqtt.url}" is plain'
     yield from _otlp_contradictions(config)
+    yield from _cluster_contradictions(config.cluster)
     if mqtt.url and mqtt.password and not mqtt.username:
         yield ("mqtt.username", "mqtt.url"), "mqtt.username: expected a name, as there is a password"
 
@@ -316,6 +325,17 @@ def _otlp_contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]
         read_headers(otlp.headers, otlp.headers_file)
     except ConfigError as error:
         yield ("otlp.headers", "otlp.headers_file"), str(error)
+
+
+def _cluster_contradictions(cluster: Cluster) -> Iterator[tuple[tuple[str, ...], str]]:
+    if cluster.tls and cluster.url and not cluster.url.tls:
+        line = f'cluster.tls: expected with tls:// only, and cluster.url = "{cluster.url}" is plain'
+        yield ("cluster.tls", "cluster.url"), line
+    if cluster.url and cluster.credentials_file:
+        try:
+            cluster_values.is_seed(cluster.credentials_file)
+        except ConfigError as error:
+            yield ("cluster.credentials_file",), str(error)
 
 
 def _unreadable(file: Path) -> str | None:

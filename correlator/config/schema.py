@@ -2,7 +2,8 @@
 
 A key is declared only here: loading, the names of environment variables, suggestions for misspelled names and the
 generated reference are derived from these types. Values are frozen, durations are seconds, and a repr hides secrets.
-Defaults that depend on the machine (state.directory, mqtt.instance, mqtt.client_id) are filled in by `loading.load`.
+Defaults that depend on the machine (state.directory, mqtt.instance, mqtt.client_id, cluster.instance) are filled in by
+`loading.load`.
 """
 
 import json
@@ -13,8 +14,10 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, ge
 import msgspec
 
 from correlator.config import otlp_values, values
+from correlator.config.cluster import Cluster
 from correlator.config.section import Section
 from correlator.config.section import described as _key
+from correlator.config.tls import Tls
 from correlator.config.values import (
     BrokerUrl,
     DatabaseUrl,
@@ -25,17 +28,6 @@ from correlator.config.values import (
     toml,
 )
 from correlator.config.webhooks import Webhook
-
-
-class Tls(Section, frozen=True, kw_only=True):
-    ca: Annotated[Path | None, _key("CA certificates to trust (PEM); empty: the system's.", values.optional_path)] = (
-        None
-    )
-    cert: Annotated[
-        Path | None, _key("Client certificate (PEM), for a peer that asks for one.", values.optional_path)
-    ] = None
-    key: Annotated[Path | None, _key("Private key of `cert` (PEM).", values.optional_path)] = None
-    verify: Annotated[bool, _key("Check the peer's certificate and its host name.")] = True
 
 
 class Database(Section, frozen=True, kw_only=True):
@@ -261,6 +253,9 @@ class Config(Section, frozen=True, kw_only=True):
     http: Annotated[Http, _key("REST, websocket and the live page.")] = Http()
     mqtt: Annotated[Mqtt, _key("The MQTT broker to which job states and events are published.")] = Mqtt()
     otlp: Annotated[Otlp, _key("OpenTelemetry: every ended job is sent as a trace.")] = Otlp()
+    cluster: Annotated[
+        Cluster, _key("A fleet on NATS JetStream: this daemon writes its jobs there, and gateways serve them.")
+    ] = Cluster()
     state: Annotated[State, _key("State that survives a restart.")] = State()
     log: Annotated[Log, _key("The log on standard error.")] = Log()
     webhooks: Annotated[

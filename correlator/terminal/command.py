@@ -101,7 +101,7 @@ def client_from_options(given: dict[str, Any]) -> Client:
         click.UsageError: the URL, the token or the certificates are not usable.
     """
     from correlator.client.client import Client  # noqa: PLC0415 - a command that fails early loads none
-    from correlator.config.schema import Tls  # noqa: PLC0415 - a command that fails early loads none
+    from correlator.config.tls import Tls  # noqa: PLC0415 - a command that fails early loads none
     from correlator.tls import client_context  # noqa: PLC0415 - a command that fails early loads none
 
     url, ca, insecure, file = (given.pop(name) for name in ("url", "ca", "insecure", "token_file"))

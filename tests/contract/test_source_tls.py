@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from correlator.config.schema import Tls
+from correlator.config.tls import Tls
 from correlator.errors import SourceUnavailable
 from correlator.sources.db.mariadb import Address, MariaDBDatabase
 from correlator.tls import client_context

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal, get_args, get_origin
 
 from correlator.config import rendering, schema, values
+from correlator.config.cluster_values import NatsUrl
 from correlator.config.schema import Key
 from correlator.config.section import Section
 from correlator.config.template import Template
@@ -26,6 +27,7 @@ KINDS = {
     values.Secret: "a text",
     SigningSecrets: "one or two secrets `whsec_…`",
     Template: "a JSON text",
+    NatsUrl: "one or more URLs",
     values.Listen: "an address",
     values.Size: "a size from `1kB` to `1MB`",
     Path: "a path",

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from correlator.backoff import Backoff
-from correlator.config.schema import Tls
+from correlator.config.tls import Tls
 from correlator.sources.db.mariadb import Address, MariaDBDatabase
 from correlator.sources.doorbell.doorbell import Doorbell
 from correlator.tls import client_context

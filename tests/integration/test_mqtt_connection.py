@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from correlator.config.schema import Tls
+from correlator.config.tls import Tls
 from correlator.config.values import Secret
 from correlator.sinks.mqtt.client import Client
 from correlator.sinks.mqtt.timings import Timings

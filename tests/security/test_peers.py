@@ -13,7 +13,7 @@ from pathlib import Path
 import aiomqtt
 import pytest
 
-from correlator.config.schema import Tls
+from correlator.config.tls import Tls
 from correlator.errors import SourceUnavailable
 from correlator.sources.db.mariadb import Address, MariaDBDatabase
 from correlator.tls import client_context

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from correlator.config.loading import load
-from correlator.config.schema import Otlp, Tls
+from correlator.config.schema import Otlp
+from correlator.config.tls import Tls
 from correlator.doctor.bundle import secrets
 from correlator.doctor.service import Setting
 from correlator.sinks.otlp.receiver import MAX_ANSWER, MAX_WORDS, Answer, Verdict, receiver, session

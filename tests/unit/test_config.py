@@ -8,12 +8,8 @@ import pytest
 from correlator.config import loading as configuration
 from correlator.config.loading import load, read_tokens
 from correlator.config.rendering import redacted, reference
-from correlator.config.schema import (
-    Config,
-    Tls,
-    keys,
-    leaves,
-)
+from correlator.config.schema import Config, keys, leaves
+from correlator.config.tls import Tls
 from correlator.config.values import Secret
 from correlator.errors import ConfigError
 
@@ -53,6 +49,7 @@ def test_without_file_and_environment_the_defaults_of_the_schema_hold(monkeypatc
     monkeypatch.setattr("socket.gethostname", lambda: "box")
     defaults = redacted(Config())
     defaults["mqtt"] |= {"instance": "box", "client_id": "correlator-box"}
+    defaults["cluster"] |= {"instance": "box"}
     defaults["state"] |= {"directory": "/home/me/.local/state/correlator"}
     assert redacted(load(None, {"HOME": "/home/me"})) == defaults
 
@@ -66,6 +63,7 @@ def test_every_key_of_the_reference_is_its_default_and_has_its_description(write
         "database": redacted(plain.database) | {"tls": redacted(Tls())},
         "mqtt": redacted(plain.mqtt) | {"tls": redacted(Tls())},
         "otlp": redacted(plain.otlp) | {"tls": redacted(Tls())},
+        "cluster": redacted(plain.cluster) | {"tls": redacted(Tls())},
     }
     for dotted, key in leaves():
         assert f"#{key.name} = " in reference(), dotted
@@ -352,7 +350,7 @@ def test_every_key_has_a_description():
 def test_an_empty_credential_counts_as_absent_but_a_configured_file_must_have_content(
     write, problems, nothing, tmp_path
 ):
-    for name in ("db-password", "mqtt-password", "api-token", "otlp-headers"):
+    for name in ("db-password", "mqtt-password", "api-token", "otlp-headers", "nats-creds"):
         (tmp_path / name).write_text(nothing)
     config = write("", {"CREDENTIALS_DIRECTORY": str(tmp_path)})
     assert not config.database.password

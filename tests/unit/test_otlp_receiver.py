@@ -7,7 +7,8 @@ import json
 import pytest
 
 from correlator.config import otlp_values
-from correlator.config.schema import Otlp, Tls
+from correlator.config.schema import Otlp
+from correlator.config.tls import Tls
 from correlator.errors import ConfigError, CorrelatorError
 from correlator.sinks.otlp.receiver import MAX_RETRY_AFTER, Verdict, judge, receiver
 

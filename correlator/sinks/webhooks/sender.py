@@ -23,7 +23,7 @@ from msgspec import Struct
 from yarl import URL
 
 from correlator import __version__
-from correlator.config.schema import Tls
+from correlator.config.tls import Tls
 from correlator.config.webhooks import Webhook
 from correlator.errors import ConfigError
 from correlator.sinks.webhooks import addresses, signature

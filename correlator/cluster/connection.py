@@ -1,0 +1,331 @@
+"""The connection of this process to NATS: it connects again for ever, and reports whether it is connected.
+
+Problem. The client library reconnects by itself, but closes for good after some errors of the server (a refused login,
+too many connections, a protocol error), and its subscriptions end with it. It also keeps what is published while it is
+disconnected, and sends it later, when it may no longer be true.
+
+Model. `Connection.run` keeps one client open: it opens another as soon as one closed. `generation` changes with every
+connection and reconnection, so that a caller knows whether what it set up is still there. Subscriptions made with
+`subscribe` are made again on a new client. A request or message while disconnected raises `ClusterUnavailable` at
+once, and is not kept.
+
+Invariants. Every wait has a deadline. At most `MAX_PENDING` bytes wait for the socket. Event loop's thread only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+import ssl
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from correlator.backoff import Backoff
+from correlator.cluster.errors import ClusterUnavailable, Refused
+from correlator.config.cluster import Cluster
+from correlator.config.cluster_values import is_seed
+from correlator.errors import ConfigError
+from correlator.tls import client_context
+
+if TYPE_CHECKING:
+    from nats.aio.client import Client
+    from nats.aio.msg import Msg
+
+log = logging.getLogger(__name__)
+
+OnMessage: TypeAlias = "Callable[[Msg], Awaitable[None]]"
+
+MAX_PENDING = 4_000_000
+"""Bytes that wait for the socket. With more, publishing raises `ClusterUnavailable`."""
+
+CONNECT_WITHIN = 5
+PING_EVERY = 2
+UNANSWERED_PINGS = 2
+RECONNECT_EVERY = 0.5
+"""Seconds to connect, between two pings, unanswered pings that end a connection, seconds between two attempts."""
+
+ANSWER_WITHIN = 5.0
+"""Seconds for the answer to a request."""
+
+OLDEST = (2, 12)
+"""The oldest version of the server that has atomic batches."""
+
+
+class Subscription:
+    """A subscription that outlives the client it was made on. `unsubscribe` ends it."""
+
+    def __init__(self, subject: str, on_message: OnMessage, queue: str, pending: int) -> None:
+        self.subject = subject
+        self.on_message = on_message
+        self.queue = queue
+        self.pending = pending
+        self.made: Any = None
+
+
+class Connection:
+    """One connection to the servers of `settings.url`. `role`: collector, gateway or doctor.
+
+    Answers come to an inbox below `_INBOX.cor.<role>.<instance>`, so that permissions can name it.
+
+    Raises: `ConfigError` if the client library is missing or a file of the settings cannot be used.
+    """
+
+    def __init__(self, settings: Cluster, role: str) -> None:
+        assert settings.url is not None
+        self._settings = settings
+        self._role = role
+        self.name = f"correlator-{role}-{settings.instance}-{secrets.token_hex(4)}"
+        """The name of this process in NATS's monitoring, and as the holder of a lease; new at every start."""
+        self._client: Client | None = None
+        self._subscriptions: dict[Subscription, None] = {}
+        self._changed = asyncio.Event()
+        self._closed = asyncio.Event()
+        self._error: str | None = None
+        self._since = time.monotonic()
+        self._options = self._credentials()
+        if settings.url.tls:
+            try:
+                self._options["tls"] = client_context(settings.tls)
+            except (OSError, ssl.SSLError) as error:
+                raise ConfigError([f"cluster.tls: the files cannot be used: {error}"]) from None
+        self.generation = 0
+        """Changes with every connection and reconnection."""
+
+    async def run(self) -> None:
+        """Keep a client open, until cancelled."""
+        backoff = Backoff(base=0.25, factor=2.0, cap=5.0)
+        try:
+            while True:
+                try:
+                    await self._open()
+                except Exception as error:  # noqa: BLE001 - the library raises classes of its own, and Exception itself
+                    self._failed(error)
+                    await self.close()
+                else:
+                    backoff.reset()
+                    await self._closed.wait()
+                    log.warning("the connection to NATS was closed: %s", self._error or "no reason given")
+                await asyncio.sleep(backoff.next())
+        finally:
+            await self.close()
+
+    async def close(self) -> None:
+        """Close the client. What waits for the socket is sent first, within a second."""
+        client, self._client = self._client, None
+        if client is not None and not client.is_closed:
+            try:
+                async with asyncio.timeout(2.0):
+                    await client.close()
+            except Exception as error:  # noqa: BLE001 - nothing depends on it any more
+                log.debug("closing the connection to NATS: %s", error)
+
+    @property
+    def connected(self) -> bool:
+        """True while the servers can be reached, as of the last ping."""
+        client = self._client
+        return client is not None and client.is_connected
+
+    @property
+    def client(self) -> Client:
+        """The connected client of the library. Raises: `ClusterUnavailable` if there is none."""
+        client = self._client
+        if client is None or not client.is_connected:
+            raise ClusterUnavailable(self._error or "NATS is not connected")
+        return client
+
+    async def connect(self, within: float) -> None:
+        """Wait until connected. Raises: `ClusterUnavailable` after `within` seconds."""
+        try:
+            async with asyncio.timeout(within):
+                while not self.connected:
+                    await self.changed()
+        except TimeoutError:
+            raise ClusterUnavailable(self._error or "NATS is not connected") from None
+
+    async def changed(self) -> None:
+        """Wait for the next connection, reconnection or disconnection."""
+        await self._changed.wait()
+
+    def describe(self) -> dict[str, Any]:
+        """Return the state of the connection for /health/ready."""
+        if self.connected:
+            return {"ok": True, "connected": True}
+        age = round(time.monotonic() - self._since, 1)
+        return {"ok": False, "connected": False, "error": self._error or "not connected yet", "age_seconds": age}
+
+    # -- messages
+
+    async def publish(
+        self, subject: str, payload: bytes, *, reply: str = "", headers: Mapping[str, str] | None = None
+    ) -> None:
+        """Publish a message, without an acknowledgement. Raises: `ClusterUnavailable`."""
+        client = self.client
+        if client.pending_data_size + len(payload) > MAX_PENDING:
+            raise ClusterUnavailable("NATS does not read what is sent to it")
+        try:
+            await client.publish(subject, payload, reply, dict(headers) if headers else None)
+        except Exception as error:
+            raise ClusterUnavailable(text_of(error)) from error
+
+    async def request(
+        self,
+        subject: str,
+        payload: bytes = b"",
+        *,
+        headers: Mapping[str, str] | None = None,
+        within: float = ANSWER_WITHIN,
+    ) -> Msg:
+        """Publish a request and return the first answer. Raises: `ClusterUnavailable`, also if nobody responds."""
+        client = self.client
+        if client.pending_data_size + len(payload) > MAX_PENDING:
+            raise ClusterUnavailable("NATS does not read what is sent to it")
+        try:
+            return await client.request(subject, payload, within, headers=dict(headers) if headers else None)
+        except Exception as error:
+            raise ClusterUnavailable(f"{text_of(error)} ({subject})") from error
+
+    async def api(self, method: str, request: object = None, *, within: float = ANSWER_WITHIN) -> dict[str, Any]:
+        """Call the API of JetStream, e.g. `STREAM.INFO.KV_cor`. Raises: `Refused`, `ClusterUnavailable`."""
+        payload = json.dumps(request).encode() if request is not None else b""
+        answer = await self.request(f"$JS.API.{method}", payload, within=within)
+        found = json.loads(answer.data)
+        if refusal := found.get("error"):
+            raise Refused(f"{refusal.get('description', 'refused')} ({method})", refusal.get("err_code", 0))
+        return dict(found)
+
+    async def last(self, stream: str, subject: str, *, within: float = ANSWER_WITHIN) -> Msg | None:
+        """Return the last message of a subject by a direct get; None if there is none.
+
+        Any server that keeps the stream may answer, so it may lag behind a write for a moment. The header
+        Nats-Sequence is its sequence, Nats-Time-Stamp its time.
+        """
+        answer = await self.request(f"$JS.API.DIRECT.GET.{stream}.{subject}", within=within)
+        status = (answer.headers or {}).get("Status")
+        if status == "404":
+            return None
+        if status is not None:
+            raise Refused(f"{(answer.headers or {}).get('Description', status)} ({stream})")
+        return answer
+
+    async def subscribe(
+        self, subject: str, on_message: OnMessage, *, queue: str = "", pending: int = 8_000_000
+    ) -> Callable[[], Awaitable[None]]:
+        """Call `on_message` with every message of `subject`, also after reconnections. Returns what unsubscribes.
+
+        `pending`: bytes of messages that wait for `on_message`; more are dropped, and logged.
+        """
+        subscription = Subscription(subject, on_message, queue, pending)
+        self._subscriptions[subscription] = None
+        if self.connected:
+            await self._subscribe(self.client, subscription)
+
+        async def unsubscribe() -> None:
+            self._subscriptions.pop(subscription, None)
+            made, subscription.made = subscription.made, None
+            if made is not None and self.connected:
+                try:
+                    await made.unsubscribe()
+                except Exception as error:  # noqa: BLE001 - it ends with its client at the latest
+                    log.debug("ending a subscription: %s", error)
+
+        return unsubscribe
+
+    # -- the client
+
+    def _credentials(self) -> dict[str, Any]:
+        try:
+            import nats.aio.client  # noqa: F401, PLC0415 - only a process with [cluster] needs the library
+        except ImportError as error:
+            text = f"cluster.url: needs the Python package nats-py (the extra cluster): {error}"
+            raise ConfigError([text]) from None
+        file = self._settings.credentials_file
+        if file is None:
+            return {}
+        return {"nkeys_seed": str(file)} if is_seed(file) else {"user_credentials": str(file)}
+
+    async def _open(self) -> None:
+        from nats.aio.client import Client  # noqa: PLC0415 - only a process with [cluster] needs the library
+
+        assert self._settings.url is not None
+        self._closed.clear()
+        client = Client()
+        opening = client.connect(
+            servers=list(self._settings.url.servers),
+            name=self.name,
+            error_cb=self._on_error,
+            disconnected_cb=self._on_disconnected,
+            reconnected_cb=self._on_reconnected,
+            closed_cb=self._on_closed,
+            connect_timeout=CONNECT_WITHIN,
+            reconnect_time_wait=RECONNECT_EVERY,  # type: ignore[arg-type]
+            max_reconnect_attempts=-1,
+            ping_interval=PING_EVERY,
+            max_outstanding_pings=UNANSWERED_PINGS,
+            pending_size=2 * MAX_PENDING,
+            inbox_prefix=f"_INBOX.cor.{self._role}.{self._settings.instance}",
+            **self._options,
+        )
+        self._client = client
+        await opening
+        version = client.connected_server_version
+        if (version.major, version.minor) < OLDEST:
+            wanted = ".".join(map(str, OLDEST))
+            raise ValueError(f"the NATS server has version {version!r}; a cluster needs {wanted} or newer")
+        for subscription in self._subscriptions:
+            await self._subscribe(client, subscription)
+        self._connected("connected to NATS at")
+
+    async def _subscribe(self, client: Client, subscription: Subscription) -> None:
+        subscription.made = await client.subscribe(
+            subscription.subject,
+            subscription.queue,
+            cb=subscription.on_message,
+            pending_bytes_limit=subscription.pending,
+            pending_msgs_limit=1_000_000,
+        )
+
+    def _connected(self, what: str) -> None:
+        url = self._client.connected_url if self._client is not None else None
+        log.info("%s %s", what, url.netloc if url is not None else "?")
+        self._error = None
+        self._since = time.monotonic()
+        self.generation += 1
+        self._announce()
+
+    def _announce(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    def _failed(self, error: BaseException) -> None:
+        text = text_of(error)
+        level = logging.WARNING if self._error is None else logging.DEBUG
+        log.log(level, "NATS cannot be used: %s; trying again", text)
+        self._error = text
+
+    async def _on_error(self, error: Exception) -> None:
+        if self.connected:
+            log.warning("NATS reports: %s", text_of(error))
+        else:
+            self._failed(error)
+
+    async def _on_disconnected(self) -> None:
+        self._since = time.monotonic()
+        self._error = self._error or "the connection was lost"
+        log.warning("the connection to NATS was lost; reconnecting")
+        self._announce()
+
+    async def _on_reconnected(self) -> None:
+        self._connected("connected to NATS again, at")
+
+    async def _on_closed(self) -> None:
+        self._closed.set()
+        self._announce()
+
+
+def text_of(error: BaseException) -> str:
+    """Return an error of the library as one line without its own prefix."""
+    text = " ".join(str(error).split()).removeprefix("nats: ").strip()
+    return text or type(error).__name__

@@ -1,0 +1,99 @@
+"""The subjects of a cluster: where each value, event and request is published.
+
+An ID becomes one token of a subject by `escape`: the characters A-Z a-z 0-9 - _ stay, every other byte of its UTF-8
+form becomes =XX. The mapping is reversible, and the order of IDs does not matter. An instance's name has only
+characters that stay.
+"""
+
+from __future__ import annotations
+
+import re
+
+STATE = "KV_cor"
+ALIVE = "KV_cor_alive"
+CHECKPOINT = "KV_cor_checkpoint"
+EVENTS = "cor_events"
+"""The names of the streams. Those that begin with KV_ are buckets for the tools of NATS."""
+
+EPOCH = "$KV.cor.epoch"
+WANT = "cor.v1.want"
+"""Gateways publish the IDs here that their clients wait for."""
+
+EVERY_JOB = "$KV.cor.*.job.>"
+EVERY_ALIVE = "$KV.cor_alive.*"
+
+_OTHER = re.compile(rb"[^A-Za-z0-9_-]")
+_ESCAPED = re.compile(rb"=([0-9A-F]{2})")
+_TOKEN = re.compile(r"(?:[A-Za-z0-9_-]|=[0-9A-F]{2})+")
+
+
+def escape(name: str) -> str:
+    """Return `name` as one token of a subject. The empty name becomes a single =."""
+    raw = name.encode("utf-8", "surrogatepass")
+    return _OTHER.sub(lambda byte: b"=%02X" % byte[0][0], raw).decode("ascii") or "="
+
+
+def unescape(escaped: str) -> str:
+    """Return the name that became `escaped`. Raises: ValueError if it is no such token."""
+    if escaped == "=":
+        return ""
+    if not _TOKEN.fullmatch(escaped):
+        raise ValueError(f"not an escaped name: {escaped!r}")
+    raw = _ESCAPED.sub(lambda code: bytes([int(code[1], 16)]), escaped.encode("ascii"))
+    return raw.decode("utf-8", "surrogatepass")
+
+
+def job(instance: str, job_id: str) -> str:
+    return f"$KV.cor.{instance}.job.{escape(job_id)}"
+
+
+def jobs(instance: str) -> str:
+    """Every job of an instance, as a filter."""
+    return f"$KV.cor.{instance}.job.>"
+
+
+def job_of(subject: str) -> tuple[str, str] | None:
+    """Return (instance, job ID) of a subject that `job` made; None for another subject."""
+    tokens = subject.split(".")
+    if len(tokens) != 5 or tokens[:2] != ["$KV", "cor"] or tokens[3] != "job":
+        return None
+    try:
+        return tokens[2], unescape(tokens[4])
+    except ValueError:
+        return None
+
+
+def owner(instance: str) -> str:
+    """The key of the lease: its sequence is the fence of every write of the instance in `STATE`."""
+    return f"$KV.cor.{instance}.owner"
+
+
+def alive(instance: str) -> str:
+    return f"$KV.cor_alive.{instance}"
+
+
+def checkpoint(instance: str, *name: str) -> str:
+    """A row of the checkpoint: `checkpoint("dc1", "job", id)`."""
+    return ".".join((f"$KV.cor_checkpoint.{instance}", *(escape(part) for part in name)))
+
+
+def checkpoint_rows(instance: str) -> str:
+    """Every row of the checkpoint of an instance, as a filter."""
+    return f"$KV.cor_checkpoint.{instance}.>"
+
+
+def checkpoint_owner(instance: str) -> str:
+    """The fence of the checkpoint's stream, which has sequences of its own."""
+    return f"$KV.cor_checkpoint.{instance}.owner"
+
+
+def event(instance: str, job_id: str) -> str:
+    return f"cor.v1.{instance}.event.{escape(job_id)}"
+
+
+def line(instance: str) -> str:
+    return f"cor.v1.{instance}.line"
+
+
+def rpc(instance: str, method: str) -> str:
+    return f"cor.v1.{instance}.rpc.{method}"

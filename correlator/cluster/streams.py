@@ -1,0 +1,126 @@
+"""The streams of a cluster, and how they are created and updated.
+
+`ensure` may be called by any collector at any time: a stream with the wanted settings is left as it is, another one is
+updated, a missing one is created. Two collectors that create the same stream at once both succeed. A setting that
+NATS cannot change (the storage) is an error that names the stream.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from correlator.cluster import keys
+from correlator.cluster.connection import Connection
+from correlator.cluster.errors import Refused
+
+log = logging.getLogger(__name__)
+
+MARKER_TTL = 24 * 3600
+"""Seconds that the marker of a removed job stays: a client may resume from a position of that age."""
+
+EVENTS_FOR = 7 * 24 * 3600
+DUPLICATES_WITHIN = 600
+"""Seconds that events stay, and that NATS drops a second event with the same ID."""
+
+MAX_BYTES = 4_000_000_000
+CHECKPOINT_BYTES = 4_000_000_000
+EVENTS_BYTES = 2_000_000_000
+ALIVE_BYTES = 4_000_000
+"""Bytes of new streams, which NATS reserves. Beyond them a job or checkpoint is refused; old events are dropped."""
+
+AT_CREATION = frozenset({"max_bytes", "max_age"})
+"""Settings that an operator may change later, e.g. by `nats stream edit`: an existing stream keeps them."""
+
+MAX_VALUE = 300_000
+"""Bytes of one message of a job: a document of 256 kB and its headers."""
+
+NO_STREAM = 10059
+NAME_IN_USE = 10058
+
+_NANO = 1_000_000_000
+
+
+def wanted(replicas: int) -> dict[str, dict[str, Any]]:
+    """Return the settings of each stream by name, as JetStream's API has them."""
+    bucket = {
+        "retention": "limits",
+        "discard": "new",
+        "max_msgs_per_subject": 1,
+        "allow_rollup_hdrs": True,
+        "deny_delete": True,
+        "allow_direct": True,
+        "storage": "file",
+        "num_replicas": replicas,
+    }
+    return {
+        keys.STATE: bucket
+        | {
+            "subjects": ["$KV.cor.>"],
+            "allow_atomic": True,
+            "allow_msg_ttl": True,
+            "subject_delete_marker_ttl": MARKER_TTL * _NANO,
+            "max_bytes": MAX_BYTES,
+            "max_msg_size": MAX_VALUE,
+        },
+        keys.ALIVE: bucket | {"subjects": ["$KV.cor_alive.>"], "storage": "memory", "max_bytes": ALIVE_BYTES},
+        keys.CHECKPOINT: bucket
+        | {"subjects": ["$KV.cor_checkpoint.>"], "allow_atomic": True, "max_bytes": CHECKPOINT_BYTES},
+        keys.EVENTS: {
+            "subjects": ["cor.v1.*.event.>"],
+            "retention": "limits",
+            "discard": "old",
+            "storage": "file",
+            "num_replicas": replicas,
+            "max_age": EVENTS_FOR * _NANO,
+            "duplicate_window": DUPLICATES_WITHIN * _NANO,
+            "max_bytes": EVENTS_BYTES,
+            "allow_direct": True,
+        },
+    }
+
+
+async def ensure(connection: Connection, replicas: int) -> list[str]:
+    """Create the streams that are missing, and update those whose settings differ. Returns the names of these.
+
+    Raises: `Refused` if NATS refuses, e.g. for lack of servers or of the right, `ClusterUnavailable`.
+    """
+    changed = []
+    for name, settings in wanted(replicas).items():
+        found = await config(connection, name)
+        if found is None:
+            await _create(connection, name, settings)
+        elif different := {
+            key: value for key, value in settings.items() if key not in AT_CREATION and found.get(key) != value
+        }:
+            log.info("updating the stream %s: %s", name, ", ".join(different))
+            await connection.api(f"STREAM.UPDATE.{name}", found | different)
+        else:
+            continue
+        changed.append(name)
+    return changed
+
+
+async def config(connection: Connection, name: str) -> dict[str, Any] | None:
+    """Return the settings of a stream; None if there is none."""
+    found = await info(connection, name)
+    return dict(found["config"]) if found is not None else None
+
+
+async def info(connection: Connection, name: str) -> dict[str, Any] | None:
+    """Return what the API reports of a stream (`config`, `state`, `created`, `cluster`); None if there is none."""
+    try:
+        return await connection.api(f"STREAM.INFO.{name}")
+    except Refused as error:
+        if error.code == NO_STREAM:
+            return None
+        raise
+
+
+async def _create(connection: Connection, name: str, settings: dict[str, Any]) -> None:
+    log.info("creating the stream %s with %d replicas", name, settings["num_replicas"])
+    try:
+        await connection.api(f"STREAM.CREATE.{name}", {"name": name, **settings})
+    except Refused as error:
+        if error.code != NAME_IN_USE:  # Another collector created it in this moment.
+            raise

@@ -1,0 +1,109 @@
+"""The connection to NATS and its streams: it comes back whatever happened, and says why it is away."""
+
+import asyncio
+
+import pytest
+
+from correlator.cluster import keys, streams
+from correlator.cluster.connection import Connection
+from correlator.cluster.errors import ClusterUnavailable, Refused
+from tests.support.cluster import connected, settings
+from tests.support.eventually import eventually
+from tests.support.nats import Nats
+
+
+async def test_streams_are_created_once_and_updated_when_settings_differ(nats):
+    async with connected(nats.url) as connection, connected(nats.url) as other:
+        everything = list(streams.wanted(1))
+        made = await asyncio.gather(streams.ensure(connection, 1), streams.ensure(other, 1))
+        assert everything in made
+        assert await streams.ensure(connection, 1) == []
+        config = await streams.config(connection, keys.STATE) or {}
+        edited = config | {"max_bytes": 5_000_000, "max_msg_size": 1000}
+        await connection.api(f"STREAM.UPDATE.{keys.STATE}", edited)
+        assert await streams.ensure(connection, 1) == [keys.STATE]
+        assert await streams.config(connection, keys.STATE) == config | {"max_bytes": 5_000_000}
+        with pytest.raises(Refused):
+            await streams.ensure(connection, 3)
+
+
+async def test_three_servers_keep_three_replicas_and_outlive_one(nats_cluster):
+    async with connected(nats_cluster.url) as connection:
+        await streams.ensure(connection, 3)
+        found = await streams.info(connection, keys.STATE)
+        assert found is not None
+        assert found["config"]["num_replicas"] == 3
+        leader = nats_cluster.named(found["cluster"]["leader"])
+        await asyncio.to_thread(leader.kill)
+
+        async def answers():
+            try:
+                return await streams.info(connection, keys.STATE)
+            except (ClusterUnavailable, Refused):
+                return None
+
+        assert (await eventually(answers))["cluster"]["leader"] != leader.name
+
+
+async def test_a_server_that_comes_late_or_again_is_connected_and_subscriptions_go_on(nats):
+    received = []
+
+    async def on_message(message):
+        received.append(message.data)
+
+    await asyncio.to_thread(nats.kill)
+    connection = Connection(settings(nats.url), "collector")
+    task = asyncio.create_task(connection.run())
+    try:
+        with pytest.raises(ClusterUnavailable):
+            await connection.connect(0.5)
+        assert connection.describe()["ok"] is False
+        await connection.subscribe("cor.v1.want", on_message)
+        for generation in (1, 2):
+            await asyncio.to_thread(nats.start)
+            await connection.connect(10)
+            assert connection.generation == generation
+            received.clear()
+            await connection.publish("cor.v1.want", b"id")
+            await eventually(lambda: received == [b"id"])
+            await asyncio.to_thread(nats.kill)
+            await eventually(lambda: not connection.connected)
+            with pytest.raises(ClusterUnavailable):
+                await connection.publish("cor.v1.want", b"lost")
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def test_a_frozen_server_is_noticed_by_pings(nats):
+    async with connected(nats.url) as connection:
+        nats.pause()
+        with pytest.raises(ClusterUnavailable):
+            await connection.request("$JS.API.INFO", within=0.2)
+        await eventually(lambda: not connection.connected, within=15)
+        assert connection.describe()["error"]
+        nats.resume()
+        await connection.connect(10)
+
+
+async def test_a_refused_login_is_a_reported_state_that_ends_with_the_right_password():
+    with Nats('authorization { user: "a", password: "b" }') as server:
+        connection = Connection(settings(server.url), "collector")
+        task = asyncio.create_task(connection.run())
+        try:
+            await eventually(lambda: "uthorization" in connection.describe().get("error", ""))
+            server.settings = ()
+            await asyncio.to_thread(server.kill)
+            await asyncio.to_thread(server.start)
+            await connection.connect(10)
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+
+async def test_an_unknown_key_has_no_last_message_and_nobody_responds_to_an_unknown_subject(nats):
+    async with connected(nats.url) as connection:
+        await streams.ensure(connection, 1)
+        assert await connection.last(keys.STATE, keys.owner("dc9")) is None
+        with pytest.raises(ClusterUnavailable):
+            await connection.request("cor.v1.dc9.rpc.find", within=0.5)

@@ -1,0 +1,30 @@
+"""Connections of tests to a private NATS server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from correlator.cluster.connection import Connection
+from correlator.config import cluster_values
+from correlator.config.cluster import Cluster
+from tests.support.eventually import PATIENCE
+
+
+def settings(url: str, instance: str = "dc1", replicas: cluster_values.Replicas = 1) -> Cluster:
+    return Cluster(url=cluster_values.url(url), instance=instance, replicas=replicas)
+
+
+@contextlib.asynccontextmanager
+async def connected(url: str, instance: str = "dc1", role: str = "collector") -> AsyncIterator[Connection]:
+    """A connection that runs until the block ends."""
+    connection = Connection(settings(url, instance), role)
+    task = asyncio.create_task(connection.run())
+    try:
+        await connection.connect(PATIENCE)
+        yield connection
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
