@@ -34,6 +34,7 @@ from correlator.jobs.stored_forecasts import StoredForecasts
 from correlator.ops import logs, metrics, stalls
 from correlator.pipeline.checkpoint import Checkpoint, Saved
 from correlator.pipeline.hub import Hub, wall_clock
+from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.pipeline import Pipeline
 from correlator.pipeline.saver import Saver
 from correlator.sinks import Sink
@@ -227,7 +228,7 @@ class Following:
     """The source, and the pipeline and hub that it feeds."""
 
     database: Database
-    hub: Hub
+    hub: LocalHub
     pipeline: Pipeline
     tail: Tail
     source: Follower
@@ -254,7 +255,7 @@ def _following(config: Config) -> Following:
         legacy=Legacy(config.jobs.retention, config.jobs.external_id_keys) if config.jobs.legacy else None,
         patience=patience,
     )
-    hub = Hub(index, archive, on_watch=reconcile.on_watch)
+    hub = LocalHub(index, archive, on_watch=reconcile.on_watch)
     pipeline = Pipeline(hub, max_error=limits.error)
     tail = Tail(
         poll=config.database.poll_interval,

@@ -11,7 +11,7 @@ import time
 from benchmarks.facts import job_id, now, readings
 from correlator.jobs.index import Index
 from correlator.jobs.model.rows import LogRow
-from correlator.pipeline.hub import Hub
+from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.pipeline import Pipeline
 
 RUNNING = 500
@@ -20,7 +20,7 @@ RUNNING = 500
 
 def main(jobs: int, rows: int) -> dict[str, float]:
     index = Index(max_jobs=2 * jobs)
-    hub = Hub(index)
+    hub = LocalHub(index)
     pipeline = Pipeline(hub)
     pipeline.readings(readings(index, jobs, running=RUNNING))
     pipeline.status.loaded()

@@ -14,7 +14,7 @@ from aiohttp import web
 from correlator.jobs.index import Index
 from correlator.jobs.model.facts import Entry, Reading
 from correlator.jobs.model.rows import JobRecord
-from correlator.pipeline.hub import Hub
+from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import JobQuery
 from correlator.sinks.http.access import Access
 from correlator.sinks.http.websocket import Websockets
@@ -53,7 +53,7 @@ class Changing:
 
     def __init__(self, frame: int) -> None:
         self.index = Index()
-        self.hub = Hub(self.index)
+        self.hub = LocalHub(self.index)
         self.index.loading = False
         self.hub.status.loading = False
         self.hub.status.set_state("live")

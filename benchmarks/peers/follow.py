@@ -12,7 +12,7 @@ from typing import Any
 import uvloop
 
 from correlator.jobs.index import Index
-from correlator.pipeline.hub import Hub
+from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.pipeline import Pipeline
 from correlator.sources.db import zones
 from correlator.sources.db.mariadb import Address, MariaDBDatabase
@@ -24,7 +24,7 @@ from correlator.sources.tables.reconcile import Reconcile
 async def follow(port: int, name: str, driver: Any) -> dict[str, float]:
     database = MariaDBDatabase(Address(port=port, database=name), zone=zones.named("UTC"), driver=driver)
     index = Index(max_jobs=20_000)
-    pipeline = Pipeline(Hub(index))
+    pipeline = Pipeline(LocalHub(index))
     rows = 0
 
     def counting(take: Any) -> Any:

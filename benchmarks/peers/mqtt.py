@@ -17,7 +17,7 @@ from benchmarks.facts import now, readings
 from correlator.config.schema import Mqtt
 from correlator.config.values import broker_url
 from correlator.jobs.index import Index
-from correlator.pipeline.hub import Hub
+from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.mqtt.outbox import PendingEvents
 from correlator.sinks.mqtt.sink import MqttSink
 from correlator.sinks.mqtt.topics import Message, Topics
@@ -27,17 +27,17 @@ WINDOW = 20
 STATES = "correlator/v1/+/job/+/state"
 
 
-def filled(jobs: int) -> Hub:
+def filled(jobs: int) -> LocalHub:
     """A hub with so many jobs of ten steps."""
     index = Index(max_jobs=2 * jobs)
     index.apply(readings(index, jobs), now())
     index.loading = False
-    hub = Hub(index)
+    hub = LocalHub(index)
     hub.status.loading = False
     return hub
 
 
-def messages(hub: Hub, instance: str) -> list[Message]:
+def messages(hub: LocalHub, instance: str) -> list[Message]:
     """All that the sink would publish of it."""
     tree = Tree(Topics(f"correlator/v1/{instance}"), hub.published, hub.epoch, PendingEvents())
     for _ in tree.begin():

@@ -118,8 +118,7 @@ class Supervisor:
             for name, part in parts.items()
             if name != "database" and not part.get("ok", True) and part.get("error")
         ]
-        running = len(hub.index.known.active())
-        texts.append(f"{_count(running, 'job')} running of {len(hub.published)}, {_count(hub.clients, 'client')}")
+        texts.append(f"{_count(hub.running, 'job')} running of {len(hub.published)}, {_count(hub.clients, 'client')}")
         return _line(texts)
 
 

@@ -27,6 +27,7 @@ from correlator.jobs import fold, job_view, joblog
 from correlator.jobs.attribution import Attributor, StepRow
 from correlator.jobs.bounded import BoundedDict, chunks
 from correlator.jobs.children import Children
+from correlator.jobs.directory import names_differ
 from correlator.jobs.forecasts import Forecasts
 from correlator.jobs.known import KnownJobs
 from correlator.jobs.legacy_jobs import LegacyJobs
@@ -38,7 +39,7 @@ from correlator.jobs.model.rows import LegacyRecord, Micros
 from correlator.jobs.model.views import JobView
 from correlator.jobs.outcome import Outcome
 from correlator.jobs.persistence import Persistence
-from correlator.jobs.published import PublishedJobs, names_differ
+from correlator.jobs.published import PublishedJobs
 from correlator.jobs.timers import FOR_EVER
 
 MAX_PENDING = 10_000

@@ -114,6 +114,8 @@ def document(shown: PublishedJob, *, steps: bool = True) -> shapes.Document:
         found["counts_complete"] = False
     if view.error_cut is not None:
         found["error_cut"] = view.error_cut
+    if shown.instance:
+        found["instance"] = shown.instance
     return found
 
 
@@ -145,11 +147,14 @@ def _comparison(found: Comparison | None) -> shapes.Comparison | None:
 
 
 def _steps_expected(shown: PublishedJob) -> int | None:
-    """The steps so far, and those ahead that at least half of the earlier runs had. None without a forecast."""
+    """The steps so far, and those ahead that at least half of the earlier runs had. None without a forecast.
+
+    The share counts as it is published, so that the document is consistent in itself.
+    """
     if shown.forecast is None or shown.forecast.forecast is None:
         return None
     ahead = shown.forecast.forecast.steps_ahead
-    return len(shown.view.steps) + sum(step.share >= EXPECTED_SHARE for step in ahead)
+    return len(shown.view.steps) + sum(round(step.share, 2) >= EXPECTED_SHARE for step in ahead)
 
 
 def _metadata(text: str | None) -> dict[str, Any]:

@@ -11,14 +11,14 @@ from collections.abc import Iterable, Mapping
 from msgspec.structs import replace
 
 from correlator.jobs.children import Children
+from correlator.jobs.directory import JobDirectory
 from correlator.jobs.forecasts import Forecasts
-from correlator.jobs.ids import Names
 from correlator.jobs.missing_rows import Transitions, legacy_events
 from correlator.jobs.model.changes import Change, Event, Reason
 from correlator.jobs.model.facts import Job, Kind, Status
 from correlator.jobs.model.forecasts import PersistedForecast
 from correlator.jobs.model.rows import Micros
-from correlator.jobs.model.views import AgeKey, JobView, PublishedJob, Resolved
+from correlator.jobs.model.views import JobView, PublishedJob
 from correlator.jobs.outcome import Outcome
 from correlator.jobs.timers import FOR_EVER, Timers, ended_at
 
@@ -28,16 +28,12 @@ MAX_DUE = 500
 LEARNED_AT_ONCE, RENEWED_AT_ONCE = 10, 100
 """Ended runs that one call of `renew_forecasts` learns, and forecasts that it checks: some milliseconds each."""
 
-NO_AGE: AgeKey = (0, 0, "")
-"""The age key of a job that carries no ID."""
 
-
-class PublishedJobs:
-    """The published jobs by job ID. Anybody may read. Only the index and `LegacyJobs` change it, and `begin_past`.
+class PublishedJobs(JobDirectory):
+    """The published jobs of an index. Anybody may read. Only the index and `LegacyJobs` change it, and `begin_past`.
 
     `facts`, `children`, `transitions`, `forecasts`: those of the index. `stalled_after` and `retention` are in
-    seconds. Every `now` is in microseconds since 1970. A job's ID resolves before an external ID, that before a
-    context ID, and a legacy ID last.
+    seconds. Every `now` is in microseconds since 1970.
     """
 
     def __init__(
@@ -50,7 +46,7 @@ class PublishedJobs:
         stalled_after: float,
         retention: float,
     ) -> None:
-        self.seq = 0
+        super().__init__()
         self.stalled_after = stalled_after
         self.retention = int(retention * 1_000_000)
         """Microseconds that an ended job stays in memory."""
@@ -65,53 +61,14 @@ class PublishedJobs:
         self._children = children
         self._transitions = transitions
         self._forecasts = forecasts
-        self._jobs: dict[str, PublishedJob] = {}
         self._newest_removed: Micros = 0
         """The newest start of a job that left memory."""
-        self._external, self._contexts = Names(self._age_key), Names(self._age_key)
 
     # -- reading
-
-    def __len__(self) -> int:
-        return len(self._jobs)
-
-    def get(self, job_id: str) -> PublishedJob | None:
-        """The published job with this UUID or legacy ID, if it is in memory."""
-        return self._jobs.get(job_id)
-
-    def all(self) -> Iterable[PublishedJob]:
-        return self._jobs.values()
-
-    def owner(self, external_id: str) -> str | None:
-        """The newest JobLog job with this external ID."""
-        return self._external.owner(external_id)
 
     def is_joblog_id(self, name: str) -> bool:
         """True if a JobLog job in memory has this ID, as its own or as an external one."""
         return name in self._facts or self._external.owner(name) is not None
-
-    def is_context(self, name: str) -> bool:
-        """True if `name` is the context of a job in memory."""
-        return self._contexts.owner(name) is not None
-
-    def resolve(self, name: str) -> Resolved | None:
-        """Resolve an ID among the jobs in memory."""
-        found = self._jobs.get(name)
-        if found is not None and found.view.source == "joblog":
-            return Resolved(name, "uuid")
-        if owners := self._external.get(name):
-            return Resolved(owners[0], "external_id", owners[1:])
-        if owners := self._contexts.get(name):
-            return Resolved(owners[0], "context_id", owners[1:])
-        return Resolved(name, "legacy") if found is not None else None
-
-    def names_lead_to(self, name: str, job_id: str) -> bool:
-        """True if `name` resolves to `job_id`. Cheaper than `resolve`."""
-        found = self._jobs.get(name)
-        if found is not None and found.view.source == "joblog":
-            return name == job_id
-        owner = self._external.owner(name) or self._contexts.owner(name)
-        return owner == job_id if owner is not None else found is not None and name == job_id
 
     def complete_since(self, now: Micros) -> Micros:
         """All jobs that started at or after this time are in memory; `max_jobs` may have removed older ones."""
@@ -199,16 +156,6 @@ class PublishedJobs:
             self.seq += 1
             out.changes.append(Change(job_id, self.seq, old, None, reason))
 
-    def move_names(self, job_id: str, old: JobView | None, new: JobView | None) -> tuple[Iterable[str], set[str]]:
-        """Replace the IDs of a job. Returns the affected external IDs, and all previous and new owners of IDs."""
-        views = [v if v is not None and v.source == "joblog" else None for v in (old, new)]
-        before, after = (v.external_ids if v is not None else () for v in views)
-        contexts = [(v.context_id,) if v is not None and v.context_id else () for v in views]
-        was, is_now = (v.age_key if v is not None else NO_AGE for v in views)
-        external = self._external.move(job_id, before, was, after, is_now)
-        context = self._contexts.move(job_id, contexts[0], was, contexts[1], is_now)
-        return external, set[str]().union(*external.values(), *context.values())
-
     def add_moved(self, job_ids: Iterable[str], out: Outcome) -> None:
         """Add a change of each job that an ID started or stopped resolving to. Their documents stay as they are."""
         for job_id in sorted(job_ids):
@@ -283,14 +230,3 @@ class PublishedJobs:
     def _alive_since(self, now: Micros) -> Micros:
         """A running job is stalled if its last activity was before this time, in microseconds."""
         return now - int(self.stalled_after * 1_000_000)
-
-    def _age_key(self, job_id: str) -> AgeKey:
-        return self._jobs[job_id].view.age_key
-
-
-def names_differ(old: JobView, new: JobView) -> bool:
-    """True if the IDs of a job, or the age by which they resolve to it, have changed."""
-    if old.names() != new.names() or old.source != new.source:
-        return True
-    same_age = old.steps is new.steps and old.started_at == new.started_at and old.terminal == new.terminal
-    return not same_age and old.age_key != new.age_key

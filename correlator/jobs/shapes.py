@@ -175,3 +175,4 @@ class Document(TypedDict):
         ]
     ]
     error_cut: NotRequired[ErrorCut]
+    instance: NotRequired[Annotated[str, Meta(description="At a gateway: the appliance that the job belongs to.")]]

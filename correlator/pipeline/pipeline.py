@@ -4,7 +4,7 @@ Problem. Facts about one job come from several tasks (the log's tail, the compar
 time alone changes jobs too. Subscribers must see one ordered stream of changes.
 
 Model. Every task calls a method of `Pipeline` with what it has read (`correlator.sources.Feed` is the protocol). The
-method parses the rows, applies them to the index, and passes the returned `Outcome` to `Hub.publish` and to the
+method parses the rows, applies them to the index, and passes the returned `Outcome` to `LocalHub.publish` and to the
 counters. It decides when the daemon is ready. What the source reports of itself is kept by `SourceStatus`.
 
 Invariants.
@@ -33,8 +33,8 @@ from correlator.jobs.outcome import Outcome
 from correlator.ops import metrics
 from correlator.ops.liveness import STUCK_AFTER
 from correlator.ops.stalls import timed
-from correlator.pipeline.hub import Hub
 from correlator.pipeline.job_metrics import JobMetrics
+from correlator.pipeline.local_hub import LocalHub
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Pipeline:
     `max_error`: bytes of an error text that are published.
     """
 
-    def __init__(self, hub: Hub, *, max_error: int = sizes.MAX_ERROR) -> None:
+    def __init__(self, hub: LocalHub, *, max_error: int = sizes.MAX_ERROR) -> None:
         self._max_error = max_error
         self._hub = hub
         self._index = hub.index

@@ -124,13 +124,17 @@ class Archive(Protocol):
 
 
 class JobNames(Struct, frozen=True):
-    """The names that a log row may use for its job, and the job's first and last time. `ended` None: it runs."""
+    """The names that a log row may use for its job, and the job's first and last time. `ended` None: it runs.
+
+    `instance`: see `PublishedJob`.
+    """
 
     job_id: str
     external_ids: tuple[str, ...]
     step_ids: frozenset[int]
     started: Micros
     ended: Micros | None
+    instance: str = ""
 
 
 class JobsPage(Struct, frozen=True):
@@ -140,6 +144,13 @@ class JobsPage(Struct, frozen=True):
     """
 
     readings: Sequence[Reading]
+    next_before: tuple[Micros, str] | None
+
+
+class OtherJobs(Struct, frozen=True):
+    """The same as clients see it: jobs that are not in memory, with the current `seq` as their `rev`."""
+
+    jobs: Sequence[PublishedJob]
     next_before: tuple[Micros, str] | None
 
 
@@ -163,3 +174,29 @@ class EarlierLines(Struct, frozen=True):
 
     lines: Sequence[LogLine]
     next_before: int | None
+
+
+class OperationRuns(Struct, frozen=True):
+    """The earlier runs of an operation. `runs`: those that completed; their durations are in seconds."""
+
+    job_type: str
+    operation: str
+    runs: int
+    typical_seconds: float | None
+    p90_seconds: float | None
+    failure_rate: float
+
+
+class UsualStep(Struct, frozen=True):
+    """A step that `share` (0 to 1) of the earlier runs had, for `typical_seconds`."""
+
+    name: str
+    share: float
+    typical_seconds: float
+
+
+class OperationSteps(Struct, frozen=True):
+    """An operation with its usual steps, in their usual order."""
+
+    runs: OperationRuns
+    steps: Sequence[UsualStep]

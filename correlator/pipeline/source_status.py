@@ -15,8 +15,8 @@ from typing import Any
 from correlator.jobs.index import Index
 from correlator.jobs.model.rows import LogRow, Micros
 from correlator.jobs.outcome import Outcome
-from correlator.jobs.shapes import DatabaseState
 from correlator.ops import metrics
+from correlator.pipeline.status import Status
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ DOWN_AFTER = 15.0
 """Seconds without a complete answer after which the database is down."""
 
 
-class SourceStatus:
+class SourceStatus(Status):
     """The status of the source, and of the database that it reads. Event loop's thread only.
 
     The first part is for clients; the second for the source, which reports every change; the third for the pipeline.
@@ -35,18 +35,11 @@ class SourceStatus:
     """
 
     def __init__(self, index: Index, clock: Callable[[], Micros]) -> None:
-        self.database: DatabaseState = "down"
-        self.error: str | None = None
-        self.loading = True
-        """True until the daemon is ready."""
-        self.reading: tuple[int, int] | None = None
-        """(IDs read, IDs to read) while the daemon reads more of the log than what is new."""
+        super().__init__()
         self.since: Micros | None = None
         """The time from which ends of jobs count as news. None until jobs have been loaded."""
         self._index = index
         self._clock = clock
-        self._subscribers: dict[Callable[[], None], None] = {}
-        self._public_error: str | None = None
         self._began = time.monotonic()
         self._answered: float | None = None
         self._answered_at: Micros = 0
@@ -76,24 +69,6 @@ class SourceStatus:
         if self.database == "live" or self._answered is None:
             return 0.0
         return round(time.monotonic() - self._answered, 3)
-
-    def subscribe(self, on_status: Callable[[], None]) -> Callable[[], None]:
-        """Call `on_status` each time the database's state changes. Returns a function that unsubscribes it."""
-        self._subscribers[on_status] = None
-        return lambda: self._subscribers.pop(on_status, None)
-
-    def describe_database(self) -> dict[str, Any]:
-        """Describe the database for /health/ready."""
-        part: dict[str, Any] = {
-            "ok": self.database == "live",
-            "state": self.database,
-            "lag_seconds": self.lag_seconds,
-            "error": self._public_error,
-        }
-        if self.reading is not None or self.loading:
-            done, total = self.reading or (0, 0)
-            part["loading"] = {"done": done, "total": total}
-        return part
 
     def describe_tables(self) -> dict[str, Any]:
         """Describe the tables that can no longer be read for /health/ready."""
@@ -190,15 +165,6 @@ class SourceStatus:
         error, public = self._failure or (f"no answer for {silent:.0f} s", None)
         down = silent >= DOWN_AFTER or self.loading
         self.set_state("down" if down else "stale", error, public)
-
-    def set_state(self, state: DatabaseState, error: str | None = None, public: str | None = None) -> None:
-        """Set the database's state. `error` is for the operator, `public` for clients; None: the same text."""
-        if (state, error) == (self.database, self.error):
-            return
-        self.database, self.error = state, error
-        self._public_error = public if public is not None else error
-        for on_status in list(self._subscribers):
-            on_status()
 
     def reads(self, rows: Sequence[LogRow]) -> None:
         """Note the position of a catch-up, just before `rows` are applied."""

@@ -50,6 +50,8 @@ export interface Job {
   readonly rev: number;
   /** False while the daemon still counts the log rows from before its first start; else absent. */
   readonly counts_complete?: boolean;
+  /** At a gateway: the appliance that the job belongs to; else absent. */
+  readonly instance?: string;
 }
 
 export interface Progress {

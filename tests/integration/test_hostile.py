@@ -14,7 +14,7 @@ import pytest
 from correlator.jobs.index import Index
 from correlator.jobs.model.facts import Reading
 from correlator.jobs.model.rows import JobRecord
-from correlator.pipeline.hub import Hub
+from correlator.pipeline.local_hub import LocalHub
 from tests.support.eventually import eventually
 from tests.support.http_listener import served
 
@@ -23,14 +23,14 @@ HELLO = {"type": "hello", "version": 1}
 
 
 @pytest.fixture
-def hub() -> Hub:
+def hub() -> LocalHub:
     index = Index()
     index.loading = False
     for n in range(2000):
         index.apply(
             [Reading(f"j{n}", index.advance_clock(), JobRecord(f"j{n}", status="running", started_at=NOW), ())], NOW
         )
-    hub = Hub(index)
+    hub = LocalHub(index)
     hub.status.loading = False
     return hub
 
@@ -160,7 +160,7 @@ class Endless:
 
 async def test_searches_end_when_the_clients_that_asked_for_them_have_gone(client):
     archive: Any = Endless()
-    async with served(Hub(Index(), archive)) as url:
+    async with served(LocalHub(Index(), archive)) as url:
         asking = [asyncio.create_task(client.get(f"{url}/api/v1/jobs/nobody-{n}")) for n in range(40)]
         await eventually(lambda: archive.running == 40)
         for request in asking:

@@ -14,7 +14,7 @@ from correlator.config.values import BrokerUrl
 from correlator.jobs.index import Index
 from correlator.jobs.model.facts import Reading
 from correlator.jobs.model.rows import JobRecord
-from correlator.pipeline.hub import Hub
+from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.mqtt.sink import MqttSink
 from tests.support.eventually import eventually
 from tests.support.mosquitto import Mosquitto
@@ -149,7 +149,7 @@ class Daemon:
     def __init__(self, port: int, *readings: Reading) -> None:
         self.index = Index()
         self.index.loading = False
-        self.hub = Hub(self.index, epoch="e")
+        self.hub = LocalHub(self.index, epoch="e")
         self.hub.status.loading = False
         self.learn(*readings)
         settings = Mqtt(url=BrokerUrl("127.0.0.1", port, tls=False), instance="i")

@@ -14,7 +14,7 @@ from correlator.jobs.index import Index
 from correlator.jobs.model.facts import Reading
 from correlator.jobs.model.rows import JobRecord
 from correlator.ops import metrics
-from correlator.pipeline.hub import Hub
+from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.streaming.limits import Limits
 from tests.support.eventually import eventually
 from tests.support.http_listener import served
@@ -42,7 +42,7 @@ async def connected(url: str) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
         yield ws
 
 
-def change(hub: Hub, text: str) -> None:
+def change(hub: LocalHub, text: str) -> None:
     index = hub.index
     record = JobRecord("j", status="running", started_at=NOW, error_message=text)
     hub.publish(index.apply([Reading("j", index.advance_clock(), record, ())], NOW))
@@ -52,7 +52,7 @@ async def test_a_frozen_websocket_is_closed_with_4508_and_one_that_answers_pings
     limits = Limits(too_slow_after=0.5, too_slow_with_large_buffer_after=0.5, ping_seconds=0.2, pong_within=0.5)
     index = Index()
     index.loading = False
-    hub = Hub(index)
+    hub = LocalHub(index)
     hub.status.loading = False
     before = metrics.CLIENTS_CLOSED.labels("slow")._value.get()
     async with served(hub, limits=limits) as url, connected(url) as frozen, connected(url) as reading:
@@ -70,7 +70,7 @@ async def test_a_frozen_websocket_is_closed_with_4508_and_one_that_answers_pings
 
 
 async def test_a_peer_that_answers_no_ping_is_disconnected():
-    hub = Hub(Index())
+    hub = LocalHub(Index())
     before = metrics.CLIENTS_CLOSED.labels("gone")._value.get()
     async with served(hub, limits=Limits(ping_seconds=0.2, pong_within=0.3)) as url:
         host, port = url.removeprefix("http://").split(":")

@@ -25,7 +25,7 @@ from correlator.jobs.model.facts import Kind, Reading
 from correlator.jobs.model.rows import JobRecord
 from correlator.jobs.outcome import Outcome
 from correlator.ops import metrics
-from correlator.pipeline.hub import Hub
+from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.http.openapi.specs import openapi
 from correlator.sinks.webhooks import signature
 from correlator.sinks.webhooks.arrivals import Arrival
@@ -48,7 +48,7 @@ class Harness:
     def __init__(self, *webhooks: Webhook, restored=(), timings=FAST) -> None:
         self.index = Index()
         self.index.loading = False
-        self.hub = Hub(self.index)
+        self.hub = LocalHub(self.index)
         self.hub.status.loading = False
         self.sink = WebhookSink(Config(webhooks=webhooks), restored, timings)
         self.times = iter(range(10, 1000))

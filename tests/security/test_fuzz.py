@@ -38,7 +38,7 @@ from correlator.jobs.model.facts import Entry, Kind, Reading
 from correlator.jobs.model.persisted import Cursor
 from correlator.jobs.model.rows import JobRecord, LegacyRecord, LogRow, StepRecord
 from correlator.pipeline.checkpoint import Changes, Checkpoint
-from correlator.pipeline.hub import Hub
+from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.http import frames, sse
 from correlator.sinks.http.problems import problems
 from correlator.sinks.http.rest import Rest
@@ -243,7 +243,7 @@ async def wanted(request: web.Request) -> web.Response:
 def asked(appliance_file: Path) -> Iterator[Callable[[str], int]]:
     """Ask the REST endpoints, which have a database behind them; the status."""
     archive = DatabaseArchive(SQLiteDatabase(appliance_file))
-    hub = Hub(Index(), archive)
+    hub = LocalHub(Index(), archive)
     hub.status.loading = False
     rest = Rest(hub)
     with asyncio.Runner() as runner:

@@ -18,7 +18,7 @@ import pytest
 from yarl import URL
 
 from correlator.jobs.index import Index
-from correlator.pipeline.hub import Hub
+from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.http.access import Access
 from correlator.sinks.http.server import Listener
 from tests.support.appliance import Appliance
@@ -35,7 +35,7 @@ async def port() -> AsyncIterator[int]:
     """Of a listener in this process, without any job."""
     index = Index()
     index.loading = False
-    hub = Hub(index)
+    hub = LocalHub(index)
     hub.status.loading = False
     async with served(hub, tokens=(TOKEN,)) as url:
         yield int(url.rpartition(":")[2])
@@ -52,7 +52,7 @@ async def test_a_request_that_never_ends_is_disconnected(first):
     index = Index()
     index.loading = False
     async with (
-        served(Hub(index), request_within=0.6) as url,
+        served(LocalHub(index), request_within=0.6) as url,
         connected(int(url.rpartition(":")[2])) as (reader, writer),
     ):
         began = time.monotonic()

@@ -18,7 +18,7 @@ from correlator.jobs.model.changes import Event
 from correlator.jobs.model.facts import Kind, Reading
 from correlator.jobs.model.rows import JobRecord, StepRecord
 from correlator.jobs.outcome import Outcome
-from correlator.pipeline.hub import Hub
+from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.mqtt.sink import MqttSink
 from correlator.sinks.mqtt.topics import Key, Topics
 from tests.support.eventually import PATIENCE, eventually
@@ -51,7 +51,7 @@ class MqttHarness:
         self.topics = Topics(f"correlator/v1/{self.instance}")
         self.index = Index()
         self.index.loading = False
-        self.hub = Hub(self.index, epoch=epoch)
+        self.hub = LocalHub(self.index, epoch=epoch)
         self.hub.status.loading = False
         self.times = itertools.count(10)
         self.learn(*readings)

@@ -4,7 +4,7 @@ from correlator.jobs.index import Index
 from correlator.jobs.model.facts import Reading
 from correlator.jobs.model.rows import JobRecord, LogRow
 from correlator.ops import metrics
-from correlator.pipeline.hub import Hub
+from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.pipeline import Pipeline
 
 NOW = 1_758_553_933_000_000
@@ -17,7 +17,7 @@ class PipelineHarness:
     def __init__(self, *, loaded=True, **settings):
         self.now = NOW
         self.index = Index(**settings)
-        self.hub = Hub(self.index, clock=lambda: self.now)
+        self.hub = LocalHub(self.index, clock=lambda: self.now)
         self.pipeline = Pipeline(self.hub)
         self.before = samples()
         if loaded:

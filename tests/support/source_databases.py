@@ -20,7 +20,7 @@ from correlator.jobs.forecast.place import EndedRun
 from correlator.jobs.index import Index
 from correlator.jobs.model.rows import LogRow
 from correlator.jobs.outcome import Outcome
-from correlator.pipeline.hub import Hub
+from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.pipeline import Pipeline
 from correlator.sources.db import zones
 from correlator.sources.db.mariadb import Address, MariaDBDatabase
@@ -251,7 +251,7 @@ class RecordingPipeline(Pipeline):
     """Keeps what it was fed, in the order of its coming."""
 
     def __init__(self) -> None:
-        super().__init__(Hub(Index()))
+        super().__init__(LocalHub(Index()))
         self.received: list[LogRow] = []
         self.errors: list[str] = []
         self.runs: list[EndedRun] = []

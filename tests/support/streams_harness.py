@@ -13,7 +13,7 @@ from correlator.jobs.index import Index
 from correlator.jobs.model.changes import Event
 from correlator.jobs.model.facts import Entry, Kind, Reading
 from correlator.jobs.model.rows import LEVELS, JobRecord, Level, StepRecord
-from correlator.pipeline.hub import Hub
+from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import JobQuery
 from correlator.pipeline.resume_ring import Past
 from correlator.sinks.streaming.filters import Filter
@@ -77,7 +77,7 @@ class RandomIndex:
         self.random = random.Random(seed)
         self.index = Index()
         self.index.loading = False
-        self.hub = Hub(self.index, past=past)
+        self.hub = LocalHub(self.index, past=past)
         self.streams = Streams(self.hub, limits)
         self.hub.subscribe(self.streams.fanout.on_batch)
         self.now = NOW

@@ -13,7 +13,7 @@ from correlator.jobs.index import Index
 from correlator.jobs.model.facts import Entry, Reading
 from correlator.jobs.model.rows import JobRecord
 from correlator.jobs.model.views import Resolved
-from correlator.pipeline.hub import Hub
+from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import Found, JobsPage
 from tests.support.forecasts import BASE, SECOND
 from tests.support.http_listener import served
@@ -44,7 +44,7 @@ class Meanwhile:
 async def test_a_job_that_comes_into_memory_while_the_database_answers_is_shown_as_published(path):
     archive: Any = Meanwhile()
     async with (
-        served(Hub(archive.index, archive)) as url,
+        served(LocalHub(archive.index, archive)) as url,
         aiohttp.ClientSession() as session,
         session.get(f"{url}/api/v1/{path}") as response,
     ):

@@ -5,7 +5,7 @@ from correlator.jobs.missing_rows import GRACE
 from correlator.jobs.model.changes import Event
 from correlator.jobs.model.facts import Kind, Reading
 from correlator.jobs.model.rows import JobRecord, LogRow
-from correlator.pipeline.hub import Hub
+from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.pipeline import Pipeline
 
 NOW = 1_758_553_933_000_000
@@ -18,7 +18,7 @@ class World:
     def __init__(self) -> None:
         self.now = NOW
         self.events: list[Event] = []
-        self.hub = Hub(Index(), clock=lambda: self.now)
+        self.hub = LocalHub(Index(), clock=lambda: self.now)
         self.pipeline = Pipeline(self.hub)
         self.hub.subscribe(lambda batch: self.events.extend(batch.events))
         self.read("running")

@@ -23,7 +23,7 @@ from correlator.jobs.model.rows import JobRecord, LegacyRecord, LogRow, StepReco
 from correlator.jobs.outcome import Outcome
 from correlator.jobs.stored_forecasts import StoredForecasts
 from correlator.pipeline.checkpoint import Changes, Checkpoint, Saved
-from correlator.pipeline.hub import Hub
+from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.saver import Saver
 
 NOW = 1_758_550_000_000_000
@@ -324,7 +324,7 @@ async def test_a_checkpoint_that_becomes_corrupt_is_set_aside_and_written_anew(t
 def test_restored_jobs_are_not_published_but_can_be_queried():
     index = filled()
     again = Index()
-    hub = Hub(again)
+    hub = LocalHub(again)
     kept = [k for i in index.persistence.all_ids() if isinstance(k := index.persistence.get(i), PersistedJob)]
     outcome = restored(again, kept, (), IndexState(), NOW)
     hub.publish(outcome)
@@ -356,7 +356,7 @@ def test_what_a_restore_publishes_is_what_is_shown_at_its_end(monkeypatch: pytes
     index.expire(NOW + 1)
     kept = [k for i in index.persistence.all_ids() if isinstance(k := index.persistence.get(i), PersistedJob)]
     legacy = [k for i in index.persistence.all_ids() if isinstance(k := index.persistence.get(i), LegacyRecord)]
-    hub = Hub(again)
+    hub = LocalHub(again)
     published: dict[str, bytes] = {}
     for step in again.restore(kept, legacy, index.state(), NOW + 3600_000_000):
         hub.publish(step)

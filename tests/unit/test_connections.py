@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from correlator.jobs.index import Index
-from correlator.pipeline.hub import Hub
+from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import JobQuery
 from correlator.sinks.http.access import Access
 from correlator.sinks.http.frames import CloseCode, Get
@@ -43,7 +43,7 @@ def access(*tokens: str) -> Access:
 
 
 async def test_a_token_revoked_while_an_event_stream_begins_ends_it():
-    hub, rules, transport = Hub(Index()), access("revoked"), Transport()
+    hub, rules, transport = LocalHub(Index()), access("revoked"), Transport()
     streams = Streams(hub)
     events = EventStreams(hub, rules, streams)
     reader = EventStreamClient(transport, lambda m: b"".join(b"data: %b\n\n" % one.body for one in m), b"revoked")  # type: ignore[arg-type]
@@ -56,7 +56,7 @@ async def test_a_token_revoked_while_an_event_stream_begins_ends_it():
 
 
 async def test_a_client_whose_frames_wait_for_its_gets_does_not_count_as_gone():
-    hub, rules, ws = Hub(Index()), access(), None
+    hub, rules, ws = LocalHub(Index()), access(), None
     limits = Limits()
     streams = Streams(hub, limits)
     reader = WebsocketConnection(Transport(), ws, limits)  # type: ignore[arg-type]
@@ -81,7 +81,7 @@ class Ending:
 
 
 async def test_the_connections_of_a_revoked_token_are_closed_some_at_a_time():
-    hub, rules = Hub(Index()), access("kept", "revoked")
+    hub, rules = LocalHub(Index()), access("kept", "revoked")
     streams = Streams(hub)
     sockets, events = Websockets(hub, rules, streams), EventStreams(hub, rules, streams)
     tokens = [b"kept" if n % 10 == 0 else b"revoked" for n in range(1050)]

@@ -14,7 +14,7 @@ from correlator.jobs.model.facts import MAX_CHILDREN, Entry, Kind, Reading
 from correlator.jobs.model.rows import JobRecord, Level, StepRecord
 from correlator.jobs.published import MAX_DUE
 from correlator.pipeline import waiting_ids
-from correlator.pipeline.hub import Hub
+from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.waiting_ids import WATCHED_FOR
 from correlator.sinks.streaming.backlog import Backlog, Lines
 from correlator.sinks.streaming.limits import DEFAULT
@@ -197,7 +197,7 @@ def test_what_falls_due_at_once_is_spread_over_several_calls():
 
 def holding(ids: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """So many IDs have been waited for in vain for long."""
-    hub, now = Hub(live()), [0.0]
+    hub, now = LocalHub(live()), [0.0]
     monkeypatch.setattr(waiting_ids, "time", SimpleNamespace(monotonic=lambda: now[0]))
     for n in range(ids):
         hub.waiting_ids.watch_id(f"id{n}")
@@ -218,7 +218,7 @@ def test_ids_whose_wait_is_over_cost_nothing_at_a_poll(monkeypatch):
 
 def lagging(jobs: int) -> Callable[[], None]:
     """A client catches up with the states of many jobs."""
-    hub = Hub(live())
+    hub = LocalHub(live())
 
     def catch_up() -> None:
         backlog = Backlog(0, Lines(DEFAULT.line_buffer))

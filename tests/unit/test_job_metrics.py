@@ -5,13 +5,13 @@ from collections import Counter
 
 from aiohttp.test_utils import make_mocked_request
 
+from correlator.jobs.directory import JobDirectory
 from correlator.jobs.forecast.place import EndedRun
 from correlator.jobs.index import Index
 from correlator.jobs.model.facts import Entry, Kind, Reading
 from correlator.jobs.model.forecasts import State
 from correlator.jobs.model.persisted import PersistedJob
 from correlator.jobs.model.rows import LegacyRecord
-from correlator.jobs.published import PublishedJobs
 from correlator.ops import metrics
 from correlator.pipeline.job_metrics import MAX_ENDED, JobMetrics
 from correlator.sinks.http.server import HttpSink, Listener
@@ -153,7 +153,7 @@ def test_jobs_are_counted_as_the_index_has_them_whatever_happens_to_them():
 async def test_a_scrape_iterates_over_no_job_and_gets_current_values(monkeypatch):
     world = PipelineHarness()
     world.read()
-    monkeypatch.delattr(PublishedJobs, "all")
+    monkeypatch.delattr(JobDirectory, "all")
     monkeypatch.setattr(Fanout, "lagging", 3)
     sink = HttpSink(Listener("127.0.0.1", 0), None)  # type: ignore[arg-type]
     for loading, ready in ((True, 0), (False, 1)):

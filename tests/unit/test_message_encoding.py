@@ -64,6 +64,11 @@ def test_a_document_has_exactly_the_members_of_the_protocol(shown):
     assert document["last_message"] is None or document["last_message"].keys() == {"level", "text", "at"}
 
 
+def test_only_a_document_of_a_gateway_names_the_appliance():
+    document = job_document.document(replace(SHOWN, instance="dc1"))
+    assert (document.keys() - MEMBERS, document["instance"]) == ({"instance"}, "dc1")
+
+
 def test_a_forecast_is_published_with_its_percent_and_the_steps_that_are_expected():
     ahead = StepAhead("sixth", 0.97, 12.0), StepAhead("seldom", 0.2, 3.0)
     forecast = Forecast(AT, AT + 90_000_000, AT + 150_000_000, 41.7, 37, State.LATE, 96.0, 0.0831, ahead)

@@ -15,7 +15,7 @@ from yarl import URL
 from correlator.jobs.forecast.forecaster import MAX_OPERATIONS
 from correlator.jobs.forecast.stored import decode_operation, encode_operation
 from correlator.jobs.index import Index
-from correlator.pipeline.hub import Hub
+from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.http.openapi.specs import openapi
 from tests.support.forecasts import BASE, SECOND, ended, learned
 from tests.support.http_listener import served
@@ -25,10 +25,10 @@ SHAPES = Shapes(openapi())
 NAMES = ("live", "a/b", "a%2Fb", "100 %", "two\nlines", "?x=1#y", "überführung", "{operation}")
 
 
-def hub_with(runs: Iterable[Any]) -> Hub:
+def hub_with(runs: Iterable[Any]) -> LocalHub:
     index = Index()
     learned(list(runs), index.forecasts.forecaster)
-    return Hub(index)
+    return LocalHub(index)
 
 
 async def asked(url: str, path: str, **headers: str) -> tuple[int, str, Any]:
@@ -61,7 +61,7 @@ async def test_the_operations_are_listed_in_order_with_what_their_runs_took():
 
 async def test_runs_that_are_read_from_the_tables_after_the_start_are_listed():
     index = Index()
-    async with served(Hub(index)) as url:
+    async with served(LocalHub(index)) as url:
         index.forecasts.begin_history(BASE)
         index.forecasts.learn_history([ended(("copy", 1.0))])
         assert [one["operation"] for one in (await asked(url, ""))[2]["operations"]] == ["live"]
@@ -124,7 +124,7 @@ async def test_the_list_of_the_most_operations_takes_less_than_20_ms():
     index = Index()
     operations = ((("failover", f"operation {n}"), decode_operation(stored)) for n in range(MAX_OPERATIONS))
     index.forecasts.forecaster.restore(operations)
-    async with served(Hub(index)) as url, aiohttp.ClientSession() as session:
+    async with served(LocalHub(index)) as url, aiohttp.ClientSession() as session:
         took = []
         for _ in range(5):
             began = time.perf_counter()

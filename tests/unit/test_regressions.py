@@ -10,7 +10,8 @@ from benchmarks.facts import job_id, now, readings
 from correlator.jobs.index import Index
 from correlator.jobs.model.changes import Change
 from correlator.jobs.model.rows import LogRow
-from correlator.pipeline.hub import Batch, Hub
+from correlator.pipeline.hub import Batch
+from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.pipeline import Pipeline
 from correlator.pipeline.queries import JobQuery
 from correlator.sinks.streaming.fanout import Fanout
@@ -23,7 +24,7 @@ from tests.support.yardstick import quickest
 def logging(jobs: int, running: int = 100, rows: int = 500) -> Callable[[], None]:
     """A row each of running jobs, with so many jobs in memory."""
     index = Index(max_jobs=2 * jobs)
-    pipeline = Pipeline(Hub(index))
+    pipeline = Pipeline(LocalHub(index))
     pipeline.readings(readings(index, jobs, running=running))
     pipeline.status.loaded()
     count = 0
@@ -65,7 +66,7 @@ class Client:
 
 def test_a_change_for_a_thousand_clients_is_little_more_than_a_thousand_writes():
     index = Index()
-    hub = Hub(index)
+    hub = LocalHub(index)
     (change,) = index.apply(readings(index, 1), now()).changes
     fanout = Fanout(hub, Limits(), lambda: 0.0, lambda _seconds, _call: None)
     readers = [Client() for _ in range(1000)]

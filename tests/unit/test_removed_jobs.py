@@ -11,7 +11,7 @@ from correlator.jobs.index import Index
 from correlator.jobs.model.facts import Reading
 from correlator.jobs.model.rows import JobRecord
 from correlator.jobs.model.views import Resolved
-from correlator.pipeline.hub import Hub
+from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import Found, JobsPage
 from correlator.sinks.http.rest import Rest
 
@@ -55,7 +55,7 @@ def hub_with(*readings, max_jobs):
     index.loading = False
     index.apply(readings, NOW)
     index.expire(NOW)
-    hub = Hub(index, Tables(*readings))
+    hub = LocalHub(index, Tables(*readings))
     hub.apply_found_with(lambda readings: None)
     return hub
 

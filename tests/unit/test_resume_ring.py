@@ -7,7 +7,7 @@ from correlator.jobs.model.changes import Change
 from correlator.jobs.model.facts import Reading, Status
 from correlator.jobs.model.rows import JobRecord
 from correlator.jobs.model.views import JobView, PublishedJob
-from correlator.pipeline.hub import Hub
+from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import JobQuery
 from correlator.pipeline.resume_ring import OVERHEAD, Past
 from correlator.sinks.streaming.filters import Filter
@@ -22,7 +22,7 @@ def change(seq, job_id="j", *, status=Status.RUNNING, **more):
 
 def test_metadata_that_is_read_again_with_each_change_is_not_kept_once_per_change():
     index = Index()
-    hub = Hub(index)
+    hub = LocalHub(index)
     tracemalloc.start()
     try:
         for turn in range(20):

@@ -111,6 +111,12 @@ def test_a_document_says_that_its_counts_are_not_complete_only_while_they_are_no
     assert document == orjson.loads(job_document.encode(job_document.document(FULL)))
 
 
+def test_a_document_of_a_gateway_has_its_shape():
+    document = orjson.loads(job_document.encode(job_document.document(replace(FULL, instance="dc1"))))
+    assert document["instance"] == "dc1"
+    assert REST.wrong("Document", document) == []
+
+
 times = st.none() | st.integers(-(1 << 62), 1 << 62)
 texts = st.none() | st.text(max_size=5)
 step_records = st.builds(

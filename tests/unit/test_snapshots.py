@@ -15,7 +15,7 @@ from correlator.jobs.model.facts import Reading
 from correlator.jobs.model.rows import JobRecord
 from correlator.jobs.model.views import PublishedJob
 from correlator.jobs.shapes import Document
-from correlator.pipeline.hub import Hub
+from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import JobQuery
 from correlator.sinks.streaming.filters import Filter
 from correlator.sinks.streaming.limits import DEFAULT, Limits
@@ -62,7 +62,7 @@ class World:
     def __init__(self, jobs: int, limits: Limits = DEFAULT) -> None:
         self.index = Index()
         self.index.loading = False
-        self.hub = Hub(self.index)
+        self.hub = LocalHub(self.index)
         self.streams = Streams(self.hub, limits)
         self.hub.subscribe(self.streams.fanout.on_batch)
         for n in range(jobs):

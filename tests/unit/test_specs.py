@@ -17,7 +17,7 @@ from aiohttp import web
 import correlator
 from correlator import web as pages
 from correlator.jobs.index import Index
-from correlator.pipeline.hub import Hub
+from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.http.access import Access
 from correlator.sinks.http.openapi.specs import asyncapi, openapi
 from correlator.sinks.http.server import HttpSink, Listener
@@ -125,7 +125,7 @@ async def app(monkeypatch: pytest.MonkeyPatch) -> web.Application:
     access = Access(listen_host="127.0.0.1", clock=asyncio.get_running_loop().time)
     served: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     sink = HttpSink(Listener("127.0.0.1", 0), access, on_ready=served.set_result)
-    task = asyncio.create_task(sink.run(Hub(Index())))
+    task = asyncio.create_task(sink.run(LocalHub(Index())))
     task.add_done_callback(lambda _: served.cancel())
     async with asyncio.timeout(60):
         await served

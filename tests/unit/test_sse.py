@@ -5,7 +5,7 @@ from aiohttp.test_utils import make_mocked_request
 
 from correlator.errors import BadRequest
 from correlator.jobs.index import Index
-from correlator.pipeline.hub import Hub
+from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.http.access import NO_TOKEN, Access
 from correlator.sinks.http.sse import EventStreamClient, EventStreams, _position, _wanted
 from correlator.sinks.streaming.messages import Message
@@ -13,7 +13,7 @@ from correlator.sinks.streaming.sessions import Resume, Streams
 
 
 def streams() -> EventStreams:
-    hub = Hub(Index(), epoch="e")
+    hub = LocalHub(Index(), epoch="e")
     return EventStreams(hub, Access(listen_host="localhost", clock=lambda: 0.0), Streams(hub))
 
 

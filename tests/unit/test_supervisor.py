@@ -8,7 +8,7 @@ from correlator.daemon.supervisor import Supervisor
 from correlator.jobs.index import Index
 from correlator.ops import metrics
 from correlator.ops.liveness import Liveness
-from correlator.pipeline.hub import Hub
+from correlator.pipeline.local_hub import LocalHub
 from tests.support.service_manager import ServiceManager
 
 
@@ -19,8 +19,8 @@ def environ(manager: ServiceManager) -> dict[str, str]:
 
 
 @pytest.fixture
-def hub() -> Hub:
-    hub = Hub(Index())
+def hub() -> LocalHub:
+    hub = LocalHub(Index())
     hub.status.loading = False
     hub.status.set_state("live")
     return hub

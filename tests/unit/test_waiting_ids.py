@@ -10,7 +10,7 @@ import pytest
 from correlator.errors import Away, SourceUnavailable
 from correlator.jobs.index import Index
 from correlator.pipeline import waiting_ids
-from correlator.pipeline.hub import Hub
+from correlator.pipeline.local_hub import LocalHub
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def now(monkeypatch) -> list[float]:
 
 
 async def test_a_second_client_that_waits_for_an_id_restarts_the_fast_polls(now):
-    hub = Hub(Index())
+    hub = LocalHub(Index())
     hub.waiting_ids.watch_id("x")
     now[0] += waiting_ids.WATCHED_FOR + 1
     assert not hub.waiting_ids.has_waiting_ids()
@@ -34,7 +34,7 @@ async def test_a_second_client_that_waits_for_an_id_restarts_the_fast_polls(now)
 
 
 async def test_draining_ends_a_wait_for_an_id_at_once():
-    hub = Hub(Index())
+    hub = LocalHub(Index())
     waiting = asyncio.create_task(hub.appearance("x", 3600))
     await asyncio.sleep(0)
     hub.close()
@@ -43,7 +43,7 @@ async def test_draining_ends_a_wait_for_an_id_at_once():
 
 
 async def test_readiness_says_why_the_database_is_away_without_its_host_account_or_query():
-    hub = Hub(Index())
+    hub = LocalHub(Index())
     error = SourceUnavailable("MariaDB at u@10.1.2.3:3306/db: Access denied for 'u' (1045)", Away.LOGIN_REFUSED)
     hub.status.set_state("down", str(error), error.public)
     assert hub.readiness["database"]()["error"] == "the database refuses the login"

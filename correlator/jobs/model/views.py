@@ -67,7 +67,8 @@ class JobView(Struct, frozen=True, gc=False):
 class PublishedJob(Struct, frozen=True, gc=False):
     """What is published of a job: its view, and what the index adds: revision, children, `stalled` and the forecast.
 
-    `complete` is False while unread rows of the log's past may belong to the job.
+    `complete` is False while unread rows of the log's past may belong to the job. `instance`: the appliance that it
+    belongs to, at a gateway; empty where there is only one.
     """
 
     view: JobView
@@ -81,6 +82,7 @@ class PublishedJob(Struct, frozen=True, gc=False):
     alive_at: Micros = 0
     complete: bool = True
     forecast: JobForecast | None = None
+    instance: str = ""
 
     @property
     def job_id(self) -> str:

@@ -14,7 +14,6 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from correlator.errors import SourceUnavailable
 from correlator.jobs import joblog, legacy_status
 from correlator.jobs.job_document import rfc3339
 from correlator.jobs.model.rows import LegacyRecord, Micros
@@ -57,7 +56,7 @@ class Compatible:
         now = time.time_ns() // 1000
         if resolved.resolved_by != "legacy":
             return json_response(reply(shown, resolved, name, now))
-        record = self._hub.index.legacy.get(name) or await self._legacy(name)
+        record = await self._hub.legacy_record(name)
         if record is None:
             return json_response(not_found(name), status=HTTPStatus.NOT_FOUND)
         return json_response(legacy_reply(record, now))
@@ -71,12 +70,6 @@ class Compatible:
             return await self._hub.appearance(name, self._wait)
         finally:
             self._waiting -= 1
-
-    async def _legacy(self, name: str) -> LegacyRecord | None:
-        if self._hub.archive is None:
-            raise SourceUnavailable("there is no database to ask")
-        found = await self._hub.archive.find(name, self._hub.index.advance_clock)
-        return found.legacy if found is not None else None
 
 
 def not_found(name: str) -> dict[str, Any]:

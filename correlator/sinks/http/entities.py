@@ -46,9 +46,8 @@ class Entities:
         """Whether `name` is the context of a job. If only the database could say, and does not answer: a VM."""
         if self._hub.published.is_context(name):
             return "context"
-        archive = self._hub.archive
         try:
-            return "context" if archive is not None and await archive.is_context(name) else "vm"
+            return "context" if self._hub.has_archive and await self._hub.is_context(name) else "vm"
         except SourceUnavailable:
             return "vm"
 

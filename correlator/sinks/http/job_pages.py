@@ -24,7 +24,7 @@ from correlator.jobs.model.rows import Micros
 from correlator.jobs.model.views import PublishedJob
 from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Hub
-from correlator.pipeline.queries import Archive, JobQuery
+from correlator.pipeline.queries import JobQuery
 
 MAX_PAGE_BYTES = 8 << 20
 """Bytes of documents in one page of jobs; a single one may exceed it."""
@@ -78,9 +78,9 @@ class JobPages:
         reason: str | None = None
         following: Place | None = None
         kept_since = self._hub.published.complete_since(self._hub.clock())
-        if self._hub.archive is not None and (len(page) <= limit or place_of(page[-1])[0] < kept_since):
+        if self._hub.has_archive and (len(page) <= limit or place_of(page[-1])[0] < kept_since):
             try:
-                page, following = await self._with_archive(self._hub.archive, page, query, before, limit + 1)
+                page, following = await self._with_archive(page, query, before, limit + 1)
             except SourceUnavailable as error:
                 if not page and before is not None:
                     raise
@@ -104,7 +104,7 @@ class JobPages:
         return found
 
     async def _with_archive(
-        self, archive: Archive, page: list[PublishedJob], query: JobQuery, before: Place | None, limit: int
+        self, page: list[PublishedJob], query: JobQuery, before: Place | None, limit: int
     ) -> tuple[list[PublishedJob], Place | None]:
         """Merge jobs of the database into a page. Returns it, and where the next page begins if this one is not full.
 
@@ -118,19 +118,14 @@ class JobPages:
         while True:
             try:
                 async with asyncio.timeout(ARCHIVE_WITHIN):
-                    found = await archive.page(
-                        query,
-                        before,
-                        limit,
-                        self._hub.index.advance_clock,
-                        lambda i: i in known or self._hub.published.get(i) is not None,
+                    found = await self._hub.page(
+                        query, before, limit, lambda i: i in known or self._hub.published.get(i) is not None
                     )
             except TimeoutError:
                 raise SourceUnavailable(f"no answer within {ARCHIVE_WITHIN:g} s", Away.NO_ANSWER) from None
-            for reading in found.readings:
-                shown = self._hub.archived(reading)
+            for shown in found.jobs:
                 # The database's collation may match more than the query does.
-                if shown is not None and query.matches(shown):
+                if query.matches(shown):
                     merged.append(shown)
                     known.add(shown.job_id)
             merged.sort(key=place_of, reverse=True)

@@ -16,7 +16,7 @@ from correlator.jobs.job_document import encode, rfc3339
 from correlator.jobs.model.views import JobView, LogLine
 from correlator.ops.logs import escape
 from correlator.pipeline.hub import Hub
-from correlator.pipeline.queries import Archive, JobNames, LineQuery, LinesPage
+from correlator.pipeline.queries import JobNames, LineQuery, LinesPage
 from correlator.sinks.http.problems import RETRY_AFTER, problem
 
 MAX_DOWNLOADS = 4
@@ -42,9 +42,7 @@ class LogText:
         self._hub = hub
         self._sending = 0
 
-    async def send(
-        self, request: web.Request, archive: Archive, view: JobView, names: JobNames, query: LineQuery
-    ) -> web.StreamResponse:
+    async def send(self, request: web.Request, view: JobView, names: JobNames, query: LineQuery) -> web.StreamResponse:
         """Send the lines of a job that match `query`, the oldest first.
 
         Raises:
@@ -55,7 +53,7 @@ class LogText:
             return problem(HTTPStatus.TOO_MANY_REQUESTS, detail, RETRY_AFTER)
         self._sending += 1
         try:
-            pages = self._pages(partial(archive.lines, names, limit=PAGE, query=query))
+            pages = self._pages(partial(self._hub.lines, names, limit=PAGE, query=query))
             first = await anext(pages)
             response = web.StreamResponse(headers={"Content-Disposition": f'attachment; filename="{_file_name(view)}"'})
             response.content_type, response.charset = "text/plain", "utf-8"

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, overload
 
 from aiohttp import web
 
 from correlator.errors import NotFound
-from correlator.jobs.forecast.forecaster import OperationKey
-from correlator.jobs.forecast.operation import Operation
 from correlator.ops.stalls import timed
+from correlator.pipeline import queries
 from correlator.pipeline.hub import Hub
 from correlator.sinks.http.parameters import known
 from correlator.sinks.http.rest import json_response
@@ -24,7 +23,7 @@ class Operations:
     """The endpoints for operations under ``/api/v1``."""
 
     def __init__(self, hub: Hub) -> None:
-        self._forecasts = hub.forecasts
+        self._hub = hub
 
     def routes(self) -> Iterable[web.RouteDef]:
         return [
@@ -36,9 +35,7 @@ class Operations:
         """All operations that a run of has ended."""
         known(request, ())
         with timed("operations"):
-            found = [
-                _runs(key, operation) for key, operation in sorted(self._forecasts.forecaster, key=lambda one: one[0])
-            ]
+            found = [_runs(runs) for runs in await self._hub.operations()]
         return json_response({"operations": found})
 
     async def operation(self, request: web.Request) -> web.Response:
@@ -46,34 +43,36 @@ class Operations:
         known(request, ())
         job_type, name = request.match_info["job_type"], request.match_info["operation"]
         key = ("" if job_type == UNNAMED else job_type, name)
-        operation = self._forecasts.forecaster.operation(key)
+        with timed("operation"):
+            operation = await self._hub.operation(key)
         if operation is None:
             raise NotFound(f"no run of the operation {name!r} of the job type {job_type!r} is known")
-        with timed("operation"):
-            found: OperationWithSteps = {**_runs(key, operation), "steps": _steps(operation)}
+        found: OperationWithSteps = {**_runs(operation.runs), "steps": _steps(operation)}
         return json_response(found)
 
 
-def _runs(key: OperationKey, operation: Operation) -> OperationRuns:
-    durations = operation.durations
-    some = len(durations) > 0
+def _runs(runs: queries.OperationRuns) -> OperationRuns:
     return {
-        "job_type": key[0] or None,
-        "operation": key[1],
-        "runs": len(durations),
-        "typical_seconds": _rounded(durations.quantile(0.5)) if some else None,
-        "p90_seconds": _rounded(durations.quantile(0.9)) if some else None,
-        "failure_rate": _rounded(operation.failure_rate),
+        "job_type": runs.job_type or None,
+        "operation": runs.operation,
+        "runs": runs.runs,
+        "typical_seconds": _rounded(runs.typical_seconds),
+        "p90_seconds": _rounded(runs.p90_seconds),
+        "failure_rate": _rounded(runs.failure_rate),
     }
 
 
-def _steps(operation: Operation) -> list[UsualStep]:
+def _steps(operation: queries.OperationSteps) -> list[UsualStep]:
     return [
         {"name": step.name, "share": _rounded(step.share), "typical_seconds": _rounded(step.typical_seconds)}
-        for step in operation.steps.ahead(None)
+        for step in operation.steps
     ]
 
 
-def _rounded(number: float) -> float:
+@overload
+def _rounded(number: float) -> float: ...
+@overload
+def _rounded(number: float | None) -> float | None: ...
+def _rounded(number: float | None) -> float | None:
     """A number of 7 digits, which is how they are kept, without the digits that their conversion adds."""
-    return round(number, 3)
+    return None if number is None else round(number, 3)

@@ -115,17 +115,15 @@ class Rest:
         after = request.query.get("after")
         if sum(start is not None for start in (after, first, before)) > 1:
             raise BadRequest("after, from, before: give only one of them")
-        if self._hub.archive is None:
-            raise SourceUnavailable("there is none")
         names = _names(found[0])
         if choice(request, "format", ("json", "text")) == "text":
             known(request, ("format", *_OF_LINES))
-            return await self._log_text.send(request, self._hub.archive, found[0].view, names, query)
+            return await self._log_text.send(request, found[0].view, names, query)
         if before is not None:
-            earlier = await self._hub.archive.lines_before(names, before, limit, query)
+            earlier = await self._hub.lines_before(names, before, limit, query)
             more = earlier.next_before is not None
             return await _lines(earlier.lines, {"next_after": None, "next_before": earlier.next_before, "more": more})
-        page = await self._hub.archive.lines(names, after if first is None else first, limit, query)
+        page = await self._hub.lines(names, after if first is None else first, limit, query)
         return await _lines(page.lines, {"next_after": page.next_after, "more": page.more})
 
     async def resolve(self, request: web.Request) -> web.Response:
@@ -220,7 +218,12 @@ def _names(shown: PublishedJob) -> JobNames:
     last = view.last.at if view.last is not None else None
     ended = max((t for t in (view.ended_at, view.started_at, last) if t is not None), default=0)
     return JobNames(
-        view.job_id, names, frozenset(s.id for s in view.steps), view.started_at or 0, ended if view.terminal else None
+        view.job_id,
+        names,
+        frozenset(s.id for s in view.steps),
+        view.started_at or 0,
+        ended if view.terminal else None,
+        shown.instance,
     )
 
 

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple, TypeVar, assert_never
 
 from correlator.jobs import job_document
 from correlator.jobs.bounded import BoundedDict
+from correlator.jobs.directory import JobDirectory
 from correlator.jobs.model.changes import Change
 from correlator.jobs.model.rows import Micros
 from correlator.jobs.model.views import AgeKey, PublishedJob
-from correlator.jobs.published import PublishedJobs
 from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Batch
 from correlator.sinks.mqtt.outbox import Outbox, PendingEvent, PendingEvents, no_clock
@@ -51,7 +51,7 @@ class Tree:
     def __init__(
         self,
         topics: Topics,
-        published: PublishedJobs,
+        published: JobDirectory,
         epoch: str,
         events: PendingEvents,
         clock: Callable[[], float] = no_clock,

@@ -16,8 +16,8 @@ from itertools import islice
 from typing import NamedTuple
 
 from correlator.jobs import job_document
+from correlator.jobs.directory import JobDirectory
 from correlator.jobs.encoded import Documents
-from correlator.jobs.published import PublishedJobs
 from correlator.ops import metrics
 from correlator.sinks.streaming.messages import Message
 
@@ -142,7 +142,7 @@ class Backlog:
                 dropped[left] = dropped.get(left, 0) + count
         self.dropped = dropped
 
-    def pop_next(self, published: PublishedJobs, documents: Documents, now_at: int, size: int) -> list[Message]:
+    def pop_next(self, published: JobDirectory, documents: Documents, now_at: int, size: int) -> list[Message]:
         """Remove and return the next messages: states, then the numbers of dropped lines, then lines.
 
         `now_at`: the current position of the hub, which the client has reached when no state is pending any more.
@@ -172,7 +172,7 @@ class Backlog:
 
 
 def _newest(
-    published: PublishedJobs, documents: Documents, job_id: str, seq: int, subs: dict[int, str | None]
+    published: JobDirectory, documents: Documents, job_id: str, seq: int, subs: dict[int, str | None]
 ) -> Iterable[Message]:
     shown = published.get(job_id)
     puts = [s for s, left in subs.items() if left is None or left == "filter"]

@@ -23,7 +23,7 @@ All methods run on the event loop's thread and never wait.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from correlator.jobs import job_document
@@ -117,7 +117,7 @@ class Fanout:
         return sub
 
     def resume(
-        self, client: Client, sub_id: int, wanted: Filter, level: Level | None, changes: Iterable[Change]
+        self, client: Client, sub_id: int, wanted: Filter, level: Level | None, changes: Sequence[Change]
     ) -> Sub:
         """Register a subscription of a client that has everything except `changes`; their jobs are its `todo`.
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from correlator.jobs.directory import JobDirectory
 from correlator.jobs.model.views import PublishedJob
-from correlator.jobs.published import PublishedJobs
 from correlator.pipeline.queries import JobQuery
 
 
@@ -15,7 +15,7 @@ class Filter(Struct, frozen=True):
     query: JobQuery = JobQuery()
     jobs: frozenset[str] | None = None
 
-    def matches(self, shown: PublishedJob, published: PublishedJobs) -> bool:
+    def matches(self, shown: PublishedJob, published: JobDirectory) -> bool:
         if not self.query.matches(shown):
             return False
         if self.jobs is None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
+from correlator.jobs.directory import JobDirectory
 from correlator.jobs.model.changes import Change
 from correlator.jobs.model.views import PublishedJob
-from correlator.jobs.published import PublishedJobs
 from correlator.sinks.streaming.filters import Filter
 from correlator.sinks.streaming.limits import Limits
 from correlator.sinks.streaming.messages import Client
 from correlator.sinks.streaming.snapshots import EMPTY, NONE, Order, Orders, Todo
+
+MAYBE: Final = "maybe"
+"""The reason in `Sub.left` of a job that does not match, and of which nobody knows whether the client has it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -59,7 +63,7 @@ class Group:
 class Groups:
     """All groups, indexed by filter and by the IDs that the filters name."""
 
-    def __init__(self, published: PublishedJobs, limits: Limits) -> None:
+    def __init__(self, published: JobDirectory, limits: Limits) -> None:
         self._published = published
         self._max_ids = limits.max_ids
         self._orders = Orders(limits.max_added)
@@ -123,7 +127,7 @@ class Groups:
                     yield group
 
 
-def missed(group: Group, changes: Iterable[Change], published: PublishedJobs) -> tuple[Todo, dict[str, str]]:
+def missed(group: Group, changes: Sequence[Change], published: JobDirectory) -> tuple[Todo, dict[str, str]]:
     """The `todo` and `left` of a subscription whose client has every change before `changes`."""
     wanted = group.filter
     left: dict[str, str] = {}
@@ -132,15 +136,34 @@ def missed(group: Group, changes: Iterable[Change], published: PublishedJobs) ->
     for change in changes:
         before = last.pop(change.job_id, None)
         last[change.job_id] = change
+        if not change.old_known:
+            had.add(change.job_id)
+            continue
         # The old state of a later change is the new state of the change before it.
         for shown in (change.new,) if before is not None else (change.old, change.new):
             if shown is not None and wanted.might_match(shown):
                 had.add(change.job_id)
     todo: dict[str, bool] = {}
+    for job_id in _may_have_moved(group, published) if not all(change.old_known for change in changes) else ():
+        if job_id not in last:
+            todo[job_id] = True
+            if not group.has(job_id, published.get(job_id)):
+                left[job_id] = MAYBE
     for job_id, change in last.items():
         if group.has(job_id, published.get(job_id)):
             todo[job_id] = job_id in had
         elif job_id in had:
             todo[job_id] = True
-            left[job_id] = change.reason or "filter"
+            left[job_id] = change.reason or ("filter" if change.old_known else MAYBE)
     return Todo(NONE, todo), left
+
+
+def _may_have_moved(group: Group, published: JobDirectory) -> Iterator[str]:
+    """The jobs that an ID of the filter resolves to, or did before: they may have no change of their own.
+
+    Where the old states are known, there is a change for each ID that moved (`Change.moved`).
+    """
+    for name in group.filter.jobs or ():
+        yield from published.carriers(name)
+        if published.get(name) is not None:
+            yield name

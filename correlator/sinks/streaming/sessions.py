@@ -24,7 +24,7 @@ from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Hub
 from correlator.sinks.streaming.fanout import Fanout
 from correlator.sinks.streaming.filters import Filter
-from correlator.sinks.streaming.groups import Sub
+from correlator.sinks.streaming.groups import MAYBE, Sub
 from correlator.sinks.streaming.limits import DEFAULT, Limits
 from correlator.sinks.streaming.messages import Client, Message
 from correlator.sinks.streaming.parts import Parts
@@ -265,6 +265,7 @@ class Streams:
                 if shown is not None and reason in (None, "filter"):
                     part.append(Message(job_document.put([sub.id], seq, shown, self._hub.documents.encoded(shown))))
                 if reason is not None:
+                    reason = "filter" if reason == MAYBE else reason
                     part.append(Message(job_document.delete([sub.id], seq, job_id, reason)))
                 size += sum(len(m.body) for m in part[-2:])
                 count += 1

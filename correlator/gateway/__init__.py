@@ -1,0 +1,1 @@
+"""A gateway serves the jobs of all appliances from the stream that their collectors write. It reads no database."""

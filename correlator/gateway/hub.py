@@ -1,0 +1,155 @@
+"""The hub of a gateway: it publishes what the stream says of one appliance, or of all."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from msgspec.structs import replace
+
+from correlator.errors import SourceUnavailable
+from correlator.jobs.encoded import Documents
+from correlator.jobs.forecast.forecaster import OperationKey
+from correlator.jobs.model.changes import Change, Event
+from correlator.jobs.model.facts import AttributedRow, Status
+from correlator.jobs.model.rows import LegacyRecord, Micros
+from correlator.jobs.model.views import PublishedJob, Resolved
+from correlator.jobs.remote import RemoteJobs
+from correlator.pipeline import status
+from correlator.pipeline.hub import Batch, Hub, wall_clock
+from correlator.pipeline.queries import (
+    EarlierLines,
+    JobNames,
+    JobQuery,
+    LineQuery,
+    LinesPage,
+    OperationRuns,
+    OperationSteps,
+    OtherJobs,
+)
+
+
+class RemoteArchive(Protocol):
+    """What the collectors can answer. Every call may raise `SourceUnavailable`. See `Hub` for the methods."""
+
+    async def find(self, name: str) -> tuple[PublishedJob, Resolved] | None: ...
+    async def page(self, query: JobQuery, before: tuple[Micros, str] | None, limit: int) -> OtherJobs: ...
+    async def is_context(self, name: str) -> bool: ...
+    async def lines(self, names: JobNames, after: str | int | None, limit: int, query: LineQuery) -> LinesPage: ...
+    async def lines_before(self, names: JobNames, before: int, limit: int, query: LineQuery) -> EarlierLines: ...
+    async def legacy_record(self, name: str) -> LegacyRecord | None: ...
+    async def operations(self) -> list[OperationRuns]: ...
+    async def operation(self, key: OperationKey) -> OperationSteps | None: ...
+
+
+class RemoteHub(Hub):
+    """Some jobs of the stream with their subscribers. Event loop's thread only.
+
+    The fleet is the publisher: it changes `jobs`, and calls `publish`. `archive` None: memory only.
+    """
+
+    published: RemoteJobs
+
+    def __init__(
+        self,
+        jobs: RemoteJobs,
+        status: status.Status,
+        archive: RemoteArchive | None = None,
+        *,
+        epoch: str = "",
+        documents: Documents | None = None,
+        on_watch: Callable[[], None] = lambda: None,
+        clock: Callable[[], Micros] = wall_clock,
+    ) -> None:
+        super().__init__(jobs, status, epoch, documents=documents, on_watch=on_watch, clock=clock)
+        self.archive = archive
+        self._waiting: dict[asyncio.Future[None], int] = {}
+        """Those that wait for a position."""
+
+    # -- called by the fleet
+
+    def publish(
+        self,
+        changes: Sequence[Change] = (),
+        events: Sequence[Event] = (),
+        lines: Sequence[AttributedRow] = (),
+        dropped: int = 0,
+    ) -> None:
+        """Pass what was read together to every subscriber, and wake those that wait for a position."""
+        for future in [future for future, seq in self._waiting.items() if seq <= self.seq]:
+            if not future.done():
+                future.set_result(None)
+        if changes or events or lines or dropped:
+            self._deliver(Batch(self.seq, changes, events, lines, dropped))
+
+    # -- called for clients
+
+    @property
+    def running(self) -> int:
+        return sum(shown.view.status is Status.RUNNING for shown in self.published.all())
+
+    def reaches(self, seq: int) -> bool:
+        return not self.status.loading and self.published.reaches(seq, self.clock())
+
+    def changes_since(self, seq: int) -> list[Change] | None:
+        return self.published.since(seq) if self.reaches(seq) else None
+
+    async def reached(self, seq: int, within: float) -> bool:
+        if seq > self.seq or self.status.loading:
+            future = asyncio.get_running_loop().create_future()
+            self._waiting[future] = seq
+            try:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(within):
+                        await future
+            finally:
+                del self._waiting[future]
+        return seq <= self.seq
+
+    @property
+    def has_archive(self) -> bool:
+        return self.archive is not None
+
+    @property
+    def _collectors(self) -> RemoteArchive:
+        if self.archive is None:
+            raise SourceUnavailable("there is none")
+        return self.archive
+
+    def _current(self, shown: PublishedJob) -> PublishedJob:
+        """A job that a collector has sent: as it is published, if it is in memory, else with the current `seq`."""
+        published = self.published.get(shown.job_id)
+        if published is not None and published.instance == shown.instance:
+            return published
+        return replace(shown, rev=self.seq)
+
+    async def _search(self, name: str) -> tuple[PublishedJob, Resolved] | None:
+        found = await self._collectors.find(name)
+        return (self._current(found[0]), found[1]) if found is not None else None
+
+    async def page(
+        self, query: JobQuery, before: tuple[Micros, str] | None, limit: int, known: Callable[[str], bool]
+    ) -> OtherJobs:
+        found = await self._collectors.page(query, before, limit)
+        jobs = [self._current(shown) for shown in found.jobs if not known(shown.job_id)]
+        return OtherJobs(jobs, found.next_before)
+
+    async def is_context(self, name: str) -> bool:
+        return await self._collectors.is_context(name)
+
+    async def lines(self, names: JobNames, after: str | int | None, limit: int, query: LineQuery) -> LinesPage:
+        return await self._collectors.lines(names, after, limit, query)
+
+    async def lines_before(self, names: JobNames, before: int, limit: int, query: LineQuery) -> EarlierLines:
+        return await self._collectors.lines_before(names, before, limit, query)
+
+    async def legacy_record(self, name: str) -> LegacyRecord | None:
+        return await self._collectors.legacy_record(name)
+
+    async def operations(self) -> list[OperationRuns]:
+        return await self._collectors.operations()
+
+    async def operation(self, key: OperationKey) -> OperationSteps | None:
+        return await self._collectors.operation(key)

@@ -1,0 +1,97 @@
+"""The published jobs as clients read them, and the IDs that lead to them.
+
+An index writes it in a daemon (`published.PublishedJobs`), a stream of documents in a gateway (`remote.RemoteJobs`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+
+from correlator.jobs.ids import Names
+from correlator.jobs.model.rows import Micros
+from correlator.jobs.model.views import AgeKey, JobView, PublishedJob, Resolved
+
+NO_AGE: AgeKey = (0, 0, "")
+"""The age key of a job that carries no ID."""
+
+
+class JobDirectory(ABC):
+    """The published jobs by job ID. Anybody may read; only its owner changes it.
+
+    `seq`: the position in the stream of changes. A job's ID resolves before an external ID, that before a context ID,
+    and a legacy ID last.
+    """
+
+    def __init__(self) -> None:
+        self.seq = 0
+        self._jobs: dict[str, PublishedJob] = {}
+        self._external, self._contexts = Names(self._age_key), Names(self._age_key)
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def get(self, job_id: str) -> PublishedJob | None:
+        """The published job with this UUID or legacy ID, if it is in memory."""
+        return self._jobs.get(job_id)
+
+    def all(self) -> Iterable[PublishedJob]:
+        return self._jobs.values()
+
+    def owner(self, external_id: str) -> str | None:
+        """The newest JobLog job with this external ID."""
+        return self._external.owner(external_id)
+
+    def carriers(self, name: str) -> tuple[str, ...]:
+        """All jobs that carry `name` as an external or context ID."""
+        return self._external.get(name) + self._contexts.get(name)
+
+    def is_context(self, name: str) -> bool:
+        """True if `name` is the context of a job in memory."""
+        return self._contexts.owner(name) is not None
+
+    def resolve(self, name: str) -> Resolved | None:
+        """Resolve an ID among the jobs in memory."""
+        found = self._jobs.get(name)
+        if found is not None and found.view.source == "joblog":
+            return Resolved(name, "uuid")
+        if owners := self._external.get(name):
+            return Resolved(owners[0], "external_id", owners[1:])
+        if owners := self._contexts.get(name):
+            return Resolved(owners[0], "context_id", owners[1:])
+        return Resolved(name, "legacy") if found is not None else None
+
+    def names_lead_to(self, name: str, job_id: str) -> bool:
+        """True if `name` resolves to `job_id`. Cheaper than `resolve`."""
+        found = self._jobs.get(name)
+        if found is not None and found.view.source == "joblog":
+            return name == job_id
+        owner = self._external.owner(name) or self._contexts.owner(name)
+        return owner == job_id if owner is not None else found is not None and name == job_id
+
+    @abstractmethod
+    def complete_since(self, now: Micros) -> Micros:
+        """All jobs that started at or after this time are in memory. Times are in microseconds since 1970."""
+
+    # -- called by the owner
+
+    def move_names(self, job_id: str, old: JobView | None, new: JobView | None) -> tuple[Iterable[str], set[str]]:
+        """Replace the IDs of a job. Returns the affected external IDs, and all previous and new owners of IDs."""
+        views = [v if v is not None and v.source == "joblog" else None for v in (old, new)]
+        before, after = (v.external_ids if v is not None else () for v in views)
+        contexts = [(v.context_id,) if v is not None and v.context_id else () for v in views]
+        was, is_now = (v.age_key if v is not None else NO_AGE for v in views)
+        external = self._external.move(job_id, before, was, after, is_now)
+        context = self._contexts.move(job_id, contexts[0], was, contexts[1], is_now)
+        return external, set[str]().union(*external.values(), *context.values())
+
+    def _age_key(self, job_id: str) -> AgeKey:
+        return self._jobs[job_id].view.age_key
+
+
+def names_differ(old: JobView, new: JobView) -> bool:
+    """True if the IDs of a job, or the age by which they resolve to it, have changed."""
+    if old.names() != new.names() or old.source != new.source:
+        return True
+    same_age = old.steps is new.steps and old.started_at == new.started_at and old.terminal == new.terminal
+    return not same_age and old.age_key != new.age_key

@@ -1,0 +1,149 @@
+"""The published jobs of a gateway: what a stream of documents says, and what has changed since a position in it.
+
+A position is a sequence of the stream, and the `rev` of a job is the sequence of its last message. So the jobs, in the
+order of their revisions, are the changes since any position; only removals have to be remembered. The stream forgets a
+removal after some time, and a gateway that starts reads only those that it still has. To give the same answer at every
+gateway, a position counts only if a message at or before it is younger than that.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+
+from msgspec import Struct
+
+from correlator.jobs.directory import JobDirectory, names_differ
+from correlator.jobs.ids import Names
+from correlator.jobs.model.changes import Change, Reason
+from correlator.jobs.model.rows import Micros
+from correlator.jobs.model.views import PublishedJob
+
+REMEMBERED: Micros = 23 * 3_600_000_000
+"""Microseconds for which removals are remembered: an hour less than the stream does, as clocks differ."""
+
+MARK_EVERY: Micros = 60_000_000
+"""Microseconds between two messages whose time is remembered."""
+
+MAX_REMOVED = 200_000
+"""Most removals that are remembered. Positions before one that was forgotten get a snapshot."""
+
+MAX_CHANGES = 20_000
+"""Most changes that `since` returns. A snapshot costs less than more of them."""
+
+
+class Removed(Struct, frozen=True, gc=False):
+    """A job that left memory, and when."""
+
+    seq: int
+    reason: Reason
+
+
+class RemoteJobs(JobDirectory):
+    """The jobs of one appliance, or of all, by the order of their revisions. Only its owner changes it.
+
+    `complete_from`: all jobs that started at or after this time are in memory, as far as is known.
+    """
+
+    def __init__(self, remembered: Micros = REMEMBERED, max_removed: int = MAX_REMOVED) -> None:
+        super().__init__()
+        self.complete_from: Micros | None = None
+        self._remembered = remembered
+        self._max_removed = max_removed
+        self._removed: OrderedDict[str, Removed] = OrderedDict()
+        self._marks: deque[tuple[int, Micros]] = deque()
+        """Positions and their times, `MARK_EVERY` apart; the oldest first, none older than `remembered`."""
+        self._forgotten = 0
+        """The sequence of the newest removal that was forgotten because there were too many."""
+
+    def complete_since(self, now: Micros) -> Micros:
+        return now if self.complete_from is None else self.complete_from
+
+    # -- called by the owner, in the order of the stream
+
+    def put(self, shown: PublishedJob) -> list[Change]:
+        """Set a job to a newer revision. Returns the changes; none if it is not newer."""
+        job_id, old = shown.job_id, self._jobs.get(shown.job_id)
+        removed = self._removed.get(job_id)
+        if (old is not None and old.rev >= shown.rev) or (removed is not None and removed.seq >= shown.rev):
+            return []
+        self._removed.pop(job_id, None)
+        self._jobs.pop(job_id, None)
+        self._jobs[job_id] = shown  # at the end: the order is that of the revisions
+        self.seq = max(self.seq, shown.rev)
+        changes = [Change(job_id, shown.rev, old, shown)]
+        if old is None or names_differ(old.view, shown.view):
+            _, owners = self.move_names(job_id, old.view if old is not None else None, shown.view)
+            changes += self._moved(owners - {job_id}, shown.rev)
+        return changes
+
+    def remove(self, job_id: str, seq: int, reason: Reason) -> list[Change]:
+        """Remove a job. Returns the changes; none if the job was not there, or is newer."""
+        old = self._jobs.get(job_id)
+        if old is not None and old.rev >= seq:
+            return []
+        self.seq = max(self.seq, seq)
+        self._removed.pop(job_id, None)
+        self._removed[job_id] = Removed(seq, reason)
+        while len(self._removed) > self._max_removed:
+            self._forgotten = self._removed.popitem(last=False)[1].seq
+        if old is None:
+            return []
+        del self._jobs[job_id]
+        _, owners = self.move_names(job_id, old.view, None)
+        return [Change(job_id, seq, old, None, reason), *self._moved(owners - {job_id}, seq)]
+
+    def advance(self, seq: int, at: Micros) -> None:
+        """Note that the stream has been read to `seq`, a message that was stored at `at`."""
+        self.seq = max(self.seq, seq)
+        if not self._marks or at - self._marks[-1][1] >= MARK_EVERY:
+            self._marks.append((seq, at))
+            self._forget(at)
+
+    def clear(self) -> None:
+        """Begin again with another stream."""
+        self.seq, self._forgotten, self.complete_from = 0, 0, None
+        self._jobs, self._external, self._contexts = {}, Names(self._age_key), Names(self._age_key)
+        self._removed.clear()
+        self._marks.clear()
+
+    # -- resuming
+
+    def reaches(self, seq: int, now: Micros) -> bool:
+        """True if all changes after position `seq` are remembered. False for a position ahead of the stream."""
+        if seq >= self.seq:
+            return seq == self.seq
+        self._forget(now)
+        return bool(self._marks) and seq >= max(self._marks[0][0], self._forgotten)
+
+    def since(self, seq: int) -> list[Change] | None:
+        """Return the changes after a position that `reaches`, one for each job, in order. None if there are too many.
+
+        The state of a job at the position is not known: `Change.old_known` is False.
+        """
+        found: list[Change] = []
+        for job_id, removed in reversed(self._removed.items()):
+            if removed.seq <= seq or len(found) > MAX_CHANGES:
+                break
+            found.append(Change(job_id, removed.seq, None, None, removed.reason, old_known=False))
+        for shown in reversed(self._jobs.values()):
+            if shown.rev <= seq or len(found) > MAX_CHANGES:
+                break
+            found.append(Change(shown.job_id, shown.rev, None, shown, old_known=False))
+        if len(found) > MAX_CHANGES:
+            return None
+        return sorted(found, key=lambda change: change.seq)
+
+    # -- internal
+
+    def _moved(self, owners: set[str], seq: int) -> list[Change]:
+        """A change of each job that an ID started or stopped resolving to. Their documents stay as they are."""
+        jobs = [shown for job_id in sorted(owners) if (shown := self._jobs.get(job_id)) is not None]
+        return [Change(shown.job_id, seq, shown, shown, moved=True) for shown in jobs]
+
+    def _forget(self, now: Micros) -> None:
+        """Forget marks that are too old, and the removals before the oldest mark that is left."""
+        while self._marks and self._marks[0][1] < now - self._remembered:
+            self._marks.popleft()
+        first = self._marks[0][0] if self._marks else self.seq
+        while self._removed and next(iter(self._removed.values())).seq <= first:
+            self._removed.popitem(last=False)

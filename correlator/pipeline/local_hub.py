@@ -1,0 +1,182 @@
+"""The hub of a daemon: it publishes what the index makes of the rows that the daemon's own source reads."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+
+from correlator.errors import SourceUnavailable
+from correlator.jobs import fold, job_view
+from correlator.jobs.children import family
+from correlator.jobs.forecast.forecaster import OperationKey
+from correlator.jobs.forecast.operation import Operation
+from correlator.jobs.index import Index
+from correlator.jobs.model.changes import Change
+from correlator.jobs.model.facts import Job, Reading
+from correlator.jobs.model.rows import LegacyRecord, Micros
+from correlator.jobs.model.views import PublishedJob, Resolved
+from correlator.jobs.outcome import Outcome
+from correlator.jobs.published import PublishedJobs
+from correlator.pipeline.hub import Batch, Hub, wall_clock
+from correlator.pipeline.queries import (
+    Archive,
+    EarlierLines,
+    Found,
+    JobNames,
+    JobQuery,
+    LineQuery,
+    LinesPage,
+    OperationRuns,
+    OperationSteps,
+    OtherJobs,
+    UsualStep,
+)
+from correlator.pipeline.resume_ring import Past
+from correlator.pipeline.source_status import SourceStatus
+
+
+class LocalHub(Hub):
+    """The index with its subscribers; one for the whole daemon. Event loop's thread only.
+
+    The pipeline is the publisher: it applies what the source read to the index, and passes the `Outcome` to `publish`.
+    `epoch` is new at every start. `archive`: the database; None: memory only.
+    """
+
+    published: PublishedJobs
+    status: SourceStatus
+
+    def __init__(
+        self,
+        index: Index,
+        archive: Archive | None = None,
+        *,
+        epoch: str = "",
+        past: Past | None = None,
+        on_watch: Callable[[], None] = lambda: None,
+        clock: Callable[[], Micros] = wall_clock,
+    ) -> None:
+        status = SourceStatus(index, clock)
+        super().__init__(index.published, status, epoch or secrets.token_hex(6), on_watch=on_watch, clock=clock)
+        self.index = index
+        self.archive = archive
+        self.forecasts = index.forecasts
+        self.readiness["tables"] = status.describe_tables
+        self._learn: Callable[[Sequence[Reading]], object] = lambda _: None
+        self._past = past or Past()
+
+    # -- called by the writer
+
+    def apply_found_with(self, learn: Callable[[Sequence[Reading]], object]) -> None:
+        """Set what applies to the index what `find` read in the database. Until then such readings are dropped."""
+        self._learn = learn
+
+    def publish(self, outcome: Outcome) -> None:
+        """Pass `outcome` to every subscriber as one batch. An outcome that changed nothing is dropped."""
+        lines = () if self.index.loading else outcome.attributed
+        if not outcome.changes and not outcome.events and not lines:
+            return
+        self._past.add(outcome.changes)
+        self._deliver(Batch(self.published.seq, outcome.changes, outcome.events, lines))
+
+    # -- called for clients
+
+    @property
+    def running(self) -> int:
+        return len(self.index.known.active())
+
+    def reaches(self, seq: int) -> bool:
+        return seq <= self.seq and self._past.reaches(seq)
+
+    def changes_since(self, seq: int) -> list[Change] | None:
+        """Return all changes after position `seq`, in order, or None if some were dropped. See `Past.since`."""
+        return self._past.since(seq) if self.reaches(seq) else None
+
+    async def reached(self, seq: int, within: float) -> bool:
+        """Return at once: no position of this epoch is ahead of this hub."""
+        del within
+        return seq <= self.seq
+
+    @property
+    def has_archive(self) -> bool:
+        return self.archive is not None
+
+    @property
+    def _database(self) -> Archive:
+        if self.archive is None:
+            raise SourceUnavailable("there is none")
+        return self.archive
+
+    async def _search(self, name: str) -> tuple[PublishedJob, Resolved] | None:
+        found = await self._database.find(name, self.index.advance_clock)
+        if found is None:
+            return None
+        if found.reading is not None:
+            self._learn([found.reading])
+        return self._from_archive(found)
+
+    def _from_archive(self, found: Found) -> tuple[PublishedJob, Resolved] | None:
+        if found.legacy is not None:
+            updated_at = found.legacy.updated_at or found.legacy.created_at or 0
+            return PublishedJob(job_view.legacy_view(found.legacy), self.seq, updated_at), found.resolved
+        assert found.reading is not None
+        shown = self.archived(found.reading)
+        return (shown, found.resolved) if shown is not None else None
+
+    def archived(self, reading: Reading) -> PublishedJob | None:
+        """Return a job built from its tables alone, with the current `seq`; None if it has no record.
+
+        A job that came into memory since the query is returned as it is published: a `rev` has one document.
+        """
+        if reading.record is None:
+            return None
+        if (published := self.published.get(reading.job_id)) is not None:
+            return published
+        job = fold.fold(Job(reading.job_id), reading)
+        children = family(reading.children, reading.child_count, [])
+        updated = reading.record.updated_at or job_view.alive_at(job)
+        return PublishedJob(
+            job_view.view(job, self.index.id_keys),
+            self.seq,
+            updated,
+            children.ids,
+            children.count,
+            alive_at=job_view.alive_at(job),
+        )
+
+    async def page(
+        self, query: JobQuery, before: tuple[Micros, str] | None, limit: int, known: Callable[[str], bool]
+    ) -> OtherJobs:
+        found = await self._database.page(query, before, limit, self.index.advance_clock, known)
+        jobs = [shown for reading in found.readings if (shown := self.archived(reading)) is not None]
+        return OtherJobs(jobs, found.next_before)
+
+    async def is_context(self, name: str) -> bool:
+        return await self._database.is_context(name)
+
+    async def lines(self, names: JobNames, after: str | int | None, limit: int, query: LineQuery) -> LinesPage:
+        return await self._database.lines(names, after, limit, query)
+
+    async def lines_before(self, names: JobNames, before: int, limit: int, query: LineQuery) -> EarlierLines:
+        return await self._database.lines_before(names, before, limit, query)
+
+    async def legacy_record(self, name: str) -> LegacyRecord | None:
+        if (record := self.index.legacy.get(name)) is not None:
+            return record
+        found = await self._database.find(name, self.index.advance_clock)
+        return found.legacy if found is not None else None
+
+    async def operations(self) -> list[OperationRuns]:
+        return [_runs(key, one) for key, one in sorted(self.forecasts.forecaster, key=lambda found: found[0])]
+
+    async def operation(self, key: OperationKey) -> OperationSteps | None:
+        operation = self.forecasts.forecaster.operation(key)
+        if operation is None:
+            return None
+        steps = [UsualStep(step.name, step.share, step.typical_seconds) for step in operation.steps.ahead(None)]
+        return OperationSteps(_runs(key, operation), steps)
+
+
+def _runs(key: OperationKey, operation: Operation) -> OperationRuns:
+    durations = operation.durations
+    typical, p90 = (durations.quantile(q) if len(durations) else None for q in (0.5, 0.9))
+    return OperationRuns(key[0], key[1], len(durations), typical, p90, operation.failure_rate)

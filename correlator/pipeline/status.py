@@ -1,0 +1,55 @@
+"""What clients see of the source: whether the database answers, and how far loading is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+from correlator.jobs.shapes import DatabaseState
+
+
+class Status(ABC):
+    """The state of the database behind the published jobs. `error` is for the operator."""
+
+    def __init__(self) -> None:
+        self.database: DatabaseState = "down"
+        self.error: str | None = None
+        self.loading = True
+        """True until everything is loaded: not ready yet."""
+        self.reading: tuple[int, int] | None = None
+        """(read, to read) while loading takes longer than usual."""
+        self._subscribers: dict[Callable[[], None], None] = {}
+        self._public_error: str | None = None
+
+    @property
+    @abstractmethod
+    def lag_seconds(self) -> float:
+        """Seconds since the database last answered in full; 0 while it is live, and before the first answer."""
+
+    def subscribe(self, on_status: Callable[[], None]) -> Callable[[], None]:
+        """Call `on_status` each time the database's state changes. Returns a function that unsubscribes it."""
+        self._subscribers[on_status] = None
+        return lambda: self._subscribers.pop(on_status, None)
+
+    def set_state(self, state: DatabaseState, error: str | None = None, public: str | None = None) -> None:
+        """Set the database's state. `error` is for the operator, `public` for clients; None: the same text."""
+        if (state, error) == (self.database, self.error):
+            return
+        self.database, self.error = state, error
+        self._public_error = public if public is not None else error
+        for on_status in list(self._subscribers):
+            on_status()
+
+    def describe_database(self) -> dict[str, Any]:
+        """Describe the database for /health/ready."""
+        part: dict[str, Any] = {
+            "ok": self.database == "live",
+            "state": self.database,
+            "lag_seconds": self.lag_seconds,
+            "error": self._public_error,
+        }
+        if self.reading is not None or self.loading:
+            done, total = self.reading or (0, 0)
+            part["loading"] = {"done": done, "total": total}
+        return part

@@ -1,0 +1,153 @@
+"""The jobs of a gateway: any position that can be resumed gives the newest state, at every gateway."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from correlator.jobs import remote
+from correlator.jobs.model.facts import Status
+from correlator.jobs.model.views import JobView, PublishedJob
+from correlator.jobs.remote import RemoteJobs
+
+HOUR = 3_600_000_000
+TTL = 24 * HOUR
+"""How long the stream keeps a removal."""
+
+
+def job(job_id: str, rev: int, *names: str, started_at: int = 0) -> PublishedJob:
+    return PublishedJob(JobView(job_id, Status.COMPLETED, external_ids=names, started_at=started_at), rev, 0)
+
+
+@dataclass
+class Stream:
+    """A stream with one message per job: (sequence, time, names or None for a removal). And all states it ever had."""
+
+    now: int = 0
+    seq: int = 0
+    messages: dict[str, tuple[int, int, tuple[str, ...] | None]] = field(default_factory=dict)
+    states: list[dict[str, int]] = field(default_factory=lambda: [{}])
+
+    def write(self, job_id: str, names: tuple[str, ...] | None) -> None:
+        self.seq += 1
+        self.messages.pop(job_id, None)
+        self.messages[job_id] = (self.seq, self.now, names)
+        state = dict(self.states[-1])
+        if names is None:
+            state.pop(job_id, None)
+        else:
+            state[job_id] = self.seq
+        self.states.append(state)
+
+    def expire(self) -> None:
+        gone = [i for i, (_, at, names) in self.messages.items() if names is None and at <= self.now - TTL]
+        for job_id in gone:
+            del self.messages[job_id]
+
+    def started_gateway(self, max_removed: int = remote.MAX_REMOVED) -> RemoteJobs:
+        jobs = RemoteJobs(max_removed=max_removed)
+        for job_id, (seq, at, names) in self.messages.items():
+            read(jobs, job_id, seq, at, names)
+        return jobs
+
+
+def read(jobs: RemoteJobs, job_id: str, seq: int, at: int, names: tuple[str, ...] | None) -> None:
+    if names is None:
+        jobs.remove(job_id, seq, "retention")
+    else:
+        jobs.put(job(job_id, seq, *names))
+    jobs.advance(seq, at)
+
+
+writes = st.tuples(
+    st.sampled_from(["a", "b", "c", "d"]), st.none() | st.lists(st.sampled_from(["e1", "e2"]), unique=True).map(tuple),
+    st.sampled_from([0, 1, HOUR // 120, HOUR, 9 * HOUR, 25 * HOUR]),
+)  # fmt: skip
+
+
+@given(st.lists(writes, max_size=25), st.integers(0, 3))
+def test_changes_since_any_position_lead_to_the_newest_state_at_every_gateway(made, max_removed):
+    stream, old, small = Stream(), RemoteJobs(), RemoteJobs(max_removed=max_removed)
+    for job_id, names, passed in made:
+        stream.now += passed
+        stream.expire()
+        stream.write(job_id, names)
+        for jobs in (old, small):
+            read(jobs, job_id, stream.seq, stream.now, names)
+    for jobs in (old, small, stream.started_gateway(), stream.started_gateway(max_removed)):
+        assert {shown.job_id: shown.rev for shown in jobs.all()} == stream.states[-1]
+        for seq, state in enumerate(stream.states):
+            if not jobs.reaches(seq, stream.now):
+                continue
+            client = dict(state)
+            changes = jobs.since(seq)
+            assert changes is not None
+            assert [c.seq for c in changes] == sorted(c.seq for c in changes)
+            for change in changes:
+                assert change.seq > seq
+                if change.new is None:
+                    client.pop(change.job_id, None)
+                else:
+                    client[change.job_id] = change.new.rev
+            assert client == stream.states[-1]
+
+
+@given(st.lists(writes, max_size=25))
+def test_all_gateways_resolve_ids_alike_whenever_they_started(made):
+    stream, old = Stream(), RemoteJobs()
+    for job_id, names, _ in made:
+        stream.write(job_id, names)
+        read(old, job_id, stream.seq, 0, names)
+    new = stream.started_gateway()
+    for name in ("a", "b", "c", "d", "e1", "e2"):
+        assert old.resolve(name) == new.resolve(name)
+
+
+def test_the_current_position_can_be_resumed_and_one_ahead_cannot():
+    jobs = RemoteJobs()
+    read(jobs, "a", 7, 0, ())
+    assert jobs.reaches(7, 1000 * HOUR)
+    assert jobs.since(7) == []
+    assert not jobs.reaches(8, 0)
+
+
+def test_a_gateway_that_has_run_for_long_resumes_positions_whose_messages_were_replaced():
+    jobs = RemoteJobs()
+    for seq in range(1, 100):
+        read(jobs, "a", seq, seq * HOUR // 60, ())
+    assert all(jobs.reaches(seq, 100 * HOUR // 60) for seq in range(1, 100))
+
+
+def test_a_position_older_than_the_removals_that_the_stream_keeps_is_not_resumed():
+    jobs = RemoteJobs()
+    read(jobs, "a", 1, 0, ())
+    read(jobs, "b", 2, 25 * HOUR, ())
+    assert not jobs.reaches(1, 25 * HOUR)
+
+
+def test_a_message_that_comes_twice_changes_nothing():
+    jobs = RemoteJobs()
+    assert len(jobs.put(job("a", 5))) == 1
+    assert jobs.put(job("a", 5)) == jobs.remove("a", 4, "gone") == []
+    assert len(jobs.remove("a", 6, "gone")) == 1
+    assert jobs.put(job("a", 5)) == []
+
+
+def test_an_id_that_moves_to_a_newer_job_is_a_change_of_the_older_one_too():
+    jobs = RemoteJobs()
+    jobs.put(job("old", 1, "e", started_at=1))
+    changes = jobs.put(job("new", 2, "e", started_at=2))
+    assert [(c.job_id, c.moved) for c in changes] == [("new", False), ("old", True)]
+    changes = jobs.remove("new", 3, "retention")
+    assert [(c.job_id, c.moved, c.seq) for c in changes] == [("new", False, 3), ("old", True, 3)]
+
+
+def test_more_changes_than_a_snapshot_costs_are_not_returned(monkeypatch):
+    monkeypatch.setattr(remote, "MAX_CHANGES", 3)
+    jobs = RemoteJobs()
+    for seq in range(1, 8):
+        read(jobs, f"j{seq}", seq, 0, ())
+    assert jobs.since(3) is None
+    assert [c.job_id for c in jobs.since(4) or ()] == ["j5", "j6", "j7"]
