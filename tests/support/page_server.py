@@ -145,20 +145,21 @@ class PageServer:
     async def start(self) -> None:
         """Serve. After `stop` it starts again as another run, with another epoch."""
         app = web.Application()
-        app.add_routes(
-            [
-                web.get("/ws", self._websocket),
-                web.get("/api/v1/jobs/{id:.+}/events", self._history),
-                web.get("/api/v1/jobs", self._search),
-                web.get("/api/v1/entities/{name:.+}", self._entity),
-                web.get("/test.html", self._test_page),
-                web.post("/api/v1/ticket", self._ticket),
-                *(web.get(path, self._file) for path in files()),
-            ]
-        )
+        app.add_routes(self._routes())
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True).start()
+
+    def _routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/ws", self._websocket),
+            web.get("/api/v1/jobs/{id:.+}/events", self._history),
+            web.get("/api/v1/jobs", self._search),
+            web.get("/api/v1/entities/{name:.+}", self._entity),
+            web.get("/test.html", self._test_page),
+            web.post("/api/v1/ticket", self._ticket),
+            *(web.get(path, self._file) for path in files()),
+        ]
 
     async def stop(self) -> None:
         if self._runner is not None:
@@ -212,9 +213,12 @@ class PageServer:
             await client.send_str(json.dumps(message))
 
     async def _file(self, request: web.Request) -> web.Response:
-        name, content_type = files()[request.path]
+        name, content_type = files()[self._path(request)]
         body = resources.files("correlator.web").joinpath(name).read_bytes()
         return web.Response(body=body, content_type=content_type, charset="utf-8", headers=HEADERS)
+
+    def _path(self, request: web.Request) -> str:
+        return request.path
 
     async def _test_page(self, request: web.Request) -> web.Response:
         del request
@@ -283,11 +287,11 @@ class PageServer:
         socket = web.WebSocketResponse()
         await socket.prepare(request)
         with contextlib.suppress(ConnectionError):
-            await self._handle(socket)
+            await self._handle(socket, request)
         self._clients.pop(socket, None)
         return socket
 
-    async def _handle(self, socket: web.WebSocketResponse) -> None:
+    async def _handle(self, socket: web.WebSocketResponse, request: web.Request) -> None:
         async for frame in socket:
             if frame.type is not WSMsgType.TEXT:
                 return
@@ -308,12 +312,17 @@ class PageServer:
                     status = {"type": "status", "source": "live", "lag_seconds": 0.0}
                     await socket.send_str(json.dumps([welcome, status]))
                 case "subscribe":
-                    self._clients[socket][message["id"]] = message
-                    await socket.send_str(json.dumps(list(self._snapshot(message))))
+                    wanted = self._clients[socket][message["id"]] = self._wanted(message, request)
+                    await socket.send_str(json.dumps(list(self._snapshot(wanted))))
                 case "unsubscribe":
                     self._clients[socket].pop(message["id"], None)
                 case "ping":
                     await socket.send_str('{"type": "pong"}')
+
+    def _wanted(self, message: Document, request: web.Request) -> Document:
+        """The filter of a subscription."""
+        del request
+        return message
 
     def _snapshot(self, wanted: Document) -> Iterable[Document]:
         jobs = [job for job in self.jobs.values() if _matches(job, wanted)]
@@ -340,7 +349,9 @@ def _names(job: Document) -> list[str]:
 
 
 def _matches(job: Document, wanted: Document) -> bool:
-    ids = wanted.get("jobs")
+    ids, instances = wanted.get("jobs"), wanted.get("instance")
+    if instances and job.get("instance") not in instances:
+        return False
     return ids is None or any(name in ids for name in _names(job))
 
 

@@ -13,14 +13,24 @@ import correlator.web
 from correlator.sinks.http.rest import matches
 
 
-class Static:
-    """Serves the files without a token. Browsers revalidate them with each request (`no-cache`, ETag)."""
+def mark_gateway(page: bytes) -> bytes:
+    """Return the page with a mark by which its scripts know that a gateway serves it, before any request."""
+    return page.replace(b'<html lang="en">', b'<html lang="en" data-fleet>', 1)
 
-    def __init__(self) -> None:
+
+class Static:
+    """Serves the files without a token. Browsers revalidate them with each request (`no-cache`, ETag).
+
+    `gateway`: the page shows the appliances of a fleet from the start, even before any of them has a job.
+    """
+
+    def __init__(self, *, gateway: bool = False) -> None:
         root = resources.files(correlator.web)
         self._files: dict[str, tuple[bytes, str, str]] = {}
         for path, (name, kind) in correlator.web.files().items():
             body = root.joinpath(name).read_bytes()
+            if gateway and path == "/":
+                body = mark_gateway(body)
             self._files[path] = body, kind, f'"{hashlib.sha256(body).hexdigest()[:20]}"'
 
     @property

@@ -10,10 +10,15 @@ const WORDS = {
   duration: "shortest first",
   end: "soonest first",
   "-end": "latest first",
+  appliance: "grouped by appliance",
+  "-appliance": "grouped by appliance, from the last name",
 };
 
-/** `sort`: the order of the list, as in its address. `onSort(order)` chooses one; "" is the list's own order. */
-export function Columns({ sort, onSort }) {
+/**
+ * `sort`: the order of the list, as in its address. `onSort(order)` chooses one; "" is the list's own order. `fleet`:
+ * the jobs are of several appliances.
+ */
+export function Columns({ sort, fleet, onSort }) {
   const head = (name, word, first, second) => {
     const next = sort === first ? second : sort === second ? "" : first;
     const chosen = sort === first || sort === second;
@@ -26,6 +31,7 @@ export function Columns({ sort, onSort }) {
     <button type="button" class="column" aria-pressed=${String(sort === "")} title="Sort: ${URGENCY}"
       onClick=${() => onSort("")}>Urgency</button>
     <span class="column-job" aria-hidden="true">Job</span>
+    ${fleet && head("appliance", "Appliance", "appliance", "-appliance")}
     ${head("end", "Forecast end", "end", "-end")}
     ${head("start", "Started", "-start", "start")}
     ${head("duration", "Duration", "-duration", "duration")}

@@ -11,24 +11,32 @@ const TRANSPORTS = new Map([
   ["poll", "polling"],
 ]);
 
-export function ConnectionState({ connection }) {
+/** What `connection.source` is the state of: its short name, and its name in a sentence. */
+const SOURCES = {
+  database: ["database", "The appliance’s database"],
+  cluster: ["cluster", "The cluster"],
+  collector: ["appliance", "The appliance’s collector"],
+};
+
+/** `of`: a key of `SOURCES`. */
+export function ConnectionState({ connection, of }) {
   const { word, shape, tone } = shownState(connection.state);
-  const more = [TRANSPORTS.get(connection.transport), lag(connection)].filter(Boolean).join(" · ");
+  const more = [TRANSPORTS.get(connection.transport), lag(connection, SOURCES[of][0])].filter(Boolean).join(" · ");
   return html`<p class="connection-state">
     ${icon(shape, tone)} <b>${word}</b>
     ${connection.state === "live" && html`<span class="connection-state-more soft">${more}</span>`}
   </p>`;
 }
 
-function lag({ source, lag_seconds: seconds }) {
+function lag({ source, lag_seconds: seconds }, name) {
   if (source === null || !Number.isFinite(seconds)) {
     return "";
   }
-  return seconds < 1 ? "database up to date" : `database ${seconds.toFixed(1)} s behind`;
+  return seconds < 1 ? `${name} up to date` : `${name} ${seconds.toFixed(1)} s behind`;
 }
 
 /** A warning that the page may be out of date. Empty while live, and during the first connection. */
-export function Banner({ connection, asOf }) {
+export function Banner({ connection, asOf, of }) {
   const { state } = connection;
   if (state === "live" || state === "paused" || state === "refused" || (state === "connecting" && asOf === null)) {
     return null;
@@ -37,17 +45,17 @@ export function Banner({ connection, asOf }) {
     asOf !== null && html` The page shows the state as of <b title=${fullTime(asOf)}>${clockTime(asOf)}</b>.`;
   const next = state === "offline" && connection.retry_at !== null;
   return html`<div class="banner tone-banner-${shownState(state).tone}" role="status">
-    ${icon("alert")} <span><b>${reason(connection)}</b>${since}</span>
+    ${icon("alert")} <span><b>${reason(connection, SOURCES[of][1])}</b>${since}</span>
     ${next && html` <span aria-hidden="true">${retry(connection.retry_at)}</span>`}
   </div>`;
 }
 
-function reason({ state, source }) {
+function reason({ state, source }, name) {
   if (state === "stale") {
     if (source === "down") {
-      return "The appliance’s database does not answer.";
+      return `${name} does not answer.`;
     }
-    return source === "stale" ? "The appliance’s database is behind." : "No message from the daemon for over 25 s.";
+    return source === "stale" ? `${name} is behind.` : "No message from the daemon for over 25 s.";
   }
   return state === "offline" ? "Not connected." : "Connecting again.";
 }

@@ -4,6 +4,7 @@ import { History, PAGE } from "./history.js";
 import { Component, html } from "./html.js";
 import { icon } from "./icons.js";
 import { markEntity } from "./marks.js";
+import { HERE } from "./place.js";
 import { entityAddress, jobAddress } from "./route.js";
 import { duration, elapsed, inUtc, moment, shortTime } from "./times.js";
 import { trends } from "./trend.js";
@@ -48,21 +49,22 @@ export class EntityPage extends Component {
   };
 
   #load = () => {
-    this.#history.load(this.props.session.headers, () => this.setState({}));
+    this.#history.load(this.props.session, () => this.setState({}));
     this.setState({});
   };
 
-  render({ name, now }) {
+  render({ name, instance, now }) {
     const history = this.#history;
     const { jobs } = history;
     const contexts = [...history.contexts].filter((context) => context !== name);
     return html`<article class="entity">
       <p><a class="back" href="#/">${icon("back")} All jobs</a></p>
       <h1 tabindex="-1">${name}</h1>
-      <p class="soft">${kindWord(history.kind)}${jobs.length > 0 && ` · ${counted(jobs.length, "job")} loaded`}</p>
+      <p class="soft">${kindWord(history.kind)}${instance !== "" && ` on ${instance}`}${jobs.length > 0 && ` · ${counted(jobs.length, "job")} loaded`}</p>
+      ${instance !== "" && html`<p><a href=${entityAddress(name)}>${name} on all appliances</a></p>`}
       ${
         contexts.length > 0 &&
-        html`<p>Contexts: ${contexts.map((context) => html`<a key=${context} href=${entityAddress(context)}>${context}</a>${" "}`)}</p>`
+        html`<p>Contexts: ${contexts.map((context) => html`<a key=${context} href=${entityAddress(context, instance)}>${context}</a>${" "}`)}</p>`
       }
       ${
         jobs.length > 0 &&
@@ -135,17 +137,20 @@ function lasting(job, now) {
 }
 
 function Runs({ jobs, now }) {
+  const isFleet = HERE.instance === "" && jobs.some((job) => text(job.instance) !== "");
   return html`<section class="panel"><h2>Jobs</h2><table class="runs">
     <thead><tr><th scope="col">Status</th><th scope="col">Started</th><th scope="col">Operation</th>
+      ${isFleet && html`<th scope="col">Appliance</th>`}
       <th scope="col">Duration</th><th scope="col">Error</th></tr></thead>
     <tbody>${jobs.map((job) => {
       const shown = shownStatus(job.status);
       return html`<tr key=${job.job_id}>
         <td>${icon(shown.shape, shown.tone)} ${shown.word}</td>
-        <td title=${inUtc(job.started_at)}>${shortTime(moment(job.started_at), now) || "not yet"}</td>
-        <td><a href=${jobAddress(job.job_id)}>${text(job.operation) || text(job.job_id)}</a></td>
-        <td>${lasting(job, now)}</td>
-        <td class="row-error">${text(job.error)}</td></tr>`;
+        <td class="run-began" title=${inUtc(job.started_at)}>${shortTime(moment(job.started_at), now) || "not yet"}</td>
+        <td class="run-what"><a href=${jobAddress(job.job_id, job.instance)}>${text(job.operation) || text(job.job_id)}</a></td>
+        ${isFleet && html`<td class="run-where">${text(job.instance)}</td>`}
+        <td class="run-took">${lasting(job, now)}</td>
+        <td class="row-error run-error">${text(job.error)}</td></tr>`;
     })}</tbody></table></section>`;
 }
 

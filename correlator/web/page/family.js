@@ -49,9 +49,9 @@ export class Family extends Component {
     const more = typeof all === "number" ? all - (children ?? []).length : 0;
     return html`<section><h2>Family</h2>
       <ul class="family">
-        ${parent && html`<${Member} id=${parent} job=${jobs.get(parent)} relation="Parent" />`}
+        ${parent && html`<${Member} id=${parent} job=${jobs.get(parent)} instance=${job.instance} relation="Parent" />`}
         ${more > 0 && html`<li class="soft">${more.toLocaleString("en")} older children are not listed</li>`}
-        ${(children ?? []).map((id) => html`<${Member} key=${id} id=${id} job=${jobs.get(id)} relation="Child" />`)}
+        ${(children ?? []).map((id) => html`<${Member} key=${id} id=${id} job=${jobs.get(id)} instance=${job.instance} relation="Child" />`)}
       </ul>
     </section>`;
   }
@@ -61,9 +61,9 @@ function members(job) {
   return [job.parent_job_id, ...(job.child_job_ids ?? [])].filter((id) => typeof id === "string");
 }
 
-function Member({ id, job, relation }) {
+function Member({ id, job, instance, relation }) {
   const shown = job === undefined ? null : shownStatus(job.status);
   return html`<li><span class="soft">${relation}</span> ${shown !== null && icon(shown.shape, shown.tone)}
-    ${" "}<a href=${jobAddress(id)}>${job === undefined ? id : subject(job)}</a>
+    ${" "}<a href=${jobAddress(id, instance)}>${job === undefined ? id : subject(job)}</a>
     ${shown !== null && html` <span class="soft">${[...operations(job).slice(0, 1), shown.word].join(" · ")}</span>`}</li>`;
 }

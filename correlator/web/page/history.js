@@ -61,14 +61,14 @@ export class History {
   }
 
   /** Loads `PAGE` more jobs, or up to the end. Calls `onPage` after each page of the daemon. */
-  async load(headers, onPage) {
+  async load(session, onPage) {
     this.state = "loading";
     this.trouble = null;
     const wanted = this.#jobs.size + PAGE;
     let requests = 0;
     try {
       do {
-        await this.#page(headers, wanted - this.#jobs.size);
+        await this.#page(session, wanted - this.#jobs.size);
         requests += 1;
         onPage();
       } while (this.state === "loading" && this.#jobs.size < wanted && requests < MOST_REQUESTS);
@@ -82,14 +82,14 @@ export class History {
     }
   }
 
-  async #page(headers, limit) {
-    const address = new URL(`../api/v1/entities/${encodeURIComponent(this.#name)}`, import.meta.url);
+  async #page(session, limit) {
+    const address = session.api(`entities/${encodeURIComponent(this.#name)}`);
     address.searchParams.set("limit", String(Math.max(1, limit)));
     if (this.#cursor !== null) {
       address.searchParams.set("cursor", this.#cursor);
       address.searchParams.set("kind", this.kind);
     }
-    const response = await fetch(address, { headers, signal: this.#closed.signal });
+    const response = await fetch(address, { headers: session.headers, signal: this.#closed.signal });
     if (!response.ok) {
       throw new Error(`the daemon answered with HTTP status ${response.status}`);
     }

@@ -41,12 +41,18 @@ export class JobPage extends Component {
     this.#subscription?.close();
   }
 
+  /** The time of the job: it stands while the collector of its appliance is silent. */
+  get #now() {
+    const { fleet, now } = this.props;
+    return fleet.asOf(this.state.job.instance, now);
+  }
+
   #mark() {
     const { job } = this.state;
     if (job === null) {
       markWaiting(this.props.id);
     } else {
-      const { now } = this.props;
+      const now = this.#now;
       markJob(job, liveliness(job, now).silent, this.#progress.at(job, now).percent);
     }
   }
@@ -61,6 +67,9 @@ export class JobPage extends Component {
   #onUpdate = (update) => {
     const before = this.state.job;
     const job = update.job ?? before;
+    if (text(job?.instance) !== "") {
+      this.props.fleet.begin();
+    }
     this.props.session.clock.documentsChanged(update.changed);
     const lateness = shownLateness(job?.forecast?.state);
     if (before !== null && job.job_id === before.job_id && job.status !== before.status) {
@@ -75,10 +84,11 @@ export class JobPage extends Component {
 
   #pick = (step) => this.setState({ step });
 
-  render({ id, line, session, now, connection }, { job, gone, synced, step }) {
+  render({ id, instance, line, session, connection }, { job, gone, synced, step }) {
     if (job === null) {
-      return html`<${Waiting} id=${id} synced=${synced} />`;
+      return html`<${Waiting} id=${id} instance=${instance} synced=${synced} />`;
     }
+    const now = this.#now;
     const { silent, since } = liveliness(job, now);
     const { left, percent } = this.#progress.at(job, now);
     return html`<article class="job">
@@ -87,7 +97,7 @@ export class JobPage extends Component {
       <div class="job-parts">
         <div class="job-main">
           <${Steps} job=${job} now=${now} silentSince=${since} picked=${step} onPick=${this.#pick} />
-          <${LogPane} key=${job.job_id} id=${id} job=${job} session=${session} connection=${connection}
+          <${LogPane} key=${job.job_id} id=${id} instance=${instance} job=${job} session=${session} connection=${connection}
             target=${line} step=${step} onStep=${this.#pick} />
         </div>
         <${Particulars} job=${job} session=${session} />
@@ -96,14 +106,15 @@ export class JobPage extends Component {
   }
 }
 
-function Waiting({ id, synced }) {
+function Waiting({ id, instance, synced }) {
   return html`<div class="waiting">
     <p><a class="back" href="#/">${icon("back")} All jobs</a></p>
     <h1 tabindex="-1">${synced ? "Waiting for this ID" : "Searching for this ID"}</h1>
     <p><${Id} value=${id} /></p>
     ${
       synced &&
-      html`<p class="soft">No job has this ID yet. It appears here as soon as it starts.</p>
+      html`<p class="soft">No job${instance !== "" && ` of ${instance}`} has this ID yet. It appears here as soon as it starts.</p>
+      ${instance !== "" && html`<p><a href=${jobAddress(id)}>Look for it on all appliances</a></p>`}
       <p><a href=${searchAddress(id)}>Search all jobs for this text</a></p>
       <span class="pulse" aria-hidden="true"></span>`
     }
@@ -119,13 +130,13 @@ function Head({ job, session, now, silent, gone, percent, forecast }) {
     <p class="job-top"><a class="back" href="#/">${icon("back")} All jobs</a>
       <span class="job-tools">
         <${CopyButton} className="tool" label="Copy the link to this job"
-          value=${() => new URL(jobAddress(job.external_ids?.[0] ?? job.job_id), location.href).href}>Copy link</${CopyButton}>
+          value=${() => linkTo(job)}>Copy link</${CopyButton}>
         <a class="tool" target="_blank" rel="noopener"
-          ...${withTicket(session, new URL(`../api/v1/jobs/${encodeURIComponent(job.job_id)}`, import.meta.url))}>JSON</a>
+          ...${withTicket(session, session.api(`jobs/${encodeURIComponent(job.job_id)}`))}>JSON</a>
       </span></p>
     <h1 tabindex="-1">${subject(job)}</h1>
-    <p class="job-what soft">${operations(job).join(" · ")}</p>
-    ${entity !== "" && html`<p><a href=${entityAddress(entity)}>All jobs of ${entity}</a></p>`}
+    <p class="job-what soft">${[...operations(job), where(job)].filter(Boolean).join(" · ")}</p>
+    ${entity !== "" && html`<p><a href=${entityAddress(entity, job.instance)}>All jobs of ${entity}</a></p>`}
     <div class="job-state">
       <p class="pill tone-pill-${shown.tone}">${icon(shown.shape)} ${shown.word}</p>
       ${silent !== null && html`<p class="pill tone-pill-warn">${icon("alert")} ${silent}</p>`}
@@ -141,6 +152,15 @@ function Head({ job, session, now, silent, gone, percent, forecast }) {
       html`<div class="failure"><h2>${icon("cross", "bad")} ${job.status === "failed" ? "Why it failed" : "Error"}</h2>
         <pre>${text(job.error)}</pre>${job.error_cut && html`<p class="soft">${cutNote(job.error_cut)}</p>`}</div>`}
   </header>`;
+}
+
+/** The bookmarkable address of a job; at a gateway it names the appliance. */
+function linkTo(job) {
+  return new URL(jobAddress(job.external_ids?.[0] ?? job.job_id, job.instance), location.href).href;
+}
+
+function where(job) {
+  return text(job.instance) === "" ? "" : `on ${text(job.instance)}`;
 }
 
 function Times({ job, now }) {
@@ -166,6 +186,7 @@ function Particulars({ job, session }) {
   const soFar = job.counts_complete === false ? " so far: the log is still being counted" : "";
   const typical = (job.forecast ?? job.compared_with)?.typical_seconds ?? null;
   const facts = [
+    ["Appliance", job.instance],
     ["Owner", job.owner],
     ["Category", job.category],
     ["Warnings", `${job.warnings}${soFar}`],
@@ -183,7 +204,7 @@ function Particulars({ job, session }) {
         (id) => html`<div key=${id}><dt>External</dt><dd><${Id} value=${id} /></dd></div>`,
       )}
       ${job.context_id && html`<div><dt>Context</dt><dd><${Id} value=${job.context_id} />
-        <a href=${entityAddress(job.context_id)}>Its jobs</a></dd></div>`}
+        <a href=${entityAddress(job.context_id, job.instance)}>Its jobs</a></dd></div>`}
     </dl></section>
     <section><h2>About</h2><dl class="facts">
       ${facts.map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${text(value)}</dd></div>`)}

@@ -4,11 +4,13 @@
  * All rows have the same height in rem, so that the position of each can be computed.
  */
 
+import { Appliances } from "./appliances.js";
 import { Nothing, Progress, entityNamed } from "./beyond.js";
 import { Columns } from "./columns.js";
 import { Filters, changeFilter } from "./filters.js";
 import { Component, createRef, html } from "./html.js";
 import { Listing } from "./listing.js";
+import { HERE } from "./place.js";
 import { jobAddress } from "./route.js";
 import { Row } from "./row.js";
 import { Search, together } from "./search.js";
@@ -24,6 +26,7 @@ export class ListPage extends Component {
   #wanted = null;
   #seen = new Seen();
   #search = new Search(() => this.setState({}));
+  #jobs = new Map();
   #given = { seen: this.#seen.ids, found: this.#search.found };
 
   constructor(props) {
@@ -39,6 +42,9 @@ export class ListPage extends Component {
       this.#given = { seen: this.#seen.ids, found: this.#search.found };
     }
     this.#listing.update(jobs, changed, filter, now, this.#given);
+    if (this.#listing.instances.size > 0) {
+      this.props.fleet.begin();
+    }
     return jobs;
   }
 
@@ -73,11 +79,11 @@ export class ListPage extends Component {
 
   #ask() {
     const { filter, session } = this.props;
-    this.#search.ask(filter.q, session.headers);
+    this.#search.ask(filter.q, filter.instance, session);
   }
 
   #more = () => {
-    this.#search.more(this.props.session.headers);
+    this.#search.more(this.props.session);
   };
 
   /** Enter in the search box: opens the job of an ID, also of one that is not known yet; else goes to the first row. */
@@ -90,14 +96,15 @@ export class ListPage extends Component {
     const { shown } = this.#listing;
     const exact = shown.find((id) => id === q || jobs.get(id).external_ids?.includes(q));
     if (exact !== undefined || shown.length <= 1) {
-      location.hash = jobAddress(exact === undefined ? (shown[0] ?? q) : q);
+      const id = exact ?? shown[0];
+      location.hash = jobAddress(exact === undefined ? (id ?? q) : q, id === undefined ? "" : jobs.get(id).instance);
     } else {
       this.#go(shown[0]);
     }
   };
 
   componentDidUpdate(before) {
-    if (before.filter.q !== this.props.filter.q) {
+    if (before.filter.q !== this.props.filter.q || before.filter.instance !== this.props.filter.instance) {
       this.#ask();
     }
     if (this.#wanted !== null) {
@@ -182,26 +189,46 @@ export class ListPage extends Component {
     this.setState({ cursor });
   }
 
-  render({ filter, now }, { update, from, to }) {
+  /** True if the list names the appliance of each job: the page is not of one alone, and jobs name theirs. */
+  get #isFleet() {
+    const { fleet, filter } = this.props;
+    const isNamed = this.#listing.instances.size > 0 || fleet.instances.size > 0 || filter.instance.length > 0;
+    return HERE.instance === "" && isNamed;
+  }
+
+  #row(job, place, top) {
+    const { filter, fleet, now } = this.props;
+    const listing = this.#listing;
+    const jobs = this.#jobs;
+    const before = place === 0 ? undefined : jobs.get(listing.shown[place - 1]);
+    const begins = filter.sort.endsWith("appliance") && before?.instance !== job.instance;
+    return html`<${Row} key=${job.job_id} job=${job} place=${place} of=${listing.shown.length} top=${top}
+      equal=${listing.equal.get(job.job_id) ?? 0} now=${fleet.asOf(job.instance, now)}
+      fleet=${this.#isFleet} isSilent=${fleet.isSilent(job.instance)}
+      begins=${begins} onFocus=${this.#focused} />`;
+  }
+
+  render({ filter, fleet, now }, { update, from, to }) {
     const listing = this.#listing;
     const search = this.#search;
     const jobs = this.#renew(update.jobs, new Set(), { filter, now });
+    this.#jobs = jobs;
     const { shown } = listing;
+    const isFleet = this.#isFleet;
     const visible = shown.slice(from, to);
     const beyond = [...search.found.keys()].filter((id) => !update.jobs.has(id)).length;
     const height = this.#height;
-    return html`<div class="list">
+    return html`<div class=${isFleet ? "list has-fleet" : "list"}>
       <h1 class="unseen">Jobs</h1>
       <${Filters} filter=${filter} listing=${listing} seen=${this.#seen} onEnter=${this.#enter} />
+      ${isFleet && html`<${Appliances} fleet=${fleet} counts=${listing.instances} chosen=${filter.instance} now=${now}
+        onChoose=${(instance) => changeFilter(filter, { instance })} />`}
       <${Progress} search=${search} more=${beyond} now=${now} onMore=${this.#more}
         entity=${entityNamed(filter.q, visible.map((id) => jobs.get(id)))} />
-      <${Columns} sort=${filter.sort} onSort=${(sort) => changeFilter(filter, { sort })} />
+      <${Columns} sort=${filter.sort} fleet=${isFleet} onSort=${(sort) => changeFilter(filter, { sort })} />
       <ol class="rows" role="list" ref=${this.#rows} aria-label="Jobs"
           style=${{ height: `${shown.length * height}px`, "--row-height": `${height}px` }}>
-        ${visible.map(
-          (id, place) => html`<${Row} key=${id} job=${jobs.get(id)} place=${from + place} of=${shown.length}
-          equal=${listing.equal.get(id) ?? 0} top=${(from + place) * height} now=${now} onFocus=${this.#focused} />`,
-        )}
+        ${visible.map((id, place) => this.#row(jobs.get(id), from + place, (from + place) * height))}
       </ol>
       ${shown.length === 0 && html`<${Nothing} synced=${update.synced} known=${update.jobs.size} filter=${filter} search=${search} />`}
     </div>`;

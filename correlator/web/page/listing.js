@@ -40,6 +40,8 @@ export class Listing {
   /** Numbers of jobs by status, and by state of the forecast. */
   counts = new Map();
   forecasts = new Map();
+  /** Numbers of jobs by appliance, whatever appliances are chosen; empty where no job names one. */
+  instances = new Map();
   /** The types of all jobs, sorted. */
   types = Object.freeze([]);
   /** The number of stalled jobs. */
@@ -88,6 +90,7 @@ export class Listing {
     this.#types = new Map();
     this.counts = new Map();
     this.forecasts = new Map();
+    this.instances = new Map();
     this.stalled = 0;
     this.#sorted = [];
     for (const [id, job] of jobs) {
@@ -108,11 +111,11 @@ export class Listing {
     this.types = [...this.#types.keys()].sort();
   }
 
-  /** The entries to show: of equal failures that come first only the newest, unless failed jobs were chosen. */
+  /** The entries to show: of equal failures that come first only the newest of an appliance, unless they were chosen. */
   #grouped() {
     this.equal = new Map();
     const { status, q, sort = "" } = this.#filter;
-    if (status.length > 0 || q !== "" || sort !== "") {
+    if (status.length > 0 || q !== "" || (sort !== "" && !sort.endsWith("appliance"))) {
       return this.#sorted;
     }
     const newest = new Map();
@@ -127,24 +130,31 @@ export class Listing {
     });
   }
 
-  #isShown({ place, matches: lets }) {
+  #isShown({ place, matches: lets, isHere }) {
     const { status, forecast, stalled = "" } = this.#filter;
     return (
-      lets && isChosen(status, place.status) && isChosen(forecast, place.forecast) && (stalled === "" || place.stalled)
+      lets &&
+      isHere &&
+      isChosen(status, place.status) &&
+      isChosen(forecast, place.forecast) &&
+      (stalled === "" || place.stalled)
     );
   }
 
   #enter(id, job) {
     const place = placeOf(job);
     const old = place.rank === FAILED && (this.#given.seen.has(id) || this.#now - place.started >= DAY);
-    const entry = { id, place, rank: old ? ENDED : place.rank, matches: this.#matches(id, job) };
+    const isHere = isChosen(this.#filter.instance ?? [], place.instance);
+    const entry = { id, place, rank: old ? ENDED : place.rank, matches: this.#matches(id, job), isHere };
     this.#entries.set(id, entry);
     this.#count(entry, 1);
     return entry;
   }
 
-  #count({ place, matches: lets }, by) {
+  #count({ place, matches: fits, isHere }, by) {
+    const lets = fits && isHere;
     add(this.#types, place.type, typeof place.type === "string" ? by : 0);
+    add(this.instances, place.instance, fits && place.instance !== "" ? by : 0);
     add(this.counts, place.status, lets ? by : 0);
     add(this.forecasts, place.forecast, lets && place.forecast !== null ? by : 0);
     this.stalled += lets && place.stalled ? by : 0;
@@ -155,11 +165,19 @@ export class Listing {
   }
 
   /** The order of two entries. It does not change between two calls of `#renew`. */
-  #compare = (a, b) => {
+  #compare = (a, b) =>
+    this.#sorting(a, b) || a.rank - b.rank || later(a.place.started, b.place.started) || alphabetical(a.id, b.id);
+
+  #sorting(a, b) {
     const { sort = "" } = this.#filter;
-    const chosen = sort === "" ? 0 : ordered(this.#value(a, sort), this.#value(b, sort), sort.startsWith("-") ? -1 : 1);
-    return chosen || a.rank - b.rank || later(a.place.started, b.place.started) || (a.id < b.id ? -1 : Number(a.id > b.id));
-  };
+    const by = sort.startsWith("-") ? -1 : 1;
+    if (sort === "") {
+      return 0;
+    }
+    return sort.endsWith("appliance")
+      ? by * alphabetical(a.place.instance, b.place.instance)
+      : ordered(this.#value(a, sort), this.#value(b, sort), by);
+  }
 
   #value({ place: { started, ended, ends } }, sort) {
     switch (sort.replace("-", "")) {
@@ -241,6 +259,7 @@ function placeOf(job) {
       rank: RANKS.get(job.status) ?? ENDED,
       started: moment(job.started_at) ?? Number.POSITIVE_INFINITY,
       type: job.job_type,
+      instance: text(job.instance),
       ended: moment(job.ended_at),
       ends: moment(job.forecast?.ends_at?.p50),
       forecast: job.forecast?.state ?? null,
@@ -258,13 +277,18 @@ const CHANGING = /[0-9a-f]{8}-[0-9a-f-]{27}|\d+/gi;
 /** A text that equal failures have in common; null if the job has not failed, or has no error. */
 function failureOf(job) {
   const error = text(job.error);
-  return job.status !== "failed" || error === "" ? null : `${text(job.operation)}\n${error.replace(CHANGING, "#")}`;
+  const parts = [text(job.instance), text(job.operation), error.replace(CHANGING, "#")];
+  return job.status !== "failed" || error === "" ? null : parts.join("\n");
 }
 
 /** Compares two numbers, ascending if `by` is 1; what is not a finite number comes last. */
 function ordered(a, b, by) {
   const [known, other] = [Number.isFinite(a), Number.isFinite(b)];
   return known && other ? by * (a - b) : Number(other) - Number(known);
+}
+
+function alphabetical(a, b) {
+  return a < b ? -1 : Number(a > b);
 }
 
 /** Compares starts. A difference would be NaN for two jobs without a start. */
@@ -300,6 +324,7 @@ function haystack(job) {
   if (words === undefined) {
     const parts = [
       job.job_id,
+      job.instance,
       ...(job.external_ids ?? []),
       job.context_id,
       job.parent_job_id,

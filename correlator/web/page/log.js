@@ -57,10 +57,10 @@ export class LogPane extends Component {
     this.setState({ wrap });
   };
 
-  render({ id, job, step, onStep, target, session, connection }, { level, text: sought, wrap }) {
+  render({ id, instance, job, step, onStep, target, session, connection }, { level, text: sought, wrap }) {
     const query = { level, ...(step !== "" && { step }), ...(sought !== "" && { q: sought }) };
     const steps = Object.entries(job.steps ?? {}).map(([key, one]) => ({ id: key, ...one }));
-    const link = target === null ? null : new URL(lineAddress(id, target), location.href).href;
+    const link = target === null ? null : new URL(lineAddress(id, instance, target), location.href).href;
     return html`<section class="log" aria-labelledby="log-title">
       <div class="log-head">
         <h2 id="log-title">Log</h2>
@@ -83,11 +83,11 @@ export class LogPane extends Component {
         <span class="log-tools">
           <button type="button" class="tool" aria-pressed=${String(wrap)} onClick=${this.#wrap}>Wrap</button>
           ${link !== null && html`<${CopyButton} className="tool" value=${link} label="Copy the link to the marked line">Copy link</${CopyButton}>`}
-          <a class="tool" ...${withTicket(session, eventsAddress(job, { ...query, format: "text" }))} download>
+          <a class="tool" ...${withTicket(session, eventsAddress(session, job, { ...query, format: "text" }))} download>
             Download</a>
         </span>
       </div>
-      <${Lines} key=${`${job.job_id} ${level} ${step} ${sought}`} id=${id} job=${job} session=${session} query=${query}
+      <${Lines} key=${`${job.job_id} ${level} ${step} ${sought}`} id=${id} instance=${instance} job=${job} session=${session} query=${query}
         connection=${connection} target=${step === "" && sought === "" ? target : null} wrap=${wrap} onAllLevels=${() => this.setState({ level: "DEBUG" })} />
     </section>`;
   }
@@ -155,7 +155,7 @@ class Lines extends Component {
   }
 
   #address(query) {
-    return eventsAddress(this.props.job, query);
+    return eventsAddress(this.props.session, this.props.job, query);
   }
 
   #follow() {
@@ -217,12 +217,12 @@ class Lines extends Component {
       const at = lines.findIndex((line) => line.event_id === this.props.target);
       const next = at === -1 ? lines.findIndex((line) => line.event_id === first) : at + (where === "next" ? 1 : -1);
       if (lines[next] !== undefined) {
-        location.replace(lineAddress(this.props.id, lines[next].event_id));
+        location.replace(lineAddress(this.props.id, this.props.instance, lines[next].event_id));
       }
     }
   };
 
-  render({ id, job, query, session, target, wrap }) {
+  render({ id, instance, job, query, session, target, wrap }) {
     const feed = this.#feed;
     const { following, unseen } = feed;
     const step = (line) => job.steps?.[line.step_id]?.name;
@@ -232,7 +232,7 @@ class Lines extends Component {
       <div class="log-frame">
         <${LogList} handle=${this.#list} lines=${feed.window.lines} wrap=${wrap} target=${target} step=${step}
           following=${following} day=${dayOf(session.clock.now())} text=${query.q ?? ""}
-          address=${(event) => lineAddress(id, event)} empty=${this.#empty()}
+          address=${(event) => lineAddress(id, instance, event)} empty=${this.#empty()}
           onStart=${() => feed.earlier()} onEnd=${() => feed.later()} onScroll=${this.#scrolled} onMove=${this.#move} />
         ${
           !following &&
@@ -266,8 +266,8 @@ class Lines extends Component {
   }
 }
 
-function eventsAddress(job, query) {
-  const address = new URL(`../api/v1/jobs/${encodeURIComponent(job.job_id)}/events`, import.meta.url);
+function eventsAddress(session, job, query) {
+  const address = session.api(`jobs/${encodeURIComponent(job.job_id)}/events`);
   for (const [name, value] of Object.entries(query)) {
     address.searchParams.set(name, String(value));
   }

@@ -1,13 +1,16 @@
 /** The page: it selects the view by the address, handles global keys, and re-renders every second. */
 
+import { OwnAppliance, SilentBanner } from "./appliances.js";
 import { Banner, Refused, ConnectionState } from "./connection.js";
 import { EntityPage } from "./entity.js";
+import { Fleet } from "./fleet.js";
 import { Help } from "./help.js";
 import { Component, createRef, html, render } from "./html.js";
 import { icon } from "./icons.js";
 import { JobPage } from "./job.js";
 import { ListPage } from "./list.js";
 import { markCounts } from "./marks.js";
+import { HERE } from "./place.js";
 import { keep, kept } from "./preferences.js";
 import { parse } from "./route.js";
 import { Session } from "./session.js";
@@ -24,9 +27,14 @@ class Page extends Component {
     super();
     useUtc(kept("utc") === "yes");
     const session = new Session();
+    const route = parse(location.hash);
+    const isOwn = route.instance === "" || route.instance === HERE.instance;
     this.state = {
       session,
-      route: parse(location.hash),
+      /** The session of the view: `session`, or one with the appliance that the address names. */
+      active: isOwn ? session : new Session(route.instance),
+      fleet: new Fleet(session, this.#fleetChanged),
+      route,
       connection: session.client.connection,
       now: session.clock.now(),
       theme: theme(),
@@ -38,33 +46,60 @@ class Page extends Component {
     addEventListener("hashchange", this.#routed);
     addEventListener("keydown", this.#key);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.setState({ theme: theme() }));
-    setInterval(() => this.setState({ now: this.state.session.clock.now() }), CLOCK_INTERVAL);
-    this.#watch(this.state.session);
+    setInterval(() => this.setState({ now: this.state.active.clock.now() }), CLOCK_INTERVAL);
+    this.state.fleet.open();
+    this.#activate(this.state.session, this.state.route);
   }
 
   componentDidUpdate(_, before) {
     const { route } = this.state;
-    const isSameJob = route.view === "job" && before.route.view === "job" && route.id === before.route.id;
+    const isSameJob =
+      route.view === "job" && before.route.view === "job" && sameOf(route, before.route, ["id", "instance"]);
     if (route !== before.route && route.view !== "list" && !isSameJob) {
       scrollTo(0, 0);
       document.querySelector("h1")?.focus();
     }
   }
 
-  #watch(session) {
+  /** Shows a view with the session of its appliance. That session ends when the view has another one. */
+  #activate(session, route) {
+    const { active: before } = this.state;
+    const instance = this.#isOwn(route.instance) ? "" : route.instance;
+    if (instance !== "") {
+      this.state.fleet.begin();
+    }
+    const kept = before !== this.state.session && before.instance === instance ? before : null;
+    const active = instance === "" ? session : (kept ?? new Session(instance));
+    if (before !== active && before !== session) {
+      before.close();
+    }
+    this.setState({ session, active, route, connection: active.client.connection, now: active.clock.now() });
     this.#unwatch();
-    this.#unwatch = session.client.onConnection((connection) => {
-      session.clock.connected(connection);
-      this.setState({ connection, now: session.clock.now() });
+    this.#unwatch = active.client.onConnection((connection) => {
+      active.clock.connected(connection);
+      this.setState({ connection, now: active.clock.now() });
     });
   }
+
+  /** True if the page's own session has the jobs of an appliance: it is of that one alone, or there is no fleet. */
+  #isOwn(instance) {
+    return instance === "" || instance === HERE.instance || this.state.fleet.state === "absent";
+  }
+
+  #fleetChanged = () => {
+    const { session, active, route, fleet } = this.state;
+    if (fleet.state === "absent" && active !== session) {
+      this.#activate(session, route);
+    }
+    this.setState({});
+  };
 
   #routed = () => {
     const route = parse(location.hash);
     if (route.view === "list") {
       this.state.session.left.address = location.hash || "#/";
     }
-    this.setState({ route });
+    this.#activate(this.state.session, route);
   };
 
   #key = (event) => {
@@ -101,10 +136,16 @@ class Page extends Component {
   }
 
   #enter = (token) => {
-    this.state.session.close();
+    const { session: before, active, fleet: old, route } = this.state;
+    before.close();
+    active.close();
+    old.close();
     const session = Session.with(token);
-    this.setState({ session, connection: session.client.connection });
-    this.#watch(session);
+    const fleet = new Fleet(session, this.#fleetChanged);
+    this.setState({ session, active: session, fleet }, () => {
+      fleet.open();
+      this.#activate(session, route);
+    });
   };
 
   /** All times are drawn again: the views are made anew, with the zone as their key. */
@@ -118,27 +159,42 @@ class Page extends Component {
 
   #counted = (counts) => markCounts(counts, this.state.connection);
 
-  #view(route, session, now, connection) {
+  #view() {
+    const { route, session, active, fleet, now, connection } = this.state;
+    const { instance } = route;
     switch (route.view) {
       case "job":
-        return html`<${JobPage} key=${route.id} id=${route.id} line=${route.line} session=${session} now=${now}
-          connection=${connection} onAnnounce=${this.#announce} />`;
+        return html`<${JobPage} key=${`${instance} ${route.id}`} id=${route.id} instance=${instance} line=${route.line}
+          session=${active} fleet=${fleet} now=${now} connection=${connection} onAnnounce=${this.#announce} />`;
       case "entity":
-        return html`<${EntityPage} key=${route.name} name=${route.name} session=${session} now=${now} />`;
+        return html`<${EntityPage} key=${`${instance} ${route.name}`} name=${route.name} instance=${instance}
+          session=${active} now=${now} />`;
       default:
-        return html`<${ListPage} key="list" filter=${route.filter} session=${session} now=${now}
+        return html`<${ListPage} key="list" filter=${route.filter} session=${session} fleet=${fleet} now=${now}
           onCounts=${this.#counted} />`;
     }
   }
 
-  render(_, { session, route, connection, now, announcement, ...state }) {
+  /** What the connection of the view reports the state of. */
+  #source() {
+    const { route, fleet } = this.state;
+    const instance = route.instance || HERE.instance;
+    if (fleet.isSilent(instance)) {
+      return "collector";
+    }
+    return instance === "" && fleet.state === "known" ? "cluster" : "database";
+  }
+
+  render(_, { session, active, fleet, route, connection, now, announcement, ...state }) {
     const zone = zoneName(now);
     const other = state.theme === "dark" ? "light" : "dark";
+    const source = this.#source();
     return html`
       <a class="skip" href="#main" onClick=${skip}>Skip to the content</a>
       <header class="top">
         <a class="brand" href=${session.left.address}>correlator</a>
-        <${ConnectionState} connection=${connection} />
+        <${OwnAppliance} fleet=${fleet} />
+        <${ConnectionState} connection=${connection} of=${source} />
         <button type="button" class="quiet-button zone" onClick=${this.#toggleZone}
           title="Times are in ${zone}. Switch to ${isUtc() ? "your time zone" : "UTC"}.">${zone}</button>
         <${Help} handle=${this.#help} />
@@ -146,14 +202,19 @@ class Page extends Component {
           onClick=${() => this.setState({ theme: toggleTheme() })}>
           ${icon(state.theme === "dark" ? "sun" : "moon")}
         </button>
-        <${Banner} connection=${connection} asOf=${session.clock.asOf} />
+        <${SilentBanner} fleet=${fleet} instance=${route.instance || HERE.instance} now=${now} />
+        <${Banner} connection=${connection} asOf=${active.clock.asOf} of=${source} />
       </header>
       <main id="main" key=${isUtc()} tabindex="-1" class=${connection.state === "live" ? "" : "is-old"}>
         ${connection.state === "refused" && html`<${Refused} connection=${connection} onToken=${this.#enter} />`}
-        ${this.#view(route, session, now, connection)}
+        ${this.#view()}
       </main>
       <p class="unseen" role="status">${announcement}</p>`;
   }
+}
+
+function sameOf(one, other, members) {
+  return members.every((member) => one[member] === other[member]);
 }
 
 /** Moves the focus without changing the address, which selects the view. */

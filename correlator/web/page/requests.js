@@ -23,8 +23,7 @@ export function withTicket(session, address) {
     href: address.href,
     onClick: async (event) => {
       event.preventDefault();
-      const ticket = new URL("../api/v1/ticket", import.meta.url);
-      const response = await fetch(ticket, { method: "POST", headers: session.headers });
+      const response = await fetch(session.api("ticket"), { method: "POST", headers: session.headers });
       if (response.ok) {
         address.searchParams.set("ticket", (await response.json()).ticket);
         location.assign(address);

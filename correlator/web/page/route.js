@@ -4,14 +4,18 @@
  * `#/jobs/<any id, percent-encoded>` is one job; an ID is everything after `#/jobs/` and may have any character.
  * `#/jobs/<id>/log/<event_id>` is one line of its log; `line` is null otherwise.
  * `#/entities/<name, percent-encoded>` is one VM or context.
- * `#/?q=…&status=failed,running&forecast=late&stalled=1&type=failover&when=all&sort=-start` is the list. Any other fragment is the list
- * without filters.
+ * `#/i/<instance>` before `/jobs/…` and `/entities/…` names the appliance, at a gateway; `#/i/<instance>/` is its list.
+ * `#/?q=…&status=failed,running&forecast=late&stalled=1&type=failover&instance=dc1,dc2&when=all&sort=-start` is the list.
+ * Any other fragment is the list without filters.
  */
 
+import { HERE } from "./place.js";
 import { LATENESS, STATUSES } from "./words.js";
 
 const JOB = "#/jobs/";
 const ENTITY = "#/entities/";
+const INSTANCE = /^#\/i\/([\w-]{1,64})(?=\/)/;
+const NAME = /^[\w-]{1,64}$/;
 const LINE = /^(.+?)(?:\/log\/(\d{1,15}))?$/s;
 const LIST = "#/?";
 
@@ -21,14 +25,27 @@ const EVERYTHING = Object.freeze({
   forecast: Object.freeze([]),
   stalled: "",
   type: "",
+  instance: Object.freeze([]),
   when: "",
   sort: "",
 });
 
-export const SORTS = Object.freeze(["-start", "start", "-duration", "duration", "end", "-end"]);
+export const SORTS = Object.freeze(["-start", "start", "-duration", "duration", "end", "-end", "appliance", "-appliance"]);
 /** Orders of the list besides its own; a minus sign is descending. */
 
-export function parse(hash) {
+/** `instance` is the appliance that the address names, or "". */
+export function parse(address) {
+  const [prefix, instance = ""] = INSTANCE.exec(address) ?? [""];
+  const hash = prefix === "" ? address : `#${address.slice(prefix.length)}`;
+  const view = viewOf(hash);
+  if (view.view !== "list") {
+    return { ...view, instance };
+  }
+  const { filter } = view;
+  return { ...view, instance: "", filter: instance === "" ? filter : { ...filter, instance: [instance] } };
+}
+
+function viewOf(hash) {
   if (hash.startsWith(JOB) && hash.length > JOB.length) {
     const [, id, line = null] = LINE.exec(hash.slice(JOB.length));
     return { view: "job", id: decoded(id), line: line === null ? null : Number(line) };
@@ -48,6 +65,7 @@ export function parse(hash) {
       forecast: chosen(query.get("forecast"), LATENESS),
       stalled: query.get("stalled") === "1" ? "1" : "",
       type: query.get("type") ?? "",
+      instance: (query.get("instance") ?? "").split(",").filter((name) => NAME.test(name)),
       when: query.get("when") === "all" ? "all" : "",
       sort: SORTS.includes(query.get("sort")) ? query.get("sort") : "",
     },
@@ -58,17 +76,24 @@ function chosen(text, known) {
   return (text ?? "").split(",").filter((each) => known.includes(each));
 }
 
-export function jobAddress(id) {
-  return JOB + encodeURIComponent(wellFormed(id));
+/** `instance`: the appliance of the job, if one is known; a page of one appliance need not name it. */
+export function jobAddress(id, instance) {
+  return at(instance, JOB) + encodeURIComponent(wellFormed(id));
 }
 
-export function entityAddress(name) {
-  return ENTITY + encodeURIComponent(wellFormed(name));
+export function entityAddress(name, instance) {
+  return at(instance, ENTITY) + encodeURIComponent(wellFormed(name));
 }
 
 /** The address of one line of a job's log, by its event ID. */
-export function lineAddress(id, line) {
-  return `${jobAddress(id)}/log/${line}`;
+export function lineAddress(id, instance, line) {
+  return `${jobAddress(id, instance)}/log/${line}`;
+}
+
+function at(instance, path) {
+  return typeof instance === "string" && NAME.test(instance) && instance !== HERE.instance
+    ? `#/i/${instance}${path.slice(1)}`
+    : path;
 }
 
 export function listAddress(filter) {

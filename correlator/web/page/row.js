@@ -22,29 +22,43 @@ export class Row extends Component {
       next.place !== now.place ||
       next.of !== now.of ||
       next.equal !== now.equal ||
+      next.begins !== now.begins ||
+      next.isSilent !== now.isSilent ||
+      next.fleet !== now.fleet ||
       next.top !== now.top ||
       (next.now !== now.now && (!next.job.terminal || dayOf(next.now) !== dayOf(now.now)))
     );
   }
 
-  render({ job, place, of, top, now, equal = 0, onFocus }) {
+  /**
+   * `fleet`: the jobs are of several appliances. `isSilent`: nothing comes from the job's. `begins`: the row is the
+   * first one of an appliance in a list that is grouped by them.
+   */
+  render({ job, place, of, top, now, equal = 0, fleet = false, isSilent = false, begins = false, onFocus }) {
     const shown = shownStatus(job.status);
     const started = moment(job.started_at);
     const progress = this.#progress.at(job, now);
     const style = { transform: `translateY(${top}px)` };
-    return html`<li class="row" aria-setsize=${of} aria-posinset=${place + 1} style=${style}>
-      <a class="row-link tone-edge-${shown.tone}" href=${jobAddress(job.job_id)} data-job=${job.job_id}
+    return html`<li class=${rowClass(begins, isSilent)} aria-setsize=${of} aria-posinset=${place + 1} style=${style}>
+      <a class="row-link tone-edge-${shown.tone}" href=${jobAddress(job.job_id, job.instance)} data-job=${job.job_id}
         onFocus=${onFocus}>
         <span class="row-status">${icon(shown.shape, shown.tone)} <span>${shown.word}</span></span>
-        <span class="row-subject"><b>${subject(job)}</b> <span class="soft">${operations(job)[0] ?? ""}${
+        <span class="row-subject"><b>${subject(job)}</b> <span class="soft">${
+          fleet && html`<span class="row-where">${text(job.instance)} · </span>`
+        }${operations(job)[0] ?? ""}${
           started !== null && dayOf(started) !== dayOf(now) && html`<span class="row-day"> · ${shortTime(started, now)}</span>`
         }</span></span>
+        ${fleet && html`<span class="row-appliance">${isSilent && icon("cross", "bad")} ${text(job.instance)}</span>`}
         <span class="row-progress">${job.terminal ? result(job, equal) : underWay(job, now, progress)}</span>
         <span class="row-started soft" title=${inUtc(job.started_at)}>${shortTime(started, now) || "not started"}</span>
         <span class="row-elapsed" title=${comparison(job) || undefined}>${lasting(job, started, now)}</span>
       </a>
     </li>`;
   }
+}
+
+function rowClass(begins, isSilent) {
+  return ["row", begins && "is-first-of-group", isSilent && "is-silent-row"].filter(Boolean).join(" ");
 }
 
 function result(job, equal) {

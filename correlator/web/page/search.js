@@ -20,6 +20,7 @@ export class Search {
   #timer = 0;
   #abort = new AbortController();
   #cursor = null;
+  #instances = [];
   #onChange;
 
   text = "";
@@ -35,18 +36,22 @@ export class Search {
     this.#onChange = onChange;
   }
 
-  /** Searches for a text instead of the last one. The words that the daemon does not take are left out. */
-  ask(text, headers) {
+  /**
+   * Searches for a text instead of the last one, on these appliances; [] is all. The words that the daemon does not
+   * take are left out.
+   */
+  ask(text, instances, session) {
     const wanted = text.trim().split(/\s+/).slice(0, 8).join(" ");
-    if (wanted === this.text) {
+    if (wanted === this.text && String(instances) === String(this.#instances)) {
       return;
     }
     this.close();
+    this.#instances = instances;
     Object.assign(this, { text: wanted, found: new Map(), searchedTo: null, trouble: null });
     this.#cursor = null;
     this.state = wanted.length < LEAST ? "none" : "searching";
     if (this.state === "searching") {
-      this.#timer = setTimeout(() => this.more(headers), PAUSE);
+      this.#timer = setTimeout(() => this.more(session), PAUSE);
     }
     this.#onChange();
   }
@@ -57,7 +62,7 @@ export class Search {
     this.#abort = new AbortController();
   }
 
-  async more(headers) {
+  async more(session) {
     const { signal } = this.#abort;
     this.#become("searching", null);
     try {
@@ -66,7 +71,7 @@ export class Search {
           this.#become("stopped", null);
           return;
         }
-        const page = await this.#page(headers, signal);
+        const page = await this.#page(session, signal);
         if (signal.aborted) {
           return;
         }
@@ -96,15 +101,18 @@ export class Search {
     }
   }
 
-  async #page(headers, signal) {
-    const address = new URL("../api/v1/jobs", import.meta.url);
+  async #page(session, signal) {
+    const address = session.api("jobs");
     address.searchParams.set("text", this.text);
     address.searchParams.set("limit", String(PAGE));
+    for (const instance of this.#instances) {
+      address.searchParams.append("instance", instance);
+    }
     if (this.#cursor !== null) {
       address.searchParams.set("cursor", this.#cursor);
     }
     for (let tries = 1; ; tries += 1) {
-      const response = await fetch(address, { headers, signal });
+      const response = await fetch(address, { headers: session.headers, signal });
       if (response.ok) {
         return await response.json();
       }

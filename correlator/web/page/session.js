@@ -2,6 +2,7 @@
 
 import { Correlator } from "../client.js";
 import { Clock } from "./clock.js";
+import { baseOf } from "./place.js";
 
 const KEY = "correlator.token";
 
@@ -13,8 +14,16 @@ export class Session {
   /** State of the list when it was left: its address, its scroll position, and the selected job. */
   left = { address: "#/", scrolled: 0, cursor: null };
 
-  constructor() {
-    this.client = new Correlator(this.#token === "" ? {} : { token: () => this.#token });
+  /** `instance`: the appliance whose API it uses, at a gateway; "" is what this page is served from. */
+  constructor(instance = "") {
+    this.instance = instance;
+    this.base = baseOf(instance);
+    this.client = new Correlator({ url: this.base, ...(this.#token !== "" && { token: () => this.#token }) });
+  }
+
+  /** The URL of a path of the REST API, as "jobs". */
+  api(path) {
+    return new URL(`api/v1/${path}`, this.base);
   }
 
   /** The request headers for the REST API. */

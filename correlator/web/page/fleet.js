@@ -1,0 +1,135 @@
+/**
+ * The appliances of a gateway and their health, requested every few seconds while the page is visible.
+ *
+ * A daemon without a cluster has none: nothing is requested until something names an appliance.
+ */
+
+import { HERE, isGateway } from "./place.js";
+import { moment, roughly } from "./times.js";
+
+const EVERY = 5000;
+/** Milliseconds between two requests. */
+const ANSWER_WITHIN = 10_000;
+const BEHIND = 5;
+/** Seconds of lag from which on an appliance is shown as behind. */
+
+export class Fleet {
+  #session;
+  #onChange;
+  #timer = 0;
+  #isAsking = false;
+  #closed = new AbortController();
+
+  /** `unknown` until something names an appliance, `asked`, `known`, or `absent` if this is no gateway. */
+  state = "unknown";
+  /** Instance name → its row of `GET /api/v1/instances`, in the order of the names; a new map after each change. */
+  instances = new Map();
+
+  constructor(session, onChange) {
+    this.#session = session;
+    this.#onChange = onChange;
+  }
+
+  open() {
+    if (isGateway()) {
+      this.begin();
+    }
+    document.addEventListener("visibilitychange", this.#shown);
+  }
+
+  close() {
+    this.#closed.abort();
+    clearTimeout(this.#timer);
+    document.removeEventListener("visibilitychange", this.#shown);
+  }
+
+  /** Starts the requests. Call it when a document or an address names an appliance. */
+  begin() {
+    if (this.state === "unknown") {
+      this.state = "asked";
+      this.#ask();
+    }
+  }
+
+  /** True if nothing comes from the collector of an appliance. */
+  isSilent(instance) {
+    return this.instances.get(instance)?.online === false;
+  }
+
+  /** The time up to which the jobs of an appliance are certain: while its collector is silent, when it was last seen. */
+  asOf(instance, now) {
+    return this.isSilent(instance) ? Math.min(now, moment(this.instances.get(instance).last_seen) ?? now) : now;
+  }
+
+  #shown = () => {
+    if (document.visibilityState === "visible" && (this.state === "known" || this.state === "asked")) {
+      this.#ask();
+    }
+  };
+
+  async #ask() {
+    if (this.#isAsking) {
+      return;
+    }
+    this.#isAsking = true;
+    clearTimeout(this.#timer);
+    try {
+      await this.#request();
+    } catch {
+      // The server is away, which the connection shows.
+    }
+    this.#isAsking = false;
+    if (this.state !== "absent" && !this.#closed.signal.aborted) {
+      this.#timer = setTimeout(() => document.visibilityState === "visible" && this.#ask(), EVERY);
+    }
+  }
+
+  async #request() {
+    const signal = AbortSignal.any([this.#closed.signal, AbortSignal.timeout(ANSWER_WITHIN)]);
+    const response = await fetch(new URL("api/v1/instances", HERE.root), { headers: this.#session.headers, signal });
+    if (response.status === 404) {
+      this.#become("absent", new Map());
+    } else if (response.ok) {
+      this.#become("known", ordered((await response.json()).instances));
+    }
+  }
+
+  #become(state, instances) {
+    this.state = state;
+    this.instances = instances;
+    if (!this.#closed.signal.aborted) {
+      this.#onChange();
+    }
+  }
+}
+
+function ordered(instances) {
+  return new Map(
+    instances
+      .filter((one) => typeof one.instance === "string")
+      .sort((a, b) => (a.instance < b.instance ? -1 : 1))
+      .map((one) => [one.instance, one]),
+  );
+}
+
+/** How an appliance is, as a word, an icon and a tone. `isWell` is false if it needs a look. Pure. */
+export function healthOf(one, now) {
+  const seen = moment(one.last_seen);
+  if (!one.online) {
+    const word = seen === null ? "never seen" : `silent for ${brief(now - seen)}`;
+    return { isWell: false, word, shape: "cross", tone: "bad" };
+  }
+  if (one.database === "down") {
+    return { isWell: false, word: "database away", shape: "alert", tone: "warn" };
+  }
+  const lag = Number.isFinite(one.lag_seconds) ? one.lag_seconds : 0;
+  if (one.database === "stale" || lag >= BEHIND) {
+    return { isWell: false, word: lag > 0 ? `${brief(lag * 1000)} behind` : "behind", shape: "alert", tone: "warn" };
+  }
+  return { isWell: true, word: "live", shape: "dot", tone: "good" };
+}
+
+/** "12 s", "3 min", "2 h 05 min". */
+export function brief(milliseconds) {
+  return milliseconds < 60_000 ? `${Math.max(0, Math.floor(milliseconds / 1000))} s` : roughly(milliseconds);
+}

@@ -1,0 +1,184 @@
+"""The page of a gateway: the appliances of a fleet, their health, and the jobs of each."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.support.browser import expect
+from tests.support.fleet_server import appliance, serving_fleet
+from tests.support.page_server import document, stamp, step
+
+
+def known(fake, *jobs) -> None:
+    fake.jobs.update({job["job_id"]: job for job in jobs})
+
+
+def rows(page):
+    return page.get_by_role("list", name="Jobs").get_by_role("listitem")
+
+
+def chip(page, name):
+    return page.get_by_role("group", name="Appliance").get_by_role("button", name=name)
+
+
+async def names(page) -> list[str]:
+    return list(await rows(page).locator("b:first-child").all_inner_texts())
+
+
+@pytest.fixture
+async def fleet():
+    async with serving_fleet(appliance("dc1"), appliance("dc2"), appliance("dc3")) as gateway:
+        yield gateway
+
+
+async def test_jobs_name_their_appliance_which_chips_filter_and_a_head_groups(fleet, page):
+    known(
+        fleet,
+        document("a", ago=10, instance="dc2"),
+        document("b", "failed", ago=20, instance="dc1", error="full"),
+        document("c", ago=30, instance="dc1"),
+        document("d", "failed", ago=40, instance="dc2", error="full"),
+    )
+    await page.goto(fleet.url)
+    await expect(rows(page)).to_have_count(4)
+    assert await names(page) == ["vm-b", "vm-d", "vm-a", "vm-c"]  # equal failures of two appliances are two rows
+    assert await page.locator(".row-appliance").all_inner_texts() == ["dc1", "dc2", "dc2", "dc1"]
+    await page.get_by_role("button", name="Appliance", exact=True).click()
+    await expect(page.locator(".is-first-of-group")).to_have_count(2)
+    assert await names(page) == ["vm-b", "vm-c", "vm-d", "vm-a"]
+    await chip(page, "dc2").click()
+    await expect(rows(page)).to_have_count(2)
+    await expect(page.get_by_role("button", name="Failed")).to_contain_text("1")
+    await expect(chip(page, "dc1")).to_contain_text("2")  # not filtered by the choice itself
+    assert page.url.endswith("#/?instance=dc2&sort=appliance")
+    await page.set_viewport_size({"width": 360, "height": 740})
+    await expect(rows(page).first.locator(".row-where")).to_be_visible()
+    assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+async def test_a_fleet_without_jobs_shows_its_appliances_and_asks_for_them_again(fleet, page):
+    await page.clock.install()
+    await page.goto(fleet.url)
+    await expect(chip(page, "dc3")).to_be_visible()
+    fleet.instances.append(appliance("dc4"))
+    await page.clock.run_for(6000)
+    await expect(chip(page, "dc4")).to_be_visible()
+
+
+async def test_a_silent_appliance_has_a_banner_and_the_time_of_its_jobs_stands(fleet, page):
+    known(fleet, document("a", ago=600, instance="dc1"), document("b", ago=600, instance="dc2"))
+    fleet.instances[0] = appliance("dc1", online=False, last_seen=stamp(300))
+    fleet.instances[1] = appliance("dc2", database="down", error="connection refused")
+    fleet.instances[2] = appliance("dc3", lag_seconds=42.0)
+    await page.goto(fleet.url)
+    await expect(chip(page, "dc1")).to_contain_text("silent for 5 min")
+    await expect(chip(page, "dc2")).to_contain_text("database away")
+    await expect(chip(page, "dc3")).to_contain_text("42 s behind")
+    await expect(page.locator(".silent-banner")).to_contain_text("The collector of dc1 is silent for 5 min")
+    await expect(rows(page).filter(has_text="vm-a").locator(".row-elapsed")).to_have_text("5 min 00 s")
+    await expect(rows(page).filter(has_text="vm-b").locator(".row-elapsed")).to_have_text(re.compile("^10 min"))
+    await page.goto(f"{fleet.url}/#/jobs/a")
+    await expect(page.locator(".elapsed")).to_have_text("5 min 00 s")
+    await page.goto(f"{fleet.url}/#/i/dc2/jobs/b")
+    await expect(page.get_by_role("heading", level=1)).to_have_text("vm-b")
+    await expect(page.locator(".silent-banner")).to_have_count(0)  # it is about another appliance
+    await page.goto(fleet.url)
+    await page.get_by_role("button", name="Health").click()
+    table = page.get_by_role("table", name="Health of the appliances")
+    await expect(table.get_by_role("row", name="dc2")).to_contain_text("connection refused")
+    await expect(table.get_by_role("row", name="dc3")).to_contain_text("1.2.3")
+    fleet.instances[0] = appliance("dc1")
+    await expect(page.locator(".silent-banner")).to_have_count(0, timeout=15_000)
+
+
+async def test_the_address_of_a_job_names_its_appliance_and_opens_the_one_there(fleet, page, context):
+    """Two appliances have a job with the same external ID."""
+    ids = ["unified-live-failover-pgtest2-1758553933"]
+    steps = [step(1, "snapshot")]
+    known(
+        fleet,
+        document("here", "completed", external_ids=ids, instance="dc1", metadata={"vm_name": "one"}, steps=steps),
+        document("there", external_ids=ids, instance="dc2", metadata={"vm_name": "two"}),
+    )
+    line = {"event_id": 7, "level": "INFO", "message": "done", "step_id": None, "attrs": {}, "at": stamp(40)}
+    fleet.events["here"] = [line]
+    await page.goto(fleet.url)
+    await rows(page).filter(has_text="one").get_by_role("link").click()
+    await expect(page.get_by_role("heading", level=1)).to_have_text("one")
+    assert page.url == f"{fleet.url}/#/i/dc1/jobs/here"
+    await expect(page.locator(".job-what")).to_contain_text("on dc1")
+    await expect(page.locator(".log")).to_contain_text("done")
+    assert fleet.paths == ["/ws", "/i/dc1/ws"]
+    await context.grant_permissions(["clipboard-read", "clipboard-write"])
+    await page.get_by_role("button", name="Copy link").first.click()
+    await expect(page.locator(".job-tools .copied")).to_be_visible()
+    link = await page.evaluate("navigator.clipboard.readText()")
+    assert link == f"{fleet.url}/#/i/dc1/jobs/{ids[0]}"
+    await page.get_by_role("link", name="All jobs", exact=True).click()
+    await expect(rows(page)).to_have_count(2)
+    assert fleet.connections == 1  # that of the appliance has ended
+
+    other = await context.new_page()
+    await other.goto(link)
+    await expect(other.get_by_role("heading", level=1)).to_have_text("one")
+    assert fleet.paths[2:] == ["/i/dc1/ws"]
+    await other.goto(f"{fleet.url}/#/jobs/{ids[0]}")
+    await expect(other.get_by_role("heading", level=1)).to_have_text("two")  # of all appliances, the newest
+    await other.goto(f"{fleet.url}/#/i/dc2/jobs/nobody")
+    await expect(other.get_by_text("No job of dc2 has this ID yet")).to_be_visible()
+
+
+async def test_the_page_of_one_appliance_shows_it_alone_and_leads_to_all(fleet, page):
+    known(fleet, document("a", instance="dc1"), document("b", instance="dc2"))
+    await page.goto(f"{fleet.url}/i/dc1/")
+    await expect(rows(page)).to_have_count(1)
+    await expect(page.locator(".row-appliance, .appliances")).to_have_count(0)
+    await expect(page.locator(".own-appliance")).to_contain_text("dc1")
+    await rows(page).get_by_role("link").click()
+    await expect(page.get_by_role("heading", level=1)).to_have_text("vm-a")
+    assert page.url == f"{fleet.url}/i/dc1/#/jobs/a"
+    assert fleet.paths == ["/i/dc1/ws"]
+    await page.get_by_role("link", name="All appliances").click()
+    await expect(rows(page)).to_have_count(2)
+
+
+async def test_the_search_asks_the_chosen_appliances_and_enter_opens_the_job_on_its_own(fleet, page):
+    old = [document(f"old-{n}", "completed", ago=9e5, instance=n, error="no volume") for n in ("dc1", "dc2")]
+    fleet.archive = [old]
+    await page.goto(f"{fleet.url}/#/?instance=dc2")
+    box = page.get_by_role("searchbox")
+    await box.fill("volume")
+    await expect(rows(page)).to_have_count(1)
+    assert [search.split("?")[1] for search in fleet.searches] == ["text=volume&limit=100&instance=dc2"]
+    await box.press("Enter")
+    await expect(page.get_by_role("heading", name="Searching for this ID").or_(
+        page.get_by_role("heading", name="Waiting for this ID"))).to_be_visible()
+    assert page.url == f"{fleet.url}/#/i/dc2/jobs/old-dc2"
+
+
+async def test_a_vm_has_a_page_on_its_appliance_and_one_on_all(fleet, page):
+    jobs = [document(f"on-{n}", instance=n, metadata={"vm_name": "pgtest2"}) for n in ("dc1", "dc2")]
+    known(fleet, *jobs)
+    fleet.archive = [jobs]
+    await page.goto(f"{fleet.url}/#/i/dc1/jobs/on-dc1")
+    await page.get_by_role("link", name="All jobs of pgtest2").click()
+    assert page.url == f"{fleet.url}/#/i/dc1/entities/pgtest2"
+    runs = page.locator(".entity .runs tbody tr")
+    await expect(runs).to_have_count(1)
+    await page.get_by_role("link", name="pgtest2 on all appliances").click()
+    await expect(runs).to_have_count(2)
+    assert sorted(await page.locator(".run-where").all_inner_texts()) == ["dc1", "dc2"]
+
+
+async def test_a_daemon_without_a_cluster_is_asked_for_no_appliance_and_shows_none(fake, page):
+    known(fake, document("a"))
+    requested: list[str] = []
+    page.on("request", lambda request: requested.append(request.url))
+    await page.goto(fake.url)
+    await expect(rows(page)).to_have_count(1)
+    await rows(page).get_by_role("link").click()
+    await expect(page.get_by_role("heading", level=1)).to_have_text("vm-a")
+    assert not [url for url in requested if "instances" in url]
+    await expect(page.get_by_text("Appliance")).to_have_count(0)

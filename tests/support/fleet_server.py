@@ -1,0 +1,91 @@
+"""A fake gateway: the fake daemon, with jobs of several appliances, their health, and `/i/<instance>/` for each."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+from aiohttp import web
+
+from correlator.sinks.http.server import HEADERS
+from correlator.sinks.http.static import mark_gateway
+from correlator.web import files
+from tests.support.page_server import Document, PageServer, stamp
+
+PREFIX = "/i/{instance}"
+
+
+def appliance(name: str, **more: Any) -> Document:
+    """A row of ``GET /api/v1/instances``: an appliance that is well."""
+    return {
+        "instance": name,
+        "online": True,
+        "database": "live",
+        "error": None,
+        "lag_seconds": 0.0,
+        "last_seen": stamp(),
+        "version": "1.2.3",
+        "jobs": 1,
+    } | more
+
+
+class FleetServer(PageServer):
+    """`instances`: the rows of ``GET /api/v1/instances``. `asked`: the requests for them."""
+
+    def __init__(self, *instances: Document, **options: Any) -> None:
+        super().__init__(**options)
+        self.instances = list(instances)
+        self.asked = 0
+        self.searches: list[str] = []
+        """The queries of all requests for pages of jobs."""
+        self.paths: list[str] = []
+        """The paths of all websockets."""
+
+    def _routes(self) -> list[web.RouteDef]:
+        routes = super()._routes()
+        own = [web.RouteDef(r.method, PREFIX + r.path, r.handler, r.kwargs) for r in routes]
+        return [*routes, web.get("/api/v1/instances", self._instances), *own]
+
+    async def _instances(self, request: web.Request) -> web.Response:
+        del request
+        self.asked += 1
+        return web.json_response({"instances": self.instances})
+
+    async def _websocket(self, request: web.Request) -> web.WebSocketResponse:
+        self.paths.append(request.path)
+        return await super()._websocket(request)
+
+    def _wanted(self, message: Document, request: web.Request) -> Document:
+        own = request.match_info.get("instance")
+        return message if own is None else message | {"instance": [own]}
+
+    def _path(self, request: web.Request) -> str:
+        own = request.match_info.get("instance")
+        return request.path if own is None else request.path.removeprefix(f"/i/{own}")
+
+    async def _file(self, request: web.Request) -> web.Response:
+        response = await super()._file(request)
+        if files()[self._path(request)][0] != "index.html":
+            return response
+        assert isinstance(response.body, bytes)
+        return web.Response(
+            body=mark_gateway(response.body), content_type="text/html", charset="utf-8", headers=HEADERS
+        )
+
+    def _page(self, request: web.Request) -> Document:
+        self.searches.append(request.path_qs)
+        page = super()._page(request)
+        own = [request.match_info["instance"]] if "instance" in request.match_info else []
+        wanted = own or request.query.getall("instance", [])
+        return page | {"jobs": [job for job in page["jobs"] if not wanted or job.get("instance") in wanted]}
+
+
+@contextlib.asynccontextmanager
+async def serving_fleet(*instances: Document) -> AsyncIterator[FleetServer]:
+    fake = FleetServer(*instances)
+    await fake.start()
+    try:
+        yield fake
+    finally:
+        await fake.stop()
