@@ -113,6 +113,9 @@ def demo(port: int | None, rate: float, directory: Path | None, mqtt: bool) -> N
 @click.option("--operation", multiple=True, help="Only jobs with this operation.")
 @click.option("--context", "context_id", multiple=True, metavar="ID", help="Only jobs with this context ID.")
 @click.option(
+    "--instance", multiple=True, metavar="NAME", help="Only jobs of this appliance, at a gateway; may be repeated."
+)
+@click.option(
     "-q", "text", default="", metavar="TEXT", help="Only jobs with this text in an ID or in the machine's name."
 )
 @click.option("--since", type=Since(), metavar="WHEN", help="Only jobs started since: 2h, 7d, or a time.")

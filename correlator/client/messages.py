@@ -25,6 +25,7 @@ class Wanted(Struct, frozen=True, omit_defaults=True):
     status: tuple[str, ...] | None = None
     job_type: tuple[str, ...] | None = None
     context_id: tuple[str, ...] | None = None
+    instance: tuple[str, ...] | None = None
     logs: Level | None = None
 
 

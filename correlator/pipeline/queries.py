@@ -28,7 +28,8 @@ class JobQuery(Struct, frozen=True):
     """A filter of jobs: OR inside a member, AND between them; an empty member does not filter.
 
     `text`: in any ID or in the VM's name. `words`: each also in the operation, in the name of a step, or in an error.
-    Both are compared without regard to case. `vm_name`: exactly this one.
+    Both are compared without regard to case. `vm_name`: exactly this one. `instance`: appliances, at a gateway; an
+    archive of one appliance ignores it.
     """
 
     status: frozenset[str] = frozenset()
@@ -36,6 +37,7 @@ class JobQuery(Struct, frozen=True):
     operation: frozenset[str] = frozenset()
     context_id: frozenset[str] = frozenset()
     parent_job_id: frozenset[str] = frozenset()
+    instance: frozenset[str] = frozenset()
     text: str = ""
     words: frozenset[str] = frozenset()
     vm_name: str = ""
@@ -49,6 +51,7 @@ class JobQuery(Struct, frozen=True):
             and (not self.operation or view.operation in self.operation)
             and (not self.context_id or view.context_id in self.context_id)
             and (not self.parent_job_id or view.parent_job_id in self.parent_job_id)
+            and (not self.instance or shown.instance in self.instance)
             and (self.since is None or (view.started_at or 0) >= self.since)
             and (not self.vm_name or job_view.vm_name(view) == self.vm_name)
             and (not self.text or _mention(_names(view), (self.text,)))

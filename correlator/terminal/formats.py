@@ -50,6 +50,11 @@ def vm_name(job: Document) -> str:
     return found if isinstance(found, str) else ""
 
 
+def instance(job: Document) -> str:
+    """The appliance of a job of a gateway; "" elsewhere."""
+    return str(job.get("instance") or "")
+
+
 def percent(job: Document) -> float:
     return float((job.get("progress") or {}).get("percent") or 0.0)
 

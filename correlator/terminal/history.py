@@ -17,7 +17,7 @@ from correlator.errors import NotFound
 from correlator.jobs import trends
 from correlator.jobs.trends import Run, Trend
 from correlator.terminal import formats, table
-from correlator.terminal.listing import Form
+from correlator.terminal.listing import Form, plain_lines
 from correlator.terminal.theme import STYLES, Theme, console_on, print_error, theme_for
 
 __all__ = ["Form", "history"]
@@ -45,9 +45,7 @@ async def history(client: Client, name: str, limit: int, form: Form, stdout: Tex
             operations = [as_object(trend) for trend in found]
             stdout.write(formats.as_json({"entity": name, "operations": operations, "jobs": jobs}, indent=2) + "\n")
         case "plain":
-            if form.header:
-                stdout.write(table.header() + "\n")
-            stdout.writelines(table.plain(job, now, theme) + "\n" for job in jobs)
+            stdout.writelines(line + "\n" for line in plain_lines(jobs, form, theme))
         case "table":
             console = console_on(stdout)
             for line in above(name, jobs, found, theme):
@@ -88,22 +86,29 @@ def _table(jobs: Sequence[Document], width: int, now: float, theme: Theme) -> Ta
     for job in jobs:
         seconds = formats.elapsed(job, now) or 0.0
         longest[job.get("operation")] = max(longest.get(job.get("operation"), 0.0), seconds)
-    wide = width >= 80
+    wide, fleet = width >= 80, table.is_fleet(jobs)
     drawn = Table(box=None, padding=(0, 1, 0, 0), header_style="dim", width=width, pad_edge=False)
-    for column, ratio in (("STARTED", None), ("STATUS", None), ("OPERATION", 2), ("TIME", None), ("", None), ("ID", 3)):
-        if column or wide:
+    columns = (
+        ("STARTED", None), ("STATUS", None), ("APPLIANCE", 1), ("OPERATION", 2), ("TIME", None), ("", None), ("ID", 3),
+    )  # fmt: skip
+    for column, ratio in columns:
+        if (column or wide) and (column != "APPLIANCE" or (wide and fleet)):
             drawn.add_column(column if wide or column != "ID" else "", no_wrap=True, ratio=ratio, overflow="ellipsis")
     for job in jobs:
-        drawn.add_row(*_cells(job, longest, now, theme, wide=wide))
+        drawn.add_row(*_cells(job, longest, now, theme, wide=wide, fleet=fleet))
     return drawn
 
 
-def _cells(job: Document, longest: dict[object, float], now: float, theme: Theme, *, wide: bool) -> Iterator[Text]:
+def _cells(
+    job: Document, longest: dict[object, float], now: float, theme: Theme, *, wide: bool, fleet: bool
+) -> Iterator[Text]:
     status, seconds = str(job.get("status")), formats.elapsed(job, now)
     began = moment(job.get("started_at"))
     yield Text(f"{began.astimezone():{'%Y-%m-%d %H:%M:%S' if wide else '%m-%d %H:%M'}}" if began is not None else "-")
     word = Text.assemble(theme.mark(status), " ", (theme.clean(status), STYLES.get(status, "")))
     yield word if wide else theme.mark(status)
+    if wide and fleet:
+        yield Text(theme.clean(formats.instance(job)))
     yield Text(theme.clean(job.get("operation")))
     yield Text(formats.duration(seconds, fine=True))
     if wide:

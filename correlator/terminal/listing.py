@@ -51,6 +51,7 @@ class Query(Struct, frozen=True):
     job_type: tuple[str, ...] = ()
     operation: tuple[str, ...] = ()
     context_id: tuple[str, ...] = ()
+    instance: tuple[str, ...] = ()
     text: str = ""
     since: str | None = None
     state: tuple[str, ...] = ()
@@ -63,6 +64,7 @@ class Query(Struct, frozen=True):
             "job_type": self.job_type,
             "operation": self.operation,
             "context_id": self.context_id,
+            "instance": self.instance,
             "q": self.text,
             "since": self.since,
         }
@@ -70,7 +72,12 @@ class Query(Struct, frozen=True):
 
     def wanted(self) -> Wanted:
         """The subscription for this filter. It has fewer members; `admits` applies the others."""
-        return Wanted(status=self._status or None, job_type=self.job_type or None, context_id=self.context_id or None)
+        return Wanted(
+            status=self._status or None,
+            job_type=self.job_type or None,
+            context_id=self.context_id or None,
+            instance=self.instance or None,
+        )
 
     def filters(self) -> str:
         """The command-line options that only `admits` applies."""
@@ -108,7 +115,7 @@ async def jobs(client: Client, query: Query, form: Form, stdout: TextIO, stderr:
         case "json":
             stdout.write(formats.as_json(found, indent=2) + "\n")
         case "plain":
-            stdout.writelines(line + "\n" for line in _plain(found, form, theme))
+            stdout.writelines(line + "\n" for line in plain_lines(found, form, theme, fleet=bool(query.instance)))
         case "table":
             console = console_on(stdout)
             console.print(table.table(found, console.width, time.time(), theme))
@@ -143,13 +150,17 @@ class _Lines:
         self._stdout = stdout
         self._theme = theme_for(stdout, os.environ)
         self._changed: set[str] = set()
+        self._fleet: bool | None = None
+        """Whether the lines have the appliance; None until the first jobs are known, which decide it."""
         self._printed: dict[str, int] = {}
         """Job ID → hash of the line that was printed last."""
-        if form.output == "plain" and form.header:
-            stdout.write(table.header() + "\n")
 
     def handle(self, update: Update) -> None:
         self._changed |= update.changed
+        if update.synced and self._fleet is None:
+            self._fleet = bool(self._query.instance) or table.is_fleet(update.jobs.values())
+            if self._form.output == "plain" and self._form.header:
+                self._stdout.write(table.header(fleet=self._fleet) + "\n")
         if update.synced and self._changed:
             jobs = update.jobs if self._query.limit is not None else self._of(update)
             for job in newest(jobs.values(), self._query):
@@ -169,8 +180,9 @@ class _Lines:
         if self._form.output == "json":
             line = key = formats.as_json(job)
         else:
-            line = table.plain(job, now, self._theme)
-            key = table.plain(job, 0.0, self._theme)  # elapsed seconds alone are no change
+            fleet = bool(self._fleet)
+            line = table.plain(job, now, self._theme, fleet=fleet)
+            key = table.plain(job, 0.0, self._theme, fleet=fleet)  # elapsed seconds alone are no change
         job_id = str(job["job_id"])
         if self._printed.get(job_id) != hash(key):
             self._printed[job_id] = hash(key)
@@ -279,8 +291,10 @@ def _place(job: Document) -> tuple[str, str]:
     return job.get("started_at") or "", job.get("job_id") or ""
 
 
-def _plain(found: Iterable[Document], form: Form, theme: Theme) -> Iterator[str]:
+def plain_lines(found: Sequence[Document], form: Form, theme: Theme, *, fleet: bool = False) -> Iterator[str]:
+    """The jobs as lines for scripts, below the column names. `fleet`: with the appliance even where none is named."""
+    fleet = fleet or table.is_fleet(found)
     if form.header:
-        yield table.header()
+        yield table.header(fleet=fleet)
     for job in found:
-        yield table.plain(job, time.time(), theme)
+        yield table.plain(job, time.time(), theme, fleet=fleet)

@@ -79,6 +79,8 @@ def fields(job: Document, now: float, theme: Theme) -> Iterator[Field]:
 
 def _identity(job: Document, theme: Theme) -> Iterator[Field]:
     yield "job_id", _text(theme, job.get("job_id"), "bold")
+    if formats.instance(job):
+        yield "instance", _text(theme, formats.instance(job))
     for external in job.get("external_ids") or ():
         yield "external_id", _text(theme, external)
     for member in ("context_id", "parent_job_id"):

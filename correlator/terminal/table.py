@@ -20,17 +20,25 @@ PLAIN = (
 )  # fmt: skip
 
 
+INSTANCE = "INSTANCE"
+"""The column after these, where jobs name their appliance."""
+
 TIMED = 100
 """Cells from which on the table has the time at which a job may end."""
 
 
-def header() -> str:
+def header(*, fleet: bool = False) -> str:
     """The header line for the lines of `plain`."""
-    return "\t".join(PLAIN)
+    return "\t".join((*PLAIN, INSTANCE) if fleet else PLAIN)
 
 
-def plain(job: Document, now: float, theme: Theme) -> str:
-    """One job as the tab-separated columns of `PLAIN`; a dash for an unknown value.
+def is_fleet(found: Iterable[Document]) -> bool:
+    """True if one of the jobs names its appliance."""
+    return any(map(formats.instance, found))
+
+
+def plain(job: Document, now: float, theme: Theme, *, fleet: bool = False) -> str:
+    """One job as the tab-separated columns of `PLAIN`; a dash for an unknown value. `fleet`: with its appliance.
 
     `now`: seconds since 1970 by the daemon's clock; the elapsed time of a running job ends there.
     """
@@ -49,12 +57,13 @@ def plain(job: Document, now: float, theme: Theme) -> str:
         job.get("error"),
         forecast.get("state"),
         *(forecasts.utc_clock(at) if (at := moment(ends.get(name))) is not None else None for name in ("p50", "p90")),
+        *((formats.instance(job),) if fleet else ()),
     )
     return "\t".join(theme.clean(column) or "-" for column in columns)
 
 
 _COLUMNS: Mapping[str, int] = {
-    "status": 0, "vm": 0, "operation": 60, "progress": 30, "left": 64, "step": 90, "elapsed": 36, "age": 100, "id": 70,
+    "status": 0, "vm": 0, "instance": 50, "operation": 60, "progress": 30, "left": 64, "step": 90, "elapsed": 36, "age": 100, "id": 70,
     "external": 150,
 }  # fmt: skip
 """Column name → the least terminal width at which it is shown."""
@@ -62,7 +71,7 @@ _COLUMNS: Mapping[str, int] = {
 _FORECAST_CELLS = 20
 """Cells that the column "left" takes from others. A wide terminal must be wider by that to show all of an ID."""
 
-_FLEXIBLE = ("vm", "operation", "external", "step")
+_FLEXIBLE = ("vm", "instance", "operation", "external", "step")
 """The columns that share what the others leave. Each is as wide as its longest text, or as the others allow."""
 
 _STEP_SHARE = 0.35
@@ -74,18 +83,19 @@ _GAP = 1
 _SHORT = {"vm": "VM", "progress": "   %", "elapsed": "TIME"}
 """Headers of columns in a terminal narrower than 60 cells."""
 
-_NAMES = {"step": "STEP / ERROR", "external": "EXTERNAL ID"}
+_NAMES = {"instance": "APPLIANCE", "step": "STEP / ERROR", "external": "EXTERNAL ID"}
 
 
 def table(found: Iterable[Document], width: int, now: float, theme: Theme) -> Table:
     """The jobs as a table of at most `width` cells; a wider terminal shows more columns."""
     jobs = list(found)
     forecast = any(job.get("forecast") for job in jobs)
+    absent = {name for name, shown in (("left", forecast), ("instance", is_fleet(jobs))) if not shown}
     wide = width - (_FORECAST_CELLS if forecast else 0)
     columns = [
         name
         for name, least in _COLUMNS.items()
-        if (wide if name == "external" else width) >= least and (forecast or name != "left")
+        if (wide if name == "external" else width) >= least and name not in absent
     ]
     headers = {name: _heading(name, width, now) for name in columns}
     rows = [_cells(job, width, now, theme, full_ids=wide >= 120) for job in jobs]
@@ -144,6 +154,7 @@ def _cells(job: Document, width: int, now: float, theme: Theme, *, full_ids: boo
     return {
         "status": words,
         "vm": Text(theme.clean(formats.vm_name(job) or "-"), style="bold" if status == "running" else ""),
+        "instance": Text(theme.clean(formats.instance(job))),
         "operation": Text(theme.clean(job.get("operation"))),
         "progress": Text.assemble(bar, f" {int(share):3d}%" if width >= 60 else f"{int(share):3d}%"),
         "left": Text(forecasts.short_outlook(job, now, clock if width >= TIMED else None), style="dim"),

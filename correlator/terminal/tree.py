@@ -84,6 +84,8 @@ def _title(branch: Branch, job: Document, frame: Frame) -> Text:
     theme, status = frame.theme, str(job.get("status"))
     subject = theme.clean(formats.vm_name(job) or job.get("job_id"))
     left = Text.assemble(theme.mark(status), " ", (subject, "bold"), "  ", theme.clean(job.get("operation")))
+    if where := theme.clean(formats.instance(job)):
+        left.append(f"  on {where}", "dim")
     notes = [*forecasts.conditions(job), *(["deleted"] if branch.deleted else [])]
     words = ", ".join((theme.clean(status), *notes))
     return theme.row(left, Text(words, style=STYLES.get(status, "")), frame.width)

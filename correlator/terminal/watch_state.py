@@ -122,7 +122,8 @@ class WatchedId:
             after = f" after {took}" if status in _ENDINGS and took else ""
             if beside := forecasts.comparison(job):
                 after += f" ({beside})"
-            what = " ".join(str(part) for part in (job.get("operation"), formats.vm_name(job)) if part)
+            where = f"on {formats.instance(job)}" if formats.instance(job) else ""
+            what = " ".join(str(part) for part in (job.get("operation"), formats.vm_name(job), where) if part)
             yield WatchEvent(self.name, job_id, "job", at, f"{what} {status}{after}{error_text}".strip(), status)
         elif error and error != self._error:
             yield WatchEvent(self.name, job_id, "error", job.get("updated_at"), f"error{error_text}", status)

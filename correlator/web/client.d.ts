@@ -131,6 +131,8 @@ export interface Wanted {
   status?: string[];
   job_type?: string[];
   context_id?: string[];
+  /** Names of appliances, at a gateway. */
+  instance?: string[];
   /** The lowest level of log lines, which are passed to `onLog` only. */
   logs?: Level;
 }

@@ -153,8 +153,11 @@ async def test_the_search_asks_the_chosen_appliances_and_enter_opens_the_job_on_
     await expect(rows(page)).to_have_count(1)
     assert [search.split("?")[1] for search in fleet.searches] == ["text=volume&limit=100&instance=dc2"]
     await box.press("Enter")
-    await expect(page.get_by_role("heading", name="Searching for this ID").or_(
-        page.get_by_role("heading", name="Waiting for this ID"))).to_be_visible()
+    await expect(
+        page.get_by_role("heading", name="Searching for this ID").or_(
+            page.get_by_role("heading", name="Waiting for this ID")
+        )
+    ).to_be_visible()
     assert page.url == f"{fleet.url}/#/i/dc2/jobs/old-dc2"
 
 

@@ -12,7 +12,7 @@ test("after two failed event streams it polls every 5 s, IDs with ETags and filt
     const etag = `"e1-${held.x.rev}"`;
     return headers["if-none-match"] === etag ? [304, undefined, { ETag: etag }] : [200, held.x, { ETag: etag }];
   };
-  const what = [["gui/1", "later"], { status: ["running"], job_type: ["failover"] }];
+  const what = [["gui/1", "later"], { status: ["running"], job_type: ["failover"], instance: ["dc1"] }];
   const { client, clock, fetch, followed } = await polling(what, { answer });
   await clock.pass(20);
   const [ids, filter] = followed;
@@ -28,7 +28,7 @@ test("after two failed event streams it polls every 5 s, IDs with ETags and filt
     [
       ["/api/v1/jobs/gui%2F1", '"e1-3"'],
       ["/api/v1/jobs/later", undefined],
-      ["/api/v1/jobs?limit=500&steps=1&status=running&job_type=failover", undefined],
+      ["/api/v1/jobs?limit=500&steps=1&status=running&job_type=failover&instance=dc1", undefined],
     ],
   );
   assert.deepEqual([ids.job("x"), filter.job("x")], [before[2], before[2]]); // nothing changed

@@ -49,6 +49,7 @@ class Subscribe(Struct, tag_field="type", tag="subscribe", frozen=True):
     status: list[JobStatus] | None = None
     job_type: _Names | None = None
     context_id: _Names | None = None
+    instance: _Names | None = None
     logs: Level | None = None
     resume: bool | None = None
 

@@ -43,7 +43,7 @@ ASK_EVERY = 1.0
 
 _STATUSES: Final = [s.value for s in Status if s is not Status.SKIPPED]
 _OF_LINES: Final = ("level", "step", "q", "since")
-_FILTERS: Final = ("status", "job_type", "operation", "context_id", "parent_job_id")
+_FILTERS: Final = ("status", "job_type", "operation", "context_id", "parent_job_id", "instance")
 
 
 class Rest:
@@ -178,6 +178,7 @@ def _query(request: web.Request) -> JobQuery:
         operation=chosen["operation"],
         context_id=chosen["context_id"],
         parent_job_id=chosen["parent_job_id"],
+        instance=chosen["instance"],
         text=request.query.get("q", ""),
         words=words,
         since=since,

@@ -92,7 +92,7 @@ class EventStreams:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """``GET /api/v1/stream``."""
-        known(request, ("id", "status", "job_type", "context_id", "logs"))
+        known(request, ("id", "status", "job_type", "context_id", "instance", "logs"))
         wanted, level = _wanted(request), _level(request)
         with self._access.admitted(request) as refused:
             if self._hub.draining:
@@ -178,7 +178,12 @@ def _wanted(request: web.Request) -> Filter:
     status = values(request, "status")
     if wrong := sorted(status - _STATUSES):
         raise BadRequest(f"status={wrong[0]!r}: expected one of {', '.join(sorted(_STATUSES))}")
-    query = JobQuery(status=status, job_type=values(request, "job_type"), context_id=values(request, "context_id"))
+    query = JobQuery(
+        status=status,
+        job_type=values(request, "job_type"),
+        context_id=values(request, "context_id"),
+        instance=values(request, "instance"),
+    )
     return Filter(query, jobs)
 
 

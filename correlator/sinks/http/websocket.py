@@ -239,6 +239,7 @@ class Websockets:
                 status=frozenset(message.status or ()),
                 job_type=frozenset(message.job_type or ()),
                 context_id=frozenset(message.context_id or ()),
+                instance=frozenset(message.instance or ()),
             ),
             frozenset(message.jobs) if message.jobs is not None else None,
         )

@@ -92,7 +92,7 @@ export function polling({ environment: { clock }, request, receive, end }) {
 
 /** @param {Job} job @param {Wanted} wanted */
 function matches(job, wanted) {
-  return /** @type {const} */ (["status", "job_type", "context_id"]).every(
+  return /** @type {const} */ (["status", "job_type", "context_id", "instance"]).every(
     (member) => !wanted[member]?.length || wanted[member].includes(/** @type {any} */ (job[member])),
   );
 }

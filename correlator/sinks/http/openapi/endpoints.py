@@ -120,6 +120,9 @@ LISTED: Final = "Repeated, or with commas between."
 STATUS: Final = Parameter("status", list[JobStatus], f"Jobs that have one of these. {LISTED}")
 JOB_TYPE: Final = Parameter("job_type", list[str], f"Jobs of one of these types. {LISTED}")
 CONTEXT_ID: Final = Parameter("context_id", list[str], f"Jobs of one of these contexts. {LISTED}")
+INSTANCE: Final = Parameter(
+    "instance", list[str], f"Jobs of one of these appliances, at a gateway; elsewhere no job has one. {LISTED}"
+)
 LIMIT: Final = Parameter(
     "limit", Annotated[int, Meta(ge=1, le=MAX_LIMIT)], f"Most items per page; {DEFAULT_LIMIT} by default."
 )
@@ -137,6 +140,7 @@ ENDPOINTS: Final = (
             Parameter("operation", list[str], f"Jobs of one of these operations. {LISTED}"),
             CONTEXT_ID,
             Parameter("parent_job_id", list[str], f"Children of one of these jobs. {LISTED}"),
+            INSTANCE,
             Parameter(
                 "q",
                 str,
@@ -297,6 +301,7 @@ ENDPOINTS: Final = (
             STATUS,
             JOB_TYPE,
             CONTEXT_ID,
+            INSTANCE,
             Parameter("logs", Level, "Log lines too, of at least this level."),
             Parameter(
                 "Last-Event-ID",
