@@ -132,7 +132,7 @@ async def follow_jobs(client: Client, query: Query, form: Form, stdout: TextIO, 
         with Screen(console_on(stdout)) as screen:
             await _follow_table(client, query, screen, theme_for(stdout, os.environ))
         return
-    lines, printed_note = _Lines(query, form, stdout), ""
+    lines, printed_note = FollowedLines(query, form, stdout), ""
     async with contextlib.aclosing(client.follow(query.wanted())) as updates:
         async for update in updates:
             lines.handle(update)
@@ -141,7 +141,7 @@ async def follow_jobs(client: Client, query: Query, form: Form, stdout: TextIO, 
                 print_error(stderr, printed_note or "connected again")
 
 
-class _Lines:
+class FollowedLines:
     """Prints one line for each visible change, as JSON or columns. The work is proportional to the changed jobs."""
 
     def __init__(self, query: Query, form: Form, stdout: TextIO) -> None:

@@ -63,8 +63,8 @@ def plain(job: Document, now: float, theme: Theme, *, fleet: bool = False) -> st
 
 
 _COLUMNS: Mapping[str, int] = {
-    "status": 0, "vm": 0, "instance": 50, "operation": 60, "progress": 30, "left": 64, "step": 90, "elapsed": 36, "age": 100, "id": 70,
-    "external": 150,
+    "status": 0, "vm": 0, "instance": 50, "operation": 60, "progress": 30, "left": 64, "step": 90,
+    "elapsed": 36, "age": 100, "id": 70, "external": 150,
 }  # fmt: skip
 """Column name → the least terminal width at which it is shown."""
 

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from correlator.client.replica import Update
 from correlator.terminal import tree
-from correlator.terminal.listing import Form, Query, _Lines, plain_lines
+from correlator.terminal.listing import Form, Query, FollowedLines, plain_lines
 from correlator.terminal.show import fields
 from correlator.terminal.table import header, plain, table
 from correlator.terminal.theme import Theme
@@ -27,7 +27,7 @@ def rendered(jobs: list[Any], width: int) -> list[str]:
 
 def followed(query: Query, *updates: Update) -> list[str]:
     out = io.StringIO()
-    lines = _Lines(query, FORM, out)
+    lines = FollowedLines(query, FORM, out)
     for one in updates:
         lines.handle(one)
     return out.getvalue().splitlines()
@@ -49,7 +49,7 @@ def test_plain_lines_end_with_the_appliance_where_one_is_named_or_asked_for():
         ["dc1"],
         ["-"],
     ]
-    assert list(plain_lines([none], FORM, Theme()))[0] == header()
+    assert next(plain_lines([none], FORM, Theme())) == header()
     assert list(plain_lines([], FORM, Theme(), fleet=True)) == [header(fleet=True)]
     assert plain(named, NOW, Theme()) == plain(none | {"job_id": named["job_id"]}, NOW, Theme())
 
