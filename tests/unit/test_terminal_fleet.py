@@ -9,7 +9,7 @@ from rich.console import Console
 
 from correlator.client.replica import Update
 from correlator.terminal import tree
-from correlator.terminal.listing import Form, Query, FollowedLines, plain_lines
+from correlator.terminal.listing import FollowedLines, Form, Query, plain_lines
 from correlator.terminal.show import fields
 from correlator.terminal.table import header, plain, table
 from correlator.terminal.theme import Theme

@@ -112,7 +112,7 @@ function ordered(instances) {
   );
 }
 
-/** How an appliance is, as a word, an icon and a tone. `isWell` is false if it needs a look. Pure. */
+/** How an appliance is, as a word, an icon and a tone. `isWell` is false if something is wrong. Pure. */
 export function healthOf(one, now) {
   const seen = moment(one.last_seen);
   if (!one.online) {

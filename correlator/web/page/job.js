@@ -114,7 +114,7 @@ function Waiting({ id, instance, synced }) {
     ${
       synced &&
       html`<p class="soft">No job${instance !== "" && ` of ${instance}`} has this ID yet. It appears here as soon as it starts.</p>
-      ${instance !== "" && html`<p><a href=${jobAddress(id)}>Look for it on all appliances</a></p>`}
+      ${instance !== "" && html`<p><a href=${jobAddress(id)}>Search for it on all appliances</a></p>`}
       <p><a href=${searchAddress(id)}>Search all jobs for this text</a></p>
       <span class="pulse" aria-hidden="true"></span>`
     }
