@@ -146,6 +146,8 @@ class LocalHub(Hub):
     async def page(
         self, query: JobQuery, before: tuple[Micros, str] | None, limit: int, known: Callable[[str], bool]
     ) -> OtherJobs:
+        if query.instance:
+            return OtherJobs((), None)  # the database is of one appliance, and no job in it names that
         found = await self._database.page(query, before, limit, self.index.advance_clock, known)
         jobs = [shown for reading in found.readings if (shown := self.archived(reading)) is not None]
         return OtherJobs(jobs, found.next_before)

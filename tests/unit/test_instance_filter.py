@@ -1,0 +1,102 @@
+"""The filter by appliance: which jobs match, and that a daemon's database is not searched for what it cannot have."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import aiohttp
+import pytest
+
+from correlator.client.client import Client
+from correlator.client.messages import Wanted
+from correlator.jobs.index import Index
+from correlator.jobs.model.facts import Reading, Status
+from correlator.jobs.model.rows import JobRecord
+from correlator.jobs.model.views import JobView, PublishedJob
+from correlator.pipeline.hub import Hub
+from correlator.pipeline.queries import JobQuery, JobsPage
+from tests.support.http_listener import served
+
+NOW = 1_758_550_000_000_000
+
+
+class Searched:
+    """An archive that has no job. `pages`: how often it was asked for a page."""
+
+    def __init__(self) -> None:
+        self.pages = 0
+
+    async def page(self, *_: Any) -> JobsPage:
+        self.pages += 1
+        return JobsPage((), None)
+
+
+@pytest.fixture
+def archive() -> Searched:
+    return Searched()
+
+
+@pytest.fixture
+def hub(archive: Any) -> Hub:
+    """A daemon with one job."""
+    index = Index()
+    index.loading = False
+    index.apply([Reading("j", 1, JobRecord("j", status="running", started_at=NOW), ())], NOW)
+    return Hub(index, archive)
+
+
+@pytest.mark.parametrize(
+    ("instance", "wanted", "matches"),
+    [
+        ("dc1", (), True),
+        ("dc1", ("dc1",), True),
+        ("dc1", ("dc2", "dc1"), True),
+        ("dc1", ("dc2",), False),
+        ("", ("dc1",), False),
+    ],
+)
+def test_a_job_matches_one_of_the_wanted_appliances(instance: str, wanted: tuple[str, ...], matches: bool) -> None:
+    job = PublishedJob(JobView("j", Status.RUNNING), rev=1, updated_at=0, instance=instance)
+    assert JobQuery(instance=frozenset(wanted)).matches(job) is matches
+
+
+async def test_a_page_of_a_daemon_has_no_job_of_an_appliance_and_asks_no_database(hub: Hub, archive: Searched) -> None:
+    async with served(hub) as url, aiohttp.ClientSession() as session:
+        async with session.get(f"{url}/api/v1/jobs?instance=dc1&instance=dc2") as response:
+            body = await response.json()
+        assert (response.status, body["jobs"], body["next_cursor"], body["complete"]) == (200, [], None, True)
+        assert archive.pages == 0
+        async with session.get(f"{url}/api/v1/jobs") as response:
+            assert [job["job_id"] for job in (await response.json())["jobs"]] == ["j"]
+        assert archive.pages == 1
+
+
+async def test_an_event_stream_has_the_filter(hub: Hub) -> None:
+    async with served(hub) as url, aiohttp.ClientSession() as session:
+        assert [await _snapshot(session, f"{url}/api/v1/stream{query}") for query in ("", "?instance=dc1,dc2")] == [
+            1,
+            0,
+        ]
+
+
+async def _snapshot(session: aiohttp.ClientSession, url: str) -> int:
+    """The number of jobs in the snapshot of an event stream."""
+    async with session.get(url) as response:
+        assert response.status == 200
+        async for line in response.content:
+            message = json.loads(line.removeprefix(b"data: ")) if line.startswith(b"data: ") else {}
+            if message.get("type") == "synced":
+                return int(message["count"])
+    raise AssertionError("the stream ended before its snapshot did")
+
+
+async def test_a_subscription_of_the_websocket_has_the_filter(hub: Hub) -> None:
+    async with served(hub) as url, Client(url) as client:
+        for wanted, jobs in ((Wanted(), {"j"}), (Wanted(instance=("dc1",)), set())):
+            updates = client.follow(wanted)
+            async for update in updates:
+                if update.synced:
+                    assert set(update.jobs) == jobs
+                    break
+            await updates.aclose()
