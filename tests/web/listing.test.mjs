@@ -152,3 +152,16 @@ test("a job that the daemon has found is shown whatever its document says, and s
   const stalled = listed(jobs, { stalled: "1" });
   assert.deepEqual([stalled.shown, stalled.stalled], [["b"], 1]);
 });
+
+test("failures that are marked as seen are counted apart, also those that no row shows", () => {
+  const failed = (id) => [id, { ...known(id, 1), status: "failed", terminal: true, started_at: new Date(NOW - 1000).toISOString() }];
+  const jobs = new Map([failed("a"), failed("b"), failed("c")]);
+  const listing = new Listing();
+  const seen = { seen: new Set(["a", "b"]), found: new Map() };
+  const running = { ...ALL, status: ["running"] };
+  listing.update(jobs, null, running, NOW, seen);
+  assert.deepEqual([listing.counts.get("failed"), listing.seen, listing.shown], [3, 2, []]);
+  jobs.delete("a");
+  listing.update(jobs, new Set(["a"]), running, NOW, seen);
+  assert.deepEqual([listing.counts.get("failed"), listing.seen], [2, 1]);
+});

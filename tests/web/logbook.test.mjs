@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { KEPT, Logbook } from "../../correlator/web/page/logbook.js";
+import { KEPT, Logbook } from "../../correlator/web/client/logbook.js";
 
 const line = (number) => ({
   event_id: number,

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { placed } from "../../correlator/web/page/ahead.js";
-import { axisOf } from "../../correlator/web/page/axis.js";
+import { axisOf, ticksOf } from "../../correlator/web/page/axis.js";
 import { Progress, comparison, outlook } from "../../correlator/web/page/outlook.js";
 import { parse, listAddress } from "../../correlator/web/page/route.js";
 import { about, endTime, moment } from "../../correlator/web/page/times.js";
@@ -147,6 +147,19 @@ test("the axis of a running job goes on to its p90, unless that is far away", ()
   assert.deepEqual(span(job({ p50: 180, p90: 200 })), [60, 260]);
   assert.deepEqual(span(job({ forecast: null })), [60, 60]);
   assert.deepEqual(span(job({ forecast: null, terminal: true, ended_at: after(-20) })), [40, 40]);
+});
+
+test("the axis of a job that is silent for longer than it was active breaks, and its steps keep their width", () => {
+  const stalled = job({ started_at: after(-4000), p50: 5000, p90: 9000 });
+  const steps = [{ started_at: after(-3960), ended_at: after(-3930) }];
+  const silentSince = Date.parse(after(-3900));
+  const axis = axisOf(stalled, steps, NOW, moment, silentSince);
+  assert.deepEqual([axis.breaksAt, axis.to, axis.reached], [silentSince, NOW, NOW]);
+  assert.deepEqual([-4000, -3960, -3930, -3900, -1950, 0].map((at) => axis.place(Date.parse(after(at)))), [0, 30, 52.5, 75, 87.5, 100]);
+  assert.ok(ticksOf(axis).every(({ at }) => at <= silentSince));
+  for (const [since, more] of [[after(-1000)], [null], [after(-3900), { terminal: true, ended_at: after(0) }], [after(-4000)]]) {
+    assert.equal(axisOf({ ...stalled, ...more }, steps, NOW, moment, since && Date.parse(since)).breaksAt, null);
+  }
 });
 
 test("the filter by forecast is kept in the address, and unknown values are ignored", () => {

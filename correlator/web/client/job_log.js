@@ -6,8 +6,8 @@
  * while the client polls. If it cannot be read, that is retried.
  */
 
-import { Logbook } from "../page/logbook.js";
 import { LogHistory } from "./log_history.js";
+import { Logbook } from "./logbook.js";
 import { acquire } from "./shared.js";
 
 /** @import { JobLogOptions, JobLogState } from "../react.js" */

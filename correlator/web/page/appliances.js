@@ -3,8 +3,8 @@
 import { Component, html } from "./html.js";
 import { icon } from "./icons.js";
 import { HERE, baseOf } from "./place.js";
-import { brief, healthOf } from "./fleet.js";
-import { inUtc, moment, shortTime } from "./times.js";
+import { healthOf } from "./fleet.js";
+import { brief, inUtc, moment, shortTime } from "./times.js";
 import { counted, text } from "./words.js";
 
 const MOST_CHIPS = 12;

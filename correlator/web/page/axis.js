@@ -8,26 +8,39 @@ const MOST = 5;
 const MOST_AHEAD = 2;
 /** The longest axis, as a multiple of the time from the start to p50: p90 may be far away. */
 
+const BROKEN = 75;
+/** Percent of an axis before its break. */
+
 /**
  * From the first start to the end, or to now; at least one second, to avoid a division by zero. With a forecast
- * the axis goes on to its p90; `reached` is where the part that has happened ends.
+ * the axis goes on to its p90; `reached` is where the part that has happened ends. If a running job has been silent, since
+ * `silentSince`, for longer than all before, the axis breaks there (`breaksAt`): the steps keep their width.
  */
-export function axisOf(job, steps, now, timed) {
+export function axisOf(job, steps, now, timed, silentSince = null) {
   const starts = [timed(job.started_at), ...steps.map((step) => timed(step.started_at))].filter((at) => at !== null);
   const from = starts.length === 0 ? now : Math.min(...starts);
   const ends = [timed(job.ended_at), ...steps.map((step) => timed(step.ended_at))].filter((at) => at !== null);
   const reached = Math.max(from + 1000, ...ends, job.terminal ? 0 : now);
+  if (!job.terminal && silentSince !== null && silentSince > from && reached - silentSince > silentSince - from) {
+    return broken(from, silentSince, reached);
+  }
   const [half, most] = [job.forecast?.ends_at.p50, job.forecast?.ends_at.p90].map((stamp) => timed(stamp) ?? reached);
   const to = Math.max(reached, Math.min(most, from + MOST_AHEAD * (Math.max(reached, half) - from)));
-  return { from, reached, to, place: (at) => (100 * Math.min(Math.max(at - from, 0), to - from)) / (to - from) };
+  return { from, reached, to, breaksAt: null, place: (at) => (100 * Math.min(Math.max(at - from, 0), to - from)) / (to - from) };
+}
+
+function broken(from, breaksAt, reached) {
+  const share = (at, begin, end) => Math.min(1, Math.max(0, (at - begin) / (end - begin)));
+  const place = (at) => BROKEN * share(at, from, breaksAt) + (100 - BROKEN) * share(at, breaksAt, reached);
+  return { from, reached, to: reached, breaksAt, place };
 }
 
 const CROWDED = 0.93;
 /** Share of the axis. A label further right would extend beyond its end. */
 
-/** The ticks as `[{at, label}]`, at most six. */
-export function ticksOf({ from, to }) {
-  const span = to - from;
+/** The ticks as `[{at, label}]`, at most six; none after a break. */
+export function ticksOf({ from, to, breaksAt }) {
+  const span = (breaksAt ?? to) - from;
   const stride =
     STRIDES.find((each) => span / each <= MOST) ?? Math.ceil(span / MOST / STRIDES.at(-1)) * STRIDES.at(-1);
   const ticks = [];

@@ -5,7 +5,7 @@
  */
 
 import { HERE, isGateway } from "./place.js";
-import { moment, roughly } from "./times.js";
+import { brief, moment } from "./times.js";
 
 const EVERY = 5000;
 /** Milliseconds between two requests. */
@@ -127,9 +127,4 @@ export function healthOf(one, now) {
     return { isWell: false, word: lag > 0 ? `${brief(lag * 1000)} behind` : "behind", shape: "alert", tone: "warn" };
   }
   return { isWell: true, word: "live", shape: "dot", tone: "good" };
-}
-
-/** "12 s", "3 min", "2 h 05 min". */
-export function brief(milliseconds) {
-  return milliseconds < 60_000 ? `${Math.max(0, Math.floor(milliseconds / 1000))} s` : roughly(milliseconds);
 }

@@ -13,7 +13,18 @@ import { entityAddress, jobAddress, searchAddress } from "./route.js";
 import { liveliness } from "./silence.js";
 import { Steps } from "./steps.js";
 import { duration, elapsed, inUtc, moment, shortTime } from "./times.js";
-import { counted, cutNote, entityOf, operations, shownLateness, shownStatus, subject, text } from "./words.js";
+import {
+  basisOfPercent,
+  counted,
+  cutNote,
+  entityOf,
+  operations,
+  origin,
+  shownLateness,
+  shownStatus,
+  subject,
+  text,
+} from "./words.js";
 
 export class JobPage extends Component {
   #subscription = null;
@@ -191,10 +202,10 @@ function Particulars({ job, session }) {
     ["Category", job.category],
     ["Warnings", `${job.warnings}${soFar}`],
     ["Errors", `${job.errors}${soFar}`],
-    ["Source", job.source],
+    ["Known from", origin(job)],
     ["Typical time", typical === null ? "" : duration(typical * 1000)],
     ["Failed before", job.forecast ? `${Math.round(100 * job.forecast.failure_rate)} % of runs` : ""],
-    ["Progress from", job.progress?.basis],
+    ["Percent from", basisOfPercent(job)],
   ].filter(([, value]) => text(value) !== "");
   return html`<aside class="particulars" aria-label="Particulars">
     <${Family} job=${job} session=${session} />

@@ -18,6 +18,8 @@ import { Seen } from "./seen.js";
 
 const SPARE = 8;
 /** Rows rendered above and below the window, for quick scrolling and for the keyboard. */
+const MOST_PRINTED = 1000;
+/** Rows on paper. */
 const NARROW = "(max-width: 46rem)";
 
 export class ListPage extends Component {
@@ -51,7 +53,7 @@ export class ListPage extends Component {
   #onUpdate = (update) => {
     this.props.session.clock.documentsChanged(update.changed);
     this.#renew(update.jobs, update.changed, this.props);
-    this.props.onCounts(this.#listing.counts);
+    this.props.onCounts(this.#listing);
     this.setState({ update });
   };
 
@@ -59,19 +61,23 @@ export class ListPage extends Component {
     addEventListener("scroll", this.#measure, { passive: true });
     addEventListener("resize", this.#measure);
     addEventListener("keydown", this.#key);
-    this.#seen.watch(() => this.setState({}));
+    addEventListener("beforeprint", this.#printed);
+    addEventListener("afterprint", this.#measure);
+    this.#seen.watch(() => this.setState({}, () => this.props.onCounts(this.#listing)));
     this.#ask();
     const { left } = this.props.session;
     scrollTo(0, left.scrolled);
     this.#wanted = left.cursor;
     this.#measure();
-    this.props.onCounts(this.#listing.counts);
+    this.props.onCounts(this.#listing);
   }
 
   componentWillUnmount() {
     removeEventListener("scroll", this.#measure);
     removeEventListener("resize", this.#measure);
     removeEventListener("keydown", this.#key);
+    removeEventListener("beforeprint", this.#printed);
+    removeEventListener("afterprint", this.#measure);
     this.#seen.unwatch();
     this.#search.close();
     this.props.session.unlist(this.#onUpdate);
@@ -138,6 +144,9 @@ export class ListPage extends Component {
       this.setState({ from, to });
     }
   };
+
+  /** Paper has no window: all rows are drawn, up to a number. */
+  #printed = () => this.setState({ from: 0, to: MOST_PRINTED });
 
   #key = (event) => {
     const by = { j: 1, ArrowDown: 1, k: -1, ArrowUp: -1 }[event.key];

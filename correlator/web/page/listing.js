@@ -7,18 +7,7 @@
  * none. Apart from one copy of the list of IDs, the cost of a change does not grow with the number of jobs.
  */
 
-import { moment } from "./times.js";
-import { subject, text } from "./words.js";
-
-const DAY = 86_400_000;
-
-const RANKS = new Map([
-  ["failed", 0],
-  ["running", 1],
-  ["pending", 2],
-]);
-const FAILED = 0;
-const ENDED = 3;
+import { DAY, ENDED, FAILED, matches, placeOf } from "./listing_place.js";
 
 const NONE = Object.freeze({ seen: new Set(), found: new Map() });
 
@@ -48,6 +37,8 @@ export class Listing {
   stalled = 0;
   /** Job ID → the number of older failures that are equal to it and are not shown. */
   equal = new Map();
+  /** The number of failed jobs in `counts` that are marked as seen. */
+  seen = 0;
   /** The IDs of the shown failed jobs that come first, and of those that do not because they are marked as seen. */
   unseen = Object.freeze([]);
   seenFailed = Object.freeze([]);
@@ -92,6 +83,7 @@ export class Listing {
     this.forecasts = new Map();
     this.instances = new Map();
     this.stalled = 0;
+    this.seen = 0;
     this.#sorted = [];
     for (const [id, job] of jobs) {
       const entry = this.#enter(id, job);
@@ -143,21 +135,23 @@ export class Listing {
 
   #enter(id, job) {
     const place = placeOf(job);
-    const old = place.rank === FAILED && (this.#given.seen.has(id) || this.#now - place.started >= DAY);
+    const isSeen = place.rank === FAILED && this.#given.seen.has(id);
+    const old = place.rank === FAILED && (isSeen || this.#now - place.started >= DAY);
     const isHere = isChosen(this.#filter.instance ?? [], place.instance);
-    const entry = { id, place, rank: old ? ENDED : place.rank, matches: this.#matches(id, job), isHere };
+    const entry = { id, place, rank: old ? ENDED : place.rank, matches: this.#matches(id, job), isHere, isSeen };
     this.#entries.set(id, entry);
     this.#count(entry, 1);
     return entry;
   }
 
-  #count({ place, matches: fits, isHere }, by) {
+  #count({ place, matches: fits, isHere, isSeen }, by) {
     const lets = fits && isHere;
     add(this.#types, place.type, typeof place.type === "string" ? by : 0);
     add(this.instances, place.instance, fits && place.instance !== "" ? by : 0);
     add(this.counts, place.status, lets ? by : 0);
     add(this.forecasts, place.forecast, lets && place.forecast !== null ? by : 0);
     this.stalled += lets && place.stalled ? by : 0;
+    this.seen += lets && isSeen ? by : 0;
   }
 
   #matches(id, job) {
@@ -248,39 +242,6 @@ function add(counts, key, by) {
   }
 }
 
-const places = new WeakMap();
-
-/** The sort key of a document. Documents are immutable, so it is computed once for each. */
-function placeOf(job) {
-  let place = places.get(job);
-  if (place === undefined) {
-    place = {
-      status: job.status,
-      rank: RANKS.get(job.status) ?? ENDED,
-      started: moment(job.started_at) ?? Number.POSITIVE_INFINITY,
-      type: job.job_type,
-      instance: text(job.instance),
-      ended: moment(job.ended_at),
-      ends: moment(job.forecast?.ends_at?.p50),
-      forecast: job.forecast?.state ?? null,
-      stalled: job.stalled === true,
-      failure: failureOf(job),
-    };
-    places.set(job, place);
-  }
-  return place;
-}
-
-const CHANGING = /[0-9a-f]{8}-[0-9a-f-]{27}|\d+/gi;
-/** What differs between equal failures: IDs and numbers. */
-
-/** A text that equal failures have in common; null if the job has not failed, or has no error. */
-function failureOf(job) {
-  const error = text(job.error);
-  const parts = [text(job.instance), text(job.operation), error.replace(CHANGING, "#")];
-  return job.status !== "failed" || error === "" ? null : parts.join("\n");
-}
-
 /** Compares two numbers, ascending if `by` is 1; what is not a finite number comes last. */
 function ordered(a, b, by) {
   const [known, other] = [Number.isFinite(a), Number.isFinite(b)];
@@ -294,51 +255,4 @@ function alphabetical(a, b) {
 /** Compares starts. A difference would be NaN for two jobs without a start. */
 function later(a, b) {
   return Number(a < b) - Number(a > b);
-}
-
-/**
- * All filters but those by status, forecast and silence. Without a text, ended jobs that started over a day ago are
- * hidden. `isFound`: the daemon has found the job for the text.
- */
-function matches(job, filter, now, isFound) {
-  if (filter.type !== "" && job.job_type !== filter.type) {
-    return false;
-  }
-  if (filter.q !== "" && isFound) {
-    return true;
-  }
-  if (filter.q !== "") {
-    const words = haystack(job);
-    return filter.q
-      .toLowerCase()
-      .split(/\s+/)
-      .every((word) => words.includes(word));
-  }
-  return filter.when === "all" || !job.terminal || now - placeOf(job).started < DAY;
-}
-
-const haystacks = new WeakMap();
-
-function haystack(job) {
-  let words = haystacks.get(job);
-  if (words === undefined) {
-    const parts = [
-      job.job_id,
-      job.instance,
-      ...(job.external_ids ?? []),
-      job.context_id,
-      job.parent_job_id,
-      subject(job),
-      job.operation,
-      job.job_type,
-      job.category,
-      job.owner,
-      job.current_step,
-      job.error,
-      job.last_message?.text,
-    ];
-    words = [...parts, ...Object.values(job.metadata ?? {})].map(text).join("\n").toLowerCase();
-    haystacks.set(job, words);
-  }
-  return words;
 }

@@ -248,6 +248,9 @@ class Lines extends Component {
       return "Loading the lines…";
     }
     const { step, q } = this.props.query;
+    if (this.props.job.source === "legacy" && step === undefined && q === undefined) {
+      return "The old failover tracker writes no log lines.";
+    }
     return step === undefined && q === undefined ? "No line at this level." : "No line matches.";
   }
 

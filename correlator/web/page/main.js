@@ -157,7 +157,7 @@ class Page extends Component {
 
   #announce = (announcement) => this.setState({ announcement });
 
-  #counted = (counts) => markCounts(counts, this.state.connection);
+  #counted = (listing) => markCounts(listing, this.state.connection);
 
   #view() {
     const { route, session, active, fleet, now, connection } = this.state;

@@ -13,8 +13,9 @@ const COLOURS = new Map([
 
 const NAME = "correlator";
 
-export function markCounts(counts, connection) {
-  const failed = counts.get("failed") ?? 0;
+/** Failed jobs that are marked as seen are not counted. */
+export function markCounts({ counts, seen }, connection) {
+  const failed = (counts.get("failed") ?? 0) - seen;
   const running = counts.get("running") ?? 0;
   const summary = [failed > 0 && `${failed} failed`, running > 0 && `${running} running`].filter(Boolean).join(", ");
   const away = connection.state === "offline" ? "offline – " : "";

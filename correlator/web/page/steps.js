@@ -4,7 +4,7 @@ import { Ahead } from "./ahead.js";
 import { axisOf, ticksOf } from "./axis.js";
 import { Component, html } from "./html.js";
 import { icon } from "./icons.js";
-import { duration, elapsed, inUtc, moment } from "./times.js";
+import { brief, duration, elapsed, inUtc, moment } from "./times.js";
 import { counted, cutNote, shownStatus, text } from "./words.js";
 
 export class Steps extends Component {
@@ -20,9 +20,9 @@ export class Steps extends Component {
     const forecast = job.terminal ? null : (job.forecast ?? null);
     if (steps.length === 0 && forecast === null) {
       return html`<section class="steps"><h2>Steps</h2>
-        <p class="soft">${job.terminal ? "It ended without a step." : "No step yet."}</p></section>`;
+        <p class="soft">${without(job)}</p></section>`;
     }
-    const axis = axisOf(job, steps, now, moment);
+    const axis = axisOf(job, steps, now, moment, silentSince);
     const from = (at) => ({ left: `${axis.place(at)}%` });
     return html`<section class="steps">
       <h2>Steps <span class="soft">${tally(job.progress, forecast)}</span></h2>
@@ -30,6 +30,7 @@ export class Steps extends Component {
         ${ticksOf(axis).map(
           ({ at, label }) => html`<span key=${label} class="tick" style=${from(at)}>${label}</span>`,
         )}
+        ${axis.breaksAt !== null && html`<span class="tick axis-break" style=${from(axis.breaksAt)}>${brief(now - axis.breaksAt)} of silence</span>`}
       </div></div>
       <ol>${steps.map(
         (step) => html`<${Step} key=${step.id} step=${step} axis=${axis} now=${now} over=${job.terminal}
@@ -37,6 +38,13 @@ export class Steps extends Component {
       )}${forecast !== null && html`<${Ahead} forecast=${forecast} axis=${axis} now=${now} />`}</ol>
     </section>`;
   }
+}
+
+function without(job) {
+  if (job.source === "legacy") {
+    return "The old failover tracker records no steps.";
+  }
+  return job.terminal ? "It ended without a step." : "No step yet.";
 }
 
 /** Sorts steps by `seq`. A step that is only in the log yet may have none: it is the newest and comes last. */

@@ -117,6 +117,11 @@ export function roughly(milliseconds) {
   return minutes < 1440 ? `${Math.floor(minutes / 60)} h ${pad(minutes % 60)} min` : `${Math.floor(minutes / 1440)} d`;
 }
 
+/** "12 s", "3 min", "2 h 05 min". */
+export function brief(milliseconds) {
+  return milliseconds < 60_000 ? `${Math.max(0, Math.floor(milliseconds / 1000))} s` : roughly(milliseconds);
+}
+
 const FEW = 10_000;
 /** Milliseconds below which an estimate has no number. */
 const GRAINS = [

@@ -69,6 +69,28 @@ export function text(value) {
   return typeof value === "object" ? JSON.stringify(value) : String(value);
 }
 
+const ORIGINS = new Map([
+  ["joblog", "JobLog"],
+  ["legacy", "the old failover tracker: it has no steps and no log lines"],
+]);
+
+/** From what a job is known, in words. */
+export function origin(job) {
+  return ORIGINS.get(job.source) ?? text(job.source);
+}
+
+const BASES = new Map([
+  ["reported", "what the job reports"],
+  ["history", "earlier runs"],
+  ["steps", "steps done"],
+  ["legacy", "the status in the old tracker"],
+]);
+
+/** What the percent of a job rests on, in words. */
+export function basisOfPercent(job) {
+  return BASES.get(job.progress?.basis) ?? text(job.progress?.basis);
+}
+
 const SUBJECTS = ["vm_name", "vm_name_or_id", "source_vm_name", "group_name", "schedule_name"];
 
 /** The title of a job: the VM's name, else the first available ID or name. */

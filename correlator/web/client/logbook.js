@@ -6,7 +6,7 @@
  * again, so only the IDs of the present lines are stored.
  */
 
-import { moment } from "./times.js";
+/** @typedef {{event_id: number, at: string}} Line  with further members */
 
 export const KEPT = 2000;
 /** Lines on the page while it follows the log. After scrolling up it keeps up to five times as many. */
@@ -15,11 +15,11 @@ const MOST_CHARACTERS = 8e6;
 /** Of all lines together, as JSON. The newest line is kept in any case. */
 
 export class Logbook {
-  /** The size in characters of each present line, by its ID. */
+  /** @type {Map<number, number>} the size in characters of each present line, by its ID */
   #sizes = new Map();
   #characters = 0;
-  #lines = [];
-  /** The newest evicted line. */
+  /** @type {any[]} */ #lines = [];
+  /** @type {Line | null} the newest evicted line */
   #gone = null;
 
   /** Number of evicted lines. */
@@ -44,7 +44,7 @@ export class Logbook {
     return this.#sizes.size;
   }
 
-  /** Adds lines and returns how many were new. `lines` is a new array if any was. */
+  /** Adds lines and returns how many were new. `lines` is a new array if any was. @param {readonly any[]} lines */
   add(lines, { keepAll = false } = {}) {
     const fresh = lines.filter((line) => {
       const known = this.#sizes.has(line.event_id) || (this.#gone !== null && compared(line, this.#gone) <= 0);
@@ -61,9 +61,9 @@ export class Logbook {
     const most = keepAll ? 5 * this.#most : this.#most;
     let gone = 0;
     while (merged.length - gone > most || (this.#characters > this.#mostCharacters && merged.length - gone > 1)) {
-      this.#gone = merged[gone];
-      this.#characters -= this.#sizes.get(this.#gone.event_id);
-      this.#sizes.delete(this.#gone.event_id);
+      const { event_id: id } = (this.#gone = merged[gone]);
+      this.#characters -= this.#sizes.get(id) ?? 0;
+      this.#sizes.delete(id);
       gone += 1;
     }
     this.forgotten += gone;
@@ -71,6 +71,7 @@ export class Logbook {
     return fresh.length;
   }
 
+  /** @param {Line} line */
   #count(line) {
     const characters = JSON.stringify(line).length;
     this.#sizes.set(line.event_id, characters);
@@ -78,15 +79,17 @@ export class Logbook {
   }
 }
 
+/** @param {Line} a @param {Line} b */
 function compared(a, b) {
-  return (moment(a.at) ?? 0) - (moment(b.at) ?? 0) || microseconds(a, b) || a.event_id - b.event_id;
+  return (Date.parse(a.at) || 0) - (Date.parse(b.at) || 0) || microseconds(a, b) || a.event_id - b.event_id;
 }
 
-/** Compares times within one millisecond as text; all have the same length. */
+/** Compares times within one millisecond as text; all have the same length. @param {Line} a @param {Line} b */
 function microseconds(a, b) {
   return a.at < b.at ? -1 : Number(a.at > b.at);
 }
 
+/** @param {Line[]} lines @param {number} from */
 function inOrder(lines, from) {
   for (let at = from + 1; at < lines.length; at += 1) {
     if (compared(lines[at - 1], lines[at]) > 0) {
