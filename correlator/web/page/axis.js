@@ -36,7 +36,8 @@ function broken(from, breaksAt, reached) {
 }
 
 const CROWDED = 0.93;
-/** Share of the axis. A label further right would extend beyond its end. */
+const CROWDED_BY_BREAK = 0.82;
+/** Share of the axis, or of its part before a break. A label further right would extend beyond that. */
 
 /** The ticks as `[{at, label}]`, at most six; none after a break. */
 export function ticksOf({ from, to, breaksAt }) {
@@ -44,7 +45,8 @@ export function ticksOf({ from, to, breaksAt }) {
   const stride =
     STRIDES.find((each) => span / each <= MOST) ?? Math.ceil(span / MOST / STRIDES.at(-1)) * STRIDES.at(-1);
   const ticks = [];
-  for (let after = 0; after <= span * CROWDED; after += stride) {
+  const last = span * (breaksAt === null ? CROWDED : CROWDED_BY_BREAK);
+  for (let after = 0; after <= last; after += stride) {
     ticks.push({ at: from + after, label: label(after / 1000) });
   }
   return ticks;
