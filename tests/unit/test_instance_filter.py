@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -10,12 +11,16 @@ import pytest
 
 from correlator.client.client import Client
 from correlator.client.messages import Wanted
+from correlator.gateway.hub import RemoteHub
 from correlator.jobs.index import Index
-from correlator.jobs.model.facts import Reading, Status
+from correlator.jobs.model.facts import Reading
+from correlator.jobs.model.facts import Status as StatusOfJob
 from correlator.jobs.model.rows import JobRecord
 from correlator.jobs.model.views import JobView, PublishedJob
-from correlator.pipeline.hub import Hub
+from correlator.jobs.remote import RemoteJobs
+from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import JobQuery, JobsPage
+from correlator.pipeline.status import Status
 from tests.support.http_listener import served
 
 NOW = 1_758_550_000_000_000
@@ -38,12 +43,12 @@ def archive() -> Searched:
 
 
 @pytest.fixture
-def hub(archive: Any) -> Hub:
+def hub(archive: Any) -> LocalHub:
     """A daemon with one job."""
     index = Index()
     index.loading = False
     index.apply([Reading("j", 1, JobRecord("j", status="running", started_at=NOW), ())], NOW)
-    return Hub(index, archive)
+    return LocalHub(index, archive)
 
 
 @pytest.mark.parametrize(
@@ -57,11 +62,13 @@ def hub(archive: Any) -> Hub:
     ],
 )
 def test_a_job_matches_one_of_the_wanted_appliances(instance: str, wanted: tuple[str, ...], matches: bool) -> None:
-    job = PublishedJob(JobView("j", Status.RUNNING), rev=1, updated_at=0, instance=instance)
+    job = PublishedJob(JobView("j", StatusOfJob.RUNNING), rev=1, updated_at=0, instance=instance)
     assert JobQuery(instance=frozenset(wanted)).matches(job) is matches
 
 
-async def test_a_page_of_a_daemon_has_no_job_of_an_appliance_and_asks_no_database(hub: Hub, archive: Searched) -> None:
+async def test_a_page_of_a_daemon_has_no_job_of_an_appliance_and_asks_no_database(
+    hub: LocalHub, archive: Searched
+) -> None:
     async with served(hub) as url, aiohttp.ClientSession() as session:
         async with session.get(f"{url}/api/v1/jobs?instance=dc1&instance=dc2") as response:
             body = await response.json()
@@ -72,7 +79,7 @@ async def test_a_page_of_a_daemon_has_no_job_of_an_appliance_and_asks_no_databas
         assert archive.pages == 1
 
 
-async def test_an_event_stream_has_the_filter(hub: Hub) -> None:
+async def test_an_event_stream_has_the_filter(hub: LocalHub) -> None:
     async with served(hub) as url, aiohttp.ClientSession() as session:
         assert [await _snapshot(session, f"{url}/api/v1/stream{query}") for query in ("", "?instance=dc1,dc2")] == [
             1,
@@ -91,7 +98,7 @@ async def _snapshot(session: aiohttp.ClientSession, url: str) -> int:
     raise AssertionError("the stream ended before its snapshot did")
 
 
-async def test_a_subscription_of_the_websocket_has_the_filter(hub: Hub) -> None:
+async def test_a_subscription_of_the_websocket_has_the_filter(hub: LocalHub) -> None:
     async with served(hub) as url, Client(url) as client:
         for wanted, jobs in ((Wanted(), {"j"}), (Wanted(instance=("dc1",)), set())):
             updates = client.follow(wanted)
@@ -100,3 +107,43 @@ async def test_a_subscription_of_the_websocket_has_the_filter(hub: Hub) -> None:
                     assert set(update.jobs) == jobs
                     break
             await updates.aclose()
+
+
+class Live(Status):
+    """A source that answers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loading = False
+        self.set_state("live")
+
+    @property
+    def lag_seconds(self) -> float:
+        return 0.0
+
+
+def of(job_id: str, instance: str, rev: int) -> PublishedJob:
+    return PublishedJob(JobView(job_id, StatusOfJob.RUNNING, started_at=NOW), rev, 0, instance=instance)
+
+
+async def test_at_a_gateway_a_client_gets_the_jobs_of_its_appliances_until_they_are_elsewhere() -> None:
+    jobs = RemoteJobs()
+    hub = RemoteHub(jobs, Live(), epoch="e")
+    for rev, (job_id, instance) in enumerate([("a", "dc1"), ("b", "dc2"), ("c", "dc3")], 1):
+        jobs.put(of(job_id, instance, rev))
+    async with served(hub) as url, Client(url) as client:
+        listed = await client.jobs({"instance": ("dc1", "dc2")}, 10)
+        assert {job["job_id"]: job["instance"] for job in listed.found} == {"a": "dc1", "b": "dc2"}
+        updates = client.follow(Wanted(instance=("dc1", "dc2")))
+        update = await anext(updates)
+        while not update.synced:
+            update = await anext(updates)
+        assert set(update.jobs) == {"a", "b"}
+        hub.publish(jobs.put(of("a", "dc3", 4)) + jobs.put(of("d", "dc2", 5)))
+        gone: dict[str, str] = {}
+        async with asyncio.timeout(10):
+            while set(update.jobs) != {"b", "d"}:
+                update = await anext(updates)
+                gone |= update.gone
+        assert gone == {"a": "filter"}
+        await updates.aclose()
