@@ -84,6 +84,7 @@ ALLOWED = (
     Allowed("correlator/sinks/*", r'"readers"', "contract: the name of a heartbeat in /health/live"),
     Allowed("correlator/web/*", r'"ring"', "the shape of an icon"),
     Allowed("correlator/web/*", r"\b[Tt]icks?\b|\bticksOf\b", "the marks of a time axis"),
+    Allowed("tests/web/outlook.test.mjs", r"\bticksOf\b", "the function of that name"),
     Allowed("docs/performance.md", r"^\|.*", "rows of a table that a program has written"),
 )
 
