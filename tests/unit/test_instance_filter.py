@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import aiohttp
@@ -11,6 +13,7 @@ import pytest
 
 from correlator.client.client import Client
 from correlator.client.messages import Wanted
+from correlator.client.replica import Update
 from correlator.gateway.hub import RemoteHub
 from correlator.jobs.index import Index
 from correlator.jobs.model.facts import Reading
@@ -101,12 +104,15 @@ async def _snapshot(session: aiohttp.ClientSession, url: str) -> int:
 async def test_a_subscription_of_the_websocket_has_the_filter(hub: LocalHub) -> None:
     async with served(hub) as url, Client(url) as client:
         for wanted, jobs in ((Wanted(), {"j"}), (Wanted(instance=("dc1",)), set())):
-            updates = client.follow(wanted)
-            async for update in updates:
-                if update.synced:
-                    assert set(update.jobs) == jobs
-                    break
-            await updates.aclose()
+            async with asyncio.timeout(10), contextlib.aclosing(client.follow(wanted)) as updates:
+                assert set((await _synced(updates)).jobs) == jobs
+
+
+async def _synced(updates: AsyncGenerator[Update, None]) -> Update:
+    update = await anext(updates)
+    while not update.synced:
+        update = await anext(updates)
+    return update
 
 
 class Live(Status):
@@ -134,16 +140,11 @@ async def test_at_a_gateway_a_client_gets_the_jobs_of_its_appliances_until_they_
     async with served(hub) as url, Client(url) as client:
         listed = await client.jobs({"instance": ("dc1", "dc2")}, 10)
         assert {job["job_id"]: job["instance"] for job in listed.found} == {"a": "dc1", "b": "dc2"}
-        updates = client.follow(Wanted(instance=("dc1", "dc2")))
-        update = await anext(updates)
-        while not update.synced:
-            update = await anext(updates)
-        assert set(update.jobs) == {"a", "b"}
-        hub.publish(jobs.put(of("a", "dc3", 4)) + jobs.put(of("d", "dc2", 5)))
-        gone: dict[str, str] = {}
-        async with asyncio.timeout(10):
-            while set(update.jobs) != {"b", "d"}:
+        async with asyncio.timeout(10), contextlib.aclosing(client.follow(Wanted(instance=("dc1", "dc2")))) as updates:
+            assert set((await _synced(updates)).jobs) == {"a", "b"}
+            hub.publish(jobs.put(of("a", "dc3", 4)) + jobs.put(of("d", "dc2", 5)))
+            shown, gone = {"a", "b"}, dict[str, str]()
+            while shown != {"b", "d"}:
                 update = await anext(updates)
-                gone |= update.gone
-        assert gone == {"a": "filter"}
-        await updates.aclose()
+                shown, gone = set(update.jobs), gone | update.gone
+            assert gone == {"a": "filter"}

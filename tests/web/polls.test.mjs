@@ -46,13 +46,15 @@ test("after two failed event streams it polls every 5 s, IDs with ETags and filt
 });
 
 test("polling an ID applies the filter's other members", async () => {
-  const answer = (path) => (path.startsWith("/api/v1/jobs/") ? [200, job("x", 3, { status: "failed" })] : EMPTY);
-  const what = ["running", "failed"].map((status) => ({ jobs: ["x"], status: [status] }));
+  const answer = (path) => (path.startsWith("/api/v1/jobs/") ? [200, job("x", 3, { status: "failed", instance: "dc1" })] : EMPTY);
+  const what = [{ status: ["running"] }, { status: ["failed"] }, { instance: ["dc2"] }, { instance: ["dc1"] }].map((more) => ({ jobs: ["x"], ...more }));
   const { clock, followed } = await polling(what, { answer });
   await clock.pass(20);
   assert.deepEqual(
     followed.map((f) => [f.ids(), f.update.synced]),
     [
+      [[], true],
+      [["x"], true],
       [[], true],
       [["x"], true],
     ],

@@ -15,7 +15,7 @@ export const HERE = placeOf(new URL("..", import.meta.url));
 
 /** The base of the API for one appliance; "" is what this page is served from. */
 export function baseOf(instance, here = HERE) {
-  return instance === "" || instance === here.instance ? here.base : new URL(`i/${instance}/`, here.root);
+  return instance === "" ? here.base : new URL(`i/${instance}/`, here.root);
 }
 
 /** True if the server has said in its page that it is a gateway. */
