@@ -146,5 +146,5 @@ async def test_at_a_gateway_a_client_gets_the_jobs_of_its_appliances_until_they_
             shown, gone = {"a", "b"}, dict[str, str]()
             while shown != {"b", "d"}:
                 update = await anext(updates)
-                shown, gone = set(update.jobs), gone | update.gone
+                shown, gone = set(update.jobs), {**gone, **update.gone}
             assert gone == {"a": "filter"}
