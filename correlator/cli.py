@@ -60,6 +60,20 @@ def run(file: Path | None) -> None:
 
 @main.command()
 @_config_option
+def gateway(file: Path | None) -> None:
+    """Serve the jobs of all appliances of a cluster until SIGTERM or SIGINT.
+
+    It reads the NATS servers of [cluster] and no database. The configuration needs [cluster] with a url, and [http].
+    """
+    chosen = _load(file)
+    logs.configure(chosen.log.level, chosen.log.format, os.environ)
+    from correlator.gateway.app import run as run_gateway  # noqa: PLC0415 - see run
+
+    _drive(run_gateway(chosen, load=lambda: _load(file)))
+
+
+@main.command()
+@_config_option
 @click.option("-o", "output", type=click.Choice(["text", "json"]), default="text", help="Output format.")
 def check_config(file: Path | None, output: str) -> None:
     """Print the effective configuration, or its errors.

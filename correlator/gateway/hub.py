@@ -10,6 +10,7 @@ from typing import Protocol
 from msgspec.structs import replace
 
 from correlator.errors import SourceUnavailable
+from correlator.gateway.status import RemoteStatus
 from correlator.jobs.encoded import Documents
 from correlator.jobs.forecast.forecaster import OperationKey
 from correlator.jobs.model.changes import Change, Event
@@ -17,7 +18,6 @@ from correlator.jobs.model.facts import AttributedRow, Status
 from correlator.jobs.model.rows import LegacyRecord, Micros
 from correlator.jobs.model.views import PublishedJob, Resolved
 from correlator.jobs.remote import RemoteJobs
-from correlator.pipeline import status
 from correlator.pipeline.hub import Batch, Hub, wall_clock
 from correlator.pipeline.queries import (
     EarlierLines,
@@ -51,11 +51,12 @@ class RemoteHub(Hub):
     """
 
     published: RemoteJobs
+    status: RemoteStatus
 
     def __init__(
         self,
         jobs: RemoteJobs,
-        status: status.Status,
+        status: RemoteStatus,
         archive: RemoteArchive | None = None,
         *,
         epoch: str = "",
@@ -85,6 +86,11 @@ class RemoteHub(Hub):
             self._deliver(Batch(self.seq, changes, events, lines, dropped))
 
     # -- called for clients
+
+    @property
+    def serves(self) -> bool:
+        """False until the stream has been read: a client that resumes would have to begin again."""
+        return not self.status.loading
 
     @property
     def running(self) -> int:

@@ -140,6 +140,11 @@ class Hub(ABC):
         self.draining = True
         self.waiting_ids.wake_all()
 
+    @property
+    @abstractmethod
+    def serves(self) -> bool:
+        """True if streams can begin. A daemon's always can."""
+
     # -- positions
 
     @abstractmethod

@@ -81,6 +81,10 @@ class LocalHub(Hub):
     # -- called for clients
 
     @property
+    def serves(self) -> bool:
+        return True
+
+    @property
     def running(self) -> int:
         return len(self.index.known.active())
 

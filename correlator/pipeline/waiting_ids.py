@@ -12,7 +12,6 @@ import contextlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
 
 from correlator.jobs.model.changes import Change
 
@@ -75,13 +74,6 @@ class WaitingIds:
             if not self._is_known(name):
                 return True
         return False
-
-    def watched_names(self, most: int) -> list[str]:
-        """IDs for which a client waits, however long, and that no job in memory has: at most `most`, the newest first.
-
-        The cost grows with the number of IDs that are watched, up to those that are returned.
-        """
-        return list(islice((name for name in reversed(self._watched) if not self._is_known(name)), most))
 
     async def changed(self, name: str, within: float) -> bool:
         """Wait until a job that `name` names changes or appears. False if `within` seconds passed before that.

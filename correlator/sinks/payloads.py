@@ -205,6 +205,23 @@ class Readiness(TypedDict):
     parts: Parts
 
 
+class InstanceHealth(TypedDict):
+    """One appliance of a fleet, as its collector reported it last. `online`: a collector is alive."""
+
+    instance: str
+    online: bool
+    database: DatabaseState
+    error: str | None
+    lag_seconds: Seconds
+    last_seen: Time | None
+    version: Annotated[str | None, Meta(description="Of its collector.")]
+    jobs: Annotated[Count, Meta(description="In memory.")]
+
+
+class InstancesList(TypedDict):
+    instances: list[InstanceHealth]
+
+
 class Problem(TypedDict):
     """The problem with a request (RFC 9457)."""
 

@@ -8,11 +8,16 @@ import random
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from correlator.jobs import job_document
+from correlator.gateway.hub import RemoteHub
+from correlator.gateway.status import RemoteStatus
+from correlator.jobs import document_parser, job_document
 from correlator.jobs.index import Index
-from correlator.jobs.model.changes import Event
+from correlator.jobs.model.changes import Change, Event
 from correlator.jobs.model.facts import Entry, Kind, Reading
 from correlator.jobs.model.rows import LEVELS, JobRecord, Level, StepRecord
+from correlator.jobs.outcome import Outcome
+from correlator.jobs.remote import RemoteJobs
+from correlator.pipeline.hub import Hub
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import JobQuery
 from correlator.pipeline.resume_ring import Past
@@ -77,12 +82,19 @@ class RandomIndex:
         self.random = random.Random(seed)
         self.index = Index()
         self.index.loading = False
-        self.hub = LocalHub(self.index, past=past)
+        self.hub = self._hub(past)
         self.streams = Streams(self.hub, limits)
         self.hub.subscribe(self.streams.fanout.on_batch)
         self.now = NOW
         self.records: dict[str, JobRecord] = {}
         self.events = 0
+
+    def _hub(self, past: Past | None) -> Hub:
+        return LocalHub(self.index, past=past)
+
+    def publish(self, outcome: Outcome) -> None:
+        assert isinstance(self.hub, LocalHub)
+        self.hub.publish(outcome)
 
     def change(self) -> None:
         """Publish something: jobs begin, change, move between filters, share IDs, end, vanish; rows of the log."""
@@ -101,7 +113,7 @@ class RandomIndex:
         outcome = self.index.apply(facts, self.now)
         if rnd.random() < 0.1:
             outcome.events.append(Event(Kind.JOB_LATE, f"job{rnd.randrange(12)}", self.now))
-        self.hub.publish(outcome)
+        self.publish(outcome)
 
     def reading(self, job_id: str) -> Reading:
         rnd = self.random
@@ -145,11 +157,12 @@ class RandomIndex:
         return Filter(query, names)
 
     def wanted(self, which: Filter) -> dict[str, Any]:
-        """The documents of a subscription, read from the index itself."""
+        """The documents of a subscription, read from the published jobs themselves."""
+        published = self.hub.published
         return {
             s.job_id: json.loads(job_document.encode(job_document.document(s)))
-            for s in self.index.published.all()
-            if which.matches(s, self.index.published)
+            for s in published.all()
+            if which.matches(s, published)
         }
 
     def connect(self, client: StreamClient) -> Resume | None:
@@ -167,6 +180,31 @@ class RandomIndex:
     ) -> None:
         client.fold.subscribe(sub, resume=resume is not None)
         await self.streams.subscribe(client, sub, which, level, resume=resume, resuming=resume is not None)
+
+
+class RandomStream(RandomIndex):
+    """The same index, published through the messages of a stream, as a gateway does."""
+
+    def _hub(self, past: Past | None) -> Hub:
+        del past
+        self.seq = 0
+        hub = RemoteHub(RemoteJobs(), RemoteStatus(list, lambda: None), epoch="e", clock=lambda: self.now)
+        hub.status.loading = False
+        return hub
+
+    def publish(self, outcome: Outcome) -> None:
+        """Write each changed job as one message, in one batch."""
+        assert isinstance(self.hub, RemoteHub)
+        jobs, changes = self.hub.published, list[Change]()
+        for change in {c.job_id: c for c in outcome.changes if not c.moved}.values():
+            self.seq += self.random.choice((1, 2))
+            if change.new is None:
+                changes += jobs.remove(change.job_id, self.seq, change.reason or "gone")
+            else:
+                body = job_document.encode(job_document.document(change.new))
+                changes += jobs.put(document_parser.parse(body, self.seq, "dc1"))
+            jobs.advance(self.seq, self.now)
+        self.hub.publish(changes, outcome.events, outcome.attributed)
 
 
 async def settle(world: RandomIndex, clients: list[StreamClient]) -> None:
@@ -194,7 +232,7 @@ class StreamsHarness:
 
     def publish(self, *facts: Any) -> None:
         self.world.now += 1_000_000
-        self.world.hub.publish(self.world.index.apply(facts, self.world.now))
+        self.world.publish(self.world.index.apply(facts, self.world.now))
 
     def job(self, job_id: str = "j", status: str = "running", **more: Any) -> None:
         record = JobRecord(job_id, status=status, started_at=NOW, **more)
@@ -207,7 +245,7 @@ class StreamsHarness:
         """Publish an event without a log row, in one batch with the changes by `facts`."""
         outcome = self.world.index.apply(facts, self.world.now)
         outcome.events.append(Event(kind, job_id, self.world.now))
-        self.world.hub.publish(outcome)
+        self.world.publish(outcome)
 
     def flush(self) -> list[dict[str, Any]]:
         """The messages since the last call."""

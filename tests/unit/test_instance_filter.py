@@ -15,6 +15,7 @@ from correlator.client.client import Client
 from correlator.client.messages import Wanted
 from correlator.client.replica import Update
 from correlator.gateway.hub import RemoteHub
+from correlator.gateway.status import RemoteStatus
 from correlator.jobs.index import Index
 from correlator.jobs.model.facts import Reading
 from correlator.jobs.model.facts import Status as StatusOfJob
@@ -23,7 +24,6 @@ from correlator.jobs.model.views import JobView, PublishedJob
 from correlator.jobs.remote import RemoteJobs
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import JobQuery, JobsPage
-from correlator.pipeline.status import Status
 from tests.support.http_listener import served
 
 NOW = 1_758_550_000_000_000
@@ -115,17 +115,12 @@ async def _synced(updates: AsyncGenerator[Update, None]) -> Update:
     return update
 
 
-class Live(Status):
-    """A source that answers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.loading = False
-        self.set_state("live")
-
-    @property
-    def lag_seconds(self) -> float:
-        return 0.0
+def live() -> RemoteStatus:
+    """The status of appliances that are all live."""
+    status = RemoteStatus(list, lambda: None)
+    status.loading = False
+    status.judge()
+    return status
 
 
 def of(job_id: str, instance: str, rev: int) -> PublishedJob:
@@ -134,7 +129,7 @@ def of(job_id: str, instance: str, rev: int) -> PublishedJob:
 
 async def test_at_a_gateway_a_client_gets_the_jobs_of_its_appliances_until_they_are_elsewhere() -> None:
     jobs = RemoteJobs()
-    hub = RemoteHub(jobs, Live(), epoch="e")
+    hub = RemoteHub(jobs, live(), epoch="e")
     for rev, (job_id, instance) in enumerate([("a", "dc1"), ("b", "dc2"), ("c", "dc3")], 1):
         jobs.put(of(job_id, instance, rev))
     async with served(hub) as url, Client(url) as client:

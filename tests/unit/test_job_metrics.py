@@ -14,7 +14,7 @@ from correlator.jobs.model.persisted import PersistedJob
 from correlator.jobs.model.rows import LegacyRecord
 from correlator.ops import metrics
 from correlator.pipeline.job_metrics import MAX_ENDED, JobMetrics
-from correlator.sinks.http.server import HttpSink, Listener
+from correlator.sinks.http.surface import Metrics
 from correlator.sinks.streaming.fanout import Fanout
 from correlator.sinks.streaming.sessions import Streams
 from tests.support.pipeline_harness import NOW, SECOND, PipelineHarness, samples
@@ -155,10 +155,10 @@ async def test_a_scrape_iterates_over_no_job_and_gets_current_values(monkeypatch
     world.read()
     monkeypatch.delattr(JobDirectory, "all")
     monkeypatch.setattr(Fanout, "lagging", 3)
-    sink = HttpSink(Listener("127.0.0.1", 0), None)  # type: ignore[arg-type]
+    streams = Streams(world.hub)
     for loading, ready in ((True, 0), (False, 1)):
         world.hub.status.loading = loading
-        response = await sink._metrics(world.hub, Streams(world.hub), make_mocked_request("GET", "/metrics"))
+        response = await Metrics(world.hub, lambda: [streams]).metrics(make_mocked_request("GET", "/metrics"))
         lines = (response.text or "").splitlines()
         assert 'correlator_jobs{status="running"} 1.0' in lines
         assert "correlator_readers_lagging 3.0" in lines

@@ -11,7 +11,7 @@ from correlator.pipeline.resume_ring import Past
 from correlator.sinks.streaming.filters import Filter
 from correlator.sinks.streaming.limits import Limits
 from correlator.sinks.streaming.sessions import Resume
-from tests.support.streams_harness import RandomIndex, StreamClient, settle
+from tests.support.streams_harness import RandomIndex, RandomStream, StreamClient, settle
 from tests.support.subscriptions import plain
 
 NOW = 1_758_550_000_000_000
@@ -95,12 +95,13 @@ class RandomClients:
 SEEDS = [*range(3), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(3, 100))]
 
 
+@pytest.mark.parametrize("world_of", [RandomIndex, RandomStream], ids=["daemon", "gateway"])
 @pytest.mark.parametrize("seed", SEEDS)
-async def test_every_client_ends_with_the_documents_of_its_filters(seed):
+async def test_every_client_ends_with_the_documents_of_its_filters(seed, world_of):
     limits = Limits(
         lagging_over=6000, caught_up_under=2000, backlog_part=3000, snapshot_part=3000, max_visited=3, max_added=2
     )
-    world = RandomIndex(seed, Past(150), limits)
+    world = world_of(seed, Past(150), limits)
     clients = RandomClients(world)
     for _ in range(600):
         await clients.step()

@@ -22,6 +22,7 @@ from correlator.sinks.http.job_pages import JobPages, encoded, page_response, pa
 from correlator.sinks.http.log_text import LogText
 from correlator.sinks.http.parameters import choice, known, number, values
 from correlator.sinks.http.problems import RETRY_AFTER, problem
+from correlator.sinks.streaming.sessions import AHEAD_WITHIN
 
 MAX_WAIT = 60
 MAX_LIMIT = 500
@@ -78,6 +79,8 @@ class Rest:
                 return problem(HTTPStatus.SERVICE_UNAVAILABLE, "the correlator restarts: ask again", RETRY_AFTER)
             raise NotFound(f"no job is known by {name!r}")
         shown = found[0]
+        if rev is not None and wait and await self._hub.reached(rev, min(AHEAD_WITHIN, until - loop.time())):
+            shown = (self._hub.find_now(name) or (shown, None))[0]
         while rev is not None and shown.rev == rev and (left := until - loop.time()) > 0 and not self._hub.draining:
             await self._hub.waiting_ids.changed(shown.job_id, left)
             shown = (self._hub.find_now(name) or (shown, None))[0]

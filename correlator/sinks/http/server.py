@@ -11,30 +11,21 @@ import logging
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from http import HTTPStatus
-from itertools import chain
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
-from prometheus_client.exposition import choose_encoder
 
 from correlator.errors import CorrelatorError
-from correlator.ops import metrics
-from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Hub
 from correlator.sinks.http.access import TOKEN, Access
-from correlator.sinks.http.compatible import Compatible
-from correlator.sinks.http.entities import Entities
+from correlator.sinks.http.instances import Fleet, Instances, local
 from correlator.sinks.http.openapi.specs import Specs
-from correlator.sinks.http.operations import Operations
 from correlator.sinks.http.problems import problem, problems, server_log
-from correlator.sinks.http.rest import Rest, json_response
-from correlator.sinks.http.sse import EventStreams
+from correlator.sinks.http.rest import json_response
 from correlator.sinks.http.static import Static
-from correlator.sinks.http.websocket import Websockets
+from correlator.sinks.http.surface import Metrics, Surface
 from correlator.sinks.streaming.limits import DEFAULT, Limits
-from correlator.sinks.streaming.sessions import Streams
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +62,7 @@ class HttpSink:
     """The HTTP sink; satisfies `correlator.sinks.Sink`.
 
     `unknown_id_wait`: see `Compatible`. `on_ready`: called with the base URL when the listener accepts connections.
+    `fleet`: the appliances of a gateway, each of which is also served below ``/i/{instance}``.
     """
 
     def __init__(
@@ -82,6 +74,7 @@ class HttpSink:
         unknown_id_wait: float = 3.0,
         limits: Limits = DEFAULT,
         on_ready: Callable[[str], None] = lambda _: None,
+        fleet: Fleet | None = None,
     ) -> None:
         self._listener = listener
         self._access = access
@@ -89,7 +82,9 @@ class HttpSink:
         self._unknown_id_wait = unknown_id_wait
         self._limits = limits
         self._on_ready = on_ready
+        self._fleet = fleet
         self._static = Static()
+        self._disconnect = asyncio.Event()
 
     async def run(self, hub: Hub) -> None:
         """Serve until cancelled.
@@ -97,27 +92,17 @@ class HttpSink:
         Raises:
             CorrelatorError: The address cannot be bound.
         """
-        streams = Streams(hub, self._limits)
-        sockets = Websockets(hub, self._access, streams, max_subscriptions=self._max_subscriptions)
-        events = EventStreams(hub, self._access, streams)
+        self._main = main = self._surface(hub)
+        self._instances = instances = Instances(self._fleet, self._surface)
         hub.watchers["streaming"] = lambda: self._access.connections
+        shared = [
+            web.post(TICKET_PATH, self._ticket),
+            *Metrics(hub, lambda: [surface.streams for surface in self._surfaces]).routes(),
+            *Specs().routes(),
+            *self._static.routes(),
+        ]
         app = web.Application(middlewares=[self._headers, problems, self._gate])
-        app.add_routes(
-            [
-                *Rest(hub).routes(),
-                *Operations(hub).routes(),
-                *Entities(hub).routes(),
-                *Compatible(hub, unknown_id_wait=self._unknown_id_wait).routes(),
-                web.get("/ws", sockets.handle, allow_head=False),
-                web.get("/api/v1/stream", events.handle, allow_head=False),
-                web.post(TICKET_PATH, self._ticket),
-                web.get("/health/live", partial(self._live, hub)),
-                web.get("/health/ready", partial(self._ready, hub)),
-                web.get("/metrics", partial(self._metrics, hub, streams)),
-                *Specs().routes(),
-                *self._static.routes(),
-            ]
-        )
+        app.add_routes([*main.routes, *shared, *instances.routes(main.routes, shared)])
         runner = web.AppRunner(
             app,
             access_log=None,
@@ -127,28 +112,52 @@ class HttpSink:
             keepalive_timeout=self._listener.request_within,
         )
         await runner.setup()
-        background = asyncio.gather(streams.run(), sockets.run(), self._close_revoked(sockets, events))
+        background = asyncio.gather(main.run(), instances.run(), self._close_revoked(), self._disconnect_all())
         try:
             self._on_ready(await self._listen(runner))
             await background
         finally:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(5.0):
-                    hub.close()
-                    await events.drain()
-                    await sockets.drain()
+                    for surface in self._surfaces:
+                        await surface.close()
             background.cancel()
             await runner.cleanup()
 
-    async def _close_revoked(self, sockets: Websockets, events: EventStreams) -> None:
+    def disconnect(self) -> None:
+        """Disconnect all streaming clients, so that they connect again: their positions have become invalid."""
+        self._disconnect.set()
+
+    @property
+    def _surfaces(self) -> list[Surface]:
+        return [self._main, *self._instances.surfaces]
+
+    def _surface(self, hub: Hub) -> Surface:
+        return Surface(
+            hub,
+            self._access,
+            self._limits,
+            max_subscriptions=self._max_subscriptions,
+            unknown_id_wait=self._unknown_id_wait,
+        )
+
+    async def _disconnect_all(self) -> None:
+        while True:
+            await self._disconnect.wait()
+            self._disconnect.clear()
+            for surface in self._surfaces:
+                await surface.disconnect()
+
+    async def _close_revoked(self) -> None:
         """Close the connections of revoked tokens each time the access rules have changed, until cancelled."""
         changed = asyncio.Event()
         self._access.on_change.append(changed.set)
         while True:
             await changed.wait()
             changed.clear()
-            for _ in chain(sockets.close_revoked(), events.close_revoked()):
-                await asyncio.sleep(0)
+            for surface in self._surfaces:
+                for _ in surface.close_revoked():
+                    await asyncio.sleep(0)
 
     async def _listen(self, runner: web.AppRunner) -> str:
         where = self._listener
@@ -177,7 +186,7 @@ class HttpSink:
 
     def _refusal(self, request: web.Request) -> web.Response | None:  # noqa: PLR0911 - a list of reasons
         """The error response for a request that is not admitted, else None. `Websockets` checks its tokens itself."""
-        path, access = request.path, self._access
+        path, access = local(request.path), self._access
         host_allowed = path in OPEN_PATHS or access.host_allowed(request.headers.get("Host"))
         if host_allowed and request.method == "OPTIONS" and access.origin_listed(request.headers.get("Origin", "")):
             return web.Response(status=HTTPStatus.NO_CONTENT)
@@ -203,32 +212,3 @@ class HttpSink:
 
     async def _ticket(self, request: web.Request) -> web.Response:
         return json_response({"ticket": self._access.ticket(request[TOKEN]), "expires_in": 30})
-
-    async def _live(self, hub: Hub, request: web.Request) -> web.Response:
-        del request
-        stuck = {name: round(seconds, 1) for name, seconds in hub.live.stuck().items()}
-        if stuck:
-            return json_response({"live": False, "stuck": stuck}, status=HTTPStatus.SERVICE_UNAVAILABLE)
-        return json_response({"live": True})
-
-    async def _ready(self, hub: Hub, request: web.Request) -> web.Response:
-        del request
-        parts = {name: describe() for name, describe in hub.readiness.items()}
-        ready = not hub.status.loading and not hub.draining
-        body = {
-            "ready": ready,
-            "degraded": not all(part.get("ok", True) for part in parts.values()),
-            "parts": parts,
-        }
-        return json_response(body, status=HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE)
-
-    async def _metrics(self, hub: Hub, streams: Streams, request: web.Request) -> web.Response:
-        metrics.READY.set(not hub.status.loading and not hub.draining)
-        metrics.DATABASE_UP.set(hub.status.database == "live")
-        for transport, count in streams.clients().items():
-            metrics.CLIENTS.labels(transport).set(count)
-        metrics.CLIENTS_LAGGING.set(streams.fanout.lagging)
-        encode, content_type = choose_encoder(request.headers.get("Accept", ""))  # OpenMetrics or text
-        with timed("metrics"):
-            body = encode(metrics.REGISTRY)
-        return web.Response(body=body, headers={"Content-Type": content_type})

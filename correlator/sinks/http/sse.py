@@ -26,7 +26,7 @@ from correlator.sinks.http.parameters import choice, known, values
 from correlator.sinks.http.problems import RETRY_AFTER, RETRY_SECONDS, problem
 from correlator.sinks.streaming.filters import Filter
 from correlator.sinks.streaming.messages import Framing, Message
-from correlator.sinks.streaming.sessions import Resume, Streams
+from correlator.sinks.streaming.sessions import LOADING, Resume, Streams
 
 if TYPE_CHECKING:
     from correlator.sinks.http.access import Access
@@ -78,11 +78,11 @@ class EventStreams:
         self._hub = hub
         self._access = access
         self._streams = streams
-        epoch = hub.epoch.encode()
 
         def framing(messages: Sequence[Message], /) -> bytes:
             # A change may consist of several messages. Its position is reached with the last one.
             last = {m.seq: i for i, m in enumerate(messages) if m.seq is not None}
+            epoch = hub.epoch.encode()
             return b"".join(
                 b"id: %b:%d\n%b" % (epoch, m.seq, _event(m)) if m.seq is not None and last[m.seq] == i else _event(m)
                 for i, m in enumerate(messages)
@@ -111,9 +111,11 @@ class EventStreams:
                 response.enable_chunked_encoding()
             else:
                 return problem(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "an event stream needs HTTP/1.1")
+            last = request.headers.get("Last-Event-ID") or ""
+            if not await self._streams.can_begin(_position(last)):
+                return problem(HTTPStatus.SERVICE_UNAVAILABLE, LOADING, RETRY_AFTER)
             await response.prepare(request)
             client = EventStreamClient(request.transport, self._framing, request[TOKEN])
-            last = request.headers.get("Last-Event-ID") or ""
             try:
                 await self._begin(client, wanted, level, last)
                 await client.over.wait()

@@ -10,6 +10,7 @@ from importlib import resources
 from aiohttp import web
 
 import correlator.web
+from correlator.sinks.http.instances import local
 from correlator.sinks.http.rest import matches
 
 
@@ -41,7 +42,7 @@ class Static:
         return [web.get(path, self.file) for path in self._files]
 
     async def file(self, request: web.Request) -> web.Response:
-        body, kind, etag = self._files[request.path]
+        body, kind, etag = self._files[local(request.path)]
         headers = {"Cache-Control": "no-cache", "ETag": etag}
         if matches(request, etag):
             return web.Response(status=HTTPStatus.NOT_MODIFIED, headers=headers)

@@ -36,7 +36,7 @@ from correlator.sinks.http.frames import (
 from correlator.sinks.http.websocket_connection import WebsocketConnection
 from correlator.sinks.streaming.filters import Filter
 from correlator.sinks.streaming.messages import Message
-from correlator.sinks.streaming.sessions import Resume, Streams
+from correlator.sinks.streaming.sessions import LOADING, Resume, Streams
 
 VERSION = 1
 """The version of the protocol."""
@@ -198,7 +198,7 @@ class Websockets:
 
     async def _handle_message(self, client: WebsocketConnection, message: ClientMessage) -> None:
         if isinstance(message, Hello):
-            self._hello(client, message)
+            await self._hello(client, message)
         elif not client.ready:
             raise BadRequest('say hello first: {"type":"hello","version":1}')
         elif isinstance(message, Subscribe):
@@ -215,7 +215,7 @@ class Websockets:
         else:
             assert_never(message)
 
-    def _hello(self, client: WebsocketConnection, hello: Hello) -> None:
+    async def _hello(self, client: WebsocketConnection, hello: Hello) -> None:
         if client.ready:
             raise BadRequest("hello was said already")
         if hello.version != VERSION:
@@ -228,6 +228,8 @@ class Websockets:
                 raise Close(CloseCode.FORBIDDEN, "this token is not known")
         client.ready = True
         client.resume = _resume(hello.resume)
+        if not await self._streams.can_begin(client.resume):
+            raise Close(CloseCode.TRY_LATER, LOADING)
         self._streams.welcome(client, client.resume)
 
     async def _subscribe(self, client: WebsocketConnection, message: Subscribe) -> None:

@@ -129,6 +129,10 @@ class Backlog:
             self.dropped[removed] = self.dropped.get(removed, 0) + 1
             metrics.DROPPED_LINES.inc()
 
+    def add_dropped(self, subs: tuple[int, ...], count: int) -> None:
+        """Count lines that were lost before they came here."""
+        self.dropped[subs] = self.dropped.get(subs, 0) + count
+
     def remove_subscription(self, sub: int) -> None:
         """Discard what is pending for a subscription that has ended."""
         self.jobs = OrderedDict((key, pending) for key, pending in self.jobs.items() if key[1] != sub)

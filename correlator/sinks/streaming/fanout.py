@@ -182,10 +182,21 @@ class Fanout:
                     backlog.add_line(key, message.body)
                 else:
                     self._outboxes.put(client, message)
+        if batch.dropped:
+            self._send_dropped(batch)
         for event in batch.events:
             if event.kind in STREAMED:
                 self._send_event(event, batch.seq)
         self._outboxes.flush_soon()
+
+    def _send_dropped(self, batch: Batch) -> None:
+        """Send the number of lines that were lost on their way here: nobody knows which jobs they were of."""
+        for client, subs in self._subs.items():
+            if key := tuple(sorted(sub.id for sub in subs.values() if sub.level is not None)):
+                if (backlog := self._lag(client, batch.seq)) is not None:
+                    backlog.add_dropped(key, batch.dropped)
+                else:
+                    self._outboxes.put(client, Message(job_document.dropped(key, batch.dropped)))
 
     def _log_groups_for(self, job_id: str | None, before: Mapping[str, PublishedJob | None]) -> dict[Group, None]:
         """The groups with log lines that contain the job. `before`: old states, used instead of the current ones."""

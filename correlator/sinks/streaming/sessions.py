@@ -33,6 +33,12 @@ from correlator.sinks.streaming.snapshots import EMPTY
 BOOKMARK_EVERY = 8.0
 """Seconds between bookmarks. The protocol promises at most 10 s."""
 
+AHEAD_WITHIN = 2.0
+"""Seconds that a client waits at a gateway that has read less of the stream than the client."""
+
+LOADING = "the jobs are being loaded: connect again"
+"""Why a stream does not begin, if `can_begin` is False."""
+
 SWEEP_EVERY = 0.1
 """Seconds between two checks of all clients."""
 
@@ -92,6 +98,12 @@ class Streams:
 
     def send(self, client: Client, message: dict[str, Any], seq: int | None = None) -> None:
         self.fanout.send(client, [Message(job_document.encode(message), seq)])
+
+    async def can_begin(self, resume: Resume | None) -> bool:
+        """Wait for the position of a client that is ahead of this process. False while there is nothing to serve."""
+        seq = resume.seq if resume is not None and resume.epoch == self._hub.epoch else 0
+        await self._hub.reached(seq, AHEAD_WITHIN)
+        return self._hub.serves
 
     def welcome(self, client: Client, resume: Resume | None) -> None:
         """Register a connection and send `welcome`. `resume`: the position that the client wants to continue from."""

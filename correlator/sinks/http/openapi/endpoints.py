@@ -33,6 +33,7 @@ from correlator.sinks.payloads import (
     DirectReply,
     EnhancedReply,
     EventsPage,
+    InstancesList,
     JobsPage,
     LegacyReply,
     Liveness,
@@ -263,6 +264,16 @@ ENDPOINTS: Final = (
             Parameter("job_type", str, "The job type, percent-encoded; `-` for jobs that have none.", "path"),
             Parameter("operation", str, "The operation, percent-encoded; `/` also works raw.", "path"),
         ),
+    ),
+    Endpoint(
+        "/api/v1/instances",
+        "instances",
+        "The appliances of a fleet, and the health of each; at a gateway only",
+        {
+            HTTPStatus.OK: Answer("All appliances, by name.", (InstancesList,)),
+            **BAD,
+            HTTPStatus.NOT_FOUND: _problem("This is not a gateway."),
+        },
     ),
     Endpoint(
         "/api/v1/failover/{id}/status",

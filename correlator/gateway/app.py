@@ -1,0 +1,242 @@
+"""The composition root of a gateway: it builds the fleet, reads the stream, and serves until it is stopped.
+
+The listener opens at once, as that of a daemon does: readiness reports that the stream is being read, and clients that
+resume wait for it. The cluster may be away at any time: what memory has is served, marked as stale.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import platform
+import signal
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
+
+from correlator import __version__
+from correlator.cluster import keys
+from correlator.cluster.connection import Connection
+from correlator.config.schema import Config, Database
+from correlator.config.values import Secret
+from correlator.daemon import ending
+from correlator.daemon.reload import Reload
+from correlator.daemon.signals import set_by
+from correlator.daemon.supervisor import Supervisor
+from correlator.errors import ConfigError
+from correlator.gateway.fleet import Fleet
+from correlator.gateway.ordered_consumer import OrderedConsumer
+from correlator.ops import cluster_metrics, logs, metrics, stalls
+from correlator.sinks.http.listener import ListenerConfig
+from correlator.sinks.http.server import HttpSink, Listener
+
+if TYPE_CHECKING:
+    from nats.aio.msg import Msg
+
+log = logging.getLogger(__name__)
+
+DRAIN_WITHIN = 10.0
+"""Seconds that the listener has to close its connections after a stop."""
+
+JUDGE_EVERY = 0.5
+"""Seconds between two checks of the appliances."""
+
+
+def check(config: Config) -> None:
+    """Check that a configuration is one of a gateway. Raises: `ConfigError`."""
+    problems = []
+    if config.cluster.url is None:
+        problems.append('cluster.url: a gateway reads a cluster, e.g. url = "nats://127.0.0.1:4222"')
+    if replace(config.database, password=Secret()) != Database():
+        problems.append("database: a gateway reads no database: remove this section")
+    if problems:
+        raise ConfigError(problems)
+
+
+async def run(
+    config: Config,
+    *,
+    load: Callable[[], Config] | None = None,
+    on_ready: Callable[[str], None] | None = None,
+) -> None:
+    """Run the gateway until SIGTERM, SIGINT or cancellation. See `app.run` for the arguments.
+
+    Raises: `CorrelatorError` for a problem that an operator can fix, such as an address in use.
+    """
+    check(config)
+    reload_signals = (signal.SIGHUP,) if load is not None else ()
+    with set_by(signal.SIGTERM, signal.SIGINT) as stop, set_by(*reload_signals) as reload_requested:
+        await Gateway(config).run(stop, reload_requested, load, on_ready)
+
+
+class Gateway:
+    """One gateway. Nothing connects before `run`."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self.connection = connection = Connection(config.cluster, "gateway")
+        self.fleet = fleet = Fleet(
+            lambda _: None,
+            cluster_error=self._error,
+            on_epoch=lambda: self._http.disconnect(),  # noqa: PLW0108 - both are made below
+            on_other_epoch=lambda: self._jobs.restart(),  # noqa: PLW0108
+        )
+        self._jobs = OrderedConsumer(connection, keys.STATE, "$KV.cor.>", self._on_jobs, fleet.reset, _epoch)
+        self._alive = OrderedConsumer(
+            connection, keys.ALIVE, keys.EVERY_ALIVE, fleet.read_alive, lambda _: None, _no_identity
+        )
+        self._listener = ListenerConfig(config)
+        self._served: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        listen = config.http.listen
+        self._http = HttpSink(
+            Listener(listen.host, listen.port, self._listener.tls),
+            self._listener.access,
+            max_subscriptions=config.http.max_subscriptions,
+            unknown_id_wait=config.http.unknown_id_wait,
+            on_ready=self._served.set_result,
+            fleet=fleet,
+        )
+        self._supervisor = Supervisor(fleet.hub)
+        self._synced = asyncio.Event()
+        self._current_at: float | None = None
+        fleet.hub.readiness["cluster"] = self._describe
+
+    async def run(
+        self,
+        stop: asyncio.Event,
+        reload_requested: asyncio.Event,
+        load: Callable[[], Config] | None,
+        on_ready: Callable[[str], None] | None,
+    ) -> None:
+        """Serve until `stop` is set."""
+        metrics.BUILD.info(_build())
+        cluster_metrics.BEHIND.set_function(lambda: self._jobs.behind)
+        cluster_metrics.STALE.set_function(self._stale_seconds)
+        log.info("correlator gateway %s reads %s", __version__, self._config.cluster.url)
+        async with asyncio.TaskGroup() as outer:
+            # Start, 1: Serve. Readiness reports that the stream is being read.
+            serving = {outer.create_task(self._http.run(self.fleet.hub), name="http")}
+            async with asyncio.TaskGroup() as inner:
+                # Start, 2: Connect, and read. Lines and events are read from now on, those of unknown jobs wait.
+                reading = {
+                    inner.create_task(work, name=name)
+                    for name, work in (
+                        ("connection", self.connection.run()),
+                        ("jobs", self._jobs.run()),
+                        ("alive", self._alive.run()),
+                        ("lines", self._subscribe()),
+                        ("judge", self._judge()),
+                        ("supervisor", self._supervisor.run()),
+                        ("heartbeat", stalls.heartbeat()),
+                        ("announce", self._announce(on_ready)),
+                    )
+                }
+                if load is not None:
+                    reading.add(inner.create_task(self._reload(reload_requested, load), name="reload"))
+                await stop.wait()
+                # Stop, 1: Notify the service manager.
+                log.info("stopping")
+                self._supervisor.stops()
+                # Stop, 2: Have the clients connect to another gateway, while this one can still answer.
+                await ending.end(serving, again=DRAIN_WITHIN)
+                # Stop, 3: Stop reading, and close the connection.
+                await ending.end(reading)
+
+    def _on_jobs(self, messages: Any) -> None:
+        self.fleet.read(messages)
+        if self._jobs.synced and not self._synced.is_set():
+            self._synced.set()
+        if self._jobs.synced:
+            self.fleet.synced()
+
+    def _error(self) -> str | None:
+        """Why the stream cannot be read now, or None."""
+        if not self.connection.connected:
+            return f"NATS is unreachable: {self.connection.describe().get('error') or 'not connected'}"
+        if not self._jobs.synced:
+            return f"the stream is being read: {self._jobs.error}" if self._jobs.error else "the stream is being read"
+        return None
+
+    def _describe(self) -> dict[str, Any]:
+        found = self.connection.describe()
+        error = self._error()
+        return found if error is None else {**found, "ok": False, "error": error}
+
+    def _stale_seconds(self) -> float | None:
+        return None if self._current_at is None else time.monotonic() - self._current_at
+
+    async def _judge(self) -> None:
+        with self.fleet.hub.live.heartbeat("appliances", 30.0) as beat:
+            while True:
+                beat()
+                if self._jobs.synced and self.connection.connected:
+                    self._current_at = time.monotonic()
+                cluster_metrics.CONNECTED.set(self.connection.connected)
+                self.fleet.judge()
+                for name, appliance in self.fleet.appliances.items():
+                    cluster_metrics.ONLINE.labels(name).set(appliance.online())
+                    if appliance.last_seen is not None:
+                        cluster_metrics.SEEN.labels(name).set(appliance.last_seen / 1_000_000)
+                await asyncio.sleep(JUDGE_EVERY)
+
+    async def _subscribe(self) -> None:
+        async def lines(message: Msg) -> None:
+            self.fleet.read_lines(message.subject, message.data)
+
+        async def event(message: Msg) -> None:
+            self.fleet.read_event(message.subject, message.data)
+
+        await self.connection.subscribe(keys.line("*"), lines)
+        await self.connection.subscribe("cor.v1.*.event.*", event)
+        await asyncio.Event().wait()
+
+    async def _announce(self, on_ready: Callable[[str], None] | None) -> None:
+        """Report readiness once the stream has been read and the listener listens."""
+        await self._synced.wait()
+        gc.freeze()  # Loaded objects stay: exclude them from collections, which block the event loop.
+        url = await self._served
+        jobs, appliances = len(self.fleet.hub.published), len(self.fleet.appliances)
+        log.info("the stream has been read: %d jobs of %d appliances", jobs, appliances)
+        self._supervisor.began()
+        if on_ready is not None:
+            on_ready(url)
+
+    async def _reload(self, requested: asyncio.Event, load: Callable[[], Config]) -> None:
+        """Reload the configuration each time `requested` is set, until cancelled."""
+        reload = Reload(self._config, load, [self._listener.prepare, _log_level])
+        while True:
+            await requested.wait()
+            requested.clear()
+            ended = self._supervisor.reloads()
+            await reload.run()
+            ended()
+
+
+def _log_level(config: Config) -> Callable[[], None]:
+    check(config)
+    return lambda: logs.configure(config.log.level, config.log.format, os.environ)
+
+
+async def _epoch(connection: Connection) -> str | None:
+    """The epoch of the stream of documents; None if no collector has written it yet."""
+    found = await connection.last(keys.STATE, keys.EPOCH)
+    return found.data.decode("utf-8", "replace") if found is not None and found.data else None
+
+
+async def _no_identity(connection: Connection) -> str | None:
+    del connection
+    return ""
+
+
+def _build() -> dict[str, str]:
+    """Return the labels of the metric correlator_build_info."""
+    return {
+        "version": __version__,
+        "python": platform.python_version(),
+        "loop": type(asyncio.get_running_loop()).__module__.partition(".")[0],
+        "driver": "nats",
+    }

@@ -1,0 +1,283 @@
+"""The fleet: all appliances of a stream, the jobs of each, and those of all together.
+
+A gateway has one hub for all appliances and one for each. The stream gives both their positions: its sequences are the
+positions of all hubs. A job ID that two appliances have (a legacy ID, or a copied database) is one job in the hub of
+all: the newer one by its age, then the one of the first instance by name. Its `rev` is then the sequence of the last
+message about any of the two, so every gateway publishes the same.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
+from msgspec.structs import replace
+
+from correlator.cluster import keys
+from correlator.gateway.hub import RemoteArchive, RemoteHub
+from correlator.gateway.log_lines import LogLines
+from correlator.gateway.ordered_consumer import Stored
+from correlator.gateway.status import Appliance, RemoteStatus
+from correlator.jobs import document_parser
+from correlator.jobs.encoded import Documents
+from correlator.jobs.job_document import rfc3339
+from correlator.jobs.model.changes import Change, Event, Reason
+from correlator.jobs.model.facts import AttributedRow, Kind
+from correlator.jobs.model.rows import Micros
+from correlator.jobs.model.views import PublishedJob
+from correlator.jobs.remote import RemoteJobs
+from correlator.ops.stalls import timed
+from correlator.sinks.payloads import InstanceHealth
+
+log = logging.getLogger(__name__)
+
+MAX_INSTANCES = 1_000
+"""Most appliances of a fleet. What others write is ignored, and logged once."""
+
+ALL = ""
+"""The name of the hub of all appliances."""
+
+_REASONS: dict[str, Reason] = {"retention": "retention", "gone": "gone", "merged": "merged"}
+
+
+class Fleet:
+    """The hubs, and what the messages of the cluster change in them. Event loop's thread only.
+
+    `archive(scope)`: answers what memory cannot, for the instances that `scope()` returns; None: memory only.
+    `cluster_error()`: why the stream cannot be read, or None. `on_watch()`: a client begins to wait for an ID.
+    `on_epoch()`: the clients' positions have become invalid. `on_other_epoch()`: the stream has another epoch than
+    what was read.
+    """
+
+    def __init__(
+        self,
+        archive: Callable[[Callable[[], Sequence[str]]], RemoteArchive | None],
+        *,
+        cluster_error: Callable[[], str | None] = lambda: None,
+        on_watch: Callable[[], None] = lambda: None,
+        on_epoch: Callable[[], None] = lambda: None,
+        on_other_epoch: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._archive = archive
+        self._cluster_error = cluster_error
+        self._on_watch = on_watch
+        self._on_epoch = on_epoch
+        self._on_other_epoch = on_other_epoch
+        self._documents = Documents()
+        self._lines = LogLines()
+        self._refused: set[str] = set()
+        self.appliances: dict[str, Appliance] = {}
+        self._hubs: dict[str, RemoteHub] = {}
+        self._shared: set[str] = set()
+        """The job IDs that several appliances have had."""
+        self.malformed = 0
+        """Documents that could not be read."""
+        self.hub = self._hub_of(lambda: list(self.appliances.values()))
+
+    # -- for the endpoints
+
+    def hub_of(self, instance: str) -> RemoteHub | None:
+        """The hub of one appliance; None if the stream has none of that name."""
+        return self._hubs.get(instance)
+
+    def hubs(self) -> Iterable[RemoteHub]:
+        yield self.hub
+        yield from self._hubs.values()
+
+    def judge(self) -> None:
+        """Compute the state of each appliance again. Call it twice a second."""
+        for hub in self.hubs():
+            hub.status.judge()
+        for name, hub in self._hubs.items():
+            hub.published.complete_from = self.appliances[name].complete_since
+        known = [hub.published.complete_from for hub in self._hubs.values()]
+        self.hub.published.complete_from = None if None in known else max((k for k in known if k), default=None)
+        self._publish_lines(*self._lines.expire(time.monotonic()))
+
+    def describe(self) -> list[InstanceHealth]:
+        """The health of each appliance, sorted by name."""
+        away = self._cluster_error()
+        return [self._describe(self.appliances[name], away) for name in sorted(self.appliances)]
+
+    def _describe(self, appliance: Appliance, away: str | None) -> InstanceHealth:
+        alive, online = appliance.alive, appliance.online() and away is None
+        return {
+            "instance": appliance.name,
+            "online": online,
+            "database": alive.database if online else "down" if alive.database == "down" else "stale",
+            "error": away or appliance.error(),
+            "lag_seconds": round(appliance.behind(), 3),
+            "last_seen": rfc3339(appliance.last_seen),
+            "version": alive.version or None,
+            "jobs": len(self._hubs[appliance.name].published),
+        }
+
+    # -- from the stream of documents
+
+    def reset(self, epoch: str) -> None:
+        """Forget all jobs: what follows is another stream, or the same one from the beginning."""
+        began_before = bool(self.hub.epoch)
+        self._shared.clear()
+        for hub in self.hubs():
+            hub.published.clear()
+            hub.epoch = epoch
+            hub.status.loading = True
+        if began_before:
+            self._on_epoch()
+
+    def synced(self) -> None:
+        """Everything that the stream had at the start has been read."""
+        if self.hub.status.loading:
+            for hub in self.hubs():
+                hub.status.loading = False
+            self.judge()
+            for hub in self.hubs():
+                hub.publish()
+
+    def read(self, messages: Sequence[Stored]) -> None:
+        """Apply messages of the stream, and publish their changes as one batch of each hub."""
+        if not messages:
+            return
+        changes: defaultdict[str, list[Change]] = defaultdict(list)
+        with timed("stream"):
+            for message in messages:
+                self._read(message, changes)
+            last = messages[-1]
+            for hub in self.hubs():
+                hub.published.advance(last.seq, last.at)
+        for hub, of in [(self.hub, ALL), *((hub, name) for name, hub in self._hubs.items())]:
+            hub.publish(changes.get(of, ()))
+        self._publish_lines(*self._lines.appeared(change.job_id for change in changes.get(ALL, ())))
+
+    def _read(self, message: Stored, changes: defaultdict[str, list[Change]]) -> None:
+        self.hub.published.advance(message.seq, message.at)
+        found = keys.job_of(message.subject)
+        if found is None:
+            if message.subject == keys.EPOCH and message.payload.decode("utf-8", "replace") != self.hub.epoch:
+                self._on_other_epoch()
+            return
+        instance, job_id = found
+        hub = self._instance(instance)
+        if hub is None:
+            return
+        hub.published.advance(message.seq, message.at)
+        headers = message.headers or {}
+        if "KV-Operation" in headers or "Nats-Marker-Reason" in headers:
+            reason = _REASONS.get(headers.get("Cor-Reason", ""), "gone")
+            changes[instance] += hub.published.remove(job_id, message.seq, reason)
+            changes[ALL] += self._settle(job_id, message.seq, reason)
+            return
+        try:
+            shown = document_parser.parse(message.payload, message.seq, instance)
+        except (ValueError, msgspec.MsgspecError) as error:
+            self.malformed += 1
+            log.warning("the document of the job %s of %s cannot be read: %s", job_id, instance, error)
+            return
+        changes[instance] += hub.published.put(shown)
+        other = self.hub.published.get(job_id)
+        if other is None or other.instance == instance:
+            if job_id not in self._shared:
+                changes[ALL] += self.hub.published.put(shown)
+                return
+        else:
+            self._shared.add(job_id)
+        changes[ALL] += self._settle(job_id, message.seq, "gone")
+
+    def _settle(self, job_id: str, seq: int, reason: Reason) -> list[Change]:
+        """Publish the newest of the jobs that appliances have by this ID, or its removal."""
+        copies = [shown for hub in self._hubs.values() if (shown := hub.published.get(job_id)) is not None]
+        if not copies:
+            self._shared.discard(job_id)
+            return self.hub.published.remove(job_id, seq, reason)
+        return self.hub.published.put(replace(_winner(copies), rev=seq))
+
+    def _instance(self, name: str) -> RemoteHub | None:
+        if (known := self._hubs.get(name)) is not None:
+            return known
+        if len(self._hubs) >= MAX_INSTANCES:
+            if name not in self._refused and len(self._refused) < MAX_INSTANCES:
+                self._refused.add(name)
+                log.error("the appliance %s is ignored: a fleet has at most %d", name, MAX_INSTANCES)
+            return None
+        appliance = self.appliances[name] = Appliance(name)
+        hub = self._hubs[name] = self._hub_of(lambda: [appliance])
+        hub.epoch, hub.status.loading = self.hub.epoch, self.hub.status.loading
+        hub.readiness["cluster"] = self.hub.readiness.get("cluster", dict)
+        hub.live = self.hub.live
+        return hub
+
+    def _hub_of(self, appliances: Callable[[], Sequence[Appliance]]) -> RemoteHub:
+        status = RemoteStatus(appliances, self._cluster_error)
+        archive = self._archive(lambda: [one.name for one in appliances()])
+        return RemoteHub(RemoteJobs(), status, archive, documents=self._documents, on_watch=self._on_watch)
+
+    # -- from the collectors themselves
+
+    def read_alive(self, messages: Sequence[Stored]) -> None:
+        """Apply signs of life."""
+        now = self.hub.clock()
+        for message in messages:
+            name = message.subject.rpartition(".")[2]
+            if self._instance(name) is not None:
+                age = max(0, now - message.at) / 1_000_000
+                self.appliances[name].renewed(message.payload, message.at, age)
+
+    def read_event(self, subject: str, payload: bytes) -> None:
+        """Publish an event of a collector. Streaming clients get `job.late` and `job.overdue` only."""
+        instance = subject.split(".")[2]
+        event = event_of(payload)
+        if event is not None and (hub := self._hubs.get(instance)) is not None:
+            for one in (hub, *([self.hub] if self._shows(instance, event.job_id) else [])):
+                one.publish(events=[event])
+
+    def read_lines(self, subject: str, payload: bytes) -> None:
+        """Publish the log lines of a collector. Lines of jobs that are not known yet wait for them."""
+        instance = subject.split(".")[2]
+        if (hub := self._hubs.get(instance)) is None:
+            return
+        known = hub.published
+        self._publish_lines(*self._lines.read(instance, payload, lambda job_id: known.get(job_id) is not None))
+
+    def _publish_lines(self, lines: dict[str, list[AttributedRow]], dropped: dict[str, int]) -> None:
+        of_all: list[AttributedRow] = []
+        for instance in lines.keys() | dropped.keys():
+            rows = lines.get(instance, [])
+            of_all += [row for row in rows if row.job_id is not None and self._shows(instance, row.job_id)]
+            self._hubs[instance].publish(lines=rows, dropped=dropped.get(instance, 0))
+        if of_all or dropped:
+            self.hub.publish(lines=of_all, dropped=sum(dropped.values()))
+
+    def _shows(self, instance: str, job_id: str) -> bool:
+        """True if the hub of all publishes this appliance's job by that ID."""
+        shown = self.hub.published.get(job_id)
+        return shown is not None and shown.instance == instance
+
+
+def _winner(copies: Sequence[PublishedJob]) -> PublishedJob:
+    by_name = sorted(copies, key=lambda shown: shown.instance)
+    return max(by_name, key=lambda shown: shown.view.age_key)  # the first of equal ones
+
+
+class _Event(msgspec.Struct):
+    kind: str
+    job_id: str
+    at: str
+    event_id: int | None = None
+    step_id: int | None = None
+    step_name: str | None = None
+    error: str | None = None
+    error_cut: int | None = None
+
+
+def event_of(payload: bytes) -> Event | None:
+    """Parse an event of a collector; None if it is not readable, or of a kind that only newer versions know."""
+    try:
+        found = msgspec.json.decode(payload, type=_Event)
+        at: Micros = document_parser.micros(found.at)
+        kind = Kind(found.kind)
+    except (ValueError, msgspec.MsgspecError):
+        return None
+    return Event(kind, found.job_id, at, found.event_id, found.step_id, found.step_name, found.error, found.error_cut)

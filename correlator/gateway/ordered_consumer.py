@@ -1,0 +1,268 @@
+"""Reads a stream of JetStream from its newest state on, in order, without a gap, for as long as the process runs.
+
+Problem. A push consumer loses messages without a word: at a full buffer, and while the server that leads it fails. A
+stream may also be deleted and created again, or restored from an older copy; a consumer that starts beyond its end
+gets heartbeats and never data.
+
+Model. The first consumer delivers the last message of each subject, each later one starts after the last message that
+was read. Consumers are cheap (in memory, not replicated, no acknowledgements), so whatever is doubtful ends one and
+creates the next: a gap in its own numbering, 2.2 s without a message or heartbeat, a reconnection. Each creation first
+checks that the stream is still the one that was read, by its creation time, its last sequence, and an `identity` that
+its writers keep in it. If it is not, `on_reset` is called and the reading begins again.
+
+Invariants. Messages are passed on in the order of the stream, each once, in batches that one turn of the event loop
+has received. `synced` becomes true when the reading has reached the end that the stream had at the last creation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+from correlator.backoff import Backoff
+from correlator.cluster import streams
+from correlator.cluster.connection import Connection
+from correlator.cluster.errors import ClusterUnavailable, Refused
+from correlator.jobs.model.rows import Micros
+
+if TYPE_CHECKING:
+    from nats.aio.msg import Msg
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT = 1.0
+SILENT_AFTER = 2.2
+"""Seconds between two heartbeats of an idle consumer; seconds without any message after which it counts as lost."""
+
+INACTIVE = 10.0
+"""Seconds after which the server drops a consumer that nobody reads."""
+
+MAX_BATCH = 200
+"""Messages that are passed on in one call, before the event loop runs other tasks."""
+
+MAX_PENDING = 64_000_000
+"""Bytes of messages that wait to be read. Flow control keeps them well below; more are a gap."""
+
+_NANO = 1_000_000_000
+
+
+class Stored(Struct, frozen=True, gc=False):
+    """A message of the stream. `at`: when it was stored."""
+
+    subject: str
+    seq: int
+    at: Micros
+    payload: bytes
+    headers: Mapping[str, str] | None
+
+
+class NotThere(ClusterUnavailable):
+    """The stream does not exist yet, or nothing has identified it."""
+
+
+class OrderedConsumer:
+    """Reads `stream`, the subjects `subject`. Event loop's thread only.
+
+    `on_messages`: gets the messages, must not wait and must not raise. `on_reset`: forget all that was read; gets the
+    identity of the stream. `identity`: reads it; None: the stream is not ready to be read.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        stream: str,
+        subject: str,
+        on_messages: Callable[[Sequence[Stored]], None],
+        on_reset: Callable[[str], None],
+        identity: Callable[[Connection], Awaitable[str | None]],
+    ) -> None:
+        self._connection = connection
+        self._stream = stream
+        self._subject = subject
+        self._on_messages = on_messages
+        self._on_reset = on_reset
+        self._identity = identity
+        self._known: tuple[Any, str] | None = None
+        """The creation time and identity of the stream that was read."""
+        self._batch: list[Stored] = []
+        self._flushing = False
+        self._expected = 1
+        """The number that the consumer's next message has."""
+        self._received_at = 0.0
+        self._broken = asyncio.Event()
+        self._end = 0
+        self.seq = 0
+        """The sequence of the last message that was passed on."""
+        self.synced = False
+        self.behind: int | None = None
+        """Messages that are not read yet, as the server last said; None while there is no consumer."""
+        self.error: str | None = "not read yet"
+        self.restarts = 0
+
+    async def run(self) -> None:
+        """Read until cancelled."""
+        backoff = Backoff(base=0.05, factor=2.0, cap=2.0)
+        while True:
+            try:
+                await self._follow(backoff)
+            except (ClusterUnavailable, Refused) as error:
+                if self.error != str(error):
+                    log.warning("the stream %s cannot be read: %s", self._stream, error)
+                self.error = str(error)
+            self.synced, self.behind = False, None
+            self.restarts += 1
+            await asyncio.sleep(backoff.next())
+
+    def restart(self) -> None:
+        """Begin again: what was read no longer counts."""
+        self._known = None
+        self._broken.set()
+
+    async def _follow(self, backoff: Backoff) -> None:
+        """Create a consumer and read it until it is lost."""
+        await self._connection.connect(SILENT_AFTER)
+        self._broken = broken = asyncio.Event()
+        watching = asyncio.create_task(self._connection.changed())
+        watching.add_done_callback(lambda _: broken.set())
+        subscription = None
+        try:
+            await self._verify()
+            inbox = self._connection.client.new_inbox()
+            self._expected = 1
+            subscription = await self._connection.client.subscribe(
+                inbox, cb=self._receiver(broken), pending_msgs_limit=1_000_000, pending_bytes_limit=MAX_PENDING
+            )
+            await self._create(inbox)
+            self._received_at = time.monotonic()
+            self.error = None
+            self._settle()
+            while (left := self._received_at + SILENT_AFTER - time.monotonic()) > 0:
+                try:
+                    async with asyncio.timeout(left):
+                        await broken.wait()
+                except TimeoutError:
+                    await asyncio.sleep(0.05)  # What has arrived while the event loop was busy counts.
+                    continue
+                self.error = "the consumer was lost"
+                return
+            self.error = f"no heartbeat for {SILENT_AFTER:g} s"
+            log.info("the consumer of the stream %s is silent: another one is created", self._stream)
+        finally:
+            if self.synced:
+                backoff.reset()
+            broken.set()
+            watching.cancel()
+            if subscription is not None:
+                await self._end_subscription(subscription)
+
+    async def _verify(self) -> None:
+        """Check that the stream is the one that was read, or begin again."""
+        info = await streams.info(self._connection, self._stream)
+        if info is None:
+            raise NotThere(f"the stream {self._stream} does not exist: no collector has created it yet")
+        identity = await self._identity(self._connection)
+        if identity is None:
+            raise NotThere(f"the stream {self._stream} has no epoch: no collector has written to it yet")
+        self._end = int(info["state"]["last_seq"])
+        found = (info["created"], identity)
+        if found != self._known or self._end < self.seq:
+            if self._known is not None:
+                log.warning("the stream %s is another one than before: all is read again", self._stream)
+            self._known, self.seq, self._batch = found, 0, []
+            self._on_reset(identity)
+
+    async def _create(self, inbox: str) -> None:
+        name = f"g{secrets.token_hex(8)}"
+        start: dict[str, Any] = {"deliver_policy": "last_per_subject"}
+        if self.seq:
+            start = {"deliver_policy": "by_start_sequence", "opt_start_seq": self.seq + 1}
+        config = {
+            "name": name,
+            "deliver_subject": inbox,
+            "filter_subject": self._subject,
+            "ack_policy": "none",
+            "max_deliver": 1,
+            "mem_storage": True,
+            "num_replicas": 1,
+            "idle_heartbeat": int(HEARTBEAT * _NANO),
+            "flow_control": True,
+            "inactive_threshold": int(INACTIVE * _NANO),
+            **start,
+        }
+        request = {"stream_name": self._stream, "config": config, "action": "create"}
+        found = await self._connection.api(f"CONSUMER.CREATE.{self._stream}.{name}.{self._subject}", request)
+        if not int(found.get("num_pending", 0)):
+            self._end = min(self._end, self.seq)  # Nothing is left to read, whatever the last sequence was.
+
+    async def _end_subscription(self, subscription: Any) -> None:
+        try:
+            await subscription.unsubscribe()
+        except Exception as error:  # noqa: BLE001 - it ends with its client at the latest
+            log.debug("ending a subscription: %s", error)
+
+    # -- messages
+
+    def _receiver(self, broken: asyncio.Event) -> Callable[[Msg], Awaitable[None]]:
+        """The callback of one consumer: messages that come after it was lost are ignored."""
+        count = 0
+
+        async def receive(message: Msg) -> None:
+            nonlocal count
+            if broken.is_set():
+                return
+            self._received_at = time.monotonic()
+            headers = message.headers
+            if headers is not None and "Status" in headers:
+                await self._control(message, headers)
+                return
+            tokens = message.reply.split(".")
+            at = 2 if len(tokens) > 9 else 0  # The second version has a domain and an account hash.
+            if int(tokens[6 + at]) != self._expected:
+                log.warning("messages of the stream %s were lost: another consumer is created", self._stream)
+                broken.set()
+                return
+            self._expected += 1
+            self.behind = int(tokens[8 + at])
+            self._batch.append(
+                Stored(message.subject, int(tokens[5 + at]), int(tokens[7 + at]) // 1000, message.data, headers)
+            )
+            if not self._flushing:
+                self._flushing = True
+                asyncio.get_running_loop().call_soon(self._flush)
+            count += 1
+            if count % MAX_BATCH == 0:
+                await asyncio.sleep(0)
+
+        return receive
+
+    async def _control(self, message: Msg, headers: Mapping[str, str]) -> None:
+        """Answer to flow control, and use a heartbeat: it is sent when nothing is left to deliver."""
+        if message.reply:
+            await self._connection.publish(message.reply, b"")
+        elif (stalled := headers.get("Nats-Consumer-Stalled")) is not None:
+            await self._connection.publish(stalled, b"")
+        elif (last := headers.get("Nats-Last-Consumer")) is not None:
+            if int(last) != self._expected - 1:
+                self._broken.set()
+                return
+            self.behind, self._end = 0, min(self._end, self.seq)
+            self._settle()
+
+    def _flush(self) -> None:
+        self._flushing = False
+        batch, self._batch = self._batch, []
+        if batch:
+            self.seq = batch[-1].seq
+            self._on_messages(batch)
+        self._settle()
+
+    def _settle(self) -> None:
+        if not self.synced and not self._batch and self.seq >= self._end:
+            self.synced, self.error = True, None
+            self._on_messages(())

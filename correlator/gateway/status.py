@@ -1,0 +1,114 @@
+"""What a gateway says of the databases behind it, from what their collectors report and from its own connection."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+
+import msgspec
+from msgspec import Struct
+
+from correlator.jobs import document_parser
+from correlator.jobs.model.rows import Micros
+from correlator.jobs.shapes import DatabaseState
+from correlator.pipeline.status import Status
+
+OFFLINE_AFTER = 3.0
+"""Seconds without a sign of life of a collector: it renews its key every 0.5 s."""
+
+DOWN_AFTER = 15.0
+"""Seconds after which an appliance that is behind is down, as a daemon's own database."""
+
+
+class Alive(Struct, frozen=True):
+    """The value of an alive key. Members that a newer collector adds are ignored."""
+
+    holder: str = ""
+    version: str = ""
+    database: DatabaseState = "down"
+    error: str | None = None
+    lag_seconds: float = 0.0
+    jobs: int = 0
+    complete_since: str | None = None
+
+
+class Appliance:
+    """What is known of one collector. `seen`: monotonic seconds of its last sign of life; `last_seen`: its time."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.alive = Alive()
+        self.seen: float | None = None
+        self.last_seen: Micros | None = None
+
+    def renewed(self, payload: bytes, at: Micros, age: float) -> None:
+        """Note a value of the alive key, stored at `at`, `age` seconds ago. An unreadable one is a sign of life too."""
+        self.seen, self.last_seen = time.monotonic() - age, at
+        try:
+            self.alive = msgspec.json.decode(payload, type=Alive)
+        except msgspec.MsgspecError as error:
+            self.alive = Alive(error=f"its report cannot be read: {error}")
+
+    @property
+    def complete_since(self) -> Micros | None:
+        """All jobs that started at or after this time are in the stream; None if that is not known."""
+        text = self.alive.complete_since
+        try:
+            return document_parser.micros(text) if text is not None else None
+        except ValueError:
+            return None
+
+    def online(self) -> bool:
+        return self.seen is not None and time.monotonic() - self.seen < OFFLINE_AFTER
+
+    def behind(self) -> float:
+        """Seconds since what is known was current; 0 while its database is live."""
+        if self.seen is None:
+            return 0.0
+        silent = 0.0 if self.online() else time.monotonic() - self.seen
+        return silent + (self.alive.lag_seconds if self.alive.database != "live" else 0.0)
+
+    def error(self) -> str | None:
+        """What is wrong, or None."""
+        if not self.online():
+            return f"the collector of {self.name} is offline"
+        return self.alive.error if self.alive.database != "live" else None
+
+
+class RemoteStatus(Status):
+    """The status of one appliance, or of all. `judge` computes it, twice a second.
+
+    `cluster_error`: returns why the stream cannot be read, or None.
+    """
+
+    def __init__(
+        self, appliances: Callable[[], Collection[Appliance]], cluster_error: Callable[[], str | None]
+    ) -> None:
+        super().__init__()
+        self._appliances = appliances
+        self._cluster_error = cluster_error
+        self._current: float | None = None
+        """Monotonic seconds at which everything was last known to be current."""
+
+    @property
+    def lag_seconds(self) -> float:
+        if self.database == "live" or self._current is None:
+            return 0.0
+        return round(time.monotonic() - self._current, 3)
+
+    def judge(self) -> None:
+        """Compute the state: live if every appliance is, down if none of them is known to be up."""
+        now = time.monotonic()
+        appliances = self._appliances()
+        if (error := self._cluster_error()) is not None or self.loading:
+            self.set_state("down" if self.loading else "stale", error or "the stream is being read")
+            return
+        behind = max((one.behind() for one in appliances), default=0.0)
+        errors = [text for one in appliances if (text := one.error()) is not None]
+        self._current = now - behind
+        if not errors:
+            self.set_state("live")
+            return
+        down = len(errors) == len(appliances) and behind >= DOWN_AFTER
+        more = f", and {len(errors) - 1} more" if len(errors) > 1 else ""
+        self.set_state("down" if down else "stale", errors[0] + more)

@@ -1,0 +1,283 @@
+"""A gateway with a real NATS server: it serves what the stream says, and its clients resume at any gateway."""
+
+from __future__ import annotations
+
+import asyncio
+
+import aiohttp
+import orjson
+import pytest
+from msgspec.structs import replace
+
+from correlator.cluster import keys
+from correlator.config import loading
+from correlator.errors import ConfigError
+from correlator.gateway.app import check
+from correlator.jobs import job_document
+from tests.support.cluster import connected
+from tests.support.eventually import eventually
+from tests.support.gateways import Follower, config, running
+from tests.support.stream_writer import AT, StreamWriter, job
+from tests.support.subscriptions import plain
+
+
+def served(shown, rev, instance="dc1"):
+    """The document of a job as a gateway has it."""
+    document = job_document.document(replace(shown, rev=rev, instance=instance))
+    return orjson.loads(job_document.encode(document))
+
+
+async def writer(connection, instance="dc1"):
+    made = StreamWriter(connection, instance)
+    await made.begin()
+    await made.alive()
+    return made
+
+
+async def test_documents_of_the_stream_are_served_with_their_sequence_and_appliance(nats):
+    async with connected(nats.url) as connection:
+        dc1 = await writer(connection)
+        seq = await dc1.put(job("a", ids=["ext/1"]))
+        async with running(nats.url) as gateway, Follower().connected(gateway.url) as client:
+            document = served(job("a", ids=["ext/1"]), seq)
+            assert await gateway.job("a") == await gateway.job("ext/1") == client.jobs["a"] == document
+            assert (client.welcome["epoch"], client.welcome["seq"]) == ("epoch-1", seq)
+            seq = await dc1.put(job("a", "completed"), job("b"))
+            await client.until(lambda: client.jobs.keys() == {"a", "b"})
+            expected = {"a": served(job("a", "completed"), seq - 1), "b": served(job("b"), seq)}
+            assert plain(client.jobs) == plain(expected)
+            assert await gateway.job("a") == expected["a"]
+            await dc1.remove("a", "gone")
+            await client.until(lambda: client.jobs.keys() == {"b"})
+            assert client.messages[-1]["reason"] == "gone"
+
+
+async def test_a_client_resumes_at_another_gateway_and_after_a_restart(nats):
+    async with connected(nats.url) as connection:
+        dc1 = await writer(connection)
+        await dc1.put(job("a"), job("b"), job("c"))
+        client = Follower()
+        async with running(nats.url) as gateway, client.connected(gateway.url):
+            pass
+        await dc1.put(job("a", "failed"))
+        await dc1.remove("b")
+        async with running(nats.url) as gateway, running(nats.url) as another:
+            for one in (gateway, another):
+                async with client.connected(one.url):
+                    assert client.welcome["resumed"]
+                    assert {name: shown["status"] for name, shown in client.jobs.items()} == {
+                        "a": "failed",
+                        "c": "running",
+                    }
+                await dc1.put(job("c"))
+            assert "snapshot" not in [message["type"] for message in client.messages[3:]]
+            assert client.fold.resyncs == []
+
+
+async def test_a_filtered_subscription_that_resumes_loses_what_does_not_match_any_more(nats):
+    async with connected(nats.url) as connection:
+        dc1 = await writer(connection)
+        await dc1.put(job("a"), job("b", ids=["x"]))
+        running_jobs, by_id = Follower(status=["running"]), Follower(jobs=["x"])
+        async with running(nats.url) as gateway:
+            for client in (running_jobs, by_id):
+                async with client.connected(gateway.url):
+                    pass
+        await dc1.put(job("a", "completed"), job("newer", ids=["x"], started_at=AT + 1_000_000))
+        async with running(nats.url) as gateway:
+            async with running_jobs.connected(gateway.url):
+                assert running_jobs.jobs.keys() == {"b", "newer"}
+            async with by_id.connected(gateway.url):
+                assert by_id.jobs.keys() == {"newer"}
+            assert running_jobs.welcome["resumed"]
+            assert by_id.welcome["resumed"]
+
+
+async def test_each_appliance_has_its_own_paths_and_jobs(nats):
+    async with connected(nats.url) as connection:
+        dc1, dc2 = await writer(connection), await writer(connection, "dc2")
+        await dc1.put(job("a"), job("same", started_at=1))
+        seq = await dc2.put(job("b"), job("same", started_at=2))
+        async with running(nats.url) as gateway:
+            async with Follower().connected(gateway.url) as fleet, Follower().connected(f"{gateway.url}/i/dc1") as own:
+                assert fleet.jobs.keys() == {"a", "b", "same"}
+                assert fleet.jobs["same"] == served(job("same", started_at=2), seq, "dc2")
+                assert {i: shown["instance"] for i, shown in own.jobs.items()} == {"a": "dc1", "same": "dc1"}
+                await dc2.remove("same")
+                await fleet.until(lambda: fleet.jobs["same"]["instance"] == "dc1")
+                assert fleet.jobs["same"] == served(job("same", started_at=1), seq + 1)
+                assert own.jobs["same"] == await gateway.job("same", "/i/dc1")
+            assert (await gateway.get("/i/dc2/api/v1/jobs"))[1]["jobs"][0]["job_id"] == "b"
+            assert (await gateway.get("/i/dc2/api/v1/jobs/a"))[0] == 404
+            assert (await gateway.get("/i/nobody/api/v1/jobs"))[0] == 404
+            assert (await gateway.get("/i/dc1/health/ready"))[0] == 200
+            async with aiohttp.ClientSession() as session, session.get(f"{gateway.url}/i/dc1") as page:
+                assert (page.url.path, page.status) == ("/i/dc1/", 200)
+
+
+async def test_the_health_of_each_appliance_is_listed(nats):
+    async with connected(nats.url) as connection:
+        dc1, dc2 = await writer(connection), await writer(connection, "dc2")
+        await dc1.put(job("a"))
+        async with running(nats.url) as gateway:
+            await dc2.alive(database="stale", error="no answer", lag_seconds=4.0)
+
+            async def health():
+                await dc1.alive()
+                found = (await gateway.get("/api/v1/instances"))[1]["instances"]
+                assert found[1]["database"] == "stale"
+                return found
+
+            one, two = await eventually(health)
+            assert {k: one[k] for k in ("instance", "online", "database", "error", "version", "jobs")} == {
+                "instance": "dc1", "online": True, "database": "live", "error": None, "version": "1.2.3", "jobs": 1,
+            }  # fmt: skip
+            assert (two["instance"], two["error"]) == ("dc2", "no answer")
+
+            async def ready():
+                found = (await gateway.get("/health/ready"))[1]
+                return found["degraded"] and found
+
+            found = await eventually(ready)
+            assert (found["ready"], found["parts"]["cluster"]["ok"]) == (True, True)
+
+
+async def test_log_lines_come_once_also_before_their_job_and_lost_ones_are_counted(nats):
+    async with connected(nats.url) as connection:
+        dc1 = await writer(connection)
+        await dc1.put(job("a"))
+        async with running(nats.url) as gateway, Follower(logs="DEBUG").connected(gateway.url) as client:
+            await eventually(lambda: len(gateway.gateway.connection._subscriptions) == 2)
+            await connection.request("$JS.API.INFO")  # the subscriptions have reached the server
+            await dc1.lines("a", "one", "two")
+            await dc1.lines("later", "three")
+            await dc1.put(job("later"))
+            await client.until(lambda: len(client.fold.lines) == 3)
+            await dc1.lines("a", "six", lost=2)
+            await client.until(lambda: len(client.fold.lines) == 4)
+            assert [line["message"] for line in client.fold.lines.values()] == ["one", "two", "three", "six"]
+            assert client.fold.dropped == 2
+
+
+async def test_a_job_that_is_late_is_announced(nats):
+    async with connected(nats.url) as connection:
+        dc1 = await writer(connection)
+        await dc1.put(job("a"))
+        async with running(nats.url) as gateway, Follower().connected(gateway.url) as client:
+
+            async def announced():
+                await dc1.event("job.late", "a")
+                await asyncio.sleep(0.05)
+                return client.fold.events
+
+            assert (await eventually(announced))[0]["kind"] == "job.late"
+
+
+async def test_a_client_ahead_of_its_gateway_waits_for_it(nats):
+    async with connected(nats.url) as connection:
+        dc1 = await writer(connection)
+        await dc1.put(job("a"))
+        client = Follower()
+        async with running(nats.url) as gateway, client.connected(gateway.url):
+            pass
+        async with running(nats.url) as gateway:
+            assert client.fold.position is not None
+            epoch, seq = client.fold.position
+            client.fold.position = (epoch, seq + 1)
+            connecting = asyncio.create_task(asyncio.wait_for(anext(aiter(entered(client, gateway.url))), 30))
+            await eventually(lambda: gateway.gateway.fleet.hub._waiting)
+            await dc1.put(job("b"))
+            await connecting
+            assert client.welcome["resumed"]
+
+
+async def entered(client, url):
+    async with client.connected(url):
+        yield client
+
+
+async def test_a_request_waits_for_a_revision_that_another_gateway_has_shown(nats):
+    async with connected(nats.url) as connection:
+        dc1 = await writer(connection)
+        seq = await dc1.put(job("a"))
+        async with running(nats.url) as gateway:
+            waiting = asyncio.create_task(gateway.get("/api/v1/jobs/a", wait=30, rev=seq))
+            await eventually(lambda: gateway.gateway.fleet.hub.waiting_ids.waiters)
+            await dc1.put(job("a", "failed"))
+            assert (await waiting)[1]["status"] == "failed"
+            assert (await gateway.get("/api/v1/jobs/never", wait=0.1))[0] in (404, 503)
+
+
+async def test_another_epoch_disconnects_the_clients_which_then_begin_again(nats):
+    async with connected(nats.url) as connection:
+        dc1 = await writer(connection)
+        await dc1.put(job("a"))
+        client = Follower()
+        async with running(nats.url) as gateway:
+            async with client.connected(gateway.url):
+                await dc1.set_epoch("epoch-2")
+                await client.until(lambda: client.closed == 1012)
+            await eventually(lambda: gateway.gateway.fleet.hub.serves)
+            async with client.connected(gateway.url):
+                assert (client.welcome["epoch"], client.welcome["resumed"]) == ("epoch-2", False)
+                assert client.fold.resyncs == ["epoch"]
+                assert client.jobs.keys() == {"a"}
+
+
+async def test_a_stream_that_was_deleted_and_created_again_is_read_again(nats):
+    async with connected(nats.url) as connection:
+        dc1 = await writer(connection)
+        for _ in range(20):
+            await dc1.put(job("a"), job("b"))
+        async with running(nats.url) as gateway:
+            await connection.api(f"STREAM.DELETE.{keys.STATE}")
+            dc1 = StreamWriter(connection, "dc1")
+            await dc1.begin("epoch-2")
+            seq = await dc1.put(job("c"))
+            assert await eventually(lambda: gateway.job("c")) == served(job("c"), seq) or await eventually(
+                lambda: [s.job_id for s in gateway.gateway.fleet.hub.published.all()] == ["c"]
+            )
+            assert (await gateway.get("/api/v1/jobs"))[1]["jobs"][0]["job_id"] == "c"
+
+
+async def test_a_cluster_that_is_away_leaves_what_is_known_and_the_clients_connected(nats):
+    async with connected(nats.url) as connection:
+        dc1 = await writer(connection)
+        await dc1.put(job("a"))
+        async with running(nats.url) as gateway, Follower().connected(gateway.url) as client:
+            await asyncio.to_thread(nats.stop)
+            await client.until(lambda: client.messages[-1].get("source") == "stale")
+            assert (await gateway.job("a"))["job_id"] == "a"
+            status, ready = await gateway.get("/health/ready")
+            assert (status, ready["degraded"], ready["parts"]["cluster"]["ok"]) == (200, True, False)
+            await asyncio.to_thread(nats.start)
+            await connection.connect(60)
+            await eventually(lambda: put(dc1, "b"))
+            await client.until(lambda: client.jobs.keys() == {"a", "b"})
+            assert client.closed is None
+
+
+async def put(dc1, name):
+    try:
+        return await dc1.put(job(name))
+    except Exception as error:
+        raise AssertionError(str(error)) from error  # not yet
+
+
+async def test_a_message_that_is_no_document_is_passed_over(nats, caplog):
+    async with connected(nats.url) as connection:
+        dc1 = await writer(connection)
+        await connection.request(keys.job("dc1", "odd"), b"{}")
+        await dc1.put(job("a"))
+        async with running(nats.url) as gateway:
+            assert (await gateway.get("/api/v1/jobs"))[1]["jobs"][0]["job_id"] == "a"
+            assert gateway.gateway.fleet.malformed == 1
+            assert "odd of dc1 cannot be read" in caplog.text
+
+
+def test_a_gateway_needs_a_cluster_and_refuses_a_database():
+    good = config("nats://127.0.0.1:1")
+    check(good)
+    environ = {"CORRELATOR_DATABASE__URL": "mysql://u@127.0.0.1/d", "HOME": "/nowhere"}
+    with pytest.raises(ConfigError, match=r"(?s)cluster.url: .*database: a gateway reads no database"):
+        check(loading.load(None, environ))

@@ -1,0 +1,106 @@
+"""Gateways in the test's own process, and websockets of their clients."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import orjson
+
+from correlator.config import loading
+from correlator.config.schema import Config
+from correlator.gateway.app import Gateway
+from tests.support.client_fold import ClientFold
+from tests.support.eventually import PATIENCE, eventually
+
+HELLO = {"type": "hello", "version": 1}
+
+
+def config(url: str) -> Config:
+    environ = {"CORRELATOR_CLUSTER__URL": url, "CORRELATOR_HTTP__LISTEN": "127.0.0.1:0", "HOME": "/nowhere"}
+    return loading.load(None, environ)
+
+
+class RunningGateway:
+    """A gateway that runs. `url`: where it listens."""
+
+    def __init__(self, gateway: Gateway, url: str, session: aiohttp.ClientSession) -> None:
+        self.gateway, self.url, self._session = gateway, url, session
+
+    async def get(self, path: str, **query: Any) -> tuple[int, Any]:
+        async with self._session.get(f"{self.url}{path}", params=query) as answer:
+            return answer.status, orjson.loads(await answer.read() or b"null")
+
+    async def job(self, name: str, base: str = "") -> Any:
+        return (await self.get(f"{base}/api/v1/jobs/{name}"))[1]
+
+
+@contextlib.asynccontextmanager
+async def running(url: str) -> AsyncIterator[RunningGateway]:
+    """A gateway of the cluster at `url`, from the moment it has read the stream until the block ends."""
+    stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
+    gateway = Gateway(config(url))
+    task = asyncio.create_task(gateway.run(stop, asyncio.Event(), None, ready.set_result))
+    try:
+        async with asyncio.timeout(PATIENCE), aiohttp.ClientSession() as session:
+            await asyncio.wait([task, ready], return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                await task
+            yield RunningGateway(gateway, await ready, session)
+    finally:
+        stop.set()
+        await task
+
+
+class Follower:
+    """A websocket client that subscribes to all jobs, and folds and checks what it receives."""
+
+    def __init__(self, fold: ClientFold | None = None, **subscribe: Any) -> None:
+        self.fold = fold or ClientFold()
+        self.welcome: dict[str, Any] = {}
+        self.messages: list[dict[str, Any]] = []
+        self.closed: int | None = None
+        self._subscribe = subscribe
+
+    @contextlib.asynccontextmanager
+    async def connected(self, url: str) -> AsyncIterator[Follower]:
+        """Connect to a gateway, and resume where the last connection ended."""
+        position = self.fold.position
+        hello = dict(HELLO)
+        if position is not None:
+            hello["resume"] = {"epoch": position[0], "seq": position[1]}
+        async with aiohttp.ClientSession() as session, session.ws_connect(f"{url}/ws", max_msg_size=0) as ws:
+            self.fold.connect()
+            subscribe = {"type": "subscribe", "id": 1, "resume": position is not None, **self._subscribe}
+            await ws.send_json([hello, subscribe])
+            task = asyncio.create_task(self._read(ws, resuming=position is not None))
+            try:
+                await self.until(lambda: self.fold.synced)
+                yield self
+            finally:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+
+    async def _read(self, ws: aiohttp.ClientWebSocketResponse, *, resuming: bool) -> None:
+        async for frame in ws:
+            found = orjson.loads(frame.data)
+            for message in found if isinstance(found, list) else [found]:
+                if message["type"] == "welcome":
+                    self.welcome = message
+                    self.fold.apply(message)
+                    self.fold.subscribe(1, resume=resuming and message["resumed"])
+                    continue
+                self.messages.append(message)
+                self.fold.apply(message)
+        self.closed = ws.close_code
+
+    async def until(self, condition: Any) -> None:
+        await eventually(condition, every=0.005)
+
+    @property
+    def jobs(self) -> dict[str, Any]:
+        return self.fold.jobs.get(1, {})

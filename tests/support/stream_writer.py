@@ -1,0 +1,77 @@
+"""Writes documents into the streams of a cluster, as a collector does: for tests of gateways alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+from correlator.cluster import batches, keys, streams
+from correlator.cluster.batches import Message
+from correlator.cluster.connection import Connection
+from correlator.jobs import job_document
+from correlator.jobs.model.facts import Status
+from correlator.jobs.model.views import JobView, PublishedJob
+
+AT = 1_758_553_933_000_000
+PURGE = {"KV-Operation": "PURGE", "Nats-Rollup": "sub", "Nats-TTL": "86400s"}
+
+
+def job(job_id: str, status: str = "running", *, started_at: int = AT, ids: Iterable[str] = ()) -> PublishedJob:
+    return PublishedJob(
+        JobView(job_id, Status(status), external_ids=tuple(ids), job_type="failover", started_at=started_at), 0, AT
+    )
+
+
+class StreamWriter:
+    """The writer of one appliance. `epoch`: of the whole stream; it is written if there is none."""
+
+    def __init__(self, connection: Connection, instance: str) -> None:
+        self._connection = connection
+        self._instance = instance
+        self._lines = 0
+
+    async def begin(self, epoch: str = "epoch-1") -> None:
+        await streams.ensure(self._connection, 1)
+        if await self._connection.last(keys.STATE, keys.EPOCH) is None:
+            await self.set_epoch(epoch)
+
+    async def set_epoch(self, epoch: str) -> None:
+        await self._connection.request(keys.EPOCH, epoch.encode())
+
+    async def put(self, *jobs: PublishedJob) -> int:
+        """Write documents in one batch. Returns the sequence of the last one."""
+        messages = []
+        for shown in jobs:
+            document = dict(job_document.document(shown))
+            del document["rev"]
+            messages.append(Message(keys.job(self._instance, shown.job_id), job_document.encode(document)))
+        return await self._write(messages)
+
+    async def remove(self, job_id: str, reason: str = "retention") -> int:
+        return await self._write([Message(keys.job(self._instance, job_id), b"", {**PURGE, "Cor-Reason": reason})])
+
+    async def _write(self, messages: list[Message]) -> int:
+        seq = 0
+        for at in range(0, len(messages), 250):
+            seq = await batches._write(self._connection, messages[at : at + 250], {}, 10.0)
+        return seq
+
+    async def alive(self, **members: object) -> None:
+        value = {"holder": "h", "version": "1.2.3", "database": "live", "error": None, "lag_seconds": 0.0, "jobs": 1}
+        await self._connection.request(keys.alive(self._instance), json.dumps(value | members).encode())
+
+    async def lines(self, job_id: str, *texts: str, run: str = "r", lost: int = 0) -> None:
+        """Send log lines, after `lost` ones that are not sent."""
+        first = self._lines + 1 + lost
+        self._lines += lost + len(texts)
+        rows = [
+            {"job_id": job_id, "event_id": first + n, "level": "INFO", "step_id": None, "message": text,
+             "attrs": {"n": n}, "at": "2025-09-22T15:12:13.000000Z"} for n, text in enumerate(texts)
+        ]  # fmt: skip
+        payload = json.dumps({"run": run, "first": first, "lines": rows}).encode()
+        await self._connection.publish(keys.line(self._instance), payload)
+
+    async def event(self, kind: str, job_id: str) -> None:
+        payload = {"event_id": None, "kind": kind, "job_id": job_id, "step_id": None, "step_name": None, "error": None}
+        encoded = json.dumps(payload | {"at": "2025-09-22T15:12:13.000000Z"}).encode()
+        await self._connection.request(keys.event(self._instance, job_id), encoded)
