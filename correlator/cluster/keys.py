@@ -91,6 +91,11 @@ def event(instance: str, job_id: str) -> str:
     return f"cor.v1.{instance}.event.{escape(job_id)}"
 
 
+def events_owner(instance: str) -> str:
+    """The fence of the stream of events, which has sequences of its own."""
+    return f"cor.v1.{instance}.owner"
+
+
 def line(instance: str) -> str:
     return f"cor.v1.{instance}.line"
 

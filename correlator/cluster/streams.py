@@ -67,7 +67,8 @@ def wanted(replicas: int) -> dict[str, dict[str, Any]]:
         keys.CHECKPOINT: bucket
         | {"subjects": ["$KV.cor_checkpoint.>"], "allow_atomic": True, "max_bytes": CHECKPOINT_BYTES},
         keys.EVENTS: {
-            "subjects": ["cor.v1.*.event.>"],
+            "subjects": ["cor.v1.*.event.>", "cor.v1.*.owner"],
+            "allow_atomic": True,
             "retention": "limits",
             "discard": "old",
             "storage": "file",

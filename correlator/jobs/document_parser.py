@@ -93,6 +93,7 @@ class _Document(Struct):
     source: str = "joblog"
     counts_complete: bool = True
     rev: int = 0
+    steps_cut: int | None = None
     instance: str = ""
 
 
@@ -142,6 +143,7 @@ def parse(body: bytes | Raw, rev: int | None = None, instance: str | None = None
         found.counts_complete,
         _forecast_of(found, of_view=view_basis),
         found.instance if instance is None else instance,
+        found.steps_cut,
     )
 
 

@@ -92,7 +92,7 @@ def document(shown: PublishedJob, *, steps: bool = True) -> shapes.Document:
             "steps_failed": counts["failed"],
             "steps_running": counts["running"],
             "steps_skipped": counts["skipped"],
-            "steps_seen": len(view.steps),
+            "steps_seen": shown.steps_cut or len(view.steps),
             "steps_expected": _steps_expected(shown),
         },
         "forecast": _forecast(forecast.forecast) if forecast is not None else None,
@@ -114,6 +114,8 @@ def document(shown: PublishedJob, *, steps: bool = True) -> shapes.Document:
         found["counts_complete"] = False
     if view.error_cut is not None:
         found["error_cut"] = view.error_cut
+    if shown.steps_cut is not None:
+        found["steps_cut"] = shown.steps_cut
     if shown.instance:
         found["instance"] = shown.instance
     return found
@@ -154,7 +156,8 @@ def _steps_expected(shown: PublishedJob) -> int | None:
     if shown.forecast is None or shown.forecast.forecast is None:
         return None
     ahead = shown.forecast.forecast.steps_ahead
-    return len(shown.view.steps) + sum(round(step.share, 2) >= EXPECTED_SHARE for step in ahead)
+    seen = shown.steps_cut or len(shown.view.steps)
+    return seen + sum(round(step.share, 2) >= EXPECTED_SHARE for step in ahead)
 
 
 def _metadata(text: str | None) -> dict[str, Any]:

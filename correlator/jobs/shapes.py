@@ -175,4 +175,9 @@ class Document(TypedDict):
         ]
     ]
     error_cut: NotRequired[ErrorCut]
+    steps_cut: NotRequired[
+        Annotated[
+            int, Meta(ge=0, description="At a gateway: the number of all steps, where `steps` has only the newest.")
+        ]
+    ]
     instance: NotRequired[Annotated[str, Meta(description="At a gateway: the appliance that the job belongs to.")]]

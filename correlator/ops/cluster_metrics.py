@@ -27,12 +27,35 @@ PENDING = Gauge(
     "correlator_cluster_pending", "Jobs and events that the stream has not acknowledged yet.", registry=REGISTRY
 )
 QUEUE_AGE = Gauge("correlator_cluster_queue_age_seconds", "Age of the oldest of them.", registry=REGISTRY)
+DOCUMENTS = Counter(
+    "correlator_cluster_documents", "Documents and removals that the stream acknowledged.", registry=REGISTRY
+)
+BATCHES = Counter("correlator_cluster_batches", "Batches of documents that the stream acknowledged.", registry=REGISTRY)
+EVENTS = Counter("correlator_cluster_events", "Events that the stream acknowledged.", registry=REGISTRY)
+ACKNOWLEDGED = Gauge(
+    "correlator_cluster_acknowledged_timestamp_seconds",
+    "When the stream last acknowledged documents or events; 0 before the first time.",
+    registry=REGISTRY,
+)
+REFUSED = Counter(
+    "correlator_cluster_refused",
+    "Writes and other requests that NATS refused for another reason than the lease, e.g. a full disk.",
+    registry=REGISTRY,
+)
+LINES_DROPPED = Counter(
+    "correlator_cluster_lines_dropped", "Log lines dropped while the cluster was unreachable.", registry=REGISTRY
+)
 EVENTS_DROPPED = Counter(
     "correlator_cluster_events_dropped", "Events dropped while the cluster was unreachable.", registry=REGISTRY
 )
 REPAIRED = Counter(
     "correlator_cluster_repaired",
-    "Jobs of the stream that differed from the index and were written again.",
+    "Jobs of the stream that differed from the index in a periodic check and were written again.",
+    registry=REGISTRY,
+)
+TAKEOVER_WRITES = Counter(
+    "correlator_cluster_takeover_writes",
+    "Jobs of the stream that differed from the index when this process took the lease, or in a new stream.",
     registry=REGISTRY,
 )
 

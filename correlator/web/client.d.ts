@@ -38,6 +38,8 @@ export interface Job {
   readonly current_step?: string | null;
   /** By step id; order them by `seq`, those with 0 last. */
   readonly steps: Readonly<Record<string, Step>>;
+  /** Number of all steps, if `steps` has only the newest ones, as a gateway may. */
+  readonly steps_cut?: number;
   /** Running, and silent for longer than the daemon's `jobs.stalled_after`. */
   readonly stalled: boolean;
   readonly last_event_at?: string | null;

@@ -89,6 +89,11 @@ def test_a_forecast_is_published_with_its_percent_and_the_steps_that_are_expecte
     }
 
 
+def test_a_document_that_lacks_steps_has_the_number_of_all():
+    found = job_document.document(replace(SHOWN, steps_cut=900))
+    assert (found["steps_cut"], found["progress"]["steps_seen"], len(found["steps"])) == (900, 900, 5)
+
+
 def test_an_ended_job_is_published_beside_its_earlier_runs():
     document = job_document.document(replace(SHOWN, forecast=JobForecast(compared_with=Comparison(96.0, 37, 87.98))))
     assert document["compared_with"] == {"typical_seconds": 96.0, "runs": 37, "percentile": 88.0}

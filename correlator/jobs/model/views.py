@@ -83,6 +83,8 @@ class PublishedJob(Struct, frozen=True, gc=False):
     complete: bool = True
     forecast: JobForecast | None = None
     instance: str = ""
+    steps_cut: int | None = None
+    """The number of all steps if `view` has only the newest, as in a stream of a cluster. None: it has all."""
 
     @property
     def job_id(self) -> str:

@@ -1,0 +1,64 @@
+"""The comparison of memory with the stream: which keys of the stream must be written again or removed.
+
+Memory follows the database, so it is right where the two differ. The stream is read in slices while both sides change:
+a job that is marked while the comparison runs is written anyway, and is not compared (`DirtyKeys.begin_comparison`).
+The class does no I/O; `correlator.sinks.cluster.repair` reads the stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from correlator.jobs.published import PublishedJobs
+from correlator.sinks.cluster import values
+
+AT_ONCE = 100
+"""Documents that are made and compared in one step: a few milliseconds."""
+
+
+class Stored(NamedTuple):
+    """The newest message of a key. `value` None: a marker of a removed job."""
+
+    job_id: str
+    value: bytes | None
+
+
+class Comparison:
+    """One comparison. `untouched` are those jobs that are not in `touched`, which grows while it runs."""
+
+    def __init__(self, published: PublishedJobs, touched: set[str]) -> None:
+        self._published = published
+        self._touched = touched
+        self._seen: set[str] = set()
+        self.compared = 0
+        """The number of jobs that were compared."""
+
+    def differing(self, stored: Sequence[Stored]) -> list[str]:
+        """Return those keys of a slice of the stream that differ from memory. At most `AT_ONCE` per call."""
+        found = []
+        for job_id, value in stored:
+            if job_id in self._touched:
+                continue
+            shown = self._published.get(job_id)
+            if shown is None:
+                if value is not None:
+                    found.append(job_id)
+                continue
+            self._seen.add(job_id)
+            self.compared += 1
+            if value is None or value != values.encode(shown):
+                found.append(job_id)
+        return found
+
+    def missing(self) -> Iterator[list[str]]:
+        """Yield, in steps, the jobs in memory of which the stream has nothing. Call it after the last slice."""
+        found: list[str] = []
+        for n, shown in enumerate(list(self._published.all()), 1):
+            job_id = shown.job_id
+            if job_id not in self._seen and job_id not in self._touched and self._published.get(job_id) is not None:
+                found.append(job_id)
+            if n % (20 * AT_ONCE) == 0:
+                yield found
+                found = []
+        yield found

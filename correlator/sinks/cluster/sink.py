@@ -1,0 +1,299 @@
+"""The cluster sink: keeps the documents of one instance in JetStream equal to memory, and publishes events and lines.
+
+Problem. The cluster may be slow or away, and the hub must not wait for it. Another collector may hold the lease in the
+meantime, and then nothing of this one may be stored.
+
+Model. `on_batch` only marks what has changed (`DirtyKeys`, `PendingEvents`, `LogLines`). Each of three tasks writes
+one of them, one batch at a time: documents and events in batches that NATS refuses unless this process owns the
+instance (`OwnedStream`), lines without an acknowledgement. A fourth task compares memory with the stream, once the
+database has been read and then every ten minutes, and marks what differs (`Repair`).
+
+Invariants. What the stream has not acknowledged counts as not written. After the first refusal by the fence the sink
+writes nothing more and calls `on_lost` once. Every wait has a deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any
+
+from correlator.backoff import Backoff
+from correlator.cluster import keys
+from correlator.cluster.batches import Fence
+from correlator.cluster.connection import Connection
+from correlator.cluster.errors import ClusterUnavailable, Fenced, Refused
+from correlator.jobs.model.rows import Micros
+from correlator.ops import cluster_metrics
+from correlator.ops.stalls import timed
+from correlator.pipeline.hub import Batch, Hub
+from correlator.sinks.cluster import epoch
+from correlator.sinks.cluster.dirty_keys import DirtyKeys
+from correlator.sinks.cluster.documents import Documents
+from correlator.sinks.cluster.epoch import Position
+from correlator.sinks.cluster.event_writer import EventWriter
+from correlator.sinks.cluster.log_lines import LogLines
+from correlator.sinks.cluster.owned_stream import OwnedStream
+from correlator.sinks.cluster.pending_events import PendingEvent, PendingEvents, pending_event
+from correlator.sinks.cluster.repair import Repair
+from correlator.sinks.cluster.timings import DEFAULT, Timings
+
+log = logging.getLogger(__name__)
+
+STUCK_AFTER = 90.0
+"""Seconds without a heartbeat after which a task counts as stuck: more than all deadlines of one step together."""
+
+BEAT = 1.0
+"""Seconds that a task waits for work before it beats."""
+
+
+class ClusterSink:
+    """Satisfies `correlator.sinks.Sink`. Use it from one event loop only, while this process holds the lease.
+
+    `owner`: the value of the owner key of `instance`, which no other process writes; `fence`: has its sequence.
+    `on_lost`: called with a sentence when the fence refuses a write. `position` and `events`: what `position` and
+    `pending` returned in the last run of a collector of this instance.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        instance: str,
+        owner: bytes,
+        fence: Fence,
+        on_lost: Callable[[str], None],
+        *,
+        position: Position | None = None,
+        events: Iterable[PendingEvent] = (),
+        timings: Timings = DEFAULT,
+    ) -> None:
+        self._connection = connection
+        self._instance = instance
+        self._on_lost = on_lost
+        self._timings = timings
+        rewrite = timings.rewrite_owner_every
+        self._stream = OwnedStream(connection, keys.STATE, keys.owner(instance), owner, fence, rewrite_every=rewrite)
+        self._dirty = DirtyKeys(time.monotonic)
+        self._events = PendingEvents(time.monotonic, events)
+        self._event_writer = EventWriter(
+            connection, instance, owner, self._events, within=timings.answer_within, rewrite_every=rewrite
+        )
+        self._lines = LogLines()
+        self._position = position
+        self._checked: int | None = None
+        """The generation of the connection for which the epoch has been checked."""
+        self._compare_at: float | None = None
+        """Monotonic time of the next comparison; None: as soon as the database has been read."""
+        self._writing = False
+        """True once the jobs in memory are those to be written: marks are noted from then on."""
+        self._acknowledged_at: float | None = None
+        self._errors: dict[str, str] = {}
+        """The last error of each task that has not succeeded since."""
+        self._work = asyncio.Event()
+        self._lines_arrived = asyncio.Event()
+
+    @property
+    def position(self) -> Position | None:
+        """What the next run has to know of the stream."""
+        return self._position
+
+    def pending(self) -> Mapping[int, PendingEvent]:
+        """Return the events that the next run has to write, by a number that does not change during this run."""
+        return self._events.numbered()
+
+    def describe(self) -> dict[str, Any]:
+        """Return the members of the part of readiness that describe the writer."""
+        age = None if self._acknowledged_at is None else round(time.monotonic() - self._acknowledged_at, 3)
+        return {
+            "pending": len(self._dirty) + len(self._events),
+            "acknowledged_seconds_ago": age,
+            "error": next(iter(self._errors.values()), None),
+        }
+
+    async def run(self, hub: Hub) -> None:
+        """Write until cancelled, then what is still pending, within some seconds."""
+        cluster_metrics.PENDING.set_function(lambda: len(self._dirty) + len(self._events))
+        cluster_metrics.QUEUE_AGE.set_function(self._age)
+        unsubscribe = hub.subscribe(self._on_batch)
+        tasks = asyncio.create_task(self._run_tasks(hub), name="cluster tasks")
+        try:
+            await asyncio.wait({tasks})
+            tasks.result()  # Raises what ended the tasks.
+        except asyncio.CancelledError:
+            await self._flush(tasks)
+            raise
+        finally:
+            unsubscribe()
+            tasks.cancel()
+            await asyncio.wait({tasks})
+
+    async def _run_tasks(self, hub: Hub) -> None:
+        with hub.live.heartbeat("cluster", STUCK_AFTER) as beat:
+            while hub.status.loading:  # What is loaded before it is complete may be older than the stream.
+                beat()
+                await asyncio.sleep(0.1)
+        self._writing, began = True, hub.clock()
+        documents = Documents(self._instance, hub.published, self._dirty, lambda: self._connection.client.max_payload)
+        repair = Repair(self._connection, self._instance, hub.published, self._dirty, self._timings)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for name, step in {
+                    "documents": lambda _: self._write_documents(documents),
+                    "events": lambda _: self._write_events(),
+                    "comparison": lambda beat: self._compare(hub, repair, began, beat),
+                    "lines": lambda _: self._send_lines(),
+                }.items():
+                    group.create_task(self._repeat(hub, name, step), name=f"cluster {name}")
+        except* Fenced as group_:
+            self._writing = False
+            why = str(group_.exceptions[0])
+            log.warning("this process has lost the instance %s: %s", self._instance, why)
+            self._on_lost(why)
+            await asyncio.Event().wait()  # Until cancelled: whoever holds the lease decides what follows.
+
+    # -- what the hub publishes
+
+    def _on_batch(self, batch: Batch) -> None:
+        with timed("cluster batch"):
+            if self._writing:  # The first comparison finds earlier changes.
+                for change in batch.changes:
+                    if change.new is None:
+                        self._dirty.mark_removed(change.job_id, change.reason or "gone")
+                    elif not change.moved:
+                        self._dirty.mark(change.job_id)
+            for event in batch.events:
+                dropped = self._events.add(pending_event(event, self._instance))
+                cluster_metrics.EVENTS_DROPPED.inc(dropped)
+            cluster_metrics.LINES_DROPPED.inc(self._lines.add(batch.lines))
+        self._work.set()
+        self._lines_arrived.set()
+
+    # -- the tasks
+
+    async def _repeat(self, hub: Hub, name: str, step: Callable[[Callable[[], None]], Awaitable[None]]) -> None:
+        """Call `step` again and again; after an error of the cluster wait a moment. Raises: `Fenced`."""
+        backoff = Backoff(0.1, 2.0, 5.0)
+        with hub.live.heartbeat(f"cluster {name}", STUCK_AFTER) as beat:
+            while True:
+                beat()
+                try:
+                    await step(beat)
+                except Fenced:
+                    raise
+                except (ClusterUnavailable, Refused) as error:
+                    self._failed(name, error)
+                    await asyncio.sleep(backoff.next())
+                else:
+                    backoff.reset()
+                    self._errors.pop(name, None)
+
+    async def _write_documents(self, documents: Documents) -> None:
+        """Write one batch of documents, after checking the epoch on a new connection."""
+        if self._checked != self._connection.generation:
+            await self._check_epoch()
+        await self._wait(self._work, lambda: len(self._dirty) > 0)
+        try:
+            messages = await documents.next_batch()
+            if messages:
+                self._written(await self._stream.write(messages, self._timings.answer_within), len(messages))
+        except BaseException:
+            self._dirty.unacknowledged()
+            raise
+        self._dirty.acknowledged()
+
+    async def _check_epoch(self) -> None:
+        generation, known = self._connection.generation, self._position
+        self._position, replaced = await epoch.check(self._connection, known, self._timings.answer_within)
+        self._checked = generation
+        if known is not None and replaced:
+            log.warning("the stream %s has lost what was acknowledged; clients start afresh", keys.STATE)
+        if replaced or (known is not None and known.epoch != self._position.epoch):
+            log.info("the epoch of the cluster is %s", self._position.epoch)
+            self._compare_at = 0.0  # Do not wait for the database: the stream has nothing newer.
+
+    def _written(self, seq: int, count: int) -> None:
+        """Note an acknowledged batch that ends at `seq`."""
+        assert self._position is not None
+        if seq <= self._position.acknowledged:
+            self._checked = None  # The stream has gone back.
+        else:
+            self._position = Position(self._position.epoch, self._position.created, seq)
+        self._note_acknowledgement()
+        cluster_metrics.DOCUMENTS.inc(count)
+        cluster_metrics.BATCHES.inc()
+
+    async def _write_events(self) -> None:
+        """Write one batch of events."""
+        await self._wait(self._work, lambda: len(self._events) > 0)
+        if len(self._events):
+            cluster_metrics.EVENTS.inc(await self._event_writer.step())
+            self._note_acknowledgement()
+
+    async def _compare(self, hub: Hub, repair: Repair, began: Micros, beat: Callable[[], None]) -> None:
+        """Compare memory with the stream if it is time to. `began`: when the jobs in memory had been loaded."""
+        planned, now = self._compare_at, time.monotonic()
+        if planned is None:  # The jobs of a checkpoint may be older than the stream.
+            due = hub.status.log_read_to > began
+        else:
+            due = now >= planned or (self._dirty.incomplete and not len(self._dirty))
+        if not due or self._checked is None:
+            await asyncio.sleep(0.05 if planned is None else self._timings.due_every)
+            return
+        periodic = bool(planned)
+        count = await repair.run(periodic=periodic, beat=beat)
+        if self._compare_at == planned:
+            self._compare_at = time.monotonic() + self._timings.compare_every
+        (cluster_metrics.REPAIRED if periodic else cluster_metrics.TAKEOVER_WRITES).inc(count)
+        if count:
+            level = logging.WARNING if periodic else logging.INFO
+            log.log(level, "%d documents in the stream differ from those in memory, and are written again", count)
+        self._work.set()
+
+    async def _send_lines(self) -> None:
+        """Send the lines that wait, or drop them if the cluster is away."""
+        await self._wait(self._lines_arrived, lambda: len(self._lines) > 0)
+        while (message := self._lines.pop_message()) is not None:
+            try:
+                await self._connection.publish(keys.line(self._instance), message)
+            except ClusterUnavailable:
+                cluster_metrics.LINES_DROPPED.inc(self._lines.clear())
+            await asyncio.sleep(0)
+
+    # -- internal
+
+    async def _wait(self, event: asyncio.Event, has_work: Callable[[], bool]) -> None:
+        """Wait until there is work, but not longer than `BEAT`."""
+        if has_work():
+            return
+        event.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(BEAT):
+                await event.wait()
+
+    async def _flush(self, tasks: asyncio.Task[None]) -> None:
+        """Wait until nothing is pending, but not longer than the time for it."""
+        until = time.monotonic() + self._timings.flush_within
+        while self._writing and self._connection.connected and not tasks.done() and time.monotonic() < until:
+            if not len(self._dirty) and not len(self._events):
+                return
+            await asyncio.sleep(0.01)
+
+    def _age(self) -> float:
+        """Return the seconds for which the oldest key or event has been pending."""
+        oldest = min((t for t in (self._dirty.oldest(), self._events.oldest()) if t is not None), default=None)
+        return 0.0 if oldest is None else time.monotonic() - oldest
+
+    def _note_acknowledgement(self) -> None:
+        self._acknowledged_at = time.monotonic()
+        cluster_metrics.ACKNOWLEDGED.set_to_current_time()
+
+    def _failed(self, name: str, error: Exception) -> None:
+        if isinstance(error, Refused):
+            cluster_metrics.REFUSED.inc()
+        text = str(error)
+        if text not in self._errors.values():
+            log.warning("the cluster cannot be written: %s; trying again", text)
+        self._errors[name] = text

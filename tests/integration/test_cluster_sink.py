@@ -1,0 +1,360 @@
+"""The cluster sink with a real NATS server: the stream ends equal to memory, whatever happens in between."""
+
+import asyncio
+
+import orjson
+
+from correlator.cluster import keys, streams
+from correlator.cluster.errors import ClusterUnavailable
+from correlator.ops import cluster_metrics
+from tests.support.cluster_harness import collector, documents, epoch_of, events, read_stream, reading
+from tests.support.eventually import eventually
+
+
+def value(metric):
+    return metric._value.get()
+
+
+async def test_the_jobs_in_memory_and_every_later_change_reach_the_stream(nats):
+    async with collector(nats) as one:
+        one.change("a", "b c", "d")
+        async with one.writing():
+            await one.equal()
+            one.change("a")
+            one.remove("d")
+            await one.equal()
+            found = await read_stream(one.connection, keys.STATE, keys.jobs("dc1"))
+            (headers,) = [headers for subject, headers, _ in found if subject == "$KV.cor.dc1.job.d"]
+            assert (headers["KV-Operation"], headers["Cor-Reason"], headers["Nats-TTL"]) == ("PURGE", "gone", "86400s")
+            assert one.sink.describe()["error"] is None
+
+
+async def test_twenty_thousand_jobs_are_written_and_changes_do_not_wait_for_them(nats):
+    async with collector(nats) as one:
+        one.learn(*(reading(f"job {n}") for n in range(20_000)))
+        async with one.writing():
+            await eventually(lambda: len(one.sink._dirty) > 10_000)
+            one.change("new")
+            await eventually(lambda: documents_has(one, "new"))
+            assert one.sink.describe()["pending"] > 5_000
+            await eventually(lambda: one.sink.describe()["pending"] == 0)
+            await one.equal()
+
+
+async def documents_has(one, job_id):
+    return await one.connection.last(keys.STATE, keys.job(one.instance, job_id)) is not None
+
+
+async def test_a_successor_writes_only_what_differs(nats):
+    async with collector(nats) as one:
+        one.learn(*(reading(f"job {n}") for n in range(300)))
+        async with one.writing():
+            await one.equal()
+        before = (await streams.info(one.connection, keys.STATE))["state"]["last_seq"]
+        one.change("job 7")
+        one.remove("job 8")
+        written = value(cluster_metrics.TAKEOVER_WRITES)
+        async with one.writing(position=one.sink.position):
+            await one.equal()
+            after = (await streams.info(one.connection, keys.STATE))["state"]["last_seq"]
+            assert after - before == 3  # the owner key, and two jobs
+            assert value(cluster_metrics.TAKEOVER_WRITES) - written == 2
+
+
+async def test_jobs_of_a_checkpoint_are_compared_only_once_the_log_has_been_read(nats):
+    async with collector(nats) as one:
+        one.change("a")
+        async with one.writing():
+            await one.equal()
+        one.hub.status.log_read_to = 0
+        one.change("a")
+        newer = one.due()
+        async with one.writing(position=one.sink.position):
+            one.change("b")
+            await eventually(lambda: documents_has(one, "b"))
+            await asyncio.sleep(0.3)
+            assert (await documents(one.connection, "dc1"))["a"] != newer["a"]
+            one.hub.status.log_read_to = 1 << 62
+            await one.equal()
+
+
+async def test_changes_while_the_server_is_down_are_written_once_it_is_back(nats):
+    async with collector(nats) as one:
+        one.change(*"abcdef")
+        async with one.writing():
+            await one.equal()
+            await asyncio.to_thread(nats.kill)
+            for _ in range(3):
+                one.change(*"abc")
+            one.remove("d")
+            one.change("g")
+            one.happen(1, 2)
+            await eventually(lambda: one.sink.describe()["error"] is not None)
+            await asyncio.to_thread(nats.start)
+            await one.equal()
+            await eventually(lambda: one.sink.describe() | {"acknowledged_seconds_ago": 0} == IDLE)
+            assert await events(one.connection, "dc1") == [1, 2]
+
+
+IDLE = {"pending": 0, "acknowledged_seconds_ago": 0, "error": None}
+
+
+async def test_changes_while_the_server_stands_still_are_written_when_it_goes_on(nats):
+    async with collector(nats, timings={"answer_within": 0.3}) as one:
+        one.change(*"abcdef")
+        async with one.writing():
+            await one.equal()
+            await asyncio.to_thread(nats.pause)
+            try:
+                for n in range(5):
+                    one.change(*"abc")
+                    one.happen(n)
+                    await asyncio.sleep(0.2)
+                one.remove("d")
+                await eventually(lambda: one.sink.describe()["error"] is not None)
+            finally:
+                nats.resume()
+            await one.equal()
+            await eventually(lambda: one.sink.describe()["pending"] == 0)
+            assert await events(one.connection, "dc1") == [*range(5)]
+            assert one.lost == []
+
+
+async def test_a_collector_that_has_lost_the_lease_writes_nothing_more(nats):
+    async with collector(nats) as old, collector(nats) as new:
+        old.change("a")
+        async with old.writing():
+            await old.equal()
+            old.happen(1)
+            await eventually(lambda: old.sink.describe()["pending"] == 0)
+            new.change("a", "b")
+            async with new.writing():
+                await new.equal()
+                new.happen(2)
+                await eventually(lambda: new.sink.describe()["pending"] == 0)
+                before = [
+                    (await streams.info(new.connection, s))["state"]["last_seq"] for s in (keys.STATE, keys.EVENTS)
+                ]
+                old.change("a", "c")
+                old.happen(3)
+                await eventually(lambda: old.lost)
+                old.change("a", "d")
+                old.happen(4)
+                await asyncio.sleep(0.3)
+                after = [
+                    (await streams.info(new.connection, s))["state"]["last_seq"] for s in (keys.STATE, keys.EVENTS)
+                ]
+                assert (after, len(old.lost)) == (before, 1)
+                await new.equal()
+
+
+async def test_events_alone_show_that_the_lease_is_lost(nats):
+    async with collector(nats) as old, collector(nats) as new, old.writing():
+        old.happen(1)
+        await eventually(lambda: old.sink.describe()["pending"] == 0)
+        async with new.writing():
+            new.happen(2)
+            await eventually(lambda: new.sink.describe()["pending"] == 0)
+            old.happen(3)
+            await eventually(lambda: old.lost)
+            assert await events(new.connection, "dc1") == [1, 2]
+
+
+async def test_a_stream_that_is_created_again_gets_a_new_epoch_and_every_job(nats):
+    async with collector(nats) as one:
+        one.change(*"abc")
+        async with one.writing():
+            await one.equal()
+            before = await epoch_of(one.connection)
+            await one.connection.api(f"STREAM.DELETE.{keys.STATE}")
+            await streams.ensure(one.connection, 1)
+            one.change("a")
+            await eventually(lambda: one.lost)
+        position = one.sink.position
+        async with one.writing(position=position):
+            await one.equal()
+            after = await epoch_of(one.connection)
+            assert before != after == one.sink.position.epoch
+
+
+async def test_a_stream_that_lost_acknowledged_messages_gets_a_new_epoch(nats):
+    async with collector(nats) as one:
+        one.change(*"abc")
+        async with one.writing():
+            await one.equal()
+            before = await epoch_of(one.connection)
+        ahead = type(one.sink.position)(before, one.sink.position.created, one.sink.position.acknowledged + 100)
+        async with one.writing(position=ahead):
+            await eventually(lambda: one.sink.position.epoch != before)
+            assert await epoch_of(one.connection) == one.sink.position.epoch
+            await one.equal()
+
+
+async def test_the_epoch_stays_over_restarts_of_server_and_collector_and_for_all_instances(nats):
+    async with collector(nats) as one, collector(nats, "dc2") as two:
+        one.change("a")
+        two.change("a")
+        async with one.writing(), two.writing():
+            await one.equal()
+            await two.equal()
+            before = await epoch_of(one.connection)
+            await asyncio.to_thread(nats.stop)
+            await asyncio.to_thread(nats.start)
+            one.change("a")
+            two.change("a")
+            await one.equal()
+            await two.equal()
+        async with one.writing(position=one.sink.position):
+            one.change("b")
+            await one.equal()
+            assert before == await epoch_of(one.connection) == one.sink.position.epoch == two.sink.position.epoch
+
+
+async def test_what_somebody_else_wrote_is_repaired_and_counted_and_nothing_else(nats):
+    async with collector(nats, timings={"compare_every": 0.3, "slice_pause": 0.0}) as one:
+        one.learn(*(reading(f"job {n}") for n in range(500)))
+        async with one.writing():
+            await one.equal()
+            repaired = value(cluster_metrics.REPAIRED)
+            await asyncio.sleep(1.0)
+            for n in range(200):  # Changes while comparisons run are no differences.
+                one.change(f"job {n}")
+                await asyncio.sleep(0.002)
+            assert value(cluster_metrics.REPAIRED) == repaired
+            await one.connection.publish(keys.job("dc1", "job 3"), b'{"job_id":"job 3"}')
+            await one.connection.publish(keys.job("dc1", "stray"), b'{"job_id":"stray"}')
+            await one.connection.publish(keys.job("dc1", "job 4"), b"", headers={"KV-Operation": "PURGE"})
+            await eventually(lambda: value(cluster_metrics.REPAIRED) == repaired + 3)
+            await one.equal()
+            await asyncio.sleep(0.7)
+            assert value(cluster_metrics.REPAIRED) == repaired + 3
+
+
+async def test_a_document_of_a_megabyte_is_cut_to_256_kb(nats):
+    async with collector(nats) as one:
+        metadata = orjson.dumps({"blob": "x" * 1_000_000, "vm_name": "pgtest2"}).decode()
+        one.learn(reading("large", metadata=metadata), reading("many steps", steps=9_000))
+        async with one.writing():
+            await one.equal()
+            found = await documents(one.connection, "dc1")
+            large, many = (orjson.loads(found[job_id]) for job_id in ("large", "many steps"))
+            assert large["metadata"] == {"vm_name": "pgtest2", "_cut": {"blob": 1_000_000}}
+            assert (many["steps_cut"], len(found["many steps"]) <= 256_000) == (9_000, True)
+
+
+async def test_a_server_that_takes_small_messages_only_gets_smaller_documents(nats):
+    nats.settings = ("max_payload: 40000",)
+    await asyncio.to_thread(nats.stop)
+    await asyncio.to_thread(nats.start)
+    async with collector(nats) as one:
+        one.learn(reading("many steps", steps=1_000), reading("small"))
+        async with one.writing():
+            await eventually(lambda: one.sink.describe()["pending"] == 0 and one.sink.position.acknowledged > 2)
+            found = await documents(one.connection, "dc1")
+            assert found["small"] == one.due()["small"]
+            assert orjson.loads(found["many steps"])["steps_cut"] == 1_000
+
+
+async def test_events_after_lost_acknowledgements_are_stored_exactly_once(nats):
+    async with collector(nats, timings={"answer_within": 0.5}) as one, one.writing():
+        lose = LostAnswers(one.connection)
+        for n in range(60):
+            one.happen(2 * n, 2 * n + 1, job_id=f"job {n % 3}")
+            if n % 6 == 0:
+                lose.next()
+            await asyncio.sleep(0.02)
+        await eventually(lambda: one.sink.describe()["pending"] == 0)
+        assert lose.lost >= 3
+        assert await events(one.connection, "dc1") == [*range(120)]
+
+
+async def test_events_that_a_predecessor_stored_are_not_stored_again(nats):
+    async with collector(nats) as old, collector(nats) as new:
+        async with old.writing():
+            old.happen(1, 2, 3)
+            await eventually(lambda: old.sink.describe()["pending"] == 0)
+            pending = [*old.sink.pending().values()]
+        new.happen(9)
+        async with new.writing(events=pending):
+            new.happen(2, 3, 4, 5)
+            await eventually(lambda: new.sink.describe()["pending"] == 0)
+            assert await events(new.connection, "dc1") == [1, 2, 3, 4, 5]
+
+
+async def test_pending_events_of_the_last_run_are_stored(nats):
+    async with collector(nats) as one:
+        await one.take()
+        unsubscribe = one.hub.subscribe(one.sink._on_batch)
+        one.happen(1, 2)
+        unsubscribe()
+        async with one.writing(events=[*one.sink.pending().values()]):
+            await eventually(lambda: one.sink.describe()["pending"] == 0)
+            assert await events(one.connection, "dc1") == [1, 2]
+
+
+async def test_log_lines_reach_whoever_listens_and_are_numbered(nats):
+    async with collector(nats) as one:
+        seen = []
+
+        async def on_message(message):
+            seen.append(orjson.loads(message.data))
+
+        unsubscribe = await one.connection.subscribe(keys.line("dc1"), on_message)
+        async with one.writing():
+            one.log(*range(3))
+            await eventually(lambda: seen)
+            await asyncio.to_thread(nats.kill)
+            await eventually(lambda: not one.connection.connected)
+            one.log(3, 4)
+            await eventually(lambda: not len(one.sink._lines))
+            await asyncio.to_thread(nats.start)
+            await eventually(lambda: one.connection.connected)
+            one.log(5)
+            await eventually(lambda: len(seen) == 2)
+        await unsubscribe()
+        assert [(m["first"], [line["event_id"] for line in m["lines"]]) for m in seen] == [(1, [0, 1, 2]), (6, [5])]
+        assert seen[0]["run"] == seen[1]["run"]
+
+
+async def test_what_is_pending_at_the_end_is_still_written(nats):
+    async with collector(nats) as one:
+        async with one.writing():
+            await eventually(lambda: one.sink.position is not None)
+            await one.equal()
+            one.learn(*(reading(f"job {n}") for n in range(500)))
+            one.happen(1)
+        await one.equal()
+        assert await events(one.connection, "dc1") == [1]
+
+
+async def test_the_owner_key_is_written_again_now_and_then(nats):
+    async with collector(nats, timings={"rewrite_owner_every": 0.2}) as one, one.writing():
+        first = await one.connection.last(keys.STATE, keys.owner("dc1"))
+        await asyncio.sleep(0.3)
+        one.change("a")
+        await one.equal()
+        second = await one.connection.last(keys.STATE, keys.owner("dc1"))
+        assert (first.data, first.headers["Nats-Sequence"]) != (second.data, second.headers["Nats-Sequence"])
+        assert first.data == second.data
+        assert one.lost == []
+
+
+class LostAnswers:
+    """Between a connection and its caller: the next answer to a message of a batch is lost."""
+
+    def __init__(self, connection):
+        self._request = connection.request
+        self._lose = False
+        self.lost = 0
+        connection.request = self._answer
+
+    def next(self):
+        self._lose = True
+
+    async def _answer(self, subject, payload=b"", **more):
+        answer = await self._request(subject, payload, **more)
+        if self._lose and not subject.startswith("$JS.API"):
+            self._lose = False
+            self.lost += 1
+            raise ClusterUnavailable("lost")
+        return answer

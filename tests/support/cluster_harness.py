@@ -1,0 +1,180 @@
+"""The cluster sink on an index that the test writes, the lease of its instance, and a reader of the streams."""
+
+import asyncio
+import contextlib
+import itertools
+import json
+from typing import Any
+
+import orjson
+
+from correlator.cluster import keys, streams
+from correlator.cluster.batches import Fence, put
+from correlator.cluster.connection import Connection
+from correlator.config.cluster import Cluster
+from correlator.config.cluster_values import url
+from correlator.jobs.index import Index
+from correlator.jobs.model.changes import Event
+from correlator.jobs.model.facts import AttributedRow, Entry, Kind, Reading
+from correlator.jobs.model.rows import JobRecord, StepRecord
+from correlator.jobs.outcome import Outcome
+from correlator.pipeline.hub import Hub
+from correlator.sinks.cluster import values
+from correlator.sinks.cluster.sink import ClusterSink
+from correlator.sinks.cluster.timings import Timings
+from tests.support.eventually import PATIENCE, eventually
+
+NOW = 1_758_553_933_000_000
+_holders = itertools.count(1)
+
+
+def reading(job_id, *, observed_at=1, status="running", error=None, steps=3, metadata=None):
+    ended = NOW if status == "completed" else None
+    record = JobRecord(
+        job_id, operation="unified-live-failover", job_type="failover", status=status, external_job_id=f"ext-{job_id}",
+        metadata=metadata, started_at=NOW - 9_000_000, completed_at=ended, error_message=error,
+    )  # fmt: skip
+    return Reading(
+        job_id,
+        observed_at,
+        record,
+        tuple(StepRecord(n, f"step {n}", n, "completed", NOW - n, NOW - n + 1) for n in range(1, steps + 1)),
+    )
+
+
+class Collector:
+    """A hub whose past is read, a connection, and the sink that writes its jobs while it holds the lease."""
+
+    def __init__(
+        self, servers: str, instance: str = "dc1", *, replicas: int = 1, timings: dict[str, float] | None = None
+    ):
+        self.instance = instance
+        self.replicas = replicas
+        parsed = url(servers)
+        assert parsed is not None
+        self.connection = Connection(Cluster(url=parsed, instance=instance), "collector")
+        self.index = Index()
+        self.index.loading = False
+        self.hub = Hub(self.index)
+        self.hub.status.loading = False
+        self.hub.status.log_read_to = 1 << 62  # What the log has at the start of the sink has been read.
+        self.times = itertools.count(10)
+        self.timings = Timings(**{"answer_within": 2.0, "due_every": 0.02, "behind_within": 0.05, **(timings or {})})
+        self.sink: ClusterSink | None = None
+        self.lost: list[str] = []
+
+    def learn(self, *readings):
+        self.hub.publish(self.index.apply(readings, NOW))
+
+    def change(self, *job_ids, **more):
+        """The jobs are others from now on."""
+        observed_at = next(self.times)
+        self.learn(*(reading(i, observed_at=observed_at, error=f"change {observed_at}", **more) for i in job_ids))
+
+    def remove(self, *job_ids):
+        self.learn(*(Reading(job_id, next(self.times)) for job_id in job_ids))
+
+    def happen(self, *numbers, job_id="a"):
+        """Events with these numbers."""
+        self.hub.publish(Outcome(events=[Event(Kind.STEP_STARTED, job_id, NOW, event_id=n) for n in numbers]))
+
+    def log(self, *numbers, job_id="a"):
+        """Log rows with these numbers."""
+        rows = [Entry(n, NOW, "INFO", f"line {n}", n, job_id) for n in numbers]
+        self.hub.publish(Outcome(attributed=[AttributedRow(row, job_id, "column") for row in rows]))
+
+    @contextlib.asynccontextmanager
+    async def connected(self):
+        task = asyncio.create_task(self.connection.run())
+        try:
+            await self.connection.connect(PATIENCE)
+            await streams.ensure(self.connection, self.replicas)
+            yield self
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def take(self, **more: Any) -> None:
+        """Take the lease, and make a sink that continues what an earlier one left."""
+        owner = json.dumps({"holder": next(_holders)}).encode()
+        subject = keys.owner(self.instance)
+        last = await self.connection.last(keys.STATE, subject)
+        expected = int(last.headers["Nats-Sequence"]) if last is not None else 0
+        seq = await put(self.connection, subject, owner, expected=expected)
+        fence = Fence(self.connection, subject, seq)
+        self.sink = ClusterSink(
+            self.connection, self.instance, owner, fence, self.lost.append, timings=self.timings, **more
+        )
+
+    @contextlib.asynccontextmanager
+    async def writing(self, **more: Any):
+        """Hold the lease, and write."""
+        await self.take(**more)
+        assert self.sink is not None
+        task = asyncio.create_task(self.sink.run(self.hub))
+        try:
+            yield self.sink
+            assert not task.done(), task
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    def due(self):
+        """The values that the stream should have."""
+        return {shown.job_id: values.encode(shown) for shown in self.hub.published.all()}
+
+    async def equal(self, within=PATIENCE):
+        """Wait until the stream has just the jobs in memory."""
+
+        async def same():
+            found, due = await documents(self.connection, self.instance), self.due()
+            # No comparison by assert: its explanation of thousands of documents takes longer than the wait itself.
+            different = [i for i in {*found, *due} if found.get(i) != due.get(i)]
+            assert not different, f"{len(different)} documents differ, e.g. {different[:3]}"
+            return True
+
+        return await eventually(same, within=within, every=0.1)
+
+
+@contextlib.asynccontextmanager
+async def collector(server, instance="dc1", **more):
+    """A connected collector, which writes nothing yet."""
+    async with Collector(server.url, instance, **more).connected() as one:
+        yield one
+
+
+async def read_stream(connection, stream, subject):
+    """All messages of a stream below a subject, in order: (subject, headers, payload)."""
+    js = connection.client.jetstream()
+    info = await js.stream_info(stream, subjects_filter=subject)
+    count = sum((info.state.subjects or {}).values())
+    found: list[Any] = []
+    if not count:
+        return found
+    subscription = await js.subscribe(subject, stream=stream, ordered_consumer=True)
+    try:
+        while len(found) < count:
+            message = await subscription.next_msg(timeout=PATIENCE)
+            found.append((message.subject, dict(message.headers or {}), message.data))
+    finally:
+        await subscription.unsubscribe()
+    return found
+
+
+async def documents(connection, instance):
+    """The documents of an instance in the stream, by job ID."""
+    found = await read_stream(connection, keys.STATE, keys.jobs(instance))
+    return {keys.job_of(s)[1]: payload for s, headers, payload in found if "KV-Operation" not in headers}
+
+
+async def events(connection, instance):
+    """The numbers of the events of an instance in the stream, in order."""
+    found = await read_stream(connection, keys.EVENTS, f"cor.v1.{instance}.event.>")
+    return [orjson.loads(payload)["event_id"] for _, _, payload in found]
+
+
+async def epoch_of(connection):
+    message = await connection.last(keys.STATE, keys.EPOCH)
+    return message.data.decode() if message is not None else None
