@@ -233,13 +233,13 @@ async def test_what_somebody_else_wrote_is_repaired_and_counted_and_nothing_else
 async def test_a_document_of_a_megabyte_is_cut_to_256_kb(nats):
     async with collector(nats) as one:
         metadata = orjson.dumps({"blob": "x" * 1_000_000, "vm_name": "pgtest2"}).decode()
-        one.learn(reading("large", metadata=metadata), reading("many steps", steps=9_000))
+        one.learn(reading("large", metadata=metadata), reading("many steps", steps=3_000))
         async with one.writing():
             await one.equal()
             found = await documents(one.connection, "dc1")
             large, many = (orjson.loads(found[job_id]) for job_id in ("large", "many steps"))
             assert large["metadata"] == {"vm_name": "pgtest2", "_cut": {"blob": 1_000_000}}
-            assert (many["steps_cut"], len(found["many steps"]) <= 256_000) == (9_000, True)
+            assert (many["steps_cut"], len(found["many steps"]) <= 256_000) == (3_000, True)
 
 
 async def test_a_server_that_takes_small_messages_only_gets_smaller_documents(nats):

@@ -11,6 +11,7 @@ import orjson
 from correlator.cluster import keys, streams
 from correlator.cluster.batches import Fence, put
 from correlator.cluster.connection import Connection
+from correlator.cluster.errors import ClusterUnavailable
 from correlator.config.cluster import Cluster
 from correlator.config.cluster_values import url
 from correlator.jobs.index import Index
@@ -114,6 +115,7 @@ class Collector:
         assert self.sink is not None
         task = asyncio.create_task(self.sink.run(self.hub))
         try:
+            await eventually(lambda: self.sink._writing)  # Changes are noted from now on.
             yield self.sink
             assert not task.done(), task
         finally:
@@ -129,7 +131,10 @@ class Collector:
         """Wait until the stream has just the jobs in memory."""
 
         async def same():
-            found, due = await documents(self.connection, self.instance), self.due()
+            try:
+                found, due = await documents(self.connection, self.instance), self.due()
+            except ClusterUnavailable as error:
+                raise AssertionError("no answer") from error
             # No comparison by assert: its explanation of thousands of documents takes longer than the wait itself.
             different = [i for i in {*found, *due} if found.get(i) != due.get(i)]
             assert not different, f"{len(different)} documents differ, e.g. {different[:3]}"
@@ -147,19 +152,26 @@ async def collector(server, instance="dc1", **more):
 
 async def read_stream(connection, stream, subject):
     """All messages of a stream below a subject, in order: (subject, headers, payload)."""
-    js = connection.client.jetstream()
-    info = await js.stream_info(stream, subjects_filter=subject)
-    count = sum((info.state.subjects or {}).values())
     found: list[Any] = []
-    if not count:
-        return found
-    subscription = await js.subscribe(subject, stream=stream, ordered_consumer=True)
-    try:
-        while len(found) < count:
-            message = await subscription.next_msg(timeout=PATIENCE)
+    arrived = asyncio.Event()
+
+    async def on_message(message):
+        if not (message.headers or {}).get("Status"):
             found.append((message.subject, dict(message.headers or {}), message.data))
+            arrived.set()
+
+    inbox = connection.client.new_inbox()
+    unsubscribe = await connection.subscribe(inbox, on_message, pending=1 << 30)
+    settings = {"filter_subject": subject, "deliver_subject": inbox, "deliver_policy": "all", "ack_policy": "none"}
+    request = {"stream_name": stream, "config": settings}
+    count = (await connection.api(f"CONSUMER.CREATE.{stream}", request))["num_pending"]
+    try:
+        async with asyncio.timeout(PATIENCE):
+            while len(found) < count:
+                arrived.clear()
+                await arrived.wait()
     finally:
-        await subscription.unsubscribe()
+        await unsubscribe()
     return found
 
 
