@@ -7,7 +7,7 @@ import orjson
 from correlator.cluster import keys, streams
 from correlator.cluster.errors import ClusterUnavailable
 from correlator.ops import cluster_metrics
-from tests.support.cluster_harness import collector, documents, epoch_of, events, read_stream, reading
+from tests.support.cluster_harness import collector, documents, epoch_of, events, last_seq, read_stream, reading
 from tests.support.eventually import eventually
 
 
@@ -50,13 +50,13 @@ async def test_a_successor_writes_only_what_differs(nats):
         one.learn(*(reading(f"job {n}") for n in range(300)))
         async with one.writing():
             await one.equal()
-        before = (await streams.info(one.connection, keys.STATE))["state"]["last_seq"]
+        before = await last_seq(one.connection, keys.STATE)
         one.change("job 7")
         one.remove("job 8")
         written = value(cluster_metrics.TAKEOVER_WRITES)
         async with one.writing(position=one.sink.position):
             await one.equal()
-            after = (await streams.info(one.connection, keys.STATE))["state"]["last_seq"]
+            after = await last_seq(one.connection, keys.STATE)
             assert after - before == 3  # the owner key, and two jobs
             assert value(cluster_metrics.TAKEOVER_WRITES) - written == 2
 
@@ -66,7 +66,7 @@ async def test_jobs_of_a_checkpoint_are_compared_only_once_the_log_has_been_read
         one.change("a")
         async with one.writing():
             await one.equal()
-        one.hub.status.log_read_to = 0
+        one.read_to = 0
         one.change("a")
         newer = one.due()
         async with one.writing(position=one.sink.position):
@@ -74,7 +74,7 @@ async def test_jobs_of_a_checkpoint_are_compared_only_once_the_log_has_been_read
             await eventually(lambda: documents_has(one, "b"))
             await asyncio.sleep(0.3)
             assert (await documents(one.connection, "dc1"))["a"] != newer["a"]
-            one.hub.status.log_read_to = 1 << 62
+            one.read_to = 1 << 62
             await one.equal()
 
 
@@ -132,18 +132,14 @@ async def test_a_collector_that_has_lost_the_lease_writes_nothing_more(nats):
                 await new.equal()
                 new.happen(2)
                 await eventually(lambda: new.sink.describe()["pending"] == 0)
-                before = [
-                    (await streams.info(new.connection, s))["state"]["last_seq"] for s in (keys.STATE, keys.EVENTS)
-                ]
+                before = [await last_seq(new.connection, s) for s in (keys.STATE, keys.EVENTS)]
                 old.change("a", "c")
                 old.happen(3)
                 await eventually(lambda: old.lost)
                 old.change("a", "d")
                 old.happen(4)
                 await asyncio.sleep(0.3)
-                after = [
-                    (await streams.info(new.connection, s))["state"]["last_seq"] for s in (keys.STATE, keys.EVENTS)
-                ]
+                after = [await last_seq(new.connection, s) for s in (keys.STATE, keys.EVENTS)]
                 assert (after, len(old.lost)) == (before, 1)
                 await new.equal()
 

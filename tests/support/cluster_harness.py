@@ -19,7 +19,7 @@ from correlator.jobs.model.changes import Event
 from correlator.jobs.model.facts import AttributedRow, Entry, Kind, Reading
 from correlator.jobs.model.rows import JobRecord, StepRecord
 from correlator.jobs.outcome import Outcome
-from correlator.pipeline.hub import Hub
+from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.cluster import values
 from correlator.sinks.cluster.sink import ClusterSink
 from correlator.sinks.cluster.timings import Timings
@@ -56,12 +56,12 @@ class Collector:
         self.connection = Connection(Cluster(url=parsed, instance=instance), "collector")
         self.index = Index()
         self.index.loading = False
-        self.hub = Hub(self.index)
+        self.hub = LocalHub(self.index)
         self.hub.status.loading = False
-        self.hub.status.log_read_to = 1 << 62  # What the log has at the start of the sink has been read.
+        self.read_to = 1 << 62  # What the log has at the start of the sink has been read.
         self.times = itertools.count(10)
         self.timings = Timings(**{"answer_within": 2.0, "due_every": 0.02, "behind_within": 0.05, **(timings or {})})
-        self.sink: ClusterSink | None = None
+        self.sink: Any = None
         self.lost: list[str] = []
 
     def learn(self, *readings):
@@ -101,22 +101,29 @@ class Collector:
         owner = json.dumps({"holder": next(_holders)}).encode()
         subject = keys.owner(self.instance)
         last = await self.connection.last(keys.STATE, subject)
-        expected = int(last.headers["Nats-Sequence"]) if last is not None else 0
+        expected = int((last.headers or {})["Nats-Sequence"]) if last is not None else 0
         seq = await put(self.connection, subject, owner, expected=expected)
         fence = Fence(self.connection, subject, seq)
         self.sink = ClusterSink(
-            self.connection, self.instance, owner, fence, self.lost.append, timings=self.timings, **more
+            self.connection,
+            self.instance,
+            owner,
+            fence,
+            self.lost.append,
+            lambda: self.read_to,
+            timings=self.timings,
+            **more,
         )
 
     @contextlib.asynccontextmanager
     async def writing(self, **more: Any):
         """Hold the lease, and write."""
         await self.take(**more)
-        assert self.sink is not None
-        task = asyncio.create_task(self.sink.run(self.hub))
+        sink: Any = self.sink
+        task = asyncio.create_task(sink.run(self.hub))
         try:
-            await eventually(lambda: self.sink._writing)  # Changes are noted from now on.
-            yield self.sink
+            await eventually(lambda: sink._writing)  # Changes are noted from now on.
+            yield sink
             assert not task.done(), task
         finally:
             task.cancel()
@@ -178,7 +185,13 @@ async def read_stream(connection, stream, subject):
 async def documents(connection, instance):
     """The documents of an instance in the stream, by job ID."""
     found = await read_stream(connection, keys.STATE, keys.jobs(instance))
-    return {keys.job_of(s)[1]: payload for s, headers, payload in found if "KV-Operation" not in headers}
+    named = ((keys.job_of(subject), payload) for subject, headers, payload in found if "KV-Operation" not in headers)
+    return {job[1]: payload for job, payload in named if job is not None}
+
+
+async def last_seq(connection, stream):
+    found = await streams.info(connection, stream)
+    return 0 if found is None else found["state"]["last_seq"]
 
 
 async def events(connection, instance):

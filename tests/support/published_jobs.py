@@ -68,4 +68,5 @@ def published_jobs(draw):
     return PublishedJob(
         draw(views), draw(st.integers(0, 1 << 53)), draw(times), children, len(children) + draw(counts),
         draw(st.booleans()), draw(times), draw(st.booleans()), draw(job_forecasts), draw(st.sampled_from(["", "dc1"])),
+        draw(sizes),
     )  # fmt: skip

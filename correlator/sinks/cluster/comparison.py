@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from correlator.jobs.published import PublishedJobs
+from correlator.jobs.directory import JobDirectory
 from correlator.sinks.cluster import values
 
 AT_ONCE = 100
@@ -27,7 +27,7 @@ class Stored(NamedTuple):
 class Comparison:
     """One comparison. `untouched` are those jobs that are not in `touched`, which grows while it runs."""
 
-    def __init__(self, published: PublishedJobs, touched: set[str]) -> None:
+    def __init__(self, published: JobDirectory, touched: set[str]) -> None:
         self._published = published
         self._touched = touched
         self._seen: set[str] = set()

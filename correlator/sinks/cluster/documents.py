@@ -14,7 +14,7 @@ from correlator import __version__
 from correlator.cluster import keys
 from correlator.cluster.batches import Message
 from correlator.cluster.streams import MARKER_TTL
-from correlator.jobs.published import PublishedJobs
+from correlator.jobs.directory import JobDirectory
 from correlator.ops import cluster_metrics
 from correlator.ops.stalls import timed
 from correlator.sinks.cluster import values
@@ -41,7 +41,7 @@ class Documents:
     """Makes batches of the keys in `dirty`. `max_payload`: returns the bytes of a message that the server accepts."""
 
     def __init__(
-        self, instance: str, published: PublishedJobs, dirty: DirtyKeys, max_payload: Callable[[], int]
+        self, instance: str, published: JobDirectory, dirty: DirtyKeys, max_payload: Callable[[], int]
     ) -> None:
         self._instance = instance
         self._published = published

@@ -12,7 +12,7 @@ from correlator.cluster import keys
 from correlator.cluster.connection import Connection
 from correlator.cluster.errors import ClusterUnavailable, Refused
 from correlator.jobs.bounded import chunks
-from correlator.jobs.published import PublishedJobs
+from correlator.jobs.directory import JobDirectory
 from correlator.ops.stalls import timed
 from correlator.sinks.cluster.comparison import AT_ONCE, Comparison, Stored
 from correlator.sinks.cluster.dirty_keys import DirtyKeys
@@ -33,7 +33,7 @@ class Repair:
     """Compares the jobs of `instance` in memory with the stream."""
 
     def __init__(
-        self, connection: Connection, instance: str, published: PublishedJobs, dirty: DirtyKeys, timings: Timings
+        self, connection: Connection, instance: str, published: JobDirectory, dirty: DirtyKeys, timings: Timings
     ) -> None:
         self._connection = connection
         self._instance = instance

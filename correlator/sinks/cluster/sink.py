@@ -54,7 +54,8 @@ class ClusterSink:
     """Satisfies `correlator.sinks.Sink`. Use it from one event loop only, while this process holds the lease.
 
     `owner`: the value of the owner key of `instance`, which no other process writes; `fence`: has its sequence.
-    `on_lost`: called with a sentence when the fence refuses a write. `position` and `events`: what `position` and
+    `on_lost`: called with a sentence when the fence refuses a write. `log_read_to`: returns the time up to which the
+    log has been read. `position` and `events`: what `position` and
     `pending` returned in the last run of a collector of this instance.
     """
 
@@ -65,6 +66,7 @@ class ClusterSink:
         owner: bytes,
         fence: Fence,
         on_lost: Callable[[str], None],
+        log_read_to: Callable[[], Micros],
         *,
         position: Position | None = None,
         events: Iterable[PendingEvent] = (),
@@ -73,6 +75,7 @@ class ClusterSink:
         self._connection = connection
         self._instance = instance
         self._on_lost = on_lost
+        self._log_read_to = log_read_to
         self._timings = timings
         rewrite = timings.rewrite_owner_every
         self._stream = OwnedStream(connection, keys.STATE, keys.owner(instance), owner, fence, rewrite_every=rewrite)
@@ -143,7 +146,7 @@ class ClusterSink:
                 for name, step in {
                     "documents": lambda _: self._write_documents(documents),
                     "events": lambda _: self._write_events(),
-                    "comparison": lambda beat: self._compare(hub, repair, began, beat),
+                    "comparison": lambda beat: self._compare(repair, began, beat),
                     "lines": lambda _: self._send_lines(),
                 }.items():
                     group.create_task(self._repeat(hub, name, step), name=f"cluster {name}")
@@ -232,11 +235,11 @@ class ClusterSink:
             cluster_metrics.EVENTS.inc(await self._event_writer.step())
             self._note_acknowledgement()
 
-    async def _compare(self, hub: Hub, repair: Repair, began: Micros, beat: Callable[[], None]) -> None:
+    async def _compare(self, repair: Repair, began: Micros, beat: Callable[[], None]) -> None:
         """Compare memory with the stream if it is time to. `began`: when the jobs in memory had been loaded."""
         planned, now = self._compare_at, time.monotonic()
         if planned is None:  # The jobs of a checkpoint may be older than the stream.
-            due = hub.status.log_read_to > began
+            due = self._log_read_to() > began
         else:
             due = now >= planned or (self._dirty.incomplete and not len(self._dirty))
         if not due or self._checked is None:
