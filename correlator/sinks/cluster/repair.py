@@ -44,7 +44,7 @@ class Repair:
     async def run(self, *, periodic: bool, beat: Callable[[], None]) -> int:
         """Compare all jobs once, and add what differs to the dirty keys. Returns the number of differences.
 
-        `periodic`: there should be none, so take time, and look again at each difference before it counts: a server
+        `periodic`: there should be none, so take time, and read each difference again before it counts: a server
         that is behind may have answered. Raises: `ClusterUnavailable`, `Refused`.
         """
         self._dirty.incomplete = False
