@@ -279,7 +279,7 @@ async def test_events_that_a_predecessor_stored_are_not_stored_again(nats):
 
 async def test_pending_events_of_the_last_run_are_stored(nats):
     async with collector(nats) as one:
-        await one.take_lease()
+        await one.acquire_lease()
         unsubscribe = one.hub.subscribe(one.sink._on_batch)
         one.happen(1, 2)
         unsubscribe()

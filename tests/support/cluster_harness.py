@@ -96,7 +96,7 @@ class Collector:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
-    async def take_lease(self, **more: Any) -> None:
+    async def acquire_lease(self, **more: Any) -> None:
         """Take the lease, and make a sink that continues what an earlier one left."""
         owner = json.dumps({"holder": next(_holders)}).encode()
         subject = keys.owner(self.instance)
@@ -118,7 +118,7 @@ class Collector:
     @contextlib.asynccontextmanager
     async def writing(self, **more: Any):
         """Hold the lease, and write."""
-        await self.take_lease(**more)
+        await self.acquire_lease(**more)
         sink: Any = self.sink
         task = asyncio.create_task(sink.run(self.hub))
         try:

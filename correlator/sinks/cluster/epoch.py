@@ -64,6 +64,6 @@ async def check(connection: Connection, known: Position | None, within: float) -
     expected = int((found.headers or {})["Nats-Sequence"]) if found is not None else 0
     try:
         await put(connection, keys.EPOCH, epoch.encode(), expected=expected, within=within)
-    except Fenced as error:  # Another collector was faster: look again.
+    except Fenced as error:  # Another collector was faster: read it again.
         raise Unacknowledged(str(error)) from error
     return Position(epoch, created, 0), True

@@ -103,7 +103,7 @@ class EventWriter:
         expected = int((last.headers or {})["Nats-Sequence"]) if last is not None else 0
         try:
             seq = await put(self._connection, subject, self._owner, expected=expected, within=self._within)
-        except Fenced as error:  # Another process wrote it meanwhile: look again who holds the lease.
+        except Fenced as error:  # Another process wrote it meanwhile: check again who holds the lease.
             raise Unacknowledged(str(error)) from error
         fence = Fence(self._connection, subject, seq)
         return OwnedStream(

@@ -83,6 +83,6 @@ class OwnedStream:
         except Fenced as error:
             if self._behind >= MAX_BEHIND:
                 raise Fenced(f"{self._subject} is gone") from error
-            # An earlier rewrite was stored meanwhile, or there is a new owner, or the answer was old: look again.
+            # An earlier rewrite was stored meanwhile, or there is a new owner, or the answer was old: read it again.
             raise Unacknowledged(str(error)) from error
         self._written_at, self._lost_batch, self._behind = time.monotonic(), False, 0
