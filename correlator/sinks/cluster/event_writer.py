@@ -57,7 +57,7 @@ class EventWriter:
         pending.
         """
         if self._stream is None:
-            self._stream = await self._take()
+            self._stream = await self._acquire()
         if self._in_doubt:
             return await self._look_up(self._stream, self._in_doubt)
         events = self._pending.batch(MAX_EVENTS, MAX_BYTES)
@@ -93,7 +93,7 @@ class EventWriter:
             for message in messages:  # One by one, NATS drops those that it has, and stores the others.
                 await stream.write([message], self._within)
 
-    async def _take(self) -> OwnedStream:
+    async def _acquire(self) -> OwnedStream:
         """Write the owner key of the stream. Raises: `Fenced` unless this process holds the lease."""
         lease, subject = keys.owner(self._instance), keys.events_owner(self._instance)
         holder = await self._connection.last(keys.STATE, lease, within=self._within)
@@ -103,7 +103,7 @@ class EventWriter:
         expected = int((last.headers or {})["Nats-Sequence"]) if last is not None else 0
         try:
             seq = await put(self._connection, subject, self._owner, expected=expected, within=self._within)
-        except Fenced as error:  # Another process wrote it meanwhile: check again who holds the lease.
+        except Fenced as error:  # Another process wrote it meanwhile: check the lease again.
             raise Unacknowledged(str(error)) from error
         fence = Fence(self._connection, subject, seq)
         return OwnedStream(

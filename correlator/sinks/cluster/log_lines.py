@@ -1,8 +1,8 @@
 """The log lines of an instance on their way to gateways: numbered, and grouped into messages of bounded size.
 
-Lines go over core NATS, without a stream: a gateway that is not connected misses them. So that it can tell its clients
-how many lines are missing, they are numbered in the run of the collector: the next number after a message is the
-number of its first line plus the number of its lines.
+Lines go over core NATS, without a stream: a gateway that is not connected misses them. They are numbered in the run of
+the collector, so that a gateway can report to its clients how many are missing: the number of the first line of a
+message, plus the number of its lines, is that of the first line of the next message.
 """
 
 from __future__ import annotations
