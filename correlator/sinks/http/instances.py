@@ -99,8 +99,12 @@ class Instances:
         return handle
 
     async def _page(self, request: web.Request) -> web.Response:
-        """The page's own address ends with a slash, so that the addresses in it are relative to the appliance."""
-        return web.Response(status=HTTPStatus.PERMANENT_REDIRECT, headers={"Location": request.path + "/"})
+        """The page's own address ends with a slash, so that the addresses in it are relative to the appliance.
+
+        The redirect is relative too: a proxy may serve all this below a path that is not known here.
+        """
+        location = f"{request.match_info['instance']}/"
+        return web.Response(status=HTTPStatus.PERMANENT_REDIRECT, headers={"Location": location})
 
 
 def _below(route: web.RouteDef, handler: Handler) -> web.RouteDef:

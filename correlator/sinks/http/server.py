@@ -83,7 +83,7 @@ class HttpSink:
         self._limits = limits
         self._on_ready = on_ready
         self._fleet = fleet
-        self._static = Static()
+        self._static = Static(gateway=fleet is not None)
         self._disconnect = asyncio.Event()
 
     async def run(self, hub: Hub) -> None:
