@@ -1,10 +1,20 @@
 """Events that the stream may not have: order, bounds, and IDs that do not depend on the process that makes them."""
 
 import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from correlator.jobs.model.changes import Event
 from correlator.jobs.model.facts import Kind
-from correlator.sinks.cluster.pending_events import OVERHEAD, PendingEvent, PendingEvents, pending_event
+from correlator.sinks.cluster.pending_events import (
+    OVERHEAD,
+    PendingEvent,
+    PendingEvents,
+    from_checkpoint,
+    pending_event,
+    to_checkpoint,
+)
 
 AT = 1_758_553_933_000_000
 
@@ -19,6 +29,10 @@ def pending(*numbers, clock=lambda: 0.0, **more):
 
 def ids(events):
     return [one.message_id for one in events]
+
+
+def kept(events):
+    return ids(from_checkpoint(*value) for value in events.numbered().values())
 
 
 def test_events_are_sent_in_order_and_forgotten_once_acknowledged():
@@ -42,7 +56,7 @@ def test_an_event_that_arrives_in_flight_is_not_acknowledged_with_the_batch():
     events.batch(9, 1_000)
     events.add(event(2))
     events.acknowledged()
-    assert ids(events.numbered().values()) == ["dc1:2"]
+    assert kept(events) == ["dc1:2"]
 
 
 def test_a_batch_is_bounded_in_bytes_and_has_at_least_one_event():
@@ -57,10 +71,10 @@ def test_a_batch_is_bounded_in_bytes_and_has_at_least_one_event():
 def test_above_a_bound_the_oldest_events_are_dropped():
     events = pending(1, 2, max_events=2)
     assert events.add(event(3)) == 1
-    assert ids(events.numbered().values()) == ["dc1:2", "dc1:3"]
+    assert kept(events) == ["dc1:2", "dc1:3"]
     events = pending(1, 2, max_bytes=2 * OVERHEAD + 10)
     assert events.add(event(3, 200)) == 2
-    assert ids(events.numbered().values()) == ["dc1:3"]
+    assert kept(events) == ["dc1:3"]
 
 
 def test_an_event_that_is_dropped_in_flight_does_not_acknowledge_a_later_one():
@@ -68,7 +82,7 @@ def test_an_event_that_is_dropped_in_flight_does_not_acknowledge_a_later_one():
     assert len(events.batch(1, 1_000)) == 1
     events.add(event(3))
     events.acknowledged()
-    assert ids(events.numbered().values()) == ["dc1:2", "dc1:3"]
+    assert kept(events) == ["dc1:2", "dc1:3"]
 
 
 def test_the_numbers_of_events_do_not_change_in_a_run():
@@ -109,3 +123,14 @@ def test_the_id_of_an_event_is_its_log_row_or_else_what_happened_when():
     ]
     assert derived[0] == f"dc1:job.stalled:j=20k::{AT}"
     assert len(set(derived)) == len(derived)
+
+
+@given(st.text(), st.text("abc:.=-", min_size=1), st.binary())
+def test_an_event_is_the_same_after_a_restart(job_id, message_id, payload):
+    event = PendingEvent(job_id, message_id, payload)
+    assert from_checkpoint(*to_checkpoint(event)) == event
+
+
+@pytest.mark.parametrize("head", [b"", b"job", b"\xff id", b"a.b id"])
+def test_an_event_that_a_checkpoint_has_in_another_form_is_left_out(head):
+    assert from_checkpoint(head, b"") is None

@@ -33,6 +33,20 @@ class PendingEvent(NamedTuple):
     payload: bytes
 
 
+def to_checkpoint(event: PendingEvent) -> tuple[bytes, bytes]:
+    """Return head and body, the form in which the checkpoint keeps an event."""
+    return f"{keys.escape(event.job_id)} {event.message_id}".encode("ascii"), event.payload
+
+
+def from_checkpoint(head: bytes, body: bytes) -> PendingEvent | None:
+    """Return the event that became `head` and `body`. None if this version cannot read it."""
+    try:
+        job, _, message_id = head.decode("ascii").partition(" ")
+        return PendingEvent(keys.unescape(job), message_id, body) if message_id else None
+    except ValueError:
+        return None
+
+
 def pending_event(event: Event, instance: str) -> PendingEvent:
     """Return the message of an event. Its ID is the same whichever process makes it, and how often."""
     payload = {"instance": instance, "kind": event.kind.value, **job_document.transition(event)}
@@ -62,8 +76,8 @@ class PendingEvents:
         self._max_events, self._max_bytes = max_events, max_bytes
         self._last_number = 0
         self._waiting: deque[tuple[int, PendingEvent, float]] = deque()
-        self._all: dict[int, PendingEvent] = {}
-        """All pending events by number, in order. The checkpoint copies it every second."""
+        self._all: dict[int, tuple[bytes, bytes]] = {}
+        """All pending events as the checkpoint keeps them, by number. It copies this every second."""
         self._size = 0
         self._in_flight = 0
         """The number of events at the front of `_waiting` that are in flight."""
@@ -73,7 +87,7 @@ class PendingEvents:
     def add(self, event: PendingEvent) -> int:
         """Append an event. Returns the number of older events that were dropped to make room."""
         self._last_number += 1
-        self._all[self._last_number] = event
+        self._all[self._last_number] = to_checkpoint(event)
         self._waiting.append((self._last_number, event, self._clock()))
         self._size += len(event.payload) + OVERHEAD
         dropped = 0
@@ -112,8 +126,8 @@ class PendingEvents:
     def __len__(self) -> int:
         return len(self._all)
 
-    def numbered(self) -> Mapping[int, PendingEvent]:
-        """Return all pending events in order, by a number that does not change during this run."""
+    def numbered(self) -> Mapping[int, tuple[bytes, bytes]]:
+        """Return all pending events for the checkpoint, by a number that does not change during this run."""
         return {**self._all}
 
     def _drop_first(self) -> None:

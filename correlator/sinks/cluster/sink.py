@@ -18,7 +18,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from correlator.backoff import Backoff
@@ -37,7 +37,7 @@ from correlator.sinks.cluster.epoch import Position
 from correlator.sinks.cluster.event_writer import EventWriter
 from correlator.sinks.cluster.log_lines import LogLines
 from correlator.sinks.cluster.owned_stream import OwnedStream
-from correlator.sinks.cluster.pending_events import PendingEvent, PendingEvents, pending_event
+from correlator.sinks.cluster.pending_events import PendingEvent, PendingEvents, from_checkpoint, pending_event
 from correlator.sinks.cluster.repair import Repair
 from correlator.sinks.cluster.timings import DEFAULT, Timings
 
@@ -55,8 +55,7 @@ class ClusterSink:
 
     `owner`: the value of the owner key of `instance`, which no other process writes; `fence`: has its sequence.
     `on_lost`: called with a sentence when the fence refuses a write. `log_read_to`: returns the time up to which the
-    log has been read. `position` and `events`: what `position` and
-    `pending` returned in the last run of a collector of this instance.
+    log has been read. `events` and `position`: what `state` returned in the last run of a collector of this instance.
     """
 
     def __init__(
@@ -68,8 +67,8 @@ class ClusterSink:
         on_lost: Callable[[str], None],
         log_read_to: Callable[[], Micros],
         *,
-        position: Position | None = None,
-        events: Iterable[PendingEvent] = (),
+        events: Iterable[tuple[bytes, bytes]] = (),
+        position: bytes | None = None,
         timings: Timings = DEFAULT,
     ) -> None:
         self._connection = connection
@@ -80,12 +79,12 @@ class ClusterSink:
         rewrite = timings.rewrite_owner_every
         self._stream = OwnedStream(connection, keys.STATE, keys.owner(instance), owner, fence, rewrite_every=rewrite)
         self._dirty = DirtyKeys(time.monotonic)
-        self._events = PendingEvents(time.monotonic, events)
+        self._events = PendingEvents(time.monotonic, _restored(events))
         self._event_writer = EventWriter(
             connection, instance, owner, self._events, within=timings.answer_within, rewrite_every=rewrite
         )
         self._lines = LogLines()
-        self._position = position
+        self._position = epoch.decode(position)
         self._checked: int | None = None
         """The generation of the connection for which the epoch has been checked."""
         self._compare_at: float | None = None
@@ -98,14 +97,12 @@ class ClusterSink:
         self._work = asyncio.Event()
         self._lines_arrived = asyncio.Event()
 
-    @property
-    def position(self) -> Position | None:
-        """What the next run has to know of the stream."""
-        return self._position
+    def state(self) -> tuple[Mapping[int, tuple[bytes, bytes]], bytes | None]:
+        """Return what the next run has to know, for the checkpoint: the pending events, and the position.
 
-    def pending(self) -> Mapping[int, PendingEvent]:
-        """Return the events that the next run has to write, by a number that does not change during this run."""
-        return self._events.numbered()
+        Events are by a number that does not change during this run; the next run gets them in this order.
+        """
+        return self._events.numbered(), None if self._position is None else self._position.encode()
 
     def describe(self) -> dict[str, Any]:
         """Return the members of the part of readiness that describe the writer."""
@@ -300,3 +297,11 @@ class ClusterSink:
         if text not in self._errors.values():
             log.warning("the cluster cannot be written: %s; trying again", text)
         self._errors[name] = text
+
+
+def _restored(events: Iterable[tuple[bytes, bytes]]) -> Iterator[PendingEvent]:
+    for head, body in events:
+        if (event := from_checkpoint(head, body)) is not None:
+            yield event
+        else:
+            log.warning("an event in the checkpoint cannot be read by this version, and is not written")
