@@ -19,7 +19,13 @@ def settings(url: str, instance: str = "dc1", replicas: cluster_values.Replicas 
 @contextlib.asynccontextmanager
 async def connected(url: str, instance: str = "dc1", role: str = "collector") -> AsyncIterator[Connection]:
     """A connection that runs until the block ends."""
-    connection = Connection(settings(url, instance), role)
+    async with running(Connection(settings(url, instance), role)) as connection:
+        yield connection
+
+
+@contextlib.asynccontextmanager
+async def running(connection: Connection) -> AsyncIterator[Connection]:
+    """Connect, and stay connected until the block ends."""
     task = asyncio.create_task(connection.run())
     try:
         await connection.connect(PATIENCE)

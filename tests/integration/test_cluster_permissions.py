@@ -1,0 +1,253 @@
+"""deploy/nats on a real server: what a role must do is allowed, and what it must not do is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from correlator.cluster import keys, streams
+from correlator.cluster.batches import Fence, Message, put
+from correlator.cluster.connection import Connection
+from correlator.cluster.errors import ClusterUnavailable
+from tests.support.deployed_nats import CERTIFICATE, KEY, DeployedNats
+from tests.support.eventually import eventually
+from tests.support.nats import PROGRAM
+from tests.support.paths import DEPLOY
+from tests.support.proxies import rewritten
+
+SHORT = 0.7
+"""Seconds after which an unanswered request was refused: the server drops what a user may not publish."""
+
+
+@pytest.fixture(scope="module")
+def deployed() -> Iterator[DeployedNats]:
+    with DeployedNats() as server:
+        yield server
+
+
+class Refusals:
+    """The permissions that the server refused to a connection, as it says so."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.said: list[str] = []
+        before = connection.client._error_cb
+
+        async def on_error(error: Exception) -> None:
+            self.said.append(str(error).lower())
+            await before(error)
+
+        connection.client._error_cb = on_error
+
+    async def of(self, kind: str, subject: str) -> None:
+        """Wait for the refusal of a `publish` or `subscription`."""
+        await eventually(lambda: any(f'{kind} to "{subject.lower()}"' in line for line in self.said))
+
+
+async def own(connection: Connection, instance: str) -> Fence:
+    await streams.ensure(connection, 1)
+    subject = keys.owner(instance)
+    last = await connection.last(keys.STATE, subject)
+    expected = 0 if last is None else int((last.headers or {})["Nats-Sequence"])
+    return Fence(connection, subject, await put(connection, subject, b"me", expected=expected))
+
+
+async def test_a_collector_creates_the_streams_and_writes_what_is_its_own(deployed: DeployedNats):
+    async with deployed.connected("collector-dc1") as collector:
+        fence = await own(collector, "dc1")
+        await fence.write([Message(keys.job("dc1", f"job {n}"), b"{}") for n in range(3)])
+        await collector.request(keys.EPOCH, b"1", headers={"Nats-Rollup": "sub"})
+        for subject in (keys.alive("dc1"), keys.checkpoint("dc1", "job", "1"), keys.event("dc1", "1")):
+            acknowledged = await collector.request(subject, b"{}")
+            assert b'"stream"' in acknowledged.data, subject
+        for stream, subject in (
+            (keys.STATE, keys.job("dc1", "job 1")),
+            (keys.STATE, keys.EPOCH),
+            (keys.ALIVE, keys.alive("dc1")),
+            (keys.CHECKPOINT, keys.checkpoint("dc1", "job", "1")),
+            (keys.EVENTS, keys.event("dc1", "1")),
+        ):
+            assert await collector.last(stream, subject) is not None, subject
+
+
+@pytest.mark.parametrize("stream", [keys.STATE, keys.CHECKPOINT])
+async def test_a_collector_reads_what_is_its_own_by_a_consumer_and_nothing_of_others(
+    deployed: DeployedNats, stream: str
+):
+    root = {keys.STATE: "$KV.cor", keys.CHECKPOINT: "$KV.cor_checkpoint"}[stream]
+
+    def consumer(subject: str) -> dict[str, object]:
+        config = {"name": "c", "filter_subject": subject, "ack_policy": "none", "inactive_threshold": 10**10}
+        return {"stream_name": stream, "config": config}
+
+    async with deployed.connected("collector-dc1") as collector:
+        await streams.ensure(collector, 1)
+        mine, others = f"{root}.dc1.>", f"{root}.dc2.>"
+        made = await collector.api(f"CONSUMER.CREATE.{stream}.c.{mine}", consumer(mine))
+        assert made["config"]["filter_subject"] == mine
+        for subject in (others, f"{root}.>"):
+            with pytest.raises(ClusterUnavailable):
+                await collector.api(f"CONSUMER.CREATE.{stream}.c.{subject}", consumer(subject), within=SHORT)
+        with pytest.raises(ClusterUnavailable):
+            await collector.api(f"CONSUMER.CREATE.{stream}.c", consumer(others), within=SHORT)
+
+
+OF_OTHERS = (
+    keys.job("dc2", "1"),
+    keys.owner("dc2"),
+    keys.alive("dc2"),
+    keys.checkpoint("dc2", "job", "1"),
+    keys.event("dc2", "1"),
+    keys.line("dc2"),
+    keys.rpc("dc2", "find"),
+    "$JS.API.STREAM.DELETE.KV_cor",
+    "$JS.API.STREAM.PURGE.KV_cor",
+    "$JS.API.STREAM.MSG.DELETE.KV_cor",
+    "$JS.API.STREAM.CREATE.another",
+    "$JS.API.STREAM.MSG.GET.KV_cor_checkpoint",
+    "$JS.API.DIRECT.GET.KV_cor",
+    "$JS.API.DIRECT.GET.KV_cor_checkpoint.$KV.cor_checkpoint.dc2.job.1",
+    "_INBOX.cor.gateway.x.1",
+    "anything",
+)
+
+
+@pytest.mark.parametrize("subject", OF_OTHERS)
+async def test_a_collector_may_publish_nothing_of_another_appliance(deployed: DeployedNats, subject: str):
+    async with deployed.connected("collector-dc1") as collector:
+        refusals = Refusals(collector)
+        await collector.publish(subject, b"{}")
+        await refusals.of("publish", subject)
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        *(keys.job("dc1", "1"), keys.owner("dc1"), keys.EPOCH, keys.alive("dc1"), keys.event("dc1", "1")),
+        *(keys.checkpoint("dc1", "job", "1"), keys.line("dc1")),
+        *("$JS.API.STREAM.CREATE.KV_cor", "$JS.API.STREAM.UPDATE.KV_cor", "$JS.API.STREAM.DELETE.KV_cor"),
+        *("$JS.API.STREAM.PURGE.KV_cor", "$JS.API.STREAM.MSG.DELETE.KV_cor"),
+        *("$JS.API.DIRECT.GET.KV_cor_checkpoint.$KV.cor_checkpoint.dc1.job.1", "_INBOX.cor.collector.dc1.1"),
+        "$JS.API.CONSUMER.CREATE.KV_cor_checkpoint.c.$KV.cor_checkpoint.dc1.>",
+    ],
+)
+async def test_a_gateway_may_write_nothing_and_read_no_checkpoint(deployed: DeployedNats, subject: str):
+    async with deployed.connected("gateway", "here") as gateway:
+        refusals = Refusals(gateway)
+        await gateway.publish(subject, b"{}")
+        await refusals.of("publish", subject)
+
+
+@pytest.mark.parametrize(
+    ("user", "subject"),
+    [
+        ("collector-dc1", "_INBOX.cor.gateway.>"),
+        ("collector-dc1", "_INBOX.cor.collector.dc2.>"),
+        ("collector-dc1", "_INBOX.>"),
+        ("collector-dc1", keys.line("dc2")),
+        ("collector-dc1", "cor.v1.*.rpc.*"),
+        ("collector-dc1", ">"),
+        ("gateway", "_INBOX.cor.collector.>"),
+        ("gateway", "$KV.>"),
+        ("gateway", "cor.v1.*.rpc.*"),
+        ("gateway", ">"),
+    ],
+)
+async def test_no_role_may_listen_to_the_answers_and_requests_of_others(
+    deployed: DeployedNats, user: str, subject: str
+):
+    async with deployed.connected(user) as connection:
+        refusals = Refusals(connection)
+        await connection.client.subscribe(subject)
+        await refusals.of("subscription", subject)
+
+
+async def test_a_gateway_reads_jobs_by_a_push_consumer_and_asks_a_collector(deployed: DeployedNats):
+    async with deployed.connected("collector-dc1") as collector, deployed.connected("gateway", "here") as gateway:
+        fence = await own(collector, "dc1")
+        await fence.write([Message(keys.job("dc1", "1"), b"{}")])
+        received: asyncio.Queue[str] = asyncio.Queue()
+
+        async def on_message(message) -> None:
+            await received.put(message.subject)
+
+        inbox = gateway.client.new_inbox()
+        await gateway.subscribe(inbox, on_message)
+        config = {"name": "g", "deliver_subject": inbox, "deliver_policy": "all", "ack_policy": "none"}
+        config |= {"flow_control": True, "idle_heartbeat": 10**9, "filter_subject": "$KV.cor.>"}
+        request = {"stream_name": keys.STATE, "config": config}
+        await gateway.api(f"CONSUMER.CREATE.{keys.STATE}.g.$KV.cor.>", request)
+        async with asyncio.timeout(10):
+            while await received.get() != keys.job("dc1", "1"):
+                pass
+        assert (await streams.info(gateway, keys.STATE) or {})["state"]["last_seq"] > 0
+        assert await gateway.last(keys.STATE, keys.job("dc1", "1")) is not None
+        await gateway.api(f"CONSUMER.DELETE.{keys.STATE}.g")
+
+        async def answer(message) -> None:
+            await collector.publish(message.reply, b"answer")
+
+        await collector.subscribe("cor.v1.dc1.rpc.*", answer)
+        await collector.client.flush()
+        assert (await gateway.request(keys.rpc("dc1", "find"))).data == b"answer"
+
+
+async def test_lines_reach_gateways_and_wanted_ids_reach_collectors(deployed: DeployedNats):
+    async with deployed.connected("collector-dc1") as collector, deployed.connected("gateway", "here") as gateway:
+        received: asyncio.Queue[str] = asyncio.Queue()
+
+        async def on_message(message) -> None:
+            await received.put(message.subject)
+
+        await gateway.subscribe("cor.v1.*.line", on_message)
+        await collector.subscribe(keys.WANT, on_message)
+        await gateway.client.flush()
+        await collector.client.flush()
+        await collector.publish(keys.line("dc1"), b"{}")
+        await gateway.publish(keys.WANT, b"{}")
+        async with asyncio.timeout(10):
+            assert {await received.get(), await received.get()} == {keys.line("dc1"), keys.WANT}
+
+
+@pytest.mark.parametrize(("user", "reason"), [("stranger", "authorization violation"), ("", "certificate|eof")])
+async def test_an_unknown_certificate_and_a_client_without_one_are_refused(
+    deployed: DeployedNats, user: str, reason: str
+):
+    connection = Connection(deployed.section(user), "collector")
+    task = asyncio.create_task(connection.run())
+    try:
+        with pytest.raises(ClusterUnavailable, match=f"(?i){reason}"):
+            await connection.connect(3.0)
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+def test_the_configuration_of_three_nodes_is_valid_with_the_name_of_the_host(deployed: DeployedNats, tmp_path: Path):
+    for file in (DEPLOY / "nats").glob("*.conf"):
+        text = file.read_text()
+        (tmp_path / file.name).write_text(text)
+    places = {
+        CERTIFICATE: str(deployed.certificates.cert("127.0.0.1")),
+        KEY: str(deployed.certificates.key("127.0.0.1")),
+        "/etc/nats/ca.pem": str(deployed.certificates.ca),
+    }
+    file = tmp_path / "three-nodes.conf"
+    file.write_text(rewritten(file.read_text(), places))
+    command = [PROGRAM, "-t", "-c", str(file)]
+    ended = subprocess.run(command, env={"NATS_NAME": "nats-2"}, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    without = subprocess.run(command, env={}, capture_output=True, text=True, check=False)
+    assert "NATS_NAME" in without.stderr
+
+
+@pytest.mark.parametrize("name", ["nats-server.conf", "three-nodes.conf"])
+def test_both_configurations_write_to_the_disk_before_they_acknowledge(name: str):
+    text = (DEPLOY / "nats" / name).read_text()
+    assert "sync_interval: always" in text
+    reserved = sum(settings["max_bytes"] for settings in streams.wanted(1).values() if settings["storage"] == "file")
+    assert f"max_file_store: {12}GB" in text
+    assert reserved < 12e9

@@ -1,0 +1,78 @@
+"""A NATS server with the configuration of deploy/nats, but for ports and places, and certificates for its users."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import AsyncIterator, Mapping, Sequence
+
+from msgspec.structs import replace
+
+from correlator.cluster.connection import Connection
+from correlator.config.cluster import Cluster
+from correlator.config.tls import Tls
+from tests.support.certificates import Certificates
+from tests.support.cluster import running, settings
+from tests.support.nats import PROGRAM, Nats
+from tests.support.paths import DEPLOY
+from tests.support.proxies import rewritten
+
+CERTIFICATE = "/etc/nats/server.pem"
+USERS = ("gateway", "collector-dc1", "collector-dc2", "stranger")
+KEY = "/run/credentials/nats-server.service/server.key"
+
+
+class DeployedNats(Nats):
+    """The server of `deploy/nats/nats-server.conf` with the users gateway, collector-dc1 and collector-dc2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.certificates = Certificates.create(self.folder / "certificates")
+        self.certificates.make("127.0.0.1", "IP:127.0.0.1")
+        for name in USERS:
+            self.certificates.make(name, f"DNS:{name}.example")
+
+    @property
+    def url(self) -> str:
+        return f"tls://127.0.0.1:{self.port}"
+
+    def _prepare(self) -> Sequence[str]:
+        for file in (DEPLOY / "nats").glob("*.conf"):
+            shutil.copy(file, self.folder)
+        one = (self.folder / "collector-dc1.conf").read_text()
+        (self.folder / "collector-dc2.conf").write_text(one.replace("dc1", "dc2"))
+        accounts = (self.folder / "accounts.conf").read_text()
+        first = '{ user: "CN=collector-dc1", permissions: $role-collector-dc1 }'
+        accounts = rewritten(
+            accounts,
+            {
+                'include "collector-dc1.conf"': 'include "collector-dc1.conf"\ninclude "collector-dc2.conf"',
+                first: first + "\n" + first.replace("dc1", "dc2"),
+            },
+        )
+        (self.folder / "accounts.conf").write_text(accounts)
+        configuration = self.folder / "nats-server.conf"
+        configuration.write_text(rewritten(configuration.read_text(), self._places()))
+        return [PROGRAM, "-c", str(configuration)]
+
+    def _places(self) -> Mapping[str, str]:
+        return {
+            "0.0.0.0:4222": f"127.0.0.1:{self.port}",
+            "127.0.0.1:8222": f"127.0.0.1:{self.monitor}",
+            CERTIFICATE: str(self.certificates.cert("127.0.0.1")),
+            KEY: str(self.certificates.key("127.0.0.1")),
+            "/etc/nats/ca.pem": str(self.certificates.ca),
+            "/var/lib/nats": str(self.folder / "js"),
+        }
+
+    def section(self, user: str, instance: str = "dc1") -> Cluster:
+        """The section [cluster] of a process that has the certificate of `user`; "" for none."""
+        tls = Tls(ca=self.certificates.ca)
+        if user:
+            tls = replace(tls, cert=self.certificates.cert(user), key=self.certificates.key(user))
+        return replace(settings(self.url, instance), tls=tls)
+
+    @contextlib.asynccontextmanager
+    async def connected(self, user: str, instance: str = "dc1") -> AsyncIterator[Connection]:
+        async with running(Connection(self.section(user, instance), user.partition("-")[0])) as connection:
+            yield connection
