@@ -176,7 +176,12 @@ async def test_a_gateway_reads_jobs_by_a_push_consumer_and_asks_a_collector(depl
 
         inbox = gateway.client.new_inbox()
         await gateway.subscribe(inbox, on_message)
-        config = {"name": "g", "deliver_subject": inbox, "deliver_policy": "all", "ack_policy": "none"}
+        config: dict[str, object] = {
+            "name": "g",
+            "deliver_subject": inbox,
+            "deliver_policy": "all",
+            "ack_policy": "none",
+        }
         config |= {"flow_control": True, "idle_heartbeat": 10**9, "filter_subject": "$KV.cor.>"}
         request = {"stream_name": keys.STATE, "config": config}
         await gateway.api(f"CONSUMER.CREATE.{keys.STATE}.g.$KV.cor.>", request)
