@@ -9,12 +9,7 @@ from prometheus_client import Counter, Gauge
 
 from correlator.ops.metrics import REGISTRY, OptionalGauge
 
-CONNECTED = Gauge(
-    "correlator_cluster_connected",
-    "1 if a NATS server is connected. `role`: collector or gateway.",
-    ["role"],
-    registry=REGISTRY,
-)
+CONNECTED = Gauge("correlator_cluster_connected", "1 if a NATS server is connected.", registry=REGISTRY)
 
 # -- a collector
 
