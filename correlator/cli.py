@@ -293,8 +293,11 @@ def tap(file: Path | None, level: Any, job_id: str | None, attributed: bool, out
     show_envvar=True,
     help="URL of the running daemon.  [default: the address in the configuration]",
 )
+@click.option(
+    "--gateway", is_flag=True, help="Check a gateway; without --config the one of /etc/correlator/gateway.toml."
+)
 @click.pass_context
-def doctor(ctx: click.Context, file: Path | None, output: Any, url: str | None) -> None:
+def doctor(ctx: click.Context, file: Path | None, output: Any, url: str | None, gateway: bool) -> None:
     """Check everything that the daemon needs, and print what is wrong and how to fix it.
 
     It changes nothing. The exit code is 1 if a check failed; warnings do not count as failures.
@@ -302,7 +305,7 @@ def doctor(ctx: click.Context, file: Path | None, output: Any, url: str | None) 
     logs.configure("error", "text", os.environ)
     from correlator.doctor.command import doctor as examine  # noqa: PLC0415 - see run
 
-    ctx.exit(asyncio.run(examine(file, url, output, standard_output(), os.environ)))
+    ctx.exit(asyncio.run(examine(file, url, output, standard_output(), os.environ, gateway=gateway)))
 
 
 @main.command()

@@ -8,14 +8,21 @@ from pathlib import Path
 from typing import Literal, TextIO
 
 from correlator.doctor import bundle, printed, service
-from correlator.doctor.examination import examine
+from correlator.doctor.examination import examine, examine_gateway
 
 
 async def doctor(
-    file: Path | None, url: str | None, output: Literal["text", "json"], stdout: TextIO, environ: Mapping[str, str]
+    file: Path | None,
+    url: str | None,
+    output: Literal["text", "json"],
+    stdout: TextIO,
+    environ: Mapping[str, str],
+    *,
+    gateway: bool = False,
 ) -> int:
     """Run the checks and print the report. Return 1 if a check failed, else 0. Raises ConfigError."""
-    examined = await examine(service.load(file, environ), url, environ.get("CORRELATOR_TOKEN", ""))
+    run = examine_gateway if gateway else examine
+    examined = await run(service.load(file, environ, gateway=gateway), url, environ.get("CORRELATOR_TOKEN", ""))
     if output == "json":
         stdout.write(json.dumps(examined.report.document(), indent=2) + "\n")
     else:

@@ -14,11 +14,13 @@ from msgspec import Struct
 from correlator import __version__
 from correlator.app import source_of
 from correlator.config.loading import read_tokens
+from correlator.config.schema import Config
 from correlator.config.values import SqliteUrl
 from correlator.doctor import (
     account,
     broker,
     checkpoint_file,
+    cluster,
     daemon,
     day,
     fixes,
@@ -67,9 +69,10 @@ async def examine(setting: Setting, url: str | None = None, token: str = "") -> 
     # 1. The daemon, as the check of the broker compares the broker with what the daemon reports.
     answer = await guarded(daemon.PORT, CHECK_WITHIN, daemon.inspect(config, url, token))
     of_daemon = daemon.Found((answer,)) if isinstance(answer, Check) else answer
-    # 2. The broker, the receivers of traces and of webhooks, and the systemd unit, concurrently.
-    reply, of_receiver, of_webhooks, of_unit = await asyncio.gather(
+    # 2. The broker, the cluster, the receivers of traces and of webhooks, and the systemd unit, concurrently.
+    reply, of_cluster, of_receiver, of_webhooks, of_unit = await asyncio.gather(
         guarded(broker.LOGIN, CHECK_WITHIN, broker.inspect(config.mqtt, running=of_daemon.publishes)),
+        _examine_cluster(config, of_daemon, gateway=False),
         guarded(traces.RECEIVER, CHECK_WITHIN, traces.inspect(config)),
         guarded(webhooks.WEBHOOKS, CHECK_WITHIN, webhooks.inspect(config.webhooks, of_daemon.ready)),
         guarded(service.UNIT_CHECK, CHECK_WITHIN, service.unit()),
@@ -95,6 +98,7 @@ async def examine(setting: Setting, url: str | None = None, token: str = "") -> 
         *of_database.checks,
         *of_broker.checks,
         *of_retained,
+        *of_cluster,
         of_receiver,
         of_webhooks,
         of_unit,
@@ -104,6 +108,28 @@ async def examine(setting: Setting, url: str | None = None, token: str = "") -> 
     ]
     report = Report(__version__, service.stamp(), tuple(fixes.copyable(setting, check) for check in checks))
     return Examined(report, of_daemon, figures, of_broker.version)
+
+
+async def examine_gateway(setting: Setting, url: str | None = None, token: str = "") -> Examined:
+    """Run the checks of a gateway, which has no database and no broker."""
+    config = setting.config
+    token = token or min(read_tokens(config), default="")
+    answer = await guarded(daemon.PORT, CHECK_WITHIN, daemon.inspect(config, url, token))
+    of_daemon = daemon.Found((answer,)) if isinstance(answer, Check) else answer
+    of_cluster, of_unit = await asyncio.gather(
+        _examine_cluster(config, of_daemon, gateway=True),
+        guarded(service.UNIT_CHECK, CHECK_WITHIN, service.unit(service.GATEWAY_UNIT)),
+    )
+    of_secrets = await guarded(host.SECRETS, CHECK_WITHIN, asyncio.to_thread(host.secrets, setting))
+    checks = [host.configuration(setting), of_secrets, host.versions(), *of_cluster, of_unit, *of_daemon.checks]
+    report = Report(__version__, service.stamp(), tuple(fixes.copyable(setting, check) for check in checks))
+    return Examined(report, of_daemon, None, "")
+
+
+async def _examine_cluster(config: Config, of_daemon: daemon.Found, *, gateway: bool) -> list[Check]:
+    inspecting = cluster.inspect(config.cluster, gateway=gateway, metrics=of_daemon.metrics)
+    found = await guarded(cluster.SERVER, CHECK_WITHIN, inspecting)
+    return [found] if isinstance(found, Check) else found
 
 
 async def _examine_database(

@@ -17,7 +17,7 @@ from correlator.config import loading as configuration
 from correlator.config.schema import Config
 from correlator.config.values import MysqlUrl
 from correlator.doctor.check import Check
-from correlator.doctor.service import Setting
+from correlator.doctor.service import GATEWAY_FILE, Setting
 
 _SETTING = re.compile(r"(?P<table>[a-z]+(?:\.tls)?)\.(?P<key>[a-z_]+) = (?P<value>.+)")
 
@@ -38,7 +38,8 @@ def copyable(setting: Setting, check: Check) -> Check:
 
 def restart(setting: Setting) -> list[str]:
     """Return the command that restarts the service; empty if `setting` is not the configuration of the service."""
-    return ["systemctl restart correlator"] if setting.file == configuration.DEFAULT_FILE else []
+    units = {configuration.DEFAULT_FILE: "correlator", GATEWAY_FILE: "correlator-gateway"}
+    return [f"systemctl restart {units[setting.file]}"] if setting.file in units else []
 
 
 def client(config: Config) -> str:

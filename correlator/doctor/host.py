@@ -63,6 +63,8 @@ def secrets(setting: Setting) -> Check:
         "otlp.headers_file": held.otlp.headers_file,
         "otlp.tls.key": held.otlp.tls.key if held.otlp.tls is not None else None,
         "mqtt.tls.key": held.mqtt.tls.key if held.mqtt.tls is not None else None,
+        "cluster.credentials_file": held.cluster.credentials_file,
+        "cluster.tls.key": held.cluster.tls.key if held.cluster.tls is not None else None,
     }
     names = [*service.SECRETS]
     for webhook in held.webhooks:

@@ -21,12 +21,13 @@ from correlator.config import loading as config
 from correlator.config.schema import Config
 from correlator.doctor.check import Check, failure, ok, warning
 
-UNIT = "correlator.service"
+UNIT, GATEWAY_UNIT = "correlator.service", "correlator-gateway.service"
+GATEWAY_FILE = config.DEFAULT_FILE.with_name("gateway.toml")
 CREDENTIALS = Path("/run/credentials") / UNIT
 STATE = Path("/var/lib/correlator")
 UNIT_FILES = tuple(Path(folder, UNIT) for folder in ("/etc/systemd/system", "/usr/lib/systemd/system"))
 
-SECRETS = ("db-password", "mqtt-password", "api-token", "otlp-headers")
+SECRETS = ("db-password", "mqtt-password", "api-token", "otlp-headers", "cluster-key", "nats-creds")
 
 UNIT_CHECK = "unit"
 WITHIN = 5.0
@@ -45,9 +46,9 @@ class Setting(Struct, frozen=True):
         return sorted(name for name in self.environ if name.startswith("CORRELATOR_") and "__" in name)
 
 
-def load(file: Path | None, environ: Mapping[str, str]) -> Setting:
-    """Load the configuration as the daemon would. Raises ConfigError."""
-    chosen = file or config.default_file()
+def load(file: Path | None, environ: Mapping[str, str], *, gateway: bool = False) -> Setting:
+    """Load the configuration as the daemon, or the gateway, would. Raises ConfigError."""
+    chosen = file or (GATEWAY_FILE if gateway else config.default_file())
     around = as_service(environ) if chosen == config.DEFAULT_FILE else environ
     return Setting(config.load(chosen, around), chosen, around)
 
@@ -107,45 +108,47 @@ async def run(*command: str, within: float = WITHIN) -> tuple[int, str]:
     return process.returncode or 0, out.decode("utf-8", "replace")
 
 
-async def unit() -> Check:
-    """Check the state of the systemd unit."""
+async def unit(name: str = UNIT) -> Check:
+    """Check the state of a systemd unit."""
     wanted = "LoadState,ActiveState,SubState,Result,NRestarts,ExecMainStatus,StatusText,NeedDaemonReload"
     try:
-        code, out = await run("systemctl", "show", UNIT, f"--property={wanted}")
+        code, out = await run("systemctl", "show", name, f"--property={wanted}")
     except FileNotFoundError:
         return ok(UNIT_CHECK, "systemd is not installed")
     except (OSError, TimeoutError) as error:
         return warning(UNIT_CHECK, f"systemctl does not answer: {str(error) or type(error).__name__}")
     if code:
         return ok(UNIT_CHECK, "systemd is not running", out.splitlines()[:1])
-    return judge_unit(dict(line.partition("=")[::2] for line in out.splitlines()))
+    return judge_unit(dict(line.partition("=")[::2] for line in out.splitlines()), name)
 
 
-def judge_unit(properties: Mapping[str, str]) -> Check:
+def judge_unit(properties: Mapping[str, str], name: str = UNIT) -> Check:
     """Judge the unit. `properties`: properties as `systemctl show` prints them."""
     active, result = properties.get("ActiveState", ""), properties.get("Result", "")
     words = f"{active} ({properties.get('SubState', '')})"
     detail = [properties["StatusText"]] if properties.get("StatusText") else []
     if properties.get("LoadState") in ("not-found", "", None):
-        return ok(UNIT_CHECK, f"{UNIT} is not installed")
+        return ok(UNIT_CHECK, f"{name} is not installed")
     if properties.get("LoadState") == "masked":
-        return warning(UNIT_CHECK, f"{UNIT} is masked: nothing can start it", fix=[f"systemctl unmask {UNIT}"])
+        return warning(UNIT_CHECK, f"{name} is masked: nothing can start it", fix=[f"systemctl unmask {name}"])
     if active == "failed":
-        fix = ["journalctl -u correlator -n 50", f"systemctl restart {UNIT}"]
+        fix = [f"journalctl -u {name.removesuffix('.service')} -n 50", f"systemctl restart {name}"]
         if properties.get("ExecMainStatus") == "78":
             detail.append("exit code 78: the configuration is wrong")
-            fix.insert(0, "correlator check-config")
-        return failure(UNIT_CHECK, f"{UNIT} has failed: {result}", detail, fix)
+            fix.insert(
+                0, "correlator check-config" if name == UNIT else f"correlator check-config --config {GATEWAY_FILE}"
+            )
+        return failure(UNIT_CHECK, f"{name} has failed: {result}", detail, fix)
     if properties.get("NeedDaemonReload") == "yes":
-        fix = ["systemctl daemon-reload", f"systemctl restart {UNIT}"]
+        fix = ["systemctl daemon-reload", f"systemctl restart {name}"]
         return warning(UNIT_CHECK, f"{words}; its files changed after systemd read them", detail, fix)
     restarts = properties.get("NRestarts", "0")
     if restarts not in ("0", ""):
         detail.append(f"restarted by systemd {restarts} times")
     if active != "active":
         stopped = active == "inactive"
-        command = f"systemctl enable --now {UNIT}" if stopped else f"systemctl status {UNIT}"
-        return warning(UNIT_CHECK, f"{UNIT} is not running" if stopped else words, () if stopped else detail, [command])
+        command = f"systemctl enable --now {name}" if stopped else f"systemctl status {name}"
+        return warning(UNIT_CHECK, f"{name} is not running" if stopped else words, () if stopped else detail, [command])
     return ok(UNIT_CHECK, words, detail)
 
 

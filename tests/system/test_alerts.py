@@ -62,9 +62,11 @@ def test_the_scrape_and_the_alerts_are_a_configuration_of_prometheus(tmp_path: P
 
 
 def asked_by_the_dashboard() -> dict[str, str]:
-    """Its questions, as Grafana fills them in, by their panel and what they are called there."""
+    """Its questions but those of a cluster, as Grafana fills them in, by their panel and what they are called there."""
     dashboard = json.loads((REPOSITORY / "deploy" / "grafana" / "correlator.json").read_text())
-    asked = {f"{p['title']}: {t['legendFormat']}": t["expr"] for p in dashboard["panels"] for t in p.get("targets", ())}
+    cluster = next(p["gridPos"]["y"] for p in dashboard["panels"] if p["title"] == "Cluster")
+    panels = [p for p in dashboard["panels"] if p["gridPos"]["y"] < cluster]
+    asked = {f"{p['title']}: {t['legendFormat']}": t["expr"] for p in panels for t in p.get("targets", ())}
     asked |= {a["name"]: a["expr"] for a in dashboard["annotations"]["list"]}
     return {k: e.replace("$__rate_interval", "10s").replace("$instance", ".*") for k, e in asked.items()}
 

@@ -1,0 +1,129 @@
+"""The checks of the lease of one appliance, of all appliances at a gateway, and of how far the process is behind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+from correlator.cluster import keys
+from correlator.cluster.errors import ClusterUnavailable, Refused
+from correlator.config.cluster import Cluster
+from correlator.doctor.check import Check, failure, ok, some, warning
+from correlator.doctor.daemon import samples
+
+if TYPE_CHECKING:
+    from correlator.doctor.cluster import Prober
+
+LEASE, APPLIANCES, LAG = "cluster.lease", "cluster.appliances", "cluster.lag"
+
+RENEWED_WITHIN = 2.0
+"""Seconds within which a collector that is alive renews its key: it does so every 0.5 s."""
+
+BEHIND_AFTER = 30.0
+"""Seconds by which a process may be behind."""
+
+MAX_APPLIANCES = 1000
+
+
+class Alive(Struct, frozen=True):
+    """The alive key of an appliance. `renewed`: whether it was while the check ran; `seen`: when it was last."""
+
+    instance: str
+    renewed: bool
+    seen: str
+    value: Mapping[str, Any] = {}
+
+
+async def inspect(connection: Prober, settings: Cluster, *, gateway: bool, metrics: str | None) -> list[Check]:
+    """Read the alive keys, and the metrics of the running process."""
+    name = APPLIANCES if gateway else LEASE
+    try:
+        instances = await _instances(connection) if gateway else [settings.instance]
+        found = await _alive(connection, instances)
+    except (ClusterUnavailable, Refused) as error:
+        return [failure(name, f"the alive keys cannot be read: {error}")]
+    checks = [judge_appliances(found) if gateway else judge_lease(settings.instance, found[0] if found else None)]
+    if metrics is not None:
+        checks.append(judge_lag(metrics, gateway=gateway))
+    return checks
+
+
+async def _instances(connection: Prober) -> list[str]:
+    """Return the appliances that have ever had a collector, as long as the server keeps its memory."""
+    found = await connection.api(f"STREAM.INFO.{keys.ALIVE}", {"subjects_filter": keys.EVERY_ALIVE})
+    subjects = sorted((found.get("state") or {}).get("subjects") or {})
+    return [subject.rpartition(".")[2] for subject in subjects[:MAX_APPLIANCES]]
+
+
+async def _alive(connection: Prober, instances: Sequence[str]) -> list[Alive]:
+    """Read the keys that exist twice: whether they are renewed depends on no clock."""
+    before = {one: await connection.last(keys.ALIVE, keys.alive(one)) for one in instances}
+    if any(before.values()):
+        await asyncio.sleep(RENEWED_WITHIN)
+    found = []
+    for instance, first in before.items():
+        message = await connection.last(keys.ALIVE, keys.alive(instance)) if first is not None else None
+        if first is None or message is None:
+            continue
+        headers = message.headers or {}
+        renewed = headers.get("Nats-Sequence") != (first.headers or {}).get("Nats-Sequence")
+        found.append(Alive(instance, renewed, headers.get("Nats-Time-Stamp", "?")[:19] + "Z", _value(message.data)))
+    return found
+
+
+def _value(data: bytes) -> Mapping[str, Any]:
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def judge_lease(instance: str, alive: Alive | None) -> Check:
+    """Judge the lease of the appliance of this collector."""
+    fix = ["systemctl status correlator", "journalctl -u correlator -n 50"]
+    if alive is None:
+        return warning(LEASE, f"no collector of {instance} has held the lease yet", fix=fix)
+    holder = str(alive.value.get("holder") or "?")
+    words = f"{holder} holds the lease of {instance}"
+    if not alive.renewed:
+        return failure(LEASE, f"nobody holds the lease of {instance}: last renewed at {alive.seen}", [holder], fix)
+    database = alive.value.get("database")
+    if database != "live":
+        reason = alive.value.get("error") or "no reason given"
+        return warning(LEASE, f"{words}, and its database is {database}: {reason}")
+    return ok(LEASE, words, [f"version {alive.value.get('version')}, {alive.value.get('jobs')} jobs"])
+
+
+def judge_appliances(found: list[Alive]) -> Check:
+    """Judge the appliances that a gateway serves."""
+    if not found:
+        return warning(APPLIANCES, "no appliance has a collector yet")
+    silent = [f"{one.instance} (last seen {one.seen})" for one in found if not one.renewed]
+    lines = [f"{one.instance}: version {one.value.get('version')}, {one.value.get('jobs')} jobs" for one in found[:20]]
+    if silent:
+        return warning(APPLIANCES, f"no collector is alive of {some(silent)}", lines)
+    ill = [f"{one.instance}: {one.value.get('error')}" for one in found if one.value.get("database") != "live"]
+    if ill:
+        return warning(APPLIANCES, f"the database of {len(ill)} of {len(found)} appliances is away", ill[:20])
+    return ok(APPLIANCES, f"{len(found)} appliances, all with a collector", lines)
+
+
+def judge_lag(metrics: str, *, gateway: bool) -> Check:
+    """Judge how far the running process is behind, by its metrics."""
+    name = "correlator_gateway_stale_seconds" if gateway else "correlator_cluster_queue_age_seconds"
+    waiting = "correlator_gateway_behind_messages" if gateway else "correlator_cluster_pending"
+    age = max((value for _, value in samples(metrics, name)), default=None)
+    count = max((value for _, value in samples(metrics, waiting)), default=0.0)
+    if not any(value == 1 for _, value in samples(metrics, "correlator_cluster_connected")):
+        return warning(LAG, "the running process is not connected to the cluster", ["Its journal has the reason."])
+    if age is None:
+        return warning(LAG, "the running gateway has not read the stream yet")
+    what = f"{count:.0f} messages to read" if gateway else f"{count:.0f} jobs and events to write"
+    if age > BEHIND_AFTER:
+        return warning(LAG, f"the running process is {age:.0f} s behind, with {what}")
+    return ok(LAG, f"{age:.1f} s, with {what}")

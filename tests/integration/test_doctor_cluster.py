@@ -1,0 +1,189 @@
+"""The doctor's checks of a cluster, against a real server with the permissions of deploy/nats."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from msgspec.structs import replace
+
+from correlator.cluster import keys, streams
+from correlator.config.cluster import Cluster
+from correlator.doctor import cluster, cluster_lease
+from correlator.doctor.check import Check
+from tests.support.cluster import connected, settings
+from tests.support.deployed_nats import DeployedNats
+from tests.support.nats import Nats
+from tests.support.servers import free_port
+
+METRICS = (
+    "correlator_cluster_connected 1.0\ncorrelator_cluster_queue_age_seconds {age}\ncorrelator_cluster_pending 3.0\n"
+)
+
+
+@pytest.fixture(scope="module")
+def deployed() -> Iterator[DeployedNats]:
+    with DeployedNats() as server:
+        yield server
+
+
+@contextlib.asynccontextmanager
+async def collector(deployed: DeployedNats, instance: str = "dc1", **value: object) -> AsyncIterator[None]:
+    """Streams, and an alive key that is renewed as a collector does it."""
+    alive = {"holder": "one", "version": "1.0", "database": "live", "error": None, "jobs": 7} | value
+    async with deployed.connected(f"collector-{instance}", instance) as connection:
+        await streams.ensure(connection, 1)
+
+        async def renew() -> None:
+            while True:
+                await connection.publish(keys.alive(instance), json.dumps(alive).encode())
+                await asyncio.sleep(0.3)
+
+        await connection.request(keys.alive(instance), json.dumps(alive).encode())
+        task = asyncio.create_task(renew())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+
+
+async def inspect(section: Cluster, *, gateway: bool = False, metrics: str | None = None) -> dict[str, Check]:
+    return {check.name: check for check in await cluster.inspect(section, gateway=gateway, metrics=metrics)}
+
+
+async def test_a_collector_with_its_permissions_passes_every_check(deployed: DeployedNats):
+    async with collector(deployed):
+        found = await inspect(deployed.section("collector-dc1"), metrics=METRICS.format(age=0.1))
+    names = ["cluster.server", "cluster.streams", "cluster.permissions", "cluster.lease", "cluster.lag"]
+    assert {name: check.status for name, check in found.items()} == dict.fromkeys(names, "ok")
+    assert "NATS 2." in found["cluster.server"].summary
+    assert found["cluster.permissions"].summary == "may write dc1, and no other appliance"
+    assert found["cluster.lease"].summary == "one holds the lease of dc1"
+
+
+async def test_a_gateway_with_its_permissions_passes_every_check(deployed: DeployedNats):
+    async with collector(deployed), collector(deployed, "dc2"):
+        found = await inspect(deployed.section("gateway", "here"), gateway=True)
+    names = ["cluster.server", "cluster.streams", "cluster.permissions", "cluster.appliances"]
+    assert {name: check.status for name, check in found.items()} == dict.fromkeys(names, "ok"), found
+    assert found["cluster.appliances"].summary == "2 appliances, all with a collector"
+
+
+async def test_the_checks_change_no_key(deployed: DeployedNats):
+    async with deployed.connected("collector-dc1") as connection:
+        await streams.ensure(connection, 1)
+
+        async def sequences() -> list[int]:
+            found = [await streams.info(connection, name) for name in streams.wanted(1)]
+            return [info["state"]["last_seq"] for info in found if info is not None]
+
+        before = await sequences()
+        await inspect(deployed.section("collector-dc1"))
+        assert await sequences() == before
+
+
+async def test_an_address_without_a_server_is_a_failure_that_names_it():
+    port = free_port()
+    found = await inspect(settings(f"nats://127.0.0.1:{port}"))
+    assert [check.status for check in found.values()] == ["failure"]
+    assert f"127.0.0.1:{port}" in found["cluster.server"].summary
+
+
+async def test_a_certificate_of_no_user_is_a_failure_that_shows_how_to_read_its_subject(deployed: DeployedNats):
+    found = await inspect(deployed.section("stranger"))
+    check = found["cluster.server"]
+    assert check.status == "failure"
+    assert "authorization" in check.summary.lower()
+    assert any(fix.startswith("openssl x509 -noout -subject") for fix in check.fix)
+
+
+async def test_a_collector_with_the_user_of_a_gateway_is_told_what_is_refused(deployed: DeployedNats):
+    async with collector(deployed):
+        found = await inspect(deployed.section("gateway"))
+    check = list(found.values())[-1]
+    assert check.status == "failure"
+    assert any("permissions violation" in line.lower() for line in check.detail), check
+
+
+async def test_a_collector_of_another_appliance_may_not_write_this_one(deployed: DeployedNats):
+    section = replace(deployed.section("collector-dc2"), instance="dc1")
+    async with collector(deployed):
+        check = list((await inspect(section)).values())[-1]
+    assert check.status == "failure"
+
+
+async def test_without_permissions_on_the_server_the_doctor_warns_of_the_rights_not_needed(nats: Nats):
+    section = settings(nats.url)
+    assert (await inspect(section))["cluster.streams"].summary == "no collector has created the streams yet"
+    assert (await inspect(section, gateway=True))["cluster.streams"].status == "warning"
+    async with connected(nats.url) as connection:
+        await streams.ensure(connection, 1)
+    assert (await inspect(section))["cluster.permissions"].status == "warning"
+    assert (await inspect(section, gateway=True))["cluster.permissions"].status == "warning"
+
+
+async def test_a_collector_that_is_gone_holds_no_lease_and_a_gateway_names_its_appliance(deployed: DeployedNats):
+    async with collector(deployed):
+        pass
+    lease = (await inspect(deployed.section("collector-dc1")))["cluster.lease"]
+    assert lease.status == "failure"
+    assert "nobody holds the lease of dc1" in lease.summary
+    appliances = (await inspect(deployed.section("gateway"), gateway=True))["cluster.appliances"]
+    assert appliances.status == "warning"
+    assert "dc1" in appliances.summary
+
+
+async def test_a_holder_whose_database_is_away_is_a_warning_with_its_reason(deployed: DeployedNats):
+    async with collector(deployed, database="down", error="Connection refused"):
+        lease = (await inspect(deployed.section("collector-dc1")))["cluster.lease"]
+    assert lease.status == "warning"
+    assert "down: Connection refused" in lease.summary
+
+
+async def test_more_replicas_than_the_streams_have_are_a_warning(deployed: DeployedNats):
+    async with collector(deployed):
+        found = await inspect(replace(deployed.section("collector-dc1"), replicas=3))
+    assert found["cluster.streams"].status == "warning"
+    assert "1 replicas, and cluster.replicas = 3" in found["cluster.streams"].summary
+
+
+@pytest.mark.parametrize(
+    ("metrics", "gateway", "status"),
+    [
+        (METRICS.format(age=0.0), False, "ok"),
+        (METRICS.format(age=95.0), False, "warning"),
+        (METRICS.format(age=0.0).replace("connected 1", "connected 0"), False, "warning"),
+        ("correlator_cluster_connected 1.0\n", True, "warning"),
+        ("correlator_cluster_connected 1.0\ncorrelator_gateway_stale_seconds 0.2\n", True, "ok"),
+        ("correlator_cluster_connected 1.0\ncorrelator_gateway_stale_seconds 99.0\n", True, "warning"),
+    ],
+)
+def test_lag_is_what_the_running_process_reports(metrics: str, gateway: bool, status: str):
+    assert cluster_lease.judge_lag(metrics, gateway=gateway).status == status
+
+
+async def test_without_a_cluster_a_daemon_is_fine_and_a_gateway_is_not():
+    assert (await inspect(Cluster()))["cluster.server"].status == "ok"
+    check = (await inspect(Cluster(), gateway=True))["cluster.server"]
+    assert (check.status, check.fix) == ("failure", ('cluster.url = "nats://127.0.0.1:4222"',))
+
+
+def test_a_stream_without_a_leader_a_full_one_and_a_replica_behind_are_found():
+    good = {
+        name: {"config": wanted, "state": {"bytes": 1, "messages": 1}, "cluster": {"leader": "n1"}}
+        for name, wanted in streams.wanted(3).items()
+    }
+    section = Cluster(replicas=3)
+    assert cluster.judge_streams(good, section, gateway=False).status == "ok"
+    leaderless = good | {keys.STATE: good[keys.STATE] | {"cluster": {"leader": ""}}}
+    assert cluster.judge_streams(leaderless, section, gateway=False).status == "failure"
+    full = good | {keys.STATE: good[keys.STATE] | {"state": {"bytes": streams.MAX_BYTES, "messages": 1}}}
+    assert cluster.judge_streams(full, section, gateway=True).status == "failure"
+    replicas = {"leader": "n1", "replicas": [{"name": "n2", "current": True}, {"name": "n3", "current": False}]}
+    lagging = good | {keys.STATE: good[keys.STATE] | {"cluster": replicas}}
+    check = cluster.judge_streams(lagging, section, gateway=True)
+    assert (check.status, "the replica on n3 is behind" in check.summary) == ("warning", True)
