@@ -74,11 +74,8 @@ async def test_a_collector_creates_the_streams_and_writes_what_is_its_own(deploy
             assert await collector.last(stream, subject) is not None, subject
 
 
-@pytest.mark.parametrize("stream", [keys.STATE, keys.CHECKPOINT])
-async def test_a_collector_reads_what_is_its_own_by_a_consumer_and_nothing_of_others(
-    deployed: DeployedNats, stream: str
-):
-    root = {keys.STATE: "$KV.cor", keys.CHECKPOINT: "$KV.cor_checkpoint"}[stream]
+async def test_a_collector_reads_its_own_jobs_by_a_consumer_and_none_of_others(deployed: DeployedNats):
+    stream, root = keys.STATE, "$KV.cor"
 
     def consumer(subject: str) -> dict[str, object]:
         config = {"name": "c", "filter_subject": subject, "ack_policy": "none", "inactive_threshold": 10**10}
@@ -132,7 +129,7 @@ async def test_a_collector_may_publish_nothing_of_another_appliance(deployed: De
         *("$JS.API.STREAM.CREATE.KV_cor", "$JS.API.STREAM.UPDATE.KV_cor", "$JS.API.STREAM.DELETE.KV_cor"),
         *("$JS.API.STREAM.PURGE.KV_cor", "$JS.API.STREAM.MSG.DELETE.KV_cor"),
         *("$JS.API.DIRECT.GET.KV_cor_checkpoint.$KV.cor_checkpoint.dc1.job.1", "_INBOX.cor.collector.dc1.1"),
-        "$JS.API.CONSUMER.CREATE.KV_cor_checkpoint.c.$KV.cor_checkpoint.dc1.>",
+        *("$JS.API.DIRECT.GET.KV_cor_checkpoint", "$JS.API.CONSUMER.CREATE.KV_cor_checkpoint.c.$KV.cor_checkpoint.>"),
     ],
 )
 async def test_a_gateway_may_write_nothing_and_read_no_checkpoint(deployed: DeployedNats, subject: str):

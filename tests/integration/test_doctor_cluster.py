@@ -101,7 +101,7 @@ async def test_a_certificate_of_no_user_is_a_failure_that_shows_how_to_read_its_
     assert any(fix.startswith("openssl x509 -noout -subject") for fix in check.fix)
 
 
-async def test_a_collector_with_the_user_of_a_gateway_is_told_what_is_refused(deployed: DeployedNats):
+async def test_a_collector_with_the_user_of_a_gateway_sees_what_is_refused(deployed: DeployedNats):
     async with collector(deployed):
         found = await inspect(deployed.section("gateway"))
     check = list(found.values())[-1]
