@@ -1,0 +1,198 @@
+"""The lease of an instance, kept in NATS: waiting for it as a standby, renewing it, and handing it over.
+
+`correlator.sinks.cluster.lease` has the rules; this is their I/O. One `Lease` object lasts for the whole process: it is
+acquired, held until it is lost or released, and acquired again, each time as another holder.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from typing import Any
+
+from correlator.cluster import keys, streams
+from correlator.cluster.batches import Fence, put
+from correlator.cluster.connection import Connection
+from correlator.cluster.errors import ClusterUnavailable, Fenced, Refused, Unacknowledged
+from correlator.config.cluster import Cluster
+from correlator.sinks.cluster.lease import POLL_EVERY, RENEW_EVERY, Seen, Standby, is_lost, read
+
+log = logging.getLogger(__name__)
+
+ANSWER_WITHIN = 1.0
+"""Seconds for the answer to a poll or a renewal."""
+
+OWNER_CHECKED_EVERY = 5.0
+"""Seconds between two looks of the active at the owner key, which finds a stream that was deleted."""
+
+RETRY_EVERY = 1.0
+"""Seconds between two attempts to create the streams."""
+
+
+class Lease:
+    """The lease of `settings.instance`, as this process sees it. Event loop's thread only.
+
+    `report`: what the alive key says of the active besides the holder, e.g. the state of the database.
+    """
+
+    def __init__(self, connection: Connection, settings: Cluster) -> None:
+        self._connection = connection
+        self._instance = settings.instance
+        self._replicas = settings.replicas
+        self._owner_key = keys.owner(settings.instance)
+        self._alive_key = keys.alive(settings.instance)
+        self._alive_seq = 0
+        self._ensured = -1
+        self._error: str | None = None
+        self._lost = asyncio.Event()
+        self._owner: Seen | None = None
+        self.report: Callable[[], dict[str, Any]] = dict
+        self.holder = ""
+        self.active = False
+
+    def describe(self) -> dict[str, Any]:
+        """Describe the lease and the connection for /health/ready. A standby is not ready."""
+        part = self._connection.describe() | {
+            "instance": self._instance,
+            "role": "active" if self.active else "standby",
+        }
+        if not self.active:
+            owner = self._owner.holder if self._owner is not None else None
+            part |= {"ok": False, "active": owner, "error": part.get("error") or self._error or "this is the standby"}
+        elif self._error is not None:
+            part |= {"ok": False, "error": part.get("error") or self._error}
+        return part
+
+    async def acquire(self) -> Fence:
+        """Wait as the standby until this process holds the lease. Returns the fence of its writes."""
+        self.active = False
+        self._lost.clear()
+        self.holder = f"{self._connection.name}-{secrets.token_hex(4)}"
+        standby = Standby(self.holder)
+        while True:
+            try:
+                await self._ensure()
+                alive, owner = await self._look()
+            except (ClusterUnavailable, Refused) as error:
+                self._failed(error)
+                standby = standby.missed()
+                await asyncio.sleep(POLL_EVERY if isinstance(error, ClusterUnavailable) else RETRY_EVERY)
+                continue
+            self._error, self._owner = None, owner
+            standby = standby.polled(time.monotonic(), alive, owner)
+            seq = owner.seq if owner is not None and standby.owns else None
+            if standby.may_take:
+                seq = await self._take(standby.expected)
+                standby = standby.refused()
+            if seq is not None:
+                log.info("this process is the active collector of %s", self._instance)
+                self.active, self._alive_seq = True, alive.seq if alive is not None else 0
+                return Fence(self._connection, self._owner_key, seq, self.holder)
+            await asyncio.sleep(POLL_EVERY)
+
+    async def hold(self) -> None:
+        """Renew the lease until it is lost, or until cancelled."""
+        loop = asyncio.get_running_loop()
+        checked = loop.time()
+        while not self._lost.is_set():
+            began = loop.time()
+            if not await self._renew(released=False):
+                break
+            if began - checked >= OWNER_CHECKED_EVERY:
+                checked = began
+                if not await self._is_owner():
+                    break
+            try:
+                async with asyncio.timeout(max(0.0, began + RENEW_EVERY - loop.time())):
+                    await self._lost.wait()
+            except TimeoutError:
+                continue
+        self.active = False
+        log.warning("the lease of %s was lost: another collector is active", self._instance)
+
+    def lose(self) -> None:
+        """End `hold`: a fenced write of this process was refused."""
+        self._lost.set()
+
+    async def release(self) -> None:
+        """Hand the lease over: a standby takes it at its next poll. Does nothing if it is lost or NATS is away."""
+        if self.active:
+            self.active = False
+            await self._renew(released=True)
+            log.info("the lease of %s was released", self._instance)
+
+    async def _ensure(self) -> None:
+        """Create or update the streams once for each connection."""
+        generation = self._connection.generation
+        if self._ensured != generation:
+            await streams.ensure(self._connection, self._replicas)
+            self._ensured = generation
+
+    async def _look(self) -> tuple[Seen | None, Seen | None]:
+        """Read the alive key and the owner key."""
+        alive = await self._connection.last(keys.ALIVE, self._alive_key, within=ANSWER_WITHIN)
+        owner = await self._connection.last(keys.STATE, self._owner_key, within=ANSWER_WITHIN)
+        return _seen(alive), _seen(owner)
+
+    async def _take(self, expected: int) -> int | None:
+        """Take the owner key. Returns its sequence, None if that failed or the outcome is unknown."""
+        value = json.dumps({"holder": self.holder, "at": int(time.time())}).encode()
+        try:
+            return await put(self._connection, self._owner_key, value, expected=expected)
+        except Fenced:
+            return None
+        except (Unacknowledged, Refused) as error:
+            self._failed(error)
+            return None
+
+    async def _renew(self, *, released: bool) -> bool:
+        """Write the alive key. Returns False if the lease is lost."""
+        value = json.dumps(self.report() | {"holder": self.holder, "released": released}).encode()
+        for _ in range(2):
+            try:
+                self._alive_seq = await put(
+                    self._connection, self._alive_key, value, expected=self._alive_seq, within=ANSWER_WITHIN
+                )
+                self._error = None
+                return True
+            except Fenced:  # By another collector, or by an earlier renewal without an acknowledgement.
+                try:
+                    alive, owner = await self._look()
+                except (ClusterUnavailable, Refused) as error:
+                    self._failed(error)
+                    return True
+                if is_lost(self.holder, owner):
+                    return False
+                self._alive_seq = alive.seq if alive is not None else 0
+            except (ClusterUnavailable, Refused) as error:
+                self._failed(error)
+                await self._ensure_again()
+                return True
+        return True
+
+    async def _is_owner(self) -> bool:
+        try:
+            _, owner = await self._look()
+        except (ClusterUnavailable, Refused):
+            return True  # Nobody knows; a fenced write or a renewal finds it out.
+        return not is_lost(self.holder, owner)
+
+    async def _ensure_again(self) -> None:
+        """The alive key is in memory, and may be gone with its stream after a restart of the server."""
+        try:
+            await self._ensure()
+        except (ClusterUnavailable, Refused) as error:
+            log.debug("the streams cannot be checked: %s", error)
+
+    def _failed(self, error: Exception) -> None:
+        if self._error is None:
+            log.warning("the lease of %s cannot be read or written: %s", self._instance, error)
+        self._error = str(error)
+
+
+def _seen(message: Any) -> Seen | None:
+    return read(int(message.headers["Nats-Sequence"]), message.data) if message is not None else None

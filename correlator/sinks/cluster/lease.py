@@ -1,0 +1,110 @@
+"""The lease of an instance: which of its collectors may write. The rules, without any I/O.
+
+Problem. Two collectors follow the same appliance. One of them writes; the other takes over within seconds when it
+dies, and never because of a short silence. A collector that was stopped and continues must not write any more.
+
+Model. The owner key names the collector that holds the lease, as `holder`: a new random text for each attempt to take
+it. It is taken by a compare-and-set of the key's sequence. The holder renews the alive key every `RENEW_EVERY`
+seconds. A standby reads both keys every `POLL_EVERY` seconds. It takes the lease when neither has changed for
+`TAKE_AFTER` seconds of successful polls, or at once when there is no owner, or when the owner has released the lease.
+
+Invariants.
+
+* No rule here depends on the clocks of two machines. Time in which a standby could not read the keys, or did not run,
+  does not count as silence of the owner.
+* A standby takes the key at the sequence that it saw during the whole silence: of two standbys that take it at the
+  same moment one is refused, and begins again to watch the new owner.
+* The lease protects nothing by itself: every write asserts the sequence of the owner key, see
+  `correlator.cluster.batches`.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+RENEW_EVERY = 0.5
+POLL_EVERY = 0.25
+"""Seconds between two renewals, and between two polls of a standby."""
+
+TAKE_AFTER = 3.0
+"""Seconds without a renewal: 2 s, and 1 s more, because an election of NATS's servers may delay a healthy owner."""
+
+COUNTED = 1.0
+"""The longest time between two polls that counts as silence. A longer one: the standby itself did not run."""
+
+
+class Seen(Struct, frozen=True):
+    """The last message of a key: its sequence in the stream, and what its value says of the holder."""
+
+    seq: int
+    holder: str = ""
+    released: bool = False
+
+
+class Standby(Struct, frozen=True):
+    """A collector without the lease that would take it as `holder`. Each method returns the next state.
+
+    `quiet`: seconds of silence so far; `polled_at`: monotonic seconds of the last successful poll.
+    """
+
+    holder: str
+    alive: Seen | None = None
+    owner: Seen | None = None
+    quiet: float = 0.0
+    polled_at: float | None = None
+
+    def polled(self, now: float, alive: Seen | None, owner: Seen | None) -> Standby:
+        """Both keys have been read. None: the key does not exist."""
+        if (alive, owner) != (self.alive, self.owner):
+            return Standby(self.holder, alive, owner, 0.0, now)
+        passed = now - self.polled_at if self.polled_at is not None else 0.0
+        return Standby(self.holder, alive, owner, self.quiet + (passed if passed <= COUNTED else 0.0), now)
+
+    def missed(self) -> Standby:
+        """The keys could not be read. The silence so far stays counted; the time until the next poll is not."""
+        return replace(self, polled_at=None)
+
+    def refused(self) -> Standby:
+        """Another collector took the lease, or the attempt has failed: begin to watch from the start."""
+        return Standby(self.holder)
+
+    @property
+    def owns(self) -> bool:
+        """True if the owner key is of this attempt: its acknowledgement was lost, but it was stored."""
+        return self.owner is not None and self.owner.holder == self.holder
+
+    @property
+    def may_take(self) -> bool:
+        """True if the lease is to be taken now, at the sequence `expected`."""
+        if self.polled_at is None or self.owns:
+            return False
+        if self.owner is None or self.quiet >= TAKE_AFTER:
+            return True
+        # A release by an earlier owner says nothing of the present one, which has not renewed the key yet.
+        return self.alive is not None and self.alive.released and self.alive.holder == self.owner.holder
+
+    @property
+    def expected(self) -> int:
+        """The sequence of the owner key for the compare-and-set; 0: the key must not exist."""
+        return self.owner.seq if self.owner is not None else 0
+
+
+def is_lost(holder: str, owner: Seen | None) -> bool:
+    """True if the owner key is no longer of `holder`."""
+    return owner is None or owner.holder != holder
+
+
+def read(seq: int, value: bytes) -> Seen:
+    """Return what a value says. One that is not of this form has no holder."""
+    try:
+        found = msgspec.json.decode(value, type=_Value)
+    except msgspec.MsgspecError:
+        return Seen(seq)
+    return Seen(seq, found.holder, found.released)
+
+
+class _Value(Struct):
+    holder: str = ""
+    released: bool = False
