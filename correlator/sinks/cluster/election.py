@@ -52,6 +52,8 @@ class Lease:
         self._owner: Seen | None = None
         self.report: Callable[[], dict[str, Any]] = dict
         self.holder = ""
+        self.owner = b""
+        """The value of the owner key while this process holds the lease; no other process writes the same."""
         self.active = False
 
     def describe(self) -> dict[str, Any]:
@@ -72,6 +74,7 @@ class Lease:
         self.active = False
         self._lost.clear()
         self.holder = f"{self._connection.name}-{secrets.token_hex(4)}"
+        self.owner = json.dumps({"holder": self.holder, "at": int(time.time())}).encode()
         standby = Standby(self.holder)
         while True:
             try:
@@ -79,7 +82,7 @@ class Lease:
                 alive, owner = await self._look()
             except (ClusterUnavailable, Refused) as error:
                 self._failed(error)
-                standby = standby.missed()
+                self._ensured, standby = -1, standby.missed()
                 await asyncio.sleep(POLL_EVERY if isinstance(error, ClusterUnavailable) else RETRY_EVERY)
                 continue
             self._error, self._owner = None, owner
@@ -91,7 +94,7 @@ class Lease:
             if seq is not None:
                 log.info("this process is the active collector of %s", self._instance)
                 self.active, self._alive_seq = True, alive.seq if alive is not None else 0
-                return Fence(self._connection, self._owner_key, seq, self.holder)
+                return Fence(self._connection, self._owner_key, seq)
             await asyncio.sleep(POLL_EVERY)
 
     async def hold(self) -> None:
@@ -140,9 +143,8 @@ class Lease:
 
     async def _take(self, expected: int) -> int | None:
         """Take the owner key. Returns its sequence, None if that failed or the outcome is unknown."""
-        value = json.dumps({"holder": self.holder, "at": int(time.time())}).encode()
         try:
-            return await put(self._connection, self._owner_key, value, expected=expected)
+            return await put(self._connection, self._owner_key, self.owner, expected=expected)
         except Fenced:
             return None
         except (Unacknowledged, Refused) as error:
@@ -177,12 +179,14 @@ class Lease:
     async def _is_owner(self) -> bool:
         try:
             _, owner = await self._look()
-        except (ClusterUnavailable, Refused):
-            return True  # Nobody knows; a fenced write or a renewal finds it out.
+        except (ClusterUnavailable, Refused):  # Unknown. Without the stream nobody responds: create it again.
+            await self._ensure_again()
+            return True
         return not is_lost(self.holder, owner)
 
     async def _ensure_again(self) -> None:
-        """The alive key is in memory, and may be gone with its stream after a restart of the server."""
+        """A stream may be gone: that of the alive key is in memory."""
+        self._ensured = -1
         try:
             await self._ensure()
         except (ClusterUnavailable, Refused) as error:

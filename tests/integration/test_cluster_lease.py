@@ -1,0 +1,115 @@
+"""The lease on a real server: one holder, a prompt takeover, a hand-over at once, and a silent holder loses it."""
+
+import asyncio
+import contextlib
+import time
+
+import pytest
+
+from correlator.cluster import keys
+from correlator.cluster.batches import Message
+from correlator.cluster.errors import Fenced
+from correlator.sinks.cluster.election import Lease
+from correlator.sinks.cluster.lease import TAKE_AFTER
+from tests.support.cluster import connected, settings
+from tests.support.eventually import eventually
+
+
+@contextlib.asynccontextmanager
+async def candidate(url):
+    """A lease on a connection of its own."""
+    async with connected(url) as connection:
+        yield Lease(connection, settings(url))
+
+
+@contextlib.asynccontextmanager
+async def held(lease):
+    """Hold the lease until the block ends."""
+    task = asyncio.create_task(lease.hold())
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def test_the_first_takes_it_at_once_and_keeps_it_while_it_renews(nats):
+    async with candidate(nats.url) as first, candidate(nats.url) as second:
+        fence = await asyncio.wait_for(first.acquire(), 5)
+        async with held(first) as holding:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(second.acquire(), 2 * TAKE_AFTER)
+            assert not holding.done()
+            assert first.describe()["role"] == "active"
+            part = second.describe()
+            assert (part["ok"], part["role"], part["active"]) == (False, "standby", first.holder)
+            await fence.write([Message(keys.job("dc1", "a"), b"{}")])
+
+
+async def test_a_silent_holder_is_followed_within_four_seconds_and_can_write_no_more(nats):
+    async with candidate(nats.url) as first, candidate(nats.url) as second:
+        fence = await first.acquire()
+        async with held(first):
+            await eventually(lambda: first._alive_seq)
+        waiting = asyncio.create_task(second.acquire())
+        began = time.monotonic()
+        await asyncio.wait_for(waiting, 10)
+        assert TAKE_AFTER <= time.monotonic() - began + 0.5 < TAKE_AFTER + 2
+        with pytest.raises(Fenced):
+            await fence.write([Message(keys.job("dc1", "a"), b"{}")])
+        await asyncio.wait_for(first.hold(), 15)  # It ends by itself: the renewal or the owner key shows the loss.
+        assert not first.active
+
+
+async def test_a_released_lease_is_taken_at_the_next_poll(nats):
+    async with candidate(nats.url) as first, candidate(nats.url) as second:
+        await first.acquire()
+        async with held(first):
+            waiting = asyncio.create_task(second.acquire())
+            await asyncio.sleep(1)
+        await first.release()
+        await asyncio.wait_for(waiting, 1.5)
+
+
+async def test_of_two_standbys_one_takes_it_and_the_other_waits(nats):
+    async with candidate(nats.url) as first, candidate(nats.url) as second, candidate(nats.url) as third:
+        await first.acquire()
+        async with held(first):
+            waiting = {asyncio.create_task(lease.acquire()): lease for lease in (second, third)}
+            await asyncio.sleep(1)
+        done, others = await asyncio.wait(waiting, timeout=10, return_when=asyncio.FIRST_COMPLETED)
+        (other,) = others
+        async with held(waiting[next(iter(done))]) as holding:
+            await asyncio.sleep(TAKE_AFTER + 1)
+            assert not other.done()
+            assert not holding.done()
+        other.cancel()
+        await asyncio.wait([other])
+
+
+async def test_a_restarted_server_takes_the_lease_from_nobody(nats):
+    async with candidate(nats.url) as first, candidate(nats.url) as second:
+        fence = await first.acquire()
+        async with held(first) as holding:
+            waiting = asyncio.create_task(second.acquire())
+            await asyncio.sleep(1)
+            await asyncio.to_thread(nats.kill)
+            await asyncio.sleep(TAKE_AFTER + 1)
+            await asyncio.to_thread(nats.start)
+            await eventually(lambda: first.describe()["ok"])
+            await fence.write([Message(keys.job("dc1", "a"), b"{}")])
+            await asyncio.sleep(TAKE_AFTER + 1)
+            assert not waiting.done()
+            assert not holding.done()
+        waiting.cancel()
+        await asyncio.wait([waiting])
+
+
+async def test_without_its_stream_the_holder_loses_the_lease(nats):
+    async with candidate(nats.url) as first:
+        await first.acquire()
+        async with held(first) as holding:
+            await eventually(lambda: first._alive_seq)
+            await first._connection.api(f"STREAM.DELETE.{keys.STATE}")
+            await asyncio.wait_for(holding, 20)
+        await asyncio.wait_for(first.acquire(), 5)
