@@ -16,50 +16,64 @@ import platform
 import signal
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from correlator import __version__
+from correlator.cluster.connection import Connection
+from correlator.collector import Tenure, abandon, standby
 from correlator.config.schema import Config
-from correlator.config.values import MysqlUrl, SqliteUrl
 from correlator.daemon import ending
 from correlator.daemon.reload import Prepare, Reload
 from correlator.daemon.signals import set_by
 from correlator.daemon.supervisor import Supervisor
-from correlator.jobs import sizes
+from correlator.following import Following
+from correlator.following import following as build
 from correlator.jobs.exports import Exports
-from correlator.jobs.index import Index
 from correlator.jobs.stored_forecasts import StoredForecasts
 from correlator.ops import logs, metrics, stalls
 from correlator.pipeline.checkpoint import Checkpoint, Saved
 from correlator.pipeline.hub import Hub, wall_clock
-from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.pipeline import Pipeline
 from correlator.pipeline.saver import Saver
+from correlator.pipeline.stream_checkpoint import newest
 from correlator.sinks import Sink
+from correlator.sinks.cluster.election import Lease
 from correlator.sinks.http.listener import ListenerConfig
 from correlator.sinks.http.server import HttpSink, Listener
 from correlator.sinks.mqtt.outbox import PendingEvent
 from correlator.sinks.mqtt.sink import MqttSink
 from correlator.sinks.otlp.sink import OtlpSink
 from correlator.sinks.webhooks.sink import WebhookSink
-from correlator.sources.archive.archive import DatabaseArchive
-from correlator.sources.db import zones
-from correlator.sources.db.mariadb import Address, MariaDBDatabase
+from correlator.sources.db.mariadb import MariaDBDatabase
 from correlator.sources.db.session import Database
-from correlator.sources.db.sqlite import SQLiteDatabase
-from correlator.sources.doorbell.doorbell import Doorbell
-from correlator.sources.follow import Follower
-from correlator.sources.log.tail import Tail
-from correlator.sources.tables.legacy import Legacy
-from correlator.sources.tables.reconcile import Reconcile
-from correlator.tls import client_context
 
 log = logging.getLogger(__name__)
 
 DRAIN_WITHIN = 10.0
 """Seconds that the sinks have to close their connections after a stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """What the process was started with, and its signals. See `run`."""
+
+    config: Config
+    load: Callable[[], Config] | None
+    on_ready: Callable[[str], None] | None
+    stop: asyncio.Event
+    reload_requested: asyncio.Event
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """What a term has from its start: its parts do not depend on the last run. `served`: the base URL."""
+
+    following: Following
+    checkpoint: Checkpoint
+    listener: ListenerConfig
+    supervisor: Supervisor
+    served: asyncio.Future[str]
 
 
 async def run(
@@ -77,78 +91,140 @@ async def run(
     """
     reload_signals = (signal.SIGHUP,) if load is not None else ()
     with set_by(signal.SIGTERM, signal.SIGINT) as stop, set_by(*reload_signals) as reload_requested:
-        await _run(config, stop, reload_requested, load, on_ready)
+        await _run(Process(config, load, on_ready, stop, reload_requested))
 
 
-async def _run(
-    config: Config,
-    stop: asyncio.Event,
-    reload_requested: asyncio.Event,
-    load: Callable[[], Config] | None,
-    on_ready: Callable[[str], None] | None,
-) -> None:
+async def _run(process: Process) -> None:
+    """Run one term after the other: without a cluster there is one, else each ends with the loss of the lease."""
+    if process.config.cluster.url is None:
+        await _term(process, None)
+        return
+    connection = Connection(process.config.cluster, "collector")
+    connecting = asyncio.create_task(connection.run(), name="nats")
+    try:
+        lease = Lease(connection, process.config.cluster)
+        while not process.stop.is_set():
+            await _term(process, lease)
+    finally:
+        await ending.end({connecting})
+
+
+async def _term(process: Process, lease: Lease | None) -> None:
+    """Run until a stop, or until the lease is lost. `lease`: None without a cluster."""
+    config = process.config
     # Start, 1: Build the index, the hub, the pipeline and the source. Nothing connects yet.
-    following = _following(config)
-    hub, pipeline = following.hub, following.pipeline
+    following = build(config)
     # Start, 2: Lock and read the checkpoint. This fails here if another process uses it.
     checkpoint = Checkpoint(config.state.directory / "checkpoint.sqlite", str(config.database.url))
     saved = await _open(checkpoint)
-    # Start, 3: Build the sinks, the saver and the supervisor.
     served: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     listener = ListenerConfig(config)
-    mqtt = _mqtt(config, hub, saved)
-    otlp = _otlp(config, hub, saved)
-    webhooks = WebhookSink(config, saved.webhooks if saved is not None else ())
-    sinks: list[Sink] = [_http(config, listener, served), webhooks, *(s for s in (mqtt, otlp) if s is not None)]
-    unacknowledged = mqtt.unacknowledged if mqtt is not None else dict
-    stored = StoredForecasts(hub.forecasts)
-    exports = otlp.exports if otlp is not None else None
-    saver = Saver(
-        checkpoint, hub.index, stored, following.tail.cursor, unacknowledged, hub.live, exports, webhooks.pending
-    )
-    hub.readiness["checkpoint"] = saver.describe
-    supervisor = Supervisor(hub)
+    http = _http(config, listener, served)
+    supervisor = Supervisor(following.hub)
+    term = Term(following, checkpoint, listener, supervisor, served)
     metrics.BUILD.info(_build(following.database))
     log.info("correlator %s follows %s", __version__, config.database.url)
     async with asyncio.TaskGroup() as outer:
-        # Start, 4: Serve. Readiness reports that the daemon is loading.
-        running = {outer.create_task(sink.run(hub), name=type(sink).__name__) for sink in sinks}
+        # Start, 3: Serve. Readiness reports that the daemon is loading.
+        serving = {outer.create_task(http.run(following.hub), name=type(http).__name__)}
         watching = [
             outer.create_task(supervisor.run(), name="supervisor"),
             outer.create_task(stalls.heartbeat(), name="heartbeat"),
         ]
-        # Start, 5: Publish what the last run knew, marked stale, before the database answers.
-        if saved is not None:
-            if saved.forecasts is not None and time.time() - saved.at <= config.jobs.retention:
-                stored.restore(saved.forecasts)  # After a longer stop the history is read again.
-            await _restore(saved, following)
-        async with asyncio.TaskGroup() as inner:
-            # Start, 6: Read the tables and the log. `_announce` reports readiness once they are loaded.
-            reading = [
-                inner.create_task(following.source.run(pipeline), name="source"),
-                inner.create_task(pipeline.run(before_ready=saver.save), name="pipeline"),
-                inner.create_task(saver.run(), name="saver"),
-                inner.create_task(_announce(pipeline, served, supervisor, on_ready), name="announce"),
-            ]
-            if load is not None:
-                parts = [listener.prepare, webhooks.prepare, _reloadable(following, mqtt)]
-                reload = Reload(config, load, [*parts, *([otlp.prepare] if otlp is not None else [])])
-                reading.append(inner.create_task(_reload(reload_requested, reload, supervisor), name="reload"))
-            await stop.wait()
-            # Stop, 1: Notify the service manager.
-            log.info("stopping")
-            supervisor.stops()
-            # Stop, 2: End the source and the tasks around it. The group waits for them; nothing changes from then on.
-            await ending.end({*reading, *watching})
-        # Stop, 3: Have the sinks close their connections. Those that take longer than the deadline are cancelled again.
-        await ending.end(running, again=DRAIN_WITHIN)
-    # Stop, 4: Close the archive's sessions.
+        # Start, 4: In a cluster, wait as the standby until this process holds the lease. Nothing asks the database.
+        tenure = None
+        if lease is not None:
+            waiting = outer.create_task(standby(lease, following, served, supervisor, outer), name="standby")
+            if not await ending.first(waiting, process.stop):
+                supervisor.stops()
+                await abandon(waiting)
+                await ending.end({*watching, *serving})
+                await asyncio.to_thread(checkpoint.close)
+                return
+            tenure = waiting.result()
+            saved = newest(saved, tenure.saved)
+        await _follow(process, term, saved, tenure, outer, watching, serving if tenure is None else set())
+        await ending.end(serving, again=DRAIN_WITHIN)
+    # Stop, 5: Close the archive's sessions.
     await following.archive.close()
-    # Stop, 5: Write the checkpoint. The broker may have acknowledged events during step 3.
-    if not hub.index.loading:
-        await saver.save()
     # Stop, 6: Unlock the checkpoint.
     await asyncio.to_thread(checkpoint.close)
+    gc.unfreeze()
+
+
+async def _follow(
+    process: Process,
+    term: Term,
+    saved: Saved | None,
+    tenure: Tenure | None,
+    group: asyncio.TaskGroup,
+    watching: Sequence[asyncio.Task[None]],
+    serving: set[asyncio.Task[None]],
+) -> None:
+    """Follow the log and publish until a stop, or until the lease is lost; then end all of that.
+
+    `saved`: what the last run saved; `group` runs the sinks. `watching` ends with the source, `serving` with the
+    sinks: in a cluster the HTTP sink is not among them, as it ends after the lease was handed over.
+    """
+    config, following, supervisor = process.config, term.following, term.supervisor
+    hub, pipeline = following.hub, following.pipeline
+    # Start, 5: Build the other sinks and the saver.
+    mqtt = _mqtt(config, hub, saved)
+    otlp = _otlp(config, hub, saved)
+    webhooks = WebhookSink(config, saved.webhooks if saved is not None else ())
+    sinks: list[Sink] = [webhooks, *(s for s in (mqtt, otlp) if s is not None)]
+    unacknowledged = mqtt.unacknowledged if mqtt is not None else dict
+    stored = StoredForecasts(hub.forecasts)
+    exports = otlp.exports if otlp is not None else None
+    saver = Saver(
+        term.checkpoint,
+        hub.index,
+        stored,
+        following.tail.cursor,
+        unacknowledged,
+        hub.live,
+        exports,
+        webhooks.pending,
+        tenure.stream if tenure is not None else None,
+    )
+    hub.readiness["checkpoint"] = saver.describe
+    publishing = {group.create_task(sink.run(hub), name=type(sink).__name__) for sink in sinks}
+    # Start, 6: Publish what the last run knew, marked stale, before the database answers.
+    if saved is not None:
+        if saved.forecasts is not None and time.time() - saved.at <= config.jobs.retention:
+            stored.restore(saved.forecasts)  # After a longer stop the history is read again.
+        await _restore(saved, following)
+    async with asyncio.TaskGroup() as inner:
+        # Start, 7: Read the tables and the log. `_announce` reports readiness once they are loaded.
+        reading = [
+            inner.create_task(following.source.run(pipeline), name="source"),
+            inner.create_task(pipeline.run(before_ready=saver.save), name="pipeline"),
+            inner.create_task(saver.run(), name="saver"),
+            inner.create_task(_announce(pipeline, term.served, supervisor, process.on_ready), name="announce"),
+        ]
+        if process.load is not None:
+            parts = [term.listener.prepare, webhooks.prepare, _reloadable(following, mqtt)]
+            reload = Reload(config, process.load, [*parts, *([otlp.prepare] if otlp is not None else [])])
+            reading.append(inner.create_task(_reload(process.reload_requested, reload, supervisor), name="reload"))
+        lost = tenure is not None and await ending.first(tenure.holding, process.stop)
+        if tenure is None:
+            await process.stop.wait()
+        # Stop, 1: Notify the service manager.
+        log.info("becoming the standby" if lost else "stopping")
+        if not lost:
+            supervisor.stops()
+        elif mqtt is not None:
+            mqtt.supersede()
+        # Stop, 2: End the source and the tasks around it. The group waits for them; nothing changes from then on.
+        await ending.end({*reading, *watching})
+    # Stop, 3: Have the sinks close their connections. Those that take longer than the deadline are cancelled again.
+    await ending.end(publishing | serving, again=DRAIN_WITHIN)
+    # Stop, 4: Write the checkpoint, as the peers may have acknowledged events, and hand the lease over.
+    if not hub.index.loading:
+        await saver.save()
+    if tenure is not None:
+        await tenure.lease.release()
+        await ending.end({tenure.holding})
 
 
 async def _reload(requested: asyncio.Event, reload: Reload, supervisor: Supervisor) -> None:
@@ -210,7 +286,7 @@ async def _restore(saved: Saved, following: Following) -> None:
 
 async def tap(config: Config, sink: Sink) -> None:
     """Follow the log with `sink` as the only sink, until SIGTERM, SIGINT or cancellation. Opens no listener."""
-    following = _following(config)
+    following = build(config)
     with set_by(signal.SIGTERM, signal.SIGINT) as stop:
         async with asyncio.TaskGroup() as group:
             running = [
@@ -221,87 +297,6 @@ async def tap(config: Config, sink: Sink) -> None:
             await stop.wait()
             await ending.end({*running})
     await following.archive.close()
-
-
-@dataclass(frozen=True, slots=True)
-class Following:
-    """The source, and the pipeline and hub that it feeds."""
-
-    database: Database
-    hub: LocalHub
-    pipeline: Pipeline
-    tail: Tail
-    source: Follower
-    archive: DatabaseArchive
-
-
-def _following(config: Config) -> Following:
-    """Build the source for the database in `config`, and the pipeline and hub that it feeds."""
-    database = source_of(config)
-    keep = (*config.jobs.external_id_keys, *sizes.KEPT_KEYS)
-    limits = sizes.Sizes(metadata=int(config.jobs.max_metadata), error=int(config.jobs.max_error), keep=keep)
-    archive = DatabaseArchive(database, id_keys=config.jobs.external_id_keys, legacy=config.jobs.legacy, limits=limits)
-    index = Index(
-        id_keys=config.jobs.external_id_keys,
-        stalled_after=config.jobs.stalled_after,
-        retention=config.jobs.retention,
-        max_jobs=config.jobs.max_jobs,
-    )
-    # Seconds without progress before a source is stuck: a query may wait for two others on its session.
-    patience = config.database.connect_timeout + 3 * config.database.query_timeout + 30
-    reconcile = Reconcile(
-        interval=config.database.reconcile_interval,
-        retention=config.jobs.retention,
-        legacy=Legacy(config.jobs.retention, config.jobs.external_id_keys) if config.jobs.legacy else None,
-        patience=patience,
-    )
-    hub = LocalHub(index, archive, on_watch=reconcile.on_watch)
-    pipeline = Pipeline(hub, max_error=limits.error)
-    tail = Tail(
-        poll=config.database.poll_interval,
-        idle_poll=config.database.idle_poll_interval,
-        grace=config.database.gap_grace,
-        patience=patience,
-    )
-    source = Follower(database, tail, reconcile, history=config.jobs.history, patience=patience, limits=limits)
-    if config.database.doorbell and isinstance(url := config.database.url, MysqlUrl):
-        source.doorbell = Doorbell(_mariadb(config, url, "aiomysql"), url.database)
-        hub.readiness["doorbell"] = source.doorbell.describe
-    return Following(database, hub, pipeline, tail, source, archive)
-
-
-def source_of(config: Config) -> Database:
-    """Build the `Database` that `config.database.url` names. Does not connect."""
-    url, settings = config.database.url, config.database
-    if isinstance(url, SqliteUrl):
-        return SQLiteDatabase(url.path, zone=_zone(config), timeout=settings.query_timeout)
-    return _mariadb(config, url, settings.driver)
-
-
-def _zone(config: Config) -> zones.Zone | None:
-    """The configured time zone of the DATETIME columns; None: determined from the server."""
-    name = config.database.timezone
-    return None if name == "auto" else zones.named(name)
-
-
-def _mariadb(config: Config, url: MysqlUrl, driver: Literal["auto", "aiomysql", "asyncmy"]) -> MariaDBDatabase:
-    settings = config.database
-    address = Address(
-        host=url.host,
-        port=url.port,
-        user=url.user,
-        password=settings.password.reveal(),
-        database=url.database,
-        unix_socket=str(settings.unix_socket) if settings.unix_socket is not None else "",
-        tls=client_context(settings.tls) if settings.tls is not None else None,
-    )
-    return MariaDBDatabase(
-        address,
-        zone=_zone(config),
-        connect_timeout=settings.connect_timeout,
-        query_timeout=settings.query_timeout,
-        driver=driver,
-    )
 
 
 def _http(config: Config, listener: ListenerConfig, served: asyncio.Future[str]) -> HttpSink:

@@ -65,7 +65,12 @@ def wanted(replicas: int) -> dict[str, dict[str, Any]]:
         },
         keys.ALIVE: bucket | {"subjects": ["$KV.cor_alive.>"], "storage": "memory", "max_bytes": ALIVE_BYTES},
         keys.CHECKPOINT: bucket
-        | {"subjects": ["$KV.cor_checkpoint.>"], "allow_atomic": True, "max_bytes": CHECKPOINT_BYTES},
+        | {
+            "subjects": ["$KV.cor_checkpoint.>"],
+            "allow_atomic": True,
+            "allow_msg_ttl": True,
+            "max_bytes": CHECKPOINT_BYTES,
+        },
         keys.EVENTS: {
             "subjects": ["cor.v1.*.event.>", "cor.v1.*.owner"],
             "allow_atomic": True,

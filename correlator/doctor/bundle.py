@@ -27,7 +27,6 @@ from urllib.parse import quote, quote_plus
 import msgspec
 
 from correlator import __version__
-from correlator.app import source_of
 from correlator.config.loading import read_tokens
 from correlator.config.otlp_values import read_headers
 from correlator.config.rendering import redacted
@@ -37,6 +36,7 @@ from correlator.doctor.examination import Examined
 from correlator.doctor.link import Link
 from correlator.doctor.service import Setting
 from correlator.errors import ConfigError, CorrelatorError
+from correlator.following import source_of
 from correlator.sources.db.session import TABLES
 
 LOG_LINES = 5_000

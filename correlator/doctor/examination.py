@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from correlator import __version__
-from correlator.app import source_of
 from correlator.config.loading import read_tokens
 from correlator.config.schema import Config
 from correlator.config.values import SqliteUrl
@@ -36,6 +35,7 @@ from correlator.doctor.check import Check, Report, failure
 from correlator.doctor.link import Link, guarded
 from correlator.doctor.service import Setting
 from correlator.errors import SourceUnavailable
+from correlator.following import source_of
 from correlator.sources.db.queries import Queries
 from correlator.sources.db.session import INDISPENSABLE, Database
 

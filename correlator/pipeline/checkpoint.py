@@ -37,6 +37,8 @@ _EXPORTS = "CREATE TABLE IF NOT EXISTS exports (job_id TEXT PRIMARY KEY, exporte
 """Added in the same way. The state `exports` exists while ended jobs are exported: without it, nothing was."""
 _WEBHOOKS = "CREATE TABLE IF NOT EXISTS webhooks (number INTEGER PRIMARY KEY, head BLOB NOT NULL, body BLOB NOT NULL)"
 """The pending events of webhooks, encoded by their sink. Added after version 1 of the format, as `_FORECASTS`."""
+_CLUSTER = "CREATE TABLE IF NOT EXISTS cluster (number INTEGER PRIMARY KEY, head BLOB NOT NULL, body BLOB NOT NULL)"
+"""The same for the pending events of the cluster. The state `position` exists in a cluster."""
 
 _SCHEMA = (
     "CREATE TABLE state (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
@@ -50,7 +52,7 @@ class Saved(Struct, frozen=True):
     """What the last run saved. `at`: Unix seconds; `events`: unacknowledged events as (job ID, payload), in order.
 
     `forecasts`: the earlier runs; None if they were not read yet. `exports`: None if ended jobs were not exported.
-    `webhooks`: their pending events, in order.
+    `webhooks`: their pending events, in order. `cluster`: the same of the cluster; `position`: its position there.
     """
 
     at: float
@@ -62,6 +64,8 @@ class Saved(Struct, frozen=True):
     forecasts: Decoded | None = None
     exports: PersistedExports | None = None
     webhooks: tuple[tuple[bytes, bytes], ...] = ()
+    cluster: tuple[tuple[bytes, bytes], ...] = ()
+    position: bytes | None = None
 
 
 class Changes(Struct, frozen=True):
@@ -69,7 +73,7 @@ class Changes(Struct, frozen=True):
 
     `forecasts`: the changed values of `StoredForecasts` by name, None for a removed one. `exports`: what changed of
     them, None if ended jobs are not exported. `webhooks`: all pending events of webhooks (head, body), by number; the
-    value of a number does not change.
+    value of a number does not change. `cluster` and `position`: see `Saved`.
     """
 
     at: float
@@ -80,6 +84,8 @@ class Changes(Struct, frozen=True):
     forecasts: Mapping[str, bytes | None] = {}
     exports: PersistedExports | None = None
     webhooks: Mapping[int, tuple[bytes, bytes]] = {}
+    cluster: Mapping[int, tuple[bytes, bytes]] = {}
+    position: bytes | None = None
 
 
 class Checkpoint:
@@ -95,6 +101,7 @@ class Checkpoint:
         self._connection: sqlite3.Connection | None = None
         self._events: set[int] | None = None
         self._webhooks: set[int] | None = None
+        self._cluster: set[int] | None = None
 
     def open(self) -> Saved | None:
         """Lock the file and return what the last run saved; None if there is nothing usable."""
@@ -118,7 +125,7 @@ class Checkpoint:
     def set_aside(self, why: str) -> None:
         """Rename the file, so that it can be examined, and create an empty one."""
         self.close()
-        self._events = self._webhooks = None
+        self._events = self._webhooks = self._cluster = None
         name = f"{self.path.name}.unusable-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
         aside = self.path.with_name(name)
         with contextlib.suppress(FileNotFoundError):
@@ -152,7 +159,10 @@ class Checkpoint:
             _write_exports(connection, changes.exports)
             _write_numbered(connection, "events", changes.events, self._events)
             _write_numbered(connection, "webhooks", changes.webhooks, self._webhooks)
-        self._events, self._webhooks = set(changes.events), set(changes.webhooks)
+            _write_numbered(connection, "cluster", changes.cluster, self._cluster)
+            if changes.position is not None:
+                connection.execute("INSERT OR REPLACE INTO state VALUES ('position', ?)", (changes.position,))
+        self._events, self._webhooks, self._cluster = set(changes.events), set(changes.webhooks), set(changes.cluster)
 
     def close(self) -> None:
         connection, self._connection = self._connection, None
@@ -182,6 +192,7 @@ class Checkpoint:
             raise Unusable(f"it is of {source}")
         events = connection.execute("SELECT number, job_id, payload FROM events ORDER BY number").fetchall()
         webhooks = connection.execute("SELECT head, body FROM webhooks ORDER BY number").fetchall()
+        cluster = connection.execute("SELECT head, body FROM cluster ORDER BY number").fetchall()
         jobs = msgspec.msgpack.Decoder(PersistedJob)
         legacy = msgspec.msgpack.Decoder(LegacyRecord)
         return Saved(
@@ -194,6 +205,8 @@ class Checkpoint:
             stored_forecasts.decode(dict(connection.execute("SELECT name, value FROM forecasts"))),
             _read_exports(connection, state.get("exports")),
             msgspec.convert(tuple(webhooks), tuple[tuple[bytes, bytes], ...]),
+            msgspec.convert(tuple(cluster), tuple[tuple[bytes, bytes], ...]),
+            state.get("position"),
         )
 
 
@@ -270,6 +283,7 @@ def _prepare(connection: sqlite3.Connection) -> None:
         connection.execute(_FORECASTS)
         connection.execute(_EXPORTS)
         connection.execute(_WEBHOOKS)
+        connection.execute(_CLUSTER)
 
 
 def _encoded(value: PersistedJob | LegacyRecord) -> bytes | None:

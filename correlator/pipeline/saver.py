@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from correlator.cluster.errors import ClusterUnavailable, Refused
 from correlator.jobs.exports import Exports
 from correlator.jobs.forecast.forecaster import MAX_OPERATIONS
 from correlator.jobs.index import Index
@@ -22,12 +23,16 @@ from correlator.ops import metrics
 from correlator.ops.liveness import Liveness
 from correlator.ops.stalls import timed
 from correlator.pipeline.checkpoint import Changes, Checkpoint, Unusable
+from correlator.pipeline.stream_checkpoint import StreamCheckpoint
 
 log = logging.getLogger(__name__)
 
 EVERY = 1.0
 UNCHANGED_EVERY = 10.0
 """Seconds between checks for changes, and between writes when nothing has changed."""
+
+STREAM_RETRY = 10.0
+"""Seconds until the next write to the cluster after a failed one, which writes everything."""
 
 STUCK_AFTER = 300.0
 """Seconds without a heartbeat: a disk may be slow, and a restart would not fix it."""
@@ -39,7 +44,8 @@ class Saver:
     """Saves the index, its forecasts, `cursor()` (position in the log) and what has not been acknowledged, by number.
 
     `events()`: the events for the broker; `webhooks()`: those for receivers.
-    `exports`: those of ended jobs; None if they are not exported.
+    `exports`: those of ended jobs; None if they are not exported. `stream`: the checkpoint in the cluster, if there is
+    one; `cluster()`: the events for the cluster, and its position there.
     """
 
     def __init__(
@@ -52,6 +58,8 @@ class Saver:
         live: Liveness | None = None,
         exports: Exports | None = None,
         webhooks: Callable[[], Mapping[int, tuple[bytes, bytes]]] = dict,
+        stream: StreamCheckpoint | None = None,
+        cluster: Callable[[], tuple[Mapping[int, tuple[bytes, bytes]], bytes | None]] = lambda: ({}, None),
     ) -> None:
         self._checkpoint = checkpoint
         self._index = index
@@ -60,6 +68,10 @@ class Saver:
         self._events = events
         self._exports = exports
         self._webhooks = webhooks
+        self._stream = stream
+        self._cluster = cluster
+        self._stream_at = 0.0
+        self._stream_error: str | None = None
         self._live = live or Liveness()
         self._written: Changes | None = None
         self._error: str | None = None
@@ -88,7 +100,11 @@ class Saver:
         async with self._lock:
             if self._writing is not None and not self._writing.done():
                 await asyncio.wait({self._writing})  # A cancelled `save` leaves its thread running.
+            mirrored = self._stream is not None and self._stream.writable and time.monotonic() >= self._stream_at
+            if mirrored and self._stream is not None and self._stream.everything:
+                self._mark_everything()
             with timed("checkpoint"):
+                cluster, position = self._cluster()
                 changes = Changes(
                     time.time(),
                     self._cursor(),
@@ -98,9 +114,12 @@ class Saver:
                     self._forecasts.changed(MAX_OPERATIONS if always else AT_ONCE),
                     self._exports.changed() if self._exports is not None else None,
                     self._webhooks(),
+                    cluster,
+                    position,
                 )
             if not always and self._is_saved(changes):
                 return
+            mirroring = asyncio.ensure_future(self._mirror(changes, write=mirrored))
             began = time.monotonic()
             self._writing = asyncio.ensure_future(asyncio.to_thread(self._checkpoint.write, changes))
             try:
@@ -111,6 +130,8 @@ class Saver:
             except BaseException:
                 self._mark_again(changes)
                 raise
+            finally:
+                await mirroring
             if self._error is not None:
                 log.info("the checkpoint is written again")
             self._error, self._saved_at, self._written = None, time.monotonic(), changes
@@ -127,8 +148,8 @@ class Saver:
             and not changes.forecasts
             and not (changes.exports is not None and changes.exports.jobs)
             # The logical time is not compared: a query without results advances it, and no fact refers to it.
-            and (changes.cursor, changes.memory.pending_events, changes.events, changes.webhooks)
-            == (written.cursor, written.memory.pending_events, written.events, written.webhooks)
+            and (changes.cursor, changes.memory.pending_events, changes.events, changes.webhooks, changes.cluster)
+            == (written.cursor, written.memory.pending_events, written.events, written.webhooks, written.cluster)
         )
 
     def _mark_again(self, changes: Changes) -> None:
@@ -150,7 +171,29 @@ class Saver:
             except (sqlite3.Error, OSError) as again:
                 self._error = str(again)
                 return
-            self._index.persistence.mark_again(self._index.persistence.all_ids())
-            self._forecasts.mark_all()
-            if self._exports is not None:
-                self._exports.mark_again(self._exports.all_ids())
+            self._mark_everything()
+
+    def _mark_everything(self) -> None:
+        self._index.persistence.mark_again(self._index.persistence.all_ids())
+        self._forecasts.mark_all()
+        if self._exports is not None:
+            self._exports.mark_again(self._exports.all_ids())
+
+    async def _mirror(self, changes: Changes, *, write: bool) -> None:
+        """Write `changes` to the cluster too. Errors of the cluster do not raise."""
+        if self._stream is None:
+            return
+        if not write:
+            self._stream.everything = True
+            return
+        try:
+            await self._stream.write(changes)
+        except (ClusterUnavailable, Refused) as error:
+            self._stream_at = time.monotonic() + STREAM_RETRY
+            if self._stream_error is None:
+                log.warning("the checkpoint cannot be written to the cluster: %s", error)
+            self._stream_error = str(error)
+        else:
+            if self._stream_error is not None:
+                log.info("the checkpoint is written to the cluster again")
+            self._stream_error = None

@@ -110,6 +110,6 @@ async def test_without_its_stream_the_holder_loses_the_lease(nats):
         await first.acquire()
         async with held(first) as holding:
             await eventually(lambda: first._alive_seq)
-            await first._connection.api(f"STREAM.DELETE.{keys.STATE}")
+            await first.connection.api(f"STREAM.DELETE.{keys.STATE}")
             await asyncio.wait_for(holding, 20)
         await asyncio.wait_for(first.acquire(), 5)

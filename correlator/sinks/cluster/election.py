@@ -40,8 +40,8 @@ class Lease:
     """
 
     def __init__(self, connection: Connection, settings: Cluster) -> None:
-        self._connection = connection
-        self._instance = settings.instance
+        self.connection = connection
+        self.instance = settings.instance
         self._replicas = settings.replicas
         self._owner_key = keys.owner(settings.instance)
         self._alive_key = keys.alive(settings.instance)
@@ -58,8 +58,8 @@ class Lease:
 
     def describe(self) -> dict[str, Any]:
         """Describe the lease and the connection for /health/ready. A standby is not ready."""
-        part = self._connection.describe() | {
-            "instance": self._instance,
+        part = self.connection.describe() | {
+            "instance": self.instance,
             "role": "active" if self.active else "standby",
         }
         if not self.active:
@@ -73,7 +73,7 @@ class Lease:
         """Wait as the standby until this process holds the lease. Returns the fence of its writes."""
         self.active = False
         self._lost.clear()
-        self.holder = f"{self._connection.name}-{secrets.token_hex(4)}"
+        self.holder = f"{self.connection.name}-{secrets.token_hex(4)}"
         self.owner = json.dumps({"holder": self.holder, "at": int(time.time())}).encode()
         standby = Standby(self.holder)
         while True:
@@ -92,9 +92,9 @@ class Lease:
                 seq = await self._take(standby.expected)
                 standby = standby.refused()
             if seq is not None:
-                log.info("this process is the active collector of %s", self._instance)
+                log.info("this process is the active collector of %s", self.instance)
                 self.active, self._alive_seq = True, alive.seq if alive is not None else 0
-                return Fence(self._connection, self._owner_key, seq)
+                return Fence(self.connection, self._owner_key, seq)
             await asyncio.sleep(POLL_EVERY)
 
     async def hold(self) -> None:
@@ -115,7 +115,7 @@ class Lease:
             except TimeoutError:
                 continue
         self.active = False
-        log.warning("the lease of %s was lost: another collector is active", self._instance)
+        log.warning("the lease of %s was lost: another collector is active", self.instance)
 
     def lose(self) -> None:
         """End `hold`: a fenced write of this process was refused."""
@@ -126,25 +126,25 @@ class Lease:
         if self.active:
             self.active = False
             await self._renew(released=True)
-            log.info("the lease of %s was released", self._instance)
+            log.info("the lease of %s was released", self.instance)
 
     async def _ensure(self) -> None:
         """Create or update the streams once for each connection."""
-        generation = self._connection.generation
+        generation = self.connection.generation
         if self._ensured != generation:
-            await streams.ensure(self._connection, self._replicas)
+            await streams.ensure(self.connection, self._replicas)
             self._ensured = generation
 
     async def _look(self) -> tuple[Seen | None, Seen | None]:
         """Read the alive key and the owner key."""
-        alive = await self._connection.last(keys.ALIVE, self._alive_key, within=ANSWER_WITHIN)
-        owner = await self._connection.last(keys.STATE, self._owner_key, within=ANSWER_WITHIN)
+        alive = await self.connection.last(keys.ALIVE, self._alive_key, within=ANSWER_WITHIN)
+        owner = await self.connection.last(keys.STATE, self._owner_key, within=ANSWER_WITHIN)
         return _seen(alive), _seen(owner)
 
     async def _take(self, expected: int) -> int | None:
         """Take the owner key. Returns its sequence, None if that failed or the outcome is unknown."""
         try:
-            return await put(self._connection, self._owner_key, self.owner, expected=expected)
+            return await put(self.connection, self._owner_key, self.owner, expected=expected)
         except Fenced:
             return None
         except (Unacknowledged, Refused) as error:
@@ -157,7 +157,7 @@ class Lease:
         for _ in range(2):
             try:
                 self._alive_seq = await put(
-                    self._connection, self._alive_key, value, expected=self._alive_seq, within=ANSWER_WITHIN
+                    self.connection, self._alive_key, value, expected=self._alive_seq, within=ANSWER_WITHIN
                 )
                 self._error = None
                 return True
@@ -194,7 +194,7 @@ class Lease:
 
     def _failed(self, error: Exception) -> None:
         if self._error is None:
-            log.warning("the lease of %s cannot be read or written: %s", self._instance, error)
+            log.warning("the lease of %s cannot be read or written: %s", self.instance, error)
         self._error = str(error)
 
 

@@ -76,10 +76,15 @@ class MqttSink:
         self._retained_arrived = asyncio.Event()
         self._heartbeat: Callable[[], None] = lambda: None
         self.connected = False
+        self._superseded = False
 
     def set_credentials(self, settings: Mqtt) -> None:
         """Use the user and password of `settings` from the next connection on."""
         self._connector.set_credentials(settings)
+
+    def supersede(self) -> None:
+        """Another process publishes this tree from now on: end without a last message when cancelled."""
+        self._superseded = True
 
     def unacknowledged(self) -> dict[int, tuple[str, bytes]]:
         """Return the events that the next run has to publish: (job ID, payload) by a number, in order."""
@@ -147,7 +152,8 @@ class MqttSink:
                 for task in done:
                     task.result()
             except asyncio.CancelledError:
-                await self._goodbye(client, self._last_messages(client, hub, tree, pump, turn))
+                if not self._superseded:
+                    await self._goodbye(client, self._last_messages(client, hub, tree, pump, turn))
                 raise
             finally:
                 self.connected = False

@@ -67,6 +67,10 @@ class DatabaseArchive:
         self._job_slices = Slices(first=1_000, least=200, most=20_000)
         self._log_slices = Slices(first=1_000, least=500, most=50_000)
 
+    def refuse(self, why: str | None) -> None:
+        """Answer every request with `SourceUnavailable` and this text, without a query. None: query again."""
+        self._jobs.refusal = self._log.refusal = why
+
     async def find(self, name: str, advance_clock: Callable[[], int]) -> Found | None:
         """The newest job with the ID `name`. Requests for one ID share a search, which ends with the last of them."""
         if not name or len(name) > joblog.MAX_ID or "\0" in name:

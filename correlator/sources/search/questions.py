@@ -55,14 +55,18 @@ class Questions:
         self._failures = 0
         self._failed_at = float("-inf")
         self._failure: SourceUnavailable | None = None
+        self.refusal: str | None = None
+        """Why no question may be sent now; None: they may be."""
 
     async def ask(self, question: Question[T]) -> T:
         """The answer to `question`.
 
         Raises:
-            SourceUnavailable: The database cannot answer, or did not answer another question within the last `REST`
-                seconds; with `Away.BUSY` if too many questions wait.
+            SourceUnavailable: There is a `refusal`, or the database cannot answer, or did not answer another question
+                within the last `REST` seconds; with `Away.BUSY` if too many questions wait.
         """
+        if self.refusal is not None:
+            raise SourceUnavailable(self.refusal)
         if self._failure is not None and time.monotonic() - self._failed_at < REST:
             raise _same(self._failure)
         if self._waiting >= MAX_WAITING:
