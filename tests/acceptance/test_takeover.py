@@ -1,0 +1,160 @@
+"""Two collectors of one appliance: one follows and publishes, the other takes over and goes on where it was."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from correlator.sinks.cluster.election import Lease
+from tests.support.appliance import Appliance, connected
+from tests.support.cluster import connected as to_nats
+from tests.support.cluster import settings
+from tests.support.collectors import cluster_part, collector, has_role, is_active, pair
+from tests.support.daemon import Daemon
+from tests.support.eventually import eventually
+from tests.support.mariadb import Database, MariaDB
+from tests.support.nats import Nats
+
+TAKEOVER = 5.0
+"""Seconds from the kill of the active until the standby shows a new row, on a machine that is not busy."""
+
+
+async def shows(daemon: Daemon, job_id: str, status: str) -> bool:
+    job = await daemon.job(job_id)
+    return job is not None and job["status"] == status
+
+
+async def counters(server: MariaDB) -> dict[str, int]:
+    """Connections and statements that the server has counted, without those of this question."""
+    async with server.connect() as connection, connection.cursor() as cursor:
+        await cursor.execute("SHOW GLOBAL STATUS WHERE Variable_name IN ('Connections', 'Com_select')")
+        return {name: int(value) for name, value in await cursor.fetchall()}
+
+
+async def test_a_standby_asks_the_database_nothing_and_says_that_it_is_one(
+    tmp_path: Path, own_mariadb: MariaDB, nats: Nats
+):
+    database = await own_mariadb.create_schema()
+    async with to_nats(nats.url) as connection:
+        lease = Lease(connection, settings(nats.url))
+        await lease.acquire()
+        holding = asyncio.create_task(lease.hold())
+        try:
+            async with collector(tmp_path / "one", database, nats.url) as standby:
+                before = await counters(own_mariadb)
+                await standby.start(ready=False)
+                await eventually(lambda: has_role(standby, "standby"))
+                status, body = await standby.get("/health/ready")
+                assert (status, body["parts"]["cluster"]["active"]) == (503, lease.holder)
+                for path in ("/api/v1/jobs/nobody", "/api/v1/jobs?status=completed", "/api/v1/operations"):
+                    assert (await standby.get(path))[0] in {200, 503}, path
+                await asyncio.sleep(2)
+                after = await counters(own_mariadb)
+                assert after["Connections"] - before["Connections"] == 1
+                assert after["Com_select"] == before["Com_select"]
+                assert await standby.stop() == 0
+        finally:
+            holding.cancel()
+            await asyncio.wait([holding])
+
+
+async def test_after_a_kill_of_the_active_the_standby_goes_on_at_its_position(
+    tmp_path: Path, database: Database, appliance: Appliance, nats: Nats
+):
+    async with pair(tmp_path, database, nats.url) as (active, standby):
+        job_id = await appliance.job("ext-1")
+        await appliance.log("begins", job_id=job_id)
+        await eventually(lambda: shows(active, job_id, "running"))
+        await active.saved()
+        await active.kill()
+        began = time.monotonic()
+        await appliance.end(job_id)
+        later = await appliance.job("ext-2")
+        await eventually(lambda: shows(standby, job_id, "completed"))
+        await eventually(lambda: shows(standby, later, "running"))
+        assert time.monotonic() - began < 4 * TAKEOVER
+        assert "continuing from the checkpoint" in standby.log()
+        assert (await cluster_part(standby))["role"] == "active"
+
+
+async def test_a_stopped_active_hands_over_at_once_and_waits_when_it_comes_back(
+    tmp_path: Path, database: Database, appliance: Appliance, nats: Nats
+):
+    async with pair(tmp_path, database, nats.url) as (active, standby):
+        job_id = await appliance.job()
+        await eventually(lambda: shows(active, job_id, "running"))
+        began = time.monotonic()
+        assert await active.stop() == 0
+        await eventually(lambda: is_active(standby), every=0.05)
+        assert time.monotonic() - began < TAKEOVER
+        assert await shows(standby, job_id, "running")
+        await active.start(ready=False)
+        await eventually(lambda: has_role(active, "standby"))
+        await asyncio.sleep(1)
+        assert await is_active(standby)
+
+
+async def test_an_active_that_was_suspended_past_its_takeover_becomes_the_standby(
+    tmp_path: Path, database: Database, appliance: Appliance, nats: Nats
+):
+    async with pair(tmp_path, database, nats.url) as (active, standby):
+        os.kill(active.pid, signal.SIGSTOP)
+        try:
+            await eventually(lambda: is_active(standby))
+        finally:
+            os.kill(active.pid, signal.SIGCONT)
+        await eventually(lambda: has_role(active, "standby"))
+        job_id = await appliance.job()
+        await eventually(lambda: shows(standby, job_id, "running"))
+        assert await is_active(standby)
+        assert active.running
+        await standby.kill()  # The former active is a standby like any other: it takes over again.
+        await appliance.end(job_id)
+        await eventually(lambda: shows(active, job_id, "completed"))
+
+
+async def test_a_collector_without_nats_waits_and_stops_when_it_is_asked(
+    tmp_path: Path, database: Database, nats: Nats
+):
+    await asyncio.to_thread(nats.kill)
+    async with collector(tmp_path / "one", database, nats.url) as waiting:
+        await waiting.start(ready=False)
+        part = await cluster_part(waiting)
+        assert (part["ok"], part["connected"], part["role"]) == (False, False, "standby")
+        await asyncio.to_thread(nats.start)
+        await eventually(lambda: is_active(waiting))
+        await asyncio.to_thread(nats.kill)
+        await eventually(lambda: _is_disconnected(waiting))
+        assert await is_active(waiting)  # Without NATS the active goes on for its own clients.
+        assert await waiting.stop() == 0
+
+
+async def _is_disconnected(daemon: Daemon) -> bool:
+    return not (await cluster_part(daemon))["connected"]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(400)
+async def test_the_takeover_takes_less_than_five_seconds(tmp_path: Path, database: Database, nats: Nats):
+    """Twenty times in turn: the active is killed, and becomes the standby of its successor."""
+    took: list[float] = []
+    async with connected(database) as raw, pair(tmp_path, database, nats.url) as both:
+        appliance: Any = Appliance(raw)
+        active, standby = both
+        for _ in range(20):
+            await active.saved()
+            await active.kill()
+            began = time.monotonic()
+            job_id = await appliance.job()
+            await eventually(lambda: shows(standby, job_id, "running"), every=0.02)  # noqa: B023
+            took.append(round(time.monotonic() - began, 2))
+            await active.start(ready=False)
+            await eventually(lambda: has_role(active, "standby"))  # noqa: B023
+            active, standby = standby, active
+    assert max(took) < TAKEOVER, sorted(took)
