@@ -5,7 +5,7 @@ acknowledged, as they were at one moment, and nothing that a former active write
 
 Model. Each row of the file is a key of the stream, with the same encoding. A write is one fenced atomic batch if it
 fits, else several: then the key `begun` is written with the first, and `done` with the same text in the last, after
-all rows. A reader that finds the two different does not use the checkpoint, because its rows are not of one moment.
+all rows. A start that finds the two different does not use the checkpoint, because its rows are not of one moment.
 An empty value is a removed row; NATS deletes it after `REMOVED_FOR` seconds.
 
 Invariants. Only the holder of the lease writes: taking over writes the owner key of this stream too, and only after
@@ -90,7 +90,7 @@ class StreamCheckpoint:
 
         Raises: `Fenced` if the lease is lost, `ClusterUnavailable`, `Refused`.
         """
-        fence = self._fence = await self._take()
+        fence = self._fence = await self._own()
         rows: Rows = {}
         complete = False
         async for message in self._read():
@@ -117,7 +117,7 @@ class StreamCheckpoint:
         everything, self.everything = self.everything, True
         try:
             if self._fence is None:
-                self._fence = await self._take()
+                self._fence = await self._own()
             written, gone = await self._write(self._fence, changes, everything=everything)
         except Fenced:
             self._lost = True
@@ -173,7 +173,7 @@ class StreamCheckpoint:
         await fence.write([*batch, *(self._message(name, value) for name, value in _state(changes).items())])
         return written, gone
 
-    async def _take(self) -> Fence:
+    async def _own(self) -> Fence:
         """Write the owner key of this stream, if this process is the owner of the instance."""
         subject = keys.checkpoint_owner(self._instance)
         for _ in range(20):

@@ -53,7 +53,7 @@ class World(NamedTuple):
     flight: frozenset[Sent]
     attempts: int
     authors: tuple[str, ...]
-    """Who wrote the owner key at each sequence, from 1."""
+    """The holder that wrote the owner key at each sequence, from 1."""
 
     def accepted(self, sent: Sent) -> bool:
         return sent.expected == (self.owner.seq if self.owner is not None else 0)

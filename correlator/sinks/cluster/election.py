@@ -27,7 +27,7 @@ ANSWER_WITHIN = 1.0
 """Seconds for the answer to a poll or a renewal."""
 
 OWNER_CHECKED_EVERY = 5.0
-"""Seconds between two looks of the active at the owner key, which finds a stream that was deleted."""
+"""Seconds between two reads of the owner key by the active, which detect that the stream was deleted."""
 
 RETRY_EVERY = 1.0
 """Seconds between two attempts to create the streams."""
@@ -79,7 +79,7 @@ class Lease:
         while True:
             try:
                 await self._ensure()
-                alive, owner = await self._look()
+                alive, owner = await self._read_keys()
             except (ClusterUnavailable, Refused) as error:
                 self._failed(error)
                 self._ensured, standby = -1, standby.missed()
@@ -89,7 +89,7 @@ class Lease:
             standby = standby.polled(time.monotonic(), alive, owner)
             seq = owner.seq if owner is not None and standby.owns else None
             if standby.may_take:
-                seq = await self._take(standby.expected)
+                seq = await self._own(standby.expected)
                 standby = standby.refused()
             if seq is not None:
                 log.info("this process is the active collector of %s", self.instance)
@@ -135,13 +135,13 @@ class Lease:
             await streams.ensure(self.connection, self._replicas)
             self._ensured = generation
 
-    async def _look(self) -> tuple[Seen | None, Seen | None]:
+    async def _read_keys(self) -> tuple[Seen | None, Seen | None]:
         """Read the alive key and the owner key."""
         alive = await self.connection.last(keys.ALIVE, self._alive_key, within=ANSWER_WITHIN)
         owner = await self.connection.last(keys.STATE, self._owner_key, within=ANSWER_WITHIN)
         return _seen(alive), _seen(owner)
 
-    async def _take(self, expected: int) -> int | None:
+    async def _own(self, expected: int) -> int | None:
         """Take the owner key. Returns its sequence, None if that failed or the outcome is unknown."""
         try:
             return await put(self.connection, self._owner_key, self.owner, expected=expected)
@@ -163,7 +163,7 @@ class Lease:
                 return True
             except Fenced:  # By another collector, or by an earlier renewal without an acknowledgement.
                 try:
-                    alive, owner = await self._look()
+                    alive, owner = await self._read_keys()
                 except (ClusterUnavailable, Refused) as error:
                     self._failed(error)
                     return True
@@ -178,7 +178,7 @@ class Lease:
 
     async def _is_owner(self) -> bool:
         try:
-            _, owner = await self._look()
+            _, owner = await self._read_keys()
         except (ClusterUnavailable, Refused):  # Unknown. Without the stream nobody responds: create it again.
             await self._ensure_again()
             return True
