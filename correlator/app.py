@@ -1,6 +1,6 @@
 """The composition root: it builds the daemon from the configuration, starts it and stops it in order.
 
-No other file names concrete sources and sinks. The sinks serve from the first moment, before the daemon is ready: a
+No other file but `following` and `publishing`, which it calls, names concrete sources and sinks. The sinks serve from the first moment, before the daemon is ready: a
 client that connects during a long start sees that in readiness, and is not refused a connection. On a stop the source
 ends first, so that nothing changes while the sinks close their connections under a deadline. `_run` numbers the steps
 of both. An unexpected exception in any task cancels all others and ends the process with an error.
@@ -29,21 +29,18 @@ from correlator.daemon.signals import set_by
 from correlator.daemon.supervisor import Supervisor
 from correlator.following import Following
 from correlator.following import following as build
-from correlator.jobs.exports import Exports
 from correlator.jobs.stored_forecasts import StoredForecasts
 from correlator.ops import logs, metrics, stalls
 from correlator.pipeline.checkpoint import Checkpoint, Saved
-from correlator.pipeline.hub import Hub, wall_clock
 from correlator.pipeline.pipeline import Pipeline
 from correlator.pipeline.saver import Saver
 from correlator.pipeline.stream_checkpoint import newest
+from correlator.publishing import cluster_sink, mqtt_sink, otlp_sink
 from correlator.sinks import Sink
 from correlator.sinks.cluster.election import Lease
 from correlator.sinks.http.listener import ListenerConfig
 from correlator.sinks.http.server import HttpSink, Listener
-from correlator.sinks.mqtt.outbox import PendingEvent
 from correlator.sinks.mqtt.sink import MqttSink
-from correlator.sinks.otlp.sink import OtlpSink
 from correlator.sinks.webhooks.sink import WebhookSink
 from correlator.sources.db.mariadb import MariaDBDatabase
 from correlator.sources.db.session import Database
@@ -169,10 +166,11 @@ async def _follow(
     config, following, supervisor = process.config, term.following, term.supervisor
     hub, pipeline = following.hub, following.pipeline
     # Start, 5: Build the other sinks and the saver.
-    mqtt = _mqtt(config, hub, saved)
-    otlp = _otlp(config, hub, saved)
+    mqtt = mqtt_sink(config, hub, saved)
+    otlp = otlp_sink(config, hub, saved)
     webhooks = WebhookSink(config, saved.webhooks if saved is not None else ())
-    sinks: list[Sink] = [webhooks, *(s for s in (mqtt, otlp) if s is not None)]
+    cluster = cluster_sink(config, following, tenure, saved)
+    sinks: list[Sink] = [webhooks, *(s for s in (mqtt, otlp, cluster) if s is not None)]
     unacknowledged = mqtt.unacknowledged if mqtt is not None else dict
     stored = StoredForecasts(hub.forecasts)
     exports = otlp.exports if otlp is not None else None
@@ -186,6 +184,7 @@ async def _follow(
         exports,
         webhooks.pending,
         tenure.stream if tenure is not None else None,
+        cluster.state if cluster is not None else lambda: ({}, None),
     )
     hub.readiness["checkpoint"] = saver.describe
     publishing = {group.create_task(sink.run(hub), name=type(sink).__name__) for sink in sinks}
@@ -309,26 +308,6 @@ def _http(config: Config, listener: ListenerConfig, served: asyncio.Future[str])
         unknown_id_wait=config.http.unknown_id_wait,
         on_ready=served.set_result,
     )
-
-
-def _mqtt(config: Config, hub: Hub, saved: Saved | None) -> MqttSink | None:
-    """Build the MQTT sink, with the unacknowledged events of the last run. None if no broker is configured."""
-    if config.mqtt.url is None:
-        return None
-    pending = [PendingEvent(job_id, payload) for job_id, payload in (saved.events if saved is not None else ())]
-    mqtt = MqttSink(config.mqtt, retention=config.jobs.retention, pending_events=pending)
-    hub.readiness["mqtt"] = mqtt.describe
-    return mqtt
-
-
-def _otlp(config: Config, hub: Hub, saved: Saved | None) -> OtlpSink | None:
-    """Build the OTLP sink, with the state of the last run. None if no receiver is configured."""
-    if config.otlp.url is None:
-        return None
-    last = saved.exports if saved is not None else None
-    otlp = OtlpSink(config, Exports(config.otlp.delay, wall_clock(), time.monotonic(), last))
-    hub.readiness["otlp"] = otlp.describe
-    return otlp
 
 
 async def _announce(

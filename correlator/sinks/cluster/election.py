@@ -71,7 +71,7 @@ class Lease:
 
     async def acquire(self) -> Fence:
         """Wait as the standby until this process holds the lease. Returns the fence of its writes."""
-        self.active = False
+        self.active, self.report = False, dict
         self._lost.clear()
         self.holder = f"{self.connection.name}-{secrets.token_hex(4)}"
         self.owner = json.dumps({"holder": self.holder, "at": int(time.time())}).encode()

@@ -1,0 +1,59 @@
+"""Builds the sinks of a term that publish to other programs, with what the last run left for them."""
+
+from __future__ import annotations
+
+import time
+
+from correlator.collector import Tenure
+from correlator.config.schema import Config
+from correlator.following import Following
+from correlator.jobs.exports import Exports
+from correlator.pipeline.checkpoint import Saved
+from correlator.pipeline.hub import Hub, wall_clock
+from correlator.sinks.cluster import alive
+from correlator.sinks.cluster.sink import ClusterSink
+from correlator.sinks.mqtt.outbox import PendingEvent
+from correlator.sinks.mqtt.sink import MqttSink
+from correlator.sinks.otlp.sink import OtlpSink
+
+
+def mqtt_sink(config: Config, hub: Hub, saved: Saved | None) -> MqttSink | None:
+    """Build the MQTT sink, with the unacknowledged events of the last run. None if no broker is configured."""
+    if config.mqtt.url is None:
+        return None
+    pending = [PendingEvent(job_id, payload) for job_id, payload in (saved.events if saved is not None else ())]
+    mqtt = MqttSink(config.mqtt, retention=config.jobs.retention, pending_events=pending)
+    hub.readiness["mqtt"] = mqtt.describe
+    return mqtt
+
+
+def otlp_sink(config: Config, hub: Hub, saved: Saved | None) -> OtlpSink | None:
+    """Build the OTLP sink, with the state of the last run. None if no receiver is configured."""
+    if config.otlp.url is None:
+        return None
+    last = saved.exports if saved is not None else None
+    otlp = OtlpSink(config, Exports(config.otlp.delay, wall_clock(), time.monotonic(), last))
+    hub.readiness["otlp"] = otlp.describe
+    return otlp
+
+
+def cluster_sink(
+    config: Config, following: Following, tenure: Tenure | None, saved: Saved | None
+) -> ClusterSink | None:
+    """Build the cluster sink, with the state of the last run, and have the alive key say how this daemon is."""
+    if tenure is None:
+        return None
+    hub, lease, started_at = following.hub, tenure.lease, wall_clock()
+    sink = ClusterSink(
+        lease.connection,
+        lease.instance,
+        lease.owner,
+        tenure.fence,
+        lambda _: lease.lose(),
+        lambda: hub.status.log_read_to,
+        events=saved.cluster if saved is not None else (),
+        position=saved.position if saved is not None else None,
+    )
+    lease.report = lambda: alive.report(hub, started_at, config.jobs.external_id_keys)
+    hub.readiness["cluster"] = lambda: sink.describe() | lease.describe()
+    return sink
