@@ -1,9 +1,10 @@
 """The composition root: it builds the daemon from the configuration, starts it and stops it in order.
 
-No other file but `following` and `publishing`, which it calls, names concrete sources and sinks. The sinks serve from the first moment, before the daemon is ready: a
-client that connects during a long start sees that in readiness, and is not refused a connection. On a stop the source
-ends first, so that nothing changes while the sinks close their connections under a deadline. `_run` numbers the steps
-of both. An unexpected exception in any task cancels all others and ends the process with an error.
+No other file but `following` and `publishing`, which it calls, names concrete sources and sinks. The sinks serve from
+the first moment, before the daemon is ready: a client that connects during a long start sees that in readiness, and is
+not refused a connection. On a stop the source ends first, so that nothing changes while the sinks close their
+connections under a deadline. `_term` and `_follow` number the steps of both. An unexpected exception in any task
+cancels all others and ends the process with an error.
 """
 
 from __future__ import annotations
