@@ -1,7 +1,7 @@
 """What of the lock file runs the program: a requirements file for pip, with hashes, without what only developers need.
 
 It is the part of requirements/dev.txt that leads, by the lock's own "via" lines, to the dependencies that
-pyproject.toml gives the program and the extra `fast`. `python -m deploy.locked` prints it.
+pyproject.toml gives the program and the extras `fast` and `cluster`. `python -m deploy.locked` prints it.
 """
 
 import re
@@ -11,7 +11,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 REPOSITORY = Path(__file__).parent.parent
-EXTRAS = ("fast",)
+EXTRAS = ("fast", "cluster")
+
+LEFT_OUT = frozenset({"nkeys"})
+"""What an extra names and the program can do without: it has no wheel, and client certificates do not need it."""
+
 _ENTRY = re.compile(r"(?P<name>[a-z0-9-]+)==(?P<version>[^\s;]+)(?: *; *(?P<marker>[^\\]+?))? *\\?$", re.MULTILINE)
 
 
@@ -39,7 +43,7 @@ def running(repository: Path = REPOSITORY) -> list[Locked]:
     releases = parse((repository / "requirements" / "dev.txt").read_text())
     if missing := needed - {release.name for release in releases}:
         raise ValueError(f"requirements/dev.txt lacks {', '.join(sorted(missing))}: say make lock")
-    while more := {release.name for release in releases if release.via & needed} - needed:
+    while more := {release.name for release in releases if release.via & needed} - needed - LEFT_OUT:
         needed |= more
     return [release for release in releases if release.name in needed]
 

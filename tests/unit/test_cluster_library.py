@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from msgspec.structs import replace
 
 from correlator.cluster.connection import Connection
 from correlator.errors import ConfigError
@@ -30,6 +31,13 @@ async def test_a_cluster_without_the_library_is_a_problem_of_the_settings(monkey
     monkeypatch.setitem(sys.modules, "nats.aio.client", None)
     with pytest.raises(ConfigError, match="needs the Python package nats-py"):
         Connection(settings("nats://127.0.0.1:4222"), "collector")
+
+
+async def test_without_the_package_of_signatures_a_certificate_is_the_way(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "nkeys", None)
+    Connection(settings("nats://127.0.0.1:4222"), "collector")
+    with pytest.raises(ConfigError, match=r"needs the Python package nkeys\. A certificate"):
+        Connection(replace(settings("nats://127.0.0.1:4222"), credentials_file=tmp_path / "x"), "collector")
 
 
 def test_the_client_of_the_library_has_what_the_connection_uses():
