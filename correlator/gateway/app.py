@@ -30,7 +30,10 @@ from correlator.daemon.supervisor import Supervisor
 from correlator.errors import ConfigError
 from correlator.gateway.fleet import Fleet
 from correlator.gateway.ordered_consumer import OrderedConsumer
+from correlator.jobs.model.facts import Status
+from correlator.jobs.remote import RemoteJobs
 from correlator.ops import cluster_metrics, logs, metrics, stalls
+from correlator.pipeline.job_metrics import STATUSES
 from correlator.sinks.http.listener import ListenerConfig
 from correlator.sinks.http.server import HttpSink, Listener
 
@@ -114,6 +117,7 @@ class Gateway:
     ) -> None:
         """Serve until `stop` is set."""
         metrics.BUILD.info(_build())
+        _count_jobs(self.fleet.hub.published)
         cluster_metrics.BEHIND.set_function(lambda: self._jobs.behind)
         cluster_metrics.STALE.set_function(self._stale_seconds)
         log.info("correlator gateway %s reads %s", __version__, self._config.cluster.url)
@@ -214,6 +218,17 @@ class Gateway:
             ended = self._supervisor.reloads()
             await reload.run()
             ended()
+
+
+def _count_jobs(published: RemoteJobs) -> None:
+    """Have a scrape get the numbers of jobs as they are then."""
+
+    def count(status: Status) -> Callable[[], float]:
+        return lambda: published.counts[status]
+
+    for status in STATUSES:
+        metrics.JOBS.labels(status).set_function(count(status))
+    metrics.JOBS_STALLED.set_function(lambda: published.stalled)
 
 
 def _log_level(config: Config) -> Callable[[], None]:

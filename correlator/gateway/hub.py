@@ -94,7 +94,7 @@ class RemoteHub(Hub):
 
     @property
     def running(self) -> int:
-        return sum(shown.view.status is Status.RUNNING for shown in self.published.all())
+        return self.published.counts[Status.RUNNING]
 
     def reaches(self, seq: int) -> bool:
         return not self.status.loading and self.published.reaches(seq, self.clock())

@@ -81,8 +81,8 @@ class JobDirectory(ABC):
         before, after = (v.external_ids if v is not None else () for v in views)
         contexts = [(v.context_id,) if v is not None and v.context_id else () for v in views]
         was, is_now = (v.age_key if v is not None else NO_AGE for v in views)
-        external = self._external.move(job_id, before, was, after, is_now)
-        context = self._contexts.move(job_id, contexts[0], was, contexts[1], is_now)
+        external = self._external.move(job_id, before, was, after, is_now) if before or after else {}
+        context = self._contexts.move(job_id, contexts[0], was, contexts[1], is_now) if any(contexts) else {}
         return external, set[str]().union(*external.values(), *context.values())
 
     def _age_key(self, job_id: str) -> AgeKey:

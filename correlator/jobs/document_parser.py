@@ -163,9 +163,12 @@ def _seconds(text: str) -> int:
 
 
 def _step(step_id: int, step: _Step) -> StepRecord:
+    started, ended = step.started_at, step.ended_at
     return StepRecord(
-        step_id, step.name, step.seq, step.status, _time(step.started_at), _time(step.ended_at), step.error,
-        step.error_cut,
+        step_id, step.name, step.seq, step.status,
+        None if started is None else _seconds(started[:19]) * 1_000_000 + int(started[20:-1]),  # as `micros`, inlined:
+        None if ended is None else _seconds(ended[:19]) * 1_000_000 + int(ended[20:-1]),  # most times are of steps
+        step.error, step.error_cut,
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from msgspec import Struct
 from correlator.jobs.directory import JobDirectory, names_differ
 from correlator.jobs.ids import Names
 from correlator.jobs.model.changes import Change, Reason
+from correlator.jobs.model.facts import Status
 from correlator.jobs.model.rows import Micros
 from correlator.jobs.model.views import PublishedJob
 
@@ -41,12 +42,15 @@ class Removed(Struct, frozen=True, gc=False):
 class RemoteJobs(JobDirectory):
     """The jobs of one appliance, or of all, by the order of their revisions. Only its owner changes it.
 
-    `complete_from`: all jobs that started at or after this time are in memory, as far as is known.
+    `complete_from`: all jobs that started at or after this time are in memory, as far as is known. `counts`, `stalled`:
+    the number of jobs by status, and of those that are stalled.
     """
 
     def __init__(self, remembered: Micros = REMEMBERED, max_removed: int = MAX_REMOVED) -> None:
         super().__init__()
         self.complete_from: Micros | None = None
+        self.counts: dict[Status, int] = dict.fromkeys(Status, 0)
+        self.stalled = 0
         self._remembered = remembered
         self._max_removed = max_removed
         self._removed: OrderedDict[str, Removed] = OrderedDict()
@@ -68,6 +72,7 @@ class RemoteJobs(JobDirectory):
             return []
         self._removed.pop(job_id, None)
         self._jobs.pop(job_id, None)
+        self._count(old, shown)
         self._jobs[job_id] = shown  # at the end: the order is that of the revisions
         self.seq = max(self.seq, shown.rev)
         changes = [Change(job_id, shown.rev, old, shown)]
@@ -89,6 +94,7 @@ class RemoteJobs(JobDirectory):
         if old is None:
             return []
         del self._jobs[job_id]
+        self._count(old, None)
         _, owners = self.move_names(job_id, old.view, None)
         return [Change(job_id, seq, old, None, reason), *self._moved(owners - {job_id}, seq)]
 
@@ -103,6 +109,7 @@ class RemoteJobs(JobDirectory):
         """Begin again with another stream."""
         self.seq, self._forgotten, self.complete_from = 0, 0, None
         self._jobs, self._external, self._contexts = {}, Names(self._age_key), Names(self._age_key)
+        self.counts, self.stalled = dict.fromkeys(Status, 0), 0
         self._removed.clear()
         self._marks.clear()
 
@@ -134,6 +141,14 @@ class RemoteJobs(JobDirectory):
         return sorted(found, key=lambda change: change.seq)
 
     # -- internal
+
+    def _count(self, old: PublishedJob | None, new: PublishedJob | None) -> None:
+        if old is not None:
+            self.counts[old.view.status] -= 1
+            self.stalled -= old.stalled
+        if new is not None:
+            self.counts[new.view.status] += 1
+            self.stalled += new.stalled
 
     def _moved(self, owners: set[str], seq: int) -> list[Change]:
         """A change of each job that an ID started or stopped resolving to. Their documents stay as they are."""

@@ -77,6 +77,7 @@ def test_changes_since_any_position_lead_to_the_newest_state_at_every_gateway(ma
         for jobs in (old, small):
             read(jobs, job_id, stream.seq, stream.now, names)
     for jobs in (old, small, stream.started_gateway(), stream.started_gateway(max_removed)):
+        assert jobs.counts[Status.COMPLETED] == sum(jobs.counts.values()) == len(jobs)
         assert {shown.job_id: shown.rev for shown in jobs.all()} == stream.states[-1]
         for seq, state in enumerate(stream.states):
             if not jobs.reaches(seq, stream.now):
