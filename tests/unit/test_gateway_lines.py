@@ -1,0 +1,70 @@
+"""Log lines at a gateway: lost ones are counted, and those of unknown jobs wait for a bounded time, in bounded room."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from correlator.gateway import log_lines
+from correlator.gateway.log_lines import LogLines
+
+
+def message(first: int, *job_ids: str, run: str = "r", text: str = "m") -> bytes:
+    at = "2025-09-22T15:12:13.000000Z"
+    lines = [
+        {"job_id": i, "event_id": first + n, "level": "INFO", "step_id": None, "message": text, "attrs": None, "at": at}
+        for n, i in enumerate(job_ids)
+    ]
+    return json.dumps({"run": run, "first": first, "lines": lines}).encode()
+
+
+def ids(result: Any) -> dict[str, list[int]]:
+    return {instance: [row.entry.event_id for row in rows] for instance, rows in result[0].items()}
+
+
+def known(job_id: str) -> bool:
+    return job_id.startswith("known")
+
+
+def test_a_gap_in_the_numbers_of_a_run_is_the_number_of_lost_lines():
+    lines = LogLines()
+    assert lines.read("dc1", message(5, "known"), known)[1] == {}
+    assert lines.read("dc1", message(6, "known", "known"), known)[1] == {}
+    assert lines.read("dc1", message(11, "known"), known)[1] == {"dc1": 3}
+    assert lines.read("dc2", message(1, "known"), known)[1] == {}
+    assert lines.read("dc1", message(1, "known", run="another"), known)[1] == {}
+
+
+def test_lines_of_an_unknown_job_wait_until_it_appears_and_keep_their_order():
+    lines = LogLines()
+    assert ids(lines.read("dc1", message(1, "known", "new", "known"), known)) == {"dc1": [1, 3]}
+    assert ids(lines.read("dc1", message(4, "new"), lambda _: True)) == {}
+    assert ids(lines.appeared(["other", "new"])) == {"dc1": [2, 4]}
+    assert ids(lines.read("dc1", message(5, "new"), lambda _: True)) == {"dc1": [5]}
+
+
+def test_lines_whose_job_does_not_appear_in_time_are_given_up():
+    lines = LogLines()
+    lines.read("dc1", message(1, "new"), known)
+    lines.expire(time.monotonic() + log_lines.WAIT_FOR + 1)
+    assert ids(lines.appeared(["new"])) == {}
+
+
+def test_waiting_lines_have_a_bound_in_bytes_and_those_beyond_it_count_as_lost(monkeypatch):
+    monkeypatch.setattr(log_lines, "MAX_WAITING", 10_000)
+    lines = LogLines()
+    lost = 0
+    for n in range(1, 101):
+        lost += lines.read("dc1", message(n, f"new {n}", text="x" * 500), known)[1].get("dc1", 0)
+    left = [n for n in range(1, 101) if ids(lines.appeared([f"new {n}"]))]
+    assert left == list(range(101 - len(left), 101))
+    assert (lost, 5 < len(left) < 10) == (100 - len(left), True)
+
+
+def test_what_is_no_message_of_lines_changes_nothing():
+    lines = LogLines()
+    lines.read("dc1", message(1, "known"), known)
+    assert lines.read("dc1", b"{", known) == ({}, {})
+    assert lines.read("dc1", message(2, "known").replace(b"2025", b"when"), known) == ({}, {})
+    assert ids(lines.read("dc1", message(2, "known"), known)) == {"dc1": [2]}
