@@ -23,6 +23,7 @@ def report(hub: Hub, started_at: Micros, id_keys: Sequence[str]) -> dict[str, An
         "error": database["error"],
         "lag_seconds": database["lag_seconds"],
         "jobs": len(hub.published),
+        "complete_since": job_document.rfc3339(hub.published.complete_since(hub.clock())),
         "started_at": job_document.rfc3339(started_at),
         "id_keys": list(id_keys),
     }
