@@ -74,8 +74,10 @@ async def fake() -> AsyncIterator[PageServer]:
 
 @pytest.fixture
 async def context(browser: Browser) -> AsyncIterator[BrowserContext]:
+    from tests.support.browser import PATIENCE
+
     context = await browser.new_context(viewport={"width": 1280, "height": 800}, timezone_id="UTC", locale="en-GB")
-    context.set_default_timeout(5000)
+    context.set_default_timeout(PATIENCE)
     yield context
     await context.close()
 

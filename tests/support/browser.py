@@ -21,4 +21,9 @@ from playwright.async_api import (  # type: ignore[import-not-found, unused-igno
     expect,
 )
 
-__all__ = ["Browser", "BrowserContext", "Page", "async_playwright", "expect"]
+PATIENCE = 30_000
+"""Milliseconds to wait for a page or for what it should show: a busy machine takes seconds to load the modules."""
+
+expect.set_options(timeout=PATIENCE)
+
+__all__ = ["PATIENCE", "Browser", "BrowserContext", "Page", "async_playwright", "expect"]
