@@ -130,6 +130,15 @@ async def test_the_address_of_a_job_names_its_appliance_and_opens_the_one_there(
     await expect(other.get_by_text("No job of dc2 has this ID yet")).to_be_visible()
 
 
+async def test_an_address_of_an_appliance_that_is_not_known_says_so_until_it_comes(fleet, page):
+    known(fleet, document("x", instance="dc9"))
+    await page.goto(f"{fleet.url}/#/i/dc9/jobs/x")
+    await expect(page.get_by_role("heading", level=1)).to_have_text("No appliance is named dc9")
+    assert await page.get_by_role("link", name="Search on all appliances").get_attribute("href") == "#/jobs/x"
+    fleet.instances.append(appliance("dc9"))
+    await expect(page.get_by_role("heading", level=1)).to_have_text("vm-x")
+
+
 async def test_the_page_of_one_appliance_shows_it_alone_and_leads_to_all(fleet, page):
     known(fleet, document("a", instance="dc1"), document("b", instance="dc2"))
     await page.goto(f"{fleet.url}/i/dc1/")

@@ -130,3 +130,13 @@ export function OwnAppliance({ fleet }) {
   }
   return html`<p class="own-appliance"><b>${HERE.instance}</b> <a href=${HERE.root.href}>All appliances</a></p>`;
 }
+
+/** In place of a view whose address names an appliance that the gateway does not know. `address`: on all of them. */
+export function UnknownAppliance({ name, address }) {
+  return html`<div class="waiting">
+    <p><a class="back" href="#/">${icon("back")} All jobs</a></p>
+    <h1 tabindex="-1">No appliance is named ${name}</h1>
+    <p class="soft">Nothing has come from a collector of that name. This page goes on as soon as something does.</p>
+    <p><a href=${address}>Search on all appliances</a></p>
+  </div>`;
+}

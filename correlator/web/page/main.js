@@ -1,6 +1,6 @@
 /** The page: it selects the view by the address, handles global keys, and re-renders every second. */
 
-import { OwnAppliance, SilentBanner } from "./appliances.js";
+import { OwnAppliance, SilentBanner, UnknownAppliance } from "./appliances.js";
 import { Banner, Refused, ConnectionState } from "./connection.js";
 import { EntityPage } from "./entity.js";
 import { Fleet } from "./fleet.js";
@@ -12,7 +12,7 @@ import { ListPage } from "./list.js";
 import { markCounts } from "./marks.js";
 import { HERE } from "./place.js";
 import { keep, kept } from "./preferences.js";
-import { parse } from "./route.js";
+import { entityAddress, jobAddress, parse } from "./route.js";
 import { Session } from "./session.js";
 import { theme, toggleTheme } from "./theme.js";
 import { isUtc, useUtc, zoneName } from "./times.js";
@@ -159,9 +159,20 @@ class Page extends Component {
 
   #counted = (listing) => markCounts(listing, this.state.connection);
 
+  /** True if the address names an appliance that the gateway does not know. */
+  get #isUnknown() {
+    const { route, fleet } = this.state;
+    return fleet.state === "known" && route.instance !== "" && !fleet.instances.has(route.instance);
+  }
+
   #view() {
     const { route, session, active, fleet, now, connection } = this.state;
     const { instance } = route;
+    if (this.#isUnknown) {
+      return html`<${UnknownAppliance} name=${instance} address=${
+        route.view === "job" ? jobAddress(route.id) : entityAddress(route.name)
+      } />`;
+    }
     switch (route.view) {
       case "job":
         return html`<${JobPage} key=${`${instance} ${route.id}`} id=${route.id} instance=${instance} line=${route.line}
@@ -203,7 +214,7 @@ class Page extends Component {
           ${icon(state.theme === "dark" ? "sun" : "moon")}
         </button>
         <${SilentBanner} fleet=${fleet} instance=${route.instance || HERE.instance} now=${now} />
-        <${Banner} connection=${connection} asOf=${active.clock.asOf} of=${source} />
+        ${!this.#isUnknown && html`<${Banner} connection=${connection} asOf=${active.clock.asOf} of=${source} />`}
       </header>
       <main id="main" key=${isUtc()} tabindex="-1" class=${connection.state === "live" ? "" : "is-old"}>
         ${connection.state === "refused" && html`<${Refused} connection=${connection} onToken=${this.#enter} />`}
