@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.axe import AXE, findings
 from tests.support.browser import expect
 from tests.support.page_server import document, forecasted, stamp, step
 
-AXE = Path(__file__).parent / "vendor" / "axe.min.js"
 UUID = "e8f15a6d-c5f4-4d69-af72-194b96a0c7fb"
 LONG = "a-name-without-any-place-to-break-it-" * 8
 AHEAD = [("copy", 1.0, 90.0), (LONG, 0.1, 30.0)]
@@ -76,15 +75,6 @@ async def shown(page, fake, view: str) -> None:
     await expect(what).to_be_visible()
     if view == "job":
         await expect(page.get_by_role("region", name="Log lines").get_by_role("listitem").last).to_be_visible()
-
-
-async def findings(page) -> list[tuple[str, str, Any]]:
-    result = await page.evaluate("axe.run(document, {resultTypes: ['violations']})")
-    return [
-        (each["impact"], each["id"], [node["html"][:160] for node in each["nodes"][:3]])
-        for each in result["violations"]
-        if each["impact"] in ("serious", "critical")
-    ]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
