@@ -66,7 +66,7 @@ async def test_a_fleet_without_jobs_shows_its_appliances_and_asks_for_them_again
     await page.goto(fleet.url)
     await expect(chip(page, "dc3")).to_be_visible()
     fleet.instances.append(appliance("dc4"))
-    await page.clock.run_for(6000)
+    await page.clock.run_for(40_000)
     await expect(chip(page, "dc4")).to_be_visible()
 
 
@@ -94,6 +94,24 @@ async def test_a_silent_appliance_has_a_banner_and_the_time_of_its_jobs_stands(f
     await expect(table.get_by_role("row", name="dc3")).to_contain_text("1.2.3")
     fleet.instances[0] = appliance("dc1")
     await expect(page.locator(".silent-banner")).to_have_count(0, timeout=15_000)
+
+
+async def test_a_silent_appliance_does_not_make_the_jobs_of_the_others_old(fleet, page):
+    known(fleet, document("a", instance="dc1"), document("b", instance="dc2"))
+    await page.goto(fleet.url)
+    await expect(chip(page, "dc1")).to_contain_text("1")
+    fleet.instances[0] = appliance("dc1", online=False, last_seen=stamp(30))
+    await fleet.send(type="status", source="stale", lag_seconds=30.0)
+    await expect(page.locator(".silent-banner")).to_contain_text("The collector of dc1 is silent")
+    await expect(page.locator(".connection-state")).to_contain_text("Live")
+    await expect(page.locator(".banner")).to_have_count(1)
+    elapsed = rows(page).filter(has_text="vm-b").locator(".row-elapsed")
+    before = await elapsed.inner_text()
+    await expect(elapsed).not_to_have_text(before)  # its time goes on
+    fleet.instances[:] = [one | {"online": False} for one in fleet.instances]
+    await fleet.send(type="status", source="down", lag_seconds=31.0)
+    await expect(page.locator(".connection-state")).to_contain_text("Stale")
+    await expect(page.get_by_text("The cluster does not answer.")).to_be_visible()
 
 
 async def test_the_address_of_a_job_names_its_appliance_and_opens_the_one_there(fleet, page, context):

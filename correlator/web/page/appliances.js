@@ -19,6 +19,16 @@ export class Appliances extends Component {
     onChoose(chosen.includes(name) ? chosen.filter((each) => each !== name) : [...chosen, name].sort());
   };
 
+  #unfold = () => {
+    const open = this.state.open !== true;
+    this.props.fleet.isHasty = open;
+    this.setState({ open });
+  };
+
+  componentWillUnmount() {
+    this.props.fleet.isHasty = false;
+  }
+
   render({ fleet, counts, chosen, now }, { open }) {
     const all = everyOne(fleet, counts, chosen);
     const few = all.length <= MOST_CHIPS;
@@ -38,7 +48,7 @@ export class Appliances extends Component {
       ${
         fleet.instances.size > 0 &&
         html`<button type="button" class="quiet-button fleet-more" aria-expanded=${String(open === true)}
-        onClick=${() => this.setState({ open: open !== true })}>
+        onClick=${this.#unfold}>
         ${hidden > 0 ? `and ${counted(hidden, "more appliance")}` : "Health"}</button>`
       }
       ${open === true && html`<${Table} fleet=${fleet} counts=${counts} now=${now} />`}
@@ -132,11 +142,21 @@ export function OwnAppliance({ fleet }) {
 }
 
 /** In place of a view whose address names an appliance that the gateway does not know. `address`: on all of them. */
-export function UnknownAppliance({ name, address }) {
-  return html`<div class="waiting">
-    <p><a class="back" href="#/">${icon("back")} All jobs</a></p>
-    <h1 tabindex="-1">No appliance is named ${name}</h1>
-    <p class="soft">Nothing has come from a collector of that name. This page goes on as soon as something does.</p>
-    <p><a href=${address}>Search on all appliances</a></p>
-  </div>`;
+export class UnknownAppliance extends Component {
+  componentDidMount() {
+    this.props.fleet.isHasty = true;
+  }
+
+  componentWillUnmount() {
+    this.props.fleet.isHasty = false;
+  }
+
+  render({ name, address }) {
+    return html`<div class="waiting">
+      <p><a class="back" href="#/">${icon("back")} All jobs</a></p>
+      <h1 tabindex="-1">No appliance is named ${name}</h1>
+      <p class="soft">Nothing has come from a collector of that name. This page goes on as soon as something does.</p>
+      <p><a href=${address}>Search on all appliances</a></p>
+    </div>`;
+  }
 }

@@ -1,5 +1,6 @@
 /**
- * The appliances of a gateway and their health, requested every few seconds while the page is visible.
+ * The appliances of a gateway and their health, requested from time to time while the page is visible, and at once when
+ * the state of the connection's source changes: many pages may be open.
  *
  * A daemon without a cluster has none: nothing is requested until something names an appliance.
  */
@@ -7,8 +8,11 @@
 import { HERE, isGateway } from "./place.js";
 import { brief, moment } from "./times.js";
 
-const EVERY = 5000;
-/** Milliseconds between two requests. */
+const EVERY = 30_000;
+const SOON = 5000;
+/** Milliseconds between two requests; `SOON` while a view shows the answer. */
+const WITHIN = 2000;
+/** Milliseconds in which all pages ask after a change of the source. */
 const ANSWER_WITHIN = 10_000;
 const BEHIND = 5;
 /** Seconds of lag from which on an appliance is shown as behind. */
@@ -18,6 +22,8 @@ export class Fleet {
   #onChange;
   #timer = 0;
   #isAsking = false;
+  #isHasty = false;
+  #source = null;
   #closed = new AbortController();
 
   /** `unknown` until something names an appliance, `asked`, `known`, or `absent` if this is no gateway. */
@@ -51,6 +57,33 @@ export class Fleet {
     }
   }
 
+  /** A view shows the health of the appliances, or it no longer does: asks more often. */
+  set isHasty(isHasty) {
+    this.#isHasty = isHasty;
+    if (isHasty && this.state === "known") {
+      this.#ask();
+    }
+  }
+
+  /**
+   * The connection to the whole fleet as it is shown: an appliance that is silent does not make the others old. Call it
+   * with each change.
+   */
+  shown(connection) {
+    const { state, source } = connection;
+    if (source !== this.#source && this.state === "known") {
+      this.#source = source;
+      clearTimeout(this.#timer);
+      this.#timer = setTimeout(() => this.#ask(), Math.random() * WITHIN);
+    }
+    const isPartial = state === "stale" && (source === "stale" || source === "down") && this.#isAnyOnline;
+    return isPartial ? { ...connection, state: "live", source: null } : connection;
+  }
+
+  get #isAnyOnline() {
+    return [...this.instances.values()].some((known) => known.online);
+  }
+
   /** True if nothing comes from the collector of an appliance. */
   isSilent(instance) {
     return this.instances.get(instance)?.online === false;
@@ -80,7 +113,8 @@ export class Fleet {
     }
     this.#isAsking = false;
     if (this.state !== "absent" && !this.#closed.signal.aborted) {
-      this.#timer = setTimeout(() => document.visibilityState === "visible" && this.#ask(), EVERY);
+      const wait = this.#isHasty ? SOON : EVERY * (0.8 + 0.4 * Math.random());
+      this.#timer = setTimeout(() => document.visibilityState === "visible" && this.#ask(), wait);
     }
   }
 

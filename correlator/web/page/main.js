@@ -73,12 +73,18 @@ class Page extends Component {
     if (before !== active && before !== session) {
       before.close();
     }
-    this.setState({ session, active, route, connection: active.client.connection, now: active.clock.now() });
+    this.setState({ session, active, route, ...this.#connected(active) });
     this.#unwatch();
-    this.#unwatch = active.client.onConnection((connection) => {
-      active.clock.connected(connection);
-      this.setState({ connection, now: active.clock.now() });
-    });
+    this.#unwatch = active.client.onConnection(() => this.setState(this.#connected(active)));
+  }
+
+  /** The connection of a session as the page shows it, and the time there. */
+  #connected(active) {
+    const { fleet } = this.state;
+    const isOfAll = active.instance === "" && HERE.instance === "" && fleet.state === "known";
+    const connection = isOfAll ? fleet.shown(active.client.connection) : active.client.connection;
+    active.clock.connected(connection);
+    return { connection, now: active.clock.now() };
   }
 
   /** True if the page's own session has the jobs of an appliance: it is of that one alone, or there is no fleet. */
@@ -90,8 +96,9 @@ class Page extends Component {
     const { session, active, route, fleet } = this.state;
     if (fleet.state === "absent" && active !== session) {
       this.#activate(session, route);
+    } else {
+      this.setState(this.#connected(active));
     }
-    this.setState({});
   };
 
   #routed = () => {
@@ -169,7 +176,7 @@ class Page extends Component {
     const { route, session, active, fleet, now, connection } = this.state;
     const { instance } = route;
     if (this.#isUnknown) {
-      return html`<${UnknownAppliance} name=${instance} address=${
+      return html`<${UnknownAppliance} name=${instance} fleet=${fleet} address=${
         route.view === "job" ? jobAddress(route.id) : entityAddress(route.name)
       } />`;
     }
