@@ -19,8 +19,8 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -28,10 +28,8 @@ from correlator.cluster import keys
 from correlator.cluster.batches import Fence, Message, put
 from correlator.cluster.connection import Connection
 from correlator.cluster.errors import ClusterUnavailable, Fenced, Refused, Unacknowledged
-from correlator.jobs import stored_forecasts
-from correlator.jobs.model.persisted import Cursor, IndexState, PersistedExports, PersistedJob
-from correlator.jobs.model.rows import LegacyRecord
 from correlator.pipeline.checkpoint import Changes, Saved
+from correlator.pipeline.checkpoint_rows import NUMBERED, SLICE, STATE, Name, Rows, rows_of, saved_of
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
@@ -53,14 +51,6 @@ READ_BYTES = 4_000_000
 READ_WITHIN = 5.0
 """Rows and bytes of one answer to a read, and seconds without a row after which it has failed."""
 
-SLICE = 100
-"""Rows that are encoded or decoded before other tasks run."""
-
-STATE = frozenset(("state", name) for name in ("at", "cursor", "memory", "begun", "done"))
-"""The rows that are not removed."""
-
-Rows = dict[tuple[str, ...], bytes]
-
 
 class StreamCheckpoint:
     """The checkpoint of `instance` in the stream. Event loop's thread only.
@@ -75,7 +65,7 @@ class StreamCheckpoint:
         self._owner = owner
         self._on_lost = on_lost
         self._fence: Fence | None = None
-        self._rows: set[tuple[str, ...]] = set()
+        self._rows: set[Name] = set()
         """The rows that the stream may have."""
         self._lost = False
         self.everything = True
@@ -103,7 +93,7 @@ class StreamCheckpoint:
             raise ClusterUnavailable("the server that was asked lags behind")
         self._rows = set(rows)
         try:
-            saved = await _saved(rows)
+            saved = await saved_of(rows)
         except (msgspec.MsgspecError, LookupError, TypeError, ValueError, UnicodeError) as error:
             log.warning("the checkpoint in the cluster cannot be used (%s): everything is read again", error)
             return None
@@ -129,48 +119,34 @@ class StreamCheckpoint:
         self._rows = (self._rows - gone) | written
         self.everything = False
 
-    async def _write(
-        self, fence: Fence, changes: Changes, *, everything: bool
-    ) -> tuple[set[tuple[str, ...]], set[tuple[str, ...]]]:
+    async def _write(self, fence: Fence, changes: Changes, *, everything: bool) -> tuple[set[Name], set[Name]]:
         """Returns the names of the rows that were written, and of those that were removed."""
-        written: set[tuple[str, ...]] = set()
-        gone: set[tuple[str, ...]] = set()
-        batch: list[Message] = []
-        size, mark = 0, b""
-        pending = _pending(changes)
-        for n, (name, value) in enumerate(_rows(changes, pending)):
+        written: set[Name] = set()
+        gone: set[Name] = set()
+        current: set[Name] = set()
+        batches = _Batches(fence, self._message)
+        memory = msgspec.msgpack.encode(changes.memory)
+        for n, (name, make) in enumerate(rows_of(changes, memory)):
             if n % SLICE == 0:
                 await asyncio.sleep(0)
+            if name[0] in NUMBERED:
+                current.add(name)
+                if not everything and name in self._rows and name[0] != "memory":
+                    continue  # The value of a number does not change.
+            value = make()
             if value is None or len(value) > MAX_ROW:
                 gone.add(name)
-                continue
-            if batch and (len(batch) >= MAX_ROWS or size + len(value) > MAX_BYTES):
-                if not mark:
-                    mark = secrets.token_hex(8).encode()
-                    batch.append(self._message(("state", "begun"), mark))
-                await fence.write(batch)
-                batch, size = [], 0
-            batch.append(self._message(name, value))
-            written.add(name)
-            size += len(value)
-        numbered = {name for name in self._rows if name[0] in ("event", "webhook", "cluster")}
-        gone = (gone & self._rows) | (numbered - set(pending))
+            else:
+                await batches.add(name, value)
+                written.add(name)
+        gone = (gone & self._rows) | {name for name in self._rows - current if name[0] in NUMBERED}
         if everything:
             gone |= {name for name in self._rows - written if name not in STATE}
         for name in gone:
-            if len(batch) >= MAX_ROWS:
-                if not mark:
-                    mark = secrets.token_hex(8).encode()
-                    batch.append(self._message(("state", "begun"), mark))
-                await fence.write(batch)
-                batch = []
-            batch.append(self._message(name, b""))
-        if everything and not mark:  # An incomplete checkpoint of a former active is complete now.
-            mark = b"1"
-            batch.append(self._message(("state", "begun"), mark))
-        if mark:
-            batch.append(self._message(("state", "done"), mark))
-        await fence.write([*batch, *(self._message(name, value) for name, value in _state(changes).items())])
+            await batches.add(name, b"")
+        state = {"at": changes.at, "cursor": changes.cursor, "memory": len(memory)}
+        # After `everything`, what a former active did not complete is complete.
+        await batches.end({name: msgspec.msgpack.encode(value) for name, value in state.items()}, mark=everything)
         return written, gone
 
     async def _own(self) -> Fence:
@@ -188,7 +164,7 @@ class StreamCheckpoint:
                 await asyncio.sleep(0.05)  # Another process wrote it meanwhile, or the answer was old.
         raise Unacknowledged("the owner key of the checkpoint cannot be written")
 
-    def _message(self, name: tuple[str, ...], value: bytes) -> Message:
+    def _message(self, name: Name, value: bytes) -> Message:
         subject = keys.checkpoint(self._instance, *name)
         return Message(subject, value) if value else Message(subject, b"", {"Nats-TTL": f"{REMOVED_FOR}s"})
 
@@ -229,6 +205,38 @@ class StreamCheckpoint:
                 await subscription.unsubscribe()
 
 
+class _Batches:
+    """Collects rows, and writes them as soon as they fill a batch. See the module for `begun` and `done`."""
+
+    def __init__(self, fence: Fence, message: Callable[[Name, bytes], Message]) -> None:
+        self._fence = fence
+        self._message = message
+        self._batch: list[Message] = []
+        self._size = 0
+        self._mark = b""
+
+    async def add(self, name: Name, value: bytes) -> None:
+        if self._batch and (len(self._batch) >= MAX_ROWS or self._size + len(value) > MAX_BYTES):
+            self._begin()
+            await self._fence.write(self._batch)
+            self._batch, self._size = [], 0
+        self._batch.append(self._message(name, value))
+        self._size += len(value)
+
+    async def end(self, state: Mapping[str, bytes], *, mark: bool) -> None:
+        """Write the last batch, with the rows of `state`. `mark`: write both marks also if there is one batch."""
+        if mark:
+            self._begin()
+        if self._mark:
+            self._batch.append(self._message(("state", "done"), self._mark))
+        await self._fence.write([*self._batch, *(self._message(("state", name), state[name]) for name in state)])
+
+    def _begin(self) -> None:
+        if not self._mark:
+            self._mark = secrets.token_hex(8).encode()
+            self._batch.append(self._message(("state", "begun"), self._mark))
+
+
 def newest(file: Saved | None, stream: Saved | None) -> Saved | None:
     """Return the one that was saved later. The clocks of two hosts may differ, so the file must also be further on."""
     if file is None or stream is None:
@@ -236,82 +244,8 @@ def newest(file: Saved | None, stream: Saved | None) -> Saved | None:
     return file if file.at > stream.at and file.cursor.head >= stream.cursor.head else stream
 
 
-def _name(subject: str) -> tuple[str, ...] | None:
+def _name(subject: str) -> Name | None:
     try:
         return tuple(keys.unescape(token) for token in subject.split(".")[3:])
     except ValueError:
         return None
-
-
-def _state(changes: Changes) -> Rows:
-    """The rows that go with the last batch."""
-    encode = msgspec.msgpack.encode
-    rows = {"at": changes.at, "cursor": changes.cursor, "memory": changes.memory}
-    return {("state", name): encode(value) for name, value in rows.items()}
-
-
-def _pending(changes: Changes) -> Rows:
-    """The rows of what is not acknowledged, by its number."""
-    encode = msgspec.msgpack.encode
-    tables = {"event": changes.events, "webhook": changes.webhooks, "cluster": changes.cluster}
-    return {(table, str(n)): encode(value) for table, values in tables.items() for n, value in values.items()}
-
-
-def _rows(changes: Changes, pending: Rows) -> Iterator[tuple[tuple[str, ...], bytes | None]]:
-    """Yield every row but those of the last batch. None: the row is to be removed."""
-    for job_id, value in changes.jobs.items():
-        yield ("job", job_id), _encoded(value) if isinstance(value, PersistedJob) else None
-        yield ("legacy", job_id), _encoded(value) if isinstance(value, LegacyRecord) else None
-    for name, blob in changes.forecasts.items():
-        yield ("forecast", name), blob
-    exports = changes.exports
-    yield ("state", "exports"), msgspec.msgpack.encode(exports.since) if exports is not None else None
-    for job_id, exported in (exports.jobs if exports is not None else {}).items():
-        yield ("export", job_id), None if exported is None else (b"\x01" if exported else b"\x00")
-    yield ("state", "position"), changes.position
-    yield from pending.items()
-
-
-def _encoded(value: PersistedJob | LegacyRecord) -> bytes | None:
-    try:
-        return msgspec.msgpack.encode(value)
-    except (ValueError, OverflowError, TypeError, RecursionError):
-        return None
-
-
-async def _saved(rows: Rows) -> Saved | None:
-    """Decode the rows, some at a time. None if they are not of one moment, or if there are none."""
-    decode = msgspec.msgpack.decode
-    if ("state", "cursor") not in rows:
-        return None
-    if rows.get(("state", "begun")) != rows.get(("state", "done")):
-        log.warning("the checkpoint in the cluster is incomplete: everything is read again")
-        return None
-    found: dict[str, list[Any]] = {"job": [], "legacy": []}
-    kinds: Mapping[str, type[PersistedJob | LegacyRecord]] = {"job": PersistedJob, "legacy": LegacyRecord}
-    numbered: dict[str, dict[int, Any]] = {"event": {}, "webhook": {}, "cluster": {}}
-    for n, (name, value) in enumerate(rows.items()):
-        if n % SLICE == 0:
-            await asyncio.sleep(0)
-        if name[0] in kinds:
-            found[name[0]].append(decode(value, type=kinds[name[0]]))
-        elif name[0] == "event":
-            numbered["event"][int(name[1])] = decode(value, type=tuple[str, bytes])
-        elif name[0] in numbered:
-            numbered[name[0]][int(name[1])] = decode(value, type=tuple[bytes, bytes])
-    since = rows.get(("state", "exports"))
-    exports = {name[1]: value == b"\x01" for name, value in rows.items() if name[0] == "export"}
-    in_order = {table: tuple(values[n] for n in sorted(values)) for table, values in numbered.items()}
-    return Saved(
-        decode(rows["state", "at"], type=float),
-        decode(rows["state", "cursor"], type=Cursor),
-        decode(rows["state", "memory"], type=IndexState),
-        tuple(found["job"]),
-        tuple(found["legacy"]),
-        in_order["event"],
-        stored_forecasts.decode({name[1]: value for name, value in rows.items() if name[0] == "forecast"}),
-        PersistedExports(decode(since, type=int), exports) if since is not None else None,
-        in_order["webhook"],
-        in_order["cluster"],
-        rows.get(("state", "position")),
-    )

@@ -19,45 +19,13 @@ from correlator.jobs.index import Index
 from correlator.jobs.model.changes import Change
 from correlator.jobs.model.facts import Entry, Kind, Reading, Status
 from correlator.jobs.model.persisted import Cursor, IndexState, PersistedExports, PersistedJob
-from correlator.jobs.model.rows import JobRecord, LegacyRecord, LogRow, StepRecord
+from correlator.jobs.model.rows import JobRecord, LegacyRecord, LogRow
 from correlator.jobs.outcome import Outcome
 from correlator.jobs.stored_forecasts import StoredForecasts
 from correlator.pipeline.checkpoint import Changes, Checkpoint, Saved
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.saver import Saver
-
-NOW = 1_758_550_000_000_000
-
-
-def filled(count: int = 3) -> Index:
-    index = Index()
-    index.loading = False
-    for n in range(count):
-        job_id = f"job{n}"
-        record = JobRecord(
-            job_id,
-            status="running" if n else "failed",
-            started_at=NOW - n,
-            completed_at=None if n else NOW,
-            external_job_id=f"e{n}",
-            parent_job_id="job0" if n == 1 else None,
-            metadata='{"vm_name": "v"}',
-            error_message=None if n else "boom",
-        )
-        step = StepRecord(n, "s", 1, "running", NOW)
-        rows = [
-            Entry(10 * n, NOW, "INFO", "Job started", index.advance_clock(), job_id, kind=Kind.JOB_STARTED, by="attrs"),
-            Entry(10 * n + 1, NOW, "ERROR", "broken", index.advance_clock(), job_id, step_id=n, by="attrs"),
-        ]
-        index.apply([Reading(job_id, index.advance_clock(), record, (step,)), *rows], NOW)
-    index.apply_legacy([LegacyRecord(1, "legacy", "snapshotting", created_at=NOW, updated_at=NOW, apart=True)], (), NOW)
-    return index
-
-
-def changes(index: Index, cursor: Cursor | None = None, **events: bytes) -> Changes:
-    numbered = {int(n[1:]): ("j", payload) for n, payload in events.items()}
-    jobs = {i: index.persistence.get(i) for i in index.persistence.changed()}
-    return Changes(5.0, cursor or Cursor(7), index.state(), jobs, numbered)
+from tests.support.saved_index import NOW, changes, filled
 
 
 def left(path: Path, source: str = "s") -> Saved | None:

@@ -1,0 +1,109 @@
+"""The rows of a checkpoint as keys and values: what a write has, and what is made of those that are read."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from correlator.jobs import stored_forecasts
+from correlator.jobs.model.persisted import Cursor, IndexState, PersistedExports, PersistedJob
+from correlator.jobs.model.rows import LegacyRecord
+from correlator.pipeline.checkpoint import Changes, Saved
+
+log = logging.getLogger(__name__)
+
+Name = tuple[str, ...]
+"""The table and the key of a row."""
+
+SLICE = 100
+"""Rows that are encoded or decoded before other tasks run."""
+
+PART = 200_000
+"""Bytes of a part of the index's state, which has no bound of its own."""
+
+NUMBERED = ("event", "webhook", "cluster", "memory")
+"""The tables of which every write has all rows: those that it has not are removed."""
+
+STATE = frozenset(("state", name) for name in ("at", "cursor", "memory", "begun", "done"))
+"""The rows that are not removed."""
+
+Rows = dict[Name, bytes]
+
+
+def rows_of(changes: Changes, memory: bytes) -> Iterator[tuple[Name, Callable[[], bytes | None]]]:
+    """Yield every row but those of the last batch, with what encodes it. None: the row is to be removed."""
+    encode = msgspec.msgpack.encode
+    for job_id, value in changes.jobs.items():
+        yield ("job", job_id), partial(_encoded, value if isinstance(value, PersistedJob) else None)
+        yield ("legacy", job_id), partial(_encoded, value if isinstance(value, LegacyRecord) else None)
+    for name, blob in changes.forecasts.items():
+        yield ("forecast", name), partial(_as_it_is, blob)
+    exports = changes.exports
+    yield ("state", "exports"), partial(_as_it_is, encode(exports.since) if exports is not None else None)
+    for job_id, exported in (exports.jobs if exports is not None else {}).items():
+        yield ("export", job_id), partial(_as_it_is, None if exported is None else (b"\x01" if exported else b"\x00"))
+    yield ("state", "position"), partial(_as_it_is, changes.position)
+    for table, values in (("event", changes.events), ("webhook", changes.webhooks), ("cluster", changes.cluster)):
+        for n, pending in values.items():
+            yield (table, str(n)), partial(encode, pending)
+    for start in range(0, len(memory), PART):
+        yield ("memory", str(start)), partial(_as_it_is, memory[start : start + PART])
+
+
+def _as_it_is(value: bytes | None) -> bytes | None:
+    return value
+
+
+def _encoded(value: PersistedJob | LegacyRecord | None) -> bytes | None:
+    if value is None:
+        return None
+    try:
+        return msgspec.msgpack.encode(value)
+    except (ValueError, OverflowError, TypeError, RecursionError):
+        return None
+
+
+async def saved_of(rows: Rows) -> Saved | None:
+    """Decode the rows, some at a time. None if they are not of one moment, or if there are none."""
+    decode = msgspec.msgpack.decode
+    if ("state", "cursor") not in rows:
+        return None
+    if rows.get(("state", "begun")) != rows.get(("state", "done")):
+        log.warning("the checkpoint in the cluster is incomplete: everything is read again")
+        return None
+    found: dict[str, list[Any]] = {"job": [], "legacy": []}
+    kinds: Mapping[str, type[PersistedJob | LegacyRecord]] = {"job": PersistedJob, "legacy": LegacyRecord}
+    numbered: dict[str, dict[int, Any]] = {"event": {}, "webhook": {}, "cluster": {}}
+    for n, (name, value) in enumerate(rows.items()):
+        if n % SLICE == 0:
+            await asyncio.sleep(0)
+        if name[0] in kinds:
+            found[name[0]].append(decode(value, type=kinds[name[0]]))
+        elif name[0] == "event":
+            numbered["event"][int(name[1])] = decode(value, type=tuple[str, bytes])
+        elif name[0] in numbered:
+            numbered[name[0]][int(name[1])] = decode(value, type=tuple[bytes, bytes])
+    memory = b"".join(value for _, value in sorted((int(name[1]), rows[name]) for name in rows if name[0] == "memory"))
+    if len(memory) != decode(rows["state", "memory"], type=int):
+        raise ValueError("a part of the index's state is missing")
+    since = rows.get(("state", "exports"))
+    exports = {name[1]: value == b"\x01" for name, value in rows.items() if name[0] == "export"}
+    in_order = {table: tuple(values[n] for n in sorted(values)) for table, values in numbered.items()}
+    return Saved(
+        decode(rows["state", "at"], type=float),
+        decode(rows["state", "cursor"], type=Cursor),
+        decode(memory, type=IndexState),
+        tuple(found["job"]),
+        tuple(found["legacy"]),
+        in_order["event"],
+        stored_forecasts.decode({name[1]: value for name, value in rows.items() if name[0] == "forecast"}),
+        PersistedExports(decode(since, type=int), exports) if since is not None else None,
+        in_order["webhook"],
+        in_order["cluster"],
+        rows.get(("state", "position")),
+    )

@@ -1,0 +1,192 @@
+"""The checkpoint in a real stream: what was written is read, by the next owner only, and complete or not at all."""
+
+import asyncio
+import contextlib
+import time
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+
+from correlator.cluster import keys
+from correlator.cluster.batches import Message
+from correlator.cluster.errors import ClusterUnavailable, Fenced, Unacknowledged
+from correlator.jobs.model.persisted import Cursor, PersistedExports
+from correlator.pipeline.checkpoint import Saved
+from correlator.pipeline.stream_checkpoint import MAX_ROWS, StreamCheckpoint, newest
+from correlator.sinks.cluster.election import Lease
+from tests.support.cluster import connected, settings
+from tests.support.eventually import eventually
+from tests.support.saved_index import changes, filled
+
+
+class Active:
+    """A holder of the lease with its checkpoint. `lost`: how often it was called."""
+
+    def __init__(self, lease):
+        self.lease = lease
+        self.lost = 0
+        self.checkpoint = StreamCheckpoint(lease.connection, lease.instance, lease.owner, self._on_lost)
+
+    def _on_lost(self):
+        self.lost += 1
+
+
+@contextlib.asynccontextmanager
+async def active(url):
+    """A process that takes the lease; an earlier holder has released it."""
+    async with connected(url) as connection:
+        lease = Lease(connection, settings(url))
+        await lease.acquire()
+        yield Active(lease)
+        with contextlib.suppress(Exception):
+            await lease.release()
+
+
+async def read(url):
+    """What the next owner reads."""
+    async with active(url) as successor:
+        return await successor.checkpoint.open()
+
+
+def by_id(saved):
+    return {one.job.job_id: one for one in saved.jobs}, {one.job_id: one for one in saved.legacy}
+
+
+async def test_what_was_written_is_read_by_the_next_owner(nats):
+    index = filled(5)
+    exports = PersistedExports(3, {"job1": True, "job2": False})
+    written = replace(
+        changes(index, Cursor(42), n1=b"one", n2=b"two"),
+        forecasts={},
+        exports=exports,
+        webhooks={4: (b"h", b"b")},
+        cluster={9: (b"id", b"event")},
+        position=b"position",
+    )
+    async with active(nats.url) as first:
+        assert await first.checkpoint.open() is None
+        await first.checkpoint.write(written)
+    saved = await read(nats.url)
+    assert isinstance(saved, Saved)
+    assert (saved.at, saved.cursor, saved.memory) == (5.0, Cursor(42), written.memory)
+    jobs, legacy = by_id(saved)
+    assert jobs | legacy == written.jobs
+    assert saved.events == (("j", b"one"), ("j", b"two"))
+    assert (saved.exports, saved.webhooks) == (exports, ((b"h", b"b"),))
+    assert (saved.cluster, saved.position) == (((b"id", b"event"),), b"position")
+
+
+async def test_only_changes_are_written_and_what_is_gone_leaves(nats):
+    index = filled(5)
+    async with active(nats.url) as first:
+        await first.checkpoint.open()
+        await first.checkpoint.write(changes(index, n1=b"one", n2=b"two"))
+        await first.checkpoint.write(replace(changes(index, Cursor(8), n2=b"two"), jobs={"job1": None}))
+    saved = await read(nats.url)
+    assert sorted(by_id(saved)[0]) == ["job0", "job2", "job3", "job4"]
+    assert (saved.cursor, saved.events) == (Cursor(8), (("j", b"two"),))
+
+
+async def test_an_owner_that_did_not_use_what_it_read_replaces_all_of_it(nats):
+    async with active(nats.url) as first:
+        await first.checkpoint.open()
+        await first.checkpoint.write(changes(filled(5), n1=b"one", n7=b"two"))
+    async with active(nats.url) as second:
+        await second.checkpoint.open()
+        assert second.checkpoint.everything
+        await second.checkpoint.write(changes(filled(2), n1=b"other"))
+        assert not second.checkpoint.everything
+    saved = await read(nats.url)
+    assert sorted(by_id(saved)[0]) == ["job0", "job1"]
+    assert saved.events == (("j", b"other"),)
+
+
+async def test_a_former_owner_can_write_no_more_and_is_called(nats):
+    async with active(nats.url) as first:
+        await first.checkpoint.open()
+        await first.checkpoint.write(changes(filled(2)))
+        await first.lease.release()
+        async with active(nats.url) as second:
+            await second.checkpoint.open()
+            with pytest.raises(Fenced):
+                await first.checkpoint.write(changes(filled(3), Cursor(99)))
+            assert first.lost == 1
+            assert not first.checkpoint.writable
+        assert (await read(nats.url)).cursor == Cursor(7)
+
+
+async def test_a_write_of_several_batches_that_ended_in_the_middle_is_not_used(nats, monkeypatch):
+    async with active(nats.url) as first:
+        await first.checkpoint.open()
+        await first.checkpoint.write(changes(filled(2)))
+        await first.checkpoint.write(changes(filled(MAX_ROWS + 100), Cursor(8)))
+        fence = first.checkpoint._fence
+        write, batches = fence.write, []
+
+        async def dies(messages, **options):
+            batches.append(len(messages))
+            if len(batches) == 2:
+                raise Unacknowledged("the process is gone")
+            return await write(messages, **options)
+
+        monkeypatch.setattr(fence, "write", dies)
+        first.checkpoint.everything = True
+        with pytest.raises(Unacknowledged):
+            await first.checkpoint.write(changes(filled(MAX_ROWS + 100), Cursor(9)))
+    async with active(nats.url) as second:
+        assert await second.checkpoint.open() is None
+        await second.checkpoint.write(changes(filled(2), Cursor(10)))
+    assert (await read(nats.url)).cursor == Cursor(10)
+
+
+async def read_again(owner):
+    """What the same owner reads."""
+    return await StreamCheckpoint(owner.lease.connection, owner.lease.instance, owner.lease.owner, lambda: None).open()
+
+
+async def test_after_an_outage_everything_is_written_again(nats):
+    async with active(nats.url) as first:
+        holding = asyncio.create_task(first.lease.hold())
+        await first.checkpoint.open()
+        await first.checkpoint.write(changes(filled(2)))
+        await asyncio.to_thread(nats.kill)
+        await eventually(lambda: not first.checkpoint.writable)
+        with pytest.raises(ClusterUnavailable):
+            await first.checkpoint.write(changes(filled(3)))
+        assert first.checkpoint.everything
+        await asyncio.to_thread(nats.start)
+        await eventually(lambda: first.checkpoint.writable)
+        await first.checkpoint.write(changes(filled(3), Cursor(11)))
+        assert not first.checkpoint.everything
+        holding.cancel()
+        await asyncio.wait([holding])
+    assert (await read(nats.url)).cursor == Cursor(11)
+
+
+async def test_a_row_that_cannot_be_decoded_is_no_checkpoint(nats):
+    async with active(nats.url) as first:
+        await first.checkpoint.open()
+        await first.checkpoint.write(changes(filled(2)))
+        row = keys.checkpoint("dc1", "job", "job1")
+        await first.checkpoint._fence.write([Message(row, msgspec.msgpack.encode({"of": "another version"}))])
+    assert await read(nats.url) is None
+
+
+async def test_twenty_thousand_jobs_are_read_in_seconds(nats):
+    async with active(nats.url) as first:
+        await first.checkpoint.open()
+        await first.checkpoint.write(changes(filled(20_000)))
+        began = time.monotonic()
+        saved = await read_again(first)
+        took = time.monotonic() - began
+    assert len(saved.jobs) == 20_000
+    assert took < 20, took
+
+
+def test_the_file_is_used_only_if_it_is_later_and_further_on():
+    saved = Saved(5.0, Cursor(10), filled(1).state(), (), (), ())
+    assert newest(saved, None) is newest(None, saved) is saved
+    for at, head, file_wins in ((4.0, 20, False), (6.0, 9, False), (6.0, 10, True), (6.0, 20, True)):
+        file = replace(saved, at=at, cursor=Cursor(head))
+        assert newest(file, saved) is (file if file_wins else saved)
