@@ -184,7 +184,9 @@ class StreamCheckpoint:
                 more = True
                 while more:
                     try:
-                        message = await asyncio.wait_for(queue.get(), READ_WITHIN)
+                        message = (
+                            queue.get_nowait() if queue.qsize() else await asyncio.wait_for(queue.get(), READ_WITHIN)
+                        )
                     except TimeoutError:
                         raise ClusterUnavailable("the checkpoint cannot be read: no answer") from None
                     headers = message.headers or {}
