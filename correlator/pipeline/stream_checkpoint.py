@@ -19,7 +19,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -244,6 +244,13 @@ def newest(file: Saved | None, stream: Saved | None) -> Saved | None:
     if file is None or stream is None:
         return file or stream
     return file if file.at > stream.at and file.cursor.head >= stream.cursor.head else stream
+
+
+async def _within(message: Awaitable[Msg]) -> Msg:
+    try:
+        return await asyncio.wait_for(message, READ_WITHIN)
+    except TimeoutError:
+        raise ClusterUnavailable("the checkpoint cannot be read: no answer") from None
 
 
 def _name(subject: str) -> Name | None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import time
 from pathlib import Path
 from typing import Any
 
+import aiomqtt
 import pytest
 
+from correlator.cluster import keys, streams
+from correlator.cluster.connection import Connection
 from correlator.sinks.cluster.election import Lease
 from tests.support.appliance import Appliance, connected
 from tests.support.cluster import connected as to_nats
@@ -19,6 +23,7 @@ from tests.support.collectors import cluster_part, collector, has_role, is_activ
 from tests.support.daemon import Daemon
 from tests.support.eventually import eventually
 from tests.support.mariadb import Database, MariaDB
+from tests.support.mosquitto import Mosquitto
 from tests.support.nats import Nats
 
 TAKEOVER = 5.0
@@ -122,6 +127,87 @@ async def test_an_active_that_was_suspended_past_its_takeover_becomes_the_standb
         await standby.kill()  # The former active is a standby like any other: it takes over again.
         await appliance.end(job_id)
         await eventually(lambda: shows(active, job_id, "completed"))
+
+
+async def test_a_suspended_active_that_continues_gets_nothing_stored(
+    tmp_path: Path, database: Database, appliance: Appliance, nats: Nats
+):
+    """Its successor is suspended meanwhile, so that whatever were stored would be its own."""
+    async with (
+        to_nats(nats.url, role="doctor") as connection,
+        pair(tmp_path, database, nats.url) as (active, standby),
+    ):
+        job_id = await appliance.job()
+        await eventually(lambda: shows(active, job_id, "running"))
+        os.kill(active.pid, signal.SIGSTOP)
+        for n in range(20):  # The former active finds all of this to write when it continues.
+            await appliance.job(f"ext-{n}")
+        await eventually(lambda: is_active(standby))
+        await eventually(lambda: shows(standby, "ext-19", "running"))
+        await asyncio.sleep(2)
+        os.kill(standby.pid, signal.SIGSTOP)
+        try:
+            before = await positions(connection)
+            os.kill(active.pid, signal.SIGCONT)
+            await eventually(lambda: _was_superseded(active))
+            await asyncio.sleep(0.5)
+            assert await positions(connection) == before
+        finally:
+            os.kill(standby.pid, signal.SIGCONT)
+            os.kill(active.pid, signal.SIGCONT)
+
+
+async def _was_superseded(daemon: Daemon) -> bool:
+    return "another collector is active" in await asyncio.to_thread(daemon.log)
+
+
+async def positions(connection: Connection) -> dict[str, int]:
+    """The last sequence of each stream that is kept."""
+    found: dict[str, int] = {}
+    for name in (keys.STATE, keys.CHECKPOINT, keys.EVENTS):
+        info = await streams.info(connection, name)
+        assert info is not None
+        found[name] = info["state"]["last_seq"]
+    return found
+
+
+async def test_events_reach_the_broker_once_although_the_active_is_killed(
+    tmp_path: Path, database: Database, appliance: Appliance, nats: Nats, mosquitto: Mosquitto
+):
+    options = {"mqtt__url": mosquitto.url, "mqtt__instance": "takeover-1"}
+    events: list[tuple[str, str]] = []
+
+    async def listen() -> None:
+        async with aiomqtt.Client("127.0.0.1", mosquitto.port) as client:
+            await client.subscribe("correlator/v1/takeover-1/job/+/event", qos=1)
+            listening.set()
+            async for message in client.messages:
+                event = json.loads(bytes(message.payload))
+                events.append((event["kind"], event["job_id"]))
+
+    listening = asyncio.Event()
+    task = asyncio.create_task(listen())
+    await listening.wait()
+    try:
+        async with pair(tmp_path, database, nats.url, **options) as (active, standby):
+            assert "connected to the broker" in active.log()
+            assert "connected to the broker" not in standby.log()
+            first = await appliance.job()
+            await appliance.log("Job started", job_id=first)
+            await eventually(lambda: ("job.started", first) in events)
+            await active.saved()
+            await active.kill()
+            second = await appliance.job()
+            await appliance.log("Job started", job_id=second)
+            await appliance.end(first)
+            await appliance.log("Job completed successfully", job_id=first)
+            wanted = [("job.started", first), ("job.started", second), ("job.completed", first)]
+            await eventually(lambda: set(wanted) <= set(events))
+            await asyncio.sleep(1)
+            assert sorted(event for event in events if event in wanted) == sorted(wanted)
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
 
 
 async def test_a_collector_without_nats_waits_and_stops_when_it_is_asked(
