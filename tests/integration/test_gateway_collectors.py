@@ -102,6 +102,8 @@ async def test_clients_of_all_gateways_end_with_the_documents_of_all_collectors(
             assert {c.fold.epoch for c in clients} == {first.gateway.fleet.hub.epoch}
             of_first, of_second = ({i: d["rev"] for i, d in client.jobs.items()} for client in clients[:2])
             assert of_first == of_second
+            async with running(nats.url) as later, Follower().connected(later.url) as client:
+                assert {i: d["rev"] for i, d in client.jobs.items()} == of_first
 
 
 async def test_every_log_line_of_a_collector_reaches_a_client_of_a_gateway_once(nats):

@@ -41,6 +41,7 @@ class Daemon:
         }
         self._process: asyncio.subprocess.Process | None = None
         self.session: aiohttp.ClientSession | None = None
+        self.command = "run"
         self.arguments: tuple[str, ...] = ()
 
     async def start(self, *, ready: bool = True, complete: bool = True, within: float = PATIENCE) -> None:
@@ -51,7 +52,7 @@ class Daemon:
                 sys.executable,
                 "-m",
                 "correlator",
-                "run",
+                self.command,
                 *self.arguments,
                 cwd=REPOSITORY,
                 env=self._environ,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -14,9 +15,8 @@ from correlator.config import loading
 from correlator.config.schema import Config
 from correlator.gateway.app import Gateway
 from tests.support.client_fold import ClientFold
+from tests.support.daemon import HELLO, Daemon
 from tests.support.eventually import PATIENCE, eventually
-
-HELLO = {"type": "hello", "version": 1}
 
 
 def config(url: str) -> Config:
@@ -53,6 +53,27 @@ async def running(url: str) -> AsyncIterator[RunningGateway]:
     finally:
         stop.set()
         await task
+
+
+class GatewayProcess(Daemon):
+    """`correlator gateway` as its users run it."""
+
+    def __init__(self, folder: Path, url: str) -> None:
+        folder.mkdir()
+        super().__init__(folder, cluster__url=url)
+        del self._environ["CORRELATOR_DATABASE__TIMEZONE"]
+        self.command = "gateway"
+
+
+@contextlib.asynccontextmanager
+async def gateway_process(folder: Path, url: str) -> AsyncIterator[GatewayProcess]:
+    """A gateway that has read the stream."""
+    process = GatewayProcess(folder, url)
+    try:
+        await process.start()
+        yield process
+    finally:
+        await process.close()
 
 
 class Follower:
