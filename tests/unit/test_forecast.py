@@ -143,6 +143,20 @@ def test_a_percent_that_the_job_reports_is_evidence():
     assert left(forecast(fast, forecaster, BASE + 10 * SECOND)) == pytest.approx(90, rel=0.3)
 
 
+def test_a_percent_that_no_earlier_run_is_known_to_have_reported_moves_no_end():
+    forecaster = learned([ended(("copy", 600.0 if n % 2 else 60.0), ("boot", 20.0)) for n in range(20)])
+    booting = job()
+    step_started(booting.place, "copy", BASE)
+    step_ended(booting.place, "copy", BASE, BASE + 60 * SECOND)
+    step_started(booting.place, "boot", BASE + 60 * SECOND)
+    now = BASE + 65 * SECOND
+    before = forecast(booting, forecaster, now)
+    assert booting.place.percent_reported(90, BASE + 64 * SECOND)
+    after = forecast(booting, forecaster, now)
+    assert left(before) == pytest.approx(15, abs=1)
+    assert (after.p50, after.p90, after.runs) == (before.p50, before.p90, before.runs)
+
+
 def test_after_a_change_of_regime_only_the_new_runs_count():
     slower = [ended(("snapshot", 30.0), ("copy", 180.0), start=BASE + (200 + 3 * n) * 120 * SECOND) for n in range(12)]
     found = forecast(in_copy(30), learned([*usual(40), *slower]), BASE + 30 * SECOND)

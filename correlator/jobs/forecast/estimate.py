@@ -7,7 +7,7 @@ from math import ceil
 
 from msgspec import Struct
 
-from correlator.jobs.forecast.place import Place, seconds
+from correlator.jobs.forecast.place import seconds
 from correlator.jobs.forecast.points import Point
 from correlator.jobs.forecast.tails import Tails
 from correlator.jobs.model.forecasts import State
@@ -53,24 +53,26 @@ class Estimate(Struct, frozen=True, gc=False):
     extrapolated: bool
 
 
-def estimate(
-    place: Place, now: Micros, points: Sequence[Point], start: Point, vm: int, level: float, tails: Tails
-) -> Estimate:
-    """The estimate for a job at `place`, with p90 at `level`. `points`: where it is, the finest first.
+Comparison = tuple[Point, Micros, float]
+"""A point of the earlier runs, the time at which the job was there, and the seconds that it took up to there."""
 
-    The first of `points` and `start` at which `MIN_ANSWERS` runs answer decides; without one, the first of all.
+
+def estimate(known: Sequence[Comparison], now: Micros, vm: int, level: float, tails: Tails) -> Estimate:
+    """The estimate for a job, with p90 at `level`. `known`: where it is and was, the finest first, its start last.
+
+    The first of `known` at which `MIN_ANSWERS` runs answer decides; without one, the first of all.
     `vm`: the index of its VM, or -1.
     """
-    grace = GRACE * start.median
+    typical = known[-1][0].median
     share, answer = 1.0, None
-    for point in (*points, start):
-        scale = point.scale(vm, 0.0 if point is start else place.elapsed)
-        waited = seconds(place.start if point is start else place.at, now) / scale
-        longer = point.longer(waited - grace)
+    for point, since, elapsed in known:
+        scale = point.scale(vm, elapsed)
+        waited = seconds(since, now) / scale
+        longer = point.longer(waited - GRACE * typical)
         if answer is None:
             share = len(longer) / len(point)
             if share <= LATE_SHARE:
-                late_grace = max(LATE_GRACE * start.median, LEAST_LATE_GRACE / scale)
+                late_grace = max(LATE_GRACE * typical, LEAST_LATE_GRACE / scale)
                 share = len(point.longer(waited - late_grace)) / len(point)
         if answer is None or len(longer) >= MIN_ANSWERS:
             answer = _Answer(longer, point, waited, scale, tails)

@@ -108,8 +108,14 @@ class Operation:
         """The remaining time of a job; None if fewer than `MIN_RUNS` runs have completed."""
         if self.completed < MIN_RUNS:
             return None
-        points = [point for key in place.keys if (point := self._points.get(key)) and len(point) >= MIN_RUNS]
-        return estimate(place, now, points, self._start, self._entities.get(entity, -1), self.level, tails)
+        known = [
+            (point, at, elapsed)
+            for keys, at, elapsed in place.moments
+            for key in keys
+            if (point := self._points.get(key)) and len(point) >= MIN_RUNS
+        ]
+        known.append((self._start, place.start, 0.0))
+        return estimate(known, now, self._entities.get(entity, -1), self.level, tails)
 
     def learn(self, run: EndedRun, predicted_ends: Sequence[Micros], tails: Tails) -> None:
         """Add a run. `predicted_ends`: the ends that p90 named while it ran."""

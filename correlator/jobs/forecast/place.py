@@ -57,6 +57,22 @@ def end_of(step: StepTimes) -> PlaceEvent | None:
     return PlaceEvent(step.ended_at, _ENDED if step.ended_at > step.started_at else _ENDED_AT_ONCE, step.name)
 
 
+class Moment(NamedTuple):
+    """An event of a job, at which it is compared with earlier runs.
+
+    `keys`: the points, from fine to coarse. `elapsed`: seconds that the job needed up to the event; up to a reported
+    percent, those of the step alone.
+    """
+
+    keys: tuple[str, ...]
+    at: Micros
+    elapsed: float
+
+
+_Event = tuple[Micros, int, str]
+"""The time of an event, its order among those of its time, and its point."""
+
+
 class Place(Struct):
     """Where one running job is. The order of its events does not matter: the latest by time is the last event.
 
@@ -64,13 +80,15 @@ class Place(Struct):
     """
 
     start: Micros
-    keys: tuple[str, ...] = ()
-    """The points to compare at, from fine to coarse. Empty at the start of the job."""
-    at: Micros = 0
-    """The time of the last event. Not used while there is none."""
-    rank: int = -1
-    """The order of the last event among those of its time. -1: there was none yet."""
-    event: str = ""
+    moments: tuple[Moment, ...] = ()
+    """The events to compare at, the last one first. Empty at the start of the job.
+
+    After a reported percent it is that, then the last start or end of a step: the tables of an appliance do not say
+    which percents the earlier runs reported.
+    """
+    last: _Event | None = None
+    last_of_step: _Event | None = None
+    """The last start or end of a step."""
     running: dict[str, int] = {}
     """How often each running step has started more often than ended. Negative: an end is known before its start."""
     last_step: str | None = None
@@ -80,11 +98,6 @@ class Place(Struct):
     """The reported percent, in whole tens. It only rises."""
     events: int = 0
     """The number of events so far."""
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds that the job needed up to the last event; up to a reported percent, those of the step alone."""
-        return seconds(self.last_step_at if self.rank == _REPORTED and self.last_step else self.start, self.at)
 
     def percent_reported(self, percent: float, at: Micros) -> bool:
         """Apply the percent that the job itself reports. Only the first report in each ten is an event: True."""
@@ -111,16 +124,29 @@ class Place(Struct):
         self._advance(at, rank, f"{name}+" if rank == _STARTED else f"{name}-")
         return True
 
-    def _advance(self, at: Micros, rank: int, event: str) -> None:
+    def _advance(self, at: Micros, rank: int, key: str) -> None:
+        event = (at, rank, key)
         self.events += 1
-        if self.rank < 0 or (at, rank, event) >= (self.at, self.rank, self.event):
-            self.at, self.rank, self.event = at, rank, event
-        self.keys = (self.event,)
+        if rank != _REPORTED and (self.last_of_step is None or event >= self.last_of_step):
+            self.last_of_step = event
+        if self.last is None or event >= self.last:
+            self.last = event
+        if self.last == self.last_of_step:
+            self.moments = (self._moment(self.last, self.start),)
+            return
+        reported = self._moment(self.last, self.last_step_at if self.last_step else self.start)
+        step = self.last_of_step
+        self.moments = (reported,) if step is None else (reported, self._moment(step, self.start))
+
+    def _moment(self, event: _Event, since: Micros) -> Moment:
+        at, rank, key = event
+        keys: tuple[str, ...] = (key,)
         if 0 < len(self.running) <= MAX_PARALLEL:
-            names = sorted(name for name, count in self.running.items() if count > 0)
-            others = len(names) if self.rank in (_ENDED, _ENDED_AT_ONCE) else len(names) - 1
+            names = sorted([name for name, count in self.running.items() if count > 0])
+            others = len(names) if rank in (_ENDED, _ENDED_AT_ONCE) else len(names) - 1
             if others > 0:
-                self.keys = ("\n".join((self.event, *names)), self.event)
+                keys = ("\n".join((key, *names)), key)
+        return Moment(keys, at, seconds(since, at))
 
 
 class Visit(Struct, frozen=True, gc=False):
@@ -154,13 +180,13 @@ class EndedRun(Struct, frozen=True, gc=False):
     def visits(self) -> Iterator[Visit]:
         """The points that the run was at, after its start and before its end, in order, in its first steps."""
         place = Place(self.start)
-        places = [
-            (place.at, place.keys, place.elapsed)
+        moments = [
+            place.moments[0]
             for event in events_of(self.first_steps(), self.percents)
             if event.at < self.end and place.apply(event)
         ]
-        for i, (at, keys, elapsed) in enumerate(places):
-            until = places[i + 1][0] if i + 1 < len(places) else self.end
+        for i, (keys, at, elapsed) in enumerate(moments):
+            until = moments[i + 1].at if i + 1 < len(moments) else self.end
             yield Visit(keys, seconds(at, self.end), seconds(at, until), elapsed)
 
 
