@@ -20,6 +20,7 @@ from correlator.client.documents import moment
 from correlator.client.messages import Document, Wanted
 from correlator.client.replica import Update
 from correlator.terminal import forecasts, formats, ids, table
+from correlator.terminal.percents import Percents
 from correlator.terminal.renderers import ahead, note
 from correlator.terminal.screen import Screen
 from correlator.terminal.theme import Theme, console_on, print_error, theme_for
@@ -190,7 +191,7 @@ class FollowedLines:
 
 
 async def _follow_table(client: Client, query: Query, screen: Screen, theme: Theme) -> None:
-    news, latest = asyncio.Event(), list[Update]()
+    news, latest, percents = asyncio.Event(), list[Update](), Percents()
 
     async def receive() -> None:
         async with contextlib.aclosing(client.follow(query.wanted())) as updates:
@@ -204,7 +205,7 @@ async def _follow_table(client: Client, query: Query, screen: Screen, theme: The
         while not receiving.done():
             began = time.monotonic()
             if latest:
-                screen.paint(_frame(latest[0], query, screen, theme))
+                screen.paint(_frame(latest[0], query, screen, theme, percents))
             took = time.monotonic() - began
             news.clear()
             with contextlib.suppress(TimeoutError):
@@ -219,7 +220,7 @@ async def _follow_table(client: Client, query: Query, screen: Screen, theme: The
         await asyncio.gather(receiving, return_exceptions=True)
 
 
-def _frame(update: Update, query: Query, screen: Screen, theme: Theme) -> Group:
+def _frame(update: Update, query: Query, screen: Screen, theme: Theme, percents: Percents) -> Group:
     """The frame that fits the window: the most urgent jobs, a count of the hidden ones, and any problem."""
     now = time.time() + ahead(update)
     wanted = [job for job in update.jobs.values() if query.admits(job)]
@@ -235,7 +236,7 @@ def _frame(update: Update, query: Query, screen: Screen, theme: Theme) -> Group:
         below.append(theme.fit(Text(rest, style="dim"), screen.width))
     if problem:
         below.append(theme.fit(Text(theme.clean(problem), style="yellow"), screen.width))
-    return Group(table.table(shown, screen.width, now, theme), *below)
+    return Group(table.table(shown, screen.width, now, theme, percents), *below)
 
 
 def most_urgent(jobs: Iterable[Document], now: float, most: int) -> list[Document]:

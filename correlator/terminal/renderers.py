@@ -15,6 +15,7 @@ from rich.text import Text
 from correlator.client.messages import Document
 from correlator.client.replica import Connection, Update
 from correlator.terminal import formats, tree
+from correlator.terminal.percents import Percents
 from correlator.terminal.screen import Screen
 from correlator.terminal.theme import Theme, print_error, theme_for
 from correlator.terminal.watch_state import WatchEvent, WatchState
@@ -44,6 +45,7 @@ class Tree(Renderer):
         self._state = state
         self._screen = screen
         self._theme = theme
+        self._percents = Percents()
         self._note = ""
         self._ahead = 0.0
 
@@ -63,8 +65,13 @@ class Tree(Renderer):
         self._screen.finish(Group(*self._lines(0)))
 
     def _lines(self, height: int) -> list[Text]:
-        frame = tree.Frame(self._screen.width, height, time.time() + self._ahead, self._theme)
-        return tree.lines([tree.Branch(w.name, w.job, tuple(w.logs), w.deleted) for w in self._state.all], frame)
+        now = time.time() + self._ahead
+        percents = self._percents.of([w.job for w in self._state.all if w.job is not None], now)
+        branches = [
+            tree.Branch(w.name, w.job, tuple(w.logs), w.deleted, percents.get(str((w.job or {}).get("job_id"))))
+            for w in self._state.all
+        ]
+        return tree.lines(branches, tree.Frame(self._screen.width, height, now, self._theme))
 
 
 class Lines(Renderer):

@@ -12,6 +12,7 @@ from rich.text import Text
 from correlator.client.documents import moment
 from correlator.client.messages import Document
 from correlator.terminal import forecasts, formats, ids
+from correlator.terminal.percents import Percents
 from correlator.terminal.theme import CONDITION_STYLES, STYLES, Theme
 
 PLAIN = (
@@ -86,9 +87,13 @@ _SHORT = {"vm": "VM", "progress": "   %", "elapsed": "TIME"}
 _NAMES = {"instance": "APPLIANCE", "step": "STEP / ERROR", "external": "EXTERNAL ID"}
 
 
-def table(found: Iterable[Document], width: int, now: float, theme: Theme) -> Table:
-    """The jobs as a table of at most `width` cells; a wider terminal shows more columns."""
+def table(found: Iterable[Document], width: int, now: float, theme: Theme, percents: Percents | None = None) -> Table:
+    """The jobs as a table of at most `width` cells; a wider terminal shows more columns.
+
+    `percents`: those of the frame before, if the table is painted in place.
+    """
     jobs = list(found)
+    shares = (percents or Percents()).of(jobs, now)
     forecast = any(job.get("forecast") for job in jobs)
     absent = {name for name, shown in (("left", forecast), ("instance", is_fleet(jobs))) if not shown}
     wide = width - (_FORECAST_CELLS if forecast else 0)
@@ -98,7 +103,7 @@ def table(found: Iterable[Document], width: int, now: float, theme: Theme) -> Ta
         if (wide if name == "external" else width) >= least and name not in absent
     ]
     headers = {name: _heading(name, width, now) for name in columns}
-    rows = [_cells(job, width, now, theme, full_ids=wide >= 120) for job in jobs]
+    rows = [_cells(job, shares[str(job.get("job_id"))], width, now, theme, full_ids=wide >= 120) for job in jobs]
     natural = {
         name: max([len(headers[name]), *(cells[name].cell_len for cells in rows)], default=0) for name in columns
     }
@@ -138,7 +143,7 @@ def _heading(name: str, width: int, now: float) -> str:
     return f"{_NAMES.get(name, name.upper())}{zone}" if width >= 60 else _SHORT.get(name, "")
 
 
-def _cells(job: Document, width: int, now: float, theme: Theme, *, full_ids: bool) -> dict[str, Text]:
+def _cells(job: Document, share: float, width: int, now: float, theme: Theme, *, full_ids: bool) -> dict[str, Text]:
     status = str(job.get("status"))
     style = STYLES.get(status, "")
     condition = next(iter(forecasts.conditions(job)), None)
@@ -146,7 +151,7 @@ def _cells(job: Document, width: int, now: float, theme: Theme, *, full_ids: boo
     words = Text.assemble(theme.mark(status), " ", word) if width >= 60 else theme.mark(status)
     if condition is not None and width < 60:
         words.append("!", CONDITION_STYLES[condition])
-    share, clock = forecasts.percent(job, now), forecasts.local_clock(now, zone=False)
+    clock = forecasts.local_clock(now, zone=False)
     bar = theme.bar(share, 8 if width < 100 else 12, style) if width >= 60 else Text()
     began = moment(job.get("started_at"))
     age = formats.duration(max(0.0, now - began.timestamp())).split(" ")[0] if began is not None else ""

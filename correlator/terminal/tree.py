@@ -34,12 +34,16 @@ _AHEAD, _FULL, _FOLDED, _RUNNING_ONLY, _HEADERS = 4, 3, 2, 1, 0
 
 
 class Branch(Struct, frozen=True):
-    """One watched ID with its job and log lines. `job` is None while the daemon does not know the ID."""
+    """One watched ID with its job and log lines. `job` is None while the daemon does not know the ID.
+
+    `percent`: None for that of the document at the time of the frame.
+    """
 
     name: str
     job: Document | None = None
     logs: tuple[Log, ...] = ()
     deleted: bool = False
+    percent: float | None = None
 
 
 class Frame(Struct, frozen=True):
@@ -72,7 +76,7 @@ def _branch(branch: Branch, frame: Frame, detail: int) -> list[Text]:
     drawn = [_title(branch, job, frame)]
     if detail == _HEADERS or (detail == _RUNNING_ONLY and job.get("terminal")):
         return drawn
-    drawn += [_progress(job, frame), *_outlook(job, frame)]
+    drawn += [_progress(branch, job, frame), *_outlook(job, frame)]
     # The title may show the UUID. This line has the ID that the user gave, else the external IDs.
     ids = name if branch.name != job.get("job_id") else theme.clean(", ".join(job.get("external_ids") or ()))
     if ids:
@@ -91,8 +95,9 @@ def _title(branch: Branch, job: Document, frame: Frame) -> Text:
     return theme.row(left, Text(words, style=STYLES.get(status, "")), frame.width)
 
 
-def _progress(job: Document, frame: Frame) -> Text:
-    theme, share = frame.theme, forecasts.percent(job, frame.now)
+def _progress(branch: Branch, job: Document, frame: Frame) -> Text:
+    theme = frame.theme
+    share = branch.percent if branch.percent is not None else forecasts.percent(job, frame.now)
     progress = job.get("progress") or {}
     right = Text(formats.duration(formats.elapsed(job, frame.now)), style="dim")
     seen, expected = progress.get("steps_seen"), progress.get("steps_expected") or 0

@@ -17,6 +17,7 @@ from correlator.client.messages import Wanted
 from correlator.client.replica import Update
 from correlator.terminal import forecasts, listing, tree
 from correlator.terminal.listing import Form, Query, most_urgent, not_shown
+from correlator.terminal.percents import Percents
 from correlator.terminal.renderers import ahead
 from correlator.terminal.show import fields
 from correlator.terminal.table import PLAIN, plain, table
@@ -281,3 +282,17 @@ def test_the_end_of_a_watched_job_says_how_it_compares() -> None:
 @pytest.mark.parametrize(("measured", "used"), [(0.0, 0.0), (-1.5, 0.0), (1.5, 0.0), (-30.0, -30.0), (5.0, 5.0)])
 def test_the_latency_of_a_message_is_no_difference_of_clocks_that_would_take_a_bar_back(measured, used):
     assert ahead(Update({}, ahead=measured)) == used
+
+
+# -- frames
+
+
+def test_a_bar_that_moved_on_before_the_next_document_came_does_not_go_back() -> None:
+    percents, job = Percents(), document("a", **forecast())
+    moved = percents.of([job], NOW + 30)["a"]
+    assert forecasts.percent(job, NOW) < moved - 1
+    assert percents.of([job], NOW)["a"] == moved
+    failed, completed = (ended(status) | {"job_id": "a"} for status in ("failed", "completed"))
+    assert percents.of([failed], NOW)["a"] == moved
+    assert percents.of([completed], NOW)["a"] == completed["progress"]["percent"]
+    assert percents.of([job], NOW)["a"] < moved, "it ran again"
