@@ -50,8 +50,16 @@ async def test_a_row_says_how_much_time_is_left_and_what_that_rests_on(fake, pag
     await expect(left).to_have_text(re.compile(rf"^\s*about 3 min left \(by {CLOCK}\)\s*$"))
     await expect(left).to_have_attribute("title", re.compile(rf"^From 37 earlier runs; 9 of 10 ended by {CLOCK}\.$"))
     await expect(row(page, "a")).to_contain_text("sync")
-    await expect(row(page, "rough")).to_contain_text("rough estimate: 3 min left")
+    await expect(row(page, "rough")).to_contain_text("perhaps 3 min left")
     await expect(row(page, "none").locator(".row-left")).to_have_count(0)
+
+
+async def test_a_row_has_room_for_the_words_of_a_rough_estimate(fake, page):
+    known(fake, job("rough", state="rough", runs=4, left=5.0, most=9.0))
+    await page.goto(fake.url)
+    left = row(page, "rough").locator(".row-left")
+    await expect(left).to_contain_text("perhaps a few seconds left")
+    assert await left.evaluate("e => e.scrollWidth <= e.clientWidth"), "its end is cut off"
 
 
 async def test_an_end_on_another_day_has_its_date(fake, page):

@@ -61,8 +61,9 @@ test("a job says how much time is left, by when, and how many runs that rests on
 });
 
 test("an estimate from few runs is called rough and does not speak of 9 in 10", () => {
-  const { words, source } = said(job({ state: "rough", runs: 4 }));
+  const { words, brief, source } = said(job({ state: "rough", runs: 4 }));
   assert.equal(words, "rough estimate: 3 min left (by 14:32)");
+  assert.equal(brief, "perhaps 3 min left (by 14:32)");
   assert.equal(source, "From only 4 earlier runs; probably by 14:36.");
 });
 

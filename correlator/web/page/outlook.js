@@ -41,7 +41,11 @@ export function outlook(job, now, left) {
 function special(state, time, earlier, most) {
   switch (state) {
     case "rough":
-      return { words: `rough estimate: ${time}`, source: `From only ${earlier}; probably by ${most}.` };
+      return {
+        words: `rough estimate: ${time}`,
+        brief: `perhaps ${time}`,
+        source: `From only ${earlier}; probably by ${most}.`,
+      };
     case "late":
       return { why: "longer at this point than 9 of 10 earlier runs" };
     case "overdue":
