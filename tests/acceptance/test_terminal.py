@@ -30,8 +30,9 @@ from tests.support.daemon import Daemon
 from tests.support.eventually import eventually
 from tests.support.mariadb import Database
 from tests.support.paths import REPOSITORY
+from tests.support.screens import screen
 from tests.support.servers import free_port
-from tests.support.terminal import WITHIN, commands_against, relay, screen
+from tests.support.terminal import WITHIN, commands_against, relay
 
 Run = Callable[..., Any]
 

@@ -6,10 +6,20 @@ import asyncio
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from tests.support.past_runs import PastRun
 from tests.support.replay import TIMES, Insert, Operation, Replayer, Row, Transaction, Value, expected
+
+SLOWER = 30.0
+"""A replay in which a job takes some 20 seconds, so that the words for the time that is left have a meaning."""
+
+SECONDS = 1.75
+"""How much of `mixed` is then replayed: until three failovers have completed."""
+
+
+LATE = 0.1
+"""Seconds by which a transaction may be written late."""
 
 
 def without_percent(transactions: Iterable[Transaction], *, but_of: str) -> list[Transaction]:
@@ -18,54 +28,75 @@ def without_percent(transactions: Iterable[Transaction], *, but_of: str) -> list
     reporting = {i for i, row in expected(transactions)["job_tracking"].items() if row["job_type"] == but_of}
 
     def silent(operation: Operation) -> Operation:
-        key = operation.row["id"] if isinstance(operation, Insert) else operation.id
-        if operation.table != "job_tracking" or key in reporting:
+        if operation.table != "job_tracking" or _key(operation) in reporting:
             return operation
         return _with(operation, {k: None if k == "percent_complete" else v for k, v in _row(operation).items()})
 
     return [replace(one, operations=tuple(map(silent, one.operations))) for one in transactions]
 
 
-async def replay(replayer: Replayer, transactions: Sequence[Transaction], slower: float) -> None:
-    """Commit the transactions at their times, `slower` times as slow, with times of now."""
-    began, loop = datetime.now(UTC).replace(tzinfo=None), asyncio.get_running_loop()
+async def replay(
+    replayer: Replayer, transactions: Sequence[Transaction], slower: float
+) -> dict[str, tuple[float, float]]:
+    """Commit the transactions at their times, `slower` times as slow, with times of now.
+
+    Returns when each completed job began and ended, in seconds since 1970. Where the machine is too slow for the pace,
+    the clock of the replay stands still meanwhile: no row has a time that is long over when it is written.
+    """
+    clock, loop = datetime.now(UTC).replace(tzinfo=None), asyncio.get_running_loop()
     start = loop.time()
     paced = list(_paced(transactions))
     first = paced[0][0]
+    times: dict[str, list[float]] = {}
     for committed, transaction in paced:
-        await asyncio.sleep(start + slower * (committed - first).total_seconds() - loop.time())
-        moved = tuple(
-            _with(operation, _moved(operation, committed, first, began, slower)) for operation in transaction.operations
-        )
+        due = slower * (committed - first).total_seconds()
+        await asyncio.sleep(start + due - loop.time())
+        late = loop.time() - start - due
+        if late > LATE:
+            start, clock = start + late, clock + timedelta(seconds=late)
+        moved = tuple(_with(one, _moved(one, committed, first, clock, slower)) for one in transaction.operations)
         await replayer.apply(replace(transaction, operations=moved))
+        for operation in transaction.operations:
+            if operation.table == "job_tracking":
+                times.setdefault(str(_key(operation)), []).append(clock.replace(tzinfo=UTC).timestamp() + due)
+    return {job_id: (times[job_id][0], times[job_id][-1]) for job_id in lives(transactions)}
+
+
+def until(transactions: Sequence[Transaction], seconds: float) -> list[Transaction]:
+    """Those of the first seconds of the recording."""
+    first = next(_paced(transactions))[0]
+    return [one for committed, one in _paced(transactions) if (committed - first).total_seconds() <= seconds]
+
+
+def lives(transactions: Sequence[Transaction]) -> dict[str, tuple[float, float]]:
+    """When each completed job began and ended, in seconds of the recording."""
+    first, times = next(_paced(transactions))[0], dict[str, list[float]]()
+    for committed, transaction in _paced(transactions):
+        for operation in transaction.operations:
+            if operation.table == "job_tracking":
+                times.setdefault(str(_key(operation)), []).append((committed - first).total_seconds())
+    jobs = expected(transactions)["job_tracking"]
+    completed = [str(i) for i, job in jobs.items() if job["status"] == "completed"]
+    return {job_id: (times[job_id][0], times[job_id][-1]) for job_id in completed}
 
 
 def past_runs(transactions: Sequence[Transaction], slower: float, *, copies: int) -> list[PastRun]:
     """The completed jobs of the recording so many times, `slower` and up to a fifth faster or slower than that."""
-    began: dict[Value, datetime] = {}
-    ended: dict[Value, datetime] = {}
-    for committed, transaction in _paced(transactions):
-        for operation in transaction.operations:
-            if operation.table == "job_tracking" and isinstance(operation, Insert):
-                began[operation.row["id"]] = committed
-            elif operation.table == "job_tracking" and not isinstance(operation, Insert):
-                ended[operation.id] = committed
+    first = next(_paced(transactions))[0]
     tables, rnd, runs = expected(transactions), random.Random(3), []
     for _ in range(copies):
-        for job_id, job in tables["job_tracking"].items():
-            if job["status"] != "completed" or job_id not in ended:
-                continue
-            factor, start = slower * rnd.uniform(0.8, 1.2), began[job_id]
+        for job_id, (began, ended) in lives(transactions).items():
+            factor, job = slower * rnd.uniform(0.8, 1.2), tables["job_tracking"][job_id]
 
-            def seconds(at: datetime, start: datetime = start, factor: float = factor) -> float:
-                return factor * (at - start).total_seconds()
+            def seconds(at: Value, began: float = began, factor: float = factor) -> float:
+                return factor * ((_time(at) - first).total_seconds() - began)
 
             steps = [
-                (str(step["name"]), seconds(_time(step["started_at"])), seconds(_time(step["completed_at"])))
+                (str(step["name"]), seconds(step["started_at"]), seconds(step["completed_at"]))
                 for step in sorted(tables["job_steps"].values(), key=lambda step: int(step["seq"] or 0))
                 if step["job_id"] == job_id and step["completed_at"]
             ]
-            runs.append(PastRun((str(job["job_type"]), str(job["operation"])), seconds(ended[job_id]), steps))
+            runs.append(PastRun((str(job["job_type"]), str(job["operation"])), factor * (ended - began), steps))
     return runs
 
 
@@ -96,6 +127,10 @@ def _moved(operation: Operation, committed: datetime, first: datetime, began: da
 
 def _time(value: Value) -> datetime:
     return datetime.fromisoformat(str(value))
+
+
+def _key(operation: Operation) -> Value:
+    return operation.row["id"] if isinstance(operation, Insert) else operation.id
 
 
 def _row(operation: Operation) -> Row:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import contextlib
 import fcntl
 import os
 import pty
-import re
 import struct
 import sys
 import termios
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
 from tests.support.eventually import eventually
 from tests.support.paths import REPOSITORY
+from tests.support.screens import Screen, screen
 from tests.support.servers import free_port
 
 WITHIN = 20.0
+
+PAINTED = b"\x1b[J"
+"""What a command writes last when it paints: before that, a row may be at its old place and at its new one."""
 
 
 class Command:
@@ -27,6 +32,8 @@ class Command:
         self.process = process
         self._terminal = terminal
         self._output = {"out": bytearray(), "err": bytearray()}
+        self._read_at: list[tuple[float, int]] = []
+        """When the terminal was read, in seconds since 1970, and how many bytes had been read by then."""
         self._reading = []
         if terminal is None:
             assert process.stdout is not None
@@ -46,6 +53,16 @@ class Command:
 
     def screen(self) -> list[str]:
         return screen(self.out)
+
+    def frames(self) -> Iterator[tuple[float, list[str]]]:
+        """What the terminal showed after each time that the command had painted, with the time."""
+        shown, decoder, begin = Screen(), codecs.getincrementaldecoder("utf-8")(), 0
+        for at, end in self._read_at:
+            written = bytes(self._output["out"][begin:end])
+            shown.feed(decoder.decode(written))
+            begin = end
+            if written.endswith(PAINTED):
+                yield at, shown.lines
 
     async def until(self, condition: Callable[[], object]) -> None:
         try:
@@ -83,38 +100,11 @@ class Command:
         try:
             while chunk := os.read(terminal, 65536):
                 self._output["out"] += chunk
+                self._read_at.append((time.time(), len(self._output["out"])))
         except BlockingIOError:
             pass
         except OSError:  # how a terminal says that its last program has gone
             asyncio.get_running_loop().remove_reader(terminal)
-
-
-def screen(written: str) -> list[str]:
-    """The lines that a terminal shows after what was `written`, which moves the cursor only as the program does."""
-    lines, row, column = [""], 0, 0
-    for part in re.findall(r"\x1b\[[?\d;]*[A-Za-z]|\r|\n|[^\x1b\r\n]+", written):
-        match re.fullmatch(r"\x1b\[([?\d;]*)([A-Za-z])", part):
-            case None if part == "\r":
-                column = 0
-            case None if part == "\n":
-                row += 1
-                lines += [""] * (row + 1 - len(lines))
-            case None:
-                lines[row] = lines[row][:column].ljust(column) + part + lines[row][column + len(part) :]
-                column += len(part)
-            case sequence:
-                match sequence[2]:
-                    case "A":
-                        row = max(0, row - int(sequence[1] or 1))
-                    case "J":
-                        lines[row:] = [lines[row][:column]]
-                    case "K":
-                        lines[row] = ""
-                    case "m" | "h" | "l":
-                        pass
-                    case other:
-                        raise AssertionError(f"the screen does not know {other}")
-    return [line.rstrip() for line in lines if line.strip()]
 
 
 async def start(arguments: Sequence[str], environ: dict[str, str], columns: int | None, rows: int) -> Command:

@@ -1,0 +1,98 @@
+"""What a terminal shows of jobs while the recording is replayed: bars that never go back, and ends that settle."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.support import slow_replay
+from tests.support.client_fold import Document
+from tests.support.daemon import Daemon
+from tests.support.eventually import eventually
+from tests.support.mariadb import Database
+from tests.support.past_runs import write_past_runs
+from tests.support.replay import MariaDBReplayer, Transaction
+from tests.support.settled_ends import DisplayedEnd, assert_ends_settle, in_words, watched
+from tests.support.slow_replay import SECONDS, SLOWER
+from tests.support.terminal import Command, commands_against
+
+ROW = re.compile(r"(?P<percent>\d+)% +(?P<words>~\d|soon|\?)(?P<more>.*) (?P<job>[0-9a-f]{8}-[0-9a-f-]{27})\b")
+"""A row of `jobs` with a forecast."""
+
+
+class Reading(NamedTuple):
+    """What a terminal showed of a job that has a forecast."""
+
+    job_id: str
+    at: float
+    percent: int
+    words: str
+
+
+async def test_while_the_recording_is_replayed_slowly_in_a_terminal_no_bar_goes_back_and_ends_settle(
+    database: Database, recording: list[Transaction], tmp_path: Path
+):
+    silent = slow_replay.without_percent(recording, but_of="migration")
+    await write_past_runs(database, slow_replay.past_runs(silent, SLOWER, copies=5))
+    part = slow_replay.until(silent, SECONDS)
+    lives = slow_replay.lives(part)
+    longest = sorted(lives, key=lambda i: lives[i][0] - lives[i][1])[:5]
+    daemon = Daemon(tmp_path, database__url=database.url)
+    try:
+        await daemon.start()
+        await eventually(lambda: "forecasts: read " in daemon.log())
+        async with commands_against(daemon.url) as run, MariaDBReplayer.connect(database) as replayer:
+            table = await run("jobs", "-w", columns=160, rows=100)
+            documents = await run("jobs", "-w", "-o", "json")
+            tree = await run("watch", *longest, columns=100, rows=120)
+            await table.until(lambda: "STATUS" in table.out)
+            await tree.until(lambda: "waiting for" in tree.out)
+            spans = await slow_replay.replay(replayer, part, SLOWER)
+            assert await tree.end() == 0
+            in_table, in_tree = [*rows(table)], [*branches(tree, longest)]
+            published = [*map(json.loads, documents.out.splitlines())]
+    finally:
+        await daemon.close()
+    for readings in (in_table, in_tree):
+        assert falls(readings) == []
+        said = [(one.job_id, end) for one in readings if (end := in_words(one.at, one.words)) is not None]
+        assert_ends_settle(watched(spans, said), at_least=len(longest))
+    assert_ends_settle(watched(spans, forecasts(published)), at_least=len(longest))
+
+
+def rows(table: Command) -> Iterator[Reading]:
+    """What the rows of `jobs -w` showed."""
+    for at, lines in table.frames():
+        for line in filter(None, map(ROW.search, lines)):
+            yield Reading(line["job"], at, int(line["percent"]), line["words"] + line["more"])
+
+
+def branches(tree: Command, job_ids: Sequence[str]) -> Iterator[Reading]:
+    """What `watch` showed of these jobs: a title that begins at the margin, then the bar, then the end in words."""
+    for at, lines in tree.frames():
+        titles = [n for n, line in enumerate(lines) if not line.startswith(" ")]
+        for job_id, title in zip(job_ids, titles, strict=False):
+            bar, words = [*lines[title + 1 : title + 3], "", ""][:2]
+            if "left (by" in words or "any moment" in words:
+                yield Reading(job_id, at, int(re.findall(r"(\d+)% ", bar)[0]), words)
+
+
+def forecasts(published: Iterable[Document]) -> Iterator[tuple[str, DisplayedEnd]]:
+    """The ends that the documents of jobs say."""
+    for job in published:
+        if job.get("forecast"):
+            ends = job["forecast"]["ends_at"]
+            stamps = (job["forecast"]["as_of"], ends["p50"], ends["p90"])
+            at, p50, p90 = (datetime.fromisoformat(stamp).timestamp() for stamp in stamps)
+            yield job["job_id"], DisplayedEnd(at, p50, band=p90 - p50)
+
+
+def falls(readings: Iterable[Reading]) -> list[tuple[Reading, Reading]]:
+    """The percents that went back."""
+    ordered = itertools.pairwise(sorted(readings, key=lambda one: one.job_id))
+    return [(a, b) for a, b in ordered if a.job_id == b.job_id and b.percent < a.percent]
