@@ -17,6 +17,9 @@ LAST_MISS = 0.15
 FIRST_MISS = 0.35
 """The same in the first third: an end that is right only once the job has nearly ended is no forecast."""
 
+START = 1.0
+"""Seconds by which an end may be wrong because the tables have the start of a job in whole seconds."""
+
 WORDS = re.compile(r"(?:~|about |perhaps |estimate: )(?P<number>\d+) (?P<unit>s|min)\b|(?P<few>a few seconds left)")
 NOW = re.compile(r"may end at any moment|\bsoon\b")
 FEW = 10.0
@@ -35,8 +38,8 @@ class DisplayedEnd(NamedTuple):
     band: float = 0.0
 
     def miss(self, end: float) -> float:
-        """How far it is from the real end. Rounding is no error."""
-        return max(0.0, abs(self.end - end) - self.grain / 2)
+        """How far it is from the real end, beyond what rounding explains."""
+        return max(0.0, abs(self.end - end) - self.grain / 2 - START)
 
 
 class WatchedJob(NamedTuple):
