@@ -91,7 +91,7 @@ class JobDirectory(ABC):
 
 def names_differ(old: JobView, new: JobView) -> bool:
     """True if the IDs of a job, or the age by which they resolve to it, have changed."""
-    if old.names() != new.names() or old.source != new.source:
+    if (old.external_ids, old.context_id, old.source) != (new.external_ids, new.context_id, new.source):
         return True
     same_age = old.steps is new.steps and old.started_at == new.started_at and old.terminal == new.terminal
     return not same_age and old.age_key != new.age_key

@@ -82,9 +82,6 @@ def fold_rows(job: Job, entries: Sequence[Entry]) -> Job:
 
     The members that grow with the rows of a job (counts and steps) are copied once per call, not once per row.
     """
-    lifecycle = [e for e in entries if e.kind is not None]
-    of_job = [e for e in lifecycle if e.kind is not None and not e.kind.of_step]
-    of_steps = [e for e in lifecycle if e.kind is not None and e.kind.of_step]
     joined = replace(
         job,
         last=_last(job.last, entries),
@@ -92,10 +89,21 @@ def fold_rows(job: Job, entries: Sequence[Entry]) -> Job:
         errors=_count(job.errors, [e for e in entries if e.level == "ERROR"]),
         external_ids=_external_ids(job.external_ids, entries),
         percent=_percent(job.percent, entries),
+    )
+    lifecycle = [e for e in entries if e.kind is not None]
+    return _with_lifecycle(joined, lifecycle) if lifecycle else joined
+
+
+def _with_lifecycle(job: Job, entries: Sequence[Entry]) -> Job:
+    """Join rows that say that the job or one of its steps began or ended."""
+    of_job = [e for e in entries if e.kind is not None and not e.kind.of_step]
+    of_steps = [e for e in entries if e.kind is not None and e.kind.of_step]
+    begun = [e for e in of_job if e.kind is Kind.JOB_STARTED]
+    joined = replace(
+        job,
         event=_best(job.event, of_job),
         steps=_steps_joined(job.steps, of_steps) if of_steps else job.steps,
     )
-    begun = [e for e in of_job if e.kind is Kind.JOB_STARTED]
     if begun:
         joined = replace(
             joined,
@@ -109,22 +117,23 @@ def fold_rows(job: Job, entries: Sequence[Entry]) -> Job:
 
 
 def _last(known: Line | None, entries: Sequence[Entry]) -> Line | None:
-    entry = max(entries, key=lambda e: (e.at, e.event_id), default=None)
-    if entry is None or (known is not None and (entry.at, entry.event_id) <= (known.at, known.event_id)):
-        return known
-    return Line(entry.at, entry.event_id, entry.level, entry.message[:MAX_LINE])
+    newest, key = None, (known.at, known.event_id) if known is not None else None
+    for entry in entries:
+        if key is None or (entry.at, entry.event_id) > key:
+            newest, key = entry, (entry.at, entry.event_id)
+    return known if newest is None else Line(newest.at, newest.event_id, newest.level, newest.message[:MAX_LINE])
 
 
 def _external_ids(known: tuple[str, ...], entries: Sequence[Entry]) -> tuple[str, ...]:
-    new = {i for e in entries for i in e.external_ids}.difference(known)
-    return tuple(sorted(new.union(known))) if new else known
+    new = [i for e in entries for i in e.external_ids if i not in known]
+    return tuple(sorted({*known, *new})) if new else known
 
 
 def _percent(known: Percent | None, entries: Sequence[Entry]) -> Percent | None:
     found = [Percent(e.at, e.event_id, e.percent, e.observed_at) for e in entries if e.percent is not None]
-    if known is not None:
-        found.append(known)
-    return max(found, default=None)
+    if not found or known is None:
+        return max(found, default=known)
+    return max(known, *found)
 
 
 def _steps_joined(known: dict[int, StepEvents], entries: Sequence[Entry]) -> dict[int, StepEvents]:

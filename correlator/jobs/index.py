@@ -288,8 +288,9 @@ class Index:
             return
         if old is not None and before is not None:
             view = job_view.view_after(before, old.view, job, self.id_keys)
+            alive_at = job_view.alive_after(before, old.alive_at, job)
         else:
-            view = job_view.view(job, self.id_keys)
+            view, alive_at = job_view.view(job, self.id_keys), job_view.alive_at(job)
         if self.published.has_expired(view, now):
             self._forget(job_id, "retention", now, out)
             return
@@ -297,7 +298,7 @@ class Index:
         self._ignored.pop(job_id, None)
         if self.published.past_unread is not None and self.loading and old is None:
             self.published.mark_incomplete(job_id)
-        self._publish(view, job_view.alive_at(job), now, out, restored)
+        self._publish(view, alive_at, now, out, restored)
         parents.update(dict.fromkeys(self._children.place(job_id, view.parent_job_id, view.started_at or 0)))
         for step in view.steps if old is None or old.view.steps is not view.steps else ():
             if rows := self._attributor.add_step(step.id, job_id):

@@ -91,6 +91,13 @@ def alive_at(job: Job) -> Micros:
     return max((s for s in times if s is not None), default=0)
 
 
+def alive_after(before: Job, was: Micros, job: Job) -> Micros:
+    """`alive_at(job)`, given that `was` is `alive_at(before)`. Fast if the tables were not read in between."""
+    if job.reading is not before.reading or job.last is None or job.started_at != before.started_at:
+        return alive_at(job)
+    return max(was, job.last.at)
+
+
 def _resolve(
     word: str | None, read: bool, observed_at: int, event: JobEvent | None, *, of_step: bool = False
 ) -> tuple[Status, JobEvent | None]:

@@ -129,8 +129,8 @@ def legacy_events(old: JobView | None, new: JobView) -> Iterable[Event]:
 def _between(old: JobView | None, new: JobView, job: Job) -> Iterator[Event]:
     if old is None or old.status is not new.status:
         yield from _of_job(old, new, job)
-    before = {s.id: s for s in old.steps} if old is not None else {}
     if old is None or old.steps != new.steps:
+        before = {s.id: s for s in old.steps} if old is not None else {}
         for step in new.steps:
             if (was := before.get(step.id)) is not step:
                 yield from _of_step(new.job_id, was, step, job.steps.get(step.id, _NO_EVENTS))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from itertools import islice
+from operator import attrgetter
 
 from correlator.jobs.model.changes import Change
 from correlator.jobs.model.views import JobView, PublishedJob
@@ -37,7 +38,7 @@ class Past:
         """Append changes, in the order of their seq."""
         for change in changes:
             new = _filterable(change.new) if change.new is not None else None
-            old = _filterable(change.old, like=new) if change.old is not None else None
+            old = _filterable_before(change, new)
             size = OVERHEAD + _size(old) + (_size(new) if new is not old else 0)
             self._changes.append((Change(change.job_id, change.seq, old, new, change.reason), size))
             self._size += size
@@ -60,8 +61,23 @@ class Past:
         return [change for change, _ in islice(self._changes, len(self._changes) - count, None)]
 
 
-def _filterable(shown: PublishedJob, like: PublishedJob | None = None) -> PublishedJob:
-    """Return the job with only the members that filters use. `like`: its other version, returned if it is equal."""
+_members = attrgetter(
+    "status", "source", "external_ids", "context_id", "parent_job_id", "job_type", "operation", "started_at"
+)
+"""The members of a view that filters use. The job ID of a job stays the same."""
+
+
+def _filterable_before(change: Change, new: PublishedJob | None) -> PublishedJob | None:
+    """Return the job before the change with only the members that filters use; `new` itself if they are the same."""
+    if change.old is None:
+        return None
+    if change.new is not None and _members(change.old.view) == _members(change.new.view):
+        return new
+    return _filterable(change.old)
+
+
+def _filterable(shown: PublishedJob) -> PublishedJob:
+    """Return the job with only the members that filters use."""
     view = shown.view
     found = JobView(
         view.job_id,
@@ -74,7 +90,7 @@ def _filterable(shown: PublishedJob, like: PublishedJob | None = None) -> Publis
         view.operation,
         started_at=view.started_at,
     )
-    return like if like is not None and like.view == found else PublishedJob(found, shown.rev, shown.updated_at)
+    return PublishedJob(found, shown.rev, shown.updated_at)
 
 
 def _size(shown: PublishedJob | None) -> int:

@@ -34,7 +34,7 @@ class Reading(NamedTuple):
     words: str
 
 
-async def test_while_the_recording_is_replayed_slowly_in_a_terminal_no_bar_goes_back_and_ends_settle(
+async def test_in_a_terminal_no_bar_of_a_slow_replay_goes_back_and_ends_settle(
     database: Database, recording: list[Transaction], tmp_path: Path
 ):
     silent = slow_replay.without_percent(recording, but_of="migration")
@@ -50,9 +50,10 @@ async def test_while_the_recording_is_replayed_slowly_in_a_terminal_no_bar_goes_
             table = await run("jobs", "-w", columns=160, rows=100)
             documents = await run("jobs", "-w", "-o", "json")
             tree = await run("watch", *longest, columns=100, rows=120)
-            await table.until(lambda: "STATUS" in table.out)
-            await tree.until(lambda: "waiting for" in tree.out)
+            await eventually(lambda: "STATUS" in table.out)
+            await eventually(lambda: "waiting for" in tree.out)
             spans = await slow_replay.replay(replayer, part, SLOWER)
+            await eventually(lambda: tree.process.returncode is not None)
             assert await tree.end() == 0
             in_table, in_tree = [*rows(table)], [*branches(tree, longest)]
             published = [*map(json.loads, documents.out.splitlines())]

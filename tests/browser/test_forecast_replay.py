@@ -48,7 +48,7 @@ READ = """() => {
 Reading = dict[str, Any]
 
 
-async def test_while_the_recording_is_replayed_slowly_bars_never_go_back_and_ends_settle(
+async def test_on_the_page_no_bar_of_a_slow_replay_goes_back_and_ends_settle(
     database, recording, tmp_path, page, context
 ):
     silent = slow_replay.without_percent(recording, but_of="migration")

@@ -17,6 +17,9 @@ LAST_MISS = 0.15
 FIRST_MISS = 0.35
 """The same in the first third: an end that is right only once the job has nearly ended is no forecast."""
 
+LEAST_SWING = 0.1
+"""A smaller move to and fro, as a share of the duration, is not noticed, however narrow the band is."""
+
 START = 1.0
 """Seconds by which an end may be wrong because the tables have the start of a job in whole seconds."""
 
@@ -61,11 +64,12 @@ class WatchedJob(NamedTuple):
 
         An end seems to move by its grain while its words stay.
         """
+        noticed = START + LEAST_SWING * (self.ended - self.began)
         for j, turn in enumerate(self.ends):
             for sign in (1, -1):
 
                 def beyond(one: DisplayedEnd, turn: DisplayedEnd = turn, sign: int = sign) -> bool:
-                    return sign * (turn.end - one.end) > max(turn.band, one.band, turn.grain + one.grain)
+                    return sign * (turn.end - one.end) > max(turn.band, one.band, turn.grain + one.grain, noticed)
 
                 before = next(filter(beyond, self.ends[:j]), None)
                 after = next(filter(beyond, self.ends[j + 1 :]), None)
@@ -114,4 +118,4 @@ def assert_ends_settle(jobs: Iterable[WatchedJob], *, at_least: int) -> None:
     assert len(misses) >= at_least, listed
     assert [name for first, last, name in misses if first > FIRST_MISS or last > LAST_MISS] == [], listed
     assert mean(last for _, last, _ in misses) < mean(first for first, _, _ in misses), listed
-    assert swings == [], "seconds since the start, error, grain, band"
+    assert swings == []
