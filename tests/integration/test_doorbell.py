@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
 from correlator.backoff import Backoff
 from correlator.config.tls import Tls
 from correlator.sources.db.mariadb import Address, MariaDBDatabase
+from correlator.sources.doorbell import binlog
 from correlator.sources.doorbell.doorbell import Doorbell
 from correlator.tls import client_context
 from tests.support import replay
@@ -44,11 +46,19 @@ class RunningDoorbell:
 
 
 @contextlib.asynccontextmanager
-async def listening(database: Database, *, up: bool = True, **address: object) -> AsyncIterator[RunningDoorbell]:
+async def listening(
+    database: Database,
+    *,
+    up: bool = True,
+    silent_after: float = 60.0,
+    clock: Callable[[], float] = time.monotonic,
+    **address: object,
+) -> AsyncIterator[RunningDoorbell]:
     where = Address(**{"port": database.server.port, "database": database.name, **address})  # type: ignore[arg-type]
     source = MariaDBDatabase(where, driver="aiomysql", connect_timeout=1.0)
+    backoff = Backoff(0.05, 1.0, 0.05)
     running = RunningDoorbell(
-        Doorbell(source, database.name, backoff=Backoff(0.05, 1.0, 0.05), heartbeat=0.3, silent_after=1.2)
+        Doorbell(source, database.name, backoff=backoff, heartbeat=0.3, silent_after=silent_after, clock=clock)
     )
     task = asyncio.create_task(running.bell.run(running.notifications.update))
     try:
@@ -161,13 +171,24 @@ async def test_a_log_that_begins_a_new_file_and_drops_the_old_one_is_followed(ap
         assert running.up
 
 
-async def test_a_quiet_server_is_no_silent_one_and_one_connection_is_enough(appliance):
-    async with listening(appliance) as running:
+async def test_a_quiet_server_is_no_silent_one_and_one_connection_is_enough(appliance, monkeypatch):
+    """The clock goes on only when a heartbeat has arrived, so that a busy machine looks like an idle one."""
+    now, heartbeats, feed = 0.0, 0, binlog.Changes.feed
+
+    def counted(changes: binlog.Changes, received: bytes) -> dict[str, int]:
+        nonlocal heartbeats
+        heartbeats += 1
+        return feed(changes, received)
+
+    monkeypatch.setattr(binlog.Changes, "feed", counted)
+    async with listening(appliance, silent_after=0.5, clock=lambda: now) as running:
         async with appliance.connect() as connection, connection.cursor() as cursor:
             ours = "SELECT ID FROM information_schema.processlist WHERE USER = 'correlator'"
             await cursor.execute(ours)
             before = await cursor.fetchall()
-            await asyncio.sleep(2.0)  # longer than it would put up with silence
+            for known in range(heartbeats, heartbeats + 6):
+                await eventually(lambda known=known: heartbeats > known)
+                now += 0.4  # six times that is longer than it would put up with silence
             await cursor.execute(ours)
             assert await cursor.fetchall() == before
         assert len(before) == 1
@@ -205,7 +226,7 @@ async def test_the_doorbell_works_again_after_a_restart_and_a_crash_of_the_serve
 
 async def test_a_server_that_freezes_is_noticed_by_its_silence(own):
     database = await granted(own)
-    async with listening(database) as running:
+    async with listening(database, silent_after=1.2) as running:
         await asyncio.to_thread(own.pause)
         try:
             await eventually(lambda: "no heartbeat" in running.error)

@@ -103,7 +103,8 @@ class Doorbell:
                 " @master_binlog_checksum = @@global.binlog_checksum, max_statement_time = 0"
             )
             transport = transport_of(session.connection)
-            protocol = _BinlogProtocol(transport, binlog.Changes(self._name, TABLES), on_change, self._found)
+            changes = binlog.Changes(self._name, TABLES)
+            protocol = _BinlogProtocol(transport, changes, on_change, self._found, self._clock)
             transport.set_protocol(protocol)
             # A server disconnects the older of two replicas with one ID: this one is far above IDs that people assign.
             transport.write(binlog.request(file, position, random.randrange(1 << 31, 1 << 32)))
@@ -136,20 +137,26 @@ class _BinlogProtocol(asyncio.Protocol):
     """Reads the packets of a connection on which the binary log has been requested."""
 
     def __init__(
-        self, transport: asyncio.Transport, changes: binlog.Changes, on_change: OnChange, found: Callable[[], None]
+        self,
+        transport: asyncio.Transport,
+        changes: binlog.Changes,
+        on_change: OnChange,
+        found: Callable[[], None],
+        clock: Callable[[], float],
     ) -> None:
         self._transport = transport
         self._changes = changes
         self._on_change = on_change
         self._found = found
+        self._clock = clock
         self._loop = asyncio.get_running_loop()
-        self._received_at = self._loop.time()
+        self._received_at = clock()
         self._ended: asyncio.Future[str] = self._loop.create_future()
 
     async def wait_closed(self, silent_after: float) -> None:
         """Wait until the connection ends or is silent for `silent_after` seconds. Raises `SourceUnavailable` then."""
         while not self._ended.done():
-            left = self._received_at + silent_after - self._loop.time()
+            left = self._received_at + silent_after - self._clock()
             if left <= 0:
                 raise SourceUnavailable(f"MariaDB: no heartbeat for {silent_after:g} s")
             await asyncio.wait([self._ended], timeout=left)
@@ -158,7 +165,7 @@ class _BinlogProtocol(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._ended.done():
             return
-        self._received_at = self._loop.time()
+        self._received_at = self._clock()
         began = self._changes.began
         try:
             changed = self._changes.feed(data)
