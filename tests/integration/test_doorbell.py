@@ -180,14 +180,18 @@ async def test_a_quiet_server_is_no_silent_one_and_one_connection_is_enough(appl
         heartbeats += 1
         return feed(changes, received)
 
+    async def another_heartbeat() -> None:
+        known = heartbeats
+        await eventually(lambda: heartbeats > known)
+
     monkeypatch.setattr(binlog.Changes, "feed", counted)
     async with listening(appliance, silent_after=0.5, clock=lambda: now) as running:
         async with appliance.connect() as connection, connection.cursor() as cursor:
             ours = "SELECT ID FROM information_schema.processlist WHERE USER = 'correlator'"
             await cursor.execute(ours)
             before = await cursor.fetchall()
-            for known in range(heartbeats, heartbeats + 6):
-                await eventually(lambda known=known: heartbeats > known)
+            for _ in range(6):
+                await another_heartbeat()
                 now += 0.4  # six times that is longer than it would put up with silence
             await cursor.execute(ours)
             assert await cursor.fetchall() == before
