@@ -23,14 +23,13 @@ All methods run on the event loop's thread and never wait.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from correlator.jobs import job_document
 from correlator.jobs.model.changes import Change, Event
 from correlator.jobs.model.facts import Kind
 from correlator.jobs.model.rows import LEVELS, Level
-from correlator.jobs.model.views import PublishedJob
 from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Batch, Hub
 from correlator.sinks.streaming.backlog import Backlog, Lines
@@ -38,6 +37,7 @@ from correlator.sinks.streaming.encoder import Encoder, Recipients
 from correlator.sinks.streaming.filters import Filter
 from correlator.sinks.streaming.groups import Group, Groups, Sub, missed
 from correlator.sinks.streaming.limits import Limits
+from correlator.sinks.streaming.log_groups import LogGroups, recipients_of
 from correlator.sinks.streaming.messages import Client, Message
 from correlator.sinks.streaming.outbox import Outboxes
 
@@ -65,7 +65,7 @@ class Fanout:
         self._limits = limits
         self._clock = clock
         self.groups = Groups(hub.published, limits)
-        self._log_groups: dict[Group, int] = {}
+        self._log_groups = LogGroups(hub.published)
         self._subs: dict[Client, dict[int, Sub]] = {}
         self._backlogs: dict[Client, Backlog] = {}
         self._outboxes = Outboxes(clock, call_later)
@@ -111,7 +111,7 @@ class Fanout:
             sub = Sub(client, sub_id, group, LEVELS.index(level) if level else None, self.groups.snapshot(group))
         group.subs[sub] = None
         if sub.level is not None:
-            self._log_groups[group] = self._log_groups.get(group, 0) + 1
+            self._log_groups.add(group)
         self._subs[client][sub_id] = sub
         self._update_alone(client)
         return sub
@@ -140,9 +140,7 @@ class Fanout:
         group = sub.group
         del group.subs[sub]
         if sub.level is not None:
-            self._log_groups[group] -= 1
-            if not self._log_groups[group]:
-                del self._log_groups[group]
+            self._log_groups.remove(group)
         if not group.subs:
             self.groups.remove(group)
         return True
@@ -162,20 +160,15 @@ class Fanout:
     def _spread_batch(self, batch: Batch) -> None:
         lines = batch.lines if self._log_groups else ()
         before = {c.job_id: c.old for c in reversed(batch.changes)} if lines else {}
-        audience = [self._log_groups_for(line.job_id, before) for line in lines]
+        audience = [self._log_groups.of(line.job_id, before) for line in lines]
         for change in batch.changes:
             self._spread(change)
         for line, groups in zip(lines, audience, strict=True):
             # A line goes to groups that match before or after the batch: its end may take a job out of a
             # filter, and its start may bring it in.
-            groups.update(self._log_groups_for(line.job_id, {}))
-            rank = LEVELS.index(line.entry.level)
-            wanted: defaultdict[Client, list[int]] = defaultdict(list)
-            for sub in (s for group in groups for s in group.subs):
-                if sub.level is not None and rank >= sub.level:
-                    wanted[sub.client].append(sub.id)
+            groups.update(self._log_groups.of(line.job_id, {}))
             encoded: dict[tuple[int, ...], Message] = {}
-            for client, subs in wanted.items():
+            for client, subs in recipients_of(line, groups).items():
                 key = tuple(sorted(subs))
                 message = encoded.get(key) or encoded.setdefault(key, Message(job_document.log(key, line)))
                 if (backlog := self._lag(client, batch.seq)) is not None:
@@ -197,13 +190,6 @@ class Fanout:
                     backlog.add_dropped(key, batch.dropped)
                 else:
                     self._outboxes.put(client, Message(job_document.dropped(key, batch.dropped)))
-
-    def _log_groups_for(self, job_id: str | None, before: Mapping[str, PublishedJob | None]) -> dict[Group, None]:
-        """The groups with log lines that contain the job. `before`: old states, used instead of the current ones."""
-        if job_id is None:
-            return {}
-        shown = before[job_id] if job_id in before else self._published.get(job_id)
-        return {g: None for g in self._log_groups if g.has(job_id, shown)}
 
     def _send_event(self, event: Event, seq: int) -> None:
         """Send an event to the subscriptions that have its job, after the changes of its batch.

@@ -6,25 +6,45 @@ document from this table.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from correlator.jobs.joblog import MAX_STEP_ID
 from correlator.jobs.model.rows import Level
-from correlator.jobs.shapes import Document, JobStatus
+from correlator.jobs.shapes import Document
 from correlator.pipeline.resume_ring import MAX_CHANGES
 from correlator.sinks.http.access import TICKET_SECONDS
 from correlator.sinks.http.entity_shapes import EntityPage
 from correlator.sinks.http.frames import MAX_IDS
+from correlator.sinks.http.openapi.parts import (
+    AWAY,
+    BAD,
+    CONTEXT_ID,
+    CURSOR,
+    ETAG,
+    EVENT_STREAM,
+    ID,
+    INSTANCE,
+    JOB_TYPE,
+    LIMIT,
+    LISTED,
+    PROBLEM,
+    RETRY,
+    STATUS,
+    UNKNOWN,
+    Answer,
+    DateTime,
+    Endpoint,
+    EventId,
+    Parameter,
+    problem,
+)
 from correlator.sinks.http.rest import (
     DEFAULT_LIMIT,
-    MAX_EVENT_ID,
     MAX_EVENTS,
-    MAX_LIMIT,
     MAX_TEXT,
     MAX_WAIT,
     MAX_WORDS,
@@ -45,89 +65,6 @@ from correlator.sinks.payloads import (
     Ticket,
     UnknownReply,
 )
-
-JSON, PROBLEM, EVENT_STREAM = "application/json", "application/problem+json", "text/event-stream"
-
-DateTime: TypeAlias = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
-
-
-EventId: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_EVENT_ID)]
-
-
-@dataclass(frozen=True, slots=True)
-class Parameter:
-    """A parameter. `type`: a type that msgspec derives a schema from; a list is repeated in the query."""
-
-    name: str
-    type: Any
-    description: str
-    place: Literal["path", "query", "header"] = "query"
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A response. `bodies`: the types its body may have. `headers`: (name, description).
-
-    `also`: another content type that it may have, as text.
-    """
-
-    description: str
-    bodies: tuple[Any, ...] = ()
-    content_type: str = JSON
-    headers: tuple[tuple[str, str], ...] = ()
-    also: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """An endpoint. `gate`: what is checked before it. `token`: Host and token; `host`: only Host; `open`: nothing."""
-
-    path: str
-    name: str
-    summary: str
-    answers: dict[HTTPStatus, Answer]
-    parameters: tuple[Parameter, ...] = ()
-    method: Literal["get", "post"] = "get"
-    gate: Literal["token", "host", "open"] = "token"
-
-
-def _problem(description: str) -> Answer:
-    return Answer(description, (Problem,), PROBLEM)
-
-
-RETRY: Final = (("Retry-After", "Seconds."),)
-
-BAD: Final = {HTTPStatus.BAD_REQUEST: _problem("A parameter is unknown or has an invalid value.")}
-AWAY: Final = {
-    HTTPStatus.SERVICE_UNAVAILABLE: Answer(
-        "The answer needs the database, which is not available or has not finished a search. Repeat the request.",
-        (Problem,),
-        PROBLEM,
-        RETRY,
-    )
-}
-UNKNOWN: Final = {HTTPStatus.NOT_FOUND: _problem("No job is known by this ID.")}
-
-ID: Final = Parameter(
-    "id",
-    str,
-    "Any ID of a job: UUID, external ID, context ID (its newest job), legacy ID; resolved in this order. Exact text,"
-    " any characters: percent-encode it, `/` too (that works raw as well, where no other endpoint has the path).",
-    "path",
-)
-ETAG: Final = (("ETag", 'The revision: `"{epoch}-{rev}"`.'),)
-
-LISTED: Final = "Repeated, or with commas between."
-STATUS: Final = Parameter("status", list[JobStatus], f"Jobs that have one of these. {LISTED}")
-JOB_TYPE: Final = Parameter("job_type", list[str], f"Jobs of one of these types. {LISTED}")
-CONTEXT_ID: Final = Parameter("context_id", list[str], f"Jobs of one of these contexts. {LISTED}")
-INSTANCE: Final = Parameter(
-    "instance", list[str], f"Jobs of one of these appliances, at a gateway; elsewhere no job has one. {LISTED}"
-)
-LIMIT: Final = Parameter(
-    "limit", Annotated[int, Meta(ge=1, le=MAX_LIMIT)], f"Most items per page; {DEFAULT_LIMIT} by default."
-)
-CURSOR: Final = Parameter("cursor", str, "`next_cursor` of the page before.")
 
 ENDPOINTS: Final = (
     Endpoint(
@@ -192,7 +129,7 @@ ENDPOINTS: Final = (
             HTTPStatus.OK: Answer("A page of log rows.", (EventsPage,), also="text/plain"),
             **BAD,
             **UNKNOWN,
-            HTTPStatus.TOO_MANY_REQUESTS: _problem("Too many logs are being sent as text; `Retry-After` has seconds."),
+            HTTPStatus.TOO_MANY_REQUESTS: problem("Too many logs are being sent as text; `Retry-After` has seconds."),
             **AWAY,
         },
         (
@@ -258,7 +195,7 @@ ENDPOINTS: Final = (
         {
             HTTPStatus.OK: Answer("The operation.", (OperationWithSteps,)),
             **BAD,
-            HTTPStatus.NOT_FOUND: _problem("No run of this operation is known."),
+            HTTPStatus.NOT_FOUND: problem("No run of this operation is known."),
         },
         (
             Parameter("job_type", str, "The job type, percent-encoded; `-` for jobs that have none.", "path"),
@@ -272,7 +209,7 @@ ENDPOINTS: Final = (
         {
             HTTPStatus.OK: Answer("All appliances, by name.", (InstancesList,)),
             **BAD,
-            HTTPStatus.NOT_FOUND: _problem("This is not a gateway."),
+            HTTPStatus.NOT_FOUND: problem("This is not a gateway."),
         },
     ),
     Endpoint(
@@ -298,9 +235,9 @@ ENDPOINTS: Final = (
                 "Each `data` is a message, each `id` is `{epoch}:{seq}`; see asyncapi.json.", (str,), EVENT_STREAM
             ),
             **BAD,
-            HTTPStatus.TOO_MANY_REQUESTS: _problem("The limit of streaming connections is reached."),
+            HTTPStatus.TOO_MANY_REQUESTS: problem("The limit of streaming connections is reached."),
             HTTPStatus.SERVICE_UNAVAILABLE: Answer("The daemon is shutting down.", (Problem,), PROBLEM, RETRY),
-            HTTPStatus.HTTP_VERSION_NOT_SUPPORTED: _problem("HTTP/1.0 has no streams."),
+            HTTPStatus.HTTP_VERSION_NOT_SUPPORTED: problem("HTTP/1.0 has no streams."),
         },
         (
             Parameter(
@@ -379,7 +316,7 @@ ENDPOINTS: Final = (
         "The websocket; its messages are in asyncapi.json",
         {
             HTTPStatus.SWITCHING_PROTOCOLS: Answer("Continue with `hello`. A refusal is a close code."),
-            HTTPStatus.BAD_REQUEST: _problem("Not a websocket handshake."),
+            HTTPStatus.BAD_REQUEST: problem("Not a websocket handshake."),
         },
         gate="host",
     ),

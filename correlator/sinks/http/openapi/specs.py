@@ -18,14 +18,8 @@ from correlator.config.schema import Http, Mqtt
 from correlator.jobs import job_document, message_shapes, shapes
 from correlator.sinks import payloads
 from correlator.sinks.http import frames, websocket
-from correlator.sinks.http.openapi.endpoints import (
-    ENDPOINTS,
-    JSON,
-    PROBLEM,
-    Answer,
-    Endpoint,
-    Parameter,
-)
+from correlator.sinks.http.openapi.endpoints import ENDPOINTS
+from correlator.sinks.http.openapi.parts import JSON, PROBLEM, Answer, Endpoint, Parameter
 from correlator.sinks.http.parameters import known
 from correlator.sinks.mqtt.topics import SPACING, Key, Topics, unescape
 from correlator.sinks.webhooks.body import CLOUD_EVENT

@@ -1,0 +1,95 @@
+"""What the table of the HTTP endpoints is made of: its types, and the parameters and responses that several have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Annotated, Any, Final, Literal, TypeAlias
+
+from msgspec import Meta
+
+from correlator.jobs.shapes import JobStatus
+from correlator.sinks.http.rest import DEFAULT_LIMIT, MAX_EVENT_ID, MAX_LIMIT
+from correlator.sinks.payloads import Problem
+
+JSON, PROBLEM, EVENT_STREAM = "application/json", "application/problem+json", "text/event-stream"
+
+DateTime: TypeAlias = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
+EventId: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_EVENT_ID)]
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A parameter. `type`: a type that msgspec derives a schema from; a list is repeated in the query."""
+
+    name: str
+    type: Any
+    description: str
+    place: Literal["path", "query", "header"] = "query"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A response. `bodies`: the types its body may have. `headers`: (name, description).
+
+    `also`: another content type that it may have, as text.
+    """
+
+    description: str
+    bodies: tuple[Any, ...] = ()
+    content_type: str = JSON
+    headers: tuple[tuple[str, str], ...] = ()
+    also: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An endpoint. `gate`: what is checked before it. `token`: Host and token; `host`: only Host; `open`: nothing."""
+
+    path: str
+    name: str
+    summary: str
+    answers: dict[HTTPStatus, Answer]
+    parameters: tuple[Parameter, ...] = ()
+    method: Literal["get", "post"] = "get"
+    gate: Literal["token", "host", "open"] = "token"
+
+
+def problem(description: str) -> Answer:
+    """A response that is a problem document."""
+    return Answer(description, (Problem,), PROBLEM)
+
+
+RETRY: Final = (("Retry-After", "Seconds."),)
+
+BAD: Final = {HTTPStatus.BAD_REQUEST: problem("A parameter is unknown or has an invalid value.")}
+AWAY: Final = {
+    HTTPStatus.SERVICE_UNAVAILABLE: Answer(
+        "The answer needs the database, which is not available or has not finished a search. Repeat the request.",
+        (Problem,),
+        PROBLEM,
+        RETRY,
+    )
+}
+UNKNOWN: Final = {HTTPStatus.NOT_FOUND: problem("No job is known by this ID.")}
+
+ID: Final = Parameter(
+    "id",
+    str,
+    "Any ID of a job: UUID, external ID, context ID (its newest job), legacy ID; resolved in this order. Exact text,"
+    " any characters: percent-encode it, `/` too (that works raw as well, where no other endpoint has the path).",
+    "path",
+)
+ETAG: Final = (("ETag", 'The revision: `"{epoch}-{rev}"`.'),)
+
+LISTED: Final = "Repeated, or with commas between."
+STATUS: Final = Parameter("status", list[JobStatus], f"Jobs that have one of these. {LISTED}")
+JOB_TYPE: Final = Parameter("job_type", list[str], f"Jobs of one of these types. {LISTED}")
+CONTEXT_ID: Final = Parameter("context_id", list[str], f"Jobs of one of these contexts. {LISTED}")
+INSTANCE: Final = Parameter(
+    "instance", list[str], f"Jobs of one of these appliances, at a gateway; elsewhere no job has one. {LISTED}"
+)
+LIMIT: Final = Parameter(
+    "limit", Annotated[int, Meta(ge=1, le=MAX_LIMIT)], f"Most items per page; {DEFAULT_LIMIT} by default."
+)
+CURSOR: Final = Parameter("cursor", str, "`next_cursor` of the page before.")
