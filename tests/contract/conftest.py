@@ -59,6 +59,13 @@ def driver(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
+async def archive(either_original: Original) -> AsyncIterator[DatabaseArchive]:
+    """The archive of `either_original`."""
+    async with archive_of(either_original) as archive:
+        yield archive
+
+
+@pytest.fixture
 async def current(original: Original) -> AsyncIterator[tuple[DatabaseArchive, Original]]:
     """An archive of a current appliance, and the appliance."""
     async with archive_of(original) as archive:

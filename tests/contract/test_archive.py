@@ -12,60 +12,49 @@ from correlator.errors import BadRequest, SourceUnavailable
 from correlator.pipeline.queries import JobQuery, LineQuery
 from correlator.sources.archive.archive import DatabaseArchive
 from correlator.sources.db.mariadb import Address, MariaDBDatabase
-from tests.support.archive_queries import archive_of, at, found, logical_time, names, unix
+from tests.support.archive_queries import at, found, logical_time, names, unix
 from tests.support.eventually import eventually
 
 EVERYTHING = JobQuery()
 
 
-@pytest.fixture
-async def archive(either_original):
-    async with archive_of(either_original) as archive:
-        yield archive
-
-
-@pytest.fixture
-def appliance(either_original):
-    return either_original
-
-
-async def test_every_id_leads_to_its_job_in_the_order_of_lookup(archive, appliance):
-    await appliance.job("u1", external_job_id="ext-1", started_at=at(0))
-    await appliance.job("u2", metadata=json.dumps({"failover_job_id": "ext-2"}), started_at=at(1))
-    await appliance.insert("failover_jobs", job_id="old-1", vm_id="v", job_type="live", source_vm_name="pg")
+async def test_every_id_leads_to_its_job_in_the_order_of_lookup(archive, either_original):
+    await either_original.job("u1", external_job_id="ext-1", started_at=at(0))
+    await either_original.job("u2", metadata=json.dumps({"failover_job_id": "ext-2"}), started_at=at(1))
+    await either_original.insert("failover_jobs", job_id="old-1", vm_id="v", job_type="live", source_vm_name="pg")
     assert await found(archive, "u1") == ("u1", "uuid", ())
     assert await found(archive, "ext-1") == ("u1", "external_id", ())
     assert await found(archive, "ext-2") == ("u2", "external_id", ())
     assert await found(archive, "old-1") == ("old-1", "legacy", ())
-    await appliance.job("ext-1", started_at=at(9))
+    await either_original.job("ext-1", started_at=at(9))
     assert await found(archive, "ext-1") == ("ext-1", "uuid", ())
-    await appliance.job("u3", external_job_id="old-1", started_at=at(2))
+    await either_original.job("u3", external_job_id="old-1", started_at=at(2))
     assert await found(archive, "old-1") == ("u3", "external_id", ())
 
 
-async def test_the_newest_job_has_an_id_that_repeats_and_the_others_are_named(archive, appliance):
-    await appliance.job("u1", external_job_id="ext", started_at=at(5))
-    await appliance.job("u2", metadata='{"gui_job_id":"ext"}', started_at=at(9))
-    await appliance.job("u3", external_job_id="ext", started_at=at(1))
+async def test_the_newest_job_has_an_id_that_repeats_and_the_others_are_named(archive, either_original):
+    await either_original.job("u1", external_job_id="ext", started_at=at(5))
+    await either_original.job("u2", metadata='{"gui_job_id":"ext"}', started_at=at(9))
+    await either_original.job("u3", external_job_id="ext", started_at=at(1))
     assert await found(archive, "ext") == ("u2", "external_id", ("u1", "u3"))
 
 
-async def test_a_context_leads_to_its_newest_job_where_there_are_contexts(archive, appliance):
-    if appliance.rolled_back:
-        await appliance.job("u1", started_at=at(1))
+async def test_a_context_leads_to_its_newest_job_where_there_are_contexts(archive, either_original):
+    if either_original.rolled_back:
+        await either_original.job("u1", started_at=at(1))
         assert await found(archive, "ctx") is None
         return
-    await appliance.job("u1", context_id="ctx", started_at=at(1))
-    await appliance.job("u2", context_id="ctx", started_at=at(2))
-    await appliance.job("u3", context_id="CTX", started_at=at(3))
+    await either_original.job("u1", context_id="ctx", started_at=at(1))
+    await either_original.job("u2", context_id="ctx", started_at=at(2))
+    await either_original.job("u3", context_id="CTX", started_at=at(3))
     assert await found(archive, "ctx") == ("u2", "context_id", ("u1",))
 
 
-async def test_an_id_that_only_log_rows_carry_leads_to_their_job(archive, appliance):
-    await appliance.job("u1", started_at=at(1))
-    if not appliance.rolled_back:
-        await appliance.log("x", job_id="u1", external_job_id="ext-log")
-    assert await found(archive, "ext-log") == (None if appliance.rolled_back else ("u1", "external_id", ()))
+async def test_an_id_that_only_log_rows_carry_leads_to_their_job(archive, either_original):
+    await either_original.job("u1", started_at=at(1))
+    if not either_original.rolled_back:
+        await either_original.log("x", job_id="u1", external_job_id="ext-log")
+    assert await found(archive, "ext-log") == (None if either_original.rolled_back else ("u1", "external_id", ()))
 
 
 def as_go_writes(metadata: dict[str, str]) -> str:
@@ -76,11 +65,11 @@ def as_go_writes(metadata: dict[str, str]) -> str:
 
 
 async def test_an_external_id_may_have_any_characters_in_its_column_and_in_metadata(current):
-    archive, appliance = current
+    archive, either_original = current
     odd = ['<a>&"b"', "a'b\\c%_", "ü 🚀", "with/slash?and#more", "10%", "x" * 63, "null", "\u2028"]
     for number, name in enumerate(odd):
-        await appliance.job(f"column-{number}", external_job_id=name, started_at=at(2))
-        await appliance.job(
+        await either_original.job(f"column-{number}", external_job_id=name, started_at=at(2))
+        await either_original.job(
             f"metadata-{number}",
             metadata=as_go_writes({"failover_job_id": f"{name}+", "vm_name": "pg"}),
             started_at=at(2),
@@ -91,16 +80,16 @@ async def test_an_external_id_may_have_any_characters_in_its_column_and_in_metad
 
 
 async def test_a_second_in_an_id_is_only_a_hint_where_to_search(current):
-    archive, appliance = current
+    archive, either_original = current
     for number, name in enumerate((f"live-{unix(30)}", "live-1000000000", "live-9999999999")):
-        await appliance.job(f"u{number}", metadata=as_go_writes({"gui_job_id": name}), started_at=at(2))
+        await either_original.job(f"u{number}", metadata=as_go_writes({"gui_job_id": name}), started_at=at(2))
         assert await found(archive, name) == (f"u{number}", "external_id", ())
 
 
 async def test_what_is_no_id_leads_nowhere_however_a_collation_compares(current):
-    archive, appliance = current
-    await appliance.job("u1", external_job_id="ext-1", metadata='{"failover_job_id":"ext-2","vm_name":"vm"}')
-    await appliance.insert("failover_jobs", job_id="old-1", vm_id="v", job_type="live", source_vm_name="pg")
+    archive, either_original = current
+    await either_original.job("u1", external_job_id="ext-1", metadata='{"failover_job_id":"ext-2","vm_name":"vm"}')
+    await either_original.insert("failover_jobs", job_id="old-1", vm_id="v", job_type="live", source_vm_name="pg")
     for name in ("", "\0", "a\0", "x" * 300, "nobody", "EXT-1", "ext-1 ", "EXT-2", "OLD-1", "U1", "éxt-1", "vm", "%"):
         assert await found(archive, name) is None, name
 
@@ -123,18 +112,18 @@ async def pages(archive, query, limit=2) -> list[str]:
             return seen
 
 
-async def test_pages_are_newest_first_by_start_and_id_without_a_repeat(archive, appliance):
+async def test_pages_are_newest_first_by_start_and_id_without_a_repeat(archive, either_original):
     for job_id, second in (("a", 1), ("b", 3), ("c", 3), ("d", 3), ("e", 2)):
-        await appliance.job(job_id, started_at=at(second))
+        await either_original.job(job_id, started_at=at(second))
     assert await pages(archive, EVERYTHING) == ["d", "c", "b", "e", "a"]
     assert await pages(archive, EVERYTHING, 500) == ["d", "c", "b", "e", "a"]
 
 
-async def test_pages_keep_to_their_filters(archive, appliance):
-    new = {} if appliance.rolled_back else {"context_id": "ctx"}
-    await appliance.job("a", started_at=at(1), job_type="failover", external_job_id="Ext-A", **new)
-    await appliance.job("b", started_at=at(2), status="failed", metadata='{"vm_name":"PG%test"}')
-    await appliance.job("c", started_at=at(3), operation="other", parent_job_id="a")
+async def test_pages_keep_to_their_filters(archive, either_original):
+    new = {} if either_original.rolled_back else {"context_id": "ctx"}
+    await either_original.job("a", started_at=at(1), job_type="failover", external_job_id="Ext-A", **new)
+    await either_original.job("b", started_at=at(2), status="failed", metadata='{"vm_name":"PG%test"}')
+    await either_original.job("c", started_at=at(3), operation="other", parent_job_id="a")
 
     async def only(**members) -> list[str]:
         return await pages(archive, JobQuery(**members))
@@ -143,26 +132,26 @@ async def test_pages_keep_to_their_filters(archive, appliance):
     assert await only(status=frozenset({"failed", "running"}), operation=frozenset({"other"})) == ["c"]
     assert await only(job_type=frozenset({"failover"})) == ["a"]
     assert await only(parent_job_id=frozenset({"a"})) == ["c"]
-    assert await only(context_id=frozenset({"ctx"})) == ([] if appliance.rolled_back else ["a"])
+    assert await only(context_id=frozenset({"ctx"})) == ([] if either_original.rolled_back else ["a"])
     assert await only(text="ext-a") == ["a"]
     assert await only(text="pg%t") == ["b"]
     assert await only(text="g_t") == []
     assert await only(since=unix(2) * 1_000_000 - 500_000) == ["c", "b"]
 
 
-async def test_the_lines_of_a_job_are_all_of_them_and_no_others(archive, appliance):
-    await appliance.job("u1", started_at=at(0))
-    await appliance.job("u2", started_at=at(0))
-    step = await appliance.insert("job_steps", job_id="u1", name="one", seq=1, started_at=at(0, micros=0))
-    new = {} if appliance.rolled_back else {"external_job_id": "ext-1"}
-    await appliance.log("column", job_id="u1", ts=at(1, micros=1))
-    await appliance.log("another's", job_id="u2", ts=at(1, micros=2), attrs='{"text":"u1"}')
-    await appliance.log("attrs", ts=at(1, micros=3), attrs='{"job_id":"u1"}')
-    await appliance.log("step column", step_id=step, ts=at(1, micros=5))
-    await appliance.log("step attrs", ts=at(1, micros=4), attrs=json.dumps({"step_id": step}))
-    await appliance.log("external", ts=at(1, micros=6), attrs='{"external_job_id":"ext-1"}', level="WARN")
-    await appliance.log("external column", ts=at(1, micros=7), level="ERROR", **(new or {"job_id": "u1"}))
-    await appliance.log("nobody's", ts=at(1, micros=8), attrs='{"text":"u1"}')
+async def test_the_lines_of_a_job_are_all_of_them_and_no_others(archive, either_original):
+    await either_original.job("u1", started_at=at(0))
+    await either_original.job("u2", started_at=at(0))
+    step = await either_original.insert("job_steps", job_id="u1", name="one", seq=1, started_at=at(0, micros=0))
+    new = {} if either_original.rolled_back else {"external_job_id": "ext-1"}
+    await either_original.log("column", job_id="u1", ts=at(1, micros=1))
+    await either_original.log("another's", job_id="u2", ts=at(1, micros=2), attrs='{"text":"u1"}')
+    await either_original.log("attrs", ts=at(1, micros=3), attrs='{"job_id":"u1"}')
+    await either_original.log("step column", step_id=step, ts=at(1, micros=5))
+    await either_original.log("step attrs", ts=at(1, micros=4), attrs=json.dumps({"step_id": step}))
+    await either_original.log("external", ts=at(1, micros=6), attrs='{"external_job_id":"ext-1"}', level="WARN")
+    await either_original.log("external column", ts=at(1, micros=7), level="ERROR", **(new or {"job_id": "u1"}))
+    await either_original.log("nobody's", ts=at(1, micros=8), attrs='{"text":"u1"}')
     asked = names(external=["ext-1"])
     wanted = ["column", "attrs", "step attrs", "step column", "external", "external column"]
     page = await archive.lines(asked, None, 100, LineQuery())
@@ -179,11 +168,11 @@ async def test_the_lines_of_a_job_are_all_of_them_and_no_others(archive, applian
     assert sorted(one_by_one) == sorted(wanted)
 
 
-async def test_a_line_that_is_committed_late_is_in_a_later_page_once(archive, appliance):
-    await appliance.job("u1", started_at=at(0))
-    async with appliance.transaction() as slow:
+async def test_a_line_that_is_committed_late_is_in_a_later_page_once(archive, either_original):
+    await either_original.job("u1", started_at=at(0))
+    async with either_original.transaction() as slow:
         await slow.log("late", ts=at(3590, micros=0), attrs='{"job_id":"u1"}')
-        await appliance.log("early", ts=at(3591, micros=0), attrs='{"job_id":"u1"}')
+        await either_original.log("early", ts=at(3591, micros=0), attrs='{"job_id":"u1"}')
         first = await archive.lines(names(), None, 10, LineQuery())
         assert [line.message for line in first.lines] == ["early"]
         await slow.commit()
@@ -193,9 +182,9 @@ async def test_a_line_that_is_committed_late_is_in_a_later_page_once(archive, ap
     assert third.lines == []
 
 
-async def test_the_last_page_of_an_ended_job_says_so_and_a_foreign_place_is_refused(archive, appliance):
-    await appliance.job("u1", status="completed", started_at=at(0), completed_at=at(2))
-    await appliance.log("end", job_id="u1", ts=at(2, micros=0))
+async def test_the_last_page_of_an_ended_job_says_so_and_a_foreign_place_is_refused(archive, either_original):
+    await either_original.job("u1", status="completed", started_at=at(0), completed_at=at(2))
+    await either_original.log("end", job_id="u1", ts=at(2, micros=0))
     page = await archive.lines(names(ended=2), None, 10, LineQuery())
     assert [line.message for line in page.lines] == ["end"]
     page = await archive.lines(names(ended=2), page.next_after, 10, LineQuery())
@@ -206,8 +195,8 @@ async def test_the_last_page_of_an_ended_job_says_so_and_a_foreign_place_is_refu
 
 
 async def test_a_question_given_up_leaves_the_archive_as_good_as_new(current):
-    archive, appliance = current
-    await appliance.job("u1", external_job_id="ext-1")
+    archive, either_original = current
+    await either_original.job("u1", external_job_id="ext-1")
     for delay in (0.0, 0.0005, 0.001, 0.002, 0.004):
         asked = asyncio.create_task(archive.find("ext-1", logical_time))
         await asyncio.sleep(delay)  # not a wait for anything: the moment at which it is given up

@@ -5,21 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 
-import pytest
-
 from correlator.pipeline.queries import JobNames, LineQuery
 from tests.support.archive_queries import archive_of, at, names, unix
-
-
-@pytest.fixture
-async def archive(either_original):
-    async with archive_of(either_original) as archive:
-        yield archive
-
-
-@pytest.fixture
-def appliance(either_original):
-    return either_original
 
 
 async def messages(archive, query: LineQuery, asked: JobNames | None = None) -> list[str]:
@@ -39,17 +26,17 @@ async def messages(archive, query: LineQuery, asked: JobNames | None = None) -> 
     return forward
 
 
-async def test_lines_are_selected_by_step_text_and_time_in_both_directions(archive, appliance):
-    await appliance.job("u1", started_at=at(0))
+async def test_lines_are_selected_by_step_text_and_time_in_both_directions(archive, either_original):
+    await either_original.job("u1", started_at=at(0))
     one, two = [
-        await appliance.insert("job_steps", job_id="u1", name=name, seq=seq, started_at=at(0, micros=0))
+        await either_original.insert("job_steps", job_id="u1", name=name, seq=seq, started_at=at(0, micros=0))
         for seq, name in enumerate(("one", "two"), 1)
     ]
-    await appliance.log("begin", job_id="u1", ts=at(1, micros=1))
-    await appliance.log("of one", job_id="u1", step_id=one, ts=at(2, micros=0))
-    await appliance.log("of two", ts=at(3, micros=0), attrs=json.dumps({"step_id": two, "volume": "Vol-7 <a>"}))
-    await appliance.log("of one too", ts=at(4, micros=0), attrs=json.dumps({"step_id": one}), level="WARN")
-    await appliance.log("End", job_id="u1", ts=at(5, micros=0), attrs=json.dumps({"step_id": "no number"}))
+    await either_original.log("begin", job_id="u1", ts=at(1, micros=1))
+    await either_original.log("of one", job_id="u1", step_id=one, ts=at(2, micros=0))
+    await either_original.log("of two", ts=at(3, micros=0), attrs=json.dumps({"step_id": two, "volume": "Vol-7 <a>"}))
+    await either_original.log("of one too", ts=at(4, micros=0), attrs=json.dumps({"step_id": one}), level="WARN")
+    await either_original.log("End", job_id="u1", ts=at(5, micros=0), attrs=json.dumps({"step_id": "no number"}))
     assert await messages(archive, LineQuery()) == ["begin", "of one", "of two", "of one too", "End"]
     assert await messages(archive, LineQuery(steps=frozenset({one}))) == ["of one", "of one too"]
     assert await messages(archive, LineQuery(steps=frozenset({one, two}), level="WARN")) == ["of one too"]
@@ -59,11 +46,11 @@ async def test_lines_are_selected_by_step_text_and_time_in_both_directions(archi
     assert await messages(archive, LineQuery(since=unix(3) * 1_000_000)) == ["of two", "of one too", "End"]
 
 
-async def test_pages_from_an_id_on_and_below_it_have_every_line_once(archive, appliance):
-    await appliance.job("u1", started_at=at(0))
-    await appliance.job("u2", started_at=at(0))
-    ids = [await appliance.log(f"line {n}", job_id="u1", ts=at(1, micros=n)) for n in range(5)]
-    await appliance.log("another's", job_id="u2", ts=at(1, micros=9))
+async def test_pages_from_an_id_on_and_below_it_have_every_line_once(archive, either_original):
+    await either_original.job("u1", started_at=at(0))
+    await either_original.job("u2", started_at=at(0))
+    ids = [await either_original.log(f"line {n}", job_id="u1", ts=at(1, micros=n)) for n in range(5)]
+    await either_original.log("another's", job_id="u2", ts=at(1, micros=9))
     for middle in (1, ids[2], ids[2] + 1, ids[-1] + 1, ids[-1] + 1000):
         below = await archive.lines_before(names(), middle, 10, LineQuery())
         on = await archive.lines(names(), middle, 10, LineQuery())
@@ -71,7 +58,7 @@ async def test_pages_from_an_id_on_and_below_it_have_every_line_once(archive, ap
         assert [line.event_id for line in on.lines] == [i for i in ids if i >= middle]
         assert (below.next_before, on.more) == (None, False)
     on = await archive.lines(names(), ids[-1] + 1, 10, LineQuery())
-    newer = await appliance.log("newer", job_id="u1", ts=at(2, micros=0))
+    newer = await either_original.log("newer", job_id="u1", ts=at(2, micros=0))
     assert [line.event_id for line in (await archive.lines(names(), on.next_after, 10, LineQuery())).lines] == [newer]
 
 

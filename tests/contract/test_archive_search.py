@@ -4,34 +4,21 @@ from __future__ import annotations
 
 import json
 
-import pytest
-
 from correlator.pipeline.queries import JobQuery
 from correlator.sources.db.mariadb import MariaDBSession
 from tests.support.archive_queries import archive_of, at, listed
 
 
-@pytest.fixture
-async def archive(either_original):
-    async with archive_of(either_original) as archive:
-        yield archive
-
-
-@pytest.fixture
-def appliance(either_original):
-    return either_original
-
-
-async def test_a_text_is_found_in_the_operation_a_step_and_an_error_too(archive, appliance):
-    await appliance.job("a", started_at=at(1), operation="unified-Live-failover")
-    await appliance.job("b", started_at=at(2), status="failed", error_message="No such VOLUME ü")
-    await appliance.job("c", started_at=at(3), metadata='{"vm_name":"pg%test"}')
-    await appliance.job("d", started_at=at(4))
-    await appliance.insert("job_steps", job_id="d", name="volume-attachment", seq=1, started_at=at(4, micros=0))
-    await appliance.insert(
+async def test_a_text_is_found_in_the_operation_a_step_and_an_error_too(archive, either_original):
+    await either_original.job("a", started_at=at(1), operation="unified-Live-failover")
+    await either_original.job("b", started_at=at(2), status="failed", error_message="No such VOLUME ü")
+    await either_original.job("c", started_at=at(3), metadata='{"vm_name":"pg%test"}')
+    await either_original.job("d", started_at=at(4))
+    await either_original.insert("job_steps", job_id="d", name="volume-attachment", seq=1, started_at=at(4, micros=0))
+    await either_original.insert(
         "job_steps", job_id="d", name="other", seq=2, started_at=at(4, micros=0), error_message="Eof"
     )
-    await appliance.job("e", started_at=at(5), external_job_id="gui-5")
+    await either_original.job("e", started_at=at(5), external_job_id="gui-5")
 
     async def with_text(text: str) -> list[str]:
         return await listed(archive, JobQuery(words=frozenset(text.split())))
@@ -47,24 +34,24 @@ async def test_a_text_is_found_in_the_operation_a_step_and_an_error_too(archive,
     assert await listed(archive, JobQuery(words=frozenset({"volume"}), status=frozenset({"failed"}))) == ["b"]
 
 
-async def test_the_jobs_of_a_vm_are_those_with_exactly_its_name(archive, appliance):
+async def test_the_jobs_of_a_vm_are_those_with_exactly_its_name(archive, either_original):
     names = ("pg", "pgtest2", "PG", 'with "quotes" & <tags>')
     for number, name in enumerate(names):
         metadata = json.dumps({"vm_name": name})
         for plain, escaped in (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026")):  # as JobLog writes them
             metadata = metadata.replace(plain, escaped)
-        await appliance.job(f"job-{number}", started_at=at(number), metadata=metadata)
-    await appliance.job("other-key", started_at=at(9), metadata='{"vm_name_or_id":"pgtest2"}')
-    await appliance.job("elsewhere", started_at=at(10), metadata='{"note":"pgtest2"}')
+        await either_original.job(f"job-{number}", started_at=at(number), metadata=metadata)
+    await either_original.job("other-key", started_at=at(9), metadata='{"vm_name_or_id":"pgtest2"}')
+    await either_original.job("elsewhere", started_at=at(10), metadata='{"note":"pgtest2"}')
     assert await listed(archive, JobQuery(vm_name="pgtest2")) == ["other-key", "job-1"]
     assert await listed(archive, JobQuery(vm_name=names[3])) == ["job-3"]
 
 
-async def test_a_context_is_known_by_its_exact_text(archive, appliance):
-    if appliance.rolled_back:
+async def test_a_context_is_known_by_its_exact_text(archive, either_original):
+    if either_original.rolled_back:
         assert not await archive.is_context("ctx")
         return
-    await appliance.job("a", started_at=at(1), context_id="ctx")
+    await either_original.job("a", started_at=at(1), context_id="ctx")
     assert await archive.is_context("ctx")
     for other in ("CTX", "ctx ", "", "nobody", "\0", "x" * 300):
         assert not await archive.is_context(other), other
@@ -78,12 +65,12 @@ async def test_a_context_of_few_jobs_is_read_by_its_index_and_not_slice_by_slice
         asked.append(sql)
         return await query(self, sql, args)
 
-    appliance = mariadb_original
-    await appliance.run(
+    either_original = mariadb_original
+    await either_original.run(
         "INSERT INTO job_tracking (id, operation, status, started_at, context_id) SELECT CONCAT('job-', seq), 'op',"
         " 'completed', UTC_TIMESTAMP() - INTERVAL seq MINUTE, IF(seq % 500 = 0, 'ctx', 'many') FROM seq_1_to_3000"
     )
-    async with archive_of(appliance, page_within=0.0) as archive:
+    async with archive_of(either_original, page_within=0.0) as archive:
         archive._job_slices.size = archive._job_slices._most = 10
         monkeypatch.setattr(MariaDBSession, "query", counted)
         due = [f"job-{n}" for n in range(500, 3001, 500)]

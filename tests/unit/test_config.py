@@ -17,30 +17,6 @@ TOPIC = "levels of an MQTT topic, e.g. correlator/v1: no + # NUL, no / at either
 SECRET = "hun/t@er2 5"
 
 
-@pytest.fixture
-def write(tmp_path):
-    """Write a configuration file and load it."""
-
-    def write(toml: str, environ: dict[str, str] | None = None) -> Config:
-        file = tmp_path / "correlator.toml"
-        file.write_text(toml, encoding="utf-8")
-        return load(file, {"HOME": "/home/me", **(environ or {})})
-
-    return write
-
-
-@pytest.fixture
-def problems(write):
-    """Write a configuration that is wrong; the problems."""
-
-    def problems(toml: str, environ: dict[str, str] | None = None) -> tuple[str, ...]:
-        with pytest.raises(ConfigError) as caught:
-            write(toml, environ)
-        return caught.value.problems
-
-    return problems
-
-
 # What holds
 
 

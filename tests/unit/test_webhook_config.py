@@ -9,37 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from correlator.config import loading
-from correlator.config.loading import load
 from correlator.config.rendering import flat, redacted
 from correlator.config.schema import Config, keys
 from correlator.config.webhooks import MAX_WEBHOOKS, Webhook
 from correlator.doctor import bundle, host
 from correlator.doctor.service import Setting
-from correlator.errors import ConfigError
 
 SECRET = "whsec_" + base64.b64encode(b"a" * 32).decode()
 OLDER = "whsec_" + base64.b64encode(b"b" * 24).decode()
 CHAT = "https://hooks.chat.example/services/T0/B0/XYZ"
-
-
-@pytest.fixture
-def write(tmp_path):
-    def write(toml: str, environ: dict[str, str] | None = None) -> Config:
-        file = tmp_path / "correlator.toml"
-        file.write_text(toml, encoding="utf-8")
-        return load(file, {"HOME": "/home/me", **(environ or {})})
-
-    return write
-
-
-@pytest.fixture
-def problems(write):
-    def problems(toml: str, environ: dict[str, str] | None = None) -> tuple[str, ...]:
-        with pytest.raises(ConfigError) as caught:
-            write(toml, environ)
-        return caught.value.problems
-
-    return problems
 
 
 def table(**values):
