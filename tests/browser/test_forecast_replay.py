@@ -10,7 +10,7 @@ from typing import Any
 from tests.support import slow_replay
 from tests.support.browser import expect
 from tests.support.daemon import Daemon
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE, eventually
 from tests.support.past_runs import write_past_runs
 from tests.support.replay import MariaDBReplayer
 from tests.support.settled_ends import DisplayedEnd, assert_ends_settle, in_words, watched
@@ -56,6 +56,7 @@ async def test_on_the_page_no_bar_of_a_slow_replay_goes_back_and_ends_settle(
     part = slow_replay.until(silent, SECONDS)
     lives = slow_replay.lives(part)
     longest = sorted(lives, key=lambda i: lives[i][0] - lives[i][1])[:5]
+    context.set_default_timeout(1000 * PATIENCE)
     daemon = Daemon(tmp_path, database__url=database.url)
     try:
         await daemon.start()
@@ -67,7 +68,7 @@ async def test_on_the_page_no_bar_of_a_slow_replay_goes_back_and_ends_settle(
         async with MariaDBReplayer.connect(database) as replayer:
             spans = await slow_replay.replay(replayer, part, SLOWER)
         for job_id in longest:
-            await expect(pages[job_id].locator(".job-state")).to_contain_text("Completed")
+            await expect(pages[job_id].locator(".job-state")).to_contain_text("Completed", timeout=1000 * PATIENCE)
         readings = {job_id: await one.evaluate("readings") for job_id, one in pages.items()}
     finally:
         await daemon.close()
