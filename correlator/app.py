@@ -101,6 +101,10 @@ async def _run(process: Process) -> None:
     connecting = asyncio.create_task(connection.run(), name="nats")
     try:
         lease = Lease(connection, process.config.cluster)
+        from correlator.ops import cluster_metrics  # noqa: PLC0415 - a daemon without a cluster has no metrics of one
+
+        cluster_metrics.CONNECTED.set_function(lambda: connection.connected)
+        cluster_metrics.LEASE.labels(lease.instance).set_function(lambda: lease.active)
         while not process.stop.is_set():
             await _term(process, lease)
     finally:

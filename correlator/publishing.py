@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 from correlator.collector import Tenure
 from correlator.config.schema import Config
@@ -10,11 +11,12 @@ from correlator.following import Following
 from correlator.jobs.exports import Exports
 from correlator.pipeline.checkpoint import Saved
 from correlator.pipeline.hub import Hub, wall_clock
-from correlator.sinks.cluster import alive
-from correlator.sinks.cluster.sink import ClusterSink
 from correlator.sinks.mqtt.outbox import PendingEvent
 from correlator.sinks.mqtt.sink import MqttSink
 from correlator.sinks.otlp.sink import OtlpSink
+
+if TYPE_CHECKING:
+    from correlator.sinks.cluster.sink import ClusterSink
 
 
 def mqtt_sink(config: Config, hub: Hub, saved: Saved | None) -> MqttSink | None:
@@ -43,13 +45,23 @@ def cluster_sink(
     """Build the cluster sink, with the state of the last run, and have the alive key say how this daemon is."""
     if tenure is None:
         return None
+    # A daemon without a cluster has no metrics of one.
+    from correlator.ops import cluster_metrics  # noqa: PLC0415
+    from correlator.sinks.cluster import alive  # noqa: PLC0415
+    from correlator.sinks.cluster.sink import ClusterSink  # noqa: PLC0415
+
+    def lost(_: str) -> None:
+        cluster_metrics.FENCED.inc()
+        lease.lose()
+
+    cluster_metrics.TAKEOVERS.inc()
     hub, lease, started_at = following.hub, tenure.lease, wall_clock()
     sink = ClusterSink(
         lease.connection,
         lease.instance,
         lease.owner,
         tenure.fence,
-        lambda _: lease.lose(),
+        lost,
         lambda: hub.status.log_read_to,
         events=saved.cluster if saved is not None else (),
         position=saved.position if saved is not None else None,

@@ -10,8 +10,10 @@ from typing import Any
 
 import aiohttp
 import orjson
+from msgspec.structs import replace
 
 from correlator.config import loading
+from correlator.config.cluster import Cluster
 from correlator.config.schema import Config
 from correlator.gateway.app import Gateway
 from tests.support.client_fold import ClientFold
@@ -39,10 +41,13 @@ class RunningGateway:
 
 
 @contextlib.asynccontextmanager
-async def running(url: str) -> AsyncIterator[RunningGateway]:
-    """A gateway of the cluster at `url`, from the moment it has read the stream until the block ends."""
+async def running(url: str, cluster: Cluster | None = None) -> AsyncIterator[RunningGateway]:
+    """A gateway of the cluster at `url`, from the moment it has read the stream until the block ends.
+
+    `cluster`: its settings, if they have more than the URL.
+    """
     stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
-    gateway = Gateway(config(url))
+    gateway = Gateway(config(url) if cluster is None else replace(config(url), cluster=cluster))
     task = asyncio.create_task(gateway.run(stop, asyncio.Event(), None, ready.set_result))
     try:
         async with asyncio.timeout(PATIENCE), aiohttp.ClientSession() as session:

@@ -26,6 +26,18 @@ def test_every_module_can_be_imported_without_the_library():
     assert done.returncode == 0, done.stderr
 
 
+NOT_LOADED = """
+import sys
+import correlator.app, correlator.cli
+print([name for name in ("nats", "correlator.ops.cluster_metrics") if name in sys.modules])
+"""
+
+
+def test_a_daemon_without_a_cluster_loads_no_library_and_has_no_metrics_of_one():
+    done = subprocess.run([sys.executable, "-c", NOT_LOADED], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "[]\n"
+
+
 async def test_a_cluster_without_the_library_is_a_problem_of_the_settings(monkeypatch):
     monkeypatch.setitem(sys.modules, "nats", None)
     monkeypatch.setitem(sys.modules, "nats.aio.client", None)
