@@ -15,7 +15,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help bench demo test test-faults test-clients test-sizes test-soak test-versions test-system deb client-package lint types imports format lock clean servers test-fuzz sbom
 
 help:
-	@echo "make demo     run the correlator on a made-up appliance"
+	@echo "make demo     run the correlator on a made-up appliance; ARGS='--fleet 3': on three, with a cluster and gateways"
 	@echo "make test     run all tests, with private servers   (ARGS='-k gaps' for some of them)"
 	@echo "make test-clients  200 clients of a busy log, one that froze, one that is silent: what takes too long for make test"
 	@echo "make test-faults  all that can break, one after the other, and a table of what it cost; make test has the short ones"
@@ -30,8 +30,8 @@ help:
 	@echo "make docs     write the reference of the configuration again: docs/configuration.md, deploy/correlator.toml"
 	@echo "make format   tidy the code     make lock     write requirements/ again     make clean"
 
-# A virtual environment for development holds all that the demo needs.
-demo: $(if $(wildcard $(DEV)),$(DEV),$(BASE))
+# A virtual environment for development holds all that the demo needs; a fleet needs it for the server and the client of NATS.
+demo: $(if $(wildcard $(DEV))$(findstring --fleet,$(ARGS)),$(DEV),$(BASE))
 	@$(BIN)/correlator demo $(ARGS)
 
 # Three at a time what measures no time, for two cores: many wait; then, by itself, what does. ARGS may leave nothing of the one or of the other (5).

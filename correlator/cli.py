@@ -104,11 +104,22 @@ def check_config(file: Path | None, output: str) -> None:
 @click.option(
     "--mqtt/--no-mqtt", default=True, show_default=True, help="Start an MQTT broker too, if one is installed."
 )
-def demo(port: int | None, rate: float, directory: Path | None, mqtt: bool) -> None:
+@click.option(
+    "--fleet",
+    type=click.IntRange(1, 9),
+    metavar="N",
+    help="Simulate N appliances, each with a collector, a NATS server and two gateways; no MQTT.",
+)
+def demo(port: int | None, rate: float, directory: Path | None, mqtt: bool, fleet: int | None) -> None:
     """Run the daemon on simulated jobs. It needs no database, no broker and no configuration."""
+    logs.configure("warning", "text", os.environ)
+    if fleet is not None:
+        from correlator.demo.fleet import fleet_main  # noqa: PLC0415 - see run
+
+        _drive(fleet_main(fleet, port, rate, directory))
+        return
     from correlator.demo.run import demo_main  # noqa: PLC0415 - see run
 
-    logs.configure("warning", "text", os.environ)
     _drive(demo_main(port, rate, directory, mqtt))
 
 

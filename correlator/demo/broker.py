@@ -16,6 +16,9 @@ from pathlib import Path
 
 from correlator.demo.processes import Program, ProgramError, accepts, running
 
+MAX_STORE = 12_000_000_000
+"""Bytes that the streams of a cluster may reserve: the default is a share of the disk. The demo uses some megabytes."""
+
 
 class BrokerError(Exception):
     """The broker is installed but did not start."""
@@ -68,7 +71,7 @@ async def server(
         "server_name": name,
         "host": "127.0.0.1",
         "port": port,
-        "jetstream": {"store_dir": str(folder / "store")},
+        "jetstream": {"store_dir": str(folder / "store"), "max_file_store": MAX_STORE},
         **more,
     }
     config = await asyncio.to_thread(_configure, folder, settings)

