@@ -32,6 +32,7 @@ class Elsewhere(NamedTuple):
 ANY = ".*"
 INSTALL = "tests/system/test_install.py"
 UNIT = "tests/system/test_unit.py"
+CLUSTER = "tests/docs/test_cluster_steps.py"
 OTHER_INSTALLATIONS = "tests/system/test_other_installations.py"
 ELSEWHERE = (
     # The whole chapters are run there, block by block, in a booted Debian.
@@ -47,6 +48,25 @@ ELSEWHERE = (
     Elsewhere(r"docs/install\.md", "By hand.*", ANY, (f"{OTHER_INSTALLATIONS}::test_by_hand_it_is_a_service",)),
     Elsewhere(
         r"docs/install\.md", "By uv.*", r"uv tool install .*", (f"{OTHER_INSTALLATIONS}::test_uv_makes_it_a_command",)
+    ),
+    # The whole chapters are run there.
+    Elsewhere(
+        r"docs/cluster\.md",
+        "Try it",
+        r"make demo ARGS='--fleet 3'",
+        ("tests/acceptance/test_demo_fleet.py::test_both_gateways_serve_every_appliance_and_each_line_works",),
+    ),
+    Elsewhere(
+        r"docs/cluster\.md",
+        "Two appliances on one machine",
+        ANY,
+        (f"{CLUSTER}::test_two_appliances_on_one_machine_from_nothing_to_the_page_of_the_fleet",),
+    ),
+    Elsewhere(
+        r"docs/cluster\.md",
+        "(Hosts of their own|From one NATS server to three|Upgrades)",
+        ANY,
+        (f"{CLUSTER}::test_hosts_of_their_own_connect_with_certificates_and_permissions",),
     ),
     # There is no registry to take a base image from: what is held is what the file says.
     Elsewhere(

@@ -1,12 +1,15 @@
 """What the container image promises, as its files say it. It is not built: there is no registry to take a base from."""
 
 import re
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
 from correlator.config import schema
 from deploy import locked
+from tests.support.nats import PROGRAM
 from tests.support.paths import DEPLOY, REPOSITORY
 
 
@@ -74,6 +77,21 @@ def test_every_file_that_compose_names_is_there():
             assert (DEPLOY / config["file"]).resolve().is_file()
     for name in services["services"]["correlator"]["secrets"]:
         assert (DEPLOY / services["secrets"][name]["file"]).resolve().is_relative_to(REPOSITORY / "build")
+
+
+def test_the_composed_fleet_adds_a_server_and_a_gateway_that_writes_nowhere(tmp_path: Path):
+    fleet = yaml.safe_load((DEPLOY / "compose-fleet.yaml").read_text())
+    assert fleet["services"].keys() == {"correlator", "nats", "gateway"}
+    known = {f"CORRELATOR_{dotted.upper().replace('.', '__')}" for dotted, _ in schema.leaves()}
+    for name in ("correlator", "gateway"):
+        assert fleet["services"][name]["environment"].keys() <= known
+    gateway = fleet["services"]["gateway"]
+    assert (gateway["command"], gateway["read_only"], gateway["cap_drop"]) == (["gateway"], True, ["ALL"])
+    assert "volumes" not in gateway
+    assert set(gateway["secrets"]) <= compose()["secrets"].keys()
+    file = tmp_path / "nats.conf"
+    file.write_text(fleet["configs"]["nats"]["content"])
+    subprocess.run([PROGRAM, "-t", "-c", str(file)], check=True, capture_output=True, timeout=30)
 
 
 def test_what_is_installed_is_the_programs_part_of_the_lock():
