@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -82,8 +83,8 @@ async def test_both_gateways_serve_every_appliance_and_each_line_works(printed: 
             return await jobs(url) == {"dc1", "dc2"}
 
         for url in gateways:
-            await eventually(lambda url=url: complete(url), within=START_WITHIN)
-            await eventually(lambda url=url: both(url))
+            await eventually(partial(complete, url), within=START_WITHIN)
+            await eventually(partial(both, url))
         async with session.get(named(printed, "one of it")[0]) as response:
             assert response.status == 200
             assert "<html" in await response.text()
