@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from correlator.cluster import keys, streams
 from correlator.cluster.batches import Fence, Message, put
 from correlator.cluster.connection import Connection
 from correlator.cluster.errors import ClusterUnavailable
-from tests.support.deployed_nats import CERTIFICATE, KEY, DeployedNats
+from correlator.config import cluster_values
+from tests.support.cluster import running
+from tests.support.deployed_nats import CERTIFICATE, KEY, DeployedNats, DeployedNode
 from tests.support.eventually import eventually
 from tests.support.nats import PROGRAM
 from tests.support.paths import DEPLOY
 from tests.support.proxies import rewritten
+from tests.support.servers import free_port
 
 SHORT = 0.7
 """Seconds after which an unanswered request was refused: the server drops what a user may not publish."""
@@ -245,6 +250,33 @@ def test_the_configuration_of_three_nodes_is_valid_with_the_name_of_the_host(dep
     assert ended.returncode == 0, ended.stderr
     without = subprocess.run(command, env={}, capture_output=True, text=True, check=False)
     assert "NATS_NAME" in without.stderr
+
+
+async def test_three_nodes_keep_each_stream_three_times_and_one_may_be_lost():
+    routes = [free_port() for _ in range(3)]
+    first = DeployedNode(1, routes)
+    nodes = [first, *(DeployedNode(number, routes, first.certificates) for number in (2, 3))]
+    with contextlib.ExitStack() as stack:
+        for node in nodes:
+            await asyncio.to_thread(stack.enter_context, node)
+        await eventually(lambda: all(node.healthy() for node in nodes))
+        urls = ",".join(node.url for node in nodes)
+        section = replace(first.section("collector-dc1"), url=cluster_values.url(urls), replicas=3)
+        async with running(Connection(section, "collector")) as connection:
+            await streams.ensure(connection, 3)
+            info = await streams.info(connection, keys.STATE) or {}
+            assert info["config"]["num_replicas"] == 3
+            names = {info["cluster"]["leader"], *(replica["name"] for replica in info["cluster"]["replicas"])}
+            assert names == {"nats-1", "nats-2", "nats-3"}
+            await asyncio.to_thread(nodes[2].kill)
+
+            async def written() -> bool:
+                try:
+                    return b'"seq"' in (await connection.request(keys.checkpoint("dc1", "x"), b"1")).data
+                except ClusterUnavailable:
+                    return False
+
+            await eventually(written)
 
 
 @pytest.mark.parametrize("name", ["nats-server.conf", "three-nodes.conf"])

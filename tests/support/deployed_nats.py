@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import urllib.error
+import urllib.request
 from collections.abc import AsyncIterator, Mapping, Sequence
 
 from msgspec.structs import replace
@@ -36,7 +38,8 @@ class DeployedNats(Nats):
     def url(self) -> str:
         return f"tls://127.0.0.1:{self.port}"
 
-    def _prepare(self) -> Sequence[str]:
+    def _files(self) -> None:
+        """Write the configuration with the users of two appliances."""
         for file in (DEPLOY / "nats").glob("*.conf"):
             shutil.copy(file, self.folder)
         one = (self.folder / "collector-dc1.conf").read_text()
@@ -51,6 +54,9 @@ class DeployedNats(Nats):
             },
         )
         (self.folder / "accounts.conf").write_text(accounts)
+
+    def _prepare(self) -> Sequence[str]:
+        self._files()
         configuration = self.folder / "nats-server.conf"
         configuration.write_text(rewritten(configuration.read_text(), self._places()))
         return [PROGRAM, "-c", str(configuration)]
@@ -76,3 +82,34 @@ class DeployedNats(Nats):
     async def connected(self, user: str, instance: str = "dc1") -> AsyncIterator[Connection]:
         async with running(Connection(self.section(user, instance), user.partition("-")[0])) as connection:
             yield connection
+
+
+class DeployedNode(DeployedNats):
+    """One of three servers of `deploy/nats/three-nodes.conf`. `routes`: the ports between the three, in their order."""
+
+    def __init__(self, number: int, routes: Sequence[int], certificates: Certificates | None = None) -> None:
+        super().__init__()
+        self.number, self.routes = number, routes
+        self.certificates = certificates or self.certificates
+
+    def _prepare(self) -> Sequence[str]:
+        self._files()
+        places = dict(self._places())
+        places["0.0.0.0:6222"] = f"127.0.0.1:{self.routes[self.number - 1]}"
+        for number, port in enumerate(self.routes, 1):
+            places[f"nats-{number}.example:6222"] = f"127.0.0.1:{port}"
+        configuration = self.folder / "three-nodes.conf"
+        configuration.write_text(rewritten(configuration.read_text(), places))
+        return ["env", f"NATS_NAME=nats-{self.number}", PROGRAM, "-c", str(configuration)]
+
+    def healthy(self) -> bool:
+        """True if JetStream works: a majority of the three runs."""
+        try:
+            return super().healthy()
+        except urllib.error.HTTPError as error:
+            error.close()
+            return False
+
+    def _answers(self) -> bool:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.monitor}/varz", timeout=1.0) as answer:
+            return bool(answer.status == 200)
