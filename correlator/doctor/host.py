@@ -32,6 +32,7 @@ LIBRARIES = (
     "asyncmy",
     "click",
     "msgspec",
+    "nats-py",
     "orjson",
     "paho-mqtt",
     "prometheus-client",
