@@ -53,6 +53,11 @@ class Fence:
         self._lock = asyncio.Lock()
         self.seq = seq
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers of a message that is to be stored only for the owner."""
+        return {_SEQUENCE: str(self.seq), _SUBJECT: self._subject}
+
     async def write(self, messages: Sequence[Message], *, within: float = ANSWER_WITHIN) -> int:
         """Store `messages` in order, all or none. Returns the stream's sequence of the last one.
 
@@ -63,7 +68,7 @@ class Fence:
         """
         assert 0 < len(messages) <= MAX_MESSAGES
         async with self._lock:
-            return await _write(self._connection, messages, {_SEQUENCE: str(self.seq), _SUBJECT: self._subject}, within)
+            return await _write(self._connection, messages, self.headers, within)
 
     async def rewrite(self, value: bytes, *, within: float = ANSWER_WITHIN) -> int:
         """Write the owner key again, so that it does not pin old sequences. Returns its new sequence, now `seq`.

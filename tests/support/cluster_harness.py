@@ -54,7 +54,7 @@ class Collector:
         parsed = url(servers)
         assert parsed is not None
         self.connection = Connection(Cluster(url=parsed, instance=instance), "collector")
-        self.index = Index()
+        self.index = Index(max_jobs=100_000)
         self.index.loading = False
         self.hub = LocalHub(self.index)
         self.hub.status.loading = False

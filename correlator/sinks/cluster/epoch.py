@@ -10,6 +10,7 @@ replaces it by compare-and-set, and the others find the new one.
 from __future__ import annotations
 
 import secrets
+from typing import NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -44,26 +45,35 @@ def has_gone_back(known: Position, epoch: str, created: str, last_seq: int) -> b
     return known.epoch == epoch and (created != known.created or last_seq < known.acknowledged)
 
 
-async def check(connection: Connection, known: Position | None, within: float) -> tuple[Position, bool]:
+class Checked(NamedTuple):
+    """The state of the stream. `replaced`: a new epoch was written. `replicas`: the servers that keep the stream."""
+
+    position: Position
+    replaced: bool
+    replicas: int
+
+
+async def check(connection: Connection, known: Position | None, within: float) -> Checked:
     """Create the epoch if there is none, replace it if the stream has gone back.
 
-    Returns the position, and True if a new epoch was written. Raises: `Fenced` if the stream does not exist,
+    Raises: `Fenced` if the stream does not exist,
     `Unacknowledged`, `Refused`.
     """
     info = await streams.info(connection, keys.STATE)
     if info is None:
         raise Fenced(f"the stream {keys.STATE} does not exist")
+    replicas = int(info["config"]["num_replicas"])
     created, last_seq = str(info["created"]), int(info["state"]["last_seq"])
     found = await connection.last(keys.STATE, keys.EPOCH, within=within)
     if found is not None:
         epoch = found.data.decode()
         if known is None or not has_gone_back(known, epoch, created, last_seq):
             acknowledged = known.acknowledged if known is not None and known.epoch == epoch else 0
-            return Position(epoch, created, acknowledged), False
+            return Checked(Position(epoch, created, acknowledged), replaced=False, replicas=replicas)
     epoch = secrets.token_hex(6)
     expected = int((found.headers or {})["Nats-Sequence"]) if found is not None else 0
     try:
         await put(connection, keys.EPOCH, epoch.encode(), expected=expected, within=within)
     except Fenced as error:  # Another collector was faster: read it again.
         raise Unacknowledged(str(error)) from error
-    return Position(epoch, created, 0), True
+    return Checked(Position(epoch, created, 0), replaced=True, replicas=replicas)

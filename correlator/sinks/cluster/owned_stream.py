@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from correlator.cluster.batches import Fence, Message
 from correlator.cluster.connection import Connection
 from correlator.cluster.errors import ClusterUnavailable, Fenced, Refused, Unacknowledged
+from correlator.sinks.cluster.pipelined import Pipelined
 
 MAX_BEHIND = 5
 """So many answers without the owner key that this process wrote mean that the key is gone, and not that a server is
@@ -42,19 +43,26 @@ class OwnedStream:
         self._rewrite_every = rewrite_every
         self._written_at = time.monotonic()
         """When this process last wrote the owner key."""
+        self._pipelined = Pipelined(connection)
+        self.replicated = True
+        """False if one server keeps the stream alone. Then messages are pipelined, which is faster than a batch."""
         self._lost_batch = False
         """True if a batch may still be under way."""
         self._behind = 0
 
     async def write(self, messages: Sequence[Message], within: float) -> int:
-        """Store `messages`, all or none. Returns the stream's sequence of the last one.
+        """Store `messages` in order. Returns the stream's sequence of the last one.
+
+        After an error all or none are stored if the stream is `replicated`, else some may be.
 
         `within`: seconds to wait for an answer. Raises: `Fenced` if another process owns the key or it is gone,
         `Unacknowledged` if the outcome is unknown, `Refused` for another error.
         """
         await self.settle(within)
         try:
-            return await self._fence.write(messages, within=within)
+            if self.replicated:
+                return await self._fence.write(messages, within=within)
+            return await self._pipelined.write(messages, self._fence.headers, within)
         except BaseException as error:
             self._lost_batch = not isinstance(error, Refused)
             raise

@@ -19,7 +19,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from correlator.backoff import Backoff
 from correlator.cluster import keys
@@ -48,6 +48,9 @@ STUCK_AFTER = 90.0
 
 BEAT = 1.0
 """Seconds that a task waits for work before it beats."""
+
+Step: TypeAlias = Callable[[Callable[[], None]], Awaitable[None]]
+"""One step of a task. It calls its argument to beat while it waits."""
 
 
 class ClusterSink:
@@ -118,41 +121,43 @@ class ClusterSink:
         cluster_metrics.PENDING.set_function(lambda: len(self._dirty) + len(self._events))
         cluster_metrics.QUEUE_AGE.set_function(self._age)
         unsubscribe = hub.subscribe(self._on_batch)
-        tasks = asyncio.create_task(self._run_tasks(hub), name="cluster tasks")
+        tasks: set[asyncio.Task[None]] = set()
         try:
-            await asyncio.wait({tasks})
-            tasks.result()  # Raises what ended the tasks.
+            with hub.live.heartbeat("cluster", STUCK_AFTER) as beat:
+                while hub.status.loading:  # What is loaded before it is complete may be older than the stream.
+                    beat()
+                    await asyncio.sleep(0.1)
+            self._writing = True
+            tasks = self._start(hub)
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
+                task.result()  # Raises what ended it.
+        except Fenced as error:
+            self._writing = False
+            await _end(tasks)
+            log.warning("this process has lost the instance %s: %s", self._instance, error)
+            self._on_lost(str(error))
+            await asyncio.Event().wait()  # Until cancelled: the holder of the lease decides what follows.
         except asyncio.CancelledError:
             await self._flush(tasks)
             raise
         finally:
             unsubscribe()
-            tasks.cancel()
-            await asyncio.wait({tasks})
+            await _end(tasks)
 
-    async def _run_tasks(self, hub: Hub) -> None:
-        with hub.live.heartbeat("cluster", STUCK_AFTER) as beat:
-            while hub.status.loading:  # What is loaded before it is complete may be older than the stream.
-                beat()
-                await asyncio.sleep(0.1)
-        self._writing, began = True, hub.clock()
+    def _start(self, hub: Hub) -> set[asyncio.Task[None]]:
+        began = hub.clock()
         documents = Documents(self._instance, hub.published, self._dirty, lambda: self._connection.client.max_payload)
         repair = Repair(self._connection, self._instance, hub.published, self._dirty, self._timings)
-        try:
-            async with asyncio.TaskGroup() as group:
-                for name, step in {
-                    "documents": lambda _: self._write_documents(documents),
-                    "events": lambda _: self._write_events(),
-                    "comparison": lambda beat: self._compare(repair, began, beat),
-                    "lines": lambda _: self._send_lines(),
-                }.items():
-                    group.create_task(self._repeat(hub, name, step), name=f"cluster {name}")
-        except* Fenced as group_:
-            self._writing = False
-            why = str(group_.exceptions[0])
-            log.warning("this process has lost the instance %s: %s", self._instance, why)
-            self._on_lost(why)
-            await asyncio.Event().wait()  # Until cancelled: whoever holds the lease decides what follows.
+        steps: dict[str, Step] = {
+            "documents": lambda _: self._write_documents(documents),
+            "events": lambda _: self._write_events(),
+            "comparison": lambda beat: self._compare(repair, began, beat),
+            "lines": lambda _: self._send_lines(),
+        }
+        return {
+            asyncio.create_task(self._repeat(hub, name, step), name=f"cluster {name}") for name, step in steps.items()
+        }
 
     # -- what the hub publishes
 
@@ -173,7 +178,7 @@ class ClusterSink:
 
     # -- the tasks
 
-    async def _repeat(self, hub: Hub, name: str, step: Callable[[Callable[[], None]], Awaitable[None]]) -> None:
+    async def _repeat(self, hub: Hub, name: str, step: Step) -> None:
         """Call `step` again and again; after an error of the cluster wait a moment. Raises: `Fenced`."""
         backoff = Backoff(0.1, 2.0, 5.0)
         with hub.live.heartbeat(f"cluster {name}", STUCK_AFTER) as beat:
@@ -206,7 +211,9 @@ class ClusterSink:
 
     async def _check_epoch(self) -> None:
         generation, known = self._connection.generation, self._position
-        self._position, replaced = await epoch.check(self._connection, known, self._timings.answer_within)
+        checked = await epoch.check(self._connection, known, self._timings.answer_within)
+        self._position, replaced = checked.position, checked.replaced
+        self._stream.replicated = checked.replicas > 1
         self._checked = generation
         if known is not None and replaced:
             log.warning("the stream %s has lost what was acknowledged; clients start afresh", keys.STATE)
@@ -273,11 +280,11 @@ class ClusterSink:
             async with asyncio.timeout(BEAT):
                 await event.wait()
 
-    async def _flush(self, tasks: asyncio.Task[None]) -> None:
+    async def _flush(self, tasks: set[asyncio.Task[None]]) -> None:
         """Wait until nothing is pending, but not longer than the time for it."""
         until = time.monotonic() + self._timings.flush_within
-        while self._writing and self._connection.connected and not tasks.done() and time.monotonic() < until:
-            if not len(self._dirty) and not len(self._events):
+        while tasks and self._writing and self._connection.connected and time.monotonic() < until:
+            if any(task.done() for task in tasks) or (not len(self._dirty) and not len(self._events)):
                 return
             await asyncio.sleep(0.01)
 
@@ -305,3 +312,15 @@ def _restored(events: Iterable[tuple[bytes, bytes]]) -> Iterator[PendingEvent]:
             yield event
         else:
             log.warning("an event in the checkpoint cannot be read by this version, and is not written")
+
+
+async def _end(tasks: set[asyncio.Task[None]]) -> None:
+    """End the tasks. A library may drop a cancellation, so cancel them until they have ended."""
+    running = tasks
+    while running:
+        for task in running:
+            task.cancel()
+        _, running = await asyncio.wait(running, timeout=1.0)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()
