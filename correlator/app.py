@@ -36,7 +36,7 @@ from correlator.pipeline.checkpoint import Checkpoint, Saved
 from correlator.pipeline.pipeline import Pipeline
 from correlator.pipeline.saver import Saver
 from correlator.pipeline.stream_checkpoint import newest
-from correlator.publishing import cluster_sink, mqtt_sink, otlp_sink
+from correlator.publishing import cluster_sink, gateway_requests, mqtt_sink, otlp_sink
 from correlator.sinks import Sink
 from correlator.sinks.cluster.election import Lease
 from correlator.sinks.http.listener import ListenerConfig
@@ -175,7 +175,7 @@ async def _follow(
     otlp = otlp_sink(config, hub, saved)
     webhooks = WebhookSink(config, saved.webhooks if saved is not None else ())
     cluster = cluster_sink(config, following, tenure, saved)
-    sinks: list[Sink] = [webhooks, *(s for s in (mqtt, otlp, cluster) if s is not None)]
+    sinks: list[Sink] = [webhooks, *(s for s in (mqtt, otlp, cluster, gateway_requests(tenure)) if s is not None)]
     unacknowledged = mqtt.unacknowledged if mqtt is not None else dict
     stored = StoredForecasts(hub.forecasts)
     exports = otlp.exports if otlp is not None else None

@@ -11,6 +11,7 @@ from correlator.following import Following
 from correlator.jobs.exports import Exports
 from correlator.pipeline.checkpoint import Saved
 from correlator.pipeline.hub import Hub, wall_clock
+from correlator.sinks import Sink
 from correlator.sinks.mqtt.outbox import PendingEvent
 from correlator.sinks.mqtt.sink import MqttSink
 from correlator.sinks.otlp.sink import OtlpSink
@@ -69,3 +70,12 @@ def cluster_sink(
     lease.report = lambda: alive.report(hub, started_at, config.jobs.external_id_keys)
     hub.readiness["cluster"] = lambda: sink.describe() | lease.describe()
     return sink
+
+
+def gateway_requests(tenure: Tenure | None) -> Sink | None:
+    """Build what answers gateways while this process holds the lease. None without a cluster."""
+    if tenure is None:
+        return None
+    from correlator.sinks.cluster.gateway_requests import GatewayRequests  # noqa: PLC0415 - it has metrics of a cluster
+
+    return GatewayRequests(tenure.lease.connection, tenure.lease.instance)

@@ -24,7 +24,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from correlator.backoff import Backoff
-from correlator.cluster.errors import ClusterUnavailable, Refused
+from correlator.cluster.errors import ClusterUnavailable, NoAnswer, NoResponder, Refused
 from correlator.config.cluster import Cluster
 from correlator.config.cluster_values import is_seed
 from correlator.errors import ConfigError
@@ -178,14 +178,19 @@ class Connection:
         headers: Mapping[str, str] | None = None,
         within: float = ANSWER_WITHIN,
     ) -> Msg:
-        """Publish a request and return the first answer. Raises: `ClusterUnavailable`, also if nobody responds."""
+        """Publish a request and return the first answer.
+
+        Raises: `ClusterUnavailable`; `NoAnswer` after `within` seconds, `NoResponder` if nobody subscribes `subject`.
+        """
         client = self.client
         if client.pending_data_size + len(payload) > MAX_PENDING:
             raise ClusterUnavailable("NATS does not read what is sent to it")
         try:
             return await client.request(subject, payload, within, headers=dict(headers) if headers else None)
+        except TimeoutError:
+            raise NoAnswer(f"no answer within {within:g} s ({subject})") from None
         except Exception as error:
-            raise ClusterUnavailable(f"{text_of(error)} ({subject})") from error
+            raise _failure(error)(f"{text_of(error)} ({subject})") from error
 
     async def api(self, method: str, request: object = None, *, within: float = ANSWER_WITHIN) -> dict[str, Any]:
         """Call the API of JetStream, e.g. `STREAM.INFO.KV_cor`. Raises: `Refused`, `ClusterUnavailable`."""
@@ -328,6 +333,13 @@ class Connection:
     async def _on_closed(self) -> None:
         self._closed.set()
         self._announce()
+
+
+def _failure(error: Exception) -> type[ClusterUnavailable]:
+    """The class of what a request raised in the library."""
+    from nats.errors import NoRespondersError  # noqa: PLC0415 - only a process with [cluster] needs the library
+
+    return NoResponder if isinstance(error, NoRespondersError) else ClusterUnavailable
 
 
 def text_of(error: BaseException) -> str:

@@ -10,6 +10,14 @@ class ClusterUnavailable(CorrelatorError):
     """
 
 
+class NoAnswer(ClusterUnavailable):
+    """Nobody answered a request in time."""
+
+
+class NoResponder(ClusterUnavailable):
+    """Nobody subscribes the subject of a request, as NATS says at once."""
+
+
 class Unacknowledged(ClusterUnavailable):
     """The acknowledgement of a write did not come: it may have been stored or not. Write it again."""
 

@@ -7,20 +7,23 @@ resume wait for it. The cluster may be away at any time: what memory has is serv
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
 import platform
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
 from correlator import __version__
 from correlator.cluster import keys
+from correlator.cluster.caller import Caller
 from correlator.cluster.connection import Connection
+from correlator.cluster.errors import ClusterUnavailable
 from correlator.config.schema import Config, Database
 from correlator.config.values import Secret
 from correlator.daemon import ending
@@ -28,12 +31,15 @@ from correlator.daemon.reload import Reload
 from correlator.daemon.signals import set_by
 from correlator.daemon.supervisor import Supervisor
 from correlator.errors import ConfigError
+from correlator.gateway.archive import RpcArchive
 from correlator.gateway.fleet import Fleet
 from correlator.gateway.ordered_consumer import OrderedConsumer
+from correlator.gateway.wanting import Wanting
 from correlator.jobs.model.facts import Status
 from correlator.jobs.remote import RemoteJobs
 from correlator.ops import cluster_metrics, logs, metrics, stalls
 from correlator.pipeline.job_metrics import STATUSES
+from correlator.pipeline.waiting_ids import WaitingIds
 from correlator.sinks.http.listener import ListenerConfig
 from correlator.sinks.http.server import HttpSink, Listener
 
@@ -82,9 +88,12 @@ class Gateway:
     def __init__(self, config: Config) -> None:
         self._config = config
         self.connection = connection = Connection(config.cluster, "gateway")
+        caller = Caller(connection)
+        self._wanting = Wanting(self._waiting_ids, self._want)
         self.fleet = fleet = Fleet(
-            lambda _: None,
+            lambda scope: RpcArchive(caller, scope),
             cluster_error=self._error,
+            on_watch=self._wanting.wake,
             on_epoch=lambda: self._http.disconnect(),  # noqa: PLW0108 - both are made below
             on_other_epoch=lambda: self._jobs.restart(),  # noqa: PLW0108
         )
@@ -134,6 +143,7 @@ class Gateway:
                         ("alive", self._alive.run()),
                         ("lines", self._subscribe()),
                         ("judge", self._judge()),
+                        ("wanting", self._wanting.run()),
                         ("supervisor", self._supervisor.run()),
                         ("heartbeat", stalls.heartbeat()),
                         ("announce", self._announce(on_ready)),
@@ -156,6 +166,17 @@ class Gateway:
             self._synced.set()
         if self._jobs.synced:
             self.fleet.synced()
+
+    def _waiting_ids(self) -> Iterator[tuple[str | None, WaitingIds]]:
+        """The IDs that clients wait for, of the fleet and of each appliance."""
+        yield None, self.fleet.hub.waiting_ids
+        for name in self.fleet.appliances:
+            if (hub := self.fleet.hub_of(name)) is not None:
+                yield name, hub.waiting_ids
+
+    async def _want(self, message: bytes) -> None:
+        with contextlib.suppress(ClusterUnavailable):  # The IDs are published again.
+            await self.connection.publish(keys.WANT, message)
 
     def _error(self) -> str | None:
         """Why the stream cannot be read now, or None."""

@@ -140,7 +140,7 @@ class RemoteHub(Hub):
     ) -> OtherJobs:
         found = await self._collectors.page(query, before, limit)
         jobs = [self._current(shown) for shown in found.jobs if not known(shown.job_id)]
-        return OtherJobs(jobs, found.next_before)
+        return OtherJobs(jobs, found.next_before, found.reason)
 
     async def is_context(self, name: str) -> bool:
         return await self._collectors.is_context(name)

@@ -58,6 +58,11 @@ TAKEOVER_WRITES = Counter(
     "Jobs of the stream that differed from the index when this process took the lease, or in a new stream.",
     registry=REGISTRY,
 )
+REQUESTS_REJECTED = Counter(
+    "correlator_cluster_requests_rejected",
+    "Requests of gateways rejected because as many as allowed were being answered.",
+    registry=REGISTRY,
+)
 
 # -- a gateway
 

@@ -151,10 +151,14 @@ class JobsPage(Struct, frozen=True):
 
 
 class OtherJobs(Struct, frozen=True):
-    """The same as clients see it: jobs that are not in memory, with the current `seq` as their `rev`."""
+    """The same as clients see it: jobs that are not in memory, with the current `seq` as their `rev`.
+
+    `reason`: why jobs of some appliances are missing; None if none are.
+    """
 
     jobs: Sequence[PublishedJob]
     next_before: tuple[Micros, str] | None
+    reason: str | None = None
 
 
 class LinesPage(Struct, frozen=True):

@@ -12,6 +12,7 @@ import contextlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 
 from correlator.jobs.model.changes import Change
 
@@ -67,13 +68,23 @@ class WaitingIds:
 
         Older IDs cost nothing: the search ends at the first of them.
         """
+        return next(self._unknown(), None) is not None
+
+    def unknown_ids(self, most: int) -> list[str]:
+        """Return IDs that no job in memory has, among the `most` that clients began to wait for last.
+
+        Those of more than `WATCHED_FOR` seconds ago are left out.
+        """
+        return list(self._unknown(most))
+
+    def _unknown(self, most: int | None = None) -> Iterator[str]:
+        """The IDs that no job in memory has, the newest first."""
         oldest = time.monotonic() - WATCHED_FOR
-        for name, (_, since) in reversed(self._watched.items()):
+        for name, (_, since) in islice(reversed(self._watched.items()), most):
             if since < oldest:
-                return False
+                return
             if not self._is_known(name):
-                return True
-        return False
+                yield name
 
     async def changed(self, name: str, within: float) -> bool:
         """Wait until a job that `name` names changes or appears. False if `within` seconds passed before that.

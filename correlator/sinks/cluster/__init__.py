@@ -1,1 +1,1 @@
-"""What a collector writes to the cluster: documents, events, log lines, and its own state."""
+"""What a collector writes to the cluster: documents, events, log lines, and its own state; its replies to gateways."""

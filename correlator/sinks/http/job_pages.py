@@ -80,7 +80,7 @@ class JobPages:
         kept_since = self._hub.published.complete_since(self._hub.clock())
         if self._hub.has_archive and (len(page) <= limit or place_of(page[-1])[0] < kept_since):
             try:
-                page, following = await self._with_archive(page, query, before, limit + 1)
+                page, following, reason = await self._with_archive(page, query, before, limit + 1)
             except SourceUnavailable as error:
                 if not page and before is not None:
                     raise
@@ -105,8 +105,10 @@ class JobPages:
 
     async def _with_archive(
         self, page: list[PublishedJob], query: JobQuery, before: Place | None, limit: int
-    ) -> tuple[list[PublishedJob], Place | None]:
-        """Merge jobs of the database into a page. Returns it, and where the next page begins if this one is not full.
+    ) -> tuple[list[PublishedJob], Place | None, str | None]:
+        """Merge jobs of the database into a page.
+
+        Returns it, where the next page begins if this one is not full, and why jobs of some databases are missing.
 
         Raises:
             SourceUnavailable: The database cannot be queried, or did not answer within `ARCHIVE_WITHIN` seconds.
@@ -115,27 +117,33 @@ class JobPages:
         merged = list(page)
         loop = asyncio.get_running_loop()
         until = loop.time() + GATHER_WITHIN
+        reason: str | None = None
+        certain: list[PublishedJob] | None = None
         while True:
             try:
                 async with asyncio.timeout(ARCHIVE_WITHIN):
                     found = await self._hub.page(
                         query, before, limit, lambda i: i in known or self._hub.published.get(i) is not None
                     )
-            except TimeoutError:
-                raise SourceUnavailable(f"no answer within {ARCHIVE_WITHIN:g} s", Away.NO_ANSWER) from None
+            except (SourceUnavailable, TimeoutError) as error:
+                if certain is not None:  # The next page begins here, and says whether the database is still away.
+                    return certain[:limit], before, reason
+                if isinstance(error, TimeoutError):
+                    raise SourceUnavailable(f"no answer within {ARCHIVE_WITHIN:g} s", Away.NO_ANSWER) from None
+                raise
             for shown in found.jobs:
                 # The database's collation may match more than the query does.
                 if query.matches(shown):
                     merged.append(shown)
                     known.add(shown.job_id)
             merged.sort(key=place_of, reverse=True)
-            before = found.next_before
+            before, reason = found.next_before, found.reason or reason
             if before is None:
-                return merged[:limit], None
+                return merged[:limit], None, reason
             # Jobs before this position are complete; after it, the database may have further ones.
             certain = [s for s in merged if place_of(s) >= before]
             if len(certain) >= limit or loop.time() >= until:
-                return certain[:limit], before
+                return certain[:limit], before, reason
 
 
 async def encoded(parts: Iterable[bytes], most: int | None = None) -> tuple[list[bytes], bool]:

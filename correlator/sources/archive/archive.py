@@ -7,7 +7,6 @@ short, and then contains the place where the next one begins.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -19,6 +18,7 @@ from correlator.jobs.model.facts import Job, Reading
 from correlator.jobs.model.views import Resolved
 from correlator.jobs.sizes import Sizes
 from correlator.pipeline.queries import EarlierLines, Found, JobNames, JobQuery, JobsPage, LineQuery, LinesPage
+from correlator.pipeline.shared_tasks import SharedTasks
 from correlator.sources.archive import lines, pages
 from correlator.sources.archive.collector import Collector
 from correlator.sources.db.queries import Queries, read_readings
@@ -63,7 +63,7 @@ class DatabaseArchive:
         self._legacy = legacy
         self._jobs, self._log = Questions(database, limits), Questions(database, limits)
         self._lookup = Lookup(self._keys, search_within)
-        self._finding: dict[str, tuple[asyncio.Task[Found | None], set[object]]] = {}
+        self._finding: SharedTasks[Found | None] = SharedTasks()
         self._job_slices = Slices(first=1_000, least=200, most=20_000)
         self._log_slices = Slices(first=1_000, least=500, most=50_000)
 
@@ -75,16 +75,7 @@ class DatabaseArchive:
         """The newest job with the ID `name`. Requests for one ID share a search, which ends with the last of them."""
         if not name or len(name) > joblog.MAX_ID or "\0" in name:
             return None
-        task, requests = self._finding.get(name) or (asyncio.create_task(self._find(name, advance_clock)), set())
-        self._finding[name] = task, requests
-        requests.add(request := object())
-        try:
-            return await asyncio.shield(task)
-        finally:
-            requests.discard(request)
-            if not requests and self._finding.get(name, (None,))[0] is task:
-                del self._finding[name]
-                task.cancel()
+        return await self._finding.run(name, lambda: self._find(name, advance_clock))
 
     async def is_context(self, name: str) -> bool:
         """True if `name` is the context of a job in the database."""

@@ -1,0 +1,257 @@
+"""What a gateway does not have in memory: it asks the collectors, which have the databases.
+
+An object asks the appliances of its scope: one, or the whole fleet. All answers are then merged. An appliance that does
+not answer takes out of a page what only it has, and the page says so. Of an ID that nobody else knows, nothing can be
+said: `find` raises. Jobs have `rev` 0, which the gateway replaces.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import Raw
+from msgspec.structs import replace
+
+from correlator.cluster.caller import Caller
+from correlator.cluster.rpc import Method
+from correlator.errors import SourceUnavailable
+from correlator.gateway.merged_page import MergedPage, Place
+from correlator.jobs import document_parser
+from correlator.jobs.joblog import MAX_ID
+from correlator.jobs.model.rows import LegacyRecord
+from correlator.jobs.model.views import PublishedJob, Resolved
+from correlator.pipeline.queries import (
+    EarlierLines,
+    JobNames,
+    JobQuery,
+    LineQuery,
+    LinesPage,
+    OperationRuns,
+    OperationSteps,
+    OtherJobs,
+)
+from correlator.pipeline.rpc_messages import (
+    FindResult,
+    IsContextResult,
+    LegacyResult,
+    LinesBeforeParams,
+    LinesParams,
+    NameParams,
+    OperationParams,
+    OperationResult,
+    OperationsParams,
+    OperationsResult,
+    PageParams,
+    PageResult,
+)
+from correlator.pipeline.shared_tasks import SharedTasks
+
+T = TypeVar("T")
+V = TypeVar("V")
+
+OTHERS_WITHIN = 1.0
+"""Seconds that the other appliances have to name a newer job once one has found an ID."""
+
+PAGE_WITHIN = 1.8
+"""Seconds for a page of jobs. An appliance that takes longer is left out of it."""
+
+GATHER_WITHIN = 0.4
+"""Seconds after which appliances are not asked for more of a page that is not full."""
+
+PARSED_AT_ONCE = 50
+"""Documents that are parsed before the event loop runs other tasks."""
+
+MAX_NAMED = 3
+"""Most appliances that a reason names."""
+
+
+class RpcArchive:
+    """The databases of the appliances that `scope()` names. Each call may raise `SourceUnavailable`."""
+
+    def __init__(self, caller: Caller, scope: Callable[[], Sequence[str]]) -> None:
+        self._caller = caller
+        self._scope = scope
+        self._finding: SharedTasks[tuple[PublishedJob, Resolved] | None] = SharedTasks()
+
+    async def find(self, name: str) -> tuple[PublishedJob, Resolved] | None:
+        """Return the newest job with the ID `name`, or None. Requests for one ID share a search.
+
+        `also` has the jobs of the other appliances after those of its own.
+        """
+        if not name or len(name) > MAX_ID or "\0" in name:
+            return None
+        return await self._finding.run(name, lambda: self._find(name))
+
+    async def page(self, query: JobQuery, before: Place | None, limit: int) -> OtherJobs:
+        """Return jobs older than `before`, newest first by (started, ID). A page may be short.
+
+        `reason` names the appliances that did not answer. Raises: `SourceUnavailable` if none did.
+        """
+        instances = [name for name in self._scope() if not query.instance or name in query.instance]
+        merged = MergedPage(instances, before, limit)
+        query = replace(query, instance=frozenset())  # Jobs of a collector have no name of their appliance.
+        errors: list[SourceUnavailable] = []
+        clock = asyncio.get_running_loop().time
+        until, answered = clock() + GATHER_WITHIN, False
+        while due := merged.due():
+            if answered and clock() >= until:
+                break
+            found = await self._each(
+                [instance for instance, _ in due], lambda i: self._page(i, PageParams(limit, query, dict(due)[i]))
+            )
+            for instance, part in found.items():
+                if isinstance(part, SourceUnavailable):
+                    merged.drop(instance, part.public)
+                    errors.append(part)
+                else:
+                    merged.add(instance, *part)
+                    answered = True
+        if errors and not answered:
+            raise SourceUnavailable(_reasons(errors))
+        return merged.result()
+
+    async def lines(self, names: JobNames, after: str | int | None, limit: int, query: LineQuery) -> LinesPage:
+        params = LinesParams(names, limit, after, query)
+        return await self._caller.call(names.instance, Method.LINES, params, LinesPage)
+
+    async def lines_before(self, names: JobNames, before: int, limit: int, query: LineQuery) -> EarlierLines:
+        params = LinesBeforeParams(names, before, limit, query)
+        return await self._caller.call(names.instance, Method.LINES_BEFORE, params, EarlierLines)
+
+    async def is_context(self, name: str) -> bool:
+        """Return True if `name` is the context of a job of any appliance."""
+        params = NameParams(name)
+        found = await self._each(
+            self._scope(), lambda i: self._caller.call(i, Method.IS_CONTEXT, params, IsContextResult)
+        )
+        return bool(_answers(found, lambda result: result.is_context))
+
+    async def legacy_record(self, name: str) -> LegacyRecord | None:
+        """Return the row of `failover_jobs` with the job ID `name`: that of the first appliance that has one."""
+        params = NameParams(name)
+        found = await self._each(
+            self._scope(), lambda i: self._caller.call(i, Method.LEGACY_RECORD, params, LegacyResult)
+        )
+        records = _answers(found, lambda result: result.record)
+        return records[min(records)] if records else None
+
+    async def operations(self) -> list[OperationRuns]:
+        """Return the operations of all appliances that answer, each once: as known where it ran most often."""
+        found = await self._each(
+            self._scope(), lambda i: self._caller.call(i, Method.OPERATIONS, OperationsParams(), OperationsResult)
+        )
+        lists = _answers(found, lambda result: (result.operations,))
+        most: dict[tuple[str, str], OperationRuns] = {}
+        for instance in sorted(lists):
+            for one in lists[instance][0]:
+                key = (one.job_type, one.operation)
+                if key not in most or one.runs > most[key].runs:
+                    most[key] = one
+        return [most[key] for key in sorted(most)]
+
+    async def operation(self, key: tuple[str, str]) -> OperationSteps | None:
+        """Return an operation with its usual steps: as known where it ran most often. None if nobody knows it."""
+        params = OperationParams(*key)
+        found = await self._each(
+            self._scope(), lambda i: self._caller.call(i, Method.OPERATION, params, OperationResult)
+        )
+        known = _answers(found, lambda result: result.found)
+        return min(known.items(), key=lambda item: (-item[1].runs.runs, item[0]))[1] if known else None
+
+    # -- one appliance
+
+    async def _find(self, name: str) -> tuple[PublishedJob, Resolved] | None:
+        tasks = {i: asyncio.create_task(_caught(self._find_at(i, name))) for i in self._scope()}
+        found: dict[str, tuple[PublishedJob, Resolved] | SourceUnavailable | None] = {}
+        clock = asyncio.get_running_loop().time
+        until: float | None = None
+        try:
+            waiting = set(tasks.values())
+            while waiting:
+                done, waiting = await asyncio.wait(
+                    waiting,
+                    timeout=None if until is None else max(0.0, until - clock()),
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                if not done:
+                    break
+                found = {i: task.result() for i, task in tasks.items() if task.done()}
+                known = [one for one in found.values() if isinstance(one, tuple)]
+                if any(resolved.resolved_by == "uuid" for _, resolved in known):
+                    break
+                if known and until is None:
+                    until = clock() + OTHERS_WITHIN
+        finally:
+            for task in tasks.values():
+                task.cancel()
+        return _newest(_answers(found, lambda one: one))
+
+    async def _find_at(self, instance: str, name: str) -> tuple[PublishedJob, Resolved] | None:
+        result = await self._caller.call(instance, Method.FIND, NameParams(name), FindResult)
+        if not result.job:
+            return None
+        job = _parsed(result.job, instance)
+        return job, Resolved(job.job_id, result.resolved_by, result.also)
+
+    async def _page(self, instance: str, params: PageParams) -> tuple[list[PublishedJob], Place | None]:
+        result = await self._caller.call(instance, Method.PAGE, params, PageResult, PAGE_WITHIN)
+        jobs: list[PublishedJob] = []
+        for n, job in enumerate(result.jobs, 1):
+            jobs.append(_parsed(job, instance))
+            if n % PARSED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return jobs, result.next_before
+
+    async def _each(
+        self, instances: Iterable[str], ask: Callable[[str], Coroutine[Any, Any, T]]
+    ) -> dict[str, T | SourceUnavailable]:
+        """The answer of each appliance, or why there is none."""
+        names = list(instances)
+        return dict(zip(names, await asyncio.gather(*(_caught(ask(name)) for name in names)), strict=True))
+
+
+async def _caught(answer: Awaitable[T]) -> T | SourceUnavailable:
+    try:
+        return await answer
+    except SourceUnavailable as error:
+        return error
+
+
+def _answers(found: Mapping[str, T | SourceUnavailable], value: Callable[[T], V | None]) -> dict[str, V]:
+    """What `value` makes of the answers, without those of which it makes nothing.
+
+    Raises: `SourceUnavailable` if nothing is left, and some appliance did not answer: it may have what nobody else has.
+    """
+    values = {i: made for i, one in found.items() if not isinstance(one, SourceUnavailable) and (made := value(one))}
+    errors = [one for one in found.values() if isinstance(one, SourceUnavailable)]
+    if not values and errors:
+        raise SourceUnavailable(_reasons(errors))
+    return values
+
+
+def _newest(found: Mapping[str, tuple[PublishedJob, Resolved]]) -> tuple[PublishedJob, Resolved] | None:
+    """The newest job that an ID names; of equally old ones, that of the first appliance."""
+    order = sorted(found, key=lambda i: i)
+    order.sort(key=lambda i: found[i][0].view.age_key, reverse=True)
+    if not order:
+        return None
+    job, resolved = found[order[0]]
+    also = list(resolved.also)
+    for other in order[1:]:
+        also += [found[other][0].job_id, *found[other][1].also]
+    return job, replace(resolved, also=tuple(also))
+
+
+def _parsed(document: Raw, instance: str) -> PublishedJob:
+    try:
+        return document_parser.parse(document, rev=0, instance=instance)
+    except (msgspec.MsgspecError, ValueError, LookupError, TypeError) as error:
+        raise SourceUnavailable(f"{instance}: the collector sent a document that cannot be read") from error
+
+
+def _reasons(errors: Sequence[SourceUnavailable]) -> str:
+    more = f" (and {len(errors) - MAX_NAMED} more)" if len(errors) > MAX_NAMED else ""
+    return "; ".join(error.public for error in errors[:MAX_NAMED]) + more

@@ -1,0 +1,174 @@
+"""What a gateway does not have in memory, through its REST: from the databases of two appliances."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+
+import aiohttp
+import orjson
+
+from correlator.cluster import rpc
+from correlator.cluster.connection import Connection
+from tests.support.archive_queries import at, unix
+from tests.support.cluster import connected
+from tests.support.cluster_collectors import appliances, collector
+from tests.support.eventually import eventually
+from tests.support.gateways import RunningGateway, running
+from tests.support.stream_writer import StreamWriter, job
+
+
+async def write(connection: Connection, instance: str) -> StreamWriter:
+    writer = StreamWriter(connection, instance)
+    await writer.begin()
+    await writer.alive()
+    return writer
+
+
+@contextlib.asynccontextmanager
+async def fleet(url: str, *instances: str) -> AsyncIterator[tuple[RunningGateway, dict[str, StreamWriter]]]:
+    """A gateway of appliances that have no job in the stream yet."""
+    async with connected(url) as connection:
+        writers = {instance: await write(connection, instance) for instance in instances}
+        async with running(url) as gateway:
+            await eventually(lambda: len(gateway.gateway.fleet.appliances) == len(instances))
+            yield gateway, writers
+
+
+async def answered(gateway: RunningGateway, path: str, status: int = 200) -> object:
+    """The body of an answer, once the collectors have subscribed."""
+
+    async def ask():
+        found, body = await gateway.get(path)
+        return found == status and (body,)
+
+    (body,) = await eventually(ask)
+    return body
+
+
+async def test_a_job_that_left_memory_is_found_by_any_id_with_its_log(nats, mariadb):
+    async with appliances(mariadb, 2) as (one, two), fleet(nats.url, "dc1", "dc2") as (gateway, _):
+        await one.job("u1", started_at=at(1), status="completed", completed_at=at(9))
+        await two.job("e", started_at=at(100), external_job_id="ext-1", context_id="vm-ctx", status="failed")
+        await two.insert("job_steps", id=7, job_id="e", name="copy", seq=1, status="failed", started_at=at(100))
+        for n in range(1, 8):
+            await two.log(f"line {n}", job_id="e", ts=at(100 + n, micros=0), attrs=json.dumps({"n": n}))
+        async with collector(nats.url, "dc1", one), collector(nats.url, "dc2", two):
+            by_external: dict[str, object] = await answered(gateway, "/api/v1/jobs/ext-1")  # type: ignore[assignment]
+            assert (by_external["job_id"], by_external["instance"], by_external["status"]) == ("e", "dc2", "failed")
+            assert await gateway.job("e") == await gateway.job("vm-ctx") == by_external
+            assert (await gateway.job("ext-1", "/i/dc2")) == by_external
+            assert (await gateway.get("/i/dc1/api/v1/jobs/ext-1"))[0] == 404
+            assert (await gateway.get("/api/v1/jobs/nobody"))[0] == 404
+            resolved = (await gateway.get("/api/v1/resolve/ext-1"))[1]
+            assert (resolved["job_id"], resolved["resolved_by"]) == ("e", "external_id")
+
+            first = (await gateway.get("/api/v1/jobs/ext-1/events", limit=5))[1]
+            rest = (await gateway.get("/api/v1/jobs/ext-1/events", limit=5, after=first["next_after"]))[1]
+            assert [e["message"] for e in first["events"] + rest["events"]] == [f"line {n}" for n in range(1, 8)]
+            assert first["events"][0]["attrs"] == {"n": 1}
+            before = rest["events"][0]["event_id"]
+            earlier = (await gateway.get("/api/v1/jobs/ext-1/events", limit=2, before=before))[1]
+            assert [e["message"] for e in earlier["events"]] == ["line 4", "line 5"]
+            assert (await gateway.get("/api/v1/jobs/ext-1/events", after="nonsense"))[0] == 400
+            async with (
+                aiohttp.ClientSession() as session,
+                session.get(f"{gateway.url}/api/v1/jobs/e/events?format=text") as response,
+            ):
+                assert len((await response.text()).splitlines()) == 7
+            entity = (await gateway.get("/api/v1/entities/vm-ctx"))[1]
+            assert (entity["kind"], [one["job_id"] for one in entity["jobs"]]) == ("context", ["e"])
+
+
+async def test_jobs_in_memory_and_in_two_databases_are_paged_to_the_end_without_a_loss_or_a_repeat(nats, mariadb):
+    async with appliances(mariadb, 2) as (one, two), fleet(nats.url, "dc1", "dc2") as (gateway, writers):
+        for n in range(40):
+            await (one if n % 3 else two).job(f"u{n:02}", started_at=at(n // 2), status="completed")
+        for n in range(30, 40):
+            shown = job(f"u{n:02}", "completed", started_at=unix(n // 2) * 1_000_000)
+            await writers["dc1" if n % 3 else "dc2"].put(shown)
+        async with collector(nats.url, "dc1", one), collector(nats.url, "dc2", two):
+            await answered(gateway, "/api/v1/jobs/u00")
+            seen = list[tuple[str, str]]()
+            page = (await gateway.get("/api/v1/jobs", limit=7))[1]
+            while True:
+                assert page["complete"]
+                assert len(page["jobs"]) <= 7
+                seen += [(one["instance"], one["job_id"]) for one in page["jobs"]]
+                if page["next_cursor"] is None:
+                    break
+                page = (await gateway.get("/api/v1/jobs", limit=7, cursor=page["next_cursor"]))[1]
+            in_order = sorted(range(40), key=lambda n: (n // 2, n), reverse=True)
+            assert seen == [("dc1" if n % 3 else "dc2", f"u{n:02}") for n in in_order]
+            own = (await gateway.get("/i/dc2/api/v1/jobs", limit=100))[1]["jobs"]
+            assert [one["job_id"] for one in own] == [f"u{n:02}" for n in in_order if n % 3 == 0]
+            filtered = (await gateway.get("/api/v1/jobs", limit=100, instance="dc2"))[1]["jobs"]
+            assert filtered == own
+
+
+async def test_while_a_collector_is_away_its_part_is_missing_and_named(nats, mariadb):
+    async with appliances(mariadb, 2) as (one, two), fleet(nats.url, "dc1", "dc2") as (gateway, writers):
+        await one.job("u1", started_at=at(1))
+        await writers["dc2"].put(job("m", started_at=unix(2) * 1_000_000))
+        await eventually(lambda: gateway.gateway.fleet.hub.published.get("m"))
+        async with collector(nats.url, "dc1", one):
+            assert await answered(gateway, "/api/v1/jobs/u1")
+            away = "dc2: no collector is connected to the cluster"
+            for path in ("/api/v1/jobs/nobody", "/api/v1/jobs/m/events", "/i/dc2/api/v1/jobs/nobody"):
+                async with aiohttp.ClientSession() as session, session.get(f"{gateway.url}{path}") as response:
+                    assert (response.status, response.headers["Retry-After"]) == (503, "2")
+                    assert orjson.loads(await response.read())["detail"] == away
+            page = (await gateway.get("/api/v1/jobs"))[1]
+            assert [one["job_id"] for one in page["jobs"]] == ["m", "u1"]
+            assert (page["complete"], page["reason"], page["next_cursor"]) == (False, away, None)
+            own = (await gateway.get("/i/dc1/api/v1/jobs"))[1]
+            assert (own["complete"], [one["job_id"] for one in own["jobs"]]) == (True, ["u1"])
+            async with collector(nats.url, "dc2", two):
+                assert await answered(gateway, "/api/v1/jobs/nobody", 404)
+                assert (await gateway.get("/api/v1/jobs"))[1]["complete"]
+
+
+async def test_a_request_that_waits_for_an_id_has_the_collectors_query_for_it_and_gets_it(nats, mariadb):
+    async with (
+        appliances(mariadb, 1) as (one,),
+        fleet(nats.url, "dc1") as (gateway, writers),
+        collector(nats.url, "dc1", one) as hub,
+    ):
+        assert await answered(gateway, "/api/v1/jobs/soon", 404)
+        waiting = asyncio.create_task(gateway.get("/api/v1/jobs/soon", wait=60))
+        await eventually(hub.waiting_ids.has_waiting_ids)
+        assert hub.waiting_ids.unknown_ids(10) == ["soon"]
+        await writers["dc1"].put(job("u1", ids=["soon"]))
+        status, body = await waiting
+        assert (status, body["job_id"], body["instance"]) == (200, "u1", "dc1")
+
+
+async def test_a_legacy_job_has_the_status_of_its_row_and_operations_come_from_the_collector(nats, mariadb):
+    async with appliances(mariadb, 1) as (one,), fleet(nats.url, "dc1") as (gateway, _):
+        await one.insert(
+            "failover_jobs", job_id="old", vm_id="v", job_type="live", status="validating", source_vm_name="pg1"
+        )
+        async with collector(nats.url, "dc1", one):
+            body: dict[str, object] = await answered(gateway, "/api/v1/failover/old/status")  # type: ignore[assignment]
+            assert (body["success"], body["job_id"], body["status"]) == (True, "old", "validating")
+            assert (await gateway.get("/api/v1/operations")) == (200, {"operations": []})
+            assert (await gateway.get("/api/v1/operations/failover/live"))[0] == 404
+
+
+async def test_a_collector_that_hangs_takes_no_longer_than_the_bound(nats, mariadb, monkeypatch):
+    monkeypatch.setattr(rpc, "WITHIN", 1.0)
+    async with appliances(mariadb, 1) as (one,), fleet(nats.url, "dc1") as (gateway, writers):
+        await writers["dc1"].put(job("m", started_at=unix(2) * 1_000_000))
+        async with collector(nats.url, "dc1", one) as hub:
+            assert await answered(gateway, "/api/v1/jobs/nobody", 404)
+            assert hub.archive is not None
+
+            async def hangs(*_: object) -> None:
+                await asyncio.sleep(3600)
+
+            monkeypatch.setattr(hub.archive, "page", hangs)
+            page = (await gateway.get("/api/v1/jobs"))[1]
+            assert [one["job_id"] for one in page["jobs"]] == ["m"]
+            assert page["reason"] == "dc1: the collector could not answer in time"

@@ -1,0 +1,45 @@
+"""Collectors that answer gateways over NATS from MariaDB, without writing into the stream."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from correlator.cluster.connection import Connection
+from correlator.jobs.index import Index
+from correlator.pipeline.local_hub import LocalHub
+from correlator.sinks.cluster.gateway_requests import GatewayRequests
+from tests.support.archive_queries import archive_of
+from tests.support.cluster import connected
+from tests.support.mariadb import MariaDB
+from tests.support.source_databases import MariaDBOriginal, Original
+
+
+@contextlib.asynccontextmanager
+async def answering(connection: Connection, hub: LocalHub, instance: str) -> AsyncIterator[None]:
+    requests = GatewayRequests(connection, instance)
+    task = asyncio.create_task(requests.run(hub))
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def collector(url: str, instance: str, appliance: Original) -> AsyncIterator[LocalHub]:
+    """A collector without jobs in memory: everything has left it."""
+    async with archive_of(appliance) as archive, connected(url, instance) as connection:
+        hub = LocalHub(Index(), archive)
+        async with answering(connection, hub, instance):
+            yield hub
+
+
+@contextlib.asynccontextmanager
+async def appliances(mariadb: MariaDB, count: int) -> AsyncIterator[list[Original]]:
+    async with contextlib.AsyncExitStack() as stack:
+        yield [
+            await stack.enter_async_context(MariaDBOriginal.make(mariadb, "aiomysql", rolled_back=False))
+            for _ in range(count)
+        ]

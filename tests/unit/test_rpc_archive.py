@@ -1,0 +1,292 @@
+"""What a gateway asks collectors: IDs, pages, log lines and operations of one appliance or of all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+
+import pytest
+from msgspec.structs import replace
+
+from correlator.errors import Away, BadRequest, SourceUnavailable
+from correlator.gateway import archive as module
+from correlator.gateway.merged_page import place_of
+from correlator.jobs import job_document
+from correlator.jobs.model.rows import LegacyRecord
+from correlator.jobs.model.views import LogLine
+from correlator.pipeline.queries import JobNames, JobQuery, LineQuery
+from tests.support.answering_collectors import BASE, SECOND, ArchiveInMemory, Collectors, reading
+from tests.support.eventually import eventually
+from tests.support.forecasts import ended, learned
+
+EVERY = LineQuery()
+
+
+def names(instance: str = "dc1") -> JobNames:
+    return JobNames("u1", (), frozenset(), BASE, None, instance)
+
+
+def line(event_id: int, message: str = "m", attrs: object = None) -> LogLine:
+    return LogLine(event_id, "INFO", message, None, attrs, BASE + event_id)
+
+
+async def ids(collectors: Collectors, limit: int) -> list[str]:
+    """The IDs of all jobs, page by page."""
+    archive, found, before = collectors.archive(), list[str](), None
+    for _ in range(1000):
+        page = await archive.page(JobQuery(), before, limit)
+        assert page.reason is None
+        found += [f"{job.instance}/{job.job_id}" for job in page.jobs]
+        if (before := page.next_before) is None:
+            return found
+    raise AssertionError("the list does not end")
+
+
+# -- IDs
+
+
+async def test_a_job_that_only_a_database_has_is_found_with_its_appliance_and_the_same_document():
+    collectors = Collectors(dc1=ArchiveInMemory(), dc2=ArchiveInMemory([reading("u2", 5, steps=(1, 2), owner="me")]))
+    found = await collectors.archive().find("u2")
+    assert found is not None
+    job, resolved = found
+    assert (job.instance, job.rev, resolved.resolved_by, resolved.also) == ("dc2", 0, "uuid", ())
+    own = await collectors.hubs["dc2"].find("u2")
+    assert own is not None
+    assert job_document.document(replace(job, instance="")) == job_document.document(replace(own[0], rev=0))
+
+
+async def test_of_an_id_on_several_appliances_the_newest_job_wins_and_the_others_are_also_there():
+    older = [reading("a2", 2, external_job_id="e"), reading("a1", 1, external_job_id="e")]
+    newer = [reading("b1", 9, external_job_id="e")]
+    collectors = Collectors(dc1=ArchiveInMemory(older), dc2=ArchiveInMemory(newer), dc3=ArchiveInMemory())
+    found = await collectors.archive().find("e")
+    assert found is not None
+    assert (found[0].job_id, found[0].instance) == ("b1", "dc2")
+    assert found[1].also == ("a2", "a1")
+    of_one = await collectors.archive("dc1").find("e")
+    assert of_one is not None
+    assert of_one[0].job_id == "a2"
+
+
+async def test_of_the_same_job_on_two_appliances_that_of_the_first_name_wins():
+    same = [reading("u", 5, external_job_id="e")]
+    found = await Collectors(dc2=ArchiveInMemory(same), dc1=ArchiveInMemory(same)).archive().find("e")
+    assert found is not None
+    assert found[0].instance == "dc1"
+
+
+async def test_an_unknown_id_is_none_but_unavailable_if_an_absent_appliance_may_know_it():
+    collectors = Collectors(dc1=ArchiveInMemory(), dc2=ArchiveInMemory([reading("u", 5)]))
+    assert await collectors.archive().find("nobody") is None
+    collectors.away.add("dc1")
+    with pytest.raises(SourceUnavailable) as raised:
+        await collectors.archive().find("nobody")
+    assert raised.value.public == "dc1: no collector is connected to the cluster"
+    assert (await collectors.archive().find("u")) is not None
+    collectors.archives["dc2"].error = SourceUnavailable("u@10.1.2.3: refused", Away.LOGIN_REFUSED)
+    with pytest.raises(SourceUnavailable) as raised:
+        await collectors.archive("dc2").find("nobody")
+    assert raised.value.public == "dc2: the database refuses the login"
+
+
+async def test_an_appliance_that_hangs_delays_an_id_that_another_one_found_by_a_second_at_most(monkeypatch):
+    monkeypatch.setattr(module, "OTHERS_WITHIN", 0.05)
+    collectors = Collectors(
+        dc1=ArchiveInMemory(), dc2=ArchiveInMemory([reading("u", 5, external_job_id="e", context_id="c")])
+    )
+    collectors.archives["dc1"].go.clear()
+    began = time.monotonic()
+    assert await collectors.archive().find("e") is not None
+    assert await collectors.archive().find("u") is not None
+    assert time.monotonic() - began < 4
+
+
+async def test_requests_for_one_id_share_a_search_which_ends_with_the_last_of_them():
+    collectors = Collectors(dc1=ArchiveInMemory())
+    collectors.archives["dc1"].go.clear()
+    archive = collectors.archive()
+    requests = [asyncio.create_task(archive.find("x")) for _ in range(5)]
+    await eventually(lambda: collectors.archives["dc1"].asked)
+    assert collectors.requests == [("dc1", "find")]
+    for request in requests:
+        request.cancel()
+    await asyncio.gather(*requests, return_exceptions=True)
+    collectors.archives["dc1"].go.set()
+    assert await archive.find("x") is None
+    assert collectors.requests == [("dc1", "find")] * 2
+
+
+async def test_a_document_that_cannot_be_read_is_a_failure_of_its_appliance(monkeypatch):
+    monkeypatch.setattr("correlator.sinks.cluster.values.encode", lambda _: b'{"job_id":5}')
+    collectors = Collectors(dc1=ArchiveInMemory([reading("u", 5)]))
+    with pytest.raises(SourceUnavailable, match="dc1: the collector sent a document that cannot be read"):
+        await collectors.archive().find("u")
+
+
+# -- pages
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_the_pages_of_a_fleet_have_every_job_once_newest_first(seed):
+    rnd = random.Random(seed)
+    fleet = {
+        f"dc{n}": ArchiveInMemory(
+            [reading(f"u{n}-{i}", rnd.choice((None, *range(20)))) for i in range(rnd.randrange(40))],
+            page_size=rnd.randrange(1, 10),
+        )
+        for n in range(1, 4)
+    }
+    everything = sorted(
+        ((*archive.place(job), name) for name, archive in fleet.items() for job in archive.jobs),
+        reverse=True,
+    )
+    found = await ids(Collectors(**fleet), rnd.randrange(1, 12))
+    assert found == [f"{name}/{job_id}" for _, job_id, name in everything]
+
+
+async def test_an_appliance_that_does_not_answer_makes_the_page_incomplete_and_nothing_else():
+    collectors = Collectors(dc1=ArchiveInMemory([reading("a", 1)]), dc2=ArchiveInMemory([reading("b", 2)]))
+    collectors.silent.add("dc2")
+    page = await collectors.archive().page(JobQuery(), None, 10)
+    assert [job.job_id for job in page.jobs] == ["a"]
+    assert page.next_before is None
+    assert page.reason is not None
+    assert page.reason.startswith("dc2: the collector did not answer")
+    collectors.away.add("dc1")
+    with pytest.raises(SourceUnavailable, match=r"dc1: .*; dc2: "):
+        await collectors.archive().page(JobQuery(), None, 10)
+
+
+async def test_a_page_of_large_documents_is_shorter_and_the_next_one_goes_on():
+    large = [reading(f"u{n}", n, metadata=json.dumps({"m": "x" * 200_000})) for n in range(20)]
+    collectors = Collectors(dc1=ArchiveInMemory(large))
+    assert await ids(collectors, 100) == [f"dc1/u{n}" for n in reversed(range(20))]
+    assert len(collectors.sizes) > 3
+    assert max(collectors.sizes) > 500_000
+
+
+async def test_a_page_ends_where_the_time_for_it_does(monkeypatch):
+    monkeypatch.setattr(module, "GATHER_WITHIN", 0.0)
+    collectors = Collectors(dc1=ArchiveInMemory([reading(f"u{n}", n) for n in range(20)], page_size=3))
+    page = await collectors.archive().page(JobQuery(), None, 10)
+    assert [job.job_id for job in page.jobs] == ["u19", "u18", "u17"]
+    assert page.next_before == place_of(page.jobs[-1])
+
+
+# -- log lines
+
+
+async def test_log_lines_come_from_the_appliance_of_the_job():
+    collectors = Collectors(
+        dc1=ArchiveInMemory(), dc2=ArchiveInMemory(lines=[line(n, attrs={"n": [n]}) for n in range(1, 6)])
+    )
+    archive = collectors.archive()
+    page = await archive.lines(names("dc2"), None, 3, EVERY)
+    assert [one.event_id for one in page.lines] == [1, 2, 3]
+    assert page.lines[0] == line(1, attrs={"n": [1]})
+    rest = await archive.lines(names("dc2"), page.next_after, 3, EVERY)
+    assert [one.event_id for one in rest.lines] == [4, 5]
+    earlier = await archive.lines_before(names("dc2"), 4, 2, EVERY)
+    assert ([one.event_id for one in earlier.lines], earlier.next_before) == ([2, 3], 2)
+    assert (await archive.lines(names("dc1"), None, 3, EVERY)).lines == []
+
+
+@pytest.mark.parametrize("size", [5_000, 100_000, 899_000, 2_000_000])
+async def test_pages_of_large_lines_are_shorter_and_miss_and_repeat_nothing(size):
+    log = [line(n, "x" * size if n % 2 else "\x00" * (size // 10)) for n in range(1, 12)] + [
+        line(n, "short") for n in range(12, 1200)
+    ]
+    collectors = Collectors(dc1=ArchiveInMemory(lines=log))
+    archive, found, after = collectors.archive(), list[int](), None
+    while True:
+        page = await archive.lines(names(), after, 1000, EVERY)
+        found += [one.event_id for one in page.lines]
+        if not page.more:
+            break
+        after = page.next_after
+    assert found == [one.event_id for one in log]
+    found = []
+    before: int | None = 1200
+    while before is not None:
+        earlier = await archive.lines_before(names(), before, 1000, EVERY)
+        found = [one.event_id for one in earlier.lines] + found
+        before = earlier.next_before
+    assert found == [one.event_id for one in log]
+
+
+async def test_a_line_that_fits_into_no_reply_is_cut_and_says_so():
+    attrs = {"job_id": "u1", "small": 1, "dump": "y" * 1_000_000, "list": [1] * 500_000}
+    log = [line(1, "x" * 500_000, attrs), line(2, "m", "z" * 1_000_000)]
+    collectors = Collectors(dc1=ArchiveInMemory(lines=log))
+    (first,) = (await collectors.archive().lines(names(), 1, 1, EVERY)).lines
+    assert first.message == "x" * 100_000 + " … (500000 bytes)"
+    assert first.attrs == {"job_id": "u1", "small": 1, "_cut": {"dump": 1_000_000, "list": 1_000_001}}
+    (second,) = (await collectors.archive().lines(names(), 2, 1, EVERY)).lines
+    assert (second.message, second.attrs) == ("m", None)
+
+
+async def test_a_cursor_of_another_kind_is_the_clients_mistake_and_an_absent_collector_is_named():
+    collectors = Collectors(dc1=ArchiveInMemory())
+    collectors.archives["dc1"].error = BadRequest("after: expected the next_after of the page before")
+    with pytest.raises(BadRequest, match="after: expected"):
+        await collectors.archive().lines(names(), "x", 10, EVERY)
+    collectors.away.add("dc1")
+    with pytest.raises(SourceUnavailable) as raised:
+        await collectors.archive().lines(names(), None, 10, EVERY)
+    assert raised.value.public == "dc1: no collector is connected to the cluster"
+
+
+# -- the others
+
+
+async def test_a_name_is_a_context_if_it_is_one_on_any_appliance():
+    collectors = Collectors(dc1=ArchiveInMemory(), dc2=ArchiveInMemory([reading("u", 5, context_id="c")]))
+    assert await collectors.archive().is_context("c")
+    assert not await collectors.archive("dc1").is_context("c")
+    collectors.away.add("dc1")
+    assert await collectors.archive().is_context("c")
+    with pytest.raises(SourceUnavailable):
+        await collectors.archive().is_context("d")
+
+
+async def test_a_row_of_the_legacy_table_is_found_on_the_appliance_that_has_it():
+    collectors = Collectors(dc1=ArchiveInMemory(), dc2=ArchiveInMemory())
+    record = LegacyRecord(3, "old", "failing_over", source_vm_spec='{"a":1}')
+    collectors.archives["dc2"].legacy["old"] = record
+    assert await collectors.archive().legacy_record("old") == record
+    assert await collectors.archive("dc1").legacy_record("old") is None
+    found = await collectors.archive().find("old")
+    assert found is not None
+    assert (found[0].view.source, found[0].instance, found[1].resolved_by) == ("legacy", "dc2", "legacy")
+
+
+async def test_operations_are_listed_once_as_known_where_they_ran_most_often():
+    collectors = Collectors(dc1=ArchiveInMemory(), dc2=ArchiveInMemory())
+    for name, count in (("dc1", 2), ("dc2", 5)):
+        forecaster = collectors.hubs[name].forecasts.forecaster
+        runs = [
+            ended(("copy", float(count)), start=BASE + n * SECOND, operation=("failover", "live")) for n in range(count)
+        ]
+        runs.append(ended(("copy", 1.0), start=BASE, operation=("cleanup", name)))
+        learned(runs, forecaster)
+    found = await collectors.archive().operations()
+    assert [(one.job_type, one.operation, one.runs) for one in found] == [
+        ("cleanup", "dc1", 1), ("cleanup", "dc2", 1), ("failover", "live", 5),
+    ]  # fmt: skip
+    one = await collectors.archive().operation(("failover", "live"))
+    assert one is not None
+    assert (one.runs.typical_seconds, [step.name for step in one.steps]) == (5.0, ["copy"])
+    assert await collectors.archive().operation(("failover", "other")) is None
+    collectors.away.add("dc2")
+    assert [one.operation for one in await collectors.archive().operations()] == ["dc1", "live"]
+
+
+async def test_a_page_of_some_appliances_asks_only_these():
+    collectors = Collectors(dc1=ArchiveInMemory([reading("a", 1)]), dc2=ArchiveInMemory([reading("b", 2)]))
+    collectors.away.add("dc2")
+    page = await collectors.archive().page(JobQuery(instance=frozenset({"dc1", "dc9"})), None, 10)
+    assert [job.job_id for job in page.jobs] == ["a"]
+    assert (page.reason, collectors.requests) == (None, [("dc1", "page")])

@@ -1,0 +1,162 @@
+"""IDs that clients of a gateway wait for, from the gateway to the collectors that query for them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from correlator.cluster import wants
+from correlator.gateway.wanting import Wanting
+from correlator.pipeline import waiting_ids
+from correlator.pipeline.waiting_ids import WaitingIds
+from correlator.sinks.cluster.wanted_ids import WantedIds
+from tests.support.eventually import eventually
+
+
+def test_the_form_of_the_message_is_that_of_earlier_versions():
+    assert wants.encode(["a", "b"]) == b'{"ids":["a","b"]}'
+    assert wants.encode(["a"], "dc1") == b'{"ids":["a"],"instance":"dc1"}'
+
+
+def test_an_appliance_queries_for_what_everybody_or_itself_is_asked_for():
+    assert wants.wanted_ids(b'{"ids":["a","b"],"newer":1}', "dc1") == ("a", "b")
+    assert wants.wanted_ids(b'{"ids":["a"],"instance":"dc1"}', "dc1") == ("a",)
+    assert wants.wanted_ids(b'{"ids":["a"],"instance":"dc2"}', "dc1") == ()
+
+
+@pytest.mark.parametrize(
+    "message", [b"", b"\xff", b"[]", b'{"ids":[1]}', b"[" * 100_000, b'{"ids":["' + b"x" * 200_000]
+)
+def test_a_malformed_message_wants_nothing(message):
+    assert wants.wanted_ids(message, "dc1") == ()
+
+
+def test_ids_that_no_job_can_have_are_dropped_and_a_message_has_a_bounded_number():
+    many = json.dumps({"ids": ["", "x" * 256, "ok", *map(str, range(200))]}).encode()
+    found = wants.wanted_ids(many, "dc1")
+    assert found[:2] == ("ok", "0")
+    assert len(found) == wants.MAX_IDS - 2
+
+
+def test_a_wanted_id_is_watched_until_nobody_wants_it_any_more():
+    waiting = WaitingIds(lambda _: False)
+    wanted = WantedIds(waiting)
+    wanted.want(["a", "b"], 100.0)
+    wanted.want(["b"], 120.0)
+    wanted.expire(100.0 + wants.WANTED_FOR)
+    assert waiting.unknown_ids(10) == ["b"]
+    wanted.expire(120.0 + wants.WANTED_FOR)
+    assert waiting.unknown_ids(10) == []
+    assert not waiting.has_waiting_ids()
+
+
+def test_what_the_collectors_own_clients_wait_for_stays_watched():
+    waiting = WaitingIds(lambda _: False)
+    wanted = WantedIds(waiting)
+    with waiting.watched_id("a"):
+        wanted.want(["a", "b"], 100.0)
+        wanted.clear()
+        assert waiting.unknown_ids(10) == ["a"]
+    assert waiting.unknown_ids(10) == []
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.integers(0, 20))))
+def test_the_number_of_wanted_ids_is_bounded_and_each_is_watched_once(steps):
+    waiting, now = WaitingIds(lambda _: False), 0.0
+    wanted = WantedIds(waiting, most=3)
+    last: dict[str, float] = {}
+    for name, after in steps:
+        now += after
+        wanted.expire(now)
+        wanted.want([name], now)
+        last.pop(name, None)
+        last[name] = now
+        newest = [n for n, at in reversed(last.items()) if at + wants.WANTED_FOR > now][:3]
+        assert waiting.unknown_ids(10) == newest
+        assert len(wanted) == len(newest)
+    wanted.clear()
+    assert waiting.unknown_ids(10) == []
+
+
+class Gateway:
+    """The waiting IDs of a gateway, with a clock of its own, and the messages that it published."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(waiting_ids, "time", SimpleNamespace(monotonic=lambda: self.now))
+        self.known: set[str] = set()
+        self.hubs: dict[str | None, WaitingIds] = {None: WaitingIds(self.known.__contains__)}
+        self.sent: list[dict[str, Any]] = []
+        self.wanting = Wanting(self.hubs.items, self.publish, lambda: self.now)
+
+    async def publish(self, message: bytes) -> None:
+        self.sent.append(json.loads(message))
+
+    def messages(self) -> list[dict[str, Any]]:
+        """The messages that are due now."""
+        found = []
+        while (message := self.wanting.next_message()[0]) is not None:
+            found.append(json.loads(message))
+        return found
+
+
+def test_an_id_is_published_when_somebody_begins_to_wait_and_then_every_20_seconds(monkeypatch):
+    gateway = Gateway(monkeypatch)
+    gateway.hubs[None].watch_id("a")
+    assert gateway.messages() == [{"ids": ["a"]}]
+    assert gateway.wanting.next_message() == (None, 20.0)
+    gateway.now += 19.5
+    assert gateway.wanting.next_message() == (None, 0.5)
+    gateway.now += 0.5
+    assert gateway.messages() == [{"ids": ["a"]}]
+    gateway.hubs[None].unwatch_id("a")
+    gateway.now += 20
+    assert gateway.wanting.next_message() == (None, None)
+
+
+def test_an_id_that_a_job_has_or_that_was_waited_for_too_long_is_not_published(monkeypatch):
+    gateway = Gateway(monkeypatch)
+    gateway.hubs[None].watch_id("a")
+    gateway.hubs[None].watch_id("b")
+    gateway.known.add("b")
+    assert gateway.messages() == [{"ids": ["a"]}]
+    gateway.now += waiting_ids.WATCHED_FOR + 1
+    assert gateway.wanting.next_message() == (None, None)
+
+
+def test_what_one_appliance_is_waited_for_names_it(monkeypatch):
+    gateway = Gateway(monkeypatch)
+    gateway.hubs["dc1"] = WaitingIds(lambda _: False)
+    gateway.hubs["dc1"].watch_id("a")
+    gateway.hubs[None].watch_id("b")
+    assert gateway.messages() == [{"ids": ["b"]}, {"ids": ["a"], "instance": "dc1"}]
+
+
+def test_many_ids_are_several_messages_the_newest_first(monkeypatch):
+    gateway = Gateway(monkeypatch)
+    for n in range(250):
+        gateway.hubs[None].watch_id(str(n))
+    found = gateway.messages()
+    assert [len(m["ids"]) for m in found] == [100, 100, 50]
+    assert [name for m in found for name in m["ids"]] == [str(n) for n in reversed(range(250))]
+
+
+async def test_the_task_publishes_what_somebody_begins_to_wait_for_later(monkeypatch):
+    gateway = Gateway(monkeypatch)
+    task = asyncio.create_task(gateway.wanting.run())
+    await asyncio.sleep(0)
+    gateway.hubs[None].watch_id("a")
+    gateway.wanting.wake()
+    try:
+        await eventually(lambda: gateway.sent == [{"ids": ["a"]}])
+        gateway.hubs[None].watch_id("b")
+        gateway.wanting.wake()
+        await eventually(lambda: gateway.sent[1:] == [{"ids": ["b"]}])
+    finally:
+        task.cancel()
