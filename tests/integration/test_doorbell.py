@@ -172,7 +172,7 @@ async def test_a_log_that_begins_a_new_file_and_drops_the_old_one_is_followed(ap
 
 
 async def test_a_quiet_server_is_no_silent_one_and_one_connection_is_enough(appliance, monkeypatch):
-    """The clock goes on only when a heartbeat has arrived, so that a busy machine looks like an idle one."""
+    """The clock goes on only when a heartbeat has arrived, so a busy machine gives the same result as an idle one."""
     now, heartbeats, feed = 0.0, 0, binlog.Changes.feed
 
     def counted(changes: binlog.Changes, received: bytes) -> dict[str, int]:

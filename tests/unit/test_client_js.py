@@ -120,7 +120,7 @@ def _members(interface: str) -> set[str]:
 def test_its_types_name_the_members_of_a_job_document() -> None:
     view = JobView("j", Status.RUNNING, steps=(StepRecord(1, "s", error_cut=1),), error_cut=1)
     document = job_document.document(
-        PublishedJob(view, rev=1, updated_at=0, child_count=1, complete=False, instance="i")
+        PublishedJob(view, rev=1, updated_at=0, child_count=1, complete=False, instance="i", steps_cut=2)
     )
     assert _members("Job") == set(document)
     assert _members("Progress") == set(document["progress"])
