@@ -361,3 +361,20 @@ class LostAnswers:
             self.lost += 1
             raise ClusterUnavailable("lost")
         return answer
+
+
+async def test_three_servers_get_batches_and_one_of_them_may_die(nats_cluster):
+    async with collector(nats_cluster, replicas=3) as one:
+        one.learn(*(reading(f"job {n}") for n in range(400)))
+        async with one.writing():
+            await one.equal()
+            assert one.sink._stream.replicated
+            found = await streams.info(one.connection, keys.STATE) or {}
+            await asyncio.to_thread(nats_cluster.named(found["cluster"]["leader"]).kill)
+            one.change(*(f"job {n}" for n in range(50)))
+            one.remove("job 399")
+            one.happen(1, 2, 3)
+            await one.equal()
+            await eventually(lambda: one.sink.describe()["pending"] == 0)
+            assert await events(one.connection, "dc1") == [1, 2, 3]
+            assert one.lost == []
