@@ -186,8 +186,22 @@ class WebhooksPart(TypedDict):
     receivers: dict[str, ReceiverState]
 
 
+class ClusterPart(TypedDict):
+    """The connection to NATS, and the lease; `pending`: documents and events that NATS has not acknowledged."""
+
+    ok: bool
+    connected: bool
+    error: NotRequired[str | None]
+    age_seconds: NotRequired[Seconds]
+    instance: NotRequired[str]
+    role: NotRequired[Literal["active", "standby"]]
+    active: NotRequired[str | None]
+    pending: NotRequired[Count]
+    acknowledged_seconds_ago: NotRequired[Seconds | None]
+
+
 class Parts(TypedDict):
-    """What the daemon depends on. `mqtt`, `doorbell` and `webhooks` are present only if they are configured."""
+    """What the daemon depends on. `mqtt`, `doorbell`, `webhooks` and `cluster` are there only if configured."""
 
     database: DatabasePart
     tables: TablesPart
@@ -195,6 +209,7 @@ class Parts(TypedDict):
     mqtt: NotRequired[MqttPart]
     doorbell: NotRequired[DoorbellPart]
     webhooks: NotRequired[WebhooksPart]
+    cluster: NotRequired[ClusterPart]
 
 
 class Readiness(TypedDict):
