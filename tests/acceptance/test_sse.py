@@ -213,7 +213,10 @@ async def test_a_token_or_a_ticket_admits(database, tmp_path):
 async def test_a_bad_query_gets_a_problem_and_no_stream(daemon: Daemon):
     assert daemon.session is not None
     cases = [
-        ("staus=running", "there is no query parameter 'staus' here; known: context_id, id, job_type, logs, status"),
+        (
+            "staus=running",
+            "there is no query parameter 'staus' here; known: context_id, id, instance, job_type, logs, status",
+        ),
         ("status=runing", "expected one of cancelled, completed"),
         ("status=skipped", "expected one of cancelled, completed"),
         ("logs=LOUD", "expected one of DEBUG, INFO, WARN, ERROR"),

@@ -28,11 +28,19 @@ class Broker:
 
     `receive_maximum`: messages it takes before the first acknowledgement; each is held back for a moment.
     `closes_above`: bytes of a packet at which it closes, without a word.
-    `refuses`: the reason code of every PUBACK. `says`: a DISCONNECT reason to every PUBLISH.
+    `refuses`: the reason code of every PUBACK. `says`: a DISCONNECT reason to every PUBLISH. `holds`: it acknowledges
+    nothing until so many messages were in flight at once.
     """
 
     def __init__(
-        self, *, level: int = 5, receive_maximum: int = 0, closes_above: int = 1 << 30, refuses: int = 0, says: int = 0
+        self,
+        *,
+        level: int = 5,
+        receive_maximum: int = 0,
+        closes_above: int = 1 << 30,
+        refuses: int = 0,
+        says: int = 0,
+        holds: int = 0,
     ) -> None:
         self.port = free_port()
         self.level = level
@@ -40,6 +48,7 @@ class Broker:
         self.closes_above = closes_above
         self.refuses = refuses
         self.says = says
+        self.holds = holds
         self.connections = 0
         self.most = 0
         self.exceeded = 0
@@ -123,6 +132,9 @@ class Broker:
             return False
 
         def acknowledge() -> None:
+            if self.most < self.holds:
+                asyncio.get_running_loop().call_later(0.02, acknowledge)
+                return
             waiting.pop()
             if not self.refuses and head & 1:
                 self.retained[topic] = payload
@@ -178,7 +190,7 @@ def said(caplog: pytest.LogCaptureFixture, words: str) -> Callable[[], bool]:
 
 @pytest.mark.parametrize("receive_maximum", [1, 2, 10])
 async def test_no_more_messages_are_in_flight_than_the_broker_accepts(receive_maximum):
-    async with Broker(receive_maximum=receive_maximum).running() as broker:
+    async with Broker(receive_maximum=receive_maximum, holds=receive_maximum).running() as broker:
         daemon = Daemon(broker.port, *(job(f"j{n}", started=n) for n in range(60)))
         async with daemon.running():
             await eventually(lambda: {daemon.topic(f"j{n}") for n in range(60)} <= set(broker.retained))
@@ -186,7 +198,7 @@ async def test_no_more_messages_are_in_flight_than_the_broker_accepts(receive_ma
 
 
 async def test_a_broker_that_accepts_many_gets_twenty_in_flight():
-    async with Broker().running() as broker:
+    async with Broker(holds=20).running() as broker:
         daemon = Daemon(broker.port, *(job(f"j{n}", started=n) for n in range(60)))
         async with daemon.running():
             await eventually(lambda: {daemon.topic(f"j{n}") for n in range(60)} <= set(broker.retained))

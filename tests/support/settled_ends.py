@@ -117,5 +117,6 @@ def assert_ends_settle(jobs: Iterable[WatchedJob], *, at_least: int) -> None:
     listed = [f"{name}: {100 * first:.0f} % at first, {100 * last:.0f} % at last" for first, last, name in misses]
     assert len(misses) >= at_least, listed
     assert [name for first, last, name in misses if first > FIRST_MISS or last > LAST_MISS] == [], listed
-    assert mean(last for _, last, _ in misses) < mean(first for first, _, _ in misses), listed
+    # Words that are right all the time cannot become better.
+    assert mean(last for _, last, _ in misses) <= mean(first for first, _, _ in misses), listed
     assert swings == []
