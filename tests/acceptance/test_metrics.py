@@ -8,7 +8,7 @@ import yaml  # type: ignore[import-untyped]
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from correlator.ops import cluster_metrics
+from correlator.ops import cluster_metrics, metrics
 from tests.support.appliance import Appliance, connected
 from tests.support.daemon import HELLO, Daemon
 from tests.support.eventually import PATIENCE, eventually
@@ -29,7 +29,8 @@ def relied_on() -> set[str]:
 
 def of_a_cluster() -> str:
     """The metrics that only a collector and a gateway have."""
-    return generate_latest(cluster_metrics.REGISTRY).decode()
+    assert cluster_metrics.CONNECTED  # Its import registers them.
+    return generate_latest(metrics.REGISTRY).decode()
 
 
 async def families(daemon):

@@ -119,4 +119,4 @@ def assert_ends_settle(jobs: Iterable[WatchedJob], *, at_least: int) -> None:
     assert [name for first, last, name in misses if first > FIRST_MISS or last > LAST_MISS] == [], listed
     # Words that are right all the time cannot become better.
     assert mean(last for _, last, _ in misses) <= mean(first for first, _, _ in misses), listed
-    assert swings == []
+    assert swings == [], swings
