@@ -10,6 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+
 from tests.support import slow_replay
 from tests.support.client_fold import Document
 from tests.support.daemon import Daemon
@@ -34,6 +36,7 @@ class Reading(NamedTuple):
     words: str
 
 
+@pytest.mark.long
 async def test_in_a_terminal_no_bar_of_a_slow_replay_goes_back_and_ends_settle(
     database: Database, recording: list[Transaction], tmp_path: Path
 ):

@@ -7,6 +7,8 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import pytest
+
 from tests.support import slow_replay
 from tests.support.browser import expect
 from tests.support.daemon import Daemon
@@ -48,6 +50,7 @@ READ = """() => {
 Reading = dict[str, Any]
 
 
+@pytest.mark.long
 async def test_on_the_page_no_bar_of_a_slow_replay_goes_back_and_ends_settle(
     database, recording, tmp_path, page, context
 ):
