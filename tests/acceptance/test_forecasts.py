@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
+import re
 import sqlite3
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -19,10 +21,12 @@ from tests.support.appliance import Appliance, connected
 from tests.support.client_fold import Document
 from tests.support.daemon import Daemon
 from tests.support.eventually import eventually
+from tests.support.forecast_errors import assert_ends_settle
 from tests.support.mariadb import Database
 from tests.support.mosquitto import Mosquitto
 from tests.support.past_runs import PastRun, in_sequence, write_past_runs
 from tests.support.replay import MariaDBReplayer, Transaction
+from tests.support.terminal import Command, start
 
 RUNS = 24
 SLOWER = 2.0
@@ -229,21 +233,50 @@ async def test_a_hung_step_is_announced_late_and_overdue_once_each_though_the_da
         assert history_reads(daemon) == 1
 
 
-async def test_percent_never_falls_while_the_recording_is_replayed(
+async def test_percent_never_falls_and_ends_settle_while_the_recording_is_replayed(
     database: Database, own_mosquitto: Mosquitto, recording: list[Transaction], tmp_path: Path
 ):
     # Of the migrations, JobLog reports a percent; the other jobs are forecast alone.
     slow = slow_replay.without_percent(recording, but_of="migration")
     runs = slow_replay.past_runs(slow, SLOWER, copies=5)
     async with knowing(runs, database, own_mosquitto, tmp_path) as (daemon, _, transports):
-        async with transports.following(daemon), MariaDBReplayer.connect(database) as replayer:
+        async with (
+            transports.following(daemon),
+            followed_table(daemon) as command,
+            MariaDBReplayer.connect(database) as replayer,
+        ):
             await slow_replay.replay(replayer, slow, SLOWER)
             tables = await replayer.tables()
             completed = [str(i) for i, row in tables["job_tracking"].items() if row["status"] == "completed"]
             completed = [i for i in completed if transports.of("websocket", i)]
             await eventually(lambda: all(one["terminal"] for i in completed for one in transports.last(i).values()))
+        painted = painted_percents(command.out)
+        assert {i: percents for i, percents in painted.items() if percents != sorted(percents)} == {}
+        assert sum(len(set(percents)) > 1 for percents in painted.values()) >= 3, (painted, command.out[-6000:])
         assert errors(transports) == []
         assert {"history", "reported"} <= {basis(job) for _, job in transports.seen["websocket"]}
+        assert_ends_settle([transports.of("websocket", i) for i in completed])
+
+
+@contextlib.asynccontextmanager
+async def followed_table(daemon: Daemon) -> AsyncIterator[Command]:
+    """`jobs -w` in a terminal that shows every job."""
+    environ = os.environ | {"CORRELATOR_URL": daemon.url, "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"}
+    command = await start(("jobs", "-w"), environ, 160, 100)
+    try:
+        await command.until(lambda: "STATUS" in command.out)
+        yield command
+    finally:
+        await command.close()
+
+
+def painted_percents(written: str) -> dict[str, list[int]]:
+    """The percents of each running job whose end was forecast, in the order in which the table was painted."""
+    percents: dict[str, list[int]] = {}
+    text = re.sub(r"\x1b\[[?\d;]*[A-Za-z]", "", written)
+    for line in re.finditer(r"(\d+)% +(?:~\d|soon|\?).* ([0-9a-f]{8})\b", text):
+        percents.setdefault(line[2], []).append(int(line[1]))
+    return percents
 
 
 def state(job: Document) -> str | None:

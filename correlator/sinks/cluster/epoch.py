@@ -3,8 +3,8 @@
 A client resumes from (epoch, sequence). Sequences start again if the stream is deleted and created again, and they go
 back if it is restored from a backup or loses acknowledged messages in a crash. A collector remembers the epoch, when
 the stream was created, and the highest sequence that was acknowledged; if these do not agree with the stream, it
-writes a new epoch, and gateways start their clients afresh. All instances share the key: whoever finds the old epoch
-replaces it by compare-and-set, and the others find the new one.
+writes a new epoch, and gateways send their clients a new snapshot. All instances share the key: the first collector
+that finds the old epoch replaces it by compare-and-set, and the others find the new one.
 """
 
 from __future__ import annotations
