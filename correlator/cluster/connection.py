@@ -23,6 +23,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from correlator import cancellation
 from correlator.backoff import Backoff
 from correlator.cluster.errors import ClusterUnavailable, NoAnswer, NoResponder, Refused
 from correlator.config.cluster import Cluster
@@ -186,7 +187,8 @@ class Connection:
         if client.pending_data_size + len(payload) > MAX_PENDING:
             raise ClusterUnavailable("NATS does not read what is sent to it")
         try:
-            return await client.request(subject, payload, within, headers=dict(headers) if headers else None)
+            with cancellation.kept():
+                return await client.request(subject, payload, within, headers=dict(headers) if headers else None)
         except TimeoutError:
             raise NoAnswer(f"no answer within {within:g} s ({subject})") from None
         except Exception as error:
@@ -279,7 +281,8 @@ class Connection:
             **self._options,
         )
         self._client = client
-        await opening
+        with cancellation.kept():
+            await opening
         version = client.connected_server_version
         if (version.major, version.minor) < OLDEST:
             wanted = ".".join(map(str, OLDEST))

@@ -183,12 +183,7 @@ class StreamCheckpoint:
                 )
                 more = True
                 while more:
-                    try:
-                        message = (
-                            queue.get_nowait() if queue.qsize() else await asyncio.wait_for(queue.get(), READ_WITHIN)
-                        )
-                    except TimeoutError:
-                        raise ClusterUnavailable("the checkpoint cannot be read: no answer") from None
+                    message = queue.get_nowait() if queue.qsize() else await _within(queue.get())
                     headers = message.headers or {}
                     status = headers.get("Status")
                     if status is None:
@@ -248,7 +243,8 @@ def newest(file: Saved | None, stream: Saved | None) -> Saved | None:
 
 async def _within(message: Awaitable[Msg]) -> Msg:
     try:
-        return await asyncio.wait_for(message, READ_WITHIN)
+        async with asyncio.timeout(READ_WITHIN):
+            return await message
     except TimeoutError:
         raise ClusterUnavailable("the checkpoint cannot be read: no answer") from None
 

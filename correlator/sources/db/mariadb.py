@@ -17,6 +17,7 @@ from importlib import import_module
 from ipaddress import ip_address
 from typing import Any, Literal
 
+from correlator import cancellation
 from correlator.errors import Away, SourceUnavailable
 from correlator.sources.db import zones
 from correlator.sources.db.session import TABLES, Dialect, Row, Schema, Session
@@ -176,7 +177,7 @@ class MariaDBDatabase:
         where: dict[str, Any] = {"unix_socket": a.unix_socket} if a.unix_socket else {"host": a.host, "port": a.port}
         try:
             async with asyncio.timeout(self._connect_timeout):
-                cancelled = _cancellations()
+                cancelled = cancellation.requests()
                 connection = await self._driver.connect(
                     **where,
                     user=a.user,
@@ -188,8 +189,7 @@ class MariaDBDatabase:
                     ssl=a.tls,
                     connect_timeout=self._connect_timeout,
                 )
-                if _cancellations() > cancelled:
-                    # aiomysql uses wait_for, which on Python 3.11 loses a cancellation that coincides with its result.
+                if cancellation.requests() > cancelled:
                     connection.close()
                     raise asyncio.CancelledError
                 return connection
@@ -262,12 +262,6 @@ class MariaDBDatabase:
         )
         uptime = await session.query("SHOW GLOBAL STATUS LIKE 'Uptime'")
         return (int(rows[0][0] or 0) if rows else 0), float(uptime[0][1]) if uptime else 0.0
-
-
-def _cancellations() -> int:
-    """The number of requests to cancel the current task."""
-    task = asyncio.current_task()
-    return task.cancelling() if task is not None else 0
 
 
 def load_driver(name: str) -> tuple[Any, str]:

@@ -1,0 +1,26 @@
+"""Cancellations that a library would lose.
+
+`asyncio.wait_for` of Python 3.11 returns its result, and forgets the cancellation, if both come in the same turn of the
+event loop (fixed in 3.12). nats-py and aiomysql use it: a task that is cancelled just then would run on for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+def requests() -> int:
+    """Return the number of requests to cancel the current task that it has not dealt with."""
+    task = asyncio.current_task()
+    return task.cancelling() if task is not None else 0
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """Raise the `CancelledError` of a cancellation that came in the block and was lost there."""
+    before = requests()
+    yield
+    if requests() > before:
+        raise asyncio.CancelledError

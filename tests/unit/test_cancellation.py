@@ -1,0 +1,74 @@
+"""A cancellation that a library loses still ends the task."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from correlator import cancellation
+from correlator.cluster.connection import Connection
+from correlator.config import cluster_values
+from correlator.config.cluster import Cluster
+
+
+async def lost(answer: asyncio.Future[str]) -> str:
+    """Wait for `answer`, and return it also if the task was cancelled, as wait_for of Python 3.11 may."""
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.shield(answer)
+    return "an answer"
+
+
+async def cancelled_at_its_answer(call: Callable[[asyncio.Future[str]], Any]) -> asyncio.Task[Any]:
+    answer = asyncio.get_running_loop().create_future()
+    task = asyncio.create_task(call(answer))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    answer.set_result("")
+    task.cancel()
+    await asyncio.wait([task])
+    return task
+
+
+async def test_a_lost_cancellation_is_raised_at_the_end_of_the_block():
+    async def call(answer: asyncio.Future[str]) -> str:
+        with cancellation.kept():
+            return await lost(answer)
+
+    assert (await cancelled_at_its_answer(lost)).result() == "an answer"
+    assert (await cancelled_at_its_answer(call)).cancelled()
+
+
+async def test_a_cancellation_before_the_block_is_not_raised_in_it():
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.sleep(0)
+    try:
+        with cancellation.kept():
+            await asyncio.sleep(0)
+    finally:
+        task.uncancel()
+
+
+async def test_an_error_of_the_block_passes():
+    with pytest.raises(ValueError, match="of the library"), cancellation.kept():
+        raise ValueError("of the library")
+
+
+async def test_a_request_to_the_cluster_that_is_cancelled_at_its_answer_ends_the_task():
+    connection = Connection(Cluster(url=cluster_values.url("nats://127.0.0.1:1")), "doctor")
+
+    async def call(answer: asyncio.Future[str]) -> Any:
+        async def request(*_: object, **__: object) -> str:
+            return await lost(answer)
+
+        connection._client = SimpleNamespace(is_connected=True, pending_data_size=0, request=request)
+        return await connection.request("subject")
+
+    assert (await cancelled_at_its_answer(call)).cancelled()
