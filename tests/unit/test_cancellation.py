@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -68,7 +68,7 @@ async def test_a_request_to_the_cluster_that_is_cancelled_at_its_answer_ends_the
         async def request(*_: object, **__: object) -> str:
             return await lost(answer)
 
-        connection._client = SimpleNamespace(is_connected=True, pending_data_size=0, request=request)
+        connection._client = cast(Any, SimpleNamespace(is_connected=True, pending_data_size=0, request=request))
         return await connection.request("subject")
 
     assert (await cancelled_at_its_answer(call)).cancelled()
