@@ -40,12 +40,24 @@ A test that measures the processor time of its own work runs beside others.
 """
 
 
+ONCE = (
+    "acceptance/faults",
+    "acceptance/test_first_start.py",
+    "acceptance/test_make.py",
+    "docs",
+    "unit/test_forecast_judge.py",
+)
+"""Tests of documents, of the sources, of algorithms and of other programs: the slowest that need one Python only."""
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         where = f"{item.path.relative_to(Path(__file__).parent).as_posix()}::{item.name}"
         if where.startswith(ALONE):
             item.add_marker(pytest.mark.alone)
+        if where.startswith(ONCE):
+            item.add_marker(pytest.mark.once)
 
 
 @pytest.fixture(scope="session")

@@ -85,7 +85,7 @@ async def test_ready_comes_as_soon_with_a_long_log_as_with_a_short_one(tmp_path:
 async def test_documents_are_served_before_the_past_is_read_and_end_equal_to_the_log(
     tmp_path: Path, database: Database
 ):
-    rows = 300_000
+    rows = 100_000
     ids = await history(database, rows)
     async with first_start(tmp_path / "run", database) as (daemon, _):
         part = (await daemon.get("/health/ready"))[1]["parts"]["database"]
@@ -131,7 +131,7 @@ async def test_a_row_that_commits_late_below_where_the_past_ends_is_counted_once
 
 
 async def test_a_restart_in_the_middle_of_the_past_goes_on_with_it(tmp_path: Path, database: Database):
-    rows = 200_000
+    rows = 100_000
     ids = await history(database, rows)
     async with first_start(tmp_path / "run", database) as (daemon, _):
 
