@@ -28,7 +28,6 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 _numbers = itertools.count(1)
 
 ALONE = (
-    "acceptance/faults",
     "acceptance/test_first_start.py::test_ready_comes_as_soon",
     "acceptance/test_waiting_requests.py::test_wait_returns_soon",
     "acceptance/test_slow_clients.py::test_a_frozen_client",
@@ -36,7 +35,8 @@ ALONE = (
 )
 """Tests that measure time to the millisecond: `make test` runs them after all others, in turn.
 
-A test that measures the processor time of its own work runs beside others.
+A test that measures the processor time of its own work runs beside others, and so does a fault: it mostly waits, and
+its times are printed by `make test-faults` alone.
 """
 
 
