@@ -18,18 +18,15 @@ import asyncio
 import json
 import logging
 import secrets
-import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from correlator import cancellation
 from correlator.backoff import Backoff
+from correlator.cluster.credentials import login_options
 from correlator.cluster.errors import ClusterUnavailable, NoAnswer, NoResponder, Refused
 from correlator.config.cluster import Cluster
-from correlator.config.cluster_values import is_seed
-from correlator.errors import ConfigError
-from correlator.tls import client_context
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
@@ -86,12 +83,7 @@ class Connection:
         self._closed = asyncio.Event()
         self._error: str | None = None
         self._since = time.monotonic()
-        self._options = self._credentials()
-        if settings.url.tls:
-            try:
-                self._options["tls"] = client_context(settings.tls)
-            except (OSError, ssl.SSLError) as error:
-                raise ConfigError([f"cluster.tls: the files cannot be used: {error}"]) from None
+        self._options = login_options(settings)
         self.generation = 0
         """Changes with every connection and reconnection."""
 
@@ -241,22 +233,6 @@ class Connection:
         return unsubscribe
 
     # -- the client
-
-    def _credentials(self) -> dict[str, Any]:
-        try:
-            import nats.aio.client  # noqa: F401, PLC0415 - only a process with [cluster] needs the library
-        except ImportError as error:
-            text = f"cluster.url: needs the Python package nats-py (the extra cluster): {error}"
-            raise ConfigError([text]) from None
-        file = self._settings.credentials_file
-        if file is None:
-            return {}
-        try:
-            import nkeys  # noqa: F401, PLC0415 - certificates need no signatures of this program
-        except ImportError:
-            text = "cluster.credentials_file: needs the Python package nkeys. A certificate (cluster.tls) needs none"
-            raise ConfigError([text]) from None
-        return {"nkeys_seed": str(file)} if is_seed(file) else {"user_credentials": str(file)}
 
     async def _open(self) -> None:
         from nats.aio.client import Client  # noqa: PLC0415 - only a process with [cluster] needs the library

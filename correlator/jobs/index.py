@@ -3,10 +3,10 @@
 Problem: facts about a job arrive from the log and from the tables, in any order and repeatedly. Clients need one
 consistent stream of changes, and must find a job by its UUID, an external ID, its context ID or a legacy ID.
 
-Model: `apply` joins facts into a `Job` (`fold.fold`), computes its `JobView`, and compares that with the published one.
+Model: `apply` joins facts into a `Job` (`JobFacts`), computes its `JobView`, and compares that with the published one.
 An `Outcome` returns the changes and events. Each part of the state has an owner: `PublishedJobs` what clients see and
 the IDs by which they find it, `LegacyJobs` the rows of `failover_jobs`, `Attributor` the rows that cannot be attributed
-or published yet, `Persistence` what a checkpoint contains. The index has the facts of JobLog jobs.
+or published yet, `Persistence` what a checkpoint contains.
 
 Invariants:
 * There is one writer. Each change takes the next `seq`, and a document changes only with its `rev`, which is the `seq`
@@ -23,12 +23,13 @@ from itertools import islice
 
 from msgspec.structs import replace
 
-from correlator.jobs import fold, job_view, joblog
+from correlator.jobs import job_view, joblog
 from correlator.jobs.attribution import Attributor, StepRow
-from correlator.jobs.bounded import BoundedDict, chunks
+from correlator.jobs.bounded import chunks
 from correlator.jobs.children import Children
 from correlator.jobs.directory import names_differ
 from correlator.jobs.forecasts import Forecasts
+from correlator.jobs.job_facts import JobFacts
 from correlator.jobs.known import KnownJobs
 from correlator.jobs.legacy_jobs import LegacyJobs
 from correlator.jobs.missing_rows import LostRows, Transitions
@@ -41,12 +42,6 @@ from correlator.jobs.outcome import Outcome
 from correlator.jobs.persistence import Persistence
 from correlator.jobs.published import PublishedJobs
 from correlator.jobs.timers import FOR_EVER
-
-MAX_PENDING = 10_000
-"""Jobs that the log mentions and that were not read from the tables yet."""
-
-MAX_IGNORED = 100_000
-"""IDs of removed jobs, remembered so that their late rows do not bring them back."""
 
 RESTORED_AT_ONCE = 250
 """Jobs that one step of `Index.restore` adds."""
@@ -72,24 +67,22 @@ class Index:
         """True until the tables have been read for the first time. Until then, facts cause no events."""
         self.id_keys = tuple(id_keys)
         self._max_jobs = max_jobs
-        self._facts: dict[str, Job] = {}
+        self._facts = JobFacts(lambda job_id: self.published.get(job_id) is not None)
         self._children = Children()
         self._transitions = Transitions()
         self.forecasts = Forecasts()
         self.published = PublishedJobs(
-            self._facts,
+            self._facts.jobs,
             self._children,
             self._transitions,
             self.forecasts,
             stalled_after=stalled_after,
             retention=retention,
         )
-        self.legacy = LegacyJobs(self._facts, self.published)
+        self.legacy = LegacyJobs(self._facts.jobs, self.published)
         self.persistence = Persistence(self._facts, self.legacy, self.published, self.forecasts)
-        self._pending: BoundedDict[str, None] = BoundedDict(MAX_PENDING)
-        self._ignored: BoundedDict[str, None] = BoundedDict(MAX_IGNORED)
         self._attributor = Attributor(self.published.owner, self._transitions)
-        self.known = KnownJobs(self._facts, self._pending, self._ignored, self.published, self.legacy, self._attributor)
+        self.known = KnownJobs(self._facts, self.published, self.legacy, self._attributor)
         self._lost_rows = LostRows()
         self._clock = 0
 
@@ -117,10 +110,7 @@ class Index:
         for part in chunks(jobs, RESTORED_AT_ONCE):
             out = Outcome(past=True)
             for one in part:
-                job_id, job = one.job.job_id, fold.restored(one.job)
-                read = self._facts.get(job_id)  # read on a client's request between two steps
-                self._facts[job_id] = fold.fold(job, read.reading) if read is not None and read.reading else job
-                self._pending[job_id] = None
+                self._facts.restore(one.job)
             for one in part:
                 self._settle(one.job.job_id, now, out, parents, restored=one)
             yield out
@@ -147,23 +137,26 @@ class Index:
         """For each job, the rows that are not joined yet. They are joined together, which is cheaper."""
         for fact in facts:
             if isinstance(fact, Reading):
-                touched.setdefault(fact.job_id, self._facts.get(fact.job_id))
-                self._fold_rows(fact.job_id, rows.pop(fact.job_id, ()), out)
-                before = self._facts.get(fact.job_id)
-                job = self._fold_reading(fact)
+                touched.setdefault(fact.job_id, self._facts.jobs.get(fact.job_id))
+                if entries := rows.pop(fact.job_id, None):
+                    self._join_rows(fact.job_id, entries, out)
+                before = self._facts.jobs.get(fact.job_id)
+                job = self._facts.join_reading(fact)
                 out.lost += self._lost_rows.compare(
                     before, job, now, past=out.past or fact.job_id in self.published.incomplete
                 )
-            elif (job_id := self._attributor.attribute(fact, now, out)) is not None and not self._skip(fact, job_id):
-                touched.setdefault(job_id, self._facts.get(job_id))
+                continue
+            job_id = self._attributor.attribute(fact, now, out)
+            if job_id is not None and not self._facts.skips(fact, job_id):
+                touched.setdefault(job_id, self._facts.jobs.get(job_id))
                 rows.setdefault(job_id, []).append(fact)
         for job_id, entries in rows.items():
-            self._fold_rows(job_id, entries, out)
+            self._join_rows(job_id, entries, out)
         parents: dict[str, None] = {}
         for job_id, before in touched.items():
             self._settle(job_id, now, out, parents, before)
         self.published.refresh(parents, now, out)
-        self._attributor.hold_back(self._pending, out)
+        self._attributor.hold_back(self._facts.pending, out)
         out.dropped += self._transitions.dropped - dropped
         return out
 
@@ -175,10 +168,11 @@ class Index:
         out = Outcome(past=True)
         rows: dict[str, list[Entry]] = {}
         for entry in entries:
-            if (job_id := self._attributor.attribute(entry, now, out)) is not None and not self._skip(entry, job_id):
+            job_id = self._attributor.attribute(entry, now, out)
+            if job_id is not None and not self._facts.skips(entry, job_id):
                 rows.setdefault(job_id, []).append(entry)
         for job_id, some in rows.items():
-            self._fold_rows(job_id, some, out)
+            self._join_rows(job_id, some, out)
             self.published.mark_incomplete(job_id)
         out.attributed = []
         return out
@@ -229,43 +223,13 @@ class Index:
         self.published.renew_forecasts(now, out, learn=learn)
         return out
 
-    def _skip(self, entry: Entry, job_id: str) -> bool:
-        """True for a late row of a removed job. A row that starts the job again brings it back."""
-        if job_id not in self._ignored:
-            return False
-        if entry.kind is Kind.JOB_STARTED:
-            del self._ignored[job_id]
-            return False
-        return True
-
-    def _fold_rows(self, job_id: str, entries: Sequence[Entry], out: Outcome) -> None:
-        if not entries:
-            return
-        job = self._facts_of(job_id)
-        if job.reading is None:
+    def _join_rows(self, job_id: str, entries: Sequence[Entry], out: Outcome) -> None:
+        if self._facts.join_rows(job_id, entries).reading is None:
             out.unread.add(job_id)
         if not out.past and any(
             e.kind is not None and not e.kind.of_step and e.kind is not Kind.JOB_STARTED for e in entries
         ):
             out.ended.add(job_id)
-        self.persistence.mark(job_id)
-        self._facts[job_id] = fold.fold_rows(job, entries)
-
-    def _fold_reading(self, reading: Reading) -> Job:
-        job = self._facts_of(reading.job_id)
-        if fold.is_news(job, reading):
-            self.persistence.mark(reading.job_id)
-        self._facts[reading.job_id] = folded = fold.fold(job, reading)
-        return folded
-
-    def _facts_of(self, job_id: str) -> Job:
-        """The facts of a job. An unknown job is created and waits to be read from the tables."""
-        job = self._facts.get(job_id)
-        if job is not None:
-            return job
-        if self.published.get(job_id) is None and (evicted := self._pending.put(job_id, None)) is not None:
-            self._facts.pop(evicted[0], None)
-        return Job(job_id)
 
     def _settle(
         self,
@@ -277,7 +241,7 @@ class Index:
         restored: PersistedJob | None = None,
     ) -> None:
         """Publish, update or remove a job according to its facts. `before`: the facts of its published view."""
-        job = self._facts.get(job_id)
+        job = self._facts.jobs.get(job_id)
         if job is None or (job.reading is None and self.tracking):
             return
         old = self.published.get(job_id)
@@ -294,8 +258,7 @@ class Index:
         if self.published.has_expired(view, now):
             self._forget(job_id, "retention", now, out)
             return
-        self._pending.pop(job_id, None)
-        self._ignored.pop(job_id, None)
+        self._facts.settled(job_id)
         if self.published.past_unread is not None and self.loading and old is None:
             self.published.mark_incomplete(job_id)
         self._publish(view, alive_at, now, out, restored)
@@ -333,12 +296,8 @@ class Index:
     def _forget(self, job_id: str, reason: Reason, now: Micros, out: Outcome) -> None:
         """Remove a job from memory."""
         old = self.published.get(job_id)
-        self._facts.pop(job_id, None)
+        self._facts.forget(job_id, joblog=old is None or old.view.source == "joblog")
         self._lost_rows.forget(job_id)
-        self._pending.pop(job_id, None)
-        self.persistence.mark(job_id)
-        if old is None or old.view.source == "joblog":
-            self._ignored[job_id] = None
         if old is None:
             return
         self._attributor.forget_job(job_id)

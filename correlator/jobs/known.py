@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-
 from correlator.jobs import legacy_status
 from correlator.jobs.attribution import Attributor
 from correlator.jobs.forecast.forecaster import OperationKey
+from correlator.jobs.job_facts import JobFacts
 from correlator.jobs.legacy_jobs import LegacyJobs
-from correlator.jobs.model.facts import Job
 from correlator.jobs.model.rows import LegacyRecord, Micros
 from correlator.jobs.published import PublishedJobs
 
@@ -16,22 +14,19 @@ from correlator.jobs.published import PublishedJobs
 class KnownJobs:
     """Answers from the state of an index as it is at each call.
 
-    `facts`: those of JobLog jobs, by job ID. `pending`: jobs that were not read from the tables yet. `ignored`: jobs
-    that were removed.
+    `facts`: those of JobLog jobs.
     """
 
     def __init__(
         self,
-        facts: Mapping[str, Job],
-        pending: Collection[str],
-        ignored: Collection[str],
+        facts: JobFacts,
         published: PublishedJobs,
         legacy: LegacyJobs,
         attributor: Attributor,
     ) -> None:
-        self._facts = facts
-        self._pending = pending
-        self._ignored = ignored
+        self._facts = facts.jobs
+        self._pending = facts.pending
+        self._removed = facts.removed
         self._published = published
         self._legacy = legacy
         self._attributor = attributor
@@ -65,11 +60,11 @@ class KnownJobs:
     def needs_reading(self, job_id: str) -> bool:
         """True if the tables may contain news of a job that began or ended recently."""
         shown = self._published.get(job_id)
-        return job_id not in self._ignored and (shown is None or not shown.view.terminal)
+        return job_id not in self._removed and (shown is None or not shown.view.terminal)
 
     def is_new(self, job_id: str) -> bool:
         """True if the job is not in memory and was not removed."""
-        return self._published.get(job_id) is None and job_id not in self._ignored
+        return self._published.get(job_id) is None and job_id not in self._removed
 
     def silent_for(self, job_id: str, now: Micros) -> float:
         """Seconds since the last activity of a job; 0 for a job that is not in memory."""

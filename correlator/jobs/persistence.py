@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from correlator.jobs.forecasts import Forecasts
+from correlator.jobs.job_facts import JobFacts
 from correlator.jobs.legacy_jobs import LegacyJobs
-from correlator.jobs.model.facts import Job
 from correlator.jobs.model.persisted import PersistedJob
 from correlator.jobs.model.rows import LegacyRecord
 from correlator.jobs.published import PublishedJobs
@@ -15,36 +15,31 @@ from correlator.jobs.published import PublishedJobs
 class Persistence:
     """The persisted state of JobLog jobs (`facts`) and legacy jobs (`legacy`), by job ID."""
 
-    def __init__(
-        self, facts: Mapping[str, Job], legacy: LegacyJobs, published: PublishedJobs, forecasts: Forecasts
-    ) -> None:
+    def __init__(self, facts: JobFacts, legacy: LegacyJobs, published: PublishedJobs, forecasts: Forecasts) -> None:
         self._facts = facts
         self._forecasts = forecasts
         self._legacy = legacy
         self._published = published
-        self._changed: dict[str, None] = {}
-
-    def mark(self, job_id: str) -> None:
-        """Record that the persisted state of a job has changed."""
-        self._changed[job_id] = None
+        self._again: dict[str, None] = {}
 
     def changed(self) -> list[str]:
         """The IDs of jobs whose persisted state changed since the last call."""
-        changed, self._changed = self._changed | self._legacy.pop_changed() | self._published.unsaved, {}
+        changed = self._again | self._facts.pop_changed() | self._legacy.pop_changed() | self._published.unsaved
+        self._again = {}
         self._published.unsaved.clear()
         return list(changed)
 
     def mark_again(self, job_ids: Iterable[str]) -> None:
         """Put IDs in front of the result of the next `changed`. Call it for jobs that could not be written."""
-        self._changed = dict.fromkeys(job_ids) | self._changed
+        self._again = dict.fromkeys(job_ids) | self._again
 
     def all_ids(self) -> list[str]:
         """The IDs of all jobs that have persisted state."""
-        return [*self._facts, *(r.job_id for r in self._legacy.all() if r.job_id not in self._facts)]
+        return [*self._facts.jobs, *(r.job_id for r in self._legacy.all() if r.job_id not in self._facts.jobs)]
 
     def get(self, job_id: str) -> PersistedJob | LegacyRecord | None:
         """The state of a job that a checkpoint must contain. None if the job left memory."""
-        if (job := self._facts.get(job_id)) is not None:
+        if (job := self._facts.jobs.get(job_id)) is not None:
             shown = self._published.get(job_id)
             if shown is None:
                 return PersistedJob(job, 0)

@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from correlator.jobs import attribution, job_document, joblog, missing_rows
-from correlator.jobs import index as index_module
+from correlator.jobs import attribution, job_document, job_facts, joblog, missing_rows
 from correlator.jobs.index import Index
 from correlator.jobs.missing_rows import GRACE
 from correlator.jobs.model.changes import Event
@@ -236,7 +235,7 @@ def test_above_max_jobs_the_first_that_ended_leaves_and_what_runs_stays():
 
 
 def test_jobs_that_are_named_and_never_read_are_bounded(monkeypatch):
-    monkeypatch.setattr(index_module, "MAX_PENDING", 2)
+    monkeypatch.setattr(job_facts, "MAX_PENDING", 2)
     index = live()
     index.apply([logged(job_id=j) for j in "abc"], NOW)
     assert index.known.active() == {"b", "c"}

@@ -1,0 +1,84 @@
+"""The joined facts of JobLog jobs, and the IDs of those that were not read from the tables yet or that were removed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from correlator.jobs import fold
+from correlator.jobs.bounded import BoundedDict
+from correlator.jobs.model.facts import Entry, Job, Kind, Reading
+
+MAX_PENDING = 10_000
+"""Jobs that the log mentions and that were not read from the tables yet."""
+
+MAX_REMOVED = 100_000
+"""IDs of removed jobs, remembered so that their late rows do not bring them back."""
+
+
+class JobFacts:
+    """The facts by job ID. Only the index calls its methods. `is_published(job_id)`: whether clients see such a job."""
+
+    def __init__(self, is_published: Callable[[str], bool]) -> None:
+        self._is_published = is_published
+        self.jobs: dict[str, Job] = {}
+        self.pending: BoundedDict[str, None] = BoundedDict(MAX_PENDING)
+        """Jobs that were not read from the tables yet. The facts of those that it evicts are forgotten."""
+        self.removed: BoundedDict[str, None] = BoundedDict(MAX_REMOVED)
+        """Jobs that left memory."""
+        self._changed: dict[str, None] = {}
+
+    def pop_changed(self) -> dict[str, None]:
+        """The IDs of jobs whose facts have changed or were forgotten since the last call."""
+        changed, self._changed = self._changed, {}
+        return changed
+
+    def restore(self, job: Job) -> None:
+        """Add a job of a checkpoint. A reading of it that has arrived since the start is joined."""
+        job, read = fold.restored(job), self.jobs.get(job.job_id)
+        self.jobs[job.job_id] = fold.fold(job, read.reading) if read is not None and read.reading else job
+        self.pending[job.job_id] = None
+
+    def skips(self, entry: Entry, job_id: str) -> bool:
+        """True for a late row of a removed job. A row that starts the job again brings it back."""
+        if job_id not in self.removed:
+            return False
+        if entry.kind is Kind.JOB_STARTED:
+            del self.removed[job_id]
+            return False
+        return True
+
+    def join_rows(self, job_id: str, entries: Sequence[Entry]) -> Job:
+        """Join rows of the log into a job, and return it."""
+        self._changed[job_id] = None
+        self.jobs[job_id] = job = fold.fold_rows(self._get(job_id), entries)
+        return job
+
+    def join_reading(self, reading: Reading) -> Job:
+        """Join a reading of the tables into its job, and return it."""
+        job = self._get(reading.job_id)
+        if fold.is_news(job, reading):
+            self._changed[reading.job_id] = None
+        self.jobs[reading.job_id] = job = fold.fold(job, reading)
+        return job
+
+    def settled(self, job_id: str) -> None:
+        """Note that a job is published: it is neither pending nor removed."""
+        self.pending.pop(job_id, None)
+        self.removed.pop(job_id, None)
+
+    def forget(self, job_id: str, *, joblog: bool) -> None:
+        """Forget the facts of a job. `joblog`: late rows must not bring it back."""
+        self.jobs.pop(job_id, None)
+        self.pending.pop(job_id, None)
+        self._changed[job_id] = None
+        if joblog:
+            self.removed[job_id] = None
+
+    def _get(self, job_id: str) -> Job:
+        """The facts of a job. An unknown job is created and waits to be read from the tables."""
+        job = self.jobs.get(job_id)
+        if job is not None:
+            return job
+        if not self._is_published(job_id) and (evicted := self.pending.put(job_id, None)) is not None:
+            self.jobs.pop(evicted[0], None)
+        return Job(job_id)
