@@ -7,6 +7,7 @@ result in the same job, in any order and with any repetition. `job_view` compute
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 
 from msgspec.structs import replace
 
@@ -82,15 +83,30 @@ def fold_rows(job: Job, entries: Sequence[Entry]) -> Job:
 
     The members that grow with the rows of a job (counts and steps) are copied once per call, not once per row.
     """
+    warnings: list[Entry] = []
+    errors: list[Entry] = []
+    percents: list[Entry] = []
+    named: list[Entry] = []
+    lifecycle: list[Entry] = []
+    for entry in entries:
+        if entry.level == "WARN":
+            warnings.append(entry)
+        elif entry.level == "ERROR":
+            errors.append(entry)
+        if entry.percent is not None:
+            percents.append(entry)
+        if entry.external_ids:
+            named.append(entry)
+        if entry.kind is not None:
+            lifecycle.append(entry)
     joined = replace(
         job,
         last=_last(job.last, entries),
-        warnings=_count(job.warnings, [e for e in entries if e.level == "WARN"]),
-        errors=_count(job.errors, [e for e in entries if e.level == "ERROR"]),
-        external_ids=_external_ids(job.external_ids, entries),
-        percent=_percent(job.percent, entries),
+        warnings=_count(job.warnings, warnings) if warnings else job.warnings,
+        errors=_count(job.errors, errors) if errors else job.errors,
+        external_ids=_external_ids(job.external_ids, named) if named else job.external_ids,
+        percent=_percent(job.percent, percents) if percents else job.percent,
     )
-    lifecycle = [e for e in entries if e.kind is not None]
     return _with_lifecycle(joined, lifecycle) if lifecycle else joined
 
 
@@ -116,12 +132,15 @@ def _with_lifecycle(job: Job, entries: Sequence[Entry]) -> Job:
     return joined
 
 
+_place = attrgetter("at", "event_id")
+"""The place of a row in the log, by the time at which it was logged."""
+
+
 def _last(known: Line | None, entries: Sequence[Entry]) -> Line | None:
-    newest, key = None, (known.at, known.event_id) if known is not None else None
-    for entry in entries:
-        if key is None or (entry.at, entry.event_id) > key:
-            newest, key = entry, (entry.at, entry.event_id)
-    return known if newest is None else Line(newest.at, newest.event_id, newest.level, newest.message[:MAX_LINE])
+    newest = max(entries, key=_place)
+    if known is not None and _place(newest) <= _place(known):
+        return known
+    return Line(newest.at, newest.event_id, newest.level, newest.message[:MAX_LINE])
 
 
 def _external_ids(known: tuple[str, ...], entries: Sequence[Entry]) -> tuple[str, ...]:
@@ -131,9 +150,7 @@ def _external_ids(known: tuple[str, ...], entries: Sequence[Entry]) -> tuple[str
 
 def _percent(known: Percent | None, entries: Sequence[Entry]) -> Percent | None:
     found = [Percent(e.at, e.event_id, e.percent, e.observed_at) for e in entries if e.percent is not None]
-    if not found or known is None:
-        return max(found, default=known)
-    return max(known, *found)
+    return max(found if known is None else [known, *found], default=None)
 
 
 def _steps_joined(known: dict[int, StepEvents], entries: Sequence[Entry]) -> dict[int, StepEvents]:

@@ -34,10 +34,10 @@ from correlator.jobs.known import KnownJobs
 from correlator.jobs.legacy_jobs import LegacyJobs
 from correlator.jobs.missing_rows import LostRows, Transitions
 from correlator.jobs.model.changes import Reason
-from correlator.jobs.model.facts import Entry, Fact, Job, Kind, Reading
+from correlator.jobs.model.facts import Entry, Fact, Job, Reading
 from correlator.jobs.model.persisted import IndexState, PersistedJob
 from correlator.jobs.model.rows import LegacyRecord, Micros
-from correlator.jobs.model.views import JobView
+from correlator.jobs.model.views import JobView, PublishedJob
 from correlator.jobs.outcome import Outcome
 from correlator.jobs.persistence import Persistence
 from correlator.jobs.published import PublishedJobs
@@ -148,6 +148,8 @@ class Index:
                 continue
             job_id = self._attributor.attribute(fact, now, out)
             if job_id is not None and not self._facts.skips(fact, job_id):
+                if fact.kind is not None and fact.kind.ends_job and not out.past:
+                    out.ended.add(job_id)
                 touched.setdefault(job_id, self._facts.jobs.get(job_id))
                 rows.setdefault(job_id, []).append(fact)
         for job_id, entries in rows.items():
@@ -226,10 +228,6 @@ class Index:
     def _join_rows(self, job_id: str, entries: Sequence[Entry], out: Outcome) -> None:
         if self._facts.join_rows(job_id, entries).reading is None:
             out.unread.add(job_id)
-        if not out.past and any(
-            e.kind is not None and not e.kind.of_step and e.kind is not Kind.JOB_STARTED for e in entries
-        ):
-            out.ended.add(job_id)
 
     def _settle(
         self,
@@ -261,8 +259,9 @@ class Index:
         self._facts.settled(job_id)
         if self.published.past_unread is not None and self.loading and old is None:
             self.published.mark_incomplete(job_id)
-        self._publish(view, alive_at, now, out, restored)
-        parents.update(dict.fromkeys(self._children.place(job_id, view.parent_job_id, view.started_at or 0)))
+        self._publish(old, view, alive_at, now, out, restored)
+        for parent in self._children.place(job_id, view.parent_job_id, view.started_at or 0):
+            parents[parent] = None
         for step in view.steps if old is None or old.view.steps is not view.steps else ():
             if rows := self._attributor.add_step(step.id, job_id):
                 self._apply_step_rows(rows, job_id, now, out)
@@ -276,10 +275,15 @@ class Index:
         out.add(self.apply([e for e, past in entries if not past], now))
 
     def _publish(
-        self, view: JobView, alive_at: Micros, now: Micros, out: Outcome, restored: PersistedJob | None
+        self,
+        old: PublishedJob | None,
+        view: JobView,
+        alive_at: Micros,
+        now: Micros,
+        out: Outcome,
+        restored: PersistedJob | None,
     ) -> None:
         """Publish the view of a JobLog job. Clients get the removal of a legacy job before the job that has its ID."""
-        old = self.published.get(view.job_id)
         if old is None or old.view.external_ids != view.external_ids:
             self.legacy.withdraw(view.external_ids, out)
         updated_at, stored = (restored.updated_at, restored.forecast) if restored is not None else (None, None)

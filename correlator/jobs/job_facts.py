@@ -63,8 +63,10 @@ class JobFacts:
 
     def settled(self, job_id: str) -> None:
         """Note that a job is published: it is neither pending nor removed."""
-        self.pending.pop(job_id, None)
-        self.removed.pop(job_id, None)
+        if job_id in self.pending:
+            del self.pending[job_id]
+        if job_id in self.removed:
+            del self.removed[job_id]
 
     def forget(self, job_id: str, *, joblog: bool) -> None:
         """Forget the facts of a job. `joblog`: late rows must not bring it back."""

@@ -110,10 +110,12 @@ class PublishedJobs(JobDirectory):
         `updated_at`: the time of the change if it is not `now`, because the job comes from a checkpoint. `stored`: its
         forecast in that checkpoint.
         """
-        old = self._jobs.get(view.job_id)
-        family = self._children.of(view.job_id, self._facts.get(view.job_id))
-        stalled = self._is_stalled(view, alive_at, now)
-        complete = view.job_id not in self.incomplete
+        job_id = view.job_id
+        old = self._jobs.get(job_id)
+        family = self._children.of(job_id, self._facts.get(job_id))
+        complete = job_id not in self.incomplete
+        # The last activity of a job that is not complete may be in the unread past.
+        stalled = complete and view.status is Status.RUNNING and 0 < alive_at < self._alive_since(now)
         if (
             old is not None
             and stored is None
@@ -122,22 +124,22 @@ class PublishedJobs(JobDirectory):
             and (old.child_count, old.children) == (family.count, family.ids)
         ):
             if old.alive_at != alive_at:
-                self._jobs[view.job_id] = replace(old, alive_at=alive_at)
+                self._jobs[job_id] = replace(old, alive_at=alive_at)
             return False
         self.seq += 1
         if updated_at is None:
             of_the_past = view.terminal and (old is None or (out.past and not old.complete))
             updated_at = min(now, max(alive_at, ended_at(view))) if of_the_past else now
             forecast = self._forecasts.of(view, old, alive_at, now)
-            self.unsaved[view.job_id] = None
+            self.unsaved[job_id] = None
         elif old is None or stored is not None:
             forecast = self._forecasts.restore_job(view, stored, now)
         else:
             forecast = old.forecast
         new = PublishedJob(view, self.seq, updated_at, family.ids, family.count, stalled, alive_at, complete, forecast)
-        self._jobs[view.job_id] = new
+        self._jobs[job_id] = new
         self._track(old, new, now, out)
-        out.changes.append(Change(view.job_id, new.rev, old, new))
+        out.changes.append(Change(job_id, new.rev, old, new))
         return True
 
     def refresh(self, job_ids: Iterable[str], now: Micros, out: Outcome) -> None:
@@ -221,11 +223,6 @@ class PublishedJobs(JobDirectory):
         if shown.complete and (kind := self._forecasts.announcement(shown.job_id, shown.forecast)) is not None:
             out.events.append(Event(kind, shown.job_id, now))
             self.unsaved[shown.job_id] = None  # Each is announced once, also after a restart.
-
-    def _is_stalled(self, view: JobView, alive_at: Micros, now: Micros) -> bool:
-        if view.job_id in self.incomplete:
-            return False  # Its last activity may be in the unread past.
-        return view.status is Status.RUNNING and 0 < alive_at < self._alive_since(now)
 
     def _alive_since(self, now: Micros) -> Micros:
         """A running job is stalled if its last activity was before this time, in microseconds."""

@@ -31,6 +31,8 @@ class Timers:
 
     def update(self, job_id: str, shown: PublishedJob | None) -> None:
         """Apply the published state of a job. None: it left memory."""
+        if shown is not None and shown.view.status is Status.RUNNING and not shown.stalled and job_id in self._quiet:
+            return  # It runs on, as most changes are about a running job.
         if shown is not None and not shown.view.terminal:
             self.active.add(job_id)
         else:

@@ -109,6 +109,7 @@ class Hub(ABC):
         self.watchers: dict[str, Callable[[], int]] = {"waiting": lambda: self.waiting_ids.waiters}
         """For each kind of endpoint: a function that returns its number of connections and waiting requests."""
         self._subscribers: dict[OnBatch, None] = {}
+        self._publishing = timed("publish")
         self.documents = documents or Documents()
         """The encoded documents of the jobs in memory."""
 
@@ -131,7 +132,7 @@ class Hub(ABC):
         for change in batch.changes:
             self.documents.forget(change.job_id)
         self.waiting_ids.wake(batch.changes)
-        with timed("publish"):
+        with self._publishing:
             for on_batch in list(self._subscribers):
                 on_batch(batch)
 

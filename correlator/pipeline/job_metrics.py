@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
+from operator import attrgetter
 
 from correlator.jobs.bounded import BoundedDict
 from correlator.jobs.forecast.points import MIN_RUNS
@@ -58,6 +59,8 @@ class JobMetrics:
         """
         for change in changes:
             old, new = change.old, change.new
+            if old is not None and new is not None and _counted(old) == _counted(new):
+                continue
             before, after = (s.view.status if s is not None else None for s in (old, new))
             if before is not after:
                 if before is not None:
@@ -92,6 +95,10 @@ class JobMetrics:
         metrics.JOBS_ENDED.labels(view.status, *kind).inc()
         if view.started_at is not None and view.ended_at is not None:
             metrics.JOB_SECONDS.labels(*kind).observe(max(0, view.ended_at - view.started_at) / 1_000_000)
+
+
+_counted = attrgetter("view.status", "stalled", "forecast")
+"""What the counters use of a job. Most changes leave it as it is."""
 
 
 def _state(shown: PublishedJob | None) -> State | None:

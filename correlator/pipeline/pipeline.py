@@ -70,6 +70,7 @@ class Pipeline:
         self.live = hub.live
         self.advance_clock = hub.index.advance_clock
         self._clock = hub.clock
+        self._reading_rows = timed("rows")
         self._clients = 0
         self._active_at = time.monotonic()
         self._job_metrics = JobMetrics(hub.index.forecasts)
@@ -152,7 +153,7 @@ class Pipeline:
     # -- correlator.sources.Feed; its docstrings describe the calls
 
     def rows(self, rows: Sequence[LogRow]) -> Outcome:
-        with timed("rows"):
+        with self._reading_rows:
             entries = self._entries(rows, self._index.advance_clock())
             self._active_at = time.monotonic()
             self.status.reads(rows)

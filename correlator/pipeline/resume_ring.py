@@ -37,9 +37,14 @@ class Past:
     def add(self, changes: Iterable[Change]) -> None:
         """Append changes, in the order of their seq."""
         for change in changes:
-            new = _filterable(change.new) if change.new is not None else None
-            old = _filterable_before(change, new)
-            size = OVERHEAD + _size(old) + (_size(new) if new is not old else 0)
+            old, new = change.old, change.new
+            if old is not None and new is not None and _members(old.view) == _members(new.view):
+                old = new = _filterable(new)  # one object for both
+                size = OVERHEAD + _size(new)
+            else:
+                old = _filterable(old) if old is not None else None
+                new = _filterable(new) if new is not None else None
+                size = OVERHEAD + _size(old) + _size(new)
             self._changes.append((Change(change.job_id, change.seq, old, new, change.reason), size))
             self._size += size
         while len(self._changes) > self._max_changes or self._size > self._max_bytes:
@@ -65,15 +70,6 @@ _members = attrgetter(
     "status", "source", "external_ids", "context_id", "parent_job_id", "job_type", "operation", "started_at"
 )
 """The members of a view that filters use. The job ID of a job stays the same."""
-
-
-def _filterable_before(change: Change, new: PublishedJob | None) -> PublishedJob | None:
-    """Return the job before the change with only the members that filters use; `new` itself if they are the same."""
-    if change.old is None:
-        return None
-    if change.new is not None and _members(change.old.view) == _members(change.new.view):
-        return new
-    return _filterable(change.old)
 
 
 def _filterable(shown: PublishedJob) -> PublishedJob:

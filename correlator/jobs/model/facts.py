@@ -23,14 +23,13 @@ class Status(StrEnum):
     CANCELLED = "cancelled"
     SKIPPED = "skipped"
 
-    @property
-    def ended(self) -> bool:
-        return self not in (Status.PENDING, Status.RUNNING)
+    ended: bool
+    rank: int
+    """The order pending < running < ended. Events never lower the rank of a status."""
 
-    @property
-    def rank(self) -> int:
-        """The order pending < running < ended. Events never lower the rank of a status."""
-        return 2 if self.ended else int(self is Status.RUNNING)
+    def __init__(self, word: str) -> None:
+        self.rank = {"pending": 0, "running": 1}.get(word, 2)
+        self.ended = self.rank == 2
 
 
 ENDED: frozenset[str] = frozenset(status for status in Status if status.ended)
@@ -53,9 +52,13 @@ class Kind(StrEnum):
     JOB_LATE = "job.late"
     JOB_OVERDUE = "job.overdue"
 
-    @property
-    def of_step(self) -> bool:
-        return self.value.startswith("step.")
+    of_step: bool
+    ends_job: bool
+    """True for a lifecycle row that ends its job."""
+
+    def __init__(self, word: str) -> None:
+        self.of_step = word.startswith("step.")
+        self.ends_job = word in ("job.completed", "job.failed", "job.cancelled")
 
 
 STATUS_OF: dict[Kind, Status] = {
