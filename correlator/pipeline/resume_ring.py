@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from itertools import islice
 from operator import attrgetter
 
+from msgspec import Struct
+
 from correlator.jobs.model.changes import Change
 from correlator.jobs.model.views import JobView, PublishedJob
 
@@ -30,6 +32,8 @@ class Past:
         self._max_bytes = max_bytes
         self._changes: deque[tuple[Change, int]] = deque()
         """The oldest first, each with its size."""
+        self._newest: dict[str, _State] = {}
+        """For each job in memory that has a change here: its state after the newest one."""
         self._size = 0
         self._dropped = 0
         """The seq of the newest change that was dropped."""
@@ -37,18 +41,33 @@ class Past:
     def add(self, changes: Iterable[Change]) -> None:
         """Append changes, in the order of their seq."""
         for change in changes:
-            old, new = change.old, change.new
-            if old is not None and new is not None and _members(old.view) == _members(new.view):
-                old = new = _filterable(new)  # one object for both
-                size = OVERHEAD + _size(new)
+            job_id, new = change.job_id, change.new
+            # A job is before a change as it was after the one before it.
+            before = self._newest.get(job_id) or _state(change.old)
+            after = before
+            if before is None or new is None or before.members != _members(new.view):
+                after = _state(new)
+            size = OVERHEAD + (before.size if before is not None else 0)
+            if after is not None:
+                after.seq = change.seq
+                self._newest[job_id] = after
+                size += after.size if after is not before else 0
             else:
-                old = _filterable(old) if old is not None else None
-                new = _filterable(new) if new is not None else None
-                size = OVERHEAD + _size(old) + _size(new)
-            self._changes.append((Change(change.job_id, change.seq, old, new, change.reason), size))
+                self._newest.pop(job_id, None)
+            kept = Change(
+                job_id,
+                change.seq,
+                before.job if before is not None else None,
+                after.job if after is not None else None,
+                change.reason,
+            )
+            self._changes.append((kept, size))
             self._size += size
         while len(self._changes) > self._max_changes or self._size > self._max_bytes:
             dropped, size = self._changes.popleft()
+            newest = self._newest.get(dropped.job_id)
+            if newest is not None and newest.seq == dropped.seq:
+                del self._newest[dropped.job_id]
             self._dropped = dropped.seq
             self._size -= size
 
@@ -72,8 +91,20 @@ _members = attrgetter(
 """The members of a view that filters use. The job ID of a job stays the same."""
 
 
-def _filterable(shown: PublishedJob) -> PublishedJob:
-    """Return the job with only the members that filters use."""
+class _State(Struct):
+    """A job with only the members that filters use. Changes that leave these as they are share one such object."""
+
+    job: PublishedJob
+    members: tuple[object, ...]
+    size: int
+    """Approximate bytes of its texts."""
+    seq: int = 0
+    """The newest change after which the job is in this state."""
+
+
+def _state(shown: PublishedJob | None) -> _State | None:
+    if shown is None:
+        return None
     view = shown.view
     found = JobView(
         view.job_id,
@@ -86,11 +117,5 @@ def _filterable(shown: PublishedJob) -> PublishedJob:
         view.operation,
         started_at=view.started_at,
     )
-    return PublishedJob(found, shown.rev, shown.updated_at)
-
-
-def _size(shown: PublishedJob | None) -> int:
-    if shown is None:
-        return 0
-    view = shown.view
-    return sum(map(len, view.names())) + len(view.job_type or "") + len(view.operation or "")
+    size = sum(map(len, view.names())) + len(view.job_type or "") + len(view.operation or "")
+    return _State(PublishedJob(found, shown.rev, shown.updated_at), _members(view), size)

@@ -1,5 +1,6 @@
 """The changes that are remembered for clients that reconnect: bounded, and small whatever the jobs carry."""
 
+import random
 import tracemalloc
 
 from correlator.jobs.index import Index
@@ -87,3 +88,19 @@ def test_what_is_remembered_answers_filters_as_the_jobs_did():
             assert [wanted.might_match(s) for s in (kept.old, kept.new)] == [
                 wanted.might_match(s) for s in (one.old, one.new)
             ]
+
+
+def test_each_change_keeps_both_states_of_its_job_whichever_others_were_dropped():
+    rnd, past, now, changes = random.Random(1), Past(max_changes=7), dict[str, PublishedJob | None](), list[Change]()
+    for seq in range(1, 400):
+        job_id = rnd.choice("abc")
+        status = rnd.choice([*Status, None, None])
+        new = PublishedJob(JobView(job_id, status, warnings=seq), seq, NOW) if status is not None else None
+        changes.append(Change(job_id, seq, now.get(job_id), new))
+        now[job_id] = new
+        past.add(changes[-1:])
+        kept = past.since(seq - 7)
+        assert [c.seq for c in kept] == [c.seq for c in changes[-7:]]
+        for one, known in zip(kept, changes[-7:], strict=True):
+            for a, b in ((one.old, known.old), (one.new, known.new)):
+                assert (a and (a.job_id, a.view.status)) == (b and (b.job_id, b.view.status))
