@@ -17,7 +17,8 @@ import msgspec
 from msgspec.structs import replace
 
 from correlator.cluster import keys
-from correlator.gateway.hub import RemoteArchive, RemoteHub
+from correlator.gateway.archive import RpcArchive
+from correlator.gateway.hub import RemoteHub
 from correlator.gateway.log_lines import LogLines
 from correlator.gateway.ordered_consumer import Stored
 from correlator.gateway.status import Appliance, RemoteStatus
@@ -54,7 +55,7 @@ class Fleet:
 
     def __init__(
         self,
-        archive: Callable[[Callable[[], Sequence[str]]], RemoteArchive | None],
+        archive: Callable[[Callable[[], Sequence[str]]], RpcArchive | None],
         *,
         cluster_error: Callable[[], str | None] = lambda: None,
         on_watch: Callable[[], None] = lambda: None,

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from msgspec.structs import replace
 
-from correlator.errors import SourceUnavailable
+from correlator.gateway.archive import RpcArchive
 from correlator.gateway.status import RemoteStatus
 from correlator.jobs.encoded import Documents
 from correlator.jobs.forecast.forecaster import OperationKey
@@ -18,30 +17,13 @@ from correlator.jobs.model.facts import AttributedRow, Status
 from correlator.jobs.model.rows import LegacyRecord, Micros
 from correlator.jobs.model.views import PublishedJob, Resolved
 from correlator.jobs.remote import RemoteJobs
-from correlator.pipeline.hub import Batch, Hub, wall_clock
+from correlator.pipeline.hub import Batch, Hub, available, wall_clock
 from correlator.pipeline.queries import (
-    EarlierLines,
-    JobNames,
     JobQuery,
-    LineQuery,
-    LinesPage,
     OperationRuns,
     OperationSteps,
     OtherJobs,
 )
-
-
-class RemoteArchive(Protocol):
-    """What the collectors can answer. Every call may raise `SourceUnavailable`. See `Hub` for the methods."""
-
-    async def find(self, name: str) -> tuple[PublishedJob, Resolved] | None: ...
-    async def page(self, query: JobQuery, before: tuple[Micros, str] | None, limit: int) -> OtherJobs: ...
-    async def is_context(self, name: str) -> bool: ...
-    async def lines(self, names: JobNames, after: str | int | None, limit: int, query: LineQuery) -> LinesPage: ...
-    async def lines_before(self, names: JobNames, before: int, limit: int, query: LineQuery) -> EarlierLines: ...
-    async def legacy_record(self, name: str) -> LegacyRecord | None: ...
-    async def operations(self) -> list[OperationRuns]: ...
-    async def operation(self, key: OperationKey) -> OperationSteps | None: ...
 
 
 class RemoteHub(Hub):
@@ -52,20 +34,20 @@ class RemoteHub(Hub):
 
     published: RemoteJobs
     status: RemoteStatus
+    archive: RpcArchive | None
 
     def __init__(
         self,
         jobs: RemoteJobs,
         status: RemoteStatus,
-        archive: RemoteArchive | None = None,
+        archive: RpcArchive | None = None,
         *,
         epoch: str = "",
         documents: Documents | None = None,
         on_watch: Callable[[], None] = lambda: None,
         clock: Callable[[], Micros] = wall_clock,
     ) -> None:
-        super().__init__(jobs, status, epoch, documents=documents, on_watch=on_watch, clock=clock)
-        self.archive = archive
+        super().__init__(jobs, status, epoch, archive, documents=documents, on_watch=on_watch, clock=clock)
         self._waiting: dict[asyncio.Future[None], int] = {}
         """Those that wait for a position."""
 
@@ -114,16 +96,6 @@ class RemoteHub(Hub):
                 del self._waiting[future]
         return seq <= self.seq
 
-    @property
-    def has_archive(self) -> bool:
-        return self.archive is not None
-
-    @property
-    def _collectors(self) -> RemoteArchive:
-        if self.archive is None:
-            raise SourceUnavailable("there is none")
-        return self.archive
-
     def _current(self, shown: PublishedJob) -> PublishedJob:
         """A job that a collector has sent: as it is published, if it is in memory, else with the current `seq`."""
         published = self.published.get(shown.job_id)
@@ -132,30 +104,21 @@ class RemoteHub(Hub):
         return replace(shown, rev=self.seq)
 
     async def _search(self, name: str) -> tuple[PublishedJob, Resolved] | None:
-        found = await self._collectors.find(name)
+        found = await available(self.archive).find(name)
         return (self._current(found[0]), found[1]) if found is not None else None
 
     async def page(
         self, query: JobQuery, before: tuple[Micros, str] | None, limit: int, known: Callable[[str], bool]
     ) -> OtherJobs:
-        found = await self._collectors.page(query, before, limit)
+        found = await available(self.archive).page(query, before, limit)
         jobs = [self._current(shown) for shown in found.jobs if not known(shown.job_id)]
         return OtherJobs(jobs, found.next_before, found.reason)
 
-    async def is_context(self, name: str) -> bool:
-        return await self._collectors.is_context(name)
-
-    async def lines(self, names: JobNames, after: str | int | None, limit: int, query: LineQuery) -> LinesPage:
-        return await self._collectors.lines(names, after, limit, query)
-
-    async def lines_before(self, names: JobNames, before: int, limit: int, query: LineQuery) -> EarlierLines:
-        return await self._collectors.lines_before(names, before, limit, query)
-
     async def legacy_record(self, name: str) -> LegacyRecord | None:
-        return await self._collectors.legacy_record(name)
+        return await available(self.archive).legacy_record(name)
 
     async def operations(self) -> list[OperationRuns]:
-        return await self._collectors.operations()
+        return await available(self.archive).operations()
 
     async def operation(self, key: OperationKey) -> OperationSteps | None:
-        return await self._collectors.operation(key)
+        return await available(self.archive).operation(key)

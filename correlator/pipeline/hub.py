@@ -26,7 +26,7 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from msgspec import Struct
 
@@ -44,6 +44,7 @@ from correlator.pipeline.queries import (
     EarlierLines,
     JobNames,
     JobQuery,
+    LineArchive,
     LineQuery,
     LinesPage,
     OperationRuns,
@@ -76,7 +77,15 @@ class Batch(Struct, frozen=True):
     dropped: int = 0
 
 
+A = TypeVar("A")
 OnBatch: TypeAlias = Callable[[Batch], None]
+
+
+def available(archive: A | None) -> A:
+    """Return the archive. Raises: `SourceUnavailable` if there is none."""
+    if archive is None:
+        raise SourceUnavailable("there is none")
+    return archive
 
 
 class Hub(ABC):
@@ -91,6 +100,7 @@ class Hub(ABC):
         published: JobDirectory,
         status: Status,
         epoch: str,
+        archive: LineArchive | None,
         *,
         documents: Documents | None = None,
         on_watch: Callable[[], None] = lambda: None,
@@ -99,6 +109,8 @@ class Hub(ABC):
         self.published = published
         self.status = status
         self.epoch = epoch
+        self.archive = archive
+        """What answers where memory cannot. None: memory is all there is, and the methods that need it raise."""
         self.clock = clock
         self.draining = False
         self.live = Liveness()
@@ -168,7 +180,7 @@ class Hub(ABC):
         Raises: `SourceUnavailable` if only the database could answer, and it does not.
         """
         known = self.find_now(name)
-        if not self.has_archive or (known is not None and self._is_newest(*known)):
+        if self.archive is None or (known is not None and self._is_newest(*known)):
             return known
         try:
             # For a known job, the query only checks whether the database has a newer one with the same ID.
@@ -206,11 +218,6 @@ class Hub(ABC):
 
     # -- what memory does not have. Each may raise `SourceUnavailable`.
 
-    @property
-    @abstractmethod
-    def has_archive(self) -> bool:
-        """True if the methods below can answer. False: they raise `SourceUnavailable`, and memory is all there is."""
-
     @abstractmethod
     async def _search(self, name: str) -> tuple[PublishedJob, Resolved] | None:
         """Return the newest job that `name` names, from the database."""
@@ -221,20 +228,17 @@ class Hub(ABC):
     ) -> OtherJobs:
         """Return jobs older than `before`, newest first by (started, ID), without those for which `known` is true."""
 
-    @abstractmethod
     async def is_context(self, name: str) -> bool:
         """Return True if `name` is the context of a job."""
+        return await available(self.archive).is_context(name)
 
-    @abstractmethod
     async def lines(self, names: JobNames, after: str | int | None, limit: int, query: LineQuery) -> LinesPage:
-        """Return log lines of a job, oldest first: from the begin, after a `next_after`, or from an event ID on.
+        """See `LineArchive.lines`."""
+        return await available(self.archive).lines(names, after, limit, query)
 
-        Raises: `BadRequest` if `after` is a text, but not a position of this API.
-        """
-
-    @abstractmethod
     async def lines_before(self, names: JobNames, before: int, limit: int, query: LineQuery) -> EarlierLines:
-        """Return the last log lines of a job whose event ID is below `before`, oldest first."""
+        """See `LineArchive.lines_before`."""
+        return await available(self.archive).lines_before(names, before, limit, query)
 
     @abstractmethod
     async def legacy_record(self, name: str) -> LegacyRecord | None:

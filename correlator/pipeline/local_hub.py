@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Sequence
 
-from correlator.errors import SourceUnavailable
 from correlator.jobs import fold, job_view
 from correlator.jobs.children import family
 from correlator.jobs.forecast.forecaster import OperationKey
@@ -17,15 +16,11 @@ from correlator.jobs.model.rows import LegacyRecord, Micros
 from correlator.jobs.model.views import PublishedJob, Resolved
 from correlator.jobs.outcome import Outcome
 from correlator.jobs.published import PublishedJobs
-from correlator.pipeline.hub import Batch, Hub, wall_clock
+from correlator.pipeline.hub import Batch, Hub, available, wall_clock
 from correlator.pipeline.queries import (
     Archive,
-    EarlierLines,
     Found,
-    JobNames,
     JobQuery,
-    LineQuery,
-    LinesPage,
     OperationRuns,
     OperationSteps,
     OtherJobs,
@@ -44,6 +39,7 @@ class LocalHub(Hub):
 
     published: PublishedJobs
     status: SourceStatus
+    archive: Archive | None
 
     def __init__(
         self,
@@ -56,9 +52,10 @@ class LocalHub(Hub):
         clock: Callable[[], Micros] = wall_clock,
     ) -> None:
         status = SourceStatus(index, clock)
-        super().__init__(index.published, status, epoch or secrets.token_hex(6), on_watch=on_watch, clock=clock)
+        super().__init__(
+            index.published, status, epoch or secrets.token_hex(6), archive, on_watch=on_watch, clock=clock
+        )
         self.index = index
-        self.archive = archive
         self.forecasts = index.forecasts
         self.readiness["tables"] = status.describe_tables
         self._learn: Callable[[Sequence[Reading]], object] = lambda _: None
@@ -100,18 +97,8 @@ class LocalHub(Hub):
         del within
         return seq <= self.seq
 
-    @property
-    def has_archive(self) -> bool:
-        return self.archive is not None
-
-    @property
-    def _database(self) -> Archive:
-        if self.archive is None:
-            raise SourceUnavailable("there is none")
-        return self.archive
-
     async def _search(self, name: str) -> tuple[PublishedJob, Resolved] | None:
-        found = await self._database.find(name, self.index.advance_clock)
+        found = await available(self.archive).find(name, self.index.advance_clock)
         if found is None:
             return None
         if found.reading is not None:
@@ -152,23 +139,14 @@ class LocalHub(Hub):
     ) -> OtherJobs:
         if query.instance:
             return OtherJobs((), None)  # the database is of one appliance, and no job in it names that
-        found = await self._database.page(query, before, limit, self.index.advance_clock, known)
+        found = await available(self.archive).page(query, before, limit, self.index.advance_clock, known)
         jobs = [shown for reading in found.readings if (shown := self.archived(reading)) is not None]
         return OtherJobs(jobs, found.next_before)
-
-    async def is_context(self, name: str) -> bool:
-        return await self._database.is_context(name)
-
-    async def lines(self, names: JobNames, after: str | int | None, limit: int, query: LineQuery) -> LinesPage:
-        return await self._database.lines(names, after, limit, query)
-
-    async def lines_before(self, names: JobNames, before: int, limit: int, query: LineQuery) -> EarlierLines:
-        return await self._database.lines_before(names, before, limit, query)
 
     async def legacy_record(self, name: str) -> LegacyRecord | None:
         if (record := self.index.legacy.get(name)) is not None:
             return record
-        found = await self._database.find(name, self.index.advance_clock)
+        found = await available(self.archive).find(name, self.index.advance_clock)
         return found.legacy if found is not None else None
 
     async def operations(self) -> list[OperationRuns]:

@@ -96,24 +96,11 @@ class LineQuery(Struct, frozen=True):
         return tuple(LEVELS[LEVELS.index(self.level) :]) if self.level != "DEBUG" else ()
 
 
-class Archive(Protocol):
-    """Jobs and log lines that only the database has. Every call may raise `correlator.errors.SourceUnavailable`."""
-
-    async def find(self, name: str, advance_clock: Callable[[], int]) -> Found | None:
-        """Return the newest job that `name` names, or None. Call `advance_clock` just before each table query."""
+class LineArchive(Protocol):
+    """Log lines and contexts that memory does not have. Every call may raise `correlator.errors.SourceUnavailable`."""
 
     async def is_context(self, name: str) -> bool:
         """Return True if `name` is the context of a job."""
-
-    async def page(
-        self,
-        query: JobQuery,
-        before: tuple[Micros, str] | None,
-        limit: int,
-        advance_clock: Callable[[], int],
-        known: Callable[[str], bool],
-    ) -> JobsPage:
-        """Return jobs older than `before`, newest first by (started, ID), without those for which `known` is true."""
 
     async def lines(self, names: JobNames, after: str | int | None, limit: int, query: LineQuery) -> LinesPage:
         """Return log lines of a job, oldest first: from the begin, after a `next_after`, or from an event ID on.
@@ -124,6 +111,23 @@ class Archive(Protocol):
 
     async def lines_before(self, names: JobNames, before: int, limit: int, query: LineQuery) -> EarlierLines:
         """Return the last log lines of a job whose event ID is below `before`, oldest first."""
+
+
+class Archive(LineArchive, Protocol):
+    """Jobs and log lines that only the database has. Every call may raise `correlator.errors.SourceUnavailable`."""
+
+    async def find(self, name: str, advance_clock: Callable[[], int]) -> Found | None:
+        """Return the newest job that `name` names, or None. Call `advance_clock` just before each table query."""
+
+    async def page(
+        self,
+        query: JobQuery,
+        before: tuple[Micros, str] | None,
+        limit: int,
+        advance_clock: Callable[[], int],
+        known: Callable[[str], bool],
+    ) -> JobsPage:
+        """Return jobs older than `before`, newest first by (started, ID), without those for which `known` is true."""
 
 
 class JobNames(Struct, frozen=True):

@@ -47,7 +47,7 @@ class Entities:
         if self._hub.published.is_context(name):
             return "context"
         try:
-            return "context" if self._hub.has_archive and await self._hub.is_context(name) else "vm"
+            return "context" if self._hub.archive is not None and await self._hub.is_context(name) else "vm"
         except SourceUnavailable:
             return "vm"
 

@@ -78,7 +78,7 @@ class JobPages:
         reason: str | None = None
         following: Place | None = None
         kept_since = self._hub.published.complete_since(self._hub.clock())
-        if self._hub.has_archive and (len(page) <= limit or place_of(page[-1])[0] < kept_since):
+        if self._hub.archive is not None and (len(page) <= limit or place_of(page[-1])[0] < kept_since):
             try:
                 page, following, reason = await self._with_archive(page, query, before, limit + 1)
             except SourceUnavailable as error:
