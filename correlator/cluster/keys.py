@@ -19,7 +19,6 @@ EPOCH = "$KV.cor.epoch"
 WANT = "cor.v1.want"
 """Gateways publish the IDs here that their clients wait for."""
 
-EVERY_JOB = "$KV.cor.*.job.>"
 EVERY_ALIVE = "$KV.cor_alive.*"
 
 _OTHER = re.compile(rb"[^A-Za-z0-9_-]")

@@ -50,7 +50,9 @@ class PendingRows(Generic[K, R]):
 
     def pop(self, key: K) -> list[R]:
         """Remove and return the rows of `key`. Returns an empty list if it has none."""
-        rows = self._rows.pop(key, [])
+        if key not in self._rows:
+            return []
+        rows = self._rows.pop(key)
         self.count -= len(rows)
-        self.bytes -= self._sizes.pop(key, 0)
+        self.bytes -= self._sizes.pop(key)
         return rows

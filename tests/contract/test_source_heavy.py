@@ -10,7 +10,7 @@ from correlator.jobs import joblog
 from correlator.jobs.model.persisted import PersistedJob
 from correlator.jobs.model.rows import LogRow
 from correlator.sources.db.heavy import SLICE_BYTES, slices
-from correlator.sources.db.light import LIGHT_BYTES
+from correlator.sources.db.light import HEAVY
 from tests.support.source_databases import open_queries, running_follower
 
 ANSWER = joblog.MAX_ATTRS + SLICE_BYTES + (1 << 16)
@@ -62,7 +62,7 @@ async def test_no_answer_holds_more_than_a_bound_and_every_row_comes_whole(origi
             held = sum(len(r.message) + len(r.attrs or "") for r in whole)
             assert held <= SLICE_BYTES or len(whole) == 1
             assert [r.id for r in light] == [r.id for r in whole]
-            assert all(len(r.message) + len(r.attrs or "") <= LIGHT_BYTES for r in light)
+            assert all(len(r.message) + len(r.attrs or "") <= 2 * HEAVY for r in light)
             found += whole
     assert found == expected
     assert max(weighed.answers) <= ANSWER < total, "a fetch is bounded the first time too"
@@ -74,7 +74,7 @@ async def test_rows_in_are_read_light_too(original):
         weighed = Weighed(session)
         found = await queries.light.rows_in(weighed, [r.id for r in expected])
         assert len(found) == len(expected)
-        assert max(weighed.answers) <= len(expected) * LIGHT_BYTES
+        assert max(weighed.answers) <= len(expected) * 2 * HEAVY
 
 
 async def test_heavy_rows_are_read_with_their_jobs_live_and_from_the_past(original):

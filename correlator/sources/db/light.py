@@ -1,7 +1,7 @@
 """Light reading of log_events: many rows per statement, in bounded memory.
 
 A row may hold 1 MB, and its size is not known before it is read. So the statement that reads a thousand rows omits long
-texts and returns their sizes: at most `LIGHT_BYTES` per row. `heavy.slices` then reads the heavy rows as a whole.
+texts and returns their sizes: a message and attrs of at most `HEAVY` bytes each. `heavy.slices` then reads the heavy rows as a whole.
 """
 
 from __future__ import annotations
@@ -19,9 +19,6 @@ MESSAGE_COMPARED = 512
 
 HEAVY = 4_096
 """Bytes of a message or of attrs above which a light reading leaves them out."""
-
-LIGHT_BYTES = 2 * HEAVY
-"""Most bytes of a light row, without its IDs."""
 
 
 class LightLog:
