@@ -23,6 +23,7 @@ EVERY_ALIVE = "$KV.cor_alive.*"
 
 _OTHER = re.compile(rb"[^A-Za-z0-9_-]")
 _ESCAPED = re.compile(rb"=([0-9A-F]{2})")
+_PLAIN = re.compile(r"[A-Za-z0-9_-]+")
 _TOKEN = re.compile(r"(?:[A-Za-z0-9_-]|=[0-9A-F]{2})+")
 
 
@@ -34,6 +35,8 @@ def escape(name: str) -> str:
 
 def unescape(escaped: str) -> str:
     """Return the name that became `escaped`. Raises: ValueError if it is no such token."""
+    if _PLAIN.fullmatch(escaped):
+        return escaped
     if escaped == "=":
         return ""
     if not _TOKEN.fullmatch(escaped):

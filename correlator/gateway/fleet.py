@@ -29,7 +29,7 @@ from correlator.jobs.model.changes import Change, Event, Reason
 from correlator.jobs.model.facts import AttributedRow, Kind
 from correlator.jobs.model.rows import Micros
 from correlator.jobs.model.views import PublishedJob
-from correlator.jobs.remote import RemoteJobs
+from correlator.jobs.remote import Marks, RemoteJobs
 from correlator.ops.stalls import timed
 from correlator.sinks.payloads import InstanceHealth
 
@@ -68,6 +68,7 @@ class Fleet:
         self._on_epoch = on_epoch
         self._on_other_epoch = on_other_epoch
         self._documents = Documents()
+        self._marks = Marks()
         self._lines = LogLines()
         self._refused: set[str] = set()
         self.appliances: dict[str, Appliance] = {}
@@ -122,6 +123,7 @@ class Fleet:
         """Forget all jobs: what follows is another stream, or the same one from the beginning."""
         began_before = bool(self.hub.epoch)
         self._shared.clear()
+        self._marks.clear()
         for hub in self.hubs():
             hub.published.clear()
             hub.epoch = epoch
@@ -145,6 +147,7 @@ class Fleet:
         changes: defaultdict[str, list[Change]] = defaultdict(list)
         with timed("stream"):
             for message in messages:
+                self._marks.note(message.seq, message.at)
                 self._read(message, changes)
             last = messages[-1]
             for hub in self.hubs():
@@ -154,7 +157,6 @@ class Fleet:
         self._publish_lines(*self._lines.appeared(change.job_id for change in changes.get(ALL, ())))
 
     def _read(self, message: Stored, changes: defaultdict[str, list[Change]]) -> None:
-        self.hub.published.advance(message.seq, message.at)
         found = keys.job_of(message.subject)
         if found is None:
             if message.subject == keys.EPOCH and message.payload.decode("utf-8", "replace") != self.hub.epoch:
@@ -164,7 +166,6 @@ class Fleet:
         hub = self._instance(instance)
         if hub is None:
             return
-        hub.published.advance(message.seq, message.at)
         headers = message.headers or {}
         if "KV-Operation" in headers or "Nats-Marker-Reason" in headers:
             reason = _REASONS.get(headers.get("Cor-Reason", ""), "gone")
@@ -213,7 +214,7 @@ class Fleet:
     def _hub_of(self, appliances: Callable[[], Sequence[Appliance]]) -> RemoteHub:
         status = RemoteStatus(appliances, self._cluster_error)
         archive = self._archive(lambda: [one.name for one in appliances()])
-        return RemoteHub(RemoteJobs(), status, archive, documents=self._documents, on_watch=self._on_watch)
+        return RemoteHub(RemoteJobs(self._marks), status, archive, documents=self._documents, on_watch=self._on_watch)
 
     # -- from the collectors themselves
 

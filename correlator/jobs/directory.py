@@ -85,6 +85,17 @@ class JobDirectory(ABC):
         context = self._contexts.move(job_id, contexts[0], was, contexts[1], is_now) if any(contexts) else {}
         return external, set[str]().union(*external.values(), *context.values())
 
+    def add_names(self, view: JobView) -> Iterable[str]:
+        """Add the IDs of a new job. Returns all previous and new owners of them but the job itself."""
+        if view.source != "joblog":
+            return ()
+        contexts = (view.context_id,) if view.context_id else ()
+        others: set[str] = set()
+        for names, added in ((self._external, view.external_ids), (self._contexts, contexts)):
+            if added and not names.claim(view.job_id, added):
+                others.update(*names.move(view.job_id, (), NO_AGE, added, view.age_key).values())
+        return others - {view.job_id}
+
     def _age_key(self, job_id: str) -> AgeKey:
         return self._jobs[job_id].view.age_key
 

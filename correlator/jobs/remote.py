@@ -9,6 +9,7 @@ gateway, a position counts only if a message at or before it is younger than tha
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Iterable
 
 from msgspec import Struct
 
@@ -39,23 +40,53 @@ class Removed(Struct, frozen=True, gc=False):
     reason: Reason
 
 
+class Marks:
+    """Positions of the stream, and when their messages were stored: `MARK_EVERY` apart, none older than `remembered`.
+
+    All hubs of a gateway share them, as they read one stream.
+    """
+
+    def __init__(self, remembered: Micros = REMEMBERED) -> None:
+        self._remembered = remembered
+        self._marks: deque[tuple[int, Micros]] = deque()
+        """The oldest first. Their times never decrease: marks later than a server whose clock went back are dropped."""
+
+    def note(self, seq: int, at: Micros) -> None:
+        """Note a message that has been read, and when it was stored."""
+        marks = self._marks
+        if marks and 0 <= at - marks[-1][1] < MARK_EVERY:
+            return
+        while marks and marks[-1][1] > at:
+            marks.pop()
+        marks.append((seq, at))
+
+    def first(self, now: Micros) -> int | None:
+        """The first position that counts; None if none does."""
+        marks = self._marks
+        while marks and marks[0][1] < now - self._remembered:
+            marks.popleft()
+        return marks[0][0] if marks else None
+
+    def clear(self) -> None:
+        """Begin again with another stream."""
+        self._marks.clear()
+
+
 class RemoteJobs(JobDirectory):
     """The jobs of one appliance, or of all, by the order of their revisions. Only its owner changes it.
 
-    `complete_from`: all jobs that started at or after this time are in memory, as far as is known. `counts`, `stalled`:
-    the number of jobs by status, and of those that are stalled.
+    `marks`: those of the stream. `complete_from`: all jobs that started at or after this time are in memory, as far as
+    is known. `counts`, `stalled`: the number of jobs by status, and of those that are stalled.
     """
 
-    def __init__(self, remembered: Micros = REMEMBERED, max_removed: int = MAX_REMOVED) -> None:
+    def __init__(self, marks: Marks, max_removed: int = MAX_REMOVED) -> None:
         super().__init__()
+        self._marks = marks
         self.complete_from: Micros | None = None
         self.counts: dict[Status, int] = dict.fromkeys(Status, 0)
         self.stalled = 0
-        self._remembered = remembered
         self._max_removed = max_removed
         self._removed: OrderedDict[str, Removed] = OrderedDict()
-        self._marks: deque[tuple[int, Micros]] = deque()
-        """Positions and their times, `MARK_EVERY` apart; the oldest first, none older than `remembered`."""
         self._forgotten = 0
         """The sequence of the newest removal that was forgotten because there were too many."""
 
@@ -76,8 +107,11 @@ class RemoteJobs(JobDirectory):
         self._jobs[job_id] = shown  # at the end: the order is that of the revisions
         self.seq = max(self.seq, shown.rev)
         changes = [Change(job_id, shown.rev, old, shown)]
-        if old is None or names_differ(old.view, shown.view):
-            _, owners = self.move_names(job_id, old.view if old is not None else None, shown.view)
+        if old is None:
+            if others := self.add_names(shown.view):
+                changes += self._moved(others, shown.rev)
+        elif names_differ(old.view, shown.view):
+            _, owners = self.move_names(job_id, old.view, shown.view)
             changes += self._moved(owners - {job_id}, shown.rev)
         return changes
 
@@ -99,11 +133,9 @@ class RemoteJobs(JobDirectory):
         return [Change(job_id, seq, old, None, reason), *self._moved(owners - {job_id}, seq)]
 
     def advance(self, seq: int, at: Micros) -> None:
-        """Note that the stream has been read to `seq`, a message that was stored at `at`."""
+        """Note that the stream, and its marks, have been read to `seq`, a message that was stored at `at`."""
         self.seq = max(self.seq, seq)
-        if not self._marks or at - self._marks[-1][1] >= MARK_EVERY:
-            self._marks.append((seq, at))
-            self._forget(at)
+        self._forget(at)
 
     def clear(self) -> None:
         """Begin again with another stream."""
@@ -111,7 +143,6 @@ class RemoteJobs(JobDirectory):
         self._jobs, self._external, self._contexts = {}, Names(self._age_key), Names(self._age_key)
         self.counts, self.stalled = dict.fromkeys(Status, 0), 0
         self._removed.clear()
-        self._marks.clear()
 
     # -- resuming
 
@@ -119,8 +150,8 @@ class RemoteJobs(JobDirectory):
         """True if all changes after position `seq` are remembered. False for a position ahead of the stream."""
         if seq >= self.seq:
             return seq == self.seq
-        self._forget(now)
-        return bool(self._marks) and seq >= max(self._marks[0][0], self._forgotten)
+        first = self._forget(now)
+        return first is not None and seq >= max(first, self._forgotten)
 
     def since(self, seq: int) -> list[Change] | None:
         """Return the changes after a position that `reaches`, one for each job, in order. None if there are too many.
@@ -150,15 +181,15 @@ class RemoteJobs(JobDirectory):
             self.counts[new.view.status] += 1
             self.stalled += new.stalled
 
-    def _moved(self, owners: set[str], seq: int) -> list[Change]:
+    def _moved(self, owners: Iterable[str], seq: int) -> list[Change]:
         """A change of each job that an ID started or stopped resolving to. Their documents stay as they are."""
         jobs = [shown for job_id in sorted(owners) if (shown := self._jobs.get(job_id)) is not None]
         return [Change(shown.job_id, seq, shown, shown, moved=True) for shown in jobs]
 
-    def _forget(self, now: Micros) -> None:
-        """Forget marks that are too old, and the removals before the oldest mark that is left."""
-        while self._marks and self._marks[0][1] < now - self._remembered:
-            self._marks.popleft()
-        first = self._marks[0][0] if self._marks else self.seq
-        while self._removed and next(iter(self._removed.values())).seq <= first:
+    def _forget(self, now: Micros) -> int | None:
+        """Forget the removals before the first position that counts. Returns that position."""
+        first = self._marks.first(now)
+        until = first if first is not None else self.seq
+        while self._removed and next(iter(self._removed.values())).seq <= until:
             self._removed.popitem(last=False)
+        return first

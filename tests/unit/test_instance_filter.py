@@ -21,7 +21,7 @@ from correlator.jobs.model.facts import Reading
 from correlator.jobs.model.facts import Status as StatusOfJob
 from correlator.jobs.model.rows import JobRecord
 from correlator.jobs.model.views import JobView, PublishedJob
-from correlator.jobs.remote import RemoteJobs
+from correlator.jobs.remote import Marks, RemoteJobs
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import JobQuery, JobsPage
 from tests.support.http_listener import served
@@ -128,7 +128,7 @@ def of(job_id: str, instance: str, rev: int) -> PublishedJob:
 
 
 async def test_at_a_gateway_a_client_gets_the_jobs_of_its_appliances_until_they_are_elsewhere() -> None:
-    jobs = RemoteJobs()
+    jobs = RemoteJobs(Marks())
     hub = RemoteHub(jobs, live(), epoch="e")
     for rev, (job_id, instance) in enumerate([("a", "dc1"), ("b", "dc2"), ("c", "dc3")], 1):
         jobs.put(of(job_id, instance, rev))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from correlator.jobs import remote
 from correlator.jobs.model.facts import Status
 from correlator.jobs.model.views import JobView, PublishedJob
-from correlator.jobs.remote import RemoteJobs
+from correlator.jobs.remote import Marks, RemoteJobs
 
 HOUR = 3_600_000_000
 TTL = 24 * HOUR
@@ -46,19 +46,27 @@ class Stream:
         for job_id in gone:
             del self.messages[job_id]
 
-    def started_gateway(self, max_removed: int = remote.MAX_REMOVED) -> RemoteJobs:
-        jobs = RemoteJobs(max_removed=max_removed)
+    def started_gateway(self, max_removed: int = remote.MAX_REMOVED) -> Gateway:
+        gateway = Gateway(max_removed)
         for job_id, (seq, at, names) in self.messages.items():
-            read(jobs, job_id, seq, at, names)
-        return jobs
+            gateway.read(job_id, seq, at, names)
+        return gateway
 
 
-def read(jobs: RemoteJobs, job_id: str, seq: int, at: int, names: tuple[str, ...] | None) -> None:
-    if names is None:
-        jobs.remove(job_id, seq, "retention")
-    else:
-        jobs.put(job(job_id, seq, *names))
-    jobs.advance(seq, at)
+class Gateway:
+    """One that has read what it was given of a stream."""
+
+    def __init__(self, max_removed: int = remote.MAX_REMOVED) -> None:
+        self.marks = Marks()
+        self.jobs = RemoteJobs(self.marks, max_removed)
+
+    def read(self, job_id: str, seq: int, at: int, names: tuple[str, ...] | None = ()) -> None:
+        self.marks.note(seq, at)
+        if names is None:
+            self.jobs.remove(job_id, seq, "retention")
+        else:
+            self.jobs.put(job(job_id, seq, *names))
+        self.jobs.advance(seq, at)
 
 
 writes = st.tuples(
@@ -69,14 +77,15 @@ writes = st.tuples(
 
 @given(st.lists(writes, max_size=25), st.integers(0, 3))
 def test_changes_since_any_position_lead_to_the_newest_state_at_every_gateway(made, max_removed):
-    stream, old, small = Stream(), RemoteJobs(), RemoteJobs(max_removed=max_removed)
+    stream, old, small = Stream(), Gateway(), Gateway(max_removed)
     for job_id, names, passed in made:
         stream.now += passed
         stream.expire()
         stream.write(job_id, names)
-        for jobs in (old, small):
-            read(jobs, job_id, stream.seq, stream.now, names)
-    for jobs in (old, small, stream.started_gateway(), stream.started_gateway(max_removed)):
+        for gateway in (old, small):
+            gateway.read(job_id, stream.seq, stream.now, names)
+    for gateway in (old, small, stream.started_gateway(), stream.started_gateway(max_removed)):
+        jobs = gateway.jobs
         assert jobs.counts[Status.COMPLETED] == sum(jobs.counts.values()) == len(jobs)
         assert {shown.job_id: shown.rev for shown in jobs.all()} == stream.states[-1]
         for seq, state in enumerate(stream.states):
@@ -95,41 +104,67 @@ def test_changes_since_any_position_lead_to_the_newest_state_at_every_gateway(ma
             assert client == stream.states[-1]
 
 
+@given(st.lists(writes, max_size=25), st.sampled_from([0, HOUR, 25 * HOUR]))
+def test_removals_and_positions_are_forgotten_before_the_stream_forgets_the_removals(made, idle):
+    stream, gateway = Stream(), Gateway()
+    for job_id, names, passed in made:
+        stream.now += passed
+        stream.expire()
+        stream.write(job_id, names)
+        gateway.read(job_id, stream.seq, stream.now, names)
+    stream.now += idle
+    stream.expire()
+    kept = {job_id for job_id, (_, _, names) in stream.messages.items() if names is None}
+    reached = [seq for seq in range(stream.seq) if gateway.jobs.reaches(seq, stream.now)]
+    assert gateway.jobs._removed.keys() <= kept
+    assert all(at > stream.now - TTL for _, at in gateway.marks._marks)
+    assert not reached or min(reached) >= gateway.marks._marks[0][0]
+
+
 @given(st.lists(writes, max_size=25))
 def test_all_gateways_resolve_ids_alike_whenever_they_started(made):
-    stream, old = Stream(), RemoteJobs()
+    stream, old = Stream(), Gateway()
     for job_id, names, _ in made:
         stream.write(job_id, names)
-        read(old, job_id, stream.seq, 0, names)
+        old.read(job_id, stream.seq, 0, names)
     new = stream.started_gateway()
     for name in ("a", "b", "c", "d", "e1", "e2"):
-        assert old.resolve(name) == new.resolve(name)
+        assert old.jobs.resolve(name) == new.jobs.resolve(name)
 
 
 def test_the_current_position_can_be_resumed_and_one_ahead_cannot():
-    jobs = RemoteJobs()
-    read(jobs, "a", 7, 0, ())
+    gateway = Gateway()
+    jobs = gateway.jobs
+    gateway.read("a", 7, 0)
     assert jobs.reaches(7, 1000 * HOUR)
     assert jobs.since(7) == []
     assert not jobs.reaches(8, 0)
 
 
 def test_a_gateway_that_has_run_for_long_resumes_positions_whose_messages_were_replaced():
-    jobs = RemoteJobs()
+    gateway = Gateway()
     for seq in range(1, 100):
-        read(jobs, "a", seq, seq * HOUR // 60, ())
-    assert all(jobs.reaches(seq, 100 * HOUR // 60) for seq in range(1, 100))
+        gateway.read("a", seq, seq * HOUR // 60)
+    assert all(gateway.jobs.reaches(seq, 100 * HOUR // 60) for seq in range(1, 100))
 
 
 def test_a_position_older_than_the_removals_that_the_stream_keeps_is_not_resumed():
-    jobs = RemoteJobs()
-    read(jobs, "a", 1, 0, ())
-    read(jobs, "b", 2, 25 * HOUR, ())
-    assert not jobs.reaches(1, 25 * HOUR)
+    gateway = Gateway()
+    gateway.read("a", 1, 0)
+    gateway.read("b", 2, 25 * HOUR)
+    assert not gateway.jobs.reaches(1, 25 * HOUR)
+
+
+def test_positions_of_a_server_whose_clock_went_back_do_not_count_for_longer():
+    gateway = Gateway()
+    for seq, hour in enumerate([10, 90, 11, 12], start=1):
+        gateway.read("a", seq, hour * HOUR)
+    assert [gateway.jobs.reaches(seq, 34 * HOUR) for seq in range(1, 5)] == [False, False, True, True]
+    assert [gateway.jobs.reaches(seq, 40 * HOUR) for seq in range(1, 5)] == [False, False, False, True]
 
 
 def test_a_message_that_comes_twice_changes_nothing():
-    jobs = RemoteJobs()
+    jobs = RemoteJobs(Marks())
     assert len(jobs.put(job("a", 5))) == 1
     assert jobs.put(job("a", 5)) == jobs.remove("a", 4, "gone") == []
     assert len(jobs.remove("a", 6, "gone")) == 1
@@ -137,7 +172,7 @@ def test_a_message_that_comes_twice_changes_nothing():
 
 
 def test_an_id_that_moves_to_a_newer_job_is_a_change_of_the_older_one_too():
-    jobs = RemoteJobs()
+    jobs = RemoteJobs(Marks())
     jobs.put(job("old", 1, "e", started_at=1))
     changes = jobs.put(job("new", 2, "e", started_at=2))
     assert [(c.job_id, c.moved) for c in changes] == [("new", False), ("old", True)]
@@ -147,8 +182,9 @@ def test_an_id_that_moves_to_a_newer_job_is_a_change_of_the_older_one_too():
 
 def test_more_changes_than_a_snapshot_costs_are_not_returned(monkeypatch):
     monkeypatch.setattr(remote, "MAX_CHANGES", 3)
-    jobs = RemoteJobs()
+    gateway = Gateway()
+    jobs = gateway.jobs
     for seq in range(1, 8):
-        read(jobs, f"j{seq}", seq, 0, ())
+        gateway.read(f"j{seq}", seq, 0)
     assert jobs.since(3) is None
     assert [c.job_id for c in jobs.since(4) or ()] == ["j5", "j6", "j7"]
