@@ -55,6 +55,9 @@ MAX_SUBSCRIBES = 200
 SUBSCRIBE_RATE = 20.0
 """The same for `subscribe`, as each one scans all jobs."""
 
+IDLE = 5.0
+"""Seconds between two checks while there is no connection: an appliance's listener may have had clients only once."""
+
 MAX_BAD_FRAMES = 3
 """Frames with an invalid message before the connection is closed."""
 
@@ -83,7 +86,7 @@ class Websockets:
         """Send pings, and abort connections that do not answer, until cancelled."""
         with self._hub.live.heartbeat("websockets", STUCK_AFTER) as beat:
             while True:
-                await asyncio.sleep(1.0)
+                await asyncio.sleep(1.0 if self._open else IDLE)
                 beat()
                 now = time.monotonic()
                 for client in [r for r in self._open if r.ready and not r.closing]:

@@ -23,7 +23,7 @@ All methods run on the event loop's thread and never wait.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
 from correlator.jobs import job_document
@@ -71,7 +71,7 @@ class Fanout:
         self._outboxes = Outboxes(clock, call_later)
 
     @property
-    def clients(self) -> Iterable[Client]:
+    def clients(self) -> Collection[Client]:
         return self._subs.keys()
 
     @property

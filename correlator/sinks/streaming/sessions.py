@@ -60,15 +60,19 @@ class Streams:
         self._parts = Parts(hub, limits)
         self._watched: dict[Client, dict[int, list[str]]] = {}
         self._tasks: dict[Client, set[asyncio.Task[None]]] = {}
+        self._added = asyncio.Event()
 
     async def run(self) -> None:
-        """Follow the hub, check all clients every 100 ms and send bookmarks, until cancelled."""
+        """Follow the hub, check all clients every 100 ms and send bookmarks, until cancelled. Without clients, rest."""
         subscriptions = self._hub.subscribe(self.fanout.on_batch), self._hub.status.subscribe(self._status_changed)
         bookmark = time.monotonic() + BOOKMARK_EVERY
         try:
             with self._hub.live.heartbeat("readers", STUCK_AFTER) as beat:
                 while True:
-                    await asyncio.sleep(SWEEP_EVERY)
+                    if self.fanout.clients:
+                        await asyncio.sleep(SWEEP_EVERY)
+                    else:
+                        await self._first_client()
                     self.fanout.sweep()
                     beat()
                     if time.monotonic() >= bookmark:
@@ -78,6 +82,13 @@ class Streams:
             for unsubscribe in subscriptions:
                 unsubscribe()
 
+    async def _first_client(self) -> None:
+        """Wait for a client, and at most as long as between two bookmarks."""
+        self._added.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(BOOKMARK_EVERY):
+                await self._added.wait()
+
     def clients(self) -> dict[str, int]:
         """Number of clients by transport."""
         return {"websocket": 0, "sse": 0, **Counter(r.transport for r in self.fanout.clients)}
@@ -86,6 +97,7 @@ class Streams:
         """Register a connection."""
         self._watched[client], self._tasks[client] = {}, set()
         self.fanout.add(client)
+        self._added.set()
 
     def remove(self, client: Client) -> None:
         """End the subscriptions and tasks of a connection. Does nothing for a client that is not registered."""

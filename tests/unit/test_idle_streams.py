@@ -1,0 +1,61 @@
+"""A listener without clients rests: an appliance that somebody once asked a gateway for costs nothing for ever."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from correlator.jobs.index import Index
+from correlator.pipeline.local_hub import LocalHub
+from correlator.sinks.http.access import Access
+from correlator.sinks.http.websocket import Websockets
+from correlator.sinks.streaming.sessions import SWEEP_EVERY, Streams
+from tests.support.streams_harness import StreamClient
+from tests.support.virtual_time import VirtualTimeLoop
+
+
+@pytest.fixture
+def loop():
+    loop = VirtualTimeLoop()
+    yield loop
+    loop.cancel_all()
+    loop.close()
+
+
+@pytest.fixture
+def sweeps(monkeypatch):
+    """The virtual times at which all clients were checked."""
+    times: list[float] = []
+    monkeypatch.setattr("correlator.sinks.streaming.fanout.Fanout.sweep", lambda _: times.append(now()))
+    return times
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def test_streams_without_clients_wake_once_in_eight_seconds_and_at_once_for_the_first(loop, sweeps):
+    streams = Streams(LocalHub(Index()))
+    running = loop.create_task(streams.run())
+    loop.run(100.0)
+    assert len(sweeps) <= 13
+    client, added = StreamClient(), loop.time()
+    streams.add(client)
+    sweeps.clear()
+    loop.run(2.0)
+    assert sweeps[0] - added <= SWEEP_EVERY
+    assert len(sweeps) >= 19
+    streams.remove(client)
+    loop.run(100.0)
+    assert len(sweeps) <= 40
+    assert not running.done()
+
+
+def test_websockets_without_connections_wake_every_five_seconds(loop, monkeypatch):
+    hub = LocalHub(Index())
+    beats: list[float] = []
+    monkeypatch.setattr("correlator.ops.liveness._Heartbeat.beat", lambda _: beats.append(now()))
+    loop.create_task(Websockets(hub, Access(listen_host="127.0.0.1", clock=now), Streams(hub)).run())
+    loop.run(100.0)
+    assert 19 <= len(beats) <= 21
