@@ -97,6 +97,13 @@ async def loaded(
     hold: float,
 ) -> Delays:
     """Write at `rate`; `came` is where a reader puts (when, which row)."""
+    return delays(await committed(database, rate, seconds, connections=connections, hold=hold), came)
+
+
+async def committed(
+    database: Database, rate: float, seconds: float, *, connections: int, hold: float
+) -> dict[int, float]:
+    """Write at `rate`, and wait until a row may no longer come. Returns when each row was committed."""
     ids = [str(row["id"]) for row in jobs(20, 0)["job_tracking"]]
     arguments: dict[str, Any] = {
         "port": database.server.port,
@@ -110,8 +117,12 @@ async def loaded(
     }
     async with started_peer("writer", **arguments) as writer:
         await next_line(writer)
-        committed = {int(n): at for n, at in (await next_line(writer, seconds + 30))["committed"].items()}
+        found = {int(n): float(at) for n, at in (await next_line(writer, seconds + 30))["committed"].items()}
     await asyncio.sleep(QUIET)
+    return found
+
+
+def delays(committed: dict[int, float], came: list[tuple[float, int]]) -> Delays:
     first: dict[int, float] = {}
     for at, row in came:
         first.setdefault(row, at)

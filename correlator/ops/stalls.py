@@ -97,6 +97,7 @@ async def heartbeat() -> None:
         metrics.LOOP_STALLS.labels(call)  # The series exist from the start, with 0.
     gc.callbacks.append(collecting)
     loop = asyncio.get_running_loop()
+    timer: asyncio.TimerHandle
     due = time.perf_counter() + BEAT
 
     def beat() -> None:
