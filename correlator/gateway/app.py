@@ -96,6 +96,7 @@ class Gateway:
             on_watch=self._wanting.wake,
             on_epoch=lambda: self._http.disconnect(),  # noqa: PLW0108 - both are made below
             on_other_epoch=lambda: self._jobs.restart(),  # noqa: PLW0108
+            on_removed=_forget_metrics,
         )
         self._jobs = OrderedConsumer(connection, keys.STATE, "$KV.cor.>", self._on_jobs, fleet.reset, _epoch)
         self._alive = OrderedConsumer(
@@ -250,6 +251,12 @@ def _count_jobs(published: RemoteJobs) -> None:
     for status in STATUSES:
         metrics.JOBS.labels(status).set_function(count(status))
     metrics.JOBS_STALLED.set_function(lambda: published.stalled)
+
+
+def _forget_metrics(name: str) -> None:
+    for metric in (cluster_metrics.ONLINE, cluster_metrics.SEEN):
+        with contextlib.suppress(KeyError):  # It was never judged.
+            metric.remove(name)
 
 
 def _log_level(config: Config) -> Callable[[], None]:

@@ -50,7 +50,7 @@ class Fleet:
     `archive(scope)`: answers what memory cannot, for the instances that `scope()` returns; None: memory only.
     `cluster_error()`: why the stream cannot be read, or None. `on_watch()`: a client begins to wait for an ID.
     `on_epoch()`: the clients' positions have become invalid. `on_other_epoch()`: the stream has another epoch than
-    what was read.
+    what was read. `on_removed(name)`: an appliance is not in the stream any more.
     """
 
     def __init__(
@@ -61,12 +61,14 @@ class Fleet:
         on_watch: Callable[[], None] = lambda: None,
         on_epoch: Callable[[], None] = lambda: None,
         on_other_epoch: Callable[[], None] = lambda: None,
+        on_removed: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._archive = archive
         self._cluster_error = cluster_error
         self._on_watch = on_watch
         self._on_epoch = on_epoch
         self._on_other_epoch = on_other_epoch
+        self._on_removed = on_removed
         self._documents = Documents()
         self._marks = Marks()
         self._lines = LogLines()
@@ -134,11 +136,20 @@ class Fleet:
     def synced(self) -> None:
         """Everything that the stream had at the start has been read."""
         if self.hub.status.loading:
+            self._forget_removed()
             for hub in self.hubs():
                 hub.status.loading = False
             self.judge()
             for hub in self.hubs():
                 hub.publish()
+
+    def _forget_removed(self) -> None:
+        """Forget the appliances of which the stream has no job any more, and of which no collector is alive."""
+        for name in [name for name, hub in self._hubs.items() if not len(hub.published)]:
+            if not self.appliances[name].online():
+                log.info("the appliance %s is not in the stream any more", name)
+                del self.appliances[name], self._hubs[name]
+                self._on_removed(name)
 
     def read(self, messages: Sequence[Stored]) -> None:
         """Apply messages of the stream, and publish their changes as one batch of each hub."""
@@ -248,7 +259,8 @@ class Fleet:
         for instance in lines.keys() | dropped.keys():
             rows = lines.get(instance, [])
             of_all += [row for row in rows if row.job_id is not None and self._shows(instance, row.job_id)]
-            self._hubs[instance].publish(lines=rows, dropped=dropped.get(instance, 0))
+            if (hub := self._hubs.get(instance)) is not None:
+                hub.publish(lines=rows, dropped=dropped.get(instance, 0))
         if of_all or dropped:
             self.hub.publish(lines=of_all, dropped=sum(dropped.values()))
 

@@ -20,6 +20,10 @@ DOWN_AFTER = 15.0
 """Seconds after which an appliance that is behind is down, as a daemon's own database."""
 
 
+RETIRED_AFTER = 24 * 3600.0
+"""Seconds of silence after which an appliance no longer makes the whole fleet stale: nobody waits for it."""
+
+
 class Alive(Struct, frozen=True):
     """The value of an alive key. Members that a newer collector adds are ignored."""
 
@@ -37,6 +41,7 @@ class Appliance:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.known_since = time.monotonic()
         self.alive = Alive()
         self.seen: float | None = None
         self.last_seen: Micros | None = None
@@ -60,6 +65,10 @@ class Appliance:
 
     def online(self) -> bool:
         return self.seen is not None and time.monotonic() - self.seen < OFFLINE_AFTER
+
+    def retired(self) -> bool:
+        """True if no collector has been alive for long, since this process knows the appliance."""
+        return time.monotonic() - (self.known_since if self.seen is None else self.seen) >= RETIRED_AFTER
 
     def behind(self) -> float:
         """Seconds since what is known was current; 0 while its database is live."""
@@ -97,9 +106,13 @@ class RemoteStatus(Status):
         return round(time.monotonic() - self._current, 3)
 
     def judge(self) -> None:
-        """Compute the state: live if every appliance is, down if none of them is known to be up."""
+        """Compute the state: live if every appliance is, down if none of them is known to be up.
+
+        Those that have retired count only if all have.
+        """
         now = time.monotonic()
-        appliances = self._appliances()
+        known = self._appliances()
+        appliances = [one for one in known if not one.retired()] or known
         if (error := self._cluster_error()) is not None or self.loading:
             self.set_state("down" if self.loading else "stale", error or "the stream is being read")
             return

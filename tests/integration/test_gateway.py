@@ -142,6 +142,47 @@ async def test_the_health_of_each_appliance_is_listed(nats):
             assert (found["ready"], found["parts"]["cluster"]["ok"]) == (True, True)
 
 
+async def test_an_appliance_whose_keys_were_deleted_leaves_the_fleet_and_may_come_back(nats):
+    async with connected(nats.url) as connection:
+        dc1, dc2 = await writer(connection), await writer(connection, "dc2")
+        await dc1.put(job("a"))
+        await dc2.put(job("b"))
+        async with running(nats.url) as gateway:
+
+            async def names():
+                await dc1.alive()
+                return [one["instance"] for one in (await gateway.get("/api/v1/instances"))[1]["instances"]]
+
+            assert await names() == ["dc1", "dc2"]
+            assert (await gateway.get("/i/dc2/api/v1/jobs"))[0] == 200
+            await eventually(lambda: not gateway.gateway.fleet.appliances["dc2"].online())
+            client = Follower()
+            async with client.connected(gateway.url):
+                # What docs/cluster.md has the tool of NATS do.
+                for stream, subject in ((keys.STATE, "$KV.cor.dc2.>"), (keys.ALIVE, keys.alive("dc2"))):
+                    await connection.api(f"STREAM.PURGE.{stream}", {"filter": subject})
+                await dc1.set_epoch("epoch-2")
+
+                async def gone():
+                    return await names() == ["dc1"]
+
+                await eventually(gone)
+                await client.until(lambda: client.closed == 1012)
+            async with client.connected(gateway.url):
+                assert client.jobs.keys() == {"a"}
+            assert (await gateway.get("/i/dc2/api/v1/jobs"))[0] == 404
+
+            async def live():
+                await dc1.alive()
+                return gateway.gateway.fleet.hub.status.database == "live"
+
+            await eventually(live)
+            await dc2.put(job("c"))
+            await eventually(lambda: gateway.job("c", "/i/dc2"))
+            jobs = (await gateway.get("/i/dc2/api/v1/jobs"))[1]["jobs"]
+            assert [shown["job_id"] for shown in jobs] == ["c"]
+
+
 async def test_log_lines_come_once_also_before_their_job_and_lost_ones_are_counted(nats):
     async with connected(nats.url) as connection:
         dc1 = await writer(connection)

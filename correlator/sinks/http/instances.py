@@ -40,7 +40,8 @@ class Instances:
         self._fleet = fleet
         self._make = make
         self._surfaces: dict[str, Surface] = {}
-        self._added: asyncio.Queue[Surface] = asyncio.Queue()
+        self._serving: dict[Surface, asyncio.Task[None]] = {}
+        self._changed = asyncio.Event()
 
     @property
     def surfaces(self) -> list[Surface]:
@@ -59,7 +60,13 @@ class Instances:
         """Serve the streaming clients until cancelled."""
         async with asyncio.TaskGroup() as group:
             while True:
-                group.create_task((await self._added.get()).run())
+                self._changed.clear()
+                for surface in self._serving.keys() - set(self._surfaces.values()):
+                    self._serving.pop(surface).cancel()
+                for surface in self._surfaces.values():
+                    if surface not in self._serving:
+                        self._serving[surface] = group.create_task(surface.run())
+                await self._changed.wait()
 
     async def instances(self, request: web.Request) -> web.Response:
         """The appliances, and the health of each."""
@@ -70,13 +77,17 @@ class Instances:
 
     def _surface(self, request: web.Request) -> Surface:
         name = request.match_info["instance"]
-        if (surface := self._surfaces.get(name)) is not None:
-            return surface
         hub = self._fleet.hub_of(name) if self._fleet is not None else None
+        surface = self._surfaces.get(name)
+        if surface is not None and surface.hub is hub:
+            return surface
+        if surface is not None:  # The appliance was removed from the fleet since, and may have come back.
+            del self._surfaces[name]
+            self._changed.set()
         if hub is None:
             raise NotFound(f"no appliance is known by {name!r}")
         surface = self._surfaces[name] = self._make(hub)
-        self._added.put_nowait(surface)
+        self._changed.set()
         return surface
 
     def _dispatch(self, number: int) -> Handler:

@@ -33,7 +33,7 @@ class Surface:
     def __init__(
         self, hub: Hub, access: Access, limits: Limits, *, max_subscriptions: int, unknown_id_wait: float
     ) -> None:
-        self._hub = hub
+        self.hub = hub
         self.streams = Streams(hub, limits)
         self._sockets = Websockets(hub, access, self.streams, max_subscriptions=max_subscriptions)
         self._events = EventStreams(hub, access, self.streams)
@@ -55,7 +55,7 @@ class Surface:
 
     async def close(self) -> None:
         """Disconnect the clients, so that they connect again, and end what waits: the process stops."""
-        self._hub.close()
+        self.hub.close()
         await self.disconnect()
 
     async def disconnect(self) -> None:
@@ -69,14 +69,14 @@ class Surface:
 
     async def _live(self, request: web.Request) -> web.Response:
         del request
-        stuck = {name: round(seconds, 1) for name, seconds in self._hub.live.stuck().items()}
+        stuck = {name: round(seconds, 1) for name, seconds in self.hub.live.stuck().items()}
         if stuck:
             return json_response({"live": False, "stuck": stuck}, status=HTTPStatus.SERVICE_UNAVAILABLE)
         return json_response({"live": True})
 
     async def _ready(self, request: web.Request) -> web.Response:
         del request
-        hub = self._hub
+        hub = self.hub
         parts = {name: describe() for name, describe in hub.readiness.items()}
         ready = not hub.status.loading and not hub.draining
         body = {
