@@ -137,13 +137,15 @@ async def _term(process: Process, lease: Lease | None) -> None:
         tenure = None
         if lease is not None:
             waiting = outer.create_task(standby(lease, following, served, supervisor, outer), name="standby")
+            reloading = outer.create_task(_reloads(process, term, []), name="reload")
             if not await ending.first(waiting, process.stop):
                 supervisor.stops()
                 await abandon(waiting)
-                await ending.end({*watching, *serving})
+                await ending.end({reloading, *watching, *serving})
                 await asyncio.to_thread(checkpoint.close)
                 return
             tenure = waiting.result()
+            await ending.end({reloading})
             saved = newest(saved, tenure.saved)
         await _follow(process, term, saved, tenure, outer, watching, serving if tenure is None else set())
         await ending.end(serving, again=DRAIN_WITHIN)
@@ -206,10 +208,8 @@ async def _follow(
             inner.create_task(saver.run(), name="saver"),
             inner.create_task(_announce(pipeline, term.served, supervisor, process.on_ready), name="announce"),
         ]
-        if process.load is not None:
-            parts = [term.listener.prepare, webhooks.prepare, _reloadable(following, mqtt)]
-            reload = Reload(config, process.load, [*parts, *([otlp.prepare] if otlp is not None else [])])
-            reading.append(inner.create_task(_reload(process.reload_requested, reload, supervisor), name="reload"))
+        parts = [webhooks.prepare, *([otlp.prepare] if otlp is not None else [])]
+        reading.append(inner.create_task(_reloads(process, term, parts, mqtt), name="reload"))
         lost = tenure is not None and await ending.first(tenure.holding, process.stop)
         if tenure is None:
             await process.stop.wait()
@@ -231,12 +231,16 @@ async def _follow(
         await ending.end({tenure.holding})
 
 
-async def _reload(requested: asyncio.Event, reload: Reload, supervisor: Supervisor) -> None:
-    """Reload the configuration each time `requested` is set, until cancelled."""
+async def _reloads(process: Process, term: Term, parts: Sequence[Prepare], mqtt: MqttSink | None = None) -> None:
+    """Reload the configuration each time that is requested, until cancelled. `parts`: what applies it besides."""
+    if process.load is None:
+        return
+    own = [term.listener.prepare, _reloadable(term.following, mqtt)]
+    reload = Reload(process.config, process.load, [*own, *parts])
     while True:
-        await requested.wait()
-        requested.clear()
-        ended = supervisor.reloads()
+        await process.reload_requested.wait()
+        process.reload_requested.clear()
+        ended = term.supervisor.reloads()
         await reload.run()
         ended()
 
