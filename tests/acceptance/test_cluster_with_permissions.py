@@ -59,6 +59,9 @@ async def test_nothing_that_a_fleet_does_is_refused_by_the_permissions(
                 await eventually(lambda: has(standby, LEASE.format(1)))
                 await appliance.job("gui-2")
                 await eventually(lambda: shown("gui-2"))
+                # Gateways ask the collector for the rows of the log.
+                status, body = await gateway.get(f"/api/v1/jobs/{job_id}/events")
+                assert (status, [event["message"] for event in body["events"]]) == (200, ["Job started"])
             assert await standby.stop() == 0
         finally:
             await active.close()
