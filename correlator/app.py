@@ -25,7 +25,7 @@ from correlator.cluster.connection import Connection
 from correlator.collector import Tenure, abandon, standby
 from correlator.config.schema import Config
 from correlator.daemon import ending
-from correlator.daemon.reload import Prepare, Reload
+from correlator.daemon.reload import Prepare, Reload, reloaded
 from correlator.daemon.signals import set_by
 from correlator.daemon.supervisor import Supervisor
 from correlator.following import Following
@@ -36,7 +36,7 @@ from correlator.pipeline.checkpoint import Checkpoint, Saved
 from correlator.pipeline.pipeline import Pipeline
 from correlator.pipeline.saver import Saver
 from correlator.pipeline.stream_checkpoint import newest
-from correlator.publishing import cluster_sink, gateway_requests, mqtt_sink, otlp_sink
+from correlator.publishing import checks, cluster_sink, gateway_requests, mqtt_sink, otlp_sink
 from correlator.sinks import Sink
 from correlator.sinks.cluster.election import Lease
 from correlator.sinks.http.listener import ListenerConfig
@@ -52,9 +52,9 @@ DRAIN_WITHIN = 10.0
 """Seconds that the sinks have to close their connections after a stop."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Process:
-    """What the process was started with, and its signals. See `run`."""
+    """What the process was started with, and its signals. See `run`. `config` has what a reload has applied since."""
 
     config: Config
     load: Callable[[], Config] | None
@@ -137,7 +137,7 @@ async def _term(process: Process, lease: Lease | None) -> None:
         tenure = None
         if lease is not None:
             waiting = outer.create_task(standby(lease, following, served, supervisor, outer), name="standby")
-            reloading = outer.create_task(_reloads(process, term, []), name="reload")
+            reloading = outer.create_task(_reloads(process, term, checks(config)), name="reload")
             if not await ending.first(waiting, process.stop):
                 supervisor.stops()
                 await abandon(waiting)
@@ -241,7 +241,13 @@ async def _reloads(process: Process, term: Term, parts: Sequence[Prepare], mqtt:
         await process.reload_requested.wait()
         process.reload_requested.clear()
         ended = term.supervisor.reloads()
-        await reload.run()
+        try:
+            new = await reload.run()
+        except asyncio.CancelledError:
+            process.reload_requested.set()  # The standby has become active: its next task of this kind reloads.
+            raise
+        if new is not None:
+            process.config = reloaded(process.config, new)  # What is built later has the new values too.
         ended()
 
 

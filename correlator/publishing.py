@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from correlator.collector import Tenure
 from correlator.config.schema import Config
+from correlator.daemon.reload import Prepare
 from correlator.following import Following
 from correlator.jobs.exports import Exports
 from correlator.pipeline.checkpoint import Saved
@@ -14,7 +16,9 @@ from correlator.pipeline.hub import Hub, wall_clock
 from correlator.sinks import Sink
 from correlator.sinks.mqtt.outbox import PendingEvent
 from correlator.sinks.mqtt.sink import MqttSink
+from correlator.sinks.otlp.receiver import receiver
 from correlator.sinks.otlp.sink import OtlpSink
+from correlator.sinks.webhooks.sink import WebhookSink
 
 if TYPE_CHECKING:
     from correlator.sinks.cluster.sink import ClusterSink
@@ -70,6 +74,17 @@ def cluster_sink(
     lease.report = lambda: alive.report(hub, started_at, config.jobs.external_id_keys)
     hub.readiness["cluster"] = lambda: sink.describe() | lease.describe()
     return sink
+
+
+def checks(config: Config) -> list[Prepare]:
+    """Return what checks a new configuration for the sinks that a standby has not built yet, and applies nothing."""
+
+    def traces(new: Config) -> Callable[[], None]:
+        if new.otlp.url is not None:
+            receiver(new.otlp)
+        return lambda: None
+
+    return [WebhookSink(config).prepare, traces]
 
 
 def gateway_requests(tenure: Tenure | None) -> Sink | None:

@@ -10,12 +10,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from msgspec.structs import replace
 
 from correlator.config.schema import Config, leaves, value_of
+from correlator.config.section import Section
 from correlator.errors import CorrelatorError
 from correlator.ops import metrics
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T", bound=Section)
 
 LIVE = frozenset(
     {
@@ -63,8 +69,11 @@ class Reload:
         self._load = load
         self._parts = parts
 
-    async def run(self) -> None:
-        """Read and apply the configuration. A problem is logged, sets the metric to 0, and changes nothing."""
+    async def run(self) -> Config | None:
+        """Read and apply the configuration. Returns it.
+
+        A problem is logged, sets the metric to 0, and changes nothing: then None is returned.
+        """
         try:
             config = await asyncio.to_thread(self._load)
             prepared = [prepare(config) for prepare in self._parts]
@@ -73,11 +82,11 @@ class Reload:
                 log.error("%s", line)  # noqa: TRY400 - a problem that an operator can fix needs no traceback
             log.error("the configuration was not changed")  # noqa: TRY400
             metrics.RELOADED.set(0)
-            return
+            return None
         except Exception:
             log.exception("the configuration was not changed")
             metrics.RELOADED.set(0)
-            return
+            return None
         for apply in prepared:
             apply()
         metrics.RELOADED.set(1)
@@ -85,6 +94,7 @@ class Reload:
         log.info("the configuration was reloaded")
         if waiting := self.needs_restart(config):
             log.warning("changed, but applied only by a restart: %s", ", ".join(waiting))
+        return config
 
     def needs_restart(self, config: Config) -> list[str]:
         """Return the keys that differ from the configuration at the start and that a reload cannot apply."""
@@ -94,3 +104,21 @@ class Reload:
             if (new := value_of(config, dotted)) != (old := value_of(self._started, dotted))
             and (dotted not in LIVE or (dotted in RENEWED and None in (new, old)))
         ]
+
+
+def reloaded(started: Config, new: Config) -> Config:
+    """Return `started` with those values of `new` that a reload applies, for parts that are built after it."""
+    effective = started
+    for dotted in sorted(LIVE):
+        if dotted not in RENEWED or None not in (value_of(started, dotted), value_of(new, dotted)):
+            effective = _with(effective, new, dotted.split("."))
+    return effective
+
+
+def _with(section: T, new: T, names: Sequence[str]) -> T:
+    """Return `section` with the key of `new` that `names` lead to; a table that one of them lacks is replaced."""
+    name, *rest = names
+    mine, theirs = getattr(section, name), getattr(new, name)
+    if rest and mine is not None and theirs is not None:
+        theirs = _with(mine, theirs, rest)
+    return replace(section, **{name: theirs})

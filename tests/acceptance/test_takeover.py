@@ -14,6 +14,7 @@ import aiomqtt
 import pytest
 
 from correlator.cluster import keys, streams
+from correlator.cluster.batches import put
 from correlator.cluster.connection import Connection
 from correlator.sinks.cluster.election import Lease
 from tests.support.appliance import Appliance, connected
@@ -72,6 +73,43 @@ async def test_a_standby_asks_the_database_nothing_and_says_that_it_is_one(
         finally:
             holding.cancel()
             await asyncio.wait([holding])
+
+
+async def test_a_reload_of_a_standby_is_checked_at_once_and_outlasts_each_loss_of_the_lease(
+    tmp_path: Path, database: Database, nats: Nats
+):
+    file = tmp_path / "correlator.toml"
+    file.write_text("")
+    receiver = '[[webhooks]]\nname = "tickets"\nurl = "https://tickets.example/"\n'
+
+    async def posts() -> bool:
+        return "webhooks" in (await daemon.get("/health/ready"))[1]["parts"]
+
+    async with to_nats(nats.url) as connection:
+        lease = Lease(connection, settings(nats.url))
+        await lease.acquire()
+        holding = asyncio.create_task(lease.hold())
+        async with collector(tmp_path / "one", database, nats.url) as daemon:
+            daemon.arguments = ("--config", str(file))
+            await daemon.start(ready=False)
+            await eventually(lambda: follows(daemon, lease.holder))
+            file.write_text("[log]\nlevl = 1")
+            os.kill(daemon.pid, signal.SIGHUP)
+            await eventually(lambda: "did you mean log.level?" in daemon.log())
+            file.write_text(receiver)
+            os.kill(daemon.pid, signal.SIGHUP)
+            await eventually(lambda: "the configuration was reloaded" in daemon.log())
+            assert await follows(daemon, lease.holder)
+            holding.cancel()
+            await asyncio.wait([holding])
+            await lease.release()
+            await eventually(posts)
+            owner = keys.owner("dc1")
+            found = await connection.last(keys.STATE, owner)
+            assert found is not None
+            await put(connection, owner, b"{}", expected=int((found.headers or {})["Nats-Sequence"]))
+            await eventually(lambda: daemon.log().count("this process is the active collector") == 2)
+            await eventually(posts)
 
 
 async def test_after_a_kill_of_the_active_the_standby_goes_on_at_its_position(

@@ -4,7 +4,7 @@ import pytest
 
 from correlator.config.loading import load
 from correlator.config.schema import Config, keys, leaves
-from correlator.daemon.reload import LIVE, Reload
+from correlator.daemon.reload import LIVE, Reload, reloaded
 from correlator.errors import ConfigError, CorrelatorError
 from correlator.ops import metrics
 
@@ -111,3 +111,19 @@ def test_every_reloadable_key_exists():
 def test_a_problem_is_a_config_error(configured):
     with pytest.raises(ConfigError):
         configured("[http]\nlisten = 'x'")
+
+
+def test_what_is_built_after_a_reload_has_its_values_and_keeps_those_that_need_a_restart(configured, tmp_path):
+    for name in ("cert", "key", "ca"):
+        (tmp_path / name).write_text("")
+    started = configured("[http]\nlisten = '127.0.0.1:1'\nmax_readers = 5\n[log]\nlevel = 'info'")
+    new = configured(
+        f"[http]\nlisten = '127.0.0.1:2'\nmax_readers = 7\ntls_cert = '{tmp_path}/cert'\ntls_key = '{tmp_path}/key'\n"
+        f"[log]\nlevel = 'debug'\n[mqtt]\nurl = 'mqtt://other'\nusername = 'new'\n[otlp.tls]\nca = '{tmp_path}/ca'\n"
+        "[[webhooks]]\nname = 'tickets'\nurl = 'https://tickets.example/'"
+    )
+    effective = reloaded(started, new)
+    assert (effective.log.level, effective.http.max_readers, effective.mqtt.username) == ("debug", 7, "new")
+    assert (effective.webhooks, effective.otlp.tls) == (new.webhooks, new.otlp.tls)
+    assert (effective.http.listen, effective.http.tls_cert, effective.mqtt.url) == (started.http.listen, None, None)
+    assert reloaded(started, started) == started
