@@ -19,8 +19,13 @@ def requests() -> int:
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Raise the `CancelledError` of a cancellation that came in the block and was lost there."""
+    """Raise the `CancelledError` of a cancellation that came in the block and was lost there, also for an error."""
     before = requests()
-    yield
+    try:
+        yield
+    except Exception:
+        if requests() > before:
+            raise asyncio.CancelledError from None
+        raise
     if requests() > before:
         raise asyncio.CancelledError

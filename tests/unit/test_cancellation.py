@@ -61,6 +61,15 @@ async def test_an_error_of_the_block_passes():
         raise ValueError("of the library")
 
 
+async def test_a_lost_cancellation_is_raised_in_place_of_the_error_of_an_answer():
+    async def call(answer: asyncio.Future[str]) -> None:
+        with cancellation.kept():
+            await lost(answer)
+            raise ValueError("nobody responds")
+
+    assert (await cancelled_at_its_answer(call)).cancelled()
+
+
 async def test_a_request_to_the_cluster_that_is_cancelled_at_its_answer_ends_the_task():
     connection = Connection(Cluster(url=cluster_values.url("nats://127.0.0.1:1")), "doctor")
 
