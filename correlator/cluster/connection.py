@@ -1,10 +1,13 @@
 """The connection of this process to NATS: it connects again for ever, and reports whether it is connected.
 
 Problem. The client library reconnects by itself, but closes for good after some errors of the server (a refused login,
-too many connections, a protocol error), and its subscriptions end with it. It also keeps what is published while it is
-disconnected, and sends it later, when it may no longer be true.
+too many connections, a protocol error), and its subscriptions end with it. It never reconnects if a server stopped
+reading while something waited for the socket, because it waits until that is sent, nor after an error that it does not
+expect, such as an endless first line. It also keeps what is published while it is disconnected, and sends it later,
+when it may no longer be true.
 
-Model. `Connection.run` keeps one client open: it opens another as soon as one closed. `generation` changes with every
+Model. `Connection.run` keeps one client open: it opens another as soon as one closed, or has not been connected for
+`replace_after` seconds. `generation` changes with every
 connection and reconnection, so that a caller knows whether what it set up is still there. Subscriptions made with
 `subscribe` are made again on a new client. A request or message while disconnected raises `ClusterUnavailable` at
 once, and is not kept.
@@ -15,6 +18,7 @@ Invariants. Every wait has a deadline. At most `MAX_PENDING` bytes wait for the 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import secrets
@@ -25,7 +29,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from correlator import cancellation
 from correlator.backoff import Backoff
 from correlator.cluster.credentials import login_options
-from correlator.cluster.errors import ClusterUnavailable, NoAnswer, NoResponder, Refused
+from correlator.cluster.errors import ClusterUnavailable, NoAnswer, Refused
+from correlator.cluster.library import abort, failure, text_of
 from correlator.config.cluster import Cluster
 
 if TYPE_CHECKING:
@@ -44,6 +49,9 @@ PING_EVERY = 2
 UNANSWERED_PINGS = 2
 RECONNECT_EVERY = 0.5
 """Seconds to connect, between two pings, unanswered pings that end a connection, seconds between two attempts."""
+
+REPLACE_AFTER = 5.0
+"""Seconds without a connection after which a client is replaced."""
 
 ANSWER_WITHIN = 5.0
 """Seconds for the answer to a request."""
@@ -71,9 +79,13 @@ class Connection:
     Raises: `ConfigError` if the client library is missing or a file of the settings cannot be used.
     """
 
-    def __init__(self, settings: Cluster, role: str) -> None:
+    def __init__(
+        self, settings: Cluster, role: str, *, ping_every: float = PING_EVERY, replace_after: float = REPLACE_AFTER
+    ) -> None:
         assert settings.url is not None
         self._settings = settings
+        self._ping_every = ping_every
+        self._replace_after = replace_after
         self._role = role
         self.name = f"correlator-{role}-{settings.instance}-{secrets.token_hex(4)}"
         """The name of this process in NATS's monitoring, and as the holder of a lease; new at every start."""
@@ -99,16 +111,32 @@ class Connection:
                     await self.close()
                 else:
                     backoff.reset()
-                    await self._closed.wait()
-                    log.warning("the connection to NATS was closed: %s", self._error or "no reason given")
+                    await self._lost()
+                    await self.close()
                 await asyncio.sleep(backoff.next())
         finally:
             await self.close()
+
+    async def _lost(self) -> None:
+        """Wait until the client has closed, or has not been connected for `replace_after` seconds."""
+        connected_at = time.monotonic()
+        while not self._closed.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._replace_after / 5):
+                    await self._closed.wait()
+            if self.connected:
+                connected_at = time.monotonic()
+            elif time.monotonic() - connected_at >= self._replace_after:
+                log.debug("NATS was not connected for %g s: connecting with another client", self._replace_after)
+                return
+        log.warning("the connection to NATS was closed: %s", self._error or "no reason given")
 
     async def close(self) -> None:
         """Close the client. What waits for the socket is sent first, within a second."""
         client, self._client = self._client, None
         if client is not None and not client.is_closed:
+            if not client.is_connected:
+                abort(client)
             try:
                 async with asyncio.timeout(2.0):
                     await client.close()
@@ -184,7 +212,7 @@ class Connection:
         except TimeoutError:
             raise NoAnswer(f"no answer within {within:g} s ({subject})") from None
         except Exception as error:
-            raise _failure(error)(f"{text_of(error)} ({subject})") from error
+            raise failure(error)(f"{text_of(error)} ({subject})") from error
 
     async def api(self, method: str, request: object = None, *, within: float = ANSWER_WITHIN) -> dict[str, Any]:
         """Call the API of JetStream, e.g. `STREAM.INFO.KV_cor`. Raises: `Refused`, `ClusterUnavailable`."""
@@ -250,7 +278,7 @@ class Connection:
             connect_timeout=CONNECT_WITHIN,
             reconnect_time_wait=RECONNECT_EVERY,  # type: ignore[arg-type]
             max_reconnect_attempts=-1,
-            ping_interval=PING_EVERY,
+            ping_interval=self._ping_every,  # type: ignore[arg-type]
             max_outstanding_pings=UNANSWERED_PINGS,
             pending_size=2 * MAX_PENDING,
             inbox_prefix=f"_INBOX.cor.{self._role}.{self._settings.instance}",
@@ -312,16 +340,3 @@ class Connection:
     async def _on_closed(self) -> None:
         self._closed.set()
         self._announce()
-
-
-def _failure(error: Exception) -> type[ClusterUnavailable]:
-    """The class of what a request raised in the library."""
-    from nats.errors import NoRespondersError  # noqa: PLC0415 - only a process with [cluster] needs the library
-
-    return NoResponder if isinstance(error, NoRespondersError) else ClusterUnavailable
-
-
-def text_of(error: BaseException) -> str:
-    """Return an error of the library as one line without its own prefix."""
-    text = " ".join(str(error).split()).removeprefix("nats: ").strip()
-    return text or type(error).__name__

@@ -14,8 +14,9 @@ from shlex import quote
 from typing import Any
 
 from correlator.cluster import keys, streams
-from correlator.cluster.connection import Connection, text_of
+from correlator.cluster.connection import Connection
 from correlator.cluster.errors import ClusterUnavailable, Refused
+from correlator.cluster.library import text_of
 from correlator.config.cluster import Cluster
 from correlator.doctor import cluster_lease, cluster_rights
 from correlator.doctor.check import Check, failure, ok, some, warning

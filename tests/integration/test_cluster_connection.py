@@ -7,9 +7,10 @@ import pytest
 from correlator.cluster import keys, streams
 from correlator.cluster.connection import Connection
 from correlator.cluster.errors import ClusterUnavailable, Refused
-from tests.support.cluster import connected, settings
+from tests.support.cluster import connected, running, settings
 from tests.support.eventually import eventually
 from tests.support.nats import Nats
+from tests.support.stuck_proxy import StuckProxy
 
 
 async def test_streams_are_created_once_and_updated_when_settings_differ(nats):
@@ -84,6 +85,35 @@ async def test_a_frozen_server_is_noticed_by_pings(nats):
         assert connection.describe()["error"]
         nats.resume()
         await connection.connect(10)
+
+
+async def test_a_server_that_stops_reading_is_left_although_messages_wait_for_it(nats):
+    async with StuckProxy(nats.port).running() as proxy:
+        url = f"nats://127.0.0.1:{proxy.port}"
+        async with running(Connection(settings(url), "collector", ping_every=0.2, replace_after=0.5)) as connection:
+            proxy.freeze()
+            for _ in range(38):  # More than the buffers of both sockets.
+                await connection.publish("cor.v1.want", bytes(100_000))
+            await eventually(lambda: not connection.connected)
+            await connection.connect(10)
+
+
+async def test_a_server_that_is_none_is_left_as_soon_as_one_answers(nats):
+    asked = []
+
+    async def answer(_, writer):
+        asked.append(writer)
+        writer.write(bytes(200_000))
+
+    async with running(Connection(settings(nats.url), "collector", replace_after=1.0)) as connection:
+        await asyncio.to_thread(nats.kill)
+        async with await asyncio.start_server(answer, "127.0.0.1", nats.port):
+            await eventually(lambda: asked)
+            await asyncio.sleep(0.1)
+        for writer in asked:
+            writer.transport.abort()
+        await asyncio.to_thread(nats.start)
+        await connection.connect(15)
 
 
 async def test_a_refused_login_is_a_reported_state_that_ends_with_the_right_password():
