@@ -28,7 +28,8 @@ from correlator.cluster.errors import ClusterUnavailable, Fenced, Refused, Unack
 MAX_MESSAGES = 1000
 """Messages of one batch, a limit of the server."""
 
-STALE = (10071, 10164)
+NOT_READY = 10164
+STALE = (10071, NOT_READY)
 """NATS's codes for a wrong expected sequence: 10164 while an earlier message of that subject is being stored."""
 
 _SEQUENCE = "Nats-Expected-Last-Subject-Sequence"

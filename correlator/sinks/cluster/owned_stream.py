@@ -15,7 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from correlator.cluster.batches import Fence, Message
+from correlator.cluster.batches import NOT_READY, Fence, Message
 from correlator.cluster.connection import Connection
 from correlator.cluster.errors import ClusterUnavailable, Fenced, Refused, Unacknowledged
 from correlator.sinks.cluster.pipelined import Pipelined
@@ -23,6 +23,12 @@ from correlator.sinks.cluster.pipelined import Pipelined
 MAX_BEHIND = 5
 """So many answers without the owner key that this process wrote mean that the key is gone, and not that a server is
 behind."""
+
+BATCH_SECONDS = 0.1
+"""A server that keeps a stream alone gets a batch if pipelining the messages would take longer than this."""
+
+MEASURED_FROM = 32
+"""Messages of the smallest write that tells how long one takes: of fewer, most is the time of the answer."""
 
 
 class OwnedStream:
@@ -46,6 +52,8 @@ class OwnedStream:
         self._pipelined = Pipelined(connection)
         self.replicated = True
         """False if one server keeps the stream alone. Then messages are pipelined, which is faster than a batch."""
+        self._message_seconds = 0.0
+        """Seconds that a pipelined message took: some milliseconds if the server writes each to its disk."""
         self._lost_batch = False
         """True if a batch may still be under way."""
         self._behind = 0
@@ -60,12 +68,25 @@ class OwnedStream:
         """
         await self.settle(within)
         try:
-            if self.replicated:
+            if self.replicated or len(messages) * self._message_seconds > BATCH_SECONDS:
                 return await self._fence.write(messages, within=within)
-            return await self._pipelined.write(messages, self._fence.headers, within)
+            return await self._write_pipelined(messages, within)
         except BaseException as error:
             self._lost_batch = not isinstance(error, Refused)
             raise
+
+    async def _write_pipelined(self, messages: Sequence[Message], within: float) -> int:
+        began = time.monotonic()
+        try:
+            seq = await self._pipelined.write(messages, self._fence.headers, within)
+        except Fenced as error:
+            if error.code != NOT_READY:
+                raise
+            self.replicated = True  # Another collector has raised the replicas: such servers take batches only.
+            raise Unacknowledged(str(error)) from error
+        if len(messages) >= MEASURED_FROM:
+            self._message_seconds = (time.monotonic() - began) / len(messages)
+        return seq
 
     async def settle(self, within: float) -> None:
         """Have a batch without an acknowledgement refused from now on, unless it is stored. Raises: as `write`."""

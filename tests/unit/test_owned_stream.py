@@ -1,0 +1,90 @@
+"""How messages of the lease's holder are sent to one server, and to several."""
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from correlator.cluster.batches import NOT_READY, Message
+from correlator.cluster.errors import Fenced, Unacknowledged
+from correlator.sinks.cluster import owned_stream
+from correlator.sinks.cluster.owned_stream import OwnedStream
+
+OWNER = b"this one"
+
+
+class Server:
+    """The streams of one owner. `seconds`: that each pipelined message takes; `refusal`: what refuses those."""
+
+    def __init__(self, monkeypatch):
+        self.seq, self.now, self.seconds = 1, 1000.0, 0.0
+        self.refusal: Exception | None = None
+        self.writes: list[tuple[str, int]] = []
+        self.headers = {"fence": "1"}
+        monkeypatch.setattr(owned_stream.time, "monotonic", lambda: self.now)
+        self.stream = OwnedStream(
+            cast(Any, self), "KV_cor", "owner", OWNER, cast(Any, SimpleNamespace(**self.fence())), rewrite_every=3600
+        )
+        self.stream.replicated = False
+        self.stream._pipelined = cast(Any, SimpleNamespace(write=self.pipeline))
+
+    def fence(self) -> dict[str, Any]:
+        return {"seq": 1, "headers": {}, "write": self.batch, "rewrite": self.rewrite}
+
+    async def batch(self, messages, *, within):
+        self.writes.append(("batch", len(messages)))
+        return len(messages)
+
+    async def pipeline(self, messages, fence, within):
+        self.writes.append(("pipelined", len(messages)))
+        if self.refusal is not None:
+            raise self.refusal
+        self.now += len(messages) * self.seconds
+        return len(messages)
+
+    async def rewrite(self, value, *, within):
+        self.writes.append(("owner", 1))
+
+    async def last(self, stream, subject, *, within):
+        return SimpleNamespace(headers={"Nats-Sequence": str(self.seq)}, data=OWNER)
+
+    async def write(self, count: int) -> None:
+        await self.stream.write([Message(f"key{n}", b"{}") for n in range(count)], 1.0)
+
+
+@pytest.fixture
+def server(monkeypatch):
+    return Server(monkeypatch)
+
+
+async def test_one_server_gets_many_messages_as_a_batch_only_if_each_goes_to_its_disk(server):
+    server.seconds = 0.0003
+    for count in (1, 250, 250):
+        await server.write(count)
+    assert server.writes == [("pipelined", 1), ("pipelined", 250), ("pipelined", 250)]
+    server.writes.clear()
+    server.seconds = 0.0014
+    for count in (1, 250, 250, 10):
+        await server.write(count)
+    assert server.writes == [("pipelined", 1), ("pipelined", 250), ("batch", 250), ("pipelined", 10)]
+
+
+async def test_the_time_of_an_answer_to_few_messages_says_nothing_of_many(server):
+    server.seconds = 0.002
+    for count in (1, 10, 250):
+        await server.write(count)
+    assert [how for how, _ in server.writes] == ["pipelined"] * 3
+
+
+async def test_a_stream_that_has_got_replicas_meanwhile_gets_batches_and_the_lease_is_kept(server):
+    server.refusal = Fenced("wrong last sequence", NOT_READY)
+    with pytest.raises(Unacknowledged):
+        await server.write(3)
+    await server.write(3)
+    assert server.writes == [("pipelined", 3), ("owner", 1), ("batch", 3)]
+
+
+async def test_a_fence_that_refuses_pipelined_messages_is_a_lost_lease(server):
+    server.refusal = Fenced("wrong last sequence", 10071)
+    with pytest.raises(Fenced):
+        await server.write(3)
