@@ -1,13 +1,15 @@
 """The streams of a cluster, and how they are created and updated.
 
 `ensure` may be called by any collector at any time: a stream with the wanted settings is left as it is, another one is
-updated, a missing one is created. Two collectors that create the same stream at once both succeed. A setting that
+updated, a missing one is created. Replicas are only added: a collector whose configuration names fewer does not take
+them from the others. Two collectors that create the same stream at once both succeed. A setting that
 NATS cannot change (the storage) is an error that names the stream.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from correlator.cluster import keys
@@ -96,15 +98,24 @@ async def ensure(connection: Connection, replicas: int) -> list[str]:
         found = await config(connection, name)
         if found is None:
             await _create(connection, name, settings)
-        elif different := {
-            key: value for key, value in settings.items() if key not in AT_CREATION and found.get(key) != value
-        }:
+        elif different := _different(found, settings):
             log.info("updating the stream %s: %s", name, ", ".join(different))
             await connection.api(f"STREAM.UPDATE.{name}", found | different)
         else:
             continue
         changed.append(name)
     return changed
+
+
+def _different(found: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that an existing stream is to get."""
+    return {
+        key: value
+        for key, value in settings.items()
+        if key not in AT_CREATION
+        and found.get(key) != value
+        and not (key == "num_replicas" and found.get(key, 1) > value)
+    }
 
 
 async def config(connection: Connection, name: str) -> dict[str, Any] | None:

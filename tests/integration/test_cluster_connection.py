@@ -28,9 +28,10 @@ async def test_streams_are_created_once_and_updated_when_settings_differ(nats):
             await streams.ensure(connection, 3)
 
 
-async def test_three_servers_keep_three_replicas_and_outlive_one(nats_cluster):
+async def test_three_servers_keep_three_replicas_whoever_wants_fewer_and_outlive_one(nats_cluster):
     async with connected(nats_cluster.url) as connection:
         await streams.ensure(connection, 3)
+        assert await streams.ensure(connection, 1) == []
         found = await streams.info(connection, keys.STATE)
         assert found is not None
         assert found["config"]["num_replicas"] == 3
