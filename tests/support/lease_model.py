@@ -122,14 +122,14 @@ def _as_active(world: World, n: int, collector: Collector) -> Iterator[tuple[str
     if len(world.authors) < SEQUENCES and len(world.flight) < IN_FLIGHT:
         yield f"{n} rewrites", world._replace(flight=world.flight | {Sent("rewrite", n, holder, collector.fence)})
     if world.owner is None or world.owner.seq != collector.fence:  # A batch is refused.
-        if is_lost(holder, world.owner):
+        if is_lost(holder, collector.fence, world.owner):
             yield f"{n} is fenced", _again(world, n)
         else:
             assert world.owner is not None
             yield f"{n} adopts its fence", world.put(n, collector._replace(fence=world.owner.seq))
     now = world.alive.seq if world.alive is not None else 0
     if collector.alive_seq != now:  # The compare-and-set of a renewal is refused.
-        if is_lost(holder, world.owner):
+        if is_lost(holder, collector.fence, world.owner):
             yield f"{n} sees its loss", _again(world, n)
         else:
             yield f"{n} adopts the alive key", world.put(n, collector._replace(alive_seq=now))

@@ -19,7 +19,7 @@ from correlator.cluster.batches import Fence, put
 from correlator.cluster.connection import Connection
 from correlator.cluster.errors import ClusterUnavailable, Fenced, Refused, Unacknowledged
 from correlator.config.cluster import Cluster
-from correlator.sinks.cluster.lease import POLL_EVERY, RENEW_EVERY, Seen, Standby, is_lost, read
+from correlator.sinks.cluster.lease import POLL_EVERY, RENEW_EVERY, Seen, Standby, is_behind, is_lost, read
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +28,9 @@ ANSWER_WITHIN = 1.0
 
 OWNER_CHECKED_EVERY = 5.0
 """Seconds between two reads of the owner key by the active, which detect that the stream was deleted."""
+
+BEHIND_READS = 8
+"""Reads of the owner key, `POLL_EVERY` apart, that may have an old answer. After them the key counts as gone."""
 
 RETRY_EVERY = 1.0
 """Seconds between two attempts to create the streams."""
@@ -50,6 +53,7 @@ class Lease:
         self._error: str | None = None
         self._lost = asyncio.Event()
         self._owner: Seen | None = None
+        self._fence: Fence | None = None
         self.report: Callable[[], dict[str, Any]] = dict
         self.holder = ""
         self.owner = b""
@@ -86,15 +90,17 @@ class Lease:
                 await asyncio.sleep(POLL_EVERY if isinstance(error, ClusterUnavailable) else RETRY_EVERY)
                 continue
             self._error, self._owner = None, owner
-            standby = standby.polled(time.monotonic(), alive, owner)
+            standby = standby.polled(asyncio.get_running_loop().time(), alive, owner)
             seq = owner.seq if owner is not None and standby.owns else None
             if standby.may_take:
-                seq = await self._own(standby.expected)
+                if not standby.by_silence or await self._can_be_renewed():
+                    seq = await self._own(standby.expected)
                 standby = standby.refused()
             if seq is not None:
                 log.info("this process is the active collector of %s", self.instance)
                 self.active, self._alive_seq = True, alive.seq if alive is not None else 0
-                return Fence(self.connection, self._owner_key, seq)
+                self._fence = Fence(self.connection, self._owner_key, seq)
+                return self._fence
             await asyncio.sleep(POLL_EVERY)
 
     async def hold(self) -> None:
@@ -141,6 +147,15 @@ class Lease:
         owner = await self.connection.last(keys.STATE, self._owner_key, within=ANSWER_WITHIN)
         return _seen(alive), _seen(owner)
 
+    async def _can_be_renewed(self) -> bool:
+        """True if a server leads the stream of the alive key: only that one answers this request."""
+        try:
+            await self.connection.api(f"STREAM.INFO.{keys.ALIVE}", within=ANSWER_WITHIN)
+        except (ClusterUnavailable, Refused) as error:
+            self._failed(error)
+            return False
+        return True
+
     async def _own(self, expected: int) -> int | None:
         """Take the owner key. Returns its sequence, None if that failed or the outcome is unknown."""
         try:
@@ -167,7 +182,7 @@ class Lease:
                 except (ClusterUnavailable, Refused) as error:
                     self._failed(error)
                     return True
-                if is_lost(self.holder, owner):
+                if self._is_lost(owner):
                     return False
                 self._alive_seq = alive.seq if alive is not None else 0
             except (ClusterUnavailable, Refused) as error:
@@ -177,19 +192,30 @@ class Lease:
         return True
 
     async def _is_owner(self) -> bool:
-        try:
-            _, owner = await self._read_keys()
-        except (ClusterUnavailable, Refused):  # Unknown. Without the stream nobody responds: create it again.
-            await self._ensure_again()
-            return True
-        return not is_lost(self.holder, owner)
+        """Read the owner key. An answer that is older than what this process wrote is of a server that is behind."""
+        for _ in range(BEHIND_READS):
+            try:
+                _, owner = await self._read_keys()
+            except (ClusterUnavailable, Refused):  # Unknown. Without the stream nobody responds: create it again.
+                await self._ensure_again()
+                return True
+            if self._is_lost(owner):
+                return False
+            if not is_behind(self._fence.seq if self._fence is not None else 0, owner):
+                return True
+            await asyncio.sleep(POLL_EVERY)
+        return False
+
+    def _is_lost(self, owner: Seen | None) -> bool:
+        return is_lost(self.holder, self._fence.seq if self._fence is not None else 0, owner)
 
     async def _ensure_again(self) -> None:
-        """A stream may be gone: that of the alive key is in memory."""
+        """A stream may be gone: that of the alive key is in memory. The next renewal does not wait for long."""
         self._ensured = -1
         try:
-            await self._ensure()
-        except (ClusterUnavailable, Refused) as error:
+            async with asyncio.timeout(ANSWER_WITHIN):
+                await self._ensure()
+        except (ClusterUnavailable, Refused, TimeoutError) as error:
             log.debug("the streams cannot be checked: %s", error)
 
     def _failed(self, error: Exception) -> None:

@@ -10,6 +10,7 @@ seconds. A standby reads both keys every `POLL_EVERY` seconds. It takes the leas
 
 Invariants.
 
+* While no server leads the stream of the alive key, nobody can renew it, so its silence proves nothing.
 * No rule here depends on the clocks of two machines. Time in which a standby could not read the keys, or did not run,
   does not count as silence of the owner.
 * A standby takes the key at the sequence that it saw during the whole silence: of two standbys that take it at the
@@ -76,14 +77,22 @@ class Standby(Struct, frozen=True):
         return self.owner is not None and self.owner.holder == self.holder
 
     @property
+    def by_silence(self) -> bool:
+        """True if the owner is silent, and has not released the lease."""
+        return self.owner is not None and not self._released
+
+    @property
     def may_take(self) -> bool:
         """True if the lease is to be taken now, at the sequence `expected`."""
         if self.polled_at is None or self.owns:
             return False
-        if self.owner is None or self.quiet >= TAKE_AFTER:
-            return True
+        return self.owner is None or self.quiet >= TAKE_AFTER or self._released
+
+    @property
+    def _released(self) -> bool:
         # A release by an earlier owner says nothing of the present one, which has not renewed the key yet.
-        return self.alive is not None and self.alive.released and self.alive.holder == self.owner.holder
+        alive, owner = self.alive, self.owner
+        return alive is not None and owner is not None and alive.released and alive.holder == owner.holder
 
     @property
     def expected(self) -> int:
@@ -91,9 +100,14 @@ class Standby(Struct, frozen=True):
         return self.owner.seq if self.owner is not None else 0
 
 
-def is_lost(holder: str, owner: Seen | None) -> bool:
-    """True if the owner key is no longer of `holder`."""
-    return owner is None or owner.holder != holder
+def is_lost(holder: str, seq: int, owner: Seen | None) -> bool:
+    """True if another collector has written the owner key, which `holder` wrote last with sequence `seq`."""
+    return owner is not None and owner.seq > seq and owner.holder != holder
+
+
+def is_behind(seq: int, owner: Seen | None) -> bool:
+    """True if an answer is older than `seq`: of a server that is behind, or of a stream that was created again."""
+    return owner is None or owner.seq < seq
 
 
 def read(seq: int, value: bytes) -> Seen:
