@@ -51,7 +51,7 @@ async def standby(
     while True:
         fence = await lease.acquire()
         holding = group.create_task(lease.hold(), name="lease")
-        stream = StreamCheckpoint(lease.connection, lease.instance, lease.owner, lease.lose)
+        stream = StreamCheckpoint(lease.connection, lease.instance, lease.owner, fence, lease.lose)
         try:
             saved = await _restored(stream)
         except Fenced as error:

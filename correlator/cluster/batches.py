@@ -71,6 +71,18 @@ class Fence:
         async with self._lock:
             return await _write(self._connection, messages, self.headers, within)
 
+    async def verify(self, stream: str, value: bytes, *, within: float = ANSWER_WITHIN) -> None:
+        """Read the owner key, which has `value` if this process wrote it last.
+
+        Raises: `Fenced` if another process did; `Unacknowledged` if the answer is older than the key's sequence, as a
+        server is behind or the key is gone; `ClusterUnavailable`, `Refused`.
+        """
+        found = await self._connection.last(stream, self._subject, within=within)
+        if found is None or int((found.headers or {})["Nats-Sequence"]) < self.seq:
+            raise Unacknowledged(f"a server is behind, or {self._subject} is gone")
+        if found.data != value:
+            raise Fenced(f"another process owns {self._subject}")
+
     async def rewrite(self, value: bytes, *, within: float = ANSWER_WITHIN) -> int:
         """Write the owner key again, so that it does not pin old sequences. Returns its new sequence, now `seq`.
 

@@ -55,14 +55,17 @@ READ_WITHIN = 5.0
 class StreamCheckpoint:
     """The checkpoint of `instance` in the stream. Event loop's thread only.
 
-    `owner`: the value of the owner key of the lease's holder, which is this process. `on_lost`: called when it is not
-    any more.
+    `owner`: the value of the owner key of the lease's holder, which is this process; `lease`: the key's fence.
+    `on_lost`: called when this process holds the lease no longer.
     """
 
-    def __init__(self, connection: Connection, instance: str, owner: bytes, on_lost: Callable[[], None]) -> None:
+    def __init__(
+        self, connection: Connection, instance: str, owner: bytes, lease: Fence, on_lost: Callable[[], None]
+    ) -> None:
         self._connection = connection
         self._instance = instance
         self._owner = owner
+        self._lease = lease
         self._on_lost = on_lost
         self._fence: Fence | None = None
         self._rows: set[Name] = set()
@@ -87,8 +90,12 @@ class StreamCheckpoint:
             headers = message.headers or {}
             name = _name(headers.get("Nats-Subject", ""))
             complete = complete or int(headers.get("Nats-Sequence", "0")) == fence.seq
-            if message.data and name is not None and name != ("owner",):
+            if name is None or name == ("owner",):
+                continue
+            if message.data:
                 rows[name] = message.data
+            else:  # Another server than the last one may answer, and know that a row was removed.
+                rows.pop(name, None)
         if not complete:
             raise ClusterUnavailable("the server that was asked lags behind")
         self._rows = set(rows)
@@ -154,10 +161,12 @@ class StreamCheckpoint:
         subject = keys.checkpoint_owner(self._instance)
         for _ in range(20):
             before = await self._connection.last(keys.CHECKPOINT, subject)
-            owner = await self._connection.last(keys.STATE, keys.owner(self._instance))
-            if owner is None or owner.data != self._owner:
-                raise Fenced(f"another process owns {self._instance}")
             seq = int((before.headers or {})["Nats-Sequence"]) if before is not None else 0
+            try:
+                await self._lease.verify(keys.STATE, self._owner)
+            except Unacknowledged:
+                await asyncio.sleep(0.05)
+                continue
             try:
                 return Fence(self._connection, subject, await put(self._connection, subject, self._owner, expected=seq))
             except Fenced:

@@ -295,6 +295,23 @@ async def test_pending_events_of_the_last_run_are_stored(nats):
             assert await events(one.connection, "dc1") == [1, 2]
 
 
+async def test_the_owner_key_of_events_is_renewed_while_nothing_happens_because_events_expire(nats):
+    async with collector(nats, timings={"rewrite_owner_every": 0.1}) as one, one.writing():
+        one.happen(1)
+
+        async def owner_seq():
+            found = await one.connection.last(keys.EVENTS, keys.events_owner("dc1"))
+            return found and int(found.headers["Nats-Sequence"])
+
+        before = await eventually(owner_seq)
+        await eventually(lambda: _greater(owner_seq, before + 1))
+        assert await events(one.connection, "dc1") == [1]
+
+
+async def _greater(read, seq):
+    return await read() > seq
+
+
 async def test_log_lines_reach_whoever_listens_and_are_numbered(nats):
     async with collector(nats) as one:
         seen = []
@@ -308,8 +325,9 @@ async def test_log_lines_reach_whoever_listens_and_are_numbered(nats):
             await eventually(lambda: seen)
             await asyncio.to_thread(nats.kill)
             await eventually(lambda: not one.connection.connected)
+            dropped = cluster_metrics.LINES_DROPPED._value.get()
             one.log(3, 4)
-            await eventually(lambda: not len(one.sink._lines))
+            await eventually(lambda: cluster_metrics.LINES_DROPPED._value.get() == dropped + 2)
             await asyncio.to_thread(nats.start)
             await eventually(lambda: one.connection.connected)
             one.log(5)

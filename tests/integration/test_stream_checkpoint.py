@@ -23,10 +23,11 @@ from tests.support.saved_index import changes, filled
 class Active:
     """A holder of the lease with its checkpoint. `lost`: how often it was called."""
 
-    def __init__(self, lease):
+    def __init__(self, lease, fence):
         self.lease = lease
+        self.fence = fence
         self.lost = 0
-        self.checkpoint = StreamCheckpoint(lease.connection, lease.instance, lease.owner, self._on_lost)
+        self.checkpoint = StreamCheckpoint(lease.connection, lease.instance, lease.owner, fence, self._on_lost)
 
     def _on_lost(self):
         self.lost += 1
@@ -37,8 +38,7 @@ async def active(url):
     """A process that takes the lease; an earlier holder has released it."""
     async with connected(url) as connection:
         lease = Lease(connection, settings(url))
-        await lease.acquire()
-        yield Active(lease)
+        yield Active(lease, await lease.acquire())
         with contextlib.suppress(Exception):
             await lease.release()
 
@@ -142,7 +142,8 @@ async def test_a_write_of_several_batches_that_ended_in_the_middle_is_not_used(n
 
 async def read_again(owner):
     """What the same owner reads."""
-    return await StreamCheckpoint(owner.lease.connection, owner.lease.instance, owner.lease.owner, lambda: None).open()
+    lease = owner.lease
+    return await StreamCheckpoint(lease.connection, lease.instance, lease.owner, owner.fence, lambda: None).open()
 
 
 async def test_after_an_outage_everything_is_written_again(nats):

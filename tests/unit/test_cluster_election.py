@@ -1,58 +1,14 @@
 """The lease while NATS's servers elect leaders or lag: a healthy holder keeps it, in virtual time."""
 
-import asyncio
-import json
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from correlator.cluster import keys, streams
-from correlator.cluster.errors import NoAnswer
 from correlator.sinks.cluster.election import Lease
 from correlator.sinks.cluster.lease import TAKE_AFTER
 from tests.support.cluster import settings
+from tests.support.lease_servers import ALIVE, LONG_AGO, OWNER, Servers
 from tests.support.virtual_time import VirtualTimeLoop
-
-OWNER, ALIVE = keys.owner("dc1"), keys.alive("dc1")
-LONG_AGO = (1, b'{"holder": "earlier"}')
-
-
-class Servers:
-    """Two keys, and what can happen to their streams. `old`: what reads find in place of the newest values."""
-
-    name = "me"
-    generation = 1
-
-    def __init__(self) -> None:
-        self.values: dict[str, tuple[int, bytes]] = {}
-        self.old: dict[str, tuple[int, bytes] | None] = {}
-        self.leads = True
-        self.renewals = 0
-        self._seq = 1
-
-    async def last(self, stream: str, subject: str, *, within: float) -> Any:
-        await asyncio.sleep(0.001)
-        found = self.old[subject] if subject in self.old else self.values.get(subject)
-        return found and SimpleNamespace(headers={"Nats-Sequence": str(found[0])}, data=found[1])
-
-    async def api(self, method: str, request: object = None, *, within: float = 5.0) -> dict[str, Any]:
-        if not self.leads and method == f"STREAM.INFO.{keys.ALIVE}":
-            await asyncio.sleep(within)
-            raise NoAnswer("no answer")
-        return {"config": streams.wanted(1)[method.rpartition(".")[2]]}
-
-    async def request(self, subject: str, payload: bytes, *, headers: dict[str, str], within: float) -> Any:
-        self.renewals += subject == ALIVE
-        if not self.leads and subject == ALIVE:
-            await asyncio.sleep(within)
-            raise NoAnswer("no answer")
-        await asyncio.sleep(0.001)
-        if int(headers["Nats-Expected-Last-Subject-Sequence"]) != self.values.get(subject, (0,))[0]:
-            return SimpleNamespace(data=b'{"error": {"err_code": 10071}}')
-        self._seq += 1
-        self.values[subject] = self._seq, payload
-        return SimpleNamespace(data=json.dumps({"seq": self._seq}))
 
 
 @pytest.fixture
@@ -107,6 +63,7 @@ def test_an_owner_key_that_is_gone_or_of_another_ends_the_lease(loop, servers, l
 def test_silence_while_no_server_leads_the_alive_key_is_not_the_owners(loop, servers, lease):
     servers.values = {OWNER: LONG_AGO, ALIVE: LONG_AGO}
     loop.create_task(lease.acquire())
+    loop.run(0.1)
     servers.leads = False
     loop.run(30)
     assert not lease.active

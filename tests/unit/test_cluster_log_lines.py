@@ -17,8 +17,8 @@ def row(event_id, message="text", job_id="j", attrs=None):
 
 def messages(lines):
     found = []
-    while (message := lines.pop_message()) is not None:
-        found.append(message)
+    while len(lines):
+        found.append(lines.pop_message())
     return found
 
 

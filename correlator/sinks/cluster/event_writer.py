@@ -27,7 +27,7 @@ DUPLICATE = 10201
 class EventWriter:
     """Sends what is in `pending`. `owner`: the value of this process's owner keys, which no other process writes.
 
-    `within`: seconds to wait for an answer. Only one task may call `step`.
+    `lease`: the fence of the key of the lease. `within`: seconds to wait for an answer. Only one task may call `step`.
     """
 
     def __init__(
@@ -35,6 +35,7 @@ class EventWriter:
         connection: Connection,
         instance: str,
         owner: bytes,
+        lease: Fence,
         pending: PendingEvents,
         *,
         within: float,
@@ -43,6 +44,7 @@ class EventWriter:
         self._connection = connection
         self._instance = instance
         self._owner = owner
+        self._lease = lease
         self._pending = pending
         self._within = within
         self._rewrite_every = rewrite_every
@@ -72,6 +74,14 @@ class EventWriter:
         self._pending.acknowledged()
         return len(events)
 
+    async def settle(self) -> None:
+        """Write the owner key again if that is due. Call it while no event is pending: the stream drops old messages.
+
+        Raises: as `step`.
+        """
+        if self._stream is not None:
+            await self._stream.settle(self._within)
+
     async def _look_up(self, stream: OwnedStream, events: Sequence[PendingEvent]) -> int:
         """Decide whether the stream has the batch in doubt: all of it or nothing, and nothing after it."""
         await stream.settle(self._within)
@@ -94,12 +104,13 @@ class EventWriter:
                 await stream.write([message], self._within)
 
     async def _acquire(self) -> OwnedStream:
-        """Write the owner key of the stream. Raises: `Fenced` unless this process holds the lease."""
-        lease, subject = keys.owner(self._instance), keys.events_owner(self._instance)
-        holder = await self._connection.last(keys.STATE, lease, within=self._within)
-        if holder is None or holder.data != self._owner:
-            raise Fenced(f"another process owns {lease}" if holder else f"{lease} is gone")
+        """Write the owner key of the stream. Raises: `Fenced` unless this process holds the lease.
+
+        The key is read before the lease, so that a successor's key is never written over.
+        """
+        subject = keys.events_owner(self._instance)
         last = await self._connection.last(keys.EVENTS, subject, within=self._within)
+        await self._lease.verify(keys.STATE, self._owner, within=self._within)
         expected = int((last.headers or {})["Nats-Sequence"]) if last is not None else 0
         try:
             seq = await put(self._connection, subject, self._owner, expected=expected, within=self._within)

@@ -61,10 +61,8 @@ class LogLines:
         self._size = 0
         return dropped
 
-    def pop_message(self) -> bytes | None:
-        """Return the next message, with as many lines as fit. None if no line waits."""
-        if not self._waiting:
-            return None
+    def pop_message(self) -> bytes:
+        """Return the next message, with as many lines as fit. Raises: `IndexError` if no line waits."""
         first, lines = self._first, [self._pop()]
         size = len(lines[0]) + OVERHEAD
         while self._waiting and size + len(self._waiting[0]) + 1 <= self._max_message:

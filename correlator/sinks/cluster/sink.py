@@ -84,7 +84,7 @@ class ClusterSink:
         self._dirty = DirtyKeys(time.monotonic)
         self._events = PendingEvents(time.monotonic, _restored(events))
         self._event_writer = EventWriter(
-            connection, instance, owner, self._events, within=timings.answer_within, rewrite_every=rewrite
+            connection, instance, owner, fence, self._events, within=timings.answer_within, rewrite_every=rewrite
         )
         self._lines = LogLines()
         self._position = epoch.decode(position)
@@ -238,6 +238,8 @@ class ClusterSink:
         if len(self._events):
             cluster_metrics.EVENTS.inc(await self._event_writer.step())
             self._note_acknowledgement()
+        else:
+            await self._event_writer.settle()
 
     async def _compare(self, repair: Repair, began: Micros, beat: Callable[[], None]) -> None:
         """Compare memory with the stream if it is time to. `began`: when the jobs in memory had been loaded."""
@@ -262,11 +264,13 @@ class ClusterSink:
     async def _send_lines(self) -> None:
         """Send the lines that wait, or drop them if the cluster is away."""
         await self._wait(self._lines_arrived, lambda: len(self._lines) > 0)
-        while (message := self._lines.pop_message()) is not None:
+        while waiting := len(self._lines):
+            message = self._lines.pop_message()
             try:
                 await self._connection.publish(keys.line(self._instance), message)
             except ClusterUnavailable:
-                cluster_metrics.LINES_DROPPED.inc(self._lines.clear())
+                self._lines.clear()
+                cluster_metrics.LINES_DROPPED.inc(waiting)
             await asyncio.sleep(0)
 
     # -- internal

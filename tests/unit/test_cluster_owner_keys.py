@@ -1,0 +1,99 @@
+"""The owner keys of events and of the checkpoint are written by the lease's holder only, whatever server answers."""
+
+import asyncio
+import contextlib
+from types import SimpleNamespace
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from correlator.cluster import keys
+from correlator.cluster.batches import Fence
+from correlator.cluster.errors import Fenced, Unacknowledged
+from correlator.jobs.model.persisted import Cursor
+from correlator.pipeline.stream_checkpoint import StreamCheckpoint
+from correlator.sinks.cluster.event_writer import EventWriter
+from correlator.sinks.cluster.pending_events import PendingEvent, PendingEvents
+from tests.support.lease_servers import LONG_AGO, OWNER, Servers
+
+ME, OTHER = b"me", b"other"
+EVENTS = keys.events_owner("dc1")
+
+
+@pytest.fixture
+def servers():
+    servers = Servers()
+    servers.put(OWNER, ME)
+    return servers
+
+
+@pytest.fixture
+def lease(servers):
+    return Fence(cast(Any, servers), OWNER, servers.values[OWNER][0])
+
+
+@pytest.fixture
+def writer(servers, lease):
+    pending = PendingEvents(lambda: 0.0, [PendingEvent("a", "dc1:1", b"{}")])
+    return EventWriter(cast(Any, servers), "dc1", ME, lease, pending, within=1.0, rewrite_every=3600)
+
+
+async def test_a_holder_that_is_followed_while_it_begins_does_not_take_the_events_from_its_successor(servers, writer):
+    def follow(subject):
+        if subject == OWNER:
+            servers.put(OWNER, OTHER)
+            servers.put(EVENTS, OTHER)
+
+    servers.after_read = follow
+    with contextlib.suppress(Unacknowledged, Fenced):
+        await writer.step()
+    assert servers.values[EVENTS][1] == OTHER
+    with pytest.raises(Fenced):
+        await writer.step()
+
+
+@pytest.mark.parametrize("old", [None, LONG_AGO])
+async def test_a_server_that_lags_delays_events_and_is_no_loss_of_the_lease(servers, writer, old):
+    servers.old[OWNER] = old
+    with pytest.raises(Unacknowledged):
+        await writer.step()
+    servers.old.clear()
+    assert await writer.step() == 1
+
+
+def checkpoint(servers, lease):
+    return StreamCheckpoint(cast(Any, servers), "dc1", ME, lease, lambda: None)
+
+
+async def test_a_server_that_lags_delays_the_checkpoint_and_is_no_loss_of_the_lease(servers, lease):
+    servers.old[OWNER] = LONG_AGO
+    asyncio.get_running_loop().call_later(0.1, servers.old.clear)
+    await checkpoint(servers, lease)._own()
+    servers.put(OWNER, OTHER)
+    with pytest.raises(Fenced):
+        await checkpoint(servers, lease)._own()
+
+
+async def test_a_row_that_another_server_knows_to_be_removed_is_not_read(servers, lease, monkeypatch):
+    """The first answer is of a server that lags."""
+    encode = msgspec.msgpack.encode
+    state = {"at": 5.0, "cursor": Cursor(7), "memory": 0}
+    rows = [(keys.checkpoint("dc1", "event", n), encode(("j", b"event " + n.encode()))) for n in "12"]
+    rows += [(keys.checkpoint("dc1", "state", name), encode(value)) for name, value in state.items()]
+    rows += [(keys.checkpoint("dc1", "event", "1"), b"")]
+
+    async def read(_):
+        for seq, (subject, value) in enumerate([*rows, (keys.checkpoint_owner("dc1"), ME)], 1):
+            newest = str(servers.values[subject][0] if value == ME else seq)
+            yield SimpleNamespace(headers={"Nats-Subject": subject, "Nats-Sequence": newest}, data=value)
+
+    monkeypatch.setattr(StreamCheckpoint, "_read", read)
+    found: list[Any] = []
+
+    async def decoded(rows):
+        found.append({name for name in rows if name[0] == "event"})
+
+    monkeypatch.setattr("correlator.pipeline.stream_checkpoint.saved_of", decoded)
+    await checkpoint(servers, lease).open()
+    assert found == [{("event", "2")}]
