@@ -19,8 +19,6 @@ log = logging.getLogger(__name__)
 RESTORE_WITHIN = 10.0
 """Seconds to read the checkpoint in the cluster. After them the tables are read, as at a first start."""
 
-REFUSAL = "this daemon is the standby of its appliance: ask the active one, or try again"
-
 
 @dataclass(frozen=True, slots=True)
 class Tenure:
@@ -45,7 +43,8 @@ async def standby(
     `group`: runs the renewals of the lease from then on.
     """
     following.hub.readiness["cluster"] = lease.describe
-    following.archive.refuse(REFUSAL)
+    following.hub.refusal = lambda: lease.refusal
+    following.archive.refuse(lease.refusal)
     await served
     supervisor.began()
     while True:

@@ -103,7 +103,7 @@ class Supervisor:
         hub, parts = self._hub, {name: describe() for name, describe in self._hub.readiness.items()}
         texts = [f"{name} is stuck" for name in self._stuck]
         if parts.get("cluster", {}).get("role") == "standby":
-            return _line([*texts, f"standby of {parts['cluster']['instance']}: {parts['cluster']['error']}"])
+            return _line([*texts, str(parts["cluster"]["error"])])
         if hub.status.loading:
             if hub.status.error:
                 texts.append(f"waiting for the database: {hub.status.error}")

@@ -113,6 +113,8 @@ class Hub(ABC):
         """What answers where memory cannot. None: memory is all there is, and the methods that need it raise."""
         self.clock = clock
         self.draining = False
+        self.refusal: Callable[[], str | None] = lambda: None
+        """Returns why clients are not served, e.g. by a standby; None: they are. The text may be sent to clients."""
         self.live = Liveness()
         """The heartbeats of the process's tasks."""
         self.waiting_ids = WaitingIds(lambda name: published.resolve(name) is not None, on_watch)
@@ -156,7 +158,7 @@ class Hub(ABC):
     @property
     @abstractmethod
     def serves(self) -> bool:
-        """True if streams can begin. A daemon's always can."""
+        """True if streams can begin."""
 
     # -- positions
 

@@ -79,7 +79,7 @@ class LocalHub(Hub):
 
     @property
     def serves(self) -> bool:
-        return True
+        return self.refusal() is None
 
     @property
     def running(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import platform
 import signal
 import time
 from pathlib import Path
@@ -26,6 +27,8 @@ from tests.support.eventually import eventually
 from tests.support.mariadb import Database, MariaDB
 from tests.support.mosquitto import Mosquitto
 from tests.support.nats import Nats
+
+REFUSAL = "this daemon is the standby of dc1: ask the active one, on {}"
 
 TAKEOVER = 5.0
 """Seconds from the kill of the active until the standby shows a new row, on a machine that is not busy."""
@@ -63,8 +66,14 @@ async def test_a_standby_asks_the_database_nothing_and_says_that_it_is_one(
                 await standby.start(ready=False)
                 await eventually(lambda: follows(standby, lease.holder))
                 assert (await standby.get("/health/ready"))[0] == 503
-                for path in ("/api/v1/jobs/nobody", "/api/v1/jobs?status=completed", "/api/v1/operations"):
-                    assert (await standby.get(path))[0] in {200, 503}, path
+                for path in ("jobs", "jobs/nobody?wait=5", "jobs?status=completed", "operations", "stream"):
+                    status, body = await standby.get(f"/api/v1/{path}")
+                    assert (status, body["detail"]) == (503, REFUSAL.format(platform.node())), path
+                assert standby.session is not None
+                async with standby.session.ws_connect("/ws") as ws:
+                    await ws.send_json({"type": "hello", "version": 1})
+                    closed = await ws.receive(timeout=10)
+                    assert (closed.data, closed.extra) == (1013, REFUSAL.format(platform.node())[:123])
                 await asyncio.sleep(2)
                 after = await counters(own_mariadb)
                 assert after["Connections"] - before["Connections"] == 1
@@ -256,6 +265,9 @@ async def test_a_collector_without_nats_waits_and_stops_when_it_is_asked(
         await waiting.start(ready=False)
         part = await cluster_part(waiting)
         assert (part["ok"], part["connected"], part["role"]) == (False, False, "standby")
+        assert part["error"].startswith("waiting for the lease of dc1, following and publishing nothing until then: ")
+        status, body = await waiting.get("/api/v1/jobs")
+        assert (status, body["detail"]) == (503, REFUSAL.partition("ask")[0] + "ask the active one, or try again")
         await asyncio.to_thread(nats.start)
         await eventually(lambda: is_active(waiting))
         await asyncio.to_thread(nats.kill)

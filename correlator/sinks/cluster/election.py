@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import platform
 import secrets
 import time
 from collections.abc import Callable
@@ -68,17 +69,33 @@ class Lease:
         }
         if not self.active:
             owner = self._owner.holder if self._owner is not None else None
-            part |= {"ok": False, "active": owner, "error": part.get("error") or self._error or "this is the standby"}
+            part |= {"ok": False, "active": owner, "error": self._standing()}
         elif self._error is not None:
             part |= {"ok": False, "error": part.get("error") or self._error}
         return part
+
+    @property
+    def refusal(self) -> str | None:
+        """Why this process serves no client; None while it is active. It names the host of the active for them."""
+        if self.active:
+            return None
+        host = self._owner.host if self._owner is not None else ""
+        ask = f"ask the active one, on {host}" if host else "ask the active one, or try again"
+        return f"this daemon is the standby of {self.instance}: {ask}"
+
+    def _standing(self) -> str:
+        """Why this process is not active."""
+        error = self.connection.describe().get("error") or self._error
+        if error is None:
+            return f"this is the standby of {self.instance}"
+        return f"waiting for the lease of {self.instance}, following and publishing nothing until then: {error}"
 
     async def acquire(self) -> Fence:
         """Wait as the standby until this process holds the lease. Returns the fence of its writes."""
         self.active, self.report = False, dict
         self._lost.clear()
         self.holder = f"{self.connection.name}-{secrets.token_hex(4)}"
-        self.owner = json.dumps({"holder": self.holder, "at": int(time.time())}).encode()
+        self.owner = json.dumps({"holder": self.holder, "at": int(time.time()), "host": platform.node()}).encode()
         standby = Standby(self.holder)
         while True:
             try:
@@ -89,7 +106,7 @@ class Lease:
                 self._ensured, standby = -1, standby.missed()
                 await asyncio.sleep(POLL_EVERY if isinstance(error, ClusterUnavailable) else RETRY_EVERY)
                 continue
-            self._error, self._owner = None, owner
+            self._note_owner(owner)
             standby = standby.polled(asyncio.get_running_loop().time(), alive, owner)
             seq = owner.seq if owner is not None and standby.owns else None
             if standby.may_take:
@@ -146,6 +163,11 @@ class Lease:
         alive = await self.connection.last(keys.ALIVE, self._alive_key, within=ANSWER_WITHIN)
         owner = await self.connection.last(keys.STATE, self._owner_key, within=ANSWER_WITHIN)
         return _seen(alive), _seen(owner)
+
+    def _note_owner(self, owner: Seen | None) -> None:
+        if owner is not None and owner.holder not in {self.holder, self._owner.holder if self._owner else ""}:
+            log.info("the lease of %s is held by %s on %s", self.instance, owner.holder, owner.host or "another host")
+        self._error, self._owner = None, owner
 
     async def _can_be_renewed(self) -> bool:
         """True if a server leads the stream of the alive key: only that one answers this request."""

@@ -42,6 +42,7 @@ class Seen(Struct, frozen=True):
     seq: int
     holder: str = ""
     released: bool = False
+    host: str = ""
 
 
 class Standby(Struct, frozen=True):
@@ -116,9 +117,10 @@ def read(seq: int, value: bytes) -> Seen:
         found = msgspec.json.decode(value, type=_Value)
     except msgspec.MsgspecError:
         return Seen(seq)
-    return Seen(seq, found.holder, found.released)
+    return Seen(seq, found.holder, found.released, found.host)
 
 
 class _Value(Struct):
     holder: str = ""
     released: bool = False
+    host: str = ""

@@ -113,7 +113,7 @@ class EventStreams:
                 return problem(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "an event stream needs HTTP/1.1")
             last = request.headers.get("Last-Event-ID") or ""
             if not await self._streams.can_begin(_position(last)):
-                return problem(HTTPStatus.SERVICE_UNAVAILABLE, LOADING, RETRY_AFTER)
+                return problem(HTTPStatus.SERVICE_UNAVAILABLE, self._hub.refusal() or LOADING, RETRY_AFTER)
             await response.prepare(request)
             client = EventStreamClient(request.transport, self._framing, request[TOKEN])
             try:

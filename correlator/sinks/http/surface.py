@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from functools import wraps
 from http import HTTPStatus
 from itertools import chain
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 from prometheus_client.exposition import choose_encoder
 
 from correlator.ops import metrics
@@ -20,6 +22,7 @@ from correlator.sinks.http.access import Access
 from correlator.sinks.http.compatible import Compatible
 from correlator.sinks.http.entities import Entities
 from correlator.sinks.http.operations import Operations
+from correlator.sinks.http.problems import RETRY_AFTER, problem
 from correlator.sinks.http.rest import Rest, json_response
 from correlator.sinks.http.sse import EventStreams
 from correlator.sinks.http.websocket import Websockets
@@ -37,11 +40,14 @@ class Surface:
         self.streams = Streams(hub, limits)
         self._sockets = Websockets(hub, access, self.streams, max_subscriptions=max_subscriptions)
         self._events = EventStreams(hub, access, self.streams)
-        self.routes: list[web.RouteDef] = [
+        rest = [
             *Rest(hub).routes(),
             *Operations(hub).routes(),
             *Entities(hub).routes(),
             *Compatible(hub, unknown_id_wait=unknown_id_wait).routes(),
+        ]
+        self.routes: list[web.RouteDef] = [
+            *(web.RouteDef(r.method, r.path, self._unless_refused(r.handler), r.kwargs) for r in rest),
             web.get("/ws", self._sockets.handle, allow_head=False),
             web.get("/api/v1/stream", self._events.handle, allow_head=False),
             web.get("/health/live", self._live),
@@ -66,6 +72,17 @@ class Surface:
     def close_revoked(self) -> Iterator[None]:
         """Close the connections of revoked tokens, in steps."""
         return chain(self._sockets.close_revoked(), self._events.close_revoked())
+
+    def _unless_refused(self, handler: Handler) -> Handler:
+        """Return what calls `handler`, or says that clients are not served: no job here does not mean that none is."""
+
+        @wraps(handler)
+        async def handle(request: web.Request) -> web.StreamResponse:
+            if (why := self._hub.refusal()) is not None:
+                return problem(HTTPStatus.SERVICE_UNAVAILABLE, why, RETRY_AFTER)
+            return await handler(request)
+
+        return handle
 
     async def _live(self, request: web.Request) -> web.Response:
         del request

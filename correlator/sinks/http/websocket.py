@@ -232,7 +232,7 @@ class Websockets:
         client.ready = True
         client.resume = _resume(hello.resume)
         if not await self._streams.can_begin(client.resume):
-            raise Close(CloseCode.TRY_LATER, LOADING)
+            raise Close(CloseCode.TRY_LATER, self._hub.refusal() or LOADING)
         self._streams.welcome(client, client.resume)
 
     async def _subscribe(self, client: WebsocketConnection, message: Subscribe) -> None:
