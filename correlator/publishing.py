@@ -71,7 +71,7 @@ def cluster_sink(
         events=saved.cluster if saved is not None else (),
         position=saved.position if saved is not None else None,
     )
-    lease.report = lambda: alive.report(hub, started_at, config.jobs.external_id_keys)
+    lease.report = lambda: alive.report(hub, started_at, config.jobs.external_id_keys, config.mqtt.root)
     hub.readiness["cluster"] = lambda: sink.describe() | lease.describe()
     return sink
 

@@ -190,6 +190,11 @@ class Mqtt(Section, frozen=True, kw_only=True):
     ] = ""
     prefix: Annotated[str, _key("The levels of every topic before `instance`.", values.topic)] = "correlator/v1"
 
+    @property
+    def root(self) -> str | None:
+        """The first levels of every topic; None if no broker is configured."""
+        return f"{self.prefix}/{self.instance}" if self.url is not None else None
+
 
 class Otlp(Section, frozen=True, kw_only=True):
     url: Annotated[

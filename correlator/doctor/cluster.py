@@ -45,8 +45,8 @@ class Prober(Connection):
             await super()._on_error(error)
 
 
-async def inspect(settings: Cluster, *, gateway: bool, metrics: str | None) -> list[Check]:
-    """Run the checks. `metrics`: those of the running process, None if it does not answer."""
+async def inspect(settings: Cluster, *, gateway: bool, metrics: str | None, mqtt: str | None = None) -> list[Check]:
+    """Run the checks. `metrics`: those of the running process, None if it does not answer; `mqtt`: see `MQTT.root`."""
     if settings.url is None:
         if gateway:
             return [failure(SERVER, "cluster.url is empty", fix=['cluster.url = "nats://127.0.0.1:4222"'])]
@@ -57,13 +57,15 @@ async def inspect(settings: Cluster, *, gateway: bool, metrics: str | None) -> l
         return [failure(SERVER, "; ".join(error.problems))]
     running = asyncio.create_task(connection.run(), name="doctor-cluster")
     try:
-        return await _examine(connection, settings, gateway=gateway, metrics=metrics)
+        return await _examine(connection, settings, gateway=gateway, metrics=metrics, mqtt=mqtt)
     finally:
         running.cancel()
         await asyncio.wait({running})
 
 
-async def _examine(connection: Prober, settings: Cluster, *, gateway: bool, metrics: str | None) -> list[Check]:
+async def _examine(
+    connection: Prober, settings: Cluster, *, gateway: bool, metrics: str | None, mqtt: str | None
+) -> list[Check]:
     began = time.monotonic()
     try:
         await connection.connect(CONNECT_WITHIN)
@@ -77,7 +79,7 @@ async def _examine(connection: Prober, settings: Cluster, *, gateway: bool, metr
     checks.append(judge_streams(found, settings, gateway=gateway))
     if all(info is not None for info in found.values()):
         checks.append(await cluster_rights.inspect(connection, settings, gateway=gateway))
-        checks += await cluster_lease.inspect(connection, settings, gateway=gateway, metrics=metrics)
+        checks += await cluster_lease.inspect(connection, settings, gateway=gateway, metrics=metrics, mqtt=mqtt)
     return checks
 
 

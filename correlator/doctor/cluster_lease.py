@@ -38,15 +38,18 @@ class Alive(Struct, frozen=True):
     value: Mapping[str, Any] = {}
 
 
-async def inspect(connection: Prober, settings: Cluster, *, gateway: bool, metrics: str | None) -> list[Check]:
-    """Read the alive keys, and the metrics of the running process."""
+async def inspect(
+    connection: Prober, settings: Cluster, *, gateway: bool, metrics: str | None, mqtt: str | None
+) -> list[Check]:
+    """Read the alive keys, and the metrics of the running process. `mqtt`: the first levels of this daemon's topics."""
     name = APPLIANCES if gateway else LEASE
     try:
         instances = await _instances(connection) if gateway else [settings.instance]
         found = await _alive(connection, instances)
     except (ClusterUnavailable, Refused) as error:
         return [failure(name, f"the alive keys cannot be read: {error}")]
-    checks = [judge_appliances(found) if gateway else judge_lease(settings.instance, found[0] if found else None)]
+    alive = found[0] if found else None
+    checks = [judge_appliances(found) if gateway else judge_lease(settings.instance, alive, mqtt)]
     if metrics is not None:
         checks.append(judge_lag(metrics, gateway=gateway))
     return checks
@@ -83,8 +86,8 @@ def _value(data: bytes) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def judge_lease(instance: str, alive: Alive | None) -> Check:
-    """Judge the lease of the appliance of this collector."""
+def judge_lease(instance: str, alive: Alive | None, mqtt: str | None) -> Check:
+    """Judge the lease of the appliance of this collector, and whether its topics are those of the active one."""
     fix = ["systemctl status correlator", "journalctl -u correlator -n 50"]
     if alive is None:
         return warning(LEASE, f"no collector of {instance} has held the lease yet", fix=fix)
@@ -96,6 +99,14 @@ def judge_lease(instance: str, alive: Alive | None) -> Check:
     if database != "live":
         reason = alive.value.get("error") or "no reason given"
         return warning(LEASE, f"{words}, and its database is {database}: {reason}")
+    topics = alive.value.get("mqtt")
+    if topics != mqtt and isinstance(topics, str):
+        ours = f"this one below {mqtt}" if mqtt is not None else "this one does not publish"
+        prefix, _, name = topics.rpartition("/")
+        wanted = [f"mqtt.instance = {json.dumps(name)}", f"mqtt.prefix = {json.dumps(prefix)}"]
+        return warning(
+            LEASE, f"the active collector of {instance} publishes to MQTT below {topics}, and {ours}", fix=wanted
+        )
     return ok(LEASE, words, [f"version {alive.value.get('version')}, {alive.value.get('jobs')} jobs"])
 
 

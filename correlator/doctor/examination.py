@@ -127,7 +127,7 @@ async def examine_gateway(setting: Setting, url: str | None = None, token: str =
 
 
 async def _examine_cluster(config: Config, of_daemon: daemon.Found, *, gateway: bool) -> list[Check]:
-    inspecting = cluster.inspect(config.cluster, gateway=gateway, metrics=of_daemon.metrics)
+    inspecting = cluster.inspect(config.cluster, gateway=gateway, metrics=of_daemon.metrics, mqtt=config.mqtt.root)
     found = await guarded(cluster.SERVER, CHECK_WITHIN, inspecting)
     return [found] if isinstance(found, Check) else found
 

@@ -52,8 +52,9 @@ async def collector(deployed: DeployedNats, instance: str = "dc1", **value: obje
             await asyncio.wait({task})
 
 
-async def inspect(section: Cluster, *, gateway: bool = False, metrics: str | None = None) -> dict[str, Check]:
-    return {check.name: check for check in await cluster.inspect(section, gateway=gateway, metrics=metrics)}
+async def inspect(section: Cluster, *, gateway: bool = False, **options: str | None) -> dict[str, Check]:
+    options = {"metrics": None, **options}
+    return {check.name: check for check in await cluster.inspect(section, gateway=gateway, **options)}
 
 
 async def test_a_collector_with_its_permissions_passes_every_check(deployed: DeployedNats):
@@ -139,6 +140,17 @@ async def test_a_collector_that_is_gone_holds_no_lease_and_a_gateway_names_its_a
     appliances = (await inspect(deployed.section("gateway"), gateway=True))["cluster.appliances"]
     assert appliances.status == "warning"
     assert "dc1" in appliances.summary
+
+
+async def test_a_standby_with_other_topics_than_the_active_is_a_warning_with_the_settings(deployed: DeployedNats):
+    async with collector(deployed, mqtt="correlator/v1/oma"):
+        same = (await inspect(deployed.section("collector-dc1"), mqtt="correlator/v1/oma"))["cluster.lease"]
+        other = (await inspect(deployed.section("collector-dc1"), mqtt="correlator/v1/oma-2"))["cluster.lease"]
+        none = (await inspect(deployed.section("collector-dc1")))["cluster.lease"]
+    assert (same.status, other.status, none.status) == ("ok", "warning", "warning")
+    assert "below correlator/v1/oma, and this one below correlator/v1/oma-2" in other.summary
+    assert "this one does not publish" in none.summary
+    assert other.fix == ('mqtt.instance = "oma"', 'mqtt.prefix = "correlator/v1"')
 
 
 async def test_a_holder_whose_database_is_away_is_a_warning_with_its_reason(deployed: DeployedNats):

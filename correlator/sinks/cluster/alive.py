@@ -11,10 +11,10 @@ from correlator.jobs.model.rows import Micros
 from correlator.pipeline.hub import Hub
 
 
-def report(hub: Hub, started_at: Micros, id_keys: Sequence[str]) -> dict[str, Any]:
+def report(hub: Hub, started_at: Micros, id_keys: Sequence[str], mqtt: str | None) -> dict[str, Any]:
     """Return the members of the alive key's value besides those of the lease.
 
-    `id_keys`: the members of metadata that hold external IDs.
+    `id_keys`: the members of metadata that hold external IDs; `mqtt`: the first levels of the topics, or None.
     """
     database = hub.status.describe_database()
     return {
@@ -26,4 +26,5 @@ def report(hub: Hub, started_at: Micros, id_keys: Sequence[str]) -> dict[str, An
         "complete_since": job_document.rfc3339(hub.published.complete_since(hub.clock())),
         "started_at": job_document.rfc3339(started_at),
         "id_keys": list(id_keys),
+        "mqtt": mqtt,
     }
