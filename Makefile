@@ -14,12 +14,13 @@ PIP  := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input inst
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help bench demo test test-faults test-clients test-replay test-sizes test-soak test-versions test-system deb client-package lint types imports format lock clean servers test-fuzz sbom
+.PHONY: help bench demo test test-faults test-clients test-cluster test-replay test-sizes test-soak test-versions test-system deb client-package lint types imports format lock clean servers test-fuzz sbom
 
 help:
 	@echo "make demo     run the correlator on a made-up appliance; ARGS='--fleet 3': on three, with a cluster and gateways"
 	@echo "make test     run all tests, with private servers   (ARGS='-k gaps' for some of them)"
 	@echo "make test-clients  200 clients of a busy log, one that froze, one that is silent: what takes too long for make test"
+	@echo "make test-cluster  both recordings over a takeover, and all that can break in a cluster, with a table of what it cost"
 	@echo "make test-replay  two minutes of a slow replay in a terminal and in Chromium: ends settle, bars never go back"
 	@echo "make test-faults  all that can break, one after the other, and a table of what it cost; make test has the short ones"
 	@echo "make test-fuzz    ten minutes of made-up input, then noise at every listener      make sbom  what of others is in it"
@@ -55,6 +56,10 @@ test-fuzz: servers $(DEV)
 # What of others the program runs with: build/sbom.cdx.json, CycloneDX.
 sbom: $(DEV)
 	@$(BIN)/python -m deploy.sbom build/sbom.cdx.json
+
+# The recordings and the faults of a cluster, one after the other: they measure time, so nothing else should run meanwhile.
+test-cluster: servers $(DEV)
+	@$(BIN)/python -m pytest -m "long or not long" tests/acceptance/test_cluster_recordings.py tests/acceptance/test_takeover.py $(ARGS)
 
 # The recording at a thirtieth of its pace, in a terminal and in Chromium: bars never go back, and ends settle. By itself: it reads what time shows.
 test-replay: servers $(DEV)

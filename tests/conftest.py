@@ -76,6 +76,15 @@ async def database(mariadb: MariaDB) -> AsyncIterator[Database]:
 
 
 @pytest.fixture
+async def two_databases(mariadb: MariaDB) -> AsyncIterator[tuple[Database, Database]]:
+    """Two current appliances' empty tables, on the shared server."""
+    one, two = [await mariadb.create_schema(f"appliance_{next(_numbers)}") for _ in range(2)]
+    yield one, two
+    await one.drop()
+    await two.drop()
+
+
+@pytest.fixture
 async def rolled_back_database(mariadb: MariaDB) -> AsyncIterator[Database]:
     """The same for an appliance that rolled its schema change back."""
     database = await mariadb.create_schema(f"appliance_{next(_numbers)}", rolled_back=True)

@@ -12,9 +12,7 @@ from tests.support.daemon import HELLO, Daemon, Socket
 from tests.support.eventually import eventually
 from tests.support.expected_jobs import differences
 from tests.support.mariadb import Database
-from tests.support.replay import MIXED, MariaDBReplayer, load, shift
-
-BUSY = MIXED.with_name("busy.jsonl.gz")
+from tests.support.replay import BUSY, MariaDBReplayer, load, shift
 
 
 @pytest.mark.long

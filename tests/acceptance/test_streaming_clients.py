@@ -17,12 +17,9 @@ from tests.support.daemon import HELLO, Daemon, Socket
 from tests.support.eventually import PATIENCE, eventually
 from tests.support.expected_jobs import external_ids
 from tests.support.mariadb import Database
-from tests.support.paths import DATA
-from tests.support.replay import MariaDBReplayer, Tables, Transaction
+from tests.support.replay import BUSY, MariaDBReplayer, Tables, Transaction
 from tests.support.stream_clients import CheckedWebsocket, closing
 from tests.support.subscriptions import LEVELS, Truth, Wanted, settled
-
-BUSY = DATA / "busy.jsonl.gz"
 
 PACE = 1.5
 STATUSES = ("pending", "running", "completed", "failed", "cancelled")

@@ -31,6 +31,7 @@ Tables = dict[str, dict[str | int, dict[str, Value]]]
 """{table: {id: row}}, with times as the database prints them."""
 
 MIXED = DATA / "mixed.jsonl.gz"
+BUSY = DATA / "busy.jsonl.gz"
 SQLITE_SCHEMA = REPOSITORY / "correlator" / "demo" / "schema.sql"
 
 TIMES = {
@@ -71,12 +72,12 @@ class Transaction:
     operations: tuple[Operation, ...]
 
 
-def load(path: Path = MIXED) -> list[Transaction]:
-    """The transactions of a recording, in commit order."""
+def load(path: Path = MIXED, *, most: int | None = None) -> list[Transaction]:
+    """The transactions of a recording, in commit order. `most`: only so many of them, the first ones."""
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         return [
             Transaction(line["at"], tuple(_operation(operation) for operation in line["ops"]))
-            for line in map(json.loads, lines)
+            for line in map(json.loads, itertools.islice(lines, most))
         ]
 
 
