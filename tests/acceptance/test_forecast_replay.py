@@ -6,20 +6,18 @@ import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from tests.support import slow_replay
-from tests.support.client_fold import Document
 from tests.support.daemon import Daemon
 from tests.support.eventually import eventually
 from tests.support.mariadb import Database
 from tests.support.past_runs import write_past_runs
 from tests.support.replay import MariaDBReplayer, Transaction
-from tests.support.settled_ends import DisplayedEnd, assert_ends_settle, in_words, watched
+from tests.support.settled_ends import assert_ends_settle, in_documents, in_words, watched
 from tests.support.slow_replay import SECONDS, SLOWER
 from tests.support.terminal import Command, commands_against
 
@@ -43,8 +41,7 @@ async def test_in_a_terminal_no_bar_of_a_slow_replay_goes_back_and_ends_settle(
     silent = slow_replay.without_percent(recording, but_of="migration")
     await write_past_runs(database, slow_replay.past_runs(silent, SLOWER, copies=5))
     part = slow_replay.until(silent, SECONDS)
-    lives = slow_replay.lives(part)
-    longest = sorted(lives, key=lambda i: lives[i][0] - lives[i][1])[:5]
+    longest = slow_replay.longest(part, 5)
     daemon = Daemon(tmp_path, database__url=database.url)
     try:
         await daemon.start()
@@ -55,7 +52,7 @@ async def test_in_a_terminal_no_bar_of_a_slow_replay_goes_back_and_ends_settle(
             tree = await run("watch", *longest, columns=100, rows=120)
             await eventually(lambda: "STATUS" in table.out)
             await eventually(lambda: "waiting for" in tree.out)
-            spans = await slow_replay.replay(replayer, part, SLOWER)
+            lives = await slow_replay.replay(replayer, part, SLOWER)
             await eventually(lambda: tree.process.returncode is not None)
             assert await tree.end() == 0
             in_table, in_tree = [*rows(table)], [*branches(tree, longest)]
@@ -65,8 +62,8 @@ async def test_in_a_terminal_no_bar_of_a_slow_replay_goes_back_and_ends_settle(
     for readings in (in_table, in_tree):
         assert falls(readings) == []
         said = [(one.job_id, end) for one in readings if (end := in_words(one.at, one.words)) is not None]
-        assert_ends_settle(watched(spans, said), at_least=len(longest))
-    assert_ends_settle(watched(spans, forecasts(published)), at_least=len(longest))
+        assert_ends_settle(watched(lives, said), at_least=len(longest))
+    assert_ends_settle(watched(lives, in_documents(published)), at_least=len(longest))
 
 
 def rows(table: Command) -> Iterator[Reading]:
@@ -84,16 +81,6 @@ def branches(tree: Command, job_ids: Sequence[str]) -> Iterator[Reading]:
             bar, words = [*lines[title + 1 : title + 3], "", ""][:2]
             if "left (by" in words or "any moment" in words:
                 yield Reading(job_id, at, int(re.findall(r"(\d+)% ", bar)[0]), words)
-
-
-def forecasts(published: Iterable[Document]) -> Iterator[tuple[str, DisplayedEnd]]:
-    """The ends that the documents of jobs say."""
-    for job in published:
-        if job.get("forecast"):
-            ends = job["forecast"]["ends_at"]
-            stamps = (job["forecast"]["as_of"], ends["p50"], ends["p90"])
-            at, p50, p90 = (datetime.fromisoformat(stamp).timestamp() for stamp in stamps)
-            yield job["job_id"], DisplayedEnd(at, p50, band=p90 - p50)
 
 
 def falls(readings: Iterable[Reading]) -> list[tuple[Reading, Reading]]:

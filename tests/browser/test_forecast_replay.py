@@ -15,7 +15,7 @@ from tests.support.daemon import Daemon
 from tests.support.eventually import PATIENCE, eventually
 from tests.support.past_runs import write_past_runs
 from tests.support.replay import MariaDBReplayer
-from tests.support.settled_ends import DisplayedEnd, assert_ends_settle, in_words, watched
+from tests.support.settled_ends import DisplayedEnd, Life, assert_ends_settle, in_words, watched
 from tests.support.slow_replay import SECONDS, SLOWER
 
 READ = """() => {
@@ -57,8 +57,7 @@ async def test_on_the_page_no_bar_of_a_slow_replay_goes_back_and_ends_settle(
     silent = slow_replay.without_percent(recording, but_of="migration")
     await write_past_runs(database, slow_replay.past_runs(silent, SLOWER, copies=5))
     part = slow_replay.until(silent, SECONDS)
-    lives = slow_replay.lives(part)
-    longest = sorted(lives, key=lambda i: lives[i][0] - lives[i][1])[:5]
+    longest = slow_replay.longest(part, 5)
     context.set_default_timeout(1000 * PATIENCE)
     daemon = Daemon(tmp_path, database__url=database.url)
     try:
@@ -66,10 +65,11 @@ async def test_on_the_page_no_bar_of_a_slow_replay_goes_back_and_ends_settle(
         await eventually(lambda: "forecasts: read " in daemon.log())
         pages = {"": page} | {job_id: await context.new_page() for job_id in longest}
         for job_id, one in pages.items():
+            await one.emulate_media(reduced_motion="reduce")  # Six pages that move would keep the daemon from its work.
             await one.goto(f"{daemon.url}/#/jobs/{job_id}" if job_id else daemon.url)
             await one.evaluate(READ)
         async with MariaDBReplayer.connect(database) as replayer:
-            spans = await slow_replay.replay(replayer, part, SLOWER)
+            lives = await slow_replay.replay(replayer, part, SLOWER)
         for job_id in longest:
             await expect(pages[job_id].locator(".job-state")).to_contain_text("Completed", timeout=1000 * PATIENCE)
         readings = {job_id: await one.evaluate("readings") for job_id, one in pages.items()}
@@ -77,9 +77,8 @@ async def test_on_the_page_no_bar_of_a_slow_replay_goes_back_and_ends_settle(
         await daemon.close()
     assert falls(readings.values()) == []
     on_their_pages = [one for job_id in longest for one in readings[job_id]]
-    begins = {job_id: begin for job_id, (begin, _) in spans.items()}
-    for said in (words(readings[""]), words(on_their_pages), drawings(on_their_pages, begins)):
-        assert_ends_settle(watched(spans, said), at_least=len(longest))
+    for said in (words(readings[""]), words(on_their_pages), drawings(on_their_pages, lives)):
+        assert_ends_settle(watched(lives, said), at_least=len(longest))
 
 
 def falls(views: Iterable[list[Reading]]) -> list[tuple[Reading, Reading]]:
@@ -100,7 +99,7 @@ def words(readings: Iterable[Reading]) -> Iterator[tuple[str, DisplayedEnd]]:
             yield one["job"], end
 
 
-def drawings(readings: Iterable[Reading], began: Mapping[str, float]) -> Iterator[tuple[str, DisplayedEnd]]:
+def drawings(readings: Iterable[Reading], lives: Mapping[str, Life]) -> Iterator[tuple[str, DisplayedEnd]]:
     """The bands of the probable end, by the labels of the axis, which begins with the second of the job's start."""
     for one in readings:
         label, place = one["labels"][-1]
@@ -108,5 +107,5 @@ def drawings(readings: Iterable[Reading], began: Mapping[str, float]) -> Iterato
             minutes, _, seconds = label.removesuffix(" s").rpartition(":")
             second = (60 * int(minutes or 0) + int(seconds)) / place
             left, width = one["band"]
-            zero = math.floor(began[one["job"]])
+            zero = math.floor(lives[one["job"]].began)
             yield one["job"], DisplayedEnd(one["at"], zero + left * second, band=width * second)

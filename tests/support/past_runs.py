@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
@@ -33,17 +33,20 @@ def in_sequence(*steps: tuple[str, float], operation: tuple[str, str] = FAILOVER
     return PastRun(operation, ends[-1], times)
 
 
+def in_the_past(runs: Iterable[PastRun], now: datetime) -> Iterator[tuple[datetime, PastRun]]:
+    """The runs with their starts: an hour apart, the last one two days ago."""
+    placed, rnd = list(runs), random.Random(1)
+    for n, run in enumerate(placed):
+        yield now - timedelta(days=2, hours=len(placed) - n, seconds=rnd.random()), run
+
+
 async def write_past_runs(database: Database, runs: Iterable[PastRun]) -> None:
     """Write the runs one after the other, an hour apart; the last began two days ago, so that none is in memory.
 
     A job's own times have whole seconds. The runs begin at random within a second, as on an appliance.
     """
-    written = list(runs)
-    newest = datetime.now(UTC) - timedelta(days=2)
-    rnd = random.Random(1)
     jobs, steps = [], []
-    for n, run in enumerate(written):
-        began = newest - timedelta(hours=len(written) - n, seconds=rnd.random())
+    for n, (began, run) in enumerate(in_the_past(runs, datetime.now(UTC))):
         ended, name = began + timedelta(seconds=run.seconds), job_id(_FIRST + n)
         jobs.append((name, *run.operation, "completed", f"{began:%F %T}", f"{ended:%F %T}", f"{began:%F %T}"))
         for seq, (step, begin, end) in enumerate(run.steps, 1):

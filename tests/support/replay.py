@@ -149,20 +149,30 @@ def rolled_back(transactions: Iterable[Transaction]) -> list[Transaction]:
 
 def expected(transactions: Iterable[Transaction]) -> Tables:
     """The four tables after the last transaction."""
-    tables: Tables = {table: {} for table in TABLES}
+    tables = no_rows()
     for transaction in transactions:
-        for operation in transaction.operations:
-            match operation:
-                case Insert(table, row):
-                    key = row["id"]
-                    assert key is not None
-                    assert key not in tables[table]
-                    tables[table][key] = dict(row)
-                case Update(table, key, changed):
-                    tables[table][key].update(changed)
-                case _:
-                    assert_never(operation)
+        write(tables, transaction)
     return tables
+
+
+def no_rows() -> Tables:
+    """The four tables before the first transaction."""
+    return {table: {} for table in TABLES}
+
+
+def write(tables: Tables, transaction: Transaction) -> None:
+    """Add to the tables what the transaction writes."""
+    for operation in transaction.operations:
+        match operation:
+            case Insert(table, row):
+                key = row["id"]
+                assert key is not None
+                assert key not in tables[table]
+                tables[table][key] = dict(row)
+            case Update(table, key, changed):
+                tables[table][key].update(changed)
+            case _:
+                assert_never(operation)
 
 
 class Replayer(ABC):

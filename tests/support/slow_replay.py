@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 from tests.support.past_runs import PastRun
 from tests.support.replay import TIMES, Insert, Operation, Replayer, Row, Transaction, Value, expected
+from tests.support.settled_ends import Life
 
 SLOWER = 30.0
 """A replay in which a job takes some 20 seconds, so that the words for the time that is left have a meaning."""
@@ -36,14 +37,14 @@ def without_percent(transactions: Iterable[Transaction], *, but_of: str) -> list
 
 
 async def replay(
-    replayer: Replayer, transactions: Sequence[Transaction], slower: float
-) -> dict[str, tuple[float, float]]:
-    """Commit the transactions at their times, `slower` times as slow, with times of now.
+    replayer: Replayer, transactions: Sequence[Transaction], slower: float, *, began: datetime | None = None
+) -> dict[str, Life]:
+    """Commit the transactions at their times, `slower` times as slow, from `began` (in UTC, without a zone) or now on.
 
-    Returns when each completed job began and ended, in seconds since 1970. Where the machine is too slow for the pace,
-    the clock of the replay stands still meanwhile: no row has a time that is long over when it is written.
+    Returns the lives of the jobs that completed. Where the machine is too slow for the pace, the clock of the replay
+    stands still meanwhile: no row has a time that is long over when it is written.
     """
-    clock, loop = datetime.now(UTC).replace(tzinfo=None), asyncio.get_running_loop()
+    clock, loop = began or datetime.now(UTC).replace(tzinfo=None), asyncio.get_running_loop()
     start = loop.time()
     paced = list(_paced(transactions))
     first = paced[0][0]
@@ -59,7 +60,11 @@ async def replay(
         for operation in transaction.operations:
             if operation.table == "job_tracking":
                 times.setdefault(str(_key(operation)), []).append(clock.replace(tzinfo=UTC).timestamp() + due)
-    return {job_id: (times[job_id][0], times[job_id][-1]) for job_id in lives(transactions)}
+    found = dict[str, Life]()
+    for job_id, (recorded_start, recorded_end) in lives(transactions).items():
+        start_at, end_at = times[job_id][0], times[job_id][-1]
+        found[job_id] = Life(start_at, end_at, delay=end_at - start_at - slower * (recorded_end - recorded_start))
+    return found
 
 
 def until(transactions: Sequence[Transaction], seconds: float) -> list[Transaction]:
@@ -78,6 +83,12 @@ def lives(transactions: Sequence[Transaction]) -> dict[str, tuple[float, float]]
     jobs = expected(transactions)["job_tracking"]
     completed = [str(i) for i, job in jobs.items() if job["status"] == "completed"]
     return {job_id: (times[job_id][0], times[job_id][-1]) for job_id in completed}
+
+
+def longest(transactions: Sequence[Transaction], count: int) -> list[str]:
+    """The completed jobs that took the most time."""
+    found = lives(transactions)
+    return sorted(found, key=lambda job_id: found[job_id][0] - found[job_id][1])[:count]
 
 
 def past_runs(transactions: Sequence[Transaction], slower: float, *, copies: int) -> list[PastRun]:

@@ -58,7 +58,7 @@ function tally(progress, forecast) {
     [progress?.steps_skipped, "skipped"],
   ].filter(([count]) => count > 0);
   const { steps_seen: seen = 0, steps_expected: expected = null } = progress ?? {};
-  const all = forecast === null ? null : expected;
+  const all = forecast !== null && expected > 0 ? expected : null;
   const steps = `${all === null ? "" : `${seen} of about `}${counted(all ?? seen, "step")}`;
   return [steps, ...counts.map(([count, word]) => `${count} ${word}`)].join(", ");
 }

@@ -142,7 +142,7 @@ export function counted(number, word) {
 /** "3 of about 8 steps done"; "" without a step. */
 export function stepsDone({ progress, terminal }) {
   const { steps_done: done = 0, steps_seen: seen = 0, steps_expected: expected = null } = progress ?? {};
-  if (expected !== null && !terminal) {
+  if (expected > 0 && !terminal) {
     return `${done} of about ${counted(expected, "step")} done`;
   }
   return seen === 0 ? "" : `${done} of ${counted(seen, "step")} done${terminal ? "" : " so far"}`;
