@@ -25,6 +25,9 @@ ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
     "--disable-background-networking",
+    "--disable-background-timer-throttling",
+    "--disable-backgrounding-occluded-windows",
+    "--disable-renderer-backgrounding",  # of several pages all but one would have little of a busy processor
     "--disable-component-update",
     "--disable-sync",
     "--disable-dev-shm-usage",

@@ -24,7 +24,7 @@ BEGAN = datetime(2025, 9, 25, 12, 0, 0, 300_000)  # noqa: DTZ001 - recorded time
 LATENCY = 0.05
 """Seconds after its commit at which the index has a transaction."""
 
-LOOK_EVERY = 0.5
+READ_EVERY = 0.5
 
 
 class Sighting(NamedTuple):
@@ -37,15 +37,15 @@ class Sighting(NamedTuple):
 def replayed(
     transactions: Sequence[Transaction], past: Iterable[PastRun], slower: float
 ) -> tuple[dict[str, Life], list[Sighting]]:
-    """Replay the transactions, and look at the documents of the jobs meanwhile. `past`: the earlier runs."""
+    """Replay the transactions, and read the documents of its jobs meanwhile. `past`: the earlier runs."""
     loop = VirtualTimeLoop()
     try:
         replayer = _IndexReplayer(past, loop)
-        looking = loop.create_task(replayer.look())
+        reading = loop.create_task(replayer.read_documents())
         replaying = loop.create_task(slow_replay.replay(replayer, transactions, slower, began=BEGAN))
         while not replaying.done():
             loop.run(10.0)
-        looking.cancel()
+        reading.cancel()
         loop.run()
         return replaying.result(), replayer.seen
     finally:
@@ -69,10 +69,10 @@ class _IndexReplayer(Replayer):
     async def tables(self) -> Tables:
         return self._tables
 
-    async def look(self) -> None:
-        """Look at all jobs at intervals, after the renewal of forecasts that are due."""
+    async def read_documents(self) -> None:
+        """Read the documents of all jobs at intervals, after the renewal of the forecasts that are due."""
         while True:
-            await asyncio.sleep(LOOK_EVERY)
+            await asyncio.sleep(READ_EVERY)
             now = self._now()
             while self._index.forecasts.has_due(now, learn=True):
                 self._index.renew_forecasts(now, learn=True)
