@@ -119,8 +119,12 @@ class WatchedJob(NamedTuple):
         return max(0.0, soonest - one.end - one.grain / 2, one.end - latest - one.grain / 2)
 
     def _is_noticed(self, one: DisplayedEnd, other: DisplayedEnd) -> bool:
-        """True if a person sees that the end moved. It seems to move by its grain while its words stay."""
-        return abs(one.end - other.end) > max(one.grain + other.grain, START + LEAST_SWING * self.life.duration)
+        """True if a person sees that the end moved, by more than the machine explains.
+
+        It seems to move by its grain while its words stay.
+        """
+        least = START + LEAST_SWING * self.life.duration + self.life.delay
+        return abs(one.end - other.end) > max(one.grain + other.grain, least)
 
 
 def watched(lives: Mapping[str, Life], said: Iterable[tuple[str, DisplayedEnd]]) -> list[WatchedJob]:
