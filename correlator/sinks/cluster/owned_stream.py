@@ -28,7 +28,7 @@ BATCH_SECONDS = 0.1
 """A server that keeps a stream alone gets a batch if pipelining the messages would take longer than this."""
 
 MEASURED_FROM = 32
-"""Messages of the smallest write that tells how long one takes: of fewer, most is the time of the answer."""
+"""Messages of the smallest write that is measured: of fewer, most of the time is that of the answer."""
 
 
 class OwnedStream:
