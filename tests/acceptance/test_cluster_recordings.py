@@ -73,6 +73,6 @@ async def test_recordings_end_equal_everywhere_over_a_takeover_and_a_dead_nats_s
                 assert (clients.started_afresh(), clients.epochs) == ([], epochs)
                 assert len(epochs) == 1
         for appliance, gateway in zip(fleet.appliances, fleet.gateways, strict=True):
-            jobs = list(appliance.tables["job_tracking"])
+            jobs = [str(job_id) for job_id in appliance.tables["job_tracking"]]
             assert not await fleet.log_differs(appliance, gateway, jobs if whole else jobs[:LOGS_READ])
             assert not await fleet.events_differ(appliance)

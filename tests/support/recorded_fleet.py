@@ -126,8 +126,8 @@ class Clients:
 
     def __init__(self, gateways: Sequence[Daemon]) -> None:
         self._one, self._two = (gateway.url for gateway in gateways)
-        self._stays = [Follower(), StreamFollower()]
-        self._moves = [Follower(), StreamFollower()]
+        self._stays = (Follower(), StreamFollower())
+        self._moves = (Follower(), StreamFollower())
 
     @contextlib.asynccontextmanager
     async def staying(self) -> AsyncIterator[None]:
@@ -149,7 +149,7 @@ class Clients:
         return {client.fold.epoch for client in self.all}
 
     def started_afresh(self) -> list[str]:
-        """What tells that a client got a snapshot again, in words."""
+        """Whether a client got a snapshot again, in words."""
         found = [f"{client}: resync {client.fold.resyncs}" for client in self.all if client.fold.resyncs]
         follower, stream = self._moves
         assert isinstance(follower, Follower)

@@ -16,7 +16,7 @@ from correlator.jobs.model.changes import Change, Event
 from correlator.jobs.model.facts import Entry, Kind, Reading
 from correlator.jobs.model.rows import LEVELS, JobRecord, Level, StepRecord
 from correlator.jobs.outcome import Outcome
-from correlator.jobs.remote import RemoteJobs
+from correlator.jobs.remote import Marks, RemoteJobs
 from correlator.pipeline.hub import Hub
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import JobQuery
@@ -188,7 +188,7 @@ class RandomStream(RandomIndex):
     def _hub(self, past: Past | None) -> Hub:
         del past
         self.seq = 0
-        hub = RemoteHub(RemoteJobs(), RemoteStatus(list, lambda: None), epoch="e", clock=lambda: self.now)
+        hub = RemoteHub(RemoteJobs(Marks()), RemoteStatus(list, lambda: None), epoch="e", clock=lambda: self.now)
         hub.status.loading = False
         return hub
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 from correlator.jobs import job_document, joblog
 from correlator.jobs.forecast.place import EndedRun, StepTimes
@@ -84,7 +84,7 @@ class _IndexReplayer(Replayer):
         job_ids: dict[str, None] = {}
         for operation in transaction.operations:
             key = operation.row["id"] if isinstance(operation, Insert) else operation.id
-            row = self._tables[operation.table][key]
+            row = self._tables[operation.table][cast(Any, key)]
             if operation.table == "log_events":
                 yield joblog.read(row_of(row), self._index.advance_clock())[0]
             job_id = row["id"] if operation.table == "job_tracking" else row.get("job_id")
@@ -102,5 +102,5 @@ def _ended(past: Iterable[PastRun]) -> Iterator[EndedRun]:
     for began, run in in_the_past(past, BEGAN.replace(tzinfo=UTC)):
         start = began.timestamp()
         steps = tuple(StepTimes(name, round((start + a) * 1e6), round((start + b) * 1e6)) for name, a, b in run.steps)
-        whole = (int(at) * 1_000_000 for at in (start, start + run.seconds))
-        yield EndedRun(run.operation, "", *whole, True, steps)
+        began_at, ended_at = (int(at) * 1_000_000 for at in (start, start + run.seconds))
+        yield EndedRun(run.operation, "", began_at, ended_at, True, steps)

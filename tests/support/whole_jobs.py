@@ -25,7 +25,7 @@ def whole_jobs(transactions: Sequence[Transaction], most: int) -> list[Transacti
     tables = expected(transactions)
     lines = Truth(tables, {}).lines()
     chosen = set(_complete(tables, lines)[:most])
-    owner = {("job_tracking", i): str(i) for i in tables["job_tracking"]}
+    owner: dict[tuple[str, str | int | None], str] = {("job_tracking", i): str(i) for i in tables["job_tracking"]}
     owner |= {("job_steps", i): str(step["job_id"]) for i, step in tables["job_steps"].items()}
     owner |= {("log_events", i): job_id for i, job_id in lines.items()}
     found = []

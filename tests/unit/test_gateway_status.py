@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from correlator.gateway import status
@@ -13,7 +15,7 @@ LIVE = b'{"database":"live"}'
 @pytest.fixture
 def clock(monkeypatch):
     now = [1_000_000.0]
-    monkeypatch.setattr(status.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(status, "time", SimpleNamespace(monotonic=lambda: now[0]))
     return now
 
 

@@ -21,7 +21,7 @@ class Server:
         self.refusal: Exception | None = None
         self.writes: list[tuple[str, int]] = []
         self.headers = {"fence": "1"}
-        monkeypatch.setattr(owned_stream.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(owned_stream, "time", SimpleNamespace(monotonic=lambda: self.now))
         self.stream = OwnedStream(
             cast(Any, self), "KV_cor", "owner", OWNER, cast(Any, SimpleNamespace(**self.fence())), rewrite_every=3600
         )

@@ -78,7 +78,7 @@ class Surface:
 
         @wraps(handler)
         async def handle(request: web.Request) -> web.StreamResponse:
-            if (why := self._hub.refusal()) is not None:
+            if (why := self.hub.refusal()) is not None:
                 return problem(HTTPStatus.SERVICE_UNAVAILABLE, why, RETRY_AFTER)
             return await handler(request)
 
