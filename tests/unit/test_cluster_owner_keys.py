@@ -39,7 +39,7 @@ def writer(servers, lease):
     return EventWriter(cast(Any, servers), "dc1", ME, lease, pending, within=1.0, rewrite_every=3600)
 
 
-async def test_a_holder_that_is_followed_while_it_begins_does_not_take_the_events_from_its_successor(servers, writer):
+async def test_a_holder_that_is_followed_while_it_begins_leaves_the_events_to_its_successor(servers, writer):
     def follow(subject):
         if subject == OWNER:
             servers.put(OWNER, OTHER)
