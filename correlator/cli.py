@@ -54,11 +54,11 @@ def gateway(file: Path | None) -> None:
 
     It reads the NATS servers of [cluster] and no database. The configuration needs [cluster] with a url, and [http].
     """
-    chosen = _load(file)
+    chosen = _load(file, gateway=True)
     logs.configure(chosen.log.level, chosen.log.format, os.environ)
     from correlator.gateway.app import run as run_gateway  # noqa: PLC0415 - see run
 
-    _drive(run_gateway(chosen, load=lambda: _load(file)))
+    _drive(run_gateway(chosen, load=lambda: _load(file, gateway=True)))
 
 
 @main.command()
@@ -186,8 +186,8 @@ def support_bundle(ctx: click.Context, file: Path | None, target: Path | None) -
     ctx.exit(asyncio.run(make(file, target, standard_output(), os.environ)))
 
 
-def _load(file: Path | None) -> schema.Config:
-    return loading.load(file or loading.default_file(), os.environ)
+def _load(file: Path | None, *, gateway: bool = False) -> schema.Config:
+    return loading.load(file or loading.default_file(), os.environ, gateway=gateway)
 
 
 def _drive(work: Coroutine[Any, Any, None]) -> None:

@@ -68,14 +68,16 @@ def default_file() -> Path | None:
     return DEFAULT_FILE if DEFAULT_FILE.exists() else None
 
 
-def load(path: Path | None, environ: Mapping[str, str]) -> Config:
-    """Return the settings of the file at `path` (None: no file) and of `environ`.
+def load(path: Path | None, environ: Mapping[str, str], *, gateway: bool = False) -> Config:
+    """Return the settings of the file at `path` (None: no file) and of `environ`. `gateway`: they are those of one.
 
     Raises: `ConfigError` with all problems.
     """
     raw = _read_toml(path) if path else {}
     found = _Problems()
     _overlay(raw, environ, found)
+    if gateway and "database" in raw:  # Even one with defaults: somebody expects it to be read.
+        found.add("database", "database: a gateway reads no database: remove this section")
     _lift_password(raw, found)
     config = _table(Config, raw, "", found)
     config = replace(
@@ -88,6 +90,8 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
         state=_with_directory(config.state, environ, found),
         webhooks=complete(config.webhooks, environ, found.add),
     )
+    if gateway and config.cluster.url is None and "cluster.url" not in found.keys:
+        found.lines.append('cluster.url: a gateway reads a cluster, e.g. url = "nats://127.0.0.1:4222"')
     wrong = frozenset(found.keys)  # These have their defaults now, so a contradiction with them is not meant.
     found.lines += [line for involved, line in _contradictions(config) if wrong.isdisjoint(involved)]
     if found.lines:

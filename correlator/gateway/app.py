@@ -17,20 +17,16 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from msgspec.structs import replace
-
 from correlator import __version__
 from correlator.cluster import keys
 from correlator.cluster.caller import Caller
 from correlator.cluster.connection import Connection
 from correlator.cluster.errors import ClusterUnavailable
-from correlator.config.schema import Config, Database
-from correlator.config.values import Secret
+from correlator.config.schema import Config
 from correlator.daemon import ending
 from correlator.daemon.reload import Reload
 from correlator.daemon.signals import set_by
 from correlator.daemon.supervisor import Supervisor
-from correlator.errors import ConfigError
 from correlator.gateway.archive import RpcArchive
 from correlator.gateway.fleet import Fleet
 from correlator.gateway.ordered_consumer import OrderedConsumer
@@ -55,17 +51,6 @@ JUDGE_EVERY = 0.5
 """Seconds between two checks of the appliances."""
 
 
-def check(config: Config) -> None:
-    """Check that a configuration is one of a gateway. Raises: `ConfigError`."""
-    problems = []
-    if config.cluster.url is None:
-        problems.append('cluster.url: a gateway reads a cluster, e.g. url = "nats://127.0.0.1:4222"')
-    if replace(config.database, password=Secret()) != Database():
-        problems.append("database: a gateway reads no database: remove this section")
-    if problems:
-        raise ConfigError(problems)
-
-
 async def run(
     config: Config,
     *,
@@ -74,9 +59,10 @@ async def run(
 ) -> None:
     """Run the gateway until SIGTERM, SIGINT or cancellation. See `app.run` for the arguments.
 
+    `config` has the URL of a cluster, as `loading.load` with `gateway` checks.
+
     Raises: `CorrelatorError` for a problem that an operator can fix, such as an address in use.
     """
-    check(config)
     reload_signals = (signal.SIGHUP,) if load is not None else ()
     with set_by(signal.SIGTERM, signal.SIGINT) as stop, set_by(*reload_signals) as reload_requested:
         await Gateway(config).run(stop, reload_requested, load, on_ready)
@@ -260,7 +246,6 @@ def _forget_metrics(name: str) -> None:
 
 
 def _log_level(config: Config) -> Callable[[], None]:
-    check(config)
     return lambda: logs.configure(config.log.level, config.log.format, os.environ)
 
 

@@ -6,17 +6,13 @@ import asyncio
 
 import aiohttp
 import orjson
-import pytest
 from msgspec.structs import replace
 
 from correlator.cluster import keys
-from correlator.config import loading
-from correlator.errors import ConfigError
-from correlator.gateway.app import check
 from correlator.jobs import job_document
 from tests.support.cluster import connected
 from tests.support.eventually import eventually
-from tests.support.gateways import Follower, config, running
+from tests.support.gateways import Follower, running
 from tests.support.stream_writer import AT, StreamWriter, job
 from tests.support.subscriptions import plain
 
@@ -314,11 +310,3 @@ async def test_a_message_that_is_no_document_is_passed_over(nats, caplog):
             assert (await gateway.get("/api/v1/jobs"))[1]["jobs"][0]["job_id"] == "a"
             assert gateway.gateway.fleet.malformed == 1
             assert "odd of dc1 cannot be read" in caplog.text
-
-
-def test_a_gateway_needs_a_cluster_and_refuses_a_database():
-    good = config("nats://127.0.0.1:1")
-    check(good)
-    environ = {"CORRELATOR_DATABASE__URL": "mysql://u@127.0.0.1/d", "HOME": "/nowhere"}
-    with pytest.raises(ConfigError, match=r"(?s)cluster.url: .*database: a gateway reads no database"):
-        check(loading.load(None, environ))

@@ -350,3 +350,19 @@ def test_a_table_that_is_declared_twice_is_refused_with_the_line_of_the_first(pr
     assert f"a second [database]; the first is in line {first}: write the keys there" in line
     assert "line " in line.split(": a second")[0]
     assert "a second [database.tls]; the first is in line 1:" in problems("[database.tls]\n" * 2)[0]
+
+
+@pytest.mark.parametrize(
+    "section", ['[database]\nurl = "mysql://u@127.0.0.1/d"', '[database]\ntimezone = "UTC"', "[database]", ""]
+)
+def test_a_gateway_needs_a_cluster_and_refuses_a_section_for_a_database_even_with_defaults(tmp_path, section):
+    file = tmp_path / "gateway.toml"
+    file.write_text(section)
+    with pytest.raises(ConfigError) as raised:
+        load(file, {"HOME": "/nowhere"}, gateway=True)
+    assert ("database: a gateway reads no database" in str(raised.value)) == bool(section)
+    assert "cluster.url: a gateway reads a cluster" in str(raised.value)
+    file.write_text('[cluster]\nurl = "nats://127.0.0.1:1"')
+    load(file, {"HOME": "/nowhere"}, gateway=True)
+    with pytest.raises(ConfigError, match="reads no database"):
+        load(file, {"CORRELATOR_DATABASE__TIMEZONE": "UTC", "HOME": "/nowhere"}, gateway=True)
