@@ -7,6 +7,7 @@ imports, which is loaded only when the command runs.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any, Literal
 
 import click
@@ -23,6 +24,18 @@ from correlator.terminal.command import (
 )
 
 _STATUSES = ("pending", "running", "completed", "failed", "cancelled")
+
+
+def _list_output(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options for the format of a list."""
+    no_header = click.option("--no-header", is_flag=True, help="Omit the column names of plain output.")
+    output = click.option(
+        "-o",
+        "output",
+        type=click.Choice(["table", "plain", "json"]),
+        help="Output format.  [default: table on a terminal, else plain]",
+    )
+    return output(no_header(command))
 
 
 @click.command()
@@ -50,13 +63,7 @@ _STATUSES = ("pending", "running", "completed", "failed", "cancelled")
     "--limit", type=click.IntRange(1, 100_000), help="The most jobs to list.  [default: 50, with --watch all]"
 )
 @click.option("-w", "--watch", "follow", is_flag=True, help="Keep running and show every change.")
-@click.option(
-    "-o",
-    "output",
-    type=click.Choice(["table", "plain", "json"]),
-    help="Output format.  [default: table on a terminal, else plain]",
-)
-@click.option("--no-header", is_flag=True, help="Omit the column names of plain output.")
+@_list_output
 @daemon_options
 def jobs(follow: bool, output: str | None, limit: int | None, no_header: bool, **given: Any) -> None:
     """List jobs, the newest first.
@@ -121,13 +128,7 @@ def logs(output: Any, **given: Any) -> None:
 @click.command()
 @click.argument("name", metavar="NAME", type=JobId())
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="The most jobs to list.")
-@click.option(
-    "-o",
-    "output",
-    type=click.Choice(["table", "plain", "json"]),
-    help="Output format.  [default: table on a terminal, else plain]",
-)
-@click.option("--no-header", is_flag=True, help="Omit the column names of plain output.")
+@_list_output
 @daemon_options
 def history(name: str, limit: int, output: str | None, no_header: bool, **given: Any) -> None:
     """List all jobs of a VM or of a context, the newest first, with outcomes and durations.

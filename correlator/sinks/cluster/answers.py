@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -20,6 +20,7 @@ from correlator.cluster.rpc import Method
 from correlator.jobs import job_document, joblog, sizes
 from correlator.jobs.model.views import LogLine, PublishedJob
 from correlator.pipeline.hub import Hub
+from correlator.pipeline.queries import EarlierLines, LinesPage
 from correlator.pipeline.rpc_messages import (
     FindResult,
     IsContextResult,
@@ -89,25 +90,30 @@ class Answers:
             return job_document.encode({"jobs": _fragments(parts), "next_before": following})
 
     async def lines(self, params: LinesParams) -> bytes:
-        limit = min(max(1, params.limit), MAX_LINES)
-        async with self._pages:
-            while True:
-                page = await self._hub.lines(params.names, params.after, limit, params.query)
-                parts = await _fitting(page.lines, _line, ROOM)
-                if len(parts) == len(page.lines):
-                    members = {"next_after": page.next_after, "more": page.more}
-                    return job_document.encode({"lines": _fragments(parts), **members})
-                limit = len(parts)  # The cursor after some of these lines is known only after they were read alone.
+        async def read(limit: int) -> LinesPage:
+            return await self._hub.lines(params.names, params.after, limit, params.query)
+
+        return await self._lines(params.limit, read, "next_after", "more")
 
     async def lines_before(self, params: LinesBeforeParams) -> bytes:
-        limit = min(max(1, params.limit), MAX_LINES)
+        async def read(limit: int) -> EarlierLines:
+            return await self._hub.lines_before(params.names, params.before, limit, params.query)
+
+        return await self._lines(params.limit, read, "next_before")
+
+    async def _lines(
+        self, most: int, read: Callable[[int], Awaitable[LinesPage | EarlierLines]], *members: str
+    ) -> bytes:
+        """Read a page of lines that fits into a reply. `members`: those of the page besides its lines."""
+        limit = min(max(1, most), MAX_LINES)
         async with self._pages:
             while True:
-                page = await self._hub.lines_before(params.names, params.before, limit, params.query)
+                page = await read(limit)
                 parts = await _fitting(page.lines, _line, ROOM)
                 if len(parts) == len(page.lines):
-                    return job_document.encode({"lines": _fragments(parts), "next_before": page.next_before})
-                limit = len(parts)
+                    more = {name: getattr(page, name) for name in members}
+                    return job_document.encode({"lines": _fragments(parts), **more})
+                limit = len(parts)  # The cursor after some of these lines is known only after they were read alone.
 
     async def is_context(self, params: NameParams) -> bytes:
         return _encoded(IsContextResult(await self._hub.is_context(params.name)))

@@ -1,8 +1,8 @@
 """Light reading of log_events: many rows per statement, in bounded memory.
 
 A row may hold 1 MB, and its size is not known before it is read. So the statement that reads a thousand rows omits long
-texts and returns their sizes: a message and attrs of at most `HEAVY` bytes each. `heavy.slices` then reads the heavy
-rows as a whole.
+texts and returns their sizes; a message or attrs that it returns has at most `HEAVY` bytes. `heavy.slices` then reads
+the heavy rows as a whole.
 """
 
 from __future__ import annotations
