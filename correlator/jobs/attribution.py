@@ -9,7 +9,7 @@ from correlator.jobs import joblog
 from correlator.jobs.missing_rows import Transitions
 from correlator.jobs.model.changes import Event
 from correlator.jobs.model.facts import AttributedRow, Attribution, Entry
-from correlator.jobs.model.rows import Micros
+from correlator.jobs.model.rows import Micros, StepRecord
 from correlator.jobs.outcome import Outcome
 from correlator.jobs.pending_rows import PendingRows
 
@@ -90,13 +90,14 @@ class Attributor:
                 released.append(row)
         out.attributed = released
 
-    def add_step(self, step_id: int, job_id: str) -> list[StepRow]:
-        """Record the job of a step. Returns the pending rows of a step that was unknown."""
-        if step_id in self._step_jobs:
+    def add_steps(self, steps: Iterable[StepRecord], job_id: str) -> list[StepRow]:
+        """Record the job of steps. Returns the pending rows of those that were unknown."""
+        new = [step.id for step in steps if step.id not in self._step_jobs]
+        if not new:
             return []
-        self._step_jobs[step_id] = job_id
-        self._job_steps.setdefault(job_id, []).append(step_id)
-        return self._step_rows.pop(step_id)
+        self._step_jobs.update(dict.fromkeys(new, job_id))
+        self._job_steps.setdefault(job_id, []).extend(new)
+        return [row for step_id in new for row in self._step_rows.pop(step_id)] if self._step_rows else []
 
     def forget_job(self, job_id: str) -> None:
         """Remove the steps of a job that leaves memory."""

@@ -262,12 +262,13 @@ class Index:
         self._publish(old, view, alive_at, now, out, restored)
         for parent in self._children.place(job_id, view.parent_job_id, view.started_at or 0):
             parents[parent] = None
-        for step in view.steps if old is None or old.view.steps is not view.steps else ():
-            if rows := self._attributor.add_step(step.id, job_id):
-                self._apply_step_rows(rows, job_id, now, out)
+        if old is None or old.view.steps is not view.steps:
+            self._apply_step_rows(self._attributor.add_steps(view.steps, job_id), job_id, now, out)
 
     def _apply_step_rows(self, rows: Sequence[StepRow], job_id: str, now: Micros, out: Outcome) -> None:
-        """Apply the pending rows of a step whose job is now known."""
+        """Apply the pending rows of steps whose job is now known."""
+        if not rows:
+            return
         entries = [(replace(e, job_id=job_id, by="step"), past) for _, e, past in rows]
         self.apply_past([e for e, past in entries if past], now)
         if self.published.past_unread is None and self.published.mark_complete(job_id):

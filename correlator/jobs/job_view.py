@@ -86,9 +86,8 @@ def alive_at(job: Job) -> Micros:
     if record is not None:
         times += [record.started_at, record.updated_at, record.created_at]
     if job.reading is not None:
-        for step in job.reading.steps or ():
-            times += [step.started_at, step.completed_at]
-    return max((s for s in times if s is not None), default=0)
+        times += [at for step in job.reading.steps or () for at in (step.started_at, step.completed_at)]
+    return max(filter(None, times), default=0)
 
 
 def alive_after(before: Job, was: Micros, job: Job) -> Micros:

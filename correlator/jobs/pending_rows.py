@@ -50,9 +50,7 @@ class PendingRows(Generic[K, R]):
 
     def pop(self, key: K) -> list[R]:
         """Remove and return the rows of `key`. Returns an empty list if it has none."""
-        if key not in self._rows:
-            return []
-        rows = self._rows.pop(key)
+        rows = self._rows.pop(key, [])
         self.count -= len(rows)
-        self.bytes -= self._sizes.pop(key)
+        self.bytes -= self._sizes.pop(key, 0)
         return rows
