@@ -31,7 +31,7 @@ SUFFIXES = (
 KEYS = {dotted for dotted, _ in leaves()}
 SECTIONS = {dotted.rpartition(".")[0] for dotted in KEYS}
 JSON_OBJECTS = {"connection", "event", "forecast", "hello", "job", "last_message", "metadata", "progress"}
-READINESS = {"database.error", "database.loading", "mqtt.error", "mqtt.skipped"}
+READINESS = {"cluster.error", "database.error", "database.loading", "mqtt.error", "mqtt.skipped"}
 """Objects of JSON whose members the documents name as `object.member`, and members of /health/ready."""
 
 OF_OTHERS = {
@@ -49,7 +49,7 @@ OF_OTHERS = {
 }
 """Names that belong to other programs or to an example."""
 
-_DOTTED = re.compile(r"(?<![\w./:@\"'-])(?:[A-Za-z_]\w*\.)+[A-Za-z_]\w*(?![\w./:-])")
+_DOTTED = re.compile(r"(?<![\w./:@$\"'-])(?:[A-Za-z_]\w*\.)+[A-Za-z_]\w*(?![\w./:-])")
 _WORD = re.compile(r"(?<![\w%$.])[A-Za-z_]\w*")
 _OF_CODE = re.compile(r"[A-Za-z]_[A-Za-z]|[a-z][A-Z]|^[A-Z]{4,}$")
 CODE = ("correlator", "tests", "deploy", "benchmarks")
