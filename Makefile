@@ -59,7 +59,7 @@ sbom: $(DEV)
 
 # The recordings and the faults of a cluster, one after the other: they measure time, so nothing else should run meanwhile.
 test-cluster: servers $(DEV)
-	@$(BIN)/python -m pytest -m "long or not long" tests/acceptance/test_cluster_recordings.py tests/acceptance/test_takeover.py $(ARGS)
+	@$(BIN)/python -m pytest -m "long or not long" tests/acceptance/test_cluster_recordings.py tests/acceptance/test_takeover.py tests/acceptance/cluster_faults $(ARGS)
 
 # The recording at a thirtieth of its pace, in a terminal and in Chromium: bars never go back, and ends settle. By itself: it reads what time shows.
 test-replay: servers $(DEV)

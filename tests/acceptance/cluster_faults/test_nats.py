@@ -1,0 +1,140 @@
+"""NATS servers break: gateways catch up, nothing is lost, and each event is in the stream once.
+
+Others hold the rest: a collector that is suspended past its takeover `test_takeover.py` in `tests/acceptance/`, the
+parts by themselves `test_cluster_sink.py`, `test_gateway.py` and `test_ordered_consumer.py` in `tests/integration/`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from correlator.cluster import keys
+from tests.support.cluster import connected
+from tests.support.eventually import eventually
+from tests.support.faults.cluster_run import cluster_run
+from tests.support.mariadb import Database
+from tests.support.nats import PROGRAM, Nats, NatsCluster, three_servers
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
+
+BOTH_KILLED_WITHIN = 15.0
+"""Seconds without a change at a gateway after the leader of NATS and the active collector have been killed at once."""
+
+
+async def test_leader_and_active_collector_killed(database: Database, nats_cluster: NatsCluster, tmp_path: Path):
+    async with cluster_run(tmp_path, database, nats_cluster) as run:
+        async with run.traffic.running():
+            await run.goes_on()
+            leader = await run.leader()
+            await asyncio.gather(asyncio.to_thread(leader.kill), run.active.kill())
+            recovery = await run.recovered()
+            await run.goes_on()
+            await asyncio.to_thread(leader.start)
+            await run.active.start(ready=False)
+            await run.goes_on()
+        await run.verdict("NATS: leader killed with the active collector", recovery)
+        assert recovery < BOTH_KILLED_WITHIN
+
+
+async def test_each_server_killed_in_turn(database: Database, nats_cluster: NatsCluster, tmp_path: Path):
+    async with cluster_run(tmp_path, database, nats_cluster) as run:
+        recoveries = []
+        async with run.traffic.running():
+            for server in nats_cluster.servers:
+                await run.goes_on()
+                await asyncio.to_thread(server.kill)
+                recoveries.append(await run.recovered())
+                await asyncio.to_thread(server.start)
+                await asyncio.to_thread(nats_cluster.wait)
+        await run.verdict("NATS: each server killed in turn", max(recoveries))
+
+
+async def test_lame_duck(database: Database, tmp_path: Path):
+    with three_servers('lame_duck_duration: "30s"', 'lame_duck_grace_period: "1s"') as nats:
+        async with cluster_run(tmp_path, database, nats) as run:
+            async with run.traffic.running():
+                await run.goes_on()
+                leader = await run.leader()
+                await asyncio.to_thread(signalled, leader, "ldm")
+                recovery = await run.recovered()
+                await eventually(lambda: not listens(leader))
+                await run.goes_on()
+                recovery = max(recovery, await run.recovered())
+            await run.verdict("NATS: leader in lame duck mode until it ends", recovery)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="mounts file systems")
+async def test_a_disk_of_each_server_is_full(database: Database, tmp_path: Path):
+    nats = NatsCluster()
+    with contextlib.ExitStack() as stack:
+        for server in nats.servers:
+            stack.callback(server.close)
+        for server in nats.servers:
+            mount(server, stack)
+            stack.callback(server.stop)
+            server.start()
+        await asyncio.to_thread(nats.wait)
+        async with cluster_run(tmp_path, database, nats) as run:
+            recoveries = []
+            async with run.traffic.running():
+                for _ in range(3):
+                    await run.goes_on()
+                    leader = await run.leader()
+                    filling = leader.folder / "js" / "filling"
+                    await asyncio.to_thread(fill, filling)
+                    await eventually(lambda: "no space left" in leader.log())  # noqa: B023
+                    await run.goes_on(200)
+                    recoveries.append(await run.recovered())
+                    filling.unlink()
+                    await asyncio.to_thread(leader.stop)
+                    await asyncio.to_thread(leader.start)
+                    await asyncio.to_thread(nats.wait)
+                    recoveries.append(await run.recovered())
+            await run.verdict("NATS: disk of the leader full, 3 times", max(recoveries))
+
+
+async def test_stream_deleted(database: Database, nats_cluster: NatsCluster, tmp_path: Path):
+    async with cluster_run(tmp_path, database, nats_cluster) as run:
+        async with run.traffic.running():
+            await run.goes_on()
+            async with connected(nats_cluster.url, role="doctor") as connection:
+                before = await connection.last(keys.STATE, keys.EPOCH)
+                await connection.api(f"STREAM.DELETE.{keys.STATE}")
+                recovery = await run.recovered()
+                after = await connection.last(keys.STATE, keys.EPOCH)
+            await run.goes_on()
+        await run.verdict("NATS: stream of documents deleted", recovery)
+        assert before is not None
+        assert after is not None
+        assert before.data != after.data
+
+
+def signalled(server: Nats, name: str) -> None:
+    subprocess.run([PROGRAM, "--signal", f"{name}={server.pid}"], check=True, timeout=10)
+
+
+def listens(server: Nats) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", server.port), timeout=1.0):
+        return True
+    return False
+
+
+def mount(server: Nats, stack: contextlib.ExitStack) -> None:
+    """Give the server a small file system for its streams."""
+    folder = server.folder / "js"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "correlator-faults", str(folder)], check=True)
+    stack.callback(subprocess.run, ["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(path: Path) -> None:
+    with contextlib.suppress(OSError), path.open("wb", buffering=0) as filling:
+        while filling.write(bytes(4096)):
+            pass

@@ -1,0 +1,135 @@
+"""One fault of a cluster: three NATS servers, an active collector and its standby, a gateway, and the oracle.
+
+Each test is one fault: it begins with `cluster_run`, breaks something while `Traffic` writes, and ends with
+`ClusterRun.verdict`, which compares what the gateway shows and the stream has with the tables.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from correlator.cluster import keys, streams
+from tests.support.cluster import connected
+from tests.support.cluster_harness import read_stream
+from tests.support.collectors import pair
+from tests.support.daemon import Daemon
+from tests.support.eventually import PATIENCE, eventually
+from tests.support.expected_jobs import differences
+from tests.support.faults.fault_run import SLOW_TRAFFIC
+from tests.support.faults.traffic import Traffic
+from tests.support.faults.watchers import WebsocketWatcher
+from tests.support.gateways import gateway_process
+from tests.support.mariadb import Database
+from tests.support.nats import Nats, NatsCluster
+from tests.support.replay import MariaDBReplayer
+from tests.support.subscriptions import documents, plain
+from tests.support.whole_jobs import lifecycle_rows
+
+SETTLES_WITHIN = 120.0
+"""Seconds after the last commit until all is equal, including the second reading of ended jobs."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One line of the table. `recovery`: seconds until the gateway shows a new job; `rows`: lifecycle rows."""
+
+    fault: str
+    recovery: float
+    rows: int
+    lost: int
+    twice: int
+
+
+VERDICTS: list[Verdict] = []
+"""Of all faults that have been judged in this run of pytest."""
+
+
+@dataclass
+class ClusterRun:
+    """The parts of one run. `watcher`: a websocket client of the gateway."""
+
+    nats: NatsCluster
+    database: Database
+    active: Daemon
+    standby: Daemon
+    gateway: Daemon
+    watcher: WebsocketWatcher
+    traffic: Traffic
+
+    async def goes_on(self, rows: int = 40) -> None:
+        """Wait until so many more rows are committed."""
+        wanted = len(self.traffic.acknowledged) + rows
+        await eventually(lambda: len(self.traffic.acknowledged) >= wanted)
+
+    async def recovered(self, within: float = 90.0) -> float:
+        """Return the seconds from now until a job that is committed now has come to the client of the gateway."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        async with self.traffic.writer() as writer:
+            job_id = await self.traffic.job(writer)
+            await eventually(lambda: job_id in self.watcher.jobs, within=within)
+        return loop.time() - began
+
+    async def leader(self, stream: str = keys.STATE) -> Nats:
+        """The NATS server that leads the stream."""
+        async with connected(self.nats.url, role="doctor") as connection:
+            info = await streams.info(connection, stream)
+        assert info is not None
+        return self.nats.named(info["cluster"]["leader"])
+
+    async def verdict(self, fault: str, recovery: float) -> None:
+        """Judge the run once nothing is written any more, and note it for the table."""
+        async with MariaDBReplayer.connect(self.database) as replayer:
+            tables = await replayer.tables()
+        due = set(lifecycle_rows(tables))
+
+        async def settled() -> bool:
+            shown = await documents(self.gateway)
+            found = differences(tables, shown)
+            assert not found, found[:5]
+            assert plain(self.watcher.jobs) == plain(shown), "the client of the gateway differs"
+            assert due <= set(await self._events()), f"{len(due - set(await self._events()))} events are missing"
+            return True
+
+        try:
+            await eventually(settled, within=SETTLES_WITHIN, every=0.5)
+        finally:
+            events = await self._events()
+            twice = sum(count - 1 for count in events.values())
+            VERDICTS.append(Verdict(fault, recovery, len(due), len(due - set(events)), twice))
+        assert twice == 0
+        logs = [await asyncio.to_thread(one.log) for one in (self.active, self.standby, self.gateway)]
+        assert not [log[-4000:] for log in logs if "Traceback" in log]
+
+    async def _events(self) -> Counter[int]:
+        async with connected(self.nats.url, role="doctor") as connection:
+            stored = await read_stream(connection, keys.EVENTS, "cor.v1.dc1.event.>")
+        ids = [orjson.loads(payload)["event_id"] for _, _, payload in stored]
+        return Counter(i for i in ids if i is not None)
+
+
+@asynccontextmanager
+async def cluster_run(folder: Path, database: Database, nats: NatsCluster) -> AsyncIterator[ClusterRun]:
+    """A cluster at work, without traffic yet."""
+    async with (
+        pair(folder, database, nats.url, cluster__replicas=3) as (active, standby),
+        gateway_process(folder / "gateway", nats.url) as gateway,
+        WebsocketWatcher(gateway.url) as watcher,
+    ):
+        await eventually(lambda: watcher.connected, within=PATIENCE)
+        yield ClusterRun(
+            nats, database, active, standby, gateway, watcher, Traffic(database, pause=SLOW_TRAFFIC["pause"])
+        )
+
+
+def table(verdicts: list[Verdict]) -> str:
+    """The verdicts in Markdown."""
+    lines = ["| fault | recovery, s | rows | lost | twice |", "|---|--:|--:|--:|--:|"]
+    return "\n".join(lines + [f"| {v.fault} | {v.recovery:.1f} | {v.rows} | {v.lost} | {v.twice} |" for v in verdicts])
