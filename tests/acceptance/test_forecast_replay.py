@@ -17,7 +17,7 @@ from tests.support.eventually import eventually
 from tests.support.mariadb import Database
 from tests.support.past_runs import write_past_runs
 from tests.support.replay import MariaDBReplayer, Transaction
-from tests.support.settled_ends import assert_ends_settle, in_documents, in_words, watched
+from tests.support.settled_ends import assert_ends_settle, in_documents, in_words, lasting, watched
 from tests.support.slow_replay import SECONDS, SLOWER
 from tests.support.terminal import Command, commands_against
 
@@ -63,7 +63,7 @@ async def test_in_a_terminal_no_bar_of_a_slow_replay_goes_back_and_ends_settle(
         assert falls(readings) == []
         said = [(one.job_id, end) for one in readings if (end := in_words(one.at, one.words)) is not None]
         assert_ends_settle(watched(lives, said), at_least=len(longest))
-    assert_ends_settle(watched(lives, in_documents(published)), at_least=len(longest))
+    assert_ends_settle(watched(lives, lasting(lives, in_documents(published))), at_least=len(longest))
 
 
 def rows(table: Command) -> Iterator[Reading]:

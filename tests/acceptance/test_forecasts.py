@@ -25,7 +25,7 @@ from tests.support.mariadb import Database
 from tests.support.mosquitto import Mosquitto
 from tests.support.past_runs import PastRun, in_sequence, write_past_runs
 from tests.support.replay import MariaDBReplayer, Transaction
-from tests.support.settled_ends import assert_ends_settle, in_documents, watched
+from tests.support.settled_ends import assert_ends_settle, in_documents, lasting, watched
 from tests.support.terminal import Command, start
 
 RUNS = 24
@@ -254,7 +254,7 @@ async def test_percent_never_falls_and_ends_settle_while_the_recording_is_replay
         assert errors(transports) == []
         assert {"history", "reported"} <= {basis(job) for _, job in transports.seen["websocket"]}
         said = in_documents(job for _, job in transports.seen["websocket"])
-        assert_ends_settle(watched(lives, said), at_least=5)
+        assert_ends_settle(watched(lives, lasting(lives, said)), at_least=5)
 
 
 @contextlib.asynccontextmanager

@@ -26,6 +26,9 @@ LEAST_SWING = 0.1
 MOST_TURNS = 2
 """How often an end may turn back, however wide the band is: a new step may correct it, the next one correct that."""
 
+BRIEF = 0.03
+"""A document that is replaced after a smaller share of the job's life is not read: views are painted once a second."""
+
 START = 1.0
 """Seconds by which an end may be wrong because the tables have the start of a job in whole seconds."""
 
@@ -144,6 +147,15 @@ def in_documents(published: Iterable[Document]) -> Iterator[tuple[str, Displayed
             stamps = (job["forecast"]["as_of"], ends["p50"], ends["p90"])
             at, p50, p90 = (datetime.fromisoformat(stamp).timestamp() for stamp in stamps)
             yield job["job_id"], DisplayedEnd(at, p50, band=p90 - p50)
+
+
+def lasting(lives: Mapping[str, Life], said: Iterable[tuple[str, DisplayedEnd]]) -> Iterator[tuple[str, DisplayedEnd]]:
+    """The ends that stay for long enough to be read, if each stays until the next one of its job."""
+    for job in watched(lives, said):
+        until = [*(end.at for end in job.ends[1:]), job.life.ended]
+        for end, replaced in zip(job.ends, until, strict=False):
+            if replaced - end.at >= BRIEF * job.life.duration:
+                yield job.name, end
 
 
 def in_words(at: float, words: str) -> DisplayedEnd | None:
