@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import re
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -65,6 +66,39 @@ async def test_a_long_log_is_scrolled_from_end_to_begin_with_few_lines_in_the_do
     await expect(text(page, "line 20000")).to_be_visible()
     await long_log.log(UUID, line(20_001))
     await expect(text(page, "line 20001")).to_be_visible()
+
+
+async def test_a_million_lines_cost_a_few_pages_and_as_many_nodes_as_are_in_sight(fake, page):
+    """The history answers as the daemon does, from lines that are made when they are asked for."""
+    last, asked = 1_000_000, list[dict[str, str]]()
+    fake.jobs[UUID] = document(UUID, "completed")
+
+    async def history(route):
+        query = {name: values[0] for name, values in parse_qs(urlsplit(route.request.url).query).items()}
+        asked.append(query)
+        if "before" in query:
+            end = min(int(query["before"]), last + 1)
+            first = max(1, end - int(query["limit"]))
+            more: dict[str, Any] = {"next_after": None, "next_before": first if first > 1 else None, "more": first > 1}
+        else:
+            first = int(query.get("from") or query.get("after") or 0) or 1
+            end = min(first + int(query["limit"]), last + 1)
+            more = {"next_after": str(end), "more": end <= last}
+        await route.fulfill(json={"events": [line(n) for n in range(first, end)], **more})
+
+    await page.route("**/events?*", history)
+    await page.goto(f"{fake.url}/#/jobs/{UUID}")
+    nodes = 0
+    for key, expected in (("End", 1_000_000), ("Home", 1), ("", 500_000), ("End", 1_000_000)):
+        if key:
+            await pane(page).focus()
+            await page.keyboard.press(key)
+        else:
+            await page.evaluate("address => { location.hash = address }", f"#/jobs/{UUID}/log/{expected}")
+        await expect(text(page, f"line {expected}")).to_be_in_viewport()
+        nodes = max(nodes, await pane(page).locator("*").count())
+    assert nodes < 1_000
+    assert len(asked) < 16, asked
 
 
 async def test_what_is_in_sight_stays_there_while_earlier_lines_come(long_log, page):
