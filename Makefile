@@ -14,12 +14,12 @@ PIP  := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input inst
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help bench demo test test-faults test-clients test-cluster test-replay test-sizes test-soak test-versions test-system deb client-package lint types imports format lock clean servers test-fuzz sbom
+.PHONY: help bench demo test test-faults test-clients test-cluster test-replay test-sizes test-soak test-versions test-system deb client-package lint types imports format lock clean servers test-fuzz sbom pictures
 
 help:
 	@echo "make demo     run the correlator on a made-up appliance; ARGS='--fleet 3': on three, with a cluster and gateways"
 	@echo "make test     run all tests, with private servers   (ARGS='-k gaps' for some of them)"
-	@echo "make test-clients  200 clients of a busy log, one that froze, one that is silent: what takes too long for make test"
+	@echo "make test-clients  200 clients of a busy log, one that froze, a job found among 100,000: what takes too long for make test"
 	@echo "make test-cluster  both recordings over a takeover, and all that can break in a cluster, with a table of what it cost"
 	@echo "make test-replay  two minutes of a slow replay in a terminal and in Chromium: ends settle, bars never go back"
 	@echo "make test-faults  all that can break, one after the other, and a table of what it cost; make test has the short ones"
@@ -32,6 +32,7 @@ help:
 	@echo "make bench    measure it beside the limits and its peers, a quarter of an hour on a quiet machine   (ARGS='catchup rest --quick')"
 	@echo "make lint     ruff, words   make types    mypy          make imports  the import rules"
 	@echo "make docs     write the reference of the configuration again: docs/configuration.md, deploy/correlator.toml"
+	@echo "make pictures  make the pictures of README.md and docs/ again (Python 3.12 or newer)"
 	@echo "make format   tidy the code     make lock     write requirements/ again     make clean"
 
 # A virtual environment for development holds all that the demo needs; a fleet needs it for the server and the client of NATS.
@@ -46,7 +47,7 @@ test: servers $(DEV)
 	  case "$$together $$alone" in "0 0"|"0 5"|"5 0") ;; *) exit 1;; esac
 
 test-clients: servers $(DEV)
-	@$(BIN)/python -m pytest -m long tests/acceptance/test_streaming_clients.py tests/acceptance/test_slow_clients.py tests/acceptance/test_busy.py tests/acceptance/test_proxies.py $(ARGS)
+	@$(BIN)/python -m pytest -m long tests/acceptance/test_streaming_clients.py tests/acceptance/test_slow_clients.py tests/acceptance/test_busy.py tests/acceptance/test_proxies.py tests/browser/test_found_job.py $(ARGS)
 
 # Ten minutes of made-up rows, frames, queries, settings, topics and files, and a minute of random bytes at every listener.
 test-fuzz: servers $(DEV)
@@ -149,6 +150,11 @@ format: $(DEV)
 # The reference of the configuration in docs/configuration.md, from the types; a test holds it equal.
 docs: $(DEV)
 	@$(BIN)/python -m tests.docs.reference
+
+# The pictures of README.md and docs/: the page and its element in Chromium, the terminal, all with fixed data. Python 3.12 or newer.
+pictures: SERVERS := chromium:chromium
+pictures: servers $(DEV)
+	@TZ=UTC $(BIN)/python -m tests.docs.pictures
 
 # requirements/dev.txt is the one resolution; base.txt is the part of it that runs the program and installs the package.
 # Locked versions stay; ARGS=--upgrade allows newer ones.
