@@ -28,8 +28,9 @@ class JobQuery(Struct, frozen=True):
     """A filter of jobs: OR inside a member, AND between them; an empty member does not filter.
 
     `text`: in any ID or in the VM's name. `words`: each also in the operation, in the name of a step, or in an error.
-    Both are compared without regard to case. `vm_name`: exactly this one. `instance`: appliances, at a gateway; an
-    archive of one appliance ignores it.
+    Both are compared without regard to case. `vm_name`: exactly this one. `since`, `until`: the job
+    started at or after the one, and before the other. `instance`: appliances, at a gateway; an archive of one appliance
+    ignores it.
     """
 
     status: frozenset[str] = frozenset()
@@ -42,6 +43,7 @@ class JobQuery(Struct, frozen=True):
     words: frozenset[str] = frozenset()
     vm_name: str = ""
     since: Micros | None = None
+    until: Micros | None = None
 
     def matches(self, shown: PublishedJob) -> bool:
         view = shown.view
@@ -53,6 +55,7 @@ class JobQuery(Struct, frozen=True):
             and (not self.parent_job_id or view.parent_job_id in self.parent_job_id)
             and (not self.instance or shown.instance in self.instance)
             and (self.since is None or (view.started_at or 0) >= self.since)
+            and (self.until is None or (view.started_at or 0) < self.until)
             and (not self.vm_name or job_view.vm_name(view) == self.vm_name)
             and (not self.text or _mention(_names(view), (self.text,)))
             and (not self.words or _mention(_texts(view), self.words))

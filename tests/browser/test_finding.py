@@ -13,6 +13,7 @@ import pytest
 from tests.support.appliance import Appliance
 from tests.support.browser import expect
 from tests.support.daemon import Daemon
+from tests.support.eventually import eventually
 from tests.support.page_server import document, forecasted
 
 DAY = 86_400.0
@@ -67,6 +68,44 @@ async def test_enter_opens_an_exact_or_unknown_id_and_else_goes_to_the_first_row
     await box.press("Enter")
     await expect(page.get_by_role("heading", name="Waiting for this ID")).to_be_visible()
     assert page.url == f"{fake.url}/#/jobs/{quote('rollback-SVR 2019/Prod', safe='')}"
+
+
+async def test_enter_before_anything_is_found_waits_for_the_search(fake, page):
+    fake.archive = [[], [document("old", "failed", ago=40 * DAY)]]
+    await page.goto(fake.url)
+    box = page.get_by_role("searchbox")
+    await box.fill("vm-old")
+    await box.press("Enter")
+    await expect(page).to_have_url(f"{fake.url}/#/jobs/old")
+    assert fake.searched[0]["q"] == "vm-old"
+    await page.goto(fake.url)
+    fake.archive = []
+    await box.fill("nobody")
+    await box.press("Enter")
+    await expect(page.get_by_role("heading", name="Waiting for this ID")).to_be_visible()
+
+
+async def test_a_period_from_a_day_to_a_day_is_searched_and_kept_in_the_address(fake, page):
+    known(fake, document("now"))
+    at = datetime(2026, 10, 31, 12, tzinfo=UTC)
+    fake.archive = [[document("old", "completed", started_at=f"{at:%Y-%m-%dT%H:%M:%S.%fZ}")]]
+    await page.goto(fake.url)
+    await page.get_by_label("Period").select_option("From … to …")
+    await page.get_by_label("From", exact=True).fill("2026-10-30")
+    await page.get_by_label("to", exact=True).fill("2026-10-31")
+    await expect(rows(page)).to_have_count(1)
+    assert await names(page) == ["vm-old"]
+    assert page.url == f"{fake.url}/#/?from=2026-10-30&to=2026-10-31"
+    period = {"since": "2026-10-30T00:00:00.000Z", "until": "2026-11-01T00:00:00.000Z"}
+    assert fake.searched[-1] == {**period, "limit": "100"}
+    await page.get_by_role("searchbox").fill("vm-o")
+    await expect(rows(page)).to_have_count(1)
+    await eventually(lambda: fake.searched[-1] == {**period, "limit": "100", "text": "vm-o"})
+    await page.get_by_label("to", exact=True).fill("2026-10-30")
+    await expect(rows(page)).to_have_count(0)
+    await page.get_by_role("searchbox").fill("")
+    await page.get_by_label("Period").select_option("Last 24 hours")
+    assert await names(page) == ["vm-now"]
 
 
 @pytest.mark.parametrize("width", [360, 1280])

@@ -137,6 +137,8 @@ async def test_pages_keep_to_their_filters(archive, either_original):
     assert await only(text="pg%t") == ["b"]
     assert await only(text="g_t") == []
     assert await only(since=unix(2) * 1_000_000 - 500_000) == ["c", "b"]
+    assert await only(until=unix(2) * 1_000_000) == await only(until=unix(1) * 1_000_000 + 500_000) == ["a"]
+    assert await only(since=unix(2) * 1_000_000, until=unix(2) * 1_000_000 + 1) == ["b"]
 
 
 async def test_the_lines_of_a_job_are_all_of_them_and_no_others(archive, either_original):

@@ -65,7 +65,7 @@ async def test_a_text_that_is_the_name_of_a_member_finds_no_job_and_brings_no_ro
 
 async def test_pages_that_stop_after_one_slice_miss_and_repeat_no_job(original):
     appliance = original
-    async with archive_of(appliance, page_within=0.0) as archive:
+    async with archive_of(appliance, jobs_within=0.0) as archive:
         archive._job_slices.size = archive._job_slices._most = 3
         due = [f"job-{n:02}" for n in range(20)]
         for number, job_id in enumerate(due):

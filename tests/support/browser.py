@@ -16,6 +16,7 @@ if sys.hexversion < 0x030C0000:
 from playwright.async_api import (  # type: ignore[import-not-found, unused-ignore]  # installed from 3.12 on
     Browser,
     BrowserContext,
+    Locator,
     Page,
     async_playwright,
     expect,
@@ -26,4 +27,4 @@ PATIENCE = 30_000
 
 expect.set_options(timeout=PATIENCE)
 
-__all__ = ["PATIENCE", "Browser", "BrowserContext", "Page", "async_playwright", "expect"]
+__all__ = ["PATIENCE", "Browser", "BrowserContext", "Locator", "Page", "async_playwright", "expect"]

@@ -52,6 +52,49 @@ async def past_jobs(database: Database, count: int, *, days: int = 400) -> None:
         await cursor.execute("ANALYZE TABLE job_tracking")
 
 
+def vm(number: int) -> str:
+    """The name of the VM of a job of `year_of_jobs`."""
+    return f"vm-{number:06}"
+
+
+async def year_of_jobs(database: Database, count: int, recent: int, failed: int) -> str:
+    """Ended jobs 0 to `count`, the newest first, one for each VM; the ID of job `failed`.
+
+    The first `recent` began within 20 hours, the others evenly over the year before. Each has 3 steps. Job `failed`
+    failed in its step "copy", and has 20 lines in each step; so did every ninth, without lines.
+    """
+    recent_every, every = 72_000 / recent, 365 * 86_400 / count
+    begun = f"UTC_TIMESTAMP() - INTERVAL IF(seq < {recent}, {recent_every:f} * seq, 90000 + {every:f} * seq) SECOND"
+    uuid = "LOWER(CONCAT(LEFT(MD5(seq), 8), '-0000-4000-8000-', LPAD(HEX(seq), 12, '0')))"
+    name = "LPAD(seq, 6, '0')"
+    fails = f"(seq = {failed} OR seq MOD 9 = 0)"
+    error = "'no space left on volume'"
+    setup = "SET time_zone = '+00:00', foreign_key_checks = 0, unique_checks = 0"
+    async with database.connect(init_command=setup) as connection, connection.cursor() as cursor:
+        await cursor.execute(
+            "INSERT INTO job_tracking (id, operation, job_type, status, external_job_id, metadata, error_message,"
+            f" started_at, completed_at, updated_at) SELECT {uuid}, 'unified-live-failover', 'failover',"
+            f" IF({fails}, 'failed', 'completed'), CONCAT('unified-live-failover-vm-', {name}, '-1758553933'),"
+            f""" CONCAT('{{"vm_name": "vm-', {name}, '"}}'), IF({fails}, {error}, NULL),"""
+            f" {begun}, {begun} + INTERVAL 90 SECOND, {begun} + INTERVAL 90 SECOND FROM seq_0_to_{count - 1}"
+        )
+        await cursor.execute(
+            "INSERT INTO job_steps (job_id, name, seq, status, started_at, completed_at, error_message)"
+            " SELECT id, ELT(seq, 'validation', 'snapshot', 'copy'), seq, IF(status = 'failed' AND seq = 3, 'failed',"
+            " 'completed'), started_at + INTERVAL 30 * seq - 30 SECOND, started_at + INTERVAL 30 * seq SECOND,"
+            f" IF(status = 'failed' AND seq = 3, {error}, NULL) FROM job_tracking, seq_1_to_3"
+        )
+        of_failed = f"id = (SELECT {uuid} FROM seq_{failed}_to_{failed})"
+        await cursor.execute(
+            "INSERT INTO log_events (job_id, step_id, level, message, ts) SELECT job_id, id, IF(n.seq = 20"
+            " AND status = 'failed', 'ERROR', 'INFO'), CONCAT(name, ' line ', n.seq),"
+            f" started_at + INTERVAL n.seq SECOND FROM job_steps, seq_1_to_20 AS n WHERE job_{of_failed} ORDER BY 5"
+        )
+        await cursor.execute("ANALYZE TABLE job_tracking, job_steps")
+        await cursor.execute(f"SELECT id FROM job_tracking WHERE {of_failed}")
+        return str((await cursor.fetchone())[0])
+
+
 async def pending_failovers(database: Database, ids: Iterable[tuple[str, str]], status: str = "pending") -> None:
     """Rows of failover_jobs that nobody has brought up to date: (job_id, created_at)."""
     await fill(
@@ -78,7 +121,8 @@ async def silent_jobs(database: Database, count: int, *, hours: float = 20.0, st
 
 async def counters(database: Database) -> dict[str, int]:
     """Statements and rows of the whole server since its start (SHOW GLOBAL STATUS, which sends rows itself)."""
-    names = "'Com_select', 'Handler_read_rnd_next', 'Rows_sent'"
+    reads = ", ".join(f"'Handler_read_{how}'" for how in ("key", "next", "prev", "rnd_next"))
+    names = f"'Com_select', 'Rows_sent', {reads}"
     async with database.connect() as connection, connection.cursor() as cursor:
         await cursor.execute(f"SHOW GLOBAL STATUS WHERE Variable_name IN ({names})")
         return {name: int(value) for name, value in await cursor.fetchall()}

@@ -130,6 +130,8 @@ class PageServer:
         self.empty_pages = 0
         self.archive: list[list[Document]] = []
         """The pages of the database: of the search for any text, and of any VM or context."""
+        self.searched: list[Document] = []
+        """The parameters of each search."""
         self.tickets: list[str] = []
         """The tickets of requests for log lines."""
         self.token = token
@@ -230,8 +232,9 @@ class PageServer:
 
     async def _search(self, request: web.Request) -> web.Response:
         """Search the archive. Other requests are aborted, so that the client finds no other transport to follow."""
-        if "text" in request.query:
-            return web.json_response(self._page(request))
+        if request.query.keys() & {"q", "text", "since", "until"}:
+            self.searched.append(dict(request.query))
+            return web.json_response(self._page(request) if "q" not in request.query else self._named(request))
         if request.transport is not None:
             request.transport.abort()
         return web.Response()
@@ -241,6 +244,11 @@ class PageServer:
         contexts = {job["context_id"] for job in page["jobs"] if job["context_id"]}
         name = request.match_info["name"]
         return web.json_response(page | {"entity": name, "kind": "vm", "contexts": sorted(contexts), "operations": []})
+
+    def _named(self, request: web.Request) -> Document:
+        """One page of the jobs of the archive whose VM has the text."""
+        jobs = [job for page in self.archive for job in page if request.query["q"] in job["metadata"]["vm_name"]]
+        return {"jobs": jobs, "next_cursor": None, "searched_to": None, "complete": True, "reason": None}
 
     def _page(self, request: web.Request) -> Document:
         number = int(request.query.get("cursor", 0))

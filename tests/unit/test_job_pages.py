@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from correlator.errors import SourceUnavailable
 from correlator.jobs.index import Index
 from correlator.pipeline.local_hub import LocalHub
-from correlator.pipeline.queries import JobQuery
+from correlator.pipeline.queries import JobQuery, JobsPage
 from correlator.sinks.http.job_pages import JobPages
 from tests.support.answering_collectors import ArchiveInMemory, reading
+from tests.support.virtual_time import VirtualTimeLoop
 
 
 class FailsLater(ArchiveInMemory):
@@ -40,3 +43,30 @@ async def test_a_first_page_without_the_database_has_the_jobs_in_memory_and_the_
     assert (page.jobs, page.following, page.reason) == ([], None, "it went away")
     with pytest.raises(SourceUnavailable):
         await pages.read(JobQuery(), "WzEsInUxIl0", 8)
+
+
+class Slow(ArchiveInMemory):
+    """A database that takes 0.1 s for each query, and finds only the jobs that match."""
+
+    def __init__(self, jobs, matching):
+        super().__init__(jobs, page_size=1)
+        self.matching = matching
+
+    async def page(self, *query):
+        await asyncio.sleep(0.1)
+        found = await super().page(*query)
+        return JobsPage([r for r in found.readings if r.job_id in self.matching], found.next_before)
+
+
+@pytest.mark.parametrize(("match", "seconds"), [("u98", 0.2), ("u96", 0.4), ("u5", 0.5)])
+def test_a_page_with_a_job_is_returned_at_once_and_an_empty_one_after_half_a_second(match, seconds):
+    loop = VirtualTimeLoop()
+    pages = JobPages(LocalHub(Index(), Slow([reading(f"u{n}", n) for n in range(100)], {match})))
+    read = loop.create_task(pages.read(JobQuery(), None, 50))
+    began = loop.time()
+    read.add_done_callback(lambda _: loop.stop())
+    loop.run(10)
+    assert loop.time() - began == pytest.approx(seconds, abs=0.05)
+    assert [job.job_id for job in read.result().jobs] == ([match] if match != "u5" else [])
+    assert read.result().following is not None
+    loop.close()

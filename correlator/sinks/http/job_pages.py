@@ -39,7 +39,10 @@ ENCODED_AT_ONCE = 0.01
 """Seconds of encoding before the event loop runs other tasks."""
 
 GATHER_WITHIN = 0.5
-"""Seconds after which a page of jobs is returned even if it is not full."""
+"""Seconds after which a page of jobs is returned even if it is empty."""
+
+FIRST_WITHIN = 0.15
+"""The same for a page that has a job: whoever searches sees it at once, and asks for the next page."""
 
 ARCHIVE_WITHIN = 3.0
 """Seconds to wait for the database; after that, a page of jobs is served from memory only."""
@@ -116,7 +119,7 @@ class JobPages:
         known = {s.job_id for s in page}
         merged = list(page)
         loop = asyncio.get_running_loop()
-        until = loop.time() + GATHER_WITHIN
+        began = loop.time()
         reason: str | None = None
         certain: list[PublishedJob] | None = None
         while True:
@@ -142,7 +145,8 @@ class JobPages:
                 return merged[:limit], None, reason
             # Jobs before this position are complete; after it, the database may have further ones.
             certain = [s for s in merged if place_of(s) >= before]
-            if len(certain) >= limit or loop.time() >= until:
+            within = FIRST_WITHIN if certain else GATHER_WITHIN
+            if len(certain) >= limit or loop.time() - began >= within:
                 return certain[:limit], before, reason
 
 

@@ -143,7 +143,7 @@ class Rest:
 
     async def jobs(self, request: web.Request) -> web.Response:
         """A page of jobs, newest first."""
-        known(request, (*_FILTERS, "q", "text", "since", "limit", "cursor", "steps"))
+        known(request, (*_FILTERS, "q", "text", "since", "until", "limit", "cursor", "steps"))
         limit = number(request, "limit", 1, MAX_LIMIT, int) or DEFAULT_LIMIT
         with_steps = choice(request, "steps", ("0", "1")) == "1"
         query = _query(request)
@@ -171,7 +171,9 @@ def _query(request: web.Request) -> JobQuery:
     for status in chosen["status"]:
         if status not in _STATUSES:
             raise BadRequest(f"status={status!r}: expected one of {', '.join(_STATUSES)}")
-    since = _time(request.query["since"]) if "since" in request.query else None
+    since, until = _time(request, "since"), _time(request, "until")
+    if since is not None and until is not None and until <= since:
+        raise BadRequest(f"until={request.query['until']!r}: expected a time after since={request.query['since']!r}")
     words = frozenset(request.query.get("text", "").split())
     if len(words) > MAX_WORDS:
         raise BadRequest(f"text: expected at most {MAX_WORDS} words, not {len(words)}")
@@ -185,6 +187,7 @@ def _query(request: web.Request) -> JobQuery:
         text=request.query.get("q", ""),
         words=words,
         since=since,
+        until=until,
     )
 
 
@@ -197,21 +200,28 @@ def _line_query(request: web.Request) -> LineQuery:
     text = request.query.get("q", "")
     if len(text) > MAX_TEXT:
         raise BadRequest(f"q: expected at most {MAX_TEXT} characters")
-    since = _time(request.query["since"]) if "since" in request.query else None
-    return LineQuery(level, frozenset(map(int, steps)), text, since)
+    return LineQuery(level, frozenset(map(int, steps)), text, _time(request, "since"))
 
 
 def _is_step_id(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) < 20 and 0 < int(text) <= MAX_STEP_ID
 
 
-def _time(text: str) -> Micros:
+def _time(request: web.Request, name: str) -> Micros | None:
+    """A query parameter as a time; None if it is missing.
+
+    Raises:
+        BadRequest: It is no time, or has no zone.
+    """
+    text = request.query.get(name)
+    if text is None:
+        return None
     try:
         when = datetime.datetime.fromisoformat(text.replace(" ", "+"))
         if when.tzinfo is None:
             raise ValueError(text)
     except ValueError:
-        raise BadRequest(f"since={text!r}: expected a time with its zone, e.g. 2025-09-22T10:00:00Z") from None
+        raise BadRequest(f"{name}={text!r}: expected a time with its zone, e.g. 2025-09-22T10:00:00Z") from None
     return (when - datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)) // datetime.timedelta(microseconds=1)
 
 

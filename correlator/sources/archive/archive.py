@@ -44,7 +44,8 @@ class DatabaseArchive:
         id_keys: The keys under which metadata holds external IDs.
         legacy: True if failover_jobs is followed.
         limits: Most bytes that are read of metadata and errors.
-        page_within: Seconds of queries for one page of jobs or of log lines.
+        page_within: Seconds of queries for one page of log lines.
+        jobs_within: Seconds of queries for one call of `page`, whose caller asks for more until it has waited enough.
         search_within: Seconds of queries that one request may spend on the search for an ID.
     """
 
@@ -56,9 +57,11 @@ class DatabaseArchive:
         legacy: bool = True,
         limits: Sizes | None = None,
         page_within: float = 0.5,
+        jobs_within: float = 0.1,
         search_within: float = 2.0,
     ) -> None:
         self._page_within = page_within
+        self._jobs_within = jobs_within
         self._keys = tuple(id_keys)
         self._legacy = legacy
         self._jobs, self._log = Questions(database, limits), Questions(database, limits)
@@ -94,7 +97,10 @@ class DatabaseArchive:
         """At most `limit` jobs, except those that are `known`."""
         readings: list[Reading] = []
         room = PAGE_BYTES
-        budget = Budget(self._page_within)
+        budget = Budget(self._jobs_within)
+        if query.until is not None:  # started_at has whole seconds
+            end = (-(-query.until // 1_000_000) * 1_000_000, "")
+            before = end if before is None else min(before, end)
         while budget.allows():
             ask = _Slice(self._job_slices, query, self._keys, before, limit - len(readings), room, known)
             part, before, used = await self._jobs.ask(partial(ask.read, advance_clock))

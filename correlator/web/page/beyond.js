@@ -5,8 +5,8 @@ import { entityAddress, jobAddress } from "./route.js";
 import { moment, shortTime } from "./times.js";
 import { counted, vmOf } from "./words.js";
 
-/** A line above the rows. `entity`: the VM or context that the text names exactly, or "". */
-export function Progress({ search, more, entity, now, onMore }) {
+/** A line above the rows. `entity`: the VM or context that the text names exactly, or "". `opens`: Enter waits for a job. */
+export function Progress({ search, more, entity, opens, now, onMore }) {
   if (search.state === "none") {
     return null;
   }
@@ -15,12 +15,13 @@ export function Progress({ search, more, entity, now, onMore }) {
   const sentences = {
     searching: `Searching older jobs in the database…${until}`,
     stopped: `The search has stopped.${until}`,
-    full: `Too many jobs have this text: these are the newest.${until}`,
+    full: `Too many jobs match: these are the newest.${until}`,
     done: "All jobs are searched.",
   };
   return html`<div class="beyond">
     <p role="status">${search.state === "searching" && html`<span class="pulse" aria-hidden="true"></span>`}
-      ${sentences[search.state]} ${more > 0 && `${counted(more, "job")} from the database.`}</p>
+      ${sentences[search.state]} ${more > 0 && `${counted(more, "job")} from the database.`}
+      ${opens && search.state === "searching" && " The first job found opens."}</p>
     ${search.trouble !== null && html`<p class="tone-warn">Jobs may be missing: ${search.trouble}.</p>`}
     ${search.state === "stopped" && html`<button type="button" class="button" onClick=${onMore}>Search on</button>`}
     ${entity !== "" && html`<a href=${entityAddress(entity)}>All jobs of ${entity}</a>`}

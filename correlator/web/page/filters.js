@@ -3,7 +3,11 @@
 import { Component, html } from "./html.js";
 import { icon } from "./icons.js";
 import { listAddress } from "./route.js";
+import { isoDay } from "./times.js";
 import { LATENESS, STATUSES, counted, shownLateness, shownStatus } from "./words.js";
+
+const MONTH = 30 * 86_400_000;
+/** Milliseconds from the first to the last day that a new period has. */
 
 /** Changes the filter in the address, without a history entry for each letter, so that Back leaves the list. */
 export function changeFilter(filter, change) {
@@ -15,6 +19,13 @@ export class Filters extends Component {
   #change(change) {
     changeFilter(this.props.filter, change);
   }
+
+  #pickPeriod = (event) => {
+    const when = event.currentTarget.value;
+    const now = Date.now();
+    const days = when === "days" ? { from: isoDay(now - MONTH), to: isoDay(now) } : { from: "", to: "" };
+    this.#change({ ...days, when: when === "all" ? "all" : "" });
+  };
 
   #submit = (event) => {
     event.preventDefault();
@@ -38,6 +49,7 @@ export class Filters extends Component {
   render({ filter, listing, seen }) {
     const { counts, forecasts, types } = listing;
     const known = filter.type === "" || types.includes(filter.type) ? types : [filter.type, ...types];
+    const isPeriod = filter.from !== "" || filter.to !== "";
     const forecasted = forecasts.size > 0 || filter.forecast.length > 0;
     return html`<form class="filters ${forecasted ? "has-forecast" : ""}" role="search" onSubmit=${this.#submit}>
       <label class="search">
@@ -71,12 +83,23 @@ export class Filters extends Component {
         </select>
       </label>
       <label class="choice"><span class="unseen">Period</span>
-        <select value=${filter.when} disabled=${filter.q !== ""}
-          onChange=${(event) => this.#change({ when: event.currentTarget.value })}>
+        <select value=${isPeriod ? "days" : filter.when} disabled=${filter.q !== "" && !isPeriod} onChange=${this.#pickPeriod}>
           <option value="">Last 24 hours</option>
           <option value="all">All</option>
+          <option value="days">From … to …</option>
         </select>
       </label>
+      ${
+        isPeriod &&
+        [
+          ["from", "From", undefined, filter.to || undefined],
+          ["to", "to", filter.from || undefined, undefined],
+        ].map(
+          ([name, label, min, max]) => html`<label key=${name} class="choice day">${label}
+            <input type="date" value=${filter[name]} min=${min} max=${max}
+              onChange=${(event) => this.#change({ [name]: event.currentTarget.value })} /></label>`,
+        )
+      }
       <${Failures} listing=${listing} seen=${seen} />
       <p class="unseen">${counted(listing.shown.length, "job")}</p>
     </form>`;

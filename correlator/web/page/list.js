@@ -15,11 +15,14 @@ import { jobAddress } from "./route.js";
 import { Row } from "./row.js";
 import { Search, together } from "./search.js";
 import { Seen } from "./seen.js";
+import { periodOf } from "./times.js";
 
 const SPARE = 8;
 /** Rows rendered above and below the window, for quick scrolling and for the keyboard. */
 const MOST_PRINTED = 1000;
 /** Rows on paper. */
+const CONSTRUCTED = /-\d{10}$|^[\da-f]{8}(-[\da-f]{4}){3}-[\da-f]{12}$/i;
+/** The IDs of GUIs, which end in a Unix second, and UUIDs. */
 const NARROW = "(max-width: 46rem)";
 
 export class ListPage extends Component {
@@ -27,7 +30,9 @@ export class ListPage extends Component {
   #rows = createRef();
   #wanted = null;
   #seen = new Seen();
-  #search = new Search(() => this.setState({}));
+  #search = new Search(() => this.setState({}, this.#openFirst));
+  #entered = null;
+  /** The text at which Enter was pressed before anything was found. */
   #jobs = new Map();
   #given = { seen: this.#seen.ids, found: this.#search.found };
 
@@ -85,14 +90,25 @@ export class ListPage extends Component {
 
   #ask() {
     const { filter, session } = this.props;
-    this.#search.ask(filter.q, filter.instance, session);
+    const period = periodOf(filter).map((at) => (at === null ? "" : new Date(at).toISOString()));
+    this.#search.ask(filter.q, filter.instance, period, session);
   }
 
   #more = () => {
     this.#search.more(this.props.session);
   };
 
-  /** Enter in the search box: opens the job of an ID, also of one that is not known yet; else goes to the first row. */
+  /** Opens or reveals what an earlier Enter asked for, once the search has found a job or ended. */
+  #openFirst = () => {
+    if (this.#entered !== null && this.#entered === this.props.filter.q.trim()) {
+      this.#enter();
+    }
+  };
+
+  /**
+   * Enter in the search box: opens the job of an ID, also of one that is not known yet, and a job that is the only one;
+   * else goes to the first row. While nothing is found, it waits for the search, except for the text of an ID.
+   */
   #enter = () => {
     const q = this.props.filter.q.trim();
     if (q === "") {
@@ -101,7 +117,11 @@ export class ListPage extends Component {
     const jobs = this.#renew(this.state.update.jobs, new Set(), this.props);
     const { shown } = this.#listing;
     const exact = shown.find((id) => id === q || jobs.get(id).external_ids?.includes(q));
-    if (exact !== undefined || shown.length <= 1) {
+    const waits = shown.length === 0 && this.#search.state === "searching" && !CONSTRUCTED.test(q);
+    this.#entered = waits ? q : null;
+    if (waits) {
+      this.#search.hurry(this.props.session);
+    } else if (exact !== undefined || shown.length <= 1) {
       const id = exact ?? shown[0];
       location.hash = jobAddress(exact === undefined ? (id ?? q) : q, id === undefined ? "" : jobs.get(id).instance);
     } else {
@@ -109,10 +129,8 @@ export class ListPage extends Component {
     }
   };
 
-  componentDidUpdate(before) {
-    if (before.filter.q !== this.props.filter.q || before.filter.instance !== this.props.filter.instance) {
-      this.#ask();
-    }
+  componentDidUpdate() {
+    this.#ask();
     if (this.#wanted !== null) {
       const link = this.#link(this.#wanted);
       if (link !== null) {
@@ -232,7 +250,7 @@ export class ListPage extends Component {
       <${Filters} filter=${filter} listing=${listing} seen=${this.#seen} onEnter=${this.#enter} />
       ${isFleet && html`<${Appliances} fleet=${fleet} counts=${listing.instances} chosen=${filter.instance} now=${now}
         onChoose=${(instance) => changeFilter(filter, { instance })} />`}
-      <${Progress} search=${search} more=${beyond} now=${now} onMore=${this.#more}
+      <${Progress} search=${search} more=${beyond} opens=${this.#entered === filter.q.trim()} now=${now} onMore=${this.#more}
         entity=${entityNamed(filter.q, visible.map((id) => jobs.get(id)))} />
       <${Columns} sort=${filter.sort} fleet=${isFleet} onSort=${(sort) => changeFilter(filter, { sort })} />
       <ol class="rows" role="list" ref=${this.#rows} aria-label="Jobs"

@@ -1,6 +1,6 @@
 /** What the order and the filters of the list need of a document. Pure. */
 
-import { moment } from "./times.js";
+import { moment, periodOf } from "./times.js";
 import { subject, text } from "./words.js";
 
 export const DAY = 86_400_000;
@@ -54,7 +54,12 @@ export function matches(job, filter, now, isFound) {
   if (filter.type !== "" && job.job_type !== filter.type) {
     return false;
   }
-  if (filter.q !== "" && isFound) {
+  const { started } = placeOf(job);
+  const [begin, end] = periodOf(filter);
+  if ((begin !== null && !(started >= begin)) || (end !== null && !(started < end))) {
+    return false;
+  }
+  if (isFound) {
     return true;
   }
   if (filter.q !== "") {
@@ -64,7 +69,7 @@ export function matches(job, filter, now, isFound) {
       .split(/\s+/)
       .every((word) => words.includes(word));
   }
-  return filter.when === "all" || !job.terminal || now - placeOf(job).started < DAY;
+  return filter.when === "all" || begin !== null || end !== null || !job.terminal || now - started < DAY;
 }
 
 const haystacks = new WeakMap();
@@ -80,10 +85,12 @@ function haystack(job) {
       job.parent_job_id,
       subject(job),
       job.operation,
+      job.title,
       job.job_type,
       job.category,
       job.owner,
       job.current_step,
+      job.current_step_title,
       job.error,
       job.last_message?.text,
     ];

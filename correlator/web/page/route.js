@@ -5,7 +5,8 @@
  * `#/jobs/<id>/log/<event_id>` is one line of its log; `line` is null otherwise.
  * `#/entities/<name, percent-encoded>` is one VM or context.
  * `#/i/<instance>` before `/jobs/…` and `/entities/…` names the appliance, at a gateway; `#/i/<instance>/` is its list.
- * `#/?q=…&status=failed,running&forecast=late&stalled=1&type=failover&instance=dc1,dc2&when=all&sort=-start` is the list.
+ * `#/?q=…&status=failed,running&forecast=late&stalled=1&type=failover&instance=dc1,dc2&when=all&sort=-start` is the list;
+ * `from=2026-10-01&to=2026-10-31` are the first and the last day of the starts, in the zone of the page.
  * Any other fragment is the list without filters.
  */
 
@@ -17,6 +18,7 @@ const ENTITY = "#/entities/";
 const INSTANCE = /^#\/i\/([\w-]{1,64})(?=\/)/;
 const NAME = /^[\w-]{1,64}$/;
 const LINE = /^(.+?)(?:\/log\/(\d{1,15}))?$/s;
+const DAY = /^[1-9]\d{3}-\d\d-\d\d$/;
 const LIST = "#/?";
 
 const EVERYTHING = Object.freeze({
@@ -27,6 +29,8 @@ const EVERYTHING = Object.freeze({
   type: "",
   instance: Object.freeze([]),
   when: "",
+  from: "",
+  to: "",
   sort: "",
 });
 
@@ -67,9 +71,15 @@ function viewOf(hash) {
       type: query.get("type") ?? "",
       instance: (query.get("instance") ?? "").split(",").filter((name) => NAME.test(name)),
       when: query.get("when") === "all" ? "all" : "",
+      from: day(query.get("from")),
+      to: day(query.get("to")),
       sort: SORTS.includes(query.get("sort")) ? query.get("sort") : "",
     },
   };
+}
+
+function day(text) {
+  return DAY.test(text ?? "") ? text : "";
 }
 
 function chosen(text, known) {

@@ -1,11 +1,13 @@
 /**
  * The search of the list in the daemon's database, for jobs that are no longer in memory.
  *
- * Each request reads a bounded part of the database and says how far back it came; the next one continues there. The
- * number of requests and of found jobs is bounded: then the search stops, and `more` continues it.
+ * One word is sought in IDs and names of VMs first, which takes the database a quarter of the time; then, as several
+ * words are, in operations, steps and errors too. Each request reads a bounded part of the database and says how far
+ * back it came; the next one continues there. The number of requests and of found jobs is bounded: then the search
+ * stops, and `more` continues it.
  */
 
-const PAUSE = 300;
+const PAUSE = 150;
 /** Milliseconds after the last letter before the search begins. */
 const LEAST = 2;
 /** Characters. */
@@ -18,6 +20,10 @@ const TRIES = 5;
 
 export class Search {
   #timer = 0;
+  #asked = '["",[],["",""]]';
+  #period = ["", ""];
+  #by = "text";
+  /** The parameter of the requests: `q` for IDs and VMs, or `text` for everything. */
   #abort = new AbortController();
   #cursor = null;
   #instances = [];
@@ -37,32 +43,47 @@ export class Search {
   }
 
   /**
-   * Searches for a text instead of the last one, on these appliances; [] is all. The words that the daemon does not
-   * take are left out.
+   * Searches for a text instead of the last one, on these appliances; [] is all. `period`: the `since` and `until` of
+   * the request, either may be "". The words that the daemon does not take are left out.
    */
-  ask(text, instances, session) {
+  ask(text, instances, period, session) {
     const wanted = text.trim().split(/\s+/).slice(0, 8).join(" ");
-    if (wanted === this.text && String(instances) === String(this.#instances)) {
+    const asked = JSON.stringify([wanted, instances, period]);
+    if (asked === this.#asked) {
       return;
     }
     this.close();
+    this.#asked = asked;
     this.#instances = instances;
+    this.#period = period;
+    this.#by = /^\S+$/.test(wanted) ? "q" : "text";
     Object.assign(this, { text: wanted, found: new Map(), searchedTo: null, trouble: null });
     this.#cursor = null;
-    this.state = wanted.length < LEAST ? "none" : "searching";
-    if (this.state === "searching") {
+    const isWanted = wanted.length >= LEAST || (wanted === "" && period.some((end) => end !== ""));
+    this.state = isWanted ? "searching" : "none";
+    if (isWanted) {
       this.#timer = setTimeout(() => this.more(session), PAUSE);
     }
     this.#onChange();
   }
 
+  /** Begins a search that `ask` has prepared at once. */
+  hurry(session) {
+    if (this.#timer !== 0) {
+      this.more(session);
+    }
+  }
+
   close() {
     clearTimeout(this.#timer);
+    this.#timer = 0;
     this.#abort.abort();
     this.#abort = new AbortController();
   }
 
   async more(session) {
+    clearTimeout(this.#timer);
+    this.#timer = 0;
     const { signal } = this.#abort;
     this.#become("searching", null);
     try {
@@ -93,8 +114,14 @@ export class Search {
   #add(page) {
     this.found = new Map([...this.found, ...page.jobs.map((job) => [job.job_id, job])]);
     this.#cursor = page.next_cursor;
+    const isOver = page.next_cursor === null;
+    if (this.#by === "q") {
+      this.#by = isOver ? "text" : "q";
+      this.#become(this.found.size < MOST_FOUND ? "searching" : "full", null);
+      return;
+    }
     this.searchedTo = page.searched_to ?? null;
-    if (page.next_cursor === null) {
+    if (isOver) {
       this.#become("done", page.complete === false ? page.reason : null);
     } else {
       this.#become(this.found.size < MOST_FOUND ? "searching" : "full", null);
@@ -103,7 +130,11 @@ export class Search {
 
   async #page(session, signal) {
     const address = session.api("jobs");
-    address.searchParams.set("text", this.text);
+    for (const [name, value] of [[this.#by, this.text], ["since", this.#period[0]], ["until", this.#period[1]]]) {
+      if (value !== "") {
+        address.searchParams.set(name, value);
+      }
+    }
     address.searchParams.set("limit", String(PAGE));
     for (const instance of this.#instances) {
       address.searchParams.append("instance", instance);

@@ -50,6 +50,24 @@ export function dayOf(at) {
   return inZone.isUtc ? when.toISOString().slice(0, 10) : when.toDateString();
 }
 
+/** The day of a moment as "2026-10-31". */
+export function isoDay(at) {
+  const when = new Date(at);
+  return new Date(inZone.isUtc ? at : at - when.getTimezoneOffset() * 60_000).toISOString().slice(0, 10);
+}
+
+/** The begin of a day, "2026-10-31", or of the day that is `later` days after it; null for no day. */
+export function beginOfDay(day, later = 0) {
+  const [year, month, date] = day.split("-").map(Number);
+  const at = inZone.isUtc ? Date.UTC(year, month - 1, date + later) : new Date(year, month - 1, date + later).getTime();
+  return Number.isNaN(at) ? null : at;
+}
+
+/** The moments of the period of a filter: from the begin of its first day to the end of its last; null without one. */
+export function periodOf({ from = "", to = "" }) {
+  return [from === "" ? null : beginOfDay(from), to === "" ? null : beginOfDay(to, 1)];
+}
+
 /** "14:03:12" today, "24 Nov, 14:03:12" on any other day. */
 export function shortTime(at, now) {
   if (at === null) {

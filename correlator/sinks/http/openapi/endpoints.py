@@ -92,6 +92,7 @@ ENDPOINTS: Final = (
                 f" a step; at most {MAX_WORDS}. It is slower.",
             ),
             Parameter("since", DateTime, "Jobs that started then or later; a time with its zone."),
+            Parameter("until", DateTime, "Jobs that started before then; a time with its zone."),
             LIMIT,
             CURSOR,
             Parameter("steps", Literal["0", "1"], "`1`: with their steps."),
