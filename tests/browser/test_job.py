@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.browser import expect
 from tests.support.eventually import eventually
-from tests.support.page_server import document, stamp, step
+from tests.support.page_server import document, forecast, stamp, step
 
 UUID = "e8f15a6d-c5f4-4d69-af72-194b96a0c7fb"
 
@@ -303,3 +303,45 @@ async def test_a_short_page_of_history_is_not_its_end(fake, page):
         return bool((await lines(page).first.inner_text()).split()[-2:] == ["line", "1"])
 
     await eventually(begins_with_the_first)
+
+
+async def test_a_notification_of_the_end_is_asked_for_by_a_click_and_comes_in_any_view(fake, page):
+    await page.add_init_script("""
+        window.asked = 0; window.notices = [];
+        window.Notification = class {
+          static permission = "default";
+          static requestPermission() { asked += 1; return Promise.resolve("granted"); }
+          constructor(title, options) { notices.push([title, options.body]); }
+          close() {}
+        };
+    """)
+    fake.jobs.update({name: document(name) for name in ("a", "b")})
+    await page.goto(f"{fake.url}/#/jobs/a")
+    button = page.get_by_role("button", name="Notify me")
+    await expect(button).to_have_attribute("aria-pressed", "false")
+    assert await page.evaluate("asked") == 0
+    await button.click()
+    await expect(button).to_have_attribute("aria-pressed", "true")
+    await page.get_by_role("link", name="All jobs", exact=True).click()
+    await fake.put(document("b", "failed"))
+    await fake.put(document("a", "failed", error="no space left\nat line 7"))
+    await expect(page.get_by_role("listitem").filter(has_text="vm-a")).to_contain_text("no space left")
+    await fake.put(document("a", "failed", error="corrected"))
+    await expect(page.get_by_role("listitem").first).to_contain_text("corrected")
+    assert await page.evaluate("[asked, notices]") == [1, [["vm-a: Failed", "no space left"]]]
+
+
+async def test_titles_of_the_operation_and_of_steps_are_shown_instead_of_their_names(fake, page):
+    steps = [step(1, "final-sync", "running", title="Final synchronisation")]
+    fake.jobs["a"] = document(
+        "a", steps=steps, title="Live failover", current_step_title="Final synchronisation"
+    ) | {"forecast": forecast(ahead=[("boot", 0.9, 30.0)])}  # fmt: skip
+    fake.jobs["a"]["forecast"]["steps_ahead"][0]["title"] = "Start of the VM"
+    await page.goto(fake.url)
+    row = page.get_by_role("list", name="Jobs").get_by_role("listitem")
+    await expect(row).to_contain_text("Live failover")
+    await expect(row).to_contain_text("Final synchronisation")
+    await page.goto(f"{fake.url}/#/jobs/a")
+    await expect(page.locator(".job-what")).to_have_text("Live failover · failover")
+    await expect(page.locator(".steps")).to_contain_text("Start of the VM")
+    await expect(page.locator("main")).not_to_contain_text("final-sync")

@@ -6,6 +6,7 @@ import { icon } from "./icons.js";
 import { CopyButton, Id } from "./ids.js";
 import { LogPane } from "./log.js";
 import { markJob, markWaiting } from "./marks.js";
+import { NotifyButton, canNotify } from "./notices.js";
 import { Progress, outlook } from "./outlook.js";
 import { Percent } from "./percent.js";
 import { withTicket } from "./requests.js";
@@ -140,6 +141,7 @@ function Head({ job, session, now, silent, gone, percent, forecast }) {
   return html`<header class="job-head">
     <p class="job-top"><a class="back" href="#/">${icon("back")} All jobs</a>
       <span class="job-tools">
+        ${!job.terminal && canNotify() && html`<${NotifyButton} id=${job.job_id} notices=${session.notices} />`}
         <${CopyButton} className="tool" label="Copy the link to this job"
           value=${() => linkTo(job)}>Copy link</${CopyButton}>
         <a class="tool" target="_blank" rel="noopener"

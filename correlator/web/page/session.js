@@ -2,6 +2,7 @@
 
 import { Correlator } from "../client.js";
 import { Clock } from "./clock.js";
+import { Notices } from "./notices.js";
 import { baseOf } from "./place.js";
 
 const KEY = "correlator.token";
@@ -19,6 +20,7 @@ export class Session {
     this.instance = instance;
     this.base = baseOf(instance);
     this.client = new Correlator({ url: this.base, ...(this.#token !== "" && { token: () => this.#token }) });
+    this.notices = new Notices(this.client);
   }
 
   /** The URL of a path of the REST API, as "jobs". */
