@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from correlator.config import label_values
 from correlator.config.schema import Config
 from correlator.config.values import MysqlUrl, SqliteUrl
 from correlator.jobs import sizes
 from correlator.jobs.index import Index
+from correlator.jobs.model.views import Titles
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.pipeline import Pipeline
 from correlator.sources.archive.archive import DatabaseArchive
@@ -47,6 +49,7 @@ def following(config: Config) -> Following:
         stalled_after=config.jobs.stalled_after,
         retention=config.jobs.retention,
         max_jobs=config.jobs.max_jobs,
+        titles=Titles(label_values.titles(config.labels.operations), label_values.titles(config.labels.steps)),
     )
     # Seconds without progress before a source is stuck: a query may wait for two others on its session.
     patience = config.database.connect_timeout + 3 * config.database.query_timeout + 30

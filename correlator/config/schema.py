@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, ge
 
 import msgspec
 
-from correlator.config import otlp_values, values
+from correlator.config import label_values, otlp_values, values
 from correlator.config.cluster import Cluster
 from correlator.config.section import Section
 from correlator.config.section import described as _key
@@ -125,6 +125,16 @@ class Jobs(Section, frozen=True, kw_only=True):
             values.size,
         ),
     ] = Size(8_000)
+
+
+class Labels(Section, frozen=True, kw_only=True):
+    operations: Annotated[
+        tuple[str, ...],
+        _key('Titles of operations, e.g. "unified-live-failover = Live failover".', label_values.labels),
+    ] = ()
+    steps: Annotated[
+        tuple[str, ...], _key('Titles of steps, e.g. "final-sync = Final synchronisation".', label_values.labels)
+    ] = ()
 
 
 class Http(Section, frozen=True, kw_only=True):
@@ -255,6 +265,9 @@ class Config(Section, frozen=True, kw_only=True):
         Database, _key("The appliance's database. The account needs only SELECT on the four tables.")
     ] = Database()
     jobs: Annotated[Jobs, _key("Jobs in memory.")] = Jobs()
+    labels: Annotated[
+        Labels, _key("Titles that people read instead of JobLog's names; documents then have a `title` too.")
+    ] = Labels()
     http: Annotated[Http, _key("REST, websocket and the live page.")] = Http()
     mqtt: Annotated[Mqtt, _key("The MQTT broker to which job states and events are published.")] = Mqtt()
     otlp: Annotated[Otlp, _key("OpenTelemetry: every ended job is sent as a trace.")] = Otlp()

@@ -21,7 +21,8 @@ JOB_MEMBERS = (
     *("job_id", "external_ids", "context_id", "parent_job_id", "child_job_ids", "job_type", "operation", "category"),
     *("owner", "status", "terminal", "error", "started_at", "ended_at", "updated_at", "duration_seconds", "progress"),
     *("forecast", "compared_with", "current_step", "steps", "stalled", "last_event_at", "last_message", "warnings"),
-    *("errors", "metadata", "source", "rev", "child_job_ids_cut", "counts_complete", "error_cut"),
+    *("errors", "metadata", "source", "rev", "child_job_ids_cut", "counts_complete", "error_cut", "title"),
+    "current_step_title",
 )
 """The members of an event, and of the job document. A test compares them with the public shapes."""
 

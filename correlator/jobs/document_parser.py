@@ -17,7 +17,7 @@ from msgspec import Raw, Struct
 from correlator.jobs.model.facts import Line, Status
 from correlator.jobs.model.forecasts import Comparison, Forecast, JobForecast, State, StepAhead
 from correlator.jobs.model.rows import Level, Micros, StepRecord
-from correlator.jobs.model.views import JobView, PublishedJob
+from correlator.jobs.model.views import NO_TITLES, JobView, PublishedJob, Titles
 
 _EPOCH = datetime.datetime(1970, 1, 1)  # noqa: DTZ001 - the documents' times are all UTC
 _SECOND = datetime.timedelta(seconds=1)
@@ -36,6 +36,13 @@ class _Ends(Struct):
     p90: str
 
 
+class _StepAhead(Struct):
+    name: str
+    share: float
+    typical_seconds: float
+    title: str | None = None
+
+
 class _Forecast(Struct):
     ends_at: _Ends
     as_of: str
@@ -43,7 +50,7 @@ class _Forecast(Struct):
     state: str
     typical_seconds: float
     failure_rate: float
-    steps_ahead: tuple[StepAhead, ...] = ()
+    steps_ahead: tuple[_StepAhead, ...] = ()
 
 
 class _Step(Struct, gc=False):
@@ -54,6 +61,7 @@ class _Step(Struct, gc=False):
     ended_at: str | None = None
     error: str | None = None
     error_cut: int | None = None
+    title: str | None = None
 
 
 class _Message(Struct):
@@ -95,6 +103,9 @@ class _Document(Struct):
     rev: int = 0
     steps_cut: int | None = None
     instance: str = ""
+    title: str | None = None
+    current_step: str | None = None
+    current_step_title: str | None = None
 
 
 _decoder = msgspec.json.Decoder(_Document)
@@ -144,6 +155,7 @@ def parse(body: bytes | Raw, rev: int | None = None, instance: str | None = None
         _forecast_of(found, of_view=view_basis),
         found.instance if instance is None else instance,
         found.steps_cut,
+        _titles_of(found),
     )
 
 
@@ -199,5 +211,15 @@ def _forecast(found: _Forecast, percent: float) -> Forecast | None:
         State(found.state),
         found.typical_seconds,
         found.failure_rate,
-        found.steps_ahead,
+        tuple([StepAhead(step.name, step.share, step.typical_seconds) for step in found.steps_ahead]),
     )
+
+
+def _titles_of(found: _Document) -> Titles:
+    ahead = found.forecast.steps_ahead if found.forecast is not None else ()
+    steps = {step.name: step.title for step in found.steps.values() if step.title is not None}
+    steps |= {step.name: step.title for step in ahead if step.title is not None}
+    if found.current_step is not None and found.current_step_title is not None:
+        steps[found.current_step] = found.current_step_title
+    operations = {found.operation or "": found.title} if found.title is not None else {}
+    return Titles(operations, steps) if operations or steps else NO_TITLES

@@ -37,7 +37,7 @@ from correlator.jobs.model.changes import Reason
 from correlator.jobs.model.facts import Entry, Fact, Job, Reading
 from correlator.jobs.model.persisted import IndexState, PersistedJob
 from correlator.jobs.model.rows import LegacyRecord, Micros
-from correlator.jobs.model.views import JobView, PublishedJob
+from correlator.jobs.model.views import NO_TITLES, JobView, PublishedJob, Titles
 from correlator.jobs.outcome import Outcome
 from correlator.jobs.persistence import Persistence
 from correlator.jobs.published import PublishedJobs
@@ -60,6 +60,7 @@ class Index:
         stalled_after: float = 600.0,
         retention: float = 86_400.0,
         max_jobs: int = 20_000,
+        titles: Titles = NO_TITLES,
     ) -> None:
         self.tracking = True
         """True if job_tracking can be read. Otherwise jobs are published as the log alone describes them."""
@@ -78,6 +79,7 @@ class Index:
             self.forecasts,
             stalled_after=stalled_after,
             retention=retention,
+            titles=titles,
         )
         self.legacy = LegacyJobs(self._facts.jobs, self.published)
         self.persistence = Persistence(self._facts, self.legacy, self.published, self.forecasts)

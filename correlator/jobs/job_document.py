@@ -16,9 +16,9 @@ import orjson
 from correlator.jobs import joblog, message_shapes, shapes
 from correlator.jobs.model.changes import Event
 from correlator.jobs.model.facts import AttributedRow, Entry
-from correlator.jobs.model.forecasts import Comparison, Forecast
+from correlator.jobs.model.forecasts import Comparison, Forecast, StepAhead
 from correlator.jobs.model.rows import Micros, StepRecord
-from correlator.jobs.model.views import JobView, LogLine, PublishedJob
+from correlator.jobs.model.views import JobView, LogLine, PublishedJob, Titles
 
 _EPOCH = datetime.datetime(1970, 1, 1)  # noqa: DTZ001 - only its text is used, with the Z added
 
@@ -65,7 +65,7 @@ def seconds(start: Micros | None, end: Micros | None) -> float | None:
 
 def document(shown: PublishedJob, *, steps: bool = True) -> shapes.Document:
     """Build the job document. `steps` False leaves the steps out, as in lists of jobs."""
-    view, now, forecast = shown.view, shown.updated_at, shown.forecast
+    view, now, forecast, titles = shown.view, shown.updated_at, shown.forecast, shown.titles
     counts = _counts(view.steps)
     last = view.last
     found: shapes.Document = {
@@ -95,10 +95,10 @@ def document(shown: PublishedJob, *, steps: bool = True) -> shapes.Document:
             "steps_seen": shown.steps_cut or len(view.steps),
             "steps_expected": _steps_expected(shown),
         },
-        "forecast": _forecast(forecast.forecast) if forecast is not None else None,
+        "forecast": _forecast(forecast.forecast, titles) if forecast is not None else None,
         "compared_with": _comparison(forecast.compared_with) if forecast is not None else None,
         "current_step": current_step(view),
-        "steps": {str(s.id): _step(s, now) for s in view.steps} if steps else {},
+        "steps": {str(s.id): _step(s, now, titles) for s in view.steps} if steps else {},
         "stalled": shown.stalled,
         "last_event_at": rfc3339(last.at) if last is not None else None,
         "last_message": None if last is None else {"level": last.level, "text": last.text, "at": rfc3339(last.at)},
@@ -118,10 +118,15 @@ def document(shown: PublishedJob, *, steps: bool = True) -> shapes.Document:
         found["steps_cut"] = shown.steps_cut
     if shown.instance:
         found["instance"] = shown.instance
+    if view.operation is not None and (title := titles.operations.get(view.operation)) is not None:
+        found["title"] = title
+    step = found["current_step"]
+    if step is not None and (title := titles.steps.get(step)) is not None:
+        found["current_step_title"] = title
     return found
 
 
-def _forecast(forecast: Forecast | None) -> shapes.Forecast | None:
+def _forecast(forecast: Forecast | None, titles: Titles) -> shapes.Forecast | None:
     if forecast is None:
         return None
     return {
@@ -131,11 +136,19 @@ def _forecast(forecast: Forecast | None) -> shapes.Forecast | None:
         "state": forecast.state.value,
         "typical_seconds": round(forecast.typical_seconds, 3),
         "failure_rate": round(forecast.failure_rate, 3),
-        "steps_ahead": [
-            {"name": step.name, "share": round(step.share, 2), "typical_seconds": round(step.typical_seconds, 3)}
-            for step in forecast.steps_ahead
-        ],
+        "steps_ahead": [_step_ahead(step, titles) for step in forecast.steps_ahead],
     }
+
+
+def _step_ahead(step: StepAhead, titles: Titles) -> shapes.StepAhead:
+    made: shapes.StepAhead = {
+        "name": step.name,
+        "share": round(step.share, 2),
+        "typical_seconds": round(step.typical_seconds, 3),
+    }
+    if (title := titles.steps.get(step.name)) is not None:
+        made["title"] = title
+    return made
 
 
 def _comparison(found: Comparison | None) -> shapes.Comparison | None:
@@ -247,9 +260,9 @@ def _steps(old: PublishedJob, new: PublishedJob) -> dict[str, Any]:
     for step in new.view.steps:
         was = before.pop(step.id, None)
         if was is None:
-            changed[str(step.id)] = _step(step, new.updated_at)
+            changed[str(step.id)] = _step(step, new.updated_at, new.titles)
         elif (step.status == "running" or was != step) and (  # the duration of a running step grows
-            inner := patch(_step(was, old.updated_at), _step(step, new.updated_at))
+            inner := patch(_step(was, old.updated_at, old.titles), _step(step, new.updated_at, new.titles))
         ):
             changed[str(step.id)] = inner
     return changed | {str(i): None for i in before}
@@ -313,7 +326,7 @@ def transition(found: Event) -> message_shapes.Transition:
     return made
 
 
-def _step(step: StepRecord, now: Micros) -> shapes.Step:
+def _step(step: StepRecord, now: Micros, titles: Titles) -> shapes.Step:
     running = step.status == "running"
     made: shapes.Step = {
         "seq": step.seq,
@@ -326,6 +339,8 @@ def _step(step: StepRecord, now: Micros) -> shapes.Step:
     }
     if step.error_cut is not None:
         made["error_cut"] = step.error_cut
+    if (title := titles.steps.get(step.name)) is not None:
+        made["title"] = title
     return made
 
 

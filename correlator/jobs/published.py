@@ -18,7 +18,7 @@ from correlator.jobs.model.changes import Change, Event, Reason
 from correlator.jobs.model.facts import Job, Kind, Status
 from correlator.jobs.model.forecasts import PersistedForecast
 from correlator.jobs.model.rows import Micros
-from correlator.jobs.model.views import JobView, PublishedJob
+from correlator.jobs.model.views import NO_TITLES, JobView, PublishedJob, Titles
 from correlator.jobs.outcome import Outcome
 from correlator.jobs.timers import FOR_EVER, Timers, ended_at
 
@@ -45,11 +45,13 @@ class PublishedJobs(JobDirectory):
         *,
         stalled_after: float,
         retention: float,
+        titles: Titles = NO_TITLES,
     ) -> None:
         super().__init__()
         self.stalled_after = stalled_after
         self.retention = int(retention * 1_000_000)
         """Microseconds that an ended job stays in memory."""
+        self.titles = titles
         self.past_unread: Micros | None = None
         """The time at which reading of the log's past began, in microseconds. None once all of it is published."""
         self.incomplete: dict[str, None] = {}
@@ -136,7 +138,18 @@ class PublishedJobs(JobDirectory):
             forecast = self._forecasts.restore_job(view, stored, now)
         else:
             forecast = old.forecast
-        new = PublishedJob(view, self.seq, updated_at, family.ids, family.count, stalled, alive_at, complete, forecast)
+        new = PublishedJob(
+            view,
+            self.seq,
+            updated_at,
+            family.ids,
+            family.count,
+            stalled,
+            alive_at,
+            complete,
+            forecast,
+            titles=self.titles,
+        )
         self._jobs[job_id] = new
         self._track(old, new, now, out)
         out.changes.append(Change(job_id, new.rev, old, new))

@@ -51,6 +51,7 @@ Rev: TypeAlias = Annotated[int, Meta(ge=0, description="The `seq` of the job's l
 ErrorCut: TypeAlias = Annotated[
     int, Meta(ge=1, description="Bytes of the whole error; absent unless `error` is only its beginning.")
 ]
+Title: TypeAlias = Annotated[str, Meta(description="What people call the step, if `[labels]` has a title for it.")]
 
 
 # -- the job document
@@ -85,6 +86,7 @@ class StepAhead(TypedDict):
     name: str
     share: Annotated[float, Meta(ge=0, le=1)]
     typical_seconds: Annotated[float, Meta(ge=0, description="The median time that earlier runs spent in it.")]
+    title: NotRequired[Title]
 
 
 class Forecast(TypedDict):
@@ -118,6 +120,7 @@ class Step(TypedDict):
     duration_seconds: Seconds | None
     error: str | None
     error_cut: NotRequired[ErrorCut]
+    title: NotRequired[Title]
 
 
 class LastMessage(TypedDict):
@@ -181,3 +184,5 @@ class Document(TypedDict):
         ]
     ]
     instance: NotRequired[Annotated[str, Meta(description="At a gateway: the appliance that the job belongs to.")]]
+    title: NotRequired[Annotated[str, Meta(description="What people call the operation, if `[labels]` has a title.")]]
+    current_step_title: NotRequired[Annotated[str, Meta(description="The same of `current_step`.")]]

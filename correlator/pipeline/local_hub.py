@@ -108,7 +108,8 @@ class LocalHub(Hub):
     def _from_archive(self, found: Found) -> tuple[PublishedJob, Resolved] | None:
         if found.legacy is not None:
             updated_at = found.legacy.updated_at or found.legacy.created_at or 0
-            return PublishedJob(job_view.legacy_view(found.legacy), self.seq, updated_at), found.resolved
+            view, titles = job_view.legacy_view(found.legacy), self.index.published.titles
+            return PublishedJob(view, self.seq, updated_at, titles=titles), found.resolved
         assert found.reading is not None
         shown = self.archived(found.reading)
         return (shown, found.resolved) if shown is not None else None
@@ -132,6 +133,7 @@ class LocalHub(Hub):
             children.ids,
             children.count,
             alive_at=job_view.alive_at(job),
+            titles=self.index.published.titles,
         )
 
     async def page(

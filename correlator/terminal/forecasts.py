@@ -113,7 +113,7 @@ def steps_ahead(job: Document) -> Iterator[str]:
         share, seconds = step.get("share") or 0.0, step.get("typical_seconds") or 0.0
         took = f"about {_exact(seconds)}" if seconds >= 1 else "under 1 s"
         runs = f"{100 * share:.0f} % of runs" if share < 0.995 else "all earlier runs"
-        yield f"then {step.get('name')}, {took}, in {runs}"
+        yield f"then {formats.step_title(step)}, {took}, in {runs}"
 
 
 def comparison(job: Document) -> str:

@@ -50,6 +50,21 @@ def vm_name(job: Document) -> str:
     return found if isinstance(found, str) else ""
 
 
+def operation(job: Document) -> object:
+    """What people call the operation of a job."""
+    return job.get("title") or job.get("operation")
+
+
+def current_step(job: Document) -> object:
+    """What people call the running step of a job."""
+    return job.get("current_step_title") or job.get("current_step")
+
+
+def step_title(step: Document) -> object:
+    """What people call a step, also one that is still to come."""
+    return step.get("title") or step.get("name")
+
+
 def instance(job: Document) -> str:
     """The appliance of a job of a gateway; "" elsewhere."""
     return str(job.get("instance") or "")

@@ -109,7 +109,7 @@ def _cells(
     yield word if wide else theme.mark(status)
     if wide and fleet:
         yield Text(theme.clean(formats.instance(job)))
-    yield Text(theme.clean(job.get("operation")))
+    yield Text(theme.clean(formats.operation(job)))
     yield Text(formats.duration(seconds, fine=True))
     if wide:
         most = longest[job.get("operation")]

@@ -90,7 +90,7 @@ def _identity(job: Document, theme: Theme) -> Iterator[Field]:
         yield "child_job_id", _text(theme, child)
     if job.get("child_job_ids_cut"):
         yield "child_job_ids_cut", _text(theme, f"{job['child_job_ids_cut']} children in all, the newest are listed")
-    for member in ("job_type", "operation", "category", "owner", "source"):
+    for member in ("title", "job_type", "operation", "category", "owner", "source"):
         if job.get(member):
             yield member, _text(theme, job[member])
 
@@ -137,7 +137,8 @@ def _step(number: str, step: Document, now: float, theme: Theme) -> Text:
     took = formats.duration(formats.elapsed(step, now), fine=True)
     line = Text.assemble(
         theme.mark(status),
-        f" {theme.clean(step.get('name'))}  ",
+        f" {theme.clean(formats.step_title(step))}  ",
+        (f"({theme.clean(step.get('name'))})  " if step.get("title") else "", "dim"),
         (theme.clean(status), STYLES.get(status, "")),
         f"  {took}" if took else "",
         (f"  (id {theme.clean(number)})", "dim"),

@@ -160,7 +160,7 @@ def _cells(job: Document, share: float, width: int, now: float, theme: Theme, *,
         "status": words,
         "vm": Text(theme.clean(formats.vm_name(job) or "-"), style="bold" if status == "running" else ""),
         "instance": Text(theme.clean(formats.instance(job))),
-        "operation": Text(theme.clean(job.get("operation"))),
+        "operation": Text(theme.clean(formats.operation(job))),
         "progress": Text.assemble(bar, f" {int(share):3d}%" if width >= 60 else f"{int(share):3d}%"),
         "left": Text(forecasts.short_outlook(job, now, clock if width >= TIMED else None), style="dim"),
         "step": _step(job, theme),
@@ -176,7 +176,7 @@ def _step(job: Document, theme: Theme) -> Text:
     if job.get("status") == "failed":
         lines = str(job.get("error") or "").strip().splitlines()
         return Text(theme.clean(lines[0] if lines else ""), style="red")
-    return Text(theme.clean(job.get("current_step")))
+    return Text(theme.clean(formats.current_step(job)))
 
 
 def _external(job: Document, theme: Theme) -> Text:

@@ -87,7 +87,7 @@ def _branch(branch: Branch, frame: Frame, detail: int) -> list[Text]:
 def _title(branch: Branch, job: Document, frame: Frame) -> Text:
     theme, status = frame.theme, str(job.get("status"))
     subject = theme.clean(formats.vm_name(job) or job.get("job_id"))
-    left = Text.assemble(theme.mark(status), " ", (subject, "bold"), "  ", theme.clean(job.get("operation")))
+    left = Text.assemble(theme.mark(status), " ", (subject, "bold"), "  ", theme.clean(formats.operation(job)))
     if where := theme.clean(formats.instance(job)):
         left.append(f"  on {where}", "dim")
     notes = [*forecasts.conditions(job), *(["deleted"] if branch.deleted else [])]
@@ -157,7 +157,7 @@ def _steps(branch: Branch, job: Document, frame: Frame, detail: int) -> list[Tex
 def _step(step: Document, frame: Frame) -> Text:
     theme, status = frame.theme, str(step.get("status"))
     took = formats.duration(formats.elapsed(step, frame.now), fine=status != "running")
-    name = (theme.clean(step.get("name")), "bold" if status == "running" else "")
+    name = (theme.clean(formats.step_title(step)), "bold" if status == "running" else "")
     return theme.row(Text.assemble("  ", theme.mark(status), " ", name), Text(took, style="dim"), frame.width)
 
 

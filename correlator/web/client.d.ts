@@ -54,6 +54,10 @@ export interface Job {
   readonly counts_complete?: boolean;
   /** At a gateway: the appliance that the job belongs to; else absent. */
   readonly instance?: string;
+  /** What people call the operation; absent unless the daemon has a title for it. */
+  readonly title?: string;
+  /** The same of `current_step`. */
+  readonly current_step_title?: string;
 }
 
 export interface Progress {
@@ -98,6 +102,8 @@ export interface StepAhead {
   /** The share of earlier runs that had this step after the present one, 0 to 1. */
   readonly share: number;
   readonly typical_seconds: number;
+  /** What people call it; absent unless the daemon has a title for it. */
+  readonly title?: string;
 }
 
 export interface Comparison {
@@ -118,6 +124,8 @@ export interface Step {
   readonly error?: string | null;
   /** Bytes of the whole error, if `error` is only its beginning. */
   readonly error_cut?: number | null;
+  /** What people call it; absent unless the daemon has a title for it. */
+  readonly title?: string;
 }
 
 export interface LastMessage {

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from correlator.jobs.model.facts import Line, Status
 from correlator.jobs.model.forecasts import Comparison, Forecast, JobForecast, State, StepAhead
 from correlator.jobs.model.rows import LEVELS, StepRecord
-from correlator.jobs.model.views import JobView, PublishedJob
+from correlator.jobs.model.views import JobView, PublishedJob, Titles
 
 texts = st.text(max_size=6)
 some_text = st.none() | st.text(min_size=1, max_size=6)
@@ -62,11 +62,15 @@ views = st.builds(
 )  # fmt: skip
 
 
+all_titles = st.builds(Titles, *2 * [st.dictionaries(texts, texts, max_size=3)])
+"""Of names that are short, as those of the jobs, so that some are the same."""
+
+
 @st.composite
 def published_jobs(draw):
     children = draw(st.lists(texts, max_size=3).map(tuple))
     return PublishedJob(
         draw(views), draw(st.integers(0, 1 << 53)), draw(times), children, len(children) + draw(counts),
         draw(st.booleans()), draw(times), draw(st.booleans()), draw(job_forecasts), draw(st.sampled_from(["", "dc1"])),
-        draw(sizes),
+        draw(sizes), draw(all_titles),
     )  # fmt: skip

@@ -12,7 +12,7 @@ import pytest
 from correlator.jobs import job_document
 from correlator.jobs.model.facts import Status
 from correlator.jobs.model.rows import StepRecord
-from correlator.jobs.model.views import JobView, PublishedJob
+from correlator.jobs.model.views import JobView, PublishedJob, Titles
 from tests.support.markdown import blocks
 
 TESTS = Path(__file__).parents[1] / "web"
@@ -118,9 +118,11 @@ def _members(interface: str) -> set[str]:
 
 
 def test_its_types_name_the_members_of_a_job_document() -> None:
-    view = JobView("j", Status.RUNNING, steps=(StepRecord(1, "s", error_cut=1),), error_cut=1)
+    steps = (StepRecord(1, "s", status="running", error_cut=1),)
+    view = JobView("j", Status.RUNNING, operation="o", steps=steps, error_cut=1)
+    titles = Titles({"o": "O"}, {"s": "S"})
     document = job_document.document(
-        PublishedJob(view, rev=1, updated_at=0, child_count=1, complete=False, instance="i", steps_cut=2)
+        PublishedJob(view, rev=1, updated_at=0, child_count=1, complete=False, instance="i", steps_cut=2, titles=titles)
     )
     assert _members("Job") == set(document)
     assert _members("Progress") == set(document["progress"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from operator import attrgetter
 from typing import Any, Literal, TypeAlias
 
@@ -64,6 +65,16 @@ class JobView(Struct, frozen=True, gc=False):
         return (self.job_id, *self.external_ids, *more)
 
 
+class Titles(Struct, frozen=True):
+    """The titles that people read instead of the names of operations and steps. A name without one is absent."""
+
+    operations: Mapping[str, str] = {}
+    steps: Mapping[str, str] = {}
+
+
+NO_TITLES = Titles()
+
+
 class PublishedJob(Struct, frozen=True, gc=False):
     """What is published of a job: its view, and what the index adds: revision, children, `stalled` and the forecast.
 
@@ -85,6 +96,7 @@ class PublishedJob(Struct, frozen=True, gc=False):
     instance: str = ""
     steps_cut: int | None = None
     """The number of all steps if `view` has only the newest, as in a stream of a cluster. None: it has all."""
+    titles: Titles = NO_TITLES
 
     @property
     def job_id(self) -> str:

@@ -3,7 +3,7 @@
 import { html } from "./html.js";
 import { icon } from "./icons.js";
 import { about, endTime, moment } from "./times.js";
-import { counted, text } from "./words.js";
+import { counted, stepTitle } from "./words.js";
 
 /**
  * The steps ahead as `[{name, share, typical, from, to}]`; times in milliseconds. Pure.
@@ -13,8 +13,8 @@ import { counted, text } from "./words.js";
  */
 export function placed(forecast, now) {
   const room = Math.max(0, (moment(forecast.ends_at.p50) ?? now) - now);
-  const steps = forecast.steps_ahead.map(({ name, share, typical_seconds: seconds }) => ({
-    name,
+  const steps = forecast.steps_ahead.map(({ name, title, share, typical_seconds: seconds }) => ({
+    name: stepTitle({ name, title }),
     share,
     typical: seconds * 1000,
   }));
@@ -36,7 +36,7 @@ export function Ahead({ forecast, axis, now }) {
   const rests = `Of ${counted(forecast.runs, "earlier run")}, half ended by ${half}, 9 of 10 by ${most}.`;
   return html`${placed(forecast, now).map(
     ({ name, share, typical, from, to }) => html`<li class="step is-ahead">
-      <span class="step-name soft">${icon("ahead", "quiet")} <span>${text(name)}</span></span>
+      <span class="step-name soft">${icon("ahead", "quiet")} <span>${name}</span></span>
       <span class="step-word soft" title="Share of earlier runs that had this step">${likely(share)}</span>
       <span class="lane" aria-hidden="true">
         <span class="span span-ahead" style=${{ ...between(from, to), opacity: 0.35 + 0.65 * share }}></span>

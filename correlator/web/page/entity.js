@@ -8,7 +8,7 @@ import { HERE } from "./place.js";
 import { entityAddress, jobAddress } from "./route.js";
 import { duration, elapsed, inUtc, moment, shortTime } from "./times.js";
 import { trends } from "./trend.js";
-import { counted, shownStatus, text } from "./words.js";
+import { counted, operationOf, shownStatus, text } from "./words.js";
 
 const IN_STRIP = 100;
 /** Jobs in the strip of outcomes: the newest. */
@@ -97,7 +97,7 @@ function Strip({ jobs, now }) {
     const shown = shownStatus(job.status);
     const most = longest.get(job.operation);
     const share = most > 0 ? (took(job, now) ?? 0) / most : 0;
-    const words = [shortTime(moment(job.started_at), now), text(job.operation), shown.word, lasting(job, now)];
+    const words = [shortTime(moment(job.started_at), now), operationOf(job), shown.word, lasting(job, now)];
     return html`<span key=${job.job_id} class="strip-job" title=${words.filter(Boolean).join(" · ")}>
       <span class="strip-bar tone-bar-${shown.tone}" style=${{ height: `${LEAST + (100 - LEAST) * share}%` }}></span>
       ${icon(shown.shape, shown.tone)}
@@ -147,7 +147,7 @@ function Runs({ jobs, now }) {
       return html`<tr key=${job.job_id}>
         <td>${icon(shown.shape, shown.tone)} ${shown.word}</td>
         <td class="run-began" title=${inUtc(job.started_at)}>${shortTime(moment(job.started_at), now) || "not yet"}</td>
-        <td class="run-what"><a href=${jobAddress(job.job_id, job.instance)}>${text(job.operation) || text(job.job_id)}</a></td>
+        <td class="run-what"><a href=${jobAddress(job.job_id, job.instance)}>${operationOf(job) || text(job.job_id)}</a></td>
         ${isFleet && html`<td class="run-where">${text(job.instance)}</td>`}
         <td class="run-took">${lasting(job, now)}</td>
         <td class="row-error run-error">${text(job.error)}</td></tr>`;

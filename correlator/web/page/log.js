@@ -11,7 +11,7 @@ import { fetchJson, withTicket } from "./requests.js";
 import { lineAddress } from "./route.js";
 import { inOrder } from "./steps.js";
 import { dayOf } from "./times.js";
-import { LEVELS, counted, text } from "./words.js";
+import { LEVELS, counted, stepTitle } from "./words.js";
 
 const PAGE = "500";
 const TYPING = 300;
@@ -74,7 +74,7 @@ export class LogPane extends Component {
           html`<label class="choice"><span class="soft">Step</span>
           <select value=${step} onChange=${(event) => onStep(event.currentTarget.value)}>
             <option value="">All</option>
-            ${steps.sort(inOrder).map((one) => html`<option key=${one.id} value=${one.id}>${text(one.name)}</option>`)}
+            ${steps.sort(inOrder).map((one) => html`<option key=${one.id} value=${one.id}>${stepTitle(one)}</option>`)}
           </select>
         </label>`
         }
@@ -225,7 +225,7 @@ class Lines extends Component {
   render({ id, instance, job, query, session, target, wrap }) {
     const feed = this.#feed;
     const { following, unseen } = feed;
-    const step = (line) => job.steps?.[line.step_id]?.name;
+    const step = (line) => stepTitle(job.steps?.[line.step_id]);
     const paused = job.terminal ? "Go to the end" : "Paused";
     const end = job.terminal ? "" : " – resume";
     return html`<p class="soft log-notes">${this.#notes()}</p>

@@ -2,7 +2,7 @@
 
 import { html } from "./html.js";
 import { comparison } from "./outlook.js";
-import { stepsDone, text } from "./words.js";
+import { currentStepOf, stepsDone } from "./words.js";
 
 const FINE = 0.1;
 /** Percent. A bar is drawn again once it has moved so far, so that one that hardly moves costs nothing. */
@@ -16,7 +16,7 @@ export function bar(percent, shape, fine) {
 export function Percent({ job, tone, silent, percent, forecast }) {
   const about = job.progress?.basis === "history" && !job.terminal ? "about " : "";
   const words = percent === null ? "unknown" : `${about}${Math.floor(percent)} %`;
-  const more = [stepsDone(job), text(job.current_step)].filter(Boolean);
+  const more = [stepsDone(job), currentStepOf(job)].filter(Boolean);
   const end = forecast === null ? [comparison(job)].filter(Boolean) : [forecast.words, forecast.source];
   const overdue = silent === null && job.forecast?.state === "overdue";
   return html`<div class="percent">

@@ -7,7 +7,7 @@ import { bar } from "./percent.js";
 import { jobAddress } from "./route.js";
 import { liveliness } from "./silence.js";
 import { dayOf, duration, elapsed, inUtc, moment, shortTime } from "./times.js";
-import { counted, operations, shownStatus, subject, text } from "./words.js";
+import { counted, currentStepOf, operations, shownStatus, subject, text } from "./words.js";
 
 const FINE = 0.5;
 /** Percent: half a pixel of a bar in the list. */
@@ -81,7 +81,7 @@ function underWay(job, now, { left, percent }) {
     <span class="row-now">
       ${
         silent === null
-          ? html`<span class="row-step soft">${text(job.current_step)}</span>`
+          ? html`<span class="row-step soft">${currentStepOf(job)}</span>`
           : html`<span class="mark tone-warn">${icon("alert", "warn")} ${silent}</span>`
       }
       ${forecast !== null && html`<${Left} forecast=${forecast} />`}

@@ -5,7 +5,7 @@ import { axisOf, ticksOf } from "./axis.js";
 import { Component, html } from "./html.js";
 import { icon } from "./icons.js";
 import { brief, duration, elapsed, inUtc, moment } from "./times.js";
-import { counted, cutNote, shownStatus, text } from "./words.js";
+import { counted, cutNote, shownStatus, stepTitle, text } from "./words.js";
 
 export class Steps extends Component {
   shouldComponentUpdate(next) {
@@ -72,7 +72,7 @@ function Step({ step, axis, now, over, silentSince, isPicked, onPick }) {
   return html`<li class="step tone-step-${shown.tone}">
     <span class="step-name">${icon(shown.shape, shown.tone)}
       <button type="button" class="step-pick" aria-pressed=${String(isPicked)} title="Only the log lines of this step"
-        onClick=${() => onPick(isPicked ? "" : step.id)}>${text(step.name)}</button></span>
+        onClick=${() => onPick(isPicked ? "" : step.id)}>${stepTitle(step)}</button></span>
     <span class="step-word soft">${step.status === "running" && over ? "never ended" : shown.word}</span>
     <span class="lane" aria-hidden="true">
       ${

@@ -101,7 +101,7 @@ export function subject(job) {
       return name;
     }
   }
-  return text(job.external_ids?.[0]) || text(job.operation) || text(job.job_id);
+  return text(job.external_ids?.[0]) || operationOf(job) || text(job.job_id);
 }
 
 /** The VM of a job, as `GET /api/v1/entities/{name}` finds it, else its context; "" for neither. */
@@ -113,10 +113,25 @@ export function vmOf(job) {
   return ["vm_name", "vm_name_or_id"].map((key) => job.metadata?.[key]).find((name) => typeof name === "string") ?? "";
 }
 
+/** What people call the operation of a job. */
+export function operationOf(job) {
+  return text(job.title) || text(job.operation);
+}
+
+/** What people call the running step of a job. */
+export function currentStepOf(job) {
+  return text(job.current_step_title) || text(job.current_step);
+}
+
+/** What people call a step, also one that is still to come. */
+export function stepTitle(step) {
+  return text(step?.title) || text(step?.name);
+}
+
 /** The operation and the type of a job, without a repetition of `subject`. */
 export function operations(job) {
   const name = subject(job);
-  return [job.operation, job.job_type].map(text).filter((word) => word !== "" && word !== name);
+  return [operationOf(job), job.job_type].map(text).filter((word) => word !== "" && word !== name);
 }
 
 /** Formats bytes: "512 bytes", "18 MB". */

@@ -7,7 +7,7 @@
 import { comparison, outlook } from "../page/outlook.js";
 import { liveliness } from "../page/silence.js";
 import { clockTime } from "../page/times.js";
-import { STATUSES, counted, cutNote, shownState, shownStatus, stepsDone, subject, text } from "../page/words.js";
+import { STATUSES, counted, currentStepOf, cutNote, shownState, shownStatus, stepsDone, subject, text } from "../page/words.js";
 
 /** @import { Job, Remaining, Update } from "../client.js" */
 
@@ -41,14 +41,14 @@ export function appearance(update, job, { id, now, asOf, left, percent }) {
   const outcome = outlook(job, now, left);
   const late = outcome?.lateness ? job.forecast?.state : undefined;
   const words = percentWords(job, percent);
-  const step = job.terminal ? stepsDone(job) : text(job.current_step) || stepsDone(job);
+  const step = job.terminal ? stepsDone(job) : currentStepOf(job) || stepsDone(job);
   const forecast = outcome === null ? comparison(job) : outcome.words;
   const doubts = [notice, update?.synced && update.job === null && "Last known state", liveliness(job, now).silent];
   return {
     kind: late ?? (STATUSES.includes(job.status) ? job.status : "waiting"),
     name: subject(job),
     percent,
-    value: [words, stepsDone(job), text(job.current_step), forecast].filter(Boolean).join(", "),
+    value: [words, stepsDone(job), currentStepOf(job), forecast].filter(Boolean).join(", "),
     status: statusWords(job, outcome),
     step,
     forecast,

@@ -1,0 +1,72 @@
+"""Titles of operations and steps in documents, and the labels of the configuration that they come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from correlator.config.loading import load
+from correlator.errors import ConfigError
+from correlator.following import following
+from correlator.jobs import document_parser, job_document
+from correlator.jobs.model.facts import Status
+from correlator.jobs.model.forecasts import Forecast, JobForecast, State, StepAhead
+from correlator.jobs.model.rows import StepRecord
+from correlator.jobs.model.views import JobView, PublishedJob, Titles
+
+TITLES = Titles({"live": "Live failover"}, {"sync": "Final synchronisation", "boot": "Start of the VM"})
+STEPS = (StepRecord(1, "check", 1, "completed"), StepRecord(2, "sync", 2, "running"))
+FORECAST = Forecast(1, 2, 3, 4.0, 5, State.ON_TRACK, 6.0, 0.1, (StepAhead("boot", 1.0, 2.0), StepAhead("x", 1.0, 2.0)))
+SHOWN = PublishedJob(
+    JobView("j", Status.RUNNING, operation="live", steps=STEPS), 3, 1_000_000,
+    forecast=JobForecast(4.0, "history", FORECAST), titles=TITLES,
+)  # fmt: skip
+
+
+def test_a_document_has_the_titles_beside_the_names_and_none_without_a_label():
+    document = job_document.document(SHOWN)
+    assert (document["operation"], document["title"]) == ("live", "Live failover")
+    assert (document["current_step"], document["current_step_title"]) == ("sync", "Final synchronisation")
+    assert [step.get("title") for step in document["steps"].values()] == [None, "Final synchronisation"]
+    assert document["forecast"] is not None
+    assert [step.get("title") for step in document["forecast"]["steps_ahead"]] == ["Start of the VM", None]
+    plain = job_document.document(replace(SHOWN, titles=Titles()))
+    assert "title" not in repr(plain)
+    assert not job_document.document(SHOWN, steps=False)["steps"]
+
+
+def test_a_delta_carries_the_title_of_the_next_step():
+    steps = (*STEPS[:1], replace(STEPS[1], status="completed"), StepRecord(3, "boot", 3, "running"))
+    patch = job_document.difference(SHOWN, replace(SHOWN, view=replace(SHOWN.view, steps=steps)))
+    assert (patch["current_step_title"], patch["steps"]["3"]["title"]) == ("Start of the VM", "Start of the VM")
+
+
+def test_a_gateway_serves_the_titles_of_the_collector():
+    body = job_document.encode(job_document.document(SHOWN))
+    assert job_document.encode(job_document.document(document_parser.parse(body))) == body
+
+
+def test_labels_of_the_configuration_reach_the_index(tmp_path: Path):
+    file = tmp_path / "correlator.toml"
+    file.write_text(
+        '[database]\nurl = "sqlite:///x"\n'
+        '[labels]\noperations = ["live = Live failover"]\nsteps = ["sync=Final = end"]\n'
+    )
+    titles = following(load(file, {"HOME": str(tmp_path)})).hub.index.published.titles
+    assert titles == Titles({"live": "Live failover"}, {"sync": "Final = end"})
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        '"sync"', '["sync"]', '["= x"]', '["sync ="]', '["a = b", "a = c"]', '["a = b\\nc"]', "[1]",
+        f'["a = {"x" * 201}"]',
+    ],
+)  # fmt: skip
+def test_a_wrong_label_is_named_with_what_is_expected(tmp_path: Path, value: str):
+    file = tmp_path / "correlator.toml"
+    file.write_text(f"[labels]\nsteps = {value}\n")
+    with pytest.raises(ConfigError, match=r'labels\.steps = .*"final-sync = Final synchronisation"'):
+        load(file, {"HOME": str(tmp_path)})
