@@ -21,8 +21,8 @@ JOBS = 15
 PREFIX = 3000
 """Transactions of `busy` from which these are chosen."""
 
-LOGS_READ = 5
-"""Jobs of each appliance whose log lines are compared in the short form."""
+LOGS_READ = 20
+"""Jobs of each appliance whose log lines are compared in the long form."""
 
 
 async def none(differences: Callable[[], Awaitable[list[str]]], within: float = PATIENCE) -> None:
@@ -73,6 +73,7 @@ async def test_recordings_end_equal_everywhere_over_a_takeover_and_a_dead_nats_s
                 assert (clients.started_afresh(), clients.epochs) == ([], epochs)
                 assert len(epochs) == 1
         for appliance, gateway in zip(fleet.appliances, fleet.gateways, strict=True):
-            jobs = [str(job_id) for job_id in appliance.tables["job_tracking"]]
-            assert not await fleet.log_differs(appliance, gateway, jobs if whole else jobs[:LOGS_READ])
             assert not await fleet.events_differ(appliance)
+            if whole:
+                jobs = [str(i) for i in appliance.tables["job_tracking"]]
+                assert not await fleet.log_differs(appliance, gateway, jobs[:LOGS_READ])

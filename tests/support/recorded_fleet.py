@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 import orjson
@@ -239,7 +240,7 @@ class Fleet:
                 ids += [line["event_id"] for line in page["events"]]
                 if not page["more"]:
                     break
-                after = f"&after={page['next_after']}"
+                after = f"&after={quote(str(page['next_after']))}"
             if sorted(ids) != sorted(truth.get(job_id, ())):
                 found.append(f"{job_id}: {len(ids)} lines, not {len(truth.get(job_id, ()))}")
         return found
