@@ -99,7 +99,9 @@ class Fleet:
             hub.published.complete_from = self.appliances[name].complete_since
         known = [hub.published.complete_from for hub in self._hubs.values()]
         self.hub.published.complete_from = None if None in known else max((k for k in known if k), default=None)
-        self._publish_lines(*self._lines.expire(time.monotonic()))
+        self._publish_lines(
+            *self._lines.expire(time.monotonic(), lambda name, job_id: self._last_at(name, job_id) is not None)
+        )
 
     def describe(self) -> list[InstanceHealth]:
         """The health of each appliance, sorted by name."""
@@ -165,7 +167,9 @@ class Fleet:
                 hub.published.advance(last.seq, last.at)
         for hub, of in [(self.hub, ALL), *((hub, name) for name, hub in self._hubs.items())]:
             hub.publish(changes.get(of, ()))
-        self._publish_lines(*self._lines.appeared(change.job_id for change in changes.get(ALL, ())))
+        for name in changes.keys() - {ALL}:
+            documents = [(c.job_id, _last_at(c.new)) for c in changes[name] if c.new is not None]
+            self._publish_lines(*self._lines.appeared(name, documents))
 
     def _read(self, message: Stored, changes: defaultdict[str, list[Change]]) -> None:
         found = keys.job_of(message.subject)
@@ -249,10 +253,14 @@ class Fleet:
     def read_lines(self, subject: str, payload: bytes) -> None:
         """Publish the log lines of a collector. Lines of jobs that are not known yet wait for them."""
         instance = subject.split(".")[2]
-        if (hub := self._hubs.get(instance)) is None:
-            return
-        known = hub.published
-        self._publish_lines(*self._lines.read(instance, payload, lambda job_id: known.get(job_id) is not None))
+        if instance in self._hubs:
+            self._publish_lines(*self._lines.read(instance, payload, lambda job_id: self._last_at(instance, job_id)))
+
+    def _last_at(self, instance: str, job_id: str) -> Micros | None:
+        """The time of the last message in the document of a job; None if there is no such document."""
+        hub = self._hubs.get(instance)
+        shown = hub.published.get(job_id) if hub is not None else None
+        return _last_at(shown) if shown is not None else None
 
     def _publish_lines(self, lines: dict[str, list[AttributedRow]], dropped: dict[str, int]) -> None:
         of_all: list[AttributedRow] = []
@@ -268,6 +276,10 @@ class Fleet:
         """True if the hub of all publishes this appliance's job by that ID."""
         shown = self.hub.published.get(job_id)
         return shown is not None and shown.instance == instance
+
+
+def _last_at(shown: PublishedJob) -> Micros:
+    return shown.view.last.at if shown.view.last is not None else -1
 
 
 def _winner(copies: Sequence[PublishedJob]) -> PublishedJob:

@@ -1,7 +1,11 @@
-"""The log lines of collectors at a gateway: they are counted, and a line waits until its job is known.
+"""The log lines of collectors at a gateway: they are counted, and a line waits until its job's document includes it.
 
 Lines come over core NATS, which is faster than the stream and keeps nothing: a gap in their numbers is the number of
 lines that were lost. A collector that starts again numbers from the beginning, under another `run`.
+
+A line may bring its job into the filter of a subscription, or be the first of its job. So it is passed on after the
+document that it changed, as in a daemon: every line is the last message of its job for a moment, so a document whose
+last message is not older includes it.
 """
 
 from __future__ import annotations
@@ -16,10 +20,10 @@ from msgspec import Struct
 
 from correlator.jobs import document_parser
 from correlator.jobs.model.facts import AttributedRow, Entry
-from correlator.jobs.model.rows import Level
+from correlator.jobs.model.rows import Level, Micros
 
 WAIT_FOR = 2.0
-"""Seconds that a line waits for its job to appear."""
+"""Seconds that a line waits for the document of its job."""
 
 MAX_WAITING = 4_000_000
 """Bytes of waiting lines, about; the oldest are dropped first."""
@@ -55,12 +59,12 @@ class LogLines:
     def __init__(self) -> None:
         self._next: dict[str, tuple[str, int]] = {}
         """The run of each instance, and the number of its next line."""
-        self._waiting: OrderedDict[str, deque[tuple[str, float, AttributedRow, int]]] = OrderedDict()
-        """By job ID, the oldest first: (instance, since when, line, size)."""
+        self._waiting: OrderedDict[tuple[str, str], deque[tuple[float, AttributedRow, int]]] = OrderedDict()
+        """By instance and job ID, the oldest first: (since when, line, size)."""
         self._size = 0
 
-    def read(self, instance: str, payload: bytes, is_known: Callable[[str], bool]) -> Result:
-        """Read a message of a collector."""
+    def read(self, instance: str, payload: bytes, last_at: Callable[[str], Micros | None]) -> Result:
+        """Read a message of a collector. `last_at`: the time of the last message in a job's document, or None."""
         try:
             found = _decoder.decode(payload)
             rows = [_row(line) for line in found.lines]
@@ -72,41 +76,52 @@ class LogLines:
         ready = []
         for row in rows:
             assert row.job_id is not None
-            if row.job_id in self._waiting or not is_known(row.job_id):
+            at = last_at(row.job_id) if (instance, row.job_id) not in self._waiting else None
+            if at is None or at < row.entry.at:
                 lost += self._wait(instance, row.job_id, row)
             else:
                 ready.append(row)
         return ({instance: ready} if ready else {}), ({instance: lost} if lost else {})
 
-    def appeared(self, job_ids: Iterable[str]) -> Result:
-        """Return the lines that have waited for these jobs."""
-        lines: dict[str, list[AttributedRow]] = {}
+    def appeared(self, instance: str, documents: Iterable[tuple[str, Micros]]) -> Result:
+        """Return the lines that documents include: job ID, and the time of the last message."""
+        lines: list[AttributedRow] = []
         if self._waiting:
-            for job_id in job_ids:
-                for instance, _, row, size in self._waiting.pop(job_id, ()):
+            for job_id, at in documents:
+                waiting = self._waiting.get((instance, job_id), deque())
+                while waiting and waiting[0][1].entry.at <= at:
+                    _, row, size = waiting.popleft()
                     self._size -= size
-                    lines.setdefault(instance, []).append(row)
-        return lines, {}
+                    lines.append(row)
+                if not waiting:
+                    self._waiting.pop((instance, job_id), None)
+        return ({instance: lines} if lines else {}), {}
 
-    def expire(self, now: float) -> Result:
-        """Give up the lines whose job has not appeared: nobody follows a job that no document names."""
+    def expire(self, now: float, is_known: Callable[[str, str], bool]) -> Result:
+        """Return the lines that have waited for too long, of jobs that `is_known` (instance, job ID) knows.
+
+        The others are given up: nobody follows a job that no document names.
+        """
+        lines: dict[str, list[AttributedRow]] = {}
         while self._waiting:
-            job_id, first = next(iter(self._waiting.items()))
-            if now - first[0][1] < WAIT_FOR:
+            (instance, job_id), waiting = next(iter(self._waiting.items()))
+            if now - waiting[0][0] < WAIT_FOR:
                 break
-            self._size -= sum(size for _, _, _, size in first)
-            del self._waiting[job_id]
-        return {}, {}
+            self._size -= sum(size for _, _, size in waiting)
+            del self._waiting[instance, job_id]
+            if is_known(instance, job_id):
+                lines.setdefault(instance, []).extend(row for _, row, _ in waiting)
+        return lines, {}
 
     def _wait(self, instance: str, job_id: str, row: AttributedRow) -> int:
         """Have a line wait. Returns the number of lines that were dropped to make room."""
         size = OVERHEAD + len(row.entry.message) + len(msgspec.json.encode(row.entry.attrs))
-        self._waiting.setdefault(job_id, deque()).append((instance, time.monotonic(), row, size))
+        self._waiting.setdefault((instance, job_id), deque()).append((time.monotonic(), row, size))
         self._size += size
         dropped = 0
         while self._size > MAX_WAITING:
             _, oldest = self._waiting.popitem(last=False)
-            self._size -= sum(size for _, _, _, size in oldest)
+            self._size -= sum(size for _, _, size in oldest)
             dropped += len(oldest)
         return dropped
 

@@ -196,6 +196,21 @@ async def test_log_lines_come_once_also_before_their_job_and_lost_ones_are_count
             assert client.fold.dropped == 2
 
 
+async def test_a_line_that_brings_its_job_into_a_filter_comes_with_the_job(nats):
+    async with connected(nats.url) as connection:
+        dc1 = await writer(connection)
+        await dc1.put(job("a", last_at=AT - 1))
+        client = Follower(logs="DEBUG", status=["failed"])
+        async with running(nats.url) as gateway, client.connected(gateway.url):
+            await eventually(lambda: len(gateway.gateway.connection._subscriptions) == 2)
+            await connection.request("$JS.API.INFO")  # the subscriptions have reached the server
+            await dc1.lines("a", "it fails")
+            await eventually(lambda: gateway.gateway.fleet._lines._waiting)
+            await dc1.put(job("a", "failed"))
+            await client.until(lambda: [line["message"] for line in client.fold.lines.values()] == ["it fails"])
+            assert client.jobs.keys() == {"a"}
+
+
 async def test_a_job_that_is_late_is_announced(nats):
     async with connected(nats.url) as connection:
         dc1 = await writer(connection)

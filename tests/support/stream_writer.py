@@ -9,17 +9,22 @@ from correlator.cluster import batches, keys, streams
 from correlator.cluster.batches import Message
 from correlator.cluster.connection import Connection
 from correlator.jobs import job_document
-from correlator.jobs.model.facts import Status
+from correlator.jobs.model.facts import Line, Status
 from correlator.jobs.model.views import JobView, PublishedJob
 
 AT = 1_758_553_933_000_000
 PURGE = {"KV-Operation": "PURGE", "Nats-Rollup": "sub", "Nats-TTL": "86400s"}
 
 
-def job(job_id: str, status: str = "running", *, started_at: int = AT, ids: Iterable[str] = ()) -> PublishedJob:
-    return PublishedJob(
-        JobView(job_id, Status(status), external_ids=tuple(ids), job_type="failover", started_at=started_at), 0, AT
+def job(
+    job_id: str, status: str = "running", *, started_at: int = AT, ids: Iterable[str] = (), last_at: int = AT
+) -> PublishedJob:
+    """A job whose document includes the lines of `StreamWriter`, unless `last_at` is earlier."""
+    last = Line(last_at, 0, "INFO", "the last line")
+    view = JobView(
+        job_id, Status(status), external_ids=tuple(ids), job_type="failover", started_at=started_at, last=last
     )
+    return PublishedJob(view, 0, AT)
 
 
 class StreamWriter:

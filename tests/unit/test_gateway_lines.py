@@ -23,8 +23,12 @@ def ids(result: Any) -> dict[str, list[int]]:
     return {instance: [row.entry.event_id for row in rows] for instance, rows in result[0].items()}
 
 
-def known(job_id: str) -> bool:
-    return job_id.startswith("known")
+AT = 1_758_553_933_000_000
+
+
+def known(job_id: str) -> int | None:
+    """The documents of these jobs include all lines."""
+    return AT if job_id.startswith("known") else None
 
 
 def test_a_gap_in_the_numbers_of_a_run_is_the_number_of_lost_lines():
@@ -39,16 +43,27 @@ def test_a_gap_in_the_numbers_of_a_run_is_the_number_of_lost_lines():
 def test_lines_of_an_unknown_job_wait_until_it_appears_and_keep_their_order():
     lines = LogLines()
     assert ids(lines.read("dc1", message(1, "known", "new", "known"), known)) == {"dc1": [1, 3]}
-    assert ids(lines.read("dc1", message(4, "new"), lambda _: True)) == {}
-    assert ids(lines.appeared(["other", "new"])) == {"dc1": [2, 4]}
-    assert ids(lines.read("dc1", message(5, "new"), lambda _: True)) == {"dc1": [5]}
+    assert ids(lines.read("dc1", message(4, "new"), lambda _: AT)) == {}
+    assert ids(lines.appeared("dc1", [("other", AT), ("new", AT)])) == {"dc1": [2, 4]}
+    assert ids(lines.read("dc1", message(5, "new"), lambda _: AT)) == {"dc1": [5]}
 
 
 def test_lines_whose_job_does_not_appear_in_time_are_given_up():
     lines = LogLines()
     lines.read("dc1", message(1, "new"), known)
-    lines.expire(time.monotonic() + log_lines.WAIT_FOR + 1)
-    assert ids(lines.appeared(["new"])) == {}
+    assert ids(lines.expire(time.monotonic() + log_lines.WAIT_FOR + 1, lambda *_: False)) == {}
+    assert ids(lines.appeared("dc1", [("new", AT)])) == {}
+
+
+def test_a_line_waits_for_the_document_that_includes_it_and_is_passed_on_without_one_after_a_while():
+    lines = LogLines()
+    assert ids(lines.read("dc1", message(1, "j"), lambda _: AT - 1)) == {}
+    assert ids(lines.appeared("dc2", [("j", AT)])) == ids(lines.appeared("dc1", [("j", AT - 1)])) == {}
+    assert ids(lines.appeared("dc1", [("j", AT)])) == {"dc1": [1]}
+    lines.read("dc1", message(2, "j", "gone"), lambda _: AT - 1)
+    late = time.monotonic() + log_lines.WAIT_FOR + 1
+    assert ids(lines.expire(late, lambda name, job_id: (name, job_id) == ("dc1", "j"))) == {"dc1": [2]}
+    assert lines._size == 0
 
 
 def test_waiting_lines_have_a_bound_in_bytes_and_those_beyond_it_count_as_lost(monkeypatch):
@@ -57,7 +72,7 @@ def test_waiting_lines_have_a_bound_in_bytes_and_those_beyond_it_count_as_lost(m
     lost = 0
     for n in range(1, 101):
         lost += lines.read("dc1", message(n, f"new {n}", text="x" * 500), known)[1].get("dc1", 0)
-    left = [n for n in range(1, 101) if ids(lines.appeared([f"new {n}"]))]
+    left = [n for n in range(1, 101) if ids(lines.appeared("dc1", [(f"new {n}", AT)]))]
     assert left == list(range(101 - len(left), 101))
     assert (lost, 5 < len(left) < 10) == (100 - len(left), True)
 
