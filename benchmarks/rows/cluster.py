@@ -200,7 +200,7 @@ async def _moved(appliance: Any, first: Gateway, second: Gateway, count: int) ->
 
 async def _takeover(size: Size, database: Database) -> list[Number]:
     """From the kill of the active collector until a client of a gateway has a job that was committed after it."""
-    took: list[float] = []
+    took, epochs = list[float](), set[str]()
     async with nats() as cluster, collectors(database, cluster.url, 2) as both, gateways(cluster.url) as (gateway,):
         active, standby = both
         await active.start(within=180)
@@ -213,6 +213,7 @@ async def _takeover(size: Size, database: Database) -> list[Number]:
                 await active.saved()
                 async with gateway.socket(HELLO) as client:
                     await client.snapshot()
+                    epochs.add(client.welcome["epoch"])
                     await active.kill()
                     began = time.monotonic()
                     job_id = await appliance.job()
@@ -227,4 +228,5 @@ async def _takeover(size: Size, database: Database) -> list[Number]:
     return [
         Number("takeover: kill -9 of the collector → client of a gateway", "s", tuple(took), limit=Limit("≤", 5)),
         Number("the same, the longest", "s", (max(took),), limit=Limit("≤", 5), note=f"{len(took)} runs"),
+        Number("the same: epochs", "epochs", (float(len(epochs)),), limit=Limit("≤", 1)),
     ]
