@@ -355,7 +355,7 @@ def test_a_table_that_is_declared_twice_is_refused_with_the_line_of_the_first(pr
 @pytest.mark.parametrize(
     "section", ['[database]\nurl = "mysql://u@127.0.0.1/d"', '[database]\ntimezone = "UTC"', "[database]", ""]
 )
-def test_a_gateway_needs_a_cluster_and_refuses_a_section_for_a_database_even_with_defaults(tmp_path, section):
+def test_a_gateway_needs_a_cluster_and_refuses_a_database_even_with_defaults(tmp_path, section):
     file = tmp_path / "gateway.toml"
     file.write_text(section)
     with pytest.raises(ConfigError) as raised:

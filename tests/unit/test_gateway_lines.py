@@ -55,7 +55,7 @@ def test_lines_whose_job_does_not_appear_in_time_are_given_up():
     assert ids(lines.appeared("dc1", [("new", AT)])) == {}
 
 
-def test_a_line_waits_for_the_document_that_includes_it_and_is_passed_on_without_one_after_a_while():
+def test_a_line_waits_for_the_document_that_includes_it_but_not_for_ever():
     lines = LogLines()
     assert ids(lines.read("dc1", message(1, "j"), lambda _: AT - 1)) == {}
     assert ids(lines.appeared("dc2", [("j", AT)])) == ids(lines.appeared("dc1", [("j", AT - 1)])) == {}

@@ -35,7 +35,7 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def test_streams_without_clients_wake_once_in_eight_seconds_and_at_once_for_the_first(loop, sweeps):
+def test_streams_without_clients_rest_and_wake_at_once_for_the_first(loop, sweeps):
     streams = Streams(LocalHub(Index()))
     running = loop.create_task(streams.run())
     loop.run(100.0)
