@@ -18,15 +18,7 @@ from correlator.config.cluster import Cluster
 from correlator.config.section import Section
 from correlator.config.section import described as _key
 from correlator.config.tls import Tls
-from correlator.config.values import (
-    BrokerUrl,
-    DatabaseUrl,
-    Listen,
-    MysqlUrl,
-    Secret,
-    Size,
-    toml,
-)
+from correlator.config.values import BrokerUrl, DatabaseUrl, Listen, MysqlUrl, Secret, Size, toml
 from correlator.config.webhooks import Webhook
 
 

@@ -7,7 +7,7 @@ shapes are those of docs/protocol.md.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, cast, overload
 
@@ -98,7 +98,7 @@ def document(shown: PublishedJob, *, steps: bool = True) -> shapes.Document:
         "forecast": _forecast(forecast.forecast, titles) if forecast is not None else None,
         "compared_with": _comparison(forecast.compared_with) if forecast is not None else None,
         "current_step": current_step(view),
-        "steps": {str(s.id): _step(s, now, titles) for s in view.steps} if steps else {},
+        "steps": {str(s.id): step_document(s, now, titles) for s in view.steps} if steps else {},
         "stalled": shown.stalled,
         "last_event_at": rfc3339(last.at) if last is not None else None,
         "last_message": None if last is None else {"level": last.level, "text": last.text, "at": rfc3339(last.at)},
@@ -233,48 +233,6 @@ def delta(sub: Iterable[int], seq: int, shown: PublishedJob, base: int, patch: b
     return encode({**head, "set": orjson.Fragment(patch)})
 
 
-def patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """The merge patch from `old` to `new`. A missing member and null mean the same. See RFC 7386."""
-    changed: dict[str, Any] = {}
-    for name, value in new.items():
-        before = old.get(name)
-        if isinstance(value, dict) and isinstance(before, dict):
-            if inner := patch(before, value):
-                changed[name] = inner
-        elif not _same(before, value):
-            changed[name] = value
-    return changed | dict.fromkeys(n for n in old if n not in new)
-
-
-def difference(old: PublishedJob, new: PublishedJob) -> dict[str, Any]:
-    """The `patch` between the documents of two revisions of a job. Only the steps that differ are encoded."""
-    changed = patch(document(old, steps=False), document(new, steps=False))
-    if steps := _steps(old, new):
-        changed["steps"] = steps
-    return changed
-
-
-def _steps(old: PublishedJob, new: PublishedJob) -> dict[str, Any]:
-    before = {step.id: step for step in old.view.steps}
-    changed: dict[str, Any] = {}
-    for step in new.view.steps:
-        was = before.pop(step.id, None)
-        if was is None:
-            changed[str(step.id)] = _step(step, new.updated_at, new.titles)
-        elif (step.status == "running" or was != step) and (  # the duration of a running step grows
-            inner := patch(_step(was, old.updated_at, old.titles), _step(step, new.updated_at, new.titles))
-        ):
-            changed[str(step.id)] = inner
-    return changed | {str(i): None for i in before}
-
-
-def _same(one: Any, other: Any) -> bool:
-    """True if both values have the same JSON text. (1, 1.0 and True are equal in Python.)"""
-    if isinstance(other, list):
-        return encode(one) == encode(other)
-    return type(one) is type(other) and bool(one == other)
-
-
 def log(sub: Iterable[int], line: AttributedRow) -> bytes:
     """Build a ``log`` message: a new log row of the job that it is attributed to."""
     entry = line.entry
@@ -326,7 +284,7 @@ def transition(found: Event) -> message_shapes.Transition:
     return made
 
 
-def _step(step: StepRecord, now: Micros, titles: Titles) -> shapes.Step:
+def step_document(step: StepRecord, now: Micros, titles: Titles) -> shapes.Step:
     running = step.status == "running"
     made: shapes.Step = {
         "seq": step.seq,

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from correlator.jobs import job_document, job_view
+from correlator.jobs import job_document, job_view, merge_patch
 from correlator.jobs.model.changes import Event
 from correlator.jobs.model.facts import Job, Kind, Line, Status
 from correlator.jobs.model.forecasts import Comparison, Forecast, JobForecast, State, StepAhead
@@ -233,5 +233,5 @@ def test_metadata_is_shown_down_to_a_bounded_depth_and_patched():
     shown = replace(SHOWN, view=replace(SHOWN.view, metadata=deep))
     document = job_document.document(shown)
     assert job_document.encode(document).count(b'{"a":') == job_document.MAX_NESTED
-    assert job_document.patch(document, job_document.document(shown)) == {}
-    assert job_document.patch(job_document.document(SHOWN), document).keys() == {"metadata"}
+    assert merge_patch.patch(document, job_document.document(shown)) == {}
+    assert merge_patch.patch(job_document.document(SHOWN), document).keys() == {"metadata"}

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from correlator.jobs import job_document
+from correlator.jobs import job_document, merge_patch
 from correlator.jobs.model.facts import Status
 from correlator.jobs.model.rows import StepRecord
 from correlator.jobs.model.views import JobView, PublishedJob
@@ -29,24 +29,24 @@ def plain(value):
 
 @given(OBJECTS, OBJECTS)
 def test_the_patch_merged_into_the_old_gives_the_new(old, new):
-    patch = json.loads(job_document.encode(job_document.patch(old, new)))
+    patch = json.loads(job_document.encode(merge_patch.patch(old, new)))
     assert json.dumps(plain(merge(old, patch)), sort_keys=True) == json.dumps(plain(new), sort_keys=True)
 
 
 @given(OBJECTS)
 def test_what_did_not_change_needs_no_patch(value):
-    assert job_document.patch(value, value) == {}
+    assert merge_patch.patch(value, value) == {}
 
 
 @pytest.mark.parametrize(("old", "new"), [(1, True), (1, 1.0), (0, False), ([1], [True]), ([1], [1.0])])
 def test_what_is_equal_in_python_and_not_in_json_is_patched(old, new):
-    assert job_document.patch({"a": old}, {"a": new}) == {"a": new}
+    assert merge_patch.patch({"a": old}, {"a": new}) == {"a": new}
 
 
 def test_a_patch_addresses_one_step_and_leaves_the_others_out():
     old = {"steps": {"1": {"status": "running", "error": None}, "2": {"status": "running"}}, "rev": 1}
     new = {"steps": {"1": {"status": "completed", "error": None}, "3": {"status": "running"}}, "rev": 2}
-    assert job_document.patch(old, new) == {
+    assert merge_patch.patch(old, new) == {
         "steps": {"1": {"status": "completed"}, "2": None, "3": {"status": "running"}},
         "rev": 2,
     }
@@ -73,15 +73,13 @@ def test_the_difference_of_two_revisions_is_the_patch_of_their_documents(before,
     after = tuple(next((b for b in before if b == a), a) for a in after)
     old = PublishedJob(JobView("j", Status.RUNNING, steps=before), 1, 10)
     new = PublishedJob(JobView("j", Status.RUNNING, steps=after, warnings=1), 2, 10 + later)
-    assert job_document.difference(old, new) == job_document.patch(
-        job_document.document(old), job_document.document(new)
-    )
+    assert merge_patch.difference(old, new) == merge_patch.patch(job_document.document(old), job_document.document(new))
 
 
 def test_a_change_of_a_job_of_ten_thousand_steps_costs_a_part_of_its_document():
     steps = tuple(StepRecord(i, "step", i, "completed", 0, 5) for i in range(10_000))
     old, new = (PublishedJob(JobView("j", Status.RUNNING, steps=steps, warnings=n), n, 10 + n) for n in (1, 2))
     change, document = quickest(
-        lambda: job_document.difference(old, new), lambda: job_document.encode(job_document.document(new))
+        lambda: merge_patch.difference(old, new), lambda: job_document.encode(job_document.document(new))
     )
     assert change < document / 2, f"{change / document:.2f} of what the document costs"

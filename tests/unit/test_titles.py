@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from correlator.config.loading import load
 from correlator.errors import ConfigError
 from correlator.following import following
-from correlator.jobs import document_parser, job_document
+from correlator.jobs import document_parser, job_document, merge_patch
 from correlator.jobs.model.facts import Status
 from correlator.jobs.model.forecasts import Forecast, JobForecast, State, StepAhead
 from correlator.jobs.model.rows import StepRecord
@@ -39,7 +39,7 @@ def test_a_document_has_the_titles_beside_the_names_and_none_without_a_label():
 
 def test_a_delta_carries_the_title_of_the_next_step():
     steps = (*STEPS[:1], replace(STEPS[1], status="completed"), StepRecord(3, "boot", 3, "running"))
-    patch = job_document.difference(SHOWN, replace(SHOWN, view=replace(SHOWN.view, steps=steps)))
+    patch = merge_patch.difference(SHOWN, replace(SHOWN, view=replace(SHOWN.view, steps=steps)))
     assert (patch["current_step_title"], patch["steps"]["3"]["title"]) == ("Start of the VM", "Start of the VM")
 
 
