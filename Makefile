@@ -14,7 +14,7 @@ PIP  := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input inst
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help bench demo test test-faults test-clients test-cluster test-replay test-sizes test-soak test-versions test-system deb client-package lint types imports format lock clean servers test-fuzz sbom pictures
+.PHONY: help bench demo docs test test-faults test-clients test-cluster test-replay test-sizes test-soak test-versions test-system deb client-package lint types imports format lock clean servers test-fuzz sbom pictures
 
 help:
 	@echo "make demo     run the correlator on a made-up appliance; ARGS='--fleet 3': on three, with a cluster and gateways"
