@@ -500,7 +500,7 @@ async def test_a_bar_moves_with_the_clock_and_never_back_and_the_end_is_in_words
     assert re.match(r"  ○ then validation, under 1 s, in all earlier runs$", lines[-1])
     table, once = await run("jobs", "--type", "failover", columns=80), await run("show", "gui-1")
     assert await table.end() == await once.end() == 0
-    assert any(" ~55 s? " in line for line in table.screen())
+    assert any(re.search(r" ~\d+ s\? ", line) for line in table.screen())
     assert "from only 4 earlier runs" in once.out
     await appliance.end(job_id)
     assert await command.end() == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from functools import partial
 from typing import Any
 
@@ -112,9 +113,9 @@ async def test_every_log_line_of_a_collector_reaches_a_client_of_a_gateway_once(
         async with one.writing():
             await one.equal()
             async with running(nats.url) as gateway, Follower(logs="DEBUG").connected(gateway.url) as client:
-                one.log(1)
-                await eventually(lambda: one.log(max(client.fold.lines, default=1) + 1) or client.fold.lines)
-                begin = max(client.fold.lines) + 100
+                numbers = itertools.count(1)
+                await eventually(lambda: one.log(next(numbers)) or client.fold.lines)
+                begin = next(numbers) + 100
                 one.log(*range(begin, begin + 500))
                 await client.until(lambda: begin + 499 in client.fold.lines)
                 assert set(range(begin, begin + 500)) <= client.fold.lines.keys()
