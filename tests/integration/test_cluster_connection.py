@@ -108,11 +108,13 @@ async def test_a_server_that_is_none_is_left_as_soon_as_one_answers(nats):
 
     async with running(Connection(settings(nats.url), "collector", replace_after=1.0)) as connection:
         await asyncio.to_thread(nats.kill)
-        async with await asyncio.start_server(answer, "127.0.0.1", nats.port):
-            await eventually(lambda: asked)
-            await asyncio.sleep(0.1)
+        server = await asyncio.start_server(answer, "127.0.0.1", nats.port)
+        await eventually(lambda: asked)
+        await asyncio.sleep(0.1)
+        server.close()
         for writer in asked:
             writer.transport.abort()
+        await server.wait_closed()
         await asyncio.to_thread(nats.start)
         await connection.connect(15)
 

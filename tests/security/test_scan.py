@@ -23,6 +23,9 @@ OTHERWISE = {"stream", "websocket"}
 OPAQUE = {"cursor", "after"}
 """Parameters that only an answer of ours can fill."""
 
+PERIOD = {"since", "until"}
+"""Parameters that depend on each other: no schema says that one time is after another."""
+
 LONGEST_WAIT = 0.02
 """Seconds that a request may be held here."""
 
@@ -44,10 +47,13 @@ def scan(daemon: Daemon, description: dict[str, Any], examples: int, headers: di
             case.query["wait"] = min(wait, LONGEST_WAIT)
         # A query holds texts: 1 is "1" there, and an empty one none. test_specs.py tries the limits of each parameter.
         unfit: set[object] = {negative_data_rejection}
-        if not OPAQUE.isdisjoint(case.query):
+        if not OPAQUE.isdisjoint(case.query) or PERIOD <= case.query.keys():
             unfit.add(positive_data_acceptance)
         checks: Any = [check for check in CHECKS.get_all() if check not in unfit]
-        response = case.call_and_validate(headers=headers, checks=checks)
+        response = case.call(headers=headers)
+        if response.status_code == 400 and response.content.startswith(b"Got more than 8190 bytes"):
+            return  # The parser of aiohttp refuses so long a line, before it is a request.
+        case.validate_response(response, headers=headers, checks=checks)
         answers[case.operation.definition.raw["operationId"]].add(response.status_code)
 
     for found in api.get_all_operations():
