@@ -61,11 +61,11 @@ class StreamFollower:
             try:
                 await eventually(lambda: self.fold.synced or task.done())
                 yield self
-                assert not task.done(), "the event stream has ended"
+                if task.done():
+                    task.result()
             finally:
                 task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
+                await asyncio.wait([task])
 
     async def _read(self, stream: CheckedEventStream, *, resuming: bool) -> None:
         while True:
@@ -127,35 +127,34 @@ class Clients:
 
     def __init__(self, gateways: Sequence[Daemon]) -> None:
         self._one, self._two = (gateway.url for gateway in gateways)
-        self._stays = (Follower(), StreamFollower())
-        self._moves = (Follower(), StreamFollower())
+        self._staying, self._moving = (Follower(), StreamFollower()), (Follower(), StreamFollower())
 
     @contextlib.asynccontextmanager
     async def staying(self) -> AsyncIterator[None]:
-        async with self._stays[0].connected(self._one), self._stays[1].connected(self._two):
+        websocket, stream = self._staying
+        async with websocket.connected(self._one), stream.connected(self._two):
             yield
 
     @contextlib.asynccontextmanager
     async def moving(self, *, moved: bool) -> AsyncIterator[None]:
+        websocket, stream = self._moving
         one, two = (self._two, self._one) if moved else (self._one, self._two)
-        async with self._moves[0].connected(one), self._moves[1].connected(two):
+        async with websocket.connected(one), stream.connected(two):
             yield
 
     @property
     def all(self) -> list[Follower | StreamFollower]:
-        return [*self._stays, *self._moves]
+        return [*self._staying, *self._moving]
 
     @property
     def epochs(self) -> set[str]:
         return {client.fold.epoch for client in self.all}
 
     def started_afresh(self) -> list[str]:
-        """Whether a client got a snapshot again, in words."""
+        """The reasons why a client got a snapshot again, in words."""
         found = [f"{client}: resync {client.fold.resyncs}" for client in self.all if client.fold.resyncs]
-        follower, stream = self._moves
-        assert isinstance(follower, Follower)
-        assert isinstance(stream, StreamFollower)
-        found += [] if follower.welcome["resumed"] else ["the websocket did not resume at the other gateway"]
+        websocket, stream = self._moving
+        found += [] if websocket.welcome["resumed"] else ["the websocket did not resume at the other gateway"]
         return found + ([] if stream.resumed == [True] else ["the event stream did not resume at the other gateway"])
 
 
