@@ -73,7 +73,7 @@ async def test_recordings_end_equal_everywhere_over_a_takeover_and_a_dead_nats_s
                 assert (clients.started_afresh(), clients.epochs) == ([], epochs)
                 assert len(epochs) == 1
         for appliance, gateway in zip(fleet.appliances, fleet.gateways, strict=True):
-            assert not await fleet.events_differ(appliance)
+            await none(lambda: fleet.events_differ(appliance))  # noqa: B023
             if whole:
                 jobs = [str(i) for i in appliance.tables["job_tracking"]]
                 assert not await fleet.log_differs(appliance, gateway, jobs[:LOGS_READ])
