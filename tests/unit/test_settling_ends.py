@@ -8,6 +8,7 @@ import pytest
 
 from correlator.terminal import forecasts
 from tests.support import slow_replay
+from tests.support.forecasts import BASE, SECOND, ended, forecast, job, learned, step_ended, step_started
 from tests.support.replay import load
 from tests.support.settled_ends import DisplayedEnd, Life, assert_ends_settle, in_documents, in_words, watched
 from tests.support.slow_replay import SECONDS, SLOWER
@@ -43,6 +44,16 @@ def test_the_words_of_a_terminal_settle_while_the_recording_is_replayed(replay: 
     said = ((one["job_id"], in_words(at, WORDS[command](one, at, forecasts.utc_clock))) for at, one in seen)
     found = [(job_id, end) for job_id, end in said if end is not None]
     assert_ends_settle(watched(lives, found), at_least=len(lives))
+
+
+def test_the_end_of_a_brief_job_stays_though_its_next_event_becomes_known_half_a_second_late():
+    # In all runs a step begins as the one before it ends.
+    runs = [ended(("copy", 8 + n % 9 / 3), ("attach", 5 + n % 7 / 3)) for n in range(40)]
+    forecaster, between = learned(runs), job()
+    step_started(between.place, "copy", BASE)
+    step_ended(between.place, "copy", BASE, BASE + 9 * SECOND)
+    at_once, late = (forecast(between, forecaster, BASE + round(at * SECOND)) for at in (9.0, 9.5))
+    assert (late.p50, late.p90) == (at_once.p50, at_once.p90)
 
 
 def every_second_one_later(number: int, first: DisplayedEnd, end: DisplayedEnd) -> DisplayedEnd:

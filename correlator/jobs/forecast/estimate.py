@@ -20,6 +20,9 @@ GRACE = 0.01
 """Share of a typical run by which a run may have waited less than this job and still answer. An event is known some
 milliseconds after it happened; meanwhile a job seems to wait longer at a point that every run leaves at once."""
 
+LEAST_GRACE = (0.5, 0.05)
+"""At least so many seconds, but not more than this share: rows are read some time after their commit."""
+
 LATE_GRACE = 0.05
 """The same for the state: a job that is late by less than this share of a typical run is not reported."""
 
@@ -64,11 +67,12 @@ def estimate(known: Sequence[Comparison], now: Micros, vm: int, level: float, ta
     `vm`: the index of its VM, or -1.
     """
     typical = known[-1][0].median
+    grace = max(GRACE * typical, min(LEAST_GRACE[0], LEAST_GRACE[1] * typical))
     share, answer = 1.0, None
     for point, since, elapsed in known:
         scale = point.scale(vm, elapsed)
         waited = seconds(since, now) / scale
-        longer = point.longer(waited - GRACE * typical)
+        longer = point.longer(waited - grace)
         if answer is None:
             share = len(longer) / len(point)
             if share <= LATE_SHARE:
