@@ -210,7 +210,7 @@ class Forecasts:
         self.changed[run.operation] = None
         self.learned_to = max(self.learned_to, run.end)
         if tracked is not None and run.completed:
-            self.accuracy.add(*tracked.judged(run.end))
+            self.accuracy.add(*tracked.judged(run))
 
     # -- the checkpoint
 

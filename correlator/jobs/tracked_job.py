@@ -124,17 +124,18 @@ class TrackedJob:
         """The run to learn from, given the view of the ended job."""
         return ended_run(view, self.running.entity, self._percents)
 
-    def judged(self, end: Micros) -> tuple[int, int, float | None]:
+    def judged(self, run: EndedRun) -> tuple[int, int, float | None]:
         """How good the forecasts were: ends that p90 named and that were kept, all named ends, error of the first p50.
 
-        The error is relative to the duration; None if there was no forecast.
+        The error is relative to the duration of `run`, whose start may have been corrected after the job's last step;
+        None if there was no forecast.
         """
-        running = self.running
-        kept = sum(end <= predicted for predicted in running.predicted_ends)
+        predicted_ends = self.running.predicted_ends
+        kept = sum(run.end <= predicted for predicted in predicted_ends)
         if self.first_p50 is None:
-            return kept, len(running.predicted_ends), None
-        duration = max(LEAST_ELAPSED, seconds(running.place.start, end))
-        return kept, len(running.predicted_ends), abs(self.first_p50 - end) / 1_000_000 / duration
+            return kept, len(predicted_ends), None
+        duration = max(LEAST_ELAPSED, seconds(run.start, run.end))
+        return kept, len(predicted_ends), abs(self.first_p50 - run.end) / 1_000_000 / duration
 
     def persisted(self, published: JobForecast | None, *, unlearned: bool) -> PersistedForecast:
         running = self.running

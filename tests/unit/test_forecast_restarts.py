@@ -71,6 +71,18 @@ def test_a_restart_changes_no_forecast_and_what_follows_is_the_same():
     assert new.forecasts.accuracy == index.forecasts.accuracy
 
 
+def test_the_error_of_a_forecast_is_that_of_the_corrected_run_also_after_a_restart():
+    index = knowing(*usual())
+    read(index, 0)
+    read(index, 10, status="pending", started_at=BASE + 9 * SECOND)
+    both = index, restarted(index, BASE + 11 * SECOND)
+    for one in both:
+        read(one, 60, status="completed", completed_at=BASE + 60 * SECOND)
+        pass_time(one, 200, since=60)
+    (judged,), (again,) = (one.forecasts.accuracy.jobs for one in both)
+    assert judged == again
+
+
 @st.composite
 def histories(draw):
     """Facts about jobs of `OPERATION` and of none, each read at first; and how many come before the restart."""

@@ -42,7 +42,7 @@ GATHER_WITHIN = 0.5
 """Seconds after which a page of jobs is returned even if it is empty."""
 
 FIRST_WITHIN = 0.15
-"""The same for a page that has a job: whoever searches sees it at once, and asks for the next page."""
+"""The same for a page that has a job: the user sees it at once, and asks for the next page."""
 
 ARCHIVE_WITHIN = 3.0
 """Seconds to wait for the database; after that, a page of jobs is served from memory only."""
