@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import re
 from typing import Any
@@ -68,8 +69,9 @@ async def test_a_long_log_is_scrolled_from_end_to_begin_with_few_lines_in_the_do
     await expect(text(page, "line 20001")).to_be_visible()
 
 
-async def test_a_million_lines_cost_a_few_pages_and_as_many_nodes_as_are_in_sight(fake, page):
-    """The history answers as the daemon does, from lines that are made when they are asked for."""
+@pytest.mark.parametrize("seconds", [0, 0.1])
+async def test_a_million_lines_cost_a_few_pages_and_as_many_nodes_as_are_in_sight(fake, page, seconds):
+    """The history answers as the daemon does, at once or after `seconds`; lines are made when they are asked for."""
     last, asked = 1_000_000, list[dict[str, str]]()
     fake.jobs[UUID] = document(UUID, "completed")
 
@@ -84,6 +86,7 @@ async def test_a_million_lines_cost_a_few_pages_and_as_many_nodes_as_are_in_sigh
             first = int(query.get("from") or query.get("after") or 0) or 1
             end = min(first + int(query["limit"]), last + 1)
             more = {"next_after": str(end), "more": end <= last}
+        await asyncio.sleep(seconds)
         await route.fulfill(json={"events": [line(n) for n in range(first, end)], **more})
 
     await page.route("**/events?*", history)

@@ -173,8 +173,8 @@ class Lines extends Component {
   /** Shows a line, with all levels if it has a lower one. */
   async #show(target) {
     this.#feed.following = false;
-    if (!this.#feed.window.has(target)) {
-      await this.#feed.openAt(target);
+    if (!this.#feed.window.has(target) && !(await this.#feed.openAt(target))) {
+      return;
     }
     if (this.#closed.signal.aborted || this.props.target !== target) {
       return;
@@ -194,24 +194,26 @@ class Lines extends Component {
     }
   };
 
-  #resume = () => {
+  #resume = async () => {
+    this.#list.current?.focus();
     if (this.#feed.atEnd) {
       this.#feed.following = true;
       this.#feed.unseen = 0;
       this.setState({});
     } else {
-      this.#feed.openEnd();
+      await this.#feed.openEnd();
     }
-    this.#list.current?.focus();
+    this.#list.current?.intoView(); // It may have become higher with its lines.
   };
 
   /** Moves to an end of the log, or selects the line beside the selected one. */
-  #move = (where, first) => {
+  #move = async (where, first) => {
     if (where === "end") {
       this.#resume();
     } else if (where === "start") {
-      this.#feed.openStart();
       this.#list.current.toStart();
+      await this.#feed.openStart();
+      this.#list.current?.intoView();
     } else {
       const { lines } = this.#feed.window;
       const at = lines.findIndex((line) => line.event_id === this.props.target);

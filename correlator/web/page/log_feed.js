@@ -83,7 +83,7 @@ export class LogFeed {
     return this.#run((isCurrent) => this.#readLater(isCurrent, (added) => added < ENOUGH));
   }
 
-  /** Shows the lines around an event ID. */
+  /** Shows the lines around an event ID. Resolves with false if another place was opened meanwhile. */
   openAt(id) {
     this.#reset(id + 1, { from: id + 1 });
     this.#reopen = () => this.openAt(id);
@@ -167,6 +167,7 @@ export class LogFeed {
     this.trouble = null;
   }
 
+  /** Does one piece of work. Resolves with false if another place was opened meanwhile. */
   async #run(work) {
     const generation = this.#generation;
     const isCurrent = () => generation === this.#generation;
@@ -179,7 +180,7 @@ export class LogFeed {
       }
     }
     if (!isCurrent()) {
-      return;
+      return false;
     }
     this.#busy = false;
     this.loading = "";
@@ -189,6 +190,7 @@ export class LogFeed {
       this.#again = false;
       await this.catchUp();
     }
+    return isCurrent();
   }
 
   async #readEarlier(isCurrent) {
