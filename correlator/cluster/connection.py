@@ -30,7 +30,7 @@ from correlator import cancellation
 from correlator.backoff import Backoff
 from correlator.cluster.credentials import login_options
 from correlator.cluster.errors import ClusterUnavailable, NoAnswer, Refused
-from correlator.cluster.library import abort, failure, text_of
+from correlator.cluster.library import abort, failure, is_login_refused, text_of
 from correlator.config.cluster import Cluster
 
 if TYPE_CHECKING:
@@ -318,6 +318,9 @@ class Connection:
 
     def _failed(self, error: BaseException) -> None:
         text = text_of(error)
+        closed = isinstance(error, BrokenPipeError | ConnectionResetError)
+        if closed and self._error is not None and is_login_refused(self._error):
+            return  # A server closes the connection of which it refused the login, often before that can be read.
         level = logging.WARNING if self._error is None else logging.DEBUG
         log.log(level, "NATS cannot be used: %s; trying again", text)
         self._error = text

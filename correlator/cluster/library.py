@@ -28,3 +28,9 @@ def text_of(error: BaseException) -> str:
     """Return an error of the library as one line without its own prefix."""
     text = " ".join(str(error).split()).removeprefix("nats: ").strip()
     return text or type(error).__name__
+
+
+def is_login_refused(text: str) -> bool:
+    """True if `text`, from `text_of`, says that the server knows no such user, or does not accept what proves it."""
+    lower = text.lower()
+    return "authorization" in lower or "authentication" in lower

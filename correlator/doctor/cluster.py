@@ -16,7 +16,7 @@ from typing import Any
 from correlator.cluster import keys, streams
 from correlator.cluster.connection import Connection
 from correlator.cluster.errors import ClusterUnavailable, Refused
-from correlator.cluster.library import text_of
+from correlator.cluster.library import is_login_refused, text_of
 from correlator.config.cluster import Cluster
 from correlator.doctor import cluster_lease, cluster_rights
 from correlator.doctor.check import Check, failure, ok, some, warning
@@ -100,7 +100,7 @@ def _judge_server(connection: Connection, took: float) -> Check:
 def _unreachable(settings: Cluster, reason: str) -> Check:
     words, lower = f"{settings.url}: {reason}", reason.lower()
     cert = settings.tls.cert if settings.tls is not None else None
-    if "authorization" in lower or "authentication" in lower:
+    if is_login_refused(reason):
         lines = ["The server knows no user of this name: accounts.conf of deploy/nats/ has one for each certificate."]
         fix = [f"openssl x509 -noout -subject -in {quote(str(cert))}"] if cert is not None else []
         return failure(SERVER, words, lines, fix)
