@@ -142,7 +142,7 @@ async def test_the_daemon_works_with_that_account_and_leaves_most_of_its_connect
             async with granted.server.connect() as connection, connection.cursor() as cursor:
                 await cursor.execute("SELECT COUNT(*) FROM information_schema.processlist WHERE user = 'correlator'")
                 ((connections,),) = await cursor.fetchall()
-            return 3 <= connections <= 5
+            return bool(3 <= connections <= 5)
 
         await eventually(has_only_the_lasting_ones)  # one more reads the history of forecasts at a first start
     finally:
