@@ -108,16 +108,19 @@ async def test_what_is_in_sight_stays_there_while_earlier_lines_come(long_log, p
     await page.goto(f"{long_log.url}/#/jobs/{UUID}")
     await expect(text(page, "line 20000")).to_be_visible()
     await pane(page).evaluate("e => { e.scrollTop = 900 }")
-    top = """e => [...e.querySelectorAll('li')]
-        .find((li) => li.getBoundingClientRect().bottom > e.getBoundingClientRect().top + 1).dataset.id"""
-    before = await pane(page).evaluate(top)
+    top = """e => {
+        const edge = e.getBoundingClientRect().top + 1;
+        const first = [...e.querySelectorAll('li')].find((li) => li.getBoundingClientRect().bottom > edge);
+        return first.getBoundingClientRect().top <= edge ? Number(first.dataset.id) : 0;
+    }"""  # 0 while the lines that have come into sight are not drawn yet
+    before = await eventually(lambda: pane(page).evaluate(top))
     await pane(page).evaluate("e => { e.scrollTop = 700 }")  # within the distance at which the page before is read
 
     async def has_grown() -> bool:
         return bool(await pane(page).evaluate("e => e.scrollTop > 3000"))
 
     await eventually(has_grown)
-    assert 0 <= int(before) - int(await pane(page).evaluate(top)) <= 12
+    assert 0 <= before - await eventually(lambda: pane(page).evaluate(top)) <= 12
 
 
 async def test_a_link_to_a_line_shows_it_marked_among_its_neighbours(long_log, page):
