@@ -133,7 +133,7 @@ async def test_the_address_of_a_job_names_its_appliance_and_opens_the_one_there(
     await expect(page.locator(".log")).to_contain_text("done")
     assert fleet.paths == ["/ws", "/i/dc1/ws"]
     await context.grant_permissions(["clipboard-read", "clipboard-write"])
-    await page.get_by_role("button", name="Copy link").first.click()
+    await page.get_by_role("button", name="Copy link", exact=True).click()
     await expect(page.locator(".job-tools .copied")).to_be_visible()
     link = await page.evaluate("navigator.clipboard.readText()")
     assert link == f"{fleet.url}/#/i/dc1/jobs/{ids[0]}"

@@ -123,7 +123,7 @@ async def test_what_is_in_sight_stays_there_while_earlier_lines_come(long_log, p
     assert 0 <= before - await eventually(lambda: pane(page).evaluate(top)) <= 12
 
 
-async def test_a_link_to_a_line_shows_it_marked_among_its_neighbours(long_log, page):
+async def test_a_link_to_a_line_shows_it_marked_among_its_neighbours(long_log, page, context):
     await page.goto(f"{long_log.url}/#/jobs/{UUID}/log/7000")
     target = page.locator(".line.is-target")
     await expect(target).to_contain_text("line 7000")
@@ -133,8 +133,11 @@ async def test_a_link_to_a_line_shows_it_marked_among_its_neighbours(long_log, p
     await page.keyboard.press("j")
     await expect(target).to_contain_text("line 7001")
     await expect(page).to_have_url(f"{long_log.url}/#/jobs/{UUID}/log/7001")
-    await page.get_by_role("button", name="Copy link").last.click()
+    await context.grant_permissions(["clipboard-read", "clipboard-write"])
+    await page.get_by_role("button", name="Copy link to line", exact=True).click()
     await expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    assert await page.evaluate("navigator.clipboard.readText()") == f"{long_log.url}/#/jobs/{UUID}/log/7001"
+    await expect(page.get_by_role("button", name="Copy link", exact=True)).to_have_count(1)
 
 
 async def test_a_link_to_a_line_of_a_lower_level_shows_all_levels_and_a_wrong_one_says_so(fake, page):

@@ -82,7 +82,7 @@ export class LogPane extends Component {
           placeholder="Search the log" aria-label="Search the log" autocomplete="off" />
         <span class="log-tools">
           <button type="button" class="tool" aria-pressed=${String(wrap)} onClick=${this.#wrap}>Wrap</button>
-          ${link !== null && html`<${CopyButton} className="tool" value=${link} label="Copy the link to the marked line">Copy link</${CopyButton}>`}
+          ${link !== null && html`<${CopyButton} className="tool" value=${link} label="Copy the link to the marked line">Copy link to line</${CopyButton}>`}
           <a class="tool" ...${withTicket(session, eventsAddress(session, job, { ...query, format: "text" }))} download>
             Download</a>
         </span>
