@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -42,11 +43,13 @@ def configured(url: str, **settings: Any) -> Config:
 
 
 @contextlib.asynccontextmanager
-async def running(harness: PipelineHarness, config: Config, exports: Exports | None = None) -> AsyncIterator[OtlpSink]:
+async def running(
+    harness: PipelineHarness, config: Config, exports: Exports | None = None, backoff: Backoff | None = None
+) -> AsyncIterator[OtlpSink]:
     sink = OtlpSink(
         config,
         exports or Exports(config.otlp.delay, NOW, 0.0),
-        backoff=Backoff(0.001, 1.0, 0.001),
+        backoff=backoff or Backoff(0.001, 1.0, 0.001),
         misplaced_pause=3_600.0,
     )
     task = asyncio.create_task(sink.run(harness.hub))
@@ -89,6 +92,48 @@ async def test_a_request_is_repeated_unchanged_until_the_receiver_has_it(harness
     assert all(message == messages[0] for message in messages)
     assert harness.gained("correlator_otlp_failures_total") == 4
     assert "HTTP 429 Too Many Requests: slow down" in caplog.text
+
+
+async def test_a_receiver_that_asks_for_no_pause_gets_one_all_the_same(harness, otlp):
+    otlp.answers = [(503, {"Retry-After": "0"}, ""), (429, {"Retry-After": "Thu, 01 Jan 1970 00:00:00 GMT"}, "")]
+    pauses = Backoff(0.2, 1.0, 0.2, uniform=lambda: 1.0)
+    began = time.monotonic()
+    async with running(harness, configured(otlp.url), backoff=pauses) as sink:
+        ends(harness)
+        await eventually(lambda: sink.describe()["exported"] == 1)
+    assert time.monotonic() - began >= 0.4
+
+
+@pytest.mark.parametrize(
+    ("head", "body"),
+    [
+        (b"Content-Length: 100", b"{"),
+        (b"Transfer-Encoding: chunked", b"2\r\n{}\r\n"),
+        (b"Transfer-Encoding: chunked", b"malformed\r\n"),
+    ],
+)
+@pytest.mark.parametrize("closes", [True, False])
+async def test_a_success_whose_body_is_slow_or_broken_is_not_repeated(harness, head, body, closes):
+    requests = 0
+
+    async def collector(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal requests
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            requests += 1
+            writer.write(b"HTTP/1.1 200 OK\r\n%b\r\n\r\n" % head)
+            await asyncio.sleep(0.05)  # The head is read by itself: with a malformed body it would be no response.
+            writer.write(body)
+            if not closes:
+                await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(collector, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with running(harness, configured(f"http://127.0.0.1:{port}", timeout=0.3)) as sink:
+            ends(harness)
+            await eventually(lambda: sink.describe()["exported"] == 1)
+    assert (requests, sink.describe()["error"]) == (1, None)
 
 
 async def test_a_receiver_that_cannot_be_reached_is_a_state_and_gets_the_traces_later(harness):

@@ -71,6 +71,8 @@ def test_retry_after_is_a_number_of_seconds_or_a_date_within_bounds(value, secon
         (404, "set otlp.url"),
         (405, "set otlp.url"),
         (308, "set otlp.url"),
+        (101, "set otlp.url"),
+        (0, "set otlp.url"),
     ],
 )
 def test_a_receiver_that_refuses_every_request_says_what_to_change(status, advice):

@@ -8,6 +8,7 @@ request.
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import math
 import ssl
@@ -19,6 +20,7 @@ from typing import Any
 
 import aiohttp
 import orjson
+from aiohttp.http import HttpProcessingError
 from msgspec import Struct
 
 from correlator.config.otlp_values import read_headers
@@ -97,17 +99,26 @@ class Receiver(Struct, frozen=True):
             async with session.post(
                 self.url, data=body, headers=headers, ssl=self.tls, timeout=timeout, allow_redirects=False
             ) as response:
-                answer = b""
-                async for part in response.content.iter_any():
-                    answer += part
-                    if len(answer) > MAX_ANSWER:
-                        break
-                return judge(response.status, response.headers, answer)
+                return judge(response.status, response.headers, await _read(response))
         except TimeoutError:
             return Answer(Verdict.AGAIN, f"the receiver at {self.url} does not answer within {self.timeout:g} s")
         except (aiohttp.ClientError, OSError, ValueError) as error:
             why = escape(str(error) or type(error).__name__)[:MAX_WORDS]
             return Answer(Verdict.AGAIN, f"the receiver at {self.url} cannot be reached: {why}")
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """Return the body of a response, as far as it arrives in time: what the receiver did with the request is in the status.
+
+    A success whose body is slow or broken is a success: the same request again would be stored twice.
+    """
+    body = b""
+    with contextlib.suppress(TimeoutError, aiohttp.ClientError, HttpProcessingError, OSError):
+        async for part in response.content.iter_any():
+            body += part
+            if len(body) > MAX_ANSWER:
+                break
+    return body
 
 
 def receiver(settings: Otlp) -> Receiver:
@@ -131,7 +142,7 @@ def session() -> aiohttp.ClientSession:
 def judge(status: int, headers: Mapping[str, str], body: bytes, wall_clock: Callable[[], float] = time.time) -> Answer:
     """Judge the response of a receiver. `wall_clock` returns Unix seconds."""
     content = _object(body)
-    if status < 300:
+    if 200 <= status < 300:
         partial = content.get("partialSuccess")
         partial = partial if isinstance(partial, dict) else {}
         return Answer(
@@ -142,11 +153,12 @@ def judge(status: int, headers: Mapping[str, str], body: bytes, wall_clock: Call
     except ValueError:
         name = f"HTTP {status}"
     reason = _text(content.get("message"))
-    words = ": ".join(word for word in (name, _MISPLACED.get(status, ""), reason) if word)
+    advice = _MISPLACED.get(status, _ADDRESS if status < 200 else "")
+    words = ": ".join(word for word in (name, advice, reason) if word)
     if status in AGAIN:
         pause = _seconds(headers.get("Retry-After"), wall_clock)
         return Answer(Verdict.AGAIN, words, retry_after=pause, status=status)
-    return Answer(Verdict.MISPLACED if status in _MISPLACED else Verdict.REFUSED, words, status=status)
+    return Answer(Verdict.MISPLACED if advice else Verdict.REFUSED, words, status=status)
 
 
 def _object(body: bytes) -> dict[str, Any]:

@@ -197,7 +197,7 @@ class OtlpSink:
     async def _pause(self, answer: Answer) -> None:
         """Wait before the next attempt, or until a reload."""
         pause = self._misplaced_pause if answer.verdict is Verdict.MISPLACED else self._backoff.next()
-        until = time.monotonic() + (pause if answer.retry_after is None else answer.retry_after)
+        until = time.monotonic() + max(pause, answer.retry_after or 0.0)
         while not self._reloaded.is_set() and (left := until - time.monotonic()) > 0:
             await self._wait(self._reloaded, left)
 
