@@ -1,87 +1,32 @@
 """The webhook sink against a real HTTP receiver: what arrives, what is tried again, what a bad receiver cannot do."""
 
-import asyncio
-import contextlib
 import json
 import re
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
 
 import pytest
 
 from correlator.config.loading import load
-from correlator.config.schema import Config
-from correlator.config.template import Template
 from correlator.config.values import Secret
-from correlator.config.webhook_values import SigningSecrets, WebhookUrl
+from correlator.config.webhook_values import SigningSecrets
 from correlator.config.webhooks import Webhook
-from correlator.jobs.index import Index
 from correlator.jobs.model.changes import Event
-from correlator.jobs.model.facts import Kind, Reading
-from correlator.jobs.model.rows import JobRecord
-from correlator.jobs.outcome import Outcome
+from correlator.jobs.model.facts import Kind
 from correlator.ops import metrics
-from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.http.openapi.specs import openapi
 from correlator.sinks.webhooks import signature
-from correlator.sinks.webhooks.arrivals import Arrival
-from correlator.sinks.webhooks.sink import WebhookSink
-from correlator.sinks.webhooks.timings import Timings
 from tests.support.certificates import Certificates
 from tests.support.eventually import eventually
 from tests.support.markdown import blocks
 from tests.support.schemas import Shapes
+from tests.support.webhook_harness import NOW, WebhookHarness, webhook
 from tests.support.webhook_receiver import Receiver
 
-NOW = 1_758_553_933_000_000
-FAST = Timings(retry_base=0.02, retry_cap=0.05, goodbye_within=0.2)
 KEY = b"k" * 32
-
-
-class Harness:
-    """A hub that is loaded, and the sink that follows it."""
-
-    def __init__(self, *webhooks: Webhook, restored=(), timings=FAST) -> None:
-        self.index = Index()
-        self.index.loading = False
-        self.hub = LocalHub(self.index)
-        self.hub.status.loading = False
-        self.sink = WebhookSink(Config(webhooks=webhooks), restored, timings)
-        self.times = iter(range(10, 1000))
-        self.task: asyncio.Task[None] | None = None
-
-    def job(self, job_id="job-1", status="running", **columns):
-        record = JobRecord(job_id, status=status, operation="live", started_at=NOW, **columns)
-        self.hub.publish(self.index.apply([Reading(job_id, next(self.times), record, ())], NOW))
-
-    def event(self, number, job_id="job-1", kind=Kind.JOB_STARTED):
-        self.hub.publish(Outcome(events=[Event(kind, job_id, NOW, number)]))
-
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        self.task = asyncio.create_task(self.sink.run(self.hub))
-        await asyncio.sleep(0)
-        try:
-            yield
-        finally:
-            self.task.cancel()
-            await asyncio.wait({self.task})
-
-    def state(self, name="w") -> Any:
-        return self.sink.describe()["receivers"][name]
-
-
-def webhook(receiver: Receiver | None, **settings: Any) -> Webhook:
-    url = WebhookUrl(receiver.url if receiver is not None else settings.pop("url"))
-    return Webhook(**{"name": "w", "url": url, "allow_private": True, **settings})
-
-
-def dropped(reason, name="w"):
-    return metrics.WEBHOOK_EVENTS_DROPPED.labels(name, reason)._value.get()
 
 
 @pytest.fixture
@@ -91,7 +36,7 @@ async def receiver():
 
 
 async def test_an_event_arrives_signed_as_a_cloud_event(receiver):
-    harness = Harness(webhook(receiver, secret=SigningSecrets((KEY,)), authorization=Secret("Bearer t")))
+    harness = WebhookHarness(webhook(receiver, secret=SigningSecrets((KEY,)), authorization=Secret("Bearer t")))
     async with harness.running():
         harness.job()
         harness.event(7)
@@ -109,7 +54,7 @@ async def test_an_event_arrives_signed_as_a_cloud_event(receiver):
 
 async def test_a_receiver_that_fails_gets_the_same_id_again_and_the_events_of_a_job_in_order(receiver):
     receiver.statuses = [503, 500, 429, 302]
-    harness = Harness(webhook(receiver))
+    harness = WebhookHarness(webhook(receiver))
     async with harness.running():
         harness.job()
         for number in range(3):
@@ -125,7 +70,7 @@ async def test_a_receiver_that_fails_gets_the_same_id_again_and_the_events_of_a_
 
 
 async def test_filters_choose_by_kind_operation_and_status(receiver):
-    harness = Harness(
+    harness = WebhookHarness(
         webhook(receiver, events=("job.failed", "step.*"), operations=("live",), statuses=("failed",)),
     )
     async with harness.running():
@@ -143,75 +88,10 @@ async def test_filters_choose_by_kind_operation_and_status(receiver):
     ]
 
 
-async def test_410_disables_the_webhook_until_a_reload(receiver):
-    receiver.statuses = [410]
-    wanted = webhook(receiver)
-    harness = Harness(wanted)
-    before = dropped("gone")
-    async with harness.running():
-        harness.job()
-        harness.event(1)
-        await eventually(lambda: harness.state()["disabled"])
-        harness.event(2)
-        await eventually(lambda: dropped("gone") - before == 2)
-        assert harness.sink.pending() == {}
-        harness.sink.prepare(Config(webhooks=(wanted,)))()
-        harness.event(3)
-        await receiver.requests(2)
-        await eventually(lambda: harness.state()["ok"])
-
-
-async def test_what_a_run_leaves_is_sent_by_the_next_one_with_the_same_id_and_body(receiver):
-    receiver.statuses = [503] * 1000
-    first = Harness(webhook(receiver))
-    async with first.running():
-        first.job()
-        for number in range(5):
-            first.event(number)
-        await receiver.requests(2)
-        left = first.sink.pending()
-    assert len(left) == 5
-    receiver.statuses = []
-    receiver.requested.clear()
-    second = Harness(webhook(receiver), restored=list(left.values()))
-    async with second.running():
-        await receiver.requests(5)
-        await eventually(lambda: second.sink.pending() == {})
-    assert [one.body for one in receiver.accepted] == [body for _, body in left.values()]
-    assert [json.loads(one.body)["data"]["job_id"] for one in receiver.accepted] == ["job-1"] * 5
-
-
-async def test_events_of_a_webhook_that_was_removed_meanwhile_are_dropped_with_one_line(receiver, caplog):
-    first = Harness(webhook(None, url="https://h/x", name="left"))
-    first.job()
-    for number in range(3):
-        first.sink._queue(Arrival(number, Event(Kind.JOB_STARTED, "job-1", NOW, number), time.monotonic()), None)
-    second = Harness(webhook(receiver), restored=first.sink.pending().values())
-    assert second.sink.pending() == {}
-    assert dropped("removed", "left") == 3
-    assert [record.message for record in caplog.records] == [
-        "webhook left is not configured any more: 3 events of the last run are dropped"
-    ]
-
-
-async def test_an_event_without_a_body_survives_a_restart_too(receiver):
-    first = Harness(webhook(receiver))
-    first.hub.subscribe(lambda batch: first.sink._on_batch(first.hub, batch))
-    first.job()
-    first.event(1)
-    left = first.sink.pending()
-    assert [body for _, body in left.values()] == [b""]
-    second = Harness(webhook(receiver), restored=left.values())
-    async with second.running():
-        second.job()
-        (got,) = await receiver.requests(1)
-    assert json.loads(got.body)["data"]["job_id"] == "job-1"
-
-
 async def test_a_slow_receiver_delays_no_other_one(receiver):
     async with Receiver() as slow:
         slow.silent = True
-        harness = Harness(webhook(slow, name="slow", timeout=1.0), webhook(receiver))
+        harness = WebhookHarness(webhook(slow, name="slow", timeout=1.0), webhook(receiver))
         async with harness.running():
             for number in range(50):
                 harness.job(f"job-{number}")
@@ -225,7 +105,7 @@ async def test_a_slow_receiver_delays_no_other_one(receiver):
 async def test_a_hostile_response_ends_within_the_deadline_and_is_tried_again(reply):
     async with Receiver() as hostile:
         hostile.hostile = reply
-        harness = Harness(webhook(hostile, timeout=1.0))
+        harness = WebhookHarness(webhook(hostile, timeout=1.0))
         async with harness.running():
             harness.job()
             harness.event(1)
@@ -234,14 +114,14 @@ async def test_a_hostile_response_ends_within_the_deadline_and_is_tried_again(re
             await eventually(lambda: harness.sink.pending() == {})
 
 
-def is_refused(harness: Harness) -> bool:
+def is_refused(harness: WebhookHarness) -> bool:
     return "allow_private" in (harness.state()["error"] or "")
 
 
 async def test_an_unwanted_address_is_refused_at_the_connection_even_behind_a_name(receiver):
     by_name = receiver.url.replace("127.0.0.1", "localhost")
     for url in (receiver.url, by_name):
-        harness = Harness(webhook(None, url=url, allow_private=False))
+        harness = WebhookHarness(webhook(None, url=url, allow_private=False))
         async with harness.running():
             harness.job()
             harness.event(1)
@@ -253,7 +133,7 @@ async def test_a_receiver_with_a_wrong_certificate_gets_no_request(tmp_path):
     authority = Certificates.create(tmp_path / "ca")
     authority.make("receiver", "IP:127.0.0.1")
     async with Receiver(tls=authority.server("receiver")) as trusted:
-        harness = Harness(webhook(trusted, name="stranger"), webhook(trusted, ca=authority.ca))
+        harness = WebhookHarness(webhook(trusted, name="stranger"), webhook(trusted, ca=authority.ca))
         async with harness.running():
             harness.job()
             harness.event(1)
@@ -272,7 +152,9 @@ async def test_a_name_server_that_hangs_holds_one_thread_and_no_task(receiver, m
         raise socket.gaierror(socket.EAI_AGAIN, "again")
 
     monkeypatch.setattr(socket, "getaddrinfo", hang)
-    harness = Harness(webhook(None, url="https://receiver.invalid/x", name="hangs", timeout=1.0), webhook(receiver))
+    harness = WebhookHarness(
+        webhook(None, url="https://receiver.invalid/x", name="hangs", timeout=1.0), webhook(receiver)
+    )
     async with harness.running():
         for number in range(4):
             harness.job(f"job-{number}")
@@ -283,31 +165,6 @@ async def test_a_name_server_that_hangs_holds_one_thread_and_no_task(receiver, m
         assert len(asked) == 1
         answers.set()
         await eventually(lambda: "cannot be resolved: again" in (harness.state("hangs")["error"] or ""))
-
-
-async def test_a_reload_adds_changes_and_removes_webhooks_while_the_others_go_on(receiver):
-    async with Receiver() as other:
-        other.statuses = [503] * 1000
-        harness = Harness(webhook(receiver), webhook(other, name="leaves"))
-        before = dropped("removed", "leaves")
-        async with harness.running():
-            harness.job()
-            harness.event(1)
-            await other.requests(1)
-            template = Template('{"text": "{{event.kind}}"}')
-            other.statuses = []
-            other.requested.clear()
-            harness.sink.prepare(Config(webhooks=(webhook(receiver, body=template), webhook(other, name="new"))))()
-            assert dropped("removed", "leaves") - before == 1
-            harness.event(2)
-            await receiver.requests(2)
-            # A request of the removed webhook may have been on its way.
-            second = receiver.requested[1].id
-            await eventually(lambda: second in [json.loads(one.body)["id"] for one in other.requested])
-            assert json.loads(receiver.requested[1].body) == {"text": "job.started"}
-            assert receiver.requested[1].headers["Content-Type"] == "application/json"
-            harness.sink.prepare(Config())()
-            assert "webhooks" not in harness.hub.readiness
 
 
 @pytest.fixture
@@ -336,7 +193,7 @@ async def test_the_recipes_send_what_a_chat_alertmanager_and_a_ticket_system_tak
     }
     sent: dict[str, Any] = {}
     for name, kind in kinds.items():
-        harness = Harness(recipes[name])
+        harness = WebhookHarness(recipes[name])
         receiver.requested.clear()
         async with harness.running():
             harness.job(status="failed", error_message="disk <!channel> full", metadata='{"vm_name": "db-1"}')
@@ -356,13 +213,3 @@ async def test_the_recipes_send_what_a_chat_alertmanager_and_a_ticket_system_tak
     assert (raised["startsAt"], ended["endsAt"]) == ("2025-09-22T15:12:13.000000Z",) * 2
     assert sent["tickets"]["title"] == "live failed on db-1"
     assert sent["tickets"]["custom"]["ids"] == []
-
-
-async def test_a_stop_waits_for_requests_in_flight_so_that_none_is_repeated(receiver):
-    receiver.delay = 0.05
-    harness = Harness(webhook(receiver), timings=Timings())
-    async with harness.running():
-        harness.job()
-        harness.event(1)
-        await receiver.requests(1)
-    assert harness.sink.pending() == {}

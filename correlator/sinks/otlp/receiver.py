@@ -108,7 +108,7 @@ class Receiver(Struct, frozen=True):
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
-    """Return the body of a response, as far as it arrives in time: what the receiver did with the request is in the status.
+    """Return the body of a response, as far as it arrives in time: what became of the request is in the status.
 
     A success whose body is slow or broken is a success: the same request again would be stored twice.
     """

@@ -2,8 +2,8 @@
 
 Making a body takes longer than the hub may be delayed, so a batch only notes its events with the jobs as they are then.
 An event of a job that is not published yet, because its tables have not been read, waits for the job, and so do the
-later events of this job; after `PUBLISHED_WITHIN` they are sent without a document. Nothing here does I/O or reads a
-clock: times are arguments, in seconds.
+later events of this job; after `PUBLISHED_WITHIN` they are sent without a document, but not while the daemon loads.
+Nothing here does I/O or reads a clock: times are arguments, in seconds.
 """
 
 from __future__ import annotations
@@ -72,9 +72,9 @@ class Arrivals:
             self._held_count -= len(held)
             self._ready.extend(held)
 
-    def pop_next(self, now: float) -> Arrival | None:
-        """Return the next event whose body can be made, or None."""
-        while (due := self.due()) is not None and due <= now:
+    def pop_next(self, now: float, *, loading: bool = False) -> Arrival | None:
+        """Return the next event whose body can be made, or None. `loading`: jobs are still being published."""
+        while not loading and (due := self.due()) is not None and due <= now:
             self.published(next(iter(self._held)))
         return self._pop_ready()
 

@@ -10,8 +10,8 @@ request at a time until one succeeds.
 
 Invariants. An event leaves only when it is acknowledged, given up or dropped; the caller counts the last two. The
 events are bounded in number and bytes; above either bound the oldest that is not in flight is dropped. An event is
-given up only by a failed attempt, at least `Timings.give_up_after` after it was added: after a long stop of the daemon
-it is tried once more. Nothing here reads a clock or does I/O: times are arguments, in seconds, and must not decrease.
+given up only by a failed attempt, at least `Timings.give_up_after` after it was added. Nothing here reads a clock or
+does I/O: times are arguments, in seconds, and must not decrease.
 """
 
 from __future__ import annotations
@@ -116,6 +116,9 @@ class Deliveries:
     def __len__(self) -> int:
         return len(self._all)
 
+    def __contains__(self, delivery: Delivery) -> bool:
+        return delivery.number in self._all
+
     @property
     def numbers(self) -> list[int]:
         """The numbers of all events, in order."""
@@ -169,7 +172,7 @@ class Deliveries:
 
         `retry_after`: the seconds that the receiver asked to wait.
         """
-        if delivery.number not in self._all:
+        if delivery not in self:
             return []
         wait = min(max(0.0, retry_after), self._timings.max_retry_after)
         self._in_flight.discard(delivery.number)

@@ -156,9 +156,12 @@ class Endpoint:
         self._wake.set()
 
     async def _attempt(self, sender: Sender, delivery: Delivery) -> None:
+        webhook = self.webhook
         answer = await sender.post(delivery.message_id, delivery.body)
         verdict = judge(answer.status)
-        metrics.WEBHOOK_REQUESTS.labels(self.webhook.name, verdict.value).inc()
+        metrics.WEBHOOK_REQUESTS.labels(webhook.name, verdict.value).inc()
+        if verdict is not Verdict.DELIVERED and (delivery not in self._deliveries or webhook != self.webhook):
+            return  # Another response ended all events (410), or the next `run` sends them to the receiver of today.
         now = time.monotonic()
         match verdict:
             case Verdict.DELIVERED:

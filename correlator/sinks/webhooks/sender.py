@@ -19,6 +19,7 @@ from typing import Any
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.http import HttpProcessingError
 from msgspec import Struct
 from yarl import URL
 
@@ -105,7 +106,7 @@ async def _answer(response: aiohttp.ClientResponse) -> Answer:
     if 200 <= status < 300:
         return Answer(status)
     text = b""
-    with contextlib.suppress(TimeoutError, aiohttp.ClientError):
+    with contextlib.suppress(TimeoutError, aiohttp.ClientError, HttpProcessingError, OSError):
         async with asyncio.timeout(READ_WITHIN):
             text = await response.content.read(MAX_RESPONSE)
     error = f"HTTP {status}" + (", and redirects are not followed" if 300 <= status < 400 else "")

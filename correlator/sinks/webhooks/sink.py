@@ -38,6 +38,9 @@ log = logging.getLogger(__name__)
 STUCK_AFTER = 60.0
 """Seconds without a heartbeat after which a task counts as stuck. No task waits for a receiver longer than `BEAT`."""
 
+LOADED_EVERY = 0.5
+"""Seconds between two checks whether the index is loaded."""
+
 PART = "webhooks"
 """The name of the part of readiness."""
 
@@ -177,13 +180,13 @@ class WebhookSink:
             while True:
                 beat()
                 self._arrived.clear()
-                now = time.monotonic()
-                if (arrival := self._arrivals.pop_next(now)) is not None:
+                now, loading = time.monotonic(), hub.status.loading
+                if (arrival := self._arrivals.pop_next(now, loading=loading)) is not None:
                     with timed("webhook body"):
                         self._queue(arrival, arrival.shown or hub.published.get(arrival.event.job_id))
                     await asyncio.sleep(0)
                     continue
-                due = self._arrivals.due()
+                due = now + LOADED_EVERY if loading else self._arrivals.due()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(BEAT if due is None else min(BEAT, due - now)):
                         await self._arrived.wait()
@@ -209,13 +212,21 @@ class WebhookSink:
                 endpoint = self._endpoints.get(found.webhook)
                 if endpoint is None:
                     return found.webhook
-                at = time.monotonic() - max(0.0, time.time() - found.at)
-                endpoint.add(Delivery(self._next_number(), found.job_id, found.message_id, body, at))
+                endpoint.add(Delivery(self._next_number(), found.job_id, found.message_id, body, self._noted(found.at)))
             case StoredArrival():
-                self._note(found.event, None, time.monotonic() - max(0.0, time.time() - found.at))
+                self._note(found.event, None, self._noted(found.at))
             case None:
                 log.warning("an event in the checkpoint cannot be read by this version, and is not sent")
         return None
+
+    def _noted(self, at: float) -> float:
+        """Return the monotonic time for the wall-clock time `at` of the last run.
+
+        It leaves `Timings.after_start` for attempts, however long the daemon was stopped: at the start of a host, the
+        first attempts may fail because its network is not up, and its clock may have been wrong.
+        """
+        age = min(time.time() - at, self._timings.give_up_after - self._timings.after_start)
+        return time.monotonic() - max(0.0, age)
 
     def _next_number(self) -> int:
         self._last_number += 1

@@ -19,6 +19,9 @@ class Timings(Struct, frozen=True):
     give_up_after: float = 24 * 3_600.0
     """For which an event is tried again."""
 
+    after_start: float = 3_600.0
+    """For which, at least, a new run tries an event of the last one again."""
+
     goodbye_within: float = 3.0
     """That requests in flight have to end when the daemon stops. Those that do not are sent again."""
 

@@ -1,0 +1,86 @@
+"""The webhook sink with a hub that a test fills, for a receiver over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+from correlator.config.schema import Config
+from correlator.config.webhook_values import WebhookUrl
+from correlator.config.webhooks import Webhook
+from correlator.jobs.index import Index
+from correlator.jobs.model.changes import Event
+from correlator.jobs.model.facts import Kind, Reading
+from correlator.jobs.model.rows import JobRecord
+from correlator.jobs.outcome import Outcome
+from correlator.ops import metrics
+from correlator.pipeline.local_hub import LocalHub
+from correlator.sinks.webhooks import stored
+from correlator.sinks.webhooks.deliveries import Verdict
+from correlator.sinks.webhooks.endpoint import Value
+from correlator.sinks.webhooks.sink import WebhookSink
+from correlator.sinks.webhooks.stored import StoredArrival, StoredDelivery
+from correlator.sinks.webhooks.timings import Timings
+from tests.support.webhook_receiver import Receiver
+
+NOW = 1_758_553_933_000_000
+FAST = Timings(retry_base=0.02, retry_cap=0.05, goodbye_within=0.2)
+
+
+class WebhookHarness:
+    """A hub that is loaded, and the sink that follows it."""
+
+    def __init__(self, *webhooks: Webhook, restored: Iterable[Value] = (), timings: Timings = FAST) -> None:
+        self.index = Index()
+        self.index.loading = False
+        self.hub = LocalHub(self.index)
+        self.hub.status.loading = False
+        self.sink = WebhookSink(Config(webhooks=webhooks), restored, timings)
+        self.times = iter(range(10, 1000))
+        self.task: asyncio.Task[None] | None = None
+
+    def job(self, job_id: str = "job-1", status: str = "running", **columns: Any) -> None:
+        """Publish a job as its row says."""
+        record = JobRecord(job_id, status=status, operation="live", started_at=NOW, **columns)
+        self.hub.publish(self.index.apply([Reading(job_id, next(self.times), record, ())], NOW))
+
+    def event(self, number: int, job_id: str = "job-1", kind: Kind = Kind.JOB_STARTED) -> None:
+        """Publish an event of the log row `number`."""
+        self.hub.publish(Outcome(events=[Event(kind, job_id, NOW, number)]))
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        self.task = asyncio.create_task(self.sink.run(self.hub))
+        await asyncio.sleep(0)
+        try:
+            yield
+        finally:
+            self.task.cancel()
+            await asyncio.wait({self.task})
+
+    def state(self, name: str = "w") -> Any:
+        return self.sink.describe()["receivers"][name]
+
+
+def webhook(receiver: Receiver | None, **settings: Any) -> Webhook:
+    url = WebhookUrl(receiver.url if receiver is not None else settings.pop("url"))
+    return Webhook(**{"name": "w", "url": url, "allow_private": True, **settings})
+
+
+def dropped(reason: str, name: str = "w") -> float:
+    """The number of events dropped so far."""
+    return float(metrics.WEBHOOK_EVENTS_DROPPED.labels(name, reason)._value.get())
+
+
+def answers(name: str = "w") -> float:
+    """The number of responses so far."""
+    return float(sum(metrics.WEBHOOK_REQUESTS.labels(name, verdict.value)._value.get() for verdict in Verdict))
+
+
+def saved(head: StoredDelivery | StoredArrival, body: bytes = b"") -> Value:
+    """What the checkpoint of the last run has of an event."""
+    encoded = stored.encode(head)
+    assert encoded is not None
+    return encoded, body
