@@ -1,6 +1,7 @@
 """What `make pictures` makes: pictures of the documentation, from a job with fixed times, so that they can be renewed.
 
-The page is the real one in Chromium, on a fake daemon; the terminal's picture is a frame of `correlator watch`.
+The page is the real one in Chromium, on a fake daemon; the terminal's picture is a frame of `correlator watch`. That of
+the dashboard is drawn from its file.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from rich.console import Console
 from rich.terminal_theme import MONOKAI
 
 from correlator.terminal import tree
+from tests.docs import dashboard_picture
 from tests.support import page_server
 from tests.support.page_server import Document, document, forecasted, step
 
@@ -94,6 +96,8 @@ async def of_pages() -> None:
 
         await picture("job.png", f"#/jobs/{GUI_ID}", "Snapshot of volume 2", 1000, 800)
         await picture("progress.png", "test.html", "66", 640, 100)
+        fake.html = dashboard_picture.page()
+        await picture("dashboard.png", "test.html", "Lag and gaps", dashboard_picture.WIDTH, dashboard_picture.HEIGHT)
         await browser.close()
 
 
