@@ -1,7 +1,6 @@
 """The webhook sink against a real HTTP receiver: what arrives, what is tried again, what a bad receiver cannot do."""
 
 import json
-import re
 import socket
 import threading
 import time
@@ -10,10 +9,8 @@ from typing import Any
 
 import pytest
 
-from correlator.config.loading import load
 from correlator.config.values import Secret
 from correlator.config.webhook_values import SigningSecrets
-from correlator.config.webhooks import Webhook
 from correlator.jobs.model.changes import Event
 from correlator.jobs.model.facts import Kind
 from correlator.ops import metrics
@@ -21,9 +18,8 @@ from correlator.sinks.http.openapi.specs import openapi
 from correlator.sinks.webhooks import signature
 from tests.support.certificates import Certificates
 from tests.support.eventually import eventually
-from tests.support.markdown import blocks
 from tests.support.schemas import Shapes
-from tests.support.webhook_harness import NOW, WebhookHarness, webhook
+from tests.support.webhook_harness import NOW, WebhookHarness, recipes, webhook
 from tests.support.webhook_receiver import Receiver
 
 KEY = b"k" * 32
@@ -167,24 +163,9 @@ async def test_a_name_server_that_hangs_holds_one_thread_and_no_task(receiver, m
         await eventually(lambda: "cannot be resolved: again" in (harness.state("hangs")["error"] or ""))
 
 
-@pytest.fixture
-def recipes(receiver, tmp_path):
-    """The recipes of docs/webhooks.md by name, with the receiver of this test."""
-    (tmp_path / "url").write_text(receiver.url)
-    (tmp_path / "authorization").write_text("Bearer token\n")
-    found: dict[str, Webhook] = {}
-    for block in blocks("docs/webhooks.md"):
-        if block.language == "toml" and block.section == "Recipes":
-            text = re.sub(r'"/etc/correlator/webhook-\w+-(\w+)"', rf'"{tmp_path}/\1"', block.text)
-            text = re.sub(r'^url = ".*"', f'url = "{receiver.url}"', text, flags=re.MULTILINE)
-            text = text.replace("allow_private = true\n", "").replace("\nname", "\nallow_private = true\nname")
-            (tmp_path / "recipe.toml").write_text(text)
-            found |= {one.name: one for one in load(tmp_path / "recipe.toml", {"HOME": str(tmp_path)}).webhooks}
-    return found
-
-
-async def test_the_recipes_send_what_a_chat_alertmanager_and_a_ticket_system_take(receiver, recipes):
-    assert set(recipes) == {"chat", "alerts", "alerts-end", "tickets"}
+async def test_the_recipes_send_what_a_chat_alertmanager_and_a_ticket_system_take(receiver, tmp_path):
+    found = recipes(tmp_path, receiver.url)
+    assert set(found) == {"chat", "alerts", "alerts-end", "tickets"}
     kinds = {
         "chat": Kind.JOB_FAILED,
         "alerts": Kind.JOB_STALLED,
@@ -193,7 +174,7 @@ async def test_the_recipes_send_what_a_chat_alertmanager_and_a_ticket_system_tak
     }
     sent: dict[str, Any] = {}
     for name, kind in kinds.items():
-        harness = WebhookHarness(recipes[name])
+        harness = WebhookHarness(found[name])
         receiver.requested.clear()
         async with harness.running():
             harness.job(status="failed", error_message="disk <!channel> full", metadata='{"vm_name": "db-1"}')

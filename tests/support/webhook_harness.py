@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
 from typing import Any
 
+from correlator.config.loading import load
 from correlator.config.schema import Config
 from correlator.config.webhook_values import WebhookUrl
 from correlator.config.webhooks import Webhook
 from correlator.jobs.index import Index
 from correlator.jobs.model.changes import Event
 from correlator.jobs.model.facts import Kind, Reading
-from correlator.jobs.model.rows import JobRecord
+from correlator.jobs.model.rows import JobRecord, Micros
 from correlator.jobs.outcome import Outcome
 from correlator.ops import metrics
 from correlator.pipeline.local_hub import LocalHub
@@ -23,6 +26,7 @@ from correlator.sinks.webhooks.endpoint import Value
 from correlator.sinks.webhooks.sink import WebhookSink
 from correlator.sinks.webhooks.stored import StoredArrival, StoredDelivery
 from correlator.sinks.webhooks.timings import Timings
+from tests.support.markdown import blocks
 from tests.support.webhook_receiver import Receiver
 
 NOW = 1_758_553_933_000_000
@@ -46,9 +50,9 @@ class WebhookHarness:
         record = JobRecord(job_id, status=status, operation="live", started_at=NOW, **columns)
         self.hub.publish(self.index.apply([Reading(job_id, next(self.times), record, ())], NOW))
 
-    def event(self, number: int, job_id: str = "job-1", kind: Kind = Kind.JOB_STARTED) -> None:
+    def event(self, number: int, job_id: str = "job-1", kind: Kind = Kind.JOB_STARTED, at: Micros = NOW) -> None:
         """Publish an event of the log row `number`."""
-        self.hub.publish(Outcome(events=[Event(kind, job_id, NOW, number)]))
+        self.hub.publish(Outcome(events=[Event(kind, job_id, at, number)]))
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -84,3 +88,18 @@ def saved(head: StoredDelivery | StoredArrival, body: bytes = b"") -> Value:
     encoded = stored.encode(head)
     assert encoded is not None
     return encoded, body
+
+
+def recipes(folder: Path, url: str) -> dict[str, Webhook]:
+    """The recipes of docs/webhooks.md by name, with `url` as their receiver. `folder` gets their files."""
+    (folder / "url").write_text(url)
+    (folder / "authorization").write_text("Bearer token\n")
+    found: dict[str, Webhook] = {}
+    for block in blocks("docs/webhooks.md"):
+        if block.language == "toml" and block.section == "Recipes":
+            text = re.sub(r'"/etc/correlator/webhook-\w+-(\w+)"', rf'"{folder}/\1"', block.text)
+            text = re.sub(r'^url = ".*"', f'url = "{url}"', text, flags=re.MULTILINE)
+            text = text.replace("allow_private = true\n", "").replace("\nname", "\nallow_private = true\nname")
+            (folder / "recipe.toml").write_text(text)
+            found |= {one.name: one for one in load(folder / "recipe.toml", {"HOME": str(folder)}).webhooks}
+    return found

@@ -1,0 +1,44 @@
+"""The recipe for Alertmanager in docs/webhooks.md against a real one: an alert is raised, repeated, and ended."""
+
+import asyncio
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from correlator.jobs.model.facts import Kind
+from tests.support.alertmanager import Alertmanager
+from tests.support.eventually import eventually
+from tests.support.webhook_harness import WebhookHarness, recipes
+from tests.support.webhook_receiver import Receiver
+
+
+@pytest.mark.parametrize("end", [Kind.JOB_RECOVERED, Kind.JOB_FAILED])
+async def test_a_stalled_job_raises_one_alert_that_its_recovery_or_end_ends(tmp_path: Path, end: Kind):
+    now = time.time_ns() // 1_000
+    async with Receiver() as notified:
+
+        def notifications() -> list[tuple[str, str]]:
+            posted = [json.loads(one.body) for one in notified.requested]
+            return [(alert["status"], alert["labels"]["job_id"]) for one in posted for alert in one["alerts"]]
+
+        manager = Alertmanager(notified.url)
+        try:
+            await asyncio.to_thread(manager.start)
+            found = recipes(tmp_path, f"{manager.url}/api/v2/alerts")
+            harness = WebhookHarness(found["alerts"], found["alerts-end"])
+            async with harness.running():
+                harness.job(metadata='{"vm_name": "db-1"}')
+                harness.event(1, kind=Kind.JOB_STALLED, at=now - 60_000_000)
+                harness.event(2, kind=Kind.JOB_OVERDUE, at=now - 30_000_000)
+                await eventually(lambda: notifications() == [("firing", "job-1")])
+                await eventually(lambda: harness.sink.pending() == {})
+                (alert,) = await asyncio.to_thread(manager.alerts)
+                assert alert["labels"] == {"alertname": "JobDoesNotProgress", "severity": "warning", "job_id": "job-1"}
+                assert alert["annotations"] == {"summary": "live makes no progress: no step"}
+                harness.event(3, kind=end, at=now)
+                await eventually(lambda: notifications() == [("firing", "job-1"), ("resolved", "job-1")])
+            assert await asyncio.to_thread(manager.alerts) == []
+        finally:
+            await asyncio.to_thread(manager.close)
