@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from functools import partial
 from typing import Any
 
@@ -20,6 +22,16 @@ log = logging.getLogger(__name__)
 Name = tuple[str, ...]
 """The table and the key of a row."""
 
+MAX_ROWS = 500
+MAX_BYTES = 450_000
+"""Bounds of one batch, and of one chunk of the redo log. A single row may exceed the bytes."""
+
+MAX_ROW = 900_000
+"""Bytes of a row: a chunk of it, with names and headers, is below the 1 MiB that is NATS's default for a message. A
+larger row is left out. The next active reads such a job from the tables again, has no earlier runs of such an operation
+for its forecasts, and does not send such a pending event again. The position (`Cursor`) has 260 kB at most: its row is
+of a light reading, which leaves out long texts (`correlator.sources.db.light`); its holes and marks are bounded."""
+
 SLICE = 100
 """Rows that are encoded or decoded before other tasks run."""
 
@@ -29,13 +41,73 @@ PART = 200_000
 NUMBERED = ("event", "webhook", "cluster", "memory")
 """The tables of which every write has all rows: those that it has not are removed."""
 
-STATE = frozenset(("state", name) for name in ("at", "cursor", "memory", "begun", "done"))
-"""The rows that are not removed."""
+REDO = ("state", "redo")
+BEGUN, DONE = ("state", "begun"), ("state", "done")
+STATE = frozenset({REDO, BEGUN, DONE, *(("state", name) for name in ("at", "cursor", "memory"))})
+"""The rows that the batches of a write have beside its content, which never removes them."""
 
+Row = tuple[Name, bytes]
 Rows = dict[Name, bytes]
 
 
-def rows_of(changes: Changes, memory: bytes) -> Iterator[tuple[Name, Callable[[], bytes | None]]]:
+class Content:
+    """The rows of one write. `groups` yields the same rows each time it is called, as nothing in `changes` changes.
+
+    `stored`: the names that the stream has. `state`: the rows of the last batch, with their values. `written`, `gone`:
+    the names of the other rows that are stored and removed, once `groups` has ended.
+    """
+
+    def __init__(self, changes: Changes, stored: AbstractSet[Name], *, everything: bool, max_rows: int) -> None:
+        self.everything = everything
+        self._changes = changes
+        self._stored = stored
+        self._max_rows = max_rows
+        self._memory = msgspec.msgpack.encode(changes.memory)
+        state = {"at": changes.at, "cursor": changes.cursor, "memory": len(self._memory)}
+        self.state: list[Row] = [(("state", name), msgspec.msgpack.encode(value)) for name, value in state.items()]
+        self.written: set[Name] = set()
+        self.gone: set[Name] = set()
+
+    async def groups(self) -> AsyncGenerator[list[Row], None]:
+        """Yield the rows, as many at a time as fit a batch and a chunk. An empty value: the row is removed."""
+        group: list[Row] = []
+        size = 0
+        async with contextlib.aclosing(self._values()) as values:
+            async for name, value in values:
+                if group and (len(group) >= self._max_rows or size + len(value) > MAX_BYTES):
+                    yield group
+                    group, size = [], 0
+                group.append((name, value))
+                size += len(value)
+        if group:
+            yield group
+
+    async def _values(self) -> AsyncGenerator[Row, None]:
+        written: set[Name] = set()
+        gone: set[Name] = set()
+        current: set[Name] = set()
+        for n, (name, make) in enumerate(_rows_of(self._changes, self._memory)):
+            if n % SLICE == 0:
+                await asyncio.sleep(0)
+            if name[0] in NUMBERED:
+                current.add(name)
+                if not self.everything and name in self._stored and name[0] != "memory":
+                    continue  # The value of a number does not change.
+            value = make()
+            if value is None or len(value) > MAX_ROW:
+                gone.add(name)
+            else:
+                written.add(name)
+                yield name, value
+        gone = (gone & self._stored) | {name for name in self._stored - current if name[0] in NUMBERED}
+        if self.everything:
+            gone |= {name for name in self._stored - written if name not in STATE}
+        self.written, self.gone = written, gone
+        for name in gone:
+            yield name, b""
+
+
+def _rows_of(changes: Changes, memory: bytes) -> Iterator[tuple[Name, Callable[[], bytes | None]]]:
     """Yield every row but those of the last batch, with what encodes it. None: the row is to be removed."""
     encode = msgspec.msgpack.encode
     for job_id, value in changes.jobs.items():
@@ -73,7 +145,7 @@ async def saved_of(rows: Rows) -> Saved | None:
     decode = msgspec.msgpack.decode
     if ("state", "cursor") not in rows:
         return None
-    if rows.get(("state", "begun")) != rows.get(("state", "done")):
+    if rows.get(BEGUN) != rows.get(DONE):
         log.warning("the checkpoint in the cluster is incomplete: everything is read again")
         return None
     found: dict[str, list[Any]] = {"job": [], "legacy": []}

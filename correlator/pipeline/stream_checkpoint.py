@@ -1,25 +1,43 @@
 """The checkpoint in NATS JetStream, beside the SQLite file: another host goes on where this one stopped.
 
 Problem. A standby has no file of the active's. It needs the position in the log, the jobs, and what has not been
-acknowledged, as they were at one moment, and nothing that a former active writes later.
+acknowledged, as they were at one moment, and nothing that a former active writes later. A batch of JetStream is atomic,
+but the rows of all jobs are more than one batch can have, and the process may end between two of them.
 
-Model. Each row of the file is a key of the stream, with the same encoding. A write is one fenced atomic batch if it
-fits, else several: then the key `begun` is written with the first, and `done` with the same text in the last, after
-all rows. A start that finds the two different does not use the checkpoint, because its rows are not of one moment.
+Model. Each row of the file is a key of the stream, with the same encoding. A write that fits is one fenced atomic
+batch. A larger one has a redo log:
+
+1. All its rows are stored as chunks, which no start uses yet.
+2. One small batch commits it: the row `redo` names the chunks. From now on, a start takes these rows from the chunks.
+3. The rows are copied to their own keys, in several batches.
+4. The last batch has the rows of the state, and removes the row `redo`. Then the chunks are removed.
+
+So whatever the moment at which the process ends, a start finds the rows of the last write or of the one before. The
+chunks need as much space again, for the time of the write. They have one of two slots, because those of a write that
+ended in step 3 stay in use until the next write is committed.
+
 An empty value is a removed row; NATS deletes it after `REMOVED_FOR` seconds.
 
 Invariants. Only the holder of the lease writes: taking over writes the owner key of this stream too, and only after
 that the rows are read. After a batch without an acknowledgement the owner key is written again first, so that the lost
-batch cannot be stored after newer ones, and then everything.
+batch cannot be stored after newer ones; then the rows are read again, as the lost batch may have been stored or not,
+and then everything is written.
+
+Versions can be mixed. Earlier ones have no redo log: they write the row `begun` with the first batch and `done`, with
+the same text, with the last, and a start that finds the two different does not use the checkpoint. Both stay: step 2
+writes `begun`, and step 4 `done`, which the chunks have too. So an earlier version refuses a checkpoint whose copy has
+not ended, and this one refuses what an earlier version did not complete. An earlier version that takes over removes the
+row `redo` and the chunks with its first write, in which it writes everything.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -29,19 +47,13 @@ from correlator.cluster.batches import Fence, Message, put
 from correlator.cluster.connection import Connection
 from correlator.cluster.errors import ClusterUnavailable, Fenced, Refused, Unacknowledged
 from correlator.pipeline.checkpoint import Changes, Saved
-from correlator.pipeline.checkpoint_rows import NUMBERED, SLICE, STATE, Name, Rows, rows_of, saved_of
+from correlator.pipeline.checkpoint_redo import CHUNKS, Chunk, Redo, free_slot, name_of, replay
+from correlator.pipeline.checkpoint_rows import BEGUN, DONE, MAX_ROWS, REDO, Content, Name, Row, Rows, saved_of
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
 
 log = logging.getLogger(__name__)
-
-MAX_ROWS = 500
-MAX_BYTES = 500_000
-"""Bounds of one batch."""
-
-MAX_ROW = 900_000
-"""Bytes of a row. A larger job is left out: it is read from the tables again."""
 
 REMOVED_FOR = 3600
 """Seconds that the marker of a removed row stays."""
@@ -56,20 +68,32 @@ class StreamCheckpoint:
     """The checkpoint of `instance` in the stream. Event loop's thread only.
 
     `owner`: the value of the owner key of the lease's holder, which is this process; `lease`: the key's fence.
-    `on_lost`: called when this process holds the lease no longer.
+    `on_lost`: called when this process holds the lease no longer. `max_rows`: rows of one batch.
     """
 
     def __init__(
-        self, connection: Connection, instance: str, owner: bytes, lease: Fence, on_lost: Callable[[], None]
+        self,
+        connection: Connection,
+        instance: str,
+        owner: bytes,
+        lease: Fence,
+        on_lost: Callable[[], None],
+        *,
+        max_rows: int = MAX_ROWS,
     ) -> None:
         self._connection = connection
         self._instance = instance
         self._owner = owner
         self._lease = lease
         self._on_lost = on_lost
+        self._max_rows = max_rows
         self._fence: Fence | None = None
+        """None: what the stream has is unknown."""
         self._rows: set[Name] = set()
-        """The rows that the stream may have."""
+        self._chunks: set[Name] = set()
+        """The rows that the stream has, and the chunks."""
+        self._slot = 0
+        """The slot for the chunks of the next write."""
         self._lost = False
         self.everything = True
         """True if the next write must have every row."""
@@ -83,39 +107,29 @@ class StreamCheckpoint:
 
         Raises: `Fenced` if the lease is lost, `ClusterUnavailable`, `Refused`.
         """
-        fence = self._fence = await self._own()
-        rows: Rows = {}
-        complete = False
-        async for message in self._read():
-            headers = message.headers or {}
-            name = _name(headers.get("Nats-Subject", ""))
-            complete = complete or int(headers.get("Nats-Sequence", "0")) == fence.seq
-            if name is None or name == ("owner",):
-                continue
-            if message.data:
-                rows[name] = message.data
-            else:  # Another server than the last one may answer, and know that a row was removed.
-                rows.pop(name, None)
-        if not complete:
-            raise ClusterUnavailable("the server that was asked lags behind")
-        self._rows = set(rows)
+        rows, chunks = await self._acquire()
         try:
-            saved = await saved_of(rows)
+            if not await replay(rows, chunks):
+                log.warning("the checkpoint in the cluster lacks a part: everything is read again")
+                return None
+            return await saved_of(rows)
         except (msgspec.MsgspecError, LookupError, TypeError, ValueError, UnicodeError) as error:
             log.warning("the checkpoint in the cluster cannot be used (%s): everything is read again", error)
             return None
-        return saved
 
     async def write(self, changes: Changes) -> None:
-        """Store `changes`, in one batch or several. They must have every row if `everything` is set.
+        """Store `changes`, all or nothing. They must have every row if `everything` is set.
 
-        Raises: `Fenced`, after calling `on_lost`; `Unacknowledged` or `Refused`, after which `everything` is set.
+        Raises: `Fenced`, after calling `on_lost`; `Unacknowledged`, `ClusterUnavailable` or `Refused`, after which
+        `everything` is set.
         """
         everything, self.everything = self.everything, True
         try:
             if self._fence is None:
-                self._fence = await self._own()
-            written, gone = await self._write(self._fence, changes, everything=everything)
+                await self._acquire()
+            assert self._fence is not None
+            content = Content(changes, self._rows, everything=everything, max_rows=self._max_rows)
+            await self._write(self._fence, content)
         except Fenced:
             self._lost = True
             self._on_lost()
@@ -123,38 +137,72 @@ class StreamCheckpoint:
         except BaseException:
             self._fence = None  # A batch may be under way.
             raise
-        self._rows = (self._rows - gone) | written
+        self._rows = (self._rows - content.gone) | content.written
         self.everything = False
 
-    async def _write(self, fence: Fence, changes: Changes, *, everything: bool) -> tuple[set[Name], set[Name]]:
-        """Returns the names of the rows that were written, and of those that were removed."""
-        written: set[Name] = set()
-        gone: set[Name] = set()
-        current: set[Name] = set()
-        batches = _Batches(fence, self._message)
-        memory = msgspec.msgpack.encode(changes.memory)
-        for n, (name, make) in enumerate(rows_of(changes, memory)):
-            if n % SLICE == 0:
-                await asyncio.sleep(0)
-            if name[0] in NUMBERED:
-                current.add(name)
-                if not everything and name in self._rows and name[0] != "memory":
-                    continue  # The value of a number does not change.
-            value = make()
-            if value is None or len(value) > MAX_ROW:
-                gone.add(name)
-            else:
-                await batches.add(name, value)
-                written.add(name)
-        gone = (gone & self._rows) | {name for name in self._rows - current if name[0] in NUMBERED}
-        if everything:
-            gone |= {name for name in self._rows - written if name not in STATE}
-        for name in gone:
-            await batches.add(name, b"")
-        state = {"at": changes.at, "cursor": changes.cursor, "memory": len(memory)}
-        # After `everything`, what a former active did not complete is complete.
-        await batches.end({name: msgspec.msgpack.encode(value) for name, value in state.items()}, mark=everything)
-        return written, gone
+    async def _write(self, fence: Fence, content: Content) -> None:
+        mark = secrets.token_hex(8)
+        async with contextlib.aclosing(content.groups()) as groups:
+            rows: list[Row] = await anext(groups, [])
+            fits = await anext(groups, None) is None
+        if fits:
+            # After everything was written, what a former active did not complete is complete.
+            rows += [(BEGUN, mark.encode()), (DONE, mark.encode())] if content.everything else []
+        else:
+            await self._log(fence, content, mark)
+            async for rows in content.groups():
+                await self._store(fence, rows)
+            rows = [(DONE, mark.encode())]
+        if not fits or REDO in self._rows:
+            rows.append((REDO, b""))
+        await self._store(fence, rows + content.state)
+        self._rows.discard(REDO)
+        self._slot = 0
+        # No start needs the chunks any more.
+        while self._chunks:
+            some = list(itertools.islice(self._chunks, self._max_rows))
+            await self._store(fence, [(name, b"") for name in some])
+            self._chunks.difference_update(some)
+
+    async def _log(self, fence: Fence, content: Content, mark: str) -> None:
+        """Store all rows as chunks, and commit them."""
+        number = 0
+        async for rows in content.groups():
+            await self._store_chunk(fence, number, Chunk(mark, rows))
+            number += 1
+        await self._store_chunk(fence, number, Chunk(mark, [(DONE, mark.encode()), *content.state]))
+        redo = msgspec.msgpack.encode(Redo(mark, self._slot, number + 1))
+        await self._store(fence, [(BEGUN, mark.encode()), (REDO, redo)])
+
+    async def _store_chunk(self, fence: Fence, number: int, chunk: Chunk) -> None:
+        name = name_of(self._slot, number)
+        await self._store(fence, [(name, msgspec.msgpack.encode(chunk))])
+        self._chunks.add(name)
+
+    async def _store(self, fence: Fence, rows: Sequence[Row]) -> None:
+        await fence.write([self._message(name, value) for name, value in rows])
+
+    async def _acquire(self) -> tuple[Rows, Rows]:
+        """Take the stream over, and return its rows and its chunks, each by name."""
+        fence = await self._own()
+        rows: Rows = {}
+        chunks: Rows = {}
+        complete = False
+        async for message in self._read():
+            headers = message.headers or {}
+            name = _name(headers.get("Nats-Subject", ""))
+            complete = complete or int(headers.get("Nats-Sequence", "0")) == fence.seq
+            if not name or name == ("owner",):
+                continue
+            found = chunks if name[0] == CHUNKS else rows
+            if message.data:
+                found[name] = message.data
+            else:  # Another server than the last one may answer, and know that a row was removed.
+                found.pop(name, None)
+        if not complete:
+            raise ClusterUnavailable("the server that was asked lags behind")
+        self._rows, self._chunks, self._slot, self._fence = set(rows), set(chunks), free_slot(rows), fence
+        return rows, chunks
 
     async def _own(self) -> Fence:
         """Write the owner key of this stream, if this process is the owner of the instance."""
@@ -209,38 +257,6 @@ class StreamCheckpoint:
         finally:
             with contextlib.suppress(Exception):
                 await subscription.unsubscribe()
-
-
-class _Batches:
-    """Collects rows, and writes them as soon as they fill a batch. See the module for `begun` and `done`."""
-
-    def __init__(self, fence: Fence, message: Callable[[Name, bytes], Message]) -> None:
-        self._fence = fence
-        self._message = message
-        self._batch: list[Message] = []
-        self._size = 0
-        self._mark = b""
-
-    async def add(self, name: Name, value: bytes) -> None:
-        if self._batch and (len(self._batch) >= MAX_ROWS or self._size + len(value) > MAX_BYTES):
-            self._begin()
-            await self._fence.write(self._batch)
-            self._batch, self._size = [], 0
-        self._batch.append(self._message(name, value))
-        self._size += len(value)
-
-    async def end(self, state: Mapping[str, bytes], *, mark: bool) -> None:
-        """Write the last batch, with the rows of `state`. `mark`: write both marks also if there is one batch."""
-        if mark:
-            self._begin()
-        if self._mark:
-            self._batch.append(self._message(("state", "done"), self._mark))
-        await self._fence.write([*self._batch, *(self._message(("state", name), state[name]) for name in state)])
-
-    def _begin(self) -> None:
-        if not self._mark:
-            self._mark = secrets.token_hex(8).encode()
-            self._batch.append(self._message(("state", "begun"), self._mark))
 
 
 def newest(file: Saved | None, stream: Saved | None) -> Saved | None:

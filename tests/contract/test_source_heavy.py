@@ -6,6 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from correlator.jobs import joblog
 from correlator.jobs.model.persisted import PersistedJob
 from correlator.jobs.model.rows import LogRow
@@ -89,3 +91,14 @@ async def test_heavy_rows_are_read_with_their_jobs_live_and_from_the_past(origin
             job = received._index.persistence.get(f"j{number}")
             assert isinstance(job, PersistedJob)
             assert job.job.last is not None
+
+
+async def test_the_position_at_a_heavy_row_is_small(original):
+    """It is one row of the checkpoint in the cluster, where a message has 1 MiB at most."""
+    await original.job("j1")
+    async with running_follower(original.source()) as (received, tail):
+        await original.log("n" * 60_000, attrs=attrs(1, 1_100_000))
+        await received.receives("n" * 60_000)
+        position = tail.cursor()
+    assert position.row is not None
+    assert len(msgspec.msgpack.encode(position)) < 3 * HEAVY

@@ -10,10 +10,10 @@ from msgspec.structs import replace
 
 from correlator.cluster import keys
 from correlator.cluster.batches import Message
-from correlator.cluster.errors import ClusterUnavailable, Fenced, Unacknowledged
+from correlator.cluster.errors import ClusterUnavailable, Fenced
 from correlator.jobs.model.persisted import Cursor, PersistedExports
 from correlator.pipeline.checkpoint import Saved
-from correlator.pipeline.stream_checkpoint import MAX_ROWS, StreamCheckpoint, newest
+from correlator.pipeline.stream_checkpoint import StreamCheckpoint, newest
 from correlator.sinks.cluster.election import Lease
 from tests.support.cluster import connected, settings
 from tests.support.eventually import eventually
@@ -114,30 +114,6 @@ async def test_a_former_owner_can_write_no_more_and_is_called(nats):
             assert first.lost == 1
             assert not first.checkpoint.writable
         assert (await read(nats.url)).cursor == Cursor(7)
-
-
-async def test_a_write_of_several_batches_that_ended_in_the_middle_is_not_used(nats, monkeypatch):
-    async with active(nats.url) as first:
-        await first.checkpoint.open()
-        await first.checkpoint.write(changes(filled(2)))
-        await first.checkpoint.write(changes(filled(MAX_ROWS + 100), Cursor(8)))
-        fence = first.checkpoint._fence
-        write, batches = fence.write, []
-
-        async def dies(messages, **options):
-            batches.append(len(messages))
-            if len(batches) == 2:
-                raise Unacknowledged("the process is gone")
-            return await write(messages, **options)
-
-        monkeypatch.setattr(fence, "write", dies)
-        first.checkpoint.everything = True
-        with pytest.raises(Unacknowledged):
-            await first.checkpoint.write(changes(filled(MAX_ROWS + 100), Cursor(9)))
-    async with active(nats.url) as second:
-        assert await second.checkpoint.open() is None
-        await second.checkpoint.write(changes(filled(2), Cursor(10)))
-    assert (await read(nats.url)).cursor == Cursor(10)
 
 
 async def read_again(owner):

@@ -1,0 +1,80 @@
+"""The rows of a write of the checkpoint in NATS, by the groups in which they are stored."""
+
+import msgspec
+import pytest
+
+from correlator.jobs.model.persisted import Cursor, IndexState, PersistedExports
+from correlator.jobs.model.rows import LogRow
+from correlator.pipeline.checkpoint import Changes
+from correlator.pipeline.checkpoint_redo import Chunk, name_of
+from correlator.pipeline.checkpoint_rows import MAX_BYTES, MAX_ROW, MAX_ROWS, Content
+from correlator.sources.db.light import HEAVY
+from correlator.sources.log.gaps import MAX_KEPT, Gaps
+from correlator.sources.log.reset_markers import RECENT, ResetMarkers
+from tests.support.saved_index import changes, filled
+
+MAX_PAYLOAD = 1 << 20
+"""Bytes of a message with its headers, by default."""
+
+HEADERS = 1_000
+
+
+async def groups(content):
+    return [list(group) async for group in content.groups()]
+
+
+async def test_the_rows_of_a_write_are_the_same_each_time():
+    written = changes(filled(300), n1=b"one", n2=b"two")
+    stored = {("job", "gone"), ("event", "1"), ("event", "7"), ("state", "exports")}
+    for everything in (True, False):
+        content = Content(written, stored, everything=everything, max_rows=20)
+        first = await groups(content)
+        names = content.written, content.gone
+        assert await groups(content) == first
+        assert (content.written, content.gone) == names
+        assert len(first) > 10
+
+
+@pytest.mark.parametrize("size", [10, 1_000, 200_000, 449_999, MAX_ROW - 80])
+async def test_a_group_fits_a_message(size):
+    events = dict.fromkeys(range(2 * MAX_ROWS if size <= 1_000 else 5), ("j" * 64, b"x" * size))
+    content = Content(Changes(1.0, Cursor(1), IndexState(), {}, events), set(), everything=True, max_rows=MAX_ROWS)
+    found = await groups(content)
+    assert sum(name[0] == "event" for group in found for name, _ in group) == len(events)
+    for group in found:
+        assert len(group) <= MAX_ROWS
+        assert len(group) == 1 or sum(len(value) for _, value in group) <= MAX_BYTES
+        assert len(msgspec.msgpack.encode(Chunk("m" * 16, group))) + HEADERS < MAX_PAYLOAD
+
+
+async def test_a_group_of_small_rows_with_long_names_fits_a_message():
+    exports = PersistedExports(1, {f"{n}".ljust(255, "\N{SNOWMAN}"): True for n in range(2 * MAX_ROWS)})
+    written = Changes(1.0, Cursor(1), IndexState(), {}, {}, exports=exports)
+    for group in await groups(Content(written, set(), everything=True, max_rows=MAX_ROWS)):
+        assert len(msgspec.msgpack.encode(Chunk("m" * 16, group))) + MAX_BYTES + HEADERS < MAX_PAYLOAD
+
+
+async def test_a_row_that_is_too_large_is_left_out():
+    events = {1: ("j", b"x" * MAX_ROW), 2: ("j", b"y")}
+    content = Content(Changes(1.0, Cursor(1), IndexState(), {}, events), set(), everything=True, max_rows=MAX_ROWS)
+    (group,) = await groups(content)
+    assert [name for name, _ in group if name[0] == "event"] == [("event", "2")]
+
+
+def test_the_largest_position_fits_a_row():
+    """The largest ids and texts, and as many holes as a checkpoint keeps, each in a window of its own."""
+    big = 1 << 62
+    gaps = Gaps(head=big)
+    for n in range(MAX_KEPT + 100):
+        gaps.advance([big + 10 * n + 5, big + 10 * n + 10], float(n))
+    markers = ResetMarkers()
+    rows = [LogRow(big + n, "m" * HEAVY, big, attrs="a" * HEAVY, job_id="j" * 64) for n in range(10 * RECENT)]
+    markers.add(rows)
+    row = msgspec.structs.replace(rows[0], external_job_id="\N{SNOWMAN}" * 255)
+    cursor = Cursor(gaps.head, row, gaps.kept(), (big, big, big, big), markers.packed())
+    assert sum(len(window) for window in cursor.holes) == MAX_KEPT
+    assert len(msgspec.msgpack.encode(cursor)) < 260_000
+
+
+def test_chunks_of_two_slots_have_names_of_their_own():
+    assert name_of(0, 3) != name_of(1, 3)
