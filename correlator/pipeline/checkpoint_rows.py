@@ -99,9 +99,14 @@ class Content:
             else:
                 written.add(name)
                 yield name, value
-        gone = (gone & self._stored) | {name for name in self._stored - current if name[0] in NUMBERED}
-        if self.everything:
-            gone |= {name for name in self._stored - written if name not in STATE}
+        gone &= self._stored
+        for n, name in enumerate(self._stored):
+            if n % SLICE == 0:
+                await asyncio.sleep(0)
+            if name in STATE or name in written:
+                continue
+            if self.everything or (name[0] in NUMBERED and name not in current):
+                gone.add(name)
         self.written, self.gone = written, gone
         for name in gone:
             yield name, b""

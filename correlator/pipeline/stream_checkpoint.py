@@ -137,7 +137,8 @@ class StreamCheckpoint:
         except BaseException:
             self._fence = None  # A batch may be under way.
             raise
-        self._rows = (self._rows - content.gone) | content.written
+        self._rows -= content.gone
+        self._rows |= content.written
         self.everything = False
 
     async def _write(self, fence: Fence, content: Content) -> None:

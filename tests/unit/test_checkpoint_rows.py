@@ -6,8 +6,8 @@ import pytest
 from correlator.jobs.model.persisted import Cursor, IndexState, PersistedExports
 from correlator.jobs.model.rows import LogRow
 from correlator.pipeline.checkpoint import Changes
-from correlator.pipeline.checkpoint_redo import Chunk, name_of
-from correlator.pipeline.checkpoint_rows import MAX_BYTES, MAX_ROW, MAX_ROWS, Content
+from correlator.pipeline.checkpoint_redo import Chunk, Redo, free_slot, name_of, replay
+from correlator.pipeline.checkpoint_rows import MAX_BYTES, MAX_ROW, MAX_ROWS, REDO, Content, Rows
 from correlator.sources.db.light import HEAVY
 from correlator.sources.log.gaps import MAX_KEPT, Gaps
 from correlator.sources.log.reset_markers import RECENT, ResetMarkers
@@ -76,5 +76,38 @@ def test_the_largest_position_fits_a_row():
     assert len(msgspec.msgpack.encode(cursor)) < 260_000
 
 
-def test_chunks_of_two_slots_have_names_of_their_own():
-    assert name_of(0, 3) != name_of(1, 3)
+def chunks_of(mark, slot, *contents):
+    encoded = [msgspec.msgpack.encode(Chunk(mark, [(name, value)])) for name, value in contents]
+    return {name_of(slot, number): chunk for number, chunk in enumerate(encoded)}
+
+
+def redo(mark, slot, chunks):
+    return {REDO: msgspec.msgpack.encode(Redo(mark, slot, chunks))}
+
+
+A, B = ("job", "a"), ("job", "b")
+
+
+async def test_chunks_that_are_committed_are_used_and_a_removed_row_is_removed():
+    rows: Rows = {A: b"old", B: b"old", **redo("mark", 1, 2)}
+    assert await replay(rows, chunks_of("mark", 1, (A, b"new"), (B, b"")))
+    assert (rows[A], B in rows) == (b"new", False)
+
+
+async def test_chunks_that_are_not_committed_are_not_used():
+    rows: Rows = {A: b"old"}
+    assert await replay(rows, chunks_of("mark", 0, (A, b"new")))
+    assert rows == {A: b"old"}
+    rows = {A: b"old", **redo("mark", 0, 1)}
+    assert await replay(rows, chunks_of("mark", 0, (A, b"new")) | chunks_of("later", 1, (A, b"newer")))
+    assert rows[A] == b"new"
+
+
+@pytest.mark.parametrize("stored", [{}, chunks_of("another", 0, (A, b"new")), chunks_of("mark", 1, (A, b"new"))])
+async def test_a_chunk_that_is_missing_or_of_another_write_is_noticed(stored):
+    assert not await replay({A: b"old", **redo("mark", 0, 1)}, dict(stored))
+
+
+def test_the_next_write_leaves_the_committed_chunks():
+    assert [free_slot(redo("mark", slot, 1)) for slot in (0, 1)] == [1, 0]
+    assert free_slot({}) == free_slot({REDO: b"of another version"}) == 0
