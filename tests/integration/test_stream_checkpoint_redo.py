@@ -244,3 +244,11 @@ async def test_a_job_of_nearly_the_largest_row_is_part_of_a_write_of_several_bat
     async with holder(nats.url) as (_, checkpoint):
         await (await fresh(checkpoint)).write(written)
         assert await stored(checkpoint) == content_of(written)
+
+
+async def test_an_owner_that_could_not_read_the_checkpoint_replaces_all_of_it(nats):
+    """Otherwise jobs and events of its predecessor would stay for the next one."""
+    async with holder(nats.url) as (_, checkpoint):
+        await fresh(checkpoint, NEW)
+        await checkpoint().write(NEWER)
+        assert await stored(checkpoint) == content_of(NEWER)
