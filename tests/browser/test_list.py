@@ -6,6 +6,7 @@ import re
 from urllib.parse import quote
 
 from tests.support.browser import expect
+from tests.support.eventually import eventually
 from tests.support.page_server import document
 
 DAY = 86_400.0
@@ -173,7 +174,12 @@ async def test_a_thousand_jobs_are_a_few_rows_in_the_document_and_all_can_be_rea
     await page.goto(fake.url)
     await expect(rows(page).first).to_have_attribute("aria-setsize", "1000")
     assert await rows(page).count() < 60
-    await page.keyboard.press("End")
+
+    async def is_scrolled_to_the_end() -> bool:
+        await page.keyboard.press("End")  # the document has its height after the first rows have been measured
+        return bool(await page.get_by_role("link", name="vm-0999").is_visible())
+
+    await eventually(is_scrolled_to_the_end)
     await expect(page.get_by_role("link", name="vm-0999")).to_be_in_viewport()
     assert await rows(page).count() < 60
 
