@@ -40,12 +40,14 @@ its times are printed by `make test-faults` alone.
 """
 
 
-ONCE = ("acceptance", "docs", "unit/test_forecast_judge.py")
-"""Tests that `.ci/run` runs on the first Python only.
-
-The daemon, the client and the drivers run on both, in all other tests. Those here are of the program as a whole, which
-`make test-system` runs in Debian 13 on its Python 3.13, of documents, and of an algorithm that is slow to judge.
-"""
+ONCE = (
+    "acceptance/faults",
+    "acceptance/test_first_start.py",
+    "acceptance/test_make.py",
+    "docs",
+    "unit/test_forecast_judge.py",
+)
+"""Tests of documents, of the sources, of algorithms and of other programs: the slowest that need one Python only."""
 
 
 @pytest.hookimpl(tryfirst=True)
