@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from correlator.cluster import keys
-from correlator.cluster.connection import Connection
+from correlator.cluster.connection import ANSWER_WITHIN, Connection
 from correlator.cluster.errors import Refused
 
 log = logging.getLogger(__name__)
@@ -124,10 +124,10 @@ async def config(connection: Connection, name: str) -> dict[str, Any] | None:
     return dict(found["config"]) if found is not None else None
 
 
-async def info(connection: Connection, name: str) -> dict[str, Any] | None:
+async def info(connection: Connection, name: str, *, within: float = ANSWER_WITHIN) -> dict[str, Any] | None:
     """Return what the API reports of a stream (`config`, `state`, `created`, `cluster`); None if there is none."""
     try:
-        return await connection.api(f"STREAM.INFO.{name}")
+        return await connection.api(f"STREAM.INFO.{name}", within=within)
     except Refused as error:
         if error.code == NO_STREAM:
             return None

@@ -30,6 +30,7 @@ from correlator.daemon.supervisor import Supervisor
 from correlator.gateway.archive import RpcArchive
 from correlator.gateway.fleet import Fleet
 from correlator.gateway.ordered_consumer import OrderedConsumer
+from correlator.gateway.stream_end import StreamEnd
 from correlator.gateway.wanting import Wanting
 from correlator.jobs.model.facts import Status
 from correlator.jobs.remote import RemoteJobs
@@ -79,6 +80,7 @@ class Gateway:
         self.fleet = fleet = Fleet(
             lambda scope: RpcArchive(caller, scope),
             cluster_error=self._error,
+            ends_before=StreamEnd(connection).is_before,
             on_watch=self._wanting.wake,
             on_epoch=lambda: self._http.disconnect(),  # noqa: PLW0108 - both are made below
             on_other_epoch=lambda: self._jobs.restart(),  # noqa: PLW0108

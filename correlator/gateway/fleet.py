@@ -11,14 +11,14 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import msgspec
 from msgspec.structs import replace
 
 from correlator.cluster import keys
 from correlator.gateway.archive import RpcArchive
-from correlator.gateway.hub import RemoteHub
+from correlator.gateway.hub import RemoteHub, ends_here
 from correlator.gateway.log_lines import LogLines
 from correlator.gateway.ordered_consumer import Stored
 from correlator.gateway.status import Appliance, RemoteStatus
@@ -48,7 +48,8 @@ class Fleet:
     """The hubs, and what the messages of the cluster change in them. Event loop's thread only.
 
     `archive(scope)`: answers what memory cannot, for the instances that `scope()` returns; None: memory only.
-    `cluster_error()`: why the stream cannot be read, or None. `on_watch()`: a client begins to wait for an ID.
+    `cluster_error()`: why the stream cannot be read, or None. `ends_before(seq)`: whether the stream is known to end
+    before a position. `on_watch()`: a client begins to wait for an ID.
     `on_epoch()`: the clients' positions have become invalid. `on_other_epoch()`: the stream has another epoch than
     what was read. `on_removed(name)`: an appliance is not in the stream any more.
     """
@@ -58,6 +59,7 @@ class Fleet:
         archive: Callable[[Callable[[], Sequence[str]]], RpcArchive | None],
         *,
         cluster_error: Callable[[], str | None] = lambda: None,
+        ends_before: Callable[[int], Awaitable[bool]] = ends_here,
         on_watch: Callable[[], None] = lambda: None,
         on_epoch: Callable[[], None] = lambda: None,
         on_other_epoch: Callable[[], None] = lambda: None,
@@ -65,6 +67,7 @@ class Fleet:
     ) -> None:
         self._archive = archive
         self._cluster_error = cluster_error
+        self._ends_before = ends_before
         self._on_watch = on_watch
         self._on_epoch = on_epoch
         self._on_other_epoch = on_other_epoch
@@ -229,7 +232,14 @@ class Fleet:
     def _hub_of(self, appliances: Callable[[], Sequence[Appliance]]) -> RemoteHub:
         status = RemoteStatus(appliances, self._cluster_error)
         archive = self._archive(lambda: [one.name for one in appliances()])
-        return RemoteHub(RemoteJobs(self._marks), status, archive, documents=self._documents, on_watch=self._on_watch)
+        return RemoteHub(
+            RemoteJobs(self._marks),
+            status,
+            archive,
+            documents=self._documents,
+            on_watch=self._on_watch,
+            ends_before=self._ends_before,
+        )
 
     # -- from the collectors themselves
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from msgspec.structs import replace
 
@@ -26,10 +26,16 @@ from correlator.pipeline.queries import (
 )
 
 
+async def ends_here(_: int) -> bool:
+    """Without a stream, there is nothing beyond what is in memory."""
+    return True
+
+
 class RemoteHub(Hub):
     """Some jobs of the stream with their subscribers. Event loop's thread only.
 
-    The fleet is the publisher: it changes `jobs`, and calls `publish`. `archive` None: memory only.
+    The fleet is the publisher: it changes `jobs`, and calls `publish`. `archive` None: memory only. `ends_before(seq)`:
+    whether the stream is known to end before a position.
     """
 
     published: RemoteJobs
@@ -45,9 +51,11 @@ class RemoteHub(Hub):
         epoch: str = "",
         documents: Documents | None = None,
         on_watch: Callable[[], None] = lambda: None,
+        ends_before: Callable[[int], Awaitable[bool]] = ends_here,
         clock: Callable[[], Micros] = wall_clock,
     ) -> None:
         super().__init__(jobs, status, epoch, archive, documents=documents, on_watch=on_watch, clock=clock)
+        self._ends_before = ends_before
         self._waiting: dict[asyncio.Future[None], int] = {}
         """Those that wait for a position."""
 
@@ -95,6 +103,9 @@ class RemoteHub(Hub):
             finally:
                 del self._waiting[future]
         return seq <= self.seq
+
+    async def is_behind(self, seq: int) -> bool:
+        return seq > self.seq and not await self._ends_before(seq)
 
     def _current(self, shown: PublishedJob) -> PublishedJob:
         """A job that a collector has sent: as it is published, if it is in memory, else with the current `seq`."""

@@ -174,6 +174,10 @@ class Hub(ABC):
     async def reached(self, seq: int, within: float) -> bool:
         """Wait until the stream is at position `seq`. False if it is not after `within` seconds."""
 
+    @abstractmethod
+    async def is_behind(self, seq: int) -> bool:
+        """True if position `seq` may be in the stream although this process has not read that far yet."""
+
     # -- IDs
 
     async def find(self, name: str) -> tuple[PublishedJob, Resolved] | None:

@@ -97,6 +97,11 @@ class LocalHub(Hub):
         del within
         return seq <= self.seq
 
+    async def is_behind(self, seq: int) -> bool:
+        """False: this process writes the stream."""
+        del seq
+        return False
+
     async def _search(self, name: str) -> tuple[PublishedJob, Resolved] | None:
         found = await available(self.archive).find(name, self.index.advance_clock)
         if found is None:

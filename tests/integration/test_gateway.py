@@ -10,10 +10,12 @@ from msgspec.structs import replace
 
 from correlator.cluster import keys
 from correlator.jobs import job_document
+from correlator.sinks.streaming.sessions import BEHIND
 from tests.support.cluster import connected
 from tests.support.eventually import eventually
-from tests.support.gateways import Follower, running
+from tests.support.gateways import Follower, Refused, running
 from tests.support.stream_writer import AT, StreamWriter, job
+from tests.support.stuck_proxy import StuckProxy
 from tests.support.subscriptions import plain
 
 
@@ -241,6 +243,49 @@ async def test_a_client_ahead_of_its_gateway_waits_for_it(nats):
             await dc1.put(job("b"))
             await connecting
             assert client.welcome["resumed"]
+
+
+async def test_a_client_ahead_of_a_gateway_that_lost_its_server_is_refused_until_it_can_resume(nats):
+    async with connected(nats.url) as connection, StuckProxy(nats.port).running() as proxy:
+        dc1 = await writer(connection)
+        await dc1.put(job("a"))
+        client = Follower()
+        async with running(nats.url) as gateway, running(f"nats://127.0.0.1:{proxy.port}") as behind:
+            async with client.connected(gateway.url):
+                proxy.freeze()
+                await dc1.put(job("b"))
+                await client.until(lambda: "b" in client.jobs)
+            assert behind.gateway.fleet.hub.serves
+            refused = set()
+            while True:
+                try:
+                    async with client.connected(behind.url):
+                        break
+                except Refused as refusal:
+                    refused.add(refusal.code)
+            assert (refused, client.welcome["resumed"], client.fold.resyncs) == ({1013}, True, [])
+
+
+async def test_an_event_stream_ahead_of_a_gateway_that_lost_its_server_gets_503(nats):
+    async with connected(nats.url) as connection, StuckProxy(nats.port).running() as proxy:
+        dc1 = await writer(connection)
+        await dc1.put(job("a"))
+        async with running(f"nats://127.0.0.1:{proxy.port}") as behind:
+            proxy.freeze()
+            last = f"epoch-1:{await dc1.put(job('a', 'failed'))}"
+            status, problem = await behind.get("/api/v1/stream", headers={"Last-Event-ID": last})
+            assert (status, problem["detail"]) == (503, BEHIND)
+
+
+async def test_a_client_at_a_position_that_the_stream_does_not_have_gets_a_snapshot(nats):
+    async with connected(nats.url) as connection:
+        dc1 = await writer(connection)
+        seq = await dc1.put(job("a"))
+        client = Follower()
+        async with running(nats.url) as gateway:
+            client.fold.position = ("epoch-1", seq + 1)
+            async with client.connected(gateway.url):
+                assert (client.welcome["resumed"], set(client.jobs)) == (False, {"a"})
 
 
 async def entered(client, url):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,8 @@ class RunningGateway:
     def __init__(self, gateway: Gateway, url: str, session: aiohttp.ClientSession) -> None:
         self.gateway, self.url, self._session = gateway, url, session
 
-    async def get(self, path: str, **query: Any) -> tuple[int, Any]:
-        async with self._session.get(f"{self.url}{path}", params=query) as answer:
+    async def get(self, path: str, headers: Mapping[str, str] | None = None, **query: Any) -> tuple[int, Any]:
+        async with self._session.get(f"{self.url}{path}", params=query, headers=headers) as answer:
             return answer.status, orjson.loads(await answer.read() or b"null")
 
     async def job(self, name: str, base: str = "") -> Any:
@@ -81,6 +81,14 @@ async def gateway_process(folder: Path, url: str) -> AsyncIterator[GatewayProces
         await process.close()
 
 
+class Refused(Exception):
+    """A gateway closed the websocket before a subscription was synced, with the close code `code`."""
+
+    def __init__(self, code: int | None) -> None:
+        super().__init__(f"closed with {code}")
+        self.code = code
+
+
 class Follower:
     """A websocket client that subscribes to all jobs, and folds and checks what it receives."""
 
@@ -93,7 +101,7 @@ class Follower:
 
     @contextlib.asynccontextmanager
     async def connected(self, url: str) -> AsyncIterator[Follower]:
-        """Connect to a gateway, and resume where the last connection ended."""
+        """Connect to a gateway, and resume where the last connection ended. Raises: `Refused`."""
         position = self.fold.position
         hello = dict(HELLO)
         if position is not None:
@@ -104,7 +112,9 @@ class Follower:
             await ws.send_json([hello, subscribe])
             task = asyncio.create_task(self._read(ws, resuming=position is not None))
             try:
-                await self.until(lambda: self.fold.synced)
+                await self.until(lambda: self.fold.synced or task.done())
+                if not self.fold.synced:
+                    raise Refused(ws.close_code)
                 yield self
             finally:
                 task.cancel()

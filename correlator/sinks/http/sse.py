@@ -26,7 +26,7 @@ from correlator.sinks.http.parameters import choice, known, values
 from correlator.sinks.http.problems import RETRY_AFTER, RETRY_SECONDS, problem
 from correlator.sinks.streaming.filters import Filter
 from correlator.sinks.streaming.messages import Framing, Message
-from correlator.sinks.streaming.sessions import LOADING, Resume, Streams
+from correlator.sinks.streaming.sessions import Resume, Streams
 
 if TYPE_CHECKING:
     from correlator.sinks.http.access import Access
@@ -112,8 +112,8 @@ class EventStreams:
             else:
                 return problem(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "an event stream needs HTTP/1.1")
             last = request.headers.get("Last-Event-ID") or ""
-            if not await self._streams.can_begin(_position(last)):
-                return problem(HTTPStatus.SERVICE_UNAVAILABLE, self._hub.refusal() or LOADING, RETRY_AFTER)
+            if (refusal := await self._streams.refusal(_position(last))) is not None:
+                return problem(HTTPStatus.SERVICE_UNAVAILABLE, refusal, RETRY_AFTER)
             await response.prepare(request)
             client = EventStreamClient(request.transport, self._framing, request[TOKEN])
             try:

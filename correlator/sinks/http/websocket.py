@@ -36,7 +36,7 @@ from correlator.sinks.http.frames import (
 from correlator.sinks.http.websocket_connection import WebsocketConnection
 from correlator.sinks.streaming.filters import Filter
 from correlator.sinks.streaming.messages import Message
-from correlator.sinks.streaming.sessions import LOADING, Resume, Streams
+from correlator.sinks.streaming.sessions import Resume, Streams
 
 VERSION = 1
 """The version of the protocol."""
@@ -231,8 +231,8 @@ class Websockets:
                 raise Close(CloseCode.FORBIDDEN, "this token is not known")
         client.ready = True
         client.resume = _resume(hello.resume)
-        if not await self._streams.can_begin(client.resume):
-            raise Close(CloseCode.TRY_LATER, self._hub.refusal() or LOADING)
+        if (refusal := await self._streams.refusal(client.resume)) is not None:
+            raise Close(CloseCode.TRY_LATER, refusal)
         self._streams.welcome(client, client.resume)
 
     async def _subscribe(self, client: WebsocketConnection, message: Subscribe) -> None:

@@ -37,7 +37,8 @@ AHEAD_WITHIN = 2.0
 """Seconds that a client waits at a gateway that has read less of the stream than the client."""
 
 LOADING = "the jobs are being loaded: connect again"
-"""Why a stream does not begin, if `can_begin` is False."""
+BEHIND = "this gateway has not read yet what this client has got from another one: connect again"
+"""Why a stream does not begin."""
 
 SWEEP_EVERY = 0.1
 """Seconds between two checks of all clients."""
@@ -111,11 +112,16 @@ class Streams:
     def send(self, client: Client, message: dict[str, Any], seq: int | None = None) -> None:
         self.fanout.send(client, [Message(job_document.encode(message), seq)])
 
-    async def can_begin(self, resume: Resume | None) -> bool:
-        """Wait for the position of a client that is ahead of this process. False while there is nothing to serve."""
+    async def refusal(self, resume: Resume | None) -> str | None:
+        """Why a stream cannot begin now, or None if it can. Waits for the position of a client that is ahead.
+
+        A client that is still ahead would get older documents than it has. So it is refused, unless the position
+        is none of this stream.
+        """
         seq = resume.seq if resume is not None and resume.epoch == self._hub.epoch else 0
-        await self._hub.reached(seq, AHEAD_WITHIN)
-        return self._hub.serves
+        if not await self._hub.reached(seq, AHEAD_WITHIN) and await self._hub.is_behind(seq):
+            return self._hub.refusal() or BEHIND
+        return None if self._hub.serves else self._hub.refusal() or LOADING
 
     def welcome(self, client: Client, resume: Resume | None) -> None:
         """Register a connection and send `welcome`. `resume`: the position that the client wants to continue from."""
