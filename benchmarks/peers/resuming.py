@@ -22,6 +22,9 @@ AT_ONCE = 200
 
 RETRY_EVERY = 0.05
 
+TRY_LATER = 1013
+"""The close code of a gateway that is behind the client."""
+
 
 class Client:
     """A websocket that folds what it receives, over two connections."""
@@ -43,6 +46,8 @@ class Client:
             self._apply(await ws.receive())
         async for frame in ws:
             self._apply(frame)
+        if ws.close_code == TRY_LATER:
+            raise aiohttp.ClientConnectionError("the gateway is behind the stream")
 
     def _apply(self, frame: aiohttp.WSMessage) -> None:
         if frame.type is not aiohttp.WSMsgType.TEXT:

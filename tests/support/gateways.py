@@ -82,10 +82,10 @@ async def gateway_process(folder: Path, url: str) -> AsyncIterator[GatewayProces
 
 
 class Refused(Exception):
-    """A gateway closed the websocket before a subscription was synced, with the close code `code`."""
+    """A gateway refused a client, or closed its websocket before it was synced. `code`: close code or HTTP status."""
 
     def __init__(self, code: int | None) -> None:
-        super().__init__(f"closed with {code}")
+        super().__init__(f"refused with {code}")
         self.code = code
 
 

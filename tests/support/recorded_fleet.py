@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -17,6 +18,7 @@ import aiohttp
 import orjson
 
 from correlator.cluster import keys, streams
+from correlator.sinks.http.frames import CloseCode
 from tests.support.client_fold import ClientFold, Document
 from tests.support.cluster import connected
 from tests.support.cluster_harness import read_stream
@@ -24,7 +26,7 @@ from tests.support.collectors import collector, is_active
 from tests.support.daemon import Daemon
 from tests.support.eventually import PATIENCE, eventually
 from tests.support.expected_jobs import differences
-from tests.support.gateways import Follower, GatewayProcess
+from tests.support.gateways import Follower, GatewayProcess, Refused
 from tests.support.mariadb import Database
 from tests.support.nats import Nats, NatsCluster
 from tests.support.replay import MariaDBReplayer, Tables, Transaction, expected
@@ -47,7 +49,7 @@ class StreamFollower:
 
     @contextlib.asynccontextmanager
     async def connected(self, url: str) -> AsyncIterator[StreamFollower]:
-        """Connect to a process, and resume where the last connection ended."""
+        """Connect to a process, and resume where the last connection ended. Raises: `Refused`."""
         resuming = self._last is not None
         headers = {} if self._last is None else {"Last-Event-ID": self._last}
         timeout = aiohttp.ClientTimeout(total=None)
@@ -55,6 +57,8 @@ class StreamFollower:
             aiohttp.ClientSession(timeout=timeout, read_bufsize=MANY_BYTES) as session,
             session.get(f"{url}/api/v1/stream", headers=headers) as response,
         ):
+            if response.status == HTTPStatus.SERVICE_UNAVAILABLE:
+                raise Refused(response.status)
             assert response.status == 200, await response.text()
             stream = CheckedEventStream(response, self.fold)
             task = asyncio.create_task(self._read(stream, resuming=resuming))
@@ -77,6 +81,24 @@ class StreamFollower:
     @property
     def jobs(self) -> dict[str, Document]:
         return self.fold.jobs.get(1, {})
+
+
+@contextlib.asynccontextmanager
+async def accepted(client: Follower | StreamFollower, url: str) -> AsyncIterator[None]:
+    """Connect to a gateway, again for as long as it is behind what the client has got from another one."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def connect() -> bool:
+            try:
+                await stack.enter_async_context(client.connected(url))
+            except Refused as refused:
+                if refused.code not in (CloseCode.TRY_LATER, HTTPStatus.SERVICE_UNAVAILABLE):
+                    raise
+                return False
+            return True
+
+        await eventually(connect, every=0.1)
+        yield
 
 
 @dataclass
@@ -139,7 +161,7 @@ class Clients:
     async def moving(self, *, moved: bool) -> AsyncIterator[None]:
         websocket, stream = self._moving
         one, two = (self._two, self._one) if moved else (self._one, self._two)
-        async with websocket.connected(one), stream.connected(two):
+        async with accepted(websocket, one), accepted(stream, two):
             yield
 
     @property
