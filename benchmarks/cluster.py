@@ -77,7 +77,7 @@ async def stream(url: str, count: int) -> AsyncIterator[StreamWriter]:
         writer = StreamWriter(connection, "dc1")
         await writer.begin()
         for first in range(0, count, WRITTEN_AT_ONCE):
-            await writer.put(*_jobs(first, min(count, first + WRITTEN_AT_ONCE)))
+            await writer.put(*example_jobs(first, min(count, first + WRITTEN_AT_ONCE)))
 
         async def report() -> None:
             while True:
@@ -92,7 +92,7 @@ async def stream(url: str, count: int) -> AsyncIterator[StreamWriter]:
             await asyncio.gather(reporting, return_exceptions=True)
 
 
-def _jobs(first: int, end: int) -> Iterator[PublishedJob]:
+def example_jobs(first: int, end: int) -> Iterator[PublishedJob]:
     """Ended jobs, in the words of a real appliance. Their documents have 2.9 kB."""
     for n in range(first, end):
         at = AT + n * 1_000_000
