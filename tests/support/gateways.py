@@ -41,13 +41,15 @@ class RunningGateway:
 
 
 @contextlib.asynccontextmanager
-async def running(url: str, cluster: Cluster | None = None) -> AsyncIterator[RunningGateway]:
+async def running(url: str, cluster: Cluster | None = None, **http: object) -> AsyncIterator[RunningGateway]:
     """A gateway of the cluster at `url`, from the moment it has read the stream until the block ends.
 
-    `cluster`: its settings, if they have more than the URL.
+    `cluster`: its settings, if they have more than the URL. `http`: settings of its listener.
     """
     stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
-    gateway = Gateway(config(url) if cluster is None else replace(config(url), cluster=cluster))
+    settings = config(url)
+    settings = replace(settings, cluster=cluster or settings.cluster, http=replace(settings.http, **http))
+    gateway = Gateway(settings)
     task = asyncio.create_task(gateway.run(stop, asyncio.Event(), None, ready.set_result))
     try:
         async with asyncio.timeout(PATIENCE), aiohttp.ClientSession() as session:
