@@ -15,7 +15,7 @@ PIP  := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input inst
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help bench demo docs test test-faults test-clients test-cluster test-replay test-sizes test-soak test-versions test-system deb client-package lint types imports format lock clean servers test-fuzz sbom pictures
+.PHONY: help bench demo docs test test-faults test-clients test-cluster test-replay test-sizes test-soak test-versions test-system systems deb client-package lint types imports format lock clean servers test-fuzz sbom pictures
 
 help:
 	@echo "make demo     run the correlator on a made-up appliance; ARGS='--fleet 3': on three, with a cluster and gateways"
@@ -85,14 +85,17 @@ client-package: $(if $(wildcard $(DEV)),$(DEV),$(BASE))
 	@$(BIN)/python -m deploy.client.build
 
 # The package in Debian 12, Debian 13 and Ubuntu 24.04, and the unit under a systemd of its own (1.7 GB in build/systems; needs root).
-test-system: SERVERS += mmdebstrap:mmdebstrap unshare:util-linux systemd-nspawn:systemd-container lintian:lintian man:man-db promtool:prometheus
-test-system: servers $(DEV)
+test-system: systems
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "(long or not long) and not sizes" tests/system $(ARGS)
+
+# What test-system needs, made before it by `.ci/run`: programs, root file systems, a package.
+systems: SERVERS += mmdebstrap:mmdebstrap unshare:util-linux systemd-nspawn:systemd-container lintian:lintian man:man-db promtool:prometheus
+systems: servers $(DEV)
 	@if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
 	  echo "make test-system makes root file systems by mmdebstrap: it needs root, and Debian." >&2; exit 1; \
 	fi
 	@$(BIN)/python -m tests.support.system.roots >/dev/null
 	@$(BIN)/python -m deploy.debian.build >/dev/null
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "(long or not long) and not sizes" tests/system $(ARGS)
 
 # The sizes that an appliance may reach, in full, on the package in a booted system: a table of what each costs (needs root).
 test-sizes: SERVERS += mmdebstrap:mmdebstrap unshare:util-linux systemd-nspawn:systemd-container

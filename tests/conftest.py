@@ -45,7 +45,10 @@ ONCE = (
     "acceptance/test_first_start.py",
     "acceptance/test_make.py",
     "docs",
+    "integration/test_servers.py",
+    "unit/test_client_js.py",
     "unit/test_forecast_judge.py",
+    "unit/test_growth.py",
 )
 """Tests of documents, of the sources, of algorithms and of other programs: the slowest that need one Python only."""
 

@@ -1,17 +1,24 @@
-"""One Chromium for all tests, and a page for each test.
+"""One Chromium and one Playwright for all tests, and a page for each test.
 
-Invariant: a page error, a console error or a violation of the content security policy fails the test.
+Playwright's driver is a process of Node: its start and end cost as much processor time as half of a page. It therefore
+lives in an event loop that all tests of this folder share, until a test fails: the next one has a loop, a driver
+and a connection of its own.
+
+Invariants: a page error, a console error or a violation of the content security policy fails the test. A test leaves
+neither a context nor a task behind.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Generator, Iterator
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -57,16 +64,89 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process.wait(10)
 
 
-@pytest.fixture
-async def browser(chromium: str) -> AsyncIterator[Browser]:
-    """That Chromium without the contexts of earlier tests."""
-    from tests.support.browser import async_playwright
+class SharedLoop:
+    """The event loop of the tests, with the objects of Playwright, which belong to one loop."""
 
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.connect_over_cdp(chromium)
-        yield browser
-        for context in browser.contexts[1:]:  # the first is the browser's own
-            await context.close()
+    def __init__(self) -> None:
+        self.runner = asyncio.Runner()
+        self._driver = contextlib.AsyncExitStack()
+        self._browser: Browser | None = None
+        self._kept: set[asyncio.Task[Any]] = set()
+
+    async def browser(self, chromium: str) -> Browser:
+        """The connection to Chromium. A new one if there is none, or if the driver or Chromium has gone."""
+        from tests.support.browser import async_playwright
+
+        if self._browser is None or not self._browser.is_connected():
+            await self._driver.aclose()
+            earlier = asyncio.all_tasks()
+            playwright = await self._driver.enter_async_context(async_playwright())
+            self._browser = await playwright.chromium.connect_over_cdp(chromium)
+            self._kept = asyncio.all_tasks() - earlier
+        return self._browser
+
+    async def cancel_tasks(self) -> None:
+        """Cancel the tasks that a test left, as the end of a loop does."""
+        left = asyncio.all_tasks() - self._kept - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
+    def close(self) -> None:
+        try:
+            self.runner.run(asyncio.wait_for(self._driver.aclose(), 10))
+        finally:
+            self.runner.close()
+
+
+FAILED = pytest.StashKey[bool]()
+"""True after a test that failed, be it in its set-up or at its end."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        item.session.stash[FAILED] = True
+    return report
+
+
+@pytest.fixture(scope="session")
+def loops() -> Iterator[list[SharedLoop]]:
+    """The loop of the next test, or none."""
+    loops: list[SharedLoop] = []
+    yield loops
+    for loop in loops:
+        loop.close()
+
+
+@pytest.fixture
+def shared_loop(loops: list[SharedLoop], request: pytest.FixtureRequest) -> SharedLoop:
+    """The loop of the test before, unless that failed: what a failure left is closed, whatever state it is in."""
+    failed = request.session.stash.get(FAILED, False)
+    if failed and loops:
+        with contextlib.suppress(Exception):
+            loops.pop().close()
+    request.session.stash[FAILED] = False
+    if not loops:
+        loops.append(SharedLoop())
+    return loops[0]
+
+
+@pytest.fixture
+def _function_scoped_runner(shared_loop: SharedLoop) -> Iterator[asyncio.Runner]:
+    """Overrides what pytest-asyncio runs tests and fixtures with: its `loop_scope` would split them from `database`."""
+    yield shared_loop.runner
+    shared_loop.runner.run(shared_loop.cancel_tasks())
+
+
+@pytest.fixture
+async def browser(shared_loop: SharedLoop, chromium: str) -> AsyncIterator[Browser]:
+    """That Chromium without the contexts of earlier tests."""
+    browser = await shared_loop.browser(chromium)
+    yield browser
+    for context in browser.contexts[1:]:  # the first is the browser's own
+        await context.close()
 
 
 @pytest.fixture

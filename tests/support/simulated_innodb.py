@@ -7,8 +7,10 @@ tasks of a `Tail` on them as `Follower` does. It also implements the queries and
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import accumulate
 from types import SimpleNamespace
 from typing import Any
 
@@ -137,8 +139,9 @@ class Session:
             if self._broken:
                 raise SourceUnavailable("gone")
             late = self._innodb.visible(dirty=self._dirty)
-        seen = {i: r for i, r in early.items() if i <= self._cut} | {i: r for i, r in late.items() if i > self._cut}
-        return {i: seen[i] for i in sorted(seen) if wanted(i)}
+        seen = {i: r for i, r in early.items() if i <= self._cut and wanted(i)}
+        seen |= {i: r for i, r in late.items() if i > self._cut and wanted(i)}
+        return {i: seen[i] for i in sorted(seen)}
 
     def hold(self, cut: float) -> None:
         self._cut = cut
@@ -206,7 +209,7 @@ class SimulatedFollower:
         return list((await bare(session).ask(lambda i: i in ids)).values())
 
     async def ids_in(self, session: Session, ranges: list[Range]) -> list[int]:
-        return list(await bare(session).ask(lambda i: inside(i, ranges)))
+        return list(await bare(session).ask(inside(ranges)))
 
     # -- correlator.sources.db.light.LightLog
 
@@ -263,5 +266,14 @@ def bare(session: Any) -> Any:
     return session.session if isinstance(session, MonitoredSession) else session
 
 
-def inside(i: int, ranges: list[Range]) -> bool:
-    return any(first <= i <= last for first, last in ranges)
+def inside(ranges: Iterable[Range]) -> Callable[[int], bool]:
+    """Whether an id is in one of these ranges: found by bisection, as some thousand ids are compared with each list."""
+    ordered = sorted(ranges)
+    starts = [first for first, _ in ordered]
+    reached = list(accumulate((last for _, last in ordered), max))
+
+    def is_inside(i: int) -> bool:
+        before = bisect_right(starts, i)
+        return before > 0 and i <= reached[before - 1]
+
+    return is_inside

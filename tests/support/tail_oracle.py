@@ -110,10 +110,11 @@ class TailOracle(SimulatedFollower):
         began = self._loop.now
         seen = await super().ids_in(session, ranges)
         alive = {self._kin[i] for i in seen if i in self._kin}
+        asked = inside(ranges)
         for i, kin in self._kin.items():
             if kin in alive:
                 self._alive[i] = self._loop.now
-            elif inside(i, ranges):
+            elif asked(i):
                 self._silent[i] = began
         return seen
 
@@ -153,7 +154,7 @@ class TailOracle(SimulatedFollower):
                 self._alive[i] = self._loop.now
 
     def _missing(self, holes: list[Range]) -> list[int]:
-        return [i for i in self._kin if inside(i, holes)]
+        return list(filter(inside(holes), self._kin)) if holes else []
 
     # -- what must hold
 
@@ -164,7 +165,7 @@ class TailOracle(SimulatedFollower):
         assert all(first <= last for first, last in holes)
         assert all(a[1] < b[0] for a, b in pairwise(holes)), "an id is in two places"
         emitted = [i for i in self._emitted if i > self._base]
-        assert not any(inside(i, holes) for i in emitted), "what was delivered is still missing"
+        assert not any(map(inside(holes), emitted)), "what was delivered is still missing"
         past = self.tail.past
         unread = past.last - max(past.at, self._base) if past is not None else 0
         assert len(emitted) + sum(last - first + 1 for first, last in holes) + unread == gaps.head - self._base
@@ -174,7 +175,8 @@ class TailOracle(SimulatedFollower):
     def lost(self) -> list[int]:
         """Rows in the table that were never delivered, although a dirty read could have seen them in time."""
         missing = [i for i, row in self._innodb.rows.items() if row not in self.delivered]
-        late = [i for i in missing if inside(i, self._expired) or i <= self._base]
+        expired = inside(self._expired)
+        late = [i for i in missing if expired(i) or i <= self._base]
         if late:
             event("rows came after their ids had expired")
         return [i for i in missing if i not in late]
