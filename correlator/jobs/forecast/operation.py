@@ -104,7 +104,9 @@ class Operation:
         """The number of VMs that are known."""
         return len(self._entities)
 
-    def estimate(self, place: Place, entity: str, now: Micros, tails: Tails) -> Estimate | None:
+    def estimate(
+        self, place: Place, entity: str, now: Micros, tails: Tails, known_within: float = 0.0
+    ) -> Estimate | None:
         """The remaining time of a job; None if fewer than `MIN_RUNS` runs have completed."""
         if self.completed < MIN_RUNS:
             return None
@@ -115,7 +117,7 @@ class Operation:
             if (point := self._points.get(key)) and len(point) >= MIN_RUNS
         ]
         known.append((self._start, place.start, 0.0))
-        return estimate(known, now, self._entities.get(entity, -1), self.level, tails)
+        return estimate(known, now, self._entities.get(entity, -1), self.level, tails, known_within)
 
     def learn(self, run: EndedRun, predicted_ends: Sequence[Micros], tails: Tails) -> None:
         """Add a run. `predicted_ends`: the ends that p90 named while it ran."""
