@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import random
 from collections.abc import Iterable, Iterator, Sequence
@@ -34,12 +35,16 @@ def without_percent(transactions: Iterable[Transaction], *, but_of: str) -> list
     transactions = list(transactions)
     reporting = {i for i, row in expected(transactions)["job_tracking"].items() if row["job_type"] == but_of}
 
-    def silent(operation: Operation) -> Operation:
+    def silent(operation: Operation) -> Operation | None:
+        if _is_log_row(operation) and operation.row["message"] == "Job progress updated":
+            job_id = json.loads(str(operation.row["attrs"]))["job_id"]
+            return operation if job_id in reporting else None
         if operation.table != "job_tracking" or _key(operation) in reporting:
             return operation
         return _with(operation, {k: None if k == "percent_complete" else v for k, v in _row(operation).items()})
 
-    return [replace(one, operations=tuple(map(silent, one.operations))) for one in transactions]
+    changed = (replace(one, operations=tuple(filter(None, map(silent, one.operations)))) for one in transactions)
+    return [one for one in changed if one.operations]
 
 
 async def replay(
