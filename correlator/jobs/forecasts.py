@@ -46,6 +46,10 @@ jobs are not seen in the order of their ends."""
 CHECK_AFTER = (5_000_000, 60_000_000)
 """Shortest and longest time in microseconds between two checks of a forecast. It is 1/20 of the remaining time."""
 
+KNOWN_WITHIN = 1.25
+"""Seconds within which an event of a running job is known. JobLog's writers flush once a second, and the tables are
+read once a second for rows that never come; both take some time."""
+
 LINES_WITHIN = 1_000_000
 """Microseconds within which log lines alone do not renew a forecast."""
 
@@ -148,7 +152,7 @@ class Forecasts:
                 self._checks.put(shown.job_id, before.as_of + CHECK_AFTER[0])
                 return None
             running = tracked.running
-            estimate = self.forecaster.estimate(running.operation, running.entity, running.place, now)
+            estimate = self.forecaster.estimate(running.operation, running.entity, running.place, now, KNOWN_WITHIN)
             if estimate is not None and estimate.state is before.state:
                 moved = abs(now + round(estimate.p50 * 1_000_000) - before.p50) / 1_000_000
                 if moved <= MOVED * max(1.0, estimate.p50):
@@ -265,7 +269,7 @@ class Forecasts:
             tracked = self._tracked[view.job_id] = TrackedJob(view)
         tracked.follow(view, alive_at)
         running = tracked.running
-        forecast = running.forecast(self.forecaster, now) if can_be_forecast(view) else None
+        forecast = running.forecast(self.forecaster, now, KNOWN_WITHIN) if can_be_forecast(view) else None
         if forecast is not None and tracked.first_p50 is None:
             tracked.first_p50 = forecast.p50
         self._check_again(view.job_id, FOR_EVER if forecast is None else forecast.p50 - now, now)

@@ -150,12 +150,16 @@ def in_documents(published: Iterable[Document]) -> Iterator[tuple[str, Displayed
 
 
 def lasting(lives: Mapping[str, Life], said: Iterable[tuple[str, DisplayedEnd]]) -> Iterator[tuple[str, DisplayedEnd]]:
-    """The ends that stay for long enough to be read, if each stays until the next one of its job."""
+    """The ends that stay for long enough to be read, if each stays until the next one of its job.
+
+    Each is repeated every `BRIEF`, so that it counts for as long as it stays: as those do that are read off a screen.
+    """
     for job in watched(lives, said):
         until = [*(end.at for end in job.ends[1:]), job.life.ended]
+        brief = BRIEF * job.life.duration
         for end, replaced in zip(job.ends, until, strict=False):
-            if replaced - end.at >= BRIEF * job.life.duration:
-                yield job.name, end
+            for n in range(int((replaced - end.at) / brief)):
+                yield job.name, end._replace(at=end.at + n * brief)
 
 
 def in_words(at: float, words: str) -> DisplayedEnd | None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import math
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from operator import itemgetter
+from typing import TypeGuard
 
 from tests.support.past_runs import PastRun
 from tests.support.replay import TIMES, Insert, Operation, Replayer, Row, Transaction, Value, expected
@@ -18,6 +22,9 @@ SLOWER = 30.0
 SECONDS = 1.75
 """How much of `mixed` is then replayed: until three failovers have completed."""
 
+FLUSHED_EVERY = 1.0
+"""Seconds between two flushes of JobLog's writers. Only a batch of 100 rows is flushed at once: in the recording all
+smaller ones were committed once a second. On an appliance whose jobs take minutes no batch is ever full."""
 
 LATE = 0.1
 """Seconds by which a transaction may be written late."""
@@ -28,12 +35,16 @@ def without_percent(transactions: Iterable[Transaction], *, but_of: str) -> list
     transactions = list(transactions)
     reporting = {i for i, row in expected(transactions)["job_tracking"].items() if row["job_type"] == but_of}
 
-    def silent(operation: Operation) -> Operation:
+    def silent(operation: Operation) -> Operation | None:
+        if _is_log_row(operation) and operation.row["message"] == "Job progress updated":
+            job_id = json.loads(str(operation.row["attrs"]))["job_id"]
+            return operation if job_id in reporting else None
         if operation.table != "job_tracking" or _key(operation) in reporting:
             return operation
         return _with(operation, {k: None if k == "percent_complete" else v for k, v in _row(operation).items()})
 
-    return [replace(one, operations=tuple(map(silent, one.operations))) for one in transactions]
+    changed = (replace(one, operations=tuple(filter(None, map(silent, one.operations)))) for one in transactions)
+    return [one for one in changed if one.operations]
 
 
 async def replay(
@@ -41,16 +52,18 @@ async def replay(
 ) -> dict[str, Life]:
     """Commit the transactions at their times, `slower` times as slow, from `began` (in UTC, without a zone) or now on.
 
+    Only what the jobs do is slower. JobLog's writers are not: a row of the log appears with the next flush after it was
+    logged, within `FLUSHED_EVERY`, and not `slower` times as late as in the recording. So it may be later than a row of
+    the tables that was committed after it in the recording, as on a quiet appliance.
+
     Returns the lives of the jobs that completed. Where the machine is too slow for the pace, the clock of the replay
     stands still meanwhile: no row has a time that is long over when it is written.
     """
     clock, loop = began or datetime.now(UTC).replace(tzinfo=None), asyncio.get_running_loop()
     start = loop.time()
-    paced = list(_paced(transactions))
-    first = paced[0][0]
+    first = next(_paced(transactions))[0]
     times: dict[str, list[float]] = {}
-    for committed, transaction in paced:
-        due = slower * (committed - first).total_seconds()
+    for due, committed, transaction in _slowed(transactions, slower):
         await asyncio.sleep(start + due - loop.time())
         late = loop.time() - start - due
         if late > LATE:
@@ -68,9 +81,15 @@ async def replay(
 
 
 def until(transactions: Sequence[Transaction], seconds: float) -> list[Transaction]:
-    """Those of the first seconds of the recording."""
-    first = next(_paced(transactions))[0]
-    return [one for committed, one in _paced(transactions) if (committed - first).total_seconds() <= seconds]
+    """Those of the first seconds of the recording, and the rows that were logged by then and committed later."""
+    end = next(_paced(transactions))[0] + timedelta(seconds=seconds)
+    found = []
+    for committed, transaction in _paced(transactions):
+        logged = (one for one in transaction.operations if _is_log_row(one) and _time(one.row["ts"]) <= end)
+        operations = transaction.operations if committed <= end else tuple(logged)
+        if operations:
+            found.append(replace(transaction, operations=operations))
+    return found
 
 
 def lives(transactions: Sequence[Transaction]) -> dict[str, tuple[float, float]]:
@@ -117,6 +136,30 @@ def _paced(transactions: Iterable[Transaction]) -> Iterator[tuple[datetime, Tran
     for transaction in transactions:
         latest = max([latest, *(_time(v) for operation in transaction.operations for _, v in _times(operation))])
         yield latest, transaction
+
+
+def _slowed(transactions: Iterable[Transaction], slower: float) -> list[tuple[float, datetime, Transaction]]:
+    """What to commit, after how many seconds, and when it was committed in the recording.
+
+    Rows of the log that were committed together still are, if they are flushed together.
+    """
+    paced = list(_paced(transactions))
+    first = paced[0][0]
+    found = []
+    for committed, transaction in paced:
+        dues: dict[float, list[Operation]] = {}
+        for operation in transaction.operations:
+            due = slower * (committed - first).total_seconds()
+            if _is_log_row(operation):
+                logged = slower * (_time(operation.row["ts"]) - first).total_seconds()
+                due = min(due, FLUSHED_EVERY * math.ceil(logged / FLUSHED_EVERY))
+            dues.setdefault(due, []).append(operation)
+        found += [(due, committed, replace(transaction, operations=tuple(some))) for due, some in dues.items()]
+    return sorted(found, key=itemgetter(0))
+
+
+def _is_log_row(operation: Operation) -> TypeGuard[Insert]:
+    return isinstance(operation, Insert) and operation.table == "log_events"
 
 
 def _times(operation: Operation) -> Iterator[tuple[str, str]]:

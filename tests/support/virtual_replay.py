@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, cast
 from correlator.jobs import job_document, joblog
 from correlator.jobs.forecast.place import EndedRun, StepTimes
 from correlator.jobs.model.facts import Fact
-from correlator.jobs.model.rows import Micros
+from correlator.jobs.model.rows import LogRow, Micros
 from tests.support import slow_replay
 from tests.support.client_fold import Document
 from tests.support.forecast_index import knowing
@@ -22,9 +22,12 @@ from tests.support.virtual_time import VirtualTimeLoop
 
 BEGAN = datetime(2025, 9, 25, 12, 0, 0, 300_000)  # noqa: DTZ001 - recorded times have no zone
 LATENCY = 0.05
-"""Seconds after its commit at which the index has a transaction."""
+"""Seconds after its commit at which the index has a log row, or what a query of the tables has found."""
 
-READ_EVERY = 0.5
+TABLES_EVERY = 1.0
+"""Seconds between two queries of the tables for the jobs that changed."""
+
+READ_EVERY = 0.25
 
 
 class Sighting(NamedTuple):
@@ -35,17 +38,22 @@ class Sighting(NamedTuple):
 
 
 def replayed(
-    transactions: Sequence[Transaction], past: Iterable[PastRun], slower: float
+    transactions: Sequence[Transaction], past: Iterable[PastRun], slower: float, *, phase: float = 0.0, log: bool = True
 ) -> tuple[dict[str, Life], list[Sighting]]:
-    """Replay the transactions, and read the documents of its jobs meanwhile. `past`: the earlier runs."""
+    """Replay the transactions, and read the documents of its jobs meanwhile. `past`: the earlier runs.
+
+    `phase`: seconds after the beginning at which the tables are queried first. Without `log` JobLog drops all rows.
+    """
     loop = VirtualTimeLoop()
     try:
-        replayer = _IndexReplayer(past, loop)
+        replayer = _IndexReplayer(past, loop, log=log)
         reading = loop.create_task(replayer.read_documents())
+        querying = loop.create_task(replayer.query_tables(phase))
         replaying = loop.create_task(slow_replay.replay(replayer, transactions, slower, began=BEGAN))
         while not replaying.done():
             loop.run(10.0)
         reading.cancel()
+        querying.cancel()
         loop.run()
         return replaying.result(), replayer.seen
     finally:
@@ -53,21 +61,57 @@ def replayed(
 
 
 class _IndexReplayer(Replayer):
-    """Passes the rows of transactions, and the tables of their jobs, to an index that has read earlier runs."""
+    """Passes rows of the log to an index that has read earlier runs; and what the tables say, as `Reconcile` does.
 
-    def __init__(self, past: Iterable[PastRun], loop: VirtualTimeLoop) -> None:
+    A job is read from the tables when it has changed there, once a second; and as soon as the index asks for it.
+    """
+
+    def __init__(self, past: Iterable[PastRun], loop: VirtualTimeLoop, *, log: bool) -> None:
         self.seen: list[Sighting] = []
         self._index = knowing(*_ended(past))
         self._tables = no_rows()
+        self._written: set[str] = set()
+        """The jobs that have changed since the tables were queried."""
+        self._log = log
         self._loop, self._zero = loop, loop.time() - BEGAN.replace(tzinfo=UTC).timestamp()
 
     async def apply(self, transaction: Transaction) -> None:
         write(self._tables, transaction)
-        facts = list(self._facts(transaction))
-        self._loop.call_later(LATENCY, lambda: self._index.apply(facts, self._now()))
+        rows = []
+        for operation in transaction.operations:
+            key = operation.row["id"] if isinstance(operation, Insert) else operation.id
+            row = self._tables[operation.table][cast(Any, key)]
+            if operation.table == "log_events":
+                rows.append(row_of(row))
+            elif operation.table in ("job_tracking", "job_steps"):
+                self._written.add(str(row["id" if operation.table == "job_tracking" else "job_id"]))
+        if rows and self._log:
+            self._loop.call_later(LATENCY, self._apply_rows, rows)
 
     async def tables(self) -> Tables:
         return self._tables
+
+    async def query_tables(self, phase: float) -> None:
+        """Query the jobs that changed in the tables, each `TABLES_EVERY`, first after `phase`. In seconds."""
+        await asyncio.sleep(phase)
+        while True:
+            written, self._written = self._written, set()
+            self._query(written)
+            await asyncio.sleep(TABLES_EVERY)
+
+    def _apply_rows(self, rows: Iterable[LogRow]) -> None:
+        observed_at = self._index.advance_clock()
+        self._apply([joblog.read(row, observed_at)[0] for row in rows])
+
+    def _query(self, job_ids: Iterable[str]) -> None:
+        known = [i for i in job_ids if i in self._tables["job_tracking"]]
+        readings = [reading_of(self._tables, i, self._index.advance_clock()) for i in sorted(known)]
+        self._loop.call_later(LATENCY, self._apply, readings)
+
+    def _apply(self, facts: Sequence[Fact]) -> None:
+        outcome = self._index.apply(facts, self._now())
+        if job_ids := outcome.unread | outcome.ended:
+            self._query(job_ids)
 
     async def read_documents(self) -> None:
         """Read the documents of all jobs at intervals, after the renewal of the forecasts that are due."""
@@ -79,19 +123,6 @@ class _IndexReplayer(Replayer):
             for shown in self._index.published.all():
                 if shown.forecast is not None and shown.forecast.forecast is not None:
                     self.seen.append(Sighting(now / 1e6, dict(job_document.document(shown))))
-
-    def _facts(self, transaction: Transaction) -> Iterator[Fact]:
-        job_ids: dict[str, None] = {}
-        for operation in transaction.operations:
-            key = operation.row["id"] if isinstance(operation, Insert) else operation.id
-            row = self._tables[operation.table][cast(Any, key)]
-            if operation.table == "log_events":
-                yield joblog.read(row_of(row), self._index.advance_clock())[0]
-            job_id = row["id"] if operation.table == "job_tracking" else row.get("job_id")
-            if job_id in self._tables["job_tracking"]:
-                job_ids[str(job_id)] = None
-        for job_id in job_ids:
-            yield reading_of(self._tables, job_id, self._index.advance_clock())
 
     def _now(self) -> Micros:
         return round((self._loop.time() - self._zero) * 1e6)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
+from msgspec.structs import replace
 
 from correlator.jobs.forecast import forecaster as forecaster_module
 from correlator.jobs.forecast.forecaster import MAX_OPERATIONS, Forecaster
@@ -155,6 +156,18 @@ def test_a_percent_that_no_earlier_run_is_known_to_have_reported_moves_no_end():
     after = forecast(booting, forecaster, now)
     assert left(before) == pytest.approx(15, abs=1)
     assert (after.p50, after.p90, after.runs) == (before.p50, before.p90, before.runs)
+
+
+@pytest.mark.parametrize(("count", "remaining"), [(9, 15), (10, 1)])
+def test_a_percent_that_fewer_than_ten_earlier_runs_reported_moves_no_end(count: int, remaining: float):
+    silent = [ended(("copy", 60.0), ("boot", 20.0)) for _ in range(20)]
+    reporting = [replace(run, percents=((run.end - 1 * SECOND, 90.0),)) for run in silent[:count]]
+    forecaster, booting = learned([*silent, *reporting]), job()
+    step_started(booting.place, "copy", BASE)
+    step_ended(booting.place, "copy", BASE, BASE + 60 * SECOND)
+    step_started(booting.place, "boot", BASE + 60 * SECOND)
+    assert booting.place.percent_reported(90, BASE + 65 * SECOND)
+    assert left(forecast(booting, forecaster, BASE + 65 * SECOND)) == pytest.approx(remaining, abs=1)
 
 
 def test_after_a_change_of_regime_only_the_new_runs_count():

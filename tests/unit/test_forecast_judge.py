@@ -52,8 +52,8 @@ def test_the_table_of_the_document_is_what_the_judge_finds(name):
 class Wrong(Forecaster):
     """Predicts twice the remaining time."""
 
-    def estimate(self, key, entity, place, now):
-        found = super().estimate(key, entity, place, now)
+    def estimate(self, key, entity, place, now, known_within=0.0):
+        found = super().estimate(key, entity, place, now, known_within)
         return found and Estimate(
             2 * found.p50, 2 * found.p90, 2 * found.for_percent, found.runs, found.state, found.extrapolated
         )

@@ -8,9 +8,9 @@ import pytest
 
 from correlator.terminal import forecasts
 from tests.support import slow_replay
-from tests.support.forecasts import BASE, SECOND, ended, forecast, job, learned, step_ended, step_started
+from tests.support.forecasts import BASE, SECOND, ended, job, learned, step_ended, step_started
 from tests.support.replay import load
-from tests.support.settled_ends import DisplayedEnd, Life, assert_ends_settle, in_documents, in_words, watched
+from tests.support.settled_ends import DisplayedEnd, Life, assert_ends_settle, in_documents, in_words, lasting, watched
 from tests.support.slow_replay import SECONDS, SLOWER
 from tests.support.virtual_replay import Sighting, replayed
 
@@ -20,11 +20,13 @@ WORDS = {"watch": forecasts.outlook, "jobs": forecasts.short_outlook}
 Replay = tuple[dict[str, Life], list[Sighting]]
 
 
-@pytest.fixture(scope="module")
-def replay() -> Replay:
+@pytest.fixture(scope="module", params=[(0.0, True), (0.3, True), (0.6, True), (0.9, True), (0.5, False)])
+def replay(request: pytest.FixtureRequest) -> Replay:
+    """The tables are queried at different times after the log is flushed; and once without any row of the log."""
+    phase, log = request.param
     silent = slow_replay.without_percent(load(), but_of="migration")
     past = slow_replay.past_runs(silent, SLOWER, copies=5)
-    return replayed(slow_replay.until(silent, SECONDS), past, SLOWER)
+    return replayed(slow_replay.until(silent, SECONDS), past, SLOWER, phase=phase, log=log)
 
 
 def ends(seen: list[Sighting]) -> Iterator[tuple[str, DisplayedEnd]]:
@@ -38,6 +40,11 @@ def test_the_ends_of_documents_settle_while_the_recording_is_replayed(replay: Re
     assert_ends_settle(watched(lives, ends(seen)), at_least=len(lives))
 
 
+def test_the_ends_of_documents_settle_by_the_times_at_which_they_were_made(replay: Replay):
+    lives, seen = replay
+    assert_ends_settle(watched(lives, lasting(lives, in_documents(one for _, one in seen))), at_least=len(lives))
+
+
 @pytest.mark.parametrize("command", WORDS)
 def test_the_words_of_a_terminal_settle_while_the_recording_is_replayed(replay: Replay, command: str):
     lives, seen = replay
@@ -46,14 +53,27 @@ def test_the_words_of_a_terminal_settle_while_the_recording_is_replayed(replay: 
     assert_ends_settle(watched(lives, found), at_least=len(lives))
 
 
-def test_the_end_of_a_brief_job_stays_though_its_next_event_becomes_known_half_a_second_late():
+def test_the_end_of_a_brief_job_stays_until_its_next_event_can_be_known():
     # In all runs a step begins as the one before it ends.
     runs = [ended(("copy", 8 + n % 9 / 3), ("attach", 5 + n % 7 / 3)) for n in range(40)]
     forecaster, between = learned(runs), job()
     step_started(between.place, "copy", BASE)
     step_ended(between.place, "copy", BASE, BASE + 9 * SECOND)
-    at_once, late = (forecast(between, forecaster, BASE + round(at * SECOND)) for at in (9.0, 9.5))
+    at_once, late, lost = (between.forecast(forecaster, BASE + round(at * SECOND), 1.25) for at in (9.0, 10.2, 10.5))
+    assert at_once is not None
+    assert late is not None
+    assert lost is not None
     assert (late.p50, late.p90) == (at_once.p50, at_once.p90)
+    assert lost.p50 > at_once.p50, "no earlier run waited there"
+
+
+@pytest.mark.parametrize(("right_for", "misses"), [(4.0, False), (2.0, True)])
+def test_a_document_counts_for_as_long_as_it_stays(right_for: float, misses: bool):
+    # In the last third, from 20 s on, one says the right end, and then one a wrong end until the job has ended.
+    lives = {"j": Life(0.0, 30.0)}
+    said = [("j", DisplayedEnd(19.0, 30.0)), ("j", DisplayedEnd(20.0 + 10 * right_for / 6, 42.0))]
+    (job,) = watched(lives, lasting(lives, said))
+    assert job.misses() is misses
 
 
 def every_second_one_later(number: int, first: DisplayedEnd, end: DisplayedEnd) -> DisplayedEnd:

@@ -7,8 +7,9 @@ percent that never falls, and an end time with its uncertainty.
 Model: an operation's earlier runs answer. A **point** is the last event of a job: a step began or ended, the reported
 percent passed a multiple of ten, or the job began. At each point the newest 100 runs are kept with their remaining
 time, and with their wait: the time until their next event. An earlier run answers for a running job if it was at the
-same point and waited there at least as long as this job has. Its remaining time, less the time waited, is one sample
-of this job's remaining time; p50 and p90 are quantiles of the samples (an empirical estimate of residual life).
+same point and waited there at least as long as this job is known to have. Its remaining time, less the time waited, is
+one sample of this job's remaining time; p50 and p90 are quantiles of the samples (an empirical estimate of residual
+life).
 
 Runs of different size are compared on one **scale**, that of the typical run. Two traits of a run predict its scale:
 how its VM's earlier runs compared with the median, and its pace up to the point. What each trait is worth is learned

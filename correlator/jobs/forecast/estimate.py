@@ -20,9 +20,6 @@ GRACE = 0.01
 """Share of a typical run by which a run may have waited less than this job and still answer. An event is known some
 milliseconds after it happened; meanwhile a job seems to wait longer at a point that every run leaves at once."""
 
-LEAST_GRACE = (0.5, 0.05)
-"""At least so many seconds, but not more than this share: rows are read some time after their commit."""
-
 LATE_GRACE = 0.05
 """The same for the state: a job that is late by less than this share of a typical run is not reported."""
 
@@ -60,19 +57,21 @@ Comparison = tuple[Point, Micros, float]
 """A point of the earlier runs, the time at which the job was there, and the seconds that it took up to there."""
 
 
-def estimate(known: Sequence[Comparison], now: Micros, vm: int, level: float, tails: Tails) -> Estimate:
+def estimate(
+    known: Sequence[Comparison], now: Micros, vm: int, level: float, tails: Tails, known_within: float = 0.0
+) -> Estimate:
     """The estimate for a job, with p90 at `level`. `known`: where it is and was, the finest first, its start last.
 
     The first of `known` at which `MIN_ANSWERS` runs answer decides; without one, the first of all.
-    `vm`: the index of its VM, or -1.
+    `vm`: the index of its VM, or -1. `known_within`: seconds until an event is known. That a job still waits is known
+    only of the time before that.
     """
     typical = known[-1][0].median
-    grace = max(GRACE * typical, min(LEAST_GRACE[0], LEAST_GRACE[1] * typical))
     share, answer = 1.0, None
     for point, since, elapsed in known:
         scale = point.scale(vm, elapsed)
         waited = seconds(since, now) / scale
-        longer = point.longer(waited - grace)
+        longer = point.longer(waited - max(GRACE * typical, known_within / scale))
         if answer is None:
             share = len(longer) / len(point)
             if share <= LATE_SHARE:

@@ -51,10 +51,15 @@ class Forecaster:
     def operation(self, key: OperationKey) -> Operation | None:
         return self._operations.get(key)
 
-    def estimate(self, key: OperationKey, entity: str, place: Place, now: Micros) -> Estimate | None:
-        """The remaining time of a job; None without a basis. `RunningJob.forecast` adds percent."""
+    def estimate(
+        self, key: OperationKey, entity: str, place: Place, now: Micros, known_within: float = 0.0
+    ) -> Estimate | None:
+        """The remaining time of a job; None without a basis. `RunningJob.forecast` adds percent.
+
+        `known_within`: seconds until an event of the job is known.
+        """
         operation = self._operations.get(key)
-        return None if operation is None else operation.estimate(place, entity, now, self.tails)
+        return None if operation is None else operation.estimate(place, entity, now, self.tails, known_within)
 
     def has_basis(self, key: OperationKey) -> bool:
         """True if enough runs of the operation have completed for a forecast."""

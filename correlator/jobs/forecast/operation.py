@@ -8,8 +8,8 @@ from itertools import islice
 from msgspec import Struct
 
 from correlator.jobs.bounded import BoundedDict
-from correlator.jobs.forecast.estimate import Estimate, estimate
-from correlator.jobs.forecast.place import EndedRun, Place, Visit
+from correlator.jobs.forecast.estimate import ROUGH_BELOW, Comparison, Estimate, estimate
+from correlator.jobs.forecast.place import EndedRun, Moment, Place, Visit
 from correlator.jobs.forecast.points import MIN_RUNS, Point
 from correlator.jobs.forecast.steps import Steps, StepsState
 from correlator.jobs.forecast.tails import Tails
@@ -104,18 +104,22 @@ class Operation:
         """The number of VMs that are known."""
         return len(self._entities)
 
-    def estimate(self, place: Place, entity: str, now: Micros, tails: Tails) -> Estimate | None:
+    def estimate(
+        self, place: Place, entity: str, now: Micros, tails: Tails, known_within: float = 0.0
+    ) -> Estimate | None:
         """The remaining time of a job; None if fewer than `MIN_RUNS` runs have completed."""
         if self.completed < MIN_RUNS:
             return None
-        known = [
-            (point, at, elapsed)
-            for keys, at, elapsed in place.moments
-            for key in keys
-            if (point := self._points.get(key)) and len(point) >= MIN_RUNS
-        ]
+        found = [self._known(moment) for moment in place.moments]
+        if len(found) > 1 and _most(found[0]) < ROUGH_BELOW <= _most(found[1]):
+            del found[0]  # Few runs are known to have reported this percent, and enough to have been at the step.
+        known = [one for comparisons in found for one in comparisons]
         known.append((self._start, place.start, 0.0))
-        return estimate(known, now, self._entities.get(entity, -1), self.level, tails)
+        return estimate(known, now, self._entities.get(entity, -1), self.level, tails, known_within)
+
+    def _known(self, moment: Moment) -> list[Comparison]:
+        keys, at, elapsed = moment
+        return [(p, at, elapsed) for key in keys if (p := self._points.get(key)) and len(p) >= MIN_RUNS]
 
     def learn(self, run: EndedRun, predicted_ends: Sequence[Micros], tails: Tails) -> None:
         """Add a run. `predicted_ends`: the ends that p90 named while it ran."""
@@ -159,3 +163,8 @@ class Operation:
                     point.forget_vm(index)
         self._entities.move_to_end(entity)
         return index
+
+
+def _most(comparisons: Sequence[Comparison]) -> int:
+    """The number of runs at the best known of these points."""
+    return max((len(point) for point, _, _ in comparisons), default=0)

@@ -34,10 +34,10 @@ class RunningJob(Struct):
     predicted_events: int = -1
     """The number of events at the last forecast."""
 
-    def forecast(self, forecaster: Forecaster, now: Micros) -> Forecast | None:
-        """The forecast at `now`; None without a basis."""
+    def forecast(self, forecaster: Forecaster, now: Micros, known_within: float = 0.0) -> Forecast | None:
+        """The forecast at `now`; None without a basis. `known_within`: seconds until an event of the job is known."""
         operation = forecaster.operation(self.operation)
-        estimate = forecaster.estimate(self.operation, self.entity, self.place, now)
+        estimate = forecaster.estimate(self.operation, self.entity, self.place, now, known_within)
         if operation is None or estimate is None:
             return None
         percent = self._percent(estimate, now)
