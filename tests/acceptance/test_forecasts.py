@@ -25,7 +25,6 @@ from tests.support.mariadb import Database
 from tests.support.mosquitto import Mosquitto
 from tests.support.past_runs import PastRun, in_sequence, write_past_runs
 from tests.support.replay import MariaDBReplayer, Transaction
-from tests.support.settled_ends import assert_ends_settle, in_documents, lasting, watched
 from tests.support.terminal import Command, start
 
 RUNS = 24
@@ -233,10 +232,12 @@ async def test_a_hung_step_is_announced_late_and_overdue_once_each_though_the_da
         assert history_reads(daemon) == 1
 
 
-async def test_percent_never_falls_and_ends_settle_while_the_recording_is_replayed(
+async def test_percent_never_falls_while_the_recording_is_replayed(
     database: Database, own_mosquitto: Mosquitto, recording: list[Transaction], tmp_path: Path
 ):
-    # Of the migrations, JobLog reports a percent; the other jobs are forecast alone.
+    # Of the migrations, JobLog reports a percent; the other jobs are forecast alone. Whether ends settle depends on how
+    # much a busy machine delays the jobs: tests/unit/test_settling_ends.py checks it in virtual time, and
+    # `make test-replay` in real time.
     slow = slow_replay.without_percent(recording, but_of="migration")
     runs = slow_replay.past_runs(slow, SLOWER, copies=5)
     async with knowing(runs, database, own_mosquitto, tmp_path) as (daemon, _, transports):
@@ -253,8 +254,6 @@ async def test_percent_never_falls_and_ends_settle_while_the_recording_is_replay
         assert sum(len(set(percents)) > 1 for percents in painted.values()) >= 3, (painted, command.out[-6000:])
         assert errors(transports) == []
         assert {"history", "reported"} <= {basis(job) for _, job in transports.seen["websocket"]}
-        said = in_documents(job for _, job in transports.seen["websocket"])
-        assert_ends_settle(watched(lives, lasting(lives, said)), at_least=5)
 
 
 @contextlib.asynccontextmanager

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import math
 import random
 import uuid
 from collections.abc import AsyncIterator, Sequence
@@ -135,6 +136,7 @@ class Traffic:
 
     A transaction stays open for up to `hold` seconds; `rollbacks` of them are rolled back and written again. `pause`:
     the most seconds between two statements of a job. `offset`: of the appliance's local time, in which `ts` is written.
+    `most`: jobs pause while so many log rows have been acknowledged.
     """
 
     database: Database
@@ -145,6 +147,7 @@ class Traffic:
     rollbacks: float = 0.05
     pause: float = 0.06
     offset: timedelta = timedelta(0)
+    most: float = math.inf
     acknowledged: set[int] = field(default_factory=set)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
     _queue: asyncio.Queue[Line] = field(init=False)
@@ -209,6 +212,9 @@ class Traffic:
         writer = RetryingWriter(self.database)
         try:
             while not self._ending:
+                if len(self.acknowledged) >= self.most:
+                    await asyncio.sleep(AGAIN_AFTER)
+                    continue
                 with contextlib.suppress(Orphaned):
                     await self._one(writer, rnd)
         finally:
