@@ -23,8 +23,8 @@ from correlator.pipeline.queries import JobQuery
 from correlator.pipeline.resume_ring import Past
 from correlator.sinks.streaming.filters import Filter
 from correlator.sinks.streaming.limits import DEFAULT, Limits
-from correlator.sinks.streaming.messages import Framing, Message
-from correlator.sinks.streaming.sessions import Resume, Streams
+from correlator.sinks.streaming.messages import Framing, Message, Resume
+from correlator.sinks.streaming.sessions import Streams
 from tests.support.client_fold import ClientFold
 
 NOW = 1_758_550_000_000_000

@@ -8,8 +8,8 @@ from correlator.jobs.index import Index
 from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.http.access import NO_TOKEN, Access
 from correlator.sinks.http.sse import EventStreamClient, EventStreams, _position, _wanted
-from correlator.sinks.streaming.messages import Message
-from correlator.sinks.streaming.sessions import Resume, Streams
+from correlator.sinks.streaming.messages import Message, Resume
+from correlator.sinks.streaming.sessions import Streams
 
 
 def streams() -> EventStreams:

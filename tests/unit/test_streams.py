@@ -15,7 +15,7 @@ from correlator.pipeline.queries import JobQuery
 from correlator.pipeline.resume_ring import Past
 from correlator.sinks.streaming.filters import Filter
 from correlator.sinks.streaming.limits import Limits
-from correlator.sinks.streaming.sessions import Resume
+from correlator.sinks.streaming.messages import Resume
 from tests.support.eventually import eventually
 from tests.support.streams_harness import RandomIndex, StreamClient, StreamsHarness, settle
 

@@ -10,7 +10,7 @@ from correlator.jobs.model.rows import Level
 from correlator.pipeline.resume_ring import Past
 from correlator.sinks.streaming.filters import Filter
 from correlator.sinks.streaming.limits import Limits
-from correlator.sinks.streaming.sessions import Resume
+from correlator.sinks.streaming.messages import Resume
 from tests.support.streams_harness import RandomIndex, RandomStream, StreamClient, settle
 from tests.support.subscriptions import plain
 

@@ -25,8 +25,8 @@ from correlator.sinks.http.frames import MAX_IDS, CloseCode
 from correlator.sinks.http.parameters import choice, known, values
 from correlator.sinks.http.problems import RETRY_AFTER, RETRY_SECONDS, problem
 from correlator.sinks.streaming.filters import Filter
-from correlator.sinks.streaming.messages import Framing, Message
-from correlator.sinks.streaming.sessions import Resume, Streams
+from correlator.sinks.streaming.messages import Framing, Message, Resume
+from correlator.sinks.streaming.sessions import Streams
 
 if TYPE_CHECKING:
     from correlator.sinks.http.access import Access

@@ -35,8 +35,8 @@ from correlator.sinks.http.frames import (
 )
 from correlator.sinks.http.websocket_connection import WebsocketConnection
 from correlator.sinks.streaming.filters import Filter
-from correlator.sinks.streaming.messages import Message
-from correlator.sinks.streaming.sessions import Resume, Streams
+from correlator.sinks.streaming.messages import Message, Resume
+from correlator.sinks.streaming.sessions import Streams
 
 VERSION = 1
 """The version of the protocol."""

@@ -14,8 +14,7 @@ from correlator.jobs import job_document
 from correlator.ops import metrics
 from correlator.sinks.http.frames import PING, CloseCode, close_frame, pong_frame, text_frame
 from correlator.sinks.streaming.limits import Limits
-from correlator.sinks.streaming.messages import Framing, Message
-from correlator.sinks.streaming.sessions import Resume
+from correlator.sinks.streaming.messages import Framing, Message, Resume
 
 MAX_GETS = 32
 """Messages `get` of one connection that are answered at once. Reading the next frame waits for one of them."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, NamedTuple, Protocol
 
+from msgspec import Struct
+
 
 class Message(NamedTuple):
     """Encoded JSON. `seq`: the position that the client reaches by it; None for log lines and other messages.
@@ -42,3 +44,10 @@ class Client(Protocol):
 
     def give_up(self) -> None:
         """Disconnect the client because it is too slow."""
+
+
+class Resume(Struct, frozen=True):
+    """The last position of an earlier connection: `seq` in the run `epoch` of the daemon."""
+
+    epoch: str
+    seq: int

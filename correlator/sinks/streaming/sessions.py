@@ -12,8 +12,6 @@ from collections import Counter, deque
 from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from typing import Any
 
-from msgspec import Struct
-
 from correlator.backoff import Backoff
 from correlator.errors import SourceUnavailable
 from correlator.jobs import job_document
@@ -26,7 +24,7 @@ from correlator.sinks.streaming.fanout import Fanout
 from correlator.sinks.streaming.filters import Filter
 from correlator.sinks.streaming.groups import MAYBE, Sub
 from correlator.sinks.streaming.limits import DEFAULT, Limits
-from correlator.sinks.streaming.messages import Client, Message
+from correlator.sinks.streaming.messages import Client, Message, Resume
 from correlator.sinks.streaming.parts import Parts
 from correlator.sinks.streaming.snapshots import EMPTY
 
@@ -42,13 +40,6 @@ BEHIND = "this gateway has not read yet what this client has got from another on
 
 SWEEP_EVERY = 0.1
 """Seconds between two checks of all clients."""
-
-
-class Resume(Struct, frozen=True):
-    """The last position of an earlier connection: `seq` in the run `epoch` of the daemon."""
-
-    epoch: str
-    seq: int
 
 
 class Streams:
