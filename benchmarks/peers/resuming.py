@@ -15,15 +15,13 @@ import aiohttp
 import orjson
 import uvloop
 
+from correlator.sinks.http.frames import CloseCode
 from tests.support.client_fold import apply_message
 
 AT_ONCE = 200
 """Connections that are opened at the same time."""
 
 RETRY_EVERY = 0.05
-
-TRY_LATER = 1013
-"""The close code of a gateway that is behind the client."""
 
 
 class Client:
@@ -46,7 +44,7 @@ class Client:
             self._apply(await ws.receive())
         async for frame in ws:
             self._apply(frame)
-        if ws.close_code == TRY_LATER:
+        if ws.close_code == CloseCode.TRY_LATER:
             raise aiohttp.ClientConnectionError("the gateway is behind the stream")
 
     def _apply(self, frame: aiohttp.WSMessage) -> None:
