@@ -8,15 +8,17 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import quote
 
 import aiohttp
 
+from tests.support import fork_server
 from tests.support.client_fold import apply_message
 from tests.support.eventually import PATIENCE, eventually
+from tests.support.fork_server import ForkedProcess
 from tests.support.paths import REPOSITORY
 from tests.support.servers import free_port
 
@@ -39,7 +41,7 @@ class Daemon:
             **{k: v for k, v in os.environ.items() if not k.startswith("CORRELATOR_")},
             **{f"CORRELATOR_{k.upper()}": str(v) for k, v in (defaults | settings).items()},
         }
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: asyncio.subprocess.Process | ForkedProcess | None = None
         self.session: aiohttp.ClientSession | None = None
         self.command = "run"
         self.arguments: tuple[str, ...] = ()
@@ -48,22 +50,23 @@ class Daemon:
         """Until it is `ready`, and has read the log's past unless not `complete`; else until it answers."""
         log = (self.folder / "log").open("ab")
         with log:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "correlator",
-                self.command,
-                *self.arguments,
-                cwd=REPOSITORY,
-                env=self._environ,
-                stdout=log,
-                stderr=log,
-            )
+            self._process = await self._start([self.command, *self.arguments], log)
         if self.session is None:
             self.session = aiohttp.ClientSession(self.url, timeout=aiohttp.ClientTimeout(total=70))
         await eventually(self._is_ready if ready else self._is_live, within=within)
         if ready and complete:
             await eventually(self._is_complete, within=within)
+
+    async def _start(self, arguments: Sequence[str], log: IO[bytes]) -> asyncio.subprocess.Process | ForkedProcess:
+        if self.command == "run" and fork_server.can_start(self._environ):
+            return await fork_server.start(arguments, self._environ, log)
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "correlator", *arguments),
+            cwd=REPOSITORY,
+            env=self._environ,
+            stdout=log,
+            stderr=log,
+        )
 
     async def _is_live(self) -> bool:
         return (await self.get("/health/live"))[0] == 200

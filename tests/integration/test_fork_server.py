@@ -1,0 +1,76 @@
+"""A forked process begins as one that has imported the program itself."""
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from correlator import __version__
+from tests.support import fork_server
+from tests.support.eventually import eventually
+from tests.support.paths import REPOSITORY
+
+ENVIRON = {name: value for name, value in os.environ.items() if not name.startswith("CORRELATOR_")}
+
+
+async def _start(folder: Path, *arguments: str, **more: str) -> fork_server.ForkedProcess:
+    with (folder / "log").open("ab") as log:
+        return await fork_server.start(arguments, ENVIRON | more, log)
+
+
+async def test_it_has_the_arguments_the_output_and_the_exit_code_of_its_own(tmp_path: Path):
+    first, second = await _start(tmp_path, "--version"), await _start(tmp_path, "no-such-command")
+    assert (await first.wait(), await second.wait()) == (0, 2)
+    log = (tmp_path / "log").read_text()
+    assert f"correlator {__version__}" in log
+    assert "no-such-command" in log
+
+
+async def test_it_has_the_environment_of_its_own(tmp_path: Path):
+    wrong = await _start(tmp_path, "check-config", CORRELATOR_HTTP__LISTEN="nowhere")
+    assert await wrong.wait() == 78
+    right = await _start(tmp_path, "check-config", CORRELATOR_DATABASE__URL="mysql://a@b/c")
+    assert await right.wait() == 0
+    assert "mysql://a@b" in (tmp_path / "log").read_text()
+
+
+async def test_it_shares_no_descriptor_with_its_server_and_ends_by_a_signal(tmp_path: Path):
+    first = await _start(tmp_path, "demo", "--port", "0", "--no-mqtt", "--directory", str(tmp_path))
+    second = await _start(tmp_path, "demo", "--port", "0", "--no-mqtt", "--directory", str(tmp_path / "second"))
+
+    def sockets(pid: int) -> set[str]:
+        return {str(file) for link in Path(f"/proc/{pid}/fd").iterdir() if "socket:" in str(file := link.readlink())}
+
+    assert not sockets(first.pid) & sockets(second.pid)
+    first.kill()
+    assert await first.wait() == -signal.SIGKILL
+    second.send_signal(signal.SIGKILL)
+    assert await second.wait() == first.returncode == second.returncode
+    first.send_signal(signal.SIGTERM)  # nobody is there
+
+
+@pytest.mark.parametrize("name", ["LD_PRELOAD", "PYTHONMALLOC"])
+def test_what_is_read_before_a_program_begins_needs_a_start_of_its_own(name: str):
+    assert fork_server.can_start(os.environ | {"CORRELATOR_DATABASE__URL": "mysql://a@b/c"})
+    assert not fork_server.can_start(os.environ | {name: "different"})
+
+
+async def test_the_server_ends_with_the_process_that_uses_it(tmp_path: Path):
+    code = (
+        "import asyncio, os, pathlib, signal, sys\n"
+        "from tests.support import fork_server\n"
+        "with open(sys.argv[1], 'wb') as log:\n"
+        "    asyncio.run(fork_server.start(['--version'], os.environ, log))\n"
+        "print(*(f.read_text() for f in pathlib.Path('/proc/self/task').glob('*/children')), flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    killed = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", code, str(tmp_path / "log")), cwd=REPOSITORY, stdout=asyncio.subprocess.PIPE
+    )
+    out, _ = await killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+    server = Path(f"/proc/{int(out)}")
+    await eventually(lambda: not server.exists())
