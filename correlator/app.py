@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from correlator import __version__
+from correlator import __version__, cancellation
 from correlator.cluster.connection import Connection
 from correlator.collector import Tenure, abandon, standby
 from correlator.config.schema import Config
@@ -108,7 +108,7 @@ async def _run(process: Process) -> None:
         while not process.stop.is_set():
             await _term(process, lease)
     finally:
-        await ending.end({connecting})
+        await cancellation.end({connecting})
 
 
 async def _term(process: Process, lease: Lease | None) -> None:
@@ -141,14 +141,14 @@ async def _term(process: Process, lease: Lease | None) -> None:
             if not await ending.first(waiting, process.stop):
                 supervisor.stops()
                 await abandon(waiting)
-                await ending.end({reloading, *watching, *serving})
+                await cancellation.end({reloading, *watching, *serving})
                 await asyncio.to_thread(checkpoint.close)
                 return
             tenure = waiting.result()
-            await ending.end({reloading})
+            await cancellation.end({reloading})
             saved = newest(saved, tenure.saved)
         await _follow(process, term, saved, tenure, outer, watching, serving if tenure is None else set())
-        await ending.end(serving, again=DRAIN_WITHIN)
+        await cancellation.end(serving, again=DRAIN_WITHIN)
     # Stop, 5: Close the archive's sessions.
     await following.archive.close()
     # Stop, 6: Unlock the checkpoint.
@@ -220,15 +220,15 @@ async def _follow(
         elif mqtt is not None:
             mqtt.supersede()
         # Stop, 2: End the source and the tasks around it. The group waits for them; nothing changes from then on.
-        await ending.end({*reading, *watching})
+        await cancellation.end({*reading, *watching})
     # Stop, 3: Have the sinks close their connections. Those that take longer than the deadline are cancelled again.
-    await ending.end(publishing | serving, again=DRAIN_WITHIN)
+    await cancellation.end(publishing | serving, again=DRAIN_WITHIN)
     # Stop, 4: Write the checkpoint, as the peers may have acknowledged events, and hand the lease over.
     if not hub.index.loading:
         await saver.save()
     if tenure is not None:
         await tenure.lease.release()
-        await ending.end({tenure.holding})
+        await cancellation.end({tenure.holding})
 
 
 async def _reloads(process: Process, term: Term, parts: Sequence[Prepare], mqtt: MqttSink | None = None) -> None:
@@ -309,7 +309,7 @@ async def tap(config: Config, sink: Sink) -> None:
                 group.create_task(following.pipeline.run(), name="pipeline"),
             ]
             await stop.wait()
-            await ending.end({*running})
+            await cancellation.end({*running})
     await following.archive.close()
 
 

@@ -2,6 +2,7 @@
 
 `asyncio.wait_for` of Python 3.11 returns its result, and forgets the cancellation, if both come in the same turn of the
 event loop (fixed in 3.12). nats-py and aiomysql use it: a task that is cancelled just then would run on for ever.
+nats-py also swallows some by itself while it closes a connection.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 def requests() -> int:
@@ -29,3 +31,17 @@ def kept() -> Iterator[None]:
         raise
     if requests() > before:
         raise asyncio.CancelledError
+
+
+def repeat() -> None:
+    """Raise the `CancelledError` of a cancellation of the current task that was lost before this call."""
+    if requests():
+        raise asyncio.CancelledError
+
+
+async def end(tasks: set[asyncio.Task[Any]], again: float = 5.0) -> None:
+    """Cancel `tasks` until they have ended, once every `again` seconds."""
+    while tasks:
+        for task in tasks:
+            task.cancel()
+        _, tasks = await asyncio.wait(tasks, timeout=again)

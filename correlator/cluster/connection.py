@@ -330,6 +330,7 @@ class Connection:
             log.warning("NATS reports: %s", text_of(error))
         else:
             self._failed(error)
+            cancellation.repeat()  # The library's loop of attempts has no end.
 
     async def _on_disconnected(self) -> None:
         self._since = time.monotonic()

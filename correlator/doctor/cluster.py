@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from shlex import quote
 from typing import Any
 
+from correlator import cancellation
 from correlator.cluster import keys, streams
 from correlator.cluster.connection import Connection
 from correlator.cluster.errors import ClusterUnavailable, Refused
@@ -59,8 +60,7 @@ async def inspect(settings: Cluster, *, gateway: bool, metrics: str | None, mqtt
     try:
         return await _examine(connection, settings, gateway=gateway, metrics=metrics, mqtt=mqtt)
     finally:
-        running.cancel()
-        await asyncio.wait({running})
+        await cancellation.end({running})
 
 
 async def _examine(

@@ -17,13 +17,12 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from correlator import __version__
+from correlator import __version__, cancellation
 from correlator.cluster import keys
 from correlator.cluster.caller import Caller
 from correlator.cluster.connection import Connection
 from correlator.cluster.errors import ClusterUnavailable
 from correlator.config.schema import Config
-from correlator.daemon import ending
 from correlator.daemon.reload import Reload
 from correlator.daemon.signals import set_by
 from correlator.daemon.supervisor import Supervisor
@@ -145,9 +144,9 @@ class Gateway:
                 log.info("stopping")
                 self._supervisor.stops()
                 # Stop, 2: Have the clients connect to another gateway, while this one can still answer.
-                await ending.end(serving, again=DRAIN_WITHIN)
+                await cancellation.end(serving, again=DRAIN_WITHIN)
                 # Stop, 3: Stop reading, and close the connection.
-                await ending.end(reading)
+                await cancellation.end(reading)
 
     def _on_jobs(self, messages: Any) -> None:
         self.fleet.read(messages)

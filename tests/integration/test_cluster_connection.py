@@ -1,6 +1,7 @@
 """The connection to NATS and its streams: it comes back whatever happened, and says why it is away."""
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -8,7 +9,7 @@ from correlator.cluster import keys, streams
 from correlator.cluster.connection import Connection
 from correlator.cluster.errors import ClusterUnavailable, Refused
 from tests.support.cluster import connected, running, settings
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE, eventually
 from tests.support.nats import Nats
 from tests.support.stuck_proxy import StuckProxy
 
@@ -140,3 +141,23 @@ async def test_an_unknown_key_has_no_last_message_and_nobody_responds_to_an_unkn
         assert await connection.last(keys.STATE, keys.owner("dc9")) is None
         with pytest.raises(ClusterUnavailable):
             await connection.request("cor.v1.dc9.rpc.find", within=0.5)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # one of nats-py's own
+async def test_a_connection_whose_login_is_refused_ends_with_one_cancellation_whenever_that_comes():
+    async def refuse(reader, writer):
+        with contextlib.closing(writer), contextlib.suppress(ConnectionError, EOFError):
+            writer.write(b'INFO {"version":"2.15.0","proto":1,"max_payload":1048576,"auth_required":true}\r\n')
+            await reader.readuntil(b"PING")
+            writer.write(b"-ERR 'Authorization Violation'\r\n")
+
+    server = await asyncio.start_server(refuse, "127.0.0.1")
+    async with server:
+        url = f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        for turns in range(60):  # of the event loop; the first attempt fails before the last of them
+            task = asyncio.create_task(Connection(settings(url), "collector").run())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait({task}, timeout=PATIENCE)
+            assert task.cancelled(), f"cancelled in turn {turns}, it runs on"

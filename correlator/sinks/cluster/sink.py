@@ -21,6 +21,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
+from correlator import cancellation
 from correlator.backoff import Backoff
 from correlator.cluster import keys
 from correlator.cluster.batches import Fence
@@ -319,12 +320,8 @@ def _restored(events: Iterable[tuple[bytes, bytes]]) -> Iterator[PendingEvent]:
 
 
 async def _end(tasks: set[asyncio.Task[None]]) -> None:
-    """End the tasks. A library may drop a cancellation, so cancel them until they have ended."""
-    running = tasks
-    while running:
-        for task in running:
-            task.cancel()
-        _, running = await asyncio.wait(running, timeout=1.0)
+    """End the tasks, and read their exceptions."""
+    await cancellation.end(tasks, again=1.0)
     for task in tasks:
         if not task.cancelled():
             task.exception()
