@@ -158,7 +158,10 @@ async def collector(server, instance="dc1", **more):
 
 
 async def read_stream(connection, stream, subject):
-    """All messages of a stream below a subject, in order: (subject, headers, payload)."""
+    """All messages of a stream below a subject, in order: (subject, headers, payload).
+
+    Raises `ClusterUnavailable` if the connection is lost meanwhile: what the server sends then never comes.
+    """
     found: list[Any] = []
     arrived = asyncio.Event()
 
@@ -167,7 +170,7 @@ async def read_stream(connection, stream, subject):
             found.append((message.subject, dict(message.headers or {}), message.data))
             arrived.set()
 
-    inbox = connection.client.new_inbox()
+    generation, inbox = connection.generation, connection.client.new_inbox()
     unsubscribe = await connection.subscribe(inbox, on_message, pending=1 << 30)
     settings = {"filter_subject": subject, "deliver_subject": inbox, "deliver_policy": "all", "ack_policy": "none"}
     request = {"stream_name": stream, "config": settings}
@@ -176,7 +179,11 @@ async def read_stream(connection, stream, subject):
         async with asyncio.timeout(PATIENCE):
             while len(found) < count:
                 arrived.clear()
-                await arrived.wait()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(1.0):
+                        await arrived.wait()
+                if connection.generation != generation:
+                    raise ClusterUnavailable("the connection was lost")
     finally:
         await unsubscribe()
     return found

@@ -24,7 +24,8 @@ MOST_ROWS = 1_000
 FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), Path("/none"))
 
 
-@pytest.mark.parametrize("times", [3, pytest.param(50, marks=[pytest.mark.long, pytest.mark.timeout(600)])])
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("times", [3, pytest.param(50, marks=pytest.mark.long)])
 async def test_killed_at_random_points(times: int, database: Database, mosquitto: Mosquitto, tmp_path: Path):
     rnd = random.Random(times)
     async with fault_run(tmp_path, database, mosquitto, traffic=SLOW_TRAFFIC if times > 3 else {}) as run:
