@@ -197,8 +197,8 @@ $(DEV): requirements/dev.txt pyproject.toml
 
 # The programs that tests start for themselves: PROGRAM:DEBIAN-PACKAGE. Installed, they are not started: policy-rc.d says no.
 SERVERS := mariadbd:mariadb-server mosquitto:mosquitto mosquitto_sub:mosquitto-clients openssl:openssl \
-           chromium:chromium node:nodejs tsc:node-typescript curl:curl nginx:nginx caddy:caddy \
-           prometheus-alertmanager:prometheus-alertmanager
+           chromium:chromium chromium-headless-shell:chromium-headless-shell node:nodejs tsc:node-typescript curl:curl \
+           nginx:nginx caddy:caddy prometheus-alertmanager:prometheus-alertmanager
 servers:
 	@PATH="$$PATH:/usr/local/sbin:/usr/sbin"; missing=""; \
 	for server in $(SERVERS); do \

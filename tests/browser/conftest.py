@@ -1,4 +1,7 @@
-"""One Chromium and one Playwright for all tests, and a page for each test.
+"""One Playwright and one or two Chromiums for all tests, and a page for each test.
+
+It is Chromium without windows, whose page costs a quarter of the processor time. `IN_A_WINDOW` names the files whose
+tests run in the program that users have; $CHROMIUM names one program for all of them.
 
 Playwright's driver is a process of Node: its start and end cost as much processor time as half of a page. It therefore
 lives in an event loop that all tests of this folder share, until a test fails: the next one has a loop, a driver
@@ -12,12 +15,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -42,12 +47,21 @@ ARGUMENTS = [
 ]
 
 
+IN_A_WINDOW = ("test_daemon.py", "test_files.py", "test_gateway.py", "test_gui_guide.py")
+
+
 @pytest.fixture(scope="session")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of the DevTools of the Chromium of all tests. Its process group is killed at the end."""
-    program = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    assert program is not None, "chromium is not installed: make test names the packages"
-    folder = tmp_path_factory.mktemp("chromium")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
+    """The URL of the DevTools of a program, which the first call starts."""
+    with contextlib.ExitStack() as running:
+        yield functools.cache(lambda program: running.enter_context(started(program, tmp_path_factory.mktemp(program))))
+
+
+@contextlib.contextmanager
+def started(name: str, folder: Path) -> Iterator[str]:
+    """The URL of the DevTools of one Chromium. Its process group is killed at the end."""
+    program = os.environ.get("CHROMIUM") or shutil.which(name)
+    assert program is not None, f"{name} is not installed: make test names the packages"
     port_file = folder / "DevToolsActivePort"
     command = [program, *ARGUMENTS, "--remote-debugging-port=0", f"--user-data-dir={folder}", "about:blank"]
     with (folder / "log").open("wb") as log:
@@ -71,17 +85,19 @@ class SharedLoop:
         self.runner = asyncio.Runner()
         self._driver = contextlib.AsyncExitStack()
         self._browser: Browser | None = None
+        self._url = ""
         self._kept: set[asyncio.Task[Any]] = set()
 
-    async def browser(self, chromium: str) -> Browser:
-        """The connection to Chromium. A new one if there is none, or if the driver or Chromium has gone."""
+    async def browser(self, url: str) -> Browser:
+        """The connection to Chromium. A new one if it is another one's, or if the driver or Chromium has gone."""
         from tests.support.browser import async_playwright
 
-        if self._browser is None or not self._browser.is_connected():
+        if self._browser is None or not self._browser.is_connected() or self._url != url:
             await self._driver.aclose()
             earlier = asyncio.all_tasks()
             playwright = await self._driver.enter_async_context(async_playwright())
-            self._browser = await playwright.chromium.connect_over_cdp(chromium)
+            self._browser = await playwright.chromium.connect_over_cdp(url)
+            self._url = url
             self._kept = asyncio.all_tasks() - earlier
         return self._browser
 
@@ -141,9 +157,12 @@ def _function_scoped_runner(shared_loop: SharedLoop) -> Iterator[asyncio.Runner]
 
 
 @pytest.fixture
-async def browser(shared_loop: SharedLoop, chromium: str) -> AsyncIterator[Browser]:
-    """That Chromium without the contexts of earlier tests."""
-    browser = await shared_loop.browser(chromium)
+async def browser(
+    shared_loop: SharedLoop, chromium: Callable[[str], str], request: pytest.FixtureRequest
+) -> AsyncIterator[Browser]:
+    """A Chromium without the contexts of earlier tests."""
+    program = "chromium" if request.path.name in IN_A_WINDOW else "chromium-headless-shell"
+    browser = await shared_loop.browser(chromium(program))
     yield browser
     for context in browser.contexts[1:]:  # the first is the browser's own
         await context.close()
