@@ -78,10 +78,10 @@ def _keep(name: str, result: Result, here: dict[str, Any], folder: Any) -> None:
 
 
 def documented() -> str:
-    """docs/performance.md with the table of the results that are there."""
-    numbers, here = report.read(RESULTS, ROWS)
+    """docs/performance.md with a table of the results that are there for each processor."""
+    tables = [report.markdown(numbers, machine) for machine, numbers in report.read(RESULTS, ROWS)]
     text = DOCUMENT.read_text()
-    return report.documented(text, report.markdown(numbers, here)) if numbers else text
+    return report.documented(text, "\n\n".join(tables)) if tables else text
 
 
 if __name__ == "__main__":

@@ -63,22 +63,22 @@ def write(folder: Path, name: str, result: Result, machine: dict[str, Any]) -> N
     (folder / f"{name}.json").write_text(json.dumps(written, indent=1, ensure_ascii=False) + "\n")
 
 
-def read(folder: Path, names: Sequence[str]) -> tuple[list[Number], dict[str, Any]]:
-    """All numbers that are there, in the order of `names`, and the machine that the newest were taken on."""
-    found: list[Number] = []
-    machine: dict[str, Any] = {}
+def read(folder: Path, names: Sequence[str]) -> list[tuple[dict[str, Any], list[Number]]]:
+    """Of each processor: the machine of its newest numbers, and all numbers that are there, in the order of `names`."""
+    found: dict[str, tuple[dict[str, Any], list[Number]]] = {}
     for name in names:
         path = folder / f"{name}.json"
         if not path.exists():
             continue
         written = json.loads(path.read_text())
-        if not machine or written["machine"]["taken"] >= machine["taken"]:
-            machine = written["machine"]
+        machine, numbers = found.get(written["machine"]["processor"], (written["machine"], []))
         for n in written["numbers"]:
             limit = Limit(**n["limit"]) if n["limit"] is not None else None
             ours, theirs = tuple(n["ours"]), tuple(n["theirs"])
-            found.append(Number(n["what"], n["unit"], ours, n["yardstick"], theirs, limit, n["note"]))
-    return found, machine
+            numbers.append(Number(n["what"], n["unit"], ours, n["yardstick"], theirs, limit, n["note"]))
+        newest = max(machine, written["machine"], key=lambda one: str(one["taken"]))
+        found[machine["processor"]] = newest, numbers
+    return list(found.values())
 
 
 def documented(text: str, table: str) -> str:

@@ -44,7 +44,7 @@ async def test_it_shares_no_descriptor_with_its_server_and_ends_by_a_signal(tmp_
     def sockets(pid: int) -> set[str]:
         return {str(file) for link in Path(f"/proc/{pid}/fd").iterdir() if "socket:" in str(file := link.readlink())}
 
-    assert not sockets(first.pid) & sockets(second.pid)
+    await eventually(lambda: not sockets(first.pid) & sockets(second.pid))  # once the second has closed the server's
     first.kill()
     assert await first.wait() == -signal.SIGKILL
     second.send_signal(signal.SIGKILL)
