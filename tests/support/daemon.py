@@ -48,14 +48,18 @@ class Daemon:
 
     async def start(self, *, ready: bool = True, complete: bool = True, within: float = PATIENCE) -> None:
         """Until it is `ready`, and has read the log's past unless not `complete`; else until it answers."""
+        await self.launch()
+        await eventually(self._is_ready if ready else self._is_live, within=within)
+        if ready and complete:
+            await eventually(self._is_complete, within=within)
+
+    async def launch(self) -> None:
+        """Start the process, and wait for nothing."""
         log = (self.folder / "log").open("ab")
         with log:
             self._process = await self._start([self.command, *self.arguments], log)
         if self.session is None:
             self.session = aiohttp.ClientSession(self.url, timeout=aiohttp.ClientTimeout(total=70))
-        await eventually(self._is_ready if ready else self._is_live, within=within)
-        if ready and complete:
-            await eventually(self._is_complete, within=within)
 
     async def _start(self, arguments: Sequence[str], log: IO[bytes]) -> asyncio.subprocess.Process | ForkedProcess:
         if self.command == "run" and fork_server.can_start(self._environ):

@@ -18,6 +18,7 @@ import orjson
 
 from tests.support.client_fold import Document, apply_message
 from tests.support.daemon import HELLO
+from tests.support.eventually import eventually
 from tests.support.expected_jobs import stamp
 
 RowKey = tuple[int, str]
@@ -131,6 +132,15 @@ class MqttWatcher(Watcher):
         """Topic below the root → what it holds."""
         self.events: Counter[tuple[int | None, str, str]] = Counter()
         """(event id, kind, job id) → how often it was received."""
+        self._client: aiomqtt.Client | None = None
+
+    async def catches_up(self) -> None:
+        """Wait until it has received all that the broker has acknowledged so far: a broker keeps the order."""
+        assert self._client is not None
+        topic = f"caught-up/{random.randrange(1 << 30)}/event"
+        event = {"event_id": None, "kind": topic, "job_id": ""}
+        await self._client.publish(self.root + topic, orjson.dumps(event), qos=1)
+        await eventually(lambda: (None, topic, "") in self.events)
 
     async def _listen(self) -> None:
         name = f"listener-{self.instance}-{random.randrange(1 << 30)}"
@@ -138,6 +148,7 @@ class MqttWatcher(Watcher):
             "127.0.0.1", self._port, identifier=name, timeout=5, username=self._user, password=self._password
         )
         async with client:
+            self._client = client
             self.retained = {}
             await client.subscribe(f"{self.root}#", qos=1)
             self.connected = True
