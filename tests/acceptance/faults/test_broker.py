@@ -10,7 +10,6 @@ from typing import Any
 import aiomqtt
 import pytest
 
-from correlator.sinks.mqtt.connection import WINDOW
 from tests.support.eventually import eventually
 from tests.support.faults.fault_run import SLOW_TRAFFIC, FaultRun, fault_run, for_a_while
 from tests.support.mariadb import Database
@@ -24,18 +23,13 @@ async def back(run: FaultRun) -> float:
     return await run.recovered()
 
 
-async def in_flight(run: FaultRun) -> bool:
-    """The daemon has sent as much as it may send before the broker acknowledges some of it."""
-    return bool((await run.health())["parts"]["mqtt"]["pending"] > 2 * WINDOW)
-
-
 async def test_killed(database: Database, own_mosquitto: Mosquitto, tmp_path: Path):
     async with fault_run(tmp_path, database, own_mosquitto) as run:
         async with run.traffic.running():
             await run.arrives()
             # What the broker has acknowledged is its own to lose: the listener gets that first.
             run.to_broker.black_hole()
-            await eventually(lambda: in_flight(run))
+            await eventually(lambda: b"/event" in run.to_broker.held)
             await run.listener.catches_up()
             await asyncio.to_thread(own_mosquitto.kill)
             run.to_broker.refuse()

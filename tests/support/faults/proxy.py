@@ -38,6 +38,8 @@ class Proxy:
         """Seconds that each piece is on its way, in both directions."""
         self.rate: float | None = None
         """Bytes a second, in each direction of each connection; None for as fast as it goes."""
+        self.held = b""
+        """What clients have sent into the black hole."""
         self._refusing = False
         self._cut_after: int | None = None
         self._passing = asyncio.Event()
@@ -129,7 +131,7 @@ class Proxy:
         """`delay` holds each piece back and lets others follow it closely; `rate` spaces them."""
         clock = asyncio.get_running_loop().time
         way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(WAY)
-        taking = asyncio.create_task(self._read(source, way))
+        taking = asyncio.create_task(self._read(source, way, passing, down=down))
         try:
             while (piece := await way.get())[1]:
                 arrives, data = piece
@@ -147,7 +149,14 @@ class Proxy:
             taking.cancel()
             await asyncio.wait([taking])
 
-    async def _read(self, source: asyncio.StreamReader, way: asyncio.Queue[tuple[float, bytes]]) -> None:
+    async def _read(
+        self,
+        source: asyncio.StreamReader,
+        way: asyncio.Queue[tuple[float, bytes]],
+        passing: asyncio.Event,
+        *,
+        down: bool,
+    ) -> None:
         """What comes from `source`, with the time at which it arrives; no bytes at its end."""
         clock = asyncio.get_running_loop().time
         data = b"-"
@@ -156,6 +165,8 @@ class Proxy:
                 data = await source.read(CHUNK if self.rate is None else max(1, int(self.rate / 20)))
             except OSError:
                 data = b""
+            if not (down or passing.is_set()):
+                self.held += data
             if self.rate is not None:
                 await asyncio.sleep(len(data) / self.rate)
             await way.put((clock() + self.delay, data))
