@@ -28,8 +28,8 @@ async def test_killed(database: Database, own_mosquitto: Mosquitto, tmp_path: Pa
         async with run.traffic.running():
             await run.arrives()
             # What the broker has acknowledged is its own to lose: the listener gets that first.
-            run.to_broker.black_hole()
-            await eventually(lambda: b"/event" in run.to_broker.held)
+            run.to_broker.black_hole_from(b"/event")
+            await eventually(lambda: not run.to_broker.waiting)
             await run.listener.catches_up()
             await asyncio.to_thread(own_mosquitto.kill)
             run.to_broker.refuse()

@@ -38,10 +38,9 @@ class Proxy:
         """Seconds that each piece is on its way, in both directions."""
         self.rate: float | None = None
         """Bytes a second, in each direction of each connection; None for as fast as it goes."""
-        self.held = b""
-        """What clients have sent into the black hole."""
         self._refusing = False
         self._cut_after: int | None = None
+        self._hole_from: bytes | None = None
         self._passing = asyncio.Event()
         self._passing.set()
         self._server: asyncio.Server | None = None
@@ -51,6 +50,15 @@ class Proxy:
     def cutting(self) -> bool:
         """Whether a `cut` is still to come."""
         return self._cut_after is not None
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a `black_hole_from` is still to come."""
+        return self._hole_from is not None
+
+    def black_hole_from(self, sent: bytes) -> None:
+        """A black hole as soon as a client sends a piece that contains this: the piece is the first in it."""
+        self._hole_from = sent
 
     def black_hole(self) -> None:
         """Nothing passes any more and nothing is closed. A new connection gets no answer.
@@ -79,7 +87,7 @@ class Proxy:
     def heal(self) -> None:
         """All goes through again."""
         self.delay, self.rate = 0.0, None
-        self._refusing, self._cut_after = False, None
+        self._refusing, self._cut_after, self._hole_from = False, None, None
         self._passing.set()
 
     async def __aenter__(self) -> Self:
@@ -131,11 +139,14 @@ class Proxy:
         """`delay` holds each piece back and lets others follow it closely; `rate` spaces them."""
         clock = asyncio.get_running_loop().time
         way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(WAY)
-        taking = asyncio.create_task(self._read(source, way, passing, down=down))
+        taking = asyncio.create_task(self._read(source, way))
         try:
             while (piece := await way.get())[1]:
                 arrives, data = piece
                 await asyncio.sleep(max(0.0, arrives - clock()))
+                if not down and self._hole_from is not None and self._hole_from in data:
+                    self._hole_from = None
+                    self.black_hole()
                 await passing.wait()
                 if down and self._cut_after is not None:
                     data, self._cut_after = data[: self._cut_after], self._cut_after - len(data)
@@ -149,14 +160,7 @@ class Proxy:
             taking.cancel()
             await asyncio.wait([taking])
 
-    async def _read(
-        self,
-        source: asyncio.StreamReader,
-        way: asyncio.Queue[tuple[float, bytes]],
-        passing: asyncio.Event,
-        *,
-        down: bool,
-    ) -> None:
+    async def _read(self, source: asyncio.StreamReader, way: asyncio.Queue[tuple[float, bytes]]) -> None:
         """What comes from `source`, with the time at which it arrives; no bytes at its end."""
         clock = asyncio.get_running_loop().time
         data = b"-"
@@ -165,8 +169,6 @@ class Proxy:
                 data = await source.read(CHUNK if self.rate is None else max(1, int(self.rate / 20)))
             except OSError:
                 data = b""
-            if not (down or passing.is_set()):
-                self.held += data
             if self.rate is not None:
                 await asyncio.sleep(len(data) / self.rate)
             await way.put((clock() + self.delay, data))
