@@ -11,7 +11,19 @@ from operator import attrgetter
 
 from msgspec.structs import replace
 
-from correlator.jobs.model.facts import STATUS_OF, Entry, Fact, Job, JobEvent, Kind, Line, Percent, Reading, StepEvents
+from correlator.jobs.model.facts import (
+    ENDED,
+    STATUS_OF,
+    Entry,
+    Fact,
+    Job,
+    JobEvent,
+    Kind,
+    Line,
+    Percent,
+    Reading,
+    StepEvents,
+)
 from correlator.jobs.model.rows import Micros
 
 MAX_COUNTED = 10_000
@@ -50,6 +62,25 @@ def is_news(job: Job, reading: Reading) -> bool:
         return True
     events = (job.event, job.percent, *job.steps.values())
     return any(event is not None and event.observed_at > known.observed_at for event in events)
+
+
+def is_overtaken(job: Job, reading: Reading) -> bool:
+    """True if the job ended twice, `reading` has one end, and the log has reported the other since the query began.
+
+    An end in the tables applies (`job_view`), so the published status would go back to the first end. Nothing is lost
+    if such a reading is dropped: every end that the log reports causes another one at once.
+    """
+    event, known = job.event, job.reading
+    if event is None or not event.status.ended or event.observed_at <= reading.observed_at:
+        return False
+    if known is None or _end(known) is not None:
+        return False  # The end of the log is not published.
+    return _end(reading) not in (None, event.status)
+
+
+def _end(reading: Reading) -> str | None:
+    status = reading.record.status if reading.record is not None else None
+    return status if status in ENDED else None
 
 
 def _read(job: Job, reading: Reading) -> Job:

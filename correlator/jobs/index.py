@@ -23,7 +23,7 @@ from itertools import islice
 
 from msgspec.structs import replace
 
-from correlator.jobs import job_view, joblog
+from correlator.jobs import fold, job_view, joblog
 from correlator.jobs.attribution import Attributor, StepRow
 from correlator.jobs.bounded import chunks
 from correlator.jobs.children import Children
@@ -129,6 +129,11 @@ class Index:
         self.loading = loading
 
     # -- writing
+
+    def is_overtaken(self, reading: Reading) -> bool:
+        """True if clients would see a job go back to an end that is over. See `fold.is_overtaken`."""
+        job = self._facts.jobs.get(reading.job_id)
+        return job is not None and fold.is_overtaken(job, reading)
 
     def apply(self, facts: Iterable[Fact], now: Micros) -> Outcome:
         """Apply `facts`. Returns one change per job, however many facts it has."""

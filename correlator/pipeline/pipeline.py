@@ -172,7 +172,7 @@ class Pipeline:
 
     def readings(self, readings: Iterable[Reading]) -> Outcome:
         with timed("readings"):
-            return self._apply(readings)
+            return self._apply([one for one in readings if not self._index.is_overtaken(one)])
 
     def legacy(self, records: Iterable[LegacyRecord], gone: Iterable[str]) -> Outcome:
         with timed("legacy"):

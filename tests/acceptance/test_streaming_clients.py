@@ -120,6 +120,8 @@ async def test_every_client_ends_equal_to_the_tables_under_its_filter(
     ]
     late, victims = readers[: crowd // 4], readers[crowd // 4 : crowd // 4 + killed]
     whole = readers[crowd // 4 + killed :]
+    every_line = whole[0]
+    every_line.wanted[0] = Wanted(logs="DEBUG")
     over = asyncio.Event()
     try:
         await daemon.start()
@@ -150,7 +152,9 @@ async def test_every_client_ends_equal_to_the_tables_under_its_filter(
         assert all(resumed), "the resume ring is long enough"
         assert sum(r.fold.counts.get("delta", 0) for r in readers) > sum(r.fold.counts.get("put", 0) for r in readers)
         assert not [r.fold.resyncs for r in readers if r.fold.resyncs]
-        assert sum(len(r.fold.lines) for r in whole) > 1000
+        received = len(every_line.fold.lines)
+        assert received > 0
+        assert received + every_line.fold.dropped > 1000, "a slow machine drops lines, and counts them"
     finally:
         await daemon.close()
     assert "Traceback" not in daemon.log()
