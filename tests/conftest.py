@@ -1,5 +1,6 @@
 """What every test can ask for: real servers, an empty schema, the recording."""
 
+import hashlib
 import itertools
 import os
 import signal
@@ -61,6 +62,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.alone)
         if where.startswith(ONCE):
             item.add_marker(pytest.mark.once)
+    # Some tests compute and some wait: mixed, they occupy the processors all the time. The order is always the same one.
+    items.sort(key=lambda item: hashlib.sha256(item.path.relative_to(Path(__file__).parent).as_posix().encode()).digest())
 
 
 @pytest.fixture(scope="session")

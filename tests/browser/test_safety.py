@@ -51,7 +51,7 @@ async def nothing_ran(page) -> bool:
 
 
 @pytest.fixture
-def dialogs(page) -> list[str]:
+async def dialogs(page) -> list[str]:
     shown: list[str] = []
     page.on("dialog", lambda dialog: shown.append(dialog.message))
     return shown
