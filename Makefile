@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?=
 SKIP   ?=
-WORKERS ?= 4
+WORKERS ?= 6
 
 BIN  := $(VENV)/bin
 BASE := $(VENV)/.base
@@ -40,7 +40,7 @@ help:
 demo: $(if $(wildcard $(DEV))$(findstring --fleet,$(ARGS)),$(DEV),$(BASE))
 	@$(BIN)/correlator demo $(ARGS)
 
-# WORKERS at a time what measures no time, four for two cores: many wait; then, by itself, what does. ARGS may leave nothing of the one or of the other (5).
+# WORKERS at a time what measures no time, six for two cores: many wait; then, by itself, what does. ARGS may leave nothing of the one or of the other (5).
 # SKIP=once leaves out what `.ci/run` runs on one Python only: ONCE in tests/conftest.py.
 test: servers $(DEV)
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not long and not alone$(SKIPPED)" $(ARGS); together=$$?; \
