@@ -62,8 +62,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.alone)
         if where.startswith(ONCE):
             item.add_marker(pytest.mark.once)
-    # Some tests compute and some wait: mixed, they occupy the processors all the time. The order is always the same one.
-    items.sort(key=lambda item: hashlib.sha256(item.path.relative_to(Path(__file__).parent).as_posix().encode()).digest())
+    # Some tests compute and some wait: mixed, they occupy the processors all the time. The order is always the same.
+    items.sort(key=lambda item: hashlib.sha256(item.location[0].encode()).digest())
 
 
 @pytest.fixture(scope="session")

@@ -175,7 +175,7 @@ async def test_no_steps_are_counted_of_a_job_whose_earlier_runs_had_none(fake, p
     known(fake, forecasted(document("a"), 30.0, ahead=()))
     await page.goto(f"{fake.url}/#/jobs/a")
     await expect(page.locator(".steps .is-ahead")).to_have_count(1)
-    await expect(page.locator(".steps h2")).to_have_text("Steps 0 steps")
+    await expect(page.locator(".steps h2")).to_have_text("Steps none yet")
     await expect(page.locator(".percent-words")).to_have_text(re.compile(r"^about \d+ %\s*$"))
 
 

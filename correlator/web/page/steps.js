@@ -59,7 +59,8 @@ function tally(progress, forecast) {
   ].filter(([count]) => count > 0);
   const { steps_seen: seen = 0, steps_expected: expected = null } = progress ?? {};
   const all = forecast !== null && expected > 0 ? expected : null;
-  const steps = `${all === null ? "" : `${seen} of about `}${counted(all ?? seen, "step")}`;
+  const none = all === null && seen === 0;
+  const steps = none ? "none yet" : `${all === null ? "" : `${seen} of about `}${counted(all ?? seen, "step")}`;
   return [steps, ...counts.map(([count, word]) => `${count} ${word}`)].join(", ");
 }
 
