@@ -23,7 +23,8 @@ def statuses(found: PipelineHarness) -> list[str]:
 
 def ends(found: PipelineHarness, message: str, number: int) -> set[str]:
     """A row of the log arrives. Returns the jobs that are read again because of it."""
-    return found.rows(row(number, NOW + number, message, attrs='{"job_id":"j"}')).ended
+    again: set[str] = found.rows(row(number, NOW + number, message, attrs='{"job_id":"j"}')).ended
+    return again
 
 
 def running() -> PipelineHarness:
