@@ -25,7 +25,7 @@ help:
 	@echo "make test-replay  two minutes of a slow replay in a terminal and in Chromium: ends settle, bars never go back"
 	@echo "make test-faults  all that can break, one after the other, and a table of what it cost; make test has the short ones"
 	@echo "make test-fuzz    ten minutes of made-up input, then noise at every listener      make sbom  what of others is in it"
-	@echo "make test-sizes  20,000 jobs, 1,000,000 rows of one job, rows of 650 kB and the like, with the unit's limits (needs root)"
+	@echo "make test-sizes  20,000 jobs, 1,000,000 rows of one job, rows of 1 MB and the like, with the unit's limits (needs root)"
 	@echo "make test-soak    ten minutes at 1,000 rows a second: memory stays where it is"
 	@echo "make test-versions  what reads MariaDB, against 10.5 and 10.11 of older Debians (a GB in build/; needs root)"
 	@echo "make test-system  the Debian package in whole systems, and the unit under systemd (1.7 GB in build/; needs root)"

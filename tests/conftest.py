@@ -31,7 +31,6 @@ _numbers = itertools.count(1)
 ALONE = (
     "acceptance/test_first_start.py::test_ready_comes_as_soon",
     "acceptance/test_waiting_requests.py::test_wait_returns_soon",
-    "acceptance/test_slow_clients.py::test_a_frozen_client",
     "browser/test_speed.py",
 )
 """Tests that measure time to the millisecond: `make test` runs them after all others, in turn.

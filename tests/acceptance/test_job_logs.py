@@ -13,8 +13,9 @@ from yarl import URL
 
 from tests.support.appliance import Appliance
 from tests.support.daemon import Daemon
+from tests.support.eventually import PATIENCE
 from tests.support.paths import REPOSITORY
-from tests.support.terminal import WITHIN, commands_against
+from tests.support.terminal import commands_against
 
 Run = Callable[..., Any]
 
@@ -68,7 +69,7 @@ async def test_a_log_is_selected_by_level_and_step_and_a_closed_pipe_is_no_error
         f"{sys.executable} -m correlator logs gui-1 -f --url {daemon.url} | head -c 10",
         cwd=REPOSITORY, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    out, err = await asyncio.wait_for(process.communicate(), WITHIN)
+    out, err = await asyncio.wait_for(process.communicate(), PATIENCE)
     assert (len(out), err) == (10, b"")
 
 

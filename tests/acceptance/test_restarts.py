@@ -27,7 +27,7 @@ from tests.support.eventually import eventually
 from tests.support.expected_jobs import differences
 from tests.support.mariadb import Database, MariaDB
 from tests.support.mosquitto import Mosquitto
-from tests.support.replay import MariaDBReplayer, Transaction
+from tests.support.replay import MariaDBReplayer, Transaction, with_failovers_of_joblog
 from tests.support.servers import free_port
 from tests.support.yardstick import interpreter, processor_seconds
 
@@ -47,6 +47,8 @@ class Listener:
     def __init__(self) -> None:
         self.events: list[dict[str, Any]] = []
         self.retained: dict[str, Any] = {}
+        self.legacy: set[str] = set()
+        """The jobs that were published as rows of failover_jobs at some time."""
 
     @contextlib.asynccontextmanager
     async def listening(self, broker: Mosquitto, instance: str) -> AsyncIterator[None]:
@@ -69,6 +71,8 @@ class Listener:
                 self.retained.pop(topic, None)
             else:
                 self.retained[topic] = value
+                if value.get("source") == "legacy":
+                    self.legacy.add(value["job_id"])
 
     def announced(self) -> set[tuple[str, Any]]:
         return {(e["kind"], e["event_id"]) for e in self.events}
@@ -277,7 +281,7 @@ async def test_killed_at_random_points_of_a_replay_it_ends_equal_and_published_e
     tmp_path: Path, database: Database, mosquitto: Mosquitto, mixed: list[Transaction]
 ):
     rnd = random.Random(7)
-    listener = Listener()
+    listener, mixed = Listener(), with_failovers_of_joblog(mixed)
     async with daemon(tmp_path, database, mqtt__url=mosquitto.url, mqtt__instance="restart-2") as running:
         async with connected(database) as connection:
             await Appliance(connection).log("before the first start")
@@ -301,6 +305,7 @@ async def test_killed_at_random_points_of_a_replay_it_ends_equal_and_published_e
             kinds = ("job started", "job completed", "job failed", "step started", "step completed", "step failed")
             wanted = {row["id"] for row in tables["log_events"].values() if str(row["message"]).lower() in kinds}
             await eventually(lambda: wanted <= {e["event_id"] for e in listener.events})
+            assert not listener.legacy & tables["job_tracking"].keys()
 
 
 async def _is(running: Daemon, name: str, status: str) -> bool:

@@ -20,10 +20,10 @@ from correlator.cluster.connection import Connection
 from correlator.sinks.cluster.election import Lease
 from tests.support.appliance import Appliance, connected
 from tests.support.cluster import connected as to_nats
-from tests.support.cluster import settings
+from tests.support.cluster import never_silent, settings
 from tests.support.collectors import cluster_part, collector, has_role, is_active, pair
 from tests.support.daemon import Daemon
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE, eventually
 from tests.support.mariadb import Database, MariaDB
 from tests.support.mosquitto import Mosquitto
 from tests.support.nats import Nats
@@ -72,7 +72,7 @@ async def test_a_standby_asks_the_database_nothing_and_says_that_it_is_one(
                 assert standby.session is not None
                 async with standby.session.ws_connect("/ws") as ws:
                     await ws.send_json({"type": "hello", "version": 1})
-                    closed = await ws.receive(timeout=10)
+                    closed = await ws.receive(timeout=PATIENCE)
                     assert (closed.data, closed.extra) == (1013, REFUSAL.format(platform.node())[:123])
                 await asyncio.sleep(2)
                 after = await counters(own_mariadb)
@@ -130,12 +130,10 @@ async def test_after_a_kill_of_the_active_the_standby_goes_on_at_its_position(
         await eventually(lambda: shows(active, job_id, "running"))
         await active.saved()
         await active.kill()
-        began = time.monotonic()
         await appliance.end(job_id)
         later = await appliance.job("ext-2")
         await eventually(lambda: shows(standby, job_id, "completed"))
         await eventually(lambda: shows(standby, later, "running"))
-        assert time.monotonic() - began < 4 * TAKEOVER
         assert "continuing from the checkpoint" in standby.log()
         assert (await cluster_part(standby))["role"] == "active"
 
@@ -143,13 +141,12 @@ async def test_after_a_kill_of_the_active_the_standby_goes_on_at_its_position(
 async def test_a_stopped_active_hands_over_at_once_and_waits_when_it_comes_back(
     tmp_path: Path, database: Database, appliance: Appliance, nats: Nats
 ):
-    async with pair(tmp_path, database, nats.url) as (active, standby):
+    async with to_nats(nats.url) as connection, pair(tmp_path, database, nats.url) as (active, standby):
         job_id = await appliance.job()
         await eventually(lambda: shows(active, job_id, "running"))
-        began = time.monotonic()
         assert await active.stop() == 0
-        await eventually(lambda: is_active(standby), every=0.05)
-        assert time.monotonic() - began < TAKEOVER
+        async with never_silent(connection):
+            await eventually(lambda: is_active(standby))
         assert await shows(standby, job_id, "running")
         await active.start(ready=False)
         await eventually(lambda: has_role(active, "standby"))

@@ -27,12 +27,12 @@ from correlator.client.messages import (
 )
 from tests.support.appliance import Appliance, now
 from tests.support.daemon import Daemon
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE, eventually
 from tests.support.mariadb import Database
 from tests.support.paths import REPOSITORY
 from tests.support.screens import screen
 from tests.support.servers import free_port
-from tests.support.terminal import WITHIN, commands_against, relay
+from tests.support.terminal import commands_against, relay
 
 Run = Callable[..., Any]
 
@@ -51,7 +51,7 @@ async def known(daemon: Daemon, name: str, status: str = "running") -> Any:
         job = await daemon.job(name)
         return job if job is not None and job["status"] == status else None
 
-    return await eventually(there, within=WITHIN)
+    return await eventually(there, within=PATIENCE)
 
 
 def ago(seconds: float) -> str:
@@ -125,7 +125,7 @@ async def test_a_closed_pipe_is_no_error(daemon: Daemon, appliance: Appliance, t
         f"{sys.executable} -m correlator jobs --url {daemon.url} -o json | head -c 10",
         cwd=REPOSITORY, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    out, err = await asyncio.wait_for(process.communicate(), WITHIN)
+    out, err = await asyncio.wait_for(process.communicate(), PATIENCE)
     assert (len(out), err) == (10, b"")
 
 
@@ -157,7 +157,7 @@ async def test_a_short_form_that_a_list_prints_leads_to_the_job_in_show_and_in_w
         _, body = await daemon.get("/api/v1/jobs")
         return len(body["jobs"]) == 2
 
-    await eventually(listed_both, within=WITHIN)
+    await eventually(listed_both, within=PATIENCE)
     wide = await run("jobs", columns=200)
     assert await wide.end() == 0
     assert "EXTERNAL ID" in wide.screen()[0]
@@ -220,7 +220,7 @@ async def test_log_lines_of_a_job_that_has_ended_are_printed_in_their_order_befo
         _, body = await daemon.get(f"/api/v1/jobs/{job_id}/events")
         return len(body["events"]) == 3
 
-    await eventually(logged, within=WITHIN)
+    await eventually(logged, within=PATIENCE)
     for progress in ("plain", "jsonl"):
         command = await run("watch", "gui-1", "--logs", "debug", "--progress", progress)
         assert await command.end() == 0
@@ -354,7 +354,7 @@ async def test_a_connection_that_was_cut_is_resumed_and_brings_only_what_was_mis
         relay(daemon.port) as (port, cut),
         Client(f"http://127.0.0.1:{port}") as asking,
         contextlib.aclosing(asking.follow(Wanted())) as updates,
-        asyncio.timeout(WITHIN),
+        asyncio.timeout(PATIENCE),
     ):
         while not (await anext(updates)).synced:
             pass
@@ -452,7 +452,7 @@ async def test_of_a_job_that_had_failed_before_the_log_lines_are_shown_too(
     async def received() -> bool:
         return bool((await daemon.job("gui-1"))["warnings"])
 
-    await eventually(received, within=WITHIN)
+    await eventually(received, within=PATIENCE)
     command = await run("watch", "gui-1", columns=80)
     assert await command.end() == 0
     assert any("WARN" in line and "attach: retrying" in line for line in command.screen())
@@ -485,7 +485,7 @@ async def test_a_bar_moves_with_the_clock_and_never_back_and_the_end_is_in_words
         _, body = await daemon.get("/api/v1/operations")
         return [one["runs"] for one in body["operations"]] == [4]
 
-    await eventually(learned, within=WITHIN)
+    await eventually(learned, within=PATIENCE)
     job_id = await appliance.job("gui-1")
     await known(daemon, "gui-1")
     command = await run("watch", "gui-1", columns=100)
@@ -518,7 +518,7 @@ async def test_tap_shows_each_row_with_its_job_and_why(database: Database, appli
         await appliance.log("are you there", "WARN", {"job_id": job_id})
         return all("are you there" in command.out for command in (text, objects, window))
 
-    await eventually(received, within=WITHIN, every=0.2)
+    await eventually(received, within=PATIENCE, every=0.2)
     step_id = await appliance.step(job_id, 1, "validation")
     await appliance.log("by step", attrs={"step_id": step_id})
     await appliance.log("by column \x1b[2J", "ERROR", job_id=job_id)
@@ -537,7 +537,7 @@ async def test_tap_shows_each_row_with_its_job_and_why(database: Database, appli
         await appliance.log("again", attrs={"step_id": step_id})
         return f"step {step_id} validation, by " in text.out
 
-    await eventually(named, within=WITHIN, every=0.2)
+    await eventually(named, within=PATIENCE, every=0.2)
     lines = {line.split(" <- ")[0].split(" ", 2)[2]: line.split(" <- ")[1] for line in text.out.splitlines()}
     assert lines["WARN  are you there "] == f"{job_id} (unified-live-failover), by its attrs"
     assert lines[r"ERROR by column \x1b[2J "] == f"{job_id} (unified-live-failover), by its job_id column"

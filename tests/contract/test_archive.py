@@ -39,6 +39,22 @@ async def test_the_newest_job_has_an_id_that_repeats_and_the_others_are_named(ar
     assert await found(archive, "ext") == ("u2", "external_id", ("u1", "u3"))
 
 
+async def test_jobs_of_the_same_second_are_ordered_by_their_steps_and_not_by_their_ids(archive, either_original):
+    async def job(job_id: str, status: str, steps: int) -> None:
+        await either_original.job(job_id, status=status, external_job_id="ext", started_at=at(5))
+        for seq in range(steps):
+            await either_original.insert(
+                "job_steps", job_id=job_id, name="one", seq=seq, started_at=at(5, micros=0), status=status
+            )
+
+    await job("u4-older", "completed", 2)
+    await job("u2-newer", "completed", 1)
+    await job("u5-without-steps", "completed", 0)
+    assert await found(archive, "ext") == ("u2-newer", "external_id", ("u4-older", "u5-without-steps"))
+    await job("u1-begins", "running", 0)
+    assert await found(archive, "ext") == ("u1-begins", "external_id", ("u2-newer", "u4-older", "u5-without-steps"))
+
+
 async def test_a_context_leads_to_its_newest_job_where_there_are_contexts(archive, either_original):
     if either_original.rolled_back:
         await either_original.job("u1", started_at=at(1))

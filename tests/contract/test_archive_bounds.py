@@ -13,6 +13,7 @@ from correlator.errors import Away, SourceUnavailable
 from correlator.pipeline.queries import JobQuery, LineQuery
 from correlator.sources.archive import collector
 from correlator.sources.db.mariadb import MariaDBSession
+from correlator.sources.search.lookup import MAX_FOUND
 from tests.support.archive_queries import archive_of, at, found, listed, logical_time, names, unix
 from tests.support.eventually import eventually
 
@@ -106,6 +107,27 @@ async def test_a_repeated_id_leads_to_the_newest_job_however_far_it_is_from_the_
     await appliance.job("newer", started_at=at(3 * 86_400), metadata=json.dumps({"gui_job_id": name}))
     await appliance.job("in-its-column", started_at=at(2 * 86_400), external_job_id=name)
     assert await found(archive, name) == ("newer", "external_id", ("in-its-column", "near"))
+
+
+async def test_of_more_jobs_with_an_id_than_are_read_the_newest_are_found(archive, either_original):
+    appliance = either_original
+    for number in range(MAX_FOUND + 1):  # the job IDs descend as the times ascend
+        await appliance.job(f"job-{900 - number}", external_job_id="ext", started_at=at(number))
+    newest = [f"job-{900 - number}" for number in reversed(range(1, MAX_FOUND + 1))]
+    assert await found(archive, "ext") == (newest[0], "external_id", tuple(newest[1:]))
+    await appliance.job("job-in-metadata", metadata=json.dumps({"gui_job_id": "ext"}), started_at=at(MAX_FOUND + 1))
+    async with archive_of(appliance) as afresh:
+        assert await found(afresh, "ext") == ("job-in-metadata", "external_id", tuple(newest[:-1]))
+
+
+async def test_a_newer_job_is_found_by_its_log_though_many_have_the_id_in_their_rows(current):
+    archive, appliance = current
+    for number in range(MAX_FOUND):
+        await appliance.job(f"job-{number}", external_job_id="ext", started_at=at(number))
+    await appliance.job("in-the-log", started_at=at(MAX_FOUND))
+    await appliance.log("x", job_id="in-the-log", external_job_id="ext")
+    job_id, _, also = await found(archive, "ext")
+    assert (job_id, len(also)) == ("in-the-log", MAX_FOUND - 1)
 
 
 async def test_the_same_id_asked_for_by_many_at_once_is_searched_once(in_mariadb, asked):

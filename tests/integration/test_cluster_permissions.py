@@ -19,7 +19,7 @@ from correlator.cluster.errors import ClusterUnavailable
 from correlator.config import cluster_values
 from tests.support.cluster import running
 from tests.support.deployed_nats import CERTIFICATE, KEY, DeployedNats, DeployedNode
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE, eventually
 from tests.support.nats import PROGRAM
 from tests.support.paths import DEPLOY
 from tests.support.proxies import rewritten
@@ -188,7 +188,7 @@ async def test_a_gateway_reads_jobs_by_a_push_consumer_and_asks_a_collector(depl
         config |= {"flow_control": True, "idle_heartbeat": 10**9, "filter_subject": "$KV.cor.>"}
         request = {"stream_name": keys.STATE, "config": config}
         await gateway.api(f"CONSUMER.CREATE.{keys.STATE}.g.$KV.cor.>", request)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while await received.get() != keys.job("dc1", "1"):
                 pass
         assert (await streams.info(gateway, keys.STATE) or {})["state"]["last_seq"] > 0
@@ -216,7 +216,7 @@ async def test_lines_reach_gateways_and_wanted_ids_reach_collectors(deployed: De
         await collector.client.flush()
         await collector.publish(keys.line("dc1"), b"{}")
         await gateway.publish(keys.WANT, b"{}")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             assert {await received.get(), await received.get()} == {keys.line("dc1"), keys.WANT}
 
 

@@ -21,7 +21,7 @@ import yaml  # type: ignore[import-untyped]
 from correlator.config import loading, rendering
 from tests.support.appliance import Appliance, connected
 from tests.support.daemon import Daemon
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE, eventually
 from tests.support.mariadb import TABLES, Database, MariaDB
 from tests.support.markdown import blocks
 from tests.support.mosquitto import Mosquitto
@@ -303,7 +303,7 @@ async def acknowledged(client: aiomqtt.Client, topic: str) -> None:
     paho.on_publish = on_publish
     try:
         await client.publish(topic, b"{}", qos=1)
-        reason = await asyncio.wait_for(answers.get(), 5)
+        reason = await asyncio.wait_for(answers.get(), PATIENCE)
     finally:
         paho.on_publish = before
     if reason.is_failure:

@@ -12,7 +12,7 @@ from correlator.cluster import keys
 from correlator.jobs import job_document
 from correlator.sinks.streaming.sessions import BEHIND
 from tests.support.cluster import connected
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE, eventually
 from tests.support.gateways import Follower, Refused, running
 from tests.support.stream_writer import AT, StreamWriter, job
 from tests.support.stuck_proxy import StuckProxy
@@ -238,7 +238,7 @@ async def test_a_client_ahead_of_its_gateway_waits_for_it(nats):
             assert client.fold.position is not None
             epoch, seq = client.fold.position
             client.fold.position = (epoch, seq + 1)
-            connecting = asyncio.create_task(asyncio.wait_for(anext(aiter(entered(client, gateway.url))), 30))
+            connecting = asyncio.create_task(asyncio.wait_for(anext(aiter(entered(client, gateway.url))), PATIENCE))
             await eventually(lambda: gateway.gateway.fleet.hub._waiting)
             await dc1.put(job("b"))
             await connecting

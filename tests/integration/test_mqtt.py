@@ -170,14 +170,14 @@ async def test_a_job_that_changes_all_the_time_is_published_four_times_a_second(
 
         def changing():
             world.change("a")
-            return loop.time() - start > 2.0
+            return loop.time() - start > 2.0 and len(watcher.said(world.state("a"))) >= known + 2
 
         await eventually(changing, every=0.005)
         world.learn(reading("other"))
         await holds(watcher, world)
         took = loop.time() - start
         published = len(watcher.said(world.state("a"))) - known
-        assert 2 <= published <= took / topics.SPACING + 1
+        assert published <= took / topics.SPACING + 1
         assert len(watcher.said(world.state("quick"))) == 1
 
 

@@ -7,7 +7,7 @@ import aiomqtt
 import pymysql
 import pytest
 
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE, eventually
 from tests.support.mariadb import ROLLED_BACK, Database, MariaDB
 from tests.support.mosquitto import Mosquitto
 from tests.support.replay import MariaDBReplayer, expected, rolled_back
@@ -84,7 +84,7 @@ async def test_a_paused_mariadb_answers_nothing_until_it_is_resumed(own_mariadb)
         done, _ = await asyncio.wait({asked}, timeout=0.3)
         assert not done
         own_mariadb.resume()
-        assert await asyncio.wait_for(asked, 5) == 1
+        assert await asyncio.wait_for(asked, PATIENCE) == 1
 
 
 async def test_a_paused_mariadb_stops(own_mariadb):
@@ -125,7 +125,7 @@ async def test_a_broker_with_persistence_keeps_retained_messages():
         broker.start()
         async with aiomqtt.Client("127.0.0.1", broker.port) as client:
             await client.subscribe("#", qos=1)
-            message = await asyncio.wait_for(anext(client.messages), 5)
+            message = await asyncio.wait_for(anext(client.messages), PATIENCE)
             assert (str(message.topic), message.payload) == ("a", b"1")
 
 

@@ -33,6 +33,7 @@ async def receiver():
 
 async def test_an_event_arrives_signed_as_a_cloud_event(receiver):
     harness = WebhookHarness(webhook(receiver, secret=SigningSecrets((KEY,)), authorization=Secret("Bearer t")))
+    began = int(time.time())
     async with harness.running():
         harness.job()
         harness.event(7)
@@ -43,7 +44,7 @@ async def test_an_event_arrives_signed_as_a_cloud_event(receiver):
     assert Shapes(openapi()).wrong("CloudEvent", event) == []
     assert (event["id"], event["type"], event["data"]["job_id"]) == (got.id, "correlator.job.started", "job-1")
     sent = int(got.headers["webhook-timestamp"])
-    assert abs(sent - time.time()) < 60
+    assert began <= sent <= time.time()
     assert got.headers["webhook-signature"] == signature.headers([KEY], got.id, sent, got.body)["webhook-signature"]
     assert harness.sink.pending() == {}
 

@@ -66,6 +66,8 @@ class ClientFold:
     resyncs: list[str] = field(default_factory=list)
     events: list[Document] = field(default_factory=list)
     """The messages `event`."""
+    legacy: set[str] = field(default_factory=set)
+    """The jobs of which a document said at some time that `failover_jobs` alone has them."""
     counts: dict[str, int] = field(default_factory=dict)
     """Messages by type."""
     _seq: int = 0
@@ -140,6 +142,7 @@ class ClientFold:
             job_id = job["job_id"]
             assert job_id not in fresh, f"{job_id} is in the snapshot twice, or a put came before it"
             self._rev(job_id, job["rev"])
+            self._source(job)
         apply_message(fresh, message)
 
     def _sync(self, message: Document) -> None:
@@ -167,6 +170,11 @@ class ClientFold:
         else:
             self._rev(job_id, message["rev"])
         apply_message(held, message)
+        self._source(held.get(job_id, {}))
+
+    def _source(self, job: Document) -> None:
+        if job.get("source") == "legacy":
+            self.legacy.add(job["job_id"])
 
     def _rev(self, job_id: str, rev: int) -> None:
         assert rev >= self._revs.get(job_id, 0), f"{job_id}: rev fell from {self._revs[job_id]} to {rev}"

@@ -6,7 +6,10 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
+from correlator.cluster import keys
+from correlator.cluster.batches import put
 from correlator.cluster.connection import Connection
+from correlator.cluster.errors import Fenced
 from correlator.config import cluster_values
 from correlator.config.cluster import Cluster
 from tests.support.eventually import PATIENCE
@@ -34,3 +37,23 @@ async def running(connection: Connection) -> AsyncIterator[Connection]:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
+
+
+@contextlib.asynccontextmanager
+async def never_silent(connection: Connection, instance: str = "dc1") -> AsyncIterator[None]:
+    """Write the alive key again and again, as it is: until the block ends, no standby takes the lease by silence."""
+    task = asyncio.create_task(_renew(connection, keys.alive(instance)))
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def _renew(connection: Connection, alive: str) -> None:
+    while True:
+        found = await connection.last(keys.ALIVE, alive)
+        if found is not None:
+            with contextlib.suppress(Fenced):  # somebody else wrote it meanwhile
+                await put(connection, alive, found.data, expected=int((found.headers or {})["Nats-Sequence"]))
+        await asyncio.sleep(0.2)

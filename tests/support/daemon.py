@@ -47,8 +47,12 @@ class Daemon:
         self.arguments: tuple[str, ...] = ()
 
     async def start(self, *, ready: bool = True, complete: bool = True, within: float = PATIENCE) -> None:
-        """Until it is `ready`, and has read the log's past unless not `complete`; else until it answers."""
+        """Start the process, and wait as `until` does."""
         await self.launch()
+        await self.until(ready=ready, complete=complete, within=within)
+
+    async def until(self, *, ready: bool = True, complete: bool = True, within: float = PATIENCE) -> None:
+        """Until it is `ready`, and has read the log's past unless not `complete`; else until it answers."""
         await eventually(self._is_ready if ready else self._is_live, within=within)
         if ready and complete:
             await eventually(self._is_complete, within=within)

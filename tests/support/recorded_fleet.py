@@ -172,6 +172,11 @@ class Clients:
     def epochs(self) -> set[str]:
         return {client.fold.epoch for client in self.all}
 
+    @property
+    def legacy(self) -> set[str]:
+        """The jobs that a client got at some time as jobs of `failover_jobs` alone."""
+        return {job_id for client in self.all for job_id in client.fold.legacy}
+
     def started_afresh(self) -> list[str]:
         """The reasons why a client got a snapshot again, in words."""
         found = [f"{client}: resync {client.fold.resyncs}" for client in self.all if client.fold.resyncs]

@@ -60,7 +60,7 @@ class CheckedWebsocket:
         back = position is not None
         resume = {"resume": {"epoch": position[0], "seq": position[1]}} if position is not None else {}
         await self._send([HELLO | resume, *(w.message(sub, resume=back) for sub, w in self.wanted.items())])
-        welcome = orjson.loads((await self._ws.receive(10)).data)
+        welcome = orjson.loads((await self._ws.receive(PATIENCE)).data)
         first, *rest = welcome if isinstance(welcome, list) else [welcome]
         assert first["type"] == "welcome", first
         if back:

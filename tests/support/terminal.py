@@ -14,12 +14,10 @@ import termios
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE, eventually
 from tests.support.paths import REPOSITORY
 from tests.support.screens import Screen, screen
 from tests.support.servers import free_port
-
-WITHIN = 20.0
 
 PAINTED = b"\x1b[J"
 """What a command writes last when it paints: before that, a row may be at its old place and at its new one."""
@@ -66,13 +64,13 @@ class Command:
 
     async def until(self, condition: Callable[[], object]) -> None:
         try:
-            await eventually(condition, within=WITHIN)
+            await eventually(condition, within=PATIENCE)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.out}\n{self.err}") from error
 
     async def end(self) -> int:
         """Wait for it to end by itself; its exit code."""
-        async with asyncio.timeout(WITHIN):
+        async with asyncio.timeout(PATIENCE):
             code = await self.process.wait()
             await asyncio.gather(*self._reading)
         if self._terminal is not None:

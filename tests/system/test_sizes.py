@@ -19,6 +19,7 @@ import pytest
 import pytest_asyncio
 
 from tests.support.confined import LimitedGroup, memory_limit
+from tests.support.eventually import eventually
 from tests.support.sizes import FULL, HEADER, SCENARIOS, STALL, Figures, Rig
 from tests.support.system.installations import Installations
 from tests.support.system.nspawn import Machine
@@ -49,9 +50,10 @@ class Booted(Rig):
     async def start(self) -> float:
         began = time.monotonic()
         await asyncio.to_thread(self._service.machine.run, "systemctl start --no-block correlator")
+        await eventually(lambda: self._service.pid)
+        self._group.add(self.pid)
         await self._service.active(within=180)
         seconds = time.monotonic() - began
-        self._group.add(self.pid)
         self._restarts = self._service.restarts
         return seconds
 

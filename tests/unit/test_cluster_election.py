@@ -82,3 +82,19 @@ def test_a_holder_renews_soon_after_an_election_however_long_it_took(loop, serve
     before = servers.values[ALIVE][0]
     loop.run(2.1)
     assert servers.values[ALIVE][0] > before
+
+
+@pytest.mark.parametrize(("released", "seconds"), [(True, 0.25), (False, 3.25)])
+def test_a_standby_takes_a_released_lease_at_its_next_poll_and_a_silent_one_after_3_s(
+    loop, servers, lease, released, seconds
+):
+    holding = held(loop, lease)
+    standby = Lease(cast(Any, servers), settings("nats://127.0.0.1:1"))
+    loop.create_task(standby.acquire())
+    loop.run(60)
+    assert not standby.active
+    holding.cancel()
+    if released:
+        loop.create_task(lease.release())
+    loop.run(seconds + 0.1)  # 0.1 s for the requests themselves
+    assert standby.active

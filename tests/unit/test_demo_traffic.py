@@ -23,10 +23,10 @@ from correlator.demo.sqlite import Lane
 from correlator.demo.traffic import Traffic
 from correlator.demo.values import LogRow
 from correlator.demo.writers import CommitDelays, LogWriters
+from tests.support.eventually import PATIENCE
 
 NOW = datetime(2025, 9, 22, 15, 12, 13, 123456, UTC)
 BERLIN = ZoneInfo("Europe/Berlin")
-DEADLINE = 10.0
 ENDS = "SELECT job_id, message FROM log_events WHERE job_id NOT NULL AND message LIKE 'Job %' ORDER BY ts"
 
 
@@ -148,7 +148,7 @@ async def test_live_traffic_logs_what_it_writes_into_the_tables(tmp_path):
     path = tmp_path / "appliance.db"
     sqlite.create(path)
     writers = LogWriters(path, CommitDelays(lambda: 0.0, lambda: False), queue_size=10**6, flush=0.01)
-    async with Lane(path) as lane, asyncio.timeout(DEADLINE), asyncio.TaskGroup() as group:
+    async with Lane(path) as lane, asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
         traffic = Traffic(JobLog(lane, writers.put, zone=BERLIN), Legacy(lane), LiveClock(rate=1e4), seed=1)
         group.create_task(writers.run())
         playing = group.create_task(traffic.run())

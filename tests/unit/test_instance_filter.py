@@ -24,6 +24,7 @@ from correlator.jobs.model.views import JobView, PublishedJob
 from correlator.jobs.remote import Marks, RemoteJobs
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import JobQuery, JobsPage
+from tests.support.eventually import PATIENCE
 from tests.support.http_listener import served
 
 NOW = 1_758_550_000_000_000
@@ -104,7 +105,7 @@ async def _snapshot(session: aiohttp.ClientSession, url: str) -> int:
 async def test_a_subscription_of_the_websocket_has_the_filter(hub: LocalHub) -> None:
     async with served(hub) as url, Client(url) as client:
         for wanted, jobs in ((Wanted(), {"j"}), (Wanted(instance=("dc1",)), set())):
-            async with asyncio.timeout(10), contextlib.aclosing(client.follow(wanted)) as updates:
+            async with asyncio.timeout(PATIENCE), contextlib.aclosing(client.follow(wanted)) as updates:
                 assert set((await _synced(updates)).jobs) == jobs
 
 
@@ -135,7 +136,10 @@ async def test_at_a_gateway_a_client_gets_the_jobs_of_its_appliances_until_they_
     async with served(hub) as url, Client(url) as client:
         listed = await client.jobs({"instance": ("dc1", "dc2")}, 10)
         assert {job["job_id"]: job["instance"] for job in listed.found} == {"a": "dc1", "b": "dc2"}
-        async with asyncio.timeout(10), contextlib.aclosing(client.follow(Wanted(instance=("dc1", "dc2")))) as updates:
+        async with (
+            asyncio.timeout(PATIENCE),
+            contextlib.aclosing(client.follow(Wanted(instance=("dc1", "dc2")))) as updates,
+        ):
             assert set((await _synced(updates)).jobs) == {"a", "b"}
             hub.publish(jobs.put(of("a", "dc3", 4)) + jobs.put(of("d", "dc2", 5)))
             shown, gone = {"a", "b"}, dict[str, str]()

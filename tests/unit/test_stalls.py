@@ -49,12 +49,12 @@ def test_a_call_that_raises_is_measured_all_the_same():
 
 
 def test_the_cpu_time_of_a_call_is_right_within_a_millisecond():
-    began, before = time.perf_counter(), time.thread_time()
+    before = time.thread_time()
     with stalls.timed("busy"):
-        while time.perf_counter() - began < 0.02:
+        while (used := time.thread_time() - before) < 0.02:
             pass
-    used = time.thread_time() - before
-    assert 0 < longest("busy", "cpu") <= used + 2 * stalls.CPU_WITHIN
+    all_of_it = time.thread_time() - before
+    assert used - stalls.CPU_WITHIN <= longest("busy", "cpu") <= all_of_it + 2 * stalls.CPU_WITHIN
 
 
 async def test_a_loop_that_wakes_late_is_counted_without_a_name():

@@ -152,7 +152,9 @@ class DatabaseArchive:
         return found
 
     async def _newest(self, ids: Sequence[str], by: str, advance_clock: Callable[[], int]) -> Found | None:
-        found = await self._jobs.ask(lambda q, s: read_readings(q, s, advance_clock(), list(ids[:MAX_FOUND])))
+        if len(ids) > MAX_FOUND:
+            ids = await self._jobs.ask(lambda q, s: searches.newest(q, s, ids, MAX_FOUND))
+        found = await self._jobs.ask(lambda q, s: read_readings(q, s, advance_clock(), ids))
         readings = {r.job_id: r for r in found if r.record is not None}
         views = [job_view.view(fold.fold(Job(r.job_id), r), self._keys) for r in readings.values()]
         views.sort(key=lambda v: v.age_key, reverse=True)

@@ -7,13 +7,14 @@ No index answers any of them alone. So each reads one slice: jobs between two pl
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from heapq import nlargest
 from typing import TypeAlias
 
 from correlator.jobs import job_view, joblog
 from correlator.jobs.model.rows import Micros
 from correlator.pipeline.queries import JobNames, JobQuery, LineQuery
 from correlator.sources.db.queries import Queries, as_stored
-from correlator.sources.db.session import Session
+from correlator.sources.db.session import Session, chunks
 
 Place: TypeAlias = tuple[Micros, str]
 """Where a job stands in the order of a list: (started_at, id)."""
@@ -155,6 +156,17 @@ async def with_column(queries: Queries, session: Session, column: str, value: st
     mark = queries.dialect.placeholder
     sql = f"SELECT id, {column} FROM job_tracking WHERE {column} = {mark} {order} LIMIT {limit}"
     return [str(row[0]) for row in await session.query(sql, (value,)) if row[1] == value]
+
+
+async def newest(queries: Queries, session: Session, ids: Sequence[str], most: int) -> list[str]:
+    """The `most` newest jobs of `ids`; those of one second by their job IDs. It reads rows by the primary key."""
+    if not queries.schema.has("job_tracking", "started_at"):
+        return list(ids[:most])
+    found: list[Place] = []
+    for part in chunks(ids):
+        sql = f"SELECT {_started(queries)}, id FROM job_tracking WHERE id IN ({queries.dialect.marks(part)})"
+        found += [(int(at or 0), str(job_id)) for at, job_id in await session.query(sql, part)]
+    return [job_id for _, job_id in nlargest(most, found)]
 
 
 async def has_context(queries: Queries, session: Session, name: str) -> bool:

@@ -1,0 +1,87 @@
+"""`jobs.max_metadata` and `jobs.max_error` hold wherever a job is read: the tables, the log, and the archive."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiomqtt
+import pytest
+
+from tests.support.appliance import Appliance, now
+from tests.support.daemon import HELLO, Daemon
+from tests.support.eventually import PATIENCE, eventually
+from tests.support.mariadb import Database
+from tests.support.mosquitto import Mosquitto
+
+MAX_METADATA, MAX_ERROR = 2_000, 1_000
+"""Both are far below the defaults."""
+
+INSTANCE = "member-limits"
+BLOB, ERROR = "x" * 3_000, "é" * 600
+CUT_METADATA = {"vm_name": "pgtest2", "_cut": {"blob": len(BLOB)}}
+CUT_ERROR = {"error": "é" * (MAX_ERROR // 2), "error_cut": 2 * len(ERROR)}
+
+
+@pytest.fixture
+async def limited(database: Database, mosquitto: Mosquitto, tmp_path: Path) -> AsyncIterator[Daemon]:
+    """A daemon with these limits."""
+    mqtt = {"mqtt__url": mosquitto.url, "mqtt__instance": INSTANCE}
+    limits = {"jobs__max_metadata": MAX_METADATA, "jobs__max_error": MAX_ERROR}
+    daemon = Daemon(tmp_path, database__url=database.url, **mqtt, **limits)
+    try:
+        await daemon.start()
+        yield daemon
+    finally:
+        await daemon.close()
+
+
+async def failed_job(appliance: Appliance, started: str, ended: str, **row: Any) -> str:
+    """A job over both limits, and a step over one of them."""
+    metadata = json.dumps({"vm_name": "pgtest2", "blob": BLOB})
+    times = {"started_at": started, "completed_at": ended}
+    job_id = await appliance.job(metadata=metadata, status="failed", error_message=ERROR, **times, **row)
+    await appliance.insert(
+        "job_steps", job_id=job_id, seq=1, name="copy", status="failed", error_message=ERROR, **times
+    )
+    return job_id
+
+
+def is_cut(document: dict[str, Any]) -> bool:
+    (step,) = document["steps"].values()
+    assert document["metadata"] == CUT_METADATA
+    assert {k: document.get(k) for k in CUT_ERROR} == CUT_ERROR
+    assert {k: step.get(k) for k in CUT_ERROR} == CUT_ERROR
+    return True
+
+
+async def test_a_job_of_the_tables_is_cut_at_the_configured_sizes(limited: Daemon, appliance: Appliance):
+    job_id = await failed_job(appliance, now(), now())
+
+    async def published() -> bool:
+        async with limited.socket(HELLO) as socket:
+            jobs, _ = await socket.snapshot()
+        return job_id in jobs and is_cut(jobs[job_id])
+
+    await eventually(published)
+
+
+async def test_a_job_of_the_archive_is_cut_at_the_configured_sizes(limited: Daemon, appliance: Appliance):
+    job_id = await failed_job(appliance, "2026-01-02 10:00:00", "2026-01-02 10:05:00")
+    assert is_cut(await limited.job(job_id))
+
+
+async def test_the_error_of_an_event_is_cut_at_the_configured_size(
+    limited: Daemon, appliance: Appliance, mosquitto: Mosquitto
+):
+    async with aiomqtt.Client("127.0.0.1", mosquitto.port) as client:
+        await client.subscribe(f"correlator/v1/{INSTANCE}/job/+/event", qos=1)
+        job_id = await appliance.job()
+        failed = await appliance.log("Job failed", level="ERROR", attrs={"job_id": job_id, "error": ERROR})
+        async with asyncio.timeout(PATIENCE):
+            event = json.loads((await anext(client.messages)).payload)
+    assert event["event_id"] == failed
+    assert {k: event.get(k) for k in CUT_ERROR} == CUT_ERROR
