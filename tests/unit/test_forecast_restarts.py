@@ -104,7 +104,8 @@ def test_a_daemon_that_restarts_shows_and_announces_what_one_shows_that_never_st
     both, disk = [index], Disk(index)
     for n, (fact, jump) in enumerate(zip([*all_facts, None], jumped, strict=False)):
         now += jump
-        index.expire(now)
+        for one in both:
+            one.expire(now)
         disk.write()
         if n == restart_before:
             both.append(disk.restarted(now))
