@@ -64,7 +64,7 @@ async def test_pages_from_an_id_on_and_below_it_have_every_line_once(archive, ei
 
 async def test_a_page_back_reads_no_more_than_a_slice_and_says_where_the_next_begins(original):
     async with archive_of(original, page_within=0.0) as archive:
-        archive._log_slices.size = archive._log_slices._most = 10
+        archive._log_slices.size = archive._log_slices._least = archive._log_slices._most = 10
         await original.job("u1", started_at=at(0))
         await original.job("u2", started_at=at(0))
         first = await original.log("first", job_id="u1", ts=at(1, micros=0))

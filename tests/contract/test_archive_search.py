@@ -71,7 +71,7 @@ async def test_a_context_of_few_jobs_is_read_by_its_index_and_not_slice_by_slice
         " 'completed', UTC_TIMESTAMP() - INTERVAL seq MINUTE, IF(seq % 500 = 0, 'ctx', 'many') FROM seq_1_to_3000"
     )
     async with archive_of(either_original, jobs_within=0.0) as archive:
-        archive._job_slices.size = archive._job_slices._most = 10
+        archive._job_slices.size = archive._job_slices._least = archive._job_slices._most = 10
         monkeypatch.setattr(MariaDBSession, "query", counted)
         due = [f"job-{n}" for n in range(500, 3001, 500)]
         assert await listed(archive, JobQuery(context_id=frozenset({"ctx"})), 4) == due

@@ -45,7 +45,7 @@ async def test_a_search_reads_a_slice_of_the_jobs_by_the_index_of_their_starts(
     source = source_of(load(None, {"CORRELATOR_DATABASE__URL": database.url, "HOME": str(tmp_path)}))
     archive = DatabaseArchive(source, jobs_within=0.0)
     try:
-        archive._job_slices.size = archive._job_slices._most = SLICE
+        archive._job_slices.size = archive._job_slices._least = archive._job_slices._most = SLICE
         await archive.page(JobQuery(), None, 1, logical_time)  # the session is open, the schema is read
         monkeypatch.setattr(MariaDBSession, "query", noted)
         cost = await reads(database, lambda: archive.page(JobQuery(words=words), None, 100, logical_time))
