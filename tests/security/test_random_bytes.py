@@ -30,6 +30,8 @@ MAX_GROWTH = 5.0
 """MB of memory from then on. A run that is over before may grow twice that from its middle on."""
 
 SERVED_WITHIN = 1.0
+"""Seconds, and `SLOWER` times as much as just before the noise, in which a reader is served beside it."""
+SLOWER = 5
 
 WORDS = (
     b"GET", b"POST", b"OPTIONS", b"HTTP/1.1", b"HTTP/0.9", b"Host:", b"\r\n", b"\r\n\r\n", b"\n", b"\0", b"%00", b"%ff",
@@ -213,6 +215,8 @@ async def test_noise_at_every_listener_affects_no_client(
         secure.url = secure.url.replace("http:", "https:")
         secure.session = aiohttp.ClientSession(secure.url, connector=aiohttp.TCPConnector(ssl=certificates.client()))
         await secure.start()
+        readable = ((plain, None), (secure, certificates.client()))
+        quiet = max([await well_behaved(daemon, tls, time.monotonic() + 0.5) for daemon, tls in readable])
         began = time.monotonic()
         warm, until = began + min(WARM_AFTER, seconds / 2), began + seconds
         attacks = [
@@ -239,7 +243,7 @@ async def test_noise_at_every_listener_affects_no_client(
         for daemon in (plain, secure):
             assert not re.search(r"Traceback| ERROR | CRITICAL ", daemon.log()), (seed, daemon.log())
         assert max(growth) < MAX_GROWTH * (1 if seconds > WARM_AFTER * 2 else 2), summary
-        assert max(r.result() for r in readers) < SERVED_WITHIN, summary
+        assert max(r.result() for r in readers) < SERVED_WITHIN + SLOWER * quiet, (quiet, summary)
         assert [await plain.stop(), await secure.stop()] == [0, 0]
     finally:
         await plain.close()
