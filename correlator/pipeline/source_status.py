@@ -145,6 +145,8 @@ class SourceStatus(Status):
         if not self.tables_loaded.is_set():
             self._index.loading = False
             self.since = self._clock() if self.since is None else self.since
+            if self._index.published.past_unread is not None and self.reading is None:
+                self.reading = (0, 0)  # The source reports how much there is when it begins to read the past.
             self.tables_loaded.set()
 
     # -- called by the pipeline

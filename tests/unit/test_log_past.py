@@ -7,7 +7,9 @@ import pytest
 from correlator.jobs import job_document
 from correlator.jobs.index import Index
 from correlator.jobs.model.facts import Entry, Kind, Reading
+from correlator.jobs.model.persisted import IndexState
 from correlator.jobs.model.rows import JobRecord, StepRecord
+from tests.support.pipeline_harness import PipelineHarness
 
 SECOND = 1_000_000
 NOW = 1_758_553_933_000_000
@@ -146,3 +148,20 @@ def test_rows_that_only_name_their_step_complete_a_job_also_after_the_past_was_s
     index.apply([reading(index, "j", "running", StepRecord(7, "s", 1, "running", NOW - HOUR))], NOW)
     assert (document(index)["warnings"], "counts_complete" in document(index)) == (1, False)
     assert index.published.get("j").stalled, "nothing is waited for any more"
+
+
+@pytest.mark.parametrize("start", ["first", "restart"])
+async def test_readiness_says_that_the_past_is_unread_before_the_source_has_begun_to_read_it(start):
+    found = PipelineHarness(loaded=False)
+    status = found.pipeline.status
+    if start == "first":
+        status.past_begins()
+        status.loaded()
+    else:
+        await found.pipeline.restore((), (), IndexState(), 1.0, past=True)
+    status.loading = False  # it is ready
+    assert status.describe_database()["loading"] == {"done": 0, "total": 0}
+    status.past_progress(5, 10)
+    assert status.describe_database()["loading"] == {"done": 5, "total": 10}
+    assert not found.pipeline.show_past()
+    assert "loading" not in status.describe_database()
