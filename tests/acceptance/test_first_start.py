@@ -24,7 +24,7 @@ from tests.support.mariadb import Database, MariaDB
 JOBS = 50
 
 SLOW = 200_000
-"""Bytes a second of a connection over which ten thousand rows of the log take some ten seconds."""
+"""Bytes a second of a connection over which ten thousand rows of the log take several seconds."""
 
 
 async def history(database: Database, rows: int, *, prefix: str = "past") -> list[str]:

