@@ -294,7 +294,6 @@ async def _restore(saved: Saved, following: Following) -> None:
     age = max(0.0, time.time() - saved.at)
     following.tail.resume(saved.cursor)
     past = saved.cursor.past is not None
-    gc.freeze()  # A full collection during the restore would go through all that was read, and block the event loop.
     await following.pipeline.restore(saved.jobs, saved.legacy, saved.memory, age, past=past)
     log.info("continuing from the checkpoint of %.0f s ago, at row %d of the log", age, saved.cursor.head)
 
