@@ -333,7 +333,7 @@ async def _announce(
 ) -> None:
     """Report readiness once everything is loaded and the HTTP sink listens."""
     await pipeline.ready.wait()
-    gc.freeze()  # Loaded objects stay: exclude them from collections, which block the event loop.
+    stalls.spare_loaded()
     url = await served
     supervisor.began()
     if on_ready is not None:

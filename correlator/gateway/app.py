@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import os
 import platform
@@ -154,6 +153,8 @@ class Gateway:
             self._synced.set()
         if self._jobs.synced:
             self.fleet.synced()
+        else:
+            stalls.spare_loaded()
 
     def _waiting_ids(self) -> Iterator[tuple[str | None, WaitingIds]]:
         """The IDs that clients wait for, of the fleet and of each appliance."""
@@ -210,7 +211,6 @@ class Gateway:
     async def _announce(self, on_ready: Callable[[str], None] | None) -> None:
         """Report readiness once the stream has been read and the listener listens."""
         await self._synced.wait()
-        gc.freeze()  # Loaded objects stay: exclude them from collections, which block the event loop.
         url = await self._served
         jobs, appliances = len(self.fleet.hub.published), len(self.fleet.appliances)
         log.info("the stream has been read: %d jobs of %d appliances", jobs, appliances)

@@ -82,6 +82,15 @@ def note(call: str, wall: float, cpu: float | None = None) -> None:
         log.debug("%s blocked the event loop for %.0f ms%s", call, wall * 1000, used)
 
 
+def spare_loaded() -> None:
+    """Exclude all objects that exist now from later garbage collections. Call it while much is being loaded.
+
+    A full collection visits every object: with 20,000 jobs in memory it blocks the event loop for 30 to 40 ms. An
+    excluded object is still freed when nothing refers to it; only cycles among excluded objects stay.
+    """
+    gc.freeze()
+
+
 async def heartbeat() -> None:
     """Measure how late the loop calls a timer, and how long the garbage collector stops it, until cancelled."""
     began = 0.0

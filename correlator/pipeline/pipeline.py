@@ -32,7 +32,7 @@ from correlator.jobs.model.rows import LegacyRecord, LogRow, Micros
 from correlator.jobs.outcome import Outcome
 from correlator.ops import metrics
 from correlator.ops.liveness import STUCK_AFTER
-from correlator.ops.stalls import timed
+from correlator.ops.stalls import spare_loaded, timed
 from correlator.pipeline.job_metrics import JobMetrics
 from correlator.pipeline.local_hub import LocalHub
 
@@ -143,6 +143,7 @@ class Pipeline:
             self.status.complete.set()
         steps, more = self._index.restore(kept, legacy, memory, now), True
         while more:
+            spare_loaded()
             with timed("restore"):
                 outcome = next(steps, None)
                 if more := outcome is not None:
@@ -172,7 +173,10 @@ class Pipeline:
 
     def readings(self, readings: Iterable[Reading]) -> Outcome:
         with timed("readings"):
-            return self._apply([one for one in readings if not self._index.is_overtaken(one)])
+            outcome = self._apply([one for one in readings if not self._index.is_overtaken(one)])
+        if self.status.loading:
+            spare_loaded()
+        return outcome
 
     def legacy(self, records: Iterable[LegacyRecord], gone: Iterable[str]) -> Outcome:
         with timed("legacy"):

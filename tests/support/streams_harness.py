@@ -25,6 +25,7 @@ from correlator.sinks.streaming.filters import Filter
 from correlator.sinks.streaming.limits import DEFAULT, Limits
 from correlator.sinks.streaming.messages import Framing, Message, Resume
 from correlator.sinks.streaming.sessions import Streams
+from correlator.sinks.streaming.sweeps import sweep
 from tests.support.client_fold import ClientFold
 
 NOW = 1_758_550_000_000_000
@@ -95,6 +96,11 @@ class RandomIndex:
     def publish(self, outcome: Outcome) -> None:
         assert isinstance(self.hub, LocalHub)
         self.hub.publish(outcome)
+
+    def sweep(self) -> None:
+        """Check all clients, as the daemon does every 100 ms."""
+        for _ in sweep(self.streams.fanout, self.streams.limits):
+            pass
 
     def change(self) -> None:
         """Publish something: jobs begin, change, move between filters, share IDs, end, vanish; rows of the log."""
@@ -208,13 +214,13 @@ class RandomStream(RandomIndex):
 
 
 async def settle(world: RandomIndex, clients: list[StreamClient]) -> None:
-    """Wait until every client has everything. Sweeps as the daemon does every 100 ms."""
+    """Sweep until every client has everything."""
     for _ in range(200):
-        world.streams.fanout.sweep()
+        world.sweep()
         await asyncio.sleep(0)
     async with asyncio.timeout(60):
         while any(not c.fold.synced or world.streams.fanout.lags(c) for c in clients):
-            world.streams.fanout.sweep()
+            world.sweep()
             await asyncio.sleep(0.001)
     world.streams.fanout.flush()
 
@@ -249,6 +255,6 @@ class StreamsHarness:
 
     def flush(self) -> list[dict[str, Any]]:
         """The messages since the last call."""
-        self.world.streams.fanout.sweep()
+        self.world.sweep()
         messages, self.client.messages = self.client.messages, []
         return messages

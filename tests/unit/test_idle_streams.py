@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 
 import pytest
 
@@ -10,7 +11,8 @@ from correlator.jobs.index import Index
 from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.http.access import Access
 from correlator.sinks.http.websocket import Websockets
-from correlator.sinks.streaming.sessions import SWEEP_EVERY, Streams
+from correlator.sinks.streaming.sessions import Streams
+from correlator.sinks.streaming.sweeps import SWEEP_EVERY
 from tests.support.streams_harness import StreamClient
 from tests.support.virtual_time import VirtualTimeLoop
 
@@ -27,7 +29,12 @@ def loop():
 def sweeps(monkeypatch):
     """The virtual times at which all clients were checked."""
     times: list[float] = []
-    monkeypatch.setattr("correlator.sinks.streaming.fanout.Fanout.sweep", lambda _: times.append(now()))
+
+    def checked(*_: object) -> Iterator[None]:
+        times.append(now())
+        yield
+
+    monkeypatch.setattr("correlator.sinks.streaming.sessions.sweep", checked)
     return times
 
 

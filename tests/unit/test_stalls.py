@@ -1,11 +1,14 @@
 """Synchronous calls that hold the event loop: counted from 20 ms on, and named."""
 
 import asyncio
+import gc
 import logging
 import time
 
+from correlator.jobs.model.persisted import PersistedJob
 from correlator.ops import metrics, stalls
 from tests.support.pipeline_harness import PipelineHarness, row, samples
+from tests.support.saved_index import changes, filled
 
 
 def counted(call):
@@ -78,3 +81,25 @@ def test_what_the_writer_does_has_names():
     world.rows(row(1, job_id="j"))
     for call in ("rows", "readings", "publish"):
         assert longest(call, "wall") > 0
+
+
+def test_garbage_collections_spare_what_was_loaded_and_nothing_later():
+    world = PipelineHarness()
+    gc.unfreeze()
+    world.read()
+    assert gc.get_freeze_count() > 0
+    world.pipeline.status.loading = False
+    gc.unfreeze()
+    world.read(status="completed")
+    assert gc.get_freeze_count() == 0
+
+
+async def test_garbage_collections_spare_what_a_restart_restores():
+    kept = changes(filled(300))
+    harness = PipelineHarness(loaded=False)
+    gc.unfreeze()
+    await harness.pipeline.restore(
+        [job for job in kept.jobs.values() if isinstance(job, PersistedJob)], [], kept.memory, 1.0
+    )
+    assert len(harness.hub.published) == 300
+    assert gc.get_freeze_count() > 300

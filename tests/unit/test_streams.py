@@ -16,6 +16,7 @@ from correlator.pipeline.resume_ring import Past
 from correlator.sinks.streaming.filters import Filter
 from correlator.sinks.streaming.limits import Limits
 from correlator.sinks.streaming.messages import Resume
+from correlator.sinks.streaming.sweeps import sweep
 from tests.support.eventually import eventually
 from tests.support.streams_harness import RandomIndex, StreamClient, StreamsHarness, settle
 
@@ -103,7 +104,7 @@ async def test_a_frozen_client_gets_the_newest_state_bounded_lines_and_the_numbe
         harness.publish(harness.row(n, message=f"{n} " + "x" * 1000))
         if n % 100 == 0:
             harness.job(error_message=str(n))
-            harness.world.streams.fanout.sweep()
+            harness.world.sweep()
     held = harness.client.waiting()
     assert held < LIMITS.lagging_over + 300_000
     behind = harness.world.streams.fanout._backlogs[harness.client]
@@ -132,7 +133,7 @@ async def test_a_client_that_reads_nothing_is_given_up_after_the_deadline(size, 
     given_up = []
     for at in (0.1, after, after + 0.2):
         clock[0] = at
-        harness.world.streams.fanout.sweep()
+        harness.world.sweep()
         given_up.append(harness.client.given_up)
     assert given_up == [False, False, True]
     harness.job(error_message="y")
@@ -215,7 +216,7 @@ async def test_a_large_batch_makes_no_client_a_slow_one():
     harness.flush()
     harness.client.frozen = True
     harness.publish(*(harness.row(n, message="x" * 60_000) for n in range(120)))
-    harness.world.streams.fanout.sweep()
+    harness.world.sweep()
     assert harness.client.waiting() < LIMITS.lagging_over + 61_000
     assert harness.world.streams.fanout._backlogs[harness.client].lines.size <= LIMITS.line_buffer
     harness.client.thaw()
@@ -295,6 +296,33 @@ async def test_no_client_gets_a_position_before_its_snapshot_is_complete(monkeyp
     assert calls == []
     await settle(harness.world, [harness.client])
     assert calls == ["synced"]
+
+
+async def test_a_step_of_a_sweep_sends_no_more_than_one_client_may_get_at_once():
+    harness = StreamsHarness()
+    clients = [harness.client, *(StreamClient() for _ in range(9))]
+    for client in clients:
+        if client is not harness.client:
+            harness.world.connect(client)
+        await harness.world.subscribe(client, 1, Filter(), None)
+        client.frozen = True
+    for n in range(200):
+        harness.job(job_id=f"j{n}", error_message="x" * 7000)
+    assert harness.world.streams.fanout.lagging == 10
+    for client in clients:
+        client.thaw()
+        client.messages.clear()
+    got: list[list[int]] = []
+    for _ in sweep(harness.world.streams.fanout, LIMITS):
+        got.append([len(json.dumps(client.messages)) if client.messages else 0 for client in clients])
+        for client in clients:
+            client.messages.clear()
+        if len(got) == 3:
+            harness.world.streams.remove(clients[-1])  # while the sweep waits
+    assert [[n > 0 for n in step].index(True) for step in got[:9]] == list(range(9))
+    assert [sum(map(bool, step)) for step in got] == [*[1] * 9, 0]
+    most = LIMITS.backlog_parts_at_once * LIMITS.backlog_part
+    assert [sum(step) for step in got[:9]] == pytest.approx([most] * 9, rel=0.5)
 
 
 async def test_a_client_that_was_removed_is_not_given_up_again():

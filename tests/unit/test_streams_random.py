@@ -11,6 +11,7 @@ from correlator.pipeline.resume_ring import Past
 from correlator.sinks.streaming.filters import Filter
 from correlator.sinks.streaming.limits import Limits
 from correlator.sinks.streaming.messages import Resume
+from correlator.sinks.streaming.sweeps import sweep
 from tests.support.streams_harness import RandomIndex, RandomStream, StreamClient, settle
 from tests.support.subscriptions import plain
 
@@ -83,7 +84,8 @@ class RandomClients:
             self.random.choice(self.clients).thaw()
 
     async def sweep(self) -> None:
-        self.world.streams.fanout.sweep()
+        for _ in sweep(self.world.streams.fanout, self.world.streams.limits):
+            await asyncio.sleep(0)
         self.lagged += self.world.streams.fanout.lagging
         await asyncio.sleep(0)
 
@@ -99,7 +101,13 @@ SEEDS = [*range(3), *(pytest.param(seed, marks=pytest.mark.long) for seed in ran
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_every_client_ends_with_the_documents_of_its_filters(seed, world_of):
     limits = Limits(
-        lagging_over=6000, caught_up_under=2000, backlog_part=3000, snapshot_part=3000, max_visited=3, max_added=2
+        lagging_over=6000,
+        caught_up_under=2000,
+        backlog_part=3000,
+        swept_at_once=2,
+        snapshot_part=3000,
+        max_visited=3,
+        max_added=2,
     )
     world = world_of(seed, Past(150), limits)
     clients = RandomClients(world)

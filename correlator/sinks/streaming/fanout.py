@@ -40,6 +40,7 @@ from correlator.sinks.streaming.limits import Limits
 from correlator.sinks.streaming.log_groups import LogGroups, recipients_of
 from correlator.sinks.streaming.messages import Client, Message
 from correlator.sinks.streaming.outbox import Outboxes
+from correlator.sinks.streaming.snapshots import EMPTY
 
 STREAMED: Final = frozenset({Kind.JOB_LATE, Kind.JOB_OVERDUE})
 """The kinds of events that streaming clients get. All others they see in the documents."""
@@ -227,26 +228,31 @@ class Fanout:
             if group.filter.jobs is not None:
                 (group.members.add if now else group.members.discard)(change.job_id)
             reason = None if now else change.reason or "filter"
-            others: Iterable[Sub] = (
-                group.subs if reason is not None else self._send_to_current(group, encode, entering=not was)
-            )
+            others: Iterable[Sub] = group.subs
+            if reason is None:
+                others = self._send_to_current(group, change.job_id, encode, entering=not was)
             for sub in others:
                 self._send_or_defer(sub, change, reason, recipients, entering=not was)
         for client, recipient in recipients.items():
             for message in encode(recipient):
                 self._outboxes.put(client, message)
 
-    def _send_to_current(self, group: Group, encode: Encoder, *, entering: bool) -> list[Sub]:
-        """Send to clients with one synced subscription that do not lag, as most. Returns the other subscriptions."""
+    def _send_to_current(self, group: Group, job_id: str, encode: Encoder, *, entering: bool) -> list[Sub]:
+        """Send to clients with one subscription that do not lag, as most. Returns the other subscriptions.
+
+        A subscription whose snapshot has still to send the job gets it there, and is not among them.
+        """
         others: list[Sub] = []
         messages: dict[int, Message] = {}
         outboxes, backlogs, lagging_over = self._outboxes, self._backlogs, self._limits.lagging_over
         for sub in group.subs:
+            if sub.todo is not EMPTY and job_id in sub.todo:
+                sub.left.pop(job_id, None)
+                continue
             client = sub.client
             size = outboxes.size(client)
             if (
                 not sub.alone
-                or sub.todo
                 or size > lagging_over
                 # The transport's buffer grows only in a flush, so one check between two flushes is sufficient.
                 or (not size and client.waiting() > lagging_over)
@@ -264,10 +270,8 @@ class Fanout:
         self, sub: Sub, change: Change, reason: str | None, recipients: dict[Client, Recipients], *, entering: bool
     ) -> None:
         job_id, client = change.job_id, sub.client
-        if job_id in sub.todo:
-            if reason is None:
-                sub.left.pop(job_id, None)
-            elif sub.todo.had(job_id):
+        if reason is not None and job_id in sub.todo:
+            if sub.todo.had(job_id):
                 sub.left[job_id] = reason
             else:
                 sub.todo.discard(job_id)  # the client has never had the job
@@ -314,18 +318,14 @@ class Fanout:
                 self._backlogs[client] = backlog
         return backlog
 
-    def sweep(self) -> None:
-        """Check all clients. Call it every 100 ms."""
-        with timed("sweep"):
-            self.flush()
-            for client in list(self._subs):
-                self.check(client)
+    def check(self, client: Client) -> int:
+        """Send a lagging client the next parts of its backlog if it has caught up; disconnect it if it is too slow.
 
-    def check(self, client: Client) -> None:
-        """Send a lagging client the next parts of its backlog if it has caught up; disconnect it if it is too slow."""
+        Returns the number of parts.
+        """
         backlog = self._lag(client, self._hub.seq) if client in self._subs else None
         if backlog is None:
-            return
+            return 0
         limits, now, waiting = self._limits, self._clock(), client.waiting()
         if waiting < backlog.waiting:
             backlog.progressed = now
@@ -336,13 +336,14 @@ class Fanout:
         if len(backlog.jobs) > most or (waiting >= limits.caught_up_under and now - backlog.progressed > patience):
             self.remove(client)
             client.give_up()
-            return
-        for _ in range(limits.backlog_parts_at_once):
+            return 0
+        for sent in range(limits.backlog_parts_at_once):
             if client.waiting() >= limits.caught_up_under:
-                return
+                return sent
             if not backlog:
                 del self._backlogs[client]
-                return
+                return sent
             part = backlog.pop_next(self._published, self._hub.documents, self._hub.seq, limits.backlog_part)
             self.send(client, part)
             backlog.progressed, backlog.waiting = now, client.waiting()
+        return limits.backlog_parts_at_once

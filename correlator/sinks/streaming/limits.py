@@ -41,7 +41,13 @@ class Limits:
 
     backlog_part: int = 32 * 1024
     backlog_parts_at_once: int = 16
-    """A backlog is sent in parts of about this many bytes, and this many parts at once."""
+    """A backlog is sent in parts of about this many bytes, and at most this many parts at once.
+
+    One step of a sweep begins with no further client once it has sent so many.
+    """
+
+    swept_at_once: int = 1000
+    """Clients that one step of a sweep visits at most."""
 
     snapshot_part: int = 64 * 1024
     max_snapshot_part: int = 200

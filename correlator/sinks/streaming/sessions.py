@@ -27,6 +27,7 @@ from correlator.sinks.streaming.limits import DEFAULT, Limits
 from correlator.sinks.streaming.messages import Client, Message, Resume
 from correlator.sinks.streaming.parts import Parts
 from correlator.sinks.streaming.snapshots import EMPTY
+from correlator.sinks.streaming.sweeps import SWEEP_EVERY, sweep
 
 BOOKMARK_EVERY = 8.0
 """Seconds between bookmarks. The protocol promises at most 10 s."""
@@ -37,9 +38,6 @@ AHEAD_WITHIN = 2.0
 LOADING = "the jobs are being loaded: connect again"
 BEHIND = "this gateway has not read yet what this client has got from another one: connect again"
 """Why a stream does not begin."""
-
-SWEEP_EVERY = 0.1
-"""Seconds between two checks of all clients."""
 
 
 class Streams:
@@ -65,7 +63,8 @@ class Streams:
                         await asyncio.sleep(SWEEP_EVERY)
                     else:
                         await self._first_client()
-                    self.fanout.sweep()
+                    for _ in sweep(self.fanout, self.limits):
+                        await asyncio.sleep(0)
                     beat()
                     if time.monotonic() >= bookmark:
                         bookmark = time.monotonic() + BOOKMARK_EVERY
