@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 STALL = 0.02
 """Seconds from which on a call is counted and, at level debug, logged with its name."""
 
-BEAT = 0.05
+BEAT = 0.1
 """Seconds between two heartbeats. A stall that ends before the next heartbeat is due is not measured by it."""
 
 CPU_WITHIN = 0.001

@@ -98,7 +98,7 @@ class RandomIndex:
         self.hub.publish(outcome)
 
     def sweep(self) -> None:
-        """Check all clients, as the daemon does every 100 ms."""
+        """Check all clients, as the daemon does regularly."""
         for _ in sweep(self.streams.fanout, self.streams.limits):
             pass
 

@@ -12,7 +12,7 @@ from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.http.access import Access
 from correlator.sinks.http.websocket import Websockets
 from correlator.sinks.streaming.sessions import Streams
-from correlator.sinks.streaming.sweeps import SWEEP_EVERY
+from correlator.sinks.streaming.sweeps import LAGGING_SWEEP_EVERY, SWEEP_EVERY
 from tests.support.streams_harness import StreamClient
 from tests.support.virtual_time import VirtualTimeLoop
 
@@ -52,10 +52,21 @@ def test_streams_without_clients_rest_and_wake_at_once_for_the_first(loop, sweep
     sweeps.clear()
     loop.run(2.0)
     assert sweeps[0] - added <= SWEEP_EVERY
-    assert len(sweeps) >= 19
+    assert 7 <= len(sweeps) <= 9
     streams.remove(client)
+    sweeps.clear()
     loop.run(100.0)
-    assert len(sweeps) <= 40
+    assert len(sweeps) <= 13
+    assert not running.done()
+
+
+def test_clients_are_checked_more_often_while_one_lags(loop, sweeps, monkeypatch):
+    streams = Streams(LocalHub(Index()))
+    running = loop.create_task(streams.run())
+    streams.add(StreamClient())
+    monkeypatch.setattr("correlator.sinks.streaming.fanout.Fanout.lagging", 1)
+    loop.run(2.0)
+    assert len(sweeps) >= 2.0 / LAGGING_SWEEP_EVERY - 2
     assert not running.done()
 
 

@@ -27,7 +27,7 @@ from correlator.sinks.streaming.limits import DEFAULT, Limits
 from correlator.sinks.streaming.messages import Client, Message, Resume
 from correlator.sinks.streaming.parts import Parts
 from correlator.sinks.streaming.snapshots import EMPTY
-from correlator.sinks.streaming.sweeps import SWEEP_EVERY, sweep
+from correlator.sinks.streaming.sweeps import LAGGING_SWEEP_EVERY, SWEEP_EVERY, sweep
 
 BOOKMARK_EVERY = 8.0
 """Seconds between bookmarks. The protocol promises at most 10 s."""
@@ -53,14 +53,14 @@ class Streams:
         self._added = asyncio.Event()
 
     async def run(self) -> None:
-        """Follow the hub, check all clients every 100 ms and send bookmarks, until cancelled. Without clients, rest."""
+        """Follow the hub, check all clients regularly and send bookmarks, until cancelled. Without clients, rest."""
         subscriptions = self._hub.subscribe(self.fanout.on_batch), self._hub.status.subscribe(self._status_changed)
         bookmark = time.monotonic() + BOOKMARK_EVERY
         try:
             with self._hub.live.heartbeat("readers", STUCK_AFTER) as beat:
                 while True:
                     if self.fanout.clients:
-                        await asyncio.sleep(SWEEP_EVERY)
+                        await asyncio.sleep(LAGGING_SWEEP_EVERY if self.fanout.lagging else SWEEP_EVERY)
                     else:
                         await self._first_client()
                     for _ in sweep(self.fanout, self.limits):

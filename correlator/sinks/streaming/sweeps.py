@@ -9,8 +9,8 @@ from correlator.ops.stalls import timed
 from correlator.sinks.streaming.fanout import Fanout
 from correlator.sinks.streaming.limits import Limits
 
-SWEEP_EVERY = 0.1
-"""Seconds between two sweeps."""
+SWEEP_EVERY, LAGGING_SWEEP_EVERY = 0.25, 0.1
+"""Seconds between two sweeps; the second while clients lag, which get their backlogs in sweeps."""
 
 
 def sweep(fanout: Fanout, limits: Limits) -> Iterator[None]:
