@@ -34,10 +34,10 @@ class PipelineHarness:
         return self.pipeline.rows(rows)
 
     def gained(self, name, **labels):
-        """The increase of the samples of that name and those labels."""
+        """The increase of the samples of that name and those labels, to six decimals: the sums are floats."""
         now = samples()
         chosen = [k for k in now if k[0] == name and labels.items() <= dict(k[1]).items()]
-        return sum(now[k] - self.before.get(k, 0.0) for k in chosen)
+        return round(sum(now[k] - self.before.get(k, 0.0) for k in chosen), 6)
 
     def ended(self, **labels):
         return self.gained("correlator_jobs_ended_total", **labels)
