@@ -13,9 +13,12 @@ from importlib.metadata import version
 import aiomqtt
 import pytest
 from paho.mqtt import client as paho
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 from correlator.sinks.mqtt import client as adapter
 from correlator.sinks.mqtt.client import Client
+from correlator.sinks.mqtt.connection import json_properties
 
 CALLBACKS = {
     "_on_connect": ["client", "userdata", "flags", "reason_code", "properties"],
@@ -85,3 +88,14 @@ def test_these_are_all_private_hooks_that_the_client_uses():
         if name is not None and name.startswith("_") and not name.endswith("__"):
             used.add(name)
     assert used == {*CALLBACKS, *ATTRIBUTES, *OF_PAHO}, "list here every private hook that client.py uses"
+
+
+@pytest.mark.parametrize("expiry", [None, 172_800])
+def test_shared_properties_are_packed_as_paho_packs_them(expiry):
+    own = Properties(PacketTypes.PUBLISH)
+    own.ContentType = "application/json"
+    if expiry is not None:
+        own.MessageExpiryInterval = expiry
+    shared = json_properties(PacketTypes.PUBLISH, expiry)
+    assert [shared.pack(), shared.pack()] == [own.pack()] * 2
+    assert "pack" in vars(Properties), lacks("paho-mqtt", "Properties.pack")

@@ -163,13 +163,24 @@ async def answered(call: Awaitable[T], within: float) -> T:
         raise TimedOut(within) from None
 
 
+class _Shared(Properties):
+    """Properties of many messages. paho packs them for each message, which takes a tenth of the time to send it."""
+
+    def pack(self) -> bytes:
+        members = vars(self)  # paho's own `__setattr__` accepts the names of MQTT only
+        if "packed" not in members:
+            members["packed"] = super().pack()  # type: ignore[no-untyped-call]
+        packed: bytes = members["packed"]
+        return packed
+
+
 @functools.cache
 def json_properties(kind: int, expiry: int | None = None) -> Properties:
     """Return the MQTT 5 properties of a message. `kind`: a value of `PacketTypes`; `expiry`: seconds.
 
-    The result is cached and shared: paho packs the properties for each message and does not change them.
+    The result is cached and shared. It must not be changed.
     """
-    properties = Properties(kind)  # type: ignore[no-untyped-call]
+    properties = _Shared(kind)  # type: ignore[no-untyped-call]
     properties.ContentType = "application/json"
     if expiry is not None:
         properties.MessageExpiryInterval = expiry
