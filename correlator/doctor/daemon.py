@@ -27,14 +27,14 @@ PORT, READY = "http.port", "daemon"
 
 _RELOADED = "correlator_config_last_reload_successful"
 _NOTED = {
-    "correlator_jobs_stalled": "{} jobs are stalled: running, without any sign of progress",
-    "correlator_malformed_rows_total": "{} rows of the log could not be parsed completely",
-    "correlator_log_resets_total": "the ids of the log were reset {} times",
-    "correlator_mqtt_refused_total": "the broker refused {} messages",
-    "correlator_mqtt_events_dropped_total": "{} events were dropped while the broker was unavailable",
-    "correlator_otlp_dropped_total": "{} jobs left memory before they were exported as traces",
-    "correlator_webhook_events_dropped_total": "{} events for webhooks were dropped",
-    "correlator_checkpoint_failures_total": "the checkpoint could not be written {} times",
+    "correlator_jobs_stalled": "stalled jobs, which run without any sign of progress: {}",
+    "correlator_malformed_rows_total": "rows of the log that could not be parsed completely: {}",
+    "correlator_log_resets_total": "resets of the log's ids: {}",
+    "correlator_mqtt_refused_total": "messages that the broker refused: {}",
+    "correlator_mqtt_events_dropped_total": "events that were dropped while the broker was unavailable: {}",
+    "correlator_otlp_dropped_total": "jobs that left memory before they were exported as traces: {}",
+    "correlator_webhook_events_dropped_total": "events for webhooks that were dropped: {}",
+    "correlator_checkpoint_failures_total": "failed attempts to write the checkpoint: {}",
 }
 """Counters since the start of the daemon that an operator should know, with their texts."""
 

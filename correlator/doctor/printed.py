@@ -60,7 +60,7 @@ def _summary(report: Report) -> Text:
     text = Text(f"correlator {report.version}: ")
     for number, (word, style) in enumerate(words):
         text.append(", " if number else "").append(word, style)
-    if counts["warning"] + counts["failure"]:
+    if any(check.fix for check in report.checks if check.status != "ok"):
         text.append(". Run the commands marked > to fix it.")
     return text
 

@@ -155,7 +155,8 @@ def test_figures_of_the_daemon_are_read_from_its_metrics():
     found = daemon.Found((), ready=READY, metrics=METRICS)
     assert found.corrections == {"job_ended": 3.0}
     assert found.publishes
-    assert "2 jobs are stalled" in " ".join(daemon.judge(READY, {}, METRICS).detail)
+    detail = daemon.judge(READY, {}, METRICS).detail
+    assert "stalled jobs, which run without any sign of progress: 2" in " ".join(detail)
     assert daemon.samples("no metrics } at all", "x") == []
     assert not daemon.Found(()).publishes
 

@@ -315,6 +315,13 @@ def test_what_failed_stands_last_and_is_known_by_its_sign():
     assert lines[-1] == "correlator 1.0: 1 ok, 1 warning, 1 failure. Run the commands marked > to fix it."
 
 
+def test_nobody_is_sent_to_commands_that_are_not_there():
+    report = Report("1.0", REPORT.at, (warning("third", "it is so-so"),))
+    stream = Pipe()
+    printed.show(report, stream, {})
+    assert stream.getvalue().splitlines()[-1] == "correlator 1.0: 0 ok, 1 warning, 0 failures"
+
+
 def test_columns_are_aligned_and_commands_never_wrapped(monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
     monkeypatch.setenv("NO_COLOR", "1")
