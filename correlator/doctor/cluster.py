@@ -17,10 +17,11 @@ from correlator import cancellation
 from correlator.cluster import keys, streams
 from correlator.cluster.connection import Connection
 from correlator.cluster.errors import ClusterUnavailable, Refused
-from correlator.cluster.library import is_login_refused, text_of
+from correlator.cluster.library import is_login_refused
 from correlator.config.cluster import Cluster
 from correlator.doctor import cluster_lease, cluster_rights
 from correlator.doctor.check import Check, failure, ok, some, warning
+from correlator.doctor.prober import Prober
 from correlator.errors import ConfigError
 
 SERVER, STREAMS = "cluster.server", "cluster.streams"
@@ -30,20 +31,6 @@ CONNECT_WITHIN = 5.0
 
 FULL, NEARLY_FULL = 0.95, 0.8
 """Shares of the bytes that a stream may have."""
-
-
-class Prober(Connection):
-    """A connection that collects what the server refuses to it."""
-
-    def __init__(self, settings: Cluster, role: str) -> None:
-        super().__init__(settings, role)
-        self.refusals: list[str] = []
-
-    async def _on_error(self, error: Exception) -> None:
-        if self.connected:
-            self.refusals.append(text_of(error))
-        else:
-            await super()._on_error(error)
 
 
 async def inspect(settings: Cluster, *, gateway: bool, metrics: str | None, mqtt: str | None = None) -> list[Check]:

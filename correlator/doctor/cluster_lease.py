@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from msgspec import Struct
 
@@ -14,9 +14,7 @@ from correlator.cluster.errors import ClusterUnavailable, Refused
 from correlator.config.cluster import Cluster
 from correlator.doctor.check import Check, failure, ok, some, warning
 from correlator.doctor.daemon import samples
-
-if TYPE_CHECKING:
-    from correlator.doctor.cluster import Prober
+from correlator.doctor.prober import Prober
 
 LEASE, APPLIANCES, LAG = "cluster.lease", "cluster.appliances", "cluster.lag"
 

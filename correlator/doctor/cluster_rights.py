@@ -9,15 +9,12 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
 
 from correlator.cluster import keys
 from correlator.cluster.errors import ClusterUnavailable, Refused
 from correlator.config.cluster import Cluster
 from correlator.doctor.check import Check, failure, ok, warning
-
-if TYPE_CHECKING:
-    from correlator.doctor.cluster import Prober
+from correlator.doctor.prober import Prober
 
 RIGHTS = "cluster.permissions"
 
