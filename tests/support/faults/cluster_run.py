@@ -12,10 +12,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import orjson
 
 from correlator.cluster import keys, streams
+from correlator.cluster.errors import ClusterUnavailable
 from tests.support.cluster import connected
 from tests.support.cluster_harness import read_stream
 from tests.support.collectors import pair
@@ -109,8 +111,16 @@ class ClusterRun:
         assert not [log[-4000:] for log in logs if "Traceback" in log]
 
     async def _events(self) -> Counter[int]:
-        async with connected(self.nats.url, role="doctor") as connection:
-            stored = await read_stream(connection, keys.EVENTS, "cor.v1.dc1.event.>")
+        """How often each event is in the stream. A cluster that does not answer in time is asked again."""
+
+        async def read() -> tuple[list[Any]]:
+            try:
+                async with connected(self.nats.url, role="doctor") as connection:
+                    return (await read_stream(connection, keys.EVENTS, "cor.v1.dc1.event.>"),)
+            except ClusterUnavailable as error:
+                raise AssertionError("the stream of events was not read") from error
+
+        (stored,) = await eventually(read, every=0.5)
         ids = [orjson.loads(payload)["event_id"] for _, _, payload in stored]
         return Counter(i for i in ids if i is not None)
 
