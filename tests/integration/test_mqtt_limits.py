@@ -16,6 +16,7 @@ from correlator.jobs.model.facts import Reading
 from correlator.jobs.model.rows import JobRecord
 from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.mqtt.sink import MqttSink
+from tests.support.accepting import accepting
 from tests.support.eventually import eventually
 from tests.support.mosquitto import Mosquitto
 from tests.support.servers import free_port
@@ -54,31 +55,17 @@ class Broker:
         self.exceeded = 0
         self.retained: dict[str, bytes] = {}
         self.sizes: list[int] = []
-        self._tasks: set[asyncio.Task[None]] = set()
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Broker]:
-        server = await asyncio.start_server(self._accept, "127.0.0.1", self.port, limit=1 << 24)
-        try:
+        async with accepting(self._accept, self.port, limit=1 << 24):
             yield self
-        finally:
-            server.close()
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
         waiting: list[int] = []
-        try:
-            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-                while await self._packet(reader, writer, waiting):
-                    pass
-        finally:
-            writer.transport.abort()
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            while await self._packet(reader, writer, waiting):
+                pass
 
     async def _packet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, waiting: list[int]) -> bool:
         (head,) = await reader.readexactly(1)

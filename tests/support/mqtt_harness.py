@@ -21,6 +21,7 @@ from correlator.jobs.outcome import Outcome
 from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.mqtt.sink import MqttSink
 from correlator.sinks.mqtt.topics import Key, Topics
+from tests.support.accepting import accepting
 from tests.support.eventually import PATIENCE, eventually
 from tests.support.servers import free_port
 
@@ -171,33 +172,24 @@ class MqttProxy:
         self.port = free_port()
         self.levels: list[int] = []
         self._open: set[asyncio.StreamWriter] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
 
     @contextlib.asynccontextmanager
     async def running(self):
-        server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
-        try:
-            yield self
-        finally:
-            server.close()
-            self.cut()
-            while self._tasks:
-                await asyncio.wait(self._tasks)
+        async with accepting(self._accept, self.port):
+            try:
+                yield self
+            finally:
+                self.cut()
 
     def cut(self) -> None:
         for writer in self._open:
             writer.transport.abort()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
         self._open.add(writer)
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             if not self.refuses:
                 await self._pass(reader, writer)
-        writer.transport.abort()
         self._open.discard(writer)
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
