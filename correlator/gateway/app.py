@@ -211,6 +211,7 @@ class Gateway:
     async def _announce(self, on_ready: Callable[[str], None] | None) -> None:
         """Report readiness once the stream has been read and the listener listens."""
         await self._synced.wait()
+        stalls.spare_loaded()
         url = await self._served
         jobs, appliances = len(self.fleet.hub.published), len(self.fleet.appliances)
         log.info("the stream has been read: %d jobs of %d appliances", jobs, appliances)
