@@ -70,6 +70,17 @@ def test_clients_are_checked_more_often_while_one_lags(loop, sweeps, monkeypatch
     assert not running.done()
 
 
+def test_every_step_of_a_long_sweep_is_a_sign_of_life(loop, monkeypatch):
+    beats: list[float] = []
+    monkeypatch.setattr("correlator.ops.liveness._Heartbeat.beat", lambda _: beats.append(now()))
+    monkeypatch.setattr("correlator.sinks.streaming.sessions.sweep", lambda *_: iter([None] * 50))
+    streams = Streams(LocalHub(Index()))
+    loop.create_task(streams.run())
+    streams.add(StreamClient())
+    loop.run(SWEEP_EVERY * 1.5)
+    assert len(beats) >= 50
+
+
 def test_websockets_without_connections_wake_every_five_seconds(loop, monkeypatch):
     hub = LocalHub(Index())
     beats: list[float] = []

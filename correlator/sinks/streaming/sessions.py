@@ -64,6 +64,7 @@ class Streams:
                     else:
                         await self._first_client()
                     for _ in sweep(self.fanout, self.limits):
+                        beat()  # One sweep over very many clients that lag may take long.
                         await asyncio.sleep(0)
                     beat()
                     if time.monotonic() >= bookmark:
