@@ -22,7 +22,10 @@ STALL = 0.02
 """Seconds from which on a call is counted and, at level debug, logged with its name."""
 
 BEAT = 0.1
-"""Seconds between two heartbeats. A stall that ends before the next heartbeat is due is not measured by it."""
+QUIET_BEAT = 0.5
+BUSY = 0.02
+"""Seconds between two heartbeats, while the loop's thread uses at least `BUSY` of a core and while it uses less: waking
+is most of what an idle daemon costs. A stall that ends before the next heartbeat is due is not measured by it."""
 
 CPU_WITHIN = 0.001
 """Seconds for which a reading of the CPU clock is used again: it is a system call, unlike the clock of wall time."""
@@ -91,6 +94,11 @@ def spare_loaded() -> None:
     gc.freeze()
 
 
+def pause_after(cpu: float, passed: float) -> float:
+    """Return the seconds until the next heartbeat, if the thread used `cpu` seconds of the last `passed` ones."""
+    return BEAT if cpu >= BUSY * passed else QUIET_BEAT
+
+
 async def heartbeat() -> None:
     """Measure how late the loop calls a timer, and how long the garbage collector stops it, until cancelled."""
     began = 0.0
@@ -107,17 +115,20 @@ async def heartbeat() -> None:
     gc.callbacks.append(collecting)
     loop = asyncio.get_running_loop()
     timer: asyncio.TimerHandle
-    due = time.perf_counter() + BEAT
+    pause, used = BEAT, time.thread_time()
+    due = time.perf_counter() + pause
 
     def beat() -> None:
-        nonlocal due, timer
+        nonlocal due, pause, timer, used
         late = time.perf_counter() - due
         if late >= STALL or late > _longest.get(("loop", "wall"), 0.0):
             note("loop", late)
-        due = time.perf_counter() + BEAT
-        timer = loop.call_later(BEAT, beat)  # It takes half the CPU of a task that sleeps.
+        before, used = used, time.thread_time()
+        pause = pause_after(used - before, pause)
+        due = time.perf_counter() + pause
+        timer = loop.call_later(pause, beat)  # It takes half the CPU of a task that sleeps.
 
-    timer = loop.call_later(BEAT, beat)
+    timer = loop.call_later(pause, beat)
     try:
         await loop.create_future()
     finally:

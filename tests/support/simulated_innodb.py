@@ -219,9 +219,9 @@ class SimulatedFollower:
 
     # -- correlator.sources.db.session.Database
 
-    async def reset_evidence(self, session: Session) -> tuple[int, float]:
+    async def next_id(self, session: Session) -> int:
         await session.ask(lambda _: False)
-        return self._innodb.next_id, 0.0
+        return self._innodb.next_id
 
     # -- correlator.sources.Feed
 

@@ -50,8 +50,8 @@ class Stub:
     async def zone(self, session: object) -> zones.Zone:
         return zones.named("UTC")
 
-    async def reset_evidence(self, session: object) -> tuple[int, float]:
-        return 0, 0.0
+    async def next_id(self, session: object) -> int:
+        return 0
 
 
 async def answer(_: object, session: Any) -> Any:

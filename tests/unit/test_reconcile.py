@@ -34,15 +34,14 @@ class Tables:
     async def active_ids(self, session: Any) -> set[str]:
         return set()
 
-    async def active_count(self, session: Any) -> int:
-        return 0
+    async def clock_and_active_count(self, session: Any, back: float) -> tuple[str, int]:
+        return await self.clock(session, back), 0
 
     async def active_since(self, session: Any, since: str) -> dict[str, int]:
         return {}
 
-    async def ids_since(self, session: Any, column: str, since: str) -> set[str]:
-        if column == "started_at":
-            self.marks.append(since)
+    async def ids_since(self, session: Any, since: str, *columns: str) -> set[str]:
+        self.marks.append(since)
         return set()
 
 
@@ -77,14 +76,14 @@ async def test_queries_that_use_their_whole_timeout_count_as_progress():
     live, stuck = Liveness(lambda: now), []
 
     class Slow(Tables):
-        async def active_count(self, session: Any) -> int:
+        async def clock_and_active_count(self, session: Any, back: float) -> tuple[str, int]:
             await session.query("")
-            return await super().active_count(session)
+            return await super().clock_and_active_count(session, back)
 
-        async def ids_since(self, session: Any, column: str, since: str) -> set[str]:
+        async def ids_since(self, session: Any, since: str, *columns: str) -> set[str]:
             for _ in range(5):
                 await session.query("")
-            return await super().ids_since(session, column, since)
+            return await super().ids_since(session, since, *columns)
 
     async def query(sql: str, args: object = ()) -> list[Any]:
         nonlocal now
@@ -137,7 +136,7 @@ async def test_the_rows_of_failover_jobs_that_wait_for_their_owner_are_bounded(m
         async def last_legacy_id(self, session: Any) -> int:
             return 100
 
-        async def legacy_where(self, session: Any, where: str, args: Any = ()) -> list[LegacyRecord]:
+        async def legacy_where(self, session: Any, where: str, *_: Any) -> list[LegacyRecord]:
             return [LegacyRecord(n, f"nobody-{n}") for n in range(1, 101)]
 
     async def query(sql: str, args: object = ()) -> list[Any]:

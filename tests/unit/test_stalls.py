@@ -75,6 +75,11 @@ async def test_a_loop_that_wakes_late_is_counted_without_a_name():
         beating.cancel()
 
 
+def test_a_loop_that_is_busy_is_checked_ten_times_a_second_and_a_quiet_one_twice():
+    assert (stalls.pause_after(0.003, 0.1), stalls.pause_after(0.015, 0.5)) == (0.1, 0.1)
+    assert (stalls.pause_after(0.001, 0.1), stalls.pause_after(0.005, 0.5)) == (0.5, 0.5)
+
+
 def test_what_the_writer_does_has_names():
     world = PipelineHarness()
     world.read()

@@ -267,8 +267,8 @@ class Threes(RecordingFollower):
         self.ids_probed += len(found)
         return found
 
-    async def reset_evidence(self, session: Session) -> tuple[int, float]:
-        return self._upto() + 3, 0.0
+    async def next_id(self, session: Session) -> int:
+        return self._upto() + 3
 
 
 def test_a_past_in_steps_of_three_costs_windows_and_not_holes(loop):

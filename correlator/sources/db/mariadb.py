@@ -255,13 +255,12 @@ class MariaDBDatabase:
             return zones.host()
         return zones.fixed(offset)
 
-    async def reset_evidence(self, session: Session) -> tuple[int, float]:
+    async def next_id(self, session: Session) -> int:
         rows = await session.query(
             "SELECT AUTO_INCREMENT FROM information_schema.tables"
             " WHERE table_schema = DATABASE() AND table_name = 'log_events'"
         )
-        uptime = await session.query("SHOW GLOBAL STATUS LIKE 'Uptime'")
-        return (int(rows[0][0] or 0) if rows else 0), float(uptime[0][1]) if uptime else 0.0
+        return int(rows[0][0] or 0) if rows else 0
 
 
 def load_driver(name: str) -> tuple[Any, str]:

@@ -189,5 +189,5 @@ class Database(Protocol):
     async def zone(self, session: Session) -> Zone:
         """The zone of DATETIME columns, as configured or as detected now."""
 
-    async def reset_evidence(self, session: Session) -> tuple[int, float]:
-        """(the next AUTO_INCREMENT id of log_events or 0 if unknown, the server's uptime in seconds)."""
+    async def next_id(self, session: Session) -> int:
+        """The next AUTO_INCREMENT id of log_events; 0 if unknown."""

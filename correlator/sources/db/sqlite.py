@@ -115,12 +115,12 @@ class SQLiteDatabase:
         del session
         return self._zone or zones.host()
 
-    async def reset_evidence(self, session: Session) -> tuple[int, float]:
+    async def next_id(self, session: Session) -> int:
         rows = await session.query("SELECT 1 FROM sqlite_master WHERE name = 'sqlite_sequence'")
         if not rows:
-            return 0, 0.0
+            return 0
         found = await session.query("SELECT seq FROM sqlite_sequence WHERE name = 'log_events'")
-        return (int(found[0][0]) + 1 if found else 0), 0.0
+        return int(found[0][0]) + 1 if found else 0
 
 
 def micros(text: object) -> Micros | None:

@@ -300,7 +300,7 @@ class Tail:
         """Check the next id of log_events until cancelled. Raises `LogReset` if it is not above the head."""
         while True:
             head = self.gaps.head  # before the query: rows that arrive meanwhile are no evidence
-            next_id, _ = await database.reset_evidence(session)
+            next_id = await database.next_id(session)
             if 0 < next_id <= head:
                 raise LogReset(f"the next id of log_events is {next_id}, but {head} has already been read")
             await asyncio.sleep(self.reset_check_every)

@@ -138,15 +138,14 @@ class Legacy:
     ) -> list[LegacyRecord]:
         """New rows, and those that differ from `unsettled`."""
         place = queries.dialect.placeholder
-        stamped = queries.schema.has("failover_jobs", "updated_at")
-        touched, args = (f"updated_at >= {place}", [mark]) if stamped else ("1 = 0", [])
-        rows = await queries.legacy_where(
-            session,
-            f"id > {self._last_id - TAIL} AND (id > {self._last_id} OR {touched if stamped else '1 = 1'})",
-            args,
-        )
-        if stamped:
-            rows += await queries.legacy_where(session, f"status IN {ACTIVE} AND {touched}", args)
+        recent = f"id > {self._last_id - TAIL}"
+        if queries.schema.has("failover_jobs", "updated_at"):
+            touched, args = f"updated_at >= {place}", [mark]
+            recent += f" AND (id > {self._last_id} OR {touched})"
+            rows = await queries.legacy_where(session, recent, [mark, mark], f"status IN {ACTIVE} AND {touched}")
+        else:
+            touched, args = "1 = 0", []
+            rows = await queries.legacy_where(session, recent)
         by_status: dict[str, list[int]] = {}
         for record in unsettled:
             by_status.setdefault(record.status, []).append(record.id)

@@ -127,8 +127,7 @@ class Reconcile:
         if queries.schema.has("job_tracking", "id", "status"):
             since = await queries.clock(session, self.retention)
             ids = await queries.active_ids(session) | set(feed.known.joblog_ids())
-            for column in ("started_at", "completed_at"):
-                ids |= await queries.ids_since(session, column, since)
+            ids |= await queries.ids_since(session, since, "started_at", "completed_at")
             await self._read(queries, session, feed, ids)
         if self.legacy is not None and self.legacy.is_there(queries):
             await self.legacy.load(queries, session, feed)
@@ -202,11 +201,11 @@ class Reconcile:
 
     async def _regular(self, queries: Queries, session: Session, feed: Feed, mark: str, *, tracking: bool) -> str:
         """Run the queries of every interval. Returns the time mark for the next ones."""
-        following = await queries.clock(session, LATE_COMMIT)
         if tracking:
+            following, count = await queries.clock_and_active_count(session, LATE_COMMIT)
             ids = await self._moving(queries, session, feed, mark)
             now, active = time.monotonic(), feed.known.active()
-            ids |= await self._compare(queries, session, active, now)
+            ids |= await self._compare(queries, session, count, active, now)
             stamped = queries.schema.has("job_tracking", "updated_at")
             self._cadence.longest = max(self.interval, SILENT_EVERY if stamped else SILENT_WITHOUT_STAMP)
             wall_clock = time.time_ns() // 1000
@@ -217,6 +216,8 @@ class Reconcile:
             ids.update(self._round[-self._share :])
             del self._round[-self._share :]
             await self._read(queries, session, feed, ids)
+        else:
+            following = await queries.clock(session, LATE_COMMIT)
         if self.legacy is not None and self.legacy.is_there(queries):
             await self.legacy.poll(queries, session, feed, mark)
         return following
@@ -228,13 +229,14 @@ class Reconcile:
             stamps = await queries.active_since(session, mark)
             ids = {i for i, at in stamps.items() if self._stamps.get(i) != at}
             self._stamps = stamps
-        for column in ("started_at", "completed_at"):
-            ids |= {i for i in await queries.ids_since(session, column, mark) if feed.known.needs_reading(i)}
-        return ids
+        recent = await queries.ids_since(session, mark, "started_at", "completed_at")
+        return ids | {i for i in recent if feed.known.needs_reading(i)}
 
-    async def _compare(self, queries: Queries, session: Session, active: set[str], now: float) -> set[str]:
-        """Jobs that have ended in the table but not in memory, or the reverse; empty if no comparison is due."""
-        count = await queries.active_count(session)
+    async def _compare(self, queries: Queries, session: Session, count: int, active: set[str], now: float) -> set[str]:
+        """Jobs that have ended in the table but not in memory, or the reverse; empty if no comparison is due.
+
+        `count` is the number of active jobs in the table.
+        """
         rest = ALL_ACTIVE_EVERY if count == self._active_count else count / ALL_ACTIVE_RATE * self.interval
         if now - self._compared < rest:
             return set()
@@ -244,7 +246,7 @@ class Reconcile:
 
     async def _newcomers(self, queries: Queries, session: Session, feed: Feed) -> None:
         since = await queries.clock(session, 5.0)
-        ids = {i for i in await queries.ids_since(session, "started_at", since) if feed.known.is_new(i)}
+        ids = {i for i in await queries.ids_since(session, since, "started_at") if feed.known.is_new(i)}
         await self._read(queries, session, feed, ids)
 
     async def _read(self, queries: Queries, session: Session, feed: Feed, job_ids: Iterable[str]) -> None:
