@@ -90,7 +90,7 @@ class LocalHub(Hub):
 
     def changes_since(self, seq: int) -> list[Change] | None:
         """Return all changes after position `seq`, in order, or None if some were dropped. See `Past.since`."""
-        return self._past.since(seq) if self.reaches(seq) else None
+        return self._past.since(seq, self.published.get) if self.reaches(seq) else None
 
     async def reached(self, seq: int, within: float) -> bool:
         """Return at once: no position of this epoch is ahead of this hub."""

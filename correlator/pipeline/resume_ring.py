@@ -1,27 +1,28 @@
 """The latest changes, for clients that resume: which jobs changed since their position, and which filters match.
 
-Of a job only the members that a filter can use are kept, not its document: metadata of 100 kB would otherwise be kept
-once per change. The resume ring is bounded by the number of changes and by bytes.
+Most changes leave the members that filters use as they are: of those only the place in the stream is kept, as the job
+itself is in memory. The others keep these members, not the document: metadata of 100 kB would otherwise be kept once
+per change. The resume ring is bounded by the number of changes and by bytes.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
-from itertools import islice
+from collections.abc import Callable, Iterable
 from operator import attrgetter
 
 from msgspec import Struct
 
-from correlator.jobs.model.changes import Change
+from correlator.jobs.model.changes import Change, Reason
 from correlator.jobs.model.views import JobView, PublishedJob
 
 MAX_CHANGES = 10_000
 MAX_BYTES = 16 * 1024 * 1024
 """Bounds of the resume ring. A client whose position was dropped gets a snapshot."""
 
-OVERHEAD = 800
-"""Approximate bytes of a change, without its texts."""
+OVERHEAD = 1200
+UNCHANGED = 150
+"""Approximate bytes of a change that keeps members, without their texts, and of one that keeps none."""
 
 
 class Past:
@@ -30,10 +31,8 @@ class Past:
     def __init__(self, max_changes: int = MAX_CHANGES, max_bytes: int = MAX_BYTES) -> None:
         self._max_changes = max_changes
         self._max_bytes = max_bytes
-        self._changes: deque[tuple[Change, int]] = deque()
-        """The oldest first, each with its size."""
-        self._newest: dict[str, _State] = {}
-        """For each job in memory that has a change here: its state after the newest one."""
+        self._changes: deque[_Kept] = deque()
+        """The oldest first."""
         self._size = 0
         self._dropped = 0
         """The seq of the newest change that was dropped."""
@@ -41,48 +40,56 @@ class Past:
     def add(self, changes: Iterable[Change]) -> None:
         """Append changes, in the order of their seq."""
         for change in changes:
-            job_id, new = change.job_id, change.new
-            # A job is before a change as it was after the one before it.
-            before = self._newest.get(job_id) or _state(change.old)
-            after = before
-            if before is None or new is None or before.members != _members(new.view):
-                after = _state(new)
-            size = OVERHEAD + (before.size if before is not None else 0)
-            if after is not None:
-                after.seq = change.seq
-                self._newest[job_id] = after
-                size += after.size if after is not before else 0
+            old, new = change.old, change.new
+            if old is not None and new is not None and _members(old.view) == _members(new.view):
+                kept = _Kept(change.job_id, change.seq, UNCHANGED)
             else:
-                self._newest.pop(job_id, None)
-            kept = Change(
-                job_id,
-                change.seq,
-                before.job if before is not None else None,
-                after.job if after is not None else None,
-                change.reason,
-            )
-            self._changes.append((kept, size))
-            self._size += size
+                size = OVERHEAD + _texts(old) + _texts(new)
+                kept = _Kept(change.job_id, change.seq, size, True, _stripped(old), _stripped(new), change.reason)
+            self._changes.append(kept)
+            self._size += kept.size
         while len(self._changes) > self._max_changes or self._size > self._max_bytes:
-            dropped, size = self._changes.popleft()
-            newest = self._newest.get(dropped.job_id)
-            if newest is not None and newest.seq == dropped.seq:
-                del self._newest[dropped.job_id]
+            dropped = self._changes.popleft()
             self._dropped = dropped.seq
-            self._size -= size
+            self._size -= dropped.size
 
     def reaches(self, seq: int) -> bool:
         """True if all changes after position `seq` are here. The position must not be ahead of the stream."""
         return seq >= self._dropped
 
-    def since(self, seq: int) -> list[Change]:
-        """Return the changes after position `seq`, in order. Their jobs have only the members that filters use."""
-        count = 0
-        for change, _ in reversed(self._changes):
-            if change.seq <= seq:
+    def since(self, seq: int, current: Callable[[str], PublishedJob | None]) -> list[Change]:
+        """Return the changes after position `seq`, in order. Their jobs are right in the members that filters use.
+
+        `current` returns a published job as it is after the newest change; None if there is none with this ID.
+        """
+        found: list[Change] = []
+        later: dict[str, PublishedJob | None] = {}
+        """For each job: its state before the oldest change that keeps members, of those that were passed."""
+        for kept in reversed(self._changes):
+            if kept.seq <= seq:
                 break
-            count += 1
-        return [change for change, _ in islice(self._changes, len(self._changes) - count, None)]
+            job_id = kept.job_id
+            if kept.differs:
+                old, new = kept.old, kept.new
+                later[job_id] = old
+            else:
+                old = new = later[job_id] if job_id in later else current(job_id)
+            found.append(Change(job_id, kept.seq, old, new, kept.reason))
+        found.reverse()
+        return found
+
+
+class _Kept(Struct, gc=False):
+    """A change. `old` and `new` have only the members that filters use; both are None if those do not differ."""
+
+    job_id: str
+    seq: int
+    size: int
+    """Approximate bytes."""
+    differs: bool = False
+    old: PublishedJob | None = None
+    new: PublishedJob | None = None
+    reason: Reason | None = None
 
 
 _members = attrgetter(
@@ -91,18 +98,7 @@ _members = attrgetter(
 """The members of a view that filters use. The job ID of a job stays the same."""
 
 
-class _State(Struct):
-    """A job with only the members that filters use. Changes that leave these as they are share one such object."""
-
-    job: PublishedJob
-    members: tuple[object, ...]
-    size: int
-    """Approximate bytes of its texts."""
-    seq: int = 0
-    """The newest change after which the job is in this state."""
-
-
-def _state(shown: PublishedJob | None) -> _State | None:
+def _stripped(shown: PublishedJob | None) -> PublishedJob | None:
     if shown is None:
         return None
     view = shown.view
@@ -117,5 +113,11 @@ def _state(shown: PublishedJob | None) -> _State | None:
         view.operation,
         started_at=view.started_at,
     )
-    size = sum(map(len, view.names())) + len(view.job_type or "") + len(view.operation or "")
-    return _State(PublishedJob(found, shown.rev, shown.updated_at), _members(view), size)
+    return PublishedJob(found, shown.rev, shown.updated_at)
+
+
+def _texts(shown: PublishedJob | None) -> int:
+    if shown is None:
+        return 0
+    view = shown.view
+    return sum(map(len, view.names())) + len(view.job_type or "") + len(view.operation or "")

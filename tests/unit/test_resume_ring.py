@@ -21,6 +21,10 @@ def change(seq, job_id="j", *, status=Status.RUNNING, **more):
     return Change(job_id, seq, PublishedJob(old, seq - 1, NOW), PublishedJob(new, seq, NOW))
 
 
+def nothing(job_id: str) -> None:
+    """No job is in memory."""
+
+
 def test_metadata_that_is_read_again_with_each_change_is_not_kept_once_per_change():
     index = Index()
     hub = LocalHub(index)
@@ -48,12 +52,20 @@ def test_metadata_that_is_read_again_with_each_change_is_not_kept_once_per_chang
 def test_changes_are_bounded_by_count_and_by_bytes_the_oldest_go_first():
     past = Past(max_changes=5)
     past.add(change(seq) for seq in range(1, 11))
-    assert [c.seq for c in past.since(5)] == [6, 7, 8, 9, 10]
+    assert [c.seq for c in past.since(5, nothing)] == [6, 7, 8, 9, 10]
     assert [past.reaches(seq) for seq in (4, 5, 10)] == [False, True, True]
-    long = Past(max_bytes=10 * (OVERHEAD + 100_000))
-    long.add(change(seq, external_ids=("x" * 100_000,)) for seq in range(1, 101))
-    assert [c.seq for c in long.since(91)] == list(range(92, 101))
-    assert not long.reaches(90)
+    long = Past(max_bytes=10 * (OVERHEAD + 100_010))
+    long.add(change(seq, status=Status.FAILED, external_ids=("x" * 50_000,)) for seq in range(1, 101))
+    assert [c.seq for c in long.since(90, nothing)] == list(range(91, 101))
+    assert not long.reaches(89)
+
+
+def test_changes_that_no_filter_notices_keep_nothing_of_their_job():
+    past = Past(max_bytes=100_000)
+    past.add(change(seq, external_ids=("x" * 50_000,), warnings=seq) for seq in range(1, 501))
+    assert past.reaches(0)
+    now = change(501, external_ids=("x" * 50_000,)).new
+    assert [(c.old, c.new) for c in past.since(0, {"j": now}.get)] == [(now, now)] * 500
 
 
 def test_what_is_remembered_answers_filters_as_the_jobs_did():
@@ -71,7 +83,7 @@ def test_what_is_remembered_answers_filters_as_the_jobs_did():
         error="x",
     )
     past.add([one])
-    (kept,) = past.since(0)
+    (kept,) = past.since(0, nothing)
     assert (kept.job_id, kept.seq, kept.reason) == ("j", 1, None)
     for query in (
         JobQuery(status=frozenset({"failed"})),
@@ -99,7 +111,7 @@ def test_each_change_keeps_both_states_of_its_job_whichever_others_were_dropped(
         changes.append(Change(job_id, seq, now.get(job_id), new))
         now[job_id] = new
         past.add(changes[-1:])
-        kept = past.since(seq - 7)
+        kept = past.since(seq - 7, now.get)
         assert [c.seq for c in kept] == [c.seq for c in changes[-7:]]
         for one, known in zip(kept, changes[-7:], strict=True):
             for a, b in ((one.old, known.old), (one.new, known.new)):
