@@ -1,8 +1,9 @@
 """The latest changes, for clients that resume: which jobs changed since their position, and which filters match.
 
-Most changes leave the members that filters use as they are: of those only the place in the stream is kept, as the job
-itself is in memory. The others keep these members, not the document: metadata of 100 kB would otherwise be kept once
-per change. The resume ring is bounded by the number of changes and by bytes.
+A job is after a change as it was before its next change, and after the last one as it is published. So a change keeps
+only what it replaced, and nothing if the members that filters use stayed the same, as they mostly do. It keeps these
+members and not the document: metadata of 100 kB would otherwise be kept once per change. The resume ring is bounded by
+the number of changes and by bytes.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ MAX_CHANGES = 10_000
 MAX_BYTES = 16 * 1024 * 1024
 """Bounds of the resume ring. A client whose position was dropped gets a snapshot."""
 
-OVERHEAD = 1200
-UNCHANGED = 150
-"""Approximate bytes of a change that keeps members, without their texts, and of one that keeps none."""
+PLACE = 150
+OVERHEAD = 500
+"""Approximate bytes of a change, and of the members that it keeps, without their texts."""
 
 
 class Past:
@@ -42,10 +43,9 @@ class Past:
         for change in changes:
             old, new = change.old, change.new
             if old is not None and new is not None and _members(old.view) == _members(new.view):
-                kept = _Kept(change.job_id, change.seq, UNCHANGED)
+                kept = _Kept(change.job_id, change.seq, PLACE)
             else:
-                size = OVERHEAD + _texts(old) + _texts(new)
-                kept = _Kept(change.job_id, change.seq, size, True, _stripped(old), _stripped(new), change.reason)
+                kept = _Kept(change.job_id, change.seq, PLACE + _size(old), True, _stripped(old), change.reason)
             self._changes.append(kept)
             self._size += kept.size
         while len(self._changes) > self._max_changes or self._size > self._max_bytes:
@@ -63,24 +63,21 @@ class Past:
         `current` returns a published job as it is after the newest change; None if there is none with this ID.
         """
         found: list[Change] = []
-        later: dict[str, PublishedJob | None] = {}
-        """For each job: its state before the oldest change that keeps members, of those that were passed."""
+        states: dict[str, PublishedJob | None] = {}
+        """For each job: its state before the oldest of its changes that were passed."""
         for kept in reversed(self._changes):
             if kept.seq <= seq:
                 break
             job_id = kept.job_id
-            if kept.differs:
-                old, new = kept.old, kept.new
-                later[job_id] = old
-            else:
-                old = new = later[job_id] if job_id in later else current(job_id)
+            new = states[job_id] if job_id in states else current(job_id)
+            old = states[job_id] = kept.old if kept.differs else new
             found.append(Change(job_id, kept.seq, old, new, kept.reason))
         found.reverse()
         return found
 
 
 class _Kept(Struct, gc=False):
-    """A change. `old` and `new` have only the members that filters use; both are None if those do not differ."""
+    """A change. `old`, before it, has only the members that filters use; None unless they differ."""
 
     job_id: str
     seq: int
@@ -88,7 +85,6 @@ class _Kept(Struct, gc=False):
     """Approximate bytes."""
     differs: bool = False
     old: PublishedJob | None = None
-    new: PublishedJob | None = None
     reason: Reason | None = None
 
 
@@ -116,8 +112,8 @@ def _stripped(shown: PublishedJob | None) -> PublishedJob | None:
     return PublishedJob(found, shown.rev, shown.updated_at)
 
 
-def _texts(shown: PublishedJob | None) -> int:
+def _size(shown: PublishedJob | None) -> int:
     if shown is None:
         return 0
     view = shown.view
-    return sum(map(len, view.names())) + len(view.job_type or "") + len(view.operation or "")
+    return OVERHEAD + sum(map(len, view.names())) + len(view.job_type or "") + len(view.operation or "")

@@ -10,7 +10,7 @@ from correlator.jobs.model.rows import JobRecord
 from correlator.jobs.model.views import JobView, PublishedJob
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import JobQuery
-from correlator.pipeline.resume_ring import OVERHEAD, Past
+from correlator.pipeline.resume_ring import OVERHEAD, PLACE, Past
 from correlator.sinks.streaming.filters import Filter
 
 NOW = 1_758_550_000_000_000
@@ -54,8 +54,8 @@ def test_changes_are_bounded_by_count_and_by_bytes_the_oldest_go_first():
     past.add(change(seq) for seq in range(1, 11))
     assert [c.seq for c in past.since(5, nothing)] == [6, 7, 8, 9, 10]
     assert [past.reaches(seq) for seq in (4, 5, 10)] == [False, True, True]
-    long = Past(max_bytes=10 * (OVERHEAD + 100_010))
-    long.add(change(seq, status=Status.FAILED, external_ids=("x" * 50_000,)) for seq in range(1, 101))
+    long = Past(max_bytes=10 * (PLACE + OVERHEAD + 100_010))
+    long.add(change(seq, status=Status.FAILED, external_ids=("x" * 100_000,)) for seq in range(1, 101))
     assert [c.seq for c in long.since(90, nothing)] == list(range(91, 101))
     assert not long.reaches(89)
 
@@ -83,7 +83,7 @@ def test_what_is_remembered_answers_filters_as_the_jobs_did():
         error="x",
     )
     past.add([one])
-    (kept,) = past.since(0, nothing)
+    (kept,) = past.since(0, {"j": one.new}.get)
     assert (kept.job_id, kept.seq, kept.reason) == ("j", 1, None)
     for query in (
         JobQuery(status=frozenset({"failed"})),
