@@ -13,6 +13,7 @@ import ipaddress
 import secrets
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -200,6 +201,7 @@ class Pace:
         return True
 
 
+@lru_cache(100)
 def _host_name(host: str) -> str:
     """The Host header without its port and brackets, in lower case."""
     host = host.strip().lower()

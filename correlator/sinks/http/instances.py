@@ -124,5 +124,7 @@ def _below(route: web.RouteDef, handler: Handler) -> web.RouteDef:
 
 def local(path: str) -> str:
     """The path without the prefix of an appliance."""
+    if not path.startswith("/i/"):
+        return path
     parts = path.split("/", 3)
-    return f"/{parts[3]}" if len(parts) == 4 and parts[1] == "i" and parts[2] else path
+    return f"/{parts[3]}" if len(parts) == 4 and parts[2] else path

@@ -71,7 +71,7 @@ class Rest:
         wait, rev = _waits(request) if request.query_string else (None, None)
         loop = asyncio.get_running_loop()
         until = loop.time() + (wait or 0.0)
-        found = await self._find(name, until)
+        found = await (self._find(name, until) if wait else self._hub.find(name))
         if found is None and wait:
             found = await self._hub.appearance(name, until - loop.time())
         if found is None:
@@ -243,5 +243,7 @@ def _names(shown: PublishedJob) -> JobNames:
 
 def matches(request: web.Request, etag: str) -> bool:
     """True if If-None-Match contains `etag`, by weak comparison (RFC 9110, 13.1.2)."""
-    given = request.headers.get("If-None-Match", "")
+    given = request.headers.get("If-None-Match")
+    if given is None:
+        return False
     return given.strip() == "*" or etag in [t.strip().removeprefix("W/") for t in given.split(",")]

@@ -177,7 +177,8 @@ class HttpSink:
     async def _headers(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         response = await handler(request)
         if not response.prepared:
-            response.headers.update(HEADERS | self._access.cors(request))
+            response.headers.update(HEADERS)
+            response.headers.update(self._access.cors(request))
         return response
 
     @web.middleware
