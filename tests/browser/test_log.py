@@ -117,11 +117,30 @@ async def test_what_is_in_sight_stays_there_while_earlier_lines_come(long_log, p
     before = await eventually(lambda: pane(page).evaluate(top))
     await pane(page).evaluate("e => { e.scrollTop = 700 }")  # within the distance at which the page before is read
 
-    async def has_grown() -> bool:
-        return bool(await pane(page).evaluate("e => e.scrollTop > 3000"))
-
-    await eventually(has_grown)
+    await eventually(lambda: has_grown(page))
     assert 0 <= before - await eventually(lambda: pane(page).evaluate(top)) <= 12
+
+
+async def has_grown(page) -> bool:
+    """True once the lines before those in sight have come: what is in sight is then far from the begin."""
+    return bool(await pane(page).evaluate("e => e.scrollTop > 3000"))
+
+
+async def test_earlier_lines_come_although_somebody_scrolled_there_during_another_request(long_log, page):
+    over = asyncio.Event()
+
+    async def history(route):
+        if "before" not in parse_qs(urlsplit(route.request.url).query):
+            await over.wait()
+        await route.continue_()
+
+    await page.route("**/events?*", history)
+    await page.goto(f"{long_log.url}/#/jobs/{UUID}")
+    await expect(text(page, "line 20000")).to_be_visible()
+    await pane(page).evaluate("e => { e.scrollTop = 700 }")
+    await expect(page.get_by_role("button", name="Paused")).to_be_visible()
+    over.set()
+    await eventually(lambda: has_grown(page), within=20.0)
 
 
 async def test_a_link_to_a_line_shows_it_marked_among_its_neighbours(long_log, page, context):

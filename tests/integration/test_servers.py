@@ -11,7 +11,7 @@ from tests.support.eventually import PATIENCE, eventually
 from tests.support.mariadb import ROLLED_BACK, Database, MariaDB
 from tests.support.mosquitto import Mosquitto
 from tests.support.replay import MariaDBReplayer, expected, rolled_back
-from tests.support.servers import ServerError
+from tests.support.servers import ServerError, free_port
 
 
 async def rows(database: Database, statement: str):
@@ -136,6 +136,15 @@ async def test_a_broker_with_users_refuses_others():
         with pytest.raises(aiomqtt.MqttError, match=r"[Nn]ot authori[sz]ed"):
             async with aiomqtt.Client("127.0.0.1", broker.port):
                 pass
+
+
+def test_a_port_is_given_once_and_to_one_process_of_a_run(monkeypatch):
+    monkeypatch.setenv("PYTEST_XDIST_TESTRUNUID", "c0ffee")
+    given = list[int]()
+    for worker in ("gw0", "gw1", "gw5"):
+        monkeypatch.setenv("PYTEST_XDIST_WORKER", worker)
+        given += [free_port() for _ in range(150)]
+    assert len(set(given)) == 450
 
 
 def test_closing_a_server_ends_its_process_and_removes_its_folder():

@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -27,21 +28,33 @@ class ServerError(Exception):
     """A server program is missing, does not start, or does not stop."""
 
 
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on.
+SHARES = 16
+PORTS = range(15_000, 32_000)
+"""The ports for tests, and the number of shares of them: each process that runs tests beside others has one.
 
-    It is below the range that the kernel takes outgoing ports from: a client that keeps trying a port of that range
-    while its server is down will one day be given the same port as its own, and connect to itself.
-    """
-    for _ in range(1000):
-        port = random.randint(15000, 32000)
+They are below the range that the kernel takes outgoing ports from: a client that keeps trying a port of that range
+while its server is down will one day be given the same port as its own, and connect to itself.
+"""
+
+_given: deque[int] = deque(maxlen=500)
+"""The ports given last. A server may not listen yet, or be down for a moment: nobody else gets its port then."""
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on, and that no test beside this one is given."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    run = int(os.environ.get("PYTEST_XDIST_TESTRUNUID", "0")[:8], 16)
+    share = PORTS[(run + worker) % SHARES :: SHARES]
+    for port in random.sample(share, len(share)):
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
+        if port not in _given:
+            _given.append(port)
             return port
-    raise ServerError("no free port between 15000 and 32000")
+    raise ServerError(f"no free port among {share}")
 
 
 class Server(ABC):

@@ -232,7 +232,7 @@ class Lines extends Component {
     const end = job.terminal ? "" : " – resume";
     return html`<p class="soft log-notes">${this.#notes()}</p>
       <div class="log-frame">
-        <${LogList} handle=${this.#list} lines=${feed.window.lines} wrap=${wrap} target=${target} step=${step}
+        <${LogList} handle=${this.#list} lines=${feed.window.lines} loading=${feed.loading} wrap=${wrap} target=${target} step=${step}
           following=${following} day=${dayOf(session.clock.now())} text=${query.q ?? ""}
           address=${(event) => lineAddress(id, instance, event)} empty=${this.#empty()}
           onStart=${() => feed.earlier()} onEnd=${() => feed.later()} onScroll=${this.#scrolled} onMove=${this.#move} />

@@ -47,7 +47,8 @@ export class LogList extends Component {
       this.#layout.arrange(this.props.lines);
     }
     this.#place();
-    if (changed || before.lines !== this.props.lines) {
+    // A request of `#see` is refused while another one is in progress: when that is over, it is repeated.
+    if (changed || before.lines !== this.props.lines || before.loading !== this.props.loading) {
       this.#see();
     }
   }
