@@ -11,7 +11,7 @@ from tests.support.eventually import PATIENCE, eventually
 from tests.support.mariadb import ROLLED_BACK, Database, MariaDB
 from tests.support.mosquitto import Mosquitto
 from tests.support.replay import MariaDBReplayer, expected, rolled_back
-from tests.support.servers import ServerError, free_port
+from tests.support.servers import SHARES, ServerError, free_port
 
 
 async def rows(database: Database, statement: str):
@@ -145,6 +145,8 @@ def test_a_port_is_given_once_and_to_one_process_of_a_run(monkeypatch):
         monkeypatch.setenv("PYTEST_XDIST_WORKER", worker)
         given += [free_port() for _ in range(150)]
     assert len(set(given)) == 450
+    assert [len({port % SHARES for port in given[n : n + 150]}) for n in (0, 150, 300)] == [1, 1, 1]
+    assert len({port % SHARES for port in given}) == 3
 
 
 def test_closing_a_server_ends_its_process_and_removes_its_folder():
