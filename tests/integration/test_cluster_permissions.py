@@ -17,7 +17,7 @@ from correlator.cluster.batches import Fence, Message, put
 from correlator.cluster.connection import Connection
 from correlator.cluster.errors import ClusterUnavailable
 from correlator.config import cluster_values
-from tests.support.cluster import running
+from tests.support.cluster import handled, running
 from tests.support.deployed_nats import CERTIFICATE, KEY, DeployedNats, DeployedNode
 from tests.support.eventually import PATIENCE, eventually
 from tests.support.nats import PROGRAM
@@ -199,7 +199,7 @@ async def test_a_gateway_reads_jobs_by_a_push_consumer_and_asks_a_collector(depl
             await collector.publish(message.reply, b"answer")
 
         await collector.subscribe("cor.v1.dc1.rpc.*", answer)
-        await collector.client.flush()
+        await handled(collector)
         assert (await gateway.request(keys.rpc("dc1", "find"))).data == b"answer"
 
 
@@ -212,8 +212,8 @@ async def test_lines_reach_gateways_and_wanted_ids_reach_collectors(deployed: De
 
         await gateway.subscribe("cor.v1.*.line", on_message)
         await collector.subscribe(keys.WANT, on_message)
-        await gateway.client.flush()
-        await collector.client.flush()
+        await handled(gateway)
+        await handled(collector)
         await collector.publish(keys.line("dc1"), b"{}")
         await gateway.publish(keys.WANT, b"{}")
         async with asyncio.timeout(PATIENCE):

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
-from correlator.cluster import keys
+from correlator.cluster import keys, streams
 from correlator.cluster.batches import put
 from correlator.cluster.connection import Connection
 from correlator.cluster.errors import Fenced
@@ -37,6 +37,14 @@ async def running(connection: Connection) -> AsyncIterator[Connection]:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
+
+
+async def handled(connection: Connection) -> None:
+    """Wait until the server has handled all that was sent before, such as a subscription.
+
+    A request waits behind it in the same buffer. `Client.flush` does not: it writes its ping past that buffer.
+    """
+    await streams.info(connection, keys.STATE)
 
 
 @contextlib.asynccontextmanager
