@@ -30,7 +30,7 @@ help:
 	@echo "make test-versions  what reads MariaDB, against 10.5 and 10.11 of older Debians (a GB in build/; needs root)"
 	@echo "make test-system  the Debian package in whole systems, and the unit under systemd (1.7 GB in build/; needs root)"
 	@echo "make deb      the Debian package, in build/      make client-package  the browser client for npm, in build/"
-	@echo "make bench    measure it beside the limits and its peers, a quarter of an hour on a quiet machine   (ARGS='catchup rest --quick')"
+	@echo "make bench    measure it beside the limits and its peers, a quarter of an hour on a quiet machine   (ARGS='catchup rest --quick', ARGS='rest --against main~5')"
 	@echo "make lint     ruff, words   make types    mypy          make imports  the import rules"
 	@echo "make docs     write the reference of the configuration again: docs/configuration.md, deploy/correlator.toml"
 	@echo "make pictures  make the pictures of README.md and docs/ again (Python 3.12 or newer)"

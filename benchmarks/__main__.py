@@ -1,7 +1,7 @@
-"""`python -m benchmarks [ROW …] [--quick]`: measure, print the table, and keep what was measured.
+"""`python -m benchmarks [ROW …] [--quick | --against REVISION]`: measure, print the table, and keep what was measured.
 
 A full run writes benchmarks/results/ and the table in docs/performance.md; a quick one only shows that all rows work,
-and writes below build/.
+and writes below build/. `--against` compares this tree with an earlier one: see `benchmarks/against.py`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from importlib import import_module
 from typing import Any
 
-from benchmarks import pictures, report
+from benchmarks import against, pictures, report
 from benchmarks.harness import REPOSITORY, Number, Result, Size, machine
 
 ROWS = (
@@ -35,10 +35,13 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--quick", action="store_true", help="small and short: does each row work? Its numbers are noise"
     )
+    parser.add_argument("--against", metavar="REVISION", help="compare with an earlier commit, by quick runs in turn")
     parser.add_argument("--document", action="store_true", help="measure nothing: write the table from the results")
     asked = parser.parse_args(arguments)
     if unknown := set(asked.rows) - set(ROWS):
         parser.error(f"there is no row {', '.join(sorted(unknown))}: there are {', '.join(ROWS)}")
+    if asked.against:
+        return against.compare(asked.rows or ROWS, asked.against)
     if asked.document:
         DOCUMENT.write_text(documented())
         return 0

@@ -30,8 +30,12 @@ def cells(number: Number) -> tuple[str, ...]:
 
 def plain(numbers: Iterable[Number]) -> str:
     """For a terminal."""
-    rows = [HEADINGS, *map(cells, numbers)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADINGS))]
+    return table([HEADINGS, *map(cells, numbers)])
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as columns of text."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
