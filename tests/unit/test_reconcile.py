@@ -95,11 +95,10 @@ async def test_queries_that_use_their_whole_timeout_count_as_progress():
     feed = quiet_feed(live)
     session = SimpleNamespace(query=query)
     task = asyncio.create_task(reconcile.follow(tables, session, feed))  # type: ignore[arg-type]
-    await eventually(lambda: len(tables.marks) >= 3)
+    await eventually(lambda: len(stuck) > 20)
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
-    assert len(stuck) > 20
     assert not any(stuck)
 
 
