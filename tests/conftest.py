@@ -1,8 +1,10 @@
 """What every test can ask for: real servers, an empty schema, the recording."""
 
+import functools
 import hashlib
 import itertools
 import os
+import re
 import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -32,6 +34,7 @@ ALONE = (
     "acceptance/test_first_start.py::test_ready_comes_as_soon",
     "acceptance/test_waiting_requests.py::test_wait_returns_soon",
     "browser/test_speed.py",
+    "security/test_random_bytes.py::test_noise_at_every_listener",
 )
 """Tests that measure time to the millisecond: `make test` runs them after all others, in turn.
 
@@ -53,16 +56,49 @@ ONCE = (
 """Tests of documents, of the sources, of algorithms and of other programs: the slowest that need one Python only."""
 
 
+LONG = ("test_gaps_machine.py", "test_interrupts.py", "test_streams_random.py")
+"""Unit tests of which one takes seconds."""
+
+TESTS = Path(__file__).parent
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """True for files without tests that run alone, if only such tests are to run."""
+    if not collection_path.is_file() or not re.search(r"(?<!not )\balone\b", config.option.markexpr):
+        return None
+    where = collection_path.relative_to(TESTS).as_posix()
+    return None if any(test.startswith(where) for test in ALONE) else True
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        where = f"{item.path.relative_to(Path(__file__).parent).as_posix()}::{item.name}"
+        where = f"{item.path.relative_to(TESTS).as_posix()}::{item.name}"
         if where.startswith(ALONE):
             item.add_marker(pytest.mark.alone)
         if where.startswith(ONCE):
             item.add_marker(pytest.mark.once)
-    # Some tests compute and some wait: mixed, they occupy the processors all the time. The order is always the same.
-    items.sort(key=lambda item: hashlib.sha256(item.location[0].encode()).digest())
+    # Some tests compute and some wait: mixed, they occupy the processors all the time. Each worker begins with an equal
+    # share of the list, and gives others what it has not begun, but for two tests: so each share ends with short ones.
+    # The order is always the same.
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    ordered = sorted(items, key=lambda item: _digest(item.path))
+    groups = [[i for i in ordered if not _is_short(i.path)], [i for i in ordered if _is_short(i.path)]]
+    items[:] = [i for n in range(workers) for group in groups for i in _share(group, n, workers)]
+
+
+@functools.cache
+def _digest(file: Path) -> bytes:
+    return hashlib.sha256(file.relative_to(TESTS).as_posix().encode()).digest()
+
+
+def _is_short(file: Path) -> bool:
+    """True for a third of the unit tests, of which none takes long."""
+    return file.parent == TESTS / "unit" and file.name not in LONG and _digest(file)[0] % 3 == 0
+
+
+def _share(items: list[pytest.Item], number: int, of: int) -> list[pytest.Item]:
+    return items[len(items) * number // of : len(items) * (number + 1) // of]
 
 
 @pytest.fixture(scope="session")

@@ -214,6 +214,9 @@ class PublishedJobs(JobDirectory):
     def _track(self, old: PublishedJob | None, new: PublishedJob, now: Micros, out: Outcome) -> None:
         """Update the schedules after a change, and add its events."""
         view, was = new.view, old.view if old is not None else None
+        if old is not None and not out.past and _runs_on(old, new):
+            self._announce(new, now, out)
+            return
         self.timers.update(view.job_id, new)
         if view.terminal and not out.past and (was is None or not was.terminal or ended_at(was) != ended_at(view)):
             out.ended.add(view.job_id)
@@ -240,3 +243,17 @@ class PublishedJobs(JobDirectory):
     def _alive_since(self, now: Micros) -> Micros:
         """A running job is stalled if its last activity was before this time, in microseconds."""
         return now - int(self.stalled_after * 1_000_000)
+
+
+def _runs_on(old: PublishedJob, new: PublishedJob) -> bool:
+    """True if a job goes on running with the same steps, and its stall check is scheduled, as in most changes.
+
+    There is no transition then, and no schedule changes.
+    """
+    return (
+        new.view.status is old.view.status is Status.RUNNING
+        and new.view.steps is old.view.steps
+        and not old.stalled
+        and not new.stalled
+        and old.alive_at > 0
+    )

@@ -195,7 +195,6 @@ async def well_behaved(daemon: Daemon, tls: ssl.SSLContext | None, until: float)
     return slowest
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize("seconds", [pytest.param(5.0, id="5s"), pytest.param(60.0, id="60s", marks=pytest.mark.long)])
 async def test_noise_at_every_listener_affects_no_client(
     database: Database, appliance, appliance_file: Path, certificates: Certificates, tmp_path: Path, seconds: float

@@ -182,8 +182,10 @@ def program(name: str) -> str:
     return found
 
 
-def run_program(*command: str) -> None:
+def run_program(*command: str) -> str:
+    """Run a program to its end, for at most a minute; what it printed. ServerError if it failed."""
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
     if done.returncode != 0:
         output = (done.stdout + done.stderr).decode(errors="replace")[-4000:]
         raise ServerError(f"{command[0]} ended with {done.returncode}:\n{output}")
+    return done.stdout.decode(errors="replace")

@@ -276,6 +276,15 @@ def test_a_running_job_that_falls_silent_is_stalled_and_recovers_with_its_next_r
     assert not shown.stalled
 
 
+def test_a_running_job_without_any_time_stalls_after_its_first_activity():
+    index = live(stalled_after=100)
+    index.apply([read(started_at=None)], NOW)
+    assert index.expire(NOW + 500 * SECOND).changes == []
+    index.apply([logged(at=NOW)], NOW)
+    later = NOW + 100 * SECOND + 1
+    assert index.expire(later).events == [Event(Kind.JOB_STALLED, "j", later)]
+
+
 def test_a_stalled_job_that_ends_has_ended_and_not_recovered():
     index = live(stalled_after=100)
     index.apply([read(), logged(Kind.JOB_STARTED)], NOW)
@@ -517,6 +526,15 @@ def test_a_transition_of_the_tables_alone_is_announced_after_its_grace():
     assert index.expire(NOW + GRACE - 1).events == []
     assert index.expire(NOW + GRACE).events == [Event(Kind.JOB_FAILED, "j", NOW, error="boom")]
     assert index.expire(NOW + 2 * GRACE).events == []
+
+
+def test_a_transition_of_a_step_in_the_tables_alone_is_announced_while_its_job_runs_on():
+    index = live()
+    index.apply([read("j", "running", StepRecord(7, "copy", status="running")), logged(Kind.JOB_STARTED)], NOW)
+    step = StepRecord(7, "copy", status="completed", completed_at=NOW)
+    index.apply([read("j", "running", step, observed_at=9)], NOW)
+    found = [(e.kind, e.step_id) for e in index.expire(NOW + GRACE).events]
+    assert (Kind.STEP_COMPLETED, 7) in found
 
 
 def test_a_transition_whose_row_came_is_not_announced_again():
