@@ -1,6 +1,7 @@
 """What every test can ask for: real servers, an empty schema, the recording."""
 
 import functools
+import gc
 import hashlib
 import itertools
 import os
@@ -27,6 +28,8 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell that starts the tests in the background has SIGINT ignored, which every program under test would inherit.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+gc.disable()  # A process reads all tests before it runs one: a third of that time would be garbage collections.
 
 _numbers = itertools.count(1)
 
@@ -85,6 +88,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     ordered = sorted(items, key=lambda item: _digest(item.path))
     groups = [[i for i in ordered if not _is_short(i.path)], [i for i in ordered if _is_short(i.path)]]
     items[:] = [i for n in range(workers) for group in groups for i in _share(group, n, workers)]
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @functools.cache
