@@ -33,7 +33,7 @@ from benchmarks.report import table
 LIMIT = 1.05
 """The ratio above which a number got worse."""
 
-LEAST, MOST = 6, 20
+LEAST, MOST = 6, 15
 """Turns of a row. With fewer than six, an interval of 95 % has no bounds."""
 
 WITHIN = 600.0
