@@ -90,14 +90,8 @@ class Access:
 
     def host_allowed(self, host: str | None) -> bool:
         """True for a configured host name, `localhost`, the listen address, or any IP literal."""
-        name = _host_name(host or "")
-        if name in self._hosts:
-            return True
-        try:
-            ipaddress.ip_address(name)
-        except ValueError:
-            return False
-        return True
+        name, is_address = _host_name(host or "")
+        return is_address or name in self._hosts
 
     def origin_allowed(self, request: web.BaseRequest) -> bool:
         """True without an Origin header, for the daemon's own origin, and for configured ones."""
@@ -202,9 +196,15 @@ class Pace:
 
 
 @lru_cache(100)
-def _host_name(host: str) -> str:
-    """The Host header without its port and brackets, in lower case."""
-    host = host.strip().lower()
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.rpartition(":")[0] if host.count(":") == 1 else host
+def _host_name(host: str) -> tuple[str, bool]:
+    """The Host header without its port and brackets, in lower case, and whether that is an IP literal."""
+    name = host.strip().lower()
+    if name.startswith("["):
+        name = name[1:].partition("]")[0]
+    elif name.count(":") == 1:
+        name = name.rpartition(":")[0]
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return name, False
+    return name, True
