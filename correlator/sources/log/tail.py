@@ -192,7 +192,8 @@ class Tail:
             found = await self._read_on(queries, rows, asked)
             feed.status.answered()
             new = self._after_head(found)
-            await self._emit(new, queries, rows, feed, note)
+            if new:
+                await self._emit(new, queries, rows, feed, note)
             self.busy = len(found) == asked
             if self.busy:
                 self.doorbell_retry.clear()
