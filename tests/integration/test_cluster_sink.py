@@ -14,7 +14,10 @@ from tests.support.eventually import eventually
 
 
 def position(one):
-    return epoch.decode(one.sink.state()[1])
+    """What a collector remembers of the stream; AssertionError until it has checked the stream for the first time."""
+    found = epoch.decode(one.sink.state()[1])
+    assert found is not None
+    return found
 
 
 def value(metric):
