@@ -41,7 +41,10 @@ def main(arguments: Sequence[str]) -> int:
     if unknown := set(asked.rows) - set(ROWS):
         parser.error(f"there is no row {', '.join(sorted(unknown))}: there are {', '.join(ROWS)}")
     if asked.against:
-        return against.compare(asked.rows or ROWS, asked.against)
+        try:
+            return against.compare(asked.rows or ROWS, asked.against)
+        except ValueError as error:
+            parser.error(f"--against: {error}")
     if asked.document:
         DOCUMENT.write_text(documented())
         return 0

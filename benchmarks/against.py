@@ -114,7 +114,7 @@ def compare(names: Sequence[str], revision: str) -> int:
 
     Rows that the earlier tree does not have are left out. Both trees run with the packages that are installed here.
 
-    Raises: `subprocess.CalledProcessError` if git knows no such revision.
+    Raises: `ValueError` if git knows no such revision.
     """
     found: list[Ratio] = []
     failed: list[str] = []
@@ -127,12 +127,19 @@ def compare(names: Sequence[str], revision: str) -> int:
                 numbers = _row(name, earlier)
             except (OSError, subprocess.SubprocessError) as error:
                 failed.append(name)
-                print(f"{name} failed: {getattr(error, 'stderr', None) or error}", flush=True)
+                print(f"{name} failed: {_reason(error)}", flush=True)
                 continue
             found += numbers
             print(table([number.cells for number in numbers]), flush=True)
     print("\n" + table([HEADINGS, *(number.cells for number in found)]))
     return 1 if failed or any(number.verdict == "yes" for number in found) else 0
+
+
+def _reason(error: Exception) -> str:
+    """What a run printed last, or what else went wrong."""
+    if isinstance(error, subprocess.CalledProcessError):
+        return f"{error}\n{(error.stdout + error.stderr)[-2000:]}"
+    return str(error)
 
 
 def _row(name: str, earlier: Path) -> list[Ratio]:
@@ -184,11 +191,13 @@ def _divided(numerator: float, denominator: float) -> float:
 
 @contextlib.contextmanager
 def _checked_out(revision: str) -> Iterator[Path]:
-    def git(*arguments: str, check: bool = True) -> None:
-        subprocess.run(["git", *arguments], cwd=REPOSITORY, check=check, capture_output=not check)
+    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=False)
 
-    git("worktree", "remove", "--force", str(TREE), check=False)  # a run before this one may have been killed
-    git("worktree", "add", "--quiet", "--detach", str(TREE), revision)
+    git("worktree", "remove", "--force", str(TREE))  # a run before this one may have been killed
+    added = git("worktree", "add", "--quiet", "--detach", str(TREE), revision)
+    if added.returncode != 0:
+        raise ValueError(f"git cannot check out {revision!r}: {added.stderr.strip()}")
     try:
         yield TREE
     finally:
