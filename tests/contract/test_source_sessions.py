@@ -143,6 +143,35 @@ async def test_questions_asked_at_once_on_one_session_get_their_own_answers(mari
     await session.close()
 
 
+class Spins(BaseException):
+    """Ends a loop that never awaits: no deadline could."""
+
+
+async def test_abandoned_connections_are_forgotten_if_the_connection_that_kills_them_dies(driver, monkeypatch):
+    attempts = []
+
+    class DeadConnection:
+        def cursor(self):
+            attempts.append(1)
+            if len(attempts) > 100:
+                raise Spins
+            raise ConnectionResetError("Not connected")
+
+        def close(self):
+            raise AttributeError("the transport is gone")
+
+    async def connect(**_):
+        return DeadConnection()
+
+    source = MariaDBDatabase(Address(), driver=driver)
+    monkeypatch.setattr(source._driver, "connect", connect)
+    for thread_id in (7, 8, 9):
+        source._abandon(thread_id)
+    assert source._killing is not None
+    await source._killing
+    assert (len(attempts), source._to_kill) == (3, set())
+
+
 @pytest.mark.filterwarnings("error")
 async def test_a_frozen_server_fails_every_call_within_its_deadline(own_mariadb, driver):
     tables = await own_mariadb.create_schema()

@@ -164,11 +164,13 @@ class MariaDBDatabase:
                 connection = await self._connect()
                 try:
                     while self._to_kill:
+                        thread_id = self._to_kill.pop()  # before anything can fail: each turn makes one less
                         with contextlib.suppress(Exception):  # it has ended already
                             async with connection.cursor() as cursor:
-                                await cursor.execute(f"KILL {self._to_kill.pop()}")
+                                await cursor.execute(f"KILL {thread_id}")
                 finally:
-                    connection.close()
+                    with contextlib.suppress(Exception):
+                        connection.close()
         except (TimeoutError, SourceUnavailable):
             self._to_kill.clear()
 
