@@ -15,12 +15,13 @@ PIP  := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input inst
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help bench demo docs test test-faults test-clients test-cluster test-replay test-sizes test-soak test-versions test-system systems deb client-package lint types imports format lock clean servers test-fuzz sbom pictures
+.PHONY: help bench demo docs test test-faults test-clients test-storms test-cluster test-replay test-sizes test-soak test-versions test-system systems deb client-package lint types imports format lock clean servers test-fuzz sbom pictures
 
 help:
 	@echo "make demo     run the correlator on a made-up appliance; ARGS='--fleet 3': on three, with a cluster and gateways"
 	@echo "make test     run all tests, with private servers   (ARGS='-k gaps' for some of them)"
 	@echo "make test-clients  200 clients of a busy log, one that froze, a job found among 100,000: what takes too long for make test"
+	@echo "make test-storms  thousands of clients that ask, connect or wait at once: none delays another; make test has the short ones"
 	@echo "make test-cluster  both recordings over a takeover, and all that can break in a cluster, with a table of what it cost"
 	@echo "make test-replay  two minutes of a slow replay in a terminal and in Chromium: ends settle, bars never go back"
 	@echo "make test-faults  all that can break, one after the other, and a table of what it cost; make test has the short ones"
@@ -49,6 +50,10 @@ test: servers $(DEV)
 
 test-clients: servers $(DEV)
 	@$(BIN)/python -m pytest -m long tests/acceptance/test_streaming_clients.py tests/acceptance/test_slow_clients.py tests/acceptance/test_busy.py tests/acceptance/test_proxies.py tests/browser/test_found_job.py $(ARGS)
+
+# One storm of clients after the other; they measure time, so nothing else should run meanwhile.
+test-storms: servers $(DEV)
+	@$(BIN)/python -m pytest -m "long or not long" --timeout 600 tests/acceptance/storms $(ARGS)
 
 # Ten minutes of made-up rows, frames, queries, settings, topics and files, and a minute of random bytes at every listener.
 test-fuzz: servers $(DEV)
