@@ -310,6 +310,9 @@ class Index:
         old = self.published.get(job_id)
         self._facts.forget(job_id, joblog=old is None or old.view.source == "joblog")
         self._lost_rows.forget(job_id)
+        if reason == "gone" and (old is None or old.view.source == "legacy"):
+            self.legacy.settle((job_id,), now, out)  # No JobLog job has the ID, but a row of `failover_jobs` may.
+            return
         if old is None:
             return
         self._attributor.forget_job(job_id)

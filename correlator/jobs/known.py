@@ -79,6 +79,10 @@ class KnownJobs:
             if not (r.apart and r.status in legacy_status.ENDED) and not self._published.is_joblog_id(r.job_id)
         ]
 
+    def legacy_rows(self) -> list[LegacyRecord]:
+        """All rows of `failover_jobs` in memory."""
+        return list(self._legacy.all())
+
     def is_undecided(self, record: LegacyRecord) -> bool:
         """True if a table query must decide whether a JobLog job has the ID of this row of `failover_jobs`."""
         known = self._legacy.get(record.job_id)

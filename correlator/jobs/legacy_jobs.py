@@ -59,13 +59,13 @@ class LegacyJobs:
                 self._put(replace(row, apart=row.apart or (known is not None and known.apart)), now, out)
         for job_id in gone:
             if self._drop(job_id) is not None:
-                self._published.hide(job_id, "gone", out)
+                self._published.hide_legacy(job_id, "gone", out)
 
     def decide(self, owned: Iterable[str], apart: Iterable[str], now: Micros, out: Outcome) -> None:
         """Apply a query about IDs: JobLog jobs own the IDs `owned`, none owns those in `apart`."""
         for job_id in owned:
-            if self.retire(job_id) and job_id not in self._facts:
-                self._published.hide(job_id, "merged", out)
+            if self.retire(job_id):
+                self._published.hide_legacy(job_id, "merged", out)
         for job_id in apart:
             if (known := self._rows.get(job_id)) is not None:
                 self._put(replace(known, apart=True), now, out)
@@ -79,8 +79,7 @@ class LegacyJobs:
     def withdraw(self, names: Iterable[str], out: Outcome) -> None:
         """Withdraw the legacy jobs with these IDs: a JobLog job that has them is about to be published."""
         for name in names:
-            if name in self._rows and name not in self._facts:
-                self._published.hide(name, "merged", out)
+            self._published.hide_legacy(name, "merged", out)
 
     def settle(self, names: Iterable[str], now: Micros, out: Outcome) -> None:
         """Publish or withdraw the rows with these IDs, after JobLog jobs have gained or lost them."""
@@ -120,9 +119,9 @@ class LegacyJobs:
         view = job_view.legacy_view(row)
         if self._published.has_expired(view, now):
             self.retire(job_id)
-            self._published.hide(job_id, "retention", out)
+            self._published.hide_legacy(job_id, "retention", out)
         elif self._published.owner(job_id) is not None:
-            self._published.hide(job_id, "merged", out)
+            self._published.hide_legacy(job_id, "merged", out)
         elif row.apart:
             shown = Outcome(past=job_id in self._past or out.past)
             self._past.discard(job_id)

@@ -171,6 +171,11 @@ class PublishedJobs(JobDirectory):
             self.seq += 1
             out.changes.append(Change(job_id, self.seq, old, None, reason))
 
+    def hide_legacy(self, job_id: str, reason: Reason, out: Outcome) -> None:
+        """Remove a legacy job. A JobLog job with its ID stays: the rows of `failover_jobs` do not decide about that."""
+        if (shown := self._jobs.get(job_id)) is not None and shown.view.source == "legacy":
+            self.hide(job_id, reason, out)
+
     def add_moved(self, job_ids: Iterable[str], out: Outcome) -> None:
         """Add a change of each job that an ID started or stopped resolving to. Their documents stay as they are."""
         for job_id in sorted(job_ids):

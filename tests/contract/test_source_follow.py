@@ -10,9 +10,10 @@ import re
 import time
 
 from correlator.ops.metrics import CORRECTIONS
+from correlator.sources.tables.legacy import Legacy
 from tests.support.appliance import now
 from tests.support.eventually import eventually
-from tests.support.source_databases import running_follower
+from tests.support.source_databases import RecordingPipeline, open_queries, running_follower
 
 
 def once(received) -> bool:
@@ -282,3 +283,18 @@ async def test_an_account_that_may_only_select_four_tables_is_enough(mariadb_ori
         await mariadb_original.log("row")
         await received.receives("row")
         assert received.errors == []
+
+
+async def test_a_legacy_job_that_ended_leaves_when_its_row_is_deleted(original):
+    row = {"vm_id": "vm-1", "job_type": "live", "status": "failed", "source_vm_name": "pg"}
+    row |= dict.fromkeys(("created_at", "updated_at", "completed_at"), now())
+    await original.insert("failover_jobs", job_id="unified-1", **row)
+    received, follower = RecordingPipeline(), Legacy()
+    async with open_queries(original.source()) as (queries, session):
+        mark = await queries.clock(session, 60)
+        await follower.poll(queries, session, received, mark)
+        received.decide_legacy((), ["unified-1"])
+        assert received.known.legacy_rows() != received.known.unsettled_legacy() == []
+        await original.run("DELETE FROM failover_jobs")
+        await Legacy().poll(queries, session, received, mark)
+    assert received.known.legacy_rows() == []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec.structs import replace
+
 from correlator.jobs import fold, job_document, job_view, joblog
 from correlator.jobs.index import Index
 from correlator.jobs.model.changes import Event
@@ -84,6 +86,43 @@ def test_a_legacy_row_never_takes_the_place_of_a_joblog_job():
     shown = index.published.get("j")
     assert shown is not None
     assert (shown.view.source, shown.view.status) == ("joblog", "running")
+
+
+def test_a_row_of_failover_jobs_that_is_deleted_leaves_a_joblog_job_of_its_id_alone():
+    index = Index()
+    index.apply([reading("j", 1, "running", context_id="c")], NOW)
+    index.apply_legacy([LegacyRecord(1, "j", "failed", created_at=NOW, apart=True)], [], NOW)
+    assert index.apply_legacy([], ["j"], NOW).changes == []
+    index.apply([reading("k", 2, "running", context_id="c")], NOW + SECOND)
+    assert index.published.resolve("c") == Resolved("k", "context_id", ("j",))
+
+
+def test_a_legacy_job_that_the_log_names_leaves_with_its_row():
+    index = Index()
+    row = LegacyRecord(1, "ext", "creating_vm", created_at=NOW, apart=True)
+    index.apply_legacy([row], [], NOW)
+    assert index.apply([Entry(1, NOW, "INFO", "x", 1, "ext")], NOW).unread == {"ext"}
+    assert [c.reason for c in index.apply_legacy([], ["ext"], NOW).changes] == ["gone"]
+
+
+def test_a_legacy_job_stays_when_the_log_names_it_and_no_joblog_job_has_its_id():
+    index = Index()
+    row = LegacyRecord(1, "ext", "creating_vm", created_at=NOW, apart=True)
+    index.apply_legacy([row], [], NOW)
+    index.apply([Entry(1, NOW, "INFO", "x", 1, "ext")], NOW)
+    index.apply_legacy([replace(row, status="failed", completed_at=NOW)], [], NOW)
+    assert [c.reason for c in index.apply([Reading("ext", 2)], NOW).changes] == [None]
+    shown = index.published.get("ext")
+    assert shown is not None
+    assert shown.view.status == "failed"
+
+
+def test_a_legacy_row_that_the_log_named_first_is_published_once_no_joblog_job_has_its_id():
+    index = Index()
+    index.apply([Entry(1, NOW, "INFO", "x", 1, "ext")], NOW)
+    index.apply_legacy([LegacyRecord(1, "ext", "failed", created_at=NOW, apart=True)], [], NOW)
+    assert index.published.get("ext") is None
+    assert [c.job_id for c in index.apply([Reading("ext", 2)], NOW).changes] == ["ext"]
 
 
 def test_what_is_nested_too_deep_to_be_written_harms_nothing():

@@ -5,7 +5,8 @@ that it constructed, and does not always bring it up to date: a failover that fa
 Such a row adds nothing: job_tracking is authoritative. Only a row whose ID no JobLog job has is a legacy job.
 
 The model: every poll reads new and changed rows, by conditions that the server evaluates, so that unchanged rows are
-not sent; all unfinished rows are read again within `ROUND`. A row that is new to the index is applied as undecided,
+not sent; all unfinished rows are read again within `ROUND`, in which the deletion of any other row in memory is found
+too. A row that is new to the index is applied as undecided,
 and an undecided row is not published. Its owner is searched by index immediately, for many rows in one query; the log
 and the metadata are searched on a session of their own (`search`), in ranges of started_at near the row's age.
 
@@ -37,7 +38,7 @@ TAIL = 200
 """Ids below the highest one in which a poll still searches for new rows: they may be committed late."""
 
 ROUND = 300.0
-"""Seconds within which every unfinished row is read again, `IN_ONE` rows per poll."""
+"""Seconds within which every unfinished row is read again, `IN_ONE` rows per poll, and deleted rows are found."""
 
 IDS = 5_000
 """Integer ids in one statement that returns few of their rows."""
@@ -108,7 +109,7 @@ class Legacy:
             if len(rows) < IN_ONE:
                 break
             first = rows[-1].id
-        await self._read_again(queries, session, feed, [r for r in feed.known.unsettled_legacy() if r.id not in read])
+        await self._read_again(queries, session, feed, [r for r in feed.known.legacy_rows() if r.id not in read])
         self._last_id, self._next_round = max(self._last_id, last), time.monotonic() + ROUND
 
     async def poll(self, queries: Queries, session: Session, feed: Feed, mark: str) -> None:
@@ -118,15 +119,17 @@ class Legacy:
             return
         unsettled = {r.id: r for r in feed.known.unsettled_legacy()}
         rows = {r.id: r for r in await self._changed(queries, session, unsettled.values(), mark)}
+        deletable = unsettled
         if now >= self._next_round:
             self._page, self._next_round = 0, now + ROUND
+            deletable = {r.id: r for r in feed.known.legacy_rows()}
         if self._page is not None:
             page = f"status IN {ACTIVE} AND id > {self._page} ORDER BY id LIMIT {IN_ONE}"
             found = await queries.legacy_where(session, page)
             rows |= {r.id: r for r in found}
             self._page = found[-1].id if len(found) == IN_ONE else None
-        gone = await self._gone(session, unsettled)
-        await self._apply(queries, session, feed, rows.values(), [unsettled[i].job_id for i in gone])
+        gone = await self._gone(session, deletable)
+        await self._apply(queries, session, feed, rows.values(), [deletable[i].job_id for i in gone])
         # Their owner no longer has their ID.
         lost = [r for i, r in unsettled.items() if not r.apart and i not in rows and r.job_id not in self._searched]
         await self._apply(queries, session, feed, lost)
