@@ -87,7 +87,7 @@ def load(path: Path | None, environ: Mapping[str, str], *, gateway: bool = False
         otlp=replace(config.otlp, headers_file=config.otlp.headers_file or credential(environ, "otlp-headers")),
         cluster=_in_cluster(config.cluster, environ),
         mqtt=_named(_with_password("mqtt", config.mqtt, environ, found)),
-        state=_with_directory(config.state, environ, found),
+        state=config.state if gateway else _with_directory(config.state, environ, found),  # A gateway keeps nothing.
         webhooks=complete(config.webhooks, environ, found.add),
     )
     if gateway and config.cluster.url is None and "cluster.url" not in found.keys:

@@ -20,10 +20,13 @@ from tests.support.client_fold import ClientFold
 from tests.support.daemon import HELLO, Daemon
 from tests.support.eventually import PATIENCE, eventually
 
+OF_A_DAEMON = ("DATABASE__TIMEZONE", "MQTT__INSTANCE", "STATE__DIRECTORY")
+"""The settings of `Daemon` that a gateway does not read."""
+
 
 def config(url: str) -> Config:
-    environ = {"CORRELATOR_CLUSTER__URL": url, "CORRELATOR_HTTP__LISTEN": "127.0.0.1:0", "HOME": "/nowhere"}
-    return loading.load(None, environ)
+    environ = {"CORRELATOR_CLUSTER__URL": url, "CORRELATOR_HTTP__LISTEN": "127.0.0.1:0"}
+    return loading.load(None, environ, gateway=True)
 
 
 class RunningGateway:
@@ -63,12 +66,14 @@ async def running(url: str, cluster: Cluster | None = None, **http: object) -> A
 
 
 class GatewayProcess(Daemon):
-    """`correlator gateway` as its users run it."""
+    """`correlator gateway` as its unit runs it: without a home, a directory for state, or settings of a daemon."""
 
-    def __init__(self, folder: Path, url: str) -> None:
+    def __init__(self, folder: Path, url: str, **environ: str) -> None:
         folder.mkdir()
         super().__init__(folder, cluster__url=url)
-        del self._environ["CORRELATOR_DATABASE__TIMEZONE"]
+        for name in ("HOME", "STATE_DIRECTORY", *(f"CORRELATOR_{key}" for key in OF_A_DAEMON)):
+            self._environ.pop(name, None)
+        self._environ |= environ
         self.command = "gateway"
 
 

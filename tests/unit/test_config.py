@@ -61,6 +61,12 @@ def test_the_state_directory_is_the_configured_one_else_the_units_else_at_home(w
     assert problems("", {"HOME": ""}) == ("state.directory: expected a path, as there is no home directory here",)
 
 
+def test_a_gateway_needs_no_state_directory_and_no_home(tmp_path):
+    file = tmp_path / "gateway.toml"
+    file.write_text('[cluster]\nurl = "nats://127.0.0.1:1"')
+    assert load(file, {}, gateway=True).state.directory == Path()
+
+
 def test_the_default_file_is_read_only_where_it_exists(monkeypatch, tmp_path):
     monkeypatch.setattr(configuration, "DEFAULT_FILE", tmp_path / "correlator.toml")
     assert configuration.default_file() is None
