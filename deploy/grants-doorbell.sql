@@ -1,5 +1,5 @@
 -- For database.doorbell = true: the right to read the server's binary log, in addition to the SELECTs of grants.sql.
--- Before you run it (as an administrator), write the host that the correlator connects from:
+-- Before you run it (as an administrator), write the host that the correlator connects from. It may be run again:
 --     mariadb < grants-doorbell.sql
 --
 -- The right belongs to the server, not to a database: an account that has it may read every change of every database in the

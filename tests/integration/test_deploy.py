@@ -81,8 +81,9 @@ def statements(script: str) -> list[str]:
 def variant(host: str) -> str:
     """The script with the commented account for `host` in place of the one for this host."""
     account = f"'correlator'@'{host}'"
-    (line,) = re.findall(rf"^-- (CREATE USER IF NOT EXISTS {re.escape(account)} .*)$", SQL, re.MULTILINE)
-    return re.sub(r"^CREATE USER .*$", line, SQL, flags=re.MULTILINE).replace(HERE, account)
+    create, alter = re.findall(rf"^-- ((?:CREATE|ALTER) USER .*{re.escape(account)}.*)$", SQL, re.MULTILINE)
+    script = re.sub(r"^CREATE USER .*$", create, SQL, flags=re.MULTILINE)
+    return re.sub(r"^ALTER USER .*$", alter, script, flags=re.MULTILINE).replace(HERE, account)
 
 
 async def run_sql(server: MariaDB, script: str) -> None:
@@ -119,12 +120,31 @@ async def grants(server: MariaDB, account: str) -> list[str]:
 
 async def test_the_account_may_read_four_tables_and_nothing_else(granted: Database):
     await run_sql(granted.server, SQL)
-    with pytest.warns(Warning, match="already exists"):
-        await run_sql(granted.server, SQL)  # it may be run again
     usage, *tables = sorted(await grants(granted.server, HERE), key=lambda grant: "USAGE" not in grant)
     assert usage.startswith("GRANT USAGE ON *.* TO correlator@127.0.0.1 IDENTIFIED BY")
     assert usage.endswith("WITH MAX_USER_CONNECTIONS 16")
     assert tables == [f"GRANT SELECT ON migratekit_oma.{name} TO correlator@127.0.0.1" for name in sorted(TABLES)]
+
+
+@pytest.mark.parametrize("over_tls", [False, True], ids=["plain", "TLS"])
+async def test_run_again_with_another_password_it_sets_that_one_and_keeps_the_doorbell(
+    granted: Database, over_tls: bool
+):
+    script = variant("correlator.example").replace("correlator.example", "127.0.0.1") if over_tls else SQL
+    doorbell = (DEPLOY / "grants-doorbell.sql").read_text()
+    await run_sql(granted.server, script + doorbell)
+    first = await grants(granted.server, HERE)
+    assert "REPLICATION SLAVE" in str(first)
+    tls = ssl.create_default_context()
+    tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
+    with pytest.warns(Warning, match="already exists"):
+        await run_sql(granted.server, script.replace("change-me", "another") + doorbell)
+    assert await grants(granted.server, HERE) == first
+    async with granted.connect(user="correlator", password="another", ssl=tls if over_tls else None):
+        pass
+    with pytest.raises(aiomysql.OperationalError, match="Access denied"):
+        async with granted.connect(user="correlator", password="change-me", ssl=tls if over_tls else None):
+            pass
 
 
 async def test_the_daemon_works_with_that_account_and_leaves_most_of_its_connections(granted: Database, tmp_path: Path):
@@ -164,12 +184,11 @@ async def test_another_host_connects_over_tls_only(granted: Database, tmp_path: 
         await daemon.close()
 
 
+@pytest.mark.filterwarnings("ignore:.*already exists")
 async def test_on_the_same_host_the_socket_is_enough(granted: Database, tmp_path: Path):
     me = os.environ.get("USER", "root") if os.getuid() else "root"
     script = variant("localhost").replace("'correlator'@", f"'{me}'@")
-    if me == "root":  # exists already with all rights: the test is that it needs no password
-        script = script.replace("CREATE USER IF NOT EXISTS", "CREATE OR REPLACE USER")
-    await run_sql(granted.server, script)
+    await run_sql(granted.server, script)  # root exists already with all rights: the test is that it needs no password
     url = granted.url.replace("correlator@", f"{me}@")
     daemon = Daemon(tmp_path, database__url=url, database__unix_socket=granted.server.socket)
     try:
