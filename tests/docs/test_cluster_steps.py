@@ -126,7 +126,7 @@ async def test_hosts_of_their_own_connect_with_certificates_and_permissions(tmp_
         "/opt/nats/bin/pip": "pip",
         "python3 -m venv /opt/nats": "true",
         "/etc/systemd/system/": f"{tmp_path}/systemd/",
-        "deploy/nats/": f"{DEPLOY}/nats/",
+        "/usr/share/doc/correlator/examples/nats/": f"{DEPLOY}/nats/",
         "DNS:nats-1.example": "IP:127.0.0.1",
         "nats-1.example:4222": f"127.0.0.1:{port}",
         "127.0.0.1:8222": f"127.0.0.1:{monitor}",
