@@ -121,13 +121,18 @@ async def _term(process: Process, lease: Lease | None) -> None:
     saved = await _open(checkpoint)
     served: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     listener = ListenerConfig(config)
-    http = _http(config, listener, served)
     supervisor = Supervisor(following.hub)
+
+    def serves(url: str) -> None:
+        supervisor.serves()
+        served.set_result(url)
+
+    http = _http(config, listener, serves)
     term = Term(following, checkpoint, listener, supervisor, served)
     metrics.BUILD.info(_build(following.database))
     log.info("correlator %s follows %s", __version__, config.database.url)
     async with asyncio.TaskGroup() as outer:
-        # Start, 3: Serve. Readiness reports that the daemon is loading.
+        # Start, 3: Serve, which ends the start of the unit. Readiness reports that the daemon is loading.
         serving = {outer.create_task(http.run(following.hub), name=type(http).__name__)}
         watching = [
             outer.create_task(supervisor.run(), name="supervisor"),
@@ -136,7 +141,7 @@ async def _term(process: Process, lease: Lease | None) -> None:
         # Start, 4: In a cluster, wait as the standby until this process holds the lease. Nothing asks the database.
         tenure = None
         if lease is not None:
-            waiting = outer.create_task(standby(lease, following, served, supervisor, outer), name="standby")
+            waiting = outer.create_task(standby(lease, following, served, outer), name="standby")
             reloading = outer.create_task(_reloads(process, term, checks(config)), name="reload")
             if not await ending.first(waiting, process.stop):
                 supervisor.stops()
@@ -201,12 +206,12 @@ async def _follow(
             stored.restore(saved.forecasts)  # After a longer stop the history is read again.
         await _restore(saved, following)
     async with asyncio.TaskGroup() as inner:
-        # Start, 7: Read the tables and the log. `_announce` reports readiness once they are loaded.
+        # Start, 7: Read the tables and the log. `_announce` calls `on_ready` once they are loaded.
         reading = [
             inner.create_task(following.source.run(pipeline), name="source"),
             inner.create_task(pipeline.run(before_ready=saver.save), name="pipeline"),
             inner.create_task(saver.run(), name="saver"),
-            inner.create_task(_announce(pipeline, term.served, supervisor, process.on_ready), name="announce"),
+            inner.create_task(_announce(pipeline, term.served, process.on_ready), name="announce"),
         ]
         parts = [webhooks.prepare, *([otlp.prepare] if otlp is not None else [])]
         reading.append(inner.create_task(_reloads(process, term, parts, mqtt), name="reload"))
@@ -313,28 +318,26 @@ async def tap(config: Config, sink: Sink) -> None:
     await following.archive.close()
 
 
-def _http(config: Config, listener: ListenerConfig, served: asyncio.Future[str]) -> HttpSink:
-    """Build the HTTP sink. It sets the base URL as the result of `served` once it listens."""
+def _http(config: Config, listener: ListenerConfig, on_ready: Callable[[str], None]) -> HttpSink:
+    """Build the HTTP sink. It calls `on_ready` with the base URL once it listens."""
     listen = config.http.listen
     return HttpSink(
         Listener(listen.host, listen.port, listener.tls),
         listener.access,
         max_subscriptions=config.http.max_subscriptions,
         unknown_id_wait=config.http.unknown_id_wait,
-        on_ready=served.set_result,
+        on_ready=on_ready,
     )
 
 
 async def _announce(
     pipeline: Pipeline,
     served: asyncio.Future[str],
-    supervisor: Supervisor,
     on_ready: Callable[[str], None] | None,
 ) -> None:
-    """Report readiness once everything is loaded and the HTTP sink listens."""
+    """Call `on_ready` once everything is loaded and the HTTP sink listens."""
     await pipeline.ready.wait()
     stalls.spare_loaded()
     url = await served
-    supervisor.began()
     if on_ready is not None:
         on_ready(url)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from correlator.cluster.batches import Fence
 from correlator.cluster.errors import ClusterUnavailable, Fenced, Refused
-from correlator.daemon.supervisor import Supervisor
 from correlator.following import Following
 from correlator.pipeline.checkpoint import Saved
 from correlator.pipeline.stream_checkpoint import StreamCheckpoint
@@ -35,7 +34,6 @@ async def standby(
     lease: Lease,
     following: Following,
     served: asyncio.Future[str],
-    supervisor: Supervisor,
     group: asyncio.TaskGroup,
 ) -> Tenure:
     """Wait for the lease, and read the checkpoint in the cluster. Until then no request reaches the database.
@@ -46,7 +44,6 @@ async def standby(
     following.hub.refusal = lambda: lease.refusal
     following.archive.refuse(lease.refusal)
     await served
-    supervisor.began()
     while True:
         fence = await lease.acquire()
         holding = group.create_task(lease.hold(), name="lease")

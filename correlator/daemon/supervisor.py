@@ -26,12 +26,9 @@ STOPPED_FOR = 10.0
 LONGEST = 500
 """Characters of a status line: the service manager accepts 4,096 bytes, and a database error may be longer."""
 
-START_WITHIN = 60
-"""Seconds by which each ping extends the start timeout: a long history takes longer than any fixed time."""
-
 
 class Supervisor:
-    """Checks the heartbeats and notifies the service manager. `ready`: whether READY=1 has been sent."""
+    """Checks the heartbeats and notifies the service manager. `serving`: whether READY=1 has been sent."""
 
     def __init__(self, hub: Hub, environ: Mapping[str, str] = os.environ) -> None:
         self._hub = hub
@@ -39,7 +36,7 @@ class Supervisor:
         self._every = min(EVERY, systemd.watchdog_interval(environ) or EVERY)
         self._stuck: dict[str, float] = {}
         self._sent_status = ""
-        self.ready = False
+        self.serving = False
 
     async def run(self) -> None:
         """Check once a second, until cancelled."""
@@ -68,17 +65,19 @@ class Supervisor:
             metrics.WATCHDOG_WITHHELD.inc()
         else:
             lines.append("WATCHDOG=1")
-            if not self.ready:
-                lines.append(f"EXTEND_TIMEOUT_USEC={START_WITHIN * 1_000_000}")
         if (status := self.status()) != self._sent_status:
             self._sent_status = status
             lines.append(f"STATUS={status}")
         if lines:
             systemd.notify("\n".join(lines), self._environ)
 
-    def began(self) -> None:
-        """Notify the service manager that everything is loaded."""
-        self.ready = True
+    def serves(self) -> None:
+        """Notify the service manager that the listener accepts connections, which ends the start of the unit.
+
+        Readiness and the status line say what is still loaded: a database that is away must not keep the unit, and the
+        shell that started it, waiting.
+        """
+        self.serving = True
         self._sent_status = self.status()
         systemd.notify(f"READY=1\nSTATUS={self._sent_status}", self._environ)
 
@@ -89,7 +88,7 @@ class Supervisor:
 
     def reloads(self) -> Callable[[], None]:
         """Notify the service manager that a reload begins. Call the returned function when it has ended, or failed."""
-        if not self.ready:
+        if not self.serving:
             return lambda: None  # READY=1 would report the start as complete
         systemd.reloading(self._environ)
 
@@ -106,7 +105,7 @@ class Supervisor:
             return _line([*texts, str(parts["cluster"]["error"])])
         if hub.status.loading:
             if hub.status.error:
-                texts.append(f"waiting for the database: {hub.status.error}")
+                texts.append(hub.status.problem)
             elif hub.status.reading is not None:
                 done, total = hub.status.reading
                 texts.append(f"reading the log: {100 * done // max(1, total)} %")
@@ -114,7 +113,7 @@ class Supervisor:
                 texts.append("reading the tables")
             return _line(texts)
         if hub.status.database != "live":
-            texts.append(f"the database is unreachable: {hub.status.error}")
+            texts.append(hub.status.problem)
         texts += [
             f"{name}: {part['error']}"
             for name, part in parts.items()

@@ -96,7 +96,7 @@ class Gateway:
             self._listener.access,
             max_subscriptions=config.http.max_subscriptions,
             unknown_id_wait=config.http.unknown_id_wait,
-            on_ready=self._served.set_result,
+            on_ready=self._serves,
             fleet=fleet,
         )
         self._supervisor = Supervisor(fleet.hub)
@@ -118,7 +118,7 @@ class Gateway:
         cluster_metrics.STALE.set_function(self._stale_seconds)
         log.info("correlator gateway %s reads %s", __version__, self._config.cluster.url)
         async with asyncio.TaskGroup() as outer:
-            # Start, 1: Serve. Readiness reports that the stream is being read.
+            # Start, 1: Serve, which ends the start of the unit. Readiness reports that the stream is being read.
             serving = {outer.create_task(self._http.run(self.fleet.hub), name="http")}
             async with asyncio.TaskGroup() as inner:
                 # Start, 2: Connect, and read. Lines and events are read from now on, those of unknown jobs wait.
@@ -146,6 +146,10 @@ class Gateway:
                 await cancellation.end(serving, again=DRAIN_WITHIN)
                 # Stop, 3: Stop reading, and close the connection.
                 await cancellation.end(reading)
+
+    def _serves(self, url: str) -> None:
+        self._supervisor.serves()
+        self._served.set_result(url)
 
     def _on_jobs(self, messages: Any) -> None:
         self.fleet.read(messages)
@@ -209,13 +213,12 @@ class Gateway:
         await asyncio.Event().wait()
 
     async def _announce(self, on_ready: Callable[[str], None] | None) -> None:
-        """Report readiness once the stream has been read and the listener listens."""
+        """Call `on_ready` once the stream has been read and the listener listens."""
         await self._synced.wait()
         stalls.spare_loaded()
         url = await self._served
         jobs, appliances = len(self.fleet.hub.published), len(self.fleet.appliances)
         log.info("the stream has been read: %d jobs of %d appliances", jobs, appliances)
-        self._supervisor.began()
         if on_ready is not None:
             on_ready(url)
 

@@ -105,6 +105,11 @@ class RemoteStatus(Status):
             return 0.0
         return round(time.monotonic() - self._current, 3)
 
+    @property
+    def problem(self) -> str:
+        """Why the jobs are not current, for the operator."""
+        return self.error or "the stream is being read"
+
     def judge(self) -> None:
         """Compute the state: live if every appliance is, down if none of them is known to be up.
 

@@ -27,6 +27,11 @@ class Status(ABC):
     def lag_seconds(self) -> float:
         """Seconds since the database last answered in full; 0 while it is live, and before the first answer."""
 
+    @property
+    def problem(self) -> str:
+        """Why the database is not live, for the operator."""
+        return f"{'waiting for the database' if self.loading else 'the database is unreachable'}: {self.error}"
+
     def subscribe(self, on_status: Callable[[], None]) -> Callable[[], None]:
         """Call `on_status` each time the database's state changes. Returns a function that unsubscribes it."""
         self._subscribers[on_status] = None

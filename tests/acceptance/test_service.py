@@ -18,7 +18,9 @@ from tests.support.certificates import self_sign
 from tests.support.client_fold import ClientFold
 from tests.support.daemon import HELLO, Daemon
 from tests.support.eventually import eventually
+from tests.support.gateways import GatewayProcess
 from tests.support.mariadb import Database, MariaDB
+from tests.support.servers import free_port
 from tests.support.service_manager import ServiceManager
 from tests.support.stream_clients import CheckedEventStream
 
@@ -54,11 +56,12 @@ async def service(database: Database, tmp_path: Path, manager: ServiceManager) -
         await service.close()
 
 
-async def test_ready_is_sent_when_all_is_loaded_and_then_watchdog_pings_until_the_stop(
+async def test_ready_is_sent_when_it_serves_and_then_watchdog_pings_until_the_stop(
     service: Service, manager: ServiceManager
 ):
     await service.start()
-    await eventually(lambda: "READY=1" in manager.lines)
+    await eventually(lambda: "STATUS=0 jobs running of 0, 0 clients" in manager.lines)
+    assert manager.lines.count("READY=1") == 1
     manager.clear()
     await eventually(lambda: manager.lines.count("WATCHDOG=1") >= 3)
     assert await service.stop() == 0
@@ -69,7 +72,7 @@ async def test_ready_is_sent_when_all_is_loaded_and_then_watchdog_pings_until_th
     assert manager.lines.index("STOPPING=1") > manager.lines.index("WATCHDOG=1")
 
 
-async def test_a_start_without_a_database_goes_on_waiting_and_says_for_what(
+async def test_a_start_without_a_database_is_complete_and_says_what_it_waits_for(
     own_mariadb: MariaDB, tmp_path: Path, manager: ServiceManager
 ):
     database = await own_mariadb.create_schema()
@@ -78,12 +81,14 @@ async def test_a_start_without_a_database_goes_on_waiting_and_says_for_what(
     try:
         await service.start(ready=False)
         await eventually(lambda: any(line.startswith("STATUS=waiting for the database: ") for line in manager.lines))
+        assert manager.lines.count("READY=1") == 1
+        assert manager.lines.index("READY=1") < manager.lines.index("WATCHDOG=1")
+        assert (await service.get("/health/ready"))[0] == 503
         manager.clear()
-        await eventually(lambda: "EXTEND_TIMEOUT_USEC=60000000" in manager.lines)
-        assert "WATCHDOG=1" in manager.lines
-        assert "READY=1" not in manager.lines
+        await eventually(lambda: "WATCHDOG=1" in manager.lines)
         own_mariadb.start()
-        await eventually(lambda: "READY=1" in manager.lines)
+        await service.until()
+        assert "READY=1" not in manager.lines
         manager.clear()
         own_mariadb.stop()
         await eventually(lambda: any("the database is unreachable" in line for line in manager.lines))
@@ -91,6 +96,20 @@ async def test_a_start_without_a_database_goes_on_waiting_and_says_for_what(
         assert (await service.get("/health/live")) == (200, {"live": True})
     finally:
         await service.close()
+
+
+async def test_the_start_of_a_gateway_without_a_cluster_is_complete_and_says_what_it_waits_for(
+    tmp_path: Path, manager: ServiceManager
+):
+    gateway = GatewayProcess(tmp_path / "gateway", f"nats://127.0.0.1:{free_port()}", NOTIFY_SOCKET=str(manager.path))
+    try:
+        await gateway.start(ready=False)
+        await eventually(lambda: any(line.startswith("STATUS=NATS is unreachable: ") for line in manager.lines))
+        assert manager.lines.count("READY=1") == 1
+        assert (await gateway.get("/health/ready"))[0] == 503
+        assert await gateway.stop() == 0
+    finally:
+        await gateway.close()
 
 
 async def test_a_reload_changes_the_access_rules_and_disconnects_no_admitted_client(

@@ -90,7 +90,7 @@ ELSEWHERE = (
         r"systemctl (status|restart) correlator.*",
         (f"{INSTALL}::test_the_installation_lasts_less_than_five_minutes",),
     ),
-    Elsewhere(ANY, ANY, "systemctl start correlator", (f"{UNIT}::test_it_is_active_once_the_index_is_loaded",)),
+    Elsewhere(ANY, ANY, "systemctl start correlator", (f"{UNIT}::test_it_is_ready_once_the_index_is_loaded",)),
     Elsewhere(
         ANY, ANY, "systemctl stop correlator", (f"{UNIT}::test_a_stop_closes_connections_and_publishes_offline",)
     ),

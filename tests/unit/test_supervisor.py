@@ -26,16 +26,14 @@ def hub() -> LocalHub:
     return hub
 
 
-def test_until_ready_every_check_extends_the_start_timeout_and_names_what_is_pending(manager, environ, hub):
+def test_while_it_loads_the_status_line_names_what_is_pending(manager, environ, hub):
     supervisor = Supervisor(hub, environ)
     hub.status.loading = True
+    supervisor.serves()
+    assert manager.new_lines() == ["READY=1", "STATUS=reading the tables"]
     hub.status.set_state("down", "MariaDB: refused")
     supervisor.check()
-    assert manager.new_lines() == [
-        "WATCHDOG=1",
-        "EXTEND_TIMEOUT_USEC=60000000",
-        "STATUS=waiting for the database: MariaDB: refused",
-    ]
+    assert manager.new_lines() == ["WATCHDOG=1", "STATUS=waiting for the database: MariaDB: refused"]
     hub.status.set_state("live")
     supervisor.check()
     assert manager.new_lines()[-1] == "STATUS=reading the tables"
@@ -46,9 +44,9 @@ def test_until_ready_every_check_extends_the_start_timeout_and_names_what_is_pen
     assert hub.status.describe_database()["loading"] == {"done": 250, "total": 1000}
 
 
-def test_ready_is_sent_once_and_nothing_extends_the_start_afterwards(manager, environ, hub):
+def test_ready_is_sent_once(manager, environ, hub):
     supervisor = Supervisor(hub, environ)
-    supervisor.began()
+    supervisor.serves()
     assert manager.new_lines() == ["READY=1", "STATUS=0 jobs running of 0, 0 clients"]
     supervisor.check()
     assert manager.new_lines() == ["WATCHDOG=1"]
@@ -56,7 +54,7 @@ def test_ready_is_sent_once_and_nothing_extends_the_start_afterwards(manager, en
 
 def test_an_unreachable_database_is_reported_and_keeps_the_watchdog_pings(manager, environ, hub):
     supervisor = Supervisor(hub, environ)
-    supervisor.began()
+    supervisor.serves()
     hub.status.set_state("down", "MariaDB: refused\nby its server")
     hub.readiness["mqtt"] = lambda: {"ok": False, "error": "no route"}
     manager.new_lines()
@@ -74,7 +72,7 @@ def test_a_task_that_is_stuck_is_named_and_the_watchdog_waits_in_vain(manager, e
     now = 100.0
     hub.live = Liveness(lambda: now)
     supervisor = Supervisor(hub, environ)
-    supervisor.began()
+    supervisor.serves()
     withheld = metrics.WATCHDOG_WITHHELD._value.get()
     with hub.live.heartbeat("tail", 10.0) as beat:
         now += 11.0
@@ -93,7 +91,7 @@ def test_a_task_that_is_stuck_is_named_and_the_watchdog_waits_in_vain(manager, e
 
 def test_a_reload_is_announced_at_its_begin_and_its_end(manager, environ, hub):
     supervisor = Supervisor(hub, environ)
-    supervisor.began()
+    supervisor.serves()
     manager.new_lines()
     ended = supervisor.reloads()
     began = manager.new_lines()
@@ -104,7 +102,7 @@ def test_a_reload_is_announced_at_its_begin_and_its_end(manager, environ, hub):
     assert manager.new_lines() == ["READY=1"]
 
 
-def test_a_reload_before_it_is_ready_does_not_end_the_start(manager, environ, hub):
+def test_a_reload_before_it_serves_does_not_end_the_start(manager, environ, hub):
     supervisor = Supervisor(hub, environ)
     supervisor.reloads()()
     assert manager.new_lines() == []
@@ -114,7 +112,7 @@ def test_no_task_counts_as_stuck_after_a_pause_of_the_whole_process(manager, env
     now = 100.0
     hub.live = Liveness(lambda: now)
     supervisor = Supervisor(hub, environ)
-    supervisor.began()
+    supervisor.serves()
     with hub.live.heartbeat("tail", 10.0):
         now += 36.0
         manager.new_lines()
@@ -126,7 +124,7 @@ def test_no_task_counts_as_stuck_after_a_pause_of_the_whole_process(manager, env
 def test_an_error_of_any_length_does_not_suppress_a_watchdog_ping(manager, environ, hub):
     supervisor = Supervisor(hub, environ)
     hub.status.set_state("down", "ö" * 300_000)
-    supervisor.began()
+    supervisor.serves()
     supervisor.check()
     ready, status, watchdog = manager.new_lines()
     assert (ready, watchdog) == ("READY=1", "WATCHDOG=1")

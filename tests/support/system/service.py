@@ -33,7 +33,7 @@ level = "info"
 """
 AUTHORISED = {"Authorization": f"Bearer {SECRETS['api-token']}"}
 
-# Short, so that a start which takes longer has been prolonged, and a test need not wait.
+# Short, so that a start which waits for a database fails, and a test need not wait for a restart.
 QUICK = "[Service]\nTimeoutStartSec=4s\nRestartSec=200ms\n"
 
 
@@ -75,7 +75,12 @@ class Service(Daemon):
         return self.machine.run(f"systemctl {verb} correlator", check=check)
 
     async def active(self, within: float = 15.0) -> None:
-        await eventually(lambda: self.show("ActiveState") == "active", within=within, every=0.1)
+        """Wait until the unit is active, and the tables have been read or an earlier state is served."""
+
+        async def ready() -> bool:
+            return self.show("ActiveState") == "active" and (await self.get("/health/ready"))[0] == 200
+
+        await eventually(ready, within=within, every=0.1)
 
     def reader(self) -> contextlib.AbstractAsyncContextManager[Socket]:
         """A websocket that has been let in."""
