@@ -164,7 +164,7 @@ async def test_a_parameter_is_accepted_within_its_limits_only(daemon: Daemon, de
     assert tried > 30
 
 
-WAYS = [("1.1", ()), ("1.0", ()), ("1.0", ("Connection: keep-alive",))]
+VERSIONS = [("1.1", ()), ("1.0", ()), ("1.0", ("Connection: keep-alive",))]
 """Versions of HTTP, and headers: a client of 1.1 keeps the connection, one of 1.0 if it says so."""
 
 
@@ -182,7 +182,7 @@ async def test_after_every_response_of_every_route_the_connection_is_in_sync(
         asked += [(found, ()), (found, ("If-None-Match: *",)), (f"{found}?nonsense=1", ())]
         asked += [(str(URL(found, encoded=True).update_query({name: value})), ()) for name, value in chosen]
     for path, headers in asked:
-        for version, connection in WAYS:
+        for version, connection in VERSIONS:
             if (method, path.partition("?")[0], version) != ("GET", "/api/v1/stream", "1.1"):  # it does not end
                 status = await in_sync(
                     daemon.port, method, path, *headers, *connection, version=version, after="/health/live"

@@ -10,7 +10,7 @@ from aiohttp import web
 from correlator.sinks.http.streamed import StreamedResponse
 from tests.support.raw_http import connected, in_sync, response
 
-WAYS = [("1.1", ()), ("1.0", ()), ("1.0", ("Connection: keep-alive",))]
+VERSIONS = [("1.1", ()), ("1.0", ()), ("1.0", ("Connection: keep-alive",))]
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ async def port() -> AsyncIterator[int]:
     await runner.cleanup()
 
 
-@pytest.mark.parametrize(("version", "headers"), WAYS)
+@pytest.mark.parametrize(("version", "headers"), VERSIONS)
 @pytest.mark.parametrize("status", [200, 204, 304])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 async def test_a_response_in_parts_leaves_its_connection_in_sync(
