@@ -6,6 +6,7 @@ failure prints one line on standard error for each problem; the traceback is log
 
 import asyncio
 import json
+import logging
 import os
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -19,14 +20,17 @@ from correlator.jobs.model.rows import LEVELS
 from correlator.ops import logs
 from correlator.terminal.command import JobId, standard_output
 from correlator.terminal.commands import COMMANDS
+from correlator.terminal.config import config
 from correlator.terminal.failures import Commands
+
+_log = logging.getLogger(__name__)
 
 _config_option = click.option(
     "--config",
     "file",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help=f"Configuration in TOML.  [default: {loading.DEFAULT_FILE} where it exists]",
+    help=f"Configuration in TOML; its drop-ins are read after it.  [default: {loading.DEFAULT_FILE} where it exists]",
 )
 
 
@@ -40,11 +44,10 @@ def main() -> None:
 @_config_option
 def run(file: Path | None) -> None:
     """Run the daemon until it receives SIGTERM or SIGINT."""
-    chosen = _load(file)
-    logs.configure(chosen.log.level, chosen.log.format, os.environ)
+    chosen = _start(file)
     from correlator.app import run as run_daemon  # noqa: PLC0415 - a command that needs no server loads none
 
-    _drive(run_daemon(chosen, load=lambda: _load(file)))
+    _drive(run_daemon(chosen, load=lambda: _warned(_load(file))))
 
 
 @main.command()
@@ -54,22 +57,27 @@ def gateway(file: Path | None) -> None:
 
     It reads the NATS servers of [cluster] and no database. The configuration needs [cluster] with a url, and [http].
     """
-    chosen = _load(file, gateway=True)
-    logs.configure(chosen.log.level, chosen.log.format, os.environ)
+    chosen = _start(file, gateway=True)
     from correlator.gateway.app import run as run_gateway  # noqa: PLC0415 - see run
 
-    _drive(run_gateway(chosen, load=lambda: _load(file, gateway=True)))
+    _drive(run_gateway(chosen, load=lambda: _warned(_load(file, gateway=True))))
 
 
 @main.command()
 @_config_option
 @click.option("-o", "output", type=click.Choice(["text", "json"]), default="text", help="Output format.")
-def check_config(file: Path | None, output: str) -> None:
+@click.option("--gateway", is_flag=True, help="Check that of a gateway; without --config /etc/correlator/gateway.toml.")
+def check_config(file: Path | None, output: str, gateway: bool) -> None:
     """Print the effective configuration, or its errors.
 
-    It combines the file, the environment and the defaults. Passwords are not printed.
+    It combines the file, its drop-ins, the environment and the defaults. Passwords are not printed.
     """
-    shown = rendering.redacted(_load(file))
+    from correlator.doctor import service  # noqa: PLC0415 - see run
+
+    setting = service.load(file, os.environ, gateway=gateway)
+    for line in setting.twice:
+        click.echo(f"correlator: warning: {logs.escape(line)}", err=True)
+    shown = rendering.redacted(setting.config)
     if output == "json":
         click.echo(json.dumps(shown, indent=2))
     else:
@@ -112,7 +120,7 @@ def demo(port: int | None, rate: float, directory: Path | None, mqtt: bool, flee
     _drive(demo_main(port, rate, directory, mqtt))
 
 
-for _command in COMMANDS:
+for _command in (config, *COMMANDS):
     main.add_command(_command)
 
 
@@ -134,7 +142,7 @@ def tap(file: Path | None, level: Any, job_id: str | None, attributed: bool, out
     It reads the database directly, with the daemon's configuration. The daemon need not run. On a terminal a row is one
     line that fits the window; in a pipe nothing is cut.
     """
-    chosen = _load(file)
+    chosen = _load(file).config
     logs.configure("warning", "text", os.environ)
     from correlator.app import tap as tap_log  # noqa: PLC0415 - see run
     from correlator.sinks.tap import TapSink  # noqa: PLC0415 - see run
@@ -186,8 +194,21 @@ def support_bundle(ctx: click.Context, file: Path | None, target: Path | None) -
     ctx.exit(asyncio.run(make(file, target, standard_output(), os.environ)))
 
 
-def _load(file: Path | None, *, gateway: bool = False) -> schema.Config:
-    return loading.load(file or loading.default_file(), os.environ, gateway=gateway)
+def _load(file: Path | None, *, gateway: bool = False) -> loading.Loaded:
+    return loading.loaded(file or loading.default_file(), os.environ, gateway=gateway)
+
+
+def _start(file: Path | None, *, gateway: bool = False) -> schema.Config:
+    """Load the configuration of a process that runs from now on, and begin its log."""
+    found = _load(file, gateway=gateway)
+    logs.configure(found.config.log.level, found.config.log.format, os.environ)
+    return _warned(found)
+
+
+def _warned(found: loading.Loaded) -> schema.Config:
+    for line in found.twice:
+        _log.warning("%s", line)
+    return found.config
 
 
 def _drive(work: Coroutine[Any, Any, None]) -> None:

@@ -1,9 +1,10 @@
-"""Loads a `Config` from a TOML file, the environment and secret files, or raises the list of all problems.
+"""Loads a `Config` from TOML files, the environment and secret files, or raises the list of all problems.
 
-The environment overrides the file. A wrong value is reported with its key, the value and what is expected, and does
-not end the search for further problems. No message contains a secret.
+The environment overrides the files. A wrong value is reported with its place, its key, the value and what is expected,
+and does not end the search for further problems. No message contains a secret.
 """
 
+import contextlib
 import difflib
 import re
 import socket
@@ -16,8 +17,9 @@ from urllib.parse import unquote
 import msgspec
 from msgspec.structs import replace
 
-from correlator.config import cluster_values, values, webhook_values
+from correlator.config import cluster_values, files, values, webhook_values
 from correlator.config.cluster import Cluster
+from correlator.config.files import Files
 from correlator.config.otlp_values import read_headers
 from correlator.config.schema import (
     Config,
@@ -35,6 +37,9 @@ from correlator.config.webhooks import complete
 from correlator.errors import ConfigError
 
 DEFAULT_FILE = Path("/etc/correlator/correlator.toml")
+NO_CLUSTER = 'cluster.url: a gateway reads a cluster, e.g. url = "nats://127.0.0.1:4222"'
+"""The problem of a gateway that has no cluster yet."""
+
 _PREFIX = "CORRELATOR_"
 _HIDDEN = (values.secret, webhook_values.url, webhook_values.secrets, webhook_values.authorization)
 """Parsers of values that no message may repeat."""
@@ -51,30 +56,64 @@ class _Text(NamedTuple):
     text: str
 
 
-class _Problems:
-    """The problems found, and the dotted names of the keys with wrong values."""
+class Loaded(NamedTuple):
+    """A configuration and where it comes from. `twice`: a warning for each key that two files set."""
 
-    def __init__(self) -> None:
+    config: Config
+    files: tuple[Path, ...]
+    twice: tuple[str, ...]
+
+
+class _Problems:
+    """The problems found, each with its place in `files`, and the dotted names of the keys with wrong values."""
+
+    def __init__(self, read: Files) -> None:
         self.lines: list[str] = []
         self.keys: set[str] = set()
+        self.overridden: set[str] = set()
+        """The keys whose values come from the environment."""
+        self._read = read
 
     def add(self, key: str, line: str) -> None:
-        self.lines.append(line)
+        self.lines.append(self.placed(line, key))
         self.keys.add(key)
+
+    def placed(self, line: str, *involved: str) -> str:
+        """Return `line` after the place of the first of the keys that a file sets."""
+        found = (self._read.place(key) for key in involved if key not in self.overridden)
+        place = next((place for place in found if place is not None), None)
+        return line if place is None else f"{place}: {line}"
+
+    def place(self, key: str) -> str:
+        place = self._read.place(key)
+        return "" if place is None else str(place)
 
 
 def default_file() -> Path | None:
-    """Return the file that is read if none is named: the one in /etc, or None if it does not exist."""
-    return DEFAULT_FILE if DEFAULT_FILE.exists() else None
+    """Return the file that is read if none is named: the one in /etc, or None if neither it nor a drop-in exists."""
+    return DEFAULT_FILE if DEFAULT_FILE.exists() or files.folder_of(DEFAULT_FILE).exists() else None
 
 
 def load(path: Path | None, environ: Mapping[str, str], *, gateway: bool = False) -> Config:
-    """Return the settings of the file at `path` (None: no file) and of `environ`. `gateway`: they are those of one.
+    """Return the settings of the file at `path` (None: no file), its drop-ins, and `environ`. See `loaded`."""
+    return loaded(path, environ, gateway=gateway).config
+
+
+def loaded(
+    path: Path | None, environ: Mapping[str, str], *, gateway: bool = False, replaced: Mapping[Path, str] | None = None
+) -> Loaded:
+    """Return the configuration and where it comes from. `gateway`: it is that of a gateway.
+
+    `replaced`: texts to use instead of what these files hold.
 
     Raises: `ConfigError` with all problems.
     """
-    raw = _read_toml(path) if path else {}
-    found = _Problems()
+    read = files.read(path, replaced) if path else Files({}, {})
+    return Loaded(_checked(read, environ, gateway=gateway), tuple(read.texts), read.twice)
+
+
+def _checked(read: Files, environ: Mapping[str, str], *, gateway: bool) -> Config:
+    raw, found = read.merged, _Problems(read)
     _overlay(raw, environ, found)
     if gateway and "database" in raw:  # Even one with defaults: somebody expects it to be read.
         found.add("database", "database: a gateway reads no database: remove this section")
@@ -88,12 +127,14 @@ def load(path: Path | None, environ: Mapping[str, str], *, gateway: bool = False
         cluster=_in_cluster(config.cluster, environ),
         mqtt=_named(_with_password("mqtt", config.mqtt, environ, found)),
         state=config.state if gateway else _with_directory(config.state, environ, found),  # A gateway keeps nothing.
-        webhooks=complete(config.webhooks, environ, found.add),
+        webhooks=complete(config.webhooks, environ, found.add, found.place),
     )
     if gateway and config.cluster.url is None and "cluster.url" not in found.keys:
-        found.lines.append('cluster.url: a gateway reads a cluster, e.g. url = "nats://127.0.0.1:4222"')
+        found.lines.append(NO_CLUSTER)
     wrong = frozenset(found.keys)  # These have their defaults now, so a contradiction with them is not meant.
-    found.lines += [line for involved, line in _contradictions(config) if wrong.isdisjoint(involved)]
+    found.lines += [
+        found.placed(line, *involved) for involved, line in _contradictions(config) if wrong.isdisjoint(involved)
+    ]
     if found.lines:
         raise ConfigError(found.lines)
     return config
@@ -115,32 +156,6 @@ def read_tokens(config: Config) -> frozenset[str]:
     return tokens
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
-    text = ""
-    try:
-        text = path.read_text(encoding="utf-8")
-        return tomllib.loads(text)
-    except OSError as error:
-        raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from error
-    except RecursionError as error:
-        raise ConfigError([f"{path}: not TOML that can be read: too deep"]) from error
-    except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError are
-        raise ConfigError([f"{path}: {_declared_twice(text, str(error)) or f'not TOML: {error}'}"]) from error
-
-
-def _declared_twice(text: str, error: str) -> str | None:
-    """Return a message with the line of the first declaration, if a table is declared twice; else None."""
-    declared = re.search(r"Cannot declare \((?P<names>.+)\) twice \(at (?P<place>line \d+)", error)
-    if declared is None:
-        return None
-    names = ".".join(re.findall(r"'([^']*)'", declared["names"]))
-    header = f"[{names}]"
-    first = next((n for n, line in enumerate(text.splitlines(), 1) if line.strip().startswith(header)), None)
-    if first is None:
-        return None
-    return f"{declared['place']}: a second {header}; the first is in line {first}: write the keys there"
-
-
 def _overlay(raw: dict[str, Any], environ: Mapping[str, str], found: _Problems) -> None:
     """Override the values of the file with those of the environment."""
     names = {_PREFIX + dotted.upper().replace(".", "__"): dotted for dotted, _ in leaves()}
@@ -156,6 +171,7 @@ def _overlay(raw: dict[str, Any], environ: Mapping[str, str], found: _Problems) 
             table = table.setdefault(level, {}) if isinstance(table, dict) else None
         if isinstance(table, dict):  # Otherwise the file has a plain value there, which is reported by itself.
             table[last] = _Text(name, environ[name])
+            found.overridden.add(names[name])
 
 
 def _lift_password(raw: dict[str, Any], found: _Problems) -> None:
@@ -171,6 +187,34 @@ def _lift_password(raw: dict[str, Any], found: _Problems) -> None:
     table["url"] = written._replace(text=clean) if isinstance(written, _Text) else clean
     if match["password"]:
         table["password"] = unquote(match["password"])
+
+
+def holds_password(url: str) -> bool:
+    """Return whether a written URL has a password in it."""
+    match = _PASSWORD_IN_URL.fullmatch(url.strip().strip("\"'"))
+    return bool(match and match["password"])
+
+
+def argument(key: Key, text: str) -> Any:
+    """Return the value to write into a file for a text: a value in TOML, else what it means in the environment.
+
+    Raises: ValueError with what is expected.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("a text in UTF-8") from None
+    candidates = [_from_text(key, text)]
+    with contextlib.suppress(tomllib.TOMLDecodeError, RecursionError):
+        parsed = tomllib.loads(f"value = {text}")
+        if parsed.keys() == {"value"}:
+            candidates.insert(0, parsed["value"])
+    for candidate in candidates[:-1]:
+        with contextlib.suppress(ValueError):
+            _value(key, candidate)
+            return candidate
+    _value(key, candidates[-1])
+    return candidates[-1]
 
 
 def _table(section: type[_S], raw: Mapping[str, Any], above: str, found: _Problems) -> _S:
@@ -239,6 +283,20 @@ def _from_text(key: Key, text: str) -> Any:
 def _nearest(name: str, options: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, options, 1)
     return f"did you mean {near[0]}?" if near else f"known are {', '.join(options)}"
+
+
+def nearest_key(dotted: str) -> str:
+    """Suggest a key for the dotted name of one that does not exist."""
+    if near := difflib.get_close_matches(dotted, [known for known, _ in leaves()], 1, cutoff=0.7):
+        return f"did you mean {near[0]}?"
+    above, siblings = "", keys(Config)
+    *tables, name = dotted.split(".")
+    for level in tables:
+        inner = siblings[level].section if level in siblings else None
+        if inner is None:
+            break
+        above, siblings = f"{above}{level}.", keys(inner)
+    return _nearest_key(above, name, siblings)
 
 
 def _nearest_key(above: str, name: str, siblings: Iterable[str]) -> str:

@@ -289,12 +289,17 @@ def toml(value: Any) -> str:
         case None | Secret():
             return '""'
         case Path():
-            return json.dumps("" if value == Path() else str(value))
+            return _quoted("" if value == Path() else str(value))
         case bool() | int() if not isinstance(value, Size):
             return json.dumps(value)
         case float():
             return duration(value)
         case tuple() | list():
-            return json.dumps(value)
+            return f"[{', '.join(map(toml, value))}]"
         case _:
-            return json.dumps(str(value))
+            return _quoted(str(value))
+
+
+def _quoted(text: str) -> str:
+    # TOML knows the escapes of JSON, but neither surrogates nor a bare DEL.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

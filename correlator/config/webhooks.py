@@ -92,18 +92,25 @@ _FILED = (
 
 
 def complete(
-    webhooks: tuple[Webhook, ...], environ: Mapping[str, str], add: Callable[[str, str], None]
+    webhooks: tuple[Webhook, ...],
+    environ: Mapping[str, str],
+    add: Callable[[str, str], None],
+    place: Callable[[str], str],
 ) -> tuple[Webhook, ...]:
-    """Return the webhooks with the values that files hold. `add(key, line)` gets each problem."""
+    """Return the webhooks with the values that files hold. `add(key, line)` gets each problem.
+
+    `place(key)`: the place of a key in the files.
+    """
     if len(webhooks) > MAX_WEBHOOKS:
         add("webhooks", f"webhooks: expected {MAX_WEBHOOKS} tables at most, not {len(webhooks)}")
-    seen: set[str] = set()
+    first: dict[str, str] = {}
     completed = []
     for number, webhook in enumerate(webhooks, 1):
         label = f"webhooks[{number}]"
-        if webhook.name in seen:
-            add(f"{label}.name", f'{label}.name = "{webhook.name}": expected another name, as one has it already')
-        seen.add(webhook.name)
+        if webhook.name in first:
+            taken = f'"{webhook.name}": expected another name, as the one in {place(first[webhook.name])} has it'
+            add(f"{label}.name", f"{label}.name = {taken}")
+        first.setdefault(webhook.name, f"{label}.name")
         completed.append(_completed(webhook, label, environ, add))
     return tuple(completed)
 

@@ -92,18 +92,19 @@ class Reload:
         metrics.RELOADED.set(1)
         metrics.RELOADED_AT.set_to_current_time()
         log.info("the configuration was reloaded")
-        if waiting := self.needs_restart(config):
+        if waiting := needs_restart(self._started, config):
             log.warning("changed, but applied only by a restart: %s", ", ".join(waiting))
         return config
 
-    def needs_restart(self, config: Config) -> list[str]:
-        """Return the keys that differ from the configuration at the start and that a reload cannot apply."""
-        return [
-            dotted
-            for dotted, _ in leaves()
-            if (new := value_of(config, dotted)) != (old := value_of(self._started, dotted))
-            and (dotted not in LIVE or (dotted in RENEWED and None in (new, old)))
-        ]
+
+def needs_restart(started: Config, new: Config) -> list[str]:
+    """Return the keys that differ and that a reload cannot apply."""
+    return [
+        dotted
+        for dotted, _ in leaves()
+        if (value := value_of(new, dotted)) != (old := value_of(started, dotted))
+        and (dotted not in LIVE or (dotted in RENEWED and None in (value, old)))
+    ]
 
 
 def reloaded(started: Config, new: Config) -> Config:

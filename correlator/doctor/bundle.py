@@ -179,6 +179,8 @@ def _any_case(form: str) -> str:
 def _configuration(setting: Setting) -> dict[str, Any]:
     return {
         "file": str(setting.file) if setting.file is not None else None,
+        "files": [str(file) for file in setting.files],
+        "set_twice": list(setting.twice),
         "variables": setting.variables,
         "settings": redacted(setting.config),
     }

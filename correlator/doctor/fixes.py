@@ -16,10 +16,11 @@ import msgspec
 from correlator.config import loading as configuration
 from correlator.config.schema import Config
 from correlator.config.values import MysqlUrl
+from correlator.doctor import service
 from correlator.doctor.check import Check
-from correlator.doctor.service import GATEWAY_FILE, Setting
+from correlator.doctor.service import Setting
 
-_SETTING = re.compile(r"(?P<table>[a-z]+(?:\.tls)?)\.(?P<key>[a-z_]+) = (?P<value>.+)")
+_SETTING = re.compile(r"(?P<key>[a-z]+(?:\.tls)?\.[a-z_]+) = (?P<value>.+)")
 
 
 def copyable(setting: Setting, check: Check) -> Check:
@@ -29,7 +30,7 @@ def copyable(setting: Setting, check: Check) -> Check:
         if fix.endswith(";"):
             fixes.append(f"{client(setting.config)}{_database(setting.config, fix)} --execute={quote(fix)}")
         elif match := _SETTING.fullmatch(fix):
-            fixes.append(_set(setting, match["table"], match["key"], match["value"]))
+            fixes.append(_set(setting, match["key"], match["value"]))
             fixes += restart(setting)
         else:
             fixes.append(fix)
@@ -38,8 +39,8 @@ def copyable(setting: Setting, check: Check) -> Check:
 
 def restart(setting: Setting) -> list[str]:
     """Return the command that restarts the service; empty if `setting` is not the configuration of the service."""
-    units = {configuration.DEFAULT_FILE: "correlator", GATEWAY_FILE: "correlator-gateway"}
-    return [f"systemctl restart {units[setting.file]}"] if setting.file in units else []
+    unit = service.unit_of(setting.file)
+    return [f"systemctl restart {unit}"] if unit is not None else []
 
 
 def client(config: Config) -> str:
@@ -117,28 +118,18 @@ def _double_quoted(text: str) -> str:
     return '"' + re.sub(r'[\\"$`]', lambda found: "\\" + found[0], text).replace("\\\\n", "\\n") + '"'
 
 
-def _set(setting: Setting, table: str, key: str, value: str) -> str:
-    """Return the command that sets a key, whether it is commented out, has another value, or does not exist."""
-    name = f"CORRELATOR_{table}.{key}".upper().replace(".", "__")
+def _set(setting: Setting, key: str, value: str) -> str:
+    """Return the command that sets a key: in the files, or in the environment if that is where it comes from."""
+    name = f"CORRELATOR_{key}".upper().replace(".", "__")
     if setting.file is None or name in setting.environ:
         return f"export {name}={quote(_plain(value))}"
-    file, line = quote(str(setting.file)), f"{key} = {value}"
-    header = rf"^\[{re.escape(table)}\]"
-    if not _has(setting.file, header):
-        return f"printf '%s\\n' '' {quote(f'[{table}]')} {quote(line)} >>{file}"
-    escaped = re.sub(r"[\\|&]", lambda found: "\\" + found[0], line)
-    script = rf"/{header}/,/^\[/{{/^#\?{key} = /d}};s|{header}.*|&\n{escaped}|"
-    return f"sed --in-place {quote(script)} {file}"
-
-
-def _has(file: Path, header: str) -> bool:
-    try:
-        return bool(re.search(header, file.read_text(encoding="utf-8"), re.MULTILINE))
-    except (OSError, UnicodeDecodeError):
-        return True
+    of = {"correlator": "", "correlator-gateway": "--gateway "}.get(
+        service.unit_of(setting.file) or "", f"--config {quote(str(setting.file))} "
+    )
+    return f"correlator config set {of}{key} {quote(_plain(value))}"
 
 
 def _plain(value: str) -> str:
-    """Return a TOML value as an environment variable holds it: text without its quotes."""
+    """Return a TOML value as an environment variable or an argument holds it: text without its quotes."""
     read = tomllib.loads(f"value = {value}")["value"]
     return read if isinstance(read, str) else value

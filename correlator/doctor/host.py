@@ -49,6 +49,11 @@ def configuration(setting: Setting) -> Check:
     detail = [f"from the environment: {', '.join(names)}"] if names else []
     given = [name for name in ("CREDENTIALS_DIRECTORY", "STATE_DIRECTORY") if name in setting.environ]
     detail += [f"{name} = {setting.environ[name]}" for name in given]
+    drop_ins = [file for file in setting.files if file != setting.file]
+    if drop_ins:
+        detail.insert(0, f"drop-ins: {some([str(file) for file in drop_ins])}")
+    if setting.twice:
+        return warning(CONFIGURATION, f"{where}, valid; a key is set in two files", [*setting.twice[:10], *detail])
     return ok(CONFIGURATION, f"{where}, valid", detail)
 
 
@@ -76,8 +81,9 @@ def secrets(setting: Setting) -> Check:
     if setting.file == config.DEFAULT_FILE:
         folders.add(str(config.DEFAULT_FILE.parent))
     files |= {f"{name} in {folder}": Path(folder, name) for folder in sorted(folders) for name in names}
-    if setting.file is not None and _holds_password(setting.file):
-        files["the configuration, which holds a password"] = setting.file
+    for file in setting.files:
+        if _holds_password(file):
+            files[f"the configuration {file.name}, which holds a password"] = file
     there = {file: label for label, file in files.items() if file is not None and _holds_something(file)}
     wide = {label: file for file, label in there.items() if file.stat().st_mode & stat.S_IROTH}
     if wide:

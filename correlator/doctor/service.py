@@ -34,11 +34,17 @@ WITHIN = 5.0
 
 
 class Setting(Struct, frozen=True):
-    """A configuration and its source. `environ`: the environment that it was read with."""
+    """A configuration and its source.
+
+    `environ`: the environment that it was read with; `files`: all that were read, `file` among them; `twice`: a
+    warning for each key that two of them set.
+    """
 
     config: Config
     file: Path | None
     environ: Mapping[str, str]
+    files: tuple[Path, ...] = ()
+    twice: tuple[str, ...] = ()
 
     @property
     def variables(self) -> list[str]:
@@ -49,8 +55,19 @@ class Setting(Struct, frozen=True):
 def load(file: Path | None, environ: Mapping[str, str], *, gateway: bool = False) -> Setting:
     """Load the configuration as the daemon, or the gateway, would. Raises ConfigError."""
     chosen = file or (GATEWAY_FILE if gateway else config.default_file())
-    around = as_service(environ) if chosen == config.DEFAULT_FILE else environ
-    return Setting(config.load(chosen, around), chosen, around)
+    around = environ_of(chosen, environ)
+    found = config.loaded(chosen, around, gateway=gateway)
+    return Setting(found.config, chosen, around, found.files, found.twice)
+
+
+def unit_of(file: Path | None) -> str | None:
+    """Return the name of the unit that uses this configuration, without its suffix; None if no unit does."""
+    return {config.DEFAULT_FILE: "correlator", GATEWAY_FILE: "correlator-gateway"}.get(file or Path())
+
+
+def environ_of(file: Path | None, environ: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the environment in which the configuration is used: that of the service if it is the service's."""
+    return as_service(environ) if unit_of(file) is not None else environ
 
 
 def as_service(environ: Mapping[str, str]) -> dict[str, str]:

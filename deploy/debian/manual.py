@@ -28,7 +28,9 @@ _EXIT_CODES = {
     "78": "The configuration is wrong.",
 }
 _FILES = {
-    "/etc/correlator/correlator.toml": "The configuration, see correlator.toml(5).",
+    "/etc/correlator/correlator.toml": "Every key of the configuration with its default, see correlator.toml(5).",
+    "/etc/correlator/conf.d/*.toml": "The settings of this host, read after it.",
+    "/etc/correlator/gateway.toml, gateway.d/*.toml": "The same for a gateway.",
     "/etc/correlator/db-password, mqtt-password, api-token, otlp-headers": (
         "Secrets that the service is given, one a file; each may be absent."
     ),
@@ -62,15 +64,7 @@ def command_page(version: str, day: str) -> str:
         *_options(main, top),
         ".SH COMMANDS",
     ]
-    for name, command in main.commands.items():
-        if not command.hidden:
-            inner = click.Context(command, info_name=name, parent=top)
-            usage = " ".join(piece for piece in command.collect_usage_pieces(inner) if piece != "[OPTIONS]")
-            lines += [
-                f'.SS "{_text(f"{name} {usage}".strip())}"',
-                *_prose(command.help or ""),
-                *_options(command, inner),
-            ]
+    lines += [line for name, command in main.commands.items() for line in _command(name, command, top)]
     lines += [
         ".SH EXIT STATUS",
         *_list(_EXIT_CODES),
@@ -82,6 +76,17 @@ def command_page(version: str, day: str) -> str:
     return "\n".join([*lines, ".SH SEE ALSO", ".BR correlator.toml (5)"]) + "\n"
 
 
+def _command(name: str, command: click.Command, above: click.Context) -> Iterator[str]:
+    """The section of a command; of a group, one for each of its commands."""
+    inner = click.Context(command, info_name=name, parent=above)
+    if isinstance(command, click.Group):
+        for each, of_group in command.commands.items():
+            yield from _command(f"{name} {each}", of_group, inner)
+    elif not command.hidden:
+        usage = " ".join(piece for piece in command.collect_usage_pieces(inner) if piece != "[OPTIONS]")
+        yield from (f'.SS "{_text(f"{name} {usage}".strip())}"', *_prose(command.help or ""), *_options(command, inner))
+
+
 def configuration_page(version: str, day: str) -> str:
     """correlator.toml(5)."""
     lines = [
@@ -89,7 +94,10 @@ def configuration_page(version: str, day: str) -> str:
         *(".SH NAME", r"correlator.toml \- configuration of the correlator"),
         *(".SH SYNOPSIS", ".I /etc/correlator/correlator.toml", ".SH DESCRIPTION"),
         *_prose(
-            "The file is TOML. Every key may also be given as CORRELATOR_SECTION__KEY in the environment, which wins."
+            "The file is TOML. After it, the files of /etc/correlator/conf.d that end in .toml are read in the order of"
+            " their names, and the last value of a key is used. Settings belong there: correlator config set KEY VALUE"
+            " writes them into conf.d/50-local.toml. A gateway reads /etc/correlator/gateway.toml and gateway.d."
+            "\n\nEvery key may also be given as CORRELATOR_SECTION__KEY in the environment, which wins."
             ' Durations are seconds, or a text such as "500ms", "90s", "10m", "24h", "7d". An unknown key is an error.'
             "\n\ncorrelator check-config prints the effective configuration, or all of its errors."
         ),

@@ -26,6 +26,7 @@ from tests.support.mariadb import Database, MariaDB
 from tests.support.markdown import blocks, commands
 from tests.support.mosquitto import Mosquitto
 from tests.support.paths import REPOSITORY
+from tests.support.root_shell import write_program
 from tests.support.servers import free_port
 
 EXTERNAL, JOB = "unified-live-failover-pgtest2-1758553933", "e8f15a6d-c5f4-4d69-af72-194b96a0c7fb"
@@ -99,9 +100,9 @@ class Place:
             (self.etc / name).chmod(0o600)
         programs = self.folder / "programs"
         programs.mkdir()
-        for name, arguments in (("python", ""), ("correlator", "-m correlator ")):
-            (programs / name).write_text(f'#!/bin/sh\nexec {sys.executable} {arguments}"$@"\n')
-            (programs / name).chmod(0o755)
+        (programs / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+        (programs / "python").chmod(0o755)
+        write_program(programs, self.etc / "correlator.toml")
         for name in ("Makefile", "deploy", "pyproject.toml", "requirements"):
             (self.folder / name).symlink_to(REPOSITORY / name)
         # What the programs of the system read at home: an answer that is an error fails, root comes in by the socket.
@@ -119,6 +120,7 @@ class Place:
             "CORRELATOR_DATABASE__PASSWORD_FILE": str(self.etc / "db-password"),
             "CORRELATOR_DATABASE__TIMEZONE": "UTC",
             "CORRELATOR_MQTT__URL": mosquitto.url,
+            "CORRELATOR_MQTT__USERNAME": "correlator",
             "CORRELATOR_MQTT__INSTANCE": "appliance-1",
             "CORRELATOR_STATE__DIRECTORY": str(self.folder / "state"),
         }

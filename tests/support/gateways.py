@@ -78,9 +78,9 @@ class GatewayProcess(Daemon):
 
 
 @contextlib.asynccontextmanager
-async def gateway_process(folder: Path, url: str, **environ: str) -> AsyncIterator[GatewayProcess]:
+async def gateway_process(folder: Path, url: str) -> AsyncIterator[GatewayProcess]:
     """A gateway that has read the stream."""
-    process = GatewayProcess(folder, url, **environ)
+    process = GatewayProcess(folder, url)
     try:
         await process.start()
         yield process

@@ -4,12 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from correlator.config import loading
 from tests.support.mariadb import MariaDB
 
 WITHIN = 30.0
+
+
+def write_program(folder: Path, default_file: Path) -> None:
+    """Write the program `correlator` into the folder; `default_file` is its /etc/correlator/correlator.toml."""
+    (folder / "correlator").write_text(
+        f"#!{sys.executable}\n"
+        "from pathlib import Path\n"
+        "from correlator.config import loading\n"
+        f"loading.DEFAULT_FILE = Path({str(default_file)!r})\n"
+        "from correlator.cli import main\n"
+        "main(prog_name='correlator')\n"
+    )
+    (folder / "correlator").chmod(0o755)
 
 
 async def paste(
@@ -21,6 +36,7 @@ async def paste(
     """
     home = folder / "shell"
     home.mkdir(exist_ok=True)
+    write_program(home, loading.DEFAULT_FILE)
     (home / ".my.cnf").write_text(f"[client]\nsocket={mariadb.socket}\nuser=root\n")
     asked = home / "asked"
     asked.write_text("")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,17 @@ import pytest
 from correlator.config.loading import load
 from correlator.config.schema import Config
 from correlator.errors import ConfigError
+
+
+@pytest.fixture
+def log_as_before() -> Iterator[None]:
+    """Logging is afterwards as it was."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.captureWarnings(False)
 
 
 @pytest.fixture
@@ -26,11 +39,11 @@ def write(tmp_path: Path) -> Callable[..., Config]:
 
 @pytest.fixture
 def problems(write: Callable[..., Config]) -> Callable[..., tuple[str, ...]]:
-    """Write a configuration that is wrong; the problems."""
+    """Write a configuration that is wrong; the problems, without their places."""
 
     def problems(toml: str, environ: dict[str, str] | None = None) -> tuple[str, ...]:
         with pytest.raises(ConfigError) as caught:
             write(toml, environ)
-        return caught.value.problems
+        return tuple(re.sub(r"^/\S+\.toml:\d+: ", "", line) for line in caught.value.problems)
 
     return problems

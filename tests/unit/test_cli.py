@@ -21,15 +21,9 @@ from correlator.sinks.tap import Dropped
 
 
 @pytest.fixture(autouse=True)
-def alone(monkeypatch, tmp_path):
-    """No settings of this machine, and logging as it was afterwards."""
+def alone(monkeypatch, tmp_path, log_as_before):
+    """No settings of this machine."""
     monkeypatch.setattr(configuration, "DEFAULT_FILE", tmp_path / "default.toml")
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.captureWarnings(False)
 
 
 @pytest.fixture
@@ -109,8 +103,8 @@ def test_a_wrong_configuration_is_listed_on_stderr_and_ends_with_78(invoke, daem
     result = invoke(command, "--config", file)
     assert (result.exit_code, result.stdout) == (78, "")
     assert result.stderr.splitlines() == [
-        "correlator: jobs.max_jobs = 0: expected a whole number, at least 1, e.g. 20000",
-        r'correlator: jobs.retention = "a\u009b\nb": expected a number of seconds, e.g. "24h"',
+        f"correlator: {file}:2: jobs.max_jobs = 0: expected a whole number, at least 1, e.g. 20000",
+        rf'correlator: {file}:3: jobs.retention = "a\u009b\nb": expected a number of seconds, e.g. "24h"',
     ]
 
 

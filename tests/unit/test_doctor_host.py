@@ -28,7 +28,8 @@ from correlator.pipeline.checkpoint import Changes, Checkpoint
 
 def setting(file=None, **settings):
     environ = {"HOME": "/nonexistent"} | {f"CORRELATOR_{k.upper()}": str(v) for k, v in settings.items()}
-    return Setting(configuration.load(file, environ), file, environ)
+    found = configuration.loaded(file, environ)
+    return Setting(found.config, file, environ, found.files, found.twice)
 
 
 # -- secrets

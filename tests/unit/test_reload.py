@@ -4,7 +4,7 @@ import pytest
 
 from correlator.config.loading import load
 from correlator.config.schema import Config, keys, leaves
-from correlator.daemon.reload import LIVE, Reload, reloaded
+from correlator.daemon.reload import LIVE, Reload, needs_restart, reloaded
 from correlator.errors import ConfigError, CorrelatorError
 from correlator.ops import metrics
 
@@ -46,7 +46,7 @@ async def test_settings_that_one_part_refuses_are_applied_by_none(configured, ca
     assert [r.message for r in caplog.records] == ["http.tls_cert: no certificate", "the configuration was not changed"]
 
 
-async def test_an_invalid_file_is_reported_line_by_line_and_changes_nothing(configured, caplog):
+async def test_an_invalid_file_is_reported_line_by_line_and_changes_nothing(configured, caplog, tmp_path):
     taken = []
     reload = Reload(
         configured(""), lambda: configured("[jbos]\n[http]\nlistne = 1"), [lambda _: lambda: taken.append(1)]
@@ -56,8 +56,8 @@ async def test_an_invalid_file_is_reported_line_by_line_and_changes_nothing(conf
     assert taken == []
     assert (value(metrics.RELOADED), value(metrics.RELOADED_AT)) == (0, before)
     assert [r.message for r in caplog.records] == [
-        "jbos: unknown section; did you mean jobs?",
-        "http.listne: unknown key; did you mean http.listen?",
+        f"{tmp_path / 'correlator.toml'}:1: jbos: unknown section; did you mean jobs?",
+        f"{tmp_path / 'correlator.toml'}:3: http.listne: unknown key; did you mean http.listen?",
         "the configuration was not changed",
     ]
 
@@ -88,8 +88,7 @@ async def test_switching_https_needs_a_restart_and_a_renewed_certificate_does_no
     ]
     started = configured(texts[0])
     new = configured(texts[1])
-    waiting = Reload(started, lambda: new, []).needs_restart(new)
-    assert waiting == ([] if before and after else ["http.tls_cert", "http.tls_key"])
+    assert needs_restart(started, new) == ([] if before and after else ["http.tls_cert", "http.tls_key"])
 
 
 async def test_keys_that_need_a_restart_are_named_by_what_the_daemon_was_started_with(configured, caplog):

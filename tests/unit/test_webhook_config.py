@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from correlator.config import loading
+from correlator.config.files import Files
 from correlator.config.rendering import flat, redacted
 from correlator.config.schema import Config, keys
 from correlator.config.webhooks import MAX_WEBHOOKS, Webhook
@@ -59,7 +60,6 @@ def test_url_secrets_and_authorization_come_from_files_or_credentials(write, tmp
         ("[webhooks]\nsecret = 'x'", "webhooks = ***: expected tables, each below [[webhooks]]"),
         ("[[webhooks]]\nurl = 'https://h/'", "webhooks[1].name: expected a name, e.g. tickets"),
         ("[[webhooks]]\nname = 'x'", "webhooks[1].url: expected https://host/path, or a url_file"),
-        (table() + table(), 'webhooks[2].name = "chat": expected another name, as one has it already'),
         (table(evnts=[]), "webhooks[1].evnts: unknown key; did you mean webhooks[1].events?"),
         (
             table(events=["job.faild"]),
@@ -85,6 +85,12 @@ def test_url_secrets_and_authorization_come_from_files_or_credentials(write, tmp
 )
 def test_a_problem_names_the_table_and_what_would_be_right(problems, toml, line):
     assert problems(toml) == (line,)
+
+
+def test_the_same_name_twice_is_an_error_that_names_both_places(problems, tmp_path):
+    (line,) = problems(table() + table())
+    first = f"{tmp_path / 'correlator.toml'}:2"
+    assert line == f'webhooks[2].name = "chat": expected another name, as the one in {first} has it'
 
 
 def test_more_webhooks_than_the_bound_are_refused(problems):
@@ -149,7 +155,7 @@ values = st.recursive(
 
 @given(st.lists(st.dictionaries(st.sampled_from([*keys(Webhook)]), values, max_size=6), max_size=3))
 def test_no_table_raises_anything_but_a_problem(tables):
-    found = loading._Problems()
+    found = loading._Problems(Files({}, {}))
     loading._table(Config, {"webhooks": tables}, "", found)
     hidden = [line for line in found.lines if re.match(r"webhooks\[\d\]\.(url|secret|authorization) ", line)]
     assert not [line for line in hidden if SECRET in line or "/services/T0" in line]
@@ -166,7 +172,8 @@ def test_the_doctor_finds_secrets_of_webhooks_that_every_user_can_read(write, tm
     (tmp_path / "webhook-chat-url").chmod(0o644)
     check = host.secrets(Setting(config, None, {"CREDENTIALS_DIRECTORY": str(tmp_path)}))
     assert check.detail == (f"webhook-chat-url in {tmp_path}: {tmp_path / 'webhook-chat-url'}",)
-    (tmp_path / "correlator.toml").chmod(0o644)
+    file = tmp_path / "correlator.toml"
+    file.chmod(0o644)
     inline = write(table(secret=SECRET))
-    check = host.secrets(Setting(inline, tmp_path / "correlator.toml", {}))
+    check = host.secrets(Setting(inline, file, {}, (file,)))
     assert check.status == "failure"

@@ -18,7 +18,10 @@ export class Family extends Component {
     this.#follow();
   }
 
-  componentDidUpdate() {
+  componentDidUpdate(before) {
+    if (before.session !== this.props.session) {
+      this.#requested = "";
+    }
     this.#follow();
   }
 

@@ -41,8 +41,12 @@ export class JobPage extends Component {
     this.#mark();
   }
 
-  componentDidUpdate() {
+  componentDidUpdate(before) {
     this.#mark();
+    if (before.session !== this.props.session) {
+      this.#subscription?.close();
+      this.#follow();
+    }
   }
 
   componentWillUnmount() {

@@ -1,0 +1,359 @@
+"""Changes of configuration files that keep what they do not change: a key is set, the keys of a file move to a drop-in.
+
+A changed text is parsed again before it is written: if it does not hold exactly what was meant, nothing is written.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import tempfile
+import time
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from correlator.config import files, loading, values
+from correlator.config.files import Files
+from correlator.config.loading import NO_CLUSTER
+from correlator.config.rendering import GATEWAY
+from correlator.config.schema import Config, Key, keys, leaves
+from correlator.errors import ConfigError, CorrelatorError
+
+LOCAL = "50-local.toml"
+"""The drop-in for keys that no file sets yet."""
+
+MOVED = "00-moved.toml"
+"""The drop-in for keys that stood in the file of the package. Its name is the first, so every other drop-in wins."""
+
+LOCK_WITHIN = 10.0
+"""Seconds to wait for another change of the same files."""
+
+_SECRET_HEADER = re.compile(r"[\w-]*(?:auth|cookie|key|secret|token)[\w-]*\s*:", re.IGNORECASE)
+
+
+class NotSet(CorrelatorError):
+    """A key or a value was refused. Nothing was written."""
+
+    exit_code = 2
+
+
+class NotWritten(CorrelatorError):
+    """A file cannot be written."""
+
+
+class Change(NamedTuple):
+    """A key, its value in TOML, and the file that sets it. `same`: it did so before."""
+
+    dotted: str
+    value: str
+    file: Path
+    same: bool
+
+
+class Edited(NamedTuple):
+    """What was changed. `before`, `after`: the configurations; None: wrong before, or a gateway without a cluster."""
+
+    changes: tuple[Change, ...]
+    before: Config | None
+    after: Config | None
+    twice: tuple[str, ...]
+
+
+def set_keys(
+    main: Path,
+    given: Sequence[tuple[str, str]],
+    environ: Mapping[str, str],
+    *,
+    gateway: bool = False,
+    may_be_missing: bool = False,
+) -> Edited:
+    """Set keys of the configuration `main` if it is right with them; else write nothing.
+
+    A key is written into the file that sets it last, else into the drop-in `LOCAL`, so a value that is written is used.
+    `given`: names and values as text. `may_be_missing`: there need not be any file yet.
+
+    Raises: `NotSet` and `NotWritten`; `ConfigError` with the problems that the configuration would have.
+    """
+    parsed = {dotted: _value(_known(dotted, gateway=gateway), dotted, text) for dotted, text in given}
+    folder = files.folder_of(main)
+    if may_be_missing:
+        _make(main.parent)
+    with _locked(main):
+        read = Files({}, {}) if may_be_missing and not (main.exists() or folder.exists()) else files.read(main)
+        before = _loaded(main, environ, gateway=gateway)
+        texts: dict[Path, str] = {}
+        changes = []
+        for dotted, value in parsed.items():
+            target = read.setter(dotted) or folder / LOCAL
+            text = texts.get(target, read.texts.get(target, ""))
+            texts[target] = with_value(target, text, tuple(dotted.split(".")), value)
+            changes.append(Change(dotted, values.toml(value), target, same=texts[target] == text))
+        try:
+            after = loading.loaded(main, environ, gateway=gateway, replaced=texts)
+        except ConfigError as error:
+            if error.problems != (NO_CLUSTER,):
+                raise
+            after = None
+        for target, text in texts.items():
+            if text != read.texts.get(target):
+                write(target, text)
+    return Edited(tuple(changes), before, after and after.config, after.twice if after else ())
+
+
+def move_keys(main: Path, shipped: str) -> Path | None:
+    """Move the keys of `main` to the drop-in `MOVED`, and replace `main` by `shipped`, a text that sets no key.
+
+    The values in use stay the same: those of `MOVED` and of other drop-ins win, as before. A link is left as it is,
+    because its file belongs to something else. What `main` was is kept in a file beside it, which is returned; None:
+    there was no key to move. Raises: `NotSet`, `NotWritten`; `ConfigError` if a file is not TOML.
+    """
+    if main.is_symlink():
+        return None
+    with _locked(main):
+        read = files.read(main)
+        text = read.texts.get(main, "")
+        if not _keys_of(files.parse(main, text)):
+            if text != shipped:
+                write(main, shipped)
+            return None
+        drop_in = files.folder_of(main) / MOVED
+        made = _with_keys_of(main, text, drop_in, read.texts.get(drop_in))
+        if _keys_of(files.read(main, {main: shipped, drop_in: made}).merged) != _keys_of(read.merged):
+            raise NotSet(f"{main}: its keys could not be moved to {drop_in}; they stay where they are")
+        kept = main.with_name(f"{main.name}.dpkg-old")
+        write(drop_in, made, like=main)
+        write(kept, text, like=main)
+        write(main, shipped)
+    return kept
+
+
+def with_value(path: Path, text: str, names: tuple[str, ...], value: Any) -> str:
+    """Return the text of `path` with a key set, and everything else as it was. Raises: `NotSet`, `ConfigError`."""
+    dotted = ".".join(names)
+    wanted = deepcopy(files.parse(path, text))
+    table: Any = wanted
+    for name in names[:-1]:
+        table = table.setdefault(name, {})
+        if not isinstance(table, dict):
+            raise NotSet(f"{path}: {name} is no table there, so {dotted} cannot be set: correct the file first")
+    if names[-1] in table and table[names[-1]] == value and type(table[names[-1]]) is type(value):
+        return text
+    table[names[-1]] = value
+    text = text if not text or text.endswith("\n") else text + "\n"
+    for candidate in _candidates(text, names, value):
+        with contextlib.suppress(ValueError):
+            if tomllib.loads(candidate) == wanted:
+                return candidate
+    raise NotSet(f"{path}: {dotted} cannot be set there, as its table has an unusual form: set it with an editor")
+
+
+def write(path: Path, text: str, *, like: Path | None = None) -> None:
+    """Write a file atomically. It keeps its mode and owner; a new one gets those of `like`, else is 0644.
+
+    Raises: `NotWritten`.
+    """
+    path = path.resolve()
+    _make(path.parent)
+    try:
+        model = next((one.stat() for one in (path, like) if one is not None and one.exists()), None)
+        number, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(number, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(number)
+                os.fchmod(number, model.st_mode & 0o7777 if model is not None else 0o644)
+                if model is not None and (model.st_uid, model.st_gid) != (os.geteuid(), os.getegid()):
+                    os.fchown(number, model.st_uid, model.st_gid)
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise _not_written(path, error) from error
+
+
+def _make(folder: Path) -> None:
+    """Make a folder, if it does not exist, that the service can read."""
+    try:
+        if not folder.exists():
+            folder.mkdir()
+            folder.chmod(0o755)  # also where root's umask is 077: the service has another account
+    except OSError as error:
+        raise _not_written(folder, error) from error
+
+
+def _not_written(path: Path, error: OSError) -> NotWritten:
+    hint = ": run it as root" if isinstance(error, PermissionError) else ""
+    return NotWritten(f"{path}: cannot be written: {error.strerror or error}{hint}")
+
+
+def _known(dotted: str, *, gateway: bool) -> Key:
+    """Return the key. Raises: `NotSet` if there is none, or if a command may not set it."""
+    known, sections = dict(leaves()), keys(Config)
+    section = dotted.partition(".")[0]
+    if section in sections and sections[section].repeated:
+        table = f"write the table {sections[section].header} into a drop-in"
+        raise NotSet(f"{dotted}: there may be several {section}, so no key names one: {table}; see docs/{section}.md")
+    if gateway and section in sections and section not in GATEWAY:
+        raise NotSet(f"{dotted}: a gateway does not read it; it reads {', '.join(f'[{one}]' for one in GATEWAY)}")
+    if inside := [one for one in known if one.startswith(f"{dotted}.")]:
+        raise NotSet(f"{dotted}: a section, no key; its keys are {', '.join(inside)}")
+    if dotted not in known:
+        raise NotSet(f"{dotted}: unknown key; {loading.nearest_key(dotted)}")
+    return known[dotted]
+
+
+def _value(key: Key, dotted: str, text: str) -> Any:
+    """Return the value to write. Raises: `NotSet`; its message holds no secret."""
+    if (way := _secret_way(key, dotted, text)) is not None:
+        name, setting = way
+        file = loading.DEFAULT_FILE.with_name(name)
+        raise NotSet(
+            f"{dotted}: a secret belongs neither on a command line nor in a file that everybody can read. Write it to"
+            f" {file} (install --mode=600 /dev/stdin {file}), which the service gets, or to a file that {setting} names"
+        )
+    try:
+        return loading.argument(key, text)
+    except ValueError as error:
+        raise NotSet(f"{dotted} = {values.shown(text)}: expected {error}") from None
+
+
+def _secret_way(key: Key, dotted: str, text: str) -> tuple[str, str] | None:
+    """Return the credential and the key of a file by which a secret goes in; None if the value is no secret."""
+    if dotted == "otlp.headers":
+        return ("otlp-headers", "otlp.headers_file") if _SECRET_HEADER.search(text) else None
+    if key.parse is values.secret or (dotted == "database.url" and loading.holds_password(text)):
+        section = dotted.partition(".")[0]
+        return {"database": "db-password", "mqtt": "mqtt-password"}[section], f"{section}.password_file"
+    return None
+
+
+def _loaded(main: Path, environ: Mapping[str, str], *, gateway: bool) -> Config | None:
+    try:
+        return loading.load(main, environ, gateway=gateway)
+    except ConfigError:
+        return None
+
+
+@contextlib.contextmanager
+def _locked(main: Path) -> Iterator[None]:
+    """Keep other changes of the same files away. Raises: `NotWritten`."""
+    try:
+        number = os.open(main.parent, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise NotWritten(f"{main.parent}: cannot be read: {error.strerror}") from error
+    try:
+        deadline = time.monotonic() + LOCK_WITHIN
+        while True:
+            try:
+                fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise NotWritten(f"{main.parent}: another command changes the configuration: try again") from None
+                time.sleep(0.02)
+        yield
+    finally:
+        os.close(number)
+
+
+def _with_keys_of(main: Path, text: str, path: Path, old: str | None) -> str:
+    """Return the text of `path` with the keys of `main`, whose text is `text`. What `path` sets already stays."""
+    made = old if old is not None else f"# Keys that were set in {main}: an upgrade of the package moved them here.\n"
+    held, moved = files.parse(path, made), files.parse(main, text)
+    for names, value in _leaves({name: value for name, value in moved.items() if not isinstance(value, list)}):
+        if not files.contains(held, names):
+            made = with_value(path, made, names, value)
+    lines = files.lines(text)
+    for statement in files.statements(text):  # the tables of lists, as they are written
+        name, *rest = statement.table or ("",)
+        if rest and isinstance(rest[0], int) and moved[str(name)][rest[0]] not in held.get(str(name), ()):
+            header = "" if statement.value else "\n"
+            made += header + "".join(lines[statement.start : statement.end])
+    return made
+
+
+def _keys_of(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the sections that are not empty; of a list of tables, each once and without their order."""
+    filled = {name: value for name, value in table.items() if value}
+    return {name: set(map(repr, value)) if isinstance(value, list) else value for name, value in filled.items()}
+
+
+def _leaves(table: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield the keys and their values; an empty table inside a section is one too: [mqtt.tls] switches TLS on."""
+    for name, value in table.items():
+        if isinstance(value, dict) and (value or not above):
+            yield from _leaves(value, (*above, name))
+        else:
+            yield (*above, name), value
+
+
+def _candidates(text: str, names: tuple[str, ...], value: Any) -> Iterator[str]:
+    """Yield texts that may have the key set: the first one that does is the best. `text` ends with a line end."""
+    lines = files.lines(text)
+    found = list(files.statements(text))
+    table, line = names[:-1], f"{names[-1]} = {_inline(value)}\n"
+    # 1. The key, or the inline table that it belongs to, is there: another value in its place.
+    for one in found:
+        inside = names[len(one.table) :] if one.value and names[: len(one.table)] == one.table else ()
+        if inside and inside[0] in one.value:
+            changed = _replaced("".join(lines[one.start : one.end]), inside, value)
+            if changed is not None:
+                yield "".join([*lines[: one.start], changed, *lines[one.end :]])
+    # 2. Its table has a header: below the last key.
+    for one in reversed(found):
+        if one.table == table:
+            indent = re.match(r"[ \t]*", lines[one.start])
+            yield "".join([*lines[: one.end], f"{indent[0] if indent else ''}{line}", *lines[one.end :]])
+            break
+    # 3. Its table is not there yet.
+    yield text + ("\n" if text else "") + f"[{'.'.join(table)}]\n{line}"
+    # 4. Its table is made by dotted keys, e.g. tls.ca = "..." below [database].
+    for one in reversed(found):
+        if one.value and names[: len(one.table)] == one.table and names[len(one.table)] in one.value:
+            yield "".join([*lines[: one.end], f"{'.'.join(names[len(one.table) : -1])}.{line}", *lines[one.end :]])
+
+
+def _replaced(statement: str, names: Sequence[str], value: Any) -> str | None:
+    """Return the statement, `name = value` and perhaps a comment, with another value; None if it has another form."""
+    equals = next((at for at, sign in enumerate(statement) if sign == "=" and _is_toml(f"{statement[:at]}=0")), None)
+    if equals is None:
+        return None
+    comment = next((at for at, sign in enumerate(statement) if sign == "#" and _is_toml(statement[:at])), None)
+    kept = f"  {statement[comment:]}" if comment is not None else "\n"
+    held: Any = tomllib.loads(statement)
+    target: Any = tomllib.loads(f"{statement[:equals]}=0")
+    inside = list(names)
+    while isinstance(target, dict):  # the names before the equals sign
+        if not inside or inside[0] not in target:
+            return None
+        held, target = held[inside[0]], target[inside[0]]
+        del inside[0]
+    if not inside:
+        return f"{statement[:equals]}= {_inline(value)}{kept}"
+    table = held
+    for name in inside[:-1]:
+        table = table.setdefault(name, {}) if isinstance(table, dict) else None
+    if not isinstance(table, dict):
+        return None
+    table[inside[-1]] = value
+    return f"{statement[:equals]}= {_inline(held)}{kept}"
+
+
+def _inline(value: Any) -> str:
+    if isinstance(value, dict) and value:
+        return "{ " + ", ".join(f"{json.dumps(name)} = {_inline(one)}" for name, one in value.items()) + " }"
+    return "{}" if value == {} else values.toml(value)
+
+
+def _is_toml(text: str) -> bool:
+    try:
+        tomllib.loads(text)
+    except ValueError:
+        return False
+    return True

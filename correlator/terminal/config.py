@@ -1,0 +1,81 @@
+"""The commands that change the configuration's files: `config set`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from correlator.config import loading
+from correlator.config.editing import Edited, set_keys
+from correlator.doctor import service
+from correlator.errors import ConfigError
+from correlator.terminal.failures import Commands
+
+_NOTHING = "The configuration would be wrong, so nothing was written. Set keys that need each other by one command."
+
+
+@click.group(cls=Commands)
+def config() -> None:
+    """Change the configuration."""
+
+
+@config.command("set")
+@click.option(
+    "--config",
+    "file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help=f"Configuration in TOML.  [default: {loading.DEFAULT_FILE}]",
+)
+@click.option(
+    "--gateway", is_flag=True, help=f"The configuration of a gateway; without --config that of {service.GATEWAY_FILE}."
+)
+@click.argument("given", metavar="KEY VALUE...", nargs=-1, required=True)
+def set_(file: Path | None, gateway: bool, given: tuple[str, ...]) -> None:
+    """Set keys, e.g. database.timezone Europe/Berlin.
+
+    The value is TOML or a bare text; a list is also written a,b. It is written into the file that sets the key now,
+    else into conf.d/50-local.toml (a gateway: gateway.d/50-local.toml). Nothing is written unless the whole
+    configuration is right with it; keys that need each other are set by one command. It says whether a reload suffices.
+    """
+    if len(given) % 2:
+        raise click.UsageError(f"a value is missing after {given[-1]}: expected KEY VALUE, and perhaps more of both")
+    main = file or (service.GATEWAY_FILE if gateway else loading.DEFAULT_FILE)
+    pairs = list(zip(given[::2], given[1::2], strict=True))
+    environ = {"HOME": "/", **service.environ_of(main, os.environ)}  # whether the daemon has a home is not known here
+    try:
+        edited = set_keys(main, pairs, environ, gateway=gateway, may_be_missing=file is None)
+    except ConfigError as error:
+        raise ConfigError([*error.problems, _NOTHING]) from error
+    for line in edited.twice:
+        click.echo(f"warning: {line}", err=True)
+    for line in _report(main, edited):
+        click.echo(line)
+
+
+def _report(main: Path, edited: Edited) -> list[str]:
+    from correlator.daemon.reload import needs_restart  # noqa: PLC0415 - other commands need no metrics
+
+    lines = []
+    for change in edited.changes:
+        lines.append(f"{change.file}: {change.dotted} = {change.value}{', as before' if change.same else ''}")
+        variable = f"CORRELATOR_{change.dotted}".upper().replace(".", "__")
+        if variable in os.environ:
+            lines.append(f"{variable} is set in this environment and wins over the files.")
+    if edited.after is None:
+        lines.append(f"The gateway cannot start yet. {loading.NO_CLUSTER}")
+    elif edited.before == edited.after:
+        lines.append("The configuration in use does not change.")
+    else:
+        restart = edited.before is None or bool(needs_restart(edited.before, edited.after))
+        lines.append(_next(service.unit_of(main), restart=restart))
+    return lines
+
+
+def _next(unit: str | None, *, restart: bool) -> str:
+    """Return what applies the change."""
+    if unit is None:
+        return "A restart applies it." if restart else "A reload applies it: send SIGHUP to the process."
+    return f"A {'restart' if restart else 'reload'} applies it: systemctl {'restart' if restart else 'reload'} {unit}"

@@ -1,0 +1,422 @@
+"""`correlator config set`: what is written is used, everything else stays, and nothing wrong is ever written."""
+
+import re
+import threading
+import tomllib
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from correlator.cli import main
+from correlator.config import editing, loading
+from correlator.config.editing import LOCAL, move_keys, with_value
+from correlator.config.loading import load
+from correlator.config.rendering import gateway_reference, reference
+from correlator.config.schema import leaves, value_of
+from correlator.daemon.reload import LIVE
+from correlator.doctor import service
+from correlator.errors import ConfigError
+
+HOME = {"HOME": "/home/me"}
+
+
+@pytest.fixture
+def etc(tmp_path, monkeypatch, log_as_before):
+    """/etc/correlator as the package makes it."""
+    (tmp_path / "correlator.toml").write_text(reference())
+    (tmp_path / "gateway.toml").write_text(gateway_reference())
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "gateway.d").mkdir()
+    monkeypatch.setattr(loading, "DEFAULT_FILE", tmp_path / "correlator.toml")
+    monkeypatch.setattr(service, "GATEWAY_FILE", tmp_path / "gateway.toml")
+    monkeypatch.setattr(service, "CREDENTIALS", tmp_path / "run")
+    monkeypatch.setattr(service, "STATE", tmp_path)
+    monkeypatch.setattr(service, "UNIT_FILES", ())
+    return tmp_path
+
+
+@pytest.fixture
+def run(etc):
+    def run(*arguments, env=None):
+        return CliRunner().invoke(main, ["config", "set", *map(str, arguments)], env=HOME | (env or {}))
+
+    return run
+
+
+def test_a_key_is_written_into_a_drop_in_and_is_used(run, etc):
+    result = run("database.timezone", "Europe/Berlin")
+    assert (result.exit_code, result.stderr) == (0, "")
+    local = etc / "conf.d" / LOCAL
+    assert result.stdout.splitlines() == [
+        f'{local}: database.timezone = "Europe/Berlin"',
+        "A restart applies it: systemctl restart correlator",
+    ]
+    assert local.stat().st_mode & 0o777 == 0o644
+    assert load(etc / "correlator.toml", HOME).database.timezone == "Europe/Berlin"
+    assert (etc / "correlator.toml").read_text() == reference()
+
+
+def test_the_drop_in_folder_is_made_readable_for_the_service_whatever_the_umask(run, etc):
+    (etc / "conf.d").rmdir()
+    assert run("jobs.max_jobs", 7).exit_code == 0
+    assert (etc / "conf.d").stat().st_mode & 0o777 == 0o755
+
+
+def test_everything_else_of_a_file_stays_as_it_was(run, etc):
+    local = etc / "conf.d" / LOCAL
+    local.write_text("# ours\n[jobs]  # memory\nmax_jobs = 7   # few\nhistory = '1h'\n\n[log]\n")
+    local.chmod(0o640)
+    assert run("jobs.max_jobs", 8, "jobs.legacy", "false", "log.level", "debug").exit_code == 0
+    assert local.read_text() == (
+        "# ours\n[jobs]  # memory\nmax_jobs = 8  # few\nhistory = '1h'\nlegacy = false\n\n[log]\nlevel = \"debug\"\n"
+    )
+    assert local.stat().st_mode & 0o777 == 0o640
+    assert [path.name for path in (etc / "conf.d").iterdir()] == [LOCAL]
+
+
+def test_a_key_that_a_file_sets_is_changed_there_so_that_no_later_file_wins(run, etc):
+    later = etc / "conf.d/90-site.toml"
+    later.write_text("[jobs]\nmax_jobs = 7\n")
+    result = run("jobs.max_jobs", 8)
+    assert result.stdout.startswith(f"{later}: jobs.max_jobs = 8\n")
+    assert load(etc / "correlator.toml", HOME).jobs.max_jobs == 8
+    assert not (etc / "conf.d" / LOCAL).exists()
+
+
+def test_keys_that_need_each_other_are_set_by_one_command(run, etc):
+    for name in ("cert", "key"):
+        (etc / name).touch()
+    alone = run("http.tls_cert", etc / "cert")
+    assert alone.exit_code == 78
+    assert "expected together with http.tls_key" in alone.stderr
+    assert not (etc / "conf.d" / LOCAL).exists()
+    assert run("http.tls_cert", etc / "cert", "http.tls_key", etc / "key").exit_code == 0
+
+
+def test_a_configuration_that_would_be_wrong_is_not_written(run, etc):
+    result = run("http.listen", "0.0.0.0:8686")
+    assert result.exit_code == 78
+    assert f'{etc}/conf.d/{LOCAL}:2: http.listen = "0.0.0.0:8686": anybody could connect' in result.stderr
+    assert "so nothing was written" in result.stderr
+    assert not (etc / "conf.d" / LOCAL).exists()
+    (etc / "api-token").write_text("a-token\n")  # the credential that the service gets
+    assert run("http.listen", "0.0.0.0:8686").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("jobs.external_id_keys", "a, b", ("a", "b")),
+        ("jobs.external_id_keys", '["a,b", "c"]', ("a,b", "c")),
+        ("jobs.external_id_keys", "", ()),
+        ("jobs.legacy", "false", False),
+        ("jobs.retention", "2h", 7200.0),
+        ("jobs.retention", '"2h"', 7200.0),
+        ("jobs.retention", "7200", 7200.0),
+        ("database.poll_interval", "0.5", 0.5),
+        ("mqtt.instance", "7", "7"),
+        ("mqtt.username", "true", "true"),
+        ("mqtt.username", '"quoted"', "quoted"),
+        ("mqtt.username", 'it\'s "quoted" \\ # = ü 😀 \x7f', 'it\'s "quoted" \\ # = ü 😀 \x7f'),
+        ("mqtt.username", "a\nlevel = 1", "a\nlevel = 1"),
+        ("mqtt.url", "", None),
+        ("log.level", "debug", "debug"),
+        ("cluster.replicas", "3", 3),
+        ("otlp.timeout", "3s", 3.0),
+    ],
+)
+def test_a_value_is_toml_or_a_bare_text(run, etc, key, text, value):
+    for _ in range(2):
+        result = run(key, text)
+        assert result.exit_code == 0, result.output
+        assert value_of(load(etc / "correlator.toml", HOME), key) == value
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("databse.timezone", "UTC"), "databse.timezone: unknown key; did you mean database.timezone?"),
+        (("timezone", "UTC"), "timezone: unknown key; did you mean database.timezone?"),
+        (("http.timezone", "UTC"), "did you mean database.timezone?"),
+        (("xyzzy.q", "1"), "unknown key; known are database, jobs, labels"),
+        (("database", "1"), "database: a section, no key; its keys are database.url, "),
+        (("mqtt.tls", "{}"), "mqtt.tls: a section, no key; its keys are mqtt.tls.ca"),
+        (("webhooks.url", "x"), "write the table [[webhooks]] into a drop-in; see docs/webhooks.md"),
+        (("jobs.max_jobs", "many"), 'jobs.max_jobs = "many": expected a whole number, at least 1'),
+        (("jobs.max_jobs", "0"), "expected a whole number, at least 1"),
+        (("jobs.legacy", "yes"), "expected true or false"),
+        (("log.level", "loud"), 'expected one of "debug"'),
+        (("log.level", "debug", "jobs.legacy"), "a value is missing after jobs.legacy"),
+        (("--gateway", "database.timezone", "UTC"), "a gateway does not read it; it reads [http], [cluster], [log]"),
+        ((), "Missing argument"),
+    ],
+)
+def test_what_cannot_be_set_is_a_usage_error_that_says_why(run, etc, arguments, words):
+    result = run(*arguments)
+    assert (result.exit_code, words in result.stderr) == (2, True), result.stderr
+    assert {path.name for path in etc.iterdir()} == {"correlator.toml", "gateway.toml", "conf.d", "gateway.d"}
+    assert not list((etc / "conf.d").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "way"),
+    [
+        ("database.password", "hunter2", "database.password_file"),
+        ("mqtt.password", "hunter2", "mqtt-password"),
+        ("database.url", "mysql://u:hunter2@h/d", "db-password"),
+        ("database.url", '"mysql://u:hunter2@h/d"', "db-password"),
+        ("otlp.headers", "Authorization: Bearer hunter2", "otlp.headers_file"),
+        ("otlp.headers", '["a: b", "X-Api-Key: hunter2"]', "otlp-headers"),
+        ("mqtt.url", "mqtt://u:hunter2@h", "mqtt.password_file"),
+    ],
+)
+def test_a_secret_is_refused_without_being_shown_and_with_the_way_it_goes_in(run, etc, key, value, way):
+    result = run(key, value)
+    assert (result.exit_code, way in result.stderr, "hunter2" in result.output) == (2, True, False), result.output
+    assert not list((etc / "conf.d").iterdir())
+
+
+def test_every_key_can_be_set_or_says_how_its_value_goes_in(run):
+    """But for its value: whatever is wrong is that."""
+    for dotted, _ in leaves():
+        said = run(dotted, "\x01").output
+        assert "unknown key" not in said, said
+        assert dotted in said, said
+
+
+def test_it_says_whether_a_reload_suffices(run, etc):
+    assert "A reload applies it: systemctl reload correlator\n" in run("jobs.stalled_after", "9m").stdout
+    assert "A restart applies it: systemctl restart correlator\n" in run("jobs.retention", "9m").stdout
+    assert "restart correlator\n" in run("otlp.url", "http://127.0.0.1:4318").stdout  # it was off
+    assert "reload correlator\n" in run("otlp.url", "http://127.0.0.1:4319").stdout
+    assert "restart correlator\n" in run("jobs.stalled_after", "8m", "jobs.retention", "8m").stdout
+    again = run("jobs.stalled_after", "8m").stdout
+    assert 'jobs.stalled_after = "8m", as before\nThe configuration in use does not change.\n' in again
+    assert "jobs.stalled_after" in LIVE
+
+
+def test_a_variable_that_wins_over_the_files_is_named(run):
+    said = run("jobs.max_jobs", 7, env={"CORRELATOR_JOBS__MAX_JOBS": "5"}).stdout
+    assert "CORRELATOR_JOBS__MAX_JOBS is set in this environment and wins over the files.\n" in said
+    assert "does not change" in said
+
+
+def test_keys_of_a_gateway_are_written_into_its_own_folder(run, etc):
+    said = run("--gateway", "http.max_readers", 7).stdout
+    assert "The gateway cannot start yet. cluster.url: a gateway reads a cluster" in said
+    said = run("--gateway", "cluster.url", "nats://127.0.0.1:4222").stdout
+    assert f'{etc}/gateway.d/{LOCAL}: cluster.url = "nats://127.0.0.1:4222"\n' in said
+    assert "restart correlator-gateway\n" in said
+    assert "systemctl reload correlator-gateway\n" in run("--gateway", "log.level", "debug").stdout
+    assert load(etc / "gateway.toml", HOME, gateway=True).http.max_readers == 7
+    assert not list((etc / "conf.d").iterdir())
+
+
+def test_another_file_has_its_own_drop_in_and_no_unit(run, tmp_path):
+    file = tmp_path / "dc1.toml"
+    assert run("--config", file, "log.level", "debug").exit_code == 78  # a mistyped name makes no folder
+    file.touch()
+    said = run("--config", file, "log.level", "debug").stdout
+    assert said == f'{tmp_path}/dc1.d/{LOCAL}: log.level = "debug"\nA reload applies it: send SIGHUP to the process.\n'
+
+
+def test_without_any_file_the_folders_of_the_default_one_are_made(run, etc, monkeypatch):
+    monkeypatch.setattr(loading, "DEFAULT_FILE", etc / "new/correlator.toml")
+    monkeypatch.setattr(service, "GATEWAY_FILE", etc / "new/gateway.toml")
+    assert run("log.level", "debug").exit_code == 0
+    assert run("--gateway", "log.level", "debug").exit_code == 0
+    assert load(loading.default_file(), HOME).log.level == "debug"
+    assert {str(path.relative_to(etc / "new")) for path in (etc / "new").rglob("*.toml")} == {
+        f"conf.d/{LOCAL}", f"gateway.d/{LOCAL}",
+    }  # fmt: skip
+
+
+def test_a_file_that_cannot_be_written_is_named_and_stays_as_it_was(run, etc, monkeypatch):
+    def refuse(self, target):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    result = run("log.level", "debug")
+    assert result.exit_code == 1
+    assert result.stderr == f"correlator: {etc}/conf.d/{LOCAL}: cannot be written: Permission denied: run it as root\n"
+    assert not list((etc / "conf.d").iterdir())
+
+
+def test_a_warning_names_the_files_that_set_a_key_twice(run, etc):
+    for name in ("10-a.toml", "20-b.toml"):
+        (etc / "conf.d" / name).write_text("[jobs]\nmax_jobs = 7\n")
+    warning = f"jobs.max_jobs is set in {etc}/conf.d/10-a.toml:2 and in {etc}/conf.d/20-b.toml:2: the last one is used"
+    assert warning in run("log.level", "debug").stderr
+    for command in (["check-config"], ["doctor", "-o", "json"]):
+        assert warning in CliRunner().invoke(main, command, env=HOME).output
+
+
+def test_commands_at_the_same_time_lose_no_key(etc):
+    dotted = [key for key, _ in leaves() if key.startswith("jobs.max_")]
+    threads = [
+        threading.Thread(target=editing.set_keys, args=(etc / "correlator.toml", [(key, "9000")], HOME))
+        for key in dotted
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = load(etc / "correlator.toml", HOME)
+    assert [value_of(found, key) for key in dotted] == [9000] * 3
+
+
+def test_a_command_does_not_wait_for_ever_for_another(etc, monkeypatch):
+    monkeypatch.setattr(editing, "LOCK_WITHIN", 0.0)
+    with editing._locked(etc / "correlator.toml"), pytest.raises(editing.NotWritten, match="another command"):
+        editing.set_keys(etc / "correlator.toml", [("log.level", "debug")], HOME)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("", '[database.tls]\nca = "/x"\n'),
+        ("[database]\nurl = 'x'", "[database]\nurl = 'x'\n\n[database.tls]\nca = \"/x\"\n"),
+        ("[database.tls]\n# why\nca = '/y'# here\n", '[database.tls]\n# why\nca = "/x"  # here\n'),
+        ("[database]\ntls = { verify = true }  # a\n", '[database]\ntls = { "verify" = true, "ca" = "/x" }  # a\n'),
+        ("[database]\ntls.verify = true\n[log]\n", '[database]\ntls.verify = true\ntls.ca = "/x"\n[log]\n'),
+        ("database.tls.ca = '/y'\n", 'database.tls.ca = "/x"\n'),
+        ("database.tls = {}\n", 'database.tls = { "ca" = "/x" }\n'),
+        ("  [database.tls]\n  verify = true\n", '  [database.tls]\n  verify = true\n  ca = "/x"\n'),
+        ("[database.tls]\nca = '''\n#'''\nverify = true", '[database.tls]\nca = "/x"\nverify = true\n'),
+        ("database = { }\n", 'database = { "tls" = { "ca" = "/x" } }\n'),
+    ],
+)
+def test_a_key_is_set_whatever_form_its_table_has(before, after):
+    assert with_value(Path("/f"), before, ("database", "tls", "ca"), "/x") == after
+
+
+def test_a_key_in_place_of_a_table_is_refused():
+    with pytest.raises(editing.NotSet, match="database is no table there"):
+        with_value(Path("/f"), "database = 1\n", ("database", "tls", "ca"), "/x")
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=9)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([dotted for dotted, _ in leaves()]), texts | st.lists(texts, max_size=3))),
+    st.booleans(),
+)
+def test_any_keys_with_any_texts_can_be_set_in_any_order(changes, reverse):
+    text = reference()
+    expected = {}
+    for dotted, value in reversed(changes) if reverse else changes:
+        text = with_value(Path("/f"), text, tuple(dotted.split(".")), value)
+        expected[dotted] = value
+    parsed = tomllib.loads(text)
+    for dotted, value in expected.items():
+        found = parsed
+        for name in dotted.split("."):
+            found = found[name]
+        assert found == value
+    comments = [line for line in reference().splitlines() if line.startswith("#")]
+    assert [line for line in text.splitlines() if line.startswith("#")] == comments
+
+
+# -- the keys of a file that the package delivers move to a drop-in
+
+EDITED = f"""{reference().replace('#timezone = "auto"', 'timezone = "UTC"  # ours')}
+[[webhooks]]
+name = "chat"
+url = "https://chat.example/x"  # the team's
+"""
+
+
+def test_the_keys_of_an_edited_file_move_to_a_drop_in_and_stay_in_use(etc):
+    file = etc / "correlator.toml"
+    file.write_text(EDITED)
+    file.chmod(0o640)
+    before = load(file, HOME)
+    assert move_keys(file, reference()) == etc / "correlator.toml.dpkg-old"
+    assert file.read_text() == reference()
+    assert load(file, HOME) == before
+    moved = etc / "conf.d/00-moved.toml"
+    assert moved.read_text() == (
+        f"# Keys that were set in {file}: an upgrade of the package moved them here.\n\n"
+        '[database]\ntimezone = "UTC"\n\n'
+        '[[webhooks]]\nname = "chat"\nurl = "https://chat.example/x"  # the team\'s\n'
+    )
+    assert moved.stat().st_mode & 0o777 == 0o640  # it may hold a password
+    assert (etc / "correlator.toml.dpkg-old").read_text() == EDITED
+    assert move_keys(file, reference()) is None
+    assert load(file, HOME) == before
+
+
+def test_keys_that_move_again_change_nothing_of_what_is_used(etc):
+    file = etc / "correlator.toml"
+    file.write_text(EDITED)
+    move_keys(file, reference())
+    (etc / "conf.d" / LOCAL).write_text("[jobs]\nmax_jobs = 8\n")
+    file.write_text('[database]\ntimezone = "CET"\n[jobs]\nmax_jobs = 9\nhistory = "1h"\n[http]\n')
+    before = load(file, HOME)
+    move_keys(file, reference())
+    assert load(file, HOME) == before
+    assert (before.database.timezone, before.jobs.max_jobs, before.jobs.history) == ("UTC", 8, 3600)
+
+
+def test_a_move_that_was_interrupted_is_completed(etc, monkeypatch):
+    file = etc / "correlator.toml"
+    file.write_text(EDITED)
+    before = load(file, HOME)
+    for write in range(3):
+
+        def failing(path, text, *, like=None, left=[write], written=editing.write):  # noqa: B006
+            if left[0] == 0:
+                raise editing.NotWritten("no space")
+            left[0] -= 1
+            written(path, text, like=like)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(editing, "write", failing)
+            with pytest.raises(editing.NotWritten):
+                move_keys(file, reference())
+    move_keys(file, reference())
+    assert load(file, HOME) == before
+    assert file.read_text() == reference()
+
+
+def test_a_file_with_other_comments_only_is_replaced(etc):
+    file = etc / "correlator.toml"
+    file.write_text("# of an older version\n[database]\n")
+    assert move_keys(file, reference()) is None
+    assert file.read_text() == reference()
+    file.unlink()
+    assert move_keys(file, reference()) is None
+    assert file.read_text() == reference()
+
+
+def test_a_file_that_is_no_toml_or_a_link_stays_as_it_is(etc):
+    file = etc / "correlator.toml"
+    file.write_text("[database\n")
+    with pytest.raises(ConfigError, match="not TOML"):
+        move_keys(file, reference())
+    assert file.read_text() == "[database\n"
+    file.unlink()
+    (etc / "elsewhere").write_text('[log]\nlevel = "debug"\n')
+    file.symlink_to("elsewhere")
+    assert move_keys(file, reference()) is None
+    assert (file.is_symlink(), load(file, HOME).log.level) == (True, "debug")
+
+
+def test_every_key_can_move(etc):
+    file = etc / "correlator.toml"
+    file.write_text(re.sub(r"^#(?=\S)", "", reference(), flags=re.MULTILINE))
+    before = load(file, HOME)
+    assert before.mqtt.tls is not None
+    move_keys(file, reference())
+    assert (load(file, HOME), file.read_text()) == (before, reference())
+
+
+def test_an_empty_table_that_switches_tls_on_moves_too(etc):
+    file = etc / "correlator.toml"
+    file.write_text("[mqtt.tls]\n")
+    move_keys(file, reference())
+    assert load(file, HOME).mqtt.tls is not None
