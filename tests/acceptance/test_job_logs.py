@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import aiohttp
 import pytest
 from yarl import URL
 
@@ -15,6 +16,7 @@ from tests.support.appliance import Appliance
 from tests.support.daemon import Daemon
 from tests.support.eventually import PATIENCE
 from tests.support.paths import REPOSITORY
+from tests.support.proxies import SharingNginx
 from tests.support.terminal import commands_against
 
 Run = Callable[..., Any]
@@ -99,3 +101,27 @@ async def test_a_whole_log_is_sent_as_text_in_the_order_of_time_and_its_parts_ar
             assert (await response.text()).splitlines() == lines[2500:]
     status, body = await daemon.get(f"{path}&limit=5")
     assert (status, "'limit'" in body["detail"]) == (400, True)
+
+
+async def test_clients_that_share_a_connection_of_nginx_get_nothing_of_each_other(daemon: Daemon, appliance: Appliance):
+    job_id = await appliance.job("secret")
+    await appliance.run(
+        "INSERT INTO log_events (job_id, ts, level, message)"
+        " SELECT %s, UTC_TIMESTAMP(6), 'INFO', REPEAT('secret ', 100) FROM seq_1_to_5000",
+        job_id,
+    )
+    assert (await daemon.get("/api/v1/jobs/secret?wait=5"))[0] == 200
+    proxy = SharingNginx(daemon.port)
+    try:
+        await asyncio.to_thread(proxy.start)
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{proxy.port}") as session:
+            for path in ("/api/v1/jobs/secret/events?format=text", "/api/v1/stream", "/api/v1/jobs/secret"):
+                async with session.head(path) as response:
+                    assert response.status == (405 if path.endswith("stream") else 200)
+                for _ in range(20):  # the pages of the log would come between them
+                    async with session.get("/health/live") as response:
+                        assert (response.status, await response.text()) == (200, '{"live":true}'), path
+            async with session.get("/api/v1/jobs/secret/events?format=text") as response:
+                assert len((await response.text()).splitlines()) == 5_000
+    finally:
+        await asyncio.to_thread(proxy.close)

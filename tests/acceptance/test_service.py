@@ -35,10 +35,6 @@ class Service(Daemon):
         self._environ |= {"NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": "1000000"}
         self.arguments = ("--config", str(self.file))
 
-    def hang_up(self) -> None:
-        assert self._process is not None
-        self._process.send_signal(signal.SIGHUP)
-
     async def metric(self, name: str, token: str | None = None) -> float:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         assert self.session is not None

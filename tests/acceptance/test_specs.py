@@ -35,6 +35,7 @@ from tests.support.daemon import HELLO, Daemon
 from tests.support.eventually import eventually
 from tests.support.mariadb import Database
 from tests.support.mosquitto import Mosquitto
+from tests.support.raw_http import in_sync
 from tests.support.replay import MariaDBReplayer
 from tests.support.schemas import Shapes, closed
 
@@ -161,6 +162,48 @@ async def test_a_parameter_is_accepted_within_its_limits_only(daemon: Daemon, de
                     assert (status == 400) == refused, (path, parameter["name"], value)
                     tried += 1
     assert tried > 30
+
+
+VERSIONS = [("1.1", ()), ("1.0", ()), ("1.0", ("Connection: keep-alive",))]
+"""Versions of HTTP, and headers: a client of 1.1 keeps the connection, one of 1.0 if it says so."""
+
+
+@pytest.mark.parametrize("method", ["HEAD", "GET", "OPTIONS"])
+async def test_after_every_response_of_every_route_the_connection_is_in_sync(
+    daemon: Daemon, description: dict[str, Any], method: str
+) -> None:
+    """With each value of a parameter that has a list of them, and with the condition that makes a 304."""
+    seen: defaultdict[str, set[int]] = defaultdict(set)
+    asked = list[tuple[str, tuple[str, ...]]]()
+    for path, item in description["paths"].items():
+        parameters = [p for p in item.get("get", {"parameters": []})["parameters"] if p["in"] == "query"]
+        chosen = [(p["name"], value) for p in parameters for value in limits(p["schema"])[0] if "enum" in enum(p)]
+        found = filled(path)
+        asked += [(found, ()), (found, ("If-None-Match: *",)), (f"{found}?nonsense=1", ())]
+        asked += [(str(URL(found, encoded=True).update_query({name: value})), ()) for name, value in chosen]
+    for path, headers in asked:
+        for version, connection in VERSIONS:
+            if (method, path.partition("?")[0], version) != ("GET", "/api/v1/stream", "1.1"):  # it does not end
+                status = await in_sync(
+                    daemon.port, method, path, *headers, *connection, version=version, after="/health/live"
+                )
+                seen[path].add(status)
+    text = filled("/api/v1/jobs/{id}/events") + "?format=text"
+    refused = {200, 304, 400, 405} if method == "HEAD" else {200, 304, 400, 405, 505}
+    assert set().union(*seen.values()) <= refused | {404}
+    assert seen[text] == ({405} if method == "OPTIONS" else {200})
+
+
+def enum(parameter: dict[str, Any]) -> dict[str, Any]:
+    """The schema of one value of a parameter."""
+    found: dict[str, Any] = parameter["schema"]
+    return dict(found.get("items", found))
+
+
+def filled(path: str) -> str:
+    """A path of the description with the names of what there is."""
+    names = {"id": "gui-a", "name": "ctx-b", "job_type": "failover", "operation": "unified-live-failover"}
+    return re.sub(r"{(\w+)}", lambda m: names[m[1]], path)
 
 
 async def asked(daemon: Daemon, path: str, query: dict[str, str]) -> int:

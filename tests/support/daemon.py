@@ -139,6 +139,11 @@ class Daemon:
         async with asyncio.timeout(15):
             return await self._process.wait()
 
+    def hang_up(self) -> None:
+        """SIGHUP: a reload."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGHUP)
+
     async def kill(self) -> int:
         """SIGKILL; the exit code."""
         assert self._process is not None

@@ -78,9 +78,9 @@ class GatewayProcess(Daemon):
 
 
 @contextlib.asynccontextmanager
-async def gateway_process(folder: Path, url: str) -> AsyncIterator[GatewayProcess]:
+async def gateway_process(folder: Path, url: str, **environ: str) -> AsyncIterator[GatewayProcess]:
     """A gateway that has read the stream."""
-    process = GatewayProcess(folder, url)
+    process = GatewayProcess(folder, url, **environ)
     try:
         await process.start()
         yield process

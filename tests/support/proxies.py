@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from tests.support.certificates import self_sign
 from tests.support.paths import DEPLOY
@@ -73,14 +74,39 @@ class Nginx(Proxy):
         }
         delivered = self._with_token((DEPLOY / "nginx/correlator.conf").read_text(), "proxy_set_header")
         (self.folder / "site.conf").write_text(rewritten(delivered, changes))
-        main = self.folder / "nginx.conf"
-        temporary = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-        places = "\n".join(f"    {name}_temp_path {self.folder}/{name};" for name in temporary)
-        main.write_text(
-            f"pid {self.folder}/pid;\ndaemon off;\nworker_processes 1;\nevents {{ worker_connections 200; }}\n"
-            f"http {{\n    access_log off;\n{places}\n    include {self.folder}/site.conf;\n}}\n"
+        return nginx(self.folder)
+
+
+class SharingNginx(Server):
+    """nginx whose clients share its connections to the daemon, one after the other."""
+
+    def __init__(self, daemon: int) -> None:
+        super().__init__()
+        self._daemon = daemon
+
+    def _prepare(self) -> Sequence[str]:
+        (self.folder / "site.conf").write_text(
+            f"upstream daemon {{ server 127.0.0.1:{self._daemon}; keepalive 1; }}\n"
+            f"server {{ listen 127.0.0.1:{self.port}; location / {{ proxy_pass http://daemon;\n"
+            '    proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Host 127.0.0.1; }\n}\n'
         )
-        return [program("nginx"), "-p", str(self.folder), "-c", str(main), "-e", "stderr"]
+        return nginx(self.folder)
+
+    def _answers(self) -> bool:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=1.0):
+            return True
+
+
+def nginx(folder: Path) -> Sequence[str]:
+    """The command that starts nginx with the servers of `folder`/site.conf and all of its files in `folder`."""
+    main = folder / "nginx.conf"
+    temporary = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    places = "\n".join(f"    {name}_temp_path {folder}/{name};" for name in temporary)
+    main.write_text(
+        f"pid {folder}/pid;\ndaemon off;\nworker_processes 1;\nevents {{ worker_connections 200; }}\n"
+        f"http {{\n    access_log off;\n{places}\n    include {folder}/site.conf;\n}}\n"
+    )
+    return [program("nginx"), "-p", str(folder), "-c", str(main), "-e", "stderr"]
 
 
 class Caddy(Proxy):

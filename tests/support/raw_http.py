@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import re
 import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from tests.support.eventually import PATIENCE
+
+ENDS_WITHIN = 50.0
+"""Seconds until a connection that a response does not keep has ended. A listener closes idle ones after 75."""
 
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})")
 
@@ -85,6 +89,62 @@ async def exchange(
             writer.write(sent)
             await writer.drain()
         return await receive(reader, quiet, first=first)
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One response. `keeps`: the connection may have the next request (RFC 9112, 9.3)."""
+
+    status: int
+    body: bytes
+    keeps: bool
+
+
+async def response(reader: asyncio.StreamReader, method: str) -> Response:
+    """Read exactly one response, as long as its headers say (RFC 9112, 6.3)."""
+    async with asyncio.timeout(PATIENCE):
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+        line, *lines = head.rstrip().split("\r\n")
+        parsed = re.fullmatch(r"http/(1\.[01]) (\d{3}) .*", line)
+        assert parsed is not None, f"not a response, but what another one has left: {line!r}"
+        version, status = parsed.groups()
+        headers = {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        connection = headers.get("connection", "keep-alive" if version == "1.1" else "close")
+        keeps = connection == "keep-alive"
+        if method == "HEAD" or status in ("204", "304"):
+            body = b""
+        elif headers.get("transfer-encoding") == "chunked":
+            body = b""
+            while size := int(await reader.readline(), 16):
+                body += (await reader.readexactly(size + 2))[:-2]
+            assert await reader.readline() == b"\r\n"
+        elif "content-length" in headers:
+            body = await reader.readexactly(int(headers["content-length"]))
+        else:
+            body, keeps = await reader.read(), False
+    return Response(int(status), body, keeps)
+
+
+async def in_sync(port: int, method: str, path: str, *headers: str, version: str, after: str) -> int:
+    """The status of a request, after which the connection is in sync: it ends, or answers ``GET after`` with 200.
+
+    `after` needs an answer in JSON.
+    """
+
+    def sent(method: str, path: str, *headers: str) -> bytes:
+        return "\r\n".join([f"{method} {path} HTTP/{version}", "Host: 127.0.0.1", *headers, "", ""]).encode()
+
+    async with connected(port) as (reader, writer):
+        writer.write(sent(method, path, *headers))
+        found = await response(reader, method)
+        if found.keeps:
+            writer.write(sent("GET", after, "Connection: close"))
+            following = await response(reader, "GET")
+            assert following.status == 200, (method, path, following)
+            json.loads(following.body)
+        async with asyncio.timeout(ENDS_WITHIN):
+            assert await reader.read() == b"", (method, path, headers, version)
+    return found.status
 
 
 def get(path: str, *headers: str) -> bytes:

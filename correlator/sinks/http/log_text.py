@@ -18,6 +18,7 @@ from correlator.ops.logs import escape
 from correlator.pipeline.hub import Hub
 from correlator.pipeline.queries import JobNames, LineQuery, LinesPage
 from correlator.sinks.http.problems import RETRY_AFTER, problem
+from correlator.sinks.http.streamed import StreamedResponse
 
 MAX_DOWNLOADS = 4
 """Logs that are sent at once. Each has one question to the database at a time."""
@@ -55,14 +56,15 @@ class LogText:
         try:
             pages = self._pages(partial(self._hub.lines, names, limit=PAGE, query=query))
             first = await anext(pages)
-            response = web.StreamResponse(headers={"Content-Disposition": f'attachment; filename="{_file_name(view)}"'})
+            response = StreamedResponse(headers={"Content-Disposition": f'attachment; filename="{_file_name(view)}"'})
             response.content_type, response.charset = "text/plain", "utf-8"
             await response.prepare(request)
             steps = {step.id: step.name for step in view.steps}
             try:
-                await _write(response, first, steps)
-                async for lines in pages:
-                    await _write(response, lines, steps)
+                if response.has_body:
+                    await _write(response, first, steps)
+                    async for lines in pages:
+                        await _write(response, lines, steps)
                 await response.write_eof()
             except (SourceUnavailable, TimeoutError, ConnectionError):
                 if request.transport is not None:
@@ -97,7 +99,7 @@ class LogText:
         raise SourceUnavailable("the log was not read to its end", Away.NO_ANSWER)
 
 
-async def _write(response: web.StreamResponse, lines: Sequence[LogLine], steps: Mapping[int, str]) -> None:
+async def _write(response: StreamedResponse, lines: Sequence[LogLine], steps: Mapping[int, str]) -> None:
     if lines:
         async with asyncio.timeout(WRITE_WITHIN):
             await response.write("".join(text(line, steps) for line in lines).encode())

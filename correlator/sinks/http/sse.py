@@ -24,6 +24,7 @@ from correlator.sinks.http.access import CHECKED_AT_ONCE, TOKEN
 from correlator.sinks.http.frames import MAX_IDS, CloseCode
 from correlator.sinks.http.parameters import choice, known, values
 from correlator.sinks.http.problems import RETRY_AFTER, RETRY_SECONDS, problem
+from correlator.sinks.http.streamed import StreamedResponse
 from correlator.sinks.streaming.filters import Filter
 from correlator.sinks.streaming.messages import Framing, Message, Resume
 from correlator.sinks.streaming.sessions import Streams
@@ -99,7 +100,7 @@ class EventStreams:
                 return problem(HTTPStatus.SERVICE_UNAVAILABLE, "restarting", RETRY_AFTER)
             if refused is not None:
                 return problem(refused[0] - 4000, refused[1])
-            response = web.StreamResponse(
+            response = StreamedResponse(
                 headers={
                     "Content-Type": "text/event-stream; charset=utf-8",
                     "Cache-Control": "no-cache, no-transform",

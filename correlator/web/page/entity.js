@@ -19,26 +19,15 @@ export class EntityPage extends Component {
   #history = new History(this.props.name);
 
   componentDidMount() {
-    markEntity(this.props.name);
-    this.#open();
-  }
-
-  componentDidUpdate(before) {
-    if (before.session !== this.props.session) {
-      before.session.unlist(this.#onUpdate);
-      this.#open();
-    }
+    const { name, session } = this.props;
+    markEntity(name);
+    this.#history.follow(session.list(this.#onUpdate).jobs, null);
+    this.#load();
   }
 
   componentWillUnmount() {
     this.#history.close();
     this.props.session.unlist(this.#onUpdate);
-  }
-
-  #open() {
-    const { session } = this.props;
-    this.#history.follow(session.list(this.#onUpdate).jobs, null);
-    this.#load();
   }
 
   #onUpdate = (update) => {

@@ -18,10 +18,7 @@ export class Family extends Component {
     this.#follow();
   }
 
-  componentDidUpdate(before) {
-    if (before.session !== this.props.session) {
-      this.#requested = "";
-    }
+  componentDidUpdate() {
     this.#follow();
   }
 

@@ -41,12 +41,8 @@ export class JobPage extends Component {
     this.#mark();
   }
 
-  componentDidUpdate(before) {
+  componentDidUpdate() {
     this.#mark();
-    if (before.session !== this.props.session) {
-      this.#subscription?.close();
-      this.#follow();
-    }
   }
 
   componentWillUnmount() {

@@ -116,12 +116,8 @@ class Lines extends Component {
   }
 
   componentDidUpdate(before) {
-    const { session, connection, target } = this.props;
-    if (before.session !== session) {
-      this.#subscription?.close();
-      this.#follow();
-      this.#feed.catchUp();
-    } else if (before.connection.state !== "live" && connection.state === "live") {
+    const { connection, target } = this.props;
+    if (before.connection.state !== "live" && connection.state === "live") {
       this.#feed.catchUp();
       this.#catchUpSoon(); // A daemon that has just started may not have read the newest rows yet.
     }

@@ -143,13 +143,12 @@ class Page extends Component {
   }
 
   #enter = (token) => {
-    const { session: before, active, fleet: old, route } = this.state;
-    before.close();
-    active.close();
+    const { session: before, active: shown, fleet: old, route } = this.state;
     old.close();
-    const session = Session.with(token);
+    const session = before.with(token);
+    const active = shown === before ? session : shown.with(token);
     const fleet = new Fleet(session, this.#fleetChanged);
-    this.setState({ session, active: session, fleet }, () => {
+    this.setState({ session, active, fleet }, () => {
       fleet.open();
       this.#activate(session, route);
     });
@@ -182,13 +181,13 @@ class Page extends Component {
     }
     switch (route.view) {
       case "job":
-        return html`<${JobPage} key=${`${instance} ${route.id}`} id=${route.id} instance=${instance} line=${route.line}
+        return html`<${JobPage} key=${`${active.number} ${route.id}`} id=${route.id} instance=${instance} line=${route.line}
           session=${active} fleet=${fleet} now=${now} connection=${connection} onAnnounce=${this.#announce} />`;
       case "entity":
-        return html`<${EntityPage} key=${`${instance} ${route.name}`} name=${route.name} instance=${instance}
+        return html`<${EntityPage} key=${`${active.number} ${route.name}`} name=${route.name} instance=${instance}
           session=${active} now=${now} />`;
       default:
-        return html`<${ListPage} key="list" filter=${route.filter} session=${session} fleet=${fleet} now=${now}
+        return html`<${ListPage} key=${session.number} filter=${route.filter} session=${session} fleet=${fleet} now=${now}
           onCounts=${this.#counted} />`;
     }
   }

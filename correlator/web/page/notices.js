@@ -23,6 +23,11 @@ export class Notices {
     this.#client = client;
   }
 
+  /** The IDs of the jobs that are watched. */
+  get ids() {
+    return [...this.#watched.keys()];
+  }
+
   has(id) {
     return this.#watched.has(id);
   }

@@ -7,17 +7,23 @@ import { baseOf } from "./place.js";
 
 const KEY = "correlator.token";
 
+let made = 0;
+
 export class Session {
   #token = kept();
   #list = null;
 
+  /** Differs from that of every other session: a view is made anew for another session, as all it has is of the first. */
+  number = ++made;
   clock = new Clock();
-  /** State of the list when it was left: its address, its scroll position, and the selected job. */
-  left = { address: "#/", scrolled: 0, cursor: null };
 
-  /** `instance`: the appliance whose API it uses, at a gateway; "" is what this page is served from. */
-  constructor(instance = "") {
+  /**
+   * `instance`: the appliance whose API it uses, at a gateway; "" is what this page is served from. `left`: the state of
+   * the list when it was left: its address, its scroll position, and the selected job.
+   */
+  constructor(instance = "", left = { address: "#/", scrolled: 0, cursor: null }) {
     this.instance = instance;
+    this.left = left;
     this.base = baseOf(instance);
     this.client = new Correlator({ url: this.base, ...(this.#token !== "" && { token: () => this.#token }) });
     this.notices = new Notices(this.client);
@@ -55,15 +61,20 @@ export class Session {
     this.client.close();
   }
 
-  /** A session with this token. */
-  static with(token) {
+  /** A session with this token, for what this one was for. This one is closed. */
+  with(token) {
     try {
       sessionStorage.setItem(KEY, token);
     } catch {
       // Storage is not allowed: the page asks for the token again after a reload.
       unkept = token;
     }
-    return new Session();
+    const session = new Session(this.instance, this.left);
+    for (const id of this.notices.ids) {
+      session.notices.add(id);
+    }
+    this.close();
+    return session;
   }
 }
 

@@ -1,0 +1,184 @@
+"""The page of a daemon or a gateway that requires tokens: each view waits for the right one, and then works."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.appliance import Appliance
+from tests.support.browser import Page, expect
+from tests.support.cluster import connected
+from tests.support.daemon import Daemon
+from tests.support.eventually import eventually
+from tests.support.gateways import gateway_process
+from tests.support.stream_writer import StreamWriter, job
+
+Shows = Callable[[Page], Any]
+
+
+def rows(page: Page) -> Any:
+    return page.get_by_role("list", name="Jobs").get_by_role("listitem")
+
+
+async def lists(page: Page) -> None:
+    await expect(rows(page)).to_have_count(1)
+
+
+async def heads(page: Page) -> None:
+    await expect(page.locator(".job-state")).to_contain_text("Running")
+
+
+async def logs(page: Page) -> None:
+    await expect(page.get_by_role("region", name="Log lines")).to_contain_text("a secret line")
+
+
+async def runs(page: Page) -> None:
+    await expect(page.locator(".runs tbody tr")).to_have_count(1)
+
+
+VIEWS = {
+    "list": ("", lists),
+    "filtered list": ("#/?q=gui-1", lists),
+    "job": ("#/jobs/gui-1", heads),
+    "line": ("#/jobs/gui-1/log/{line}", logs),
+    "entity": ("#/entities/ctx-1", runs),
+}
+FLEET_VIEWS = {
+    "fleet": ("", lists),
+    "job of a fleet": ("#/jobs/gui-1", heads),
+    "job of an appliance": ("#/i/dc1/jobs/gui-1", heads),
+    "page of an appliance": ("i/dc1/", lists),
+}
+
+
+def parametrized(views: Mapping[str, tuple[str, Shows]]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(("address", "shows"), views.values(), ids=views)
+
+
+class Tokens:
+    """The file of the tokens of a process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "tokens"
+        self.file.write_text("first\n")
+
+    async def change(self, daemon: Daemon, token: str) -> None:
+        """Replace the only token, and wait until the process applies it."""
+        self.file.write_text(f"{token}\n")
+        daemon.hang_up()
+        headers = {"Authorization": f"Bearer {token}"}
+
+        async def is_applied() -> bool:
+            return (await daemon.get("/api/v1/jobs", headers=headers))[0] == 200
+
+        await eventually(is_applied)
+
+
+async def enter(page: Page, token: str) -> None:
+    await page.get_by_label("Token").fill(token)
+    await page.get_by_role("button", name="Connect").click()
+
+
+async def refuse(page: Page, token: str) -> None:
+    """Enter a token that is wrong: the form is there again, empty."""
+    await page.evaluate("document.querySelector('form.token').dataset.before = 'yes'")
+    await enter(page, token)
+    await expect(page.locator("form.token:not([data-before])")).to_contain_text("The daemon answered")
+    await expect(page.get_by_label("Token")).to_have_value("")
+
+
+async def is_live(page: Page, shows: Shows) -> None:
+    await shows(page)
+    await expect(page.locator("form.token")).to_have_count(0)
+    await expect(page.locator(".connection-state")).to_contain_text(re.compile("Live.*websocket"))
+
+
+async def check(page: Page, url: str, shows: Shows, daemon: Daemon, tokens: Tokens) -> None:
+    """A wrong token, the right one, and another after it has been revoked: the view works without a reload."""
+    await page.goto(url)
+    await expect(page.get_by_role("heading", name="A token is needed")).to_be_visible()
+    await refuse(page, "wrong")
+    await page.evaluate("window.same = true")
+    await enter(page, "first")
+    await is_live(page, shows)
+
+    await tokens.change(daemon, "second")
+    await expect(page.get_by_role("heading", name="A token is needed")).to_be_visible()
+    await refuse(page, "first")
+    await enter(page, "second")
+    await is_live(page, shows)
+    assert await page.evaluate("window.same")
+
+    await page.reload()
+    await is_live(page, shows)
+
+
+@parametrized(VIEWS)
+async def test_each_view_works_after_the_right_token_also_after_a_wrong_and_a_revoked_one(
+    appliance: Appliance, database, page, tmp_path: Path, address: str, shows: Shows
+):
+    job_id = await appliance.job("gui-1", context_id="ctx-1")
+    line = await appliance.log("a secret line", job_id=job_id)
+    tokens = Tokens(tmp_path)
+    daemon = Daemon(tmp_path, database__url=database.url, http__tokens_file=tokens.file)
+    try:
+        await daemon.start()
+        await check(page, f"{daemon.url}/{address.format(line=line)}", shows, daemon, tokens)
+    finally:
+        await daemon.close()
+
+
+@pytest.mark.parametrize("address", ["", "#/jobs/gui-1"])
+async def test_the_right_token_at_once_is_followed_by_live_changes(
+    appliance: Appliance, database, page, tmp_path: Path, address: str
+):
+    job_id = await appliance.job("gui-1")
+    tokens = Tokens(tmp_path)
+    daemon = Daemon(tmp_path, database__url=database.url, http__tokens_file=tokens.file)
+    try:
+        await daemon.start()
+        await page.goto(f"{daemon.url}/{address}")
+        await enter(page, "first")
+        await is_live(page, heads if address else lists)
+        await appliance.end(job_id, "failed", "seen live")
+        await expect(page.locator("main")).to_contain_text("seen live")
+    finally:
+        await daemon.close()
+
+
+@contextlib.asynccontextmanager
+async def alive(writer: StreamWriter) -> AsyncIterator[None]:
+    async def renewed() -> None:
+        while True:
+            await writer.alive()
+            await asyncio.sleep(0.5)
+
+    task = asyncio.create_task(renewed())
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+@parametrized(FLEET_VIEWS)
+async def test_each_view_of_a_gateway_works_after_the_right_token_also_after_a_wrong_one(
+    nats, context, tmp_path: Path, address: str, shows: Shows
+):
+    page, errors = await context.new_page(), []
+    page.on("pageerror", lambda error: errors.append(str(error)))  # no collector answers for log lines: 503
+    tokens = Tokens(tmp_path)
+    async with connected(nats.url) as connection:
+        writer = StreamWriter(connection, "dc1")
+        await writer.begin()
+        await writer.put(job("a", started_at=time.time_ns() // 1000 - 60_000_000, ids=["gui-1"]))
+        started = gateway_process(tmp_path / "gateway", nats.url, CORRELATOR_HTTP__TOKENS_FILE=str(tokens.file))
+        async with alive(writer), started as gateway:
+            await check(page, f"{gateway.url}/{address}", shows, gateway, tokens)
+    assert errors == []
