@@ -6,7 +6,9 @@ An index writes it in a daemon (`published.PublishedJobs`), a stream of document
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from bisect import bisect_left, insort
 from collections.abc import Iterable
+from typing import TypeAlias
 
 from correlator.jobs.ids import Names
 from correlator.jobs.model.rows import Micros
@@ -14,6 +16,60 @@ from correlator.jobs.model.views import AgeKey, JobView, PublishedJob, Resolved
 
 NO_AGE: AgeKey = (0, 0, "")
 """The age key of a job that carries no ID."""
+
+Place: TypeAlias = tuple[Micros, str]
+"""The position of a job in the order of a list: (started_at, id)."""
+
+
+def place_of(shown: PublishedJob) -> Place:
+    return (shown.view.started_at or 0, shown.job_id)
+
+
+class Order:
+    """The places of jobs, sorted, in chunks of at most `CHUNK`: an insertion moves few of them, however many there are.
+
+    Invariant: no chunk is empty, and `_last` has the last place of each.
+    """
+
+    CHUNK = 1_000
+
+    def __init__(self) -> None:
+        self._chunks: list[list[Place]] = []
+        self._last: list[Place] = []
+
+    def add(self, place: Place) -> None:
+        if not self._chunks:
+            self._chunks, self._last = [[place]], [place]
+            return
+        at = min(bisect_left(self._last, place), len(self._last) - 1)
+        chunk = self._chunks[at]
+        insort(chunk, place)
+        if len(chunk) > self.CHUNK:
+            half = len(chunk) // 2
+            self._chunks[at : at + 1] = [chunk[:half], chunk[half:]]
+            self._last.insert(at, chunk[half - 1])
+            at += 1
+        self._last[at] = self._chunks[at][-1]
+
+    def remove(self, place: Place) -> None:
+        at = bisect_left(self._last, place)
+        chunk = self._chunks[at]
+        del chunk[bisect_left(chunk, place)]
+        if chunk:
+            self._last[at] = chunk[-1]
+        else:
+            del self._chunks[at], self._last[at]
+
+    def newest(self, before: Place | None, most: int) -> list[Place]:
+        """At most `most` places before that one, the newest first."""
+        at = bisect_left(self._last, before) if before is not None else len(self._chunks)
+        found: list[Place] = []
+        if before is not None and at < len(self._chunks):
+            found = self._chunks[at][: bisect_left(self._chunks[at], before)][::-1]
+        while len(found) < most and at:
+            at -= 1
+            found += self._chunks[at][::-1]
+        return found[:most]
 
 
 class JobDirectory(ABC):
@@ -26,6 +82,7 @@ class JobDirectory(ABC):
     def __init__(self) -> None:
         self.seq = 0
         self._jobs: dict[str, PublishedJob] = {}
+        self._order = Order()
         self._external, self._contexts = Names(self._age_key), Names(self._age_key)
 
     def __len__(self) -> int:
@@ -37,6 +94,10 @@ class JobDirectory(ABC):
 
     def all(self) -> Iterable[PublishedJob]:
         return self._jobs.values()
+
+    def newest(self, before: Place | None, most: int) -> list[PublishedJob]:
+        """At most `most` jobs before that place, the newest first. Its cost does not depend on how many there are."""
+        return [self._jobs[job_id] for _, job_id in self._order.newest(before, most)]
 
     def owner(self, external_id: str) -> str | None:
         """The newest JobLog job with this external ID."""
@@ -74,6 +135,22 @@ class JobDirectory(ABC):
         """All jobs that started at or after this time are in memory. Times are in microseconds since 1970."""
 
     # -- called by the owner
+
+    def _put(self, new: PublishedJob, old: PublishedJob | None) -> None:
+        """Set a job to a newer revision. `old`: the one before, None for a new job."""
+        self._jobs[new.job_id] = new
+        if old is None:
+            self._order.add(place_of(new))
+        elif old.view.started_at != new.view.started_at:
+            self._order.remove(place_of(old))
+            self._order.add(place_of(new))
+
+    def _drop(self, job_id: str) -> PublishedJob | None:
+        """Remove a job. Returns it; None if it was not there."""
+        old = self._jobs.pop(job_id, None)
+        if old is not None:
+            self._order.remove(place_of(old))
+        return old
 
     def move_names(self, job_id: str, old: JobView | None, new: JobView | None) -> tuple[Iterable[str], set[str]]:
         """Replace the IDs of a job. Returns the affected external IDs, and all previous and new owners of IDs."""

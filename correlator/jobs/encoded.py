@@ -1,4 +1,4 @@
-"""A cache of encoded job documents: each revision is encoded once, for all connections and sinks.
+"""A cache of encoded job documents: each revision is encoded once in each form, for all connections, lists and sinks.
 
 Invariant: a cached document is the job's current one. The hub calls `forget` with every change. The cache holds at most
 `capacity` bytes. When it is full, a snapshot of all jobs adds nothing, because the walk would evict each document
@@ -30,30 +30,35 @@ class Documents:
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._capacity = capacity
-        self._cached: dict[str, _Cached] = {}
+        self._cached: dict[tuple[str, bool], _Cached] = {}
+        """By job ID, and whether the document has the steps."""
         self.size = 0
         """Bytes in use."""
 
-    def encoded(self, shown: PublishedJob, *, all_jobs: bool = False) -> bytes:
-        """The document of `shown` as JSON. `all_jobs`: the caller encodes all jobs in turn."""
-        view = shown.view
-        cached = self._cached.get(view.job_id)
+    def encoded(self, shown: PublishedJob, *, all_jobs: bool = False, steps: bool = True) -> bytes:
+        """The document of `shown` as JSON. `all_jobs`: the caller encodes all jobs in turn. `steps`: with its steps."""
+        view, key = shown.view, (shown.view.job_id, steps)
+        cached = self._cached.get(key)
         # A job outside memory has the current `seq` as its `rev`, so two readings of it may have the same `rev`.
         if cached is not None and cached.rev == shown.rev and cached.view is view:
             return cached.body
-        body = job_document.encode(job_document.document(shown))
-        self.forget(view.job_id)
+        body = job_document.encode(job_document.document(shown) if steps else job_document.document(shown, steps=False))
+        self._forget(key)
         size = len(body) + OVERHEAD
         if size > self._capacity or (all_jobs and self.size + size > self._capacity):
             return body
-        self._cached[view.job_id] = _Cached(shown.rev, view, job_document.compact(body))
+        self._cached[key] = _Cached(shown.rev, view, job_document.compact(body))
         self.size += size
         while self.size > self._capacity:
-            self.forget(next(iter(self._cached)))
+            self._forget(next(iter(self._cached)))
         return body
 
     def forget(self, job_id: str) -> None:
-        """Drop the document of a job that changed or left memory."""
-        cached = self._cached.pop(job_id, None)
+        """Drop the documents of a job that changed or left memory."""
+        self._forget((job_id, True))
+        self._forget((job_id, False))
+
+    def _forget(self, key: tuple[str, bool]) -> None:
+        cached = self._cached.pop(key, None)
         if cached is not None:
             self.size -= len(cached.body) + OVERHEAD

@@ -150,7 +150,7 @@ class PublishedJobs(JobDirectory):
             forecast,
             titles=self.titles,
         )
-        self._jobs[job_id] = new
+        self._put(new, old)
         self._track(old, new, now, out)
         out.changes.append(Change(job_id, new.rev, old, new))
         return True
@@ -163,7 +163,7 @@ class PublishedJobs(JobDirectory):
 
     def hide(self, job_id: str, reason: Reason, out: Outcome) -> None:
         """Remove a job from what is published. Its IDs stay until `move_names`."""
-        old = self._jobs.pop(job_id, None)
+        old = self._drop(job_id)
         self.timers.update(job_id, None)
         self._forecasts.forget(job_id)
         if old is not None:

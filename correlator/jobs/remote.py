@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from correlator.jobs.directory import JobDirectory, names_differ
+from correlator.jobs.directory import JobDirectory, Order, names_differ
 from correlator.jobs.ids import Names
 from correlator.jobs.model.changes import Change, Reason
 from correlator.jobs.model.facts import Status
@@ -104,7 +104,7 @@ class RemoteJobs(JobDirectory):
         self._removed.pop(job_id, None)
         self._jobs.pop(job_id, None)
         self._count(old, shown)
-        self._jobs[job_id] = shown  # at the end: the order is that of the revisions
+        self._put(shown, old)  # at the end: the order is that of the revisions
         self.seq = max(self.seq, shown.rev)
         changes = [Change(job_id, shown.rev, old, shown)]
         if old is None:
@@ -127,7 +127,7 @@ class RemoteJobs(JobDirectory):
             self._forgotten = self._removed.popitem(last=False)[1].seq
         if old is None:
             return []
-        del self._jobs[job_id]
+        self._drop(job_id)
         self._count(old, None)
         _, owners = self.move_names(job_id, old.view, None)
         return [Change(job_id, seq, old, None, reason), *self._moved(owners - {job_id}, seq)]
@@ -140,7 +140,8 @@ class RemoteJobs(JobDirectory):
     def clear(self) -> None:
         """Begin again with another stream."""
         self.seq, self._forgotten, self.complete_from = 0, 0, None
-        self._jobs, self._external, self._contexts = {}, Names(self._age_key), Names(self._age_key)
+        self._jobs, self._order = {}, Order()
+        self._external, self._contexts = Names(self._age_key), Names(self._age_key)
         self.counts, self.stalled = dict.fromkeys(Status, 0), 0
         self._removed.clear()
 

@@ -42,6 +42,7 @@ from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.http import frames, sse
 from correlator.sinks.http.problems import problems
 from correlator.sinks.http.rest import Rest
+from correlator.sinks.http.turns import Work
 from correlator.sinks.mqtt.topics import Key, Topics
 from correlator.sources.archive.archive import DatabaseArchive
 from correlator.sources.db.sqlite import SQLiteDatabase
@@ -245,7 +246,7 @@ def asked(appliance_file: Path) -> Iterator[Callable[[str], int]]:
     archive = DatabaseArchive(SQLiteDatabase(appliance_file))
     hub = LocalHub(Index(), archive)
     hub.status.loading = False
-    rest = Rest(hub)
+    rest = Rest(hub, Work())
     with asyncio.Runner() as runner:
 
         def ask(target: str) -> int:

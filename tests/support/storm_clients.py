@@ -6,16 +6,33 @@ Each function runs until it is cancelled, and counts what it got.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
+import socket
 from collections.abc import Callable
 
 import aiohttp
 
 
-async def lists(url: str, counts: dict[str, int], *, connections: int, path: str = "/api/v1/jobs?limit=100") -> None:
-    """Connections that ask for a list of jobs, again and again. ``{n}`` in `path` is another number each time."""
+async def requests(url: str, counts: dict[str, int], *, connections: int, path: str) -> None:
+    """Connections that repeat a request. ``{n}`` in `path` is another number each time."""
     numbers = itertools.count()
     await _ask(url, counts, connections, lambda: path.replace("{n}", str(next(numbers) % 20)))
+
+
+async def unread(url: str, counts: dict[str, int], *, connections: int, path: str) -> None:
+    """Connections that ask for `path` and read nothing of the reply."""
+    loop = asyncio.get_running_loop()
+    address = ("127.0.0.1", int(url.rpartition(":")[2]))
+    with contextlib.ExitStack() as stack:
+        for _ in range(connections):
+            client = stack.enter_context(socket.socket())
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.setblocking(False)
+            await loop.sock_connect(client, address)
+            await loop.sock_sendall(client, f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+            counts["asked"] = counts.get("asked", 0) + 1
+        await asyncio.Event().wait()
 
 
 async def _ask(url: str, counts: dict[str, int], connections: int, path: Callable[[], str]) -> None:

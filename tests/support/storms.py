@@ -9,7 +9,7 @@ coroutine function of `tests/support/` that runs in a process of its own, so tha
 the machine can only make a round worse.
 
     async with storms(tmp_path, database) as run:
-        await run.verdict("lists", "tests.support.storm_clients:lists", connections=200)
+        await run.verdict("lists", "tests.support.storm_clients:requests", connections=200, path="/api/v1/jobs")
 """
 
 from __future__ import annotations
@@ -50,6 +50,9 @@ LEAST_ROWS = 0.03
 
 LOST_AFTER = 30.0
 """Seconds after which a row that has not arrived counts as lost, and `/health/live` as not answered."""
+
+MEMORY_RATIO, MEMORY_WITHIN = 1.2, 60.0
+"""How much memory may be left of a storm, and seconds after which."""
 
 RUNNING = 50
 """Jobs to which the rows belong."""
@@ -140,6 +143,14 @@ class Storms:
                 return crowd.counts
             failures.append(text)
         raise AssertionError("\n".join(failures))
+
+    async def memory_returns(self, name: str, storm: str, **options: Any) -> dict[str, int]:
+        """As `verdict`, and check that a minute later the daemon's memory is what it was, and a fifth at most."""
+        before = self.daemon.memory()
+        counts = await self.verdict(name, storm, **options)
+        await eventually(lambda: self.daemon.memory() <= MEMORY_RATIO * before, within=MEMORY_WITHIN, every=1.0)
+        VERDICTS.append(f"{name}: {before:.0f} MB before, {self.daemon.memory():.0f} MB after")
+        return counts
 
 
 class Crowd:

@@ -1,17 +1,31 @@
-"""Pages of jobs while the database, or that of one appliance, does not answer."""
+"""Pages of jobs: while the database, or that of one appliance, does not answer; and while many ask for them."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
+import json
+import socket
+from typing import Any
 
+import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
 
 from correlator.errors import SourceUnavailable
+from correlator.jobs import job_document
 from correlator.jobs.index import Index
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import JobQuery, JobsPage
 from correlator.sinks.http.job_pages import JobPages
+from correlator.sinks.http.rest import Rest
+from correlator.sinks.http.turns import Work
+from tests.support import raw_http
 from tests.support.answering_collectors import ArchiveInMemory, reading
+from tests.support.eventually import eventually
+from tests.support.http_listener import served
+from tests.support.pipeline_harness import PipelineHarness
 from tests.support.virtual_time import VirtualTimeLoop
 
 
@@ -29,7 +43,7 @@ class FailsLater(ArchiveInMemory):
 async def test_what_was_read_before_the_database_went_away_is_a_page_and_the_next_one_fails():
     archive = FailsLater([reading(f"u{n}", n) for n in range(9)], page_size=2)
     archive.answers = 2
-    pages = JobPages(LocalHub(Index(), archive))
+    pages = JobPages(LocalHub(Index(), archive), Work())
     page = await pages.read(JobQuery(), None, 8)
     assert [job.job_id for job in page.jobs] == ["u8", "u7", "u6", "u5"]
     assert page.following == (archive.place(archive.jobs[3]))
@@ -38,7 +52,7 @@ async def test_what_was_read_before_the_database_went_away_is_a_page_and_the_nex
 
 async def test_a_first_page_without_the_database_has_the_jobs_in_memory_and_the_reason():
     archive = FailsLater([reading("u1", 1)])
-    pages = JobPages(LocalHub(Index(), archive))
+    pages = JobPages(LocalHub(Index(), archive), Work())
     page = await pages.read(JobQuery(), None, 8)
     assert (page.jobs, page.following, page.reason) == ([], None, "it went away")
     with pytest.raises(SourceUnavailable):
@@ -61,7 +75,7 @@ class Slow(ArchiveInMemory):
 @pytest.mark.parametrize(("match", "seconds"), [("u98", 0.2), ("u96", 0.4), ("u5", 0.5)])
 def test_a_page_with_a_job_is_returned_at_once_and_an_empty_one_after_half_a_second(match, seconds):
     loop = VirtualTimeLoop()
-    pages = JobPages(LocalHub(Index(), Slow([reading(f"u{n}", n) for n in range(100)], {match})))
+    pages = JobPages(LocalHub(Index(), Slow([reading(f"u{n}", n) for n in range(100)], {match})), Work())
     read = loop.create_task(pages.read(JobQuery(), None, 50))
     began = loop.time()
     read.add_done_callback(lambda _: loop.stop())
@@ -70,3 +84,92 @@ def test_a_page_with_a_job_is_returned_at_once_and_an_empty_one_after_half_a_sec
     assert [job.job_id for job in read.result().jobs] == ([match] if match != "u5" else [])
     assert read.result().following is not None
     loop.close()
+
+
+def _with_jobs(count: int, **columns) -> PipelineHarness:
+    harness = PipelineHarness()
+    for n in range(count):
+        harness.read(f"u{n:03}", **columns)
+    return harness
+
+
+def _listed(response: web.Response) -> list[dict[str, Any]]:
+    assert isinstance(response.body, bytes)
+    jobs: list[dict[str, Any]] = json.loads(response.body)["jobs"]
+    return jobs
+
+
+async def test_lists_that_are_asked_for_at_once_are_made_in_different_rounds_of_the_loop():
+    rest = Rest(_with_jobs(120).hub, Work())
+    made: list[int] = []
+    done = 0
+
+    async def one() -> None:
+        nonlocal done
+        assert len(_listed(await rest.jobs(make_mocked_request("GET", "/api/v1/jobs?limit=100")))) == 100
+        done += 1
+
+    lists = [asyncio.create_task(one()) for _ in range(50)]
+    while not all(task.done() for task in lists):
+        made.append(done)
+        await asyncio.sleep(0)
+    await asyncio.gather(*lists)
+    assert max(b - a for a, b in itertools.pairwise([*made, done])) == 1
+
+
+async def test_a_document_in_lists_is_encoded_once_for_each_revision(monkeypatch):
+    harness = _with_jobs(3)
+    rest, made = Rest(harness.hub, Work()), list[str]()
+    document = job_document.document
+
+    def counted(shown, **options):
+        made.append(shown.job_id)
+        return document(shown, **options)
+
+    monkeypatch.setattr(job_document, "document", counted)
+    bodies = [(await rest.jobs(make_mocked_request("GET", "/api/v1/jobs"))).body for _ in range(3)]
+    assert bodies[0] == bodies[1] == bodies[2]
+    assert sorted(made) == ["u000", "u001", "u002"]
+    harness.read("u001", status="failed")
+    changed = _listed(await rest.jobs(make_mocked_request("GET", "/api/v1/jobs")))
+    assert {job["job_id"]: job["status"] for job in changed}["u001"] == "failed"
+    assert sorted(made[3:]) == ["u001"]
+
+
+async def test_a_client_that_reads_no_list_uses_up_its_own_share_of_memory_and_nothing_of_others():
+    """100 jobs of 80 kB are a page of 8 MB; the kernel's buffers take a part of each."""
+    work_of_client = 0
+    harness = _with_jobs(100, error_message="x" * 80_000)
+    async with served(harness.hub) as url:
+        port = int(url.rpartition(":")[2])
+        slow = []
+        try:
+            while work_of_client < 100:
+                client = socket.socket()
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                client.setblocking(False)
+                await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", port))
+                slow.append(client)
+                await asyncio.get_running_loop().sock_sendall(client, raw_http.get("/api/v1/jobs?limit=100"))
+                answer = await asyncio.get_running_loop().sock_recv(client, 12)
+                if answer == b"HTTP/1.1 429":
+                    break
+                assert answer == b"HTTP/1.1 200"
+                work_of_client += 1
+            assert 2 <= work_of_client <= 3
+            async with aiohttp.ClientSession(url) as session:
+                async with session.get("/health/live") as response:
+                    assert response.status == 200
+                async with session.get("/api/v1/jobs/u001") as response:
+                    assert response.status == 200
+                for client in slow:
+                    client.close()
+
+                async def is_served() -> bool:
+                    async with session.get("/api/v1/jobs?limit=100") as response:
+                        return response.status == 200 and len((await response.json())["jobs"]) == 100
+
+                await eventually(is_served)
+        finally:
+            for client in slow:
+                client.close()

@@ -14,6 +14,7 @@ from correlator.jobs.model.views import Resolved
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import Found, JobsPage
 from correlator.sinks.http.rest import Rest
+from correlator.sinks.http.turns import Work
 
 NOW = time.time_ns() // 1_000
 SECOND = 1_000_000
@@ -80,6 +81,6 @@ async def test_a_page_of_jobs_has_those_for_which_memory_had_no_room():
         job("x", "completed", 100, 90),
         max_jobs=3,
     )
-    response = await Rest(hub).jobs(make_mocked_request("GET", "/api/v1/jobs?limit=2"))
+    response = await Rest(hub, Work()).jobs(make_mocked_request("GET", "/api/v1/jobs?limit=2"))
     assert isinstance(response.body, bytes)
     assert [one["job_id"] for one in json.loads(response.body)["jobs"]] == ["x", "removed"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
 
@@ -13,9 +13,10 @@ from correlator.jobs.model.views import JobView, PublishedJob
 from correlator.pipeline.hub import Hub
 from correlator.pipeline.queries import JobQuery
 from correlator.sinks.http.entity_shapes import OperationTrend
-from correlator.sinks.http.job_pages import JobPages, page_response
+from correlator.sinks.http.job_pages import JobPage, JobPages
 from correlator.sinks.http.parameters import choice, known, number
 from correlator.sinks.http.rest import DEFAULT_LIMIT, MAX_LIMIT
+from correlator.sinks.http.turns import Work
 
 KINDS: Final = ("context", "vm")
 
@@ -23,9 +24,9 @@ KINDS: Final = ("context", "vm")
 class Entities:
     """The endpoint ``/api/v1/entities``."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, work: Work) -> None:
         self._hub = hub
-        self._pages = JobPages(hub)
+        self._pages = JobPages(hub, work)
 
     def routes(self) -> Iterable[web.RouteDef]:
         return [web.get("/api/v1/entities/{name:(?s:.+)}", self.entity)]
@@ -37,10 +38,12 @@ class Entities:
         name = request.match_info["name"]
         kind = choice(request, "kind", KINDS) or await self._kind(name)
         query = JobQuery(context_id=frozenset({name})) if kind == "context" else JobQuery(vm_name=name)
-        page = await self._pages.read(query, request.query.get("cursor"), limit)
-        contexts = sorted({s.view.context_id for s in page.jobs if s.view.context_id})
-        members = {"entity": name, "kind": kind, "contexts": contexts, "operations": _trends(page.jobs)}
-        return await page_response(page, members)
+
+        def more(page: JobPage) -> dict[str, Any]:
+            contexts = sorted({s.view.context_id for s in page.jobs if s.view.context_id})
+            return {"entity": name, "kind": kind, "contexts": contexts, "operations": _trends(page.jobs)}
+
+        return await self._pages.respond(query, request.query.get("cursor"), limit, request.remote or "", more=more)
 
     async def _kind(self, name: str) -> str:
         """Whether `name` is the context of a job. If only the database could say, and does not answer: a VM."""

@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import heapq
 import time
-from collections.abc import Iterable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -20,23 +19,21 @@ from msgspec import Struct
 
 from correlator.errors import Away, BadRequest, SourceUnavailable
 from correlator.jobs import job_document
-from correlator.jobs.model.rows import Micros
+from correlator.jobs.directory import Place, place_of
 from correlator.jobs.model.views import PublishedJob
 from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Hub
 from correlator.pipeline.queries import JobQuery
+from correlator.sinks.http.turns import Work
 
 MAX_PAGE_BYTES = 8 << 20
 """Bytes of documents in one page of jobs; a single one may exceed it."""
 
-MATCHED_AT_ONCE = 2_000
-"""Jobs in memory that are matched with a query before the event loop runs other tasks."""
+VISITED_AT_ONCE = 50
+"""Jobs that are matched with a query between two checks of the time."""
 
-SEARCHED_AT_ONCE = 200
-"""The same for a search of words: it compares every text of a job, also of its steps."""
-
-ENCODED_AT_ONCE = 0.01
-"""Seconds of encoding before the event loop runs other tasks."""
+AT_ONCE = 0.004
+"""Seconds of matching or encoding before the event loop runs other tasks."""
 
 GATHER_WITHIN = 0.5
 """Seconds after which a page of jobs is returned even if it is empty."""
@@ -46,9 +43,6 @@ FIRST_WITHIN = 0.15
 
 ARCHIVE_WITHIN = 3.0
 """Seconds to wait for the database; after that, a page of jobs is served from memory only."""
-
-Place: TypeAlias = tuple[Micros, str]
-"""The position of a job in the order of a list: (started_at, id)."""
 
 
 class JobPage(Struct, frozen=True):
@@ -63,10 +57,35 @@ class JobPage(Struct, frozen=True):
 
 
 class JobPages:
-    """Reads pages of the jobs that match a query."""
+    """Reads pages of the jobs that match a query, in the turns of `work`."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, work: Work) -> None:
         self._hub = hub
+        self._work = work
+
+    async def respond(
+        self,
+        query: JobQuery,
+        cursor: str | None,
+        limit: int,
+        address: str,
+        *,
+        more: Callable[[JobPage], dict[str, Any]] = lambda _: {},
+        steps: bool = False,
+    ) -> web.Response:
+        """The page as a response to `address`, with the members `more`. See `read`; raises `Refused` besides."""
+        before = _decode_cursor(cursor) if cursor is not None else None
+        async with self._work.lists.turn(address):
+            self._work.replies.check(address)
+            found = await self._in_memory(query, before, limit + 1)
+            if not self._needs_archive(found, limit):
+                page = _page(found, limit, None, None)
+                return await self._response(page, more(page), steps=steps)
+        async with self._work.queries.turn(address):
+            page = await self._completed(found, query, before, limit)
+        async with self._work.lists.turn(address):
+            self._work.replies.check(address)
+            return await self._response(page, more(page), steps=steps)
 
     async def read(self, query: JobQuery, cursor: str | None, limit: int) -> JobPage:
         """At most `limit` jobs from the place of `cursor` on.
@@ -77,34 +96,68 @@ class JobPages:
                 would mean the end of the list.
         """
         before = _decode_cursor(cursor) if cursor is not None else None
-        page = await self._in_memory(query, before, limit + 1)
-        reason: str | None = None
-        following: Place | None = None
+        found = await self._in_memory(query, before, limit + 1)
+        return await self._completed(found, query, before, limit)
+
+    def _needs_archive(self, found: Sequence[PublishedJob], limit: int) -> bool:
         kept_since = self._hub.published.complete_since(self._hub.clock())
-        if self._hub.archive is not None and (len(page) <= limit or place_of(page[-1])[0] < kept_since):
+        return self._hub.archive is not None and (len(found) <= limit or place_of(found[-1])[0] < kept_since)
+
+    async def _completed(self, found: list[PublishedJob], query: JobQuery, before: Place | None, limit: int) -> JobPage:
+        """The page that begins with the jobs in memory, with those of the database if it needs them."""
+        following: Place | None = None
+        reason: str | None = None
+        if self._needs_archive(found, limit):
             try:
-                page, following, reason = await self._with_archive(page, query, before, limit + 1)
+                found, following, reason = await self._with_archive(found, query, before, limit + 1)
             except SourceUnavailable as error:
-                if not page and before is not None:
+                if not found and before is not None:
                     raise
                 reason = error.public
-        if len(page) > limit:
-            following = place_of(page[limit - 1])
-        return JobPage(page[:limit], following, reason)
+        return _page(found, limit, following, reason)
 
     async def _in_memory(self, query: JobQuery, before: Place | None, limit: int) -> list[PublishedJob]:
         """The newest `limit` jobs in memory that match `query`, newest first."""
         found: list[PublishedJob] = []
-        everything = list(self._hub.published.all())
-        at_once = SEARCHED_AT_ONCE if query.words else MATCHED_AT_ONCE
-        for at in range(0, len(everything), at_once):
-            if at:
-                await asyncio.sleep(0)
-            some = everything[at : at + at_once]
+        while True:
             with timed("page"):
-                found += [s for s in some if (before is None or place_of(s) < before) and query.matches(s)]
-                found = heapq.nlargest(limit, found, key=place_of)
-        return found
+                ended, before = self._match(query, before, limit, found)
+            if ended:
+                return found[:limit]
+            await asyncio.sleep(0)
+
+    def _match(
+        self, query: JobQuery, before: Place | None, limit: int, found: list[PublishedJob]
+    ) -> tuple[bool, Place | None]:
+        """Add matching jobs to `found` for `AT_ONCE` seconds. Returns whether that was all, and where to go on."""
+        matches, began = query.matcher(), time.monotonic()
+        while some := self._hub.published.newest(before, VISITED_AT_ONCE):
+            found += filter(matches, some)
+            before = place_of(some[-1])
+            if len(found) >= limit:
+                break
+            if time.monotonic() - began > AT_ONCE:
+                return False, before
+        return True, before
+
+    async def _response(self, page: JobPage, more: dict[str, Any], *, steps: bool) -> web.Response:
+        """The response with the jobs of `page`, where it ends, and the members `more`."""
+        published, documents = self._hub.published, self._hub.documents
+
+        def document(shown: PublishedJob) -> bytes:
+            if published.get(shown.job_id) is shown:
+                return documents.encoded(shown, all_jobs=True, steps=steps)
+            return job_document.encode(job_document.document(shown, steps=steps))
+
+        parts, cut = await encoded(map(document, page.jobs), MAX_PAGE_BYTES)
+        following = place_of(page.jobs[len(parts) - 1]) if cut else page.following
+        members = {
+            "next_cursor": _encode_cursor(following) if following is not None else None,
+            "searched_to": job_document.rfc3339(following[0]) if following is not None else None,
+            "complete": page.reason is None,
+            "reason": page.reason,
+        }
+        return paged("jobs", parts, members | more)
 
     async def _with_archive(
         self, page: list[PublishedJob], query: JobQuery, before: Place | None, limit: int
@@ -153,7 +206,7 @@ class JobPages:
 async def encoded(parts: Iterable[bytes], most: int | None = None) -> tuple[list[bytes], bool]:
     """Encode `parts` one by one, up to `most` bytes. Returns them, and True if some were left out.
 
-    Yields to the event loop every `ENCODED_AT_ONCE` seconds.
+    Yields to the event loop every `AT_ONCE` seconds.
     """
     made: list[bytes] = []
     size, began = 0, time.monotonic()
@@ -162,7 +215,7 @@ async def encoded(parts: Iterable[bytes], most: int | None = None) -> tuple[list
             return made, True
         made.append(part)
         size += len(part)
-        if time.monotonic() - began > ENCODED_AT_ONCE:
+        if time.monotonic() - began > AT_ONCE:
             await asyncio.sleep(0)
             began = time.monotonic()
     return made, False
@@ -174,22 +227,11 @@ def paged(name: str, parts: Iterable[bytes], more: dict[str, Any]) -> web.Respon
     return web.Response(body=body, content_type="application/json")
 
 
-async def page_response(page: JobPage, more: dict[str, Any], *, steps: bool = False) -> web.Response:
-    """The response with the jobs of `page`, where it ends, and the members `more`."""
-    documents = (job_document.encode(job_document.document(s, steps=steps)) for s in page.jobs)
-    parts, cut = await encoded(documents, MAX_PAGE_BYTES)
-    following = place_of(page.jobs[len(parts) - 1]) if cut else page.following
-    members = {
-        "next_cursor": _encode_cursor(following) if following is not None else None,
-        "searched_to": job_document.rfc3339(following[0]) if following is not None else None,
-        "complete": page.reason is None,
-        "reason": page.reason,
-    }
-    return paged("jobs", parts, members | more)
-
-
-def place_of(shown: PublishedJob) -> Place:
-    return (shown.view.started_at or 0, shown.job_id)
+def _page(found: Sequence[PublishedJob], limit: int, following: Place | None, reason: str | None) -> JobPage:
+    """The page of at most `limit` of the jobs; one more says that there is another page."""
+    if len(found) > limit:
+        following = place_of(found[limit - 1])
+    return JobPage(found[:limit], following, reason)
 
 
 def _encode_cursor(place: Place) -> str:

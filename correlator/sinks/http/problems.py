@@ -11,6 +11,7 @@ from aiohttp.typedefs import Handler
 
 from correlator.errors import BadRequest, NotFound, SourceUnavailable
 from correlator.jobs import job_document
+from correlator.sinks.http.turns import Refused
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,9 @@ def _answer(error: Exception, request: web.Request) -> web.Response:
             return problem(HTTPStatus.BAD_REQUEST, str(error))
         case NotFound():
             return problem(HTTPStatus.NOT_FOUND, str(error))
+        case Refused():
+            status = HTTPStatus.SERVICE_UNAVAILABLE if error.all_clients else HTTPStatus.TOO_MANY_REQUESTS
+            return problem(status, str(error), RETRY_AFTER)
         case SourceUnavailable():  # its text may name the server and the account
             return problem(HTTPStatus.SERVICE_UNAVAILABLE, error.public, RETRY_AFTER)
         case ConnectionError() if request.transport is None or request.transport.is_closing():

@@ -18,10 +18,11 @@ from correlator.jobs.model.rows import LEVELS, Level, Micros
 from correlator.jobs.model.views import LogLine, PublishedJob, Resolved
 from correlator.pipeline.hub import Hub
 from correlator.pipeline.queries import JobNames, JobQuery, LineQuery
-from correlator.sinks.http.job_pages import JobPages, encoded, page_response, paged
+from correlator.sinks.http.job_pages import JobPages, encoded, paged
 from correlator.sinks.http.log_text import LogText
 from correlator.sinks.http.parameters import choice, known, number, values
 from correlator.sinks.http.problems import RETRY_AFTER, problem
+from correlator.sinks.http.turns import Work
 from correlator.sinks.streaming.sessions import AHEAD_WITHIN
 
 MAX_WAIT = 60
@@ -50,9 +51,10 @@ _FILTERS: Final = ("status", "job_type", "operation", "context_id", "parent_job_
 class Rest:
     """The endpoints for jobs under ``/api/v1``."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, work: Work) -> None:
         self._hub = hub
-        self._pages = JobPages(hub)
+        self._work = work
+        self._pages = JobPages(hub, work)
         self._log_text = LogText(hub)
 
     def routes(self) -> Iterable[web.RouteDef]:
@@ -125,9 +127,17 @@ class Rest:
         if before is not None:
             earlier = await self._hub.lines_before(names, before, limit, query)
             more = earlier.next_before is not None
-            return await _lines(earlier.lines, {"next_after": None, "next_before": earlier.next_before, "more": more})
+            members = {"next_after": None, "next_before": earlier.next_before, "more": more}
+            return await self._lines(request, earlier.lines, members)
         page = await self._hub.lines(names, after if first is None else first, limit, query)
-        return await _lines(page.lines, {"next_after": page.next_after, "more": page.more})
+        return await self._lines(request, page.lines, {"next_after": page.next_after, "more": page.more})
+
+    async def _lines(self, request: web.Request, found: Iterable[LogLine], more: dict[str, Any]) -> web.Response:
+        """A page of log lines, with the members `more`."""
+        async with self._work.lists.turn(request.remote or ""):
+            self._work.replies.check(request.remote or "")
+            parts, _ = await encoded(job_document.encode(job_document.log_line(line)) for line in found)
+            return paged("events", parts, more)
 
     async def resolve(self, request: web.Request) -> web.Response:
         """The job that an ID resolves to, and by which kind of ID."""
@@ -147,14 +157,8 @@ class Rest:
         limit = number(request, "limit", 1, MAX_LIMIT, int) or DEFAULT_LIMIT
         with_steps = choice(request, "steps", ("0", "1")) == "1"
         query = _query(request)
-        page = await self._pages.read(query, request.query.get("cursor"), limit)
-        return await page_response(page, {}, steps=with_steps)
-
-
-async def _lines(found: Iterable[LogLine], more: dict[str, Any]) -> web.Response:
-    """A page of log lines, with the members `more`."""
-    parts, _ = await encoded(job_document.encode(job_document.log_line(line)) for line in found)
-    return paged("events", parts, more)
+        cursor = request.query.get("cursor")
+        return await self._pages.respond(query, cursor, limit, request.remote or "", steps=with_steps)
 
 
 def json_response(value: Any, status: int = 200) -> web.Response:

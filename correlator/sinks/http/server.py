@@ -17,6 +17,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from correlator.errors import CorrelatorError
+from correlator.ops import metrics
 from correlator.pipeline.hub import Hub
 from correlator.sinks.http.access import TOKEN, Access
 from correlator.sinks.http.instances import Fleet, Instances, local
@@ -25,6 +26,7 @@ from correlator.sinks.http.problems import problem, problems, server_log
 from correlator.sinks.http.rest import json_response
 from correlator.sinks.http.static import Static
 from correlator.sinks.http.surface import Metrics, Surface
+from correlator.sinks.http.turns import Work
 from correlator.sinks.streaming.limits import DEFAULT, Limits
 
 log = logging.getLogger(__name__)
@@ -33,6 +35,12 @@ TICKET_PATH = "/api/v1/ticket"
 
 OPEN_PATHS = ("/health/live", "/health/ready")
 """Paths without token and Host checks: a load balancer has no token and does not use the host name."""
+
+SMALL_REPLY = 16 << 10
+"""Bytes of a reply that may wait for its client without being counted."""
+
+PART, PART_WITHIN = 64 << 10, 60.0
+"""Bytes of a larger reply that are written at once, and seconds in which the client must accept them."""
 
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -81,6 +89,7 @@ class HttpSink:
         self._max_subscriptions = max_subscriptions
         self._unknown_id_wait = unknown_id_wait
         self._limits = limits
+        self._work = Work()
         self._on_ready = on_ready
         self._fleet = fleet
         self._static = Static(gateway=fleet is not None)
@@ -101,7 +110,7 @@ class HttpSink:
             *Specs().routes(),
             *self._static.routes(),
         ]
-        app = web.Application(middlewares=[self._headers, problems, self._gate])
+        app = web.Application(middlewares=[self._send, self._headers, problems, self._gate])
         app.add_routes([*main.routes, *shared, *instances.routes(main.routes, shared)])
         runner = web.AppRunner(
             app,
@@ -137,6 +146,7 @@ class HttpSink:
             hub,
             self._access,
             self._limits,
+            self._work,
             max_subscriptions=self._max_subscriptions,
             unknown_id_wait=self._unknown_id_wait,
         )
@@ -174,6 +184,28 @@ class HttpSink:
         return url
 
     @web.middleware
+    async def _send(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Write a large reply part by part: its client may not read it, and its bytes count until it has."""
+        response = await handler(request)
+        body = response.body if isinstance(response, web.Response) and not response.prepared else None
+        if not isinstance(body, bytes) or len(body) <= SMALL_REPLY or request.method == "HEAD":
+            return response
+        written = web.StreamResponse(status=response.status, headers=response.headers)
+        written.content_length = len(body)
+        with self._work.replies.holding(request.remote or "", len(body)):
+            try:
+                await written.prepare(request)
+                for at in range(0, len(body), PART):
+                    async with asyncio.timeout(PART_WITHIN):
+                        await written.write(memoryview(body)[at : at + PART])
+                await written.write_eof()
+            except TimeoutError:
+                metrics.CLIENTS_CLOSED.labels("slow").inc()
+                if request.transport is not None:
+                    request.transport.abort()
+        return written
+
+    @web.middleware
     async def _headers(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         response = await handler(request)
         if not response.prepared:
@@ -183,7 +215,11 @@ class HttpSink:
 
     @web.middleware
     async def _gate(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        return self._refusal(request) or await handler(request)
+        if local(request.path) in OPEN_PATHS:
+            return self._refusal(request) or await handler(request)
+        async with self._work.begin.turn(request.remote or ""):
+            refusal = self._refusal(request)
+        return refusal or await handler(request)
 
     def _refusal(self, request: web.Request) -> web.Response | None:  # noqa: PLR0911 - a list of reasons
         """The error response for a request that is not admitted, else None. `Websockets` checks its tokens itself."""

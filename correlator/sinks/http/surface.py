@@ -25,6 +25,7 @@ from correlator.sinks.http.operations import Operations
 from correlator.sinks.http.problems import RETRY_AFTER, problem
 from correlator.sinks.http.rest import Rest, json_response
 from correlator.sinks.http.sse import EventStreams
+from correlator.sinks.http.turns import Work
 from correlator.sinks.http.websocket import Websockets
 from correlator.sinks.streaming.limits import Limits
 from correlator.sinks.streaming.sessions import Streams
@@ -34,16 +35,16 @@ class Surface:
     """The endpoints of one hub. `run` serves its streaming clients. For the other arguments see `HttpSink`."""
 
     def __init__(
-        self, hub: Hub, access: Access, limits: Limits, *, max_subscriptions: int, unknown_id_wait: float
+        self, hub: Hub, access: Access, limits: Limits, work: Work, *, max_subscriptions: int, unknown_id_wait: float
     ) -> None:
         self.hub = hub
         self.streams = Streams(hub, limits)
         self._sockets = Websockets(hub, access, self.streams, max_subscriptions=max_subscriptions)
         self._events = EventStreams(hub, access, self.streams)
         rest = [
-            *Rest(hub).routes(),
+            *Rest(hub, work).routes(),
             *Operations(hub).routes(),
-            *Entities(hub).routes(),
+            *Entities(hub, work).routes(),
             *Compatible(hub, unknown_id_wait=unknown_id_wait).routes(),
         ]
         self.routes: list[web.RouteDef] = [

@@ -22,6 +22,7 @@ from correlator.sinks.http.frames import MAX_IDS
 from correlator.sinks.http.openapi.parts import (
     AWAY,
     BAD,
+    BUSY,
     CONTEXT_ID,
     CURSOR,
     ETAG,
@@ -71,7 +72,7 @@ ENDPOINTS: Final = (
         "/api/v1/jobs",
         "jobs",
         "Jobs, the newest first; those that left memory come from the database",
-        {HTTPStatus.OK: Answer("A page of jobs.", (JobsPage,)), **BAD, **AWAY},
+        {HTTPStatus.OK: Answer("A page of jobs.", (JobsPage,)), **BAD, **BUSY, **AWAY},
         (
             STATUS,
             JOB_TYPE,
@@ -130,7 +131,7 @@ ENDPOINTS: Final = (
             HTTPStatus.OK: Answer("A page of log rows.", (EventsPage,), also="text/plain"),
             **BAD,
             **UNKNOWN,
-            HTTPStatus.TOO_MANY_REQUESTS: problem("Too many logs are being sent as text; `Retry-After` has seconds."),
+            **BUSY,
             **AWAY,
         },
         (
@@ -169,7 +170,7 @@ ENDPOINTS: Final = (
         "/api/v1/entities/{name}",
         "entity",
         "The jobs of one VM or context over time, the newest first, with the trend of each operation",
-        {HTTPStatus.OK: Answer("A page of its jobs; none if there are none.", (EntityPage,)), **BAD, **AWAY},
+        {HTTPStatus.OK: Answer("A page of its jobs; none if there are none.", (EntityPage,)), **BAD, **BUSY, **AWAY},
         (
             Parameter(
                 "name",

@@ -71,6 +71,14 @@ AWAY: Final = {
         RETRY,
     )
 }
+BUSY: Final = {
+    HTTPStatus.TOO_MANY_REQUESTS: Answer(
+        "The client's address has too many requests that wait, or replies that it has not read. Repeat the request.",
+        (Problem,),
+        PROBLEM,
+        RETRY,
+    )
+}
 UNKNOWN: Final = {HTTPStatus.NOT_FOUND: problem("No job is known by this ID.")}
 
 ID: Final = Parameter(

@@ -1,0 +1,183 @@
+"""The work of requests runs in classes, each with a bound for all clients and for each address, and in a fair order.
+
+Problem. The event loop runs whatever is ready before it reads from its sockets again: 200 handlers of 1 ms are a stop
+of 200 ms, and rows, probes and websockets wait for it. A queue in order of arrival belongs to whoever asks most.
+
+Model. Work that may take long waits for a turn of its class (`Turns`). A class runs a few pieces at once, and begins
+the next one only in the next round of the event loop, so that everything else runs in between. Addresses take turns:
+one with a single request waits for one piece of each other address, not for all that these have asked for. Probes
+(`/health/*`) and live rows wait for nothing.
+
+| class | what runs in it | bound |
+|---|---|---|
+| `begin` | the begin of every request but probes | a few in one round of the event loop |
+| `lists` | matching and encoding of lists and searches in memory, never a query of the database | one at a time |
+| `queries` | what a request asks the database for jobs | eight at once, four of one address |
+| `held` | requests that wait for a job to appear or to change | a number of requests |
+| `replies` | replies that clients have not read | bytes; not a queue: a list is refused while its address is above |
+
+Invariants. Every wait has a deadline. What exceeds a bound is refused with 429 (the address's share) or 503 (all), and
+`Retry-After`. Everything runs in the event loop's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Iterator
+
+from correlator.errors import CorrelatorError
+
+
+class Refused(CorrelatorError):
+    """A request exceeds a bound. `all_clients`: it is the bound of all of them, else that of the client's address."""
+
+    def __init__(self, detail: str, *, all_clients: bool) -> None:
+        super().__init__(detail)
+        self.all_clients = all_clients
+
+
+class Turns:
+    """One class of work: at most `at_once` pieces run, `each` of one address, and addresses take turns.
+
+    At most `waiting` pieces wait, `waiting_each` of one address, `within` seconds each. `what` names the class.
+
+    Invariant: while a piece could run, none that could run waits.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        at_once: int,
+        each: int | None = None,
+        waiting: int = 10_000,
+        waiting_each: int = 5_000,
+        within: float = 30.0,
+    ) -> None:
+        self._what = what
+        self._free = at_once
+        self._each = each or at_once
+        self._most = waiting
+        self._most_each = waiting_each
+        self._within = within
+        self._running: Counter[str] = Counter()
+        self._waiting: OrderedDict[str, dict[asyncio.Future[None], None]] = OrderedDict()
+        """By address, in order of arrival; the address whose turn is next comes first."""
+        self._count = 0
+
+    @property
+    def waiting(self) -> int:
+        """Pieces that wait."""
+        return self._count
+
+    @contextlib.asynccontextmanager
+    async def turn(self, address: str, within: float | None = None) -> AsyncIterator[None]:
+        """Run the block as a piece of work for `address`, once its turn has come.
+
+        Raises:
+            Refused: Too many wait, or the turn did not come within `within` seconds (default: those of the class).
+        """
+        if self._free and self._running[address] < self._each:
+            self._occupy(address)
+        else:
+            await self._wait(address, self._within if within is None else within)
+        try:
+            yield
+        finally:
+            asyncio.get_running_loop().call_soon(self._give_back, address)
+
+    async def _wait(self, address: str, within: float) -> None:
+        mine = self._waiting.get(address, {})
+        if len(mine) >= self._most_each or self._count >= self._most:
+            raise self._refused(all_clients=self._count >= self._most)
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(address, {})[turn] = None
+        self._count += 1
+        try:
+            async with asyncio.timeout(within):
+                await turn
+        except BaseException as error:
+            if turn in self._waiting.get(address, ()):
+                self._leave(address, turn)
+            elif not turn.cancelled():
+                self._give_back(address)  # It came, and nobody is here to use it.
+            if isinstance(error, TimeoutError):
+                raise self._refused(all_clients=True) from None
+            raise
+
+    def _leave(self, address: str, turn: asyncio.Future[None]) -> None:
+        del self._waiting[address][turn]
+        self._count -= 1
+        if not self._waiting[address]:
+            del self._waiting[address]
+
+    def _occupy(self, address: str) -> None:
+        self._free -= 1
+        self._running[address] += 1
+
+    def _give_back(self, address: str) -> None:
+        self._free += 1
+        self._running[address] -= 1
+        if not self._running[address]:
+            del self._running[address]
+        while self._free and (following := self._next()) is not None:
+            turn = next(iter(self._waiting[following]))
+            self._leave(following, turn)
+            if following in self._waiting:
+                self._waiting.move_to_end(following)
+            if not turn.done():  # else its request was cancelled in this round
+                self._occupy(following)
+                turn.set_result(None)
+
+    def _next(self) -> str | None:
+        """The address whose turn it is. Passes over at most `at_once` addresses: those that run `each` already."""
+        return next((a for a in self._waiting if self._running[a] < self._each), None)
+
+    def _refused(self, *, all_clients: bool) -> Refused:
+        of = "" if all_clients else " of this address"
+        return Refused(f"too many {self._what}{of} wait: repeat the request later", all_clients=all_clients)
+
+
+class Held:
+    """Amounts that clients hold, e.g. requests or bytes: at most `most` in all, and `each` by one address."""
+
+    def __init__(self, what: str, *, most: int, each: int) -> None:
+        self._what = what
+        self._most = most
+        self._each = each
+        self._held: Counter[str] = Counter()
+        self.total = 0
+        """Held by all addresses."""
+
+    def check(self, address: str) -> None:
+        """Raise `Refused` if the address, or all of them, hold as much as they may."""
+        if self.total >= self._most:
+            raise Refused(f"too many {self._what}: repeat the request later", all_clients=True)
+        if self._held[address] >= self._each:
+            raise Refused(f"too many {self._what} of this address: repeat the request later", all_clients=False)
+
+    @contextlib.contextmanager
+    def holding(self, address: str, amount: int = 1) -> Iterator[None]:
+        """Count `amount` while the block runs."""
+        self._held[address] += amount
+        self.total += amount
+        try:
+            yield
+        finally:
+            self.total -= amount
+            self._held[address] -= amount
+            if not self._held[address]:
+                del self._held[address]
+
+
+class Work:
+    """The classes of one listener. A gateway's surfaces share them."""
+
+    def __init__(self) -> None:
+        self.begin = Turns("requests", at_once=10, waiting=20_000, waiting_each=20_000)
+        self.lists = Turns("lists", at_once=1, waiting=4_000, waiting_each=1_000)
+        self.queries = Turns("searches of the database", at_once=8, each=4, waiting=8_000, waiting_each=4_000)
+        self.held = Held("requests that wait", most=10_000, each=5_000)
+        self.replies = Held("replies that have not been read", most=64 << 20, each=16 << 20)

@@ -1,0 +1,71 @@
+"""The order in which jobs are listed, kept while they come, change and go."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from correlator.jobs.directory import Order, place_of
+from correlator.jobs.model.facts import Status
+from correlator.jobs.model.views import JobView, PublishedJob
+from correlator.jobs.remote import Marks, RemoteJobs
+from correlator.pipeline.queries import JobQuery
+
+PLACES = st.tuples(st.integers(0, 5), st.text("abc", max_size=2))
+
+
+class SmallChunks(Order):
+    CHUNK = 4
+
+
+@given(st.lists(PLACES), st.one_of(st.none(), PLACES), st.integers(0, 40))
+def test_the_newest_places_before_one_are_those_of_a_sorted_list(toggled, before, most):
+    order, held = SmallChunks(), set[tuple[int, str]]()
+    for place in toggled:
+        if place in held:
+            order.remove(place)
+            held.remove(place)
+        else:
+            order.add(place)
+            held.add(place)
+    expected = sorted((p for p in held if before is None or p < before), reverse=True)
+    assert order.newest(before, most) == expected[:most]
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcdef"), st.one_of(st.none(), st.integers(0, 9))), max_size=30))
+def test_jobs_that_come_start_anew_and_leave_are_listed_the_newest_first(steps):
+    jobs = RemoteJobs(Marks())
+    for seq, (job_id, started) in enumerate(steps, 1):
+        if started == 9:
+            jobs.remove(job_id, seq, "retention")
+        else:
+            jobs.put(PublishedJob(JobView(job_id, Status.RUNNING, started_at=started), seq, 0))
+    assert jobs.newest(None, 100) == sorted(jobs.all(), key=place_of, reverse=True)
+
+
+@given(
+    st.builds(
+        JobQuery,
+        status=st.frozensets(st.sampled_from(["running", "failed"]), max_size=1),
+        context_id=st.frozensets(st.sampled_from("cd"), max_size=1),
+        text=st.sampled_from(["", "J1", "x"]),
+        words=st.frozensets(st.sampled_from(["op", "zz"]), max_size=1),
+        since=st.one_of(st.none(), st.integers(0, 3)),
+        until=st.one_of(st.none(), st.integers(0, 3)),
+    ),
+    st.sampled_from([Status.RUNNING, Status.FAILED]),
+    st.sampled_from(["c", "d", None]),
+    st.one_of(st.none(), st.integers(0, 3)),
+)
+def test_a_job_matches_if_each_member_of_the_query_allows_it(query, status, context, started):
+    shown = PublishedJob(JobView("j1", status, context_id=context, started_at=started, operation="Op"), 1, 0)
+    at = started or 0
+    expected = (
+        (not query.status or status.value in query.status)
+        and (not query.context_id or context in query.context_id)
+        and (query.since is None or at >= query.since)
+        and (query.until is None or at < query.until)
+        and query.text.lower() in "j1"
+        and all(word == "op" for word in query.words)
+    )
+    assert query.matches(shown) == expected

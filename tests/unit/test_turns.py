@@ -1,0 +1,146 @@
+"""The classes in which the work of requests runs: bounds, a fair order, and room for everything else in between."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import Counter
+
+import pytest
+
+from correlator.sinks.http.turns import Held, Refused, Turns
+from tests.support.virtual_time import VirtualTimeLoop
+
+
+async def _pieces(turns: Turns, address: str, count: int, done: list[str]) -> None:
+    async def piece() -> None:
+        async with turns.turn(address):
+            await asyncio.sleep(0)
+            done.append(address)
+
+    await asyncio.gather(*(piece() for _ in range(count)))
+
+
+async def test_an_address_with_one_piece_waits_for_one_piece_of_each_other_address():
+    turns, done = Turns("lists", at_once=1), list[str]()
+    many = [asyncio.create_task(_pieces(turns, address, 100, done)) for address in ("a", "b")]
+    await asyncio.sleep(0)
+    await _pieces(turns, "c", 1, done)
+    assert done.index("c") <= 4
+    await asyncio.gather(*many)
+    assert Counter(done) == {"a": 100, "b": 100, "c": 1}
+
+
+async def test_the_next_piece_begins_in_a_later_round_of_the_loop():
+    turns, done = Turns("lists", at_once=3), list[str]()
+    rounds: list[int] = []
+
+    async def count() -> None:
+        while True:
+            rounds.append(len(done))
+            await asyncio.sleep(0)
+
+    async def piece() -> None:
+        async with turns.turn("a"):
+            done.append("a")
+
+    counting = asyncio.create_task(count())
+    await asyncio.gather(*(piece() for _ in range(100)))
+    counting.cancel()
+    assert max(b - a for a, b in itertools.pairwise(rounds)) == 3
+
+
+async def test_no_address_runs_more_than_its_part_and_others_pass_it():
+    turns = Turns("searches", at_once=3, each=2)
+    running: Counter[str] = Counter()
+    most: Counter[str] = Counter()
+    end = asyncio.Event()
+
+    async def piece(address: str) -> None:
+        async with turns.turn(address):
+            running[address] += 1
+            most[address] = max(most[address], running[address])
+            await end.wait()
+            running[address] -= 1
+
+    tasks = [asyncio.create_task(piece(address)) for address in "aaaaab"]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert (running, turns.waiting) == ({"a": 2, "b": 1}, 3)
+    end.set()
+    await asyncio.gather(*tasks)
+    assert most == {"a": 2, "b": 1}
+
+
+async def test_what_is_cancelled_at_any_moment_gives_its_turn_back():
+    for rounds in range(12):
+        turns, done = Turns("lists", at_once=1, waiting=1_000), list[str]()
+        tasks = [asyncio.create_task(_pieces(turns, address, 1, done)) for address in "aabbcc" * 5]
+        for _ in range(rounds):
+            await asyncio.sleep(0)
+        for task in tasks[::2]:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.wait_for(_pieces(turns, "d", 1, done), 10)
+        assert done[-1] == "d"
+        assert turns.waiting == 0
+
+
+async def test_an_address_above_its_part_is_refused_and_no_other_one_is():
+    turns = Turns("lists", at_once=1, waiting=3, waiting_each=2)
+    end = asyncio.Event()
+
+    async def piece(address: str) -> None:
+        async with turns.turn(address):
+            await end.wait()
+
+    tasks = [asyncio.create_task(piece("a")) for _ in range(3)]
+    await asyncio.sleep(0)
+    with pytest.raises(Refused) as of_address:
+        await piece("a")
+    assert not of_address.value.all_clients
+    tasks.append(asyncio.create_task(piece("b")))
+    await asyncio.sleep(0)
+    with pytest.raises(Refused) as of_all:
+        await piece("c")
+    assert of_all.value.all_clients
+    end.set()
+    await asyncio.gather(*tasks)
+
+
+def test_a_wait_ends_at_its_deadline_and_leaves_no_trace():
+    loop = VirtualTimeLoop()
+    turns = Turns("lists", at_once=1, within=30.0)
+    never = asyncio.Event()
+
+    async def piece() -> None:
+        async with turns.turn("a"):
+            await never.wait()
+
+    async def run() -> float:
+        running, began = asyncio.ensure_future(piece()), loop.time()
+        await asyncio.sleep(0)
+        with pytest.raises(Refused):
+            await piece()
+        running.cancel()
+        return loop.time() - began
+
+    task = loop.create_task(run())
+    task.add_done_callback(lambda _: loop.stop())
+    loop.run(100)
+    loop.close()
+    assert task.result() == pytest.approx(30.0, abs=0.1)
+    assert turns.waiting == 0
+
+
+def test_held_amounts_are_bounded_for_each_address_and_for_all():
+    held = Held("bytes", most=10, each=6)
+    with held.holding("a", 6):
+        with pytest.raises(Refused) as of_address:
+            held.check("a")
+        held.check("b")
+        with held.holding("b", 4), pytest.raises(Refused) as of_all:
+            held.check("c")
+    assert (of_address.value.all_clients, of_all.value.all_clients) == (False, True)
+    assert held.total == 0
+    held.check("a")
