@@ -14,19 +14,24 @@ GATEWAY = ("http", "cluster", "log")
 
 def reference() -> str:
     """Return a configuration file with every key, its description and its default, commented out."""
-    return _file("The correlator's configuration.", tuple(keys(Config)))
+    return _file("The correlator's configuration:", "conf.d", "", tuple(keys(Config)))
 
 
 def gateway_reference() -> str:
     """Return a configuration file of a gateway: as `reference`, with the sections that it reads."""
-    return _file("A gateway's configuration: correlator gateway --config FILE. It has no [database].", GATEWAY)
+    return _file("The configuration of a gateway, which reads no database:", "gateway.d", "--gateway ", GATEWAY)
 
 
-def _file(title: str, names: Collection[str]) -> str:
+def _file(title: str, folder: str, option: str, names: Collection[str]) -> str:
     lines = [
         *_comment(
-            f"{title} Every key is here with its default, and may also be given as CORRELATOR_SECTION__KEY in"
-            ' the environment. Durations: seconds, or "500ms", "90s", "10m", "24h", "7d".'
+            f"{title} every key with its default. Leave this file as it is. Settings belong into files {folder}/*.toml"
+            f" beside it, which win over it: correlator config set {option}KEY VALUE writes them there. An upgrade of"
+            f" the package replaces this file, and moves what is set in it to {folder}/00-moved.toml."
+        ),
+        *_comment(
+            "Every key may also be given as CORRELATOR_SECTION__KEY in the environment. Durations: seconds, or"
+            ' "500ms", "90s", "10m", "24h", "7d".'
         ),
     ]
     for section in (section for name, section in keys(Config).items() if name in names):

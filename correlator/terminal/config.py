@@ -1,4 +1,4 @@
-"""The commands that change the configuration's files: `config set`."""
+"""The commands that change the configuration's files: `config set`, and what an upgrade of the package runs."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from pathlib import Path
 
 import click
 
-from correlator.config import loading
-from correlator.config.editing import Edited, set_keys
+from correlator.config import loading, rendering
+from correlator.config.editing import MOVED, Edited, move_keys, set_keys
+from correlator.config.files import folder_of
 from correlator.doctor import service
-from correlator.errors import ConfigError
+from correlator.errors import ConfigError, CorrelatorError
 from correlator.terminal.failures import Commands
 
 _NOTHING = "The configuration would be wrong, so nothing was written. Set keys that need each other by one command."
@@ -53,6 +54,25 @@ def set_(file: Path | None, gateway: bool, given: tuple[str, ...]) -> None:
         click.echo(f"warning: {line}", err=True)
     for line in _report(main, edited):
         click.echo(line)
+
+
+@config.command("move", hidden=True)
+def move() -> None:
+    """Write the two files of the package anew. What is set in them moves to drop-ins."""
+    problems: list[str] = []
+    for file, text in (
+        (loading.DEFAULT_FILE, rendering.reference()),
+        (service.GATEWAY_FILE, rendering.gateway_reference()),
+    ):
+        try:
+            kept = move_keys(file, text)
+        except CorrelatorError as error:
+            problems += [*str(error).splitlines(), f"{file} stays as it is"]
+            continue
+        if kept is not None:
+            click.echo(f"{file}: what was set there is in {folder_of(file) / MOVED} now; {kept} is the file as it was")
+    if problems:
+        raise ConfigError(problems)
 
 
 def _report(main: Path, edited: Edited) -> list[str]:

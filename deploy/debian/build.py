@@ -22,7 +22,6 @@ from pathlib import Path
 from packaging.markers import Marker
 
 from correlator import __version__
-from correlator.config import rendering
 from deploy.debian import manual
 from deploy.locked import REPOSITORY, Locked, running
 
@@ -131,8 +130,9 @@ def _lay_out(root: Path, version: str) -> None:
     deploy = REPOSITORY / "deploy"
     for unit in _UNITS:
         _copy(deploy / unit, root / "usr/lib/systemd/system" / unit)
-    _written(root / "etc/correlator/correlator.toml", rendering.reference())
-    _written(root / "etc/correlator/gateway.toml", rendering.gateway_reference())
+    # postinst writes the files beside these folders: dpkg asks about an edited conffile, and fails without a terminal.
+    for folder in ("conf.d", "gateway.d"):
+        _made(root / "etc/correlator" / folder)
     _made(root / "usr/bin").joinpath("correlator").symlink_to("../lib/correlator/venv/bin/correlator")
     day = time.strftime("%Y-%m-%d", time.gmtime(_epoch()))
     _compressed(root / "usr/share/man/man1/correlator.1.gz", manual.command_page(version, day))
@@ -169,14 +169,12 @@ def _control(root: Path, architecture: str, version: str) -> None:
     for word, value in {"@VERSION@": version, "@ARCHITECTURE@": architecture, "@SIZE@": str(size)}.items():
         control = control.replace(word, value)
     _written(root / "DEBIAN/control", control)
-    configuration = set((_SOURCE / "conffiles").read_text().split())
     sums = [
         f"{hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()}  {path.relative_to(root)}\n"
         for path in files
-        if f"/{path.relative_to(root)}" not in configuration
     ]
     _written(root / "DEBIAN/md5sums", "".join(sums))
-    for name in ("conffiles", "triggers", "postinst", "prerm", "postrm"):
+    for name in ("triggers", "postinst", "prerm", "postrm"):
         _copy(_SOURCE / name, root / "DEBIAN" / name)
 
 

@@ -76,8 +76,9 @@ def test_all_of_it_is_compiled_to_byte_code(installed: Installed):
 
 def test_the_configuration_that_comes_along_is_every_default(installed: Installed):
     said = installed.root.run(
-        "correlator check-config --config /etc/correlator/correlator.toml >/tmp/with; correlator check-config"
-        " --config /dev/null >/tmp/without; cmp /tmp/with /tmp/without; cat /tmp/with"
+        "correlator check-config --config /etc/correlator/correlator.toml >/tmp/with;"
+        " STATE_DIRECTORY=/var/lib/correlator correlator check-config --config /dev/null >/tmp/without;"
+        " cmp /tmp/with /tmp/without; cat /tmp/with"
     ).stdout
     assert 'http.listen = "127.0.0.1:8686"' in said.splitlines()
 
