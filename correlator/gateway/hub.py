@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 
 from msgspec.structs import replace
 
@@ -12,7 +12,7 @@ from correlator.gateway.archive import RpcArchive
 from correlator.gateway.status import RemoteStatus
 from correlator.jobs.encoded import Documents
 from correlator.jobs.forecast.forecaster import OperationKey
-from correlator.jobs.model.changes import Change, Event
+from correlator.jobs.model.changes import Change, Event, Reason
 from correlator.jobs.model.facts import AttributedRow, Status
 from correlator.jobs.model.rows import LegacyRecord, Micros
 from correlator.jobs.model.views import PublishedJob, Resolved
@@ -41,6 +41,7 @@ class RemoteHub(Hub):
     published: RemoteJobs
     status: RemoteStatus
     archive: RpcArchive | None
+    knows_before = False
 
     def __init__(
         self,
@@ -89,8 +90,19 @@ class RemoteHub(Hub):
     def reaches(self, seq: int) -> bool:
         return not self.status.loading and self.published.reaches(seq, self.clock())
 
-    def changes_since(self, seq: int) -> list[Change] | None:
-        return self.published.since(seq) if self.reaches(seq) else None
+    def changed(self) -> Iterator[tuple[str, int]]:
+        return self.published.changed()
+
+    def changed_with(self, names: Iterable[str], seq: int, most: int) -> None:
+        """None: the stream has the newest state of each job, and nobody knows which IDs a job carried before."""
+        del names, seq, most
+
+    def before(self, job_id: str, seq: int) -> None:
+        """None: see `changed_with`."""
+        del job_id, seq
+
+    def reason(self, job_id: str) -> Reason | None:
+        return self.published.reason(job_id)
 
     async def reached(self, seq: int, within: float) -> bool:
         if seq > self.seq or self.status.loading:

@@ -8,8 +8,10 @@ gateway, a position counts only if a message at or before it is younger than tha
 
 from __future__ import annotations
 
+import heapq
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from operator import itemgetter
 
 from msgspec import Struct
 
@@ -28,9 +30,6 @@ MARK_EVERY: Micros = 60_000_000
 
 MAX_REMOVED = 200_000
 """Most removals that are remembered. Positions before one that was forgotten get a snapshot."""
-
-MAX_CHANGES = 20_000
-"""Most changes that `since` returns. A snapshot costs less than more of them."""
 
 
 class Removed(Struct, frozen=True, gc=False):
@@ -154,23 +153,19 @@ class RemoteJobs(JobDirectory):
         first = self._forget(now)
         return first is not None and seq >= max(first, self._forgotten)
 
-    def since(self, seq: int) -> list[Change] | None:
-        """Return the changes after a position that `reaches`, one for each job, in order. None if there are too many.
+    def changed(self) -> Iterator[tuple[str, int]]:
+        """Yield the jobs, and those whose removal is remembered, with the sequence of their last message, newest first.
 
-        The state of a job at the position is not known: `Change.old_known` is False.
+        What a job was at an earlier position is not known.
         """
-        found: list[Change] = []
-        for job_id, removed in reversed(self._removed.items()):
-            if removed.seq <= seq or len(found) > MAX_CHANGES:
-                break
-            found.append(Change(job_id, removed.seq, None, None, removed.reason, old_known=False))
-        for shown in reversed(self._jobs.values()):
-            if shown.rev <= seq or len(found) > MAX_CHANGES:
-                break
-            found.append(Change(shown.job_id, shown.rev, None, shown, old_known=False))
-        if len(found) > MAX_CHANGES:
-            return None
-        return sorted(found, key=lambda change: change.seq)
+        removed = ((job_id, removed.seq) for job_id, removed in reversed(self._removed.items()))
+        present = ((shown.job_id, shown.rev) for shown in reversed(self._jobs.values()))
+        return heapq.merge(removed, present, key=itemgetter(1), reverse=True)
+
+    def reason(self, job_id: str) -> Reason | None:
+        """Return why a job left memory; None if it is there, or its removal is not remembered."""
+        removed = self._removed.get(job_id)
+        return removed.reason if removed is not None else None
 
     # -- internal
 

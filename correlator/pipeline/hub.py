@@ -25,8 +25,8 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 from msgspec import Struct
 
@@ -34,7 +34,7 @@ from correlator.errors import SourceUnavailable
 from correlator.jobs.directory import JobDirectory
 from correlator.jobs.encoded import Documents
 from correlator.jobs.forecast.forecaster import OperationKey
-from correlator.jobs.model.changes import Change, Event
+from correlator.jobs.model.changes import Change, Event, Reason
 from correlator.jobs.model.facts import AttributedRow
 from correlator.jobs.model.rows import LegacyRecord, Micros
 from correlator.jobs.model.views import PublishedJob, Resolved
@@ -94,6 +94,9 @@ class Hub(ABC):
     `epoch`: the stream that positions belong to. `on_watch()` is called each time a client begins to wait for an ID
     (see `WaitingIds`). `clock` returns Unix time in microseconds.
     """
+
+    knows_before: ClassVar[bool]
+    """`before` knows what jobs were at the positions that `reaches` knows."""
 
     def __init__(
         self,
@@ -167,8 +170,26 @@ class Hub(ABC):
         """True if all changes after position `seq` are remembered. False for a position ahead of the stream."""
 
     @abstractmethod
-    def changes_since(self, seq: int) -> list[Change] | None:
-        """Return all changes after position `seq`, in order, or None if some were dropped."""
+    def changed(self) -> Iterator[tuple[str, int]]:
+        """Yield the jobs whose changes are remembered, each with the seq of its last change, the newest first."""
+
+    @abstractmethod
+    def changed_with(self, names: Iterable[str], seq: int, most: int) -> list[str] | None:
+        """Return the jobs that changed after position `seq` and that one of `names` leads to, or led to since.
+
+        They are in the order of their last change. None: nobody knows, or there may be more than `most`.
+        """
+
+    @abstractmethod
+    def before(self, job_id: str, seq: int) -> Sequence[PublishedJob] | None:
+        """Return what a job was before its changes after position `seq`, in the members that filters use.
+
+        States that filters cannot distinguish from a later one are omitted. None: nobody knows.
+        """
+
+    @abstractmethod
+    def reason(self, job_id: str) -> Reason | None:
+        """Return why a job left memory, if that was its last change, and that is remembered."""
 
     @abstractmethod
     async def reached(self, seq: int, within: float) -> bool:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from correlator.jobs import fold, job_view
 from correlator.jobs.children import family
 from correlator.jobs.forecast.forecaster import OperationKey
 from correlator.jobs.forecast.operation import Operation
 from correlator.jobs.index import Index
-from correlator.jobs.model.changes import Change
+from correlator.jobs.model.changes import Reason
 from correlator.jobs.model.facts import Job, Reading
 from correlator.jobs.model.rows import LegacyRecord, Micros
 from correlator.jobs.model.views import PublishedJob, Resolved
@@ -40,6 +40,7 @@ class LocalHub(Hub):
     published: PublishedJobs
     status: SourceStatus
     archive: Archive | None
+    knows_before = True
 
     def __init__(
         self,
@@ -88,9 +89,24 @@ class LocalHub(Hub):
     def reaches(self, seq: int) -> bool:
         return seq <= self.seq and self._past.reaches(seq)
 
-    def changes_since(self, seq: int) -> list[Change] | None:
-        """Return all changes after position `seq`, in order, or None if some were dropped. See `Past.since`."""
-        return self._past.since(seq, self.published.get) if self.reaches(seq) else None
+    def changed(self) -> Iterator[tuple[str, int]]:
+        return self._past.changed()
+
+    def changed_with(self, names: Iterable[str], seq: int, most: int) -> list[str] | None:
+        found: set[str] = set()
+        for name in names:
+            found.add(name)
+            found.update(self.published.carriers(name), self._past.losers(name))
+            if len(found) > most:
+                return None
+        last = self._past.last
+        return sorted((job_id for job_id in found if last(job_id) > seq), key=last)
+
+    def before(self, job_id: str, seq: int) -> Sequence[PublishedJob] | None:
+        return self._past.before(job_id, seq) if self._past.reaches(seq) else None
+
+    def reason(self, job_id: str) -> Reason | None:
+        return self._past.reason(job_id)
 
     async def reached(self, seq: int, within: float) -> bool:
         """Return at once: no position of this epoch is ahead of this hub."""

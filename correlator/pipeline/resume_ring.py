@@ -1,15 +1,21 @@
 """The latest changes, for clients that resume: which jobs changed since their position, and which filters match.
 
-A job is after a change as it was before its next change, and after the last one as it is published. So a change keeps
-only what it replaced, and nothing if the members that filters use stayed the same, as they mostly do. It keeps these
-members and not the document: metadata of 100 kB would otherwise be kept once per change. The resume ring is bounded by
-the number of changes and by bytes.
+Problem. Thousands of clients that were cut resume at once, each at a position of its own, and most follow one job. What
+one of them costs must depend on the jobs that it follows, and not on how much has changed since its position.
+
+Model. A job is after a change as it was before its next change, and after the last one as it is published. So a change
+keeps only what it replaced, and nothing if the members that filters use stayed the same, as they mostly do. It keeps
+these members and not the document: metadata of 100 kB would otherwise be kept once per change. The changes are found
+by their order, by their job, and by the IDs that they took from a job.
+
+Invariant. A job that changed after a position, and that an ID leads to now or led to since, carries the ID now, or is
+among the `losers` of the ID. The resume ring is bounded by the number of changes and by bytes.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator
 from operator import attrgetter
 
 from msgspec import Struct
@@ -21,9 +27,9 @@ MAX_CHANGES = 10_000
 MAX_BYTES = 16 * 1024 * 1024
 """Bounds of the resume ring. A client whose position was dropped gets a snapshot."""
 
-PLACE = 150
-OVERHEAD = 500
-"""Approximate bytes of a change, and of the members that it keeps, without their texts."""
+PLACE = 400
+OVERHEAD = 600
+"""Approximate bytes of a change with the entry of its job, and of the members that it keeps, without their texts."""
 
 
 class Past:
@@ -34,6 +40,10 @@ class Past:
         self._max_bytes = max_bytes
         self._changes: deque[_Kept] = deque()
         """The oldest first."""
+        self._jobs: OrderedDict[str, _Job] = OrderedDict()
+        """The jobs of the changes, in the order of their last change."""
+        self._lost: dict[str, dict[str, int]] = {}
+        """For an ID: the jobs that it was taken from, each with the number of changes that did."""
         self._size = 0
         self._dropped = 0
         """The seq of the newest change that was dropped."""
@@ -41,43 +51,93 @@ class Past:
     def add(self, changes: Iterable[Change]) -> None:
         """Append changes, in the order of their seq."""
         for change in changes:
-            old, new = change.old, change.new
-            if old is not None and new is not None and _members(old.view) == _members(new.view):
-                kept = _Kept(change.job_id, change.seq, PLACE)
-            else:
-                kept = _Kept(change.job_id, change.seq, PLACE + _size(old), True, _stripped(old), change.reason)
+            kept = _kept(change)
             self._changes.append(kept)
             self._size += kept.size
+            job = self._jobs.get(kept.job_id)
+            if job is None:
+                job = self._jobs[kept.job_id] = _Job(kept.seq, None, [])
+            else:
+                self._jobs.move_to_end(kept.job_id)
+            job.last, job.reason = kept.seq, change.reason
+            if kept.differs:
+                job.differing.append(kept)
+            for name in kept.lost:
+                losers = self._lost.setdefault(name, {})
+                losers[kept.job_id] = losers.get(kept.job_id, 0) + 1
         while len(self._changes) > self._max_changes or self._size > self._max_bytes:
-            dropped = self._changes.popleft()
-            self._dropped = dropped.seq
-            self._size -= dropped.size
+            self._drop(self._changes.popleft())
+
+    def _drop(self, kept: _Kept) -> None:
+        self._dropped = kept.seq
+        self._size -= kept.size
+        job = self._jobs[kept.job_id]
+        if kept.differs:
+            del job.differing[0]
+        if job.last == kept.seq:
+            del self._jobs[kept.job_id]
+        for name in kept.lost:
+            losers = self._lost[name]
+            losers[kept.job_id] -= 1
+            if not losers[kept.job_id]:
+                del losers[kept.job_id]
+            if not losers:
+                del self._lost[name]
 
     def reaches(self, seq: int) -> bool:
         """True if all changes after position `seq` are here. The position must not be ahead of the stream."""
         return seq >= self._dropped
 
-    def since(self, seq: int, current: Callable[[str], PublishedJob | None]) -> list[Change]:
-        """Return the changes after position `seq`, in order. Their jobs are right in the members that filters use.
+    def changed(self) -> Iterator[tuple[str, int]]:
+        """Yield the jobs that changed, each with the seq of its last change, the newest first."""
+        for job_id, job in reversed(self._jobs.items()):
+            yield job_id, job.last
 
-        `current` returns a published job as it is after the newest change; None if there is none with this ID.
+    def last(self, job_id: str) -> int:
+        """Return the seq of the last change of a job; 0 if it is not remembered."""
+        job = self._jobs.get(job_id)
+        return job.last if job is not None else 0
+
+    def reason(self, job_id: str) -> Reason | None:
+        """Return why a job left memory, if that was its last change."""
+        job = self._jobs.get(job_id)
+        return job.reason if job is not None else None
+
+    def losers(self, name: str) -> Iterable[str]:
+        """The jobs that do not carry the ID `name` any more, or that left memory, by a change that is remembered."""
+        return self._lost.get(name, ())
+
+    def before(self, job_id: str, seq: int) -> list[PublishedJob]:
+        """Return what a job was before its changes after position `seq`, in the members that filters use.
+
+        States that filters cannot distinguish from a later one are omitted. The state after the last change is the published
+        one.
         """
-        found: list[Change] = []
-        states: dict[str, PublishedJob | None] = {}
-        """For each job: its state before the oldest of its changes that were passed."""
-        for kept in reversed(self._changes):
+        job = self._jobs.get(job_id)
+        if job is None or job.last <= seq:
+            return []
+        found: list[PublishedJob] = []
+        for kept in reversed(job.differing):
             if kept.seq <= seq:
                 break
-            job_id = kept.job_id
-            new = states[job_id] if job_id in states else current(job_id)
-            old = states[job_id] = kept.old if kept.differs else new
-            found.append(Change(job_id, kept.seq, old, new, kept.reason))
-        found.reverse()
+            if kept.old is not None:
+                found.append(kept.old)
         return found
 
 
-class _Kept(Struct, gc=False):
-    """A change. `old`, before it, has only the members that filters use; None unless they differ."""
+class _Job(Struct, gc=False):
+    """The changes of one job: the seq of the last one and its reason, and those that filters notice, oldest first."""
+
+    last: int
+    reason: Reason | None
+    differing: list[_Kept]
+
+
+class _Kept(Struct, frozen=True, gc=False):
+    """A change. `old`, before it, has only the members that filters use; None unless they differ.
+
+    `lost`: the IDs that the job carried before it, and not after it.
+    """
 
     job_id: str
     seq: int
@@ -85,7 +145,21 @@ class _Kept(Struct, gc=False):
     """Approximate bytes."""
     differs: bool = False
     old: PublishedJob | None = None
-    reason: Reason | None = None
+    lost: tuple[str, ...] = ()
+
+
+def _kept(change: Change) -> _Kept:
+    old, new = change.old, change.new
+    if old is not None and new is not None and _members(old.view) == _members(new.view):
+        return _Kept(change.job_id, change.seq, PLACE)
+    carried = _carried(new)
+    lost = tuple(name for name in _carried(old) if name not in carried)
+    return _Kept(change.job_id, change.seq, PLACE + _size(old) + PLACE * len(lost), True, _stripped(old), lost)
+
+
+def _carried(shown: PublishedJob | None) -> tuple[str, ...]:
+    """The IDs besides its own that may resolve to a job. See `JobDirectory.carriers`."""
+    return shown.view.names()[1:] if shown is not None and shown.view.source == "joblog" else ()
 
 
 _members = attrgetter(

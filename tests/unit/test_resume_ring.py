@@ -21,10 +21,6 @@ def change(seq, job_id="j", *, status=Status.RUNNING, **more):
     return Change(job_id, seq, PublishedJob(old, seq - 1, NOW), PublishedJob(new, seq, NOW))
 
 
-def nothing(job_id: str) -> None:
-    """No job is in memory."""
-
-
 def test_metadata_that_is_read_again_with_each_change_is_not_kept_once_per_change():
     index = Index()
     hub = LocalHub(index)
@@ -45,27 +41,28 @@ def test_metadata_that_is_read_again_with_each_change_is_not_kept_once_per_chang
         held = tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
-    assert len(hub.changes_since(0) or ()) == 20 * 30
+    assert hub.reaches(0)
+    assert dict(hub.changed()) == {f"j{n}": 19 * 30 + n + 1 for n in range(30)}
     assert held < 2 * 30 * 100_000, "what the index itself holds, and little more"
 
 
 def test_changes_are_bounded_by_count_and_by_bytes_the_oldest_go_first():
     past = Past(max_changes=5)
     past.add(change(seq) for seq in range(1, 11))
-    assert [c.seq for c in past.since(5, nothing)] == [6, 7, 8, 9, 10]
     assert [past.reaches(seq) for seq in (4, 5, 10)] == [False, True, True]
     long = Past(max_bytes=10 * (PLACE + OVERHEAD + 100_010))
     long.add(change(seq, status=Status.FAILED, external_ids=("x" * 100_000,)) for seq in range(1, 101))
-    assert [c.seq for c in long.since(90, nothing)] == list(range(91, 101))
+    assert long.reaches(91)
     assert not long.reaches(89)
+    assert len(long.before("j", 91)) == 9
 
 
 def test_changes_that_no_filter_notices_keep_nothing_of_their_job():
-    past = Past(max_bytes=100_000)
+    past = Past(max_bytes=500 * PLACE)
     past.add(change(seq, external_ids=("x" * 50_000,), warnings=seq) for seq in range(1, 501))
     assert past.reaches(0)
-    now = change(501, external_ids=("x" * 50_000,)).new
-    assert [(c.old, c.new) for c in past.since(0, {"j": now}.get)] == [(now, now)] * 500
+    assert list(past.changed()) == [("j", 500)]
+    assert past.before("j", 0) == []
 
 
 def test_what_is_remembered_answers_filters_as_the_jobs_did():
@@ -83,8 +80,8 @@ def test_what_is_remembered_answers_filters_as_the_jobs_did():
         error="x",
     )
     past.add([one])
-    (kept,) = past.since(0, {"j": one.new}.get)
-    assert (kept.job_id, kept.seq, kept.reason) == ("j", 1, None)
+    (old,) = past.before("j", 0)
+    assert (list(past.changed()), past.reason("j")) == ([("j", 1)], None)
     for query in (
         JobQuery(status=frozenset({"failed"})),
         JobQuery(status=frozenset({"running"})),
@@ -95,24 +92,55 @@ def test_what_is_remembered_answers_filters_as_the_jobs_did():
     ):
         for names in (None, frozenset({"e"}), frozenset({"c"}), frozenset({"other"})):
             wanted = Filter(query, names)
-            assert kept.old is not None
-            assert kept.new is not None
-            assert [wanted.might_match(s) for s in (kept.old, kept.new)] == [
-                wanted.might_match(s) for s in (one.old, one.new)
-            ]
+            assert one.old is not None
+            assert wanted.might_match(old) == wanted.might_match(one.old)
 
 
-def test_each_change_keeps_both_states_of_its_job_whichever_others_were_dropped():
+def test_the_states_and_ids_of_each_job_since_a_position_are_found_whatever_was_dropped():
     rnd, past, now, changes = random.Random(1), Past(max_changes=7), dict[str, PublishedJob | None](), list[Change]()
-    for seq in range(1, 400):
+    for seq in range(1, 500):
         job_id = rnd.choice("abc")
         status = rnd.choice([*Status, None, None])
-        new = PublishedJob(JobView(job_id, status, warnings=seq), seq, NOW) if status is not None else None
-        changes.append(Change(job_id, seq, now.get(job_id), new))
+        names = tuple(sorted(rnd.sample(("e1", "e2", "e3"), rnd.randrange(3))))
+        view = JobView(job_id, status, external_ids=names, warnings=seq) if status is not None else None
+        new = PublishedJob(view, seq, NOW) if view is not None else None
+        changes.append(Change(job_id, seq, now.get(job_id), new, None if new is not None else "gone"))
         now[job_id] = new
         past.add(changes[-1:])
-        kept = past.since(seq - 7, now.get)
-        assert [c.seq for c in kept] == [c.seq for c in changes[-7:]]
-        for one, known in zip(kept, changes[-7:], strict=True):
-            for a, b in ((one.old, known.old), (one.new, known.new)):
-                assert (a and (a.job_id, a.view.status)) == (b and (b.job_id, b.view.status))
+        after = rnd.randrange(max(seq - 7, 0), seq + 1)
+        made = [c for c in changes if c.seq > after]
+        last = {c.job_id: c for c in made}
+        found = [(one, at) for one, at in past.changed() if at > after]
+        assert found == sorted(((c.job_id, c.seq) for c in last.values()), key=lambda c: -c[1])
+        assert all(past.reason(one) == c.reason for one, c in last.items())
+        for one in "abc":
+            states = {content(s) for s in (*past.before(one, after), now.get(one)) if s is not None}
+            # Without a change, the published state is the only one, and nobody asks for it.
+            of_job = [c for c in made if c.job_id == one]
+            assert not of_job or states == {content(s) for c in of_job for s in (c.old, c.new) if s is not None}
+        for name in ("e1", "e2", "e3"):
+            had = {s.job_id for c in made for s in (c.old, c.new) if s is not None and name in s.view.external_ids}
+            has = {s.job_id for s in now.values() if s is not None and name in s.view.external_ids}
+            assert had <= has | set(past.losers(name))
+            assert set(past.losers(name)) <= {c.job_id for c in changes[-7:]}
+
+
+def content(shown: PublishedJob) -> tuple[object, ...]:
+    """What filters use of the jobs of the test above."""
+    return shown.job_id, shown.view.status, shown.view.external_ids
+
+
+def test_the_resume_ring_holds_no_more_bytes_than_it_counts():
+    def grown(max_bytes: int) -> int:
+        before = tracemalloc.get_traced_memory()[0]
+        past = Past(max_changes=10**9, max_bytes=max_bytes)
+        for seq in range(1, 6_001):
+            past.add([change(seq, f"job-{seq}", status=Status.FAILED, external_ids=(f"external-{seq}",), job_type="t")])
+        assert not past.reaches(1)
+        return tracemalloc.get_traced_memory()[0] - before
+
+    tracemalloc.start()
+    try:
+        assert grown(1024 * 1024) < 1024 * 1024
+    finally:
+        tracemalloc.stop()

@@ -19,7 +19,7 @@ from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import JobQuery
 from correlator.sinks.streaming.filters import Filter
 from correlator.sinks.streaming.limits import DEFAULT, Limits
-from correlator.sinks.streaming.messages import Framing, Message
+from correlator.sinks.streaming.messages import Framing, Message, Resume
 from correlator.sinks.streaming.sessions import Streams
 from correlator.sinks.streaming.snapshots import Orders
 
@@ -235,3 +235,111 @@ def test_an_unused_snapshot_order_is_discarded_when_many_jobs_are_new():
     found = orders.todo(world.index.published.all(), 3)
     assert [found.pop_next() for _ in range(4)] == ["job0", "job1", "job2", None]
     assert not found
+
+
+def moved_on(world: World, jobs: int, turns: int) -> Resume:
+    """Change `jobs` jobs `turns` times. Returns the position before."""
+    position = Resume(world.hub.epoch, world.hub.seq)
+    for turn in range(turns):
+        for n in range(jobs):
+            world.job(f"job{n}", n, status=("pending", "running")[turn % 2])
+    return position
+
+
+async def resume(world: World, page: Page, position: Resume, wanted: Filter | None = None, sub: int = 1) -> None:
+    world.streams.add(page)
+    await world.streams.subscribe(page, sub, wanted or Filter(), None, resume=position, resuming=True)
+
+
+async def test_a_resume_costs_the_jobs_that_a_client_follows_and_not_all_that_changed(monkeypatch):
+    world = World(200)
+    position = moved_on(world, 200, 20)
+    pages = {f"job{n}": Page() for n in range(200)}
+    asked = Counter[str]()
+    for owner, name in ((world.index.published, "get"), (world.hub, "before")):
+        monkeypatch.setattr(owner, name, counted(getattr(owner, name), asked))
+    for job_id, page in pages.items():
+        await resume(world, page, position, Filter(JobQuery(), frozenset({job_id})))
+    await world.synced(*pages.values())
+    for job_id, page in pages.items():
+        assert [m["job_id"] for m in page.messages if m["type"] == "put"] == [job_id]
+        assert page.messages[-2]["count"] == 1
+    assert sum(asked.values()) < 10 * len(pages), "a few questions a client"
+
+
+def counted(function: Any, calls: Counter[str]) -> Any:
+    def call(*arguments: Any) -> Any:
+        calls[function.__name__] += 1
+        return function(*arguments)
+
+    return call
+
+
+async def test_pages_that_resume_at_one_position_share_the_messages_of_what_they_missed(monkeypatch):
+    world = World(300)
+    position = moved_on(world, 300, 2)
+    calls, pages = Counter[str](), [Page() for _ in range(20)]
+    monkeypatch.setattr(job_document, "put", counted(job_document.put, calls))
+    for page in pages:
+        await resume(world, page, position)
+    await world.synced(*pages)
+    for page in pages:
+        assert [m["job_id"] for m in page.messages if m["type"] == "put"] == [f"job{n}" for n in range(300)]
+    assert calls["put"] == 300
+
+
+async def test_a_client_whose_position_is_newer_shares_the_order_and_gets_less(monkeypatch):
+    world = World(300)
+    old, asked = moved_on(world, 300, 1), 0
+    new = moved_on(world, 40, 2)
+    changed = world.hub.changed
+
+    def count() -> Any:
+        nonlocal asked
+        for found in changed():
+            asked += 1
+            yield found
+
+    pages = [Page() for _ in range(10)]
+    monkeypatch.setattr(world.streams.fanout.groups._missed, "_changed", count)
+    for n, page in enumerate(pages):
+        await resume(world, page, (old, new)[n % 2])
+        world.job("job299", status="failed")  # a change between two clients
+    await world.synced(*pages)
+    assert [len({m["job_id"] for m in p.messages if m["type"] == "put"}) for p in pages[:3]] == [300, 41, 300]
+    assert asked < 2 * 300 + 10 * 20, "one order for all, and the last few changes for each"
+
+
+async def test_a_step_of_a_resume_visits_a_bounded_number_of_jobs_though_none_match(monkeypatch):
+    world, page = World(1000, Limits(max_visited=100)), Page()
+    position = moved_on(world, 1000, 2)
+    asked, steps = Counter[str](), list[int]()
+    monkeypatch.setattr(world.index.published, "get", counted(world.index.published.get, asked))
+    ended = world.streams._advance
+
+    def step(*arguments: Any) -> bool:
+        before = asked["get"]
+        try:
+            return ended(*arguments)
+        finally:
+            steps.append(asked["get"] - before)
+
+    monkeypatch.setattr(world.streams, "_advance", step)
+    await resume(world, page, position, Filter(JobQuery(status=frozenset({"failed"}))))
+    await world.synced(page)
+    assert [m["type"] for m in page.messages] == ["synced", "status"]
+    assert len(steps) >= 10
+    assert max(steps) <= 2 * 100
+
+
+async def test_a_client_that_missed_more_than_a_snapshot_costs_gets_a_snapshot():
+    world, page = World(30, Limits(max_missed=10)), Page()
+    near = Resume(world.hub.epoch, world.hub.seq - 10)
+    far = Resume(world.hub.epoch, world.hub.seq - 11)
+    await resume(world, page, far)
+    await world.synced(page)
+    assert page.messages[0] == {"type": "resync", "reason": "gap"}
+    assert len(page.jobs) == 30
+    await resume(world, other := Page(), near)
+    await world.synced(other)
+    assert [m["type"] for m in other.messages][:10] == ["put"] * 10

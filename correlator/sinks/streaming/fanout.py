@@ -23,7 +23,7 @@ All methods run on the event loop's thread and never wait.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 from correlator.jobs import job_document
@@ -35,7 +35,7 @@ from correlator.pipeline.hub import Batch, Hub
 from correlator.sinks.streaming.backlog import Backlog, Lines
 from correlator.sinks.streaming.encoder import Encoder, Recipients
 from correlator.sinks.streaming.filters import Filter
-from correlator.sinks.streaming.groups import Group, Groups, Sub, missed
+from correlator.sinks.streaming.groups import Group, Groups, Sub
 from correlator.sinks.streaming.limits import Limits
 from correlator.sinks.streaming.log_groups import LogGroups, recipients_of
 from correlator.sinks.streaming.messages import Client, Message
@@ -65,7 +65,7 @@ class Fanout:
         self._published = hub.published
         self._limits = limits
         self._clock = clock
-        self.groups = Groups(hub.published, limits)
+        self.groups = Groups(hub, limits)
         self._log_groups = LogGroups(hub.published)
         self._subs: dict[Client, dict[int, Sub]] = {}
         self._backlogs: dict[Client, Backlog] = {}
@@ -104,30 +104,25 @@ class Fanout:
     def subs(self, client: Client) -> dict[int, Sub]:
         return self._subs.get(client, {})
 
-    def subscribe(self, client: Client, sub_id: int, wanted: Filter, level: Level | None = None) -> Sub:
-        """Register a subscription. Its `todo` lists the jobs of its snapshot as of this moment."""
+    def subscribe(
+        self, client: Client, sub_id: int, wanted: Filter, level: Level | None = None, after: int | None = None
+    ) -> Sub:
+        """Register a subscription. Its `todo` lists the jobs of its snapshot as of this moment.
+
+        `after`: the client has every change up to this position, so `todo` lists the jobs that changed since. If these
+        are too many, it gets a snapshot, and `Sub.after` is None.
+        """
         self.unsubscribe(client, sub_id)
-        with timed("subscribe"):
+        with timed("subscribe" if after is None else "resume"):
             group = self.groups.of(wanted)
-            sub = Sub(client, sub_id, group, LEVELS.index(level) if level else None, self.groups.snapshot(group))
+            sub = Sub(client, sub_id, group, LEVELS.index(level) if level else None)
+            todo = self.groups.missed(group, after) if after is not None else None
+            sub.todo, sub.after = (todo, after) if todo is not None else (self.groups.snapshot(group), None)
         group.subs[sub] = None
         if sub.level is not None:
             self._log_groups.add(group)
         self._subs[client][sub_id] = sub
         self._update_alone(client)
-        return sub
-
-    def resume(
-        self, client: Client, sub_id: int, wanted: Filter, level: Level | None, changes: Sequence[Change]
-    ) -> Sub:
-        """Register a subscription of a client that has everything except `changes`; their jobs are its `todo`.
-
-        The client may have received more than the position that it remembers. So it gets a `delete` for every job that
-        has left the filter and that it may have received since then.
-        """
-        sub = self.subscribe(client, sub_id, wanted, level)
-        with timed("resume"):
-            sub.todo, sub.left = missed(sub.group, changes, self._published)
         return sub
 
     def unsubscribe(self, client: Client, sub_id: int) -> bool:
@@ -247,7 +242,6 @@ class Fanout:
         outboxes, backlogs, lagging_over = self._outboxes, self._backlogs, self._limits.lagging_over
         for sub in group.subs:
             if sub.todo is not EMPTY and job_id in sub.todo:
-                sub.left.pop(job_id, None)
                 continue
             client = sub.client
             size = outboxes.size(client)
@@ -271,10 +265,6 @@ class Fanout:
     ) -> None:
         job_id, client = change.job_id, sub.client
         if reason is not None and job_id in sub.todo:
-            if sub.todo.had(job_id):
-                sub.left[job_id] = reason
-            else:
-                sub.todo.discard(job_id)  # the client has never had the job
             return
         if (backlog := self._lag(client, change.seq - 1)) is not None:
             backlog.add(job_id, change.seq, sub.id, reason, entering=entering)

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Final
+from itertools import chain
+from typing import Literal, TypeAlias
 
-from correlator.jobs.directory import JobDirectory
-from correlator.jobs.model.changes import Change
+from correlator.jobs.model.changes import Reason
 from correlator.jobs.model.views import PublishedJob
+from correlator.pipeline.hub import Hub
 from correlator.sinks.streaming.filters import Filter
 from correlator.sinks.streaming.limits import Limits
 from correlator.sinks.streaming.messages import Client
-from correlator.sinks.streaming.snapshots import EMPTY, NONE, Order, Orders, Todo
+from correlator.sinks.streaming.snapshots import EMPTY, MissedOrders, Order, Orders, Todo, newest_first
 
-MAYBE: Final = "maybe"
-"""The reason in `Sub.left` of a job that does not match, and of which nobody knows whether the client has it."""
+Left: TypeAlias = Reason | Literal["filter", "maybe"]
+"""Why a job left a subscription; maybe: it does not match, and nobody knows whether the client has it."""
 
 
 @dataclass(slots=True, eq=False)
 class Sub:
     """One subscription of one client.
 
-    `level`: rank of the lowest level of log lines that are sent; None for no lines. `todo`: jobs of its snapshot that
-    have still to be sent. `left`: jobs of `todo` that the client has from an earlier connection and that have left the
-    filter since, with the reason. `alone`: the client has no other subscription.
+    `level`: rank of the lowest level of log lines that are sent; None for no lines. `todo`: jobs of its snapshot, or
+    those that changed after position `after`, that have still to be sent. `alone`: it is the client's only one.
     """
 
     client: Client
@@ -32,7 +32,7 @@ class Sub:
     group: Group
     level: int | None = None
     todo: Todo = EMPTY
-    left: dict[str, str] = field(default_factory=dict)
+    after: int | None = None
     alone: bool = True
 
 
@@ -63,10 +63,12 @@ class Group:
 class Groups:
     """All groups, indexed by filter and by the IDs that the filters name."""
 
-    def __init__(self, published: JobDirectory, limits: Limits) -> None:
-        self._published = published
-        self._max_ids = limits.max_ids
+    def __init__(self, hub: Hub, limits: Limits) -> None:
+        self._hub = hub
+        self._published = hub.published
+        self._limits = limits
         self._orders = Orders(limits.max_added)
+        self._missed = MissedOrders(hub.changed, limits.max_added, limits.max_missed)
         self._groups: dict[Filter, Group] = {}
         self._broad: dict[Group, None] = {}
         """Groups whose filters name no IDs."""
@@ -101,7 +103,7 @@ class Groups:
 
     def has_room(self, wanted: Filter) -> bool:
         """False if the IDs of the filter would exceed `Limits.max_ids`."""
-        return wanted in self._groups or self._names + len(wanted.jobs or ()) <= self._max_ids
+        return wanted in self._groups or self._names + len(wanted.jobs or ()) <= self._limits.max_ids
 
     def added(self, job_id: str) -> None:
         """A job has been loaded into memory."""
@@ -111,7 +113,39 @@ class Groups:
         """The jobs of a group as of now, as the `todo` of a new subscription."""
         if group.filter.jobs is None:
             return self._orders.todo(self._published.all(), len(self._published))
-        return Todo(Order(s for i in group.members if (s := self._published.get(i)) is not None), {})
+        return Todo(newest_first(s for i in group.members if (s := self._published.get(i)) is not None))
+
+    def missed(self, group: Group, after: int) -> Todo | None:
+        """The jobs that may concern a client that has every change up to position `after`. None: a snapshot costs less.
+
+        `left` says of a job that does not match whether the client may have it.
+        """
+        names, most = group.filter.jobs, self._limits.max_visited
+        if names is not None and (found := self._hub.changed_with(names, after, most)) is not None:
+            return Todo(Order(found))
+        todo = self._missed.todo(after, self._hub.epoch, self._hub.seq)
+        if todo is None or names is None or self._hub.knows_before:
+            return todo
+        # Where the old states are known, there is a change of each job that an ID has moved from or to
+        # (`Change.moved`). Here, such a job may have no change of its own.
+        carriers = (self._published.carriers(name) for name in names)
+        moved = chain((name for name in names if self._published.get(name) is not None), *carriers)
+        return Todo(todo.place.first, Order(dict.fromkeys([*todo.place.second.ids, *moved])), todo.place.at)
+
+    def left(self, group: Group, job_id: str, after: int) -> Left | None:
+        """Why a client that has every change up to position `after` does not get a job. None: it never had it."""
+        states = self._hub.before(job_id, after)
+        shown = self._published.get(job_id)
+        reason = self._hub.reason(job_id) if shown is None else None
+        if states is None:
+            return reason or "maybe"
+        if any(map(group.filter.might_match, states if shown is None else [*states, shown])):
+            return reason or "filter"
+        return None
+
+    def forget_missed(self) -> None:
+        """Free what only clients that resume at once need."""
+        self._missed.clear()
 
     def concerned(self, *shown: PublishedJob | None) -> Iterator[Group]:
         """The groups that a job may be in. `shown`: its states in question."""
@@ -125,45 +159,3 @@ class Groups:
                 if id(group) not in seen:
                     seen.add(id(group))
                     yield group
-
-
-def missed(group: Group, changes: Sequence[Change], published: JobDirectory) -> tuple[Todo, dict[str, str]]:
-    """The `todo` and `left` of a subscription whose client has every change before `changes`."""
-    wanted = group.filter
-    left: dict[str, str] = {}
-    last: dict[str, Change] = {}
-    had: set[str] = set()
-    for change in changes:
-        before = last.pop(change.job_id, None)
-        last[change.job_id] = change
-        if not change.old_known:
-            had.add(change.job_id)
-            continue
-        # The old state of a later change is the new state of the change before it.
-        for shown in (change.new,) if before is not None else (change.old, change.new):
-            if shown is not None and wanted.might_match(shown):
-                had.add(change.job_id)
-    todo: dict[str, bool] = {}
-    for job_id in _may_have_moved(group, published) if not all(change.old_known for change in changes) else ():
-        if job_id not in last:
-            todo[job_id] = True
-            if not group.has(job_id, published.get(job_id)):
-                left[job_id] = MAYBE
-    for job_id, change in last.items():
-        if group.has(job_id, published.get(job_id)):
-            todo[job_id] = job_id in had
-        elif job_id in had:
-            todo[job_id] = True
-            left[job_id] = change.reason or ("filter" if change.old_known else MAYBE)
-    return Todo(NONE, todo), left
-
-
-def _may_have_moved(group: Group, published: JobDirectory) -> Iterator[str]:
-    """The jobs that an ID of the filter resolves to, or did before: they may have no change of their own.
-
-    Where the old states are known, there is a change for each ID that moved (`Change.moved`).
-    """
-    for name in group.filter.jobs or ():
-        yield from published.carriers(name)
-        if published.get(name) is not None:
-            yield name

@@ -60,7 +60,10 @@ class Limits:
     """Messages of snapshots that are kept for pages that open at once."""
 
     max_added: int = 256
-    """Jobs that may be added before the shared order of snapshots is rebuilt."""
+    """Jobs that may be added, or change, before the shared order of snapshots, or of what was missed, is rebuilt."""
+
+    max_missed: int = 20_000
+    """Jobs that changed since the position of a client that resumes. For more of them a snapshot costs less."""
 
     max_ids: int = 500_000
     """IDs in the filters of all subscriptions together, about 400 bytes each."""

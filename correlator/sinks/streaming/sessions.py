@@ -22,7 +22,7 @@ from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Hub
 from correlator.sinks.streaming.fanout import Fanout
 from correlator.sinks.streaming.filters import Filter
-from correlator.sinks.streaming.groups import MAYBE, Sub
+from correlator.sinks.streaming.groups import Sub
 from correlator.sinks.streaming.limits import DEFAULT, Limits
 from correlator.sinks.streaming.messages import Client, Message, Resume
 from correlator.sinks.streaming.parts import Parts
@@ -47,7 +47,7 @@ class Streams:
         self._hub = hub
         self.limits = limits
         self.fanout = Fanout(hub, limits, time.monotonic, lambda s, f: asyncio.get_running_loop().call_later(s, f))
-        self._parts = Parts(hub, limits)
+        self._parts = Parts(hub, self.fanout.groups, limits)
         self._watched: dict[Client, dict[int, list[str]]] = {}
         self._tasks: dict[Client, set[asyncio.Task[None]]] = {}
         self._added = asyncio.Event()
@@ -158,22 +158,19 @@ class Streams:
             return  # the client was removed while the database was queried
         published = self._hub.published
         self._unwatch(client, sub_id)
-        missed = self._hub.changes_since(resume.seq) if resume is not None and self.can_resume(resume) else None
+        after = resume.seq if resume is not None and self.can_resume(resume) else None
         unknown = [n for n in sorted(wanted.jobs or ()) if published.resolve(n) is None and n not in archived]
-        if missed is not None:
-            sub = self.fanout.resume(client, sub_id, wanted, level, missed)
-            extra = []
-        else:
+        sub = self.fanout.subscribe(client, sub_id, wanted, level, after)
+        extra: list[PublishedJob] = []
+        if sub.after is None:
             if resuming:
                 other = resume is not None and resume.epoch != self._hub.epoch
                 self.send(client, {"type": "resync", "reason": "epoch" if other else "gap"})
-            sub = self.fanout.subscribe(client, sub_id, wanted, level)
             extra = [s for n, s in archived.items() if published.resolve(n) is None and wanted.query.matches(s)]
         self._watched[client][sub_id] = unknown
         for name in unknown:
             self._hub.waiting_ids.watch_id(name)
-        step = self._replay(client, sub, unknown) if missed is not None else self._snapshot(client, sub, unknown, extra)
-        self._start_sending(client, sub, step)
+        self._start_sending(client, sub, self._catch_up(client, sub, unknown, extra))
         if not_searched:
             self.start(client, self._keep_searching(client, sub, not_searched))
 
@@ -261,44 +258,24 @@ class Streams:
         with timed("snapshot"):
             return next(step, self) is self
 
-    def _snapshot(self, client: Client, sub: Sub, unknown: list[str], extra: Sequence[PublishedJob]) -> Iterator[None]:
-        """Send the jobs that match, newest first; each step sends one part."""
+    def _catch_up(self, client: Client, sub: Sub, unknown: list[str], extra: Sequence[PublishedJob]) -> Iterator[None]:
+        """Send the snapshot, newest jobs first, or what the client missed; each step sends one part."""
         late = deque(extra)
-        count, sent, more = 0, False, True
+        count, sent, more = 0, sub.after is not None, True  # a snapshot has one message at least
         while more:
             part = self._parts.pop_next(sub, client.framing, late)
             count, more = count + part.jobs, part.more
-            if part.jobs or not sent or not more:
+            if part.frame and (part.jobs or not sent or not more):
                 self.fanout.write(client, part.frame)
                 sent = True
             if more:
                 yield
         self._synced(client, sub, count, unknown)
 
-    def _replay(self, client: Client, sub: Sub, unknown: list[str]) -> Iterator[None]:
-        """Send what a client missed: the newest state of changed jobs, and a `delete` for each that left the filter."""
-        count = 0
-        while sub.todo:
-            part: list[Message] = []
-            size, seq = 0, self._hub.seq
-            while size < self.limits.snapshot_part and (job_id := sub.todo.pop_next()) is not None:
-                reason, shown = sub.left.pop(job_id, None), self._hub.published.get(job_id)
-                if shown is not None and reason in (None, "filter"):
-                    part.append(Message(job_document.put([sub.id], seq, shown, self._hub.documents.encoded(shown))))
-                if reason is not None:
-                    reason = "filter" if reason == MAYBE else reason
-                    part.append(Message(job_document.delete([sub.id], seq, job_id, reason)))
-                size += sum(len(m.body) for m in part[-2:])
-                count += 1
-            self.fanout.send(client, part)
-            if sub.todo:
-                yield
-        self._synced(client, sub, count, unknown)
-
     def _synced(self, client: Client, sub: Sub, count: int, unknown: list[str]) -> None:
         waiting_ids = [n for n in unknown if self._hub.published.resolve(n) is None]
         seq = self._hub.seq
-        sub.todo, sub.left = EMPTY, {}  # both are empty, but a dict that was large keeps its memory
+        sub.todo = EMPTY  # which keeps no order alive
         self.fanout.flush()
         client.synced()
         self.send(client, {"type": "synced", "sub": sub.id, "seq": seq, "count": count, "unknown": waiting_ids}, seq)
@@ -321,6 +298,7 @@ class Streams:
 
     def _bookmark(self) -> None:
         self._parts.clear()  # what idle pages have no use for
+        self.fanout.groups.forget_missed()
         seq = self._hub.seq
         message = Message(job_document.encode({"type": "bookmark", "seq": seq, "at": daemon_time()}), seq)
         messages = [message] if self._hub.status.database == "live" else [message, self._status()]

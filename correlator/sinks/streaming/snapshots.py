@@ -2,77 +2,86 @@
 
 All snapshots follow one shared order of jobs, and a subscription keeps only its place in that order. So a hundred pages
 that open at once need no hundred lists of 20,000 jobs. A job after that place causes no message when it enters the
-filter, changes or leaves: at its turn it is sent in its state at that time, if it matches.
+filter, changes or leaves: at its turn it is sent in its state at that time, if it matches. Clients that resume share an
+order too: that of the jobs by their last change, in which a position in the stream is a place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import NamedTuple
 
 from correlator.jobs.model.views import PublishedJob
 
 
 class Order:
-    """The jobs at one moment, newest first. Frozen."""
+    """Jobs in the order in which they are sent. Frozen."""
 
     __slots__ = ("ids", "place")
 
-    def __init__(self, shown: Iterable[PublishedJob] = ()) -> None:
-        jobs = sorted(shown, key=lambda s: s.view.started_at or 0, reverse=True)
-        self.ids = tuple(s.job_id for s in jobs)
+    def __init__(self, ids: Iterable[str] = ()) -> None:
+        self.ids = tuple(ids)
         self.place = {job_id: n for n, job_id in enumerate(self.ids)}
 
 
-class Todo:
-    """Jobs that have not been sent yet: first those of `listed`, then those of `order`.
+NONE = Order()
 
-    `listed` maps a job to True if the client has the job from an earlier connection.
+
+class Place(NamedTuple):
+    """Where a `Todo` is: two orders, and the place of the next job in each."""
+
+    first: Order
+    at: int
+    second: Order
+    at_second: int
+
+
+class Todo:
+    """Jobs that have not been sent yet: those of the order `first` from `at` on, then those of `second`.
+
+    A job that both orders have is sent at its turn in `second`.
     """
 
-    __slots__ = ("_listed", "_order", "at")
+    __slots__ = ("place",)
 
-    def __init__(self, order: Order, listed: dict[str, bool]) -> None:
-        self._order = order
-        self._listed = dict(reversed(listed.items()))  # popitem removes from the end
-        self.at = 0
-        """The place in the order of the next job."""
+    def __init__(self, first: Order, second: Order = NONE, at: int = 0) -> None:
+        self.place = Place(first, at, second, 0)
 
     def __bool__(self) -> bool:
-        return bool(self._listed) or self.at < len(self._order.ids)
+        first, at, second, at_second = self.place
+        return at < len(first.ids) or at_second < len(second.ids)
 
     def __contains__(self, job_id: str) -> bool:
-        return job_id in self._listed or self._order.place.get(job_id, -1) >= self.at
-
-    def had(self, job_id: str) -> bool:
-        """True if the client has the job from an earlier connection."""
-        return self._listed.get(job_id, False)
-
-    def discard(self, job_id: str) -> None:
-        """Remove a listed job. A job of the order stays: at its turn it is sent only if it matches."""
-        self._listed.pop(job_id, None)
-
-    def clear(self) -> None:
-        self._listed = {}
-        self._order = NONE
+        first, at, second, at_second = self.place
+        if (found := second.place.get(job_id)) is not None:
+            return found >= at_second
+        return first.place.get(job_id, -1) >= at
 
     def pop_next(self) -> str | None:
         """Remove and return the next job; None when none is left."""
-        if self._listed:
-            return self._listed.popitem()[0]
-        ids, at = self._order.ids, self.at
-        if at >= len(ids):
+        first, at, second, at_second = self.place
+        for job_id in islice(first.ids, at, None):
+            at += 1
+            if job_id not in second.place:
+                self.place = Place(first, at, second, at_second)
+                return job_id
+        if at_second >= len(second.ids):
             return None
-        self.at = at + 1
-        return ids[at]
+        self.place = Place(first, at, second, at_second + 1)
+        return second.ids[at_second]
 
-    @property
-    def place(self) -> tuple[Order, int] | None:
-        """The order and the place of the next job in it; None if the next job is a listed one."""
-        return None if self._listed else (self._order, self.at)
+    def skip_to(self, place: Place) -> None:
+        """Remove the jobs before a place in the same orders."""
+        self.place = place
 
-    def skip_to(self, at: int) -> None:
-        """Remove the jobs of the order before the place `at`."""
-        self.at = at
+    def clear(self) -> None:
+        self.place = Place(NONE, 0, NONE, 0)
+
+
+EMPTY = Todo(NONE)
+"""The `todo` of a synced subscription. Shared: nothing can be added to it."""
 
 
 class Orders:
@@ -85,21 +94,88 @@ class Orders:
         self._max_added = max_added
         self._order: Order | None = None
         self._added: dict[str, None] = {}
+        self._newest: Order | None = NONE
+        """Those of `_added`; None until a snapshot needs it."""
 
     def add(self, job_id: str) -> None:
         if self._order is None or job_id in self._order.place:
             return
         self._added[job_id] = None
+        self._newest = None
         if len(self._added) > self._max_added:
             self._order = None  # rebuilt for the next snapshot
 
     def todo(self, shown: Iterable[PublishedJob], count: int) -> Todo:
         """A `Todo` of all jobs. `shown`: the jobs in memory, `count` of them."""
         if self._order is None or len(self._order.ids) > 2 * count + self._max_added:
-            self._order, self._added = Order(shown), {}
-        return Todo(self._order, dict.fromkeys(reversed(self._added), False))
+            self._order, self._added, self._newest = newest_first(shown), {}, NONE
+        if self._newest is None:
+            self._newest = Order(reversed(self._added))
+        return Todo(self._newest, self._order)
 
 
-NONE = Order()
-EMPTY = Todo(NONE, {})
-"""The `todo` of a synced subscription. Shared: nothing can be added to it."""
+def newest_first(shown: Iterable[PublishedJob]) -> Order:
+    """The order of a snapshot of these jobs."""
+    return Order(s.job_id for s in sorted(shown, key=lambda s: s.view.started_at or 0, reverse=True))
+
+
+class MissedOrders:
+    """The shared order for clients that resume now.
+
+    Args:
+        changed: Yields the jobs that changed, each with the seq of its last change, the newest first.
+        max_added: Jobs that may change before the order is rebuilt.
+        max_missed: Jobs of an order. A client that missed more gets a snapshot, which costs less.
+    """
+
+    def __init__(self, changed: Callable[[], Iterator[tuple[str, int]]], max_added: int, max_missed: int) -> None:
+        self._changed = changed
+        self._max_added = max_added
+        self._max_missed = max_missed
+        self._order = NONE
+        """The oldest change first."""
+        self._seqs: list[int] = []
+        """The seq of the last change of each job of the order, as of `_until`."""
+        self._after = self._until = self._at = 0
+        """The order has the jobs that changed after `_after` and up to `_until`."""
+        self._since = NONE
+        """The jobs that changed after `_until` and up to `_at`."""
+        self._epoch: str | None = None
+
+    def clear(self) -> None:
+        """Free the order. The next call of `todo` makes another one."""
+        self._order, self._seqs, self._since, self._epoch = NONE, [], NONE, None
+
+    def todo(self, after: int, epoch: str, seq: int) -> Todo | None:
+        """The jobs that changed after position `after`. `epoch`, `seq`: where the stream is. None: too many jobs."""
+        if epoch != self._epoch or after < self._after or not self._has_room(seq):
+            self._rebuild(after, epoch, seq)
+        if after < self._after:
+            return None
+        return Todo(self._order, self._since, bisect_right(self._seqs, after))
+
+    def _has_room(self, seq: int) -> bool:
+        """Note what changed since the last call. False if it is too much."""
+        if seq != self._at:
+            since = [job_id for job_id, last in self._newest(self._max_added + 1) if last > self._until]
+            if len(since) > self._max_added:
+                return False
+            self._since, self._at = Order(reversed(since)), seq
+        return True
+
+    def _rebuild(self, after: int, epoch: str, seq: int) -> None:
+        # Twice as many as before, so that clients whose positions are ever older do not rebuild it each time.
+        wanted = min(2 * len(self._seqs) + self._max_added, self._max_missed)
+        found: list[tuple[str, int]] = []
+        self._after = 0
+        for job_id, last in self._newest(self._max_missed + 1):
+            if len(found) >= wanted and (last <= after or len(found) >= self._max_missed):
+                self._after = last
+                break
+            found.append((job_id, last))
+        found.reverse()
+        self._order, self._seqs = Order(job_id for job_id, _ in found), [last for _, last in found]
+        self._since, self._until, self._at, self._epoch = NONE, seq, seq, epoch
+
+    def _newest(self, most: int) -> Iterator[tuple[str, int]]:
+        return islice(self._changed(), most)
