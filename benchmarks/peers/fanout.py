@@ -30,6 +30,7 @@ class Probe:
     """A reader that measures the last frame."""
 
     transport: ClassVar[str] = "none"
+    address: ClassVar[str] = "127.0.0.1"
 
     def __init__(self) -> None:
         self.framing: Framing = framed

@@ -110,8 +110,8 @@ class Past:
     def before(self, job_id: str, seq: int) -> list[PublishedJob]:
         """Return what a job was before its changes after position `seq`, in the members that filters use.
 
-        States that filters cannot distinguish from a later one are omitted. The state after the last change is the published
-        one.
+        States that filters cannot distinguish from a later one are omitted. The state after the last change is what is
+        published.
         """
         job = self._jobs.get(job_id)
         if job is None or job.last <= seq:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -15,8 +17,11 @@ from correlator.jobs.index import Index
 from correlator.jobs.model.facts import Reading
 from correlator.jobs.model.rows import JobRecord
 from correlator.pipeline.local_hub import LocalHub
+from correlator.sinks.http.access import FLOOD_DELAY
+from correlator.sinks.http.websocket_connection import WebsocketConnection
 from tests.support.eventually import eventually
 from tests.support.http_listener import served
+from tests.support.storm_streams import frame, messages, raw
 
 NOW = time.time_ns() // 1000
 HELLO = {"type": "hello", "version": 1}
@@ -81,6 +86,71 @@ async def test_pings_without_end_are_too_many(hub, client):
             while (message := await ws.receive()).type is aiohttp.WSMsgType.PONG:
                 pass
         assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 4429)
+
+
+async def test_frames_that_come_at_once_are_handled_a_few_in_each_round_of_the_loop(hub, client, monkeypatch):
+    rounds, pongs = 0, Counter[int]()
+    monkeypatch.setattr(WebsocketConnection, "pong", lambda *_: pongs.update([rounds]))
+
+    async def count() -> None:
+        nonlocal rounds
+        while True:
+            rounds += 1
+            await asyncio.sleep(0)
+
+    async with served(hub) as url:
+        counting = asyncio.create_task(count())
+        for _ in range(4):
+            async with raw(url) as ws:
+                ws.writer.write(messages(HELLO) + 200 * frame(b"", 9))
+                await eventually(lambda: pongs.total() == 200)
+                assert max(pongs.values()) <= 5
+                pongs.clear()
+        counting.cancel()
+
+
+async def test_what_a_client_sends_after_its_close_frame_is_hardly_read(hub, client, monkeypatch):
+    queues: list[CountedFrames] = []
+    begin = WebsocketConnection.__init__
+
+    def counted(connection: WebsocketConnection, transport: Any, address: str, ws: Any, limits: Any) -> None:
+        queues.append(CountedFrames(ws._reader))
+        ws._reader = queues[-1]
+        begin(connection, transport, address, ws, limits)
+
+    monkeypatch.setattr(WebsocketConnection, "__init__", counted)
+    async with served(hub) as url, raw(url) as ws:
+        ws.writer.write(messages(HELLO) + 30_000 * frame(b"", 9))
+        assert (4429).to_bytes(2, "big") in await ws.until((4429).to_bytes(2, "big"))
+        with contextlib.suppress(ConnectionError):
+            while await ws.reader.read(1 << 16):
+                pass
+    assert 1_000 < queues[0].read_frames < 5_000
+
+
+class CountedFrames:
+    """The frames of a connection, counted when they are read, by whomever."""
+
+    def __init__(self, queue: Any) -> None:
+        self._queue = queue
+        self.read_frames = 0
+
+    async def read(self) -> Any:
+        self.read_frames += 1
+        return await self._queue.read()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._queue, name)
+
+
+async def test_a_client_that_sent_too_much_waits_before_it_is_served_again(hub, client):
+    async with served(hub) as url:
+        async with raw(url) as ws:
+            ws.writer.write(messages(HELLO) + 2_000 * frame(b"", 9))
+            await ws.until((4429).to_bytes(2, "big"))
+        began = time.monotonic()
+        async with raw(url):
+            assert time.monotonic() - began > FLOOD_DELAY / 2
 
 
 async def test_an_invalid_message_does_not_discard_the_others_of_its_frame(hub, client):

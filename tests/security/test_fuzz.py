@@ -42,8 +42,8 @@ from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.http import frames, sse
 from correlator.sinks.http.problems import problems
 from correlator.sinks.http.rest import Rest
-from correlator.sinks.http.turns import Work
 from correlator.sinks.mqtt.topics import Key, Topics
+from correlator.sinks.turns import Work
 from correlator.sources.archive.archive import DatabaseArchive
 from correlator.sources.db.sqlite import SQLiteDatabase
 

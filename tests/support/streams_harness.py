@@ -39,6 +39,7 @@ class StreamClient:
     """A connection in memory. It reads nothing while `frozen`; what it reads goes to `messages` and `fold`."""
 
     transport: ClassVar[str] = "websocket"
+    address: ClassVar[str] = "127.0.0.1"
 
     def __init__(self, fold: ClientFold | None = None) -> None:
         self.framing: Framing = frame

@@ -5,7 +5,7 @@ from unittest.mock import Mock
 import pytest
 from aiohttp.test_utils import make_mocked_request
 
-from correlator.sinks.http.access import MAX_TICKETS, NO_TOKEN, TICKET_SECONDS, Access
+from correlator.sinks.http.access import MAX_FLOODS, MAX_TICKETS, NO_TOKEN, TICKET_SECONDS, Access, Floods
 from correlator.sinks.http.frames import CloseCode
 
 
@@ -182,3 +182,32 @@ def test_an_address_without_connections_uses_no_memory():
     with at.admitted(request()), at.admitted(request()):
         assert len(at._connections) == 1
     assert len(at._connections) == 0
+
+
+def test_an_address_that_floods_waits_longer_each_time_and_no_other_one_waits():
+    now = 100.0
+    floods = Floods(lambda: now)
+    delays = []
+    for _ in range(30):
+        floods.note("flooder")
+        delays.append(round(floods.delay("flooder"), 3))
+        now += 0.01
+    assert delays[0] == 0.5
+    assert delays == sorted(delays)
+    assert delays[-1] == 5.0
+    assert floods.delay("other") == 0.0
+    now += 51.0
+    assert floods.delay("flooder") == 0.0
+    floods.note("flooder")
+    assert floods.delay("flooder") == 0.5
+    now += 5.1
+    assert floods.delay("flooder") == 0.0
+
+
+def test_the_addresses_that_flooded_are_bounded():
+    floods = Floods(lambda: 100.0)
+    for n in range(MAX_FLOODS + 10):
+        floods.note(str(n))
+    assert len(floods._until) == MAX_FLOODS
+    assert floods.delay("0") == 0.0
+    assert floods.delay(str(MAX_FLOODS)) > 0.0

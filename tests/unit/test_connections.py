@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
@@ -19,6 +20,7 @@ from correlator.sinks.http.websocket import Websockets
 from correlator.sinks.http.websocket_connection import WebsocketConnection
 from correlator.sinks.streaming.filters import Filter
 from correlator.sinks.streaming.limits import Limits
+from correlator.sinks.streaming.messages import Message
 from correlator.sinks.streaming.sessions import Streams
 
 
@@ -37,6 +39,10 @@ class Transport:
     def is_closing(self) -> bool:
         return False
 
+    def close(self) -> None: ...
+
+    def abort(self) -> None: ...
+
 
 def access(*tokens: str) -> Access:
     return Access(listen_host="here", clock=time.monotonic, tokens=tokens)
@@ -46,7 +52,11 @@ async def test_a_token_revoked_while_an_event_stream_begins_ends_it():
     hub, rules, transport = LocalHub(Index()), access("revoked"), Transport()
     streams = Streams(hub)
     events = EventStreams(hub, rules, streams)
-    reader = EventStreamClient(transport, lambda m: b"".join(b"data: %b\n\n" % one.body for one in m), b"revoked")  # type: ignore[arg-type]
+
+    def framing(messages: Sequence[Message], /) -> bytes:
+        return b"".join(b"data: %b\n\n" % one.body for one in messages)
+
+    reader = EventStreamClient(transport, "1.2.3.4", framing, b"revoked")  # type: ignore[arg-type]
     rules.change(["other"], (), (), 10, 10)  # after the token was checked, before the stream has joined
     await events._begin(reader, Filter(JobQuery(), None), None, "")
     assert reader.over.is_set()
@@ -59,7 +69,7 @@ async def test_a_client_whose_frames_wait_for_its_gets_does_not_count_as_gone():
     hub, rules, ws = LocalHub(Index()), access(), None
     limits = Limits()
     streams = Streams(hub, limits)
-    reader = WebsocketConnection(Transport(), ws, limits)  # type: ignore[arg-type]
+    reader = WebsocketConnection(Transport(), "1.2.3.4", ws, limits)  # type: ignore[arg-type]
     sockets: Any = Websockets(hub, rules, streams)
     reader.ready = True
     streams.add(reader)
@@ -75,9 +85,7 @@ async def test_a_client_whose_frames_wait_for_its_gets_does_not_count_as_gone():
 
 
 class Ending:
-    """A websocket that closes at once."""
-
-    async def close(self, **_: Any) -> None: ...
+    """A websocket of which nothing is read."""
 
 
 async def test_the_connections_of_a_revoked_token_are_closed_some_at_a_time():
@@ -85,8 +93,8 @@ async def test_the_connections_of_a_revoked_token_are_closed_some_at_a_time():
     streams = Streams(hub)
     sockets, events = Websockets(hub, rules, streams), EventStreams(hub, rules, streams)
     tokens = [b"kept" if n % 10 == 0 else b"revoked" for n in range(1050)]
-    clients = [WebsocketConnection(Transport(), Ending(), streams.limits) for _ in tokens]  # type: ignore[arg-type]
-    readers = [EventStreamClient(Transport(), events._framing, token) for token in tokens]  # type: ignore[arg-type]
+    clients = [WebsocketConnection(Transport(), "1.2.3.4", Ending(), streams.limits) for _ in tokens]  # type: ignore[arg-type]
+    readers = [EventStreamClient(Transport(), "1.2.3.4", events._framing, token) for token in tokens]  # type: ignore[arg-type]
     for client, token in zip(clients, tokens, strict=True):
         client.ready, client.token = True, token
         sockets._open[client] = None

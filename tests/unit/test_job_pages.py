@@ -20,7 +20,7 @@ from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import JobQuery, JobsPage
 from correlator.sinks.http.job_pages import JobPages
 from correlator.sinks.http.rest import Rest
-from correlator.sinks.http.turns import Work
+from correlator.sinks.turns import Work
 from tests.support import raw_http
 from tests.support.answering_collectors import ArchiveInMemory, reading
 from tests.support.eventually import eventually

@@ -48,6 +48,7 @@ class Client:
     """Takes what it is written, and has none of it waiting."""
 
     transport: ClassVar[str] = "websocket"
+    address: ClassVar[str] = "127.0.0.1"
 
     def __init__(self) -> None:
         self.framing: Framing = lambda messages: b"".join(m.body for m in messages)

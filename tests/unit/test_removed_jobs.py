@@ -14,7 +14,7 @@ from correlator.jobs.model.views import Resolved
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import Found, JobsPage
 from correlator.sinks.http.rest import Rest
-from correlator.sinks.http.turns import Work
+from correlator.sinks.turns import Work
 
 NOW = time.time_ns() // 1_000
 SECOND = 1_000_000

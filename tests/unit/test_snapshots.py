@@ -34,6 +34,7 @@ class Page:
     """A reader that takes nothing while it is `full`."""
 
     transport: ClassVar[str] = "websocket"
+    address: ClassVar[str] = "127.0.0.1"
 
     def __init__(self, *, full: bool = False) -> None:
         self.framing: Framing = framed

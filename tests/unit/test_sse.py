@@ -19,7 +19,7 @@ def streams() -> EventStreams:
 
 def test_a_position_is_sent_with_the_last_message_that_it_covers():
     framing = streams()._framing
-    reader = EventStreamClient(None, framing, NO_TOKEN)
+    reader = EventStreamClient(None, "1.2.3.4", framing, NO_TOKEN)
     assert reader.framing([Message(b"1", 7)]) == b"data: 1\n\n"  # its snapshot is not complete: no position is true
     reader.synced()
     assert reader.framing is framing
@@ -31,7 +31,7 @@ def test_an_event_has_the_name_event_and_all_other_messages_have_none():
     framing = streams()._framing
     late = Message(b"2", 7, is_event=True)
     assert framing([Message(b"1", 7), late]) == b"data: 1\n\nid: e:7\nevent: event\ndata: 2\n\n"
-    reader = EventStreamClient(None, framing, NO_TOKEN)
+    reader = EventStreamClient(None, "1.2.3.4", framing, NO_TOKEN)
     assert reader.framing([late]) == b"event: event\ndata: 2\n\n"
 
 

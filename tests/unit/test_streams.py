@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 
 import pytest
 
@@ -362,3 +363,26 @@ async def test_a_client_of_another_epoch_gets_a_resync():
         ("synced", None),
         ("status", None),
     ]
+
+
+async def test_clients_that_subscribe_at_once_are_served_one_in_each_round_of_the_loop(monkeypatch):
+    world = RandomIndex(0)
+    for _ in range(50):
+        world.change()
+    clients = [StreamClient() for _ in range(30)]
+    rounds, served = 0, Counter[int]()
+
+    async def count() -> None:
+        nonlocal rounds
+        while True:
+            rounds += 1
+            await asyncio.sleep(0)
+
+    for client in clients:
+        world.connect(client)
+        monkeypatch.setattr(client, "write", lambda framed: served.update([rounds] if b"synced" in framed else []))
+    counting = asyncio.create_task(count())
+    await asyncio.gather(*(world.subscribe(client, 1, world.filter(), None) for client in clients))
+    counting.cancel()
+    assert served.total() == 30
+    assert max(served.values()) == 1

@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from correlator.sinks.http.turns import Held, Refused, Turns
+from correlator.sinks.turns import Held, Refused, Turns
 from tests.support.virtual_time import VirtualTimeLoop
 
 

@@ -31,6 +31,11 @@ MAX_TICKETS = 10_000
 CHECKED_AT_ONCE = 100
 """Connections whose token is checked in one step after a change of the rules. To close one takes about 10 µs."""
 
+FLOOD_DELAY, MAX_FLOOD_DELAY = 0.5, 5.0
+FLOOD_FORGOTTEN = 5.0
+MAX_FLOODS = 10_000
+"""Seconds, and addresses. See `Floods`."""
+
 NO_TOKEN: Final = b""
 """The token of a request when no tokens are configured. A configured token is never empty."""
 
@@ -193,6 +198,36 @@ class Pace:
             return False
         self._left -= 1.0
         return True
+
+
+class Floods:
+    """Delays for addresses whose connections were closed because they sent too much.
+
+    Such a connection costs its burst, and one that comes back at once would cost it again and again. So an address has
+    to wait `FLOOD_DELAY` seconds for each flood, which is forgotten after `FLOOD_FORGOTTEN`, but `MAX_FLOOD_DELAY` at
+    most, as other clients may have the same address. `clock`: monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._until: BoundedDict[str, float] = BoundedDict(MAX_FLOODS)
+        """For an address: when its floods have been forgotten."""
+
+    def note(self, address: str) -> None:
+        """A connection of this address was closed."""
+        most = FLOOD_FORGOTTEN * MAX_FLOOD_DELAY / FLOOD_DELAY
+        until = max(self._until.pop(address, 0.0), self._clock())
+        self._until[address] = min(until + FLOOD_FORGOTTEN, self._clock() + most)
+
+    def delay(self, address: str) -> float:
+        """Seconds that a new connection of this address has to wait."""
+        if (until := self._until.get(address)) is None:
+            return 0.0
+        left = until - self._clock()
+        if left <= 0:
+            del self._until[address]
+            return 0.0
+        return min(MAX_FLOOD_DELAY, left / FLOOD_FORGOTTEN * FLOOD_DELAY)
 
 
 @lru_cache(100)

@@ -16,7 +16,7 @@ from correlator.sinks.http.entity_shapes import OperationTrend
 from correlator.sinks.http.job_pages import JobPage, JobPages
 from correlator.sinks.http.parameters import choice, known, number
 from correlator.sinks.http.rest import DEFAULT_LIMIT, MAX_LIMIT
-from correlator.sinks.http.turns import Work
+from correlator.sinks.turns import Work
 
 KINDS: Final = ("context", "vm")
 

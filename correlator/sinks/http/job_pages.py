@@ -24,7 +24,7 @@ from correlator.jobs.model.views import PublishedJob
 from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Hub
 from correlator.pipeline.queries import JobQuery
-from correlator.sinks.http.turns import Work
+from correlator.sinks.turns import Work
 
 MAX_PAGE_BYTES = 8 << 20
 """Bytes of documents in one page of jobs; a single one may exceed it."""

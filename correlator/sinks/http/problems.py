@@ -11,7 +11,7 @@ from aiohttp.typedefs import Handler
 
 from correlator.errors import BadRequest, NotFound, SourceUnavailable
 from correlator.jobs import job_document
-from correlator.sinks.http.turns import Refused
+from correlator.sinks.turns import Refused
 
 log = logging.getLogger(__name__)
 

@@ -22,8 +22,8 @@ from correlator.sinks.http.job_pages import JobPages, encoded, paged
 from correlator.sinks.http.log_text import LogText
 from correlator.sinks.http.parameters import choice, known, number, values
 from correlator.sinks.http.problems import RETRY_AFTER, problem
-from correlator.sinks.http.turns import Work
 from correlator.sinks.streaming.sessions import AHEAD_WITHIN
+from correlator.sinks.turns import Work
 
 MAX_WAIT = 60
 MAX_LIMIT = 500

@@ -26,8 +26,8 @@ from correlator.sinks.http.problems import problem, problems, server_log
 from correlator.sinks.http.rest import json_response
 from correlator.sinks.http.static import Static
 from correlator.sinks.http.surface import Metrics, Surface
-from correlator.sinks.http.turns import Work
 from correlator.sinks.streaming.limits import DEFAULT, Limits
+from correlator.sinks.turns import Work
 
 log = logging.getLogger(__name__)
 

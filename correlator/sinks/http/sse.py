@@ -46,8 +46,9 @@ class EventStreamClient:
 
     transport: ClassVar[str] = "sse"
 
-    def __init__(self, transport: asyncio.Transport | None, positions: Framing, token: bytes) -> None:
+    def __init__(self, transport: asyncio.Transport | None, address: str, positions: Framing, token: bytes) -> None:
         self._transport = transport
+        self.address = address
         self.token = token
         self._positions = positions
         self.framing: Framing = _without_positions
@@ -116,7 +117,7 @@ class EventStreams:
             if (refusal := await self._streams.refusal(_position(last))) is not None:
                 return problem(HTTPStatus.SERVICE_UNAVAILABLE, refusal, RETRY_AFTER)
             await response.prepare(request)
-            client = EventStreamClient(request.transport, self._framing, request[TOKEN])
+            client = EventStreamClient(request.transport, request.remote or "", self._framing, request[TOKEN])
             try:
                 await self._begin(client, wanted, level, last)
                 await client.over.wait()

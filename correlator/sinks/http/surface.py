@@ -25,10 +25,10 @@ from correlator.sinks.http.operations import Operations
 from correlator.sinks.http.problems import RETRY_AFTER, problem
 from correlator.sinks.http.rest import Rest, json_response
 from correlator.sinks.http.sse import EventStreams
-from correlator.sinks.http.turns import Work
 from correlator.sinks.http.websocket import Websockets
 from correlator.sinks.streaming.limits import Limits
 from correlator.sinks.streaming.sessions import Streams
+from correlator.sinks.turns import Work
 
 
 class Surface:
@@ -38,7 +38,7 @@ class Surface:
         self, hub: Hub, access: Access, limits: Limits, work: Work, *, max_subscriptions: int, unknown_id_wait: float
     ) -> None:
         self.hub = hub
-        self.streams = Streams(hub, limits)
+        self.streams = Streams(hub, limits, work)
         self._sockets = Websockets(hub, access, self.streams, max_subscriptions=max_subscriptions)
         self._events = EventStreams(hub, access, self.streams)
         rest = [

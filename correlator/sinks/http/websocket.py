@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any, assert_never
 
 import msgspec
-from aiohttp import WSMsgType, web
+from aiohttp import WSCloseCode, WSMsgType, web
 
 from correlator.errors import BadRequest, SourceUnavailable
 from correlator.jobs import job_document
@@ -21,7 +21,7 @@ from correlator.ops import metrics
 from correlator.ops.liveness import STUCK_AFTER
 from correlator.pipeline.hub import Hub
 from correlator.pipeline.queries import JobQuery
-from correlator.sinks.http.access import CHECKED_AT_ONCE, Access, Pace
+from correlator.sinks.http.access import CHECKED_AT_ONCE, Access, Floods, Pace
 from correlator.sinks.http.frames import (
     MAX_FRAME,
     ClientMessage,
@@ -31,12 +31,14 @@ from correlator.sinks.http.frames import (
     Ping,
     Subscribe,
     Unsubscribe,
+    close_frame,
     decode,
 )
-from correlator.sinks.http.websocket_connection import WebsocketConnection
+from correlator.sinks.http.websocket_connection import CLOSE_WITHIN, FRAMES, WebsocketConnection
 from correlator.sinks.streaming.filters import Filter
 from correlator.sinks.streaming.messages import Message, Resume
 from correlator.sinks.streaming.sessions import Streams
+from correlator.sinks.turns import Refused
 
 VERSION = 1
 """The version of the protocol."""
@@ -71,6 +73,10 @@ class Close(Exception):
         self.reason = reason.encode()[:123]
 
 
+class Flood(Close):
+    """The client sends more than it may."""
+
+
 class Websockets:
     """All websocket connections of one listener."""
 
@@ -81,6 +87,8 @@ class Websockets:
         self._max_subscriptions = max_subscriptions
         self._open: dict[WebsocketConnection, None] = {}
         """Includes connections that have not sent `hello` yet."""
+        self._floods = Floods(time.monotonic)
+        self._turns = streams.work.messages
 
     async def run(self) -> None:
         """Send pings, and abort connections that do not answer, until cancelled."""
@@ -123,52 +131,75 @@ class Websockets:
         Raises:
             BadRequest: `Sec-WebSocket-Key` is invalid.
         """
-        ws = web.WebSocketResponse(compress=False, max_msg_size=MAX_FRAME, timeout=2.0, autoping=False)
+        address = request.remote or ""
+        await asyncio.sleep(self._floods.delay(address))
+        # No automatic reply to a close frame: it would be written after the daemon's own one.
+        ws = web.WebSocketResponse(
+            compress=False, max_msg_size=MAX_FRAME, timeout=CLOSE_WITHIN, autoping=False, autoclose=False
+        )
         try:
             await ws.prepare(request)
         except ValueError as error:  # for a key that is not ASCII; aiohttp refuses other invalid keys itself
             raise BadRequest("Sec-WebSocket-Key: expected 16 bytes in base64") from error
-        client = WebsocketConnection(request.transport, ws, self._streams.limits)
+        client = WebsocketConnection(request.transport, address, ws, self._streams.limits)
         self._open[client] = None
         try:
             with self._access.admitted(request) as admitted:
-                if self._hub.draining:
-                    raise Close(CloseCode.RESTART, "restart")
-                if admitted is not None:
-                    raise Close(*admitted)
-                await self._serve(request, client)
-        except Close as close:
-            metrics.CLIENTS_CLOSED.labels(str(close.code)).inc()
-            self._streams.remove(client)
-            client.closing = True
-            await ws.close(code=close.code, message=close.reason)
+                await self._serve(request, client, admitted)
         finally:
             self._streams.remove(client)
             self._open.pop(client, None)
+            client.close()
         return ws
 
-    async def _serve(self, request: web.Request, client: WebsocketConnection) -> None:
+    async def _serve(self, request: web.Request, client: WebsocketConnection, refused: tuple[int, str] | None) -> None:
+        """Handle frames until the connection ends. `refused`: why it must not be used."""
+        try:
+            if self._hub.draining:
+                raise Close(CloseCode.RESTART, "restart")
+            if refused is not None:
+                raise Close(*refused)
+            await self._read(request, client)
+        except Close as close:
+            metrics.CLIENTS_CLOSED.labels(str(close.code)).inc()
+            if isinstance(close, Flood):
+                self._floods.note(client.address)
+            self._streams.remove(client)
+            if not client.closing:
+                client.end(close.code, close.reason)
+        except Refused as error:  # the turn of a frame did not come
+            self._streams.remove(client)
+            client.end(CloseCode.TRY_LATER, str(error).encode())
+        if client.closing:
+            await client.ignore()
+
+    async def _read(self, request: web.Request, client: WebsocketConnection) -> None:
+        """Handle frames until the peer closes the connection, or until the daemon has written its close frame."""
         bad = 0
         clock = asyncio.get_running_loop().time
         pace, subscribes = Pace(MAX_BURST, MAX_RATE, clock), Pace(MAX_SUBSCRIBES, SUBSCRIBE_RATE, clock)
         client.token = self._access.authorised(request)
-        deadline = asyncio.get_running_loop().time() + HELLO_WITHIN
+        deadline = clock() + HELLO_WITHIN
         while True:
             try:
                 async with asyncio.timeout_at(None if client.ready else deadline):
                     message = await client.ws.receive()
             except TimeoutError:
                 raise Close(CloseCode.NO_HELLO, f"no hello within {HELLO_WITHIN:g} s") from None
+            if message.type is WSMsgType.CLOSE and not client.closing:
+                client.write(close_frame(WSCloseCode.OK, b""))
+            if message.type not in FRAMES:
+                return
             client.received_at = time.monotonic()
+            async with self._turns.turn(client.address):
+                pass  # let other connections run
+            if client.closing:
+                return
             if message.type is WSMsgType.PING:
                 client.pong(message.data)
-            elif message.type not in (WSMsgType.PONG, WSMsgType.TEXT, WSMsgType.BINARY):
-                return
-            if client.closing:
-                continue  # ignore messages until the connection ends
             if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
                 if not pace.allows():
-                    raise Close(CloseCode.TOO_MANY, f"more than {MAX_RATE:g} messages a second")
+                    raise Flood(CloseCode.TOO_MANY, f"more than {MAX_RATE:g} messages a second")
                 continue
             if not await self._handle_frame(client, message.data, pace, subscribes):
                 bad += 1
@@ -186,7 +217,7 @@ class Websockets:
             messages = [error]
         for message in messages:
             if not pace.allows() or (isinstance(message, Subscribe) and not subscribes.allows()):
-                raise Close(
+                raise Flood(
                     CloseCode.TOO_MANY, f"more than {MAX_RATE:g} messages a second, or {SUBSCRIBE_RATE:g} subscribes"
                 )
             try:
@@ -196,7 +227,8 @@ class Websockets:
             except BadRequest as error:
                 good = False
                 self._error(client, "bad_request", str(error), error.sub)
-            await asyncio.sleep(0)  # let other connections run
+            async with self._turns.turn(client.address):
+                pass  # let other connections run
         return good
 
     async def _handle_message(self, client: WebsocketConnection, message: ClientMessage) -> None:

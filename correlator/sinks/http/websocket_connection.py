@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Coroutine, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
-from aiohttp import web
+from aiohttp import WSMsgType, web
 
 from correlator.jobs import job_document
 from correlator.ops import metrics
@@ -16,11 +16,17 @@ from correlator.sinks.http.frames import PING, CloseCode, close_frame, pong_fram
 from correlator.sinks.streaming.limits import Limits
 from correlator.sinks.streaming.messages import Framing, Message, Resume
 
+FRAMES: Final = (WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.PING, WSMsgType.PONG)
+"""What the peer sends while a connection is open."""
+
 MAX_GETS = 32
 """Messages `get` of one connection that are answered at once. Reading the next frame waits for one of them."""
 
 CLOSE_WITHIN = 2.0
 """Seconds to wait for a client to receive its close frame before its transport is aborted."""
+
+MAX_AFTER_CLOSE = 100
+"""Frames that are read after the close frame, and ignored. Then no more are read until the transport is aborted."""
 
 SLOW_CLOSE_WITHIN = 120.0
 """The same for a client that was too slow: its close frame follows everything that it has not read."""
@@ -39,9 +45,12 @@ class WebsocketConnection:
 
     transport: ClassVar[str] = "websocket"
 
-    def __init__(self, transport: asyncio.Transport | None, ws: web.WebSocketResponse, limits: Limits) -> None:
+    def __init__(
+        self, transport: asyncio.Transport | None, address: str, ws: web.WebSocketResponse, limits: Limits
+    ) -> None:
         self._transport = transport
         self._limits = limits
+        self.address = address
         self.ws = ws
         self.framing: Framing = framed
         self.tasks: set[asyncio.Task[None]] = set()
@@ -55,6 +64,8 @@ class WebsocketConnection:
         """The token that admitted the client; None if `hello` has still to bring one."""
         self.closing = False
         """The close frame has been written."""
+        self.ended = asyncio.Event()
+        """The peer has answered the close frame, or has gone."""
         self.resume: Resume | None = None
 
     def write(self, framed: bytes) -> None:
@@ -95,29 +106,47 @@ class WebsocketConnection:
             self._transport.abort()
 
     def end(self, code: int, reason: bytes) -> None:
-        """Close the connection in a task of its own, within `CLOSE_WITHIN` seconds."""
+        """Write the close frame. Without an answer, abort the transport after `CLOSE_WITHIN` seconds."""
+        self.write(close_frame(code, reason))
         self.closing = True
-        self._start_closing(self._end(code, reason))
+        self._start_closing(self._end())
+
+    def close(self) -> None:
+        """Close the transport, once its buffer has been sent."""
+        self.ended.set()
+        if self._transport is not None:
+            self._transport.close()
+
+    async def ignore(self) -> None:
+        """Read until the peer answers the close frame or goes, and ignore what it sends.
+
+        A peer that goes on sending is not read any more: parsing its frames could take all the time there is.
+        """
+        for _ in range(MAX_AFTER_CLOSE):
+            if (await self.ws.receive()).type not in FRAMES:
+                return
+            await asyncio.sleep(0)
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+        for task in list(self.tasks):
+            await task
 
     def _start_closing(self, ending: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(ending)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
-    async def _end(self, code: int, reason: bytes) -> None:
-        with contextlib.suppress(ConnectionError, RuntimeError):
-            try:
-                async with asyncio.timeout(CLOSE_WITHIN):
-                    await self.ws.close(code=code, message=reason)
-                    while self.waiting():  # noqa: ASYNC110 - a transport has no event to wait for
-                        await asyncio.sleep(0.05)
-            except TimeoutError:
-                self.abort()
+    async def _end(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_WITHIN):
+                await self.ended.wait()
+        self.abort()
 
     async def _linger(self) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SLOW_CLOSE_WITHIN):
                 while self.waiting():  # noqa: ASYNC110 - a transport has no event to wait for
                     await asyncio.sleep(0.5)
-                await asyncio.sleep(CLOSE_WITHIN)
+                async with asyncio.timeout(CLOSE_WITHIN):
+                    await self.ended.wait()
         self.abort()

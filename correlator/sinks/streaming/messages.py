@@ -31,6 +31,10 @@ class Client(Protocol):
     transport: ClassVar[str]
 
     @property
+    def address(self) -> str:
+        """Where it comes from: addresses take turns."""
+
+    @property
     def framing(self) -> Framing: ...
 
     def write(self, framed: bytes) -> None:

@@ -28,6 +28,7 @@ from correlator.sinks.streaming.messages import Client, Message, Resume
 from correlator.sinks.streaming.parts import Parts
 from correlator.sinks.streaming.snapshots import EMPTY
 from correlator.sinks.streaming.sweeps import LAGGING_SWEEP_EVERY, SWEEP_EVERY, sweep
+from correlator.sinks.turns import Refused, Work
 
 BOOKMARK_EVERY = 8.0
 """Seconds between bookmarks. The protocol promises at most 10 s."""
@@ -43,9 +44,10 @@ BEHIND = "this gateway has not read yet what this client has got from another on
 class Streams:
     """The streaming clients of one listener. Use it on the event loop's thread."""
 
-    def __init__(self, hub: Hub, limits: Limits = DEFAULT) -> None:
+    def __init__(self, hub: Hub, limits: Limits = DEFAULT, work: Work | None = None) -> None:
         self._hub = hub
         self.limits = limits
+        self.work = work or Work()
         self.fanout = Fanout(hub, limits, time.monotonic, lambda s, f: asyncio.get_running_loop().call_later(s, f))
         self._parts = Parts(hub, self.fanout.groups, limits)
         self._watched: dict[Client, dict[int, list[str]]] = {}
@@ -154,8 +156,8 @@ class Streams:
                 it gets `resync` before the snapshot, and discards that state.
         """
         archived, not_searched = await self._find_in_database(wanted.jobs or ())
-        if not self.fanout.has(client):
-            return  # the client was removed while the database was queried
+        if not await self._turn(client):
+            return  # the client was removed meanwhile
         published = self._hub.published
         self._unwatch(client, sub_id)
         after = resume.seq if resume is not None and self.can_resume(resume) else None
@@ -189,7 +191,7 @@ class Streams:
         async with asyncio.timeout(within):
             known = await self._hub.find(name)
         await self._wait_until_current(client)
-        if known is None or not self.fanout.has(client):
+        if known is None or not await self._turn(client):
             return known is not None
         shown, seq = known[0], self.fanout.position(client)
         now = self._hub.published.get(shown.job_id)
@@ -235,7 +237,7 @@ class Streams:
 
     def _start_sending(self, client: Client, sub: Sub, step: Iterator[None]) -> None:
         """Send the first part at once, so that the snapshot precedes any change; the others at the client's pace."""
-        if not self.fanout.lags(client) and client.waiting() <= self.limits.lagging_over and self._advance(step):
+        if not self._is_behind(client) and self._advance(step):
             return
         self.start(client, self._continue_sending(client, sub, step))
 
@@ -250,7 +252,9 @@ class Streams:
 
     async def _continue_sending(self, client: Client, sub: Sub, step: Iterator[None]) -> None:
         await self._wait_until_current(client)
-        while self._is_current(client, sub) and not self._advance(step):
+        while await self._turn(client) and self._is_current(client, sub):
+            if not self._is_behind(client) and self._advance(step):
+                return
             await self._wait_until_current(client)
 
     def _advance(self, step: Iterator[None]) -> bool:
@@ -288,9 +292,22 @@ class Streams:
     async def _wait_until_current(self, client: Client) -> None:
         """Wait until the client does not lag, so that the hub's current position is its own too."""
         await asyncio.sleep(0)
-        while self.fanout.has(client) and (client.waiting() > self.limits.lagging_over or self.fanout.lags(client)):
+        while self.fanout.has(client) and self._is_behind(client):
             await asyncio.sleep(0.01)
             self.fanout.check(client)
+
+    def _is_behind(self, client: Client) -> bool:
+        return client.waiting() > self.limits.lagging_over or self.fanout.lags(client)
+
+    async def _turn(self, client: Client) -> bool:
+        """Wait for the client's turn, which ends with the next await. Returns False if the client was removed."""
+        try:
+            async with self.work.parts.turn(client.address):
+                pass
+        except Refused:
+            self.fanout.remove(client)
+            client.give_up()
+        return self.fanout.has(client)
 
     def _unwatch(self, client: Client, sub_id: int) -> None:
         for name in self._watched.get(client, {}).pop(sub_id, ()):

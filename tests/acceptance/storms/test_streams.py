@@ -1,0 +1,75 @@
+"""Streaming clients that resume at once, that send without end, that subscribe again and again, that read nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support import bulk_rows
+from tests.support.eventually import eventually
+from tests.support.mariadb import Database
+from tests.support.storm_streams import position
+from tests.support.storms import Storms, storms
+
+CROWD = "tests.support.storm_streams"
+
+SIZES = [
+    pytest.param((300, 300, 2_000), id="short"),
+    pytest.param((2_000, 2_000, 8_500), id="full", marks=pytest.mark.long),
+]
+"""Jobs, clients, and changes since the position of the clients."""
+
+
+async def changes(run: Storms, database: Database, jobs: int, count: int) -> None:
+    """Write log rows that change all jobs in turn, until the stream has gone on by `count`."""
+    _, before = await position(run.daemon.url)
+    rows = [(bulk_rows.job_id(n % jobs + 1), "INFO", f"line {n}", bulk_rows.ago(seconds=0)) for n in range(count)]
+    await bulk_rows.fill(database, "log_events", ("job_id", "level", "message", "ts"), rows)
+
+    async def reached() -> bool:
+        return (await position(run.daemon.url))[1] >= before + count
+
+    await eventually(reached)
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+async def test_clients_that_resume_at_once_delay_nobody(
+    database: Database, tmp_path: Path, sizes: tuple[int, int, int]
+):
+    jobs, clients, back = sizes
+    async with storms(tmp_path, database, jobs=jobs) as run:
+        await changes(run, database, jobs, back)
+
+        def complete(counts: dict[str, int]) -> None:
+            assert counts["synced"] == clients
+            assert not counts["snapshots"]
+
+        name = f"{clients} clients of one job each resume, {back} changes back"
+        await run.verdict(name, f"{CROWD}:resumes", clients=clients, back=back, check=complete, settle=0.0)
+
+
+async def test_clients_that_resume_again_and_again_delay_nobody(database: Database, tmp_path: Path):
+    async with storms(tmp_path, database, jobs=300) as run:
+        await changes(run, database, 300, 2_000)
+        await run.verdict("10 clients resume all the time", f"{CROWD}:resumes", clients=10, back=2_000, repeat=True)
+
+
+@pytest.mark.parametrize("clients", [1, pytest.param(20, marks=pytest.mark.long)])
+async def test_clients_that_send_pings_without_end_delay_nobody(database: Database, tmp_path: Path, clients: int):
+    async with storms(tmp_path, database, jobs=100) as run:
+        await run.verdict(f"{clients} clients flood pings", f"{CROWD}:pings", clients=clients)
+
+
+@pytest.mark.parametrize("clients", [50, pytest.param(200, marks=pytest.mark.long)])
+async def test_clients_that_change_their_subscriptions_delay_nobody(database: Database, tmp_path: Path, clients: int):
+    async with storms(tmp_path, database, jobs=500) as run:
+        name = f"{clients} clients subscribe 18 times a second"
+        await run.verdict(name, f"{CROWD}:subscribers", clients=clients, rate=18)
+
+
+@pytest.mark.parametrize("clients", [100, pytest.param(500, marks=pytest.mark.long)])
+async def test_clients_that_read_nothing_delay_nobody(database: Database, tmp_path: Path, clients: int):
+    async with storms(tmp_path, database, jobs=500) as run:
+        name = f"{clients} clients read nothing, with all log lines"
+        await run.verdict(name, f"{CROWD}:readers_of_nothing", clients=clients, settle=4.0)

@@ -1,0 +1,157 @@
+"""Storms of streaming clients, each a function that `tests.support.storms` runs in a process of its own.
+
+The clients speak the websocket themselves, over bare connections: a library would use more of the machine than the
+daemon under test.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import urlsplit
+
+from tests.support.daemon import HELLO
+
+
+def frame(payload: bytes, opcode: int = 1) -> bytes:
+    """A frame from a client. A mask of zeros changes nothing."""
+    size = len(payload)
+    head = bytes([0x80 | opcode])
+    if size < 126:
+        return head + bytes([0x80 | size]) + bytes(4) + payload
+    return head + bytes([0x80 | 126]) + size.to_bytes(2, "big") + bytes(4) + payload
+
+
+def messages(*said: dict[str, Any]) -> bytes:
+    return frame(json.dumps(said).encode())
+
+
+class Raw:
+    """A websocket over a bare connection, after its handshake."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def until(self, text: bytes) -> bytes:
+        """Read until the bytes `text` come. Returns what came before them in this call.
+
+        Raises:
+            EOFError: The connection was closed.
+        """
+        found = b""
+        while text not in found:
+            part = await self.reader.read(1 << 16)
+            if not part:
+                raise EOFError
+            found = found[-len(text) :] + part if len(found) > 1 << 20 else found + part
+        return found
+
+
+@contextlib.asynccontextmanager
+async def raw(url: str) -> AsyncIterator[Raw]:
+    """A websocket of the daemon at `url`."""
+    where = urlsplit(url)
+    reader, writer = await asyncio.open_connection(where.hostname, where.port)
+    try:
+        writer.write(
+            b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        )
+        await reader.readuntil(b"\r\n\r\n")
+        yield Raw(reader, writer)
+    finally:
+        writer.transport.abort()
+
+
+async def position(url: str) -> tuple[str, int]:
+    """Where the stream is."""
+    async with raw(url) as ws:
+        ws.writer.write(messages(HELLO))
+        welcome = await ws.until(b'"ping_seconds"')
+        found = json.loads(welcome[welcome.index(b"{") :].partition(b',"resumed"')[0] + b"}")
+        return found["epoch"], found["seq"]
+
+
+async def resumes(url: str, counts: dict[str, int], *, clients: int, back: int, repeat: bool = False) -> None:
+    """Clients of one job each that were cut at the same moment, `back` changes ago, and resume at once.
+
+    `repeat`: each does it again, as soon as it is synced. Else it stays, once it is.
+    """
+    epoch, seq = await position(url)
+    begun = asyncio.get_running_loop().time()
+
+    async def client(number: int) -> None:
+        while True:
+            hello = {**HELLO, "resume": {"epoch": epoch, "seq": max(seq - back, 1)}}
+            wanted = {"type": "subscribe", "id": 1, "jobs": [f"gui-{number}"], "resume": True}
+            with contextlib.suppress(OSError, EOFError):
+                async with raw(url) as ws:
+                    ws.writer.write(messages(hello, wanted))
+                    counts["snapshots"] = counts.get("snapshots", 0) + (b'"resync"' in await ws.until(b'"synced"'))
+                    counts["synced"] = counts.get("synced", 0) + 1
+                    took = asyncio.get_running_loop().time() - begun
+                    counts["last_ms"] = max(counts.get("last_ms", 0), int(took * 1000))
+                    while not repeat:
+                        await ws.until(b"\0")  # which never comes
+
+    await asyncio.gather(*(client(n) for n in range(clients)))
+
+
+async def pings(url: str, counts: dict[str, int], *, clients: int) -> None:
+    """Clients that send pings without end, read nothing, and come back when they have been closed."""
+    flood = frame(b"", 9) * 5_000
+
+    async def client() -> None:
+        while True:
+            with contextlib.suppress(OSError, EOFError):
+                async with raw(url) as ws:
+                    ws.writer.write(messages(HELLO))
+                    counts["connected"] = counts.get("connected", 0) + 1
+                    closed = asyncio.ensure_future(ws.until(b"\0never"))
+                    while not closed.done():
+                        if not ws.writer.is_closing() and ws.writer.transport.get_write_buffer_size() < 1 << 16:
+                            ws.writer.write(flood)
+                        await asyncio.sleep(0.001)
+                    closed.result()
+
+    await asyncio.gather(*(client() for _ in range(clients)))
+
+
+async def subscribers(url: str, counts: dict[str, int], *, clients: int, rate: float) -> None:
+    """Clients that each subscribe and unsubscribe `rate` times a second, with filters that differ."""
+
+    async def client(number: int) -> None:
+        kinds: list[dict[str, Any]] = [{}, {"status": ["running"]}, {"context_id": [f"ctx-{number % 20}"]}]
+        kinds.append({"jobs": [f"gui-{number}"]})
+        turn = number
+        async with raw(url) as ws:
+            ws.writer.write(messages(HELLO))
+            reading = asyncio.ensure_future(ws.until(b"\0never"))
+            while not reading.done():
+                wanted = kinds[turn % len(kinds)]
+                turn += 1
+                ws.writer.write(messages({"type": "subscribe", "id": 1, **wanted}))
+                await asyncio.sleep(0.5 / rate)
+                ws.writer.write(messages({"type": "unsubscribe", "id": 1}))
+                counts["subscribed"] = counts.get("subscribed", 0) + 1
+                await asyncio.sleep(0.5 / rate)
+            reading.result()
+
+    await asyncio.gather(*(client(n) for n in range(clients)))
+
+
+async def readers_of_nothing(url: str, counts: dict[str, int], *, clients: int) -> None:
+    """Clients that ask for all log lines and read nothing after the snapshot has begun."""
+
+    async def client() -> None:
+        async with raw(url) as ws:
+            ws.writer.write(messages(HELLO, {"type": "subscribe", "id": 1, "logs": "DEBUG"}))
+            ws.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            counts["connected"] = counts.get("connected", 0) + 1
+            await asyncio.Event().wait()
+
+    await asyncio.gather(*(client() for _ in range(clients)))
