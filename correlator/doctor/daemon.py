@@ -31,7 +31,7 @@ _NOTED = {
     "correlator_malformed_rows_total": "rows of the log that could not be parsed completely: {}",
     "correlator_log_resets_total": "resets of the log's ids: {}",
     "correlator_mqtt_refused_total": "messages that the broker refused: {}",
-    "correlator_mqtt_events_dropped_total": "events that were dropped while the broker was unavailable: {}",
+    "correlator_mqtt_events_dropped_total": "events that were dropped while the broker was unavailable or too slow: {}",
     "correlator_otlp_dropped_total": "jobs that left memory before they were exported as traces: {}",
     "correlator_webhook_events_dropped_total": "events for webhooks that were dropped: {}",
     "correlator_checkpoint_failures_total": "failed attempts to write the checkpoint: {}",

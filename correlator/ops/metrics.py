@@ -249,7 +249,7 @@ MQTT_CONFIGURED = Gauge("correlator_mqtt_configured", "1 if a broker is configur
 MQTT_CONNECTED = Gauge("correlator_mqtt_connected", "1 if the broker is connected.", registry=REGISTRY)
 MQTT_PUBLISHED = Counter("correlator_mqtt_published", "Messages that the broker acknowledged.", registry=REGISTRY)
 MQTT_EVENTS_DROPPED = Counter(
-    "correlator_mqtt_events_dropped", "Events dropped while the broker was unreachable.", registry=REGISTRY
+    "correlator_mqtt_events_dropped", "Events dropped while the broker was unreachable or too slow.", registry=REGISTRY
 )
 MQTT_PENDING = Gauge("correlator_mqtt_pending", "Messages that the broker has not acknowledged yet.", registry=REGISTRY)
 MQTT_QUEUE_AGE = Gauge("correlator_mqtt_queue_age_seconds", "Age of the oldest pending message.", registry=REGISTRY)

@@ -144,13 +144,18 @@ class TablesPart(TypedDict):
 
 
 class MqttPart(TypedDict):
-    """The broker connection. `pending`: retained topics and events that the broker has not acknowledged."""
+    """The broker connection. `pending`: retained topics and events that the broker has not acknowledged.
+
+    `ok` is false without a connection, and while messages wait for too long (`age_seconds`: the oldest).
+    """
 
     ok: bool
     connected: bool
     pending: Count
+    age_seconds: Seconds
     error: str | None
     skipped: Annotated[int, Meta(ge=0, description="Retained topics whose newest message is too large.")]
+    dropped: Annotated[int, Meta(ge=0, description="Events that were dropped since the start, as too many waited.")]
 
 
 class CheckpointPart(TypedDict):

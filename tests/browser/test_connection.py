@@ -88,3 +88,18 @@ async def test_a_token_is_requested_stored_for_the_tab_and_sent_to_rest_too(page
         await page.reload()
         await expect(page.get_by_role("heading", level=1)).to_have_text(f"vm-{UUID}")
         assert await page.evaluate("Object.keys(localStorage).length") == 0
+
+
+async def test_a_part_of_the_daemon_that_has_a_problem_is_named_until_it_has_none(fake, page):
+    why = "the broker is too slow: 50,000 events and 12 states wait, the oldest for 1053 s"
+    fake.parts = {
+        "database": {"ok": False, "error": "which the connection shows"},
+        "mqtt": {"ok": False, "error": why},
+        "otlp": {"ok": True, "error": "an old one"},
+    }
+    fake.jobs[UUID] = document(UUID)
+    await page.goto(fake.url)
+    await expect(banner(page)).to_have_text(f"MQTT: {why}.")
+    await expect(status(page)).to_contain_text("Live")
+    fake.parts["mqtt"] = {"ok": True, "error": None}
+    await expect(banner(page)).to_have_count(0)

@@ -30,7 +30,9 @@ async def test_what_is_retained_is_what_the_index_says(mosquitto):
         assert watcher.store[world.topics.index] == {"epoch": world.hub.epoch, "seq": 4, "count": 3}
         assert world.index.published.seq == 6
         await eventually(lambda: world.sink.describe()["pending"] == 0)
-    assert world.sink.describe() == {"ok": False, "connected": False, "pending": 0, "error": None, "skipped": 0}
+    assert world.sink.describe() == {
+        "ok": False, "connected": False, "pending": 0, "age_seconds": 0.0, "error": None, "skipped": 0, "dropped": 0
+    }  # fmt: skip
 
 
 async def test_the_index_topic_is_published_periodically(mosquitto):

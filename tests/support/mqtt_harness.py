@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import aiomqtt
@@ -70,9 +71,9 @@ class MqttHarness:
         observed_at = next(self.times)
         self.learn(reading(job_id, *external, observed_at=observed_at, error=f"change {observed_at}", **more))
 
-    def happen(self, *numbers, job_id="a"):
+    def happen(self, *numbers, job_id="a", kind=Kind.STEP_STARTED):
         """Events with these numbers."""
-        found = [Event(Kind.STEP_STARTED, job_id, NOW, event_id=n) for n in numbers]
+        found = [Event(kind, job_id, NOW, event_id=n) for n in numbers]
         self.hub.publish(Outcome(events=found))
 
     @contextlib.asynccontextmanager
@@ -119,6 +120,7 @@ class TopicWatcher:
         self.topics = topics_
         self.seen: list[aiomqtt.Message] = []
         self.store: dict[str, Any] = {}
+        self.on_message: Callable[[aiomqtt.Message], None] = lambda _: None
 
     @contextlib.asynccontextmanager
     async def on(self, port):
@@ -137,6 +139,7 @@ class TopicWatcher:
     async def _read(self, client):
         async for message in client.messages:
             self.seen.append(message)
+            self.on_message(message)
             topic = str(message.topic)
             if message.retain and message.payload:
                 self.store[topic] = orjson.loads(message.payload)

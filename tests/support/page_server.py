@@ -135,6 +135,8 @@ class PageServer:
         self.tickets: list[str] = []
         """The tickets of requests for log lines."""
         self.token = token
+        self.parts: Document = {"database": {"ok": True, "error": None}}
+        """The parts of ``GET /health/ready``."""
         self.html = ""
         """The body of /test.html, a page of another program."""
         self.page = 1000
@@ -159,6 +161,7 @@ class PageServer:
             web.get("/api/v1/jobs", self._search),
             web.get("/api/v1/entities/{name:.+}", self._entity),
             web.get("/test.html", self._test_page),
+            web.get("/health/ready", self._ready),
             web.post("/api/v1/ticket", self._ticket),
             *(web.get(path, self._file) for path in files()),
         ]
@@ -221,6 +224,11 @@ class PageServer:
 
     def _path(self, request: web.Request) -> str:
         return request.path
+
+    async def _ready(self, request: web.Request) -> web.Response:
+        del request
+        degraded = any(not part["ok"] for part in self.parts.values())
+        return web.json_response({"ready": True, "degraded": degraded, "parts": self.parts})
 
     async def _test_page(self, request: web.Request) -> web.Response:
         del request

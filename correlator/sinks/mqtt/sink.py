@@ -28,15 +28,16 @@ from correlator.jobs.model.rows import Micros
 from correlator.ops import metrics
 from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Batch, Hub
+from correlator.sinks.lateness import Lateness, Notice
 from correlator.sinks.mqtt.client import LOST, Client
 from correlator.sinks.mqtt.connection import Connector, answered
-from correlator.sinks.mqtt.outbox import PendingEvent, PendingEvents
+from correlator.sinks.mqtt.outbox import MAX_EVENTS, PendingEvent, PendingEvents
 from correlator.sinks.mqtt.publisher import Publisher, window
 from correlator.sinks.mqtt.reasons import describe_error
 from correlator.sinks.mqtt.timings import DEFAULT, Timings
 from correlator.sinks.mqtt.topics import Topics
 from correlator.sinks.mqtt.tree import Parcel, Tree
-from correlator.sinks.payloads import DaemonState
+from correlator.sinks.payloads import DaemonState, MqttPart
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ class MqttSink:
     """Satisfies `correlator.sinks.Sink`. Use it from one event loop only.
 
     `retention`: seconds that ended jobs stay in memory. `pending_events`: events that the broker did not acknowledge in
-    an earlier run.
+    an earlier run. `max_events`: how many wait at most.
     """
 
     def __init__(
@@ -60,11 +61,12 @@ class MqttSink:
         *,
         retention: float = 86_400.0,
         pending_events: Iterable[PendingEvent] = (),
+        max_events: int = MAX_EVENTS,
         backoff: Backoff | None = None,
         timings: Timings = DEFAULT,
     ) -> None:
         self._topics = Topics(f"{settings.prefix}/{settings.instance}")
-        self._events = PendingEvents(pending_events, clock=time.monotonic)
+        self._events = PendingEvents(pending_events, max_events, time.monotonic)
         self._tree: Tree | None = None
         self._timings = timings
         self._connector = Connector(settings, timings, self._refused)
@@ -77,6 +79,10 @@ class MqttSink:
         self._heartbeat: Callable[[], None] = lambda: None
         self.connected = False
         self._superseded = False
+        self._lateness = Lateness(timings.late_after, timings.on_time_below)
+        self._pumping_since: float | None = None
+        """Monotonic time at which this connection began to publish jobs and events."""
+        self._dropped = 0
 
     def set_credentials(self, settings: Mqtt) -> None:
         """Use the user and password of `settings` from the next connection on."""
@@ -92,13 +98,17 @@ class MqttSink:
 
     def describe(self) -> dict[str, Any]:
         """Return the part of readiness that describes the broker."""
-        return {
-            "ok": self.connected,
+        errors = [self._error, self._late() if self._lateness.is_late else None]
+        part: MqttPart = {
+            "ok": self.connected and not self._lateness.is_late,
             "connected": self.connected,
             "pending": self._tree.pending if self._tree is not None else len(self._events),
-            "error": self._error,
+            "age_seconds": round(self._age(), 1),
+            "error": "; ".join(filter(None, errors)) or None,
             "skipped": self._publisher.skipped,
+            "dropped": self._dropped,
         }
+        return {**part}
 
     async def run(self, hub: Hub) -> None:
         """Publish until cancelled, then publish ``offline`` and disconnect, which takes 8 s at most."""
@@ -108,13 +118,15 @@ class MqttSink:
             with timed("mqtt batch"):
                 dropped = tree.on_batch(batch)
             if dropped:
+                self._dropped += dropped
                 metrics.MQTT_EVENTS_DROPPED.inc(dropped)
             self._wake.set()
 
         metrics.MQTT_CONFIGURED.set(1)
         metrics.MQTT_PENDING.set_function(lambda: tree.pending)
-        metrics.MQTT_QUEUE_AGE.set_function(lambda: 0.0 if (t := tree.oldest()) is None else time.monotonic() - t)
+        metrics.MQTT_QUEUE_AGE.set_function(self._age)
         unsubscribe = hub.subscribe(on_batch)
+        watch = asyncio.create_task(self._watch_age(tree), name="mqtt-age")
         try:
             with hub.live.heartbeat("mqtt", STUCK_AFTER) as self._heartbeat:
                 while True:
@@ -129,6 +141,7 @@ class MqttSink:
                     await asyncio.sleep(self._backoff.next())
         finally:
             unsubscribe()
+            watch.cancel()
 
     async def _connection(self, hub: Hub, tree: Tree) -> None:
         """Run one connection until it is lost or the task is cancelled. Raises: one of `LOST`."""
@@ -156,7 +169,7 @@ class MqttSink:
                     await self._goodbye(client, self._last_messages(client, hub, tree, pump, turn))
                 raise
             finally:
-                self.connected = False
+                self.connected, self._pumping_since = False, None
                 metrics.MQTT_CONNECTED.set(0)
                 for task in tasks:
                     task.cancel()
@@ -181,6 +194,7 @@ class MqttSink:
         await _loaded(hub)
         for _ in tree.begin():
             await asyncio.sleep(0)
+        self._pumping_since = time.monotonic()
         # One place in the window is reserved for the status and the index.
         room = asyncio.Semaphore(max(1, window(client.receive_maximum) - 1))
         try:
@@ -293,6 +307,44 @@ class MqttSink:
 
     async def _publish_status(self, client: Client, tree: Tree, state: DaemonState) -> None:
         await self._publisher.send(client, tree.status(state, _now()))
+
+    # -- a broker that is too slow
+
+    async def _watch_age(self, tree: Tree) -> None:
+        """Judge whether the broker keeps up, and log when that changes, until cancelled.
+
+        A connection first has some time for what has waited without one.
+        """
+        timings = self._timings
+        while True:
+            await asyncio.sleep(timings.late_check_interval)
+            since, now = self._pumping_since, time.monotonic()
+            if since is None or (now - since < timings.late_after and not self._lateness.is_late):
+                continue
+            change, oldest = tree.oldest_change(), tree.oldest()
+            age = max(
+                now - change if change is not None else 0.0,
+                now - oldest - timings.republish_within + timings.late_after if oldest is not None else 0.0,
+            )
+            match self._lateness.judge(age, self._dropped):
+                case Notice.BEGINS | Notice.WORSE:
+                    log.warning("%s", self._late())
+                case Notice.ENDS:
+                    log.info("the broker at %s keeps up again", self._url)
+
+    def _age(self) -> float:
+        """Seconds that the oldest pending message has waited."""
+        oldest = self._tree.oldest() if self._tree is not None else self._events.oldest()
+        return 0.0 if oldest is None else time.monotonic() - oldest
+
+    def _late(self) -> str:
+        events = len(self._events)
+        states = self._tree.pending - events if self._tree is not None else 0
+        dropped = f", and {self._dropped:,} events were dropped" if self._dropped else ""
+        return (
+            f"the broker is too slow: {events:,} events and {states:,} states wait, the oldest for {self._age():.0f} s"
+            f"{dropped}. Subscribers get them late, newest states first. Check the broker's load, disk and network"
+        )
 
     # -- errors, each logged once until it changes
 

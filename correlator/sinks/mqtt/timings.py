@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from correlator.sinks.lateness import LATE_AFTER, ON_TIME_BELOW
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
@@ -33,6 +35,18 @@ class Timings:
     quiet_after: float = 1.0
     quiet_within: float = 60.0
     """MQTT does not mark the end of the retained messages: assume it after this time without one, or in total."""
+
+    late_check_interval: float = 1.0
+    """Between two checks of how long messages have waited."""
+
+    late_after: float = LATE_AFTER
+    """What has waited for longer is late."""
+
+    on_time_below: float = ON_TIME_BELOW
+    """The broker keeps up again once nothing has waited for longer."""
+
+    republish_within: float = 60.0
+    """What is published again over a new connection is late after this time."""
 
     flush_within: float = 4.0
     goodbye_within: float = 7.0

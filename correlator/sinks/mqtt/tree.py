@@ -21,7 +21,7 @@ from correlator.jobs.model.rows import Micros
 from correlator.jobs.model.views import AgeKey, PublishedJob
 from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Batch
-from correlator.sinks.mqtt.outbox import Outbox, PendingEvent, PendingEvents, no_clock
+from correlator.sinks.mqtt.outbox import TURNS, Outbox, PendingEvent, PendingEvents, no_clock
 from correlator.sinks.mqtt.topics import Key, Message, Topics, parse_state
 from correlator.sinks.payloads import DaemonState
 
@@ -63,7 +63,7 @@ class Tree:
         self._outbox = Outbox(clock=clock)
         self._tombstones: BoundedDict[str, tuple[PublishedJob | dict[str, Any], int]] = BoundedDict(MAX_TOMBSTONES)
         self._connected = False
-        self._event_is_next = False
+        self._turn = 0
 
     def on_batch(self, batch: Batch) -> int:
         """Mark the topics that a batch of the hub changes. Returns the number of events that were dropped."""
@@ -125,9 +125,12 @@ class Tree:
                 self._outbox.mark(key)
 
     def pop_next(self, now: float) -> Parcel | None:
-        """Dequeue what to send next: events and topics alternately. `now`: seconds, must not decrease."""
-        self._event_is_next = not self._event_is_next
-        if self._event_is_next:
+        """Dequeue what to send next: an event or a topic alternately; with late changes, one event in `TURNS`.
+
+        `now`: seconds of the clock, must not decrease.
+        """
+        self._turn = (self._turn + 1) % TURNS
+        if self._turn == 0 if self._outbox.is_late(now) else self._turn % 2 == 1:
             return self._pop_event() or self._pop_topic(now)
         return self._pop_topic(now) or self._pop_event()
 
@@ -145,6 +148,10 @@ class Tree:
     def oldest(self) -> float | None:
         """Return the clock time since which the oldest pending topic or event waits. None if nothing is pending."""
         return min((t for t in (self._outbox.oldest(), self._events.oldest()) if t is not None), default=None)
+
+    def oldest_change(self) -> float | None:
+        """As `oldest`, without topics that are published again over a new connection."""
+        return min((t for t in (self._outbox.oldest_change(), self._events.oldest()) if t is not None), default=None)
 
     @property
     def pending(self) -> int:

@@ -4,6 +4,7 @@ import { OwnAppliance, SilentBanner, UnknownAppliance } from "./appliances.js";
 import { Banner, Refused, ConnectionState } from "./connection.js";
 import { EntityPage } from "./entity.js";
 import { Fleet } from "./fleet.js";
+import { Health, HealthBanner } from "./health.js";
 import { Help } from "./help.js";
 import { Component, createRef, html, render } from "./html.js";
 import { icon } from "./icons.js";
@@ -22,6 +23,7 @@ const CLOCK_INTERVAL = 1000;
 class Page extends Component {
   #unwatch = () => {};
   #help = createRef();
+  #health = new Health(() => this.setState({}));
 
   constructor() {
     super();
@@ -84,6 +86,7 @@ class Page extends Component {
     const isOfAll = active.instance === "" && HERE.instance === "" && fleet.state === "known";
     const connection = isOfAll ? fleet.shown(active.client.connection) : active.client.connection;
     active.clock.connected(connection);
+    this.#health.connected(connection);
     return { connection, now: active.clock.now() };
   }
 
@@ -219,6 +222,7 @@ class Page extends Component {
           onClick=${() => this.setState({ theme: toggleTheme() })}>
           ${icon(state.theme === "dark" ? "sun" : "moon")}
         </button>
+        <${HealthBanner} problems=${this.#health.problems} />
         <${SilentBanner} fleet=${fleet} instance=${route.instance || HERE.instance} now=${now} />
         ${!this.#isUnknown && html`<${Banner} connection=${connection} asOf=${active.clock.asOf} of=${source} />`}
       </header>
