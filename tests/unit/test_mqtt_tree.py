@@ -13,7 +13,7 @@ from correlator.jobs.model.facts import Kind, Reading
 from correlator.jobs.model.rows import JobRecord, LegacyRecord
 from correlator.pipeline.hub import Batch
 from correlator.sinks.mqtt import tree
-from correlator.sinks.mqtt.outbox import PendingEvents
+from correlator.sinks.mqtt.outbox import STATES_WITHIN, PendingEvents
 from correlator.sinks.mqtt.topics import Key, Message, Topics
 from correlator.sinks.mqtt.tree import Tree
 
@@ -300,3 +300,17 @@ def test_events_and_states_alternate():
     world.begin()
     kinds = [world.pop_next(0.0).messages[0].retain for _ in range(6)]
     assert kinds in ([True, False] * 3, [False, True] * 3)
+
+
+def test_states_that_are_late_go_before_events_but_for_each_eighth_message():
+    now = 0.0
+    world = TreeHarness(*(reading(f"j{n}") for n in range(30)))
+    world.events = PendingEvents(clock=lambda: now)
+    world.tree = Tree(NAMES, world.index.published, "e1", world.events, lambda: now)
+    world.begin()
+    world.send()
+    world.learn(*(reading(f"j{n}", status="failed", observed_at=2) for n in range(30)))
+    world.tree.on_batch(Batch(99, (), [Event(Kind.STEP_STARTED, "j", NOW)] * 30))
+    now = world.now + STATES_WITHIN
+    kinds = [world.pop_next(now).messages[0].retain for _ in range(16)]
+    assert kinds.count(False) == 2
