@@ -56,6 +56,7 @@ def following(config: Config) -> Following:
     reconcile = Reconcile(
         interval=config.database.reconcile_interval,
         retention=config.jobs.retention,
+        max_jobs=config.jobs.max_jobs,
         legacy=Legacy(config.jobs.retention, config.jobs.external_id_keys) if config.jobs.legacy else None,
         patience=patience,
     )

@@ -91,7 +91,10 @@ class Database(Section, frozen=True, kw_only=True):
 class Jobs(Section, frozen=True, kw_only=True):
     retention: Annotated[float, _key("How long ended jobs stay in memory.", values.seconds, ge=0)] = 24 * 3600.0
     max_jobs: Annotated[
-        int, _key("The maximum number of jobs in memory. The oldest ended jobs are removed first.", ge=1)
+        int,
+        _key(
+            "The maximum number of jobs in memory. Those that ended first are removed first, running ones never.", ge=1
+        ),
     ] = 20000
     stalled_after: Annotated[
         float, _key("A running job that has been silent for longer is stalled.", values.seconds, gt=0)

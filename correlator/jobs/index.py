@@ -41,7 +41,8 @@ from correlator.jobs.model.views import NO_TITLES, JobView, PublishedJob, Titles
 from correlator.jobs.outcome import Outcome
 from correlator.jobs.persistence import Persistence
 from correlator.jobs.published import PublishedJobs
-from correlator.jobs.timers import FOR_EVER
+from correlator.jobs.removed_jobs import RemovedJobs
+from correlator.jobs.timers import FOR_EVER, ended_at
 
 RESTORED_AT_ONCE = 250
 """Jobs that one step of `Index.restore` adds."""
@@ -69,6 +70,7 @@ class Index:
         self.id_keys = tuple(id_keys)
         self._max_jobs = max_jobs
         self._facts = JobFacts(lambda job_id: self.published.get(job_id) is not None)
+        self._removed = RemovedJobs()
         self._children = Children()
         self._transitions = Transitions()
         self.forecasts = Forecasts()
@@ -77,6 +79,7 @@ class Index:
             self._children,
             self._transitions,
             self.forecasts,
+            self._removed,
             stalled_after=stalled_after,
             retention=retention,
             titles=titles,
@@ -84,7 +87,7 @@ class Index:
         self.legacy = LegacyJobs(self._facts.jobs, self.published)
         self.persistence = Persistence(self._facts, self.legacy, self.published, self.forecasts)
         self._attributor = Attributor(self.published.owner, self._transitions)
-        self.known = KnownJobs(self._facts, self.published, self.legacy, self._attributor)
+        self.known = KnownJobs(self._facts, self.published, self.legacy, self._attributor, self._removed)
         self._lost_rows = LostRows()
         self._clock = 0
 
@@ -95,7 +98,14 @@ class Index:
 
     def state(self) -> IndexState:
         """The state besides the jobs that a checkpoint must contain."""
-        return IndexState(self._clock, self._transitions.pending())
+        published = self.published
+        return IndexState(
+            self._clock,
+            self._transitions.pending(),
+            published.newest_time,
+            self._removed.recent(published.newest_time),
+            published.newest_removed,
+        )
 
     def restore(
         self, jobs: Sequence[PersistedJob], legacy: Sequence[LegacyRecord], state: IndexState, now: Micros
@@ -108,6 +118,8 @@ class Index:
         loading, self.loading = self.loading, True
         self._clock = state.last_observed_at
         self._transitions.restore(state.pending_events)
+        self._removed.restore(state.removed)
+        self.published.leave_out(state.newest_removed)
         parents = dict[str, None]()
         for part in chunks(jobs, RESTORED_AT_ONCE):
             out = Outcome(past=True)
@@ -126,6 +138,7 @@ class Index:
             out = Outcome(past=True)
             self.legacy.restore(records, now, out)
             yield out
+        self._removed.has_read(max(self.published.newest_time, min(now, state.newest)))
         self.loading = loading
 
     # -- writing
@@ -154,7 +167,7 @@ class Index:
                 )
                 continue
             job_id = self._attributor.attribute(fact, now, out)
-            if job_id is not None and not self._facts.skips(fact, job_id):
+            if job_id is not None and not self._skips(fact, job_id):
                 if fact.kind is not None and fact.kind.ends_job and not out.past:
                     out.ended.add(job_id)
                 touched.setdefault(job_id, self._facts.jobs.get(job_id))
@@ -165,6 +178,8 @@ class Index:
         for job_id, before in touched.items():
             self._settle(job_id, now, out, parents, before)
         self.published.refresh(parents, now, out)
+        if self.loading:
+            self._removed.has_read(self.published.newest_time)
         self._attributor.hold_back(self._facts.pending, out)
         out.dropped += self._transitions.dropped - dropped
         return out
@@ -178,7 +193,7 @@ class Index:
         rows: dict[str, list[Entry]] = {}
         for entry in entries:
             job_id = self._attributor.attribute(entry, now, out)
-            if job_id is not None and not self._facts.skips(entry, job_id):
+            if job_id is not None and not self._skips(entry, job_id):
                 rows.setdefault(job_id, []).append(entry)
         for job_id, some in rows.items():
             self._join_rows(job_id, some, out)
@@ -232,6 +247,9 @@ class Index:
         self.published.renew_forecasts(now, out, learn=learn)
         return out
 
+    def _skips(self, entry: Entry, job_id: str) -> bool:
+        return job_id not in self._facts.jobs and self._removed.skips(entry, job_id)
+
     def _join_rows(self, job_id: str, entries: Sequence[Entry], out: Outcome) -> None:
         if self._facts.join_rows(job_id, entries).reading is None:
             out.unread.add(job_id)
@@ -260,13 +278,16 @@ class Index:
             alive_at = job_view.alive_after(before, old.alive_at, job)
         else:
             view, alive_at = job_view.view(job, self.id_keys), job_view.alive_at(job)
-        if self.published.has_expired(view, now):
-            self._forget(job_id, "retention", now, out)
+        if self.published.has_expired(view, now) or (old is None and not self.published.has_room(view)):
+            self._forget(job_id, "retention", now, out, view)
             return
         self._facts.settled(job_id)
         if self.published.past_unread is not None and self.loading and old is None:
             self.published.mark_incomplete(job_id)
+        if old is None and view.terminal and ended_at(view) <= self._removed.announced_until(job_id):
+            self._lost_rows.forget(job_id)
         self._publish(old, view, alive_at, now, out, restored)
+        self._removed.discard(job_id)
         for parent in self._children.place(job_id, view.parent_job_id, view.started_at or 0):
             parents[parent] = None
         if old is None or old.view.steps is not view.steps:
@@ -305,10 +326,16 @@ class Index:
         self.legacy.settle(external_ids, now, out)
         self.published.add_moved(owners - {job_id}, out)
 
-    def _forget(self, job_id: str, reason: Reason, now: Micros, out: Outcome) -> None:
-        """Remove a job from memory."""
+    def _forget(self, job_id: str, reason: Reason, now: Micros, out: Outcome, view: JobView | None = None) -> None:
+        """Remove a job from memory. `view`: what is known of it, if that is not what is published."""
         old = self.published.get(job_id)
-        self._facts.forget(job_id, joblog=old is None or old.view.source == "joblog")
+        view = old.view if old is not None and view is None else view
+        self._facts.forget(job_id)
+        if old is None or old.view.source == "joblog":
+            self._removed.add(job_id, view, old.alive_at if old is not None else 0, now)
+        if reason == "retention" and view is not None:
+            self._removed.had_no_room(view)
+            self.published.leave_out(view.started_at or 0)
         self._lost_rows.forget(job_id)
         if reason == "gone" and (old is None or old.view.source == "legacy"):
             self.legacy.settle((job_id,), now, out)  # No JobLog job has the ID, but a row of `failover_jobs` may.

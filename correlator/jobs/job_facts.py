@@ -1,4 +1,4 @@
-"""The joined facts of JobLog jobs, and the IDs of those that were not read from the tables yet or that were removed."""
+"""The joined facts of JobLog jobs, and the IDs of those that were not read from the tables yet."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ from collections.abc import Callable, Sequence
 
 from correlator.jobs import fold
 from correlator.jobs.bounded import BoundedDict
-from correlator.jobs.model.facts import Entry, Job, Kind, Reading
+from correlator.jobs.model.facts import Entry, Job, Reading
 
 MAX_PENDING = 10_000
 """Jobs that the log mentions and that were not read from the tables yet."""
-
-MAX_REMOVED = 100_000
-"""IDs of removed jobs, remembered so that their late rows do not bring them back."""
 
 
 class JobFacts:
@@ -23,8 +20,6 @@ class JobFacts:
         self.jobs: dict[str, Job] = {}
         self.pending: BoundedDict[str, None] = BoundedDict(MAX_PENDING)
         """Jobs that were not read from the tables yet. The facts of those that it evicts are forgotten."""
-        self.removed: BoundedDict[str, None] = BoundedDict(MAX_REMOVED)
-        """Jobs that left memory."""
         self._changed: dict[str, None] = {}
 
     def pop_changed(self) -> dict[str, None]:
@@ -37,15 +32,6 @@ class JobFacts:
         job, read = fold.restored(job), self.jobs.get(job.job_id)
         self.jobs[job.job_id] = fold.fold(job, read.reading) if read is not None and read.reading else job
         self.pending[job.job_id] = None
-
-    def skips(self, entry: Entry, job_id: str) -> bool:
-        """True for a late row of a removed job. A row that starts the job again brings it back."""
-        if job_id not in self.removed:
-            return False
-        if entry.kind is Kind.JOB_STARTED:
-            del self.removed[job_id]
-            return False
-        return True
 
     def join_rows(self, job_id: str, entries: Sequence[Entry]) -> Job:
         """Join rows of the log into a job, and return it."""
@@ -62,19 +48,15 @@ class JobFacts:
         return job
 
     def settled(self, job_id: str) -> None:
-        """Note that a job is published: it is neither pending nor removed."""
+        """Note that a job is published: it is not pending."""
         if job_id in self.pending:
             del self.pending[job_id]
-        if job_id in self.removed:
-            del self.removed[job_id]
 
-    def forget(self, job_id: str, *, joblog: bool) -> None:
-        """Forget the facts of a job. `joblog`: late rows must not bring it back."""
+    def forget(self, job_id: str) -> None:
+        """Forget the facts of a job."""
         self.jobs.pop(job_id, None)
         self.pending.pop(job_id, None)
         self._changed[job_id] = None
-        if joblog:
-            self.removed[job_id] = None
 
     def _get(self, job_id: str) -> Job:
         """The facts of a job. An unknown job is created and waits to be read from the tables."""

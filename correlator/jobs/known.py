@@ -9,6 +9,7 @@ from correlator.jobs.job_facts import JobFacts
 from correlator.jobs.legacy_jobs import LegacyJobs
 from correlator.jobs.model.rows import LegacyRecord, Micros
 from correlator.jobs.published import PublishedJobs
+from correlator.jobs.removed_jobs import RemovedJobs
 
 
 class KnownJobs:
@@ -23,10 +24,11 @@ class KnownJobs:
         published: PublishedJobs,
         legacy: LegacyJobs,
         attributor: Attributor,
+        removed: RemovedJobs,
     ) -> None:
         self._facts = facts.jobs
         self._pending = facts.pending
-        self._removed = facts.removed
+        self._removed = removed
         self._published = published
         self._legacy = legacy
         self._attributor = attributor
@@ -56,6 +58,9 @@ class KnownJobs:
     def joblog_ids(self) -> list[str]:
         """The IDs of all published JobLog jobs."""
         return [s.job_id for s in self._published.all() if s.view.source == "joblog"]
+
+    def is_in_memory(self, job_id: str) -> bool:
+        return self._published.get(job_id) is not None
 
     def needs_reading(self, job_id: str) -> bool:
         """True if the tables may contain news of a job that began or ended recently."""

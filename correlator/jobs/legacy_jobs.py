@@ -102,8 +102,8 @@ class LegacyJobs:
         return row
 
     def _put(self, row: LegacyRecord, now: Micros, out: Outcome) -> None:
-        known = self._rows.get(row.job_id)
-        if known is None and self._published.has_expired(job_view.legacy_view(row), now):
+        known, view = self._rows.get(row.job_id), job_view.legacy_view(row)
+        if known is None and (self._published.has_expired(view, now) or not self._published.has_room(view)):
             self._set_aside[row.job_id] = replace(row, apart=False)
             return
         if known != row:

@@ -77,9 +77,12 @@ class Transitions:
         self._pending.pop(key, None)
         self._arrived[key] = None
 
-    def changed(self, old: JobView | None, new: JobView, job: Job, now: Micros) -> None:
-        """Add the transitions from `old` to `new` that no log row of `job` confirms. `now` is in microseconds."""
-        for event in _between(old, new, job):
+    def changed(self, old: JobView | None, new: JobView, job: Job, now: Micros, announced_until: Micros) -> None:
+        """Add the transitions from `old` to `new` that no log row of `job` confirms. `now` is in microseconds.
+
+        `announced_until`: if `old` is None, transitions up to this time have been announced.
+        """
+        for event in _between(old, new, job, announced_until):
             key = (event.job_id, event.step_id, event.kind)
             if key not in self._arrived:
                 self._pending.setdefault(key, (now + GRACE, event))
@@ -121,12 +124,17 @@ class Transitions:
             self._pending[key] = now + GRACE, event
 
 
-def legacy_events(old: JobView | None, new: JobView) -> Iterable[Event]:
+def legacy_events(old: JobView | None, new: JobView, announced_until: Micros) -> Iterable[Event]:
     """The transitions of a legacy job. They are announced at once, as a legacy job has no log rows."""
-    return _between(old, new, Job(new.job_id))
+    return _between(old, new, Job(new.job_id), announced_until)
 
 
-def _between(old: JobView | None, new: JobView, job: Job) -> Iterator[Event]:
+def _between(old: JobView | None, new: JobView, job: Job, announced_until: Micros) -> Iterator[Event]:
+    found = _transitions(old, new, job)
+    return found if old is not None else (event for event in found if event.at > announced_until)
+
+
+def _transitions(old: JobView | None, new: JobView, job: Job) -> Iterator[Event]:
     if old is None or old.status is not new.status:
         yield from _of_job(old, new, job)
     if old is None or old.steps != new.steps:

@@ -20,6 +20,7 @@ from correlator.jobs.model.forecasts import PersistedForecast
 from correlator.jobs.model.rows import Micros
 from correlator.jobs.model.views import NO_TITLES, JobView, PublishedJob, Titles
 from correlator.jobs.outcome import Outcome
+from correlator.jobs.removed_jobs import RemovedJobs
 from correlator.jobs.timers import FOR_EVER, Timers, ended_at
 
 MAX_DUE = 500
@@ -32,8 +33,8 @@ LEARNED_AT_ONCE, RENEWED_AT_ONCE = 10, 100
 class PublishedJobs(JobDirectory):
     """The published jobs of an index. Anybody may read. Only the index and `LegacyJobs` change it, and `begin_past`.
 
-    `facts`, `children`, `transitions`, `forecasts`: those of the index. `stalled_after` and `retention` are in
-    seconds. Every `now` is in microseconds since 1970.
+    `facts`, `children`, `transitions`, `forecasts`, `removed`: those of the index. `stalled_after` and `retention` are
+    in seconds. Every `now` is in microseconds since 1970.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class PublishedJobs(JobDirectory):
         children: Children,
         transitions: Transitions,
         forecasts: Forecasts,
+        removed: RemovedJobs,
         *,
         stalled_after: float,
         retention: float,
@@ -63,8 +65,11 @@ class PublishedJobs(JobDirectory):
         self._children = children
         self._transitions = transitions
         self._forecasts = forecasts
-        self._newest_removed: Micros = 0
-        """The newest start of a job that left memory."""
+        self._removed = removed
+        self.newest_time: Micros = 0
+        """The newest time of a job that was published, in microseconds. The present, if that is earlier."""
+        self.newest_removed: Micros = 0
+        """The newest start of a job that left memory, or for which it had no room."""
 
     # -- reading
 
@@ -74,10 +79,14 @@ class PublishedJobs(JobDirectory):
 
     def complete_since(self, now: Micros) -> Micros:
         """All jobs that started at or after this time are in memory; `max_jobs` may have removed older ones."""
-        return max(now - self.retention, self._newest_removed + 1)
+        return max(now - self.retention, self.newest_removed + 1)
 
     def has_expired(self, view: JobView, now: Micros) -> bool:
         return view.terminal and ended_at(view) <= now - self.retention
+
+    def has_room(self, view: JobView) -> bool:
+        """True if a job that is not in memory belongs there: one that was removed comes back only with news."""
+        return self._removed.is_news(view)
 
     # -- writing
 
@@ -88,6 +97,10 @@ class PublishedJobs(JobDirectory):
     def end_past(self) -> None:
         """End the log's past: no job is incomplete any more."""
         self.past_unread = None
+
+    def leave_out(self, started_at: Micros) -> None:
+        """Note that memory may lack jobs that started at this time or before."""
+        self.newest_removed = max(self.newest_removed, started_at)
 
     def mark_incomplete(self, job_id: str) -> None:
         self.incomplete[job_id] = None
@@ -167,7 +180,7 @@ class PublishedJobs(JobDirectory):
         self.timers.update(job_id, None)
         self._forecasts.forget(job_id)
         if old is not None:
-            self._newest_removed = max(self._newest_removed, old.view.started_at or 0)
+            self.leave_out(old.view.started_at or 0)
             self.seq += 1
             out.changes.append(Change(job_id, self.seq, old, None, reason))
 
@@ -219,11 +232,16 @@ class PublishedJobs(JobDirectory):
     def _track(self, old: PublishedJob | None, new: PublishedJob, now: Micros, out: Outcome) -> None:
         """Update the schedules after a change, and add its events."""
         view, was = new.view, old.view if old is not None else None
+        self.newest_time = max(self.newest_time, min(now, max(new.alive_at, ended_at(view))))
         if old is not None and not out.past and _runs_on(old, new):
             self._announce(new, now, out)
             return
         self.timers.update(view.job_id, new)
-        if view.terminal and not out.past and (was is None or not was.terminal or ended_at(was) != ended_at(view)):
+        announced_until = self._removed.announced_until(view.job_id) if was is None else -1
+        is_news = (
+            ended_at(view) > announced_until if was is None else not was.terminal or ended_at(was) != ended_at(view)
+        )
+        if view.terminal and not out.past and is_news:
             out.ended.add(view.job_id)
         was_stalled = old is not None and old.stalled
         if out.past and new.stalled and not was_stalled and new.alive_at >= self._alive_since(self.past_unread or now):
@@ -231,9 +249,9 @@ class PublishedJobs(JobDirectory):
         if out.past or (old is None and not new.complete):
             return
         if view.source == "legacy":
-            out.events += legacy_events(was, view)
+            out.events += legacy_events(was, view, announced_until)
         else:
-            self._transitions.changed(was, view, self._facts[view.job_id], now)
+            self._transitions.changed(was, view, self._facts[view.job_id], now, announced_until)
         if new.stalled and not was_stalled:
             out.events.append(Event(Kind.JOB_STALLED, view.job_id, now))
         elif was_stalled and not new.stalled and view.status is Status.RUNNING:

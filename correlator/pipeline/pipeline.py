@@ -171,6 +171,9 @@ class Pipeline:
         self.status.past_published()
         return False
 
+    def left_out(self, started_at: Micros) -> None:
+        self._index.published.leave_out(started_at)
+
     def readings(self, readings: Iterable[Reading]) -> Outcome:
         with timed("readings"):
             outcome = self._apply([one for one in readings if not self._index.is_overtaken(one)])

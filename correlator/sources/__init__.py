@@ -44,6 +44,9 @@ class Feed(Protocol):
     def show_past(self) -> bool:
         """Publish what the past changed, for some jobs per call. Call it again until it returns False."""
 
+    def left_out(self, started_at: Micros) -> None:
+        """Report that jobs which started at that time or before may not be read, as memory has no room for them."""
+
     def readings(self, readings: Iterable[Reading]) -> Outcome: ...
 
     def legacy(self, records: Iterable[LegacyRecord], gone: Iterable[str]) -> Outcome: ...

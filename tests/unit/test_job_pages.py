@@ -1,14 +1,17 @@
-"""Pages of jobs: while the database, or that of one appliance, does not answer; and while many ask for them."""
+"""Pages of jobs: while the database does not answer, while many ask for them, while jobs enter and leave memory."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import itertools
 import json
+import random
 import socket
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
@@ -22,11 +25,13 @@ from correlator.sinks.http.job_pages import JobPages
 from correlator.sinks.http.rest import Rest
 from correlator.sinks.turns import Work
 from tests.support import raw_http
-from tests.support.answering_collectors import ArchiveInMemory, reading
+from tests.support.answering_collectors import BASE, SECOND, ArchiveInMemory, reading
 from tests.support.eventually import eventually
 from tests.support.http_listener import served
 from tests.support.pipeline_harness import PipelineHarness
 from tests.support.virtual_time import VirtualTimeLoop
+
+NOW = BASE + 1_000 * SECOND
 
 
 class FailsLater(ArchiveInMemory):
@@ -173,3 +178,41 @@ async def test_a_client_that_reads_no_list_uses_up_its_own_share_of_memory_and_n
         finally:
             for client in slow:
                 client.close()
+
+
+class Churn(ArchiveInMemory):
+    """A database; before each of its answers some of its jobs enter memory, and others leave it."""
+
+    def __init__(self, seed):
+        self.chance = random.Random(seed)
+        ends = self.chance.sample(range(200), 200)
+        super().__init__([reading(f"u{n:03}", n, completed_at=NOW - ends[n]) for n in range(200)], page_size=7)
+        self.index = Index(max_jobs=20, retention=500)  # The jobs are older, so memory alone is never a whole page.
+        self.unread = list(self.jobs)
+        self.chance.shuffle(self.unread)
+
+    def change(self):
+        self.index.apply([self.unread.pop() for _ in range(min(5, len(self.unread)))], NOW)
+        if self.chance.random() < 0.5:
+            self.index.expire(NOW)
+
+    async def page(self, *query):
+        self.change()
+        found = await super().page(*query)
+        self.change()
+        return found
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_a_whole_listing_has_each_job_once_while_jobs_enter_and_leave_memory(seed):
+    archive = Churn(seed)
+    for _ in range(5):
+        archive.change()
+    pages, listed, cursor = JobPages(LocalHub(archive.index, archive, clock=lambda: NOW), Work()), [], None
+    while True:
+        page = await pages.read(JobQuery(), cursor, 9)
+        listed += [shown.job_id for shown in page.jobs]
+        if page.following is None:
+            break
+        cursor = base64.urlsafe_b64encode(msgspec.json.encode(page.following)).decode().rstrip("=")
+    assert listed == [one.job_id for one in archive.jobs]

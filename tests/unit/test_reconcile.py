@@ -40,6 +40,9 @@ class Tables:
     async def active_since(self, session: Any, since: str) -> dict[str, int]:
         return {}
 
+    async def newest_since(self, session: Any, since: str, column: str, limit: int) -> list[tuple[str, int | None]]:
+        return []
+
     async def ids_since(self, session: Any, since: str, *columns: str) -> set[str]:
         self.marks.append(since)
         return set()
@@ -47,7 +50,7 @@ class Tables:
 
 def quiet_feed(live: Liveness) -> SimpleNamespace:
     """A feed that knows no job."""
-    known = SimpleNamespace(active=set, joblog_ids=list, needs_reading=lambda _: True)
+    known = SimpleNamespace(active=set, joblog_ids=list, needs_reading=bool, is_in_memory=bool)
     return SimpleNamespace(known=known, waiting_ids=WaitingIds(lambda _: False), live=live)
 
 

@@ -1,4 +1,4 @@
-"""Jobs that `max_jobs` removed although they are newer than the retention: the database is asked for them."""
+"""Jobs that `max_jobs` or `retention` removed: they do not come back without news, and the database has them."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import json
 import time
 
 from aiohttp.test_utils import make_mocked_request
+from hypothesis import given
+from hypothesis import strategies as st
 
 from correlator.jobs.index import Index
-from correlator.jobs.model.facts import Reading
+from correlator.jobs.model.facts import Entry, Kind, Reading
 from correlator.jobs.model.rows import JobRecord
 from correlator.jobs.model.views import Resolved
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import Found, JobsPage
 from correlator.sinks.http.rest import Rest
 from correlator.sinks.turns import Work
+from tests.support.evicting import BASE, Evicting
 
 NOW = time.time_ns() // 1_000
 SECOND = 1_000_000
@@ -84,3 +87,179 @@ async def test_a_page_of_jobs_has_those_for_which_memory_had_no_room():
     response = await Rest(hub, Work()).jobs(make_mocked_request("GET", "/api/v1/jobs?limit=2"))
     assert isinstance(response.body, bytes)
     assert [one["job_id"] for one in json.loads(response.body)["jobs"]] == ["x", "removed"]
+
+
+# -- without news they stay away
+
+
+def ended(max_jobs: int, count: int, retention: float = 100_000.0) -> Evicting:
+    """An index that has followed `count` jobs to their ends and has room for `max_jobs`."""
+    world = Evicting(max_jobs, retention)
+    world.index.loading = False
+    for n in range(count):
+        world.start(f"j{n}")
+        world.read(f"j{n}")
+        world.now += SECOND
+        world.end(f"j{n}")
+        world.read(f"j{n}")
+    world.settle()
+    world.forget()
+    return world
+
+
+def quiet(world: Evicting) -> bool:
+    return not (world.events or world.changes or world.later)
+
+
+def test_a_reading_does_not_bring_back_a_job_that_left_for_lack_of_room():
+    world = ended(3, 5)
+    for _ in range(3):
+        world.read(*world.records)
+        world.settle()
+    assert quiet(world)
+    assert {shown.job_id for shown in world.index.published.all()} == {"j2", "j3", "j4"}
+
+
+def test_jobs_that_never_end_and_exceed_the_limit_cause_no_loop():
+    world = ended(3, 5)
+    for n in range(6):
+        world.start(f"running{n}")
+    world.read(*world.records)
+    world.settle()
+    world.forget()
+    for _ in range(3):
+        world.read(*world.records)
+        world.settle()
+    assert quiet(world)
+    assert len(world.index.published) == 6
+
+
+def test_a_removed_job_that_runs_again_comes_back_without_the_events_of_its_first_run():
+    world = ended(1, 2)
+    world.now += SECOND
+    world.start("j0")
+    world.read("j0")
+    world.settle()
+    assert [(e.kind, e.job_id) for e in world.events] == [(Kind.JOB_STARTED, "j0")]
+    assert world.events[0].at > BASE + SECOND
+    assert world.index.published.get("j0") is not None
+
+
+def test_a_removed_job_that_ended_again_comes_back_with_that_end_alone():
+    world = ended(2, 4)
+    world.records["j0"] = JobRecord("j0", status="failed", started_at=BASE, completed_at=world.now)
+    for _ in range(4):
+        world.read("j0")
+        world.settle()
+    assert [(c.job_id, c.reason) for c in world.changes] == [("j0", None), ("j2", "retention")]
+    assert [(e.kind, e.at) for e in world.events] == [(Kind.JOB_FAILED, world.records["j0"].completed_at)]
+
+
+def test_the_late_first_row_of_a_removed_job_does_not_bring_it_back_and_is_an_event():
+    world = ended(1, 2)
+    row = Entry(7, BASE, "INFO", "Job started", world.index.advance_clock(), "j0", kind=Kind.JOB_STARTED)
+    outcome = world.index.apply([row], world.now)
+    assert ([e.event_id for e in outcome.events], outcome.unread, outcome.changes) == ([7], set(), [])
+
+
+def test_a_restart_announces_no_end_of_before_it_whatever_the_limit_and_the_retention_are():
+    for settings in ({}, {"max_jobs": 10}, {"max_jobs": 1}, {"retention": 10.0**6}):
+        world = ended(3, 8)
+        world.now += 3_600 * SECOND
+        world.restart(**settings)
+        world.changes.clear()
+        world.load()
+        world.settle()
+        assert (world.events, world.later) == ([], set())
+        assert len(world.index.published) == min(8, world.max_jobs)
+
+
+def test_a_shorter_retention_of_the_last_run_is_no_news_for_one_with_a_longer_retention():
+    world = ended(100, 8, retention=30.0)
+    world.now += 3_600 * SECOND
+    world.settle()
+    assert len(world.index.published) == 0
+    world.changes.clear()
+    world.restart(retention=86_400.0)
+    world.load()
+    world.settle()
+    assert (world.events, world.later, len(world.index.published)) == ([], set(), 8)
+
+
+def test_a_restart_announces_what_happened_meanwhile_and_jobs_that_were_committed_late():
+    world = ended(3, 8)
+    world.records["late"] = JobRecord("late", status="completed", started_at=world.now, completed_at=world.now)
+    world.now += 3_600 * SECOND
+    world.records["meanwhile"] = JobRecord("meanwhile", status="completed", started_at=BASE, completed_at=world.now)
+    world.restart()
+    world.load()
+    world.settle()
+    announced = {(e.kind, e.job_id) for e in world.events}
+    assert announced >= {(Kind.JOB_COMPLETED, "late"), (Kind.JOB_COMPLETED, "meanwhile")}
+    assert {job_id for _, job_id in announced} == {"late", "meanwhile"}
+
+
+def test_an_old_job_that_a_client_asks_for_is_no_event_even_if_nobody_remembers_it():
+    world = ended(3, 8)
+    began = BASE - 900 * SECOND
+    world.records["old"] = JobRecord("old", status="failed", started_at=began, completed_at=began + SECOND)
+    world.restart()
+    world.load()
+    world.settle()
+    for _ in range(2):
+        world.changes.clear()
+        world.read("old")
+        world.settle()
+        assert (world.events, world.later) == ([], set())
+    assert quiet(world)
+
+
+ACTIONS = ("start", "end", "end", "read", "expire", "settle", "wait", "restart", "rerun")
+
+
+@given(st.integers(1, 4), st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(0, 5)), max_size=40))
+def test_each_transition_is_announced_once_however_jobs_leave_and_are_read_again(max_jobs, actions):
+    """Every log row is lost, so each transition has to be announced from the tables, and never twice."""
+    world = Evicting(max_jobs)
+    world.index.loading = False
+    happened: set[tuple[str, Kind, int]] = set()
+    for action, n in actions:
+        world.now += SECOND
+        names = list(world.records)
+        job_id = names[n % len(names)] if names else None
+        running = job_id is not None and world.records[job_id].status == "running"
+        if action == "start":
+            job_id = f"j{len(names)}"
+            world.start(job_id)
+            happened.add((job_id, Kind.JOB_STARTED, world.now))
+        elif action == "end" and job_id is not None and running:
+            world.end(job_id)
+            happened.add((job_id, Kind.JOB_COMPLETED, world.now))
+        elif action == "rerun" and job_id is not None and not running:
+            world.settle()
+            world.start(job_id)
+            if not world.index.known.is_in_memory(job_id):  # JobLog's row alone says that a job in memory began again.
+                happened.add((job_id, Kind.JOB_STARTED, world.now))
+        elif action == "read" and names:
+            world.read(*names)
+        elif action == "expire":
+            world.expire()
+        elif action == "settle":
+            world.settle()
+        elif action == "wait":
+            world.now += 90 * SECOND
+        elif action == "restart":
+            world.restart()
+            world.load()
+        world.read_recent()
+        world.read(*(i for i in names if world.records[i].status == "running"))
+    world.settle()
+    announced = [(e.job_id, e.kind, e.at) for e in world.events]
+    assert len(announced) == len(set(announced))
+    assert set(announced) == happened
+    world.read(*world.records)
+    world.settle()
+    world.forget()
+    world.read(*world.records)
+    world.settle()
+    assert quiet(world)

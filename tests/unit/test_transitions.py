@@ -18,7 +18,7 @@ SILENT = Job("j")
 
 def pending_after(old, new, job=SILENT, *logged, now=NOW):
     found = Transitions()
-    found.changed(old, new, job, now)
+    found.changed(old, new, job, now, -1)
     for step_id, kind in logged:
         found.row_arrived("j", step_id, kind)
     return found
@@ -92,7 +92,7 @@ def test_a_document_that_changes_without_a_transition_has_no_pending_event():
 
 def test_a_pending_transition_keeps_its_first_time():
     found = pending_after(RUNNING, FAILED)
-    found.changed(RUNNING, FAILED, SILENT, NOW + GRACE - 1)
+    found.changed(RUNNING, FAILED, SILENT, NOW + GRACE - 1, -1)
     assert len(found.due(NOW + GRACE, FOR_EVER)) == 1
 
 
@@ -100,19 +100,19 @@ def test_pending_transitions_are_bounded_and_the_oldest_is_dropped_first(monkeyp
     monkeypatch.setattr(missing_rows, "MAX_PENDING_TRANSITIONS", 2)
     found = Transitions()
     for name in "abc":
-        found.changed(replace(RUNNING, job_id=name), replace(FAILED, job_id=name), Job(name), NOW)
+        found.changed(replace(RUNNING, job_id=name), replace(FAILED, job_id=name), Job(name), NOW, -1)
     assert [e.job_id for e in found.due(NOW + GRACE, FOR_EVER)] == ["b", "c"]
 
 
 def test_a_legacy_job_has_no_rows_to_wait_for():
-    assert [e.kind for e in legacy_events(RUNNING, FAILED)] == [Kind.JOB_FAILED]
+    assert [e.kind for e in legacy_events(RUNNING, FAILED, -1)] == [Kind.JOB_FAILED]
 
 
 def test_after_the_clock_was_set_back_a_transition_waits_its_grace_and_no_longer():
     ahead = NOW + 7_200_000_000
     found = pending_after(RUNNING, FAILED, now=ahead)
     assert found.due(NOW, FOR_EVER) == []
-    found.changed(replace(RUNNING, job_id="k"), replace(FAILED, job_id="k"), Job("k"), NOW)
+    found.changed(replace(RUNNING, job_id="k"), replace(FAILED, job_id="k"), Job("k"), NOW, -1)
     assert [e.job_id for e in found.due(NOW + GRACE, FOR_EVER)] == ["j", "k"]
 
 
@@ -126,7 +126,7 @@ def test_what_is_dropped_is_counted(monkeypatch):
     monkeypatch.setattr(missing_rows, "MAX_PENDING_TRANSITIONS", 2)
     found = Transitions()
     for name in "abcde":
-        found.changed(replace(RUNNING, job_id=name), replace(FAILED, job_id=name), Job(name), NOW)
+        found.changed(replace(RUNNING, job_id=name), replace(FAILED, job_id=name), Job(name), NOW, -1)
     assert found.dropped == 3
 
 
@@ -134,5 +134,5 @@ def test_many_that_fall_due_together_are_announced_in_parts(monkeypatch):
     monkeypatch.setattr(missing_rows, "MAX_DUE", 2)
     found = Transitions()
     for name in "abc":
-        found.changed(replace(RUNNING, job_id=name), replace(FAILED, job_id=name), Job(name), NOW)
+        found.changed(replace(RUNNING, job_id=name), replace(FAILED, job_id=name), Job(name), NOW, -1)
     assert [[e.job_id for e in found.due(NOW + GRACE, FOR_EVER)] for _ in range(3)] == [["a", "b"], ["c"], []]

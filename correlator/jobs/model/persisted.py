@@ -43,11 +43,16 @@ class IndexState(Struct, frozen=True, rename=_STORED_STATE):
     """What the index persists besides its jobs.
 
     `last_observed_at`: its logical time. `pending_events`: events that wait for their log row, each with the time at
-    which it is announced without one.
+    which it is announced without one. `newest`: the newest time of any published job. `removed`: the jobs that left
+    memory within `removed_jobs.LATE_COMMIT` of that time, each with its own newest time. `newest_removed`: the newest
+    start of a job that left memory.
     """
 
     last_observed_at: int = 0
     pending_events: tuple[tuple[Micros, Event], ...] = ()
+    newest: Micros = 0
+    removed: tuple[tuple[str, Micros], ...] = ()
+    newest_removed: Micros = 0
 
 
 class PersistedExports(Struct, frozen=True):

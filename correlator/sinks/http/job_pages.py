@@ -170,6 +170,12 @@ class JobPages:
             SourceUnavailable: The database cannot be queried, or did not answer within `ARCHIVE_WITHIN` seconds.
         """
         known = {s.job_id for s in page}
+        matches = query.matcher()
+
+        def is_known(job_id: str) -> bool:
+            # A job that has come into memory since its place was searched there is one of the database.
+            return job_id in known or ((shown := self._hub.published.get(job_id)) is not None and not matches(shown))
+
         merged = list(page)
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -178,9 +184,7 @@ class JobPages:
         while True:
             try:
                 async with asyncio.timeout(ARCHIVE_WITHIN):
-                    found = await self._hub.page(
-                        query, before, limit, lambda i: i in known or self._hub.published.get(i) is not None
-                    )
+                    found = await self._hub.page(query, before, limit, is_known)
             except (SourceUnavailable, TimeoutError) as error:
                 if certain is not None:  # The next page begins here, and says whether the database is still away.
                     return certain[:limit], before, reason

@@ -175,6 +175,17 @@ class Queries(Columns):
         sql = " UNION ALL ".join(f"SELECT id FROM job_tracking WHERE {column} >= {mark}" for column in there)
         return {r[0] for r in await session.query(sql, (since,) * len(there))}
 
+    async def newest_since(
+        self, session: Session, since: str, column: str, limit: int
+    ) -> list[tuple[str, Micros | None]]:
+        """The `limit` jobs with the newest times in `column` (see `ids_since`), newest first, each with that time."""
+        if limit <= 0 or not self.schema.has("job_tracking", column):
+            return []
+        mark, at = self.dialect.placeholder, self._time("job_tracking", column)
+        where = f"WHERE {column} >= {mark} ORDER BY {column} DESC, id DESC LIMIT {limit}"
+        rows = await session.query(f"SELECT id, {at} FROM job_tracking {where}", (since,))
+        return [(job_id, self.utc("job_tracking", column, value)) for job_id, value in rows]
+
     async def clock(self, session: Session, back: float) -> str:
         """The database's time `back` seconds ago, as text to compare TIMESTAMP columns with."""
         found = await session.query(self.dialect.clock.format(back=int(back)))

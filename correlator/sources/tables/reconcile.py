@@ -74,12 +74,14 @@ class Reconcile:
     Args:
         interval: Seconds between two readings of an active job.
         retention: Seconds back for which ended jobs are loaded.
+        max_jobs: Jobs that memory holds: of those that have ended, only the newest are loaded.
         legacy: The follower of failover_jobs; None ignores that table.
         patience: Seconds without a finished query after which the task counts as stuck.
     """
 
     interval: float = 1.0
     retention: float = 86_400.0
+    max_jobs: int = 20_000
     legacy: Legacy | None = field(default_factory=Legacy)
     patience: float = 60.0
     _urgent: set[str] = field(default_factory=set)
@@ -120,14 +122,18 @@ class Reconcile:
             self._wake.set()
 
     async def load(self, queries: Queries, session: Session, feed: Feed) -> None:
-        """Read every job that belongs in memory: not ended, or begun or ended within the retention.
+        """Read every job that belongs in memory: not ended, or among the newest of the retention.
 
         Raises `SourceUnavailable`.
         """
         if queries.schema.has("job_tracking", "id", "status"):
             since = await queries.clock(session, self.retention)
-            ids = await queries.active_ids(session) | set(feed.known.joblog_ids())
-            ids |= await queries.ids_since(session, since, "started_at", "completed_at")
+            active = await queries.active_ids(session)
+            ended = await queries.newest_since(session, since, "completed_at", self.max_jobs - len(active))
+            begun = await queries.newest_since(session, since, "started_at", self.max_jobs)
+            if len(begun) == self.max_jobs:
+                feed.left_out(begun[-1][1] or 0)
+            ids = active.union(feed.known.joblog_ids(), (i for i, _ in ended), (i for i, _ in begun))
             await self._read(queries, session, feed, ids)
         if self.legacy is not None and self.legacy.is_there(queries):
             await self.legacy.load(queries, session, feed)
@@ -213,7 +219,7 @@ class Reconcile:
             if not self._round:
                 self._round = [i for i in feed.known.joblog_ids() if i not in active]
                 self._share = math.ceil(len(self._round) * self.interval / ROUND)
-            ids.update(self._round[-self._share :])
+            ids.update(filter(feed.known.is_in_memory, self._round[-self._share :]))
             del self._round[-self._share :]
             await self._read(queries, session, feed, ids)
         else:

@@ -1,0 +1,91 @@
+"""The jobs that left memory, and which readings and rows bring them back.
+
+Problem: the tables have jobs for which memory has no room (`max_jobs`), or that ended too long ago (`retention`). They
+are read all the same: at a start, by the readings that follow an end, for a client that asks for one. If each reading
+published such a job again, it would leave again, its end would be read again, and its transitions would be announced
+as new.
+
+Model: a removed job is remembered with its newest time, and comes back only if it runs again or has a later end. Of a
+job that nobody remembers, because it was never in memory or too many have left since, only its times say whether it is
+news: what happened before `announced_until` was published by this run or an earlier one, or before the first start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+
+from correlator.jobs.bounded import BoundedDict
+from correlator.jobs.model.facts import Entry, Kind
+from correlator.jobs.model.rows import Micros
+from correlator.jobs.model.views import JobView
+from correlator.jobs.timers import ended_at
+
+MAX_REMOVED = 100_000
+"""Removed jobs that are remembered. Those that left before them count as announced."""
+
+MAX_PERSISTED = 1_000
+"""Removed jobs that a checkpoint contains, at most."""
+
+LATE_COMMIT = 60_000_000
+"""Microseconds by which the commit of a job may lag behind its times in the tables."""
+
+
+class RemovedJobs:
+    """The removed JobLog jobs by ID. Only the index calls what changes it. Operations are O(1), but for `recent`."""
+
+    def __init__(self) -> None:
+        self._seen_to: BoundedDict[str, Micros] = BoundedDict(MAX_REMOVED)
+        """The newest time of each job when it left. What happened to it until then has been published."""
+        self._announced_until: Micros = -1
+        self._no_room_until: Micros = -1
+        """The newest end of a job that left by `retention` or `max_jobs`: memory has no room for an older one."""
+
+    def __contains__(self, job_id: str) -> bool:
+        return job_id in self._seen_to
+
+    def announced_until(self, job_id: str) -> Micros:
+        """Transitions of a job that is not in memory have been announced up to this time, or are of the past."""
+        return max(self._seen_to.get(job_id, -1), self._announced_until)
+
+    def is_news(self, view: JobView) -> bool:
+        """True if a job that is not in memory belongs there, given what was read of it."""
+        return not view.terminal or ended_at(view) > min(self._no_room_until, self.announced_until(view.job_id))
+
+    def skips(self, entry: Entry, job_id: str) -> bool:
+        """True for a late row of a removed job. A row that starts the job again brings it back."""
+        seen_to = self._seen_to.get(job_id)
+        return seen_to is not None and not (entry.kind is Kind.JOB_STARTED and entry.at > seen_to)
+
+    # -- called by the index
+
+    def add(self, job_id: str, view: JobView | None, alive_at: Micros, now: Micros) -> None:
+        """Remember a job that leaves memory, or that was not published. `view`: what is known of it, if anything.
+
+        `now` is in microseconds since 1970.
+        """
+        ended = ended_at(view) if view is not None and view.terminal else 0
+        evicted = self._seen_to.put(job_id, max(self._seen_to.get(job_id, 0), alive_at, ended))
+        if evicted is not None:
+            self._announced_until = max(self._announced_until, min(now, evicted[1]))
+
+    def had_no_room(self, view: JobView) -> None:
+        """Note that a job left by `retention` or `max_jobs`, or did not come into memory for it."""
+        self._no_room_until = max(self._no_room_until, ended_at(view))
+
+    def discard(self, job_id: str) -> None:
+        """Note that a job is published again."""
+        self._seen_to.pop(job_id, None)
+
+    def has_read(self, newest: Micros) -> None:
+        """Note that the tables were read while nothing was announced. `newest`: the newest time of a job in them."""
+        self._announced_until = max(self._announced_until, newest - LATE_COMMIT)
+
+    def recent(self, newest: Micros) -> tuple[tuple[str, Micros], ...]:
+        """The removed jobs that a restart could take for new ones, if the newest time of a job is `newest`."""
+        last = islice(reversed(self._seen_to.items()), MAX_PERSISTED)
+        return tuple((job_id, seen_to) for job_id, seen_to in last if seen_to > newest - LATE_COMMIT)[::-1]
+
+    def restore(self, removed: Iterable[tuple[str, Micros]]) -> None:
+        """Add what `recent` returned in an earlier run."""
+        self._seen_to.update(removed)

@@ -1,0 +1,148 @@
+"""More jobs than `jobs.max_jobs`, in an idle database: the daemon comes to rest, and no old job is announced again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from urllib.parse import quote
+
+import aiomqtt
+import orjson
+import pytest
+
+from tests.support.bulk_rows import fill
+from tests.support.daemon import Daemon
+from tests.support.mariadb import Database, MariaDB
+from tests.support.mosquitto import Mosquitto
+from tests.support.yardstick import processor_seconds
+
+IDLE_SHARE = 0.5
+"""Of a core, at most, with ten reconciliations a second on a machine that runs other tests too."""
+
+
+class Messages:
+    """What the broker delivers of jobs from now on."""
+
+    def __init__(self) -> None:
+        self.events: list[dict[str, object]] = []
+        self.count = 0
+
+    @contextlib.asynccontextmanager
+    async def listening(self, broker: Mosquitto) -> AsyncIterator[None]:
+        async with aiomqtt.Client("127.0.0.1", broker.port) as client:
+            await client.subscribe("correlator/v1/test/job/#", qos=1)
+            task = asyncio.create_task(self._read(client))
+            try:
+                yield
+                assert not task.done()
+            finally:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+    async def _read(self, client: aiomqtt.Client) -> None:
+        async for message in client.messages:
+            self.count += 1
+            if str(message.topic).endswith("/event") and message.payload:
+                self.events.append(orjson.loads(bytes(message.payload)))
+
+
+async def write(database: Database, ended: int, running: int) -> set[str]:
+    """Write jobs of the last 15 hours, each with a step; their IDs. No job of the running operation has ended."""
+    uuid = "CONCAT(LPAD(HEX(seq), 8, '0'), '-0000-4000-8000-', LPAD(HEX(seq), 12, '0'))"
+    every = 50_000 / (ended + running)
+    began = f"UTC_TIMESTAMP() - INTERVAL 1 HOUR - INTERVAL {every:f} * seq SECOND"
+    done = f"IF(seq < {ended}, UTC_TIMESTAMP() - INTERVAL 1 HOUR - INTERVAL {every:f} * seq - 5 SECOND, NULL)"
+    setup = "SET time_zone = '+00:00'"
+    async with database.connect(init_command=setup) as connection, connection.cursor() as cursor:
+        await cursor.execute(
+            "INSERT INTO job_tracking (id, operation, job_type, status, started_at, completed_at, updated_at) SELECT"
+            f" {uuid}, IF(seq < {ended}, 'op', 'other'), 'failover', IF(seq < {ended}, 'completed', 'running'),"
+            f" {began}, {done}, {began}"
+            f" FROM seq_0_to_{ended + running - 1}"
+        )
+        await cursor.execute("SELECT id FROM job_tracking")
+        ids = [row[0] for row in await cursor.fetchall()]
+    steps = [(job_id, "one", 1, "completed", "2026-01-01 00:00:00", "2026-01-01 00:00:01") for job_id in ids]
+    await fill(database, "job_steps", ("job_id", "name", "seq", "status", "started_at", "completed_at"), steps)
+    return set(ids)
+
+
+async def in_memory(daemon: Daemon) -> int:
+    lines = (await daemon.text("/metrics")).splitlines()
+    return int(sum(float(line.split()[-1]) for line in lines if line.startswith("correlator_jobs{")))
+
+
+async def listed(daemon: Daemon, limit: int) -> Counter[str]:
+    """The jobs of a whole listing, page by page, each with its number."""
+    found: Counter[str] = Counter()
+    cursor = ""
+    while True:
+        status, page = await daemon.get(f"/api/v1/jobs?limit={limit}{cursor}")
+        assert (status, page["complete"]) == (200, True), page
+        found.update(job["job_id"] for job in page["jobs"])
+        if page["next_cursor"] is None:
+            return found
+        cursor = f"&cursor={quote(page['next_cursor'])}"
+
+
+async def rows_sent(database: Database) -> int:
+    """The rows that the server has sent."""
+    async with database.connect() as connection, connection.cursor() as cursor:
+        await cursor.execute("SHOW GLOBAL STATUS LIKE 'Rows_sent'")
+        return int((await cursor.fetchall())[0][1])
+
+
+async def rests(daemon: Daemon, database: Database, messages: Messages, ids: set[str], seconds: float) -> None:
+    """Nothing is published for so long, no more rows are read from second to second, and each listing is whole."""
+    limit = max(20, len(ids) // 40)
+    quiet = 0
+    while quiet < 3:  # The jobs beyond the limit leave, 500 a second, and the broker gets that.
+        before = messages.count, await in_memory(daemon)
+        assert await listed(daemon, limit) == Counter(ids)
+        await asyncio.sleep(0.3)
+        quiet = quiet + 1 if (messages.count, await in_memory(daemon)) == before else 0
+    count, began, used = messages.count, await rows_sent(database), processor_seconds(daemon.pid)
+    await asyncio.sleep(seconds / 2)
+    middle = await rows_sent(database)
+    await asyncio.sleep(seconds / 2)
+    ended = await rows_sent(database)
+    assert processor_seconds(daemon.pid) - used < IDLE_SHARE * seconds
+    assert ended - middle <= 2 * (middle - began) + 100, (began, middle, ended)
+    assert await listed(daemon, limit) == Counter(ids)
+    assert messages.count > 0
+    assert (messages.events, messages.count - count) == ([], 0)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("max_jobs", "ended", "running", "seconds"),
+    [
+        pytest.param(200, 260, 0, 6, id="more-have-ended"),
+        pytest.param(200, 60, 220, 6, id="more-run"),
+        pytest.param(20_000, 21_000, 0, 60, id="full", marks=pytest.mark.long),
+        pytest.param(3_000, 1_000, 4_000, 60, id="full-more-run", marks=pytest.mark.long),
+    ],
+)
+async def test_more_jobs_than_the_limit_cause_no_event_and_no_work_whenever_the_daemon_starts(
+    max_jobs: int, ended: int, running: int, seconds: float, tmp_path: Path, mariadb: MariaDB, own_mosquitto: Mosquitto
+):
+    database = await mariadb.create_schema(f"more_jobs_{max_jobs}_{ended}")
+    ids = await write(database, ended, running)
+    settings = {"database__url": database.url, "database__reconcile_interval": 0.1, "jobs__max_jobs": max_jobs}
+    settings |= {"mqtt__url": f"mqtt://127.0.0.1:{own_mosquitto.port}", "jobs__stalled_after": 10**6}
+    messages = Messages()
+    async with messages.listening(own_mosquitto):
+        for limit, end in ((max_jobs, "kill"), (max_jobs, "stop"), (max_jobs // 2, "kill"), (2 * max_jobs, "stop")):
+            daemon = Daemon(tmp_path, **settings | {"jobs__max_jobs": limit})
+            try:
+                await daemon.start()
+                await rests(daemon, database, messages, ids, seconds)
+                assert await in_memory(daemon) == max(running, min(limit, len(ids)))
+                await daemon.saved()
+                await (daemon.kill() if end == "kill" else daemon.stop())
+            finally:
+                await daemon.close()
+    await database.drop()
