@@ -124,6 +124,9 @@ def read(file: Path, replaced: Mapping[Path, str] | None = None) -> Files:
     parsed: dict[Path, dict[str, Any]] = {}
     problems: list[str] = []
     for path in (file, *(drop_ins or ())):
+        if path != file and path not in replaced and path.exists() and not path.is_file():
+            problems.append(f"{path}: cannot be read: it is no regular file")  # reading a FIFO could last for ever
+            continue
         try:
             texts[path] = replaced[path] if path in replaced else _text(path)
             parsed[path] = parse(path, texts[path])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import shutil
 import time
 from collections.abc import Mapping
@@ -125,6 +126,15 @@ async def run(*command: str, within: float = WITHIN) -> tuple[int, str]:
     return process.returncode or 0, out.decode("utf-8", "replace")
 
 
+async def variables_of(unit: str) -> set[str]:
+    """Return the names of the variables of the configuration that the files of a unit set; empty without systemd."""
+    try:
+        code, out = await run("systemctl", "show", unit, "--property=Environment")
+    except (OSError, TimeoutError):
+        return set()
+    return set(re.findall(r"CORRELATOR_\w+(?==)", out)) if code == 0 else set()
+
+
 async def unit(name: str = UNIT) -> Check:
     """Check the state of a systemd unit."""
     wanted = "LoadState,ActiveState,SubState,Result,NRestarts,ExecMainStatus,StatusText,NeedDaemonReload"
@@ -152,9 +162,7 @@ def judge_unit(properties: Mapping[str, str], name: str = UNIT) -> Check:
         fix = [f"journalctl -u {name.removesuffix('.service')} -n 50", f"systemctl restart {name}"]
         if properties.get("ExecMainStatus") == "78":
             detail.append("exit code 78: the configuration is wrong")
-            fix.insert(
-                0, "correlator check-config" if name == UNIT else f"correlator check-config --config {GATEWAY_FILE}"
-            )
+            fix.insert(0, "correlator check-config" if name == UNIT else "correlator check-config --gateway")
         return failure(UNIT_CHECK, f"{name} has failed: {result}", detail, fix)
     if properties.get("NeedDaemonReload") == "yes":
         fix = ["systemctl daemon-reload", f"systemctl restart {name}"]

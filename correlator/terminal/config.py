@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -79,18 +80,22 @@ def _report(main: Path, edited: Edited) -> list[str]:
     from correlator.daemon.reload import needs_restart  # noqa: PLC0415 - other commands need no metrics
 
     lines = []
+    unit = service.unit_of(main)
+    of_unit = asyncio.run(service.variables_of(unit)) if unit is not None else set()
     for change in edited.changes:
         lines.append(f"{change.file}: {change.dotted} = {change.value}{', as before' if change.same else ''}")
         variable = f"CORRELATOR_{change.dotted}".upper().replace(".", "__")
+        if variable in of_unit:
+            lines.append(f"But {variable} of the unit wins over the files: remove it by systemctl edit {unit}")
         if variable in os.environ:
-            lines.append(f"{variable} is set in this environment and wins over the files.")
+            lines.append(f"But {variable} of this environment wins over the files for commands that are run here.")
     if edited.after is None:
         lines.append(f"The gateway cannot start yet. {loading.NO_CLUSTER}")
     elif edited.before == edited.after:
         lines.append("The configuration in use does not change.")
     else:
         restart = edited.before is None or bool(needs_restart(edited.before, edited.after))
-        lines.append(_next(service.unit_of(main), restart=restart))
+        lines.append(_next(unit, restart=restart))
     return lines
 
 

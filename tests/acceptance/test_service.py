@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from tests.support.appliance import Appliance
 from tests.support.certificates import self_sign
 from tests.support.client_fold import ClientFold
 from tests.support.daemon import HELLO, Daemon
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE, eventually
 from tests.support.gateways import GatewayProcess
 from tests.support.mariadb import Database, MariaDB
+from tests.support.paths import REPOSITORY
 from tests.support.servers import free_port
 from tests.support.service_manager import ServiceManager
 from tests.support.stream_clients import CheckedEventStream
@@ -78,6 +80,7 @@ async def test_a_start_without_a_database_is_complete_and_says_what_it_waits_for
         await service.start(ready=False)
         await eventually(lambda: any(line.startswith("STATUS=waiting for the database: ") for line in manager.lines))
         assert manager.lines.count("READY=1") == 1
+        await eventually(lambda: "WATCHDOG=1" in manager.lines)
         assert manager.lines.index("READY=1") < manager.lines.index("WATCHDOG=1")
         assert (await service.get("/health/ready"))[0] == 503
         manager.clear()
@@ -137,6 +140,41 @@ async def test_a_reload_changes_the_access_rules_and_disconnects_no_admitted_cli
         assert (await reader.shown())["job_id"] == job_id
     assert "first" not in service.log()
     assert "second" not in service.log()
+
+
+async def test_a_set_key_is_applied_by_the_way_that_the_command_names(service: Service, manager: ServiceManager):
+    drop_in = service.folder / "conf.d/90-ours.toml"
+    drop_in.parent.mkdir()
+    drop_in.write_text("[jobs]\nstalled_after = '9m'\n[log]\nlevel = 'info'\n")
+    await service.start()
+    warning = f"log.level is set in {service.file}:2 and in {drop_in}:4: the last one is used"
+    assert warning in service.log()
+    said = await set_key(service, "log.level", "debug")
+    assert said == f'{drop_in}: log.level = "debug"\nA reload applies it: send SIGHUP to the process.\n'
+    assert "A restart applies it." in await set_key(service, "jobs.retention", "1h")
+    manager.clear()
+    service.hang_up()
+    await eventually(lambda: "READY=1" in manager.lines)
+    log = service.log().partition("the configuration was reloaded")[2]
+    assert "applied only by a restart: jobs.retention" in log
+    assert service.log().count(warning) == 2
+    drop_in.write_text("[jobs]\nmax_jobs = 0\n")
+    service.hang_up()
+    await eventually(lambda: f"{drop_in}:2: jobs.max_jobs = 0: expected a whole number" in service.log())
+    await eventually(lambda: "the configuration was not changed" in service.log())
+
+
+async def set_key(service: Service, key: str, value: str) -> str:
+    """What `correlator config set` says."""
+    command = (sys.executable, "-m", "correlator", "config", "set", "--config", str(service.file), key, value)
+    environ = {"PATH": os.environ["PATH"]}
+    process = await asyncio.create_subprocess_exec(
+        *command, env=environ, stdout=asyncio.subprocess.PIPE, cwd=REPOSITORY
+    )
+    async with asyncio.timeout(PATIENCE):
+        out, _ = await process.communicate()
+    assert process.returncode == 0
+    return out.decode()
 
 
 async def test_a_revoked_token_loses_its_connections_at_the_reload_and_no_other_does(

@@ -1,5 +1,6 @@
 """`correlator config set`: what is written is used, everything else stays, and nothing wrong is ever written."""
 
+import os
 import re
 import threading
 import tomllib
@@ -61,7 +62,12 @@ def test_a_key_is_written_into_a_drop_in_and_is_used(run, etc):
 
 def test_the_drop_in_folder_is_made_readable_for_the_service_whatever_the_umask(run, etc):
     (etc / "conf.d").rmdir()
-    assert run("jobs.max_jobs", 7).exit_code == 0
+    before = os.umask(0o077)
+    try:
+        assert run("jobs.max_jobs", 7).exit_code == 0
+    finally:
+        os.umask(before)
+    assert (etc / "conf.d" / LOCAL).stat().st_mode & 0o777 == 0o644
     assert (etc / "conf.d").stat().st_mode & 0o777 == 0o755
 
 
@@ -147,6 +153,7 @@ def test_a_value_is_toml_or_a_bare_text(run, etc, key, text, value):
         (("webhooks.url", "x"), "write the table [[webhooks]] into a drop-in; see docs/webhooks.md"),
         (("jobs.max_jobs", "many"), 'jobs.max_jobs = "many": expected a whole number, at least 1'),
         (("jobs.max_jobs", "0"), "expected a whole number, at least 1"),
+        (("jobs.max_jobs", "7\nlegacy = false"), "expected a whole number, at least 1"),
         (("jobs.legacy", "yes"), "expected true or false"),
         (("log.level", "loud"), 'expected one of "debug"'),
         (("log.level", "debug", "jobs.legacy"), "a value is missing after jobs.legacy"),
@@ -200,8 +207,21 @@ def test_it_says_whether_a_reload_suffices(run, etc):
 
 def test_a_variable_that_wins_over_the_files_is_named(run):
     said = run("jobs.max_jobs", 7, env={"CORRELATOR_JOBS__MAX_JOBS": "5"}).stdout
-    assert "CORRELATOR_JOBS__MAX_JOBS is set in this environment and wins over the files.\n" in said
+    assert "But CORRELATOR_JOBS__MAX_JOBS of this environment wins over the files" in said
     assert "does not change" in said
+
+
+def test_a_variable_of_the_unit_that_wins_over_the_files_is_named(run, tmp_path):
+    (tmp_path / "systemctl").write_text(
+        "#!/bin/sh\necho 'Environment=HOME=/ \"CORRELATOR_LOG__LEVEL=debug\" CORRELATOR_JOBS__MAX_JOBS=5'\n"
+        f'echo "$@" >{tmp_path}/asked\n'
+    )
+    (tmp_path / "systemctl").chmod(0o755)
+    said = run("jobs.max_jobs", 7, "jobs.legacy", "false", env={"PATH": f"{tmp_path}:/usr/bin:/bin"}).stdout
+    assert [line for line in said.splitlines() if line.startswith("But")] == [
+        "But CORRELATOR_JOBS__MAX_JOBS of the unit wins over the files: remove it by systemctl edit correlator"
+    ]
+    assert (tmp_path / "asked").read_text() == "show correlator --property=Environment\n"
 
 
 def test_keys_of_a_gateway_are_written_into_its_own_folder(run, etc):
