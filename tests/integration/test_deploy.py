@@ -86,6 +86,13 @@ def variant(host: str) -> str:
     return re.sub(r"^ALTER USER .*$", alter, script, flags=re.MULTILINE).replace(HERE, account)
 
 
+def password(text: str, account: str = HERE) -> str:
+    """What the script's head says to run after it, for this password."""
+    line = re.search(r"^--     printf \"(ALTER USER .*;)\\n\" ", SQL, re.MULTILINE)
+    assert line is not None
+    return line[1].replace(HERE, account).replace("%s", text)
+
+
 async def run_sql(server: MariaDB, script: str) -> None:
     async with server.connect() as connection, connection.cursor() as cursor:
         for statement in statements(script):
@@ -119,26 +126,37 @@ async def grants(server: MariaDB, account: str) -> list[str]:
 
 
 async def test_the_account_may_read_four_tables_and_nothing_else(granted: Database):
-    await run_sql(granted.server, SQL)
+    await run_sql(granted.server, SQL + password("change-me"))
     usage, *tables = sorted(await grants(granted.server, HERE), key=lambda grant: "USAGE" not in grant)
     assert usage.startswith("GRANT USAGE ON *.* TO correlator@127.0.0.1 IDENTIFIED BY")
     assert usage.endswith("WITH MAX_USER_CONNECTIONS 16")
     assert tables == [f"GRANT SELECT ON migratekit_oma.{name} TO correlator@127.0.0.1" for name in sorted(TABLES)]
 
 
+async def test_until_a_password_is_set_nobody_can_log_in(granted: Database):
+    await run_sql(granted.server, SQL)
+    for tried in ("", "invalid", "change-me"):
+        with pytest.raises(aiomysql.OperationalError, match="Access denied"):
+            async with granted.connect(user="correlator", password=tried):
+                pass
+
+
+@pytest.mark.filterwarnings("ignore:.*already exists")
 @pytest.mark.parametrize("over_tls", [False, True], ids=["plain", "TLS"])
 async def test_run_again_with_another_password_it_sets_that_one_and_keeps_the_doorbell(
     granted: Database, over_tls: bool
 ):
     script = variant("correlator.example").replace("correlator.example", "127.0.0.1") if over_tls else SQL
     doorbell = (DEPLOY / "grants-doorbell.sql").read_text()
-    await run_sql(granted.server, script + doorbell)
+    await run_sql(granted.server, script + doorbell + password("change-me"))
     first = await grants(granted.server, HERE)
     assert "REPLICATION SLAVE" in str(first)
     tls = ssl.create_default_context()
     tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
-    with pytest.warns(Warning, match="already exists"):
-        await run_sql(granted.server, script.replace("change-me", "another") + doorbell)
+    await run_sql(granted.server, script + doorbell)
+    async with granted.connect(user="correlator", password="change-me", ssl=tls if over_tls else None):
+        pass
+    await run_sql(granted.server, script + password("another") + doorbell)
     assert await grants(granted.server, HERE) == first
     async with granted.connect(user="correlator", password="another", ssl=tls if over_tls else None):
         pass
@@ -148,7 +166,7 @@ async def test_run_again_with_another_password_it_sets_that_one_and_keeps_the_do
 
 
 async def test_the_daemon_works_with_that_account_and_leaves_most_of_its_connections(granted: Database, tmp_path: Path):
-    await run_sql(granted.server, SQL)
+    await run_sql(granted.server, SQL + password("change-me"))
     daemon = Daemon(tmp_path, database__url=granted.url, database__password="change-me")
     try:
         await daemon.start()
@@ -171,7 +189,7 @@ async def test_the_daemon_works_with_that_account_and_leaves_most_of_its_connect
 
 async def test_another_host_connects_over_tls_only(granted: Database, tmp_path: Path):
     script = variant("correlator.example").replace("correlator.example", "127.0.0.1")
-    await run_sql(granted.server, script)
+    await run_sql(granted.server, script + password("change-me"))
     trusting = ssl.create_default_context()
     trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
     with pytest.raises(aiomysql.OperationalError, match="Access denied"):

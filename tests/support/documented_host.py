@@ -235,6 +235,7 @@ async def _write_example_job(mariadb: MariaDB) -> Database:
         await cursor.execute("DROP USER correlator@'%'")
         for statement in filter(str.strip, script.split(";")):
             await cursor.execute(statement)
+        await cursor.execute(f"ALTER USER 'correlator'@'127.0.0.1' IDENTIFIED BY '{PASSWORD}'")
     async with connected(database) as connection:
         appliance = Appliance(connection)
         await appliance.job(EXTERNAL, id=JOB, metadata='{"vm_name": "pgtest2"}')

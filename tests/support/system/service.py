@@ -37,6 +37,12 @@ AUTHORISED = {"Authorization": f"Bearer {SECRETS['api-token']}"}
 QUICK = "[Service]\nTimeoutStartSec=4s\nRestartSec=200ms\n"
 
 
+def account() -> str:
+    """The statements that make the database account, with the password of `SECRETS`."""
+    password = f"ALTER USER 'correlator'@'127.0.0.1' IDENTIFIED BY '{SECRETS['db-password']}';\n"
+    return (REPOSITORY / "deploy/grants.sql").read_text() + password
+
+
 def prepare(root: Root, folder: Path) -> None:
     """What an administrator does to an installed system, but for the database: `grants.sql` is at hand in /root."""
     passwords = folder / "passwords"
@@ -47,7 +53,7 @@ def prepare(root: Root, folder: Path) -> None:
     root.put("/etc/mosquitto/correlator.acl", REPOSITORY / "deploy/mosquitto/acl", 0o600)
     root.put("/etc/mosquitto/correlator.passwd", passwords, 0o600)
     root.run("chown mosquitto: /etc/mosquitto/correlator.acl /etc/mosquitto/correlator.passwd")
-    root.put("/root/grants.sql", REPOSITORY / "deploy/grants.sql")
+    root.put("/root/grants.sql", account().encode())
     root.put("/root/appliance.sql", SCHEMA)
     root.put(FILE, CONFIGURATION.encode())
     for name, secret in SECRETS.items():
