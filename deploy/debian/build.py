@@ -45,8 +45,13 @@ _EXAMPLES = (
 _NOT_FOR_A_HOST = shutil.ignore_patterns("__pycache__", "*_test.yml")
 
 
-def build(folder: Path, architecture: str, version: str) -> Path:
-    """Write the package to `folder`. Raises CalledProcessError where a program that does a part of it fails."""
+def build(folder: Path, architecture: str, version: str | None = None) -> Path:
+    """Write the package to `folder`. Raises CalledProcessError where a program that does a part of it fails.
+
+    `version`: of the package. By default it is the program's with the time of the commit, as apt installs nothing over
+    the same version; the name of the file has the program's alone, so a later build replaces it.
+    """
+    named, version = version or __version__, version or f"{__version__}+{_day('%Y%m%d%H%M%S')}"
     environ = os.environ | {"SOURCE_DATE_EPOCH": str(_epoch())}
     wheels = download(architecture)
     with tempfile.TemporaryDirectory(prefix="correlator-deb-") as scratch:
@@ -69,7 +74,7 @@ def build(folder: Path, architecture: str, version: str) -> Path:
             if not path.is_symlink():
                 path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
         folder.mkdir(parents=True, exist_ok=True)
-        package = folder / f"correlator_{version}_{architecture}.deb"
+        package = folder / f"correlator_{named}_{architecture}.deb"
         # The wheels, which are nearly all of it, are compressed already.
         command = ["dpkg-deb", "--root-owner-group", "-Zgzip", "-z1", "--build", str(root)]
         subprocess.run([*command, str(package)], check=True, stdout=subprocess.DEVNULL, env=environ)
@@ -134,7 +139,7 @@ def _lay_out(root: Path, version: str) -> None:
     for folder in ("conf.d", "gateway.d"):
         _made(root / "etc/correlator" / folder)
     _made(root / "usr/bin").joinpath("correlator").symlink_to("../lib/correlator/venv/bin/correlator")
-    day = time.strftime("%Y-%m-%d", time.gmtime(_epoch()))
+    day = _day("%Y-%m-%d")
     _compressed(root / "usr/share/man/man1/correlator.1.gz", manual.command_page(version, day))
     _compressed(root / "usr/share/man/man5/correlator.toml.5.gz", manual.configuration_page(version, day))
     for shell, place in manual.COMPLETIONS.items():
@@ -196,6 +201,11 @@ def _epoch() -> int:
         return int((REPOSITORY / "pyproject.toml").stat().st_mtime)
 
 
+def _day(form: str) -> str:
+    """The time of the build, as strftime(3) writes it."""
+    return time.strftime(form, time.gmtime(_epoch()))
+
+
 def _pip(*arguments: str, **environ: str) -> None:
     command = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input", *arguments]
     subprocess.run(command, check=True, env=os.environ | environ, stdout=sys.stderr)
@@ -222,7 +232,7 @@ def main() -> None:
     here = subprocess.run(["dpkg", "--print-architecture"], check=True, capture_output=True, text=True).stdout.strip()
     parser = argparse.ArgumentParser(description="Build the Debian package.")
     parser.add_argument("--architecture", choices=MACHINES, default=here)
-    parser.add_argument("--version", default=__version__, help="of the package; the program's by default")
+    parser.add_argument("--version", help="of the package; by default the program's and the time of the commit")
     parser.add_argument("--directory", type=Path, default=_BUILD)
     given = parser.parse_args()
     print(build(given.directory, given.architecture, given.version))

@@ -1,5 +1,8 @@
 """The Debian package as `make deb` builds it, and root file systems that have it installed."""
 
+import os
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -53,9 +56,34 @@ class Installations:
         return self._made[release]
 
 
-def built(folder: Path, *options: str) -> Path:
+def built(folder: Path, *options: str, **environ: str) -> Path:
     """The package as `make deb` builds it."""
     command = [sys.executable, "-m", "deploy.debian.build", "--directory", str(folder), *options]
-    ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False)
+    ended = subprocess.run(
+        command, cwd=REPOSITORY, env=os.environ | environ, capture_output=True, text=True, timeout=120, check=False
+    )
     assert ended.returncode == 0, ended.stderr
     return Path(ended.stdout.splitlines()[-1])
+
+
+EARLIER = REPOSITORY / "tests/data/earlier-package"
+"""What a package of an earlier version had in /etc, and its maintainer scripts."""
+
+
+def earlier(folder: Path, package: Path) -> Path:
+    """A package as its predecessor was for dpkg: version, conffiles and scripts; the program is `package`'s."""
+    tree = folder / "earlier"
+    subprocess.run(["dpkg-deb", "--raw-extract", str(package), str(tree)], check=True, timeout=60)
+    control = tree / "DEBIAN/control"
+    control.write_text(re.sub(r"^Version: .*", f"Version: {__version__}", control.read_text(), flags=re.MULTILINE))
+    for script in ("preinst", "postinst", "prerm", "postrm", "config"):
+        (tree / "DEBIAN" / script).unlink(missing_ok=True)
+    for file in EARLIER.iterdir():
+        inside = tree / "etc/correlator" if file.suffix == ".toml" else tree / "DEBIAN"
+        inside.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, inside / file.name)
+        (inside / file.name).chmod(0o755 if file.name in ("postinst", "prerm", "postrm") else 0o644)
+    built = folder / f"correlator_{__version__}_earlier.deb"
+    command = ["dpkg-deb", "--root-owner-group", "-Znone", "--build", str(tree), str(built)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=60)
+    return built
