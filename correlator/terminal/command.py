@@ -19,11 +19,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from correlator.config import values
-from correlator.errors import BadRequest
+from correlator.config import loading, values
+from correlator.config.schema import Config, Http
+from correlator.errors import BadRequest, ConfigError
 
 if TYPE_CHECKING:
     from correlator.client.client import Client
+
+DEFAULT_URL = "http://127.0.0.1:8686"
 
 _T = TypeVar("_T")
 
@@ -79,12 +82,12 @@ def daemon_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--token-file",
             type=click.Path(dir_okay=False, path_type=Path),
-            help="File whose first line is the token.  [default: CORRELATOR_TOKEN]",
+            help="File whose first line is the token.  [default: CORRELATOR_TOKEN; at the default URL the service's]",
         ),
         click.option(
             "--url",
             envvar="CORRELATOR_URL",
-            default="http://127.0.0.1:8686",
+            default=DEFAULT_URL,
             show_default=True,
             show_envvar=True,
             help="URL of the daemon.",
@@ -106,9 +109,7 @@ def client_from_options(given: dict[str, Any]) -> Client:
 
     url, ca, insecure, file = (given.pop(name) for name in ("url", "ca", "insecure", "token_file"))
     try:
-        token = (
-            file.read_text(encoding="utf-8").split("\n")[0].strip() if file else os.environ.get("CORRELATOR_TOKEN", "")
-        )
+        token = file.read_text(encoding="utf-8").split("\n")[0].strip() if file else _default_token(url)
     except (OSError, UnicodeError) as error:
         raise click.UsageError(f"--token-file: {file} cannot be read: {error}") from error
     if not re.fullmatch(r"[\x21-\x7e]*", token):
@@ -123,6 +124,17 @@ def client_from_options(given: dict[str, Any]) -> Client:
         return Client(url, token=token, ssl=context)
     except BadRequest as error:
         raise click.UsageError(f"--url: {error}") from error
+
+
+def _default_token(url: str) -> str:
+    """Return the token of the environment, else for the service of this host its own if this user may read it."""
+    given = os.environ.get("CORRELATOR_TOKEN", "")
+    if given or url != DEFAULT_URL:
+        return given
+    with contextlib.suppress(ConfigError):
+        file = loading.DEFAULT_FILE.with_name("api-token")
+        return min(loading.read_tokens(Config(http=Http(tokens_file=file))))
+    return ""
 
 
 def standard_output() -> Any:

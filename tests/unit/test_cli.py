@@ -271,6 +271,16 @@ def test_the_daemon_and_the_token_come_from_options_or_the_environment(invoke, a
     ]  # fmt: skip
 
 
+def test_at_the_default_url_whoever_may_read_it_uses_the_token_of_the_service(invoke, asked, tmp_path, monkeypatch):
+    monkeypatch.setattr(configuration, "DEFAULT_FILE", tmp_path / "correlator.toml")
+    assert invoke("show", "a").exit_code == 0
+    (tmp_path / "api-token").write_text("# of the GUI\nsecret\n")
+    assert invoke("show", "a").exit_code == 0
+    assert invoke("show", "a", "--url", "http://127.0.0.1:8687").exit_code == 0
+    assert invoke("show", "a", env={"CORRELATOR_TOKEN": "other"}).exit_code == 0
+    assert [call[0]._token for call in asked] == ["", "secret", "", "other"]
+
+
 def test_a_token_that_no_header_carries_is_a_usage_error_that_does_not_show_it(invoke, asked):
     result = invoke("show", "a", env={"CORRELATOR_TOKEN": "hunter2\nx"})
     assert (result.exit_code, asked) == (2, [])
