@@ -124,7 +124,7 @@ def _checked(read: Files, environ: Mapping[str, str], *, gateway: bool) -> Confi
         database=_with_password("database", config.database, environ, found),
         http=replace(config.http, tokens_file=config.http.tokens_file or credential(environ, "api-token")),
         otlp=replace(config.otlp, headers_file=config.otlp.headers_file or credential(environ, "otlp-headers")),
-        cluster=_in_cluster(config.cluster, environ),
+        cluster=_in_cluster(config.cluster, environ, "gateway-key" if gateway else "cluster-key"),
         mqtt=_named(_with_password("mqtt", config.mqtt, environ, found)),
         state=config.state if gateway else _with_directory(config.state, environ, found),  # A gateway keeps nothing.
         webhooks=complete(config.webhooks, environ, found.add, found.place),
@@ -339,10 +339,14 @@ def _named(mqtt: Mqtt) -> Mqtt:
     return replace(mqtt, instance=instance, client_id=mqtt.client_id or f"correlator-{instance}")
 
 
-def _in_cluster(cluster: Cluster, environ: Mapping[str, str]) -> Cluster:
+def _in_cluster(cluster: Cluster, environ: Mapping[str, str], private_key: str) -> Cluster:
+    """Return the section with its defaults. `private_key`: the credential with the key of `cluster.tls.cert`."""
     instance = cluster.instance or cluster_values.default_instance(socket.gethostname())
     credentials = cluster.credentials_file or credential(environ, "nats-creds")
-    return replace(cluster, instance=instance, credentials_file=credentials)
+    tls = cluster.tls
+    if tls is not None and tls.cert is not None and tls.key is None:
+        tls = replace(tls, key=credential(environ, private_key))
+    return replace(cluster, instance=instance, credentials_file=credentials, tls=tls)
 
 
 def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:

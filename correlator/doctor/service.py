@@ -28,7 +28,7 @@ CREDENTIALS = Path("/run/credentials") / UNIT
 STATE = Path("/var/lib/correlator")
 UNIT_FILES = tuple(Path(folder, UNIT) for folder in ("/etc/systemd/system", "/usr/lib/systemd/system"))
 
-SECRETS = ("db-password", "mqtt-password", "api-token", "otlp-headers", "cluster-key", "nats-creds")
+SECRETS = ("db-password", "mqtt-password", "api-token", "otlp-headers", "cluster-key", "gateway-key", "nats-creds")
 
 UNIT_CHECK = "unit"
 WITHIN = 5.0

@@ -119,9 +119,16 @@ async def test_hosts_of_their_own_connect_with_certificates_and_permissions(tmp_
         place.mkdir()
     (collector / "correlator.toml").write_text((DEPLOY / "correlator.toml").read_text())
     (gateway / "gateway.toml").write_text(rendering.gateway_reference())
-    for name in ("systemctl", "correlator"):
+    for name in ("systemctl", "pip"):
         program(tmp_path, name, "exit 0")
-    program(tmp_path, "pip", "exit 0")
+    # The daemon's and the gateway's folders of /etc, as different hosts have them, with the credentials of the units.
+    program(
+        tmp_path,
+        "correlator",
+        'case "$1" in doctor) exit 0;; esac\n'
+        f'case "$*" in *--gateway*) file={gateway}/gateway.toml;; *) file={collector}/correlator.toml;; esac\n'
+        f'export CREDENTIALS_DIRECTORY=${{file%/*}}\nexec {sys.executable} -m correlator "$@" --config "$file"',
+    )
     everywhere = {
         "/opt/nats/bin/pip": "pip",
         "python3 -m venv /opt/nats": "true",
@@ -135,10 +142,9 @@ async def test_hosts_of_their_own_connect_with_certificates_and_permissions(tmp_
     assert len(steps) == 5
     certificates, server, users, of_collector, of_gateway = steps
     script = [certificates, server.replace("/etc/nats", str(nats)), users.replace("/etc/nats", str(nats))]
-    secret = "/run/credentials/correlator{}.service/cluster-key"
-    for step, etc, unit in ((of_collector, collector, ""), (of_gateway, gateway, "-gateway")):
-        places = {"/etc/correlator": str(etc), secret.format(unit): str(etc / "cluster-key")}
-        script.append(mapped(step, places))
+    script += [
+        mapped(step, {"/etc/correlator": str(e)}) for step, e in ((of_collector, collector), (of_gateway, gateway))
+    ]
     await run(mapped("\n".join(script), everywhere), tmp_path)
     assert (nats / "server.key").stat().st_mode & 0o777 == 0o600
     for file in nats.glob("*.conf"):
@@ -151,21 +157,21 @@ async def test_hosts_of_their_own_connect_with_certificates_and_permissions(tmp_
         }
         file.write_text(mapped(file.read_text(), places))
     with Documented(nats / "nats-server.conf", port, monitor):
-        of_dc1 = loading.load(collector / "correlator.toml", {"HOME": "/root"}).cluster
+        credentials = {"HOME": "/root", "CREDENTIALS_DIRECTORY": str(collector)}
+        of_dc1 = loading.load(collector / "correlator.toml", credentials).cluster
         found = {c.name: c for c in await cluster.inspect(of_dc1, gateway=False, metrics=None)}
         assert found["cluster.server"].status == "ok", found
         assert found["cluster.streams"].summary == "no collector has created the streams yet"
-        of_gateway_ = loading.load(gateway / "gateway.toml", {"HOME": "/root"}).cluster
+        credentials_ = {"CREDENTIALS_DIRECTORY": str(gateway)}
+        of_gateway_ = loading.load(gateway / "gateway.toml", credentials_, gateway=True).cluster
         found = {c.name: c for c in await cluster.inspect(of_gateway_, gateway=True, metrics=None)}
         assert found["cluster.server"].status == "ok", found
         assert 'user: "CN=collector-dc2", permissions: $role-collector-dc2' in (nats / "accounts.conf").read_text()
         healthz = [line for line in shell_blocks(DOCUMENT, "Upgrades")[0].splitlines() if line.startswith("curl")]
         assert "ok" in await run(mapped("\n".join(healthz), everywhere), tmp_path)
     three = mapped(shell_blocks(DOCUMENT, "From one NATS server to three")[0], {"/etc/correlator": str(collector)})
-    text = (collector / "correlator.toml").read_text().replace(f"127.0.0.1:{port}", "nats-1.example:4222")
-    (collector / "correlator.toml").write_text(text)
     await run(three, tmp_path)
-    changed = loading.load(collector / "correlator.toml", {"HOME": "/root"}).cluster
+    changed = loading.load(collector / "correlator.toml", credentials).cluster
     assert changed.replicas == 3
     assert changed.url is not None
     assert len(changed.url.servers) == 3

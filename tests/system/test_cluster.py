@@ -1,4 +1,4 @@
-"""docs/cluster.md, "Hosts of their own", followed to the letter: every unit of the package runs just as it is installed.
+"""docs/cluster.md, "Hosts of their own", followed to the letter: every unit of the package runs as it is installed.
 
 No drop-in, no variable of a shell: what a unit lacks, it lacks here too. One system stands for all hosts, so the
 collector gets another port than the gateway.

@@ -4,6 +4,7 @@ import pytest
 
 from correlator.config import cluster_values
 from correlator.config.loading import load
+from correlator.config.tls import Tls
 from correlator.errors import ConfigError
 
 SEED = "SU" + "A" * 56
@@ -51,6 +52,22 @@ def test_there_are_one_three_or_five_replicas():
     for given in ("0", "2", "true", "x"):
         (line,) = problems({}, replicas=given)
         assert line.endswith("expected 1, 3 or 5")
+
+
+@pytest.mark.parametrize(("gateway", "name"), [(False, "cluster-key"), (True, "gateway-key")])
+def test_the_private_key_of_the_certificate_is_a_credential_of_each_role(tmp_path, gateway, name):
+    for file in ("cert", "cluster-key", "gateway-key"):
+        (tmp_path / file).write_text("PEM")
+    environ = {"CREDENTIALS_DIRECTORY": str(tmp_path), "HOME": "/home/me", "CORRELATOR_CLUSTER__URL": "tls://a"}
+    assert load(None, environ, gateway=gateway).cluster.tls is None
+    environ["CORRELATOR_CLUSTER__TLS__CERT"] = str(tmp_path / "cert")
+    cert, own = tmp_path / "cert", tmp_path / "own"
+    assert load(None, environ, gateway=gateway).cluster.tls == Tls(cert=cert, key=tmp_path / name)
+    own.touch()
+    assert load(None, environ | {"CORRELATOR_CLUSTER__TLS__KEY": str(own)}).cluster.tls == Tls(cert=cert, key=own)
+    (tmp_path / name).write_text("\n")
+    with pytest.raises(ConfigError, match=r"cluster\.tls\.cert: expected together with cluster.tls.key"):
+        load(None, environ, gateway=gateway)
 
 
 def test_a_credentials_file_holds_a_user_or_a_seed(tmp_path):
