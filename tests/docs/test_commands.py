@@ -31,6 +31,7 @@ class Elsewhere(NamedTuple):
 
 ANY = ".*"
 INSTALL = "tests/system/test_install.py"
+README = "tests/system/test_readme.py"
 UNIT = "tests/system/test_unit.py"
 CLUSTER = "tests/docs/test_cluster_steps.py"
 OTHER_INSTALLATIONS = "tests/system/test_other_installations.py"
@@ -78,8 +79,11 @@ ELSEWHERE = (
     Elsewhere(
         r"README\.md",
         "At a real appliance",
-        r"(head --bytes|sed ).*",
-        ("tests/docs/test_steps.py::test_the_steps_of_the_readme_lead_from_the_package_to_a_daemon_that_serves",),
+        r"(head --bytes|printf|correlator config set|mariadb <deploy/).*",
+        (
+            "tests/docs/test_steps.py::test_the_steps_of_the_readme_lead_from_the_package_to_a_daemon_that_serves",
+            f"{README}::test_the_readme_leads_to_a_daemon_that_serves_also_the_second_time",
+        ),
     ),
     Elsewhere(
         r"README\.md", ANY, r"apt-get install .*", (f"{INSTALL}::test_the_installation_lasts_less_than_five_minutes",)

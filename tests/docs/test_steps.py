@@ -34,11 +34,12 @@ async def appliance(own_mariadb: MariaDB) -> MariaDB:
 
 
 @pytest.fixture
-def etc(tmp_path: Path) -> Path:
+def etc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """As the package leaves it."""
     etc = tmp_path / "etc"
-    etc.mkdir()
+    (etc / "conf.d").mkdir(parents=True)
     (etc / "correlator.toml").write_text((REPOSITORY / "deploy/correlator.toml").read_text())
+    monkeypatch.setattr(loading, "DEFAULT_FILE", etc / "correlator.toml")
     return etc
 
 
@@ -49,7 +50,7 @@ async def test_the_steps_of_the_readme_lead_from_the_package_to_a_daemon_that_se
     (etc / "db-password").write_text("an old one that everybody can read\n")
     (etc / "db-password").chmod(0o644)
     here = {"/etc/correlator": str(etc), "deploy/": f"{REPOSITORY}/deploy/"}
-    await paste(tmp_path, steps("README.md", "db-password", "#timezone"), mariadb=appliance, here=here)
+    await paste(tmp_path, steps("README.md", "db-password", "database.timezone"), mariadb=appliance, here=here)
     assert (etc / "db-password").stat().st_mode & 0o777 == 0o600
     found = loading.load(etc / "correlator.toml", {"HOME": "/root", "CREDENTIALS_DIRECTORY": str(etc)})
     assert (found.database.timezone, str(found.mqtt.url)) == ("Europe/Berlin", "mqtt://broker.example:1883")
