@@ -237,6 +237,15 @@ CLIENTS_CLOSED = Counter(
 )
 for _reason in ("slow", "gone"):
     CLIENTS_CLOSED.labels(_reason)
+CONNECTIONS = Gauge("correlator_connections", "Open connections to the listener, idle ones too.", registry=REGISTRY)
+CONNECTIONS_ENDED = Counter(
+    "correlator_connections_ended",
+    "Connections ended as there were too many. idle: an idle one, for a new one. refused: its address has too many.",
+    ["reason"],
+    registry=REGISTRY,
+)
+for _reason in ("idle", "refused"):
+    CONNECTIONS_ENDED.labels(_reason)
 DROPPED_LINES = Counter(
     "correlator_readers_dropped_lines",
     "Log lines not sent to connections that read slowly; each connection got the number.",

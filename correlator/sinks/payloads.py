@@ -205,12 +205,22 @@ class ClusterPart(TypedDict):
     acknowledged_seconds_ago: NotRequired[Seconds | None]
 
 
+class ConnectionsPart(TypedDict):
+    """The connections of clients. `ok` is false at the limit, which the number of files of the process sets."""
+
+    ok: bool
+    open: Count
+    limit: Count
+    error: str | None
+
+
 class Parts(TypedDict):
     """What the daemon depends on. `mqtt`, `doorbell`, `webhooks` and `cluster` are there only if configured."""
 
     database: DatabasePart
     tables: TablesPart
     checkpoint: CheckpointPart
+    connections: ConnectionsPart
     mqtt: NotRequired[MqttPart]
     doorbell: NotRequired[DoorbellPart]
     webhooks: NotRequired[WebhooksPart]

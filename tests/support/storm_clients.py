@@ -55,3 +55,28 @@ async def _ask(url: str, counts: dict[str, int], connections: int, path: Callabl
     ):
         for _ in range(connections):
             tasks.create_task(one())
+
+
+async def connects(url: str, counts: dict[str, int], *, connections: int, asking: str = "") -> None:
+    """Connections that send `asking`, read what comes, and connect again as soon as they are closed."""
+    port = int(url.rpartition(":")[2])
+
+    async def one() -> None:
+        while True:
+            try:
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                counts["connected"] = counts.get("connected", 0) + 1
+                try:
+                    writer.write(asking.encode())
+                    while await reader.read(65_536):
+                        pass
+                finally:
+                    writer.transport.abort()
+            except OSError as error:
+                key = type(error).__name__
+                counts[key] = counts.get(key, 0) + 1
+            await asyncio.sleep(0.01)
+
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(connections):
+            tasks.create_task(one())

@@ -16,13 +16,13 @@ from http import HTTPStatus
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from correlator.errors import CorrelatorError
 from correlator.ops import metrics
 from correlator.pipeline.hub import Hub
 from correlator.sinks.http.access import TOKEN, Access
+from correlator.sinks.http.connections import Acceptor, Connections, peer_of
 from correlator.sinks.http.instances import Fleet, Instances, local
 from correlator.sinks.http.openapi.specs import Specs
-from correlator.sinks.http.problems import problem, problems, server_log
+from correlator.sinks.http.problems import RETRY_AFTER, problem, problems, server_log
 from correlator.sinks.http.rest import json_response
 from correlator.sinks.http.static import Static
 from correlator.sinks.http.surface import Metrics, Surface
@@ -41,6 +41,9 @@ SMALL_REPLY = 16 << 10
 
 PART, PART_WITHIN = 64 << 10, 60.0
 """Bytes of a larger reply that are written at once, and seconds in which the client must accept them."""
+
+FULL = (HTTPStatus.SERVICE_UNAVAILABLE, "the limit of connections is reached: repeat the request later", RETRY_AFTER)
+"""The answer on a connection beyond the limit."""
 
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -90,6 +93,7 @@ class HttpSink:
         self._unknown_id_wait = unknown_id_wait
         self._limits = limits
         self._work = Work()
+        self._connections = Connections()
         self._on_ready = on_ready
         self._fleet = fleet
         self._static = Static(gateway=fleet is not None)
@@ -104,26 +108,29 @@ class HttpSink:
         self._main = main = self._surface(hub)
         self._instances = instances = Instances(self._fleet, self._surface)
         hub.watchers["streaming"] = lambda: self._access.connections
+        hub.readiness["connections"] = self._connections.describe
+        metrics.CONNECTIONS.set_function(lambda: len(self._connections))
         shared = [
             web.post(TICKET_PATH, self._ticket),
             *Metrics(hub, lambda: [surface.streams for surface in self._surfaces]).routes(),
             *Specs().routes(),
             *self._static.routes(),
         ]
-        app = web.Application(middlewares=[self._send, self._headers, problems, self._gate])
+        app = web.Application(middlewares=[self._count, self._send, self._headers, problems, self._gate])
         app.add_routes([*main.routes, *shared, *instances.routes(main.routes, shared)])
-        runner = web.AppRunner(
-            app,
+        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=2.0)
+        await runner.setup()
+        assert runner.server is not None
+        acceptor = Acceptor(
+            self._connections,
+            runner.server,
             access_log=None,
             logger=server_log,
-            handler_cancellation=True,
-            shutdown_timeout=2.0,
             keepalive_timeout=self._listener.request_within,
         )
-        await runner.setup()
         background = asyncio.gather(main.run(), instances.run(), self._close_revoked(), self._disconnect_all())
         try:
-            self._on_ready(await self._listen(runner))
+            self._on_ready(await self._listen(acceptor))
             await background
         finally:
             with contextlib.suppress(TimeoutError):
@@ -131,6 +138,7 @@ class HttpSink:
                     for surface in self._surfaces:
                         await surface.close()
             background.cancel()
+            acceptor.close()
             await runner.cleanup()
 
     def disconnect(self) -> None:
@@ -169,19 +177,25 @@ class HttpSink:
                 for _ in surface.close_revoked():
                     await asyncio.sleep(0)
 
-    async def _listen(self, runner: web.AppRunner) -> str:
-        where = self._listener
-        site = web.TCPSite(runner, where.host, where.port, ssl_context=where.tls, backlog=1024, reuse_address=True)
-        try:
-            await site.start()
-        except OSError as error:
-            raise CorrelatorError(
-                f"http.listen: {where.host}:{where.port} cannot be listened on: {error.strerror or error}"
-            ) from error
-        host, port = runner.addresses[0][:2]
-        url = f"{'https' if where.tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+    async def _listen(self, acceptor: Acceptor) -> str:
+        tls = self._listener.tls
+        host, port = await acceptor.listen(self._listener.host, self._listener.port, tls)
+        url = f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
         log.info("serving at %s", url)
         return url
+
+    @web.middleware
+    async def _count(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Count the connection as busy until the response is complete, or waits in small buffers."""
+        peer = peer_of(request)
+        if peer is None:
+            return await handler(request)
+        with self._connections.busy(peer):
+            if not peer.surplus:
+                return await handler(request)
+            response = await handler(request) if local(request.path) in OPEN_PATHS else problem(*FULL)
+            response.force_close()
+            return response
 
     @web.middleware
     async def _send(self, request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -1,0 +1,336 @@
+"""The connections of a listener: how many are open, whose they are, and which of them end when there are too many.
+
+Problem. Each connection is a file descriptor. A client that takes all of them takes those of the database, the broker
+and the checkpoint too, and a listener without one fails at every attempt to accept, as often as the loop lets it.
+
+Model. The process keeps `RESERVED` descriptors for itself; the others are the limit of connections. A connection is
+idle while no request of it is being answered. At the limit a new connection ends the one that has been idle longest, of
+the address that has most idle ones: a client that opens connections and asks nothing takes them from itself. Where none
+is idle, `SURPLUS` more are accepted, which may only ask for `/health/*`: a probe is answered whatever clients do.
+Beyond these nothing is accepted: new connections wait in the kernel's queue. The same holds for one address at three
+quarters of the limit, unless it is a trusted proxy; beyond its surplus its connections are closed.
+
+Invariants. Whoever accepts does it a few at a time, and rests after an error. Event loop's thread only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import resource
+import socket
+import ssl
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, Final, cast
+
+from aiohttp import web
+
+from correlator.errors import CorrelatorError
+from correlator.jobs.bounded import BoundedDict
+from correlator.ops import metrics
+
+log = logging.getLogger(__name__)
+
+RESERVED: Final = 128
+"""Descriptors that are not given to clients: database, broker, NATS, webhooks, checkpoint. At most half of all."""
+
+SURPLUS: Final = 64
+"""Connections beyond the limit, for probes: some rounds of accepting, so that the request of each can be read. They are
+taken from the reserved descriptors, at most half of these."""
+
+BACKLOG: Final = 1024
+"""Connections that wait in the kernel until they are accepted."""
+
+ACCEPTED_AT_ONCE: Final = 4
+"""Connections that are accepted before the event loop runs other tasks."""
+
+REST: Final = 0.1
+"""Seconds without accepting after the limit, or an error."""
+
+SAY_AGAIN: Final = 600.0
+"""Seconds after which it is logged again that an address has too many connections."""
+
+HANDSHAKE_WITHIN: Final = 10.0
+"""Seconds for a TLS handshake."""
+
+
+def descriptor_limit() -> int:
+    """The number of files that this process may open."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+class Peer:
+    """One connection. `surplus`: it may only ask for `/health/*`. `end()` aborts it."""
+
+    __slots__ = ("address", "end", "surplus")
+
+    def __init__(self, address: str, *, surplus: bool) -> None:
+        self.address = address
+        self.surplus = surplus
+        self.end: Callable[[], object] = lambda: None
+
+
+class Connections:
+    """The open connections. It performs no I/O but `Peer.end`. `limit` and `surplus` follow `descriptors`.
+
+    `descriptors()`: how many files the process may open. `is_proxy(address)`: whether many clients share that address.
+    """
+
+    def __init__(
+        self,
+        descriptors: Callable[[], int] = descriptor_limit,
+        is_proxy: Callable[[str], bool] = lambda _: False,
+    ) -> None:
+        self._descriptors = descriptors
+        self._is_proxy = is_proxy
+        self._open: dict[Peer, None] = {}
+        self._of: Counter[str] = Counter()
+        """By address, without the surplus."""
+        self._surplus: Counter[str] = Counter()
+        self._idle: dict[str, dict[Peer, None]] = {}
+        """By address, those that are idle for longest first."""
+        self._full = False
+        self._said: BoundedDict[str, float] = BoundedDict(100)
+        """Addresses that had too many connections, and when that was logged."""
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    @property
+    def limit(self) -> int:
+        """Connections that may be open, besides `SURPLUS`."""
+        return self._descriptors() - self._reserved
+
+    @property
+    def surplus(self) -> int:
+        """Connections beyond the limit, and beyond that of an address."""
+        return min(SURPLUS, self._reserved // 2)
+
+    @property
+    def _reserved(self) -> int:
+        return min(RESERVED, self._descriptors() // 2)
+
+    @property
+    def _ordinary(self) -> int:
+        return len(self._open) - self._surplus.total()
+
+    def has_room(self) -> bool:
+        """True if one more may be accepted. Ends an idle one for it where that is needed."""
+        limit, ordinary = self.limit, self._ordinary
+        if self._full and ordinary < limit - limit // 10:
+            self._full = False
+            log.info("%d connections are open: new ones are accepted again", len(self._open))
+        if ordinary < limit and len(self._open) < limit + self.surplus:
+            return True
+        if not self._full:
+            self._full = True
+            log.warning(
+                "%d connections are open, the limit of this process: idle ones end for new ones, and others wait."
+                " If these are real clients, raise LimitNOFILE= of the service (now %d, %d of them for the database).",
+                *(len(self._open), self._descriptors(), self._reserved),
+            )
+        return self._end_idle(max(self._idle, key=lambda a: len(self._idle[a]), default="")) or (
+            len(self._open) < limit + self.surplus
+        )
+
+    def admit(self, address: str) -> Peer | None:
+        """Count a connection that was accepted. None: its address has too many, so close it."""
+        limit = self.limit
+        most = limit if self._is_proxy(address) else limit - limit // 4
+        if self._of[address] >= most:
+            self._end_idle(address)
+        crowded = self._of[address] >= most
+        if crowded:
+            self._say_crowded(address)
+            if self._surplus[address] >= self.surplus // 2:
+                metrics.CONNECTIONS_ENDED.labels("refused").inc()
+                return None
+        peer = Peer(address, surplus=crowded or self._ordinary >= limit)
+        self._open[peer] = None
+        (self._surplus if peer.surplus else self._of)[address] += 1
+        self._idle.setdefault(address, {})[peer] = None
+        return peer
+
+    def lost(self, peer: Peer) -> None:
+        """The connection has ended. May be called more than once."""
+        if peer not in self._open:
+            return
+        del self._open[peer]
+        counted = self._surplus if peer.surplus else self._of
+        counted[peer.address] -= 1
+        if not counted[peer.address]:
+            del counted[peer.address]
+        self._not_idle(peer)
+
+    @contextlib.contextmanager
+    def busy(self, peer: Peer) -> Iterator[None]:
+        """A request of the connection is being answered while the block runs."""
+        self._not_idle(peer)
+        try:
+            yield
+        finally:
+            if peer in self._open:
+                self._idle.setdefault(peer.address, {})[peer] = None
+
+    def describe(self) -> dict[str, Any]:
+        """The part of readiness."""
+        error = (
+            "the limit of connections is reached: idle ones end for new ones, and others wait" if self._full else None
+        )
+        return {"ok": not self._full, "open": len(self._open), "limit": self.limit, "error": error}
+
+    def _say_crowded(self, address: str) -> None:
+        """Log that an address has all the connections that it may have; every `SAY_AGAIN` seconds."""
+        now = time.monotonic()
+        if now - self._said.get(address, float("-inf")) >= SAY_AGAIN:
+            self._said[address] = now
+            log.warning(
+                "%s has %d connections, as many as one address may have: further ones may only ask for /health/*",
+                *(address, self._of[address]),
+            )
+
+    def _not_idle(self, peer: Peer) -> None:
+        idle = self._idle.get(peer.address, {})
+        idle.pop(peer, None)
+        if not idle:
+            self._idle.pop(peer.address, None)
+
+    def _end_idle(self, address: str) -> bool:
+        """End the connection of this address that is idle for longest. False if it has none."""
+        peer = next(iter(self._idle.get(address, ())), None)
+        if peer is None:
+            return False
+        self.lost(peer)
+        metrics.CONNECTIONS_ENDED.labels("idle").inc()
+        peer.end()
+        return True
+
+
+class Connection(web.RequestHandler):
+    """aiohttp's connection, which reports its end."""
+
+    __slots__ = ("_connections", "peer")
+
+    def __init__(self, server: web.Server, peer: Peer, connections: Connections, **options: Any) -> None:
+        super().__init__(server, loop=asyncio.get_running_loop(), **options)
+        self.peer = peer
+        self._connections = connections
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.peer.end = cast("asyncio.Transport", transport).abort  # uvloop's is no subclass
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._connections.lost(self.peer)
+        super().connection_lost(exc)
+
+
+class Acceptor:
+    """Accepts the connections of one address. `options`: those of aiohttp's `RequestHandler`."""
+
+    def __init__(self, connections: Connections, server: web.Server, **options: Any) -> None:
+        self._connections = connections
+        self._server = server
+        self._options = options
+        self._tls: ssl.SSLContext | None = None
+        self._sockets: list[socket.socket] = []
+        self._beginning: set[asyncio.Task[None]] = set()
+
+    async def listen(self, host: str, port: int, tls: ssl.SSLContext | None) -> tuple[str, int]:
+        """Begin to accept. `port` 0: any free port. Returns the first address that it listens on.
+
+        Raises:
+            CorrelatorError: The address cannot be listened on.
+        """
+        self._tls = tls
+        loop = asyncio.get_running_loop()
+        try:
+            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            for family, address in dict.fromkeys((info[0], info[4]) for info in found):
+                self._sockets.append(_listening(family, address))
+        except OSError as error:
+            self.close()
+            raise CorrelatorError(
+                f"http.listen: {host}:{port} cannot be listened on: {error.strerror or error}"
+            ) from error
+        self._resume()
+        name = self._sockets[0].getsockname()
+        return str(name[0]), int(name[1])
+
+    def close(self) -> None:
+        """Accept no more. Open connections stay."""
+        for listening in self._sockets:
+            asyncio.get_running_loop().remove_reader(listening)
+            listening.close()
+        self._sockets = []
+        for task in self._beginning:
+            task.cancel()
+
+    def _resume(self) -> None:
+        for listening in self._sockets:
+            asyncio.get_running_loop().add_reader(listening, self._accept, listening)
+
+    def _pause(self) -> None:
+        loop = asyncio.get_running_loop()
+        for listening in self._sockets:
+            loop.remove_reader(listening)
+        loop.call_later(REST, self._resume)
+
+    def _accept(self, listening: socket.socket) -> None:
+        for _ in range(ACCEPTED_AT_ONCE):
+            if not self._connections.has_room():
+                self._pause()
+                return
+            try:
+                accepted, address = listening.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:  # no descriptor or no memory is left, in this process or on the host
+                log.warning("no connection can be accepted: %s", error.strerror or error)
+                self._pause()
+                return
+            peer = self._connections.admit(str(address[0]))
+            if peer is None:
+                accepted.close()
+                continue
+            accepted.setblocking(False)
+            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            task = asyncio.ensure_future(self._begin(accepted, peer))
+            peer.end = task.cancel
+            self._beginning.add(task)
+            task.add_done_callback(self._beginning.discard)
+            task.add_done_callback(partial(self._begun, accepted, peer))
+
+    async def _begin(self, accepted: socket.socket, peer: Peer) -> None:
+        """Hand the socket to aiohttp; with TLS, after the handshake."""
+        await asyncio.get_running_loop().connect_accepted_socket(
+            lambda: Connection(self._server, peer, self._connections, **self._options),
+            accepted,
+            ssl=self._tls,
+            ssl_handshake_timeout=HANDSHAKE_WITHIN if self._tls is not None else None,
+        )
+
+    def _begun(self, accepted: socket.socket, peer: Peer, task: asyncio.Task[None]) -> None:
+        """Give the connection up if it was ended before it began, its handshake failed, or its client has gone."""
+        error = None if task.cancelled() else task.exception()
+        if error is None and not task.cancelled():
+            return
+        self._connections.lost(peer)
+        accepted.close()
+        if error is not None and not isinstance(error, OSError):
+            log.error("a connection could not begin", exc_info=error)
+
+
+def _listening(family: int, address: Any) -> socket.socket:
+    listening = socket.create_server(address, family=family, backlog=BACKLOG)
+    listening.setblocking(False)
+    return listening
+
+
+def peer_of(request: web.BaseRequest) -> Peer | None:
+    """The connection of a request; None if no `Acceptor` has accepted it."""
+    return request.protocol.peer if isinstance(request.protocol, Connection) else None

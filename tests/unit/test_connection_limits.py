@@ -1,0 +1,116 @@
+"""Which connections are open, and which of them end, when there are more than the process may have."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+
+import pytest
+
+from correlator.sinks.http.connections import RESERVED, Connections, Peer
+
+LIMIT = 40
+SURPLUS = LIMIT // 2
+
+
+class Listener:
+    """Accepts for the tests. `ended`: the addresses of connections that were ended, in order."""
+
+    def __init__(self, limit: int = LIMIT, **options) -> None:
+        self.connections = Connections(lambda: 2 * limit, **options)
+        self.ended: list[str] = []
+        self._answering = contextlib.ExitStack()
+
+    def accept(self, address: str) -> Peer | None:
+        if not self.connections.has_room():
+            return None
+        peer = self.connections.admit(address)
+        if peer is not None:
+            peer.end = lambda: self.ended.append(address)
+        return peer
+
+    def busy(self, address: str, count: int = 1) -> list[Peer]:
+        found: list[Peer] = []
+        for _ in range(count):
+            peer = self.accept(address)
+            assert peer is not None
+            self._answering.enter_context(self.connections.busy(peer))
+            found.append(peer)
+        return found
+
+
+def test_descriptors_are_kept_for_what_is_not_a_client():
+    assert Connections(lambda: 16_384).limit == 16_384 - RESERVED
+    assert Connections(lambda: 64).limit == 32
+
+
+def test_an_address_that_opens_many_idle_connections_ends_its_own_and_others_stay():
+    listener = Listener()
+    for _ in range(5):
+        listener.accept("quiet")
+    for _ in range(200):
+        assert listener.accept("flood") is not None
+    assert set(listener.ended) == {"flood"}
+    assert len(listener.connections) <= LIMIT
+    assert listener.accept("new") is not None
+    assert set(listener.ended) == {"flood"}
+
+
+def test_an_address_gets_three_quarters_of_the_connections_and_a_proxy_gets_all():
+    listener = Listener()
+    assert not any(peer.surplus for peer in listener.busy("one", LIMIT * 3 // 4))
+    assert all(peer.surplus for peer in listener.busy("one", SURPLUS // 2))
+    assert listener.accept("one") is None
+    assert not any(peer.surplus for peer in listener.busy("other", 2))
+    proxied = Listener(is_proxy=lambda address: address == "proxy")
+    assert len(proxied.busy("proxy", LIMIT)) == LIMIT
+
+
+def test_where_all_are_busy_some_more_are_accepted_for_probes_and_then_none():
+    listener = Listener(is_proxy=lambda _: True)
+    assert not any(peer.surplus for peer in listener.busy("a", LIMIT))
+    surplus = listener.busy("b", SURPLUS)
+    assert all(peer.surplus for peer in surplus)
+    assert listener.accept("c") is None
+    listener.connections.lost(surplus[0])
+    assert listener.accept("c") is not None
+    assert listener.ended == []
+
+
+def test_a_surplus_connection_that_asks_nothing_ends_for_the_next_one():
+    listener = Listener(is_proxy=lambda _: True)
+    listener.busy("a", LIMIT)
+    for _ in range(100):
+        assert listener.accept("b") is not None
+    assert len(listener.connections) <= LIMIT + SURPLUS
+
+
+def test_a_connection_that_ends_twice_is_counted_once():
+    listener = Listener()
+    peer = listener.accept("a")
+    assert peer is not None
+    with listener.connections.busy(peer):
+        listener.connections.lost(peer)
+        listener.connections.lost(peer)
+    assert len(listener.connections) == 0
+    assert listener.connections._idle == {}
+    assert not listener.connections._of
+
+
+def test_the_limit_is_said_in_readiness_and_once_in_the_log(caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.INFO)
+    listener = Listener()
+    peers = [listener.accept(f"a{n}") for n in range(LIMIT)]
+    assert listener.connections.describe() == {"ok": True, "open": LIMIT, "limit": LIMIT, "error": None}
+    for n in range(100):
+        listener.accept(f"b{n}")
+    described = listener.connections.describe()
+    assert (described["ok"], described["open"]) == (False, LIMIT)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "LimitNOFILE" in caplog.text
+    for peer in [*peers, *list(listener.connections._open)]:
+        if peer is not None:
+            listener.connections.lost(peer)
+    listener.accept("c")
+    assert listener.connections.describe()["ok"] is True
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
