@@ -149,6 +149,13 @@ class Http(Section, frozen=True, kw_only=True):
         tuple[str, ...],
         _key("Names accepted in the Host header, in addition to the listen address and localhost.", values.hosts),
     ] = ()
+    trusted_proxies: Annotated[
+        tuple[str, ...],
+        _key(
+            "Addresses or networks of proxies whose X-Forwarded-For is believed: limits count their clients, not them.",
+            values.networks,
+        ),
+    ] = ()
     tokens_file: Annotated[
         Path | None,
         _key(

@@ -253,6 +253,16 @@ def hosts(raw: object) -> tuple[str, ...]:
     return _texts(raw, r"[^\s/?#@*]+", 'host names, e.g. ["correlator.example"]')
 
 
+def networks(raw: object) -> tuple[str, ...]:
+    """Parse addresses and networks, as text."""
+    expected = 'addresses or networks, e.g. ["127.0.0.1", "10.0.0.0/8", "fd00::/8"]'
+    found = _texts(raw, r".+", expected)
+    try:
+        return tuple(str(ipaddress.ip_network(network)) for network in found)
+    except ValueError:  # also for a network with bits of a host
+        raise ValueError(f"a list of {expected}") from None
+
+
 def _texts(raw: object, pattern: str, expected: str) -> tuple[str, ...]:
     if not isinstance(raw, list) or not all(isinstance(item, str) and re.fullmatch(pattern, item) for item in raw):
         raise ValueError(f"a list of {expected}")

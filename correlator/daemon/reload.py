@@ -34,6 +34,7 @@ LIVE = frozenset(
         "http.tls_cert",
         "http.tls_key",
         "http.tokens_file",
+        "http.trusted_proxies",
         "jobs.stalled_after",
         "log.format",
         "log.level",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import socket
@@ -144,6 +145,60 @@ async def test_the_old_gui_gets_the_status_from_the_daemon_and_all_else_from_the
         assert await site.polled(path) == (200, f"appliance {path}")
     for path in ("/", "/correlators", "/api-docs", "/api/failover/gui-1"):
         assert await site.get(path) == (200, f"gui {path}")
+
+
+@pytest.mark.parametrize("kind", PROXIES.values(), ids=PROXIES)
+async def test_a_proxy_passes_the_address_of_its_client_on_behind_what_the_client_wrote(kind: type[Proxy]):
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(text=",".join(request.headers.getall("X-Forwarded-For", ())))
+
+    runner, port = await serving(answer)
+    proxy = kind(port, port, port)
+    connector = aiohttp.TCPConnector(ssl=False, resolver=Loopback())
+    async with aiohttp.ClientSession(connector=connector) as session:
+        try:
+            await asyncio.to_thread(proxy.start)
+
+            async def shown() -> str:
+                url = URL(f"{proxy.origin}/correlator/health/live")
+                async with session.get(url, headers={"X-Forwarded-For": "198.51.100.1"}) as response:
+                    return await response.text()
+
+            assert (await eventually(shown)).rpartition(",")[2].strip() == "127.0.0.1"
+        finally:
+            await asyncio.to_thread(proxy.close)
+            await runner.cleanup()
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+async def test_limits_count_the_clients_of_a_trusted_proxy_and_believe_no_other(database, tmp_path, trusted: bool):
+    proxies = "127.0.0.0/8" if trusted else "192.0.2.1"
+    daemon = Daemon(
+        tmp_path, database__url=database.url, http__trusted_proxies=proxies, http__max_readers_per_address=1
+    )
+    try:
+        await daemon.start()
+        assert daemon.session is not None
+        async with contextlib.AsyncExitStack() as stack:
+
+            async def opens(client: str) -> bool:
+                headers = {"X-Forwarded-For": f"198.51.100.1, {client}"}
+                assert daemon.session is not None
+                ws = await stack.enter_async_context(daemon.session.ws_connect("/ws", headers=headers))
+                await ws.send_json(HELLO)
+                return (await ws.receive()).type is aiohttp.WSMsgType.TEXT
+
+            async def streams(client: str) -> int:
+                assert daemon.session is not None
+                headers = {"X-Forwarded-For": client}
+                response = await stack.enter_async_context(daemon.session.get("/api/v1/stream", headers=headers))
+                return response.status
+
+            found = [await opens("203.0.113.1"), await opens("203.0.113.1"), await opens("203.0.113.2")]
+            assert found == [True, False, trusted]
+            assert [await streams("203.0.113.1"), await streams("203.0.113.3")] == [429, 200 if trusted else 429]
+    finally:
+        await daemon.close()
 
 
 @pytest.mark.parametrize("kind", PROXIES.values(), ids=PROXIES)

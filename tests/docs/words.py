@@ -78,6 +78,7 @@ ALLOWED = (
     Allowed("*", r"(?<=[\"`/])readers\.svg", "the name of a picture that a program has written"),
     Allowed("correlator/sources/archive/*", r"\b[Rr]eader\b", "code that reads a table"),
     Allowed("correlator/jobs/*", r'"(tick|looks|owed)"', "contract: names in the checkpoint"),
+    Allowed("correlator/*", r"(add|remove)_reader", "asyncio: functions of an event loop"),
     Allowed("*", r"(?i)max_readers(_per_address)?", "contract: keys of the configuration"),
     Allowed("*", r"correlator_(readers\w*|doorbell_rings\w*)", "contract: names of metrics"),
     Allowed("*", r"CorrelatorReaders\w*|#correlatorreaders\w*", "contract: the name of an alert"),

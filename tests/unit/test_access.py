@@ -5,7 +5,15 @@ from unittest.mock import Mock
 import pytest
 from aiohttp.test_utils import make_mocked_request
 
-from correlator.sinks.http.access import MAX_FLOODS, MAX_TICKETS, NO_TOKEN, TICKET_SECONDS, Access, Floods
+from correlator.sinks.http.access import (
+    MAX_FLOODS,
+    MAX_TICKETS,
+    NO_TOKEN,
+    TICKET_SECONDS,
+    Access,
+    Floods,
+    TrustedProxies,
+)
 from correlator.sinks.http.frames import CloseCode
 
 
@@ -211,3 +219,40 @@ def test_the_addresses_that_flooded_are_bounded():
     assert len(floods._until) == MAX_FLOODS
     assert floods.delay("0") == 0.0
     assert floods.delay(str(MAX_FLOODS)) > 0.0
+
+
+PROXIES = ("127.0.0.1", "10.0.0.0/8", "fd00::/8")
+
+
+@pytest.mark.parametrize(
+    ("remote", "forwarded", "client"),
+    [
+        ("127.0.0.1", ["203.0.113.7"], "203.0.113.7"),
+        ("127.0.0.1", ["198.51.100.1, 203.0.113.7"], "203.0.113.7"),
+        ("127.0.0.1", ["198.51.100.1", "203.0.113.7, 10.1.2.3"], "203.0.113.7"),
+        ("127.0.0.1", ["10.1.2.3, 10.1.2.4"], "10.1.2.3"),
+        ("127.0.0.1", ["203.0.113.7:4711"], "203.0.113.7"),
+        ("127.0.0.1", ["[2001:db8::1]:4711"], "2001:db8::1"),
+        ("127.0.0.1", ['"[2001:DB8::1]"'], "2001:db8::1"),
+        ("127.0.0.1", ["2001:db8::1"], "2001:db8::1"),
+        ("127.0.0.1", ["::ffff:203.0.113.7"], "203.0.113.7"),
+        ("::ffff:127.0.0.1", ["203.0.113.7"], "203.0.113.7"),
+        ("fd00::5", ["203.0.113.7"], "203.0.113.7"),
+        ("127.0.0.1", [], "127.0.0.1"),
+        ("127.0.0.1", [""], "127.0.0.1"),
+        ("127.0.0.1", ["unknown"], "127.0.0.1"),
+        ("127.0.0.1", ["203.0.113.7, <script>"], "127.0.0.1"),
+        ("127.0.0.1", ["203.0.113.7, garbage, 10.1.2.3"], "10.1.2.3"),
+        ("127.0.0.1", [",,203.0.113.7,,"], "127.0.0.1"),
+        ("127.0.0.1", ["203.0.113.7" + ", 10.0.0.1" * 1_000], "10.0.0.1"),
+        ("192.0.2.1", ["203.0.113.7"], "192.0.2.1"),
+        ("", ["203.0.113.7"], ""),
+    ],
+)
+def test_a_client_is_the_last_address_that_no_trusted_proxy_has(remote, forwarded, client):
+    assert TrustedProxies(PROXIES).client(remote, forwarded) == client
+
+
+def test_without_trusted_proxies_no_header_is_believed():
+    assert TrustedProxies(()).client("127.0.0.1", ["203.0.113.7"]) == "127.0.0.1"
+    assert not Access(listen_host="h", clock=lambda: 0.0).is_proxy("127.0.0.1")

@@ -36,6 +36,9 @@ FLOOD_FORGOTTEN = 5.0
 MAX_FLOODS = 10_000
 """Seconds, and addresses. See `Floods`."""
 
+MAX_HOPS = 20
+"""Proxies in a row whose addresses are read."""
+
 NO_TOKEN: Final = b""
 """The token of a request when no tokens are configured. A configured token is never empty."""
 
@@ -61,6 +64,7 @@ class Access:
         hosts: Iterable[str] = (),
         max_readers: int = 10_000,
         max_per_address: int = 10_000,
+        proxies: Iterable[str] = (),
     ) -> None:
         self._clock = clock
         self._own_hosts = frozenset({"localhost", listen_host.lower()})
@@ -69,7 +73,7 @@ class Access:
         self.on_change: list[Callable[[], None]] = []
         """Called after `change`. Connections whose token is not valid any more (see `holds`) must be closed then."""
         self._connections: Counter[str] = Counter()
-        self.change(tokens, origins, hosts, max_readers, max_per_address)
+        self.change(tokens, origins, hosts, max_readers, max_per_address, proxies)
 
     def change(
         self,
@@ -78,6 +82,7 @@ class Access:
         hosts: Iterable[str],
         max_readers: int,
         max_per_address: int,
+        proxies: Iterable[str] = (),
     ) -> None:
         """Replace the rules. A token that is not among `tokens` is revoked, as are the tickets it requested."""
         self._tokens = tuple(t.encode() for t in tokens)
@@ -85,6 +90,7 @@ class Access:
         self._hosts = self._own_hosts | {h.lower() for h in hosts}
         self._max_readers = max_readers
         self._max_per_address = max_per_address
+        self._proxies = TrustedProxies(proxies)
         for changed in self.on_change:
             changed()
 
@@ -92,6 +98,17 @@ class Access:
     def connections(self) -> int:
         """Open streaming connections."""
         return self._connections.total()
+
+    def is_proxy(self, address: str) -> bool:
+        """True for the address of a trusted proxy, which many clients share."""
+        return address in self._proxies
+
+    def client(self, request: web.Request) -> web.Request:
+        """The request as its client sent it: `remote` is the client's address where a trusted proxy passed it on."""
+        if not self._proxies or request.remote is None:
+            return request
+        address = self._proxies.client(request.remote, request.headers.getall("X-Forwarded-For", ()))
+        return request if address == request.remote else request.clone(remote=address)
 
     def host_allowed(self, host: str | None) -> bool:
         """True for a configured host name, `localhost`, the listen address, or any IP literal."""
@@ -177,6 +194,39 @@ class Access:
                 del self._connections[address]
 
 
+class TrustedProxies:
+    """Addresses and networks of proxies whose `X-Forwarded-For` is believed. Immutable.
+
+    Each proxy appends the address that it was asked from. So the list is read from its end, as long as the address
+    before is a trusted one: what clients write themselves stands before that, and is not believed.
+    """
+
+    def __init__(self, networks: Iterable[str]) -> None:
+        self._networks = tuple(ipaddress.ip_network(network) for network in networks)
+        self._trusts = lru_cache(1_000)(self._trusts_uncached)
+
+    def __bool__(self) -> bool:
+        return bool(self._networks)
+
+    def __contains__(self, address: str) -> bool:
+        return bool(self._networks) and self._trusts(address)
+
+    def client(self, remote: str, forwarded: Iterable[str]) -> str:
+        """The address of the client of a request that came from `remote`. `forwarded`: the headers, in order."""
+        hops = ",".join(forwarded).rsplit(",", MAX_HOPS)
+        address = remote
+        while hops and address in self:
+            hop = _address(hops.pop())
+            if hop is None:
+                break
+            address = hop
+        return address
+
+    def _trusts_uncached(self, address: str) -> bool:
+        parsed = _address(address)
+        return parsed is not None and any(ipaddress.ip_address(parsed) in network for network in self._networks)
+
+
 class Pace:
     """Rate limit of one client (token bucket): `burst` messages at once, `rate` per second on average.
 
@@ -228,6 +278,23 @@ class Floods:
             del self._until[address]
             return 0.0
         return min(MAX_FLOOD_DELAY, left / FLOOD_FORGOTTEN * FLOOD_DELAY)
+
+
+def _address(text: str) -> str | None:
+    """An address as `X-Forwarded-For` has it, with or without a port and brackets; None if it is none.
+
+    An IPv4 address that is written as one of IPv6 is the IPv4 address.
+    """
+    name = text.strip().strip('"')
+    if name.startswith("["):
+        name = name[1:].partition("]")[0]
+    elif name.count(":") == 1:
+        name = name.partition(":")[0]
+    try:
+        found = ipaddress.ip_address(name)
+    except ValueError:
+        return None
+    return str(getattr(found, "ipv4_mapped", None) or found)
 
 
 @lru_cache(100)

@@ -49,7 +49,12 @@ class ListenerConfig:
             if self.tls is not None and chain is not None:
                 chain.load(self.tls)
             self.access.change(
-                tokens, http.allowed_origins, http.allowed_hosts, http.max_readers, http.max_readers_per_address
+                tokens,
+                http.allowed_origins,
+                http.allowed_hosts,
+                http.max_readers,
+                http.max_readers_per_address,
+                http.trusted_proxies,
             )
 
         return apply

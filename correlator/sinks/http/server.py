@@ -93,7 +93,7 @@ class HttpSink:
         self._unknown_id_wait = unknown_id_wait
         self._limits = limits
         self._work = Work()
-        self._connections = Connections()
+        self._connections = Connections(is_proxy=access.is_proxy)
         self._on_ready = on_ready
         self._fleet = fleet
         self._static = Static(gateway=fleet is not None)
@@ -187,7 +187,7 @@ class HttpSink:
     @web.middleware
     async def _count(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Count the connection as busy until the response is complete, or waits in small buffers."""
-        peer = peer_of(request)
+        peer, request = peer_of(request), self._access.client(request)
         if peer is None:
             return await handler(request)
         with self._connections.busy(peer):
