@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import Enum
 
 LATE_AFTER = 10.0
@@ -32,12 +33,15 @@ class Lateness:
         self._noted_age = 0.0
         self._noted_dropped = 0
 
-    def judge(self, age: float, dropped: int = 0) -> Notice | None:
-        """Judge by the seconds that the oldest has waited, and by how many were dropped since the start."""
+    def judge(self, age: float, dropped: int = 0, *, accepting_for: float = math.inf) -> Notice | None:
+        """Judge by the seconds that the oldest has waited, and by how many were dropped since the start.
+
+        `accepting_for`: seconds since the receiver accepts something. After an outage it has `after` for the backlog.
+        """
         if self.is_late and age < self._below:
             self.is_late = False
             return Notice.ENDS
-        if not self.is_late and age <= self._after:
+        if not self.is_late and (age <= self._after or accepting_for < self._after):
             self._noted_dropped = dropped
             return None
         is_new, self.is_late = not self.is_late, True

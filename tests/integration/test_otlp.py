@@ -44,13 +44,18 @@ def configured(url: str, **settings: Any) -> Config:
 
 @contextlib.asynccontextmanager
 async def running(
-    harness: PipelineHarness, config: Config, exports: Exports | None = None, backoff: Backoff | None = None
+    harness: PipelineHarness,
+    config: Config,
+    exports: Exports | None = None,
+    backoff: Backoff | None = None,
+    **more: Any,
 ) -> AsyncIterator[OtlpSink]:
     sink = OtlpSink(
         config,
         exports or Exports(config.otlp.delay, NOW, 0.0),
         backoff=backoff or Backoff(0.001, 1.0, 0.001),
         misplaced_pause=3_600.0,
+        **more,
     )
     task = asyncio.create_task(sink.run(harness.hub))
     await asyncio.sleep(0)
@@ -263,3 +268,14 @@ async def test_the_doctor_finds_a_receiver_that_cannot_be_reached():
     port = free_port()
     check = await traces.inspect(configured(f"http://127.0.0.1:{port}"))
     assert (check.status, check.fix) == ("failure", (f"nc -vz 127.0.0.1 {port}",))
+
+
+async def test_a_receiver_that_takes_traces_more_slowly_than_jobs_end_is_too_slow(harness, otlp, caplog, monkeypatch):
+    monkeypatch.setattr(sinks, "MAX_SPANS", 1)  # a request for each job
+    otlp.delay = 0.1
+    async with running(harness, configured(otlp.url), late_after=0.4) as sink:
+        for n in range(20):
+            ends(harness, f"job-{n}")
+        await eventually(lambda: "the receiver of traces is too slow" in str(sink.describe()["error"]))
+        await eventually(lambda: (sink.describe()["pending"], sink.describe()["ok"]) == (0, True))
+    assert len([r for r in caplog.records if "too slow" in r.getMessage()]) == 1

@@ -16,6 +16,7 @@ from correlator.jobs.model.facts import Kind
 from correlator.ops import metrics
 from correlator.sinks.http.openapi.specs import openapi
 from correlator.sinks.webhooks import signature
+from correlator.sinks.webhooks.timings import Timings
 from tests.support.certificates import Certificates
 from tests.support.eventually import eventually
 from tests.support.schemas import Shapes
@@ -195,3 +196,28 @@ async def test_the_recipes_send_what_a_chat_alertmanager_and_a_ticket_system_tak
     assert (raised["startsAt"], ended["endsAt"]) == ("2025-09-22T15:12:13.000000Z",) * 2
     assert sent["tickets"]["title"] == "live failed on db-1"
     assert sent["tickets"]["custom"]["ids"] == []
+
+
+async def test_a_receiver_that_accepts_more_slowly_than_events_come_is_too_slow_until_it_has_them(receiver, caplog):
+    receiver.delay = 0.1
+    harness = WebhookHarness(webhook(receiver), timings=Timings(late_after=0.4, on_time_below=0.2))
+    async with harness.running():
+        harness.job()
+        for number in range(20):
+            harness.event(number)
+        await eventually(lambda: "the receiver is too slow" in str(harness.state()["error"]))
+        assert not harness.sink.describe()["ok"]
+        await eventually(lambda: harness.state()["ok"])
+    assert len([r for r in caplog.records if "too slow" in r.getMessage()]) == 1
+
+
+async def test_a_receiver_that_refuses_an_event_is_not_too_slow(receiver, caplog):
+    receiver.statuses = [400] * 1_000
+    harness = WebhookHarness(webhook(receiver), timings=Timings(retry_base=0.01, retry_cap=0.05, late_after=0.1))
+    async with harness.running():
+        harness.job()
+        harness.event(1)
+        await receiver.requests(10)
+        receiver.statuses = []
+        await eventually(lambda: harness.state() == {"ok": True, "pending": 0, "disabled": False, "error": None})
+    assert "too slow" not in caplog.text

@@ -22,6 +22,8 @@ class OtlpReceiver:
         self.answers: list[tuple[int, dict[str, str], str]] = []
         self.requests: list[tuple[dict[str, str], ExportTraceServiceRequest]] = []
         """The headers and the message of each request."""
+        self.delay = 0.0
+        """Seconds until each answer."""
         self.gate = asyncio.Event()
         """While it is not set, requests wait for their answer."""
         self.gate.set()
@@ -53,6 +55,7 @@ class OtlpReceiver:
         assert request.content_type == "application/json"
         self.requests.append((dict(request.headers), parsed(await request.read())))
         await self.gate.wait()
+        await asyncio.sleep(self.delay)
         status, headers, body = self.answers.pop(0) if self.answers else (200, {}, '{"partialSuccess":{}}')
         return web.Response(status=status, headers=headers, text=body, content_type="application/json")
 

@@ -22,6 +22,14 @@ def test_an_hour_of_waiting_is_four_notices_at_most(step):
     assert notices == [Notice.BEGINS, Notice.WORSE, Notice.WORSE]
 
 
+def test_what_waited_during_an_outage_is_late_only_if_the_receiver_does_not_take_it_at_once():
+    lateness = Lateness(10.0, 5.0)
+    assert lateness.judge(600.0, accepting_for=9.0) is None
+    assert lateness.judge(600.0, accepting_for=10.0) is Notice.BEGINS
+    assert lateness.judge(600.0, accepting_for=0.0) is None
+    assert lateness.is_late
+
+
 def test_what_is_dropped_is_said_first_and_with_each_tenfold():
     lateness = Lateness(10.0, 5.0)
     lateness.judge(11.0)

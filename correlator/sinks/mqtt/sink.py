@@ -311,22 +311,19 @@ class MqttSink:
     # -- a broker that is too slow
 
     async def _watch_age(self, tree: Tree) -> None:
-        """Judge whether the broker keeps up, and log when that changes, until cancelled.
-
-        A connection first has some time for what has waited without one.
-        """
+        """Judge whether the broker keeps up, and log when that changes, until cancelled."""
         timings = self._timings
         while True:
             await asyncio.sleep(timings.late_check_interval)
             since, now = self._pumping_since, time.monotonic()
-            if since is None or (now - since < timings.late_after and not self._lateness.is_late):
+            if since is None:
                 continue
             change, oldest = tree.oldest_change(), tree.oldest()
             age = max(
                 now - change if change is not None else 0.0,
                 now - oldest - timings.republish_within + timings.late_after if oldest is not None else 0.0,
             )
-            match self._lateness.judge(age, self._dropped):
+            match self._lateness.judge(age, self._dropped, accepting_for=now - since):
                 case Notice.BEGINS | Notice.WORSE:
                     log.warning("%s", self._late())
                 case Notice.ENDS:

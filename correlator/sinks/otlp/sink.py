@@ -25,6 +25,7 @@ from correlator.jobs.exports import Exports
 from correlator.ops import metrics
 from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Batch, Hub
+from correlator.sinks.lateness import Lateness, Notice
 from correlator.sinks.otlp import spans
 from correlator.sinks.otlp.receiver import Answer, Receiver, Verdict, receiver, session
 
@@ -46,6 +47,9 @@ MISPLACED_PAUSE = 60.0
 """Seconds between two attempts at a receiver that refuses everything."""
 
 PRUNED_AT_ONCE = 1_000
+
+LATE_AFTER = 60.0
+"""Seconds that a job is due before a receiver that accepts traces is too slow."""
 
 
 class Request(Struct, frozen=True):
@@ -69,6 +73,7 @@ class OtlpSink:
         *,
         backoff: Backoff | None = None,
         misplaced_pause: float = MISPLACED_PAUSE,
+        late_after: float = LATE_AFTER,
     ) -> None:
         self._instance = config.mqtt.instance
         self.exports = exports
@@ -76,6 +81,9 @@ class OtlpSink:
         self._backoff = backoff or Backoff(1.0, 2.0, 60.0)
         self._misplaced_pause = misplaced_pause
         self._error: str | None = None
+        self._lateness = Lateness(late_after, late_after / 2)
+        self._accepting_since: float | None = None
+        """Monotonic time since which every request is accepted. None: the last one was not, or there was none."""
         self._traces = 0
         self._dropped = 0
         self._wake = asyncio.Event()
@@ -95,12 +103,13 @@ class OtlpSink:
 
     def describe(self) -> dict[str, Any]:
         """Return the part of readiness that describes the receiver."""
+        error = self._error if self._error is not None or not self._lateness.is_late else self._late()
         return {
-            "ok": self._error is None,
+            "ok": error is None,
             "pending": self.exports.pending,
             "exported": self._traces,
             "dropped": self._dropped,
-            "error": self._error,
+            "error": error,
         }
 
     async def run(self, hub: Hub) -> None:
@@ -231,6 +240,32 @@ class OtlpSink:
     def _finish(self, request: Request) -> None:
         for job_id in request.finished:
             self.exports.finished(job_id)
+        self._judge_age()
+
+    def _judge_age(self) -> None:
+        """Log when the receiver becomes too slow, and when it keeps up again."""
+        now = time.monotonic()
+        if self._error is not None:
+            self._accepting_since = None
+            return
+        if self._accepting_since is None:
+            self._accepting_since = now
+        match self._lateness.judge(self._age(), self._dropped, accepting_for=now - self._accepting_since):
+            case Notice.BEGINS | Notice.WORSE:
+                log.warning("%s", self._late())
+            case Notice.ENDS:
+                log.info("the receiver of traces keeps up again")
+
+    def _age(self) -> float:
+        """Seconds for which the oldest job has been due."""
+        oldest = self.exports.oldest()
+        return 0.0 if oldest is None else max(0.0, time.monotonic() - oldest - self.exports.delay)
+
+    def _late(self) -> str:
+        return (
+            f"the receiver of traces is too slow: {self.exports.pending:,} jobs wait, the oldest {self._age():.0f} s."
+            " Traces come late, and are dropped if they wait beyond jobs.retention. Make the receiver faster"
+        )
 
     def _failed(self, error: str) -> None:
         """Log an error once until it changes."""

@@ -18,6 +18,7 @@ from correlator.config.webhooks import Webhook
 from correlator.jobs.model.changes import Event
 from correlator.jobs.model.views import PublishedJob
 from correlator.ops import metrics
+from correlator.sinks.lateness import Lateness, Notice
 from correlator.sinks.payloads import ReceiverState
 from correlator.sinks.webhooks import stored
 from correlator.sinks.webhooks.deliveries import Deliveries, Delivery, Verdict, judge
@@ -63,6 +64,11 @@ class Endpoint:
         """What the checkpoint keeps, by number."""
         self._timings = timings
         self._deliveries = Deliveries(timings)
+        self._lateness = Lateness(timings.late_after, timings.on_time_below)
+        self._accepting_since: float | None = None
+        """Monotonic time since which every attempt succeeds. None: the last one failed, or there was none."""
+        self._full = 0
+        """Events that were dropped because too many waited."""
         self._disabled = False
         self._away: str | None = None
         self._refused: dict[int, str] = {}
@@ -99,6 +105,7 @@ class Endpoint:
     def drop(self, reason: DropReason, count: int) -> None:
         """Count events that are not sent."""
         if count:
+            self._full += count if reason == "full" else 0
             metrics.WEBHOOK_EVENTS_DROPPED.labels(self.webhook.name, reason).inc(count)
 
     def remove(self) -> None:
@@ -116,6 +123,8 @@ class Endpoint:
         error = self._away
         if error is None and self._refused:
             error = f"{len(self._refused)} events refused: {next(iter(self._refused.values()))}"
+        if error is None and self._lateness.is_late:
+            error = self._late()
         return {"ok": error is None, "pending": len(self._deliveries), "disabled": self._disabled, "error": error}
 
     async def run(self, beat: Callable[[], None]) -> None:
@@ -130,6 +139,7 @@ class Endpoint:
                 if self._failure is not None:
                     raise self._failure
                 now = time.monotonic()
+                self._judge_age(now)
                 if not self._disabled and (delivery := self._deliveries.pop_next(now)) is not None:
                     task = asyncio.create_task(self._attempt(sender, delivery), name=f"webhook {self.webhook.name}")
                     attempts.add(task)
@@ -163,6 +173,10 @@ class Endpoint:
         if verdict is not Verdict.DELIVERED and (delivery not in self._deliveries or webhook != self.webhook):
             return  # Another response ended all events (410), or the next `run` sends them to the receiver of today.
         now = time.monotonic()
+        if verdict is not Verdict.DELIVERED:
+            self._accepting_since = None
+        elif self._accepting_since is None:
+            self._accepting_since = now
         match verdict:
             case Verdict.DELIVERED:
                 self._is_back()
@@ -178,6 +192,23 @@ class Endpoint:
                 self._is_refused(delivery, answer)
                 numbers = self._deliveries.failed(delivery, now, away=False, retry_after=answer.retry_after)
                 self._forget("expired", numbers)
+
+    def _judge_age(self, now: float) -> None:
+        """Log when the receiver becomes too slow, and when it keeps up again. What it refuses may wait for long."""
+        if self._accepting_since is None or self._refused:
+            return
+        match self._lateness.judge(self._age(), self._full, accepting_for=now - self._accepting_since):
+            case Notice.BEGINS | Notice.WORSE:
+                log.warning("webhook %s: %s", self.webhook.name, self._late())
+            case Notice.ENDS:
+                log.info("webhook %s: the receiver at %s keeps up again", self.webhook.name, self.webhook.url)
+
+    def _late(self) -> str:
+        dropped = f", and {self._full:,} were dropped" if self._full else ""
+        return (
+            f"the receiver is too slow: {len(self._deliveries):,} events wait, the oldest for {self._age():.0f} s"
+            f"{dropped}. It gets them late. Make it faster, or send it fewer events (events, operations, statuses)"
+        )
 
     def _is_back(self) -> None:
         if self._away is None or self._disabled:

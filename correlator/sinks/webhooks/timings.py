@@ -22,6 +22,10 @@ class Timings(Struct, frozen=True):
     after_start: float = 3_600.0
     """For which, at least, a new run tries an event of the last one again."""
 
+    late_after: float = 60.0
+    on_time_below: float = 30.0
+    """A receiver that accepts events is too slow once one has waited for the first, until none has for the second."""
+
     goodbye_within: float = 3.0
     """That requests in flight have to end when the daemon stops. Those that do not are sent again."""
 
