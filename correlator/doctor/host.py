@@ -52,6 +52,9 @@ def configuration(setting: Setting) -> Check:
     drop_ins = [file for file in setting.files if file != setting.file]
     if drop_ins:
         detail.insert(0, f"drop-ins: {some([str(file) for file in drop_ins])}")
+    if private := [file for file in setting.files if service.unit_of(setting.file) and _is_private(file)]:
+        words = f"the service, which has an account of its own, cannot read {some([str(file) for file in private])}"
+        return failure(CONFIGURATION, words, detail, [f"chmod o+r {quote(str(file))}" for file in private])
     if setting.twice:
         return warning(CONFIGURATION, f"{where}, valid; a key is set in two files", [*setting.twice[:10], *detail])
     return ok(CONFIGURATION, f"{where}, valid", detail)
@@ -112,6 +115,15 @@ def _holds_something(file: Path) -> bool:
         return file.is_file() and bool(file.read_bytes().strip())
     except OSError:
         return file.is_file()  # it exists, but we may not read it
+
+
+def _is_private(file: Path) -> bool:
+    """Whether a file that holds no password can be read by us, root, and not by the account of the service."""
+    try:
+        found = file.stat()
+    except OSError:
+        return False
+    return found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IROTH | stat.S_IRGRP) and not _holds_password(file)
 
 
 def _holds_password(file: Path) -> bool:

@@ -18,7 +18,7 @@ from correlator.config.loading import load
 from correlator.config.rendering import gateway_reference, reference
 from correlator.config.schema import leaves, value_of
 from correlator.daemon.reload import LIVE
-from correlator.doctor import service
+from correlator.doctor import bundle, host, service
 from correlator.errors import ConfigError
 
 HOME = {"HOME": "/home/me"}
@@ -272,6 +272,34 @@ def test_a_warning_names_the_files_that_set_a_key_twice(run, etc):
     assert warning in run("log.level", "debug").stderr
     for command in (["check-config"], ["doctor", "-o", "json"]):
         assert warning in CliRunner().invoke(main, command, env=HOME).output
+    assert bundle._configuration(service.load(None, HOME))["set_twice"] == [warning]
+    assert bundle._configuration(service.load(None, HOME))["files"] == [
+        str(etc / name) for name in ("correlator.toml", "conf.d/10-a.toml", "conf.d/20-b.toml", f"conf.d/{LOCAL}")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("mode", "text", "status"),
+    [
+        (0o644, "", "ok"),
+        (0o600, "", "failure"),
+        (0o600, "[mqtt]\npassword = 'x'\nusername = 'x'\n", "ok"),  # that no other account may read it is meant
+    ],
+)
+def test_a_drop_in_that_the_service_cannot_read_is_a_failure_of_the_doctor(etc, mode, text, status):
+    file = etc / "conf.d/a.toml"
+    file.write_text(text)
+    file.chmod(mode)
+    check = host.configuration(service.load(None, HOME))
+    assert (check.status, check.fix) == (status, (f"chmod o+r {file}",) if status == "failure" else ())
+
+
+def test_a_password_in_a_drop_in_that_everybody_can_read_is_a_failure_of_the_doctor(etc):
+    file = etc / "conf.d/a.toml"
+    file.write_text("[mqtt]\npassword = 'x'\nusername = 'x'\n")
+    file.chmod(0o644)
+    check = host.secrets(service.load(None, HOME))
+    assert (check.status, check.fix) == ("failure", (f"chmod o-rwx {file}",))
 
 
 def test_commands_at_the_same_time_lose_no_key(etc):
