@@ -82,6 +82,7 @@ class _Document(Struct):
     parent_job_id: str | None = None
     child_job_ids: tuple[str, ...] = ()
     child_job_ids_cut: int | None = None
+    external_ids_cut: int | None = None
     job_type: str | None = None
     operation: str | None = None
     category: str | None = None
@@ -141,6 +142,7 @@ def parse(body: bytes | Raw, rev: int | None = None, instance: str | None = None
         found.errors,
         _metadata(found.metadata),
         found.error_cut,
+        found.external_ids_cut,
     )
     children = found.child_job_ids
     return PublishedJob(

@@ -6,7 +6,8 @@ result in the same job, in any order and with any repetition. `job_view` compute
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import blake2b
 from operator import attrgetter
 
 from msgspec.structs import replace
@@ -21,16 +22,21 @@ from correlator.jobs.model.facts import (
     Kind,
     Line,
     Percent,
+    Place,
     Reading,
     StepEvents,
 )
 from correlator.jobs.model.rows import Micros
 
 MAX_COUNTED = 10_000
-"""The highest count of warnings, and of errors, of one job. The count stays there."""
+"""The highest count of warnings, of errors, and of external IDs, of one job. The count stays there."""
 
 FULL = frozenset(range(MAX_COUNTED))
 """Replaces the set of counted rows once it has `MAX_COUNTED` members, as its members no longer matter then."""
+
+MAX_EXTERNAL_IDS = 100
+MAX_EXTERNAL_BYTES = 8_000
+"""Bounds of the external IDs of one job that are known from log rows, in number and bytes: the newest are known."""
 
 MAX_LINE = 2_000
 """The maximum length of the last message in a document, in characters."""
@@ -45,9 +51,11 @@ def fold(job: Job, fact: Fact) -> Job:
 
 
 def restored(job: Job) -> Job:
-    """Prepare a job read from a checkpoint: full counts share the one set `FULL`."""
-    warnings, errors = (FULL if len(counted) >= MAX_COUNTED else counted for counted in (job.warnings, job.errors))
-    return replace(job, warnings=warnings, errors=errors)
+    """Prepare a job read from a checkpoint: full counts share the one set `FULL`, and IDs have their bounds."""
+    counts = (job.warnings, job.errors, job.all_external_ids)
+    warnings, errors, external_ids = (FULL if len(counted) >= MAX_COUNTED else counted for counted in counts)
+    job = replace(job, warnings=warnings, errors=errors, all_external_ids=external_ids)
+    return _with_external_ids(job, ()) if len(job.external_at) < len(job.external_ids) else job
 
 
 def is_news(job: Job, reading: Reading) -> bool:
@@ -135,9 +143,10 @@ def fold_rows(job: Job, entries: Sequence[Entry]) -> Job:
         last=_last(job.last, entries),
         warnings=_count(job.warnings, warnings) if warnings else job.warnings,
         errors=_count(job.errors, errors) if errors else job.errors,
-        external_ids=_external_ids(job.external_ids, named) if named else job.external_ids,
         percent=_percent(job.percent, percents) if percents else job.percent,
     )
+    if named:
+        joined = _with_external_ids(joined, named)
     return _with_lifecycle(joined, lifecycle) if lifecycle else joined
 
 
@@ -174,9 +183,56 @@ def _last(known: Line | None, entries: Sequence[Entry]) -> Line | None:
     return Line(newest.at, newest.event_id, newest.level, newest.message[:MAX_LINE])
 
 
-def _external_ids(known: tuple[str, ...], entries: Sequence[Entry]) -> tuple[str, ...]:
-    new = [i for e in entries for i in e.external_ids if i not in known]
-    return tuple(sorted({*known, *new})) if new else known
+_OLDEST: Place = (0, 0)
+
+
+def _with_external_ids(job: Job, entries: Sequence[Entry]) -> Job:
+    """Join the external IDs of rows.
+
+    It is a join, as the floor only rises: what is known are all IDs above it, each at its newest place.
+    """
+    places = dict.fromkeys(job.external_ids, _OLDEST)
+    places.update(zip(job.external_ids, job.external_at, strict=False))  # Earlier versions stored no places.
+    for entry in entries:
+        for name in entry.external_ids:
+            places[name] = max(places.get(name, _OLDEST), _place(entry))
+    floor = _floor(places, job.external_floor)
+    kept = places if floor is None else {name: at for name, at in places.items() if (at, name) > floor}
+    counted = job.all_external_ids
+    if floor is not None:
+        added = places if not counted else {name for entry in entries for name in entry.external_ids}
+        counted = _counted(counted, map(hashed, added))
+    names = tuple(sorted(kept))
+    return replace(
+        job,
+        # The same object as before, as long as the IDs are the same: the view is computed again otherwise.
+        external_ids=job.external_ids if names == job.external_ids else names,
+        external_at=tuple(kept[name] for name in names),
+        external_floor=floor,
+        all_external_ids=counted,
+    )
+
+
+def _floor(places: Mapping[str, Place], floor: tuple[Place, str] | None) -> tuple[Place, str] | None:
+    """The newest ID that does not fit the bounds, or `floor` if all above it fit."""
+    if len(places) <= MAX_EXTERNAL_IDS and sum(map(_size, places)) <= MAX_EXTERNAL_BYTES:
+        return floor
+    room = MAX_EXTERNAL_BYTES
+    newest = sorted(((at, name) for name, at in places.items() if floor is None or (at, name) > floor), reverse=True)
+    for n, (at, name) in enumerate(newest):
+        room -= _size(name)
+        if n == MAX_EXTERNAL_IDS or room < 0:
+            return at, name
+    return floor
+
+
+def _size(name: str) -> int:
+    return len(name.encode("utf-8", "replace"))
+
+
+def hashed(external_id: str) -> int:
+    """A number by which an external ID is counted, in the 63 bits that every format can store."""
+    return int.from_bytes(blake2b(external_id.encode("utf-8", "replace"), digest_size=8).digest()) >> 1
 
 
 def _percent(known: Percent | None, entries: Sequence[Entry]) -> Percent | None:
@@ -228,9 +284,14 @@ def _count(known: frozenset[int], entries: Sequence[Entry]) -> frozenset[int]:
 
     Unlike a plain counter this is a join: a row that is read again is counted once.
     """
-    if not entries or len(known) >= MAX_COUNTED:
-        return known
     # IDs repeat after a crash or a restore, so a row is identified by its ID and its time, in the 63 bits that every
     # format can store.
-    counted = known.union([((e.at << 24) ^ e.event_id) & ((1 << 63) - 1) for e in entries])
+    return _counted(known, (((e.at << 24) ^ e.event_id) & ((1 << 63) - 1) for e in entries))
+
+
+def _counted(known: frozenset[int], numbers: Iterable[int]) -> frozenset[int]:
+    """Add numbers to a set that is `FULL` at `MAX_COUNTED`. Returns the same object if it has them all."""
+    if len(known) >= MAX_COUNTED or known.issuperset(new := frozenset(numbers)):
+        return known
+    counted = known.union(new)
     return counted if len(counted) < MAX_COUNTED else FULL

@@ -323,6 +323,9 @@ class Index:
     def _rename(self, job_id: str, old: JobView | None, new: JobView | None, now: Micros, out: Outcome) -> None:
         """Update the IDs of a job. Jobs that an ID starts or stops resolving to get a change, and legacy jobs merge."""
         external_ids, owners = self.published.move_names(job_id, old, new)
+        if old is not None and new is not None and new.external_ids_cut is not None:
+            for name in set(old.external_ids).difference(new.external_ids):
+                self.legacy.retire(name)  # The job still owns it, though it is not known any more.
         self.legacy.settle(external_ids, now, out)
         self.published.add_moved(owners - {job_id}, out)
 

@@ -108,6 +108,8 @@ def document(shown: PublishedJob, *, steps: bool = True) -> shapes.Document:
         "source": view.source,
         "rev": shown.rev,
     }
+    if view.external_ids_cut is not None:
+        found["external_ids_cut"] = view.external_ids_cut
     if shown.child_count > len(shown.children):
         found["child_job_ids_cut"] = shown.child_count
     if not shown.complete:

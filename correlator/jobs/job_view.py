@@ -17,7 +17,7 @@ from typing import Literal
 import orjson
 from msgspec.structs import replace
 
-from correlator.jobs import joblog, legacy_status
+from correlator.jobs import fold, joblog, legacy_status
 from correlator.jobs.model.facts import Job, JobEvent, Status, StepEvents
 from correlator.jobs.model.rows import JobRecord, LegacyRecord, Micros, StepRecord
 from correlator.jobs.model.views import JobView
@@ -40,6 +40,8 @@ def view(job: Job, id_keys: Sequence[str] = joblog.EXTERNAL_ID_KEYS) -> JobView:
             owner=job.owner or None,
         )
     ids = joblog.external_ids(record.external_job_id, record.metadata, id_keys)
+    all_ids = job.all_external_ids
+    unlogged = sum(fold.hashed(name) not in all_ids for name in ids) if all_ids else 0
     newer = ahead if ahead is not None and ahead.error else None
     return JobView(
         job_id=job.job_id,
@@ -62,6 +64,7 @@ def view(job: Job, id_keys: Sequence[str] = joblog.EXTERNAL_ID_KEYS) -> JobView:
         warnings=len(job.warnings),
         errors=len(job.errors),
         metadata=record.metadata if joblog.metadata_object(record.metadata) is not None else None,
+        external_ids_cut=min(len(all_ids) + unlogged, fold.MAX_COUNTED) if all_ids else None,
     )
 
 
@@ -73,6 +76,7 @@ def view_after(before: Job, old: JobView, job: Job, id_keys: Sequence[str] = job
         and job.steps is before.steps
         and job.percent is before.percent
         and job.external_ids is before.external_ids
+        and job.all_external_ids is before.all_external_ids
     )
     if not same or job.reading is None or job.reading.record is None:
         return view(job, id_keys)

@@ -63,7 +63,8 @@ def read(
     carried = value if row.attrs is not None and len(row.attrs) <= MAX_CARRIED else None
     job_id, step_id = row.job_id or None, row.step_id
     by: Attribution = "none" if job_id is None else "column"
-    external: tuple[str, ...] = (row.external_job_id,) if row.external_job_id else ()
+    column = _identifier(row.external_job_id, "external_job_id", bad) if row.external_job_id else None
+    external: tuple[str, ...] = (column,) if column else ()
     if attrs:
         if job_id is None and "job_id" in attrs:
             job_id = _identifier(attrs["job_id"], "job_id", bad)
@@ -142,7 +143,7 @@ def metadata_object(text: str | None) -> dict[str, Any] | None:
 
 def external_ids(column: str | None, metadata: str | None, id_keys: Sequence[str] = EXTERNAL_ID_KEYS) -> list[str]:
     """The distinct external IDs of a record: the column's first, then those of metadata in the order of `id_keys`."""
-    found = [column] if column else []
+    found = [column] if column and len(column) <= MAX_ID else []
     parsed = metadata_object(metadata)
     if parsed is not None:
         for key in id_keys:

@@ -168,6 +168,14 @@ class Document(TypedDict):
     ]
     source: Source
     rev: Rev
+    external_ids_cut: NotRequired[
+        Annotated[
+            int,
+            Meta(
+                ge=0, description="The number of all external IDs, up to 10,000, where `external_ids` has the newest."
+            ),
+        ]
+    ]
     child_job_ids_cut: NotRequired[
         Annotated[int, Meta(ge=0, description="The number of all children, where `child_job_ids` has not all of them.")]
     ]

@@ -83,6 +83,8 @@ def _identity(job: Document, theme: Theme) -> Iterator[Field]:
         yield "instance", _text(theme, formats.instance(job))
     for external in job.get("external_ids") or ():
         yield "external_id", _text(theme, external)
+    if job.get("external_ids_cut"):
+        yield "external_ids_cut", _text(theme, f"{job['external_ids_cut']} IDs in all, the newest are listed")
     for member in ("context_id", "parent_job_id"):
         if job.get(member):
             yield member, _text(theme, job[member])

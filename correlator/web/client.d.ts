@@ -11,6 +11,8 @@ export type StepStatus = "running" | "completed" | "failed" | "skipped" | "pendi
 export interface Job {
   readonly job_id: string;
   readonly external_ids: readonly string[];
+  /** Number of all external IDs, up to 10,000, if `external_ids` has only the newest ones. */
+  readonly external_ids_cut?: number;
   readonly context_id?: string | null;
   readonly parent_job_id?: string | null;
   readonly child_job_ids: readonly string[];

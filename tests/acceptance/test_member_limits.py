@@ -85,3 +85,27 @@ async def test_the_error_of_an_event_is_cut_at_the_configured_size(
             event = json.loads((await anext(client.messages)).payload)
     assert event["event_id"] == failed
     assert {k: event.get(k) for k in CUT_ERROR} == CUT_ERROR
+
+
+async def test_of_thousands_of_external_ids_the_newest_are_known_and_each_leads_to_the_job(
+    limited: Daemon, appliance: Appliance
+):
+    job_id = await appliance.job(status="running", started_at=now())
+    names = [f"unified-live-failover-vm-{n:04}-1758553933" for n in range(2_800)]
+    for name in names:
+        await appliance.log("a line", job_id=job_id, external_job_id=name)
+
+    async def published() -> bool:
+        document = await limited.job(job_id)
+        return document is not None and document.get("external_ids_cut") == len(names)
+
+    await eventually(published)
+    for name in (names[-1], names[-100], names[0]):
+        document = await limited.job(name)
+        assert document["job_id"] == job_id
+        assert set(document["external_ids"]) == set(names[-100:])
+    await limited.saved()
+    await limited.kill()
+    await limited.start()
+    document = await limited.job(names[-1])
+    assert (document["job_id"], document["external_ids_cut"]) == (job_id, len(names))

@@ -58,7 +58,7 @@ views = st.builds(
     owner=some_text, error=some_text, started_at=some_time, ended_at=some_time, percent=percents,
     basis=st.sampled_from(["reported", "steps", "legacy"]), steps=steps,
     last=st.none() | st.builds(Line, times, st.integers(1, 9), st.sampled_from(LEVELS), texts), warnings=counts,
-    errors=counts, metadata=metadata, error_cut=sizes,
+    errors=counts, metadata=metadata, error_cut=sizes, external_ids_cut=sizes,
 )  # fmt: skip
 
 

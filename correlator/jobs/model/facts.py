@@ -175,8 +175,17 @@ class Line(Struct, frozen=True, gc=False, order=True):
     text: str
 
 
+Place: TypeAlias = tuple[Micros, int]
+"""The place of a row in the log: the time at which it was logged, and its ID."""
+
+
 class Job(Struct, frozen=True, gc=False):
-    """The joined facts of one JobLog job. The published view is computed from it (`job_view.view`)."""
+    """The joined facts of one JobLog job. The published view is computed from it (`job_view.view`).
+
+    ``external_ids``: those of log rows, sorted; the newest, if there are too many. ``external_at``: for each of them,
+    the place of the newest row that has it. ``external_floor``: the newest of those that are too many, with its place.
+    ``all_external_ids``: a hash of each, also of those, if there are too many; else empty.
+    """
 
     job_id: str
     reading: Reading | None = None
@@ -185,6 +194,9 @@ class Job(Struct, frozen=True, gc=False):
     steps: dict[int, StepEvents] = {}
     percent: Percent | None = None
     external_ids: tuple[str, ...] = ()
+    external_at: tuple[Place, ...] = ()
+    external_floor: tuple[Place, str] | None = None
+    all_external_ids: frozenset[int] = frozenset()
     last: Line | None = None
     warnings: frozenset[int] = frozenset()
     errors: frozenset[int] = frozenset()

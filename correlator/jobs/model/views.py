@@ -42,6 +42,8 @@ class JobView(Struct, frozen=True, gc=False):
     errors: int = 0
     metadata: str | None = None
     error_cut: int | None = None
+    external_ids_cut: int | None = None
+    """The number of all external IDs, up to `fold.MAX_COUNTED`, if `external_ids` has not all of them."""
 
     @property
     def terminal(self) -> bool:
