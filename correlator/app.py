@@ -31,7 +31,7 @@ from correlator.daemon.supervisor import Supervisor
 from correlator.following import Following
 from correlator.following import following as build
 from correlator.jobs.stored_forecasts import StoredForecasts
-from correlator.ops import logs, metrics, stalls
+from correlator.ops import logs, memory, metrics, stalls
 from correlator.pipeline.checkpoint import Checkpoint, Saved
 from correlator.pipeline.pipeline import Pipeline
 from correlator.pipeline.saver import Saver
@@ -137,6 +137,7 @@ async def _term(process: Process, lease: Lease | None) -> None:
         watching = [
             outer.create_task(supervisor.run(), name="supervisor"),
             outer.create_task(stalls.heartbeat(), name="heartbeat"),
+            outer.create_task(memory.return_free_memory(), name="memory"),
         ]
         # Start, 4: In a cluster, wait as the standby until this process holds the lease. Nothing asks the database.
         tenure = None

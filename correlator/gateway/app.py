@@ -32,7 +32,7 @@ from correlator.gateway.stream_end import StreamEnd
 from correlator.gateway.wanting import Wanting
 from correlator.jobs.model.facts import Status
 from correlator.jobs.remote import RemoteJobs
-from correlator.ops import cluster_metrics, logs, metrics, stalls
+from correlator.ops import cluster_metrics, logs, memory, metrics, stalls
 from correlator.pipeline.job_metrics import STATUSES
 from correlator.pipeline.waiting_ids import WaitingIds
 from correlator.sinks.http.listener import ListenerConfig
@@ -133,6 +133,7 @@ class Gateway:
                         ("wanting", self._wanting.run()),
                         ("supervisor", self._supervisor.run()),
                         ("heartbeat", stalls.heartbeat()),
+                        ("memory", memory.return_free_memory()),
                         ("announce", self._announce(on_ready)),
                     )
                 }

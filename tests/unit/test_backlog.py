@@ -1,12 +1,16 @@
 """The backlog of a lagging client: log lines in a ring buffer."""
 
-from collections import deque
+from collections import Counter, deque
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from correlator.sinks.streaming.backlog import Backlog, Lines
+from correlator.sinks.streaming.filters import Filter
 from correlator.sinks.streaming.limits import DEFAULT
+from tests.support.streams_harness import RandomIndex, StreamClient
+from tests.support.yardstick import quickest
 
 
 @given(st.integers(20, 200), st.lists(st.tuples(st.booleans(), st.integers(0, 60)), max_size=80))
@@ -30,7 +34,9 @@ def test_lines_keep_their_order_and_the_oldest_go_when_it_is_full(capacity, acts
                 size -= 8 + len(old[1])
             model.append((subs, line))
             size += 8 + length
-        assert list(lines.add(subs, line)) == gone
+        dropped: dict[tuple[int, ...], int] = {}
+        assert lines.add(subs, line, dropped) == len(gone)
+        assert dropped == Counter(gone)
         assert lines.size == size
 
 
@@ -46,3 +52,36 @@ def test_the_lines_of_a_subscription_that_ended_are_discarded():
         None,
     ]
     assert backlog.dropped == {(2,): 2}
+
+
+def test_a_line_for_a_full_buffer_costs_little_more_than_its_copy():
+    line, lines = b"x" * 300, Lines(DEFAULT.line_buffer)
+
+    def fill() -> None:
+        for _ in range(2000):
+            lines.add((1,), line, {})
+
+    def copied() -> None:
+        buffer = bytearray(DEFAULT.line_buffer)
+        for n in range(2000):
+            buffer[308 * n : 308 * n + 308] = b"12345678" + line
+
+    fill()
+    fill()
+    ours, bare = quickest(fill, copied)
+    assert ours < 8 * bare, f"{ours / bare:.1f} times as long"
+
+
+async def test_unsubscribing_writes_what_is_pending_for_that_client_alone(monkeypatch: pytest.MonkeyPatch):
+    world, first, second = RandomIndex(0), StreamClient(), StreamClient()
+    for client in (first, second):
+        world.connect(client)
+        await world.subscribe(client, 1, Filter(), None)
+    fanout = world.streams.fanout
+    monkeypatch.setattr(fanout._outboxes, "flush_soon", lambda: None)
+    while not (fanout._outboxes.size(first) and fanout._outboxes.size(second)):
+        world.change()
+    world.streams.unsubscribe(first, 1)
+    assert not fanout._outboxes.size(first)
+    assert first.messages[-1]["type"] in ("put", "delta")
+    assert fanout._outboxes.size(second), "the others are written together, at their time"

@@ -18,7 +18,6 @@ from typing import NamedTuple
 from correlator.jobs import job_document
 from correlator.jobs.directory import JobDirectory
 from correlator.jobs.encoded import Documents
-from correlator.ops import metrics
 from correlator.sinks.streaming.messages import Message
 
 _HEAD = struct.Struct(">II")
@@ -45,44 +44,62 @@ class Lines:
     def __bool__(self) -> bool:
         return self.size > 0
 
-    def add(self, subs: tuple[int, ...], line: bytes) -> Iterable[tuple[int, ...]]:
-        """Append a line. Returns the subscriptions of each line that was dropped to make room."""
-        removed: list[tuple[int, ...]] = []
-        wanted = _HEAD.size + len(line)
-        if wanted > self.capacity:
-            return [subs]
-        while self.size + wanted > self.capacity and (oldest := self.pop_oldest()) is not None:
-            removed.append(oldest[0])
-        if subs not in self._keys:
-            self._keys[subs] = len(self._by_number)
+    def add(self, subs: tuple[int, ...], line: bytes, dropped: dict[tuple[int, ...], int]) -> int:
+        """Append a line. Lines that are dropped for it are counted in `dropped`, by their subscriptions.
+
+        Returns the number of dropped lines.
+        """
+        if (number := self._keys.get(subs)) is None:
+            number = self._keys[subs] = len(self._by_number)
             self._by_number.append(subs)
-        self._write(_HEAD.pack(len(line), self._keys[subs]))
-        self._write(line)
-        return removed
+        record = _HEAD.pack(len(line), number) + line
+        if len(record) > self.capacity:
+            dropped[subs] = dropped.get(subs, 0) + 1
+            return 1
+        count = 0
+        while self.size + len(record) > self.capacity:
+            length, number = self._read_head()
+            self._skip(_HEAD.size + length)
+            key = self._by_number[number]
+            dropped[key] = dropped.get(key, 0) + 1
+            count += 1
+        if self._buffer is None:
+            self._buffer = mmap.mmap(-1, self.capacity)
+        at = (self._start + self.size) % self.capacity
+        if (first := self.capacity - at) >= len(record):
+            self._buffer[at : at + len(record)] = record
+        else:
+            self._buffer[at:] = record[:first]
+            self._buffer[: len(record) - first] = record[first:]
+        self.size += len(record)
+        return count
 
     def pop_oldest(self) -> tuple[tuple[int, ...], bytes] | None:
         """Remove the oldest line. Returns its subscriptions and its text, or None when there is none."""
         if not self.size:
             return None
-        length, key = _HEAD.unpack(self._read(_HEAD.size))
-        return self._by_number[key], self._read(length)
+        length, key = self._read_head()
+        self._skip(_HEAD.size)
+        line = self._read(length)
+        self._skip(length)
+        return self._by_number[key], line
 
-    def _write(self, part: bytes) -> None:
-        if self._buffer is None:
-            self._buffer = mmap.mmap(-1, self.capacity)
-        at = (self._start + self.size) % self.capacity
-        first = min(len(part), self.capacity - at)
-        self._buffer[at : at + first] = part[:first]
-        self._buffer[: len(part) - first] = part[first:]
-        self.size += len(part)
+    def _read_head(self) -> tuple[int, int]:
+        assert self._buffer is not None
+        if self._start + _HEAD.size <= self.capacity:
+            length, key = _HEAD.unpack_from(self._buffer, self._start)
+        else:
+            length, key = _HEAD.unpack(self._read(_HEAD.size))
+        return length, key
 
     def _read(self, length: int) -> bytes:
         assert self._buffer is not None
         first = min(length, self.capacity - self._start)
-        part = self._buffer[self._start : self._start + first] + self._buffer[: length - first]
+        return self._buffer[self._start : self._start + first] + self._buffer[: length - first]
+
+    def _skip(self, length: int) -> None:
         self._start = (self._start + length) % self.capacity
         self.size -= length
-        return part
 
 
 class PendingEvent(NamedTuple):
@@ -123,11 +140,9 @@ class Backlog:
         if reason is None or not new:  # a client that has never had the job needs no delete
             self.jobs[job_id, sub] = PendingEvent(seq, reason, new)
 
-    def add_line(self, subs: tuple[int, ...], line: bytes) -> None:
-        """Keep a log line. Lines that are dropped for it are counted in `dropped`."""
-        for removed in self.lines.add(subs, line):
-            self.dropped[removed] = self.dropped.get(removed, 0) + 1
-            metrics.DROPPED_LINES.inc()
+    def add_line(self, subs: tuple[int, ...], line: bytes) -> int:
+        """Keep a log line. Lines that are dropped for it are counted in `dropped`. Returns their number."""
+        return self.lines.add(subs, line, self.dropped)
 
     def add_dropped(self, subs: tuple[int, ...], count: int) -> None:
         """Count lines that were lost before they came here."""
@@ -139,7 +154,7 @@ class Backlog:
         lines, self.lines = self.lines, Lines(self.lines.capacity)
         while (line := lines.pop_oldest()) is not None:
             if left := tuple(i for i in line[0] if i != sub):
-                self.lines.add(left, line[1])
+                self.lines.add(left, line[1], {})  # there is room for it
         dropped: dict[tuple[int, ...], int] = {}
         for subs, count in self.dropped.items():
             if left := tuple(i for i in subs if i != sub):

@@ -30,6 +30,7 @@ from correlator.jobs import job_document
 from correlator.jobs.model.changes import Change, Event
 from correlator.jobs.model.facts import Kind
 from correlator.jobs.model.rows import LEVELS, Level
+from correlator.ops import metrics
 from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Batch, Hub
 from correlator.sinks.streaming.backlog import Backlog, Lines
@@ -130,7 +131,7 @@ class Fanout:
         if sub is None:
             return False
         self._update_alone(client)
-        self.flush()  # pending messages name this subscription
+        self._write_pending(client)  # these messages name this subscription
         if (backlog := self._backlogs.get(client)) is not None:
             backlog.remove_subscription(sub_id)
         group = sub.group
@@ -159,18 +160,21 @@ class Fanout:
         audience = [self._log_groups.of(line.job_id, before) for line in lines]
         for change in batch.changes:
             self._spread(change)
+        dropped = 0
         for line, groups in zip(lines, audience, strict=True):
             # A line goes to groups that match before or after the batch: its end may take a job out of a
             # filter, and its start may bring it in.
             groups.update(self._log_groups.of(line.job_id, {}))
             encoded: dict[tuple[int, ...], Message] = {}
             for client, subs in recipients_of(line, groups).items():
-                key = tuple(sorted(subs))
+                key = tuple(sorted(subs)) if len(subs) > 1 else (subs[0],)
                 message = encoded.get(key) or encoded.setdefault(key, Message(job_document.log(key, line)))
                 if (backlog := self._lag(client, batch.seq)) is not None:
-                    backlog.add_line(key, message.body)
+                    dropped += backlog.add_line(key, message.body)
                 else:
                     self._outboxes.put(client, message)
+        if dropped:
+            metrics.DROPPED_LINES.inc(dropped)
         if batch.dropped:
             self._send_dropped(batch)
         for event in batch.events:
@@ -285,9 +289,12 @@ class Fanout:
 
     def write(self, client: Client, framed: bytes) -> None:
         """Write a frame to one client, after the messages that are pending for it."""
+        self._write_pending(client)
+        client.write(framed)
+
+    def _write_pending(self, client: Client) -> None:
         if pending := self._outboxes.pop(client):
             client.write(client.framing(pending))
-        client.write(framed)
 
     def flush(self) -> None:
         """Write the pending messages of all clients."""

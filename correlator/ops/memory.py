@@ -1,0 +1,65 @@
+"""Free memory that the allocator holds is returned to the operating system.
+
+Problem. Thousands of connections allocate buffers between objects that stay. When they have gone, most of what they
+used is free, but glibc returns only what lies at the end of the heap: after five waves of 2,000 TLS clients, 300 MB
+stayed.
+
+Model. The resident size is read regularly. Once it has grown, and does not grow any more, the allocator returns all
+free pages (malloc_trim). That takes about 7 ms for 140 MB, so it is done after growth only. A C library without that
+function needs nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from correlator.ops.stalls import timed
+
+CHECKED_EVERY = 10.0
+"""Seconds between two checks."""
+
+GROWN = 1.15
+GROWN_BYTES = 16 * 1024 * 1024
+"""The resident size is worth a trim once it is larger than after the last one by this ratio and by these bytes."""
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+class FreeMemory:
+    """Decides when free memory is returned. `resident()`: bytes in memory; `trim()` returns what is free."""
+
+    def __init__(self, resident: Callable[[], int], trim: Callable[[], object]) -> None:
+        self._resident = resident
+        self._trim = trim
+        self._settled = self._last = resident()
+
+    def check(self) -> None:
+        """Return free memory if the size has grown since the last trim, and not since the last check."""
+        before, self._last = self._last, self._resident()
+        self._settled = min(self._settled, self._last)
+        if self._last > before or self._last < max(GROWN * self._settled, self._settled + GROWN_BYTES):
+            return
+        with timed("trim"):
+            self._trim()
+        self._settled = self._last = self._resident()
+
+
+def resident() -> int:
+    """Bytes of this process that are in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE
+
+
+async def return_free_memory(every: float = CHECKED_EVERY) -> None:
+    """Return free memory when much of it is held, until cancelled."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is None:
+        await asyncio.get_running_loop().create_future()
+        return
+    memory = FreeMemory(resident, lambda: trim(0))
+    while True:
+        await asyncio.sleep(every)
+        memory.check()

@@ -1,0 +1,58 @@
+"""Free memory is returned to the operating system, once it is much and no longer in use."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from correlator.ops.memory import FreeMemory
+from tests.support.paths import REPOSITORY
+
+MB = 1024 * 1024
+
+LEFT = """
+import asyncio, time
+from correlator.ops.memory import resident, return_free_memory
+
+async def main():
+    returning = asyncio.create_task(return_free_memory(0.01))
+    await asyncio.sleep(0.05)
+    before, buffers, kept = resident(), [], []
+    for n in range(30_000):
+        buffers.append(bytearray(3_000))
+        if n % 100 == 0:
+            kept.append(bytearray(700))
+    grown = resident()
+    del buffers
+    until = time.monotonic() + 30
+    while resident() > before + (grown - before) / 5 and time.monotonic() < until:
+        await asyncio.sleep(0.01)
+    print(grown - before, resident() - before)
+
+asyncio.run(main())
+"""
+
+
+def test_memory_is_returned_after_it_grew_and_not_while_it_grows():
+    sizes, trims = iter([100, 200, 300, 300, 120, 120, 130, 125, 300, 290, 290, 250]), list[int]()
+    now = 0
+
+    def resident() -> int:
+        nonlocal now
+        now = next(sizes) * MB
+        return now
+
+    memory = FreeMemory(resident, lambda: trims.append(now // MB))
+    for _ in range(3):
+        memory.check()
+    assert trims == [300], "at the second check that finds 300"
+    for _ in range(5):
+        memory.check()
+    assert trims == [300, 290], "little growth is worth nothing"
+
+
+def test_what_thousands_of_buffers_leave_free_goes_back_to_the_system():
+    run = subprocess.run([sys.executable, "-c", LEFT], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    grown, left = map(int, run.stdout.split())
+    assert grown > 80 * MB
+    assert left < grown / 5
