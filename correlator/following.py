@@ -9,6 +9,7 @@ from correlator.config import label_values
 from correlator.config.schema import Config
 from correlator.config.values import MysqlUrl, SqliteUrl
 from correlator.jobs import sizes
+from correlator.jobs.horizon import Horizon
 from correlator.jobs.index import Index
 from correlator.jobs.model.views import Titles
 from correlator.pipeline.local_hub import LocalHub
@@ -50,6 +51,7 @@ def following(config: Config) -> Following:
         retention=config.jobs.retention,
         max_jobs=config.jobs.max_jobs,
         titles=Titles(label_values.titles(config.labels.operations), label_values.titles(config.labels.steps)),
+        horizon=Horizon(read_to=0),
     )
     # Seconds without progress before a source is stuck: a query may wait for two others on its session.
     patience = config.database.connect_timeout + 3 * config.database.query_timeout + 30

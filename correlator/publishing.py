@@ -67,7 +67,7 @@ def cluster_sink(
         lease.owner,
         tenure.fence,
         lost,
-        lambda: hub.status.log_read_to,
+        lambda: hub.index.horizon.log_read_to,
         events=saved.cluster if saved is not None else (),
         position=saved.position if saved is not None else None,
     )

@@ -8,6 +8,9 @@ jobs whose forecast has to be checked again, and `renewed` gives a new one only 
 ended waits in `unlearned` until its end is `LEARN_AFTER` old, so that the tables have confirmed it; then `learn` adds
 its run to the `Forecaster`. The runs that ended before the daemon first started are read from the tables (`History`).
 
+A forecast is made as of the time up to which its job is known (`Horizon.known_to`), and checked while jobs can be
+judged: what has not been read yet makes no job late.
+
 Invariants:
 * Each call is bounded: it makes one forecast, or learns one run. The writer decides how many it makes at once.
 * Runs are learned in the order of their ends, each once. Nothing is learned before the history has been read.
@@ -24,13 +27,14 @@ from correlator.jobs.accuracy import Accuracy
 from correlator.jobs.bounded import BoundedDict
 from correlator.jobs.forecast.forecaster import Forecaster, OperationKey
 from correlator.jobs.forecast.place import EndedRun, seconds
+from correlator.jobs.horizon import FOR_EVER, Horizon
 from correlator.jobs.job_view import vm_name
 from correlator.jobs.model.facts import Kind, Status
 from correlator.jobs.model.forecasts import Comparison, JobForecast, PersistedForecast, State
 from correlator.jobs.model.rows import Micros
 from correlator.jobs.model.views import JobView, PublishedJob
 from correlator.jobs.schedule import Schedule
-from correlator.jobs.timers import FOR_EVER, ended_at
+from correlator.jobs.timers import ended_at
 from correlator.jobs.tracked_job import TrackedJob, can_be_forecast, ended_run, operation_key
 
 MAX_UNLEARNED = 10_000
@@ -70,7 +74,8 @@ class History(Enum):
 class Forecasts:
     """See the module's docstring. Event loop's thread only. Every `now` is in microseconds since 1970."""
 
-    def __init__(self) -> None:
+    def __init__(self, horizon: Horizon) -> None:
+        self._horizon = horizon
         self.forecaster = Forecaster()
         self.accuracy = Accuracy()
         self.history = History.WANTED
@@ -95,13 +100,14 @@ class Forecasts:
         """The forecast to publish with a changed view. `old`: what was published of the job before."""
         if view.source != "joblog":
             return None
-        if view.status is Status.RUNNING and old is not None and self._stays(old, view, now):
+        known_to = self._horizon.known_to(now, alive_at)
+        if view.status is Status.RUNNING and old is not None and self._stays(old, view, known_to):
             return old.forecast
         tracked = self._tracked.get(view.job_id)
         if tracked is not None and old is not None:
             tracked.advance(old.forecast, now)
         if view.status is Status.RUNNING:
-            return self._running(view, alive_at, now)
+            return self._running(view, alive_at, known_to, now)
         self._checks.discard(view.job_id)
         if not view.terminal:
             self._reopen(view.job_id)  # It is pending, and goes on with its percent if it runs again.
@@ -129,12 +135,14 @@ class Forecasts:
 
     def has_due(self, now: Micros, *, learn: bool) -> bool:
         """True if `due` would return jobs now; with `learn` also if `ended` would."""
-        if self._unchecked or _is_due(self._checks, now):
+        if self._horizon.judged_at(now) is not None and (self._unchecked or _is_due(self._checks, now)):
             return True
         return learn and self.history is History.READ and _is_due(self._unlearned, now - LEARN_AFTER)
 
     def due(self, now: Micros, most: int) -> list[str]:
-        """Remove and return up to `most` running jobs whose forecast has to be checked."""
+        """Remove and return up to `most` running jobs whose forecast has to be checked. None while none is judged."""
+        if self._horizon.judged_at(now) is None:
+            return []
         unchecked = [self._unchecked.pop() for _ in range(min(most, len(self._unchecked)))]
         first = self._checks.first()
         if first is not None and first[0] > now + CHECK_AFTER[1]:
@@ -145,22 +153,25 @@ class Forecasts:
         """A new forecast of a job that has not changed; None if it would say nearly the same."""
         tracked, view = self._tracked.get(shown.job_id), shown.view
         before = shown.forecast.forecast if shown.forecast is not None else None
+        known_to = self._horizon.known_to(now, shown.alive_at)
         if view.status is not Status.RUNNING or view.source != "joblog":
             return None
         if tracked is not None and before is not None:
-            if 0 <= now - before.as_of < CHECK_AFTER[0]:  # The job has changed since this check was scheduled.
-                self._checks.put(shown.job_id, before.as_of + CHECK_AFTER[0])
+            if 0 <= (age := known_to - before.as_of) < CHECK_AFTER[0]:  # The job has changed since this was scheduled.
+                self._checks.put(shown.job_id, now + CHECK_AFTER[0] - age)
                 return None
             running = tracked.running
-            estimate = self.forecaster.estimate(running.operation, running.entity, running.place, now, KNOWN_WITHIN)
+            estimate = self.forecaster.estimate(
+                running.operation, running.entity, running.place, known_to, KNOWN_WITHIN
+            )
             if estimate is not None and estimate.state is before.state:
-                moved = abs(now + round(estimate.p50 * 1_000_000) - before.p50) / 1_000_000
+                moved = abs(known_to + round(estimate.p50 * 1_000_000) - before.p50) / 1_000_000
                 if moved <= MOVED * max(1.0, estimate.p50):
                     self._check_again(shown.job_id, round(estimate.p50 * 1_000_000), now)
                     return None
         if tracked is not None:
             tracked.advance(shown.forecast, now)
-        made = self._running(view, shown.alive_at, now)
+        made = self._running(view, shown.alive_at, known_to, now)
         return made if made != shown.forecast else None
 
     # -- history
@@ -241,7 +252,7 @@ class Forecasts:
 
     # -- internal
 
-    def _stays(self, old: PublishedJob, view: JobView, now: Micros) -> bool:
+    def _stays(self, old: PublishedJob, view: JobView, known_to: Micros) -> bool:
         """True if the job only has a new log line, and its forecast is less than `LINES_WITHIN` old, or it has none.
 
         Lines may come a thousand times a second, and a forecast costs as much as all other work for a line.
@@ -257,9 +268,9 @@ class Forecasts:
             return False
         if old.forecast is None or old.forecast.forecast is None:
             return view.job_id in self._checks
-        return 0 <= now - old.forecast.forecast.as_of < LINES_WITHIN
+        return 0 <= known_to - old.forecast.forecast.as_of < LINES_WITHIN
 
-    def _running(self, view: JobView, alive_at: Micros, now: Micros) -> JobForecast | None:
+    def _running(self, view: JobView, alive_at: Micros, known_to: Micros, now: Micros) -> JobForecast | None:
         tracked = self._reopen(view.job_id)
         if tracked is None:
             has_basis = can_be_forecast(view) and self.forecaster.has_basis(operation_key(view))
@@ -269,10 +280,10 @@ class Forecasts:
             tracked = self._tracked[view.job_id] = TrackedJob(view)
         tracked.follow(view, alive_at)
         running = tracked.running
-        forecast = running.forecast(self.forecaster, now, KNOWN_WITHIN) if can_be_forecast(view) else None
+        forecast = running.forecast(self.forecaster, known_to, KNOWN_WITHIN) if can_be_forecast(view) else None
         if forecast is not None and tracked.first_p50 is None:
             tracked.first_p50 = forecast.p50
-        self._check_again(view.job_id, FOR_EVER if forecast is None else forecast.p50 - now, now)
+        self._check_again(view.job_id, FOR_EVER if forecast is None else forecast.p50 - known_to, now)
         if running.percent is None:
             return None
         basis: Literal["reported", "history"] = "history" if running.reported is None else "reported"

@@ -29,6 +29,7 @@ from correlator.jobs.bounded import chunks
 from correlator.jobs.children import Children
 from correlator.jobs.directory import names_differ
 from correlator.jobs.forecasts import Forecasts
+from correlator.jobs.horizon import Horizon
 from correlator.jobs.job_facts import JobFacts
 from correlator.jobs.known import KnownJobs
 from correlator.jobs.legacy_jobs import LegacyJobs
@@ -42,7 +43,7 @@ from correlator.jobs.outcome import Outcome
 from correlator.jobs.persistence import Persistence
 from correlator.jobs.published import PublishedJobs
 from correlator.jobs.removed_jobs import RemovedJobs
-from correlator.jobs.timers import FOR_EVER, ended_at
+from correlator.jobs.timers import ended_at
 
 RESTORED_AT_ONCE = 250
 """Jobs that one step of `Index.restore` adds."""
@@ -51,7 +52,8 @@ RESTORED_AT_ONCE = 250
 class Index:
     """All jobs in memory. Every change goes through its methods, which must be called from the event loop's thread.
 
-    `retention` and `stalled_after` are in seconds. Every `now` is in microseconds since 1970.
+    `retention` and `stalled_after` are in seconds. Every `now` is in microseconds since 1970. `horizon`: how far the
+    source has read; None: whatever happens is known at once.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Index:
         retention: float = 86_400.0,
         max_jobs: int = 20_000,
         titles: Titles = NO_TITLES,
+        horizon: Horizon | None = None,
     ) -> None:
         self.tracking = True
         """True if job_tracking can be read. Otherwise jobs are published as the log alone describes them."""
@@ -69,17 +72,19 @@ class Index:
         """True until the tables have been read for the first time. Until then, facts cause no events."""
         self.id_keys = tuple(id_keys)
         self._max_jobs = max_jobs
+        self.horizon = horizon if horizon is not None else Horizon()
         self._facts = JobFacts(lambda job_id: self.published.get(job_id) is not None)
         self._removed = RemovedJobs()
         self._children = Children()
         self._transitions = Transitions()
-        self.forecasts = Forecasts()
+        self.forecasts = Forecasts(self.horizon)
         self.published = PublishedJobs(
             self._facts.jobs,
             self._children,
             self._transitions,
             self.forecasts,
             self._removed,
+            self.horizon,
             stalled_after=stalled_after,
             retention=retention,
             titles=titles,
@@ -105,6 +110,7 @@ class Index:
             published.newest_time,
             self._removed.recent(published.newest_time),
             published.newest_removed,
+            published.silence.judged_to,
         )
 
     def restore(
@@ -120,6 +126,8 @@ class Index:
         self._transitions.restore(state.pending_events)
         self._removed.restore(state.removed)
         self.published.leave_out(state.newest_removed)
+        self.horizon.restore(state.watched, now)
+        self.published.silence.judged_to = state.watched
         parents = dict[str, None]()
         for part in chunks(jobs, RESTORED_AT_ONCE):
             out = Outcome(past=True)
@@ -132,7 +140,7 @@ class Index:
             out = Outcome(past=True)
             for parent in names:
                 if (shown := self.published.get(parent)) is not None:
-                    self.published.show(shown.view, shown.alive_at, now, out, shown.updated_at)
+                    self.published.show(shown.view, shown.alive_at, now, out, updated_at=shown.updated_at)
             yield out
         for records in chunks(legacy, RESTORED_AT_ONCE):
             out = Outcome(past=True)
@@ -155,6 +163,8 @@ class Index:
         """The touched jobs, with their state before the call."""
         rows: dict[str, list[Entry]] = {}
         """For each job, the rows that are not joined yet. They are joined together, which is cheaper."""
+        wrote: set[str] = set()
+        """The jobs that have written rows."""
         for fact in facts:
             if isinstance(fact, Reading):
                 touched.setdefault(fact.job_id, self._facts.jobs.get(fact.job_id))
@@ -172,11 +182,12 @@ class Index:
                     out.ended.add(job_id)
                 touched.setdefault(job_id, self._facts.jobs.get(job_id))
                 rows.setdefault(job_id, []).append(fact)
+                wrote.add(job_id)
         for job_id, entries in rows.items():
             self._join_rows(job_id, entries, out)
         parents: dict[str, None] = {}
         for job_id, before in touched.items():
-            self._settle(job_id, now, out, parents, before)
+            self._settle(job_id, now, out, parents, before, wrote=job_id in wrote)
         self.published.refresh(parents, now, out)
         if self.loading:
             self._removed.has_read(self.published.newest_time)
@@ -227,18 +238,15 @@ class Index:
         self.legacy.decide(owned, apart, now, out)
         return out
 
-    def expire(self, now: Micros, log_read_to: Micros = FOR_EVER) -> Outcome:
-        """Apply the passing of time: jobs stall, ended jobs leave memory, pending transitions become events.
-
-        `log_read_to`: every row that was committed before that time, in microseconds, has been read.
-        """
+    def expire(self, now: Micros) -> Outcome:
+        """Apply the passing of time: jobs stall, ended jobs leave memory, pending transitions become events."""
         out = Outcome(past=self.loading)
         self.published.check_stalled(now, out)
         expired = self.published.pop_expired(now, self._max_jobs)
         for job_id in expired:
             self._forget(job_id, "retention", now, out)
         out.attributed += self._attributor.expire(now)
-        out.events += self._transitions.due(now, log_read_to)
+        out.events += self._transitions.due(now, self.horizon.log_read_to)
         return out
 
     def renew_forecasts(self, now: Micros, *, learn: bool) -> Outcome:
@@ -262,8 +270,13 @@ class Index:
         parents: dict[str, None],
         before: Job | None = None,
         restored: PersistedJob | None = None,
+        *,
+        wrote: bool = False,
     ) -> None:
-        """Publish, update or remove a job according to its facts. `before`: the facts of its published view."""
+        """Publish, update or remove a job according to its facts.
+
+        `before`: the facts of its published view. `wrote`: new log rows are among its facts.
+        """
         job = self._facts.jobs.get(job_id)
         if job is None or (job.reading is None and self.tracking):
             return
@@ -286,7 +299,8 @@ class Index:
             self.published.mark_incomplete(job_id)
         if old is None and view.terminal and ended_at(view) <= self._removed.announced_until(job_id):
             self._lost_rows.forget(job_id)
-        self._publish(old, view, alive_at, now, out, restored)
+        alive = wrote or (before is not None and job_view.shows_life(before, job))
+        self._publish(old, view, alive_at, now, out, restored, alive=alive)
         self._removed.discard(job_id)
         for parent in self._children.place(job_id, view.parent_job_id, view.started_at or 0):
             parents[parent] = None
@@ -311,12 +325,13 @@ class Index:
         now: Micros,
         out: Outcome,
         restored: PersistedJob | None,
+        *,
+        alive: bool,
     ) -> None:
         """Publish the view of a JobLog job. Clients get the removal of a legacy job before the job that has its ID."""
         if old is None or old.view.external_ids != view.external_ids:
             self.legacy.withdraw(view.external_ids, out)
-        updated_at, stored = (restored.updated_at, restored.forecast) if restored is not None else (None, None)
-        changed = self.published.show(view, alive_at, now, out, updated_at, stored)
+        changed = self.published.show(view, alive_at, now, out, restored=restored, alive=alive)
         if changed and (old is None or names_differ(old.view, view)):
             self._rename(view.job_id, old.view if old is not None else None, view, now, out)
 

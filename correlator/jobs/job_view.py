@@ -101,6 +101,18 @@ def alive_after(before: Job, was: Micros, job: Job) -> Micros:
     return max(was, job.last.at)
 
 
+def shows_life(before: Job, job: Job) -> bool:
+    """True if the tables say something of `job` that it did since `before`, whatever the time of it."""
+    was, read = before.reading, job.reading
+    if was is read or was is None or read is None or was.record is None or read.record is None:
+        return False
+    old, new = was.record, read.record
+    return any(
+        None not in times and times[0] != times[1]
+        for times in ((old.updated_at, new.updated_at), (old.percent_complete, new.percent_complete))
+    )
+
+
 def _resolve(
     word: str | None, read: bool, observed_at: int, event: JobEvent | None, *, of_step: bool = False
 ) -> tuple[Status, JobEvent | None]:

@@ -48,7 +48,7 @@ class KnownJobs:
     @property
     def lively(self) -> bool:
         """True while a job runs and is not stalled, or was not read from the tables yet. O(1)."""
-        return self._published.timers.lively or bool(self._pending)
+        return self._published.silence.lively or bool(self._pending)
 
     @property
     def unloaded_rows(self) -> int:

@@ -125,7 +125,7 @@ class LegacyJobs:
         elif row.apart:
             shown = Outcome(past=job_id in self._past or out.past)
             self._past.discard(job_id)
-            self._published.show(view, row.updated_at or row.created_at or 0, now, shown, updated_at)
+            self._published.show(view, row.updated_at or row.created_at or 0, now, shown, updated_at=updated_at)
             out.add(shown)
         elif out.past:
             self._past.add(job_id)

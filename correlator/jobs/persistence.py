@@ -43,5 +43,6 @@ class Persistence:
             shown = self._published.get(job_id)
             if shown is None:
                 return PersistedJob(job, 0)
-            return PersistedJob(job, shown.updated_at, self._forecasts.persisted(job_id, shown.forecast))
+            forecast = self._forecasts.persisted(job_id, shown.forecast)
+            return PersistedJob(job, shown.updated_at, forecast, self._published.silence.persisted(job_id))
         return self._legacy.get(job_id)

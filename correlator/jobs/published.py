@@ -13,15 +13,17 @@ from msgspec.structs import replace
 from correlator.jobs.children import Children
 from correlator.jobs.directory import JobDirectory
 from correlator.jobs.forecasts import Forecasts
+from correlator.jobs.horizon import FOR_EVER, Horizon
 from correlator.jobs.missing_rows import Transitions, legacy_events
 from correlator.jobs.model.changes import Change, Event, Reason
 from correlator.jobs.model.facts import Job, Kind, Status
-from correlator.jobs.model.forecasts import PersistedForecast
+from correlator.jobs.model.persisted import PersistedJob
 from correlator.jobs.model.rows import Micros
 from correlator.jobs.model.views import NO_TITLES, JobView, PublishedJob, Titles
 from correlator.jobs.outcome import Outcome
 from correlator.jobs.removed_jobs import RemovedJobs
-from correlator.jobs.timers import FOR_EVER, Timers, ended_at
+from correlator.jobs.silence import Silence
+from correlator.jobs.timers import Timers, ended_at
 
 MAX_DUE = 500
 """Jobs that become stalled, and jobs that are removed, in one call of `Index.expire`. The others follow in the next."""
@@ -33,8 +35,8 @@ LEARNED_AT_ONCE, RENEWED_AT_ONCE = 10, 100
 class PublishedJobs(JobDirectory):
     """The published jobs of an index. Anybody may read. Only the index and `LegacyJobs` change it, and `begin_past`.
 
-    `facts`, `children`, `transitions`, `forecasts`, `removed`: those of the index. `stalled_after` and `retention` are
-    in seconds. Every `now` is in microseconds since 1970.
+    `facts`, `children`, `transitions`, `forecasts`, `removed`, `horizon`: those of the index. `stalled_after` and
+    `retention` are in seconds. Every `now` is in microseconds since 1970.
     """
 
     def __init__(
@@ -44,13 +46,14 @@ class PublishedJobs(JobDirectory):
         transitions: Transitions,
         forecasts: Forecasts,
         removed: RemovedJobs,
+        horizon: Horizon,
         *,
         stalled_after: float,
         retention: float,
         titles: Titles = NO_TITLES,
     ) -> None:
         super().__init__()
-        self.stalled_after = stalled_after
+        self.silence = Silence(horizon, int(stalled_after * 1_000_000))
         self.retention = int(retention * 1_000_000)
         """Microseconds that an ended job stays in memory."""
         self.titles = titles
@@ -70,6 +73,7 @@ class PublishedJobs(JobDirectory):
         """The newest time of a job that was published, in microseconds. The present, if that is earlier."""
         self.newest_removed: Micros = 0
         """The newest start of a job that left memory, or for which it had no room."""
+        self._horizon = horizon
 
     # -- reading
 
@@ -117,20 +121,27 @@ class PublishedJobs(JobDirectory):
         alive_at: Micros,
         now: Micros,
         out: Outcome,
+        *,
         updated_at: Micros | None = None,
-        stored: PersistedForecast | None = None,
+        restored: PersistedJob | None = None,
+        alive: bool = False,
     ) -> bool:
         """Publish `view`. Returns False if its document stays the same. If `names_differ`, call `move_names` next.
 
-        `updated_at`: the time of the change if it is not `now`, because the job comes from a checkpoint. `stored`: its
-        forecast in that checkpoint.
+        `updated_at`: the time of the change if it is not `now`, because the job comes from a checkpoint. `restored`:
+        the job in that checkpoint. `alive`: the job shows a sign of life; a later `alive_at` is one too.
         """
         job_id = view.job_id
         old = self._jobs.get(job_id)
         family = self._children.of(job_id, self._facts.get(job_id))
         complete = job_id not in self.incomplete
-        # The last activity of a job that is not complete may be in the unread past.
-        stalled = complete and view.status is Status.RUNNING and 0 < alive_at < self._alive_since(now)
+        if restored is not None:
+            updated_at = restored.updated_at
+        stored = restored.forecast if restored is not None else None
+        alive = alive or (old is not None and alive_at > old.alive_at)
+        was_announced = old is not None and old.stalled and self.silence.is_news(job_id)
+        self._note_life(view, alive_at, now, out, restored, alive=alive)
+        stalled = self.silence.is_stalled(job_id)
         if (
             old is not None
             and stored is None
@@ -165,6 +176,8 @@ class PublishedJobs(JobDirectory):
         )
         self._put(new, old)
         self._track(old, new, now, out)
+        if restored is None and (stalled and self.silence.is_news(job_id)) is not was_announced:
+            self._announce_silence(new, now, out)
         out.changes.append(Change(job_id, new.rev, old, new))
         return True
 
@@ -178,6 +191,7 @@ class PublishedJobs(JobDirectory):
         """Remove a job from what is published. Its IDs stay until `move_names`."""
         old = self._drop(job_id)
         self.timers.update(job_id, None)
+        self.silence.forget(job_id)
         self._forecasts.forget(job_id)
         if old is not None:
             self.leave_out(old.view.started_at or 0)
@@ -197,10 +211,8 @@ class PublishedJobs(JobDirectory):
                 out.changes.append(Change(job_id, self.seq, shown, shown, moved=True))
 
     def check_stalled(self, now: Micros, out: Outcome) -> None:
-        """Publish at most `MAX_DUE` jobs that became stalled, or that are not stalled any more as the clock was set."""
-        for job_id in self.timers.pop_stall_checks(self._alive_since(now), MAX_DUE):
-            self.refresh((job_id,), now, out)
-            self.timers.watch(job_id, self._jobs.get(job_id))
+        """Publish at most `MAX_DUE` jobs that have become stalled."""
+        self.refresh(self.silence.judge(now, MAX_DUE), now, out)
 
     def renew_forecasts(self, now: Micros, out: Outcome, *, learn: bool) -> None:
         """Learn some ended runs if `learn`, and publish those of some forecasts that differ enough.
@@ -243,40 +255,46 @@ class PublishedJobs(JobDirectory):
         )
         if view.terminal and not out.past and is_news:
             out.ended.add(view.job_id)
-        was_stalled = old is not None and old.stalled
-        if out.past and new.stalled and not was_stalled and new.alive_at >= self._alive_since(self.past_unread or now):
-            out.events.append(Event(Kind.JOB_STALLED, view.job_id, now))  # It stalled while the past was being read.
         if out.past or (old is None and not new.complete):
             return
         if view.source == "legacy":
             out.events += legacy_events(was, view, announced_until)
         else:
             self._transitions.changed(was, view, self._facts[view.job_id], now, announced_until)
-        if new.stalled and not was_stalled:
-            out.events.append(Event(Kind.JOB_STALLED, view.job_id, now))
-        elif was_stalled and not new.stalled and view.status is Status.RUNNING:
-            out.events.append(Event(Kind.JOB_RECOVERED, view.job_id, now))
         self._announce(new, now, out)
 
     def _announce(self, shown: PublishedJob, now: Micros, out: Outcome) -> None:
-        if shown.complete and (kind := self._forecasts.announcement(shown.job_id, shown.forecast)) is not None:
+        """Announce that a job is late or overdue. Each is announced once, also after a restart."""
+        if not shown.complete or self._horizon.judged_at(now) is None:
+            return
+        if (kind := self._forecasts.announcement(shown.job_id, shown.forecast)) is not None:
             out.events.append(Event(kind, shown.job_id, now))
-            self.unsaved[shown.job_id] = None  # Each is announced once, also after a restart.
+            self.unsaved[shown.job_id] = None
 
-    def _alive_since(self, now: Micros) -> Micros:
-        """A running job is stalled if its last activity was before this time, in microseconds."""
-        return now - int(self.stalled_after * 1_000_000)
+    def _note_life(
+        self, view: JobView, alive_at: Micros, now: Micros, out: Outcome, restored: PersistedJob | None, *, alive: bool
+    ) -> None:
+        """Follow the silence of a running job. A job that never did anything, or may have in the past, has none yet."""
+        job_id = view.job_id
+        if view.status is not Status.RUNNING:
+            self.silence.forget(job_id)
+        elif restored is not None and restored.silence is not None:
+            self.silence.restore(job_id, restored.silence)
+        elif not alive_at or job_id in self.incomplete:
+            return
+        elif job_id not in self.silence and out.past:
+            self.silence.begin(job_id, alive_at, self.past_unread or now, now)
+        elif alive or job_id not in self.silence:
+            self.silence.alive(job_id, now)
+
+    def _announce_silence(self, shown: PublishedJob, now: Micros, out: Outcome) -> None:
+        """Announce that a job has become stalled, or that it goes on after an event said that it was."""
+        if shown.stalled:
+            out.events.append(Event(Kind.JOB_STALLED, shown.job_id, now))
+        elif shown.view.status is Status.RUNNING and not out.past:
+            out.events.append(Event(Kind.JOB_RECOVERED, shown.job_id, now))
 
 
 def _runs_on(old: PublishedJob, new: PublishedJob) -> bool:
-    """True if a job goes on running with the same steps, and its stall check is scheduled, as in most changes.
-
-    There is no transition then, and no schedule changes.
-    """
-    return (
-        new.view.status is old.view.status is Status.RUNNING
-        and new.view.steps is old.view.steps
-        and not old.stalled
-        and not new.stalled
-        and old.alive_at > 0
-    )
+    """True if a job goes on running with the same steps, as in most changes: there is no transition then."""
+    return new.view.status is old.view.status is Status.RUNNING and new.view.steps is old.view.steps

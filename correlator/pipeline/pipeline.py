@@ -95,12 +95,12 @@ class Pipeline:
     def expire(self) -> Outcome:
         """Apply what time alone changes: stalled and expired jobs."""
         with timed("expire"):
-            return self._publish(self._index.expire(self._clock(), self.status.log_read_to))
+            return self._publish(self._index.expire(self._clock()))
 
     def renew_forecasts(self) -> bool:
         """Learn some ended runs, and renew some forecasts. Returns True while there is more to do at once."""
         now = self._clock()
-        learn = self.status.log_read_to >= now - LEARN_WITHIN
+        learn = self._index.horizon.log_read_to >= now - LEARN_WITHIN
         with timed("forecasts"):
             self._publish(self._index.renew_forecasts(now, learn=learn))
         return self._index.forecasts.has_due(now, learn=learn)

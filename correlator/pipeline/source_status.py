@@ -12,7 +12,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from correlator.jobs.horizon import JUDGED_WITHIN, Part
 from correlator.jobs.index import Index
+from correlator.jobs.job_document import rfc3339
 from correlator.jobs.model.rows import LogRow, Micros
 from correlator.jobs.outcome import Outcome
 from correlator.ops import metrics
@@ -52,8 +54,6 @@ class SourceStatus(Status):
         """True while the log is being caught up with: the delay of those rows is not measured."""
         self._past = self._read_to = 0
         """The highest ID and the newest time that the last catch-up has read."""
-        self.log_read_to: Micros = 0
-        """Every row that was committed before this time has been read."""
         self.tables_loaded = asyncio.Event()
         """Set once the tables have been read for the first time."""
         self.complete = asyncio.Event()
@@ -69,6 +69,14 @@ class SourceStatus(Status):
         if self.database == "live" or self._answered is None:
             return 0.0
         return round(time.monotonic() - self._answered, 3)
+
+    def describe_database(self) -> dict[str, Any]:
+        """Describe the database for /health/ready, with the time at which jobs are judged."""
+        judged_at = self._index.horizon.judged_at(self._clock())
+        part = {**super().describe_database(), "judged_at": rfc3339(judged_at) if judged_at is not None else None}
+        if judged_at is None and part["ok"]:
+            part |= {"ok": False, "error": self._not_judged()}
+        return part
 
     def describe_tables(self) -> dict[str, Any]:
         """Describe the tables that can no longer be read for /health/ready."""
@@ -136,9 +144,13 @@ class SourceStatus(Status):
             self._behind = False
             self.loaded()
 
-    def caught_up(self) -> None:
-        """Report that every row of the log that was committed before the last query has been read."""
-        self.log_read_to = self._clock()
+    def caught_up(self, age: float = 0.0) -> None:
+        """Report that every row of the log that was committed `age` seconds ago has been read."""
+        self._read_all(Part.LOG, age)
+
+    def tables_read(self, age: float = 0.0) -> None:
+        """Report that all that the tables said of jobs `age` seconds ago has been read."""
+        self._read_all(Part.TABLES, age)
 
     def loaded(self) -> None:
         """Report that the tables have been read: what changes from now on is published with events."""
@@ -187,6 +199,18 @@ class SourceStatus(Status):
         """End the report on the log's past."""
         self.reading = None
         self.complete.set()
+
+    def _not_judged(self) -> str:
+        read_to = self._index.horizon.read_to
+        since = f"only up to {rfc3339(read_to)}" if read_to else "not to their end yet"
+        return (
+            f"log and tables have been read {since}: until they are read up to {JUDGED_WITHIN // 1_000_000} s ago, no"
+            " job is reported as stalled, late or overdue. If this lasts, the database answers too slowly"
+        )
+
+    def _read_all(self, part: Part, age: float) -> None:
+        before, uptime = int(age * 1_000_000), time.monotonic_ns() // 1000
+        self._index.horizon.report(part, self._clock() - before, uptime - before)
 
     def _retried_part(self, part: str, error: str) -> None:
         metrics.SOURCE_FAILURES.inc()

@@ -132,6 +132,12 @@ class DatabasePart(TypedDict):
     state: DatabaseState
     lag_seconds: Seconds
     error: str | None
+    judged_at: NotRequired[
+        Annotated[
+            Time | None,
+            Meta(description="Jobs are judged at this time, up to which all is read. null: none is. Not at a gateway."),
+        ]
+    ]
     loading: NotRequired[Loading]
 
 

@@ -31,7 +31,7 @@ SUFFIXES = (
 KEYS = {dotted for dotted, _ in leaves()}
 SECTIONS = {dotted.rpartition(".")[0] for dotted in KEYS}
 JSON_OBJECTS = {"connection", "event", "forecast", "hello", "job", "last_message", "metadata", "progress"}
-READINESS = {"cluster.error", "database.error", "database.loading", "mqtt.error", "mqtt.skipped"}
+READINESS = {"cluster.error", "database.error", "database.judged_at", "database.loading", "mqtt.error", "mqtt.skipped"}
 """Objects of JSON whose members the documents name as `object.member`, and members of /health/ready."""
 
 OF_OTHERS = {

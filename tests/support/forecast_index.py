@@ -153,6 +153,10 @@ class Disk:
         self._values |= self._forecasts.changed(1000)
         self._state = self._index.state()
 
+    def continues(self, index: Index) -> None:
+        """Go on with the writes of `index`, which was restored from here."""
+        self._index, self._forecasts = index, StoredForecasts(index.forecasts)
+
     def restarted(self, now: Micros, **settings: Any) -> Index:
         """A new daemon that reads the checkpoint."""
         new = Index(**settings)

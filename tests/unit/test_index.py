@@ -280,8 +280,9 @@ def test_a_running_job_without_any_time_stalls_after_its_first_activity():
     index = live(stalled_after=100)
     index.apply([read(started_at=None)], NOW)
     assert index.expire(NOW + 500 * SECOND).changes == []
-    index.apply([logged(at=NOW)], NOW)
-    later = NOW + 100 * SECOND + 1
+    index.apply([logged(at=NOW)], NOW + 500 * SECOND)
+    assert index.expire(NOW + 600 * SECOND).changes == []
+    later = NOW + 600 * SECOND + 1
     assert index.expire(later).events == [Event(Kind.JOB_STALLED, "j", later)]
 
 

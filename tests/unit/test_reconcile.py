@@ -51,7 +51,8 @@ class Tables:
 def quiet_feed(live: Liveness) -> SimpleNamespace:
     """A feed that knows no job."""
     known = SimpleNamespace(active=set, joblog_ids=list, needs_reading=bool, is_in_memory=bool)
-    return SimpleNamespace(known=known, waiting_ids=WaitingIds(lambda _: False), live=live)
+    status = SimpleNamespace(tables_read=lambda _: None)
+    return SimpleNamespace(known=known, waiting_ids=WaitingIds(lambda _: False), live=live, status=status)
 
 
 async def test_the_first_poll_after_an_outage_covers_the_time_since_the_last_one():
@@ -124,7 +125,12 @@ async def test_many_jobs_are_read_and_handed_on_in_parts_of_a_hundred():
 
     tables = Many()
     tables.schema = SimpleNamespace(has=lambda table, *columns: (table, columns) == ("job_tracking", ("id", "status")))
-    feed = SimpleNamespace(known=SimpleNamespace(joblog_ids=list), advance_clock=lambda: 1, readings=readings)
+    feed = SimpleNamespace(
+        known=SimpleNamespace(joblog_ids=list),
+        advance_clock=lambda: 1,
+        readings=readings,
+        status=SimpleNamespace(tables_read=lambda _: None),
+    )
     await Reconcile(legacy=None).load(tables, None, feed)  # type: ignore[arg-type]
     assert handed == [100] * 10 + [50]
 

@@ -299,7 +299,7 @@ def test_the_log_counts_as_read_only_when_a_query_found_less_than_it_asked_for(l
 
     reader = RecordingFollower(innodb, Tail(clock=loop.time))
     reader.status = copy(reader.status)
-    reader.status.caught_up = lambda: read_at.append((loop.time(), len(reader.delivered)))
+    reader.status.caught_up = lambda _: read_at.append((loop.time(), len(reader.delivered)))
     write(innodb, 5)
     follow(loop, reader)
     write(innodb, 2500)

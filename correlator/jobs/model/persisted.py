@@ -27,12 +27,24 @@ class Cursor(Struct, frozen=True):
     marks: bytes = b""
 
 
+class PersistedSilence(Struct, frozen=True, gc=False):
+    """What a checkpoint contains of the silence of a running job.
+
+    `alive_at`: watched time of its last sign of life. `is_news`: an event says, or said, that it stalls after that.
+    """
+
+    alive_at: Micros
+    is_news: bool
+    stalled: bool
+
+
 class PersistedJob(Struct, frozen=True, gc=False):
-    """The state of a job in a checkpoint: its facts, the time of its last change, and its forecast."""
+    """The state of a job in a checkpoint: its facts, the time of its last change, its forecast, and its silence."""
 
     job: Job
     updated_at: Micros
     forecast: PersistedForecast | None = None
+    silence: PersistedSilence | None = None
 
 
 _STORED_STATE = {"last_observed_at": "looks", "pending_events": "owed"}
@@ -45,7 +57,7 @@ class IndexState(Struct, frozen=True, rename=_STORED_STATE):
     `last_observed_at`: its logical time. `pending_events`: events that wait for their log row, each with the time at
     which it is announced without one. `newest`: the newest time of any published job. `removed`: the jobs that left
     memory within `removed_jobs.LATE_COMMIT` of that time, each with its own newest time. `newest_removed`: the newest
-    start of a job that left memory.
+    start of a job that left memory. `watched`: the watched time at which jobs were judged last (`Horizon`).
     """
 
     last_observed_at: int = 0
@@ -53,6 +65,7 @@ class IndexState(Struct, frozen=True, rename=_STORED_STATE):
     newest: Micros = 0
     removed: tuple[tuple[str, Micros], ...] = ()
     newest_removed: Micros = 0
+    watched: Micros = 0
 
 
 class PersistedExports(Struct, frozen=True):

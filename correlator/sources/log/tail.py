@@ -203,7 +203,7 @@ class Tail:
             if self._behind:
                 self._behind = False
                 feed.status.progress(self.gaps.head, self.gaps.head)
-            feed.status.caught_up()
+            feed.status.caught_up(self.clock() - began)
             if self.doorbell_retry.pending and (await self._read_late_rows(queries, rows, feed, note) or new):
                 self.doorbell_retry.rows_found()
             pause = self.poll if self.gaps.open or feed.wants_fast_poll() else self.idle_poll

@@ -63,6 +63,10 @@ earlier one, but at least n / `ALL_ACTIVE_RATE` intervals after the last one, wh
 
 ALL_ACTIVE_RATE = 500
 
+UNSEEN = 10.0
+"""Seconds without a complete reading of the tables, after which all active jobs are read first: any of them may have
+changed in a way that no time in the tables shows."""
+
 LATE_COMMIT = 60.0
 """Seconds by which a commit may lag behind its started_at or completed_at."""
 
@@ -98,6 +102,8 @@ class Reconcile:
     _mark: str | None = None
     """The database's time from which the next query reads. It outlives connections: jobs also change between two."""
     _doorbell_rang: bool = False
+    _round_at: float = -math.inf
+    """When the tables were last read completely, in monotonic seconds."""
 
     def __post_init__(self) -> None:
         self._cadence = Cadence(self.interval, SILENT_EVERY)
@@ -126,6 +132,7 @@ class Reconcile:
 
         Raises `SourceUnavailable`.
         """
+        began = time.monotonic()
         if queries.schema.has("job_tracking", "id", "status"):
             since = await queries.clock(session, self.retention)
             active = await queries.active_ids(session)
@@ -137,6 +144,8 @@ class Reconcile:
             await self._read(queries, session, feed, ids)
         if self.legacy is not None and self.legacy.is_there(queries):
             await self.legacy.load(queries, session, feed)
+        feed.status.tables_read(time.monotonic() - began)
+        self._round_at = time.monotonic()
 
     async def search(self, database: Database, queries: Queries, feed: Feed) -> None:
         """Search for the owners of rows of failover_jobs until cancelled, on a session of its own."""
@@ -154,6 +163,7 @@ class Reconcile:
     ) -> None:
         regular_due, doorbell_due, watched_due = 0.0, 0.0, 0.0
         self._stamps = {}  # the end of the last connection may have interrupted a query
+        everything = time.monotonic() - self._round_at > UNSEEN
         if self._mark is None:
             self._mark = await queries.clock(session, LATE_COMMIT)
         while True:
@@ -162,7 +172,12 @@ class Reconcile:
             if now >= regular_due:
                 self._doorbell_rang = False
                 regular_due, doorbell_due = now + self.interval, now + DOORBELL_EVERY
+                if everything and tracking:
+                    await self._read(queries, session, feed, await queries.active_ids(session) | feed.known.active())
+                    everything = False
                 self._mark = await self._regular(queries, session, feed, self._mark, tracking=tracking)
+                self._round_at = time.monotonic()
+                feed.status.tables_read(self._round_at - now)
             elif tracking and self._doorbell_rang and now >= doorbell_due:
                 self._doorbell_rang, doorbell_due = False, now + DOORBELL_EVERY
                 ids = await self._moving(queries, session, feed, self._mark)

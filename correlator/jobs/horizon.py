@@ -1,0 +1,103 @@
+"""How far the daemon sees: the time up to which log and tables have been read, and how much time it has watched.
+
+Problem: a job is stalled, late or overdue by what did not happen. While the database is away, or the daemon is down or
+reads a backlog, nothing seems to happen to any job, although all of them may go on or have ended.
+
+Model: the source reports each time that it has read all of the log, or all of the tables. The earlier of the two times
+is the time at which jobs are judged (`judged_at`). It may be `JUDGED_WITHIN` behind the clock; beyond that, nothing is
+judged. Silence is measured in watched time. It stands while the daemon cannot see, and no clock that is set moves it:
+of the time between two reports, at most `SEEN_AT_ONCE` counts, by a clock that nobody sets.
+
+Invariants: watched time never goes back, also not across a restart (`restore`). It needs no comparison of the daemon's
+clock with the appliance's.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from correlator.jobs.model.rows import Micros
+
+JUDGED_WITHIN: Micros = 60_000_000
+"""Microseconds that the time at which jobs are judged may be behind the clock."""
+
+SEEN_AT_ONCE: Micros = 5_000_000
+"""Microseconds of watched time between two reports. A database that is slower delays that a silent job is stalled."""
+
+FOR_EVER: Micros = (1 << 63) - 1
+"""A time later than any other, in microseconds."""
+
+
+class Part(Enum):
+    """What the source reads completely, again and again."""
+
+    LOG = "log"
+    TABLES = "tables"
+
+
+class Horizon:
+    """See the module's docstring. Event loop's thread only. Every `now` is in microseconds since 1970.
+
+    `read_to`: the time up to which everything has been read. `FOR_EVER`: whatever is committed is known at once. 0:
+    nothing has been read, so that nothing is judged before the first report on each part.
+    """
+
+    def __init__(self, read_to: Micros = FOR_EVER) -> None:
+        self._read = dict.fromkeys(Part, (read_to, 0))
+        """For each part, the time up to which it has been read, by the clock and as `uptime`."""
+        self._unwatched: Micros = 0
+        """The time by the clock minus watched time."""
+        self._step: tuple[Micros, Micros] | None = None
+        """The last step of watched time: the time by the clock, and as `uptime`."""
+        self._restored: Micros | None = None
+        """Watched time at the end of the last run. None once this run watches."""
+
+    @property
+    def log_read_to(self) -> Micros:
+        """Every row that was committed before this time has been read."""
+        return self._read[Part.LOG][0]
+
+    @property
+    def read_to(self) -> Micros:
+        """Log and tables have been read as they were at this time."""
+        return min(self._read.values())[0]
+
+    def judged_at(self, now: Micros) -> Micros | None:
+        """The time at which jobs are judged. None: what was read is too old."""
+        read_to = self.read_to
+        return min(now, read_to) if now - read_to <= JUDGED_WITHIN else None
+
+    def known_to(self, now: Micros, alive_at: Micros) -> Micros:
+        """The time up to which a job is known whose last activity was at `alive_at`: all of it, or that activity."""
+        return min(now, max(self.judged_at(now) or 0, alive_at)) or now
+
+    def watched(self, at: Micros) -> Micros:
+        """Watched time at `at`, up to which everything was read. Only differences have a meaning."""
+        return at - self._unwatched
+
+    def watched_now(self, now: Micros) -> Micros:
+        """Watched time at `now`. How much of the time since the last report was seen is known with the next one."""
+        if self._step is not None:
+            last = self.watched(self._step[0])
+        elif self._restored is not None and self.read_to != FOR_EVER:
+            last = self._restored
+        else:
+            return self.watched(now)
+        return min(max(self.watched(now), last), last + SEEN_AT_ONCE)
+
+    def report(self, part: Part, at: Micros, uptime: Micros) -> None:
+        """Report that all of `part` was read as it was at `at`. `uptime`: that time by a clock that nobody sets."""
+        self._read[part] = at, uptime
+        read_to, uptime = min(self._read.values(), key=lambda times: times[1])
+        if read_to in (0, FOR_EVER):
+            return  # The other part has not been read yet, or need not be.
+        if self._step is not None:
+            step_at, step_uptime = self._step
+            self._unwatched += read_to - step_at - min(uptime - step_uptime, SEEN_AT_ONCE)
+        elif self._restored is not None:
+            self._unwatched = read_to - self._restored
+        self._step, self._restored = (read_to, uptime), None
+
+    def restore(self, watched: Micros, now: Micros) -> None:
+        """Continue the watched time of an earlier run."""
+        self._restored, self._unwatched = watched, now - watched

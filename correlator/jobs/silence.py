@@ -1,0 +1,113 @@
+"""The running jobs that are silent, measured in watched time (`Horizon.watched`)."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from correlator.jobs.horizon import Horizon
+from correlator.jobs.model.persisted import PersistedSilence
+from correlator.jobs.model.rows import Micros
+from correlator.jobs.schedule import Schedule
+
+
+class _Sign(Struct):
+    """The last sign of life of a job. `at`: watched time. `is_news`: an event says that the job stalls after it."""
+
+    at: Micros
+    is_news: bool = True
+
+
+class Silence:
+    """The last sign of life of each running job, and which of them are stalled. Operations are O(log n).
+
+    A sign of life counts from when it was read, not from the time that it names: a clock of the appliance may be wrong.
+    What is read late was written while nothing was watched, which is no silence. `stalled_after` is in microseconds.
+    """
+
+    def __init__(self, horizon: Horizon, stalled_after: Micros) -> None:
+        self.stalled_after = stalled_after
+        self._horizon = horizon
+        self._last: dict[str, _Sign] = {}
+        self._quiet = Schedule()
+        """The jobs that are not stalled, by the time of a sign of life, which may not be the last one."""
+        self._stalled = Schedule()
+        """The stalled jobs, by the negative of the time of their last sign of life: the latest comes first."""
+        self.judged_to: Micros = 0
+        """The watched time at which jobs were judged last."""
+
+    def __contains__(self, job_id: str) -> bool:
+        return job_id in self._last
+
+    @property
+    def lively(self) -> bool:
+        """True while a job runs and is not stalled. O(1)."""
+        return bool(self._quiet)
+
+    def is_stalled(self, job_id: str) -> bool:
+        return job_id in self._stalled
+
+    def is_news(self, job_id: str) -> bool:
+        """True if an event says that the job stalls after its last sign of life."""
+        return (sign := self._last.get(job_id)) is not None and sign.is_news
+
+    def alive(self, job_id: str, now: Micros) -> None:
+        """Note a sign of life that was read at `now`."""
+        at = self._horizon.watched_now(now)
+        self._last[job_id] = _Sign(at)
+        self._stalled.discard(job_id)
+        if job_id not in self._quiet:
+            self._quiet.put(job_id, at)
+
+    def begin(self, job_id: str, alive_at: Micros, began: Micros, now: Micros) -> None:
+        """Begin with a job of the past, last active at `alive_at`. It is no news that it was stalled at `began`."""
+        at = self._horizon.watched(min(alive_at, now))
+        self._last[job_id] = _Sign(at, self._horizon.watched(began) - at <= self.stalled_after)
+        judged_at = self._horizon.judged_at(now)
+        if judged_at is not None and self._horizon.watched(judged_at) - at > self.stalled_after:
+            self._stalled.put(job_id, -at)
+        else:
+            self._quiet.put(job_id, at)
+
+    def restore(self, job_id: str, stored: PersistedSilence) -> None:
+        """Continue with what an earlier run knew of a job."""
+        self._last[job_id] = _Sign(stored.alive_at, stored.is_news)
+        self._quiet.discard(job_id)
+        self._stalled.discard(job_id)
+        if stored.stalled:
+            self._stalled.put(job_id, -stored.alive_at)
+        else:
+            self._quiet.put(job_id, stored.alive_at)
+
+    def persisted(self, job_id: str) -> PersistedSilence | None:
+        """What a checkpoint stores of a job. None if it does not run."""
+        sign = self._last.get(job_id)
+        return PersistedSilence(sign.at, sign.is_news, self.is_stalled(job_id)) if sign is not None else None
+
+    def forget(self, job_id: str) -> None:
+        """Forget a job that does not run."""
+        if self._last.pop(job_id, None) is not None:
+            self._quiet.discard(job_id)
+            self._stalled.discard(job_id)
+
+    def judge(self, now: Micros, most: int) -> list[str]:
+        """Return at most `most` jobs that have become stalled, and as many that are not as `stalled_after` has grown.
+
+        Nothing changes while jobs cannot be judged.
+        """
+        judged_at = self._horizon.judged_at(now)
+        if judged_at is None:
+            return []
+        self.judged_to = max(self.judged_to, self._horizon.watched(judged_at))
+        alive_since = self.judged_to - self.stalled_after
+        found = []
+        for job_id in self._quiet.pop_until(alive_since - 1, most):
+            sign = self._last[job_id]
+            if sign.at >= alive_since:
+                self._quiet.put(job_id, sign.at)
+            else:
+                self._stalled.put(job_id, -sign.at)
+                found.append(job_id)
+        for job_id in self._stalled.pop_until(-alive_since, most):
+            self._quiet.put(job_id, self._last[job_id].at)
+            found.append(job_id)
+        return found

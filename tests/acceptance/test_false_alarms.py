@@ -1,0 +1,232 @@
+"""What the daemon could not see makes no job stalled, late or overdue, and no such event follows the job's end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import aiomqtt
+import pytest
+
+from correlator.jobs.forecast.estimate import ROUGH_BELOW
+from tests.support.appliance import Appliance, connected
+from tests.support.daemon import Daemon
+from tests.support.eventually import eventually
+from tests.support.faults.proxy import Proxy
+from tests.support.mariadb import Database
+from tests.support.mosquitto import Mosquitto
+
+TOOK = 10.0
+"""Seconds that an earlier run took, or a little longer."""
+
+STALLED_AFTER = 6.0
+LATENESS = {"job.late", "job.overdue"}
+SILENCE = {"job.stalled", "job.recovered"}
+ENDS = {"job.completed", "job.failed", "job.cancelled"}
+
+
+def ago(seconds: float) -> str:
+    return (datetime.now(UTC) - timedelta(seconds=seconds)).strftime("%Y-%m-%d %H:%M:%S")
+
+
+class Jobs:
+    """Jobs on an appliance: each writes a row once a second until it ends, or is silent from the begin on."""
+
+    def __init__(self, appliance: Appliance) -> None:
+        self._appliance = appliance
+        self._lock = asyncio.Lock()
+        self.running: dict[str, None] = {}
+
+    async def history(self, daemon: Daemon) -> None:
+        """Earlier runs, as many as an announcement needs."""
+        for n in range(ROUGH_BELOW + 2):
+            job_id = await self._appliance.job(f"run-{n}", started_at=ago(TOOK))
+            assert (await daemon.get(f"/api/v1/jobs/{job_id}?wait=5"))[0] == 200
+            await self._appliance.end(job_id)
+
+        async def learned() -> bool:
+            status, body = await daemon.get("/api/v1/operations/failover/unified-live-failover")
+            return status == 200 and body["runs"] == ROUGH_BELOW + 2
+
+        await eventually(learned)
+
+    async def begin(self, name: str, **columns: Any) -> str:
+        async with self._lock:
+            job_id = await self._appliance.job(name, **columns)
+            await self._appliance.log("Job started", job_id=job_id)
+        self.running[job_id] = None
+        return job_id
+
+    async def end(self, *job_ids: str) -> None:
+        async with self._lock:
+            for job_id in job_ids:
+                self.running.pop(job_id, None)
+                await self._appliance.end(job_id)
+                await self._appliance.log("Job completed", job_id=job_id)
+
+    @contextlib.asynccontextmanager
+    async def writing(self) -> AsyncIterator[None]:
+        """All that run write a row each second."""
+
+        async def write() -> None:
+            while True:
+                for job_id in list(self.running):
+                    async with self._lock:
+                        if job_id in self.running:
+                            await self._appliance.log("it goes on", job_id=job_id)
+                await asyncio.sleep(1.0)
+
+        task = asyncio.create_task(write())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+class Events:
+    """The events that the broker delivers, in their order."""
+
+    def __init__(self) -> None:
+        self.found: list[dict[str, Any]] = []
+
+    @contextlib.asynccontextmanager
+    async def listening(self, broker: Mosquitto, instance: str) -> AsyncIterator[None]:
+        async with aiomqtt.Client("127.0.0.1", broker.port, protocol=aiomqtt.ProtocolVersion.V5) as client:
+            await client.subscribe(f"correlator/v1/{instance}/job/+/event", qos=1)
+            task = asyncio.create_task(self._read(client))
+            try:
+                yield
+            finally:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+    async def _read(self, client: aiomqtt.Client) -> None:
+        async for message in client.messages:
+            assert isinstance(message.payload, bytes)
+            self.found.append(json.loads(message.payload))
+
+    def kinds(self, job_id: str, *kinds: str) -> list[str]:
+        return [e["kind"] for e in self.found if e["job_id"] == job_id and e["kind"] in kinds]
+
+    def after_ends(self) -> list[dict[str, Any]]:
+        """The events about running jobs that follow the end of their job."""
+        ended: set[str] = set()
+        found = []
+        for event in self.found:
+            if event["kind"] in ENDS:
+                ended.add(event["job_id"])
+            elif event["job_id"] in ended:
+                found.append(event)
+        return found
+
+
+async def is_judged(daemon: Daemon) -> bool:
+    _, ready = await daemon.get("/health/ready")
+    part = ready["parts"]["database"]
+    assert (part["judged_at"] is None) <= (not part["ok"]), part
+    return bool(part["ok"])
+
+
+@pytest.mark.parametrize("how", ["kill", "term"])
+async def test_jobs_that_ended_during_a_restart_are_not_late_and_the_others_are_once(
+    database: Database, mosquitto: Mosquitto, tmp_path: Path, how: str
+):
+    name, events = f"alarms-{how}", Events()
+    daemon = Daemon(tmp_path, database__url=database.url, mqtt__url=mosquitto.url, mqtt__instance=name)
+    try:
+        await daemon.start()
+        async with connected(database) as connection, events.listening(mosquitto, name):
+            jobs = Jobs(Appliance(connection))
+            await jobs.history(daemon)
+            some = [await jobs.begin(f"job-{n}") for n in range(30)]
+            ended, rest = some[:15], some[15:]
+            await eventually(lambda: _have_forecasts(daemon, some))
+            await daemon.saved()
+            if how == "kill":
+                assert await daemon.kill() == -signal.SIGKILL
+            else:
+                assert await daemon.stop() == 0
+            await jobs.end(*ended)
+            await asyncio.sleep(TOOK + 3)
+            assert {e["kind"] for e in events.found} & (LATENESS | SILENCE) == set()
+            await daemon.start()
+            await eventually(lambda: all(events.kinds(job_id, "job.overdue") for job_id in rest))
+            await eventually(lambda: all(events.kinds(job_id, *ENDS) for job_id in ended))
+            await jobs.end(*rest)
+            await eventually(lambda: all(events.kinds(job_id, *ENDS) for job_id in rest))
+        assert [events.kinds(job_id, *LATENESS, *SILENCE) for job_id in ended] == [[]] * len(ended)
+        assert [events.kinds(job_id, "job.overdue") for job_id in rest] == [["job.overdue"]] * len(rest)
+        assert events.after_ends() == []
+    finally:
+        await daemon.close()
+
+
+@pytest.mark.parametrize("seconds", [9.0, pytest.param(34.0, marks=pytest.mark.long)])
+async def test_a_cut_of_the_database_connection_causes_no_false_alarm_and_hides_no_true_one(
+    database: Database, mosquitto: Mosquitto, tmp_path: Path, seconds: float
+):
+    name, events = f"alarms-cut-{seconds:.0f}", Events()
+    async with Proxy(database.server.port) as proxy:
+        url = database.url.replace(f":{database.server.port}/", f":{proxy.port}/")
+        daemon = Daemon(
+            tmp_path,
+            database__url=url,
+            database__query_timeout="2s",
+            database__connect_timeout="2s",
+            jobs__stalled_after=f"{STALLED_AFTER:.0f}s",
+            mqtt__url=mosquitto.url,
+            mqtt__instance=name,
+        )
+        try:
+            await daemon.start()
+            async with connected(database) as connection, events.listening(mosquitto, name):
+                jobs = Jobs(Appliance(connection))
+                await jobs.history(daemon)
+                # No earlier run is like this one, so that it is never late. It dies before the cut.
+                dead = await jobs.begin("dead", operation="unlike-others")
+                jobs.running.pop(dead)
+                async with jobs.writing():
+                    for _ in range(2):  # Two generations of jobs that take as long as any before the cut.
+                        some = [await jobs.begin(f"before-{n}") for n in range(5)]
+                        await asyncio.sleep(TOOK - 3)
+                        await jobs.end(*some)
+                    await eventually(lambda: events.kinds(dead, "job.stalled"))
+                    some = [await jobs.begin(f"ends-in-it-{n}") for n in range(10)]
+                    await asyncio.sleep(2)
+                    proxy.black_hole()
+                    await asyncio.sleep(TOOK - 5)
+                    await jobs.end(*some)
+                    late = [await jobs.begin(f"begins-in-it-{n}") for n in range(10)]
+                    await asyncio.sleep(max(0.0, seconds - (TOOK - 5)) - 2)
+                    if seconds > TOOK:
+                        await jobs.end(*late)
+                        late = [await jobs.begin(f"runs-on-{n}") for n in range(10)]
+                    proxy.heal()
+                    proxy.reset()
+                    await eventually(lambda: is_judged(daemon))
+                    await asyncio.sleep(1)
+                    await jobs.end(*late)
+                    await eventually(lambda: all(events.kinds(job_id, *ENDS) for job_id in late))
+                assert await daemon.stop() == 0
+                await daemon.start()
+                await eventually(lambda: is_judged(daemon))
+                last = await jobs.begin("last")
+                await jobs.end(last)
+                await eventually(lambda: events.kinds(last, *ENDS))
+            alarms = [(e["job_id"], e["kind"]) for e in events.found if e["kind"] in LATENESS | SILENCE]
+            assert alarms == [(dead, "job.stalled")]
+            assert (await daemon.job(dead))["stalled"]
+            assert events.after_ends() == []
+        finally:
+            await daemon.close()
+
+
+async def _have_forecasts(daemon: Daemon, job_ids: list[str]) -> bool:
+    return all([(await daemon.job(job_id))["forecast"] is not None for job_id in job_ids])

@@ -1,0 +1,301 @@
+"""Jobs are judged at the time up to which log and tables have been read, and silence is measured in watched time."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from correlator.jobs.horizon import JUDGED_WITHIN, SEEN_AT_ONCE, Horizon, Part
+from correlator.jobs.index import Index
+from correlator.jobs.model.facts import Kind, Reading
+from correlator.jobs.model.persisted import IndexState, PersistedJob
+from correlator.jobs.model.rows import JobRecord
+from tests.support.forecasts import BASE, SECOND
+from tests.support.watching_daemon import LONGEST, UNRELATED, WatchingDaemon
+
+LATENESS = (Kind.JOB_LATE, Kind.JOB_OVERDUE)
+SILENCE = (Kind.JOB_STALLED, Kind.JOB_RECOVERED)
+ABOUT_RUNNING = (*LATENESS, *SILENCE)
+ALARMS = (*LATENESS, Kind.JOB_STALLED)
+
+# -- the horizon
+
+
+def test_everything_is_known_up_to_the_earlier_of_both_parts_and_nothing_before_both_are_read():
+    horizon = Horizon(read_to=0)
+    assert horizon.judged_at(BASE) is None
+    horizon.report(Part.TABLES, BASE, 5)
+    assert horizon.judged_at(BASE) is None
+    horizon.report(Part.LOG, BASE - 7, 5)
+    assert horizon.judged_at(BASE + JUDGED_WITHIN - 7) == BASE - 7
+    assert horizon.judged_at(BASE + JUDGED_WITHIN - 6) is None
+
+
+def test_a_clock_that_was_set_back_is_the_latest_time_at_which_jobs_are_judged():
+    horizon = Horizon(read_to=0)
+    for part in Part:
+        horizon.report(part, BASE, 5)
+    assert horizon.judged_at(BASE - 3600 * SECOND) == BASE - 3600 * SECOND
+
+
+@given(st.lists(st.tuples(st.integers(-7200, 7200), st.integers(0, 100)), max_size=20))
+def test_watched_time_grows_by_what_was_seen_and_no_clock_that_is_set_moves_it(steps):
+    horizon, now, uptime, seen = Horizon(read_to=0), BASE, 0, 0
+    for part in Part:
+        horizon.report(part, now, uptime)
+    began = horizon.watched(now)
+    for by_clock, passed in steps:
+        now, uptime = now + by_clock * SECOND, uptime + passed * SECOND
+        for part in Part:
+            horizon.report(part, now, uptime)
+        seen += min(passed * SECOND, SEEN_AT_ONCE)
+        assert horizon.watched(horizon.read_to) - began == seen
+
+
+# -- late and overdue
+
+
+def jobs_that_run(daemon: WatchingDaemon, count: int, seconds: int) -> list[str]:
+    names = [f"j{n}" for n in range(count)]
+    for name in names:
+        daemon.begins(name)
+    for _ in range(seconds):
+        daemon.passes()
+        for name in names:
+            daemon.writes(name)
+    daemon.passes()
+    return names
+
+
+@pytest.mark.parametrize("restarts", [True, False], ids=["restart", "cut"])
+@pytest.mark.parametrize("away", [34, 600])
+def test_jobs_that_ended_while_the_daemon_could_not_see_are_never_late(restarts, away):
+    daemon = WatchingDaemon()
+    names = jobs_that_run(daemon, 30, 98)
+    daemon.sees = False
+    daemon.passes(10)
+    for name in names[:15]:
+        daemon.ends(name, 0)
+    daemon.passes(away - 10)
+    if restarts:
+        daemon.restarts()
+        daemon.passes(3)
+    assert daemon.announced(*ABOUT_RUNNING) == []
+    daemon.sees = True
+    daemon.passes(100)
+    assert [kind for name in names[:15] for _, kind in daemon.announced(*ABOUT_RUNNING, job_id=name)] == []
+    late = {name: [kind for _, kind in daemon.announced(*LATENESS, job_id=name)] for name in names[15:]}
+    assert all(kinds[-1:] == [Kind.JOB_OVERDUE] and len(set(kinds)) == len(kinds) for kinds in late.values()), late
+
+
+def test_a_job_that_became_overdue_during_a_stop_is_announced_once_all_has_been_read():
+    daemon = WatchingDaemon()
+    daemon.begins("j")
+    daemon.passes(80)
+    daemon.at += 100
+    daemon.restarts()
+    daemon.sees = False
+    daemon.passes(20)
+    assert daemon.announced(*LATENESS) == []
+    daemon.sees = True
+    daemon.passes(2)
+    assert [kind for _, kind in daemon.announced(*LATENESS)] == [Kind.JOB_OVERDUE]
+    daemon.restarts()
+    daemon.passes(60)
+    assert len(daemon.announced(*LATENESS)) == 1
+
+
+def test_a_forecast_is_as_of_the_time_up_to_which_its_job_is_known():
+    daemon = WatchingDaemon()
+    daemon.begins("j")
+    daemon.passes(80)
+    daemon.sees = False
+    daemon.passes(50)
+    shown = daemon.index.published.get("j")
+    assert shown is not None
+    assert shown.forecast is not None
+    assert shown.forecast.forecast is not None
+    assert shown.forecast.forecast.as_of <= BASE + 80 * SECOND
+
+
+# -- silence
+
+
+def test_a_job_stalls_after_the_same_watched_time_whatever_the_daemon_could_not_see():
+    daemon = WatchingDaemon(runs=UNRELATED)
+    daemon.begins("j")
+    daemon.passes(31)
+    daemon.sees = False
+    daemon.passes(40)
+    daemon.restarts()
+    daemon.passes(40)
+    daemon.sees = True
+    daemon.passes(60)
+    ((at, kind),) = daemon.announced(*SILENCE)
+    seen_at_once = SEEN_AT_ONCE // SECOND
+    assert kind is Kind.JOB_STALLED
+    assert 1 + 60 + 80 - seen_at_once <= at <= 1 + 60 + 80 + 2
+
+
+@pytest.mark.parametrize("restarts", [True, False], ids=["restart", "cut"])
+def test_a_job_that_writes_all_the_time_is_not_stalled_by_a_cut(restarts):
+    daemon = WatchingDaemon(stalled_after=30.0, runs=UNRELATED)
+    jobs_that_run(daemon, 10, 20)
+    daemon.sees = False
+    for _ in range(40):
+        daemon.passes()
+        for n in range(10):
+            daemon.writes(f"j{n}")
+    if restarts:
+        daemon.restarts()
+    daemon.sees = True
+    for _ in range(40):
+        daemon.passes()
+        for n in range(10):
+            daemon.writes(f"j{n}")
+    assert daemon.announced(*SILENCE) == []
+
+
+def test_a_stalled_job_is_announced_once_and_recovers_once_also_across_restarts():
+    daemon = WatchingDaemon(runs=UNRELATED)
+    daemon.begins("j")
+    daemon.passes(70)
+    assert [kind for _, kind in daemon.announced(*SILENCE)] == [Kind.JOB_STALLED]
+    daemon.restarts()
+    daemon.passes(100)
+    shown = daemon.index.published.get("j")
+    assert shown is not None
+    assert shown.stalled
+    assert len(daemon.announced(*SILENCE)) == 1
+    daemon.restarts()
+    daemon.writes("j")
+    daemon.passes(2)
+    assert [kind for _, kind in daemon.announced(*SILENCE)] == [Kind.JOB_STALLED, Kind.JOB_RECOVERED]
+
+
+def test_no_job_recovers_of_which_no_event_said_that_it_was_stalled():
+    index = Index(stalled_after=60.0)
+    record = JobRecord("j", status="running", started_at=BASE - 3600 * SECOND)
+    index.apply([Reading("j", index.advance_clock(), record, ())], BASE)
+    index.loading = False
+    shown = index.published.get("j")
+    assert shown is not None
+    assert shown.stalled
+    moved = JobRecord("j", status="running", started_at=BASE - 3600 * SECOND, updated_at=BASE + SECOND)
+    outcome = index.apply([Reading("j", index.advance_clock(), moved, ())], BASE + SECOND)
+    shown = index.published.get("j")
+    assert shown is not None
+    assert (shown.stalled, outcome.events) == (False, [])
+
+
+def test_a_checkpoint_without_watched_time_makes_no_event_of_what_was_stalled_before():
+    index = Index(stalled_after=60.0, horizon=Horizon(read_to=0))
+    old = Index(stalled_after=60.0)
+    old.loading = False
+    record = JobRecord("j", status="running", started_at=BASE - 3600 * SECOND)
+    old.apply([Reading("j", old.advance_clock(), record, ())], BASE)
+    stored = old.persistence.get("j")
+    assert isinstance(stored, PersistedJob)
+    outcomes = list(index.restore([replace(stored, silence=None)], (), IndexState(5), BASE))
+    index.loading = False
+    for part in Part:
+        index.horizon.report(part, BASE, 1)
+    outcomes.append(index.expire(BASE))
+    shown = index.published.get("j")
+    assert shown is not None
+    assert shown.stalled
+    assert [event for outcome in outcomes for event in outcome.events] == []
+
+
+@pytest.mark.parametrize("ahead", [7200, -7200])
+@pytest.mark.parametrize("when", ["always", "set"])
+def test_another_clock_than_the_appliances_stalls_no_job_that_writes_and_hides_no_silent_one(ahead, when):
+    daemon = WatchingDaemon(runs=UNRELATED)
+    daemon.ahead = ahead if when == "always" else 0
+    daemon.begins("dead")
+    daemon.begins("alive")
+    for second in range(200):
+        if second == 20 and when == "set":
+            daemon.ahead = ahead
+        daemon.passes()
+        daemon.writes("alive")
+    assert daemon.announced(*SILENCE, job_id="alive") == []
+    ((at, kind),) = daemon.announced(*SILENCE, job_id="dead")
+    assert kind is Kind.JOB_STALLED
+    assert 60 <= at <= 70
+
+
+def test_rows_of_an_appliance_whose_clock_was_set_back_are_signs_of_life():
+    daemon = WatchingDaemon(runs=UNRELATED)
+    daemon.at = 3600
+    daemon.begins("j")
+    daemon.passes(100)
+    assert [kind for _, kind in daemon.announced(*SILENCE)] == [Kind.JOB_STALLED]
+    daemon.at, daemon.ahead = 200, 3500.0
+    daemon.writes("j")
+    daemon.at, daemon.ahead = 3700, 0.0
+    daemon.passes()
+    assert [kind for _, kind in daemon.announced(*SILENCE)] == [Kind.JOB_STALLED, Kind.JOB_RECOVERED]
+
+
+# -- any history
+
+
+@st.composite
+def histories(draw):
+    """For each job the second of its begin, of its end or None, and those at which it writes; and the daemon's fate."""
+    jobs = []
+    for _ in range(draw(st.integers(1, 4))):
+        begin = draw(st.integers(0, 100))
+        end = draw(st.none() | st.integers(begin + 1, 250))
+        writes = draw(st.sets(st.integers(begin, end or 250), max_size=12))
+        jobs.append((begin, end, writes))
+    fates = draw(st.dictionaries(st.integers(1, 250), st.sampled_from(["away", "back", "restart"]), max_size=10))
+    return jobs, fates
+
+
+@settings(max_examples=60)
+@given(histories())
+def test_in_any_history_no_alarm_is_false_none_is_missing_and_none_follows_an_end(history):
+    jobs, fates = history
+    daemon = WatchingDaemon(stalled_after=30.0)
+    while daemon.at < 400:
+        for n, (begin, end, writes) in enumerate(jobs):
+            if daemon.at == begin:
+                daemon.begins(f"j{n}")
+            if daemon.at in writes and (end is None or daemon.at < end):
+                daemon.writes(f"j{n}")
+            if daemon.at == end:
+                daemon.ends(f"j{n}", begin)
+        fate = fates.get(daemon.at)
+        if fate == "restart":
+            daemon.restarts()
+        elif fate is not None:
+            daemon.sees = fate == "back"
+        if daemon.at > 250:
+            daemon.sees = True
+        daemon.passes()
+    for n, (begin, end, writes) in enumerate(jobs):
+        announced = daemon.announced(job_id=f"j{n}")
+        if end is not None:
+            assert announced[-1][1] is Kind.JOB_COMPLETED
+            assert [(at, kind) for at, kind in announced if kind in ALARMS and at > end + 1] == []
+        _is_late_once([one for one in announced if one[1] in LATENESS], begin, lasts=end is None)
+        _is_silent_in_turn([one for one in announced if one[1] in SILENCE], {begin, *writes}, lasts=end is None)
+
+
+def _is_late_once(announced, begin, *, lasts):
+    assert all(at - begin > LONGEST for at, kind in announced if kind is Kind.JOB_OVERDUE), announced
+    assert len({kind for _, kind in announced}) == len(announced)
+    if lasts:
+        assert announced[-1][1] is Kind.JOB_OVERDUE
+
+
+def _is_silent_in_turn(announced, written, *, lasts):
+    assert [kind for _, kind in announced] == ([Kind.JOB_STALLED, Kind.JOB_RECOVERED] * 9)[: len(announced)]
+    for at, kind in announced:
+        assert kind is Kind.JOB_RECOVERED or at - max(second for second in written if second < at) >= 30, announced
+    if lasts:
+        assert announced[-1][1] is Kind.JOB_STALLED
