@@ -57,6 +57,22 @@ async def test_frozen(database: Database, own_mosquitto: Mosquitto, tmp_path: Pa
 
 
 @pytest.mark.long
+async def test_too_slow(database: Database, mosquitto: Mosquitto, tmp_path: Path):
+    """It answers all the time, and takes less than there is."""
+    async with fault_run(tmp_path, database, mosquitto, traffic=SLOW_TRAFFIC) as run:
+        async with run.traffic.running():
+            await run.arrives()
+            run.to_broker.rate = 6_000
+            await run.degraded("mqtt")
+            part = (await run.health())["parts"]["mqtt"]
+            assert (part["connected"], "the broker is too slow" in part["error"]) == (True, True), part
+            assert run.daemon.log().count("the broker is too slow") == 1
+            recovery = await back(run)
+        await eventually(lambda: "keeps up again" in run.daemon.log())
+        await run.verdict("broker: too slow", recovery)
+
+
+@pytest.mark.long
 async def test_black_hole(database: Database, mosquitto: Mosquitto, tmp_path: Path):
     async with fault_run(tmp_path, database, mosquitto, traffic=SLOW_TRAFFIC) as run:
         async with run.traffic.running():
