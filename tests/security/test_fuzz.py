@@ -29,7 +29,7 @@ from aiohttp.typedefs import Handler
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from correlator.config import loading
+from correlator.config import editing, loading
 from correlator.config.schema import leaves
 from correlator.errors import BadRequest, ConfigError
 from correlator.jobs import job_document, joblog
@@ -318,17 +318,51 @@ environments = st.dictionaries(
 
 
 @fuzzed(200)
-@given(lines, environments)
-def test_no_settings_raise_but_a_problem_with_them(written: list[str], environ: dict[str, str]) -> None:
+@given(lines, lines, environments)
+def test_no_settings_raise_but_a_problem_with_them(
+    written: list[str], of_drop_in: list[str], environ: dict[str, str]
+) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "c.toml")
-        file.write_text("\n".join(written), encoding="utf-8", errors="surrogatepass")
+        file = _written(Path(folder, "c.toml"), written)
+        _written(Path(folder, "c.d/a.toml"), of_drop_in)
         try:
             text = repr(loading.load(file, {"HOME": folder, **environ}))
         except ConfigError as error:
             text = str(error)
     assert text
     assert "secret-word" not in text
+
+
+@fuzzed(200)
+@given(
+    lines,
+    st.lists(st.tuples(st.sampled_from([dotted for dotted, _ in leaves()]) | odd, setting_texts | odd), max_size=3),
+)
+def test_a_set_key_leaves_a_right_configuration_or_the_files_as_they_were(
+    written: list[str], given_: list[tuple[str, str]]
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        file, environ = Path(folder, "c.toml"), {"HOME": folder}
+        file.touch()
+        drop_in = _written(Path(folder, "c.d/a.toml"), written)
+        before = drop_in.read_bytes()
+        refused = ""
+        try:
+            editing.set_keys(file, given_, environ)
+        except (editing.NotSet, ConfigError) as error:
+            refused = str(error)
+        if not refused:
+            loading.load(file, environ)
+        else:
+            assert "secret-word" not in refused
+            assert drop_in.read_bytes() == before
+            assert [path.name for path in drop_in.parent.iterdir()] == ["a.toml"]
+
+
+def _written(file: Path, written: list[str]) -> Path:
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("\n".join(written), encoding="utf-8", errors="surrogatepass")
+    return file
 
 
 @fuzzed(300)
