@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import orjson
 import pytest
 
+from correlator.doctor import daemon
 from correlator.jobs.model.facts import Kind
 from correlator.sinks.mqtt.timings import Timings
 from tests.support.eventually import eventually
@@ -115,6 +116,8 @@ async def slow(broker: int, load: Load, caplog: pytest.LogCaptureFixture) -> Non
             part = world.sink.describe()
             assert (part["ok"], part["connected"]) == (False, True)
             assert part["age_seconds"] > 10 * load.scale
+            found = daemon.judge({"ready": True, "degraded": True, "parts": {"mqtt": part}}, {}, None)
+            assert (found.status, part["error"] in found.summary) == ("warning", True)
             assert "the broker is too slow" in part["error"]
             assert f"{part['dropped']:,} events were dropped" in part["error"]
             assert part["dropped"] > load.max_events / 4, "the load is more than the broker takes"

@@ -278,4 +278,5 @@ async def test_a_receiver_that_takes_traces_more_slowly_than_jobs_end_is_too_slo
             ends(harness, f"job-{n}")
         await eventually(lambda: "the receiver of traces is too slow" in str(sink.describe()["error"]))
         await eventually(lambda: (sink.describe()["pending"], sink.describe()["ok"]) == (0, True))
+        assert sink.describe()["exported"] == 20, "also a job that just fills its request"
     assert len([r for r in caplog.records if "too slow" in r.getMessage()]) == 1

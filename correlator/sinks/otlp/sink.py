@@ -171,11 +171,11 @@ class OtlpSink:
                 self.exports.withdraw(job_id)
                 continue
             for span in spans.spans(shown):
-                request.encoded.append(span)
-                size += len(span)
                 if size >= MAX_BYTES or len(request.encoded) >= MAX_SPANS:
                     yield request
                     request, size = Request([], []), 0
+                request.encoded.append(span)
+                size += len(span)
             request.finished.append(job_id)
         if request.encoded or request.finished:
             yield request
