@@ -74,7 +74,9 @@ def check_config(file: Path | None, output: str, gateway: bool) -> None:
     """
     from correlator.doctor import service  # noqa: PLC0415 - see run
 
-    setting = service.load(file, os.environ, gateway=gateway)
+    # Only root can read the credentials of the service; anybody may check the rest.
+    environ = os.environ if os.geteuid() == 0 else {"CREDENTIALS_DIRECTORY": "", **os.environ}
+    setting = service.load(file, environ, gateway=gateway)
     for line in setting.twice:
         click.echo(f"correlator: warning: {logs.escape(line)}", err=True)
     shown = rendering.redacted(setting.config)

@@ -123,7 +123,9 @@ def _is_private(file: Path) -> bool:
         found = file.stat()
     except OSError:
         return False
-    return found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IROTH | stat.S_IRGRP) and not _holds_password(file)
+    return (
+        found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IROTH | stat.S_IRGRP) and not _holds_password(file)
+    )
 
 
 def _holds_password(file: Path) -> bool:

@@ -1,5 +1,6 @@
 """`correlator config set`: what is written is used, everything else stays, and nothing wrong is ever written."""
 
+import json
 import os
 import re
 import threading
@@ -300,6 +301,23 @@ def test_a_password_in_a_drop_in_that_everybody_can_read_is_a_failure_of_the_doc
     file.chmod(0o644)
     check = host.secrets(service.load(None, HOME))
     assert (check.status, check.fix) == ("failure", (f"chmod o-rwx {file}",))
+
+
+@pytest.mark.parametrize(("user", "password"), [(0, "***"), (1000, "")])
+def test_only_root_checks_the_configuration_with_the_secrets_of_the_service(etc, monkeypatch, user, password):
+    (etc / "db-password").write_text("x\n")
+    monkeypatch.setattr("os.geteuid", lambda: user)
+    found = json.loads(CliRunner().invoke(main, ["check-config", "-o", "json"], env=HOME).stdout)
+    assert found["database"]["password"] == password
+
+
+def test_a_gateways_configuration_is_checked_as_one(run, etc):
+    run("--gateway", "cluster.url", "nats://127.0.0.1:4222")
+    assert CliRunner().invoke(main, ["check-config", "--gateway"], env=HOME).exit_code == 0
+    (etc / "gateway.d/60-wrong.toml").write_text("[database]\n")
+    checked = CliRunner().invoke(main, ["check-config", "--gateway"], env=HOME)
+    wrong = f"correlator: {etc}/gateway.d/60-wrong.toml:1: database: a gateway reads no database: remove this section\n"
+    assert (checked.exit_code, checked.stderr) == (78, wrong)
 
 
 def test_commands_at_the_same_time_lose_no_key(etc):
