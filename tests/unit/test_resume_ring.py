@@ -12,6 +12,7 @@ from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import JobQuery
 from correlator.pipeline.resume_ring import OVERHEAD, PLACE, Past
 from correlator.sinks.streaming.filters import Filter
+from correlator.sinks.streaming.groups import Group
 
 NOW = 1_758_550_000_000_000
 
@@ -91,7 +92,7 @@ def test_what_is_remembered_answers_filters_as_the_jobs_did():
         JobQuery(since=NOW + 1),
     ):
         for names in (None, frozenset({"e"}), frozenset({"c"}), frozenset({"other"})):
-            wanted = Filter(query, names)
+            wanted = Group(Filter(query, names))
             assert one.old is not None
             assert wanted.might_match(old) == wanted.might_match(one.old)
 

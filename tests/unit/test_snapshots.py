@@ -15,6 +15,7 @@ from correlator.jobs.model.facts import Reading
 from correlator.jobs.model.rows import JobRecord
 from correlator.jobs.model.views import PublishedJob
 from correlator.jobs.shapes import Document
+from correlator.pipeline import queries
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import JobQuery
 from correlator.sinks.streaming.filters import Filter
@@ -344,3 +345,14 @@ async def test_a_client_that_missed_more_than_a_snapshot_costs_gets_a_snapshot()
     await resume(world, other := Page(), near)
     await world.synced(other)
     assert [m["type"] for m in other.messages][:10] == ["put"] * 10
+
+
+async def test_filters_are_prepared_once_however_many_differ(monkeypatch):
+    world, prepared = World(200), Counter[str]()
+    monkeypatch.setattr(queries, "_tests", counted(queries._tests, prepared))
+    pages = [Page() for _ in range(300)]
+    for n, page in enumerate(pages):
+        await world.subscribe(page, Filter(JobQuery(job_type=frozenset({f"type{n}"}))))
+    await world.synced(*pages)
+    world.job("job1", 1, status="failed")
+    assert prepared["_tests"] <= 300

@@ -219,7 +219,8 @@ class Fanout:
             self.groups.added(change.job_id)
         for group in list(self.groups.concerned(change.old, change.new)):
             was = group.has(change.job_id, change.old)
-            now = change.new is not None and group.filter.matches(change.new, self._published)
+            new = change.new
+            now = new is not None and group.matches(new) and group.filter.names(new, self._published)
             if now and was and change.moved:
                 continue
             if not now and not was:

@@ -16,12 +16,10 @@ class Filter(Struct, frozen=True):
     jobs: frozenset[str] | None = None
 
     def matches(self, shown: PublishedJob, published: JobDirectory) -> bool:
-        if not self.query.matches(shown):
-            return False
+        return self.query.matches(shown) and self.names(shown, published)
+
+    def names(self, shown: PublishedJob, published: JobDirectory) -> bool:
+        """True if the filter names no IDs, or if one of them resolves to the job."""
         if self.jobs is None:
             return True
         return any(n in self.jobs and published.names_lead_to(n, shown.job_id) for n in shown.view.names())
-
-    def might_match(self, shown: PublishedJob) -> bool:
-        """True if the job would match in case every ID that it carries resolved to it."""
-        return self.query.matches(shown) and (self.jobs is None or not self.jobs.isdisjoint(shown.view.names()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Literal, TypeAlias
@@ -49,15 +49,24 @@ class Group:
     subs: dict[Sub, None] = field(default_factory=dict)
     all_jobs: bool = False
     """The filter matches every job."""
+    matches: Callable[[PublishedJob], bool] = field(init=False)
+    """Says whether a job matches, apart from the IDs that the filter names."""
 
     def __post_init__(self) -> None:
         self.all_jobs = self.filter == Filter()
+        # Kept here, as the query's own cache of them is smaller than the number of groups may be.
+        self.matches = self.filter.query.matcher()
 
     def has(self, job_id: str, shown: PublishedJob | None) -> bool:
         """True if the job is in the group. `shown`: the job at the moment in question."""
         if self.filter.jobs is not None:
             return job_id in self.members
-        return shown is not None and (self.all_jobs or self.filter.query.matches(shown))
+        return shown is not None and (self.all_jobs or self.matches(shown))
+
+    def might_match(self, shown: PublishedJob) -> bool:
+        """True if the job would match in case every ID that it carries resolved to it."""
+        names = self.filter.jobs
+        return self.matches(shown) and (names is None or not names.isdisjoint(shown.view.names()))
 
 
 class Groups:
@@ -139,7 +148,7 @@ class Groups:
         reason = self._hub.reason(job_id) if shown is None else None
         if states is None:
             return reason or "maybe"
-        if any(map(group.filter.might_match, states if shown is None else [*states, shown])):
+        if any(map(group.might_match, states if shown is None else [*states, shown])):
             return reason or "filter"
         return None
 

@@ -44,40 +44,45 @@ class Todo:
     A job that both orders have is sent at its turn in `second`.
     """
 
-    __slots__ = ("place",)
+    __slots__ = ("_at", "_at_second", "_first", "_second")
 
     def __init__(self, first: Order, second: Order = NONE, at: int = 0) -> None:
-        self.place = Place(first, at, second, 0)
+        self._first, self._at = first, at
+        self._second, self._at_second = second, 0
 
     def __bool__(self) -> bool:
-        first, at, second, at_second = self.place
-        return at < len(first.ids) or at_second < len(second.ids)
+        return self._at < len(self._first.ids) or self._at_second < len(self._second.ids)
 
     def __contains__(self, job_id: str) -> bool:
-        first, at, second, at_second = self.place
-        if (found := second.place.get(job_id)) is not None:
-            return found >= at_second
-        return first.place.get(job_id, -1) >= at
+        if (found := self._second.place.get(job_id)) is not None:
+            return found >= self._at_second
+        return self._first.place.get(job_id, -1) >= self._at
 
     def pop_next(self) -> str | None:
         """Remove and return the next job; None when none is left."""
-        first, at, second, at_second = self.place
-        for job_id in islice(first.ids, at, None):
-            at += 1
-            if job_id not in second.place:
-                self.place = Place(first, at, second, at_second)
+        ids, at = self._first.ids, self._at
+        while at < len(ids):
+            job_id = ids[at]
+            self._at = at = at + 1
+            if job_id not in self._second.place:
                 return job_id
-        if at_second >= len(second.ids):
+        ids, at = self._second.ids, self._at_second
+        if at >= len(ids):
             return None
-        self.place = Place(first, at, second, at_second + 1)
-        return second.ids[at_second]
+        self._at_second = at + 1
+        return ids[at]
+
+    @property
+    def place(self) -> Place:
+        return Place(self._first, self._at, self._second, self._at_second)
 
     def skip_to(self, place: Place) -> None:
         """Remove the jobs before a place in the same orders."""
-        self.place = place
+        self._at, self._at_second = place.at, place.at_second
 
     def clear(self) -> None:
-        self.place = Place(NONE, 0, NONE, 0)
+        self._first, self._at = NONE, 0
+        self._second, self._at_second = NONE, 0
 
 
 EMPTY = Todo(NONE)
