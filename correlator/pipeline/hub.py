@@ -206,9 +206,9 @@ class Hub(ABC):
 
         Raises: `SourceUnavailable` if only the database could answer, and it does not.
         """
+        if (certain := self.find_certain(name)) is not None or self.archive is None:
+            return certain
         known = self.find_now(name)
-        if self.archive is None or (known is not None and self._is_newest(*known)):
-            return known
         try:
             # For a known job, the query only checks whether the database has a newer one with the same ID.
             async with asyncio.timeout(KNOWN_WITHIN if known is not None else None):
@@ -221,6 +221,11 @@ class Hub(ABC):
         if known is None or (other is not None and other[0].view.age_key > known[0].view.age_key):
             return other
         return known
+
+    def find_certain(self, name: str) -> tuple[PublishedJob, Resolved] | None:
+        """Return what `find` would return without a query of the database; None if it needs one, or there is no job."""
+        known = self.find_now(name)
+        return known if known is not None and (self.archive is None or self._is_newest(*known)) else None
 
     def _is_newest(self, shown: PublishedJob, resolved: Resolved) -> bool:
         """True if no newer job with this ID can have left memory: an old job may run longer than the retention."""

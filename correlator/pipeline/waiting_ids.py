@@ -113,8 +113,12 @@ class WaitingIds:
             if change.old is not None:
                 names.update(change.old.view.names())
             for name in names:
-                for event in self._waiters.get(name, ()):
-                    event.set()
+                self.wake_name(name)
+
+    def wake_name(self, name: str) -> None:
+        """End the waits for this ID."""
+        for event in self._waiters.get(name, ()):
+            event.set()
 
     def wake_all(self) -> None:
         """End every wait, because the daemon stops."""

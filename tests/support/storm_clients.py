@@ -80,3 +80,9 @@ async def connects(url: str, counts: dict[str, int], *, connections: int, asking
     async with asyncio.TaskGroup() as tasks:
         for _ in range(connections):
             tasks.create_task(one())
+
+
+async def waits(url: str, counts: dict[str, int], *, connections: int) -> None:
+    """Connections that wait 60 s for an ID that no job has, each for another one."""
+    numbers = itertools.count()
+    await _ask(url, counts, connections, lambda: f"/api/v1/jobs/nobody-1758553933-{next(numbers)}?wait=60")

@@ -19,8 +19,10 @@ from correlator.jobs.job_document import rfc3339
 from correlator.jobs.model.rows import LegacyRecord, Micros
 from correlator.jobs.model.views import PublishedJob, Resolved
 from correlator.pipeline.hub import Hub
+from correlator.sinks.http.lookups import Lookups
 from correlator.sinks.http.problems import RETRY_AFTER, problem
 from correlator.sinks.http.rest import json_response
+from correlator.sinks.turns import Work
 
 MAX_WAITING_REQUESTS = 100
 """Requests that wait for an unknown ID at once. Further requests get 404 immediately."""
@@ -32,8 +34,9 @@ class Compatible:
     The appliance's GUI requests a job shortly before the job exists, and shows a 404 as an error.
     """
 
-    def __init__(self, hub: Hub, *, unknown_id_wait: float) -> None:
+    def __init__(self, hub: Hub, work: Work, *, unknown_id_wait: float) -> None:
         self._hub = hub
+        self._lookups = Lookups(hub, work)
         self._wait = unknown_id_wait
         self._waiting = 0
 
@@ -47,7 +50,7 @@ class Compatible:
             SourceUnavailable: The job is not in memory, and the database cannot be queried.
         """
         name = request.match_info["id"]
-        found = await self._hub.find(name) or await self._appearance(name)
+        found = await self._lookups.find(name, request.remote or "") or await self._appearance(name)
         if found is None:
             if self._hub.draining:
                 return problem(HTTPStatus.SERVICE_UNAVAILABLE, "the correlator restarts: ask again", RETRY_AFTER)

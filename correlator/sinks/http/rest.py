@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from correlator.errors import BadRequest, NotFound, SourceUnavailable
+from correlator.errors import BadRequest, NotFound
 from correlator.jobs import job_document
 from correlator.jobs.joblog import MAX_STEP_ID
 from correlator.jobs.model.facts import Status
@@ -20,6 +20,7 @@ from correlator.pipeline.hub import Hub
 from correlator.pipeline.queries import JobNames, JobQuery, LineQuery
 from correlator.sinks.http.job_pages import JobPages, encoded, paged
 from correlator.sinks.http.log_text import LogText
+from correlator.sinks.http.lookups import Lookups
 from correlator.sinks.http.parameters import choice, known, number, values
 from correlator.sinks.http.problems import RETRY_AFTER, problem
 from correlator.sinks.streaming.sessions import AHEAD_WITHIN
@@ -40,9 +41,6 @@ DEFAULT_LIMIT = 100
 MAX_WORDS = 8
 """Words of one search: each is compared with every text of a job."""
 
-ASK_EVERY = 1.0
-"""Seconds between two queries of a request that waits while the database is not available."""
-
 _STATUSES: Final = [s.value for s in Status if s is not Status.SKIPPED]
 _OF_LINES: Final = ("level", "step", "q", "since")
 _FILTERS: Final = ("status", "job_type", "operation", "context_id", "parent_job_id", "instance")
@@ -55,6 +53,7 @@ class Rest:
         self._hub = hub
         self._work = work
         self._pages = JobPages(hub, work)
+        self._lookups = Lookups(hub, work)
         self._log_text = LogText(hub)
 
     def routes(self) -> Iterable[web.RouteDef]:
@@ -71,15 +70,29 @@ class Rest:
 
     async def _job(self, request: web.Request, name: str) -> web.Response:
         wait, rev = _waits(request) if request.query_string else (None, None)
-        loop = asyncio.get_running_loop()
-        until = loop.time() + (wait or 0.0)
-        found = await (self._find(name, until) if wait else self._hub.find(name))
-        if found is None and wait:
-            found = await self._hub.appearance(name, until - loop.time())
-        if found is None:
-            if wait and self._hub.draining:
+        if not wait:
+            return await self._shown(request, name, await self._lookups.find(name, request.remote or ""), rev)
+        address, until = request.remote or "", asyncio.get_running_loop().time() + wait
+        self._work.held.check(address)
+        with self._work.held.holding(address):
+            found = await self._lookups.wait(name, address, until)
+            if found is None and self._hub.draining:
                 return problem(HTTPStatus.SERVICE_UNAVAILABLE, "the correlator restarts: ask again", RETRY_AFTER)
+            return await self._shown(request, name, found, rev, until)
+
+    async def _shown(
+        self,
+        request: web.Request,
+        name: str,
+        found: tuple[PublishedJob, Resolved] | None,
+        rev: int | None,
+        until: float | None = None,
+    ) -> web.Response:
+        """The response with a job; until `until` (loop time), wait until it is past revision `rev`."""
+        if found is None:
             raise NotFound(f"no job is known by {name!r}")
+        loop = asyncio.get_running_loop()
+        wait, until = until is not None, until or 0.0
         shown = found[0]
         if rev is not None and wait and await self._hub.reached(rev, min(AHEAD_WITHIN, until - loop.time())):
             shown = (self._hub.find_now(name) or (shown, None))[0]
@@ -92,25 +105,13 @@ class Rest:
             return web.Response(status=HTTPStatus.NOT_MODIFIED, headers=headers)
         return web.Response(body=self._hub.documents.encoded(shown), content_type="application/json", headers=headers)
 
-    async def _find(self, name: str, until: float) -> tuple[PublishedJob, Resolved] | None:
-        """As `Hub.find`; until `until` (loop time), repeat the query while the database is not available."""
-        clock = asyncio.get_running_loop().time
-        while True:
-            try:
-                return await self._hub.find(name)
-            except SourceUnavailable:
-                if (left := until - clock()) <= 0 or self._hub.draining:
-                    raise
-            if (found := await self._hub.appearance(name, min(left, ASK_EVERY))) is not None:
-                return found
-
     async def events(self, request: web.Request) -> web.StreamResponse:
         """A page of a job's log rows, oldest first; as text, all of them."""
         name = request.match_info["id"]
-        found = await self._hub.find(name)
+        found = await self._lookups.find(name, request.remote or "")
         if found is None:
             whole = f"{name}/events"  # may be an ID that contains a raw slash
-            if "wait" in request.query or await self._hub.find(whole) is not None:
+            if "wait" in request.query or await self._lookups.find(whole, request.remote or "") is not None:
                 return await self._job(request, whole)
             raise NotFound(f"no job is known by {name!r}")
         known(request, ("after", "from", "before", "limit", "format", *_OF_LINES))
@@ -143,7 +144,7 @@ class Rest:
         """The job that an ID resolves to, and by which kind of ID."""
         known(request, ())
         name = request.match_info["id"]
-        found = await self._hub.find(name)
+        found = await self._lookups.find(name, request.remote or "")
         if found is None:
             raise NotFound(f"no job is known by {name!r}")
         resolved = found[1]

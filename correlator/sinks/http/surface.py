@@ -45,7 +45,7 @@ class Surface:
             *Rest(hub, work).routes(),
             *Operations(hub).routes(),
             *Entities(hub, work).routes(),
-            *Compatible(hub, unknown_id_wait=unknown_id_wait).routes(),
+            *Compatible(hub, work, unknown_id_wait=unknown_id_wait).routes(),
         ]
         self.routes: list[web.RouteDef] = [
             *(web.RouteDef(r.method, r.path, self._unless_refused(r.handler), r.kwargs) for r in rest),

@@ -1,0 +1,132 @@
+"""Lookups of IDs for requests: what the database is asked, how often, and by how many at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from correlator.errors import Away, SourceUnavailable
+from correlator.jobs.index import Index
+from correlator.pipeline.local_hub import LocalHub
+from correlator.sinks.http.lookups import AGAIN_A_SECOND, Lookups
+from correlator.sinks.turns import Work
+from tests.support.pipeline_harness import NOW
+from tests.support.virtual_time import VirtualTimeLoop
+
+WAITING = 300
+
+
+class Archive:
+    """A database that has no job, and takes 0.01 s to say so. `away`: it does not answer."""
+
+    def __init__(self) -> None:
+        self.asked: Counter[str] = Counter()
+        self.away = False
+        self.most_at_once = self._now = 0
+
+    async def find(self, name: str, advance_clock: Callable[[], int]) -> None:
+        self.asked[name] += 1
+        self._now += 1
+        self.most_at_once = max(self.most_at_once, self._now)
+        try:
+            await asyncio.sleep(0.01)
+            if self.away:
+                raise SourceUnavailable("it is away", Away.UNREACHABLE)
+        finally:
+            self._now -= 1
+
+
+class Waiting:
+    """Requests that wait 60 s for IDs that nobody knows, each for one of its own unless `name` is given."""
+
+    def __init__(self) -> None:
+        self.loop = VirtualTimeLoop()
+        self.archive = Archive()
+        self.hub = LocalHub(Index(), self.archive, clock=lambda: NOW)  # type: ignore[arg-type]
+        self.work = Work()
+        self.lookups = Lookups(self.hub, self.work)
+
+    def start(self, name: str, address: str = "a") -> asyncio.Task[Any]:
+        async def wait() -> Any:
+            with self.work.held.holding(address):
+                return await self.lookups.wait(name, address, self.loop.time() + 60)
+
+        return self.loop.create_task(wait())
+
+    def result(self, work: Coroutine[Any, Any, Any]) -> Any:
+        task = self.loop.create_task(work)
+        self.loop.run(1)
+        return task.result()
+
+    def close(self) -> None:
+        self.loop.cancel_all()
+        self.loop.close()
+
+
+@pytest.fixture
+def waiting():
+    waiting = Waiting()
+    yield waiting
+    waiting.close()
+
+
+def test_the_database_is_asked_once_about_each_id_that_requests_wait_for(waiting):
+    tasks = [waiting.start(f"id-{n % WAITING}", f"a{n % 7}") for n in range(2 * WAITING)]
+    waiting.loop.run(59)
+    assert set(waiting.archive.asked.values()) == {1}
+    assert len(waiting.archive.asked) == WAITING
+    assert waiting.archive.most_at_once == 2
+    assert not any(task.done() for task in tasks)
+    waiting.loop.run(2)
+    assert {task.result() for task in tasks} == {None}
+
+
+def test_ids_that_others_wait_for_delay_no_lookup(waiting):
+    for n in range(WAITING):
+        waiting.start(f"id-{n}")
+    waiting.loop.run(0.1)
+    began = waiting.loop.time()
+
+    async def other() -> float:
+        assert await waiting.lookups.find("other", "b") is None
+        return float(waiting.loop.time() - began)
+
+    assert waiting.result(other()) <= 0.02
+
+
+def test_a_database_that_is_away_is_asked_a_bounded_number_of_times_for_all_that_wait(waiting):
+    waiting.archive.away = True
+    tasks = [waiting.start(f"id-{n}", f"a{n}") for n in range(WAITING)]
+    waiting.loop.run(55)
+    assert waiting.archive.asked.total() <= WAITING + 55 * AGAIN_A_SECOND
+    waiting.loop.run(6)
+    for task in tasks:
+        with pytest.raises(SourceUnavailable, match="it is away"):
+            task.result()
+
+
+def test_a_wait_survives_a_database_that_was_away_for_a_while(waiting):
+    waiting.archive.away = True
+    task = waiting.start("id")
+    waiting.loop.run(5)
+    waiting.archive.away = False
+    waiting.loop.run(50)
+    assert not task.done()
+    waiting.loop.run(6)
+    assert task.result() is None
+
+
+def test_a_request_that_ends_asks_no_more(waiting):
+    tasks = [waiting.start(f"id-{n}") for n in range(WAITING)]
+    waiting.loop.run(0.05)
+    for task in tasks:
+        task.cancel()
+    waiting.loop.run(0.05)
+    asked = waiting.archive.asked.total()
+    waiting.loop.run(30)
+    assert waiting.archive.asked.total() == asked < WAITING
+    assert waiting.work.waited_ids.waiting == 0
