@@ -61,12 +61,13 @@ def restored(job: Job) -> Job:
 def is_news(job: Job, reading: Reading) -> bool:
     """True if `reading` differs from the last one, or is newer than an event that the log gave since the last one."""
     known = job.reading
-    if known is None or (reading.record, reading.steps, reading.children, reading.child_count) != (
+    if known is None or (reading.record, reading.children, reading.child_count) != (
         known.record,
-        known.steps,
         known.children,
         known.child_count,
     ):
+        return True
+    if reading.steps is not None and reading.steps != known.steps:
         return True
     events = (job.event, job.percent, *job.steps.values())
     return any(event is not None and event.observed_at > known.observed_at for event in events)
@@ -92,15 +93,21 @@ def _end(reading: Reading) -> str | None:
 
 
 def _read(job: Job, reading: Reading) -> Job:
-    if job.reading is not None and job.reading.observed_at >= reading.observed_at:
-        return job
-    return replace(job, reading=_shared(job.reading, reading))
-
-
-def _shared(known: Reading | None, reading: Reading) -> Reading:
-    """Replace objects of `reading` by equal objects of `known`, so that repeated readings share memory."""
+    """Join a reading: the newest one applies. One without steps leaves those of the newest that has them."""
+    known = job.reading
     if known is None:
-        return reading
+        return replace(job, reading=reading)
+    newest = reading if reading.observed_at > known.observed_at else known
+    with_steps = reading if reading.steps_observed_at > known.steps_observed_at else known
+    if newest is known and with_steps is known:
+        return job
+    if newest is not with_steps and with_steps.steps is not None:
+        newest = replace(newest, steps=with_steps.steps, steps_kept_from=with_steps.steps_observed_at)
+    return replace(job, reading=_shared(known, newest))
+
+
+def _shared(known: Reading, reading: Reading) -> Reading:
+    """Replace objects of `reading` by equal objects of `known`, so that repeated readings share memory."""
     record, steps = reading.record, reading.steps
     if record is not None and known.record is not None:
         if record == known.record:

@@ -174,7 +174,7 @@ def _progress(
 def _steps(job: Job) -> tuple[StepRecord, ...]:
     reading = job.reading
     read = {s.id: s for s in reading.steps} if reading is not None and reading.steps is not None else {}
-    observed_at = reading.observed_at if reading is not None and reading.steps is not None else -1
+    observed_at = reading.steps_observed_at if reading is not None else -1
     shown = [_merged(s, job.steps.get(s.id), observed_at) for s in read.values()]
     # A step that the table lacks is published only if the log showed it after that table query began.
     shown += [

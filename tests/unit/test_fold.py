@@ -190,6 +190,24 @@ def test_the_end_of_a_cancelled_job_is_when_it_was_cancelled():
     assert seen(read("cancelled", canceled_at=BASE + 7)).ended_at == BASE + 7
 
 
+def test_steps_stay_while_their_table_cannot_be_read_and_newer_rows_of_the_log_apply_to_them():
+    known = Reading("j", 3, JobRecord("j", status="running"), (StepRecord(5, "s", 1), StepRecord(6, "t", 2)))
+    done = Entry(9, BASE, "INFO", "Step completed", 4, "j", step_id=5, kind=Kind.STEP_COMPLETED)
+    without = Reading("j", 7, JobRecord("j", status="completed", completed_at=BASE))
+    view = seen(known, done, without)
+    assert [(s.id, s.name, s.status) for s in view.steps] == [(5, "s", "completed"), (6, "t", "running")]
+    assert view.status is Status.COMPLETED
+    again = Reading("j", 8, JobRecord("j", status="completed", completed_at=BASE), (StepRecord(6, "t", 2, "completed"),))
+    assert [(s.id, s.status) for s in seen(known, done, without, again).steps] == [(6, "completed")]
+
+
+def test_a_reading_without_steps_is_no_news_by_itself():
+    record = JobRecord("j", status="completed")
+    job = joined([Reading("j", 3, record, (StepRecord(5, "s", 1),))])["j"]
+    assert not fold.is_news(job, Reading("j", 4, record))
+    assert fold.is_news(job, Reading("j", 4, record, ()))
+
+
 def test_a_job_may_complete_with_failed_steps():
     view = seen(read("completed", StepRecord(1, "s", 1, "failed"), StepRecord(2, "t", 2, "completed")))
     assert (view.status, view.percent, [s.status for s in view.steps]) == (

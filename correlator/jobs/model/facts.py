@@ -123,6 +123,8 @@ class Reading(Struct, frozen=True, gc=False, rename=_STORED):
 
     ``observed_at``: the logical time at which the query began. ``steps`` None: ``job_steps`` could not be read.
     ``children``: (start time, job ID) of the newest `MAX_CHILDREN` children, sorted. ``child_count``: of all.
+    ``steps_kept_from``: the logical time of the earlier query that returned ``steps``, as later ones could not read
+    them; None if they are of this query.
     """
 
     job_id: str
@@ -131,6 +133,14 @@ class Reading(Struct, frozen=True, gc=False, rename=_STORED):
     steps: tuple[StepRecord, ...] | None = None
     children: tuple[tuple[Micros, str], ...] = ()
     child_count: int = 0
+    steps_kept_from: int | None = None
+
+    @property
+    def steps_observed_at(self) -> int:
+        """The logical time at which the query of the steps began; -1 if they were never read."""
+        if self.steps is None:
+            return -1
+        return self.observed_at if self.steps_kept_from is None else self.steps_kept_from
 
 
 Fact: TypeAlias = Entry | Reading
