@@ -54,6 +54,8 @@ class Away(Enum):
     UNREACHABLE = "the database cannot be reached"
     LOGIN_REFUSED = "the database refuses the login"
     NO_ANSWER = "the database does not answer in time"
+    LOCKED = "a table of the database is locked"
+    SLOW = "the database ended a query that took too long"
     MISSING_GRANTS = "the database account lacks the right to read a table"
     FAILED = "the database ended a query with an error"
     BUSY = "too many requests wait for the database"
@@ -64,12 +66,14 @@ class SourceUnavailable(SourceError):
     """The database did not answer, or not in time. The caller retries with backoff and keeps serving what is in memory.
 
     With a `reason` the message may name the server, the account and the query: it is for the log, and `public` is the
-    reason's text. Without a reason the message names none of them, and `public` is the message.
+    reason's text. Without a reason the message names none of them, and `public` is the message. `table`: the table
+    whose query failed, while the connection may be well; None if the connection failed.
     """
 
-    def __init__(self, detail: str, reason: Away | None = None) -> None:
+    def __init__(self, detail: str, reason: Away | None = None, table: str | None = None) -> None:
         super().__init__(detail)
         self.reason = reason
+        self.table = table
 
     @property
     def public(self) -> str:

@@ -59,7 +59,6 @@ def following(config: Config) -> Following:
         interval=config.database.reconcile_interval,
         retention=config.jobs.retention,
         max_jobs=config.jobs.max_jobs,
-        legacy=Legacy(config.jobs.retention, config.jobs.external_id_keys) if config.jobs.legacy else None,
         patience=patience,
     )
     hub = LocalHub(index, archive, on_watch=reconcile.on_watch)
@@ -70,7 +69,11 @@ def following(config: Config) -> Following:
         grace=config.database.gap_grace,
         patience=patience,
     )
-    source = Follower(database, tail, reconcile, history=config.jobs.history, patience=patience, limits=limits)
+    interval, keys = config.database.reconcile_interval, config.jobs.external_id_keys
+    legacy = Legacy(config.jobs.retention, keys, interval, patience) if config.jobs.legacy else None
+    source = Follower(
+        database, tail, reconcile, history=config.jobs.history, patience=patience, legacy=legacy, limits=limits
+    )
     if config.database.doorbell and isinstance(url := config.database.url, MysqlUrl):
         source.doorbell = Doorbell(_mariadb(config, url, "aiomysql"), url.database)
         hub.readiness["doorbell"] = source.doorbell.describe

@@ -7,6 +7,7 @@ from correlator.jobs.attribution import Attributor
 from correlator.jobs.forecast.forecaster import OperationKey
 from correlator.jobs.job_facts import JobFacts
 from correlator.jobs.legacy_jobs import LegacyJobs
+from correlator.jobs.model.facts import Reading
 from correlator.jobs.model.rows import LegacyRecord, Micros
 from correlator.jobs.published import PublishedJobs
 from correlator.jobs.removed_jobs import RemovedJobs
@@ -70,6 +71,15 @@ class KnownJobs:
     def is_new(self, job_id: str) -> bool:
         """True if the job is not in memory and was not removed."""
         return self._published.get(job_id) is None and job_id not in self._removed
+
+    def reading(self, job_id: str) -> Reading | None:
+        """The last reading of a JobLog job; None if there is none."""
+        job = self._facts.get(job_id)
+        return job.reading if job is not None else None
+
+    def legacy(self, job_id: str) -> LegacyRecord | None:
+        """The last reading of a row of `failover_jobs`, by its ID as a job."""
+        return self._legacy.get(job_id)
 
     def silent_for(self, job_id: str, now: Micros) -> float:
         """Seconds since the last activity of a job; 0 for a job that is not in memory."""

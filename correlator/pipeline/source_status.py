@@ -1,7 +1,12 @@
 """What the source reports of itself: whether the database answers, what it cannot read, and how far it has read.
 
-The state of the database is live, stale or down, and follows from the time since its last complete answer. A failed
-query never removes jobs: it changes the state to stale, and later to down.
+The state of the database is live, stale or down. It follows from the time since the log was last read, and from the
+states of the tables: it is live while all of them are read. A failed query never removes jobs: what was read stays, and
+the state changes to stale, and later, without the log, to down.
+
+A table is read in parts (`Part`), each with queries of its own, which fail and recover by themselves. A part that
+failed is well again only once the same part has succeeded, and read what it missed: the success of another one is no
+evidence.
 """
 
 from __future__ import annotations
@@ -10,9 +15,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
-from correlator.jobs.horizon import JUDGED_WITHIN, Part
+from correlator.errors import Away, SourceUnavailable
+from correlator.jobs import horizon
 from correlator.jobs.index import Index
 from correlator.jobs.job_document import rfc3339
 from correlator.jobs.model.rows import LogRow, Micros
@@ -27,6 +35,73 @@ STALE_AFTER = 3.0
 
 DOWN_AFTER = 15.0
 """Seconds without a complete answer after which the database is down."""
+
+
+STEADY = 10.0
+"""Seconds without a failure after which a part whose query failed is well again; more than between two attempts."""
+
+
+class Part(Enum):
+    """What is read by queries of its own. The value is the table, and what is read of it."""
+
+    LOG = ("log_events", "new rows")
+    LATE_ROWS = ("log_events", "rows that are committed late")
+    JOBS = ("job_tracking", "jobs")
+    STEPS = ("job_steps", "steps")
+    LEGACY = ("failover_jobs", "legacy jobs")
+
+    @property
+    def table(self) -> str:
+        return self.value[0]
+
+
+class TableState(Enum):
+    """Why a table is not read. The value is published."""
+
+    MISSING = "missing"
+    REFUSED = "refused"
+    LOCKED = "locked"
+    SLOW = "slow"
+    FAILING = "failing"
+    READING = "reading"
+    """It can be read again, and what changed meanwhile is being read."""
+
+
+_STATES = {
+    Away.MISSING_GRANTS: TableState.REFUSED,
+    Away.LOCKED: TableState.LOCKED,
+    Away.NO_ANSWER: TableState.SLOW,
+    Away.SLOW: TableState.SLOW,
+}
+"""The state by the reason of a failed query; of any other reason: `FAILING`."""
+
+_MEANINGS = {
+    TableState.MISSING: "{} cannot be read: gone, or SELECT is not granted; correlator doctor shows the GRANT",
+    TableState.REFUSED: "{} cannot be read: SELECT is not granted; correlator doctor shows the GRANT",
+    TableState.LOCKED: "{} cannot be read: another session has locked the table (LOCK TABLES, ALTER TABLE, or one that"
+    " waits behind an open transaction); SHOW FULL PROCESSLIST shows it, KILL ends it",
+    TableState.SLOW: "{} cannot be read: its queries are not answered in time; the table may be locked, or the server"
+    " busy: SHOW FULL PROCESSLIST shows it",
+    TableState.FAILING: "{} cannot be read: the database ends its queries with an error; the correlator's log has it;"
+    " CHECK TABLE and the log of the server show the cause",
+    TableState.READING: "{} can be read again: what changed meanwhile is being read",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why something is not read. `since`: microseconds; `began` and `failed_at` (the last time): monotonic seconds."""
+
+    state: TableState
+    what: str
+    since: Micros
+    began: float
+    failed_at: float
+
+    @property
+    def error(self) -> str:
+        """What it means and what to do, without host, account and query."""
+        return _MEANINGS[self.state].format(self.what)
 
 
 class SourceStatus(Status):
@@ -49,7 +124,9 @@ class SourceStatus(Status):
         """The error since the last answer, for the operator and for clients."""
         self._retried: dict[str, str] = {}
         """The last error of each part that is read on a session of its own: it is logged once."""
-        self._lost: tuple[str, ...] = ()
+        self._lost: dict[str, tuple[tuple[str, ...], Trouble]] = {}
+        """By table: which of it, or of its columns, existed and can no longer be read."""
+        self._troubles: dict[Part, Trouble] = {}
         self._behind = True
         """True while the log is being caught up with: the delay of those rows is not measured."""
         self._past = self._read_to = 0
@@ -65,10 +142,11 @@ class SourceStatus(Status):
 
     @property
     def lag_seconds(self) -> float:
-        """Seconds since the database last answered in full; 0 while it is live, and before the first answer."""
+        """Seconds since everything was last read; 0 while the database is live, and before the first answer."""
         if self.database == "live" or self._answered is None:
             return 0.0
-        return round(time.monotonic() - self._answered, 3)
+        since = min([self._answered, *(trouble.began for trouble in self._tables().values())])
+        return round(time.monotonic() - since, 3)
 
     def describe_database(self) -> dict[str, Any]:
         """Describe the database for /health/ready, with the time at which jobs are judged."""
@@ -79,33 +157,99 @@ class SourceStatus(Status):
         return part
 
     def describe_tables(self) -> dict[str, Any]:
-        """Describe the tables that can no longer be read for /health/ready."""
-        lost = list(self._lost)
-        why = f"{', '.join(lost)} cannot be read: gone, or SELECT is not granted; correlator doctor shows the GRANT"
-        return {"ok": not lost, "missing": lost, "error": why if lost else None}
+        """Describe the tables for /health/ready. `states`: those that are not read."""
+        troubles = self._tables()
+        return {
+            "ok": not troubles,
+            "missing": [name for names, _ in self._lost.values() for name in names],
+            "error": "; ".join(trouble.error for trouble in troubles.values()) or None,
+            "states": {
+                table: {"state": t.state.value, "since": rfc3339(t.since), "error": t.error}
+                for table, t in troubles.items()
+            },
+        }
 
     # -- reported by the source
 
-    def schema(self, *, tracking: bool, lost: Sequence[str] = ()) -> None:
+    def schema(self, *, tracking: bool, lost: Sequence[str] = (), changed: bool = False) -> None:
         """Report the schema of a new connection. Without `tracking`, jobs are known from the log alone.
 
-        `lost`: required tables and columns that no longer exist, or on which SELECT is no longer granted.
+        `lost`: required tables and columns that no longer exist, or on which SELECT is no longer granted. A table of
+        which some are back has to be read again (`read_again`). `changed`: it is not that of the connection before.
         """
         self._index.tracking = tracking
-        self._lost = tuple(lost)
+        by_table: dict[str, tuple[str, ...]] = {}
+        for name in lost:
+            table = name.partition(".")[0]
+            by_table[table] = (*by_table.get(table, ()), name)
+        before, self._lost = self._lost, {}
+        for table, names in by_table.items():
+            known = before.get(table)
+            if known is None or known[0] != names:
+                trouble = self._trouble(TableState.MISSING, ", ".join(names), known[1] if known is not None else None)
+                log.warning("%s. What was read stays.", trouble.error)
+                known = names, trouble
+            self._lost[table] = known
+        for part in Part if changed else ():
+            # This connection names only columns that exist.
+            if part in (Part.LOG, Part.LATE_ROWS) or part.table in self._lost:
+                self._troubles.pop(part, None)
+        for table, (names, trouble) in before.items():
+            if back := set(names) - set(by_table.get(table, ())):
+                log.info("%s can be read again", ", ".join(sorted(back)))
+                for part in (Part.JOBS, Part.STEPS, Part.LEGACY):
+                    if part.table == table:
+                        self._troubles[part] = self._trouble(TableState.READING, table, trouble)
         metrics.LOST_TABLES.set(len(lost))
         self._behind, self._past, self._read_to = True, 0, 0  # A new connection catches up with the log.
+        self._settle()
 
     def answered(self) -> None:
-        """Report that the database answers: on a connection, and after every successful query of the tail."""
+        """Report a successful query of the tail."""
         self._answered, self._answered_at = time.monotonic(), self._clock()
-        if self._failure is not None or self.database == "down":
+        if self._failure is not None:
             log.info("the database answers")
         self._failure = None
-        self.set_state("live")
+        self.part_answered(Part.LOG)
+        self._settle()
+
+    def part_answered(self, part: Part) -> None:
+        """Report a success of a part. It is well again, if it does not have to be read again."""
+        if (trouble := self._troubles.get(part)) is None or trouble.state is TableState.READING:
+            return
+        waited = trouble.state in (TableState.LOCKED, TableState.SLOW)
+        if waited or time.monotonic() - trouble.failed_at >= STEADY:
+            self.read_again(part)
+
+    def read_again(self, part: Part) -> None:
+        """Report that everything of a part has been read, also what it missed."""
+        if (trouble := self._troubles.pop(part, None)) is not None:
+            log.info("%s: %s are read again, after %.0f s", *part.value, time.monotonic() - trouble.began)
+            self._settle()
+
+    def part_failed(self, part: Part, error: SourceUnavailable) -> None:
+        """Report a failed query of a part. What was read stays. Each state is logged once."""
+        metrics.SOURCE_FAILURES.inc()
+        state = TableState.FAILING if error.reason is None else _STATES.get(error.reason, TableState.FAILING)
+        known = self._troubles.get(part)
+        self._troubles[part] = trouble = self._trouble(state, part.table, known)
+        if known is None or known.state is not state:
+            log.warning("%s. What was read stays; trying again. (%s: %s)", trouble.error, part.value[1], error)
+        self._settle()
+
+    def has_answered_since(self, began: float) -> bool:
+        """True if the log has been read since that time, in monotonic seconds."""
+        return self._answered is not None and self._answered >= began
+
+    def is_failing(self, part: Part) -> bool:
+        """True if the last queries of a part have failed."""
+        return part in self._troubles
 
     def failed(self, error: str, public: str | None) -> None:
-        """Report a failure. `public`: the error without host, account and query, for anybody. None: `error` itself."""
+        """Report a failure of the connection. `public`: the error without host, account and query, for anybody.
+
+        None: `error` itself.
+        """
         metrics.SOURCE_FAILURES.inc()
         if self._failure is None or error != self._failure[0]:
             log.warning("the database is unreachable: %s", error)
@@ -146,11 +290,11 @@ class SourceStatus(Status):
 
     def caught_up(self, age: float = 0.0) -> None:
         """Report that every row of the log that was committed `age` seconds ago has been read."""
-        self._read_all(Part.LOG, age)
+        self._read_all(horizon.Part.LOG, age)
 
     def tables_read(self, age: float = 0.0) -> None:
         """Report that all that the tables said of jobs `age` seconds ago has been read."""
-        self._read_all(Part.TABLES, age)
+        self._read_all(horizon.Part.TABLES, age)
 
     def loaded(self) -> None:
         """Report that the tables have been read: what changes from now on is published with events."""
@@ -172,11 +316,14 @@ class SourceStatus(Status):
         self.loaded()
 
     def judge(self) -> None:
-        """Set the database to stale or down if it has not answered in full for a while."""
+        """Set the database to stale or down if the log has not been read for a while."""
         silent = time.monotonic() - (self._began if self._answered is None else self._answered)
         if self._failure is None and silent < STALE_AFTER:
             return
-        error, public = self._failure or (f"no answer for {silent:.0f} s", None)
+        if self._failure is not None:
+            error, public = self._failure
+        else:
+            error, public = self._table_error() or f"no answer for {silent:.0f} s", None
         down = silent >= DOWN_AFTER or self.loading
         self.set_state("down" if down else "stale", error, public)
 
@@ -204,13 +351,36 @@ class SourceStatus(Status):
         read_to = self._index.horizon.read_to
         since = f"only up to {rfc3339(read_to)}" if read_to else "not to their end yet"
         return (
-            f"log and tables have been read {since}: until they are read up to {JUDGED_WITHIN // 1_000_000} s ago, no"
+            f"log and tables have been read {since}: until they are read up to {horizon.JUDGED_WITHIN // 1_000_000} s ago, no"
             " job is reported as stalled, late or overdue. If this lasts, the database answers too slowly"
         )
 
-    def _read_all(self, part: Part, age: float) -> None:
+    def _read_all(self, part: horizon.Part, age: float) -> None:
         before, uptime = int(age * 1_000_000), time.monotonic_ns() // 1000
         self._index.horizon.report(part, self._clock() - before, uptime - before)
+
+    def _settle(self) -> None:
+        """Set the database to live or stale by the states of the tables, while the log is read."""
+        silent = time.monotonic() - self._answered if self._answered is not None else STALE_AFTER
+        if self._failure is None and silent < STALE_AFTER:
+            error = self._table_error()
+            self.set_state("live" if error is None else "stale", error)
+
+    def _tables(self) -> dict[str, Trouble]:
+        """What keeps each table from being read. A table without an entry is well."""
+        found = {table: trouble for table, (_, trouble) in self._lost.items()}
+        for part, trouble in self._troubles.items():
+            found.setdefault(part.table, trouble)
+        return found
+
+    def _table_error(self) -> str | None:
+        return "; ".join(trouble.error for trouble in self._tables().values()) or None
+
+    def _trouble(self, state: TableState, what: str, before: Trouble | None) -> Trouble:
+        """A trouble that begins now, or that continues `before` in another state."""
+        now = time.monotonic()
+        since, began = (before.since, before.began) if before is not None else (self._clock(), now)
+        return Trouble(state, what, since, began, now)
 
     def _retried_part(self, part: str, error: str) -> None:
         metrics.SOURCE_FAILURES.inc()

@@ -141,12 +141,24 @@ class DatabasePart(TypedDict):
     loading: NotRequired[Loading]
 
 
+class UnreadTable(TypedDict):
+    """Why a table is not read. `reading`: it can be read again, and what changed meanwhile is being read."""
+
+    state: Literal["missing", "refused", "locked", "slow", "failing", "reading"]
+    since: Time
+    error: str
+
+
 class TablesPart(TypedDict):
-    """`missing`: required tables and columns that cannot be read; job data that only they contain is missing."""
+    """`missing`: required tables and columns that cannot be read. `states`: by name, the tables that are not read.
+
+    What was read of them stays.
+    """
 
     ok: bool
     missing: list[str]
     error: str | None
+    states: dict[str, UnreadTable]
 
 
 class MqttPart(TypedDict):

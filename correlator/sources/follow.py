@@ -3,16 +3,19 @@
 The problem: the database restarts, loses its newest rows, changes its schema or its clock, or stops answering. The
 daemon has to continue where it was, without missing a row or publishing one twice.
 
-The model: one connection is a group of tasks over three sessions: READ COMMITTED for the log, READ UNCOMMITTED for the
-probes, READ COMMITTED for the tables. It reads the schema and the zone; at a first start it puts the head at the end of
-the log and loads the tables; then it follows new rows while the log's past is read on a session of its own, and on
-another one, once the daemon is ready, the earlier runs that forecasts learn from. These two are replaced if a read
-fails. The first failure of any other task ends the whole group and closes all sessions. After a backoff the next
-connection begins.
+The model: one connection is a group of parts (`Part`), each with sessions of its own: new rows of the log, rows that
+are committed late, the jobs and their steps, and failover_jobs. One more session reads the schema and the zone every
+few seconds. A first start puts the head at the end of the log and loads the tables; then new rows are followed while
+the log's past is read on a session of its own, and on another one, once the daemon is ready, the earlier runs that
+forecasts learn from. A failed query of a table ends only its part, which begins again after a backoff, and is reported
+as the state of that table. Any other failure, and a change of the schema, ends the whole group and closes all sessions;
+after a backoff the next connection begins.
 
-Invariants: the position (`Tail`, `Reconcile`, `History`) outlives connections; a session is never used again after a
-failure; the tables are loaded after the head has been set, so that they cover everything that the log's past says of
-their jobs.
+Invariants: the position (`Tail`, `Reconcile`, `Legacy`, `History`) outlives connections; a session is never used again
+after a failure; at a first start the tables are loaded after the head has been set, so that they cover everything that
+the log's past says of their jobs. What could not be read is read again as a whole before its table counts as well: a
+table after its schema has changed or its queries have failed, and the rows of the log that were read without a column
+that they had before.
 """
 
 from __future__ import annotations
@@ -21,21 +24,31 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
 from correlator.backoff import Backoff
-from correlator.errors import SchemaError, SourceError, SourceUnavailable
+from correlator.errors import Away, SchemaError, SourceError, SourceUnavailable
 from correlator.jobs.sizes import Sizes
 from correlator.ops import metrics
+from correlator.pipeline.source_status import Part
 from correlator.sources import Feed
 from correlator.sources.db.queries import Queries
-from correlator.sources.db.session import INDISPENSABLE, NEEDED, OLDER_GENERATION, Database, MonitoredSession, Session
+from correlator.sources.db.session import (
+    INDISPENSABLE,
+    NEEDED,
+    OLDER_GENERATION,
+    Database,
+    MonitoredSession,
+    Schema,
+    Session,
+)
 from correlator.sources.doorbell.doorbell import Doorbell
 from correlator.sources.log.reset_markers import LogReset
 from correlator.sources.log.tail import Tail
 from correlator.sources.tables.history import History
+from correlator.sources.tables.legacy import Legacy
 from correlator.sources.tables.reconcile import Reconcile
 
 log = logging.getLogger(__name__)
@@ -43,6 +56,11 @@ log = logging.getLogger(__name__)
 
 RETRY = (0.2, 2.0, 5.0)
 """Shortest delay in seconds, factor and longest delay between attempts (`Backoff`)."""
+
+WAITED = frozenset({Away.LOCKED, Away.SLOW, Away.NO_ANSWER})
+"""Reasons of failed queries that missed nothing: the next one returns what the failed one would have."""
+
+JOBS_TABLES = (Part.JOBS.table, Part.STEPS.table)
 
 READY_EVERY = 0.05
 """Seconds between checks whether the daemon is ready."""
@@ -61,18 +79,27 @@ class Follower:
     history: float = 86_400.0
     patience: float = 60.0
     """Seconds without a finished query after which the source counts as stuck."""
+    legacy: Legacy | None = field(default_factory=Legacy)
+    """The follower of failover_jobs; None ignores that table."""
     backoff: Backoff = field(default_factory=lambda: Backoff(*RETRY))
     earlier: History = field(default_factory=History)
     doorbell: Doorbell | None = None
     limits: Sizes = field(default_factory=Sizes)
-    zone_every: float = 5.0
-    schema_every: float = 60.0
-    """Seconds between checks of the server's UTC offset, and of the schema: both may change during a connection."""
-    _missing: list[str] | None = None
+    check_every: float = 5.0
+    """Seconds between checks of the schema, and of the server's UTC offset. Both may change during a connection."""
+    check_lost_every: float = 1.0
+    """The same while something that was read before is missing."""
+    wait_for_columns: float = 60.0
+    """Seconds that new rows wait for a column of the log that was read before. Then they are read without it."""
+    _schema: Schema | None = None
     _readable: set[str] = field(default_factory=lambda: set(NEEDED))
     """Tables and columns that this run has read, and those that every appliance has. If one is missing, it was lost."""
-    _tables_loaded: bool = False
-    """True once the tables have been loaded in this run. A checkpoint alone may be out of date."""
+    _loaded: dict[Part, Mapping[str, Mapping[str, str]]] = field(default_factory=dict)
+    """The parts that this run has read as a whole, each with the columns of its tables at that time. A checkpoint alone
+    may be out of date."""
+    _columns_lost_at: float | None = None
+    """Since when columns of the log are lost, in monotonic seconds."""
+    _check_now: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self, feed: Feed) -> None:
         with feed.live.heartbeat("source", self.patience) as beat:
@@ -90,51 +117,158 @@ class Follower:
     async def _run(self, feed: Feed, beat: Callable[[], None]) -> None:
         while True:
             beat()
+            began = time.monotonic()
             try:
                 await self._connection(feed, beat)
+            except* SchemaChanged:
+                log.info("the schema has changed: reading it again")
             except* (SourceUnavailable, SchemaError) as away:
-                error = _first(away)
-                public = error.public if isinstance(error, SourceError) else None
-                feed.status.failed(str(error), public)
+                _report(_first(away), feed)
             except* LogReset as reset:
                 log.warning("%s: finding the position in the log again", _first(reset))
                 metrics.LOG_RESETS.inc()
                 self.tail.started = False
+            if feed.status.has_answered_since(began):
+                self.backoff.reset()
             await asyncio.sleep(self.backoff.next())
 
     async def _connection(self, feed: Feed, beat: Callable[[], None]) -> None:
-        async with contextlib.AsyncExitStack() as stack:
-
-            async def session(*, dirty: bool = False) -> Session:
-                opened = await self.database.open(dirty=dirty)
-                stack.push_async_callback(opened.close)
-                beat()
-                return MonitoredSession(opened, beat)
-
-            rows, dirty, tables = await session(), await session(dirty=True), await session()
-            queries = await self._read_schema(tables, feed)
+        async with self._session(beat) as session:
+            queries = await self._read_schema(session, feed)
+            if self.reconcile.steps_paused.is_set():
+                self.reconcile.resume_steps()
+                self._loaded.pop(Part.JOBS, None)
             if not self.tail.started:
                 # Before the tables are read: they then cover everything that the log's past says of their jobs.
-                await self.tail.begin(queries, rows, int((time.time() - self.history) * 1_000_000))
+                async with self._session(beat) as rows:
+                    await self.tail.begin(queries, rows, int((time.time() - self.history) * 1_000_000))
                 if self.tail.past is not None:
                     feed.status.past_begins()
-                self._tables_loaded = False
-            if not self._tables_loaded:
-                await self.reconcile.load(queries, tables, feed)
-                self._tables_loaded = True
+                self._loaded.clear()
+            if not feed.status.tables_loaded.is_set() or not self._loaded:
+                await self._load_first(queries, feed, beat)
             feed.status.loaded()
-            feed.status.answered()
-            self.backoff.reset()
-            note = self.reconcile.note
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self.tail.follow(queries, rows, feed, note), name="tail")
-                tasks.create_task(self.tail.watch(queries, rows, dirty, feed, note), name="gaps")
+
+                def follow(part: Part, run: Callable[[Queries, Feed, Callable[[], None]], Awaitable[None]]) -> None:
+                    tasks.create_task(self._retried(part, partial(run, queries, feed, beat), feed), name=part.name)
+
+                follow(Part.LOG, self._log)
+                follow(Part.LATE_ROWS, self._late_rows)
+                follow(Part.JOBS, self._jobs)
+                follow(Part.STEPS, self._steps)
+                if self.legacy is not None and self.legacy.is_there(queries):
+                    follow(Part.LEGACY, partial(self._legacy, self.legacy))
+                    tasks.create_task(self.legacy.search(self.database, queries, feed), name="owners")
+                else:
+                    self._loaded.pop(Part.LEGACY, None)
                 tasks.create_task(self._past(queries, feed, beat), name="past")
                 tasks.create_task(self._earlier_runs(queries, feed), name="history")
-                tasks.create_task(self.tail.watch_for_reset(self.database, dirty), name="resets")
-                tasks.create_task(self.reconcile.follow(queries, tables, feed), name="reconcile")
-                tasks.create_task(self.reconcile.search(self.database, queries, feed), name="owners")
-                tasks.create_task(self._watch_schema(queries, tables), name="schema")
+                tasks.create_task(self.tail.watch_for_reset(self.database, session), name="resets")
+                tasks.create_task(self._watch_schema(queries, session), name="schema")
+
+    @contextlib.asynccontextmanager
+    async def _session(self, beat: Callable[[], None], *, dirty: bool = False) -> AsyncIterator[Session]:
+        opened = await self.database.open(dirty=dirty)
+        try:
+            beat()
+            yield MonitoredSession(opened, beat)
+        finally:
+            await opened.close()
+
+    async def _retried(self, part: Part, run: Callable[[], Awaitable[None]], feed: Feed) -> None:
+        """Run a part until the connection ends, again after each failed query of a table."""
+        backoff = Backoff(*RETRY)
+        while True:
+            try:
+                await run()
+            except SourceUnavailable as error:
+                if error.table is None:
+                    raise
+                if not feed.status.is_failing(part):
+                    backoff.reset()
+                self._part_failed(part, error, feed)
+            await asyncio.sleep(backoff.next())
+
+    def _part_failed(self, part: Part, error: SourceUnavailable, feed: Feed) -> None:
+        feed.status.part_failed(part, error)
+        if error.reason not in WAITED:
+            self._loaded.pop(part, None)
+            self._check_now.set()
+
+    # -- the parts
+
+    async def _load_first(self, queries: Queries, feed: Feed, beat: Callable[[], None]) -> None:
+        """Load the tables before the log is followed, as at each start. One that fails stops no other.
+
+        Raises `SourceUnavailable` if no jobs are known: then there is nothing to follow the log with.
+        """
+        for part, load in ((Part.JOBS, self._load_jobs), (Part.LEGACY, self._load_legacy)):
+            try:
+                async with self._session(beat) as session:
+                    await load(queries, session, feed)
+            except SourceUnavailable as error:
+                if error.table is None or (part is Part.JOBS and not feed.status.tables_loaded.is_set()):
+                    raise
+                self._part_failed(part, error, feed)
+
+    async def _log(self, queries: Queries, feed: Feed, beat: Callable[[], None]) -> None:
+        """Follow new rows. While a column is lost, they wait for it first."""
+        if await self._columns_are_lost():
+            self.tail.read_without_columns()
+        async with self._session(beat) as rows:
+            await self.tail.follow(queries, rows, feed, self.reconcile.note)
+
+    async def _columns_are_lost(self) -> bool:
+        """True if columns of the log are lost, and still are after the longest wait. Once back, the connection ends."""
+        if self._columns_lost_at is None:
+            return False
+        await asyncio.sleep(self._columns_lost_at + self.wait_for_columns - time.monotonic())
+        return True
+
+    async def _late_rows(self, queries: Queries, feed: Feed, beat: Callable[[], None]) -> None:
+        await self._columns_are_lost()
+        async with self._session(beat) as rows, self._session(beat, dirty=True) as dirty:
+            await self.tail.watch(queries, rows, dirty, feed, self.reconcile.note)
+
+    async def _jobs(self, queries: Queries, feed: Feed, beat: Callable[[], None]) -> None:
+        """Follow the jobs and their steps. Once a query of the steps has failed, the jobs are followed without them."""
+        async with self._session(beat) as session:
+            try:
+                if self._loaded.get(Part.JOBS) != _columns_of(queries, *JOBS_TABLES):
+                    await self._load_jobs(queries, session, feed)
+                await self.reconcile.follow(queries, session, feed)
+            except SourceUnavailable as error:
+                if error.table != Part.STEPS.table:
+                    raise
+                self.reconcile.pause_steps()
+                self._part_failed(Part.STEPS, error, feed)
+
+    async def _load_jobs(self, queries: Queries, session: Session, feed: Feed) -> None:
+        await self.reconcile.load(queries, session, feed)
+        self._loaded[Part.JOBS] = _columns_of(queries, *JOBS_TABLES)
+        feed.status.read_again(Part.JOBS)
+        if not self.reconcile.steps_paused.is_set():
+            feed.status.read_again(Part.STEPS)
+
+    async def _steps(self, queries: Queries, feed: Feed, beat: Callable[[], None]) -> None:
+        """Once the steps have failed, read everything again with its steps, on a session of its own."""
+        await self.reconcile.steps_paused.wait()
+        async with self._session(beat) as session:
+            await self.reconcile.load_steps(queries, session, feed)
+        feed.status.read_again(Part.STEPS)
+
+    async def _legacy(self, legacy: Legacy, queries: Queries, feed: Feed, beat: Callable[[], None]) -> None:
+        async with self._session(beat) as session:
+            if self._loaded.get(Part.LEGACY) != _columns_of(queries, Part.LEGACY.table):
+                await self._load_legacy(queries, session, feed)
+            await legacy.follow(queries, session, feed)
+
+    async def _load_legacy(self, queries: Queries, session: Session, feed: Feed) -> None:
+        if self.legacy is not None and self.legacy.is_there(queries):
+            await self.legacy.load(queries, session, feed)
+            self._loaded[Part.LEGACY] = _columns_of(queries, Part.LEGACY.table)
+            feed.status.read_again(Part.LEGACY)
 
     async def _past(self, queries: Queries, feed: Feed, beat: Callable[[], None]) -> None:
         """Read the log's past on a session of its own."""
@@ -144,6 +278,8 @@ class Follower:
                 return None
             feed.status.past_progress(past.at - past.before, past.last - past.before)
             return past.at
+
+        await self._columns_are_lost()
 
         async def read(session: Session) -> None:
             await self.tail.read_past(queries, MonitoredSession(session, beat), feed, self.reconcile.note)
@@ -195,28 +331,51 @@ class Follower:
                 "log_events cannot be read: it, or its columns id, message and ts, are missing or not granted"
                 " (GRANT SELECT on the four tables)"
             )
-        missing = schema.missing()
-        if missing != self._missing:
-            self._missing = missing
-            if missing:
-                log.warning("the database lacks %s: following the tables and columns that exist", ", ".join(missing))
+        missing, changed = schema.missing(), schema != self._schema
+        if missing and (self._schema is None or missing != self._schema.missing()):
+            log.warning("the database lacks %s: following the tables and columns that exist", ", ".join(missing))
+        self._schema = schema
         lost = [name for name in missing if name in self._readable - OLDER_GENERATION]
         self._readable |= schema.readable()
-        feed.status.schema(tracking=schema.has("job_tracking", "id", "status"), lost=lost)
-        return Queries(
-            self.database.dialect, schema, await self.database.zone(session), feed.status.malformed, self.limits
-        )
+        self._note_columns_of_the_log([name for name in lost if name.startswith("log_events.")])
+        feed.status.schema(tracking=schema.has("job_tracking", "id", "status"), lost=lost, changed=changed)
+        zone = await self.database.zone(session)
+        return Queries(self.database.dialect, schema, zone, feed.status.malformed, self.limits, frozenset(lost))
+
+    def _note_columns_of_the_log(self, lost: list[str]) -> None:
+        if not lost:
+            self._columns_lost_at = None
+            self.tail.read_again()
+        elif self._columns_lost_at is None:
+            self._columns_lost_at = time.monotonic()
+            log.warning("rows of the log wait %g s for %s", self.wait_for_columns, ", ".join(lost))
 
     async def _watch_schema(self, queries: Queries, session: Session) -> None:
-        checked_at = time.monotonic()
+        """Raises `SchemaChanged` within seconds after a change, and at once if a query has failed because of it."""
         while True:
-            await asyncio.sleep(self.zone_every)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.check_lost_every if queries.lost else self.check_every):
+                    await self._check_now.wait()
+            self._check_now.clear()
             queries.zone = await self.database.zone(session)
-            if time.monotonic() - checked_at < self.schema_every:
-                continue
-            checked_at = time.monotonic()
             if await self.database.schema(session) != queries.schema:
-                raise SourceUnavailable("the schema has changed: reading it again")
+                raise SchemaChanged
+
+
+class SchemaChanged(Exception):
+    """Tables or columns have come, gone or changed: the queries have to be made again."""
+
+
+def _columns_of(queries: Queries, *tables: str) -> Mapping[str, Mapping[str, str]]:
+    return {table: queries.schema.columns.get(table, {}) for table in tables}
+
+
+def _report(error: BaseException, feed: Feed) -> None:
+    if isinstance(error, SourceUnavailable) and error.table is not None:
+        feed.status.part_failed(next(part for part in Part if part.table == error.table), error)
+        feed.status.judge()
+    else:
+        feed.status.failed(str(error), error.public if isinstance(error, SourceError) else None)
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

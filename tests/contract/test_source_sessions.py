@@ -10,6 +10,7 @@ import pytest
 
 from correlator.errors import SourceUnavailable
 from correlator.sources.db.mariadb import Address, MariaDBDatabase, MariaDBSession
+from correlator.sources.log import tail as tail_module
 from tests.support.eventually import PATIENCE, eventually
 from tests.support.servers import free_port
 from tests.support.source_databases import running_follower
@@ -284,7 +285,7 @@ async def test_a_table_that_is_not_granted_is_as_one_that_is_not_there(mariadb_o
 async def test_a_revoked_right_is_noticed_while_the_tables_are_idle(mariadb_original):
     """No job runs, so no query names job_steps: the regular check of the schema notices it."""
     name = mariadb_original.tables.name
-    async with running_follower(mariadb_original.source(), zone_every=0.05, schema_every=0.1) as (received, _):
+    async with running_follower(mariadb_original.source(), check_every=0.1, check_lost_every=0.1) as (received, _):
         assert received._hub.readiness["tables"]()["ok"]
         await mariadb_original.run(f"REVOKE SELECT ON `{name}`.job_steps FROM correlator@'%'")
         try:
@@ -292,3 +293,75 @@ async def test_a_revoked_right_is_noticed_while_the_tables_are_idle(mariadb_orig
         finally:
             await mariadb_original.run(f"GRANT SELECT ON `{name}`.job_steps TO correlator@'%'")
         await eventually(lambda: received._hub.readiness["tables"]()["ok"])
+
+
+async def test_rows_wait_for_a_column_and_are_read_again_once_it_is_back(mariadb_original):
+    """While attrs is away, rows wait for a while; those that were then read without it are read again with it."""
+    every = {"check_every": 0.1, "check_lost_every": 0.1}
+    source = mariadb_original.source()
+    async with running_follower(source, wait_for_columns=0.5, **every) as (received, tail):
+        await mariadb_original.log("before", attrs='{"n": 1}')
+        await received.receives("before")
+        await mariadb_original.run("ALTER TABLE log_events RENAME COLUMN attrs TO away")
+        await eventually(lambda: received.status.describe_tables()["missing"] == ["log_events.attrs"])
+        await mariadb_original.log("meanwhile", away='{"n": 2}')
+        await received.receives("meanwhile")
+        assert [r.attrs for r in received.received if r.message == "meanwhile"] == [None]
+        assert received.status.database == "stale"
+        await mariadb_original.run("ALTER TABLE log_events RENAME COLUMN away TO attrs")
+        await eventually(lambda: received.received[-1].attrs == '{"n": 2}')
+        await mariadb_original.log("after", attrs='{"n": 3}')
+        await received.receives("after")
+        assert [(r.message, r.attrs) for r in received.received] == [
+            ("before", '{"n": 1}'),
+            ("meanwhile", None),
+            ("meanwhile", '{"n": 2}'),
+            ("after", '{"n": 3}'),
+        ]
+        await eventually(lambda: received.status.database == "live")
+
+
+async def test_no_row_is_read_without_a_column_that_is_soon_back(mariadb_original):
+    every = {"check_every": 60.0, "check_lost_every": 0.1}  # that it has gone is noticed at once all the same
+    async with running_follower(mariadb_original.source(), **every) as (received, _):
+        await mariadb_original.log("before", attrs='{"n": 1}')
+        await received.receives("before")
+        await mariadb_original.run("ALTER TABLE log_events RENAME COLUMN attrs TO away")
+        await mariadb_original.log("meanwhile", away='{"n": 2}')
+        await eventually(lambda: received.status.describe_tables()["missing"] == ["log_events.attrs"])
+        await mariadb_original.run("ALTER TABLE log_events RENAME COLUMN away TO attrs")
+        await received.receives("meanwhile")
+        assert [r.attrs for r in received.received] == ['{"n": 1}', '{"n": 2}']
+
+
+async def test_the_rows_that_are_read_again_are_bounded(mariadb_original, monkeypatch):
+    monkeypatch.setattr(tail_module, "MAX_READ_AGAIN", 3)
+    every = {"check_every": 0.1, "check_lost_every": 0.1}
+    async with running_follower(mariadb_original.source(), wait_for_columns=0.0, **every) as (received, _):
+        await mariadb_original.run("ALTER TABLE log_events RENAME COLUMN attrs TO away")
+        await eventually(lambda: received.status.describe_tables()["missing"] == ["log_events.attrs"])
+        for number in range(8):
+            await mariadb_original.log(f"row {number}")
+        await received.receives("row 7")
+        await mariadb_original.run("ALTER TABLE log_events RENAME COLUMN away TO attrs")
+        await mariadb_original.log("after")
+        await received.receives("after")
+        assert received.messages == [f"row {n}" for n in range(8)] + [f"row {n}" for n in (5, 6, 7)] + ["after"]
+
+
+async def test_a_failing_table_does_not_stop_the_log_and_its_retries_are_few(mariadb_original):
+    connections = "SHOW GLOBAL STATUS LIKE 'Connections'"
+    await mariadb_original.run("SET foreign_key_checks = 0")
+    async with running_follower(mariadb_original.source()) as (received, _):
+        await mariadb_original.run("ALTER TABLE failover_jobs DISCARD TABLESPACE")
+        await eventually(lambda: "failover_jobs" in received.status.describe_tables()["states"])
+        (before,) = await mariadb_original.run(connections)
+        for number in range(50):
+            await mariadb_original.log(f"row {number}")
+            await received.receives(f"row {number}")
+            await asyncio.sleep(0.02)
+        states = received.status.describe_tables()["states"]
+        assert [(table, state["state"]) for table, state in states.items()] == [("failover_jobs", "failing")]
+        (after,) = await mariadb_original.run(connections)
+        assert int(after[1]) - int(before[1]) < 20
+    await mariadb_original.run("DROP TABLE failover_jobs")

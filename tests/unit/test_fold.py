@@ -197,7 +197,9 @@ def test_steps_stay_while_their_table_cannot_be_read_and_newer_rows_of_the_log_a
     view = seen(known, done, without)
     assert [(s.id, s.name, s.status) for s in view.steps] == [(5, "s", "completed"), (6, "t", "running")]
     assert view.status is Status.COMPLETED
-    again = Reading("j", 8, JobRecord("j", status="completed", completed_at=BASE), (StepRecord(6, "t", 2, "completed"),))
+    again = Reading(
+        "j", 8, JobRecord("j", status="completed", completed_at=BASE), (StepRecord(6, "t", 2, "completed"),)
+    )
     assert [(s.id, s.status) for s in seen(known, done, without, again).steps] == [(6, "completed")]
 
 

@@ -25,8 +25,12 @@ class Tables:
 
     def __init__(self) -> None:
         self.schema = SimpleNamespace(has=lambda table, *_: table == "job_tracking")
+        self.lost: frozenset[str] = frozenset()
         self.marks: list[str] = []
         self._hours = itertools.count()
+
+    def lost_of(self, table: str) -> tuple[str, ...]:
+        return ()
 
     async def clock(self, session: Any, back: float) -> str:
         return f"2026-01-01 {next(self._hours):02}:00:00"
@@ -50,13 +54,15 @@ class Tables:
 
 def quiet_feed(live: Liveness) -> SimpleNamespace:
     """A feed that knows no job."""
-    known = SimpleNamespace(active=set, joblog_ids=list, needs_reading=bool, is_in_memory=bool)
-    status = SimpleNamespace(tables_read=lambda _: None)
+    known = SimpleNamespace(
+        active=set, joblog_ids=list, needs_reading=bool, is_in_memory=bool, reading=lambda _: None
+    )
+    status = SimpleNamespace(part_answered=lambda _: None, tables_read=lambda _: None)
     return SimpleNamespace(known=known, waiting_ids=WaitingIds(lambda _: False), live=live, status=status)
 
 
 async def test_the_first_poll_after_an_outage_covers_the_time_since_the_last_one():
-    tables, reconcile = Tables(), Reconcile(interval=0.01, legacy=None)
+    tables, reconcile = Tables(), Reconcile(interval=0.01)
     feed = quiet_feed(Liveness())
 
     async def connection(polls: int) -> None:
@@ -95,7 +101,7 @@ async def test_queries_that_use_their_whole_timeout_count_as_progress():
         stuck.append(live.stuck())
         return []
 
-    tables, reconcile = Slow(), Reconcile(interval=0.01, legacy=None, patience=35.0)
+    tables, reconcile = Slow(), Reconcile(interval=0.01, patience=35.0)
     feed = quiet_feed(live)
     session = SimpleNamespace(query=query)
     task = asyncio.create_task(reconcile.follow(tables, session, feed))  # type: ignore[arg-type]
@@ -125,13 +131,10 @@ async def test_many_jobs_are_read_and_handed_on_in_parts_of_a_hundred():
 
     tables = Many()
     tables.schema = SimpleNamespace(has=lambda table, *columns: (table, columns) == ("job_tracking", ("id", "status")))
-    feed = SimpleNamespace(
-        known=SimpleNamespace(joblog_ids=list),
-        advance_clock=lambda: 1,
-        readings=readings,
-        status=SimpleNamespace(tables_read=lambda _: None),
-    )
-    await Reconcile(legacy=None).load(tables, None, feed)  # type: ignore[arg-type]
+    known = SimpleNamespace(joblog_ids=list, reading=lambda _: None)
+    status = SimpleNamespace(tables_read=lambda _: None)
+    feed = SimpleNamespace(known=known, advance_clock=lambda: 1, readings=readings, status=status)
+    await Reconcile().load(tables, None, feed)  # type: ignore[arg-type]
     assert handed == [100] * 10 + [50]
 
 

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from correlator import cancellation
 from correlator.errors import Away, SourceUnavailable
 from correlator.sources.db import zones
-from correlator.sources.db.session import TABLES, Dialect, Row, Schema, Session
+from correlator.sources.db.session import TABLES, Dialect, Row, Schema, Session, query_failed
 from correlator.sources.db.zones import Zone
 
 MAX_KILLS = 100
@@ -80,14 +80,14 @@ class MariaDBSession:
                     return _decoded(await cursor.fetchall())
             except TimeoutError as error:
                 self._drop(running=True)
-                raise SourceUnavailable(f"MariaDB: no answer within {self._timeout:g} s", Away.NO_ANSWER) from error
+                raise query_failed(f"MariaDB: no answer within {self._timeout:g} s", Away.NO_ANSWER, sql) from error
             except asyncio.CancelledError:
                 # The answer may still arrive: the next query on this connection would read it as its own.
                 self._drop(running=True)
                 raise
             except Exception as error:
                 self._drop()
-                raise SourceUnavailable(f"MariaDB: {_message(error)}", _reason(error)) from error
+                raise query_failed(f"MariaDB: {_message(error)}", _reason(error), sql) from error
 
     def _drop(self, *, running: bool = False) -> None:
         connection, self.connection = self.connection, None
@@ -205,8 +205,10 @@ class MariaDBDatabase:
 
     async def _prepare(self, session: MariaDBSession, level: str) -> None:
         for statement in (
-            # The server's deadline is shorter than ours: it then ends the statement, not the connection.
-            f"SET SESSION max_statement_time = {self._query_timeout * 0.9:.3f}, lock_wait_timeout = 5",
+            # The server's deadlines are shorter than ours: it then ends the statement, not the connection. The one for
+            # locks is the shortest: its error names the lock.
+            f"SET SESSION max_statement_time = {self._query_timeout * 0.9:.3f},"
+            f" lock_wait_timeout = {max(1, int(self._query_timeout / 2))}",
             "SET SESSION time_zone = '+00:00', wait_timeout = 28800, sql_mode = ''",
             f"SET SESSION TRANSACTION ISOLATION LEVEL {level}",
             "SET SESSION TRANSACTION READ ONLY",
@@ -296,6 +298,10 @@ def _reason(error: BaseException) -> Away:
         return Away.LOGIN_REFUSED
     if number in _GRANTS:
         return Away.MISSING_GRANTS
+    if number == _LOCK_WAIT_TIMEOUT:
+        return Away.LOCKED
+    if number == _STATEMENT_TIMEOUT:
+        return Away.SLOW
     return Away.FAILED if _FIRST_OF_QUERIES <= number < _FIRST_OF_CLIENTS and number not in _GONE else Away.UNREACHABLE
 
 
@@ -305,6 +311,9 @@ _LOGIN = frozenset({1044, 1045, 1049, 1130, 1698, 1862, 4151})
 _GRANTS = frozenset({1142, 1143, 1227, 1370})
 _GONE = frozenset({1040, 1053, 1077, 1079, 1152, 1184, 1203, 1226, 1927})
 """Error numbers: too many connections, a server that shuts down, a connection that the server has closed."""
+
+_LOCK_WAIT_TIMEOUT, _STATEMENT_TIMEOUT = 1205, 1969
+"""Our queries lock no rows, so the lock is one of the whole table: LOCK TABLES, ALTER TABLE, or one that waits."""
 
 _FIRST_OF_QUERIES, _FIRST_OF_CLIENTS = 1000, 2000
 """Errors of the server begin at 1000 (a few are 4xxx); 2000 to 2999 are errors of the client library."""

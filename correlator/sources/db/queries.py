@@ -6,7 +6,7 @@ Queries name only columns that exist, and each of them uses an index; searches w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import orjson
 from msgspec.structs import replace
@@ -29,6 +29,8 @@ Listed: TypeAlias = tuple[tuple[tuple[Micros, str], ...], int]
 
 NO_CHILDREN: Listed = ((), 0)
 
+Record = TypeVar("Record", JobRecord, StepRecord, LegacyRecord)
+
 _GO_ESCAPES = (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026"), ("\u2028", "\\u2028"), ("\u2029", "\\u2029"))
 
 _FEW = [TABLES["job_tracking"].index(c) for c in ("operation", "status", "job_type", "owner", "job_category")]
@@ -46,6 +48,7 @@ class Queries(Columns):
     Args:
         malformed: Called with the reason for each value that cannot be read.
         limits: Most bytes of metadata and errors. A longer text is shortened by the server.
+        lost: Tables and columns that were read before, and are missing now (`lost_of`).
 
     Every query raises `SourceUnavailable`.
     """
@@ -57,11 +60,17 @@ class Queries(Columns):
         zone: Zone,
         malformed: Callable[[str], None] = lambda _: None,
         limits: Sizes | None = None,
+        lost: frozenset[str] = frozenset(),
     ) -> None:
         super().__init__(dialect, schema, zone, limits or Sizes())
+        self.lost = lost
         self._oversized = Oversized(dialect, self.limits)
         self._malformed = malformed
         self.light = LightLog(schema, lambda column: self.expression("log_events", column), self.log_row)
+
+    def lost_of(self, table: str) -> tuple[str, ...]:
+        """The columns of a table that were read before, and are missing now. What was read of them stays."""
+        return tuple(column for column in TABLES[table] if f"{table}.{column}" in self.lost)
 
     # -- log_events
 
@@ -228,9 +237,10 @@ class Queries(Columns):
         found: dict[str, list[StepRecord]] = {}
         long: dict[int, int] = {}
         size = self._size("job_steps", "error_message")
+        order = "job_id, seq" if self.schema.has("job_steps", "seq") else "job_id, id"
         for part in chunks(list(starts)):
             where = f"job_id IN ({self.dialect.marks(part)})"
-            sql = f"SELECT {self._select['job_steps']}, {size} FROM job_steps WHERE {where} ORDER BY job_id, seq"
+            sql = f"SELECT {self._select['job_steps']}, {size} FROM job_steps WHERE {where} ORDER BY {order}"
             for *row, error_size in await session.query(sql, part):
                 *values, job_id = self._times("job_steps", tuple(row), starts.get(row[-1]))
                 if error_size is not None and error_size > SHORT_ERROR:
@@ -324,28 +334,65 @@ def as_stored(text: str) -> str:
     return inside
 
 
-async def read_readings(queries: Queries, session: Session, observed_at: int, job_ids: Sequence[str]) -> list[Reading]:
+async def read_readings(
+    queries: Queries,
+    session: Session,
+    observed_at: int,
+    job_ids: Sequence[str],
+    known: Callable[[str], Reading | None] = lambda _: None,
+    *,
+    with_steps: bool = True,
+) -> list[Reading]:
     """The readings of `job_ids` from the tables, also of those without a row.
 
-    `observed_at`: the logical time, from `advance_clock` just before this call.
+    `observed_at`: the logical time, from `advance_clock` just before this call. `known`: the last reading of a job; it
+    has what lost columns contained. The readings have no steps without `with_steps`, or if the steps cannot be read.
     """
     if not job_ids:
         return []
     records = await queries.jobs_by_id(session, job_ids)
-    has_steps = queries.schema.has("job_steps", "id", "job_id")
+    lost_steps = queries.lost_of("job_steps")
+    with_steps = with_steps and queries.schema.has("job_steps", "id", "job_id") and "status" not in lost_steps
     starts = {job_id: records[job_id].started_at if job_id in records else None for job_id in job_ids}
-    steps = await queries.steps_of(session, starts) if has_steps else None
+    steps = await queries.steps_of(session, starts) if with_steps else None
     children = await queries.children_of(session, job_ids)
-    return [
-        Reading(
+    # The last percent of the log applies where that of the table is lost.
+    lost = tuple(column for column in queries.lost_of("job_tracking") if column != "percent_complete")
+    found = []
+    for job_id in job_ids:
+        reading = Reading(
             job_id,
             observed_at,
             records.get(job_id),
             tuple(steps.get(job_id, ())) if steps is not None else None,
             *children.get(job_id, NO_CHILDREN),
         )
-        for job_id in job_ids
-    ]
+        if (lost or lost_steps) and (before := known(job_id)) is not None:
+            reading = _with_lost(reading, before, lost, lost_steps)
+        found.append(reading)
+    return found
+
+
+def _with_lost(reading: Reading, before: Reading, lost: Sequence[str], lost_steps: Sequence[str]) -> Reading:
+    """`reading` with what the lost columns contained in the reading `before`."""
+    record, steps = reading.record, reading.steps
+    if record is not None and before.record is not None:
+        record = with_lost(record, before.record, lost)
+    if steps and before.steps:
+        known = {step.id: step for step in before.steps}
+        steps = tuple(with_lost(step, known[step.id], lost_steps) if step.id in known else step for step in steps)
+    if "parent_job_id" in lost:
+        reading = replace(reading, children=before.children, child_count=before.child_count)
+    return replace(reading, record=record, steps=steps)
+
+
+def with_lost(record: Record, before: Record, lost: Sequence[str]) -> Record:
+    """`record` with the members that `lost` columns had in `before`."""
+    if not lost:
+        return record
+    taken = {*lost, "error_cut"} if "error_message" in lost else set(lost)
+    members = record.__struct_fields__
+    return type(record)(*[getattr(before if name in taken else record, name) for name in members])
 
 
 def _one(text: str) -> str:

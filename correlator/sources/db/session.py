@@ -5,10 +5,12 @@ Every query has a deadline. A session whose query failed or was cancelled is nev
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+from correlator.errors import Away, SourceUnavailable
 from correlator.sources.db.zones import Zone
 
 Range = tuple[int, int]
@@ -77,8 +79,8 @@ LOCAL_TIMES = frozenset(
 INDISPENSABLE = ("id", "message", "ts")
 """Columns of log_events without which the log cannot be followed."""
 
-NEEDED = frozenset({"job_tracking", "job_steps"})
-"""Tables that every appliance has."""
+NEEDED = frozenset({"job_tracking", "job_steps", *(f"log_events.{c}" for c in ("attrs", "job_id", "level", "step_id"))})
+"""Tables, and columns of the log, that every appliance has."""
 
 OLDER_GENERATION = frozenset({"log_events.external_job_id", "job_tracking.context_id", "job_tracking.job_category"})
 """Columns that an appliance lacks that has rolled its schema change back. Both generations are in use."""
@@ -143,6 +145,18 @@ def chunks(values: Sequence[T], size: int = IN_ONE) -> Iterator[Sequence[T]]:
     """`values` in parts of `size`, by default as many as one IN list holds."""
     for start in range(0, len(values), size):
         yield values[start : start + size]
+
+
+_OF_A_QUERY = frozenset({Away.FAILED, Away.LOCKED, Away.MISSING_GRANTS, Away.NO_ANSWER, Away.SLOW})
+"""Reasons that may be one table's alone. The others are the connection's."""
+
+_TABLE = re.compile(rf"\bFROM ({'|'.join(TABLES)})\b")
+
+
+def query_failed(detail: str, reason: Away, sql: str) -> SourceUnavailable:
+    """The error of the query `sql`, with the table that it reads."""
+    table = _TABLE.search(sql) if reason in _OF_A_QUERY else None
+    return SourceUnavailable(detail, reason, table[1] if table is not None else None)
 
 
 def as_text(value: object) -> object:

@@ -15,7 +15,7 @@ from pathlib import Path
 from correlator.errors import Away, SourceUnavailable
 from correlator.jobs.model.rows import Micros
 from correlator.sources.db import zones
-from correlator.sources.db.session import TABLES, Dialect, Row, Schema, Session, as_text
+from correlator.sources.db.session import TABLES, Dialect, Row, Schema, Session, as_text, query_failed
 from correlator.sources.db.zones import Zone
 
 _EPOCH = datetime.datetime(1970, 1, 1)  # noqa: DTZ001 - stored times have no zone
@@ -36,9 +36,9 @@ class SQLiteSession:
                 async with asyncio.timeout(self._timeout):
                     return await asyncio.shield(call)
             except sqlite3.Error as error:
-                raise SourceUnavailable(f"SQLite: {error}", Away.FAILED) from error
+                raise query_failed(f"SQLite: {error}", Away.FAILED, sql) from error
             except TimeoutError as error:
-                raise SourceUnavailable(f"SQLite: no answer within {self._timeout:g} s", Away.NO_ANSWER) from error
+                raise query_failed(f"SQLite: no answer within {self._timeout:g} s", Away.NO_ANSWER, sql) from error
             finally:
                 if not call.done():
                     # The connection must not be closed while the thread uses it.

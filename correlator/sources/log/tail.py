@@ -53,6 +53,9 @@ SLACK = 60_000_000
 HOLES_AT_ONCE = 256
 """Most missing ids below the head that are read after a wake-up by the doorbell. Probes cover the others."""
 
+MAX_READ_AGAIN = 100_000
+"""Most ids below the head that are read again once a column is back that they were read without."""
+
 REPORT_EVERY = 2.0
 """Seconds between reports of the progress of a catch-up."""
 
@@ -97,6 +100,8 @@ class Tail:
     _behind: bool = True
     _reported_at: float = 0.0
     _new_holes: asyncio.Event = field(default_factory=asyncio.Event)
+    _complete_to: int | None = None
+    """The id up to which rows were read with all columns, while they are read without some."""
 
     def __post_init__(self) -> None:
         self._clear_gaps()
@@ -162,17 +167,37 @@ class Tail:
         return None
 
     def _go_back(self, known: LogRow, target: int) -> None:
-        """Move the head back to `known`. Rows above it are read again; windows below it stay open."""
-        windows = (*self.gaps.open, *self.gaps.cold)
-        holes = [[(a, min(b, known.id - 1)) for a, b in w.holes if a < known.id] for w in windows]
-        self._clear_gaps()
-        self._await(holes)
-        self.gaps.head, self._head_row, self._target = known.id, known, target
-        self._reset_markers.cut(known.id)
-        if self.past is not None:
-            self.past.cut(known.id)
+        """Continue after `known`, the newest row that is as it was read."""
+        self._move_back(known.id, known)
+        self._target = target
         self.started = True
         log.info("row %d of log_events is unchanged: reading continues after it", known.id)
+
+    def _move_back(self, head: int, row: LogRow | None) -> None:
+        """Move the head back. Rows above it are read again; windows below it stay open."""
+        last = head if row is None else head - 1
+        windows = (*self.gaps.open, *self.gaps.cold)
+        holes = [[(a, min(b, last)) for a, b in w.holes if a <= last] for w in windows]
+        self._clear_gaps()
+        self._await(holes)
+        self.gaps.head, self._head_row = head, row
+        self._reset_markers.cut(head)
+        if self.past is not None:
+            self.past.cut(head)
+
+    def read_without_columns(self) -> None:
+        """Note that rows are read without some columns from now on."""
+        if self._complete_to is None:
+            self._complete_to = self.gaps.head
+
+    def read_again(self) -> None:
+        """Go back to where rows were last read with all columns, at most `MAX_READ_AGAIN` ids."""
+        complete_to, self._complete_to = self._complete_to, None
+        if complete_to is None or complete_to >= self.gaps.head:
+            return
+        back = max(complete_to, self.gaps.head - MAX_READ_AGAIN)
+        log.info("rows of log_events are read again from id %d on: they were read without a column", back + 1)
+        self._move_back(back, None)
 
     async def follow(self, queries: Queries, rows: Session, feed: Feed, note: Note) -> None:
         """Read new rows until cancelled. Raises `SourceUnavailable`, and `LogReset` if ids have started again lower."""

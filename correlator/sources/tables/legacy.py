@@ -10,6 +10,8 @@ too. A row that is new to the index is applied as undecided,
 and an undecided row is not published. Its owner is searched by index immediately, for many rows in one query; the log
 and the metadata are searched on a session of their own (`search`), in ranges of started_at near the row's age.
 
+It has sessions of its own, so that nothing else waits for a query of failover_jobs.
+
 Invariants: no slow query runs on the session of the polls. A row is decided, and published if no job owns it, when
 that search has ended, and at most `DECIDE_WITHIN` after it was read. Polls use at most one part in `REST` of the time.
 """
@@ -27,10 +29,12 @@ from correlator.errors import SourceUnavailable
 from correlator.jobs import joblog
 from correlator.jobs.legacy_status import ACTIVE, ENDED
 from correlator.jobs.model.rows import LegacyRecord
+from correlator.pipeline.source_status import Part
 from correlator.sources import Feed
-from correlator.sources.db.queries import Queries
-from correlator.sources.db.session import IN_ONE, Database, Session, chunks
+from correlator.sources.db.queries import Queries, with_lost
+from correlator.sources.db.session import IN_ONE, Database, MonitoredSession, Session, chunks
 from correlator.sources.tables import owners
+from correlator.sources.tables.reconcile import LATE_COMMIT
 
 log = logging.getLogger(__name__)
 
@@ -73,10 +77,16 @@ class Legacy:
     Args:
         retention: Seconds back for which ended rows are loaded.
         id_keys: The keys under which metadata holds external IDs.
+        interval: Fewest seconds between two polls.
+        patience: Seconds without a finished query after which the task counts as stuck.
     """
 
     retention: float = 86_400.0
     id_keys: Sequence[str] = joblog.EXTERNAL_ID_KEYS
+    interval: float = 1.0
+    patience: float = 60.0
+    _mark: str | None = None
+    """The database's time from which the next poll reads. It outlives connections: rows also change between two."""
     _last_id: int = 0
     _page: int | None = None
     """The id at which the round through all unfinished rows continues; None between two rounds."""
@@ -112,11 +122,23 @@ class Legacy:
         await self._read_again(queries, session, feed, [r for r in feed.known.legacy_rows() if r.id not in read])
         self._last_id, self._next_round = max(self._last_id, last), time.monotonic() + ROUND
 
+    async def follow(self, queries: Queries, session: Session, feed: Feed) -> None:
+        """Poll until cancelled. Raises `SourceUnavailable`; the next call continues at the last successful poll."""
+        with feed.live.heartbeat("legacy", self.patience) as beat:
+            polled = MonitoredSession(session, beat)
+            if self._mark is None:
+                self._mark = await queries.clock(polled, LATE_COMMIT)
+            while True:
+                beat()
+                following = await queries.clock(polled, LATE_COMMIT)
+                await self.poll(queries, polled, feed, self._mark)
+                self._mark = following
+                feed.status.part_answered(Part.LEGACY)
+                await asyncio.sleep(max(self.interval, self._next - time.monotonic()))
+
     async def poll(self, queries: Queries, session: Session, feed: Feed, mark: str) -> None:
         """Read new rows, rows that have changed since `mark` by the database's clock, and a part of the others."""
         now = began = time.monotonic()
-        if now < self._next:
-            return
         unsettled = {r.id: r for r in feed.known.unsettled_legacy()}
         rows = {r.id: r for r in await self._changed(queries, session, unsettled.values(), mark)}
         deletable = unsettled
@@ -186,6 +208,8 @@ class Legacy:
         again: bool = False,
     ) -> None:
         """Apply `rows`, and find the owners of undecided ones; with `again` (after a start), of all."""
+        if lost := queries.lost_of("failover_jobs"):
+            rows = [with_lost(r, feed.known.legacy(r.job_id) or r, lost) for r in rows]
         known = {r.job_id for r in feed.known.unsettled_legacy()} if again else set[str]()
         undecided = feed.known.is_undecided
         asked = {r.job_id: r for r in rows if r.job_id in known or (r.job_id not in self._searched and undecided(r))}

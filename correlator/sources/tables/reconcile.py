@@ -7,8 +7,8 @@ whole every second.
 The model: a job is read (`read_readings`) when the log first mentions it, when it ends and twice after that, and every
 `interval` while it is active. A silent job is read more and more rarely, but at least every `SILENT_EVERY` (`Cadence`);
 a log row or a new updated_at makes it active again. Each interval, indexed queries find what was updated, began or
-ended since the last ones. All ended jobs in memory are read again within `ROUND`, which finds deletions. `Legacy`
-follows failover_jobs on the same session.
+ended since the last ones. All ended jobs in memory are read again within `ROUND`, which finds deletions. While
+job_steps fails, jobs are read without it (`pause_steps`), until everything has been read with it again.
 
 Invariants: every reading gets its logical time before its query begins, so that a row of the log that is newer than the
 query is never overwritten (`Feed.advance_clock`). One session runs one query at a time, and none of them scans a whole
@@ -27,11 +27,11 @@ from dataclasses import dataclass, field
 from correlator.jobs.missing_rows import LOST
 from correlator.jobs.outcome import Outcome
 from correlator.ops import metrics
+from correlator.pipeline.source_status import Part
 from correlator.sources import Feed
 from correlator.sources.db.queries import Queries, read_readings
-from correlator.sources.db.session import Database, MonitoredSession, Session, chunks
+from correlator.sources.db.session import MonitoredSession, Session, chunks
 from correlator.sources.tables.cadence import Cadence
-from correlator.sources.tables.legacy import Legacy
 
 TOGETHER = 0.02
 """Seconds by which a first reading is delayed, so that others share its query."""
@@ -79,14 +79,12 @@ class Reconcile:
         interval: Seconds between two readings of an active job.
         retention: Seconds back for which ended jobs are loaded.
         max_jobs: Jobs that memory holds: of those that have ended, only the newest are loaded.
-        legacy: The follower of failover_jobs; None ignores that table.
         patience: Seconds without a finished query after which the task counts as stuck.
     """
 
     interval: float = 1.0
     retention: float = 86_400.0
     max_jobs: int = 20_000
-    legacy: Legacy | None = field(default_factory=Legacy)
     patience: float = 60.0
     _urgent: set[str] = field(default_factory=set)
     _steps: set[int] = field(default_factory=set)
@@ -104,6 +102,10 @@ class Reconcile:
     _doorbell_rang: bool = False
     _round_at: float = -math.inf
     """When the tables were last read completely, in monotonic seconds."""
+    steps_paused: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set while jobs are read without their steps."""
+    _without_steps: set[str] = field(default_factory=set)
+    """The jobs that were read without their steps since then, or since `load_steps` began."""
 
     def __post_init__(self) -> None:
         self._cadence = Cadence(self.interval, SILENT_EVERY)
@@ -132,6 +134,9 @@ class Reconcile:
 
         Raises `SourceUnavailable`.
         """
+        await self._load(queries, session, feed, with_steps=not self.steps_paused.is_set())
+
+    async def _load(self, queries: Queries, session: Session, feed: Feed, *, with_steps: bool) -> None:
         began = time.monotonic()
         if queries.schema.has("job_tracking", "id", "status"):
             since = await queries.clock(session, self.retention)
@@ -141,16 +146,31 @@ class Reconcile:
             if len(begun) == self.max_jobs:
                 feed.left_out(begun[-1][1] or 0)
             ids = active.union(feed.known.joblog_ids(), (i for i, _ in ended), (i for i, _ in begun))
-            await self._read(queries, session, feed, ids)
-        if self.legacy is not None and self.legacy.is_there(queries):
-            await self.legacy.load(queries, session, feed)
-        feed.status.tables_read(time.monotonic() - began)
-        self._round_at = time.monotonic()
+            await self._read(queries, session, feed, ids, with_steps=with_steps)
+        self._read_all(queries, feed, began)
 
-    async def search(self, database: Database, queries: Queries, feed: Feed) -> None:
-        """Search for the owners of rows of failover_jobs until cancelled, on a session of its own."""
-        if self.legacy is not None and self.legacy.is_there(queries):
-            await self.legacy.search(database, queries, feed)
+    def _read_all(self, queries: Queries, feed: Feed, began: float) -> None:
+        """Note a complete reading that began at this time, in monotonic seconds. None is complete without the jobs."""
+        if "job_tracking" not in queries.lost:
+            self._round_at = time.monotonic()
+            feed.status.tables_read(self._round_at - began)
+
+    def pause_steps(self) -> None:
+        """Read jobs without their steps from now on: a query of job_steps has failed."""
+        self.steps_paused.set()
+
+    def resume_steps(self) -> None:
+        """Read jobs with their steps again."""
+        self.steps_paused.clear()
+        self._urgent |= self._without_steps
+        self._without_steps.clear()
+        self._wake.set()
+
+    async def load_steps(self, queries: Queries, session: Session, feed: Feed) -> None:
+        """Load all jobs with their steps, and read them from then on. Raises `SourceUnavailable`, and stays paused."""
+        self._without_steps.clear()
+        await self._load(queries, session, feed, with_steps=True)
+        self.resume_steps()
 
     async def follow(self, queries: Queries, session: Session, feed: Feed) -> None:
         """Read the jobs that are due until cancelled. Raises `SourceUnavailable`."""
@@ -162,7 +182,7 @@ class Reconcile:
         self, queries: Queries, session: Session, feed: Feed, beat: Callable[[], None], *, tracking: bool
     ) -> None:
         regular_due, doorbell_due, watched_due = 0.0, 0.0, 0.0
-        self._stamps = {}  # the end of the last connection may have interrupted a query
+        self._stamps, self._compared = {}, -math.inf  # the end of the last connection may have interrupted a query
         everything = time.monotonic() - self._round_at > UNSEEN
         if self._mark is None:
             self._mark = await queries.clock(session, LATE_COMMIT)
@@ -176,8 +196,8 @@ class Reconcile:
                     await self._read(queries, session, feed, await queries.active_ids(session) | feed.known.active())
                     everything = False
                 self._mark = await self._regular(queries, session, feed, self._mark, tracking=tracking)
-                self._round_at = time.monotonic()
-                feed.status.tables_read(self._round_at - now)
+                self._read_all(queries, feed, now)
+                feed.status.part_answered(Part.JOBS)
             elif tracking and self._doorbell_rang and now >= doorbell_due:
                 self._doorbell_rang, doorbell_due = False, now + DOORBELL_EVERY
                 ids = await self._moving(queries, session, feed, self._mark)
@@ -187,15 +207,23 @@ class Reconcile:
                 await self._newcomers(queries, session, feed)
             while self._later and self._later[0][0] <= now:
                 self._urgent.add(heapq.heappop(self._later)[1])
-            if tracking and self._steps:
+            if tracking and self._steps and not self.steps_paused.is_set():
                 steps, self._steps = self._steps, set()
-                self._urgent |= await queries.jobs_of_steps(session, steps)
+                try:
+                    self._urgent |= await queries.jobs_of_steps(session, steps)
+                except BaseException:
+                    self._steps |= steps
+                    raise
             if not tracking:
                 self._urgent.clear()
                 self._steps.clear()
             if self._urgent:
                 urgent, self._urgent = self._urgent, set()
-                await self._read(queries, session, feed, urgent)
+                try:
+                    await self._read(queries, session, feed, urgent)
+                except BaseException:
+                    self._urgent |= urgent  # the next connection reads them
+                    raise
             until = min(regular_due, watched_due) if tracking and feed.waiting_ids.has_waiting_ids() else regular_due
             await self._wait(min(until, doorbell_due) if self._doorbell_rang else until)
 
@@ -239,8 +267,6 @@ class Reconcile:
             await self._read(queries, session, feed, ids)
         else:
             following = await queries.clock(session, LATE_COMMIT)
-        if self.legacy is not None and self.legacy.is_there(queries):
-            await self.legacy.poll(queries, session, feed, mark)
         return following
 
     async def _moving(self, queries: Queries, session: Session, feed: Feed, mark: str) -> set[str]:
@@ -270,9 +296,22 @@ class Reconcile:
         ids = {i for i in await queries.ids_since(session, since, "started_at") if feed.known.is_new(i)}
         await self._read(queries, session, feed, ids)
 
-    async def _read(self, queries: Queries, session: Session, feed: Feed, job_ids: Iterable[str]) -> None:
+    async def _read(
+        self,
+        queries: Queries,
+        session: Session,
+        feed: Feed,
+        job_ids: Iterable[str],
+        *,
+        with_steps: bool | None = None,
+    ) -> None:
         wanted = sorted(job_ids)
         for part in chunks(wanted, READ_TOGETHER):
-            readings = await read_readings(queries, session, feed.advance_clock(), part)
+            steps = not self.steps_paused.is_set() if with_steps is None else with_steps
+            if not steps:
+                self._without_steps.update(part)
+            readings = await read_readings(
+                queries, session, feed.advance_clock(), part, feed.known.reading, with_steps=steps
+            )
             self.note(feed.readings(readings))
             await asyncio.sleep(0)

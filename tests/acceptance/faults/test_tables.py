@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support.eventually import eventually
-from tests.support.faults.fault_run import SLOW_TRAFFIC, burn, fault_run
+from tests.support.faults.fault_run import SLOW_TRAFFIC, burn, fault_run, for_a_while
 from tests.support.mariadb import Database, MariaDB
 from tests.support.mosquitto import Mosquitto
 
@@ -133,6 +133,20 @@ async def test_columns_are_added_and_removed(database: Database, mosquitto: Mosq
                 await writer.run(f"ALTER TABLE {change}")
             recovery = await run.recovered()
         await run.verdict("MariaDB: columns added and removed", recovery)
+
+
+async def test_attrs_is_away_for_four_seconds(database: Database, mosquitto: Mosquitto, tmp_path: Path):
+    async with fault_run(tmp_path, database, mosquitto) as run, run.traffic.writer() as writer:
+        async with run.traffic.running():
+            await run.arrives()
+            await writer.run("ALTER TABLE log_events RENAME COLUMN attrs TO away")
+            await run.degraded("tables")
+            await for_a_while(4)
+            await writer.run("ALTER TABLE log_events RENAME COLUMN away TO attrs")
+            await run.goes_on()
+            recovery = await run.recovered()
+        await run.verdict("MariaDB: log_events.attrs away for 4 s", recovery)
+        assert all(row is not None for row, _, _ in run.listener.events), "events without the id of their row"
 
 
 @pytest.mark.long

@@ -1,0 +1,254 @@
+"""A table that cannot be read for a while: what was read stays, it is said, and nothing else stops.
+
+Everything runs against a real MariaDB. The daemon is well again only once it has read what it missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.appliance import Appliance
+from tests.support.bulk_rows import ago, fill, job_id
+from tests.support.daemon import Daemon
+from tests.support.eventually import eventually
+from tests.support.mariadb import Database
+
+JOBS = 40
+STEPS = 3
+METADATA = '{"vm_name": "vm-1"}'
+
+AWAY_AND_BACK = {
+    "steps revoked": (
+        "job_steps",
+        "REVOKE SELECT ON `{db}`.job_steps FROM correlator@'%'",
+        "GRANT SELECT ON `{db}`.job_steps TO correlator@'%'",
+    ),
+    "steps renamed": ("job_steps", "RENAME TABLE job_steps TO away", "RENAME TABLE away TO job_steps"),
+    "name of steps": (
+        "job_steps",
+        "ALTER TABLE job_steps RENAME COLUMN name TO away",
+        "ALTER TABLE job_steps RENAME COLUMN away TO name",
+    ),
+    "status of steps": (
+        "job_steps",
+        "ALTER TABLE job_steps RENAME COLUMN status TO away",
+        "ALTER TABLE job_steps RENAME COLUMN away TO status",
+    ),
+    "jobs revoked": (
+        "job_tracking",
+        "REVOKE SELECT ON `{db}`.job_tracking FROM correlator@'%'",
+        "GRANT SELECT ON `{db}`.job_tracking TO correlator@'%'",
+    ),
+    "metadata of jobs": (
+        "job_tracking",
+        "ALTER TABLE job_tracking RENAME COLUMN metadata TO away",
+        "ALTER TABLE job_tracking RENAME COLUMN away TO metadata",
+    ),
+    "legacy renamed": ("failover_jobs", "RENAME TABLE failover_jobs TO away", "RENAME TABLE away TO failover_jobs"),
+}
+
+
+@pytest.fixture
+async def filled(database: Database) -> Database:
+    """An appliance with ended jobs, whose steps only the table has, and a legacy job."""
+    begun, ended = ago(minutes=30), ago(minutes=20)
+    columns = ("id", "operation", "job_type", "status", "metadata", "started_at", "completed_at", "updated_at")
+    jobs = [(job_id(n), "op", "failover", "completed", METADATA, begun, ended, ended) for n in range(JOBS)]
+    steps = [
+        (job_id(n), f"step-{seq}", seq, "completed", begun, ended) for n in range(JOBS) for seq in range(1, STEPS + 1)
+    ]
+    await fill(database, "job_tracking", columns, jobs)
+    await fill(database, "job_steps", ("job_id", "name", "seq", "status", "started_at", "completed_at"), steps)
+    legacy = ("job_id", "vm_id", "job_type", "status", "source_vm_name", "created_at", "updated_at")
+    await fill(database, "failover_jobs", legacy, [("legacy-1", "v", "live", "pending", "vm-old", begun, begun)])
+    return database
+
+
+@contextlib.asynccontextmanager
+async def running(database: Database, folder: Path, **settings: Any) -> AsyncIterator[Daemon]:
+    daemon = Daemon(folder, database__url=database.url, **settings)
+    try:
+        await daemon.start()
+        yield daemon
+    finally:
+        await daemon.close()
+
+
+async def parts(daemon: Daemon) -> dict[str, Any]:
+    body: dict[str, Any] = (await daemon.get("/health/ready"))[1]
+    return {**body["parts"], "degraded": body["degraded"]}
+
+
+async def state_of(daemon: Daemon, table: str) -> str:
+    """`ok`, or why the table is not read."""
+    found = (await parts(daemon))["tables"]["states"].get(table)
+    return found["state"] if found is not None else "ok"
+
+
+async def is_well(daemon: Daemon) -> bool:
+    found = await parts(daemon)
+    return not found["degraded"] and found["database"]["state"] == "live"
+
+
+async def documents(daemon: Daemon) -> dict[str, Any]:
+    """What REST lists: the members of each job that the tables alone have."""
+    _, body = await daemon.get("/api/v1/jobs?limit=500&steps=1")
+    members = ("status", "metadata", "steps", "started_at", "ended_at", "source")
+    return {job["job_id"]: {name: job[name] for name in members} for job in body["jobs"]}
+
+
+async def all_documents(daemon: Daemon) -> dict[str, Any]:
+    """Those of all jobs, once the owner of the legacy job has been searched for."""
+
+    async def are_there() -> dict[str, Any] | None:
+        found = await documents(daemon)
+        return found if len(found) == JOBS + 1 else None
+
+    found: dict[str, Any] = await eventually(are_there)
+    return found
+
+
+@pytest.mark.parametrize("what", AWAY_AND_BACK)
+async def test_what_was_read_stays_and_is_complete_when_readiness_says_so(filled: Database, tmp_path: Path, what: str):
+    table, away, back = (text.format(db=filled.name) for text in AWAY_AND_BACK[what])
+    async with running(filled, tmp_path) as daemon, filled.connect() as connection, connection.cursor() as cursor:
+        before = await all_documents(daemon)
+        assert all(len(job["steps"]) == STEPS for name, job in before.items() if name != "legacy-1")
+        await cursor.execute(away)
+        try:
+            await eventually(lambda: state_of(daemon, table), every=0.02)
+
+            async def is_said() -> bool:
+                found = await parts(daemon)
+                return found["degraded"] and found["database"]["state"] == "stale" and not found["tables"]["ok"]
+
+            await eventually(is_said, every=0.02)
+            assert "correlator_database_up 0.0" in await daemon.text("/metrics")
+            for _ in range(20):
+                assert await documents(daemon) == before  # job_steps is not read again by itself: no job has news
+                await asyncio.sleep(0.1)
+            steps = "away" if what == "steps renamed" else "job_steps"
+            status = "away" if what == "status of steps" else "status"
+            await cursor.execute(f"UPDATE {steps} SET {status} = 'failed' WHERE seq = 2")
+        finally:
+            await cursor.execute(back)
+        await eventually(lambda: is_well(daemon), every=0.01)
+        after = await documents(daemon)
+        assert after.keys() == before.keys()
+        if table == "job_steps":
+            statuses = {tuple(step["status"] for step in job["steps"].values()) for job in after.values()}
+            assert statuses == {("completed", "failed", "completed"), ()}
+        else:
+            assert {name: job["metadata"] for name, job in after.items()} == {
+                name: job["metadata"] for name, job in before.items()
+            }
+
+
+def warnings(daemon: Daemon) -> list[str]:
+    return [line for line in daemon.log().splitlines() if "cannot be read" in line or "unreachable" in line]
+
+
+async def connections(database: Database) -> int:
+    """How many connections the server has accepted."""
+    async with database.connect() as connection, connection.cursor() as cursor:
+        await cursor.execute("SHOW GLOBAL STATUS LIKE 'Connections'")
+        return int((await cursor.fetchone())[1])
+
+
+@pytest.fixture
+def lock_seconds(request: pytest.FixtureRequest) -> float:
+    return float(request.param)
+
+
+@pytest.mark.parametrize("lock_seconds", [6, pytest.param(130, marks=pytest.mark.long)], indirect=True)
+async def test_a_lock_is_named_and_the_database_does_not_seem_well_in_between(
+    filled: Database, appliance: Appliance, tmp_path: Path, lock_seconds: float
+):
+    settings = {"database__query_timeout": 2} if lock_seconds < 60 else {}
+    async with running(filled, tmp_path, **settings) as daemon, filled.connect() as locker:
+        async with locker.cursor() as cursor:
+            await cursor.execute("LOCK TABLES log_events WRITE")
+            await eventually(lambda: is_locked(daemon), every=0.02)
+            loop = asyncio.get_running_loop()
+            until, seen = loop.time() + lock_seconds, set[str]()
+            while loop.time() < until:
+                found = await parts(daemon)
+                assert found["degraded"]
+                seen.add(found["database"]["state"])
+                assert found["tables"]["states"].keys() == {"log_events"}
+                assert "LOCK TABLES" in found["database"]["error"]
+                await asyncio.sleep(0.05)
+            assert seen <= {"stale", "down"}
+            await cursor.execute("UNLOCK TABLES")
+        await eventually(lambda: is_well(daemon))
+        assert len(warnings(daemon)) <= 3, warnings(daemon)
+        await appliance.log("after the lock", job_id=await appliance.job("gui-1"))
+
+        await eventually(lambda: has_message(daemon, "after the lock"))
+
+
+async def is_locked(daemon: Daemon) -> bool:
+    return await state_of(daemon, "log_events") == "locked"
+
+
+BROKEN = {
+    "failover_jobs": ["SET foreign_key_checks = 0", "ALTER TABLE failover_jobs DISCARD TABLESPACE"],
+    "job_steps": ["SET foreign_key_checks = 0", "ALTER TABLE job_steps DISCARD TABLESPACE"],
+    "log_events": [
+        # As with a corrupt page: the ids can still be read, the messages cannot.
+        "RENAME TABLE log_events TO whole",
+        "CREATE VIEW log_events AS SELECT id, job_id, step_id, level, ts, attrs, external_job_id,"
+        " (SELECT 'a' UNION SELECT 'b') AS message FROM whole",
+    ],
+}
+
+
+@pytest.mark.parametrize("table", BROKEN)
+async def test_a_table_that_answers_with_errors_stops_no_other_and_causes_no_storm(
+    filled: Database, appliance: Appliance, tmp_path: Path, table: str
+):
+    await appliance.log("old")
+    async with running(filled, tmp_path) as daemon:
+        before = await all_documents(daemon)
+        for statement in BROKEN[table]:
+            await appliance.run(statement)
+        try:
+            await eventually(lambda: is_failing(daemon, table))
+            name, lines, loop = await appliance.job("gui-1"), len(daemon.log().splitlines()), asyncio.get_running_loop()
+            await eventually(lambda: daemon.job("gui-1"))
+            if table != "log_events":
+                await appliance.log("still followed", job_id=name)
+                await eventually(lambda: has_message(daemon, "still followed"))
+            accepted, began = await connections(filled), loop.time()
+            while loop.time() - began < 8:
+                assert await state_of(daemon, table) == "failing"
+                assert (await parts(daemon))["database"]["state"] != "live"
+                await asyncio.sleep(0.1)
+            made, passed = await connections(filled) - accepted, loop.time() - began
+            assert made <= 10 + 2 * passed, f"{made} connections in {passed:.1f} s"
+            assert len(daemon.log().splitlines()) - lines <= 5, daemon.log()[-3000:]
+            after = await documents(daemon)
+            assert {name: after[name] for name in before} == before  # what was read stays
+        finally:
+            if table == "log_events":
+                await appliance.run("DROP VIEW log_events")
+                await appliance.run("RENAME TABLE whole TO log_events")
+        if table == "log_events":
+            await appliance.log("followed again", job_id=name)
+            await eventually(lambda: has_message(daemon, "followed again"))
+            await eventually(lambda: is_well(daemon))
+
+
+async def is_failing(daemon: Daemon, table: str) -> bool:
+    return await state_of(daemon, table) == "failing"
+
+
+async def has_message(daemon: Daemon, text: str) -> bool:
+    _, body = await daemon.get("/api/v1/jobs/gui-1")
+    return bool((body["last_message"] or {}).get("text") == text)
