@@ -39,7 +39,7 @@ async def test_a_revoked_select_degrades_readiness_until_the_fix_of_the_doctor_i
     try:
         await daemon.start()
         await eventually(lambda: daemon.job("gui-1"))
-        assert await tables() == (False, {"ok": True, "missing": [], "error": None})
+        assert await tables() == (False, {"ok": True, "missing": [], "error": None, "states": {}})
         await run(database, f"REVOKE SELECT ON `{database.name}`.job_steps FROM {USER}@'%'")
         await eventually(lambda: lost(daemon, ["job_steps"]))
         degraded, part = await tables()

@@ -197,14 +197,15 @@ async def is_locked(daemon: Daemon) -> bool:
     return await state_of(daemon, "log_events") == "locked"
 
 
+OTHERS = "id, job_id, step_id, level, ts, attrs, external_job_id"
+
 BROKEN = {
     "failover_jobs": ["SET foreign_key_checks = 0", "ALTER TABLE failover_jobs DISCARD TABLESPACE"],
     "job_steps": ["SET foreign_key_checks = 0", "ALTER TABLE job_steps DISCARD TABLESPACE"],
     "log_events": [
         # As with a corrupt page: the ids can still be read, the messages cannot.
         "RENAME TABLE log_events TO whole",
-        "CREATE VIEW log_events AS SELECT id, job_id, step_id, level, ts, attrs, external_job_id,"
-        " (SELECT 'a' UNION SELECT 'b') AS message FROM whole",
+        f"CREATE VIEW log_events AS SELECT {OTHERS}, (SELECT 'a' UNION SELECT 'b') AS message FROM whole",
     ],
 }
 

@@ -299,7 +299,7 @@ async def test_rows_wait_for_a_column_and_are_read_again_once_it_is_back(mariadb
     """While attrs is away, rows wait for a while; those that were then read without it are read again with it."""
     every = {"check_every": 0.1, "check_lost_every": 0.1}
     source = mariadb_original.source()
-    async with running_follower(source, wait_for_columns=0.5, **every) as (received, tail):
+    async with running_follower(source, wait_for_columns=0.5, **every) as (received, _):
         await mariadb_original.log("before", attrs='{"n": 1}')
         await received.receives("before")
         await mariadb_original.run("ALTER TABLE log_events RENAME COLUMN attrs TO away")
@@ -344,6 +344,7 @@ async def test_the_rows_that_are_read_again_are_bounded(mariadb_original, monkey
             await mariadb_original.log(f"row {number}")
         await received.receives("row 7")
         await mariadb_original.run("ALTER TABLE log_events RENAME COLUMN away TO attrs")
+        await eventually(lambda: received.messages.count("row 7") == 2)
         await mariadb_original.log("after")
         await received.receives("after")
         assert received.messages == [f"row {n}" for n in range(8)] + [f"row {n}" for n in (5, 6, 7)] + ["after"]
