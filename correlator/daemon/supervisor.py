@@ -112,7 +112,7 @@ class Supervisor:
             else:
                 texts.append("reading the tables")
             return _line(texts)
-        if hub.status.database != "live":
+        if hub.status.database != "live" and hub.status.error != parts.get("tables", {}).get("error"):
             texts.append(hub.status.problem)
         texts += [
             f"{name}: {part['error']}"

@@ -54,9 +54,7 @@ class Tables:
 
 def quiet_feed(live: Liveness) -> SimpleNamespace:
     """A feed that knows no job."""
-    known = SimpleNamespace(
-        active=set, joblog_ids=list, needs_reading=bool, is_in_memory=bool, reading=lambda _: None
-    )
+    known = SimpleNamespace(active=set, joblog_ids=list, needs_reading=bool, is_in_memory=bool, reading=lambda _: None)
     status = SimpleNamespace(part_answered=lambda _: None, tables_read=lambda _: None)
     return SimpleNamespace(known=known, waiting_ids=WaitingIds(lambda _: False), live=live, status=status)
 

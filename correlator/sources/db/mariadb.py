@@ -207,8 +207,8 @@ class MariaDBDatabase:
         for statement in (
             # The server's deadlines are shorter than ours: it then ends the statement, not the connection. The one for
             # locks is the shortest: its error names the lock.
-            f"SET SESSION max_statement_time = {self._query_timeout * 0.9:.3f},"
-            f" lock_wait_timeout = {max(1, int(self._query_timeout / 2))}",
+            f"SET SESSION max_statement_time = {self._query_timeout * 0.9:.3f}",
+            f"SET SESSION lock_wait_timeout = {max(1, int(self._query_timeout / 2))}",
             "SET SESSION time_zone = '+00:00', wait_timeout = 28800, sql_mode = ''",
             f"SET SESSION TRANSACTION ISOLATION LEVEL {level}",
             "SET SESSION TRANSACTION READ ONLY",
