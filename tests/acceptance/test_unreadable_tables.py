@@ -106,12 +106,11 @@ async def documents(daemon: Daemon) -> dict[str, Any]:
 async def all_documents(daemon: Daemon) -> dict[str, Any]:
     """Those of all jobs, once the owner of the legacy job has been searched for."""
 
-    async def are_there() -> dict[str, Any] | None:
+    async def are_there() -> dict[str, Any]:
         found = await documents(daemon)
-        return found if len(found) == JOBS + 1 else None
+        return found if len(found) == JOBS + 1 else {}
 
-    found: dict[str, Any] = await eventually(are_there)
-    return found
+    return await eventually(are_there)
 
 
 @pytest.mark.parametrize("what", AWAY_AND_BACK)

@@ -307,7 +307,7 @@ async def test_rows_wait_for_a_column_and_are_read_again_once_it_is_back(mariadb
         await mariadb_original.log("meanwhile", away='{"n": 2}')
         await received.receives("meanwhile")
         assert [r.attrs for r in received.received if r.message == "meanwhile"] == [None]
-        assert received.status.database == "stale"
+        assert received.status.describe_database()["state"] == "stale"
         await mariadb_original.run("ALTER TABLE log_events RENAME COLUMN away TO attrs")
         await eventually(lambda: received.received[-1].attrs == '{"n": 2}')
         await mariadb_original.log("after", attrs='{"n": 3}')
@@ -318,7 +318,7 @@ async def test_rows_wait_for_a_column_and_are_read_again_once_it_is_back(mariadb
             ("meanwhile", '{"n": 2}'),
             ("after", '{"n": 3}'),
         ]
-        await eventually(lambda: received.status.database == "live")
+        await eventually(lambda: received.status.describe_database()["state"] == "live")
 
 
 async def test_no_row_is_read_without_a_column_that_is_soon_back(mariadb_original):
