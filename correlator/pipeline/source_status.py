@@ -350,8 +350,9 @@ class SourceStatus(Status):
     def _not_judged(self) -> str:
         read_to = self._index.horizon.read_to
         since = f"only up to {rfc3339(read_to)}" if read_to else "not to their end yet"
+        within = horizon.JUDGED_WITHIN // 1_000_000
         return (
-            f"log and tables have been read {since}: until they are read up to {horizon.JUDGED_WITHIN // 1_000_000} s ago, no"
+            f"log and tables have been read {since}: until they are read up to {within} s ago, no"
             " job is reported as stalled, late or overdue. If this lasts, the database answers too slowly"
         )
 

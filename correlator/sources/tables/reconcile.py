@@ -207,25 +207,30 @@ class Reconcile:
                 await self._newcomers(queries, session, feed)
             while self._later and self._later[0][0] <= now:
                 self._urgent.add(heapq.heappop(self._later)[1])
-            if tracking and self._steps and not self.steps_paused.is_set():
-                steps, self._steps = self._steps, set()
-                try:
-                    self._urgent |= await queries.jobs_of_steps(session, steps)
-                except BaseException:
-                    self._steps |= steps
-                    raise
-            if not tracking:
+            if tracking:
+                await self._read_urgent(queries, session, feed)
+            else:
                 self._urgent.clear()
                 self._steps.clear()
-            if self._urgent:
-                urgent, self._urgent = self._urgent, set()
-                try:
-                    await self._read(queries, session, feed, urgent)
-                except BaseException:
-                    self._urgent |= urgent  # the next connection reads them
-                    raise
             until = min(regular_due, watched_due) if tracking and feed.waiting_ids.has_waiting_ids() else regular_due
             await self._wait(min(until, doorbell_due) if self._doorbell_rang else until)
+
+    async def _read_urgent(self, queries: Queries, session: Session, feed: Feed) -> None:
+        """Read the jobs that are due at once. After a failure the next connection reads them."""
+        if self._steps and not self.steps_paused.is_set():
+            steps, self._steps = self._steps, set()
+            try:
+                self._urgent |= await queries.jobs_of_steps(session, steps)
+            except BaseException:
+                self._steps |= steps
+                raise
+        if self._urgent:
+            urgent, self._urgent = self._urgent, set()
+            try:
+                await self._read(queries, session, feed, urgent)
+            except BaseException:
+                self._urgent |= urgent
+                raise
 
     async def _wait(self, until: float) -> None:
         """Sleep until `until` (monotonic seconds), the next reading after an end, or an earlier wake-up."""
