@@ -50,6 +50,9 @@ jobs are not seen in the order of their ends."""
 CHECK_AFTER = (5_000_000, 60_000_000)
 """Shortest and longest time in microseconds between two checks of a forecast. It is 1/20 of the remaining time."""
 
+CONFIRMED_AFTER = 500_000
+"""Microseconds after which it is checked again whether all has been read up to the time of a forecast."""
+
 KNOWN_WITHIN = 1.25
 """Seconds within which an event of a running job is known. JobLog's writers flush once a second, and the tables are
 read once a second for rows that never come; both take some time."""
@@ -115,14 +118,23 @@ class Forecasts:
         self._tracked.pop(view.job_id, None)
         return self._end(view, old, tracked)
 
-    def announcement(self, job_id: str, forecast: JobForecast | None) -> Kind | None:
-        """The event that a job is late or overdue, if it has not been announced yet. Each is announced once."""
-        state = forecast.forecast.state if forecast is not None and forecast.forecast is not None else None
+    def announcement(self, job_id: str, forecast: JobForecast | None, now: Micros) -> Kind | None:
+        """The event that a job is late or overdue, if it has not been announced yet. Each is announced once.
+
+        It waits until all has been read up to the time of the forecast: the job may have ended by then.
+        """
+        made = forecast.forecast if forecast is not None else None
         tracked = self._tracked.get(job_id)
-        if tracked is None or state not in _KINDS or tracked.announced in (state, State.OVERDUE):
+        if made is None or tracked is None or made.state not in _KINDS:
             return None
-        tracked.announced = state
-        return _KINDS[state]
+        if tracked.announced in (made.state, State.OVERDUE):
+            return None
+        judged_at = self._horizon.judged_at(now)
+        if judged_at is None or judged_at < made.as_of:
+            self._checks.put(job_id, now + CONFIRMED_AFTER)
+            return None
+        tracked.announced = made.state
+        return _KINDS[made.state]
 
     def forget(self, job_id: str) -> None:
         """Forget a job that left memory."""

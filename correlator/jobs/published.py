@@ -73,7 +73,6 @@ class PublishedJobs(JobDirectory):
         """The newest time of a job that was published, in microseconds. The present, if that is earlier."""
         self.newest_removed: Micros = 0
         """The newest start of a job that left memory, or for which it had no room."""
-        self._horizon = horizon
 
     # -- reading
 
@@ -265,9 +264,7 @@ class PublishedJobs(JobDirectory):
 
     def _announce(self, shown: PublishedJob, now: Micros, out: Outcome) -> None:
         """Announce that a job is late or overdue. Each is announced once, also after a restart."""
-        if not shown.complete or self._horizon.judged_at(now) is None:
-            return
-        if (kind := self._forecasts.announcement(shown.job_id, shown.forecast)) is not None:
+        if shown.complete and (kind := self._forecasts.announcement(shown.job_id, shown.forecast, now)) is not None:
             out.events.append(Event(kind, shown.job_id, now))
             self.unsaved[shown.job_id] = None
 

@@ -90,6 +90,20 @@ def test_jobs_that_ended_while_the_daemon_could_not_see_are_never_late(restarts,
     assert all(kinds[-1:] == [Kind.JOB_OVERDUE] and len(set(kinds)) == len(kinds) for kinds in late.values()), late
 
 
+def test_a_row_that_is_read_before_the_end_of_its_job_does_not_make_the_job_late():
+    daemon = WatchingDaemon(stalled_after=600.0)
+    daemon.begins("j")
+    daemon.passes(85)
+    daemon.sees = False
+    daemon.passes(45)
+    daemon.writes("j")
+    daemon.passes(1)
+    daemon.ends("j", 0)
+    daemon.sees = True
+    daemon.passes(5)
+    assert [kind for _, kind in daemon.announced()] == [Kind.JOB_STARTED, Kind.JOB_COMPLETED]
+
+
 def test_a_job_that_became_overdue_during_a_stop_is_announced_once_all_has_been_read():
     daemon = WatchingDaemon()
     daemon.begins("j")
