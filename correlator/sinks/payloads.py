@@ -162,14 +162,11 @@ class TablesPart(TypedDict):
 
 
 class MqttPart(TypedDict):
-    """The broker connection. `pending`: retained topics and events that the broker has not acknowledged.
-
-    `ok` is false without a connection, and while messages wait for too long (`age_seconds`: the oldest).
-    """
+    """The broker connection. `ok` is false without one, or while messages wait too long (`age_seconds`: the oldest)."""
 
     ok: bool
     connected: bool
-    pending: Count
+    pending: Annotated[int, Meta(ge=0, description="Retained topics and events that the broker has not acknowledged.")]
     age_seconds: Seconds
     error: str | None
     skipped: Annotated[int, Meta(ge=0, description="Retained topics whose newest message is too large.")]
