@@ -13,7 +13,7 @@ one with a single request waits for one piece of each other address, not for all
 | `begin` | the begin of every request but probes | a few in one round of the event loop |
 | `lists` | matching and encoding of lists and searches in memory, never a query of the database | one at a time |
 | `queries` | what a request asks the database for jobs | eight at once, four of one address |
-| `waited_ids` | what the database is asked about IDs that requests wait for | two at once, one of an address |
+| `waited_ids` | what the database is asked about IDs that requests wait for | one at a time |
 | `messages` | messages that websocket clients send; a connection has one at a time | five at once |
 | `parts` | parts of snapshots and of what clients missed; a subscription has one at a time | one at a time |
 | `held` | requests that wait for a job to appear or to change | a number of requests |
@@ -182,7 +182,7 @@ class Work:
         self.begin = Turns("requests", at_once=10, waiting=20_000, waiting_each=20_000)
         self.lists = Turns("lists", at_once=1, waiting=4_000, waiting_each=1_000)
         self.queries = Turns("searches of the database", at_once=8, each=4, waiting=8_000, waiting_each=4_000)
-        self.waited_ids = Turns("lookups of IDs", at_once=2, each=1, waiting=10_000, waiting_each=5_000, within=60.0)
+        self.waited_ids = Turns("lookups of IDs", at_once=1, waiting=10_000, waiting_each=5_000, within=60.0)
         self.messages = Turns("messages", at_once=5, waiting=1_000_000, waiting_each=1_000_000)
         self.parts = Turns("clients", at_once=1, waiting=1_000_000, waiting_each=1_000_000, within=60.0)
         self.held = Held("requests that wait", most=10_000, each=5_000)

@@ -79,7 +79,7 @@ def test_the_database_is_asked_once_about_each_id_that_requests_wait_for(waiting
     waiting.loop.run(59)
     assert set(waiting.archive.asked.values()) == {1}
     assert len(waiting.archive.asked) == WAITING
-    assert waiting.archive.most_at_once == 2
+    assert waiting.archive.most_at_once == 1
     assert not any(task.done() for task in tasks)
     waiting.loop.run(2)
     assert {task.result() for task in tasks} == {None}

@@ -32,6 +32,7 @@ class Lookups:
         self._work = work
         self._waiting: SharedTasks[Found | None] = SharedTasks()
         self._failure: SourceUnavailable | None = None
+        self._rest_until = 0.0
 
     async def find(self, name: str, address: str) -> Found | None:
         """As `Hub.find`, for a client with this address."""
@@ -72,11 +73,21 @@ class Lookups:
             asking.cancel()
 
     async def _ask(self, name: str, address: str) -> Found | None:
-        """What the database has, asked as often as it takes until it answers."""
+        """What the database has, asked as often as it takes until it answers.
+
+        After a lookup of t seconds, the next one begins t seconds later: most IDs are of no job yet, and the database
+        has others to serve.
+        """
+        clock = asyncio.get_running_loop().time
         while True:
             try:
                 async with self._work.waited_ids.turn(address):
-                    found = await self._hub.find(name)
+                    await asyncio.sleep(max(0.0, self._rest_until - clock()))
+                    began = clock()
+                    try:
+                        found = await self._hub.find(name)
+                    finally:
+                        self._rest_until = 2 * clock() - began
             except SourceUnavailable as error:
                 self._failure = error
                 if error.reason is not Away.UNFINISHED:
