@@ -108,3 +108,18 @@ async def test_garbage_collections_spare_what_a_restart_restores():
     )
     assert len(harness.hub.published) == 300
     assert gc.get_freeze_count() > 300
+
+
+async def test_what_thousands_of_new_clients_need_causes_no_full_garbage_collection():
+    before = gc.get_threshold()
+    beating = asyncio.create_task(stalls.heartbeat())
+    try:
+        await asyncio.sleep(0)
+        collections = gc.get_stats()[2]["collections"]
+        kept = [[n] for n in range(600_000)]
+        assert gc.get_stats()[2]["collections"] == collections
+        assert len(kept) == 600_000
+    finally:
+        beating.cancel()
+        await asyncio.gather(beating, return_exceptions=True)
+    assert gc.get_threshold() == before
