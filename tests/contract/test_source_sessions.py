@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from correlator.errors import SourceUnavailable
+from correlator.errors import Away, SourceUnavailable
+from correlator.pipeline.source_status import Part
 from correlator.sources.db.mariadb import Address, MariaDBDatabase, MariaDBSession
 from correlator.sources.log import tail as tail_module
 from tests.support.eventually import PATIENCE, eventually
@@ -366,3 +367,9 @@ async def test_a_failing_table_does_not_stop_the_log_and_its_retries_are_few(mar
         (after,) = await mariadb_original.run(connections)
         assert int(after[1]) - int(before[1]) < 20
     await mariadb_original.run("DROP TABLE failover_jobs")
+
+
+async def test_a_late_row_s_table_is_well_again_once_no_id_is_missing(original):
+    async with running_follower(original.source()) as (received, _):
+        received.status.part_failed(Part.LATE_ROWS, SourceUnavailable("locked", Away.LOCKED, "log_events"))
+        await eventually(lambda: received.status.describe_tables()["ok"])

@@ -227,7 +227,9 @@ class SimulatedFollower:
 
     known = SimpleNamespace(unloaded_rows=0)
     live = Liveness()
-    status = SimpleNamespace(**dict.fromkeys(("answered", "progress", "caught_up", "past_progress"), lambda *_: None))
+    status = SimpleNamespace(
+        **dict.fromkeys(("answered", "part_answered", "progress", "caught_up", "past_progress"), lambda *_: None)
+    )
 
     def rows(self, rows: list[LogRow]) -> Outcome:
         return Outcome()

@@ -28,6 +28,7 @@ from correlator.jobs.model.persisted import Cursor
 from correlator.jobs.model.rows import LogRow, Micros
 from correlator.jobs.outcome import Outcome
 from correlator.ops import metrics
+from correlator.pipeline.source_status import Part
 from correlator.sources import Feed
 from correlator.sources.db.heavy import slices
 from correlator.sources.db.queries import Queries
@@ -312,6 +313,8 @@ class Tail:
             probes = [p for p in (self.gaps.probe(now), self.gaps.sweep(now)) if p is not None]
             for probe in probes:
                 await self._probe(probe, queries, rows, dirty, feed, note)
+            if probes or not self.gaps.open:
+                feed.status.part_answered(Part.LATE_ROWS)
             if probes:
                 continue
             due = self.gaps.next_due()
