@@ -79,3 +79,11 @@ def test_a_document_larger_than_the_bound_is_not_kept():
     documents = Documents(1000)
     assert b"x" * 5000 in documents.encoded(shown(error="x" * 5000))
     assert documents.size == 0
+
+
+def test_a_job_that_left_memory_gives_the_room_of_both_its_forms_back():
+    documents = Documents()
+    for steps in (True, False):
+        documents.encoded(shown(), steps=steps)
+    documents.forget("j")
+    assert (len(documents._cached), documents.size) == (0, 0)

@@ -21,7 +21,7 @@ WAITING = 300
 
 
 class Archive:
-    """A database that has no job, and takes 0.01 s to say so. `away`: it does not answer."""
+    """A database that has no job, and takes 0.01 s to say so. `away`: it fails at once."""
 
     def __init__(self) -> None:
         self.asked: Counter[str] = Counter()
@@ -33,9 +33,9 @@ class Archive:
         self._now += 1
         self.most_at_once = max(self.most_at_once, self._now)
         try:
-            await asyncio.sleep(0.01)
             if self.away:
                 raise SourceUnavailable("it is away", Away.UNREACHABLE)
+            await asyncio.sleep(0.01)
         finally:
             self._now -= 1
 
