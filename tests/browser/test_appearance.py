@@ -49,7 +49,8 @@ def busy(fake):
         forecasted(document("rough"), 41.0, state="rough", runs=3),
     ]
     fake.jobs.update({job["job_id"]: job for job in jobs})
-    old: dict[str, Any] = {"context_id": "ctx-1", "metadata": {"vm_name": "pgtest2"}, "error": LONG}
+    error = f"no space left: {LONG} {'word ' * 40}"
+    old: dict[str, Any] = {"context_id": "ctx-1", "metadata": {"vm_name": "pgtest2"}, "error": error}
     fake.archive = [[document(f"old-{n}", "failed" if n % 3 else "completed", ago=9e5 + n, **old) for n in range(30)]]
     fake.events[UUID] = [
         {"event_id": n, "level": level, "message": LONG, "step_id": 3001, "attrs": {"key": LONG}, "at": stamp(60 - n)}
@@ -92,7 +93,10 @@ async def test_axe_finds_nothing_serious(busy, browser, view, scheme):
 
 @pytest.mark.parametrize(
     ("view", "width"),
-    [*((view, width) for view in PAGES for width in (360, 768, 1280)), *((view, 360) for view in OF_THE_DATABASE)],
+    [
+        *((view, width) for view in PAGES for width in (360, 768, 1280)),
+        *((view, width) for view in OF_THE_DATABASE for width in (360, 1280)),
+    ],
 )
 async def test_nothing_is_wider_than_the_window(busy, browser, view, width):
     context = await browser.new_context(viewport={"width": width, "height": 740})

@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.axe import AXE, findings
 from tests.support.browser import expect
+from tests.support.columns import misplaced_heads
 from tests.support.eventually import eventually
 from tests.support.fleet_server import appliance, serving_fleet
 from tests.support.page_server import document, stamp, step
@@ -49,6 +50,9 @@ async def test_jobs_name_their_appliance_which_chips_filter_and_a_head_groups(fl
     await expect(rows(page)).to_have_count(4)
     assert await names(page) == ["vm-b", "vm-d", "vm-a", "vm-c"]  # equal failures of two appliances are two rows
     assert await page.locator(".row-appliance").all_inner_texts() == ["dc1", "dc2", "dc2", "dc1"]
+    for width in (1024, 1280):
+        await page.set_viewport_size({"width": width, "height": 800})
+        assert await misplaced_heads(page) == []
     await page.get_by_role("button", name="Appliance", exact=True).click()
     await expect(page.locator(".is-first-of-group")).to_have_count(2)
     assert await names(page) == ["vm-b", "vm-c", "vm-d", "vm-a"]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from urllib.parse import quote
 
+import pytest
+
 from tests.support.browser import expect
+from tests.support.columns import misplaced_heads
 from tests.support.eventually import eventually
 from tests.support.page_server import document
 
@@ -201,3 +205,34 @@ async def test_rows_of_other_days_show_their_date_also_when_a_day_begins(fake, p
     await expect(started.nth(2)).to_have_text(dated)
     await page.evaluate(f"window.shift = {int(DAY) * 1000}")
     await expect(rows(page).filter(has_text="vm-today").locator(".row-started")).to_have_text(dated)
+
+
+@pytest.mark.parametrize("width", [1024, 1280])
+async def test_each_head_of_a_column_is_above_its_column(fake, page, width):
+    known(fake, document("a", "running"))
+    await page.set_viewport_size({"width": width, "height": 800})
+    await page.goto(fake.url)
+    await expect(rows(page)).to_have_count(1)
+    assert await misplaced_heads(page) == []
+
+
+async def test_a_job_that_is_opened_from_the_list_has_the_focus_on_its_heading(fake, page):
+    known(fake, document("a", "running"))
+    await page.goto(fake.url)
+    await expect(rows(page)).to_have_count(1)
+    await page.keyboard.press("j")
+    await expect(page.locator("a:focus")).to_contain_text("vm-a")
+    await page.keyboard.press("Enter")
+    heading = page.get_by_role("heading", level=1)
+    await expect(heading).to_have_text("vm-a")
+    await expect(heading).to_be_focused()
+
+
+async def test_more_failures_are_marked_as_seen_than_a_daemon_has_jobs(fake, page):
+    marked = [f"{number:036}" for number in range(19_990)]
+    await page.add_init_script(f"localStorage.setItem('correlator.seen', JSON.stringify({json.dumps(marked)}))")
+    known(fake, *(document(job_id, "failed", error=job_id) for job_id in (marked[0], "new")))
+    await page.goto(fake.url)
+    await expect(page).to_have_title("1 failed – correlator")
+    await page.get_by_role("button", name="Mark").click()
+    await expect(page).to_have_title("correlator")

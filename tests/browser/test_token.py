@@ -92,6 +92,8 @@ async def refuse(page: Page, token: str) -> None:
     await enter(page, token)
     await expect(page.locator("form.token:not([data-before])")).to_contain_text("The daemon answered")
     await expect(page.get_by_label("Token")).to_have_value("")
+    for waiting in ("Loading the jobs", "Searching for this ID"):  # nothing is under way until a token is accepted
+        await expect(page.get_by_text(waiting)).to_have_count(0)
 
 
 async def is_live(page: Page, shows: Shows) -> None:

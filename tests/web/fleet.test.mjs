@@ -12,7 +12,7 @@ const NOW = Date.parse("2026-03-01T12:00:00Z");
 const ALL = Object.freeze({ q: "", status: [], forecast: [], type: "", instance: [], when: "all", sort: "" });
 
 test("an address names the appliance of a job, whatever its ID is, and one without a name stays as it was", () => {
-  for (const id of ["x", "a/b c%?#/é", "i/dc1/jobs/y", "/log/7"]) {
+  for (const id of ["x", "a/b c%?#/é", "i/dc1/jobs/y", "/log/7", "\ufeffbegins", "..", "."]) {
     const address = jobAddress(id, "dc-1_a");
     assert.ok(address.startsWith("#/i/dc-1_a/jobs/"));
     assert.deepEqual(parse(address), { view: "job", id, line: null, instance: "dc-1_a" });

@@ -28,10 +28,10 @@ export function Progress({ search, more, entity, opens, now, onMore }) {
   </div>`;
 }
 
-/** What stands in place of rows. `known`: the number of jobs in memory. */
-export function Nothing({ synced, known, filter, search }) {
+/** What stands in place of rows. `known`: the number of jobs in memory. While a token is needed, nothing is loading. */
+export function Nothing({ synced, isRefused, known, filter, search }) {
   if (!synced) {
-    return html`<p class="nothing">Loading the jobs…</p>`;
+    return isRefused ? null : html`<p class="nothing">Loading the jobs…</p>`;
   }
   const q = filter.q.trim();
   if (known === 0 && q === "") {

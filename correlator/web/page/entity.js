@@ -139,7 +139,7 @@ function Runs({ jobs, now }) {
         <td class="run-what"><a href=${jobAddress(job.job_id, job.instance)}>${operationOf(job) || text(job.job_id)}</a></td>
         ${isFleet && html`<td class="run-where">${text(job.instance)}</td>`}
         <td class="run-took">${lasting(job, now)}</td>
-        <td class="row-error run-error">${text(job.error)}</td></tr>`;
+        <td class="tone-bad run-error">${text(job.error)}</td></tr>`;
     })}</tbody></table></section>`;
 }
 

@@ -30,6 +30,8 @@ import {
 export class JobPage extends Component {
   #subscription = null;
   #progress = new Progress();
+  #hadFocus = false;
+  /** The heading of the search has the focus: the job's heading replaces it. */
 
   constructor(props) {
     super(props);
@@ -41,8 +43,11 @@ export class JobPage extends Component {
     this.#mark();
   }
 
-  componentDidUpdate() {
+  componentDidUpdate(_, before) {
     this.#mark();
+    if (this.#hadFocus && before.job === null && this.state.job !== null) {
+      document.querySelector("h1").focus({ preventScroll: true });
+    }
   }
 
   componentWillUnmount() {
@@ -87,12 +92,16 @@ export class JobPage extends Component {
     } else if (before === null && job !== null && this.state.synced) {
       this.props.onAnnounce(`${subject(job)} has appeared: ${shownStatus(job.status).word}`);
     }
+    this.#hadFocus = before === null && document.activeElement?.localName === "h1";
     this.setState({ job, synced: update.synced, gone: update.synced && update.job === null && job !== null });
   };
 
   #pick = (step) => this.setState({ step });
 
   render({ id, instance, line, session, connection }, { job, gone, synced, step }) {
+    if (job === null && connection.state === "refused") {
+      return null; // nothing is sought until a token is entered
+    }
     if (job === null) {
       return html`<${Waiting} id=${id} instance=${instance} synced=${synced} />`;
     }

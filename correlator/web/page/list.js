@@ -8,7 +8,7 @@ import { Appliances } from "./appliances.js";
 import { Nothing, Progress, entityNamed } from "./beyond.js";
 import { Columns } from "./columns.js";
 import { Filters, changeFilter } from "./filters.js";
-import { Component, createRef, html } from "./html.js";
+import { Component, atOnce, createRef, html } from "./html.js";
 import { Listing } from "./listing.js";
 import { HERE } from "./place.js";
 import { jobAddress } from "./route.js";
@@ -164,7 +164,7 @@ export class ListPage extends Component {
   };
 
   /** Paper has no window: all rows are drawn, up to a number. */
-  #printed = () => this.setState({ from: 0, to: MOST_PRINTED });
+  #printed = () => atOnce(() => this.setState({ from: 0, to: MOST_PRINTED }));
 
   #key = (event) => {
     const by = { j: 1, ArrowDown: 1, k: -1, ArrowUp: -1 }[event.key];
@@ -257,7 +257,7 @@ export class ListPage extends Component {
           style=${{ height: `${shown.length * height}px`, "--row-height": `${height}px` }}>
         ${visible.map((id, place) => this.#row(jobs.get(id), from + place, (from + place) * height))}
       </ol>
-      ${shown.length === 0 && html`<${Nothing} synced=${update.synced} known=${update.jobs.size} filter=${filter} search=${search} />`}
+      ${shown.length === 0 && html`<${Nothing} synced=${update.synced} isRefused=${update.connection.state === "refused"} known=${update.jobs.size} filter=${filter} search=${search} />`}
     </div>`;
   }
 }

@@ -133,5 +133,5 @@ function decoded(text) {
 
 /** Replaces a lone surrogate, which encodeURIComponent rejects, by U+FFFD, as UTF-8 encoding does. */
 function wellFormed(text) {
-  return new TextDecoder().decode(new TextEncoder().encode(String(text)));
+  return new TextDecoder("utf-8", { ignoreBOM: true }).decode(new TextEncoder().encode(String(text)));
 }

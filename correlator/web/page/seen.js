@@ -1,8 +1,8 @@
 /** The failed jobs that the user has marked as seen, in this browser. They no longer come first in the list. */
 
 const KEY = "correlator.seen";
-const MOST = 2000;
-/** IDs that are stored: the ones marked last. */
+const MOST = 20_000;
+/** IDs that are stored: the ones marked last. They are as many as the daemon has jobs, and 800 kB. */
 
 export class Seen {
   /** A new set after each change. */

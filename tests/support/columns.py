@@ -1,0 +1,37 @@
+"""The heads of the list's columns, beside the columns themselves."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.support.browser import Page
+
+COLUMNS = {
+    ".column-job": (".row-subject", "left"),
+    ".column-appliance": (".row-appliance", "left"),
+    ".column-end": (".row-progress", "left"),
+    ".column-start": (".row-started", "right"),
+    ".column-duration": (".row-elapsed", "right"),
+}
+
+
+async def misplaced_heads(page: Page) -> list[str]:
+    """The heads that do not begin, or end, with their column, if that is visible; and those that cover another one."""
+    places: dict[str, dict[str, float]] = await page.evaluate(
+        """(names) => Object.fromEntries(names.flatMap((name) => {
+            const { left, right, width } = document.querySelector(name)?.getBoundingClientRect() ?? { width: 0 };
+            return width === 0 ? [] : [[name, { left, right }]];
+        }))""",
+        [*COLUMNS, *(column for column, _ in COLUMNS.values())],
+    )
+    heads = sorted((name for name in COLUMNS if name in places), key=lambda name: places[name]["left"])
+    beside = [
+        head
+        for head in heads
+        for column, side in [COLUMNS[head]]
+        if column in places and abs(places[head][side] - places[column][side]) >= 1
+    ]
+    covering = [after for before, after in itertools.pairwise(heads) if places[before]["right"] > places[after]["left"]]
+    return beside + covering
