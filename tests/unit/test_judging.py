@@ -9,10 +9,12 @@ from msgspec.structs import replace
 
 from correlator.jobs.horizon import JUDGED_WITHIN, SEEN_AT_ONCE, Horizon, Part
 from correlator.jobs.index import Index
+from correlator.jobs.job_document import rfc3339
 from correlator.jobs.model.facts import Kind, Reading
 from correlator.jobs.model.persisted import IndexState, PersistedJob
 from correlator.jobs.model.rows import JobRecord
 from tests.support.forecasts import BASE, SECOND
+from tests.support.pipeline_harness import PipelineHarness
 from tests.support.watching_daemon import LONGEST, UNRELATED, WatchingDaemon
 
 LATENESS = (Kind.JOB_LATE, Kind.JOB_OVERDUE)
@@ -313,3 +315,29 @@ def _is_silent_in_turn(announced, written, *, lasts):
         assert kind is Kind.JOB_RECOVERED or at - max(second for second in written if second < at) >= 30, announced
     if lasts:
         assert announced[-1][1] is Kind.JOB_STALLED
+
+
+# -- readiness
+
+
+def test_readiness_is_degraded_while_no_job_is_judged_and_says_why():
+    world = PipelineHarness(horizon=Horizon(read_to=0))
+    status = world.pipeline.status
+    status.answered()
+
+    def part():
+        found = status.describe_database()
+        return found["ok"], found["state"], found["judged_at"]
+
+    assert part() == (False, "live", None)
+    assert "not to their end yet" in status.describe_database()["error"]
+    status.caught_up()
+    status.tables_read()
+    assert part() == (True, "live", rfc3339(world.now))
+    read_to, world.now = world.now, world.now + JUDGED_WITHIN + 1
+    assert part() == (False, "live", None)
+    assert f"only up to {rfc3339(read_to)}" in status.describe_database()["error"]
+    status.tables_read()
+    assert part() == (False, "live", None)
+    status.caught_up()
+    assert part() == (True, "live", rfc3339(world.now))
