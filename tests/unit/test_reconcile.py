@@ -16,6 +16,7 @@ from correlator.ops.liveness import Liveness
 from correlator.pipeline.waiting_ids import WaitingIds
 from correlator.sources.db.sqlite import SQLiteDatabase
 from correlator.sources.tables import legacy
+from correlator.sources.tables import reconcile as reconcile_module
 from correlator.sources.tables.reconcile import Reconcile
 from tests.support.eventually import eventually
 
@@ -77,6 +78,32 @@ async def test_the_first_poll_after_an_outage_covers_the_time_since_the_last_one
     last_began = int(tables.marks[-1][11:13]) + 1  # the mark of this poll is the next hour's
     await connection(1)
     assert int(tables.marks[before][11:13]) == last_began
+
+
+async def test_after_a_time_without_a_complete_reading_all_active_jobs_are_read_first(monkeypatch):
+    found: list[str] = []
+
+    class Active(Tables):
+        async def active_ids(self, session: Any) -> set[str]:
+            return {"in-the-table"}
+
+    async def readings(
+        queries: Any, session: Any, observed_at: int, ids: Sequence[str], *_: Any, **_more: Any
+    ) -> list[Reading]:
+        found.extend(ids)
+        return []
+
+    monkeypatch.setattr(reconcile_module, "read_readings", readings)
+    reconcile, tables, feed = Reconcile(interval=60.0), Active(), quiet_feed(Liveness())
+    feed.known.active = lambda: {"in-memory"}
+    feed.known.silent_for = lambda *_: 1_000_000.0
+    feed.advance_clock, feed.readings = (lambda: 1), (lambda _: Outcome())
+    task = asyncio.create_task(reconcile.follow(tables, None, feed))  # type: ignore[arg-type]
+    await eventually(lambda: tables.marks)
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    assert found[:2] == ["in-memory", "in-the-table"]
 
 
 async def test_queries_that_use_their_whole_timeout_count_as_progress():
