@@ -16,9 +16,10 @@ from correlator.jobs.bounded import BoundedDict
 from correlator.jobs.model.rows import LegacyRecord, Micros
 from correlator.jobs.outcome import Outcome
 from correlator.jobs.published import PublishedJobs
+from correlator.jobs.timers import ended_at
 
 MAX_SET_ASIDE = 10_000
-"""Rows remembered as unpublished. Beyond that, a row that is read again is checked again."""
+"""Rows remembered as unpublished. Beyond that, rows stay unpublished that ended before one that was forgotten."""
 
 
 class LegacyJobs:
@@ -32,6 +33,8 @@ class LegacyJobs:
         self._published = published
         self._rows: dict[str, LegacyRecord] = {}
         self._set_aside: BoundedDict[str, LegacyRecord] = BoundedDict(MAX_SET_ASIDE)
+        self._forgotten_until: Micros = -1
+        """The newest end of a row that was set aside and is not remembered any more."""
         self._changed: dict[str, None] = {}
         self._past: set[str] = set()
         """Undecided rows that were read while loading: publishing them causes no events."""
@@ -49,7 +52,12 @@ class LegacyJobs:
 
     def is_set_aside(self, row: LegacyRecord) -> bool:
         """True if this row is not published until it changes."""
-        return self._set_aside.get(row.job_id) == replace(row, apart=False)
+        if (known := self._set_aside.get(row.job_id)) is not None:
+            return known == replace(row, apart=False)
+        if self._forgotten_until < 0 or row.job_id in self._rows:
+            return False
+        view = job_view.legacy_view(row)
+        return view.terminal and ended_at(view) <= self._forgotten_until
 
     def apply(self, rows: Iterable[LegacyRecord], gone: Iterable[str], now: Micros, out: Outcome) -> None:
         """Apply rows that were read, and the IDs of rows that were deleted."""
@@ -91,8 +99,15 @@ class LegacyJobs:
         """Remove a row and set it aside. Returns False if there is none."""
         if (row := self._drop(job_id)) is None:
             return False
-        self._set_aside[job_id] = replace(row, apart=False)
+        self._put_aside(row)
         return True
+
+    def _put_aside(self, row: LegacyRecord) -> None:
+        if (forgotten := self._set_aside.put(row.job_id, replace(row, apart=False))) is not None:
+            view = job_view.legacy_view(forgotten[1])
+            if view.terminal:
+                end = min(ended_at(view), self._published.newest_time)
+                self._forgotten_until = max(self._forgotten_until, end)
 
     def _drop(self, job_id: str) -> LegacyRecord | None:
         row = self._rows.pop(job_id, None)
@@ -104,7 +119,7 @@ class LegacyJobs:
     def _put(self, row: LegacyRecord, now: Micros, out: Outcome) -> None:
         known, view = self._rows.get(row.job_id), job_view.legacy_view(row)
         if known is None and (self._published.has_expired(view, now) or not self._published.has_room(view)):
-            self._set_aside[row.job_id] = replace(row, apart=False)
+            self._put_aside(row)
             return
         if known != row:
             self._rows[row.job_id] = row

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import time
 
+import pytest
 from aiohttp.test_utils import make_mocked_request
 from hypothesis import given
 from hypothesis import strategies as st
 
+from correlator.jobs.exports import Exports
 from correlator.jobs.index import Index
 from correlator.jobs.model.facts import Entry, Kind, Reading
-from correlator.jobs.model.rows import JobRecord
+from correlator.jobs.model.persisted import PersistedExports
+from correlator.jobs.model.rows import JobRecord, LegacyRecord
 from correlator.jobs.model.views import Resolved
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import Found, JobsPage
@@ -186,6 +189,49 @@ def test_a_shorter_retention_of_the_last_run_is_no_news_for_one_with_a_longer_re
     assert (world.events, world.later, len(world.index.published)) == ([], set(), 8)
 
 
+def exported(exports: Exports, world: Evicting) -> list[str]:
+    """The jobs that are exported after the changes of `world`."""
+    for change in world.changes:
+        exports.on_change(change, world.now, 0.0)
+    world.changes.clear()
+    found = []
+    while (job_id := exports.pop_due(1.0)) is not None:
+        exports.finished(job_id)
+        found.append(job_id)
+    return found
+
+
+@pytest.mark.parametrize("retention", [100_000.0, 30.0])
+@pytest.mark.parametrize("settings", [{"max_jobs": 10}, {"retention": 10.0**6}, {"max_jobs": 10, "retention": 10.0**6}])
+def test_jobs_that_a_raised_limit_or_retention_loads_again_are_not_exported_again(retention, settings):
+    world, exports = Evicting(3, retention), Exports(0.0, BASE - SECOND, 0.0)
+    world.index.loading = False
+    for n in range(8):
+        world.start(f"j{n}")
+        world.read(f"j{n}")
+        world.now += SECOND
+        world.end(f"j{n}")
+        world.read(f"j{n}")
+        assert exported(exports, world) == [f"j{n}"]
+        world.expire()
+    world.now += 3_600 * SECOND
+    world.settle()
+    assert exported(exports, world) == []
+    exports.mark_again(exports.all_ids())
+    saved = exports.changed()
+    exports = Exports(0.0, world.now, 0.0, PersistedExports(saved.since, {i: k for i, k in saved.jobs.items() if k}))
+    world.restart(**settings)
+    world.load()
+    assert exported(exports, world) == []
+    world.settle()
+    assert exported(exports, world) == []
+    world.start("next")
+    world.read("next")
+    world.end("next")
+    world.read("next")
+    assert exported(exports, world) == ["next"]
+
+
 def test_a_restart_announces_what_happened_meanwhile_and_jobs_that_were_committed_late():
     world = ended(3, 8)
     world.records["late"] = JobRecord("late", status="completed", started_at=world.now, completed_at=world.now)
@@ -212,6 +258,27 @@ def test_an_old_job_that_a_client_asks_for_is_no_event_even_if_nobody_remembers_
         world.settle()
         assert (world.events, world.later) == ([], set())
     assert quiet(world)
+
+
+def test_legacy_jobs_beyond_the_limit_come_to_rest_without_an_event_however_often_they_are_read():
+    count, room = 12_000, 50
+    rows = [
+        LegacyRecord(n, f"l{n}", "completed", created_at=BASE + n * SECOND, completed_at=BASE + (n + 1) * SECOND)
+        for n in range(count)
+    ]
+    now, index = BASE + 86_000 * SECOND, Index(max_jobs=room, retention=86_400.0)
+    index.apply([], now)
+    for first in (True, False, False):
+        outcomes = [index.apply_legacy(rows, [], now)]
+        asked = [row.job_id for row in rows if index.known.is_undecided(row)]
+        index.loading = False
+        outcomes.append(index.decide_legacy([], asked, now))
+        for _ in range(count // 500):
+            outcomes.append(index.expire(now))
+        assert [outcome.events for outcome in outcomes if outcome.events] == []
+        assert sum(len(outcome.changes) for outcome in outcomes) == (2 * count - room if first else 0)
+        assert {shown.job_id for shown in index.published.all()} == {f"l{n}" for n in range(count - room, count)}
+    assert len(index.known.legacy_rows()) == room
 
 
 ACTIONS = ("start", "end", "end", "read", "expire", "settle", "wait", "restart", "rerun")
