@@ -6,6 +6,9 @@ reasons are returned so that the caller can count them. The rules were observed 
 
 from __future__ import annotations
 
+import json
+import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,6 +48,9 @@ MAX_ID = 255
 """The longest ID that a column of the appliance can store, in characters."""
 
 MAX_STEP_ID = (1 << 63) - 1
+
+_HALVES = re.compile("[\ud800-\udfff]")
+"""Surrogates that stand alone."""
 
 _LEVELS: dict[str, Level] = {"DEBUG": "DEBUG", "INFO": "INFO", "WARN": "WARN", "ERROR": "ERROR", "WARNING": "WARN"}
 
@@ -135,20 +141,48 @@ def metadata_object(text: str | None) -> dict[str, Any] | None:
     if not text:
         return None
     try:
-        value = orjson.loads(text)
+        value = parsed(text)
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 
 
+def parsed(text: str) -> Any:
+    """Parse JSON, also what MariaDB accepts and JSON documents cannot carry: one such value must not lose the others.
+
+    A number that no double holds becomes its text; half of a character becomes U+FFFD.
+
+    Raises:
+        ValueError: `text` is not JSON.
+        RecursionError: It is nested too deep.
+    """
+    try:
+        return orjson.loads(text)
+    except ValueError:
+        value = json.loads(text, strict=False, parse_float=_number, parse_int=_number, parse_constant=_no_constant)
+        return json.loads(_HALVES.sub("\ufffd", json.dumps(value, ensure_ascii=False)))
+
+
+def _number(text: str) -> float | int | str:
+    """A number as `orjson` returns it; its text if that is infinite."""
+    value: float | int = float(text)
+    if math.isinf(value):
+        return text
+    return int(text) if text.lstrip("-").isdigit() and abs(value) < 1 << 63 else value
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
 def external_ids(column: str | None, metadata: str | None, id_keys: Sequence[str] = EXTERNAL_ID_KEYS) -> list[str]:
     """The distinct external IDs of a record: the column's first, then those of metadata in the order of `id_keys`."""
     found = [column] if column and len(column) <= MAX_ID else []
-    parsed = metadata_object(metadata)
-    if parsed is not None:
+    members = metadata_object(metadata)
+    if members is not None:
         for key in id_keys:
-            value = parsed.get(key)
-            if isinstance(value, str) and 0 < len(value) <= MAX_ID and value not in found:
+            value = members.get(key)
+            if isinstance(value, str) and value and _is_id(value) and value not in found:
                 found.append(value)
     return found
 
@@ -175,7 +209,7 @@ def _value(text: str | None, bad: list[str]) -> Any:
         bad.append("attrs_too_long")
         return None
     try:
-        value = orjson.loads(text)
+        value = parsed(text)
     except (ValueError, RecursionError):
         bad.append("attrs_not_json")
         return text
@@ -187,10 +221,15 @@ def _value(text: str | None, bad: list[str]) -> Any:
 def _identifier(value: object, key: str, bad: list[str]) -> str | None:
     if value is None or value == "":
         return None
-    if isinstance(value, str) and len(value) <= MAX_ID:
+    if isinstance(value, str) and _is_id(value):
         return value
     bad.append(f"{key}_invalid")
     return None
+
+
+def _is_id(text: str) -> bool:
+    """False for a text that is too long or damaged: different ones would be the same ID."""
+    return len(text) <= MAX_ID and "\ufffd" not in text
 
 
 def _step_id(value: object, bad: list[str]) -> int | None:

@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
-import orjson
-
+from correlator.jobs import joblog
 from correlator.jobs.forecast.forecaster import OperationKey
 from correlator.jobs.forecast.place import MAX_STEPS, StepTimes
 from correlator.jobs.job_view import VM_NAMES
@@ -124,8 +123,8 @@ def _first_text(members: Sequence[str | None]) -> str:
     for member in members:
         if member is not None and len(member) <= MAX_KEPT and member.startswith('"'):
             try:
-                return str(orjson.loads(member))
-            except orjson.JSONDecodeError:
+                return str(joblog.parsed(member))
+            except ValueError:
                 continue
     return ""
 
