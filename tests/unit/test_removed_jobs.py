@@ -273,8 +273,7 @@ def test_legacy_jobs_beyond_the_limit_come_to_rest_without_an_event_however_ofte
         asked = [row.job_id for row in rows if index.known.is_undecided(row)]
         index.loading = False
         outcomes.append(index.decide_legacy([], asked, now))
-        for _ in range(count // 500):
-            outcomes.append(index.expire(now))
+        outcomes += [index.expire(now) for _ in range(count // 500)]
         assert [outcome.events for outcome in outcomes if outcome.events] == []
         assert sum(len(outcome.changes) for outcome in outcomes) == (2 * count - room if first else 0)
         assert {shown.job_id for shown in index.published.all()} == {f"l{n}" for n in range(count - room, count)}
