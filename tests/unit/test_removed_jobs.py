@@ -260,7 +260,7 @@ def test_an_old_job_that_a_client_asks_for_is_no_event_even_if_nobody_remembers_
     assert quiet(world)
 
 
-def test_legacy_jobs_beyond_the_limit_come_to_rest_without_an_event_however_often_they_are_read():
+def test_legacy_jobs_beyond_the_limit_cause_no_event_however_often_they_are_read():
     count, room = 12_000, 50
     rows = [
         LegacyRecord(n, f"l{n}", "completed", created_at=BASE + n * SECOND, completed_at=BASE + (n + 1) * SECOND)
