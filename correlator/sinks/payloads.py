@@ -115,7 +115,14 @@ class Ticket(TypedDict):
 class Liveness(TypedDict):
     """The process answers."""
 
-    live: bool
+    live: Annotated[bool, Meta(extra_json_schema={"const": True})]
+
+
+class Stuck(TypedDict):
+    """The process answers, but a task of it makes no progress."""
+
+    live: Annotated[bool, Meta(extra_json_schema={"const": False})]
+    stuck: Annotated[dict[str, Seconds], Meta(description="By the name of a task, the time since its last progress.")]
 
 
 class Loading(TypedDict):
@@ -150,15 +157,15 @@ class UnreadTable(TypedDict):
 
 
 class TablesPart(TypedDict):
-    """`missing`: required tables and columns that cannot be read. `states`: by name, the tables that are not read.
-
-    What was read of them stays.
-    """
+    """The tables, and which of them are not read."""
 
     ok: bool
-    missing: list[str]
+    missing: Annotated[list[str], Meta(description="Required tables and columns that cannot be read.")]
     error: str | None
-    states: dict[str, UnreadTable]
+    states: Annotated[
+        dict[str, UnreadTable],
+        Meta(description="By name, the tables that are not read. What was read of them before stays."),
+    ]
 
 
 class MqttPart(TypedDict):
@@ -206,6 +213,16 @@ class WebhooksPart(TypedDict):
     receivers: dict[str, ReceiverState]
 
 
+class OtlpPart(TypedDict):
+    """The receiver of traces. `exported`, `dropped`: jobs since the start."""
+
+    ok: bool
+    pending: Annotated[int, Meta(ge=0, description="Ended jobs that the receiver does not have yet.")]
+    exported: Count
+    dropped: Annotated[int, Meta(ge=0, description="Jobs that left memory before the receiver accepted them.")]
+    error: str | None
+
+
 class ClusterPart(TypedDict):
     """The connection to NATS, and the lease; `pending`: documents and events that NATS has not acknowledged."""
 
@@ -230,7 +247,7 @@ class ConnectionsPart(TypedDict):
 
 
 class Parts(TypedDict):
-    """What the daemon depends on. `mqtt`, `doorbell`, `webhooks` and `cluster` are there only if configured."""
+    """What the daemon depends on. The members after `connections` are there only if configured."""
 
     database: DatabasePart
     tables: TablesPart
@@ -239,6 +256,7 @@ class Parts(TypedDict):
     mqtt: NotRequired[MqttPart]
     doorbell: NotRequired[DoorbellPart]
     webhooks: NotRequired[WebhooksPart]
+    otlp: NotRequired[OtlpPart]
     cluster: NotRequired[ClusterPart]
 
 

@@ -12,15 +12,20 @@ from typing import Any
 import jsonschema_rs
 import openapi_spec_validator
 import pytest
-from aiohttp import web
+from aiohttp import ClientSession, web
 
 import correlator
 from correlator import web as pages
+from correlator.config.schema import Config, Otlp
+from correlator.jobs.exports import Exports
 from correlator.jobs.index import Index
 from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.http.access import Access
 from correlator.sinks.http.openapi.specs import asyncapi, openapi
 from correlator.sinks.http.server import HttpSink, Listener
+from correlator.sinks.otlp.sink import OtlpSink
+from tests.support.http_listener import served
+from tests.support.schemas import Shapes
 
 OPENAPI, ASYNCAPI = openapi(), asyncapi()
 BOTH = pytest.mark.parametrize("document", [OPENAPI, ASYNCAPI], ids=["openapi", "asyncapi"])
@@ -148,3 +153,19 @@ async def test_every_route_is_described_and_every_description_has_its_route(app:
     assert {path for _, path in routes - described} <= set(pages.files())
     channels = {c["address"] for c in ASYNCAPI["channels"].values() if c["address"].startswith("/")}
     assert channels <= {path for _, path in routes}
+
+
+async def test_health_is_as_described_with_a_receiver_of_traces_and_with_a_stuck_task():
+    hub = LocalHub(Index())
+    exports = Exports(5.0, 0, 0.0)
+    hub.readiness["otlp"] = OtlpSink(Config(otlp=Otlp(url="http://127.0.0.1:1/v1/traces")), exports).describe
+    hub.readiness["checkpoint"] = lambda: {"ok": True, "age_seconds": None, "error": None}
+    shapes = Shapes(OPENAPI)
+    async with served(hub) as url, ClientSession(url) as session:
+        assert shapes.wrong("Readiness", await (await session.get("/health/ready")).json()) == []
+        assert shapes.wrong("Liveness", await (await session.get("/health/live")).json()) == []
+        with hub.live.heartbeat("tail", within=-1.0):
+            answer = await session.get("/health/live")
+            assert answer.status == 503
+            assert str(answer.status) in OPENAPI["paths"]["/health/live"]["get"]["responses"]
+            assert shapes.wrong("Stuck", await answer.json()) == []

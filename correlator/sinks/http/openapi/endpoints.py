@@ -63,6 +63,7 @@ from correlator.sinks.payloads import (
     Problem,
     Readiness,
     Resolved,
+    Stuck,
     Ticket,
     UnknownReply,
 )
@@ -285,7 +286,10 @@ ENDPOINTS: Final = (
         "/health/live",
         "live",
         "Liveness: the process answers",
-        {HTTPStatus.OK: Answer("The process answers.", (Liveness,))},
+        {
+            HTTPStatus.OK: Answer("The process answers, and works.", (Liveness,)),
+            HTTPStatus.SERVICE_UNAVAILABLE: Answer("A task makes no progress. Restart the process.", (Stuck,)),
+        },
         gate="open",
     ),
     Endpoint(
