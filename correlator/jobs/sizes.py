@@ -1,7 +1,8 @@
 """The size limits of document members, and how a larger member is cut.
 
 All sizes are bytes of UTF-8. A JSON object over the limit keeps its small members; its member `_cut` names the others,
-with their sizes. The functions are pure, and none of them reads more text than the caller passes.
+with their sizes. No member of the source is published under that name (`published_name`). The functions are pure, and
+none of them reads more text than the caller passes.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ MAX_KEPT = 1_024
 KEPT_KEYS = ("vm_name", "vm_name_or_id", "failover_type")
 """Members of metadata that are never cut, besides those that hold external IDs."""
 
+_OURS = re.compile(r"_+cut")
+_PERHAPS_OURS = re.compile(r'(?:_|\\u005f)(?:c|\\u0063)(?:u|\\u0075)(?:t|\\u0074)"', re.IGNORECASE)
 _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
 _read_string: Callable[[str, int], tuple[str, int]] = decoder.scanstring  # type: ignore[attr-defined]
@@ -113,6 +116,21 @@ def scan(text: str) -> Prefix | None:
     return Prefix(members, name, whole=follows == "}" or (not members and text[at : at + 1] == "}"))
 
 
+def published_name(name: str) -> str:
+    """Return the name under which a member of the source is published, so that none can pass for our `_cut`."""
+    return f"_{name}" if _OURS.fullmatch(name) else name
+
+
+def published_object(text: str | None) -> str | None:
+    """Return the JSON text of an object with the `published_name` of each member, and any other text unchanged."""
+    if not text or not _PERHAPS_OURS.search(text):
+        return text
+    found = scan(text)
+    if found is None or not found.whole or not any(_OURS.fullmatch(name) for name, _ in found.members):
+        return text
+    return "{" + ",".join(_member(published_name(name), value) for name, value in found.members) + "}"
+
+
 def cut_object(
     members: Iterable[tuple[str, str]], missing: Mapping[str, int], keep: Sequence[str], limit: int, rest: int = 0
 ) -> str:
@@ -120,14 +138,14 @@ def cut_object(
 
     `missing`: the sizes of members that are not in `members`. `rest`: the total size of members without a known name.
     """
-    known = [(name, text, size(name) + len(text.encode("utf-8", "replace"))) for name, text in members if name != CUT]
+    known = [(name, text, size(name) + len(text.encode("utf-8", "replace"))) for name, text in members]
     named = {i for i, (name, text, _) in enumerate(known) if name in keep and len(text) <= MAX_KEPT}
     room = limit - sum(known[i][2] for i in named)
     chosen, cut = [], dict(missing)
     for i, (name, text, length) in enumerate(known):
         if i in named or length <= room:
             room -= 0 if i in named else length
-            chosen.append(f"{json.dumps(name, ensure_ascii=False)}:{text}")
+            chosen.append(_member(name, text))
         else:
             cut[name] = member_size(text)
     largest = sorted(cut, key=lambda name: cut[name], reverse=True)
@@ -138,6 +156,10 @@ def cut_object(
     if listed:
         chosen.append(f'"{CUT}":{json.dumps(listed, ensure_ascii=False)}')
     return "{" + ",".join(chosen) + "}"
+
+
+def _member(name: str, text: str) -> str:
+    return f"{json.dumps(name, ensure_ascii=False)}:{text}"
 
 
 def _after_space(text: str, at: int) -> int:

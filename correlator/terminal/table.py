@@ -189,7 +189,8 @@ def _end(text: Text, cells: int, theme: Theme) -> Text:
     """Cut a text at its beginning: an external ID often ends with the time that distinguishes it."""
     if text.cell_len <= cells:
         return text
-    plain = text.plain
-    while plain and cell_len(theme.ellipsis + plain) > cells:
-        plain = plain[1:]
-    return Text(theme.ellipsis + plain, style=text.style)
+    plain, room = text.plain, cells - cell_len(theme.ellipsis)
+    begin = len(plain)
+    while begin and (room := room - cell_len(plain[begin - 1])) >= 0:
+        begin -= 1
+    return Text(theme.ellipsis + plain[begin:], style=text.style)

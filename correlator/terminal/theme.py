@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
 from typing import TextIO
 
@@ -28,6 +29,14 @@ _UNICODE = {"pending": "○", "running": "●", "completed": "✓", "failed": "�
 _ASCII = {"pending": ".", "running": ">", "completed": "+", "failed": "x", "cancelled": "-", "skipped": "~"}
 
 
+MAX_MARKS = 4
+"""The most characters without a width, such as accents, that are printed after one that has a width."""
+
+_NO_WIDTH = ("Mn", "Me", "Cf")
+_EMPTY = "\u115f\u1160\u2800\u3164\uffa0"
+"""Letters and a symbol that are drawn as nothing."""
+
+
 class Theme(Struct, frozen=True):
     """Symbols that a stream with this `encoding` can print; ASCII only if `unicode` is false."""
 
@@ -50,8 +59,15 @@ class Theme(Struct, frozen=True):
         return Text.assemble((full * filled, style), (empty * (cells - filled), "dim"))
 
     def clean(self, value: object) -> str:
-        """Untrusted text on one line, with control characters and characters that the stream lacks escaped."""
+        """Untrusted text on one line, with control characters and characters that the stream lacks escaped.
+
+        A blank text is quoted. Accents are limited, because they would be drawn over the lines above and below.
+        """
         text = escape("" if value is None else str(value))
+        if text and not any(map(_is_visible, text)):
+            text = f'"{ascii(text)[1:-1]}"'
+        elif not text.isascii():
+            text = _with_few_marks(text)
         return text.encode(self.encoding, "backslashreplace").decode(self.encoding)
 
     def fit(self, text: Text, cells: int) -> Text:
@@ -70,6 +86,21 @@ class Theme(Struct, frozen=True):
         left = self.fit(left, room)
         gap = cells - right.cell_len - left.cell_len if right.cell_len else 0
         return Text.assemble(left, " " * gap, right)
+
+
+def _is_visible(character: str) -> bool:
+    category = unicodedata.category(character)
+    return not character.isspace() and category not in _NO_WIDTH and character not in _EMPTY
+
+
+def _with_few_marks(text: str) -> str:
+    """Return `text` with at most `MAX_MARKS` characters without a width in a row."""
+    kept, marks = list[str](), 0
+    for character in text:
+        marks = marks + 1 if unicodedata.category(character) in _NO_WIDTH else 0
+        if marks <= MAX_MARKS:
+            kept.append(character)
+    return "".join(kept)
 
 
 def theme_for(stream: TextIO, environ: Mapping[str, str]) -> Theme:

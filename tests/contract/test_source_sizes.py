@@ -173,10 +173,20 @@ async def test_a_short_error_of_a_step_is_whole_beside_long_ones(original):
     assert (last.error_message, last.error_cut) == ("short", None)
 
 
+@pytest.mark.parametrize("blob", [10, 20_000, 300_000])
+async def test_a_member_that_is_named_as_ours_is_published_under_another_name(original, blob):
+    """Whether the text is read as it is, shortened here, or by the server."""
+    await original.job("u1", metadata=json.dumps({"vm_name": "a", "_cut": "text", "blob": "x" * blob}))
+    async with open_queries(original.source()) as (queries, session):
+        found = json.loads((await record_of(queries, session)).metadata or "")
+    missing = {"blob": "x" * blob} if blob == 10 else {CUT: {"blob": blob}}
+    assert found == {"vm_name": "a", "__cut": "text", **missing}
+
+
 async def test_a_legacy_job_is_cut_alike(original):
     if original.shows_dirty:
         await original.run("ALTER TABLE failover_jobs MODIFY source_vm_spec LONGTEXT, MODIFY error_message LONGTEXT")
-    spec = json.dumps({"cpus": 4, "disks": "d" * 1_000_000})
+    spec = json.dumps({"cpus": 4, "_cut": 1, "disks": "d" * 1_000_000})
     await original.insert(
         "failover_jobs",
         job_id="gui-1",
@@ -188,7 +198,7 @@ async def test_a_legacy_job_is_cut_alike(original):
     )
     async with open_queries(original.source()) as (queries, session):
         (record,) = await queries.legacy_where(session, "1 = 1")
-    assert json.loads(record.source_vm_spec or "") == {"cpus": 4, CUT: {"disks": 1_000_000}}
+    assert json.loads(record.source_vm_spec or "") == {"cpus": 4, "__cut": 1, CUT: {"disks": 1_000_000}}
     assert (len(record.error_message or ""), record.error_cut) == (ERROR, 1_000_000)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +19,7 @@ from correlator.jobs.sizes import (
     REST,
     cut_object,
     cut_text,
+    published_object,
     scan,
     size,
 )
@@ -79,6 +81,17 @@ def test_a_cut_object_has_its_small_members_and_the_sizes_of_the_others(value, l
     assert set(value) - set(made) == set(missing)
     for name, full in missing.items():
         assert full == size(json.dumps(value[name])) - 2 * isinstance(value[name], str)
+
+
+@pytest.mark.parametrize("written", ['"_cut"', r'"\u005fcut"', r'"_\u0063u\u0074"'])
+def test_no_member_of_the_source_passes_for_the_sizes_of_what_was_cut(written):
+    text = f'{{"vm_name": "a", {written}: {{"blob": 1}}, "__cut": "text", "n": {{"_cut": 1e400}}}}'
+    assert published_object(text) == '{"vm_name":"a","__cut":{"blob": 1},"___cut":"text","n":{"_cut": 1e400}}'
+
+
+@pytest.mark.parametrize("text", [None, "", '{"n": {"_cut": 1}}', '{"cut": 1, "a_cut": 2}', '["_cut"]', '{"_cut": 1'])
+def test_other_texts_of_the_source_are_published_unchanged(text):
+    assert published_object(text) is text
 
 
 def test_what_a_cut_may_not_lose_is_kept_though_it_comes_last():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import unicodedata
 from typing import Any
 
 import pytest
@@ -271,6 +272,43 @@ def test_what_was_cut_and_counts_that_are_not_complete_are_said_in_words():
     assert "(cut: 2 MB in full)" in tree_lines
     watch = WatchState(["e8f15a6d-c5f4-4d69-af72-194b96a0c7fb"])
     assert [line.endswith("in full)") for line in reported(watch, update(cut))] == [True, True]
+
+
+@pytest.mark.parametrize("own", ["text", 7, [1], None])
+def test_show_prints_metadata_that_has_the_name_of_what_was_cut(own):
+    printed = [f"{name} {value.plain}" for name, value in fields(document(metadata={"_cut": own}), NOW, Theme())]
+    assert f"metadata _cut {own if isinstance(own, str) else json.dumps(own)}" in printed
+
+
+ZALGO = "w" + "\u0301\u0489" * 5_000 + "eb"
+
+
+ROCKETS = "\U0001f680" * 10_000
+
+
+@pytest.mark.parametrize("name", [ZALGO, ROCKETS, "w" * 10_000, "\u200b" * 10_000, " ", "\u3164", "\ufeff"])
+@pytest.mark.parametrize("width", [20, 80, 200])
+def test_no_name_leaves_its_cells_or_is_blank_in_a_list_or_a_watch(name, width):
+    job = document("job-7", metadata={"vm_name": name}, operation=name, external_ids=[name], current_step=name)
+    listed = io.StringIO()
+    console_on(listed, width=width).print(table([job], width, NOW, Theme()))
+    watched = [line.plain for line in tree.lines([tree.Branch(name, job)], tree.Frame(width, 0, NOW))]
+    waiting = [line.plain for line in tree.lines([tree.Branch(name)], tree.Frame(width, 0, NOW))]
+    for line in (*listed.getvalue().splitlines(), *watched, *waiting):
+        assert cell_len(line) <= width
+        assert len(line) < 6 * width
+    head = watched[0].removeprefix("● ")
+    assert unicodedata.category(head[0]) in ("Ll", "So", "Po")
+    assert waiting[0].removeprefix("○ waiting for ").strip()
+
+
+def test_texts_of_every_language_are_printed_unchanged():
+    for text in ("Việt Nam", unicodedata.normalize("NFD", "Việt Nam"), "בְּרֵאשִׁ֖ית", "👩‍👩‍👧", "नमस्ते", "a b", ""):
+        assert Theme().clean(text) == text
+
+
+def test_a_blank_name_is_quoted():
+    assert [Theme().clean(text) for text in (" ", "\u200b", "\u3164 ")] == ['" "', '"\\u200b"', '"\\u3164 "']
 
 
 def test_a_followed_list_admits_what_the_daemon_would_list():

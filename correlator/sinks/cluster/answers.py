@@ -162,7 +162,7 @@ def _cut_attrs(attrs: Any) -> Any:
     """The members of attrs that fit, and the sizes of the others, as metadata are cut; null if it is no object."""
     if not isinstance(attrs, dict):
         return None
-    members = [(name, job_document.encode(value).decode()) for name, value in attrs.items()]
+    members = [(sizes.published_name(name), job_document.encode(value).decode()) for name, value in attrs.items()]
     return joblog.metadata_object(sizes.cut_object(members, {}, sizes.Sizes().keep, MAX_TEXT))
 
 

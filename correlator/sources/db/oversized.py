@@ -13,7 +13,17 @@ from msgspec.structs import replace
 
 from correlator.jobs.bounded import BoundedDict
 from correlator.jobs.model.rows import JobRecord, Micros, StepRecord
-from correlator.jobs.sizes import MAX_KEPT, STEP_ERRORS, Prefix, Sizes, cut_object, cut_text, scan, size
+from correlator.jobs.sizes import (
+    MAX_KEPT,
+    STEP_ERRORS,
+    Prefix,
+    Sizes,
+    cut_object,
+    cut_text,
+    published_name,
+    scan,
+    size,
+)
 from correlator.sources.db.session import Dialect, Session, chunks
 
 WHOLE = 128_000
@@ -116,7 +126,7 @@ class Oversized:
             rows = await session.query(f"SELECT {column} FROM {table} WHERE id = {self._dialect.placeholder}", (key,))
             found = scan(rows[0][0] or "") if rows else None
             members = found.members if found is not None and found.whole else []
-            return cut_object(members, {}, self._sizes.keep, self._sizes.metadata, 0 if members else full)
+            return self._cut_object(members, {}, 0 if members else full)
         found, missing = await self._without_the_largest(session, table, column, key, full)
         members = found.members if found is not None else []
         if found is not None and not found.whole and full <= MAX_SEARCHED:
@@ -127,7 +137,14 @@ class Oversized:
         rest = 0
         if found is None or not found.whole:
             rest = max(1, full - sum(size(name) + size(text) for name, text in members) - sum(missing.values()))
-        return cut_object(members, missing, self._sizes.keep, self._sizes.metadata, rest)
+        return self._cut_object(members, missing, rest)
+
+    def _cut_object(self, members: list[tuple[str, str]], missing: dict[str, int], rest: int) -> str:
+        return cut_object(
+            [(published_name(name), text) for name, text in members],
+            {published_name(name): length for name, length in missing.items()},
+            self._sizes.keep, self._sizes.metadata, rest,
+        )  # fmt: skip
 
     async def _without_the_largest(
         self, session: Session, table: str, column: str, key: object, full: int

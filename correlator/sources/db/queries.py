@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from correlator.jobs.job_document import rfc3339
 from correlator.jobs.model.facts import MAX_CHILDREN, Reading
 from correlator.jobs.model.rows import JobRecord, LegacyRecord, LogRow, Micros, StepRecord
-from correlator.jobs.sizes import SHORT_ERROR, Sizes, cut_text
+from correlator.jobs.sizes import SHORT_ERROR, Sizes, cut_text, published_object
 from correlator.sources.db.columns import Columns
 from correlator.sources.db.light import LightLog
 from correlator.sources.db.oversized import Oversized
@@ -35,6 +35,8 @@ _GO_ESCAPES = (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026"), ("\u2028", 
 
 _FEW = [TABLES["job_tracking"].index(c) for c in ("operation", "status", "job_type", "owner", "job_category")]
 """Columns with few different texts: equal texts share one object in memory."""
+
+_METADATA, _SPEC = TABLES["job_tracking"].index("metadata"), TABLES["failover_jobs"].index("source_vm_spec")
 
 _ACTIVE = "status IN ('pending', 'running')"
 
@@ -289,6 +291,7 @@ class Queries(Columns):
         for i in _FEW:
             if isinstance(values[i], str):
                 values[i] = _one(values[i])
+        values[_METADATA] = published_object(values[_METADATA])
         return JobRecord(*values)
 
     # -- failover_jobs
@@ -310,6 +313,7 @@ class Queries(Columns):
         found = []
         for *row, spec_size, error_size in await session.query(sql, args):
             v = self._times(table, tuple(row))
+            v[_SPEC] = published_object(v[_SPEC])
             values: list[Any] = [*v[:2], v[2] or "pending", *v[3:9], v[9] or v[10], *v[11:]]
             record = LegacyRecord(*values)
             if record.error_message is not None:
