@@ -10,8 +10,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from correlator.ops import metrics
 from correlator.sinks.mqtt.outbox import Outbox, PendingEvent, PendingEvents
 from correlator.sinks.mqtt.topics import Key
-from correlator.sinks.streaming.backlog import Backlog, Lines
-from correlator.sinks.streaming.limits import DEFAULT
 from correlator.sources.log.gaps import Probe
 from correlator.sources.log.tail import Tail
 from tests.support.pipeline_harness import NOW, SECOND, PipelineHarness, row, samples
@@ -190,15 +188,6 @@ async def test_only_rows_that_come_after_their_window_was_given_up_count_as_late
 
 
 # -- readers and broker
-
-
-def test_log_lines_that_a_slow_client_does_not_get_are_counted():
-    before, backlog = samples()["correlator_readers_dropped_lines_total", ()], Backlog(0, Lines(DEFAULT.line_buffer))
-    for _ in range(10):
-        backlog.add_line((1,), b"x" * 100_000)
-    dropped = sum(backlog.dropped.values())
-    assert dropped > 0
-    assert samples()["correlator_readers_dropped_lines_total", ()] - before == dropped
 
 
 def test_a_topic_is_pending_from_its_first_change_until_the_last_is_acknowledged():

@@ -19,6 +19,7 @@ from correlator.sinks.streaming.limits import Limits
 from correlator.sinks.streaming.messages import Resume
 from correlator.sinks.streaming.sweeps import sweep
 from tests.support.eventually import eventually
+from tests.support.pipeline_harness import samples
 from tests.support.streams_harness import RandomIndex, StreamClient, StreamsHarness, settle
 
 NOW = 1_758_550_000_000_000
@@ -96,6 +97,7 @@ async def test_the_line_by_which_a_job_leaves_the_filter_is_sent():
 
 async def test_a_frozen_client_gets_the_newest_state_bounded_lines_and_the_number_dropped():
     harness = StreamsHarness()
+    counted = samples()["correlator_readers_dropped_lines_total", ()]
     await harness.subscribe(1, level="INFO")
     harness.job()
     harness.flush()
@@ -114,6 +116,7 @@ async def test_a_frozen_client_gets_the_newest_state_bounded_lines_and_the_numbe
     await settle(harness.world, [harness.client])
     assert harness.client.fold.jobs[1]["j"]["error"] == "2900"
     assert harness.client.fold.dropped > 0
+    assert samples()["correlator_readers_dropped_lines_total", ()] - counted == harness.client.fold.dropped
     assert len(harness.client.fold.lines) + harness.client.fold.dropped == rows
     assert max(harness.client.fold.lines) == rows - 1
     types = [m["type"] for m in harness.client.messages]
