@@ -51,6 +51,8 @@ class Horizon:
         """The last step of watched time: the time by the clock, and as `uptime`."""
         self._restored: Micros | None = None
         """Watched time at the end of the last run. None once this run watches."""
+        self._latest: Micros = 0
+        """The latest watched time by the clock, while whatever is committed is known at once."""
 
     @property
     def log_read_to(self) -> Micros:
@@ -75,11 +77,20 @@ class Horizon:
         """Watched time at `at`, up to which everything was read. Only differences have a meaning."""
         return at - self._unwatched
 
+    def watched_to(self, now: Micros) -> Micros | None:
+        """Watched time up to which jobs are judged. None: what was read is too old."""
+        if self.read_to == FOR_EVER:
+            return self._watch(now)
+        judged_at = self.judged_at(now)
+        return self.watched(judged_at) if judged_at is not None else None
+
     def watched_now(self, now: Micros) -> Micros:
         """Watched time at `now`. How much of the time since the last report was seen is known with the next one."""
+        if self.read_to == FOR_EVER:
+            return self._watch(now)
         if self._step is not None:
             last = self.watched(self._step[0])
-        elif self._restored is not None and self.read_to != FOR_EVER:
+        elif self._restored is not None:
             last = self._restored
         else:
             return self.watched(now)
@@ -100,4 +111,10 @@ class Horizon:
 
     def restore(self, watched: Micros, now: Micros) -> None:
         """Continue the watched time of an earlier run."""
-        self._restored, self._unwatched = watched, now - watched
+        self._restored, self._latest, self._unwatched = watched, watched, now - watched
+
+    def _watch(self, now: Micros) -> Micros:
+        """Advance watched time to `now`. It goes on from where it is if the clock was set back."""
+        self._unwatched = min(self._unwatched, now - self._latest)
+        self._latest = self.watched(now)
+        return self._latest

@@ -62,8 +62,8 @@ class Silence:
         """Begin with a job of the past, last active at `alive_at`. It is no news that it was stalled at `began`."""
         at = self._horizon.watched(min(alive_at, now))
         self._last[job_id] = _Sign(at, self._horizon.watched(began) - at <= self.stalled_after)
-        judged_at = self._horizon.judged_at(now)
-        if judged_at is not None and self._horizon.watched(judged_at) - at > self.stalled_after:
+        judged_to = self._horizon.watched_to(now)
+        if judged_to is not None and judged_to - at > self.stalled_after:
             self._stalled.put(job_id, -at)
         else:
             self._quiet.put(job_id, at)
@@ -94,10 +94,10 @@ class Silence:
 
         Nothing changes while jobs cannot be judged.
         """
-        judged_at = self._horizon.judged_at(now)
-        if judged_at is None:
+        judged_to = self._horizon.watched_to(now)
+        if judged_to is None:
             return []
-        self.judged_to = max(self.judged_to, self._horizon.watched(judged_at))
+        self.judged_to = max(self.judged_to, judged_to)
         alive_since = self.judged_to - self.stalled_after
         found = []
         for job_id in self._quiet.pop_until(alive_since - 1, most):

@@ -56,6 +56,17 @@ def test_watched_time_grows_by_what_was_seen_and_no_clock_that_is_set_moves_it(s
         assert horizon.watched(horizon.read_to) - began == seen
 
 
+@given(st.lists(st.tuples(st.integers(-7200, 7200), st.booleans()), max_size=20))
+def test_watched_time_never_goes_back_where_whatever_happens_is_known_at_once(steps):
+    horizon, now, last = Horizon(), BASE, 0
+    for by_clock, judged in steps:
+        now += by_clock * SECOND
+        watched = horizon.watched_to(now) if judged else horizon.watched_now(now)
+        assert watched is not None
+        assert watched - last == max(0, by_clock * SECOND) if last else watched == now
+        last = watched
+
+
 # -- late and overdue
 
 
