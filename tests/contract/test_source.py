@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 import time
 from datetime import UTC, datetime, timedelta
 
-from correlator.jobs import joblog
+import pytest
+
+from correlator.jobs import job_view, joblog
+from correlator.jobs.model.facts import Job, Status
 from correlator.jobs.model.rows import LogRow
+from correlator.pipeline.queries import JobQuery
 from correlator.sources.db import zones
 from correlator.sources.db.queries import read_readings
+from tests.support.archive_queries import archive_of, listed
 from tests.support.mariadb import ROLLED_BACK
 from tests.support.source_databases import open_queries
 
@@ -175,6 +182,50 @@ async def test_a_date_that_is_none_does_not_stop_the_others(original):
         found = await queries.rows_from(session, 1, 10)
     assert [(r.message, r.ts) for r in found] == [("before", MICROS), ("none", 0), ("after", MICROS)]
     assert bad == ["ts_invalid"]
+
+
+ZERO = "0000-00-00 00:00:00"
+
+
+async def test_a_job_whose_times_are_zero_dates_has_no_times_and_is_still_found(original):
+    await original.job(
+        "zero", status="completed", created_at=STORED_WHOLE, external_job_id="ext", metadata='{"gui_job_id": "g"}'
+    )
+    await original.run(f"UPDATE job_tracking SET started_at = '{ZERO}', completed_at = '{ZERO}'")
+    await original.job("one", started_at=STORED_WHOLE)
+    async with open_queries(original.source()) as (queries, session):
+        (reading,) = await read_readings(queries, session, 1, ["zero"])
+    assert reading.record is not None
+    assert (reading.record.started_at, reading.record.completed_at) == (None, None)
+    view = job_view.view(Job("zero", reading=reading))
+    assert (view.started_at, view.ended_at) == (WHOLE, None)
+    async with archive_of(original) as archive:
+        assert await listed(archive, JobQuery(), limit=1) == ["one"]
+        assert [await archive.find(name, lambda: 1) is not None for name in ("zero", "ext", "g")] == [True] * 3
+
+
+@pytest.mark.parametrize("text", ["COMPLETED", "completed ", "Completed"])
+async def test_a_status_counts_as_the_server_compares_it_where_the_column_is_a_text(original, text):
+    for table in ("job_tracking", "job_steps", "failover_jobs"):
+        with contextlib.suppress(sqlite3.OperationalError):  # SQLite has no other columns than texts.
+            await original.run(f"ALTER TABLE {table} MODIFY status VARCHAR(20)")
+    await original.job("u1", status=text)
+    await original.insert("job_steps", job_id="u1", name="one", seq=1, status=text, started_at=STAMP)
+    await original.insert(
+        "failover_jobs",
+        job_id="l1",
+        vm_id="v",
+        job_type="live",
+        source_vm_name="v",
+        status=text,
+        created_at=STORED_WHOLE,
+    )
+    async with open_queries(original.source()) as (queries, session):
+        (reading,) = await read_readings(queries, session, 1, ["u1"])
+        (legacy,) = await queries.legacy_where(session, "1 = 1")
+    view = job_view.view(Job("u1", reading=reading))
+    assert (view.status, [step.status for step in view.steps]) == (Status.COMPLETED, ["completed"])
+    assert job_view.legacy_view(legacy).status is Status.COMPLETED
 
 
 TEXTS = {

@@ -53,7 +53,8 @@ def test_any_other_message_is_a_plain_line(message):
 
 
 @pytest.mark.parametrize(
-    ("level", "kept"), [("WARN", "WARN"), ("WARNING", "WARN"), ("DEBUG", "DEBUG"), ("trace", "INFO")]
+    ("level", "kept"),
+    [("WARN", "WARN"), ("WARNING", "WARN"), ("DEBUG", "DEBUG"), ("error ", "ERROR"), ("trace", "INFO")],
 )
 def test_a_level_is_one_of_four(level, kept):
     assert read(level=level)[0].level == kept

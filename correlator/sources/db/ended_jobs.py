@@ -14,7 +14,7 @@ from correlator.jobs.forecast.place import MAX_STEPS, StepTimes
 from correlator.jobs.job_view import VM_NAMES
 from correlator.jobs.model.rows import Micros
 from correlator.jobs.sizes import MAX_KEPT
-from correlator.sources.db.queries import Queries
+from correlator.sources.db.queries import Queries, as_status
 from correlator.sources.db.session import Schema, Session
 
 MAX_SEARCHED = 4_000_000
@@ -89,7 +89,7 @@ async def newest(
     for at, job_id, status, job_type, operation, *times in await session.query(sql, args):
         end, started, created = (queries.utc("job_tracking", c, t) for c, t in zip(_TIMES, times, strict=True))
         start = started if started is not None else created
-        found.append(EndedJob((at, job_id), (job_type or "", operation or ""), status, start, end))
+        found.append(EndedJob((at, job_id), (job_type or "", operation or ""), as_status(status), start, end))
     return found
 
 

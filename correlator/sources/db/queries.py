@@ -37,6 +37,7 @@ _FEW = [TABLES["job_tracking"].index(c) for c in ("operation", "status", "job_ty
 """Columns with few different texts: equal texts share one object in memory."""
 
 _METADATA, _SPEC = TABLES["job_tracking"].index("metadata"), TABLES["failover_jobs"].index("source_vm_spec")
+_STATUS = TABLES["job_tracking"].index("status")
 
 _ACTIVE = "status IN ('pending', 'running')"
 
@@ -249,7 +250,11 @@ class Queries(Columns):
                     long[values[0]] = error_size
                 found.setdefault(job_id, []).append(
                     StepRecord(
-                        values[0], _one(values[1] or ""), values[2] or 0, _one(values[3] or "running"), *values[4:]
+                        values[0],
+                        _one(values[1] or ""),
+                        values[2] or 0,
+                        _one(as_status(values[3]) or "running"),
+                        *values[4:],
                     )
                 )
         if long:
@@ -288,6 +293,7 @@ class Queries(Columns):
 
     def _job(self, row: Row) -> JobRecord:
         values = self._times("job_tracking", row)
+        values[_STATUS] = as_status(values[_STATUS])
         for i in _FEW:
             if isinstance(values[i], str):
                 values[i] = _one(values[i])
@@ -314,7 +320,7 @@ class Queries(Columns):
         for *row, spec_size, error_size in await session.query(sql, args):
             v = self._times(table, tuple(row))
             v[_SPEC] = published_object(v[_SPEC])
-            values: list[Any] = [*v[:2], v[2] or "pending", *v[3:9], v[9] or v[10], *v[11:]]
+            values: list[Any] = [*v[:2], as_status(v[2]) or "pending", *v[3:9], v[9] or v[10], *v[11:]]
             record = LegacyRecord(*values)
             if record.error_message is not None:
                 error, cut = cut_text(record.error_message, self.limits.error, error_size)
@@ -397,6 +403,11 @@ def with_lost(record: Record, before: Record, lost: Sequence[str]) -> Record:
     taken = {*lost, "error_cut"} if "error_message" in lost else set(lost)
     members = record.__struct_fields__
     return type(record)(*[getattr(before if name in taken else record, name) for name in members])
+
+
+def as_status(text: str | None) -> str | None:
+    """A status as JobLog writes it: the server compares a VARCHAR regardless of case and of spaces at its end."""
+    return text.strip().lower() if text is not None else None
 
 
 def _one(text: str) -> str:

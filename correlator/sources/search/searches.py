@@ -21,6 +21,8 @@ Place: TypeAlias = tuple[Micros, str]
 
 _COLUMNS = ("status", "job_type", "operation", "context_id", "parent_job_id")
 _NEWEST = "ORDER BY started_at DESC, id DESC"
+_HAS_PLACE = "started_at >= '1970-01-01 00:00:01'"
+"""Jobs that have a place in the order: a zero date is no time, as NULL is none."""
 
 MAX_NARROW = 2_000
 """Jobs that are found by another index than that of the order, and sorted."""
@@ -145,7 +147,7 @@ async def mentioning_unordered(
     """The same among jobs outside that order: the few without started_at, or all in a table without the column."""
     where, args = _mentions(queries, name, id_keys)
     if queries.schema.has("job_tracking", "started_at"):
-        where += " AND started_at IS NULL"
+        where += f" AND (started_at IS NULL OR NOT {_HAS_PLACE})"
     found = await session.query(f"SELECT id FROM job_tracking WHERE {where} LIMIT {limit}", args)
     return [str(row[0]) for row in found]
 
@@ -206,9 +208,9 @@ async def _places(
 
 def _below(queries: Queries, before: Place | None) -> tuple[str, list[object]]:
     if before is None:
-        return "started_at IS NOT NULL", []
+        return _HAS_PLACE, []
     mark, at = queries.dialect.placeholder, _at(queries, before)
-    return f"started_at <= {mark} AND (started_at < {mark} OR id < {mark})", [at, at, before[1]]
+    return f"{_HAS_PLACE} AND started_at <= {mark} AND (started_at < {mark} OR id < {mark})", [at, at, before[1]]
 
 
 def _mentions(queries: Queries, name: str, id_keys: Sequence[str]) -> tuple[str, list[object]]:
