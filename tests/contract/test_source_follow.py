@@ -8,6 +8,7 @@ import itertools
 import random
 import re
 import time
+from datetime import UTC, datetime, timedelta
 
 from correlator.ops.metrics import CORRECTIONS
 from correlator.sources.tables.legacy import Legacy
@@ -120,6 +121,21 @@ async def test_after_a_truncate_the_same_ids_are_other_rows(original):
             await original.log(f"new {number}")
         await received.receives("new 0", "new 1", "new 2")
         assert received.messages.count("old 9") == 1
+        assert received.errors == []
+
+
+async def test_rows_after_a_truncate_are_new_also_if_the_last_one_read_was_of_the_future(original):
+    later = (datetime.now(UTC) + timedelta(hours=1)).strftime("%Y-%m-%d %H:%M:%S.%f")
+    async with running_follower(original.source()) as (received, _):
+        await original.log("restored", ts=(datetime.now(UTC) - timedelta(hours=1)).strftime("%Y-%m-%d %H:%M:%S.%f"))
+        await original.log("of the future", ts=later)
+        await received.receives("of the future")
+        await original.truncate_log()
+        await original.log("restored again", ts=(datetime.now(UTC) - timedelta(hours=1)).strftime("%Y-%m-%d %H:%M:%S"))
+        for number in range(3):
+            await original.log(f"new {number}")
+        await received.receives("restored again", "new 0", "new 1", "new 2")
+        assert received.followed == ["restored", "of the future", "new 0", "new 1", "new 2"]
         assert received.errors == []
 
 

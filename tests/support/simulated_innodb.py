@@ -199,6 +199,9 @@ class SimulatedFollower:
     async def first_since(self, session: Session, since: int) -> int:
         return 1
 
+    async def now(self, session: Session) -> int:
+        return int(asyncio.get_running_loop().time() * 1_000_000)
+
     async def last_id(self, session: Session) -> int:
         return max(await bare(session).ask(lambda _: True), default=0)
 

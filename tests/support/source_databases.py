@@ -253,12 +253,15 @@ class RecordingPipeline(Pipeline):
     def __init__(self) -> None:
         super().__init__(LocalHub(Index()))
         self.received: list[LogRow] = []
+        self.followed: list[str] = []
+        """The messages of new rows, which streams get."""
         self.errors: list[str] = []
         self.runs: list[EndedRun] = []
         self._hub.status.subscribe(lambda: self.errors.extend(filter(None, [self._hub.status.error])))
 
     def rows(self, rows: Sequence[LogRow]) -> Outcome:
         self.received += rows
+        self.followed += [row.message for row in rows]
         return super().rows(rows)
 
     def past(self, rows: Sequence[LogRow]) -> Outcome:

@@ -203,6 +203,11 @@ class Queries(Columns):
         found = await session.query(self.dialect.clock.format(back=int(back)))
         return str(found[0][0])
 
+    async def now(self, session: Session) -> Micros:
+        """The database's time."""
+        found = await session.query(f"SELECT {self.dialect.utc_micros.format('CURRENT_TIMESTAMP')}")
+        return int(found[0][0])
+
     async def clock_and_active_count(self, session: Session, back: float) -> tuple[str, int]:
         """`clock`, and the number of jobs that have not ended, in one query. It counts in the index on status."""
         clock = self.dialect.clock.format(back=int(back))

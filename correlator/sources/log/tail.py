@@ -101,6 +101,8 @@ class Tail:
     _behind: bool = True
     _reported_at: float = 0.0
     _new_holes: asyncio.Event = field(default_factory=asyncio.Event)
+    _read_at: float | None = None
+    """When the head was last seen to be the newest row, by `clock`; None: not since the start."""
     _complete_to: int | None = None
     """The id up to which rows were read with all columns, while they are read without some."""
 
@@ -145,7 +147,7 @@ class Tail:
         first = await queries.first_since(rows, since)
         last = target
         if self._begun:
-            read_to = self._head_row.ts - SLACK if self._head_row is not None else 0
+            read_to = await self._read_to(queries, rows)
             last = await queries.first_since(rows, max(since, read_to)) - 1
         try:
             newest = await queries.light.rows_upto(rows, last, min(RECENT, self.batch.rows))
@@ -160,6 +162,14 @@ class Tail:
         self.past = Past.between(first - 1, last)
         self._target = target
         self.started = self._begun = True
+
+    async def _read_to(self, queries: Queries, rows: Session) -> Micros:
+        """The time of the database up to which rows were read. The row at the head may have one in the future."""
+        if self._head_row is None:
+            return 0
+        read_before = self.clock() - self._read_at if self._read_at is not None else 0.0
+        now = await queries.now(rows)
+        return min(self._head_row.ts, now - int(read_before * 1_000_000)) - SLACK
 
     async def _last_known(self, queries: Queries, rows: Session) -> LogRow | None:
         for part in chunks(list(self._reset_markers.ids())):
@@ -221,6 +231,7 @@ class Tail:
             if new:
                 await self._emit(new, queries, rows, feed, note)
             self.busy = len(found) == asked
+            self._read_at = began
             if self.busy:
                 self.doorbell_retry.clear()
                 self._report_progress(feed)
