@@ -118,6 +118,17 @@ def read(file: Path, replaced: Mapping[Path, str] | None = None) -> Files:
 
     Raises: `ConfigError` with the problems of all files that cannot be read or are not TOML.
     """
+    found, problems = read_usable(file, replaced)
+    if problems:
+        raise ConfigError(problems)
+    return found
+
+
+def read_usable(file: Path, replaced: Mapping[Path, str] | None = None) -> tuple[Files, list[str]]:
+    """Return what of `file` and its drop-ins is TOML, and the problems of the others. See `read`.
+
+    Raises: `ConfigError` if the folder cannot be read, or tables are nested too deeply.
+    """
     replaced = replaced or {}
     drop_ins = _drop_ins(folder_of(file), replaced)
     texts: dict[Path, str] = {}
@@ -137,9 +148,7 @@ def read(file: Path, replaced: Mapping[Path, str] | None = None) -> Files:
             problems.append(f"{path}: cannot be read: {error.strerror}")
         except ConfigError as error:
             problems += error.problems
-    if problems:
-        raise ConfigError(problems)
-    return Files(texts, parsed)
+    return Files(texts, parsed), problems
 
 
 def parse(path: Path, text: str) -> dict[str, Any]:

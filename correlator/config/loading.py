@@ -109,10 +109,25 @@ def loaded(
     Raises: `ConfigError` with all problems.
     """
     read = files.read(path, replaced) if path else Files({}, {})
-    return Loaded(_checked(read, environ, gateway=gateway), tuple(read.texts), read.twice)
+    config, problems = _checked(read, environ, gateway=gateway)
+    if problems:
+        raise ConfigError(problems)
+    return Loaded(config, tuple(read.texts), read.twice)
 
 
-def _checked(read: Files, environ: Mapping[str, str], *, gateway: bool) -> Config:
+def usable(path: Path | None, environ: Mapping[str, str]) -> tuple[Loaded, tuple[str, ...]]:
+    """Return what of a configuration can be used, and all its problems. A wrong value is replaced by its default."""
+    read, unread = Files({}, {}), list[str]()
+    try:
+        read, unread = files.read_usable(path) if path else (read, unread)
+    except ConfigError as error:
+        unread += error.problems
+    config, wrong = _checked(read, environ, gateway=False)
+    return Loaded(config, tuple(read.texts), read.twice), (*unread, *wrong)
+
+
+def _checked(read: Files, environ: Mapping[str, str], *, gateway: bool) -> tuple[Config, list[str]]:
+    """Return the configuration, in which a wrong value has its default, and the problems."""
     raw, found = read.merged, _Problems(read)
     _overlay(raw, environ, found)
     if gateway and "database" in raw:  # Even one with defaults: somebody expects it to be read.
@@ -135,9 +150,7 @@ def _checked(read: Files, environ: Mapping[str, str], *, gateway: bool) -> Confi
     found.lines += [
         found.placed(line, *involved) for involved, line in _contradictions(config) if wrong.isdisjoint(involved)
     ]
-    if found.lines:
-        raise ConfigError(found.lines)
-    return config
+    return config, found.lines
 
 
 def read_tokens(config: Config) -> frozenset[str]:

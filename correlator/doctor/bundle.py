@@ -1,6 +1,8 @@
 """A support bundle: one file for remote support, without secrets, readable by its owner only.
 
-A member that is not available is listed in the MANIFEST and is not an error: a bundle is made when something is broken.
+A member that is not available is listed in the MANIFEST and is not an error: a bundle is made when something is broken,
+the configuration too. The fields of the configuration that hold secrets are redacted by their types; besides, no value
+of a JSON document and no text contains a known secret (`Hidden`).
 """
 
 from __future__ import annotations
@@ -45,6 +47,17 @@ SCHEMA_WITHIN = 30.0
 
 _HIDDEN = "***"
 
+ANYWHERE, AS_WORD = 8, 4
+"""Least characters of a secret that is hidden anywhere, and of one that is hidden where it is a word of its own. A
+shorter one is hidden where it is the value of a field: as a word it may be any number or syllable."""
+
+_FIELD = r"(?i:pass\w*|pwd|secret|\w*token|\w*key|authorization|bearer|basic)(?:\\?[\"'])?\s*[ =:]\s*(?:\\?[\"'])?|://[^\s/@:]*:"
+_WRITTEN = re.compile(
+    r"""(?im)^[ \t#]*[\w."-]*(?:pas+|secret|token|auth|key|url)\w*(?<!_file)[ \t]*=[ \t]*"""
+    r"""(?P<quote>["']{0,3})(?P<value>.*?)(?P=quote)[ \t]*(?:#.*)?$"""
+)
+"""A key of a file of the configuration that may hold a secret, with its value."""
+
 _GIVES_VALUES = re.compile(r"\s*(?P<comment>[#;][#;\s]*)?(?P<key>Environment|SetCredential\w*)\s*=\s*", re.IGNORECASE)
 _COMMENT = re.compile(r"\A\s*[#;][#;\s]*")
 _GOES_ON = re.compile(r"(?<!\\)(?:\\\\)*\\\s*\Z")
@@ -67,18 +80,22 @@ def name() -> str:
 
 async def gather(setting: Setting, examined: Examined) -> dict[str, str]:
     """Return the members of the bundle by name, without secrets. MANIFEST describes each, and lists missing ones."""
-    found = examined.daemon
+    found, hide = examined.daemon, Hidden(secrets(setting))
+
+    def json_(value: Any) -> str:
+        return json.dumps(hide.values(value), indent=2) + "\n"
+
     members: dict[str, tuple[str, str | None]] = {
-        "configuration.json": ("the configuration, without secrets", _json(_configuration(setting))),
-        "doctor.json": ("correlator doctor -o json", _json(examined.report.document())),
-        "ready.json": ("/health/ready of the running daemon", _json(found.ready) if found.ready is not None else None),
-        "live.json": ("/health/live of the running daemon", _json(found.live) if found.live is not None else None),
-        "metrics.txt": ("/metrics of the running daemon", found.metrics),
+        "configuration.json": ("the configuration, without secrets", json_(_configuration(setting))),
+        "doctor.json": ("correlator doctor -o json", json_(examined.report.document())),
+        "ready.json": ("/health/ready of the running daemon", json_(found.ready) if found.ready is not None else None),
+        "live.json": ("/health/live of the running daemon", json_(found.live) if found.live is not None else None),
+        "metrics.txt": ("/metrics of the running daemon", hide(found.metrics) if found.metrics is not None else None),
         "checkpoint.json": (
             "what the checkpoint holds, in figures",
-            _json(msgspec.to_builtins(examined.checkpoint)) if examined.checkpoint is not None else None,
+            json_(msgspec.to_builtins(examined.checkpoint)) if examined.checkpoint is not None else None,
         ),
-        "versions.json": ("programs and libraries", _json(_versions(examined))),
+        "versions.json": ("programs and libraries", json_(_versions(examined))),
     }
     why: dict[str, str] = {}
     for member, what, getting in (
@@ -87,7 +104,7 @@ async def gather(setting: Setting, examined: Examined) -> dict[str, str]:
         ("unit.txt", f"systemctl status and cat of {service.UNIT}", _unit),
     ):
         try:
-            members[member] = (what, await getting())
+            members[member] = (what, hide(await getting()))
         except (CorrelatorError, OSError, TimeoutError) as error:  # FileNotFoundError: no such program
             members[member] = (what, None)
             why[member] = str(error) or type(error).__name__
@@ -99,8 +116,7 @@ async def gather(setting: Setting, examined: Examined) -> dict[str, str]:
     lacking = [f"{member}: {what}: {why[member]}" for member, (what, text) in members.items() if text is None]
     manifest += ["", "Not available:", *lacking] if lacking else []
     texts = {member: text for member, (_, text) in members.items() if text is not None}
-    hide = Hidden(secrets(setting))
-    return {member: hide(text) for member, text in ({"MANIFEST": "\n".join(manifest) + "\n"} | texts).items()}
+    return {"MANIFEST": hide("\n".join(manifest) + "\n")} | texts
 
 
 def write(target: Path, members: dict[str, str]) -> Path:
@@ -127,7 +143,7 @@ def write(target: Path, members: dict[str, str]) -> Path:
 
 
 def secrets(setting: Setting) -> list[str]:
-    """Return every secret of the configuration."""
+    """Return every secret of the configuration; of one with problems also what its files may mean as one."""
     config = setting.config
     found = [
         config.database.password.reveal(),
@@ -149,11 +165,26 @@ def secrets(setting: Setting) -> list[str]:
             for value in read_headers((), config.otlp.headers_file).values()
             for word in (value, *value.split()[1:])
         ]
+    if setting.problems:
+        for file in setting.files:
+            with contextlib.suppress(OSError):
+                found += _written(file.read_text(encoding="utf-8", errors="replace"))
     return [secret for secret in found if secret]
 
 
+def _written(text: str) -> list[str]:
+    """Return the values of a file that is not right, whose keys may be those of secrets."""
+    found = []
+    for match in _WRITTEN.finditer(text):
+        value = match["value"]
+        _, scheme, rest = value.partition("://")
+        password, path = rest.rpartition("@")[0].partition(":")[2], rest.partition("/")[2]
+        found += [value] if not scheme else [password, path] if value.startswith("http") else [password]
+    return found
+
+
 class Hidden:
-    """Replaces `secrets` in a text, also in the encodings of URL, JSON and Base64."""
+    """Replaces `secrets` in a text, also in the encodings of URL, JSON and Base64. See `ANYWHERE` for short ones."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
         forms: set[str] = set()
@@ -164,10 +195,32 @@ class Hidden:
             forms |= {base64.b64encode(raw).decode().rstrip("="), base64.urlsafe_b64encode(raw).decode().rstrip("=")}
         # The longest first, as one form may be the beginning of another.
         ordered = sorted(forms, key=len, reverse=True)
-        self._pattern = re.compile("|".join(_any_case(form) for form in ordered)) if ordered else None
+        anywhere = [_any_case(form) for form in ordered if len(form) >= ANYWHERE]
+        words = [rf"(?<!\w){_any_case(form)}(?!\w)" for form in ordered if AS_WORD <= len(form) < ANYWHERE]
+        values = [_any_case(form) for form in ordered if len(form) < AS_WORD]
+        of_fields = [rf"(?P<field>{_FIELD})(?:{'|'.join(values)})(?!\w)"] if values else []
+        patterns = [*anywhere, *words, *of_fields]
+        self._pattern = re.compile("|".join(patterns)) if patterns else None
+        self._keeps_field = bool(of_fields)
 
     def __call__(self, text: str) -> str:
-        return self._pattern.sub(_HIDDEN, text) if self._pattern is not None else text
+        if self._pattern is None:
+            return text
+        if not self._keeps_field:
+            return self._pattern.sub(_HIDDEN, text)
+        return self._pattern.sub(lambda match: (match["field"] or "") + _HIDDEN, text)
+
+    def values(self, document: Any) -> Any:
+        """Replace secrets in the values of a JSON document, which stays one."""
+        match document:
+            case str():
+                return self(document)
+            case dict():
+                return {name: self.values(value) for name, value in document.items()}
+            case list() | tuple():
+                return [self.values(value) for value in document]
+            case _:
+                return document
 
 
 def _any_case(form: str) -> str:
@@ -272,7 +325,3 @@ def _credential(value: str) -> str:
     if not re.fullmatch(r"[\w.@-]*", name) or not colon:
         return _HIDDEN if value.strip() else ""
     return f"{name}:{secret if _NOTHING.fullmatch(secret) else _HIDDEN}"
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, indent=2) + "\n"

@@ -32,9 +32,11 @@ async def doctor(
 
 
 async def support_bundle(file: Path | None, target: Path | None, stdout: TextIO, environ: Mapping[str, str]) -> int:
-    """Write a support bundle and return 0. Raises ConfigError, and Unwritten if the file cannot be written."""
-    setting = service.load(file, environ)
+    """Write a support bundle, also of a wrong configuration, and return 0. Raises Unwritten if it cannot be written."""
+    setting = service.load_usable(file, environ)
     examined = await examine(setting, token=environ.get("CORRELATOR_TOKEN", ""))
     made = bundle.write(target or Path(bundle.name()), await bundle.gather(setting, examined))
+    if setting.problems:
+        stdout.write("The configuration is wrong; correlator check-config lists its errors. So does doctor.json.\n")
     stdout.write(f"{made}: only you can read it. Check its contents before you send it.\n")
     return 0

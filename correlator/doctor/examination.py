@@ -34,7 +34,7 @@ from correlator.doctor import (
 from correlator.doctor.check import Check, Report, failure
 from correlator.doctor.link import Link, guarded
 from correlator.doctor.service import Setting
-from correlator.errors import SourceUnavailable
+from correlator.errors import ConfigError, SourceUnavailable
 from correlator.following import source_of
 from correlator.sources.db.queries import Queries
 from correlator.sources.db.session import INDISPENSABLE, Database
@@ -65,7 +65,7 @@ class _DatabaseFindings(Struct, frozen=True):
 async def examine(setting: Setting, url: str | None = None, token: str = "") -> Examined:
     """Run all checks. `url` and `token` are those of the running daemon, if they differ from the configuration."""
     config = setting.config
-    token = token or min(read_tokens(config), default="")
+    token = token or _own_token(config)
     # 1. The daemon, as the check of the broker compares the broker with what the daemon reports.
     answer = await guarded(daemon.PORT, CHECK_WITHIN, daemon.inspect(config, url, token))
     of_daemon = daemon.Found((answer,)) if isinstance(answer, Check) else answer
@@ -113,7 +113,7 @@ async def examine(setting: Setting, url: str | None = None, token: str = "") -> 
 async def examine_gateway(setting: Setting, url: str | None = None, token: str = "") -> Examined:
     """Run the checks of a gateway, which has no database and no broker."""
     config = setting.config
-    token = token or min(read_tokens(config), default="")
+    token = token or _own_token(config)
     answer = await guarded(daemon.PORT, CHECK_WITHIN, daemon.inspect(config, url, token))
     of_daemon = daemon.Found((answer,)) if isinstance(answer, Check) else answer
     of_cluster, of_unit = await asyncio.gather(
@@ -124,6 +124,14 @@ async def examine_gateway(setting: Setting, url: str | None = None, token: str =
     checks = [host.configuration(setting), of_secrets, host.versions(), *of_cluster, of_unit, *of_daemon.checks]
     report = Report(__version__, service.stamp(), tuple(fixes.copyable(setting, check) for check in checks))
     return Examined(report, of_daemon, None, "")
+
+
+def _own_token(config: Config) -> str:
+    """Return a token that the daemon accepts; "" if it needs none, or its file cannot be used."""
+    try:
+        return min(read_tokens(config), default="")
+    except ConfigError:  # one of `Setting.problems`
+        return ""
 
 
 async def _examine_cluster(config: Config, of_daemon: daemon.Found, *, gateway: bool) -> list[Check]:

@@ -52,6 +52,9 @@ def configuration(setting: Setting) -> Check:
     drop_ins = [file for file in setting.files if file != setting.file]
     if drop_ins:
         detail.insert(0, f"drop-ins: {some([str(file) for file in drop_ins])}")
+    if setting.problems:
+        words = f"{where} is wrong: the service does not start with it. The checks below use defaults in its place"
+        return failure(CONFIGURATION, words, [*setting.problems, *detail], ["correlator check-config"])
     if private := [file for file in setting.files if service.unit_of(setting.file) and _is_private(file)]:
         words = f"the service, which has an account of its own, cannot read {some([str(file) for file in private])}"
         return failure(CONFIGURATION, words, detail, [f"chmod o+r {quote(str(file))}" for file in private])

@@ -38,7 +38,7 @@ class Setting(Struct, frozen=True):
     """A configuration and its source.
 
     `environ`: the environment that it was read with; `files`: all that were read, `file` among them; `twice`: a
-    warning for each key that two of them set.
+    warning for each key that two of them set; `problems`: what is wrong with it, so that `config` has defaults instead.
     """
 
     config: Config
@@ -46,6 +46,7 @@ class Setting(Struct, frozen=True):
     environ: Mapping[str, str]
     files: tuple[Path, ...] = ()
     twice: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
 
     @property
     def variables(self) -> list[str]:
@@ -59,6 +60,14 @@ def load(file: Path | None, environ: Mapping[str, str], *, gateway: bool = False
     around = environ_of(chosen, environ)
     found = config.loaded(chosen, around, gateway=gateway)
     return Setting(found.config, chosen, around, found.files, found.twice)
+
+
+def load_usable(file: Path | None, environ: Mapping[str, str]) -> Setting:
+    """Load what can be used of the daemon's configuration. It raises nothing: see `Setting.problems`."""
+    chosen = file or config.default_file()
+    around = environ_of(chosen, environ)
+    found, problems = config.usable(chosen, around)
+    return Setting(found.config, chosen, around, found.files, found.twice, problems)
 
 
 def unit_of(file: Path | None) -> str | None:

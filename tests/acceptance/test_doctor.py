@@ -535,6 +535,51 @@ async def test_a_bundle_is_made_where_nothing_works_and_says_what_it_lacks(tmp_p
     assert "journalctl is not installed" in lacking
 
 
+@pytest.mark.parametrize(
+    ("wrong", "problem"),
+    [
+        ('[http]\nlisten = "127.0.0.1:0', "not TOML"),
+        ('[http]\nlissten = "127.0.0.1:8686"', "http.lissten: unknown"),
+        ('[http]\ntokens_file = "/nonexistent"', "http.tokens_file"),
+        ('[otlp]\nurl = "http://127.0.0.1:1"\nheaders_file = "/nonexistent"', "otlp.headers_file"),
+        ('[cluster]\nurl = "tls://127.0.0.1:1"\ncredentials_file = "/nonexistent"', "cluster.credentials_file"),
+        ('[[webhooks]]\nname = "x"\nurl = 5', "webhooks[1]"),
+    ],
+)
+async def test_a_bundle_is_made_of_a_wrong_configuration_and_says_what_is_wrong(tmp_path, wrong, problem):
+    file = tmp_path / "wrong.toml"
+    file.write_text(f'[database]\nurl = "mysql://nobody@127.0.0.1:1/nothing"\npassword = "of-the-file"\n{wrong}\n')
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    fake(programs, "journalctl", "a line of the log, of-the-file")
+    fake(programs, "systemctl", "failed")
+    process = await asyncio.create_subprocess_exec(
+        *(
+            sys.executable,
+            "-m",
+            "correlator",
+            "support-bundle",
+            "--config",
+            str(file),
+            "-o",
+            str(tmp_path / "b.tar.gz"),
+        ),
+        env={"PATH": f"{programs}:/usr/bin:/bin", "HOME": str(tmp_path)},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    out, _ = await asyncio.wait_for(process.communicate(), WITHIN)
+    assert process.returncode == 0, out
+    assert b"The configuration is wrong" in out
+    found = contents(tmp_path / "b.tar.gz")
+    checks = {check["name"]: check for check in json.loads(found["doctor.json"])["checks"]}
+    assert checks["configuration"]["status"] == "failure"
+    assert problem in "\n".join(checks["configuration"]["detail"])
+    assert "a line of the log, ***" in found["log.txt"]
+    assert json.loads(found["configuration.json"])["files"] == [str(file)]
+    assert not [name for name, text in found.items() if "of-the-file" in text]
+
+
 async def test_a_bundle_that_cannot_be_written_ends_with_1(installation, tmp_path):
     code, _, err = await correlator(installation, "support-bundle", "-o", str(tmp_path / "no" / "b.tar.gz"))
     assert code == 1

@@ -10,7 +10,8 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 
-from correlator.doctor.bundle import Hidden, Unwritten, without_values, write
+from correlator.doctor.bundle import Hidden, Unwritten, secrets, without_values, write
+from correlator.doctor.service import load_usable
 
 SECRET = 'p@ss/w%rd "ü" x'
 
@@ -39,6 +40,33 @@ def test_a_secret_is_found_in_every_form(form):
 
 def test_of_two_secrets_one_of_which_begins_with_the_other_nothing_is_left():
     assert Hidden(["token", "token-long"])("x token-long y token z") == "x *** y *** z"
+
+
+def test_a_short_secret_is_hidden_where_it_is_a_value_and_leaves_the_rest_readable():
+    hide = Hidden(["1", "/e", "hunter2"])
+    log = 'job 1 of 11 ended, step 1: password=1 "token": "1" Bearer 1 mysql://me:1@db/1 hunter2 hunter23 12/e3'
+    shown = 'job 1 of 11 ended, step 1: password=*** "token": "***" Bearer *** mysql://me:***@db/1 *** hunter23 12/e3'
+    assert hide(log) == shown
+
+
+def test_a_secret_of_any_text_leaves_a_document_one():
+    document = {"settings": {"password": "***", "port": 1, "on": True}, "texts": ["e", 'a "quoted" one', "1"]}
+    for secret in ('"', "{", "1", "/e", "true", "settings", "null", "***", "\\"):
+        made = json.loads(json.dumps(Hidden([secret]).values(document)))
+        assert made["settings"] == document["settings"]
+        assert made.keys() == document.keys()
+
+
+def test_what_a_wrong_file_may_mean_as_a_secret_is_one(tmp_path):
+    file = tmp_path / "correlator.toml"
+    file.write_text(
+        '[database\nurl = "mysql://me:of-the-url@db/x"\npasword = "misspelt-1"\npassword = 12345678 # a number\n'
+        '[[webhooks]]\nurl = \'https://chat.example/in-the-path\'\nsecret = """in-three"""\n#token = "in-a-comment"\n'
+        'password_file = "/etc/no-secret"\n'
+    )
+    found = secrets(load_usable(file, {"HOME": str(tmp_path)}))
+    assert {"of-the-url", "misspelt-1", "12345678", "in-the-path", "in-three", "in-a-comment"} <= set(found)
+    assert "/etc/no-secret" not in found
 
 
 def test_without_secrets_nothing_is_changed():
