@@ -41,7 +41,10 @@ NO_CLUSTER = 'cluster.url: a gateway reads a cluster, e.g. url = "nats://127.0.0
 """The problem of a gateway that has no cluster yet."""
 
 _PREFIX = "CORRELATOR_"
-_HIDDEN = (values.secret, webhook_values.url, webhook_values.secrets, webhook_values.authorization)
+_HIDDEN = (
+    *(values.secret, webhook_values.url, webhook_values.secrets, webhook_values.authorization),
+    webhook_values.template,  # such as the one of a service that takes its key in the body
+)
 """Parsers of values that no message may repeat."""
 # Up to the last @, so that a password with a raw / or @ in it is found and hidden too.
 _PASSWORD_IN_URL = re.compile(r"(?P<head>[A-Za-z]+://[^:@/]*):(?P<password>.*)@(?P<rest>[^@]*)", re.DOTALL)

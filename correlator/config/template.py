@@ -58,7 +58,7 @@ class _Placeholder(NamedTuple):
 
 
 class Template:
-    """A template that has been checked. Equal if the texts are equal."""
+    """A template that has been checked. Equal if the texts are equal. It prints as `***`, as it may hold a key."""
 
     __slots__ = ("_root", "text")
 
@@ -79,8 +79,13 @@ class Template:
     def __hash__(self) -> int:
         return hash(self.text)
 
-    def __str__(self) -> str:
-        return self.text
+    def __repr__(self) -> str:
+        return "***"
+
+    @property
+    def literals(self) -> Iterator[str]:
+        """The strings that hold no placeholder, one of which may be a key."""
+        return _literals(self._root)
 
     def render(self, context: Mapping[str, Any]) -> Any:
         """Return the value to encode as JSON. A member that does not exist counts as null."""
@@ -143,6 +148,15 @@ def _check(path: tuple[str, ...]) -> None:
         near = difflib.get_close_matches(".".join(path[:2]), names, 1) if rest else []
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(names)}"
         raise ValueError(f"{_EXPECTED}; there is no {{{{{'.'.join(path[:2])}}}}}, {hint}")
+
+
+def _literals(value: Any) -> Iterator[str]:
+    match value:
+        case dict() | list():
+            for member in value.values() if isinstance(value, dict) else value:
+                yield from _literals(member)
+        case str():
+            yield value
 
 
 def _rendered(value: Any, context: Mapping[str, Any]) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from correlator.config.template import Template
 from correlator.config.values import Secret
 from correlator.config.webhook_values import SigningSecrets
 from correlator.jobs.model.changes import Event
@@ -116,6 +117,32 @@ def is_refused(harness: WebhookHarness) -> bool:
     return "allow_private" in (harness.state()["error"] or "")
 
 
+async def test_neither_log_nor_readiness_repeats_what_a_receiver_echoes(receiver, caplog):
+    receiver.hostile = "echo"
+    body = Template('{"key": "R0UT1NGKEY012345"}')
+    harness = WebhookHarness(webhook(receiver, authorization=Secret("Bearer AUTH0123456789"), body=body))
+    async with harness.running():
+        harness.job()
+        harness.event(1)
+        await eventually(lambda: harness.state()["error"] == "HTTP 503")
+    assert 'HTTP 503, "(the response repeats what was sent, and is not shown)' in caplog.text
+    assert not any(secret in caplog.text for secret in ("R0UT1NGKEY", "AUTH01234"))
+
+
+@pytest.mark.parametrize("reply", ["garbage", "closed", "away"])
+async def test_readiness_names_neither_a_receivers_host_nor_its_bytes(reply, caplog):
+    async with Receiver() as receiver:
+        receiver.hostile, found = reply, webhook(receiver, timeout=1.0)
+        harness = WebhookHarness(found if reply != "away" else webhook(None, url="http://127.0.0.1:1/hook"))
+        async with harness.running():
+            harness.job()
+            harness.event(1)
+            error = await eventually(lambda: harness.state()["error"])
+    assert error.endswith("; the daemon's log says more")
+    assert "127.0.0.1" not in error
+    assert "127.0.0.1" in caplog.text
+
+
 async def test_an_unwanted_address_is_refused_at_the_connection_even_behind_a_name(receiver):
     by_name = receiver.url.replace("127.0.0.1", "localhost")
     for url in (receiver.url, by_name):
@@ -162,7 +189,7 @@ async def test_a_name_server_that_hangs_holds_one_thread_and_no_task(receiver, m
         await eventually(lambda: away._value.get() >= 2)
         assert len(asked) == 1
         answers.set()
-        await eventually(lambda: "cannot be resolved: again" in (harness.state("hangs")["error"] or ""))
+        await eventually(lambda: "cannot be resolved" in (harness.state("hangs")["error"] or ""))
 
 
 async def test_the_recipes_send_what_a_chat_alertmanager_and_a_ticket_system_take(receiver, tmp_path):
@@ -187,7 +214,7 @@ async def test_the_recipes_send_what_a_chat_alertmanager_and_a_ticket_system_tak
         if name == "tickets":
             assert request.headers["Authorization"] == "Bearer token"
             assert sent[name]["external_id"] == request.id
-    assert sent["chat"]["text"] == "job.failed: live"
+    assert sent["chat"]["text"] == "job.failed", "it is no plain_text: a text of the job could notify a channel"
     assert [block["type"] for block in sent["chat"]["blocks"]] == ["header", "section", "context"]
     assert sent["chat"]["blocks"][1]["text"] == {"type": "plain_text", "text": "live on db-1: disk <!channel> full"}
     (raised,), (ended,) = sent["alerts"], sent["alerts-end"]

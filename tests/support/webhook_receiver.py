@@ -74,6 +74,10 @@ class Receiver:
         if self.silent:
             await self._released.wait()
         await asyncio.sleep(self.delay)
+        if self.hostile == "echo":
+            return web.Response(
+                status=503, text=f"{request.path} {request.headers.get('Authorization')} {body.decode()}"
+            )
         if self.hostile:
             await self._misbehave(request)
         return web.Response(

@@ -16,6 +16,9 @@ from yarl import URL
 from correlator.config import template as templates
 from correlator.config import webhook_values
 from correlator.config.template import Template
+from correlator.config.values import Secret
+from correlator.config.webhook_values import WebhookUrl
+from correlator.config.webhooks import Webhook
 from correlator.jobs import message_shapes, shapes
 from correlator.jobs.model.changes import Event
 from correlator.jobs.model.facts import Kind, Status
@@ -109,6 +112,12 @@ def test_a_body_that_would_be_too_large_loses_its_long_members_and_says_so():
     assert BODIES.make(FAILED, PublishedJob(JobView("j" * 1000, Status.FAILED), 1, NOW), repeated) is None
 
 
+def test_the_attributes_of_a_cloud_event_hold_no_control_characters():
+    event = Event(Kind.STEP_FAILED, "legacy\x00\n\x85", NOW, 1, step_id=1, step_name="copy\x1b[2J")
+    made = json.loads(BODIES.make(event, None, None) or b"")
+    assert (made["subject"], made["stepname"]) == ("legacy\\x00\\n\\u0085", "copy\\x1b[2J")
+
+
 # The template
 
 
@@ -185,7 +194,9 @@ def test_the_names_in_the_configuration_are_those_of_the_contract():
 # Addresses
 
 
-@pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"])
+@pytest.mark.parametrize(
+    "address", ["8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808", "2a00:1450::1"]
+)
 def test_a_public_address_is_allowed(address):
     assert refusal(address, allow_private=False) is None
 
@@ -209,7 +220,8 @@ def test_a_private_address_needs_the_permission_however_it_is_written(address):
     [
         *("0.0.0.0", "0.1.2.3", "169.254.169.254", "224.0.0.1", "255.255.255.255", "240.0.0.1", "192.0.2.1"),
         *("::", "fe80::1", "fe80::1%eth0", "ff02::1", "fec0::1", "::7f00:1", "2001:db8::1", "::ffff:169.254.169.254"),
-        *("64:ff9b::a9fe:a9fe", "x", ""),
+        *("64:ff9b::a9fe:a9fe", "x", "", "64:ff9b:1::808:808", "::ffff:0:808:808", "192.0.0.192", "192.88.99.1"),
+        *("2001::1", "3fff::1", "5f00::1", "100::1", "4000::1", "2002:a9fe:a9fe::", "198.18.0.1", "203.0.113.9"),
     ],
 )
 def test_an_address_of_another_use_is_never_allowed(address):
@@ -249,6 +261,33 @@ def test_the_reason_of_a_failed_attempt_has_no_path_of_the_url():
     for error in (aiohttp.InvalidURL(url), aiohttp.ClientResponseError(request, ())):
         assert "T0" in str(error)
         assert "T0" not in sender.describe_error(error)
+
+
+SECRET_BODY = Template('{"routing_key": "R0UT1NGKEY/3f7b2", "text": "{{job.error}}", "type": "section"}')
+SECRETS = sender.Secrets(
+    Webhook(
+        name="w",
+        url=WebhookUrl("https://chat.example/hooks/T0K3N%2BX0?key=s3cr3tkey"),
+        authorization=Secret("Bearer AUTH0123456789"),
+        body=SECRET_BODY,
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "repeats"),
+    [
+        ("Cannot POST /hooks/T0K3N%2BX0?key=s3cr3tkey", True),
+        ("no hook t0k3n+x0", True),
+        ('{"query": {"key": "s3cr3tkey"}}', True),
+        ("Authorization: Bearer AUTH01234567", True),
+        (r'{"routing_key": "R0UT1NGKEY\/3f7b2"}', True),
+        ("Bearer token missing; a section is invalid", False),
+        ("invalid_payload", False),
+    ],
+)
+def test_a_response_that_repeats_a_secret_is_recognised_also_if_it_is_escaped(text, repeats):
+    assert SECRETS.are_in(text) is repeats
 
 
 # What has arrived, and what is stored

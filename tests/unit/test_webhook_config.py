@@ -77,7 +77,7 @@ def test_url_secrets_and_authorization_come_from_files_or_credentials(write, tmp
         (
             table(body='["{{job.stauts}}"]'),
             (
-                'webhooks[1].body = "[\\"{{job.stauts}}\\"]": expected a JSON text with placeholders such as'
+                "webhooks[1].body = ***: expected a JSON text with placeholders such as"
                 " {{job.status}} in its strings; there is no {{job.stauts}}, did you mean job.status?"
             ),
         ),
@@ -177,3 +177,9 @@ def test_the_doctor_finds_secrets_of_webhooks_that_every_user_can_read(write, tm
     inline = write(table(secret=SECRET))
     check = host.secrets(Setting(inline, file, {}, (file,)))
     assert check.status == "failure"
+
+
+def test_a_body_prints_nothing_of_itself_as_it_may_hold_a_key(write):
+    setting = write(table(body='{"routing_key": "R0UT1NGKEY"}'))
+    assert redacted(setting)["webhooks"][0]["body"] == "***"
+    assert "R0UT1NGKEY" not in repr(setting)

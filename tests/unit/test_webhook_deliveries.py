@@ -184,6 +184,17 @@ def test_retry_after_is_respected_up_to_an_hour():
     assert made.due(120.0) == 120.0 + HOUR
 
 
+def test_retry_after_is_kept_when_requests_that_were_in_flight_succeed():
+    made = queue(*(delivery(n, f"job{n}") for n in range(1, 9)))
+    flying = [popped(made, 0.0) for _ in range(4)]
+    made.failed(flying[0], 1.0, away=True, retry_after=120.0)
+    for one in flying[1:]:
+        made.delivered(one)
+    assert made.pop_next(120.9) is None
+    assert made.due(2.0) == 121.0
+    assert popped(made, 121.0).number == 5, "a pause of its own, by backoff, ends with a success"
+
+
 def test_the_number_and_the_bytes_are_bounded_and_the_oldest_is_dropped_first():
     made = queue(*(delivery(n, f"job{n}") for n in range(1, 4)), max_events=3)
     first = popped(made, 0.0)

@@ -20,8 +20,18 @@ _PRIVATE = tuple(
 )
 """Loopback, private networks (RFC 1918, RFC 4193), and addresses behind a carrier's NAT (RFC 6598)."""
 
-_NEVER = tuple(ipaddress.ip_network(text) for text in ("::/96", "fec0::/10"))
-"""Ranges without a use today that Python counts as global: IPv4-compatible and site-local addresses."""
+_UNICAST = ipaddress.ip_network("2000::/3")
+"""The IPv6 addresses that are assigned for the Internet. Every other one is special, or reserved."""
+
+_NEVER = tuple(
+    ipaddress.ip_network(text)
+    for text in (
+        *("0.0.0.0/8", "169.254.0.0/16", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "198.18.0.0/15"),
+        *("198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/3"),
+        *("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20"),
+    )
+)
+"""Special ranges among the others: the registries of RFC 6890, of which Python's versions have different parts."""
 
 
 class ForbiddenAddress(OSError):
@@ -36,7 +46,7 @@ def refusal(text: str, *, allow_private: bool) -> str | None:
         return f"{text} is no IP address"
     if any(address in network for network in _PRIVATE):
         return None if allow_private else f"{text} is private or loopback, and allow_private is false"
-    if address.is_multicast or not address.is_global or any(address in network for network in _NEVER):
+    if any(address in network for network in _NEVER) or (address.version == 6 and address not in _UNICAST):
         return f"{text} is link-local, multicast or reserved, and never allowed"
     return None
 

@@ -13,6 +13,7 @@ from correlator.jobs import job_document
 from correlator.jobs.model.changes import Event
 from correlator.jobs.model.views import PublishedJob
 from correlator.jobs.shapes import Document
+from correlator.ops.logs import escape
 from correlator.sinks.webhooks import signature
 from correlator.sinks.webhooks.cloud_event import CloudEvent
 
@@ -57,13 +58,16 @@ class Bodies:
         return job_document.compact(job_document.encode(made))
 
     def _cloud_event(self, event: Event, data: dict[str, Any] | None, cut: list[str]) -> CloudEvent:
-        """See CloudEvents 1.0.2, JSON Event Format, 3. `stepid`, `stepname` and `datacut` are extension attributes."""
+        """See CloudEvents 1.0.2, JSON Event Format, 3. `stepid`, `stepname` and `datacut` are extension attributes.
+
+        Attributes hold no control characters (CloudEvents 1.0.2, 3, Type System).
+        """
         made: CloudEvent = {
             "specversion": "1.0",
             "id": signature.message_id(event),
             "source": self._source,
             "type": _type(event),
-            "subject": event.job_id,
+            "subject": escape(event.job_id),
             "time": job_document.rfc3339(event.at),
             "datacontenttype": "application/json",
             "data": cast("Document | None", data),
@@ -71,7 +75,7 @@ class Bodies:
         if event.step_id is not None:
             made["stepid"] = str(event.step_id)
         if event.step_name:
-            made["stepname"] = event.step_name
+            made["stepname"] = escape(event.step_name)
         if cut:
             made["datacut"] = " ".join(cut)
         return made

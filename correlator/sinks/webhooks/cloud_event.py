@@ -6,7 +6,7 @@ from typing import Annotated, Literal, NotRequired, TypedDict
 
 from msgspec import Meta
 
-from correlator.jobs.shapes import Document, JobId, Time
+from correlator.jobs.shapes import Document, Time
 
 
 class CloudEvent(TypedDict):
@@ -16,7 +16,9 @@ class CloudEvent(TypedDict):
     id: Annotated[str, Meta(description="Names the event; the same in every attempt. Also the header `webhook-id`.")]
     source: Annotated[str, Meta(description="`/correlator/` and `mqtt.instance`.")]
     type: Annotated[str, Meta(description="`correlator.` and the kind of the event. More may come.")]
-    subject: JobId
+    subject: Annotated[
+        str, Meta(description="The job ID. Control characters in it are escaped; `data` has it exactly.")
+    ]
     time: Time
     stepid: NotRequired[str]
     stepname: NotRequired[str]

@@ -6,7 +6,8 @@ arrive at least once, those of one job in order, and a receiver that is away mus
 Model. Each job has a queue of its own, of which at most one event is in flight: a later event of a job never overtakes
 an earlier one, and an event that is refused delays no other job. After a failed attempt the event waits with backoff.
 If the receiver itself failed (no response, 5xx, 429 and the like), it is paused with backoff as well, and then gets one
-request at a time until one succeeds.
+request at a time until one succeeds. A pause that the receiver itself asked for (Retry-After) is kept whatever happens:
+requests that were in flight with the refused one may still succeed.
 
 Invariants. An event leaves only when it is acknowledged, given up or dropped; the caller counts the last two. The
 events are bounded in number and bytes; above either bound the oldest that is not in flight is dropped. An event is
@@ -109,6 +110,9 @@ class Deliveries:
         self._in_flight: set[int] = set()
         self._backoff = Backoff(timings.retry_base, timings.retry_factor, timings.retry_cap, uniform=uniform)
         self._paused_until = 0.0
+        """Backoff. A success ends it."""
+        self._asked_until = 0.0
+        """When the longest pause ends that the receiver asked for."""
         self._is_away = False
         self.size = 0
         """Bytes of all events."""
@@ -143,7 +147,9 @@ class Deliveries:
             queue = self._queues.get(job_id)
             if queue is not None and queue.waiting[0].number == number:
                 self._ready[job_id] = None
-        if now < self._paused_until or len(self._in_flight) >= (1 if self._is_away else MAX_IN_FLIGHT):
+        if now < max(self._paused_until, self._asked_until) or len(self._in_flight) >= (
+            1 if self._is_away else MAX_IN_FLIGHT
+        ):
             return None
         while self._ready:
             queue = self._queues.get(self._ready.popitem(last=False)[0])
@@ -157,9 +163,10 @@ class Deliveries:
         """Return the time at which `pop_next` may return an event. None: only after `add` or the end of an attempt."""
         if len(self._in_flight) >= (1 if self._is_away else MAX_IN_FLIGHT):
             return None
+        paused_until = max(self._paused_until, self._asked_until)
         if self._ready:
-            return max(now, self._paused_until)
-        return max(self._resting[0][0], self._paused_until) if self._resting else None
+            return max(now, paused_until)
+        return max(self._resting[0][0], paused_until) if self._resting else None
 
     def delivered(self, delivery: Delivery) -> None:
         """The receiver has acknowledged the event."""
@@ -178,7 +185,8 @@ class Deliveries:
         self._in_flight.discard(delivery.number)
         if away:
             self._is_away = True
-            self._paused_until = max(self._paused_until, now + max(self._backoff.next(), wait))
+            self._paused_until = max(self._paused_until, now + self._backoff.next())
+            self._asked_until = max(self._asked_until, now + wait)
         queue = self._queues[delivery.job_id]
         timings = self._timings
         limit = min(timings.retry_cap, timings.retry_base * timings.retry_factor ** min(queue.failures, 16))
@@ -208,7 +216,7 @@ class Deliveries:
         events = list(self._all.values())
         self.clear()
         self._backoff.reset()
-        self._is_away, self._paused_until = False, 0.0
+        self._is_away, self._paused_until, self._asked_until = False, 0.0, 0.0
         for event in events:
             self.add(event)
 

@@ -12,6 +12,7 @@ import logging
 import ssl
 import time
 from collections.abc import Callable, Iterable
+from http import HTTPStatus
 from typing import Literal, TypeAlias
 
 from correlator.config.webhooks import Webhook
@@ -70,7 +71,8 @@ class Endpoint:
         self._full = 0
         """Events that were dropped because too many waited."""
         self._disabled = False
-        self._away: str | None = None
+        self._away: Answer | None = None
+        """Why the receiver does not accept events; None: it does, as far as is known."""
         self._refused: dict[int, str] = {}
         """Why the receiver refused an event, by its number."""
         self._failure: BaseException | None = None
@@ -120,7 +122,7 @@ class Endpoint:
 
     def describe(self) -> ReceiverState:
         """Return the part of readiness that describes the receiver."""
-        error = self._away
+        error = self._away.public if self._away is not None else None
         if error is None and self._refused:
             error = f"{len(self._refused)} events refused: {next(iter(self._refused.values()))}"
         if error is None and self._lateness.is_late:
@@ -217,24 +219,25 @@ class Endpoint:
         self._away = None
 
     def _is_away(self, answer: Answer) -> None:
-        if answer.error != self._away:
+        if self._away is None or answer.error != self._away.error:
             words = "webhook %s: the receiver at %s does not accept events: %s%s; they are kept and tried again"
             log.warning(words, self.webhook.name, self.webhook.url, answer.error, _quoted(answer))
-        self._away = answer.error
+        self._away = answer
 
     def _is_refused(self, delivery: Delivery, answer: Answer) -> None:
         if delivery.number not in self._refused:
             words = "webhook %s: the receiver at %s refuses event %s: %s%s; it is tried again for 24 h"
             arguments = (self.webhook.name, self.webhook.url, delivery.message_id, answer.error, _quoted(answer))
             log.warning(words, *arguments)
-        self._refused[delivery.number] = answer.error
+        self._refused[delivery.number] = answer.public
 
     def _is_gone(self, answer: Answer) -> None:
         dropped = self._deliveries.clear()
         if not self._disabled:
             words = "webhook %s: the receiver at %s wants no more events (HTTP 410)%s; nothing is sent until a reload"
             log.warning(words, self.webhook.name, self.webhook.url, _quoted(answer))
-        self._disabled, self._away = True, "the receiver wants no more events (HTTP 410); a reload tries again"
+        words = "the receiver wants no more events (HTTP 410); a reload tries again"
+        self._disabled, self._away = True, Answer(HTTPStatus.GONE, words, words)
         self._forget("gone", dropped)
 
     def _forget(self, reason: DropReason | None, numbers: Iterable[int]) -> None:

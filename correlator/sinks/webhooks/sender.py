@@ -11,11 +11,13 @@ import asyncio
 import contextlib
 import email.utils
 import functools
+import html
 import socket
 import ssl
 import threading
 import time
 from typing import Any
+from urllib.parse import unquote
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -37,6 +39,9 @@ MAX_RESPONSE = 2_048
 READ_WITHIN = 1.0
 """Seconds to read them."""
 
+SHORTEST, KEY, BEGINNING = 6, 16, 12
+"""Characters from which on a part of a URL, and a text of a body, may be a secret; those that are searched of it."""
+
 KEEP_ALIVE = 2.0
 """Seconds that an idle connection is kept. A longer time would meet servers that close it at that moment."""
 
@@ -44,11 +49,14 @@ KEEP_ALIVE = 2.0
 class Answer(Struct, frozen=True):
     """The end of an attempt. `status` None: there was no response. `error`: why it failed; empty on success.
 
-    `text`: the beginning of an unsuccessful response. `retry_after`: the seconds that the receiver asked to wait.
+    `public`: the same without names, addresses and what the receiver sent, for readiness, which needs no token.
+    `text`: the beginning of an unsuccessful response, unless it repeats a secret. `retry_after`: the seconds that the
+    receiver asked to wait.
     """
 
     status: int | None
     error: str = ""
+    public: str = ""
     text: str = ""
     retry_after: float = 0.0
 
@@ -59,6 +67,7 @@ class Sender:
     def __init__(self, webhook: Webhook, context: ssl.SSLContext) -> None:
         assert webhook.url is not None
         self._webhook = webhook
+        self._secrets = Secrets(webhook)
         self._url = URL(webhook.url.reveal(), encoded=True)
         connector = aiohttp.TCPConnector(
             resolver=_Resolver(),
@@ -88,11 +97,12 @@ class Sender:
             async with asyncio.timeout(self._webhook.timeout):
                 response = await self._session.post(self._url, data=body, headers=headers, allow_redirects=False)
         except TimeoutError:
-            return Answer(None, f"no response within {self._webhook.timeout:g} s")
+            words = f"no response within {self._webhook.timeout:g} s"
+            return Answer(None, words, words)
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            return Answer(None, describe_error(error))
+            return Answer(None, describe_error(error), f"{_public(error)}; the daemon's log says more")
         try:
-            return await _answer(response)
+            return await _answer(response, self._secrets)
         finally:
             response.close()  # Without effect if the whole response has been read: its connection is used again.
 
@@ -100,7 +110,32 @@ class Sender:
         await self._session.close()
 
 
-async def _answer(response: aiohttp.ClientResponse) -> Answer:
+class Secrets:
+    """Finds the secrets of a webhook in a response: a receiver may repeat what it was sent."""
+
+    def __init__(self, webhook: Webhook) -> None:
+        assert webhook.url is not None
+        url = URL(webhook.url.reveal(), encoded=True)
+        literals = webhook.body.literals if webhook.body is not None else ()
+        keys = [text for text in literals if len(text) >= KEY and " " not in text]
+        credentials = webhook.authorization.reveal().split()
+        whole = [url.raw_path_qs, *keys, *(credentials[1:] or credentials)]
+        words = [*url.raw_path.split("/"), *url.query.values()]
+        self._beginnings = frozenset(
+            form[:BEGINNING].lower()
+            for text in (*whole, *words)
+            if len(text) >= SHORTEST
+            for form in (text, unquote(text))
+        )
+        """The beginnings, as a response may be cut in the middle of a secret."""
+
+    def are_in(self, text: str) -> bool:
+        """Return whether `text` repeats one, also if it is escaped as in a URL, HTML or JSON."""
+        forms = (text, unquote(text), html.unescape(text), text.replace("\\", ""))
+        return any(beginning in form.lower() for form in forms for beginning in self._beginnings)
+
+
+async def _answer(response: aiohttp.ClientResponse, secrets: Secrets) -> Answer:
     """Return what a response means. The body of a failure is read as far as it arrives within `READ_WITHIN`."""
     status = response.status
     if 200 <= status < 300:
@@ -110,7 +145,10 @@ async def _answer(response: aiohttp.ClientResponse) -> Answer:
         async with asyncio.timeout(READ_WITHIN):
             text = await response.content.read(MAX_RESPONSE)
     error = f"HTTP {status}" + (", and redirects are not followed" if 300 <= status < 400 else "")
-    return Answer(status, error, text.decode("utf-8", "replace"), _retry_after(response.headers.get("Retry-After", "")))
+    shown = text.decode("utf-8", "replace")
+    if secrets.are_in(shown):
+        shown = "(the response repeats what was sent, and is not shown)"
+    return Answer(status, error, error, shown, _retry_after(response.headers.get("Retry-After", "")))
 
 
 def _retry_after(text: str) -> float:
@@ -147,6 +185,21 @@ def describe_error(error: BaseException) -> str:
         case _:
             words = str(error)
     return words or type(error).__name__
+
+
+def _public(error: BaseException) -> str:
+    """Return why an attempt failed, without the name and address of the receiver and the bytes that it sent."""
+    match error:
+        case aiohttp.ClientConnectorDNSError():
+            return "the receiver's name cannot be resolved"
+        case aiohttp.ClientConnectorError(os_error=addresses.ForbiddenAddress()):
+            return "the receiver's address is not allowed (allow_private)"
+        case aiohttp.ClientConnectorCertificateError():
+            return "the receiver's certificate is not accepted"
+        case aiohttp.ClientConnectorError():
+            return "the receiver cannot be reached"
+        case _:
+            return "the connection to the receiver failed"
 
 
 def _socket(allow_private: bool, address: Any) -> socket.socket:
