@@ -11,6 +11,7 @@ from tests.support.browser import expect
 from tests.support.columns import misplaced_heads
 from tests.support.eventually import eventually
 from tests.support.fleet_server import appliance, serving_fleet
+from tests.support.notifications import NOTIFICATIONS
 from tests.support.page_server import document, stamp, step
 
 STATUSES = ("failed", "running", "pending", "completed", "cancelled")
@@ -158,6 +159,18 @@ async def test_the_address_of_a_job_names_its_appliance_and_opens_the_one_there(
     await expect(other.get_by_role("heading", level=1)).to_have_text("two")  # of all appliances, the newest
     await other.goto(f"{fleet.url}/#/i/dc2/jobs/nobody")
     await expect(other.get_by_text("No job of dc2 has this ID yet")).to_be_visible()
+
+
+async def test_a_notification_of_a_job_on_an_appliance_comes_in_the_list_of_all(fleet, page):
+    await page.add_init_script(NOTIFICATIONS)
+    known(fleet, document("a", instance="dc1"))
+    await page.goto(f"{fleet.url}/#/i/dc1/jobs/a")
+    await page.get_by_role("button", name="Notify me").click()
+    await expect(page.get_by_role("button", name="Notify me")).to_have_attribute("aria-pressed", "true")
+    await page.get_by_role("link", name="All jobs", exact=True).click()
+    await expect(rows(page)).to_have_count(1)
+    await fleet.put(document("a", "failed", instance="dc1"))
+    await eventually(lambda: page.evaluate("notices.length === 1"))
 
 
 async def test_an_address_of_an_appliance_that_is_not_known_says_so_until_it_comes(fleet, page):

@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.browser import expect
 from tests.support.eventually import eventually
+from tests.support.notifications import NOTIFICATIONS
 from tests.support.page_server import document, forecast, stamp, step
 
 UUID = "e8f15a6d-c5f4-4d69-af72-194b96a0c7fb"
@@ -306,15 +307,7 @@ async def test_a_short_page_of_history_is_not_its_end(fake, page):
 
 
 async def test_a_notification_of_the_end_is_asked_for_by_a_click_and_comes_in_any_view(fake, page):
-    await page.add_init_script("""
-        window.asked = 0; window.notices = [];
-        window.Notification = class {
-          static permission = "default";
-          static requestPermission() { asked += 1; return Promise.resolve("granted"); }
-          constructor(title, options) { notices.push([title, options.body]); }
-          close() {}
-        };
-    """)
+    await page.add_init_script(NOTIFICATIONS)
     fake.jobs.update({name: document(name) for name in ("a", "b")})
     await page.goto(f"{fake.url}/#/jobs/a")
     button = page.get_by_role("button", name="Notify me")
@@ -329,6 +322,40 @@ async def test_a_notification_of_the_end_is_asked_for_by_a_click_and_comes_in_an
     await fake.put(document("a", "failed", error="corrected"))
     await expect(page.get_by_role("listitem").first).to_contain_text("corrected")
     assert await page.evaluate("[asked, notices]") == [1, [["vm-a: Failed", "no space left"]]]
+
+
+async def test_a_notification_comes_to_a_page_that_has_been_hidden_for_longer_than_its_view_is_live(fake, page):
+    await page.clock.install()
+    await page.add_init_script(NOTIFICATIONS)
+    fake.jobs["a"] = document("a")
+    await page.goto(f"{fake.url}/#/jobs/a")
+    await page.get_by_role("button", name="Notify me").click()
+    await expect(page.get_by_role("button", name="Notify me")).to_have_attribute("aria-pressed", "true")
+    await eventually(lambda: fake.connections == 2)
+    await page.evaluate("""Object.defineProperty(document, "visibilityState", { get: () => "hidden" });
+                           document.dispatchEvent(new Event("visibilitychange"));""")
+    await page.clock.fast_forward(31_000)
+    await expect(page.locator(".connection-state")).to_contain_text("Paused")
+    await fake.put(document("a", "failed", error="no space left"))
+    await eventually(lambda: page.evaluate("notices.length"))
+    assert await page.evaluate("notices") == [["vm-a: Failed", "no space left"]]
+    await eventually(lambda: fake.connections == 0)
+
+
+async def test_a_notification_comes_after_a_revoked_token_has_been_replaced(fake, page):
+    await page.add_init_script(NOTIFICATIONS)
+    fake.jobs["a"] = document("a")
+    await page.goto(f"{fake.url}/#/jobs/a")
+    await page.get_by_role("button", name="Notify me").click()
+    await eventually(lambda: fake.connections == 2)
+    fake.token = "second"
+    await fake.stop()
+    await fake.start()
+    await page.get_by_label("Token").fill("second")
+    await page.get_by_role("button", name="Connect").click()
+    await eventually(lambda: fake.connections == 2)
+    await fake.put(document("a", "failed"))
+    await eventually(lambda: page.evaluate("notices.length === 1"))
 
 
 async def test_titles_of_the_operation_and_of_steps_are_shown_instead_of_their_names(fake, page):

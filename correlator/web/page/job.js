@@ -146,7 +146,7 @@ function Head({ job, session, now, silent, gone, percent, forecast }) {
   return html`<header class="job-head">
     <p class="job-top"><a class="back" href="#/">${icon("back")} All jobs</a>
       <span class="job-tools">
-        ${!job.terminal && canNotify() && html`<${NotifyButton} id=${job.job_id} notices=${session.notices} />`}
+        ${!job.terminal && canNotify() && html`<${NotifyButton} id=${job.job_id} session=${session} />`}
         <${CopyButton} className="tool" label="Copy the link to this job"
           value=${() => linkTo(job)}>Copy link</${CopyButton}>
         <a class="tool" target="_blank" rel="noopener"

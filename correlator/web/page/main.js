@@ -34,7 +34,7 @@ class Page extends Component {
     this.state = {
       session,
       /** The session of the view: `session`, or one with the appliance that the address names. */
-      active: isOwn ? session : new Session(route.instance),
+      active: isOwn ? session : new Session(route.instance, session.notices),
       fleet: new Fleet(session, this.#fleetChanged),
       route,
       connection: session.client.connection,
@@ -71,7 +71,7 @@ class Page extends Component {
       this.state.fleet.begin();
     }
     const kept = before !== this.state.session && before.instance === instance ? before : null;
-    const active = instance === "" ? session : (kept ?? new Session(instance));
+    const active = instance === "" ? session : (kept ?? new Session(instance, session.notices));
     if (before !== active && before !== session) {
       before.close();
     }
@@ -151,6 +151,7 @@ class Page extends Component {
     const session = before.with(token);
     const active = shown === before ? session : shown.with(token);
     const fleet = new Fleet(session, this.#fleetChanged);
+    session.notices.reconnect();
     this.setState({ session, active, fleet }, () => {
       fleet.open();
       this.#activate(session, route);

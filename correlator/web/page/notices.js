@@ -1,6 +1,6 @@
 /**
  * Notifications of the browser for the ends of jobs that the user has asked for. They come while the page is open in
- * any tab, whichever view it shows. The browser is asked for its permission only after a click.
+ * any tab, whichever view it shows, also while that is hidden. The browser is asked for its permission only after a click.
  */
 
 import { Component, html } from "./html.js";
@@ -16,41 +16,63 @@ export function canNotify() {
 }
 
 export class Notices {
-  #client;
+  #connect;
+  /** Appliance → its client, while a job of it is watched. */
+  #clients = new Map();
+  /** Appliance and ID → `{id, instance, subscription}`. */
   #watched = new Map();
 
-  constructor(client) {
-    this.#client = client;
+  /** `connect(instance)` makes a client that goes on while the page is hidden: that is when a notification is of use. */
+  constructor(connect) {
+    this.#connect = connect;
   }
 
-  /** The IDs of the jobs that are watched. */
-  get ids() {
-    return [...this.#watched.keys()];
+  has(id, instance) {
+    return this.#watched.has(keyOf(id, instance));
   }
 
-  has(id) {
-    return this.#watched.has(id);
-  }
-
-  /** Watches a job until it ends. */
-  add(id) {
-    this.remove(id);
+  /** Watches a job until it ends. `instance`: the appliance that its page names, or "". */
+  add(id, instance) {
+    this.remove(id, instance);
     if (this.#watched.size >= MOST) {
-      this.remove(this.#watched.keys().next().value);
+      const [oldest] = this.#watched.values();
+      this.remove(oldest.id, oldest.instance);
     }
-    const subscription = this.#client.subscribe(id, ({ job }) => {
-      if (job?.terminal && this.has(id)) {
-        this.remove(id);
+    const client = this.#clients.get(instance) ?? this.#connect(instance);
+    this.#clients.set(instance, client);
+    const subscription = client.subscribe(id, ({ job }) => {
+      if (job?.terminal && this.has(id, instance)) {
+        this.remove(id, instance);
         notify(job);
       }
     });
-    this.#watched.set(id, subscription);
+    this.#watched.set(keyOf(id, instance), { id, instance, subscription });
   }
 
-  remove(id) {
-    this.#watched.get(id)?.close();
-    this.#watched.delete(id);
+  remove(id, instance) {
+    const key = keyOf(id, instance);
+    this.#watched.get(key)?.subscription.close();
+    this.#watched.delete(key);
+    if ([...this.#watched.values()].every((watched) => watched.instance !== instance)) {
+      this.#clients.get(instance)?.close();
+      this.#clients.delete(instance);
+    }
   }
+
+  /** Connects again, with another token. */
+  reconnect() {
+    const watched = [...this.#watched.values()];
+    for (const { id, instance } of watched) {
+      this.remove(id, instance);
+    }
+    for (const { id, instance } of watched) {
+      this.add(id, instance);
+    }
+  }
+}
+
+function keyOf(id, instance) {
+  return `${instance}\n${id}`;
 }
 
 function notify(job) {
@@ -67,19 +89,20 @@ function notify(job) {
 /** A button that asks for a notification at the end of a job. */
 export class NotifyButton extends Component {
   #click = async () => {
-    const { id, notices } = this.props;
-    if (notices.has(id)) {
-      notices.remove(id);
+    const { id, session } = this.props;
+    const { notices, instance } = session;
+    if (notices.has(id, instance)) {
+      notices.remove(id, instance);
     } else if ((await Notification.requestPermission()) === "granted") {
-      notices.add(id);
+      notices.add(id, instance);
     }
     this.setState({});
   };
 
-  render({ id, notices }) {
+  render({ id, session: { notices, instance } }) {
     const isDenied = Notification.permission === "denied";
     const why = isDenied ? "The browser's settings forbid notifications of this page" : "Notify me when this job ends";
-    return html`<button type="button" class="tool" aria-pressed=${String(notices.has(id))} disabled=${isDenied}
+    return html`<button type="button" class="tool" aria-pressed=${String(notices.has(id, instance))} disabled=${isDenied}
       title=${why} onClick=${this.#click}>Notify me</button>`;
   }
 }

@@ -18,15 +18,20 @@ export class Session {
   clock = new Clock();
 
   /**
-   * `instance`: the appliance whose API it uses, at a gateway; "" is what this page is served from. `left`: the state of
-   * the list when it was left: its address, its scroll position, and the selected job.
+   * `instance`: the appliance whose API it uses, at a gateway; "" is what this page is served from. `notices`: those of
+   * the page; no session ends them. `left`: the state of the list when it was left: its address, its scroll position, and
+   * the selected job.
    */
-  constructor(instance = "", left = { address: "#/", scrolled: 0, cursor: null }) {
+  constructor(
+    instance = "",
+    notices = new Notices((of) => connected(of, { pauseWhenHidden: false })),
+    left = { address: "#/", scrolled: 0, cursor: null },
+  ) {
     this.instance = instance;
+    this.notices = notices;
     this.left = left;
     this.base = baseOf(instance);
-    this.client = new Correlator({ url: this.base, ...(this.#token !== "" && { token: () => this.#token }) });
-    this.notices = new Notices(this.client);
+    this.client = connected(instance);
   }
 
   /** The URL of a path of the REST API, as "jobs". */
@@ -69,13 +74,15 @@ export class Session {
       // Storage is not allowed: the page asks for the token again after a reload.
       unkept = token;
     }
-    const session = new Session(this.instance, this.left);
-    for (const id of this.notices.ids) {
-      session.notices.add(id);
-    }
     this.close();
-    return session;
+    return new Session(this.instance, this.notices, this.left);
   }
+}
+
+/** A client of an appliance with the token of this tab. */
+function connected(instance, options = {}) {
+  const token = kept();
+  return new Correlator({ url: baseOf(instance), ...(token !== "" && { token: () => token }), ...options });
 }
 
 let unkept = "";
