@@ -296,3 +296,22 @@ def test_a_bar_that_moved_on_before_the_next_document_came_does_not_go_back() ->
     assert percents.of([failed], NOW)["a"] == moved
     assert percents.of([completed], NOW)["a"] == completed["progress"]["percent"]
     assert percents.of([job], NOW)["a"] < moved, "it ran again"
+
+
+def test_a_bar_does_not_go_back_while_the_same_steps_run_whatever_its_percent_rests_on() -> None:
+    def job(percent: float, basis: str = "steps", status: str = "running", *, seen: int = 2, done: int = 1) -> Any:
+        counts = {"steps_done": done, "steps_failed": 0, "steps_skipped": 0, "steps_seen": seen}
+        return document("a", status, progress={"percent": percent, "basis": basis} | counts)
+
+    percents = Percents()
+    seen = [
+        job(50.0),
+        job(0.0, "reported"),
+        job(0.0, "history") | {"forecast": forecast()["forecast"], "started_at": None},
+        job(33.3, seen=3),
+        job(66.7, seen=3, done=2),
+        job(60.0, seen=3, done=2),
+        job(33.3, seen=3, done=1),
+        job(0.0, seen=3, done=1, status="pending"),
+    ]
+    assert [percents.of([each], NOW)["a"] for each in seen] == [50.0, 50.0, 50.0, 33.3, 66.7, 66.7, 33.3, 0.0]

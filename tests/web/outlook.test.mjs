@@ -118,6 +118,23 @@ test("a bar stays where it was when a new document says less, and when the job f
   assert.equal(progress.at(ended, NOW).percent, 100);
 });
 
+test("a bar does not go back while the same steps run, whatever its percent rests on", () => {
+  const at = (percent, basis, progress = {}, more = {}) =>
+    job({ ...more, ...(basis !== "history" && { forecast: null }), progress: { percent, basis, steps_seen: 2, steps_done: 1, ...progress } });
+  const progress = new Progress();
+  const seen = [
+    at(50, "steps"),
+    at(0, "reported"),
+    at(20, "history"),
+    at(33.3, "steps", { steps_seen: 3 }),
+    at(66.7, "steps", { steps_seen: 3, steps_done: 2 }),
+    at(60, "steps", { steps_seen: 3, steps_done: 2 }),
+    at(33.3, "steps", { steps_seen: 3, steps_done: 1 }),
+    at(0, "steps", { steps_seen: 3, steps_done: 1 }, { status: "pending" }),
+  ].map((document) => progress.at(document, NOW).percent);
+  assert.deepEqual(seen, [50, 50, 50, 33.3, 66.7, 66.7, 33.3, 0]);
+});
+
 const AHEAD = [
   { name: "copy", share: 1, typical_seconds: 60 },
   { name: "check", share: 0.5, typical_seconds: 40 },
