@@ -324,7 +324,7 @@ async def test_a_notification_of_the_end_is_asked_for_by_a_click_and_comes_in_an
     assert await page.evaluate("[asked, notices]") == [1, [["vm-a: Failed", "no space left"]]]
 
 
-async def test_a_notification_comes_to_a_page_that_has_been_hidden_for_longer_than_its_view_is_live(fake, page):
+async def test_a_notification_comes_while_the_page_is_hidden_for_more_than_30_seconds(fake, page):
     await page.clock.install()
     await page.add_init_script(NOTIFICATIONS)
     fake.jobs["a"] = document("a")

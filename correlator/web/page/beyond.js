@@ -3,7 +3,7 @@
 import { html } from "./html.js";
 import { entityAddress, jobAddress } from "./route.js";
 import { moment, shortTime } from "./times.js";
-import { counted, vmOf } from "./words.js";
+import { counted, named, vmOf } from "./words.js";
 
 /** A line above the rows. `entity`: the VM or context that the text names exactly, or "". `opens`: Enter waits for a job. */
 export function Progress({ search, more, entity, opens, now, onMore }) {
@@ -24,7 +24,7 @@ export function Progress({ search, more, entity, opens, now, onMore }) {
       ${opens && search.state === "searching" && " The first job found opens."}</p>
     ${search.trouble !== null && html`<p class="tone-warn">Jobs may be missing: ${search.trouble}.</p>`}
     ${search.state === "stopped" && html`<button type="button" class="button" onClick=${onMore}>Search on</button>`}
-    ${entity !== "" && html`<a href=${entityAddress(entity)}>All jobs of ${entity}</a>`}
+    ${entity !== "" && html`<a href=${entityAddress(entity)}>All jobs of <span>${named(entity)}</span></a>`}
   </div>`;
 }
 
@@ -42,7 +42,7 @@ export function Nothing({ synced, isRefused, known, filter, search }) {
     <p>${q === "" ? `None of ${counted(known, "job")} matches.` : `No job${where} has this text.`}</p>
     ${
       q !== "" &&
-      html`<p><a href=${jobAddress(q)}>Follow “${q}” as an ID</a>. Its job need not exist yet. Enter does the same.</p>`
+      html`<p><a href=${jobAddress(q)}>Follow “<span>${named(q)}</span>” as an ID</a>. Its job need not exist yet. Enter does the same.</p>`
     }
     <p><a href="#/">Show all</a></p>
   </div>`;

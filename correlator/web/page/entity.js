@@ -8,7 +8,7 @@ import { HERE } from "./place.js";
 import { entityAddress, jobAddress } from "./route.js";
 import { duration, elapsed, inUtc, moment, shortTime } from "./times.js";
 import { trends } from "./trend.js";
-import { counted, operationOf, shownStatus, text } from "./words.js";
+import { counted, named, operationOf, shownStatus, text } from "./words.js";
 
 const IN_STRIP = 100;
 /** Jobs in the strip of outcomes: the newest. */
@@ -48,12 +48,12 @@ export class EntityPage extends Component {
     const contexts = [...history.contexts].filter((context) => context !== name);
     return html`<article class="entity">
       <p><a class="back" href="#/">${icon("back")} All jobs</a></p>
-      <h1 tabindex="-1">${name}</h1>
+      <h1 tabindex="-1">${named(name)}</h1>
       <p class="soft">${kindWord(history.kind)}${instance !== "" && ` on ${instance}`}${jobs.length > 0 && ` · ${counted(jobs.length, "job")} loaded`}</p>
-      ${instance !== "" && html`<p><a href=${entityAddress(name)}>${name} on all appliances</a></p>`}
+      ${instance !== "" && html`<p><a href=${entityAddress(name)}><span>${named(name)}</span> on all appliances</a></p>`}
       ${
         contexts.length > 0 &&
-        html`<p>Contexts: ${contexts.map((context) => html`<a key=${context} href=${entityAddress(context, instance)}>${context}</a>${" "}`)}</p>`
+        html`<p>Contexts: ${contexts.map((context) => html`<a key=${context} href=${entityAddress(context, instance)}>${named(context)}</a>${" "}`)}</p>`
       }
       ${
         jobs.length > 0 &&
@@ -100,7 +100,7 @@ function Strip({ jobs, now }) {
 function Trends({ jobs }) {
   return html`<section class="panel"><h2>By operation</h2><ul class="trends">
     ${trends(jobs).map(
-      (trend) => html`<li key=${`${trend.job_type} ${trend.operation}`}><b>${text(trend.operation) || "No operation"}</b>
+      (trend) => html`<li key=${`${trend.job_type} ${trend.operation}`}><b>${named(trend.operation) || "No operation"}</b>
       <span>${trend.completed} of ${counted(trend.runs, "run")} completed${trend.failed > 0 && `, ${trend.failed} failed`}</span>
       <span>${change(trend)}</span></li>`,
     )}
@@ -136,10 +136,10 @@ function Runs({ jobs, now }) {
       return html`<tr key=${job.job_id}>
         <td>${icon(shown.shape, shown.tone)} ${shown.word}</td>
         <td class="run-began" title=${inUtc(job.started_at)}>${shortTime(moment(job.started_at), now) || "not yet"}</td>
-        <td class="run-what"><a href=${jobAddress(job.job_id, job.instance)}>${operationOf(job) || text(job.job_id)}</a></td>
+        <td class="run-what"><a href=${jobAddress(job.job_id, job.instance)}><span class="few-lines">${operationOf(job) || named(job.job_id)}</span></a></td>
         ${isFleet && html`<td class="run-where">${text(job.instance)}</td>`}
         <td class="run-took">${lasting(job, now)}</td>
-        <td class="tone-bad run-error">${text(job.error)}</td></tr>`;
+        <td class="tone-bad run-error"><span class="few-lines">${text(job.error)}</span></td></tr>`;
     })}</tbody></table></section>`;
 }
 

@@ -1,9 +1,9 @@
 /** Parent and children of a job, with their name and state if the daemon knows them. */
 
-import { Component, html } from "./html.js";
+import { Component, dotted, html } from "./html.js";
 import { icon } from "./icons.js";
 import { jobAddress } from "./route.js";
-import { operations, shownStatus, subject } from "./words.js";
+import { named, operations, shownStatus, subject } from "./words.js";
 
 export class Family extends Component {
   #subscription = null;
@@ -61,6 +61,6 @@ function members(job) {
 function Member({ id, job, instance, relation }) {
   const shown = job === undefined ? null : shownStatus(job.status);
   return html`<li><span class="soft">${relation}</span> ${shown !== null && icon(shown.shape, shown.tone)}
-    ${" "}<a href=${jobAddress(id, instance)}>${job === undefined ? id : subject(job)}</a>
-    ${shown !== null && html` <span class="soft">${[...operations(job).slice(0, 1), shown.word].join(" · ")}</span>`}</li>`;
+    ${" "}<a href=${jobAddress(id, instance)}>${job === undefined ? named(id) : subject(job)}</a>
+    ${shown !== null && html` <span class="soft">${dotted([...operations(job).slice(0, 1), shown.word])}</span>`}</li>`;
 }

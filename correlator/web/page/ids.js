@@ -2,13 +2,14 @@
 
 import { Component, html } from "./html.js";
 import { icon } from "./icons.js";
+import { named } from "./words.js";
 
 const SHOWN = 1500;
 
 /** An ID and its button. */
 export function Id({ value }) {
-  return html`<span class="id"><code>${value}</code>
-    <${CopyButton} value=${value} label="Copy ${value}" className="quiet-button copy" /></span>`;
+  return html`<span class="id"><code>${named(value)}</code>
+    <${CopyButton} value=${value} label="Copy ${named(value)}" className="quiet-button copy" /></span>`;
 }
 
 /** A button that copies `value`. Without `children` it is an icon, and `label` its name. */

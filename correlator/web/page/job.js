@@ -1,7 +1,7 @@
 /** The page of one job, found by any ID, also by one that does not exist yet. */
 
 import { Family } from "./family.js";
-import { Component, html } from "./html.js";
+import { Component, dotted, html } from "./html.js";
 import { icon } from "./icons.js";
 import { CopyButton, Id } from "./ids.js";
 import { LogPane } from "./log.js";
@@ -19,6 +19,7 @@ import {
   counted,
   cutNote,
   entityOf,
+  named,
   operations,
   origin,
   shownLateness,
@@ -153,8 +154,8 @@ function Head({ job, session, now, silent, gone, percent, forecast }) {
           ...${withTicket(session, session.api(`jobs/${encodeURIComponent(job.job_id)}`))}>JSON</a>
       </span></p>
     <h1 tabindex="-1">${subject(job)}</h1>
-    <p class="job-what soft">${[...operations(job), where(job)].filter(Boolean).join(" · ")}</p>
-    ${entity !== "" && html`<p><a href=${entityAddress(entity, job.instance)}>All jobs of ${entity}</a></p>`}
+    <p class="job-what soft">${dotted([...operations(job), where(job)].filter(Boolean))}</p>
+    ${entity !== "" && html`<p><a href=${entityAddress(entity, job.instance)}>All jobs of <span>${named(entity)}</span></a></p>`}
     <div class="job-state">
       <p class="pill tone-pill-${shown.tone}">${icon(shown.shape)} ${shown.word}</p>
       ${silent !== null && html`<p class="pill tone-pill-warn">${icon("alert")} ${silent}</p>`}
@@ -196,10 +197,25 @@ function Times({ job, now }) {
   </dl>`;
 }
 
+const LONG = 200;
+/** Characters of a value that has a place of its own to scroll. */
+
+function Value({ of, children }) {
+  return text(of).length > LONG
+    ? html`<dd class="is-long" tabindex="0">${children}</dd>`
+    : html`<dd>${children}</dd>`;
+}
+
+/** Metadata without `_cut`, in which the daemon has the sizes of what is missing. Another `_cut` is the appliance's. */
+function withoutCut({ _cut: cut, ...members }) {
+  const isOurs = cut?.constructor === Object && Object.values(cut).every((each) => typeof each === "number");
+  return isOurs ? { cut, members } : { cut: {}, members: cut === undefined ? members : { ...members, _cut: cut } };
+}
+
 function Particulars({ job, session }) {
-  const { _cut: cut, ...members } = job.metadata ?? {};
+  const { cut, members } = withoutCut(job.metadata ?? {});
   // "*" is the sum of all members without a name there.
-  const missing = Object.entries(cut ?? {}).map(([name, full]) => [name === "*" ? "others" : name, cutNote(full)]);
+  const missing = Object.entries(cut).map(([name, full]) => [name === "*" ? "others" : name, cutNote(full)]);
   const rows = [...Object.entries(members), ...missing].filter(([, value]) => text(value) !== "");
   const soFar = job.counts_complete === false ? " so far: the log is still being counted" : "";
   const typical = (job.forecast ?? job.compared_with)?.typical_seconds ?? null;
@@ -217,20 +233,20 @@ function Particulars({ job, session }) {
   return html`<aside class="particulars" aria-label="Particulars">
     <${Family} job=${job} session=${session} />
     <section><h2>IDs</h2><dl class="facts is-stacked">
-      <div><dt>Job</dt><dd><${Id} value=${job.job_id} /></dd></div>
+      <div><dt>Job</dt><${Value} of=${job.job_id}><${Id} value=${job.job_id} /><//></div>
       ${(job.external_ids ?? []).map(
-        (id) => html`<div key=${id}><dt>External</dt><dd><${Id} value=${id} /></dd></div>`,
+        (id) => html`<div key=${id}><dt>External</dt><${Value} of=${id}><${Id} value=${id} /><//></div>`,
       )}
-      ${job.context_id && html`<div><dt>Context</dt><dd><${Id} value=${job.context_id} />
-        <a href=${entityAddress(job.context_id, job.instance)}>Its jobs</a></dd></div>`}
+      ${job.context_id && html`<div><dt>Context</dt><${Value} of=${job.context_id}><${Id} value=${job.context_id} />
+        <a href=${entityAddress(job.context_id, job.instance)}>Its jobs</a><//></div>`}
     </dl></section>
     <section><h2>About</h2><dl class="facts">
-      ${facts.map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${text(value)}</dd></div>`)}
+      ${facts.map(([name, value]) => html`<div key=${name}><dt>${name}</dt><${Value} of=${value}>${text(value)}<//></div>`)}
     </dl></section>
     ${
       rows.length > 0 &&
       html`<section><h2>Metadata</h2><dl class="facts">
-      ${rows.map(([name, value]) => html`<div key=${name}><dt><code>${name}</code></dt><dd>${text(value)}</dd></div>`)}
+      ${rows.map(([name, value]) => html`<div key=${name}><dt><code>${named(name)}</code></dt><${Value} of=${value}>${text(value)}<//></div>`)}
     </dl></section>`
     }
   </aside>`;

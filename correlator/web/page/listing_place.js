@@ -1,7 +1,7 @@
 /** What the order and the filters of the list need of a document. Pure. */
 
 import { moment, periodOf } from "./times.js";
-import { subject, text } from "./words.js";
+import { raw, subject, text } from "./words.js";
 
 export const DAY = 86_400_000;
 
@@ -94,7 +94,7 @@ function haystack(job) {
       job.error,
       job.last_message?.text,
     ];
-    words = [...parts, ...Object.values(job.metadata ?? {})].map(text).join("\n").toLowerCase();
+    words = [...parts, ...Object.values(job.metadata ?? {})].map(raw).join("\n").toLowerCase();
     haystacks.set(job, words);
   }
   return words;

@@ -2,7 +2,7 @@
 
 import { Component, html } from "./html.js";
 import { inUtc, moment, shortTime } from "./times.js";
-import { levelTone, text } from "./words.js";
+import { isolated, levelTone, named, text } from "./words.js";
 
 const IDENTITY = new Set(["job_id", "step_id", "external_job_id", "step_name"]);
 /** Attributes that name the job and step of a line, which the page shows already. */
@@ -19,7 +19,7 @@ export class LogLine extends Component {
       <a class="line-at" href=${address} tabindex=${isTarget ? 0 : -1}
         title="${inUtc(line.at)}: link to this line">${shortTime(at, day)}</a>
       <span class="line-level tone-${levelTone(line.level)}">${text(line.level)}</span>
-      <span class="line-text">${step !== "" && html`<span class="line-step">${text(step)}</span> `}
+      <span class="line-text">${step !== "" && html`<span class="line-step">${named(step)}</span> `}
         ${marked(text(line.message), wanted)} ${" "}<span class="line-attrs">${marked(attributes(line.attrs), wanted)}</span></span>
     </li>`;
   }
@@ -47,6 +47,6 @@ export function attributes(attrs) {
   }
   return Object.entries(attrs)
     .filter(([name, value]) => !IDENTITY.has(name) && text(value) !== "")
-    .map(([name, value]) => `${name}=${text(value)}`)
+    .map(([name, value]) => `${isolated(text(name))}=${isolated(text(value))}`)
     .join("  ");
 }

@@ -1,7 +1,7 @@
 /** Title and icon of the browser tab, which show the state of the jobs. */
 
 import { iconAddress } from "./icons.js";
-import { shownLateness, shownStatus, subject } from "./words.js";
+import { isolated, named, shownLateness, shownStatus, subject } from "./words.js";
 
 const COLOURS = new Map([
   ["running", "#3a8fd0"],
@@ -32,15 +32,22 @@ export function markJob(job, silent, percent) {
   const mixed = failed ? ["alert", "bad"] : [shape, tone];
   const image = silent !== null ? ["alert", "warn"] : late !== null ? [late.shape, late.tone] : mixed;
   const doubt = silent !== null ? "silent, " : late !== null ? `${late.word.toLowerCase()}, ` : "";
-  mark(`${doubt}${state} – ${subject(job)} – ${NAME}`, image);
+  mark(`${doubt}${state} – ${titled(subject(job))} – ${NAME}`, image);
 }
 
 export function markEntity(name) {
-  mark(`${name} – ${NAME}`, null);
+  mark(`${titled(named(name))} – ${NAME}`, null);
 }
 
 export function markWaiting(id) {
-  mark(`waiting – ${id} – ${NAME}`, ["ring", "quiet"]);
+  mark(`waiting – ${titled(named(id))} – ${NAME}`, ["ring", "quiet"]);
+}
+
+const MOST_SHOWN = 200;
+/** Characters of a name in the title. */
+
+function titled(name) {
+  return isolated(name.slice(0, MOST_SHOWN));
 }
 
 let marked = "";

@@ -5,10 +5,13 @@
 
 import { Component, html } from "./html.js";
 import { jobAddress } from "./route.js";
-import { shownStatus, subject, text } from "./words.js";
+import { isolated, shownStatus, subject, text } from "./words.js";
 
 const MOST = 100;
 /** Jobs that one page watches; the one that was asked for first is given up. */
+
+const MOST_SHOWN = 200;
+/** Characters of a name or an error in a notification. */
 
 /** True if the browser has notifications; over plain http only localhost has. */
 export function canNotify() {
@@ -77,8 +80,8 @@ function keyOf(id, instance) {
 
 function notify(job) {
   const { word } = shownStatus(job.status);
-  const body = text(job.error).trim().split("\n")[0].slice(0, 200);
-  const notice = new Notification(`${subject(job)}: ${word}`, { body, tag: job.job_id, icon: "favicon.svg" });
+  const body = text(job.error).trim().split("\n")[0].slice(0, MOST_SHOWN);
+  const notice = new Notification(`${isolated(subject(job).slice(0, MOST_SHOWN))}: ${word}`, { body, tag: job.job_id, icon: "favicon.svg" });
   notice.onclick = () => {
     window.focus();
     location.hash = jobAddress(job.job_id, job.instance);

@@ -1,6 +1,6 @@
 /** The bar of one job with its percent, its steps, and when it will probably end or how long it took. */
 
-import { html } from "./html.js";
+import { dotted, html } from "./html.js";
 import { comparison } from "./outlook.js";
 import { currentStepOf, stepsDone } from "./words.js";
 
@@ -25,7 +25,7 @@ export function Percent({ job, tone, silent, percent, forecast }) {
       aria-valuetext=${[words, ...more, ...end].join(", ")}>
       ${bar(percent, `tone-bar-${tone} ${silent === null ? "" : "is-silent"} ${overdue ? "is-overdue" : ""}`, FINE)}
     </div>
-    <p class="percent-words"><b>${words}</b> <span class="soft">${more.join(" · ")}</span></p>
+    <p class="percent-words"><b>${words}</b> <span class="soft">${dotted(more)}</span></p>
     ${forecast !== null &&
       html`<p class="outlook"><b>${forecast.words}</b> <span class="soft">${forecast.source}</span></p>`}
     ${forecast === null && end.length > 0 && html`<p class="outlook soft">${end[0]}</p>`}

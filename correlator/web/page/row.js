@@ -45,7 +45,7 @@ export class Row extends Component {
         <span class="row-status">${icon(shown.shape, shown.tone)} <span>${shown.word}</span></span>
         <span class="row-subject"><b>${subject(job)}</b> <span class="soft">${
           fleet && html`<span class="row-where">${text(job.instance)} · </span>`
-        }${operations(job)[0] ?? ""}${
+        }<bdi>${operations(job)[0] ?? ""}</bdi>${
           started !== null && dayOf(started) !== dayOf(now) && html`<span class="row-day"> · ${shortTime(started, now)}</span>`
         }</span></span>
         ${fleet && html`<span class="row-appliance">${isSilent && icon("cross", "bad")} ${text(job.instance)}</span>`}

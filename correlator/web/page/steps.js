@@ -73,7 +73,7 @@ function Step({ step, axis, now, over, silentSince, isPicked, onPick }) {
   return html`<li class="step tone-step-${shown.tone}">
     <span class="step-name">${icon(shown.shape, shown.tone)}
       <button type="button" class="step-pick" aria-pressed=${String(isPicked)} title="Only the log lines of this step"
-        onClick=${() => onPick(isPicked ? "" : step.id)}>${stepTitle(step)}</button></span>
+        onClick=${() => onPick(isPicked ? "" : step.id)}><span class="few-lines">${stepTitle(step)}</span></button></span>
     <span class="step-word soft">${step.status === "running" && over ? "never ended" : shown.word}</span>
     <span class="lane" aria-hidden="true">
       ${

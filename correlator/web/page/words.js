@@ -61,12 +61,41 @@ export function shownState(state) {
   return STATES.get(state) ?? { word: "Unknown", tone: "quiet", shape: "ring" };
 }
 
-/** Converts any value of a document to text. */
-export function text(value) {
+/** Converts any value of a document to text, as it is. */
+export function raw(value) {
   if (value === null || value === undefined) {
     return "";
   }
   return typeof value === "object" ? JSON.stringify(value) : String(value);
+}
+
+// biome-ignore lint/suspicious/noControlCharactersInRegex: they are what it is about
+const UNSEEN = /[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g;
+/** Characters that control a device, hide, or reorder the text beside them. Not line feed and tab. */
+
+/** Converts any value of a document to text to show: what nobody would see in it is escaped, as in a terminal. */
+export function text(value) {
+  return raw(value).replaceAll("\r\n", "\n").replace(UNSEEN, escaped);
+}
+
+function escaped(character) {
+  const code = character.charCodeAt(0);
+  return code < 0x80 ? `\\x${code.toString(16).padStart(2, "0")}` : `\\u${code.toString(16).padStart(4, "0")}`;
+}
+
+const BLANK = /^[\s\u00ad\u115f\u1160\u180e\u200c\u200d\u2800\u3164\uffa0]+$/;
+
+/** A name, as text to show; "(blank)" if nobody would see it. */
+export function named(value) {
+  const name = text(value);
+  return BLANK.test(name) ? "(blank)" : name;
+}
+
+const RIGHT_TO_LEFT = /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\u{10800}-\u{10fff}\u{1e800}-\u{1efff}]/u;
+
+/** A shown text for a place without elements, as a title: it does not reorder the words beside it. */
+export function isolated(shown) {
+  return RIGHT_TO_LEFT.test(shown) ? `\u2068${shown}\u2069` : shown;
 }
 
 const ORIGINS = new Map([
@@ -96,17 +125,17 @@ const SUBJECTS = ["vm_name", "vm_name_or_id", "source_vm_name", "group_name", "s
 /** The title of a job: the VM's name, else the first available ID or name. */
 export function subject(job) {
   for (const key of SUBJECTS) {
-    const name = text(job.metadata?.[key]);
+    const name = named(job.metadata?.[key]);
     if (name !== "") {
       return name;
     }
   }
-  return text(job.external_ids?.[0]) || operationOf(job) || text(job.job_id);
+  return named(job.external_ids?.[0]) || operationOf(job) || named(job.job_id);
 }
 
 /** The VM of a job, as `GET /api/v1/entities/{name}` finds it, else its context; "" for neither. */
 export function entityOf(job) {
-  return vmOf(job) || text(job.context_id);
+  return vmOf(job) || raw(job.context_id);
 }
 
 export function vmOf(job) {
@@ -115,17 +144,17 @@ export function vmOf(job) {
 
 /** What people call the operation of a job. */
 export function operationOf(job) {
-  return text(job.title) || text(job.operation);
+  return named(job.title) || named(job.operation);
 }
 
 /** What people call the running step of a job. */
 export function currentStepOf(job) {
-  return text(job.current_step_title) || text(job.current_step);
+  return named(job.current_step_title) || named(job.current_step);
 }
 
 /** What people call a step, also one that is still to come. */
 export function stepTitle(step) {
-  return text(step?.title) || text(step?.name);
+  return named(step?.title) || named(step?.name);
 }
 
 /** The operation and the type of a job, without a repetition of `subject`. */

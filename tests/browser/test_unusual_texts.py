@@ -1,0 +1,114 @@
+"""Unusual names, IDs and texts: nothing is out of shape, and nobody is misled."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from tests.support.browser import expect
+from tests.support.page_server import document, stamp, step
+
+ZALGO = "".join(letter + "\u0300\u0301\u0302\u0303\u0304\u0305\u0306\u0307" * 20 for letter in "zalgo")
+NAMES = {"zalgo": ZALGO, "long": "n" * 10_000, "long words": "name of a machine " * 600}
+REORDERING = "ab\u202edc\u2066ef\x1b[31m\ufeff"
+SHOWN = "ab\\u202edc\\u2066ef\\x1b[31m\\ufeff"
+
+
+def odd(name: str, job_id: str = "a", **more: Any) -> dict[str, Any]:
+    """A job with this text wherever the appliance writes one."""
+    return document(
+        job_id,
+        "failed",
+        operation=name,
+        external_ids=[name],
+        context_id=name,
+        parent_job_id=name,
+        child_job_ids=[name],
+        owner=name,
+        error=name,
+        current_step=name,
+        metadata={"vm_name": name, "key": name, name: name},
+        steps=[step(1, name, "failed", error=name), step(2, "b")],
+        **more,
+    )
+
+
+@pytest.mark.parametrize("width", [390, 1024, 1280])
+@pytest.mark.parametrize("name", NAMES)
+async def test_no_name_makes_a_page_wider_than_the_window_or_high(fake, page, name, width):
+    text = NAMES[name]
+    # Errors are shown in full, so that they can be read.
+    fake.jobs["a"] = odd(text) | {"error": None, "steps": {"1": step(1, text, "failed"), "2": step(2, "b")}}
+    fake.archive = [[odd(text, "b")]]
+    await page.set_viewport_size({"width": width, "height": 800})
+    for address in ("", "#/jobs/a", f"#/entities/{quote(text[:200], safe='')}"):
+        await page.goto(f"{fake.url}/{address}")
+        await expect(page.locator(".row, .job-head, .runs").first).to_be_visible()
+        size = await page.evaluate("[document.documentElement.scrollWidth, document.documentElement.scrollHeight]")
+        assert size[0] <= width, address
+        assert size[1] < 4500, address
+        high = await page.locator("h1:not(.unseen), .family li, .step-name, .job-what, .row").evaluate_all(
+            "all => all.map((e) => e.getBoundingClientRect().height).filter((height) => height > 150)"
+        )
+        assert high == [], address
+
+
+async def test_characters_that_hide_or_reorder_texts_are_shown_as_in_a_terminal(fake, page):
+    fake.jobs["a"] = odd(REORDERING)
+    fake.events["a"] = [
+        {"event_id": 1, "level": "INFO", "message": REORDERING, "step_id": 3001, "attrs": {REORDERING: REORDERING},
+         "at": stamp(1)}
+    ]  # fmt: skip
+    fake.archive = [[odd(REORDERING)]]
+    for address in ("", "#/jobs/a", f"#/jobs/{quote('nobody' + REORDERING)}", f"#/entities/{quote(REORDERING)}"):
+        await page.goto(f"{fake.url}/{address}")
+        await expect(page.locator(".row b, h1:not(.unseen), .waiting code").first).to_be_visible()
+        await expect(page.locator("main")).to_contain_text(SHOWN)
+        if address == "#/jobs/a":
+            await expect(page.locator(".line")).to_contain_text(f"{SHOWN}={SHOWN}")
+        written = await page.evaluate("document.body.innerText + document.title")
+        assert set(written).isdisjoint("\u202e\u2066\x1b\ufeff")
+
+
+async def test_a_name_from_right_to_left_does_not_reorder_what_stands_beside_it(fake, page):
+    name = "\u05d0\u05d1\u05d2"
+    fake.jobs["a"] = document("a", "failed", operation=name, job_type="12", owner=name, metadata={"vm_name": "vm"})
+    await page.goto(f"{fake.url}/#/jobs/a")
+    parts = page.locator(".job-what bdi")
+    await expect(parts).to_have_text([name, "12"])
+    lefts = await parts.evaluate_all("all => all.map((each) => each.getBoundingClientRect().left)")
+    assert lefts == sorted(lefts)
+    await fake.put(document("a", "failed", metadata={"vm_name": name}))
+    await expect(page).to_have_title(f"Failed – \u2068{name}\u2069 – correlator")
+
+
+async def test_names_that_nobody_can_see_are_named_blank(fake, page):
+    fake.jobs["a"] = document("a", operation=" \u3164", metadata={"vm_name": "  "}, steps=[step(1, "\u2800")])
+    await page.goto(f"{fake.url}/#/jobs/a")
+    await expect(page.get_by_role("heading", level=1)).to_have_text("(blank)")
+    await expect(page.locator(".step-name").first).to_have_text("(blank)")
+    await page.goto(fake.url)
+    await expect(page.locator(".row-subject b")).to_have_text("(blank)")
+
+
+@pytest.mark.parametrize(("cut", "shown"), [("text", "text"), ({"a": "b"}, '{"a":"b"}'), ([1], "[1]"), (None, None)])
+async def test_a_member_of_metadata_with_the_name_of_the_daemons_own_is_shown(fake, page, cut, shown):
+    fake.jobs["a"] = document("a", metadata={"vm_name": "vm-a", "_cut": cut})
+    await page.goto(f"{fake.url}/#/jobs/a")
+    row = page.locator(".facts > div").filter(has_text="_cut")
+    await expect(row).to_have_count(0 if shown is None else 1)
+    if shown is not None:
+        await expect(row.locator("dd")).to_have_text(shown)
+
+
+@pytest.mark.parametrize("name", ["\ufeffid", ".", "..", "a/../b", "%2e%2e"])
+async def test_any_external_id_can_be_opened_by_its_address(fake, page, name):
+    fake.jobs["a"] = document("a", external_ids=[name])
+    await page.goto(fake.url)
+    await page.get_by_role("searchbox").fill(name)
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_role("heading", level=1)).to_have_text("vm-a")
+    await page.reload()
+    await expect(page.get_by_role("heading", level=1)).to_have_text("vm-a")
