@@ -12,8 +12,8 @@ from correlator.errors import SourceUnavailable
 from correlator.jobs.model.rows import JobRecord, LegacyRecord, Micros
 from correlator.sources.db.queries import Queries
 from correlator.sources.db.session import Session, chunks
+from correlator.sources.search import owners
 from correlator.sources.search.lookup import Lookup
-from correlator.sources.tables import owners
 
 DAY = 86_400
 

@@ -120,6 +120,7 @@ class LegacyJobs:
         known, view = self._rows.get(row.job_id), job_view.legacy_view(row)
         if known is None and (self._published.has_expired(view, now) or not self._published.has_room(view)):
             self._put_aside(row)
+            self._published.leave_out(view.started_at or 0)
             return
         if known != row:
             self._rows[row.job_id] = row

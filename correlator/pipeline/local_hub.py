@@ -128,9 +128,7 @@ class LocalHub(Hub):
 
     def _from_archive(self, found: Found) -> tuple[PublishedJob, Resolved] | None:
         if found.legacy is not None:
-            updated_at = found.legacy.updated_at or found.legacy.created_at or 0
-            view, titles = job_view.legacy_view(found.legacy), self.index.published.titles
-            return PublishedJob(view, self.seq, updated_at, titles=titles), found.resolved
+            return self._archived_legacy(found.legacy), found.resolved
         assert found.reading is not None
         shown = self.archived(found.reading)
         return (shown, found.resolved) if shown is not None else None
@@ -157,6 +155,13 @@ class LocalHub(Hub):
             titles=self.index.published.titles,
         )
 
+    def _archived_legacy(self, row: LegacyRecord) -> PublishedJob:
+        """Return a legacy job built from its row, with the current `seq`, or as it is published."""
+        if (published := self.published.get(row.job_id)) is not None:
+            return published
+        updated_at, titles = row.updated_at or row.created_at or 0, self.index.published.titles
+        return PublishedJob(job_view.legacy_view(row), self.seq, updated_at, titles=titles)
+
     async def page(
         self, query: JobQuery, before: tuple[Micros, str] | None, limit: int, known: Callable[[str], bool]
     ) -> OtherJobs:
@@ -164,6 +169,7 @@ class LocalHub(Hub):
             return OtherJobs((), None)  # the database is of one appliance, and no job in it names that
         found = await available(self.archive).page(query, before, limit, self.index.advance_clock, known)
         jobs = [shown for reading in found.readings if (shown := self.archived(reading)) is not None]
+        jobs += map(self._archived_legacy, found.legacy)
         return OtherJobs(jobs, found.next_before)
 
     async def legacy_record(self, name: str) -> LegacyRecord | None:

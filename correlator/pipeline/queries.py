@@ -178,11 +178,12 @@ class JobNames(Struct, frozen=True):
 class JobsPage(Struct, frozen=True):
     """One page of jobs from the database. A page may be short, or empty, before the end of the list.
 
-    `next_before`: where the next page begins; None after the last page.
+    `next_before`: where the next page begins; None after the last page. `legacy`: rows that no JobLog job owns.
     """
 
     readings: Sequence[Reading]
     next_before: tuple[Micros, str] | None
+    legacy: Sequence[LegacyRecord] = ()
 
 
 class OtherJobs(Struct, frozen=True):

@@ -12,7 +12,7 @@ from correlator.errors import BadRequest, SourceUnavailable
 from correlator.pipeline.queries import JobQuery, LineQuery
 from correlator.sources.archive.archive import DatabaseArchive
 from correlator.sources.db.mariadb import Address, MariaDBDatabase
-from tests.support.archive_queries import at, found, logical_time, names, unix
+from tests.support.archive_queries import archive_of, at, found, logical_time, names, unix
 from tests.support.eventually import eventually
 
 EVERYTHING = JobQuery()
@@ -244,3 +244,71 @@ async def test_a_database_that_is_away_is_said_in_time_and_asked_again_when_it_i
 
     assert await eventually(answers)
     await archive.close()
+
+
+async def legacy(original, job_id: str, second: int, **row) -> None:
+    """A row of failover_jobs."""
+    times = {"created_at": at(second), "updated_at": at(second)}
+    await original.insert(
+        "failover_jobs",
+        **{"job_id": job_id, "vm_id": "v", "job_type": "live", "status": "completed", "source_vm_name": "pg"}
+        | times
+        | row,
+    )
+
+
+async def all_pages(archive, query, limit, known=lambda _: False) -> list[str]:
+    """All jobs page by page, each page sorted as a list is."""
+    seen: list[str] = []
+    before = None
+    while True:
+        page = await archive.page(query, before, limit, logical_time, known)
+        places = [(r.record.started_at, r.job_id) for r in page.readings]
+        places += [(r.started_at or r.created_at, r.job_id) for r in page.legacy]
+        assert all(page.next_before is None or place >= page.next_before for place in places)
+        assert all(before is None or place < before for place in places)
+        seen += [job_id for _, job_id in sorted(places, reverse=True)]
+        if (before := page.next_before) is None:
+            return seen
+
+
+@pytest.mark.parametrize("limit", [1, 3, 500])
+async def test_pages_have_the_legacy_jobs_that_no_job_owns_at_their_place(archive, either_original, limit):
+    original = either_original
+    await original.job("a", started_at=at(10))
+    await original.job("c", started_at=at(30), metadata='{"failover_job_id": "in-metadata"}')
+    await original.job("e", started_at=at(50), external_job_id="in-column")
+    for name, second in (("a", 10), ("in-metadata", 31), ("in-column", 51), ("apart-1", 5), ("apart-3", 30)):
+        await legacy(original, name, second)
+    await legacy(original, "apart-2", 0, started_at=at(20), status="failed")
+    await legacy(original, "apart-4", 60, source_vm_name="other")
+    everything = ["apart-4", "e", "c", "apart-3", "apart-2", "a", "apart-1"]
+    if not original.rolled_back:
+        await original.log("of a", job_id="a", external_job_id="in-log", ts=at(11, micros=0))
+        await legacy(original, "in-log", 12)
+    assert await all_pages(archive, EVERYTHING, limit) == everything
+    assert await all_pages(archive, EVERYTHING, limit, {"apart-3", "e"}.__contains__) == [
+        name for name in everything if name not in ("apart-3", "e")
+    ]
+    assert await all_pages(archive, JobQuery(status=frozenset({"failed"})), limit) == ["apart-2"]
+    assert await all_pages(archive, JobQuery(text="part-3"), limit) == ["apart-3"]
+    assert await all_pages(archive, JobQuery(vm_name="other"), limit) == ["apart-4"]
+    since, until = unix(20) * 1_000_000, unix(31) * 1_000_000
+    assert await all_pages(archive, JobQuery(since=since, until=until), limit) == ["c", "apart-3", "apart-2"]
+    assert await all_pages(archive, JobQuery(parent_job_id=frozenset({"a"})), limit) == []
+
+
+async def test_more_legacy_jobs_than_a_page_has_are_all_listed(current):
+    archive, original = current
+    for n in range(250):
+        await legacy(original, f"l{n:03}", n // 3)
+    await original.job("between", started_at=at(40))
+    found = await all_pages(archive, EVERYTHING, 60)
+    assert found == sorted(found, key=lambda i: (40, i) if i == "between" else (int(i[1:]) // 3, i), reverse=True)
+    assert len(found) == 251
+
+
+async def test_without_legacy_pages_have_no_legacy_jobs(either_original):
+    await legacy(either_original, "apart", 5)
+    async with archive_of(either_original, legacy=False) as archive:
+        assert await all_pages(archive, EVERYTHING, 10) == []

@@ -21,6 +21,7 @@ from correlator.pipeline.queries import EarlierLines, Found, JobNames, JobQuery,
 from correlator.pipeline.shared_tasks import SharedTasks
 from correlator.sources.archive import lines, pages
 from correlator.sources.archive.collector import Collector
+from correlator.sources.archive.legacy import LegacyPages
 from correlator.sources.db.queries import Queries, read_readings
 from correlator.sources.db.session import Database, Session
 from correlator.sources.search import searches
@@ -65,6 +66,7 @@ class DatabaseArchive:
         self._keys = tuple(id_keys)
         self._legacy = legacy
         self._jobs, self._log = Questions(database, limits), Questions(database, limits)
+        self._legacy_pages = LegacyPages(self._keys)
         self._lookup = Lookup(self._keys, search_within)
         self._finding: SharedTasks[Found | None] = SharedTasks()
         self._job_slices = Slices(first=1_000, least=200, most=20_000)
@@ -94,21 +96,29 @@ class DatabaseArchive:
         advance_clock: Callable[[], int],
         known: Callable[[str], bool] = lambda _: False,
     ) -> JobsPage:
-        """At most `limit` jobs, except those that are `known`."""
+        """At most `limit` JobLog jobs and some `limit` legacy jobs, except those that are `known`."""
         readings: list[Reading] = []
         room = PAGE_BYTES
         budget = Budget(self._jobs_within)
         if query.until is not None:  # started_at has whole seconds
             end = (-(-query.until // 1_000_000) * 1_000_000, "")
             before = end if before is None else min(before, end)
+        start = before
         while budget.allows():
             ask = _Slice(self._job_slices, query, self._keys, before, limit - len(readings), room, known)
-            part, before, used = await self._jobs.ask(partial(ask.read, advance_clock))
-            readings += part
+            some, before, used = await self._jobs.ask(partial(ask.read, advance_clock))
+            readings += some
             room -= used
             if before is None or room <= 0 or len(readings) >= limit:
                 break
-        return JobsPage(readings, before)
+        if not self._legacy or query.parent_job_id:
+            return JobsPage(readings, before)
+        part = await self._legacy_pages.read(
+            self._jobs.ask, query, start, before, limit, Budget(self._jobs_within), known
+        )
+        if part.down_to is not None and part.down_to != before:
+            readings = [r for r in readings if _place(r) >= part.down_to]
+        return JobsPage(readings, part.down_to, part.rows)
 
     async def lines(self, names: JobNames, after: str | int | None, limit: int, query: LineQuery) -> LinesPage:
         """At most `limit` lines; fewer if they are large or finding them takes too long."""
@@ -200,6 +210,11 @@ class _Slice(Struct, frozen=True):
                 following = place
                 break
         return await read_readings(queries, session, advance_clock(), ids), following, used
+
+
+def _place(reading: Reading) -> Place:
+    record = reading.record
+    return ((record.started_at if record is not None else None) or 0, reading.job_id)
 
 
 async def _is_job(queries: Queries, session: Session, name: str) -> bool:

@@ -235,6 +235,34 @@ def _at(queries: Queries, place: Place) -> str:
     return queries.timestamp(place[0] // 1_000_000)
 
 
+# -- failover_jobs
+
+
+async def legacy_places(
+    queries: Queries, session: Session, since: Micros | None, before: Place | None, down_to: Place | None, limit: int
+) -> list[tuple[int, Place]]:
+    """(id, place) of the first rows in the order of a list, from before `before` to `down_to`.
+
+    No index has this order; the table has a row for each failover, and only ids and times of it are read here.
+    """
+    times = [c for c in ("started_at", "created_at") if queries.schema.has("failover_jobs", c)]
+    if not times or not queries.schema.has("failover_jobs", "id", "job_id", "status"):
+        return []
+    mark, at = queries.dialect.placeholder, f"COALESCE({', '.join(f'NULLIF({c}, 0)' for c in times)})"
+    where, args = [f"{at} >= '1970-01-01 00:00:01'"], list[object]()
+    if since is not None:
+        where.append(f"{at} >= {mark}")
+        args.append(queries.timestamp(-(-since // 1_000_000)))
+    for place, later, earlier in ((before, "<", "<"), (down_to, ">", ">=")):
+        if place is not None:
+            where.append(f"({at} {later} {mark} OR ({at} = {mark} AND job_id {earlier} {mark}))")
+            args += [_at(queries, place), _at(queries, place), place[1]]
+    micros = queries.dialect.utc_micros.format(at)
+    sql = f"SELECT id, {micros}, job_id FROM failover_jobs WHERE {' AND '.join(where)}"
+    rows = await session.query(f"{sql} ORDER BY {at} DESC, job_id DESC LIMIT {limit}", args)
+    return [(int(i), (int(micros), str(job_id))) for i, micros, job_id in rows]
+
+
 # -- log_events
 
 

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,7 +32,7 @@ from correlator.pipeline.source_status import Part
 from correlator.sources import Feed
 from correlator.sources.db.queries import Queries, with_lost
 from correlator.sources.db.session import IN_ONE, Database, MonitoredSession, Session, chunks
-from correlator.sources.tables import owners
+from correlator.sources.search import owners
 from correlator.sources.tables.reconcile import LATE_COMMIT
 
 log = logging.getLogger(__name__)
@@ -56,9 +55,6 @@ DECIDE_WITHIN = 60.0
 MAX_SEARCHED = 10_000
 """Most rows whose owners are searched for at a time. Further rows are searched for when they are read again."""
 
-NEAR = 86_400
-"""Seconds around a row's creation, or the Unix second in its ID, within which a job that owns it began."""
-
 SPAN = 86_400
 """Seconds of started_at in one query of a search. A failed query halves it, down to `MIN_SPAN`."""
 
@@ -66,8 +62,6 @@ MIN_SPAN = 60
 
 RETRY = 1.0
 """Seconds between a failed search and its next attempt."""
-
-_SECOND = re.compile(r"(\d{10})$")
 
 
 @dataclass(slots=True)
@@ -251,7 +245,7 @@ class Legacy:
 
     async def _search(self, queries: Queries, session: Session, feed: Feed) -> None:
         while self._searched:
-            part = dict(sorted(self._searched.items(), key=lambda item: _age(item[1][0]) or 0)[:IN_ONE])
+            part = dict(sorted(self._searched.items(), key=lambda item: owners.age(item[1][0]) or 0)[:IN_ONE])
             owned = await owners.by_log(queries, session, part)
             rest = {i: record for i, (record, _) in part.items() if i not in owned}
             if owners.has_metadata(queries):
@@ -264,7 +258,7 @@ class Legacy:
 
     async def _in_metadata(self, queries: Queries, session: Session, rows: Mapping[str, LegacyRecord]) -> set[str]:
         owned: set[str] = set()
-        for first, until in _spans(age for r in rows.values() if (age := _age(r)) is not None):
+        for first, until in owners.spans(age for r in rows.values() if (age := owners.age(r)) is not None):
             since = first
             while since < until and len(owned) < len(rows):
                 end, began = min(until, since + self._span), time.monotonic()
@@ -274,23 +268,3 @@ class Legacy:
                 since = end
                 await asyncio.sleep(time.monotonic() - began)  # at most half of one core of the server
         return owned
-
-
-def _age(record: LegacyRecord) -> int | None:
-    """Unix second near which a job that owns the row began. A constructed ID ends with it. None if unknown."""
-    if second := _SECOND.search(record.job_id):
-        return int(second[1])
-    at = record.created_at if record.created_at is not None else record.started_at
-    return at // 1_000_000 if at is not None else None
-
-
-def _spans(ages: Iterable[int]) -> list[tuple[int, int]]:
-    """The disjoint ranges of Unix seconds within `NEAR` of one of `ages`."""
-    spans: list[tuple[int, int]] = []
-    for age in sorted(ages):
-        since, until = age - NEAR, age + NEAR + 1
-        if spans and since <= spans[-1][1]:
-            spans[-1] = (spans[-1][0], until)
-        else:
-            spans.append((since, until))
-    return spans

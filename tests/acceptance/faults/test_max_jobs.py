@@ -52,8 +52,11 @@ class Messages:
                 self.events.append(orjson.loads(bytes(message.payload)))
 
 
-async def write(database: Database, ended: int, running: int) -> set[str]:
-    """Write jobs of the last 15 hours, each with a step; their IDs. No job of the running operation has ended."""
+async def write(database: Database, ended: int, running: int, legacy: int) -> set[str]:
+    """Write jobs of the last 15 hours, each with a step, and ended legacy jobs; their IDs.
+
+    No job of the running operation has ended.
+    """
     uuid = "CONCAT(LPAD(HEX(seq), 8, '0'), '-0000-4000-8000-', LPAD(HEX(seq), 12, '0'))"
     every = 50_000 / (ended + running)
     began = f"UTC_TIMESTAMP() - INTERVAL 1 HOUR - INTERVAL {every:f} * seq SECOND"
@@ -68,9 +71,15 @@ async def write(database: Database, ended: int, running: int) -> set[str]:
         )
         await cursor.execute("SELECT id FROM job_tracking")
         ids = [row[0] for row in await cursor.fetchall()]
+        began = f"UTC_TIMESTAMP() - INTERVAL 1 HOUR - INTERVAL {50_000 / legacy:f} * seq SECOND"
+        await cursor.execute(
+            "INSERT INTO failover_jobs (job_id, vm_id, job_type, status, source_vm_name, created_at, updated_at,"
+            f" completed_at) SELECT CONCAT('legacy-', seq), 'v', 'live', 'completed', 'vm', {began}, {began}, {began}"
+            f" FROM seq_0_to_{legacy - 1}"
+        )
     steps = [(job_id, "one", 1, "completed", "2026-01-01 00:00:00", "2026-01-01 00:00:01") for job_id in ids]
     await fill(database, "job_steps", ("job_id", "name", "seq", "status", "started_at", "completed_at"), steps)
-    return set(ids)
+    return {*ids, *(f"legacy-{n}" for n in range(legacy))}
 
 
 async def in_memory(daemon: Daemon) -> int:
@@ -122,19 +131,26 @@ async def rests(daemon: Daemon, database: Database, messages: Messages, ids: set
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    ("max_jobs", "ended", "running", "seconds"),
+    ("max_jobs", "ended", "running", "legacy", "seconds"),
     [
-        pytest.param(200, 260, 0, 6, id="more-have-ended"),
-        pytest.param(200, 60, 220, 6, id="more-run"),
-        pytest.param(20_000, 21_000, 0, 30, id="full", marks=pytest.mark.long),
-        pytest.param(3_000, 1_000, 4_000, 30, id="full-more-run", marks=pytest.mark.long),
+        pytest.param(200, 260, 0, 50, 6, id="more-have-ended"),
+        pytest.param(200, 60, 220, 50, 6, id="more-run"),
+        pytest.param(20_000, 21_000, 0, 1_000, 30, id="full", marks=pytest.mark.long),
+        pytest.param(3_000, 1_000, 4_000, 1_000, 30, id="full-more-run", marks=pytest.mark.long),
     ],
 )
 async def test_more_jobs_than_the_limit_cause_no_event_and_no_work_whenever_the_daemon_starts(
-    max_jobs: int, ended: int, running: int, seconds: float, tmp_path: Path, mariadb: MariaDB, own_mosquitto: Mosquitto
+    max_jobs: int,
+    ended: int,
+    running: int,
+    legacy: int,
+    seconds: float,
+    tmp_path: Path,
+    mariadb: MariaDB,
+    own_mosquitto: Mosquitto,
 ):
     database = await mariadb.create_schema(f"more_jobs_{max_jobs}_{ended}")
-    ids = await write(database, ended, running)
+    ids = await write(database, ended, running, legacy)
     settings = {"database__url": database.url, "database__reconcile_interval": 0.1, "jobs__max_jobs": max_jobs}
     settings |= {"mqtt__url": f"mqtt://127.0.0.1:{own_mosquitto.port}", "jobs__stalled_after": 10**6}
     messages = Messages()

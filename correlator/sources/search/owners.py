@@ -6,8 +6,10 @@ started_at, and needs a session that nothing else waits for.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
+from correlator.jobs.model.rows import LegacyRecord
 from correlator.sources.db.queries import Queries
 from correlator.sources.db.session import Session, chunks
 from correlator.sources.search.searches import member
@@ -15,8 +17,13 @@ from correlator.sources.search.searches import member
 LOG_ROWS = 1_000
 """Most rows of the log that are read for one ID: an old job may have a million of them."""
 
+NEAR = 86_400
+"""Seconds around a row's creation, or the Unix second in its ID, within which a job that owns it began."""
+
 LOG_NAMES = 50
 """IDs in one statement about the log."""
+
+_SECOND = re.compile(r"(\d{10})$")
 
 
 async def by_index(queries: Queries, session: Session, names: Iterable[str]) -> set[str]:
@@ -68,3 +75,23 @@ async def in_metadata(
         for row in await session.query(sql, args):
             found.update(row)
     return found & set(names)
+
+
+def age(record: LegacyRecord) -> int | None:
+    """Unix second near which a job that owns the row began. A constructed ID ends with it. None if unknown."""
+    if second := _SECOND.search(record.job_id):
+        return int(second[1])
+    at = record.created_at if record.created_at is not None else record.started_at
+    return at // 1_000_000 if at is not None else None
+
+
+def spans(ages: Iterable[int]) -> list[tuple[int, int]]:
+    """The disjoint ranges of Unix seconds within `NEAR` of one of `ages`."""
+    spans: list[tuple[int, int]] = []
+    for at in sorted(ages):
+        since, until = at - NEAR, at + NEAR + 1
+        if spans and since <= spans[-1][1]:
+            spans[-1] = (spans[-1][0], until)
+        else:
+            spans.append((since, until))
+    return spans
