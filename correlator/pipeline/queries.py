@@ -113,7 +113,7 @@ def _texts(view: JobView) -> Iterator[str | None]:
 class LineQuery(Struct, frozen=True):
     """A filter of log lines: AND between its members. `level`: the lowest. `steps`: IDs; empty: every line.
 
-    `text`: what the message or attrs contain, whatever the case of ASCII letters. `since`: the earliest time.
+    `text`: what the message or attrs contain, in upper or lower case. `since`: the earliest time.
     """
 
     level: Level = "DEBUG"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 
-from correlator.pipeline.queries import JobNames, LineQuery
-from tests.support.archive_queries import archive_of, at, names, unix
+import pytest
+
+from correlator.pipeline.queries import JobNames, JobQuery, LineQuery
+from tests.support.archive_queries import archive_of, at, listed, names, unix
 
 
 async def messages(archive, query: LineQuery, asked: JobNames | None = None) -> list[str]:
@@ -80,3 +82,48 @@ async def test_a_page_back_reads_no_more_than_a_slice_and_says_where_the_next_be
     assert found == [first]
     assert len(befores) >= 2
     assert all(later - earlier == 10 for later, earlier in itertools.pairwise(befores))
+
+
+UNUSUAL = ("😀", "İ", "Ⱥ", "ẞ", "<", "&", "a<b>&c", "\u2028", "'", "/", '"', "ü", "日本", "\\")
+"""Texts that collations compare in their own way, and that encoders of JSON escape or do not."""
+
+
+@pytest.mark.parametrize("text", UNUSUAL)
+async def test_a_text_is_found_as_it_is_in_messages_and_in_attrs_however_they_are_encoded(current, text):
+    archive, original = current
+    await original.job("u1", started_at=at(0))
+    encoded = [json.dumps(f"x {text} y"), json.dumps(f"x {text} y", ensure_ascii=False), go_encoded(f"x {text} y")]
+    encoded.append(json.dumps(f"x {text} y").replace("/", "\\/"))
+    await original.log(f"in the message: {text} x", job_id="u1", ts=at(1, micros=0))
+    for number, value in enumerate(dict.fromkeys(encoded), 1):
+        await original.log(f"in attrs {number}", job_id="u1", ts=at(2, micros=number), attrs=f'{{"k": {value}}}')
+    for other in ("🚀", "🎉", "s", "x"):
+        attrs = json.dumps({"k": other}, ensure_ascii=False)
+        await original.log(f"another: {other}", job_id="u1", ts=at(3, micros=0), attrs=attrs)
+    found = await messages(archive, LineQuery(text=text))
+    assert found == [f"in the message: {text} x", *(f"in attrs {n}" for n in range(1, len(set(encoded)) + 1))]
+
+
+@pytest.mark.parametrize("text", UNUSUAL)
+async def test_an_unusual_text_is_found_in_ids_names_and_errors_of_jobs(current, text):
+    archive, original = current
+    for number, dumped in enumerate(
+        (json.dumps(f"x{text}y"), json.dumps(f"x{text}y", ensure_ascii=False), go_encoded(f"x{text}y"))
+    ):
+        await original.job(f"vm-{number}", started_at=at(number), metadata=f'{{"vm_name": {dumped}}}')
+        await original.job(f"id-{number}", started_at=at(10 + number), metadata=f'{{"gui_job_id": {dumped}}}')
+    await original.job("error", started_at=at(20), error_message=f"no {text} here")
+    assert {f"{kind}-{n}" for kind in ("vm", "id") for n in range(3)} <= set(await listed(archive, JobQuery(text=text)))
+    assert "error" in await listed(archive, JobQuery(words=frozenset({text})))
+    assert set(await listed(archive, JobQuery(vm_name=f"x{text}y"))) >= {"vm-0", "vm-1", "vm-2"}
+    found = await archive.find(f"x{text}y", lambda: 1)
+    assert found is not None
+    assert found.resolved.job_id == "id-2"
+
+
+def go_encoded(text: str) -> str:
+    """JSON as the encoder of JobLog writes it."""
+    encoded = json.dumps(text, ensure_ascii=False)
+    for plain in "<>&\u2028\u2029":
+        encoded = encoded.replace(plain, f"\\u{ord(plain):04x}")
+    return encoded

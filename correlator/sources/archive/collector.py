@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from typing import Any
 
-from correlator.jobs import joblog
+from correlator.jobs import job_document, joblog
 from correlator.jobs.model.facts import Entry
 from correlator.jobs.model.rows import LogRow
 from correlator.jobs.model.views import LogLine
@@ -78,19 +79,34 @@ class Collector:
         parsed = 0
         for row in rows:
             entry = joblog.read(row, 0, self._keys)[0]
-            if _belongs(entry, self.names) and self._matches(entry):
-                attrs = joblog.attrs_value(row.attrs)
+            attrs = joblog.attrs_value(row.attrs)
+            if _belongs(entry, self.names) and self._matches(entry, attrs):
                 self._lines.append(LogLine(row.id, entry.level, row.message, entry.step_id, attrs, row.ts))
             parsed += len(row.attrs or "")
             if parsed > PARSED_AT_ONCE:
                 parsed = 0
                 await asyncio.sleep(0)
 
-    def _matches(self, entry: Entry) -> bool:
-        """What the database's conditions leave to compare: the step that attrs name, and the time."""
+    def _matches(self, entry: Entry, attrs: Any) -> bool:
+        """What the database's conditions leave to compare: the step that attrs name, the time, and the exact text."""
         query = self.query
         in_steps = not query.steps or entry.step_id in query.steps
-        return in_steps and (query.since is None or entry.at >= query.since)
+        if not in_steps or (query.since is not None and entry.at < query.since):
+            return False
+        return not query.text or _contains(entry.message, query.text) or _attrs_contain(attrs, query.text)
+
+
+def _contains(text: str, part: str) -> bool:
+    return part.lower() in text.lower()
+
+
+def _attrs_contain(attrs: Any, text: str) -> bool:
+    """True if a name or a value in `attrs` contains `text`, as one part of their JSON."""
+    if isinstance(attrs, str):  # They are no JSON.
+        return _contains(attrs, text)
+    return attrs is not None and _contains(
+        job_document.encode(attrs).decode(), job_document.encode(text).decode()[1:-1]
+    )
 
 
 def _belongs(entry: Entry, names: JobNames) -> bool:

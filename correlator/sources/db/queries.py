@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
-import orjson
 from msgspec.structs import replace
 
 from correlator.jobs.job_document import rfc3339
@@ -30,8 +29,6 @@ Listed: TypeAlias = tuple[tuple[tuple[Micros, str], ...], int]
 NO_CHILDREN: Listed = ((), 0)
 
 Record = TypeVar("Record", JobRecord, StepRecord, LegacyRecord)
-
-_GO_ESCAPES = (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026"), ("\u2028", "\\u2028"), ("\u2029", "\\u2029"))
 
 _FEW = [TABLES["job_tracking"].index(c) for c in ("operation", "status", "job_type", "owner", "job_category")]
 """Columns with few different texts: equal texts share one object in memory."""
@@ -339,14 +336,6 @@ class Queries(Columns):
 
 def _list(ids: Iterable[int]) -> str:
     return ",".join(map(str, ids))
-
-
-def as_stored(text: str) -> str:
-    """`text` escaped as in JSON that Go's encoder wrote."""
-    inside = orjson.dumps(text)[1:-1].decode()
-    for plain, escaped in _GO_ESCAPES:
-        inside = inside.replace(plain, escaped)
-    return inside
 
 
 async def read_readings(

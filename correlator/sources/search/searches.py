@@ -6,6 +6,8 @@ No index answers any of them alone. So each reads one slice: jobs between two pl
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Sequence
 from heapq import nlargest
 from typing import TypeAlias
@@ -13,7 +15,7 @@ from typing import TypeAlias
 from correlator.jobs import job_view, joblog
 from correlator.jobs.model.rows import Micros
 from correlator.pipeline.queries import JobNames, JobQuery, LineQuery
-from correlator.sources.db.queries import Queries, as_stored
+from correlator.sources.db.queries import Queries
 from correlator.sources.db.session import Session, chunks
 
 Place: TypeAlias = tuple[Micros, str]
@@ -21,6 +23,7 @@ Place: TypeAlias = tuple[Micros, str]
 
 _COLUMNS = ("status", "job_type", "operation", "context_id", "parent_job_id")
 _NEWEST = "ORDER BY started_at DESC, id DESC"
+_PLAIN = re.compile(r"[ !#-%(-.0-;=?-\[\]-~]+")
 _HAS_PLACE = "started_at >= '1970-01-01 00:00:01'"
 """Jobs that have a place in the order: a zero date is no time, as NULL is none."""
 
@@ -68,8 +71,8 @@ async def matching(
         condition, more = _mentions(queries, query.vm_name, job_view.VM_NAMES)
         where.append(condition if queries.schema.has("job_tracking", "metadata") else "1 = 0")
         args += more if queries.schema.has("job_tracking", "metadata") else []
-    mentioned = [_names(queries, query.text.lower(), id_keys)] if query.text else []
-    mentioned += [_texts(queries, word.lower(), id_keys) for word in sorted(query.words)]
+    mentioned = [_names(queries, query.text, id_keys)] if query.text else []
+    mentioned += [_texts(queries, word, id_keys) for word in sorted(query.words)]
     for conditions, more in mentioned:
         where.append(f"({' OR '.join(conditions)})")
         args += more
@@ -77,40 +80,62 @@ async def matching(
 
 
 def _names(queries: Queries, text: str, id_keys: Sequence[str]) -> tuple[list[str], list[object]]:
-    """The conditions for jobs with `text`, which is lower case, in any ID or in the VM's name."""
-    mark = queries.dialect.placeholder
+    """The conditions for jobs with `text` in any ID or in the VM's name. They may hold for others too."""
+    needles = _needles(text)
     columns = [c for c in ("id", "external_job_id", "context_id") if queries.schema.has("job_tracking", c)]
-    conditions = [_contains(queries, column) for column in columns]
-    args: list[object] = [text] * len(columns)
+    conditions = [_contains(queries, column, needles) for column in columns]
+    args: list[object] = [*needles] * len(columns)
     if queries.schema.has("job_tracking", "metadata"):
         # In a value: the metadata of every job has a member named vm_name.
         members = [member(queries, key) for key in (*id_keys, *job_view.VM_NAMES)]
-        values = " OR ".join(_contains(queries, m) for m in members)
-        conditions.append(f"(INSTR(LOWER(metadata), {mark}) > 0 AND ({values}))")
-        args += [as_stored(text), *[text] * len(members)]
+        values = " OR ".join(_contains(queries, m, needles) for m in members)
+        plain = [part.lower()] if (part := _plain_part(text)) else []
+        conditions.append(f"({_contains(queries, 'metadata', plain)} AND ({values}))" if plain else f"({values})")
+        args += [*plain, *[*needles] * len(members)]
     return conditions, args
 
 
 def _texts(queries: Queries, text: str, id_keys: Sequence[str]) -> tuple[list[str], list[object]]:
     """As `_names`, and in the operation, an error, or the name of a step. An index finds the steps of a job."""
     conditions, args = _names(queries, text, id_keys)
+    needles = _needles(text)
     error = f"SUBSTR(error_message, 1, {queries.limits.error})"
     columns = {"operation": "operation", "error_message": error}
     own = [expression for column, expression in columns.items() if queries.schema.has("job_tracking", column)]
-    conditions += [_contains(queries, expression) for expression in own]
-    args += [text] * len(own)
+    conditions += [_contains(queries, expression, needles) for expression in own]
+    args += [*needles] * len(own)
     if queries.schema.has("job_steps", "job_id", "name"):
         of_steps = ["name", *([error] if queries.schema.has("job_steps", "error_message") else [])]
-        matching_steps = " OR ".join(_contains(queries, expression) for expression in of_steps)
+        matching_steps = " OR ".join(_contains(queries, expression, needles) for expression in of_steps)
         conditions.append(
             f"EXISTS (SELECT 1 FROM job_steps WHERE job_steps.job_id = job_tracking.id AND ({matching_steps}))"
         )
-        args += [text] * len(of_steps)
+        args += [*needles] * len(of_steps)
     return conditions, args
 
 
-def _contains(queries: Queries, expression: str) -> str:
-    return f"INSTR(LOWER({expression}), {queries.dialect.placeholder}) > 0"
+def _needles(text: str) -> list[str]:
+    """The forms of `text` of which a text has one that contains it in any case: the server cannot lower each letter."""
+    return list(dict.fromkeys([text.lower()] if text.isascii() else [text.lower(), text, text.upper()]))
+
+
+def _contains(queries: Queries, expression: str, needles: Sequence[str]) -> str:
+    """The SQL condition, with `needles` as its arguments. The database's collation may match other letters too."""
+    mark = queries.dialect.placeholder
+    found = [f"INSTR(LOWER({expression}), {mark}) > 0", *[f"INSTR({expression}, {mark}) > 0"] * (len(needles) - 1)]
+    return f"({' OR '.join(found)})"
+
+
+def _encoded(text: str) -> list[str]:
+    """A text as encoders of JSON write it: with the fewest escapes, with those beyond ASCII, and with all."""
+    units = text.encode("utf-16-be", "surrogatepass").hex()
+    escaped = "".join(f"\\u{units[i : i + 4]}" for i in range(0, len(units), 4))
+    return [json.dumps(text, ensure_ascii=False)[1:-1], json.dumps(text)[1:-1], escaped, text.replace("/", "\\/")]
+
+
+def _plain_part(text: str) -> str:
+    """The longest part of `text` that is the same in all JSON: encoders escape other characters or do not."""
+    return max(_PLAIN.findall(text), key=len, default="")
 
 
 async def is_narrow(queries: Queries, session: Session, query: JobQuery) -> bool:
@@ -218,7 +243,10 @@ def _mentions(queries: Queries, name: str, id_keys: Sequence[str]) -> tuple[str,
     if not id_keys:
         return "1 = 0", []
     values = " OR ".join(f"{member(queries, key)} = {mark}" for key in id_keys)
-    return f"INSTR(metadata, {mark}) > 0 AND ({values})", [f'"{as_stored(name)}"', *[name] * len(id_keys)]
+    args: list[object] = [name] * len(id_keys)
+    if not (plain := _plain_part(name)):
+        return f"({values})", args
+    return f"INSTR(metadata, {mark}) > 0 AND ({values})", [f'"{name}"' if plain == name else plain, *args]
 
 
 def member(queries: Queries, key: str) -> str:
@@ -275,9 +303,10 @@ async def sizes_of(
     """
     mark, schema = queries.dialect.placeholder, queries.schema
     attrs = schema.has("log_events", "attrs")
-    texts = [names.job_id, *names.external_ids] if attrs else []
+    # An ID without a plain part is in any attrs: the rows that are read decide.
+    texts = [_plain_part(t) or "{" for t in (names.job_id, *names.external_ids)] if attrs else []
     conditions: list[str] = [f"INSTR(attrs, {mark}) > 0" for _ in texts]
-    args: list[object] = [as_stored(t) for t in texts]
+    args: list[object] = [*texts]
     if steps := sorted(names.step_ids):
         if attrs:
             conditions.append("INSTR(attrs, '\"step_id\"') > 0")
@@ -297,12 +326,15 @@ async def sizes_of(
     if query.steps:
         where += f" AND ({_of_steps(queries, query)})"
     if query.text:
-        where += f" AND (INSTR(LOWER(message), {mark}) > 0"
-        args.append(query.text.lower())
+        needles = _needles(query.text)
+        found_in = [_contains(queries, "message", needles)]
+        args += needles
         if attrs:
-            where += f" OR INSTR(LOWER(attrs), {mark}) > 0"
-            args.append(as_stored(query.text).lower())
-        where += ")"
+            plain = _plain_part(query.text).lower()
+            for form in [plain] if plain else dict.fromkeys(form for n in needles for form in _encoded(n)):
+                found_in.append(_contains(queries, "attrs", [form.lower(), form]))
+                args += [form.lower(), form]
+        where += f" AND ({' OR '.join(found_in)})"
     carried = f"CASE WHEN LENGTH(attrs) > {joblog.MAX_ATTRS} THEN 0 ELSE COALESCE(LENGTH(attrs), 0) END"
     size = f"LENGTH(message) + {carried if attrs else '0'}"
     sql = f"SELECT id, {size} FROM log_events WHERE {where} ORDER BY id {order} LIMIT {limit}"
