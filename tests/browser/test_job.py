@@ -372,3 +372,68 @@ async def test_titles_of_the_operation_and_of_steps_are_shown_instead_of_their_n
     await expect(page.locator(".job-what")).to_have_text("Live failover · failover")
     await expect(page.locator(".steps")).to_contain_text("Start of the VM")
     await expect(page.locator("main")).not_to_contain_text("final-sync")
+
+
+def of_many_steps(count: int, **more: Any) -> dict[str, Any]:
+    steps = [
+        step(n, f"step-{n}", "running" if n == count else "completed", ago=count + 10.0 - n, took=1.0)
+        for n in range(1, count + 1)
+    ]
+    for n in range(9, count, 10):
+        steps[n - 1] |= {"status": "failed", "error": "\n".join(["no space left on device"] * 5)}
+    return document("many", steps=steps, ago=count + 10.0, **more)
+
+
+async def test_of_thousands_of_steps_a_few_are_in_the_document_and_all_can_be_reached(fake, page):
+    fake.jobs["many"] = of_many_steps(5000)
+    await page.goto(f"{fake.url}/#/jobs/many")
+    drawn = page.locator(".step-list > .step")
+    await expect(drawn.first).to_have_attribute("aria-setsize", "5000")
+    assert await drawn.count() < 150
+    step_4000 = page.get_by_role("button", name="step-4000", exact=True)
+
+    async def is_reached() -> bool:
+        shown = await drawn.first.get_attribute("aria-posinset")
+        await page.evaluate(f"scrollBy(0, innerHeight * {30 if int(shown or 0) < 3200 else 0.5})")
+        return bool(await step_4000.count())
+
+    await eventually(is_reached)
+    await step_4000.scroll_into_view_if_needed()
+    assert await drawn.count() < 150
+    await step_4000.click()
+    await expect(step_4000).to_have_attribute("aria-pressed", "true")
+    await expect(page.get_by_role("combobox", name="Step")).to_have_value("7000")
+
+
+async def test_what_is_in_sight_stays_while_higher_steps_above_are_drawn(fake, page):
+    fake.jobs["many"] = of_many_steps(1000)
+    await page.goto(f"{fake.url}/#/jobs/many")
+    drawn = page.locator(".step-list > .step")
+    await expect(drawn.first).to_have_attribute("aria-setsize", "1000")
+    # A jump far down: all steps above are as high as assumed, until scrolling up draws them.
+    await page.evaluate("scrollTo(0, 15000)")
+    await expect(drawn.first).not_to_have_attribute("aria-posinset", "1")
+    for _ in range(20):
+        moved = await page.evaluate("""async () => {
+            const frames = async (n) => { for (; n > 0; n -= 1) await new Promise(requestAnimationFrame); };
+            await frames(3);
+            const top = document.querySelector(".top").offsetHeight;
+            const all = [...document.querySelectorAll(".step-list > .step")];
+            const seen = all.find((each) => each.getBoundingClientRect().top > top + 300);
+            const before = seen.getBoundingClientRect().top;
+            scrollBy(0, -200);
+            await frames(3);
+            return seen.getBoundingClientRect().top - before;
+        }""")
+        assert abs(moved - 200) < 2
+
+
+async def test_on_paper_there_are_a_thousand_steps(fake, page):
+    fake.jobs["many"] = of_many_steps(1200)
+    await page.goto(f"{fake.url}/#/jobs/many")
+    drawn = page.locator(".step-list > .step")
+    await expect(drawn.first).to_be_visible()
+    printed = "dispatchEvent(new Event('beforeprint')); document.querySelectorAll('.step-list > .step').length"
+    assert await page.evaluate(printed) == 1000
+    await page.evaluate("dispatchEvent(new Event('afterprint'))")
+    await expect(drawn).not_to_have_count(1000)

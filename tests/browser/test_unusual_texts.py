@@ -53,6 +53,11 @@ async def test_no_name_makes_a_page_wider_than_the_window_or_high(fake, page, na
             "all => all.map((e) => e.getBoundingClientRect().height).filter((height) => height > 150)"
         )
         assert high == [], address
+        # What stands out of a line of text is clipped, and covers nothing.
+        over = await page.locator("h1:not(.unseen), .step-pick span, .family li, .row-subject b").evaluate_all(
+            "all => all.filter((e) => getComputedStyle(e).overflowY === 'visible').map((e) => e.outerHTML.slice(0, 80))"
+        )
+        assert over == [], address
 
 
 async def test_characters_that_hide_or_reorder_texts_are_shown_as_in_a_terminal(fake, page):

@@ -17,16 +17,32 @@ const BROKEN = 75;
  * `silentSince`, for longer than all before, the axis breaks there (`breaksAt`): the steps keep their width.
  */
 export function axisOf(job, steps, now, timed, silentSince = null) {
-  const starts = [timed(job.started_at), ...steps.map((step) => timed(step.started_at))].filter((at) => at !== null);
-  const from = starts.length === 0 ? now : Math.min(...starts);
-  const ends = [timed(job.ended_at), ...steps.map((step) => timed(step.ended_at))].filter((at) => at !== null);
-  const reached = Math.max(from + 1000, ...ends, job.terminal ? 0 : now);
+  const span = spanOf(steps, timed);
+  const begin = Math.min(timed(job.started_at) ?? Number.POSITIVE_INFINITY, span.from);
+  const from = begin === Number.POSITIVE_INFINITY ? now : begin;
+  const reached = Math.max(from + 1000, timed(job.ended_at) ?? 0, span.to, job.terminal ? 0 : now);
   if (!job.terminal && silentSince !== null && silentSince > from && reached - silentSince > silentSince - from) {
     return broken(from, silentSince, reached);
   }
   const [half, most] = [job.forecast?.ends_at.p50, job.forecast?.ends_at.p90].map((stamp) => timed(stamp) ?? reached);
   const to = Math.max(reached, Math.min(most, from + MOST_AHEAD * (Math.max(reached, half) - from)));
   return { from, reached, to, breaksAt: null, place: (at) => (100 * Math.min(Math.max(at - from, 0), to - from)) / (to - from) };
+}
+
+const spans = new WeakMap();
+
+/** The first start and the last end of steps. They are computed once for each list: thousands of times cost too much. */
+function spanOf(steps, timed) {
+  let span = spans.get(steps);
+  if (span === undefined) {
+    span = { from: Number.POSITIVE_INFINITY, to: Number.NEGATIVE_INFINITY };
+    for (const { started_at: start, ended_at: end } of steps) {
+      span.from = Math.min(span.from, timed(start) ?? Number.POSITIVE_INFINITY);
+      span.to = Math.max(span.to, timed(end) ?? Number.NEGATIVE_INFINITY);
+    }
+    spans.set(steps, span);
+  }
+  return span;
 }
 
 function broken(from, breaksAt, reached) {

@@ -9,11 +9,13 @@ import { LogList } from "./log_list.js";
 import { keep, kept } from "./preferences.js";
 import { fetchJson, withTicket } from "./requests.js";
 import { lineAddress } from "./route.js";
-import { inOrder } from "./steps.js";
+import { stepsOf } from "./steps.js";
 import { dayOf } from "./times.js";
 import { LEVELS, counted, stepTitle } from "./words.js";
 
 const PAGE = "500";
+const MOST_CHOICES = 500;
+/** Steps in the menu. */
 const TYPING = 300;
 /** Milliseconds after the last key until the log is searched. */
 const AGAIN = 2000;
@@ -59,7 +61,7 @@ export class LogPane extends Component {
 
   render({ id, instance, job, step, onStep, target, session, connection }, { level, text: sought, wrap }) {
     const query = { level, ...(step !== "" && { step }), ...(sought !== "" && { q: sought }) };
-    const steps = Object.entries(job.steps ?? {}).map(([key, one]) => ({ id: key, ...one }));
+    const steps = stepsOf(job);
     const link = target === null ? null : new URL(lineAddress(id, instance, target), location.href).href;
     return html`<section class="log" aria-labelledby="log-title">
       <div class="log-head">
@@ -74,7 +76,7 @@ export class LogPane extends Component {
           html`<label class="choice"><span class="soft">Step</span>
           <select value=${step} onChange=${(event) => onStep(event.currentTarget.value)}>
             <option value="">All</option>
-            ${steps.sort(inOrder).map((one) => html`<option key=${one.id} value=${one.id}>${stepTitle(one)}</option>`)}
+            ${choices(steps, step).map((one) => html`<option key=${one.id} value=${one.id}>${stepTitle(one)}</option>`)}
           </select>
         </label>`
         }
@@ -91,6 +93,11 @@ export class LogPane extends Component {
         connection=${connection} target=${step === "" && sought === "" ? target : null} wrap=${wrap} onAllLevels=${() => this.setState({ level: "DEBUG" })} />
     </section>`;
   }
+}
+
+/** The newest steps, and the chosen one: the others are chosen among the steps themselves. */
+function choices(steps, chosen) {
+  return steps.filter(({ id }, place) => place >= steps.length - MOST_CHOICES || id === chosen);
 }
 
 /** The lines that `query` selects. Another query makes another component. */

@@ -1,5 +1,5 @@
 /**
- * Where each line of a list is, in pixels, if only those in sight are drawn. Pure.
+ * Where each line of a list is, in pixels, if only those in sight are drawn: lines of a log, steps. Pure.
  *
  * Lines wrap, so their heights differ: a line has its estimated height until it has been drawn and measured.
  */
@@ -9,7 +9,7 @@ const MOST_HEIGHTS = 20_000;
 export class Layout {
   #heights = new Map();
   #offsets = new Float64Array(1);
-  #lines = [];
+  #count = 0;
   #places = new Map();
   #estimate;
 
@@ -19,7 +19,7 @@ export class Layout {
 
   /** The height of all lines. */
   get height() {
-    return this.#offsets[this.#lines.length];
+    return this.#offsets[this.#count];
   }
 
   /** Forgets all heights, because the width has changed. */
@@ -27,13 +27,14 @@ export class Layout {
     this.#heights.clear();
   }
 
-  arrange(lines) {
-    if (lines.length !== this.#lines.length) {
-      this.#offsets = new Float64Array(lines.length + 1);
+  /** `ids`: those of the lines, in their order. */
+  arrange(ids) {
+    if (ids.length !== this.#count) {
+      this.#offsets = new Float64Array(ids.length + 1);
     }
-    this.#lines = lines;
+    this.#count = ids.length;
     this.#places.clear();
-    for (const [index, { event_id: id }] of lines.entries()) {
+    for (const [index, id] of ids.entries()) {
       this.#places.set(id, index);
       this.#offsets[index + 1] = this.#offsets[index] + (this.#heights.get(id) ?? this.#estimate);
     }
@@ -59,7 +60,7 @@ export class Layout {
 
   /** The index of the line at this height. */
   at(y) {
-    let [low, high] = [0, Math.max(0, this.#lines.length - 1)];
+    let [low, high] = [0, Math.max(0, this.#count - 1)];
     while (low < high) {
       const middle = (low + high + 1) >> 1;
       if (this.#offsets[middle] <= y) {
@@ -73,7 +74,7 @@ export class Layout {
 
   /** The lines between two heights: their first index, the one after the last, and the space above and below them. */
   between(top, bottom) {
-    if (this.#lines.length === 0) {
+    if (this.#count === 0) {
       return { first: 0, end: 0, above: 0, below: 0 };
     }
     const first = this.at(top);

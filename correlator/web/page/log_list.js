@@ -44,7 +44,7 @@ export class LogList extends Component {
     }
     const changed = this.#measure();
     if (changed) {
-      this.#layout.arrange(this.props.lines);
+      this.#layout.arrange(this.props.lines.map(idOf));
     }
     this.#place();
     // A request of `#see` is refused while another one is in progress: when that is over, it is repeated.
@@ -159,7 +159,7 @@ export class LogList extends Component {
 
   render({ lines, wrap, target, step, day, address, text, empty }, { top, height }) {
     const isOld = lines.length > 0 && dayOf(moment(lines[0].at)) !== day;
-    this.#layout.arrange(lines);
+    this.#layout.arrange(lines.map(idOf));
     const { first, end, above, below } = this.#layout.between(top - BEYOND, top + height + BEYOND);
     return html`<div class="log-pane ${wrap ? "" : "is-unwrapped"} ${isOld ? "is-dated" : ""}" ref=${this.#pane} onScroll=${this.#scrolled}
       onKeyDown=${this.#key} tabindex="0" role="region" aria-label="Log lines">
@@ -174,4 +174,8 @@ export class LogList extends Component {
       }
     </div>`;
   }
+}
+
+function idOf({ event_id: id }) {
+  return id;
 }
