@@ -18,7 +18,7 @@ from correlator import __version__
 from correlator.config import loading, rendering, schema, values
 from correlator.jobs.model.rows import LEVELS
 from correlator.ops import logs
-from correlator.terminal.command import JobId, standard_output
+from correlator.terminal.command import JobId, standard_output, while_output_is_read
 from correlator.terminal.commands import COMMANDS
 from correlator.terminal.config import config
 from correlator.terminal.failures import Commands
@@ -151,7 +151,7 @@ def tap(file: Path | None, level: Any, job_id: str | None, attributed: bool, out
     from correlator.terminal.tap import printer  # noqa: PLC0415 - see run
 
     sink = TapSink(printer(output, standard_output()), level=level, job=job_id, attributed=attributed)
-    _drive(tap_log(chosen, sink))
+    _drive(while_output_is_read(tap_log(chosen, sink)))
 
 
 @main.command()

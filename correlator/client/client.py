@@ -255,6 +255,7 @@ def _base(url: str) -> str:
     wrong = BadRequest(f"{url!r} is no URL of a correlator: expected something like {DEFAULT_URL}")
     try:
         parts = urlsplit(full)
+        (parts.hostname or "").encode("idna")
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         raise wrong from None

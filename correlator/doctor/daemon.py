@@ -219,13 +219,22 @@ def bindable(host: str, port: int) -> Check:
     return ok(PORT, f"{host}:{port} is free: no daemon runs")
 
 
-def _context(config: Config, *, own: bool) -> ssl.SSLContext:
-    """Return the TLS context. At our own address only our certificate is accepted, whatever name it is for."""
+def own_context(config: Config) -> ssl.SSLContext:
+    """Return the TLS context for the daemon of this host: its own certificate is accepted, whatever name it is for.
+
+    Raises: OSError, ssl.SSLError.
+    """
     context = ssl.create_default_context()
     if config.http.tls_cert is not None:
         context.load_verify_locations(config.http.tls_cert)
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-        context.check_hostname = not own
+        context.check_hostname = False
+    return context
+
+
+def _context(config: Config, *, own: bool) -> ssl.SSLContext:
+    context = own_context(config)
+    context.check_hostname = config.http.tls_cert is None or not own
     return context
 
 

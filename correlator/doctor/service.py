@@ -70,6 +70,16 @@ def load_usable(file: Path | None, environ: Mapping[str, str]) -> Setting:
     return Setting(found.config, chosen, around, found.files, found.twice, problems)
 
 
+def of_this_host(environ: Mapping[str, str]) -> Config | None:
+    """Return the configuration of the daemon of this host, else of its gateway, as far as this user may read it.
+
+    None: it listens at no fixed address.
+    """
+    chosen = config.default_file() or (GATEWAY_FILE if GATEWAY_FILE.exists() else None)
+    found = load_usable(chosen, environ).config
+    return found if found.http.listen.port else None
+
+
 def unit_of(file: Path | None) -> str | None:
     """Return the name of the unit that uses this configuration, without its suffix; None if no unit does."""
     return {config.DEFAULT_FILE: "correlator", GATEWAY_FILE: "correlator-gateway"}.get(file or Path())

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import re
 import signal
+import stat
 import sys
 import time
 from collections.abc import Callable, Coroutine
@@ -82,15 +84,13 @@ def daemon_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--token-file",
             type=click.Path(dir_okay=False, path_type=Path),
-            help="File whose first line is the token.  [default: CORRELATOR_TOKEN; at the default URL the service's]",
+            help="File whose first line is the token.  [default: CORRELATOR_TOKEN; without --url the service's]",
         ),
         click.option(
             "--url",
             envvar="CORRELATOR_URL",
-            default=DEFAULT_URL,
-            show_default=True,
             show_envvar=True,
-            help="URL of the daemon.",
+            help="URL of the daemon.  [default: the address in the configuration of this host]",
         ),
     ):
         command = option(command)
@@ -105,11 +105,13 @@ def client_from_options(given: dict[str, Any]) -> Client:
     """
     from correlator.client.client import Client  # noqa: PLC0415 - a command that fails early loads none
     from correlator.config.tls import Tls  # noqa: PLC0415 - a command that fails early loads none
+    from correlator.doctor import daemon, service  # noqa: PLC0415 - a command that fails early loads none
     from correlator.tls import client_context  # noqa: PLC0415 - a command that fails early loads none
 
     url, ca, insecure, file = (given.pop(name) for name in ("url", "ca", "insecure", "token_file"))
+    config = None if url else service.of_this_host(os.environ)
     try:
-        token = file.read_text(encoding="utf-8").split("\n")[0].strip() if file else _default_token(url)
+        token = file.read_text(encoding="utf-8").split("\n")[0].strip() if file else _default_token(config)
     except (OSError, UnicodeError) as error:
         raise click.UsageError(f"--token-file: {file} cannot be read: {error}") from error
     if not re.fullmatch(r"[\x21-\x7e]*", token):
@@ -118,21 +120,22 @@ def client_from_options(given: dict[str, Any]) -> Client:
         )
     try:
         context = client_context(Tls(ca=ca, verify=not insecure)) if ca or insecure else None
+        if config is not None and config.http.tls_cert is not None and context is None:
+            context = daemon.own_context(config)
     except OSError as error:  # ssl.SSLError is one
-        raise click.UsageError(f"--ca: {ca} cannot be used: {error}") from error
+        raise click.UsageError(f"--ca: {ca or (config and config.http.tls_cert)} cannot be used: {error}") from error
     try:
-        return Client(url, token=token, ssl=context)
+        return Client(url or (daemon.url_of(config) if config is not None else DEFAULT_URL), token=token, ssl=context)
     except BadRequest as error:
         raise click.UsageError(f"--url: {error}") from error
 
 
-def _default_token(url: str) -> str:
-    """Return the token of the environment, else for the service of this host its own if this user may read it."""
-    given = os.environ.get("CORRELATOR_TOKEN", "")
-    if given or url != DEFAULT_URL:
+def _default_token(config: Config | None) -> str:
+    """Return the token of the environment, else a token of the service of this host if this user may read it."""
+    if (given := os.environ.get("CORRELATOR_TOKEN", "")) or config is None:
         return given
+    file = config.http.tokens_file or loading.DEFAULT_FILE.with_name("api-token")
     with contextlib.suppress(ConfigError):
-        file = loading.DEFAULT_FILE.with_name("api-token")
         return min(loading.read_tokens(Config(http=Http(tokens_file=file))))
     return ""
 
@@ -148,6 +151,37 @@ def standard_output() -> Any:
 def can_repaint(stream: Any) -> bool:
     """True if the stream is a terminal that can move its cursor."""
     return bool(stream.isatty()) and os.environ.get("TERM", "dumb") not in ("", "dumb", "unknown")
+
+
+async def while_output_is_read(work: Coroutine[Any, Any, _T]) -> _T:
+    """Return what `work` returns. It is cancelled when nobody reads from standard output any more, as in `| head`.
+
+    Raises:
+        BrokenPipeError: nobody reads from it any more.
+    """
+    loop, task, gone = asyncio.get_running_loop(), asyncio.ensure_future(work), False
+    pipe = None
+    with contextlib.suppress(OSError, ValueError):  # no file, as in tests
+        descriptor = sys.stdout.fileno()
+        pipe = descriptor if stat.S_ISFIFO(os.fstat(descriptor).st_mode) else None
+
+    def end(pipe: int) -> None:
+        nonlocal gone
+        gone = True
+        loop.remove_reader(pipe)
+        task.cancel()
+
+    if pipe is not None:
+        loop.add_reader(pipe, end, pipe)  # The writing end of a pipe becomes readable only when nobody reads from it.
+    try:
+        return await task
+    except asyncio.CancelledError:
+        if gone:
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)) from None
+        raise
+    finally:
+        if pipe is not None:
+            loop.remove_reader(pipe)
 
 
 def run_with_client(client: Client, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
@@ -169,7 +203,7 @@ def run_with_client(client: Client, work: Callable[[], Coroutine[Any, Any, _T]])
         for number in (signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, stop, number)
         async with client:
-            return await work()
+            return await while_output_is_read(work())
 
     try:
         return asyncio.run(cancellable())

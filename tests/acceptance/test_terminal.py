@@ -129,6 +129,29 @@ async def test_a_closed_pipe_is_no_error(daemon: Daemon, appliance: Appliance, t
     assert (len(out), err) == (10, b"")
 
 
+@pytest.mark.parametrize("command", ["watch gui-1 nobody", "logs -f nobody", "jobs -w"])
+async def test_a_command_that_runs_on_ends_when_nobody_reads_its_output(daemon, appliance, command):
+    """Though it has nothing more to write, which would fail."""
+    await appliance.job("gui-1")
+    await known(daemon, "gui-1")
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "correlator", *command.split(), "--url", daemon.url),
+        cwd=REPOSITORY, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        if "logs" not in command:
+            assert await asyncio.wait_for(process.stdout.readline(), PATIENCE)
+        process.stdout._transport.close()  # type: ignore[attr-defined]
+        err = await asyncio.wait_for(process.stderr.read(), PATIENCE)
+        await asyncio.wait_for(process.wait(), PATIENCE)
+    finally:
+        if process.returncode is None:
+            process.kill()
+    assert b"Traceback" not in err
+
+
 async def test_show_prints_everything_of_a_job_by_any_id(daemon: Daemon, appliance: Appliance, run: Run):
     job_id = await failed_job(appliance, "gui-1")
     await known(daemon, "gui-1", "failed")

@@ -271,7 +271,7 @@ def test_the_daemon_and_the_token_come_from_options_or_the_environment(invoke, a
     ]  # fmt: skip
 
 
-def test_at_the_default_url_whoever_may_read_it_uses_the_token_of_the_service(invoke, asked, tmp_path, monkeypatch):
+def test_without_a_url_whoever_may_read_it_uses_the_token_of_the_service(invoke, asked, tmp_path, monkeypatch):
     monkeypatch.setattr(configuration, "DEFAULT_FILE", tmp_path / "correlator.toml")
     assert invoke("show", "a").exit_code == 0
     (tmp_path / "api-token").write_text("# of the GUI\nsecret\n")
@@ -279,6 +279,21 @@ def test_at_the_default_url_whoever_may_read_it_uses_the_token_of_the_service(in
     assert invoke("show", "a", "--url", "http://127.0.0.1:8687").exit_code == 0
     assert invoke("show", "a", env={"CORRELATOR_TOKEN": "other"}).exit_code == 0
     assert [call[0]._token for call in asked] == ["", "secret", "", "other"]
+
+
+def test_without_a_url_the_address_is_that_of_the_configuration(invoke, asked, tmp_path, monkeypatch):
+    file = tmp_path / "correlator.toml"
+    monkeypatch.setattr(configuration, "DEFAULT_FILE", file)
+    for written in (
+        '[http]\nlisten = "0.0.0.0:9000"\ninsecure = true',
+        '[http]\nlisten = "[::1]:9001"\n[oops]',
+        "[http",
+    ):
+        file.write_text(written)
+        assert invoke("jobs").exit_code == 0
+    assert invoke("jobs", "--url", "http://h:1").exit_code == 0
+    urls = ["http://127.0.0.1:9000", "http://[::1]:9001", "http://127.0.0.1:8686", "http://h:1"]
+    assert [call[0].url for call in asked] == urls
 
 
 def test_a_token_that_no_header_carries_is_a_usage_error_that_does_not_show_it(invoke, asked):
@@ -335,6 +350,56 @@ def test_a_closed_pipe_ends_the_command_silently(invoke, daemon, error):
     daemon(failing(error))
     result = invoke("run")
     assert (result.exit_code, result.output) == (1, "")
+
+
+def run(*arguments, to="", env=None):
+    """Run the program in a shell that redirects its output by `to`."""
+    command = ["sh", "-c", f'exec "$@" {to}', "sh", sys.executable, "-m", "correlator", *arguments]
+    return subprocess.run(command, capture_output=True, timeout=60, check=False, env=env)
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("check-config",), ("config", "set", "--help")])
+def test_a_full_disk_and_a_closed_output_end_a_command_without_a_traceback(arguments):
+    full, closed = run(*arguments, to=">/dev/full"), run(*arguments, to=">&-")
+    assert full.stderr == b"correlator: the output cannot be written: No space left on device\n"
+    assert (full.returncode, closed.returncode, closed.stderr) == (1, 0, b"")
+
+
+def test_a_client_whose_output_is_closed_says_what_failed():
+    done = run("watch", "x", "--url", "http://127.0.0.1:1", to=">&-")
+    assert done.returncode == 1
+    assert b"cannot be reached" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [("show", b"\xe4\xff"), ("jobs", "-q", b"\xff"), ("tap", "--job", b"\xff")])
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+def test_an_argument_that_is_no_text_is_a_usage_error(arguments, locale):
+    done = run(*arguments, env={"LC_ALL": locale})
+    assert done.returncode == 2
+    assert b"is no text in UTF-8" in done.stderr
+
+
+@pytest.mark.parametrize("url", ["http://" + "a" * 70, "http://a..b", "http://\udcff"])
+def test_a_url_whose_host_is_no_name_is_a_usage_error(invoke, asked, url):
+    assert invoke("show", "a", env={"CORRELATOR_URL": url}).exit_code == 2
+
+
+def test_a_command_ends_when_nobody_reads_its_output_any_more():
+    code = (
+        "import asyncio; from correlator.terminal.command import while_output_is_read as run\n"
+        "print('begun', flush=True); asyncio.run(run(asyncio.sleep(1000)))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None  # noqa: PT018
+        assert process.stdout.readline() == b"begun\n"
+        assert process.poll() is None
+        process.stdout.close()
+        try:
+            process.wait(timeout=60)
+        finally:
+            process.kill()
+        assert process.stderr.read().endswith(b"BrokenPipeError: [Errno 32] Broken pipe\n")
 
 
 def test_a_local_command_imports_neither_rich_nor_a_client():
