@@ -165,6 +165,8 @@ class Index:
         """For each job, the rows that are not joined yet. They are joined together, which is cheaper."""
         wrote: set[str] = set()
         """The jobs that have written rows."""
+        with_first_steps: set[str] = set()
+        """The jobs whose steps could not be read before. What the steps did until now is no news."""
         for fact in facts:
             if isinstance(fact, Reading):
                 touched.setdefault(fact.job_id, self._facts.jobs.get(fact.job_id))
@@ -172,9 +174,10 @@ class Index:
                     self._join_rows(fact.job_id, entries, out)
                 before = self._facts.jobs.get(fact.job_id)
                 job = self._facts.join_reading(fact)
-                out.lost += self._lost_rows.compare(
-                    before, job, now, past=out.past or fact.job_id in self.published.incomplete
-                )
+                if _gets_its_first_steps(before, job):
+                    with_first_steps.add(fact.job_id)
+                past = out.past or fact.job_id in self.published.incomplete or fact.job_id in with_first_steps
+                out.lost += self._lost_rows.compare(before, job, now, past=past)
                 continue
             job_id = self._attributor.attribute(fact, now, out)
             if job_id is not None and not self._skips(fact, job_id):
@@ -187,7 +190,10 @@ class Index:
             self._join_rows(job_id, entries, out)
         parents: dict[str, None] = {}
         for job_id, before in touched.items():
-            self._settle(job_id, now, out, parents, before, wrote=job_id in wrote)
+            mine = Outcome(past=True) if job_id in with_first_steps else out
+            self._settle(job_id, now, mine, parents, before, wrote=job_id in wrote)
+            if mine is not out:
+                out.add(mine)
         self.published.refresh(parents, now, out)
         if self.loading:
             self._removed.has_read(self.published.newest_time)
@@ -223,12 +229,14 @@ class Index:
         self.published.refresh(parents, now, out)
         return out
 
-    def apply_legacy(self, records: Iterable[LegacyRecord], gone: Iterable[str], now: Micros) -> Outcome:
-        """Apply rows of `failover_jobs`, and the IDs of rows that were deleted.
+    def apply_legacy(
+        self, records: Iterable[LegacyRecord], gone: Iterable[str], now: Micros, *, past: bool = False
+    ) -> Outcome:
+        """Apply rows of `failover_jobs`, and the IDs of rows that were deleted. Those of the `past` cause no events.
 
         A row is published once `decide_legacy` has found that no JobLog job has its ID.
         """
-        out = Outcome(past=self.loading)
+        out = Outcome(past=self.loading or past)
         self.legacy.apply(records, gone, now, out)
         return out
 
@@ -369,3 +377,12 @@ class Index:
         self.published.hide(job_id, reason, out)
         self._rename(job_id, old.view, None, now, out)
         self.legacy.retire(job_id)
+
+
+def _gets_its_first_steps(before: Job | None, job: Job) -> bool:
+    """True if the change is that the steps of a job, which could not be read before, have been read."""
+    if before is None or before.reading is None or job.reading is None:
+        return False
+    return (
+        before.reading.steps is None and job.reading.steps is not None and before.reading.record == job.reading.record
+    )

@@ -181,9 +181,9 @@ class Pipeline:
             spare_loaded()
         return outcome
 
-    def legacy(self, records: Iterable[LegacyRecord], gone: Iterable[str]) -> Outcome:
+    def legacy(self, records: Iterable[LegacyRecord], gone: Iterable[str], *, past: bool = False) -> Outcome:
         with timed("legacy"):
-            return self._publish(self._index.apply_legacy(records, gone, self._clock()))
+            return self._publish(self._index.apply_legacy(records, gone, self._clock(), past=past))
 
     def decide_legacy(self, owned: Iterable[str], apart: Iterable[str]) -> Outcome:
         return self._publish(self._index.decide_legacy(owned, apart, self._clock()))

@@ -361,11 +361,13 @@ class SourceStatus(Status):
         self._index.horizon.report(part, self._clock() - before, uptime - before)
 
     def _settle(self) -> None:
-        """Set the database to live or stale by the states of the tables, while the log is read."""
+        """Set the state of the database by the states of the tables while the log is read, and else as `judge` does."""
         silent = time.monotonic() - self._answered if self._answered is not None else STALE_AFTER
         if self._failure is None and silent < STALE_AFTER:
             error = self._table_error()
             self.set_state("live" if error is None else "stale", error)
+        else:
+            self.judge()
 
     def _tables(self) -> dict[str, Trouble]:
         """What keeps each table from being read. A table without an entry is well."""

@@ -49,7 +49,8 @@ class Feed(Protocol):
 
     def readings(self, readings: Iterable[Reading]) -> Outcome: ...
 
-    def legacy(self, records: Iterable[LegacyRecord], gone: Iterable[str]) -> Outcome: ...
+    def legacy(self, records: Iterable[LegacyRecord], gone: Iterable[str], *, past: bool = False) -> Outcome:
+        """Apply rows of failover_jobs, and the IDs of rows that were deleted. Those of the `past` cause no events."""
 
     def decide_legacy(self, owned: Iterable[str], apart: Iterable[str]) -> Outcome:
         """Decide IDs of failover_jobs: `owned` by JobLog jobs, or `apart`. Only rows that stand apart are published."""

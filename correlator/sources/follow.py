@@ -92,11 +92,14 @@ class Follower:
     wait_for_columns: float = 60.0
     """Seconds that new rows wait for a column of the log that was read before. Then they are read without it."""
     _schema: Schema | None = None
+    _schema_mark: object = None
     _readable: set[str] = field(default_factory=lambda: set(NEEDED))
     """Tables and columns that this run has read, and those that every appliance has. If one is missing, it was lost."""
     _loaded: dict[Part, Mapping[str, Mapping[str, str]]] = field(default_factory=dict)
     """The parts that this run has read as a whole, each with the columns of its tables at that time. A checkpoint alone
     may be out of date."""
+    _legacy_is_past: bool = False
+    """True from a first start on until failover_jobs has been read: nothing in it is news."""
     _columns_lost_at: float | None = None
     """Since when columns of the log are lost, in monotonic seconds."""
     _check_now: asyncio.Event = field(default_factory=asyncio.Event)
@@ -144,6 +147,7 @@ class Follower:
                     await self.tail.begin(queries, rows, int((time.time() - self.history) * 1_000_000))
                 if self.tail.past is not None:
                     feed.status.past_begins()
+                self._legacy_is_past = not feed.status.tables_loaded.is_set()
                 self._loaded.clear()
             if not feed.status.tables_loaded.is_set() or not self._loaded:
                 await self._load_first(queries, feed, beat)
@@ -208,6 +212,10 @@ class Follower:
                 async with self._session(beat) as session:
                     await load(queries, session, feed)
             except SourceUnavailable as error:
+                if error.table == Part.STEPS.table:
+                    self._pause_steps(error, feed)
+                    await self._load_first(queries, feed, beat)  # without them
+                    return
                 if error.table is None or (part is Part.JOBS and not feed.status.tables_loaded.is_set()):
                     raise
                 self._part_failed(part, error, feed)
@@ -241,8 +249,11 @@ class Follower:
             except SourceUnavailable as error:
                 if error.table != Part.STEPS.table:
                     raise
-                self.reconcile.pause_steps()
-                self._part_failed(Part.STEPS, error, feed)
+                self._pause_steps(error, feed)
+
+    def _pause_steps(self, error: SourceUnavailable, feed: Feed) -> None:
+        self.reconcile.pause_steps()
+        self._part_failed(Part.STEPS, error, feed)
 
     async def _load_jobs(self, queries: Queries, session: Session, feed: Feed) -> None:
         await self.reconcile.load(queries, session, feed)
@@ -266,7 +277,8 @@ class Follower:
 
     async def _load_legacy(self, queries: Queries, session: Session, feed: Feed) -> None:
         if self.legacy is not None and self.legacy.is_there(queries):
-            await self.legacy.load(queries, session, feed)
+            await self.legacy.load(queries, session, feed, past=self._legacy_is_past)
+            self._legacy_is_past = False
             self._loaded[Part.LEGACY] = _columns_of(queries, Part.LEGACY.table)
             feed.status.read_again(Part.LEGACY)
 
@@ -325,6 +337,7 @@ class Follower:
                 await asyncio.sleep(backoff.next())
 
     async def _read_schema(self, session: Session, feed: Feed) -> Queries:
+        mark = await self.database.schema_mark(session)  # first: of what changes in between, `_watch_schema` learns
         schema = await self.database.schema(session)
         if not schema.has("log_events", *INDISPENSABLE):
             raise SchemaError(
@@ -334,7 +347,7 @@ class Follower:
         missing, changed = schema.missing(), schema != self._schema
         if missing and (self._schema is None or missing != self._schema.missing()):
             log.warning("the database lacks %s: following the tables and columns that exist", ", ".join(missing))
-        self._schema = schema
+        self._schema, self._schema_mark = schema, mark
         lost = [name for name in missing if name in self._readable - OLDER_GENERATION]
         self._readable |= schema.readable()
         self._note_columns_of_the_log([name for name in lost if name.startswith("log_events.")])
@@ -358,7 +371,7 @@ class Follower:
                     await self._check_now.wait()
             self._check_now.clear()
             queries.zone = await self.database.zone(session)
-            if await self.database.schema(session) != queries.schema:
+            if await self.database.schema_mark(session) != self._schema_mark:
                 raise SchemaChanged
 
 

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiomqtt
 import pytest
 
 from tests.support.appliance import Appliance
 from tests.support.bulk_rows import ago, fill, job_id
 from tests.support.daemon import Daemon
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE, eventually
 from tests.support.mariadb import Database
+from tests.support.mosquitto import Mosquitto
 
 JOBS = 40
 STEPS = 3
@@ -182,6 +185,7 @@ async def test_a_lock_is_named_and_the_database_does_not_seem_well_in_between(
                 seen.add(found["database"]["state"])
                 assert found["tables"]["states"].keys() == {"log_events"}
                 assert "LOCK TABLES" in found["database"]["error"]
+                assert "correlator_database_up 0.0" in await daemon.text("/metrics")
                 await asyncio.sleep(0.05)
             assert seen <= {"stale", "down"}
             await cursor.execute("UNLOCK TABLES")
@@ -243,6 +247,52 @@ async def test_a_table_that_answers_with_errors_stops_no_other_and_causes_no_sto
             await appliance.log("followed again", job_id=name)
             await eventually(lambda: has_message(daemon, "followed again"))
             await eventually(lambda: is_well(daemon))
+
+
+BROKEN_FIRST = {
+    "job_steps": ("id, job_id, seq, started_at, completed_at, error_message, status", "name"),
+    "failover_jobs": ("id, job_id, vm_id, job_type, source_vm_name, created_at, updated_at", "status"),
+}
+"""Columns that can be read, and one of which each value is an error."""
+
+
+@pytest.mark.parametrize("table", BROKEN_FIRST)
+async def test_a_table_that_is_broken_at_a_first_start_delays_nothing_and_gives_no_old_events(
+    filled: Database, appliance: Appliance, mosquitto: Mosquitto, tmp_path: Path, table: str
+):
+    others, broken = BROKEN_FIRST[table]
+    # It is newer than all that can be read at first.
+    ended = "UPDATE failover_jobs SET status = 'failed', created_at = %s, updated_at = %s, completed_at = %s"
+    await appliance.run(ended, ago(minutes=5), ago(minutes=3), ago(minutes=3))
+    await appliance.run(f"RENAME TABLE {table} TO whole")
+    error = "(SELECT 'a' UNION SELECT 'b')"
+    await appliance.run(f"CREATE VIEW {table} AS SELECT {others}, {error} AS {broken} FROM whole")
+    settings = {"mqtt__url": mosquitto.url, "mqtt__instance": f"first-{table}"}
+    async with aiomqtt.Client("127.0.0.1", mosquitto.port, protocol=aiomqtt.ProtocolVersion.V5) as client:
+        await client.subscribe(f"correlator/v1/first-{table}/job/+/event", qos=1)
+        async with running(filled, tmp_path, **settings) as daemon:
+            assert await state_of(daemon, table) == "failing"
+            found = await documents(daemon)
+            assert len(found) >= JOBS
+            assert all(bool(job["steps"]) == (table != "job_steps") for job in found.values() if job["metadata"])
+            await appliance.run(f"DROP VIEW {table}")
+            await appliance.run(f"RENAME TABLE whole TO {table}")
+            await eventually(lambda: is_well(daemon))
+            repaired = await all_documents(daemon)
+            assert all(len(job["steps"]) == STEPS for name, job in repaired.items() if name != "legacy-1")
+            # This one is announced when the grace is over; by then those of old steps would have been.
+            ended = await appliance.job("gui-1")
+            await eventually(lambda: daemon.job("gui-1"))
+            await appliance.run("UPDATE job_tracking SET status = 'failed', completed_at = NOW() WHERE id = %s", ended)
+            announced = []
+            async with asyncio.timeout(PATIENCE):
+                async for message in client.messages:
+                    assert isinstance(message.payload, bytes)
+                    event = json.loads(message.payload)
+                    announced.append((event["job_id"], event["kind"]))
+                    if event["kind"] == "job.failed":
+                        break
+            assert {job_id for job_id, _ in announced} == {ended}
 
 
 async def is_failing(daemon: Daemon, table: str) -> bool:

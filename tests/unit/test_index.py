@@ -395,6 +395,14 @@ def test_a_legacy_job_does_not_come_back_when_its_joblog_job_leaves_by_retention
     assert index.apply_legacy([LEGACY], [], NOW + 100 * SECOND).changes == []
 
 
+def test_legacy_rows_of_the_past_cause_no_events_also_when_they_are_read_late():
+    index = live()
+    ended = replace(LEGACY, status="failed", completed_at=NOW, apart=False)
+    assert index.apply_legacy([ended], [], NOW, past=True).changes == []
+    out = index.decide_legacy([], ["ext"], NOW)
+    assert (changes(out), out.events, out.ended) == ([("ext", "failed", None)], [], set())
+
+
 def test_a_legacy_row_that_is_gone_leaves():
     index = live()
     index.apply_legacy([LEGACY], [], NOW)
@@ -536,6 +544,19 @@ def test_a_transition_of_a_step_in_the_tables_alone_is_announced_while_its_job_r
     index.apply([read("j", "running", step, observed_at=9)], NOW)
     found = [(e.kind, e.step_id) for e in index.expire(NOW + GRACE).events]
     assert (Kind.STEP_COMPLETED, 7) in found
+
+
+def test_steps_that_could_not_be_read_before_are_no_news_once_they_can():
+    index = live()
+    index.apply([replace(read(), steps=None), logged(Kind.JOB_STARTED)], NOW)
+    old = StepRecord(7, "copy", status="completed", started_at=BASE, completed_at=BASE)
+    found = index.apply([read("j", "running", old, observed_at=9)], NOW)
+    assert [c.new.view.steps for c in found.changes] == [(old,)]
+    assert (found.lost, index.expire(NOW + GRACE).events) == ([], [])
+    assert index.apply([read("j", "running", old, observed_at=10)], NOW + 9 * GRACE).lost == []
+    failed = replace(old, status="failed", completed_at=NOW)
+    index.apply([read("j", "running", failed, observed_at=11)], NOW)
+    assert [e.kind for e in index.expire(NOW + GRACE).events] == [Kind.STEP_FAILED]
 
 
 def test_a_transition_whose_row_came_is_not_announced_again():

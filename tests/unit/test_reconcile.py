@@ -181,7 +181,7 @@ async def test_the_rows_of_failover_jobs_that_wait_for_their_owner_are_bounded(m
     applied: list[LegacyRecord] = []
     feed = SimpleNamespace(
         known=SimpleNamespace(unsettled_legacy=list, legacy_rows=list, is_undecided=lambda _: True),
-        legacy=lambda rows, _: applied.extend(rows),
+        legacy=lambda rows, _, past: applied.extend(rows),
         decide_legacy=lambda *_: None,
     )
     follower = legacy.Legacy()

@@ -56,6 +56,9 @@ class Address:
             return False
 
 
+_OURS = f"table_schema = DATABASE() AND table_name IN ({', '.join(repr(table) for table in TABLES)})"
+
+
 class MariaDBSession:
     """One connection. Satisfies `correlator.sources.db.session.Session`.
 
@@ -237,14 +240,19 @@ class MariaDBDatabase:
 
     async def schema(self, session: Session) -> Schema:
         rows = await session.query(
-            "SELECT table_name, column_name, data_type FROM information_schema.columns"
-            f" WHERE table_schema = DATABASE() AND table_name IN ({self.dialect.marks(TABLES)})",
-            tuple(TABLES),
+            f"SELECT table_name, column_name, data_type FROM information_schema.columns WHERE {_OURS}"
         )
         found: dict[str, dict[str, str]] = {table: {} for table in TABLES}
         for table, column, kind in rows:
             found[table.lower()][column.lower()] = kind.lower()
         return Schema(found)
+
+    async def schema_mark(self, session: Session) -> object:
+        (mark,) = await session.query(
+            "SELECT COUNT(*), CAST(SUM(CRC32(CONCAT_WS(' ', table_name, column_name, data_type))) AS UNSIGNED)"
+            f" FROM information_schema.columns WHERE {_OURS}"
+        )
+        return mark
 
     async def zone(self, session: Session) -> Zone:
         """The configured zone; else this host's if the server runs here with its offset; else the server's offset."""

@@ -200,6 +200,9 @@ class Database(Protocol):
 
     async def schema(self, session: Session) -> Schema: ...
 
+    async def schema_mark(self, session: Session) -> object:
+        """A value that differs once `schema` does. It is asked every few seconds: it costs less."""
+
     async def zone(self, session: Session) -> Zone:
         """The zone of DATETIME columns, as configured or as detected now."""
 

@@ -111,6 +111,9 @@ class SQLiteDatabase:
             found[table] = {name.lower(): kind.lower().split("(")[0] for name, kind in rows}
         return Schema(found)
 
+    async def schema_mark(self, session: Session) -> object:
+        return await self.schema(session)
+
     async def zone(self, session: Session) -> Zone:
         del session
         return self._zone or zones.host()

@@ -43,6 +43,9 @@ TAIL = 200
 ROUND = 300.0
 """Seconds within which every unfinished row is read again, `IN_ONE` rows per poll, and deleted rows are found."""
 
+MARK_EVERY = 10.0
+"""Seconds between two questions for the time of the database. Until then, what has changed is read more than once."""
+
 IDS = 5_000
 """Integer ids in one statement that returns few of their rows."""
 
@@ -81,6 +84,8 @@ class Legacy:
     patience: float = 60.0
     _mark: str | None = None
     """The database's time from which the next poll reads. It outlives connections: rows also change between two."""
+    _next_mark: float = 0.0
+    """When the next mark is taken, in monotonic seconds."""
     _last_id: int = 0
     _page: int | None = None
     """The id at which the round through all unfinished rows continues; None between two rounds."""
@@ -96,8 +101,8 @@ class Legacy:
         """True if failover_jobs exists with the required columns."""
         return queries.schema.has("failover_jobs", "id", "job_id", "status")
 
-    async def load(self, queries: Queries, session: Session, feed: Feed) -> None:
-        """Read all unfinished rows, those within the retention, and those that the feed has."""
+    async def load(self, queries: Queries, session: Session, feed: Feed, *, past: bool = False) -> None:
+        """Read all unfinished rows, those within the retention, and those that the feed has. `past`: none is news."""
         mark = queries.dialect.placeholder
         where, args = f"status NOT IN {ENDED}", list[object]()
         if queries.schema.has("failover_jobs", "created_at"):
@@ -109,7 +114,7 @@ class Legacy:
             page = f"{where} AND id > {first} ORDER BY id LIMIT {IN_ONE}"
             rows = await queries.legacy_where(session, page, args)
             read |= {r.id for r in rows}
-            await self._apply(queries, session, feed, rows, again=True)
+            await self._apply(queries, session, feed, rows, again=True, past=past)
             if len(rows) < IN_ONE:
                 break
             first = rows[-1].id
@@ -124,9 +129,12 @@ class Legacy:
                 self._mark = await queries.clock(polled, LATE_COMMIT)
             while True:
                 beat()
-                following = await queries.clock(polled, LATE_COMMIT)
+                following = None
+                if time.monotonic() >= self._next_mark:
+                    following = await queries.clock(polled, LATE_COMMIT)
                 await self.poll(queries, polled, feed, self._mark)
-                self._mark = following
+                if following is not None:
+                    self._mark, self._next_mark = following, time.monotonic() + MARK_EVERY
                 feed.status.part_answered(Part.LEGACY)
                 await asyncio.sleep(max(self.interval, self._next - time.monotonic()))
 
@@ -200,6 +208,7 @@ class Legacy:
         gone: Sequence[str] = (),
         *,
         again: bool = False,
+        past: bool = False,
     ) -> None:
         """Apply `rows`, and find the owners of undecided ones; with `again` (after a start), of all."""
         if lost := queries.lost_of("failover_jobs"):
@@ -208,7 +217,7 @@ class Legacy:
         undecided = feed.known.is_undecided
         asked = {r.job_id: r for r in rows if r.job_id in known or (r.job_id not in self._searched and undecided(r))}
         owned = await owners.by_index(queries, session, asked) if asked else set()
-        feed.legacy(rows, gone)
+        feed.legacy(rows, gone, past=past)
         rest = asked.keys() - owned
         searchable = queries.schema.has("job_tracking", "id")
         feed.decide_legacy(owned, () if searchable else rest)

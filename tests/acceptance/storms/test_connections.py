@@ -46,6 +46,4 @@ async def _is_crowded(run: Storms) -> None:
 
 async def _disconnect_database(database: Database) -> None:
     async with database.connect() as connection, connection.cursor() as cursor:
-        await cursor.execute("SELECT id FROM information_schema.processlist WHERE user = 'correlator'")
-        for (number,) in await cursor.fetchall():
-            await cursor.execute(f"KILL {number}")
+        await cursor.execute("KILL USER correlator")

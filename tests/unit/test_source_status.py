@@ -1,0 +1,151 @@
+"""The states of the tables, and the state of the database that follows from them."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import pytest
+
+from correlator.errors import Away, SourceUnavailable
+from correlator.jobs.index import Index
+from correlator.pipeline import source_status
+from correlator.pipeline.source_status import Part, SourceStatus
+
+STARTED = 1_767_225_600_000_000
+
+
+class Clock:
+    """Both clocks of the status, moved by hand."""
+
+    def __init__(self) -> None:
+        self.passed = 0.0
+
+    def monotonic(self) -> float:
+        return 1000.0 + self.passed
+
+    def wall(self) -> int:
+        return STARTED + int(self.passed * 1_000_000)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(time, "monotonic", clock.monotonic)
+    return clock
+
+
+@pytest.fixture
+def status(clock: Clock) -> SourceStatus:
+    """That of a daemon that reads everything."""
+    status = SourceStatus(Index(), clock.wall)
+    status.loading = False
+    status.schema(tracking=True)
+    status.answered()
+    assert status.describe_database()["state"] == "live"
+    return status
+
+
+def failed(reason: Away, table: str = "job_steps") -> SourceUnavailable:
+    return SourceUnavailable(f"MariaDB: {reason.value}", reason, table)
+
+
+def states(status: SourceStatus) -> dict[str, str]:
+    return {table: state["state"] for table, state in status.describe_tables()["states"].items()}
+
+
+@pytest.mark.parametrize(
+    ("reason", "state"),
+    [
+        (Away.MISSING_GRANTS, "refused"),
+        (Away.LOCKED, "locked"),
+        (Away.SLOW, "slow"),
+        (Away.NO_ANSWER, "slow"),
+        (Away.FAILED, "failing"),
+    ],
+)
+def test_the_reason_of_a_failed_query_is_the_state_of_its_table(status: SourceStatus, reason: Away, state: str):
+    status.part_failed(Part.STEPS, failed(reason))
+    part = status.describe_tables()
+    assert (part["ok"], states(status)) == (False, {"job_steps": state})
+    assert part["states"]["job_steps"]["since"] == "2026-01-01T00:00:00.000000Z"
+    assert part["error"] == part["states"]["job_steps"]["error"]
+    assert "MariaDB" not in part["error"]  # it is for anybody
+    assert (status.database, status.describe_database()["error"]) == ("stale", part["error"])
+
+
+def test_the_success_of_another_part_makes_no_table_well(status: SourceStatus):
+    status.part_failed(Part.LEGACY, failed(Away.FAILED, "failover_jobs"))
+    status.answered()
+    for part in set(Part) - {Part.LEGACY}:
+        status.part_answered(part)
+    assert (status.database, states(status)) == ("stale", {"failover_jobs": "failing"})
+
+
+def test_a_table_that_had_an_error_is_well_once_it_has_had_none_for_a_while(status: SourceStatus, clock: Clock):
+    status.part_failed(Part.JOBS, failed(Away.FAILED, "job_tracking"))
+    clock.passed += source_status.STEADY - 0.1
+    status.answered()
+    status.part_answered(Part.JOBS)
+    assert states(status) == {"job_tracking": "failing"}
+    clock.passed += 0.1
+    status.part_answered(Part.JOBS)
+    assert (status.database, states(status)) == ("live", {})
+
+
+@pytest.mark.parametrize("reason", [Away.LOCKED, Away.SLOW])
+def test_a_table_that_was_waited_for_is_well_with_the_first_answer(status: SourceStatus, reason: Away):
+    status.part_failed(Part.JOBS, failed(reason, "job_tracking"))
+    status.part_answered(Part.JOBS)
+    assert (status.database, states(status)) == ("live", {})
+
+
+def test_a_table_that_is_back_is_read_again_before_the_database_is_live(status: SourceStatus, clock: Clock):
+    status.schema(tracking=True, lost=["job_steps.name", "job_steps"], changed=True)
+    assert status.describe_tables()["missing"] == ["job_steps.name", "job_steps"]
+    assert (status.database, states(status)) == ("stale", {"job_steps": "missing"})
+    clock.passed += 1
+    status.schema(tracking=True, changed=True)
+    status.answered()
+    assert status.describe_tables()["missing"] == []
+    status.part_answered(Part.STEPS)  # a query of few rows is not all that was missed
+    assert (status.database, states(status)) == ("stale", {"job_steps": "reading"})
+    assert status.describe_tables()["states"]["job_steps"]["since"] == "2026-01-01T00:00:00.000000Z"
+    status.read_again(Part.STEPS)
+    assert (status.database, states(status)) == ("live", {})
+
+
+def test_a_state_lasts_since_its_first_failure_and_is_logged_once(
+    status: SourceStatus, clock: Clock, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level(logging.INFO, source_status.__name__)
+    for _ in range(50):
+        status.part_failed(Part.LOG, failed(Away.LOCKED, "log_events"))
+        clock.passed += 5
+        status.judge()
+    assert status.describe_tables()["states"]["log_events"]["since"] == "2026-01-01T00:00:00.000000Z"
+    assert status.database == "down"
+    assert "LOCK TABLES" in status.describe_database()["error"]
+    assert status.lag_seconds == 250
+    assert len(caplog.records) == 1
+    status.answered()
+    assert (status.database, status.lag_seconds) == ("live", 0.0)
+    assert "new rows are read again, after 250 s" in caplog.messages[-1]
+
+
+def test_the_error_of_a_silent_database_names_the_table_at_once(status: SourceStatus, clock: Clock):
+    clock.passed += source_status.STALE_AFTER + 1
+    status.judge()
+    assert status.describe_database()["error"] == "no answer for 4 s"
+    status.part_failed(Part.LOG, failed(Away.LOCKED, "log_events"))
+    assert "LOCK TABLES" in status.describe_database()["error"]
+
+
+def test_a_database_whose_table_fails_is_not_down_while_the_log_is_read(status: SourceStatus, clock: Clock):
+    for _ in range(20):
+        status.part_failed(Part.STEPS, failed(Away.FAILED))
+        clock.passed += 5
+        status.answered()
+        status.judge()
+        assert status.database == "stale"
+    assert status.lag_seconds == 100
