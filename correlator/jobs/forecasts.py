@@ -121,19 +121,24 @@ class Forecasts:
     def announcement(self, job_id: str, forecast: JobForecast | None, now: Micros) -> Kind | None:
         """The event that a job is late or overdue, if it has not been announced yet. Each is announced once.
 
-        It waits until all has been read up to the time of the forecast: the job may have ended by then.
+        It waits until all has been read up to the time of the first forecast that said so: the job may have ended by
+        then. A later forecast with the same state does not delay it.
         """
         made = forecast.forecast if forecast is not None else None
         tracked = self._tracked.get(job_id)
-        if made is None or tracked is None or made.state not in _KINDS:
+        if made is None or tracked is None:
             return None
-        if tracked.announced in (made.state, State.OVERDUE):
+        if made.state not in _KINDS or tracked.announced in (made.state, State.OVERDUE):
+            tracked.unconfirmed = None
             return None
+        state, as_of = tracked.unconfirmed or (made.state, made.as_of)
+        as_of = min(as_of, made.as_of) if state is made.state else made.as_of
+        tracked.unconfirmed = made.state, as_of
         judged_at = self._horizon.judged_at(now)
-        if judged_at is None or judged_at < made.as_of:
+        if judged_at is None or judged_at < as_of:
             self._checks.put(job_id, now + CONFIRMED_AFTER)
             return None
-        tracked.announced = made.state
+        tracked.announced, tracked.unconfirmed = made.state, None
         return _KINDS[made.state]
 
     def forget(self, job_id: str) -> None:

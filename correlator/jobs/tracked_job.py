@@ -45,7 +45,7 @@ class TrackedJob:
     makes the place again from the first `MAX_STEPS` steps, so that no call costs more than these.
     """
 
-    __slots__ = ("_metadata", "_percents", "_steps", "announced", "first_p50", "running")
+    __slots__ = ("_metadata", "_percents", "_steps", "announced", "first_p50", "running", "unconfirmed")
 
     def __init__(self, view: JobView, stored: PersistedForecast | None = None) -> None:
         """A job that is new, or that is as it was when `stored` was written."""
@@ -63,6 +63,8 @@ class TrackedJob:
         """The p50 of the first forecast."""
         self.announced = stored.announced
         """The state of the last event about the job: late or overdue."""
+        self.unconfirmed: tuple[State, Micros] | None = None
+        """The state that no event reports yet, and the time of the first forecast with it."""
         self._percents = list(stored.percents)
         """The reported percents that were events of the place."""
         self._metadata = view.metadata

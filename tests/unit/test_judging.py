@@ -10,9 +10,10 @@ from msgspec.structs import replace
 from correlator.jobs.horizon import JUDGED_WITHIN, SEEN_AT_ONCE, Horizon, Part
 from correlator.jobs.index import Index
 from correlator.jobs.job_document import rfc3339
-from correlator.jobs.model.facts import Kind, Reading
+from correlator.jobs.model.facts import Entry, Kind, Reading
 from correlator.jobs.model.persisted import IndexState, PersistedJob
 from correlator.jobs.model.rows import JobRecord
+from tests.support.forecast_index import forecast, kinds, knowing, read, step, usual
 from tests.support.forecasts import BASE, SECOND
 from tests.support.pipeline_harness import PipelineHarness
 from tests.support.watching_daemon import LONGEST, UNRELATED, WatchingDaemon
@@ -115,6 +116,25 @@ def test_a_row_that_is_read_before_the_end_of_its_job_does_not_make_the_job_late
     daemon.sees = True
     daemon.passes(5)
     assert [kind for _, kind in daemon.announced()] == [Kind.JOB_STARTED, Kind.JOB_COMPLETED]
+
+
+def test_a_job_that_writes_all_the_time_is_announced_as_overdue_as_soon_as_it_is_known():
+    index = knowing(*usual(), horizon=Horizon(read_to=0))
+    read(index, 0, step(1, "snapshot", 0, 10), step(2, "copy", 10))
+    overdue_at = announced_at = None
+    for second in range(1, 400):
+        now = BASE + second * SECOND
+        line = Entry(second, now, "INFO", "it goes on", index.advance_clock(), "j", by="attrs")
+        made = [index.apply([line], now), index.expire(now), index.renew_forecasts(now, learn=True)]
+        if overdue_at is None and forecast(index)["state"] == "overdue":
+            overdue_at = second
+        if announced_at is None and Kind.JOB_OVERDUE in kinds(made):
+            announced_at = second
+        index.horizon.report(Part.LOG, now, now)
+        index.horizon.report(Part.TABLES, now - SECOND // 2, now - SECOND // 2)
+    assert overdue_at is not None
+    assert announced_at is not None
+    assert announced_at - overdue_at <= 2
 
 
 def test_a_job_that_became_overdue_during_a_stop_is_announced_once_all_has_been_read():
