@@ -143,7 +143,7 @@ def judge_clock(ahead: float, took: float) -> Check:
     if off >= SKEW_WRONG:
         return failure(CLOCK, f"the server's clock is {words}", ["One of the two hosts has the wrong time."], fix)
     if off >= SKEW_NOTED:
-        lines = ["Measured delays, and the detection of stalled jobs, are wrong by as much."]
+        lines = ["The daemon uses the server's clock. Times in its journal are by this host's."]
         return warning(CLOCK, f"the server's clock is {words}", lines, fix)
     return ok(CLOCK, f"within {max(0.1, abs(ahead)):.1f} s of the server's")
 

@@ -16,6 +16,7 @@ from correlator.jobs.model.rows import LegacyRecord, Micros
 from correlator.jobs.model.views import PublishedJob, Resolved
 from correlator.jobs.outcome import Outcome
 from correlator.jobs.published import PublishedJobs
+from correlator.pipeline.appliance_clock import ApplianceClock
 from correlator.pipeline.hub import Batch, Hub, available, wall_clock
 from correlator.pipeline.queries import (
     Archive,
@@ -52,9 +53,9 @@ class LocalHub(Hub):
         on_watch: Callable[[], None] = lambda: None,
         clock: Callable[[], Micros] = wall_clock,
     ) -> None:
-        status = SourceStatus(index, clock)
+        status = SourceStatus(index, ApplianceClock(clock))
         super().__init__(
-            index.published, status, epoch or secrets.token_hex(6), archive, on_watch=on_watch, clock=clock
+            index.published, status, epoch or secrets.token_hex(6), archive, on_watch=on_watch, clock=status.clock
         )
         self.index = index
         self.forecasts = index.forecasts

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -26,6 +26,7 @@ from correlator.jobs.job_document import rfc3339
 from correlator.jobs.model.rows import LogRow, Micros
 from correlator.jobs.outcome import Outcome
 from correlator.ops import metrics
+from correlator.pipeline.appliance_clock import ApplianceClock, uptime
 from correlator.pipeline.status import Status
 
 log = logging.getLogger(__name__)
@@ -108,15 +109,15 @@ class SourceStatus(Status):
     """The status of the source, and of the database that it reads. Event loop's thread only.
 
     The first part is for clients; the second for the source, which reports every change; the third for the pipeline.
-    `clock` returns Unix time in microseconds.
+    `clock`: that of the appliance, of which the source reports the time (`database_time`).
     """
 
-    def __init__(self, index: Index, clock: Callable[[], Micros]) -> None:
+    def __init__(self, index: Index, clock: ApplianceClock) -> None:
         super().__init__()
         self.since: Micros | None = None
         """The time from which ends of jobs count as news. None until jobs have been loaded."""
         self._index = index
-        self._clock = clock
+        self.clock = clock
         self._began = time.monotonic()
         self._answered: float | None = None
         self._answered_at: Micros = 0
@@ -150,7 +151,7 @@ class SourceStatus(Status):
 
     def describe_database(self) -> dict[str, Any]:
         """Describe the database for /health/ready, with the time at which jobs are judged."""
-        judged_at = self._index.horizon.judged_at(self._clock())
+        judged_at = self._index.horizon.judged_at(self.clock())
         part = {**super().describe_database(), "judged_at": rfc3339(judged_at) if judged_at is not None else None}
         if judged_at is None and part["ok"]:
             part |= {"ok": False, "error": self._not_judged()}
@@ -206,7 +207,7 @@ class SourceStatus(Status):
 
     def answered(self) -> None:
         """Report a successful query of the tail."""
-        self._answered, self._answered_at = time.monotonic(), self._clock()
+        self._answered, self._answered_at = time.monotonic(), self.clock()
         if self._failure is not None:
             log.info("the database answers")
         self._failure = None
@@ -264,7 +265,7 @@ class SourceStatus(Status):
     def past_begins(self) -> None:
         """Report a first start: the tables are read next, and then the log's past."""
         self.complete.clear()
-        self._index.published.begin_past(self._clock())
+        self._index.published.begin_past(self.clock())
 
     def past_progress(self, done: int, total: int) -> None:
         """Report how many IDs of the log's past have been read, and how many there are."""
@@ -288,6 +289,13 @@ class SourceStatus(Status):
             self._behind = False
             self.loaded()
 
+    def database_time(self, second: int, took: float) -> None:
+        """Report the database's time, in Unix seconds, of a query that took so many seconds."""
+        moved = self.clock.read(second, int(took * 1_000_000))
+        past_unread = self._index.published.past_unread
+        if past_unread is not None:
+            self._index.published.begin_past(past_unread + moved)
+
     def caught_up(self, age: float = 0.0) -> None:
         """Report that every row of the log that was committed `age` seconds ago has been read."""
         self._read_all(horizon.Part.LOG, age)
@@ -300,7 +308,7 @@ class SourceStatus(Status):
         """Report that the tables have been read: what changes from now on is published with events."""
         if not self.tables_loaded.is_set():
             self._index.loading = False
-            self.since = self._clock() if self.since is None else self.since
+            self.since = self.clock() if self.since is None else self.since
             if self._index.published.past_unread is not None and self.reading is None:
                 self.reading = (0, 0)  # The source reports how much there is when it begins to read the past.
             self.tables_loaded.set()
@@ -337,7 +345,7 @@ class SourceStatus(Status):
         """Observe the delay from each row's timestamp to now, for rows that were just published."""
         if self._behind:
             return
-        now = self._clock()
+        now = self.clock()
         for line in outcome.attributed:
             if line.entry.event_id > self._past:
                 metrics.END_TO_END.observe(max(0, now - line.entry.at) / 1_000_000)
@@ -357,8 +365,8 @@ class SourceStatus(Status):
         )
 
     def _read_all(self, part: horizon.Part, age: float) -> None:
-        before, uptime = int(age * 1_000_000), time.monotonic_ns() // 1000
-        self._index.horizon.report(part, self._clock() - before, uptime - before)
+        before = int(age * 1_000_000)
+        self._index.horizon.report(part, self.clock() - before, uptime() - before)
 
     def _settle(self) -> None:
         """Set the state of the database by the states of the tables while the log is read, and else as `judge` does."""
@@ -382,7 +390,7 @@ class SourceStatus(Status):
     def _trouble(self, state: TableState, what: str, before: Trouble | None) -> Trouble:
         """A trouble that begins now, or that continues `before` in another state."""
         now = time.monotonic()
-        since, began = (before.since, before.began) if before is not None else (self._clock(), now)
+        since, began = (before.since, before.began) if before is not None else (self.clock(), now)
         return Trouble(state, what, since, began, now)
 
     def _retried_part(self, part: str, error: str) -> None:
@@ -393,4 +401,4 @@ class SourceStatus(Status):
 
     def _lag(self) -> float:
         read_to = self._read_to if self._behind else 0
-        return max(self.lag_seconds, (self._clock() - read_to) / 1_000_000 if read_to else 0.0)
+        return max(self.lag_seconds, (self.clock() - read_to) / 1_000_000 if read_to else 0.0)

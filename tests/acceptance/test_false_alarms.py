@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import signal
+import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,6 +19,8 @@ from correlator.jobs.forecast.estimate import ROUGH_BELOW
 from tests.support.appliance import Appliance, connected
 from tests.support.daemon import Daemon
 from tests.support.eventually import eventually
+from tests.support.faketime import environment, needs_faketime, set_clock
+from tests.support.faults.fault_run import Process
 from tests.support.faults.proxy import Proxy
 from tests.support.mariadb import Database
 from tests.support.mosquitto import Mosquitto
@@ -226,6 +229,49 @@ async def test_a_cut_of_the_database_connection_causes_no_false_alarm_and_hides_
             assert events.after_ends() == []
         finally:
             await daemon.close()
+
+
+@needs_faketime
+@pytest.mark.parametrize("ahead", ["+2h", "-2h"])
+async def test_a_host_whose_clock_is_wrong_alarms_as_one_whose_clock_is_right(
+    database: Database, mosquitto: Mosquitto, tmp_path: Path, ahead: str
+):
+    name, events, stamp = f"alarms-clock{ahead[:-1]}".replace("+", "-ahead-"), Events(), tmp_path / "clock"
+    daemon = Process(
+        tmp_path,
+        environment(stamp, ahead),
+        database__url=database.url,
+        jobs__stalled_after=f"{STALLED_AFTER:.0f}s",
+        mqtt__url=mosquitto.url,
+        mqtt__instance=name,
+    )
+    try:
+        await daemon.start()
+        async with connected(database) as connection, events.listening(mosquitto, name):
+            jobs = Jobs(Appliance(connection))
+            await jobs.history(daemon)
+            dead = await jobs.begin("dead", operation="unlike-others")
+            jobs.running.pop(dead)
+            async with jobs.writing():
+                for offset in (ahead, "+0", ahead):  # It is wrong from the start, and is set while jobs run.
+                    usual = [await jobs.begin(f"usual-{n}{offset}") for n in range(3)]
+                    await eventually(lambda some=usual: _have_forecasts(daemon, some))  # type: ignore[misc]
+                    set_clock(stamp, offset)
+                    await asyncio.sleep(TOOK - 5)
+                    await jobs.end(*usual)
+                late = [await jobs.begin(f"late-{n}") for n in range(3)]
+                await eventually(lambda: all(events.kinds(job_id, "job.overdue") for job_id in late))
+                await eventually(lambda: events.kinds(dead, "job.stalled"))
+                took = time.time() - datetime.fromisoformat((await daemon.job(late[0]))["started_at"]).timestamp()
+                assert took < 4 * TOOK, "it was announced long after the end of its forecast"
+                await jobs.end(*late)
+                await eventually(lambda: all(events.kinds(job_id, *ENDS) for job_id in late))
+        alarms = {(e["job_id"], e["kind"]) for e in events.found if e["kind"] in {"job.overdue", *SILENCE}}
+        assert alarms == {(dead, "job.stalled"), *((job_id, "job.overdue") for job_id in late)}
+        assert {e["job_id"] for e in events.found if e["kind"] == "job.late"} <= {*late}
+        assert events.after_ends() == []
+    finally:
+        await daemon.close()
 
 
 async def _have_forecasts(daemon: Daemon, job_ids: list[str]) -> bool:

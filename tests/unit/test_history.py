@@ -16,6 +16,7 @@ import pytest
 from correlator.errors import SourceUnavailable
 from correlator.jobs.index import Index
 from correlator.ops.liveness import Liveness
+from correlator.pipeline.appliance_clock import ApplianceClock
 from correlator.pipeline.source_status import SourceStatus
 from correlator.sources.follow import Follower
 from correlator.sources.log.tail import Tail
@@ -149,7 +150,7 @@ class Reading:
 
 
 def follower_of(database: Sessions, reading: Reading) -> tuple[Follower, SimpleNamespace]:
-    status = SourceStatus(Index(), lambda: 0)
+    status = SourceStatus(Index(), ApplianceClock(lambda: 0))
     feed = SimpleNamespace(status=status, live=Liveness(), history_wanted=lambda: reading.wanted)
     parts: Any = {"database": database, "tail": Tail(), "reconcile": Reconcile(), "earlier": reading}
     return Follower(**parts), feed

@@ -13,6 +13,7 @@ from correlator.jobs.index import Index
 from correlator.jobs.model.rows import LogRow
 from correlator.jobs.outcome import Outcome
 from correlator.ops import metrics
+from correlator.pipeline.appliance_clock import ApplianceClock
 from correlator.pipeline.source_status import SourceStatus
 from correlator.sources.follow import Follower
 from correlator.sources.log.batch_size import BatchSize
@@ -135,7 +136,7 @@ async def test_a_failed_read_of_the_past_is_repeated_on_a_new_session_and_ends_n
 async def test_a_past_that_no_session_can_be_opened_for_shows_in_readiness_log_and_metric(monkeypatch, caplog):
     monkeypatch.setattr("correlator.backoff.Backoff.next", lambda _: 0.0)
     tail, feed = Tail(), Feed()
-    feed.status = status = SourceStatus(Index(), lambda: 0)
+    feed.status = status = SourceStatus(Index(), ApplianceClock(lambda: 0))
     tail.past = Past.between(0, LAST)
     seen, failed = [], metrics.SOURCE_FAILURES._value.get()
 

@@ -14,6 +14,7 @@ from correlator.jobs.model.rows import LegacyRecord
 from correlator.jobs.outcome import Outcome
 from correlator.ops.liveness import Liveness
 from correlator.pipeline.waiting_ids import WaitingIds
+from correlator.sources.db.queries import Queries
 from correlator.sources.db.sqlite import SQLiteDatabase
 from correlator.sources.tables import legacy
 from correlator.sources.tables import reconcile as reconcile_module
@@ -32,6 +33,9 @@ class Tables:
 
     def lost_of(self, table: str) -> tuple[str, ...]:
         return ()
+
+    def second(self, timestamp: str) -> int:
+        return Queries.second(timestamp)
 
     async def clock(self, session: Any, back: float) -> str:
         return f"2026-01-01 {next(self._hours):02}:00:00"
@@ -56,7 +60,9 @@ class Tables:
 def quiet_feed(live: Liveness) -> SimpleNamespace:
     """A feed that knows no job."""
     known = SimpleNamespace(active=set, joblog_ids=list, needs_reading=bool, is_in_memory=bool, reading=lambda _: None)
-    status = SimpleNamespace(part_answered=lambda _: None, tables_read=lambda _: None)
+    status = SimpleNamespace(
+        part_answered=lambda _: None, tables_read=lambda _: None, database_time=lambda *_: None, clock=lambda: 0
+    )
     return SimpleNamespace(known=known, waiting_ids=WaitingIds(lambda _: False), live=live, status=status)
 
 
@@ -104,6 +110,19 @@ async def test_after_a_time_without_a_complete_reading_all_active_jobs_are_read_
     with contextlib.suppress(asyncio.CancelledError):
         await task
     assert found == ["j"]
+
+
+async def test_each_round_reports_the_time_of_the_database_without_a_query_of_its_own():
+    reported: list[int] = []
+    reconcile, tables, feed = Reconcile(interval=0.01), Tables(), quiet_feed(Liveness())
+    feed.status.database_time = lambda second, took: reported.append(second)
+    task = asyncio.create_task(reconcile.follow(tables, None, feed))  # type: ignore[arg-type]
+    await eventually(lambda: len(reported) >= 3)
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    # The double's clock counts its queries: the first one is for the mark, and each round has one.
+    assert reported[:3] == [Queries.second(f"2026-01-01 0{n}:00:00") + 60 for n in (1, 2, 3)]
 
 
 async def test_queries_that_use_their_whole_timeout_count_as_progress():
@@ -157,7 +176,7 @@ async def test_many_jobs_are_read_and_handed_on_in_parts_of_a_hundred():
     tables = Many()
     tables.schema = SimpleNamespace(has=lambda table, *columns: (table, columns) == ("job_tracking", ("id", "status")))
     known = SimpleNamespace(joblog_ids=list, reading=lambda _: None)
-    status = SimpleNamespace(tables_read=lambda _: None)
+    status = SimpleNamespace(tables_read=lambda _: None, database_time=lambda *_: None)
     feed = SimpleNamespace(known=known, advance_clock=lambda: 1, readings=readings, status=status)
     await Reconcile().load(tables, None, feed)  # type: ignore[arg-type]
     assert handed == [100] * 10 + [50]

@@ -6,7 +6,6 @@ is accepted.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any
@@ -56,7 +55,7 @@ class Compatible:
                 return problem(HTTPStatus.SERVICE_UNAVAILABLE, "the correlator restarts: ask again", RETRY_AFTER)
             return json_response(not_found(name), status=HTTPStatus.NOT_FOUND)
         shown, resolved = found
-        now = time.time_ns() // 1000
+        now = self._hub.clock()
         if resolved.resolved_by != "legacy":
             return json_response(reply(shown, resolved, name, now))
         record = await self._hub.legacy_record(name)

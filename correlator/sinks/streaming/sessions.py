@@ -127,7 +127,7 @@ class Streams:
                 "seq": self._hub.seq,
                 "resumed": self.can_resume(resume),
                 "ping_seconds": self.limits.ping_seconds,
-                "at": daemon_time(),
+                "at": self._daemon_time(),
             },
         )
 
@@ -317,7 +317,7 @@ class Streams:
         self._parts.clear()  # what idle pages have no use for
         self.fanout.groups.forget_missed()
         seq = self._hub.seq
-        message = Message(job_document.encode({"type": "bookmark", "seq": seq, "at": daemon_time()}), seq)
+        message = Message(job_document.encode({"type": "bookmark", "seq": seq, "at": self._daemon_time()}), seq)
         messages = [message] if self._hub.status.database == "live" else [message, self._status()]
         self.fanout.flush()
         for client in list(self.fanout.clients):
@@ -334,7 +334,6 @@ class Streams:
         body = {"type": "status", "source": status.database, "lag_seconds": status.lag_seconds}
         return Message(job_document.encode(body))
 
-
-def daemon_time() -> str:
-    """The daemon's current time (RFC 3339). A client computes the offset of its own clock from it."""
-    return job_document.rfc3339(time.time_ns() // 1000)
+    def _daemon_time(self) -> str:
+        """The daemon's current time (RFC 3339). A client computes the offset of its own clock from it."""
+        return job_document.rfc3339(self._hub.clock())

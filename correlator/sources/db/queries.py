@@ -6,6 +6,7 @@ Queries name only columns that exist, and each of them uses an index; searches w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, TypeAlias, TypeVar
 
 from msgspec.structs import replace
@@ -215,6 +216,11 @@ class Queries(Columns):
     def timestamp(second: int) -> str:
         """A Unix second as text to compare TIMESTAMP columns with."""
         return rfc3339(second * 1_000_000)[:19].replace("T", " ")
+
+    @staticmethod
+    def second(timestamp: str) -> int:
+        """The Unix second of such a text."""
+        return int(datetime.fromisoformat(f"{timestamp}+00:00").timestamp())
 
     async def jobs_logged_as(self, session: Session, external_id: str) -> list[str]:
         """The jobs whose log rows have `external_id` in the column external_job_id.

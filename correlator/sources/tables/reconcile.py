@@ -140,6 +140,7 @@ class Reconcile:
         began = time.monotonic()
         if queries.schema.has("job_tracking", "id", "status"):
             since = await queries.clock(session, self.retention)
+            _note_time(queries, feed, since, self.retention, began)
             active = await queries.active_ids(session)
             ended = await queries.newest_since(session, since, "completed_at", self.max_jobs - len(active))
             begun = await queries.newest_since(session, since, "started_at", self.max_jobs)
@@ -255,15 +256,17 @@ class Reconcile:
 
     async def _regular(self, queries: Queries, session: Session, feed: Feed, mark: str, *, tracking: bool) -> str:
         """Run the queries of every interval. Returns the time mark for the next ones."""
+        asked = time.monotonic()
         if tracking:
             following, count = await queries.clock_and_active_count(session, LATE_COMMIT)
+            _note_time(queries, feed, following, LATE_COMMIT, asked)
             ids = await self._moving(queries, session, feed, mark)
             now, active = time.monotonic(), feed.known.active()
             ids |= await self._compare(queries, session, count, active, now)
             stamped = queries.schema.has("job_tracking", "updated_at")
             self._cadence.longest = max(self.interval, SILENT_EVERY if stamped else SILENT_WITHOUT_STAMP)
-            wall_clock = time.time_ns() // 1000
-            ids.update(self._cadence.due(active, lambda i: feed.known.silent_for(i, wall_clock), now))
+            at = feed.status.clock()
+            ids.update(self._cadence.due(active, lambda i: feed.known.silent_for(i, at), now))
             if not self._round:
                 self._round = [i for i in feed.known.joblog_ids() if i not in active]
                 self._share = math.ceil(len(self._round) * self.interval / ROUND)
@@ -272,6 +275,7 @@ class Reconcile:
             await self._read(queries, session, feed, ids)
         else:
             following = await queries.clock(session, LATE_COMMIT)
+            _note_time(queries, feed, following, LATE_COMMIT, asked)
         return following
 
     async def _moving(self, queries: Queries, session: Session, feed: Feed, mark: str) -> set[str]:
@@ -320,3 +324,8 @@ class Reconcile:
             )
             self.note(feed.readings(readings))
             await asyncio.sleep(0)
+
+
+def _note_time(queries: Queries, feed: Feed, text: str, back: float, asked: float) -> None:
+    """Report the time of `Queries.clock`, which was asked at this time, in monotonic seconds."""
+    feed.status.database_time(queries.second(text) + int(back), time.monotonic() - asked)

@@ -14,14 +14,13 @@ from pathlib import Path
 import pytest
 
 from tests.support.eventually import eventually
+from tests.support.faketime import environment, needs_faketime, set_clock
 from tests.support.faults.fault_run import SLOW_TRAFFIC, fault_run, for_a_while
 from tests.support.mariadb import Database
 from tests.support.mosquitto import Mosquitto
 
 MOST_ROWS = 1_000
 """Log rows that are written from one kill to the next at most: three times what a quiet machine writes."""
-
-FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), Path("/none"))
 
 
 @pytest.mark.timeout(600)
@@ -130,30 +129,16 @@ async def test_full_disk(database: Database, mosquitto: Mosquitto, tmp_path: Pat
 
 
 @pytest.mark.long
-@pytest.mark.skipif(not FAKETIME.exists(), reason="libfaketime is not installed")
+@needs_faketime
 @pytest.mark.parametrize("jump", ["+2h", "-2h", "-3d"])
 async def test_the_clock_jumps(jump: str, database: Database, mosquitto: Mosquitto, tmp_path: Path):
     stamp = tmp_path / "clock"
-    stamp.write_text("+0")
-    clock = {
-        "LD_PRELOAD": str(FAKETIME),
-        "FAKETIME_TIMESTAMP_FILE": str(stamp),
-        "FAKETIME_NO_CACHE": "1",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-    }
-    async with fault_run(tmp_path, database, mosquitto, environment=clock) as run:
+    async with fault_run(tmp_path, database, mosquitto, environment=environment(stamp)) as run:
         async with run.traffic.running():
             await run.arrives()
-            _set(stamp, jump)
+            set_clock(stamp, jump)
             await run.arrives(200)
-            _set(stamp, "+0")
+            set_clock(stamp, "+0")
             recovery = await run.recovered()
             await run.goes_on()
         await run.verdict(f"daemon: the clock jumps by {jump} and back", recovery)
-
-
-def _set(stamp: Path, offset: str) -> None:
-    """Replace the file in one step: libfaketime ends a process that reads it while it is empty."""
-    new = stamp.with_suffix(".new")
-    new.write_text(offset)
-    new.rename(stamp)
