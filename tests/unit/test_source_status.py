@@ -10,6 +10,7 @@ import pytest
 from correlator.errors import Away, SourceUnavailable
 from correlator.jobs.index import Index
 from correlator.pipeline import source_status
+from correlator.pipeline.appliance_clock import ApplianceClock
 from correlator.pipeline.source_status import Part, SourceStatus
 
 STARTED = 1_767_225_600_000_000
@@ -38,7 +39,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 @pytest.fixture
 def status(clock: Clock) -> SourceStatus:
     """That of a daemon that reads everything."""
-    status = SourceStatus(Index(), clock.wall)
+    status = SourceStatus(Index(), ApplianceClock(clock.wall))
     status.loading = False
     status.schema(tracking=True)
     status.answered()
