@@ -94,6 +94,10 @@ async def test_a_whole_log_is_sent_as_text_in_the_order_of_time_and_its_parts_ar
         lines = (await response.text()).splitlines()
         assert (response.status, response.content_type) == (200, "text/plain")
         assert response.headers["Content-Disposition"] == 'attachment; filename="GUI_1_a.log"'
+        assert (response.headers["X-Content-Type-Options"], response.headers["Cache-Control"]) == (
+            "nosniff",
+            "no-store",
+        )
     assert [line.split(maxsplit=1)[1] for line in lines[:2500]] == [f"INFO  line {n}" for n in range(1, 2501)]
     assert lines[2500].split(maxsplit=1)[1] == "WARN  copy: odd\\n\\x1b[2J  volume=V-1"
     for part in (f"step={step}", "level=WARN", "q=v-1"):

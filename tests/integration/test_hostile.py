@@ -200,6 +200,28 @@ async def test_a_page_of_a_listed_origin_may_ask_with_headers_everywhere(hub, cl
             assert "Authorization" in response.headers["Access-Control-Allow-Headers"]
         async with client.options(url + path, headers={**headers, "Origin": "http://other"}) as response:
             assert "Access-Control-Allow-Origin" not in response.headers
+        for origin, allowed in (({}, None), ({"Origin": "http://gui"}, "http://gui"), ({"Origin": "http://o"}, None)):
+            async with client.get(url + path, headers={"Authorization": "Bearer secret", **origin}) as response:
+                assert response.headers.get("Access-Control-Allow-Origin") == allowed
+                assert response.headers["Vary"] == "Origin", "a cache must not give one origin's answer to another"
+                exposed = response.headers.get("Access-Control-Expose-Headers", "")
+                assert ("ETag" in exposed and "Retry-After" in exposed) is (allowed is not None)
+
+
+@pytest.mark.parametrize(
+    ("query", "detail"),
+    [
+        ("limit=2&limit=x", "limit: given 2 times; give it once"),
+        ("q=a&q=a", "q: given 2 times; give it once"),
+        ("status=", "status: expected a value; leave it out for all"),
+        ("job_type=,", "job_type: expected a value; leave it out for all"),
+        ("status=running&status=failed&limit=2", None),
+    ],
+)
+async def test_a_parameter_that_is_given_twice_or_without_a_value_is_refused(hub, client, query, detail):
+    hub.status.loading = False
+    async with served(hub) as url, client.get(f"{url}/api/v1/jobs?{query}") as response:
+        assert (response.status, (await response.json()).get("detail")) == (400 if detail else 200, detail)
 
 
 async def test_metadata_of_any_depth_disconnects_no_client(hub, client):

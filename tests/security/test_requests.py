@@ -20,6 +20,7 @@ from yarl import URL
 from correlator.jobs.index import Index
 from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.http.access import Access
+from correlator.sinks.http.frames import MAX_FRAME
 from correlator.sinks.http.server import Listener
 from tests.support.appliance import Appliance
 from tests.support.daemon import HELLO, Daemon
@@ -102,19 +103,19 @@ async def test_when_all_file_descriptors_are_in_use_it_waits_and_then_serves_aga
 
 
 @pytest.mark.parametrize(
-    "sent",
+    ("sent", "status"),
     [
-        get("/" + "x" * 20_000),
-        get("/api/v1/jobs?q=" + "x" * 20_000),
-        get("/health/live", "X-Long: " + "x" * 20_000),
-        get("/health/live", *(f"X-{n}: 1" for n in range(500))),
-        b"x" * 200_000,
+        (get("/" + "x" * 20_000), 414),
+        (get("/api/v1/jobs?q=" + "x" * 20_000), 414),
+        (get("/health/live", "X-Long: " + "x" * 20_000), 431),
+        (get("/health/live", *(f"X-{n}: 1" for n in range(500))), 400),
+        (b"x" * 200_000, 400),
     ],
     ids=["path", "query", "header", "headers", "no-end"],
 )
-async def test_a_request_that_is_too_long_is_refused(port, sent):
+async def test_a_request_that_is_too_long_is_refused(port, sent, status):
     answer = await exchange(port, sent)
-    assert (answer.status, answer.closed) == (400, True)
+    assert (answer.status, answer.closed, answer.header("Server")) == (status, True, "correlator")
 
 
 async def test_a_body_is_not_read_into_memory(small: Daemon):
@@ -227,12 +228,16 @@ async def test_no_text_of_a_request_becomes_a_header_of_its_answer(port, where):
         (request("DELETE", "/api/v1/jobs", BEARER), 405),
         (request("POST", "/api/v1/ticket", BEARER, "Origin: https://evil.example"), 403),
         (get("/metrics", BEARER), 200),
+        (get("/api/v1/stream", BEARER), 200),
+        (upgrade("/ws"), 101),
     ],
     ids=lambda v: v.split(b" HTTP")[0].decode() if isinstance(v, bytes) else str(v),
 )
 async def test_every_answer_says_what_a_browser_may_do_with_it(port, sent, status):
     answer = await exchange(port, sent)
     assert answer.status == status
+    assert answer.header("Server") == "correlator", "the versions of the libraries are nobody's business"
+    assert answer.header("Cache-Control") is not None
     assert answer.header("X-Content-Type-Options") == "nosniff"
     assert answer.header("Referrer-Policy") == "no-referrer"
     policy = answer.header("Content-Security-Policy") or ""
@@ -255,6 +260,9 @@ async def test_a_foreign_host_name_is_refused_for_every_request(port):
     for path in ("/", "/client.js", "/api/v1/jobs", "/metrics", "/ws", "/api/v1/stream"):
         sent = get(path, BEARER).replace(b"Host: 127.0.0.1", b"Host: rebound.example")
         assert (await exchange(port, sent)).status == 403, path
+        absolute = get(f"http://rebound.example{path}", BEARER)
+        assert (await exchange(port, absolute)).status == 403, f"the address counts, not the header: {path}"
+    assert (await exchange(port, get("http://localhost:1/api/v1/jobs", BEARER))).status == 200
 
 
 # -- tokens
@@ -296,10 +304,18 @@ async def test_no_compression_is_agreed_on(port):
         assert answer.raw[:4] == b"\x88" + answer.raw[1:2] + (1002).to_bytes(2, "big")
 
 
+async def test_a_frame_of_the_largest_size_is_read(port):
+    async with connected(port) as (reader, writer):
+        writer.write(upgrade("/ws"))
+        await receive(reader)
+        writer.write(frame(b'{"type":"ping"}'.ljust(MAX_FRAME)))
+        assert b"\x03\xf1" not in (await receive(reader)).raw, "1009"
+
+
 @pytest.mark.parametrize(
     ("sent", "code"),
     [
-        (frame(b"x" * (65 << 10)), 1009),
+        (frame(b"x" * (MAX_FRAME + 1)), 1009),
         (b"".join(frame(b"x" * 9000, 0 if n else 1, final=False) for n in range(9)), 1009),
         (frame(b"\xff\xfe"), 1007),
         (frame(b"x", 3), 1002),

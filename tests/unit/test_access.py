@@ -5,6 +5,7 @@ from unittest.mock import Mock
 import pytest
 from aiohttp.test_utils import make_mocked_request
 
+from correlator.config.schema import Config, Http
 from correlator.sinks.http.access import (
     MAX_FLOODS,
     MAX_TICKETS,
@@ -15,6 +16,8 @@ from correlator.sinks.http.access import (
     TrustedProxies,
 )
 from correlator.sinks.http.frames import CloseCode
+from correlator.sinks.http.listener import ListenerConfig
+from tests.support.certificates import Certificates
 
 
 class Clock:
@@ -256,3 +259,14 @@ def test_a_client_is_the_last_address_that_no_trusted_proxy_has(remote, forwarde
 def test_without_trusted_proxies_no_header_is_believed():
     assert TrustedProxies(()).client("127.0.0.1", ["203.0.113.7"]) == "127.0.0.1"
     assert not Access(listen_host="h", clock=lambda: 0.0).is_proxy("127.0.0.1")
+
+
+def test_every_suite_of_tls_authenticates_what_it_encrypts(tmp_path):
+    certificates = Certificates.create(tmp_path)
+    certificates.make("daemon", "DNS:localhost")
+    http = Http(tls_cert=certificates.cert("daemon"), tls_key=certificates.key("daemon"))
+    context = ListenerConfig(Config(http=http)).tls
+    assert context is not None
+    names = [suite["name"] for suite in context.get_ciphers()]
+    assert names
+    assert all("GCM" in name or "CHACHA20" in name or "CCM" in name for name in names), names

@@ -131,15 +131,17 @@ class Access:
         return origin.lower() in self._origins
 
     def cors(self, request: web.BaseRequest) -> dict[str, str]:
-        """The CORS headers of a response, if the request comes from a configured origin."""
+        """The CORS headers of a response. It depends on the origin of the request if any origin is configured."""
+        if not self._origins:
+            return {}
         origin = request.headers.get("Origin")
         if origin is None or not self.origin_listed(origin):
-            return {}
+            return {"Vary": "Origin"}
         return {
             "Access-Control-Allow-Origin": origin,
             "Vary": "Origin",
             "Access-Control-Allow-Headers": "Authorization, If-None-Match, Last-Event-ID",
-            "Access-Control-Expose-Headers": "ETag",
+            "Access-Control-Expose-Headers": "ETag, Retry-After, Content-Disposition",
         }
 
     def authorised(self, request: web.BaseRequest, *, tickets: bool = True) -> bytes | None:

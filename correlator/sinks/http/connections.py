@@ -25,9 +25,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
+from http import HTTPStatus
 from typing import Any, Final, cast
 
 from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
 
 from correlator.errors import CorrelatorError
 from correlator.jobs.bounded import BoundedDict
@@ -56,6 +58,13 @@ SAY_AGAIN: Final = 600.0
 
 HANDSHAKE_WITHIN: Final = 10.0
 """Seconds for a TLS handshake."""
+
+
+MAX_TARGET, MAX_FIELD = 8190, 8192
+"""Bytes of an address, and of a header. They differ, so that aiohttp's error says which of them was too long."""
+
+SERVER: Final = "correlator"
+"""The header Server. aiohttp's own names its version and Python's."""
 
 
 def descriptor_limit() -> int:
@@ -216,7 +225,8 @@ class Connection(web.RequestHandler):
     __slots__ = ("_connections", "peer")
 
     def __init__(self, server: web.Server, peer: Peer, connections: Connections, **options: Any) -> None:
-        super().__init__(server, loop=asyncio.get_running_loop(), **options)
+        loop = asyncio.get_running_loop()
+        super().__init__(server, loop=loop, max_line_size=MAX_TARGET, max_field_size=MAX_FIELD, **options)
         self.peer = peer
         self._connections = connections
 
@@ -227,6 +237,17 @@ class Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         self._connections.lost(self.peer)
         super().connection_lost(exc)
+
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        """Answer what is no request. aiohttp has 400 for everything."""
+        if isinstance(exc, LineTooLong):
+            is_field = exc.args[1] == MAX_FIELD
+            status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE if is_field else HTTPStatus.REQUEST_URI_TOO_LONG
+        response = super().handle_error(request, status, exc, message)
+        response.headers.update({"Server": SERVER, "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"})
+        return response
 
 
 class Acceptor:

@@ -16,6 +16,9 @@ from correlator.config.schema import Config
 from correlator.errors import CorrelatorError
 from correlator.sinks.http.access import Access
 
+CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+"""Those of TLS 1.2: with forward secrecy and authenticated encryption. TLS 1.3 has no others."""
+
 
 class ListenerConfig:
     """The access rules and the TLS context of a listener. `tls` is None for plain HTTP.
@@ -29,6 +32,7 @@ class ListenerConfig:
         self.tls: ssl.SSLContext | None = None
         if config.http.tls_cert is not None:
             self.tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            self.tls.set_ciphers(CIPHERS)
         self.prepare(config)()
 
     def prepare(self, config: Config) -> Callable[[], None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
@@ -11,15 +12,22 @@ from correlator.errors import BadRequest
 
 _N = TypeVar("_N", int, float)
 
+_REPEATED = frozenset(
+    ("context_id", "id", "instance", "job_type", "operation", "parent_job_id", "status", "step"),
+)
+"""The parameters that may be given several times."""
+
 
 def known(request: web.Request, names: Iterable[str]) -> None:
     """Check the names of the query parameters, so that a typo is an error and not an empty result.
 
     Raises:
-        BadRequest: A parameter is neither in `names` nor `ticket`.
+        BadRequest: A parameter is neither in `names` nor `ticket`, or is given twice and has one value.
     """
     allowed = {*names, "ticket"}
-    for name in request.query:
+    for name, given in Counter(name for name, _ in request.query.items()).items():
+        if given > 1 and name not in _REPEATED:
+            raise BadRequest(f"{name}: given {given} times; give it once")
         if name not in allowed:
             right = ", ".join(sorted(names)) or "none"
             raise BadRequest(f"there is no query parameter {name!r} here; known: {right}")
@@ -56,5 +64,12 @@ def choice(request: web.Request, name: str, options: tuple[str, ...]) -> str | N
 
 
 def values(request: web.Request, name: str) -> frozenset[str]:
-    """The values of a filter, which may be repeated or separated by commas."""
-    return frozenset(v for text in request.query.getall(name, []) for v in text.split(",") if v)
+    """The values of a filter, which may be repeated or separated by commas.
+
+    Raises:
+        BadRequest: It is given without a value.
+    """
+    found = frozenset(v for text in request.query.getall(name, []) for v in text.split(",") if v)
+    if not found and name in request.query:
+        raise BadRequest(f"{name}: expected a value; leave it out for all")
+    return found

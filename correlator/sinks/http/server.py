@@ -19,7 +19,7 @@ from aiohttp.typedefs import Handler
 from correlator.ops import metrics
 from correlator.pipeline.hub import Hub
 from correlator.sinks.http.access import TOKEN, Access
-from correlator.sinks.http.connections import Acceptor, Connections, peer_of
+from correlator.sinks.http.connections import SERVER, Acceptor, Connections, peer_of
 from correlator.sinks.http.instances import Fleet, Instances, local
 from correlator.sinks.http.openapi.specs import Specs
 from correlator.sinks.http.problems import RETRY_AFTER, problem, problems, server_log
@@ -46,6 +46,7 @@ FULL = (HTTPStatus.SERVICE_UNAVAILABLE, "the limit of connections is reached: re
 """The answer on a connection beyond the limit."""
 
 HEADERS = {
+    "Server": SERVER,
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Content-Security-Policy": (
@@ -116,7 +117,8 @@ class HttpSink:
             *Specs().routes(),
             *self._static.routes(),
         ]
-        app = web.Application(middlewares=[self._count, self._send, self._headers, problems, self._gate])
+        app = web.Application(middlewares=[self._count, self._send, problems, self._gate])
+        app.on_response_prepare.append(self._add_headers)
         app.add_routes([*main.routes, *shared, *instances.routes(main.routes, shared)])
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=2.0)
         await runner.setup()
@@ -219,13 +221,11 @@ class HttpSink:
                     request.transport.abort()
         return written
 
-    @web.middleware
-    async def _headers(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        response = await handler(request)
-        if not response.prepared:
-            response.headers.update(HEADERS)
-            response.headers.update(self._access.cors(request))
-        return response
+    async def _add_headers(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Add the headers that every response has, also one that is written in parts, before it is sent."""
+        response.headers.update(HEADERS)
+        response.headers.setdefault("Cache-Control", "no-store")
+        response.headers.update(self._access.cors(request))
 
     @web.middleware
     async def _gate(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -238,7 +238,7 @@ class HttpSink:
     def _refusal(self, request: web.Request) -> web.Response | None:  # noqa: PLR0911 - a list of reasons
         """The error response for a request that is not admitted, else None. `Websockets` checks its tokens itself."""
         path, access = local(request.path), self._access
-        host_allowed = path in OPEN_PATHS or access.host_allowed(request.headers.get("Host"))
+        host_allowed = path in OPEN_PATHS or all(map(access.host_allowed, _hosts(request)))
         if host_allowed and request.method == "OPTIONS" and access.origin_listed(request.headers.get("Origin", "")):
             return web.Response(status=HTTPStatus.NO_CONTENT)
         if path in OPEN_PATHS:
@@ -263,3 +263,9 @@ class HttpSink:
 
     async def _ticket(self, request: web.Request) -> web.Response:
         return json_response({"ticket": self._access.ticket(request[TOKEN]), "expires_in": 30})
+
+
+def _hosts(request: web.Request) -> list[str | None]:
+    """The hosts that a request names: in its header, and in its address if that is absolute (RFC 9112, 3.2.2)."""
+    header = request.headers.get("Host")
+    return [header] if header is None else [header, request.host]  # without either, aiohttp asks for the host's name

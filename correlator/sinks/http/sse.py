@@ -106,7 +106,6 @@ class EventStreams:
                     "Content-Type": "text/event-stream; charset=utf-8",
                     "Cache-Control": "no-cache, no-transform",
                     "X-Accel-Buffering": "no",
-                    **self._access.cors(request),
                 }
             )
             if request.version >= (1, 1):

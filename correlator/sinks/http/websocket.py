@@ -133,9 +133,10 @@ class Websockets:
         """
         address = request.remote or ""
         await asyncio.sleep(self._floods.delay(address))
+        # aiohttp refuses a frame of `max_msg_size` already.
         # No automatic reply to a close frame: it would be written after the daemon's own one.
         ws = web.WebSocketResponse(
-            compress=False, max_msg_size=MAX_FRAME, timeout=CLOSE_WITHIN, autoping=False, autoclose=False
+            compress=False, max_msg_size=MAX_FRAME + 1, timeout=CLOSE_WITHIN, autoping=False, autoclose=False
         )
         try:
             await ws.prepare(request)

@@ -10,7 +10,6 @@ from http import HTTPStatus
 from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta
-from prometheus_client import CONTENT_TYPE_LATEST
 
 from correlator.jobs.joblog import MAX_STEP_ID
 from correlator.jobs.model.rows import Level
@@ -306,7 +305,11 @@ ENDPOINTS: Final = (
         "/metrics",
         "metrics",
         "Metrics for Prometheus",
-        {HTTPStatus.OK: Answer("The Prometheus text format.", (str,), CONTENT_TYPE_LATEST)},
+        {
+            HTTPStatus.OK: Answer(
+                "The Prometheus text format.", (str,), "text/plain", also="application/openmetrics-text"
+            )
+        },
     ),
     Endpoint("/", "page", "The live page", {HTTPStatus.OK: Answer("The page.", (str,), "text/html")}, gate="host"),
     Endpoint(

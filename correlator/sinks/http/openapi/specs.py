@@ -18,6 +18,7 @@ from correlator.config.schema import Http, Mqtt
 from correlator.jobs import job_document, message_shapes, shapes
 from correlator.sinks import payloads
 from correlator.sinks.http import frames, websocket
+from correlator.sinks.http.connections import MAX_FIELD, MAX_TARGET
 from correlator.sinks.http.openapi.endpoints import ENDPOINTS
 from correlator.sinks.http.openapi.parts import JSON, PROBLEM, Answer, Endpoint, Parameter
 from correlator.sinks.http.parameters import known
@@ -117,8 +118,16 @@ _REFUSED: Final = {
 }
 
 
+_TOO_LONG: Final = {
+    HTTPStatus.REQUEST_URI_TOO_LONG: Answer(f"The address has more than {MAX_TARGET} bytes.", (str,), "text/plain"),
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: Answer(
+        f"A header has more than {MAX_FIELD} bytes.", (str,), "text/plain"
+    ),
+}
+
+
 def _operation(endpoint: Endpoint, refs: dict[Any, Schema]) -> Schema:
-    answers = dict(endpoint.answers)
+    answers = endpoint.answers | _TOO_LONG
     security: list[Schema] = [{}]
     if endpoint.gate != "open":
         answers[HTTPStatus.FORBIDDEN] = _REFUSED[HTTPStatus.FORBIDDEN]
