@@ -254,8 +254,8 @@ async def test_rows_with_huge_and_broken_attrs_are_lines_as_others(daemon: Daemo
         ("[1,2]", [1, 2]),
         ('"text"', "text"),
         ("null", None),
-        ('{"a":"\\ud800"}', '{"a":"\\ud800"}'),
-        ('{"n":1e400}', '{"n":1e400}'),
+        ('{"a":"\\ud800"}', {"a": "\ufffd"}),
+        ('{"n":1e400}', {"n": "1e400"}),
         ('{"n":123456789012345678901234567890}', None),
         (json.dumps({"deep": 1})[:-1] + f', "x": {deep}}}', None),
     ]

@@ -254,7 +254,7 @@ async def test_searches_end_when_the_clients_that_asked_for_them_have_gone(clien
     archive: Any = Endless()
     async with served(LocalHub(Index(), archive)) as url:
         asking = [asyncio.create_task(client.get(f"{url}/api/v1/jobs/nobody-{n}")) for n in range(40)]
-        await eventually(lambda: archive.running == 40)
+        await eventually(lambda: archive.running > 0)  # the others wait for their turn
         for request in asking:
             request.cancel()
         await eventually(lambda: archive.running == 0)
