@@ -92,7 +92,11 @@ def refused(setting: Setting, words: str, code: int | None) -> Check:
             fix = [f"openssl s_client -starttls mysql -connect {url.host}:{url.port} -showcerts </dev/null"]
         case _:
             detail = []
-            fix = ["systemctl status mariadb"] if fixes.is_here(config) else [f"nc -vz {url.host} {url.port}"]
+            fix = (
+                ["systemctl start mariadb", "systemctl status mariadb"]
+                if fixes.is_here(config)
+                else [f"nc -vz {url.host} {url.port}"]
+            )
     return failure(LOGIN, words, [*detail, *not_examined], fix)
 
 

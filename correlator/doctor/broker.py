@@ -18,7 +18,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from correlator.config.schema import Mqtt
-from correlator.doctor.check import Check, failure, ok, warning
+from correlator.doctor.check import Check, failure, is_here, ok, warning
 from correlator.sinks.mqtt.client import LOST, Client
 from correlator.sinks.mqtt.connection import Closed, Connector
 from correlator.sinks.mqtt.reasons import code_of, describe_reason
@@ -155,7 +155,10 @@ def judge_login(settings: Mqtt, error: BaseException) -> Check:
     if settings.url and settings.url.tls and "certificate" in str(error).lower():
         fix = [f"openssl s_client -connect {host}:{port} -showcerts </dev/null"]
         return failure(LOGIN, words, ["Its certificate is not trusted by mqtt.tls.ca, or is for another name."], fix)
-    return failure(LOGIN, words, fix=["systemctl status mosquitto", f"nc -vz {host} {port}"])
+    if is_here(host):
+        return failure(LOGIN, words, fix=["systemctl start mosquitto", "systemctl status mosquitto"])
+    lines = [f"On {host}: is the broker running, and may this host connect to port {port}?"]
+    return failure(LOGIN, words, lines, [f"nc -vz {quote(host)} {port}"])
 
 
 def judge_lost(settings: Mqtt, error: BaseException) -> Check:

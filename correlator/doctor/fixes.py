@@ -1,7 +1,8 @@
 """Turns every fix into a shell command that works when it is pasted as root.
 
 A check gives a fix in one of three forms: a shell command; an SQL statement, which ends in `;`; a setting,
-``section.key = value`` as in the configuration. `copyable` turns each into a shell command.
+``section.key = value`` as in the configuration. `copyable` turns each into a shell command, and separates those that
+only show something from those that repair.
 """
 
 from __future__ import annotations
@@ -18,15 +19,26 @@ from correlator.config.schema import Config
 from correlator.config.values import MysqlUrl
 from correlator.doctor import service
 from correlator.doctor.check import Check
+from correlator.doctor.check import is_here as check_is_here
 from correlator.doctor.service import Setting
 
 _SETTING = re.compile(r"(?P<key>[a-z]+(?:\.tls)?\.[a-z_]+) = (?P<value>.+)")
 
+_SHOWS = re.compile(
+    r"(?:SELECT|SHOW) .*|(?:ss|ls|df|ip|nc|getent|ping) .*|openssl (?:s_client|x509) .*"
+    r"|timedatectl(?: list-\S+| timesync-status)?|systemctl (?:status|cat) .*|journalctl (?!.*--vacuum).*"
+    r"|correlator (?:check-config|tap|jobs|show|logs).*",
+    re.DOTALL,
+)
+"""A fix that changes nothing."""
+
 
 def copyable(setting: Setting, check: Check) -> Check:
     """Return `check` with shell commands only. A change of the service's configuration is followed by a restart."""
-    fixes: list[str] = []
-    for fix in check.fix:
+    repairs: list[str] = []
+    shows: list[str] = []
+    for fix in map(_of_gateway, check.fix) if service.unit_of(setting.file) == "correlator-gateway" else check.fix:
+        fixes = shows if _SHOWS.fullmatch(fix) else repairs
         if fix.endswith(";"):
             fixes.append(f"{client(setting.config)}{_database(setting.config, fix)} --execute={quote(fix)}")
         elif match := _SETTING.fullmatch(fix):
@@ -34,7 +46,13 @@ def copyable(setting: Setting, check: Check) -> Check:
             fixes += restart(setting)
         else:
             fixes.append(fix)
-    return msgspec.structs.replace(check, fix=tuple(dict.fromkeys(fixes)))
+    return msgspec.structs.replace(check, fix=tuple(dict.fromkeys(repairs)), see=tuple(dict.fromkeys(shows)))
+
+
+def _of_gateway(fix: str) -> str:
+    """Return a fix for the unit or the configuration of a daemon as one for those of a gateway."""
+    fix = re.sub(r"^((?:systemctl|journalctl) .*\bcorrelator)(?![\w-])", r"\1-gateway", fix)
+    return re.sub(r"^correlator check-config$", "correlator check-config --gateway", fix)
 
 
 def restart(setting: Setting) -> list[str]:
@@ -65,7 +83,7 @@ def is_here(config: Config) -> bool:
     url = config.database.url
     if config.database.unix_socket is not None or not isinstance(url, MysqlUrl):
         return True
-    return url.host == "localhost" or url.host.startswith("127.") or url.host == "::1"
+    return check_is_here(url.host)
 
 
 def new_password(setting: Setting, account: str, resolved: str | None) -> list[str]:

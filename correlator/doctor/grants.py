@@ -64,7 +64,9 @@ def read(lines: Iterable[str], database: str, tables: Collection[str], also: Col
         revoke.append(f"REVOKE {role} FROM {account};")
     for grant in own:
         exact = [t for t in tables if grant.base == quoted(database) and grant.table == quoted(t)]
-        needed = {"SELECT"} if exact else set(also) if grant.base == "*" else set()
+        # The account may read another database for another daemon: only what this one reads is judged.
+        elsewhere = grant.base != "*" and not _matches(grant.base, database)
+        needed = {"SELECT"} if exact or elsewhere else set(also) if grant.base == "*" else set()
         extra = [name + columns for name, columns in grant.privileges if name not in needed | {"USAGE"}]
         where = f"{grant.kind}{grant.base}.{grant.table}"
         if extra:

@@ -25,6 +25,8 @@ CONFIGURATION, SECRETS, DIRECTORY, VERSIONS = "configuration", "secrets", "state
 LITTLE, TOO_LITTLE = 500 * 1024 * 1024, 64 * 1024 * 1024
 """Free bytes. The checkpoint of 20,000 jobs needs some 50 MB, and its write-ahead log as much again."""
 
+_FREE_IT = "Free space on the file system of this directory; what fills it is not the correlator's to delete."
+
 LIBRARIES = (
     "aiohttp",
     "aiomqtt",
@@ -156,15 +158,17 @@ def directory(config: Config) -> Check:
         )
     free = shutil.disk_usage(there).free
     words = f"{place}, {free / 1e9:.1f} GB free"
+    shown = [f"df -h {quote(str(there))}"]
     if not os.access(there, os.W_OK | os.X_OK):
         lines = ["The unit creates its state directory when it starts."]
         fix = [f"ls -ld {quote(str(there))}", "systemctl restart correlator"]
         return failure(DIRECTORY, f"{there} cannot be written by user {os.geteuid()}", lines, fix)
     if free < TOO_LITTLE:
         lines = ["The checkpoint cannot be written. A restart would continue from the last one that was written."]
-        return failure(DIRECTORY, words, lines, [f"df -h {quote(str(there))}", "journalctl --vacuum-size=200M"])
+        lines.append(_FREE_IT)
+        return failure(DIRECTORY, words, lines, shown)
     if free < LITTLE:
-        return warning(DIRECTORY, words, fix=[f"df -h {quote(str(there))}", "journalctl --vacuum-size=200M"])
+        return warning(DIRECTORY, words, [_FREE_IT], shown)
     return ok(DIRECTORY, words if there == place else f"{words}; the first start creates it")
 
 

@@ -48,6 +48,8 @@ def _one(console: Console, check: Check, names: int, symbols: Mapping[Status, st
         console.print(Padding(Text(escape(words), style="dim"), (0, 0, 0, room), expand=False))
     for command in check.fix:
         console.print(Text.assemble(" " * room, ("> ", style), escape(command)), soft_wrap=True)
+    for command in check.see:
+        console.print(Text.assemble(" " * room, ("$ ", "dim"), escape(command)), soft_wrap=True)
 
 
 def _summary(report: Report) -> Text:
@@ -62,6 +64,8 @@ def _summary(report: Report) -> Text:
         text.append(", " if number else "").append(word, style)
     if any(check.fix for check in report.checks if check.status != "ok"):
         text.append(". Run the commands marked > to fix it.")
+    if any(check.see for check in report.checks if check.status != "ok"):
+        text.append(". Those marked $ change nothing and show more of the cause.")
     return text
 
 

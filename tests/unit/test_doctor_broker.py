@@ -30,6 +30,15 @@ def config(**settings):
 SETTINGS = config(mqtt__username="correlator").mqtt
 
 
+def test_a_healthy_standby_is_as_it_should_be():
+    part = {"ok": False, "connected": True, "instance": "oma", "role": "standby", "active": "host-1", "error": "x"}
+    report = {"ready": False, "parts": {"cluster": part}}
+    check = daemon.judge(report, {"live": True}, None)
+    assert (check.status, check.summary) == ("ok", "the standby of oma, as it should be; host-1 is active")
+    part["connected"] = False
+    assert daemon.judge(report, {"live": True}, None).status == "warning"
+
+
 @pytest.mark.parametrize(
     ("tried", "running", "status", "says"),
     [

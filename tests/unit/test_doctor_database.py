@@ -57,9 +57,10 @@ def test_each_refusal_of_the_login_has_its_own_fix(code, words, fix):
     assert any(fix in line for line in check.fix), check.fix
 
 
-def test_the_fix_for_a_silent_server_on_this_host_is_its_unit_status():
+def test_the_fix_for_a_silent_server_on_this_host_starts_its_unit():
     local = config(database__url="mysql://correlator@127.0.0.1/mig_oma")
     assert account.refused(Setting(local, None, {}), "no connection within 5 s", None).fix == (
+        "systemctl start mariadb",
         "systemctl status mariadb",
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 
+import msgspec
 import pytest
 
 from correlator.config import loading as configuration
@@ -85,10 +86,37 @@ def test_a_statement_is_run_by_the_client_that_reaches_the_server():
     here = setting(database__url="mysql://u@127.0.0.1/d")
     there = setting(database__url="mysql://u@db.example:3307/d")
     by_socket = setting(database__unix_socket="/run/my sql.sock")
-    assert shown(here, "SHOW DATABASES;") == ("mariadb --execute='SHOW DATABASES;'",)
-    assert shown(here, "SELECT id FROM t;") == ("mariadb d --execute='SELECT id FROM t;'",)
+    statements = fixes.copyable(here, failure("x", "y", fix=["SHOW DATABASES;", "SELECT id FROM t;"]))
+    assert statements.see == ("mariadb --execute='SHOW DATABASES;'", "mariadb d --execute='SELECT id FROM t;'")
     assert shown(there, "X;")[0].startswith("mariadb --host=db.example --port=3307 --user=root --password ")
     assert shown(by_socket, "X;")[0].startswith("mariadb --socket='/run/my sql.sock' ")
+
+
+def test_only_what_repairs_is_a_fix_and_what_shows_more_stands_apart():
+    repairs = ["systemctl start mosquitto", "chmod o+r x", "GRANT SELECT ON a.b TO c;", "journalctl --vacuum-size=200M"]
+    shows = [
+        "systemctl status mosquitto", "journalctl -u correlator -n 50", "ss -ltnp 'sport = :1'", "df -h /",
+        "timedatectl", "timedatectl list-timezones", "openssl x509 -noout -in x", "correlator check-config",
+    ]  # fmt: skip
+    check = fixes.copyable(setting(), failure("x", "y", fix=[*shows, *repairs]))
+    assert check.see == tuple(shows)
+    assert len(check.fix) == len(repairs)
+
+
+@pytest.mark.parametrize(
+    ("fix", "gateways"),
+    [
+        ("systemctl restart correlator", "systemctl restart correlator-gateway"),
+        ("systemctl enable --now correlator.service", "systemctl enable --now correlator-gateway.service"),
+        ("systemctl restart correlator-gateway.service", "systemctl restart correlator-gateway.service"),
+        ("systemctl restart mosquitto", "systemctl restart mosquitto"),
+        ("journalctl -u correlator -n 50", "journalctl -u correlator-gateway -n 50"),
+        ("correlator check-config", "correlator check-config --gateway"),
+    ],
+)
+def test_a_fix_of_a_gateway_names_its_own_unit(fix, gateways):
+    check = fixes.copyable(msgspec.structs.replace(setting(), file=service.GATEWAY_FILE), failure("x", "y", fix=[fix]))
+    assert (*check.fix, *check.see) == (gateways,)
 
 
 def test_the_account_of_a_refused_login_is_the_one_that_the_documents_make():

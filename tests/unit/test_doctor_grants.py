@@ -50,6 +50,16 @@ def test_a_grant_on_another_database_does_not_count(line):
     assert "job_steps" in rights(line).missing
 
 
+@pytest.mark.parametrize("what", ["`other`.`job_steps`", "`other`.*"])
+def test_what_the_account_reads_of_another_database_is_not_revoked(what):
+    own = [f"GRANT SELECT ON `mig_oma`.`{table}` TO {USER}" for table in TABLES]
+    found = rights(*own, f"GRANT SELECT ON {what} TO {USER}")
+    assert (found.missing, found.excess, found.revoke) == ((), (), ())
+    assert rights(*own, f"GRANT SELECT, INSERT ON {what} TO {USER}").revoke == (
+        f"REVOKE INSERT ON {what} FROM {USER};",
+    )
+
+
 def test_a_table_name_with_wildcard_characters_is_no_pattern():
     assert rights(f"GRANT SELECT ON `mig%`.`log_events` TO {USER}").missing == TABLES
 
