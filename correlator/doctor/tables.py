@@ -5,6 +5,9 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from zoneinfo import ZoneInfo, available_timezones
 
 from correlator.config.schema import Config
 from correlator.config.values import SqliteUrl
@@ -56,7 +59,8 @@ async def time_zone(config: Config, database: Database, queries: Queries, sessio
             "SELECT TIMESTAMPDIFF(SECOND, UTC_TIMESTAMP(), CONVERT_TZ(UTC_TIMESTAMP(), '+00:00', @@global.time_zone))"
         )
         offset = round(int(rows[0][0] or 0) / QUARTER) * QUARTER
-    return judge_zone(config.database.timezone, zone, offset, await _errors(queries, session), time.time())
+    errors = await _errors(queries, session)
+    return judge_zone(config.database.timezone, zone, offset, errors, time.time(), host=_zone_of_host())
 
 
 async def _errors(queries: Queries, session: Session) -> list[float]:
@@ -80,8 +84,13 @@ async def _errors(queries: Queries, session: Session) -> list[float]:
     return errors
 
 
-def judge_zone(configured: str, zone: Zone, offset: int | None, errors: Sequence[float], now: float) -> Check:
-    """Judge the zone. `offset`: the server's, in seconds east of UTC; `errors`: see `_errors`; `now`: Unix seconds."""
+def judge_zone(
+    configured: str, zone: Zone, offset: int | None, errors: Sequence[float], now: float, *, host: str = ""
+) -> Check:
+    """Judge the zone. `offset`: the server's, in seconds east of UTC; `errors`: see `_errors`; `now`: Unix seconds.
+
+    `host`: the name of this host's zone. It is proposed where it fits, because it has rules for daylight saving time.
+    """
     used = _offset(zone, now)
     words = f"{'auto: ' if configured == 'auto' else ''}{zone.name} (UTC{_hours(used)})"
     if wrong := _wrong_by(errors):
@@ -92,7 +101,7 @@ def judge_zone(configured: str, zone: Zone, offset: int | None, errors: Sequence
                 f"Shown by {len(errors)} recent jobs, whose first steps seem to start {_hours(wrong)} h after the job.",
                 "If the zone has daylight saving time, set its name, e.g. Europe/Berlin.",
             ],
-            _zone_of(used + wrong),
+            _zone_of(used + wrong, host, now),
         )
     proven = [f"{len(errors)} recent jobs agree"] if errors else []
     if offset is not None and offset != used:
@@ -110,11 +119,19 @@ def judge_zone(configured: str, zone: Zone, offset: int | None, errors: Sequence
     return ok(ZONE, words, proven)
 
 
-def _zone_of(offset: int) -> list[str]:
+def _zone_of(offset: int, host: str, now: float) -> list[str]:
     """Return the setting of a zone `offset` seconds east of UTC; Etc/GMT-2 is two hours east."""
+    if host and datetime.fromtimestamp(now, ZoneInfo(host)).utcoffset() == timedelta(seconds=offset):
+        return [f'database.timezone = "{host}"']
     if offset % 3600:
         return ["timedatectl list-timezones"]
     return [f'database.timezone = "{f"Etc/GMT{-offset // 3600:+d}" if offset else "UTC"}"']
+
+
+def _zone_of_host() -> str:
+    """Return the name of the zone that /etc/localtime links to; "" if it has none."""
+    name = str(Path("/etc/localtime").resolve()).partition("/zoneinfo/")[2]
+    return name if name in available_timezones() else ""
 
 
 def _wrong_by(errors: Sequence[float]) -> int:

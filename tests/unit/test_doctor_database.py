@@ -144,6 +144,16 @@ def test_a_wrong_zone_shows_in_the_first_steps_of_jobs(zone, offset, errors, sta
     assert (check.status, says in check.summary) == (status, True), check
 
 
+@pytest.mark.parametrize(
+    ("host", "proposed"),
+    [("Europe/Berlin", "Europe/Berlin"), ("Europe/London", "Etc/GMT-2"), ("", "Etc/GMT-2")],
+)
+def test_for_a_wrong_zone_that_of_the_host_is_proposed_where_it_fits(host, proposed):
+    summer = 1_758_553_933
+    check = tables.judge_zone("UTC", zones.fixed(0), 0, [7201.0] * 5, summer, host=host)
+    assert (check.status, check.fix) == ("failure", (f'database.timezone = "{proposed}"',))
+
+
 def test_a_zone_without_daylight_saving_rules_is_noted():
     check = tables.judge_zone("auto", zones.fixed(3600), 3600, [], NOW)
     assert check.status == "ok"
