@@ -188,7 +188,9 @@ def _text(path: Path) -> str:
 
 
 def _declared_twice(text: str, error: str) -> str | None:
-    """Return a message with the line of the first declaration, if a table is declared twice; else None."""
+    """Return a message with the line of the first declaration, if a table or key is declared twice; else None."""
+    if "Cannot overwrite a value" in error:
+        return _set_twice(text)
     declared = re.search(r"Cannot declare \((?P<names>.+)\) twice \(at (?P<place>line \d+)", error)
     if declared is None:
         return None
@@ -198,6 +200,22 @@ def _declared_twice(text: str, error: str) -> str | None:
     if first is None:
         return None
     return f"{declared['place']}: a second {header}; the first is in line {first}: write the keys there"
+
+
+def _set_twice(text: str) -> str | None:
+    """Return a message that names the key that is set for the second time in the same table; None if none is."""
+    first: dict[Names, int] = {}
+    for statement in statements(text):
+        path = statement.table
+        found: Any = statement.value
+        while isinstance(found, dict) and found:
+            name, found = next(iter(found.items()))
+            path += (name,)
+        line = statement.start + 1
+        if statement.value and first.setdefault(path, line) != line:
+            name = ".".join(str(part) for part in path)
+            return f"line {line}: {name} is set again; line {first[path]} sets it already: keep one of the two"
+    return None
 
 
 def _are_tables(value: Any) -> bool:

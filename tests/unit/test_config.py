@@ -359,6 +359,23 @@ def test_a_table_that_is_declared_twice_is_refused_with_the_line_of_the_first(pr
 
 
 @pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[log]\nlevel = 'info'\n\n[jobs]\n# x\nlegacy = true\nmax_jobs = 5\nlegacy = false", "line 8: jobs.legacy is"),
+        ("[database]\ntls.ca = '/a'\ntls.ca = '/b'\n[log]\n", "line 3: database.tls.ca is set again; line 2 sets it"),
+        (
+            "[http]\nallowed_hosts = [\n'a']\nallowed_hosts = [\n'b']\n",
+            "line 4: http.allowed_hosts is set again; line 2",
+        ),
+    ],
+)
+def test_a_key_that_is_set_twice_is_named_with_both_lines(problems, text, says):
+    (line,) = problems(text)
+    assert says in line
+    assert "keep one of the two" in line
+
+
+@pytest.mark.parametrize(
     "section", ['[database]\nurl = "mysql://u@127.0.0.1/d"', '[database]\ntimezone = "UTC"', "[database]", ""]
 )
 def test_a_gateway_needs_a_cluster_and_refuses_a_database_even_with_defaults(tmp_path, section):
