@@ -119,7 +119,8 @@ class RemoteStatus(Status):
         known = self._appliances()
         appliances = [one for one in known if not one.retired()] or known
         if (error := self._cluster_error()) is not None or self.loading:
-            self.set_state("down" if self.loading else "stale", error or "the stream is being read")
+            why = error or "the stream is being read"
+            self.set_state("down" if self.loading else "stale", why, what="the cluster is not followed")
             return
         behind = max((one.behind() for one in appliances), default=0.0)
         errors = [text for one in appliances if (text := one.error()) is not None]
@@ -129,4 +130,4 @@ class RemoteStatus(Status):
             return
         down = len(errors) == len(appliances) and behind >= DOWN_AFTER
         more = f", and {len(errors) - 1} more" if len(errors) > 1 else ""
-        self.set_state("down" if down else "stale", errors[0] + more)
+        self.set_state("down" if down else "stale", errors[0] + more, what="an appliance is not live")

@@ -27,7 +27,7 @@ from correlator.jobs.model.rows import LogRow, Micros
 from correlator.jobs.outcome import Outcome
 from correlator.ops import metrics
 from correlator.pipeline.appliance_clock import ApplianceClock, uptime
-from correlator.pipeline.status import Status
+from correlator.pipeline.status import UNREACHABLE, Status
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +37,10 @@ STALE_AFTER = 3.0
 DOWN_AFTER = 15.0
 """Seconds without a complete answer after which the database is down."""
 
+
+NOT_FOLLOWED = "the database answers, and cannot be followed"
+
+NOT_READ = "a table of the database is not read"
 
 STEADY = 10.0
 """Seconds without a failure after which a part whose query failed is well again; more than between two attempts."""
@@ -121,8 +125,8 @@ class SourceStatus(Status):
         self._began = time.monotonic()
         self._answered: float | None = None
         self._answered_at: Micros = 0
-        self._failure: tuple[str, str | None] | None = None
-        """The error since the last answer, for the operator and for clients."""
+        self._failure: tuple[str, str | None, str] | None = None
+        """The error since the last answer, for the operator and for clients, and what it means."""
         self._retried: dict[str, str] = {}
         """The last error of each part that is read on a session of its own: it is logged once."""
         self._lost: dict[str, tuple[tuple[str, ...], Trouble]] = {}
@@ -246,15 +250,16 @@ class SourceStatus(Status):
         """True if the last queries of a part have failed."""
         return part in self._troubles
 
-    def failed(self, error: str, public: str | None) -> None:
+    def failed(self, error: str, public: str | None, *, answers: bool = False) -> None:
         """Report a failure of the connection. `public`: the error without host, account and query, for anybody.
 
-        None: `error` itself.
+        None: `error` itself. `answers`: the database was reached, and its tables or its answer are the failure.
         """
         metrics.SOURCE_FAILURES.inc()
-        if self._failure is None or error != self._failure[0]:
-            log.warning("the database is unreachable: %s", error)
-        self._failure = error, public
+        what = NOT_FOLLOWED if answers else UNREACHABLE
+        if self._failure is None or (error, what) != (self._failure[0], self._failure[2]):
+            log.warning("%s: %s", what, error)
+        self._failure = error, public, what
         self.judge()
 
     def malformed(self, reason: str) -> None:
@@ -319,7 +324,7 @@ class SourceStatus(Status):
         """Set the state as stale: what the last run saved `age` seconds before `now` is published."""
         self._answered = time.monotonic() - age
         self._answered_at = now - int(age * 1_000_000)
-        self.set_state("stale", "not asked yet")
+        self.set_state("stale", "not asked yet", what="the state of the last run is served")
         self.since = self._answered_at
         self.loaded()
 
@@ -329,11 +334,13 @@ class SourceStatus(Status):
         if self._failure is None and silent < STALE_AFTER:
             return
         if self._failure is not None:
-            error, public = self._failure
+            error, public, what = self._failure
+        elif (of_tables := self._table_error()) is not None:
+            error, public, what = of_tables, None, NOT_READ
         else:
-            error, public = self._table_error() or f"no answer for {silent:.0f} s", None
+            error, public, what = f"no answer for {silent:.0f} s", None, UNREACHABLE
         down = silent >= DOWN_AFTER or self.loading
-        self.set_state("down" if down else "stale", error, public)
+        self.set_state("down" if down else "stale", error, public, what)
 
     def reads(self, rows: Sequence[LogRow]) -> None:
         """Note the position of a catch-up, just before `rows` are applied."""
@@ -373,7 +380,7 @@ class SourceStatus(Status):
         silent = time.monotonic() - self._answered if self._answered is not None else STALE_AFTER
         if self._failure is None and silent < STALE_AFTER:
             error = self._table_error()
-            self.set_state("live" if error is None else "stale", error)
+            self.set_state("live" if error is None else "stale", error, what=NOT_READ)
         else:
             self.judge()
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from correlator.jobs.shapes import DatabaseState
 
+UNREACHABLE = "the database is unreachable"
+
 
 class Status(ABC):
     """The state of the database behind the published jobs. `error` is for the operator."""
@@ -21,6 +23,7 @@ class Status(ABC):
         """(read, to read) while loading takes longer than usual."""
         self._subscribers: dict[Callable[[], None], None] = {}
         self._public_error: str | None = None
+        self._what = UNREACHABLE
 
     @property
     @abstractmethod
@@ -30,18 +33,24 @@ class Status(ABC):
     @property
     def problem(self) -> str:
         """Why the database is not live, for the operator."""
-        return f"{'waiting for the database' if self.loading else 'the database is unreachable'}: {self.error}"
+        unreachable = self._what == UNREACHABLE
+        return f"{'waiting for the database' if self.loading and unreachable else self._what}: {self.error}"
 
     def subscribe(self, on_status: Callable[[], None]) -> Callable[[], None]:
         """Call `on_status` each time the database's state changes. Returns a function that unsubscribes it."""
         self._subscribers[on_status] = None
         return lambda: self._subscribers.pop(on_status, None)
 
-    def set_state(self, state: DatabaseState, error: str | None = None, public: str | None = None) -> None:
-        """Set the database's state. `error` is for the operator, `public` for clients; None: the same text."""
-        if (state, error) == (self.database, self.error):
+    def set_state(
+        self, state: DatabaseState, error: str | None = None, public: str | None = None, what: str = UNREACHABLE
+    ) -> None:
+        """Set the database's state. `error` is for the operator, `public` for clients; None: the same text.
+
+        `what`: what it means that the database is not live.
+        """
+        if (state, error, what) == (self.database, self.error, self._what):
             return
-        self.database, self.error = state, error
+        self.database, self.error, self._what = state, error, what
         self._public_error = public if public is not None else error
         for on_status in list(self._subscribers):
             on_status()

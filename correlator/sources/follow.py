@@ -60,6 +60,9 @@ RETRY = (0.2, 2.0, 5.0)
 WAITED = frozenset({Away.LOCKED, Away.SLOW, Away.NO_ANSWER})
 """Reasons of failed queries that missed nothing: the next one returns what the failed one would have."""
 
+ANSWERED = frozenset({Away.FAILED, Away.LOCKED, Away.MISSING_GRANTS, Away.SLOW})
+"""Reasons of failed queries to which the database has answered with an error."""
+
 JOBS_TABLES = (Part.JOBS.table, Part.STEPS.table)
 
 READY_EVERY = 0.05
@@ -388,7 +391,8 @@ def _report(error: BaseException, feed: Feed) -> None:
         feed.status.part_failed(next(part for part in Part if part.table == error.table), error)
         feed.status.judge()
     else:
-        feed.status.failed(str(error), error.public if isinstance(error, SourceError) else None)
+        answers = isinstance(error, SchemaError) or (isinstance(error, SourceUnavailable) and error.reason in ANSWERED)
+        feed.status.failed(str(error), error.public if isinstance(error, SourceError) else None, answers=answers)
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

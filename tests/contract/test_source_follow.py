@@ -11,6 +11,7 @@ import time
 from datetime import UTC, datetime, timedelta
 
 from correlator.ops.metrics import CORRECTIONS
+from correlator.pipeline.source_status import SourceStatus
 from correlator.sources.tables.legacy import Legacy
 from tests.support.appliance import now
 from tests.support.eventually import eventually
@@ -137,6 +138,23 @@ async def test_rows_after_a_truncate_are_new_also_if_the_last_one_read_was_of_th
         await received.receives("restored again", "new 0", "new 1", "new 2")
         assert received.followed == ["restored", "of the future", "new 0", "new 1", "new 2"]
         assert received.errors == []
+
+
+def judged(status: SourceStatus) -> str:
+    """What it says of the database now: the pipeline judges it every second."""
+    status.judge()
+    return status.problem
+
+
+async def test_tables_that_cannot_be_used_are_not_called_an_unreachable_database(mariadb_original, caplog):
+    async with running_follower(mariadb_original.source(), check_every=0.1) as (received, _):
+        status = received.status
+        await eventually(lambda: status.database == "live")
+        await mariadb_original.run("RENAME TABLE job_steps TO elsewhere")
+        await eventually(lambda: status.problem.startswith("a table of the database is not read: job_steps"))
+        await mariadb_original.run("ALTER TABLE log_events CHANGE message text VARCHAR(999)")
+        await eventually(lambda: judged(status).startswith("the database answers, and cannot be followed: "))
+    assert "unreachable" not in caplog.text
 
 
 async def test_a_log_emptied_and_refilled_beyond_its_head_is_known_for_another(original):
