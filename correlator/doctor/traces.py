@@ -7,7 +7,7 @@ from shlex import quote
 from urllib.parse import urlsplit
 
 from correlator.config.schema import Config
-from correlator.doctor.check import Check, failure, ok, warning
+from correlator.doctor.check import Check, failure, ok
 from correlator.errors import CorrelatorError
 from correlator.sinks.otlp.receiver import Answer, Verdict, receiver, session
 
@@ -51,7 +51,14 @@ def judge(config: Config, url: str, answer: Answer, took: float) -> Check:
                 return failure(RECEIVER, f"{url}: {answer.words}", lines, fix)
             return failure(RECEIVER, f"{url}: {answer.words}", lines, ['otlp.url = "http://127.0.0.1:4318"'])
         case Verdict.REFUSED:
-            return warning(RECEIVER, f"{url} refuses a request without spans: {answer.words}")
+            lines = [
+                (
+                    "The traces of all jobs would be dropped. A receiver that takes only protobuf answers like this:"
+                    " set otlp.url to an OpenTelemetry Collector, which takes JSON and passes traces on."
+                )
+            ]
+            fix = ['otlp.url = "http://127.0.0.1:4318"']
+            return failure(RECEIVER, f"{url} refuses a request without spans: {answer.words}", lines, fix)
         case Verdict.AGAIN:
             parts = urlsplit(url)
             port = parts.port or (443 if parts.scheme == "https" else 80)

@@ -20,7 +20,7 @@ from correlator.jobs.model.rows import JobRecord, StepRecord
 from correlator.sinks.otlp import sink as sinks
 from correlator.sinks.otlp.sink import OtlpSink
 from tests.support.eventually import eventually
-from tests.support.otlp_receiver import OtlpReceiver, attributes
+from tests.support.otlp_receiver import OtlpReceiver, attributes, spans_of
 from tests.support.pipeline_harness import NOW, SECOND, PipelineHarness
 from tests.support.servers import free_port
 
@@ -148,6 +148,7 @@ async def test_a_receiver_that_cannot_be_reached_is_a_state_and_gets_the_traces_
         part = await eventually(lambda: (part := sink.describe())["error"] and part)
         assert (part["ok"], part["pending"]) == (False, 1)
         assert "cannot be reached" in part["error"]
+        assert "127.0.0.1" not in part["error"], "readiness needs no token"
         async with OtlpReceiver().listening() as receiver:
             sink.prepare(configured(receiver.url))()
             await eventually(lambda: sink.describe()["exported"] == 1)
@@ -190,6 +191,24 @@ async def test_a_request_that_is_refused_is_dropped_and_the_next_one_is_sent(har
         ends(harness, "b")
         await eventually(lambda: sink.describe()["exported"] == 1)
     assert harness.gained("correlator_otlp_spans_total", result="refused") == 1
+
+
+async def test_a_request_that_is_too_large_for_the_receiver_is_sent_in_halves(harness, otlp):
+    otlp.answers = [(413, {}, ""), (413, {}, ""), (413, {}, "")]
+    async with running(harness, configured(otlp.url)) as sink:
+        for name in "abcd":
+            ends(harness, name)
+        await eventually(lambda: sink.describe()["pending"] == 0)
+    assert [len(spans_of(message)) for _, message in otlp.requests] == [4, 2, 1, 1, 2]
+    assert harness.gained("correlator_otlp_spans_total", result="refused") == 1, "the one that is too large alone"
+    assert harness.gained("correlator_otlp_spans_total", result="accepted") == 3
+
+
+async def test_the_doctor_finds_a_receiver_that_takes_no_json_before_a_job_is_lost(otlp):
+    otlp.answers = [(400, {}, '{"message":"proto: illegal wireType 7"}')]
+    check = await traces.inspect(configured(otlp.url))
+    assert check.status == "failure"
+    assert "OpenTelemetry Collector" in " ".join(check.detail)
 
 
 async def test_a_job_of_many_steps_is_split_and_no_request_exceeds_its_bound(harness, otlp):

@@ -78,6 +78,8 @@ class Answer(Struct, frozen=True):
     rejected: int = 0
     retry_after: float | None = None
     status: int = 0
+    public: str = ""
+    """`words` for readiness, which needs no token, where they contain the URL or what is no HTTP."""
 
 
 class Receiver(Struct, frozen=True):
@@ -101,10 +103,15 @@ class Receiver(Struct, frozen=True):
             ) as response:
                 return judge(response.status, response.headers, await _read(response))
         except TimeoutError:
-            return Answer(Verdict.AGAIN, f"the receiver at {self.url} does not answer within {self.timeout:g} s")
+            return Answer(
+                Verdict.AGAIN,
+                f"the receiver at {self.url} does not answer within {self.timeout:g} s",
+                public=f"the receiver does not answer within {self.timeout:g} s",
+            )
         except (aiohttp.ClientError, OSError, ValueError) as error:
             why = escape(str(error) or type(error).__name__)[:MAX_WORDS]
-            return Answer(Verdict.AGAIN, f"the receiver at {self.url} cannot be reached: {why}")
+            public = "the receiver cannot be reached; the daemon's log says more"
+            return Answer(Verdict.AGAIN, f"the receiver at {self.url} cannot be reached: {why}", public=public)
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:

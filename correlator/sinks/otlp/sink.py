@@ -13,6 +13,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
+from http import HTTPStatus
 from typing import Any
 
 import aiohttp
@@ -81,6 +82,7 @@ class OtlpSink:
         self._backoff = backoff or Backoff(1.0, 2.0, 60.0)
         self._misplaced_pause = misplaced_pause
         self._error: str | None = None
+        self._public = ""
         self._lateness = Lateness(late_after, late_after / 2)
         self._accepting_since: float | None = None
         """Monotonic time since which every request is accepted. None: the last one was not, or there was none."""
@@ -103,7 +105,7 @@ class OtlpSink:
 
     def describe(self) -> dict[str, Any]:
         """Return the part of readiness that describes the receiver."""
-        error = self._error if self._error is not None or not self._lateness.is_late else self._late()
+        error = self._public if self._error is not None else self._late() if self._lateness.is_late else None
         return {
             "ok": error is None,
             "pending": self.exports.pending,
@@ -181,7 +183,7 @@ class OtlpSink:
             yield request
 
     async def _deliver(self, http: aiohttp.ClientSession, request: Request) -> None:
-        """Send a request until the receiver has it, or refuses it for good."""
+        """Send a request until the receiver has it, or refuses it for good. One that is too large is sent in halves."""
         body = spans.request(request.encoded, self._instance)
         while request.encoded:
             self._reloaded.clear()
@@ -193,11 +195,17 @@ class OtlpSink:
             except asyncio.CancelledError:
                 # The receiver may have it already: if it says so now, the next run does not send it again.
                 await asyncio.wait({attempt}, timeout=FINISH_WITHIN)
-                if attempt.done() and self._is_settled(attempt.result(), request):
+                answer = attempt.result() if attempt.done() else None
+                if answer is not None and not _is_too_large(answer, request) and self._is_settled(answer, request):
                     self._finish(request)
                 attempt.cancel()
                 raise
             answer = attempt.result()
+            if _is_too_large(answer, request):
+                middle = len(request.encoded) // 2
+                await self._deliver(http, Request(request.encoded[:middle], []))
+                await self._deliver(http, Request(request.encoded[middle:], request.finished))
+                return
             if self._is_settled(answer, request):
                 break
             await self._pause(answer)
@@ -214,7 +222,8 @@ class OtlpSink:
         """Count and log an answer. Returns False if the request must be sent again."""
         if answer.verdict in (Verdict.AGAIN, Verdict.MISPLACED):
             metrics.OTLP_FAILURES.inc()
-            self._failed(f"traces are not exported, and are tried again: {answer.words}")
+            begin = "traces are not exported, and are tried again"
+            self._failed(f"{begin}: {answer.words}", f"{begin}: {answer.public}" if answer.public else None)
             return False
         self._backoff.reset()
         sent = len(request.encoded)
@@ -267,17 +276,22 @@ class OtlpSink:
             " Traces come late, and are dropped if they wait beyond jobs.retention. Make the receiver faster"
         )
 
-    def _failed(self, error: str) -> None:
-        """Log an error once until it changes."""
+    def _failed(self, error: str, public: str | None = None) -> None:
+        """Log an error once until it changes. `public`: what readiness says instead."""
         if error != self._error:
             log.warning("%s", error)
-        self._error = error
+        self._error, self._public = error, public or error
 
     def _count_dropped(self) -> None:
         if new := self.exports.dropped - self._dropped:
             self._dropped += new
             metrics.OTLP_DROPPED.inc(new)
             log.warning("%d jobs left memory before they were exported as traces", new)
+
+
+def _is_too_large(answer: Answer, request: Request) -> bool:
+    """Whether the receiver may take the parts of what it refuses: it must not lose the jobs beside a large one."""
+    return answer.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE and len(request.encoded) > 1
 
 
 def _next(requests: Iterator[Request]) -> Request | None:
