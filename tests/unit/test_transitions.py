@@ -3,11 +3,14 @@
 from msgspec.structs import replace
 
 from correlator.jobs import missing_rows
+from correlator.jobs.index import Index
 from correlator.jobs.missing_rows import GRACE, Transitions, legacy_events
 from correlator.jobs.model.changes import Event
 from correlator.jobs.model.facts import Job, JobEvent, Kind, Status, StepEvents
 from correlator.jobs.model.rows import StepRecord
 from correlator.jobs.model.views import JobView
+from tests.support.forecast_index import kinds, read, step
+from tests.support.forecasts import BASE, SECOND
 
 FOR_EVER = 1 << 62
 NOW = 1_758_553_933_000_000
@@ -136,3 +139,18 @@ def test_many_that_fall_due_together_are_announced_in_parts(monkeypatch):
     for name in "abc":
         found.changed(replace(RUNNING, job_id=name), replace(FAILED, job_id=name), Job(name), NOW, -1)
     assert [[e.job_id for e in found.due(NOW + GRACE, FOR_EVER)] for _ in range(3)] == [["a", "b"], ["c"], []]
+
+
+def test_of_the_transitions_that_only_the_tables_show_the_end_of_the_job_is_the_last():
+    index = Index()
+    index.loading = False
+    read(index, 1, step(1, "copy", 0))
+    read(index, 9, step(1, "copy", 0, 8), step(2, "attach", 8, 9), status="completed", completed_at=BASE + 9 * SECOND)
+    assert kinds([index.expire(BASE + 60 * SECOND)]) == [
+        Kind.JOB_STARTED,
+        Kind.STEP_STARTED,
+        Kind.STEP_COMPLETED,
+        Kind.STEP_STARTED,
+        Kind.STEP_COMPLETED,
+        Kind.JOB_COMPLETED,
+    ]
