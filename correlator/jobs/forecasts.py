@@ -354,8 +354,7 @@ class Forecasts:
     def _check_again(self, job_id: str, remaining: Micros, now: Micros) -> None:
         """Check the forecast in 1/20 of `remaining` microseconds, unless it will be checked before that."""
         shortest, longest = CHECK_AFTER
-        if job_id not in self._checks:
-            self._checks.put(job_id, now + min(max(remaining // 20, shortest), longest))
+        self._checks.put_earlier(job_id, now + min(max(remaining // 20, shortest), longest))
 
 
 def _is_due(schedule: Schedule, now: Micros) -> bool:

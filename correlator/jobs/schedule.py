@@ -30,6 +30,11 @@ class Schedule:
             self._heap = [(number, name) for name, number in self._at.items()]
             heapq.heapify(self._heap)
 
+    def put_earlier(self, key: str, at: int) -> None:
+        """Set the number of `key`, unless it has a lower one."""
+        if at < self._at.get(key, at + 1):
+            self.put(key, at)
+
     def discard(self, key: str) -> None:
         self._at.pop(key, None)
 

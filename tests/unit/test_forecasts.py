@@ -335,6 +335,16 @@ def test_a_hung_step_is_late_then_overdue_and_each_is_announced_once():
     assert document(index)["progress"]["percent"] >= stands
 
 
+def test_a_forecast_that_passes_soon_is_checked_soon_whatever_was_planned_before():
+    index = knowing(*usual())
+    read(index, 40, operation=None)  # Without a forecast, the next check is a minute away.
+    read(index, 41, step(1, "snapshot", 0, 10), step(2, "copy", 10, 40), step(3, "attach", 28))
+    end, left = forecast(index)["ends_at"]["p50"], seconds_left(index, 41)
+    assert left < 20
+    pass_time(index, 41 + round(left) + CHECK_AFTER[0] // SECOND + 2, since=41)
+    assert forecast(index)["ends_at"]["p50"] != end
+
+
 def test_a_forecast_is_renewed_at_most_every_five_seconds_between_events():
     index = knowing(*usual())
     read(index, 12, step(1, "snapshot", 0, 10), step(2, "copy", 10))
