@@ -10,6 +10,7 @@ one with a single request waits for one piece of each other address, not for all
 
 | class | what runs in it | bound |
 |---|---|---|
+| `connections` | the begin of connections, with their handshakes, but of probes | a few in one round |
 | `begin` | the begin of every request but probes | a few in one round of the event loop |
 | `lists` | matching and encoding of lists and searches in memory, never a query of the database | one at a time |
 | `queries` | what a request asks the database for jobs | eight at once, four of one address |
@@ -179,6 +180,7 @@ class Work:
     """The classes of one listener. A gateway's surfaces share them."""
 
     def __init__(self) -> None:
+        self.connections = Turns("connections", at_once=3, waiting=1_000_000, waiting_each=1_000_000)
         self.begin = Turns("requests", at_once=10, waiting=20_000, waiting_each=20_000)
         self.lists = Turns("lists", at_once=1, waiting=4_000, waiting_each=1_000)
         self.queries = Turns("searches of the database", at_once=8, each=4, waiting=8_000, waiting_each=4_000)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -18,9 +19,11 @@ from correlator.jobs.model.facts import Reading
 from correlator.jobs.model.rows import JobRecord
 from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.http.access import FLOOD_DELAY
+from correlator.sinks.http.connections import Connection
 from correlator.sinks.http.websocket_connection import WebsocketConnection
 from tests.support.eventually import eventually
 from tests.support.http_listener import served
+from tests.support.raw_http import request
 from tests.support.storm_streams import frame, messages, raw
 
 NOW = time.time_ns() // 1000
@@ -107,6 +110,43 @@ async def test_frames_that_come_at_once_are_handled_a_few_in_each_round_of_the_l
                 assert max(pongs.values()) <= 5
                 pongs.clear()
         counting.cancel()
+
+
+async def test_connections_at_once_begin_a_few_in_each_round_and_a_probe_at_once(hub, monkeypatch):
+    rounds, begun = 0, Counter[int]()
+    made = Connection.connection_made
+
+    def connection_made(self: Connection, transport: asyncio.BaseTransport) -> None:
+        begun.update([rounds])
+        made(self, transport)
+
+    monkeypatch.setattr(Connection, "connection_made", connection_made)
+
+    async def count() -> None:
+        nonlocal rounds
+        while True:
+            rounds += 1
+            await asyncio.sleep(0)
+
+    def connected(path: str) -> socket.socket:
+        """A connection that waits in the kernel, with its request."""
+        client = opened.enter_context(socket.create_connection(address))
+        client.sendall(request("GET", path))
+        client.setblocking(False)
+        return client
+
+    async with served(hub) as url:
+        with contextlib.ExitStack() as opened:
+            address = ("127.0.0.1", int(url.rpartition(":")[2]))
+            crowd = [connected("/api/v1/resolve/nobody") for _ in range(300)]
+            probe = connected("/health/live")
+            counting = asyncio.create_task(count())
+            loop = asyncio.get_running_loop()
+            assert (await loop.sock_recv(probe, 100)).startswith(b"HTTP/1.1 200")
+            assert begun.total() < len(crowd) // 2
+            await eventually(lambda: begun.total() == len(crowd) + 1)
+            assert max(begun.values()) <= 4  # the probe besides the others
+            counting.cancel()
 
 
 async def test_what_a_client_sends_after_its_close_frame_is_hardly_read(hub, client, monkeypatch):

@@ -120,12 +120,14 @@ class Storms:
         *,
         seconds: float = 4.0,
         settle: float = 1.0,
+        linger: float = 0.0,
         check: Callable[[dict[str, int]], None] = lambda _: None,
         **parameters: Any,
     ) -> dict[str, int]:
         """Check that a storm delays neither rows nor `/health/live`, and return what the crowd counted.
 
-        `settle`: seconds of the storm before it is measured; `check` raises AssertionError if the crowd got too little.
+        `settle`, `linger`: seconds of the storm before and after it is measured; `check` raises AssertionError if the
+        crowd got too little.
         """
         failures: list[str] = []
         for _ in range(ROUNDS):
@@ -133,9 +135,10 @@ class Storms:
             async with self.crowd(storm, **parameters) as crowd:
                 await asyncio.sleep(settle)
                 during = await self.measure(seconds)
-            check(crowd.counts)
+                await asyncio.sleep(linger)
             after = await self.measure(seconds / 2)
             text = f"{name}: {during.text()}; quiet: {quiet.text()}; {crowd.counts}"
+            check(crowd.counts)
             assert during.lost == after.lost == 0, text
             least = max(LEAST_ROWS, of(quiet.rows, 0.99), of(after.rows, 0.99))
             if of(during.rows, 0.99) <= ROWS_RATIO * least and of(during.live, 0.95) <= LIVE_P95:

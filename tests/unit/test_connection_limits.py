@@ -85,6 +85,19 @@ def test_a_surplus_connection_that_asks_nothing_ends_for_the_next_one():
     assert len(listener.connections) <= LIMIT + SURPLUS
 
 
+@pytest.mark.parametrize("proxies", [True, False], ids=["all", "address"])
+def test_a_surplus_connection_stays_until_its_request_can_be_read_while_there_is_room(proxies: bool):
+    listener = Listener(is_proxy=lambda _: proxies)
+    listener.busy("a", LIMIT if proxies else LIMIT * 3 // 4)
+    address, most = ("b", SURPLUS) if proxies else ("a", SURPLUS // 2)
+    for _ in range(most):
+        assert listener.accept(address) is not None
+    assert listener.ended == []
+    for n in range(most):
+        assert listener.accept(address) is not None
+        assert len(listener.ended) == n + 1
+
+
 def test_a_connection_that_ends_twice_is_counted_once():
     listener = Listener()
     peer = listener.accept("a")
@@ -93,7 +106,7 @@ def test_a_connection_that_ends_twice_is_counted_once():
         listener.connections.lost(peer)
         listener.connections.lost(peer)
     assert len(listener.connections) == 0
-    assert listener.connections._idle == {}
+    assert listener.connections._idle == {False: {}, True: {}}
     assert not listener.connections._of
 
 

@@ -7,10 +7,16 @@ Model. The process keeps `RESERVED` descriptors for itself; the others are the l
 idle while no request of it is being answered. At the limit a new connection ends the one that has been idle longest, of
 the address that has most idle ones: a client that opens connections and asks nothing takes them from itself. Where none
 is idle, `SURPLUS` more are accepted, which may only ask for `/health/*`: a probe is answered whatever clients do.
-Beyond these nothing is accepted: new connections wait in the kernel's queue. The same holds for one address at three
+One that asks nothing ends for the next once all of these are taken, and not before: its request may be on its way.
+Beyond them nothing is accepted: new connections wait in the kernel's queue. The same holds for one address at three
 quarters of the limit, unless it is a trusted proxy; beyond its surplus its connections are closed.
 
-Invariants. Whoever accepts does it a few at a time, and rests after an error. Event loop's thread only.
+A connection that was accepted begins in its turn, a few in one round of the event loop, addresses in turn: its
+transport, its handshake and its first request cost many times what accepting it does. So the kernel's queue is short,
+and a probe is found among those that wait: it begins at once, as its request can be read without a transport (not with
+TLS).
+
+Invariants. Whoever accepts does it for a bounded time, and rests after an error. Event loop's thread only.
 """
 
 from __future__ import annotations
@@ -34,6 +40,7 @@ from aiohttp.http_exceptions import LineTooLong
 from correlator.errors import CorrelatorError
 from correlator.jobs.bounded import BoundedDict
 from correlator.ops import metrics
+from correlator.sinks.turns import Refused, Turns
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +54,15 @@ taken from the reserved descriptors, at most half of these."""
 BACKLOG: Final = 1024
 """Connections that wait in the kernel until they are accepted."""
 
-ACCEPTED_AT_ONCE: Final = 4
-"""Connections that are accepted before the event loop runs other tasks."""
+ACCEPTED_AT_ONCE, CROWDED_AT_ONCE = 40, 4
+"""Connections that are accepted before the event loop runs other tasks; the second at a limit, where each one ends
+another: the request of a probe must be read before that."""
+
+PROBE: Final = b"GET /health/"
+"""How the request of a probe begins."""
+
+PROBE_EVERY, PROBE_WITHIN = 0.005, 0.02
+"""Seconds after which a new connection is read again for the request of a probe, and for how long."""
 
 REST: Final = 0.1
 """Seconds without accepting after the limit, or an error."""
@@ -73,12 +87,16 @@ def descriptor_limit() -> int:
 
 
 class Peer:
-    """One connection. `surplus`: it may only ask for `/health/*`. `end()` aborts it."""
+    """One connection. `surplus`: it may only ask for `/health/*`. `end()` aborts it.
 
-    __slots__ = ("address", "end", "surplus")
+    `crowded`: it came while its address, or all of them, had as many as they may.
+    """
 
-    def __init__(self, address: str, *, surplus: bool) -> None:
+    __slots__ = ("address", "crowded", "end", "surplus")
+
+    def __init__(self, address: str, *, crowded: bool, surplus: bool) -> None:
         self.address = address
+        self.crowded = crowded
         self.surplus = surplus
         self.end: Callable[[], object] = lambda: None
 
@@ -100,8 +118,8 @@ class Connections:
         self._of: Counter[str] = Counter()
         """By address, without the surplus."""
         self._surplus: Counter[str] = Counter()
-        self._idle: dict[str, dict[Peer, None]] = {}
-        """By address, those that are idle for longest first."""
+        self._idle: dict[bool, dict[str, dict[Peer, None]]] = {False: {}, True: {}}
+        """Without the surplus, and the surplus; by address, those that are idle for longest first."""
         self._full = False
         self._said: BoundedDict[str, float] = BoundedDict(100)
         """Addresses that had too many connections, and when that was logged."""
@@ -142,26 +160,30 @@ class Connections:
                 " If these are real clients, raise LimitNOFILE= of the service (now %d, %d of them for the database).",
                 *(len(self._open), self._descriptors(), self._reserved),
             )
-        return self._end_idle(max(self._idle, key=lambda a: len(self._idle[a]), default="")) or (
-            len(self._open) < limit + self.surplus
+        return (
+            self._end_idle(self._most_idle(surplus=False), surplus=False)
+            or len(self._open) < limit + self.surplus
+            or self._end_idle(self._most_idle(surplus=True), surplus=True)
         )
 
     def admit(self, address: str) -> Peer | None:
         """Count a connection that was accepted. None: its address has too many, so close it."""
         limit = self.limit
         most = limit if self._is_proxy(address) else limit - limit // 4
+        crowded = self._full
         if self._of[address] >= most:
-            self._end_idle(address)
-        crowded = self._of[address] >= most
-        if crowded:
+            crowded = True
+            self._end_idle(address, surplus=False)
+        beyond = self._of[address] >= most
+        if beyond:
             self._say_crowded(address)
-            if self._surplus[address] >= self.surplus // 2:
+            if self._surplus[address] >= self.surplus // 2 and not self._end_idle(address, surplus=True):
                 metrics.CONNECTIONS_ENDED.labels("refused").inc()
                 return None
-        peer = Peer(address, surplus=crowded or self._ordinary >= limit)
+        peer = Peer(address, crowded=crowded, surplus=beyond or self._ordinary >= limit)
         self._open[peer] = None
         (self._surplus if peer.surplus else self._of)[address] += 1
-        self._idle.setdefault(address, {})[peer] = None
+        self._now_idle(peer)
         return peer
 
     def lost(self, peer: Peer) -> None:
@@ -183,7 +205,7 @@ class Connections:
             yield
         finally:
             if peer in self._open:
-                self._idle.setdefault(peer.address, {})[peer] = None
+                self._now_idle(peer)
 
     def describe(self) -> dict[str, Any]:
         """The part of readiness."""
@@ -202,15 +224,24 @@ class Connections:
                 *(address, self._of[address]),
             )
 
+    def _now_idle(self, peer: Peer) -> None:
+        self._idle[peer.surplus].setdefault(peer.address, {})[peer] = None
+
     def _not_idle(self, peer: Peer) -> None:
-        idle = self._idle.get(peer.address, {})
+        by_address = self._idle[peer.surplus]
+        idle = by_address.get(peer.address, {})
         idle.pop(peer, None)
         if not idle:
-            self._idle.pop(peer.address, None)
+            by_address.pop(peer.address, None)
 
-    def _end_idle(self, address: str) -> bool:
+    def _most_idle(self, *, surplus: bool) -> str:
+        """The address that has most idle connections."""
+        by_address = self._idle[surplus]
+        return max(by_address, key=lambda a: len(by_address[a]), default="")
+
+    def _end_idle(self, address: str, *, surplus: bool) -> bool:
         """End the connection of this address that is idle for longest. False if it has none."""
-        peer = next(iter(self._idle.get(address, ())), None)
+        peer = next(iter(self._idle[surplus].get(address, ())), None)
         if peer is None:
             return False
         self.lost(peer)
@@ -251,10 +282,11 @@ class Connection(web.RequestHandler):
 
 
 class Acceptor:
-    """Accepts the connections of one address. `options`: those of aiohttp's `RequestHandler`."""
+    """Accepts the connections of one address, which begin in `turns`. `options`: those of `RequestHandler`."""
 
-    def __init__(self, connections: Connections, server: web.Server, **options: Any) -> None:
+    def __init__(self, connections: Connections, turns: Turns, server: web.Server, **options: Any) -> None:
         self._connections = connections
+        self._turns = turns
         self._server = server
         self._options = options
         self._tls: ssl.SSLContext | None = None
@@ -302,6 +334,7 @@ class Acceptor:
         loop.call_later(REST, self._resume)
 
     def _accept(self, listening: socket.socket) -> None:
+        crowded = 0
         for _ in range(ACCEPTED_AT_ONCE):
             if not self._connections.has_room():
                 self._pause()
@@ -317,23 +350,44 @@ class Acceptor:
             peer = self._connections.admit(str(address[0]))
             if peer is None:
                 accepted.close()
-                continue
-            accepted.setblocking(False)
-            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            task = asyncio.ensure_future(self._begin(accepted, peer))
-            peer.end = task.cancel
-            self._beginning.add(task)
-            task.add_done_callback(self._beginning.discard)
-            task.add_done_callback(partial(self._begun, accepted, peer))
+            else:
+                self._start(accepted, peer)
+            crowded += peer is None or peer.crowded
+            if crowded >= CROWDED_AT_ONCE:
+                return
+
+    def _start(self, accepted: socket.socket, peer: Peer) -> None:
+        accepted.setblocking(False)
+        accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        task = asyncio.ensure_future(self._begin(accepted, peer))
+        peer.end = task.cancel
+        self._beginning.add(task)
+        task.add_done_callback(self._beginning.discard)
+        task.add_done_callback(partial(self._begun, accepted, peer))
 
     async def _begin(self, accepted: socket.socket, peer: Peer) -> None:
-        """Hand the socket to aiohttp; with TLS, after the handshake."""
+        """Hand the socket to aiohttp once its turn has come; with TLS, after the handshake."""
+        if not peer.crowded and not await self._is_probe(accepted):
+            async with self._turns.turn(peer.address):
+                pass
         await asyncio.get_running_loop().connect_accepted_socket(
             lambda: Connection(self._server, peer, self._connections, **self._options),
             accepted,
             ssl=self._tls,
             ssl_handshake_timeout=HANDSHAKE_WITHIN if self._tls is not None else None,
         )
+
+    async def _is_probe(self, accepted: socket.socket) -> bool:
+        """True if the connection would wait for its turn, but asks for `/health/*`."""
+        until = time.monotonic() + PROBE_WITHIN
+        while self._tls is None and self._turns.waiting and time.monotonic() < until:
+            try:
+                return accepted.recv(len(PROBE), socket.MSG_PEEK) == PROBE
+            except BlockingIOError:  # it was accepted before its request came
+                await asyncio.sleep(PROBE_EVERY)
+            except OSError:
+                return False
+        return False
 
     def _begun(self, accepted: socket.socket, peer: Peer, task: asyncio.Task[None]) -> None:
         """Give the connection up if it was ended before it began, its handshake failed, or its client has gone."""
@@ -342,7 +396,7 @@ class Acceptor:
             return
         self._connections.lost(peer)
         accepted.close()
-        if error is not None and not isinstance(error, OSError):
+        if error is not None and not isinstance(error, OSError | Refused):
             log.error("a connection could not begin", exc_info=error)
 
 

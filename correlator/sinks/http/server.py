@@ -125,6 +125,7 @@ class HttpSink:
         assert runner.server is not None
         acceptor = Acceptor(
             self._connections,
+            self._work.connections,
             runner.server,
             access_log=None,
             logger=server_log,

@@ -42,11 +42,11 @@ async def test_clients_that_resume_at_once_delay_nobody(
         await changes(run, database, jobs, back)
 
         def complete(counts: dict[str, int]) -> None:
-            assert counts["synced"]
+            assert counts["synced"] == clients
             assert not counts["snapshots"], "of one job each: what was missed costs less"
 
         name = f"{clients} clients of one job each resume, {back} changes back"
-        await run.verdict(name, f"{CROWD}:resumes", clients=clients, back=back, check=complete, settle=0.0)
+        await run.verdict(name, f"{CROWD}:resumes", clients=clients, back=back, check=complete, settle=0.0, linger=4.0)
 
 
 async def test_clients_that_resume_again_and_again_delay_nobody(database: Database, tmp_path: Path):
