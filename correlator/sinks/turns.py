@@ -32,6 +32,8 @@ from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Iterator
 
 from correlator.errors import CorrelatorError
+from correlator.jobs.model.views import PublishedJob, Resolved
+from correlator.pipeline.hub import Hub
 
 
 class Refused(CorrelatorError):
@@ -189,3 +191,15 @@ class Work:
         self.parts = Turns("clients", at_once=1, waiting=1_000_000, waiting_each=1_000_000, within=60.0)
         self.held = Held("requests that wait", most=10_000, each=5_000)
         self.replies = Held("replies that have not been read", most=64 << 20, each=16 << 20)
+
+    async def find(self, hub: Hub, name: str, address: str) -> tuple[PublishedJob, Resolved] | None:
+        """As `Hub.find`, for a client with this address: from memory at once, else in a turn of `queries`.
+
+        Raises:
+            Refused: The turn did not come.
+            SourceUnavailable: Only the database could answer, and it does not.
+        """
+        if (known := hub.find_certain(name)) is not None:
+            return known
+        async with self.queries.turn(address):
+            return await hub.find(name)

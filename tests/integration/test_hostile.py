@@ -280,14 +280,30 @@ class Endless:
     """An archive whose searches do not end."""
 
     def __init__(self) -> None:
-        self.running = 0
+        self.running = self.most = 0
 
     async def find(self, name: str, advance_clock: Callable[[], int]) -> None:
         self.running += 1
+        self.most = max(self.most, self.running)
         try:
             await asyncio.Event().wait()
         finally:
             self.running -= 1
+
+
+async def test_ids_that_websockets_ask_for_use_the_share_of_the_address_as_requests_do(client):
+    archive: Any = Endless()
+    hub = LocalHub(Index(), archive)
+    hub.index.loading = hub.status.loading = False
+    async with served(hub) as url, client.ws_connect(f"{url}/ws") as ws, client.ws_connect(f"{url}/ws") as other:
+        await ws.send_json([HELLO, *({"type": "get", "job_id": f"nobody-{n}"} for n in range(20))])
+        await other.send_json([HELLO, {"type": "subscribe", "id": 1, "jobs": ["nobody"]}])
+        await eventually(lambda: archive.running == 4)
+        asking = [asyncio.create_task(client.get(f"{url}/api/v1/failover/nobody-{n}/status")) for n in range(20)]
+        await messages_until(other, "synced")  # which waits for its turn for a bounded time
+        assert archive.most == 4
+        for request in asking:
+            request.cancel()
 
 
 async def test_searches_end_when_the_clients_that_asked_for_them_have_gone(client):

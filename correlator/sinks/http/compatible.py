@@ -58,7 +58,7 @@ class Compatible:
         now = self._hub.clock()
         if resolved.resolved_by != "legacy":
             return json_response(reply(shown, resolved, name, now))
-        record = await self._hub.legacy_record(name)
+        record = await self._lookups.legacy_record(name, request.remote or "")
         if record is None:
             return json_response(not_found(name), status=HTTPStatus.NOT_FOUND)
         return json_response(legacy_reply(record, now))

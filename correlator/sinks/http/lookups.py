@@ -11,6 +11,7 @@ import asyncio
 from typing import TypeAlias
 
 from correlator.errors import Away, SourceUnavailable
+from correlator.jobs.model.rows import LegacyRecord
 from correlator.jobs.model.views import PublishedJob, Resolved
 from correlator.pipeline.hub import Hub
 from correlator.pipeline.shared_tasks import SharedTasks
@@ -36,10 +37,12 @@ class Lookups:
 
     async def find(self, name: str, address: str) -> Found | None:
         """As `Hub.find`, for a client with this address."""
-        if (known := self._hub.find_certain(name)) is not None:
-            return known
+        return await self._work.find(self._hub, name, address)
+
+    async def legacy_record(self, name: str, address: str) -> LegacyRecord | None:
+        """As `Hub.legacy_record`, for a client with this address."""
         async with self._work.queries.turn(address):
-            return await self._hub.find(name)
+            return await self._hub.legacy_record(name)
 
     async def wait(self, name: str, address: str, until: float) -> Found | None:
         """As `find`, but wait for the job until `until` (loop time). None if there is none, or the process drains.

@@ -295,6 +295,8 @@ class Websockets:
                 self._error(client, "not_found", f"no job is known by {name!r}", job_id=name)
         except SourceUnavailable as error:
             self._error(client, "unavailable", error.public, job_id=name)
+        except Refused as error:
+            self._error(client, "unavailable", str(error), job_id=name)
         except TimeoutError:
             detail = f"the database did not answer within {GET_WITHIN:g} s"
             self._error(client, "unavailable", detail, job_id=name)

@@ -155,7 +155,7 @@ class Streams:
             resuming: The client holds state of an earlier connection. If the changes since then are no longer known,
                 it gets `resync` before the snapshot, and discards that state.
         """
-        archived, not_searched = await self._find_in_database(wanted.jobs or ())
+        archived, not_searched = await self._find_in_database(client, wanted.jobs or ())
         if not await self._turn(client):
             return  # the client was removed meanwhile
         published = self._hub.published
@@ -186,10 +186,11 @@ class Streams:
 
         Raises:
             SourceUnavailable: The job is not in memory, and the database cannot be queried.
+            Refused: The client's turn to query it did not come.
             TimeoutError: The database did not answer within `within` seconds.
         """
         async with asyncio.timeout(within):
-            known = await self._hub.find(name)
+            known = await self.work.find(self._hub, name, client.address)
         await self._wait_until_current(client)
         if known is None or not await self._turn(client):
             return known is not None
@@ -200,7 +201,9 @@ class Streams:
         self.fanout.send(client, [Message(body, seq)])
         return True
 
-    async def _find_in_database(self, names: Iterable[str]) -> tuple[dict[str, PublishedJob], list[str]]:
+    async def _find_in_database(
+        self, client: Client, names: Iterable[str]
+    ) -> tuple[dict[str, PublishedJob], list[str]]:
         """Search the database for IDs that are not in memory; recent jobs that it finds are loaded into memory.
 
         Returns the jobs by ID, and the IDs that were not searched within `Limits.find_within` seconds.
@@ -208,10 +211,10 @@ class Streams:
         found: dict[str, PublishedJob] = {}
         missing = [n for n in sorted(names) if self._hub.published.resolve(n) is None]
         asked = 0
-        with contextlib.suppress(TimeoutError, SourceUnavailable):
+        with contextlib.suppress(TimeoutError, SourceUnavailable, Refused):
             async with asyncio.timeout(self.limits.find_within):
                 for name in missing:
-                    if (known := await self._hub.find(name)) is not None:
+                    if (known := await self.work.find(self._hub, name, client.address)) is not None:
                         found[name] = known[0]
                     asked += 1
         return found, missing[asked:]
@@ -222,8 +225,8 @@ class Streams:
         while names and self._is_current(client, sub):
             name = names[0]
             try:
-                known = await self._hub.find(name)
-            except SourceUnavailable:
+                known = await self.work.find(self._hub, name, client.address)
+            except (SourceUnavailable, Refused):
                 await asyncio.sleep(backoff.next())
                 continue
             names.pop(0)
