@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import inspect
+import socket
 from importlib.metadata import version
 
 import aiomqtt
@@ -99,3 +100,20 @@ def test_shared_properties_are_packed_as_paho_packs_them(expiry):
     shared = json_properties(PacketTypes.PUBLISH, expiry)
     assert [shared.pack(), shared.pack()] == [own.pack()] * 2
     assert "pack" in vars(Properties), lacks("paho-mqtt", "Properties.pack")
+
+
+async def test_a_connection_ends_at_once_if_the_loop_takes_no_writer_for_its_socket(monkeypatch):
+    """As uvloop does for a socket that had an error."""
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("unable to perform operation on <UVPoll closed=True>; the handler is closed")
+
+    made = Client("127.0.0.1", 1)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        monkeypatch.setattr(made._client, "socket", lambda: ours)
+        monkeypatch.setattr(made._loop, "add_writer", refuse)
+        made._on_socket_register_write(made._client, None, ours)
+        async with asyncio.timeout(5):
+            with pytest.raises(aiomqtt.MqttError):
+                await made.lost()

@@ -100,11 +100,15 @@ class Client(aiomqtt.Client):
         super()._on_publish(client, userdata, mid, reason_code, properties)
 
     def _on_socket_register_write(self, client: paho.Client, userdata: Any, sock: Any) -> None:
-        """Do as aiomqtt does, but check the socket first: it may be closed by then and its number reused."""
+        """Do as aiomqtt does, but check the socket first: it may be closed by then and its number reused.
 
-        def write() -> None:
+        After an error of the socket, uvloop keeps a closed handle for it, and refuses a writer (its issue 552). Nothing
+        would be written then until a deadline, so the connection ends at once.
+        """
+
+        def attempt(call: Callable[[], object]) -> None:
             try:
-                client.loop_write()
+                call()
             except Exception as error:  # noqa: BLE001 - any error ends the connection
                 if not self._disconnected.done():
                     self._disconnected.set_exception(error)
@@ -112,7 +116,7 @@ class Client(aiomqtt.Client):
         def register() -> None:
             number = sock.fileno()
             if client.socket() is sock:
-                self._loop.add_writer(number, write)
+                attempt(lambda: self._loop.add_writer(number, lambda: attempt(client.loop_write)))
 
         del userdata
         self._loop.call_soon_threadsafe(register)
