@@ -14,10 +14,34 @@ from correlator.sinks.http.access import (
     Access,
     Floods,
     TrustedProxies,
+    share_of,
 )
 from correlator.sinks.http.frames import CloseCode
 from correlator.sinks.http.listener import ListenerConfig
 from tests.support.certificates import Certificates
+
+
+@pytest.mark.parametrize(
+    ("address", "share"),
+    [
+        ("10.1.2.3", "10.1.2.3"),
+        ("::ffff:10.1.2.3", "10.1.2.3"),
+        ("2001:db8:0:1:2:3:4:5", "2001:db8:0:1::/64"),
+        ("2001:db8:0:1::", "2001:db8:0:1::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("no address", "no address"),
+        ("a:b", "a:b"),
+    ],
+)
+def test_limits_count_an_ipv6_network_of_64_bits_as_one_address(address, share):
+    assert share_of(address) == share
+    assert access().client(request(address=address)).remote == share
+
+
+@pytest.mark.parametrize("proxies", [("10.0.0.1",), ()])
+def test_limits_count_the_network_of_a_proxys_client(proxies):
+    asked = request(address="10.0.0.1", **{"x-forwarded-for": "2001:db8:0:1::7"})
+    assert access(proxies=proxies).client(asked).remote == ("2001:db8:0:1::/64" if proxies else "10.0.0.1")
 
 
 class Clock:

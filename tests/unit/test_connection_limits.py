@@ -66,6 +66,14 @@ def test_an_address_gets_three_quarters_of_the_connections_and_a_proxy_gets_all(
     assert len(proxied.busy("proxy", LIMIT)) == LIMIT
 
 
+def test_the_addresses_of_an_ipv6_network_of_64_bits_have_one_share():
+    listener = Listener()
+    for n in range(LIMIT * 3 // 4):
+        listener.busy(f"2001:db8:0:1::{n:x}")
+    assert all(peer.surplus for peer in listener.busy("2001:db8:0:1:ffff::1"))
+    assert not any(peer.surplus for peer in listener.busy("2001:db8:0:2::1"))
+
+
 def test_where_all_are_busy_some_more_are_accepted_for_probes_and_then_none():
     listener = Listener(is_proxy=lambda _: True)
     assert not any(peer.surplus for peer in listener.busy("a", LIMIT))

@@ -104,11 +104,17 @@ class Access:
         return address in self._proxies
 
     def client(self, request: web.Request) -> web.Request:
-        """The request as its client sent it: `remote` is the client's address where a trusted proxy passed it on."""
-        if not self._proxies or request.remote is None:
+        """The request with a `remote` that limits count: see `share_of`.
+
+        Where a trusted proxy passed the request on, it is that of the proxy's client.
+        """
+        remote = request.remote
+        if remote is None:
             return request
-        address = self._proxies.client(request.remote, request.headers.getall("X-Forwarded-For", ()))
-        return request if address == request.remote else request.clone(remote=address)
+        if self._proxies:
+            remote = self._proxies.client(remote, request.headers.getall("X-Forwarded-For", ()))
+        share = share_of(remote)
+        return request if share == request.remote else request.clone(remote=share)
 
     def host_allowed(self, host: str | None) -> bool:
         """True for a configured host name, `localhost`, the listen address, or any IP literal."""
@@ -280,6 +286,18 @@ class Floods:
             del self._until[address]
             return 0.0
         return min(MAX_FLOOD_DELAY, left / FLOOD_FORGOTTEN * FLOOD_DELAY)
+
+
+@lru_cache(10_000)
+def share_of(address: str) -> str:
+    """What limits count as one address: in IPv6 its network of 64 bits, as a client has all addresses of one."""
+    if ":" not in address:
+        return address
+    try:
+        found = ipaddress.IPv6Address(address)
+    except ValueError:
+        return address
+    return str(found.ipv4_mapped or ipaddress.ip_network((int(found), 64), strict=False))
 
 
 def _address(text: str) -> str | None:

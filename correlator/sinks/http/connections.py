@@ -40,6 +40,7 @@ from aiohttp.http_exceptions import LineTooLong
 from correlator.errors import CorrelatorError
 from correlator.jobs.bounded import BoundedDict
 from correlator.ops import metrics
+from correlator.sinks.http.access import share_of
 from correlator.sinks.turns import Refused, Turns
 
 log = logging.getLogger(__name__)
@@ -170,6 +171,7 @@ class Connections:
         """Count a connection that was accepted. None: its address has too many, so close it."""
         limit = self.limit
         most = limit if self._is_proxy(address) else limit - limit // 4
+        address = share_of(address)
         crowded = self._full
         if self._of[address] >= most:
             crowded = True
