@@ -261,9 +261,9 @@ async def test_a_table_that_is_broken_at_a_first_start_delays_nothing_and_gives_
     filled: Database, appliance: Appliance, mosquitto: Mosquitto, tmp_path: Path, table: str
 ):
     others, broken = BROKEN_FIRST[table]
-    # It is newer than all that can be read at first.
+    # It is newer than nearly all that can be read at first.
     ended = "UPDATE failover_jobs SET status = 'failed', created_at = %s, updated_at = %s, completed_at = %s"
-    await appliance.run(ended, ago(minutes=5), ago(minutes=3), ago(minutes=3))
+    await appliance.run(ended, ago(minutes=5), ago(seconds=2), ago(seconds=2))
     await appliance.run(f"RENAME TABLE {table} TO whole")
     error = "(SELECT 'a' UNION SELECT 'b')"
     await appliance.run(f"CREATE VIEW {table} AS SELECT {others}, {error} AS {broken} FROM whole")
