@@ -116,8 +116,11 @@ async def all_documents(daemon: Daemon) -> dict[str, Any]:
     return await eventually(are_there)
 
 
+@pytest.mark.parametrize("seconds", [2, pytest.param(8, marks=pytest.mark.long)])
 @pytest.mark.parametrize("what", AWAY_AND_BACK)
-async def test_what_was_read_stays_and_is_complete_when_readiness_says_so(filled: Database, tmp_path: Path, what: str):
+async def test_what_was_read_stays_and_is_complete_when_readiness_says_so(
+    filled: Database, tmp_path: Path, what: str, seconds: int
+):
     table, away, back = (text.format(db=filled.name) for text in AWAY_AND_BACK[what])
     async with running(filled, tmp_path) as daemon, filled.connect() as connection, connection.cursor() as cursor:
         before = await all_documents(daemon)
@@ -132,7 +135,7 @@ async def test_what_was_read_stays_and_is_complete_when_readiness_says_so(filled
 
             await eventually(is_said, every=0.02)
             assert "correlator_database_up 0.0" in await daemon.text("/metrics")
-            for _ in range(20):
+            for _ in range(10 * seconds):
                 assert await documents(daemon) == before  # job_steps is not read again by itself: no job has news
                 await asyncio.sleep(0.1)
             steps = "away" if what == "steps renamed" else "job_steps"

@@ -107,6 +107,7 @@ def test_a_table_that_is_back_is_read_again_before_the_database_is_live(status: 
     assert (status.database, states(status)) == ("stale", {"job_steps": "missing"})
     clock.passed += 1
     status.schema(tracking=True, changed=True)
+    clock.passed += 2 * source_status.STEADY
     status.answered()
     assert status.describe_tables()["missing"] == []
     status.part_answered(Part.STEPS)  # a query of few rows is not all that was missed
