@@ -18,7 +18,7 @@ from correlator.jobs.index import Index
 from correlator.jobs.model.facts import Reading
 from correlator.jobs.model.rows import JobRecord
 from correlator.pipeline.local_hub import LocalHub
-from correlator.sinks.http.access import FLOOD_DELAY
+from correlator.sinks.http.access import FLOOD_DELAY, Floods
 from correlator.sinks.http.connections import Connection
 from correlator.sinks.http.websocket_connection import WebsocketConnection
 from tests.support.eventually import eventually
@@ -191,6 +191,26 @@ async def test_a_client_that_sent_too_much_waits_before_it_is_served_again(hub, 
         began = time.monotonic()
         async with raw(url):
             assert time.monotonic() - began > FLOOD_DELAY / 2
+
+
+async def test_behind_a_trusted_proxy_only_the_client_that_sent_too_much_waits(hub, client, monkeypatch):
+    delays: list[tuple[str, bool]] = []
+    delay = Floods.delay
+
+    def noted(self: Floods, address: str) -> float:
+        found = delay(self, address)
+        delays.append((address, found > 0))
+        return found
+
+    monkeypatch.setattr(Floods, "delay", noted)
+    async with served(hub, proxies=("127.0.0.1",)) as url:
+        for address in ("10.0.0.1", "10.0.0.2", "10.0.0.1"):
+            headers = {"X-Forwarded-For": address}
+            async with client.ws_connect(f"{url}/ws", autoping=False, headers=headers) as ws:
+                await ws.send_json([HELLO, *({"type": "ping"} for _ in range(1_500 if len(delays) == 1 else 1))])
+                if len(delays) == 1:
+                    assert await closed_with(ws) == 4429
+    assert delays == [("10.0.0.1", False), ("10.0.0.2", False), ("10.0.0.1", True)]
 
 
 async def test_an_invalid_message_does_not_discard_the_others_of_its_frame(hub, client):

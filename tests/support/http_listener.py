@@ -20,13 +20,14 @@ async def served(
     *,
     tokens: tuple[str, ...] = (),
     origins: tuple[str, ...] = (),
+    proxies: tuple[str, ...] = (),
     limits: Limits = DEFAULT,
     unknown_id_wait: float = 3.0,
     **listener: Any,
 ) -> AsyncIterator[str]:
     """The listener's base URL. `listener`: further settings of `Listener`."""
     ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    access = Access(listen_host="127.0.0.1", clock=time.monotonic, tokens=tokens, origins=origins)
+    access = Access(listen_host="127.0.0.1", clock=time.monotonic, tokens=tokens, origins=origins, proxies=proxies)
     sink = HttpSink(
         Listener("127.0.0.1", 0, **listener),
         access,
