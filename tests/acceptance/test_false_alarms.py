@@ -137,12 +137,21 @@ async def is_judged(daemon: Daemon) -> bool:
     return bool(part["ok"])
 
 
-@pytest.mark.parametrize("how", ["kill", "term"])
-async def test_jobs_that_ended_during_a_restart_are_not_late_and_the_others_are_once(
-    database: Database, mosquitto: Mosquitto, tmp_path: Path, how: str
+@pytest.mark.parametrize(
+    ("how", "seconds"),
+    [
+        ("kill", TOOK + 3),
+        ("term", TOOK + 3),
+        ("freeze", TOOK + 3),
+        pytest.param("kill", 75.0, marks=pytest.mark.long),
+        pytest.param("freeze", 75.0, marks=pytest.mark.long),
+    ],
+)
+async def test_jobs_that_ended_while_the_daemon_did_not_run_are_not_late_and_the_others_are_once(
+    database: Database, mosquitto: Mosquitto, tmp_path: Path, how: str, seconds: float
 ):
-    name, events = f"alarms-{how}", Events()
-    daemon = Daemon(tmp_path, database__url=database.url, mqtt__url=mosquitto.url, mqtt__instance=name)
+    name, events = f"alarms-{how}-{seconds:.0f}", Events()
+    daemon = Process(tmp_path, {}, database__url=database.url, mqtt__url=mosquitto.url, mqtt__instance=name)
     try:
         await daemon.start()
         async with connected(database) as connection, events.listening(mosquitto, name):
@@ -154,12 +163,17 @@ async def test_jobs_that_ended_during_a_restart_are_not_late_and_the_others_are_
             await daemon.saved()
             if how == "kill":
                 assert await daemon.kill() == -signal.SIGKILL
-            else:
+            elif how == "term":
                 assert await daemon.stop() == 0
+            else:
+                daemon.signal(signal.SIGSTOP)
             await jobs.end(*ended)
-            await asyncio.sleep(TOOK + 3)
+            await asyncio.sleep(seconds)
             assert {e["kind"] for e in events.found} & (LATENESS | SILENCE) == set()
-            await daemon.start()
+            if how == "freeze":
+                daemon.signal(signal.SIGCONT)
+            else:
+                await daemon.start()
             await eventually(lambda: all(events.kinds(job_id, "job.overdue") for job_id in rest))
             await eventually(lambda: all(events.kinds(job_id, *ENDS) for job_id in ended))
             await jobs.end(*rest)
