@@ -11,10 +11,10 @@ import pytest
 from correlator.jobs import job_document
 from correlator.jobs.index import Index
 from correlator.jobs.model.facts import Entry, Reading
-from correlator.jobs.model.rows import JobRecord
+from correlator.jobs.model.rows import JobRecord, LegacyRecord
 from correlator.jobs.model.views import Resolved
 from correlator.pipeline.local_hub import LocalHub
-from correlator.pipeline.queries import Found, JobsPage
+from correlator.pipeline.queries import Found, JobQuery, JobsPage
 from tests.support.forecasts import BASE, SECOND
 from tests.support.http_listener import served
 
@@ -54,3 +54,22 @@ async def test_a_job_that_comes_into_memory_while_the_database_answers_is_shown_
     assert shown is not None
     assert job == orjson.loads(job_document.encode(job_document.document(shown)))
     assert job["warnings"] == 1
+
+
+async def test_a_page_has_no_row_of_failover_jobs_whose_id_memory_knows_as_that_of_a_joblog_job():
+    index = Index()
+    record = JobRecord("j", status="running", started_at=BASE)
+    named = Entry(1, BASE, "INFO", "a line", index.advance_clock(), "j", external_ids=("named-by-the-log",), by="attrs")
+    index.apply([Reading("j", index.advance_clock(), record, ()), named], BASE)
+    undecided = LegacyRecord(2, "undecided", "pending", created_at=BASE)
+    index.apply_legacy([undecided], [], BASE)
+    rows = [LegacyRecord(1, "named-by-the-log", "failed", created_at=BASE), undecided]
+    rows.append(LegacyRecord(3, "legacy", "failed", created_at=BASE))
+
+    class Rows:
+        async def page(self, *_: Any) -> JobsPage:
+            return JobsPage((), None, rows)
+
+    archive: Any = Rows()
+    found = await LocalHub(index, archive).page(JobQuery(), None, 10, lambda _: False)
+    assert [shown.job_id for shown in found.jobs] == ["legacy"]
