@@ -6,19 +6,19 @@
 -- appliance does not have makes its GRANT fail; leave that line out. The correlator names in its log what is missing, and works
 -- with the rest: only log_events is indispensable.
 
--- Until its password is set, nobody can log in. The account keeps five or six connections, and has up to nine for a while. 16
+-- Until its password is set, nobody can log in. The account keeps up to eight connections, and has up to 13 for a while. 24
 -- leave room for those that a broken network has not given back yet, and leave the appliance its own, whatever happens here.
 CREATE USER IF NOT EXISTS 'correlator'@'127.0.0.1' IDENTIFIED VIA mysql_native_password USING 'invalid';
-ALTER USER 'correlator'@'127.0.0.1' WITH MAX_USER_CONNECTIONS 16;
+ALTER USER 'correlator'@'127.0.0.1' WITH MAX_USER_CONNECTIONS 24;
 
 -- In place of that account, with its host in the grants below as well:
 -- from another host, and only over TLS (in the correlator's configuration: database.tls.ca):
 -- CREATE USER IF NOT EXISTS 'correlator'@'correlator.example' IDENTIFIED VIA mysql_native_password USING 'invalid' REQUIRE SSL;
--- ALTER USER 'correlator'@'correlator.example' REQUIRE SSL WITH MAX_USER_CONNECTIONS 16;
+-- ALTER USER 'correlator'@'correlator.example' REQUIRE SSL WITH MAX_USER_CONNECTIONS 24;
 -- or on the same host without any password, as MariaDB sees by the socket which user the service runs as (in the configuration:
 -- database.unix_socket = "/run/mysqld/mysqld.sock"; on the host: libnss-systemd, which knows the users that services bring):
 -- CREATE USER IF NOT EXISTS 'correlator'@'localhost' IDENTIFIED VIA unix_socket;
--- ALTER USER 'correlator'@'localhost' IDENTIFIED VIA unix_socket WITH MAX_USER_CONNECTIONS 16;
+-- ALTER USER 'correlator'@'localhost' IDENTIFIED VIA unix_socket WITH MAX_USER_CONNECTIONS 24;
 
 GRANT SELECT ON migratekit_oma.log_events    TO 'correlator'@'127.0.0.1';
 GRANT SELECT ON migratekit_oma.job_tracking  TO 'correlator'@'127.0.0.1';

@@ -83,7 +83,7 @@ def refused(setting: Setting, words: str, code: int | None) -> Check:
             fix = ["SHOW DATABASES;"]
         case 1040 | 1203 | 1226:
             detail = ["The server or this account has no connection left. The daemon needs up to 9, this program 1."]
-            fix = [f"ALTER USER {account} WITH MAX_USER_CONNECTIONS 16;", "SHOW PROCESSLIST;"]
+            fix = [f"ALTER USER {account} WITH MAX_USER_CONNECTIONS 24;", "SHOW PROCESSLIST;"]
         case _ if "offers no TLS" in words:
             detail = ["The configuration requires TLS, and MariaDB has no certificate."]
             fix = ["SHOW VARIABLES LIKE 'have_ssl';"]
