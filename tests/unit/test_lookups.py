@@ -130,3 +130,22 @@ def test_a_request_that_ends_asks_no_more(waiting):
     waiting.loop.run(30)
     assert waiting.archive.asked.total() == asked < WAITING
     assert waiting.work.waited_ids.waiting == 0
+
+
+def test_a_wait_shorter_than_an_answer_gets_the_answer_of_the_database(waiting):
+    waited = waiting.loop.create_task(waiting.lookups.wait("id", "a", waiting.loop.time()))
+    waiting.loop.run(0.1)
+    assert waited.result() is None
+    assert waiting.archive.asked == {"id": 1}
+
+
+def test_a_wait_that_ends_while_the_database_is_away_says_so_after_one_attempt(waiting):
+    waiting.archive.away = True
+    for _ in range(2):
+        waited = waiting.loop.create_task(waiting.lookups.wait("id", "a", waiting.loop.time()))
+        waiting.loop.run(0.1)
+        assert isinstance(waited.exception(), SourceUnavailable)
+    waiting.archive.away = False
+    waited = waiting.loop.create_task(waiting.lookups.wait("id", "a", waiting.loop.time()))
+    waiting.loop.run(0.1)
+    assert waited.result() is None

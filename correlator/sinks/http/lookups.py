@@ -22,6 +22,9 @@ ASK_EVERY = 1.0
 
 AGAIN_A_SECOND = 50
 
+ANSWER_WITHIN = 5.0
+"""Seconds in which the database may answer a request that waits for less: whether it has the job is known then."""
+
 Found: TypeAlias = tuple[PublishedJob, Resolved]
 
 
@@ -32,7 +35,8 @@ class Lookups:
         self._hub = hub
         self._work = work
         self._waiting: SharedTasks[Found | None] = SharedTasks()
-        self._failure: SourceUnavailable | None = None
+        self._failures: dict[str, SourceUnavailable] = {}
+        """For an ID that is being asked for: why the last attempt failed."""
         self._rest_until = 0.0
 
     async def find(self, name: str, address: str) -> Found | None:
@@ -47,12 +51,15 @@ class Lookups:
     async def wait(self, name: str, address: str, until: float) -> Found | None:
         """As `find`, but wait for the job until `until` (loop time). None if there is none, or the process drains.
 
+        A wait that is shorter than `ANSWER_WITHIN` goes on until the database has answered once.
+
         Raises:
             SourceUnavailable: The database could not say until then whether it has the job.
         """
         if self._hub.find_now(name) is not None:
             return await self.find(name, address)
         clock, waiting_ids = asyncio.get_running_loop().time, self._hub.waiting_ids
+        answered_until = max(until, clock() + ANSWER_WITHIN)
         asking = asyncio.ensure_future(self._waiting.run(name, lambda: self._ask(name, address)))
 
         def ended(task: asyncio.Future[Found | None]) -> None:
@@ -66,11 +73,12 @@ class Lookups:
                 while (found := self._hub.find_now(name)) is None and not self._hub.draining:
                     if asking.done() and (found := asking.result()) is not None:
                         return found
-                    if (left := until - clock()) <= 0:
+                    known = asking.done() or name in self._failures
+                    if (left := (until if known else answered_until) - clock()) <= 0:
                         break
                     await waiting_ids.changed(name, left)
             if found is None and not asking.done() and not self._hub.draining:
-                raise self._failure or SourceUnavailable("the database was not asked in time", Away.BUSY)
+                raise self._failures.get(name) or SourceUnavailable("the database was not asked in time", Away.BUSY)
             return found
         finally:
             asking.cancel()
@@ -82,19 +90,20 @@ class Lookups:
         has others to serve.
         """
         clock = asyncio.get_running_loop().time
-        while True:
-            try:
-                async with self._work.waited_ids.turn(address):
-                    await asyncio.sleep(max(0.0, self._rest_until - clock()))
-                    began = clock()
-                    try:
-                        found = await self._hub.find(name)
-                    finally:
-                        self._rest_until = 2 * clock() - began
-            except SourceUnavailable as error:
-                self._failure = error
-                if error.reason is not Away.UNFINISHED:
-                    await asyncio.sleep(max(ASK_EVERY, self._work.held.total / AGAIN_A_SECOND))
-            else:
-                self._failure = None
-                return found
+        try:
+            while True:
+                try:
+                    async with self._work.waited_ids.turn(address):
+                        await asyncio.sleep(max(0.0, self._rest_until - clock()))
+                        began = clock()
+                        try:
+                            return await self._hub.find(name)
+                        finally:
+                            self._rest_until = 2 * clock() - began
+                except SourceUnavailable as error:
+                    self._failures[name] = error
+                    self._hub.waiting_ids.wake_name(name)
+                    if error.reason is not Away.UNFINISHED:
+                        await asyncio.sleep(max(ASK_EVERY, self._work.held.total / AGAIN_A_SECOND))
+        finally:
+            self._failures.pop(name, None)
