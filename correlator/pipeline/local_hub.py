@@ -163,14 +163,9 @@ class LocalHub(Hub):
         updated_at, titles = row.updated_at or row.created_at or 0, self.index.published.titles
         return PublishedJob(job_view.legacy_view(row), self.seq, updated_at, titles=titles)
 
-    def _is_withheld(self, job_id: str) -> bool:
-        """True for a row of `failover_jobs` in memory that is not published: a JobLog job has its ID, or may have it.
-
-        Memory knows more IDs of a job than its tables: those that only rows of the log name in their attrs.
-        """
-        if self.published.get(job_id) is not None:
-            return False
-        return self.published.is_joblog_id(job_id) or self.index.legacy.get(job_id) is not None
+    def _is_owned(self, name: str) -> bool:
+        """True if a JobLog job in memory has this ID, and no legacy job is published under it."""
+        return self.published.is_joblog_id(name) and self.published.get(name) is None
 
     async def page(
         self, query: JobQuery, before: tuple[Micros, str] | None, limit: int, known: Callable[[str], bool]
@@ -179,7 +174,8 @@ class LocalHub(Hub):
             return OtherJobs((), None)  # the database is of one appliance, and no job in it names that
         found = await available(self.archive).page(query, before, limit, self.index.advance_clock, known)
         jobs = [shown for reading in found.readings if (shown := self.archived(reading)) is not None]
-        jobs += [self._archived_legacy(row) for row in found.legacy if not self._is_withheld(row.job_id)]
+        # Memory knows more IDs of a job than its tables: those that only rows of the log name, in their attrs.
+        jobs += [self._archived_legacy(row) for row in found.legacy if not self._is_owned(row.job_id)]
         return OtherJobs(jobs, found.next_before)
 
     async def legacy_record(self, name: str) -> LegacyRecord | None:

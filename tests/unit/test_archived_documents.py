@@ -61,10 +61,7 @@ async def test_a_page_has_no_row_of_failover_jobs_whose_id_memory_knows_as_that_
     record = JobRecord("j", status="running", started_at=BASE)
     named = Entry(1, BASE, "INFO", "a line", index.advance_clock(), "j", external_ids=("named-by-the-log",), by="attrs")
     index.apply([Reading("j", index.advance_clock(), record, ()), named], BASE)
-    undecided = LegacyRecord(2, "undecided", "pending", created_at=BASE)
-    index.apply_legacy([undecided], [], BASE)
-    rows = [LegacyRecord(1, "named-by-the-log", "failed", created_at=BASE), undecided]
-    rows.append(LegacyRecord(3, "legacy", "failed", created_at=BASE))
+    rows = [LegacyRecord(n, name, "failed", created_at=BASE) for n, name in enumerate(("named-by-the-log", "legacy"))]
 
     class Rows:
         async def page(self, *_: Any) -> JobsPage:

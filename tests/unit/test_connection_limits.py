@@ -106,6 +106,20 @@ def test_a_surplus_connection_stays_until_its_request_can_be_read_while_there_is
         assert len(listener.ended) == n + 1
 
 
+def test_a_connection_whose_request_has_come_does_not_end_for_the_next_one():
+    listener = Listener()
+    first = listener.accept("a")
+    assert first is not None
+    listener.connections.asks(first)
+    listener.busy("a", LIMIT * 3 // 4 - 1)
+    for _ in range(5):
+        listener.accept("a")
+    assert listener.ended == []
+    listener.connections.settle(first)
+    listener.accept("a")
+    assert listener.ended == ["a"]
+
+
 def test_a_connection_that_ends_twice_is_counted_once():
     listener = Listener()
     peer = listener.accept("a")

@@ -4,12 +4,12 @@ Problem. Each connection is a file descriptor. A client that takes all of them t
 and the checkpoint too, and a listener without one fails at every attempt to accept, as often as the loop lets it.
 
 Model. The process keeps `RESERVED` descriptors for itself; the others are the limit of connections. A connection is
-idle while no request of it is being answered. At the limit a new connection ends the one that has been idle longest, of
-the address that has most idle ones: a client that opens connections and asks nothing takes them from itself. Where none
-is idle, `SURPLUS` more are accepted, which may only ask for `/health/*`: a probe is answered whatever clients do.
-One that asks nothing ends for the next once all of these are taken, and not before: its request may be on its way.
-Beyond them nothing is accepted: new connections wait in the kernel's queue. The same holds for one address at three
-quarters of the limit, unless it is a trusted proxy; beyond its surplus its connections are closed.
+idle while no request of it is being answered, or has just come. At the limit a new connection ends the one that has
+been idle longest, of the address that has most idle ones: a client that opens connections and asks nothing takes them
+from itself. Where none is idle, `SURPLUS` more are accepted, which may only ask for `/health/*`: a probe is answered
+whatever clients do. One that asks nothing ends for the next once all of these are taken, and not before: its request
+may be on its way. Beyond them nothing is accepted: new connections wait in the kernel's queue. The same holds for one
+address at three quarters of the limit, unless it is a trusted proxy; beyond its surplus its connections are closed.
 
 A connection that was accepted begins in its turn, a few in one round of the event loop, addresses in turn: its
 transport, its handshake and its first request cost many times what accepting it does. So the kernel's queue is short,
@@ -62,6 +62,9 @@ another: the request of a probe must be read before that."""
 PROBE: Final = b"GET /health/"
 """How the request of a probe begins."""
 
+ASKS_WITHIN: Final = 1.0
+"""Seconds for which a connection is not idle whose first bytes had come when it was accepted."""
+
 PROBE_EVERY, PROBE_WITHIN = 0.005, 0.02
 """Seconds after which a new connection is read again for the request of a probe, and for how long."""
 
@@ -93,10 +96,11 @@ class Peer:
     `crowded`: it came while its address, or all of them, had as many as they may.
     """
 
-    __slots__ = ("address", "crowded", "end", "surplus")
+    __slots__ = ("address", "answering", "crowded", "end", "surplus")
 
     def __init__(self, address: str, *, crowded: bool, surplus: bool) -> None:
         self.address = address
+        self.answering = False
         self.crowded = crowded
         self.surplus = surplus
         self.end: Callable[[], object] = lambda: None
@@ -203,11 +207,21 @@ class Connections:
     def busy(self, peer: Peer) -> Iterator[None]:
         """A request of the connection is being answered while the block runs."""
         self._not_idle(peer)
+        peer.answering = True
         try:
             yield
         finally:
-            if peer in self._open:
-                self._now_idle(peer)
+            peer.answering = False
+            self.settle(peer)
+
+    def asks(self, peer: Peer) -> None:
+        """The connection is about to ask: it does not end for another one. Call `settle` some time later."""
+        self._not_idle(peer)
+
+    def settle(self, peer: Peer) -> None:
+        """The connection is idle again, unless a request of it is being answered."""
+        if peer in self._open and not peer.answering:
+            self._now_idle(peer)
 
     def describe(self) -> dict[str, Any]:
         """The part of readiness."""
@@ -360,6 +374,10 @@ class Acceptor:
 
     def _start(self, accepted: socket.socket, peer: Peer) -> None:
         accepted.setblocking(False)
+        asks_for_health = _asks_for_health(accepted)
+        if asks_for_health or (asks_for_health is False and not peer.surplus):
+            self._connections.asks(peer)  # Others may come faster than its request is read.
+            asyncio.get_running_loop().call_later(ASKS_WITHIN, self._connections.settle, peer)
         accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         task = asyncio.ensure_future(self._begin(accepted, peer))
         peer.end = task.cancel
@@ -383,12 +401,9 @@ class Acceptor:
         """True if the connection would wait for its turn, but asks for `/health/*`."""
         until = time.monotonic() + PROBE_WITHIN
         while self._tls is None and self._turns.waiting and time.monotonic() < until:
-            try:
-                return accepted.recv(len(PROBE), socket.MSG_PEEK) == PROBE
-            except BlockingIOError:  # it was accepted before its request came
-                await asyncio.sleep(PROBE_EVERY)
-            except OSError:
-                return False
+            if (asks := _asks_for_health(accepted)) is not None:
+                return asks
+            await asyncio.sleep(PROBE_EVERY)  # it was accepted before its request came
         return False
 
     def _begun(self, accepted: socket.socket, peer: Peer, task: asyncio.Task[None]) -> None:
@@ -400,6 +415,16 @@ class Acceptor:
         accepted.close()
         if error is not None and not isinstance(error, OSError | Refused):
             log.error("a connection could not begin", exc_info=error)
+
+
+def _asks_for_health(accepted: socket.socket) -> bool | None:
+    """True if the first bytes that the client has sent are those of a probe. None if nothing has come yet."""
+    try:
+        return accepted.recv(len(PROBE), socket.MSG_PEEK) == PROBE
+    except BlockingIOError:
+        return None
+    except OSError:
+        return False
 
 
 def _listening(family: int, address: Any) -> socket.socket:

@@ -34,6 +34,7 @@ from correlator.sinks.http.openapi.parts import (
     PROBLEM,
     RETRY,
     STATUS,
+    TEXTS,
     UNKNOWN,
     Answer,
     DateTime,
@@ -76,9 +77,9 @@ ENDPOINTS: Final = (
         (
             STATUS,
             JOB_TYPE,
-            Parameter("operation", list[str], f"Jobs of one of these operations. {LISTED}"),
+            Parameter("operation", TEXTS, f"Jobs of one of these operations. {LISTED}"),
             CONTEXT_ID,
-            Parameter("parent_job_id", list[str], f"Children of one of these jobs. {LISTED}"),
+            Parameter("parent_job_id", TEXTS, f"Children of one of these jobs. {LISTED}"),
             INSTANCE,
             Parameter(
                 "q",
@@ -146,7 +147,9 @@ ENDPOINTS: Final = (
             ),
             Parameter("level", Level, "The least level; `DEBUG`: all."),
             Parameter(
-                "step", list[Annotated[int, Meta(ge=1, le=MAX_STEP_ID)]], f"Rows of one of these steps, by ID. {LISTED}"
+                "step",
+                Annotated[list[Annotated[int, Meta(ge=1, le=MAX_STEP_ID)]], Meta(min_length=1)],
+                f"Rows of one of these steps, by ID. {LISTED}",
             ),
             Parameter(
                 "q", Annotated[str, Meta(max_length=MAX_TEXT)], "Rows with this text in message or attrs, in any case."

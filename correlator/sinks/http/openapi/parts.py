@@ -91,11 +91,14 @@ ID: Final = Parameter(
 ETAG: Final = (("ETag", 'The revision: `"{epoch}-{rev}"`.'),)
 
 LISTED: Final = "Repeated, or with commas between."
-STATUS: Final = Parameter("status", list[JobStatus], f"Jobs that have one of these. {LISTED}")
-JOB_TYPE: Final = Parameter("job_type", list[str], f"Jobs of one of these types. {LISTED}")
-CONTEXT_ID: Final = Parameter("context_id", list[str], f"Jobs of one of these contexts. {LISTED}")
+TEXTS: Final = Annotated[list[Annotated[str, Meta(pattern="[^,]")]], Meta(min_length=1)]
+STATUS: Final = Parameter(
+    "status", Annotated[list[JobStatus], Meta(min_length=1)], f"Jobs that have one of these. {LISTED}"
+)
+JOB_TYPE: Final = Parameter("job_type", TEXTS, f"Jobs of one of these types. {LISTED}")
+CONTEXT_ID: Final = Parameter("context_id", TEXTS, f"Jobs of one of these contexts. {LISTED}")
 INSTANCE: Final = Parameter(
-    "instance", list[str], f"Jobs of one of these appliances, at a gateway; elsewhere no job has one. {LISTED}"
+    "instance", TEXTS, f"Jobs of one of these appliances, at a gateway; elsewhere no job has one. {LISTED}"
 )
 LIMIT: Final = Parameter(
     "limit", Annotated[int, Meta(ge=1, le=MAX_LIMIT)], f"Most items per page; {DEFAULT_LIMIT} by default."
