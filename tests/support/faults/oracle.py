@@ -33,6 +33,9 @@ KINDS = {
     for how in hows.split()
 }
 
+WITH_ROW = frozenset(KINDS.values())
+"""The kinds of event that a lifecycle row gives."""
+
 AS_PRINTED = conversions | {FIELD_TYPE.DATETIME: str, FIELD_TYPE.TIMESTAMP: str}
 
 
