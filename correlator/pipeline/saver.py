@@ -103,6 +103,7 @@ class Saver:
             mirrored = self._stream is not None and self._stream.writable and time.monotonic() >= self._stream_at
             if mirrored and self._stream is not None and self._stream.everything:
                 self._mark_everything()
+            as_of = time.monotonic()
             with timed("checkpoint"):
                 cluster, position = self._cluster()
                 changes = Changes(
@@ -134,8 +135,8 @@ class Saver:
                 await mirroring
             if self._error is not None:
                 log.info("the checkpoint is written again")
-            self._error, self._saved_at, self._written = None, time.monotonic(), changes
-            metrics.CHECKPOINT_SECONDS.observe(self._saved_at - began)
+            self._error, self._saved_at, self._written = None, as_of, changes
+            metrics.CHECKPOINT_SECONDS.observe(time.monotonic() - began)
 
     def _is_saved(self, changes: Changes) -> bool:
         """True if the file has this state and was written less than `UNCHANGED_EVERY` seconds ago."""

@@ -89,7 +89,7 @@ ENDPOINTS: Final = (
             ),
             Parameter(
                 "text",
-                str,
+                Annotated[str, Meta(pattern=rf"^\s*(\S+\s+){{0,{MAX_WORDS - 1}}}\S*\s*$")],
                 f"Words, of which each is searched as `q`, and also in the operation, in an error, and in the name of"
                 f" a step; at most {MAX_WORDS}. It is slower.",
             ),
