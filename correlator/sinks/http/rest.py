@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import re
 from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any, Final
@@ -41,6 +42,10 @@ DEFAULT_LIMIT = 100
 MAX_WORDS = 8
 """Words of one search: each is compared with every text of a job."""
 
+SPACE: Final = r"\t\n\v\f\r \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+"""What separates words, for a class of a regular expression. Every language reads it alike, unlike `\\s`."""
+
+_WORD: Final = re.compile(f"[^{SPACE}]+")
 _STATUSES: Final = [s.value for s in Status if s is not Status.SKIPPED]
 _OF_LINES: Final = ("level", "step", "q", "since")
 _FILTERS: Final = ("status", "job_type", "operation", "context_id", "parent_job_id", "instance")
@@ -179,7 +184,7 @@ def _query(request: web.Request) -> JobQuery:
     since, until = _time(request, "since"), _time(request, "until")
     if since is not None and until is not None and until <= since:
         raise BadRequest(f"until={request.query['until']!r}: expected a time after since={request.query['since']!r}")
-    words = frozenset(request.query.get("text", "").split())
+    words = frozenset(_WORD.findall(request.query.get("text", "")))
     if len(words) > MAX_WORDS:
         raise BadRequest(f"text: expected at most {MAX_WORDS} words, not {len(words)}")
     return JobQuery(

@@ -49,6 +49,7 @@ from correlator.sinks.http.rest import (
     MAX_TEXT,
     MAX_WAIT,
     MAX_WORDS,
+    SPACE,
 )
 from correlator.sinks.payloads import (
     DirectReply,
@@ -89,7 +90,7 @@ ENDPOINTS: Final = (
             ),
             Parameter(
                 "text",
-                Annotated[str, Meta(pattern=rf"^\s*(\S+\s+){{0,{MAX_WORDS - 1}}}\S*\s*$")],
+                Annotated[str, Meta(pattern=f"^[{SPACE}]*([^{SPACE}]+[{SPACE}]+){{0,{MAX_WORDS - 1}}}[^{SPACE}]*$")],
                 f"Words, of which each is searched as `q`, and also in the operation, in an error, and in the name of"
                 f" a step; at most {MAX_WORDS}. It is slower.",
             ),
