@@ -76,7 +76,6 @@ test-soak: servers $(DEV)
 	@$(BIN)/python -m pytest -m long tests/acceptance/test_soak.py $(ARGS)
 
 # One fault after the other; they measure time, so nothing else should run meanwhile.
-test-faults: SERVERS += faketime:faketime
 test-faults: servers $(DEV)
 	@$(BIN)/python -m pytest -m "long or not long" tests/acceptance/faults $(ARGS)
 
@@ -203,7 +202,7 @@ $(DEV): requirements/dev.txt pyproject.toml
 # The programs that tests start for themselves: PROGRAM:DEBIAN-PACKAGE. Installed, they are not started: policy-rc.d says no.
 SERVERS := mariadbd:mariadb-server mosquitto:mosquitto mosquitto_sub:mosquitto-clients openssl:openssl \
            chromium:chromium chromium-headless-shell:chromium-headless-shell node:nodejs tsc:node-typescript curl:curl \
-           nginx:nginx caddy:caddy prometheus-alertmanager:prometheus-alertmanager
+           nginx:nginx caddy:caddy prometheus-alertmanager:prometheus-alertmanager faketime:faketime
 servers:
 	@PATH="$$PATH:/usr/local/sbin:/usr/sbin"; missing=""; \
 	for server in $(SERVERS); do \

@@ -1,7 +1,7 @@
 """The work of requests runs in classes, each with a bound for all clients and for each address, and in a fair order.
 
 Problem. The event loop runs whatever is ready before it reads from its sockets again: 200 handlers of 1 ms are a stop
-of 200 ms, and rows, probes and websockets wait for it. A queue in order of arrival belongs to whoever asks most.
+of 200 ms, and rows, probes and websockets wait for it. A queue in order of arrival serves the client that asks most.
 
 Model. Work that may take long waits for a turn of its class (`Turns`). A class runs a few pieces at once, and begins
 the next one only in the next round of the event loop, so that everything else runs in between. Addresses take turns:

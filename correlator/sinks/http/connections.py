@@ -16,7 +16,7 @@ transport, its handshake and its first request cost many times what accepting it
 and a probe is found among those that wait: it begins at once, as its request can be read without a transport (not with
 TLS).
 
-Invariants. Whoever accepts does it for a bounded time, and rests after an error. Event loop's thread only.
+Invariants. Accepting takes a bounded time, and pauses after an error. Event loop's thread only.
 """
 
 from __future__ import annotations
