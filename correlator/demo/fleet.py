@@ -69,7 +69,7 @@ async def fleet_main(
         seed: The same seed makes the same jobs; it requires an empty directory.
 
     Raises:
-        CorrelatorError: nats-server is not installed, the port is in use, or a program ended.
+        CorrelatorError: nats-server is not installed, the port is in use, or a program did not start.
     """
     binary = installed()
     if binary is None:
@@ -90,7 +90,7 @@ async def fleet_main(
 async def _run(
     binary: Path, folder: Path, appliances: int, port: int, rate: float, seed: int, notes: list[str]
 ) -> None:
-    """Start everything, print the addresses, and run until cancelled. Raises CorrelatorError if a program ends."""
+    """Start everything, print the addresses, and run until cancelled. Raises: CorrelatorError if one does not start."""
     cluster = free_port()
     urls = [f"http://127.0.0.1:{at}" for at in (port, *(free_port() for _ in range(GATEWAYS - 1)))]
     with one_error():
@@ -122,8 +122,14 @@ async def _run(
             await _ready(programs, [*(one.collector for one in fleet), *urls])
             await fleet[0].traffic.first()
             _announce(fleet, urls, cluster, folder, notes)
+            # 4. One that ends ends no other, as on hosts of their own.
             for program in (nats, *programs):
-                group.create_task(program.ends(), name="demo-program")
+                group.create_task(_report_end(program), name="demo-program")
+
+
+async def _report_end(program: Program) -> None:
+    how = await program.end()
+    click.echo(f"  ended      {how}\n  the others go on; start it again: {program.command}", err=True)
 
 
 async def _play(

@@ -5,6 +5,7 @@ the demo only, which stops the programs in reverse order; it has ended when its 
 """
 
 import asyncio
+import shlex
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -29,10 +30,11 @@ class ProgramError(CorrelatorError):
 
 
 class Program:
-    """One running program. `name` is for messages; `log` has its output."""
+    """One running program. `name` is for messages; `command` started it; `log` has its output."""
 
-    def __init__(self, name: str, process: asyncio.subprocess.Process, log: Path) -> None:
+    def __init__(self, name: str, command: str, process: asyncio.subprocess.Process, log: Path) -> None:
         self.name = name
+        self.command = command
         self._process = process
         self._log = log
 
@@ -47,13 +49,15 @@ class Program:
         except TimeoutError:
             raise ProgramError(f"{self.name} was not usable within {within:.0f} s{self._said()}") from None
 
-    async def ends(self) -> None:
-        """Wait for its end, which raises ProgramError: the demo ends no program before itself."""
+    async def end(self) -> str:
+        """Wait for its end. Returns how it ended, and the last lines of its output."""
         await self._process.wait()
-        raise ProgramError(self._ended())
+        return self._ended()
 
     def _ended(self) -> str:
-        return f"{self.name} ended with code {self._process.returncode}{self._said()}"
+        code = self._process.returncode or 0
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+        return f"{self.name} {how}{self._said()}"
 
     def _said(self) -> str:
         try:
@@ -78,7 +82,7 @@ async def running(
             start_new_session=True,
         )
     try:
-        yield Program(name, process, log)
+        yield Program(name, shlex.join(map(str, command)), process, log)
     finally:
         await _stop(process)
 

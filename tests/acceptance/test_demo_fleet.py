@@ -29,11 +29,12 @@ pytestmark = pytest.mark.timeout(400)
 @pytest.fixture
 async def printed(tmp_path: Path) -> AsyncIterator[list[str]]:
     """The lines of a fleet that runs. After the test it is interrupted, and has to end cleanly."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "correlator", "demo", "--fleet", str(APPLIANCES), "--port", "0", "--rate", "20"),
-        *("--directory", str(tmp_path / "fleet")),
-        cwd=REPOSITORY, env=environ(tmp_path), stdout=asyncio.subprocess.PIPE,
-    )  # fmt: skip
+    with errors(tmp_path).open("wb") as stderr:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "correlator", "demo", "--fleet", str(APPLIANCES), "--port", "0", "--rate", "20"),
+            *("--directory", str(tmp_path / "fleet")),
+            cwd=REPOSITORY, env=environ(tmp_path), stdout=asyncio.subprocess.PIPE, stderr=stderr,
+        )  # fmt: skip
     assert process.stdout is not None
     lines: list[str] = []
     try:
@@ -47,8 +48,14 @@ async def printed(tmp_path: Path) -> AsyncIterator[list[str]]:
             process.send_signal(signal.SIGINT)
         async with asyncio.timeout(START_WITHIN):
             assert await process.wait() == 0
-    listed = await asyncio.to_thread(subprocess.run, ["ps", "-eo", "args"], capture_output=True, text=True, check=True)
+    listed = await asyncio.to_thread(
+        subprocess.run, ["ps", "-eww", "-o", "args"], capture_output=True, text=True, check=True
+    )
     assert str(tmp_path) not in listed.stdout
+
+
+def errors(folder: Path) -> Path:
+    return folder / "stderr"
 
 
 def environ(home: Path) -> dict[str, str]:
@@ -100,6 +107,27 @@ async def test_both_gateways_serve_every_appliance_and_each_line_works(printed: 
         assert process.returncode == 0, (command, said.decode())
         if name == "check":
             assert b"holds the lease of dc1" in said
+
+
+async def test_a_part_that_is_killed_ends_no_other_and_the_demo_says_how_to_start_it(
+    printed: list[str], tmp_path: Path
+):
+    listed = await asyncio.to_thread(
+        subprocess.run, ["ps", "-eww", "-o", "pid,args"], capture_output=True, text=True, check=True
+    )
+    programs = {"nats-server": "nats/nats-server.conf", "gateway 2": "gateway2/correlator.toml"}
+    for file in programs.values():
+        (found,) = (
+            line for line in listed.stdout.splitlines() if line.endswith(f"fleet/{file}") and str(tmp_path) in line
+        )
+        os.kill(int(found.split()[0]), signal.SIGKILL)
+    said = errors(tmp_path)
+    await eventually(lambda: said.read_text().count("start it again: ") == len(programs))
+    assert all(f"{name} was killed by signal 9" in said.read_text() for name in programs)
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE)) as session:
+        for url in (named(printed, "gateway")[0], *(line.split()[0] for line in named(printed, "collector"))):
+            async with session.get(f"{url}/health/live") as response:
+                assert response.status == 200
 
 
 async def test_a_port_in_use_ends_the_fleet_before_anything_starts(tmp_path: Path):
