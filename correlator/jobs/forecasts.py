@@ -19,9 +19,11 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import Enum
 from typing import Literal
+
+from msgspec.structs import replace
 
 from correlator.jobs.accuracy import Accuracy
 from correlator.jobs.bounded import BoundedDict
@@ -31,7 +33,7 @@ from correlator.jobs.horizon import FOR_EVER, Horizon
 from correlator.jobs.job_view import vm_name
 from correlator.jobs.model.facts import Kind, Status
 from correlator.jobs.model.forecasts import Comparison, JobForecast, PersistedForecast, State
-from correlator.jobs.model.rows import Micros
+from correlator.jobs.model.rows import Micros, StepRecord
 from correlator.jobs.model.views import JobView, PublishedJob
 from correlator.jobs.schedule import Schedule
 from correlator.jobs.timers import ended_at
@@ -100,7 +102,11 @@ class Forecasts:
     # -- published jobs
 
     def of(self, view: JobView, old: PublishedJob | None, alive_at: Micros, now: Micros) -> JobForecast | None:
-        """The forecast to publish with a changed view. `old`: what was published of the job before."""
+        """The forecast to publish with a changed view. `old`: what was published of the job before.
+
+        Percent does not fall while the same steps run, whatever it rests on: what clients see is held until the new
+        one has caught up, or until a step begins, or begins again.
+        """
         if view.source != "joblog":
             return None
         known_to = self._horizon.known_to(now, alive_at)
@@ -110,13 +116,13 @@ class Forecasts:
         if tracked is not None and old is not None:
             tracked.advance(old.forecast, now)
         if view.status is Status.RUNNING:
-            return self._running(view, alive_at, known_to, now)
+            return _held(self._running(view, alive_at, known_to, now), old, view)
         self._checks.discard(view.job_id)
         if not view.terminal:
             self._reopen(view.job_id)  # It is pending, and goes on with its percent if it runs again.
             return None
         self._tracked.pop(view.job_id, None)
-        return self._end(view, old, tracked)
+        return _held(self._end(view, old, tracked), old, view)
 
     def announcement(self, job_id: str, forecast: JobForecast | None, now: Micros) -> Kind | None:
         """The event that a job is late or overdue, if it has not been announced yet. Each is announced once.
@@ -188,7 +194,7 @@ class Forecasts:
                     return None
         if tracked is not None:
             tracked.advance(shown.forecast, now)
-        made = self._running(view, shown.alive_at, known_to, now)
+        made = _held(self._running(view, shown.alive_at, known_to, now), shown, view)
         return made if made != shown.forecast else None
 
     # -- history
@@ -355,6 +361,23 @@ class Forecasts:
         """Check the forecast in 1/20 of `remaining` microseconds, unless it will be checked before that."""
         shortest, longest = CHECK_AFTER
         self._checks.put_earlier(job_id, now + min(max(remaining // 20, shortest), longest))
+
+
+def _held(made: JobForecast | None, old: PublishedJob | None, view: JobView) -> JobForecast | None:
+    """`made`, with no less percent than `old` while the same steps run, and at their failure."""
+    if made is None or made.percent is None or old is None or made.percent >= old.percent:
+        return made
+    if old.view.status is not Status.RUNNING or not _same_steps(old.view.steps, view.steps):
+        return made
+    return replace(made, percent=old.percent)
+
+
+def _same_steps(old: Sequence[StepRecord], new: Sequence[StepRecord]) -> bool:
+    """True if no step has begun since `old`, or begun again."""
+    return len(old) == len(new) and all(
+        was is now or (was.id == now.id and (was.status == "running" or now.status != "running"))
+        for was, now in zip(old, new, strict=True)
+    )
 
 
 def _is_due(schedule: Schedule, now: Micros) -> bool:

@@ -86,7 +86,7 @@ def document(shown: PublishedJob, *, steps: bool = True) -> shapes.Document:
         "updated_at": rfc3339(shown.updated_at),
         "duration_seconds": seconds(view.started_at, view.ended_at if view.terminal else now),
         "progress": {
-            "percent": forecast.percent if forecast is not None and forecast.percent is not None else view.percent,
+            "percent": shown.percent,
             "basis": forecast.basis if forecast is not None and forecast.basis is not None else view.basis,
             "steps_done": counts["completed"],
             "steps_failed": counts["failed"],

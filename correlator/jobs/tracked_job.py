@@ -97,6 +97,8 @@ class TrackedJob:
         running = self.running
         if published is None or published.forecast is None or published.percent is None or running.percent is None:
             return
+        if published.percent > round(running.percent, 1):
+            return  # It is held: see `Forecasts.of`.
         made = published.forecast
         if running.reported is None and made.state is not State.OVERDUE:
             shown = percent_by_clock(

@@ -90,19 +90,18 @@ class AllTransports:
         return [(e["kind"], e["job_id"]) for e in self.events[transport] if e["kind"] in ("job.late", "job.overdue")]
 
     def falls(self) -> list[str]:
-        """Percents that fell while a job ran, or when it failed. `steps` seen may become more, so those may fall."""
+        """Percents that fell while the same steps ran, or when the job failed."""
         found = []
         for transport in TRANSPORTS:
-            shown: dict[str, float] = {}
+            shown: dict[str, tuple[float, int]] = {}
             for _, job in self.seen[transport]:
-                percent, basis = job["progress"]["percent"], job["progress"]["basis"]
-                before = shown.get(job["job_id"], 0.0)
-                if percent < before:
-                    found.append(f"{transport}: {job['job_id']} from {before} to {percent}, {basis}, {job['status']}")
+                percent, steps = job["progress"]["percent"], job["progress"]["steps_seen"]
+                before, were = shown.get(job["job_id"], (0.0, steps))
+                if percent < before and steps == were:
+                    found.append(f"{transport}: {job['job_id']} from {before} to {percent}, {job['status']}")
                 if percent >= 100 and job["status"] != "completed":
                     found.append(f"{transport}: {job['job_id']} at {percent} while {job['status']}")
-                if basis in ("history", "reported"):
-                    shown[job["job_id"]] = percent
+                shown[job["job_id"]] = percent, steps
         return found
 
     def disagreements(self) -> list[str]:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from correlator.client.remaining import remaining
 from correlator.jobs import forecasts as forecasts_module
+from correlator.jobs import job_document, shapes
 from correlator.jobs.forecast.place import EndedRun, StepTimes
 from correlator.jobs.forecasts import CHECK_AFTER
 from correlator.jobs.index import Index
@@ -31,6 +32,7 @@ from tests.support.forecast_index import (
     of_operation,
     pass_time,
     read,
+    restarted,
     seconds_left,
     step,
     usual,
@@ -251,22 +253,84 @@ def test_a_job_that_seemed_to_have_failed_for_a_moment_goes_on_with_its_percent(
 @given(facts(lasting=True), st.lists(jumps, min_size=15, max_size=15), st.integers(0, 12))
 def test_percent_never_falls_while_a_job_runs_whatever_the_rows_tables_and_clock_say(found, jumped, known):
     index = knowing(*brief(known))
-    shown: dict[str, float] = {}
+    shown: dict[str, list[shapes.Progress]] = {}
     now = BASE
     for fact, jump in zip(found, jumped, strict=False):
         now += jump
         outcomes = index.renew_forecasts(now, learn=True), index.expire(now), index.apply([of_operation(fact)], now)
         for change in (change for outcome in outcomes for change in outcome.changes):
             job = change.new
-            if job is None or job.view.terminal:
+            if job is None or job.view.status != "running":
                 shown.pop(change.job_id, None)
-            elif job.view.status == "running" and job.forecast is not None and job.forecast.percent is not None:
-                assert shown.get(change.job_id, 0.0) <= job.forecast.percent <= 99
-                shown[change.job_id] = job.forecast.percent
-                if (made := job.forecast.forecast) is not None:
-                    assert made.as_of <= made.p50 <= made.p90
-            elif job.view.status == "running":
-                assert change.job_id not in shown, "a percent that was shown stays"
+                continue
+            progress = job_document.document(job)["progress"]
+            before = shown.setdefault(change.job_id, [])
+            assert 0 <= progress["percent"] <= 99
+            if {of["basis"] for of in [*before, progress]} in ({"history"}, {"reported"}):
+                assert not before or before[-1]["percent"] <= progress["percent"]
+            before.append(progress)
+            if job.forecast is not None and (made := job.forecast.forecast) is not None:
+                assert made.as_of <= made.p50 <= made.p90
+
+
+@given(st.lists(st.sampled_from(["begin", "end", "again", "learn", "wait", *range(0, 120, 20)]), max_size=20))
+def test_percent_falls_only_where_a_step_begins_whatever_it_rests_on(actions):
+    index, steps, percent, at = knowing(), dict[str, StepRecord](), None, 1.0
+    read(index, at)
+    for action in actions:
+        before, at = document(index)["progress"]["percent"], at + 3
+        running = [name for name, found in steps.items() if found.status == "running"]
+        begins = action == "begin" or (action == "again" and len(running) < len(steps))
+        if action == "begin":
+            name = f"s{len(steps)}"
+            steps[name] = step(len(steps) + 1, name, at)
+        elif action == "end" and running:
+            steps[running[0]] = step(steps[running[0]].id, running[0], at - 3, at)
+        elif begins:
+            name = next(name for name in steps if name not in running)
+            steps[name] = step(steps[name].id, name, at)
+        elif action == "learn":
+            index.forecasts.learn_history(usual(3))
+        elif isinstance(action, int):
+            percent = action
+        if action == "wait":
+            pass_time(index, at, since=at - 3)
+        else:
+            read(index, at, *steps.values(), percent_complete=percent, external_job_id=f"x{at}")
+        assert begins or document(index)["progress"]["percent"] >= before
+        assert document(index)["progress"]["percent"] <= 99
+
+
+@pytest.mark.parametrize(("percents", "known"), [((0, 20, 60), 0), ((None, None, None), 20)])
+def test_what_the_steps_said_is_held_until_the_next_step_when_another_basis_says_less(percents, known):
+    index = knowing()
+    done, copying = step(1, "snapshot", 0, 10), step(2, "copy", 10)
+    read(index, 11, done, copying)
+    assert document(index)["progress"]["percent"] == 50.0
+    index.forecasts.learn_history(usual(known))
+    for at, percent in zip((12, 14, 16), percents, strict=True):
+        read(index, at, done, copying, percent_complete=percent, external_job_id=f"x{at}")
+        assert document(index)["progress"]["basis"] == ("history" if known else "reported")
+        assert document(index)["progress"]["percent"] == max(50.0, percent or 0)
+    if known:
+        pass_time(index, 18, since=16)
+        before = remaining({**document(index)}, BASE / SECOND + 19)
+        assert before is not None
+        assert before.percent == 50.0
+        read(index, 19, done, copying, step(3, "check", 19))
+        assert 10 < document(index)["progress"]["percent"] < 30
+
+
+def test_a_percent_that_is_held_is_held_after_a_restart():
+    index = knowing(*usual(2))
+    steps = step(1, "snapshot", 0, 10), step(2, "copy", 10)
+    read(index, 11, *steps)
+    read(index, 12, *steps, percent_complete=5)
+    index = restarted(index, BASE + 13 * SECOND)
+    read(index, 14, *steps, percent_complete=6)
+    assert document(index)["progress"]["percent"] == 50.0
+    read(index, 15, *steps, step(3, "check", 15), percent_complete=7)
+    assert document(index)["progress"]["percent"] == 7.0
 
 
 @pytest.mark.parametrize("end", ["failed", None])

@@ -294,24 +294,16 @@ def test_a_bar_that_moved_on_before_the_next_document_came_does_not_go_back() ->
     assert percents.of([job], NOW)["a"] == moved
     failed, completed = (ended(status) | {"job_id": "a"} for status in ("failed", "completed"))
     assert percents.of([failed], NOW)["a"] == moved
-    assert percents.of([completed], NOW)["a"] == completed["progress"]["percent"]
+    completed["progress"] = completed["progress"] | {"percent": 100.0}
+    assert percents.of([completed], NOW)["a"] == 100.0
     assert percents.of([job], NOW)["a"] < moved, "it ran again"
 
 
-def test_a_bar_does_not_go_back_while_the_same_steps_run_whatever_its_percent_rests_on() -> None:
-    def job(percent: float, basis: str = "steps", status: str = "running", *, seen: int = 2, done: int = 1) -> Any:
-        counts = {"steps_done": done, "steps_failed": 0, "steps_skipped": 0, "steps_seen": seen}
-        return document("a", status, progress={"percent": percent, "basis": basis} | counts)
+def test_a_bar_goes_back_only_where_a_document_has_less_than_the_one_before() -> None:
+    def job(percent: float) -> Any:
+        return document("a", **forecast()) | {"progress": {"percent": percent, "basis": "history"}}
 
     percents = Percents()
-    seen = [
-        job(50.0),
-        job(0.0, "reported"),
-        job(0.0, "history") | {"forecast": forecast()["forecast"], "started_at": None},
-        job(33.3, seen=3),
-        job(66.7, seen=3, done=2),
-        job(60.0, seen=3, done=2),
-        job(33.3, seen=3, done=1),
-        job(0.0, seen=3, done=1, status="pending"),
-    ]
-    assert [percents.of([each], NOW)["a"] for each in seen] == [50.0, 50.0, 50.0, 33.3, 66.7, 66.7, 33.3, 0.0]
+    seen = [(job(30.0), 0), (job(30.0), 30), (job(31.0), 0), (job(20.0), 0), (job(20.0), 1)]
+    shown = [percents.of([each], NOW + later)["a"] for each, later in seen]
+    assert shown[0] < shown[1] == shown[2] > shown[3] < shown[4]

@@ -104,6 +104,12 @@ class PublishedJob(Struct, frozen=True, gc=False):
     def job_id(self) -> str:
         return self.view.job_id
 
+    @property
+    def percent(self) -> float:
+        """The percent that clients see: that of the forecast, or the view's if the forecast has none."""
+        made = self.forecast
+        return made.percent if made is not None and made.percent is not None else self.view.percent
+
 
 class LogLine(Struct, frozen=True, gc=False):
     """One log row of a job as it is published. `attrs` holds the parsed value."""

@@ -5,37 +5,26 @@ import { about, duration, endTime, moment, rounded } from "./times.js";
 import { counted, shownLateness } from "./words.js";
 
 /**
- * The progress of one job after the other. Its percent does not fall while the same steps run, whatever it rests on; with
- * a forecast it never falls while the job runs, nor when it fails. `terminal/percents.py` does the same.
+ * The progress of one job after the other. Its percent goes on by the clock, and goes back only where a document has less
+ * than the one before: the daemon's do not while the same steps run. `terminal/percents.py` does the same.
  */
 export class Progress {
   #job = null;
-  #left = null;
   #percent = null;
 
   /** `{left, percent}` at `now`: `left` as `remaining` of client.js returns it, `percent` null if it is not known. */
   at(job, now) {
-    const was = this.#job?.job_id === job.job_id ? this.#job : null;
-    const before = was === null ? null : this.#left;
-    const hasFailed = job.terminal && job.status !== "completed";
-    const left = remaining(job, now, before);
+    const goesOn = this.#job?.job_id === job.job_id && percentOf(job) >= percentOf(this.#job);
+    const left = remaining(job, now);
+    const percent = left?.percent ?? percentOf(job);
     this.#job = job;
-    this.#left = left ?? (hasFailed ? before : null);
-    const known = this.#left?.percent ?? job.progress?.percent ?? null;
-    const isHeld = hasFailed ? before !== null : was !== null && runsOn(was, job);
-    this.#percent = isHeld && known !== null ? Math.max(known, this.#percent ?? 0) : known;
+    this.#percent = goesOn && percent !== null ? Math.max(percent, this.#percent) : percent;
     return { left, percent: this.#percent };
   }
 }
 
-/** True if the job runs, and no step has begun, or begun again, since the document `was`. */
-function runsOn(was, job) {
-  const [old, now] = [was.progress ?? {}, job.progress ?? {}];
-  return !job.terminal && was.status === job.status && old.steps_seen === now.steps_seen && ended(old) <= ended(now);
-}
-
-function ended({ steps_done: done = 0, steps_failed: failed = 0, steps_skipped: skipped = 0 }) {
-  return done + failed + skipped;
+function percentOf(job) {
+  return job.progress?.percent ?? null;
 }
 
 /**
