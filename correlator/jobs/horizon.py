@@ -6,10 +6,11 @@ reads a backlog, nothing seems to happen to any job, although all of them may go
 Model: the source reports each time that it has read all of the log, or all of the tables. The earlier of the two times
 is the time at which jobs are judged (`judged_at`). It may be `JUDGED_WITHIN` behind the clock; beyond that, nothing is
 judged. Silence is measured in watched time. It stands while the daemon cannot see, and no clock that is set moves it:
-of the time between two reports, at most `SEEN_AT_ONCE` counts, by a clock that nobody sets.
+of the time between two reports, at most `SEEN_AT_ONCE` counts, by a clock that nobody sets. The same holds for the log
+alone (`log_watched`): a row that is not there may come until the log could be written and read for a while.
 
-Invariants: watched time never goes back, also not across a restart (`restore`). It needs no comparison of the daemon's
-clock with the appliance's.
+Invariants: watched time never goes back, that of both parts also not across a restart (`restore`). It needs no
+comparison of the daemon's clock with the appliance's.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ JUDGED_WITHIN: Micros = 60_000_000
 
 SEEN_AT_ONCE: Micros = 5_000_000
 """Microseconds of watched time between two reports. A database that is slower delays that a silent job is stalled."""
+
+LOG_SEEN_AT_ONCE: Micros = 1_000_000
+"""The same of the log alone. A slower one delays that a transition is announced without its row."""
 
 FOR_EVER: Micros = (1 << 63) - 1
 """A time later than any other, in microseconds."""
@@ -53,6 +57,7 @@ class Horizon:
         """Watched time at the end of the last run. None once this run watches."""
         self._latest: Micros = 0
         """The latest watched time by the clock, while whatever is committed is known at once."""
+        self._log_watched: Micros = 0
 
     @property
     def log_read_to(self) -> Micros:
@@ -96,9 +101,25 @@ class Horizon:
             return self.watched(now)
         return min(max(self.watched(now), last), last + SEEN_AT_ONCE)
 
+    def log_watched(self, now: Micros) -> Micros:
+        """Watched time of the log alone, up to the last report on it. Only differences have a meaning."""
+        return self._watch(now) if self.log_read_to == FOR_EVER else self._log_watched
+
+    def log_watched_from(self, now: Micros) -> Micros:
+        """The same at the first report that covers `now`, at the latest."""
+        return self._watch(now) if self.log_read_to == FOR_EVER else self._log_watched + LOG_SEEN_AT_ONCE
+
     def report(self, part: Part, at: Micros, uptime: Micros) -> None:
-        """Report that all of `part` was read as it was at `at`. `uptime`: that time by a clock that nobody sets."""
+        """Report that all of `part` was read as it was at `at`. `uptime`: that time by a clock that nobody sets.
+
+        A report on an earlier time than the last one says nothing new.
+        """
+        known = self._read[part][1]
+        if uptime < known:
+            return
         self._read[part] = at, uptime
+        if part is Part.LOG:
+            self._log_watched += min(uptime - known, LOG_SEEN_AT_ONCE)
         read_to, uptime = min(self._read.values(), key=lambda times: times[1])
         if read_to in (0, FOR_EVER):
             return  # The other part has not been read yet, or need not be.

@@ -123,10 +123,10 @@ class Index:
         """
         loading, self.loading = self.loading, True
         self._clock = state.last_observed_at
-        self._transitions.restore(state.pending_events)
         self._removed.restore(state.removed)
         self.published.leave_out(state.newest_removed)
         self.horizon.restore(state.watched, now)
+        self._transitions.restore((event for _, event in state.pending_events), self.horizon.log_watched_from(now))
         self.published.silence.judged_to = state.watched
         parents = dict[str, None]()
         for part in chunks(jobs, RESTORED_AT_ONCE):
@@ -177,7 +177,7 @@ class Index:
                 if _gets_its_first_steps(before, job):
                     with_first_steps.add(fact.job_id)
                 past = out.past or fact.job_id in self.published.incomplete or fact.job_id in with_first_steps
-                out.lost += self._lost_rows.compare(before, job, now, past=past)
+                out.lost += self._lost_rows.compare(before, job, self.horizon, now, past=past)
                 continue
             job_id = self._attributor.attribute(fact, now, out)
             if job_id is not None and not self._skips(fact, job_id):
@@ -254,7 +254,7 @@ class Index:
         for job_id in expired:
             self._forget(job_id, "retention", now, out)
         out.attributed += self._attributor.expire(now)
-        out.events += self._transitions.due(now, self.horizon.log_read_to)
+        out.events += self._transitions.due(self.horizon.log_watched(now))
         return out
 
     def renew_forecasts(self, now: Micros, *, learn: bool) -> Outcome:

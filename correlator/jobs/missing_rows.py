@@ -4,6 +4,9 @@ JobLog writes the table first and the log row up to seconds later. A difference 
 after it has lasted for `GRACE`. Then `Transitions` announces the transition without its row, and `LostRows` counts the
 row as lost. `Transitions` compares what is published with the log. `LostRows` compares the tables themselves, also the
 texts of errors and the percentages.
+
+A log that the daemon cannot read may be one that JobLog cannot write. So the grace is watched time of the log
+(`Horizon.log_watched`), which stands while the log cannot be read.
 """
 
 from __future__ import annotations
@@ -14,13 +17,14 @@ from typing import Literal, TypeAlias, get_args
 from msgspec import Struct
 
 from correlator.jobs.bounded import BoundedDict
+from correlator.jobs.horizon import Horizon
 from correlator.jobs.model.changes import Event
 from correlator.jobs.model.facts import ENDED, STATUS_OF, Job, JobEvent, Kind, Status, StepEvents
 from correlator.jobs.model.rows import Micros, StepRecord
 from correlator.jobs.model.views import JobView
 
 GRACE = 5_000_000
-"""Microseconds that a log row may lag behind its table row."""
+"""Microseconds of watched time that a log row may lag behind its table row."""
 
 MAX_PENDING_TRANSITIONS = 50_000
 """Transitions that wait for their log row. Beyond that, the oldest are dropped and counted."""
@@ -59,7 +63,7 @@ class Transitions:
     """Transitions that wait for their log row, in the order in which table queries found them. Bounded.
 
     If the row arrives within `GRACE`, it becomes the event. Otherwise the transition becomes an event without a row.
-    While the daemon is still reading a backlog of the log, no grace period ends.
+    While the daemon is still reading a backlog of the log, or cannot read it, no grace period ends.
     """
 
     def __init__(self) -> None:
@@ -77,51 +81,35 @@ class Transitions:
         self._pending.pop(key, None)
         self._arrived[key] = None
 
-    def changed(self, old: JobView | None, new: JobView, job: Job, now: Micros, announced_until: Micros) -> None:
-        """Add the transitions from `old` to `new` that no log row of `job` confirms. `now` is in microseconds.
+    def changed(self, old: JobView | None, new: JobView, job: Job, watched: Micros, announced_until: Micros) -> None:
+        """Add the transitions from `old` to `new` that no log row of `job` confirms. Their grace begins at `watched`.
 
         `announced_until`: if `old` is None, transitions up to this time have been announced.
         """
         for event in _between(old, new, job, announced_until):
             key = (event.job_id, event.step_id, event.kind)
             if key not in self._arrived:
-                self._pending.setdefault(key, (now + GRACE, event))
+                self._pending.setdefault(key, (watched + GRACE, event))
 
     def pending(self) -> tuple[tuple[Micros, Event], ...]:
-        """All pending transitions, each with the time at which it is due, in microseconds."""
+        """All pending transitions, each with the watched time at which it is due."""
         return tuple(self._pending.values())
 
-    def restore(self, pending: Iterable[tuple[Micros, Event]]) -> None:
-        """Add the pending transitions of an earlier run."""
-        for due, event in pending:
-            self._pending[event.job_id, event.step_id, event.kind] = due, event
+    def restore(self, pending: Iterable[Event], watched: Micros) -> None:
+        """Add the pending transitions of an earlier run. Their grace begins again, at `watched`."""
+        for event in pending:
+            self._pending[event.job_id, event.step_id, event.kind] = watched + GRACE, event
 
-    def due(self, now: Micros, log_read_to: Micros) -> list[Event]:
-        """Remove and return at most `MAX_DUE` transitions whose log rows did not arrive in time.
-
-        `log_read_to`: every row that was committed before that time has been read. While the daemon is behind, an
-        unread row may still arrive, so a transition is due only after `log_read_to` has passed its grace
-        period. Both times are in microseconds.
-        """
-        self._clamp(now)
+    def due(self, watched: Micros) -> list[Event]:
+        """Remove and return at most `MAX_DUE` transitions whose log rows did not arrive until `watched`."""
         found: list[Event] = []
         while self._pending and len(found) < MAX_DUE:
             key, (due, event) = next(iter(self._pending.items()))
-            if due > min(now, log_read_to):
+            if due > watched:
                 break
             del self._pending[key]
             found.append(event)
         return found
-
-    def _clamp(self, now: Micros) -> None:
-        """After the clock was set back, limit every due time to `now` + `GRACE`; this keeps the order of arrival."""
-        late = []
-        for key, (due, event) in self._pending.items():
-            if due <= now + GRACE:
-                break
-            late.append((key, event))
-        for key, event in late:
-            self._pending[key] = now + GRACE, event
 
 
 def legacy_events(old: JobView | None, new: JobView, announced_until: Micros) -> Iterable[Event]:
@@ -171,7 +159,7 @@ def _of_step(job_id: str, old: StepRecord | None, new: StepRecord, events: StepE
 
 
 class _Observed(Struct):
-    """The comparison of one job: open differences with the time at which each was first seen, and counted ones."""
+    """The comparison of one job: open differences with the watched time at which each began, and counted ones."""
 
     differences: dict[_Difference, Micros] = {}
     counted: set[_Difference] = set()
@@ -187,7 +175,7 @@ class LostRows:
     def __init__(self) -> None:
         self._observed: dict[str, _Observed] = {}
 
-    def compare(self, before: Job | None, job: Job, now: Micros, *, past: bool) -> list[Lost]:
+    def compare(self, before: Job | None, job: Job, horizon: Horizon, now: Micros, *, past: bool) -> list[Lost]:
         """Compare a job after a table query that changed `before` into `job`. Returns each lost row once.
 
         `past`: the log has not been read up to the present yet, so a missing row is not a loss. `now`: microseconds.
@@ -200,8 +188,9 @@ class LostRows:
         if past:
             observed.counted |= set(_differences(job))
             return []
-        still_open = {d: observed.differences.get(d, now) for d in _differences(job) if d not in observed.counted}
-        lost = [d for d, since in still_open.items() if now - since >= GRACE]
+        begins, watched = horizon.log_watched_from(now), horizon.log_watched(now)
+        still_open = {d: observed.differences.get(d, begins) for d in _differences(job) if d not in observed.counted}
+        lost = [d for d, since in still_open.items() if watched - since >= GRACE]
         observed.counted.update(lost)
         observed.differences = {d: since for d, since in still_open.items() if d not in observed.counted}
         if ended and not observed.differences:

@@ -69,6 +69,7 @@ class PublishedJobs(JobDirectory):
         self._transitions = transitions
         self._forecasts = forecasts
         self._removed = removed
+        self._horizon = horizon
         self.newest_time: Micros = 0
         """The newest time of a job that was published, in microseconds. The present, if that is earlier."""
         self.newest_removed: Micros = 0
@@ -259,7 +260,8 @@ class PublishedJobs(JobDirectory):
         if view.source == "legacy":
             out.events += legacy_events(was, view, announced_until)
         else:
-            self._transitions.changed(was, view, self._facts[view.job_id], now, announced_until)
+            watched = self._horizon.log_watched_from(now)
+            self._transitions.changed(was, view, self._facts[view.job_id], watched, announced_until)
         self._announce(new, now, out)
 
     def _announce(self, shown: PublishedJob, now: Micros, out: Outcome) -> None:

@@ -162,11 +162,13 @@ class SimulatedFollower:
         self.tail = tail
         self._innodb = innodb
         self.latency = 0.0
+        self.dirty_latency = 0.0
+        """Added to `latency` in dirty reads."""
         self._connect()
 
     def _connect(self) -> None:
         self.committed = Session(self._innodb, self.latency)
-        self.dirty = Session(self._innodb, self.latency, dirty=True)
+        self.dirty = Session(self._innodb, self.latency + self.dirty_latency, dirty=True)
         self.old = Session(self._innodb, self.latency)
 
     async def run(self) -> None:

@@ -56,6 +56,20 @@ def test_a_late_commit_is_found_read_and_emitted_once():
     assert (found.missing(), found.late) == (1, 0)
 
 
+def test_ids_that_join_a_window_while_it_is_probed_are_not_read_by_that_probe():
+    found = gaps(3, now=100.0)
+    assert found.read_to() == 100.0
+    made = probe(found, 100.03)
+    found.advance([5], 100.06, 100.01)
+    found.answer(made, [], 100.08)
+    found.probed(made)
+    assert found.read_to() == 100.0
+    made = probe(found, 100.2)
+    found.answer(made, [], 100.21)
+    found.probed(made)
+    assert found.read_to() == 100.2
+
+
 def test_a_window_is_not_probed_before_it_is_due():
     found = gaps(3)
     assert found.probe(100.01) is None

@@ -43,6 +43,16 @@ def test_a_clock_that_was_set_back_is_the_latest_time_at_which_jobs_are_judged()
     assert horizon.judged_at(BASE - 3600 * SECOND) == BASE - 3600 * SECOND
 
 
+@pytest.mark.parametrize("part", list(Part))
+def test_a_report_on_an_earlier_time_than_the_last_takes_nothing_back(part):
+    horizon = Horizon(read_to=0)
+    for one in Part:
+        horizon.report(one, BASE + 20 * SECOND, 20 * SECOND)
+    before = horizon.watched(BASE)
+    horizon.report(part, BASE + 3 * SECOND, 3 * SECOND)
+    assert (horizon.read_to, horizon.watched(BASE)) == (BASE + 20 * SECOND, before)
+
+
 @given(st.lists(st.tuples(st.integers(-7200, 7200), st.integers(0, 100)), max_size=20))
 def test_watched_time_grows_by_what_was_seen_and_no_clock_that_is_set_moves_it(steps):
     horizon, now, uptime, seen = Horizon(read_to=0), BASE, 0, 0

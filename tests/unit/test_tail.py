@@ -305,3 +305,29 @@ def test_the_log_counts_as_read_only_when_a_query_found_less_than_it_asked_for(l
     write(innodb, 2500)
     loop.run(1.0)
     assert {number for _, number in read_at} - {0, 5} == {2505}
+
+
+@pytest.mark.parametrize("failure", ["breaks", "restart"])
+def test_the_log_counts_as_read_only_with_the_rows_that_were_committed_late(loop, innodb, reader, failure):
+    late = innodb.begin()
+    innodb.insert(late, 1)
+    write(innodb, 1)
+    loop.run(1.0)
+    assert reader.ids[-1] == 7
+    if failure == "restart":
+        loop.cancel_all()
+        tail = Tail(clock=loop.time)
+        tail.resume(reader.tail.cursor())
+        reader = RecordingFollower(innodb, tail)
+    else:
+        reader.breaks()
+    innodb.end(late, commits=True)
+    committed, read_to = loop.time(), list[tuple[float, bool]]()
+    reader.status = copy(reader.status)
+    reader.status.caught_up = lambda age: read_to.append((loop.time() - age, 6 in reader.ids))
+    reader.dirty_latency = 2.0  # Probes are slow: the head is read long before them.
+    if failure == "restart":
+        follow(loop, reader)
+    loop.run(20.0)
+    assert [to for to, has_late in read_to if to > committed and not has_late] == []
+    assert read_to[-1][0] > committed + 1.0

@@ -12,7 +12,6 @@ from correlator.jobs.model.views import JobView
 from tests.support.forecast_index import kinds, read, step
 from tests.support.forecasts import BASE, SECOND
 
-FOR_EVER = 1 << 62
 NOW = 1_758_553_933_000_000
 RUNNING = JobView("j", Status.RUNNING, started_at=NOW - 9)
 FAILED = replace(RUNNING, status=Status.FAILED, ended_at=NOW - 1, error="boom")
@@ -33,35 +32,35 @@ def steps(*made):
 
 def test_an_end_of_the_tables_alone_is_published_once_after_the_grace():
     found = pending_after(RUNNING, FAILED)
-    assert found.due(NOW + GRACE - 1, FOR_EVER) == []
-    assert found.due(NOW + GRACE, FOR_EVER) == [Event(Kind.JOB_FAILED, "j", NOW - 1, error="boom")]
-    assert found.due(NOW + 9 * GRACE, FOR_EVER) == []
+    assert found.due(NOW + GRACE - 1) == []
+    assert found.due(NOW + GRACE) == [Event(Kind.JOB_FAILED, "j", NOW - 1, error="boom")]
+    assert found.due(NOW + 9 * GRACE) == []
 
 
 def test_a_row_that_comes_in_time_pays_it_off():
-    assert pending_after(RUNNING, FAILED, SILENT, (None, Kind.JOB_FAILED)).due(NOW + GRACE, FOR_EVER) == []
+    assert pending_after(RUNNING, FAILED, SILENT, (None, Kind.JOB_FAILED)).due(NOW + GRACE) == []
 
 
 def test_another_row_does_not():
     others = [(None, Kind.JOB_COMPLETED), (1, Kind.STEP_FAILED), (None, Kind.JOB_STARTED)]
-    assert len(pending_after(RUNNING, FAILED, SILENT, *others).due(NOW + GRACE, FOR_EVER)) == 1
+    assert len(pending_after(RUNNING, FAILED, SILENT, *others).due(NOW + GRACE)) == 1
 
 
 def test_a_transition_that_the_log_has_is_not_pending():
     job = Job("j", event=JobEvent(Status.FAILED, NOW, 1, 1))
-    assert pending_after(RUNNING, FAILED, job).due(NOW + GRACE, FOR_EVER) == []
+    assert pending_after(RUNNING, FAILED, job).due(NOW + GRACE) == []
 
 
 def test_a_job_first_seen_at_work_began():
-    assert pending_after(None, RUNNING).due(NOW + GRACE, FOR_EVER) == [Event(Kind.JOB_STARTED, "j", NOW - 9)]
-    assert pending_after(None, RUNNING, Job("j", started_at=NOW)).due(NOW + GRACE, FOR_EVER) == []
-    assert pending_after(None, replace(RUNNING, status=Status.PENDING)).due(NOW + GRACE, FOR_EVER) == []
+    assert pending_after(None, RUNNING).due(NOW + GRACE) == [Event(Kind.JOB_STARTED, "j", NOW - 9)]
+    assert pending_after(None, RUNNING, Job("j", started_at=NOW)).due(NOW + GRACE) == []
+    assert pending_after(None, replace(RUNNING, status=Status.PENDING)).due(NOW + GRACE) == []
 
 
 def test_a_pending_job_that_is_at_work_began_and_one_that_ended_began_and_ended():
     pending = replace(RUNNING, status=Status.PENDING)
-    assert [e.kind for e in pending_after(pending, RUNNING).due(NOW + GRACE, FOR_EVER)] == [Kind.JOB_STARTED]
-    assert [e.kind for e in pending_after(None, FAILED).due(NOW + GRACE, FOR_EVER)] == [
+    assert [e.kind for e in pending_after(pending, RUNNING).due(NOW + GRACE)] == [Kind.JOB_STARTED]
+    assert [e.kind for e in pending_after(None, FAILED).due(NOW + GRACE)] == [
         Kind.JOB_STARTED,
         Kind.JOB_FAILED,
     ]
@@ -70,13 +69,11 @@ def test_a_pending_job_that_is_at_work_began_and_one_that_ended_began_and_ended(
 def test_steps_begin_and_end():
     one = StepRecord(1, "s", 1, "running", NOW - 5)
     done = replace(one, status="completed", completed_at=NOW - 2)
-    assert pending_after(RUNNING, steps(one)).due(NOW + GRACE, FOR_EVER) == [
-        Event(Kind.STEP_STARTED, "j", NOW - 5, None, 1, "s")
-    ]
-    assert pending_after(steps(one), steps(done)).due(NOW + GRACE, FOR_EVER) == [
+    assert pending_after(RUNNING, steps(one)).due(NOW + GRACE) == [Event(Kind.STEP_STARTED, "j", NOW - 5, None, 1, "s")]
+    assert pending_after(steps(one), steps(done)).due(NOW + GRACE) == [
         Event(Kind.STEP_COMPLETED, "j", NOW - 2, None, 1, "s")
     ]
-    assert [e.kind for e in pending_after(RUNNING, steps(done)).due(NOW + GRACE, FOR_EVER)] == [
+    assert [e.kind for e in pending_after(RUNNING, steps(done)).due(NOW + GRACE)] == [
         Kind.STEP_STARTED,
         Kind.STEP_COMPLETED,
     ]
@@ -85,18 +82,18 @@ def test_steps_begin_and_end():
 def test_steps_that_the_log_has_are_not_pending():
     one = StepRecord(1, "s", 1, "failed", NOW - 5, NOW - 2)
     logged = StepEvents(1, JobEvent(Status.FAILED, NOW, 1, 1), NOW - 5)
-    assert pending_after(RUNNING, steps(one), Job("j", steps={1: logged})).due(NOW + GRACE, FOR_EVER) == []
+    assert pending_after(RUNNING, steps(one), Job("j", steps={1: logged})).due(NOW + GRACE) == []
 
 
 def test_a_document_that_changes_without_a_transition_has_no_pending_event():
     named = steps(StepRecord(1, "s", 1))
-    assert pending_after(named, replace(steps(StepRecord(1, "t", 1)), owner="x")).due(NOW + GRACE, FOR_EVER) == []
+    assert pending_after(named, replace(steps(StepRecord(1, "t", 1)), owner="x")).due(NOW + GRACE) == []
 
 
 def test_a_pending_transition_keeps_its_first_time():
     found = pending_after(RUNNING, FAILED)
     found.changed(RUNNING, FAILED, SILENT, NOW + GRACE - 1, -1)
-    assert len(found.due(NOW + GRACE, FOR_EVER)) == 1
+    assert len(found.due(NOW + GRACE)) == 1
 
 
 def test_pending_transitions_are_bounded_and_the_oldest_is_dropped_first(monkeypatch):
@@ -104,25 +101,11 @@ def test_pending_transitions_are_bounded_and_the_oldest_is_dropped_first(monkeyp
     found = Transitions()
     for name in "abc":
         found.changed(replace(RUNNING, job_id=name), replace(FAILED, job_id=name), Job(name), NOW, -1)
-    assert [e.job_id for e in found.due(NOW + GRACE, FOR_EVER)] == ["b", "c"]
+    assert [e.job_id for e in found.due(NOW + GRACE)] == ["b", "c"]
 
 
 def test_a_legacy_job_has_no_rows_to_wait_for():
     assert [e.kind for e in legacy_events(RUNNING, FAILED, -1)] == [Kind.JOB_FAILED]
-
-
-def test_after_the_clock_was_set_back_a_transition_waits_its_grace_and_no_longer():
-    ahead = NOW + 7_200_000_000
-    found = pending_after(RUNNING, FAILED, now=ahead)
-    assert found.due(NOW, FOR_EVER) == []
-    found.changed(replace(RUNNING, job_id="k"), replace(FAILED, job_id="k"), Job("k"), NOW, -1)
-    assert [e.job_id for e in found.due(NOW + GRACE, FOR_EVER)] == ["j", "k"]
-
-
-def test_while_the_log_is_behind_no_grace_ends():
-    found = pending_after(RUNNING, FAILED)
-    assert found.due(NOW + 10 * GRACE, NOW) == []
-    assert len(found.due(NOW + 10 * GRACE, NOW + GRACE)) == 1
 
 
 def test_what_is_dropped_is_counted(monkeypatch):
@@ -138,7 +121,7 @@ def test_many_that_fall_due_together_are_announced_in_parts(monkeypatch):
     found = Transitions()
     for name in "abc":
         found.changed(replace(RUNNING, job_id=name), replace(FAILED, job_id=name), Job(name), NOW, -1)
-    assert [[e.job_id for e in found.due(NOW + GRACE, FOR_EVER)] for _ in range(3)] == [["a", "b"], ["c"], []]
+    assert [[e.job_id for e in found.due(NOW + GRACE)] for _ in range(3)] == [["a", "b"], ["c"], []]
 
 
 def test_of_the_transitions_that_only_the_tables_show_the_end_of_the_job_is_the_last():

@@ -54,10 +54,11 @@ _STORED_STATE = {"last_observed_at": "looks", "pending_events": "owed"}
 class IndexState(Struct, frozen=True, rename=_STORED_STATE):
     """What the index persists besides its jobs.
 
-    `last_observed_at`: its logical time. `pending_events`: events that wait for their log row, each with the time at
-    which it is announced without one. `newest`: the newest time of any published job. `removed`: the jobs that left
-    memory within `removed_jobs.LATE_COMMIT` of that time, each with its own newest time. `newest_removed`: the newest
-    start of a job that left memory. `watched`: the watched time at which jobs were judged last (`Horizon`).
+    `last_observed_at`: its logical time. `pending_events`: events that wait for their log row. The number of each is
+    the watched time at which it was due in that run; the next run begins its grace again. `newest`: the newest time of
+    any published job. `removed`: the jobs that left memory within `removed_jobs.LATE_COMMIT` of that time, each with
+    its own newest time. `newest_removed`: the newest start of a job that left memory. `watched`: the watched time at
+    which jobs were judged last (`Horizon`).
     """
 
     last_observed_at: int = 0

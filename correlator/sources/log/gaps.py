@@ -11,13 +11,14 @@ still probe it, one that sees an id reopens it, and one after `cold_for` seconds
 
 Invariants: every id up to the head is in exactly one of emitted, open, cold and expired. An id is emitted at most once.
 A window of which a dirty read sees an id is never settled by that read. The work of a cycle grows with the number of
-windows, not of missing ids.
+windows, not of missing ids. A row that was committed before `read_to()` is not missing in an open window.
 
 This module is pure: ids and monotonic times come as arguments. `Tail` runs the queries.
 """
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -68,6 +69,8 @@ class Window:
     """It was settled, and a later probe saw one of its ids."""
     expired: bool = False
     """It was cold for `cold_for` seconds and is no longer probed."""
+    read_to: float = -math.inf
+    """Those of its ids that were committed before that time have been read. `-inf`: it has not been probed yet."""
 
     @property
     def span(self) -> Range:
@@ -136,8 +139,12 @@ class Gaps:
     _round: list[Window] = field(default_factory=list)
     """The cold windows that this sweep has still to probe."""
 
-    def advance(self, ids: Sequence[int], now: float) -> None:
-        """Advance the head over `ids`, sorted and above it. The ids that they skip become a window."""
+    def advance(self, ids: Sequence[int], now: float, asked: float | None = None) -> None:
+        """Advance the head over `ids`, sorted and above it. The ids that they skip become a window.
+
+        `asked`: when the query began that found them; None: now.
+        """
+        asked = now if asked is None else asked
         holes = _skipped(self.head, ids)
         self.head = ids[-1] if ids else self.head
         if not holes:
@@ -148,14 +155,15 @@ class Gaps:
             last.alive = now
             last.interval = self.poll
             last.due = min(last.due, now + self.poll)
+            last.read_to = min(last.read_to, asked)
             return
-        self.open.append(Window(holes, now, now, now + self.poll, self.poll))
+        self.open.append(Window(holes, now, now, now + self.poll, self.poll, read_to=asked))
 
     def behind(self, after: int, ids: Sequence[int], last: int, now: float) -> None:
         """Open a window below the head: of the ids above `after` and up to `last`, only `ids` (sorted) were visible."""
         if holes := _skipped(after, [*ids, last + 1]):
             # In front: new missing ids may only join the last open window.
-            self.open.insert(0, Window(holes, now, now, now + self.poll, self.poll))
+            self.open.insert(0, Window(holes, now, now, now + self.poll, self.poll, read_to=now))
 
     def kept(self) -> tuple[tuple[Range, ...], ...]:
         """The missing ids of each window for the checkpoint: `MAX_KEPT` ranges at most, newest open windows first."""
@@ -212,6 +220,17 @@ class Gaps:
             window.due = now + window.interval
         self._file()
         return sorted(alive)
+
+    def probed(self, probe: Probe) -> None:
+        """Note that the rows that a dirty read saw have been read, as far as they are committed."""
+        highest = max(last for _, last in probe.ranges)
+        for window in probe.windows:
+            if window.holes and window.span[1] <= highest:  # Else ids have joined it since the read began.
+                window.read_to = probe.started
+
+    def read_to(self) -> float:
+        """Every row below the head that was committed before that time has been read, or its window is settled."""
+        return min((w.read_to for w in self.open), default=math.inf)
 
     def fill(self, ids: Iterable[int]) -> list[int]:
         """Mark `ids` as read. Returns those that were missing until now: emit exactly their rows.

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -229,7 +230,7 @@ class Tail:
             feed.status.answered()
             new = self._after_head(found)
             if new:
-                await self._emit(new, queries, rows, feed, note)
+                await self._emit(new, began, queries, rows, feed, note)
             self.busy = len(found) == asked
             self._read_at = began
             if self.busy:
@@ -240,7 +241,8 @@ class Tail:
             if self._behind:
                 self._behind = False
                 feed.status.progress(self.gaps.head, self.gaps.head)
-            feed.status.caught_up(self.clock() - began)
+            if (read_to := min(began, self.gaps.read_to())) > -math.inf:
+                feed.status.caught_up(self.clock() - read_to)
             if self.doorbell_retry.pending and (await self._read_late_rows(queries, rows, feed, note) or new):
                 self.doorbell_retry.rows_found()
             pause = self.poll if self.gaps.open or feed.wants_fast_poll() else self.idle_poll
@@ -353,6 +355,7 @@ class Tail:
         alive = self.gaps.answer(probe, seen, self.clock())
         if alive:
             await self._fill(alive, queries, rows, feed, note)
+        self.gaps.probed(probe)
 
     def _after_head(self, found: Sequence[LogRow]) -> Sequence[LogRow]:
         """The rows above the head. Raises `LogReset` if the row at the head is gone, or is another row.
@@ -368,10 +371,12 @@ class Tail:
                 raise LogReset(f"row {head} of log_events is not the row that was read")
         return [r for r in found if r.id > head]
 
-    async def _emit(self, new: Sequence[LogRow], queries: Queries, session: Session, feed: Feed, note: Note) -> None:
-        """Apply `new` in parts, in order of id, so that a checkpoint between two parts is consistent."""
+    async def _emit(
+        self, new: Sequence[LogRow], asked: float, queries: Queries, session: Session, feed: Feed, note: Note
+    ) -> None:
+        """Apply `new`, asked for at that time, in parts, so that a checkpoint between two parts is consistent."""
         async for light, whole in slices(queries, session, new):
-            self.gaps.advance([r.id for r in light], self.clock())
+            self.gaps.advance([r.id for r in light], self.clock(), asked)
             if self.gaps.open:
                 self._new_holes.set()
             self._head_row = light[-1]
