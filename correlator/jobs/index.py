@@ -107,8 +107,7 @@ class Index:
         return IndexState(
             self._clock,
             self._transitions.pending(),
-            published.newest_time,
-            self._removed.recent(published.newest_time),
+            *self._removed.state(published.newest_time),
             published.newest_removed,
             published.silence.judged_to,
         )
@@ -123,7 +122,7 @@ class Index:
         """
         loading, self.loading = self.loading, True
         self._clock = state.last_observed_at
-        self._removed.restore(state.removed)
+        self._removed.restore(state.removed, min(now, state.announced_until))
         self.published.leave_out(state.newest_removed)
         self.horizon.restore(state.watched, now)
         self._transitions.restore((event for _, event in state.pending_events), self.horizon.log_watched_from(now))
@@ -146,7 +145,7 @@ class Index:
             out = Outcome(past=True)
             self.legacy.restore(records, now, out)
             yield out
-        self._removed.has_read(max(self.published.newest_time, min(now, state.newest)))
+        self._removed.has_read(self.published.newest_time)
         self.loading = loading
 
     # -- writing

@@ -13,7 +13,6 @@ news: what happened before `announced_until` was published by this run or an ear
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import islice
 
 from correlator.jobs.bounded import BoundedDict
 from correlator.jobs.model.facts import Entry, Kind
@@ -32,11 +31,15 @@ LATE_COMMIT = 60_000_000
 
 
 class RemovedJobs:
-    """The removed JobLog jobs by ID. Only the index calls what changes it. Operations are O(1), but for `recent`."""
+    """The removed JobLog jobs by ID. Only the index calls what changes it. Operations are O(1), but for `state`."""
 
     def __init__(self) -> None:
         self._seen_to: BoundedDict[str, Micros] = BoundedDict(MAX_REMOVED)
         """The newest time of each job when it left. What happened to it until then has been published."""
+        self._newest: BoundedDict[str, Micros] = BoundedDict(MAX_PERSISTED)
+        """Those of `_seen_to` that left last, which a checkpoint contains."""
+        self._forgotten_until: Micros = -1
+        """The newest time of a job that a checkpoint does not contain."""
         self._announced_until: Micros = -1
         self._no_room_until: Micros = -1
         """The newest end of a job that left by `retention` or `max_jobs`: memory has no room for an older one."""
@@ -65,9 +68,11 @@ class RemovedJobs:
         `now` is in microseconds since 1970.
         """
         ended = ended_at(view) if view is not None and view.terminal else 0
-        evicted = self._seen_to.put(job_id, max(self._seen_to.get(job_id, 0), alive_at, ended))
-        if evicted is not None:
+        seen_to = max(self._seen_to.get(job_id, 0), alive_at, ended)
+        if (evicted := self._seen_to.put(job_id, seen_to)) is not None:
             self._announced_until = max(self._announced_until, min(now, evicted[1]))
+        if (evicted := self._newest.put(job_id, seen_to)) is not None:
+            self._forgotten_until = max(self._forgotten_until, min(now, evicted[1]))
 
     def had_no_room(self, view: JobView) -> None:
         """Note that a job left by `retention` or `max_jobs`, or did not come into memory for it."""
@@ -76,16 +81,23 @@ class RemovedJobs:
     def discard(self, job_id: str) -> None:
         """Note that a job is published again."""
         self._seen_to.pop(job_id, None)
+        self._newest.pop(job_id, None)
 
     def has_read(self, newest: Micros) -> None:
         """Note that the tables were read while nothing was announced. `newest`: the newest time of a job in them."""
         self._announced_until = max(self._announced_until, newest - LATE_COMMIT)
 
-    def recent(self, newest: Micros) -> tuple[tuple[str, Micros], ...]:
-        """The removed jobs that a restart could take for new ones, if the newest time of a job is `newest`."""
-        last = islice(reversed(self._seen_to.items()), MAX_PERSISTED)
-        return tuple((job_id, seen_to) for job_id, seen_to in last if seen_to > newest - LATE_COMMIT)[::-1]
+    def state(self, newest: Micros) -> tuple[tuple[tuple[str, Micros], ...], Micros]:
+        """What a checkpoint contains, if the newest time of a job is `newest`.
 
-    def restore(self, removed: Iterable[tuple[str, Micros]]) -> None:
-        """Add what `recent` returned in an earlier run."""
+        The removed jobs that a restart could take for new ones, and the time until which it has to take all others for
+        announced.
+        """
+        until = max(self._announced_until, self._forgotten_until, newest - LATE_COMMIT)
+        return tuple((job_id, seen_to) for job_id, seen_to in self._newest.items() if seen_to > until), until
+
+    def restore(self, removed: Iterable[tuple[str, Micros]], announced_until: Micros) -> None:
+        """Add what `state` returned in an earlier run."""
         self._seen_to.update(removed)
+        self._newest.update(removed)
+        self._announced_until = max(self._announced_until, announced_until)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import aiomqtt
+import orjson
 import pytest
 
 from correlator.cluster import keys, streams
@@ -21,6 +22,7 @@ from correlator.sinks.cluster.election import Lease
 from tests.support.appliance import Appliance, connected
 from tests.support.cluster import connected as to_nats
 from tests.support.cluster import never_silent, settings
+from tests.support.cluster_harness import read_stream
 from tests.support.collectors import cluster_part, collector, has_role, is_active, pair
 from tests.support.daemon import Daemon
 from tests.support.eventually import PATIENCE, eventually
@@ -275,6 +277,57 @@ async def test_a_collector_without_nats_waits_and_stops_when_it_is_asked(
 
 async def _is_disconnected(daemon: Daemon) -> bool:
     return not (await cluster_part(daemon))["connected"]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(400)
+async def test_a_takeover_by_a_collector_with_other_limits_publishes_no_event_again(
+    tmp_path: Path, database: Database, appliance: Appliance, nats: Nats
+):
+    """None of the jobs has a log row, so each event is found in the tables, five seconds after its transition."""
+    for n in range(200):
+        times = f"UTC_TIMESTAMP() - INTERVAL {n // 10 + 1} HOUR"
+        await appliance.run(
+            "INSERT INTO job_tracking (id, operation, job_type, status, owner, started_at, completed_at) VALUES"
+            f" (%s, 'unified-live-failover', 'failover', 'completed', 'system', {times}, {times})",
+            f"old-{n}",
+        )
+    happened: set[tuple[str, str]] = set()
+    few = {"jobs__retention": 1800, "jobs__max_jobs": 5}
+
+    async def happen(daemon: Daemon, count: int) -> None:
+        """Let jobs begin and end; return when all their events are in the stream, and no other ones."""
+        jobs = [await appliance.job() for _ in range(count)]
+        await eventually(lambda: shows(daemon, jobs[-1], "running"))
+        for job_id in jobs:
+            await appliance.end(job_id)
+        happened.update((kind, job_id) for kind in ("job.started", "job.completed") for job_id in jobs)
+        await eventually(published)
+
+    async def published() -> bool:
+        found = [
+            orjson.loads(payload) for _, _, payload in await read_stream(reader, keys.EVENTS, "cor.v1.dc1.event.>")
+        ]
+        events = [(event["kind"], event["job_id"]) for event in found]
+        assert set(events) <= happened
+        assert len(events) == len(set(events))
+        return set(events) == happened
+
+    async with (
+        to_nats(nats.url, role="doctor") as reader,
+        collector(tmp_path / "few", database, nats.url, **few) as one,
+        collector(tmp_path / "many", database, nats.url) as other,
+    ):
+        await one.start()
+        await other.start(ready=False)
+        for active, standby in ((one, other), (other, one)):
+            await eventually(lambda: has_role(standby, "standby"))  # noqa: B023
+            await happen(active, 20)
+            await active.saved()
+            await active.kill()
+            await eventually(lambda: is_active(standby))  # noqa: B023
+            await happen(standby, 1)
+            await active.start(ready=False)
 
 
 @pytest.mark.long

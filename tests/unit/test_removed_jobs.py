@@ -189,6 +189,28 @@ def test_a_shorter_retention_of_the_last_run_is_no_news_for_one_with_a_longer_re
     assert (world.events, world.later, len(world.index.published)) == ([], set(), 8)
 
 
+@pytest.mark.parametrize("settings", [{}, {"max_jobs": 10_000}])
+def test_a_restart_after_thousands_of_ends_in_a_minute_announces_none_of_them_again(settings):
+    world = Evicting(50)
+    world.index.loading = False
+    names = [f"j{n}" for n in range(3_000)]
+    for name in names:
+        world.start(name)
+        world.now += 10_000
+        world.end(name)
+    world.read(*names)
+    for _ in range(10):
+        world.now += SECOND
+        world.expire()
+    assert len(world.events) == 2 * len(names)
+    world.forget()
+    world.restart(**settings)
+    world.load()
+    world.read_recent()
+    world.settle()
+    assert (world.events, world.later) == ([], set())
+
+
 def exported(exports: Exports, world: Evicting) -> list[str]:
     """The jobs that are exported after the changes of `world`."""
     for change in world.changes:

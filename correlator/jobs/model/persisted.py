@@ -55,16 +55,16 @@ class IndexState(Struct, frozen=True, rename=_STORED_STATE):
     """What the index persists besides its jobs.
 
     `last_observed_at`: its logical time. `pending_events`: events that wait for their log row. The number of each is
-    the watched time at which it was due in that run; the next run begins its grace again. `newest`: the newest time of
-    any published job. `removed`: the jobs that left memory within `removed_jobs.LATE_COMMIT` of that time, each with
-    its own newest time. `newest_removed`: the newest start of a job that left memory. `watched`: the watched time at
-    which jobs were judged last (`Horizon`).
+    the watched time at which it was due in that run; the next run begins its grace again. `removed`: jobs that left
+    memory, each with its newest time. `announced_until`: what happened until then to a job that is neither in memory
+    nor in `removed` is no news. `newest_removed`: the newest start of a job that left memory. `watched`: the watched
+    time at which jobs were judged last (`Horizon`).
     """
 
     last_observed_at: int = 0
     pending_events: tuple[tuple[Micros, Event], ...] = ()
-    newest: Micros = 0
     removed: tuple[tuple[str, Micros], ...] = ()
+    announced_until: Micros = -1
     newest_removed: Micros = 0
     watched: Micros = 0
 
