@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 
 from correlator.pipeline.queries import JobNames, JobQuery, LineQuery
+from correlator.sources.db import zones
 from tests.support.archive_queries import archive_of, at, listed, names, unix
 
 
@@ -127,3 +130,48 @@ def go_encoded(text: str) -> str:
     for plain in "<>&\u2028\u2029":
         encoded = encoded.replace(plain, f"\\u{ord(plain):04x}")
     return encoded
+
+
+BERLIN = ZoneInfo("Europe/Berlin")
+FIRST = datetime(2025, 10, 26, 0, 0, tzinfo=UTC)
+"""On a clock in Berlin it is 02:00, as it is an hour later."""
+
+
+def minutes(*after: float) -> list[datetime]:
+    return [FIRST + timedelta(minutes=minute) for minute in after]
+
+
+@pytest.mark.parametrize("others", [minutes(-90, -30, 10, 20, 59.9, 60.1, 80, 110, 150), []])
+@pytest.mark.parametrize("own", [minutes(5, 6, 50), minutes(65, 66, 110), minutes(-10, 3, 5, 55, 62, 118, 125)])
+async def test_lines_in_the_hour_that_comes_twice_have_their_time_and_since_loses_none(original, own, others):
+    await original.job("u1")
+    await original.job("u2")
+    for when, name in sorted([(when, "u1") for when in own] + [(when, "u2") for when in others]):
+        ts = when.astimezone(BERLIN).strftime("%Y-%m-%d %H:%M:%S.%f")
+        await original.log("x", job_id=name, ts=ts)
+    began = unix_micros(own[0])
+    job = JobNames("u1", (), frozenset(), began, None)
+    async with archive_of(original, zone=zones.named("Europe/Berlin")) as archive:
+        for since in own:
+            query = LineQuery(since=unix_micros(since))
+            page, back = await archive.lines(job, None, 10, query), await archive.lines_before(job, 1 << 50, 10, query)
+            times = [unix_micros(when) for when in own if when >= since]
+            assert [line.at for line in page.lines] == [line.at for line in back.lines] == times
+
+
+async def test_a_row_that_came_late_does_not_move_those_that_follow_by_an_hour(original):
+    own = minutes(58, 60.1, 59.9, 60.2, 61)
+    await original.job("u1")
+    await original.job("u2")
+    await original.log("earlier", job_id="u2", ts="2025-10-26 01:00:00")
+    for when in own:
+        await original.log("x", job_id="u1", ts=when.astimezone(BERLIN).strftime("%Y-%m-%d %H:%M:%S.%f"))
+    job = JobNames("u1", (), frozenset(), unix_micros(own[0]), None)
+    async with archive_of(original, zone=zones.named("Europe/Berlin")) as archive:
+        assert [line.at for line in (await archive.lines(job, None, 10, LineQuery())).lines] == sorted(
+            map(unix_micros, own)
+        )
+
+
+def unix_micros(when: datetime) -> int:
+    return round(when.timestamp() * 1_000_000)

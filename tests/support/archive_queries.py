@@ -9,6 +9,8 @@ from typing import Any
 
 from correlator.pipeline.queries import JobNames, JobQuery
 from correlator.sources.archive.archive import DatabaseArchive
+from correlator.sources.db.zones import Zone
+from tests.support.source_databases import UTC as UTC_ZONE
 from tests.support.source_databases import Original
 
 BASE = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=1)
@@ -25,8 +27,8 @@ def unix(second: int) -> int:
 
 
 @contextlib.asynccontextmanager
-async def archive_of(appliance: Original, **options: Any) -> AsyncIterator[DatabaseArchive]:
-    archive = DatabaseArchive(appliance.source(), **options)
+async def archive_of(appliance: Original, *, zone: Zone = UTC_ZONE, **options: Any) -> AsyncIterator[DatabaseArchive]:
+    archive = DatabaseArchive(appliance.source(zone=zone), **options)
     try:
         yield archive
     finally:

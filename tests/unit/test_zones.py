@@ -66,9 +66,10 @@ async def test_a_row_that_has_just_been_written_is_of_the_hour_that_it_is_now(no
     assert (row.ts, late.ts) == (micros(hour), micros(hour))
 
 
-async def test_rows_of_the_past_are_read_in_their_order_through_both_hours(now):
+@pytest.mark.parametrize("minutes", [range(-90, 150, 10), (-40, 20, 31, 80, 89, 91)])
+async def test_rows_of_the_past_are_read_in_their_order_through_both_hours(now, minutes):
     now(datetime(2026, 10, 26, tzinfo=UTC))
-    times = [FIRST + timedelta(minutes=m) for m in range(-90, 150, 10)]
+    times = [FIRST + timedelta(minutes=m) for m in minutes]
     found = await queries().light.rows_from(Log(*enumerate(times)), 1, 100, after=0)
     assert [r.ts for r in found] == [micros(t) for t in times]
 

@@ -52,7 +52,11 @@ class Collector:
             most = min(self._limit - len(self._lines), IN_ONE)
             sizes = await searches.sizes_of(queries, session, self.names, self.query, where + further, most, order)
             fitting = self._fitting(sizes)
-            rows = {row.id: row for row in await queries.rows_in(session, fitting)} if fitting else {}
+            rows = (
+                {row.id: row for row in await queries.past_rows_in(session, fitting, self.names.started)}
+                if fitting
+                else {}
+            )
             await self._append(rows[i] for i in fitting if i in rows)
             read_ids += fitting
             if len(fitting) < len(sizes):

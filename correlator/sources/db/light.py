@@ -27,11 +27,14 @@ class LightLog:
 
     Args:
         expression: The SQL expression of a column.
-        read: Converts a row; its second argument is a time near the row's own.
+        read: `Queries.log_row`.
     """
 
     def __init__(
-        self, schema: Schema, expression: Callable[[str], str], read: Callable[[Row, Micros | None], LogRow]
+        self,
+        schema: Schema,
+        expression: Callable[[str], str],
+        read: Callable[[Row, Micros | None, Micros | None], LogRow],
     ) -> None:
         self._read = read
         self._columns = ", ".join(_light(schema, c) or expression(c) for c in TABLES["log_events"])
@@ -52,7 +55,7 @@ class LightLog:
             return self._just_written(rows)
         found = []
         for row in rows:
-            found.append(self._light_row(row, after))
+            found.append(self._light_row(row, since=after))
             after = found[-1].ts or after
         return found
 
@@ -78,11 +81,11 @@ class LightLog:
         now = time.time_ns() // 1000
         return [self._light_row(row, now) for row in rows]
 
-    def _light_row(self, row: Row, near: Micros) -> LogRow:
+    def _light_row(self, row: Row, near: Micros | None = None, since: Micros | None = None) -> LogRow:
         attrs: Any = row[6]
         if attrs is not None and (isinstance(attrs, int) or attrs.isdigit()):
             row = (*row[:6], f"{joblog.TOO_LONG}{attrs}", *row[7:])
-        return self._read(row, near)
+        return self._read(row, near, since)
 
 
 def _light(schema: Schema, column: str) -> str | None:

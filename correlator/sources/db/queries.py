@@ -18,6 +18,7 @@ from correlator.jobs.sizes import SHORT_ERROR, Sizes, cut_text, published_object
 from correlator.sources.db.columns import Columns
 from correlator.sources.db.light import LightLog
 from correlator.sources.db.oversized import Oversized
+from correlator.sources.db.repeated_hours import RepeatedHours
 from correlator.sources.db.session import TABLES, Dialect, Range, Row, Schema, Session, chunks
 from correlator.sources.db.zones import Zone
 
@@ -35,7 +36,7 @@ _FEW = [TABLES["job_tracking"].index(c) for c in ("operation", "status", "job_ty
 """Columns with few different texts: equal texts share one object in memory."""
 
 _METADATA, _SPEC = TABLES["job_tracking"].index("metadata"), TABLES["failover_jobs"].index("source_vm_spec")
-_STATUS = TABLES["job_tracking"].index("status")
+_STATUS, _STARTED = (TABLES["job_tracking"].index(column) for column in ("status", "started_at"))
 
 _ACTIVE = "status IN ('pending', 'running')"
 
@@ -67,6 +68,7 @@ class Queries(Columns):
         self.lost = lost
         self._oversized = Oversized(dialect, self.limits)
         self._malformed = malformed
+        self._repeated = RepeatedHours(self.expression("log_events", "ts"))
         self.light = LightLog(schema, lambda column: self.expression("log_events", column), self.log_row)
 
     def lost_of(self, table: str) -> tuple[str, ...]:
@@ -82,10 +84,25 @@ class Queries(Columns):
 
     async def rows_in(self, session: Session, ids: Sequence[int]) -> list[LogRow]:
         """The rows with these ids, as far as they are visible."""
-        found: list[LogRow] = []
+        return [self.log_row(r) for r in await self._rows_in(session, ids)]
+
+    async def past_rows_in(self, session: Session, ids: Sequence[int], began: Micros) -> list[LogRow]:
+        """The rows of a job that began then; a local time that a DST change repeats is read by the order of all ids."""
+        rows = await self._rows_in(session, ids)
+        hours = dict[Range, list[Row]]()
+        for row in rows if self._local["log_events"] else ():
+            if row[2] is not None and (hour := self.zone.repeated(row[2])) is not None:
+                hours.setdefault(hour, []).append(row)
+        second = set[int]()
+        for hour, some in hours.items():
+            second |= await self._repeated.second(session, self.zone, hour, sorted(row[0] for row in some))
+        return [self.log_row(row, since=self.zone.readings(row[2])[1] if row[0] in second else began) for row in rows]
+
+    async def _rows_in(self, session: Session, ids: Sequence[int]) -> list[Row]:
+        found: list[Row] = []
         for part in chunks(ids):
             sql = f"SELECT {self._select['log_events']} FROM log_events WHERE id IN ({_list(part)})"
-            found += [self.log_row(r) for r in await session.query(sql)]
+            found += await session.query(sql)
         return found
 
     async def id_bounds(self, session: Session, job_id: str) -> Range | None:
@@ -119,14 +136,14 @@ class Queries(Columns):
                 high = middle
         return low + 1
 
-    def log_row(self, row: Row, near: Micros | None = None) -> LogRow:
-        """Convert a row. `near`: a UTC time close to the row's own, for local times that a DST change repeats."""
+    def log_row(self, row: Row, near: Micros | None = None, since: Micros | None = None) -> LogRow:
+        """Convert a row. `near` and `since` as in `Zone.utc`, for local times that a DST change repeats."""
         i, message, ts, level, job_id, step_id, attrs, external = row
         if ts is None:
             self._malformed("ts_invalid")
             ts = 0
         elif self._local["log_events"]:
-            ts = self.zone.utc(ts, near)
+            ts = self.zone.utc(ts, near, since)
         return LogRow(i, message or "", ts, level or "INFO", job_id, step_id, attrs, external)
 
     # -- job_tracking, job_steps
@@ -300,7 +317,8 @@ class Queries(Columns):
         return {parent: (tuple(sorted(children)), counts[parent]) for parent, children in found.items()}
 
     def _job(self, row: Row) -> JobRecord:
-        values = self._times("job_tracking", row)
+        began = None if self.schema.is_local("job_tracking", "started_at") else row[_STARTED]
+        values = self._times("job_tracking", row, began)
         values[_STATUS] = as_status(values[_STATUS])
         for i in _FEW:
             if isinstance(values[i], str):

@@ -20,6 +20,9 @@ _QUARTER = 900_000_000
 _EARLY = 60_000_000
 """Microseconds that a time may lie before the one that it follows: some columns have whole seconds."""
 
+_LONGEST = 100
+"""Quarters of an hour that can be repeated: more than a day, as where a date line moved."""
+
 _MAX_KEPT = 4096
 
 
@@ -37,16 +40,30 @@ class Zone:
 
         `near`: a UTC time close to it. `since`: one that it is not before, but for `_EARLY`.
         """
+        first, second = self.readings(local)
+        if near is not None and abs(second - near) < abs(first - near):
+            return second
+        if since is not None and first < since - _EARLY:
+            return second
+        return first
+
+    def readings(self, local: Micros) -> tuple[Micros, Micros]:
+        """Both readings of a local time, the earlier one first. They are the same but for an hour that is repeated."""
+        first, second = self._known.get(quarter := local // _QUARTER) or self._offsets_in(quarter)
+        return local - first, local - second
+
+    def repeated(self, local: Micros) -> tuple[Micros, Micros] | None:
+        """The local times that come twice, from the first up to the last around `local`; None if it comes once."""
         quarter = local // _QUARTER
-        known = self._known.get(quarter)
-        if known is None:
-            known = self._offsets_in(quarter)
-        first, second = known
-        if first != second and near is not None and abs(local - second - near) < abs(local - first - near):
-            return local - second
-        if since is not None and local - first < since - _EARLY:
-            return local - second
-        return local - first
+        if not self._is_repeated(quarter):
+            return None
+        begin = next((q for q in range(quarter, quarter - _LONGEST, -1) if not self._is_repeated(q - 1)), quarter)
+        end = next((q for q in range(quarter, quarter + _LONGEST) if not self._is_repeated(q + 1)), quarter)
+        return begin * _QUARTER, (end + 1) * _QUARTER
+
+    def _is_repeated(self, quarter: int) -> bool:
+        first, second = self._known.get(quarter) or self._offsets_in(quarter)
+        return first != second
 
     def _offsets_in(self, quarter: int) -> tuple[Micros, Micros]:
         if len(self._known) >= _MAX_KEPT:
