@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 
 from correlator.errors import Away, SourceUnavailable
+from correlator.jobs.model.persisted import Cursor
 from correlator.pipeline.source_status import Part
 from correlator.sources.db.mariadb import Address, MariaDBDatabase, MariaDBSession
 from correlator.sources.log import tail as tail_module
@@ -320,6 +322,30 @@ async def test_rows_wait_for_a_column_and_are_read_again_once_it_is_back(mariadb
             ("after", '{"n": 3}'),
         ]
         await eventually(lambda: received.status.describe_database()["state"] == "live")
+
+
+@pytest.mark.parametrize("back", ["before", "after"])
+async def test_rows_that_were_read_without_a_column_are_read_again_after_a_restart_too(mariadb_original, back):
+    settings = {"check_every": 0.1, "check_lost_every": 0.1, "wait_for_columns": 0.1}
+    async with running_follower(mariadb_original.source(), **settings) as (received, tail):
+        await mariadb_original.log("before", attrs='{"n": 1}')
+        await received.receives("before")
+        await mariadb_original.run("ALTER TABLE log_events RENAME COLUMN attrs TO away")
+        await eventually(lambda: received.status.describe_tables()["missing"] == ["log_events.attrs"])
+        await mariadb_original.log("meanwhile", away='{"n": 2}')
+        await received.receives("meanwhile")
+    cursor = msgspec.msgpack.decode(msgspec.msgpack.encode(tail.cursor()), type=Cursor)
+    if back == "before":
+        await mariadb_original.run("ALTER TABLE log_events RENAME COLUMN away TO attrs")
+    async with running_follower(mariadb_original.source(), cursor=cursor, **settings) as (received, _):
+        if back == "after":
+            await mariadb_original.log("later", away='{"n": 3}')
+            await received.receives("later")
+            await mariadb_original.run("ALTER TABLE log_events RENAME COLUMN away TO attrs")
+        await mariadb_original.log("after", attrs='{"n": 4}')
+        await received.receives("after")
+    late = [None, '{"n": 3}'] if back == "after" else []
+    assert [r.attrs for r in received.received] == [*late[:1], '{"n": 2}', *late[1:], '{"n": 4}']
 
 
 async def test_no_row_is_read_without_a_column_that_is_soon_back(mariadb_original):

@@ -18,6 +18,7 @@ from typing import Any
 from correlator.backoff import Backoff
 from correlator.jobs.forecast.place import EndedRun
 from correlator.jobs.index import Index
+from correlator.jobs.model.persisted import Cursor
 from correlator.jobs.model.rows import LogRow
 from correlator.jobs.outcome import Outcome
 from correlator.pipeline.local_hub import LocalHub
@@ -287,10 +288,16 @@ class RecordingPipeline(Pipeline):
 
 @contextlib.asynccontextmanager
 async def running_follower(
-    source: Database, *, grace: float = 0.5, **follower: Any
+    source: Database, *, grace: float = 0.5, cursor: Cursor | None = None, **follower: Any
 ) -> AsyncIterator[tuple[RecordingPipeline, Tail]]:
-    """The source at work, once it has read the past. `follower`: further settings of `Follower`."""
+    """The source at work, once it has read the past. `follower`: further settings of `Follower`.
+
+    `cursor`: it continues there, after a restart.
+    """
     received, tail = RecordingPipeline(), Tail(poll=0.005, idle_poll=0.01, grace=grace, reset_check_every=0.1)
+    if cursor is not None:
+        tail.resume(cursor)
+        received.status.complete.set()
     running = Follower(source, tail, Reconcile(interval=0.1), backoff=Backoff(0.01, 1.5, 0.1), **follower)
     task = asyncio.create_task(running.run(received))
     try:

@@ -18,6 +18,7 @@ class Cursor(Struct, frozen=True):
     ``row``: the row at the head, which identifies the log. ``holes``: IDs that may still be committed.
     ``past``: the part of the log's past that is still unread, in the source's own format.
     ``marks``: packed rows before the head. They identify a log that lost its newest rows (`ResetMarkers`).
+    ``complete_to``: rows with a higher ID were read without some columns; None if none were.
     """
 
     head: int = 0
@@ -25,6 +26,7 @@ class Cursor(Struct, frozen=True):
     holes: tuple[tuple[tuple[int, int], ...], ...] = ()
     past: tuple[int, int, int, int] | None = None
     marks: bytes = b""
+    complete_to: int | None = None
 
 
 class PersistedSilence(Struct, frozen=True, gc=False):

@@ -116,7 +116,8 @@ class Tail:
     def cursor(self) -> Cursor:
         """The position for the checkpoint (`resume`)."""
         past = self.past.kept() if self.past is not None else None
-        return Cursor(self.gaps.head, self._head_row, self.gaps.kept(), past, self._reset_markers.packed())
+        markers = self._reset_markers.packed()
+        return Cursor(self.gaps.head, self._head_row, self.gaps.kept(), past, markers, self._complete_to)
 
     def resume(self, cursor: Cursor) -> None:
         """Continue where an earlier run stopped. Its windows are open again, as transactions outlive the daemon."""
@@ -128,6 +129,7 @@ class Tail:
         self.past = Past(*cursor.past) if cursor.past is not None else None
         self._await([list(w) for w in cursor.holes])
         self._target = cursor.head
+        self._complete_to = cursor.complete_to
         self.started = self._begun = True
 
     def _await(self, holes: Sequence[list[Range]]) -> None:
@@ -156,6 +158,7 @@ class Tail:
             self.batch.failed()
             raise
         self._clear_gaps()
+        self._complete_to = None
         self._reset_markers = ResetMarkers()
         self._reset_markers.add(reversed(newest))
         self._head_row = newest[0] if newest and newest[0].id == last else None
@@ -194,6 +197,8 @@ class Tail:
         self._await(holes)
         self.gaps.head, self._head_row = head, row
         self._reset_markers.cut(head)
+        if self._complete_to is not None:
+            self._complete_to = min(self._complete_to, head)
         if self.past is not None:
             self.past.cut(head)
 
