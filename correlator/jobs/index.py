@@ -36,7 +36,7 @@ from correlator.jobs.legacy_jobs import LegacyJobs
 from correlator.jobs.missing_rows import LostRows, Transitions
 from correlator.jobs.model.changes import Reason
 from correlator.jobs.model.facts import Entry, Fact, Job, Reading
-from correlator.jobs.model.persisted import IndexState, PersistedJob
+from correlator.jobs.model.persisted import IndexState, PersistedJob, PersistedLegacy
 from correlator.jobs.model.rows import LegacyRecord, Micros
 from correlator.jobs.model.views import NO_TITLES, JobView, PublishedJob, Titles
 from correlator.jobs.outcome import Outcome
@@ -113,7 +113,7 @@ class Index:
         )
 
     def restore(
-        self, jobs: Sequence[PersistedJob], legacy: Sequence[LegacyRecord], state: IndexState, now: Micros
+        self, jobs: Sequence[PersistedJob], legacy: Sequence[PersistedLegacy], state: IndexState, now: Micros
     ) -> Iterator[Outcome]:
         """Restore the state of an earlier run into an empty index, `RESTORED_AT_ONCE` jobs per step. Causes no events.
 

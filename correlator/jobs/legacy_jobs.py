@@ -13,6 +13,8 @@ from msgspec.structs import replace
 
 from correlator.jobs import job_view
 from correlator.jobs.bounded import BoundedDict
+from correlator.jobs.model.facts import Job
+from correlator.jobs.model.persisted import PersistedJob, PersistedLegacy
 from correlator.jobs.model.rows import LegacyRecord, Micros
 from correlator.jobs.outcome import Outcome
 from correlator.jobs.published import PublishedJobs
@@ -78,11 +80,12 @@ class LegacyJobs:
             if (known := self._rows.get(job_id)) is not None:
                 self._put(replace(known, apart=True), now, out)
 
-    def restore(self, rows: Iterable[LegacyRecord], now: Micros, out: Outcome) -> None:
+    def restore(self, rows: Iterable[PersistedLegacy], now: Micros, out: Outcome) -> None:
         """Publish rows from a checkpoint with the time of their last change."""
-        for row in rows:
-            self._rows[row.job_id] = row
-            self._settle(row, now, out, row.updated_at or now)
+        for stored in rows:
+            self._rows[stored.job_id] = row = stored.row
+            job = PersistedJob(Job(row.job_id), row.updated_at or now, silence=stored.silence)
+            self._settle(row, now, out, job)
 
     def withdraw(self, names: Iterable[str], out: Outcome) -> None:
         """Withdraw the legacy jobs with these IDs: a JobLog job that has them is about to be published."""
@@ -127,7 +130,7 @@ class LegacyJobs:
             self._changed[row.job_id] = None
         self._settle(row, now, out)
 
-    def _settle(self, row: LegacyRecord, now: Micros, out: Outcome, updated_at: Micros | None = None) -> None:
+    def _settle(self, row: LegacyRecord, now: Micros, out: Outcome, restored: PersistedJob | None = None) -> None:
         """Publish a row if it is certain that no JobLog job has its ID, else withdraw it."""
         job_id = row.job_id
         if job_id in self._facts:
@@ -141,7 +144,7 @@ class LegacyJobs:
         elif row.apart:
             shown = Outcome(past=job_id in self._past or out.past)
             self._past.discard(job_id)
-            self._published.show(view, row.updated_at or row.created_at or 0, now, shown, updated_at=updated_at)
+            self._published.show(view, row.updated_at or row.created_at or 0, now, shown, restored=restored)
             out.add(shown)
         elif out.past:
             self._past.add(job_id)

@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from correlator.jobs.forecasts import Forecasts
 from correlator.jobs.job_facts import JobFacts
 from correlator.jobs.legacy_jobs import LegacyJobs
-from correlator.jobs.model.persisted import PersistedJob
-from correlator.jobs.model.rows import LegacyRecord
+from correlator.jobs.model.persisted import PersistedJob, PersistedLegacy
 from correlator.jobs.published import PublishedJobs
 
 
@@ -37,12 +36,14 @@ class Persistence:
         """The IDs of all jobs that have persisted state."""
         return [*self._facts.jobs, *(r.job_id for r in self._legacy.all() if r.job_id not in self._facts.jobs)]
 
-    def get(self, job_id: str) -> PersistedJob | LegacyRecord | None:
+    def get(self, job_id: str) -> PersistedJob | PersistedLegacy | None:
         """The state of a job that a checkpoint must contain. None if the job left memory."""
+        silence = self._published.silence.persisted(job_id)
         if (job := self._facts.jobs.get(job_id)) is not None:
             shown = self._published.get(job_id)
             if shown is None:
                 return PersistedJob(job, 0)
             forecast = self._forecasts.persisted(job_id, shown.forecast)
-            return PersistedJob(job, shown.updated_at, forecast, self._published.silence.persisted(job_id))
-        return self._legacy.get(job_id)
+            return PersistedJob(job, shown.updated_at, forecast, silence)
+        row = self._legacy.get(job_id)
+        return PersistedLegacy.of(row, silence) if row is not None else None

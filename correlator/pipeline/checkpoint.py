@@ -20,8 +20,7 @@ from msgspec import Struct
 
 from correlator.errors import CheckpointInUse
 from correlator.jobs import stored_forecasts
-from correlator.jobs.model.persisted import Cursor, IndexState, PersistedExports, PersistedJob
-from correlator.jobs.model.rows import LegacyRecord
+from correlator.jobs.model.persisted import Cursor, IndexState, PersistedExports, PersistedJob, PersistedLegacy
 from correlator.jobs.stored_forecasts import Decoded
 
 log = logging.getLogger(__name__)
@@ -59,7 +58,7 @@ class Saved(Struct, frozen=True):
     cursor: Cursor
     memory: IndexState
     jobs: tuple[PersistedJob, ...]
-    legacy: tuple[LegacyRecord, ...]
+    legacy: tuple[PersistedLegacy, ...]
     events: tuple[tuple[str, bytes], ...]
     forecasts: Decoded | None = None
     exports: PersistedExports | None = None
@@ -79,7 +78,7 @@ class Changes(Struct, frozen=True):
     at: float
     cursor: Cursor
     memory: IndexState
-    jobs: Mapping[str, PersistedJob | LegacyRecord | None]
+    jobs: Mapping[str, PersistedJob | PersistedLegacy | None]
     events: Mapping[int, tuple[str, bytes]]
     forecasts: Mapping[str, bytes | None] = {}
     exports: PersistedExports | None = None
@@ -144,7 +143,7 @@ class Checkpoint:
             connection.executemany(
                 "INSERT OR REPLACE INTO state VALUES (?, ?)", [(name, encode(value)) for name, value in state.items()]
             )
-            for table, kind in (("jobs", PersistedJob), ("legacy", LegacyRecord)):
+            for table, kind in (("jobs", PersistedJob), ("legacy", PersistedLegacy)):
                 others: list[tuple[str]] = []
                 connection.executemany(
                     f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", _values(changes.jobs, kind, others)
@@ -194,7 +193,7 @@ class Checkpoint:
         webhooks = connection.execute("SELECT head, body FROM webhooks ORDER BY number").fetchall()
         cluster = connection.execute("SELECT head, body FROM cluster ORDER BY number").fetchall()
         jobs = msgspec.msgpack.Decoder(PersistedJob)
-        legacy = msgspec.msgpack.Decoder(LegacyRecord)
+        legacy = msgspec.msgpack.Decoder(PersistedLegacy)
         return Saved(
             decode(state["at"], type=float),
             decode(state["cursor"], type=Cursor),
@@ -249,8 +248,8 @@ def _write_numbered(
 
 
 def _values(
-    jobs: Mapping[str, PersistedJob | LegacyRecord | None],
-    kind: type[PersistedJob | LegacyRecord],
+    jobs: Mapping[str, PersistedJob | PersistedLegacy | None],
+    kind: type[PersistedJob | PersistedLegacy],
     others: list[tuple[str]],
 ) -> Iterator[tuple[str, bytes]]:
     """Yield the values of type `kind`, encoded one at a time: the first write has all jobs. `others`: IDs to delete."""
@@ -286,7 +285,7 @@ def _prepare(connection: sqlite3.Connection) -> None:
         connection.execute(_CLUSTER)
 
 
-def _encoded(value: PersistedJob | LegacyRecord) -> bytes | None:
+def _encoded(value: PersistedJob | PersistedLegacy) -> bytes | None:
     """Encode a job; None if it cannot be encoded (a lone surrogate). It is read from the tables again."""
     try:
         return msgspec.msgpack.encode(value)

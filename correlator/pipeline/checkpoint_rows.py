@@ -13,8 +13,7 @@ from typing import Any
 import msgspec
 
 from correlator.jobs import stored_forecasts
-from correlator.jobs.model.persisted import Cursor, IndexState, PersistedExports, PersistedJob
-from correlator.jobs.model.rows import LegacyRecord
+from correlator.jobs.model.persisted import Cursor, IndexState, PersistedExports, PersistedJob, PersistedLegacy
 from correlator.pipeline.checkpoint import Changes, Saved
 
 log = logging.getLogger(__name__)
@@ -117,7 +116,7 @@ def _rows_of(changes: Changes, memory: bytes) -> Iterator[tuple[Name, Callable[[
     encode = msgspec.msgpack.encode
     for job_id, value in changes.jobs.items():
         yield ("job", job_id), partial(_encoded, value if isinstance(value, PersistedJob) else None)
-        yield ("legacy", job_id), partial(_encoded, value if isinstance(value, LegacyRecord) else None)
+        yield ("legacy", job_id), partial(_encoded, value if isinstance(value, PersistedLegacy) else None)
     for name, blob in changes.forecasts.items():
         yield ("forecast", name), partial(_as_it_is, blob)
     exports = changes.exports
@@ -136,7 +135,7 @@ def _as_it_is(value: bytes | None) -> bytes | None:
     return value
 
 
-def _encoded(value: PersistedJob | LegacyRecord | None) -> bytes | None:
+def _encoded(value: PersistedJob | PersistedLegacy | None) -> bytes | None:
     if value is None:
         return None
     try:
@@ -154,7 +153,7 @@ async def saved_of(rows: Rows) -> Saved | None:
         log.warning("the checkpoint in the cluster is incomplete: everything is read again")
         return None
     found: dict[str, list[Any]] = {"job": [], "legacy": []}
-    kinds: Mapping[str, type[PersistedJob | LegacyRecord]] = {"job": PersistedJob, "legacy": LegacyRecord}
+    kinds: Mapping[str, type[PersistedJob | PersistedLegacy]] = {"job": PersistedJob, "legacy": PersistedLegacy}
     numbered: dict[str, dict[int, Any]] = {"event": {}, "webhook": {}, "cluster": {}}
     for n, (name, value) in enumerate(rows.items()):
         if n % SLICE == 0:

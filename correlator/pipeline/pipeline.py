@@ -27,7 +27,7 @@ from correlator.jobs.forecast.forecaster import OperationKey
 from correlator.jobs.forecast.place import EndedRun
 from correlator.jobs.forecasts import History
 from correlator.jobs.model.facts import Entry, Fact, Reading
-from correlator.jobs.model.persisted import IndexState, PersistedJob
+from correlator.jobs.model.persisted import IndexState, PersistedJob, PersistedLegacy
 from correlator.jobs.model.rows import LegacyRecord, LogRow, Micros
 from correlator.jobs.outcome import Outcome
 from correlator.ops import metrics
@@ -126,7 +126,7 @@ class Pipeline:
     async def restore(
         self,
         kept: Sequence[PersistedJob],
-        legacy: Sequence[LegacyRecord],
+        legacy: Sequence[PersistedLegacy],
         memory: IndexState,
         age: float,
         *,

@@ -337,7 +337,7 @@ async def test_rows_that_were_read_without_a_column_are_read_again_after_a_resta
     cursor = msgspec.msgpack.decode(msgspec.msgpack.encode(tail.cursor()), type=Cursor)
     if back == "before":
         await mariadb_original.run("ALTER TABLE log_events RENAME COLUMN away TO attrs")
-    async with running_follower(mariadb_original.source(), cursor=cursor, **settings) as (received, _):
+    async with running_follower(mariadb_original.source(), cursor, **settings) as (received, _):
         if back == "after":
             await mariadb_original.log("later", away='{"n": 3}')
             await received.receives("later")

@@ -9,8 +9,8 @@ import msgspec
 from correlator.jobs.index import Index
 from correlator.jobs.model.changes import Change, Event
 from correlator.jobs.model.facts import Reading
-from correlator.jobs.model.persisted import IndexState, PersistedJob
-from correlator.jobs.model.rows import JobRecord, LegacyRecord, Micros
+from correlator.jobs.model.persisted import IndexState, PersistedJob, PersistedLegacy
+from correlator.jobs.model.rows import JobRecord, Micros
 from correlator.jobs.outcome import Outcome
 
 SECOND = 1_000_000
@@ -82,7 +82,7 @@ class Evicting:
         self.later.clear()
         self.index = self._made()
         jobs = [one for one in kept if isinstance(one, PersistedJob)]
-        legacy = [one for one in kept if isinstance(one, LegacyRecord)]
+        legacy = [one for one in kept if isinstance(one, PersistedLegacy)]
         state = msgspec.msgpack.decode(stored, type=IndexState)
         for outcome in self.index.restore(jobs, legacy, state, self.now):
             self._published(outcome)

@@ -11,8 +11,8 @@ from correlator.jobs import job_document, shapes
 from correlator.jobs.forecast.place import EndedRun, StepTimes
 from correlator.jobs.index import Index
 from correlator.jobs.model.facts import Fact, Kind, Reading
-from correlator.jobs.model.persisted import PersistedJob
-from correlator.jobs.model.rows import JobRecord, LegacyRecord, Micros, StepRecord
+from correlator.jobs.model.persisted import PersistedJob, PersistedLegacy
+from correlator.jobs.model.rows import JobRecord, Micros, StepRecord
 from correlator.jobs.outcome import Outcome
 from correlator.jobs.stored_forecasts import StoredForecasts, decode
 from tests.support.forecasts import BASE, OPERATION, SECOND, ended
@@ -144,7 +144,7 @@ class Disk:
     def __init__(self, index: Index) -> None:
         self._index = index
         self._forecasts = StoredForecasts(index.forecasts)
-        self._jobs: dict[str, PersistedJob | LegacyRecord | None] = {}
+        self._jobs: dict[str, PersistedJob | PersistedLegacy | None] = {}
         self._values: dict[str, bytes | None] = {}
         self._state = index.state()
 
@@ -164,7 +164,8 @@ class Disk:
         assert decoded is not None
         StoredForecasts(new.forecasts).restore(decoded)
         jobs = [job for job in self._jobs.values() if isinstance(job, PersistedJob)]
-        for _ in new.restore(jobs, (), self._state, now):
+        legacy = [row for row in self._jobs.values() if isinstance(row, PersistedLegacy)]
+        for _ in new.restore(jobs, legacy, self._state, now):
             pass
         new.loading = False
         return new

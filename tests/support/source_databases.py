@@ -288,7 +288,7 @@ class RecordingPipeline(Pipeline):
 
 @contextlib.asynccontextmanager
 async def running_follower(
-    source: Database, *, grace: float = 0.5, cursor: Cursor | None = None, **follower: Any
+    source: Database, cursor: Cursor | None = None, /, *, grace: float = 0.5, **follower: Any
 ) -> AsyncIterator[tuple[RecordingPipeline, Tail]]:
     """The source at work, once it has read the past. `follower`: further settings of `Follower`.
 

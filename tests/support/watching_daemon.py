@@ -11,7 +11,7 @@ from correlator.jobs.forecast.place import EndedRun
 from correlator.jobs.horizon import Horizon, Part
 from correlator.jobs.model.changes import Event
 from correlator.jobs.model.facts import Entry, Fact, Kind, Reading
-from correlator.jobs.model.rows import JobRecord, Micros
+from correlator.jobs.model.rows import JobRecord, LegacyRecord, Micros
 from correlator.jobs.outcome import Outcome
 from tests.support.forecast_index import Disk, knowing
 from tests.support.forecasts import BASE, OPERATION, SECOND
@@ -30,10 +30,11 @@ UNRELATED = [replace(run, operation=("other", "")) for run in RUNS]
 class WatchingDaemon:
     """`at` is the second, by the appliance's clock. The daemon's is `ahead` seconds ahead.
 
-    `stalled_after`: seconds. `events`: what was announced, each with its second.
+    `stalled_after`: seconds. `legacy`: its jobs are rows of failover_jobs. `events`: what was announced, each with its
+    second.
     """
 
-    def __init__(self, *, stalled_after: float = 60.0, runs: Sequence[EndedRun] = RUNS) -> None:
+    def __init__(self, *, stalled_after: float = 60.0, runs: Sequence[EndedRun] = RUNS, legacy: bool = False) -> None:
         self.at = 0
         self.ahead = 0.0
         self.sees = True
@@ -43,6 +44,7 @@ class WatchingDaemon:
         self._disk = Disk(self.index)
         self._unread: list[Callable[[int], Fact]] = []
         self._rows = 0
+        self._legacy: dict[str, LegacyRecord] | None = {} if legacy else None
 
     @property
     def now(self) -> Micros:
@@ -56,6 +58,9 @@ class WatchingDaemon:
         self.writes(job_id, Kind.JOB_STARTED)
 
     def writes(self, job_id: str, kind: Kind | None = None) -> None:
+        if self._legacy is not None:
+            self._legacy[job_id] = replace(self._legacy[job_id], updated_at=BASE + self.at * SECOND)
+            return
         self._rows += 1
         row = Entry(self._rows, BASE + self.at * SECOND, "INFO", "text", 0, job_id, kind=kind)
         self._unread.append(lambda observed_at: replace(row, observed_at=observed_at))
@@ -65,6 +70,12 @@ class WatchingDaemon:
         self.writes(job_id, Kind.JOB_COMPLETED)
 
     def _reads(self, job_id: str, status: str, started: Micros, ended: Micros | None = None) -> None:
+        if self._legacy is not None:
+            word, number = "snapshotting" if ended is None else "completed", len(self._legacy)
+            self._legacy[job_id] = LegacyRecord(
+                number, job_id, word, created_at=started, started_at=started, completed_at=ended, apart=True
+            )
+            return
         job_type, operation = OPERATION
         record = JobRecord(
             job_id, status=status, started_at=started, completed_at=ended, job_type=job_type, operation=operation
@@ -90,6 +101,8 @@ class WatchingDaemon:
             self._note(self.index.apply([made(self.index.advance_clock())], self.now))
             self._judge()
         self._unread.clear()
+        if self._legacy is not None:
+            self._note(self.index.apply_legacy(self._legacy.values(), (), self.now))
         for part in Part:
             self.index.horizon.report(part, began, self.at * SECOND)
 

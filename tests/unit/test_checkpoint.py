@@ -18,8 +18,8 @@ from correlator.jobs.exports import Exports
 from correlator.jobs.index import Index
 from correlator.jobs.model.changes import Change
 from correlator.jobs.model.facts import Entry, Kind, Reading, Status
-from correlator.jobs.model.persisted import Cursor, IndexState, PersistedExports, PersistedJob
-from correlator.jobs.model.rows import JobRecord, LegacyRecord, LogRow
+from correlator.jobs.model.persisted import Cursor, IndexState, PersistedExports, PersistedJob, PersistedLegacy
+from correlator.jobs.model.rows import JobRecord, LogRow
 from correlator.jobs.outcome import Outcome
 from correlator.jobs.stored_forecasts import StoredForecasts
 from correlator.pipeline.checkpoint import Changes, Checkpoint, Saved
@@ -38,7 +38,7 @@ def left(path: Path, source: str = "s") -> Saved | None:
 
 
 def restored(
-    index: Index, jobs: Sequence[PersistedJob], legacy: Sequence[LegacyRecord], memory: IndexState, now: int
+    index: Index, jobs: Sequence[PersistedJob], legacy: Sequence[PersistedLegacy], memory: IndexState, now: int
 ) -> Outcome:
     """Everything that the steps of a restore did."""
     steps = list(index.restore(jobs, legacy, memory, now))
@@ -323,7 +323,7 @@ def test_what_a_restore_publishes_is_what_is_shown_at_its_end(monkeypatch: pytes
     index, again = filled(), Index()
     index.expire(NOW + 1)
     kept = [k for i in index.persistence.all_ids() if isinstance(k := index.persistence.get(i), PersistedJob)]
-    legacy = [k for i in index.persistence.all_ids() if isinstance(k := index.persistence.get(i), LegacyRecord)]
+    legacy = [k for i in index.persistence.all_ids() if isinstance(k := index.persistence.get(i), PersistedLegacy)]
     hub = LocalHub(again)
     published: dict[str, bytes] = {}
     for step in again.restore(kept, legacy, index.state(), NOW + 3600_000_000):
@@ -377,7 +377,7 @@ def test_a_restart_keeps_the_counts_of_a_job_exactly_also_full_ones(tmp_path: Pa
 
 def test_a_legacy_row_of_an_older_checkpoint_is_not_shown_before_its_owner_is_asked_for():
     older = {"id": 1, "job_id": "uuid", "status": "pending", "created_at": NOW, "claimed": False}
-    record = msgspec.msgpack.decode(msgspec.msgpack.encode(older), type=LegacyRecord)
+    record = msgspec.msgpack.decode(msgspec.msgpack.encode(older), type=PersistedLegacy)
     index = Index()
     assert restored(index, (), (record,), IndexState(), NOW).changes == []
     assert [r.job_id for r in index.known.unsettled_legacy()] == ["uuid"]

@@ -180,8 +180,9 @@ def test_a_forecast_is_as_of_the_time_up_to_which_its_job_is_known():
 # -- silence
 
 
-def test_a_job_stalls_after_the_same_watched_time_whatever_the_daemon_could_not_see():
-    daemon = WatchingDaemon(runs=UNRELATED)
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_job_stalls_after_the_same_watched_time_whatever_the_daemon_could_not_see(legacy):
+    daemon = WatchingDaemon(runs=UNRELATED, legacy=legacy)
     daemon.begins("j")
     daemon.passes(31)
     daemon.sees = False
@@ -196,9 +197,10 @@ def test_a_job_stalls_after_the_same_watched_time_whatever_the_daemon_could_not_
     assert 1 + 60 + 80 - seen_at_once <= at <= 1 + 60 + 80 + 2
 
 
+@pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("restarts", [True, False], ids=["restart", "cut"])
-def test_a_job_that_writes_all_the_time_is_not_stalled_by_a_cut(restarts):
-    daemon = WatchingDaemon(stalled_after=30.0, runs=UNRELATED)
+def test_a_job_that_writes_all_the_time_is_not_stalled_by_a_cut(restarts, legacy):
+    daemon = WatchingDaemon(stalled_after=30.0, runs=UNRELATED, legacy=legacy)
     jobs_that_run(daemon, 10, 20)
     daemon.sees = False
     for _ in range(40):
@@ -215,8 +217,9 @@ def test_a_job_that_writes_all_the_time_is_not_stalled_by_a_cut(restarts):
     assert daemon.announced(*SILENCE) == []
 
 
-def test_a_stalled_job_is_announced_once_and_recovers_once_also_across_restarts():
-    daemon = WatchingDaemon(runs=UNRELATED)
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_stalled_job_is_announced_once_and_recovers_once_also_across_restarts(legacy):
+    daemon = WatchingDaemon(runs=UNRELATED, legacy=legacy)
     daemon.begins("j")
     daemon.passes(70)
     assert [kind for _, kind in daemon.announced(*SILENCE)] == [Kind.JOB_STALLED]

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from msgspec import Struct
+from msgspec.structs import asdict
 
 from correlator.jobs.model.changes import Event
 from correlator.jobs.model.facts import Job
 from correlator.jobs.model.forecasts import PersistedForecast
-from correlator.jobs.model.rows import LogRow, Micros
+from correlator.jobs.model.rows import LegacyRecord, LogRow, Micros
 
 
 class Cursor(Struct, frozen=True):
@@ -47,6 +48,22 @@ class PersistedJob(Struct, frozen=True, gc=False):
     updated_at: Micros
     forecast: PersistedForecast | None = None
     silence: PersistedSilence | None = None
+
+
+class PersistedLegacy(LegacyRecord, frozen=True, gc=False):
+    """A row of ``failover_jobs`` in a checkpoint, and the silence of its job."""
+
+    silence: PersistedSilence | None = None
+
+    @classmethod
+    def of(cls, row: LegacyRecord, silence: PersistedSilence | None) -> PersistedLegacy:
+        return cls(**asdict(row), silence=silence)
+
+    @property
+    def row(self) -> LegacyRecord:
+        members = asdict(self)
+        del members["silence"]
+        return LegacyRecord(**members)
 
 
 _STORED_STATE = {"last_observed_at": "looks", "pending_events": "owed"}
