@@ -89,7 +89,10 @@ class Bookmark(Struct, frozen=True, tag_field="type", tag="bookmark"):
 
 
 class State(Struct, frozen=True, tag_field="type", tag="status"):
+    """`error`: why the database is not live, in a sentence for people."""
+
     source: Source
+    error: str | None = None
 
 
 class Resync(Struct, frozen=True, tag_field="type", tag="resync"):

@@ -32,7 +32,6 @@ from correlator.client.messages import (
     Put,
     Resync,
     Snapshot,
-    Source,
     State,
     Synced,
     Wanted,
@@ -53,6 +52,7 @@ class Connection(Struct, frozen=True):
 class Update(Struct, frozen=True):
     """The documents, and their changes since the last update. `jobs` is a live view of the replica, not a copy.
 
+    `database`: the last report on the daemon's database.
     `gone`: job ID → the reason of docs/protocol.md, or "absent" if a fresh snapshot did not contain the job.
     `ahead`: seconds that the daemon's clock is ahead of the local clock.
     """
@@ -62,7 +62,7 @@ class Update(Struct, frozen=True):
     gone: Mapping[str, str] = {}
     logs: tuple[Log, ...] = ()
     synced: bool = False
-    source: Source | None = None
+    database: State | None = None
     connection: Connection = Connection()
     ahead: float = 0.0
 
@@ -104,7 +104,7 @@ class Replica:
         self._changed: set[str] = set()
         self._gone: dict[str, str] = {}
         self._logs: list[Log] = []
-        self.source: Source | None = None
+        self._database: State | None = None
 
     @property
     def synced(self) -> bool:
@@ -147,7 +147,7 @@ class Replica:
             case Bookmark():
                 answers = [_get(job_id) for job_id in self._requests.retry()]
             case State():
-                self.source = message.source
+                self._database = message
             case Resync():
                 self._start_over()
             case Error():
@@ -173,7 +173,7 @@ class Replica:
             dict(self._gone),
             tuple(self._logs),
             self.synced,
-            self.source,
+            self._database,
             connection,
             ahead,
         )

@@ -118,7 +118,8 @@ def judge_appliances(found: list[Alive]) -> Check:
         return warning(APPLIANCES, f"no collector is alive of {some(silent)}", lines)
     ill = [f"{one.instance}: {one.value.get('error')}" for one in found if one.value.get("database") != "live"]
     if ill:
-        return warning(APPLIANCES, f"the database of {len(ill)} of {len(found)} appliances is away", ill[:20])
+        words = f"the database of {len(ill)} of {len(found)} appliances is not read in full"
+        return warning(APPLIANCES, words, ill[:20])
     return ok(APPLIANCES, f"{len(found)} appliances, all with a collector", lines)
 
 

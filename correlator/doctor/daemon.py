@@ -153,7 +153,10 @@ def judge(ready: Mapping[str, Any], live: Mapping[str, Any], metrics: str | None
     build = [labels for labels, _ in samples(metrics or "", "correlator_build_info")]
     version = build[0].get("version", "") if build else ""
     parts: Mapping[str, Any] = ready.get("parts") or {}
-    sick = [f"{name}: {part.get('error') or 'not ok'}" for name, part in parts.items() if not part.get("ok", True)]
+    errors = {name: part.get("error") or "not ok" for name, part in parts.items() if not part.get("ok", True)}
+    if errors.get("tables") == errors.get("database"):
+        errors.pop("tables", None)  # it is why the database is stale
+    sick = [f"{name}: {error}" for name, error in errors.items()]
     lines = [f"version {version}"] if version else []
     lines += list(filter(None, (_noted(metrics or "", name, words) for name, words in _NOTED.items())))
     if live.get("live") is False:

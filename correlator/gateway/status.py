@@ -80,8 +80,8 @@ class Appliance:
     def error(self) -> str | None:
         """What is wrong, or None."""
         if not self.online():
-            return f"the collector of {self.name} is offline"
-        return self.alive.error if self.alive.database != "live" else None
+            return "the collector is offline"
+        return None if self.alive.database == "live" else self.alive.error or "the database is not read yet"
 
 
 class RemoteStatus(Status):
@@ -123,7 +123,7 @@ class RemoteStatus(Status):
             self.set_state("down" if self.loading else "stale", why, what="the cluster is not followed")
             return
         behind = max((one.behind() for one in appliances), default=0.0)
-        errors = [text for one in appliances if (text := one.error()) is not None]
+        errors = [f"{one.name}: {text}" for one in appliances if (text := one.error()) is not None]
         self._current = now - behind
         if not errors:
             self.set_state("live")

@@ -160,6 +160,7 @@ class SourceStatus(TypedDict):
     type: Literal["status"]
     source: DatabaseState
     lag_seconds: Seconds
+    error: Annotated[str | None, Meta(description="Why it is not live, in a sentence for people; null while it is.")]
 
 
 class Resync(TypedDict):

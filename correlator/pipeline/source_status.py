@@ -324,7 +324,7 @@ class SourceStatus(Status):
         """Set the state as stale: what the last run saved `age` seconds before `now` is published."""
         self._answered = time.monotonic() - age
         self._answered_at = now - int(age * 1_000_000)
-        self.set_state("stale", "not asked yet", what="the state of the last run is served")
+        self.set_state("stale", "the database has not been asked yet", what="the state of the last run is served")
         self.since = self._answered_at
         self.loaded()
 
@@ -338,7 +338,7 @@ class SourceStatus(Status):
         elif (of_tables := self._table_error()) is not None:
             error, public, what = of_tables, None, NOT_READ
         else:
-            error, public, what = f"no answer for {silent:.0f} s", None, UNREACHABLE
+            error, public, what = f"no answer for {silent:.0f} s", "the database does not answer", UNREACHABLE
         down = silent >= DOWN_AFTER or self.loading
         self.set_state("down" if down else "stale", error, public, what)
 

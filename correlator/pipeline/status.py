@@ -12,7 +12,7 @@ UNREACHABLE = "the database is unreachable"
 
 
 class Status(ABC):
-    """The state of the database behind the published jobs. `error` is for the operator."""
+    """The state of the database behind the published jobs. `error` is for the operator, `public_error` for clients."""
 
     def __init__(self) -> None:
         self.database: DatabaseState = "down"
@@ -22,7 +22,7 @@ class Status(ABC):
         self.reading: tuple[int, int] | None = None
         """(read, to read) while loading takes longer than usual."""
         self._subscribers: dict[Callable[[], None], None] = {}
-        self._public_error: str | None = None
+        self.public_error: str | None = None
         self._what = UNREACHABLE
 
     @property
@@ -51,7 +51,7 @@ class Status(ABC):
         if (state, error, what) == (self.database, self.error, self._what):
             return
         self.database, self.error, self._what = state, error, what
-        self._public_error = public if public is not None else error
+        self.public_error = public if public is not None else error
         for on_status in list(self._subscribers):
             on_status()
 
@@ -61,7 +61,7 @@ class Status(ABC):
             "ok": self.database == "live",
             "state": self.database,
             "lag_seconds": self.lag_seconds,
-            "error": self._public_error,
+            "error": self.public_error,
         }
         if self.reading is not None or self.loading:
             done, total = self.reading or (0, 0)

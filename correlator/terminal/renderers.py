@@ -146,8 +146,8 @@ def note(update: Update) -> str:
     if update.connection.state == "offline":
         reason = (update.connection.error or "the connection ended").splitlines()[0]
         return f"{reason}; trying again"
-    if update.source in ("stale", "down"):
-        return f"the daemon's database is {'away' if update.source == 'down' else 'slow'}: this may be out of date"
+    if update.database is not None and update.database.source != "live":
+        return f"this may be out of date: {update.database.error or 'nothing of the database has been read yet'}"
     return ""
 
 

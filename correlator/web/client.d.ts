@@ -178,7 +178,7 @@ export interface Connection {
   readonly lag_seconds: number;
   /** Milliseconds since 1970. */
   readonly retry_at: number | null;
-  /** The last error; null once connected. */
+  /** Why it is not live, or what was wrong with the last request; null once connected. */
   readonly error: string | null;
   /**
    * Milliseconds that the daemon's clock is ahead of this one, by the messages that carry its current time; null until

@@ -37,7 +37,9 @@ async def test_a_killed_database_leaves_what_is_known_served_and_is_followed_aga
                 return status == 200 and degraded and parts["database"]["state"] != "live"
 
             await eventually(says_so)
-            assert (await socket.until("status"))["source"] in ("stale", "down")
+            said = await socket.until("status")
+            assert said["source"] in ("stale", "down")
+            assert said["error"] in ("the database cannot be reached", "the database does not answer")
             assert (await daemon.job("gui-1"))["status"] == "running"
             status, problem = await daemon.get("/api/v1/jobs/somebody-else")
             assert (status, problem["title"]) == (503, "Service Unavailable")

@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.appliance import Appliance
 from tests.support.bulk_rows import ago, fill, job_id
-from tests.support.daemon import Daemon
+from tests.support.daemon import HELLO, Daemon
 from tests.support.eventually import PATIENCE, eventually
 from tests.support.mariadb import Database
 from tests.support.mosquitto import Mosquitto
@@ -134,6 +134,9 @@ async def test_what_was_read_stays_and_is_complete_when_readiness_says_so(
                 return found["degraded"] and found["database"]["state"] == "stale" and not found["tables"]["ok"]
 
             await eventually(is_said, every=0.02)
+            async with daemon.socket(HELLO) as socket:
+                said = await socket.until("status")
+                assert (said["source"], table in said["error"]) == ("stale", True)
             assert "correlator_database_up 0.0" in await daemon.text("/metrics")
             for _ in range(10 * seconds):
                 assert await documents(daemon) == before  # job_steps is not read again by itself: no job has news

@@ -49,16 +49,19 @@ async def test_an_outage_shows_its_time_stops_the_clocks_and_ends_without_a_relo
     assert await page.evaluate("window.same")
 
 
-async def test_an_unreachable_database_is_reported_and_the_jobs_stay(fake, page):
+async def test_why_the_database_is_not_read_is_said_as_the_daemon_says_it_and_the_jobs_stay(fake, page):
     fake.jobs[UUID] = document(UUID)
     await page.goto(fake.url)
     await expect(status(page)).to_contain_text("Live")
-    await fake.send(type="status", source="down", lag_seconds=12.0)
-    await expect(status(page)).to_contain_text("Stale")
-    await expect(banner(page)).to_contain_text("database does not answer")
-    await expect(banner(page)).to_contain_text("as of")
+    for source, error in (
+        ("down", "the database cannot be reached"),
+        ("stale", "log_events.attrs cannot be read: gone, or SELECT is not granted; correlator doctor shows the GRANT"),
+    ):
+        await fake.send(type="status", source=source, lag_seconds=12.0, error=error)
+        await expect(status(page)).to_contain_text("Stale")
+        await expect(banner(page)).to_contain_text(re.compile(f"Database: {error}\\. The page shows .* as of"))
     await expect(page.get_by_role("list", name="Jobs").get_by_role("listitem")).to_have_count(1)
-    await fake.send(type="status", source="live", lag_seconds=0.0)
+    await fake.send(type="status", source="live", lag_seconds=0.0, error=None)
     await expect(banner(page)).to_have_count(0)
 
 
@@ -93,7 +96,8 @@ async def test_a_token_is_requested_stored_for_the_tab_and_sent_to_rest_too(page
 async def test_a_part_of_the_daemon_that_has_a_problem_is_named_until_it_has_none(fake, page):
     why = "the broker is too slow: 50,000 events and 12 states wait, the oldest for 1053 s"
     fake.parts = {
-        "database": {"ok": False, "error": "which the connection shows"},
+        "database": {"ok": False, "state": "stale", "error": "which the connection shows"},
+        "tables": {"ok": False, "error": "which the connection shows"},
         "mqtt": {"ok": False, "error": why},
         "otlp": {"ok": True, "error": "an old one"},
     }
@@ -101,5 +105,8 @@ async def test_a_part_of_the_daemon_that_has_a_problem_is_named_until_it_has_non
     await page.goto(fake.url)
     await expect(banner(page)).to_have_text(f"MQTT: {why}.")
     await expect(status(page)).to_contain_text("Live")
-    fake.parts["mqtt"] = {"ok": True, "error": None}
+    behind = "log and tables have been read only up to 2026-01-01T00:00:00.000000Z"
+    fake.parts = {"database": {"ok": False, "state": "live", "error": behind}, "mqtt": {"ok": True, "error": None}}
+    await expect(banner(page)).to_have_text(f"Database: {behind}.")
+    fake.parts["database"] = {"ok": True, "state": "live", "error": None}
     await expect(banner(page)).to_have_count(0)

@@ -84,11 +84,12 @@ async def test_a_silent_appliance_has_a_banner_and_the_time_of_its_jobs_stands(f
     known(fleet, document("a", ago=600, instance="dc1"), document("b", ago=600, instance="dc2"))
     fleet.instances[0] = appliance("dc1", online=False, last_seen=stamp(300))
     fleet.instances[1] = appliance("dc2", database="down", error="connection refused")
-    fleet.instances[2] = appliance("dc3", lag_seconds=42.0)
+    fleet.instances[2] = appliance("dc3", database="stale", lag_seconds=42.0, error="job_steps cannot be read")
     await page.goto(fleet.url)
     await expect(chip(page, "dc1")).to_contain_text("silent for 5 min")
-    await expect(chip(page, "dc2")).to_contain_text("database away")
-    await expect(chip(page, "dc3")).to_contain_text("42 s behind")
+    await expect(chip(page, "dc2")).to_contain_text("database not read")
+    await expect(chip(page, "dc3")).to_contain_text("database not read in full")
+    await expect(chip(page, "dc3")).to_have_attribute("title", re.compile("for 42 s.*job_steps cannot be read"))
     await expect(page.locator(".silent-banner")).to_contain_text("The collector of dc1 is silent for 5 min")
     await expect(rows(page).filter(has_text="vm-a").locator(".row-elapsed")).to_have_text("5 min 00 s")
     await expect(rows(page).filter(has_text="vm-b").locator(".row-elapsed")).to_have_text(re.compile("^10 min"))
@@ -119,9 +120,10 @@ async def test_a_silent_appliance_does_not_make_the_jobs_of_the_others_old(fleet
     before = await elapsed.inner_text()
     await expect(elapsed).not_to_have_text(before)  # its time goes on
     fleet.instances[:] = [one | {"online": False} for one in fleet.instances]
-    await fleet.send(type="status", source="down", lag_seconds=31.0)
+    why = "dc1: the collector is offline, and 2 more"
+    await fleet.send(type="status", source="down", lag_seconds=31.0, error=why)
     await expect(page.locator(".connection-state")).to_contain_text("Stale")
-    await expect(page.get_by_text("The cluster does not answer.")).to_be_visible()
+    await expect(page.get_by_text(f"Cluster: {why}.")).to_be_visible()
 
 
 async def test_the_address_of_a_job_names_its_appliance_and_opens_the_one_there(fleet, page, context):

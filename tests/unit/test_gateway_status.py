@@ -52,6 +52,19 @@ def test_an_appliance_that_was_never_alive_retires_a_day_after_it_became_known(c
         assert fleet.database == state
 
 
+def test_an_appliance_that_is_not_live_is_named_with_the_reason_also_if_it_gives_none(clock):
+    first, second = Appliance("dc1"), Appliance("dc2")
+    fleet = RemoteStatus(lambda: [first, second], lambda: None)
+    fleet.loading = False
+    first.renewed(b'{"database": "down"}', 0, 0.0)
+    second.renewed(b'{"database": "stale", "error": "job_steps cannot be read"}', 0, 0.0)
+    fleet.judge()
+    assert (fleet.database, fleet.public_error) == ("stale", "dc1: the database is not read yet, and 1 more")
+    first.renewed(LIVE, 0, 0.0)
+    fleet.judge()
+    assert (fleet.database, fleet.public_error) == ("stale", "dc2: job_steps cannot be read")
+
+
 def test_a_fleet_of_retired_appliances_is_down(clock):
     silent = Appliance("dc1")
     silent.renewed(LIVE, 0, 0.0)

@@ -138,7 +138,7 @@ def test_a_state_lasts_since_its_first_failure_and_is_logged_once(
 def test_the_error_of_a_silent_database_names_the_table_at_once(status: SourceStatus, clock: Clock):
     clock.passed += source_status.STALE_AFTER + 1
     status.judge()
-    assert status.describe_database()["error"] == "no answer for 4 s"
+    assert status.describe_database()["error"] == "the database does not answer"
     status.part_failed(Part.LOG, failed(Away.LOCKED, "log_events"))
     assert "LOCK TABLES" in status.describe_database()["error"]
 

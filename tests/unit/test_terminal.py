@@ -13,7 +13,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from correlator.client.messages import Log
+from correlator.client.messages import Log, State
 from correlator.client.replica import Connection, Update
 from correlator.terminal import formats, tree
 from correlator.terminal.formats import as_json, duration
@@ -429,6 +429,8 @@ def test_lines_say_what_is_waited_for_once_and_the_connection_on_standard_error(
         update(),
         away,
         away,
+        update(database=State("stale", "job_steps cannot be read: gone")),
+        update(database=State("live")),
         update(document("u", external_ids=["gui-1"], steps={}, operation=NASTY)),
     ):
         lines.handle(watch.apply(one), one)
@@ -438,6 +440,7 @@ def test_lines_say_what_is_waited_for_once_and_the_connection_on_standard_error(
     assert printed_lines[2:] == [""]
     assert err.getvalue().splitlines() == [
         "correlator: http://h cannot be reached: why; trying again",
+        "correlator: this may be out of date: job_steps cannot be read: gone",
         "correlator: connected again",
     ]
 

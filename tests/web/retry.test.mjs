@@ -173,17 +173,18 @@ test("a silent connection is stale after 25 s, closed after 40 s, and live after
   assert.deepEqual(all.all.ids(), []);
 });
 
-test("the state is stale, with the daemon's lag, while the daemon does not reach its database", async () => {
+test("the state is stale, with the daemon's lag and reason, while the daemon does not reach its database", async () => {
   const all = await synced();
-  for (const [source, state] of [
-    ["stale", "stale"],
-    ["down", "stale"],
-    ["live", "live"],
+  for (const [source, state, error] of [
+    ["stale", "stale", "job_steps cannot be read"],
+    ["down", "stale", "the database cannot be reached"],
+    ["live", "live", null],
   ]) {
-    all.Socket.last.frame({ type: "status", source, lag_seconds: 7.5 });
+    all.Socket.last.frame({ type: "status", source, lag_seconds: 7.5, error });
     await all.clock.pass(20);
     const { connection } = all.all.update;
-    assert.deepEqual([connection.state, connection.source, connection.lag_seconds], [state, source, 7.5]);
+    const { lag_seconds: lag } = connection;
+    assert.deepEqual([connection.state, connection.source, lag, connection.error], [state, source, 7.5, error]);
   }
 });
 

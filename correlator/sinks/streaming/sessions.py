@@ -334,7 +334,8 @@ class Streams:
 
     def _status(self) -> Message:
         status = self._hub.status
-        body = {"type": "status", "source": status.database, "lag_seconds": status.lag_seconds}
+        state, lag = status.database, status.lag_seconds
+        body = {"type": "status", "source": state, "lag_seconds": lag, "error": status.public_error}
         return Message(job_document.encode(body))
 
     def _daemon_time(self) -> str:

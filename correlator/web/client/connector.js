@@ -151,7 +151,8 @@ export class Connector {
     if (attempt !== this.#attempt) return;
     if (message.type === "bookmark") this.#compareClocks(message.at);
     if (message.type === "status") {
-      this.#notifier.setConnection({ source: message.source, lag_seconds: message.lag_seconds ?? 0 });
+      const { source, lag_seconds: lag = 0, error = null } = message;
+      this.#notifier.setConnection({ source, lag_seconds: lag, error });
     }
     if (message.type === "error" && message.code !== "not_found") {
       this.#notifier.setConnection({ error: `${message.code}: ${message.detail}` });

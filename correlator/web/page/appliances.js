@@ -64,15 +64,15 @@ function everyOne(fleet, counts, chosen) {
 
 function details(known, now) {
   const { word } = healthOf(known, now);
-  return [known.instance, word, database(known), lag(known), version(known), text(known.error)]
+  return [known.instance, word, lag(known), version(known), text(known.error)]
     .filter((part) => part !== "")
     .join(" · ");
 }
 
 const DATABASE_WORDS = new Map([
-  ["live", "database answers"],
-  ["stale", "database is slow"],
-  ["down", "database does not answer"],
+  ["live", "is read"],
+  ["stale", "is not read in full"],
+  ["down", "is not read"],
 ]);
 
 function database(known) {
@@ -83,7 +83,7 @@ function lag({ online, database: state, lag_seconds: seconds }) {
   if (!online || state === "down" || !Number.isFinite(seconds)) {
     return "";
   }
-  return seconds < 1 ? "up to date" : `${brief(seconds * 1000)} behind`;
+  return seconds < 1 ? "up to date" : `for ${brief(seconds * 1000)}`;
 }
 
 function version(known) {

@@ -11,17 +11,10 @@ const TRANSPORTS = new Map([
   ["poll", "polling"],
 ]);
 
-/** What `connection.source` is the state of: its short name, and its name in a sentence. */
-const SOURCES = {
-  database: ["database", "The appliance’s database"],
-  cluster: ["cluster", "The cluster"],
-  collector: ["appliance", "The appliance’s collector"],
-};
-
-/** `of`: a key of `SOURCES`. */
+/** `of`: what `connection.source` is the state of, "database", "cluster" or "appliance". */
 export function ConnectionState({ connection, of }) {
   const { word, shape, tone } = shownState(connection.state);
-  const more = [TRANSPORTS.get(connection.transport), lag(connection, SOURCES[of][0])].filter(Boolean).join(" · ");
+  const more = [TRANSPORTS.get(connection.transport), lag(connection, of)].filter(Boolean).join(" · ");
   return html`<p class="connection-state">
     ${icon(shape, tone)} <b>${word}</b>
     ${connection.state === "live" && html`<span class="connection-state-more soft">${more}</span>`}
@@ -45,19 +38,19 @@ export function Banner({ connection, asOf, of }) {
     asOf !== null && html` The page shows the state as of <b title=${fullTime(asOf)}>${clockTime(asOf)}</b>.`;
   const next = state === "offline" && connection.retry_at !== null;
   return html`<div class="banner tone-banner-${shownState(state).tone}" role="status">
-    ${icon("alert")} <span><b>${reason(connection, SOURCES[of][1])}</b>${since}</span>
+    ${icon("alert")} <span><b>${reason(connection, of)}.</b>${since}</span>
     ${next && html` <span aria-hidden="true">${retry(connection.retry_at)}</span>`}
   </div>`;
 }
 
-function reason({ state, source }, name) {
-  if (state === "stale") {
-    if (source === "down") {
-      return `${name} does not answer.`;
-    }
-    return source === "stale" ? `${name} is behind.` : "No message from the daemon for over 25 s.";
+function reason({ state, source, error }, of) {
+  if (state !== "stale") {
+    return state === "offline" ? "Not connected" : "Connecting again";
   }
-  return state === "offline" ? "Not connected." : "Connecting again.";
+  if (source === "stale" || source === "down") {
+    return `${of[0].toUpperCase()}${of.slice(1)}: ${text(error) || "nothing has been read yet"}`;
+  }
+  return "No message from the daemon for over 25 s";
 }
 
 function retry(at) {

@@ -14,8 +14,6 @@ const SOON = 5000;
 const WITHIN = 2000;
 /** Milliseconds in which all pages ask after a change of the source. */
 const ANSWER_WITHIN = 10_000;
-const BEHIND = 5;
-/** Seconds of lag from which on an appliance is shown as behind. */
 
 export class Fleet {
   #session;
@@ -154,11 +152,10 @@ export function healthOf(one, now) {
     return { isWell: false, word, shape: "cross", tone: "bad" };
   }
   if (one.database === "down") {
-    return { isWell: false, word: "database away", shape: "alert", tone: "warn" };
+    return { isWell: false, word: "database not read", shape: "alert", tone: "warn" };
   }
-  const lag = Number.isFinite(one.lag_seconds) ? one.lag_seconds : 0;
-  if (one.database === "stale" || lag >= BEHIND) {
-    return { isWell: false, word: lag > 0 ? `${brief(lag * 1000)} behind` : "behind", shape: "alert", tone: "warn" };
+  if (one.database === "stale") {
+    return { isWell: false, word: "database not read in full", shape: "alert", tone: "warn" };
   }
   return { isWell: true, word: "live", shape: "dot", tone: "good" };
 }

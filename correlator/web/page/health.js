@@ -16,16 +16,18 @@ const FIRST_WITHIN = 2000;
 const ANSWER_WITHIN = 10_000;
 
 const NAMES = new Map([
+  ["database", "Database"],
   ["mqtt", "MQTT"],
   ["otlp", "Traces"],
   ["webhooks", "Webhooks"],
   ["checkpoint", "Checkpoint"],
-  ["tables", "Tables"],
   ["cluster", "Cluster"],
 ]);
 
-/** What the connection shows: a server's source. */
-const SHOWN = isGateway() ? ["database", "cluster"] : ["database"];
+/** True for what the connection shows: a server's source, and the tables that it is not read in full for. */
+function isShown(name, { state }) {
+  return name === "tables" || (name === "database" && state !== "live") || (name === "cluster" && isGateway());
+}
 
 export class Health {
   #onChange;
@@ -84,7 +86,7 @@ export class Health {
 /** Pure. */
 export function problemsOf(parts) {
   return Object.entries(parts ?? {})
-    .filter(([name, part]) => part?.ok === false && !SHOWN.includes(name))
+    .filter(([name, part]) => part?.ok === false && !isShown(name, part))
     .map(([name, part]) => ({ name, error: text(part.error) }));
 }
 

@@ -201,7 +201,7 @@ class Page extends Component {
     const { route, fleet } = this.state;
     const instance = route.instance || HERE.instance;
     if (fleet.isSilent(instance)) {
-      return "collector";
+      return "appliance";
     }
     return instance === "" && fleet.state === "known" ? "cluster" : "database";
   }
