@@ -240,7 +240,7 @@ for _reason in ("slow", "gone"):
 CONNECTIONS = Gauge("correlator_connections", "Open connections to the listener, idle ones too.", registry=REGISTRY)
 CONNECTIONS_ENDED = Counter(
     "correlator_connections_ended",
-    "Connections ended as there were too many. idle: an idle one, for a new one. refused: its address has too many.",
+    "Connections ended as there were too many. idle: an idle one, for a new one. refused: a request beyond the limit.",
     ["reason"],
     registry=REGISTRY,
 )

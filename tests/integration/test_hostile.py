@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import Any
+from unittest.mock import Mock, create_autospec
 
 import aiohttp
 import pytest
@@ -18,6 +19,7 @@ from correlator.jobs.index import Index
 from correlator.jobs.model.facts import Reading
 from correlator.jobs.model.rows import JobRecord
 from correlator.pipeline.local_hub import LocalHub
+from correlator.sinks.http import connections
 from correlator.sinks.http.access import FLOOD_DELAY, Floods
 from correlator.sinks.http.connections import Connection
 from correlator.sinks.http.websocket_connection import WebsocketConnection
@@ -147,6 +149,60 @@ async def test_connections_at_once_begin_a_few_in_each_round_and_a_probe_at_once
             await eventually(lambda: begun.total() == len(crowd) + 1)
             assert max(begun.values()) <= 4  # the probe besides the others
             counting.cancel()
+
+
+async def test_beyond_the_limit_requests_are_refused_without_aiohttp_and_probes_answered(hub, monkeypatch):
+    made = create_autospec(Connection.connection_made, side_effect=Connection.connection_made)
+    monkeypatch.setattr(Connection, "connection_made", made)
+    monkeypatch.setattr(connections, "resource", Mock(getrlimit=lambda _: (64, 64)))  # 24 of one address
+    rounds = 0
+
+    async def count() -> None:
+        nonlocal rounds
+        while True:
+            rounds += 1
+            await asyncio.sleep(0)
+
+    async def answer(client: socket.socket) -> bytes:
+        found = b""
+        with contextlib.suppress(ConnectionError):
+            while more := await loop.sock_recv(client, 4096):
+                found += more
+        return found
+
+    def connected(sent: bytes = b"") -> socket.socket:
+        client = opened.enter_context(socket.create_connection(address))
+        client.sendall(sent)
+        client.setblocking(False)
+        return client
+
+    waits, probe = request("GET", "/api/v1/jobs/nobody?wait=60"), request("GET", "/health/live")
+    loop = asyncio.get_running_loop()
+    async with served(hub) as url, asyncio.timeout(30):
+        with contextlib.ExitStack() as opened:
+            address = ("127.0.0.1", int(url.rpartition(":")[2]))
+            kept = [connected(waits) for _ in range(24)]
+            await eventually(lambda: made.call_count == len(kept))
+            await asyncio.sleep(0)
+            crowd = [connected(waits) for _ in range(300)]
+            asked = connected(probe)
+            counting = asyncio.create_task(count())
+            assert (await answer(asked)).startswith(b"HTTP/1.1 200")
+            assert rounds < 50, "many are refused in one round"
+            counting.cancel()
+            head, _, body = (await answer(crowd[-1])).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+            assert b"Retry-After: 2\r\n" in head
+            assert f"Content-Length: {len(body)}\r\n".encode() in head
+            assert json.loads(body)["status"] == 503
+
+            late, asks = connected(), connected()
+            await asyncio.sleep(0.05)  # They are accepted before they ask.
+            late.sendall(waits)
+            asks.sendall(request("HEAD", "/health/live"))
+            assert (await answer(late)).startswith(b"HTTP/1.1 503")
+            assert (await answer(asks)).startswith(b"HTTP/1.1 200")
+            assert made.call_count == len(kept) + 2, "the two probes"
 
 
 async def test_what_a_client_sends_after_its_close_frame_is_hardly_read(hub, client, monkeypatch):

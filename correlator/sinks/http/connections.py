@@ -11,10 +11,10 @@ whatever clients do. One that asks nothing ends for the next once all of these a
 may be on its way. Beyond them nothing is accepted: new connections wait in the kernel's queue. The same holds for one
 address at three quarters of the limit, unless it is a trusted proxy; beyond its surplus its connections are closed.
 
-A connection that was accepted begins in its turn, a few in one round of the event loop, addresses in turn: its
-transport, its handshake and its first request cost many times what accepting it does. So the kernel's queue is short,
-and a probe is found among those that wait: it begins at once, as its request can be read without a transport (not with
-TLS).
+A connection that was accepted begins once its first bytes have come, and in its turn, a few in one round of the event
+loop, addresses in turn: its transport, its handshake and its first request cost many times what accepting it does. So
+the kernel's queue, which is in order of arrival, is short, and the first bytes show a probe: it begins at once. One of
+the surplus that asks for anything else is refused, without aiohttp. With TLS neither can be seen before the handshake.
 
 Invariants. Accepting takes a bounded time, and pauses after an error. Event loop's thread only.
 """
@@ -24,6 +24,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import resource
 import socket
 import ssl
@@ -59,14 +60,17 @@ ACCEPTED_AT_ONCE, CROWDED_AT_ONCE = 40, 4
 """Connections that are accepted before the event loop runs other tasks; the second at a limit, where each one ends
 another: the request of a probe must be read before that."""
 
-PROBE: Final = b"GET /health/"
-"""How the request of a probe begins."""
+PROBE: Final = re.compile(rb"(?:GET|HEAD|OPTIONS) (?:https?://[^/ ]+)?(?:/i/[^/ ]+)?/health/")
+"""How the request of a probe begins: also through an appliance's prefix, or with the whole address."""
+
+PROBE_MOST: Final = 512
+"""Bytes that show whether it is one."""
+
+UNREAD: Final = 16 << 10
+"""Bytes of a request that are read before it is refused: ending a connection with unread bytes loses the answer."""
 
 ASKS_WITHIN: Final = 1.0
 """Seconds for which a connection is not idle whose first bytes had come when it was accepted."""
-
-PROBE_EVERY, PROBE_WITHIN = 0.005, 0.02
-"""Seconds after which a new connection is read again for the request of a probe, and for how long."""
 
 REST: Final = 0.1
 """Seconds without accepting after the limit, or an error."""
@@ -184,7 +188,6 @@ class Connections:
         if beyond:
             self._say_crowded(address)
             if self._surplus[address] >= self.surplus // 2 and not self._end_idle(address, surplus=True):
-                metrics.CONNECTIONS_ENDED.labels("refused").inc()
                 return None
         peer = Peer(address, crowded=crowded, surplus=beyond or self._ordinary >= limit)
         self._open[peer] = None
@@ -298,12 +301,27 @@ class Connection(web.RequestHandler):
 
 
 class Acceptor:
-    """Accepts the connections of one address, which begin in `turns`. `options`: those of `RequestHandler`."""
+    """Accepts the connections of one address, which begin in `turns`.
 
-    def __init__(self, connections: Connections, turns: Turns, server: web.Server, **options: Any) -> None:
+    `refusal`: the response, as bytes, to a request that may not be made on its connection. `within`: seconds from the
+    connection to its first complete request, and between two. `options`: those of `RequestHandler`.
+    """
+
+    def __init__(
+        self,
+        connections: Connections,
+        turns: Turns,
+        server: web.Server,
+        *,
+        refusal: bytes,
+        within: float,
+        **options: Any,
+    ) -> None:
         self._connections = connections
         self._turns = turns
         self._server = server
+        self._refusal = refusal
+        self._within = within
         self._options = options
         self._tls: ssl.SSLContext | None = None
         self._sockets: list[socket.socket] = []
@@ -363,48 +381,62 @@ class Acceptor:
                 log.warning("no connection can be accepted: %s", error.strerror or error)
                 self._pause()
                 return
+            accepted.setblocking(False)
             peer = self._connections.admit(str(address[0]))
-            if peer is None:
-                accepted.close()
-            else:
-                self._start(accepted, peer)
-            crowded += peer is None or peer.crowded
+            asks_for_health = _asks_for_health(accepted)
+            if peer is None or (asks_for_health is False and self._may_not_ask(peer)):
+                self._refuse(accepted, peer)
+                continue
+            self._start(accepted, peer, asks_for_health)
+            crowded += peer.crowded
             if crowded >= CROWDED_AT_ONCE:
                 return
 
-    def _start(self, accepted: socket.socket, peer: Peer) -> None:
-        accepted.setblocking(False)
-        asks_for_health = _asks_for_health(accepted)
-        if asks_for_health or (asks_for_health is False and not peer.surplus):
-            self._connections.asks(peer)  # Others may come faster than its request is read.
-            asyncio.get_running_loop().call_later(ASKS_WITHIN, self._connections.settle, peer)
+    def _may_not_ask(self, peer: Peer) -> bool:
+        """True if the connection may ask for nothing but `/health/*`, and its first bytes show what it asks for."""
+        return peer.surplus and self._tls is None
+
+    def _refuse(self, accepted: socket.socket, peer: Peer | None) -> None:
+        """End a connection, with an answer if its request has come."""
+        with contextlib.suppress(OSError):
+            if self._tls is None and accepted.recv(UNREAD):
+                accepted.send(self._refusal)
+        accepted.close()
+        metrics.CONNECTIONS_ENDED.labels("refused").inc()
+        if peer is not None:
+            self._connections.lost(peer)
+
+    def _start(self, accepted: socket.socket, peer: Peer, asks_for_health: bool | None) -> None:
         accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        task = asyncio.ensure_future(self._begin(accepted, peer))
+        task = asyncio.ensure_future(self._begin(accepted, peer, asks_for_health))
         peer.end = task.cancel
         self._beginning.add(task)
         task.add_done_callback(self._beginning.discard)
         task.add_done_callback(partial(self._begun, accepted, peer))
 
-    async def _begin(self, accepted: socket.socket, peer: Peer) -> None:
-        """Hand the socket to aiohttp once its turn has come; with TLS, after the handshake."""
-        if not peer.crowded and not await self._is_probe(accepted):
+    async def _begin(self, accepted: socket.socket, peer: Peer, asks_for_health: bool | None) -> None:
+        """Hand the socket to aiohttp once its first bytes have come, and its turn; with TLS, after the handshake."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._within
+        if asks_for_health is None:
+            await _readable(accepted, self._within)
+            asks_for_health = _asks_for_health(accepted)
+        if not asks_for_health and self._may_not_ask(peer):
+            self._refuse(accepted, peer)
+            return
+        if asks_for_health or not peer.surplus:
+            self._connections.asks(peer)  # Others may come faster than its request is read.
+            loop.call_later(ASKS_WITHIN, self._connections.settle, peer)
+        if not asks_for_health:
             async with self._turns.turn(peer.address):
                 pass
-        await asyncio.get_running_loop().connect_accepted_socket(
-            lambda: Connection(self._server, peer, self._connections, **self._options),
+        left = max(1.0, until - loop.time())
+        await loop.connect_accepted_socket(
+            lambda: Connection(self._server, peer, self._connections, keepalive_timeout=left, **self._options),
             accepted,
             ssl=self._tls,
             ssl_handshake_timeout=HANDSHAKE_WITHIN if self._tls is not None else None,
         )
-
-    async def _is_probe(self, accepted: socket.socket) -> bool:
-        """True if the connection would wait for its turn, but asks for `/health/*`."""
-        until = time.monotonic() + PROBE_WITHIN
-        while self._tls is None and self._turns.waiting and time.monotonic() < until:
-            if (asks := _asks_for_health(accepted)) is not None:
-                return asks
-            await asyncio.sleep(PROBE_EVERY)  # it was accepted before its request came
-        return False
 
     def _begun(self, accepted: socket.socket, peer: Peer, task: asyncio.Task[None]) -> None:
         """Give the connection up if it was ended before it began, its handshake failed, or its client has gone."""
@@ -417,10 +449,21 @@ class Acceptor:
             log.error("a connection could not begin", exc_info=error)
 
 
+async def _readable(accepted: socket.socket, within: float) -> None:
+    """Wait until bytes have come, or the end. Raises TimeoutError after `within` seconds."""
+    loop, came = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(accepted, came.set)
+    try:
+        async with asyncio.timeout(within):
+            await came.wait()
+    finally:
+        loop.remove_reader(accepted)
+
+
 def _asks_for_health(accepted: socket.socket) -> bool | None:
     """True if the first bytes that the client has sent are those of a probe. None if nothing has come yet."""
     try:
-        return accepted.recv(len(PROBE), socket.MSG_PEEK) == PROBE
+        return PROBE.match(accepted.recv(PROBE_MOST, socket.MSG_PEEK)) is not None
     except BlockingIOError:
         return None
     except OSError:

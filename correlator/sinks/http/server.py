@@ -127,9 +127,10 @@ class HttpSink:
             self._connections,
             self._work.connections,
             runner.server,
+            refusal=_as_bytes(problem(*FULL)),
+            within=self._listener.request_within,
             access_log=None,
             logger=server_log,
-            keepalive_timeout=self._listener.request_within,
         )
         background = asyncio.gather(main.run(), instances.run(), self._close_revoked(), self._disconnect_all())
         try:
@@ -264,6 +265,15 @@ class HttpSink:
 
     async def _ticket(self, request: web.Request) -> web.Response:
         return json_response({"ticket": self._access.ticket(request[TOKEN]), "expires_in": 30})
+
+
+def _as_bytes(response: web.Response) -> bytes:
+    """A response that ends its connection, without aiohttp."""
+    body = bytes(response.body or b"")  # type: ignore[arg-type]
+    ends = {"Cache-Control": "no-store", "Content-Length": str(len(body)), "Connection": "close"}
+    head = [f"HTTP/1.1 {response.status} {response.reason}"]
+    head += [f"{name}: {value}" for name, value in {**response.headers, **HEADERS, **ends}.items()]
+    return "\r\n".join([*head, "", ""]).encode() + body
 
 
 def _hosts(request: web.Request) -> list[str | None]:
