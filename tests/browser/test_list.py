@@ -164,6 +164,28 @@ async def test_the_list_can_be_used_by_keyboard_alone(fake, page):
     await expect(page.get_by_role("searchbox")).to_have_value("vm-j")
 
 
+async def test_the_row_with_the_focus_stays_in_sight_when_jobs_come_unless_it_was_scrolled_away(fake, page):
+    known(fake, *(document(f"j{number:02}", "running", ago=number + 10) for number in range(60)))
+    await page.goto(fake.url)
+    await expect(rows(page).first).to_be_visible()
+    focused = page.locator("a:focus")
+    for _ in range(25):
+        await page.keyboard.press("j")
+    await expect(focused).to_contain_text("vm-j24")
+    await fake.put(*(document(f"new{number}", "running", ago=1) for number in range(3)))
+    await expect(rows(page).first).to_have_attribute("aria-setsize", "63")
+    await expect(focused).to_contain_text("vm-j24")
+    await expect(focused).to_be_in_viewport(ratio=1)
+
+    await page.mouse.move(400, 400)
+    await page.mouse.wheel(0, 1000)
+    await expect(focused).not_to_be_in_viewport()
+    scrolled = await page.evaluate("scrollY")
+    await fake.put(document("newest", "running", ago=1))
+    await expect(rows(page).first).to_have_attribute("aria-setsize", "64")
+    assert await page.evaluate("scrollY") == scrolled
+
+
 async def test_the_skip_link_leads_past_the_header(fake, page):
     await page.goto(fake.url)
     await page.keyboard.press("Tab")

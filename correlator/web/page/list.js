@@ -29,6 +29,8 @@ export class ListPage extends Component {
   #listing = new Listing();
   #rows = createRef();
   #wanted = null;
+  #selected = -1;
+  /** The place of the selected row when it was drawn last. */
   #seen = new Seen();
   #search = new Search(() => this.setState({}, this.#openFirst));
   #entered = null;
@@ -138,10 +140,21 @@ export class ListPage extends Component {
         link.focus({ preventScroll: true });
       }
     }
+    this.#follow();
+  }
+
+  /** Keeps the row with the focus in sight when jobs above it come and go, unless it was scrolled out of sight. */
+  #follow() {
+    const before = this.#selected;
+    this.#selected = this.#listing.shown.indexOf(this.state.cursor);
+    const hasMoved = before >= 0 && before !== this.#selected && this.#link(this.state.cursor) === document.activeElement;
+    if (hasMoved && Math.abs(this.#hidden(before)) <= this.#height) {
+      this.#reveal(this.#selected);
+    }
   }
 
   #link(id) {
-    return this.#rows.current?.querySelector(`[data-job="${CSS.escape(id)}"]`) ?? null;
+    return this.#rows.current?.querySelector(`[data-job="${CSS.escape(id ?? "")}"]`) ?? null;
   }
 
   get #height() {
@@ -197,14 +210,15 @@ export class ListPage extends Component {
 
   /** Scrolls until the row is between the sticky header and the lower edge. */
   #reveal(place) {
+    scrollBy({ top: this.#hidden(place) });
+  }
+
+  /** Pixels to scroll until a row is in sight. */
+  #hidden(place) {
     const height = this.#height;
     const top = this.#rows.current.getBoundingClientRect().top + place * height;
     const header = document.querySelector(".top")?.getBoundingClientRect().bottom ?? 0;
-    if (top < header + height) {
-      scrollBy({ top: top - header - height });
-    } else if (top + height > innerHeight - 8) {
-      scrollBy({ top: top + height - innerHeight + 8 });
-    }
+    return Math.min(0, top - header - height) || Math.max(0, top + height - innerHeight + 8);
   }
 
   #focused = (event) => {
