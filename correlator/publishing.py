@@ -39,7 +39,7 @@ def otlp_sink(config: Config, hub: Hub, saved: Saved | None) -> OtlpSink | None:
     if config.otlp.url is None:
         return None
     last = saved.exports if saved is not None else None
-    otlp = OtlpSink(config, Exports(config.otlp.delay, wall_clock(), time.monotonic(), last))
+    otlp = OtlpSink(config, Exports(config.otlp.delay, time.monotonic(), last))
     hub.readiness["otlp"] = otlp.describe
     return otlp
 

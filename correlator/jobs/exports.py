@@ -2,8 +2,9 @@
 
 A job is exported some seconds after its end was published, as it is published then, so that corrections are part of it.
 Its end is news if the job was published as running before. A job that is published for the first time after it has
-ended, such as one that started and ended while the daemon was stopped, is news if it ended after `since`. That is the
-first start, and later also the end of the last job that left memory: an older one that a client asks for is old news.
+ended, such as one that started and ended while the daemon was stopped, is news if it ended after `since`. That is when
+a first start has loaded all jobs, and later also the end of the last job that left memory: an older one that a client
+asks for is old news.
 
 The state is saved with the index, in one transaction. What has been exported after the last save is exported again if
 the daemon is killed; nothing is left out. A job is remembered for as long as it is in memory, which bounds the state.
@@ -17,6 +18,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from itertools import islice
 
+from correlator.jobs.horizon import FOR_EVER
 from correlator.jobs.model.changes import Change
 from correlator.jobs.model.persisted import PersistedExports
 from correlator.jobs.model.rows import Micros
@@ -26,15 +28,14 @@ from correlator.jobs.timers import ended_at
 class Exports:
     """The exports of one sink. `delay`: seconds from the end of a job to its export; may be changed.
 
-    `at`: the time of the start. `saved`: the state of the last run; None at a first start, which exports nothing of
-    what ended before.
+    `saved`: the state of the last run; None at a first start, which exports nothing of what ended before `begin`.
     """
 
-    def __init__(self, delay: float, at: Micros, now: float, saved: PersistedExports | None = None) -> None:
+    def __init__(self, delay: float, now: float, saved: PersistedExports | None = None) -> None:
         self.delay = delay
         self.dropped = 0
         """The number of jobs so far that left memory before they were exported."""
-        self._since = saved.since if saved is not None else at
+        self._since = saved.since if saved is not None else FOR_EVER
         self._exported: dict[str, bool] = {}
         """The jobs in memory whose end was news. False: it has not been exported yet."""
         self._changed: dict[str, None] = {}
@@ -51,6 +52,11 @@ class Exports:
     def pending(self) -> int:
         """The number of jobs that have ended and that have not been exported."""
         return len(self._due) + len(self._sending)
+
+    def begin(self, at: Micros) -> None:
+        """Begin at a first start, once all jobs are loaded: what ends from `at` on is news."""
+        if self._since == FOR_EVER:
+            self._since = at
 
     def on_change(self, change: Change, at: Micros, now: float) -> None:
         """Note a change of a published job."""

@@ -300,6 +300,8 @@ class SourceStatus(Status):
         past_unread = self._index.published.past_unread
         if past_unread is not None:
             self._index.published.begin_past(past_unread + moved)
+        if self.since is not None:
+            self.since += moved
 
     def caught_up(self, age: float = 0.0) -> None:
         """Report that every row of the log that was committed `age` seconds ago has been read."""

@@ -147,7 +147,8 @@ class Follower:
             if not self.tail.started:
                 # Before the tables are read: they then cover everything that the log's past says of their jobs.
                 async with self._session(beat) as rows:
-                    await self.tail.begin(queries, rows, int((time.time() - self.history) * 1_000_000))
+                    since = await queries.now(rows) - int(self.history * 1_000_000)
+                    await self.tail.begin(queries, rows, since)
                 if self.tail.past is not None:
                     feed.status.past_begins()
                 self._legacy_is_past = not feed.status.tables_loaded.is_set()

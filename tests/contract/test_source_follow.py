@@ -10,10 +10,13 @@ import re
 import time
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
 from correlator.ops.metrics import CORRECTIONS
 from correlator.pipeline.source_status import SourceStatus
 from correlator.sources.tables.legacy import Legacy
 from tests.support.appliance import now
+from tests.support.bulk_rows import ago
 from tests.support.eventually import eventually
 from tests.support.source_databases import RecordingPipeline, open_queries, running_follower
 
@@ -32,6 +35,18 @@ async def test_rows_before_and_after_the_start_are_read_once(either_original):
             await original.log(f"new {number}")
         await received.receives("new 4")
         assert received.messages == [f"old {n}" for n in range(5)] + [f"new {n}" for n in range(5)]
+
+
+@pytest.mark.parametrize("ahead", [7200, -7200])
+async def test_a_first_start_reads_the_history_by_the_clock_of_the_database(original, monkeypatch, ahead):
+    for message, minutes in (("too old", 90), ("old", 30)):
+        await original.log(message, ts=ago(minutes=minutes))
+    host = time.time
+    monkeypatch.setattr(time, "time", lambda: host() + ahead)
+    async with running_follower(original.source(), history=3600.0) as (received, _):
+        await original.log("new")
+        await received.receives("new")
+        assert received.messages == ["old", "new"]
 
 
 async def test_rows_that_are_committed_below_the_head_are_read_when_they_become_visible(original):

@@ -7,13 +7,14 @@ from typing import Any
 import orjson
 import pytest
 
+from correlator.jobs.job_document import rfc3339
 from correlator.ops import metrics
 from correlator.sinks.mqtt import publisher, topics
 from correlator.sinks.mqtt.outbox import PendingEvent
 from correlator.sinks.mqtt.timings import Timings
 from tests.support.eventually import eventually
 from tests.support.mosquitto import Mosquitto
-from tests.support.mqtt_harness import MqttHarness, drained, gone, holds, reading, watch
+from tests.support.mqtt_harness import NOW, MqttHarness, drained, gone, holds, reading, watch
 
 
 async def test_what_is_retained_is_what_the_index_says(mosquitto):
@@ -26,6 +27,7 @@ async def test_what_is_retained_is_what_the_index_says(mosquitto):
         world.learn(reading("new", "z", started=20))
         await holds(watcher, world)
         assert watcher.store[world.topics.status]["state"] == "online"
+        assert watcher.store[world.topics.status]["at"] == rfc3339(NOW)
         # Published at the connect, and again only after the interval. An ID that moves to another job increments seq.
         assert watcher.store[world.topics.index] == {"epoch": world.hub.epoch, "seq": 4, "count": 3}
         assert world.index.published.seq == 6

@@ -52,7 +52,7 @@ async def running(
 ) -> AsyncIterator[OtlpSink]:
     sink = OtlpSink(
         config,
-        exports or Exports(config.otlp.delay, NOW, 0.0),
+        exports or Exports(config.otlp.delay, 0.0),
         backoff=backoff or Backoff(0.001, 1.0, 0.001),
         misplaced_pause=3_600.0,
         **more,
@@ -223,7 +223,7 @@ async def test_a_job_of_many_steps_is_split_and_no_request_exceeds_its_bound(har
 
 async def test_a_stop_waits_for_the_answer_to_the_request_that_is_under_way(harness, otlp):
     otlp.gate.clear()
-    exports = Exports(0.0, NOW, 0.0)
+    exports = Exports(0.0, 0.0)
     async with running(harness, configured(otlp.url), exports):
         ends(harness)
         await eventually(lambda: otlp.requests)

@@ -53,7 +53,7 @@ class MqttHarness:
         self.topics = Topics(f"correlator/v1/{self.instance}")
         self.index = Index()
         self.index.loading = False
-        self.hub = LocalHub(self.index, epoch=epoch)
+        self.hub = LocalHub(self.index, epoch=epoch, clock=lambda: NOW)
         self.hub.status.loading = False
         self.times = itertools.count(10)
         self.learn(*readings)

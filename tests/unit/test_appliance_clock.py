@@ -138,3 +138,12 @@ def test_when_the_reading_of_the_past_began_is_by_the_clock_of_the_database(ahea
     began = daemon.index.published.past_unread
     assert began is not None
     assert abs(began - BASE) <= SECOND
+
+
+@pytest.mark.parametrize("ahead", [7200, -7200])
+def test_what_ended_since_the_last_run_is_by_the_clock_of_the_database(ahead):
+    daemon = Daemon(ahead * SECOND)
+    daemon.status.restored(daemon.clocks.clock(), 60.0)
+    daemon.status.database_time(daemon.clocks.now // SECOND, 0.0)
+    assert daemon.status.since is not None
+    assert abs(daemon.status.since - (BASE - 60 * SECOND)) <= SECOND

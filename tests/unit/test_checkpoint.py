@@ -124,7 +124,8 @@ def test_a_checkpoint_of_before_exports_is_read_and_extended(tmp_path: Path):
 
 
 async def test_a_saver_writes_exports_and_marks_them_again_after_a_failure(tmp_path: Path):
-    index, exports = filled(), Exports(10.0, NOW, 0.0)
+    index, exports = filled(), Exports(10.0, 0.0)
+    exports.begin(NOW)
     file, written = Checkpoint(tmp_path / "c", "s"), []
 
     def write(changes: Changes) -> None:

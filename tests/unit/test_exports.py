@@ -27,7 +27,9 @@ def end(exports, job_id="j", ended_at=NOW, now=0.0):
 
 
 def made(saved=None, delay=10.0, now=0.0):
-    return Exports(delay, NOW, now, saved)
+    exports = Exports(delay, now, saved)
+    exports.begin(NOW)
+    return exports
 
 
 def due(exports, now):
@@ -91,6 +93,16 @@ def test_a_restart_exports_what_is_pending_and_nothing_that_was_exported():
     for job_id in ("sent", "sending", "waiting"):  # published again from the checkpoint
         changed(exports, None, shown(Status.COMPLETED, NOW + SECOND, job_id=job_id), job_id=job_id)
     assert due(exports, 10.0) == ["sending", "waiting"]
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_nothing_that_a_first_start_loads_is_exported_however_wrong_the_clock_of_its_host_was(restarts):
+    exports = Exports(10.0, 0.0)
+    changed(exports, None, shown(Status.COMPLETED, NOW + 3600 * SECOND), job_id="loaded")
+    exports = restarted(exports) if restarts else exports
+    exports.begin(NOW)
+    changed(exports, None, shown(Status.COMPLETED, NOW + SECOND), job_id="short")
+    assert due(exports, 10.0) == ["short"]
 
 
 def test_jobs_that_ended_while_the_daemon_was_stopped_are_exported():

@@ -226,7 +226,8 @@ def exported(exports: Exports, world: Evicting) -> list[str]:
 @pytest.mark.parametrize("retention", [100_000.0, 30.0])
 @pytest.mark.parametrize("settings", [{"max_jobs": 10}, {"retention": 10.0**6}, {"max_jobs": 10, "retention": 10.0**6}])
 def test_jobs_that_a_raised_limit_or_retention_loads_again_are_not_exported_again(retention, settings):
-    world, exports = Evicting(3, retention), Exports(0.0, BASE - SECOND, 0.0)
+    world, exports = Evicting(3, retention), Exports(0.0, 0.0)
+    exports.begin(BASE - SECOND)
     world.index.loading = False
     for n in range(8):
         world.start(f"j{n}")
@@ -241,7 +242,7 @@ def test_jobs_that_a_raised_limit_or_retention_loads_again_are_not_exported_agai
     assert exported(exports, world) == []
     exports.mark_again(exports.all_ids())
     saved = exports.changed()
-    exports = Exports(0.0, world.now, 0.0, PersistedExports(saved.since, {i: k for i, k in saved.jobs.items() if k}))
+    exports = Exports(0.0, 0.0, PersistedExports(saved.since, {i: k for i, k in saved.jobs.items() if k}))
     world.restart(**settings)
     world.load()
     assert exported(exports, world) == []

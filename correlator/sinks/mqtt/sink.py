@@ -24,7 +24,6 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from correlator.backoff import Backoff
 from correlator.config.schema import Mqtt
-from correlator.jobs.model.rows import Micros
 from correlator.ops import metrics
 from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Batch, Hub
@@ -145,7 +144,7 @@ class MqttSink:
 
     async def _connection(self, hub: Hub, tree: Tree) -> None:
         """Run one connection until it is lost or the task is cancelled. Raises: one of `LOST`."""
-        async with self._connector.connection(lambda: tree.status("offline", _now())) as client:
+        async with self._connector.connection(lambda: tree.status("offline", hub.clock())) as client:
             self.connected, self._error = True, None
             self._publisher.begin(client, mqtt5=self._connector.mqtt5)
             metrics.MQTT_CONNECTED.set(1)
@@ -234,10 +233,10 @@ class MqttSink:
         """
         if hub.status.loading:
             async with turn:
-                await self._publish_status(client, tree, "starting")
+                await self._publish_status(client, hub, tree, "starting")
             await _loaded(hub, self._heartbeat)
         async with turn:
-            await self._publish_status(client, tree, "online")
+            await self._publish_status(client, hub, tree, "online")
         while True:
             async with turn:
                 await self._publisher.send(client, tree.index())
@@ -298,15 +297,15 @@ class MqttSink:
         """Publish ``stopping``, what is pending as far as time allows, and ``offline``."""
         # Never unlocked: an ``online`` that `_report` sends after ``offline`` would stay retained.
         await turn.acquire()
-        await self._publish_status(client, tree, "stopping")
+        await self._publish_status(client, hub, tree, "stopping")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._timings.flush_within):
                 while not hub.status.loading and tree.pending and not pump.done():  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
-        await self._publish_status(client, tree, "offline")
+        await self._publish_status(client, hub, tree, "offline")
 
-    async def _publish_status(self, client: Client, tree: Tree, state: DaemonState) -> None:
-        await self._publisher.send(client, tree.status(state, _now()))
+    async def _publish_status(self, client: Client, hub: Hub, tree: Tree, state: DaemonState) -> None:
+        await self._publisher.send(client, tree.status(state, hub.clock()))
 
     # -- a broker that is too slow
 
@@ -364,7 +363,3 @@ async def _loaded(hub: Hub, heartbeat: Callable[[], None] = lambda: None) -> Non
     while hub.status.loading:
         heartbeat()
         await asyncio.sleep(LOADING_POLL)
-
-
-def _now() -> Micros:
-    return time.time_ns() // 1000

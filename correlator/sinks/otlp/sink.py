@@ -146,6 +146,7 @@ class OtlpSink:
         while hub.status.loading:
             self._heartbeat()
             await asyncio.sleep(0.1)
+        self.exports.begin(hub.clock())
         for some in chunks(self.exports.all_ids(), PRUNED_AT_ONCE):
             self.exports.prune(some, lambda job_id: hub.published.get(job_id) is not None)
             await asyncio.sleep(0)
