@@ -97,18 +97,18 @@ async def _run(process: Process) -> None:
     if process.config.cluster.url is None:
         await _term(process, None)
         return
-    connection = Connection(process.config.cluster, "collector")
-    connecting = asyncio.create_task(connection.run(), name="nats")
+    renewals, writes = (Connection(process.config.cluster, "collector") for _ in range(2))
+    connecting = {asyncio.create_task(connection.run(), name="nats") for connection in (renewals, writes)}
     try:
-        lease = Lease(connection, process.config.cluster)
+        lease = Lease(renewals, writes, process.config.cluster)
         from correlator.ops import cluster_metrics  # noqa: PLC0415 - a daemon without a cluster has no metrics of one
 
-        cluster_metrics.CONNECTED.set_function(lambda: connection.connected)
+        cluster_metrics.CONNECTED.set_function(lambda: renewals.connected and writes.connected)
         cluster_metrics.LEASE.labels(lease.instance).set_function(lambda: lease.active)
         while not process.stop.is_set():
             await _term(process, lease)
     finally:
-        await cancellation.end({connecting})
+        await cancellation.end(connecting)
 
 
 async def _term(process: Process, lease: Lease | None) -> None:
@@ -230,8 +230,7 @@ async def _follow(
     # Stop, 3: Have the sinks close their connections. Those that take longer than the deadline are cancelled again.
     await cancellation.end(publishing | serving, again=DRAIN_WITHIN)
     # Stop, 4: Write the checkpoint, as the peers may have acknowledged events, and hand the lease over.
-    if not hub.index.loading:
-        await saver.save()
+    await saver.finish()
     if tenure is not None:
         await tenure.lease.release()
         await cancellation.end({tenure.holding})

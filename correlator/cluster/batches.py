@@ -28,6 +28,9 @@ from correlator.cluster.errors import ClusterUnavailable, Fenced, Refused, Unack
 MAX_MESSAGES = 1000
 """Messages of one batch, a limit of the server."""
 
+OVERHEAD = 250
+"""Bytes of a message besides its payload: subject, headers, and what surrounds them."""
+
 NOT_READY = 10164
 STALE = (10071, NOT_READY)
 """NATS's codes for a wrong expected sequence: 10164 while an earlier message of that subject is being stored."""
@@ -104,6 +107,19 @@ async def put(
 
 
 async def _write(connection: Connection, messages: Sequence[Message], fence: Mapping[str, str], within: float) -> int:
+    size = size_of(messages)
+    async with connection.window.passing(size):
+        return await _write_now(connection, messages, fence, connection.window.deadline(size, within))
+
+
+def size_of(messages: Sequence[Message]) -> int:
+    """Return about how many bytes these messages take on the way."""
+    return sum(len(message.payload) + OVERHEAD for message in messages)
+
+
+async def _write_now(
+    connection: Connection, messages: Sequence[Message], fence: Mapping[str, str], within: float
+) -> int:
     if len(messages) == 1:
         return await _send(connection, _with(messages[0], fence), within)
     batch = secrets.token_hex(8)

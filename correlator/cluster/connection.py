@@ -31,6 +31,7 @@ from correlator.backoff import Backoff
 from correlator.cluster.credentials import login_options
 from correlator.cluster.errors import ClusterUnavailable, NoAnswer, Refused
 from correlator.cluster.library import abort, failure, is_login_refused, text_of
+from correlator.cluster.window import Window
 from correlator.config.cluster import Cluster
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ class Connection:
         self._error: str | None = None
         self._since = time.monotonic()
         self._options = login_options(settings)
+        self.window = Window()
         self.generation = 0
         """Changes with every connection and reconnection."""
 

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from collections.abc import Set as AbstractSet
 from functools import partial
 from typing import Any
 
@@ -25,10 +24,10 @@ MAX_ROWS = 500
 MAX_BYTES = 450_000
 """Bounds of one batch, and of one chunk of the redo log. A single row may exceed the bytes."""
 
-MAX_ROW = 900_000
-"""Bytes of a row: a chunk of it, with names and headers, is below the 1 MiB that is NATS's default for a message. A
-larger row is left out. The next active reads such a job from the tables again, has no earlier runs of such an operation
-for its forecasts, and does not send such a pending event again. The position (`Cursor`) has 260 kB at most: its row is
+MAX_ROW = MAX_BYTES
+"""Bytes of a row. A larger one is left out: the next active reads such a job from the tables again, has no earlier runs
+of such an operation for its forecasts, and does not send such a pending event again. A link of 1 Mbit/s takes 4 s for
+this row, in which no ping of the connection is answered. The position (`Cursor`) has 260 kB at most: its row is
 of a light reading, which leaves out long texts (`correlator.sources.db.light`); its holes and marks are bounded."""
 
 SLICE = 100
@@ -52,19 +51,29 @@ Rows = dict[Name, bytes]
 class Content:
     """The rows of one write. `groups` yields the same rows each time it is called, as nothing in `changes` changes.
 
-    `stored`: the names that the stream has. `state`: the rows of the last batch, with their values. `written`, `gone`:
-    the names of the other rows that are stored and removed, once `groups` has ended.
+    `stored`: the rows that the stream has, each with the hash of its value; the same value is not written again.
+    `room`: returns the bytes of a group. `state`: the rows of the last batch, with their values. `written`, `gone`: the
+    other rows that the stream has afterwards, and the names of those that are removed, once `groups` has ended.
     """
 
-    def __init__(self, changes: Changes, stored: AbstractSet[Name], *, everything: bool, max_rows: int) -> None:
+    def __init__(
+        self,
+        changes: Changes,
+        stored: Mapping[Name, int],
+        *,
+        everything: bool,
+        max_rows: int,
+        room: Callable[[], int] = lambda: MAX_BYTES,
+    ) -> None:
         self.everything = everything
         self._changes = changes
         self._stored = stored
         self._max_rows = max_rows
+        self._room = room
         self._memory = msgspec.msgpack.encode(changes.memory)
         state = {"at": changes.at, "cursor": changes.cursor, "memory": len(self._memory)}
         self.state: list[Row] = [(("state", name), msgspec.msgpack.encode(value)) for name, value in state.items()]
-        self.written: set[Name] = set()
+        self.written: dict[Name, int] = {}
         self.gone: set[Name] = set()
 
     async def groups(self) -> AsyncGenerator[list[Row], None]:
@@ -73,7 +82,7 @@ class Content:
         size = 0
         async with contextlib.aclosing(self._values()) as values:
             async for name, value in values:
-                if group and (len(group) >= self._max_rows or size + len(value) > MAX_BYTES):
+                if group and (len(group) >= self._max_rows or size + len(value) > min(MAX_BYTES, self._room())):
                     yield group
                     group, size = [], 0
                 group.append((name, value))
@@ -82,7 +91,7 @@ class Content:
             yield group
 
     async def _values(self) -> AsyncGenerator[Row, None]:
-        written: set[Name] = set()
+        written: dict[Name, int] = {}
         gone: set[Name] = set()
         current: set[Name] = set()
         for n, (name, make) in enumerate(_rows_of(self._changes, self._memory)):
@@ -96,9 +105,10 @@ class Content:
             if value is None or len(value) > MAX_ROW:
                 gone.add(name)
             else:
-                written.add(name)
-                yield name, value
-        gone &= self._stored
+                written[name] = hash(value)
+                if self._stored.get(name) != written[name]:
+                    yield name, value
+        gone &= self._stored.keys()
         for n, name in enumerate(self._stored):
             if n % SLICE == 0:
                 await asyncio.sleep(0)

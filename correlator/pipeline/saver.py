@@ -1,7 +1,8 @@
-"""Writes the checkpoint once a second, and at the end, in a worker thread.
+"""Writes the checkpoint once a second, and at the end, in a worker thread; in a cluster, to a stream as well.
 
 The content of a write is gathered in one step of the event loop, so it is the state of one moment. A failed write is
-logged and counted; its changes are part of the next write, and nothing waits for the disk.
+logged and counted; its changes are part of the next write, and nothing waits for the disk. A write to the stream takes
+as long as the link needs; what is saved meanwhile is the next one.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from msgspec.structs import replace
+
+from correlator import cancellation
 from correlator.cluster.errors import ClusterUnavailable, Refused
 from correlator.jobs.exports import Exports
 from correlator.jobs.forecast.forecaster import MAX_OPERATIONS
@@ -33,6 +37,9 @@ UNCHANGED_EVERY = 10.0
 
 STREAM_RETRY = 10.0
 """Seconds until the next write to the cluster after a failed one, which writes everything."""
+
+FINISH_WITHIN = 5.0
+"""Seconds at the end for the last write to the cluster. Without it a standby goes on from the one before."""
 
 STUCK_AFTER = 300.0
 """Seconds without a heartbeat: a disk may be slow, and a restart would not fix it."""
@@ -71,7 +78,14 @@ class Saver:
         self._stream = stream
         self._cluster = cluster
         self._stream_at = 0.0
+        """When the next write to the cluster may begin."""
         self._stream_error: str | None = None
+        self._mirrors_everything = False
+        """True if the write to the cluster that is under way or waits has every row, or a later one."""
+        self._waiting: tuple[Changes, float] | None = None
+        """The next write to the cluster, and the time of its state."""
+        self._mirroring: asyncio.Task[None] | None = None
+        self._mirrored_at: float | None = None
         self._live = live or Liveness()
         self._written: Changes | None = None
         self._error: str | None = None
@@ -83,8 +97,15 @@ class Saver:
 
     def describe(self) -> dict[str, Any]:
         """Describe the checkpoint for /health/ready."""
-        age = None if self._saved_at is None else round(time.monotonic() - self._saved_at, 3)
-        return {"ok": self._error is None, "age_seconds": age, "error": self._error}
+        now = time.monotonic()
+        age = None if self._saved_at is None else round(now - self._saved_at, 3)
+        error = self._error
+        if error is None and self._stream_error is not None:
+            error = f"the checkpoint cannot be written to the cluster: {self._stream_error}"
+        part = {"ok": error is None, "age_seconds": age, "error": error}
+        if self._stream is not None:
+            part["cluster_age_seconds"] = None if self._mirrored_at is None else round(now - self._mirrored_at, 3)
+        return part
 
     async def run(self) -> None:
         """Save once a second, from the end of loading, until cancelled."""
@@ -95,14 +116,26 @@ class Saver:
                     await self.save(always=False)
                 beat()
 
+    async def finish(self) -> None:
+        """Save for the last time, unless nothing has been loaded, also to the cluster if it takes that soon."""
+        if not self._index.loading:
+            await self.save()
+        if self._mirroring is not None:
+            await asyncio.wait({self._mirroring}, timeout=FINISH_WITHIN)
+            await cancellation.end({self._mirroring})
+
     async def save(self, *, always: bool = True) -> None:
-        """Write the current state. Disk errors do not raise. Unless `always`, skip an unchanged state for a while."""
+        """Write the current state. Disk errors do not raise. Unless `always`, skip an unchanged state for a while.
+
+        What the cluster gets is written in the background: it may take minutes on a slow link.
+        """
         async with self._lock:
             if self._writing is not None and not self._writing.done():
                 await asyncio.wait({self._writing})  # A cancelled `save` leaves its thread running.
             mirrored = self._stream is not None and self._stream.writable and time.monotonic() >= self._stream_at
-            if mirrored and self._stream is not None and self._stream.everything:
+            if mirrored and self._stream is not None and self._stream.everything and not self._mirrors_everything:
                 self._mark_everything()
+                self._mirrors_everything = True
             as_of = time.monotonic()
             with timed("checkpoint"):
                 cluster, position = self._cluster()
@@ -120,7 +153,7 @@ class Saver:
                 )
             if not always and self._is_saved(changes):
                 return
-            mirroring = asyncio.ensure_future(self._mirror(changes, write=mirrored))
+            self._mirror(changes, as_of, write=mirrored)
             began = time.monotonic()
             self._writing = asyncio.ensure_future(asyncio.to_thread(self._checkpoint.write, changes))
             try:
@@ -131,8 +164,6 @@ class Saver:
             except BaseException:
                 self._mark_again(changes)
                 raise
-            finally:
-                await mirroring
             if self._error is not None:
                 log.info("the checkpoint is written again")
             self._error, self._saved_at, self._written = None, as_of, changes
@@ -180,21 +211,49 @@ class Saver:
         if self._exports is not None:
             self._exports.mark_again(self._exports.all_ids())
 
-    async def _mirror(self, changes: Changes, *, write: bool) -> None:
-        """Write `changes` to the cluster too. Errors of the cluster do not raise."""
+    # -- the checkpoint in the cluster
+
+    def _mirror(self, changes: Changes, as_of: float, *, write: bool) -> None:
+        """Have `changes` written to the cluster too, with those that wait for the write before them."""
         if self._stream is None:
             return
-        if not write:
-            self._stream.everything = True
+        if self._mirroring is not None and self._mirroring.done():
+            self._mirroring.result()  # Raises what ended it.
+            self._mirroring = None
+        if not write and self._mirroring is None:
+            self._stream.everything, self._mirrors_everything = True, False
             return
-        try:
-            await self._stream.write(changes)
-        except (ClusterUnavailable, Refused) as error:
-            self._stream_at = time.monotonic() + STREAM_RETRY
-            if self._stream_error is None:
-                log.warning("the checkpoint cannot be written to the cluster: %s", error)
-            self._stream_error = str(error)
-        else:
-            if self._stream_error is not None:
-                log.info("the checkpoint is written to the cluster again")
-            self._stream_error = None
+        waiting = changes if self._waiting is None else merged(self._waiting[0], changes)
+        self._waiting = waiting, as_of
+        if self._mirroring is None:
+            self._mirroring = asyncio.create_task(self._write_to(self._stream), name="checkpoint in the cluster")
+
+    async def _write_to(self, stream: StreamCheckpoint) -> None:
+        """Write what waits, until nothing does. Errors of the cluster do not raise."""
+        while self._waiting is not None:
+            (changes, as_of), self._waiting = self._waiting, None
+            try:
+                await stream.write(changes)
+            except (ClusterUnavailable, Refused) as error:
+                self._stream_at = time.monotonic() + STREAM_RETRY
+                self._mirrors_everything, self._waiting = False, None
+                if self._stream_error is None:
+                    log.warning("the checkpoint cannot be written to the cluster: %s", error)
+                self._stream_error = str(error)
+            else:
+                if self._stream_error is not None:
+                    log.info("the checkpoint is written to the cluster again")
+                self._stream_error, self._mirrored_at = None, as_of
+
+
+def merged(older: Changes, newer: Changes) -> Changes:
+    """Return both as one write."""
+    exports = newer.exports
+    if exports is not None and older.exports is not None:
+        exports = replace(exports, jobs={**older.exports.jobs, **exports.jobs})
+    return replace(
+        newer,
+        jobs={**older.jobs, **newer.jobs},
+        forecasts={**older.forecasts, **newer.forecasts},
+        exports=exports,
+    )

@@ -89,9 +89,11 @@ class StreamCheckpoint:
         self._max_rows = max_rows
         self._fence: Fence | None = None
         """None: what the stream has is unknown."""
-        self._rows: set[Name] = set()
+        self._rows: dict[Name, int] = {}
+        """The rows that the stream has, each with the hash of its value."""
         self._chunks: set[Name] = set()
-        """The rows that the stream has, and the chunks."""
+        self._usable = False
+        """True if a start would find a checkpoint in the stream."""
         self._slot = 0
         """The slot for the chunks of the next write."""
         self._lost = False
@@ -128,7 +130,10 @@ class StreamCheckpoint:
             if self._fence is None:
                 await self._acquire()
             assert self._fence is not None
-            content = Content(changes, self._rows, everything=everything, max_rows=self._max_rows)
+            window = self._connection.window
+            content = Content(
+                changes, self._rows, everything=everything, max_rows=self._max_rows, room=lambda: window.share
+            )
             await self._write(self._fence, content)
         except Fenced:
             self._lost = True
@@ -137,9 +142,10 @@ class StreamCheckpoint:
         except BaseException:
             self._fence = None  # A batch may be under way.
             raise
-        self._rows -= content.gone
-        self._rows |= content.written
-        self.everything = False
+        for name in content.gone:
+            self._rows.pop(name, None)
+        self._rows.update(content.written)
+        self.everything, self._usable = False, True
 
     async def _write(self, fence: Fence, content: Content) -> None:
         mark = secrets.token_hex(8)
@@ -150,14 +156,17 @@ class StreamCheckpoint:
             # After everything was written, what a former active did not complete is complete.
             rows += [(BEGUN, mark.encode()), (DONE, mark.encode())] if content.everything else []
         else:
-            await self._log(fence, content, mark)
+            if self._usable:
+                await self._log(fence, content, mark)
+            else:  # There is nothing that this write could spoil.
+                await self._store(fence, [(BEGUN, mark.encode())])
             async for rows in content.groups():
                 await self._store(fence, rows)
             rows = [(DONE, mark.encode())]
         if not fits or REDO in self._rows:
             rows.append((REDO, b""))
         await self._store(fence, rows + content.state)
-        self._rows.discard(REDO)
+        self._rows.pop(REDO, None)
         self._slot = 0
         # No start needs the chunks any more.
         while self._chunks:
@@ -202,7 +211,9 @@ class StreamCheckpoint:
                 found.pop(name, None)
         if not complete:
             raise ClusterUnavailable("the server that was asked lags behind")
-        self._rows, self._chunks, self._slot, self._fence = set(rows), set(chunks), free_slot(rows), fence
+        self._rows = {name: hash(value) for name, value in rows.items()}
+        self._usable = ("state", "cursor") in rows
+        self._chunks, self._slot, self._fence = set(chunks), free_slot(rows), fence
         return rows, chunks
 
     async def _own(self) -> Fence:

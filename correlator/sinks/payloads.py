@@ -181,11 +181,15 @@ class MqttPart(TypedDict):
 
 
 class CheckpointPart(TypedDict):
-    """The checkpoint file. `age_seconds`: seconds since it was last written; null before the first time."""
+    """The checkpoint file. `age_seconds`: seconds since it was last written; null before the first time.
+
+    `cluster_age_seconds`: the same of the checkpoint that a standby goes on from; absent without a cluster.
+    """
 
     ok: bool
     age_seconds: Seconds | None
     error: str | None
+    cluster_age_seconds: NotRequired[Seconds | None]
 
 
 class DoorbellPart(TypedDict):

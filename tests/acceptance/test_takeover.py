@@ -59,7 +59,7 @@ async def test_a_standby_asks_the_database_nothing_and_says_that_it_is_one(
 ):
     database = await own_mariadb.create_schema()
     async with to_nats(nats.url) as connection:
-        lease = Lease(connection, settings(nats.url))
+        lease = Lease(connection, connection, settings(nats.url))
         await lease.acquire()
         holding = asyncio.create_task(lease.hold())
         try:
@@ -97,7 +97,7 @@ async def test_a_reload_of_a_standby_is_checked_at_once_and_outlasts_each_loss_o
         return "webhooks" in (await daemon.get("/health/ready"))[1]["parts"]
 
     async with to_nats(nats.url) as connection:
-        lease = Lease(connection, settings(nats.url))
+        lease = Lease(connection, connection, settings(nats.url))
         await lease.acquire()
         holding = asyncio.create_task(lease.hold())
         async with collector(tmp_path / "one", database, nats.url) as daemon:

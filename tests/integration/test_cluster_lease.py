@@ -13,13 +13,14 @@ from correlator.sinks.cluster.election import Lease
 from correlator.sinks.cluster.lease import TAKE_AFTER
 from tests.support.cluster import connected, never_silent, settings
 from tests.support.eventually import PATIENCE, eventually
+from tests.support.faults.proxy import Proxy
 
 
 @contextlib.asynccontextmanager
 async def candidate(url):
     """A lease on a connection of its own."""
     async with connected(url) as connection:
-        yield Lease(connection, settings(url))
+        yield Lease(connection, connection, settings(url))
 
 
 @contextlib.asynccontextmanager
@@ -105,6 +106,27 @@ async def test_a_restarted_server_takes_the_lease_from_nobody(nats):
             assert not holding.done()
         waiting.cancel()
         await asyncio.wait([waiting])
+
+
+async def test_a_link_that_is_full_for_longer_than_the_lease_takes_it_from_nobody(nats):
+    async with Proxy(nats.port) as link:
+        url = f"nats://127.0.0.1:{link.port}"
+        async with connected(url) as renewals, connected(url) as writes, candidate(url) as second:
+            lease = Lease(renewals, writes, settings(url))
+            fence = await lease.acquire()
+            waiting = asyncio.create_task(second.acquire())
+            async with held(lease) as holding:
+                await eventually(lambda: lease._alive_seq)
+                link.rate = 125_000
+                for _ in range(6):
+                    await writes.publish(keys.line("dc1"), bytes(100_000))
+                began = time.monotonic()
+                await fence.write([Message(keys.job("dc1", "a"), b"{}")], within=PATIENCE)
+                assert time.monotonic() - began > 1.2 * TAKE_AFTER
+                assert not waiting.done()
+                assert not holding.done()
+            waiting.cancel()
+            await asyncio.wait([waiting])
 
 
 async def test_without_its_stream_the_holder_loses_the_lease(nats):

@@ -38,7 +38,7 @@ class Active:
 async def active(url):
     """A process that takes the lease; an earlier holder has released it."""
     async with connected(url) as connection:
-        lease = Lease(connection, settings(url))
+        lease = Lease(connection, connection, settings(url))
         yield Active(lease, await lease.acquire())
         with contextlib.suppress(Exception):
             await lease.release()

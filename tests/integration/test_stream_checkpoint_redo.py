@@ -61,7 +61,7 @@ class Wire:
 async def holder(url):
     """Yields the connection of the lease's holder, and what makes checkpoints that take the stream over."""
     async with connected(url) as connection:
-        lease = Lease(connection, settings(url))
+        lease = Lease(connection, connection, settings(url))
         fence = await lease.acquire()
 
         def checkpoint(max_rows=ROWS):

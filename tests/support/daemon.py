@@ -128,7 +128,8 @@ class Daemon:
 
         async def is_newer() -> bool:
             part = (await self.get("/health/ready"))[1]["parts"]["checkpoint"]
-            return bool(part["ok"]) and part["age_seconds"] < clock() - began
+            ages = [part["age_seconds"], part.get("cluster_age_seconds", 0.0)]
+            return bool(part["ok"]) and all(age is not None and age < clock() - began for age in ages)
 
         await eventually(is_newer)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from correlator.cluster import keys, streams
 from correlator.cluster.errors import NoAnswer
+from correlator.cluster.window import Window
 
 OWNER, ALIVE = keys.owner("dc1"), keys.alive("dc1")
 LONG_AGO = (1, b'{"holder": "earlier"}')
@@ -21,6 +22,7 @@ class Servers:
     name = "me"
     generation = 1
     connected = True
+    window = Window()
 
     def __init__(self) -> None:
         self.values: dict[str, tuple[int, bytes]] = {}

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any, cast
 
 import msgspec
 import pytest
 from msgspec.structs import replace
 
+from correlator.cluster.errors import ClusterUnavailable
 from correlator.errors import CheckpointInUse
 from correlator.jobs import index as indexes
 from correlator.jobs import job_document, joblog
@@ -25,6 +28,7 @@ from correlator.jobs.stored_forecasts import StoredForecasts
 from correlator.pipeline.checkpoint import Changes, Checkpoint, Saved
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.saver import Saver
+from tests.support.eventually import PATIENCE
 from tests.support.saved_index import NOW, changes, filled
 
 
@@ -288,6 +292,72 @@ async def test_a_checkpoint_that_becomes_corrupt_is_set_aside_and_written_anew(t
     saved = left(tmp_path / "c")
     assert saved is not None
     assert len(saved.jobs) == 2
+
+
+class SlowStream:
+    """The checkpoint in a cluster whose link takes nothing until `passes` is set. `written`: what it has got."""
+
+    def __init__(self) -> None:
+        self.everything = self.writable = True
+        self.passes = asyncio.Event()
+        self.error: Exception | None = None
+        self.written: list[Changes] = []
+
+    async def write(self, changes: Changes) -> None:
+        everything, self.everything = self.everything, True
+        await self.passes.wait()
+        if self.error is not None:
+            raise self.error
+        assert not everything or len(changes.jobs) >= 3
+        self.written.append(changes)
+        self.everything = False
+
+
+async def test_nothing_waits_for_the_cluster_which_gets_what_was_saved_meanwhile_at_once(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("correlator.pipeline.saver.STREAM_RETRY", 0.0)
+    index = filled()
+    file = Checkpoint(tmp_path / "c", "s")
+    file.open()
+    stream = SlowStream()
+    saver = Saver(file, index, StoredForecasts(index.forecasts), lambda: Cursor(7), dict, stream=cast(Any, stream))
+    async with asyncio.timeout(PATIENCE):
+        await saver.save()
+        for job_id in ("job0", "job1", "job2"):
+            index.apply([Reading(job_id, index.advance_clock())], NOW)
+            await saver.save()
+            assert saver.describe()["cluster_age_seconds"] is None
+        stream.passes.set()
+        await saver.finish()
+    first, second, *more = stream.written
+    assert len(first.jobs) == 4
+    assert {i: second.jobs[i] for i in ("job0", "job1", "job2")} == dict.fromkeys(("job0", "job1", "job2"))
+    assert not more
+    assert saver.describe()["cluster_age_seconds"] is not None
+    stream.error = ClusterUnavailable("away")
+    await saver.finish()
+    assert "away" in saver.describe()["error"]
+    stream.error = None
+    index.apply([Reading("job3", index.advance_clock(), JobRecord("job3", status="running", started_at=NOW))], NOW)
+    stream.everything = True
+    for n in ("job4", "job5"):
+        index.apply([Reading(n, index.advance_clock(), JobRecord(n, status="running", started_at=NOW))], NOW)
+    await saver.finish()
+    assert saver.describe()["ok"]
+    assert len(stream.written[-1].jobs) == 4, "after a failure every row is written"
+    file.close()
+
+
+async def test_the_end_waits_for_the_cluster_for_some_seconds_only(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("correlator.pipeline.saver.FINISH_WITHIN", 0.01)
+    index = filled()
+    file = Checkpoint(tmp_path / "c", "s")
+    file.open()
+    stream = SlowStream()
+    saver = Saver(file, index, StoredForecasts(index.forecasts), lambda: Cursor(7), dict, stream=cast(Any, stream))
+    async with asyncio.timeout(PATIENCE):
+        await saver.finish()
+    assert not stream.written
+    file.close()
 
 
 def test_restored_jobs_are_not_published_but_can_be_queried():

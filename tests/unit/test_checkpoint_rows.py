@@ -2,12 +2,13 @@
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from correlator.jobs.model.persisted import Cursor, IndexState, PersistedExports
 from correlator.jobs.model.rows import LogRow
 from correlator.pipeline.checkpoint import Changes
 from correlator.pipeline.checkpoint_redo import Chunk, Redo, free_slot, name_of, replay
-from correlator.pipeline.checkpoint_rows import MAX_BYTES, MAX_ROW, MAX_ROWS, REDO, Content, Rows
+from correlator.pipeline.checkpoint_rows import MAX_BYTES, MAX_ROW, MAX_ROWS, REDO, Content, Name, Rows
 from correlator.sources.db.light import HEAVY
 from correlator.sources.log.gaps import MAX_KEPT, Gaps
 from correlator.sources.log.reset_markers import RECENT, ResetMarkers
@@ -25,20 +26,45 @@ async def groups(content):
 
 async def test_the_rows_of_a_write_are_the_same_each_time():
     written = changes(filled(300), n1=b"one", n2=b"two")
-    stored = {("job", "gone"), ("event", "1"), ("event", "7"), ("state", "exports")}
+    names: list[Name] = [("job", "gone"), ("event", "1"), ("event", "7"), ("state", "exports")]
+    stored = dict.fromkeys(names, 0)
     for everything in (True, False):
         content = Content(written, stored, everything=everything, max_rows=20)
         first = await groups(content)
-        names = content.written, content.gone
+        after = content.written, content.gone
         assert await groups(content) == first
-        assert (content.written, content.gone) == names
+        assert (content.written, content.gone) == after
         assert len(first) > 10
 
 
-@pytest.mark.parametrize("size", [10, 1_000, 200_000, 449_999, MAX_ROW - 80])
+async def test_of_everything_only_those_rows_are_written_that_the_stream_does_not_have():
+    written = changes(filled(300), n1=b"one")
+    first = Content(written, {}, everything=True, max_rows=MAX_ROWS)
+    assert len(await groups(first)) > 0
+    stored = {**first.written, ("job", "gone"): 1}
+    later = replace(written, events={1: ("j", b"other")})
+    again = Content(later, stored, everything=True, max_rows=MAX_ROWS)
+    assert [[name for name, _ in group] for group in await groups(again)] == [[("event", "1"), ("job", "gone")]]
+    assert again.written.keys() == first.written.keys()
+
+
+async def test_a_group_has_no_more_bytes_than_there_is_room_for():
+    events = dict.fromkeys(range(50), ("j", b"x" * 1_000))
+    room = iter([*[5_000] * 30, *[2_200] * 1_000])
+    content = Content(
+        Changes(1.0, Cursor(1), IndexState(), {}, events), {}, everything=True, max_rows=MAX_ROWS,
+        room=lambda: next(room),
+    )  # fmt: skip
+    found = await groups(content)
+    sizes = [sum(len(value) for _, value in group) for group in found]
+    assert max(sizes) <= 5_000
+    assert max(sizes[-5:]) <= 2_200
+
+
+@pytest.mark.parametrize("size", [10, 1_000, 200_000, MAX_ROW - 80])
 async def test_a_group_fits_a_message(size):
     events = dict.fromkeys(range(2 * MAX_ROWS if size <= 1_000 else 5), ("j" * 64, b"x" * size))
-    content = Content(Changes(1.0, Cursor(1), IndexState(), {}, events), set(), everything=True, max_rows=MAX_ROWS)
+    content = Content(Changes(1.0, Cursor(1), IndexState(), {}, events), {}, everything=True, max_rows=MAX_ROWS)
     found = await groups(content)
     assert sum(name[0] == "event" for group in found for name, _ in group) == len(events)
     for group in found:
@@ -50,13 +76,13 @@ async def test_a_group_fits_a_message(size):
 async def test_a_group_of_small_rows_with_long_names_fits_a_message():
     exports = PersistedExports(1, {f"{n}".ljust(255, "\N{SNOWMAN}"): True for n in range(2 * MAX_ROWS)})
     written = Changes(1.0, Cursor(1), IndexState(), {}, {}, exports=exports)
-    for group in await groups(Content(written, set(), everything=True, max_rows=MAX_ROWS)):
+    for group in await groups(Content(written, {}, everything=True, max_rows=MAX_ROWS)):
         assert len(msgspec.msgpack.encode(Chunk("m" * 16, group))) + MAX_BYTES + HEADERS < MAX_PAYLOAD
 
 
 async def test_a_row_that_is_too_large_is_left_out():
     events = {1: ("j", b"x" * MAX_ROW), 2: ("j", b"y")}
-    content = Content(Changes(1.0, Cursor(1), IndexState(), {}, events), set(), everything=True, max_rows=MAX_ROWS)
+    content = Content(Changes(1.0, Cursor(1), IndexState(), {}, events), {}, everything=True, max_rows=MAX_ROWS)
     (group,) = await groups(content)
     assert [name for name, _ in group if name[0] == "event"] == [("event", "2")]
 

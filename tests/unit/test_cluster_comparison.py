@@ -18,7 +18,7 @@ def stored(index, job_id):
 
 
 def missing(comparison):
-    return [job_id for part in comparison.missing() for job_id in part]
+    return [job_id for part in comparison.to_write(()) for job_id in part]
 
 
 def test_equal_documents_and_markers_of_removed_jobs_are_no_difference():
@@ -50,6 +50,16 @@ def test_jobs_that_are_touched_meanwhile_are_not_compared():
 def test_a_job_that_leaves_memory_before_its_turn_is_not_missing():
     held = index("a")
     comparison = Comparison(held.published, set())
-    parts = comparison.missing()
+    parts = comparison.to_write(())
     held.apply([gone("a")], NOW)
     assert [job_id for part in parts for job_id in part] == []
+
+
+def test_jobs_that_run_are_written_first_and_of_both_kinds_the_newest():
+    held = index()
+    for n, job_id in enumerate("abcdefgh"):
+        ended = {"status": "completed"} if job_id in "aceg" else {}
+        held.apply([reading(job_id, started=n - 20, **ended)], NOW)
+    comparison = Comparison(held.published, set())
+    different = comparison.differing([stored(held, "h"), Stored("c", b"{}"), Stored("left", b"{}"), Stored("b", b"")])
+    assert [job_id for part in comparison.to_write(different) for job_id in part] == [*"fdb", *"geca", "left"]

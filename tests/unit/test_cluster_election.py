@@ -26,7 +26,7 @@ def servers():
 
 @pytest.fixture
 def lease(servers):
-    return Lease(cast(Any, servers), settings("nats://127.0.0.1:1"))
+    return Lease(cast(Any, servers), cast(Any, servers), settings("nats://127.0.0.1:1"))
 
 
 def held(loop, lease):
@@ -89,7 +89,7 @@ def test_a_standby_takes_a_released_lease_at_its_next_poll_and_a_silent_one_afte
     loop, servers, lease, released, seconds
 ):
     holding = held(loop, lease)
-    standby = Lease(cast(Any, servers), settings("nats://127.0.0.1:1"))
+    standby = Lease(cast(Any, servers), cast(Any, servers), settings("nats://127.0.0.1:1"))
     loop.create_task(standby.acquire())
     loop.run(60)
     assert not standby.active

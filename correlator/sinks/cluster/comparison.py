@@ -7,10 +7,10 @@ The class does no I/O; `correlator.sinks.cluster.repair` reads the stream.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from correlator.jobs.directory import JobDirectory
+from correlator.jobs.directory import JobDirectory, place_of
 from correlator.sinks.cluster import values
 
 AT_ONCE = 100
@@ -51,14 +51,21 @@ class Comparison:
                 found.append(job_id)
         return found
 
-    def missing(self) -> Iterator[list[str]]:
-        """Yield, in steps, the jobs in memory of which the stream has nothing. Call it after the last slice."""
-        found: list[str] = []
-        for n, shown in enumerate(list(self._published.all()), 1):
-            job_id = shown.job_id
-            if job_id not in self._seen and job_id not in self._touched and self._published.get(job_id) is not None:
-                found.append(job_id)
-            if n % (20 * AT_ONCE) == 0:
-                yield found
-                found = []
-        yield found
+    def to_write(self, differing: Iterable[str]) -> Iterator[list[str]]:
+        """Yield, in steps, these keys and those of which the stream has nothing, in the order to write them.
+
+        Jobs that have not ended come first, then the others, each the newest first. Call it after the last slice.
+        """
+        rest, ended = dict.fromkeys(differing), list[str]()
+        page = self._published.newest(None, 5 * AT_ONCE)
+        while page:
+            found: list[str] = []
+            for shown in page:
+                job_id = shown.job_id
+                if job_id in rest or (job_id not in self._seen and job_id not in self._touched):
+                    rest.pop(job_id, None)
+                    (ended if shown.view.terminal else found).append(job_id)
+            before = place_of(page[-1])
+            yield found
+            page = self._published.newest(before, 5 * AT_ONCE)
+        yield [*ended, *rest]  # The rest has left memory.

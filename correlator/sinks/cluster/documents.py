@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 
 from correlator import __version__
 from correlator.cluster import keys
 from correlator.cluster.batches import Message
+from correlator.cluster.connection import Connection
 from correlator.cluster.streams import MARKER_TTL
 from correlator.jobs.directory import JobDirectory
 from correlator.ops import cluster_metrics
@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 
 MAX_KEYS = 256
 FULL_AT = 256_000
-"""A batch is complete with so many keys, or from this number of bytes on: it has at most twice as many."""
+"""A batch is complete with so many keys, or from this number of bytes on, or that of the window of the connection: one
+more document may be in it."""
 
 AT_ONCE = 32
 """Documents that are made in one step."""
@@ -38,22 +39,21 @@ PURGE = {"KV-Operation": "PURGE", "Nats-Rollup": "sub", "Nats-TTL": f"{MARKER_TT
 
 
 class Documents:
-    """Makes batches of the keys in `dirty`. `max_payload`: returns the bytes of a message that the server accepts."""
+    """Makes batches of the keys in `dirty` for `connection`."""
 
-    def __init__(
-        self, instance: str, published: JobDirectory, dirty: DirtyKeys, max_payload: Callable[[], int]
-    ) -> None:
+    def __init__(self, connection: Connection, instance: str, published: JobDirectory, dirty: DirtyKeys) -> None:
+        self._connection = connection
         self._instance = instance
         self._published = published
         self._dirty = dirty
-        self._max_payload = max_payload
         self._put_headers = {VERSION_HEADER: __version__}
 
     async def next_batch(self) -> list[Message]:
         """Return the next batch, whose keys are in flight from now on. Empty if no key is dirty."""
         batch: list[Message] = []
-        size, limit = 0, min(values.MAX_VALUE, self._max_payload() - HEADERS)
-        while len(batch) < MAX_KEYS and size < FULL_AT:
+        size, limit = 0, min(values.MAX_VALUE, self._connection.client.max_payload - HEADERS)
+        full_at = min(FULL_AT, self._connection.window.share)
+        while len(batch) < MAX_KEYS and size < full_at:
             with timed("cluster batch"):
                 for _ in range(min(AT_ONCE, MAX_KEYS - len(batch))):
                     job_id = self._dirty.pop_next()
@@ -63,7 +63,7 @@ class Documents:
                     if message is not None:
                         batch.append(message)
                         size += len(message.payload)
-                    if size >= FULL_AT:
+                    if size >= full_at:
                         break
             await asyncio.sleep(0)
         return batch

@@ -40,11 +40,14 @@ RETRY_EVERY = 1.0
 class Lease:
     """The lease of `settings.instance`, as this process sees it. Event loop's thread only.
 
+    `connection`: for the keys of the lease alone, so that nothing that is written waits in front of a renewal.
+    `writes`: for all that the holder writes.
     `report`: what the alive key says of the active besides the holder, e.g. the state of the database.
     """
 
-    def __init__(self, connection: Connection, settings: Cluster) -> None:
-        self.connection = connection
+    def __init__(self, connection: Connection, writes: Connection, settings: Cluster) -> None:
+        self._connection = connection
+        self.connection = writes
         self.instance = settings.instance
         self._replicas = settings.replicas
         self._owner_key = keys.owner(settings.instance)
@@ -62,8 +65,9 @@ class Lease:
         self.active = False
 
     def describe(self) -> dict[str, Any]:
-        """Describe the lease and the connection for /health/ready. A standby is not ready."""
-        part = self.connection.describe() | {
+        """Describe the lease and the connections for /health/ready. A standby is not ready."""
+        parts = [connection.describe() for connection in (self._connection, self.connection)]
+        part = next((part for part in parts if not part["ok"]), parts[0]) | {
             "instance": self.instance,
             "role": "active" if self.active else "standby",
         }
@@ -85,7 +89,7 @@ class Lease:
 
     def _standing(self) -> str:
         """Why this process is not active."""
-        error = self.connection.describe().get("error") or self._error
+        error = self._connection.describe().get("error") or self._error
         if error is None:
             return f"this is the standby of {self.instance}"
         return f"waiting for the lease of {self.instance}, following and publishing nothing until then: {error}"
@@ -94,7 +98,7 @@ class Lease:
         """Wait as the standby until this process holds the lease. Returns the fence of its writes."""
         self.active, self.report = False, dict
         self._lost.clear()
-        self.holder = f"{self.connection.name}-{secrets.token_hex(4)}"
+        self.holder = f"{self._connection.name}-{secrets.token_hex(4)}"
         self.owner = json.dumps({"holder": self.holder, "at": int(time.time()), "host": platform.node()}).encode()
         standby = Standby(self.holder)
         while True:
@@ -153,15 +157,15 @@ class Lease:
 
     async def _ensure(self) -> None:
         """Create or update the streams once for each connection."""
-        generation = self.connection.generation
+        generation = self._connection.generation
         if self._ensured != generation:
-            await streams.ensure(self.connection, self._replicas)
+            await streams.ensure(self._connection, self._replicas)
             self._ensured = generation
 
     async def _read_keys(self) -> tuple[Seen | None, Seen | None]:
         """Read the alive key and the owner key."""
-        alive = await self.connection.last(keys.ALIVE, self._alive_key, within=ANSWER_WITHIN)
-        owner = await self.connection.last(keys.STATE, self._owner_key, within=ANSWER_WITHIN)
+        alive = await self._connection.last(keys.ALIVE, self._alive_key, within=ANSWER_WITHIN)
+        owner = await self._connection.last(keys.STATE, self._owner_key, within=ANSWER_WITHIN)
         return _seen(alive), _seen(owner)
 
     def _note_owner(self, owner: Seen | None) -> None:
@@ -172,7 +176,7 @@ class Lease:
     async def _can_be_renewed(self) -> bool:
         """True if a server leads the stream of the alive key: only that one answers this request."""
         try:
-            await self.connection.api(f"STREAM.INFO.{keys.ALIVE}", within=ANSWER_WITHIN)
+            await self._connection.api(f"STREAM.INFO.{keys.ALIVE}", within=ANSWER_WITHIN)
         except (ClusterUnavailable, Refused) as error:
             self._failed(error)
             return False
@@ -181,7 +185,7 @@ class Lease:
     async def _own(self, expected: int) -> int | None:
         """Take the owner key. Returns its sequence, None if that failed or the outcome is unknown."""
         try:
-            return await put(self.connection, self._owner_key, self.owner, expected=expected)
+            return await put(self._connection, self._owner_key, self.owner, expected=expected)
         except Fenced:
             return None
         except (Unacknowledged, Refused) as error:
@@ -194,7 +198,7 @@ class Lease:
         for _ in range(2):
             try:
                 self._alive_seq = await put(
-                    self.connection, self._alive_key, value, expected=self._alive_seq, within=ANSWER_WITHIN
+                    self._connection, self._alive_key, value, expected=self._alive_seq, within=ANSWER_WITHIN
                 )
                 self._error = None
                 return True

@@ -62,7 +62,7 @@ class EventWriter:
             self._stream = await self._acquire()
         if self._in_doubt:
             return await self._look_up(self._stream, self._in_doubt)
-        events = self._pending.batch(MAX_EVENTS, MAX_BYTES)
+        events = self._pending.batch(MAX_EVENTS, min(MAX_BYTES, self._connection.window.share))
         try:
             await self._send(self._stream, [self._message(event) for event in events])
         except Refused:

@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from correlator.cluster.batches import STALE, Message
+from correlator.cluster.batches import STALE, Message, size_of
 from correlator.cluster.connection import Connection
 from correlator.cluster.errors import ClusterUnavailable, Fenced, Refused, Unacknowledged
 
@@ -45,19 +45,24 @@ class Pipelined:
         self._write += 1
         self._missing, self._seq, self._error = len(messages), 0, None
         self._complete.clear()
-        reply = f"{self._inbox}.{self._write}"
+        size, window = size_of(messages), self._connection.window
         try:
-            for message in messages:
-                headers = {**message.headers, **fence}
-                await self._connection.publish(message.subject, message.payload, reply=reply, headers=headers)
-            async with asyncio.timeout(within):
-                await self._complete.wait()
+            async with window.passing(size):
+                await self._send(messages, fence, window.deadline(size, within))
         except ClusterUnavailable as error:
             raise Unacknowledged(str(error)) from error
         except TimeoutError:
             raise Unacknowledged(f"{self._missing} of {len(messages)} acknowledgements are missing") from None
         self._raise_error()
         return self._seq
+
+    async def _send(self, messages: Sequence[Message], fence: Mapping[str, str], within: float) -> None:
+        reply = f"{self._inbox}.{self._write}"
+        for message in messages:
+            headers = {**message.headers, **fence}
+            await self._connection.publish(message.subject, message.payload, reply=reply, headers=headers)
+        async with asyncio.timeout(within):
+            await self._complete.wait()
 
     def _raise_error(self) -> None:
         if self._error is None:

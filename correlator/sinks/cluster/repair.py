@@ -49,17 +49,18 @@ class Repair:
         """
         self._dirty.incomplete = False
         comparison = Comparison(self._published, self._dirty.begin_comparison())
+        differing: list[str] = []
         found: list[str] = []
         try:
             async for stored in slices(self._connection, self._instance, self._timings.answer_within):
                 for part in chunks(stored, AT_ONCE):
                     with timed("cluster comparison"):
-                        found += comparison.differing(part)
+                        differing += comparison.differing(part)
                     await asyncio.sleep(0)
                 beat()
                 await asyncio.sleep(self._timings.slice_pause if periodic else 0)
-            for missing in comparison.missing():
-                found += missing
+            for some in comparison.to_write(differing):
+                found += some
                 await asyncio.sleep(0)
             if periodic and found:
                 await asyncio.sleep(self._timings.behind_within)
@@ -86,7 +87,7 @@ class Repair:
 async def slices(connection: Connection, instance: str, within: float) -> AsyncIterator[list[Stored]]:
     """Yield the newest message of each job of `instance`, in the order of the stream.
 
-    Raises: `ClusterUnavailable` if a slice does not arrive `within` seconds, `Refused`.
+    Raises: `ClusterUnavailable` if nothing arrives for `within` seconds, `Refused`.
     """
     name, subject = secrets.token_hex(12), keys.jobs(instance)
     settings = {
@@ -119,24 +120,24 @@ async def slices(connection: Connection, instance: str, within: float) -> AsyncI
 async def _slice(messages: asyncio.Queue[Msg], within: float) -> list[Stored]:
     """Return the messages of one slice. Empty after the last one."""
     found: list[Stored] = []
-    try:
-        async with asyncio.timeout(within):
-            while len(found) < SLICE:
+    while len(found) < SLICE:
+        try:
+            async with asyncio.timeout(within):
                 message = await messages.get()
-                headers = message.headers or {}
-                match headers.get("Status"):
-                    case None:
-                        if (job := keys.job_of(message.subject)) is not None:
-                            found.append(_stored(job[1], message.data, headers))
-                    case "404":  # There are no more messages.
-                        break
-                    case "409":  # The slice before this one is complete, or this one has enough bytes.
-                        if found:
-                            break
-                    case status:
-                        raise Refused(headers.get("Description", status))
-    except TimeoutError:
-        raise ClusterUnavailable(f"no slice of the stream within {within:g} s") from None
+        except TimeoutError:
+            raise ClusterUnavailable(f"nothing of the stream within {within:g} s") from None
+        headers = message.headers or {}
+        match headers.get("Status"):
+            case None:
+                if (job := keys.job_of(message.subject)) is not None:
+                    found.append(_stored(job[1], message.data, headers))
+            case "404":  # There are no more messages.
+                break
+            case "409":  # The slice before this one is complete, or this one has enough bytes.
+                if found:
+                    break
+            case status:
+                raise Refused(headers.get("Description", status))
     return found
 
 

@@ -148,7 +148,7 @@ class ClusterSink:
 
     def _start(self, hub: Hub) -> set[asyncio.Task[None]]:
         began = hub.clock()
-        documents = Documents(self._instance, hub.published, self._dirty, lambda: self._connection.client.max_payload)
+        documents = Documents(self._connection, self._instance, hub.published, self._dirty)
         repair = Repair(self._connection, self._instance, hub.published, self._dirty, self._timings)
         steps: dict[str, Step] = {
             "documents": lambda _: self._write_documents(documents),

@@ -61,7 +61,7 @@ VERDICTS: list[Verdict] = []
 class ClusterRun:
     """The parts of one run. `watcher`: a websocket client of the gateway."""
 
-    nats: NatsCluster
+    nats: Nats | NatsCluster
     database: Database
     active: Daemon
     standby: Daemon
@@ -88,9 +88,10 @@ class ClusterRun:
         async with connected(self.nats.url, role="doctor") as connection:
             info = await streams.info(connection, stream)
         assert info is not None
+        assert isinstance(self.nats, NatsCluster)
         return self.nats.named(info["cluster"]["leader"])
 
-    async def verdict(self, fault: str, recovery: float) -> None:
+    async def verdict(self, fault: str, recovery: float, within: float = SETTLES_WITHIN) -> None:
         """Judge the run once nothing is written any more, and note it for the table."""
         async with MariaDBReplayer.connect(self.database) as replayer:
             tables = await replayer.tables()
@@ -105,7 +106,7 @@ class ClusterRun:
             return True
 
         try:
-            await eventually(settled, within=SETTLES_WITHIN, every=0.5)
+            await eventually(settled, within=within, every=0.5)
         finally:
             events = await self._events()
             false = events.pop(None, 0)
@@ -130,10 +131,13 @@ class ClusterRun:
 
 
 @asynccontextmanager
-async def cluster_run(folder: Path, database: Database, nats: NatsCluster) -> AsyncIterator[ClusterRun]:
-    """A cluster at work, without traffic yet."""
+async def cluster_run(
+    folder: Path, database: Database, nats: Nats | NatsCluster, *, link: str = "", **settings: Any
+) -> AsyncIterator[ClusterRun]:
+    """A cluster at work, without traffic yet. `link`: where its collectors connect, in place of NATS itself."""
+    replicas = 3 if isinstance(nats, NatsCluster) else 1
     async with (
-        pair(folder, database, nats.url, cluster__replicas=3) as (active, standby),
+        pair(folder, database, link or nats.url, cluster__replicas=replicas, **settings) as (active, standby),
         gateway_process(folder / "gateway", nats.url) as gateway,
         WebsocketWatcher(gateway.url) as watcher,
     ):

@@ -37,7 +37,9 @@ class Proxy:
         self.delay = 0.0
         """Seconds that each piece is on its way, in both directions."""
         self.rate: float | None = None
-        """Bytes a second, in each direction of each connection; None for as fast as it goes."""
+        """Bytes a second, in each direction, which all connections share; None for as fast as it goes."""
+        self._free_at = {True: 0.0, False: 0.0}
+        """When all that was read before has passed, by direction: down, and up."""
         self._refusing = False
         self._cut_after: int | None = None
         self._hole_from: bytes | None = None
@@ -139,7 +141,7 @@ class Proxy:
         """`delay` holds each piece back and lets others follow it closely; `rate` spaces them."""
         clock = asyncio.get_running_loop().time
         way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(WAY)
-        taking = asyncio.create_task(self._read(source, way))
+        taking = asyncio.create_task(self._read(source, way, down))
         try:
             while (piece := await way.get())[1]:
                 arrives, data = piece
@@ -160,7 +162,7 @@ class Proxy:
             taking.cancel()
             await asyncio.wait([taking])
 
-    async def _read(self, source: asyncio.StreamReader, way: asyncio.Queue[tuple[float, bytes]]) -> None:
+    async def _read(self, source: asyncio.StreamReader, way: asyncio.Queue[tuple[float, bytes]], down: bool) -> None:
         """What comes from `source`, with the time at which it arrives; no bytes at its end."""
         clock = asyncio.get_running_loop().time
         data = b"-"
@@ -170,7 +172,8 @@ class Proxy:
             except OSError:
                 data = b""
             if self.rate is not None:
-                await asyncio.sleep(len(data) / self.rate)
+                self._free_at[down] = max(self._free_at[down], clock()) + len(data) / self.rate
+                await asyncio.sleep(self._free_at[down] - clock())
             await way.put((clock() + self.delay, data))
 
 

@@ -1,0 +1,76 @@
+"""How many bytes may be under way to NATS without an acknowledgement: as many as the link takes in a short time.
+
+Problem. What waits in front of a slow link delays everything behind it, and a batch that takes longer than the deadline
+of its answer is sent again for ever. A fast link needs large batches.
+
+Model. Each write waits until its bytes fit the window, and notes how long its acknowledgement took. The window is what
+the link has taken in `GOAL` seconds: it grows while full windows are acknowledged sooner, and shrinks if one is late.
+
+Invariant: never more than `size` bytes are under way, unless one single write is larger.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from correlator.cluster.errors import ClusterUnavailable
+
+GOAL = 0.75
+"""Seconds in which the bytes of a window are acknowledged."""
+
+LEAST = 16_000
+FIRST = 64_000
+MOST = 1_000_000
+"""Bytes of the smallest window, of the first, and of the largest."""
+
+
+class Window:
+    """The window of one connection, for all that is written there with an acknowledgement. Event loop's thread only."""
+
+    def __init__(self) -> None:
+        self.size = FIRST
+        self._under_way = 0
+        self._line = asyncio.Lock()
+        self._freed = asyncio.Event()
+
+    @property
+    def share(self) -> int:
+        """Bytes that one write should have at most, so that two fill the link."""
+        return self.size // 2
+
+    def deadline(self, size: int, within: float) -> float:
+        """Return the seconds for the answer to a write, which has `within` besides the time for `size` bytes."""
+        return within + 2 * GOAL * size / self.size
+
+    @contextlib.asynccontextmanager
+    async def passing(self, size: int) -> AsyncIterator[None]:
+        """Wait in line until `size` bytes may be sent; the block ends with their acknowledgement.
+
+        The block raises `ClusterUnavailable` or `TimeoutError` if none came.
+        """
+        async with self._line:
+            while self._under_way and self._under_way + size > self.size:
+                self._freed.clear()
+                await self._freed.wait()
+            self._under_way += size
+        clock = asyncio.get_running_loop().time
+        under_way, began = self._under_way, clock()
+        try:
+            yield
+            self._acknowledged(under_way, clock() - began)
+        except (ClusterUnavailable, TimeoutError):
+            self.size = LEAST
+            raise
+        finally:
+            self._under_way -= size
+            self._freed.set()
+
+    def _acknowledged(self, under_way: int, seconds: float) -> None:
+        """Note that so many bytes have passed in this time."""
+        passed = int(under_way * GOAL / max(seconds, 0.001))
+        if seconds > GOAL:
+            self.size = max(LEAST, self.size // 2, min(self.size, passed))
+        elif 2 * under_way >= self.size:
+            self.size = min(MOST, 2 * self.size, max(self.size, passed))

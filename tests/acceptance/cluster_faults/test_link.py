@@ -1,0 +1,45 @@
+"""The link between the collectors and NATS is slow: nobody takes over, and new jobs do not wait for the old ones."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from tests.support.bulk_rows import year_of_jobs
+from tests.support.faults.cluster_run import ClusterRun, cluster_run
+from tests.support.faults.proxy import Proxy
+from tests.support.mariadb import Database
+from tests.support.nats import Nats
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
+
+MEGABIT = 125_000
+"""Bytes a second."""
+
+JOBS = 5_000
+"""Jobs that have ended. With their checkpoint they take 13 MB, which is 108 s on the link."""
+
+
+async def test_one_megabit_for_both_collectors(database: Database, nats: Nats, tmp_path: Path):
+    await year_of_jobs(database, JOBS, JOBS, 5)
+    async with Proxy(nats.port) as link:
+        link.rate = MEGABIT
+        async with cluster_run(tmp_path, database, nats, link=f"nats://127.0.0.1:{link.port}") as run:
+            assert len(run.watcher.jobs) < JOBS, "the link is not slow"
+            async with run.traffic.running():
+                recovery = await run.recovered()
+                await run.goes_on(200)
+            await run.verdict(f"link of 1 Mbit/s: first start with {JOBS:,} jobs", recovery, within=300.0)
+            assert await takeovers(run) == 1
+            await run.active.kill()
+            recovery = await run.recovered()
+            await run.verdict("link of 1 Mbit/s: active killed", recovery, within=300.0)
+            assert await takeovers(run) == 2
+
+
+async def takeovers(run: ClusterRun) -> int:
+    """How often a collector took the lease."""
+    logs = [await asyncio.to_thread(daemon.log) for daemon in (run.active, run.standby)]
+    return sum(log.count("this process is the active collector") for log in logs)

@@ -1,0 +1,96 @@
+"""Bytes under way to NATS: never more than the link takes in a short time, and all that it takes, in virtual time."""
+
+import asyncio
+
+import pytest
+
+from correlator.cluster.errors import Unacknowledged
+from correlator.cluster.window import GOAL, LEAST, MOST, Window
+from tests.support.virtual_time import VirtualTimeLoop
+
+
+@pytest.fixture
+def loop():
+    loop = VirtualTimeLoop()
+    yield loop
+    loop.cancel_all()
+    loop.close()
+
+
+class Link:
+    """A link of `rate` bytes a second, on which an acknowledgement takes `latency` seconds besides."""
+
+    def __init__(self, loop, rate, latency=0.02):
+        self.loop, self.rate, self.latency = loop, rate, latency
+        self.window = Window()
+        self.passed = self.under_way = self.most = 0
+        self.waits = []
+        self._free_at = 0.0
+
+    async def write(self, size):
+        async with self.window.passing(size):
+            began = self.loop.time()
+            self.under_way += size
+            self.most = max(self.most, self.under_way)
+            self._free_at = max(self._free_at, began) + size / self.rate
+            await asyncio.sleep(self._free_at + self.latency - began)
+            self.under_way -= size
+            self.passed += size
+            self.waits.append(self.loop.time() - began)
+
+    async def write_on(self):
+        while True:
+            await self.write(min(self.window.share, 500_000))
+
+
+@pytest.mark.parametrize("writers", [1, 2])
+@pytest.mark.parametrize(("rate", "latency"), [(32_000, 0.02), (125_000, 0.02), (125_000, 0.3), (10_000_000, 0.05)])
+def test_the_window_is_what_the_link_takes_in_the_goal_and_the_link_is_used(loop, rate, latency, writers):
+    link = Link(loop, rate, latency)
+    for _ in range(writers):
+        loop.create_task(link.write_on())
+    loop.run(20)
+    link.most, link.passed, link.waits = 0, 0, []
+    loop.run(60)
+    assert link.most <= max(LEAST, min(MOST, 2 * GOAL * rate))
+    assert max(link.waits) < 2 * GOAL
+    assert link.passed > 60 * min(rate, 500_000 / (latency + 500_000 / rate)) * (0.9 if latency < 0.1 else 0.4)
+
+
+def test_a_link_that_gets_slower_has_less_under_way_within_some_writes(loop):
+    link = Link(loop, 10_000_000)
+    loop.create_task(link.write_on())
+    loop.run(10)
+    assert link.window.size == MOST
+    link.rate = 125_000
+    loop.run(20)
+    link.waits = []
+    loop.run(20)
+    assert max(link.waits) < 2 * GOAL
+
+
+def test_a_write_without_an_acknowledgement_makes_the_window_the_smallest_one(loop):
+    window = Window()
+
+    async def lost(error):
+        async with window.passing(10_000):
+            raise error
+
+    for error in (Unacknowledged("lost"), TimeoutError()):
+        window.size = MOST
+        task = loop.create_task(lost(error))
+        loop.run(1)
+        assert task.exception() is error
+        assert window.size == LEAST
+        assert window.deadline(10 * LEAST, 5.0) > 5.0 + 10 * GOAL
+
+
+def test_a_large_write_waits_for_its_turn_and_passes_alone(loop):
+    link = Link(loop, 125_000)
+    for _ in range(2):
+        loop.create_task(link.write_on())
+    loop.run(5)
+    large = loop.create_task(link.write(400_000))
+    loop.run(7)
+    assert large.done()
+    assert link.most <= 400_000
