@@ -43,7 +43,7 @@ async def measure(size: Size) -> Result:
     async with server() as mariadb:
         database = await mariadb.create_schema()
         p50, p99, lost = [], [], []
-        async with running(database, jobs(20, 5, status="running"), database__poll_interval=POLL) as daemon:
+        async with running(database, jobs(20, 5, status="running"), database__poll_interval=f"{POLL}s") as daemon:
             for _ in range(size.runs):
                 found = await ours(daemon, database, RATE, seconds)
                 p50.append(found.p(0.5))

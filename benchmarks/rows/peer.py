@@ -28,7 +28,7 @@ async def measure(size: Size) -> Result:
         best = await _best(database, size)
         for _ in range(size.runs):
             for poll, found in ((POLL, mine), (best, quick)):
-                async with running(database, database__poll_interval=poll) as daemon:
+                async with running(database, database__poll_interval=f"{poll}s") as daemon:
                     found.append(await ours(daemon, database, RATE, seconds, connections=WRITERS, hold=HOLD))
             async with nodered.running(database, best) as came:
                 theirs.append(await loaded(database, RATE, seconds, came, connections=WRITERS, hold=HOLD))

@@ -30,7 +30,7 @@ def _file(title: str, folder: str, option: str, names: Collection[str]) -> str:
             f" the package replaces this file, and moves what is set in it to {folder}/00-moved.toml."
         ),
         *_comment(
-            "Every key may also be given as CORRELATOR_SECTION__KEY in the environment. Durations: seconds, or"
+            "Every key may also be given as CORRELATOR_SECTION__KEY in the environment. Durations:"
             ' "500ms", "90s", "10m", "24h", "7d".'
         ),
     ]

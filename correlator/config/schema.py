@@ -67,7 +67,7 @@ class Database(Section, frozen=True, kw_only=True):
     poll_interval: Annotated[
         float,
         _key(
-            "Seconds between two queries of log_events while jobs run, or while clients are connected and something"
+            "Between two queries of log_events while jobs run, or while clients are connected and something"
             " happened within the last 10 s.",
             values.seconds,
             ge=0.001,
@@ -314,9 +314,9 @@ class Key(NamedTuple):
         base, meta = get_args(self.hint)
         if get_origin(base) is Literal:
             return "one of " + ", ".join(json.dumps(choice) for choice in get_args(base))
-        kinds = {bool: "true or false", int: "a whole number", float: "a number of seconds", str: "a text"}
+        kinds = {bool: "true or false", int: "a whole number", float: "a duration", str: "a text"}
         bounds = [
-            f"{word} {bound}"
+            f"{word} {values.duration(bound) if self.is_duration else bound}"
             for word, bound in (("at least", meta.ge), ("more than", meta.gt), ("at most", meta.le))
             if bound is not None
         ]

@@ -16,7 +16,7 @@ from zoneinfo import available_timezones
 
 import msgspec
 
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "": 1.0}
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"\s*(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>ms|s|m|h|d|)\s*")
 _SIZES = {"B": 1, "kB": 1_000, "MB": 1_000_000, "": 1}
 _SIZE = re.compile(r"\s*(?P<number>\d{1,9})\s*(?P<unit>B|kB|MB|)\s*")
@@ -117,20 +117,24 @@ def shown(raw: object) -> str:
 
 
 def seconds(raw: object) -> float:
-    """Parse a duration: 90, 0.02, "90", "500ms", "90s", "10m", "24h", "7d"."""
-    if isinstance(raw, str) and (match := _DURATION.fullmatch(raw)):
-        raw = float(match["number"]) * _UNITS[match["unit"]]
-    if isinstance(raw, int | float) and not isinstance(raw, bool) and abs(raw) < _FOREVER:  # which NaN is not
-        return float(raw)
-    raise ValueError("a number of seconds")
+    """Parse a duration: "500ms", "90s", "10m", "24h", "7d". Only 0 needs no unit: 24 may be meant in any."""
+    match = _DURATION.fullmatch(str(raw)) if isinstance(raw, str | int | float) else None
+    number = float(match["number"]) if match else _FOREVER
+    if match is None or number * _UNITS.get(match["unit"], 1.0) >= _FOREVER:
+        raise ValueError("a duration with its unit")
+    if number and not match["unit"]:
+        units = ", ".join(f'"{match["number"]}{unit}"' for unit in ("s", "m", "h"))
+        raise ValueError(f"a duration with its unit ({units})")
+    return number * _UNITS.get(match["unit"], 1.0)
 
 
 def duration(value: float) -> str:
-    """Return seconds as written in TOML: `0.02`, `"10m"`, `"24h"`."""
-    for unit, least in (("h", 3600), ("m", 60)):
-        if value >= least and value % least == 0:
-            return f'"{value / least:.0f}{unit}"'
-    return str(value)
+    """Return seconds as written in TOML: `0`, `"20ms"`, `"10m"`, `"24h"`."""
+    millis = round(value * 1000, 6)
+    for unit, one in (("h", 3_600_000), ("m", 60_000), ("s", 1000)):
+        if millis >= one and millis % one == 0:
+            return f'"{millis / one:.0f}{unit}"'
+    return f'"{millis:.15g}ms"' if value else "0"
 
 
 class Size(int):

@@ -98,7 +98,7 @@ def configuration_page(version: str, day: str) -> str:
             " their names, and the last value of a key is used. Settings belong there: correlator config set KEY VALUE"
             " writes them into conf.d/50-local.toml. A gateway reads /etc/correlator/gateway.toml and gateway.d."
             "\n\nEvery key may also be given as CORRELATOR_SECTION__KEY in the environment, which wins."
-            ' Durations are seconds, or a text such as "500ms", "90s", "10m", "24h", "7d". An unknown key is an error.'
+            ' Durations are texts with a unit, such as "500ms", "90s", "10m", "24h", "7d". An unknown key is an error.'
             "\n\ncorrelator check-config prints the effective configuration, or all of its errors."
         ),
     ]

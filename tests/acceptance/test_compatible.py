@@ -200,7 +200,7 @@ async def test_a_dead_job_in_memory_does_not_hide_a_newer_one_of_its_context(dae
 
 
 async def test_an_unknown_id_is_held_until_its_job_appears(database: Database, appliance: Appliance, tmp_path: Path):
-    daemon = Daemon(tmp_path, database__url=database.url, http__unknown_id_wait=60)
+    daemon = Daemon(tmp_path, database__url=database.url, http__unknown_id_wait="60s")
     try:
         await daemon.start()
         asked = asyncio.create_task(status(daemon, "gui-late"))
@@ -223,7 +223,7 @@ async def test_without_a_wait_an_unknown_id_is_404_though_its_job_appears(databa
 
 
 async def test_a_daemon_that_stops_ends_the_requests_that_it_holds(database: Database, tmp_path: Path):
-    daemon = Daemon(tmp_path, database__url=database.url, http__unknown_id_wait=50)
+    daemon = Daemon(tmp_path, database__url=database.url, http__unknown_id_wait="50s")
     try:
         await daemon.start()
         asked = asyncio.create_task(status(daemon, "gui-never"))

@@ -14,7 +14,7 @@ from tests.support.mariadb import MariaDB
 
 async def test_jobs_in_memory_are_listed_and_marked_incomplete(own_mariadb: MariaDB, tmp_path: Path):
     tables = await own_mariadb.create_schema()
-    daemon = Daemon(tmp_path, database__url=tables.url, database__connect_timeout=1, database__query_timeout=1)
+    daemon = Daemon(tmp_path, database__url=tables.url, database__connect_timeout="1s", database__query_timeout="1s")
     try:
         async with connected(tables) as connection:
             job_id = await Appliance(connection).job("gui-1")
@@ -60,7 +60,7 @@ async def test_a_get_while_the_database_is_frozen_is_an_error_and_the_connection
     own_mariadb: MariaDB, tmp_path: Path
 ):
     tables = await own_mariadb.create_schema()
-    daemon = Daemon(tmp_path, database__url=tables.url, database__connect_timeout=30, database__query_timeout=30)
+    daemon = Daemon(tmp_path, database__url=tables.url, database__connect_timeout="30s", database__query_timeout="30s")
     try:
         await daemon.start()
         async with daemon.socket({"type": "hello", "version": 1}) as socket:

@@ -379,7 +379,7 @@ async def test_the_shown_commands_clear_orphaned_topics(installation, guarded_br
 
 async def test_servers_that_are_frozen_end_as_failed_checks(monkeypatch, own_mariadb, own_mosquitto, tmp_path):
     database = await own_mariadb.create_schema()
-    daemon = Daemon(tmp_path, database__url=database.url, mqtt__url=own_mosquitto.url, database__connect_timeout="0.5")
+    daemon = Daemon(tmp_path, database__url=database.url, mqtt__url=own_mosquitto.url, database__connect_timeout="0.5s")
     monkeypatch.setattr(broker, "DEFAULT", Timings(connect_timeout=0.5))
     own_mariadb.pause()
     own_mosquitto.pause()

@@ -59,7 +59,7 @@ async def test_a_killed_database_leaves_what_is_known_served_and_is_followed_aga
 
 async def test_a_frozen_database_is_noticed_and_followed_again(own_mariadb, tmp_path):
     database = await own_mariadb.create_schema()
-    daemon = Daemon(tmp_path, database__url=database.url, database__query_timeout="2", database__connect_timeout="2")
+    daemon = Daemon(tmp_path, database__url=database.url, database__query_timeout="2s", database__connect_timeout="2s")
     try:
         await daemon.start()
         await asyncio.to_thread(own_mariadb.pause)

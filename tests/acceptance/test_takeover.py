@@ -293,7 +293,7 @@ async def test_a_takeover_by_a_collector_with_other_limits_publishes_no_event_ag
             f"old-{n}",
         )
     happened: set[tuple[str, str]] = set()
-    few = {"jobs__retention": 1800, "jobs__max_jobs": 5}
+    few = {"jobs__retention": "1800s", "jobs__max_jobs": 5}
 
     async def happen(daemon: Daemon, count: int) -> None:
         """Let jobs begin and end; return when all their events are in the stream, and no other ones."""

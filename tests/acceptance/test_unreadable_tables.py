@@ -178,7 +178,7 @@ def lock_seconds(request: pytest.FixtureRequest) -> float:
 async def test_a_lock_is_named_and_the_database_does_not_seem_well_in_between(
     filled: Database, appliance: Appliance, tmp_path: Path, lock_seconds: float
 ):
-    settings = {"database__query_timeout": 2} if lock_seconds < 60 else {}
+    settings = {"database__query_timeout": "2s"} if lock_seconds < 60 else {}
     async with running(filled, tmp_path, **settings) as daemon, filled.connect() as locker:
         async with locker.cursor() as cursor:
             await cursor.execute("LOCK TABLES log_events WRITE")

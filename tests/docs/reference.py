@@ -86,7 +86,11 @@ def _right(key: Key) -> str:
         return "a list of texts"
     kind = KINDS.get(base) or next((KINDS[kind] for kind in get_args(base) if kind in KINDS), "a URL")
     bounds = ((", at least", meta.ge), (", more than", meta.gt), (", at most", meta.le))
-    return kind + "".join(f"{word} {values.toml(bound)}" for word, bound in bounds if bound is not None)
+    return kind + "".join(
+        f"{word} {values.toml(float(bound) if key.is_duration else bound)}"
+        for word, bound in bounds
+        if bound is not None
+    )
 
 
 def _cell(text: str) -> str:

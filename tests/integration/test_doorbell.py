@@ -258,9 +258,9 @@ async def test_a_daemon_that_hardly_polls_shows_at_once_what_is_committed(applia
         tmp_path,
         database__url=appliance.url,
         database__doorbell=True,
-        database__poll_interval=600,
-        database__idle_poll_interval=600,
-        database__reconcile_interval=600,
+        database__poll_interval="10m",
+        database__idle_poll_interval="10m",
+        database__reconcile_interval="10m",
     )
     job = "INSERT INTO job_tracking (id, operation, status, job_type) VALUES ('{}', 'o', '{}', 'failover')"
     line = "INSERT INTO log_events (message, level, attrs) VALUES ('{}', 'INFO', '{{\"job_id\":\"a\"}}')"

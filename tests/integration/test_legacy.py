@@ -70,7 +70,7 @@ async def _equals(found: Awaitable[set[str]], wanted: set[str]) -> bool:
 
 async def test_unchanged_rows_are_not_transferred_at_every_poll(database: Database, tmp_path: Path):
     await pending_failovers(database, [(f"alone-{n}", ago(days=3)) for n in range(2_000)])
-    daemon = Daemon(tmp_path, database__url=database.url, database__reconcile_interval=0.1)
+    daemon = Daemon(tmp_path, database__url=database.url, database__reconcile_interval="100ms")
     try:
         await daemon.start()
         await eventually(lambda: _counts(daemon, 2_000))

@@ -27,7 +27,7 @@ async def test_silent_jobs_are_not_read_at_every_poll_and_those_that_change_are_
     database: Database, tmp_path: Path
 ):
     await silent_jobs(database, JOBS)
-    daemon = Daemon(tmp_path, database__url=database.url, database__reconcile_interval=1 / POLLS)
+    daemon = Daemon(tmp_path, database__url=database.url, database__reconcile_interval=f"{1000 / POLLS:.0f}ms")
     try:
         await daemon.start(within=60)
         began = time.monotonic()

@@ -79,7 +79,7 @@ def test_the_default_file_is_read_only_where_it_exists(monkeypatch, tmp_path):
 
 def test_the_environment_wins_over_the_file_and_is_read_by_the_keys_type(write):
     config = write(
-        '[database]\npoll_interval = 1\n[http]\nallowed_hosts = ["a"]',
+        '[database]\npoll_interval = "1s"\n[http]\nallowed_hosts = ["a"]',
         {
             "CORRELATOR_DATABASE__POLL_INTERVAL": "500ms",
             "CORRELATOR_DATABASE__TLS__CA": "/dev/null",
@@ -142,13 +142,17 @@ def test_a_wrong_value_from_the_environment_is_reported_by_its_name_there(proble
         ("[state]\nxyzzy = 1", "state.xyzzy: unknown key; known are state.directory"),
         (
             '[database]\npoll_interval = "fast"',
-            'database.poll_interval = "fast": expected a number of seconds, e.g. 0.02',
+            'database.poll_interval = "fast": expected a duration with its unit, e.g. "20ms"',
         ),
         (
             "[database]\npoll_interval = 0",
-            "database.poll_interval = 0: expected a number of seconds, at least 0.001, e.g. 0.02",
+            'database.poll_interval = 0: expected a duration, at least "1ms", e.g. "20ms"',
         ),
-        ('[jobs]\nretention = "soon"', 'jobs.retention = "soon": expected a number of seconds, e.g. "24h"'),
+        (
+            "[jobs]\nretention = 24",
+            'jobs.retention = 24: expected a duration with its unit ("24s", "24m", "24h"), e.g. "24h"',
+        ),
+        ('[jobs]\nretention = "soon"', 'jobs.retention = "soon": expected a duration with its unit, e.g. "24h"'),
         ("[jobs]\nmax_jobs = 0", "jobs.max_jobs = 0: expected a whole number, at least 1, e.g. 20000"),
         ('[jobs]\nlegacy = "yes"', 'jobs.legacy = "yes": expected true or false, e.g. true'),
         ('[log]\nlevel = "loud"', 'log.level = "loud": expected one of "debug", "info", "warning", "error"'),

@@ -32,9 +32,11 @@ def refused(etc: Path, environ: dict[str, str] = HOME) -> tuple[str, ...]:
 
 
 def test_drop_ins_are_read_by_name_after_the_file_and_the_last_value_is_used(etc):
-    (etc / "correlator.toml").write_text("[jobs]\nmax_jobs = 1\nhistory = '1h'\nstalled_after = 1\n")
+    (etc / "correlator.toml").write_text("[jobs]\nmax_jobs = 1\nhistory = '1h'\nstalled_after = '1s'\n")
     (etc / "conf.d/20-b.toml").write_text("[jobs]\nmax_jobs = 3\n[database.tls]\nverify = false\n")
-    (etc / "conf.d/10-a.toml").write_text("[jobs]\nmax_jobs = 2\nstalled_after = 2\n[database]\ntls.ca = '/dev/null'\n")
+    (etc / "conf.d/10-a.toml").write_text(
+        "[jobs]\nmax_jobs = 2\nstalled_after = '2s'\n[database]\ntls.ca = '/dev/null'\n"
+    )
     found = loaded(etc / "correlator.toml", HOME)
     jobs, tls = found.config.jobs, found.config.database.tls
     assert (jobs.max_jobs, jobs.stalled_after, jobs.history) == (3, 2, 3600)

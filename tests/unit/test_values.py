@@ -17,7 +17,7 @@ from correlator.config.values import (
 @pytest.mark.parametrize(
     ("written", "seconds"),
     [
-        (90, 90.0), (0.5, 0.5), (-1, -1.0), ("90", 90.0), ("500ms", 0.5), ("90s", 90.0), ("10m", 600.0),
+        (0, 0.0), (0.0, 0.0), ("0", 0.0), ("500ms", 0.5), ("90s", 90.0), ("10m", 600.0),
         ("24h", 86400.0), ("7d", 604800.0), ("1.5 h", 5400.0),
     ],
 )  # fmt: skip
@@ -26,15 +26,31 @@ def test_durations_are_seconds_however_they_are_written(written, seconds):
 
 
 @pytest.mark.parametrize(
-    "written", ["5 weeks", "", "-5m", "1h30m", "inf", True, [1], float("nan"), float("inf"), 10**400, "9" * 400]
+    "written",
+    ["5 weeks", "", "-5m", "1h30m", "inf", -1, True, False, [1], float("nan"), float("inf"), 10**400, "9" * 400],
 )
 def test_what_is_no_duration_is_refused(written):
-    with pytest.raises(ValueError, match=r"^a number of seconds$"):
+    with pytest.raises(ValueError, match=r"^a duration with its unit$"):
+        values.seconds(written)
+
+
+@pytest.mark.parametrize("written", [24, "24", " 24 "])
+def test_a_duration_without_a_unit_is_refused_with_the_forms_that_may_be_meant(written):
+    with pytest.raises(ValueError, match=r'^a duration with its unit \("24s", "24m", "24h"\)$'):
         values.seconds(written)
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0.02, "0.02"), (5.0, "5.0"), (90.0, "90.0"), (600.0, '"10m"'), (86400.0, '"24h"')]
+    ("seconds", "text"),
+    [
+        (0.0, "0"),
+        (0.0004, '"0.4ms"'),
+        (0.02, '"20ms"'),
+        (5.0, '"5s"'),
+        (90.5, '"90500ms"'),
+        (600.0, '"10m"'),
+        (86400.0, '"24h"'),
+    ],
 )
 def test_a_duration_is_printed_as_people_write_it_and_reads_back(seconds, text):
     assert values.duration(seconds) == text

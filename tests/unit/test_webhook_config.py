@@ -66,8 +66,8 @@ def test_url_secrets_and_authorization_come_from_files_or_credentials(write, tmp
             'webhooks[1].events = ["job.faild"]: expected a list of kinds of events; did you mean job.failed?',
         ),
         (
-            table(timeout=90),
-            "webhooks[1].timeout = 90: expected a number of seconds, at least 1, at most 60, e.g. 15.0",
+            table(timeout="90s"),
+            'webhooks[1].timeout = "90s": expected a duration, at least "1s", at most "1m", e.g. "15s"',
         ),
         (
             table(url="http://chat.example/x"),

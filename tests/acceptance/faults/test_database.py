@@ -70,7 +70,7 @@ async def test_frozen(own_mariadb: MariaDB, mosquitto: Mosquitto, tmp_path: Path
 
 @pytest.mark.long
 async def test_slow(database: Database, mosquitto: Mosquitto, tmp_path: Path):
-    async with fault_run(tmp_path, database, mosquitto, database__query_timeout=10) as run:
+    async with fault_run(tmp_path, database, mosquitto, database__query_timeout="10s") as run:
         async with run.traffic.running():
             await run.arrives()
             run.to_database.delay, run.to_database.rate = 0.2, 100_000.0
@@ -85,7 +85,7 @@ async def test_more_rows_than_come_within_the_deadline_of_a_query(
     database: Database, mosquitto: Mosquitto, tmp_path: Path
 ):
     async with (
-        fault_run(tmp_path, database, mosquitto, database__query_timeout=2) as run,
+        fault_run(tmp_path, database, mosquitto, database__query_timeout="2s") as run,
         run.traffic.writer() as writer,
     ):
         run.oracle.drops = True  # lines for readers wait in up to 1 MiB, and more than that comes at once

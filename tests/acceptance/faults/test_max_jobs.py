@@ -151,8 +151,8 @@ async def test_more_jobs_than_the_limit_cause_no_event_and_no_work_whenever_the_
 ):
     database = await mariadb.create_schema(f"more_jobs_{max_jobs}_{ended}")
     ids = await write(database, ended, running, legacy)
-    settings = {"database__url": database.url, "database__reconcile_interval": 0.1, "jobs__max_jobs": max_jobs}
-    settings |= {"mqtt__url": f"mqtt://127.0.0.1:{own_mosquitto.port}", "jobs__stalled_after": 10**6}
+    settings = {"database__url": database.url, "database__reconcile_interval": "0.1s", "jobs__max_jobs": max_jobs}
+    settings |= {"mqtt__url": f"mqtt://127.0.0.1:{own_mosquitto.port}", "jobs__stalled_after": "1000000s"}
     messages = Messages()
     async with messages.listening(own_mosquitto):
         for limit, end in ((max_jobs, "kill"), (max_jobs, "stop"), (max_jobs // 2, "kill"), (2 * max_jobs, "stop")):

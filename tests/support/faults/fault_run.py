@@ -196,8 +196,8 @@ async def fault_run(
     async with Proxy(database.server.port) as to_database, Proxy(broker.port) as to_broker:
         defaults = {
             "database__url": f"mysql://correlator@127.0.0.1:{to_database.port}/{database.name}",
-            "database__query_timeout": 2,
-            "database__connect_timeout": 2,
+            "database__query_timeout": "2s",
+            "database__connect_timeout": "2s",
             "mqtt__url": f"mqtt://127.0.0.1:{to_broker.port}",
             "mqtt__instance": instance,
         }
