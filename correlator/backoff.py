@@ -12,8 +12,13 @@ from collections.abc import Callable
 class Backoff:
     """The delays, in seconds, of one operation that is retried."""
 
-    def __init__(self, base: float, factor: float, cap: float, *, uniform: Callable[[], float] = random.random) -> None:
-        """`uniform` returns numbers in [0, 1). Raises: ValueError unless 0 < base <= cap and factor >= 1."""
+    def __init__(
+        self, base: float = 0.2, factor: float = 2.0, cap: float = 5.0, *, uniform: Callable[[], float] = random.random
+    ) -> None:
+        """The defaults are for the database, the broker and the cluster. `uniform` returns numbers in [0, 1).
+
+        Raises: ValueError unless 0 < base <= cap and factor >= 1.
+        """
         if not (0 < base <= cap and factor >= 1):
             raise ValueError(f"expected 0 < base <= cap and factor >= 1, not {base=} {factor=} {cap=}")
         self._base, self._factor, self._cap = base, factor, cap

@@ -103,7 +103,7 @@ class Connection:
 
     async def run(self) -> None:
         """Keep a client open, until cancelled."""
-        backoff = Backoff(base=0.25, factor=2.0, cap=5.0)
+        backoff = Backoff()
         try:
             while True:
                 try:

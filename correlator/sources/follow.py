@@ -54,9 +54,6 @@ from correlator.sources.tables.reconcile import Reconcile
 log = logging.getLogger(__name__)
 
 
-RETRY = (0.2, 2.0, 5.0)
-"""Shortest delay in seconds, factor and longest delay between attempts (`Backoff`)."""
-
 WAITED = frozenset({Away.LOCKED, Away.SLOW, Away.NO_ANSWER})
 """Reasons of failed queries that missed nothing: the next one returns what the failed one would have."""
 
@@ -84,7 +81,7 @@ class Follower:
     """Seconds without a finished query after which the source counts as stuck."""
     legacy: Legacy | None = field(default_factory=Legacy)
     """The follower of failover_jobs; None ignores that table."""
-    backoff: Backoff = field(default_factory=lambda: Backoff(*RETRY))
+    backoff: Backoff = field(default_factory=Backoff)
     earlier: History = field(default_factory=History)
     doorbell: Doorbell | None = None
     limits: Sizes = field(default_factory=Sizes)
@@ -186,7 +183,7 @@ class Follower:
 
     async def _retried(self, part: Part, run: Callable[[], Awaitable[None]], feed: Feed) -> None:
         """Run a part until the connection ends, again after each failed query of a table."""
-        backoff = Backoff(*RETRY)
+        backoff = Backoff()
         while True:
             try:
                 await run()
@@ -325,7 +322,7 @@ class Follower:
         failed: Callable[[str], None],
     ) -> None:
         """Call `read` until `position` is None. A failed read is retried on a new session, and ends no other one."""
-        backoff, read_to = Backoff(*RETRY), -1
+        backoff, read_to = Backoff(), -1
         while (at := position()) is not None:
             if at > read_to:
                 backoff.reset()

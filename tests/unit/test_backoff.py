@@ -3,6 +3,9 @@
 import pytest
 
 from correlator.backoff import Backoff
+from correlator.config.schema import Mqtt
+from correlator.config.values import BrokerUrl
+from correlator.sinks.mqtt.sink import MqttSink
 
 
 def longest(backoff: Backoff, count: int) -> list[float]:
@@ -27,6 +30,11 @@ def test_a_success_makes_the_next_delay_short_again():
 
 def test_an_outage_of_days_does_not_overflow():
     assert longest(Backoff(1, 10, 60, uniform=lambda: 1.0), 1000)[-1] == 60
+
+
+def test_a_database_broker_or_cluster_that_is_back_is_tried_within_five_seconds():
+    for backoff in Backoff(), MqttSink(Mqtt(url=BrokerUrl("127.0.0.1", 1883, False)))._backoff:
+        assert 4 < max(longest(backoff, 1000)) <= 5
 
 
 def test_by_itself_it_stays_within_its_bounds():

@@ -181,7 +181,7 @@ class ClusterSink:
 
     async def _repeat(self, hub: Hub, name: str, step: Step) -> None:
         """Call `step` again and again; after an error of the cluster wait a moment. Raises: `Fenced`."""
-        backoff = Backoff(0.1, 2.0, 5.0)
+        backoff = Backoff()
         with hub.live.heartbeat(f"cluster {name}", STUCK_AFTER) as beat:
             while True:
                 beat()

@@ -71,7 +71,7 @@ class MqttSink:
         self._connector = Connector(settings, timings, self._refused)
         self._url = self._connector.url
         self._publisher = Publisher(retention, self._url, timings.publish_timeout, self._refused)
-        self._backoff = backoff or Backoff(0.2, 2.0, 10.0)
+        self._backoff = backoff or Backoff()
         self._error: str | None = None
         self._wake = asyncio.Event()
         self._retained_arrived = asyncio.Event()
