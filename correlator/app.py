@@ -36,7 +36,7 @@ from correlator.pipeline.checkpoint import Checkpoint, Saved
 from correlator.pipeline.pipeline import Pipeline
 from correlator.pipeline.saver import Saver
 from correlator.pipeline.stream_checkpoint import newest
-from correlator.publishing import checks, cluster_sink, gateway_requests, mqtt_sink, otlp_sink
+from correlator.publishing import checks, cluster_sink, gateway_requests, mqtt_sink, otlp_sink, standby_reports
 from correlator.sinks import Sink
 from correlator.sinks.cluster.election import Lease
 from correlator.sinks.http.listener import ListenerConfig
@@ -142,7 +142,7 @@ async def _term(process: Process, lease: Lease | None) -> None:
         # Start, 4: In a cluster, wait as the standby until this process holds the lease. Nothing asks the database.
         tenure = None
         if lease is not None:
-            waiting = outer.create_task(standby(lease, following, served, outer), name="standby")
+            waiting = outer.create_task(standby(lease, following, config, served, outer), name="standby")
             reloading = outer.create_task(_reloads(process, term, checks(config)), name="reload")
             if not await ending.first(waiting, process.stop):
                 supervisor.stops()
@@ -152,6 +152,8 @@ async def _term(process: Process, lease: Lease | None) -> None:
                 return
             tenure = waiting.result()
             await cancellation.end({reloading})
+            if tenure.saved is not None:
+                following.source.expect(tenure.saved.cursor.sample)
             saved = newest(saved, tenure.saved)
         await _follow(process, term, saved, tenure, outer, watching, serving if tenure is None else set())
         await cancellation.end(serving, again=DRAIN_WITHIN)
@@ -183,7 +185,8 @@ async def _follow(
     otlp = otlp_sink(config, hub, saved)
     webhooks = WebhookSink(config, saved.webhooks if saved is not None else ())
     cluster = cluster_sink(config, following, tenure, saved)
-    sinks: list[Sink] = [webhooks, *(s for s in (mqtt, otlp, cluster, gateway_requests(tenure)) if s is not None)]
+    of_others = gateway_requests(tenure), standby_reports(tenure, hub)
+    sinks: list[Sink] = [webhooks, *(s for s in (mqtt, otlp, cluster, *of_others) if s is not None)]
     unacknowledged = mqtt.unacknowledged if mqtt is not None else dict
     stored = StoredForecasts(hub.forecasts)
     exports = otlp.exports if otlp is not None else None

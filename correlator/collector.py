@@ -4,16 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import platform
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
+import msgspec
+from msgspec import Struct
+
+from correlator import cancellation
+from correlator.cluster import keys
 from correlator.cluster.batches import Fence
 from correlator.cluster.errors import ClusterUnavailable, Fenced, Refused
+from correlator.config import rendering
+from correlator.config.rendering import differences
+from correlator.config.schema import Config
+from correlator.errors import OtherDatabase, SourceUnavailable
 from correlator.following import Following
 from correlator.pipeline.checkpoint import Saved
 from correlator.pipeline.stream_checkpoint import StreamCheckpoint
 from correlator.sinks.cluster.election import Lease
+from correlator.sinks.cluster.standbys import REPORT_EVERY, Report
+from correlator.sources.db import identity
+from correlator.sources.db.session import Database
 
 log = logging.getLogger(__name__)
+
+_Read = TypeVar("_Read", bound=Struct)
+
+COMPARE_EVERY = 60.0
+COMPARE_WITHIN = 2.0
+"""Seconds between two comparisons of a standby's database with that of the checkpoint, and for one."""
+
+READ_WITHIN = 1.0
+"""Seconds for an answer of the cluster to that."""
 
 RESTORE_WITHIN = 10.0
 """Seconds to read the checkpoint in the cluster. After them the tables are read, as at a first start."""
@@ -30,9 +56,117 @@ class Tenure:
     saved: Saved | None
 
 
+class _Active(Struct, frozen=True):
+    """What the alive key says of the active collector's settings."""
+
+    settings: Mapping[str, str] = {}
+
+
+class Counterpart:
+    """What a standby knows of the active collector: whether it follows the same database, and by the same settings.
+
+    `settings`: those of this process that the active has to have too (`rendering.of_instance`).
+    """
+
+    def __init__(self, lease: Lease, database: Database, settings: Mapping[str, str]) -> None:
+        self._lease = lease
+        self._database = database
+        self._settings = settings
+        self._other: bool | None = None
+        """Whether the checkpoint in the cluster is of another database. None: not known yet."""
+        self._compared_at = -math.inf
+        self._differing: dict[str, str] = {}
+        self._renewal: str | None = None
+        """The sequence of the alive key as it was read last."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return members of the cluster's part of readiness."""
+        part: dict[str, Any] = {"differing": self._differing} if self._differing else {}
+        return part | {"other_database": True, "error": str(OtherDatabase())} if self._other else part
+
+    async def run(self) -> None:
+        """Compare, and report to the active, until cancelled."""
+        while True:
+            try:
+                await self._compare_settings()
+                await self._compare_databases()
+                report = Report(self._lease.connection.name, platform.node(), self._other is True)
+                await self._lease.connection.publish(keys.standby(self._lease.instance), msgspec.json.encode(report))
+            except (ClusterUnavailable, Refused) as error:
+                log.debug("the active collector is not known: %s", error)
+            await asyncio.sleep(REPORT_EVERY)
+
+    async def is_barred(self) -> bool:
+        """True if this process must not take the lease: its database is another one, or the cluster does not answer."""
+        try:
+            if self._other is None:
+                await self._compare_databases()
+        except (ClusterUnavailable, Refused):
+            return True
+        return self._other is True
+
+    async def _compare_settings(self) -> None:
+        """Compare with what the alive key says, if it was renewed meanwhile: it may be that of this host's last run."""
+        lease = self._lease
+        message = await lease.connection.last(keys.ALIVE, keys.alive(lease.instance), within=READ_WITHIN)
+        seq = (message.headers or {}).get("Nats-Sequence") if message is not None else None
+        renewed, self._renewal = self._renewal not in (None, seq), seq
+        if message is None or not renewed:
+            return
+        found = differences(_decoded(message.data, _Active, msgspec.json.decode).settings, self._settings)
+        if found and found != self._differing:
+            words = "; ".join(f"{name}: {values}" for name, values in found.items())
+            log.warning(
+                "the active collector of %s has other settings, so a takeover changes what is served: %s",
+                *(lease.instance, words),
+            )
+        self._differing = found
+
+    async def _compare_databases(self) -> None:
+        """Compare the sample in the checkpoint with this process's database. Without an answer the verdict stays."""
+        now = time.monotonic()
+        if now - self._compared_at < COMPARE_EVERY and self._other is not None:
+            return
+        self._compared_at = now
+        subject = keys.checkpoint(self._lease.instance, "state", "cursor")
+        message = await self._lease.connection.last(keys.CHECKPOINT, subject, within=READ_WITHIN)
+        sample = _decoded(message.data, _Sampled, msgspec.msgpack.decode).sample if message is not None else ()
+        if not sample:
+            self._other = None
+            return
+        try:
+            async with asyncio.timeout(COMPARE_WITHIN):
+                session = await self._database.open()
+                try:
+                    other = await identity.is_other(session, self._database.dialect, sample)
+                finally:
+                    await session.close()
+        except (SourceUnavailable, TimeoutError) as error:
+            log.debug("whether the database is that of %s is not known: %s", self._lease.instance, error)
+            return
+        if other and not self._other:
+            log.error("this process never takes the lease of %s: %s", self._lease.instance, OtherDatabase())
+        self._other = other
+
+
+class _Sampled(Struct, frozen=True):
+    """What of a `Cursor` names its database."""
+
+    sample: tuple[str, ...] = ()
+
+
+def _decoded(value: bytes, kind: type[_Read], decode: Callable[..., _Read]) -> _Read:
+    """Decode what another process wrote. What cannot be read says nothing."""
+    try:
+        return decode(value, type=kind)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return kind()
+
+
 async def standby(
     lease: Lease,
     following: Following,
+    config: Config,
     served: asyncio.Future[str],
     group: asyncio.TaskGroup,
 ) -> Tenure:
@@ -40,12 +174,17 @@ async def standby(
 
     `group`: runs the renewals of the lease from then on.
     """
-    following.hub.readiness["cluster"] = lease.describe
+    counterpart = Counterpart(lease, following.database, rendering.of_instance(config))
+    following.hub.readiness["cluster"] = lambda: lease.describe() | counterpart.describe()
     following.hub.refusal = lambda: lease.refusal
     following.archive.refuse(lease.refusal)
     await served
     while True:
-        fence = await lease.acquire()
+        comparing = group.create_task(counterpart.run(), name="counterpart")
+        try:
+            fence = await lease.acquire(counterpart.is_barred)
+        finally:
+            await cancellation.end({comparing})
         holding = group.create_task(lease.hold(), name="lease")
         stream = StreamCheckpoint(lease.connection, lease.instance, lease.owner, fence, lease.lose)
         try:

@@ -9,6 +9,7 @@ top is a defect of the program.
   * SourceError            the database cannot be followed
     * SourceUnavailable    it is unreachable or too slow: a state, not a failure; try again
     * SchemaError          its `log_events` cannot be used; try again only after the tables have changed
+    * OtherDatabase        it is not the one that the cluster's checkpoint is of
   * CheckpointInUse        another process uses the state directory
   * BadRequest             a client's request cannot be understood
   * NotFound               no job has the ID that a client asked for
@@ -82,6 +83,17 @@ class SourceUnavailable(SourceError):
 
 class SchemaError(SourceError):
     """The database answers, but its tables are not JobLog's: `log_events` or columns of it are missing."""
+
+
+class OtherDatabase(SourceError):
+    """A collector's database is not the one that the checkpoint in the cluster is of. A restart waits as a standby."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the collectors of this instance follow another database: it has none of the jobs of this one. Give each"
+            " appliance its own cluster.instance. If this database has replaced the other one, remove that from the"
+            ' cluster first (docs/cluster.md, "Remove an appliance")'
+        )
 
 
 class CheckpointInUse(CorrelatorError):

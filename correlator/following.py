@@ -72,7 +72,14 @@ def following(config: Config) -> Following:
     interval, keys = config.database.reconcile_interval, config.jobs.external_id_keys
     legacy = Legacy(config.jobs.retention, keys, interval, patience) if config.jobs.legacy else None
     source = Follower(
-        database, tail, reconcile, history=config.jobs.history, patience=patience, legacy=legacy, limits=limits
+        database,
+        tail,
+        reconcile,
+        history=config.jobs.history,
+        patience=patience,
+        legacy=legacy,
+        limits=limits,
+        in_cluster=config.cluster.url is not None,
     )
     if config.database.doorbell and isinstance(url := config.database.url, MysqlUrl):
         source.doorbell = Doorbell(_mariadb(config, url, "aiomysql"), url.database)

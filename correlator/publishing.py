@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from correlator.collector import Tenure
+from correlator.config import rendering
 from correlator.config.schema import Config
 from correlator.daemon.reload import Prepare
 from correlator.following import Following
@@ -71,7 +72,8 @@ def cluster_sink(
         events=saved.cluster if saved is not None else (),
         position=saved.position if saved is not None else None,
     )
-    lease.report = lambda: alive.report(hub, started_at, config.jobs.external_id_keys, config.mqtt.root)
+    settings = rendering.of_instance(config)
+    lease.report = lambda: alive.report(hub, started_at, config.jobs.external_id_keys, settings)
     hub.readiness["cluster"] = lambda: sink.describe() | lease.describe()
     return sink
 
@@ -94,3 +96,14 @@ def gateway_requests(tenure: Tenure | None) -> Sink | None:
     from correlator.sinks.cluster.gateway_requests import GatewayRequests  # noqa: PLC0415 - it has metrics of a cluster
 
     return GatewayRequests(tenure.lease.connection, tenure.lease.instance)
+
+
+def standby_reports(tenure: Tenure | None, hub: Hub) -> Sink | None:
+    """Build what receives the reports of the standbys, and have readiness name one that follows another database."""
+    if tenure is None:
+        return None
+    from correlator.sinks.cluster.standbys import Standbys  # noqa: PLC0415 - only in a cluster
+
+    found, of_cluster = Standbys(tenure.lease.connection, tenure.lease.instance), hub.readiness["cluster"]
+    hub.readiness["cluster"] = lambda: of_cluster() | found.describe()
+    return found

@@ -98,6 +98,11 @@ def events_owner(instance: str) -> str:
     return f"cor.v1.{instance}.owner"
 
 
+def standby(instance: str) -> str:
+    """The standbys of an instance report here, for its active collector. Nothing stores that."""
+    return f"cor.v1.{instance}.standby"
+
+
 def line(instance: str) -> str:
     return f"cor.v1.{instance}.line"
 

@@ -1,15 +1,42 @@
 """Settings as text: the configuration file with every default, and a configuration without its secrets."""
 
+import hashlib
 import textwrap
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from correlator.config.schema import Config, keys
+from correlator.config.schema import Config, keys, leaves, value_of
 from correlator.config.section import Section
 from correlator.config.values import Size, toml
 
 GATEWAY = ("http", "cluster", "log")
 """The sections that a gateway reads."""
+
+
+OF_INSTANCE = ("jobs.", "labels.", "database.timezone", "mqtt.prefix", "mqtt.instance")
+"""What decides about the jobs of an appliance and their topics begins with these."""
+
+MAX_TEXT, MAX_NAMES = 100, 100
+"""Characters of a value of `of_instance`, which has a hash of a longer one; settings that `differences` compares."""
+
+
+def of_instance(config: Config) -> dict[str, str]:
+    """Return the settings, as TOML, that have to be the same on each host of an instance in a cluster."""
+    found = {}
+    for name, _ in leaves():
+        if name.startswith(OF_INSTANCE) and (config.mqtt.url is not None or not name.startswith("mqtt.")):
+            text = toml(value_of(config, name))
+            found[name] = text if len(text) <= MAX_TEXT else hashlib.sha256(text.encode()).hexdigest()[:16]
+    return found
+
+
+def differences(active: Mapping[str, object], ours: Mapping[str, str]) -> dict[str, str]:
+    """Return what of `of_instance` differs between the active collector (empty: not known) and this process."""
+    return {
+        name: f"{str(active.get(name, 'not set'))[:MAX_TEXT]} there, {ours.get(name, 'not set')} here"
+        for name in sorted(active.keys() | ours.keys())[:MAX_NAMES]
+        if active and active.get(name) != ours.get(name)
+    }
 
 
 def reference() -> str:

@@ -33,8 +33,8 @@ FULL, NEARLY_FULL = 0.95, 0.8
 """Shares of the bytes that a stream may have."""
 
 
-async def inspect(settings: Cluster, *, gateway: bool, metrics: str | None, mqtt: str | None = None) -> list[Check]:
-    """Run the checks. `metrics`: those of the running process, None if it does not answer; `mqtt`: see `MQTT.root`."""
+async def inspect(settings: Cluster, *, gateway: bool, metrics: str | None, ours: Mapping[str, str]) -> list[Check]:
+    """Run the checks. `metrics`: of the running process, None if it does not answer; `ours`: see `of_instance`."""
     if settings.url is None:
         if gateway:
             return [failure(SERVER, "cluster.url is empty", fix=['cluster.url = "nats://127.0.0.1:4222"'])]
@@ -45,13 +45,13 @@ async def inspect(settings: Cluster, *, gateway: bool, metrics: str | None, mqtt
         return [failure(SERVER, "; ".join(error.problems))]
     running = asyncio.create_task(connection.run(), name="doctor-cluster")
     try:
-        return await _examine(connection, settings, gateway=gateway, metrics=metrics, mqtt=mqtt)
+        return await _examine(connection, settings, gateway=gateway, metrics=metrics, ours=ours)
     finally:
         await cancellation.end({running})
 
 
 async def _examine(
-    connection: Prober, settings: Cluster, *, gateway: bool, metrics: str | None, mqtt: str | None
+    connection: Prober, settings: Cluster, *, gateway: bool, metrics: str | None, ours: Mapping[str, str]
 ) -> list[Check]:
     began = time.monotonic()
     try:
@@ -66,7 +66,7 @@ async def _examine(
     checks.append(judge_streams(found, settings, gateway=gateway))
     if all(info is not None for info in found.values()):
         checks.append(await cluster_rights.inspect(connection, settings, gateway=gateway))
-        checks += await cluster_lease.inspect(connection, settings, gateway=gateway, metrics=metrics, mqtt=mqtt)
+        checks += await cluster_lease.inspect(connection, settings, gateway=gateway, metrics=metrics, ours=ours)
     return checks
 
 

@@ -12,6 +12,7 @@ from msgspec import Struct
 from correlator.cluster import keys
 from correlator.cluster.errors import ClusterUnavailable, Refused
 from correlator.config.cluster import Cluster
+from correlator.config.rendering import differences
 from correlator.doctor.check import Check, failure, ok, some, warning
 from correlator.doctor.daemon import samples
 from correlator.doctor.prober import Prober
@@ -37,9 +38,9 @@ class Alive(Struct, frozen=True):
 
 
 async def inspect(
-    connection: Prober, settings: Cluster, *, gateway: bool, metrics: str | None, mqtt: str | None
+    connection: Prober, settings: Cluster, *, gateway: bool, metrics: str | None, ours: Mapping[str, str]
 ) -> list[Check]:
-    """Read the alive keys, and the metrics of the running process. `mqtt`: the first levels of this daemon's topics."""
+    """Read the alive keys, and the metrics of the running process. `ours`: see `rendering.of_instance`."""
     name = APPLIANCES if gateway else LEASE
     try:
         instances = await _instances(connection) if gateway else [settings.instance]
@@ -47,7 +48,7 @@ async def inspect(
     except (ClusterUnavailable, Refused) as error:
         return [failure(name, f"the alive keys cannot be read: {error}")]
     alive = found[0] if found else None
-    checks = [judge_appliances(found) if gateway else judge_lease(settings.instance, alive, mqtt)]
+    checks = [judge_appliances(found) if gateway else judge_lease(settings.instance, alive, ours)]
     if metrics is not None:
         checks.append(judge_lag(metrics, gateway=gateway))
     return checks
@@ -84,8 +85,8 @@ def _value(data: bytes) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def judge_lease(instance: str, alive: Alive | None, mqtt: str | None) -> Check:
-    """Judge the lease of the appliance of this collector, and whether its topics are those of the active one."""
+def judge_lease(instance: str, alive: Alive | None, ours: Mapping[str, str]) -> Check:
+    """Judge the lease of the appliance of this collector, and whether its settings are those of the active one."""
     fix = ["systemctl status correlator", "journalctl -u correlator -n 50"]
     if alive is None:
         return warning(LEASE, f"no collector of {instance} has held the lease yet", fix=fix)
@@ -97,14 +98,11 @@ def judge_lease(instance: str, alive: Alive | None, mqtt: str | None) -> Check:
     if database != "live":
         reason = alive.value.get("error") or "no reason given"
         return warning(LEASE, f"{words}, and its database is {database}: {reason}")
-    topics = alive.value.get("mqtt")
-    if topics != mqtt and isinstance(topics, str):
-        ours = f"this one below {mqtt}" if mqtt is not None else "this one does not publish"
-        prefix, _, name = topics.rpartition("/")
-        wanted = [f"mqtt.instance = {json.dumps(name)}", f"mqtt.prefix = {json.dumps(prefix)}"]
-        return warning(
-            LEASE, f"the active collector of {instance} publishes to MQTT below {topics}, and {ours}", fix=wanted
-        )
+    theirs = alive.value.get("settings")
+    if isinstance(theirs, dict) and (found := differences(theirs, ours)):
+        lines = [f"{name}: {values}" for name, values in found.items()]
+        fix = [f"{name} = {theirs[name]}" for name in found if name in theirs]
+        return warning(LEASE, f"{words}, with other settings: a takeover changes what is served", lines, fix)
     return ok(LEASE, words, [f"version {alive.value.get('version')}, {alive.value.get('jobs')} jobs"])
 
 

@@ -71,6 +71,7 @@ def _of_collector(connection: Prober, settings: Cluster) -> dict[str, Callable[[
     for stream, subject in read:
         tries[f"read {subject}"] = _bound(_read, connection, stream, subject)
     tries[f"subscribe {keys.WANT}"] = _bound(_subscribe, connection, keys.WANT)
+    tries[f"subscribe {keys.standby(instance)}"] = _bound(_subscribe, connection, keys.standby(instance))
     tries[f"subscribe {keys.rpc(instance, '*')}"] = _bound(_subscribe, connection, keys.rpc(instance, "*"))
     return tries
 

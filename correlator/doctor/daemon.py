@@ -179,6 +179,8 @@ def judge(ready: Mapping[str, Any], live: Mapping[str, Any], metrics: str | None
 
 def _unready(parts: Mapping[str, Any], lines: Sequence[str], sick: Sequence[str], *, live: bool) -> Check:
     cluster = parts.get("cluster")
+    if isinstance(cluster, dict) and cluster.get("other_database"):
+        return failure(READY, f"it never takes over: {cluster.get('error')}", lines, ['cluster.instance = "NAME"'])
     if isinstance(cluster, dict) and cluster.get("role") == "standby" and cluster.get("connected") and live:
         active = f"; {cluster['active']} is active" if cluster.get("active") else ""
         return ok(READY, f"the standby of {cluster.get('instance')}, as it should be{active}", lines)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from correlator import __version__
+from correlator.config import rendering
 from correlator.config.loading import read_tokens
 from correlator.config.schema import Config
 from correlator.config.values import SqliteUrl
@@ -135,7 +136,8 @@ def _own_token(config: Config) -> str:
 
 
 async def _examine_cluster(config: Config, of_daemon: daemon.Found, *, gateway: bool) -> list[Check]:
-    inspecting = cluster.inspect(config.cluster, gateway=gateway, metrics=of_daemon.metrics, mqtt=config.mqtt.root)
+    ours = rendering.of_instance(config)
+    inspecting = cluster.inspect(config.cluster, gateway=gateway, metrics=of_daemon.metrics, ours=ours)
     found = await guarded(cluster.SERVER, CHECK_WITHIN, inspecting)
     return [found] if isinstance(found, Check) else found
 

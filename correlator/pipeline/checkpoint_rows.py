@@ -13,7 +13,7 @@ import msgspec
 
 from correlator.jobs import stored_forecasts
 from correlator.jobs.model.persisted import Cursor, IndexState, PersistedExports, PersistedJob, PersistedLegacy
-from correlator.pipeline.checkpoint import Changes, Saved
+from correlator.pipeline.checkpoint import VERSION, Changes, Saved
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,9 @@ NUMBERED = ("event", "webhook", "cluster", "memory")
 
 REDO = ("state", "redo")
 BEGUN, DONE = ("state", "begun"), ("state", "done")
-STATE = frozenset({REDO, BEGUN, DONE, *(("state", name) for name in ("at", "cursor", "memory"))})
+FORM = ("state", "form")
+"""The row with the `VERSION` of the rows: another version of the program may read them differently."""
+STATE = frozenset({REDO, BEGUN, DONE, FORM, *(("state", name) for name in ("at", "cursor", "memory"))})
 """The rows that the batches of a write have beside its content, which never removes them."""
 
 Row = tuple[Name, bytes]
@@ -71,7 +73,7 @@ class Content:
         self._max_rows = max_rows
         self._room = room
         self._memory = msgspec.msgpack.encode(changes.memory)
-        state = {"at": changes.at, "cursor": changes.cursor, "memory": len(self._memory)}
+        state = {"form": VERSION, "at": changes.at, "cursor": changes.cursor, "memory": len(self._memory)}
         self.state: list[Row] = [(("state", name), msgspec.msgpack.encode(value)) for name, value in state.items()]
         self.written: dict[Name, int] = {}
         self.gone: set[Name] = set()
@@ -158,6 +160,13 @@ async def saved_of(rows: Rows) -> Saved | None:
     """Decode the rows, some at a time. None if they are not of one moment, or if there are none."""
     decode = msgspec.msgpack.decode
     if ("state", "cursor") not in rows:
+        return None
+    if (form := decode(rows[FORM]) if FORM in rows else None) != VERSION:
+        log.warning(
+            "the checkpoint in the cluster has the form %s of another version, and this one reads %d: all is read from"
+            " the tables, as at a first start, and no event of the meantime is published",
+            *(form, VERSION),
+        )
         return None
     if rows.get(BEGUN) != rows.get(DONE):
         log.warning("the checkpoint in the cluster is incomplete: everything is read again")

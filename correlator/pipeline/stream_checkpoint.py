@@ -23,11 +23,12 @@ that the rows are read. After a batch without an acknowledgement the owner key i
 batch cannot be stored after newer ones; then the rows are read again, as the lost batch may have been stored or not,
 and then everything is written.
 
-Versions can be mixed. Earlier ones have no redo log: they write the row `begun` with the first batch and `done`, with
-the same text, with the last, and a start that finds the two different does not use the checkpoint. Both stay: step 2
-writes `begun`, and step 4 `done`, which the chunks have too. So an earlier version refuses a checkpoint whose copy has
-not ended, and this one refuses what an earlier version did not complete. An earlier version that takes over removes the
-row `redo` and the chunks with its first write, in which it writes everything.
+Where no start can use what the stream has, the chunks are spared: the row `begun` is written first and `done`, with the
+same text, with the last batch, and a start that finds the two different does not use the checkpoint. Step 2 writes
+`begun` too, and step 4 `done`, which the chunks have.
+
+Versions can be mixed: the row `form` has the version of the rows. A start that finds another one reads the tables, and
+its first write has every row and removes those that it does not know, among them a `form` that it does not write.
 """
 
 from __future__ import annotations

@@ -29,11 +29,12 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from correlator.backoff import Backoff
-from correlator.errors import Away, SchemaError, SourceError, SourceUnavailable
+from correlator.errors import Away, OtherDatabase, SchemaError, SourceError, SourceUnavailable
 from correlator.jobs.sizes import Sizes
 from correlator.ops import metrics
 from correlator.pipeline.source_status import Part
 from correlator.sources import Feed
+from correlator.sources.db import identity
 from correlator.sources.db.queries import Queries
 from correlator.sources.db.session import (
     INDISPENSABLE,
@@ -62,6 +63,9 @@ ANSWERED = frozenset({Away.FAILED, Away.LOCKED, Away.MISSING_GRANTS, Away.SLOW})
 
 JOBS_TABLES = (Part.JOBS.table, Part.STEPS.table)
 
+SAMPLE_EVERY, FIRST_SAMPLE_EVERY = 600.0, 10.0
+"""Seconds until the database's sample is taken again, as old jobs are deleted; the same while it has no job."""
+
 READY_EVERY = 0.05
 """Seconds between checks whether the daemon is ready."""
 
@@ -85,6 +89,8 @@ class Follower:
     earlier: History = field(default_factory=History)
     doorbell: Doorbell | None = None
     limits: Sizes = field(default_factory=Sizes)
+    in_cluster: bool = False
+    """True if another collector may go on with the checkpoint, so that it has to name the database."""
     check_every: float = 5.0
     """Seconds between checks of the schema, and of the server's UTC offset. Both may change during a connection."""
     check_lost_every: float = 1.0
@@ -103,6 +109,12 @@ class Follower:
     _columns_lost_at: float | None = None
     """Since when columns of the log are lost, in monotonic seconds."""
     _check_now: asyncio.Event = field(default_factory=asyncio.Event)
+    _expected: tuple[str, ...] = ()
+    """A sample of the database that the cluster's checkpoint is of, until this run has compared it."""
+
+    def expect(self, sample: tuple[str, ...]) -> None:
+        """Follow no other database than that of this sample. Call it before `run`, which raises `OtherDatabase`."""
+        self._expected = sample
 
     async def run(self, feed: Feed) -> None:
         with feed.live.heartbeat("source", self.patience) as beat:
@@ -171,6 +183,8 @@ class Follower:
                 tasks.create_task(self._earlier_runs(queries, feed), name="history")
                 tasks.create_task(self.tail.watch_for_reset(self.database, session), name="resets")
                 tasks.create_task(self._watch_schema(queries, session), name="schema")
+                if self.in_cluster:
+                    tasks.create_task(self._recognize_later(queries, beat), name="identity")
 
     @contextlib.asynccontextmanager
     async def _session(self, beat: Callable[[], None], *, dirty: bool = False) -> AsyncIterator[Session]:
@@ -257,6 +271,7 @@ class Follower:
         self._part_failed(Part.STEPS, error, feed)
 
     async def _load_jobs(self, queries: Queries, session: Session, feed: Feed) -> None:
+        await self._recognize(queries, session)
         await self.reconcile.load(queries, session, feed)
         self._loaded[Part.JOBS] = _columns_of(queries, *JOBS_TABLES)
         feed.status.read_again(Part.JOBS)
@@ -363,6 +378,23 @@ class Follower:
         elif self._columns_lost_at is None:
             self._columns_lost_at = time.monotonic()
             log.warning("rows of the log wait %g s for %s", self.wait_for_columns, ", ".join(lost))
+
+    async def _recognize(self, queries: Queries, session: Session) -> None:
+        """Take the sample for the checkpoint. Raises: `OtherDatabase`."""
+        if not self.in_cluster or not queries.schema.has("job_tracking", "id"):
+            return
+        if await identity.is_other(session, self.database.dialect, self._expected):
+            raise OtherDatabase
+        self._expected = ()
+        self.tail.sample = await identity.sample(session)
+
+    async def _recognize_later(self, queries: Queries, beat: Callable[[], None]) -> None:
+        """Take the sample again from time to time."""
+        while True:
+            await asyncio.sleep(SAMPLE_EVERY if self.tail.sample else FIRST_SAMPLE_EVERY)
+            with contextlib.suppress(SourceUnavailable):
+                async with self._session(beat) as session:
+                    await self._recognize(queries, session)
 
     async def _watch_schema(self, queries: Queries, session: Session) -> None:
         """Raises `SchemaChanged` within seconds after a change, and at once if a query has failed because of it."""

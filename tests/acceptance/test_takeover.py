@@ -279,6 +279,43 @@ async def _is_disconnected(daemon: Daemon) -> bool:
     return not (await cluster_part(daemon))["connected"]
 
 
+async def test_two_appliances_under_one_name_never_follow_each_other_and_both_say_so(
+    tmp_path: Path, two_databases: tuple[Database, Database], nats: Nats
+):
+    ours, others = two_databases
+    async with connected(ours) as one, connected(others) as other:
+        job_id, foreign = await Appliance(one).job(), await Appliance(other).job()
+    async with (
+        pair(tmp_path, ours, nats.url) as (active, standby),
+        collector(tmp_path / "other", others, nats.url, jobs__max_jobs=5) as stranger,
+    ):
+        await eventually(lambda: shows(active, job_id, "running"))
+        await active.saved()
+        await stranger.start(ready=False)
+
+        async def says_so() -> bool:
+            part, of_active = await cluster_part(stranger), await cluster_part(active)
+            return part.get("other_database") is True and "follows another database" in (of_active["error"] or "")
+
+        await eventually(says_so)
+        assert "follow another database" in (await cluster_part(stranger))["error"]
+        assert (await active.get("/health/ready"))[1]["degraded"] is True
+        await eventually(lambda: _differs(stranger, {"jobs.max_jobs": "20000 there, 5 here"}))
+        await active.kill()
+        await eventually(lambda: shows(standby, job_id, "running"))
+        await standby.saved()
+        await standby.kill()  # Without an owner it would take the lease 3 s later.
+        await active.start()
+        assert await shows(active, job_id, "running")
+        assert await active.job(foreign) is None
+        assert "is the active collector" not in stranger.log()
+        assert "never takes the lease of dc1: the collectors of this instance follow another database" in stranger.log()
+
+
+async def _differs(daemon: Daemon, settings: dict[str, str]) -> bool:
+    return (await cluster_part(daemon)).get("differing") == settings
+
+
 @pytest.mark.long
 @pytest.mark.timeout(400)
 async def test_a_takeover_by_a_collector_with_other_limits_publishes_no_event_again(

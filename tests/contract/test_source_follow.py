@@ -12,9 +12,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from correlator import cancellation
+from correlator.errors import OtherDatabase
 from correlator.ops.metrics import CORRECTIONS
 from correlator.pipeline.source_status import SourceStatus
+from correlator.sources.follow import Follower
+from correlator.sources.log.tail import Tail
 from correlator.sources.tables.legacy import Legacy
+from correlator.sources.tables.reconcile import Reconcile
 from tests.support.appliance import now
 from tests.support.bulk_rows import ago
 from tests.support.eventually import eventually
@@ -47,6 +52,31 @@ async def test_a_first_start_reads_the_history_by_the_clock_of_the_database(orig
         await original.log("new")
         await received.receives("new")
         assert received.messages == ["old", "new"]
+
+
+async def test_in_a_cluster_no_other_database_is_followed_than_that_of_the_checkpoint(original):
+    """A backup of it has some of its jobs; another appliance, or an empty one, has none."""
+    names = [await original.job(f"j{number:03}") for number in range(3)]
+    async with running_follower(original.source(), in_cluster=True) as (received, tail):
+        await received.receives()
+        assert tail.cursor().sample == tuple(names)
+    for expected, same in (((), True), (("of a later job", "j001"), True), (("of another appliance",), False)):
+        follower = Follower(original.source(), Tail(), Reconcile(), in_cluster=True)
+        follower.expect(expected)
+        received = RecordingPipeline()
+        running = asyncio.create_task(follower.run(received))
+        await eventually(lambda: running.done() or received.status.tables_loaded.is_set())  # noqa: B023
+        assert running.done() is not same
+        if not same:
+            assert [type(error) for error in causes(running.exception())] == [OtherDatabase]
+            assert not len(received.known.joblog_ids())
+        await cancellation.end({running})
+
+
+def causes(error):
+    return (
+        [cause for one in error.exceptions for cause in causes(one)] if isinstance(error, ExceptionGroup) else [error]
+    )
 
 
 async def test_rows_that_are_committed_below_the_head_are_read_when_they_become_visible(original):

@@ -159,12 +159,12 @@ async def test_hosts_of_their_own_connect_with_certificates_and_permissions(tmp_
     with Documented(nats / "nats-server.conf", port, monitor):
         credentials = {"HOME": "/root", "CREDENTIALS_DIRECTORY": str(collector)}
         of_dc1 = loading.load(collector / "correlator.toml", credentials).cluster
-        found = {c.name: c for c in await cluster.inspect(of_dc1, gateway=False, metrics=None)}
+        found = {c.name: c for c in await cluster.inspect(of_dc1, gateway=False, metrics=None, ours={})}
         assert found["cluster.server"].status == "ok", found
         assert found["cluster.streams"].summary == "no collector has created the streams yet"
         credentials_ = {"CREDENTIALS_DIRECTORY": str(gateway)}
         of_gateway_ = loading.load(gateway / "gateway.toml", credentials_, gateway=True).cluster
-        found = {c.name: c for c in await cluster.inspect(of_gateway_, gateway=True, metrics=None)}
+        found = {c.name: c for c in await cluster.inspect(of_gateway_, gateway=True, metrics=None, ours={})}
         assert found["cluster.server"].status == "ok", found
         assert 'user: "CN=collector-dc2", permissions: $role-collector-dc2' in (nats / "accounts.conf").read_text()
         healthz = [line for line in shell_blocks(DOCUMENT, "Upgrades")[0].splitlines() if line.startswith("curl")]

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -51,8 +52,8 @@ async def collector(deployed: DeployedNats, instance: str = "dc1", **value: obje
             await asyncio.wait({task})
 
 
-async def inspect(section: Cluster, *, gateway: bool = False, **options: str | None) -> dict[str, Check]:
-    options = {"metrics": None, **options}
+async def inspect(section: Cluster, *, gateway: bool = False, **options: Any) -> dict[str, Check]:
+    options = {"metrics": None, "ours": {}, **options}
     return {check.name: check for check in await cluster.inspect(section, gateway=gateway, **options)}
 
 
@@ -137,15 +138,19 @@ async def test_a_collector_that_is_gone_holds_no_lease_and_a_gateway_names_its_a
     assert "dc1" in appliances.summary
 
 
-async def test_a_standby_with_other_topics_than_the_active_is_a_warning_with_the_settings(deployed: DeployedNats):
-    async with collector(deployed, mqtt="correlator/v1/oma"):
-        same = (await inspect(deployed.section("collector-dc1"), mqtt="correlator/v1/oma"))["cluster.lease"]
-        other = (await inspect(deployed.section("collector-dc1"), mqtt="correlator/v1/oma-2"))["cluster.lease"]
-        none = (await inspect(deployed.section("collector-dc1")))["cluster.lease"]
-    assert (same.status, other.status, none.status) == ("ok", "warning", "warning")
-    assert "below correlator/v1/oma, and this one below correlator/v1/oma-2" in other.summary
-    assert "this one does not publish" in none.summary
-    assert other.fix == ('mqtt.instance = "oma"', 'mqtt.prefix = "correlator/v1"')
+async def test_a_standby_with_other_settings_than_the_active_is_a_warning_with_the_settings(deployed: DeployedNats):
+    section, theirs = deployed.section("collector-dc1"), {"jobs.retention": '"24h"', "mqtt.instance": '"oma"'}
+    async with collector(deployed, settings=theirs):
+        same = (await inspect(section, ours=theirs))["cluster.lease"]
+        other = (await inspect(section, ours={"jobs.retention": '"30m"', "jobs.max_jobs": "5"}))["cluster.lease"]
+    assert (same.status, other.status) == ("ok", "warning")
+    assert "with other settings: a takeover changes what is served" in other.summary
+    assert other.detail == (
+        "jobs.max_jobs: not set there, 5 here",
+        'jobs.retention: "24h" there, "30m" here',
+        'mqtt.instance: "oma" there, not set here',
+    )
+    assert other.fix == ('jobs.retention = "24h"', 'mqtt.instance = "oma"')
 
 
 async def test_a_holder_whose_database_is_away_is_a_warning_with_its_reason(deployed: DeployedNats):

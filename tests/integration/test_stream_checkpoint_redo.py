@@ -183,41 +183,16 @@ async def test_after_a_whole_write_no_chunk_is_left(nats, monkeypatch):
         assert ("state", "redo") not in rows
 
 
-async def write_as_before(owner, written, *, done):
-    """Store a checkpoint as versions without a redo log did, complete or not."""
-    encode = msgspec.msgpack.encode
-    rows = {("job", i): encode(value) for i, value in written.jobs.items() if isinstance(value, PersistedJob)}
-    rows |= {("legacy", i): encode(value) for i, value in written.jobs.items() if not isinstance(value, PersistedJob)}
-    rows |= {("event", str(n)): encode(value) for n, value in written.events.items()}
-    memory = encode(written.memory)
-    state = {"at": encode(written.at), "cursor": encode(written.cursor), "memory": encode(len(memory))}
-    state |= {"position": written.position, "begun": b"2", "done": b"2" if done else b"1"}
-    rows |= {("memory", "0"): memory} | {("state", name): value for name, value in state.items()}
-    await owner._fence.write([Message(keys.checkpoint("dc1", *name), value) for name, value in rows.items()])
-
-
-@pytest.mark.parametrize("done", [True, False])
-async def test_a_checkpoint_of_an_earlier_version_is_read_if_it_is_complete(nats, done):
+@pytest.mark.parametrize("form", [b"", msgspec.msgpack.encode("another"), b"\xc1"])
+async def test_rows_in_the_form_of_another_version_are_not_used_and_the_next_write_replaces_them(nats, form, caplog):
     async with holder(nats.url) as (_, checkpoint):
-        owner = await fresh(checkpoint)
-        await write_as_before(owner, OLD, done=done)
-        assert await stored(checkpoint) == (content_of(OLD) if done else None)
+        owner = await fresh(checkpoint, OLD)
+        removed = {} if form else {"Nats-TTL": "60s"}
+        await owner._fence.write([Message(keys.checkpoint("dc1", "state", "form"), form, removed)])
+        assert await stored(checkpoint) is None
+        assert "everything is read again" in caplog.text or "as at a first start" in caplog.text
         await fresh(checkpoint, NEW)
         assert await stored(checkpoint) == content_of(NEW)
-
-
-async def test_an_earlier_version_refuses_a_checkpoint_that_is_being_copied(nats, monkeypatch):
-    """It compares begun with done, and knows nothing of chunks."""
-    async with holder(nats.url) as (connection, checkpoint):
-        wire = Wire(connection, monkeypatch)
-        committed, _ = await messages(wire, checkpoint)
-        await ended(wire, await fresh(checkpoint, OLD), NEW, committed)
-        assert await stored(checkpoint) == content_of(NEW)
-        rows, _ = await checkpoint()._acquire()
-        assert rows["state", "begun"] != rows["state", "done"]
-        await fresh(checkpoint, NEW)
-        rows, _ = await checkpoint()._acquire()
-        assert rows["state", "begun"] == rows["state", "done"]
 
 
 async def test_a_chunk_that_is_missing_is_no_checkpoint_until_the_next_write(nats, monkeypatch):

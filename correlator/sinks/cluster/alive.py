@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from correlator import __version__
@@ -11,10 +11,10 @@ from correlator.jobs.model.rows import Micros
 from correlator.pipeline.hub import Hub
 
 
-def report(hub: Hub, started_at: Micros, id_keys: Sequence[str], mqtt: str | None) -> dict[str, Any]:
+def report(hub: Hub, started_at: Micros, id_keys: Sequence[str], settings: Mapping[str, str]) -> dict[str, Any]:
     """Return the members of the alive key's value besides those of the lease.
 
-    `id_keys`: the members of metadata that hold external IDs; `mqtt`: the first levels of the topics, or None.
+    `id_keys`: the members of metadata that hold external IDs; `settings`: those that a standby has to have too.
     """
     database = hub.status.describe_database()
     return {
@@ -26,5 +26,5 @@ def report(hub: Hub, started_at: Micros, id_keys: Sequence[str], mqtt: str | Non
         "complete_since": job_document.rfc3339(hub.published.complete_since(hub.clock())),
         "started_at": job_document.rfc3339(started_at),
         "id_keys": list(id_keys),
-        "mqtt": mqtt,
+        "settings": settings,
     }

@@ -12,7 +12,7 @@ import logging
 import platform
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from correlator.cluster import keys, streams
@@ -94,8 +94,11 @@ class Lease:
             return f"this is the standby of {self.instance}"
         return f"waiting for the lease of {self.instance}, following and publishing nothing until then: {error}"
 
-    async def acquire(self) -> Fence:
-        """Wait as the standby until this process holds the lease. Returns the fence of its writes."""
+    async def acquire(self, is_barred: Callable[[], Awaitable[bool]] | None = None) -> Fence:
+        """Wait as the standby until this process holds the lease. Returns the fence of its writes.
+
+        `is_barred`: asked before the lease is taken; it is not while that returns True.
+        """
         self.active, self.report = False, dict
         self._lost.clear()
         self.holder = f"{self._connection.name}-{secrets.token_hex(4)}"
@@ -113,7 +116,7 @@ class Lease:
             self._note_owner(owner)
             standby = standby.polled(asyncio.get_running_loop().time(), alive, owner)
             seq = owner.seq if owner is not None and standby.owns else None
-            if standby.may_take:
+            if standby.may_take and not (is_barred is not None and await is_barred()):
                 if not standby.by_silence or await self._can_be_renewed():
                     seq = await self._own(standby.expected)
                 standby = standby.refused()

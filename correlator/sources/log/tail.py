@@ -95,6 +95,8 @@ class Tail:
     """The rows that a first start has still to read or to publish; None when that is done."""
     busy: bool = True
     """True while there may be new rows that have not been read. The past waits for it to become false."""
+    sample: tuple[str, ...] = ()
+    """Jobs by which the database is recognized (`correlator.sources.db.identity`)."""
     _begun: bool = False
     _head_row: LogRow | None = None
     _reset_markers: ResetMarkers = field(default_factory=ResetMarkers)
@@ -117,7 +119,7 @@ class Tail:
         """The position for the checkpoint (`resume`)."""
         past = self.past.kept() if self.past is not None else None
         markers = self._reset_markers.packed()
-        return Cursor(self.gaps.head, self._head_row, self.gaps.kept(), past, markers, self._complete_to)
+        return Cursor(self.gaps.head, self._head_row, self.gaps.kept(), past, markers, self._complete_to, self.sample)
 
     def resume(self, cursor: Cursor) -> None:
         """Continue where an earlier run stopped. Its windows are open again, as transactions outlive the daemon."""
