@@ -132,9 +132,7 @@ class Fleet:
         self._shared.clear()
         self._marks.clear()
         for hub in self.hubs():
-            hub.published.clear()
-            hub.epoch = epoch
-            hub.status.loading = True
+            hub.reset(epoch)
         if began_before:
             self._on_epoch()
 
@@ -143,7 +141,7 @@ class Fleet:
         if self.hub.status.loading:
             self._forget_removed()
             for hub in self.hubs():
-                hub.status.loading = False
+                hub.synced()
             self.judge()
             for hub in self.hubs():
                 hub.publish()

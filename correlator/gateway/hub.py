@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from msgspec.structs import replace
 
@@ -24,6 +24,7 @@ from correlator.pipeline.queries import (
     OperationSteps,
     OtherJobs,
 )
+from correlator.pipeline.resume_ring import Past
 
 
 async def ends_here(_: int) -> bool:
@@ -41,7 +42,6 @@ class RemoteHub(Hub):
     published: RemoteJobs
     status: RemoteStatus
     archive: RpcArchive | None
-    knows_before = False
 
     def __init__(
         self,
@@ -51,16 +51,28 @@ class RemoteHub(Hub):
         *,
         epoch: str = "",
         documents: Documents | None = None,
+        past: Past | None = None,
         on_watch: Callable[[], None] = lambda: None,
         ends_before: Callable[[int], Awaitable[bool]] = ends_here,
         clock: Callable[[], Micros] = wall_clock,
     ) -> None:
-        super().__init__(jobs, status, epoch, archive, documents=documents, on_watch=on_watch, clock=clock)
+        super().__init__(jobs, status, epoch, archive, documents=documents, past=past, on_watch=on_watch, clock=clock)
         self._ends_before = ends_before
         self._waiting: dict[asyncio.Future[None], int] = {}
         """Those that wait for a position."""
 
     # -- called by the fleet
+
+    def reset(self, epoch: str) -> None:
+        """Forget all jobs: what follows is another stream, or the same one from the beginning."""
+        self.published.clear()
+        self.epoch = epoch
+        self.status.loading = True
+
+    def synced(self) -> None:
+        """Everything that the stream had at the start has been read: from here on it is known what each job was."""
+        self.status.loading = False
+        self._past = Past(after=self.seq)
 
     def publish(
         self,
@@ -73,6 +85,8 @@ class RemoteHub(Hub):
         for future in [future for future, seq in self._waiting.items() if seq <= self.seq]:
             if not future.done():
                 future.set_result(None)
+        if not self.status.loading:
+            self._past.add(changes)
         if changes or events or lines or dropped:
             self._deliver(Batch(self.seq, changes, events, lines, dropped))
 
@@ -92,14 +106,6 @@ class RemoteHub(Hub):
 
     def changed(self) -> Iterator[tuple[str, int]]:
         return self.published.changed()
-
-    def changed_with(self, names: Iterable[str], seq: int, most: int) -> None:
-        """None: the stream has the newest state of each job, and nobody knows which IDs a job carried before."""
-        del names, seq, most
-
-    def before(self, job_id: str, seq: int) -> None:
-        """None: see `changed_with`."""
-        del job_id, seq
 
     def reason(self, job_id: str) -> Reason | None:
         return self.published.reason(job_id)

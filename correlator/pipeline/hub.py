@@ -26,7 +26,7 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, ClassVar, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from msgspec import Struct
 
@@ -51,6 +51,7 @@ from correlator.pipeline.queries import (
     OperationSteps,
     OtherJobs,
 )
+from correlator.pipeline.resume_ring import Past
 from correlator.pipeline.status import Status
 from correlator.pipeline.waiting_ids import WaitingIds
 
@@ -95,9 +96,6 @@ class Hub(ABC):
     (see `WaitingIds`). `clock` returns Unix time in microseconds.
     """
 
-    knows_before: ClassVar[bool]
-    """`before` knows what jobs were at the positions that `reaches` knows."""
-
     def __init__(
         self,
         published: JobDirectory,
@@ -106,10 +104,12 @@ class Hub(ABC):
         archive: LineArchive | None,
         *,
         documents: Documents | None = None,
+        past: Past | None = None,
         on_watch: Callable[[], None] = lambda: None,
         clock: Callable[[], Micros] = wall_clock,
     ) -> None:
         self.published = published
+        self._past = past or Past()
         self.status = status
         self.epoch = epoch
         self.archive = archive
@@ -173,19 +173,32 @@ class Hub(ABC):
     def changed(self) -> Iterator[tuple[str, int]]:
         """Yield the jobs whose changes are remembered, each with the seq of its last change, the newest first."""
 
-    @abstractmethod
+    def knows_before(self, seq: int) -> bool:
+        """True if what jobs were before their changes after position `seq` is known."""
+        return self._past.reaches(seq)
+
     def changed_with(self, names: Iterable[str], seq: int, most: int) -> list[str] | None:
         """Return the jobs that changed after position `seq` and that one of `names` leads to, or led to since.
 
         They are in the order of their last change. None: nobody knows, or there may be more than `most`.
         """
+        if not self.knows_before(seq):
+            return None
+        found: set[str] = set()
+        for name in names:
+            found.add(name)
+            found.update(self.published.carriers(name), self._past.losers(name))
+            if len(found) > most:
+                return None
+        last = self._past.last
+        return sorted((job_id for job_id in found if last(job_id) > seq), key=last)
 
-    @abstractmethod
     def before(self, job_id: str, seq: int) -> Sequence[PublishedJob] | None:
         """Return what a job was before its changes after position `seq`, in the members that filters use.
 
         States that filters cannot distinguish from a later one are omitted. None: nobody knows.
         """
+        return self._past.before(job_id, seq) if self.knows_before(seq) else None
 
     @abstractmethod
     def reason(self, job_id: str) -> Reason | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from correlator.jobs import fold, job_view
 from correlator.jobs.children import family
@@ -41,7 +41,6 @@ class LocalHub(Hub):
     published: PublishedJobs
     status: SourceStatus
     archive: Archive | None
-    knows_before = True
 
     def __init__(
         self,
@@ -55,13 +54,18 @@ class LocalHub(Hub):
     ) -> None:
         status = SourceStatus(index, ApplianceClock(clock))
         super().__init__(
-            index.published, status, epoch or secrets.token_hex(6), archive, on_watch=on_watch, clock=status.clock
+            index.published,
+            status,
+            epoch or secrets.token_hex(6),
+            archive,
+            past=past,
+            on_watch=on_watch,
+            clock=status.clock,
         )
         self.index = index
         self.forecasts = index.forecasts
         self.readiness["tables"] = status.describe_tables
         self._learn: Callable[[Sequence[Reading]], object] = lambda _: None
-        self._past = past or Past()
 
     # -- called by the writer
 
@@ -92,19 +96,6 @@ class LocalHub(Hub):
 
     def changed(self) -> Iterator[tuple[str, int]]:
         return self._past.changed()
-
-    def changed_with(self, names: Iterable[str], seq: int, most: int) -> list[str] | None:
-        found: set[str] = set()
-        for name in names:
-            found.add(name)
-            found.update(self.published.carriers(name), self._past.losers(name))
-            if len(found) > most:
-                return None
-        last = self._past.last
-        return sorted((job_id for job_id in found if last(job_id) > seq), key=last)
-
-    def before(self, job_id: str, seq: int) -> Sequence[PublishedJob] | None:
-        return self._past.before(job_id, seq) if self._past.reaches(seq) else None
 
     def reason(self, job_id: str) -> Reason | None:
         return self._past.reason(job_id)

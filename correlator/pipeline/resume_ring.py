@@ -33,9 +33,12 @@ OVERHEAD = 600
 
 
 class Past:
-    """The resume ring. Beyond `max_changes` or `max_bytes` the oldest changes are dropped."""
+    """The resume ring. Beyond `max_changes` or `max_bytes` the oldest changes are dropped.
 
-    def __init__(self, max_changes: int = MAX_CHANGES, max_bytes: int = MAX_BYTES) -> None:
+    `after`: the position from which on it is given all changes.
+    """
+
+    def __init__(self, max_changes: int = MAX_CHANGES, max_bytes: int = MAX_BYTES, *, after: int = 0) -> None:
         self._max_changes = max_changes
         self._max_bytes = max_bytes
         self._changes: deque[_Kept] = deque()
@@ -45,8 +48,8 @@ class Past:
         self._lost: dict[str, dict[str, int]] = {}
         """For an ID: the jobs that it was taken from, each with the number of changes that did."""
         self._size = 0
-        self._dropped = 0
-        """The seq of the newest change that was dropped."""
+        self._dropped = after
+        """The seq of the newest change that was dropped, or not given."""
 
     def add(self, changes: Iterable[Change]) -> None:
         """Append changes, in the order of their seq."""
@@ -150,7 +153,7 @@ class _Kept(Struct, frozen=True, gc=False):
 
 def _kept(change: Change) -> _Kept:
     old, new = change.old, change.new
-    if old is not None and new is not None and _members(old.view) == _members(new.view):
+    if old is not None and new is not None and _members(old) == _members(new):
         return _Kept(change.job_id, change.seq, PLACE)
     carried = _carried(new)
     lost = tuple(name for name in _carried(old) if name not in carried)
@@ -163,9 +166,17 @@ def _carried(shown: PublishedJob | None) -> tuple[str, ...]:
 
 
 _members = attrgetter(
-    "status", "source", "external_ids", "context_id", "parent_job_id", "job_type", "operation", "started_at"
+    "view.status",
+    "view.source",
+    "view.external_ids",
+    "view.context_id",
+    "view.parent_job_id",
+    "view.job_type",
+    "view.operation",
+    "view.started_at",
+    "instance",
 )
-"""The members of a view that filters use. The job ID of a job stays the same."""
+"""The members of a job that filters use. The job ID of a job stays the same."""
 
 
 def _stripped(shown: PublishedJob | None) -> PublishedJob | None:
@@ -183,7 +194,7 @@ def _stripped(shown: PublishedJob | None) -> PublishedJob | None:
         view.operation,
         started_at=view.started_at,
     )
-    return PublishedJob(found, shown.rev, shown.updated_at)
+    return PublishedJob(found, shown.rev, shown.updated_at, instance=shown.instance)
 
 
 def _size(shown: PublishedJob | None) -> int:

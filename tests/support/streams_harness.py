@@ -193,9 +193,9 @@ class RandomStream(RandomIndex):
     """The same index, published through the messages of a stream, as a gateway does."""
 
     def _hub(self, past: Past | None) -> Hub:
-        del past
         self.seq = 0
-        hub = RemoteHub(RemoteJobs(Marks()), RemoteStatus(list, lambda: None), epoch="e", clock=lambda: self.now)
+        status = RemoteStatus(list, lambda: None)
+        hub = RemoteHub(RemoteJobs(Marks()), status, epoch="e", past=past, clock=lambda: self.now)
         hub.status.loading = False
         return hub
 

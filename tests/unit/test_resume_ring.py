@@ -97,6 +97,14 @@ def test_what_is_remembered_answers_filters_as_the_jobs_did():
             assert wanted.might_match(old) == wanted.might_match(one.old)
 
 
+def test_a_job_that_another_appliance_took_over_was_the_others_before():
+    past = Past(after=3)
+    old, new = (PublishedJob(JobView("j", Status.RUNNING), seq, NOW, instance=f"dc{seq}") for seq in (4, 5))
+    past.add([Change("j", 5, old, new)])
+    assert [before.instance for before in past.before("j", 4)] == ["dc4"]
+    assert (past.reaches(3), past.reaches(2)) == (True, False)
+
+
 def test_the_states_and_ids_of_each_job_since_a_position_are_found_whatever_was_dropped():
     rnd, past, now, changes = random.Random(1), Past(max_changes=7), dict[str, PublishedJob | None](), list[Change]()
     for seq in range(1, 500):

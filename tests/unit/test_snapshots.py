@@ -9,13 +9,19 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import pytest
+
+from correlator.gateway.hub import RemoteHub
+from correlator.gateway.status import RemoteStatus
 from correlator.jobs import job_document
 from correlator.jobs.index import Index
-from correlator.jobs.model.facts import Reading
+from correlator.jobs.model.facts import Reading, Status
 from correlator.jobs.model.rows import JobRecord
-from correlator.jobs.model.views import PublishedJob
+from correlator.jobs.model.views import JobView, PublishedJob
+from correlator.jobs.remote import Marks, RemoteJobs
 from correlator.jobs.shapes import Document
 from correlator.pipeline import queries
+from correlator.pipeline.hub import Hub
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import JobQuery
 from correlator.sinks.streaming.filters import Filter
@@ -62,15 +68,19 @@ class Page:
 
 class World:
     def __init__(self, jobs: int, limits: Limits = DEFAULT) -> None:
-        self.index = Index()
-        self.index.loading = False
-        self.hub = LocalHub(self.index)
+        self.hub = self._hub()
         self.streams = Streams(self.hub, limits)
         self.hub.subscribe(self.streams.fanout.on_batch)
         for n in range(jobs):
             self.job(f"job{n}", n)
 
+    def _hub(self) -> Hub:
+        self.index = Index()
+        self.index.loading = False
+        return LocalHub(self.index)
+
     def job(self, job_id: str, age: int = 0, status: str = "running") -> None:
+        assert isinstance(self.hub, LocalHub)
         record = JobRecord(job_id, status=status, job_type="t", started_at=NOW - age * 1_000_000)
         self.hub.publish(self.index.apply([Reading(job_id, self.index.advance_clock(), record, ())], NOW))
 
@@ -83,6 +93,24 @@ class World:
         async with asyncio.timeout(60):
             for page in pages:
                 await page.done.wait()
+
+
+class Gateway(World):
+    """The same jobs as messages of a stream. All that come before it is synced are of the past."""
+
+    def __init__(self, jobs: int) -> None:
+        super().__init__(jobs)
+        self.remote.synced()
+
+    def _hub(self) -> Hub:
+        self.marks = Marks()
+        self.remote = RemoteHub(RemoteJobs(self.marks), RemoteStatus(list, lambda: None), epoch="e")
+        return self.remote
+
+    def job(self, job_id: str, age: int = 0, status: str = "running") -> None:
+        view = JobView(job_id, Status(status), started_at=NOW - age * 1_000_000)
+        self.remote.publish(self.remote.published.put(PublishedJob(view, self.hub.seq + 1, NOW)))
+        self.marks.note(self.hub.seq, self.hub.clock())
 
 
 async def test_a_document_is_encoded_once_however_many_pages_open(monkeypatch):
@@ -253,12 +281,13 @@ async def resume(world: World, page: Page, position: Resume, wanted: Filter | No
     await world.streams.subscribe(page, sub, wanted or Filter(), None, resume=position, resuming=True)
 
 
-async def test_a_resume_costs_the_jobs_that_a_client_follows_and_not_all_that_changed(monkeypatch):
-    world = World(200)
+@pytest.mark.parametrize("world_of", [World, Gateway], ids=["daemon", "gateway"])
+async def test_a_resume_costs_the_jobs_that_a_client_follows_and_not_all_that_changed(monkeypatch, world_of):
+    world = world_of(200)
     position = moved_on(world, 200, 20)
     pages = {f"job{n}": Page() for n in range(200)}
     asked = Counter[str]()
-    for owner, name in ((world.index.published, "get"), (world.hub, "before")):
+    for owner, name in ((world.hub.published, "get"), (world.hub, "before")):
         monkeypatch.setattr(owner, name, counted(getattr(owner, name), asked))
     for job_id, page in pages.items():
         await resume(world, page, position, Filter(JobQuery(), frozenset({job_id})))
@@ -267,6 +296,15 @@ async def test_a_resume_costs_the_jobs_that_a_client_follows_and_not_all_that_ch
         assert [m["job_id"] for m in page.messages if m["type"] == "put"] == [job_id]
         assert page.messages[-2]["count"] == 1
     assert sum(asked.values()) < 10 * len(pages), "a few questions a client"
+
+
+def test_a_gateway_knows_what_jobs_were_from_where_it_had_read_the_stream():
+    world = Gateway(3)
+    position = moved_on(world, 3, 2)
+    for known, seq in ((True, position.seq), (False, position.seq - 1)):
+        assert world.hub.reaches(seq)
+        assert world.hub.changed_with(["job1"], seq, 10) == (["job1"] if known else None)
+        assert (world.hub.before("job1", seq) is not None) == known
 
 
 def counted(function: Any, calls: Counter[str]) -> Any:

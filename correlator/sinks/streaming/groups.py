@@ -133,7 +133,7 @@ class Groups:
         if names is not None and (found := self._hub.changed_with(names, after, most)) is not None:
             return Todo(Order(found))
         todo = self._missed.todo(after, self._hub.epoch, self._hub.seq)
-        if todo is None or names is None or self._hub.knows_before:
+        if todo is None or names is None or self._hub.knows_before(after):
             return todo
         # Where the old states are known, there is a change of each job that an ID has moved from or to
         # (`Change.moved`). Here, such a job may have no change of its own.
