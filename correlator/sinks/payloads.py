@@ -251,12 +251,12 @@ class ConnectionsPart(TypedDict):
 
 
 class Parts(TypedDict):
-    """What the daemon depends on. The members after `connections` are there only if configured."""
+    """What the daemon depends on. A gateway has no `tables` and no `checkpoint`; others are there if configured."""
 
     database: DatabasePart
-    tables: TablesPart
-    checkpoint: CheckpointPart
     connections: ConnectionsPart
+    tables: NotRequired[TablesPart]
+    checkpoint: NotRequired[CheckpointPart]
     mqtt: NotRequired[MqttPart]
     doorbell: NotRequired[DoorbellPart]
     webhooks: NotRequired[WebhooksPart]

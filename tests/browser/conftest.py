@@ -7,8 +7,8 @@ Playwright's driver is a process of Node: its start and end cost as much process
 lives in an event loop that all tests of this folder share, until a test fails: the next one has a loop, a driver
 and a connection of its own.
 
-Invariants: a page error, a console error or a violation of the content security policy fails the test. A test leaves
-neither a context nor a task behind.
+Invariants: a page error, an error or a warning on the console, or a violation of the content security policy fails the
+test. A test leaves neither a context nor a task behind.
 """
 
 from __future__ import annotations
@@ -186,14 +186,16 @@ async def context(browser: Browser) -> AsyncIterator[BrowserContext]:
 
 @pytest.fixture
 async def page(context: BrowserContext) -> AsyncIterator[Page]:
-    """Any error on its console fails the test, except those of a lost connection."""
+    """Any error or warning on its console fails the test, except those of a lost connection."""
     page = await context.new_page()
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("console", lambda m: errors.append(f"{m.text} {m.location['url']}") if m.type == "error" else None)
+    wrong = ("error", "warning")
+    page.on("console", lambda m: errors.append(f"{m.text} {m.location['url']}") if m.type in wrong else None)
     yield page
     expected = (
         "ERR_CONNECTION_REFUSED",
+        "ERR_CONNECTION_RESET",
         "WebSocket connection to",
         "401 (Unauthorized)",
         "ERR_INCOMPLETE",

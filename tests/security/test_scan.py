@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
-from schemathesis.checks import CHECKS
+from schemathesis.checks import CHECKS, not_a_server_error
 from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
 from tests.support.daemon import Daemon
+from tests.support.eventually import eventually
+from tests.support.gateways import gateway_process
+from tests.support.nats import Nats
 from tests.support.schemas import closed
 from tests.support.small_appliance import NAMES, TOKEN
 
@@ -32,8 +37,10 @@ LONGEST_WAIT = 0.02
 EXAMPLES = [pytest.param(8, id="few"), pytest.param(150, id="many", marks=pytest.mark.long)]
 
 
-def scan(daemon: Daemon, description: dict[str, Any], examples: int, headers: dict[str, str]) -> dict[str, set[int]]:
-    """Ask everything; the statuses seen, by operation."""
+def scan(
+    daemon: Daemon, description: dict[str, Any], examples: int, headers: dict[str, str], *, may_be_away: bool = False
+) -> dict[str, set[int]]:
+    """Ask everything; the statuses seen, by operation. `may_be_away`: a 503 that is described is no failure."""
     api = schemathesis.openapi.from_dict(closed(description))
     api.config.update(base_url=daemon.url)
     answers: defaultdict[str, set[int]] = defaultdict(set)
@@ -46,7 +53,7 @@ def scan(daemon: Daemon, description: dict[str, Any], examples: int, headers: di
         if isinstance(wait := case.query.get("wait"), int | float):
             case.query["wait"] = min(wait, LONGEST_WAIT)
         # A query holds texts: 1 is "1" there, and an empty one none. test_specs.py tries the limits of each parameter.
-        unfit: set[object] = {negative_data_rejection}
+        unfit: set[object] = {negative_data_rejection, *([not_a_server_error] if may_be_away else [])}
         if not OPAQUE.isdisjoint(case.query) or case.query.keys() >= PERIOD:
             unfit.add(positive_data_acceptance)
         checks: Any = [check for check in CHECKS.get_all() if check not in unfit]
@@ -86,3 +93,23 @@ async def test_a_scan_of_a_guarded_daemon(guarded: Daemon, examples: int) -> Non
     without = scan(guarded, description, max(2, examples // 4), {})
     assert {name for name, seen in without.items() if seen != {401}} <= {"live", "ready", "page", "client"}, without
     assert "Traceback" not in guarded.log()
+
+
+@pytest.mark.parametrize("examples", EXAMPLES)
+async def test_a_scan_of_a_gateway(appliance_file: Path, tmp_path: Path, nats: Nats, examples: int) -> None:
+    collector = Daemon(tmp_path, database__url=f"sqlite://{appliance_file}", cluster__url=nats.url)
+    try:
+        await collector.start()
+        async with gateway_process(tmp_path / "gateway", nats.url) as gateway:
+
+            async def has_the_jobs() -> bool:
+                return (await gateway.get(f"/api/v1/jobs/{quote(NAMES[0], safe='')}"))[0] == 200
+
+            await eventually(has_the_jobs)
+            description = (await gateway.get("/api/v1/openapi.json"))[1]
+            answers = scan(gateway, description, examples, {}, may_be_away=True)
+            assert {200, 400} <= answers["jobs"]
+            assert answers["instances"] == answers["ready"] == {200}
+            assert "Traceback" not in gateway.log()
+    finally:
+        await collector.close()
