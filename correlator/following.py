@@ -70,7 +70,9 @@ def following(config: Config) -> Following:
         patience=patience,
     )
     interval, keys = config.database.reconcile_interval, config.jobs.external_id_keys
-    legacy = Legacy(config.jobs.retention, keys, interval, patience) if config.jobs.legacy else None
+    legacy = (
+        Legacy(config.jobs.retention, keys, interval, patience, config.jobs.max_jobs) if config.jobs.legacy else None
+    )
     source = Follower(
         database,
         tail,

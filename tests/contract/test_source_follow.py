@@ -14,6 +14,7 @@ import pytest
 
 from correlator import cancellation
 from correlator.errors import OtherDatabase
+from correlator.jobs.sizes import Sizes
 from correlator.ops.metrics import CORRECTIONS
 from correlator.pipeline.source_status import SourceStatus
 from correlator.sources.follow import Follower
@@ -362,6 +363,31 @@ async def test_an_account_that_may_only_select_four_tables_is_enough(mariadb_ori
         await mariadb_original.log("row")
         await received.receives("row")
         assert received.errors == []
+
+
+async def test_of_the_ended_legacy_rows_a_start_reads_the_newest_and_a_few_at_once(original, monkeypatch):
+    row = {"vm_id": "vm-1", "job_type": "live", "source_vm_name": "pg", "created_at": now(), "updated_at": now()}
+    for number in range(60):
+        status = "completed" if number % 6 else "snapshotting"
+        await original.insert("failover_jobs", job_id=f"legacy-{number}", status=status, **row)
+    received, sizes = RecordingPipeline(), list[int]()
+    follower = Legacy(max_jobs=20)
+    async with open_queries(original.source(), limits=Sizes(metadata=400_000, error=100_000)) as (queries, session):
+        read = queries.legacy_where
+
+        async def counted(*args):
+            rows = await read(*args)
+            sizes.append(len(rows))
+            return rows
+
+        monkeypatch.setattr(queries, "legacy_where", counted)
+        await follower.load(queries, session, received)
+    known = {record.job_id for record in received.known.legacy_rows()}
+    unfinished = {f"legacy-{n}" for n in range(0, 60, 6)}
+    ended = [f"legacy-{n}" for n in range(60) if n % 6]
+    assert known == unfinished | {*ended[-20:]}
+    assert max(sizes) <= 8
+    assert received._hub.published.newest_removed > 0
 
 
 async def test_a_legacy_job_that_ended_leaves_when_its_row_is_deleted(original):

@@ -21,6 +21,7 @@ from correlator.jobs.index import Index
 from correlator.jobs.model.persisted import Cursor
 from correlator.jobs.model.rows import LogRow
 from correlator.jobs.outcome import Outcome
+from correlator.jobs.sizes import Sizes
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.pipeline import Pipeline
 from correlator.sources.db import zones
@@ -239,11 +240,14 @@ class _SQLiteTransaction(Transaction):
 
 
 @contextlib.asynccontextmanager
-async def open_queries(source: Database, *, dirty: bool = False) -> AsyncIterator[tuple[Queries, Session]]:
+async def open_queries(
+    source: Database, *, dirty: bool = False, limits: Sizes | None = None
+) -> AsyncIterator[tuple[Queries, Session]]:
     """The questions of the source, and a session to ask them in."""
     session = await source.open(dirty=dirty)
     try:
-        yield Queries(source.dialect, await source.schema(session), await source.zone(session)), session
+        schema, zone = await source.schema(session), await source.zone(session)
+        yield Queries(source.dialect, schema, zone, limits=limits), session
     finally:
         await session.close()
 

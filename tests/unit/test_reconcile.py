@@ -12,6 +12,7 @@ from typing import Any
 from correlator.jobs.model.facts import Reading
 from correlator.jobs.model.rows import LegacyRecord
 from correlator.jobs.outcome import Outcome
+from correlator.jobs.sizes import Sizes
 from correlator.ops.liveness import Liveness
 from correlator.pipeline.waiting_ids import WaitingIds
 from correlator.sources.db.queries import Queries
@@ -186,6 +187,7 @@ async def test_the_rows_of_failover_jobs_that_wait_for_their_owner_are_bounded(m
     monkeypatch.setattr(legacy, "MAX_SEARCHED", 10)
 
     class Orphans(Tables):
+        limits = Sizes()
         dialect = SQLiteDatabase.dialect
 
         async def last_legacy_id(self, session: Any) -> int:

@@ -37,6 +37,9 @@ from correlator.sources.tables.reconcile import LATE_COMMIT
 
 log = logging.getLogger(__name__)
 
+PAGE_BYTES = 4 << 20
+"""Most bytes that one query for many rows returns, by the limits of their texts; a single row may exceed it."""
+
 TAIL = 200
 """Ids below the highest one in which a poll still searches for new rows: they may be committed late."""
 
@@ -76,12 +79,14 @@ class Legacy:
         id_keys: The keys under which metadata holds external IDs.
         interval: Fewest seconds between two polls.
         patience: Seconds without a finished query after which the task counts as stuck.
+        max_jobs: Jobs that memory holds: of the ended rows, only the newest are loaded.
     """
 
     retention: float = 86_400.0
     id_keys: Sequence[str] = joblog.EXTERNAL_ID_KEYS
     interval: float = 1.0
     patience: float = 60.0
+    max_jobs: int = 20_000
     _mark: str | None = None
     """The database's time from which the next poll reads. It outlives connections: rows also change between two."""
     _next_mark: float = 0.0
@@ -102,24 +107,39 @@ class Legacy:
         return queries.schema.has("failover_jobs", "id", "job_id", "status")
 
     async def load(self, queries: Queries, session: Session, feed: Feed, *, past: bool = False) -> None:
-        """Read all unfinished rows, those within the retention, and those that the feed has. `past`: none is news."""
-        mark = queries.dialect.placeholder
-        where, args = f"status NOT IN {ENDED}", list[object]()
-        if queries.schema.has("failover_jobs", "created_at"):
-            where = f"({where} OR created_at >= {mark})"
-            args = [await queries.clock(session, self.retention)]
+        """Read all unfinished rows, the newest ended ones within the retention, and those that the feed has.
+
+        `past`: none is news.
+        """
         last = await queries.last_legacy_id(session)
-        first, read = 0, set[int]()
+        first, most, read = 0, _at_once(queries), set[int]()
         while True:
-            page = f"{where} AND id > {first} ORDER BY id LIMIT {IN_ONE}"
-            rows = await queries.legacy_where(session, page, args)
+            page = f"status NOT IN {ENDED} AND id > {first} ORDER BY id LIMIT {most}"
+            rows = await queries.legacy_where(session, page)
             read |= {r.id for r in rows}
             await self._apply(queries, session, feed, rows, again=True, past=past)
-            if len(rows) < IN_ONE:
+            if len(rows) < most:
                 break
             first = rows[-1].id
+        if queries.schema.has("failover_jobs", "created_at"):
+            read |= await self._load_ended(queries, session, feed, last, past=past)
         await self._read_again(queries, session, feed, [r for r in feed.known.legacy_rows() if r.id not in read])
         self._last_id, self._next_round = max(self._last_id, last), time.monotonic() + ROUND
+
+    async def _load_ended(self, queries: Queries, session: Session, feed: Feed, last: int, *, past: bool) -> set[int]:
+        """Read the newest ended rows within the retention, the newest first. Returns their ids."""
+        recent = f"status IN {ENDED} AND created_at >= {queries.dialect.placeholder}"
+        since, read, began = await queries.clock(session, self.retention), set[int](), 0
+        while (most := min(_at_once(queries), self.max_jobs - len(read))) > 0:
+            page = f"{recent} AND id <= {last} ORDER BY id DESC LIMIT {most}"
+            rows = await queries.legacy_where(session, page, [since])
+            await self._apply(queries, session, feed, rows, again=True, past=past)
+            read |= {r.id for r in rows}
+            if len(rows) < most:
+                return read
+            last, began = rows[-1].id - 1, rows[-1].started_at or rows[-1].created_at or 0
+        feed.left_out(began)
+        return read
 
     async def follow(self, queries: Queries, session: Session, feed: Feed) -> None:
         """Poll until cancelled. Raises `SourceUnavailable`; the next call continues at the last successful poll."""
@@ -148,10 +168,10 @@ class Legacy:
             self._page, self._next_round = 0, now + ROUND
             deletable = {r.id: r for r in feed.known.legacy_rows()}
         if self._page is not None:
-            page = f"status IN {ACTIVE} AND id > {self._page} ORDER BY id LIMIT {IN_ONE}"
+            page = f"status IN {ACTIVE} AND id > {self._page} ORDER BY id LIMIT {_at_once(queries)}"
             found = await queries.legacy_where(session, page)
             rows |= {r.id: r for r in found}
-            self._page = found[-1].id if len(found) == IN_ONE else None
+            self._page = found[-1].id if len(found) == _at_once(queries) else None
         gone = await self._gone(session, deletable)
         await self._apply(queries, session, feed, rows.values(), [deletable[i].job_id for i in gone])
         # Their owner no longer has their ID.
@@ -194,7 +214,7 @@ class Legacy:
         return gone
 
     async def _read_again(self, queries: Queries, session: Session, feed: Feed, known: Sequence[LegacyRecord]) -> None:
-        for part in chunks(known):
+        for part in chunks(known, _at_once(queries)):
             rows = await queries.legacy_where(session, f"id IN ({','.join(str(r.id) for r in part)})")
             there = {r.id for r in rows}
             await self._apply(queries, session, feed, rows, [r.job_id for r in part if r.id not in there], again=True)
@@ -277,3 +297,8 @@ class Legacy:
                 since = end
                 await asyncio.sleep(time.monotonic() - began)  # at most half of one core of the server
         return owned
+
+
+def _at_once(queries: Queries) -> int:
+    """Most rows of one query, so that it returns at most `PAGE_BYTES`."""
+    return max(1, min(IN_ONE, PAGE_BYTES // (queries.limits.metadata + queries.limits.error)))
