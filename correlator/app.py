@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 from correlator import __version__, cancellation
 from correlator.cluster.connection import Connection
+from correlator.cluster.received import Parser
 from correlator.collector import Tenure, abandon, standby
 from correlator.config.schema import Config
 from correlator.daemon import ending
@@ -97,7 +98,8 @@ async def _run(process: Process) -> None:
     if process.config.cluster.url is None:
         await _term(process, None)
         return
-    renewals, writes = (Connection(process.config.cluster, "collector") for _ in range(2))
+    parser = Parser()
+    renewals, writes = (Connection(process.config.cluster, "collector", parser=parser) for _ in range(2))
     connecting = {asyncio.create_task(connection.run(), name="nats") for connection in (renewals, writes)}
     try:
         lease = Lease(renewals, writes, process.config.cluster)

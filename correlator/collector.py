@@ -7,17 +7,19 @@ import logging
 import math
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
 import msgspec
 from msgspec import Struct
 
 from correlator import cancellation
-from correlator.cluster import keys
+from correlator.cluster import keys, received
 from correlator.cluster.batches import Fence
 from correlator.cluster.errors import ClusterUnavailable, Fenced, Refused
+from correlator.cluster.received import Alive
 from correlator.config import rendering
 from correlator.config.rendering import differences
 from correlator.config.schema import Config
@@ -31,8 +33,6 @@ from correlator.sources.db import identity
 from correlator.sources.db.session import Database
 
 log = logging.getLogger(__name__)
-
-_Read = TypeVar("_Read", bound=Struct)
 
 COMPARE_EVERY = 60.0
 COMPARE_WITHIN = 2.0
@@ -54,12 +54,6 @@ class Tenure:
     holding: asyncio.Task[None]
     stream: StreamCheckpoint
     saved: Saved | None
-
-
-class _Active(Struct, frozen=True):
-    """What the alive key says of the active collector's settings."""
-
-    settings: Mapping[str, str] = {}
 
 
 class Counterpart:
@@ -113,7 +107,9 @@ class Counterpart:
         renewed, self._renewal = self._renewal not in (None, seq), seq
         if message is None or not renewed:
             return
-        found = differences(_decoded(message.data, _Active, msgspec.json.decode).settings, self._settings)
+        read = partial(received.decode, message.data, Alive, received.MAX_KEY)
+        active = lease.connection.parser.parse(keys.alive(lease.instance), read) or Alive()
+        found = differences(active.settings, self._settings)
         if found and found != self._differing:
             words = "; ".join(f"{name}: {values}" for name, values in found.items())
             log.warning(
@@ -130,7 +126,11 @@ class Counterpart:
         self._compared_at = now
         subject = keys.checkpoint(self._lease.instance, "state", "cursor")
         message = await self._lease.connection.last(keys.CHECKPOINT, subject, within=READ_WITHIN)
-        sample = _decoded(message.data, _Sampled, msgspec.msgpack.decode).sample if message is not None else ()
+        sampled = None
+        if message is not None:
+            read = partial(received.decode_msgpack, message.data, _Sampled)
+            sampled = self._lease.connection.parser.parse(subject, read)
+        sample = sampled.sample if sampled is not None else ()
         if not sample:
             self._other = None
             return
@@ -153,14 +153,6 @@ class _Sampled(Struct, frozen=True):
     """What of a `Cursor` names its database."""
 
     sample: tuple[str, ...] = ()
-
-
-def _decoded(value: bytes, kind: type[_Read], decode: Callable[..., _Read]) -> _Read:
-    """Decode what another process wrote. What cannot be read says nothing."""
-    try:
-        return decode(value, type=kind)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        return kind()
 
 
 async def standby(

@@ -16,13 +16,12 @@ its messages again, they must be idempotent.
 from __future__ import annotations
 
 import asyncio
-import json
 import secrets
 from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
-from correlator.cluster.connection import ANSWER_WITHIN, Connection
+from correlator.cluster.connection import ANSWER_WITHIN, Connection, answer_of
 from correlator.cluster.errors import ClusterUnavailable, Fenced, Refused, Unacknowledged
 
 MAX_MESSAGES = 1000
@@ -141,9 +140,9 @@ async def _send(connection: Connection, message: Message, within: float) -> int:
     """Publish a message and return the sequence that its acknowledgement has."""
     try:
         answer = await connection.request(message.subject, message.payload, headers=message.headers, within=within)
+        found = answer_of(answer.data)
     except ClusterUnavailable as error:
         raise Unacknowledged(str(error)) from error
-    found = json.loads(answer.data)
     if refusal := found.get("error"):
         code, text = refusal.get("err_code", 0), refusal.get("description", "refused")
         raise (Fenced if code in STALE else Refused)(f"{text} ({message.subject})", code)

@@ -30,7 +30,8 @@ from correlator import cancellation
 from correlator.backoff import Backoff
 from correlator.cluster.credentials import login_options
 from correlator.cluster.errors import ClusterUnavailable, NoAnswer, Refused
-from correlator.cluster.library import abort, failure, is_login_refused, text_of
+from correlator.cluster.library import abort, failure, is_login_refused, new_client, text_of
+from correlator.cluster.received import Parser, Unreadable, decode
 from correlator.cluster.window import Window
 from correlator.config.cluster import Cluster
 
@@ -57,8 +58,19 @@ REPLACE_AFTER = 5.0
 ANSWER_WITHIN = 5.0
 """Seconds for the answer to a request."""
 
+MAX_ANSWER = 64_000_000
+"""Bytes of an answer of JetStream, which comes in one message. It may name all subjects of a stream."""
+
 OLDEST = (2, 12)
 """The oldest version of the server that has atomic batches."""
+
+
+def answer_of(payload: bytes) -> dict[str, Any]:
+    """Parse an answer of JetStream. Raises: `ClusterUnavailable` for what no JetStream answers."""
+    try:
+        return decode(payload, dict[str, Any], MAX_ANSWER)
+    except Unreadable as error:
+        raise ClusterUnavailable(f"the answer of JetStream cannot be read: {error}") from error
 
 
 class Subscription:
@@ -81,7 +93,13 @@ class Connection:
     """
 
     def __init__(
-        self, settings: Cluster, role: str, *, ping_every: float = PING_EVERY, replace_after: float = REPLACE_AFTER
+        self,
+        settings: Cluster,
+        role: str,
+        *,
+        ping_every: float = PING_EVERY,
+        replace_after: float = REPLACE_AFTER,
+        parser: Parser | None = None,
     ) -> None:
         assert settings.url is not None
         self._settings = settings
@@ -98,6 +116,8 @@ class Connection:
         self._since = time.monotonic()
         self._options = login_options(settings)
         self.window = Window()
+        self.parser = parser or Parser()
+        """Parses the messages of this process."""
         self.generation = 0
         """Changes with every connection and reconnection."""
 
@@ -175,7 +195,7 @@ class Connection:
     def describe(self) -> dict[str, Any]:
         """Return the state of the connection for /health/ready."""
         if self.connected:
-            return {"ok": True, "connected": True}
+            return {"ok": True, "connected": True, **self.parser.describe()}
         age = round(time.monotonic() - self._since, 1)
         return {"ok": False, "connected": False, "error": self._error or "not connected yet", "age_seconds": age}
 
@@ -219,11 +239,10 @@ class Connection:
     async def api(self, method: str, request: object = None, *, within: float = ANSWER_WITHIN) -> dict[str, Any]:
         """Call the API of JetStream, e.g. `STREAM.INFO.KV_cor`. Raises: `Refused`, `ClusterUnavailable`."""
         payload = json.dumps(request).encode() if request is not None else b""
-        answer = await self.request(f"$JS.API.{method}", payload, within=within)
-        found = json.loads(answer.data)
+        found = answer_of((await self.request(f"$JS.API.{method}", payload, within=within)).data)
         if refusal := found.get("error"):
             raise Refused(f"{refusal.get('description', 'refused')} ({method})", refusal.get("err_code", 0))
-        return dict(found)
+        return found
 
     async def last(self, stream: str, subject: str, *, within: float = ANSWER_WITHIN) -> Msg | None:
         """Return the last message of a subject by a direct get; None if there is none.
@@ -232,12 +251,12 @@ class Connection:
         Nats-Sequence is its sequence, Nats-Time-Stamp its time.
         """
         answer = await self.request(f"$JS.API.DIRECT.GET.{stream}.{subject}", within=within)
-        status = (answer.headers or {}).get("Status")
-        if status == "404":
+        headers = answer.headers or {}
+        if "Nats-Sequence" in headers:  # A stored message may have a header Status of its own.
+            return answer
+        if headers.get("Status") == "404":
             return None
-        if status is not None:
-            raise Refused(f"{(answer.headers or {}).get('Description', status)} ({stream})")
-        return answer
+        raise Refused(f"{headers.get('Description') or headers.get('Status', 'no answer of a stream')} ({stream})")
 
     async def subscribe(
         self, subject: str, on_message: OnMessage, *, queue: str = "", pending: int = 8_000_000
@@ -265,11 +284,9 @@ class Connection:
     # -- the client
 
     async def _open(self) -> None:
-        from nats.aio.client import Client  # noqa: PLC0415 - only a process with [cluster] needs the library
-
         assert self._settings.url is not None
         self._closed.clear()
-        client = Client()
+        client = new_client()
         opening = client.connect(
             servers=list(self._settings.url.servers),
             name=self.name,

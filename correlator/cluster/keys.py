@@ -19,7 +19,16 @@ EPOCH = "$KV.cor.epoch"
 WANT = "cor.v1.want"
 """Gateways publish the IDs here that their clients wait for."""
 
+INBOX = "_INBOX."
+"""What the subjects of all inboxes begin with."""
+
+ACK = "$JS.ACK."
+"""What the reply subject of a message from a consumer begins with. Its own status messages have another, or none."""
+
 EVERY_ALIVE = "$KV.cor_alive.*"
+
+MAX_INSTANCE = 64
+"""Characters of the name of an appliance."""
 
 _OTHER = re.compile(rb"[^A-Za-z0-9_-]")
 _ESCAPED = re.compile(rb"=([0-9A-F]{2})")
@@ -57,12 +66,17 @@ def jobs(instance: str) -> str:
 def job_of(subject: str) -> tuple[str, str] | None:
     """Return (instance, job ID) of a subject that `job` made; None for another subject."""
     tokens = subject.split(".")
-    if len(tokens) != 5 or tokens[:2] != ["$KV", "cor"] or tokens[3] != "job":
+    if len(tokens) != 5 or tokens[:2] != ["$KV", "cor"] or tokens[3] != "job" or not is_instance(tokens[2]):
         return None
     try:
         return tokens[2], unescape(tokens[4])
     except ValueError:
         return None
+
+
+def is_instance(name: str) -> bool:
+    """True if an appliance can have this name."""
+    return len(name) <= MAX_INSTANCE and _PLAIN.fullmatch(name) is not None
 
 
 def owner(instance: str) -> str:

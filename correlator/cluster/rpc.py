@@ -25,6 +25,8 @@ from typing import TypeVar
 import msgspec
 from msgspec import Raw, Struct
 
+from correlator.cluster.received import Unreadable, decode
+
 T = TypeVar("T")
 
 VERSION = 1
@@ -119,9 +121,7 @@ def decode_request(message: bytes) -> Request:
     Raises:
         RemoteError: It is malformed, or of a version that this program does not know.
     """
-    if len(message) > MAX_REQUEST_BYTES:
-        raise RemoteError(Code.MALFORMED, f"a request has at most {MAX_REQUEST_BYTES} bytes, not {len(message)}")
-    request = _decode(message, Request)
+    request = _decode(message, Request, MAX_REQUEST_BYTES)
     if request.version != VERSION:
         detail = f"requests of version {request.version} are not known here, only version {VERSION}"
         raise RemoteError(Code.UNSUPPORTED, detail)
@@ -158,8 +158,8 @@ def decode_reply(message: bytes, form: type[T]) -> T:
     return _decode(reply.result, form)
 
 
-def _decode(message: bytes | Raw, form: type[T]) -> T:
+def _decode(message: bytes | Raw, form: type[T], most: int = MAX_BYTES) -> T:
     try:
-        return msgspec.json.decode(message, type=form)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        return decode(message, form, most)
+    except Unreadable as error:
         raise RemoteError(Code.MALFORMED, f"not a message of this program: {error}") from error

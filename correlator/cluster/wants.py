@@ -12,6 +12,7 @@ from collections.abc import Iterable
 import msgspec
 from msgspec import Struct
 
+from correlator.cluster.received import decode
 from correlator.jobs.joblog import MAX_ID
 
 WANT_EVERY = 20.0
@@ -37,13 +38,8 @@ def encode(ids: Iterable[str], instance: str | None = None) -> bytes:
 
 
 def wanted_ids(message: bytes, instance: str) -> tuple[str, ...]:
-    """Return the IDs of a message that `instance` is to query for. Of a malformed message: none."""
-    if len(message) > MAX_MESSAGE_BYTES:
-        return ()
-    try:
-        want = msgspec.json.decode(message, type=Want)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        return ()
+    """Return the IDs of a message that `instance` is to query for. Raises: `Unreadable`."""
+    want = decode(message, Want, MAX_MESSAGE_BYTES)
     if want.instance not in (None, instance):
         return ()
     return tuple(name for name in want.ids[:MAX_IDS] if 0 < len(name) <= MAX_ID)

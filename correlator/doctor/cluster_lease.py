@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import partial
 
 from msgspec import Struct
 
-from correlator.cluster import keys
+from correlator.cluster import keys, received
 from correlator.cluster.errors import ClusterUnavailable, Refused
 from correlator.config.cluster import Cluster
 from correlator.config.rendering import differences
@@ -29,12 +28,15 @@ MAX_APPLIANCES = 1000
 
 
 class Alive(Struct, frozen=True):
-    """The alive key of an appliance. `renewed`: whether it was while the check ran; `seen`: when it was last."""
+    """The alive key of an appliance. `renewed`: whether it was while the check ran; `seen`: when it was last.
+
+    `value` None: it cannot be read.
+    """
 
     instance: str
     renewed: bool
     seen: str
-    value: Mapping[str, Any] = {}
+    value: received.Alive | None
 
 
 async def inspect(
@@ -73,16 +75,10 @@ async def _alive(connection: Prober, instances: Sequence[str]) -> list[Alive]:
             continue
         headers = message.headers or {}
         renewed = headers.get("Nats-Sequence") != (first.headers or {}).get("Nats-Sequence")
-        found.append(Alive(instance, renewed, headers.get("Nats-Time-Stamp", "?")[:19] + "Z", _value(message.data)))
+        read = partial(received.decode, message.data, received.Alive, received.MAX_KEY)
+        value = connection.parser.parse(keys.alive(instance), read)
+        found.append(Alive(instance, renewed, headers.get("Nats-Time-Stamp", "?")[:19] + "Z", value))
     return found
-
-
-def _value(data: bytes) -> Mapping[str, Any]:
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def judge_lease(instance: str, alive: Alive | None, ours: Mapping[str, str]) -> Check:
@@ -90,20 +86,24 @@ def judge_lease(instance: str, alive: Alive | None, ours: Mapping[str, str]) -> 
     fix = ["systemctl status correlator", "journalctl -u correlator -n 50"]
     if alive is None:
         return warning(LEASE, f"no collector of {instance} has held the lease yet", fix=fix)
-    holder = str(alive.value.get("holder") or "?")
+    value = alive.value
+    if value is None:
+        return warning(LEASE, f"the alive key of {instance} cannot be read; its collector writes it again", fix=fix)
+    holder = value.holder or "?"
     words = f"{holder} holds the lease of {instance}"
     if not alive.renewed:
         return failure(LEASE, f"nobody holds the lease of {instance}: last renewed at {alive.seen}", [holder], fix)
-    database = alive.value.get("database")
-    if database != "live":
-        reason = alive.value.get("error") or "no reason given"
-        return warning(LEASE, f"{words}, and its database is {database}: {reason}")
-    theirs = alive.value.get("settings")
-    if isinstance(theirs, dict) and (found := differences(theirs, ours)):
+    if value.database != "live":
+        return warning(LEASE, f"{words}, and its database is {value.database}: {value.error or 'no reason given'}")
+    if found := differences(value.settings, ours):
         lines = [f"{name}: {values}" for name, values in found.items()]
-        fix = [f"{name} = {theirs[name]}" for name in found if name in theirs]
+        fix = [f"{name} = {value.settings[name]}" for name in found if name in value.settings]
         return warning(LEASE, f"{words}, with other settings: a takeover changes what is served", lines, fix)
-    return ok(LEASE, words, [f"version {alive.value.get('version')}, {alive.value.get('jobs')} jobs"])
+    return ok(LEASE, words, [_summary(value)])
+
+
+def _summary(value: received.Alive | None) -> str:
+    return f"version {value.version}, {value.jobs} jobs" if value is not None else "its alive key cannot be read"
 
 
 def judge_appliances(found: list[Alive]) -> Check:
@@ -111,10 +111,14 @@ def judge_appliances(found: list[Alive]) -> Check:
     if not found:
         return warning(APPLIANCES, "no appliance has a collector yet")
     silent = [f"{one.instance} (last seen {one.seen})" for one in found if not one.renewed]
-    lines = [f"{one.instance}: version {one.value.get('version')}, {one.value.get('jobs')} jobs" for one in found[:20]]
+    lines = [f"{one.instance}: {_summary(one.value)}" for one in found[:20]]
     if silent:
         return warning(APPLIANCES, f"no collector is alive of {some(silent)}", lines)
-    ill = [f"{one.instance}: {one.value.get('error')}" for one in found if one.value.get("database") != "live"]
+    ill = [
+        f"{one.instance}: {one.value.error if one.value is not None else 'its alive key cannot be read'}"
+        for one in found
+        if one.value is None or one.value.database != "live"
+    ]
     if ill:
         words = f"the database of {len(ill)} of {len(found)} appliances is not read in full"
         return warning(APPLIANCES, words, ill[:20])

@@ -14,10 +14,11 @@ import platform
 import signal
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from correlator import __version__, cancellation
-from correlator.cluster import keys
+from correlator.cluster import keys, received
 from correlator.cluster.caller import Caller
 from correlator.cluster.connection import Connection
 from correlator.cluster.errors import ClusterUnavailable
@@ -83,6 +84,7 @@ class Gateway:
             on_epoch=lambda: self._http.disconnect(),  # noqa: PLW0108 - both are made below
             on_other_epoch=lambda: self._jobs.restart(),  # noqa: PLW0108
             on_removed=_forget_metrics,
+            parser=connection.parser,
         )
         self._jobs = OrderedConsumer(connection, keys.STATE, "$KV.cor.>", self._on_jobs, fleet.reset, _epoch)
         self._alive = OrderedConsumer(
@@ -256,9 +258,9 @@ def _log_level(config: Config) -> Callable[[], None]:
 
 
 async def _epoch(connection: Connection) -> str | None:
-    """The epoch of the stream of documents; None if no collector has written it yet."""
+    """The epoch of the stream of documents; None if no collector has written one that can be read."""
     found = await connection.last(keys.STATE, keys.EPOCH)
-    return found.data.decode("utf-8", "replace") if found is not None and found.data else None
+    return connection.parser.parse(keys.EPOCH, partial(received.epoch, found.data)) if found is not None else None
 
 
 async def _no_identity(connection: Connection) -> str | None:

@@ -11,15 +11,15 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-import msgspec
 from msgspec import Raw
 from msgspec.structs import replace
 
+from correlator.cluster import received
 from correlator.cluster.caller import Caller
+from correlator.cluster.received import Unreadable
 from correlator.cluster.rpc import Method
 from correlator.errors import SourceUnavailable
 from correlator.gateway.merged_page import MergedPage, Place
-from correlator.jobs import document_parser
 from correlator.jobs.joblog import MAX_ID
 from correlator.jobs.model.rows import LegacyRecord
 from correlator.jobs.model.views import PublishedJob, Resolved
@@ -247,8 +247,8 @@ def _newest(found: Mapping[str, tuple[PublishedJob, Resolved]]) -> tuple[Publish
 
 def _parsed(document: Raw, instance: str) -> PublishedJob:
     try:
-        return document_parser.parse(document, rev=0, instance=instance)
-    except (msgspec.MsgspecError, ValueError, LookupError, TypeError) as error:
+        return received.document(document, 0, instance)
+    except Unreadable as error:
         raise SourceUnavailable(f"{instance}: the collector sent a document that cannot be read") from error
 
 

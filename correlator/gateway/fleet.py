@@ -12,22 +12,24 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 
-import msgspec
+from msgspec import Struct
 from msgspec.structs import replace
 
-from correlator.cluster import keys
+from correlator.cluster import keys, received
+from correlator.cluster.received import Alive, Parser
+from correlator.gateway import log_lines
 from correlator.gateway.archive import RpcArchive
 from correlator.gateway.hub import RemoteHub, ends_here
 from correlator.gateway.log_lines import LogLines
 from correlator.gateway.ordered_consumer import Stored
 from correlator.gateway.status import Appliance, RemoteStatus
-from correlator.jobs import document_parser
 from correlator.jobs.encoded import Documents
 from correlator.jobs.job_document import rfc3339
 from correlator.jobs.model.changes import Change, Event, Reason
 from correlator.jobs.model.facts import AttributedRow, Kind
-from correlator.jobs.model.rows import Micros
+from correlator.jobs.model.rows import Int64, Micros
 from correlator.jobs.model.views import PublishedJob
 from correlator.jobs.remote import Marks, RemoteJobs
 from correlator.ops.stalls import timed
@@ -41,6 +43,7 @@ MAX_INSTANCES = 1_000
 ALL = ""
 """The name of the hub of all appliances."""
 
+_KINDS = frozenset(Kind)
 _REASONS: dict[str, Reason] = {"retention": "retention", "gone": "gone", "merged": "merged"}
 
 
@@ -64,6 +67,7 @@ class Fleet:
         on_epoch: Callable[[], None] = lambda: None,
         on_other_epoch: Callable[[], None] = lambda: None,
         on_removed: Callable[[str], None] = lambda _: None,
+        parser: Parser | None = None,
     ) -> None:
         self._archive = archive
         self._cluster_error = cluster_error
@@ -72,6 +76,7 @@ class Fleet:
         self._on_epoch = on_epoch
         self._on_other_epoch = on_other_epoch
         self._on_removed = on_removed
+        self._parser = parser or Parser()
         self._documents = Documents()
         self._marks = Marks()
         self._lines = LogLines()
@@ -80,8 +85,6 @@ class Fleet:
         self._hubs: dict[str, RemoteHub] = {}
         self._shared: set[str] = set()
         """The job IDs that several appliances have had."""
-        self.malformed = 0
-        """Documents that could not be read."""
         self.hub = self._hub_of(lambda: list(self.appliances.values()))
 
     # -- for the endpoints
@@ -175,7 +178,9 @@ class Fleet:
     def _read(self, message: Stored, changes: defaultdict[str, list[Change]]) -> None:
         found = keys.job_of(message.subject)
         if found is None:
-            if message.subject == keys.EPOCH and message.payload.decode("utf-8", "replace") != self.hub.epoch:
+            if message.subject == keys.EPOCH and self._parser.parse(
+                keys.EPOCH, partial(received.epoch, message.payload)
+            ) not in (None, self.hub.epoch):
                 self._on_other_epoch()
             return
         instance, job_id = found
@@ -188,11 +193,10 @@ class Fleet:
             changes[instance] += hub.published.remove(job_id, message.seq, reason)
             changes[ALL] += self._settle(job_id, message.seq, reason)
             return
-        try:
-            shown = document_parser.parse(message.payload, message.seq, instance)
-        except (ValueError, msgspec.MsgspecError) as error:
-            self.malformed += 1
-            log.warning("the document of the job %s of %s cannot be read: %s", job_id, instance, error)
+        shown = self._parser.parse(
+            message.subject, partial(received.document, message.payload, message.seq, instance, job_id)
+        )
+        if shown is None:
             return
         changes[instance] += hub.published.put(shown)
         other = self.hub.published.get(job_id)
@@ -246,14 +250,15 @@ class Fleet:
         now = self.hub.clock()
         for message in messages:
             name = message.subject.rpartition(".")[2]
-            if self._instance(name) is not None:
+            if keys.is_instance(name) and self._instance(name) is not None:
                 age = max(0, now - message.at) / 1_000_000
-                self.appliances[name].renewed(message.payload, message.at, age)
+                read = partial(received.decode, message.payload, Alive, received.MAX_KEY)
+                self.appliances[name].renewed(self._parser.parse(message.subject, read), message.at, age)
 
     def read_event(self, subject: str, payload: bytes) -> None:
         """Publish an event of a collector. Streaming clients get `job.late` and `job.overdue` only."""
         instance = subject.split(".")[2]
-        event = event_of(payload)
+        event = self._parser.parse(subject, partial(event_of, payload))
         if event is not None and (hub := self._hubs.get(instance)) is not None:
             for one in (hub, *([self.hub] if self._shows(instance, event.job_id) else [])):
                 one.publish(events=[event])
@@ -262,7 +267,9 @@ class Fleet:
         """Publish the log lines of a collector. Lines of jobs that are not known yet wait for them."""
         instance = subject.split(".")[2]
         if instance in self._hubs:
-            self._publish_lines(*self._lines.read(instance, payload, lambda job_id: self._last_at(instance, job_id)))
+            found = self._parser.parse(subject, partial(log_lines.parse, payload))
+            if found is not None:
+                self._publish_lines(*self._lines.read(instance, found, lambda job_id: self._last_at(instance, job_id)))
 
     def _last_at(self, instance: str, job_id: str) -> Micros | None:
         """The time of the last message in the document of a job; None if there is no such document."""
@@ -295,23 +302,23 @@ def _winner(copies: Sequence[PublishedJob]) -> PublishedJob:
     return max(by_name, key=lambda shown: shown.view.age_key)  # the first of equal ones
 
 
-class _Event(msgspec.Struct):
+class _Event(Struct):
     kind: str
     job_id: str
     at: str
-    event_id: int | None = None
-    step_id: int | None = None
+    event_id: Int64 | None = None
+    step_id: Int64 | None = None
     step_name: str | None = None
     error: str | None = None
-    error_cut: int | None = None
+    error_cut: Int64 | None = None
 
 
 def event_of(payload: bytes) -> Event | None:
-    """Parse an event of a collector; None if it is not readable, or of a kind that only newer versions know."""
-    try:
-        found = msgspec.json.decode(payload, type=_Event)
-        at: Micros = document_parser.micros(found.at)
-        kind = Kind(found.kind)
-    except (ValueError, msgspec.MsgspecError):
+    """Parse an event of a collector; None if it is of a kind that only newer versions know. Raises: `Unreadable`."""
+    found = received.decode(payload, _Event)
+    if found.kind not in _KINDS:
         return None
-    return Event(kind, found.job_id, at, found.event_id, found.step_id, found.step_name, found.error, found.error_cut)
+    at = received.time_of(found.at)
+    return Event(
+        Kind(found.kind), found.job_id, at, found.event_id, found.step_id, found.step_name, found.error, found.error_cut
+    )

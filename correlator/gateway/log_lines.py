@@ -13,14 +13,14 @@ from __future__ import annotations
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import NamedTuple
 
 import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct
 
-from correlator.jobs import document_parser
+from correlator.cluster import received
 from correlator.jobs.model.facts import AttributedRow, Entry
-from correlator.jobs.model.rows import Level, Micros
+from correlator.jobs.model.rows import Int64, Level, Micros
 
 WAIT_FOR = 2.0
 """Seconds that a line waits for the document of its job."""
@@ -33,12 +33,12 @@ OVERHEAD = 500
 
 class _Line(Struct):
     job_id: str
-    event_id: int
+    event_id: Int64
     level: Level
     message: str
     at: str
-    step_id: int | None = None
-    attrs: Any = None
+    step_id: Int64 | None = None
+    attrs: Raw = Raw(b"null")
 
 
 class _Lines(Struct):
@@ -47,7 +47,19 @@ class _Lines(Struct):
     lines: list[_Line]
 
 
-_decoder = msgspec.json.Decoder(_Lines)
+class Lines(NamedTuple):
+    """The lines of one message. `first`: the number of the first of them in the collector's `run`."""
+
+    run: str
+    first: int
+    rows: list[AttributedRow]
+
+
+def parse(payload: bytes) -> Lines:
+    """Parse a message of a collector. Raises: `Unreadable`."""
+    found = received.decode(payload, _Lines)
+    return Lines(found.run, found.first, [_row(line) for line in found.lines])
+
 
 Result = tuple[dict[str, list[AttributedRow]], dict[str, int]]
 """By instance: the lines to publish, and the number of lines that were lost."""
@@ -63,13 +75,9 @@ class LogLines:
         """By instance and job ID, the oldest first: (since when, line, size)."""
         self._size = 0
 
-    def read(self, instance: str, payload: bytes, last_at: Callable[[str], Micros | None]) -> Result:
-        """Read a message of a collector. `last_at`: the time of the last message in a job's document, or None."""
-        try:
-            found = _decoder.decode(payload)
-            rows = [_row(line) for line in found.lines]
-        except (ValueError, msgspec.MsgspecError):
-            return {}, {}
+    def read(self, instance: str, found: Lines, last_at: Callable[[str], Micros | None]) -> Result:
+        """Take the lines of a message. `last_at`: the time of the last message in a job's document, or None."""
+        rows = found.rows
         run, expected = self._next.get(instance, (found.run, found.first))
         lost = max(0, found.first - expected) if run == found.run else 0
         self._next[instance] = (found.run, found.first + len(rows))
@@ -127,8 +135,6 @@ class LogLines:
 
 
 def _row(line: _Line) -> AttributedRow:
-    at = document_parser.micros(line.at)
-    entry = Entry(
-        line.event_id, at, line.level, line.message, 0, line.job_id, line.step_id, by="column", attrs=line.attrs
-    )
+    at, attrs = received.time_of(line.at), received.value(line.attrs)
+    entry = Entry(line.event_id, at, line.level, line.message, 0, line.job_id, line.step_id, by="column", attrs=attrs)
     return AttributedRow(entry, line.job_id, "column")

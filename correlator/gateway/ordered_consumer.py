@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from correlator.backoff import Backoff
-from correlator.cluster import streams
+from correlator.cluster import keys, streams
 from correlator.cluster.connection import Connection
 from correlator.cluster.errors import ClusterUnavailable, Refused
 from correlator.jobs.model.rows import Micros
@@ -218,8 +218,8 @@ class OrderedConsumer:
                 return
             self._received_at = time.monotonic()
             headers = message.headers
-            if headers is not None and "Status" in headers:
-                await self._control(message, headers)
+            if not message.reply.startswith(keys.ACK):  # A stored message may have a header Status of its own.
+                await self._control(message, headers or {})
                 return
             tokens = message.reply.split(".")
             at = 2 if len(tokens) > 9 else 0  # The second version has a domain and an account hash.
@@ -259,7 +259,12 @@ class OrderedConsumer:
         batch, self._batch = self._batch, []
         if batch:
             self.seq = batch[-1].seq
-            self._on_messages(batch)
+            try:
+                self._on_messages(batch)
+            except Exception:
+                log.exception("messages of the stream %s could not be applied: all is read again", self._stream)
+                self.restart()
+                return
         self._settle()
 
     def _settle(self) -> None:

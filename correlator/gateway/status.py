@@ -5,12 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection
 
-import msgspec
-from msgspec import Struct
-
+from correlator.cluster.received import Alive
 from correlator.jobs import document_parser
 from correlator.jobs.model.rows import Micros
-from correlator.jobs.shapes import DatabaseState
 from correlator.pipeline.status import Status
 
 OFFLINE_AFTER = 3.0
@@ -24,18 +21,6 @@ RETIRED_AFTER = 24 * 3600.0
 """Seconds of silence after which an appliance no longer makes the whole fleet stale: nobody waits for it."""
 
 
-class Alive(Struct, frozen=True):
-    """The value of an alive key. Members that a newer collector adds are ignored."""
-
-    holder: str = ""
-    version: str = ""
-    database: DatabaseState = "down"
-    error: str | None = None
-    lag_seconds: float = 0.0
-    jobs: int = 0
-    complete_since: str | None = None
-
-
 class Appliance:
     """What is known of one collector. `seen`: monotonic seconds of its last sign of life; `last_seen`: its time."""
 
@@ -46,13 +31,10 @@ class Appliance:
         self.seen: float | None = None
         self.last_seen: Micros | None = None
 
-    def renewed(self, payload: bytes, at: Micros, age: float) -> None:
+    def renewed(self, alive: Alive | None, at: Micros, age: float) -> None:
         """Note a value of the alive key, stored at `at`, `age` seconds ago. An unreadable one is a sign of life too."""
         self.seen, self.last_seen = time.monotonic() - age, at
-        try:
-            self.alive = msgspec.json.decode(payload, type=Alive)
-        except msgspec.MsgspecError as error:
-            self.alive = Alive(error=f"its report cannot be read: {error}")
+        self.alive = alive or Alive(error=f"the report of the collector of {self.name} cannot be read")
 
     @property
     def complete_since(self) -> Micros | None:

@@ -16,11 +16,13 @@ from msgspec import Raw, Struct
 
 from correlator.jobs.model.facts import Line, Status
 from correlator.jobs.model.forecasts import Comparison, Forecast, JobForecast, State, StepAhead
-from correlator.jobs.model.rows import Level, Micros, StepRecord
+from correlator.jobs.model.rows import Int64, Level, Micros, StepRecord
 from correlator.jobs.model.views import NO_TITLES, JobView, PublishedJob, Titles
 
 _EPOCH = datetime.datetime(1970, 1, 1)  # noqa: DTZ001 - the documents' times are all UTC
 _SECOND = datetime.timedelta(seconds=1)
+
+TIME_LENGTH = 27
 
 _NO_METADATA = (b"{}", b"", b"null")
 _STATES = frozenset(State)
@@ -46,7 +48,7 @@ class _StepAhead(Struct):
 class _Forecast(Struct):
     ends_at: _Ends
     as_of: str
-    runs: int
+    runs: Int64
     state: str
     typical_seconds: float
     failure_rate: float
@@ -54,13 +56,13 @@ class _Forecast(Struct):
 
 
 class _Step(Struct, gc=False):
-    seq: int
+    seq: Int64
     name: str
     status: str
     started_at: str | None = None
     ended_at: str | None = None
     error: str | None = None
-    error_cut: int | None = None
+    error_cut: Int64 | None = None
     title: str | None = None
 
 
@@ -81,28 +83,28 @@ class _Document(Struct):
     context_id: str | None = None
     parent_job_id: str | None = None
     child_job_ids: tuple[str, ...] = ()
-    child_job_ids_cut: int | None = None
-    external_ids_cut: int | None = None
+    child_job_ids_cut: Int64 | None = None
+    external_ids_cut: Int64 | None = None
     job_type: str | None = None
     operation: str | None = None
     category: str | None = None
     owner: str | None = None
     error: str | None = None
-    error_cut: int | None = None
+    error_cut: Int64 | None = None
     started_at: str | None = None
     ended_at: str | None = None
     forecast: _Forecast | None = None
     compared_with: Comparison | None = None
-    steps: dict[int, _Step] = {}
+    steps: dict[Int64, _Step] = {}
     stalled: bool = False
     last_message: _Message | None = None
-    warnings: int = 0
-    errors: int = 0
+    warnings: Int64 = 0
+    errors: Int64 = 0
     metadata: Raw = Raw()
     source: str = "joblog"
     counts_complete: bool = True
-    rev: int = 0
-    steps_cut: int | None = None
+    rev: Int64 = 0
+    steps_cut: Int64 | None = None
     instance: str = ""
     title: str | None = None
     current_step: str | None = None
@@ -163,6 +165,8 @@ def parse(body: bytes | Raw, rev: int | None = None, instance: str | None = None
 
 def micros(text: str) -> Micros:
     """Parse a time as documents have it, ``2025-09-22T10:00:00.000000Z``. Raises: `ValueError`."""
+    if len(text) != TIME_LENGTH:
+        raise ValueError(f"not a time: {text[:40]!r}")
     return _seconds(text[:19]) * 1_000_000 + int(text[20:-1])
 
 
@@ -173,17 +177,23 @@ def _time(text: str | None) -> Micros | None:
 @lru_cache(maxsize=32_768)
 def _seconds(text: str) -> int:
     """Parse whole seconds. Cached, because a job's times come again with each of its changes."""
-    return (datetime.datetime.fromisoformat(text) - _EPOCH) // _SECOND
+    found = datetime.datetime.fromisoformat(text)
+    if found.tzinfo is not None:
+        raise ValueError(f"not a time: {text!r}")
+    return (found - _EPOCH) // _SECOND
 
 
 def _step(step_id: int, step: _Step) -> StepRecord:
-    started, ended = step.started_at, step.ended_at
     return StepRecord(
-        step_id, step.name, step.seq, step.status,
-        None if started is None else _seconds(started[:19]) * 1_000_000 + int(started[20:-1]),  # as `micros`, inlined:
-        None if ended is None else _seconds(ended[:19]) * 1_000_000 + int(ended[20:-1]),  # most times are of steps
-        step.error, step.error_cut,
-    )  # fmt: skip
+        step_id,
+        step.name,
+        step.seq,
+        step.status,
+        _time(step.started_at),
+        _time(step.ended_at),
+        step.error,
+        step.error_cut,
+    )
 
 
 def _metadata(raw: Raw) -> str | None:

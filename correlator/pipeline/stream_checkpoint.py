@@ -116,8 +116,9 @@ class StreamCheckpoint:
                 log.warning("the checkpoint in the cluster lacks a part: everything is read again")
                 return None
             return await saved_of(rows)
-        except (msgspec.MsgspecError, LookupError, TypeError, ValueError, UnicodeError) as error:
-            log.warning("the checkpoint in the cluster cannot be used (%s): everything is read again", error)
+        except Exception as error:  # noqa: BLE001 - what a parser raises for rows of any bytes is not known
+            log.warning("the checkpoint in the cluster cannot be used: everything is read again")
+            self._connection.parser.note(keys.checkpoint_rows(self._instance), error)
             return None
 
     async def write(self, changes: Changes) -> None:
@@ -256,7 +257,7 @@ class StreamCheckpoint:
                     message = queue.get_nowait() if queue.qsize() else await _within(queue.get())
                     headers = message.headers or {}
                     status = headers.get("Status")
-                    if status is None:
+                    if "Nats-Subject" in headers:  # A row, whatever other headers it was written with.
                         first = int(headers["Nats-Sequence"]) + 1
                         yield message
                     elif status == "204":

@@ -359,14 +359,3 @@ async def put(dc1, name):
         return await dc1.put(job(name))
     except Exception as error:
         raise AssertionError(str(error)) from error  # not yet
-
-
-async def test_a_message_that_is_no_document_is_passed_over(nats, caplog):
-    async with connected(nats.url) as connection:
-        dc1 = await writer(connection)
-        await connection.request(keys.job("dc1", "odd"), b"{}")
-        await dc1.put(job("a"))
-        async with running(nats.url) as gateway:
-            assert (await gateway.get("/api/v1/jobs"))[1]["jobs"][0]["job_id"] == "a"
-            assert gateway.gateway.fleet.malformed == 1
-            assert "odd of dc1 cannot be read" in caplog.text

@@ -166,7 +166,7 @@ async def read_stream(connection, stream, subject):
     arrived = asyncio.Event()
 
     async def on_message(message):
-        if not (message.headers or {}).get("Status"):
+        if message.reply.startswith(keys.ACK):
             found.append((message.subject, dict(message.headers or {}), message.data))
             arrived.set()
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from correlator.cluster import keys, streams
 from correlator.cluster.errors import NoAnswer
+from correlator.cluster.received import Parser
 from correlator.cluster.window import Window
 
 OWNER, ALIVE = keys.owner("dc1"), keys.alive("dc1")
@@ -27,6 +28,7 @@ class Servers:
     def __init__(self) -> None:
         self.values: dict[str, tuple[int, bytes]] = {}
         self.old: dict[str, tuple[int, bytes] | None] = {}
+        self.parser = Parser()
         self.leads = True
         self.after_read: Callable[[str], object] = lambda _: None
         """Called with each subject whose value has been read."""
@@ -52,7 +54,7 @@ class Servers:
         fence = headers.get("Nats-Expected-Last-Subject-Sequence-Subject", subject)
         if int(headers["Nats-Expected-Last-Subject-Sequence"]) != self.values.get(fence, (0,))[0]:
             return SimpleNamespace(data=b'{"error": {"err_code": 10071}}')
-        return SimpleNamespace(data=json.dumps({"seq": self.put(subject, payload)}))
+        return SimpleNamespace(data=json.dumps({"seq": self.put(subject, payload)}).encode())
 
     def put(self, subject: str, value: bytes) -> int:
         self._seq += 1

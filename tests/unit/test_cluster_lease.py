@@ -2,7 +2,7 @@
 
 import pytest
 
-from correlator.sinks.cluster.lease import COUNTED, POLL_EVERY, TAKE_AFTER, Seen, Standby, read
+from correlator.sinks.cluster.lease import COUNTED, POLL_EVERY, TAKE_AFTER, Seen, Standby
 from tests.support.lease_model import Phase, start, worlds
 
 OWNER = Seen(7, "other")
@@ -76,8 +76,3 @@ def test_a_lost_acknowledgement_of_the_own_attempt_is_recognized():
     standby = polls(Standby("me"), (Seen(5, "other"), Seen(9, "me")))
     assert standby.owns
     assert not standby.may_take
-
-
-def test_a_value_of_another_form_has_no_holder():
-    assert read(3, b'{"holder":"a","released":true,"more":1}') == Seen(3, "a", released=True)
-    assert read(3, b"") == read(3, b"[]") == read(3, b'{"holder":1}') == Seen(3)

@@ -7,16 +7,16 @@ import time
 from typing import Any
 
 from correlator.gateway import log_lines
-from correlator.gateway.log_lines import LogLines
+from correlator.gateway.log_lines import Lines, LogLines
 
 
-def message(first: int, *job_ids: str, run: str = "r", text: str = "m") -> bytes:
+def message(first: int, *job_ids: str, run: str = "r", text: str = "m") -> Lines:
     at = "2025-09-22T15:12:13.000000Z"
     lines = [
         {"job_id": i, "event_id": first + n, "level": "INFO", "step_id": None, "message": text, "attrs": None, "at": at}
         for n, i in enumerate(job_ids)
     ]
-    return json.dumps({"run": run, "first": first, "lines": lines}).encode()
+    return log_lines.parse(json.dumps({"run": run, "first": first, "lines": lines}).encode())
 
 
 def ids(result: Any) -> dict[str, list[int]]:
@@ -75,11 +75,3 @@ def test_waiting_lines_have_a_bound_in_bytes_and_those_beyond_it_count_as_lost(m
     left = [n for n in range(1, 101) if ids(lines.appeared("dc1", [(f"new {n}", AT)]))]
     assert left == list(range(101 - len(left), 101))
     assert (lost, 5 < len(left) < 10) == (100 - len(left), True)
-
-
-def test_what_is_no_message_of_lines_changes_nothing():
-    lines = LogLines()
-    lines.read("dc1", message(1, "known"), known)
-    assert lines.read("dc1", b"{", known) == ({}, {})
-    assert lines.read("dc1", message(2, "known").replace(b"2025", b"when"), known) == ({}, {})
-    assert ids(lines.read("dc1", message(2, "known"), known)) == {"dc1": [2]}

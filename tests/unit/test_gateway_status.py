@@ -6,10 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from correlator.cluster.received import Alive
 from correlator.gateway import status
 from correlator.gateway.status import OFFLINE_AFTER, RETIRED_AFTER, Appliance, RemoteStatus
 
-LIVE = b'{"database":"live"}'
+LIVE = Alive(database="live")
 
 
 @pytest.fixture
@@ -56,8 +57,8 @@ def test_an_appliance_that_is_not_live_is_named_with_the_reason_also_if_it_gives
     first, second = Appliance("dc1"), Appliance("dc2")
     fleet = RemoteStatus(lambda: [first, second], lambda: None)
     fleet.loading = False
-    first.renewed(b'{"database": "down"}', 0, 0.0)
-    second.renewed(b'{"database": "stale", "error": "job_steps cannot be read"}', 0, 0.0)
+    first.renewed(Alive(), 0, 0.0)
+    second.renewed(Alive(database="stale", error="job_steps cannot be read"), 0, 0.0)
     fleet.judge()
     assert (fleet.database, fleet.public_error) == ("stale", "dc1: the database is not read yet, and 1 more")
     first.renewed(LIVE, 0, 0.0)

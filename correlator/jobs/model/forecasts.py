@@ -7,7 +7,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from correlator.jobs.model.rows import Micros
+from correlator.jobs.model.rows import Int64, Micros
 
 
 class State(StrEnum):
@@ -52,7 +52,7 @@ class Comparison(Struct, frozen=True, gc=False):
     """An ended run beside `runs` earlier ones. `percentile`: the percentage of them that took less time."""
 
     typical_seconds: float
-    runs: int
+    runs: Int64
     percentile: float
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 Micros: TypeAlias = int
+Int64: TypeAlias = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 """A point in time: microseconds since 1970-01-01T00:00:00Z."""
 
 Level: TypeAlias = Literal["DEBUG", "INFO", "WARN", "ERROR"]

@@ -13,14 +13,16 @@ import platform
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
-from correlator.cluster import keys, streams
+from correlator.cluster import keys, received, streams
 from correlator.cluster.batches import Fence, put
 from correlator.cluster.connection import Connection
 from correlator.cluster.errors import ClusterUnavailable, Fenced, Refused, Unacknowledged
+from correlator.cluster.received import Holder
 from correlator.config.cluster import Cluster
-from correlator.sinks.cluster.lease import POLL_EVERY, RENEW_EVERY, Seen, Standby, is_behind, is_lost, read
+from correlator.sinks.cluster.lease import POLL_EVERY, RENEW_EVERY, Seen, Standby, is_behind, is_lost
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +55,8 @@ class Lease:
         self._owner_key = keys.owner(settings.instance)
         self._alive_key = keys.alive(settings.instance)
         self._alive_seq = 0
+        self._known: dict[str, tuple[bytes, Seen]] = {}
+        """The last value of each key."""
         self._ensured = -1
         self._error: str | None = None
         self._lost = asyncio.Event()
@@ -89,7 +93,8 @@ class Lease:
 
     def _standing(self) -> str:
         """Why this process is not active."""
-        error = self._connection.describe().get("error") or self._error
+        away = None if self._connection.connected else self._connection.describe()["error"]
+        error = away or self._error
         if error is None:
             return f"this is the standby of {self.instance}"
         return f"waiting for the lease of {self.instance}, following and publishing nothing until then: {error}"
@@ -169,7 +174,20 @@ class Lease:
         """Read the alive key and the owner key."""
         alive = await self._connection.last(keys.ALIVE, self._alive_key, within=ANSWER_WITHIN)
         owner = await self._connection.last(keys.STATE, self._owner_key, within=ANSWER_WITHIN)
-        return _seen(alive), _seen(owner)
+        return self._seen(self._alive_key, alive), self._seen(self._owner_key, owner)
+
+    def _seen(self, subject: str, message: Any) -> Seen | None:
+        """What a key says; a value that cannot be read has no holder. Each value is read once."""
+        if message is None:
+            return None
+        seq, known = int(message.headers["Nats-Sequence"]), self._known.get(subject)
+        if known is not None and (known[1].seq, known[0]) == (seq, message.data):
+            return known[1]
+        value = self._connection.parser.parse(subject, partial(received.decode, message.data, Holder, received.MAX_KEY))
+        found = value or Holder()
+        seen = Seen(seq, found.holder, found.released, found.host)
+        self._known[subject] = message.data, seen
+        return seen
 
     def _note_owner(self, owner: Seen | None) -> None:
         if owner is not None and owner.holder not in {self.holder, self._owner.holder if self._owner else ""}:
@@ -251,7 +269,3 @@ class Lease:
         if self._error is None:
             log.warning("the lease of %s cannot be read or written: %s", self.instance, error)
         self._error = str(error)
-
-
-def _seen(message: Any) -> Seen | None:
-    return read(int(message.headers["Nats-Sequence"]), message.data) if message is not None else None

@@ -10,12 +10,13 @@ that finds the old epoch replaces it by compare-and-set, and the others find the
 from __future__ import annotations
 
 import secrets
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
 from msgspec import Struct
 
-from correlator.cluster import keys, streams
+from correlator.cluster import keys, received, streams
 from correlator.cluster.batches import put
 from correlator.cluster.connection import Connection
 from correlator.cluster.errors import Fenced, Unacknowledged
@@ -54,7 +55,7 @@ class Checked(NamedTuple):
 
 
 async def check(connection: Connection, known: Position | None, within: float) -> Checked:
-    """Create the epoch if there is none, replace it if the stream has gone back.
+    """Create the epoch if there is none that can be read, replace it if the stream has gone back.
 
     Raises: `Fenced` if the stream does not exist,
     `Unacknowledged`, `Refused`.
@@ -65,11 +66,10 @@ async def check(connection: Connection, known: Position | None, within: float) -
     replicas = int(info["config"]["num_replicas"])
     created, last_seq = str(info["created"]), int(info["state"]["last_seq"])
     found = await connection.last(keys.STATE, keys.EPOCH, within=within)
-    if found is not None:
-        epoch = found.data.decode()
-        if known is None or not has_gone_back(known, epoch, created, last_seq):
-            acknowledged = known.acknowledged if known is not None and known.epoch == epoch else 0
-            return Checked(Position(epoch, created, acknowledged), replaced=False, replicas=replicas)
+    epoch = connection.parser.parse(keys.EPOCH, partial(received.epoch, found.data)) if found is not None else None
+    if epoch is not None and (known is None or not has_gone_back(known, epoch, created, last_seq)):
+        acknowledged = known.acknowledged if known is not None and known.epoch == epoch else 0
+        return Checked(Position(epoch, created, acknowledged), replaced=False, replicas=replicas)
     epoch = secrets.token_hex(6)
     expected = int((found.headers or {})["Nats-Sequence"]) if found is not None else 0
     try:

@@ -61,9 +61,10 @@ class GatewayRequests:
             except ClusterUnavailable:
                 return  # The gateway asks again.
 
-        if message.reply:
+        if message.reply.startswith(keys.INBOX):  # A reply must not be a write that only this process may do.
             await responder.receive(message.subject.rpartition(".")[2], message.data, reply)
 
     async def _on_want(self, wanted: WantedIds, message: Msg) -> None:
-        wanted.want(wants.wanted_ids(message.data, self._instance), time.monotonic())
+        read = partial(wants.wanted_ids, message.data, self._instance)
+        wanted.want(self._connection.parser.parse(message.subject, read) or (), time.monotonic())
         await asyncio.sleep(0)  # many messages may have arrived together

@@ -21,7 +21,6 @@ Invariants.
 
 from __future__ import annotations
 
-import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -109,18 +108,3 @@ def is_lost(holder: str, seq: int, owner: Seen | None) -> bool:
 def is_behind(seq: int, owner: Seen | None) -> bool:
     """True if an answer is older than `seq`: of a server that is behind, or of a stream that was created again."""
     return owner is None or owner.seq < seq
-
-
-def read(seq: int, value: bytes) -> Seen:
-    """Return what a value says. One that is not of this form has no holder."""
-    try:
-        found = msgspec.json.decode(value, type=_Value)
-    except msgspec.MsgspecError:
-        return Seen(seq)
-    return Seen(seq, found.holder, found.released, found.host)
-
-
-class _Value(Struct):
-    holder: str = ""
-    released: bool = False
-    host: str = ""

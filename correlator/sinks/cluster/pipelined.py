@@ -9,12 +9,11 @@ others not.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from correlator.cluster.batches import STALE, Message, size_of
-from correlator.cluster.connection import Connection
+from correlator.cluster.connection import Connection, answer_of
 from correlator.cluster.errors import ClusterUnavailable, Fenced, Refused, Unacknowledged
 
 if TYPE_CHECKING:
@@ -78,7 +77,7 @@ class Pipelined:
         if (message.headers or {}).get("Status"):  # No server has the stream.
             self._error = 0, "no server responds"
         else:
-            answer = json.loads(message.data)
+            answer = answer_of(message.data)
             if refusal := answer.get("error"):
                 self._error = self._error or (refusal.get("err_code", 0), refusal.get("description", "refused"))
             else:

@@ -127,10 +127,11 @@ async def _slice(messages: asyncio.Queue[Msg], within: float) -> list[Stored]:
         except TimeoutError:
             raise ClusterUnavailable(f"nothing of the stream within {within:g} s") from None
         headers = message.headers or {}
-        match headers.get("Status"):
-            case None:
-                if (job := keys.job_of(message.subject)) is not None:
-                    found.append(_stored(job[1], message.data, headers))
+        if message.reply.startswith(keys.ACK):  # A stored message may have a header Status of its own.
+            if (job := keys.job_of(message.subject)) is not None:
+                found.append(_stored(job[1], message.data, headers))
+            continue
+        match headers.get("Status", ""):
             case "404":  # There are no more messages.
                 break
             case "409":  # The slice before this one is complete, or this one has enough bytes.

@@ -91,6 +91,8 @@ class ClusterSink:
         self._position = epoch.decode(position)
         self._checked: int | None = None
         """The generation of the connection for which the epoch has been checked."""
+        self._check_at = 0.0
+        """Monotonic time of the next check."""
         self._compare_at: float | None = None
         """Monotonic time of the next comparison; None: as soon as the database has been read."""
         self._writing = False
@@ -197,8 +199,8 @@ class ClusterSink:
                     self._errors.pop(name, None)
 
     async def _write_documents(self, documents: Documents) -> None:
-        """Write one batch of documents, after checking the epoch on a new connection."""
-        if self._checked != self._connection.generation:
+        """Write one batch of documents, after checking the epoch: on a new connection, and every few seconds."""
+        if self._checked != self._connection.generation or time.monotonic() >= self._check_at:
             await self._check_epoch()
         await self._wait(self._work, lambda: len(self._dirty) > 0)
         try:
@@ -216,6 +218,7 @@ class ClusterSink:
         self._position, replaced = checked.position, checked.replaced
         self._stream.replicated = checked.replicas > 1
         self._checked = generation
+        self._check_at = time.monotonic() + self._timings.epoch_checked_every
         if known is not None and replaced:
             log.warning("the stream %s has lost what was acknowledged; clients start afresh", keys.STATE)
         if replaced or (known is not None and known.epoch != self._position.epoch):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from msgspec import Struct
 
-from correlator.cluster import keys
+from correlator.cluster import keys, received
 from correlator.cluster.connection import Connection
 from correlator.jobs.bounded import BoundedDict
 from correlator.pipeline.hub import Hub
@@ -62,9 +62,9 @@ class Standbys:
         return {"ok": False, "error": _sentence(self._instance, ", ".join(sorted(hosts)))}
 
     async def _on_report(self, message: Msg) -> None:
-        try:
-            report = msgspec.json.decode(message.data if len(message.data) <= MAX_REPORT else b"", type=Report)
-        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        read = partial(received.decode, message.data, Report, MAX_REPORT)
+        report = self._connection.parser.parse(message.subject, read)
+        if report is None:
             return
         before = self._reports.pop(report.name, None)
         if report.other_database and (before is None or not before[1].other_database):

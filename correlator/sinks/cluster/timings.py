@@ -12,6 +12,9 @@ class Timings:
     answer_within: float = 5.0
     """To wait for the acknowledgement of a batch, and for any other answer."""
 
+    epoch_checked_every: float = 10.0
+    """Between two checks of the epoch: another writer may have damaged it."""
+
     compare_every: float = 600.0
     """Between two comparisons of memory with the stream."""
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import garbage
 from tests.support.eventually import eventually
 from tests.support.faults.cluster_run import ClusterRun, cluster_run
 from tests.support.mariadb import Database, MariaDB
@@ -59,6 +60,23 @@ async def test_slow_client_of_a_gateway(database: Database, nats_cluster: NatsCl
             if slow.closed is not None:
                 await slow.connect()
             await eventually(lambda: plain(slow.fold.jobs[1]) == plain(run.watcher.jobs))
+
+
+async def test_garbage_on_every_subject(database: Database, nats_cluster: NatsCluster, tmp_path: Path):
+    own = {name: more for name, more in garbage.of_collector("dc1").items() if "checkpoint" not in name}
+    async with cluster_run(tmp_path, database, nats_cluster) as run:
+        recoveries = []
+        async with run.traffic.running():
+            for subjects in (garbage.of_collector("dc2"), garbage.of_gateway("dc1", "dc2"), own):
+                await run.goes_on()
+                await garbage.send(nats_cluster.servers[0].port, garbage.messages(subjects), reply=b"_INBOX.nobody")
+                recoveries.append(await run.recovered())
+            await run.gateway.kill()
+            await run.gateway.start()
+            recoveries.append(await run.recovered())
+        await run.verdict("NATS: garbage on every subject of every role", max(recoveries))
+        part = (await run.gateway.get("/health/ready"))[1]["parts"]["cluster"]
+        assert "passed over, as unreadable" in part["error"]
 
 
 async def test_acknowledgement_subjects_of_the_second_version(database: Database, tmp_path: Path):

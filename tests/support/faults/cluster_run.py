@@ -127,7 +127,8 @@ class ClusterRun:
                 raise AssertionError("the stream of events was not read") from error
 
         (stored,) = await eventually(read, every=0.5)
-        return Counter(orjson.loads(payload)["event_id"] for _, _, payload in stored)
+        own = [payload for _, headers, payload in stored if headers.get("Nats-Msg-Id", "").startswith("dc1:")]
+        return Counter(orjson.loads(payload)["event_id"] for payload in own)
 
 
 @asynccontextmanager

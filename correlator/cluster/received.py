@@ -1,0 +1,181 @@
+"""Parses what was read from the cluster: the only place that does, because all of it is untrusted.
+
+Problem. Whoever has a certificate may write any bytes to the subjects of its role, and so may a program of another
+version, or of another kind. What a parser raises must end no task: it would end a collector or a gateway again after
+each start, and a gateway would lose the documents of other appliances.
+
+Model. `decode`, `text` and `document` check the size, the nesting and the form of a value, and raise `Unreadable`
+whatever is wrong with it. `Parser` calls them for what a process gets, counts what is unreadable, and describes it
+for readiness. The caller passes such a message over, or replaces it if it is its own.
+
+Invariants. Nothing here raises anything but `Unreadable`. What is returned can be encoded as JSON.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import msgspec
+import orjson
+from msgspec import Raw, Struct
+
+from correlator.jobs import document_parser
+from correlator.jobs.model.rows import Micros
+from correlator.jobs.model.views import PublishedJob
+from correlator.jobs.shapes import DatabaseState
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+MAX_BYTES = 1 << 20
+"""Bytes of a message of any kind: the default bound of a NATS server."""
+
+MAX_KEY = 64_000
+"""Bytes of the owner key and of the alive key."""
+
+MAX_DEPTH = 200
+"""Levels of nesting of a value without a form of its own, such as metadata. Collectors write no deeper ones."""
+
+REPORTED_FOR = 660.0
+"""Seconds for which readiness has a problem after an unreadable message: a collector compares its documents with the
+stream every 600 s, and replaces those that differ."""
+
+LOG_EVERY = 10.0
+"""Seconds between two lines of the log about unreadable messages."""
+
+_EPOCH = re.compile(rb"[A-Za-z0-9_-]{1,64}")
+_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+"|([\[{])|[\]}]', re.DOTALL)
+
+
+class Unreadable(Exception):
+    """A message of the cluster is not what its subject should have. The text says why."""
+
+
+class Holder(Struct, frozen=True):
+    """What the owner key and the alive key say of the holder of a lease."""
+
+    holder: str = ""
+    released: bool = False
+    host: str = ""
+
+
+class Alive(Struct, frozen=True, kw_only=True):
+    """The value of an alive key. Members that a newer collector adds are ignored."""
+
+    holder: str = ""
+    version: str = ""
+    database: DatabaseState = "down"
+    error: str | None = None
+    lag_seconds: float = 0.0
+    jobs: int = 0
+    complete_since: str | None = None
+    settings: Mapping[str, str] = {}
+    """Those that a standby has to have too."""
+
+
+def decode(payload: bytes | Raw, form: type[T], most: int = MAX_BYTES) -> T:
+    """Decode JSON of at most `most` bytes. Raises: `Unreadable`."""
+    return _parsed(payload, most, lambda: msgspec.json.decode(payload, type=form))
+
+
+def decode_msgpack(payload: bytes, form: type[T], most: int = MAX_BYTES) -> T:
+    """Decode MessagePack, as the rows of a checkpoint are, of at most `most` bytes. Raises: `Unreadable`."""
+    return _parsed(payload, most, lambda: msgspec.msgpack.decode(payload, type=form))
+
+
+def value(payload: bytes | Raw) -> Any:
+    """Decode JSON of any form, such as the attrs of a log line. Raises: `Unreadable`."""
+    found = _parsed(payload, MAX_BYTES, lambda: orjson.loads(memoryview(payload)))
+    _check_depth(bytes(payload))
+    return found
+
+
+def time_of(text: str) -> Micros:
+    """Parse a time as documents have it. Raises: `Unreadable`."""
+    return _parsed(b"", 0, lambda: document_parser.micros(text))
+
+
+def epoch(payload: bytes) -> str:
+    """Return the text of the epoch key. Raises: `Unreadable`."""
+    if not _EPOCH.fullmatch(payload):
+        raise Unreadable("not the text of an epoch")
+    return payload.decode("ascii")
+
+
+def document(payload: bytes | Raw, rev: int, instance: str, job_id: str | None = None) -> PublishedJob:
+    """Parse the document of a job. `job_id`: the job that its subject names. Raises: `Unreadable`."""
+    shown = _parsed(payload, MAX_BYTES, lambda: document_parser.parse(payload, rev, instance))
+    if shown.view.metadata is not None:
+        _check_depth(shown.view.metadata.encode())
+    if job_id is not None and shown.job_id != job_id:
+        raise Unreadable("the document is of another job than its subject")
+    return shown
+
+
+def _check_depth(text: bytes) -> None:
+    """Raise `Unreadable` if `text`, which is JSON, is nested deeper than `MAX_DEPTH`."""
+    if text.count(b"[") + text.count(b"{") <= MAX_DEPTH:
+        return
+    depth = 0
+    for found in _BRACKETS.finditer(text):
+        if found[1] is not None:
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise Unreadable(f"nested deeper than {MAX_DEPTH} levels")
+        elif len(found[0]) == 1:
+            depth -= 1
+
+
+def _parsed(payload: bytes | Raw, most: int, parse: Callable[[], T]) -> T:
+    size = memoryview(payload).nbytes
+    if size > most:
+        raise Unreadable(f"{size} bytes, more than {most}")
+    try:
+        return parse()
+    except Unreadable:
+        raise
+    except Exception as error:  # what a parser raises for bytes that nobody expected is not known
+        raise Unreadable(" ".join(str(error).split())[:200] or type(error).__name__) from error
+
+
+class Parser:
+    """Parses the messages of one process, and counts those that are unreadable. `clock`: monotonic seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._last = ""
+        self._last_at = self._logged_at = float("-inf")
+        self.count = 0
+        """Messages that could not be read since the start."""
+
+    def parse(self, subject: str, parse: Callable[[], T]) -> T | None:
+        """Return what `parse` makes of a message; None if it raises `Unreadable`, which is counted."""
+        try:
+            return parse()
+        except Unreadable as error:
+            self.note(subject, error)
+            return None
+
+    def note(self, subject: str, error: Exception) -> None:
+        """Count a message of `subject` that cannot be read."""
+        self.count += 1
+        self._last = f"{subject.encode('unicode_escape').decode()[:200]} ({error})"
+        self._last_at = now = self._clock()
+        if now - self._logged_at >= LOG_EVERY:
+            self._logged_at = now
+            log.warning("a message of the cluster cannot be read, and is passed over: %s", self._last)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the members of the part of readiness; none if everything could be read."""
+        if not self.count:
+            return {}
+        part: dict[str, Any] = {"unreadable": self.count}
+        if self._clock() - self._last_at < REPORTED_FOR:
+            what = "1 message was" if self.count == 1 else f"{self.count} messages were"
+            part |= {"ok": False, "error": f"{what} passed over, as unreadable; the last one on {self._last}"}
+        return part

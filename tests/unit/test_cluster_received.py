@@ -1,0 +1,177 @@
+"""What is read from the cluster: any bytes give a typed value or `Unreadable`, and never end the task that reads."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import msgspec
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from correlator.cluster import keys, received, rpc, wants
+from correlator.cluster.received import MAX_DEPTH, REPORTED_FOR, Alive, Holder, Parser, Unreadable
+from correlator.gateway import fleet, log_lines
+from correlator.gateway.fleet import Fleet
+from correlator.gateway.ordered_consumer import Stored
+from correlator.gateway.status import Appliance
+from correlator.jobs import job_document
+from correlator.pipeline.rpc_messages import FindResult, PageParams
+from tests.support.garbage import DEEP, HEADERS, PAYLOADS
+from tests.support.job_documents import document, forecast
+from tests.support.published_jobs import published_jobs, values
+from tests.support.stream_writer import AT, job
+
+numbers = st.integers() | st.sampled_from([2**63, -(2**63) - 1, 10**40]) | st.floats()
+odd = st.one_of(values, numbers, st.just("2025-09-22T10:00+01:00"), st.just("9999-99-99T10:00:00.000000Z"))
+
+
+@st.composite
+def damaged(draw: Any) -> bytes:
+    """A document of which a member, at any depth, is another value or away."""
+    shown = draw(published_jobs())
+    found: Any = draw(
+        st.sampled_from([document("a", **forecast()), orjson.loads(job_document.encode(job_document.document(shown)))])
+    )
+    found = orjson.loads(orjson.dumps(found))
+    part = found
+    while True:
+        name = draw(st.sampled_from(sorted(part)))
+        if not isinstance(part[name], dict) or not part[name] or draw(st.booleans()):
+            break
+        part = part[name]
+    if draw(st.booleans()):
+        del part[name]
+    else:
+        part[name] = draw(odd)
+    return msgspec.json.encode(found)
+
+
+@st.composite
+def torn(draw: Any) -> bytes:
+    """A document with other bytes somewhere."""
+    body = orjson.dumps(document("a", **forecast()))
+    at: int = draw(st.integers(0, len(body)))
+    other: bytes = draw(st.binary(max_size=5))
+    return body[:at] + other + body[at + draw(st.integers(0, 5)) :]
+
+
+anything = st.one_of(st.binary(max_size=80), st.sampled_from(PAYLOADS), damaged(), torn())
+
+
+@settings(max_examples=100)
+@given(anything)
+def test_any_bytes_are_a_value_that_can_be_encoded_or_unreadable(body: bytes):
+    with contextlib.suppress(Unreadable):
+        shown = received.document(body, 7, "dc1")
+        orjson.dumps(job_document.document(shown))
+    with contextlib.suppress(Unreadable):
+        event = fleet.event_of(body)
+        assert event is None or orjson.dumps(job_document.transition(event))
+    with contextlib.suppress(Unreadable):
+        for row in log_lines.parse(body).rows:
+            orjson.dumps(job_document.log_line(row.entry))
+    with contextlib.suppress(Unreadable):
+        appliance = Appliance("dc1")
+        appliance.renewed(received.decode(body, Alive), AT, 0.0)
+        assert appliance.complete_since is None or isinstance(appliance.complete_since, int)
+        orjson.dumps([appliance.behind(), appliance.error(), appliance.alive.error])
+    for parse in (received.epoch, received.value, lambda b: received.decode(b, Holder)):
+        with contextlib.suppress(Unreadable):
+            orjson.dumps(msgspec.to_builtins(parse(body)))
+    with contextlib.suppress(Unreadable):
+        orjson.dumps(wants.wanted_ids(body, "dc1"))
+    for decode in (lambda: rpc.decode_request(body), lambda: rpc.decode_reply(body, FindResult)):
+        with contextlib.suppress(rpc.RemoteError):
+            decode()
+    with contextlib.suppress(rpc.RemoteError):
+        rpc.decode_params(msgspec.Raw(body), PageParams)
+
+
+subjects = st.sampled_from(
+    ["$KV.cor.dc2.job.a", "$KV.cor.dc2.job.=FF", "$KV.cor.dc2.job.a\udcffb", "$KV.cor.\udcff.job.a", "$KV.cor.dc1.odd",
+     "$KV.cor.dc2.owner", "$KV.cor.epoch", "", "$KV.cor..job.", f"$KV.cor.{'x' * 65}.job.a"]
+)  # fmt: skip
+some_headers = st.none() | st.dictionaries(
+    st.sampled_from(["Status", "Cor-Reason", "KV-Operation", "Nats-Sequence"]), st.text(max_size=4), max_size=3
+)
+
+
+@settings(max_examples=40)
+@given(st.lists(st.tuples(subjects, anything, some_headers), max_size=8))
+def test_a_gateway_has_the_documents_of_one_appliance_whatever_another_writes(found: Any):
+    gateway = Fleet(lambda _: None)
+    gateway.reset("epoch-1")
+    expected = {}
+    seq = 0
+    for n, (subject, body, headers) in enumerate([*found, ("$KV.cor.dc2.job.a", DEEP, None)]):
+        shown = job(f"j{n % 3}", "completed" if n % 2 else "running")
+        bad = Stored(subject, seq + 1, AT, body, headers)
+        good = Stored(keys.job("dc1", shown.job_id), seq + 2, AT, encoded(shown), None)
+        gateway.read([bad, good])
+        seq = gateway.hub.seq
+        assert seq == good.seq
+        expected[shown.job_id] = (seq, shown.view.status)
+    hub = gateway.hub_of("dc1")
+    assert hub is not None
+    assert {s.job_id: (s.rev, s.view.status) for s in hub.published.all()} == expected
+    for one in gateway.hubs():
+        for shown in one.published.all():
+            one.documents.encoded(shown)
+
+
+def encoded(shown: Any) -> bytes:
+    return job_document.encode(job_document.document(shown))
+
+
+def test_a_document_of_another_job_than_its_subject_names_is_unreadable():
+    assert received.document(encoded(job("a")), 1, "dc1", "a").job_id == "a"
+    with pytest.raises(Unreadable, match="another job"):
+        received.document(encoded(job("a")), 1, "dc1", "b")
+
+
+@pytest.mark.parametrize("level", [MAX_DEPTH, MAX_DEPTH + 1])
+def test_nesting_has_a_bound_and_brackets_in_texts_do_not_count(level: int):
+    text = '"' + '[{\\"' * 300 + '"'
+    body = ("[" * level + text + "]" * level).encode()
+    if level <= MAX_DEPTH:
+        assert received.value(body)
+        assert len(received.value(b"[%b]" % b",".join([b"[1]"] * 1000))) == 1000
+    else:
+        with pytest.raises(Unreadable, match="deeper"):
+            received.value(body)
+
+
+def test_readiness_has_the_number_and_the_last_of_unreadable_messages_for_eleven_minutes():
+    now = [0.0]
+    parser = Parser(lambda: now[0])
+    assert parser.describe() == {}
+    assert parser.parse("$KV.cor.dc1.job.a\udcff", lambda: received.document(b"{", 1, "dc1")) is None
+    part = parser.describe()
+    assert (part["unreadable"], part["ok"]) == (1, False)
+    assert part["error"].startswith(
+        "1 message was passed over, as unreadable; the last one on $KV.cor.dc1.job.a\\udcff ("
+    )
+    assert parser.parse(keys.EPOCH, lambda: received.epoch(b"\xff")) is None
+    assert "2 messages were passed over" in parser.describe()["error"]
+    now[0] += REPORTED_FOR
+    assert parser.describe() == {"unreadable": 2}
+
+
+def test_unreadable_messages_fill_no_log(caplog: pytest.LogCaptureFixture):
+    parser = Parser(lambda: 0.0)
+    for n in range(1000):
+        parser.parse(f"subject.{n}", lambda: received.epoch(b"\xff"))
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("raw", [b"", *HEADERS])
+async def test_the_client_reads_a_message_whatever_headers_it_has(raw: bytes):
+    from correlator.cluster.library import new_client
+
+    client = new_client()
+    headers = await client._process_headers(raw)
+    message = client._build_message(1, b"a\xffb", b"r\xff", b"", headers)
+    assert (message.subject, message.headers) == ("a\udcffb", headers)
