@@ -136,8 +136,9 @@ class Client:
 
     async def job(self, name: str, wait: float = 0.0) -> Document | None:
         """Fetch one job by any ID; None if it is still unknown after `wait` seconds (at most 60)."""
-        query = {"wait": f"{wait:g}"} if wait else {}
-        found: Document | None = await self._get(_path(name), query, within=ANSWER_WITHIN + wait)
+        path, query = _job(name)
+        query |= {"wait": f"{wait:g}"} if wait else {}
+        found: Document | None = await self._get(path, query, within=ANSWER_WITHIN + wait)
         return found
 
     async def events(self, name: str, level: str) -> tuple[list[Log], bool]:
@@ -163,8 +164,9 @@ class Client:
 
         `query` has the parameters of ``GET /api/v1/jobs/{id}/events``.
         """
-        full = {"limit": "1000", **query} | ({"after": after} if after is not None else {})
-        body = await self._get(_path(name) + "/events", full)
+        path, own = _job(name)
+        full = {"limit": "1000", **query, **own} | ({"after": after} if after is not None else {})
+        body = await self._get(path + "/events", full)
         if body is None:
             return None
         try:
@@ -245,9 +247,12 @@ class Client:
         return self._session
 
 
-def _path(name: str) -> str:
+def _job(name: str) -> tuple[str, dict[str, str]]:
+    """The path and the query of a job."""
+    if name in (".", ".."):  # URLs lose such a segment.
+        return "/api/v1/job", {"id": name}
     # An ID may have any character, also `/` and `%`, so all of it is percent-encoded.
-    return "/api/v1/jobs/" + quote(name, safe="")
+    return "/api/v1/jobs/" + quote(name, safe=""), {}
 
 
 def _base(url: str) -> str:

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import pytest
 
+from correlator.client.client import Client
 from tests.support.appliance import Appliance
 from tests.support.daemon import Daemon
 from tests.support.eventually import eventually
@@ -162,6 +163,27 @@ async def test_an_id_with_a_space_and_a_raw_slash_works_everywhere(daemon: Daemo
             assert (code, (job or {}).get("job_id")) == (200, job_id), path
             assert (await daemon.get(f"/api/v1/resolve/{path}"))[1]["job_id"] == job_id
             assert (await daemon.get(f"/api/v1/failover/{path}/status"))[1]["job_details"]["gui_job_id"] == name
+
+
+@pytest.mark.parametrize("name", [".", "..", "a/../b"])
+async def test_an_id_that_urls_would_lose_is_found_by_its_parameter(daemon: Daemon, appliance: Appliance, name: str):
+    job_id = await appliance.job(name)
+    parameter = quote(name, safe="")
+    for path in (f"/api/v1/job?id={parameter}&wait=5", f"/api/v1/job?id={job_id}"):
+        code, job = await daemon.get(path)
+        assert (code, (job or {}).get("job_id")) == (200, job_id), path
+    event_id = await appliance.log("x", job_id=job_id)
+    code, page = await daemon.get(f"/api/v1/job/events?id={parameter}&limit=10&level=INFO")
+    assert (code, [event["event_id"] for event in page["events"]]) == (200, [event_id])
+    assert daemon.session is not None
+    async with daemon.session.get(f"/api/v1/job/events?id={parameter}&format=text") as response:
+        assert (response.status, " x" in await response.text()) == (200, True)
+    async with Client(daemon.url) as client:
+        found = await client.job(name, wait=5)
+        lines = await client.events_page(name, {}, None)
+    assert (found or {}).get("job_id") == job_id
+    assert lines is not None
+    assert [line.event_id for line in lines.events] == [event_id]
 
 
 async def test_an_old_job_that_is_not_in_memory_is_found_in_the_database(daemon: Daemon, appliance: Appliance):

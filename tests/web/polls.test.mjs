@@ -45,6 +45,13 @@ test("after two failed event streams it polls every 5 s, IDs with ETags and filt
   assert.equal(fetch.made.length, later + 1);
 });
 
+test("an ID that is a dot segment, which an address loses, is polled by a parameter", async () => {
+  const held = { "/api/v1/job?id=..": [200, job("x", 1, { external_ids: [".."] })], "/api/v1/jobs/...": [404, { status: 404 }] };
+  const { clock, followed } = await polling([["..", "..."], { status: ["failed"] }], { answer: (path) => held[path] ?? EMPTY });
+  await clock.pass(20);
+  assert.deepEqual([followed[0].ids(), followed[0].update.unknown], [["x"], ["..."]]);
+});
+
 test("polling an ID applies the filter's other members", async () => {
   const answer = (path) => (path.startsWith("/api/v1/jobs/") ? [200, job("x", 3, { status: "failed", instance: "dc1" })] : EMPTY);
   const what = [{ status: ["running"] }, { status: ["failed"] }, { instance: ["dc2"] }, { instance: ["dc1"] }].map((more) => ({ jobs: ["x"], ...more }));

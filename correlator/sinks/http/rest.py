@@ -47,7 +47,9 @@ SPACE: Final = r"\t\n\v\f\r \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3
 
 _WORD: Final = re.compile(f"[^{SPACE}]+")
 _STATUSES: Final = [s.value for s in Status if s is not Status.SKIPPED]
+_OF_ONE: Final = ("wait", "rev")
 _OF_LINES: Final = ("level", "step", "q", "since")
+_OF_EVENTS: Final = ("after", "from", "before", "limit", "format", *_OF_LINES)
 _FILTERS: Final = ("status", "job_type", "operation", "context_id", "parent_job_id", "instance")
 
 
@@ -64,6 +66,8 @@ class Rest:
     def routes(self) -> Iterable[web.RouteDef]:
         return [
             web.get("/api/v1/jobs", self.jobs),
+            web.get("/api/v1/job", self.job),
+            web.get("/api/v1/job/events", self.events),
             web.get("/api/v1/jobs/{id:(?s:.+)}/events", self.events),
             web.get("/api/v1/jobs/{id:(?s:.+)}", self.job),
             web.get("/api/v1/resolve/{id:(?s:.+)}", self.resolve),
@@ -71,7 +75,7 @@ class Rest:
 
     async def job(self, request: web.Request) -> web.Response:
         """One job, by any ID. With ``wait``, the request waits until the job exists or is past revision ``rev``."""
-        return await self._job(request, request.match_info["id"])
+        return await self._job(request, _id(request, *_OF_ONE))
 
     async def _job(self, request: web.Request, name: str) -> web.Response:
         wait, rev = _waits(request) if request.query_string else (None, None)
@@ -112,14 +116,16 @@ class Rest:
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         """A page of a job's log rows, oldest first; as text, all of them."""
-        name = request.match_info["id"]
+        name = _id(request, *_OF_EVENTS)
         found = await self._lookups.find(name, request.remote or "")
         if found is None:
             whole = f"{name}/events"  # may be an ID that contains a raw slash
-            if "wait" in request.query or await self._lookups.find(whole, request.remote or "") is not None:
+            if "id" in request.match_info and (
+                "wait" in request.query or await self._lookups.find(whole, request.remote or "") is not None
+            ):
                 return await self._job(request, whole)
             raise NotFound(f"no job is known by {name!r}")
-        known(request, ("after", "from", "before", "limit", "format", *_OF_LINES))
+        known(request, (*_own(request), *_OF_EVENTS))
         limit = number(request, "limit", 1, MAX_EVENTS, int) or DEFAULT_LIMIT
         query = _line_query(request)
         first, before = number(request, "from", 1, MAX_EVENT_ID, int), number(request, "before", 1, MAX_EVENT_ID, int)
@@ -128,7 +134,7 @@ class Rest:
             raise BadRequest("after, from, before: give only one of them")
         names = _names(found[0])
         if choice(request, "format", ("json", "text")) == "text":
-            known(request, ("format", *_OF_LINES))
+            known(request, (*_own(request), "format", *_OF_LINES))
             return await self._log_text.send(request, found[0].view, names, query)
         if before is not None:
             earlier = await self._hub.lines_before(names, before, limit, query)
@@ -171,8 +177,28 @@ def json_response(value: Any, status: int = 200) -> web.Response:
     return web.Response(body=job_document.encode(value), content_type="application/json", status=status)
 
 
+def _id(request: web.Request, *others: str) -> str:
+    """The ID of a job, from the path; from the parameter `id`, beside `others`, where the path has none.
+
+    Raises:
+        BadRequest: The path has none, and there is not one parameter `id`.
+    """
+    if (name := request.match_info.get("id")) is not None:
+        return name
+    known(request, ("id", *others))
+    names = request.query.getall("id", [])
+    if len(names) != 1 or not names[0]:
+        raise BadRequest("id: expected one ID of a job")
+    return str(names[0])
+
+
+def _own(request: web.Request) -> tuple[str, ...]:
+    """The parameter that has the ID where the path does not."""
+    return () if "id" in request.match_info else ("id",)
+
+
 def _waits(request: web.Request) -> tuple[float | None, int | None]:
-    known(request, ("wait", "rev"))
+    known(request, (*_own(request), *_OF_ONE))
     return number(request, "wait", 0, MAX_WAIT, float), number(request, "rev", 0, 1 << 53, int)
 
 

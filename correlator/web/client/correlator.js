@@ -4,7 +4,7 @@ import { Connector } from "./connector.js";
 import { environmentOf } from "./environment.js";
 import { Notifier } from "./notifier.js";
 import { Replica } from "./replica.js";
-import { request } from "./requests.js";
+import { jobPath, request } from "./requests.js";
 import { View } from "./view.js";
 
 /** @import { Connection } from "../client.js" */
@@ -68,8 +68,7 @@ export class Correlator {
     if (level !== undefined) query.set("level", level);
     if (after !== undefined) query.set("after", after);
     const token = typeof this.#token === "function" ? await this.#token() : this.#token;
-    const path = `api/v1/jobs/${encodeURIComponent(jobId)}/events`;
-    const response = await request(this.#environment, token, `${path}?${query}`);
+    const response = await request(this.#environment, token, jobPath(jobId, "/events", query));
     if (response.status === 404) throw new Error(`no job has the ID ${jobId}`);
     return response.json();
   }

@@ -55,6 +55,17 @@ export async function request({ base, clock, fetch }, token, path, init = {}) {
 }
 
 /**
+ * The address of a job, and of what lies below it (`tail`), from the root of the API on. An ID that is a dot segment goes
+ * into a parameter, since URLs lose it.
+ * @param {string} id @param {string} [tail] @param {Iterable<[string, string]>} [query]
+ */
+export function jobPath(id, tail = "", query = []) {
+  const isDots = id === "." || id === "..";
+  const parameters = new URLSearchParams([...(isDots ? [["id", id]] : []), ...query]).toString();
+  return `api/v1/${isDots ? "job" : `jobs/${encodeURIComponent(id)}`}${tail}${parameters && `?${parameters}`}`;
+}
+
+/**
  * Fetches a job's document by any of its IDs; null if there is none. `cache` has documents by ETag, for 304 answers.
  * @param {SendRequest} send
  * @param {string} name
@@ -64,7 +75,7 @@ export async function request({ base, clock, fetch }, token, path, init = {}) {
 export async function fetchJob(send, name, cache) {
   const cached = cache?.get(name);
   const headers = cached?.etag ? { "If-None-Match": cached.etag } : undefined;
-  const response = await send(`api/v1/jobs/${encodeURIComponent(name)}`, { headers });
+  const response = await send(jobPath(name), { headers });
   if (response.status === 304 && cached !== undefined) return cached.job;
   const job = response.status === 404 ? null : await response.json();
   if (job === null) cache?.delete(name);

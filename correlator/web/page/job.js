@@ -151,7 +151,7 @@ function Head({ job, session, now, silent, gone, percent, forecast }) {
         <${CopyButton} className="tool" label="Copy the link to this job"
           value=${() => linkTo(job)}>Copy link</${CopyButton}>
         <a class="tool" target="_blank" rel="noopener"
-          ...${withTicket(session, session.api(`jobs/${encodeURIComponent(job.job_id)}`))}>JSON</a>
+          ...${withTicket(session, session.job(job.job_id))}>JSON</a>
       </span></p>
     <h1 tabindex="-1">${subject(job)}</h1>
     <p class="job-what soft">${dotted([...operations(job), where(job)].filter(Boolean))}</p>

@@ -275,7 +275,7 @@ class Lines extends Component {
 }
 
 function eventsAddress(session, job, query) {
-  const address = session.api(`jobs/${encodeURIComponent(job.job_id)}/events`);
+  const address = session.job(job.job_id, "/events");
   for (const [name, value] of Object.entries(query)) {
     address.searchParams.set(name, String(value));
   }

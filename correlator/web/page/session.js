@@ -1,6 +1,7 @@
 /** The page's connection and its token, which is stored as long as the tab is open. */
 
 import { Correlator } from "../client.js";
+import { jobPath } from "../client/requests.js";
 import { Clock } from "./clock.js";
 import { Notices } from "./notices.js";
 import { baseOf } from "./place.js";
@@ -37,6 +38,11 @@ export class Session {
   /** The URL of a path of the REST API, as "jobs". */
   api(path) {
     return new URL(`api/v1/${path}`, this.base);
+  }
+
+  /** The URL of a job, or of what lies below it, as "/events". */
+  job(id, tail = "") {
+    return new URL(jobPath(id, tail), this.base);
   }
 
   /** The request headers for the REST API. */

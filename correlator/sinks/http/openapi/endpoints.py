@@ -6,6 +6,7 @@ document from this table.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Annotated, Any, Final, Literal
 
@@ -69,6 +70,84 @@ from correlator.sinks.payloads import (
     UnknownReply,
 )
 
+_JOB: Final = Endpoint(
+    "/api/v1/jobs/{id}",
+    "job",
+    "One job",
+    {
+        HTTPStatus.OK: Answer("The job.", (Document,), headers=ETAG),
+        HTTPStatus.NOT_MODIFIED: Answer(
+            "The job is unchanged: as in `If-None-Match`, or still at `rev` after `wait`.", headers=ETAG
+        ),
+        **BAD,
+        **UNKNOWN,
+        **AWAY,
+    },
+    (
+        ID,
+        Parameter(
+            "wait",
+            Annotated[float, Meta(ge=0, le=MAX_WAIT)],
+            "Seconds to wait until there is such a job; with `rev`, until it is past that.",
+        ),
+        Parameter("rev", Annotated[int, Meta(ge=0, le=1 << 53)], "The revision that the client has."),
+        Parameter("If-None-Match", str, "The `ETag` that the client has.", "header"),
+    ),
+)
+
+_EVENTS: Final = Endpoint(
+    "/api/v1/jobs/{id}/events",
+    "job_events",
+    "The log rows of a job, oldest first; from the database, complete once all pages have been read",
+    {
+        HTTPStatus.OK: Answer("A page of log rows.", (EventsPage,), also="text/plain"),
+        **BAD,
+        **UNKNOWN,
+        **BUSY,
+        **AWAY,
+    },
+    (
+        ID,
+        Parameter("after", str, "`next_after` of the page before; opaque. At most one of after, from and before."),
+        Parameter("from", EventId, "Begin with this event ID, or the next one after it."),
+        Parameter(
+            "before", EventId, "The last rows below this event ID; the next page is the one before: `next_before`."
+        ),
+        Parameter(
+            "limit", Annotated[int, Meta(ge=1, le=MAX_EVENTS)], f"Most items per page; {DEFAULT_LIMIT} by default."
+        ),
+        Parameter("level", Level, "The least level; `DEBUG`: all."),
+        Parameter(
+            "step",
+            Annotated[list[Annotated[int, Meta(ge=1, le=MAX_STEP_ID)]], Meta(min_length=1)],
+            f"Rows of one of these steps, by ID. {LISTED}",
+        ),
+        Parameter(
+            "q", Annotated[str, Meta(max_length=MAX_TEXT)], "Rows with this text in message or attrs, in any case."
+        ),
+        Parameter("since", DateTime, "Rows from this time on; with its zone."),
+        Parameter(
+            "format",
+            Literal["json", "text"],
+            "`text`: all rows as a text file, one line each; without after, from, before and limit.",
+        ),
+    ),
+)
+
+
+def _by_parameter(endpoint: Endpoint, path: str) -> Endpoint:
+    """The endpoint with the ID as a parameter: clients remove `.` and `..` from paths."""
+    text = f"As in the path of {endpoint.path}; also `.` and `..`."
+    job = Parameter("id", Annotated[str, Meta(min_length=1)], text, required=True)
+    return replace(
+        endpoint,
+        path=path,
+        name=f"{endpoint.name}_by_parameter",
+        summary=f"{endpoint.summary}: for an ID that no path can have",
+        parameters=(job, *endpoint.parameters[1:]),
+    )
+
+
 ENDPOINTS: Final = (
     Endpoint(
         "/api/v1/jobs",
@@ -101,68 +180,10 @@ ENDPOINTS: Final = (
             Parameter("steps", Literal["0", "1"], "`1`: with their steps."),
         ),
     ),
-    Endpoint(
-        "/api/v1/jobs/{id}",
-        "job",
-        "One job",
-        {
-            HTTPStatus.OK: Answer("The job.", (Document,), headers=ETAG),
-            HTTPStatus.NOT_MODIFIED: Answer(
-                "The job is unchanged: as in `If-None-Match`, or still at `rev` after `wait`.", headers=ETAG
-            ),
-            **BAD,
-            **UNKNOWN,
-            **AWAY,
-        },
-        (
-            ID,
-            Parameter(
-                "wait",
-                Annotated[float, Meta(ge=0, le=MAX_WAIT)],
-                "Seconds to wait until there is such a job; with `rev`, until it is past that.",
-            ),
-            Parameter("rev", Annotated[int, Meta(ge=0, le=1 << 53)], "The revision that the client has."),
-            Parameter("If-None-Match", str, "The `ETag` that the client has.", "header"),
-        ),
-    ),
-    Endpoint(
-        "/api/v1/jobs/{id}/events",
-        "job_events",
-        "The log rows of a job, oldest first; from the database, complete once all pages have been read",
-        {
-            HTTPStatus.OK: Answer("A page of log rows.", (EventsPage,), also="text/plain"),
-            **BAD,
-            **UNKNOWN,
-            **BUSY,
-            **AWAY,
-        },
-        (
-            ID,
-            Parameter("after", str, "`next_after` of the page before; opaque. At most one of after, from and before."),
-            Parameter("from", EventId, "Begin with this event ID, or the next one after it."),
-            Parameter(
-                "before", EventId, "The last rows below this event ID; the next page is the one before: `next_before`."
-            ),
-            Parameter(
-                "limit", Annotated[int, Meta(ge=1, le=MAX_EVENTS)], f"Most items per page; {DEFAULT_LIMIT} by default."
-            ),
-            Parameter("level", Level, "The least level; `DEBUG`: all."),
-            Parameter(
-                "step",
-                Annotated[list[Annotated[int, Meta(ge=1, le=MAX_STEP_ID)]], Meta(min_length=1)],
-                f"Rows of one of these steps, by ID. {LISTED}",
-            ),
-            Parameter(
-                "q", Annotated[str, Meta(max_length=MAX_TEXT)], "Rows with this text in message or attrs, in any case."
-            ),
-            Parameter("since", DateTime, "Rows from this time on; with its zone."),
-            Parameter(
-                "format",
-                Literal["json", "text"],
-                "`text`: all rows as a text file, one line each; without after, from, before and limit.",
-            ),
-        ),
-    ),
+    _JOB,
+    _by_parameter(_JOB, "/api/v1/job"),
+    _EVENTS,
+    _by_parameter(_EVENTS, "/api/v1/job/events"),
     Endpoint(
         "/api/v1/resolve/{id}",
         "resolve",

@@ -26,6 +26,7 @@ class Parameter:
     type: Any
     description: str
     place: Literal["path", "query", "header"] = "query"
+    required: bool = False
 
 
 @dataclass(frozen=True, slots=True)

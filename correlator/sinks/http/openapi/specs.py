@@ -149,7 +149,7 @@ def _parameter(parameter: Parameter) -> Schema:
         "name": parameter.name,
         "in": parameter.place,
         "description": parameter.description,
-        "required": parameter.place == "path",
+        "required": parameter.required or parameter.place == "path",
         "schema": schema,
     }
     if schema.get("type") == "array":
