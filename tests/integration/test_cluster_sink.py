@@ -196,6 +196,41 @@ async def test_a_stream_that_lost_acknowledged_messages_gets_a_new_epoch(nats):
             await one.equal()
 
 
+async def test_a_loss_that_another_collector_wrote_past_gets_a_new_epoch(nats):
+    async with collector(nats) as one, collector(nats, "dc2") as two:
+        one.change(*"abc")
+        two.change("a")
+        async with one.writing(), two.writing():
+            await one.equal()
+            await two.equal()
+            before, known = await epoch_of(one.connection), position(one)
+            # A restored stream lacks the last documents. Here their messages are purged.
+            await one.connection.api(f"STREAM.PURGE.{keys.STATE}", {"filter": known.subject})
+            for _ in range(3):
+                two.change("a")
+                await two.equal()
+            assert await last_seq(one.connection, keys.STATE) > known.acknowledged
+        async with one.writing(position=known.encode()):
+            await eventually(lambda: position(one).epoch != before)
+            await one.equal()
+
+
+async def test_a_document_that_was_removed_since_is_no_loss(nats):
+    async with collector(nats) as one:
+        one.change(*"abc")
+        async with one.writing():
+            await one.equal()
+            before, last = await epoch_of(one.connection), position(one).subject
+            one.remove(*"abc")
+            await one.equal()
+            assert position(one).subject == ""
+            await one.connection.api(f"STREAM.PURGE.{keys.STATE}", {"filter": last})  # as its marker expires
+        async with one.writing(position=one.sink.state()[1]):
+            one.change("d")
+            await one.equal()
+            assert position(one).epoch == before
+
+
 async def test_the_epoch_stays_over_restarts_of_server_and_collector_and_for_all_instances(nats):
     async with collector(nats) as one, collector(nats, "dc2") as two:
         one.change("a")

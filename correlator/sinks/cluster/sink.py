@@ -18,13 +18,13 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from correlator import cancellation
 from correlator.backoff import Backoff
 from correlator.cluster import keys
-from correlator.cluster.batches import Fence
+from correlator.cluster.batches import Fence, Message
 from correlator.cluster.connection import Connection
 from correlator.cluster.errors import ClusterUnavailable, Fenced, Refused
 from correlator.jobs.model.rows import Micros
@@ -34,7 +34,6 @@ from correlator.pipeline.hub import Batch, Hub
 from correlator.sinks.cluster import epoch
 from correlator.sinks.cluster.dirty_keys import DirtyKeys
 from correlator.sinks.cluster.documents import Documents
-from correlator.sinks.cluster.epoch import Position
 from correlator.sinks.cluster.event_writer import EventWriter
 from correlator.sinks.cluster.log_lines import LogLines
 from correlator.sinks.cluster.owned_stream import OwnedStream
@@ -206,7 +205,7 @@ class ClusterSink:
         try:
             messages = await documents.next_batch()
             if messages:
-                self._written(await self._stream.write(messages, self._timings.answer_within), len(messages))
+                self._written(await self._stream.write(messages, self._timings.answer_within), messages)
         except BaseException:
             self._dirty.unacknowledged()
             raise
@@ -225,15 +224,14 @@ class ClusterSink:
             log.info("the epoch of the cluster is %s", self._position.epoch)
             self._compare_at = 0.0  # Do not wait for the database: the stream has nothing newer.
 
-    def _written(self, seq: int, count: int) -> None:
+    def _written(self, seq: int, messages: Sequence[Message]) -> None:
         """Note an acknowledged batch that ends at `seq`."""
         assert self._position is not None
         if seq <= self._position.acknowledged:
-            self._checked = None  # The stream has gone back.
-        else:
-            self._position = Position(self._position.epoch, self._position.created, seq)
+            self._checked = None
+        self._position = self._position.after(messages, seq)
         self._note_acknowledgement()
-        cluster_metrics.DOCUMENTS.inc(count)
+        cluster_metrics.DOCUMENTS.inc(len(messages))
         cluster_metrics.BATCHES.inc()
 
     async def _write_events(self) -> None:
