@@ -187,13 +187,16 @@ def doctor(ctx: click.Context, file: Path | None, output: Any, url: str | None, 
     metavar="FILE",
     help="File to write.  [default: ./correlator-support-HOST-TIME.tar.gz]",
 )
+@click.option(
+    "--gateway", is_flag=True, help="That of a gateway; without --config the one of /etc/correlator/gateway.toml."
+)
 @click.pass_context
-def support_bundle(ctx: click.Context, file: Path | None, target: Path | None) -> None:
+def support_bundle(ctx: click.Context, file: Path | None, target: Path | None, gateway: bool) -> None:
     """Write a file for a support request. It contains no passwords and no tokens."""
     logs.configure("error", "text", os.environ)
     from correlator.doctor.command import support_bundle as make  # noqa: PLC0415 - see run
 
-    ctx.exit(asyncio.run(make(file, target, standard_output(), os.environ)))
+    ctx.exit(asyncio.run(make(file, target, standard_output(), os.environ, gateway=gateway)))
 
 
 def _load(file: Path | None, *, gateway: bool = False) -> loading.Loaded:

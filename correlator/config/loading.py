@@ -118,14 +118,14 @@ def loaded(
     return Loaded(config, tuple(read.texts), read.twice)
 
 
-def usable(path: Path | None, environ: Mapping[str, str]) -> tuple[Loaded, tuple[str, ...]]:
+def usable(path: Path | None, environ: Mapping[str, str], *, gateway: bool = False) -> tuple[Loaded, tuple[str, ...]]:
     """Return what of a configuration can be used, and all its problems. A wrong value is replaced by its default."""
     read, unread = Files({}, {}), list[str]()
     try:
         read, unread = files.read_usable(path) if path else (read, unread)
     except ConfigError as error:
         unread += error.problems
-    config, wrong = _checked(read, environ, gateway=False)
+    config, wrong = _checked(read, environ, gateway=gateway)
     return Loaded(config, tuple(read.texts), read.twice), (*unread, *wrong)
 
 

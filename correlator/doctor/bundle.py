@@ -20,7 +20,7 @@ import tarfile
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -78,8 +78,12 @@ def name() -> str:
     return f"correlator-support-{socket.gethostname()}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.tar.gz"
 
 
-async def gather(setting: Setting, examined: Examined) -> dict[str, str]:
-    """Return the members of the bundle by name, without secrets. MANIFEST describes each, and lists missing ones."""
+async def gather(setting: Setting, examined: Examined, *, gateway: bool = False) -> dict[str, str]:
+    """Return the members of the bundle by name, without secrets. MANIFEST describes each, and lists missing ones.
+
+    A gateway has neither tables nor a checkpoint.
+    """
+    unit = service.GATEWAY_UNIT if gateway else service.UNIT
     found, hide = examined.daemon, Hidden(secrets(setting))
 
     def json_(value: Any) -> str:
@@ -88,9 +92,9 @@ async def gather(setting: Setting, examined: Examined) -> dict[str, str]:
     members: dict[str, tuple[str, str | None]] = {
         "configuration.json": ("the configuration, without secrets", json_(_configuration(setting))),
         "doctor.json": ("correlator doctor -o json", json_(examined.report.document())),
-        "ready.json": ("/health/ready of the running daemon", json_(found.ready) if found.ready is not None else None),
-        "live.json": ("/health/live of the running daemon", json_(found.live) if found.live is not None else None),
-        "metrics.txt": ("/metrics of the running daemon", hide(found.metrics) if found.metrics is not None else None),
+        "ready.json": ("/health/ready of the running process", json_(found.ready) if found.ready is not None else None),
+        "live.json": ("/health/live of the running process", json_(found.live) if found.live is not None else None),
+        "metrics.txt": ("/metrics of the running process", hide(found.metrics) if found.metrics is not None else None),
         "checkpoint.json": (
             "what the checkpoint holds, in figures",
             json_(msgspec.to_builtins(examined.checkpoint)) if examined.checkpoint is not None else None,
@@ -98,18 +102,21 @@ async def gather(setting: Setting, examined: Examined) -> dict[str, str]:
         "versions.json": ("programs and libraries", json_(_versions(examined))),
     }
     why: dict[str, str] = {}
-    for member, what, getting in (
+    to_get: list[tuple[str, str, Callable[[], Awaitable[str]]]] = [
         ("schema.sql", "the tables, from SHOW CREATE TABLE", partial(_schema, setting)),
-        ("log.txt", f"the last {LOG_LINES} lines of the journal of {service.UNIT}", _log),
-        ("unit.txt", f"systemctl status and cat of {service.UNIT}", _unit),
-    ):
+        ("log.txt", f"the last {LOG_LINES} lines of the journal of {unit}", partial(_log, unit)),
+        ("unit.txt", f"systemctl status and cat of {unit}", partial(_unit, unit)),
+    ]
+    if gateway:
+        del members["checkpoint.json"], to_get[0]
+    for member, what, getting in to_get:
         try:
             members[member] = (what, hide(await getting()))
         except (CorrelatorError, OSError, TimeoutError) as error:  # FileNotFoundError: no such program
             members[member] = (what, None)
             why[member] = str(error) or type(error).__name__
     for member in ("ready.json", "live.json", "metrics.txt"):
-        why[member] = "the daemon did not answer, or refused the token: see doctor.json"
+        why[member] = "the process did not answer, or refused the token: see doctor.json"
     why["checkpoint.json"] = "there is none, or it cannot be read: see doctor.json"
     manifest = [f"correlator {__version__}, {service.stamp()}, {socket.gethostname()}", ""]
     manifest += [f"{member}: {what}" for member, (what, text) in members.items() if text is not None]
@@ -271,17 +278,17 @@ async def _schema(setting: Setting) -> str:
     return "\n\n".join(texts) + "\n"
 
 
-async def _log() -> str:
-    command = ("journalctl", "-u", service.UNIT, "-n", str(LOG_LINES), "--no-pager", "-o", "short-iso-precise")
+async def _log(unit: str) -> str:
+    command = ("journalctl", "-u", unit, "-n", str(LOG_LINES), "--no-pager", "-o", "short-iso-precise")
     code, out = await service.run(*command, within=LOG_WITHIN)
     if code:
         raise CorrelatorError(f"journalctl ended with {code}: {out.strip()[:200]}")
     return out
 
 
-async def _unit() -> str:
+async def _unit(unit: str) -> str:
     texts = []
-    for command in (("systemctl", "status", "--no-pager", service.UNIT), ("systemctl", "cat", service.UNIT)):
+    for command in (("systemctl", "status", "--no-pager", unit), ("systemctl", "cat", unit)):
         _, out = await service.run(*command, within=LOG_WITHIN)
         texts.append(f"$ {' '.join(command)}\n{without_values(out)}")
     return "\n".join(texts)

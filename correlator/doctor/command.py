@@ -31,12 +31,16 @@ async def doctor(
     return 0 if examined.report.ok else 1
 
 
-async def support_bundle(file: Path | None, target: Path | None, stdout: TextIO, environ: Mapping[str, str]) -> int:
+async def support_bundle(
+    file: Path | None, target: Path | None, stdout: TextIO, environ: Mapping[str, str], *, gateway: bool = False
+) -> int:
     """Write a support bundle, also of a wrong configuration, and return 0. Raises Unwritten if it cannot be written."""
-    setting = service.load_usable(file, environ)
-    examined = await examine(setting, token=environ.get("CORRELATOR_TOKEN", ""))
-    made = bundle.write(target or Path(bundle.name()), await bundle.gather(setting, examined))
+    setting = service.load_usable(file, environ, gateway=gateway)
+    run = examine_gateway if gateway else examine
+    examined = await run(setting, token=environ.get("CORRELATOR_TOKEN", ""))
+    made = bundle.write(target or Path(bundle.name()), await bundle.gather(setting, examined, gateway=gateway))
     if setting.problems:
-        stdout.write("The configuration is wrong; correlator check-config lists its errors. So does doctor.json.\n")
+        check = "correlator check-config --gateway" if gateway else "correlator check-config"
+        stdout.write(f"The configuration is wrong; {check} lists its errors. So does doctor.json.\n")
     stdout.write(f"{made}: only you can read it. Check its contents before you send it.\n")
     return 0

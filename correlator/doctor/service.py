@@ -56,18 +56,22 @@ class Setting(Struct, frozen=True):
 
 def load(file: Path | None, environ: Mapping[str, str], *, gateway: bool = False) -> Setting:
     """Load the configuration as the daemon, or the gateway, would. Raises ConfigError."""
-    chosen = file or (GATEWAY_FILE if gateway else config.default_file())
+    chosen = file or _default(gateway=gateway)
     around = environ_of(chosen, environ)
     found = config.loaded(chosen, around, gateway=gateway)
     return Setting(found.config, chosen, around, found.files, found.twice)
 
 
-def load_usable(file: Path | None, environ: Mapping[str, str]) -> Setting:
-    """Load what can be used of the daemon's configuration. It raises nothing: see `Setting.problems`."""
-    chosen = file or config.default_file()
+def load_usable(file: Path | None, environ: Mapping[str, str], *, gateway: bool = False) -> Setting:
+    """Load what can be used of the configuration. It raises nothing: see `Setting.problems`."""
+    chosen = file or _default(gateway=gateway)
     around = environ_of(chosen, environ)
-    found, problems = config.usable(chosen, around)
+    found, problems = config.usable(chosen, around, gateway=gateway)
     return Setting(found.config, chosen, around, found.files, found.twice, problems)
+
+
+def _default(*, gateway: bool) -> Path | None:
+    return GATEWAY_FILE if gateway else config.default_file()
 
 
 def of_this_host(environ: Mapping[str, str]) -> Config | None:

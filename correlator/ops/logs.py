@@ -17,8 +17,9 @@ from typing import Any, TextIO
 import orjson
 
 # C0, DEL, C1; the line and paragraph separators and the directional overrides, which change how a line reads;
-# lone surrogates, which cannot be encoded.
-_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# lone surrogates, which cannot be encoded, and noncharacters.
+_NONCHARACTERS = "\ufdd0-\ufdef" + "".join(chr(plane << 16 | end) for plane in range(17) for end in (0xFFFE, 0xFFFF))
+_UNSAFE = re.compile(f"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff{_NONCHARACTERS}]")
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _BARE = re.compile(r'[^\s"=]+')
@@ -39,7 +40,7 @@ def configure(level: str, style: str, environ: Mapping[str, str], stream: TextIO
 
 
 def escape(text: str) -> str:
-    r"""`text` on one line and without control characters: `\n`, `\x1b`, `\u2028`."""
+    r"""`text` on one line and without control characters and noncharacters: `\n`, `\x1b`, `\u2028`."""
     return _UNSAFE.sub(lambda match: _SHORT.get(match[0]) or _code(match[0]), text)
 
 
@@ -97,7 +98,8 @@ def _is_journal(environ: Mapping[str, str], stream: TextIO) -> bool:
 
 
 def _code(character: str) -> str:
-    return f"\\x{ord(character):02x}" if character < "\x80" else f"\\u{ord(character):04x}"
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
 
 
 def _timestamp(record: logging.LogRecord) -> str:

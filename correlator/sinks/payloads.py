@@ -181,15 +181,14 @@ class MqttPart(TypedDict):
 
 
 class CheckpointPart(TypedDict):
-    """The checkpoint file. `age_seconds`: seconds since it was last written; null before the first time.
-
-    `cluster_age_seconds`: the same of the checkpoint that a standby goes on from; absent without a cluster.
-    """
+    """The checkpoint file. `age_seconds`: seconds since it was last written; null before the first time."""
 
     ok: bool
     age_seconds: Seconds | None
     error: str | None
-    cluster_age_seconds: NotRequired[Seconds | None]
+    cluster_age_seconds: NotRequired[
+        Annotated[Seconds | None, Meta(description="Of the one that a standby goes on from; absent without a cluster.")]
+    ]
 
 
 class DoorbellPart(TypedDict):

@@ -580,6 +580,35 @@ async def test_a_bundle_is_made_of_a_wrong_configuration_and_says_what_is_wrong(
     assert not [name for name, text in found.items() if "of-the-file" in text]
 
 
+async def test_a_bundle_of_a_gateway_has_its_configuration_and_its_unit_and_asks_no_database(tmp_path):
+    file = tmp_path / "gateway.toml"
+    token = tmp_path / "tokens"
+    token.write_text(TOKEN)
+    file.write_text(f'[cluster]\nurl = "nats://127.0.0.1:1"\n[http]\nlisten = "127.0.0.1:1"\ntokens_file = "{token}"\n')
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in ("journalctl", "systemctl"):
+        (programs / name).write_text(f'#!/bin/sh\necho "{name} $* {TOKEN}"\n')
+        (programs / name).chmod(0o755)
+    arguments = ("support-bundle", "--gateway", "--config", str(file), "-o", str(tmp_path / "b.tar.gz"))
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "correlator", *arguments),
+        env={"PATH": f"{programs}:/usr/bin:/bin", "HOME": str(tmp_path)},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    out, _ = await asyncio.wait_for(process.communicate(), WITHIN)
+    assert process.returncode == 0, out
+    found = contents(tmp_path / "b.tar.gz")
+    assert {"MANIFEST", "configuration.json", "doctor.json", "versions.json", "log.txt", "unit.txt"} == set(found)
+    checks = {check["name"]: check for check in json.loads(found["doctor.json"])["checks"]}
+    assert checks["configuration"]["status"] == "ok"
+    assert checks["cluster.server"]["status"] == "failure"
+    assert "-u correlator-gateway.service" in found["log.txt"]
+    assert "status --no-pager correlator-gateway.service" in found["unit.txt"]
+    assert not [name for name, text in found.items() if TOKEN in text]
+
+
 async def test_a_bundle_that_cannot_be_written_ends_with_1(installation, tmp_path):
     code, _, err = await correlator(installation, "support-bundle", "-o", str(tmp_path / "no" / "b.tar.gz"))
     assert code == 1

@@ -112,10 +112,17 @@ def test_a_body_that_would_be_too_large_loses_its_long_members_and_says_so():
     assert BODIES.make(FAILED, PublishedJob(JobView("j" * 1000, Status.FAILED), 1, NOW), repeated) is None
 
 
-def test_the_attributes_of_a_cloud_event_hold_no_control_characters():
-    event = Event(Kind.STEP_FAILED, "legacy\x00\n\x85", NOW, 1, step_id=1, step_name="copy\x1b[2J")
+def test_the_attributes_of_a_cloud_event_hold_only_characters_that_its_type_system_has():
+    event = Event(
+        Kind.STEP_FAILED, "legacy\x00\n\x85\ufffe\U0010ffff", NOW, 1, step_id=1, step_name="copy\x1b[2J\ufdd0\ud800"
+    )
     made = json.loads(BODIES.make(event, None, None) or b"")
-    assert (made["subject"], made["stepname"]) == ("legacy\\x00\\n\\u0085", "copy\\x1b[2J")
+    assert made["subject"] == "legacy\\x00\\n\\u0085\\ufffe\\U0010ffff"
+    assert made["stepname"] == "copy\\x1b[2J\\ufdd0\\ud800"
+    noncharacters = [*range(0xFDD0, 0xFDF0), *(plane << 16 | end for plane in range(17) for end in (0xFFFE, 0xFFFF))]
+    assert len(noncharacters) == 66
+    made = json.loads(BODIES.make(Event(Kind.JOB_FAILED, "".join(map(chr, noncharacters)), NOW, 1), None, None) or b"")
+    assert made["subject"].isascii()
 
 
 # The template

@@ -60,7 +60,7 @@ class Bodies:
     def _cloud_event(self, event: Event, data: dict[str, Any] | None, cut: list[str]) -> CloudEvent:
         """See CloudEvents 1.0.2, JSON Event Format, 3. `stepid`, `stepname` and `datacut` are extension attributes.
 
-        Attributes hold no control characters (CloudEvents 1.0.2, 3, Type System).
+        Attributes hold no control characters, surrogates and noncharacters (CloudEvents 1.0.2, 3, Type System).
         """
         made: CloudEvent = {
             "specversion": "1.0",

@@ -17,7 +17,8 @@ class CloudEvent(TypedDict):
     source: Annotated[str, Meta(description="`/correlator/` and `mqtt.instance`.")]
     type: Annotated[str, Meta(description="`correlator.` and the kind of the event. More may come.")]
     subject: Annotated[
-        str, Meta(description="The job ID. Control characters in it are escaped; `data` has it exactly.")
+        str,
+        Meta(description="The job ID. Control characters and noncharacters in it are escaped; `data` has it exactly."),
     ]
     time: Time
     stepid: NotRequired[str]
