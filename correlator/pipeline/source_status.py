@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -195,10 +196,12 @@ class SourceStatus(Status):
                 log.warning("%s. What was read stays.", trouble.error)
                 known = names, trouble
             self._lost[table] = known
-        for part in Part if changed else ():
-            # This connection names only columns that exist.
-            if part in (Part.LOG, Part.LATE_ROWS) or part.table in self._lost:
-                self._troubles.pop(part, None)
+        for part, trouble in list(self._troubles.items()) if changed else ():
+            if part.table in self._lost:
+                del self._troubles[part]
+            elif part in (Part.LOG, Part.LATE_ROWS):
+                # This connection names only columns that exist: the first answer ends the trouble.
+                self._troubles[part] = replace(trouble, failed_at=-math.inf)
         for table, (names, trouble) in before.items():
             if back := set(names) - set(by_table.get(table, ())):
                 log.info("%s can be read again", ", ".join(sorted(back)))

@@ -117,6 +117,19 @@ def test_a_table_that_is_back_is_read_again_before_the_database_is_live(status: 
     assert (status.database, states(status)) == ("live", {})
 
 
+def test_a_log_that_fails_is_well_after_a_change_of_the_schema_with_its_first_answer_and_not_before(
+    status: SourceStatus, caplog: pytest.LogCaptureFixture
+):
+    status.part_failed(Part.LOG, failed(Away.FAILED, "log_events"))
+    status.schema(tracking=True, changed=True)
+    assert (status.database, states(status)) == ("stale", {"log_events": "failing"})
+    status.part_failed(Part.LOG, failed(Away.FAILED, "log_events"))
+    assert len(caplog.records) == 1
+    status.schema(tracking=True, changed=True)
+    status.answered()
+    assert (status.database, states(status)) == ("live", {})
+
+
 def test_a_state_lasts_since_its_first_failure_and_is_logged_once(
     status: SourceStatus, clock: Clock, caplog: pytest.LogCaptureFixture
 ):
