@@ -2,20 +2,20 @@
 PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?=
-SKIP   ?=
+ONLY   ?=
 WORKERS ?= 6
 
 BIN  := $(VENV)/bin
 BASE := $(VENV)/.base
 DEV  := $(VENV)/.dev
-SKIPPED := $(SKIP:%= and not %)
+SELECTED := $(ONLY:%= and %)
 PIP  := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input install
 
 # Every daemon that a test starts would compile the package again.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help bench demo docs test test-faults test-clients test-storms test-cluster test-replay test-sizes test-soak test-versions test-system systems deb client-package lint types imports format lock clean servers test-fuzz sbom pictures
+.PHONY: help bench demo docs test collected test-faults test-clients test-storms test-cluster test-replay test-sizes test-soak test-versions test-system test-package systems deb client-package lint types imports format lock clean servers test-fuzz sbom pictures
 
 help:
 	@echo "make demo     run the correlator on a made-up appliance; ARGS='--fleet 3': on three, with a cluster and gateways"
@@ -29,6 +29,7 @@ help:
 	@echo "make test-sizes  20,000 jobs, 1,000,000 rows of one job, rows of 1 MB and the like, with the unit's limits (needs root)"
 	@echo "make test-soak    ten minutes at 1,000 rows a second: memory stays where it is"
 	@echo "make test-versions  what reads MariaDB, against 10.5 and 10.11 of older Debians (a GB in build/; needs root)"
+	@echo "make test-package  the Debian package in a booted Debian 13: README.md followed, each unit as installed, purged (needs root)"
 	@echo "make test-system  the Debian package in whole systems, and the unit under systemd (1.7 GB in build/; needs root)"
 	@echo "make deb      the Debian package, in build/      make client-package  the browser client for npm, in build/"
 	@echo "make bench    measure it beside the limits and its peers, a quarter of an hour on a quiet machine   (ARGS='catchup rest --quick', ARGS='rest --against main~5')"
@@ -42,11 +43,15 @@ demo: $(if $(wildcard $(DEV))$(findstring --fleet,$(ARGS)),$(DEV),$(BASE))
 	@$(BIN)/correlator demo $(ARGS)
 
 # WORKERS at a time what measures no time, six for two cores: many wait; then, by itself, what does. ARGS may leave nothing of the one or of the other (5).
-# SKIP=once leaves out what `.ci/run` runs on one Python only: ONCE in tests/conftest.py.
+# ONLY=twice is what `.ci/run` runs on a second Python: TWICE in tests/conftest.py.
 test: servers $(DEV)
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not long and not alone$(SKIPPED)" $(ARGS); together=$$?; \
-	  $(BIN)/python -m pytest -m "not long and alone$(SKIPPED)" $(ARGS); alone=$$?; \
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not long and not alone$(SELECTED)" $(ARGS); together=$$?; \
+	  $(BIN)/python -m pytest -m "not long and alone$(SELECTED)" $(ARGS); alone=$$?; \
 	  case "$$together $$alone" in "0 0"|"0 5"|"5 0") ;; *) exit 1;; esac
+
+# Compile the tests once, which six workers would each do by themselves. A file that cannot be read is reported by `make test`.
+collected: $(DEV)
+	-@$(BIN)/python -m pytest --collect-only -qq >/dev/null
 
 test-clients: servers $(DEV)
 	@$(BIN)/python -m pytest -m long tests/acceptance/test_streaming_clients.py tests/acceptance/test_slow_clients.py tests/acceptance/test_busy.py tests/acceptance/test_proxies.py tests/browser/test_found_job.py $(ARGS)
@@ -88,17 +93,25 @@ deb: $(if $(wildcard $(DEV)),$(DEV),$(BASE))
 client-package: $(if $(wildcard $(DEV)),$(DEV),$(BASE))
 	@$(BIN)/python -m deploy.client.build
 
-# The package in Debian 12, Debian 13 and Ubuntu 24.04, and the unit under a systemd of its own (1.7 GB in build/systems; needs root).
-test-system: systems
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "(long or not long) and not sizes" tests/system $(ARGS)
+BUILT = TEST_PACKAGE="$$(ls $(CURDIR)/build/correlator_*_$$(dpkg --print-architecture).deb)"
 
-# What test-system needs, made before it by `.ci/run`: programs, root file systems, a package.
-systems: SERVERS += mmdebstrap:mmdebstrap unshare:util-linux systemd-nspawn:systemd-container lintian:lintian man:man-db promtool:prometheus
+# The package in Debian 12, Debian 13 and Ubuntu 24.04, and the unit under a systemd of its own (1.7 GB in build/systems; needs root).
+test-system: SERVERS += lintian:lintian man:man-db promtool:prometheus
+test-system: systems
+	@$(BUILT) $(BIN)/python -m pytest -n 2 --dist loadfile -m "(long or not long) and not sizes" tests/system $(ARGS)
+
+# The short form, which `.ci/run` runs: one Debian, README.md followed twice, every unit booted as it is installed, purged.
+test-package: RELEASES := trixie
+test-package: systems
+	@$(BUILT) TEST_RELEASES=$(RELEASES) $(BIN)/python -m pytest -n 2 --dist loadfile -m "long or not long" tests/system/test_readme.py tests/system/test_cluster.py $(ARGS)
+
+# What both need, made before them by `.ci/run`: programs, the root file systems of RELEASES (else all), a package.
+systems: SERVERS += mmdebstrap:mmdebstrap unshare:util-linux systemd-nspawn:systemd-container
 systems: servers $(DEV)
 	@if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
 	  echo "make test-system makes root file systems by mmdebstrap: it needs root, and Debian." >&2; exit 1; \
 	fi
-	@$(BIN)/python -m tests.support.system.roots >/dev/null
+	@$(BIN)/python -m tests.support.system.roots $(RELEASES) >/dev/null
 	@$(BIN)/python -m deploy.debian.build >/dev/null
 
 # The sizes that an appliance may reach, in full, on the package in a booted system: a table of what each costs (needs root).

@@ -23,6 +23,7 @@ from tests.support.service_manager import ServiceManager
 
 settings.register_profile("default", deadline=None, max_examples=100, print_blob=True)
 settings.register_profile("long", settings.get_profile("default"), max_examples=5000)
+settings.register_profile("few", settings.get_profile("default"), max_examples=20)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -47,17 +48,15 @@ its times are printed by `make test-faults` alone.
 """
 
 
-ONCE = (
-    "acceptance/faults",
-    "acceptance/test_first_start.py",
-    "acceptance/test_make.py",
-    "docs",
-    "integration/test_servers.py",
-    "unit/test_client_js.py",
-    "unit/test_forecast_judge.py",
-    "unit/test_growth.py",
+TWICE = re.compile(
+    "browser/"  # Playwright needs Python 3.12: on the second one only
+    "|unit/test_(?!client_js|demo|forecast|gaps_machine|growth|interrupts|streams_random)"  # they compute
+    "|contract/"  # drivers that are compiled for each Python
+    "|acceptance/test_(replay|service|terminal)[.]"  # the whole program: its loop, signals, files and commands
 )
-"""Tests of documents, of the sources, of algorithms and of other programs: the slowest that need one Python only."""
+"""Tests that `.ci/run` runs on the second Python too, as what they are about may differ with its library or a package
+that is compiled for it. On that Python the whole program runs in Debian 13 as well: `make test-package`.
+"""
 
 
 LONG = ("test_gaps_machine.py", "test_interrupts.py", "test_streams_random.py")
@@ -67,11 +66,14 @@ TESTS = Path(__file__).parent
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """True for files without tests that run alone, if only such tests are to run."""
-    if not collection_path.is_file() or not re.search(r"(?<!not )\balone\b", config.option.markexpr):
+    """True for files that have no test of the marks `alone` or `twice`, if only such tests are to run."""
+    if not collection_path.is_file() or collection_path.name == "conftest.py":
         return None
     where = collection_path.relative_to(TESTS).as_posix()
-    return None if any(test.startswith(where) or where.startswith(test) for test in ALONE) else True
+    only = set(re.findall(r"(?<!not )\b(?:alone|twice)\b", config.option.markexpr))
+    if "alone" in only and not any(test.startswith(where) or where.startswith(test) for test in ALONE):
+        return True
+    return True if "twice" in only and not TWICE.match(where) else None
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -80,8 +82,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         where = f"{item.path.relative_to(TESTS).as_posix()}::{item.name}"
         if where.startswith(ALONE):
             item.add_marker(pytest.mark.alone)
-        if where.startswith(ONCE):
-            item.add_marker(pytest.mark.once)
+        if TWICE.match(where):
+            item.add_marker(pytest.mark.twice)
     # Some tests compute and some wait: mixed, they occupy the processors all the time. Each worker begins with an equal
     # share of the list, and gives others what it has not begun, but for two tests: so each share ends with short ones.
     # The order is always the same.

@@ -103,7 +103,8 @@ def test_the_unit_of_a_gateway_is_installed_and_not_enabled(installed: Installed
     assert said.strip() == "disabled"
 
 
-def test_an_upgrade_keeps_an_edited_configuration_and_one_environment(copied: Root):
+def test_an_upgrade_keeps_an_edited_configuration_and_one_environment(copied: Root, newer_package: Path):
+    copied.put("/tmp/newer.deb", newer_package)
     copied.run("sed --in-place 's/^#level = .*/level = \"debug\"/' /etc/correlator/correlator.toml")
     copied.run("dpkg --install /tmp/newer.deb")
     said = copied.run(

@@ -35,11 +35,11 @@ class Installed(NamedTuple):
 
 
 class Installations:
-    """Systems that have the package, each made once: `copy` them, do not write to them. /tmp/newer.deb is there too."""
+    """Systems that have the package, each made once: `copy` them, do not write to them."""
 
-    def __init__(self, folder: Path, package: Path, newer_package: Path) -> None:
+    def __init__(self, folder: Path, package: Path) -> None:
         self._folder = folder
-        self._packages = {"correlator": package, "newer": newer_package}
+        self._package = package
         self._made: dict[str, Installed] = {}
 
     def of(self, release: str) -> Installed:
@@ -47,8 +47,7 @@ class Installations:
         if release not in self._made:
             root = Root(release, self._folder / release)
             root.put("/etc/pip.conf", HOSTILE_PIP)
-            for name, package in self._packages.items():
-                root.put(f"/tmp/{name}.deb", package)
+            root.put("/tmp/correlator.deb", self._package)
             before = root.run(ALL_PATHS).stdout
             started = time.monotonic()
             root.run("export PIP_INDEX_URL=http://127.0.0.1:1/; dpkg --install /tmp/correlator.deb")
@@ -60,7 +59,7 @@ def built(folder: Path, *options: str, **environ: str) -> Path:
     """The package as `make deb` builds it."""
     command = [sys.executable, "-m", "deploy.debian.build", "--directory", str(folder), *options]
     ended = subprocess.run(
-        command, cwd=REPOSITORY, env=os.environ | environ, capture_output=True, text=True, timeout=120, check=False
+        command, cwd=REPOSITORY, env=os.environ | environ, capture_output=True, text=True, timeout=300, check=False
     )
     assert ended.returncode == 0, ended.stderr
     return Path(ended.stdout.splitlines()[-1])
