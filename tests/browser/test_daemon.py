@@ -80,7 +80,7 @@ async def test_the_page_survives_a_restart_of_the_daemon_without_a_reload(applia
     await appliance.end(job_id)
     await appliance.log("Job completed", attrs={"job_id": job_id, "status": "completed"}, job_id=job_id)
     await daemon.start()
-    await expect(state(page)).to_contain_text("Completed", timeout=20_000)
+    await expect(state(page)).to_contain_text("Completed")
     await expect(page.locator(".banner")).to_have_count(0)
     lines = page.get_by_role("region", name="Log lines").get_by_role("listitem")
     await expect(lines.filter(has_text="Job completed")).to_have_count(1)
@@ -106,7 +106,7 @@ async def test_the_list_and_the_job_pages_show_a_recording_as_it_is_written(mixe
         await replayer.replay(mixed, speed=2.0)
 
     for status, (_, row) in ended.items():
-        await expect(state(pages[status])).to_contain_text(status.capitalize(), timeout=15_000)
+        await expect(state(pages[status])).to_contain_text(status.capitalize())
         await expect(pages[status].locator(".failure")).to_have_count(1 if row["error_message"] else 0)
 
     async def shows_the_daemons_jobs() -> bool:

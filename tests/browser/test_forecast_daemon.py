@@ -83,7 +83,7 @@ async def test_a_job_that_hangs_becomes_late_on_the_page_and_its_bar_never_goes_
     await appliance.log("Job started", attrs={"job_id": job_id, "operation": "unified-live-failover"}, job_id=job_id)
     await page.goto(f"{experienced.url}/#/jobs/{job_id}")
     ahead = page.locator(".steps .is-ahead .step-name")
-    await expect(ahead).to_have_text(["copy", "boot", "Probable end"], timeout=20_000)
+    await expect(ahead).to_have_text(["copy", "boot", "Probable end"])
     await expect(page.locator(".outlook")).to_contain_text("From 40 earlier runs")
 
     bar, shown = page.locator(".bar-done"), []

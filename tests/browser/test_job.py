@@ -223,7 +223,7 @@ async def test_lines_missed_during_an_outage_are_loaded_from_the_history(fake, p
     await expect(page.locator(".connection-state")).to_contain_text("Offline")
     fake.events[UUID].append(line(2, "meanwhile", ago=1))
     await fake.start()
-    await expect(lines(page)).to_have_count(2, timeout=15_000)
+    await expect(lines(page)).to_have_count(2)
 
 
 async def test_scrolling_up_pauses_the_log_and_the_button_resumes_it(fake, page):
