@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -72,15 +72,22 @@ class Direct(Rig):
         assert self._group is None or self._group.kills == 0
 
 
+@pytest.fixture(scope="module")
+def server() -> Iterator[MariaDB]:
+    with MariaDB(
+        "--max-allowed-packet=64M", "--innodb-flush-log-at-trx-commit=2", "--innodb-log-file-size=256M"
+    ) as server:
+        yield server
+
+
 @pytest.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[Direct]:
+async def rig(server: MariaDB, tmp_path: Path) -> AsyncIterator[Direct]:
+    database = await server.create_schema(f"sizes_{tmp_path.name}")
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(
-            MariaDB("--max-allowed-packet=64M", "--innodb-flush-log-at-trx-commit=2", "--innodb-log-file-size=256M")
-        )
         group = stack.enter_context(memory_limit(LIMIT)) if os.getuid() == 0 else None
-        async with Direct(tmp_path, await server.create_schema(), group) as rig:
+        async with Direct(tmp_path, database, group) as rig:
             yield rig
+    await database.drop()
 
 
 @pytest.mark.timeout(180)

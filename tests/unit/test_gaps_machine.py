@@ -14,4 +14,4 @@ LONG = settings().max_examples > 1000
 
 @pytest.mark.parametrize("part", range(20 if LONG else 1))
 def test_nothing_is_lost(part):
-    run_state_machine_as_test(TailMachine, settings=settings(max_examples=500 if LONG else 150, stateful_step_count=50))
+    run_state_machine_as_test(TailMachine, settings=settings(max_examples=500 if LONG else 75, stateful_step_count=50))

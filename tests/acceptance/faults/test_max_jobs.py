@@ -133,8 +133,8 @@ async def rests(daemon: Daemon, database: Database, messages: Messages, ids: set
 @pytest.mark.parametrize(
     ("max_jobs", "ended", "running", "legacy", "seconds"),
     [
-        pytest.param(200, 260, 0, 50, 6, id="more-have-ended"),
-        pytest.param(200, 60, 220, 50, 6, id="more-run"),
+        pytest.param(200, 260, 0, 50, 2, id="more-have-ended"),
+        pytest.param(200, 60, 220, 50, 2, id="more-run"),
         pytest.param(20_000, 21_000, 0, 1_000, 30, id="full", marks=pytest.mark.long),
         pytest.param(3_000, 1_000, 4_000, 1_000, 30, id="full-more-run", marks=pytest.mark.long),
     ],

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import itertools
 import json
-import math
 import random
 import uuid
 from collections.abc import AsyncIterator, Sequence
@@ -136,7 +135,6 @@ class Traffic:
 
     A transaction stays open for up to `hold` seconds; `rollbacks` of them are rolled back and written again. `pause`:
     the most seconds between two statements of a job. `offset`: of the appliance's local time, in which `ts` is written.
-    `most`: jobs pause while so many log rows have been acknowledged.
     """
 
     database: Database
@@ -145,9 +143,8 @@ class Traffic:
     batch: int = 20
     hold: float = 0.03
     rollbacks: float = 0.05
-    pause: float = 0.06
+    pause: float = 0.2
     offset: timedelta = timedelta(0)
-    most: float = math.inf
     acknowledged: set[int] = field(default_factory=set)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
     _queue: asyncio.Queue[Line] = field(init=False)
@@ -212,9 +209,6 @@ class Traffic:
         writer = RetryingWriter(self.database)
         try:
             while not self._ending:
-                if len(self.acknowledged) >= self.most:
-                    await asyncio.sleep(AGAIN_AFTER)
-                    continue
                 with contextlib.suppress(Orphaned):
                     await self._one(writer, rnd)
         finally:
