@@ -13,7 +13,7 @@ from tests.support.servers import free_port, program
 def make(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [program("make"), "--no-print-directory", "-C", str(REPOSITORY), *arguments],
-        env=environ, capture_output=True, text=True, timeout=100, check=False,
+        env=environ, capture_output=True, text=True, timeout=250, check=False,
     )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ UNITS = ("correlator.service", "correlator-gateway.service")
 WITHIN = 120.0
 JOB = "11111111-2222-3333-4444-555555555555"
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module", params=ASKED)

@@ -14,7 +14,7 @@ from correlator.cli import main
 from tests.support.system.installations import ALL_PATHS, NEWER, Installations, Installed, built
 from tests.support.system.roots import ASKED, RELEASES, Root
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module", params=ASKED)

@@ -88,7 +88,7 @@ class Root:
             target.write_bytes(content)
         target.chmod(mode)
 
-    def run(self, script: str, *, within: float = 150.0, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def run(self, script: str, *, within: float = 300.0, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a script in it as root, with `set -e`, in sh: without any network but a loopback of its own.
 
         When the script ends, so does all that it started. TimeoutExpired after `within` seconds.
