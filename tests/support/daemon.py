@@ -66,7 +66,7 @@ class Daemon:
             self.session = aiohttp.ClientSession(self.url, timeout=aiohttp.ClientTimeout(total=70))
 
     async def _start(self, arguments: Sequence[str], log: IO[bytes]) -> asyncio.subprocess.Process | ForkedProcess:
-        if self.command == "run" and fork_server.can_start(self._environ):
+        if fork_server.can_start(self._environ):
             return await fork_server.start(arguments, self._environ, log)
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "correlator", *arguments),
