@@ -117,7 +117,7 @@ def test_a_table_that_is_back_is_read_again_before_the_database_is_live(status: 
     assert (status.database, states(status)) == ("live", {})
 
 
-def test_a_log_that_fails_is_well_after_a_change_of_the_schema_with_its_first_answer_and_not_before(
+def test_a_log_that_fails_is_well_after_a_change_of_the_schema_once_it_answers(
     status: SourceStatus, caplog: pytest.LogCaptureFixture
 ):
     status.part_failed(Part.LOG, failed(Away.FAILED, "log_events"))
