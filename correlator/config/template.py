@@ -22,7 +22,7 @@ JOB_MEMBERS = (
     *("owner", "status", "terminal", "error", "started_at", "ended_at", "updated_at", "duration_seconds", "progress"),
     *("forecast", "compared_with", "current_step", "steps", "stalled", "last_event_at", "last_message", "warnings"),
     *("errors", "metadata", "source", "rev", "child_job_ids_cut", "counts_complete", "error_cut", "title"),
-    "external_ids_cut",
+    *("external_ids_cut", "steps_complete"),
     "current_step_title",
 )
 """The members of an event, and of the job document. A test compares them with the public shapes."""

@@ -103,6 +103,7 @@ class _Document(Struct):
     metadata: Raw = Raw()
     source: str = "joblog"
     counts_complete: bool = True
+    steps_complete: bool = True
     rev: Int64 = 0
     steps_cut: Int64 | None = None
     instance: str = ""
@@ -145,6 +146,7 @@ def parse(body: bytes | Raw, rev: int | None = None, instance: str | None = None
         _metadata(found.metadata),
         found.error_cut,
         found.external_ids_cut,
+        found.steps_complete,
     )
     children = found.child_job_ids
     return PublishedJob(

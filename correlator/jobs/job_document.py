@@ -114,6 +114,8 @@ def document(shown: PublishedJob, *, steps: bool = True) -> shapes.Document:
         found["child_job_ids_cut"] = shown.child_count
     if not shown.complete:
         found["counts_complete"] = False
+    if not view.steps_complete:
+        found["steps_complete"] = False
     if view.error_cut is not None:
         found["error_cut"] = view.error_cut
     if shown.steps_cut is not None:

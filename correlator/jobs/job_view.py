@@ -65,6 +65,7 @@ def view(job: Job, id_keys: Sequence[str] = joblog.EXTERNAL_ID_KEYS) -> JobView:
         errors=len(job.errors),
         metadata=record.metadata if joblog.metadata_object(record.metadata) is not None else None,
         external_ids_cut=min(len(all_ids) + unlogged, fold.MAX_COUNTED) if all_ids else None,
+        steps_complete=job.reading is None or job.reading.record is None or job.reading.steps is not None,
     )
 
 

@@ -185,6 +185,12 @@ class Document(TypedDict):
             Meta(description="false while the log's past is still being read after a first start; else absent."),
         ]
     ]
+    steps_complete: NotRequired[
+        Annotated[
+            bool,
+            Meta(description="false if job_steps cannot be read: `steps` has what the log says; else absent."),
+        ]
+    ]
     error_cut: NotRequired[ErrorCut]
     steps_cut: NotRequired[
         Annotated[

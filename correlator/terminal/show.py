@@ -130,6 +130,8 @@ def _progress(job: Document, now: float, theme: Theme) -> Text:
             steps += f", {count} {kind}"
     if expected := progress.get("steps_expected"):
         steps += f", about {expected} expected"
+    if not job.get("steps_complete", True):
+        steps += "; the table of steps cannot be read now, so some are missing"
     bar = theme.bar(share, 20, STYLES.get(str(job.get("status")), ""))
     return Text.assemble(bar, f" {share:.3g}% ({theme.clean(progress.get('basis'))}): {steps}")
 

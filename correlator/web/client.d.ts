@@ -54,6 +54,8 @@ export interface Job {
   readonly rev: number;
   /** False while the daemon still counts the log rows from before its first start; else absent. */
   readonly counts_complete?: boolean;
+  /** False if the table of steps could not be read: `steps` has only what the log says; else absent. */
+  readonly steps_complete?: boolean;
   /** At a gateway: the appliance that the job belongs to; else absent. */
   readonly instance?: string;
   /** What people call the operation; absent unless the daemon has a title for it. */

@@ -158,6 +158,23 @@ async def test_what_was_read_stays_and_is_complete_when_readiness_says_so(
             }
 
 
+async def test_a_job_that_is_read_on_request_says_that_its_steps_are_missing(filled: Database, tmp_path: Path):
+    async with running(filled, tmp_path, jobs__retention="60s") as daemon, filled.connect() as connection:
+
+        async def has(count: int, *, complete: bool) -> bool:
+            found = await daemon.job(job_id(1))
+            return (len(found["steps"]), found.get("steps_complete", True)) == (count, complete)
+
+        assert await has(STEPS, complete=True)
+        async with connection.cursor() as cursor:
+            await cursor.execute(f"REVOKE SELECT ON `{filled.name}`.job_steps FROM correlator@'%'")
+            try:
+                assert await has(0, complete=False)
+            finally:
+                await cursor.execute(f"GRANT SELECT ON `{filled.name}`.job_steps TO correlator@'%'")
+        await eventually(lambda: has(STEPS, complete=True))
+
+
 def warnings(daemon: Daemon) -> list[str]:
     return [line for line in daemon.log().splitlines() if "cannot be read" in line or "unreachable" in line]
 

@@ -59,6 +59,7 @@ views = st.builds(
     basis=st.sampled_from(["reported", "steps", "legacy"]), steps=steps,
     last=st.none() | st.builds(Line, times, st.integers(1, 9), st.sampled_from(LEVELS), texts), warnings=counts,
     errors=counts, metadata=metadata, error_cut=sizes, external_ids_cut=sizes,
+    steps_complete=st.booleans(),
 )  # fmt: skip
 
 

@@ -120,7 +120,9 @@ def _members(interface: str) -> set[str]:
 
 def test_its_types_name_the_members_of_a_job_document() -> None:
     steps = (StepRecord(1, "s", status="running", error_cut=1),)
-    view = JobView("j", Status.RUNNING, operation="o", steps=steps, error_cut=1, external_ids_cut=101)
+    view = JobView(
+        "j", Status.RUNNING, operation="o", steps=steps, error_cut=1, external_ids_cut=101, steps_complete=False
+    )
     titles = Titles({"o": "O"}, {"s": "S"})
     document = job_document.document(
         PublishedJob(view, rev=1, updated_at=0, child_count=1, complete=False, instance="i", steps_cut=2, titles=titles)

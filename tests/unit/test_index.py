@@ -550,8 +550,9 @@ def test_steps_that_could_not_be_read_before_are_no_news_once_they_can():
     index = live()
     index.apply([replace(read(), steps=None), logged(Kind.JOB_STARTED)], NOW)
     old = StepRecord(7, "copy", status="completed", started_at=BASE, completed_at=BASE)
+    assert [shown.view.steps_complete for shown in index.published.all()] == [False]
     found = index.apply([read("j", "running", old, observed_at=9)], NOW)
-    assert [c.new.view.steps for c in found.changes] == [(old,)]
+    assert [(c.new.view.steps, c.new.view.steps_complete) for c in found.changes] == [((old,), True)]
     assert (found.lost, index.expire(NOW + GRACE).events) == ([], [])
     assert index.apply([read("j", "running", old, observed_at=10)], NOW + 9 * GRACE).lost == []
     failed = replace(old, status="failed", completed_at=NOW)

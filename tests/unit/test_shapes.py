@@ -104,10 +104,17 @@ def test_a_document_has_its_shape_to_the_last_member(shown, steps):
     )
 
 
-def test_a_document_says_that_its_counts_are_not_complete_only_while_they_are_not():
-    document = orjson.loads(job_document.encode(job_document.document(replace(FULL, complete=False))))
-    assert document.pop("counts_complete") is False
-    assert REST.wrong("Document", document | {"counts_complete": False}) == []
+@pytest.mark.parametrize(
+    ("member", "incomplete"),
+    [
+        ("counts_complete", replace(FULL, complete=False)),
+        ("steps_complete", replace(FULL, view=replace(FULL.view, steps_complete=False))),
+    ],
+)
+def test_a_document_says_that_its_counts_or_steps_are_not_complete_only_while_they_are_not(member, incomplete):
+    document = orjson.loads(job_document.encode(job_document.document(incomplete)))
+    assert document.pop(member) is False
+    assert REST.wrong("Document", document | {member: False}) == []
     assert document == orjson.loads(job_document.encode(job_document.document(FULL)))
 
 

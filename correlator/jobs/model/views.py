@@ -44,6 +44,8 @@ class JobView(Struct, frozen=True, gc=False):
     error_cut: int | None = None
     external_ids_cut: int | None = None
     """The number of all external IDs, up to `fold.MAX_COUNTED`, if `external_ids` has not all of them."""
+    steps_complete: bool = True
+    """False if job_steps could not be read: `steps` has only what the log says."""
 
     @property
     def terminal(self) -> bool:

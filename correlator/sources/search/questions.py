@@ -41,6 +41,10 @@ REOPEN_EVERY = 60.0
 """Seconds after which the session is reopened and the schema and the zone are read again."""
 
 
+REOPEN_LACKING = 2.0
+"""The same while there is no job_steps: it may only be away."""
+
+
 class Questions:
     """One session to `database`, opened when it is needed. Used from one event loop; safe to cancel at any point."""
 
@@ -51,7 +55,7 @@ class Questions:
         self._waiting = 0
         self._session: Session | None = None
         self._queries: Queries | None = None
-        self._opened_at = 0.0
+        self._reopen_at = 0.0
         self._failures = 0
         self._failed_at = float("-inf")
         self._failure: SourceUnavailable | None = None
@@ -109,7 +113,7 @@ class Questions:
         await self._disconnect()
 
     async def _connect(self) -> tuple[Queries, Session]:
-        if self._session is None or self._queries is None or time.monotonic() - self._opened_at > REOPEN_EVERY:
+        if self._session is None or self._queries is None or time.monotonic() >= self._reopen_at:
             await self._disconnect()
             session = await self._database.open()
             try:
@@ -119,7 +123,7 @@ class Questions:
                 await session.close()
                 raise
             self._session, self._queries = session, Queries(self._database.dialect, schema, zone, limits=self._limits)
-            self._opened_at = time.monotonic()
+            self._reopen_at = time.monotonic() + (REOPEN_EVERY if schema.has("job_steps") else REOPEN_LACKING)
         return self._queries, self._session
 
     async def _disconnect(self) -> None:

@@ -26,6 +26,7 @@ export class Steps extends Component {
     const from = (at) => ({ left: `${axis.place(at)}%` });
     return html`<section class="steps">
       <h2>Steps <span class="soft">${tally(job.progress, forecast)}</span></h2>
+      ${job.steps_complete === false && html`<p class="soft">${UNREAD}</p>`}
       <div class="axis" aria-hidden="true"><div class="axis-line">
         ${ticksOf(axis).map(
           ({ at, label }) => html`<span key=${label} class="tick" style=${from(at)}>${label}</span>`,
@@ -146,9 +147,14 @@ function idOf({ id }) {
   return id;
 }
 
+const UNREAD = "The table of steps cannot be read now: steps that the log does not name are missing.";
+
 function without(job) {
   if (job.source === "legacy") {
     return "The old failover tracker records no steps.";
+  }
+  if (job.steps_complete === false) {
+    return UNREAD;
   }
   return job.terminal ? "It ended without a step." : "No step yet.";
 }
