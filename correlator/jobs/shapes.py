@@ -164,7 +164,13 @@ class Document(TypedDict):
     warnings: Count
     errors: Count
     metadata: Annotated[
-        dict[str, Any], Meta(description="As the appliance keeps it; where it was cut, `_cut` has what is missing.")
+        dict[str, Any],
+        Meta(
+            description="As the appliance keeps it; if it was cut, `_cut` has the bytes of each missing member.",
+            extra_json_schema={
+                "properties": {"_cut": {"type": "object", "additionalProperties": {"type": "integer", "minimum": 0}}}
+            },
+        ),
     ]
     source: Source
     rev: Rev

@@ -97,10 +97,7 @@ def cut_error(thing: Document) -> str:
 def metadata_of(job: Document) -> tuple[dict[str, Any], dict[str, str]]:
     """The members of a job's metadata, and by name a note on each member that was cut."""
     members = dict(job.get("metadata") or {})
-    cut = members.get("_cut")
-    if not isinstance(cut, dict):  # The metadata's own: an older daemon publishes it under this name.
-        return members, {}
-    del members["_cut"]
+    cut = members.pop("_cut", {})
     # "*" is the sum of all members without a name there.
     words = {"others" if name == "*" else str(name): f"cut: {size(full)} in full" for name, full in cut.items()}
     return members, words

@@ -49,7 +49,7 @@ export interface Job {
   readonly warnings: number;
   readonly errors: number;
   /** If it was too large, `_cut` has the size in bytes of each omitted member. */
-  readonly metadata: Readonly<Record<string, unknown>>;
+  readonly metadata: Readonly<Record<string, unknown>> & { readonly _cut?: Readonly<Record<string, number>> };
   readonly source: "joblog" | "legacy";
   readonly rev: number;
   /** False while the daemon still counts the log rows from before its first start; else absent. */

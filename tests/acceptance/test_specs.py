@@ -83,12 +83,13 @@ async def description(daemon: Daemon, rows: None) -> dict[str, Any]:
 @pytest.fixture
 async def rows(appliance: Appliance, daemon: Daemon) -> None:
     """Jobs of each kind, under IDs of every sort of characters."""
-    running = await appliance.job(IDS[0], metadata='{"gui_job_id":"gui-a"}')
+    running = await appliance.job(IDS[0], metadata='{"gui_job_id":"gui-a","_cut":"its own"}')
     step = await appliance.step(running, 1, "first", "completed")
     await appliance.step(running, 2, "second")
     await appliance.log("Step completed", attrs={"job_id": running, "step_id": step, "status": "completed"})
     await appliance.log("a line", level="WARN", job_id=running)
-    failed = await appliance.job(IDS[2], context_id="ctx-b", parent_job_id=running)
+    large = json.dumps({"blob": "x" * 20_000})
+    failed = await appliance.job(IDS[2], context_id="ctx-b", parent_job_id=running, metadata=large)
     await appliance.end(failed, "failed", "boom <&>")
     await appliance.insert(
         "failover_jobs", job_id="legacy-a", vm_id="4205", job_type="test", status="creating_vm", created_at=now(),

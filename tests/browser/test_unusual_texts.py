@@ -98,16 +98,6 @@ async def test_names_that_nobody_can_see_are_named_blank(fake, page):
     await expect(page.locator(".row-subject b")).to_have_text("(blank)")
 
 
-@pytest.mark.parametrize(("cut", "shown"), [("text", "text"), ({"a": "b"}, '{"a":"b"}'), ([1], "[1]"), (None, None)])
-async def test_a_member_of_metadata_with_the_name_of_the_daemons_own_is_shown(fake, page, cut, shown):
-    fake.jobs["a"] = document("a", metadata={"vm_name": "vm-a", "_cut": cut})
-    await page.goto(f"{fake.url}/#/jobs/a")
-    row = page.locator(".facts > div").filter(has_text="_cut")
-    await expect(row).to_have_count(0 if shown is None else 1)
-    if shown is not None:
-        await expect(row.locator("dd")).to_have_text(shown)
-
-
 @pytest.mark.parametrize("name", ["\ufeffid", ".", "..", "a/../b", "%2e%2e"])
 async def test_any_external_id_can_be_opened_by_its_address(fake, page, name):
     fake.jobs["a"] = document("a", external_ids=[name])

@@ -275,12 +275,6 @@ def test_what_was_cut_and_counts_that_are_not_complete_are_said_in_words():
     assert [line.endswith("in full)") for line in reported(watch, update(cut))] == [True, True]
 
 
-@pytest.mark.parametrize("own", ["text", 7, [1], None])
-def test_show_prints_metadata_that_has_the_name_of_what_was_cut(own):
-    printed = [f"{name} {value.plain}" for name, value in fields(document(metadata={"_cut": own}), NOW, Theme())]
-    assert f"metadata _cut {own if isinstance(own, str) else json.dumps(own)}" in printed
-
-
 ZALGO = "w" + "\u0301\u0489" * 5_000 + "eb"
 
 

@@ -206,15 +206,9 @@ function Value({ of, children }) {
     : html`<dd>${children}</dd>`;
 }
 
-/** Metadata without `_cut`, in which the daemon has the sizes of what is missing. Another `_cut` is the appliance's. */
-function withoutCut({ _cut: cut, ...members }) {
-  const isOurs = cut?.constructor === Object && Object.values(cut).every((each) => typeof each === "number");
-  return isOurs ? { cut, members } : { cut: {}, members: cut === undefined ? members : { ...members, _cut: cut } };
-}
-
 function Particulars({ job, session }) {
-  const { cut, members } = withoutCut(job.metadata ?? {});
-  // "*" is the sum of all members without a name there.
+  const { _cut: cut = {}, ...members } = job.metadata ?? {};
+  // `cut` has the sizes of what is missing. "*" is the sum of all members without a name there.
   const missing = Object.entries(cut).map(([name, full]) => [name === "*" ? "others" : name, cutNote(full)]);
   const rows = [...Object.entries(members), ...missing].filter(([, value]) => text(value) !== "");
   const soFar = job.counts_complete === false ? " so far: the log is still being counted" : "";
