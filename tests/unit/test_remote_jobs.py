@@ -178,3 +178,18 @@ def test_an_id_that_moves_to_a_newer_job_is_a_change_of_the_older_one_too():
     assert [(c.job_id, c.moved) for c in changes] == [("new", False), ("old", True)]
     changes = jobs.remove("new", 3, "retention")
     assert [(c.job_id, c.moved, c.seq) for c in changes] == [("new", False, 3), ("old", True, 3)]
+
+
+def test_three_days_of_jobs_that_come_and_leave_take_no_more_memory_than_one():
+    jobs, sizes = Gateway(), []
+    for hour in range(72):
+        for n in range(50):
+            number = 50 * hour + n
+            now = hour * HOUR + n * HOUR // 50
+            jobs.read(f"{number}", 2 * number + 1, now, (f"ext-{number}",))
+            if number >= 100:  # Each stays for two hours.
+                jobs.read(f"{number - 100}", 2 * number + 2, now, None)
+        sizes.append(sum(1 for _ in jobs.jobs.changed()))
+    assert max(sizes[30:]) == sizes[30] <= 26 * 50
+    assert len(jobs.jobs) == 100
+    assert jobs.jobs.owner("ext-0") is None
