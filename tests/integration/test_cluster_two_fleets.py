@@ -14,7 +14,7 @@ from correlator.cluster.connection import Connection
 from tests.support.cluster_harness import Collector, epoch_of
 from tests.support.deployed_nats import DeployedNats
 from tests.support.eventually import eventually
-from tests.support.gateways import running
+from tests.support.gateways import RunningGateway, running
 from tests.support.proxies import rewritten
 
 SECOND = """
@@ -53,7 +53,8 @@ def fleets() -> Iterator[TwoFleets]:
 async def test_two_fleets_in_accounts_of_their_own_share_nothing_but_the_server(fleets: TwoFleets):
     users = (("collector-dc1", "gateway", "one"), ("collector-dc2", "stranger", "two"))
     async with contextlib.AsyncExitStack() as stack:
-        collectors, gateways = [], []
+        collectors: list[Collector] = []
+        gateways: list[RunningGateway] = []
         for user, reader, name in users:
             one = Collector(fleets.url)
             one.connection = Connection(fleets.section(user), "collector")

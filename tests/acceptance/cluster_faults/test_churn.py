@@ -41,7 +41,7 @@ async def test_the_files_of_nats_do_not_grow_while_jobs_come_and_leave(nats: Nat
 
         async def has_no_marker() -> bool:
             info: Any = await streams.info(one.connection, keys.STATE)
-            return info["state"]["messages"] == AT_ONCE + 2  # the owner and the epoch
+            return bool(info["state"]["messages"] == AT_ONCE + 2)  # the owner and the epoch
 
         await eventually(has_no_marker)
 
