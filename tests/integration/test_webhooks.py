@@ -68,6 +68,26 @@ async def test_a_receiver_that_fails_gets_the_same_id_again_and_the_events_of_a_
         await eventually(lambda: harness.state() == {"ok": True, "pending": 0, "disabled": False, "error": None})
 
 
+async def test_no_event_about_a_running_job_follows_its_end_at_a_slow_receiver_that_fails(receiver):
+    kinds = (Kind.JOB_LATE, Kind.JOB_STALLED, Kind.JOB_RECOVERED, Kind.JOB_OVERDUE, Kind.JOB_COMPLETED)
+    jobs = [f"job-{n}" for n in range(6)]
+    receiver.statuses, receiver.delay = [503, 204, 400, 204, 500, 204, 204] * 5, 0.01
+    harness = WebhookHarness(webhook(receiver))
+    async with harness.running():
+        for job_id in jobs:
+            harness.job(job_id)
+        for number, kind in enumerate(kinds):
+            for job_id in jobs:
+                harness.event(number, job_id, kind)
+        await eventually(lambda: harness.state()["pending"] == 0 and len(receiver.accepted) == len(jobs) * len(kinds))
+    assert len(receiver.requested) > len(receiver.accepted)
+    arrived = [json.loads(one.body) for one in receiver.accepted]
+    for job_id in jobs:
+        assert [one["type"] for one in arrived if one["data"]["job_id"] == job_id] == [
+            f"correlator.{kind}" for kind in kinds
+        ]
+
+
 async def test_filters_choose_by_kind_operation_and_status(receiver):
     harness = WebhookHarness(
         webhook(receiver, events=("job.failed", "step.*"), operations=("live",), statuses=("failed",)),
