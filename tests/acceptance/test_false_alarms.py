@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -12,7 +11,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import aiomqtt
 import pytest
 
 from correlator.jobs.forecast.estimate import ROUGH_BELOW
@@ -22,6 +20,7 @@ from tests.support.eventually import eventually
 from tests.support.faketime import environment, needs_faketime, set_clock
 from tests.support.faults.fault_run import Process
 from tests.support.faults.proxy import Proxy
+from tests.support.listener import ENDS, Listener
 from tests.support.mariadb import Database
 from tests.support.mosquitto import Mosquitto
 
@@ -31,7 +30,6 @@ TOOK = 10.0
 STALLED_AFTER = 6.0
 LATENESS = {"job.late", "job.overdue"}
 SILENCE = {"job.stalled", "job.recovered"}
-ENDS = {"job.completed", "job.failed", "job.cancelled"}
 
 
 def ago(seconds: float) -> str:
@@ -66,6 +64,12 @@ class Jobs:
         self.running[job_id] = None
         return job_id
 
+    async def begin_and_die(self) -> str:
+        """Begin a job that is silent from then on. No earlier run is like it, so that it is never late."""
+        dead = await self.begin("dead", operation="unlike-others")
+        self.running.pop(dead)
+        return dead
+
     async def end(self, *job_ids: str) -> None:
         async with self._lock:
             for job_id in job_ids:
@@ -93,41 +97,18 @@ class Jobs:
             await asyncio.gather(task, return_exceptions=True)
 
 
-class Events:
-    """The events that the broker delivers, in their order."""
-
-    def __init__(self) -> None:
-        self.found: list[dict[str, Any]] = []
-
-    @contextlib.asynccontextmanager
-    async def listening(self, broker: Mosquitto, instance: str) -> AsyncIterator[None]:
-        async with aiomqtt.Client("127.0.0.1", broker.port, protocol=aiomqtt.ProtocolVersion.V5) as client:
-            await client.subscribe(f"correlator/v1/{instance}/job/+/event", qos=1)
-            task = asyncio.create_task(self._read(client))
-            try:
-                yield
-            finally:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
-
-    async def _read(self, client: aiomqtt.Client) -> None:
-        async for message in client.messages:
-            assert isinstance(message.payload, bytes)
-            self.found.append(json.loads(message.payload))
-
-    def kinds(self, job_id: str, *kinds: str) -> list[str]:
-        return [e["kind"] for e in self.found if e["job_id"] == job_id and e["kind"] in kinds]
-
-    def after_ends(self) -> list[dict[str, Any]]:
-        """The events about running jobs that follow the end of their job."""
-        ended: set[str] = set()
-        found = []
-        for event in self.found:
-            if event["kind"] in ENDS:
-                ended.add(event["job_id"])
-            elif event["job_id"] in ended:
-                found.append(event)
-        return found
+@contextlib.asynccontextmanager
+async def at_work(daemon: Daemon, database: Database, broker: Mosquitto) -> AsyncIterator[tuple[Jobs, Listener]]:
+    """A daemon that has read earlier runs, new jobs for it, and what the broker delivers of them."""
+    try:
+        await daemon.start()
+        listener = Listener()
+        async with connected(database) as connection, listener.listening(broker, database.name):
+            jobs = Jobs(Appliance(connection))
+            await jobs.history(daemon)
+            yield jobs, listener
+    finally:
+        await daemon.close()
 
 
 async def is_judged(daemon: Daemon) -> bool:
@@ -150,99 +131,82 @@ async def is_judged(daemon: Daemon) -> bool:
 async def test_jobs_that_ended_while_the_daemon_did_not_run_are_not_late_and_the_others_are_once(
     database: Database, mosquitto: Mosquitto, tmp_path: Path, how: str, seconds: float
 ):
-    name, events = f"alarms-{how}-{seconds:.0f}", Events()
-    daemon = Process(tmp_path, {}, database__url=database.url, mqtt__url=mosquitto.url, mqtt__instance=name)
-    try:
-        await daemon.start()
-        async with connected(database) as connection, events.listening(mosquitto, name):
-            jobs = Jobs(Appliance(connection))
-            await jobs.history(daemon)
-            some = [await jobs.begin(f"job-{n}") for n in range(30)]
-            ended, rest = some[:15], some[15:]
-            await eventually(lambda: _have_forecasts(daemon, some))
-            await daemon.saved()
-            if how == "kill":
-                assert await daemon.kill() == -signal.SIGKILL
-            elif how == "term":
-                assert await daemon.stop() == 0
-            else:
-                daemon.signal(signal.SIGSTOP)
-            await jobs.end(*ended)
-            await asyncio.sleep(seconds)
-            assert {e["kind"] for e in events.found} & (LATENESS | SILENCE) == set()
-            if how == "freeze":
-                daemon.signal(signal.SIGCONT)
-            else:
-                await daemon.start()
-            await eventually(lambda: all(events.kinds(job_id, "job.overdue") for job_id in rest))
-            await eventually(lambda: all(events.kinds(job_id, *ENDS) for job_id in ended))
-            await jobs.end(*rest)
-            await eventually(lambda: all(events.kinds(job_id, *ENDS) for job_id in rest))
-        assert [events.kinds(job_id, *LATENESS, *SILENCE) for job_id in ended] == [[]] * len(ended)
-        assert [events.kinds(job_id, "job.overdue") for job_id in rest] == [["job.overdue"]] * len(rest)
-        assert events.after_ends() == []
-    finally:
-        await daemon.close()
+    daemon = Process(tmp_path, {}, database__url=database.url, mqtt__url=mosquitto.url, mqtt__instance=database.name)
+    async with at_work(daemon, database, mosquitto) as (jobs, events):
+        some = [await jobs.begin(f"job-{n}") for n in range(30)]
+        ended, rest = some[:15], some[15:]
+        await eventually(lambda: _have_forecasts(daemon, some))
+        await daemon.saved()
+        if how == "kill":
+            assert await daemon.kill() == -signal.SIGKILL
+        elif how == "term":
+            assert await daemon.stop() == 0
+        else:
+            daemon.signal(signal.SIGSTOP)
+        await jobs.end(*ended)
+        await asyncio.sleep(seconds)
+        assert {e["kind"] for e in events.events} & (LATENESS | SILENCE) == set()
+        if how == "freeze":
+            daemon.signal(signal.SIGCONT)
+        else:
+            await daemon.start()
+        await eventually(lambda: all(events.kinds(job_id, "job.overdue") for job_id in rest))
+        await eventually(lambda: all(events.kinds(job_id, *ENDS) for job_id in ended))
+        await jobs.end(*rest)
+        await eventually(lambda: all(events.kinds(job_id, *ENDS) for job_id in rest))
+    assert [events.kinds(job_id, *LATENESS, *SILENCE) for job_id in ended] == [[]] * len(ended)
+    assert [events.kinds(job_id, "job.overdue") for job_id in rest] == [["job.overdue"]] * len(rest)
+    assert events.after_ends() == []
 
 
 @pytest.mark.parametrize("seconds", [9.0, pytest.param(34.0, marks=pytest.mark.long)])
 async def test_a_cut_of_the_database_connection_causes_no_false_alarm_and_hides_no_true_one(
     database: Database, mosquitto: Mosquitto, tmp_path: Path, seconds: float
 ):
-    name, events = f"alarms-cut-{seconds:.0f}", Events()
     async with Proxy(database.server.port) as proxy:
-        url = database.url.replace(f":{database.server.port}/", f":{proxy.port}/")
         daemon = Daemon(
             tmp_path,
-            database__url=url,
+            database__url=database.url.replace(f":{database.server.port}/", f":{proxy.port}/"),
             database__query_timeout="2s",
             database__connect_timeout="2s",
             jobs__stalled_after=f"{STALLED_AFTER:.0f}s",
             mqtt__url=mosquitto.url,
-            mqtt__instance=name,
+            mqtt__instance=database.name,
         )
-        try:
-            await daemon.start()
-            async with connected(database) as connection, events.listening(mosquitto, name):
-                jobs = Jobs(Appliance(connection))
-                await jobs.history(daemon)
-                # No earlier run is like this one, so that it is never late. It dies before the cut.
-                dead = await jobs.begin("dead", operation="unlike-others")
-                jobs.running.pop(dead)
-                async with jobs.writing():
-                    for _ in range(2):  # Two generations of jobs that take as long as any before the cut.
-                        some = [await jobs.begin(f"before-{n}") for n in range(5)]
-                        await asyncio.sleep(TOOK - 3)
-                        await jobs.end(*some)
-                    await eventually(lambda: events.kinds(dead, "job.stalled"))
-                    some = [await jobs.begin(f"ends-in-it-{n}") for n in range(10)]
-                    await asyncio.sleep(2)
-                    proxy.black_hole()
-                    await asyncio.sleep(TOOK - 5)
+        async with at_work(daemon, database, mosquitto) as (jobs, events):
+            dead = await jobs.begin_and_die()
+            async with jobs.writing():
+                for _ in range(2):  # Two generations of jobs that take as long as any before the cut.
+                    some = [await jobs.begin(f"before-{n}") for n in range(5)]
+                    await asyncio.sleep(TOOK - 3)
                     await jobs.end(*some)
-                    late = [await jobs.begin(f"begins-in-it-{n}") for n in range(10)]
-                    await asyncio.sleep(max(0.0, seconds - (TOOK - 5)) - 2)
-                    if seconds > TOOK:
-                        await jobs.end(*late)
-                        late = [await jobs.begin(f"runs-on-{n}") for n in range(10)]
-                    proxy.heal()
-                    proxy.reset()
-                    await eventually(lambda: is_judged(daemon))
-                    await asyncio.sleep(1)
+                await eventually(lambda: events.kinds(dead, "job.stalled"))
+                some = [await jobs.begin(f"ends-in-it-{n}") for n in range(10)]
+                await asyncio.sleep(2)
+                proxy.black_hole()
+                await asyncio.sleep(TOOK - 5)
+                await jobs.end(*some)
+                late = [await jobs.begin(f"begins-in-it-{n}") for n in range(10)]
+                await asyncio.sleep(max(0.0, seconds - (TOOK - 5)) - 2)
+                if seconds > TOOK:
                     await jobs.end(*late)
-                    await eventually(lambda: all(events.kinds(job_id, *ENDS) for job_id in late))
-                assert await daemon.stop() == 0
-                await daemon.start()
+                    late = [await jobs.begin(f"runs-on-{n}") for n in range(10)]
+                proxy.heal()
+                proxy.reset()
                 await eventually(lambda: is_judged(daemon))
-                last = await jobs.begin("last")
-                await jobs.end(last)
-                await eventually(lambda: events.kinds(last, *ENDS))
-            alarms = [(e["job_id"], e["kind"]) for e in events.found if e["kind"] in LATENESS | SILENCE]
-            assert alarms == [(dead, "job.stalled")]
+                await asyncio.sleep(1)
+                await jobs.end(*late)
+                await eventually(lambda: all(events.kinds(job_id, *ENDS) for job_id in late))
+            assert await daemon.stop() == 0
+            await daemon.start()
+            await eventually(lambda: is_judged(daemon))
+            last = await jobs.begin("last")
+            await jobs.end(last)
+            await eventually(lambda: events.kinds(last, *ENDS))
             assert (await daemon.job(dead))["stalled"]
-            assert events.after_ends() == []
-        finally:
-            await daemon.close()
+        alarms = [(e["job_id"], e["kind"]) for e in events.events if e["kind"] in LATENESS | SILENCE]
+        assert alarms == [(dead, "job.stalled")]
+        assert events.after_ends() == []
 
 
 @needs_faketime
@@ -250,42 +214,35 @@ async def test_a_cut_of_the_database_connection_causes_no_false_alarm_and_hides_
 async def test_a_host_whose_clock_is_wrong_alarms_as_one_whose_clock_is_right(
     database: Database, mosquitto: Mosquitto, tmp_path: Path, ahead: str
 ):
-    name, events, stamp = f"alarms-clock{ahead[:-1]}".replace("+", "-ahead-"), Events(), tmp_path / "clock"
+    stamp = tmp_path / "clock"
     daemon = Process(
         tmp_path,
         environment(stamp, ahead),
         database__url=database.url,
         jobs__stalled_after=f"{STALLED_AFTER:.0f}s",
         mqtt__url=mosquitto.url,
-        mqtt__instance=name,
+        mqtt__instance=database.name,
     )
-    try:
-        await daemon.start()
-        async with connected(database) as connection, events.listening(mosquitto, name):
-            jobs = Jobs(Appliance(connection))
-            await jobs.history(daemon)
-            dead = await jobs.begin("dead", operation="unlike-others")
-            jobs.running.pop(dead)
-            async with jobs.writing():
-                for offset in (ahead, "+0", ahead):  # It is wrong from the start, and is set while jobs run.
-                    usual = [await jobs.begin(f"usual-{n}{offset}") for n in range(3)]
-                    await eventually(lambda some=usual: _have_forecasts(daemon, some))  # type: ignore[misc]
-                    set_clock(stamp, offset)
-                    await asyncio.sleep(TOOK - 5)
-                    await jobs.end(*usual)
-                late = [await jobs.begin(f"late-{n}") for n in range(3)]
-                await eventually(lambda: all(events.kinds(job_id, "job.overdue") for job_id in late))
-                await eventually(lambda: events.kinds(dead, "job.stalled"))
-                took = time.time() - datetime.fromisoformat((await daemon.job(late[0]))["started_at"]).timestamp()
-                assert took < 4 * TOOK, "it was announced long after the end of its forecast"
-                await jobs.end(*late)
-                await eventually(lambda: all(events.kinds(job_id, *ENDS) for job_id in late))
-        alarms = {(e["job_id"], e["kind"]) for e in events.found if e["kind"] in {"job.overdue", *SILENCE}}
-        assert alarms == {(dead, "job.stalled"), *((job_id, "job.overdue") for job_id in late)}
-        assert {e["job_id"] for e in events.found if e["kind"] == "job.late"} <= {*late}
-        assert events.after_ends() == []
-    finally:
-        await daemon.close()
+    async with at_work(daemon, database, mosquitto) as (jobs, events):
+        dead = await jobs.begin_and_die()
+        async with jobs.writing():
+            for offset in (ahead, "+0", ahead):  # It is wrong from the start, and is set while jobs run.
+                usual = [await jobs.begin(f"usual-{n}{offset}") for n in range(3)]
+                await eventually(lambda some=usual: _have_forecasts(daemon, some))  # type: ignore[misc]
+                set_clock(stamp, offset)
+                await asyncio.sleep(TOOK - 5)
+                await jobs.end(*usual)
+            late = [await jobs.begin(f"late-{n}") for n in range(3)]
+            await eventually(lambda: all(events.kinds(job_id, "job.overdue") for job_id in late))
+            await eventually(lambda: events.kinds(dead, "job.stalled"))
+            took = time.time() - datetime.fromisoformat((await daemon.job(late[0]))["started_at"]).timestamp()
+            assert took < 4 * TOOK, "it was announced long after the end of its forecast"
+            await jobs.end(*late)
+            await eventually(lambda: all(events.kinds(job_id, *ENDS) for job_id in late))
+    alarms = {(e["job_id"], e["kind"]) for e in events.events if e["kind"] in {"job.overdue", *SILENCE}}
+    assert alarms == {(dead, "job.stalled"), *((job_id, "job.overdue") for job_id in late)}
+    assert {e["job_id"] for e in events.events if e["kind"] == "job.late"} <= {*late}
+    assert events.after_ends() == []
 
 
 async def _have_forecasts(daemon: Daemon, job_ids: list[str]) -> bool:

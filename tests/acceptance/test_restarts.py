@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import random
 import signal
 import time
@@ -13,7 +12,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import aiomqtt
 import pytest
 
 from correlator.jobs.index import Index
@@ -25,6 +23,7 @@ from tests.support.appliance import Appliance, connected
 from tests.support.daemon import HELLO, Daemon
 from tests.support.eventually import eventually
 from tests.support.expected_jobs import differences
+from tests.support.listener import Listener
 from tests.support.mariadb import Database, MariaDB
 from tests.support.mosquitto import Mosquitto
 from tests.support.replay import MariaDBReplayer, Transaction, with_failovers_of_joblog
@@ -39,43 +38,6 @@ async def daemon(folder: Path, database: Database, **settings: Any) -> AsyncIter
         yield found
     finally:
         await found.close()
-
-
-class Listener:
-    """The events that the broker delivers from now on, and the retained topics."""
-
-    def __init__(self) -> None:
-        self.events: list[dict[str, Any]] = []
-        self.retained: dict[str, Any] = {}
-        self.legacy: set[str] = set()
-        """The jobs that were published as rows of failover_jobs at some time."""
-
-    @contextlib.asynccontextmanager
-    async def listening(self, broker: Mosquitto, instance: str) -> AsyncIterator[None]:
-        async with aiomqtt.Client("127.0.0.1", broker.port, identifier=f"listener-{random.random()}") as client:
-            await client.subscribe(f"correlator/v1/{instance}/#", qos=1)
-            task = asyncio.create_task(self._read(client))
-            try:
-                yield
-            finally:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
-
-    async def _read(self, client: aiomqtt.Client) -> None:
-        async for message in client.messages:
-            topic = str(message.topic)
-            value: Any = json.loads(bytes(message.payload)) if message.payload else None
-            if topic.endswith("/event"):
-                self.events.append(value)
-            elif value is None:
-                self.retained.pop(topic, None)
-            else:
-                self.retained[topic] = value
-                if value.get("source") == "legacy":
-                    self.legacy.add(value["job_id"])
-
-    def announced(self) -> set[tuple[str, Any]]:
-        return {(e["kind"], e["event_id"]) for e in self.events}
 
 
 async def test_changes_during_a_restart_are_published_after_it(
