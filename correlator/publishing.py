@@ -73,8 +73,8 @@ def cluster_sink(
         position=saved.position if saved is not None else None,
     )
     settings = rendering.of_instance(config)
-    lease.report = lambda: alive.report(hub, started_at, config.jobs.external_id_keys, settings)
-    hub.readiness["cluster"] = lambda: sink.describe() | lease.describe()
+    lease.report = lambda: alive.report(hub, started_at, config.jobs.external_id_keys, settings) | sink.unwritten()
+    hub.readiness["cluster"] = lambda: lease.describe() | sink.describe()
     return sink
 
 

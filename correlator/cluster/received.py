@@ -45,6 +45,9 @@ REPORTED_FOR = 660.0
 """Seconds for which readiness has a problem after an unreadable message: a collector compares its documents with the
 stream every 600 s, and replaces those that differ."""
 
+UNWRITTEN_AFTER = 5.0
+"""Seconds after which a change that the cluster has not acknowledged is a problem."""
+
 LOG_EVERY = 10.0
 """Seconds between two lines of the log about unreadable messages."""
 
@@ -74,6 +77,9 @@ class Alive(Struct, frozen=True, kw_only=True):
     lag_seconds: float = 0.0
     jobs: int = 0
     complete_since: str | None = None
+    unwritten_seconds: float = 0.0
+    """The age of the oldest change that the cluster has not acknowledged; `write_error`: why."""
+    write_error: str | None = None
     settings: Mapping[str, str] = {}
     """Those that a standby has to have too."""
 

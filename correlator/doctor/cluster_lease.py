@@ -114,6 +114,13 @@ def judge_appliances(found: list[Alive]) -> Check:
     lines = [f"{one.instance}: {_summary(one.value)}" for one in found[:20]]
     if silent:
         return warning(APPLIANCES, f"no collector is alive of {some(silent)}", lines)
+    late = [
+        f"{one.instance} (for {one.value.unwritten_seconds:.0f} s: {one.value.write_error or 'it is slow'})"
+        for one in found
+        if one.value is not None and one.value.unwritten_seconds >= received.UNWRITTEN_AFTER
+    ]
+    if late:
+        return warning(APPLIANCES, f"the cluster does not have the changes of {some(late)}", lines)
     ill = [
         f"{one.instance}: {one.value.error if one.value is not None else 'its alive key cannot be read'}"
         for one in found

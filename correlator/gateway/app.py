@@ -84,14 +84,16 @@ class Gateway:
             on_epoch=lambda: self._http.disconnect(),  # noqa: PLW0108 - both are made below
             on_other_epoch=lambda: self._jobs.restart(),  # noqa: PLW0108
             on_removed=_forget_metrics,
+            listens_since=lambda: self._alive.synced_at,
             parser=connection.parser,
         )
         self._jobs = OrderedConsumer(connection, keys.STATE, "$KV.cor.>", self._on_jobs, fleet.reset, _epoch)
         self._alive = OrderedConsumer(
-            connection, keys.ALIVE, keys.EVERY_ALIVE, fleet.read_alive, lambda _: None, _no_identity
+            connection, keys.ALIVE, keys.EVERY_ALIVE, self._on_alive, lambda _: None, _no_identity
         )
         self._listener = ListenerConfig(config)
-        self._served: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.served: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        """The base URL, once the listener listens."""
         listen = config.http.listen
         self._http = HttpSink(
             Listener(listen.host, listen.port, self._listener.tls),
@@ -152,7 +154,7 @@ class Gateway:
 
     def _serves(self, url: str) -> None:
         self._supervisor.serves()
-        self._served.set_result(url)
+        self.served.set_result(url)
 
     def _on_jobs(self, messages: Any) -> None:
         self.fleet.read(messages)
@@ -162,6 +164,9 @@ class Gateway:
             self.fleet.synced()
         else:
             stalls.spare_loaded()
+
+    def _on_alive(self, messages: Any) -> None:
+        self.fleet.read_alive(messages, None if self._alive.synced else self._alive.server_time)
 
     def _waiting_ids(self) -> Iterator[tuple[str | None, WaitingIds]]:
         """The IDs that clients wait for, of the fleet and of each appliance."""
@@ -199,7 +204,7 @@ class Gateway:
                 cluster_metrics.CONNECTED.set(self.connection.connected)
                 self.fleet.judge()
                 for name, appliance in self.fleet.appliances.items():
-                    cluster_metrics.ONLINE.labels(name).set(appliance.online())
+                    cluster_metrics.ONLINE.labels(name).set(appliance.online() is True)
                     if appliance.last_seen is not None:
                         cluster_metrics.SEEN.labels(name).set(appliance.last_seen / 1_000_000)
                 await asyncio.sleep(JUDGE_EVERY)
@@ -219,7 +224,7 @@ class Gateway:
         """Call `on_ready` once the stream has been read and the listener listens."""
         await self._synced.wait()
         stalls.spare_loaded()
-        url = await self._served
+        url = await self.served
         jobs, appliances = len(self.fleet.hub.published), len(self.fleet.appliances)
         log.info("the stream has been read: %d jobs of %d appliances", jobs, appliances)
         if on_ready is not None:

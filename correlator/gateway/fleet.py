@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from correlator.cluster import keys, received
 from correlator.cluster.received import Alive, Parser
+from correlator.errors import SourceUnavailable
 from correlator.gateway import log_lines
 from correlator.gateway.archive import RpcArchive
 from correlator.gateway.hub import RemoteHub, ends_here
@@ -54,7 +55,8 @@ class Fleet:
     `cluster_error()`: why the stream cannot be read, or None. `ends_before(seq)`: whether the stream is known to end
     before a position. `on_watch()`: a client begins to wait for an ID.
     `on_epoch()`: the clients' positions have become invalid. `on_other_epoch()`: the stream has another epoch than
-    what was read. `on_removed(name)`: an appliance is not in the stream any more.
+    what was read. `on_removed(name)`: an appliance is not in the stream any more. `listens_since()`: the monotonic
+    seconds since which signs of life arrive, or None. `parser`: of the messages.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Fleet:
         on_epoch: Callable[[], None] = lambda: None,
         on_other_epoch: Callable[[], None] = lambda: None,
         on_removed: Callable[[str], None] = lambda _: None,
+        listens_since: Callable[[], float | None] = lambda: None,
         parser: Parser | None = None,
     ) -> None:
         self._archive = archive
@@ -76,6 +79,7 @@ class Fleet:
         self._on_epoch = on_epoch
         self._on_other_epoch = on_other_epoch
         self._on_removed = on_removed
+        self._listens_since = listens_since
         self._parser = parser or Parser()
         self._documents = Documents()
         self._marks = Marks()
@@ -90,8 +94,14 @@ class Fleet:
     # -- for the endpoints
 
     def hub_of(self, instance: str) -> RemoteHub | None:
-        """The hub of one appliance; None if the stream has none of that name."""
-        return self._hubs.get(instance)
+        """The hub of one appliance; None if the stream has none of that name.
+
+        Raises: `SourceUnavailable` if the stream has not been read so far that this is known.
+        """
+        found = self._hubs.get(instance)
+        if found is None and (why := self.hub.refusal()) is not None:
+            raise SourceUnavailable(why)
+        return found
 
     def hubs(self) -> Iterable[RemoteHub]:
         yield self.hub
@@ -110,18 +120,21 @@ class Fleet:
         )
 
     def describe(self) -> list[InstanceHealth]:
-        """The health of each appliance, sorted by name."""
+        """The health of each appliance, sorted by name. Raises: `SourceUnavailable` while not all are known."""
+        if (why := self.hub.refusal()) is not None:
+            raise SourceUnavailable(why)
         away = self._cluster_error()
         return [self._describe(self.appliances[name], away) for name in sorted(self.appliances)]
 
     def _describe(self, appliance: Appliance, away: str | None) -> InstanceHealth:
-        alive, online = appliance.alive, appliance.online() and away is None
+        alive, online = appliance.alive, appliance.online() if away is None else None
         return {
             "instance": appliance.name,
             "online": online,
             "database": alive.database if online else "down" if alive.database == "down" else "stale",
             "error": away or appliance.error(),
             "lag_seconds": round(appliance.behind(), 3),
+            "unwritten_seconds": round(alive.unwritten_seconds, 3),
             "last_seen": rfc3339(appliance.last_seen),
             "version": alive.version or None,
             "jobs": len(self._hubs[appliance.name].published),
@@ -152,7 +165,7 @@ class Fleet:
     def _forget_removed(self) -> None:
         """Forget the appliances of which the stream has no job any more, and of which no collector is alive."""
         for name in [name for name, hub in self._hubs.items() if not len(hub.published)]:
-            if not self.appliances[name].online():
+            if self.appliances[name].online() is False:
                 log.info("the appliance %s is not in the stream any more", name)
                 del self.appliances[name], self._hubs[name]
                 self._on_removed(name)
@@ -224,7 +237,7 @@ class Fleet:
                 self._refused.add(name)
                 log.error("the appliance %s is ignored: a fleet has at most %d", name, MAX_INSTANCES)
             return None
-        appliance = self.appliances[name] = Appliance(name)
+        appliance = self.appliances[name] = Appliance(name, self._listens_since)
         hub = self._hubs[name] = self._hub_of(lambda: [appliance])
         hub.epoch, hub.status.loading = self.hub.epoch, self.hub.status.loading
         hub.readiness["cluster"] = self.hub.readiness.get("cluster", dict)
@@ -245,13 +258,12 @@ class Fleet:
 
     # -- from the collectors themselves
 
-    def read_alive(self, messages: Sequence[Stored]) -> None:
-        """Apply signs of life."""
-        now = self.hub.clock()
+    def read_alive(self, messages: Sequence[Stored], server_time: Micros | None = None) -> None:
+        """Apply signs of life. `server_time`: when the reading began; None: they have come since it had caught up."""
         for message in messages:
             name = message.subject.rpartition(".")[2]
             if keys.is_instance(name) and self._instance(name) is not None:
-                age = max(0, now - message.at) / 1_000_000
+                age = None if server_time is None else max(0, server_time - message.at) / 1_000_000
                 read = partial(received.decode, message.payload, Alive, received.MAX_KEY)
                 self.appliances[name].renewed(self._parser.parse(message.subject, read), message.at, age)
 

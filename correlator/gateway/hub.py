@@ -26,6 +26,9 @@ from correlator.pipeline.queries import (
 )
 from correlator.pipeline.resume_ring import Past
 
+NOT_READ = "this gateway has not read the stream of the cluster yet: try again in a moment"
+"""What clients get before anything is known: no job here does not mean that there is none."""
+
 
 async def ends_here(_: int) -> bool:
     """Without a stream, there is nothing beyond what is in memory."""
@@ -57,6 +60,7 @@ class RemoteHub(Hub):
         clock: Callable[[], Micros] = wall_clock,
     ) -> None:
         super().__init__(jobs, status, epoch, archive, documents=documents, past=past, on_watch=on_watch, clock=clock)
+        self.refusal = lambda: NOT_READ if self.status.loading else None
         self._ends_before = ends_before
         self._waiting: dict[asyncio.Future[None], int] = {}
         """Those that wait for a position."""

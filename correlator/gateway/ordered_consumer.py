@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from correlator.backoff import Backoff
-from correlator.cluster import keys, streams
+from correlator.cluster import keys, received, streams
 from correlator.cluster.connection import Connection
 from correlator.cluster.errors import ClusterUnavailable, Refused
 from correlator.jobs.model.rows import Micros
@@ -100,6 +100,10 @@ class OrderedConsumer:
         self.seq = 0
         """The sequence of the last message that was passed on."""
         self.synced = False
+        self.synced_at: float | None = None
+        """Monotonic seconds at which this reading had caught up; None if it has not."""
+        self.server_time: Micros = 0
+        """The time by the server's clock when this reading began, to the second."""
         self.behind: int | None = None
         """Messages that are not read yet, as the server last said; None while there is no consumer."""
         self.error: str | None = "not read yet"
@@ -115,7 +119,7 @@ class OrderedConsumer:
                 if self.error != str(error):
                     log.warning("the stream %s cannot be read: %s", self._stream, error)
                 self.error = str(error)
-            self.synced, self.behind = False, None
+            self.synced, self.synced_at, self.behind = False, None, None
             self.restarts += 1
             await asyncio.sleep(backoff.next())
 
@@ -170,6 +174,7 @@ class OrderedConsumer:
         if identity is None:
             raise NotThere(f"the stream {self._stream} has no epoch: no collector has written to it yet")
         self._end = int(info["state"]["last_seq"])
+        self.server_time = received.time_of(f"{str(info.get('ts'))[:19]}.000000Z") if "ts" in info else 0
         found = (info["created"], identity)
         if found != self._known or self._end < self.seq:
             if self._known is not None:
@@ -269,5 +274,5 @@ class OrderedConsumer:
 
     def _settle(self) -> None:
         if not self.synced and not self._batch and self.seq >= self._end:
-            self.synced, self.error = True, None
+            self.synced, self.synced_at, self.error = True, time.monotonic(), None
             self._on_messages(())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection
 
-from correlator.cluster.received import Alive
+from correlator.cluster.received import UNWRITTEN_AFTER, Alive
 from correlator.jobs import document_parser
 from correlator.jobs.model.rows import Micros
 from correlator.pipeline.status import Status
@@ -22,19 +22,31 @@ RETIRED_AFTER = 24 * 3600.0
 
 
 class Appliance:
-    """What is known of one collector. `seen`: monotonic seconds of its last sign of life; `last_seen`: its time."""
+    """What is known of one collector. No clock of another machine counts: a renewal that arrives is a sign of life.
 
-    def __init__(self, name: str) -> None:
+    `listens_since`: returns the monotonic seconds since which renewals arrive here; None: they do not. `seen`:
+    monotonic seconds of the last sign of life; `last_seen`: its time by the server's clock.
+    """
+
+    def __init__(self, name: str, listens_since: Callable[[], float | None]) -> None:
         self.name = name
+        self._listens_since = listens_since
         self.known_since = time.monotonic()
         self.alive = Alive()
         self.seen: float | None = None
         self.last_seen: Micros | None = None
+        self._renewed_at: float | None = None
 
-    def renewed(self, alive: Alive | None, at: Micros, age: float) -> None:
-        """Note a value of the alive key, stored at `at`, `age` seconds ago. An unreadable one is a sign of life too."""
-        self.seen, self.last_seen = time.monotonic() - age, at
-        self.alive = alive or Alive(error=f"the report of the collector of {self.name} cannot be read")
+    def renewed(self, alive: Alive | None, at: Micros, age: float | None) -> None:
+        """Note a value of the alive key, stored at `at`. `age`: seconds before the reading began; None: it came since.
+
+        An unreadable one is a sign of life too.
+        """
+        now = time.monotonic()
+        self.seen, self.last_seen = now - (age or 0.0), at
+        if age is None:
+            self._renewed_at = now
+        self.alive = alive or Alive(error="the report of the collector cannot be read")
 
     @property
     def complete_since(self) -> Micros | None:
@@ -45,25 +57,45 @@ class Appliance:
         except ValueError:
             return None
 
-    def online(self) -> bool:
-        return self.seen is not None and time.monotonic() - self.seen < OFFLINE_AFTER
+    def online(self) -> bool | None:
+        """Whether a collector is alive. None: that is not known yet, as this process has not listened for so long."""
+        now, since = time.monotonic(), self._listens_since()
+        if self._renewed_at is not None and now - self._renewed_at < OFFLINE_AFTER:
+            return True
+        return None if since is None or now - max(since, self.known_since) < OFFLINE_AFTER else False
 
     def retired(self) -> bool:
         """True if no collector has been alive for long, since this process knows the appliance."""
         return time.monotonic() - (self.known_since if self.seen is None else self.seen) >= RETIRED_AFTER
 
+    def is_read(self) -> bool:
+        """True if a collector is alive, and reads its database."""
+        return bool(self.online()) and self.alive.database == "live"
+
     def behind(self) -> float:
-        """Seconds since what is known was current; 0 while its database is live."""
+        """Seconds since what is known was current; 0 while its database is live, and all of it is written."""
         if self.seen is None:
             return 0.0
         silent = 0.0 if self.online() else time.monotonic() - self.seen
-        return silent + (self.alive.lag_seconds if self.alive.database != "live" else 0.0)
+        lag = self.alive.lag_seconds if self.alive.database != "live" else 0.0
+        return silent + max(lag, self.alive.unwritten_seconds if self._is_unwritten else 0.0)
 
     def error(self) -> str | None:
         """What is wrong, or None."""
-        if not self.online():
+        if (online := self.online()) is None:
+            return "no sign of life of the collector has come yet"
+        if not online:
             return "the collector is offline"
-        return None if self.alive.database == "live" else self.alive.error or "the database is not read yet"
+        if self.alive.database != "live":
+            return self.alive.error or "the database is not read yet"
+        if self._is_unwritten:
+            reason = self.alive.write_error or "the cluster is slower than the changes"
+            return f"changes of the last {self.alive.unwritten_seconds:.0f} s are not in the cluster: {reason}"
+        return None
+
+    @property
+    def _is_unwritten(self) -> bool:
+        return self.alive.unwritten_seconds >= UNWRITTEN_AFTER
 
 
 class RemoteStatus(Status):
@@ -110,6 +142,6 @@ class RemoteStatus(Status):
         if not errors:
             self.set_state("live")
             return
-        down = len(errors) == len(appliances) and behind >= DOWN_AFTER
+        down = behind >= DOWN_AFTER and not any(one.is_read() for one in appliances)
         more = f", and {len(errors) - 1} more" if len(errors) > 1 else ""
         self.set_state("down" if down else "stale", errors[0] + more, what="an appliance is not live")

@@ -272,13 +272,14 @@ class Readiness(TypedDict):
 
 
 class InstanceHealth(TypedDict):
-    """One appliance of a fleet, as its collector reported it last. `online`: a collector is alive."""
+    """One appliance of a fleet, as its collector reported it last."""
 
     instance: str
-    online: bool
+    online: Annotated[bool | None, Meta(description="A collector is alive. Null: the gateway does not know it yet.")]
     database: DatabaseState
     error: str | None
     lag_seconds: Seconds
+    unwritten_seconds: Annotated[Seconds, Meta(description="Age of the oldest change that the cluster does not have.")]
     last_seen: Time | None
     version: Annotated[str | None, Meta(description="Of its collector.")]
     jobs: Annotated[Count, Meta(description="In memory.")]

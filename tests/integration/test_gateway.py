@@ -9,6 +9,7 @@ import orjson
 from msgspec.structs import replace
 
 from correlator.cluster import keys
+from correlator.gateway.hub import NOT_READ
 from correlator.jobs import job_document
 from correlator.sinks.streaming.sessions import BEHIND
 from tests.support.cluster import connected
@@ -140,6 +141,42 @@ async def test_the_health_of_each_appliance_is_listed(nats):
             assert (found["ready"], found["parts"]["cluster"]["ok"]) == (True, True)
 
 
+async def test_an_alive_value_of_before_the_start_is_no_life_and_unwritten_changes_are_listed(nats):
+    async with connected(nats.url) as connection:
+        dc1 = await writer(connection)
+        await dc1.put(job("a"))
+        async with running(nats.url) as gateway:
+
+            async def health():
+                (found,) = (await gateway.get("/api/v1/instances"))[1]["instances"]
+                return found
+
+            before = await health()
+            assert (before["online"], before["database"]) == (None, "stale")
+
+            async def online():
+                await dc1.alive(unwritten_seconds=42.0, write_error="maximum bytes exceeded")
+                found = await health()
+                return found["online"] and found
+
+            found = await eventually(online)
+            assert (found["database"], found["unwritten_seconds"]) == ("live", 42.0)
+            assert "the last 42 s are not in the cluster: maximum bytes" in found["error"]
+
+
+async def test_before_the_stream_was_read_nothing_is_said_of_any_job(nats):
+    async with connected(nats.url) as connection, running(nats.url, read=False) as gateway:
+        dc1 = StreamWriter(connection, "dc1")
+        for path in ("api/v1/jobs/a", "api/v1/jobs", "api/v1/jobs/a/events", "api/v1/instances", "i/dc1/api/v1/jobs"):
+            status, problem = await gateway.get(f"/{path}")
+            assert (status, problem["detail"]) == (503, NOT_READ), path
+        await dc1.begin()
+        await dc1.put(job("a"))
+        await eventually(lambda: gateway.gateway.fleet.hub.serves)
+        assert (await gateway.get("/api/v1/jobs"))[1]["jobs"][0]["job_id"] == "a"
+        assert (await gateway.get("/i/dc9/api/v1/jobs"))[0] == 404
+
+
 async def test_an_appliance_whose_keys_were_deleted_leaves_the_fleet_and_may_come_back(nats):
     async with connected(nats.url) as connection:
         dc1, dc2 = await writer(connection), await writer(connection, "dc2")
@@ -153,7 +190,7 @@ async def test_an_appliance_whose_keys_were_deleted_leaves_the_fleet_and_may_com
 
             assert await names() == ["dc1", "dc2"]
             assert (await gateway.get("/i/dc2/api/v1/jobs"))[0] == 200
-            await eventually(lambda: not gateway.gateway.fleet.appliances["dc2"].online())
+            await eventually(lambda: gateway.gateway.fleet.appliances["dc2"].online() is False)
             client = Follower()
             async with client.connected(gateway.url):
                 # What docs/cluster.md has the tool of NATS do.

@@ -24,6 +24,7 @@ def appliance(name: str, **more: Any) -> Document:
         "database": "live",
         "error": None,
         "lag_seconds": 0.0,
+        "unwritten_seconds": 0.0,
         "last_seen": stamp(),
         "version": "1.2.3",
         "jobs": 1,

@@ -44,8 +44,10 @@ class RunningGateway:
 
 
 @contextlib.asynccontextmanager
-async def running(url: str, cluster: Cluster | None = None, **http: object) -> AsyncIterator[RunningGateway]:
-    """A gateway of the cluster at `url`, from the moment it has read the stream until the block ends.
+async def running(
+    url: str, cluster: Cluster | None = None, *, read: bool = True, **http: object
+) -> AsyncIterator[RunningGateway]:
+    """A gateway of the cluster at `url`, from the moment it has read the stream, or listens if not `read`.
 
     `cluster`: its settings, if they have more than the URL. `http`: settings of its listener.
     """
@@ -56,10 +58,11 @@ async def running(url: str, cluster: Cluster | None = None, **http: object) -> A
     task = asyncio.create_task(gateway.run(stop, asyncio.Event(), None, ready.set_result))
     try:
         async with asyncio.timeout(PATIENCE), aiohttp.ClientSession() as session:
-            await asyncio.wait([task, ready], return_when=asyncio.FIRST_COMPLETED)
+            served = ready if read else gateway.served
+            await asyncio.wait([task, served], return_when=asyncio.FIRST_COMPLETED)
             if task.done():
                 await task
-            yield RunningGateway(gateway, await ready, session)
+            yield RunningGateway(gateway, await served, session)
     finally:
         stop.set()
         await task

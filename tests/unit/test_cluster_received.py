@@ -74,8 +74,8 @@ def test_any_bytes_are_a_value_that_can_be_encoded_or_unreadable(body: bytes):
         for row in log_lines.parse(body).rows:
             orjson.dumps(job_document.log_line(row.entry))
     with contextlib.suppress(Unreadable):
-        appliance = Appliance("dc1")
-        appliance.renewed(received.decode(body, Alive), AT, 0.0)
+        appliance = Appliance("dc1", lambda: 0.0)
+        appliance.renewed(received.decode(body, Alive), AT, None)
         assert appliance.complete_since is None or isinstance(appliance.complete_since, int)
         orjson.dumps([appliance.behind(), appliance.error(), appliance.alive.error])
     for parse in (received.epoch, received.value, lambda b: received.decode(b, Holder)):

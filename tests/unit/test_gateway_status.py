@@ -6,11 +6,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from correlator.cluster.received import Alive
+from correlator.cluster.received import UNWRITTEN_AFTER, Alive
 from correlator.gateway import status
 from correlator.gateway.status import OFFLINE_AFTER, RETIRED_AFTER, Appliance, RemoteStatus
 
 LIVE = Alive(database="live")
+
+
+def appliance(name: str) -> Appliance:
+    return Appliance(name, lambda: 0.0)
 
 
 @pytest.fixture
@@ -21,15 +25,15 @@ def clock(monkeypatch):
 
 
 def test_a_silent_appliance_makes_the_fleet_stale_until_it_has_been_silent_for_a_day(clock):
-    well, silent = Appliance("dc1"), Appliance("dc2")
+    well, silent = appliance("dc1"), appliance("dc2")
     fleet, own = RemoteStatus(lambda: [well, silent], lambda: None), RemoteStatus(lambda: [silent], lambda: None)
     for one in (fleet, own):
         one.loading = False
-    silent.renewed(LIVE, 0, 0.0)
+    silent.renewed(LIVE, 0, None)
 
     def after(seconds: float) -> tuple[str, str]:
         clock[0] += seconds
-        well.renewed(LIVE, 0, 0.0)
+        well.renewed(LIVE, 0, None)
         fleet.judge()
         own.judge()
         return fleet.database, own.database
@@ -38,39 +42,85 @@ def test_a_silent_appliance_makes_the_fleet_stale_until_it_has_been_silent_for_a
     assert after(OFFLINE_AFTER) == ("stale", "stale")
     assert after(RETIRED_AFTER / 2) == ("stale", "down")
     assert after(RETIRED_AFTER / 2) == ("live", "down")
-    silent.renewed(LIVE, 0, 0.0)
+    silent.renewed(LIVE, 0, None)
     assert after(OFFLINE_AFTER) == ("stale", "stale")
 
 
 def test_an_appliance_that_was_never_alive_retires_a_day_after_it_became_known(clock):
-    well, never = Appliance("dc1"), Appliance("dc2")
+    well, never = appliance("dc1"), appliance("dc2")
     fleet = RemoteStatus(lambda: [well, never], lambda: None)
     fleet.loading = False
     for passed, state in ((0.0, "stale"), (RETIRED_AFTER, "live")):
         clock[0] += passed
-        well.renewed(LIVE, 0, 0.0)
+        well.renewed(LIVE, 0, None)
         fleet.judge()
         assert fleet.database == state
 
 
 def test_an_appliance_that_is_not_live_is_named_with_the_reason_also_if_it_gives_none(clock):
-    first, second = Appliance("dc1"), Appliance("dc2")
+    first, second = appliance("dc1"), appliance("dc2")
     fleet = RemoteStatus(lambda: [first, second], lambda: None)
     fleet.loading = False
-    first.renewed(Alive(), 0, 0.0)
-    second.renewed(Alive(database="stale", error="job_steps cannot be read"), 0, 0.0)
+    first.renewed(Alive(), 0, None)
+    second.renewed(Alive(database="stale", error="job_steps cannot be read"), 0, None)
     fleet.judge()
     assert (fleet.database, fleet.public_error) == ("stale", "dc1: the database is not read yet, and 1 more")
-    first.renewed(LIVE, 0, 0.0)
+    first.renewed(LIVE, 0, None)
     fleet.judge()
     assert (fleet.database, fleet.public_error) == ("stale", "dc2: job_steps cannot be read")
 
 
 def test_a_fleet_of_retired_appliances_is_down(clock):
-    silent = Appliance("dc1")
-    silent.renewed(LIVE, 0, 0.0)
+    silent = appliance("dc1")
+    silent.renewed(LIVE, 0, None)
     fleet = RemoteStatus(lambda: [silent], lambda: None)
     fleet.loading = False
     clock[0] += 2 * RETIRED_AFTER
     fleet.judge()
     assert fleet.database == "down"
+
+
+def test_a_clock_that_differs_makes_nobody_offline_and_an_old_value_makes_nobody_alive(clock):
+    listens: list[float | None] = [None]
+    one = Appliance("dc1", lambda: listens[0])
+    fleet = RemoteStatus(lambda: [one], lambda: None)
+    fleet.loading = False
+
+    def state() -> tuple[bool | None, str]:
+        fleet.judge()
+        return one.online(), fleet.database
+
+    one.renewed(LIVE, 0, 0.0)  # What the key had when the reading began, however new it is.
+    assert state() == (None, "stale")
+    listens[0] = clock[0]
+    for at in (0, 1 << 50, -(1 << 50)):
+        one.renewed(LIVE, at, None)
+        assert state() == (True, "live")
+    clock[0] += OFFLINE_AFTER
+    assert state() == (False, "stale")
+
+
+def test_an_appliance_is_unknown_until_a_renewal_should_have_come_also_after_a_reconnection(clock):
+    listens: list[float | None] = [clock[0]]
+    one = Appliance("dc1", lambda: listens[0])
+    one.renewed(LIVE, 0, 300.0)
+    assert (one.online(), one.error(), one.behind()) == (None, "no sign of life of the collector has come yet", 300.0)
+    clock[0] += OFFLINE_AFTER
+    assert (one.online(), one.behind()) == (False, 300.0 + OFFLINE_AFTER)
+    listens[0] = None
+    assert one.online() is None
+    listens[0] = clock[0]
+    assert one.online() is None
+
+
+def test_changes_that_the_cluster_lacks_make_an_appliance_stale_with_their_age_and_the_reason(clock):
+    one = appliance("dc1")
+    fleet = RemoteStatus(lambda: [one], lambda: None)
+    fleet.loading = False
+    for seconds, database in ((UNWRITTEN_AFTER - 0.1, "live"), (42.0, "stale")):
+        one.renewed(Alive(database="live", unwritten_seconds=seconds, write_error="maximum bytes exceeded"), 0, None)
+        fleet.judge()
+        assert fleet.database == database
+    assert fleet.error is not None
+    assert "changes of the last 42 s are not in the cluster: maximum bytes exceeded" in fleet.error
+    assert one.behind() == 42.0

@@ -54,6 +54,9 @@ test("the health of an appliance is one word, and it is well only if all is", ()
   assert.deepEqual(words({ online: false, last_seen: "2026-03-01T11:59:18Z" }), ["silent for 42 s", false]);
   assert.deepEqual(words({ online: false, last_seen: "2026-03-01T09:55:00Z" }), ["silent for 2 h 05 min", false]);
   assert.deepEqual(words({ online: false, last_seen: null }), ["never seen", false]);
+  assert.deepEqual(words({ online: null }), ["not known yet", false]);
+  assert.deepEqual(words({ unwritten_seconds: 42 }), ["not written for 42 s", false]);
+  assert.deepEqual(words({ unwritten_seconds: 0.4 }), ["live", true]);
   assert.deepEqual(words({ database: "down" }), ["database not read", false]);
   assert.deepEqual(words({ database: "stale" }), ["database not read in full", false]);
   assert.deepEqual(words({ lag_seconds: null, database: undefined }), ["live", true]);

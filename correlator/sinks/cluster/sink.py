@@ -27,6 +27,7 @@ from correlator.cluster import keys
 from correlator.cluster.batches import Fence, Message
 from correlator.cluster.connection import Connection
 from correlator.cluster.errors import ClusterUnavailable, Fenced, Refused
+from correlator.cluster.received import UNWRITTEN_AFTER
 from correlator.jobs.model.rows import Micros
 from correlator.ops import cluster_metrics
 from correlator.ops.stalls import timed
@@ -110,12 +111,24 @@ class ClusterSink:
         return self._events.numbered(), None if self._position is None else self._position.encode()
 
     def describe(self) -> dict[str, Any]:
-        """Return the members of the part of readiness that describe the writer."""
+        """Return the members of the part of readiness that describe the writer; an error only if there is one."""
         age = None if self._acknowledged_at is None else round(time.monotonic() - self._acknowledged_at, 3)
-        return {
+        unwritten = self.unwritten()
+        part = {
             "pending": len(self._dirty) + len(self._events),
             "acknowledged_seconds_ago": age,
-            "error": next(iter(self._errors.values()), None),
+            "unwritten_seconds": unwritten["unwritten_seconds"],
+        }
+        reason = unwritten["write_error"]
+        if self._age() >= UNWRITTEN_AFTER:
+            reason = f"changes of the last {self._age():.0f} s are not in the cluster: {reason or 'it is slow'}"
+        return part if reason is None else {**part, "ok": False, "error": reason}
+
+    def unwritten(self) -> dict[str, Any]:
+        """Return the members of the alive key that say how old the oldest change is which the cluster does not have."""
+        return {
+            "unwritten_seconds": round(self._age(), 3),
+            "write_error": next(iter(self._errors.values()), None),
         }
 
     async def run(self, hub: Hub) -> None:
@@ -146,6 +159,8 @@ class ClusterSink:
         finally:
             unsubscribe()
             await _end(tasks)
+            for gauge in (cluster_metrics.PENDING, cluster_metrics.QUEUE_AGE):  # What is left is its successor's.
+                gauge.set_function(lambda: 0.0)
 
     def _start(self, hub: Hub) -> set[asyncio.Task[None]]:
         began = hub.clock()

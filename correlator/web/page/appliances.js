@@ -99,7 +99,7 @@ function Table({ fleet, counts, now }) {
       const problem = text(known.error);
       return html`<tr key=${known.instance}>
         <th scope="row"><a href=${baseOf(known.instance).href} title="The page of this appliance alone">${known.instance}</a></th>
-        <td>${icon(known.online ? "dot" : "cross", known.online ? "good" : "bad")} ${known.online ? "online" : health.word}</td>
+        <td>${known.online ? icon("dot", "good") : icon(health.shape, health.tone)} ${known.online ? "online" : health.word}</td>
         <td>${database(known) || "unknown"}${problem !== "" && html` <span class="soft">${problem}</span>`}</td>
         <td>${lag(known) || "unknown"}</td>
         <td title=${inUtc(known.last_seen)}>${shortTime(moment(known.last_seen), now) || "never"}</td>
@@ -111,7 +111,7 @@ function Table({ fleet, counts, now }) {
 /** A warning if the collectors of appliances are silent. `instance`: only of this one; "" is all. */
 export function SilentBanner({ fleet, instance, now }) {
   const silent = [...fleet.instances.values()].filter(
-    (known) => !known.online && (instance === "" || known.instance === instance),
+    (known) => known.online === false && (instance === "" || known.instance === instance),
   );
   if (silent.length === 0) {
     return null;

@@ -14,6 +14,8 @@ const SOON = 5000;
 const WITHIN = 2000;
 /** Milliseconds in which all pages ask after a change of the source. */
 const ANSWER_WITHIN = 10_000;
+const UNWRITTEN_AFTER = 5;
+/** Seconds after which a change that the cluster does not have is a problem, as for a gateway. */
 
 export class Fleet {
   #session;
@@ -147,6 +149,9 @@ function ordered(instances) {
 /** How an appliance is, as a word, an icon and a tone. `isWell` is false if something is wrong. Pure. */
 export function healthOf(one, now) {
   const seen = moment(one.last_seen);
+  if (one.online === null) {
+    return { isWell: false, word: "not known yet", shape: "alert", tone: "warn" };
+  }
   if (!one.online) {
     const word = seen === null ? "never seen" : `silent for ${brief(now - seen)}`;
     return { isWell: false, word, shape: "cross", tone: "bad" };
@@ -156,6 +161,9 @@ export function healthOf(one, now) {
   }
   if (one.database === "stale") {
     return { isWell: false, word: "database not read in full", shape: "alert", tone: "warn" };
+  }
+  if (one.unwritten_seconds >= UNWRITTEN_AFTER) {
+    return { isWell: false, word: `not written for ${brief(one.unwritten_seconds * 1000)}`, shape: "alert", tone: "warn" };
   }
   return { isWell: true, word: "live", shape: "dot", tone: "good" };
 }

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from correlator.cluster import keys, streams
 from tests.support import garbage
+from tests.support.cluster import connected
 from tests.support.eventually import eventually
+from tests.support.faketime import environment, needs_faketime
 from tests.support.faults.cluster_run import ClusterRun, cluster_run
+from tests.support.gateways import gateway_process
 from tests.support.mariadb import Database, MariaDB
 from tests.support.nats import NatsCluster, three_servers
 from tests.support.stream_clients import CheckedWebsocket, closing
@@ -60,6 +65,59 @@ async def test_slow_client_of_a_gateway(database: Database, nats_cluster: NatsCl
             if slow.closed is not None:
                 await slow.connect()
             await eventually(lambda: plain(slow.fold.jobs[1]) == plain(run.watcher.jobs))
+
+
+async def test_stream_of_documents_full(database: Database, nats_cluster: NatsCluster, tmp_path: Path):
+    async with (
+        cluster_run(tmp_path, database, nats_cluster) as run,
+        connected(nats_cluster.url, role="doctor") as connection,
+    ):
+        before = await streams.config(connection, keys.STATE)
+        assert before is not None
+        async with run.traffic.running():
+            await run.goes_on()
+            await connection.api(f"STREAM.UPDATE.{keys.STATE}", before | {"max_bytes": 1})
+
+            async def is_reported() -> bool:
+                ((one,), part) = await appliances(run), (await run.active.get("/health/ready"))[1]["parts"]["cluster"]
+                assert "are not in the cluster: maximum bytes exceeded" in str(one["error"])
+                assert not part["ok"]
+                return bool(part["unwritten_seconds"] > 5 and one["unwritten_seconds"] > 5)
+
+            await eventually(is_reported)
+            await connection.api(f"STREAM.UPDATE.{keys.STATE}", before)
+            recovery = await run.recovered()
+            await run.goes_on()
+        await run.verdict("NATS: stream of documents full", recovery)
+        assert (await appliances(run))[0]["error"] is None
+
+
+@needs_faketime
+async def test_clocks_of_gateways_five_minutes_wrong(database: Database, nats_cluster: NatsCluster, tmp_path: Path):
+    async with contextlib.AsyncExitStack() as stack:
+        run = await stack.enter_async_context(cluster_run(tmp_path, database, nats_cluster))
+        wrong = [
+            await stack.enter_async_context(
+                gateway_process(tmp_path / offset, nats_cluster.url, **environment(tmp_path / f"stamp{offset}", offset))
+            )
+            for offset in ("+300", "-300")
+        ]
+        async with run.traffic.running():
+            await run.goes_on()
+
+            async def are_live() -> bool:
+                found = [(await one.get("/api/v1/instances"))[1]["instances"][0] for one in wrong]
+                return all((one["online"], one["database"], one["error"]) == (True, "live", None) for one in found)
+
+            await eventually(are_live)
+            for one in wrong:
+                assert (await one.get("/health/ready"))[1]["parts"]["database"]["state"] == "live"
+            recovery = await run.recovered()
+        await run.verdict("gateways: clocks 5 min wrong", recovery)
+
+
+async def appliances(run: ClusterRun) -> Any:
+    return (await run.gateway.get("/api/v1/instances"))[1]["instances"]
 
 
 async def test_garbage_on_every_subject(database: Database, nats_cluster: NatsCluster, tmp_path: Path):
