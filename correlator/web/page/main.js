@@ -215,7 +215,7 @@ class Page extends Component {
       <header class="top">
         <a class="brand" href=${session.left.address}>correlator</a>
         <${OwnAppliance} fleet=${fleet} />
-        <${ConnectionState} connection=${connection} of=${source} />
+        ${!this.#isUnknown && html`<${ConnectionState} connection=${connection} of=${source} />`}
         <button type="button" class="quiet-button zone" onClick=${this.#toggleZone}
           title="Times are in ${zone}. Switch to ${isUtc() ? "your time zone" : "UTC"}.">${zone}</button>
         <${Help} handle=${this.#help} />
