@@ -6,8 +6,10 @@ import asyncio
 from typing import Any
 
 import aiohttp
+import pytest
 
-from correlator.sinks.http.compatible import MAX_WAITING_REQUESTS, not_found
+from correlator.sinks import turns
+from correlator.sinks.turns import Held
 from tests.support.eventually import PATIENCE, eventually
 from tests.support.http_listener import served
 from tests.support.pipeline_harness import PipelineHarness
@@ -15,48 +17,62 @@ from tests.support.pipeline_harness import PipelineHarness
 LONGER_THAN_THE_TEST = 600.0
 """Seconds for which an unknown ID is held: a request that is answered was not held."""
 
+EACH = 5
+"""Requests of one address that are held."""
 
-async def test_only_so_many_requests_for_unknown_ids_are_held_until_one_ends_or_its_client_goes():
+
+def few(what: str, *, most: int, each: int) -> Held:
+    return Held(what, most=most * EACH // each, each=EACH) if each < 1 << 20 else Held(what, most=most, each=each)
+
+
+async def test_so_many_requests_of_an_address_are_held_until_one_ends_or_its_client_goes(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(turns, "Held", few)
     harness = PipelineHarness()
     held: dict[str, asyncio.Task[tuple[int, Any]]] = {}
 
-    async def status(name: str) -> tuple[int, Any]:
-        async with session.get(f"{url}/api/v1/failover/{name}/status") as response:
+    async def status(name: str, address: str = "192.0.2.1") -> tuple[int, Any]:
+        path, headers = f"{url}/api/v1/failover/{name}/status", {"X-Forwarded-For": address}
+        async with session.get(path, headers=headers) as response:
             return response.status, await response.json()
 
     async def refused(name: str) -> None:
         async with asyncio.timeout(PATIENCE):
-            assert await status(name) == (404, not_found(name))
+            code, problem = await status(name)
+        assert (code, problem["status"]) == (429, 429)
 
     def is_full() -> bool:
-        return harness.hub.waiting_ids.waiters == MAX_WAITING_REQUESTS
+        return harness.hub.waiting_ids.waiters == EACH
 
-    def hold(name: str) -> None:
-        held[name] = tasks.create_task(status(name))
+    def hold(name: str, *address: str) -> None:
+        held[name] = tasks.create_task(status(name, *address))
 
     async with (
-        served(harness.hub, unknown_id_wait=LONGER_THAN_THE_TEST) as url,
+        served(harness.hub, unknown_id_wait=LONGER_THAN_THE_TEST, proxies=("127.0.0.1",)) as url,
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
         asyncio.TaskGroup() as tasks,
     ):
-        for number in range(MAX_WAITING_REQUESTS):
+        for number in range(EACH):
             hold(f"gui-{number}")
         await eventually(is_full)
         await refused("one-too-many")
         assert not any(task.done() for task in held.values())
 
-        harness.read(external_job_id="gui-7")
-        code, body = await held.pop("gui-7")
-        assert (code, body["job_details"]["external_job_id"]) == (200, "gui-7")
+        harness.read(external_job_id="gui-3")
+        code, body = await held.pop("gui-3")
+        assert (code, body["job_details"]["external_job_id"]) == (200, "gui-3")
         hold("after-an-answer")
         await eventually(is_full)
         await refused("one-too-many")
 
-        held.pop("gui-8").cancel()  # the client closes its connection
-        await eventually(lambda: harness.hub.waiting_ids.waiters == MAX_WAITING_REQUESTS - 1)
+        held.pop("gui-4").cancel()  # the client closes its connection
+        await eventually(lambda: harness.hub.waiting_ids.waiters == EACH - 1)
         hold("after-a-client-has-gone")
         await eventually(is_full)
         await refused("one-too-many")
+        hold("of-another-address", "192.0.2.2")
+        await eventually(lambda: harness.hub.waiting_ids.waiters == EACH + 1)
         assert not any(task.done() for task in held.values())
 
         harness.hub.close()

@@ -23,9 +23,6 @@ from correlator.sinks.http.problems import RETRY_AFTER, problem
 from correlator.sinks.http.rest import json_response
 from correlator.sinks.turns import Work
 
-MAX_WAITING_REQUESTS = 100
-"""Requests that wait for an unknown ID at once. Further requests get 404 immediately."""
-
 
 class Compatible:
     """The endpoint. `unknown_id_wait`: seconds that a request waits for an unknown ID before it gets 404.
@@ -35,9 +32,9 @@ class Compatible:
 
     def __init__(self, hub: Hub, work: Work, *, unknown_id_wait: float) -> None:
         self._hub = hub
+        self._held = work.held
         self._lookups = Lookups(hub, work)
         self._wait = unknown_id_wait
-        self._waiting = 0
 
     def routes(self) -> Iterable[web.RouteDef]:
         return [web.get("/api/v1/failover/{id:(?s:.+)}/status", self.status)]
@@ -46,10 +43,15 @@ class Compatible:
         """The reply for one ID.
 
         Raises:
+            Refused: Too many requests wait for an unknown ID.
             SourceUnavailable: The job is not in memory, and the database cannot be queried.
         """
-        name = request.match_info["id"]
-        found = await self._lookups.find(name, request.remote or "") or await self._appearance(name)
+        name, address = request.match_info["id"], request.remote or ""
+        found = await self._lookups.find(name, address)
+        if found is None and self._wait > 0:
+            self._held.check(address)
+            with self._held.holding(address):
+                found = await self._hub.appearance(name, self._wait)
         if found is None:
             if self._hub.draining:
                 return problem(HTTPStatus.SERVICE_UNAVAILABLE, "the correlator restarts: ask again", RETRY_AFTER)
@@ -58,20 +60,10 @@ class Compatible:
         now = self._hub.clock()
         if resolved.resolved_by != "legacy":
             return json_response(reply(shown, resolved, name, now))
-        record = await self._lookups.legacy_record(name, request.remote or "")
+        record = await self._lookups.legacy_record(name, address)
         if record is None:
             return json_response(not_found(name), status=HTTPStatus.NOT_FOUND)
         return json_response(legacy_reply(record, now))
-
-    async def _appearance(self, name: str) -> tuple[PublishedJob, Resolved] | None:
-        """The job, if it appears while the request waits."""
-        if self._wait <= 0 or self._waiting >= MAX_WAITING_REQUESTS:
-            return None
-        self._waiting += 1
-        try:
-            return await self._hub.appearance(name, self._wait)
-        finally:
-            self._waiting -= 1
 
 
 def not_found(name: str) -> dict[str, Any]:
