@@ -24,11 +24,14 @@ from tests.support.servers import free_port
 
 
 class Daemon:
-    """One process. `settings` are keys like ``database__url``. Log lines go to `folder`/log."""
+    """One process. `settings` are keys like ``database__url``. Log lines go to `folder`/log.
+
+    With `http__tls_cert` it is asked over TLS, whatever its certificate.
+    """
 
     def __init__(self, folder: Path, **settings: object) -> None:
         self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http{'s' * ('http__tls_cert' in settings)}://127.0.0.1:{self.port}"
         self.folder = folder
         defaults = {
             "http__listen": f"127.0.0.1:{self.port}",
@@ -63,7 +66,8 @@ class Daemon:
         with log:
             self._process = await self._start([self.command, *self.arguments], log)
         if self.session is None:
-            self.session = aiohttp.ClientSession(self.url, timeout=aiohttp.ClientTimeout(total=70))
+            connector = aiohttp.TCPConnector(ssl=False)
+            self.session = aiohttp.ClientSession(self.url, connector=connector, timeout=aiohttp.ClientTimeout(total=70))
 
     async def _start(self, arguments: Sequence[str], log: IO[bytes]) -> asyncio.subprocess.Process | ForkedProcess:
         if fork_server.can_start(self._environ):

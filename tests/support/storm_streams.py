@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import ssl
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -55,7 +56,8 @@ class Raw:
 async def raw(url: str) -> AsyncIterator[Raw]:
     """A websocket of the daemon at `url`."""
     where = urlsplit(url)
-    reader, writer = await asyncio.open_connection(where.hostname, where.port)
+    tls = ssl._create_unverified_context() if where.scheme == "https" else None
+    reader, writer = await asyncio.open_connection(where.hostname, where.port, ssl=tls)
     try:
         writer.write(
             b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -79,10 +81,11 @@ async def position(url: str) -> tuple[str, int]:
 async def resumes(url: str, counts: dict[str, int], *, clients: int, back: int, repeat: bool = False) -> None:
     """Clients of one job each that were cut at the same moment, `back` changes ago, and resume at once.
 
-    `repeat`: each does it again, as soon as it is synced. Else it stays, once it is.
+    `repeat`: each does it again, as soon as it is synced. Else each stays until all are.
     """
     epoch, seq = await position(url)
     begun = asyncio.get_running_loop().time()
+    all_synced = asyncio.Event()
 
     async def client(number: int) -> None:
         while True:
@@ -95,10 +98,28 @@ async def resumes(url: str, counts: dict[str, int], *, clients: int, back: int, 
                     counts["synced"] = counts.get("synced", 0) + 1
                     took = asyncio.get_running_loop().time() - begun
                     counts["last_ms"] = max(counts.get("last_ms", 0), int(took * 1000))
-                    while not repeat:
-                        await ws.until(b"\0")  # which never comes
+                    if counts["synced"] == clients and not repeat:
+                        all_synced.set()
+                    if not repeat:
+                        await all_synced.wait()
+                        return
 
     await asyncio.gather(*(client(n) for n in range(clients)))
+
+
+async def waves(url: str, counts: dict[str, int], *, clients: int, repeat: int) -> None:
+    """Clients of one job each that come at once, stay until all are synced, and leave; `repeat` times."""
+
+    async def client(number: int) -> None:
+        async with raw(url) as ws:
+            ws.writer.write(messages(HELLO, {"type": "subscribe", "id": 1, "jobs": [f"gui-{number}"]}))
+            await ws.until(b'"synced"')
+            counts["synced"] = counts.get("synced", 0) + 1
+            await together.wait()
+
+    for _ in range(repeat):
+        together = asyncio.Barrier(clients)
+        await asyncio.gather(*(client(n) for n in range(clients)))
 
 
 async def pings(url: str, counts: dict[str, int], *, clients: int) -> None:

@@ -15,10 +15,13 @@ from tests.support.storms import Storms, storms
 CROWD = "tests.support.storm_streams"
 
 SIZES = [
-    pytest.param((300, 300, 2_000), id="short"),
-    pytest.param((2_000, 2_000, 8_500), id="full", marks=pytest.mark.long),
+    pytest.param((300, 300, 2_000, 60.0), id="short"),
+    pytest.param((2_000, 2_000, 2_000, 3.0), id="2000", marks=pytest.mark.long),
+    pytest.param((2_000, 2_000, 5_000, 3.0), id="5000", marks=pytest.mark.long),
+    pytest.param((2_000, 2_000, 8_500, 3.0), id="8500", marks=pytest.mark.long),
+    pytest.param((2_000, 5_000, 8_500, 10.0), id="5000-clients", marks=pytest.mark.long),
 ]
-"""Jobs, clients, and changes since the position of the clients."""
+"""Jobs, clients, changes since the position of the clients, and seconds within which all have them."""
 
 
 async def changes(run: Storms, database: Database, jobs: int, count: int) -> None:
@@ -35,9 +38,9 @@ async def changes(run: Storms, database: Database, jobs: int, count: int) -> Non
 
 @pytest.mark.parametrize("sizes", SIZES)
 async def test_clients_that_resume_at_once_delay_nobody(
-    database: Database, tmp_path: Path, sizes: tuple[int, int, int]
+    database: Database, tmp_path: Path, sizes: tuple[int, int, int, float]
 ):
-    jobs, clients, back = sizes
+    jobs, clients, back, within = sizes
     async with storms(tmp_path, database, jobs=jobs) as run:
         await changes(run, database, jobs, back)
 
@@ -46,7 +49,8 @@ async def test_clients_that_resume_at_once_delay_nobody(
             assert not counts["snapshots"], "of one job each: what was missed costs less"
 
         name = f"{clients} clients of one job each resume, {back} changes back"
-        await run.verdict(name, f"{CROWD}:resumes", clients=clients, back=back, check=complete, settle=0.0, linger=4.0)
+        options = {"check": complete, "settle": 0.0, "ends_within": within}
+        await run.verdict(name, f"{CROWD}:resumes", clients=clients, back=back, **options)
 
 
 async def test_clients_that_resume_again_and_again_delay_nobody(database: Database, tmp_path: Path):
