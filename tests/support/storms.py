@@ -130,8 +130,8 @@ class Storms:
     ) -> dict[str, int]:
         """Check that a storm delays neither rows nor `/health/live`, and return what the crowd counted.
 
-        `settle`: seconds of the storm before it is measured. `ends_within`: it ends by itself, after so many seconds,
-        which it counts as `last_ms`. `check` raises AssertionError if the crowd got too little.
+        `settle`: seconds of the storm before it is measured. `ends_within`: seconds in which it ends by itself,
+        counted as `last_ms`. `check` raises AssertionError if the crowd got too little.
         """
         failures: list[str] = []
         for _ in range(ROUNDS):
