@@ -18,6 +18,7 @@ one with a single request waits for one piece of each other address, not for all
 | `messages` | messages that websocket clients send; a connection has one at a time | five at once |
 | `parts` | parts of snapshots and of what clients missed; a subscription has one at a time | one at a time |
 | `held` | requests that wait for a job to appear or to change | a number of requests |
+| `downloads` | logs that are sent as text | a number of requests |
 | `replies` | replies that clients have not read | bytes; not a queue: a list is refused while its address is above |
 
 Invariants. Every wait has a deadline. What exceeds a bound is refused with 429 (the address's share) or 503 (all), and
@@ -190,6 +191,7 @@ class Work:
         self.messages = Turns("messages", at_once=5, waiting=1_000_000, waiting_each=1_000_000)
         self.parts = Turns("clients", at_once=1, waiting=1_000_000, waiting_each=1_000_000, within=60.0)
         self.held = Held("requests that wait", most=10_000, each=5_000)
+        self.downloads = Held("logs that are sent as text", most=16, each=4)
         self.replies = Held("replies that have not been read", most=64 << 20, each=16 << 20)
 
     async def find(self, hub: Hub, name: str, address: str) -> tuple[PublishedJob, Resolved] | None:

@@ -19,6 +19,7 @@ from correlator.jobs.index import Index
 from correlator.jobs.model.facts import Reading
 from correlator.jobs.model.rows import JobRecord
 from correlator.pipeline.local_hub import LocalHub
+from correlator.pipeline.queries import LinesPage
 from correlator.sinks.http import connections
 from correlator.sinks.http.access import FLOOD_DELAY, Floods
 from correlator.sinks.http.connections import Connection
@@ -203,6 +204,36 @@ async def test_beyond_the_limit_requests_are_refused_without_aiohttp_and_probes_
             assert (await answer(late)).startswith(b"HTTP/1.1 503")
             assert (await answer(asks)).startswith(b"HTTP/1.1 200")
             assert made.call_count == len(kept) + 2, "the two probes"
+
+
+async def test_an_address_that_reads_logs_slowly_leaves_those_of_others_their_share(hub, client, monkeypatch):
+    reading, released = 0, asyncio.Event()
+
+    async def lines(*_: Any, **__: Any) -> LinesPage:
+        nonlocal reading
+        reading += 1
+        await released.wait()
+        return LinesPage((), None, more=False)
+
+    async def read_by(requests: int) -> None:
+        await eventually(lambda: reading == requests)
+
+    monkeypatch.setattr(hub, "lines", lines)
+
+    async def asked(address: int) -> int:
+        headers = {"X-Forwarded-For": f"192.0.2.{address}"}
+        async with client.get(f"{url}/api/v1/jobs/j0/events?format=text", headers=headers) as response:
+            await response.read()
+            return int(response.status)
+
+    async with served(hub, proxies=("127.0.0.1",)) as url, asyncio.TaskGroup() as tasks:
+        sent = []
+        for address in range(4):
+            sent += [tasks.create_task(asked(address)) for _ in range(4)]
+            await read_by(len(sent))
+            assert await asked(address) == (429 if address < 3 else 503)
+        released.set()
+    assert {one.result() for one in sent} == {200}
 
 
 async def test_what_a_client_sends_after_its_close_frame_is_hardly_read(hub, client, monkeypatch):

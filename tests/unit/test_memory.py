@@ -51,6 +51,15 @@ def test_memory_is_returned_after_it_grew_and_not_while_it_grows():
     assert trims == [300, 290], "little growth is worth nothing"
 
 
+def test_memory_is_returned_though_live_rows_make_it_grow_a_little():
+    sizes, trims = iter([100 * MB, 300 * MB, 300 * MB + 8192, 120 * MB]), list[int]()
+    memory = FreeMemory(lambda: next(sizes), lambda: trims.append(1))
+    memory.check()
+    assert not trims
+    memory.check()
+    assert trims
+
+
 def test_what_thousands_of_buffers_leave_free_goes_back_to_the_system():
     run = subprocess.run([sys.executable, "-c", LEFT], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     grown, left = map(int, run.stdout.split())

@@ -6,7 +6,6 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
-from http import HTTPStatus
 from typing import Any
 
 from aiohttp import web
@@ -17,11 +16,8 @@ from correlator.jobs.model.views import JobView, LogLine
 from correlator.ops.logs import escape
 from correlator.pipeline.hub import Hub
 from correlator.pipeline.queries import JobNames, LineQuery, LinesPage
-from correlator.sinks.http.problems import RETRY_AFTER, problem
 from correlator.sinks.http.streamed import StreamedResponse
-
-MAX_DOWNLOADS = 4
-"""Logs that are sent at once. Each has one question to the database at a time."""
+from correlator.sinks.turns import Work
 
 PAGE = 1000
 """Lines of one page; a page has at most 4 MiB."""
@@ -39,21 +35,20 @@ _IDENTITY = ("job_id", "step_id", "external_job_id", "step_name")
 class LogText:
     """Sends logs as text. An error after the first page aborts the connection: the client sees that it is not whole."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, work: Work) -> None:
         self._hub = hub
-        self._sending = 0
+        self._sent = work.downloads
 
     async def send(self, request: web.Request, view: JobView, names: JobNames, query: LineQuery) -> web.StreamResponse:
         """Send the lines of a job that match `query`, the oldest first.
 
         Raises:
+            Refused: Too many logs are being sent.
             SourceUnavailable: The first page cannot be read.
         """
-        if self._sending >= MAX_DOWNLOADS:
-            detail = f"{MAX_DOWNLOADS} logs are being sent already: repeat the request later"
-            return problem(HTTPStatus.TOO_MANY_REQUESTS, detail, RETRY_AFTER)
-        self._sending += 1
-        try:
+        address = request.remote or ""
+        self._sent.check(address)
+        with self._sent.holding(address):
             pages = self._pages(partial(self._hub.lines, names, limit=PAGE, query=query))
             first = await anext(pages)
             response = StreamedResponse(headers={"Content-Disposition": f'attachment; filename="{_file_name(view)}"'})
@@ -69,8 +64,6 @@ class LogText:
             except (SourceUnavailable, TimeoutError, ConnectionError):
                 if request.transport is not None:
                     request.transport.abort()
-        finally:
-            self._sending -= 1
         return response
 
     async def _pages(self, read: Any) -> AsyncIterator[list[LogLine]]:

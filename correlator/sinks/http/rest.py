@@ -61,7 +61,7 @@ class Rest:
         self._work = work
         self._pages = JobPages(hub, work)
         self._lookups = Lookups(hub, work)
-        self._log_text = LogText(hub)
+        self._log_text = LogText(hub, work)
 
     def routes(self) -> Iterable[web.RouteDef]:
         return [

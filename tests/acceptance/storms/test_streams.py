@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from tests.support import bulk_rows
+from tests.support.certificates import Certificates
 from tests.support.eventually import eventually
 from tests.support.mariadb import Database
 from tests.support.storm_streams import position
-from tests.support.storms import Storms, storms
+from tests.support.storms import VERDICTS, Storms, storms
 
 CROWD = "tests.support.storm_streams"
 
@@ -49,14 +50,35 @@ async def test_clients_that_resume_at_once_delay_nobody(
             assert not counts["snapshots"], "of one job each: what was missed costs less"
 
         name = f"{clients} clients of one job each resume, {back} changes back"
-        options = {"check": complete, "settle": 0.0, "ends_within": within}
-        await run.verdict(name, f"{CROWD}:resumes", clients=clients, back=back, **options)
+        storm = f"{CROWD}:resumes"
+        await run.verdict(name, storm, check=complete, settle=0.0, ends_within=within, clients=clients, back=back)
 
 
 async def test_clients_that_resume_again_and_again_delay_nobody(database: Database, tmp_path: Path):
     async with storms(tmp_path, database, jobs=300) as run:
         await changes(run, database, 300, 2_000)
         await run.verdict("10 clients resume all the time", f"{CROWD}:resumes", clients=10, back=2_000, repeat=True)
+
+
+@pytest.mark.long
+async def test_waves_of_clients_with_tls_delay_no_row_and_leave_no_more_memory_than_the_first(
+    database: Database, tmp_path: Path
+):
+    certificates, clients = Certificates.create(tmp_path / "certificates"), 2_000
+    certificates.make("daemon", "IP:127.0.0.1")
+    cert, key = certificates.cert("daemon"), certificates.key("daemon")
+    async with storms(tmp_path, database, jobs=clients, http__tls_cert=cert, http__tls_key=key) as run:
+        first = run.daemon.memory()
+        async with run.crowd(f"{CROWD}:waves", ends=True, clients=clients, repeat=1):
+            pass
+        await eventually(lambda: run.daemon.memory() < 2 * first, every=1.0)
+        before = run.daemon.memory()
+        name = f"5 waves of {clients} clients with TLS"
+        async with run.crowd(f"{CROWD}:waves", ends=True, clients=clients, repeat=5) as crowd:
+            during = await run.measure(6)
+        VERDICTS.append(f"{name}: {during.text()}; {crowd.counts}")
+        assert (during.lost, crowd.counts["synced"]) == (0, 5 * clients)
+        await run.memory_is(before, name)
 
 
 @pytest.mark.parametrize("clients", [1, pytest.param(20, marks=pytest.mark.long)])
