@@ -104,7 +104,7 @@ def test_a_wrong_configuration_is_listed_on_stderr_and_ends_with_78(invoke, daem
     assert (result.exit_code, result.stdout) == (78, "")
     assert result.stderr.splitlines() == [
         f"correlator: {file}:2: jobs.max_jobs = 0: expected a whole number, at least 1, e.g. 20000",
-        rf'correlator: {file}:3: jobs.retention = "a\u009b\nb": expected a number of seconds, e.g. "24h"',
+        rf'correlator: {file}:3: jobs.retention = "a\u009b\nb": expected a duration with its unit, e.g. "24h"',
     ]
 
 

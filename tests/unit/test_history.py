@@ -23,7 +23,7 @@ from correlator.sources.log.tail import Tail
 from correlator.sources.tables.history import History
 from correlator.sources.tables.reconcile import Reconcile
 from tests.support.earlier_runs import HistoryFeed, ended_job, insert, read_history, read_with
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE, eventually
 from tests.support.pipeline_harness import PipelineHarness
 from tests.support.source_databases import SQLiteOriginal, open_queries
 
@@ -79,6 +79,7 @@ async def test_a_failure_at_any_query_costs_no_run_and_repeats_none(original):
 
 async def test_no_query_begins_while_the_tail_has_something_to_catch_up_with(original):
     asked, free = [], asyncio.Event()
+    asked_at_turns: asyncio.Queue[int] = asyncio.Queue()
     feed, history = HistoryFeed(), History()
 
     class Counted(Failing):
@@ -87,16 +88,17 @@ async def test_no_query_begins_while_the_tail_has_something_to_catch_up_with(ori
             return await super().query(sql, args)
 
     async def turn() -> None:
+        asked_at_turns.put_nowait(len(asked))
         await free.wait()
         free.clear()
 
     async with open_queries(original.source()) as (queries, session):
         reading = asyncio.create_task(read_with(queries, Counted(session, 1_000), feed, history, turn))
         counts = []
-        for _ in range(3):
-            await asyncio.sleep(0.05)
-            counts.append(len(asked))
-            free.set()
+        async with asyncio.timeout(PATIENCE):
+            for _ in range(3):
+                counts.append(await asked_at_turns.get())
+                free.set()
         assert counts == [2, 4, 6], "the beginning; a slice of the walk and its end; VMs and steps of the first runs"
         reading.cancel()
         with contextlib.suppress(asyncio.CancelledError):
