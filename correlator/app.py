@@ -52,6 +52,10 @@ log = logging.getLogger(__name__)
 DRAIN_WITHIN = 10.0
 """Seconds that the sinks have to close their connections after a stop."""
 
+RENEWALS_PING_EVERY = 1.0
+RENEWALS_REPLACE_AFTER = 2.0
+"""Of the connection for the lease, in seconds: it has little to send, and leaves a server that hangs soon."""
+
 
 @dataclass(slots=True)
 class Process:
@@ -98,11 +102,12 @@ async def _run(process: Process) -> None:
     if process.config.cluster.url is None:
         await _term(process, None)
         return
-    parser = Parser()
-    renewals, writes = (Connection(process.config.cluster, "collector", parser=parser) for _ in range(2))
+    settings, parser = process.config.cluster, Parser()
+    renewals = Connection(settings, "collector", parser=parser, ping_every=RENEWALS_PING_EVERY)
+    writes = Connection(settings, "collector", parser=parser)
     connecting = {asyncio.create_task(connection.run(), name="nats") for connection in (renewals, writes)}
     try:
-        lease = Lease(renewals, writes, process.config.cluster)
+        lease = Lease(renewals, writes, settings)
         from correlator.ops import cluster_metrics  # noqa: PLC0415 - a daemon without a cluster has no metrics of one
 
         cluster_metrics.CONNECTED.set_function(lambda: renewals.connected and writes.connected)

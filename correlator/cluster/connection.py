@@ -61,6 +61,10 @@ ANSWER_WITHIN = 5.0
 MAX_ANSWER = 64_000_000
 """Bytes of an answer of JetStream, which comes in one message. It may name all subjects of a stream."""
 
+ASKED = 5
+ASK_AGAIN = 0.2
+"""Requests for one key, each of which another server may get, and the seconds between two of them."""
+
 OLDEST = (2, 12)
 """The oldest version of the server that has atomic batches."""
 
@@ -247,16 +251,41 @@ class Connection:
     async def last(self, stream: str, subject: str, *, within: float = ANSWER_WITHIN) -> Msg | None:
         """Return the last message of a subject by a direct get; None if there is none.
 
-        Any server that keeps the stream may answer, so it may lag behind a write for a moment. The header
-        Nats-Sequence is its sequence, Nats-Time-Stamp its time.
+        Any server that keeps the stream may answer, so it may lag behind a write for a moment, and one that hangs gets
+        requests too: so another request follows if there is no answer soon. The header Nats-Sequence is its sequence,
+        Nats-Time-Stamp its time.
         """
-        answer = await self.request(f"$JS.API.DIRECT.GET.{stream}.{subject}", within=within)
+        answer = await self._first_answer(f"$JS.API.DIRECT.GET.{stream}.{subject}", within)
         headers = answer.headers or {}
         if "Nats-Sequence" in headers:  # A stored message may have a header Status of its own.
             return answer
         if headers.get("Status") == "404":
             return None
         raise Refused(f"{headers.get('Description') or headers.get('Status', 'no answer of a stream')} ({stream})")
+
+    async def _first_answer(self, subject: str, within: float) -> Msg:
+        """Send a request up to `ASKED` times, `ASK_AGAIN` seconds apart, and return the first answer."""
+        clock = asyncio.get_running_loop().time
+        until = clock() + within
+        asked: set[asyncio.Task[Msg]] = set()
+        try:
+            while True:
+                if len(asked) < ASKED and (left := until - clock()) > 0:
+                    asked.add(asyncio.create_task(self.request(subject, within=left)))
+                more = len(asked) < ASKED and clock() + ASK_AGAIN < until
+                done, _ = await asyncio.wait(
+                    asked, timeout=ASK_AGAIN if more else None, return_when=asyncio.FIRST_COMPLETED
+                )
+                if done:
+                    return done.pop().result()  # An error concerns every request: the first one has waited longest.
+        finally:
+            for task in asked:
+                task.cancel()
+            if asked:
+                await asyncio.wait(asked)
+            for task in asked:
+                if not task.cancelled():
+                    task.exception()
 
     async def subscribe(
         self, subject: str, on_message: OnMessage, *, queue: str = "", pending: int = 8_000_000

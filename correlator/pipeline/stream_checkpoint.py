@@ -38,8 +38,8 @@ import contextlib
 import itertools
 import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
@@ -61,8 +61,10 @@ REMOVED_FOR = 3600
 
 READ_AT_ONCE = 1000
 READ_BYTES = 4_000_000
+FIRST_WITHIN = 0.5
 READ_WITHIN = 5.0
-"""Rows and bytes of one answer to a read, and seconds without a row after which it has failed."""
+"""Rows and bytes of one answer to a read; seconds until its first row, after which another request follows that waits
+twice as long; seconds without a row after which the read has failed."""
 
 
 class StreamCheckpoint:
@@ -137,10 +139,8 @@ class StreamCheckpoint:
                 changes, self._rows, everything=everything, max_rows=self._max_rows, room=lambda: window.share
             )
             await self._write(self._fence, content)
-        except Fenced:
-            self._lost = True
-            self._on_lost()
-            raise
+        except Fenced as error:
+            await self._refused(error)
         except BaseException:
             self._fence = None  # A batch may be under way.
             raise
@@ -148,6 +148,17 @@ class StreamCheckpoint:
             self._rows.pop(name, None)
         self._rows.update(content.written)
         self.everything, self._usable = False, True
+
+    async def _refused(self, error: Fenced) -> NoReturn:
+        """Find out whether this process has lost the lease, or NATS has lost the stream with its owner key."""
+        self._fence = None
+        try:
+            await self._lease.verify(keys.STATE, self._owner)
+        except Fenced:
+            self._lost = True
+            self._on_lost()
+            raise
+        raise Unacknowledged(f"the stream was created again: {error}")
 
     async def _write(self, fence: Fence, content: Content) -> None:
         mark = secrets.token_hex(8)
@@ -240,34 +251,44 @@ class StreamCheckpoint:
         return Message(subject, value) if value else Message(subject, b"", {"Nats-TTL": f"{REMOVED_FOR}s"})
 
     async def _read(self) -> AsyncIterator[Msg]:
-        """Yield the last message of every row, by direct gets of many messages at once."""
+        """Yield the last message of every row, by direct gets of many messages at once.
+
+        A server that hangs may get a request: without an answer, another one follows, and only its answers count.
+        """
         rows = keys.checkpoint_rows(self._instance)
-        client, first = self._connection.client, 1
+        client, first, asked, within = self._connection.client, 1, 0, FIRST_WITHIN
         queue: asyncio.Queue[Msg] = asyncio.Queue()
         inbox = client.new_inbox()
-        subscription = await client.subscribe(inbox, cb=queue.put, pending_bytes_limit=4 * READ_BYTES)
+        subscription = await client.subscribe(f"{inbox}.*", cb=queue.put, pending_bytes_limit=4 * READ_BYTES)
         try:
             while True:
+                asked += 1
                 request = {"seq": first, "next_by_subj": rows, "batch": READ_AT_ONCE, "max_bytes": READ_BYTES}
                 await self._connection.publish(
-                    f"$JS.API.DIRECT.GET.{keys.CHECKPOINT}", msgspec.json.encode(request), reply=inbox
+                    f"$JS.API.DIRECT.GET.{keys.CHECKPOINT}", msgspec.json.encode(request), reply=f"{inbox}.{asked}"
                 )
-                more = True
-                while more:
-                    message = queue.get_nowait() if queue.qsize() else await _within(queue.get())
+                left = within
+                while (message := await _next(queue, left)) is not None:
+                    if message.subject != f"{inbox}.{asked}":
+                        continue
+                    left, within = READ_WITHIN, FIRST_WITHIN
                     headers = message.headers or {}
                     status = headers.get("Status")
                     if "Nats-Subject" in headers:  # A row, whatever other headers it was written with.
                         first = int(headers["Nats-Sequence"]) + 1
                         yield message
                     elif status == "204":
-                        more = False
                         if int(headers.get("Nats-Num-Pending", "0")) == 0:
                             return
+                        break
                     elif status == "404":
                         return
                     else:
                         raise Refused(f"the checkpoint cannot be read: {headers.get('Description', status)}")
+                else:
+                    if left >= READ_WITHIN:
+                        raise ClusterUnavailable("the checkpoint cannot be read: no answer")
+                    within = min(READ_WITHIN, 2 * within)
         finally:
             with contextlib.suppress(Exception):
                 await subscription.unsubscribe()
@@ -280,12 +301,15 @@ def newest(file: Saved | None, stream: Saved | None) -> Saved | None:
     return file if file.at > stream.at and file.cursor.head >= stream.cursor.head else stream
 
 
-async def _within(message: Awaitable[Msg]) -> Msg:
+async def _next(queue: asyncio.Queue[Msg], within: float) -> Msg | None:
+    """Return the next message, None if there is none for `within` seconds."""
+    if queue.qsize():
+        return queue.get_nowait()
     try:
-        async with asyncio.timeout(READ_WITHIN):
-            return await message
+        async with asyncio.timeout(within):
+            return await queue.get()
     except TimeoutError:
-        raise ClusterUnavailable("the checkpoint cannot be read: no answer") from None
+        return None
 
 
 def _name(subject: str) -> Name | None:

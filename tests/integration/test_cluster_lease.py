@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
+import shutil
 import time
 
 import pytest
 
 from correlator.cluster import keys
 from correlator.cluster.batches import Message
-from correlator.cluster.errors import Fenced
+from correlator.cluster.errors import ClusterUnavailable, Fenced, Refused
 from correlator.sinks.cluster.election import Lease
 from correlator.sinks.cluster.lease import TAKE_AFTER
 from tests.support.cluster import connected, never_silent, settings
@@ -129,11 +130,31 @@ async def test_a_link_that_is_full_for_longer_than_the_lease_takes_it_from_nobod
             await asyncio.wait([waiting])
 
 
-async def test_without_its_stream_the_holder_loses_the_lease(nats):
-    async with candidate(nats.url) as first:
-        await first.acquire()
+async def test_the_holder_outlasts_the_loss_of_all_streams_and_its_writes_are_accepted_again(nats):
+    async with candidate(nats.url) as first, candidate(nats.url) as second:
+        fence = await first.acquire()
         async with held(first) as holding:
-            await eventually(lambda: first._alive_seq)
-            await first.connection.api(f"STREAM.DELETE.{keys.STATE}")
-            await asyncio.wait_for(holding, PATIENCE)
-        await asyncio.wait_for(first.acquire(), PATIENCE)
+            waiting = asyncio.create_task(second.acquire())
+            await eventually(lambda: first._alive_seq and second.describe()["active"])
+            await asyncio.to_thread(nats.kill)
+            await asyncio.to_thread(shutil.rmtree, nats.folder / "js")
+            await asyncio.to_thread(nats.start)
+
+            async def accepted():
+                await fence.write([Message(keys.job("dc1", "a"), b"{}")])
+                return True
+
+            await eventually(lambda: first.connection.connected)
+            await eventually(lambda: quietly(accepted))
+            assert not holding.done()
+            assert not waiting.done()
+        waiting.cancel()
+        await asyncio.wait([waiting])
+
+
+async def quietly(write):
+    """True once `write` succeeds."""
+    try:
+        return await write()
+    except (ClusterUnavailable, Refused):
+        return False

@@ -6,6 +6,7 @@ import orjson
 from msgspec.structs import replace
 
 from correlator.cluster import keys, streams
+from correlator.cluster.batches import put
 from correlator.cluster.errors import ClusterUnavailable
 from correlator.ops import cluster_metrics
 from correlator.ops.metrics import REGISTRY
@@ -199,21 +200,40 @@ async def test_events_alone_show_that_the_lease_is_lost(nats):
             assert await events(new.connection, "dc1") == [1, 2]
 
 
-async def test_a_stream_that_is_created_again_gets_a_new_epoch_and_every_job(nats):
+async def test_streams_that_are_created_again_get_a_new_epoch_and_every_job(nats):
     async with collector(nats) as one:
         one.change(*"abc")
         async with one.writing():
+            one.happen(1)
             await one.equal()
+            await eventually(lambda: one.sink.describe()["pending"] == 0)
             before = await epoch_of(one.connection)
-            await one.connection.api(f"STREAM.DELETE.{keys.STATE}")
-            await streams.ensure(one.connection, 1)
+            for name in (keys.STATE, keys.EVENTS):
+                await one.connection.api(f"STREAM.DELETE.{name}")
             one.change("a")
-            await eventually(lambda: one.lost)
-        state = one.sink.state()
-        async with one.writing(position=state[1]):
+            one.happen(2)
+            await eventually(lambda: one.sink.describe()["error"] is not None)
+            await streams.ensure(one.connection, 1)
+            one.sink._fence.seq = await put(one.connection, keys.owner("dc1"), one.sink._owner, expected=0)  # The lease.
             await one.equal()
             after = await epoch_of(one.connection)
             assert before != after == position(one).epoch
+            await eventually(lambda: one.sink.describe()["pending"] == 0)
+            assert await events(one.connection, "dc1") == [2]
+            assert one.lost == []
+
+
+async def test_an_owner_key_of_events_that_is_gone_is_written_again_and_costs_no_lease(nats):
+    """The stream drops its oldest messages beyond its size, and a purge drops all."""
+    async with collector(nats) as one, one.writing():
+        for n in range(3):
+            one.happen(n)
+            await eventually(lambda: one.sink.describe()["pending"] == 0)
+            await one.connection.api(f"STREAM.PURGE.{keys.EVENTS}")
+        one.happen(3)
+        await eventually(lambda: one.sink.describe()["pending"] == 0)
+        assert await events(one.connection, "dc1") == [3]
+        assert one.lost == []
 
 
 async def test_a_stream_that_lost_acknowledged_messages_gets_a_new_epoch(nats):

@@ -5,7 +5,7 @@ from typing import Any, cast
 import pytest
 
 from correlator.sinks.cluster.election import Lease
-from correlator.sinks.cluster.lease import TAKE_AFTER
+from correlator.sinks.cluster.lease import GONE_AFTER, TAKE_AFTER
 from tests.support.cluster import settings
 from tests.support.lease_servers import ALIVE, LONG_AGO, OWNER, Servers
 from tests.support.virtual_time import VirtualTimeLoop
@@ -49,15 +49,31 @@ def test_an_old_answer_of_a_server_that_lags_takes_the_lease_from_nobody(loop, s
     assert not holding.done()
 
 
-def test_an_owner_key_that_is_gone_or_of_another_ends_the_lease(loop, servers, lease):
-    holding = held(loop, lease)
-    del servers.values[OWNER]
-    loop.run(10)
-    assert holding.done()
+def test_an_owner_key_of_another_ends_the_lease(loop, servers, lease):
     holding = held(loop, lease)
     servers.values[OWNER] = 1000, b'{"holder": "other"}'
     loop.run(6)
     assert holding.done()
+
+
+def test_after_the_loss_of_its_streams_the_holder_takes_the_lease_again_before_its_standby_may(loop, servers, lease):
+    holding = held(loop, lease)
+    standby = Lease(cast(Any, servers), cast(Any, servers), settings("nats://127.0.0.1:1"))
+    loop.create_task(standby.acquire())
+    loop.run(5)
+    before = lease._fence.seq
+    servers.values.clear()
+    loop.run(60)
+    assert not holding.done()
+    assert not standby.active
+    assert servers.values[OWNER] == (lease._fence.seq, lease.owner)
+    assert lease._fence.seq > before
+    holding.cancel()
+    servers.values.clear()
+    loop.run(GONE_AFTER - 1)
+    assert not standby.active
+    loop.run(2)
+    assert standby.active
 
 
 def test_silence_while_no_server_leads_the_alive_key_is_not_the_owners(loop, servers, lease):

@@ -57,7 +57,8 @@ class Lease:
         self._alive_seq = 0
         self._known: dict[str, tuple[bytes, Seen]] = {}
         """The last value of each key."""
-        self._ensured = -1
+        self._ensured = False
+        """True once the streams were as this process wants them."""
         self._error: str | None = None
         self._lost = asyncio.Event()
         self._owner: Seen | None = None
@@ -111,11 +112,14 @@ class Lease:
         standby = Standby(self.holder)
         while True:
             try:
-                await self._ensure()
+                if not self._ensured:
+                    await self._ensure()
                 alive, owner = await self._read_keys()
             except (ClusterUnavailable, Refused) as error:
                 self._failed(error)
-                self._ensured, standby = -1, standby.missed()
+                standby = standby.missed()
+                if self._ensured:
+                    await self._ensure_again()
                 await asyncio.sleep(POLL_EVERY if isinstance(error, ClusterUnavailable) else RETRY_EVERY)
                 continue
             self._note_owner(owner)
@@ -164,11 +168,9 @@ class Lease:
             log.info("the lease of %s was released", self.instance)
 
     async def _ensure(self) -> None:
-        """Create or update the streams once for each connection."""
-        generation = self._connection.generation
-        if self._ensured != generation:
-            await streams.ensure(self._connection, self._replicas)
-            self._ensured = generation
+        """Create or update the streams."""
+        await streams.ensure(self._connection, self._replicas)
+        self._ensured = True
 
     async def _read_keys(self) -> tuple[Seen | None, Seen | None]:
         """Read the alive key and the owner key."""
@@ -229,7 +231,7 @@ class Lease:
                 except (ClusterUnavailable, Refused) as error:
                     self._failed(error)
                     return True
-                if self._is_lost(owner):
+                if self._is_lost(owner) or (owner is None and not await self._is_owner()):
                     return False
                 self._alive_seq = alive.seq if alive is not None else 0
             except (ClusterUnavailable, Refused) as error:
@@ -239,7 +241,11 @@ class Lease:
         return True
 
     async def _is_owner(self) -> bool:
-        """Read the owner key. An answer that is older than what this process wrote is of a server that is behind."""
+        """Read the owner key. An answer that is older than what this process wrote is of a server that is behind.
+
+        A key that is gone was lost with the store of NATS, and is written again.
+        """
+        assert self._fence is not None
         for _ in range(BEHIND_READS):
             try:
                 _, owner = await self._read_keys()
@@ -248,7 +254,11 @@ class Lease:
                 return True
             if self._is_lost(owner):
                 return False
-            if not is_behind(self._fence.seq if self._fence is not None else 0, owner):
+            if not is_behind(self._fence.seq, owner):
+                return True
+            if owner is None and (seq := await self._own(0)) is not None:
+                log.warning("NATS has lost its streams: the lease of %s was taken again", self.instance)
+                self._fence.seq = seq
                 return True
             await asyncio.sleep(POLL_EVERY)
         return False
@@ -257,8 +267,7 @@ class Lease:
         return is_lost(self.holder, self._fence.seq if self._fence is not None else 0, owner)
 
     async def _ensure_again(self) -> None:
-        """A stream may be gone: that of the alive key is in memory. The next renewal does not wait for long."""
-        self._ensured = -1
+        """A stream may be gone: that of the alive key is in memory. The next request does not wait for long."""
         try:
             async with asyncio.timeout(ANSWER_WITHIN):
                 await self._ensure()

@@ -65,8 +65,10 @@ class EventWriter:
         events = self._pending.batch(MAX_EVENTS, min(MAX_BYTES, self._connection.window.share))
         try:
             await self._send(self._stream, [self._message(event) for event in events])
-        except Refused:
+        except Refused as error:
             self._pending.unacknowledged()
+            if isinstance(error, Fenced):
+                self._stream = None  # NATS may have dropped the owner key with the oldest events.
             raise
         except BaseException:
             self._in_doubt = events
@@ -80,11 +82,18 @@ class EventWriter:
         Raises: as `step`.
         """
         if self._stream is not None:
-            await self._stream.settle(self._within)
+            await self._settle(self._stream)
+
+    async def _settle(self, stream: OwnedStream) -> None:
+        try:
+            await stream.settle(self._within)
+        except Fenced:
+            self._stream = None
+            raise
 
     async def _look_up(self, stream: OwnedStream, events: Sequence[PendingEvent]) -> int:
         """Decide whether the stream has the batch in doubt: all of it or nothing, and nothing after it."""
-        await stream.settle(self._within)
+        await self._settle(stream)
         subject = keys.event(self._instance, events[-1].job_id)
         last = await self._connection.last(keys.EVENTS, subject, within=self._within)
         self._in_doubt = ()

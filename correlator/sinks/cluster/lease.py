@@ -6,7 +6,9 @@ dies, and never because of a short silence. A collector that was stopped and con
 Model. The owner key names the collector that holds the lease, as `holder`: a new random text for each attempt to take
 it. It is taken by a compare-and-set of the key's sequence. The holder renews the alive key every `RENEW_EVERY`
 seconds. A standby reads both keys every `POLL_EVERY` seconds. It takes the lease when neither has changed for
-`TAKE_AFTER` seconds of successful polls, or at once when there is no owner, or when the owner has released the lease.
+`TAKE_AFTER` seconds of successful polls, or at once when there never was an owner, or when the owner has released the
+lease. An owner that a standby has seen and that is gone was lost with the store of NATS: its holder takes the lease
+again as soon as it can write, and a standby only after `GONE_AFTER` seconds.
 
 Invariants.
 
@@ -31,6 +33,9 @@ POLL_EVERY = 0.25
 TAKE_AFTER = 3.0
 """Seconds without a renewal: 2 s, and 1 s more, because an election of NATS's servers may delay a healthy owner."""
 
+GONE_AFTER = 10.0
+"""Seconds without an owner and without a renewal after which a standby takes a lease that had an owner."""
+
 COUNTED = 1.0
 """The longest time between two polls that counts as silence. A longer one: the standby itself did not run."""
 
@@ -47,7 +52,8 @@ class Seen(Struct, frozen=True):
 class Standby(Struct, frozen=True):
     """A collector without the lease that would take it as `holder`. Each method returns the next state.
 
-    `quiet`: seconds of silence so far; `polled_at`: monotonic seconds of the last successful poll.
+    `quiet`: seconds of silence so far; `polled_at`: monotonic seconds of the last successful poll. `had_owner`: a poll
+    has found an owner.
     """
 
     holder: str
@@ -55,13 +61,15 @@ class Standby(Struct, frozen=True):
     owner: Seen | None = None
     quiet: float = 0.0
     polled_at: float | None = None
+    had_owner: bool = False
 
     def polled(self, now: float, alive: Seen | None, owner: Seen | None) -> Standby:
         """Both keys have been read. None: the key does not exist."""
+        had_owner = self.had_owner or owner is not None
         if (alive, owner) != (self.alive, self.owner):
-            return Standby(self.holder, alive, owner, 0.0, now)
+            return Standby(self.holder, alive, owner, 0.0, now, had_owner)
         passed = now - self.polled_at if self.polled_at is not None else 0.0
-        return Standby(self.holder, alive, owner, self.quiet + (passed if passed <= COUNTED else 0.0), now)
+        return Standby(self.holder, alive, owner, self.quiet + (passed if passed <= COUNTED else 0.0), now, had_owner)
 
     def missed(self) -> Standby:
         """The keys could not be read. The silence so far stays counted; the time until the next poll is not."""
@@ -69,7 +77,7 @@ class Standby(Struct, frozen=True):
 
     def refused(self) -> Standby:
         """Another collector took the lease, or the attempt has failed: begin to watch from the start."""
-        return Standby(self.holder)
+        return Standby(self.holder, had_owner=self.had_owner)
 
     @property
     def owns(self) -> bool:
@@ -86,7 +94,9 @@ class Standby(Struct, frozen=True):
         """True if the lease is to be taken now, at the sequence `expected`."""
         if self.polled_at is None or self.owns:
             return False
-        return self.owner is None or self.quiet >= TAKE_AFTER or self._released
+        if self.owner is None:
+            return not self.had_owner or self.quiet >= GONE_AFTER
+        return self.quiet >= TAKE_AFTER or self._released
 
     @property
     def _released(self) -> bool:

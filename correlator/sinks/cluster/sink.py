@@ -77,6 +77,8 @@ class ClusterSink:
     ) -> None:
         self._connection = connection
         self._instance = instance
+        self._owner = owner
+        self._fence = fence
         self._on_lost = on_lost
         self._log_read_to = log_read_to
         self._timings = timings
@@ -203,14 +205,27 @@ class ClusterSink:
                 beat()
                 try:
                     await step(beat)
-                except Fenced:
-                    raise
+                except Fenced as error:
+                    if await self._is_lost():
+                        raise
+                    self._failed(name, error)
+                    await asyncio.sleep(backoff.next())
                 except (ClusterUnavailable, Refused) as error:
                     self._failed(name, error)
                     await asyncio.sleep(backoff.next())
                 else:
                     backoff.reset()
                     self._errors.pop(name, None)
+
+    async def _is_lost(self) -> bool:
+        """True if another process holds the lease. Without any owner NATS has lost the key: the lease decides."""
+        try:
+            await self._fence.verify(keys.STATE, self._owner, within=self._timings.answer_within)
+        except Fenced:
+            return True
+        except (ClusterUnavailable, Refused):
+            return False
+        return False
 
     async def _write_documents(self, documents: Documents) -> None:
         """Write one batch of documents, after checking the epoch: on a new connection, and every few seconds."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import pytest
 
 from tests.support.bulk_rows import year_of_jobs
-from tests.support.faults.cluster_run import ClusterRun, cluster_run
+from tests.support.faults.cluster_run import cluster_run, takeovers
 from tests.support.faults.proxy import Proxy
 from tests.support.mariadb import Database
 from tests.support.nats import Nats
@@ -18,12 +17,18 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 MEGABIT = 125_000
 """Bytes a second."""
 
-JOBS = 5_000
-"""Jobs that have ended. With their checkpoint they take 13 MB, which is 108 s on the link."""
+JOBS = 1_500
+"""Jobs that have ended. With their checkpoint they take 4 MB, which is 32 s on the link."""
 
 
 async def test_one_megabit_for_both_collectors(database: Database, nats: Nats, tmp_path: Path):
     await year_of_jobs(database, JOBS, JOBS, 5)
+    async with database.connect() as connection, connection.cursor() as cursor:
+        # They have no rows in the log: one that ends now would give an event without a row.
+        for table in ("job_tracking", "job_steps"):
+            earlier = "started_at = started_at - INTERVAL 1 HOUR, completed_at = completed_at - INTERVAL 1 HOUR"
+            await cursor.execute(f"UPDATE {table} SET {earlier}")
+        await connection.commit()
     async with Proxy(nats.port) as link:
         link.rate = MEGABIT
         async with cluster_run(tmp_path, database, nats, link=f"nats://127.0.0.1:{link.port}") as run:
@@ -37,9 +42,3 @@ async def test_one_megabit_for_both_collectors(database: Database, nats: Nats, t
             recovery = await run.recovered()
             await run.verdict("link of 1 Mbit/s: active killed", recovery, within=300.0)
             assert await takeovers(run) == 2
-
-
-async def takeovers(run: ClusterRun) -> int:
-    """How often a collector took the lease."""
-    logs = [await asyncio.to_thread(daemon.log) for daemon in (run.active, run.standby)]
-    return sum(log.count("this process is the active collector") for log in logs)

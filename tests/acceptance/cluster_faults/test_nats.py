@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import socket
 import subprocess
 from pathlib import Path
@@ -17,15 +18,21 @@ import pytest
 
 from correlator.cluster import keys
 from tests.support.cluster import connected
+from tests.support.collectors import has_role
 from tests.support.eventually import eventually
-from tests.support.faults.cluster_run import cluster_run
+from tests.support.faults.cluster_run import cluster_run, takeovers
 from tests.support.mariadb import Database
 from tests.support.nats import PROGRAM, Nats, NatsCluster, three_servers
+from tests.support.replay import MariaDBReplayer
+from tests.support.whole_jobs import lifecycle_rows
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
 
 BOTH_KILLED_WITHIN = 15.0
 """Seconds without a change at a gateway after the leader of NATS and the active collector have been killed at once."""
+
+FROZEN_WITHIN = 20.0
+"""The same with a server that hangs: NATS's servers need up to 9 s to elect a leader in its place."""
 
 
 async def test_leader_and_active_collector_killed(database: Database, nats_cluster: NatsCluster, tmp_path: Path):
@@ -54,6 +61,27 @@ async def test_each_server_killed_in_turn(database: Database, nats_cluster: Nats
                 await asyncio.to_thread(server.start)
                 await asyncio.to_thread(nats_cluster.wait)
         await run.verdict("NATS: each server killed in turn", max(recoveries))
+
+
+async def test_each_server_frozen_in_turn_as_the_active_collector_is_killed(
+    database: Database, nats_cluster: NatsCluster, tmp_path: Path
+):
+    async with cluster_run(tmp_path, database, nats_cluster) as run:
+        recoveries = []
+        async with run.traffic.running():
+            for server in nats_cluster.servers:
+                await run.goes_on()
+                active = run.active if await has_role(run.active, "active") else run.standby
+                await asyncio.to_thread(server.pause)
+                try:
+                    await active.kill()
+                    recoveries.append(await run.recovered())
+                finally:
+                    server.resume()
+                await asyncio.to_thread(nats_cluster.wait)
+                await active.start(ready=False)
+        await run.verdict("NATS: each server frozen with the active collector killed", max(recoveries))
+        assert max(recoveries) < FROZEN_WITHIN
 
 
 async def test_lame_duck(database: Database, tmp_path: Path):
@@ -114,6 +142,24 @@ async def test_stream_deleted(database: Database, nats_cluster: NatsCluster, tmp
         assert before is not None
         assert after is not None
         assert before.data != after.data
+
+
+async def test_store_lost_with_a_standby(database: Database, nats: Nats, tmp_path: Path):
+    async with cluster_run(tmp_path, database, nats) as run:
+        async with run.traffic.running():
+            await run.goes_on(100)
+        await run.verdict("NATS: before its store is lost", await run.recovered())
+        async with MariaDBReplayer.connect(database) as replayer:
+            before = set(lifecycle_rows(await replayer.tables()))
+        await asyncio.to_thread(nats.kill)
+        await asyncio.to_thread(shutil.rmtree, nats.folder / "js")
+        await asyncio.to_thread(nats.start)
+        recovery = await run.recovered()
+        again = before & set(await run.events())
+        await run.verdict("NATS: store lost with a standby", recovery, without=before)
+        assert not again
+        assert await has_role(run.active, "active")
+        assert await takeovers(run) == 1
 
 
 def signalled(server: Nats, name: str) -> None:

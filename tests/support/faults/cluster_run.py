@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Set
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,24 +91,29 @@ class ClusterRun:
         assert isinstance(self.nats, NatsCluster)
         return self.nats.named(info["cluster"]["leader"])
 
-    async def verdict(self, fault: str, recovery: float, within: float = SETTLES_WITHIN) -> None:
-        """Judge the run once nothing is written any more, and note it for the table."""
+    async def verdict(
+        self, fault: str, recovery: float, *, within: float = SETTLES_WITHIN, without: Set[int] | None = None
+    ) -> None:
+        """Judge the run once nothing is written any more, and note it for the table.
+
+        `without`: events that NATS has lost.
+        """
         async with MariaDBReplayer.connect(self.database) as replayer:
             tables = await replayer.tables()
-        due = set(lifecycle_rows(tables))
+        due = set(lifecycle_rows(tables)) - (without or set())
 
         async def settled() -> bool:
             shown = await documents(self.gateway)
             found = differences(tables, shown)
             assert not found, found[:5]
             assert plain(self.watcher.jobs) == plain(shown), "the client of the gateway differs"
-            assert due <= set(await self._events()), f"{len(due - set(await self._events()))} events are missing"
+            assert due <= set(await self.events()), f"{len(due - set(await self.events()))} events are missing"
             return True
 
         try:
             await eventually(settled, within=within, every=0.5)
         finally:
-            events = await self._events()
+            events = await self.events()
             false = events.pop(None, 0)
             twice = sum(count - 1 for count in events.values())
             VERDICTS.append(Verdict(fault, recovery, len(due), len(due - set(events)), twice, false))
@@ -116,7 +121,7 @@ class ClusterRun:
         logs = [await asyncio.to_thread(one.log) for one in (self.active, self.standby, self.gateway)]
         assert not [log[-4000:] for log in logs if "Traceback" in log]
 
-    async def _events(self) -> Counter[int | None]:
+    async def events(self) -> Counter[int | None]:
         """How often each event is in the stream; None: those without a row. Asks again while there is no answer."""
 
         async def read() -> tuple[list[Any]]:
@@ -129,6 +134,12 @@ class ClusterRun:
         (stored,) = await eventually(read, every=0.5)
         own = [payload for _, headers, payload in stored if headers.get("Nats-Msg-Id", "").startswith("dc1:")]
         return Counter(orjson.loads(payload)["event_id"] for payload in own)
+
+
+async def takeovers(run: ClusterRun) -> int:
+    """How often a collector took the lease."""
+    logs = [await asyncio.to_thread(daemon.log) for daemon in (run.active, run.standby)]
+    return sum(log.count("this process is the active collector") for log in logs)
 
 
 @asynccontextmanager
