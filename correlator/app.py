@@ -53,8 +53,7 @@ DRAIN_WITHIN = 10.0
 """Seconds that the sinks have to close their connections after a stop."""
 
 RENEWALS_PING_EVERY = 1.0
-RENEWALS_REPLACE_AFTER = 2.0
-"""Of the connection for the lease, in seconds: it has little to send, and leaves a server that hangs soon."""
+"""Seconds between two pings of the connection for the lease: it has little to send, and leaves a server that hangs."""
 
 
 @dataclass(slots=True)

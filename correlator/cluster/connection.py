@@ -52,7 +52,7 @@ UNANSWERED_PINGS = 2
 RECONNECT_EVERY = 0.5
 """Seconds to connect, between two pings, unanswered pings that end a connection, seconds between two attempts."""
 
-REPLACE_AFTER = 5.0
+REPLACE_AFTER = 2.0
 """Seconds without a connection after which a client is replaced."""
 
 ANSWER_WITHIN = 5.0
