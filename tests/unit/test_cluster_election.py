@@ -56,7 +56,7 @@ def test_an_owner_key_of_another_ends_the_lease(loop, servers, lease):
     assert holding.done()
 
 
-def test_after_the_loss_of_its_streams_the_holder_takes_the_lease_again_before_its_standby_may(loop, servers, lease):
+def test_after_the_loss_of_its_streams_the_holder_takes_the_lease_before_its_standby_may(loop, servers, lease):
     holding = held(loop, lease)
     standby = Lease(cast(Any, servers), cast(Any, servers), settings("nats://127.0.0.1:1"))
     loop.create_task(standby.acquire())
