@@ -215,9 +215,7 @@ class SourceStatus(Status):
     def answered(self) -> None:
         """Report a successful query of the tail."""
         self._answered, self._answered_at = time.monotonic(), self.clock()
-        if self._failure is not None:
-            log.info("the database answers")
-        self._failure = None
+        self._reached()
         self.part_answered(Part.LOG)
         self._settle()
 
@@ -243,6 +241,8 @@ class SourceStatus(Status):
         self._troubles[part] = trouble = self._trouble(state, part.table, known)
         if known is None or known.state is not state:
             log.warning("%s. What was read stays; trying again. (%s: %s)", trouble.error, part.value[1], error)
+        if state is not TableState.SLOW:  # Else it has answered, with an error.
+            self._reached()
         self._settle()
 
     def has_answered_since(self, began: float) -> bool:
@@ -366,6 +366,11 @@ class SourceStatus(Status):
         """End the report on the log's past."""
         self.reading = None
         self.complete.set()
+
+    def _reached(self) -> None:
+        if self._failure is not None:
+            log.info("the database answers")
+        self._failure = None
 
     def _not_judged(self) -> str:
         read_to = self._index.horizon.read_to

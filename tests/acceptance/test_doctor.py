@@ -31,12 +31,11 @@ from tests.support.appliance import Appliance, now
 from tests.support.bulk_rows import ago, pending_failovers
 from tests.support.bulk_rows import job_id as filled_id
 from tests.support.certificates import self_sign
-from tests.support.daemon import Daemon
+from tests.support.daemon import Daemon, correlator
 from tests.support.eventually import eventually
 from tests.support.mariadb import TABLES, Database, MariaDB
 from tests.support.markdown import read
 from tests.support.mosquitto import Mosquitto
-from tests.support.paths import REPOSITORY
 from tests.support.replay import SQLITE_SCHEMA
 from tests.support.root_shell import paste
 from tests.support.servers import free_port
@@ -135,24 +134,6 @@ async def installation(
     )
     yield daemon
     await daemon.close()
-
-
-async def correlator(daemon: Daemon, *arguments: str, **environ: str) -> tuple[int, str, str]:
-    """(exit code, standard output, standard error) of a command with the settings of `daemon`."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "correlator",
-        *arguments,
-        cwd=REPOSITORY,
-        env=daemon._environ | {"PYTHONIOENCODING": "utf-8"} | environ,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    async with asyncio.timeout(WITHIN):
-        out, err = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
 
 
 async def checks_of(daemon: Daemon, **settings: object) -> dict[str, Check]:

@@ -15,15 +15,16 @@ from typing import Any
 import aiomqtt
 import pytest
 
-from tests.support.appliance import Appliance
+from tests.support.appliance import Appliance, connected
 from tests.support.bulk_rows import ago, fill, job_id
-from tests.support.daemon import HELLO, Daemon
+from tests.support.daemon import HELLO, Daemon, correlator
 from tests.support.eventually import PATIENCE, eventually
-from tests.support.mariadb import Database
+from tests.support.mariadb import Database, MariaDB
 from tests.support.mosquitto import Mosquitto
 
 JOBS = 40
 STEPS = 3
+PAGE = 16_384
 METADATA = '{"vm_name": "vm-1"}'
 
 AWAY_AND_BACK = {
@@ -59,7 +60,12 @@ AWAY_AND_BACK = {
 
 @pytest.fixture
 async def filled(database: Database) -> Database:
-    """An appliance with ended jobs, whose steps only the table has, and a legacy job."""
+    await fill_tables(database)
+    return database
+
+
+async def fill_tables(database: Database) -> None:
+    """Ended jobs, whose steps only the table has, and a legacy job."""
     begun, ended = ago(minutes=30), ago(minutes=20)
     columns = ("id", "operation", "job_type", "status", "metadata", "started_at", "completed_at", "updated_at")
     jobs = [(job_id(n), "op", "failover", "completed", METADATA, begun, ended, ended) for n in range(JOBS)]
@@ -70,7 +76,6 @@ async def filled(database: Database) -> Database:
     await fill(database, "job_steps", ("job_id", "name", "seq", "status", "started_at", "completed_at"), steps)
     legacy = ("job_id", "vm_id", "job_type", "status", "source_vm_name", "created_at", "updated_at")
     await fill(database, "failover_jobs", legacy, [("legacy-1", "v", "live", "pending", "vm-old", begun, begun)])
-    return database
 
 
 @contextlib.asynccontextmanager
@@ -270,6 +275,60 @@ async def test_a_table_that_answers_with_errors_stops_no_other_and_causes_no_sto
             await appliance.log("followed again", job_id=name)
             await eventually(lambda: has_message(daemon, "followed again"))
             await eventually(lambda: is_well(daemon))
+
+
+DAMAGE = {
+    "overwritten": lambda whole: whole[: 3 * PAGE] + b"\xa5" * (len(whole) - 3 * PAGE),
+    "cut": lambda whole: whole[: 2 * PAGE],
+}
+"""What is left of the file of a table. Its first three pages only name and describe it."""
+
+
+@pytest.mark.parametrize(
+    ("table", "how"),
+    [
+        ("job_steps", "cut"),
+        pytest.param("failover_jobs", "overwritten", marks=pytest.mark.long),
+        pytest.param("log_events", "overwritten", marks=pytest.mark.long),
+    ],
+)
+async def test_a_table_whose_file_was_damaged_is_named_and_read_again_once_it_is_repaired(
+    own_mariadb: MariaDB, tmp_path: Path, table: str, how: str
+):
+    database = await own_mariadb.create_schema()
+    await fill_tables(database)
+    file = own_mariadb.folder / "data" / database.name / f"{table}.ibd"
+
+    async def while_it_is_down(content: bytes) -> None:
+        await asyncio.to_thread(own_mariadb.stop)
+        file.write_bytes(content)
+        await asyncio.to_thread(own_mariadb.start)
+
+    async with running(database, tmp_path) as daemon:
+        before = await all_documents(daemon)
+        await asyncio.to_thread(own_mariadb.stop)
+        whole = file.read_bytes()
+        await while_it_is_down(DAMAGE[how](whole))
+        await eventually(lambda: is_failing(daemon, table))
+        async with connected(database) as connection:
+            appliance = Appliance(connection)
+            await appliance.job("gui-1")
+            await eventually(lambda: daemon.job("gui-1"))  # no other table stops
+        found = await parts(daemon)
+        assert [*found["tables"]["states"]] == [table]
+        assert found["tables"]["error"].startswith(
+            f"{table} cannot be read: the database ends its queries with an error"
+        )
+        assert found["database"]["error"] == found["tables"]["error"]
+        code, doctor, _ = await correlator(daemon, "doctor")
+        assert code == 1
+        assert found["tables"]["error"] in " ".join(doctor.split())
+        after = await documents(daemon)
+        assert {name: after[name] for name in before} == before  # what was read stays
+        await while_it_is_down(whole)
+        await eventually(lambda: is_well(daemon))
+        after = await documents(daemon)
+        assert {name: after[name] for name in before} == before
 
 
 BROKEN_FIRST = {

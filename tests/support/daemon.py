@@ -228,3 +228,21 @@ class Socket:
             if message["type"] in ("snapshot", "put"):
                 apply_message(jobs, message)
         return jobs, message
+
+
+async def correlator(daemon: Daemon, *arguments: str, **environ: str) -> tuple[int, str, str]:
+    """(exit code, standard output, standard error) of a command with the settings of `daemon`."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "correlator",
+        *arguments,
+        cwd=REPOSITORY,
+        env=daemon._environ | {"PYTHONIOENCODING": "utf-8"} | environ,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(PATIENCE):
+        out, err = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()

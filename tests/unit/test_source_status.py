@@ -164,3 +164,11 @@ def test_a_database_whose_table_fails_is_not_down_while_the_log_is_read(status: 
         status.judge()
         assert status.database == "stale"
     assert status.lag_seconds == 100
+
+
+def test_a_database_that_is_back_with_a_damaged_table_is_not_called_unreachable(status: SourceStatus, clock: Clock):
+    status.failed("refused", "the database cannot be reached")
+    clock.passed += 5
+    status.part_failed(Part.LOG, failed(Away.FAILED, "log_events"))
+    assert status.describe_database()["error"] == status.describe_tables()["error"]
+    assert "unreachable" not in status.problem

@@ -22,7 +22,7 @@ from tests.support.yardstick import processor_seconds
 IDLE_SHARE = 0.5
 """Of a core, at most, with ten reconciliations a second on a machine that runs other tests too."""
 
-SETTLED_WITHIN = 120
+SETTLED_WITHIN = 300
 """Seconds within which nothing is published any more after a start, also of 21,000 jobs on a busy machine."""
 
 
@@ -129,7 +129,7 @@ async def rests(daemon: Daemon, database: Database, messages: Messages, ids: set
     assert (messages.events, messages.count - count) == ([], 0)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize(
     ("max_jobs", "ended", "running", "legacy", "seconds"),
     [
