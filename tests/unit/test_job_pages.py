@@ -30,6 +30,7 @@ from tests.support.eventually import eventually
 from tests.support.http_listener import served
 from tests.support.pipeline_harness import PipelineHarness
 from tests.support.virtual_time import VirtualTimeLoop
+from tests.support.yardstick import quickest
 
 NOW = BASE + 1_000 * SECOND
 
@@ -139,6 +140,24 @@ async def test_a_document_in_lists_is_encoded_once_for_each_revision(monkeypatch
     changed = _listed(await rest.jobs(make_mocked_request("GET", "/api/v1/jobs")))
     assert {job["job_id"]: job["status"] for job in changed}["u001"] == "failed"
     assert sorted(made[3:]) == ["u001"]
+
+
+def test_lists_with_filters_that_differ_cost_less_than_half_of_the_encoding_of_their_jobs():
+    hub = _with_jobs(2_000).hub
+    pages, count = JobPages(hub, Work()), 50
+
+    async def listed() -> None:
+        queries = [JobQuery(job_type=frozenset({"failover", str(n)})) for n in range(count)]
+        made = [await pages.respond(query, None, 100, "192.0.2.1") for query in queries]
+        assert len(_listed(made[-1])) == 100
+
+    def encoded() -> None:
+        for _ in range(count):
+            for shown in hub.published.newest(None, 100):
+                job_document.encode(job_document.document(shown, steps=False))
+
+    lists, encoding = quickest(lambda: asyncio.run(listed()), encoded)
+    assert lists < encoding / 2
 
 
 async def test_a_client_that_reads_no_list_uses_up_its_own_share_of_memory_and_nothing_of_others():
