@@ -33,6 +33,10 @@ async def inspect(connection: Prober, settings: Cluster, *, gateway: bool) -> Ch
     results = await asyncio.gather(*(_allowed(act) for act in tries.values()))
     denied = [what for what, allowed in zip(tries, results, strict=True) if not allowed]
     role = "gateway" if gateway else "collector"
+    if denied and not connection.refusals:
+        lines = ["A stream without a majority of its servers answers nothing: cluster.streams, and the logs of NATS."]
+        words = f"NATS refuses nothing, and does not answer {len(denied)} of {len(tries)} requests"
+        return failure(RIGHTS, words, [*lines, *(f"no answer: {what}" for what in denied)])
     if denied:
         lines = [*(f"refused: {what}" for what in denied), f"deploy/nats/ has the permissions of a {role}."]
         return failure(RIGHTS, f"NATS refuses {len(denied)} of {len(tries)} things that a {role} does", lines)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from msgspec import Raw
 from msgspec.structs import replace
 
+from correlator import cancellation
 from correlator.cluster import received
 from correlator.cluster.caller import Caller
 from correlator.cluster.received import Unreadable
@@ -185,8 +186,7 @@ class RpcArchive:
                 if known and until is None:
                     until = clock() + OTHERS_WITHIN
         finally:
-            for task in tasks.values():
-                task.cancel()
+            await cancellation.end(set(tasks.values()))
         return _newest(_answers(found, lambda one: one))
 
     async def _find_at(self, instance: str, name: str) -> tuple[PublishedJob, Resolved] | None:

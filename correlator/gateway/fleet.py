@@ -26,6 +26,7 @@ from correlator.gateway.hub import RemoteHub, ends_here
 from correlator.gateway.log_lines import LogLines
 from correlator.gateway.ordered_consumer import Stored
 from correlator.gateway.status import Appliance, RemoteStatus
+from correlator.jobs.bounded import BoundedDict
 from correlator.jobs.encoded import Documents
 from correlator.jobs.job_document import rfc3339
 from correlator.jobs.model.changes import Change, Event, Reason
@@ -40,6 +41,9 @@ log = logging.getLogger(__name__)
 
 MAX_INSTANCES = 1_000
 """Most appliances of a fleet. What others write is ignored, and logged once."""
+
+MAX_EVENTS = 50_000
+"""The number of events whose IDs are remembered."""
 
 ALL = ""
 """The name of the hub of all appliances."""
@@ -81,6 +85,8 @@ class Fleet:
         self._on_removed = on_removed
         self._listens_since = listens_since
         self._parser = parser or Parser()
+        self._events: BoundedDict[int, None] = BoundedDict(MAX_EVENTS)
+        """The hashes of the IDs of the last events."""
         self._documents = Documents()
         self._marks = Marks()
         self._lines = LogLines()
@@ -267,9 +273,17 @@ class Fleet:
                 read = partial(received.decode, message.payload, Alive, received.MAX_KEY)
                 self.appliances[name].renewed(self._parser.parse(message.subject, read), message.at, age)
 
-    def read_event(self, subject: str, payload: bytes) -> None:
-        """Publish an event of a collector. Streaming clients get `job.late` and `job.overdue` only."""
+    def read_event(self, subject: str, payload: bytes, message_id: str | None) -> None:
+        """Publish an event of a collector. Streaming clients get `job.late` and `job.overdue` only.
+
+        A collector sends one again until the stream has stored it, and so does its successor: with the same ID.
+        """
         instance = subject.split(".")[2]
+        if message_id is not None:
+            key = hash((instance, message_id))
+            if key in self._events:
+                return
+            self._events[key] = None
         event = self._parser.parse(subject, partial(event_of, payload))
         if event is not None and (hub := self._hubs.get(instance)) is not None:
             for one in (hub, *([self.hub] if self._shows(instance, event.job_id) else [])):

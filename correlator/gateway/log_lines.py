@@ -19,6 +19,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from correlator.cluster import received
+from correlator.jobs.bounded import BoundedDict
 from correlator.jobs.model.facts import AttributedRow, Entry
 from correlator.jobs.model.rows import Int64, Level, Micros
 
@@ -29,6 +30,9 @@ MAX_WAITING = 4_000_000
 """Bytes of waiting lines, about; the oldest are dropped first."""
 
 OVERHEAD = 500
+
+MAX_SEEN = 50_000
+"""The number of lines that are remembered, so that none is passed on twice."""
 
 
 class _Line(Struct):
@@ -74,13 +78,15 @@ class LogLines:
         self._waiting: OrderedDict[tuple[str, str], deque[tuple[float, AttributedRow, int]]] = OrderedDict()
         """By instance and job ID, the oldest first: (since when, line, size)."""
         self._size = 0
+        self._seen: BoundedDict[int, None] = BoundedDict(MAX_SEEN)
+        """The hashes of the last lines."""
 
     def read(self, instance: str, found: Lines, last_at: Callable[[str], Micros | None]) -> Result:
         """Take the lines of a message. `last_at`: the time of the last message in a job's document, or None."""
-        rows = found.rows
+        rows = [row for row in found.rows if self._is_new(instance, row)]
         run, expected = self._next.get(instance, (found.run, found.first))
         lost = max(0, found.first - expected) if run == found.run else 0
-        self._next[instance] = (found.run, found.first + len(rows))
+        self._next[instance] = (found.run, found.first + len(found.rows))
         ready = []
         for row in rows:
             assert row.job_id is not None
@@ -120,6 +126,14 @@ class LogLines:
             if is_known(instance, job_id):
                 lines.setdefault(instance, []).extend(row for _, row, _ in waiting)
         return lines, {}
+
+    def _is_new(self, instance: str, row: AttributedRow) -> bool:
+        """False for a line that has come already: a successor reads the last rows of its predecessor again."""
+        key = hash((instance, row.entry.event_id, row.entry.at))
+        if key in self._seen:
+            return False
+        self._seen[key] = None
+        return True
 
     def _wait(self, instance: str, job_id: str, row: AttributedRow) -> int:
         """Have a line wait. Returns the number of lines that were dropped to make room."""

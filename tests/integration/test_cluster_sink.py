@@ -8,10 +8,15 @@ from msgspec.structs import replace
 from correlator.cluster import keys, streams
 from correlator.cluster.batches import put
 from correlator.cluster.errors import ClusterUnavailable
+from correlator.jobs.model.changes import Event
+from correlator.jobs.model.facts import Kind
+from correlator.jobs.outcome import Outcome
 from correlator.ops import cluster_metrics
 from correlator.ops.metrics import REGISTRY
 from correlator.sinks.cluster import epoch
-from tests.support.cluster_harness import collector, documents, epoch_of, events, last_seq, read_stream, reading
+from correlator.sinks.cluster.dirty_keys import DirtyKeys
+from correlator.sinks.cluster.repair import Repair
+from tests.support.cluster_harness import NOW, collector, documents, epoch_of, events, last_seq, read_stream, reading
 from tests.support.eventually import eventually
 
 
@@ -348,6 +353,14 @@ async def test_a_server_that_takes_small_messages_only_gets_smaller_documents(na
             found = await documents(one.connection, "dc1")
             assert found["small"] == one.due()["small"]
             assert orjson.loads(found["many steps"])["steps_cut"] == 1_000
+            repair = Repair(one.connection, "dc1", one.hub.published, DirtyKeys(lambda: 0.0), one.timings)
+            assert await repair.run(periodic=True, beat=lambda: None) == 0
+            large = Event(Kind.STEP_FAILED, "a", NOW, event_id=1, error="x" * 100_000)
+            one.hub.publish(Outcome(events=[large]))
+            one.happen(2)
+            await eventually(lambda: one.sink.describe()["pending"] == 0)
+            assert await events(one.connection, "dc1") == [1, 2]
+        assert not one.connection._subscriptions  # None is left of the term.
 
 
 async def test_events_after_lost_acknowledgements_are_stored_exactly_once(nats):

@@ -6,14 +6,15 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from msgspec.structs import replace
 
 from correlator.cluster import keys, streams
+from correlator.cluster.errors import NoAnswer
 from correlator.config.cluster import Cluster
-from correlator.doctor import cluster, cluster_lease
+from correlator.doctor import cluster, cluster_lease, cluster_rights
 from correlator.doctor.check import Check
 from tests.support.cluster import connected, settings
 from tests.support.deployed_nats import DeployedNats
@@ -203,3 +204,30 @@ def test_a_stream_without_a_leader_a_full_one_and_a_replica_behind_are_found():
     lagging = good | {keys.STATE: good[keys.STATE] | {"cluster": replicas}}
     check = cluster.judge_streams(lagging, section, gateway=True)
     assert (check.status, "the replica on n3 is behind" in check.summary) == ("warning", True)
+
+
+class Silent:
+    """A connection to servers that have no majority: they refuse nothing, and their streams do not answer."""
+
+    def __init__(self) -> None:
+        self.client = self
+        self.refusals: list[str] = []
+
+    async def request(self, subject: str, *_: object, **__: object) -> None:
+        raise NoAnswer(f"no answer ({subject})")
+
+    async def last(self, stream: str, subject: str, **_: object) -> None:
+        raise NoAnswer(f"no answer ({stream}, {subject})")
+
+    async def subscribe(self, *_: object) -> Any:
+        return self.flush
+
+    async def flush(self, *_: object) -> None:
+        pass
+
+
+async def test_streams_that_do_not_answer_are_no_missing_permissions():
+    check = await cluster_rights.inspect(cast("Any", Silent()), settings("nats://127.0.0.1:1"), gateway=False)
+    assert check.status == "failure"
+    assert check.summary.startswith("NATS refuses nothing, and does not answer ")
+    assert not any("deploy/nats" in line for line in check.detail)

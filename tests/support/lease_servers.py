@@ -23,6 +23,7 @@ class Servers:
     name = "me"
     generation = 1
     connected = True
+    client = SimpleNamespace(max_payload=1 << 20)
     window = Window()
 
     def __init__(self) -> None:

@@ -175,3 +175,15 @@ async def test_the_client_reads_a_message_whatever_headers_it_has(raw: bytes):
     headers = await client._process_headers(raw)
     message = client._build_message(1, b"a\xffb", b"r\xff", b"", headers)
     assert (message.subject, message.headers) == ("a\udcffb", headers)
+
+
+def test_a_gateway_forwards_an_event_once_however_often_its_collector_sends_it():
+    gateway = Fleet(lambda _: None)
+    gateway.reset("epoch-1")
+    gateway.read([Stored(keys.job("dc1", "a"), 1, AT, encoded(job("a")), None)])
+    found: list[Any] = []
+    gateway.hub.subscribe(lambda batch: found.extend(batch.events))
+    payload = b'{"kind":"job.late","job_id":"a","at":"2025-09-22T15:12:13.000000Z"}'
+    for message_id in ("1", "1", "2", "1", "2"):
+        gateway.read_event(keys.event("dc1", "a"), payload, message_id)
+    assert len(found) == 2

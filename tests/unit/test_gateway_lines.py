@@ -75,3 +75,11 @@ def test_waiting_lines_have_a_bound_in_bytes_and_those_beyond_it_count_as_lost(m
     left = [n for n in range(1, 101) if ids(lines.appeared("dc1", [(f"new {n}", AT)]))]
     assert left == list(range(101 - len(left), 101))
     assert (lost, 5 < len(left) < 10) == (100 - len(left), True)
+
+
+def test_a_line_that_a_successor_sends_again_comes_once():
+    lines = LogLines()
+    assert ids(lines.read("dc1", message(1, "known", "known"), known)) == {"dc1": [1, 2]}
+    again = message(1, "known", "known", "known", run="successor")
+    assert (ids(lines.read("dc1", again, known)), lines.read("dc2", again, known)[1]) == ({"dc1": [3]}, {})
+    assert lines.read("dc1", message(4, "known", run="successor"), known)[1] == {}

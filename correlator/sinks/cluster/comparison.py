@@ -25,11 +25,12 @@ class Stored(NamedTuple):
 
 
 class Comparison:
-    """One comparison. `untouched` are those jobs that are not in `touched`, which grows while it runs."""
+    """One comparison, without the jobs in `touched`, which grows while it runs. `limit`: bytes of a document."""
 
-    def __init__(self, published: JobDirectory, touched: set[str]) -> None:
+    def __init__(self, published: JobDirectory, touched: set[str], limit: int = values.MAX_VALUE) -> None:
         self._published = published
         self._touched = touched
+        self._limit = limit
         self._seen: set[str] = set()
         self.compared = 0
         """The number of jobs that were compared."""
@@ -47,7 +48,7 @@ class Comparison:
                 continue
             self._seen.add(job_id)
             self.compared += 1
-            if value is None or value != values.encode(shown):
+            if value is None or value != values.encode(shown, self._limit):
                 found.append(job_id)
         return found
 

@@ -30,9 +30,6 @@ more document may be in it."""
 AT_ONCE = 32
 """Documents that are made in one step."""
 
-HEADERS = 2_000
-"""Bytes of a message besides its payload, at most."""
-
 VERSION_HEADER = "Cor-Version"
 REASON_HEADER = "Cor-Reason"
 PURGE = {"KV-Operation": "PURGE", "Nats-Rollup": "sub", "Nats-TTL": f"{MARKER_TTL}s"}
@@ -51,7 +48,7 @@ class Documents:
     async def next_batch(self) -> list[Message]:
         """Return the next batch, whose keys are in flight from now on. Empty if no key is dirty."""
         batch: list[Message] = []
-        size, limit = 0, min(values.MAX_VALUE, self._connection.client.max_payload - HEADERS)
+        size, limit = 0, values.limit(self._connection.client.max_payload)
         full_at = min(FULL_AT, self._connection.window.share)
         while len(batch) < MAX_KEYS and size < full_at:
             with timed("cluster batch"):

@@ -13,6 +13,7 @@ from correlator.cluster import keys
 from correlator.cluster.batches import Fence, Message, put
 from correlator.cluster.connection import Connection
 from correlator.cluster.errors import Fenced, Refused, Unacknowledged
+from correlator.sinks.cluster import pending_events, values
 from correlator.sinks.cluster.owned_stream import OwnedStream
 from correlator.sinks.cluster.pending_events import PendingEvent, PendingEvents
 
@@ -131,4 +132,5 @@ class EventWriter:
         )
 
     def _message(self, event: PendingEvent) -> Message:
-        return Message(keys.event(self._instance, event.job_id), event.payload, {"Nats-Msg-Id": event.message_id})
+        payload = pending_events.fitting(event.payload, values.limit(self._connection.client.max_payload))
+        return Message(keys.event(self._instance, event.job_id), payload, {"Nats-Msg-Id": event.message_id})

@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from typing import NamedTuple
 
+import orjson
+
 from correlator.cluster import keys
-from correlator.jobs import job_document
+from correlator.jobs import job_document, sizes
 from correlator.jobs.model.changes import Event
 
 MAX_EVENTS = 50_000
@@ -56,6 +58,21 @@ def pending_event(event: Event, instance: str) -> PendingEvent:
         step = "" if event.step_id is None else event.step_id
         message_id = f"{instance}:{event.kind.value}:{keys.escape(event.job_id)}:{step}:{event.at}"
     return PendingEvent(event.job_id, message_id, job_document.compact(job_document.encode(payload)))
+
+
+def fitting(payload: bytes, limit: int) -> bytes:
+    """Return an event in at most `limit` bytes: its error is cut, so that it does not stop those behind it."""
+    if len(payload) <= limit:
+        return payload
+    try:
+        found = dict(orjson.loads(payload))
+    except (TypeError, ValueError):
+        return b"{}"  # A checkpoint had it, and no collector wrote it.
+    error = str(found.get("error") or "")
+    room = limit - len(payload) + len(error)
+    short, full = sizes.cut_text(error, max(0, room // 6))  # A character takes up to six bytes in JSON.
+    found |= {"error": short, "error_cut": found.get("error_cut") or full}
+    return job_document.compact(job_document.encode(found))
 
 
 class PendingEvents:

@@ -25,9 +25,8 @@ class Pipelined:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._inbox: str | None = None
-        self._write = 0
-        """The number of the last write: a late acknowledgement of an earlier one is ignored."""
+        self._inbox = ""
+        """Where the acknowledgements of the last write come: one that is late for an earlier write is ignored."""
         self._missing = 0
         self._seq = 0
         self._error: tuple[int, str] | None = None
@@ -38,13 +37,11 @@ class Pipelined:
 
         Raises: `Fenced` if the fence refused one, `Refused` for another error, `Unacknowledged`; some may be stored.
         """
-        if self._inbox is None:
-            self._inbox = self._connection.client.new_inbox()
-            await self._connection.subscribe(f"{self._inbox}.*", self._on_answer)
-        self._write += 1
         self._missing, self._seq, self._error = len(messages), 0, None
         self._complete.clear()
         size, window = size_of(messages), self._connection.window
+        self._inbox = self._connection.client.new_inbox()
+        unsubscribe = await self._connection.subscribe(self._inbox, self._on_answer)
         try:
             async with window.passing(size):
                 await self._send(messages, fence, window.deadline(size, within))
@@ -52,14 +49,15 @@ class Pipelined:
             raise Unacknowledged(str(error)) from error
         except TimeoutError:
             raise Unacknowledged(f"{self._missing} of {len(messages)} acknowledgements are missing") from None
+        finally:
+            await unsubscribe()
         self._raise_error()
         return self._seq
 
     async def _send(self, messages: Sequence[Message], fence: Mapping[str, str], within: float) -> None:
-        reply = f"{self._inbox}.{self._write}"
         for message in messages:
             headers = {**message.headers, **fence}
-            await self._connection.publish(message.subject, message.payload, reply=reply, headers=headers)
+            await self._connection.publish(message.subject, message.payload, reply=self._inbox, headers=headers)
         async with asyncio.timeout(within):
             await self._complete.wait()
 
@@ -72,7 +70,7 @@ class Pipelined:
         raise (Fenced if code in STALE else Refused)(text, code)
 
     async def _on_answer(self, message: Msg) -> None:
-        if message.subject.rpartition(".")[2] != str(self._write):
+        if message.subject != self._inbox:
             return
         if (message.headers or {}).get("Status"):  # No server has the stream.
             self._error = 0, "no server responds"

@@ -14,6 +14,7 @@ from correlator.cluster.errors import ClusterUnavailable, Refused
 from correlator.jobs.bounded import chunks
 from correlator.jobs.directory import JobDirectory
 from correlator.ops.stalls import timed
+from correlator.sinks.cluster import values
 from correlator.sinks.cluster.comparison import AT_ONCE, Comparison, Stored
 from correlator.sinks.cluster.dirty_keys import DirtyKeys
 from correlator.sinks.cluster.timings import Timings
@@ -47,8 +48,9 @@ class Repair:
         `periodic`: there should be none, so take time, and read each difference again before it counts: a server
         that is behind may have answered. Raises: `ClusterUnavailable`, `Refused`.
         """
+        limit = values.limit(self._connection.client.max_payload)
         self._dirty.incomplete = False
-        comparison = Comparison(self._published, self._dirty.begin_comparison())
+        comparison = Comparison(self._published, self._dirty.begin_comparison(), limit)
         differing: list[str] = []
         found: list[str] = []
         try:

@@ -19,6 +19,9 @@ from correlator.jobs.model.views import PublishedJob
 MAX_VALUE = 256_000
 """Bytes of a document in the stream."""
 
+HEADERS = 2_000
+"""Bytes of a message besides its payload, at most."""
+
 MARGIN = 4_000
 """Bytes that a cut removes beyond the excess, for the marks that it leaves."""
 
@@ -27,6 +30,11 @@ KEPT_CHILDREN = 100
 
 MIN_STEP = 100
 """A step has at least this many bytes."""
+
+
+def limit(max_payload: int) -> int:
+    """Bytes of a value in a message of a server that accepts `max_payload` bytes."""
+    return min(MAX_VALUE, max_payload - HEADERS)
 
 
 def encode(shown: PublishedJob, limit: int = MAX_VALUE) -> bytes:
