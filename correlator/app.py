@@ -219,7 +219,8 @@ async def _follow(
         # Start, 7: Read the tables and the log. `_announce` calls `on_ready` once they are loaded.
         reading = [
             inner.create_task(following.source.run(pipeline), name="source"),
-            inner.create_task(pipeline.run(before_ready=saver.save), name="pipeline"),
+            # In a cluster there is a checkpoint already, so readiness does not wait for the file.
+            inner.create_task(pipeline.run(before_ready=saver.save if tenure is None else None), name="pipeline"),
             inner.create_task(saver.run(), name="saver"),
             inner.create_task(_announce(pipeline, term.served, process.on_ready), name="announce"),
         ]
