@@ -95,6 +95,8 @@ class Follower:
     """Seconds between checks of the schema, and of the server's UTC offset. Both may change during a connection."""
     check_lost_every: float = 1.0
     """The same while something that was read before is missing."""
+    give_up_after: float = 600.0
+    """Seconds after which a lost column that does not exist any more is no longer missed: the appliance has changed."""
     wait_for_columns: float = 60.0
     """Seconds that new rows wait for a column of the log that was read before. Then they are read without it."""
     _schema: Schema | None = None
@@ -106,6 +108,8 @@ class Follower:
     may be out of date."""
     _legacy_is_past: bool = False
     """True from a first start on until failover_jobs has been read: nothing in it is news."""
+    _lost_since: dict[str, float] = field(default_factory=dict)
+    """Since when each lost table or column is lost, or was last asked for, in monotonic seconds."""
     _columns_lost_at: float | None = None
     """Since when columns of the log are lost, in monotonic seconds."""
     _check_now: asyncio.Event = field(default_factory=asyncio.Event)
@@ -366,6 +370,7 @@ class Follower:
         self._schema, self._schema_mark = schema, mark
         lost = [name for name in missing if name in self._readable - OLDER_GENERATION]
         self._readable |= schema.readable()
+        self._lost_since = {name: self._lost_since.get(name, time.monotonic()) for name in lost}
         self._note_columns_of_the_log([name for name in lost if name.startswith("log_events.")])
         feed.status.schema(tracking=schema.has("job_tracking", "id", "status"), lost=lost, changed=changed)
         zone = await self.database.zone(session)
@@ -404,8 +409,37 @@ class Follower:
                     await self._check_now.wait()
             self._check_now.clear()
             queries.zone = await self.database.zone(session)
+            await self._give_up_columns(queries)
             if await self.database.schema_mark(session) != self._schema_mark:
                 raise SchemaChanged
+
+    async def _give_up_columns(self, queries: Queries) -> None:
+        """Follow a table without columns that were dropped long ago. Raises `SchemaChanged` if there are any.
+
+        One that is not granted any more is missed for ever: that is a mistake.
+        """
+        now = time.monotonic()
+        for name, since in self._lost_since.items():
+            table, _, column = name.partition(".")
+            if not column or name in NEEDED or now - since < self.give_up_after or not queries.schema.has(table):
+                continue
+            self._lost_since[name] = now
+            if await self._is_dropped(table, column):
+                log.warning("%s was dropped %g s ago: the table is followed without it", name, now - since)
+                self._readable.discard(name)
+                self._loaded.clear()
+                raise SchemaChanged
+
+    async def _is_dropped(self, table: str, column: str) -> bool:
+        """True if a column does not exist, though its table can be read: an account without the right learns less."""
+        session = await self.database.open()
+        try:
+            await session.query(f"SELECT {column} FROM {table} WHERE 1 = 0")
+        except SourceUnavailable as error:
+            return error.reason is Away.FAILED
+        finally:
+            await session.close()
+        return False
 
 
 class SchemaChanged(Exception):

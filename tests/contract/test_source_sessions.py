@@ -13,6 +13,7 @@ from correlator.errors import Away, SourceUnavailable
 from correlator.jobs.model.persisted import Cursor
 from correlator.pipeline.source_status import Part
 from correlator.sources.db.mariadb import Address, MariaDBDatabase, MariaDBSession
+from correlator.sources.db.session import TABLES
 from correlator.sources.log import tail as tail_module
 from tests.support.eventually import PATIENCE, eventually
 from tests.support.servers import free_port
@@ -321,6 +322,22 @@ async def test_rows_wait_for_a_column_and_are_read_again_once_it_is_back(mariadb
             ("meanwhile", '{"n": 2}'),
             ("after", '{"n": 3}'),
         ]
+        await eventually(lambda: received.status.describe_database()["state"] == "live")
+
+
+async def test_a_column_that_was_dropped_for_good_is_no_longer_missed_but_one_not_granted_is(mariadb_original):
+    tables, settings = mariadb_original.tables.name, {"check_every": 0.1, "check_lost_every": 0.1, "give_up_after": 1.0}
+    async with running_follower(mariadb_original.source(), **settings) as (received, _):
+        granted = ", ".join(column for column in TABLES["job_steps"] if column != "error_message")
+        await mariadb_original.run(f"REVOKE SELECT ON `{tables}`.job_steps FROM correlator@'%'")
+        await mariadb_original.run(f"GRANT SELECT ({granted}) ON `{tables}`.job_steps TO correlator@'%'")
+        missing = ["job_steps.error_message"]
+        await eventually(lambda: received.status.describe_tables()["missing"] == missing)
+        await mariadb_original.run("ALTER TABLE job_tracking DROP COLUMN owner")
+        await eventually(lambda: "job_tracking.owner" in received.status.describe_tables()["missing"])
+        await eventually(lambda: [*received.status.describe_tables()["states"]] == ["job_steps"])
+        assert received.status.describe_tables()["missing"] == missing
+        await mariadb_original.run(f"GRANT SELECT ON `{tables}`.job_steps TO correlator@'%'")
         await eventually(lambda: received.status.describe_database()["state"] == "live")
 
 
