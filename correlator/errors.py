@@ -53,6 +53,7 @@ class Away(Enum):
     """Why the database cannot answer. The value may be sent to clients: it names no host, account or query."""
 
     UNREACHABLE = "the database cannot be reached"
+    NO_CONNECTION = "the database account has no connection left"
     LOGIN_REFUSED = "the database refuses the login"
     NO_ANSWER = "the database does not answer in time"
     LOCKED = "a table of the database is locked"

@@ -14,9 +14,12 @@ from correlator.doctor.check import Check, failure, ok, some, warning
 from correlator.doctor.link import Link, code_of
 from correlator.doctor.service import Setting
 from correlator.errors import SourceUnavailable
+from correlator.pipeline.source_status import CONNECTIONS as NEEDED
+from correlator.pipeline.source_status import few_connections
 from correlator.sources.db.session import TABLES, Session
 
 LOGIN, TLS, RIGHTS = "database.login", "database.tls", "database.rights"
+CONNECTIONS = "database.connections"
 
 _ACCOUNT = re.compile(r"'(?P<user>[^']*)'@'(?P<host>[^']*)'")
 _OLDEST, _NEWEST = (10, 5), (11, 8)
@@ -82,7 +85,7 @@ def refused(setting: Setting, words: str, code: int | None) -> Check:
             detail.append("Set the correct name in database.url.")
             fix = ["SHOW DATABASES;"]
         case 1040 | 1203 | 1226:
-            detail = ["The server or this account has no connection left. The daemon needs up to 9, this program 1."]
+            detail = [f"The server or this account has no connection left. The daemon needs {NEEDED}, this program 1."]
             fix = [f"ALTER USER {account} WITH MAX_USER_CONNECTIONS 24;", "SHOW PROCESSLIST;"]
         case _ if "offers no TLS" in words:
             detail = ["The configuration requires TLS, and MariaDB has no certificate."]
@@ -119,6 +122,20 @@ def judge_encryption(config: Config, used: str) -> Check:
     if fixes.is_here(config):
         return ok(TLS, "not encrypted: the server is on this host")
     return warning(TLS, "not encrypted: the login and every row can be read on the network", lines, fix)
+
+
+async def connections(session: Session) -> Check:
+    rows = await session.query("SELECT @@SESSION.max_user_connections, CURRENT_USER()")
+    user, _, at = str(rows[0][1]).rpartition("@")
+    return judge_connections(max(0, int(rows[0][0])), f"'{user}'@'{at}'")
+
+
+def judge_connections(allowed: int, account: str) -> Check:
+    """Judge how many connections the account may have at once; 0: any number."""
+    if (few := few_connections(allowed)) is not None:
+        meaning = few.partition("; ")[0]
+        return warning(CONNECTIONS, meaning, fix=[f"ALTER USER {account} WITH MAX_USER_CONNECTIONS 24;"])
+    return ok(CONNECTIONS, f"up to {allowed} at once" if allowed else "no limit for the account")
 
 
 async def rights(config: Config, session: Session) -> Check:

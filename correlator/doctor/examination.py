@@ -159,6 +159,7 @@ async def _examine_database(
         if not isinstance(config.database.url, SqliteUrl):
             checks.append(await guarded(account.TLS, CHECK_WITHIN, account.encryption(config, link)))
             checks.append(await guarded(account.RIGHTS, CHECK_WITHIN, account.rights(config, link)))
+            checks.append(await guarded(account.CONNECTIONS, CHECK_WITHIN, account.connections(link)))
         checks.append(await guarded(tables.CLOCK, CHECK_WITHIN, tables.clock(config, link)))
         contents = await _examine_contents(setting, database, link, retained_jobs, of_daemon)
         return _DatabaseFindings((*checks, *contents.checks), contents.unknown_jobs)

@@ -43,6 +43,9 @@ NOT_FOLLOWED = "the database answers, and cannot be followed"
 
 NOT_READ = "a table of the database is not read"
 
+CONNECTIONS = 9
+"""Connections that the daemon keeps, the one for the binary log among them; some more for moments."""
+
 STEADY = 10.0
 """Seconds without a failure after which a part whose query failed is well again; more than between two attempts."""
 
@@ -59,6 +62,17 @@ class Part(Enum):
     @property
     def table(self) -> str:
         return self.value[0]
+
+
+def few_connections(allowed: int) -> str | None:
+    """What it means if the account may have so many connections at once (0: any number); None if these are enough."""
+    if not 0 < allowed < CONNECTIONS:
+        return None
+    return (
+        f"the account may have {allowed} connections to the database at once (max_user_connections), and the correlator"
+        f" needs {CONNECTIONS}: requests are refused, or tables are not read, while none is left; correlator doctor"
+        " shows the ALTER USER"
+    )
 
 
 class TableState(Enum):
@@ -133,6 +147,8 @@ class SourceStatus(Status):
         self._lost: dict[str, tuple[tuple[str, ...], Trouble]] = {}
         """By table: which of it, or of its columns, existed and can no longer be read."""
         self._troubles: dict[Part, Trouble] = {}
+        self._few_connections: str | None = None
+        """What it means that the account may have fewer connections than are needed; None: it may have enough."""
         self._behind = True
         """True while the log is being caught up with: the delay of those rows is not measured."""
         self._past = self._read_to = 0
@@ -160,6 +176,8 @@ class SourceStatus(Status):
         part = {**super().describe_database(), "judged_at": rfc3339(judged_at) if judged_at is not None else None}
         if judged_at is None and part["ok"]:
             part |= {"ok": False, "error": self._not_judged()}
+        if self._few_connections is not None:
+            part |= {"ok": False, "error": "; ".join(filter(None, (part["error"], self._few_connections)))}
         return part
 
     def describe_tables(self) -> dict[str, Any]:
@@ -260,10 +278,24 @@ class SourceStatus(Status):
         """
         metrics.SOURCE_FAILURES.inc()
         what = NOT_FOLLOWED if answers else UNREACHABLE
-        if self._failure is None or (error, what) != (self._failure[0], self._failure[2]):
+        known = self._failure is not None and (error, what) == (self._failure[0], self._failure[2])
+        if not known and not (answers and self.has_few_connections):  # The latter is in the log, once.
             log.warning("%s: %s", what, error)
         self._failure = error, public, what
         self.judge()
+
+    @property
+    def has_few_connections(self) -> bool:
+        return self._few_connections is not None
+
+    def connections(self, allowed: int) -> None:
+        """Report how many connections the account may have at once; 0: any number."""
+        few = few_connections(allowed)
+        if few is not None and few != self._few_connections:
+            log.warning("%s", few)
+        elif few is None and self._few_connections is not None:
+            log.info("the account may have enough connections to the database")
+        self._few_connections = few
 
     def malformed(self, reason: str) -> None:
         """Count a row that could not be parsed in full."""
@@ -368,7 +400,7 @@ class SourceStatus(Status):
         self.complete.set()
 
     def _reached(self) -> None:
-        if self._failure is not None:
+        if self._failure is not None and not (self._failure[2] == NOT_FOLLOWED and self.has_few_connections):
             log.info("the database answers")
         self._failure = None
 

@@ -58,7 +58,7 @@ log = logging.getLogger(__name__)
 WAITED = frozenset({Away.LOCKED, Away.SLOW, Away.NO_ANSWER})
 """Reasons of failed queries that missed nothing: the next one returns what the failed one would have."""
 
-ANSWERED = frozenset({Away.FAILED, Away.LOCKED, Away.MISSING_GRANTS, Away.SLOW})
+ANSWERED = frozenset({Away.FAILED, Away.LOCKED, Away.MISSING_GRANTS, Away.NO_CONNECTION, Away.SLOW})
 """Reasons of failed queries to which the database has answered with an error."""
 
 JOBS_TABLES = (Part.JOBS.table, Part.STEPS.table)
@@ -147,7 +147,7 @@ class Follower:
                 log.warning("%s: finding the position in the log again", _first(reset))
                 metrics.LOG_RESETS.inc()
                 self.tail.started = False
-            if feed.status.has_answered_since(began):
+            if feed.status.has_answered_since(began) and not feed.status.has_few_connections:
                 self.backoff.reset()
             await asyncio.sleep(self.backoff.next())
 
@@ -186,7 +186,7 @@ class Follower:
                 tasks.create_task(self._past(queries, feed, beat), name="past")
                 tasks.create_task(self._earlier_runs(queries, feed), name="history")
                 tasks.create_task(self.tail.watch_for_reset(self.database, session), name="resets")
-                tasks.create_task(self._watch_schema(queries, session), name="schema")
+                tasks.create_task(self._watch_schema(queries, session, feed), name="schema")
                 if self.in_cluster:
                     tasks.create_task(self._recognize_later(queries, beat), name="identity")
 
@@ -373,6 +373,7 @@ class Follower:
         self._lost_since = {name: self._lost_since.get(name, time.monotonic()) for name in lost}
         self._note_columns_of_the_log([name for name in lost if name.startswith("log_events.")])
         feed.status.schema(tracking=schema.has("job_tracking", "id", "status"), lost=lost, changed=changed)
+        feed.status.connections(await self.database.connections(session))
         zone = await self.database.zone(session)
         return Queries(self.database.dialect, schema, zone, feed.status.malformed, self.limits, frozenset(lost))
 
@@ -401,7 +402,7 @@ class Follower:
                 async with self._session(beat) as session:
                     await self._recognize(queries, session)
 
-    async def _watch_schema(self, queries: Queries, session: Session) -> None:
+    async def _watch_schema(self, queries: Queries, session: Session, feed: Feed) -> None:
         """Raises `SchemaChanged` within seconds after a change, and at once if a query has failed because of it."""
         while True:
             with contextlib.suppress(TimeoutError):
@@ -412,6 +413,17 @@ class Follower:
             await self._give_up_columns(queries)
             if await self.database.schema_mark(session) != self._schema_mark:
                 raise SchemaChanged
+            if feed.status.has_few_connections:
+                await self._count_connections(feed)
+
+    async def _count_connections(self, feed: Feed) -> None:
+        """Ask on a session of its own: one that is open keeps the limit that it began with."""
+        with contextlib.suppress(SourceUnavailable):
+            session = await self.database.open()
+            try:
+                feed.status.connections(await self.database.connections(session))
+            finally:
+                await session.close()
 
     async def _give_up_columns(self, queries: Queries) -> None:
         """Follow a table without columns that were dropped long ago. Raises `SchemaChanged` if there are any.

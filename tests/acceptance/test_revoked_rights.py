@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from correlator.config.loading import load
 from correlator.doctor.examination import examine
 from correlator.doctor.service import Setting
@@ -70,3 +72,40 @@ async def run(database: Database, *statements: str) -> None:
     async with database.connect() as connection, connection.cursor() as cursor:
         for statement in statements:
             await cursor.execute(statement)
+
+
+@pytest.mark.parametrize("allowed", [4, 6])
+async def test_an_account_with_too_few_connections_is_named_with_the_number_that_is_needed_until_it_has_more(
+    database: Database, tmp_path: Path, allowed: int
+):
+    user = f"correlator_few_{allowed}"
+    await run(
+        database,
+        f"CREATE USER {user}@'%' WITH MAX_USER_CONNECTIONS {allowed}",
+        *(f"GRANT SELECT ON `{database.name}`.{table} TO {user}@'%'" for table in TABLES),
+    )
+    daemon = Daemon(tmp_path, database__url=database.url.replace("correlator@", f"{user}@"))
+    needed = (
+        f"may have {allowed} connections to the database at once (max_user_connections), and the correlator needs 9"
+    )
+
+    async def error() -> str:
+        return str((await daemon.get("/health/ready"))[1]["parts"]["database"]["error"])
+
+    async def is_said() -> bool:
+        return needed in await error()
+
+    async def is_well() -> bool:
+        return not (await daemon.get("/health/ready"))[1]["degraded"]
+
+    try:
+        await daemon.launch()
+        await eventually(is_said)
+        assert daemon.log().count(needed) == 1
+        assert "unreachable" not in daemon.log()
+        await run(database, f"ALTER USER {user}@'%' WITH MAX_USER_CONNECTIONS 24")
+        await eventually(is_well)
+        assert "the account may have enough connections" in daemon.log()
+    finally:
+        await daemon.close()
+        await run(database, f"DROP USER {user}@'%'")

@@ -57,6 +57,16 @@ def test_each_refusal_of_the_login_has_its_own_fix(code, words, fix):
     assert any(fix in line for line in check.fix), check.fix
 
 
+def test_an_account_that_may_have_too_few_connections_is_named_with_the_fix():
+    few = account.judge_connections(4, "'correlator'@'10.%'")
+    assert (few.status, few.fix) == ("warning", ("ALTER USER 'correlator'@'10.%' WITH MAX_USER_CONNECTIONS 24;",))
+    assert few.summary.endswith(
+        "4 connections to the database at once (max_user_connections), and the correlator needs 9: "
+        "requests are refused, or tables are not read, while none is left"
+    )
+    assert [account.judge_connections(n, "x").status for n in (0, 8, 9, 24)] == ["ok", "warning", "ok", "ok"]
+
+
 def test_the_fix_for_a_silent_server_on_this_host_starts_its_unit():
     local = config(database__url="mysql://correlator@127.0.0.1/mig_oma")
     assert account.refused(Setting(local, None, {}), "no connection within 5 s", None).fix == (

@@ -254,6 +254,9 @@ class MariaDBDatabase:
         )
         return mark
 
+    async def connections(self, session: Session) -> int:
+        return max(0, int((await session.query("SELECT @@SESSION.max_user_connections"))[0][0]))
+
     async def zone(self, session: Session) -> Zone:
         """The configured zone; else this host's if the server runs here with its offset; else the server's offset."""
         if self._zone is not None:
@@ -306,6 +309,8 @@ def _reason(error: BaseException) -> Away:
         return Away.LOGIN_REFUSED
     if number in _GRANTS:
         return Away.MISSING_GRANTS
+    if number in _LIMITED:
+        return Away.NO_CONNECTION
     if number == _LOCK_WAIT_TIMEOUT:
         return Away.LOCKED
     if number == _STATEMENT_TIMEOUT:
@@ -317,7 +322,10 @@ _LOGIN = frozenset({1044, 1045, 1049, 1130, 1698, 1862, 4151})
 """Error numbers: the account, password, database or host is refused."""
 
 _GRANTS = frozenset({1142, 1143, 1227, 1370})
-_GONE = frozenset({1040, 1053, 1077, 1079, 1152, 1184, 1203, 1226, 1927})
+_LIMITED = frozenset({1203, 1226})
+"""The account has as many connections as it may have."""
+
+_GONE = frozenset({1040, 1053, 1077, 1079, 1152, 1184, 1927})
 """Error numbers: too many connections, a server that shuts down, a connection that the server has closed."""
 
 _LOCK_WAIT_TIMEOUT, _STATEMENT_TIMEOUT = 1205, 1969

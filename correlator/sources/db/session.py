@@ -203,6 +203,9 @@ class Database(Protocol):
     async def schema_mark(self, session: Session) -> object:
         """A value that differs once `schema` does. It is asked every few seconds: it costs less."""
 
+    async def connections(self, session: Session) -> int:
+        """How many connections the account may have at once, as of the begin of `session`; 0: any number."""
+
     async def zone(self, session: Session) -> Zone:
         """The zone of DATETIME columns, as configured or as detected now."""
 

@@ -114,6 +114,10 @@ class SQLiteDatabase:
     async def schema_mark(self, session: Session) -> object:
         return await self.schema(session)
 
+    async def connections(self, session: Session) -> int:
+        del session
+        return 0
+
     async def zone(self, session: Session) -> Zone:
         del session
         return self._zone or zones.host()
