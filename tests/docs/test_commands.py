@@ -142,6 +142,9 @@ def runs_here(command: Command) -> bool:
     return elsewhere(command) is None and (command.is_assignment or harmless(command.text))
 
 
+TWICE = {"docs/operations.md", "docs/traces.md", "docs/webhooks.md"}
+"""What somebody follows while something is wrong: every line can be run again."""
+
 HERE = sorted({command.document for command in documented() if runs_here(command)})
 
 
@@ -184,7 +187,7 @@ def test_every_command_does_what_it_is_there_for(place: Place, document: str):
         assert started.code == 0, started.said
     given, wrong = list[str](), list[str]()
     try:
-        for command in mine:
+        for command in mine * (2 if document in TWICE else 1):
             if command.is_assignment:
                 given.append(command.text)
                 continue

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import base64
 import configparser
 import json
 import re
 import subprocess
+import time
 from pathlib import Path
 from typing import Any, cast, get_type_hints
 
@@ -17,6 +19,7 @@ from correlator.config.schema import leaves
 from correlator.demo.run import announce
 from correlator.demo.traffic import Traffic
 from correlator.jobs import shapes
+from correlator.sinks.webhooks import signature
 from deploy.debian import build
 from tests.docs import reference
 from tests.support.markdown import Block, anchors, blocks, documents, guides, links, read
@@ -132,6 +135,18 @@ def test_the_contract_shows_the_defaults(tmp_path: Path):
     file.write_text(block.text)
     environ = {"HOME": "/root"}
     assert loading.load(file, environ) == loading.load(None, environ)
+
+
+def test_the_function_of_the_guide_recognises_a_signature_of_the_daemon():
+    (block,) = (block for block in blocks("docs/webhooks.md") if block.language == "python")
+    shown: dict[str, Any] = {}
+    exec(block.text, shown)
+    old, new = b"o" * 32, b"n" * 32
+    headers = signature.headers([new, old], "evt_1", int(time.time()), b"{}")
+    for key, body, genuine in ((old, b"{}", True), (new, b"{}", True), (new, b"{ }", False), (b"x" * 32, b"{}", False)):
+        assert shown["is_genuine"](f"whsec_{base64.b64encode(key).decode()}", headers, body) is genuine
+    old_headers = signature.headers([new], "evt_1", int(time.time()) - 900, b"{}")
+    assert not shown["is_genuine"](f"whsec_{base64.b64encode(new).decode()}", old_headers, b"{}")
 
 
 @pytest.mark.parametrize("block", [*held("json"), *held("ini"), *held("python")])
