@@ -228,6 +228,17 @@ async def test_a_status_counts_as_the_server_compares_it_where_the_column_is_a_t
     assert job_view.legacy_view(legacy).status is Status.COMPLETED
 
 
+async def test_steps_and_children_that_name_their_job_in_another_case_belong_to_it(mariadb_original):
+    """The foreign key compares by the collation of the column, which ignores case."""
+    await mariadb_original.job("job-a")
+    await mariadb_original.job("child", parent_job_id="JOB-A")
+    step = await mariadb_original.insert("job_steps", job_id="Job-A", name="one", seq=1, started_at=STAMP)
+    async with open_queries(mariadb_original.source()) as (queries, session):
+        (reading,) = await read_readings(queries, session, 1, ["job-a"])
+    assert [s.id for s in reading.steps or ()] == [step]
+    assert ([child for _, child in reading.children], reading.child_count) == (["child"], 1)
+
+
 TEXTS = {
     "emoji": "🚀 семь 七 e\u0301 \u200f\U0010ffff",
     "nul": "a\0b\0",

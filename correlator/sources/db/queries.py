@@ -266,11 +266,13 @@ class Queries(Columns):
         long: dict[int, int] = {}
         size = self._size("job_steps", "error_message")
         order = "job_id, seq" if self.schema.has("job_steps", "seq") else "job_id, id"
+        own = _Asked(starts)
         for part in chunks(list(starts)):
             where = f"job_id IN ({self.dialect.marks(part)})"
             sql = f"SELECT {self._select['job_steps']}, {size} FROM job_steps WHERE {where} ORDER BY {order}"
             for *row, error_size in await session.query(sql, part):
-                *values, job_id = self._times("job_steps", tuple(row), starts.get(row[-1]))
+                job_id = own.of(row[-1])
+                *values, _ = self._times("job_steps", tuple(row), starts.get(job_id))
                 if error_size is not None and error_size > SHORT_ERROR:
                     long[values[0]] = error_size
                 found.setdefault(job_id, []).append(
@@ -303,17 +305,20 @@ class Queries(Columns):
             return {}
         started, mark = self._time("job_tracking", "started_at"), self.dialect.placeholder
         select = f"SELECT parent_job_id, {started}, id FROM job_tracking WHERE parent_job_id"
-        for part in chunks(list(job_ids)):
+        job_ids = list(job_ids)
+        for part in chunks(job_ids):
             marks = self.dialect.marks(part)
             counted = f"SELECT parent_job_id, COUNT(*) FROM job_tracking WHERE parent_job_id IN ({marks})"
             counts |= {parent: int(n) for parent, n in await session.query(f"{counted} GROUP BY parent_job_id", part)}
+        own = _Asked(job_ids)
+        counts = {own.of(parent): n for parent, n in counts.items()}
         few = [parent for parent, n in counts.items() if n <= MAX_CHILDREN]
         asked = [(f"{select} IN ({self.dialect.marks(part)})", part) for part in chunks(few)]
         newest = f"{select} = {mark} ORDER BY started_at DESC, id DESC LIMIT {MAX_CHILDREN}"
         asked += [(newest, [parent]) for parent, n in counts.items() if n > MAX_CHILDREN]
         for sql, args in asked:
             for parent, at, child in await session.query(sql, args):
-                found.setdefault(parent, []).append((at or 0, child))
+                found.setdefault(own.of(parent), []).append((at or 0, child))
         return {parent: (tuple(sorted(children)), counts[parent]) for parent, children in found.items()}
 
     def _job(self, row: Row) -> JobRecord:
@@ -356,6 +361,17 @@ class Queries(Columns):
                 record = replace(record, source_vm_spec=spec)
             found.append(record)
         return found
+
+
+class _Asked:
+    """The IDs of a query, by those of the rows: a column may have them in another case, equal for its collation."""
+
+    def __init__(self, ids: Iterable[str]) -> None:
+        self._ids = set(ids)
+        self._folded = {name.casefold(): name for name in self._ids}
+
+    def of(self, name: str) -> str:
+        return name if name in self._ids else self._folded.get(name.casefold(), name)
 
 
 def _list(ids: Iterable[int]) -> str:
