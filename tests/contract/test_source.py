@@ -228,6 +228,18 @@ async def test_a_status_counts_as_the_server_compares_it_where_the_column_is_a_t
     assert job_view.legacy_view(legacy).status is Status.COMPLETED
 
 
+async def test_steps_of_a_table_without_seq_come_in_the_order_of_their_ids(original):
+    await original.job("u1")
+    await original.run("DROP TABLE log_events")
+    await original.run("DROP TABLE job_steps")
+    await original.run("CREATE TABLE job_steps (id INTEGER PRIMARY KEY, job_id VARCHAR(64), name VARCHAR(100))")
+    for step_id, name in ((7, "b"), (9, "a")):
+        await original.insert("job_steps", id=step_id, job_id="u1", name=name)
+    async with open_queries(original.source()) as (queries, session):
+        (reading,) = await read_readings(queries, session, 1, ["u1"])
+    assert [(s.id, s.name, s.seq) for s in reading.steps or ()] == [(7, "b", 0), (9, "a", 0)]
+
+
 async def test_steps_and_children_that_name_their_job_in_another_case_belong_to_it(mariadb_original):
     """The foreign key compares by the collation of the column, which ignores case."""
     await mariadb_original.job("job-a")
