@@ -75,7 +75,7 @@ async def run(database: Database, *statements: str) -> None:
 
 
 @pytest.mark.parametrize("allowed", [4, 6])
-async def test_an_account_with_too_few_connections_is_named_with_the_number_that_is_needed_until_it_has_more(
+async def test_an_account_that_may_have_too_few_connections_is_named_until_it_has_enough(
     database: Database, tmp_path: Path, allowed: int
 ):
     user = f"correlator_few_{allowed}"
