@@ -169,7 +169,7 @@ async def test_hosts_of_their_own_connect_with_certificates_and_permissions(tmp_
         assert 'user: "CN=collector-dc2", permissions: $role-collector-dc2' in (nats / "accounts.conf").read_text()
         healthz = [line for line in shell_blocks(DOCUMENT, "Upgrades")[0].splitlines() if line.startswith("curl")]
         assert "ok" in await run(mapped("\n".join(healthz), everywhere), tmp_path)
-    three = mapped(shell_blocks(DOCUMENT, "From one NATS server to three")[0], {"/etc/correlator": str(collector)})
+    three = mapped(shell_blocks(DOCUMENT, "From one NATS server to three")[-1], {"/etc/correlator": str(collector)})
     await run(three, tmp_path)
     changed = loading.load(collector / "correlator.toml", credentials).cluster
     assert changed.replicas == 3

@@ -13,7 +13,7 @@ import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -123,6 +123,11 @@ class Machine:
         finally:
             os.close(own)
 
+    def connect(self, port: str, other: Machine) -> None:
+        """Make a cable from `port` of this machine to `lan` of another, or of this one."""
+        cable = f"ip link add {port} type veth peer name lan netns {other._leader}"
+        subprocess.run(["nsenter", "--target", str(self._leader), "--net", *shlex.split(f"{cable}")], check=True)
+
     def stop(self) -> None:
         """End everything in it at once."""
         if self._nspawn is None:
@@ -149,6 +154,16 @@ class Machine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+def bridged(machines: Mapping[str, Machine]) -> None:
+    """Connect running machines by a network of their own, which ends with the last of them. Each gets its address."""
+    switch = list(machines.values())[-1]
+    switch.run("ip link add switch type bridge; ip link set switch up")
+    for number, (address, machine) in enumerate(machines.items()):
+        switch.connect(f"port{number}", machine)
+        switch.run(f"ip link set port{number} master switch up")
+        machine.run(f"ip address add {address}/24 dev lan; ip link set lan up")
 
 
 def _join_network(namespace: int) -> None:

