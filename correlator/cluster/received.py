@@ -4,7 +4,7 @@ Problem. Whoever has a certificate may write any bytes to the subjects of its ro
 version, or of another kind. What a parser raises must end no task: it would end a collector or a gateway again after
 each start, and a gateway would lose the documents of other appliances.
 
-Model. `decode`, `text` and `document` check the size, the nesting and the form of a value, and raise `Unreadable`
+Model. `decode`, `value` and `document` check the size, the nesting and the form of a value, and raise `Unreadable`
 whatever is wrong with it. `Parser` calls them for what a process gets, counts what is unreadable, and describes it
 for readiness. The caller passes such a message over, or replaces it if it is its own.
 
@@ -170,7 +170,7 @@ class Parser:
     def note(self, subject: str, error: Exception) -> None:
         """Count a message of `subject` that cannot be read."""
         self.count += 1
-        self._last = f"{subject.encode('unicode_escape').decode()[:200]} ({error})"
+        self._last = f"{subject.encode('unicode_escape').decode()[:200]} ({' '.join(str(error).split())[:200]})"
         self._last_at = now = self._clock()
         if now - self._logged_at >= LOG_EVERY:
             self._logged_at = now
