@@ -12,6 +12,8 @@ batch. A larger one has a redo log:
 3. The rows are copied to their own keys, in several batches.
 4. The last batch has the rows of the state, and removes the row `redo`. Then the chunks are removed.
 
+A stream without a checkpoint gets the rows without a redo log: no start uses them before the last batch.
+
 So whatever the moment at which the process ends, a start finds the rows of the last write or of the one before. The
 chunks need as much space again, for the time of the write. They have one of two slots, because those of a write that
 ended in step 3 stay in use until the next write is committed.
@@ -21,7 +23,7 @@ An empty value is a removed row; NATS deletes it after `REMOVED_FOR` seconds.
 Invariants. Only the holder of the lease writes: taking over writes the owner key of this stream too, and only after
 that the rows are read. After a batch without an acknowledgement the owner key is written again first, so that the lost
 batch cannot be stored after newer ones; then the rows are read again, as the lost batch may have been stored or not,
-and then everything is written.
+and then all that differs is written.
 
 Where no start can use what the stream has, the chunks are spared: the row `begun` is written first and `done`, with the
 same text, with the last batch, and a start that finds the two different does not use the checkpoint. Step 2 writes
