@@ -12,8 +12,6 @@ batch. A larger one has a redo log:
 3. The rows are copied to their own keys, in several batches.
 4. The last batch has the rows of the state, and removes the row `redo`. Then the chunks are removed.
 
-A stream without a checkpoint gets the rows without a redo log: no start uses them before the last batch.
-
 So whatever the moment at which the process ends, a start finds the rows of the last write or of the one before. The
 chunks need as much space again, for the time of the write. They have one of two slots, because those of a write that
 ended in step 3 stay in use until the next write is committed.
