@@ -2,15 +2,17 @@
 
 `asyncio.wait_for` of Python 3.11 returns its result, and forgets the cancellation, if both come in the same turn of the
 event loop (fixed in 3.12). nats-py and aiomysql use it: a task that is cancelled just then would run on for ever.
-nats-py also swallows some by itself while it closes a connection.
+nats-py also swallows some by itself while it closes a connection, and waits on.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 def requests() -> int:
@@ -37,6 +39,22 @@ def repeat() -> None:
     """Raise the `CancelledError` of a cancellation of the current task that was lost before this call."""
     if requests():
         raise asyncio.CancelledError
+
+
+async def bounded(work: Coroutine[Any, Any, T], seconds: float) -> T:
+    """Return the result of `work`, which is left to itself, cancelled, if it has not ended after `seconds`.
+
+    Raises: `TimeoutError` then, and what `work` raises.
+    """
+    task = asyncio.ensure_future(work)
+    task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # Nobody else asks for it.
+    try:
+        await asyncio.wait({task}, timeout=seconds)
+        if not task.done():
+            raise TimeoutError(f"not done within {seconds:g} s")
+        return task.result()
+    finally:
+        task.cancel()
 
 
 async def end(tasks: set[asyncio.Task[Any]], again: float = 5.0) -> None:

@@ -3,14 +3,13 @@
 Problem. The client library reconnects by itself, but closes for good after some errors of the server (a refused login,
 too many connections, a protocol error), and its subscriptions end with it. It never reconnects if a server stopped
 reading while something waited for the socket, because it waits until that is sent, nor after an error that it does not
-expect, such as an endless first line. It also keeps what is published while it is disconnected, and sends it later,
-when it may no longer be true.
+expect, such as an endless first line. Some of its waits swallow a cancellation and go on. It also keeps what is
+published while it is disconnected, and sends it later, when it may no longer be true.
 
 Model. `Connection.run` keeps one client open: it opens another as soon as one closed, or has not been connected for
-`replace_after` seconds. `generation` changes with every
-connection and reconnection, so that a caller knows whether what it set up is still there. Subscriptions made with
-`subscribe` are made again on a new client. A request or message while disconnected raises `ClusterUnavailable` at
-once, and is not kept.
+`replace_after` seconds. `generation` changes with every connection and reconnection, so that a caller knows whether
+what it set up is still there. Subscriptions made with `subscribe` are made again on a new client. A request or message
+while disconnected raises `ClusterUnavailable` at once, and is not kept.
 
 Invariants. Every wait has a deadline. At most `MAX_PENDING` bytes wait for the socket. Event loop's thread only.
 """
@@ -51,6 +50,9 @@ PING_EVERY = 2
 UNANSWERED_PINGS = 2
 RECONNECT_EVERY = 0.5
 """Seconds to connect, between two pings, unanswered pings that end a connection, seconds between two attempts."""
+
+CLOSE_WITHIN = 2.0
+"""Seconds to close a client. The library may wait for ever for the end of a TLS connection whose server has gone."""
 
 REPLACE_AFTER = 2.0
 """Seconds without a connection after which a client is replaced."""
@@ -164,10 +166,10 @@ class Connection:
             if not client.is_connected:
                 abort(client)
             try:
-                async with asyncio.timeout(2.0):
-                    await client.close()
+                await cancellation.bounded(client.close(), CLOSE_WITHIN)
             except Exception as error:  # noqa: BLE001 - nothing depends on it any more
                 log.debug("closing the connection to NATS: %s", error)
+                abort(client)
 
     @property
     def connected(self) -> bool:
@@ -333,8 +335,7 @@ class Connection:
             **self._options,
         )
         self._client = client
-        with cancellation.kept():
-            await opening
+        await cancellation.bounded(opening, CONNECT_WITHIN * (len(self._settings.url.servers) + 2))
         version = client.connected_server_version
         if (version.major, version.minor) < OLDEST:
             wanted = ".".join(map(str, OLDEST))

@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 
 from correlator import cancellation
+from correlator.cluster import connection as nats_connection
 from correlator.cluster.connection import Connection
 from correlator.config import cluster_values
 from correlator.config.cluster import Cluster
@@ -101,3 +102,55 @@ async def test_a_task_that_drops_two_cancellations_ends_with_the_third():
     async with asyncio.timeout(60):
         await cancellation.end({task, other}, again=0.01)
     assert (dropped, task.cancelled(), other.cancelled()) == (3, True, True)
+
+
+async def _stubborn() -> None:
+    """Wait for ever, and swallow each cancellation but the third."""
+    for _ in range(2):
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(3600)
+    await asyncio.sleep(3600)
+
+
+async def _end_stubborn() -> None:
+    everything = asyncio.all_tasks() - {asyncio.current_task()}
+    await cancellation.end(everything, again=0.01)
+
+
+async def test_work_that_swallows_cancellations_is_left_at_its_deadline():
+    async with asyncio.timeout(60):
+        with pytest.raises(TimeoutError, match=r"0\.01 s"):
+            await cancellation.bounded(_stubborn(), 0.01)
+        await _end_stubborn()
+
+
+async def test_a_client_of_nats_that_never_closes_is_replaced(monkeypatch):
+    made: list[Any] = []
+
+    class Client:
+        is_closed = False
+        connected_url = None
+        connected_server_version = SimpleNamespace(major=2, minor=15)
+
+        def __init__(self) -> None:
+            self.is_connected = bool(made)  # the first one is lost at once
+            made.append(self)
+
+        async def connect(self, **_: object) -> None:
+            pass
+
+        async def close(self) -> None:
+            await _stubborn()
+
+    monkeypatch.setattr(nats_connection, "new_client", Client)
+    monkeypatch.setattr(nats_connection, "CLOSE_WITHIN", 0.01)
+    settings = Cluster(url=cluster_values.url("nats://127.0.0.1:1"))
+    connection = Connection(settings, "doctor", replace_after=0.01)
+    running = asyncio.create_task(connection.run())
+    try:
+        await connection.connect(60)
+        assert len(made) == 2
+    finally:
+        running.cancel()
+        await asyncio.wait([running], timeout=60)
+        await _end_stubborn()
