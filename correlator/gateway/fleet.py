@@ -159,14 +159,14 @@ class Fleet:
             self._on_epoch()
 
     def synced(self) -> None:
-        """Everything that the stream had at the start has been read."""
-        if self.hub.status.loading:
+        """Everything that the stream had has been read. Call it after each `read` from then on."""
+        starts = self.hub.status.loading
+        if starts:
             self._forget_removed()
-            for hub in self.hubs():
-                hub.synced()
+        for hub in self.hubs():
+            hub.synced()
+        if starts:
             self.judge()
-            for hub in self.hubs():
-                hub.publish()
 
     def _forget_removed(self) -> None:
         """Forget the appliances of which the stream has no job any more, and of which no collector is alive."""

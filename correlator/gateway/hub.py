@@ -62,6 +62,9 @@ class RemoteHub(Hub):
         super().__init__(jobs, status, epoch, archive, documents=documents, past=past, on_watch=on_watch, clock=clock)
         self.refusal = lambda: NOT_READ if self.status.loading else None
         self._ends_before = ends_before
+        self._whole_to = 0
+        """The position up to which no change is missing. The stream has only the newest state of each job: while what
+        was missed is read, what a job was at that position may come with a later one."""
         self._waiting: dict[asyncio.Future[None], int] = {}
         """Those that wait for a position."""
 
@@ -72,11 +75,17 @@ class RemoteHub(Hub):
         self.published.clear()
         self.epoch = epoch
         self.status.loading = True
+        self._whole_to = 0
 
     def synced(self) -> None:
-        """Everything that the stream had at the start has been read: from here on it is known what each job was."""
-        self.status.loading = False
-        self._past = Past(after=self.seq)
+        """Everything that the stream had has been read. After a start it is known from here on what each job was."""
+        if self.status.loading:
+            self.status.loading = False
+            self._past = Past(after=self.seq)
+        self._whole_to = self.seq
+        for future in [future for future, seq in self._waiting.items() if seq <= self._whole_to]:
+            if not future.done():
+                future.set_result(None)
 
     def publish(
         self,
@@ -85,10 +94,7 @@ class RemoteHub(Hub):
         lines: Sequence[AttributedRow] = (),
         dropped: int = 0,
     ) -> None:
-        """Pass what was read together to every subscriber, and wake those that wait for a position."""
-        for future in [future for future, seq in self._waiting.items() if seq <= self.seq]:
-            if not future.done():
-                future.set_result(None)
+        """Pass what was read together to every subscriber."""
         if not self.status.loading:
             self._past.add(changes)
         if changes or events or lines or dropped:
@@ -115,7 +121,7 @@ class RemoteHub(Hub):
         return self.published.reason(job_id)
 
     async def reached(self, seq: int, within: float) -> bool:
-        if seq > self.seq or self.status.loading:
+        if seq > self._whole_to or self.status.loading:
             future = asyncio.get_running_loop().create_future()
             self._waiting[future] = seq
             try:
@@ -124,10 +130,10 @@ class RemoteHub(Hub):
                         await future
             finally:
                 del self._waiting[future]
-        return seq <= self.seq
+        return seq <= self._whole_to
 
     async def is_behind(self, seq: int) -> bool:
-        return seq > self.seq and not await self._ends_before(seq)
+        return seq > self._whole_to and not await self._ends_before(seq)
 
     def _current(self, shown: PublishedJob) -> PublishedJob:
         """A job that a collector has sent: as it is published, if it is in memory, else with the current `seq`."""

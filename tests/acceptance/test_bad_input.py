@@ -80,7 +80,7 @@ BAD_REQUESTS = [
     ("/api/v1/job?id=", 400, "id: expected one ID of a job"),
     ("/api/v1/job?id=a&id=b", 400, "id: expected one ID of a job"),
     ("/api/v1/job?id=..", 404, "no job is known by '..'"),
-    ("/api/v1/job/events?id=x&wait=1", 404, "no job is known by 'x'"),
+    ("/api/v1/job/events?id=x&wait=1", 400, "no query parameter 'wait'"),
     ("/api/v1/jobs/x?id=y", 400, "there is no query parameter 'id' here"),
     ("/api/v1/jobs/nobody", 404, "no job is known by 'nobody'"),
     ("/api/v1/operations?limit=1", 400, "there is no query parameter 'limit' here; known: none"),

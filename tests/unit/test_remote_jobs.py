@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from correlator.cluster import keys
+from correlator.gateway.fleet import Fleet
+from correlator.gateway.ordered_consumer import Stored
 from correlator.jobs import remote
+from correlator.jobs.job_document import document, encode
 from correlator.jobs.model.facts import Status
 from correlator.jobs.model.views import JobView, PublishedJob
 from correlator.jobs.remote import Marks, RemoteJobs
@@ -193,3 +198,26 @@ def test_three_days_of_jobs_that_come_and_leave_take_no_more_memory_than_one():
     assert max(sizes[30:]) == sizes[30] <= 26 * 50
     assert len(jobs.jobs) == 100
     assert jobs.jobs.owner("ext-0") is None
+
+
+async def test_a_position_waits_while_a_gateway_reads_what_it_missed():
+    """The stream has the newest state of each job only: what `a` was at 3 comes with 5."""
+
+    def stored(job_id: str, seq: int) -> Stored:
+        body = encode(document(job(job_id, seq)))
+        return Stored(keys.job("dc1", job_id), seq, seq, body, None)
+
+    fleet = Fleet(lambda _: None)
+    fleet.reset("epoch")
+    hub = fleet.hub
+    fleet.read([stored("a", 1)])
+    fleet.synced()
+    assert await hub.reached(1, 0)
+    fleet.read([stored("b", 4)])
+    assert (hub.seq, await hub.reached(4, 0), await hub.reached(1, 0)) == (4, False, True)
+    waiting = asyncio.create_task(hub.reached(3, 60))
+    await asyncio.sleep(0)
+    fleet.read([stored("a", 5)])
+    fleet.synced()
+    assert await waiting
+    assert await hub.reached(5, 0)
