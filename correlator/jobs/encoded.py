@@ -35,13 +35,18 @@ class Documents:
         self.size = 0
         """Bytes in use."""
 
+    def cached(self, shown: PublishedJob, *, steps: bool = True) -> bytes | None:
+        """The document of `shown` if it is in the cache, else None."""
+        view = shown.view
+        cached = self._cached.get((view.job_id, steps))
+        # A job outside memory has the current `seq` as its `rev`, so two readings of it may have the same `rev`.
+        return cached.body if cached is not None and cached.view is view and cached.rev == shown.rev else None
+
     def encoded(self, shown: PublishedJob, *, all_jobs: bool = False, steps: bool = True) -> bytes:
         """The document of `shown` as JSON. `all_jobs`: the caller encodes all jobs in turn. `steps`: with its steps."""
+        if (cached := self.cached(shown, steps=steps)) is not None:
+            return cached
         view, key = shown.view, (shown.view.job_id, steps)
-        cached = self._cached.get(key)
-        # A job outside memory has the current `seq` as its `rev`, so two readings of it may have the same `rev`.
-        if cached is not None and cached.rev == shown.rev and cached.view is view:
-            return cached.body
         body = job_document.encode(job_document.document(shown) if steps else job_document.document(shown, steps=False))
         self._forget(key)
         size = len(body) + OVERHEAD

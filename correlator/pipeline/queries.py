@@ -67,7 +67,7 @@ def _tests(query: JobQuery) -> Iterator[Callable[[PublishedJob], bool]]:
     status, job_type, operation, context_id = query.status, query.job_type, query.operation, query.context_id
     parents, instances, since, until = query.parent_job_id, query.instance, query.since, query.until
     if status:
-        yield lambda s: s.view.status.value in status
+        yield lambda s: s.view.status in status
     if job_type:
         yield lambda s: s.view.job_type in job_type
     if operation:

@@ -51,12 +51,6 @@ def machine(
         yield machine
 
 
-def get(machine: Machine, path: str, port: int = 8686) -> str:
-    """What the listener answers, asked again until it has read what it needs."""
-    again = "--retry 40 --retry-delay 1 --retry-all-errors --retry-max-time 60"
-    return machine.run(f"curl --silent --show-error --fail {again} http://127.0.0.1:{port}{path}", within=WITHIN)
-
-
 def test_the_package_has_no_other_unit(machine: Machine):
     listed = machine.run("dpkg --listfiles correlator | grep /systemd/system/.").split()
     assert sorted(Path(unit).name for unit in listed) == sorted(UNITS)
@@ -68,7 +62,7 @@ def test_the_steps_lead_to_a_gateway_that_serves_what_the_collector_reads(machin
     certificates, server, users, collector, gateway = shell_blocks("docs/cluster.md", "Hosts of their own")
     for step in (certificates, server, users, collector):
         machine.run(f"exec <&-; set -e; {step}", within=WITHIN)
-    assert json.loads(get(machine, "/health/ready"))["parts"]["cluster"]["ok"] is True
+    assert json.loads(machine.get("/health/ready"))["parts"]["cluster"]["ok"] is True
     machine.run(f"exec <&-; set -e; {gateway}", within=WITHIN)
     # The collector's own host is another one: here both would listen on the same port.
     machine.run("correlator config set http.listen 127.0.0.1:8687; systemctl enable --now correlator")
@@ -86,14 +80,14 @@ def assert_complete(machine: Machine) -> None:
     """Both units are active, with nothing in their environment but what they set, and the gateway shows the job."""
     deadline = time.monotonic() + WITHIN
     while True:
-        found = json.loads(get(machine, "/api/v1/instances"))["instances"]
-        health = json.loads(get(machine, "/health/ready"))
+        found = json.loads(machine.get("/api/v1/instances"))["instances"]
+        health = json.loads(machine.get("/health/ready"))
         shown = [(one["instance"], one["online"], one["database"]) for one in found]
         if shown == [("dc1", True, "live")] and not health["degraded"]:
             break
         assert time.monotonic() < deadline, f"{found}\n{health}\n{machine.run('journalctl --no-pager -n 100')}"
         time.sleep(0.2)
-    assert json.loads(get(machine, "/api/v1/jobs/gui-0"))["job_id"] == JOB
+    assert json.loads(machine.get("/api/v1/jobs/gui-0"))["job_id"] == JOB
     for unit in UNITS:
         state = machine.run(f"systemctl show --property=ActiveState,NRestarts --value {unit}").split()
         assert sorted(state) == ["0", "active"], machine.run(f"journalctl --unit={unit} --no-pager")

@@ -86,7 +86,7 @@ def test_by_hand_it_is_a_service(machine: Machine):
     )
     machine.run("systemctl restart correlator", within=WITHIN)
     assert machine.run("systemctl is-active correlator").strip() == "active"
-    assert '"ready":true' in machine.run("curl --fail --silent http://127.0.0.1:8686/health/ready").replace(" ", "")
+    assert '"ready":true' in machine.get("/health/ready").replace(" ", "")
 
 
 def test_uv_makes_it_a_command(machine: Machine):

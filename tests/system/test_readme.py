@@ -71,10 +71,7 @@ def follow(host: Host) -> str:
 
 
 def ready(machine: Machine) -> dict[str, object]:
-    again = "--retry 40 --retry-delay 1 --retry-all-errors --retry-max-time 60"
-    found: dict[str, object] = json.loads(
-        machine.run(f"curl --silent --fail {again} http://127.0.0.1:8686/health/ready", within=WITHIN)
-    )
+    found: dict[str, object] = json.loads(machine.get("/health/ready"))
     return found
 
 

@@ -30,7 +30,10 @@ MAX_PAGE_BYTES = 8 << 20
 """Bytes of documents in one page of jobs; a single one may exceed it."""
 
 VISITED_AT_ONCE = 50
-"""Jobs that are matched with a query between two checks of the time."""
+"""Jobs that are matched with a query between two checks of the time; as many as a page still needs, if that is more."""
+
+CHECKED_EVERY = 4
+"""Documents that are encoded between two checks of the time."""
 
 AT_ONCE = 0.004
 """Seconds of matching or encoding before the event loop runs other tasks."""
@@ -131,7 +134,7 @@ class JobPages:
     ) -> tuple[bool, Place | None]:
         """Add matching jobs to `found` for `AT_ONCE` seconds. Returns whether that was all, and where to go on."""
         matches, began = query.matcher(), time.monotonic()
-        while some := self._hub.published.newest(before, VISITED_AT_ONCE):
+        while some := self._hub.published.newest(before, max(VISITED_AT_ONCE, limit - len(found))):
             found += filter(matches, some)
             before = place_of(some[-1])
             if len(found) >= limit:
@@ -145,6 +148,8 @@ class JobPages:
         published, documents = self._hub.published, self._hub.documents
 
         def document(shown: PublishedJob) -> bytes:
+            if (cached := documents.cached(shown, steps=steps)) is not None:
+                return cached
             if published.get(shown.job_id) is shown:
                 return documents.encoded(shown, all_jobs=True, steps=steps)
             return job_document.encode(job_document.document(shown, steps=steps))
@@ -219,7 +224,7 @@ async def encoded(parts: Iterable[bytes], most: int | None = None) -> tuple[list
             return made, True
         made.append(part)
         size += len(part)
-        if time.monotonic() - began > AT_ONCE:
+        if len(made) % CHECKED_EVERY == 0 and time.monotonic() - began > AT_ONCE:
             await asyncio.sleep(0)
             began = time.monotonic()
     return made, False

@@ -39,7 +39,7 @@ OPEN_PATHS = ("/health/live", "/health/ready")
 SMALL_REPLY = 16 << 10
 """Bytes of a reply that may wait for its client without being counted."""
 
-PART, PART_WITHIN = 64 << 10, 60.0
+PART, PART_WITHIN = 96 << 10, 60.0
 """Bytes of a larger reply that are written at once, and seconds in which the client must accept them."""
 
 FULL = (HTTPStatus.SERVICE_UNAVAILABLE, "the limit of connections is reached: repeat the request later", RETRY_AFTER)
@@ -208,8 +208,9 @@ class HttpSink:
         body = response.body if isinstance(response, web.Response) and not response.prepared else None
         if not isinstance(body, bytes) or len(body) <= SMALL_REPLY or request.method == "HEAD":
             return response
-        written = web.StreamResponse(status=response.status, headers=response.headers)
-        written.content_length = len(body)
+        # This class, unlike its base, sends the headers together with the first part.
+        written = web.Response(status=response.status, headers=response.headers)
+        written.headers["Content-Length"] = str(len(body))
         with self._work.replies.holding(request.remote or "", len(body)):
             try:
                 await written.prepare(request)
