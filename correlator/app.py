@@ -215,12 +215,13 @@ async def _follow(
         if saved.forecasts is not None and time.time() - saved.at <= config.jobs.retention:
             stored.restore(saved.forecasts)  # After a longer stop the history is read again.
         await _restore(saved, following)
+    goes_on = tenure.saved if tenure is not None else None
     async with asyncio.TaskGroup() as inner:
         # Start, 7: Read the tables and the log. `_announce` calls `on_ready` once they are loaded.
         reading = [
             inner.create_task(following.source.run(pipeline), name="source"),
-            # In a cluster there is a checkpoint already, so readiness does not wait for the file.
-            inner.create_task(pipeline.run(before_ready=saver.save if tenure is None else None), name="pipeline"),
+            # After a takeover there is a checkpoint in the cluster already, so readiness does not wait for the file.
+            inner.create_task(pipeline.run(before_ready=saver.begin if goes_on is None else None), name="pipeline"),
             inner.create_task(saver.run(), name="saver"),
             inner.create_task(_announce(pipeline, term.served, process.on_ready), name="announce"),
         ]

@@ -41,6 +41,9 @@ STREAM_RETRY = 10.0
 FINISH_WITHIN = 5.0
 """Seconds at the end for the last write to the cluster. Without it a standby goes on from the one before."""
 
+BEGIN_WITHIN = 2.0
+"""Seconds of a first start for the first write to the cluster, before which a standby would begin at the present."""
+
 STUCK_AFTER = 300.0
 """Seconds without a heartbeat: a disk may be slow, and a restart would not fix it."""
 
@@ -115,6 +118,12 @@ class Saver:
                 if not self._index.loading:
                     await self.save(always=False)
                 beat()
+
+    async def begin(self) -> None:
+        """Save for the first time, also to the cluster if it takes that soon: a slow link does not delay readiness."""
+        await self.save()
+        if self._mirroring is not None:
+            await asyncio.wait({self._mirroring}, timeout=BEGIN_WITHIN)
 
     async def finish(self) -> None:
         """Save for the last time, unless nothing has been loaded, also to the cluster if it takes that soon."""
