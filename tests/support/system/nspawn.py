@@ -88,7 +88,7 @@ class Machine:
     def get(self, path: str, port: int = 8686) -> str:
         """What a listener inside answers, asked again until it has read what it needs."""
         again = "--retry 40 --retry-delay 1 --retry-all-errors --retry-max-time 60"
-        return self.run(f"curl --silent --show-error --fail {again} http://127.0.0.1:{port}{path}", within=120.0)
+        return self.run(f"curl --silent --fail {again} http://127.0.0.1:{port}{path}", within=120.0)
 
     def run(self, script: str, *, check: bool = True, within: float = 60.0, given: str = "") -> str:
         """What a line of shell wrote, run inside as root; AssertionError where it fails."""
