@@ -69,8 +69,8 @@ class ClusterRun:
     gateway: Daemon
     watcher: WebsocketWatcher
     traffic: Traffic
-    probes: set[str] = field(default_factory=set)
-    """The jobs of `recovered`: they have no row in the log, so their events have none."""
+    without_rows: set[str] = field(default_factory=set)
+    """The jobs that have no row in the log, as those of `recovered`: their events have none."""
 
     async def goes_on(self, rows: int = 40) -> None:
         """Wait until so many more rows are committed."""
@@ -83,7 +83,7 @@ class ClusterRun:
         began = loop.time()
         async with self.traffic.writer() as writer:
             job_id = await self.traffic.job(writer)
-            self.probes.add(job_id)
+            self.without_rows.add(job_id)
             await eventually(lambda: job_id in self.watcher.jobs, within=within)
         return loop.time() - began
 
@@ -138,7 +138,9 @@ class ClusterRun:
         (stored,) = await eventually(read, every=0.5)
         own = [payload for _, headers, payload in stored if headers.get("Nats-Msg-Id", "").startswith("dc1:")]
         found = [orjson.loads(payload) for payload in own]
-        return Counter(e["event_id"] for e in found if e["event_id"] is not None or e["job_id"] not in self.probes)
+        return Counter(
+            e["event_id"] for e in found if e["event_id"] is not None or e["job_id"] not in self.without_rows
+        )
 
 
 async def takeovers(run: ClusterRun) -> int:
