@@ -36,6 +36,9 @@ BOOKMARK_EVERY = 8.0
 AHEAD_WITHIN = 2.0
 """Seconds that a client waits at a gateway that has read less of the stream than the client."""
 
+IN_ONE_TURN = 0.001
+"""Seconds of a turn after which no further part is begun."""
+
 LOADING = "the jobs are being loaded: connect again"
 BEHIND = "this gateway has not read yet what this client has got from another one: connect again"
 """Why a stream does not begin."""
@@ -256,8 +259,10 @@ class Streams:
     async def _continue_sending(self, client: Client, sub: Sub, step: Iterator[None]) -> None:
         await self._wait_until_current(client)
         while await self._turn(client) and self._is_current(client, sub):
-            if not self._is_behind(client) and self._advance(step):
-                return
+            until = time.monotonic() + IN_ONE_TURN  # A kept part costs less than a turn does.
+            while not self._is_behind(client) and time.monotonic() < until:
+                if self._advance(step):
+                    return
             await self._wait_until_current(client)
 
     def _advance(self, step: Iterator[None]) -> bool:
