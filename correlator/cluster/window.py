@@ -3,8 +3,10 @@
 Problem. What waits in front of a slow link delays everything behind it, and a batch that takes longer than the deadline
 of its answer is sent again for ever. A fast link needs large batches.
 
-Model. Each write waits until its bytes fit the window, and notes how long its acknowledgement took. The window is what
-the link has taken in `GOAL` seconds: it grows while full windows are acknowledged sooner, and shrinks if one is late.
+Model. Each write waits until its bytes fit the window, and notes how long its acknowledgement took. The shortest time
+so far is the latency of link and server. The window is what the link has taken in `GOAL` seconds besides: it grows
+while full windows are acknowledged sooner, and shrinks if one is late. If even the smallest window is late, so is the
+answer to a single byte, and the latency is what it took.
 
 Invariant: never more than `size` bytes are under way, unless one single write is larger.
 """
@@ -13,24 +15,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncIterator
 
 from correlator.cluster.errors import ClusterUnavailable
 
 GOAL = 0.75
-"""Seconds in which the bytes of a window are acknowledged."""
+"""Seconds besides the latency in which the bytes of a window are acknowledged."""
 
 LEAST = 16_000
-FIRST = 64_000
 MOST = 1_000_000
-"""Bytes of the smallest window, of the first, and of the largest."""
+"""Bytes of the smallest window, which is the first one, and of the largest."""
 
 
 class Window:
     """The window of one connection, for all that is written there with an acknowledgement. Event loop's thread only."""
 
     def __init__(self) -> None:
-        self.size = FIRST
+        self.size = LEAST
+        self._latency, self._measured_with = math.inf, 0
+        """The shortest acknowledgement, in seconds, and the bytes that were under way then."""
         self._under_way = 0
         self._line = asyncio.Lock()
         self._freed = asyncio.Event()
@@ -69,8 +73,13 @@ class Window:
 
     def _acknowledged(self, under_way: int, seconds: float) -> None:
         """Note that so many bytes have passed in this time."""
-        passed = int(under_way * GOAL / max(seconds, 0.001))
-        if seconds > GOAL:
+        late_anyway = under_way <= LEAST and seconds > self._latency + GOAL
+        if late_anyway or seconds <= self._latency:
+            self._latency, self._measured_with = seconds, under_way
+        sending = seconds - self._latency
+        more = under_way - self._measured_with if under_way >= 2 * self._measured_with else under_way
+        passed = int(more * GOAL / max(sending, 0.001))
+        if sending > GOAL:
             self.size = max(LEAST, self.size // 2, min(self.size, passed))
         elif 2 * under_way >= self.size:
             self.size = min(MOST, 2 * self.size, max(self.size, passed))

@@ -8,6 +8,7 @@ from correlator.cluster import keys, streams
 from correlator.cluster.batches import MAX_MESSAGES, Fence, Message, put
 from correlator.cluster.errors import Fenced, Refused, Unacknowledged
 from tests.support.cluster import connected
+from tests.support.faults.proxy import Proxy
 
 OWNER = keys.owner("dc1")
 
@@ -85,6 +86,16 @@ async def test_a_batch_that_a_stopped_server_does_not_acknowledge_is_unknown_and
         nats.resume()
         await connection.connect(10)
         await fence.write(batch("a", "b"))
+
+
+async def test_a_server_that_answers_after_a_second_gets_more_with_each_batch(nats):
+    async with Proxy(nats.port) as link, connected(f"nats://127.0.0.1:{link.port}") as connection:
+        fence, window = await owned(connection), connection.window
+        link.delay = 0.5
+        first = window.size
+        for _ in range(5):
+            await fence.write(batch(*"abcd", size=window.share // 4))
+        assert window.size >= 8 * first
 
 
 async def test_while_disconnected_a_batch_fails_at_once_and_is_not_sent_later(nats):
