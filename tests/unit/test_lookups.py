@@ -21,11 +21,12 @@ WAITING = 300
 
 
 class Archive:
-    """A database that has no job, and takes 0.01 s to say so. `away`: it fails at once."""
+    """A database that has no job, and takes `takes` seconds to say so. `away`: it fails at once."""
 
     def __init__(self) -> None:
         self.asked: Counter[str] = Counter()
         self.away = False
+        self.takes = 0.01
         self.most_at_once = self._now = 0
 
     async def find(self, name: str, advance_clock: Callable[[], int]) -> None:
@@ -35,7 +36,7 @@ class Archive:
         try:
             if self.away:
                 raise SourceUnavailable("it is away", Away.UNREACHABLE)
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(self.takes)
         finally:
             self._now -= 1
 
@@ -137,6 +138,16 @@ def test_a_wait_shorter_than_an_answer_gets_the_answer_of_the_database(waiting):
     waiting.loop.run(0.1)
     assert waited.result() is None
     assert waiting.archive.asked == {"id": 1}
+
+
+@pytest.mark.parametrize(("wait", "ends"), [(0.2, 1.0), (3.0, 3.0), (20.0, 20.0)])
+def test_a_database_that_hangs_holds_no_request_longer_than_it_waits_or_a_second(waiting, wait, ends):
+    waiting.archive.takes = 100.0
+    waited = waiting.loop.create_task(waiting.lookups.wait("id", "a", waiting.loop.time() + wait))
+    waiting.loop.run(ends - 0.01)
+    assert not waited.done()
+    waiting.loop.run(0.02)
+    assert isinstance(waited.exception(), SourceUnavailable)
 
 
 def test_a_wait_that_ends_while_the_database_is_away_says_so_after_one_attempt(waiting):

@@ -22,7 +22,7 @@ ASK_EVERY = 1.0
 
 AGAIN_A_SECOND = 50
 
-ANSWER_WITHIN = 5.0
+ANSWER_WITHIN = 1.0
 """Seconds in which the database may answer a request that waits for less: whether it has the job is known then."""
 
 Found: TypeAlias = tuple[PublishedJob, Resolved]
