@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TypeAlias
 
 from correlator.jobs import joblog
+from correlator.jobs.ids import OwnIds
 from correlator.jobs.missing_rows import Transitions
 from correlator.jobs.model.changes import Event
 from correlator.jobs.model.facts import AttributedRow, Attribution, Entry
@@ -31,10 +32,12 @@ StepRow: TypeAlias = tuple[Micros, Entry, bool]
 class Attributor:
     """Attributes each log row to a job by its job ID, else by its step, else by an external ID.
 
-    `owner_of` returns the job that owns an external ID. Lifecycle rows are reported to `transitions`.
+    `own_ids` are those of the jobs in memory; `owner_of` returns the job that owns an external ID. Lifecycle rows are
+    reported to `transitions`.
     """
 
-    def __init__(self, owner_of: Callable[[str], str | None], transitions: Transitions) -> None:
+    def __init__(self, own_ids: OwnIds, owner_of: Callable[[str], str | None], transitions: Transitions) -> None:
+        self._own_ids = own_ids
         self._owner_of = owner_of
         self._transitions = transitions
         self._step_jobs: dict[int, str] = {}
@@ -54,7 +57,7 @@ class Attributor:
 
     def attribute(self, entry: Entry, now: Micros, out: Outcome) -> str | None:
         """Add a row and its event to `out`. Returns its job ID, or None if the job is unknown."""
-        job_id = entry.job_id
+        job_id = self._own_ids.of(entry.job_id) if entry.job_id is not None else None
         by: Attribution = entry.by
         if job_id is None and entry.step_id is not None:
             job_id, by = self._step_jobs.get(entry.step_id), "step"
@@ -89,6 +92,10 @@ class Attributor:
             else:
                 released.append(row)
         out.attributed = released
+
+    def pop_unloaded(self, job_id: str) -> list[AttributedRow]:
+        """Remove and return the rows of a job that were held back."""
+        return self._unloaded.pop(job_id)
 
     def add_steps(self, steps: Iterable[StepRecord], job_id: str) -> list[StepRow]:
         """Record the job of steps. Returns the pending rows of those that were unknown."""

@@ -1,4 +1,4 @@
-"""A map from an external or context ID to the jobs that carry it, newest first.
+"""The IDs of jobs in any case, and a map from an external or context ID to the jobs that carry it, newest first.
 
 Several jobs may carry one ID: constructed IDs contain the time in whole seconds, and a context has many jobs. The map
 keeps all of them. The newest job owns the ID, regardless of the order in which the jobs became known.
@@ -7,9 +7,38 @@ keeps all of them. The newest job owns the ID, regardless of the order in which 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from correlator.jobs.model.views import AgeKey
+
+
+class OwnIds:
+    """The IDs of jobs, by which a row may name its job in another case: equal IDs for the columns' collation.
+
+    `ids` may change. Call `add` for each ID that it gets, and `discard` for each that it loses.
+    """
+
+    def __init__(self, ids: Collection[str]) -> None:
+        self._ids = ids
+        self._folded: dict[str, str] = {}
+        """Those of `ids` that are not written as `casefold` writes them, by what that returns: usually none."""
+        for job_id in ids:
+            self.add(job_id)
+
+    def add(self, job_id: str) -> None:
+        if (folded := job_id.casefold()) != job_id:
+            self._folded[folded] = job_id
+
+    def discard(self, job_id: str) -> None:
+        if self._folded.get(folded := job_id.casefold()) == job_id:
+            del self._folded[folded]
+
+    def of(self, name: str) -> str:
+        """The ID that is equal to `name`, or else equal in another case; `name` itself if there is none."""
+        if name in self._ids:
+            return name
+        folded = name.casefold()
+        return folded if folded in self._ids else self._folded.get(folded, name)
 
 
 class Names:

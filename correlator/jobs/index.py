@@ -91,7 +91,7 @@ class Index:
         )
         self.legacy = LegacyJobs(self._facts.jobs, self.published)
         self.persistence = Persistence(self._facts, self.legacy, self.published, self.forecasts)
-        self._attributor = Attributor(self.published.owner, self._transitions)
+        self._attributor = Attributor(self._facts.own_ids, self.published.owner, self._transitions)
         self.known = KnownJobs(self._facts, self.published, self.legacy, self._attributor, self._removed)
         self._lost_rows = LostRows()
         self._clock = 0
@@ -292,6 +292,8 @@ class Index:
             if old is not None and old.view.parent_job_id:
                 parents[old.view.parent_job_id] = None
             self._forget(job_id, "gone", now, out)
+            if self._facts.own_ids.of(job_id) != job_id:  # It is the ID of a job in another case.
+                out.add(self.apply([row.entry for row in self._attributor.pop_unloaded(job_id)], now))
             return
         if old is not None and before is not None:
             view = job_view.view_after(before, old.view, job, self.id_keys)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from correlator.jobs import fold
 from correlator.jobs.bounded import BoundedDict
+from correlator.jobs.ids import OwnIds
 from correlator.jobs.model.facts import Entry, Job, Reading
 
 MAX_PENDING = 10_000
@@ -18,6 +19,7 @@ class JobFacts:
     def __init__(self, is_published: Callable[[str], bool]) -> None:
         self._is_published = is_published
         self.jobs: dict[str, Job] = {}
+        self.own_ids = OwnIds(self.jobs)
         self.pending: BoundedDict[str, None] = BoundedDict(MAX_PENDING)
         """Jobs that were not read from the tables yet. The facts of those that it evicts are forgotten."""
         self._changed: dict[str, None] = {}
@@ -30,6 +32,7 @@ class JobFacts:
     def restore(self, job: Job) -> None:
         """Add a job of a checkpoint. A reading of it that has arrived since the start is joined."""
         job, read = fold.restored(job), self.jobs.get(job.job_id)
+        self.own_ids.add(job.job_id)
         self.jobs[job.job_id] = fold.fold(job, read.reading) if read is not None and read.reading else job
         self.pending[job.job_id] = None
 
@@ -54,7 +57,7 @@ class JobFacts:
 
     def forget(self, job_id: str) -> None:
         """Forget the facts of a job."""
-        self.jobs.pop(job_id, None)
+        self._drop(job_id)
         self.pending.pop(job_id, None)
         self._changed[job_id] = None
 
@@ -64,5 +67,10 @@ class JobFacts:
         if job is not None:
             return job
         if not self._is_published(job_id) and (evicted := self.pending.put(job_id, None)) is not None:
-            self.jobs.pop(evicted[0], None)
+            self._drop(evicted[0])
+        self.own_ids.add(job_id)
         return Job(job_id)
+
+    def _drop(self, job_id: str) -> None:
+        self.jobs.pop(job_id, None)
+        self.own_ids.discard(job_id)

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from correlator.jobs import job_view, joblog
-from correlator.jobs.model.facts import Job, Status
+from correlator.jobs.model.facts import Job, Reading, Status
 from correlator.jobs.model.rows import LogRow
 from correlator.pipeline.queries import JobQuery
 from correlator.sources.db import zones
@@ -247,8 +247,10 @@ async def test_steps_and_children_that_name_their_job_in_another_case_belong_to_
     step = await mariadb_original.insert("job_steps", job_id="Job-A", name="one", seq=1, started_at=STAMP)
     async with open_queries(mariadb_original.source()) as (queries, session):
         (reading,) = await read_readings(queries, session, 1, ["job-a"])
+        other, without_row = await read_readings(queries, session, 1, ["JOB-a"])
     assert [s.id for s in reading.steps or ()] == [step]
     assert ([child for _, child in reading.children], reading.child_count) == (["child"], 1)
+    assert (other, without_row) == (reading, Reading("JOB-a", 1, steps=()))
 
 
 TEXTS = {

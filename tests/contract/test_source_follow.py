@@ -16,12 +16,14 @@ from correlator import cancellation
 from correlator.errors import OtherDatabase
 from correlator.jobs.sizes import Sizes
 from correlator.ops.metrics import CORRECTIONS
+from correlator.pipeline.queries import LineQuery
 from correlator.pipeline.source_status import SourceStatus
 from correlator.sources.follow import Follower
 from correlator.sources.log.tail import Tail
 from correlator.sources.tables.legacy import Legacy
 from correlator.sources.tables.reconcile import Reconcile
 from tests.support.appliance import now
+from tests.support.archive_queries import archive_of, names
 from tests.support.bulk_rows import ago
 from tests.support.eventually import eventually
 from tests.support.source_databases import RecordingPipeline, open_queries, running_follower
@@ -243,6 +245,27 @@ async def test_rows_stay_the_same_when_the_deletion_of_their_job_clears_their_co
         await original.log("another")
         await received.receives("another")
         assert received.messages == ["its row", "another"]
+
+
+async def test_rows_that_name_their_job_in_another_case_belong_to_it_live_and_in_its_log(mariadb_original):
+    """The foreign key of the column compares by its collation, which ignores case."""
+    await mariadb_original.job("u0")
+    await mariadb_original.log("it warned", job_id="U0", level="WARN")
+    async with running_follower(mariadb_original.source()) as (received, _):
+        await mariadb_original.job("u1", started_at=now())
+        for name in ("U0", "U1"):
+            await mariadb_original.log("Job failed", job_id=name, level="ERROR")
+        await eventually(lambda: [counts(received, name) for name in ("u0", "u1")] == [(1, 1), (0, 1)])
+        assert sorted(received.known.joblog_ids()) == ["u0", "u1"]
+    async with archive_of(mariadb_original) as archive:
+        page = await archive.lines(names("u1"), None, 10, LineQuery())
+    assert [line.message for line in page.lines] == ["Job failed"]
+
+
+def counts(received: RecordingPipeline, job_id: str) -> tuple[int, int] | None:
+    """The warnings and errors of a job."""
+    view = received.view(job_id)
+    return (view.warnings, view.errors) if view is not None else None
 
 
 async def test_a_transition_that_only_the_tables_show_is_counted(original, monkeypatch):

@@ -20,6 +20,7 @@ from correlator.jobs.forecast.place import EndedRun
 from correlator.jobs.index import Index
 from correlator.jobs.model.persisted import Cursor
 from correlator.jobs.model.rows import LogRow
+from correlator.jobs.model.views import JobView
 from correlator.jobs.outcome import Outcome
 from correlator.jobs.sizes import Sizes
 from correlator.pipeline.local_hub import LocalHub
@@ -284,6 +285,11 @@ class RecordingPipeline(Pipeline):
     @property
     def messages(self) -> list[str]:
         return [row.message for row in self.received]
+
+    def view(self, job_id: str) -> JobView | None:
+        """What is published of a job."""
+        shown = self._hub.published.get(job_id)
+        return shown.view if shown is not None else None
 
     async def receives(self, *messages: str, within: float = PATIENCE) -> None:
         """Waits until each of `messages` has come."""

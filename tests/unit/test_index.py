@@ -43,7 +43,7 @@ def gone(job_id="j", observed_at=50):
 
 
 def logged(kind=None, job_id="j", *, event_id=1, observed_at=2, at=NOW, **more):
-    return Entry(event_id, at, "INFO", "text", observed_at, job_id, kind=kind, **more)
+    return Entry(event_id, at, more.pop("level", "INFO"), "text", observed_at, job_id, kind=kind, **more)
 
 
 def changes(outcome):
@@ -509,6 +509,33 @@ def test_facts_about_an_unknown_step_wait_for_its_job():
     assert index.apply([replace(row, event_id=2)], NOW).attributed[0] == AttributedRow(
         replace(row, event_id=2), "j", "step"
     )
+
+
+@pytest.mark.parametrize("own", ["job-a", "Job-A"])
+def test_rows_that_name_their_job_in_another_case_belong_to_it_also_before_it_is_known(own):
+    index = live()
+    outcome = index.apply([logged(Kind.JOB_STARTED, "JOB-A", level="WARN")], NOW)
+    assert (outcome.unread, outcome.attributed) == ({"JOB-A"}, [])
+    outcome = index.apply([read(own), gone("JOB-A")], NOW)
+    assert [(t.entry.event_id, t.job_id) for t in outcome.attributed] == [(1, own)]
+    assert kinds(outcome) == [(Kind.JOB_STARTED, own, 1)]
+    outcome = index.apply([logged(Kind.JOB_FAILED, "joB-a", event_id=2)], NOW)
+    assert (kinds(outcome), outcome.unread) == ([(Kind.JOB_FAILED, own, 2)], set())
+    shown = index.published.get(own)
+    assert shown is not None
+    assert (shown.view.status, shown.view.warnings) == (Status.FAILED, 1)
+    assert index.published.get("JOB-A") is None
+    index.apply([gone(own, observed_at=99)], NOW)
+    assert kinds(index.apply([logged(Kind.JOB_STARTED, "JOB-B", event_id=3)], NOW))[0][1] == "JOB-B"
+
+
+def test_a_job_has_its_own_rows_also_if_another_differs_from_it_by_the_case_alone():
+    index = live()
+    index.apply([read("j"), read("J")], NOW)
+    outcome = index.apply([logged(job_id="J"), logged(job_id="j", event_id=2)], NOW)
+    assert [t.job_id for t in outcome.attributed] == ["J", "j"]
+    index.apply([gone("J")], NOW)
+    assert index.apply([logged(job_id="J", event_id=3)], NOW).attributed[0].job_id == "j"
 
 
 def test_waiting_facts_are_bounded_and_the_oldest_are_passed_on_without_a_job(monkeypatch):

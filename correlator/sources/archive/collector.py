@@ -114,9 +114,9 @@ def _attrs_contain(attrs: Any, text: str) -> bool:
 
 
 def _belongs(entry: Entry, names: JobNames) -> bool:
-    """True if the row belongs to the job, by the rule of `Index`: by job ID, else by step, else by external ID."""
+    """True if the row belongs to the job, as in `Index`: by job ID in any case, else by step, else by external ID."""
     if entry.job_id is not None:
-        return entry.job_id == names.job_id
+        return entry.job_id.casefold() == names.job_id.casefold()
     if entry.step_id is not None:
         return entry.step_id in names.step_ids
     return bool(entry.external_ids) and entry.external_ids[0] in names.external_ids

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from msgspec.structs import replace
 
+from correlator.jobs.ids import OwnIds
 from correlator.jobs.job_document import rfc3339
 from correlator.jobs.model.facts import MAX_CHILDREN, Reading
 from correlator.jobs.model.rows import JobRecord, LegacyRecord, LogRow, Micros, StepRecord
@@ -266,7 +267,7 @@ class Queries(Columns):
         long: dict[int, int] = {}
         size = self._size("job_steps", "error_message")
         order = "job_id, seq" if self.schema.has("job_steps", "seq") else "job_id, id"
-        own = _Asked(starts)
+        own = OwnIds(starts)
         for part in chunks(list(starts)):
             where = f"job_id IN ({self.dialect.marks(part)})"
             sql = f"SELECT {self._select['job_steps']}, {size} FROM job_steps WHERE {where} ORDER BY {order}"
@@ -310,7 +311,7 @@ class Queries(Columns):
             marks = self.dialect.marks(part)
             counted = f"SELECT parent_job_id, COUNT(*) FROM job_tracking WHERE parent_job_id IN ({marks})"
             counts |= {parent: int(n) for parent, n in await session.query(f"{counted} GROUP BY parent_job_id", part)}
-        own = _Asked(job_ids)
+        own = OwnIds(set(job_ids))
         counts = {own.of(parent): n for parent, n in counts.items()}
         few = [parent for parent, n in counts.items() if n <= MAX_CHILDREN]
         asked = [(f"{select} IN ({self.dialect.marks(part)})", part) for part in chunks(few)]
@@ -363,17 +364,6 @@ class Queries(Columns):
         return found
 
 
-class _Asked:
-    """The IDs of a query, by those of the rows: a column may have them in another case, equal for its collation."""
-
-    def __init__(self, ids: Iterable[str]) -> None:
-        self._ids = set(ids)
-        self._folded = {name.casefold(): name for name in self._ids}
-
-    def of(self, name: str) -> str:
-        return name if name in self._ids else self._folded.get(name.casefold(), name)
-
-
 def _list(ids: Iterable[int]) -> str:
     return ",".join(map(str, ids))
 
@@ -389,12 +379,16 @@ async def read_readings(
 ) -> list[Reading]:
     """The readings of `job_ids` from the tables, also of those without a row.
 
+    For the ID of a job in another case, there is a reading of the job, and one of an ID without a row.
     `observed_at`: the logical time, from `advance_clock` just before this call. `known`: the last reading of a job; it
     has what lost columns contained. The readings have no steps without `with_steps`, or if the steps cannot be read.
     """
     if not job_ids:
         return []
     records = await queries.jobs_by_id(session, job_ids)
+    own = OwnIds(records)
+    others = [job_id for job_id in job_ids if own.of(job_id) != job_id]
+    job_ids = [*dict.fromkeys(map(own.of, job_ids)), *others]
     lost_steps = queries.lost_of("job_steps")
     with_steps = with_steps and queries.schema.has("job_steps", "id", "job_id") and "status" not in lost_steps
     starts = {job_id: records[job_id].started_at if job_id in records else None for job_id in job_ids}
