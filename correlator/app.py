@@ -19,11 +19,9 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from correlator import __version__, cancellation
-from correlator.cluster.connection import Connection
-from correlator.cluster.received import Parser
-from correlator.collector import Tenure, abandon, standby
 from correlator.config.schema import Config
 from correlator.daemon import ending
 from correlator.daemon.reload import Prepare, Reload, reloaded
@@ -36,16 +34,18 @@ from correlator.ops import logs, memory, metrics, stalls
 from correlator.pipeline.checkpoint import Checkpoint, Saved
 from correlator.pipeline.pipeline import Pipeline
 from correlator.pipeline.saver import Saver
-from correlator.pipeline.stream_checkpoint import newest
 from correlator.publishing import checks, cluster_sink, gateway_requests, mqtt_sink, otlp_sink, standby_reports
 from correlator.sinks import Sink
-from correlator.sinks.cluster.election import Lease
 from correlator.sinks.http.listener import ListenerConfig
 from correlator.sinks.http.server import HttpSink, Listener
-from correlator.sinks.mqtt.sink import MqttSink
 from correlator.sinks.webhooks.sink import WebhookSink
 from correlator.sources.db.mariadb import MariaDBDatabase
 from correlator.sources.db.session import Database
+
+if TYPE_CHECKING:
+    from correlator.collector import Tenure
+    from correlator.sinks.cluster.election import Lease
+    from correlator.sinks.mqtt.sink import MqttSink
 
 log = logging.getLogger(__name__)
 
@@ -101,14 +101,18 @@ async def _run(process: Process) -> None:
     if process.config.cluster.url is None:
         await _term(process, None)
         return
+    # A daemon without a cluster loads nothing of it, and has no metrics of one.
+    from correlator.cluster.connection import Connection  # noqa: PLC0415
+    from correlator.cluster.received import Parser  # noqa: PLC0415
+    from correlator.ops import cluster_metrics  # noqa: PLC0415
+    from correlator.sinks.cluster.election import Lease  # noqa: PLC0415
+
     settings, parser = process.config.cluster, Parser()
     renewals = Connection(settings, "collector", parser=parser, ping_every=RENEWALS_PING_EVERY)
     writes = Connection(settings, "collector", parser=parser)
     connecting = {asyncio.create_task(connection.run(), name="nats") for connection in (renewals, writes)}
     try:
         lease = Lease(renewals, writes, settings)
-        from correlator.ops import cluster_metrics  # noqa: PLC0415 - a daemon without a cluster has no metrics of one
-
         cluster_metrics.CONNECTED.set_function(lambda: renewals.connected and writes.connected)
         cluster_metrics.LEASE.labels(lease.instance).set_function(lambda: lease.active)
         while not process.stop.is_set():
@@ -148,6 +152,9 @@ async def _term(process: Process, lease: Lease | None) -> None:
         # Start, 4: In a cluster, wait as the standby until this process holds the lease. Nothing asks the database.
         tenure = None
         if lease is not None:
+            from correlator.collector import abandon, standby  # noqa: PLC0415 - only in a cluster
+            from correlator.pipeline.stream_checkpoint import newest  # noqa: PLC0415
+
             waiting = outer.create_task(standby(lease, following, config, served, outer), name="standby")
             reloading = outer.create_task(_reloads(process, term, checks(config)), name="reload")
             if not await ending.first(waiting, process.stop):

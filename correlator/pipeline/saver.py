@@ -12,12 +12,12 @@ import logging
 import sqlite3
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
 from correlator import cancellation
-from correlator.cluster.errors import ClusterUnavailable, Refused
+from correlator.errors import CorrelatorError
 from correlator.jobs.exports import Exports
 from correlator.jobs.forecast.forecaster import MAX_OPERATIONS
 from correlator.jobs.index import Index
@@ -27,7 +27,9 @@ from correlator.ops import metrics
 from correlator.ops.liveness import Liveness
 from correlator.ops.stalls import timed
 from correlator.pipeline.checkpoint import Changes, Checkpoint, Unusable
-from correlator.pipeline.stream_checkpoint import StreamCheckpoint
+
+if TYPE_CHECKING:
+    from correlator.pipeline.stream_checkpoint import StreamCheckpoint
 
 log = logging.getLogger(__name__)
 
@@ -243,7 +245,7 @@ class Saver:
             (changes, as_of), self._waiting = self._waiting, None
             try:
                 await stream.write(changes)
-            except (ClusterUnavailable, Refused) as error:
+            except CorrelatorError as error:
                 self._stream_at = time.monotonic() + STREAM_RETRY
                 self._mirrors_everything, self._waiting = False, None
                 if self._stream_error is None:

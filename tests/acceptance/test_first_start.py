@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -19,6 +20,7 @@ from tests.support.daemon import HELLO, Daemon
 from tests.support.eventually import eventually
 from tests.support.faults.proxy import Proxy
 from tests.support.mariadb import Database, MariaDB
+from tests.support.replay import SQLiteReplayer
 
 JOBS = 50
 
@@ -204,3 +206,28 @@ async def test_only_what_happens_after_the_start_is_announced(
             assert sorted((e["kind"], e["event_id"]) for e in events if e["event_id"] is not None) == sorted(expected)
             assert len(events) == len(expected) + 1
     listening.cancel()
+
+
+async def test_a_start_imports_no_module_of_a_cluster_of_mqtt_or_of_otlp_unless_configured(tmp_path):
+    async with SQLiteReplayer.connect(tmp_path / "appliance.db"):
+        pass
+    optional = ("correlator.cluster", "correlator.sinks.cluster", "correlator.sinks.mqtt", "correlator.sinks.otlp")
+    libraries = ("aiomqtt", "paho", "nats", "google.protobuf")
+    imported: dict[str, set[str]] = {}
+    for name, settings in (
+        ("plain", {}),
+        ("all", {"mqtt__url": "mqtt://127.0.0.1:9", "otlp__url": "http://127.0.0.1:9"}),
+    ):
+        folder = tmp_path / name
+        folder.mkdir()
+        daemon = Daemon(folder, database__url=f"sqlite://{tmp_path}/appliance.db", **settings)
+        daemon._environ["PYTHONPROFILEIMPORTTIME"] = "1"
+        try:
+            await daemon.start()
+        finally:
+            await daemon.stop()
+            await daemon.close()
+        imported[name] = set(re.findall(r"^import time:.*\| +(\S+)$", daemon.log(), re.MULTILINE))
+    assert "correlator.app" in imported["plain"]
+    assert sorted(module for module in imported["plain"] if module.startswith((*optional, *libraries))) == []
+    assert {"correlator.sinks.mqtt.sink", "correlator.sinks.otlp.sink", "aiomqtt"} <= imported["all"]

@@ -193,9 +193,11 @@ def _begin(request: Request, output: int) -> list[str]:
 
 
 if __name__ == "__main__":
-    import uvloop  # noqa: F401 - `run` imports these two when it is called
+    import uvloop  # noqa: F401 - `run` imports these when it is called, the last two if they are configured
 
-    import correlator.app  # noqa: F401
+    import correlator.app
+    import correlator.sinks.mqtt.sink
+    import correlator.sinks.otlp.sink  # noqa: F401
     from correlator.cli import main
     from correlator.sources.db.mariadb import load_driver
 

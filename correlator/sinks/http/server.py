@@ -21,7 +21,7 @@ from correlator.pipeline.hub import Hub
 from correlator.sinks.http.access import TOKEN, Access
 from correlator.sinks.http.connections import SERVER, Acceptor, Connections, peer_of
 from correlator.sinks.http.instances import Fleet, Instances, local
-from correlator.sinks.http.openapi.specs import Specs
+from correlator.sinks.http.openapi import Specs
 from correlator.sinks.http.problems import RETRY_AFTER, problem, problems, server_log
 from correlator.sinks.http.rest import json_response
 from correlator.sinks.http.static import Static

@@ -11,17 +11,15 @@ from http import HTTPStatus
 from typing import Any, Final
 
 import msgspec
-from aiohttp import web
 
 from correlator import __version__
 from correlator.config.schema import Http, Mqtt
-from correlator.jobs import job_document, message_shapes, shapes
+from correlator.jobs import message_shapes, shapes
 from correlator.sinks import payloads
 from correlator.sinks.http import frames, websocket
 from correlator.sinks.http.connections import MAX_FIELD, MAX_TARGET
 from correlator.sinks.http.openapi.endpoints import ENDPOINTS
 from correlator.sinks.http.openapi.parts import JSON, PROBLEM, Answer, Endpoint, Parameter
-from correlator.sinks.http.parameters import known
 from correlator.sinks.mqtt.topics import SPACING, Key, Topics, unescape
 from correlator.sinks.webhooks.body import CLOUD_EVENT
 from correlator.sinks.webhooks.cloud_event import CloudEvent
@@ -29,23 +27,6 @@ from correlator.sinks.webhooks.cloud_event import CloudEvent
 SCHEMAS: Final = "#/components/schemas/{name}"
 
 Schema = dict[str, Any]
-
-
-class Specs:
-    """The two endpoints. The documents are encoded once, as they depend only on the version of the program."""
-
-    def __init__(self) -> None:
-        self._bodies = {
-            "/api/v1/openapi.json": job_document.encode(openapi()),
-            "/api/v1/asyncapi.json": job_document.encode(asyncapi()),
-        }
-
-    def routes(self) -> Iterable[web.RouteDef]:
-        return [web.get(path, self.document) for path in self._bodies]
-
-    async def document(self, request: web.Request) -> web.Response:
-        known(request, ())
-        return web.Response(body=self._bodies[request.path], content_type=JSON, headers={"Cache-Control": "no-cache"})
 
 
 # -- OpenAPI
