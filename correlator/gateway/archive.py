@@ -23,7 +23,7 @@ from correlator.errors import SourceUnavailable
 from correlator.gateway.merged_page import MergedPage, Place
 from correlator.jobs.joblog import MAX_ID
 from correlator.jobs.model.rows import LegacyRecord
-from correlator.jobs.model.views import PublishedJob, Resolved
+from correlator.jobs.model.views import LogLine, PublishedJob, Resolved
 from correlator.pipeline.queries import (
     EarlierLines,
     JobNames,
@@ -38,8 +38,11 @@ from correlator.pipeline.rpc_messages import (
     FindResult,
     IsContextResult,
     LegacyResult,
+    LineResult,
     LinesBeforeParams,
+    LinesBeforeResult,
     LinesParams,
+    LinesResult,
     NameParams,
     OperationParams,
     OperationResult,
@@ -116,11 +119,13 @@ class RpcArchive:
 
     async def lines(self, names: JobNames, after: str | int | None, limit: int, query: LineQuery) -> LinesPage:
         params = LinesParams(names, limit, after, query)
-        return await self._caller.call(names.instance, Method.LINES, params, LinesPage)
+        found = await self._caller.call(names.instance, Method.LINES, params, LinesResult)
+        return LinesPage(_lines(found.lines, names.instance), found.next_after, found.more)
 
     async def lines_before(self, names: JobNames, before: int, limit: int, query: LineQuery) -> EarlierLines:
         params = LinesBeforeParams(names, before, limit, query)
-        return await self._caller.call(names.instance, Method.LINES_BEFORE, params, EarlierLines)
+        found = await self._caller.call(names.instance, Method.LINES_BEFORE, params, LinesBeforeResult)
+        return EarlierLines(_lines(found.lines, names.instance), found.next_before)
 
     async def is_context(self, name: str) -> bool:
         """Return True if `name` is the context of a job of any appliance."""
@@ -250,6 +255,13 @@ def _parsed(document: Raw, instance: str) -> PublishedJob:
         return received.document(document, 0, instance)
     except Unreadable as error:
         raise SourceUnavailable(f"{instance}: the collector sent a document that cannot be read") from error
+
+
+def _lines(lines: Iterable[LineResult], instance: str) -> list[LogLine]:
+    try:
+        return [LogLine(x.event_id, x.level, x.message, x.step_id, received.value(x.attrs), x.at) for x in lines]
+    except Unreadable as error:
+        raise SourceUnavailable(f"{instance}: the collector sent a log line that cannot be read") from error
 
 
 def _reasons(errors: Sequence[SourceUnavailable]) -> str:

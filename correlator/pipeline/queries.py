@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from correlator.jobs import job_view
 from correlator.jobs.model.facts import Reading
-from correlator.jobs.model.rows import LEVELS, LegacyRecord, Level, Micros
+from correlator.jobs.model.rows import LEVELS, Int64, LegacyRecord, Level, Micros
 from correlator.jobs.model.views import JobView, LogLine, PublishedJob, Resolved
 
 
@@ -117,7 +117,7 @@ class LineQuery(Struct, frozen=True):
     """
 
     level: Level = "DEBUG"
-    steps: frozenset[int] = frozenset()
+    steps: frozenset[Int64] = frozenset()
     text: str = ""
     since: Micros | None = None
 
@@ -169,7 +169,7 @@ class JobNames(Struct, frozen=True):
 
     job_id: str
     external_ids: tuple[str, ...]
-    step_ids: frozenset[int]
+    step_ids: frozenset[Int64]
     started: Micros
     ended: Micros | None
     instance: str = ""
@@ -224,7 +224,7 @@ class OperationRuns(Struct, frozen=True):
 
     job_type: str
     operation: str
-    runs: int
+    runs: Int64
     typical_seconds: float | None
     p90_seconds: float | None
     failure_rate: float

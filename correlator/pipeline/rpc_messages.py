@@ -10,7 +10,7 @@ from typing import Literal
 
 from msgspec import Raw, Struct
 
-from correlator.jobs.model.rows import LegacyRecord, Micros
+from correlator.jobs.model.rows import Int64, LegacyRecord, Level, Micros
 from correlator.pipeline.queries import JobNames, JobQuery, LineQuery, OperationRuns, OperationSteps
 
 
@@ -39,7 +39,7 @@ class LegacyResult(Struct, frozen=True, omit_defaults=True):
 class PageParams(Struct, frozen=True, omit_defaults=True):
     """At most `limit` jobs that match `query`, newest first, from just before the place `before` on."""
 
-    limit: int
+    limit: Int64
     query: JobQuery = JobQuery()
     before: tuple[Micros, str] | None = None
 
@@ -55,21 +55,47 @@ class PageResult(Struct, frozen=True, omit_defaults=True):
 
 
 class LinesParams(Struct, frozen=True, omit_defaults=True):
-    """Log lines of a job, oldest first. `after`: a `next_after`, or the first event ID. The result is a `LinesPage`."""
+    """Log lines of a job, oldest first. `after`: a `next_after`, or the first event ID."""
 
     names: JobNames
-    limit: int
-    after: str | int | None = None
+    limit: Int64
+    after: str | Int64 | None = None
     query: LineQuery = LineQuery()
+
+
+class LineResult(Struct, frozen=True, omit_defaults=True):
+    """A log line. `attrs` is not parsed yet."""
+
+    event_id: Int64
+    level: Level
+    message: str
+    at: Micros
+    step_id: Int64 | None = None
+    attrs: Raw = Raw(b"null")
+
+
+class LinesResult(Struct, frozen=True, omit_defaults=True):
+    """A `LinesPage`."""
+
+    lines: tuple[LineResult, ...]
+    next_after: str | None = None
+    more: bool = False
 
 
 class LinesBeforeParams(Struct, frozen=True, omit_defaults=True):
-    """The last log lines of a job below the event ID `before`. The result is `EarlierLines`."""
+    """The last log lines of a job below the event ID `before`."""
 
     names: JobNames
-    before: int
-    limit: int
+    before: Int64
+    limit: Int64
     query: LineQuery = LineQuery()
+
+
+class LinesBeforeResult(Struct, frozen=True, omit_defaults=True):
+    """The same as `EarlierLines`."""
+
+    lines: tuple[LineResult, ...]
+    next_before: Int64 | None = None
 
 
 class OperationsParams(Struct, frozen=True, omit_defaults=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, Self, cast
 
 from correlator.cluster.caller import Caller
 from correlator.cluster.connection import Connection
@@ -105,6 +105,15 @@ class Collectors:
         self.requests: list[tuple[str, str]] = []
         self._responders = {name: Responder(Answers(hub).handlers()) for name, hub in self.hubs.items()}
         self.caller = Caller(cast("Connection", self))
+        self.reply: bytes | None = None
+        """What all of them reply, if that is not what they have."""
+
+    @classmethod
+    def replying(cls, reply: bytes) -> Self:
+        """Collectors that reply the same to every request."""
+        made = cls()
+        made.reply = reply
+        return made
 
     def archive(self, *scope: str) -> RpcArchive:
         """What a gateway asks about some of the collectors, or about all."""
@@ -114,6 +123,8 @@ class Collectors:
         """As `Connection.request`."""
         _, _, instance, _, method = subject.split(".")
         self.requests.append((instance, method))
+        if self.reply is not None:
+            return SimpleNamespace(data=self.reply)
         if instance in self.away or instance not in self.hubs:
             raise NoResponder("nobody")
         if instance in self.silent:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+
 import msgspec
 import pytest
 from msgspec import Raw, Struct
@@ -9,13 +12,10 @@ from msgspec import Raw, Struct
 from correlator.cluster import rpc
 from correlator.cluster.rpc import Code, RemoteError
 from correlator.jobs.model.rows import LegacyRecord
-from correlator.jobs.model.views import LogLine
 from correlator.pipeline.queries import (
-    EarlierLines,
     JobNames,
     JobQuery,
     LineQuery,
-    LinesPage,
     OperationRuns,
     OperationSteps,
     UsualStep,
@@ -24,8 +24,11 @@ from correlator.pipeline.rpc_messages import (
     FindResult,
     IsContextResult,
     LegacyResult,
+    LineResult,
     LinesBeforeParams,
+    LinesBeforeResult,
     LinesParams,
+    LinesResult,
     NameParams,
     OperationParams,
     OperationResult,
@@ -42,7 +45,7 @@ QUERY_JSON = (
     '{"status":["running"],"job_type":[],"operation":[],"context_id":[],"parent_job_id":[],'
     '"text":"","words":[],"vm_name":"","since":null}'
 )
-LINE = LogLine(3, "WARN", "m", 7, {"a": [1, None]}, 9)
+LINE = LineResult(3, "WARN", "m", 9, 7, Raw(b'{"a":[1,null]}'))
 LINE_JSON = '{"event_id":3,"level":"WARN","message":"m","step_id":7,"attrs":{"a":[1,null]},"at":9}'
 
 LEGACY_JSON = (
@@ -71,8 +74,8 @@ FORMS = [
         BEFORE,
         f'{{"names":{NAMES_JSON},"before":9,"limit":10,"query":{{"level":"WARN","steps":[7],"text":"t","since":4}}}}',
     ),
-    (LinesPage([LINE], "next", more=True), f'{{"lines":[{LINE_JSON}],"next_after":"next","more":true}}'),
-    (EarlierLines([LINE], 3), f'{{"lines":[{LINE_JSON}],"next_before":3}}'),
+    (LinesResult((LINE,), "next", more=True), f'{{"lines":[{LINE_JSON}],"next_after":"next","more":true}}'),
+    (LinesBeforeResult((LINE,), 3), f'{{"lines":[{LINE_JSON}],"next_before":3}}'),
     (IsContextResult(is_context=True), '{"is_context":true}'),
     (OperationsParams(), "{}"),
     (OperationsResult((RUNS,)), f'{{"operations":[{RUNS_JSON}]}}'),
@@ -91,6 +94,16 @@ def test_the_form_of_each_message_is_that_of_earlier_versions_but_for_new_member
     assert without_new_members(msgspec.json.decode(msgspec.json.encode(content)), msgspec.json.decode(text)) == (
         msgspec.json.decode(text)
     )
+
+
+@pytest.mark.parametrize(("content", "text"), FORMS, ids=[f"{type(f[0]).__name__}-{n}" for n, f in enumerate(FORMS)])
+def test_a_number_that_no_int64_holds_is_in_no_message_that_was_read(content, text):
+    """SQL has no such number, and no JSON is made of it."""
+    for number in re.finditer(r"(?<=[:,\[])\d+(?=[,}\]])", text):
+        large = f"{text[: number.start()]}{10**40}{text[number.end() :]}"
+        with contextlib.suppress(RemoteError):
+            found = rpc.decode_params(Raw(large.encode()), type(content))
+            msgspec.msgpack.encode(found)  # which has integers of 64 bits only
 
 
 def without_new_members(new, old):

@@ -6,11 +6,14 @@ import asyncio
 import json
 import random
 
+import orjson
 import pytest
 from msgspec.structs import replace
 
+from correlator.cluster import rpc
 from correlator.errors import Away, BadRequest, SourceUnavailable
 from correlator.gateway import archive as module
+from correlator.gateway.archive import RpcArchive
 from correlator.gateway.merged_page import place_of
 from correlator.jobs import job_document
 from correlator.jobs.model.rows import LegacyRecord
@@ -231,6 +234,20 @@ async def test_a_line_that_fits_into_no_reply_is_cut_and_says_so():
     assert first.attrs == {"job_id": "u1", "small": 1, "_cut": {"dump": 1_000_000, "list": 1_000_001}}
     (second,) = (await collectors.archive().lines(names(), 2, 1, EVERY)).lines
     assert (second.message, second.attrs) == ("m", None)
+
+
+async def test_the_attrs_of_a_line_are_a_value_that_can_be_encoded_or_a_reason():
+    def archive(attrs: str) -> RpcArchive:
+        reply = f'{{"lines":[{{"event_id":1,"level":"INFO","message":"m","at":1,"attrs":{attrs}}}]}}'
+        return Collectors.replying(rpc.encode_result(reply.encode())).archive("dc1")
+
+    large, deep = archive(f'{{"n":{10**40}}}'), archive("[" * 300 + "]" * 300)
+    for page in (await large.lines(names(), None, 3, EVERY), await large.lines_before(names(), 9, 3, EVERY)):
+        assert orjson.dumps([one.attrs for one in page.lines]) == b'[{"n":1e+40}]'
+    for asked in (deep.lines(names(), None, 3, EVERY), deep.lines_before(names(), 9, 3, EVERY)):
+        with pytest.raises(SourceUnavailable) as raised:
+            await asked
+        assert raised.value.public == "dc1: the collector sent a log line that cannot be read"
 
 
 async def test_a_cursor_of_another_kind_is_the_clients_mistake_and_an_absent_collector_is_named():

@@ -6,8 +6,8 @@ from typing import Annotated, Literal, TypeAlias
 
 from msgspec import Meta, Struct
 
-Micros: TypeAlias = int
 Int64: TypeAlias = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+Micros: TypeAlias = Int64
 """A point in time: microseconds since 1970-01-01T00:00:00Z."""
 
 Level: TypeAlias = Literal["DEBUG", "INFO", "WARN", "ERROR"]
@@ -74,7 +74,7 @@ class StepRecord(Struct, frozen=True, gc=False):
 class LegacyRecord(Struct, frozen=True, gc=False):
     """One row of ``failover_jobs``. ``apart``: a table query found no JobLog job with its ID. The row is published."""
 
-    id: int
+    id: Int64
     job_id: str
     status: str = "pending"
     job_type: str | None = None
@@ -90,4 +90,4 @@ class LegacyRecord(Struct, frozen=True, gc=False):
     started_at: Micros | None = None
     completed_at: Micros | None = None
     apart: bool = False
-    error_cut: int | None = None
+    error_cut: Int64 | None = None
