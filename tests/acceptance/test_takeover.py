@@ -220,7 +220,7 @@ async def positions(connection: Connection) -> dict[str, int]:
 async def test_events_reach_the_broker_once_although_the_active_is_killed(
     tmp_path: Path, database: Database, appliance: Appliance, nats: Nats, mosquitto: Mosquitto
 ):
-    options = {"mqtt__url": mosquitto.url, "mqtt__instance": "takeover-1"}
+    options: dict[str, Any] = {"mqtt__url": mosquitto.url, "mqtt__instance": "takeover-1"}
     events: list[tuple[str, str]] = []
 
     async def listen() -> None:
@@ -330,7 +330,7 @@ async def test_a_takeover_by_a_collector_with_other_limits_publishes_no_event_ag
             f"old-{n}",
         )
     happened: set[tuple[str, str]] = set()
-    few = {"jobs__retention": "1800s", "jobs__max_jobs": 5}
+    few: dict[str, Any] = {"jobs__retention": "1800s", "jobs__max_jobs": 5}
 
     async def happen(daemon: Daemon, count: int) -> None:
         """Let jobs begin and end; return when all their events are in the stream, and no other ones."""

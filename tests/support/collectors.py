@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,14 @@ from tests.support.mariadb import Database
 
 
 @contextlib.asynccontextmanager
-async def collector(folder: Path, database: Database, url: str, **settings: Any) -> AsyncIterator[Daemon]:
-    """A daemon with `[cluster]`; not started."""
+async def collector(
+    folder: Path, database: Database, url: str, environ: Mapping[str, str] | None = None, **settings: Any
+) -> AsyncIterator[Daemon]:
+    """A daemon with `[cluster]`; not started. `environ`: what else it finds in its environment."""
     await asyncio.to_thread(folder.mkdir)
     options = {"cluster__url": url, "cluster__instance": "dc1", **settings}
     found = Daemon(folder, database__url=database.url, **options)
+    found._environ |= environ or {}
     try:
         yield found
     finally:
@@ -26,11 +29,17 @@ async def collector(folder: Path, database: Database, url: str, **settings: Any)
 
 
 @contextlib.asynccontextmanager
-async def pair(folder: Path, database: Database, url: str, **settings: Any) -> AsyncIterator[tuple[Daemon, Daemon]]:
-    """An active collector that is ready, and its standby."""
+async def pair(
+    folder: Path,
+    database: Database,
+    url: str,
+    environs: Sequence[Mapping[str, str] | None] = (None, None),
+    **settings: Any,
+) -> AsyncIterator[tuple[Daemon, Daemon]]:
+    """An active collector that is ready, and its standby. `environs`: what else each finds in its environment."""
     async with (
-        collector(folder / "one", database, url, **settings) as active,
-        collector(folder / "two", database, url, **settings) as standby,
+        collector(folder / "one", database, url, environs[0], **settings) as active,
+        collector(folder / "two", database, url, environs[1], **settings) as standby,
     ):
         await active.start()
         await standby.start(ready=False)

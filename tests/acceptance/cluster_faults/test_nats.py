@@ -128,6 +128,41 @@ async def test_a_disk_of_each_server_is_full(database: Database, tmp_path: Path)
             await run.verdict("NATS: disk of the leader full, 3 times", max(recoveries))
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="mounts file systems")
+async def test_the_disk_of_the_only_server_is_full(database: Database, tmp_path: Path):
+    nats = Nats()
+    with contextlib.ExitStack() as stack:
+        stack.callback(nats.close)
+        mount(nats, stack)
+        stack.callback(nats.stop)
+        await asyncio.to_thread(nats.start)
+        async with cluster_run(tmp_path, database, nats) as run:
+
+            async def reports(*, late: bool) -> bool:
+                ready = [await one.get("/health/ready") for one in (run.active, run.gateway)]
+                (shown,) = (await run.gateway.get("/api/v1/instances"))[1]["instances"]
+                part = ready[0][1]["parts"]["cluster"]
+                assert [(status, found["degraded"]) for status, found in ready] == [(200, late)] * 2
+                assert (shown["online"], shown["lag_seconds"] > 5) == (True, late)
+                for one in (shown, part):
+                    assert (one["unwritten_seconds"] > 5) is late
+                    assert ("are not in the cluster: " in str(one.get("error"))) is late
+                return True
+
+            async with run.traffic.running():
+                await run.goes_on()
+                filling = nats.folder / "js" / "filling"
+                await asyncio.to_thread(fill, filling)
+                await eventually(lambda: reports(late=True))
+                filling.unlink()
+                await asyncio.to_thread(nats.stop)
+                await asyncio.to_thread(nats.start)
+                recovery = await run.recovered()
+                await run.goes_on()
+            await run.verdict("NATS: disk of the only server full", recovery)
+            await eventually(lambda: reports(late=False))
+
+
 async def test_stream_deleted(database: Database, nats_cluster: NatsCluster, tmp_path: Path):
     async with cluster_run(tmp_path, database, nats_cluster) as run:
         async with run.traffic.running():

@@ -13,6 +13,7 @@ import pytest
 from correlator.cluster import keys, streams
 from tests.support import garbage
 from tests.support.cluster import connected
+from tests.support.collectors import has_role, is_active
 from tests.support.eventually import eventually
 from tests.support.faketime import environment, needs_faketime
 from tests.support.faults.cluster_run import ClusterRun, cluster_run
@@ -114,6 +115,28 @@ async def test_clocks_of_gateways_five_minutes_wrong(database: Database, nats_cl
                 assert (await one.get("/health/ready"))[1]["parts"]["database"]["state"] == "live"
             recovery = await run.recovered()
         await run.verdict("gateways: clocks 5 min wrong", recovery)
+
+
+@needs_faketime
+async def test_clocks_of_collectors_five_minutes_wrong(database: Database, nats_cluster: NatsCluster, tmp_path: Path):
+    clocks = [environment(tmp_path / f"stamp{offset}", offset) for offset in ("+300", "-300")]
+    async with cluster_run(tmp_path, database, nats_cluster, environs=clocks) as run:
+        recoveries = []
+        async with run.traffic.running():
+            for one, other in ((run.active, run.standby), (run.standby, run.active)):
+                await run.goes_on()
+                assert await has_role(one, "active")
+                recoveries.append(await run.recovered())
+                ((shown,), part) = await appliances(run), (await one.get("/health/ready"))[1]
+                assert (shown["online"], shown["database"], shown["error"]) == (True, "live", None)
+                assert not part["degraded"], part
+                assert "300 s" in await asyncio.to_thread(one.log), "its clock is right"
+                await one.kill()
+                recoveries.append(await run.recovered())
+                await one.start(ready=False)
+                await eventually(lambda: is_active(other))  # noqa: B023
+            await run.goes_on()
+        await run.verdict("collectors: clocks 5 min wrong, each killed in turn", max(recoveries))
 
 
 async def appliances(run: ClusterRun) -> Any:
