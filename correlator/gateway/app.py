@@ -214,7 +214,7 @@ class Gateway:
             self.fleet.read_lines(message.subject, message.data)
 
         async def event(message: Msg) -> None:
-            self.fleet.read_event(message.subject, message.data, (message.headers or {}).get("Nats-Msg-Id"))
+            self.fleet.read_event(message.subject, message.data)
 
         await self.connection.subscribe(keys.line("*"), lines)
         await self.connection.subscribe("cor.v1.*.event.*", event)

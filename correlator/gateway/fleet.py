@@ -31,6 +31,7 @@ from correlator.jobs.encoded import Documents
 from correlator.jobs.job_document import rfc3339
 from correlator.jobs.model.changes import Change, Event, Reason
 from correlator.jobs.model.facts import AttributedRow, Kind
+from correlator.jobs.model.forecasts import State
 from correlator.jobs.model.rows import Int64, Micros
 from correlator.jobs.model.views import PublishedJob
 from correlator.jobs.remote import Marks, RemoteJobs
@@ -43,12 +44,14 @@ MAX_INSTANCES = 1_000
 """Most appliances of a fleet. What others write is ignored, and logged once."""
 
 MAX_EVENTS = 50_000
-"""The number of events whose IDs are remembered."""
+MAX_UNCONFIRMED = 1_000
+"""The number of jobs whose events are remembered; of those whose events wait for a document."""
 
 ALL = ""
 """The name of the hub of all appliances."""
 
-_KINDS = frozenset(Kind)
+_STATES = {Kind.JOB_LATE: State.LATE, Kind.JOB_OVERDUE: State.OVERDUE}
+"""The events that streaming clients get, and the state of a forecast that each announces."""
 _REASONS: dict[str, Reason] = {"retention": "retention", "gone": "gone", "merged": "merged"}
 
 
@@ -85,8 +88,10 @@ class Fleet:
         self._on_removed = on_removed
         self._listens_since = listens_since
         self._parser = parser or Parser()
-        self._events: BoundedDict[int, None] = BoundedDict(MAX_EVENTS)
-        """The hashes of the IDs of the last events."""
+        self._announced: BoundedDict[tuple[str, str], Kind] = BoundedDict(MAX_EVENTS)
+        """By appliance and job ID: the last event that clients got."""
+        self._unconfirmed: BoundedDict[tuple[str, str], Event] = BoundedDict(MAX_UNCONFIRMED)
+        """The events that came before a document with their state."""
         self._documents = Documents()
         self._marks = Marks()
         self._lines = LogLines()
@@ -191,6 +196,9 @@ class Fleet:
         for hub, of in [(self.hub, ALL), *((hub, name) for name, hub in self._hubs.items())]:
             hub.publish(changes.get(of, ()))
         for name in changes.keys() - {ALL}:
+            if self._unconfirmed:
+                for change in changes[name]:
+                    self._announce(name, change.job_id)
             documents = [(c.job_id, _last_at(c.new)) for c in changes[name] if c.new is not None]
             self._publish_lines(*self._lines.appeared(name, documents))
 
@@ -273,20 +281,35 @@ class Fleet:
                 read = partial(received.decode, message.payload, Alive, received.MAX_KEY)
                 self.appliances[name].renewed(self._parser.parse(message.subject, read), message.at, age)
 
-    def read_event(self, subject: str, payload: bytes, message_id: str | None) -> None:
-        """Publish an event of a collector. Streaming clients get `job.late` and `job.overdue` only.
+    def read_event(self, subject: str, payload: bytes) -> None:
+        """Publish an event of a collector as soon as the document of its job has the state that it announces.
 
-        A collector sends one again until the stream has stored it, and so does its successor: with the same ID.
+        An event comes whether the stream has stored it or not, and also from a collector that has lost the lease. What
+        documents say is stored, and only the holder's. An event comes again until it is stored, and of a successor.
         """
-        instance = subject.split(".")[2]
-        if message_id is not None:
-            key = hash((instance, message_id))
-            if key in self._events:
-                return
-            self._events[key] = None
         event = self._parser.parse(subject, partial(event_of, payload))
-        if event is not None and (hub := self._hubs.get(instance)) is not None:
-            for one in (hub, *([self.hub] if self._shows(instance, event.job_id) else [])):
+        if event is None:
+            return
+        instance = subject.split(".")[2]
+        key = instance, event.job_id
+        known = self._announced.get(key), *([waiting.kind] if (waiting := self._unconfirmed.get(key)) else [])
+        if event.kind not in known and Kind.JOB_OVERDUE not in known:
+            self._unconfirmed[key] = event
+        self._announce(instance, event.job_id)
+
+    def _announce(self, instance: str, job_id: str) -> None:
+        """Publish the event that waits for the document of a job, if the document confirms it."""
+        event, hub = self._unconfirmed.get((instance, job_id)), self._hubs.get(instance)
+        shown = hub.published.get(job_id) if hub is not None else None
+        if event is None or hub is None or shown is None:
+            return
+        forecast = shown.forecast.forecast if shown.forecast is not None else None
+        if shown.view.terminal:
+            del self._unconfirmed[instance, job_id]
+        elif forecast is not None and forecast.state in (_STATES[event.kind], State.OVERDUE):
+            del self._unconfirmed[instance, job_id]
+            self._announced[instance, job_id] = event.kind
+            for one in (hub, *([self.hub] if self._shows(instance, job_id) else [])):
                 one.publish(events=[event])
 
     def read_lines(self, subject: str, payload: bytes) -> None:
@@ -340,9 +363,9 @@ class _Event(Struct):
 
 
 def event_of(payload: bytes) -> Event | None:
-    """Parse an event of a collector; None if it is of a kind that only newer versions know. Raises: `Unreadable`."""
+    """Parse an event of a collector; None if no streaming client gets its kind. Raises: `Unreadable`."""
     found = received.decode(payload, _Event)
-    if found.kind not in _KINDS:
+    if found.kind not in _STATES:
         return None
     at = received.time_of(found.at)
     return Event(

@@ -8,13 +8,14 @@ import aiohttp
 import orjson
 from msgspec.structs import replace
 
-from correlator.cluster import keys
+from correlator.cluster import keys, received
 from correlator.gateway.hub import NOT_READ
 from correlator.jobs import job_document
 from correlator.sinks.streaming.sessions import BEHIND
 from tests.support.cluster import connected
 from tests.support.eventually import PATIENCE, eventually
 from tests.support.gateways import Follower, Refused, running
+from tests.support.job_documents import document, forecast
 from tests.support.stream_writer import AT, StreamWriter, job
 from tests.support.stuck_proxy import StuckProxy
 from tests.support.subscriptions import plain
@@ -259,9 +260,15 @@ async def test_a_job_that_is_late_is_announced(nats):
             async def announced():
                 await dc1.event("job.late", "a")
                 await asyncio.sleep(0.05)
-                return client.fold.events
+                return gateway.gateway.fleet._unconfirmed
 
-            assert (await eventually(announced))[0]["kind"] == "job.late"
+            await eventually(announced)
+            assert not client.fold.events
+            late = document("a", **forecast("late"))
+            await dc1.put(received.document(orjson.dumps(late), 0, "dc1"))
+            await client.until(lambda: client.fold.events)
+            assert [event["kind"] for event in client.fold.events] == ["job.late"]
+            assert client.jobs["a"]["forecast"]["state"] == "late"
 
 
 async def test_a_client_ahead_of_its_gateway_waits_for_it(nats):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from typing import Any
 
 import msgspec
@@ -177,13 +178,61 @@ async def test_the_client_reads_a_message_whatever_headers_it_has(raw: bytes):
     assert (message.subject, message.headers) == ("a\udcffb", headers)
 
 
-def test_a_gateway_forwards_an_event_once_however_often_its_collector_sends_it():
-    gateway = Fleet(lambda _: None)
-    gateway.reset("epoch-1")
-    gateway.read([Stored(keys.job("dc1", "a"), 1, AT, encoded(job("a")), None)])
-    found: list[Any] = []
-    gateway.hub.subscribe(lambda batch: found.extend(batch.events))
-    payload = b'{"kind":"job.late","job_id":"a","at":"2025-09-22T15:12:13.000000Z"}'
-    for message_id in ("1", "1", "2", "1", "2"):
-        gateway.read_event(keys.event("dc1", "a"), payload, message_id)
-    assert len(found) == 2
+class Announced:
+    """A gateway, and what its clients get: the states of the job `a`, and its events."""
+
+    def __init__(self) -> None:
+        self.fleet, self.found, self._seqs = Fleet(lambda _: None), list[str](), itertools.count(1)
+        self.fleet.reset("epoch-1")
+        self.fleet.hub.subscribe(self._on_batch)
+
+    def _on_batch(self, batch: Any) -> None:
+        self.found += [self._state(change.new) for change in batch.changes]
+        self.found += [event.kind.value for event in batch.events]
+
+    @staticmethod
+    def _state(shown: Any) -> str:
+        return str(shown.view.status if shown.view.terminal else shown.forecast.forecast.state)
+
+    def document(self, state: str, status: str = "running") -> None:
+        body = orjson.dumps(document("a", status, **(forecast(state) if status == "running" else {})))
+        self.fleet.read([Stored(keys.job("dc1", "a"), next(self._seqs), AT, body, None)])
+
+    def event(self, kind: str) -> None:
+        payload = b'{"kind":"%b","job_id":"a","at":"2025-09-22T15:12:13.000000Z"}' % kind.encode()
+        self.fleet.read_event(keys.event("dc1", "a"), payload)
+
+
+def test_a_gateway_forwards_an_event_once_after_the_document_however_often_it_is_sent():
+    gateway = Announced()
+    for _ in range(3):
+        gateway.event("job.late")
+    gateway.document("on_track")
+    gateway.document("late")
+    for kind in ("job.late", "job.overdue", "job.late", "job.stalled"):
+        gateway.event(kind)
+    gateway.document("overdue")
+    for kind in ("job.late", "job.overdue"):
+        gateway.event(kind)
+    assert gateway.found == ["on_track", "late", "job.late", "overdue", "job.overdue"]
+
+
+def test_an_event_that_no_document_confirms_reaches_no_client_also_after_the_end_of_its_job():
+    """A collector that has lost the lease sends it, or one whose documents NATS refuses."""
+    gateway = Announced()
+    gateway.document("on_track")
+    gateway.event("job.overdue")
+    gateway.document("late")
+    gateway.document("", "completed")
+    gateway.event("job.overdue")
+    gateway.document("overdue")  # it runs again
+    assert gateway.found == ["on_track", "late", "completed", "overdue"]
+
+
+def test_events_that_wait_for_a_document_have_a_bound(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(fleet, "MAX_UNCONFIRMED", 3)
+    gateway = Announced()
+    for n in range(10):
+        payload = b'{"kind":"job.late","job_id":"j%d","at":"2025-09-22T15:12:13.000000Z"}' % n
+        gateway.fleet.read_event(keys.event("dc1", f"j{n}"), payload)
+    assert len(gateway.fleet._unconfirmed) == 3

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +139,30 @@ async def test_clocks_of_collectors_five_minutes_wrong(database: Database, nats_
                 await eventually(lambda: is_active(other))  # noqa: B023
             await run.goes_on()
         await run.verdict("collectors: clocks 5 min wrong, each killed in turn", max(recoveries))
+
+
+async def test_active_collector_killed_and_suspended_past_its_takeover(
+    database: Database, nats_cluster: NatsCluster, tmp_path: Path
+):
+    """Its successor reads the last rows again: no client of a gateway gets a log line twice."""
+    async with cluster_run(tmp_path, database, nats_cluster) as run:
+        recoveries = []
+        async with run.traffic.running():
+            await run.goes_on()
+            await run.active.kill()
+            recoveries.append(await run.recovered())
+            await run.active.start(ready=False)
+            await eventually(lambda: has_role(run.active, "standby"))
+            await run.goes_on()
+            os.kill(run.standby.pid, signal.SIGSTOP)
+            try:
+                recoveries.append(await run.recovered())
+            finally:
+                os.kill(run.standby.pid, signal.SIGCONT)
+            await eventually(lambda: has_role(run.standby, "standby"))
+            await run.goes_on()
+        await run.verdict("collector: killed, and suspended past its takeover", max(recoveries))
+        assert len(run.watcher.lines) > 200
 
 
 async def appliances(run: ClusterRun) -> Any:

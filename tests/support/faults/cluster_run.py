@@ -43,7 +43,7 @@ SETTLES_WITHIN = 120.0
 class Verdict:
     """One line of the table. `recovery`: seconds until the gateway shows a new job; `rows`: lifecycle rows.
 
-    `false`: events without a row. JobLog loses none here.
+    `false`: events without a row. JobLog loses none here. `lines`: log lines that a client of the gateway got twice.
     """
 
     fault: str
@@ -52,6 +52,7 @@ class Verdict:
     lost: int
     twice: int
     false: int
+    lines: int
 
 
 VERDICTS: list[Verdict] = []
@@ -120,8 +121,10 @@ class ClusterRun:
             events = await self.events()
             false = events.pop(None, 0)
             twice = sum(count - 1 for count in events.values())
-            VERDICTS.append(Verdict(fault, recovery, len(due), len(due - set(events)), twice, false))
-        assert (twice, false) == (0, 0)
+            VERDICTS.append(
+                Verdict(fault, recovery, len(due), len(due - set(events)), twice, false, self.watcher.twice)
+            )
+        assert (twice, false, self.watcher.twice) == (0, 0, 0)
         logs = [await asyncio.to_thread(one.log) for one in (self.active, self.standby, self.gateway)]
         assert not [log[-4000:] for log in logs if "Traceback" in log]
 
@@ -168,6 +171,8 @@ async def cluster_run(
 
 def table(verdicts: list[Verdict]) -> str:
     """The verdicts in Markdown."""
-    lines = ["| fault | recovery, s | rows | lost | twice | false |", "|---|--:|--:|--:|--:|--:|"]
-    rows = [f"| {v.fault} | {v.recovery:.1f} | {v.rows} | {v.lost} | {v.twice} | {v.false} |" for v in verdicts]
+    lines = ["| fault | recovery, s | rows | lost | twice | false | lines twice |", "|---|--:|--:|--:|--:|--:|--:|"]
+    rows = [
+        f"| {v.fault} | {v.recovery:.1f} | {v.rows} | {v.lost} | {v.twice} | {v.false} | {v.lines} |" for v in verdicts
+    ]
     return "\n".join(lines + rows)
