@@ -10,7 +10,7 @@ one with a single request waits for one piece of each other address, not for all
 
 | class | what runs in it | bound |
 |---|---|---|
-| `connections` | the begin of connections, with their handshakes, but of probes | a few in one round |
+| `connections` | the begin of connections, with their handshakes, but of probes | three at once, 10 ms each |
 | `begin` | the begin of every request but probes | a few in one round of the event loop |
 | `lists` | matching and encoding of lists and searches in memory, never a query of the database | one at a time |
 | `queries` | what a request asks the database for jobs | eight at once, four of one address |

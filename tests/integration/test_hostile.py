@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import ssl
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -24,7 +25,8 @@ from correlator.sinks.http import connections
 from correlator.sinks.http.access import FLOOD_DELAY, Floods
 from correlator.sinks.http.connections import Connection
 from correlator.sinks.http.websocket_connection import WebsocketConnection
-from tests.support.eventually import eventually
+from tests.support.certificates import Certificates
+from tests.support.eventually import PATIENCE, eventually
 from tests.support.http_listener import served
 from tests.support.raw_http import request
 from tests.support.storm_streams import frame, messages, raw
@@ -50,6 +52,13 @@ def hub() -> LocalHub:
 async def client() -> AsyncIterator[aiohttp.ClientSession]:
     async with aiohttp.ClientSession() as session:
         yield session
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    made = Certificates.create(tmp_path_factory.mktemp("certificates"))
+    made.make("daemon", "IP:127.0.0.1")
+    return made
 
 
 async def closed_with(ws: aiohttp.ClientWebSocketResponse) -> int:
@@ -150,6 +159,54 @@ async def test_connections_at_once_begin_a_few_in_each_round_and_a_probe_at_once
             await eventually(lambda: begun.total() == len(crowd) + 1)
             assert max(begun.values()) <= 4  # the probe besides the others
             counting.cancel()
+
+
+class TlsClient:
+    """A TLS client over a bare socket. It sends its first message at once, and the next one in `answer`."""
+
+    def __init__(self, url: str, context: ssl.SSLContext) -> None:
+        self._received, self._sent = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._received, self._sent, server_hostname="127.0.0.1")
+        with pytest.raises(ssl.SSLWantReadError):
+            self._tls.do_handshake()
+        self.socket = socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])))
+        self.socket.sendall(self._sent.read())
+        self.socket.setblocking(False)
+
+    def has_begun(self) -> bool:
+        """True if the server has answered its first message."""
+        with contextlib.suppress(BlockingIOError):
+            return bool(self.socket.recv(1, socket.MSG_PEEK))
+        return False
+
+    async def answer(self) -> None:
+        self._received.write(self.socket.recv(1 << 16))
+        self._tls.do_handshake()
+        await asyncio.get_running_loop().sock_sendall(self.socket, self._sent.read())
+
+
+async def test_three_tls_handshakes_are_under_way_and_the_next_begins_when_one_ends(hub, certificates):
+    async with served(hub, tls=certificates.server("daemon"), handshake_turn=PATIENCE) as url:
+        clients = [TlsClient(url, certificates.client()) for _ in range(12)]
+        waiting = list(clients)
+        while len(waiting) > 3:
+            await eventually(lambda: sum(client.has_begun() for client in waiting) >= 3)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            first, *more = [client for client in waiting if client.has_begun()]
+            assert len(more) == 2
+            waiting.remove(first)
+            await first.answer()
+        for client in clients:
+            client.socket.close()
+
+
+async def test_a_client_that_does_not_answer_in_its_tls_handshake_does_not_stop_others(hub, certificates):
+    async with served(hub, tls=certificates.server("daemon")) as url:
+        clients = [TlsClient(url, certificates.client()) for _ in range(12)]
+        await eventually(lambda: all(client.has_begun() for client in clients))
+        for client in clients:
+            client.socket.close()
 
 
 async def test_beyond_the_limit_requests_are_refused_without_aiohttp_and_probes_answered(hub, monkeypatch):

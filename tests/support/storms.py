@@ -172,15 +172,24 @@ class Crowd:
 
 @contextlib.asynccontextmanager
 async def storms(
-    folder: Path, database: Database, *, jobs: int = 2_000, rate: float = 100.0, **settings: object
+    folder: Path,
+    database: Database,
+    *,
+    jobs: int = 2_000,
+    rate: float = 100.0,
+    probe_from: str = "127.0.0.1",
+    **settings: object,
 ) -> AsyncIterator[Storms]:
-    """A daemon with `jobs` in memory and `rate` rows a second. `settings`: those of `Daemon`."""
+    """A daemon with `jobs` in memory and `rate` rows a second. `settings`: those of `Daemon`.
+
+    `probe_from`: the address that asks for `/health/live`. The storm has 127.0.0.1.
+    """
     await fill(database, jobs)
     daemon = Daemon(folder, database__url=database.url, **settings)
     try:
         await daemon.start()
         target = {"port": database.server.port, "db": database.name, "url": daemon.url, "rate": rate}
-        async with child("probe", target) as probe:
+        async with child("probe", {**target, "probe_from": probe_from}) as probe:
             await probe.read(PATIENCE)
             yield Storms(daemon, probe)
     finally:
@@ -255,8 +264,8 @@ def _say(message: Any) -> None:
 # -- the probe
 
 
-def _session(url: str) -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(url, connector=aiohttp.TCPConnector(ssl=False))
+def _session(url: str, address: str = "127.0.0.1") -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(url, connector=aiohttp.TCPConnector(ssl=False, local_addr=(address, 0)))
 
 
 class Probe:
@@ -343,7 +352,7 @@ class Probe:
         try:
             async with (
                 asyncio.timeout(LOST_AFTER),
-                _session(self._target["url"]) as session,
+                _session(self._target["url"], self._target["probe_from"]) as session,
                 session.get("/health/live") as response,
             ):
                 await response.read()

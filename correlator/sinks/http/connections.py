@@ -15,6 +15,8 @@ A connection that was accepted begins once its first bytes have come, and in its
 loop, addresses in turn: its transport, its handshake and its first request cost many times what accepting it does. So
 the kernel's queue, which is in order of arrival, is short, and the first bytes show a probe: it begins at once. One of
 the surplus that asks for anything else is refused, without aiohttp. With TLS neither can be seen before the handshake.
+A turn lasts until the handshake has ended: what many clients of one busy process answer at once would be the work of
+one round. One that is far away, or does not answer, delays others by `handshake_turn` seconds only.
 
 Invariants. Accepting takes a bounded time, and pauses after an error. Event loop's thread only.
 """
@@ -304,7 +306,8 @@ class Acceptor:
     """Accepts the connections of one address, which begin in `turns`.
 
     `refusal`: the response, as bytes, to a request that may not be made on its connection. `within`: seconds from the
-    connection to its first complete request, and between two. `options`: those of `RequestHandler`.
+    connection to its first complete request, and between two. `handshake_turn`: seconds after which others may begin
+    although a TLS handshake has not ended. `options`: those of `RequestHandler`.
     """
 
     def __init__(
@@ -315,6 +318,7 @@ class Acceptor:
         *,
         refusal: bytes,
         within: float,
+        handshake_turn: float,
         **options: Any,
     ) -> None:
         self._connections = connections
@@ -322,6 +326,7 @@ class Acceptor:
         self._server = server
         self._refusal = refusal
         self._within = within
+        self._handshake_turn = handshake_turn
         self._options = options
         self._tls: ssl.SSLContext | None = None
         self._sockets: list[socket.socket] = []
@@ -415,7 +420,7 @@ class Acceptor:
         task.add_done_callback(partial(self._begun, accepted, peer))
 
     async def _begin(self, accepted: socket.socket, peer: Peer, asks_for_health: bool | None) -> None:
-        """Hand the socket to aiohttp once its first bytes have come, and its turn; with TLS, after the handshake."""
+        """Begin the connection once its first bytes have come, and its turn, which lasts for the TLS handshake."""
         loop = asyncio.get_running_loop()
         until = loop.time() + self._within
         if asks_for_health is None:
@@ -427,9 +432,21 @@ class Acceptor:
         if asks_for_health or not peer.surplus:
             self._connections.asks(peer)  # Others may come faster than its request is read.
             loop.call_later(ASKS_WITHIN, self._connections.settle, peer)
-        if not asks_for_health:
-            async with self._turns.turn(peer.address):
-                pass
+        if asks_for_health:
+            await self._connect(accepted, peer, until)
+            return
+        async with self._turns.turn(peer.address):
+            connecting = asyncio.ensure_future(self._connect(accepted, peer, until))
+            try:
+                await asyncio.wait([connecting], timeout=self._handshake_turn)
+            except asyncio.CancelledError:
+                connecting.cancel()
+                raise
+        await connecting
+
+    async def _connect(self, accepted: socket.socket, peer: Peer, until: float) -> None:
+        """Hand the socket to aiohttp; with TLS, until after the handshake. `until`: when its first request is due."""
+        loop = asyncio.get_running_loop()
         left = max(1.0, until - loop.time())
         await loop.connect_accepted_socket(
             lambda: Connection(self._server, peer, self._connections, keepalive_timeout=left, **self._options),

@@ -61,13 +61,15 @@ class Listener:
     """The address to listen on. `port` 0: any free port. `tls`: serve HTTPS.
 
     `request_within`: seconds that a connection may be open without a complete request, whether its headers are slow or
-    it is idle. aiohttp's own default is an hour; proxies keep their connections for 60 s.
+    it is idle. aiohttp's own default is an hour; proxies keep their connections for 60 s. `handshake_turn`: see
+    `Acceptor`.
     """
 
     host: str
     port: int
     tls: ssl.SSLContext | None = None
     request_within: float = 75.0
+    handshake_turn: float = 0.01
 
 
 class HttpSink:
@@ -129,6 +131,7 @@ class HttpSink:
             runner.server,
             refusal=_as_bytes(problem(*FULL)),
             within=self._listener.request_within,
+            handshake_turn=self._listener.handshake_turn,
             access_log=None,
             logger=server_log,
         )

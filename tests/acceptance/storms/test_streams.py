@@ -11,7 +11,7 @@ from tests.support.certificates import Certificates
 from tests.support.eventually import eventually
 from tests.support.mariadb import Database
 from tests.support.storm_streams import position
-from tests.support.storms import VERDICTS, Storms, storms
+from tests.support.storms import Storms, storms
 
 CROWD = "tests.support.storm_streams"
 
@@ -61,24 +61,25 @@ async def test_clients_that_resume_again_and_again_delay_nobody(database: Databa
 
 
 @pytest.mark.long
-async def test_waves_of_clients_with_tls_delay_no_row_and_leave_no_more_memory_than_the_first(
+async def test_waves_of_clients_with_tls_delay_nobody_and_leave_no_more_memory_than_the_first(
     database: Database, tmp_path: Path
 ):
     certificates, clients = Certificates.create(tmp_path / "certificates"), 2_000
     certificates.make("daemon", "IP:127.0.0.1")
     cert, key = certificates.cert("daemon"), certificates.key("daemon")
-    async with storms(tmp_path, database, jobs=clients, http__tls_cert=cert, http__tls_key=key) as run:
+    daemon = storms(tmp_path, database, jobs=clients, probe_from="127.0.0.2", http__tls_cert=cert, http__tls_key=key)
+    # With TLS a probe waits for the handshakes of its own address that came before it, and for a few of others.
+    async with daemon as run:
         first = run.daemon.memory()
         async with run.crowd(f"{CROWD}:waves", ends=True, clients=clients, repeat=1):
             pass
         await eventually(lambda: run.daemon.memory() < 2 * first, every=1.0)
-        before = run.daemon.memory()
-        name = f"5 waves of {clients} clients with TLS"
-        async with run.crowd(f"{CROWD}:waves", ends=True, clients=clients, repeat=5) as crowd:
-            during = await run.measure(6)
-        VERDICTS.append(f"{name}: {during.text()}; {crowd.counts}")
-        assert (during.lost, crowd.counts["synced"]) == (0, 5 * clients)
-        await run.memory_is(before, name)
+
+        def complete(counts: dict[str, int]) -> None:
+            assert counts["synced"] >= clients
+
+        name = f"waves of {clients} clients with TLS"
+        await run.memory_returns(name, f"{CROWD}:waves", seconds=6.0, check=complete, clients=clients, repeat=1_000)
 
 
 @pytest.mark.parametrize("clients", [1, pytest.param(20, marks=pytest.mark.long)])
