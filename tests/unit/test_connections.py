@@ -77,6 +77,7 @@ async def test_a_client_whose_frames_wait_for_its_gets_does_not_count_as_gone():
         await reader.gets.acquire()
     answering = asyncio.create_task(sockets._handle_message(reader, Get("x")))
     await asyncio.sleep(0)
+    assert not answering.done(), "a connection has 32 of them at once"
     reader.received_at -= limits.ping_seconds + limits.pong_within + 2
     reader.pinged_at = reader.received_at + limits.ping_seconds + 1
     reader.gets.release()
