@@ -1,6 +1,6 @@
 """Parses what was read from the cluster: the only place that does, because all of it is untrusted.
 
-Problem. Whoever has a certificate may write any bytes to the subjects of its role, and so may a program of another
+Problem. A client may write any bytes to the subjects that its certificate allows, and so may a program of another
 version, or of another kind. What a parser raises must end no task: it would end a collector or a gateway again after
 each start, and a gateway would lose the documents of other appliances.
 

@@ -17,7 +17,7 @@ from correlator.sources.db.session import TABLES
 from correlator.sources.log import tail as tail_module
 from tests.support.eventually import PATIENCE, eventually
 from tests.support.servers import free_port
-from tests.support.source_databases import running_follower
+from tests.support.source_databases import Original, RecordingPipeline, running_follower
 
 HOSTILE = {
     "autocommit": "OFF",
@@ -299,17 +299,22 @@ async def test_a_revoked_right_is_noticed_while_the_tables_are_idle(mariadb_orig
         await eventually(lambda: received._hub.readiness["tables"]()["ok"])
 
 
+async def without_attrs(original: Original, received: RecordingPipeline) -> None:
+    """A row that is read before the log loses its attrs, and one that is read without them."""
+    await original.log("before", attrs='{"n": 1}')
+    await received.receives("before")
+    await original.run("ALTER TABLE log_events RENAME COLUMN attrs TO away")
+    await eventually(lambda: received.status.describe_tables()["missing"] == ["log_events.attrs"])
+    await original.log("meanwhile", away='{"n": 2}')
+    await received.receives("meanwhile")
+
+
 async def test_rows_wait_for_a_column_and_are_read_again_once_it_is_back(mariadb_original):
     """While attrs is away, rows wait for a while; those that were then read without it are read again with it."""
     every = {"check_every": 0.1, "check_lost_every": 0.1}
     source = mariadb_original.source()
     async with running_follower(source, wait_for_columns=0.5, **every) as (received, _):
-        await mariadb_original.log("before", attrs='{"n": 1}')
-        await received.receives("before")
-        await mariadb_original.run("ALTER TABLE log_events RENAME COLUMN attrs TO away")
-        await eventually(lambda: received.status.describe_tables()["missing"] == ["log_events.attrs"])
-        await mariadb_original.log("meanwhile", away='{"n": 2}')
-        await received.receives("meanwhile")
+        await without_attrs(mariadb_original, received)
         assert [r.attrs for r in received.received if r.message == "meanwhile"] == [None]
         assert received.status.describe_database()["state"] == "stale"
         await mariadb_original.run("ALTER TABLE log_events RENAME COLUMN away TO attrs")
@@ -345,12 +350,7 @@ async def test_a_column_that_was_dropped_for_good_is_no_longer_missed_but_one_no
 async def test_rows_that_were_read_without_a_column_are_read_again_after_a_restart_too(mariadb_original, back):
     settings = {"check_every": 0.1, "check_lost_every": 0.1, "wait_for_columns": 0.1}
     async with running_follower(mariadb_original.source(), **settings) as (received, tail):
-        await mariadb_original.log("before", attrs='{"n": 1}')
-        await received.receives("before")
-        await mariadb_original.run("ALTER TABLE log_events RENAME COLUMN attrs TO away")
-        await eventually(lambda: received.status.describe_tables()["missing"] == ["log_events.attrs"])
-        await mariadb_original.log("meanwhile", away='{"n": 2}')
-        await received.receives("meanwhile")
+        await without_attrs(mariadb_original, received)
     cursor = msgspec.msgpack.decode(msgspec.msgpack.encode(tail.cursor()), type=Cursor)
     if back == "before":
         await mariadb_original.run("ALTER TABLE log_events RENAME COLUMN away TO attrs")

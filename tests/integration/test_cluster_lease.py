@@ -35,6 +35,18 @@ async def held(lease):
         await asyncio.wait([task])
 
 
+@contextlib.asynccontextmanager
+async def waiting(lease):
+    """Wait for the lease until the block ends. It must not be taken."""
+    task = asyncio.create_task(lease.acquire())
+    try:
+        yield
+        assert not task.done()
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
 async def test_the_first_takes_it_at_once_and_keeps_it_while_it_renews(nats):
     async with candidate(nats.url) as first, candidate(nats.url) as second:
         fence = await asyncio.wait_for(first.acquire(), PATIENCE)
@@ -94,8 +106,7 @@ async def test_of_two_standbys_one_takes_it_and_the_other_waits(nats):
 async def test_a_restarted_server_takes_the_lease_from_nobody(nats):
     async with candidate(nats.url) as first, candidate(nats.url) as second:
         fence = await first.acquire()
-        async with held(first) as holding:
-            waiting = asyncio.create_task(second.acquire())
+        async with held(first) as holding, waiting(second):
             await asyncio.sleep(1)
             await asyncio.to_thread(nats.kill)
             await asyncio.sleep(TAKE_AFTER + 1)
@@ -103,10 +114,7 @@ async def test_a_restarted_server_takes_the_lease_from_nobody(nats):
             await eventually(lambda: first.describe()["ok"])
             await fence.write([Message(keys.job("dc1", "a"), b"{}")])
             await asyncio.sleep(TAKE_AFTER + 1)
-            assert not waiting.done()
             assert not holding.done()
-        waiting.cancel()
-        await asyncio.wait([waiting])
 
 
 async def test_a_link_that_is_full_for_longer_than_the_lease_takes_it_from_nobody(nats):
@@ -115,8 +123,7 @@ async def test_a_link_that_is_full_for_longer_than_the_lease_takes_it_from_nobod
         async with connected(url) as renewals, connected(url) as writes, candidate(url) as second:
             lease = Lease(renewals, writes, settings(url))
             fence = await lease.acquire()
-            waiting = asyncio.create_task(second.acquire())
-            async with held(lease) as holding:
+            async with waiting(second), held(lease) as holding:
                 await eventually(lambda: lease._alive_seq)
                 link.rate = 125_000
                 for _ in range(6):
@@ -124,17 +131,13 @@ async def test_a_link_that_is_full_for_longer_than_the_lease_takes_it_from_nobod
                 began = time.monotonic()
                 await fence.write([Message(keys.job("dc1", "a"), b"{}")], within=PATIENCE)
                 assert time.monotonic() - began > 1.2 * TAKE_AFTER
-                assert not waiting.done()
                 assert not holding.done()
-            waiting.cancel()
-            await asyncio.wait([waiting])
 
 
 async def test_the_holder_outlasts_the_loss_of_all_streams_and_its_writes_are_accepted_again(nats):
     async with candidate(nats.url) as first, candidate(nats.url) as second:
         fence = await first.acquire()
-        async with held(first) as holding:
-            waiting = asyncio.create_task(second.acquire())
+        async with held(first) as holding, waiting(second):
             await eventually(lambda: first._alive_seq and second.describe()["active"])
             await asyncio.to_thread(nats.kill)
             await asyncio.to_thread(shutil.rmtree, nats.folder / "js")
@@ -147,9 +150,6 @@ async def test_the_holder_outlasts_the_loss_of_all_streams_and_its_writes_are_ac
             await eventually(lambda: first.connection.connected)
             await eventually(lambda: quietly(accepted))
             assert not holding.done()
-            assert not waiting.done()
-        waiting.cancel()
-        await asyncio.wait([waiting])
 
 
 async def quietly(write):

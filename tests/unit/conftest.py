@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 from collections.abc import Callable, Iterator
@@ -12,6 +13,15 @@ import pytest
 from correlator.config.loading import load
 from correlator.config.schema import Config
 from correlator.errors import ConfigError
+from tests.support.virtual_time import VirtualTimeLoop
+
+
+@pytest.fixture
+def loop() -> Iterator[VirtualTimeLoop]:
+    """A loop of virtual time, without tasks afterwards."""
+    with contextlib.closing(VirtualTimeLoop()) as loop:
+        yield loop
+        loop.cancel_all()
 
 
 @pytest.fixture

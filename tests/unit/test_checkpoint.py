@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
@@ -313,13 +313,19 @@ class SlowStream:
         self.everything = False
 
 
-async def test_nothing_waits_for_the_cluster_which_gets_what_was_saved_meanwhile_at_once(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("correlator.pipeline.saver.STREAM_RETRY", 0.0)
-    index = filled()
-    file = Checkpoint(tmp_path / "c", "s")
+@pytest.fixture
+def slow(tmp_path: Path) -> Iterator[tuple[Index, SlowStream, Saver]]:
+    """A saver that writes to a file and to a cluster whose link takes nothing."""
+    index, file, stream = filled(), Checkpoint(tmp_path / "c", "s"), SlowStream()
     file.open()
-    stream = SlowStream()
     saver = Saver(file, index, StoredForecasts(index.forecasts), lambda: Cursor(7), dict, stream=cast(Any, stream))
+    yield index, stream, saver
+    file.close()
+
+
+async def test_nothing_waits_for_the_cluster_which_gets_what_was_saved_meanwhile_at_once(slow, monkeypatch):
+    monkeypatch.setattr("correlator.pipeline.saver.STREAM_RETRY", 0.0)
+    index, stream, saver = slow
     async with asyncio.timeout(PATIENCE):
         await saver.save()
         for job_id in ("job0", "job1", "job2"):
@@ -344,20 +350,14 @@ async def test_nothing_waits_for_the_cluster_which_gets_what_was_saved_meanwhile
     await saver.finish()
     assert saver.describe()["ok"]
     assert len(stream.written[-1].jobs) == 4, "after a failure every row is written"
-    file.close()
 
 
-async def test_the_end_waits_for_the_cluster_for_some_seconds_only(tmp_path: Path, monkeypatch):
+async def test_the_end_waits_for_the_cluster_for_some_seconds_only(slow, monkeypatch):
     monkeypatch.setattr("correlator.pipeline.saver.FINISH_WITHIN", 0.01)
-    index = filled()
-    file = Checkpoint(tmp_path / "c", "s")
-    file.open()
-    stream = SlowStream()
-    saver = Saver(file, index, StoredForecasts(index.forecasts), lambda: Cursor(7), dict, stream=cast(Any, stream))
+    _, stream, saver = slow
     async with asyncio.timeout(PATIENCE):
         await saver.finish()
     assert not stream.written
-    file.close()
 
 
 def test_restored_jobs_are_not_published_but_can_be_queried():

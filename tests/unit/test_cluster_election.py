@@ -8,15 +8,6 @@ from correlator.sinks.cluster.election import Lease
 from correlator.sinks.cluster.lease import GONE_AFTER, TAKE_AFTER
 from tests.support.cluster import settings
 from tests.support.lease_servers import ALIVE, LONG_AGO, OWNER, Servers
-from tests.support.virtual_time import VirtualTimeLoop
-
-
-@pytest.fixture
-def loop():
-    loop = VirtualTimeLoop()
-    yield loop
-    loop.cancel_all()
-    loop.close()
 
 
 @pytest.fixture

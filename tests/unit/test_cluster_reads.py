@@ -9,17 +9,8 @@ import pytest
 from correlator.cluster.connection import ASK_AGAIN, ASKED, Connection
 from correlator.cluster.errors import NoAnswer, NoResponder
 from tests.support.cluster import settings
-from tests.support.virtual_time import VirtualTimeLoop
 
 WITHIN = 1.0
-
-
-@pytest.fixture
-def loop():
-    loop = VirtualTimeLoop()
-    yield loop
-    loop.cancel_all()
-    loop.close()
 
 
 class Servers(Connection):

@@ -6,15 +6,6 @@ import pytest
 
 from correlator.cluster.errors import Unacknowledged
 from correlator.cluster.window import GOAL, LEAST, MOST, Window
-from tests.support.virtual_time import VirtualTimeLoop
-
-
-@pytest.fixture
-def loop():
-    loop = VirtualTimeLoop()
-    yield loop
-    loop.cancel_all()
-    loop.close()
 
 
 class Link:

@@ -14,15 +14,6 @@ from correlator.sinks.http.websocket import Websockets
 from correlator.sinks.streaming.sessions import Streams
 from correlator.sinks.streaming.sweeps import LAGGING_SWEEP_EVERY, SWEEP_EVERY
 from tests.support.streams_harness import StreamClient
-from tests.support.virtual_time import VirtualTimeLoop
-
-
-@pytest.fixture
-def loop():
-    loop = VirtualTimeLoop()
-    yield loop
-    loop.cancel_all()
-    loop.close()
 
 
 @pytest.fixture

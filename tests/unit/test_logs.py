@@ -18,14 +18,7 @@ HOSTILE = (
 STYLES = ["text", "json", "journal"]
 
 
-@pytest.fixture(autouse=True)
-def logging_as_it_was():
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.captureWarnings(False)
+pytestmark = pytest.mark.usefixtures("log_as_before")
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import orjson
@@ -51,14 +51,6 @@ class Broker:
 
     def drop(self) -> None:
         self.ended = "dropped"
-
-
-@pytest.fixture
-def loop() -> Iterator[VirtualTimeLoop]:
-    loop = VirtualTimeLoop()
-    yield loop
-    loop.cancel_all()
-    loop.close()
 
 
 def connected(loop: VirtualTimeLoop, broker: Broker) -> tuple[MqttHarness, asyncio.Task[None]]:

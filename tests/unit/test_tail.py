@@ -1,8 +1,7 @@
 """The tail, promise by promise, on a made-up InnoDB and its time; in any order: test_gaps_machine."""
 
 import asyncio
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import copy
 
 import pytest
@@ -31,13 +30,6 @@ class RecordingFollower(SimulatedFollower):
     @property
     def ids(self) -> list[int]:
         return [r.id for r in self.delivered]
-
-
-@pytest.fixture
-def loop() -> Iterator[VirtualTimeLoop]:
-    with contextlib.closing(VirtualTimeLoop()) as loop:
-        yield loop
-        loop.cancel_all()
 
 
 def follow(loop: VirtualTimeLoop, reader: SimulatedFollower) -> None:

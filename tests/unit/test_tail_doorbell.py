@@ -1,7 +1,6 @@
 """The tail and the doorbell, on a simulated InnoDB in virtual time. Poll intervals are ten seconds long."""
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from hypothesis import settings
@@ -36,13 +35,6 @@ class RecordingFollower(SimulatedFollower):
     async def rows_from(self, session: Session, first: int, limit: int) -> list[LogRow]:
         self.queries += 1
         return await super().rows_from(session, first, limit)
-
-
-@pytest.fixture
-def loop() -> Iterator[VirtualTimeLoop]:
-    with contextlib.closing(VirtualTimeLoop()) as loop:
-        yield loop
-        loop.cancel_all()
 
 
 @pytest.fixture
