@@ -94,6 +94,7 @@ async def test_an_address_without_a_server_is_a_failure_that_names_it():
     found = await inspect(settings(f"nats://127.0.0.1:{port}"))
     assert [check.status for check in found.values()] == ["failure"]
     assert f"127.0.0.1:{port}" in found["cluster.server"].summary
+    assert found["cluster.server"].fix[0] == "systemctl start nats-server"
 
 
 async def test_a_certificate_of_no_user_is_a_failure_that_shows_how_to_read_its_subject(deployed: DeployedNats):

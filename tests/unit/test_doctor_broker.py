@@ -14,7 +14,7 @@ from aiohttp import web
 
 from correlator import __version__
 from correlator.config.loading import load
-from correlator.doctor import broker, daemon, retained
+from correlator.doctor import broker, daemon, fixes, retained
 from correlator.doctor.broker import Tried
 from correlator.doctor.examination import examine
 from correlator.doctor.service import Setting
@@ -72,6 +72,13 @@ def test_a_refused_broker_login_has_its_fix(code, says):
     check = broker.judge_login(SETTINGS, aiomqtt.MqttCodeError(code, "refused"))
     assert check.status == "failure"
     assert any(says in line for line in check.fix)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "localhost"])
+def test_the_fix_for_a_broker_that_is_down_on_this_host_starts_it(host):
+    found = config(mqtt__url=f"mqtt://{host}:1883")
+    check = broker.judge_login(found.mqtt, aiomqtt.MqttError("Connection refused"))
+    assert fixes.copyable(Setting(found, None, {}), check).fix == ("systemctl start mosquitto",)
 
 
 def test_a_connection_that_ends_during_the_publication_is_a_failure_with_the_acl_as_fix():

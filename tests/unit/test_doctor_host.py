@@ -16,6 +16,7 @@ from correlator.config import loading as configuration
 from correlator.doctor import (
     account,
     checkpoint_file,
+    fixes,
     host,
     printed,
     service,
@@ -68,7 +69,9 @@ def test_a_configuration_counts_as_secret_where_it_holds_a_password(tmp_path, te
 @pytest.mark.parametrize(("free", "status"), [(10**10, "ok"), (3 * 10**8, "warning"), (10**7, "failure")])
 def test_a_disk_that_fills_up_is_reported_before_it_is_full(tmp_path, monkeypatch, free, status):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
-    assert host.directory(setting(state__directory=tmp_path).config).status == status
+    found = setting(state__directory=tmp_path)
+    check = fixes.copyable(found, host.directory(found.config))
+    assert (check.status, check.fix) == (status, ()), "what fills it is not the correlator's to delete"
 
 
 def test_a_state_directory_that_cannot_be_written_is_a_failure(tmp_path, monkeypatch):
