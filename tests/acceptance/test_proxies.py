@@ -238,6 +238,14 @@ async def test_the_page_and_its_client_are_found_under_the_prefix(site: Site):
         assert (await site.get(f"/correlator/{name}"))[0] == 200, name
 
 
+@pytest.mark.parametrize("site", [Nginx], ids=["nginx"], indirect=True)
+async def test_nginx_compresses_replies_and_no_event_stream(site: Site):
+    replies = {"client/correlator.js": "gzip", "api/v1/openapi.json": "gzip", "api/v1/stream?id=x": None}
+    for path, coding in replies.items():
+        async with site.session.get(site.url(f"/correlator/{path}"), headers={"Origin": site.origin}) as response:
+            assert (response.status, response.headers.get("Content-Encoding")) == (200, coding), path
+
+
 async def test_a_websocket_of_the_same_origin_is_admitted_and_another_gets_the_reason(site: Site, appliance: Appliance):
     async with site.session.ws_connect(site.url("/correlator/ws"), origin=site.origin) as ws:
         reader = Socket(ws)

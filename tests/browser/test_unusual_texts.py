@@ -8,6 +8,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.support.browser import expect
+from tests.support.notifications import NOTIFICATIONS
 from tests.support.page_server import document, stamp, step
 
 ZALGO = "".join(letter + "\u0300\u0301\u0302\u0303\u0304\u0305\u0306\u0307" * 20 for letter in "zalgo")
@@ -75,6 +76,16 @@ async def test_characters_that_hide_or_reorder_texts_are_shown_as_in_a_terminal(
             await expect(page.locator(".line")).to_contain_text(f"{SHOWN}={SHOWN}")
         written = await page.evaluate("document.body.innerText + document.title")
         assert set(written).isdisjoint("\u202e\u2066\x1b\ufeff")
+
+
+async def test_a_notification_shows_those_characters_too(fake, page):
+    await page.add_init_script(NOTIFICATIONS)
+    fake.jobs["a"] = document("a", metadata={"vm_name": REORDERING})
+    await page.goto(f"{fake.url}/#/jobs/a")
+    await page.get_by_role("button", name="Notify me").click()
+    await fake.put(document("a", "failed", metadata={"vm_name": REORDERING}, error=REORDERING))
+    await page.wait_for_function("notices.length")
+    assert await page.evaluate("notices") == [[f"{SHOWN}: Failed", SHOWN]]
 
 
 async def test_a_name_from_right_to_left_does_not_reorder_what_stands_beside_it(fake, page):
