@@ -19,6 +19,7 @@ from correlator.config.schema import leaves
 from correlator.demo.run import announce
 from correlator.demo.traffic import Traffic
 from correlator.jobs import shapes
+from correlator.sinks.turns import Work
 from correlator.sinks.webhooks import signature
 from deploy.debian import build
 from tests.docs import reference
@@ -208,6 +209,49 @@ def test_the_guide_for_guis_has_every_member_of_a_job_document():
     named = {name.rpartition(".")[2] for name in re.findall(r"`([a-z_.]+)`", table)}
     members = get_type_hints(shapes.Document).keys() - {"progress"} | get_type_hints(shapes.Progress).keys()
     assert members - named == set()
+
+
+# The bounds
+
+
+def bounds(heading: str) -> list[list[str]]:
+    """The rows of the table below a heading of docs/guarantees.md, as cells."""
+    table = read("docs/guarantees.md").partition(f"### {heading}\n")[2].partition("\n#")[0]
+    return [row.strip("| ").split(" | ") for row in table.splitlines() if row.startswith("| ")][1:]
+
+
+@pytest.mark.parametrize(("heading", "columns"), [("Of clients", 6), ("Of everything else", 4)])
+def test_every_bound_has_its_test(heading, columns):
+    rows = bounds(heading)
+    assert len(rows) > 30
+    assert not [row for row in rows if len(row) != columns or not all(row)]
+    assert not [row[0] for row in rows if not re.search(r"`\S+(::test_\w+|\.test\.mjs)`", row[-1])]
+
+
+def test_the_keys_of_bounds_of_clients_are_those_of_the_configuration():
+    named = {name for row in bounds("Of clients") for name in re.findall(r"`([^`]+)`", row[4])} - {"LimitNOFILE="}
+    assert named <= KEYS
+    assert {key for key in KEYS if key.startswith("http.max_")} <= named
+
+
+def test_the_bounds_of_clients_are_those_of_the_classes_of_work():
+    work = Work()
+    begin, lists, queries, held, downloads = work.begin, work.lists, work.queries, work.held, work.downloads
+    said = {
+        "connections that begin": ("", f"{work.connections._free} at once"),
+        "requests that begin": (f"{begin._most_each:,} wait", f"{begin._free} in one round"),
+        "lists": (f"{lists._most_each:,} wait", f"{lists._most:,} wait, {lists._within:g} s"),
+        "requests that ask": (f"{queries._each} at once; {queries._most_each:,} wait", f"{queries._free} at once"),
+        "requests that wait for": (f"{held._each:,}", f"{held._most:,}"),
+        "replies": (f"{work.replies._each >> 20} MiB", f"{work.replies._most >> 20} MiB"),
+        "logs that": (f"{downloads._each} at once", f"{downloads._most} at once"),
+        "messages of a websocket": ("", f"{work.messages._free} in one round"),
+        "one step of a snapshot": ("", f"{work.parts._within:g} s for a turn"),
+    }
+    for beginning, (of_address, of_all) in said.items():
+        (row,) = (row for row in bounds("Of clients") if row[0].startswith(beginning))
+        assert of_address in row[1]
+        assert of_all in row[2]
 
 
 # The reference of the configuration

@@ -210,6 +210,26 @@ async def test_jobs_are_read_page_by_page_up_to_the_limit(fake):
     ]
 
 
+async def test_log_lines_of_a_job_are_read_up_to_a_number(fake):
+    page = {"events": [{"event_id": 1, "message": "m"}] * 1_000, "next_after": "n", "more": True}
+    fake.replies = [web.json_response(page) for _ in range(21)]
+    async with Client(fake.url) as client:
+        lines, complete = await client.events("a", "DEBUG")
+    assert (len(lines), complete, len(fake.replies)) == (20_000, False, 1)
+
+
+async def test_a_message_that_is_too_large_is_an_error_that_says_so(fake):
+    async def talk(ws):
+        await fake.wait_for(ws, "hello")
+        await ws.send_str(" " * ((64 << 20) + 1))
+        await fake.wait_for(ws, "never")
+
+    fake.scripts = [talk]
+    async with Client(fake.url) as client:
+        with pytest.raises(NotACorrelator, match="larger than 64 MiB"):
+            await updates_until(client, Wanted(), lambda u: u.synced)
+
+
 async def test_an_empty_page_before_the_last_is_skipped(fake):
     rest = {"complete": True, "reason": None}
     line = {"event_id": 1, "message": "m"}

@@ -70,6 +70,17 @@ def test_a_single_row_costs_the_same_when_the_count_of_its_job_is_full():
     assert other < 2 * one, f"{other / one:.1f} times as much with 12,000 rows"
 
 
+def test_the_counts_of_warnings_and_errors_stay_at_ten_thousand():
+    index = live()
+    index.apply([read("j")], NOW)
+    for i in range(1, 24_000, 2_000):
+        rows = [Entry(n, BASE + n, "WARN" if n % 2 else "ERROR", "text", n, "j") for n in range(i, i + 2_000)]
+        index.apply(rows, NOW)
+    shown = index.published.get("j")
+    assert shown is not None
+    assert (shown.view.warnings, shown.view.errors) == (10_000, 10_000)
+
+
 def test_a_batch_copies_the_counted_rows_once_and_not_once_a_row():
     few, many = quickest(logging("WARN", 0, batch=200), logging("WARN", 8_000, batch=200))
     assert many < 3 * few, f"{many / few:.1f} times as much after 8,000 rows"

@@ -387,6 +387,13 @@ def test_an_expired_legacy_row_is_not_kept_and_not_written_again_and_again():
     assert index.legacy.get("ext") is None
 
 
+def test_a_number_of_legacy_rows_that_are_not_shown_is_remembered():
+    index, old = live(retention=100), replace(LEGACY, status="failed", completed_at=NOW)
+    rows = [replace(old, job_id=f"r{n}") for n in range(10_001)]
+    index.apply_legacy(rows, [], NOW + 100 * SECOND)
+    assert [index.legacy.is_set_aside(row) for row in (rows[0], rows[1], rows[-1])] == [False, True, True]
+
+
 def test_a_legacy_job_does_not_come_back_when_its_joblog_job_leaves_by_retention():
     index = live(retention=100)
     index.apply_legacy([LEGACY], [], NOW)

@@ -16,6 +16,7 @@ from correlator.jobs.model.facts import Entry, Kind, Reading
 from correlator.jobs.model.persisted import PersistedExports
 from correlator.jobs.model.rows import JobRecord, LegacyRecord
 from correlator.jobs.model.views import Resolved
+from correlator.jobs.removed_jobs import RemovedJobs
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import Found, JobsPage
 from correlator.sinks.http.rest import Rest
@@ -221,6 +222,14 @@ def exported(exports: Exports, world: Evicting) -> list[str]:
         exports.finished(job_id)
         found.append(job_id)
     return found
+
+
+def test_a_number_of_removed_jobs_is_remembered_and_a_checkpoint_has_the_newest():
+    removed = RemovedJobs()
+    for n in range(100_001):
+        removed.add(f"j{n}", None, n, n)
+    assert ("j0" in removed, "j1" in removed) == (False, True)
+    assert removed.state(0) == (tuple((f"j{n}", n) for n in range(99_001, 100_001)), 99_000)
 
 
 @pytest.mark.parametrize("retention", [100_000.0, 30.0])
