@@ -68,6 +68,11 @@ class KnownJobs:
         shown = self._published.get(job_id)
         return job_id not in self._removed and (shown is None or not shown.view.terminal)
 
+    def has_ended(self, job_id: str) -> bool:
+        """True if the job is in memory and has ended."""
+        shown = self._published.get(job_id)
+        return shown is not None and shown.view.terminal
+
     def is_new(self, job_id: str) -> bool:
         """True if the job is not in memory and was not removed."""
         return self._published.get(job_id) is None and job_id not in self._removed

@@ -43,6 +43,8 @@ NOT_FOLLOWED = "the database answers, and cannot be followed"
 
 NOT_READ = "a table of the database is not read"
 
+OF_LAST_RUN = "the state of the last run is served"
+
 CONNECTIONS = 9
 """Connections that the daemon keeps, the one for the binary log among them; some more for moments."""
 
@@ -147,6 +149,8 @@ class SourceStatus(Status):
         self._lost: dict[str, tuple[tuple[str, ...], Trouble]] = {}
         """By table: which of it, or of its columns, existed and can no longer be read."""
         self._troubles: dict[Part, Trouble] = {}
+        self.restored_jobs = False
+        """True while there are jobs as the last run saved them, which have not been read again."""
         self._few_connections: str | None = None
         """What it means that the account may have fewer connections than are needed; None: it may have enough."""
         self._behind = True
@@ -243,10 +247,15 @@ class SourceStatus(Status):
             return
         waited = trouble.state in (TableState.LOCKED, TableState.SLOW)
         if waited or time.monotonic() - trouble.failed_at >= STEADY:
-            self.read_again(part)
+            self._recovered(part)
 
     def read_again(self, part: Part) -> None:
         """Report that everything of a part has been read, also what it missed."""
+        self._recovered(part)
+        if part is Part.JOBS:
+            self.restored_jobs = False  # The next answer of the tail makes the state live.
+
+    def _recovered(self, part: Part) -> None:
         if (trouble := self._troubles.pop(part, None)) is not None:
             log.info("%s: %s are read again, after %.0f s", *part.value, time.monotonic() - trouble.began)
             self._settle()
@@ -361,7 +370,8 @@ class SourceStatus(Status):
         """Set the state as stale: what the last run saved `age` seconds before `now` is published."""
         self._answered = time.monotonic() - age
         self._answered_at = now - int(age * 1_000_000)
-        self.set_state("stale", "the database has not been asked yet", what="the state of the last run is served")
+        self.restored_jobs = True
+        self.set_state("stale", "the database has not been asked yet", what=OF_LAST_RUN)
         self.since = self._answered_at
         self.loaded()
 
@@ -421,8 +431,10 @@ class SourceStatus(Status):
         """Set the state of the database by the states of the tables while the log is read, and else as `judge` does."""
         silent = time.monotonic() - self._answered if self._answered is not None else STALE_AFTER
         if self._failure is None and silent < STALE_AFTER:
-            error = self._table_error()
-            self.set_state("live" if error is None else "stale", error, what=NOT_READ)
+            if (error := self._table_error()) is None and self.restored_jobs:
+                self.set_state("stale", "the jobs that have ended are being read again", what=OF_LAST_RUN)
+            else:
+                self.set_state("live" if error is None else "stale", error, what=NOT_READ)
         else:
             self.judge()
 

@@ -278,7 +278,6 @@ class Follower:
         await self._recognize(queries, session)
         await self.reconcile.load(queries, session, feed)
         self._loaded[Part.JOBS] = _columns_of(queries, *JOBS_TABLES)
-        feed.status.read_again(Part.JOBS)
         if not self.reconcile.steps_paused.is_set():
             feed.status.read_again(Part.STEPS)
 

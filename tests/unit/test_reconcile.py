@@ -5,21 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+from correlator.errors import Away, SourceUnavailable
 from correlator.jobs.model.facts import Reading
 from correlator.jobs.model.rows import LegacyRecord
 from correlator.jobs.outcome import Outcome
 from correlator.jobs.sizes import Sizes
 from correlator.ops.liveness import Liveness
+from correlator.pipeline.source_status import Part
 from correlator.pipeline.waiting_ids import WaitingIds
 from correlator.sources.db.queries import Queries
 from correlator.sources.db.sqlite import SQLiteDatabase
 from correlator.sources.tables import legacy
 from correlator.sources.tables import reconcile as reconcile_module
-from correlator.sources.tables.reconcile import Reconcile
+from correlator.sources.tables.reconcile import BEHIND, Reconcile
 from tests.support.eventually import eventually
 
 
@@ -177,10 +179,59 @@ async def test_many_jobs_are_read_and_handed_on_in_parts_of_a_hundred():
     tables = Many()
     tables.schema = SimpleNamespace(has=lambda table, *columns: (table, columns) == ("job_tracking", ("id", "status")))
     known = SimpleNamespace(joblog_ids=list, reading=lambda _: None)
-    status = SimpleNamespace(tables_read=lambda _: None, database_time=lambda *_: None)
+    status = SimpleNamespace(
+        tables_read=lambda _: None, database_time=lambda *_: None, restored_jobs=False, read_again=lambda _: None
+    )
     feed = SimpleNamespace(known=known, advance_clock=lambda: 1, readings=readings, status=status)
     await Reconcile().load(tables, None, feed)  # type: ignore[arg-type]
     assert handed == [100] * 10 + [50]
+
+
+async def test_after_a_restart_what_runs_and_is_new_is_read_before_what_had_ended(monkeypatch):
+    ended = {f"ended-{n}" for n in range(2 * BEHIND)}
+    found: list[set[str]] = []
+    reconcile, tables, feed = Reconcile(interval=0.01), Tables(), quiet_feed(Liveness())
+
+    class Restarted(Tables):
+        async def active_ids(self, session: Any) -> set[str]:
+            return {"running", "new", "ended-5"}  # the last one goes on
+
+        async def newest_since(self, session: Any, since: str, column: str, limit: int) -> list[tuple[str, int | None]]:
+            return [("ended-6", 1), ("ended meanwhile", 2)]
+
+    async def readings(_: Any, session: Any, at: int, ids: Sequence[str], *_more: Any, **_as: Any) -> list[Reading]:
+        if "ended-7" in ids and failing:
+            raise failing.pop()
+        found[-1].update(ids)
+        return []
+
+    async def run(work: Coroutine[Any, Any, None]) -> None:
+        found.append(set())
+        await work
+
+    async def until_read(again: bool) -> None:
+        task = asyncio.create_task(reconcile.follow(tables, None, feed))  # type: ignore[arg-type]
+        await eventually(lambda: task.done() or feed.status.well)
+        assert task.done() is not again
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, SourceUnavailable):
+            await task
+
+    failing = [SourceUnavailable("slow", Away.SLOW, "job_tracking")]
+    monkeypatch.setattr(reconcile_module, "read_readings", readings)
+    tables = Restarted()
+    feed.known.joblog_ids = lambda: [*ended, "running"]
+    feed.known.has_ended = feed.known.is_in_memory = lambda i: i in ended
+    feed.known.silent_for = lambda *_: 0.0
+    feed.advance_clock, feed.readings = (lambda: 1), (lambda _: Outcome())
+    feed.status.well, feed.status.restored_jobs = False, True
+    feed.status.read_again = lambda part: setattr(feed.status, "well", part is Part.JOBS)
+    await run(reconcile.load(tables, None, feed))  # type: ignore[arg-type]
+    assert found == [{"running", "new", "ended-5", "ended meanwhile"}]
+    assert not feed.status.well
+    await run(until_read(again=False))  # A query that fails is one that follows again.
+    await run(until_read(again=True))
+    assert ended - {"ended-5"} <= found[1] | found[2]
 
 
 async def test_the_rows_of_failover_jobs_that_wait_for_their_owner_are_bounded(monkeypatch):

@@ -101,6 +101,24 @@ def test_a_table_that_was_waited_for_is_well_with_the_first_answer(status: Sourc
     assert (status.database, states(status)) == ("live", {})
 
 
+def test_restored_jobs_are_stale_until_all_of_them_have_been_read_again(clock: Clock):
+    status = SourceStatus(Index(), ApplianceClock(clock.wall))
+    status.restored(clock.wall(), 60.0)
+    for _ in range(3):
+        clock.passed += 2
+        status.answered()
+        part = status.describe_database()
+        assert (part["state"], part["error"]) == ("stale", "the jobs that have ended are being read again")
+    status.read_again(Part.LEGACY)
+    status.part_failed(Part.JOBS, failed(Away.LOCKED, "job_tracking"))
+    status.part_answered(Part.JOBS)  # A query that had to wait has missed nothing, and is not all of them.
+    status.answered()
+    assert status.describe_database()["state"] == "stale"
+    status.read_again(Part.JOBS)
+    status.answered()
+    assert status.describe_database()["state"] == "live"
+
+
 def test_a_table_that_is_back_is_read_again_before_the_database_is_live(status: SourceStatus, clock: Clock):
     status.schema(tracking=True, lost=["job_steps.name", "job_steps"], changed=True)
     assert status.describe_tables()["missing"] == ["job_steps.name", "job_steps"]

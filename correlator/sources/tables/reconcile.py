@@ -51,6 +51,9 @@ DOORBELL_EVERY = 0.2
 ROUND = 300.0
 """Seconds within which every ended job in memory is read again."""
 
+BEHIND = 2_000
+"""Jobs that were ended in the checkpoint and are read again at each interval after a restart, behind all others."""
+
 SILENT_EVERY = 120.0
 """Most seconds between two readings of a job that has not ended and is silent."""
 
@@ -92,6 +95,8 @@ class Reconcile:
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _round: list[str] = field(default_factory=list)
     _share: int = 1
+    behind: bool = False
+    """True while jobs of the checkpoint that had ended have not been read since the restart."""
     _cadence: Cadence = field(init=False)
     _stamps: dict[str, int] = field(default_factory=dict)
     """The updated_at of recently updated jobs, as of the last query."""
@@ -132,12 +137,15 @@ class Reconcile:
     async def load(self, queries: Queries, session: Session, feed: Feed) -> None:
         """Read every job that belongs in memory: not ended, or among the newest of the retention.
 
-        Raises `SourceUnavailable`.
+        After a restart, `follow` reads those that had ended in the checkpoint (`behind`). Raises `SourceUnavailable`.
         """
-        await self._load(queries, session, feed, with_steps=not self.steps_paused.is_set())
+        steps = not self.steps_paused.is_set()
+        await self._load(queries, session, feed, with_steps=steps, behind=feed.status.restored_jobs)
 
-    async def _load(self, queries: Queries, session: Session, feed: Feed, *, with_steps: bool) -> None:
-        began = time.monotonic()
+    async def _load(
+        self, queries: Queries, session: Session, feed: Feed, *, with_steps: bool, behind: bool = False
+    ) -> None:
+        began, self.behind = time.monotonic(), False
         if queries.schema.has("job_tracking", "id", "status"):
             since = await queries.clock(session, self.retention)
             _note_time(queries, feed, since, self.retention, began)
@@ -147,8 +155,14 @@ class Reconcile:
             if len(begun) == self.max_jobs:
                 feed.left_out(begun[-1][1] or 0)
             ids = active.union(feed.known.joblog_ids(), (i for i, _ in ended), (i for i, _ in begun))
+            if behind:
+                self._round, self._share = [i for i in ids - active if feed.known.has_ended(i)], BEHIND
+                self.behind = bool(self._round)
+                ids.difference_update(self._round)
             await self._read(queries, session, feed, ids, with_steps=with_steps)
         self._read_all(queries, feed, began)
+        if not self.behind:
+            feed.status.read_again(Part.JOBS)
 
     def _read_all(self, queries: Queries, feed: Feed, began: float) -> None:
         """Note a complete reading that began at this time, in monotonic seconds. None is complete without the jobs."""
@@ -270,9 +284,16 @@ class Reconcile:
             if not self._round:
                 self._round = [i for i in feed.known.joblog_ids() if i not in active]
                 self._share = math.ceil(len(self._round) * self.interval / ROUND)
-            ids.update(filter(feed.known.is_in_memory, self._round[-self._share :]))
+            share = self._round[-self._share :]
             del self._round[-self._share :]
-            await self._read(queries, session, feed, ids)
+            try:
+                await self._read(queries, session, feed, ids.union(filter(feed.known.is_in_memory, share)))
+            except BaseException:
+                self._round += share if self.behind else ()
+                raise
+            if self.behind and not self._round:
+                self.behind = False
+                feed.status.read_again(Part.JOBS)
         else:
             following = await queries.clock(session, LATE_COMMIT)
             _note_time(queries, feed, following, LATE_COMMIT, asked)
