@@ -26,7 +26,7 @@ from correlator.config.schema import Config
 from correlator.errors import OtherDatabase, SourceUnavailable
 from correlator.following import Following
 from correlator.pipeline.checkpoint import Saved
-from correlator.pipeline.stream_checkpoint import StreamCheckpoint
+from correlator.pipeline.stream_checkpoint import StreamCheckpoint, StreamCopy
 from correlator.sinks.cluster.election import Lease
 from correlator.sinks.cluster.standbys import REPORT_EVERY, Report
 from correlator.sources.db import identity
@@ -162,7 +162,7 @@ async def standby(
     served: asyncio.Future[str],
     group: asyncio.TaskGroup,
 ) -> Tenure:
-    """Wait for the lease, and read the checkpoint in the cluster. Until then no request reaches the database.
+    """Wait for the lease, and keep up with the checkpoint in the cluster. Until then no request reaches the database.
 
     `group`: runs the renewals of the lease from then on.
     """
@@ -171,14 +171,18 @@ async def standby(
     following.hub.refusal = lambda: lease.refusal
     following.archive.refuse(lease.refusal)
     await served
+    copy = StreamCopy(lease.connection, lease.instance)
     while True:
-        comparing = group.create_task(counterpart.run(), name="counterpart")
+        waiting = {
+            group.create_task(counterpart.run(), name="counterpart"),
+            group.create_task(copy.follow(), name="copy of the checkpoint"),
+        }
         try:
             fence = await lease.acquire(counterpart.is_barred)
         finally:
-            await cancellation.end({comparing})
+            await cancellation.end(waiting)
         holding = group.create_task(lease.hold(), name="lease")
-        stream = StreamCheckpoint(lease.connection, lease.instance, lease.owner, fence, lease.lose)
+        stream = StreamCheckpoint(lease.connection, lease.instance, lease.owner, fence, lease.lose, copy=copy)
         try:
             saved = await _restored(stream)
         except Fenced as error:

@@ -38,6 +38,7 @@ import contextlib
 import itertools
 import logging
 import secrets
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
@@ -60,18 +61,135 @@ REMOVED_FOR = 3600
 """Seconds that the marker of a removed row stays."""
 
 READ_AT_ONCE = 1000
-READ_BYTES = 4_000_000
+FIRST_BYTES, MOST_BYTES = 64_000, 4_000_000
+AT_ONCE_SECONDS = 1.0
+"""Rows of one answer to a read; bytes of the first one, and of the largest. One that comes sooner than after this time
+is followed by one twice as large, and one that takes twice as long by a smaller one: a ping waits behind it."""
+
 FIRST_WITHIN = 0.5
 READ_WITHIN = 5.0
-"""Rows and bytes of one answer to a read; seconds until its first row, after which another request follows that waits
-twice as long; seconds without a row after which the read has failed."""
+"""Seconds until the first row of an answer, after which another request follows that waits twice as long; seconds
+without a row after which the read has failed."""
+
+FOLLOW_EVERY = 2.0
+"""Seconds between two reads of a standby, or as long as the last one took: half of a slow link is left to others."""
+
+
+class StreamCopy:
+    """The rows of the checkpoint of `instance`, as far as this process has read them. Event loop's thread only.
+
+    A standby keeps one up to date, so that little is left to read when it takes over. What was read before may differ
+    from the stream, if that was created again or purged. Each write of everything changes the row `done`: if it is not
+    the one of the last time, all is read from the beginning.
+    """
+
+    def __init__(self, connection: Connection, instance: str) -> None:
+        self._connection = connection
+        self._instance = instance
+        self._at_once = FIRST_BYTES
+        self._forget(b"")
+
+    def _forget(self, done: bytes) -> None:
+        self._done = done
+        self.rows: Rows = {}
+        self.chunks: Rows = {}
+        self.owner_seq = 0
+        """The sequence of the owner key."""
+        self._seq = 0
+        """All up to this sequence has been read."""
+        self._read_at = time.monotonic(), time.time()
+        """When the last complete read began, by two clocks: one may stand still while the process does."""
+
+    async def follow(self) -> None:
+        """Read what is new again and again, until cancelled."""
+        while True:
+            began = time.monotonic()
+            try:
+                await self.read()
+            except (ClusterUnavailable, Refused) as error:
+                log.debug("the checkpoint in the cluster cannot be read: %s", error)
+            await asyncio.sleep(max(FOLLOW_EVERY, time.monotonic() - began))
+
+    async def read(self) -> None:
+        """Read what is new. Raises: `ClusterUnavailable`, `Refused`; the next call goes on."""
+        now = time.monotonic(), time.time()
+        message = await self._connection.last(keys.CHECKPOINT, keys.checkpoint(self._instance, *DONE))
+        done = message.data if message is not None else b""
+        passed = max(abs(then - before) for then, before in zip(now, self._read_at, strict=True))
+        if done != self._done or passed > REMOVED_FOR / 2:  # Later, the marker of a removed row may be gone.
+            self._forget(done)
+        async for message in self._messages():
+            headers = message.headers or {}
+            self._seq = int(headers["Nats-Sequence"])
+            name = _name(headers["Nats-Subject"])
+            if name == ("owner",):
+                self.owner_seq = self._seq
+            elif name:
+                found = self.chunks if name[0] == CHUNKS else self.rows
+                if message.data:
+                    found[name] = message.data
+                else:  # Another server than the last one may answer, and know that a row was removed.
+                    found.pop(name, None)
+        self._read_at = now
+
+    async def _messages(self) -> AsyncIterator[Msg]:
+        """Yield the last message of every row that is new, by direct gets of many messages at once.
+
+        A server that hangs may get a request: without an answer, another one follows, and only its answers count.
+        """
+        rows = keys.checkpoint_rows(self._instance)
+        client, asked, within = self._connection.client, 0, FIRST_WITHIN
+        queue: asyncio.Queue[Msg] = asyncio.Queue()
+        inbox = client.new_inbox()
+        subscription = await client.subscribe(f"{inbox}.*", cb=queue.put, pending_bytes_limit=4 * MOST_BYTES)
+        try:
+            while True:
+                asked += 1
+                request = {
+                    "seq": self._seq + 1,
+                    "next_by_subj": rows,
+                    "batch": READ_AT_ONCE,
+                    "max_bytes": self._at_once,
+                }
+                began, first = time.monotonic(), True
+                await self._connection.publish(
+                    f"$JS.API.DIRECT.GET.{keys.CHECKPOINT}", msgspec.json.encode(request), reply=f"{inbox}.{asked}"
+                )
+                left = within
+                while (message := await _next(queue, left)) is not None:
+                    if message.subject != f"{inbox}.{asked}":
+                        continue
+                    if first:  # An answer that comes late is not asked for again.
+                        first, within = False, max(FIRST_WITHIN, 3 * (time.monotonic() - began))
+                    left = READ_WITHIN
+                    headers = message.headers or {}
+                    status = headers.get("Status")
+                    if "Nats-Subject" in headers:  # A row, whatever other headers it was written with.
+                        yield message
+                    elif status == "204":
+                        if int(headers.get("Nats-Num-Pending", "0")) == 0:
+                            return
+                        self._at_once = _next_size(self._at_once, time.monotonic() - began)
+                        break
+                    elif status == "404":
+                        return
+                    else:
+                        raise Refused(f"the checkpoint cannot be read: {headers.get('Description', status)}")
+                else:
+                    if left >= READ_WITHIN:
+                        raise ClusterUnavailable("the checkpoint cannot be read: no answer")
+                    within = min(READ_WITHIN, 2 * within)
+        finally:
+            with contextlib.suppress(Exception):
+                await subscription.unsubscribe()
 
 
 class StreamCheckpoint:
     """The checkpoint of `instance` in the stream. Event loop's thread only.
 
     `owner`: the value of the owner key of the lease's holder, which is this process; `lease`: the key's fence.
-    `on_lost`: called when this process holds the lease no longer. `max_rows`: rows of one batch.
+    `on_lost`: called when this process holds the lease no longer. `copy`: what has been read as the standby.
+    `max_rows`: rows of one batch.
     """
 
     def __init__(
@@ -82,9 +200,11 @@ class StreamCheckpoint:
         lease: Fence,
         on_lost: Callable[[], None],
         *,
+        copy: StreamCopy | None = None,
         max_rows: int = MAX_ROWS,
     ) -> None:
         self._connection = connection
+        self._copy = copy
         self._instance = instance
         self._owner = owner
         self._lease = lease
@@ -208,22 +328,12 @@ class StreamCheckpoint:
     async def _acquire(self) -> tuple[Rows, Rows]:
         """Take the stream over, and return its rows and its chunks, each by name."""
         fence = await self._own()
-        rows: Rows = {}
-        chunks: Rows = {}
-        complete = False
-        async for message in self._read():
-            headers = message.headers or {}
-            name = _name(headers.get("Nats-Subject", ""))
-            complete = complete or int(headers.get("Nats-Sequence", "0")) == fence.seq
-            if not name or name == ("owner",):
-                continue
-            found = chunks if name[0] == CHUNKS else rows
-            if message.data:
-                found[name] = message.data
-            else:  # Another server than the last one may answer, and know that a row was removed.
-                found.pop(name, None)
-        if not complete:
+        copy = self._copy or StreamCopy(self._connection, self._instance)
+        await copy.read()
+        if copy.owner_seq != fence.seq:
             raise ClusterUnavailable("the server that was asked lags behind")
+        self._copy = None
+        rows, chunks = copy.rows, copy.chunks
         self._rows = {name: hash(value) for name, value in rows.items()}
         self._usable = ("state", "cursor") in rows
         self._chunks, self._slot, self._fence = set(chunks), free_slot(rows), fence
@@ -250,55 +360,19 @@ class StreamCheckpoint:
         subject = keys.checkpoint(self._instance, *name)
         return Message(subject, value) if value else Message(subject, b"", {"Nats-TTL": f"{REMOVED_FOR}s"})
 
-    async def _read(self) -> AsyncIterator[Msg]:
-        """Yield the last message of every row, by direct gets of many messages at once.
-
-        A server that hangs may get a request: without an answer, another one follows, and only its answers count.
-        """
-        rows = keys.checkpoint_rows(self._instance)
-        client, first, asked, within = self._connection.client, 1, 0, FIRST_WITHIN
-        queue: asyncio.Queue[Msg] = asyncio.Queue()
-        inbox = client.new_inbox()
-        subscription = await client.subscribe(f"{inbox}.*", cb=queue.put, pending_bytes_limit=4 * READ_BYTES)
-        try:
-            while True:
-                asked += 1
-                request = {"seq": first, "next_by_subj": rows, "batch": READ_AT_ONCE, "max_bytes": READ_BYTES}
-                await self._connection.publish(
-                    f"$JS.API.DIRECT.GET.{keys.CHECKPOINT}", msgspec.json.encode(request), reply=f"{inbox}.{asked}"
-                )
-                left = within
-                while (message := await _next(queue, left)) is not None:
-                    if message.subject != f"{inbox}.{asked}":
-                        continue
-                    left, within = READ_WITHIN, FIRST_WITHIN
-                    headers = message.headers or {}
-                    status = headers.get("Status")
-                    if "Nats-Subject" in headers:  # A row, whatever other headers it was written with.
-                        first = int(headers["Nats-Sequence"]) + 1
-                        yield message
-                    elif status == "204":
-                        if int(headers.get("Nats-Num-Pending", "0")) == 0:
-                            return
-                        break
-                    elif status == "404":
-                        return
-                    else:
-                        raise Refused(f"the checkpoint cannot be read: {headers.get('Description', status)}")
-                else:
-                    if left >= READ_WITHIN:
-                        raise ClusterUnavailable("the checkpoint cannot be read: no answer")
-                    within = min(READ_WITHIN, 2 * within)
-        finally:
-            with contextlib.suppress(Exception):
-                await subscription.unsubscribe()
-
 
 def newest(file: Saved | None, stream: Saved | None) -> Saved | None:
     """Return the one that was saved later. The clocks of two hosts may differ, so the file must also be further on."""
     if file is None or stream is None:
         return file or stream
     return file if file.at > stream.at and file.cursor.head >= stream.cursor.head else stream
+
+
+def _next_size(size: int, seconds: float) -> int:
+    """Return the bytes of the next answer after one of `size` bytes that took so long."""
+    if seconds < AT_ONCE_SECONDS:
+        return min(MOST_BYTES, 2 * size)
+    return max(FIRST_BYTES, size // 2) if seconds > 2 * AT_ONCE_SECONDS else size
 
 
 async def _next(queue: asyncio.Queue[Msg], within: float) -> Msg | None:

@@ -8,15 +8,17 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from correlator.cluster import keys
+from correlator.cluster import keys, streams
 from correlator.cluster.batches import Message
 from correlator.cluster.errors import ClusterUnavailable, Fenced
 from correlator.jobs.model.persisted import Cursor, PersistedExports
+from correlator.pipeline import stream_checkpoint
 from correlator.pipeline.checkpoint import Saved
-from correlator.pipeline.stream_checkpoint import StreamCheckpoint, newest
+from correlator.pipeline.stream_checkpoint import StreamCheckpoint, StreamCopy, newest
 from correlator.sinks.cluster.election import Lease
 from tests.support.cluster import connected, settings
 from tests.support.eventually import eventually
+from tests.support.faults.proxy import Proxy
 from tests.support.saved_index import changes, filled
 from tests.support.yardstick import interpreter
 
@@ -170,6 +172,76 @@ async def test_twenty_thousand_jobs_are_read_with_few_requests_and_little_work(n
     assert len(saved.jobs) == 20_000
     assert len(requests) < 100
     assert took < 6 * yardstick, (took, yardstick)
+
+
+async def test_a_standby_that_keeps_up_reads_only_what_is_new_at_its_takeover(nats):
+    async with active(nats.url) as first, connected(nats.url) as standby:
+        await first.checkpoint.open()
+        await first.checkpoint.write(changes(filled(2_000)))
+        copy = StreamCopy(standby, "dc1")
+        await copy.read()
+        before = standby.client.stats["in_bytes"]
+        await first.checkpoint.write(replace(changes(filled(3), Cursor(8)), jobs={"job0": None, "job1999": None}))
+        await first.lease.release()
+        lease = Lease(standby, standby, settings(nats.url))
+        fence = await lease.acquire()
+        second = StreamCheckpoint(standby, "dc1", lease.owner, fence, lambda: None, copy=copy)
+        saved = await second.open()
+        assert saved is not None
+        assert standby.client.stats["in_bytes"] - before < 0.1 * before
+        assert saved == await StreamCheckpoint(standby, "dc1", lease.owner, fence, lambda: None).open()
+        assert len(saved.jobs) == 1_998
+        assert saved.cursor == Cursor(8)
+
+
+async def test_a_copy_of_a_checkpoint_that_is_gone_or_was_written_anew_is_not_used(nats):
+    async with active(nats.url) as first, connected(nats.url) as standby:
+        await first.checkpoint.open()
+        await first.checkpoint.write(changes(filled(50)))
+        purged, replaced = StreamCopy(standby, "dc1"), StreamCopy(standby, "dc1")
+        for copy in (purged, replaced):
+            await copy.read()
+            assert ("job", "job49") in copy.rows
+        await standby.api(f"STREAM.PURGE.{keys.CHECKPOINT}", {"filter": keys.checkpoint_rows("dc1")})
+        await purged.read()
+        assert not purged.rows
+        await standby.api(f"STREAM.DELETE.{keys.CHECKPOINT}")
+        await streams.ensure(standby, 1)
+        again = StreamCheckpoint(first.lease.connection, "dc1", first.lease.owner, first.fence, lambda: None)
+        for number in range(40):  # Its sequences go past those that the copy has read.
+            await again.write(changes(filled(3), Cursor(number)))
+        await replaced.read()
+        assert replaced.rows.keys() >= {("job", "job0"), ("job", "job2")}
+        assert ("job", "job49") not in replaced.rows
+
+
+async def test_a_copy_that_is_older_than_the_markers_of_removed_rows_is_read_again(nats, monkeypatch):
+    async with active(nats.url) as first:
+        await first.checkpoint.open()
+        await first.checkpoint.write(changes(filled(3)))
+        copy = StreamCopy(first.lease.connection, "dc1")
+        await copy.read()
+        removed = keys.checkpoint("dc1", "job", "job1")
+        await first.lease.connection.api(f"STREAM.PURGE.{keys.CHECKPOINT}", {"filter": removed})
+        await copy.read()
+        assert ("job", "job1") in copy.rows
+        monkeypatch.setattr(stream_checkpoint, "REMOVED_FOR", 0)
+        await copy.read()
+        assert ("job", "job1") not in copy.rows
+
+
+async def test_a_slow_link_gets_answers_that_no_ping_waits_behind_for_long(nats):
+    async with active(nats.url) as first:
+        await first.checkpoint.open()
+        await first.checkpoint.write(changes(filled(600)))
+        await first.lease.release()
+    async with Proxy(nats.port) as link, connected(f"nats://127.0.0.1:{link.port}") as standby:
+        link.rate, generation = 125_000, standby.generation
+        copy = StreamCopy(standby, "dc1")
+        await copy.read()
+        assert len([name for name in copy.rows if name[0] == "job"]) == 600
+        assert standby.generation == generation
+        assert copy._at_once < 500_000
 
 
 def test_the_file_is_used_only_if_it_is_later_and_further_on():

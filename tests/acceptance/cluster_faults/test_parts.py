@@ -14,6 +14,7 @@ import pytest
 
 from correlator.cluster import keys, streams
 from tests.support import garbage
+from tests.support.bulk_rows import year_of_jobs
 from tests.support.cluster import connected
 from tests.support.collectors import has_role, is_active
 from tests.support.eventually import eventually
@@ -21,15 +22,42 @@ from tests.support.faketime import environment, needs_faketime
 from tests.support.faults.cluster_run import ClusterRun, cluster_run
 from tests.support.gateways import gateway_process
 from tests.support.mariadb import Database, MariaDB
-from tests.support.nats import NatsCluster, three_servers
+from tests.support.nats import Nats, NatsCluster, three_servers
 from tests.support.stream_clients import CheckedWebsocket, closing
 from tests.support.subscriptions import Wanted, plain
+from tests.support.yardstick import interpreter
+
+JOBS = 20_000
+
+SILENCE = 3.5
+"""Seconds after which a standby takes the lease of a collector that was killed."""
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
 
 
 async def database_state(run: ClusterRun) -> Any:
     return (await run.gateway.get("/api/v1/instances"))[1]["instances"][0]["database"]
+
+
+@pytest.mark.timeout(900)
+async def test_active_killed_with_twenty_thousand_jobs(database: Database, nats: Nats, tmp_path: Path):
+    await year_of_jobs(database, JOBS, JOBS, 5)
+    async with database.connect() as connection, connection.cursor() as cursor:
+        # They have no rows in the log: one that ends now would give an event without a row.
+        for table in ("job_tracking", "job_steps"):
+            earlier = "started_at = started_at - INTERVAL 1 HOUR, completed_at = completed_at - INTERVAL 1 HOUR"
+            await cursor.execute(f"UPDATE {table} SET {earlier}")
+        await connection.commit()
+    async with cluster_run(tmp_path, database, nats) as run:
+        async with run.traffic.running():
+            await eventually(lambda: len(run.watcher.jobs) > JOBS)
+            await run.active.saved()
+            await asyncio.sleep(10)  # The standby has read the checkpoint.
+            await run.active.kill()
+            recovery = await run.recovered()
+            await run.goes_on()
+        await run.verdict(f"collector: killed, {JOBS:,} jobs", recovery)
+        assert recovery < SILENCE + 10 * await asyncio.to_thread(interpreter)
 
 
 async def test_database_away(own_mariadb: MariaDB, nats_cluster: NatsCluster, tmp_path: Path):
