@@ -2,7 +2,8 @@
 
 `asyncio.wait_for` of Python 3.11 returns its result, and forgets the cancellation, if both come in the same turn of the
 event loop (fixed in 3.12). nats-py and aiomysql use it: a task that is cancelled just then would run on for ever.
-nats-py also swallows some by itself while it closes a connection, and waits on.
+nats-py also swallows some by itself while it closes a connection, and waits on. It cancels what one of its own tasks
+waits for, and waits for the same: that `CancelledError` is meant for nobody.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ def repeat() -> None:
 async def bounded(work: Coroutine[Any, Any, T], seconds: float) -> T:
     """Return the result of `work`, which is left to itself, cancelled, if it has not ended after `seconds`.
 
-    Raises: `TimeoutError` then, and what `work` raises.
+    Raises: `TimeoutError` then, and what `work` raises; `ConnectionAbortedError` if something else cancelled what it
+    waits for: nobody has cancelled the caller.
     """
     task = asyncio.ensure_future(work)
     task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # Nobody else asks for it.
@@ -52,6 +54,8 @@ async def bounded(work: Coroutine[Any, Any, T], seconds: float) -> T:
         await asyncio.wait({task}, timeout=seconds)
         if not task.done():
             raise TimeoutError(f"not done within {seconds:g} s")
+        if task.cancelled():
+            raise ConnectionAbortedError("the library cancelled it")
         return task.result()
     finally:
         task.cancel()

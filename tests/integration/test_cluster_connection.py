@@ -5,11 +5,14 @@ import contextlib
 import gc
 
 import pytest
+from msgspec.structs import replace
 
 from correlator.cluster import keys, streams
 from correlator.cluster.connection import Connection
 from correlator.cluster.errors import ClusterUnavailable, Refused
+from correlator.config import cluster_values
 from tests.support.cluster import connected, running, settings
+from tests.support.deployed_nats import DeployedNats
 from tests.support.eventually import PATIENCE, eventually
 from tests.support.nats import Nats
 from tests.support.stuck_proxy import StuckProxy
@@ -98,6 +101,18 @@ async def test_a_server_that_stops_reading_is_left_although_messages_wait_for_it
                 await connection.publish("cor.v1.want", bytes(100_000))
             await eventually(lambda: not connection.connected)
             await connection.connect(10)
+
+
+async def test_a_tls_connection_into_a_black_hole_is_replaced():
+    """Its end hangs: the client waits for the other side to close, and cancels that wait."""
+    with DeployedNats() as server:
+        async with StuckProxy(server.port).running() as proxy:
+            section = server.section("collector-dc1")
+            section = replace(section, url=cluster_values.url(f"tls://127.0.0.1:{proxy.port}"))
+            async with running(Connection(section, "collector", ping_every=0.2, replace_after=0.5)) as connection:
+                generation = connection.generation
+                proxy.freeze()
+                await eventually(lambda: connection.generation > generation and connection.connected)
 
 
 async def test_a_server_that_is_none_is_left_as_soon_as_one_answers(nats):

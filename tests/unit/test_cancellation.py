@@ -124,7 +124,18 @@ async def test_work_that_swallows_cancellations_is_left_at_its_deadline():
         await _end_stubborn()
 
 
-async def test_a_client_of_nats_that_never_closes_is_replaced(monkeypatch):
+async def _cancelled() -> None:
+    """End as a task does of which something else cancels what it waits for."""
+    raise asyncio.CancelledError
+
+
+async def test_work_that_a_library_cancels_does_not_cancel_the_task_that_waits_for_it():
+    with pytest.raises(ConnectionAbortedError):
+        await cancellation.bounded(_cancelled(), 60)
+
+
+@pytest.mark.parametrize("ends", [_stubborn, _cancelled])
+async def test_a_client_of_nats_that_never_closes_or_whose_end_is_cancelled_is_replaced(ends, monkeypatch):
     made: list[Any] = []
 
     class Client:
@@ -140,7 +151,7 @@ async def test_a_client_of_nats_that_never_closes_is_replaced(monkeypatch):
             pass
 
         async def close(self) -> None:
-            await _stubborn()
+            await ends()
 
     monkeypatch.setattr(nats_connection, "new_client", Client)
     monkeypatch.setattr(nats_connection, "CLOSE_WITHIN", 0.01)
