@@ -79,8 +79,12 @@ def cluster_sink(
         position=saved.position if saved is not None else None,
     )
     settings = rendering.of_instance(config)
-    lease.report = lambda: alive.report(hub, started_at, config.jobs.external_id_keys, settings) | sink.unwritten()
     hub.readiness["cluster"] = lambda: lease.describe() | sink.describe()
+    lease.report = lambda: {
+        **alive.report(hub, started_at, config.jobs.external_id_keys, settings),
+        **sink.unwritten(),
+        "warning": hub.readiness["cluster"]().get("error"),
+    }
     return sink
 
 

@@ -27,6 +27,7 @@ from correlator.jobs import document_parser
 from correlator.jobs.model.rows import Micros
 from correlator.jobs.model.views import PublishedJob
 from correlator.jobs.shapes import DatabaseState
+from correlator.ops import cluster_metrics
 
 log = logging.getLogger(__name__)
 
@@ -80,8 +81,23 @@ class Alive(Struct, frozen=True, kw_only=True):
     unwritten_seconds: float = 0.0
     """The age of the oldest change that the cluster has not acknowledged; `write_error`: why."""
     write_error: str | None = None
+    warning: str | None = None
+    """What is wrong with its part of the cluster, as its readiness says."""
     settings: Mapping[str, str] = {}
     """Those that a standby has to have too."""
+
+    @property
+    def is_unwritten(self) -> bool:
+        return self.unwritten_seconds >= UNWRITTEN_AFTER
+
+    def problem(self) -> str | None:
+        """Why its documents are not current, in a sentence; None if they are."""
+        if self.database != "live":
+            return self.error or "the database is not read yet"
+        if self.is_unwritten:
+            reason = self.write_error or "it is slower than the changes"
+            return f"changes of the last {self.unwritten_seconds:.0f} s are not in the cluster: {reason}"
+        return None
 
 
 def decode(payload: bytes | Raw, form: type[T], most: int = MAX_BYTES) -> T:
@@ -170,6 +186,7 @@ class Parser:
     def note(self, subject: str, error: Exception) -> None:
         """Count a message of `subject` that cannot be read."""
         self.count += 1
+        cluster_metrics.UNREADABLE.inc()
         self._last = f"{subject.encode('unicode_escape').decode()[:200]} ({' '.join(str(error).split())[:200]})"
         self._last_at = now = self._clock()
         if now - self._logged_at >= LOG_EVERY:

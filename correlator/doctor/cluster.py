@@ -115,9 +115,13 @@ def _no_streams(connection: Prober, role: str, error: Exception) -> Check:
 def judge_streams(found: Mapping[str, dict[str, Any] | None], settings: Cluster, *, gateway: bool) -> Check:
     """Judge what JetStream reports of each stream. None: there is no such stream."""
     if missing := [name for name, info in found.items() if info is None]:
-        words = "no collector has created the streams yet" if len(missing) == len(found) else "streams are missing"
-        lines = [f"missing: {', '.join(missing)}", "A collector creates them when it starts."]
-        return warning(STREAMS, words, lines, () if gateway else ["systemctl restart correlator"])
+        words = (
+            "there are no streams: none was created yet, or NATS has lost them" if len(missing) == len(found) else ""
+        )
+        lines = [f"missing: {', '.join(missing)}", "The collector that holds its lease, or starts, creates them."]
+        return warning(
+            STREAMS, words or "streams are missing", lines, () if gateway else ["systemctl restart correlator"]
+        )
     infos = {name: info for name, info in found.items() if info is not None}
     bad = [*_leaderless(infos), *_filled(infos, FULL)]
     if bad:

@@ -93,8 +93,9 @@ def judge_lease(instance: str, alive: Alive | None, ours: Mapping[str, str]) -> 
     words = f"{holder} holds the lease of {instance}"
     if not alive.renewed:
         return failure(LEASE, f"nobody holds the lease of {instance}: last renewed at {alive.seen}", [holder], fix)
-    if value.database != "live":
-        return warning(LEASE, f"{words}, and its database is {value.database}: {value.error or 'no reason given'}")
+    if problem := value.problem() or value.warning:
+        words += f", and its database is {value.database}" if value.database != "live" else ""
+        return warning(LEASE, f"{words}: {problem}", [_summary(value)])
     if found := differences(value.settings, ours):
         lines = [f"{name}: {values}" for name, values in found.items()]
         fix = [f"{name} = {value.settings[name]}" for name in found if name in value.settings]
@@ -114,22 +115,16 @@ def judge_appliances(found: list[Alive]) -> Check:
     lines = [f"{one.instance}: {_summary(one.value)}" for one in found[:20]]
     if silent:
         return warning(APPLIANCES, f"no collector is alive of {some(silent)}", lines)
-    late = [
-        f"{one.instance} (for {one.value.unwritten_seconds:.0f} s: {one.value.write_error or 'it is slow'})"
-        for one in found
-        if one.value is not None and one.value.unwritten_seconds >= received.UNWRITTEN_AFTER
-    ]
-    if late:
-        return warning(APPLIANCES, f"the cluster does not have the changes of {some(late)}", lines)
-    ill = [
-        f"{one.instance}: {one.value.error if one.value is not None else 'its alive key cannot be read'}"
-        for one in found
-        if one.value is None or one.value.database != "live"
-    ]
+    ill = [f"{one.instance}: {problem}" for one in found if (problem := _problem(one.value)) is not None]
     if ill:
-        words = f"the database of {len(ill)} of {len(found)} appliances is not read in full"
-        return warning(APPLIANCES, words, ill[:20])
-    return ok(APPLIANCES, f"{len(found)} appliances, all with a collector", lines)
+        return warning(APPLIANCES, f"{len(ill)} of {len(found)} appliances have a problem: {some(ill)}", lines)
+    versions = sorted({one.value.version for one in found if one.value is not None and one.value.version})
+    words = f"{len(found)} appliances, all with a collector"
+    return ok(APPLIANCES, f"{words}, of the versions {' and '.join(versions)}" if len(versions) > 1 else words, lines)
+
+
+def _problem(value: received.Alive | None) -> str | None:
+    return "its alive key cannot be read" if value is None else value.problem() or value.warning
 
 
 def judge_lag(metrics: str, *, gateway: bool) -> Check:

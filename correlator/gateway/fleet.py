@@ -143,7 +143,7 @@ class Fleet:
             "instance": appliance.name,
             "online": online,
             "database": alive.database if online else "down" if alive.database == "down" else "stale",
-            "error": away or appliance.error(),
+            "error": away or appliance.error() or appliance.warning(),
             "lag_seconds": round(appliance.behind(), 3),
             "unwritten_seconds": round(alive.unwritten_seconds, 3),
             "last_seen": rfc3339(appliance.last_seen),
@@ -224,6 +224,7 @@ class Fleet:
             message.subject, partial(received.document, message.payload, message.seq, instance, job_id)
         )
         if shown is None:
+            self.appliances[instance].note_unreadable()
             return
         changes[instance] += hub.published.put(shown)
         other = self.hub.published.get(job_id)

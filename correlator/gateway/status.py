@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection
 
-from correlator.cluster.received import UNWRITTEN_AFTER, Alive
+from correlator.cluster.received import REPORTED_FOR, Alive
 from correlator.jobs import document_parser
 from correlator.jobs.model.rows import Micros
 from correlator.pipeline.status import Status
@@ -36,6 +36,12 @@ class Appliance:
         self.seen: float | None = None
         self.last_seen: Micros | None = None
         self._renewed_at: float | None = None
+        self._unreadable_at = float("-inf")
+        """When a document of it came that cannot be read."""
+
+    def note_unreadable(self) -> None:
+        """A document of it cannot be read."""
+        self._unreadable_at = time.monotonic()
 
     def renewed(self, alive: Alive | None, at: Micros, age: float | None) -> None:
         """Note a value of the alive key, stored at `at`. `age`: seconds before the reading began; None: it came since.
@@ -78,24 +84,21 @@ class Appliance:
             return 0.0
         silent = 0.0 if self.online() else time.monotonic() - self.seen
         lag = self.alive.lag_seconds if self.alive.database != "live" else 0.0
-        return silent + max(lag, self.alive.unwritten_seconds if self._is_unwritten else 0.0)
+        return silent + max(lag, self.alive.unwritten_seconds if self.alive.is_unwritten else 0.0)
 
     def error(self) -> str | None:
-        """What is wrong, or None."""
+        """Why its jobs are not current, or None."""
         if (online := self.online()) is None:
             return "no sign of life of the collector has come yet"
         if not online:
             return "the collector is offline"
-        if self.alive.database != "live":
-            return self.alive.error or "the database is not read yet"
-        if self._is_unwritten:
-            reason = self.alive.write_error or "the cluster is slower than the changes"
-            return f"changes of the last {self.alive.unwritten_seconds:.0f} s are not in the cluster: {reason}"
-        return None
+        return self.alive.problem()
 
-    @property
-    def _is_unwritten(self) -> bool:
-        return self.alive.unwritten_seconds >= UNWRITTEN_AFTER
+    def warning(self) -> str | None:
+        """What else is wrong, or None."""
+        if time.monotonic() - self._unreadable_at < REPORTED_FOR:
+            return "a document of it cannot be read: an older one is shown, until its collector writes it again"
+        return self.alive.warning
 
 
 class RemoteStatus(Status):

@@ -11,6 +11,12 @@ from correlator.ops.metrics import REGISTRY, OptionalGauge
 
 CONNECTED = Gauge("correlator_cluster_connected", "1 if a NATS server is connected.", registry=REGISTRY)
 
+UNREADABLE = Counter(
+    "correlator_cluster_unreadable",
+    "Messages of the cluster that were passed over, as they cannot be read.",
+    registry=REGISTRY,
+)
+
 # -- a collector
 
 LEASE = Gauge(

@@ -300,6 +300,13 @@ async def test_two_appliances_under_one_name_never_follow_each_other_and_both_sa
         await eventually(says_so)
         assert "follow another database" in (await cluster_part(stranger))["error"]
         assert (await active.get("/health/ready"))[1]["degraded"] is True
+        async with to_nats(nats.url, role="doctor") as connection:
+
+            async def gateways_know() -> bool:
+                found = await connection.last(keys.ALIVE, keys.alive("dc1"))
+                return found is not None and "follows another database" in orjson.loads(found.data)["warning"]
+
+            await eventually(gateways_know)
         await eventually(lambda: _differs(stranger, {"jobs.max_jobs": "20000 there, 5 here"}))
         await active.kill()
         await eventually(lambda: shows(standby, job_id, "running"))

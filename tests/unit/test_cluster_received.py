@@ -19,6 +19,7 @@ from correlator.gateway.fleet import Fleet
 from correlator.gateway.ordered_consumer import Stored
 from correlator.gateway.status import Appliance
 from correlator.jobs import job_document
+from correlator.ops.metrics import REGISTRY
 from correlator.pipeline.rpc_messages import FindResult, PageParams
 from tests.support.garbage import DEEP, HEADERS, PAYLOADS
 from tests.support.job_documents import document, forecast
@@ -147,7 +148,7 @@ def test_nesting_has_a_bound_and_brackets_in_texts_do_not_count(level: int):
 
 def test_readiness_has_the_number_and_the_last_of_unreadable_messages_for_eleven_minutes():
     now = [0.0]
-    parser = Parser(lambda: now[0])
+    parser, before = Parser(lambda: now[0]), unreadable()
     assert parser.describe() == {}
     assert parser.parse("$KV.cor.dc1.job.a\udcff", lambda: received.document(b"{", 1, "dc1")) is None
     part = parser.describe()
@@ -159,6 +160,12 @@ def test_readiness_has_the_number_and_the_last_of_unreadable_messages_for_eleven
     assert "2 messages were passed over" in parser.describe()["error"]
     now[0] += REPORTED_FOR
     assert parser.describe() == {"unreadable": 2}
+    assert unreadable() == before + 2
+
+
+def unreadable() -> float:
+    """The number that a scrape gets."""
+    return REGISTRY.get_sample_value("correlator_cluster_unreadable_total") or 0.0
 
 
 def test_unreadable_messages_fill_no_log(caplog: pytest.LogCaptureFixture):

@@ -59,6 +59,7 @@ test("the health of an appliance is one word, and it is well only if all is", ()
   assert.deepEqual(words({ unwritten_seconds: 0.4 }), ["live", true]);
   assert.deepEqual(words({ database: "down" }), ["database not read", false]);
   assert.deepEqual(words({ database: "stale" }), ["database not read in full", false]);
+  assert.deepEqual(words({ error: "1 message was passed over, as unreadable" }), ["degraded", false]);
   assert.deepEqual(words({ lag_seconds: null, database: undefined }), ["live", true]);
 });
 

@@ -165,5 +165,8 @@ export function healthOf(one, now) {
   if (one.unwritten_seconds >= UNWRITTEN_AFTER) {
     return { isWell: false, word: `not written for ${brief(one.unwritten_seconds * 1000)}`, shape: "alert", tone: "warn" };
   }
+  if (one.error) {
+    return { isWell: false, word: "degraded", shape: "alert", tone: "warn" };
+  }
   return { isWell: true, word: "live", shape: "dot", tone: "good" };
 }
