@@ -10,7 +10,7 @@ from bisect import bisect_left, insort
 from collections.abc import Iterable
 from typing import TypeAlias
 
-from correlator.jobs.ids import Names
+from correlator.jobs.ids import Names, OwnIds
 from correlator.jobs.model.rows import Micros
 from correlator.jobs.model.views import AgeKey, JobView, PublishedJob, Resolved
 
@@ -82,6 +82,7 @@ class JobDirectory(ABC):
     def __init__(self) -> None:
         self.seq = 0
         self._jobs: dict[str, PublishedJob] = {}
+        self._own_ids = OwnIds(self._jobs)
         self._order = Order()
         self._external, self._contexts = Names(self._age_key), Names(self._age_key)
 
@@ -122,6 +123,10 @@ class JobDirectory(ABC):
             return Resolved(owners[0], "context_id", owners[1:])
         return Resolved(name, "legacy") if found is not None else None
 
+    def in_its_case(self, name: str) -> str:
+        """The ID of the job in memory whose ID is `name` in any case; `name` itself if there is none."""
+        return self._own_ids.of(name)
+
     def names_lead_to(self, name: str, job_id: str) -> bool:
         """True if `name` resolves to `job_id`. Cheaper than `resolve`."""
         found = self._jobs.get(name)
@@ -140,6 +145,7 @@ class JobDirectory(ABC):
         """Set a job to a newer revision. `old`: the one before, None for a new job."""
         self._jobs[new.job_id] = new
         if old is None:
+            self._own_ids.add(new.job_id)
             self._order.add(place_of(new))
         elif old.view.started_at != new.view.started_at:
             self._order.remove(place_of(old))
@@ -149,6 +155,7 @@ class JobDirectory(ABC):
         """Remove a job. Returns it; None if it was not there."""
         old = self._jobs.pop(job_id, None)
         if old is not None:
+            self._own_ids.discard(job_id)
             self._order.remove(place_of(old))
         return old
 

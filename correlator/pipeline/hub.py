@@ -247,9 +247,10 @@ class Hub(ABC):
         return (shown.view.started_at or 0) >= self.published.complete_since(self.clock())
 
     def find_now(self, name: str) -> tuple[PublishedJob, Resolved] | None:
-        """Return the job in memory that `name` names, or None. Does not query the database."""
-        resolved = self.published.resolve(name)
-        shown = self.published.get(resolved.job_id) if resolved is not None else None
+        """Return the job in memory that `name` names, its own ID in any case, or None. Does not query the database."""
+        published = self.published
+        resolved = published.resolve(name) or published.resolve(published.in_its_case(name))
+        shown = published.get(resolved.job_id) if resolved is not None else None
         return (shown, resolved) if shown is not None and resolved is not None else None
 
     async def appearance(self, name: str, within: float) -> tuple[PublishedJob, Resolved] | None:

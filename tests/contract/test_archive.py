@@ -32,6 +32,14 @@ async def test_every_id_leads_to_its_job_in_the_order_of_lookup(archive, either_
     assert await found(archive, "old-1") == ("u3", "external_id", ())
 
 
+async def test_a_job_is_found_by_its_own_id_in_any_case(mariadb_original):
+    await mariadb_original.job("u1", external_job_id="ext", started_at=at(0))
+    async with archive_of(mariadb_original) as archive:
+        assert await found(archive, "U1") == ("u1", "uuid", ())
+        assert await found(archive, "ú1") is None  # Equal for the column's collation.
+        assert await found(archive, "EXT") is None
+
+
 async def test_the_newest_job_has_an_id_that_repeats_and_the_others_are_named(archive, either_original):
     await either_original.job("u1", external_job_id="ext", started_at=at(5))
     await either_original.job("u2", metadata='{"gui_job_id":"ext"}', started_at=at(9))
@@ -106,7 +114,7 @@ async def test_what_is_no_id_leads_nowhere_however_a_collation_compares(current)
     archive, either_original = current
     await either_original.job("u1", external_job_id="ext-1", metadata='{"failover_job_id":"ext-2","vm_name":"vm"}')
     await either_original.insert("failover_jobs", job_id="old-1", vm_id="v", job_type="live", source_vm_name="pg")
-    for name in ("", "\0", "a\0", "x" * 300, "nobody", "EXT-1", "ext-1 ", "EXT-2", "OLD-1", "U1", "éxt-1", "vm", "%"):
+    for name in ("", "\0", "a\0", "x" * 300, "nobody", "EXT-1", "ext-1 ", "EXT-2", "OLD-1", "ú1", "éxt-1", "vm", "%"):
         assert await found(archive, name) is None, name
 
 

@@ -80,6 +80,14 @@ async def test_an_id_resolves_to_the_newest_job_though_memory_had_no_room_for_it
     assert (await hub.find("gui"))[0].job_id == "newer"
 
 
+def test_a_job_in_memory_is_found_by_its_own_id_in_any_case_until_it_leaves():
+    hub = hub_with(job("a1", "running", 3600, ext="gui"), job("B1", "completed", 1800, 1700), max_jobs=9)
+    assert [hub.find_now(name)[0].job_id for name in ("A1", "b1", "B1")] == ["a1", "B1", "B1"]
+    assert (hub.find_now("GUI"), hub.published.resolve("A1")) == (None, None)
+    hub.index.apply([Reading("B1", 2, None, ())], NOW)
+    assert hub.find_now("b1") is None
+
+
 async def test_a_page_of_jobs_has_those_for_which_memory_had_no_room():
     hub = hub_with(
         job("old-running-1", "running", 3600),

@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from correlator.errors import Away, SourceUnavailable
 from correlator.jobs import fold, job_view, joblog
+from correlator.jobs.ids import OwnIds
 from correlator.jobs.model.facts import Job, Reading
 from correlator.jobs.model.views import Resolved
 from correlator.jobs.sizes import Sizes
@@ -144,8 +145,8 @@ class DatabaseArchive:
         await self._log.close()
 
     async def _find(self, name: str, advance_clock: Callable[[], int]) -> Found | None:
-        if await self._jobs.ask(lambda q, s: _is_job(q, s, name)):
-            return await self._newest([name], "uuid", advance_clock)
+        if (job_id := await self._jobs.ask(lambda q, s: _own_id(q, s, name))) is not None:
+            return await self._newest([job_id], "uuid", advance_clock)
         unfinished: SourceUnavailable | None = None
         try:
             if ids := await self._lookup.find(self._jobs.ask, name):
@@ -217,8 +218,11 @@ def _place(reading: Reading) -> Place:
     return ((record.started_at if record is not None else None) or 0, reading.job_id)
 
 
-async def _is_job(queries: Queries, session: Session, name: str) -> bool:
-    return queries.schema.has("job_tracking", "id") and name in await queries.jobs_by_id(session, [name])
+async def _own_id(queries: Queries, session: Session, name: str) -> str | None:
+    """The ID of the job whose ID is `name`, also in another case where the column's collation says so."""
+    records = await queries.jobs_by_id(session, [name]) if queries.schema.has("job_tracking", "id") else {}
+    found = OwnIds(records).of(name)
+    return found if found in records else None
 
 
 async def _in_context(queries: Queries, session: Session, name: str) -> list[str]:
