@@ -2,7 +2,10 @@
 
 Problem. Thousands of connections allocate buffers between objects that stay. When they have gone, most of what they
 used is free, but glibc returns only what lies at the end of the heap: after five waves of 2,000 TLS clients, 300 MB
-stayed. What Python's own allocator holds (about 50 MB after 2,000 clients) stays, and is used again by the next ones.
+stayed. What Python's own allocator holds stays, and is used again by the next ones: after waves of 2,000 clients it has
+53 arenas of 1 MiB instead of 24 for the same 24 MB of objects, as a few objects that live on keep each of them. With
+the C library's allocator for everything (PYTHONMALLOC=malloc) 5 MB would stay instead of 30, and each new client would
+cost 20 % more CPU time.
 
 Model. The resident size is read regularly. Once it has grown, and does not grow any more, the allocator returns all
 free pages (malloc_trim). That takes about 7 ms for 140 MB, so it is done after growth only. A C library without that
