@@ -65,11 +65,12 @@ class Order:
         at = bisect_left(self._last, before) if before is not None else len(self._chunks)
         found: list[Place] = []
         if before is not None and at < len(self._chunks):
-            found = self._chunks[at][: bisect_left(self._chunks[at], before)][::-1]
+            end = bisect_left(self._chunks[at], before)
+            found = self._chunks[at][max(0, end - most) : end][::-1]
         while len(found) < most and at:
             at -= 1
-            found += self._chunks[at][::-1]
-        return found[:most]
+            found += self._chunks[at][len(found) - most :][::-1]
+        return found
 
 
 class JobDirectory(ABC):

@@ -7,10 +7,12 @@ before its next use. A document that is requested by itself evicts the oldest.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from msgspec import Struct
 
 from correlator.jobs import job_document
-from correlator.jobs.model.views import JobView, PublishedJob
+from correlator.jobs.model.views import PublishedJob
 
 CAPACITY = 128 * 1024 * 1024
 """Bytes. 20,000 jobs of 10 steps each take 56 MB."""
@@ -20,8 +22,7 @@ OVERHEAD = 300
 
 
 class _Cached(Struct, frozen=True, gc=False):
-    rev: int
-    view: JobView
+    shown: PublishedJob
     body: bytes
 
 
@@ -35,24 +36,26 @@ class Documents:
         self.size = 0
         """Bytes in use."""
 
-    def cached(self, shown: PublishedJob, *, steps: bool = True) -> bytes | None:
-        """The document of `shown` if it is in the cache, else None."""
-        view = shown.view
-        cached = self._cached.get((view.job_id, steps))
-        # A job outside memory has the current `seq` as its `rev`, so two readings of it may have the same `rev`.
-        return cached.body if cached is not None and cached.view is view and cached.rev == shown.rev else None
+    def cached(self, jobs: Iterable[PublishedJob], *, steps: bool = True) -> list[bytes | None]:
+        """For each of `jobs` its document, if it is in the cache, else None."""
+        get = self._cached.get
+        return [
+            entry.body if (entry := get((shown.view.job_id, steps))) is not None and entry.shown is shown else None
+            for shown in jobs
+        ]
 
     def encoded(self, shown: PublishedJob, *, all_jobs: bool = False, steps: bool = True) -> bytes:
         """The document of `shown` as JSON. `all_jobs`: the caller encodes all jobs in turn. `steps`: with its steps."""
-        if (cached := self.cached(shown, steps=steps)) is not None:
-            return cached
-        view, key = shown.view, (shown.view.job_id, steps)
+        key = (shown.view.job_id, steps)
+        # A job outside memory has the current `seq` as its `rev`, so two readings of it may have the same `rev`.
+        if (cached := self._cached.get(key)) is not None and cached.shown is shown:
+            return cached.body
         body = job_document.encode(job_document.document(shown) if steps else job_document.document(shown, steps=False))
         self._forget(key)
         size = len(body) + OVERHEAD
         if size > self._capacity or (all_jobs and self.size + size > self._capacity):
             return body
-        self._cached[key] = _Cached(shown.rev, view, job_document.compact(body))
+        self._cached[key] = _Cached(shown, job_document.compact(body))
         self.size += size
         while self.size > self._capacity:
             self._forget(next(iter(self._cached)))

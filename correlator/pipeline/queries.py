@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import Protocol
 
 from msgspec import Struct
@@ -56,10 +56,12 @@ class JobQuery(Struct, frozen=True):
 
 @lru_cache(256)
 def _matcher(query: JobQuery) -> Callable[[PublishedJob], bool]:
-    tests = tuple(_tests(query))
-    if len(tests) == 1:
-        return tests[0]
-    return lambda shown: all(test(shown) for test in tests)
+    tests = list(_tests(query))
+    return reduce(_both, tests) if tests else lambda _: True
+
+
+def _both(one: Callable[[PublishedJob], bool], other: Callable[[PublishedJob], bool]) -> Callable[[PublishedJob], bool]:
+    return lambda shown: one(shown) and other(shown)
 
 
 def _tests(query: JobQuery) -> Iterator[Callable[[PublishedJob], bool]]:

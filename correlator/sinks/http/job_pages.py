@@ -10,7 +10,7 @@ import asyncio
 import base64
 import binascii
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -147,14 +147,16 @@ class JobPages:
         """The response with the jobs of `page`, where it ends, and the members `more`."""
         published, documents = self._hub.published, self._hub.documents
 
-        def document(shown: PublishedJob) -> bytes:
-            if (cached := documents.cached(shown, steps=steps)) is not None:
-                return cached
-            if published.get(shown.job_id) is shown:
-                return documents.encoded(shown, all_jobs=True, steps=steps)
-            return job_document.encode(job_document.document(shown, steps=steps))
+        def bodies() -> Iterator[bytes]:
+            for shown, body in zip(page.jobs, documents.cached(page.jobs, steps=steps), strict=True):
+                if body is not None:
+                    yield body
+                elif published.get(shown.job_id) is shown:
+                    yield documents.encoded(shown, all_jobs=True, steps=steps)
+                else:
+                    yield job_document.encode(job_document.document(shown, steps=steps))
 
-        parts, cut = await encoded(map(document, page.jobs), MAX_PAGE_BYTES)
+        parts, cut = await encoded(bodies(), MAX_PAGE_BYTES)
         following = place_of(page.jobs[len(parts) - 1]) if cut else page.following
         members = {
             "next_cursor": _encode_cursor(following) if following is not None else None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
@@ -25,8 +24,8 @@ def known(request: web.Request, names: Iterable[str]) -> None:
         BadRequest: A parameter is neither in `names` nor `ticket`, or is given twice and has one value.
     """
     allowed = {*names, "ticket"}
-    for name, given in Counter(name for name, _ in request.query.items()).items():
-        if given > 1 and name not in _REPEATED:
+    for name in request.query:
+        if name not in _REPEATED and (given := len(request.query.getall(name))) > 1:
             raise BadRequest(f"{name}: given {given} times; give it once")
         if name not in allowed:
             right = ", ".join(sorted(names)) or "none"

@@ -12,6 +12,7 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import TYPE_CHECKING, cast
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -28,6 +29,9 @@ from correlator.sinks.http.static import Static
 from correlator.sinks.http.surface import Metrics, Surface
 from correlator.sinks.streaming.limits import DEFAULT, Limits
 from correlator.sinks.turns import Work
+
+if TYPE_CHECKING:
+    from aiohttp.http import StreamWriter
 
 log = logging.getLogger(__name__)
 
@@ -208,24 +212,29 @@ class HttpSink:
     async def _send(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Write a large reply part by part: its client may not read it, and its bytes count until it has."""
         response = await handler(request)
-        body = response.body if isinstance(response, web.Response) and not response.prepared else None
-        if not isinstance(body, bytes) or len(body) <= SMALL_REPLY or request.method == "HEAD":
+        if not isinstance(response, web.Response) or response.prepared or request.method == "HEAD":
             return response
-        # This class, unlike its base, sends the headers together with the first part.
-        written = web.Response(status=response.status, headers=response.headers)
-        written.headers["Content-Length"] = str(len(body))
+        body = response.body
+        if not isinstance(body, bytes) or len(body) <= SMALL_REPLY:
+            return response
+        response.headers["Content-Length"] = str(len(body))
+        response.body = None
         with self._work.replies.holding(request.remote or "", len(body)):
             try:
-                await written.prepare(request)
+                writer = cast("StreamWriter", await response.prepare(request))
                 for at in range(0, len(body), PART):
-                    async with asyncio.timeout(PART_WITHIN):
-                        await written.write(memoryview(body)[at : at + PART])
-                await written.write_eof()
+                    await writer.write(memoryview(body)[at : at + PART], drain=False)
+                    if request.protocol.writing_paused:
+                        async with asyncio.timeout(PART_WITHIN):
+                            await writer.drain()
+                await response.write_eof()
             except TimeoutError:
                 metrics.CLIENTS_CLOSED.labels("slow").inc()
                 if request.transport is not None:
                     request.transport.abort()
-        return written
+            except ConnectionError:
+                pass  # The client has gone. aiohttp would log it as an error of this program.
+        return response
 
     async def _add_headers(self, request: web.Request, response: web.StreamResponse) -> None:
         """Add the headers that every response has, also one that is written in parts, before it is sent."""
