@@ -1,4 +1,7 @@
-"""docs/cluster.md on three hosts: three NATS servers with TLS, a collector and its standby, and two gateways."""
+"""docs/cluster.md on three hosts: three NATS servers with TLS, a collector and its standby, and two gateways.
+
+Then one of the hosts is lost: a black hole, in which the connections of the others stay open.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,20 @@ from tests.support.mariadb import SCHEMA
 from tests.support.markdown import shell_blocks
 from tests.support.system import nats_wheel
 from tests.support.system.installations import Installations
-from tests.support.system.nspawn import Machine, bridged
+from tests.support.system.nspawn import Machine, bridged, lost
 from tests.support.system.service import SECRETS, account
 
 HOSTS = ("nats-1", "nats-2", "nats-3")
 WITHIN = 180.0
+
+RECOVERS_WITHIN = 60.0
+"""Seconds from the loss of a host until a gateway on another one has a new job: a leader of NATS is lost with it."""
+
 JOB = "11111111-2222-3333-4444-555555555555"
+INSERT = (
+    'mariadb migratekit_oma -e "INSERT INTO job_tracking (id, operation, job_type, status, external_job_id, started_at)'
+    " VALUES ('{job}', 'unified-live-failover', 'failover', 'running', '{name}', UTC_TIMESTAMP())\""
+)
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -49,9 +60,7 @@ def hosts(installations: Installations, tmp_path_factory: pytest.TempPathFactory
         for host in HOSTS[:2]:
             machines[host].run(
                 "mariadb -e 'CREATE DATABASE migratekit_oma'; mariadb migratekit_oma <appliance.sql;"
-                ' mariadb <grants.sql; mariadb migratekit_oma -e "INSERT INTO job_tracking'
-                " (id, operation, job_type, status, external_job_id)"
-                f" VALUES ('{JOB}', 'unified-live-failover', 'failover', 'running', 'gui-0')\""
+                f" mariadb <grants.sql; {INSERT.format(job=JOB, name='gui-0')}"
             )
         yield machines
 
@@ -67,7 +76,9 @@ def certificates_for(machine: Machine, of: Machine) -> None:
     machine.run("mkdir -p -m 700 ~/certificates; cd ~/certificates; base64 --decode | tar --extract", given=archive)
 
 
-def test_the_chapters_lead_from_nothing_to_three_servers_a_standby_and_two_gateways(hosts: dict[str, Machine]):
+@pytest.fixture(scope="module")
+def followed(hosts: dict[str, Machine]) -> dict[str, Machine]:
+    """The hosts once the chapters have been followed: the first two have collectors, the last two gateways."""
     first, second, third = hosts.values()
     certificates, server, users, collector, gateway = shell_blocks("docs/cluster.md", "Hosts of their own")
     more, switch, replicas = shell_blocks("docs/cluster.md", "From one NATS server to three")
@@ -96,18 +107,49 @@ def test_the_chapters_lead_from_nothing_to_three_servers_a_standby_and_two_gatew
     beside = gateway.replace("systemctl disable --now correlator\n", "").replace("tls://nats-1.example:4222", urls)
     follow(second, move, beside)
     eventually(lambda: shows(second))
+    return hosts
 
 
-def ready(machine: Machine) -> Any:
-    return json.loads(machine.run("curl --silent http://127.0.0.1:8686/health/ready", check=False) or "{}")
+def test_the_chapters_lead_from_nothing_to_three_servers_a_standby_and_two_gateways(followed: dict[str, Machine]):
+    first, second, third = followed.values()
+    assert (role(first), role(second, 8687)) in (("active", "standby"), ("standby", "active"))
+    eventually(lambda: shows(second) and shows(third))
 
 
-def shows(machine: Machine) -> bool:
+def test_a_host_that_is_lost_is_followed_by_its_standby_and_comes_back_as_one(followed: dict[str, Machine]):
+    """It has the active collector and one of the three NATS servers, and all connections use TLS."""
+    first, second, third = followed.values()
+    collectors = {"10.9.0.1": (first, 8686), "10.9.0.2": (second, 8687)}
+    (away,) = (address for address, one in collectors.items() if role(*one) == "active")
+    gone = collectors.pop(away)
+    ((_, left),) = collectors.items()
+    addresses = {f"10.9.0.{n}": machine for n, machine in enumerate(followed.values(), 1)}
+    with lost(addresses, away):
+        began = time.monotonic()
+        left[0].run(INSERT.format(job="lost", name="gui-lost"))
+        eventually(lambda: role(*left) == "active")
+        eventually(lambda: shows(third, "gui-lost", "lost"))
+        recovery = time.monotonic() - began
+        assert not ready(*gone)["parts"]["cluster"]["ok"]  # its own NATS server has no majority
+    eventually(lambda: (role(*gone), role(*left)) == ("standby", "active"))
+    eventually(lambda: shows(second, "gui-lost", "lost") and shows(third, "gui-lost", "lost"))
+    assert recovery < RECOVERS_WITHIN
+
+
+def ready(machine: Machine, port: int = 8686) -> Any:
+    return json.loads(machine.run(f"curl --silent http://127.0.0.1:{port}/health/ready", check=False) or "{}")
+
+
+def role(machine: Machine, port: int = 8686) -> str:
+    return str(ready(machine, port)["parts"]["cluster"]["role"])
+
+
+def shows(machine: Machine, name: str = "gui-0", job_id: str = JOB) -> bool:
     """True if the gateway of a host shows the appliance and its job."""
     found = json.loads(machine.run("curl --silent http://127.0.0.1:8686/api/v1/instances", check=False) or "{}")
     states = [(one["instance"], one["online"], one["database"]) for one in found.get("instances", ())]
-    job = json.loads(machine.run("curl --silent http://127.0.0.1:8686/api/v1/jobs/gui-0", check=False) or "{}")
-    return states == [("dc1", True, "live")] and job.get("job_id") == JOB
+    job = json.loads(machine.run(f"curl --silent http://127.0.0.1:8686/api/v1/jobs/{name}", check=False) or "{}")
+    return states == [("dc1", True, "live")] and job.get("job_id") == job_id
 
 
 def eventually(condition: Callable[[], bool]) -> None:

@@ -171,6 +171,24 @@ def bridged(machines: Mapping[str, Machine]) -> None:
         machine.run(f"ip address add {address}/24 dev lan; ip link set lan up")
 
 
+@contextlib.contextmanager
+def lost(machines: Mapping[str, Machine], address: str) -> Iterator[None]:
+    """Within this block the network of `bridged` drops, without a word, what the machine sends and what is sent to it.
+
+    It is not the last machine, which has the switch. All know the others' hardware addresses, as a router would.
+    """
+    links = {own: machine.run("cat /sys/class/net/lan/address").strip() for own, machine in machines.items()}
+    for own, machine in machines.items():
+        for other in links.keys() - {own}:
+            machine.run(f"ip neighbour replace {other} lladdr {links[other]} dev lan nud permanent")
+    number, switch = list(machines).index(address), list(machines.values())[-1]
+    switch.run(f"ip link set port{number} nomaster")
+    try:
+        yield
+    finally:
+        switch.run(f"ip link set port{number} master switch")
+
+
 def _join_network(namespace: int) -> None:
     """setns(2), which Python has from 3.12 on."""
     if ctypes.CDLL(None, use_errno=True).setns(namespace, _CLONE_NEWNET):
