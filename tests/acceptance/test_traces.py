@@ -46,12 +46,12 @@ async def test_every_job_that_ends_becomes_one_trace_over_stop_and_kill(
             assert attributes(job)["correlator.external_ids"] == ["gui-1"]
             assert [link.trace_id for link in job.links] == [uuid.UUID(parent).bytes]
 
-            async def exported() -> bool:
-                # The receiver has the trace before the daemon has its answer.
+            async def exported(traces: int) -> bool:
+                # The receiver has a trace before the daemon has its answer.
                 part = (await daemon.get("/health/ready"))[1]["parts"]["otlp"]
-                return bool(part == {"ok": True, "pending": 0, "exported": 1, "dropped": 0, "error": None})
+                return bool(part == {"ok": True, "pending": 0, "exported": traces, "dropped": 0, "error": None})
 
-            await eventually(exported)
+            await eventually(lambda: exported(1))
             assert "correlator_otlp_traces_total 1.0" in await daemon.text("/metrics")
             # While it is stopped: one job ends, another one starts and ends.
             assert await daemon.stop() == 0
@@ -63,6 +63,7 @@ async def test_every_job_that_ends_becomes_one_trace_over_stop_and_kill(
             await daemon.start()
             await arrived(receiver, parent)
             await arrived(receiver, short)
+            await eventually(lambda: exported(2))
             # After a SIGKILL.
             await daemon.saved()
             await daemon.kill()

@@ -131,9 +131,11 @@ class Daemon:
         began = clock()
 
         async def is_newer() -> bool:
+            # The age is that at some moment after `elapsed`: however late the answer comes, it is not taken for newer.
+            elapsed = clock() - began
             part = (await self.get("/health/ready"))[1]["parts"]["checkpoint"]
             ages = [part["age_seconds"], part.get("cluster_age_seconds", 0.0)]
-            return bool(part["ok"]) and all(age is not None and age < clock() - began for age in ages)
+            return bool(part["ok"]) and all(age is not None and age < elapsed - 0.001 for age in ages)
 
         await eventually(is_newer)
 
