@@ -12,7 +12,7 @@ import pytest
 from correlator.errors import SourceUnavailable
 from correlator.sources.db.sqlite import SQLiteDatabase
 from tests.support.eventually import PATIENCE
-from tests.support.source_databases import SQLiteOriginal
+from tests.support.source_databases import SQLiteOriginal, opened
 
 FOR_EVER = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT COUNT(*) FROM n"
 
@@ -25,7 +25,7 @@ def file(tmp_path):
 
 
 async def test_a_query_that_exceeds_its_timeout_ends_and_so_does_its_thread(file):
-    session = await SQLiteDatabase(file, timeout=0.2).open()
+    session = await opened(SQLiteDatabase(file, timeout=0.2))
     with pytest.raises(SourceUnavailable, match=r"no answer within 0\.2 s"):
         await session.query(FOR_EVER)
     await session.close()
@@ -66,7 +66,7 @@ async def test_what_is_no_database_is_said(tmp_path, what):
 async def test_a_file_that_is_locked_fails_in_time_and_is_read_when_it_is_free(file: Path):
     with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as writer:
         writer.execute("PRAGMA journal_mode = DELETE").close()
-        session = await SQLiteDatabase(file, timeout=0.3).open()
+        session = await opened(SQLiteDatabase(file, timeout=0.3))
         writer.execute("BEGIN EXCLUSIVE")
         with pytest.raises(SourceUnavailable):
             await session.query("SELECT COUNT(*) FROM log_events")

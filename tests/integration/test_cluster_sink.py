@@ -57,7 +57,7 @@ async def test_what_nats_refuses_is_a_problem_with_its_age_until_it_is_written(n
             assert one.sink.describe()["unwritten_seconds"] == 0.0
             await limit(one.connection, 1)
             one.change("b")
-            await eventually(lambda: one.sink.describe().get("ok") is False, within=5)
+            await eventually(lambda: one.sink.describe().get("ok") is False)
             assert "maximum bytes exceeded" in one.sink.describe()["error"]
             await eventually(lambda: one.sink.unwritten()["unwritten_seconds"] > 0.3)
             await limit(one.connection, streams.MAX_BYTES)

@@ -43,7 +43,7 @@ _given: deque[int] = deque(maxlen=500)
 def free_port() -> int:
     """A TCP port of 127.0.0.1 that nobody listens on, and that no test beside this one is given."""
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    run = int(os.environ.get("PYTEST_XDIST_TESTRUNUID", "0")[:8], 16)
+    run = int(os.environ.get("PYTEST_XDIST_TESTRUNUID", f"{os.getpid():x}")[:8], 16)
     share = PORTS[(run + worker) % SHARES :: SHARES]
     for port in random.sample(share, len(share)):
         with socket.socket() as probe:

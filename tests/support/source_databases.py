@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from correlator.backoff import Backoff
+from correlator.errors import SourceUnavailable
 from correlator.jobs.forecast.place import EndedRun
 from correlator.jobs.index import Index
 from correlator.jobs.model.persisted import Cursor
@@ -59,6 +60,19 @@ class Transaction(ABC):
 
     async def log(self, message: str, **row: Any) -> int:
         return await self.insert("log_events", **line(message, **row))
+
+
+async def opened(database: Database) -> Session:
+    """A session of a source whose deadlines are short: it is opened as soon as the machine has that much time."""
+
+    async def attempt() -> Session | None:
+        with contextlib.suppress(SourceUnavailable):
+            return await database.open()
+        return None
+
+    session = await eventually(attempt)
+    assert session is not None
+    return session
 
 
 class Original(ABC):
