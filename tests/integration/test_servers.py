@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 
 import aiomqtt
 import pymysql
@@ -10,6 +11,7 @@ import pytest
 from tests.support.eventually import PATIENCE, eventually
 from tests.support.mariadb import ROLLED_BACK, Database, MariaDB
 from tests.support.mosquitto import Mosquitto
+from tests.support.paths import REPOSITORY
 from tests.support.replay import MariaDBReplayer, expected, rolled_back
 from tests.support.servers import SHARES, ServerError, free_port
 
@@ -138,15 +140,16 @@ async def test_a_broker_with_users_refuses_others():
                 pass
 
 
-def test_a_port_is_given_once_and_to_one_process_of_a_run(monkeypatch):
-    monkeypatch.setenv("PYTEST_XDIST_TESTRUNUID", "c0ffee")
-    given = list[int]()
-    for worker in ("gw0", "gw1", "gw5"):
-        monkeypatch.setenv("PYTEST_XDIST_WORKER", worker)
-        given += [free_port() for _ in range(150)]
-    assert len(set(given)) == 450
-    assert [len({port % SHARES for port in given[n : n + 150]}) for n in (0, 150, 300)] == [1, 1, 1]
-    assert len({port % SHARES for port in given}) == 3
+async def test_a_port_is_given_once_and_to_one_process_at_a_time():
+    code = "from tests.support.servers import free_port\nfor _ in range(150): print(free_port())"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", code), cwd=REPOSITORY, stdout=asyncio.subprocess.PIPE
+    )
+    ours = {free_port() for _ in range(150)}
+    out, _ = await process.communicate()
+    theirs = {int(port) for port in out.split()}
+    assert (len(ours), len(theirs)) == (150, 150)
+    assert {port % SHARES for port in ours}.isdisjoint(port % SHARES for port in theirs)
 
 
 def test_closing_a_server_ends_its_process_and_removes_its_folder():

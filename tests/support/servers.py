@@ -5,6 +5,9 @@ and the files. All methods of a server block for a moment (MariaDB's start for a
 loop runs the program under test, call them with `asyncio.to_thread`.
 """
 
+import contextlib
+import fcntl
+import functools
 import os
 import random
 import shutil
@@ -18,7 +21,7 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, NamedTuple, Self
 
 START_SECONDS = 30.0
 STOP_SECONDS = 20.0
@@ -28,23 +31,23 @@ class ServerError(Exception):
     """A server program is missing, does not start, or does not stop."""
 
 
-SHARES = 16
 PORTS = range(15_000, 32_000)
-"""The ports for tests, and the number of shares of them: each process that runs tests beside others has one.
+"""The ports for tests.
 
 They are below the range that the kernel takes outgoing ports from: a client that keeps trying a port of that range
 while its server is down will one day be given the same port as its own, and connect to itself.
 """
 
-_given: deque[int] = deque(maxlen=500)
+SHARES = 64
+"""The number of shares of them: each process that runs tests on this machine has one, until it ends."""
+
+_given: deque[int] = deque(maxlen=200)
 """The ports given last. A server may not listen yet, or be down for a moment: nobody else gets its port then."""
 
 
 def free_port() -> int:
     """A TCP port of 127.0.0.1 that nobody listens on, and that no test beside this one is given."""
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    run = int(os.environ.get("PYTEST_XDIST_TESTRUNUID", f"{os.getpid():x}")[:8], 16)
-    share = PORTS[(run + worker) % SHARES :: SHARES]
+    share = PORTS[_share().number :: SHARES]
     for port in random.sample(share, len(share)):
         with socket.socket() as probe:
             try:
@@ -55,6 +58,27 @@ def free_port() -> int:
             _given.append(port)
             return port
     raise ServerError(f"no free port among {share}")
+
+
+class Share(NamedTuple):
+    """A share of the ports, and the file whose lock makes it that of this process."""
+
+    number: int
+    lock: IO[str]
+
+
+@functools.cache
+def _share() -> Share:
+    for number in range(SHARES):
+        with contextlib.suppress(OSError):  # another process has it, or another user's had it
+            lock = (Path(tempfile.gettempdir()) / f"correlator-ports-{number}").open("w")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                lock.close()
+                raise
+            return Share(number, lock)
+    raise ServerError(f"{SHARES} other processes run tests with servers")
 
 
 class Server(ABC):
