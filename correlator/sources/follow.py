@@ -61,7 +61,8 @@ WAITED = frozenset({Away.LOCKED, Away.SLOW, Away.NO_ANSWER})
 ANSWERED = frozenset({Away.FAILED, Away.LOCKED, Away.MISSING_GRANTS, Away.NO_CONNECTION, Away.SLOW})
 """Reasons of failed queries to which the database has answered with an error."""
 
-JOBS_TABLES = (Part.JOBS.table, Part.STEPS.table)
+LOADS = {Part.JOBS: (Part.JOBS.table, Part.STEPS.table), Part.LEGACY: (Part.LEGACY.table,)}
+"""The tables of the parts that are read as a whole."""
 
 SAMPLE_EVERY, FIRST_SAMPLE_EVERY = 600.0, 10.0
 """Seconds until the database's sample is taken again, as old jobs are deleted; the same while it has no job."""
@@ -100,12 +101,11 @@ class Follower:
     wait_for_columns: float = 60.0
     """Seconds that new rows wait for a column of the log that was read before. Then they are read without it."""
     _schema: Schema | None = None
-    _schema_mark: object = None
     _readable: set[str] = field(default_factory=lambda: set(NEEDED))
     """Tables and columns that this run has read, and those that every appliance has. If one is missing, it was lost."""
-    _loaded: dict[Part, Mapping[str, Mapping[str, str]]] = field(default_factory=dict)
-    """The parts that this run has read as a whole, each with the columns of its tables at that time. A checkpoint alone
-    may be out of date."""
+    _loaded: set[Part] = field(default_factory=set)
+    """The parts that this run has read as a whole, with the columns that their tables have. A checkpoint alone may be
+    out of date."""
     _legacy_is_past: bool = False
     """True from a first start on until failover_jobs has been read: nothing in it is news."""
     _lost_since: dict[str, float] = field(default_factory=dict)
@@ -156,7 +156,7 @@ class Follower:
             queries = await self._read_schema(session, feed)
             if self.reconcile.steps_paused.is_set():
                 self.reconcile.resume_steps()
-                self._loaded.pop(Part.JOBS, None)
+                self._loaded.discard(Part.JOBS)
             if not self.tail.started:
                 # Before the tables are read: they then cover everything that the log's past says of their jobs.
                 async with self._session(beat) as rows:
@@ -182,7 +182,7 @@ class Follower:
                     follow(Part.LEGACY, partial(self._legacy, self.legacy))
                     tasks.create_task(self.legacy.search(self.database, queries, feed), name="owners")
                 else:
-                    self._loaded.pop(Part.LEGACY, None)
+                    self._loaded.discard(Part.LEGACY)
                 tasks.create_task(self._past(queries, feed, beat), name="past")
                 tasks.create_task(self._earlier_runs(queries, feed), name="history")
                 tasks.create_task(self.tail.watch_for_reset(self.database, session), name="resets")
@@ -216,7 +216,7 @@ class Follower:
     def _part_failed(self, part: Part, error: SourceUnavailable, feed: Feed) -> None:
         feed.status.part_failed(part, error)
         if error.reason not in WAITED:
-            self._loaded.pop(part, None)
+            self._loaded.discard(part)
             self._check_now.set()
 
     # -- the parts
@@ -262,7 +262,7 @@ class Follower:
         """Follow the jobs and their steps. Once a query of the steps has failed, the jobs are followed without them."""
         async with self._session(beat) as session:
             try:
-                if self._loaded.get(Part.JOBS) != _columns_of(queries, *JOBS_TABLES):
+                if Part.JOBS not in self._loaded:
                     await self._load_jobs(queries, session, feed)
                 await self.reconcile.follow(queries, session, feed)
             except SourceUnavailable as error:
@@ -277,7 +277,7 @@ class Follower:
     async def _load_jobs(self, queries: Queries, session: Session, feed: Feed) -> None:
         await self._recognize(queries, session)
         await self.reconcile.load(queries, session, feed)
-        self._loaded[Part.JOBS] = _columns_of(queries, *JOBS_TABLES)
+        self._loaded.add(Part.JOBS)
         if not self.reconcile.steps_paused.is_set():
             feed.status.read_again(Part.STEPS)
 
@@ -290,7 +290,7 @@ class Follower:
 
     async def _legacy(self, legacy: Legacy, queries: Queries, feed: Feed, beat: Callable[[], None]) -> None:
         async with self._session(beat) as session:
-            if self._loaded.get(Part.LEGACY) != _columns_of(queries, Part.LEGACY.table):
+            if Part.LEGACY not in self._loaded:
                 await self._load_legacy(queries, session, feed)
             await legacy.follow(queries, session, feed)
 
@@ -298,7 +298,7 @@ class Follower:
         if self.legacy is not None and self.legacy.is_there(queries):
             await self.legacy.load(queries, session, feed, past=self._legacy_is_past)
             self._legacy_is_past = False
-            self._loaded[Part.LEGACY] = _columns_of(queries, Part.LEGACY.table)
+            self._loaded.add(Part.LEGACY)
             feed.status.read_again(Part.LEGACY)
 
     async def _past(self, queries: Queries, feed: Feed, beat: Callable[[], None]) -> None:
@@ -356,7 +356,6 @@ class Follower:
                 await asyncio.sleep(backoff.next())
 
     async def _read_schema(self, session: Session, feed: Feed) -> Queries:
-        mark = await self.database.schema_mark(session)  # first: of what changes in between, `_watch_schema` learns
         schema = await self.database.schema(session)
         if not schema.has("log_events", *INDISPENSABLE):
             raise SchemaError(
@@ -366,7 +365,10 @@ class Follower:
         missing, changed = schema.missing(), schema != self._schema
         if missing and (self._schema is None or missing != self._schema.missing()):
             log.warning("the database lacks %s: following the tables and columns that exist", ", ".join(missing))
-        self._schema, self._schema_mark = schema, mark
+        if self._schema is not None:  # What was away may have changed meanwhile, however soon it is back.
+            before, after = self._schema.columns, schema.columns
+            self._loaded -= {part for part, of in LOADS.items() if any(before.get(t) != after.get(t) for t in of)}
+        self._schema = schema
         lost = [name for name in missing if name in self._readable - OLDER_GENERATION]
         self._readable |= schema.readable()
         self._lost_since = {name: self._lost_since.get(name, time.monotonic()) for name in lost}
@@ -410,7 +412,7 @@ class Follower:
             self._check_now.clear()
             queries.zone = await self.database.zone(session)
             await self._give_up_columns(queries)
-            if await self.database.schema_mark(session) != self._schema_mark:
+            if await self.database.schema_mark(session) != queries.schema.mark:
                 raise SchemaChanged
             if feed.status.has_few_connections:
                 await self._count_connections(feed)
@@ -455,10 +457,6 @@ class Follower:
 
 class SchemaChanged(Exception):
     """Tables or columns have come, gone or changed: the queries have to be made again."""
-
-
-def _columns_of(queries: Queries, *tables: str) -> Mapping[str, Mapping[str, str]]:
-    return {table: queries.schema.columns.get(table, {}) for table in tables}
 
 
 def _report(error: BaseException, feed: Feed) -> None:

@@ -32,7 +32,7 @@ from tests.support import replay
 from tests.support.appliance import Appliance, now
 from tests.support.client_fold import apply_message
 from tests.support.daemon import HELLO, Daemon
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE, eventually
 from tests.support.mariadb import Database
 from tests.support.mosquitto import Mosquitto
 from tests.support.raw_http import in_sync
@@ -349,7 +349,7 @@ async def test_every_message_of_a_replay_is_as_described(
         await daemon.start()
         checked = MessageChecker(await document(daemon, "asyncapi"))
         ends = datetime.now(UTC) + timedelta(seconds=recording[-1].at)
-        async with asyncio.timeout(100), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(4 * PATIENCE), asyncio.TaskGroup() as group:
             group.create_task(from_broker(own_mosquitto.url, checked, listening))
             await listening.wait()
             group.create_task(

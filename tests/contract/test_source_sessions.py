@@ -291,7 +291,8 @@ async def test_a_revoked_right_is_noticed_while_the_tables_are_idle(mariadb_orig
         assert received._hub.readiness["tables"]()["ok"]
         await mariadb_original.run(f"REVOKE SELECT ON `{name}`.job_steps FROM correlator@'%'")
         try:
-            await eventually(lambda: received._hub.readiness["tables"]()["missing"] == ["job_steps"])
+            # So soon that it is back before the tables have been read without it.
+            await eventually(lambda: received._hub.readiness["tables"]()["missing"] == ["job_steps"], every=0.0)
         finally:
             await mariadb_original.run(f"GRANT SELECT ON `{name}`.job_steps TO correlator@'%'")
         await eventually(lambda: received._hub.readiness["tables"]()["ok"])
@@ -305,6 +306,22 @@ async def without_attrs(original: Original, received: RecordingPipeline) -> None
     await eventually(lambda: received.status.describe_tables()["missing"] == ["log_events.attrs"])
     await original.log("meanwhile", away='{"n": 2}')
     await received.receives("meanwhile")
+
+
+async def test_a_table_that_is_away_only_while_the_schema_is_read_is_noticed_soon(mariadb_original, monkeypatch):
+    read, found = MariaDBDatabase.schema, []
+    rights = f"SELECT ON `{mariadb_original.tables.name}`.job_steps"
+
+    async def schema(self, session):
+        if not found:
+            await mariadb_original.run(f"REVOKE {rights} FROM correlator@'%'")
+        found.append(await read(self, session))
+        await mariadb_original.run(f"GRANT {rights} TO correlator@'%'")
+        return found[-1]
+
+    monkeypatch.setattr(MariaDBDatabase, "schema", schema)
+    async with running_follower(mariadb_original.source(), check_every=0.1, check_lost_every=0.1):
+        await eventually(lambda: [one.has("job_steps") for one in found] == [False, True])
 
 
 async def test_rows_wait_for_a_column_and_are_read_again_once_it_is_back(mariadb_original):

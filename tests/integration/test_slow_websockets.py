@@ -16,7 +16,7 @@ from correlator.jobs.model.rows import JobRecord
 from correlator.ops import metrics
 from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.streaming.limits import Limits
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE, eventually
 from tests.support.http_listener import served
 
 NOW = time.time_ns() // 1000
@@ -49,7 +49,8 @@ def change(hub: LocalHub, text: str) -> None:
 
 
 async def test_a_frozen_websocket_is_closed_with_4508_and_one_that_answers_pings_is_not():
-    limits = Limits(too_slow_after=0.5, too_slow_with_large_buffer_after=0.5, ping_seconds=0.2, pong_within=0.5)
+    # So long that one that answers is no slow one however late this process gets its turn.
+    limits = Limits(too_slow_after=2.0, too_slow_with_large_buffer_after=2.0, ping_seconds=0.2, pong_within=PATIENCE)
     index = Index()
     index.loading = False
     hub = LocalHub(index)

@@ -67,7 +67,9 @@ class Daemon:
             self._process = await self._start([self.command, *self.arguments], log)
         if self.session is None:
             connector = aiohttp.TCPConnector(ssl=False)
-            self.session = aiohttp.ClientSession(self.url, connector=connector, timeout=aiohttp.ClientTimeout(total=70))
+            # Of silence: a stream lasts as long as it says.
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=70, sock_read=70)
+            self.session = aiohttp.ClientSession(self.url, connector=connector, timeout=timeout)
 
     async def _start(self, arguments: Sequence[str], log: IO[bytes]) -> asyncio.subprocess.Process | ForkedProcess:
         if fork_server.can_start(self._environ):

@@ -56,6 +56,7 @@ class Address:
             return False
 
 
+_SUM = "CRC32(CONCAT_WS(' ', table_name, column_name, data_type))"
 _OURS = f"table_schema = DATABASE() AND table_name IN ({', '.join(repr(table) for table in TABLES)})"
 
 
@@ -240,17 +241,16 @@ class MariaDBDatabase:
 
     async def schema(self, session: Session) -> Schema:
         rows = await session.query(
-            f"SELECT table_name, column_name, data_type FROM information_schema.columns WHERE {_OURS}"
+            f"SELECT table_name, column_name, data_type, {_SUM} FROM information_schema.columns WHERE {_OURS}"
         )
         found: dict[str, dict[str, str]] = {table: {} for table in TABLES}
-        for table, column, kind in rows:
+        for table, column, kind, _ in rows:
             found[table.lower()][column.lower()] = kind.lower()
-        return Schema(found)
+        return Schema(found, (len(rows), sum(int(row[3]) for row in rows)))
 
     async def schema_mark(self, session: Session) -> object:
         (mark,) = await session.query(
-            "SELECT COUNT(*), CAST(SUM(CRC32(CONCAT_WS(' ', table_name, column_name, data_type))) AS UNSIGNED)"
-            f" FROM information_schema.columns WHERE {_OURS}"
+            f"SELECT COUNT(*), CAST(COALESCE(SUM({_SUM}), 0) AS UNSIGNED) FROM information_schema.columns WHERE {_OURS}"
         )
         return mark
 

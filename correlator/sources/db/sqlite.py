@@ -109,10 +109,10 @@ class SQLiteDatabase:
         for table in TABLES:
             rows = await session.query(f"SELECT name, type FROM pragma_table_info('{table}')")
             found[table] = {name.lower(): kind.lower().split("(")[0] for name, kind in rows}
-        return Schema(found)
+        return Schema(found, found)
 
     async def schema_mark(self, session: Session) -> object:
-        return await self.schema(session)
+        return (await self.schema(session)).mark
 
     async def connections(self, session: Session) -> int:
         del session
