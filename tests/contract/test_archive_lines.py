@@ -87,6 +87,18 @@ async def test_a_page_back_reads_no_more_than_a_slice_and_says_where_the_next_be
     assert all(later - earlier == 10 for later, earlier in itertools.pairwise(befores))
 
 
+async def test_each_page_goes_on_however_little_time_there_is_and_however_many_ids_are_missing(original):
+    async with archive_of(original, page_within=0.0) as archive:
+        await original.job("u1", started_at=at(0))
+        last = await original.log("after many ids that no row has yet", id=15_000, job_id="u1")
+        found, after, pages = list[int](), None, 0
+        while not found and pages < 30:
+            page = await archive.lines(names(), after, 10, LineQuery())
+            found += [line.event_id for line in page.lines]
+            after, pages = page.next_after, pages + 1
+    assert found == [last]
+
+
 UNUSUAL = ("😀", "İ", "Ⱥ", "ẞ", "<", "&", "a<b>&c", "\u2028", "'", "/", '"', "ü", "日本", "\\")
 """Texts that collations compare in their own way, and that encoders of JSON escape or do not."""
 

@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, NamedTuple, Self
+from typing import Self
 
 START_SECONDS = 30.0
 STOP_SECONDS = 20.0
@@ -47,7 +47,7 @@ _given: deque[int] = deque(maxlen=200)
 
 def free_port() -> int:
     """A TCP port of 127.0.0.1 that nobody listens on, and that no test beside this one is given."""
-    share = PORTS[_share().number :: SHARES]
+    share = PORTS[_share() :: SHARES]
     for port in random.sample(share, len(share)):
         with socket.socket() as probe:
             try:
@@ -60,24 +60,18 @@ def free_port() -> int:
     raise ServerError(f"no free port among {share}")
 
 
-class Share(NamedTuple):
-    """A share of the ports, and the file whose lock makes it that of this process."""
-
-    number: int
-    lock: IO[str]
-
-
 @functools.cache
-def _share() -> Share:
+def _share() -> int:
+    """The number of this process's share. The lock of a file makes it its own, until it ends and the file is closed."""
     for number in range(SHARES):
         with contextlib.suppress(OSError):  # another process has it, or another user's had it
-            lock = (Path(tempfile.gettempdir()) / f"correlator-ports-{number}").open("w")
+            lock = os.open(Path(tempfile.gettempdir()) / f"correlator-ports-{number}", os.O_RDWR | os.O_CREAT, 0o600)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                lock.close()
+                os.close(lock)
                 raise
-            return Share(number, lock)
+            return number
     raise ServerError(f"{SHARES} other processes run tests with servers")
 
 

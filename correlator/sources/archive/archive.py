@@ -122,12 +122,15 @@ class DatabaseArchive:
         return JobsPage(readings, part.down_to, part.rows)
 
     async def lines(self, names: JobNames, after: str | int | None, limit: int, query: LineQuery) -> LinesPage:
-        """At most `limit` lines; fewer if they are large or finding them takes too long."""
+        """At most `limit` lines; fewer if they are large or finding them takes too long.
+
+        Each page reads some new ids: what was missing is read again whether there is time or not, as it comes first.
+        """
         start = pages.decode(after) if isinstance(after, str) else after
         reader = lines.Reader(Collector(names, limit, query, self._keys), self._log_slices)
         budget = Budget(self._page_within)
         place = await self._log.ask(partial(reader.begin, start))
-        while not reader.full and budget.allows():
+        while not reader.full and (reader.revisits or budget.allows()):
             place = await self._log.ask(partial(reader.step, place))
         return reader.page(place)
 

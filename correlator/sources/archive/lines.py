@@ -51,6 +51,11 @@ class Reader:
         """True if the page is full, or there is nothing more to read now."""
         return self._collector.full
 
+    @property
+    def revisits(self) -> bool:
+        """True if the next step reads ids that were missing before. At most `MAX_SPAN` / `SPAN` steps do."""
+        return bool(self._to_revisit)
+
     async def begin(self, place: Place | int | None, queries: Queries, session: Session) -> Place:
         """Find the range of ids to read, and return the place to start from. `place`: a number is the first id."""
         names, head = await _prepared(self._collector, queries, session)
@@ -97,7 +102,8 @@ class Reader:
 
     async def _revisit(self, place: Place, queries: Queries, session: Session) -> Place:
         first = self._to_revisit[0]
-        span = [i for i in self._to_revisit[:SPAN] if i < first + SPAN]
+        # At most SPAN ids between the missing ones: of an empty range, however long it is, one query.
+        span = [i for number, i in enumerate(self._to_revisit) if i - first - number < SPAN]
         there = sorted(set(span).intersection(await queries.ids_in(session, [(first, span[-1])])))
         seen_to = span[-1]
         read_ids: list[int] = []
