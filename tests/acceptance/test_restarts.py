@@ -21,7 +21,7 @@ from correlator.jobs.model.rows import JobRecord, StepRecord
 from correlator.pipeline.checkpoint import Changes, Checkpoint
 from tests.support.appliance import Appliance, connected
 from tests.support.daemon import HELLO, Daemon
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE, eventually
 from tests.support.expected_jobs import differences
 from tests.support.listener import Listener
 from tests.support.mariadb import Database, MariaDB
@@ -113,7 +113,7 @@ async def test_twenty_thousand_jobs_are_served_soon_after_a_start_without_a_data
         yardstick.append(await asyncio.to_thread(interpreter))
         running = Daemon(tmp_path, database__url=url)
         try:
-            await running.start()
+            await running.start(within=2 * PATIENCE)
             known = await running.job("gui-" + ids[-1])
             took.append(processor_seconds(running.pid))
             assert (known["job_id"], known["status"], len(known["steps"])) == (ids[-1], "completed", 8)

@@ -17,7 +17,7 @@ from correlator.sinks.cluster import epoch
 from correlator.sinks.cluster.dirty_keys import DirtyKeys
 from correlator.sinks.cluster.repair import Repair
 from tests.support.cluster_harness import NOW, collector, documents, epoch_of, events, last_seq, read_stream, reading
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE, eventually
 
 
 def position(one):
@@ -86,7 +86,7 @@ async def test_twenty_thousand_jobs_are_written_and_changes_do_not_wait_for_them
             one.change("new")
             await eventually(lambda: documents_has(one, "new"), every=0.001)
             assert one.sink.describe()["pending"] > 0
-            await eventually(lambda: one.sink.describe()["pending"] == 0)
+            await eventually(lambda: one.sink.describe()["pending"] == 0, within=3 * PATIENCE)
             await one.equal()
 
 
