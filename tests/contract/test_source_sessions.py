@@ -13,7 +13,7 @@ from correlator.errors import Away, SourceUnavailable
 from correlator.jobs.model.persisted import Cursor
 from correlator.pipeline.source_status import Part
 from correlator.sources.db.mariadb import Address, MariaDBDatabase, MariaDBSession
-from correlator.sources.db.session import TABLES
+from correlator.sources.db.session import TABLES, Schema
 from correlator.sources.log import tail as tail_module
 from tests.support.eventually import PATIENCE, eventually
 from tests.support.servers import free_port
@@ -309,7 +309,7 @@ async def without_attrs(original: Original, received: RecordingPipeline) -> None
 
 
 async def test_a_table_that_is_away_only_while_the_schema_is_read_is_noticed_soon(mariadb_original, monkeypatch):
-    read, found = MariaDBDatabase.schema, []
+    read, found = MariaDBDatabase.schema, list[Schema]()
     rights = f"SELECT ON `{mariadb_original.tables.name}`.job_steps"
 
     async def schema(self, session):
