@@ -12,7 +12,7 @@ from correlator.cluster import keys
 from correlator.cluster.batches import Fence
 from correlator.cluster.errors import Fenced, Unacknowledged
 from correlator.jobs.model.persisted import Cursor
-from correlator.pipeline.stream_checkpoint import StreamCheckpoint
+from correlator.pipeline.stream_checkpoint import StreamCheckpoint, StreamCopy
 from correlator.sinks.cluster.event_writer import EventWriter
 from correlator.sinks.cluster.pending_events import PendingEvent, PendingEvents
 from tests.support.lease_servers import LONG_AGO, OWNER, Servers
@@ -88,7 +88,7 @@ async def test_a_row_that_another_server_knows_to_be_removed_is_not_read(servers
             newest = str(servers.values[subject][0] if value == ME else seq)
             yield SimpleNamespace(headers={"Nats-Subject": subject, "Nats-Sequence": newest}, data=value)
 
-    monkeypatch.setattr(StreamCheckpoint, "_read", read)
+    monkeypatch.setattr(StreamCopy, "_messages", read)
     found: list[Any] = []
 
     async def decoded(rows):
