@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -234,7 +235,7 @@ async def test_an_unknown_certificate_and_a_client_without_one_are_refused(
         await asyncio.wait({task})
 
 
-def test_the_configuration_of_three_nodes_is_valid_with_the_name_of_the_host(deployed: DeployedNats, tmp_path: Path):
+def test_the_configuration_of_three_nodes_is_valid_with_the_names_of_the_host(deployed: DeployedNats, tmp_path: Path):
     for file in (DEPLOY / "nats").glob("*.conf"):
         text = file.read_text()
         (tmp_path / file.name).write_text(text)
@@ -246,10 +247,13 @@ def test_the_configuration_of_three_nodes_is_valid_with_the_name_of_the_host(dep
     file = tmp_path / "three-nodes.conf"
     file.write_text(rewritten(file.read_text(), places))
     command = [PROGRAM, "-t", "-c", str(file)]
-    ended = subprocess.run(command, env={"NATS_NAME": "nats-2"}, capture_output=True, text=True, check=False)
+    names = {"NATS_NAME": "nats-2", "NATS_HOST": "nats-2.example"}
+    ended = subprocess.run(command, env=names, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
-    without = subprocess.run(command, env={}, capture_output=True, text=True, check=False)
-    assert "NATS_NAME" in without.stderr
+    for name in names:
+        others = {other: value for other, value in names.items() if other != name}
+        without = subprocess.run(command, env=others, capture_output=True, text=True, check=False)
+        assert name in without.stderr
 
 
 async def test_three_nodes_keep_each_stream_three_times_and_one_may_be_lost():
@@ -277,6 +281,13 @@ async def test_three_nodes_keep_each_stream_three_times_and_one_may_be_lost():
                     return False
 
             await eventually(written)
+            await asyncio.to_thread(nodes[2].start)
+            await eventually(lambda: all(node.healthy() for node in nodes))
+        for node in nodes:
+            # No server got an address that is not in the certificate.
+            assert "handshake error" not in (node.folder / "log").read_text()
+            with socket.create_connection(("127.0.0.1", node.port)) as client:
+                assert b"connect_urls" not in client.recv(4096)
 
 
 @pytest.mark.parametrize("name", ["nats-server.conf", "three-nodes.conf"])

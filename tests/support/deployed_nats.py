@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import urllib.error
 import urllib.request
@@ -85,22 +86,35 @@ class DeployedNats(Nats):
 
 
 class DeployedNode(DeployedNats):
-    """One of three servers of `deploy/nats/three-nodes.conf`. `routes`: the ports between the three, in their order."""
+    """One of three servers of `deploy/nats/three-nodes.conf`. `routes`: the ports between the three, in their order.
+
+    To each other the servers have the names of the file, which only they can resolve, with a certificate for each.
+    """
 
     def __init__(self, number: int, routes: Sequence[int], certificates: Certificates | None = None) -> None:
         super().__init__()
         self.number, self.routes = number, routes
         self.certificates = certificates or self.certificates
+        self.host = f"nats-{number}.example"
+        self.certificates.make(self.host, f"DNS:{self.host}")
 
     def _prepare(self) -> Sequence[str]:
         self._files()
-        places = dict(self._places())
-        places["0.0.0.0:6222"] = f"127.0.0.1:{self.routes[self.number - 1]}"
-        for number, port in enumerate(self.routes, 1):
-            places[f"nats-{number}.example:6222"] = f"127.0.0.1:{port}"
+        hosts = [f"nats-{number}.example" for number in (1, 2, 3)]
+        (self.folder / "hosts").write_text(f"127.0.0.1 localhost {' '.join(hosts)}\n")
+        between = {
+            "0.0.0.0:6222": f"127.0.0.1:{self.routes[self.number - 1]}",
+            CERTIFICATE: str(self.certificates.cert(self.host)),
+            KEY: str(self.certificates.key(self.host)),
+        }
+        between |= {f"{host}:6222": f"{host}:{port}" for host, port in zip(hosts, self.routes, strict=True)}
         configuration = self.folder / "three-nodes.conf"
-        configuration.write_text(rewritten(configuration.read_text(), places))
-        return ["env", f"NATS_NAME=nats-{self.number}", PROGRAM, "-c", str(configuration)]
+        clients, begin, servers = configuration.read_text().partition("\ncluster {")
+        configuration.write_text(rewritten(clients + begin + rewritten(servers, between), self._places()))
+        names = [f"NATS_NAME=nats-{self.number}", f"NATS_HOST={self.host}"]
+        own_mounts = ["unshare", "--mount", *(["--map-root-user"] if os.geteuid() else []), "--"]
+        with_hosts = ["sh", "-c", 'mount --bind hosts /etc/hosts && exec "$@"', "sh"]
+        return [*own_mounts, *with_hosts, "env", *names, PROGRAM, "-c", str(configuration)]
 
     def healthy(self) -> bool:
         """True if JetStream works: a majority of the three runs."""
