@@ -17,14 +17,16 @@ from tests.support import garbage
 from tests.support.bulk_rows import year_of_jobs
 from tests.support.cluster import connected
 from tests.support.collectors import has_role, is_active
+from tests.support.earlier_build import earlier_build
 from tests.support.eventually import eventually
 from tests.support.faketime import environment, needs_faketime
 from tests.support.faults.cluster_run import ClusterRun, cluster_run
+from tests.support.faults.watchers import WebsocketWatcher
 from tests.support.gateways import gateway_process
 from tests.support.mariadb import Database, MariaDB
 from tests.support.nats import Nats, NatsCluster, three_servers
 from tests.support.stream_clients import CheckedWebsocket, closing
-from tests.support.subscriptions import Wanted, plain
+from tests.support.subscriptions import Wanted, documents, plain
 from tests.support.yardstick import interpreter
 
 JOBS = 20_000
@@ -191,6 +193,40 @@ async def test_active_collector_killed_and_suspended_past_its_takeover(
             await run.goes_on()
         await run.verdict("collector: killed, and suspended past its takeover", max(recoveries))
         assert len(run.watcher.lines) > 200
+
+
+async def test_collectors_and_gateways_of_this_version_and_an_earlier_one(
+    database: Database, nats_cluster: NatsCluster, tmp_path: Path
+):
+    """Each collector takes over from the other one, and goes on where that one stopped."""
+    earlier = await asyncio.to_thread(earlier_build, tmp_path / "earlier")
+    async with (
+        cluster_run(tmp_path, database, nats_cluster, environs=(earlier, None)) as run,
+        gateway_process(tmp_path / "earlier-gateway", nats_cluster.url, **earlier) as gateway,
+        WebsocketWatcher(gateway.url) as watcher,
+    ):
+        recoveries = []
+        async with run.traffic.running():
+            for one, other in ((run.active, run.standby), (run.standby, run.active)):
+                await run.goes_on()
+                assert await has_role(one, "active")
+                await one.kill()
+                recoveries.append(await run.recovered())
+                assert await has_role(other, "active")
+                await one.start(ready=False)
+                await eventually(lambda: has_role(one, "standby"))  # noqa: B023
+            await run.goes_on()
+        await run.verdict("two versions, the active of each killed in turn", max(recoveries))
+
+        async def are_equal() -> bool:
+            shown = await documents(run.gateway)
+            assert await documents(gateway) == shown
+            assert plain(watcher.jobs) == plain(shown)
+            return True
+
+        await eventually(are_equal)
+        assert watcher.twice == 0
+        assert "Traceback" not in await asyncio.to_thread(gateway.log)
 
 
 async def appliances(run: ClusterRun) -> Any:
