@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -13,22 +14,31 @@ import pytest
 from tests.support.paths import REPOSITORY
 
 COMMIT = "099a7c1bed53b005caf84b292b8909ac3f25c785"
-"""The earlier state. Name a later one when the forms of messages or of the checkpoint change on purpose."""
+"""The earlier state. Name a later one if it no longer works beside this one, and no release promises that it does."""
 
 
-def earlier_build(folder: Path) -> Mapping[str, str]:
-    """Write the earlier program into `folder`; the environment in which Python runs it. Skips without the history."""
-    archive = subprocess.run(
-        ["git", "archive", COMMIT, "correlator"], cwd=REPOSITORY, capture_output=True, check=False, timeout=60
-    )
+@dataclass(frozen=True)
+class EarlierBuild:
+    """`environ`: with it, Python runs the earlier program. `form`: the version of its checkpoint."""
+
+    environ: Mapping[str, str]
+    form: int
+
+
+def earlier_build(folder: Path) -> EarlierBuild:
+    """Write the earlier program into `folder`, which does not exist yet. Skips the test without the history."""
+    command = ["git", "archive", COMMIT, "correlator"]
+    archive = subprocess.run(command, cwd=REPOSITORY, capture_output=True, check=False, timeout=60)
     if archive.returncode != 0:
         pytest.skip(f"this checkout has no history with the commit {COMMIT[:7]}")
     folder.mkdir()
     subprocess.run(["tar", "--extract"], cwd=folder, input=archive.stdout, check=True, timeout=60)
     environ = {"PYTHONPATH": str(folder), "PYTHONSAFEPATH": "1"}  # The folder in which it starts has this version.
-    command = [sys.executable, "-c", "import correlator; print(correlator.__file__)"]
+    script = "from correlator.pipeline import checkpoint as c; print(c.VERSION, c.__file__)"
+    command = [sys.executable, "-c", script]
     used = subprocess.run(
         command, cwd=REPOSITORY, env=os.environ | environ, capture_output=True, text=True, check=True, timeout=60
     )
-    assert used.stdout.strip() == str(folder / "correlator" / "__init__.py")
-    return environ
+    form, file = used.stdout.split(maxsplit=1)
+    assert Path(file.strip()).is_relative_to(folder)
+    return EarlierBuild(environ, int(form))

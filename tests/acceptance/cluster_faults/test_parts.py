@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from correlator.cluster import keys, streams
+from correlator.pipeline import checkpoint
 from tests.support import garbage
 from tests.support.bulk_rows import year_of_jobs
 from tests.support.cluster import connected
@@ -198,11 +200,11 @@ async def test_active_collector_killed_and_suspended_past_its_takeover(
 async def test_collectors_and_gateways_of_this_version_and_an_earlier_one(
     database: Database, nats_cluster: NatsCluster, tmp_path: Path
 ):
-    """Each collector takes over from the other one, and goes on where that one stopped."""
+    """Each takes over from the other one and goes on from its checkpoint, or says that this has another form."""
     earlier = await asyncio.to_thread(earlier_build, tmp_path / "earlier")
     async with (
-        cluster_run(tmp_path, database, nats_cluster, environs=(earlier, None)) as run,
-        gateway_process(tmp_path / "earlier-gateway", nats_cluster.url, **earlier) as gateway,
+        cluster_run(tmp_path, database, nats_cluster, environs=(earlier.environ, None)) as run,
+        gateway_process(tmp_path / "earlier-gateway", nats_cluster.url, **earlier.environ) as gateway,
         WebsocketWatcher(gateway.url) as watcher,
     ):
         recoveries = []
@@ -227,6 +229,11 @@ async def test_collectors_and_gateways_of_this_version_and_an_earlier_one(
         await eventually(are_equal)
         assert watcher.twice == 0
         assert "Traceback" not in await asyncio.to_thread(gateway.log)
+        for one in (run.active, run.standby):
+            afresh = re.search(
+                r"(all is read from the tables|everything is read again)", await asyncio.to_thread(one.log)
+            )
+            assert (afresh is not None) == (earlier.form != checkpoint.VERSION), afresh
 
 
 async def appliances(run: ClusterRun) -> Any:
