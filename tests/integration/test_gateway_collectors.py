@@ -10,8 +10,9 @@ from typing import Any
 import aiohttp
 import orjson
 
+from correlator.cluster import keys
 from correlator.jobs import job_document
-from tests.support.cluster_harness import Collector, collector
+from tests.support.cluster_harness import Collector, collector, epoch_of
 from tests.support.eventually import eventually
 from tests.support.gateways import Follower, RunningGateway, running
 from tests.support.streams_harness import RandomIndex
@@ -105,6 +106,30 @@ async def test_clients_of_all_gateways_end_with_the_documents_of_all_collectors(
             assert of_first == of_second
             async with running(nats.url) as later, Follower().connected(later.url) as client:
                 assert {i: d["rev"] for i, d in client.jobs.items()} == of_first
+
+
+async def test_an_epoch_key_that_is_deleted_is_written_again_and_every_gateway_follows(nats):
+    """As `nats kv del`, `nats kv purge` and `nats stream purge` delete it."""
+    options = {"epoch_checked_every": 0.1}
+    async with collector(nats, timings=options) as one, one.writing(), running(nats.url) as first:
+
+        async def serves(gateway: RunningGateway, earlier: set[str | None]) -> bool:
+            epoch, read = await epoch_of(one.connection), gateway.gateway.fleet.hub.epoch
+            return epoch not in earlier and epoch == read and await listed(gateway) == due([one])
+
+        epochs: set[str | None] = {None, ""}
+        for headers in ({"KV-Operation": "DEL"}, {"KV-Operation": "PURGE", "Nats-Rollup": "sub"}, None):
+            one.change("a")
+            await eventually(partial(serves, first, set(epochs)))
+            epochs.add(await epoch_of(one.connection))
+            if headers is not None:
+                await one.connection.publish(keys.EPOCH, b"", headers=headers)
+            else:
+                await one.connection.api(f"STREAM.PURGE.{keys.STATE}", {"filter": keys.EPOCH})
+            await eventually(partial(serves, first, epochs))
+            async with running(nats.url) as later:
+                assert await serves(later, epochs)
+        assert f"the last one on {keys.EPOCH} " in one.connection.parser.describe()["error"]  # as in readiness
 
 
 async def test_every_log_line_of_a_collector_reaches_a_client_of_a_gateway_once(nats):
