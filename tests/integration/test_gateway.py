@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 import aiohttp
 import orjson
 from msgspec.structs import replace
 
-from correlator.cluster import keys, received
+from correlator.cluster import keys, received, streams
 from correlator.gateway.hub import NOT_READ
 from correlator.jobs import job_document
 from correlator.sinks.streaming.sessions import BEHIND
@@ -16,6 +17,7 @@ from tests.support.cluster import connected
 from tests.support.eventually import PATIENCE, eventually
 from tests.support.gateways import Follower, Refused, running
 from tests.support.job_documents import document, forecast
+from tests.support.markdown import read
 from tests.support.stream_writer import AT, StreamWriter, job
 from tests.support.stuck_proxy import StuckProxy
 from tests.support.subscriptions import plain
@@ -178,11 +180,14 @@ async def test_before_the_stream_was_read_nothing_is_said_of_any_job(nats):
         assert (await gateway.get("/i/dc9/api/v1/jobs"))[0] == 404
 
 
-async def test_an_appliance_whose_keys_were_deleted_leaves_the_fleet_and_may_come_back(nats):
+async def test_the_steps_of_a_removal_leave_nothing_of_an_appliance_which_may_come_back(nats):
+    steps = read("docs/cluster.md").partition("### Remove an appliance")[2].partition("\n## ")[0]
     async with connected(nats.url) as connection:
         dc1, dc2 = await writer(connection), await writer(connection, "dc2")
         await dc1.put(job("a"))
         await dc2.put(job("b"))
+        await dc2.event("job.late", "b")
+        await connection.request(keys.checkpoint("dc2", "state"), b"1")
         async with running(nats.url) as gateway:
 
             async def names():
@@ -194,9 +199,13 @@ async def test_an_appliance_whose_keys_were_deleted_leaves_the_fleet_and_may_com
             await eventually(lambda: gateway.gateway.fleet.appliances["dc2"].online() is False)
             client = Follower()
             async with client.connected(gateway.url):
-                # What docs/cluster.md has the tool of NATS do.
-                for stream, subject in ((keys.STATE, "$KV.cor.dc2.>"), (keys.ALIVE, keys.alive("dc2"))):
+                # The tool of NATS is not here: its requests are sent.
+                for stream, subject in re.findall(r"`nats stream purge (\S+) --subject '(\S+)' --force`", steps):
                     await connection.api(f"STREAM.PURGE.{stream}", {"filter": subject})
+                for stream in streams.wanted(1):
+                    info = await connection.api(f"STREAM.INFO.{stream}", {"subjects_filter": ">"})
+                    assert not [s for s in info["state"].get("subjects") or () if "dc2" in s]
+                assert "`nats pub '$KV.cor.epoch' \"$(date +%s)\"`" in steps
                 await dc1.set_epoch("epoch-2")
 
                 async def gone():
