@@ -341,7 +341,8 @@ async def test_nothing_waits_for_the_cluster_which_gets_what_was_saved_meanwhile
     assert saver.describe()["cluster_age_seconds"] is not None
     stream.error = ClusterUnavailable("away")
     await saver.finish()
-    assert "away" in saver.describe()["error"]
+    assert not saver.describe()["ok"]
+    assert saver.describe()["error"] == "the checkpoint cannot be written to the cluster: away"
     stream.error = None
     index.apply([Reading("job3", index.advance_clock(), JobRecord("job3", status="running", started_at=NOW))], NOW)
     stream.everything = True

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -16,9 +17,12 @@ from pathlib import Path
 
 import pytest
 
-from correlator.cluster import keys
+from correlator.cluster import keys, streams
+from correlator.cluster.connection import Connection
+from correlator.cluster.errors import ClusterUnavailable
 from tests.support.cluster import connected
 from tests.support.collectors import has_role
+from tests.support.daemon import correlator
 from tests.support.eventually import eventually
 from tests.support.faults.cluster_run import cluster_run, takeovers
 from tests.support.mariadb import Database
@@ -61,6 +65,36 @@ async def test_each_server_killed_in_turn(database: Database, nats_cluster: Nats
                 await asyncio.to_thread(server.start)
                 await asyncio.to_thread(nats_cluster.wait)
         await run.verdict("NATS: each server killed in turn", max(recoveries))
+
+
+async def test_two_servers_of_three_killed(database: Database, nats_cluster: NatsCluster, tmp_path: Path):
+    """Nothing can be written, and all say so: the collector, its doctor, and the gateway."""
+    async with cluster_run(tmp_path, database, nats_cluster) as run:
+        async with run.traffic.running():
+            await run.goes_on()
+            for server in nats_cluster.servers[1:]:
+                await asyncio.to_thread(server.kill)
+
+            async def is_reported() -> bool:
+                parts = (await run.active.get("/health/ready"))[1]["parts"]
+                assert not parts["cluster"]["ok"]
+                assert str(parts["checkpoint"]["error"]).startswith("the checkpoint cannot be written to the cluster: ")
+                return bool((await run.gateway.get("/health/ready"))[1]["parts"]["database"]["state"] == "stale")
+
+            await eventually(is_reported)
+            async with connected(nats_cluster.servers[0].url, role="doctor") as connection:
+                await eventually(lambda: is_without_leader(connection))
+            _, said, _ = await correlator(run.active, "doctor")
+            assert f"{keys.STATE} has no leader" in said
+            assert "checkpoint: the checkpoint cannot be written to the cluster: " in said
+            assert not re.search(r"NATS refuses \d", said), "as if permissions were missing"
+            for server in nats_cluster.servers[1:]:
+                await asyncio.to_thread(server.start)
+            recovery = await run.recovered()
+            await run.goes_on()
+        await run.verdict("NATS: two of three killed", recovery)
+        await run.active.saved()  # It is the active one still, and reports no failure of its checkpoint.
+        assert await takeovers(run) == 1
 
 
 async def test_each_server_frozen_in_turn_as_the_active_collector_is_killed(
@@ -195,6 +229,13 @@ async def test_store_lost_with_a_standby(database: Database, nats: Nats, tmp_pat
         assert not again
         assert await has_role(run.active, "active")
         assert await takeovers(run) == 1
+
+
+async def is_without_leader(connection: Connection) -> bool:
+    """True if the stream of documents answers that no server leads it."""
+    with contextlib.suppress(ClusterUnavailable):
+        return not ((await streams.info(connection, keys.STATE)) or {})["cluster"].get("leader")
+    return False
 
 
 def signalled(server: Nats, name: str) -> None:
