@@ -115,6 +115,7 @@ class LegacyJobs:
     def _drop(self, job_id: str) -> LegacyRecord | None:
         row = self._rows.pop(job_id, None)
         self._past.discard(job_id)
+        self._published.await_no_longer(job_id)
         if row is not None:
             self._changed[job_id] = None
         return row
@@ -133,6 +134,7 @@ class LegacyJobs:
     def _settle(self, row: LegacyRecord, now: Micros, out: Outcome, restored: PersistedJob | None = None) -> None:
         """Publish a row if it is certain that no JobLog job has its ID, else withdraw it."""
         job_id = row.job_id
+        self._published.await_no_longer(job_id)
         if job_id in self._facts:
             return
         view = job_view.legacy_view(row)
@@ -146,5 +148,7 @@ class LegacyJobs:
             self._past.discard(job_id)
             self._published.show(view, row.updated_at or row.created_at or 0, now, shown, restored=restored)
             out.add(shown)
-        elif out.past:
-            self._past.add(job_id)
+        else:
+            self._published.await_legacy(job_id, view.started_at or 0)
+            if out.past:
+                self._past.add(job_id)

@@ -74,6 +74,9 @@ class PublishedJobs(JobDirectory):
         """The newest time of a job that was published, in microseconds. The present, if that is earlier."""
         self.newest_removed: Micros = 0
         """The newest start of a job that left memory, or for which it had no room."""
+        self._awaited: set[str] = set()
+        self._newest_awaited: Micros = -1
+        """Legacy rows of which it is not known yet whether a JobLog job has their ID, and the newest start of one."""
 
     # -- reading
 
@@ -83,7 +86,7 @@ class PublishedJobs(JobDirectory):
 
     def complete_since(self, now: Micros) -> Micros:
         """All jobs that started at or after this time are in memory; `max_jobs` may have removed older ones."""
-        return max(now - self.retention, self.newest_removed + 1)
+        return max(now - self.retention, self.newest_removed + 1, self._newest_awaited + 1)
 
     def has_expired(self, view: JobView, now: Micros) -> bool:
         return view.terminal and ended_at(view) <= now - self.retention
@@ -105,6 +108,16 @@ class PublishedJobs(JobDirectory):
     def leave_out(self, started_at: Micros) -> None:
         """Note that memory may lack jobs that started at this time or before."""
         self.newest_removed = max(self.newest_removed, started_at)
+
+    def await_legacy(self, job_id: str, started_at: Micros) -> None:
+        """Note a legacy row that is published once it is certain that no JobLog job has its ID."""
+        self._awaited.add(job_id)
+        self._newest_awaited = max(self._newest_awaited, started_at)
+
+    def await_no_longer(self, job_id: str) -> None:
+        self._awaited.discard(job_id)
+        if not self._awaited:
+            self._newest_awaited = -1
 
     def mark_incomplete(self, job_id: str) -> None:
         self.incomplete[job_id] = None

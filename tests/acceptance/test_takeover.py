@@ -304,7 +304,7 @@ async def test_two_appliances_under_one_name_never_follow_each_other_and_both_sa
 
             async def gateways_know() -> bool:
                 found = await connection.last(keys.ALIVE, keys.alive("dc1"))
-                return found is not None and "follows another database" in orjson.loads(found.data)["warning"]
+                return found is not None and "follows another database" in (orjson.loads(found.data)["warning"] or "")
 
             await eventually(gateways_know)
         await eventually(lambda: _differs(stranger, {"jobs.max_jobs": "20000 there, 5 here"}))

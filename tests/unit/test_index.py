@@ -342,10 +342,13 @@ def test_a_legacy_row_whose_id_a_joblog_job_has_is_not_shown_apart():
 
 def test_a_legacy_row_is_published_only_when_the_tables_show_that_no_job_owns_it():
     index, row = live(), replace(LEGACY, apart=False)
+    before = index.published.complete_since(NOW)
     assert index.apply_legacy([row], [], NOW).changes == []
     assert index.known.is_undecided(row)
+    assert before < row.created_at < index.published.complete_since(NOW), "a list without the tables would miss it"
     assert changes(index.decide_legacy([], ["ext"], NOW)) == [("ext", "running", None)]
     assert not index.known.is_undecided(row)
+    assert index.published.complete_since(NOW) == before
 
 
 def test_a_legacy_row_with_an_owner_in_the_tables_is_never_published_nor_queried_again():

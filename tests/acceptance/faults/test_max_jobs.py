@@ -13,6 +13,7 @@ import aiomqtt
 import orjson
 import pytest
 
+from correlator.sources.tables.reconcile import ROUND
 from tests.support.bulk_rows import fill
 from tests.support.daemon import Daemon
 from tests.support.mariadb import Database, MariaDB
@@ -125,8 +126,9 @@ async def rests(
         while True:  # A first start still reads the past.
             count, began, used = messages.count, await rows_sent(database), processor_seconds(daemon.pid)
             await asyncio.sleep(seconds)
-            # Each job has a step, and ten polls a second read little.
-            if await rows_sent(database) - began <= 2 * READINGS * running + 100 * seconds:
+            # Each job has a step, ended ones are read once a round, and ten polls a second read little.
+            ended = 3 * len(ids) / ROUND
+            if await rows_sent(database) - began <= 2 * READINGS * running + (100 + ended) * seconds:
                 break
     assert processor_seconds(daemon.pid) - used < IDLE_SHARE * seconds
     assert await listed(daemon, limit) == Counter(ids)
