@@ -3,9 +3,9 @@
 Problem: jobs, steps and rows have the times of the appliance. A daemon whose clock is ahead takes a job that has just
 begun for one that runs for hours, and one whose clock is behind misses all that is late.
 
-Model: a query names the database's time in whole seconds, and takes a while, so that it gives a range for the time by
-that clock. The host's clock is used if it is within that range, or `NEAR` it; otherwise the database's. Between two
-queries time passes by a clock that nobody sets. Before the first one, it is the host's.
+Model: a query names the database's time and takes a while, so that it gives a range for the time by that clock. The
+host's clock is used if it is within that range, or `NEAR` it; otherwise the time moves into the range, if it is not in
+it. Between two queries time passes by a clock that nobody sets. Before the first one, it is the host's.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ log = logging.getLogger(__name__)
 
 NEAR: Micros = 1_000_000
 """Microseconds by which the host's clock may be outside of the range that a query gives."""
-
-WHOLE_SECOND: Micros = 1_000_000
 
 
 def uptime() -> Micros:
@@ -42,22 +40,17 @@ class ApplianceClock:
     def __call__(self) -> Micros:
         return self._host() if self._begin is None else self._begin + self._uptime()
 
-    def read(self, second: int, took: Micros) -> Micros:
-        """Note the database's time, in whole seconds, of a query that took so long. Returns by how much that moves it.
+    def read(self, at: Micros, took: Micros) -> Micros:
+        """Note that a query which took so long named the database's time `at`. Returns by how much that moves it.
 
-        A query that took long says little, and moves nothing that it may not contradict.
+        A query that took long says little, and moves nothing that it does not contradict.
         """
         before, up = self(), self._uptime()
-        first = second * 1_000_000 - up
-        last = first + took + WHOLE_SECOND
+        first, last = at - up, at - up + took
         host = self._host() - up
-        known = self._begin if self._begin is not None else host
-        near = first - NEAR, last + NEAR
-        follows_host = near[0] <= host <= near[1]
-        if follows_host:
-            self._begin = host
-        else:
-            self._begin = known if near[0] <= known <= near[1] else (first + last) // 2
+        known = self._begin if self._begin is not None else (first + last) // 2
+        follows_host = first - NEAR <= host <= last + NEAR
+        self._begin = host if follows_host else min(max(known, first), last)
         if follows_host is not self._follows_host:
             self._follows_host = follows_host
             if follows_host:

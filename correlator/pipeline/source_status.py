@@ -338,9 +338,9 @@ class SourceStatus(Status):
             self._behind = False
             self.loaded()
 
-    def database_time(self, second: int, took: float) -> None:
-        """Report the database's time, in Unix seconds, of a query that took so many seconds."""
-        moved = self.clock.read(second, int(took * 1_000_000))
+    def database_time(self, at: Micros, took: float) -> None:
+        """Report the database's time, in microseconds since 1970, of a query that took so many seconds."""
+        moved = self.clock.read(at, int(took * 1_000_000))
         past_unread = self._index.published.past_unread
         if past_unread is not None:
             self._index.published.begin_past(past_unread + moved)

@@ -37,8 +37,8 @@ class Tables:
     def lost_of(self, table: str) -> tuple[str, ...]:
         return ()
 
-    def second(self, timestamp: str) -> int:
-        return Queries.second(timestamp)
+    def micros(self, timestamp: str) -> int:
+        return Queries.micros(timestamp)
 
     async def clock(self, session: Any, back: float) -> str:
         return f"2026-01-01 {next(self._hours):02}:00:00"
@@ -118,14 +118,14 @@ async def test_after_a_time_without_a_complete_reading_all_active_jobs_are_read_
 async def test_each_round_reports_the_time_of_the_database_without_a_query_of_its_own():
     reported: list[int] = []
     reconcile, tables, feed = Reconcile(interval=0.01), Tables(), quiet_feed(Liveness())
-    feed.status.database_time = lambda second, took: reported.append(second)
+    feed.status.database_time = lambda at, took: reported.append(at)
     task = asyncio.create_task(reconcile.follow(tables, None, feed))  # type: ignore[arg-type]
     await eventually(lambda: len(reported) >= 3)
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
     # The double's clock counts its queries: the first one is for the mark, and each round has one.
-    assert reported[:3] == [Queries.second(f"2026-01-01 0{n}:00:00") + 60 for n in (1, 2, 3)]
+    assert reported[:3] == [Queries.micros(f"2026-01-01 0{n}:01:01") for n in (1, 2, 3)]
 
 
 async def test_queries_that_use_their_whole_timeout_count_as_progress():

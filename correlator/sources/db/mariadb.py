@@ -122,7 +122,7 @@ class MariaDBDatabase:
         placeholder="%s",
         local_micros="TIMESTAMPDIFF(MICROSECOND, '1970-01-01', {})",
         utc_micros="CAST(NULLIF(UNIX_TIMESTAMP({}), 0) * 1000000 AS SIGNED)",  # a zero date is none
-        clock="SELECT CAST(UTC_TIMESTAMP() - INTERVAL {back} SECOND AS CHAR)",
+        clock="SELECT CAST(UTC_TIMESTAMP(6) - INTERVAL {back} SECOND AS CHAR)",
         json_text="JSON_VALUE({column}, '{path}')",
         size="LENGTH({})",
         member="JSON_EXTRACT({}, {})",

@@ -236,9 +236,9 @@ class Queries(Columns):
         return rfc3339(second * 1_000_000)[:19].replace("T", " ")
 
     @staticmethod
-    def second(timestamp: str) -> int:
-        """The Unix second of such a text."""
-        return int(datetime.fromisoformat(f"{timestamp}+00:00").timestamp())
+    def micros(timestamp: str) -> Micros:
+        """The Unix time of such a text, in microseconds."""
+        return round(datetime.fromisoformat(f"{timestamp}+00:00").timestamp() * 1_000_000)
 
     async def jobs_logged_as(self, session: Session, external_id: str) -> list[str]:
         """The jobs whose log rows have `external_id` in the column external_job_id.

@@ -65,7 +65,7 @@ class SQLiteDatabase:
         placeholder="?",
         local_micros="micros({})",
         utc_micros="micros({})",
-        clock="SELECT datetime('now', '-{back} seconds')",
+        clock="SELECT strftime('%Y-%m-%d %H:%M:%f', 'now', '-{back} seconds')",
         json_text="CASE WHEN json_valid({column}) THEN json_extract({column}, '{path}') END",
         size="LENGTH(CAST({} AS BLOB))",
         member="({} -> {})",

@@ -70,8 +70,8 @@ UNSEEN = 10.0
 """Seconds without a complete reading of the tables, after which all active jobs are read first: any of them may have
 changed in a way that no time in the tables shows."""
 
-LATE_COMMIT = 60.0
-"""Seconds by which a commit may lag behind its started_at or completed_at."""
+LATE_COMMIT = 61.0
+"""Seconds by which a commit may lag behind its started_at or completed_at: a minute, and they have whole seconds."""
 
 
 @dataclass(slots=True)
@@ -349,4 +349,4 @@ class Reconcile:
 
 def _note_time(queries: Queries, feed: Feed, text: str, back: float, asked: float) -> None:
     """Report the time of `Queries.clock`, which was asked at this time, in monotonic seconds."""
-    feed.status.database_time(queries.second(text) + int(back), time.monotonic() - asked)
+    feed.status.database_time(queries.micros(text) + int(back) * 1_000_000, time.monotonic() - asked)
