@@ -21,11 +21,17 @@ def external_ids(row: dict[str, Any]) -> set[str]:
     return {x for x in (row["external_job_id"], *(metadata.get(k) for k in ID_KEYS)) if x}
 
 
+def first_steps(tables: dict[str, dict[Any, dict[str, Any]]]) -> dict[str, int]:
+    """Every job that has steps → the lowest id of one."""
+    found: dict[str, int] = {}
+    for step in tables["job_steps"].values():
+        found[step["job_id"]] = min(step["id"], found.get(step["job_id"], step["id"]))
+    return found
+
+
 def owners(tables: dict[str, dict[Any, dict[str, Any]]]) -> dict[str, str]:
     """Every external ID → the newest job that carries it, a first step's id deciding within a second."""
-    first_step: dict[str, int] = {}
-    for step in tables["job_steps"].values():
-        first_step[step["job_id"]] = min(step["id"], first_step.get(step["job_id"], step["id"]))
+    first_step = first_steps(tables)
     found: dict[str, tuple[Any, str]] = {}
     for job_id, row in tables["job_tracking"].items():
         for name in external_ids(row):
@@ -39,11 +45,13 @@ def differences(tables: dict[str, dict[Any, dict[str, Any]]], documents: dict[st
     shown = {i for i, d in documents.items() if d["source"] == "joblog"}
     if shown != set(tables["job_tracking"]):
         found.append(f"jobs: {len(shown)} shown, {len(tables['job_tracking'])} in the table")
+    steps_of: dict[str, dict[Any, dict[str, Any]]] = {}
+    for step in tables["job_steps"].values():
+        steps_of.setdefault(step["job_id"], {})[step["id"]] = step
     for job_id, row in tables["job_tracking"].items():
         if job_id not in documents:
             continue
-        document = documents[job_id]
-        steps = {s["id"]: s for s in tables["job_steps"].values() if s["job_id"] == job_id}
+        document, steps = documents[job_id], steps_of.get(job_id, {})
         want: dict[str, Any] = {
             "status": row["status"],
             "error": row["error_message"] or None,

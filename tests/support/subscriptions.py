@@ -11,7 +11,7 @@ import orjson
 from tests.support.client_fold import Document
 from tests.support.daemon import Daemon
 from tests.support.eventually import PATIENCE, eventually
-from tests.support.expected_jobs import ID_KEYS, differences, owners
+from tests.support.expected_jobs import ID_KEYS, differences, first_steps, owners
 from tests.support.replay import Tables
 
 LEVELS = ("DEBUG", "INFO", "WARN", "ERROR")
@@ -58,13 +58,10 @@ class Truth:
         self.documents = documents
         self._owners = owners(tables)
         self._contexts: dict[str, str] = {}
-        jobs = tables["job_tracking"].items()
-        for job_id, row in sorted(jobs, key=lambda job: (str(job[1]["started_at"]), self._first_step(str(job[0])))):
+        jobs, first_step = tables["job_tracking"].items(), first_steps(tables)
+        for job_id, row in sorted(jobs, key=lambda job: (str(job[1]["started_at"]), first_step.get(str(job[0]), 0))):
             if row.get("context_id"):
                 self._contexts[str(row["context_id"])] = str(job_id)
-
-    def _first_step(self, job_id: str) -> int:
-        return min((int(i) for i, s in self.tables["job_steps"].items() if s["job_id"] == job_id), default=0)
 
     def leads_to(self, name: str) -> str | None:
         """The job that any ID names."""

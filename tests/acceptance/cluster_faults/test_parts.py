@@ -52,7 +52,7 @@ async def test_active_killed_with_twenty_thousand_jobs(database: Database, nats:
             earlier = "started_at = started_at - INTERVAL 1 HOUR, completed_at = completed_at - INTERVAL 1 HOUR"
             await cursor.execute(f"UPDATE {table} SET {earlier}")
         await connection.commit()
-    async with cluster_run(tmp_path, database, nats) as run:
+    async with cluster_run(tmp_path, database, nats, jobs__max_jobs=JOBS + 1_000) as run:
         async with run.traffic.running():
             await eventually(lambda: len(run.watcher.jobs) > JOBS)
             await run.active.saved()

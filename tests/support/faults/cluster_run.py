@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import orjson
 
 from correlator.cluster import keys, streams
 from correlator.cluster.errors import ClusterUnavailable
+from tests.support.client_fold import Document
 from tests.support.cluster import connected
 from tests.support.cluster_harness import read_stream
 from tests.support.collectors import pair
@@ -72,6 +74,8 @@ class ClusterRun:
     traffic: Traffic
     without_rows: set[str] = field(default_factory=set)
     """The jobs that have no row in the log, as those of `recovered`: their events have none."""
+    false: list[Document] = field(default_factory=list)
+    """The events that `events` found without a row last."""
 
     async def goes_on(self, rows: int = 40) -> None:
         """Wait until so many more rows are committed."""
@@ -111,7 +115,12 @@ class ClusterRun:
             shown = await documents(self.gateway)
             found = differences(tables, shown)
             assert not found, found[:5]
-            assert plain(self.watcher.jobs) == plain(shown), "the client of the gateway differs"
+            apart = sorted(self.watcher.jobs.keys() ^ shown.keys())
+            assert not apart, f"only the gateway or its client has {apart[:5]}"
+            for job_id in [i for i, held in self.watcher.jobs.items() if plain(held) != plain(shown[i])]:
+                # The forecast of a running job goes on while the pages are read.
+                now, held = await self.gateway.job(job_id), self.watcher.jobs[job_id]
+                assert plain(held) == plain(now), f"the client of the gateway has {held}, not {now}"
             assert due <= set(await self.events()), f"{len(due - set(await self.events()))} events are missing"
             return True
 
@@ -124,7 +133,7 @@ class ClusterRun:
             VERDICTS.append(
                 Verdict(fault, recovery, len(due), len(due - set(events)), twice, false, self.watcher.twice)
             )
-        assert (twice, false, self.watcher.twice) == (0, 0, 0)
+        assert (twice, false, self.watcher.twice) == (0, 0, 0), self.false
         logs = [await asyncio.to_thread(one.log) for one in (self.active, self.standby, self.gateway)]
         assert not [log[-4000:] for log in logs if "Traceback" in log]
 
@@ -141,9 +150,15 @@ class ClusterRun:
         (stored,) = await eventually(read, every=0.5)
         own = [payload for _, headers, payload in stored if headers.get("Nats-Msg-Id", "").startswith("dc1:")]
         found = [orjson.loads(payload) for payload in own]
-        return Counter(
-            e["event_id"] for e in found if e["event_id"] is not None or e["job_id"] not in self.without_rows
-        )
+        now = datetime.now(UTC).isoformat()
+
+        def needs_a_row(event: Document) -> bool:
+            """A job may take longer than all earlier ones. One that is late in the future is so by a wrong clock."""
+            is_late = event["kind"] in ("job.late", "job.overdue") and event["at"] <= now
+            return event["job_id"] not in self.without_rows and not is_late
+
+        self.false = [e for e in found if e["event_id"] is None and needs_a_row(e)]
+        return Counter([e["event_id"] for e in found if e["event_id"] is not None] + [None] * len(self.false))
 
 
 async def takeovers(run: ClusterRun) -> int:
