@@ -115,13 +115,10 @@ def _no_streams(connection: Prober, role: str, error: Exception) -> Check:
 def judge_streams(found: Mapping[str, dict[str, Any] | None], settings: Cluster, *, gateway: bool) -> Check:
     """Judge what JetStream reports of each stream. None: there is no such stream."""
     if missing := [name for name, info in found.items() if info is None]:
-        words = (
-            "there are no streams: none was created yet, or NATS has lost them" if len(missing) == len(found) else ""
-        )
+        none = len(missing) == len(found)
+        words = "there are no streams: none was created yet, or NATS has lost them" if none else "streams are missing"
         lines = [f"missing: {', '.join(missing)}", "The collector that holds its lease, or starts, creates them."]
-        return warning(
-            STREAMS, words or "streams are missing", lines, () if gateway else ["systemctl restart correlator"]
-        )
+        return warning(STREAMS, words, lines, () if gateway else ["systemctl restart correlator"])
     infos = {name: info for name, info in found.items() if info is not None}
     bad = [*_leaderless(infos), *_filled(infos, FULL)]
     if bad:

@@ -16,7 +16,7 @@ import pytest
 from correlator.cluster import keys, streams
 from correlator.pipeline import checkpoint
 from tests.support import garbage
-from tests.support.bulk_rows import year_of_jobs
+from tests.support.bulk_rows import jobs_without_rows
 from tests.support.cluster import connected
 from tests.support.collectors import has_role, is_active
 from tests.support.earlier_build import earlier_build
@@ -45,13 +45,7 @@ async def database_state(run: ClusterRun) -> Any:
 
 @pytest.mark.timeout(900)
 async def test_active_killed_with_twenty_thousand_jobs(database: Database, nats: Nats, tmp_path: Path):
-    await year_of_jobs(database, JOBS, JOBS, 5)
-    async with database.connect() as connection, connection.cursor() as cursor:
-        # They have no rows in the log: one that ends now would give an event without a row.
-        for table in ("job_tracking", "job_steps"):
-            earlier = "started_at = started_at - INTERVAL 1 HOUR, completed_at = completed_at - INTERVAL 1 HOUR"
-            await cursor.execute(f"UPDATE {table} SET {earlier}")
-        await connection.commit()
+    await jobs_without_rows(database, JOBS)
     async with cluster_run(tmp_path, database, nats, jobs__max_jobs=JOBS + 1_000) as run:
         async with run.traffic.running():
             await eventually(lambda: len(run.watcher.jobs) > JOBS)
