@@ -184,6 +184,21 @@ async def test_a_search_marks_its_lines_and_their_link_shows_them_among_the_othe
     await expect(page.get_by_role("searchbox", name="Search the log")).to_have_value("")
 
 
+async def test_lines_that_go_while_they_scroll_are_no_error(long_log, page):
+    """The scroll event of an element comes with the next frame, also if the element has gone before."""
+    await page.goto(f"{long_log.url}/#/jobs/{UUID}")
+    await expect(text(page, "line 20000")).to_be_visible()
+    scrolled_and_gone = """e => new Promise((resolve) => {
+        e.addEventListener("scroll", () => setTimeout(() => resolve(!e.isConnected)));
+        e.scrollTop -= 100;
+        const level = document.querySelector(".log select");
+        level.value = "WARN";
+        level.dispatchEvent(new Event("change", { bubbles: true }));
+    })"""
+    assert await pane(page).evaluate(scrolled_and_gone)
+    await expect(lines(page)).to_have_count(20)
+
+
 async def test_a_click_on_a_step_shows_only_its_lines(long_log, page):
     await page.goto(f"{long_log.url}/#/jobs/{UUID}")
     await page.get_by_role("button", name="attach").click()

@@ -111,6 +111,9 @@ export class LogList extends Component {
 
   #scrolled = () => {
     const pane = this.#pane.current;
+    if (pane === null) {
+      return; // The event comes with the next frame: other lines may have taken the place of these.
+    }
     const { lines } = this.props;
     if (Math.abs(pane.scrollTop - this.#scrolledTo) < 2) {
       this.#see();
