@@ -280,7 +280,7 @@ def _reloadable(following: Following, mqtt: MqttSink | None) -> Prepare:
     def values(new: Config) -> Callable[[], None]:
         def apply() -> None:
             logs.configure(new.log.level, new.log.format, os.environ)
-            following.hub.published.silence.stalled_after = int(new.jobs.stalled_after * 1_000_000)
+            following.hub.index.silence.stalled_after = int(new.jobs.stalled_after * 1_000_000)
             if isinstance(following.database, MariaDBDatabase):
                 following.database.log_in_with(new.database.password.reveal())
             if following.source.doorbell is not None:

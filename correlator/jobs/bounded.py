@@ -1,10 +1,10 @@
-"""A map of bounded size that evicts its oldest entry, and parts of a sequence."""
+"""Maps of bounded size, which evict their oldest entry, and parts of a sequence."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Generic, TypeVar
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -32,6 +32,53 @@ class BoundedDict(OrderedDict[K, V]):
             return None
         self.evicted += 1
         return self.popitem(last=False)
+
+
+class PendingRows(Generic[K, V]):
+    """Log rows of jobs that are not loaded yet, by key, in the order of arrival. Operations are O(1).
+
+    Their number and their bytes are bounded. `size` returns the bytes of a row. At a bound, all rows of the oldest key
+    are evicted together.
+    """
+
+    def __init__(self, most_rows: int, most_bytes: int, size: Callable[[V], int]) -> None:
+        self._most_rows = most_rows
+        self._most_bytes = most_bytes
+        self._size = size
+        self._rows: OrderedDict[K, list[V]] = OrderedDict()
+        self._sizes: dict[K, int] = {}
+        self.count = 0
+        """The number of rows of all keys."""
+        self.bytes = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._rows)
+
+    def __iter__(self) -> Iterator[K]:
+        return iter(self._rows)
+
+    def first(self, key: K) -> V:
+        """The row of `key` that arrived first. Raises `KeyError`."""
+        return self._rows[key][0]
+
+    def add(self, key: K, row: V) -> list[V]:
+        """Add `row`. Returns the evicted rows, which include `row` itself if it exceeds the bounds alone."""
+        size = self._size(row)
+        self._rows.setdefault(key, []).append(row)
+        self._sizes[key] = self._sizes.get(key, 0) + size
+        self.count += 1
+        self.bytes += size
+        evicted: list[V] = []
+        while self.count > self._most_rows or self.bytes > self._most_bytes:
+            evicted += self.pop(next(iter(self._rows)))
+        return evicted
+
+    def pop(self, key: K) -> list[V]:
+        """Remove and return the rows of `key`. Returns an empty list if it has none."""
+        rows = self._rows.pop(key, [])
+        self.count -= len(rows)
+        self.bytes -= self._sizes.pop(key, 0)
+        return rows
 
 
 def chunks(values: Sequence[V], size: int) -> Iterator[Sequence[V]]:

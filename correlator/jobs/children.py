@@ -10,8 +10,9 @@ from bisect import bisect_left, insort
 
 from msgspec import Struct
 
-from correlator.jobs.model.facts import MAX_CHILDREN, Job
+from correlator.jobs.model.facts import MAX_CHILDREN, Reading
 from correlator.jobs.model.rows import Micros
+from correlator.jobs.model.views import JobView
 
 _Child = tuple[Micros, str]
 """The start time of a child and its job ID. Children are sorted by this pair."""
@@ -40,54 +41,35 @@ def family(listed: tuple[_Child, ...], count: int, known: list[_Child]) -> Famil
 
 
 class Children:
-    """The children in memory of every job, whether or not that job itself is in memory.
-
-    Memory use is proportional to the number of children in memory. Adding a child costs a binary search.
-    """
+    """The published children of every job, whether or not that job itself is in memory. O(log n), but for the list."""
 
     def __init__(self) -> None:
-        self._places: dict[str, tuple[str, Micros]] = {}
-        """For each child: its parent and its start time."""
         self._known: dict[str, list[_Child]] = {}
         """For each parent: its children, sorted."""
-        self._families: dict[str, tuple[tuple[_Child, ...], int, Family]] = {}
-        """A cache. For each parent: the list and the count of the tables, and the family computed from them."""
 
-    def place(self, child: str, parent: str | None, started: Micros) -> list[str]:
-        """Set parent and start time of `child`, or remove it (`parent` None). Returns the parents that changed."""
-        old, new = self._places.get(child), (parent, started)
-        if old == new or (old is None and parent is None):
+    def move(self, old: JobView | None, new: JobView | None) -> list[str]:
+        """Note what is published of a child now. None: nothing is, or was. Returns the parents that it changes."""
+        before, after = _place(old), _place(new)
+        if before == after:
             return []
-        changed: list[str] = []
-        if old is not None:
-            del self._places[child]
-            siblings = self._known[old[0]]
-            del siblings[bisect_left(siblings, (old[1], child))]
+        if before is not None:
+            siblings = self._known[before[0]]
+            del siblings[bisect_left(siblings, before[1])]
             if not siblings:
-                del self._known[old[0]]
-            changed.append(old[0])
-        if parent is not None:
-            self._places[child] = (parent, started)
-            insort(self._known.setdefault(parent, []), (started, child))
-            changed.append(parent)
-        for one in changed:
-            self._families.pop(one, None)
-        return changed
+                del self._known[before[0]]
+        if after is not None:
+            insort(self._known.setdefault(after[0], []), after[1])
+        return list(dict.fromkeys(place[0] for place in (before, after) if place is not None))
 
-    def of(self, job_id: str, job: Job | None) -> Family:
-        """The children of `job_id`. `job` holds its facts, if it is in memory."""
-        reading = job.reading if job is not None else None
+    def of(self, job_id: str, reading: Reading | None) -> Family:
+        """The children of a job. `reading`: the last one of its tables."""
         listed, count = (reading.children, reading.child_count) if reading is not None else ((), 0)
         known = self._known.get(job_id)
-        if not listed and known is None:
-            return NO_CHILDREN
-        cached = self._families.get(job_id)
-        if cached is not None and cached[0] == listed and cached[1] == count:
-            return cached[2]
-        found = family(listed, count, known or [])
-        self._families[job_id] = (listed, count, found)
-        return found
+        return family(listed, count, known or []) if listed or known else NO_CHILDREN
 
-    def forget(self, job_id: str) -> None:
-        """Drop the cache entry of a job that left memory. Its children stay for as long as they are in memory."""
-        self._families.pop(job_id, None)
+
+def _place(view: JobView | None) -> tuple[str, _Child] | None:
+    """The parent of a job, and its place among the children of that job."""
+    if view is None or view.parent_job_id is None:
+        return None
+    return view.parent_job_id, (view.started_at or 0, view.job_id)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from bisect import bisect_left, insort
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
 from correlator.jobs.ids import Names, OwnIds
@@ -168,18 +168,26 @@ class JobDirectory(ABC):
         was, is_now = (v.age_key if v is not None else NO_AGE for v in views)
         external = self._external.move(job_id, before, was, after, is_now) if before or after else {}
         context = self._contexts.move(job_id, contexts[0], was, contexts[1], is_now) if any(contexts) else {}
-        return external, set[str]().union(*external.values(), *context.values())
+        owners = set[str]().union(*external.values(), *context.values())
+        passed = [name for name, changed in (*external.items(), *context.items()) if changed]
+        return external, owners.union(self._others(passed if None not in views else [*passed, job_id]))
 
     def add_names(self, view: JobView) -> Iterable[str]:
         """Add the IDs of a new job. Returns all previous and new owners of them but the job itself."""
         if view.source != "joblog":
             return ()
         contexts = (view.context_id,) if view.context_id else ()
-        others: set[str] = set()
+        others = set(self._others((view.job_id, *view.external_ids, *contexts)))
         for names, added in ((self._external, view.external_ids), (self._contexts, contexts)):
             if added and not names.claim(view.job_id, added):
                 others.update(*names.move(view.job_id, (), NO_AGE, added, view.age_key).values())
         return others - {view.job_id}
+
+    def _others(self, names: Iterable[str]) -> Iterator[str]:
+        """The jobs that may gain or lose a name because another kind of ID with that name changed hands."""
+        for name in names:
+            owners = self._external.owner(name), self._contexts.owner(name), name if name in self._jobs else None
+            yield from filter(None, owners)
 
     def _age_key(self, job_id: str) -> AgeKey:
         return self._jobs[job_id].view.age_key

@@ -19,10 +19,10 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 
 from correlator.jobs.horizon import FOR_EVER
+from correlator.jobs.job_view import ended_at
 from correlator.jobs.model.changes import Change
 from correlator.jobs.model.persisted import PersistedExports
 from correlator.jobs.model.rows import Micros
-from correlator.jobs.timers import ended_at
 
 
 class Exports:

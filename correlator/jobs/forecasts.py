@@ -30,13 +30,12 @@ from correlator.jobs.bounded import BoundedDict
 from correlator.jobs.forecast.forecaster import Forecaster, OperationKey
 from correlator.jobs.forecast.place import EndedRun, seconds
 from correlator.jobs.horizon import FOR_EVER, Horizon
-from correlator.jobs.job_view import vm_name
+from correlator.jobs.job_view import ended_at, vm_name
 from correlator.jobs.model.facts import Kind, Status
 from correlator.jobs.model.forecasts import Comparison, JobForecast, PersistedForecast, State
 from correlator.jobs.model.rows import Micros, StepRecord
 from correlator.jobs.model.views import JobView, PublishedJob
 from correlator.jobs.schedule import Schedule
-from correlator.jobs.timers import ended_at
 from correlator.jobs.tracked_job import TrackedJob, can_be_forecast, ended_run, operation_key
 
 MAX_UNLEARNED = 10_000

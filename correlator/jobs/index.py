@@ -3,15 +3,20 @@
 Problem: facts about a job arrive from the log and from the tables, in any order and repeatedly. Clients need one
 consistent stream of changes, and must find a job by its UUID, an external ID, its context ID or a legacy ID.
 
-Model: `apply` joins facts into a `Job` (`JobFacts`), computes its `JobView`, and compares that with the published one.
-An `Outcome` returns the changes and events. Each part of the state has an owner: `PublishedJobs` what clients see and
-the IDs by which they find it, `LegacyJobs` the rows of `failover_jobs`, `Attributor` the rows that cannot be attributed
-or published yet, `Persistence` what a checkpoint contains.
+Model: a `Record` has what is known of one JobLog job, a `LegacyRow` one row of `failover_jobs`. Every call opens a
+`_Turn`: it joins facts into records, or finds jobs for which time alone matters, and names the jobs to settle. Then
+`_settle` takes one after the other until none is left: it derives the view, compares it with the published one, and
+publishes or removes the job. What follows for other jobs (a parent, a legacy row whose ID changed hands) is one more
+job to settle. There is no other way for a job to be published, changed by facts, or removed.
 
 Invariants:
 * There is one writer. Each change takes the next `seq`, and a document changes only with its `rev`, which is the `seq`
   of the job's last change.
+* What is published of a job is a function of its record, of the published jobs that name it as their parent, and of
+  the time.
 * A JobLog job is published once its tables were read, as JobLog writes them before it logs, and while they contain it.
+  A legacy row is published while no JobLog job has its ID, once a table query has found that (`LegacyRecord.apart`).
+* `Record.viewed` are the facts from which the published view was derived: unchanged facts are not derived again.
 * Jobs, pending rows, and all memory of removed jobs are bounded in number or bytes.
 * No call does more work than its arguments require; `expire`, `restore` and `show_past` work in bounded steps.
 """
@@ -20,33 +25,90 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from typing import TypeAlias
 
 from msgspec.structs import replace
 
 from correlator.jobs import fold, job_view, joblog
-from correlator.jobs.attribution import Attributor, StepRow
-from correlator.jobs.bounded import chunks
+from correlator.jobs.bounded import PendingRows, chunks
 from correlator.jobs.children import Children
 from correlator.jobs.directory import names_differ
 from correlator.jobs.forecasts import Forecasts
-from correlator.jobs.horizon import Horizon
-from correlator.jobs.job_facts import JobFacts
-from correlator.jobs.known import KnownJobs
-from correlator.jobs.legacy_jobs import LegacyJobs
-from correlator.jobs.missing_rows import LostRows, Transitions
-from correlator.jobs.model.changes import Reason
-from correlator.jobs.model.facts import Entry, Fact, Job, Reading
+from correlator.jobs.horizon import FOR_EVER, Horizon
+from correlator.jobs.ids import OwnIds
+from correlator.jobs.job_view import ended_at
+from correlator.jobs.known import KnownJobs, LegacyRow, Persistence, Record
+from correlator.jobs.missing_rows import Transitions, compare, legacy_events
+from correlator.jobs.model.changes import Change, Event, Lost, Outcome, Reason
+from correlator.jobs.model.facts import AttributedRow, Attribution, Entry, Fact, Job, Kind, Reading, Status
 from correlator.jobs.model.persisted import IndexState, PersistedJob, PersistedLegacy
 from correlator.jobs.model.rows import LegacyRecord, Micros
 from correlator.jobs.model.views import NO_TITLES, JobView, PublishedJob, Titles
-from correlator.jobs.outcome import Outcome
-from correlator.jobs.persistence import Persistence
 from correlator.jobs.published import PublishedJobs
 from correlator.jobs.removed_jobs import RemovedJobs
-from correlator.jobs.timers import ended_at
+from correlator.jobs.schedule import Schedule
+from correlator.jobs.silence import Silence
 
 RESTORED_AT_ONCE = 250
 """Jobs that one step of `Index.restore` adds."""
+
+MAX_DUE = 500
+"""Jobs that become stalled, and jobs that are removed, in one call of `Index.expire`. The others follow in the next."""
+
+LEARNED_AT_ONCE, RENEWED_AT_ONCE = 10, 100
+"""Ended runs that one call of `renew_forecasts` learns, and forecasts that it checks: some milliseconds each."""
+
+MAX_STEP_ROWS = 1_000
+MAX_STEP_ROWS_BYTES = 4 << 20
+"""The bounds of pending rows of steps whose job is unknown, in rows and bytes."""
+
+WAIT_FOR = 30_000_000
+"""Microseconds that a row of an unknown step stays pending. The tables have been queried for the step long before."""
+
+_StepRow: TypeAlias = tuple[Micros, Entry, bool]
+"""The arrival time of a row, the row, and True if it belongs to the log's past."""
+
+_NONE: frozenset[str] = frozenset()
+
+
+class _Turn:
+    """One call of the index: the jobs to settle, why, and the outcome so far.
+
+    `named`: the jobs, in the order in which they were named. `past`: their changes cause no events; `silent`: those of
+    these jobs do not either. `wrote`: jobs with new log rows. `evicted`: jobs that leave memory for lack of room.
+    `parents`: set while a checkpoint is restored, for parents that are settled once all jobs are there; `restored`:
+    what it has of jobs that were not settled yet.
+    """
+
+    __slots__ = ("attributed", "changes", "ended", "events", "evicted", "lost", "named", "now", "parents", "past",
+                 "restored", "silent", "unread", "unread_steps", "wrote")  # fmt: skip
+
+    def __init__(
+        self,
+        now: Micros,
+        *,
+        past: bool,
+        parents: dict[str, None] | None = None,
+        restored: dict[str, PersistedJob] | None = None,
+    ) -> None:
+        self.now, self.past = now, past
+        self.parents, self.restored = parents, restored
+        self.named: dict[str, None] = {}
+        self.wrote: set[str] = set()
+        self.silent: set[str] = set()
+        self.evicted: frozenset[str] = _NONE
+        self.changes: list[Change] = []
+        self.events: list[Event] = []
+        self.attributed: list[AttributedRow] = []
+        self.unread: set[str] = set()
+        self.unread_steps: set[int] = set()
+        self.ended: set[str] = set()
+        self.lost: list[Lost] = []
+
+    def outcome(self, dropped: int = 0) -> Outcome:
+        return Outcome(
+            self.changes, self.events, self.attributed, self.unread, self.unread_steps, self.ended, self.lost, dropped
+        )
 
 
 class Index:
@@ -72,44 +134,165 @@ class Index:
         """True until the tables have been read for the first time. Until then, facts cause no events."""
         self.id_keys = tuple(id_keys)
         self._max_jobs = max_jobs
-        self.horizon = horizon if horizon is not None else Horizon()
-        self._facts = JobFacts(lambda job_id: self.published.get(job_id) is not None)
-        self._removed = RemovedJobs()
-        self._children = Children()
-        self._transitions = Transitions()
-        self.forecasts = Forecasts(self.horizon)
-        self.published = PublishedJobs(
-            self._facts.jobs,
-            self._children,
-            self._transitions,
-            self.forecasts,
-            self._removed,
-            self.horizon,
-            stalled_after=stalled_after,
-            retention=retention,
-            titles=titles,
-        )
-        self.legacy = LegacyJobs(self._facts.jobs, self.published)
-        self.persistence = Persistence(self._facts, self.legacy, self.published, self.forecasts)
-        self._attributor = Attributor(self._facts.own_ids, self.published.owner, self._transitions)
-        self.known = KnownJobs(self._facts, self.published, self.legacy, self._attributor, self._removed)
-        self._lost_rows = LostRows()
         self._clock = 0
+        self.horizon = horizon if horizon is not None else Horizon()
+        records: dict[str, Record] = {}
+        self._records = records
+        self._own_ids = OwnIds(records)
+        self.published = PublishedJobs(records, retention=retention, titles=titles)
+        self.silence = Silence(self.horizon, int(stalled_after * 1_000_000))
+        self.forecasts = Forecasts(self.horizon)
+        self._removed = RemovedJobs()
+        self.known = KnownJobs(records, self.published, self._removed, self.silence)
+        self.persistence = Persistence(self.known, self.published, self.silence, self.forecasts)
+        self._unsaved = self.persistence.unsaved
+        self._transitions = Transitions()
+        self._children = Children()
+        self._incomplete: dict[str, None] = {}
+        """Jobs for which rows of the log's past may still be unread."""
+        self._expiry = Schedule()
+        """Ended jobs in memory, by the time of their end."""
+        self._job_of_step: dict[int, str] = {}
+        self._step_rows: PendingRows[int, _StepRow] = PendingRows(
+            MAX_STEP_ROWS, MAX_STEP_ROWS_BYTES, lambda row: joblog.size(row[1])
+        )
+        """Rows that name only a step, whose job is unknown."""
+        self._newest_time: Micros = 0
+        """The newest time of a job that was published, in microseconds. The present, if that is earlier."""
+
+    # -- calls
 
     def advance_clock(self) -> int:
         """Advance the logical clock. Call it just before a table query, or when log rows arrive."""
         self._clock += 1
         return self._clock
 
+    def is_overtaken(self, reading: Reading) -> bool:
+        """True if clients would see a job go back to an end that is over. See `fold.is_overtaken`."""
+        record = self._records.get(reading.job_id)
+        return record is not None and fold.is_overtaken(record.facts, reading)
+
+    def apply(self, facts: Iterable[Fact], now: Micros) -> Outcome:
+        """Apply `facts`. The changes of a job are one, however many facts it has; another follows those of a child."""
+        turn, dropped = _Turn(now, past=self.loading), self._transitions.dropped
+        rows: dict[str, list[Entry]] = {}
+        """For each job, the rows that are not joined yet. They are joined together, which is cheaper."""
+        for fact in facts:
+            if isinstance(fact, Reading):
+                if entries := rows.pop(fact.job_id, None):
+                    self._join_rows(fact.job_id, entries, turn)
+                self._join_reading(fact, turn)
+            elif (job_id := self._attribute(fact, turn, past=turn.past)) is not None:
+                if job_id in rows:
+                    rows[job_id].append(fact)
+                else:
+                    rows[job_id] = [fact]
+                    turn.named[job_id] = None
+                    turn.wrote.add(job_id)
+        for job_id, entries in rows.items():
+            self._join_rows(job_id, entries, turn)
+        self._settle(turn)
+        if self.loading:
+            self._removed.has_read(self._newest_time)
+        self._hold_back(turn)
+        return turn.outcome(self._transitions.dropped - dropped)
+
+    def apply_past(self, entries: Iterable[Entry], now: Micros) -> Outcome:
+        """Apply rows of the log's past. Causes no events; `show_past` publishes the changes.
+
+        The tables were read after these rows were written, so `entries` have a lower `observed_at` than any reading.
+        """
+        turn, rows = _Turn(now, past=True), dict[str, list[Entry]]()
+        for entry in entries:
+            if (job_id := self._attribute(entry, turn, past=True)) is not None:
+                rows.setdefault(job_id, []).append(entry)
+        for job_id, some in rows.items():
+            self._join_rows(job_id, some, turn)
+            self._incomplete[job_id] = None
+        turn.attributed.clear()
+        return turn.outcome()
+
+    def show_past(self, limit: int, now: Micros) -> Outcome:
+        """Publish the next `limit` jobs with rows of the past, one change each. Call it until `past_unread` is None."""
+        turn = _Turn(now, past=True)
+        if not self._incomplete:
+            self.published.past_unread = None
+        for job_id in list(islice(self._incomplete, limit)):
+            del self._incomplete[job_id]
+            turn.named[job_id] = None
+        self._settle(turn)
+        return turn.outcome()
+
+    def apply_legacy(
+        self, records: Iterable[LegacyRecord], gone: Iterable[str], now: Micros, *, past: bool = False
+    ) -> Outcome:
+        """Apply rows of `failover_jobs`, and the IDs of rows that were deleted. Those of the `past` cause no events.
+
+        A row is published once `decide_legacy` has found that no JobLog job has its ID.
+        """
+        turn = _Turn(now, past=self.loading or past)
+        for row in records:
+            if not self.known.is_set_aside(row):
+                self._put_row(row, turn)
+        for job_id in gone:
+            if self._drop_row(job_id) is not None:
+                self._withdraw_legacy(job_id, "gone", turn)
+        self._settle(turn)
+        return turn.outcome()
+
+    def decide_legacy(self, owned: Iterable[str], apart: Iterable[str], now: Micros) -> Outcome:
+        """Apply a query about IDs of `failover_jobs`: JobLog jobs own the IDs `owned`, none owns those in `apart`."""
+        turn = _Turn(now, past=False)
+        for job_id in owned:
+            self._retire(job_id, "merged", turn)
+        for job_id in apart:
+            if (row := self.known.legacy(job_id)) is not None:
+                self._put_row(replace(row, apart=True), turn)
+        self._settle(turn)
+        return turn.outcome()
+
+    def expire(self, now: Micros) -> Outcome:
+        """Apply the passing of time: jobs stall, ended jobs leave memory, pending transitions become events."""
+        turn = _Turn(now, past=self.loading)
+        turn.named.update(dict.fromkeys(self.silence.judge(now, MAX_DUE)))
+        expired = list(self._expiry.pop_until(now - self.published.retention, MAX_DUE))
+        too_many = min(MAX_DUE, len(self.published) - len(expired) - self._max_jobs)
+        expired += self._expiry.pop_until(FOR_EVER, too_many)
+        turn.evicted = frozenset(expired)
+        turn.named.update(dict.fromkeys(expired))
+        self._settle(turn)
+        for step_id in [i for i in self._step_rows if self._step_rows.first(i)[0] < now - WAIT_FOR]:
+            turn.attributed += _unattributed(self._step_rows.pop(step_id))
+        turn.events += self._transitions.due(self.horizon.log_watched(now))
+        return turn.outcome()
+
+    def renew_forecasts(self, now: Micros, *, learn: bool) -> Outcome:
+        """Learn some ended runs if `learn`, and renew some forecasts. Call it again while `forecasts.has_due`."""
+        turn = _Turn(now, past=False)
+        for job_id in self.forecasts.ended(now, LEARNED_AT_ONCE) if learn else ():
+            if (ended := self.published.get(job_id)) is not None:
+                self.forecasts.learn(ended.view)
+                self._unsaved[job_id] = None
+        for job_id in self.forecasts.due(now, RENEWED_AT_ONCE):
+            if (shown := self.published.get(job_id)) is None:
+                continue
+            if (forecast := self.forecasts.renewed(shown, now)) is not None:
+                old, shown = shown, replace(shown, rev=self.published.next_seq(), updated_at=now, forecast=forecast)
+                self._put(shown, old, turn)
+                self._unsaved[job_id] = None
+            self._announce(shown, turn)
+        return turn.outcome()
+
+    # -- the checkpoint
+
     def state(self) -> IndexState:
         """The state besides the jobs that a checkpoint must contain."""
-        published = self.published
         return IndexState(
             self._clock,
             self._transitions.pending(),
-            *self._removed.state(published.newest_time),
-            published.newest_removed,
-            published.silence.judged_to,
+            *self._removed.state(self._newest_time),
+            self.published.newest_removed,
+            self.silence.judged_to,
         )
 
     def restore(
@@ -126,264 +309,514 @@ class Index:
         self.published.leave_out(state.newest_removed)
         self.horizon.restore(state.watched, now)
         self._transitions.restore((event for _, event in state.pending_events), self.horizon.log_watched_from(now))
-        self.published.silence.judged_to = state.watched
-        parents = dict[str, None]()
+        self.silence.judged_to = state.watched
+        parents: dict[str, None] = {}
         for part in chunks(jobs, RESTORED_AT_ONCE):
-            out = Outcome(past=True)
             for one in part:
-                self._facts.restore(one.job)
-            for one in part:
-                self._settle(one.job.job_id, now, out, parents, restored=one)
-            yield out
+                self._restore(one.job)
+            yield self._publish_restored(parents, now, {one.job.job_id: one for one in part})
         for names in chunks(list(parents), RESTORED_AT_ONCE):
-            out = Outcome(past=True)
-            for parent in names:
-                if (shown := self.published.get(parent)) is not None:
-                    self.published.show(shown.view, shown.alive_at, now, out, updated_at=shown.updated_at)
-            yield out
-        for records in chunks(legacy, RESTORED_AT_ONCE):
-            out = Outcome(past=True)
-            self.legacy.restore(records, now, out)
-            yield out
-        self._removed.has_read(self.published.newest_time)
+            yield self._publish_restored({}, now, {}, names)
+        for rows in chunks(legacy, RESTORED_AT_ONCE):
+            self.known.rows.update((stored.job_id, LegacyRow(stored.row)) for stored in rows)
+            jobs_of = (PersistedJob(Job(r.job_id), r.updated_at or now, silence=r.silence) for r in rows)
+            yield self._publish_restored({}, now, {one.job.job_id: one for one in jobs_of})
+        self._removed.has_read(self._newest_time)
         self.loading = loading
 
-    # -- writing
+    def _restore(self, job: Job) -> None:
+        """Add a job of a checkpoint. A reading of it that has arrived since the start is joined."""
+        record = self._record(job.job_id)
+        reading, record.facts = record.facts.reading, fold.restored(job)
+        if reading is not None:
+            record.read(reading)
 
-    def is_overtaken(self, reading: Reading) -> bool:
-        """True if clients would see a job go back to an end that is over. See `fold.is_overtaken`."""
-        job = self._facts.jobs.get(reading.job_id)
-        return job is not None and fold.is_overtaken(job, reading)
-
-    def apply(self, facts: Iterable[Fact], now: Micros) -> Outcome:
-        """Apply `facts`. Returns one change per job, however many facts it has."""
-        out, dropped = Outcome(past=self.loading), self._transitions.dropped
-        touched: dict[str, Job | None] = {}
-        """The touched jobs, with their state before the call."""
-        rows: dict[str, list[Entry]] = {}
-        """For each job, the rows that are not joined yet. They are joined together, which is cheaper."""
-        wrote: set[str] = set()
-        """The jobs that have written rows."""
-        with_first_steps: set[str] = set()
-        """The jobs whose steps could not be read before. What the steps did until now is no news."""
-        for fact in facts:
-            if isinstance(fact, Reading):
-                touched.setdefault(fact.job_id, self._facts.jobs.get(fact.job_id))
-                if entries := rows.pop(fact.job_id, None):
-                    self._join_rows(fact.job_id, entries, out)
-                before = self._facts.jobs.get(fact.job_id)
-                job = self._facts.join_reading(fact)
-                if _gets_its_first_steps(before, job):
-                    with_first_steps.add(fact.job_id)
-                past = out.past or fact.job_id in self.published.incomplete or fact.job_id in with_first_steps
-                out.lost += self._lost_rows.compare(before, job, self.horizon, now, past=past)
-                continue
-            job_id = self._attributor.attribute(fact, now, out)
-            if job_id is not None and not self._skips(fact, job_id):
-                if fact.kind is not None and fact.kind.ends_job and not out.past:
-                    out.ended.add(job_id)
-                touched.setdefault(job_id, self._facts.jobs.get(job_id))
-                rows.setdefault(job_id, []).append(fact)
-                wrote.add(job_id)
-        for job_id, entries in rows.items():
-            self._join_rows(job_id, entries, out)
-        parents: dict[str, None] = {}
-        for job_id, before in touched.items():
-            mine = Outcome(past=True) if job_id in with_first_steps else out
-            self._settle(job_id, now, mine, parents, before, wrote=job_id in wrote)
-            if mine is not out:
-                out.add(mine)
-        self.published.refresh(parents, now, out)
-        if self.loading:
-            self._removed.has_read(self.published.newest_time)
-        self._attributor.hold_back(self._facts.pending, out)
-        out.dropped += self._transitions.dropped - dropped
-        return out
-
-    def apply_past(self, entries: Iterable[Entry], now: Micros) -> Outcome:
-        """Apply rows of the log's past. Causes no events; `show_past` publishes the changes.
-
-        The tables were read after these rows were written, so `entries` have a lower `observed_at` than any reading.
-        """
-        out = Outcome(past=True)
-        rows: dict[str, list[Entry]] = {}
-        for entry in entries:
-            job_id = self._attributor.attribute(entry, now, out)
-            if job_id is not None and not self._skips(entry, job_id):
-                rows.setdefault(job_id, []).append(entry)
-        for job_id, some in rows.items():
-            self._join_rows(job_id, some, out)
-            self.published.mark_incomplete(job_id)
-        out.attributed = []
-        return out
-
-    def show_past(self, limit: int, now: Micros) -> Outcome:
-        """Publish the next `limit` jobs with rows of the past, one change each. Call it until `past_unread` is None."""
-        out, parents = Outcome(past=True), dict[str, None]()
-        if not self.published.incomplete:
-            self.published.end_past()
-        for job_id in list(islice(self.published.incomplete, limit)):
-            self.published.mark_complete(job_id)
-            self._settle(job_id, now, out, parents)
-        self.published.refresh(parents, now, out)
-        return out
-
-    def apply_legacy(
-        self, records: Iterable[LegacyRecord], gone: Iterable[str], now: Micros, *, past: bool = False
+    def _publish_restored(
+        self, parents: dict[str, None], now: Micros, restored: dict[str, PersistedJob], names: Iterable[str] = ()
     ) -> Outcome:
-        """Apply rows of `failover_jobs`, and the IDs of rows that were deleted. Those of the `past` cause no events.
+        """Publish jobs as they were stored, or jobs whose children have been restored (`names`)."""
+        turn = _Turn(now, past=True, parents=parents, restored=restored)
+        turn.named.update(dict.fromkeys([*restored, *names]))
+        self._settle(turn)
+        return turn.outcome()
 
-        A row is published once `decide_legacy` has found that no JobLog job has its ID.
+    # -- facts become part of what is known
+
+    def _attribute(self, entry: Entry, turn: _Turn, *, past: bool) -> str | None:
+        """Attribute a row to a job by its job ID, else by its step, else by an external ID.
+
+        It is added to the outcome, and its event. Returns the job that it is joined into: none if that is unknown, or
+        was removed, unless the row starts it again.
         """
-        out = Outcome(past=self.loading or past)
-        self.legacy.apply(records, gone, now, out)
-        return out
+        job_id = self._own_ids.of(entry.job_id) if entry.job_id is not None else None
+        by: Attribution = entry.by
+        if job_id is None and entry.step_id is not None:
+            job_id, by = self._job_of_step.get(entry.step_id), "step"
+            if job_id is None:
+                turn.unread_steps.add(entry.step_id)
+                turn.attributed += _unattributed(self._step_rows.add(entry.step_id, (turn.now, entry, past)))
+                return None
+        if job_id is None and entry.external_ids:
+            job_id = self.published.owner(entry.external_ids[0])
+            by = "external_id" if job_id is not None else "none"
+        turn.attributed.append(AttributedRow(entry, job_id, by))
+        if job_id is None:
+            return None
+        kind = entry.kind
+        if kind is not None:
+            self._transitions.row_arrived(job_id, entry.step_id, kind)
+            if not past:
+                name = entry.step_name or None
+                turn.events.append(
+                    Event(kind, job_id, entry.at, entry.event_id, entry.step_id, name, entry.error, entry.error_cut)
+                )
+        if job_id not in self._records:
+            if self._removed.skips(entry, job_id):
+                return None
+            self._record(job_id)  # It may have been removed: a row that starts it again is followed by its others.
+        if kind is not None and kind.ends_job and not past:
+            turn.ended.add(job_id)
+        return job_id
 
-    def decide_legacy(self, owned: Iterable[str], apart: Iterable[str], now: Micros) -> Outcome:
-        """Apply a query about IDs of `failover_jobs`: JobLog jobs own the IDs `owned`, none owns those in `apart`."""
-        out = Outcome()
-        self.legacy.decide(owned, apart, now, out)
-        return out
+    def _record(self, job_id: str) -> Record:
+        """The record of a job. An unknown job gets one, and waits to be read from the tables."""
+        record = self._records.get(job_id)
+        if record is None:
+            if self.published.get(job_id) is None and (evicted := self.known.unread.put(job_id, None)) is not None:
+                self._drop_record(evicted[0])
+            record = self._records[job_id] = Record(job_id)
+            self._own_ids.add(job_id)
+        return record
 
-    def expire(self, now: Micros) -> Outcome:
-        """Apply the passing of time: jobs stall, ended jobs leave memory, pending transitions become events."""
-        out = Outcome(past=self.loading)
-        self.published.check_stalled(now, out)
-        expired = self.published.pop_expired(now, self._max_jobs)
-        for job_id in expired:
-            self._forget(job_id, "retention", now, out)
-        out.attributed += self._attributor.expire(now)
-        out.events += self._transitions.due(self.horizon.log_watched(now))
-        return out
+    def _drop_record(self, job_id: str) -> None:
+        self._records.pop(job_id, None)
+        self._own_ids.discard(job_id)
+        self._unsaved[job_id] = None
 
-    def renew_forecasts(self, now: Micros, *, learn: bool) -> Outcome:
-        """Learn some ended runs if `learn`, and renew some forecasts. Call it again while `forecasts.has_due`."""
-        out = Outcome()
-        self.published.renew_forecasts(now, out, learn=learn)
-        return out
+    def _join_rows(self, job_id: str, entries: Sequence[Entry], turn: _Turn) -> None:
+        record = self._record(job_id)
+        record.facts = facts = fold.fold_rows(record.facts, entries)
+        self._unsaved[job_id] = None
+        if facts.reading is None:
+            turn.unread.add(job_id)
 
-    def _skips(self, entry: Entry, job_id: str) -> bool:
-        return job_id not in self._facts.jobs and self._removed.skips(entry, job_id)
+    def _join_reading(self, reading: Reading, turn: _Turn) -> None:
+        job_id = reading.job_id
+        record = self._record(job_id)
+        before = record.facts
+        if record.read(reading):
+            self._unsaved[job_id] = None
+        if _gets_its_first_steps(before, record.facts):
+            turn.silent.add(job_id)  # What the steps did until now is no news.
+        past = turn.past or job_id in self._incomplete or job_id in turn.silent
+        record.observed, lost = compare(record.observed, before, record.facts, self.horizon, turn.now, past=past)
+        turn.lost += lost
+        turn.named[job_id] = None
 
-    def _join_rows(self, job_id: str, entries: Sequence[Entry], out: Outcome) -> None:
-        if self._facts.join_rows(job_id, entries).reading is None:
-            out.unread.add(job_id)
-
-    def _settle(
-        self,
-        job_id: str,
-        now: Micros,
-        out: Outcome,
-        parents: dict[str, None],
-        before: Job | None = None,
-        restored: PersistedJob | None = None,
-        *,
-        wrote: bool = False,
-    ) -> None:
-        """Publish, update or remove a job according to its facts.
-
-        `before`: the facts of its published view. `wrote`: new log rows are among its facts.
-        """
-        job = self._facts.jobs.get(job_id)
-        if job is None or (job.reading is None and self.tracking):
+    def _join_step_rows(self, record: Record, view: JobView, turn: _Turn) -> None:
+        """Note the steps of a job, and join the rows that waited for one of them."""
+        new = [step.id for step in view.steps if step.id not in self._job_of_step]
+        if not new:
             return
-        old = self.published.get(job_id)
-        if job.reading is not None and job.reading.record is None and self.tracking:
-            if old is not None and old.view.parent_job_id:
-                parents[old.view.parent_job_id] = None
-            self._forget(job_id, "gone", now, out)
-            if self._facts.own_ids.of(job_id) != job_id:  # It is the ID of a job in another case.
-                out.add(self.apply([row.entry for row in self._attributor.pop_unloaded(job_id)], now))
+        self._job_of_step.update(dict.fromkeys(new, record.job_id))
+        record.steps += tuple(new)
+        entries = []
+        for step_id in new if self._step_rows else ():
+            for _, row, past in self._step_rows.pop(step_id):
+                entry = replace(row, job_id=record.job_id, by="step")
+                entries.append(entry)
+                if not past:
+                    self._attribute(entry, turn, past=turn.past)
+                    turn.wrote.add(record.job_id)
+                elif entry.kind is not None:
+                    self._transitions.row_arrived(record.job_id, entry.step_id, entry.kind)
+                if past and self.published.past_unread is not None:
+                    self._incomplete[record.job_id] = None
+        if entries:
+            self._join_rows(record.job_id, entries, turn)
+
+    def _move_rows(self, entries: Sequence[Entry], job_id: str, turn: _Turn) -> None:
+        """Join rows into the job that they turned out to name."""
+        for entry in entries:
+            self._attribute(entry, turn, past=turn.past)
+        if entries:
+            self._join_rows(job_id, entries, turn)
+            turn.named[job_id] = None
+            turn.wrote.add(job_id)
+
+    def _hold_back(self, turn: _Turn) -> None:
+        """Hold back rows of jobs that are not published yet, until their first subscribers exist."""
+        unread, pending = self.known.unread, self.known.pending_rows
+        if turn.past or not (unread or pending):
             return
-        if old is not None and before is not None:
-            view = job_view.view_after(before, old.view, job, self.id_keys)
-            alive_at = job_view.alive_after(before, old.alive_at, job)
-        else:
-            view, alive_at = job_view.view(job, self.id_keys), job_view.alive_at(job)
-        if self.published.has_expired(view, now) or (old is None and not self.published.has_room(view)):
-            self._forget(job_id, "retention", now, out, view)
+        released: list[AttributedRow] = []
+        for job_id in [i for i in pending if i not in unread]:
+            released += pending.pop(job_id)
+        for row in turn.attributed:
+            if row.job_id is not None and row.job_id in unread:
+                released += pending.add(row.job_id, row)
+            else:
+                released.append(row)
+        turn.attributed = released
+
+    def _put_row(self, row: LegacyRecord, turn: _Turn) -> None:
+        """Set a row of `failover_jobs`. A new one for which memory has no room is set aside."""
+        job_id, known = row.job_id, self.known.rows.get(row.job_id)
+        if known is None:
+            view = job_view.legacy_view(row)
+            if self.published.has_expired(view, turn.now) or not self._removed.is_news(view):
+                self.known.set_aside.add(row, self._newest_time)
+                self.published.leave_out(view.started_at or 0)
+                return
+            self.known.rows[job_id] = LegacyRow(row)
+            self._unsaved[job_id] = None
+        elif known.row != (row := replace(row, apart=row.apart or known.row.apart)):
+            known.row = row
+            self._unsaved[job_id] = None
+        self.published.await_no_longer(job_id)
+        turn.named[job_id] = None
+
+    def _drop_row(self, job_id: str) -> LegacyRecord | None:
+        """Forget a row of `failover_jobs`. Returns it; None if it is not in memory."""
+        if (known := self.known.rows.pop(job_id, None)) is None:
+            return None
+        self._unsaved[job_id] = None
+        self.published.await_no_longer(job_id)
+        return known.row
+
+    # -- what is known becomes what is published
+
+    def _settle(self, turn: _Turn) -> None:
+        """Publish, update or remove each named job, and those that this names, until none is left."""
+        while turn.named:
+            named, turn.named = turn.named, {}
+            for job_id in named:
+                old = self.published.get(job_id)
+                if job_id in turn.evicted and old is not None:
+                    self._evict(old, turn)
+                elif (record := self._records.get(job_id)) is not None:
+                    self._settle_job(record, old, turn)
+                elif (known := self.known.rows.get(job_id)) is not None:
+                    self._settle_row(known, old, turn)
+
+    def _settle_job(self, record: Record, old: PublishedJob | None, turn: _Turn) -> None:
+        """Publish, update or remove a JobLog job."""
+        reading = record.facts.reading
+        if self.tracking and reading is None:
+            if old is not None:
+                turn.wrote.discard(record.job_id)  # What is published is not of these rows, such as a legacy job.
+                self._show(old.view, old.alive_at, old, record, turn)
             return
-        self._facts.settled(job_id)
-        if self.published.past_unread is not None and self.loading and old is None:
-            self.published.mark_incomplete(job_id)
-        if old is None and view.terminal and ended_at(view) <= self._removed.announced_until(job_id):
-            self._lost_rows.forget(job_id)
-        alive = wrote or (before is not None and job_view.shows_life(before, job))
-        self._publish(old, view, alive_at, now, out, restored, alive=alive)
-        self._removed.discard(job_id)
-        for parent in self._children.place(job_id, view.parent_job_id, view.started_at or 0):
-            parents[parent] = None
+        if self.tracking and reading is not None and reading.record is None:
+            self._remove(record, old, "gone", old.view if old is not None else None, turn)
+            return
+        view, alive_at = self._view(record, old)
+        if self.published.has_expired(view, turn.now) or (old is None and not self._removed.is_news(view)):
+            self._remove(record, old, "retention", view, turn)
+            return
+        before = record.facts
         if old is None or old.view.steps is not view.steps:
-            self._apply_step_rows(self._attributor.add_steps(view.steps, job_id), job_id, now, out)
+            self._join_step_rows(record, view, turn)
+        if record.facts is not before:
+            view, alive_at = self._view(record, old)
+        self._publish(record, view, alive_at, old, turn)
 
-    def _apply_step_rows(self, rows: Sequence[StepRow], job_id: str, now: Micros, out: Outcome) -> None:
-        """Apply the pending rows of steps whose job is now known."""
-        if not rows:
+    def _publish(self, record: Record, view: JobView, alive_at: Micros, old: PublishedJob | None, turn: _Turn) -> None:
+        """Publish the view of a JobLog job, which has been read."""
+        job_id = record.job_id
+        self.known.unread.pop(job_id, None)
+        if old is None and self.published.past_unread is not None and self.loading:
+            self._incomplete[job_id] = None
+        if old is None and view.terminal and ended_at(view) <= self._removed.announced_until(job_id):
+            record.observed = None
+        if old is None or old.view.external_ids != view.external_ids:
+            for name in view.external_ids:  # Clients get the removal of a legacy job before the job that has its ID.
+                if name != job_id:
+                    self._withdraw_legacy(name, "merged", turn)
+        self._show(view, alive_at, old, record, turn)
+        record.viewed = record.facts
+        self._removed.discard(job_id)
+
+    def _view(self, record: Record, old: PublishedJob | None) -> tuple[JobView, Micros]:
+        """The view and the last activity of a job. Nothing is derived again from facts that have been viewed."""
+        facts, viewed = record.facts, record.viewed
+        if old is None or viewed is None:
+            return job_view.view(facts, self.id_keys), job_view.alive_at(facts)
+        if facts is viewed:
+            return old.view, old.alive_at
+        view = job_view.view_after(viewed, old.view, facts, self.id_keys)
+        return view, job_view.alive_after(viewed, old.alive_at, facts)
+
+    def _settle_row(self, known: LegacyRow, old: PublishedJob | None, turn: _Turn) -> None:
+        """Publish a row of `failover_jobs` if it is certain that no JobLog job has its ID, else withdraw it."""
+        row, view = known.row, job_view.legacy_view(known.row)
+        self.published.await_no_longer(row.job_id)
+        if self.published.has_expired(view, turn.now):
+            self._retire(row.job_id, "retention", turn)
+        elif self.published.owner(row.job_id) is not None:
+            self._withdraw_legacy(row.job_id, "merged", turn)
+        elif row.apart:
+            if known.silent:
+                turn.silent.add(row.job_id)
+                known.silent = False
+            self._show(view, row.updated_at or row.created_at or 0, old, None, turn)
+        else:
+            self.published.await_legacy(row.job_id, view.started_at or 0)
+            known.silent = known.silent or turn.past
+
+    def _show(
+        self, view: JobView, alive_at: Micros, old: PublishedJob | None, record: Record | None, turn: _Turn
+    ) -> None:
+        """Publish `view` if the document differs: the only place where a document appears or changes with its facts."""
+        job_id, now, past = view.job_id, turn.now, turn.past or view.job_id in turn.silent
+        if record is None or (family := record.family) is None:
+            family = self._children.of(job_id, record.facts.reading if record is not None else None)
+            if record is not None:
+                record.family = family
+        complete = job_id not in self._incomplete
+        stored = turn.restored.pop(job_id, None) if turn.restored else None
+        was_announced = old is not None and old.stalled and self.silence.is_news(job_id)
+        self._note_life(view, alive_at, old, record, stored, turn, past=past)
+        stalled = self.silence.is_stalled(job_id)
+        if (
+            old is not None
+            and (stored is None or stored.forecast is None)
+            and (old.view is view or old.view == view)
+            and (old.stalled, old.complete) == (stalled, complete)
+            and (old.child_count, old.children) == (family.count, family.ids)
+        ):
+            if old.alive_at != alive_at:
+                self.published.put(replace(old, alive_at=alive_at), old)
             return
-        entries = [(replace(e, job_id=job_id, by="step"), past) for _, e, past in rows]
-        self.apply_past([e for e, past in entries if past], now)
-        if self.published.past_unread is None and self.published.mark_complete(job_id):
-            self._settle(job_id, now, out, {})  # The past is published, so nothing else would publish these rows.
-        out.add(self.apply([e for e, past in entries if not past], now))
+        if stored is not None:
+            updated_at = stored.updated_at
+            if old is None or stored.forecast is not None:
+                forecast = self.forecasts.restore_job(view, stored.forecast, now)
+            else:
+                forecast = old.forecast
+        elif turn.parents is not None and old is not None:
+            updated_at, forecast = old.updated_at, old.forecast
+        else:
+            of_the_past = view.terminal and (old is None or (past and not old.complete))
+            updated_at = min(now, max(alive_at, ended_at(view))) if of_the_past else now
+            forecast = self.forecasts.of(view, old, alive_at, now)
+            self._unsaved[job_id] = None
+        new = PublishedJob(
+            view,
+            self.published.next_seq(),
+            updated_at,
+            family.ids,
+            family.count,
+            stalled,
+            alive_at,
+            complete,
+            forecast,
+            titles=self.published.titles,
+        )
+        self._put(new, old, turn)
+        self._follow_up(job_id, old, new, turn, past=past)
+        if stored is None and (stalled and self.silence.is_news(job_id)) is not was_announced:
+            self._announce_silence(new, turn, past=past)
 
-    def _publish(
+    def _put(self, new: PublishedJob, old: PublishedJob | None, turn: _Turn) -> None:
+        self.published.put(new, old)
+        turn.changes.append(Change(new.job_id, new.rev, old, new))
+
+    def _note_life(
         self,
-        old: PublishedJob | None,
         view: JobView,
         alive_at: Micros,
-        now: Micros,
-        out: Outcome,
-        restored: PersistedJob | None,
+        old: PublishedJob | None,
+        record: Record | None,
+        stored: PersistedJob | None,
+        turn: _Turn,
         *,
-        alive: bool,
+        past: bool,
     ) -> None:
-        """Publish the view of a JobLog job. Clients get the removal of a legacy job before the job that has its ID."""
-        if old is None or old.view.external_ids != view.external_ids:
-            self.legacy.withdraw(view.external_ids, out)
-        changed = self.published.show(view, alive_at, now, out, restored=restored, alive=alive)
-        if changed and (old is None or names_differ(old.view, view)):
-            self._rename(view.job_id, old.view if old is not None else None, view, now, out)
+        """Follow the silence of a running job. A job that never did anything, or may have in the past, has none yet."""
+        job_id, silence = view.job_id, self.silence
+        wrote = job_id in turn.wrote
+        turn.wrote.discard(job_id)  # It may be settled again, as the parent of another job.
+        if view.status is not Status.RUNNING:
+            silence.forget(job_id)
+        elif stored is not None and stored.silence is not None:
+            silence.restore(job_id, stored.silence)
+        elif not alive_at or job_id in self._incomplete:
+            return
+        elif job_id not in silence:
+            if past:
+                silence.begin(job_id, alive_at, self.published.past_unread or turn.now, turn.now)
+            else:
+                silence.alive(job_id, turn.now)
+        elif (
+            wrote
+            or (old is not None and alive_at > old.alive_at)
+            or (record is not None and record.viewed is not None and job_view.shows_life(record.viewed, record.facts))
+        ):
+            silence.alive(job_id, turn.now)
 
-    def _rename(self, job_id: str, old: JobView | None, new: JobView | None, now: Micros, out: Outcome) -> None:
-        """Update the IDs of a job. Jobs that an ID starts or stops resolving to get a change, and legacy jobs merge."""
-        external_ids, owners = self.published.move_names(job_id, old, new)
-        if old is not None and new is not None and new.external_ids_cut is not None:
-            for name in set(old.external_ids).difference(new.external_ids):
-                self.legacy.retire(name)  # The job still owns it, though it is not known any more.
-        self.legacy.settle(external_ids, now, out)
-        self.published.add_moved(owners - {job_id}, out)
+    def _evict(self, old: PublishedJob, turn: _Turn) -> None:
+        """Remove a job for which memory has no room."""
+        record = self._records.get(old.job_id)
+        if record is None or old.view.source == "legacy":
+            self._removed.had_no_room(old.view)
+            self._retire(old.job_id, "retention", turn)
+        else:
+            self._remove(record, old, "retention", old.view, turn)
 
-    def _forget(self, job_id: str, reason: Reason, now: Micros, out: Outcome, view: JobView | None = None) -> None:
-        """Remove a job from memory. `view`: what is known of it, if that is not what is published."""
-        old = self.published.get(job_id)
-        view = old.view if old is not None and view is None else view
-        self._facts.forget(job_id)
-        if old is None or old.view.source == "joblog":
-            self._removed.add(job_id, view, old.alive_at if old is not None else 0, now)
+    def _remove(
+        self, record: Record, old: PublishedJob | None, reason: Reason, view: JobView | None, turn: _Turn
+    ) -> None:
+        """Remove a JobLog job, which late rows do not bring back. `view`: what is known of it, if anything."""
+        job_id = record.job_id
+        was_published = old is not None and old.view.source == "joblog"
+        self._drop_record(job_id)
+        self.known.unread.pop(job_id, None)
+        for step_id in record.steps:
+            del self._job_of_step[step_id]
         if reason == "retention" and view is not None:
             self._removed.had_no_room(view)
             self.published.leave_out(view.started_at or 0)
-        self._lost_rows.forget(job_id)
-        if reason == "gone" and (old is None or old.view.source == "legacy"):
-            self.legacy.settle((job_id,), now, out)  # No JobLog job has the ID, but a row of `failover_jobs` may.
+        if old is None or was_published:
+            self._removed.add(job_id, view, old.alive_at if old is not None else 0, turn.now)
+        if old is not None and was_published:
+            for name in old.view.external_ids if reason == "retention" else ():
+                self._retire(name, reason, turn)
+            self._withdraw(old, reason, turn)
+        if was_published or reason == "retention":
+            self._retire(job_id, reason, turn)  # Its ID is that of this job.
+        else:
+            turn.named[job_id] = None  # No JobLog job has the ID, but a row of `failover_jobs` may.
+        if reason == "gone" and (own := self._own_ids.of(job_id)) != job_id:  # It is the ID of a job in another case.
+            self._move_rows([row.entry for row in self.known.pending_rows.pop(job_id)], own, turn)
+
+    def _retire(self, job_id: str, reason: Reason, turn: _Turn) -> None:
+        """Remove a row of `failover_jobs` from memory, and set it aside: it stays unpublished until it changes."""
+        if (row := self._drop_row(job_id)) is None:
             return
-        if old is None:
+        self.known.set_aside.add(row, self._newest_time)
+        self._withdraw_legacy(job_id, reason, turn)
+
+    def _withdraw_legacy(self, job_id: str, reason: Reason, turn: _Turn) -> None:
+        """Remove a legacy job. A JobLog job with its ID stays: the rows of `failover_jobs` do not decide about that."""
+        if (old := self.published.get(job_id)) is not None and old.view.source == "legacy":
+            self._withdraw(old, reason, turn)
+
+    def _withdraw(self, old: PublishedJob, reason: Reason, turn: _Turn) -> None:
+        """Remove a document: the only place where one disappears."""
+        self.published.drop(old)
+        self.silence.forget(old.job_id)
+        self.forecasts.forget(old.job_id)
+        turn.changes.append(Change(old.job_id, self.published.next_seq(), old, None, reason))
+        self._follow_up(old.job_id, old, None, turn, past=turn.past, to_parent=reason != "retention")
+
+    # -- what follows from a change
+
+    def _follow_up(
+        self,
+        job_id: str,
+        old: PublishedJob | None,
+        new: PublishedJob | None,
+        turn: _Turn,
+        *,
+        past: bool,
+        to_parent: bool = True,
+    ) -> None:
+        """Update what leads to the job, its times, and its events; name the jobs that a change of it may change.
+
+        `to_parent`: the document of its parent changes with it.
+        """
+        if new is not None:
+            newest = max(new.alive_at, ended_at(new.view))
+            if newest > self._newest_time:
+                self._newest_time = max(self._newest_time, min(turn.now, newest))
+        if new is not None and old is not None and not past and _runs_on(old, new):
+            self._announce(new, turn)
+        else:
+            self._reschedule(job_id, new)
+            if new is not None and not past:
+                self._note_transitions(old, new, turn)
+        was, view = old.view if old is not None else None, new.view if new is not None else None
+        if was is None or view is None or names_differ(was, view):
+            self._move_names(job_id, was, view, turn)
+        for parent in self._children.move(was, view):
+            if (record := self._records.get(parent)) is not None:
+                record.family = None
+            if to_parent:
+                (turn.named if turn.parents is None else turn.parents)[parent] = None
+
+    def _reschedule(self, job_id: str, new: PublishedJob | None) -> None:
+        """Set when the job leaves memory, and whether its tables have to be read again and again."""
+        if new is not None and new.view.status is Status.RUNNING and job_id in self.known.running_or_pending:
+            return  # As in most changes.
+        if new is None or new.view.terminal:
+            self.known.running_or_pending.discard(job_id)
+        else:
+            self.known.running_or_pending.add(job_id)
+        if new is not None and new.view.terminal:
+            self._expiry.put(job_id, ended_at(new.view))
+        else:
+            self._expiry.discard(job_id)
+
+    def _note_transitions(self, old: PublishedJob | None, new: PublishedJob, turn: _Turn) -> None:
+        """Add the events of a legacy job; of a JobLog job, note the transitions that wait for their log row."""
+        view, was = new.view, old.view if old is not None else None
+        announced_until = self._removed.announced_until(view.job_id) if was is None else -1
+        is_news = (
+            ended_at(view) > announced_until if was is None else not was.terminal or ended_at(was) != ended_at(view)
+        )
+        if view.terminal and is_news:
+            turn.ended.add(view.job_id)
+        if old is None and not new.complete:
             return
-        self._attributor.forget_job(job_id)
-        self._children.place(job_id, None, 0)
-        self._children.forget(job_id)
-        if reason == "retention":
-            for name in old.view.external_ids:
-                self.legacy.retire(name)
-        self.published.hide(job_id, reason, out)
-        self._rename(job_id, old.view, None, now, out)
-        self.legacy.retire(job_id)
+        if view.source == "legacy":
+            turn.events += legacy_events(was, view, announced_until)
+        else:
+            watched = self.horizon.log_watched_from(turn.now)
+            self._transitions.changed(was, view, self._records[view.job_id].facts, watched, announced_until)
+        self._announce(new, turn)
+
+    def _announce(self, shown: PublishedJob, turn: _Turn) -> None:
+        """Announce that a job is late or overdue. Each is announced once, also after a restart."""
+        if not shown.complete:
+            return
+        if (kind := self.forecasts.announcement(shown.job_id, shown.forecast, turn.now)) is not None:
+            turn.events.append(Event(kind, shown.job_id, turn.now))
+            self._unsaved[shown.job_id] = None
+
+    def _announce_silence(self, shown: PublishedJob, turn: _Turn, *, past: bool) -> None:
+        """Announce that a job has become stalled, or that it goes on after an event said that it was."""
+        if shown.stalled:
+            turn.events.append(Event(Kind.JOB_STALLED, shown.job_id, turn.now))
+        elif shown.view.status is Status.RUNNING and not past:
+            turn.events.append(Event(Kind.JOB_RECOVERED, shown.job_id, turn.now))
+
+    def _move_names(self, job_id: str, old: JobView | None, new: JobView | None, turn: _Turn) -> None:
+        """Update the IDs of a job. Jobs that an ID starts or stops resolving to get a change, and legacy jobs merge."""
+        names, owners = self.published.move_names(job_id, old, new)
+        if old is not None and new is not None and new.external_ids_cut is not None:
+            for name in set(old.external_ids).difference(new.external_ids):
+                self._retire(name, "merged", turn)  # The job still owns it, though it is not known any more.
+        turn.named.update((name, None) for name in names if name in self.known.rows)
+        for other in sorted(owners - {job_id}):
+            if (shown := self.published.get(other)) is not None:
+                turn.changes.append(Change(other, self.published.next_seq(), shown, shown, moved=True))
 
 
-def _gets_its_first_steps(before: Job | None, job: Job) -> bool:
+def _unattributed(rows: Iterable[_StepRow]) -> list[AttributedRow]:
+    """Rows that belong to no known job, without those of the log's past, which are not streamed."""
+    return [AttributedRow(entry, None, "none") for _, entry, past in rows if not past]
+
+
+def _gets_its_first_steps(before: Job, job: Job) -> bool:
     """True if the change is that the steps of a job, which could not be read before, have been read."""
-    if before is None or before.reading is None or job.reading is None:
+    if before.reading is None or job.reading is None:
         return False
     return (
         before.reading.steps is None and job.reading.steps is not None and before.reading.record == job.reading.record
     )
+
+
+def _runs_on(old: PublishedJob, new: PublishedJob) -> bool:
+    """True if a job goes on running with the same steps, as in most changes: there is no transition then."""
+    return new.view.status is old.view.status is Status.RUNNING and new.view.steps is old.view.steps

@@ -114,6 +114,11 @@ def shows_life(before: Job, job: Job) -> bool:
     )
 
 
+def ended_at(view: JobView) -> Micros:
+    """The end of an ended job. If it is unknown, its start, so that the job leaves memory."""
+    return (view.ended_at if view.ended_at is not None else view.started_at) or 0
+
+
 def _resolve(
     word: str | None, read: bool, observed_at: int, event: JobEvent | None, *, of_step: bool = False
 ) -> tuple[Status, JobEvent | None]:

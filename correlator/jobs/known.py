@@ -1,60 +1,117 @@
-"""What sources ask the index before they query a table: a read-only view of the jobs and rows in memory."""
+"""What is known of the jobs in memory besides what is published of them: what sources ask, and what is stored."""
 
 from __future__ import annotations
 
-from correlator.jobs import legacy_status
-from correlator.jobs.attribution import Attributor
+from collections.abc import Iterable
+
+from correlator.jobs import fold, joblog, legacy_status
+from correlator.jobs.bounded import BoundedDict, PendingRows
+from correlator.jobs.children import Family
 from correlator.jobs.forecast.forecaster import OperationKey
-from correlator.jobs.job_facts import JobFacts
-from correlator.jobs.legacy_jobs import LegacyJobs
-from correlator.jobs.model.facts import Reading
+from correlator.jobs.forecasts import Forecasts
+from correlator.jobs.missing_rows import Observed
+from correlator.jobs.model.facts import AttributedRow, Job, Reading
+from correlator.jobs.model.persisted import PersistedJob, PersistedLegacy
 from correlator.jobs.model.rows import LegacyRecord, Micros
 from correlator.jobs.published import PublishedJobs
-from correlator.jobs.removed_jobs import RemovedJobs
+from correlator.jobs.removed_jobs import RemovedJobs, SetAsideRows
+from correlator.jobs.silence import Silence
+
+MAX_UNREAD = 10_000
+"""Jobs that the log mentions and that were not read from the tables yet."""
+
+MAX_UNLOADED = 5_000
+MAX_UNLOADED_BYTES = 16 << 20
+"""The bounds of pending rows of jobs that are not published yet, in rows and bytes. The source pauses before."""
+
+
+class Record:
+    """What is known of one JobLog job.
+
+    `facts`: the joined rows and readings. `viewed`: the facts from which the published view was derived; None if it is
+    not published. `family`: its children as published; None: they have to be computed again. `steps`: the IDs by which
+    rows are attributed to it, also of steps that its table has lost. `observed`: see `missing_rows.compare`.
+    """
+
+    __slots__ = ("facts", "family", "job_id", "observed", "steps", "viewed")
+
+    def __init__(self, job_id: str) -> None:
+        self.job_id = job_id
+        self.facts = Job(job_id)
+        self.viewed: Job | None = None
+        self.family: Family | None = None
+        self.steps: tuple[int, ...] = ()
+        self.observed: Observed | None = None
+
+    def read(self, reading: Reading) -> bool:
+        """Join a reading of the tables. Returns True if it is news for a checkpoint."""
+        before, news = self.facts.reading, fold.is_news(self.facts, reading)
+        self.facts = fold.fold(self.facts, reading)
+        after = self.facts.reading
+        if before is not after and (
+            before is None
+            or after is None
+            or before.children is not after.children
+            or before.child_count != after.child_count
+        ):
+            self.family = None
+        return news
+
+
+class LegacyRow:
+    """One row of `failover_jobs`. `silent`: it was read while loading, so its publication causes no events."""
+
+    __slots__ = ("row", "silent")
+
+    def __init__(self, row: LegacyRecord) -> None:
+        self.row = row
+        self.silent = False
 
 
 class KnownJobs:
-    """Answers from the state of an index as it is at each call.
-
-    `facts`: those of JobLog jobs.
-    """
+    """The records by job ID, and what sources ask before they query a table. Only the index changes it."""
 
     def __init__(
-        self,
-        facts: JobFacts,
-        published: PublishedJobs,
-        legacy: LegacyJobs,
-        attributor: Attributor,
-        removed: RemovedJobs,
+        self, records: dict[str, Record], published: PublishedJobs, removed: RemovedJobs, silence: Silence
     ) -> None:
-        self._facts = facts.jobs
-        self._pending = facts.pending
-        self._removed = removed
+        self.records = records
+        self.rows: dict[str, LegacyRow] = {}
+        """The rows of `failover_jobs`, by their ID as a job."""
+        self.set_aside = SetAsideRows()
+        """The rows of `failover_jobs` that are in memory no longer."""
+        self.unread: BoundedDict[str, None] = BoundedDict(MAX_UNREAD)
+        """Jobs that were not read from the tables yet. The records of those that it evicts are dropped."""
+        self.running_or_pending: set[str] = set()
+        """The published jobs that have not ended."""
+        self.pending_rows: PendingRows[str, AttributedRow] = PendingRows(
+            MAX_UNLOADED, MAX_UNLOADED_BYTES, lambda row: joblog.size(row.entry)
+        )
+        """Rows of unread jobs, which are held back."""
         self._published = published
-        self._legacy = legacy
-        self._attributor = attributor
+        self._removed = removed
+        self._silence = silence
 
     def active(self) -> set[str]:
         """The IDs of JobLog jobs that have not ended or were not read from the tables yet."""
-        return {i for i in self._published.timers.active if i in self._facts} | set(self._pending)
+        return {i for i in self.running_or_pending if i in self.records} | set(self.unread)
 
     def running(self) -> dict[OperationKey, list[str]]:
         """The IDs of the JobLog jobs that have not ended, by operation."""
         found: dict[OperationKey, list[str]] = {}
-        for job_id in self._published.timers.active:
-            if job_id in self._facts and (shown := self._published.get(job_id)) is not None:
+        for job_id in self.running_or_pending:
+            if job_id in self.records and (shown := self._published.get(job_id)) is not None:
                 found.setdefault((shown.view.job_type or "", shown.view.operation or ""), []).append(job_id)
         return found
 
     @property
     def lively(self) -> bool:
         """True while a job runs and is not stalled, or was not read from the tables yet. O(1)."""
-        return self._published.silence.lively or bool(self._pending)
+        return self._silence.lively or bool(self.unread)
 
     @property
     def unloaded_rows(self) -> int:
         """The number of pending rows of jobs that are not published yet."""
-        return self._attributor.unloaded_rows
+        return self.pending_rows.count
 
     def joblog_ids(self) -> list[str]:
         """The IDs of all published JobLog jobs."""
@@ -79,32 +136,77 @@ class KnownJobs:
 
     def reading(self, job_id: str) -> Reading | None:
         """The last reading of a JobLog job; None if there is none."""
-        job = self._facts.get(job_id)
-        return job.reading if job is not None else None
-
-    def legacy(self, job_id: str) -> LegacyRecord | None:
-        """The last reading of a row of `failover_jobs`, by its ID as a job."""
-        return self._legacy.get(job_id)
+        record = self.records.get(job_id)
+        return record.facts.reading if record is not None else None
 
     def silent_for(self, job_id: str, now: Micros) -> float:
         """Seconds since the last activity of a job; 0 for a job that is not in memory."""
         shown = self._published.get(job_id)
         return max(0.0, (now - shown.alive_at) / 1_000_000) if shown is not None else 0.0
 
-    def unsettled_legacy(self) -> list[LegacyRecord]:
-        """Unfinished or undecided rows of `failover_jobs` whose ID no JobLog job in memory has."""
-        return [
-            r
-            for r in self._legacy.all()
-            if not (r.apart and r.status in legacy_status.ENDED) and not self._published.is_joblog_id(r.job_id)
-        ]
+    def legacy(self, job_id: str) -> LegacyRecord | None:
+        """The last reading of a row of `failover_jobs`, by its ID as a job."""
+        known = self.rows.get(job_id)
+        return known.row if known is not None else None
 
     def legacy_rows(self) -> list[LegacyRecord]:
         """All rows of `failover_jobs` in memory."""
-        return list(self._legacy.all())
+        return [known.row for known in self.rows.values()]
 
-    def is_undecided(self, record: LegacyRecord) -> bool:
+    def unsettled_legacy(self) -> list[LegacyRecord]:
+        """Unfinished or undecided rows of `failover_jobs` whose ID no JobLog job in memory has."""
+        return [
+            row
+            for row in self.legacy_rows()
+            if not (row.apart and row.status in legacy_status.ENDED) and not self._published.is_joblog_id(row.job_id)
+        ]
+
+    def is_undecided(self, row: LegacyRecord) -> bool:
         """True if a table query must decide whether a JobLog job has the ID of this row of `failover_jobs`."""
-        known = self._legacy.get(record.job_id)
+        known = self.legacy(row.job_id)
         decided = known is not None and known.apart
-        return not decided and not self._published.is_joblog_id(record.job_id) and not self._legacy.is_set_aside(record)
+        return not decided and not self._published.is_joblog_id(row.job_id) and not self.is_set_aside(row)
+
+    def is_set_aside(self, row: LegacyRecord) -> bool:
+        """True if this row of `failover_jobs` is not published until it changes."""
+        return self.set_aside.has(row, in_memory=row.job_id in self.rows)
+
+
+class Persistence:
+    """What a checkpoint contains of each job, and which jobs have changed since the last one."""
+
+    def __init__(self, known: KnownJobs, published: PublishedJobs, silence: Silence, forecasts: Forecasts) -> None:
+        self.unsaved: dict[str, None] = {}
+        """The jobs whose persisted state has changed. The index adds to it."""
+        self._known = known
+        self._published = published
+        self._silence = silence
+        self._forecasts = forecasts
+
+    def changed(self) -> list[str]:
+        """The IDs of jobs whose persisted state changed since the last call."""
+        changed = list(self.unsaved)
+        self.unsaved.clear()
+        return changed
+
+    def mark_again(self, job_ids: Iterable[str]) -> None:
+        """Put IDs in front of the result of the next `changed`. Call it for jobs that could not be written."""
+        again = dict.fromkeys(job_ids) | self.unsaved
+        self.unsaved.clear()
+        self.unsaved.update(again)
+
+    def all_ids(self) -> list[str]:
+        """The IDs of all jobs that have persisted state."""
+        return [*self._known.records, *(i for i in self._known.rows if i not in self._known.records)]
+
+    def get(self, job_id: str) -> PersistedJob | PersistedLegacy | None:
+        """The state of a job that a checkpoint must contain. None if the job left memory."""
+        silence = self._silence.persisted(job_id)
+        if (record := self._known.records.get(job_id)) is not None:
+            shown = self._published.get(job_id)
+            if shown is None:
+                return PersistedJob(record.facts, 0)
+            forecast = self._forecasts.persisted(job_id, shown.forecast)
+            return PersistedJob(record.facts, shown.updated_at, forecast, silence)
+        row = self._known.legacy(job_id)
+        return PersistedLegacy.of(row, silence) if row is not None else None

@@ -1,8 +1,8 @@
 """What the log should have said and did not: JobLog drops log rows under load, but its tables are complete.
 
 JobLog writes the table first and the log row up to seconds later. A difference between the two therefore counts only
-after it has lasted for `GRACE`. Then `Transitions` announces the transition without its row, and `LostRows` counts the
-row as lost. `Transitions` compares what is published with the log. `LostRows` compares the tables themselves, also the
+after it has lasted for `GRACE`. Then `Transitions` announces the transition without its row, and `compare` counts the
+row as lost. `Transitions` compares what is published with the log. `compare` takes the tables themselves, also the
 texts of errors and the percentages.
 
 A log that the daemon cannot read may be one that JobLog cannot write. So the grace is watched time of the log
@@ -11,14 +11,14 @@ A log that the daemon cannot read may be one that JobLog cannot write. So the gr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Literal, TypeAlias, get_args
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TypeAlias
 
 from msgspec import Struct
 
 from correlator.jobs.bounded import BoundedDict
 from correlator.jobs.horizon import Horizon
-from correlator.jobs.model.changes import Event
+from correlator.jobs.model.changes import Event, Lost
 from correlator.jobs.model.facts import ENDED, STATUS_OF, Job, JobEvent, Kind, Status, StepEvents
 from correlator.jobs.model.rows import Micros, StepRecord
 from correlator.jobs.model.views import JobView
@@ -34,12 +34,6 @@ MAX_DUE = 5_000
 
 MAX_LOGGED = 50_000
 """Lifecycle rows remembered. If a job ends twice, `Job.event` holds only the later row, but both have arrived."""
-
-Lost: TypeAlias = Literal["job_started", "job_ended", "step_started", "step_ended", "error", "percent"]
-"""The kind of the missing row. `error`: the row exists, but its text differs from the table's. `percent`: the job has
-progress rows, but none with the table's percentage."""
-
-LOST: tuple[Lost, ...] = get_args(Lost)
 
 _JOB_KIND = {STATUS_OF[k]: k for k in Kind if k in STATUS_OF and not k.of_step}
 _STEP_KIND = {STATUS_OF[k]: k for k in Kind if k in STATUS_OF and k.of_step}
@@ -158,47 +152,36 @@ def _of_step(job_id: str, old: StepRecord | None, new: StepRecord, events: StepE
 # -- rows that are counted as lost
 
 
-class _Observed(Struct):
+class Observed(Struct, frozen=True):
     """The comparison of one job: open differences with the watched time at which each began, and counted ones."""
 
-    differences: dict[_Difference, Micros] = {}
-    counted: set[_Difference] = set()
+    differences: Mapping[_Difference, Micros] = {}
+    counted: frozenset[_Difference] = frozenset()
 
 
-class LostRows:
-    """Counts each lost row once. A job is compared from its first table query until it has ended without a difference.
+def compare(
+    observed: Observed | None, before: Job, job: Job, horizon: Horizon, now: Micros, *, past: bool
+) -> tuple[Observed | None, list[Lost]]:
+    """Compare a job after a table query that changed `before` into `job`. Returns each lost row once.
 
-    Jobs that had ended before the first table query are not compared. For a job that was already running at the first
-    query, what had happened before that query is not counted either.
+    `observed`: what the last comparison returned for the next. A job is compared from its first table query until it
+    has ended without a difference. Jobs that had ended before the first table query are not compared. For a job that
+    was already running at the first query, what had happened before that query is not counted either. `past`: the log
+    has not been read up to the present yet, so a missing row is not a loss. `now`: microseconds.
     """
-
-    def __init__(self) -> None:
-        self._observed: dict[str, _Observed] = {}
-
-    def compare(self, before: Job | None, job: Job, horizon: Horizon, now: Micros, *, past: bool) -> list[Lost]:
-        """Compare a job after a table query that changed `before` into `job`. Returns each lost row once.
-
-        `past`: the log has not been read up to the present yet, so a missing row is not a loss. `now`: microseconds.
-        """
-        ended = _has_ended(job)
-        begun = before is None or before.reading is None or not _has_ended(before)
-        if job.job_id not in self._observed and (not begun or (past and ended)):
-            return []
-        observed = self._observed.setdefault(job.job_id, _Observed())
-        if past:
-            observed.counted |= set(_differences(job))
-            return []
-        begins, watched = horizon.log_watched_from(now), horizon.log_watched(now)
-        still_open = {d: observed.differences.get(d, begins) for d in _differences(job) if d not in observed.counted}
-        lost = [d for d, since in still_open.items() if watched - since >= GRACE]
-        observed.counted.update(lost)
-        observed.differences = {d: since for d, since in still_open.items() if d not in observed.counted}
-        if ended and not observed.differences:
-            del self._observed[job.job_id]
-        return [kind for kind, _ in lost]
-
-    def forget(self, job_id: str) -> None:
-        self._observed.pop(job_id, None)
+    ended, begun = _has_ended(job), before.reading is None or not _has_ended(before)
+    if observed is None:
+        if not begun or (past and ended):
+            return None, []
+        observed = Observed()
+    if past:
+        return Observed(observed.differences, observed.counted.union(_differences(job))), []
+    begins, watched = horizon.log_watched_from(now), horizon.log_watched(now)
+    still_open = {d: observed.differences.get(d, begins) for d in _differences(job) if d not in observed.counted}
+    lost = [d for d, since in still_open.items() if watched - since >= GRACE]
+    counted = observed.counted.union(lost)
+    differences = {d: since for d, since in still_open.items() if d not in counted}
+    return None if ended and not differences else Observed(differences, counted), [kind for kind, _ in lost]
 
 
 def _has_ended(job: Job) -> bool:

@@ -8,23 +8,30 @@ as new.
 Model: a removed job is remembered with its newest time, and comes back only if it runs again or has a later end. Of a
 job that nobody remembers, because it was never in memory or too many have left since, only its times say whether it is
 news: what happened before `announced_until` was published by this run or an earlier one, or before the first start.
+The same holds for a row of `failover_jobs` that expired, or that a JobLog job owns (`SetAsideRows`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from msgspec.structs import replace
+
 from correlator.jobs.bounded import BoundedDict
+from correlator.jobs.job_view import ended_at, legacy_view
 from correlator.jobs.model.facts import Entry, Kind
-from correlator.jobs.model.rows import Micros
+from correlator.jobs.model.rows import LegacyRecord, Micros
 from correlator.jobs.model.views import JobView
-from correlator.jobs.timers import ended_at
 
 MAX_REMOVED = 100_000
 """Removed jobs that are remembered. Those that left before them count as announced."""
 
 MAX_PERSISTED = 1_000
 """Removed jobs that a checkpoint contains, at most."""
+
+MAX_SET_ASIDE = 10_000
+"""Rows of `failover_jobs` remembered as unpublished. Beyond that, rows stay unpublished that ended before one that was
+forgotten."""
 
 LATE_COMMIT = 60_000_000
 """Microseconds by which the commit of a job may lag behind its times in the tables."""
@@ -101,3 +108,28 @@ class RemovedJobs:
         self._seen_to.update(removed)
         self._newest.update(removed)
         self._announced_until = max(self._announced_until, announced_until)
+
+
+class SetAsideRows:
+    """The rows of `failover_jobs` that stay unpublished until they change. Only the index changes it; O(1)."""
+
+    def __init__(self) -> None:
+        self._rows: BoundedDict[str, LegacyRecord] = BoundedDict(MAX_SET_ASIDE)
+        self._forgotten_until: Micros = -1
+        """The newest end of a row that is not remembered any more."""
+
+    def has(self, row: LegacyRecord, *, in_memory: bool) -> bool:
+        """True if this row stays unpublished. `in_memory`: an older state of it is known."""
+        if (known := self._rows.get(row.job_id)) is not None:
+            return known == replace(row, apart=False)
+        if self._forgotten_until < 0 or in_memory:
+            return False
+        view = legacy_view(row)
+        return view.terminal and ended_at(view) <= self._forgotten_until
+
+    def add(self, row: LegacyRecord, newest: Micros) -> None:
+        """Set a row aside. `newest`: the newest time of a job, at most the present."""
+        if (forgotten := self._rows.put(row.job_id, replace(row, apart=False))) is not None:
+            view = legacy_view(forgotten[1])
+            if view.terminal:
+                self._forgotten_until = max(self._forgotten_until, min(ended_at(view), newest))

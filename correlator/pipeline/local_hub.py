@@ -10,11 +10,10 @@ from correlator.jobs.children import family
 from correlator.jobs.forecast.forecaster import OperationKey
 from correlator.jobs.forecast.operation import Operation
 from correlator.jobs.index import Index
-from correlator.jobs.model.changes import Reason
+from correlator.jobs.model.changes import Outcome, Reason
 from correlator.jobs.model.facts import Job, Reading
 from correlator.jobs.model.rows import LegacyRecord, Micros
 from correlator.jobs.model.views import PublishedJob, Resolved
-from correlator.jobs.outcome import Outcome
 from correlator.jobs.published import PublishedJobs
 from correlator.pipeline.appliance_clock import ApplianceClock
 from correlator.pipeline.hub import Batch, Hub, available, wall_clock
@@ -170,7 +169,7 @@ class LocalHub(Hub):
         return OtherJobs(jobs, found.next_before)
 
     async def legacy_record(self, name: str) -> LegacyRecord | None:
-        if (record := self.index.legacy.get(name)) is not None:
+        if (record := self.index.known.legacy(name)) is not None:
             return record
         found = await available(self.archive).find(name, self.index.advance_clock)
         return found.legacy if found is not None else None

@@ -8,9 +8,8 @@ from msgspec.structs import replace
 from correlator.cluster import keys, streams
 from correlator.cluster.batches import put
 from correlator.cluster.errors import ClusterUnavailable
-from correlator.jobs.model.changes import Event
+from correlator.jobs.model.changes import Event, Outcome
 from correlator.jobs.model.facts import Kind
-from correlator.jobs.outcome import Outcome
 from correlator.ops import cluster_metrics
 from correlator.ops.metrics import REGISTRY
 from correlator.sinks.cluster import epoch

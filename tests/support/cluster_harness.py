@@ -15,10 +15,9 @@ from correlator.cluster.errors import ClusterUnavailable
 from correlator.config.cluster import Cluster
 from correlator.config.cluster_values import url
 from correlator.jobs.index import Index
-from correlator.jobs.model.changes import Event
+from correlator.jobs.model.changes import Event, Outcome
 from correlator.jobs.model.facts import AttributedRow, Entry, Kind, Reading
 from correlator.jobs.model.rows import JobRecord, StepRecord
-from correlator.jobs.outcome import Outcome
 from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.cluster import values
 from correlator.sinks.cluster.sink import ClusterSink

@@ -10,10 +10,10 @@ from msgspec.structs import replace
 from correlator.jobs import job_document, shapes
 from correlator.jobs.forecast.place import EndedRun, StepTimes
 from correlator.jobs.index import Index
+from correlator.jobs.model.changes import Outcome
 from correlator.jobs.model.facts import Fact, Kind, Reading
 from correlator.jobs.model.persisted import PersistedJob, PersistedLegacy
 from correlator.jobs.model.rows import JobRecord, Micros, StepRecord
-from correlator.jobs.outcome import Outcome
 from correlator.jobs.stored_forecasts import StoredForecasts, decode
 from tests.support.forecasts import BASE, OPERATION, SECOND, ended
 

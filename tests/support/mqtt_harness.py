@@ -15,10 +15,9 @@ from correlator.config.schema import Mqtt
 from correlator.config.values import BrokerUrl
 from correlator.jobs import job_document
 from correlator.jobs.index import Index
-from correlator.jobs.model.changes import Event
+from correlator.jobs.model.changes import Event, Outcome
 from correlator.jobs.model.facts import Kind, Reading
 from correlator.jobs.model.rows import JobRecord, StepRecord
-from correlator.jobs.outcome import Outcome
 from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.mqtt.sink import MqttSink
 from correlator.sinks.mqtt.topics import Key, Topics

@@ -15,8 +15,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from correlator.errors import SourceUnavailable
+from correlator.jobs.model.changes import Outcome
 from correlator.jobs.model.rows import LogRow
-from correlator.jobs.outcome import Outcome
 from correlator.ops.liveness import Liveness
 from correlator.sources.db.session import MonitoredSession, Range
 from correlator.sources.log.reset_markers import LogReset

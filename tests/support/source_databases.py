@@ -19,10 +19,10 @@ from correlator.backoff import Backoff
 from correlator.errors import SourceUnavailable
 from correlator.jobs.forecast.place import EndedRun
 from correlator.jobs.index import Index
+from correlator.jobs.model.changes import Outcome
 from correlator.jobs.model.persisted import Cursor
 from correlator.jobs.model.rows import LogRow
 from correlator.jobs.model.views import JobView
-from correlator.jobs.outcome import Outcome
 from correlator.jobs.sizes import Sizes
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.pipeline import Pipeline

@@ -8,14 +8,15 @@ import random
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from msgspec.structs import replace
+
 from correlator.gateway.hub import RemoteHub
 from correlator.gateway.status import RemoteStatus
 from correlator.jobs import document_parser, job_document
 from correlator.jobs.index import Index
-from correlator.jobs.model.changes import Change, Event
+from correlator.jobs.model.changes import Change, Event, Outcome
 from correlator.jobs.model.facts import Entry, Kind, Reading
 from correlator.jobs.model.rows import LEVELS, JobRecord, Level, StepRecord
-from correlator.jobs.outcome import Outcome
 from correlator.jobs.remote import Marks, RemoteJobs
 from correlator.pipeline.hub import Hub
 from correlator.pipeline.local_hub import LocalHub
@@ -119,7 +120,8 @@ class RandomIndex:
             facts.append(self.row())
         outcome = self.index.apply(facts, self.now)
         if rnd.random() < 0.1:
-            outcome.events.append(Event(Kind.JOB_LATE, f"job{rnd.randrange(12)}", self.now))
+            late = Event(Kind.JOB_LATE, f"job{rnd.randrange(12)}", self.now)
+            outcome = replace(outcome, events=[*outcome.events, late])
         self.publish(outcome)
 
     def reading(self, job_id: str) -> Reading:
@@ -251,8 +253,8 @@ class StreamsHarness:
     def event(self, kind: Kind, *facts: Any, job_id: str = "j") -> None:
         """Publish an event without a log row, in one batch with the changes by `facts`."""
         outcome = self.world.index.apply(facts, self.world.now)
-        outcome.events.append(Event(kind, job_id, self.world.now))
-        self.world.publish(outcome)
+        event = Event(kind, job_id, self.world.now)
+        self.world.publish(replace(outcome, events=[*outcome.events, event]))
 
     def flush(self) -> list[dict[str, Any]]:
         """The messages since the last call."""

@@ -4,9 +4,9 @@ from itertools import pairwise
 
 from hypothesis import event
 
+from correlator.jobs.model.changes import Outcome
 from correlator.jobs.model.persisted import Cursor
 from correlator.jobs.model.rows import LogRow
-from correlator.jobs.outcome import Outcome
 from correlator.sources.db.session import Range
 from correlator.sources.log.batch_size import BatchSize
 from correlator.sources.log.gaps import MAX_RANGES, Gaps, Window

@@ -14,10 +14,9 @@ from correlator.config.schema import Config
 from correlator.config.webhook_values import WebhookUrl
 from correlator.config.webhooks import Webhook
 from correlator.jobs.index import Index
-from correlator.jobs.model.changes import Event
+from correlator.jobs.model.changes import Event, Outcome
 from correlator.jobs.model.facts import Kind, Reading
 from correlator.jobs.model.rows import JobRecord, Micros
-from correlator.jobs.outcome import Outcome
 from correlator.ops import metrics
 from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.webhooks import stored

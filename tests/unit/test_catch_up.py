@@ -6,8 +6,8 @@ import pytest
 
 from correlator.jobs.horizon import LOG_SEEN_AT_ONCE, Horizon, Part
 from correlator.jobs.index import Index
-from correlator.jobs.missing_rows import GRACE, Lost
-from correlator.jobs.model.changes import Event
+from correlator.jobs.missing_rows import GRACE
+from correlator.jobs.model.changes import Event, Lost
 from correlator.jobs.model.facts import Kind, Reading
 from correlator.jobs.model.persisted import PersistedJob
 from correlator.jobs.model.rows import JobRecord, LogRow

@@ -19,11 +19,10 @@ from correlator.jobs import index as indexes
 from correlator.jobs import job_document, joblog
 from correlator.jobs.exports import Exports
 from correlator.jobs.index import Index
-from correlator.jobs.model.changes import Change
+from correlator.jobs.model.changes import Change, Outcome
 from correlator.jobs.model.facts import Entry, Kind, Reading, Status
 from correlator.jobs.model.persisted import Cursor, IndexState, PersistedExports, PersistedJob, PersistedLegacy
 from correlator.jobs.model.rows import JobRecord, LogRow
-from correlator.jobs.outcome import Outcome
 from correlator.jobs.stored_forecasts import StoredForecasts
 from correlator.pipeline.checkpoint import Changes, Checkpoint, Saved
 from correlator.pipeline.local_hub import LocalHub

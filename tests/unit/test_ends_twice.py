@@ -59,7 +59,7 @@ def test_an_overtaken_query_that_names_no_other_end_applies(late):
     between = query(found, late)
     ends(found, "Job completed", 1)
     found.pipeline.readings([between])
-    assert found.index._facts.jobs["j"].reading == between
+    assert found.index.known.reading("j") == between
 
 
 def test_an_end_of_the_tables_applies_though_a_row_of_the_first_end_becomes_visible_later():
@@ -70,7 +70,7 @@ def test_an_end_of_the_tables_applies_though_a_row_of_the_first_end_becomes_visi
     ends(found, "Job failed", 1)
     found.pipeline.readings([between])
     assert set(seen) == {"completed"}
-    assert found.index._facts.jobs["j"].reading == between
+    assert found.index.known.reading("j") == between
 
 
 def test_an_overtaken_query_that_finds_the_row_deleted_applies():

@@ -8,11 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from correlator.jobs.index import Index
+from correlator.jobs.index import MAX_DUE, Index
 from correlator.jobs.missing_rows import MAX_PENDING_TRANSITIONS
 from correlator.jobs.model.facts import MAX_CHILDREN, Entry, Kind, Reading
 from correlator.jobs.model.rows import JobRecord, Level, StepRecord
-from correlator.jobs.published import MAX_DUE
 from correlator.pipeline import waiting_ids
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.waiting_ids import WATCHED_FOR

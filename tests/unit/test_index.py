@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from correlator.jobs import attribution, job_document, job_facts, joblog, missing_rows
+from correlator.jobs import index as indexes
+from correlator.jobs import job_document, joblog, known, missing_rows
 from correlator.jobs.index import Index
 from correlator.jobs.missing_rows import GRACE
 from correlator.jobs.model.changes import Event
@@ -235,10 +236,13 @@ def test_above_max_jobs_the_first_that_ended_leaves_and_what_runs_stays():
 
 
 def test_jobs_that_are_named_and_never_read_are_bounded(monkeypatch):
-    monkeypatch.setattr(job_facts, "MAX_PENDING", 2)
+    monkeypatch.setattr(known, "MAX_UNREAD", 2)
     index = live()
-    index.apply([logged(job_id=j) for j in "abc"], NOW)
+    index.apply([logged(job_id=j) for j in "ab"], NOW)
+    index.persistence.changed()
+    index.apply([logged(job_id="c")], NOW)
     assert index.known.active() == {"b", "c"}
+    assert {i: index.persistence.get(i) is None for i in index.persistence.changed()} == {"a": True, "c": False}
 
 
 def test_nothing_is_announced_of_what_happened_before_the_start():
@@ -387,14 +391,14 @@ def test_an_expired_legacy_row_is_not_kept_and_not_written_again_and_again():
     for _ in range(3):
         assert index.apply_legacy([row], [], NOW + 100 * SECOND).changes == []
         assert index.persistence.changed() == []
-    assert index.legacy.get("ext") is None
+    assert index.known.legacy("ext") is None
 
 
 def test_a_number_of_legacy_rows_that_are_not_shown_is_remembered():
     index, old = live(retention=100), replace(LEGACY, status="failed", completed_at=NOW)
     rows = [replace(old, job_id=f"r{n}") for n in range(10_001)]
     index.apply_legacy(rows, [], NOW + 100 * SECOND)
-    assert [index.legacy.is_set_aside(row) for row in (rows[0], rows[1], rows[-1])] == [False, True, True]
+    assert [index.known.is_set_aside(row) for row in (rows[0], rows[1], rows[-1])] == [False, True, True]
 
 
 def test_a_legacy_job_does_not_come_back_when_its_joblog_job_leaves_by_retention():
@@ -549,7 +553,7 @@ def test_a_job_has_its_own_rows_also_if_another_differs_from_it_by_the_case_alon
 
 
 def test_waiting_facts_are_bounded_and_the_oldest_are_passed_on_without_a_job(monkeypatch):
-    monkeypatch.setattr(attribution, "MAX_STEP_ROWS", 1)
+    monkeypatch.setattr(indexes, "MAX_STEP_ROWS", 1)
     index = live()
     outcome = index.apply([logged(job_id=None, step_id=7), logged(job_id=None, step_id=8, event_id=2)], NOW)
     assert [(t.entry.event_id, t.job_id) for t in outcome.attributed] == [(1, None)]
@@ -646,7 +650,7 @@ def test_a_child_that_leaves_memory_leaves_nothing_behind_even_without_a_parent(
     ended = [read(f"c{n}", "completed", parent_job_id="absent", completed_at=NOW) for n in range(10)]
     index.apply(ended, NOW)
     index.expire(NOW + 100 * SECOND)
-    assert (len(index.published), index._children._places) == (0, {})
+    assert (len(index.published), index._children._known) == (0, {})
 
 
 def test_a_document_names_the_newest_thousand_children_and_the_number_of_all():

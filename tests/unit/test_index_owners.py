@@ -147,3 +147,39 @@ def test_ended_legacy_jobs_that_had_to_leave_do_not_come_back_by_themselves():
     index.expire(NOW)
     assert len(index.published) == 2
     assert index.apply_legacy(rows, [], NOW).changes == []
+
+
+def test_clients_that_follow_an_id_get_the_change_also_if_it_was_another_kind_of_id():
+    index = Index()
+    index.apply([reading("a", 1, "running", context_id="e")], NOW)
+    out = index.apply([reading("b", 2, "running", external_job_id="e")], NOW)
+    assert [(c.job_id, c.moved) for c in out.changes] == [("b", False), ("a", True)]
+    out = index.apply([Reading("b", 3)], NOW)
+    assert [(c.job_id, c.moved) for c in out.changes] == [("b", False), ("a", True)]
+    index.apply([reading("b", 4, "running", external_job_id="c")], NOW)
+    out = index.apply([reading("c", 5, "running")], NOW)
+    assert [(c.job_id, c.moved) for c in out.changes] == [("c", False), ("b", True)]
+
+
+def test_rows_of_an_unread_job_stay_known_when_a_legacy_job_with_its_id_leaves_memory():
+    index = Index(retention=60)
+    index.loading = False
+    ended = LegacyRecord(1, "j", "failed", created_at=NOW, completed_at=NOW, apart=True)
+    index.apply_legacy([ended], [], NOW)
+    index.apply([Entry(1, NOW, "WARN", "x", 1, "j")], NOW)
+    assert [c.reason for c in index.expire(NOW + 61 * SECOND).changes] == ["retention"]
+    index.apply([reading("j", 2, "running")], NOW + 62 * SECOND)
+    shown = index.published.get("j")
+    assert shown is not None
+    assert shown.view.warnings == 1
+
+
+def test_the_rows_after_one_that_starts_a_removed_job_again_belong_to_it():
+    index = Index()
+    index.apply([Reading("j", 1)], NOW)
+    rows = [Entry(n, NOW, "WARN", "x", 2, "j", kind=k) for n, k in ((1, Kind.JOB_STARTED), (2, None))]
+    index.apply(rows, NOW)
+    index.apply([reading("j", 3, "running")], NOW)
+    shown = index.published.get("j")
+    assert shown is not None
+    assert shown.view.warnings == 2

@@ -165,3 +165,11 @@ async def test_readiness_says_that_the_past_is_unread_before_the_source_has_begu
     assert status.describe_database()["loading"] == {"done": 5, "total": 10}
     assert not found.pipeline.show_past()
     assert "loading" not in status.describe_database()
+
+
+def test_a_document_has_all_that_a_row_of_the_past_says_or_nothing_of_it():
+    index = first_start()
+    index.apply_past([entry(0, level="WARN", external_ids=("e",))], NOW)
+    index.apply([entry(9, 2, at=NOW)], NOW)
+    view = index.published.get("j").view
+    assert (view.warnings, view.external_ids) in [(0, ()), (1, ("e",))]

@@ -10,7 +10,8 @@ from msgspec.structs import replace
 
 from correlator.jobs import joblog
 from correlator.jobs.index import Index
-from correlator.jobs.missing_rows import GRACE, LOST
+from correlator.jobs.missing_rows import GRACE
+from correlator.jobs.model.changes import LOST
 from correlator.jobs.model.facts import Entry, Kind, Reading
 from correlator.jobs.model.rows import JobRecord, LogRow, StepRecord
 from tests.support.replay import expected
@@ -49,7 +50,7 @@ def test_a_job_that_no_row_names_is_lost_after_the_grace_once():
     assert read(index, NOW + 10 * GRACE, "failed") == []
     assert read(index, NOW + 11 * GRACE, "failed") == ["job_ended"]
     assert read(index, NOW + 99 * GRACE, "failed") == []
-    assert index._lost_rows._observed == {}
+    assert index._records["j"].observed is None
 
 
 def test_rows_that_come_within_the_grace_are_no_loss():
@@ -61,7 +62,7 @@ def test_rows_that_come_within_the_grace_are_no_loss():
     log(index, NOW + GRACE + 1, Kind.STEP_COMPLETED, step_id=1)
     log(index, NOW + GRACE + 1, Kind.JOB_COMPLETED)
     assert read(index, NOW + 2 * GRACE, "completed", step("completed")) == []
-    assert index._lost_rows._observed == {}
+    assert index._records["j"].observed is None
 
 
 @pytest.mark.parametrize(
@@ -135,15 +136,15 @@ def test_a_job_that_ended_before_the_first_reading_is_never_checked():
     read(index, NOW, "failed", step("failed"))
     index.loading = False
     assert read(index, NOW + GRACE, "failed", step("failed")) == []
-    assert index._lost_rows._observed == {}
+    assert index._records["j"].observed is None
 
 
 def test_a_deleted_job_is_forgotten():
     index = live()
     read(index, NOW)
-    assert index._lost_rows._observed
+    assert index._records["j"].observed
     assert index.apply([Reading("j", index.advance_clock())], NOW + GRACE).lost == []
-    assert index._lost_rows._observed == {}
+    assert index._records == {}
 
 
 def test_a_job_that_leaves_memory_is_forgotten():
@@ -151,7 +152,7 @@ def test_a_job_that_leaves_memory_is_forgotten():
     index.loading = False
     assert read(index, NOW + 61_000_000, "failed", completed_at=NOW) == []
     assert index.published.get("j") is None
-    assert index._lost_rows._observed == {}
+    assert index._records == {}
 
 
 def losses(tables, dropped=()):

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from correlator.errors import Away, SourceUnavailable
+from correlator.jobs.model.changes import Outcome
 from correlator.jobs.model.facts import Reading
 from correlator.jobs.model.rows import LegacyRecord
-from correlator.jobs.outcome import Outcome
 from correlator.jobs.sizes import Sizes
 from correlator.ops.liveness import Liveness
 from correlator.pipeline.source_status import Part

@@ -24,8 +24,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from correlator.jobs.missing_rows import LOST
-from correlator.jobs.outcome import Outcome
+from correlator.jobs.model.changes import LOST, Outcome
 from correlator.ops import metrics
 from correlator.pipeline.source_status import Part
 from correlator.sources import Feed
