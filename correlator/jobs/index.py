@@ -365,11 +365,8 @@ class Index:
         kind = entry.kind
         if kind is not None:
             self._transitions.row_arrived(job_id, entry.step_id, kind)
-            if not past:
-                name = entry.step_name or None
-                turn.events.append(
-                    Event(kind, job_id, entry.at, entry.event_id, entry.step_id, name, entry.error, entry.error_cut)
-                )
+            if not past and not _is_in_doubt(entry):
+                turn.events.append(_event(kind, entry, job_id))
         if job_id not in self._records:
             if self._removed.skips(entry, job_id):
                 return None
@@ -436,18 +433,21 @@ class Index:
             self._join_rows(record.job_id, entries, turn)
 
     def _move_rows(self, entries: Sequence[Entry], job_id: str, turn: _Turn) -> None:
-        """Join rows into the job that they turned out to name."""
+        """Join rows into the job that they turned out to name. Those that are not in doubt have caused their events."""
         for entry in entries:
-            self._attribute(entry, turn, past=turn.past)
+            self._attribute(entry, turn, past=True)
         if entries:
             self._join_rows(job_id, entries, turn)
             turn.named[job_id] = None
             turn.wrote.add(job_id)
 
     def _hold_back(self, turn: _Turn) -> None:
-        """Hold back rows of jobs that are not published yet, until their first subscribers exist."""
+        """Hold back rows of jobs that are not published yet, until their first subscribers exist.
+
+        Then they cause those events that had to wait, as only the tables have the ID of the job.
+        """
         unread, pending = self.known.unread, self.known.pending_rows
-        if turn.past or not (unread or pending):
+        if turn.past:
             return
         released: list[AttributedRow] = []
         for job_id in [i for i in pending if i not in unread]:
@@ -458,6 +458,9 @@ class Index:
             else:
                 released.append(row)
         turn.attributed = released
+        for row in released:
+            if row.job_id is not None and row.entry.kind is not None and _is_in_doubt(row.entry):
+                turn.events.append(_event(row.entry.kind, row.entry, row.job_id))
 
     def _put_row(self, row: LegacyRecord, turn: _Turn) -> None:
         """Set a row of `failover_jobs`. A new one for which memory has no room is set aside."""
@@ -806,6 +809,16 @@ class Index:
 def _unattributed(rows: Iterable[_StepRow]) -> list[AttributedRow]:
     """Rows that belong to no known job, without those of the log's past, which are not streamed."""
     return [AttributedRow(entry, None, "none") for _, entry, past in rows if not past]
+
+
+def _is_in_doubt(entry: Entry) -> bool:
+    """True if a row may name its job in another case than the tables: JobLog writes IDs as `casefold` does."""
+    return entry.job_id is not None and entry.job_id != entry.job_id.casefold()
+
+
+def _event(kind: Kind, entry: Entry, job_id: str) -> Event:
+    name = entry.step_name or None
+    return Event(kind, job_id, entry.at, entry.event_id, entry.step_id, name, entry.error, entry.error_cut)
 
 
 def _gets_its_first_steps(before: Job, job: Job) -> bool:

@@ -529,7 +529,7 @@ def test_facts_about_an_unknown_step_wait_for_its_job():
 def test_rows_that_name_their_job_in_another_case_belong_to_it_also_before_it_is_known(own):
     index = live()
     outcome = index.apply([logged(Kind.JOB_STARTED, "JOB-A", level="WARN")], NOW)
-    assert (outcome.unread, outcome.attributed) == ({"JOB-A"}, [])
+    assert (outcome.unread, outcome.attributed, outcome.events) == ({"JOB-A"}, [], [])
     outcome = index.apply([read(own), gone("JOB-A")], NOW)
     assert [(t.entry.event_id, t.job_id) for t in outcome.attributed] == [(1, own)]
     assert kinds(outcome) == [(Kind.JOB_STARTED, own, 1)]
@@ -539,8 +539,16 @@ def test_rows_that_name_their_job_in_another_case_belong_to_it_also_before_it_is
     assert shown is not None
     assert (shown.view.status, shown.view.warnings) == (Status.FAILED, 1)
     assert index.published.get("JOB-A") is None
-    index.apply([gone(own, observed_at=99)], NOW)
-    assert kinds(index.apply([logged(Kind.JOB_STARTED, "JOB-B", event_id=3)], NOW))[0][1] == "JOB-B"
+
+
+@pytest.mark.parametrize(("own", "name"), [("JOB-B", "JOB-B"), ("Job-B", "job-b"), (None, "JOB-B"), (None, "job-b")])
+def test_a_row_causes_one_event_in_whatever_case_it_names_a_job_that_is_not_known_yet(own, name):
+    """Without a job in the tables, the event has the name in the row."""
+    index = live()
+    events = kinds(index.apply([logged(Kind.JOB_STARTED, name)], NOW))
+    events += kinds(index.apply([*([read(own)] if own else []), *([gone(name)] if own != name else [])], NOW))
+    assert events == [(Kind.JOB_STARTED, name, 1)]
+    assert index.apply([], NOW).events == []
 
 
 def test_a_job_has_its_own_rows_also_if_another_differs_from_it_by_the_case_alone():
