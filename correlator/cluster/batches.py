@@ -61,15 +61,20 @@ class Fence:
         """The headers of a message that is to be stored only for the owner."""
         return {_SEQUENCE: str(self.seq), _SUBJECT: self._subject}
 
-    async def write(self, messages: Sequence[Message], *, within: float = ANSWER_WITHIN) -> int:
+    async def write(
+        self, messages: Sequence[Message], *, after: tuple[str, int] | None = None, within: float = ANSWER_WITHIN
+    ) -> int:
         """Store `messages` in order, all or none. Returns the stream's sequence of the last one.
 
-        The others have the sequences before it, without a gap.
+        The others have the sequences before it, without a gap. `after`: a subject, and the sequence that its last
+        message must have; the owner key may be the same in an older copy of the stream. It needs two messages.
 
         Raises: `Fenced` if this process owns the key no longer, `Unacknowledged` if the outcome is unknown, `Refused`
         for another error of NATS, e.g. a full disk.
         """
-        assert 0 < len(messages) <= MAX_MESSAGES
+        assert (after is not None) < len(messages) <= MAX_MESSAGES
+        if after is not None:
+            messages = [*messages[:-1], _with(messages[-1], {_SEQUENCE: str(after[1]), _SUBJECT: after[0]})]
         async with self._lock:
             return await _write(self._connection, messages, self.headers, within)
 

@@ -43,7 +43,9 @@ REDO = ("state", "redo")
 BEGUN, DONE = ("state", "begun"), ("state", "done")
 FORM = ("state", "form")
 """The row with the `VERSION` of the rows: another version of the program may read them differently."""
-STATE = frozenset({REDO, BEGUN, DONE, FORM, *(("state", name) for name in ("at", "cursor", "memory"))})
+LAST = ("state", "memory")
+"""The row with the length of the index's state, the last one of each write: its sequence is that of the write."""
+STATE = frozenset({REDO, BEGUN, DONE, FORM, LAST, ("state", "at"), ("state", "cursor")})
 """The rows that the batches of a write have beside its content, which never removes them."""
 
 Row = tuple[Name, bytes]

@@ -21,7 +21,8 @@ An empty value is a removed row; NATS deletes it after `REMOVED_FOR` seconds.
 Invariants. Only the holder of the lease writes: taking over writes the owner key of this stream too, and only after
 that the rows are read. After a batch without an acknowledgement the owner key is written again first, so that the lost
 batch cannot be stored after newer ones; then the rows are read again, as the lost batch may have been stored or not,
-and then all that differs is written.
+and then all that differs is written. The same follows if an older copy of the stream is back, e.g. of a backup of
+NATS's files: a batch that commits a write is refused unless the row `LAST` has the sequence of the write before.
 
 Where no start can use what the stream has, the chunks are spared: the row `begun` is written first and `done`, with the
 same text, with the last batch, and a start that finds the two different does not use the checkpoint. Step 2 writes
@@ -50,7 +51,7 @@ from correlator.cluster.connection import Connection
 from correlator.cluster.errors import ClusterUnavailable, Fenced, Refused, Unacknowledged
 from correlator.pipeline.checkpoint import Changes, Saved
 from correlator.pipeline.checkpoint_redo import CHUNKS, Chunk, Redo, free_slot, name_of, replay
-from correlator.pipeline.checkpoint_rows import BEGUN, DONE, MAX_ROWS, REDO, Content, Name, Row, Rows, saved_of
+from correlator.pipeline.checkpoint_rows import BEGUN, DONE, LAST, MAX_ROWS, REDO, Content, Name, Row, Rows, saved_of
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
@@ -95,7 +96,9 @@ class StreamCopy:
         self.chunks: Rows = {}
         self.owner_seq = 0
         """The sequence of the owner key."""
-        self._seq = 0
+        self.last_seq = 0
+        """The sequence of the row `LAST`."""
+        self.seq = 0
         """All up to this sequence has been read."""
         self._read_at = time.monotonic(), time.time()
         """When the last complete read began, by two clocks: one may stand still while the process does."""
@@ -120,11 +123,12 @@ class StreamCopy:
             self._forget(done)
         async for message in self._messages():
             headers = message.headers or {}
-            self._seq = int(headers["Nats-Sequence"])
+            self.seq = int(headers["Nats-Sequence"])
             name = _name(headers["Nats-Subject"])
             if name == ("owner",):
-                self.owner_seq = self._seq
+                self.owner_seq = self.seq
             elif name:
+                self.last_seq = self.seq if name == LAST else self.last_seq
                 found = self.chunks if name[0] == CHUNKS else self.rows
                 if message.data:
                     found[name] = message.data
@@ -146,7 +150,7 @@ class StreamCopy:
             while True:
                 asked += 1
                 request = {
-                    "seq": self._seq + 1,
+                    "seq": self.seq + 1,
                     "next_by_subj": rows,
                     "batch": READ_AT_ONCE,
                     "max_bytes": self._at_once,
@@ -212,6 +216,8 @@ class StreamCheckpoint:
         self._max_rows = max_rows
         self._fence: Fence | None = None
         """None: what the stream has is unknown."""
+        self._written = 0
+        """The sequence of the last write: that of its row `LAST`."""
         self._rows: dict[Name, int] = {}
         """The rows that the stream has, each with the hash of its value."""
         self._chunks: set[Name] = set()
@@ -270,7 +276,7 @@ class StreamCheckpoint:
         self.everything, self._usable = False, True
 
     async def _refused(self, error: Fenced) -> NoReturn:
-        """Find out whether this process has lost the lease, or NATS has lost the stream with its owner key."""
+        """Find out whether this process has lost the lease, or NATS has lost what the stream had."""
         self._fence = None
         try:
             await self._lease.verify(keys.STATE, self._owner)
@@ -278,7 +284,7 @@ class StreamCheckpoint:
             self._lost = True
             self._on_lost()
             raise
-        raise Unacknowledged(f"the stream was created again: {error}")
+        raise Unacknowledged(f"the stream was created again, or an older copy of it is back: {error}")
 
     async def _write(self, fence: Fence, content: Content) -> None:
         mark = secrets.token_hex(8)
@@ -298,7 +304,7 @@ class StreamCheckpoint:
             rows = [(DONE, mark.encode())]
         if not fits or REDO in self._rows:
             rows.append((REDO, b""))
-        await self._store(fence, rows + content.state)
+        self._written = await self._store(fence, rows + content.state, commits=True)
         self._rows.pop(REDO, None)
         self._slot = 0
         # No start needs the chunks any more.
@@ -315,20 +321,24 @@ class StreamCheckpoint:
             number += 1
         await self._store_chunk(fence, number, Chunk(mark, [(DONE, mark.encode()), *content.state]))
         redo = msgspec.msgpack.encode(Redo(mark, self._slot, number + 1))
-        await self._store(fence, [(BEGUN, mark.encode()), (REDO, redo)])
+        await self._store(fence, [(BEGUN, mark.encode()), (REDO, redo)], commits=True)
 
     async def _store_chunk(self, fence: Fence, number: int, chunk: Chunk) -> None:
         name = name_of(self._slot, number)
         await self._store(fence, [(name, msgspec.msgpack.encode(chunk))])
         self._chunks.add(name)
 
-    async def _store(self, fence: Fence, rows: Sequence[Row]) -> None:
-        await fence.write([self._message(name, value) for name, value in rows])
+    async def _store(self, fence: Fence, rows: Sequence[Row], *, commits: bool = False) -> int:
+        """Store one batch. One that `commits` is refused if the last write is not in the stream, or not the last."""
+        after = (keys.checkpoint(self._instance, *LAST), self._written) if commits else None
+        return await fence.write([self._message(name, value) for name, value in rows], after=after)
 
     async def _acquire(self) -> tuple[Rows, Rows]:
         """Take the stream over, and return its rows and its chunks, each by name."""
         fence = await self._own()
-        copy = self._copy or StreamCopy(self._connection, self._instance)
+        copy = self._copy
+        if copy is None or copy.seq >= fence.seq:  # The second: the stream is older than what was read.
+            copy = StreamCopy(self._connection, self._instance)
         await copy.read()
         if copy.owner_seq != fence.seq:
             raise ClusterUnavailable("the server that was asked lags behind")
@@ -336,7 +346,7 @@ class StreamCheckpoint:
         rows, chunks = copy.rows, copy.chunks
         self._rows = {name: hash(value) for name, value in rows.items()}
         self._usable = ("state", "cursor") in rows
-        self._chunks, self._slot, self._fence = set(chunks), free_slot(rows), fence
+        self._chunks, self._slot, self._fence, self._written = set(chunks), free_slot(rows), fence, copy.last_seq
         return rows, chunks
 
     async def _own(self) -> Fence:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import shutil
 import time
 
 import msgspec
@@ -142,6 +143,53 @@ async def test_after_an_outage_everything_is_written_again(nats):
         holding.cancel()
         await asyncio.wait([holding])
     assert (await read(nats.url)).cursor == Cursor(11)
+
+
+@pytest.mark.parametrize("large", [False, True])
+async def test_a_writer_notices_that_an_older_copy_of_the_stream_is_back(nats, large):
+    """What was written since the copy is written again, though others have written as many rows meanwhile."""
+    files, backup = nats.folder / "js", nats.folder / "backup"
+    async with active(nats.url) as first, connected(nats.url) as other:
+        holding = asyncio.create_task(first.lease.hold())
+        await first.checkpoint.open()
+        await first.checkpoint.write(changes(filled(5)))
+
+        async def restarted(copy_from, copy_to):
+            await asyncio.to_thread(nats.stop)
+            await eventually(lambda: not first.checkpoint.writable)
+            await asyncio.to_thread(shutil.rmtree, copy_to, ignore_errors=True)
+            await asyncio.to_thread(shutil.copytree, copy_from, copy_to)
+            await asyncio.to_thread(nats.start)
+            await eventually(lambda: first.checkpoint.writable and other.connected)
+
+        await restarted(files, backup)
+        index = filled(6)
+        await first.checkpoint.write(
+            replace(changes(index, Cursor(8)), jobs={"job1": None, "job5": index.persistence.get("job5")})
+        )
+        await restarted(backup, files)
+        for number in range(20):
+            await other.request(keys.checkpoint("dc2", "job", str(number)), b"row")
+        with pytest.raises(ClusterUnavailable, match="an older copy of it is back"):
+            await first.checkpoint.write(replace(changes(filled(1500 if large else 3), Cursor(9))))
+        assert (first.checkpoint.everything, first.lost) == (True, 0)
+        await first.checkpoint.write(changes(filled(3), Cursor(10)))
+        holding.cancel()
+        await asyncio.wait([holding])
+    saved = await read(nats.url)
+    assert (saved.cursor, sorted(by_id(saved)[0])) == (Cursor(10), ["job0", "job1", "job2"])
+
+
+async def test_a_takeover_after_an_older_copy_of_the_stream_is_back_reads_all_of_it(nats):
+    async with active(nats.url) as first:
+        await first.checkpoint.open()
+        await first.checkpoint.write(changes(filled(5)))
+        copy = StreamCopy(first.lease.connection, "dc1")
+        await copy.read()
+        copy.seq += 1_000
+        lease = first.lease
+        second = StreamCheckpoint(lease.connection, "dc1", lease.owner, first.fence, lambda: None, copy=copy)
+        assert len((await second.open()).jobs) == 5
 
 
 async def test_a_row_that_cannot_be_decoded_is_no_checkpoint(nats):

@@ -67,6 +67,25 @@ def test_after_the_loss_of_its_streams_the_holder_takes_the_lease_before_its_sta
     assert standby.active
 
 
+@pytest.mark.parametrize("older", [True, False])
+def test_after_its_owner_key_has_gone_back_the_holder_takes_it_again_unless_its_owner_lives(
+    loop, servers, lease, older
+):
+    """A backup of NATS's files has the key of an earlier holder, or one that this holder has rewritten since."""
+    holding = held(loop, lease)
+    loop.run(5)
+    lease._fence.seq = servers.put(OWNER, lease.owner)
+    servers.values[OWNER] = LONG_AGO if older else (2, lease.owner)
+    loop.run(10)
+    assert servers.values[OWNER] == (lease._fence.seq, lease.owner)
+    assert not holding.done()
+    servers.values = {OWNER: (3, b'{"holder": "other"}'), ALIVE: (4, b'{"holder": "other"}')}
+    servers.after_read = lambda _: servers.put(ALIVE, b'{"holder": "other"}')
+    loop.run(10)
+    assert holding.done()
+    assert servers.values[OWNER][0] == 3
+
+
 def test_silence_while_no_server_leads_the_alive_key_is_not_the_owners(loop, servers, lease):
     servers.values = {OWNER: LONG_AGO, ALIVE: LONG_AGO}
     loop.create_task(lease.acquire())

@@ -33,7 +33,7 @@ OWNER_CHECKED_EVERY = 5.0
 """Seconds between two reads of the owner key by the active, which detect that the stream was deleted."""
 
 BEHIND_READS = 8
-"""Reads of the owner key, `POLL_EVERY` apart, that may have an old answer. After them the key counts as gone."""
+"""Reads of the owner key, `POLL_EVERY` apart, that may have an old answer. After them the key has gone back."""
 
 RETRY_EVERY = 1.0
 """Seconds between two attempts to create the streams."""
@@ -243,12 +243,13 @@ class Lease:
     async def _is_owner(self) -> bool:
         """Read the owner key. An answer that is older than what this process wrote is of a server that is behind.
 
-        A key that is gone was lost with the store of NATS, and is written again.
+        A key that is gone was lost with the store of NATS, and is written again. So is one that stays older, as in a
+        backup of that store, unless its collector has renewed the lease.
         """
         assert self._fence is not None
-        for _ in range(BEHIND_READS):
+        for reads in range(1, BEHIND_READS + 1):
             try:
-                _, owner = await self._read_keys()
+                alive, owner = await self._read_keys()
             except (ClusterUnavailable, Refused):  # Unknown. Without the stream nobody responds: create it again.
                 await self._ensure_again()
                 return True
@@ -256,8 +257,10 @@ class Lease:
                 return False
             if not is_behind(self._fence.seq, owner):
                 return True
-            if owner is None and (seq := await self._own(0)) is not None:
-                log.warning("NATS has lost its streams: the lease of %s was taken again", self.instance)
+            lives = alive is not None and owner is not None and alive.holder == owner.holder != self.holder
+            is_gone = owner is None or (reads == BEHIND_READS and not lives)
+            if is_gone and (seq := await self._own(owner.seq if owner is not None else 0)) is not None:
+                log.warning("NATS has lost what its streams had: the lease of %s was taken again", self.instance)
                 self._fence.seq = seq
                 return True
             await asyncio.sleep(POLL_EVERY)

@@ -213,22 +213,43 @@ async def test_stream_deleted(database: Database, nats_cluster: NatsCluster, tmp
         assert before.data != after.data
 
 
-async def test_store_lost_with_a_standby(database: Database, nats: Nats, tmp_path: Path):
+@pytest.mark.parametrize("older", [False, True], ids=["lost", "older copy"])
+async def test_store_lost_or_an_older_copy_of_it_back_with_a_standby(
+    database: Database, nats: Nats, tmp_path: Path, older: bool
+):
+    """The holder of the lease stays active, and writes all that is missing: its standby can take over."""
+    what, files, copy = (
+        "older copy of its store back" if older else "store lost",
+        nats.folder / "js",
+        nats.folder / "copy",
+    )
     async with cluster_run(tmp_path, database, nats) as run:
         async with run.traffic.running():
             await run.goes_on(100)
-        await run.verdict("NATS: before its store is lost", await run.recovered())
+            if older:
+                await asyncio.to_thread(nats.stop)
+                await asyncio.to_thread(shutil.copytree, files, copy)
+                await asyncio.to_thread(nats.start)
+                await run.goes_on(100)
+        await run.verdict(f"NATS: {what}: before", await run.recovered())
         async with MariaDBReplayer.connect(database) as replayer:
             before = set(lifecycle_rows(await replayer.tables()))
         await asyncio.to_thread(nats.kill)
-        await asyncio.to_thread(shutil.rmtree, nats.folder / "js")
+        await asyncio.to_thread(shutil.rmtree, files)
+        if older:
+            await asyncio.to_thread(copy.rename, files)
         await asyncio.to_thread(nats.start)
+        kept = before & set(await run.events()) if older else set()
+        assert kept < before
         recovery = await run.recovered()
-        again = before & set(await run.events())
-        await run.verdict("NATS: store lost with a standby", recovery, without=before)
-        assert not again
         assert await has_role(run.active, "active")
         assert await takeovers(run) == 1
+        await run.active.saved()
+        await run.active.kill()
+        recovery = max(recovery, await run.recovered())
+        again = before & set(await run.events()) - kept
+        await run.verdict(f"NATS: {what}, and active killed", recovery, without=before)
+        assert not again
 
 
 async def is_without_leader(connection: Connection) -> bool:
