@@ -83,7 +83,7 @@ def cluster_sink(
     lease.report = lambda: {
         **alive.report(hub, started_at, config.jobs.external_id_keys, settings),
         **sink.unwritten(),
-        "warning": hub.readiness["cluster"]().get("error"),
+        "warning": next(filter(None, (hub.readiness[part]().get("error") for part in ("cluster", "checkpoint"))), None),
     }
     return sink
 

@@ -66,7 +66,9 @@ async def _examine(
     checks.append(judge_streams(found, settings, gateway=gateway))
     if all(info is not None for info in found.values()):
         checks.append(await cluster_rights.inspect(connection, settings, gateway=gateway))
-        checks += await cluster_lease.inspect(connection, settings, gateway=gateway, metrics=metrics, ours=ours)
+        checks += await cluster_lease.inspect(
+            connection, settings, gateway=gateway, metrics=metrics, ours=ours, leaderless=leaderless(found)
+        )
     return checks
 
 
@@ -120,7 +122,7 @@ def judge_streams(found: Mapping[str, dict[str, Any] | None], settings: Cluster,
         lines = [f"missing: {', '.join(missing)}", "The collector that holds its lease, or starts, creates them."]
         return warning(STREAMS, words, lines, () if gateway else ["systemctl restart correlator"])
     infos = {name: info for name, info in found.items() if info is not None}
-    bad = [*_leaderless(infos), *_filled(infos, FULL)]
+    bad = [*(f"{name} has no leader" for name in leaderless(infos)), *_filled(infos, FULL)]
     if bad:
         return failure(STREAMS, some(bad), ["Writes are refused. A majority of the servers has to run, with space."])
     doubtful = [*_filled(infos, NEARLY_FULL), *_lagging(infos)]
@@ -136,13 +138,10 @@ def judge_streams(found: Mapping[str, dict[str, Any] | None], settings: Cluster,
     return ok(STREAMS, words, lines)
 
 
-def _leaderless(infos: Mapping[str, dict[str, Any]]) -> list[str]:
-    # One server alone reports no `cluster`.
-    return [
-        f"{name} has no leader"
-        for name, info in infos.items()
-        if not (info.get("cluster") or {"leader": "-"}).get("leader")
-    ]
+def leaderless(infos: Mapping[str, dict[str, Any] | None]) -> list[str]:
+    """Return the streams that no server leads, as most of theirs are away. One server alone reports no `cluster`."""
+    clusters = {name: info.get("cluster") for name, info in infos.items() if info is not None}
+    return [name for name, cluster in clusters.items() if cluster and not cluster.get("leader")]
 
 
 def _filled(infos: Mapping[str, dict[str, Any]], share: float) -> list[str]:

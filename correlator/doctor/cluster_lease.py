@@ -40,20 +40,36 @@ class Alive(Struct, frozen=True):
 
 
 async def inspect(
-    connection: Prober, settings: Cluster, *, gateway: bool, metrics: str | None, ours: Mapping[str, str]
+    connection: Prober,
+    settings: Cluster,
+    *,
+    gateway: bool,
+    metrics: str | None,
+    ours: Mapping[str, str],
+    leaderless: Sequence[str],
 ) -> list[Check]:
-    """Read the alive keys, and the metrics of the running process. `ours`: see `rendering.of_instance`."""
+    """Read the alive keys, and the metrics of the running process.
+
+    `ours`: see `rendering.of_instance`; `leaderless`: the streams that no server leads.
+    """
     name = APPLIANCES if gateway else LEASE
+    lag = [judge_lag(metrics, gateway=gateway)] if metrics is not None else []
+    if keys.STATE in leaderless or keys.ALIVE in leaderless:
+        return [without_majority(name, leaderless), *lag]
     try:
         instances = await _instances(connection) if gateway else [settings.instance]
         found = await _alive(connection, instances)
     except (ClusterUnavailable, Refused) as error:
         return [failure(name, f"the alive keys cannot be read: {error}")]
     alive = found[0] if found else None
-    checks = [judge_appliances(found) if gateway else judge_lease(settings.instance, alive, ours)]
-    if metrics is not None:
-        checks.append(judge_lag(metrics, gateway=gateway))
-    return checks
+    return [judge_appliances(found) if gateway else judge_lease(settings.instance, alive, ours), *lag]
+
+
+def without_majority(name: str, leaderless: Sequence[str]) -> Check:
+    """Judge leases that nobody can renew: what is known of their holders proves nothing."""
+    words = f"no lease can be taken or renewed: most servers of {some(leaderless)} are away"
+    lines = ["No standby can take over. Active collectors go on, and write later what they cannot write now."]
+    return failure(name, words, lines)
 
 
 async def _instances(connection: Prober) -> list[str]:

@@ -104,7 +104,7 @@ class Saver:
         """Describe the checkpoint for /health/ready."""
         now = time.monotonic()
         age = None if self._saved_at is None else round(now - self._saved_at, 3)
-        error = self._error
+        error = f"the checkpoint cannot be written: {self._error}" if self._error is not None else None
         if error is None and self._stream_error is not None:
             error = f"the checkpoint cannot be written to the cluster: {self._stream_error}"
         part = {"ok": error is None, "age_seconds": age, "error": error}

@@ -189,7 +189,9 @@ async def test_a_takeover_after_an_older_copy_of_the_stream_is_back_reads_all_of
         copy.seq += 1_000
         lease = first.lease
         second = StreamCheckpoint(lease.connection, "dc1", lease.owner, first.fence, lambda: None, copy=copy)
-        assert len((await second.open()).jobs) == 5
+        saved = await second.open()
+        assert saved is not None
+        assert len(saved.jobs) == 5
 
 
 async def test_a_row_that_cannot_be_decoded_is_no_checkpoint(nats):

@@ -262,7 +262,7 @@ async def test_a_disk_that_fails_is_a_state_and_nothing_is_forgotten(tmp_path: P
         broken.setattr(file, "write", fail)
         await saver.save()
         await saver.save()
-    assert saver.describe()["error"] == "database or disk is full"
+    assert saver.describe()["error"] == "the checkpoint cannot be written: database or disk is full"
     assert [r.levelname for r in caplog.records if r.name == "correlator.pipeline.saver"] == ["WARNING"]
     await saver.save()
     assert saver.describe()["ok"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from itertools import takewhile
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -16,6 +17,8 @@ from correlator.doctor.check import Check
 from correlator.errors import OtherDatabase
 from correlator.gateway.fleet import Fleet
 from correlator.gateway.ordered_consumer import Stored
+from correlator.jobs.index import Index
+from correlator.pipeline.saver import Saver
 from correlator.sinks.cluster import standbys
 from tests.support.markdown import read
 
@@ -32,8 +35,15 @@ def garbage() -> str:
     return str(parser.describe()["error"])
 
 
-def degraded(error: str) -> Check:
-    return daemon.judge({"ready": True, "parts": {"cluster": {"ok": False, "error": error}}}, {"live": True}, None)
+def degraded(error: str, part: str = "cluster") -> Check:
+    return daemon.judge({"ready": True, "parts": {part: {"ok": False, "error": error}}}, {"live": True}, None)
+
+
+def failing(*, on_disk: bool = False) -> str:
+    """What readiness says while the checkpoint cannot be written."""
+    saver = Saver(cast(Any, None), Index(), cast(Any, None), cast(Any, None), dict)
+    saver._error, saver._stream_error = ("disk I/O error", None) if on_disk else (None, str(FULL["write_error"]))
+    return str(saver.describe()["error"])
 
 
 def never_taking_over() -> Check:
@@ -54,15 +64,22 @@ def with_versions(*versions: str) -> Check:
     return cluster_lease.judge_appliances([alive_at(f"dc{n}", version=v) for n, v in enumerate(versions, 1)])
 
 
-def with_a_frozen_server() -> Check:
-    replicas = {"leader": "n1", "replicas": [{"name": "n2", "current": True}, {"name": "n3", "current": False}]}
-    infos: dict[str, Any] = {
-        name: {"config": wanted, "state": {"bytes": 1, "messages": 1}, "cluster": {"leader": "n1"}}
+def three_replicas(**clusters: Any) -> dict[str, Any]:
+    """What JetStream reports of streams with three replicas, with another `cluster` of some."""
+    return {
+        name: {"config": wanted, "state": {"bytes": 1, "messages": 1}, "cluster": clusters.get(name, {"leader": "n1"})}
         for name, wanted in streams.wanted(3).items()
     }
-    infos[keys.STATE]["cluster"] = replicas
-    return cluster.judge_streams(infos, Cluster(replicas=3), gateway=False)
 
+
+def with_a_frozen_server() -> Check:
+    replicas = {"leader": "n1", "replicas": [{"name": "n2", "current": True}, {"name": "n3", "current": False}]}
+    return cluster.judge_streams(three_replicas(**{keys.STATE: replicas}), Cluster(replicas=3), gateway=False)
+
+
+WITHOUT_MAJORITY = three_replicas(**{name: {"leader": ""} for name in (keys.STATE, keys.ALIVE)})
+
+AWAY = {"away": "no answer within 5 s ($JS.API.STREAM.INFO.KV_cor)"}
 
 STATES: dict[str, Callable[[], tuple[Check, dict[str, Any] | None]]] = {
     "a document is garbage": lambda: (degraded(garbage()), {"garbage": True}),
@@ -72,6 +89,19 @@ STATES: dict[str, Callable[[], tuple[Check, dict[str, Any] | None]]] = {
     ),
     "the link is slow": lambda: (lease(**SLOW), SLOW),
     "the disk of NATS is full": lambda: (lease(**FULL), FULL),
+    "the checkpoint cannot be written to NATS": lambda: (lease(warning=failing()), {"warning": failing()}),
+    "the checkpoint cannot be written to the disk": lambda: (
+        degraded(failing(on_disk=True), "checkpoint"),
+        {"warning": failing(on_disk=True)},
+    ),
+    "most servers of NATS are away: its streams": lambda: (
+        cluster.judge_streams(WITHOUT_MAJORITY, Cluster(replicas=3), gateway=False),
+        AWAY,
+    ),
+    "most servers of NATS are away: its leases": lambda: (
+        cluster_lease.without_majority(cluster_lease.LEASE, cluster.leaderless(WITHOUT_MAJORITY)),
+        AWAY,
+    ),
     "one of three NATS servers hangs": lambda: (with_a_frozen_server(), {}),
     "NATS has lost its store": lambda: (
         cluster.judge_streams(dict.fromkeys(streams.wanted(1)), Cluster(), gateway=False),
@@ -90,15 +120,16 @@ STATES: dict[str, Callable[[], tuple[Check, dict[str, Any] | None]]] = {
         {},
     ),
 }
-"""The sentence of a check, and what the alive key has; None: what cannot be read."""
+"""The sentence of a check, and what the alive key has; None: what cannot be read. `away`: why it is not read."""
 
 
 def shown(alive: dict[str, Any] | None) -> str:
     """What a gateway's list has as the error of the appliance."""
-    gateway = Fleet(lambda _: None, listens_since=lambda: 0.0)
+    members = dict(alive or {})
+    away = f"the stream is being read: {members.pop('away')}" if "away" in members else None
+    gateway = Fleet(lambda _: None, listens_since=lambda: 0.0, cluster_error=lambda: away)
     gateway.reset("epoch-1")
     gateway.synced()
-    members = alive or {}
     if members.get("garbage"):
         gateway.read([Stored(keys.job("dc1", "a"), 1, AT, b"no JSON", None)])
     value = {"database": "live", **{name: one for name, one in members.items() if name != "garbage"}}
@@ -110,11 +141,10 @@ def shown(alive: dict[str, Any] | None) -> str:
 
 def documented() -> dict[str, tuple[str, str, str]]:
     """The rows of the table in docs/doctor.md: check, its sentence, the error of the appliance."""
-    lines = read("docs/doctor.md").splitlines()
-    begin = next(n for n, line in enumerate(lines) if line.startswith("| state of a cluster |"))
-    cells = [
-        [cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[begin + 2 : begin + 2 + len(STATES)]
-    ]
+    lines = iter(read("docs/doctor.md").splitlines())
+    next(line for line in lines if line.startswith("| state of a cluster |"))
+    rows = list(takewhile(lambda line: line.startswith("|"), lines))[1:]
+    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in rows]
     return {state: (check, sentence, error) for state, check, sentence, error in cells}
 
 

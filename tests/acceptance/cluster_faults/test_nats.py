@@ -19,7 +19,7 @@ import pytest
 
 from correlator.cluster import keys, streams
 from correlator.cluster.connection import Connection
-from correlator.cluster.errors import ClusterUnavailable
+from correlator.cluster.errors import ClusterUnavailable, Refused
 from tests.support.cluster import connected
 from tests.support.collectors import has_role
 from tests.support.daemon import correlator
@@ -86,6 +86,9 @@ async def test_two_servers_of_three_killed(database: Database, nats_cluster: Nat
                 await eventually(lambda: is_without_leader(connection))
             _, said, _ = await correlator(run.active, "doctor")
             assert f"{keys.STATE} has no leader" in said
+            assert f"no lease can be taken or renewed: most servers of {keys.STATE}, {keys.ALIVE}" in said
+            (shown,) = (await run.gateway.get("/api/v1/instances"))[1]["instances"]
+            assert (shown["online"], shown["error"].partition(": ")[0]) == (None, "the stream is being read")
             assert "checkpoint: the checkpoint cannot be written to the cluster: " in said
             assert not re.search(r"NATS refuses \d", said), "as if permissions were missing"
             for server in nats_cluster.servers[1:]:
@@ -254,7 +257,7 @@ async def test_store_lost_or_an_older_copy_of_it_back_with_a_standby(
 
 async def is_without_leader(connection: Connection) -> bool:
     """True if the stream of documents answers that no server leads it."""
-    with contextlib.suppress(ClusterUnavailable):
+    with contextlib.suppress(ClusterUnavailable, Refused):  # Refused as temporarily unavailable, at first.
         return not ((await streams.info(connection, keys.STATE)) or {})["cluster"].get("leader")
     return False
 

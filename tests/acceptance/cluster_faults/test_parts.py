@@ -96,7 +96,9 @@ async def test_slow_client_of_a_gateway(database: Database, nats_cluster: NatsCl
             await eventually(lambda: plain(slow.fold.jobs[1]) == plain(run.watcher.jobs))
 
 
-async def test_stream_of_documents_full(database: Database, nats_cluster: NatsCluster, tmp_path: Path):
+async def test_streams_of_documents_and_of_checkpoints_full(
+    database: Database, nats_cluster: NatsCluster, tmp_path: Path
+):
     async with (
         cluster_run(tmp_path, database, nats_cluster) as run,
         connected(nats_cluster.url, role="doctor") as connection,
@@ -117,8 +119,17 @@ async def test_stream_of_documents_full(database: Database, nats_cluster: NatsCl
             await connection.api(f"STREAM.UPDATE.{keys.STATE}", before)
             recovery = await run.recovered()
             await run.goes_on()
-        await run.verdict("NATS: stream of documents full", recovery)
-        assert (await appliances(run))[0]["error"] is None
+            before = await streams.config(connection, keys.CHECKPOINT)
+            assert before is not None
+            await connection.api(f"STREAM.UPDATE.{keys.CHECKPOINT}", before | {"max_bytes": 1})
+
+            async def says(words: str) -> bool:
+                return str((await appliances(run))[0]["error"]).startswith(words)
+
+            await eventually(lambda: says("the checkpoint cannot be written to the cluster: maximum bytes exceeded"))
+            await connection.api(f"STREAM.UPDATE.{keys.CHECKPOINT}", before)
+            await eventually(lambda: says("None"))
+        await run.verdict("NATS: streams of documents and of checkpoints full", recovery)
 
 
 @needs_faketime
