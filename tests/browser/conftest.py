@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.eventually import PATIENCE
 from tests.support.page_server import PageServer, serving
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def started(name: str, folder: Path) -> Iterator[str]:
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         while not (port_file.exists() and "\n" in port_file.read_text()):
             assert process.poll() is None, (folder / "log").read_text()
             assert time.monotonic() < deadline, "chromium does not write its port"
@@ -176,10 +177,10 @@ async def fake() -> AsyncIterator[PageServer]:
 
 @pytest.fixture
 async def context(browser: Browser) -> AsyncIterator[BrowserContext]:
-    from tests.support.browser import PATIENCE
+    from tests.support.browser import MILLISECONDS
 
     context = await browser.new_context(viewport={"width": 1280, "height": 800}, timezone_id="UTC", locale="en-GB")
-    context.set_default_timeout(PATIENCE)
+    context.set_default_timeout(MILLISECONDS)
     yield context
     await context.close()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.axe import AXE, findings
-from tests.support.browser import PATIENCE, Browser, Locator, Page, expect
+from tests.support.browser import MILLISECONDS, Browser, Locator, Page, expect
 from tests.support.bulk_rows import vm, year_of_jobs
 from tests.support.daemon import Daemon
 from tests.support.mariadb import Database
@@ -21,7 +21,7 @@ async def opened(browser: Browser, width: int, scheme: str, **options: object) -
         bypass_csp=True, viewport={"width": width, "height": 740}, color_scheme=scheme, reduced_motion="reduce",
         timezone_id="UTC", locale="en-GB", **options,
     )  # fmt: skip
-    context.set_default_timeout(PATIENCE)
+    context.set_default_timeout(MILLISECONDS)
     page = await context.new_page()
     await page.add_init_script(path=AXE)
     return page

@@ -22,9 +22,11 @@ from playwright.async_api import (  # type: ignore[import-not-found, unused-igno
     expect,
 )
 
-PATIENCE = 30_000
-"""Milliseconds to wait for a page or for what it should show: a busy machine takes seconds to load the modules."""
+from tests.support.eventually import PATIENCE
 
-expect.set_options(timeout=PATIENCE)
+MILLISECONDS = PATIENCE * 1000
+"""How long to wait for a page and for what it should show."""
 
-__all__ = ["PATIENCE", "Browser", "BrowserContext", "Locator", "Page", "async_playwright", "expect"]
+expect.set_options(timeout=MILLISECONDS)
+
+__all__ = ["MILLISECONDS", "Browser", "BrowserContext", "Locator", "Page", "async_playwright", "expect"]

@@ -55,10 +55,17 @@ class Daemon:
         await self.until(ready=ready, complete=complete, within=within)
 
     async def until(self, *, ready: bool = True, complete: bool = True, within: float = PATIENCE) -> None:
-        """Until it is `ready`, and has read the log's past unless not `complete`; else until it answers."""
-        await eventually(self._is_ready if ready else self._is_live, within=within)
-        if ready and complete:
-            await eventually(self._is_complete, within=within)
+        """Until it is `ready`, and has read the log's past unless not `complete`; else until it answers.
+
+        The error has the log of the process, and comes at once if that has ended.
+        """
+        try:
+            await eventually(self._is_ready if ready else self._is_live, within=within)
+            if ready and complete:
+                await eventually(self._is_complete, within=within)
+        except Exception as error:
+            error.add_note(self.log())
+            raise
 
     async def launch(self) -> None:
         """Start the process, and wait for nothing."""
@@ -83,15 +90,18 @@ class Daemon:
         )
 
     async def _is_live(self) -> bool:
-        return (await self.get("/health/live"))[0] == 200
+        return (await self._health("live"))[0] == 200
 
     async def _is_ready(self) -> bool:
-        assert self._process is not None
-        assert self._process.returncode is None, self.log()
-        return (await self.get("/health/ready"))[0] == 200
+        return (await self._health("ready"))[0] == 200
+
+    async def _health(self, kind: str) -> tuple[int, Any]:
+        if not self.running:
+            raise RuntimeError("the process has ended")
+        return await self.get(f"/health/{kind}")
 
     async def _is_complete(self) -> bool:
-        return "loading" not in (await self.get("/health/ready"))[1]["parts"]["database"]
+        return "loading" not in (await self._health("ready"))[1]["parts"]["database"]
 
     async def get(self, path: str, **options: Any) -> tuple[int, Any]:
         """(status, parsed body)."""

@@ -34,9 +34,8 @@ from typing import IO
 
 import msgspec
 
+from tests.support.eventually import PATIENCE
 from tests.support.paths import REPOSITORY
-
-START_SECONDS = 30.0
 
 MAX_MESSAGE = 200_000
 """Bytes of a request; a local socket carries it as one packet."""
@@ -99,7 +98,7 @@ async def start(arguments: Sequence[str], environ: Mapping[str, str], output: IO
     connection.connect(str(path))
     connection.setblocking(False)
     socket.send_fds(connection, [request], [output.fileno()])
-    async with asyncio.timeout(START_SECONDS):
+    async with asyncio.timeout(PATIENCE):
         pid = int(await asyncio.get_running_loop().sock_recv(connection, 100))
     return ForkedProcess(pid, connection)
 
@@ -122,11 +121,11 @@ def _started() -> Path:
     )
 
     def end() -> None:
-        server.communicate(timeout=START_SECONDS)  # its standard input ends
+        server.communicate(timeout=PATIENCE)  # its standard input ends
         folder.cleanup()
 
     atexit.register(end)
-    deadline = time.monotonic() + START_SECONDS
+    deadline = time.monotonic() + PATIENCE
     while not path.exists():
         assert server.poll() is None, "the fork server does not start"
         assert time.monotonic() < deadline, "the fork server does not start"

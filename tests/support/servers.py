@@ -23,7 +23,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-START_SECONDS = 30.0
+from tests.support.eventually import PATIENCE
+
 STOP_SECONDS = 20.0
 
 
@@ -105,14 +106,14 @@ class Server(ABC):
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder, start_new_session=True
             )
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + PATIENCE
         while not self._ready():
             if self._process.poll() is not None:
                 code, self._process = self._process.returncode, None
                 raise ServerError(f"{command[0]} ended with {code}:\n{self.log()}")
             if time.monotonic() > deadline:
                 self.kill()
-                raise ServerError(f"{command[0]} did not answer within {START_SECONDS:.0f} s:\n{self.log()}")
+                raise ServerError(f"{command[0]} did not answer within {PATIENCE:.0f} s:\n{self.log()}")
             time.sleep(0.02)
 
     def stop(self) -> None:

@@ -104,6 +104,14 @@ async def listed(daemon: Daemon, limit: int) -> Counter[str]:
         cursor = f"&cursor={quote(page['next_cursor'])}"
 
 
+async def log_a_line(database: Database) -> None:
+    """Write a row of no job."""
+    async with database.connect() as connection, connection.cursor() as cursor:
+        await cursor.execute(
+            "INSERT INTO log_events (level, message, ts) VALUES ('INFO', 'of no job', UTC_TIMESTAMP(6))"
+        )
+
+
 async def rows_sent(database: Database) -> int:
     """The rows that the server has sent."""
     async with database.connect() as connection, connection.cursor() as cursor:
@@ -168,8 +176,12 @@ async def test_more_jobs_than_the_limit_cause_no_event_and_no_work_whenever_the_
                 await daemon.start()
                 await rests(daemon, database, messages, ids, running, seconds)
                 assert await in_memory(daemon) == max(running, min(limit, len(ids)))
-                await daemon.saved()
-                await (daemon.kill() if end == "kill" else daemon.stop())
+                if end == "kill":
+                    await log_a_line(database)  # With nothing new to write, the checkpoint would wait for ten seconds.
+                    await daemon.saved()
+                    await daemon.kill()
+                else:
+                    await daemon.stop()
             finally:
                 await daemon.close()
     await database.drop()
