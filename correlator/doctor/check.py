@@ -14,15 +14,15 @@ Status = Literal["ok", "warning", "failure"]
 class Check(Struct, frozen=True):
     """`name` stays the same from version to version.
 
-    `fix`: the commands that fix it, in order (in JSON: `mend`). `see`: commands that change nothing and show more of
-    the cause; `fixes.copyable` moves them there, so a check may give all its commands as `fix`.
+    `fix`: the commands that fix it, in order. `see`: commands that change nothing and show more of the
+    cause; `fixes.copyable` moves them there, so a check may give all its commands as `fix`.
     """
 
     name: str
     status: Status
     summary: str
     detail: tuple[str, ...] = ()
-    fix: tuple[str, ...] = msgspec.field(default=(), name="mend")
+    fix: tuple[str, ...] = ()
     see: tuple[str, ...] = ()
 
 

@@ -360,5 +360,5 @@ def test_a_terminal_without_unicode_gets_ascii_symbols():
 def test_a_report_as_json_has_what_is_promised():
     document = REPORT.document()
     assert document["ok"] is False
-    assert set(document["checks"][0]) == {"name", "status", "summary", "detail", "mend", "see"}
+    assert set(document["checks"][0]) == {"name", "status", "summary", "detail", "fix", "see"}
     assert Report("1", "", (warning("w", "so-so"),)).ok
