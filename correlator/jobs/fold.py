@@ -51,11 +51,10 @@ def fold(job: Job, fact: Fact) -> Job:
 
 
 def restored(job: Job) -> Job:
-    """Prepare a job read from a checkpoint: full counts share the one set `FULL`, and IDs have their bounds."""
+    """Prepare a job read from a checkpoint: full counts share the one set `FULL`."""
     counts = (job.warnings, job.errors, job.all_external_ids)
     warnings, errors, external_ids = (FULL if len(counted) >= MAX_COUNTED else counted for counted in counts)
-    job = replace(job, warnings=warnings, errors=errors, all_external_ids=external_ids)
-    return _with_external_ids(job, ()) if len(job.external_at) < len(job.external_ids) else job
+    return replace(job, warnings=warnings, errors=errors, all_external_ids=external_ids)
 
 
 def is_news(job: Job, reading: Reading) -> bool:
@@ -198,8 +197,7 @@ def _with_external_ids(job: Job, entries: Sequence[Entry]) -> Job:
 
     It is a join, as the floor only rises: what is known are all IDs above it, each at its newest place.
     """
-    places = dict.fromkeys(job.external_ids, _OLDEST)
-    places.update(zip(job.external_ids, job.external_at, strict=False))  # Earlier versions stored no places.
+    places = dict(zip(job.external_ids, job.external_at, strict=False))
     for entry in entries:
         for name in entry.external_ids:
             places[name] = max(places.get(name, _OLDEST), _place(entry))

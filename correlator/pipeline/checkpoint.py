@@ -26,25 +26,22 @@ from correlator.jobs.stored_forecasts import Decoded
 log = logging.getLogger(__name__)
 
 APPLICATION_ID = 0x434F5252
-VERSION = 1
-"""Version of the file format. Increase it when a table, or a type that is stored in one, changes."""
+VERSION = 2
+"""Version of the form of the checkpoint, in the file and in the cluster. Increase it when a table, or a type that is
+stored in one, changes. A checkpoint of another version is not read."""
 
-_FORECASTS = "CREATE TABLE IF NOT EXISTS forecasts (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID"
-"""Added after version 1 of the format: a file without it has no history, and older programs ignore it."""
-
-_EXPORTS = "CREATE TABLE IF NOT EXISTS exports (job_id TEXT PRIMARY KEY, exported INTEGER NOT NULL) WITHOUT ROWID"
-"""Added in the same way. The state `exports` exists while ended jobs are exported: without it, nothing was."""
-_WEBHOOKS = "CREATE TABLE IF NOT EXISTS webhooks (number INTEGER PRIMARY KEY, head BLOB NOT NULL, body BLOB NOT NULL)"
-"""The pending events of webhooks, encoded by their sink. Added after version 1 of the format, as `_FORECASTS`."""
-_CLUSTER = "CREATE TABLE IF NOT EXISTS cluster (number INTEGER PRIMARY KEY, head BLOB NOT NULL, body BLOB NOT NULL)"
-"""The same for the pending events of the cluster. The state `position` exists in a cluster."""
-
-_SCHEMA = (
+SCHEMA = (
     "CREATE TABLE state (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
     "CREATE TABLE jobs (job_id TEXT PRIMARY KEY, value BLOB NOT NULL)",
     "CREATE TABLE legacy (job_id TEXT PRIMARY KEY, value BLOB NOT NULL)",
     "CREATE TABLE events (number INTEGER PRIMARY KEY, job_id TEXT NOT NULL, payload BLOB NOT NULL)",
+    "CREATE TABLE webhooks (number INTEGER PRIMARY KEY, head BLOB NOT NULL, body BLOB NOT NULL)",
+    "CREATE TABLE cluster (number INTEGER PRIMARY KEY, head BLOB NOT NULL, body BLOB NOT NULL)",
+    "CREATE TABLE forecasts (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE exports (job_id TEXT PRIMARY KEY, exported INTEGER NOT NULL) WITHOUT ROWID",
 )
+"""`webhooks`, `cluster`: pending events, encoded by their sinks. The state has `exports` while ended jobs are exported,
+and `position` in a cluster."""
 
 
 class Saved(Struct, frozen=True):
@@ -112,9 +109,9 @@ class Checkpoint:
             if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                 text = f"{self.path} is in use by another correlator: give each its own state.directory"
                 raise CheckpointInUse(text) from error
-            if code is not None:
+            if code not in (None, sqlite3.SQLITE_ERROR):
                 raise
-            self.set_aside(str(error))  # Raised by Python, without a code of SQLite: a text in the file is not UTF-8.
+            self.set_aside(str(error))  # A table is missing; or, without a code, a text in the file is not UTF-8.
             return None
         except (sqlite3.DatabaseError, msgspec.MsgspecError, LookupError, TypeError, ValueError) as error:
             self.set_aside(str(error))
@@ -271,7 +268,7 @@ def _prepare(connection: sqlite3.Connection) -> None:
         )
         empty = not connection.execute("SELECT 1 FROM sqlite_master").fetchone()
         if empty:
-            for statement in _SCHEMA:
+            for statement in SCHEMA:
                 connection.execute(statement)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {VERSION}")
@@ -279,10 +276,6 @@ def _prepare(connection: sqlite3.Connection) -> None:
             raise Unusable("it is another program's file")
         elif version != VERSION:
             raise Unusable(f"it is of version {version}; this program writes version {VERSION}")
-        connection.execute(_FORECASTS)
-        connection.execute(_EXPORTS)
-        connection.execute(_WEBHOOKS)
-        connection.execute(_CLUSTER)
 
 
 def _encoded(value: PersistedJob | PersistedLegacy) -> bytes | None:

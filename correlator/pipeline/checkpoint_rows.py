@@ -40,12 +40,15 @@ NUMBERED = ("event", "webhook", "cluster", "memory")
 """The tables of which every write has all rows: those that it has not are removed."""
 
 REDO = ("state", "redo")
-BEGUN, DONE = ("state", "begun"), ("state", "done")
+WHOLE = ("state", "whole")
+"""The row that every write of everything changes."""
 FORM = ("state", "form")
-"""The row with the `VERSION` of the rows: another version of the program may read them differently."""
+"""The row with the `VERSION` of the rows."""
+CURSOR = ("state", "cursor")
+"""Rows without this one are of a first write that is not complete."""
 LAST = ("state", "memory")
 """The row with the length of the index's state, the last one of each write: its sequence is that of the write."""
-STATE = frozenset({REDO, BEGUN, DONE, FORM, LAST, ("state", "at"), ("state", "cursor")})
+STATE = frozenset({REDO, WHOLE, FORM, CURSOR, LAST, ("state", "at")})
 """The rows that the batches of a write have beside its content, which never removes them."""
 
 Row = tuple[Name, bytes]
@@ -161,7 +164,9 @@ def _encoded(value: PersistedJob | PersistedLegacy | None) -> bytes | None:
 async def saved_of(rows: Rows) -> Saved | None:
     """Decode the rows, some at a time. None if they are not of one moment, or if there are none."""
     decode = msgspec.msgpack.decode
-    if ("state", "cursor") not in rows:
+    if CURSOR not in rows:
+        if rows:
+            log.warning("the checkpoint in the cluster is incomplete: everything is read again")
         return None
     if (form := decode(rows[FORM]) if FORM in rows else None) != VERSION:
         log.warning(
@@ -169,9 +174,6 @@ async def saved_of(rows: Rows) -> Saved | None:
             " the tables, as at a first start, and no event of the meantime is published",
             *(form, VERSION),
         )
-        return None
-    if rows.get(BEGUN) != rows.get(DONE):
-        log.warning("the checkpoint in the cluster is incomplete: everything is read again")
         return None
     found: dict[str, list[Any]] = {"job": [], "legacy": []}
     kinds: Mapping[str, type[PersistedJob | PersistedLegacy]] = {"job": PersistedJob, "legacy": PersistedLegacy}
@@ -193,7 +195,7 @@ async def saved_of(rows: Rows) -> Saved | None:
     in_order = {table: tuple(values[n] for n in sorted(values)) for table, values in numbered.items()}
     return Saved(
         decode(rows["state", "at"], type=float),
-        decode(rows["state", "cursor"], type=Cursor),
+        decode(rows[CURSOR], type=Cursor),
         decode(memory, type=IndexState),
         tuple(found["job"]),
         tuple(found["legacy"]),

@@ -8,7 +8,8 @@ Model. Each row of the file is a key of the stream, with the same encoding. A wr
 batch. A larger one has a redo log:
 
 1. All its rows are stored as chunks, which no start uses yet.
-2. One small batch commits it: the row `redo` names the chunks. From now on, a start takes these rows from the chunks.
+2. One small batch commits it: the last chunk, and the row `redo`, which names all. From now on, a start takes the rows
+   from the chunks.
 3. The rows are copied to their own keys, in several batches.
 4. The last batch has the rows of the state, and removes the row `redo`. Then the chunks are removed.
 
@@ -24,12 +25,10 @@ batch cannot be stored after newer ones; then the rows are read again, as the lo
 and then all that differs is written. The same follows if an older copy of the stream is back, e.g. of a backup of
 NATS's files: a batch that commits a write is refused unless the row `LAST` has the sequence of the write before.
 
-Where no start can use what the stream has, the chunks are spared: the row `begun` is written first and `done`, with the
-same text, with the last batch, and a start that finds the two different does not use the checkpoint. Step 2 writes
-`begun` too, and step 4 `done`, which the chunks have.
+A first write needs no chunks: its last batch has the row `cursor`, without which no start uses the others.
 
 Versions can be mixed: the row `form` has the version of the rows. A start that finds another one reads the tables, and
-its first write has every row and removes those that it does not know, among them a `form` that it does not write.
+its first write has every row and removes those that it does not know.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ from correlator.cluster.connection import Connection
 from correlator.cluster.errors import ClusterUnavailable, Fenced, Refused, Unacknowledged
 from correlator.pipeline.checkpoint import Changes, Saved
 from correlator.pipeline.checkpoint_redo import CHUNKS, Chunk, Redo, free_slot, name_of, replay
-from correlator.pipeline.checkpoint_rows import BEGUN, DONE, LAST, MAX_ROWS, REDO, Content, Name, Row, Rows, saved_of
+from correlator.pipeline.checkpoint_rows import CURSOR, LAST, MAX_ROWS, REDO, WHOLE, Content, Name, Row, Rows, saved_of
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
@@ -80,7 +79,7 @@ class StreamCopy:
     """The rows of the checkpoint of `instance`, as far as this process has read them. Event loop's thread only.
 
     A standby keeps one up to date, so that little is left to read when it takes over. What was read before may differ
-    from the stream, if that was created again or purged. Each write of everything changes the row `done`: if it is not
+    from the stream, if that was created again or purged. Each write of everything changes the row `whole`: if it is not
     the one of the last time, all is read from the beginning.
     """
 
@@ -90,8 +89,8 @@ class StreamCopy:
         self._at_once = FIRST_BYTES
         self._forget(b"")
 
-    def _forget(self, done: bytes) -> None:
-        self._done = done
+    def _forget(self, whole: bytes) -> None:
+        self._whole = whole
         self.rows: Rows = {}
         self.chunks: Rows = {}
         self.owner_seq = 0
@@ -116,11 +115,11 @@ class StreamCopy:
     async def read(self) -> None:
         """Read what is new. Raises: `ClusterUnavailable`, `Refused`; the next call goes on."""
         now = time.monotonic(), time.time()
-        message = await self._connection.last(keys.CHECKPOINT, keys.checkpoint(self._instance, *DONE))
-        done = message.data if message is not None else b""
+        message = await self._connection.last(keys.CHECKPOINT, keys.checkpoint(self._instance, *WHOLE))
+        whole = message.data if message is not None else b""
         passed = max(abs(then - before) for then, before in zip(now, self._read_at, strict=True))
-        if done != self._done or passed > REMOVED_FOR / 2:  # Later, the marker of a removed row may be gone.
-            self._forget(done)
+        if whole != self._whole or passed > REMOVED_FOR / 2:  # Later, the marker of a removed row may be gone.
+            self._forget(whole)
         async for message in self._messages():
             headers = message.headers or {}
             self.seq = int(headers["Nats-Sequence"])
@@ -291,17 +290,14 @@ class StreamCheckpoint:
         async with contextlib.aclosing(content.groups()) as groups:
             rows: list[Row] = await anext(groups, [])
             fits = await anext(groups, None) is None
-        if fits:
-            # After everything was written, what a former active did not complete is complete.
-            rows += [(BEGUN, mark.encode()), (DONE, mark.encode())] if content.everything else []
-        else:
-            if self._usable:
+        if not fits:
+            if self._usable:  # Else there is nothing that this write could spoil.
                 await self._log(fence, content, mark)
-            else:  # There is nothing that this write could spoil.
-                await self._store(fence, [(BEGUN, mark.encode())])
             async for rows in content.groups():
                 await self._store(fence, rows)
-            rows = [(DONE, mark.encode())]
+            rows = []
+        if content.everything:
+            rows.append((WHOLE, mark.encode()))
         if not fits or REDO in self._rows:
             rows.append((REDO, b""))
         self._written = await self._store(fence, rows + content.state, commits=True)
@@ -314,19 +310,19 @@ class StreamCheckpoint:
             self._chunks.difference_update(some)
 
     async def _log(self, fence: Fence, content: Content, mark: str) -> None:
-        """Store all rows as chunks, and commit them."""
+        """Store all rows as chunks, and commit them with the last chunk."""
         number = 0
         async for rows in content.groups():
-            await self._store_chunk(fence, number, Chunk(mark, rows))
+            await self._store(fence, [self._chunk(number, Chunk(mark, rows))])
             number += 1
-        await self._store_chunk(fence, number, Chunk(mark, [(DONE, mark.encode()), *content.state]))
         redo = msgspec.msgpack.encode(Redo(mark, self._slot, number + 1))
-        await self._store(fence, [(BEGUN, mark.encode()), (REDO, redo)], commits=True)
+        await self._store(fence, [self._chunk(number, Chunk(mark, content.state)), (REDO, redo)], commits=True)
 
-    async def _store_chunk(self, fence: Fence, number: int, chunk: Chunk) -> None:
+    def _chunk(self, number: int, chunk: Chunk) -> Row:
+        """Return the row of a chunk, which the stream may have from now on."""
         name = name_of(self._slot, number)
-        await self._store(fence, [(name, msgspec.msgpack.encode(chunk))])
         self._chunks.add(name)
+        return name, msgspec.msgpack.encode(chunk)
 
     async def _store(self, fence: Fence, rows: Sequence[Row], *, commits: bool = False) -> int:
         """Store one batch. One that `commits` is refused if the last write is not in the stream, or not the last."""
@@ -345,7 +341,7 @@ class StreamCheckpoint:
         self._copy = None
         rows, chunks = copy.rows, copy.chunks
         self._rows = {name: hash(value) for name, value in rows.items()}
-        self._usable = ("state", "cursor") in rows
+        self._usable = CURSOR in rows
         self._chunks, self._slot, self._fence, self._written = set(chunks), free_slot(rows), fence, copy.last_seq
         return rows, chunks
 

@@ -6,13 +6,11 @@ import contextlib
 import itertools
 import os
 import re
-import sqlite3
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from tests.support import slow_replay
@@ -313,34 +311,3 @@ async def test_a_restart_keeps_percent_and_forecast_and_does_not_read_the_histor
             assert job["compared_with"]["runs"] == RUNS
         assert errors(transports) == []
         assert history_reads(daemon) == 1
-
-
-async def test_a_checkpoint_from_before_there_were_forecasts_is_kept_and_the_history_is_read(
-    database: Database, mosquitto: Mosquitto, tmp_path: Path
-):
-    async with knowing(usual(), database, mosquitto, tmp_path) as (daemon, appliance, transports):
-        job_id = await begin(appliance, "gui-1", ("validation", 60), ("copy", 50))
-        await everywhere(transports, job_id, lambda job: basis(job) == "history", on=("mqtt",))
-        assert await daemon.stop() == 0
-        remove_forecasts(tmp_path / "state" / "checkpoint.sqlite")
-        transports.seen["mqtt"].clear()
-        await appliance.log("while it was away", job_id=job_id)
-        await daemon.start()
-        await eventually(lambda: history_reads(daemon) == 2)
-        async with transports.following(daemon):
-            job = await everywhere(transports, job_id, lambda job: basis(job) == "history")
-            assert job["forecast"]["runs"] == RUNS
-            assert job["last_message"]["text"] == "while it was away"
-        assert "set aside" not in daemon.log()
-        assert errors(transports) == []
-
-
-def remove_forecasts(checkpoint: Path) -> None:
-    """Leave what a version without forecasts would have written."""
-    with contextlib.closing(sqlite3.connect(checkpoint, isolation_level=None)) as connection:
-        connection.execute("DROP TABLE forecasts")
-        stored = connection.execute("SELECT job_id, value FROM jobs").fetchall()
-        for job_id, value in stored:
-            members = msgspec.msgpack.decode(value)
-            assert members.pop("forecast")["published"]
-            connection.execute("UPDATE jobs SET value = ? WHERE job_id = ?", (msgspec.msgpack.encode(members), job_id))

@@ -66,14 +66,6 @@ def test_a_job_with_thousands_of_long_ids_has_a_small_document_and_facts():
     assert len(msgspec.msgpack.encode(job)) < 150_000
 
 
-def test_a_checkpoint_of_before_the_bound_is_cut_and_its_ids_are_older_than_new_ones():
-    stored = msgspec.msgpack.encode(Job("j", external_ids=tuple(f"old-{n:04}" for n in range(2_800))))
-    job = fold.restored(msgspec.msgpack.decode(stored, type=Job))
-    assert (len(job.external_ids), len(job.all_external_ids)) == (fold.MAX_EXTERNAL_IDS, 2_800)
-    job = fold.fold_rows(job, [named(n, f"new-{n}") for n in range(fold.MAX_EXTERNAL_IDS)])
-    assert {name[:4] for name in job.external_ids} == {"new-"}
-
-
 def test_an_id_that_is_too_long_for_the_appliance_is_none():
     long = "x" * (joblog.MAX_ID + 1)
     entry, bad = joblog.read(LogRow(1, "x", NOW, external_job_id=long), 1)

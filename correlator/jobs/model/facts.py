@@ -114,11 +114,8 @@ class AttributedRow(Struct, frozen=True, gc=False):
 MAX_CHILDREN = 1_000
 """The maximum number of children that a job's document names."""
 
-_STORED = {"observed_at": "tick"}
-"""The member's name in checkpoints, which must stay readable across versions."""
 
-
-class Reading(Struct, frozen=True, gc=False, rename=_STORED):
+class Reading(Struct, frozen=True, gc=False, array_like=True):
     """A fact: what one table query returned about one job. ``record`` None: the job has no row.
 
     ``observed_at``: the logical time at which the query began. ``steps`` None: ``job_steps`` could not be read.
@@ -146,7 +143,7 @@ class Reading(Struct, frozen=True, gc=False, rename=_STORED):
 Fact: TypeAlias = Entry | Reading
 
 
-class JobEvent(Struct, frozen=True, gc=False, rename=_STORED):
+class JobEvent(Struct, frozen=True, gc=False, array_like=True):
     """The best lifecycle event of a job or step: the highest by (rank of its status, ``at``, ``event_id``)."""
 
     status: Status
@@ -157,7 +154,7 @@ class JobEvent(Struct, frozen=True, gc=False, rename=_STORED):
     error_cut: int | None = None
 
 
-class StepEvents(Struct, frozen=True, gc=False, rename=_STORED):
+class StepEvents(Struct, frozen=True, gc=False, array_like=True):
     """The log's events of one step. ``observed_at`` is the latest of its events."""
 
     observed_at: int
@@ -167,7 +164,7 @@ class StepEvents(Struct, frozen=True, gc=False, rename=_STORED):
     seq: int = 0
 
 
-class Percent(Struct, frozen=True, gc=False, order=True, rename=_STORED):
+class Percent(Struct, frozen=True, gc=False, order=True, array_like=True):
     """A ``Job progress updated`` row. Ordered by the time at which it was logged."""
 
     at: Micros
@@ -176,7 +173,7 @@ class Percent(Struct, frozen=True, gc=False, order=True, rename=_STORED):
     observed_at: int
 
 
-class Line(Struct, frozen=True, gc=False, order=True):
+class Line(Struct, frozen=True, gc=False, order=True, array_like=True):
     """The last log row of a job. Ordered by the time at which it was logged."""
 
     at: Micros
@@ -189,7 +186,7 @@ Place: TypeAlias = tuple[Micros, int]
 """The place of a row in the log: the time at which it was logged, and its ID."""
 
 
-class Job(Struct, frozen=True, gc=False):
+class Job(Struct, frozen=True, gc=False, array_like=True):
     """The joined facts of one JobLog job. The published view is computed from it (`job_view.view`).
 
     ``external_ids``: those of log rows, sorted; the newest, if there are too many. ``external_at``: for each of them,

@@ -1,4 +1,8 @@
-"""What a checkpoint contains besides pending messages: the position in the log, jobs, and the state of the index."""
+"""What a checkpoint contains besides pending messages: the position in the log, jobs, and the state of the index.
+
+What is stored of each job is an array without the names of its members: less than half of the bytes. So a change of
+such a type is another form of the checkpoint (`correlator.pipeline.checkpoint.VERSION`).
+"""
 
 from __future__ import annotations
 
@@ -32,7 +36,7 @@ class Cursor(Struct, frozen=True):
     sample: tuple[str, ...] = ()
 
 
-class PersistedSilence(Struct, frozen=True, gc=False):
+class PersistedSilence(Struct, frozen=True, gc=False, array_like=True):
     """What a checkpoint contains of the silence of a running job.
 
     `alive_at`: watched time of its last sign of life. `is_news`: an event says, or said, that it stalls after that.
@@ -43,7 +47,7 @@ class PersistedSilence(Struct, frozen=True, gc=False):
     stalled: bool
 
 
-class PersistedJob(Struct, frozen=True, gc=False):
+class PersistedJob(Struct, frozen=True, gc=False, array_like=True):
     """The state of a job in a checkpoint: its facts, the time of its last change, its forecast, and its silence."""
 
     job: Job
@@ -52,7 +56,7 @@ class PersistedJob(Struct, frozen=True, gc=False):
     silence: PersistedSilence | None = None
 
 
-class PersistedLegacy(LegacyRecord, frozen=True, gc=False):
+class PersistedLegacy(LegacyRecord, frozen=True, gc=False, array_like=True):
     """A row of ``failover_jobs`` in a checkpoint, and the silence of its job."""
 
     silence: PersistedSilence | None = None
@@ -68,11 +72,7 @@ class PersistedLegacy(LegacyRecord, frozen=True, gc=False):
         return LegacyRecord(**members)
 
 
-_STORED_STATE = {"last_observed_at": "looks", "pending_events": "owed"}
-"""The members' names in checkpoints, which must stay readable across versions."""
-
-
-class IndexState(Struct, frozen=True, rename=_STORED_STATE):
+class IndexState(Struct, frozen=True):
     """What the index persists besides its jobs.
 
     `last_observed_at`: its logical time. `pending_events`: events that wait for their log row. The number of each is

@@ -29,7 +29,7 @@ class LogRow(Struct, frozen=True, gc=False):
     external_job_id: str | None = None
 
 
-class JobRecord(Struct, frozen=True, gc=False):
+class JobRecord(Struct, frozen=True, gc=False, array_like=True):
     """One row of ``job_tracking``. Columns that an appliance does not have are ``None``."""
 
     job_id: str
@@ -53,7 +53,7 @@ class JobRecord(Struct, frozen=True, gc=False):
     """Bytes of the whole error message if `error_message` was cut, else None."""
 
 
-class StepRecord(Struct, frozen=True, gc=False):
+class StepRecord(Struct, frozen=True, gc=False, array_like=True):
     """One row of ``job_steps``, or a published step, whose events may be newer than the table."""
 
     id: int

@@ -126,8 +126,6 @@ class Tail:
         self._clear_gaps()
         self.gaps.head, self._head_row = cursor.head, cursor.row
         self._reset_markers = ResetMarkers(cursor.marks)
-        if cursor.row is not None and not cursor.marks:
-            self._reset_markers.add([cursor.row])  # a checkpoint of an earlier version has no other markers
         self.past = Past(*cursor.past) if cursor.past is not None else None
         self._await([list(w) for w in cursor.holes])
         self._target = cursor.head
