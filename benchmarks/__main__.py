@@ -20,7 +20,7 @@ from benchmarks.harness import REPOSITORY, Number, Result, Size, machine
 
 ROWS = (
     *("catchup", "latency", "doorbell", "peer", "fanout", "mqtt", "idle"),
-    *("memory", "event", "rest", "find", "start", "first", "forecast", "gateway", "cluster", "sockets"),
+    *("memory", "event", "document", "rest", "find", "start", "first", "forecast", "gateway", "cluster", "sockets"),
 )
 """The modules in benchmarks/rows, in the order of the table."""
 

@@ -118,7 +118,7 @@ def compare(names: Sequence[str], revision: str) -> int:
     """
     found: list[Ratio] = []
     failed: list[str] = []
-    with _checked_out(revision) as earlier:
+    with checked_out(revision) as earlier:
         for name in names:
             if not (earlier / "benchmarks" / "rows" / f"{name}.py").exists():
                 print(f"{name}: there was no such row in {revision}", flush=True)
@@ -190,7 +190,9 @@ def _divided(numerator: float, denominator: float) -> float:
 
 
 @contextlib.contextmanager
-def _checked_out(revision: str) -> Iterator[Path]:
+def checked_out(revision: str) -> Iterator[Path]:
+    """The tree of an earlier commit. Raises: `ValueError` if git knows no such revision."""
+
     def git(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=False)
 

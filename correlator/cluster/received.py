@@ -23,10 +23,11 @@ import msgspec
 import orjson
 from msgspec import Raw, Struct
 
-from correlator.jobs import document_parser
+from correlator.jobs import job_document
 from correlator.jobs.model.rows import Micros
 from correlator.jobs.model.views import PublishedJob
-from correlator.jobs.shapes import DatabaseState
+from correlator.model.document import decode as decode_document
+from correlator.model.messages import DatabaseState
 from correlator.ops import cluster_metrics
 
 log = logging.getLogger(__name__)
@@ -119,7 +120,7 @@ def value(payload: bytes | Raw) -> Any:
 
 def time_of(text: str) -> Micros:
     """Parse a time as documents have it. Raises: `Unreadable`."""
-    return _parsed(b"", 0, lambda: document_parser.micros(text))
+    return _parsed(b"", 0, lambda: job_document.micros(text))
 
 
 def epoch(payload: bytes) -> str:
@@ -131,12 +132,26 @@ def epoch(payload: bytes) -> str:
 
 def document(payload: bytes | Raw, rev: int, instance: str, job_id: str | None = None) -> PublishedJob:
     """Parse the document of a job. `job_id`: the job that its subject names. Raises: `Unreadable`."""
-    shown = _parsed(payload, MAX_BYTES, lambda: document_parser.parse(payload, rev, instance))
-    if shown.view.metadata is not None:
-        _check_depth(shown.view.metadata.encode())
-    if job_id is not None and shown.job_id != job_id:
+    return _parsed(payload, MAX_BYTES, lambda: _document(payload, rev, instance, job_id))
+
+
+def _document(payload: bytes | Raw, rev: int, instance: str, job_id: str | None) -> PublishedJob:
+    found = decode_document(_completed(payload, instance))
+    metadata = bytes(found.metadata)
+    if not metadata.startswith(b"{"):
+        raise Unreadable("the metadata of the document is no object")
+    _check_depth(metadata)
+    if job_id is not None and found.job_id != job_id:
         raise Unreadable("the document is of another job than its subject")
-    return shown
+    return job_document.received(found, rev)
+
+
+def _completed(payload: bytes | Raw, instance: str) -> bytes:
+    """Add the members to the text of a document that it lacks in a stream, so that they are decoded with it."""
+    text = bytes(payload).rstrip()
+    if not text.endswith(b"}"):
+        raise Unreadable("not an object")
+    return b'%b,"rev":0,"instance":%b}' % (text[:-1], orjson.dumps(instance))
 
 
 def _check_depth(text: bytes) -> None:

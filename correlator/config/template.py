@@ -10,22 +10,17 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from correlator.model.document import OF_GATEWAYS, JobDocument
+from correlator.model.messages import Transition
+
 MAX_TEMPLATE = 16_384
 """Maximum bytes of a template."""
 
 MAX_LEVELS = 32
 """Maximum nesting of a template."""
 
-EVENT_MEMBERS = ("kind", "event_id", "job_id", "step_id", "step_name", "error", "error_cut", "at")
-JOB_MEMBERS = (
-    *("job_id", "external_ids", "context_id", "parent_job_id", "child_job_ids", "job_type", "operation", "category"),
-    *("owner", "status", "terminal", "error", "started_at", "ended_at", "updated_at", "duration_seconds", "progress"),
-    *("forecast", "compared_with", "current_step", "steps", "stalled", "last_event_at", "last_message", "warnings"),
-    *("errors", "metadata", "source", "rev", "child_job_ids_cut", "counts_complete", "error_cut", "title"),
-    *("external_ids_cut", "steps_complete"),
-    "current_step_title",
-)
-"""The members of an event, and of the job document. A test compares them with the public shapes."""
+EVENT_MEMBERS = (*Transition.__annotations__, "kind")
+JOB_MEMBERS = tuple(name for name in JobDocument.__struct_fields__ if name not in OF_GATEWAYS)
 
 _ROOTS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("id", "source", "type", "time"), ()),

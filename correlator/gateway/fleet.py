@@ -26,17 +26,17 @@ from correlator.gateway.hub import RemoteHub, ends_here
 from correlator.gateway.log_lines import LogLines
 from correlator.gateway.ordered_consumer import Stored
 from correlator.gateway.status import Appliance, RemoteStatus
+from correlator.jobs import job_document
 from correlator.jobs.bounded import BoundedDict
 from correlator.jobs.encoded import Documents
-from correlator.jobs.job_document import rfc3339
 from correlator.jobs.model.changes import Change, Event, Reason
 from correlator.jobs.model.facts import AttributedRow, Kind
 from correlator.jobs.model.forecasts import State
 from correlator.jobs.model.rows import Int64, Micros
 from correlator.jobs.model.views import PublishedJob
 from correlator.jobs.remote import Marks, RemoteJobs
+from correlator.model.replies import InstanceHealth
 from correlator.ops.stalls import timed
-from correlator.sinks.payloads import InstanceHealth
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ class Fleet:
             "error": away or appliance.error() or appliance.warning(),
             "lag_seconds": round(appliance.behind(), 3),
             "unwritten_seconds": round(alive.unwritten_seconds, 3),
-            "last_seen": rfc3339(appliance.last_seen),
+            "last_seen": job_document.rfc3339(appliance.last_seen),
             "version": alive.version or None,
             "jobs": len(self._hubs[appliance.name].published),
         }
@@ -304,7 +304,7 @@ class Fleet:
         shown = hub.published.get(job_id) if hub is not None else None
         if event is None or hub is None or shown is None:
             return
-        forecast = shown.forecast.forecast if shown.forecast is not None else None
+        forecast = job_document.document(shown).forecast
         if shown.view.terminal:
             del self._unconfirmed[instance, job_id]
         elif forecast is not None and forecast.state in (_STATES[event.kind], State.OVERDUE):

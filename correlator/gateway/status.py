@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Collection
 
 from correlator.cluster.received import REPORTED_FOR, Alive
-from correlator.jobs import document_parser
+from correlator.jobs.job_document import micros
 from correlator.jobs.model.rows import Micros
 from correlator.pipeline.status import Status
 
@@ -59,7 +59,7 @@ class Appliance:
         """All jobs that started at or after this time are in the stream; None if that is not known."""
         text = self.alive.complete_since
         try:
-            return document_parser.micros(text) if text is not None else None
+            return micros(text) if text is not None else None
         except ValueError:
             return None
 

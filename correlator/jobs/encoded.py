@@ -3,22 +3,34 @@
 Invariant: a cached document is the job's current one. The hub calls `forget` with every change. The cache holds at most
 `capacity` bytes. When it is full, a snapshot of all jobs adds nothing, because the walk would evict each document
 before its next use. A document that is requested by itself evicts the oldest.
+
+Of the jobs that changed last and that somebody follows, the cache also holds the document itself: the next revision
+shares with it what has not changed, and the merge patch compares only the rest.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable
 
 from msgspec import Struct
 
 from correlator.jobs import job_document
-from correlator.jobs.model.views import PublishedJob
+from correlator.jobs.job_document import Revision
+from correlator.jobs.model.views import JobView, PublishedJob
+from correlator.model import document as model
 
 CAPACITY = 128 * 1024 * 1024
 """Bytes. 20,000 jobs of 10 steps each take 56 MB."""
 
 OVERHEAD = 300
 """Bytes that an entry takes besides its text."""
+
+MAX_FOLLOWED = 16 * 1024 * 1024
+"""Bytes of the documents that are kept as such: 2,000 jobs of 10 steps each."""
+
+MEMBERS, STEP = 2_000, 500
+"""Bytes of the members of a document, and of a step, without long texts."""
 
 
 class _Cached(Struct, frozen=True, gc=False):
@@ -29,12 +41,16 @@ class _Cached(Struct, frozen=True, gc=False):
 class Documents:
     """The cache. Call it from the event loop's thread only. `capacity` is in bytes."""
 
-    def __init__(self, capacity: int = CAPACITY) -> None:
+    def __init__(self, capacity: int = CAPACITY, max_followed: int = MAX_FOLLOWED) -> None:
         self._capacity = capacity
+        self._max_followed = max_followed
         self._cached: dict[tuple[str, bool], _Cached] = {}
         """By job ID, and whether the document has the steps."""
         self.size = 0
         """Bytes in use."""
+        self._followed: OrderedDict[str, Revision] = OrderedDict()
+        """By job ID, the one that changed last at the end."""
+        self._followed_size = 0
 
     def cached(self, jobs: Iterable[PublishedJob], *, steps: bool = True) -> list[bytes | None]:
         """For each of `jobs` its document, if it is in the cache, else None."""
@@ -46,11 +62,17 @@ class Documents:
 
     def encoded(self, shown: PublishedJob, *, all_jobs: bool = False, steps: bool = True) -> bytes:
         """The document of `shown` as JSON. `all_jobs`: the caller encodes all jobs in turn. `steps`: with its steps."""
+        if steps and (served := job_document.served(shown)) is not None:
+            return served
         key = (shown.view.job_id, steps)
         # A job outside memory has the current `seq` as its `rev`, so two readings of it may have the same `rev`.
         if (cached := self._cached.get(key)) is not None and cached.shown is shown:
             return cached.body
-        body = job_document.encode(job_document.document(shown) if steps else job_document.document(shown, steps=False))
+        base = self._followed.get(shown.job_id)
+        document = job_document.document(shown, base, steps=steps)
+        if steps and not all_jobs and not shown.view.terminal:
+            self._follow(Revision(shown, document))
+        body = model.encode(document)
         self._forget(key)
         size = len(body) + OVERHEAD
         if size > self._capacity or (all_jobs and self.size + size > self._capacity):
@@ -61,8 +83,17 @@ class Documents:
             self._forget(next(iter(self._cached)))
         return body
 
+    def patch(self, old: PublishedJob, new: PublishedJob) -> bytes:
+        """The merge patch between the documents of two revisions of a job, as JSON."""
+        base = self._followed.get(old.job_id)
+        if base is None or base.shown is not old:
+            base = Revision(old, job_document.document(old, base))
+        document = job_document.document(new, base)
+        self._follow(Revision(new, document))
+        return model.encode(model.patch(base.document, document))
+
     def forget(self, job_id: str) -> None:
-        """Drop the documents of a job that changed or left memory."""
+        """Drop the encoded documents of a job that changed or left memory."""
         self._forget((job_id, True))
         self._forget((job_id, False))
 
@@ -70,3 +101,15 @@ class Documents:
         cached = self._cached.pop(key, None)
         if cached is not None:
             self.size -= len(cached.body) + OVERHEAD
+
+    def _follow(self, revision: Revision) -> None:
+        if (before := self._followed.pop(revision.shown.job_id, None)) is not None:
+            self._followed_size -= _size(before.shown.view)
+        self._followed[revision.shown.job_id] = revision
+        self._followed_size += _size(revision.shown.view)
+        while self._followed_size > self._max_followed and len(self._followed) > 1:
+            self._followed_size -= _size(self._followed.popitem(last=False)[1].shown.view)
+
+
+def _size(view: JobView) -> int:
+    return MEMBERS + STEP * len(view.steps) + len(view.metadata or "") + len(view.error or "")

@@ -1,30 +1,41 @@
-"""The encoding of job documents and of the messages about them, shared by REST, websocket, SSE and MQTT.
+"""From a published job to its document and back, and the messages about jobs, for REST, websocket, SSE and MQTT.
 
-A document is a pure function of the published job, so all clients get the same bytes of one revision. The names and
-shapes are those of docs/protocol.md.
+A document is a pure function of the published job, so all clients get the same bytes of one revision. It shares with
+the document of an earlier revision what has not changed, so that a change costs what it changes.
+
+A gateway knows jobs by their documents alone, and serves them through the same code as a daemon does. `received` keeps
+the text of the document, without members that this version does not know, beside what filters and lookups use.
 """
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import Any, cast, overload
+from operator import attrgetter
+from typing import Any, NamedTuple, TypeVar, cast, overload
 
 import orjson
+from msgspec import UNSET, Raw, UnsetType
+from msgspec.structs import replace
 
-from correlator.jobs import joblog, message_shapes, shapes
+from correlator.jobs import joblog
+from correlator.jobs.model import forecasts
 from correlator.jobs.model.changes import Event
-from correlator.jobs.model.facts import AttributedRow, Entry
-from correlator.jobs.model.forecasts import Comparison, Forecast, StepAhead
+from correlator.jobs.model.facts import AttributedRow, Entry, Line, Status
 from correlator.jobs.model.rows import Micros, StepRecord
 from correlator.jobs.model.views import JobView, LogLine, PublishedJob, Titles
+from correlator.model import document as model
+from correlator.model import messages
+from correlator.model.document import JobDocument
+
+T = TypeVar("T")
 
 _EPOCH = datetime.datetime(1970, 1, 1)  # noqa: DTZ001 - only its text is used, with the Z added
+_MICROSECOND = datetime.timedelta(microseconds=1)
 
-MAX_MICROS = 253_402_300_799_999_999
-"""9999-12-31T23:59:59.999999Z, the last time that RFC 3339 can express."""
-
+MIN_MICROS, MAX_MICROS = -62_135_596_800_000_000, 253_402_300_799_999_999
+"""0001-01-01T00:00:00Z and 9999-12-31T23:59:59.999999Z, the times that RFC 3339 can express."""
 
 MAX_NESTED = 64
 """The maximum nesting of published metadata, in levels. JSON columns of MariaDB end at 32."""
@@ -32,8 +43,10 @@ MAX_NESTED = 64
 EXPECTED_SHARE = 0.5
 """Share of the earlier runs that had a step from which on it counts as expected."""
 
-MAX_DEPTH = 200
-"""The maximum nesting of an encoded value, in levels. The encoder fails above 254, the parser accepts more."""
+_ZEROS = "0000-00-00T00:00:00.000000Z"
+_DIGITS = str.maketrans("123456789", "000000000")
+_started_at, _ended_at = attrgetter("started_at"), attrgetter("ended_at")
+_STATUSES = {status.value: status for status in Status}
 
 
 @overload
@@ -44,125 +57,226 @@ def rfc3339(at: None) -> None: ...
 def rfc3339(at: Micros | None) -> str | None: ...
 def rfc3339(at: Micros | None) -> str | None:
     """Format a time as ``2025-09-22T10:00:00.000000Z``. Times outside the years 1 to 9999 are clamped."""
-    if at is None:
-        return None
-    second, micros = divmod(max(-62_135_596_800_000_000, min(at, MAX_MICROS)), 1_000_000)
-    return f"{_second(second)}.{micros:06d}Z"
+    return None if at is None else _formatted(at)
 
 
 @lru_cache(maxsize=32_768)
-def _second(since_1970: int) -> str:
-    """Format whole seconds. Cached, because the times of a document are encoded again with each of its changes."""
-    return (_EPOCH + datetime.timedelta(seconds=since_1970)).isoformat()
+def _formatted(at: Micros) -> str:
+    """Cached, because the times of a document are encoded again with each of its changes."""
+    found = _EPOCH + max(MIN_MICROS, min(at, MAX_MICROS)) * _MICROSECOND
+    return found.isoformat(timespec="microseconds") + "Z"
+
+
+@lru_cache(maxsize=32_768)
+def micros(text: str) -> Micros:
+    """Parse a time as `rfc3339` formats it. Cached, as a job's times come again with each of its changes.
+
+    Raises: `ValueError`.
+    """
+    if text.translate(_DIGITS) != _ZEROS:
+        raise ValueError(f"not a time: {text[:40]!r}")
+    return (datetime.datetime.fromisoformat(text[:26]) - _EPOCH) // _MICROSECOND
+
+
+def _time(text: str | None) -> Micros | None:
+    return None if text is None else micros(text)
 
 
 def seconds(start: Micros | None, end: Micros | None) -> float | None:
     """The seconds from `start` to `end`, at least 0, since the two may come from clocks of different machines."""
     if start is None or end is None:
         return None
-    return max(0, end - start) / 1_000_000
+    return (end - start) / 1_000_000 if end > start else 0.0
 
 
-def document(shown: PublishedJob, *, steps: bool = True) -> shapes.Document:
-    """Build the job document. `steps` False leaves the steps out, as in lists of jobs."""
-    view, now, forecast, titles = shown.view, shown.updated_at, shown.forecast, shown.titles
-    counts = _counts(view.steps)
-    last = view.last
-    found: shapes.Document = {
-        "job_id": view.job_id,
-        "external_ids": list(view.external_ids),
-        "context_id": view.context_id,
-        "parent_job_id": view.parent_job_id,
-        "child_job_ids": list(shown.children),
-        "job_type": view.job_type,
-        "operation": view.operation,
-        "category": view.category,
-        "owner": view.owner,
-        "status": cast("shapes.JobStatus", view.status.value),
-        "terminal": view.terminal,
-        "error": view.error,
-        "started_at": rfc3339(view.started_at),
-        "ended_at": rfc3339(view.ended_at),
-        "updated_at": rfc3339(shown.updated_at),
-        "duration_seconds": seconds(view.started_at, view.ended_at if view.terminal else now),
-        "progress": {
-            "percent": shown.percent,
-            "basis": forecast.basis if forecast is not None and forecast.basis is not None else view.basis,
-            "steps_done": counts["completed"],
-            "steps_failed": counts["failed"],
-            "steps_running": counts["running"],
-            "steps_skipped": counts["skipped"],
-            "steps_seen": shown.steps_cut or len(view.steps),
-            "steps_expected": _steps_expected(shown),
-        },
-        "forecast": _forecast(forecast.forecast, titles) if forecast is not None else None,
-        "compared_with": _comparison(forecast.compared_with) if forecast is not None else None,
-        "current_step": current_step(view),
-        "steps": {str(s.id): step_document(s, now, titles) for s in view.steps} if steps else {},
-        "stalled": shown.stalled,
-        "last_event_at": rfc3339(last.at) if last is not None else None,
-        "last_message": None if last is None else {"level": last.level, "text": last.text, "at": rfc3339(last.at)},
-        "warnings": view.warnings,
-        "errors": view.errors,
-        "metadata": _metadata(view.metadata),
-        "source": view.source,
-        "rev": shown.rev,
-    }
-    if view.external_ids_cut is not None:
-        found["external_ids_cut"] = view.external_ids_cut
-    if shown.child_count > len(shown.children):
-        found["child_job_ids_cut"] = shown.child_count
-    if not shown.complete:
-        found["counts_complete"] = False
-    if not view.steps_complete:
-        found["steps_complete"] = False
-    if view.error_cut is not None:
-        found["error_cut"] = view.error_cut
-    if shown.steps_cut is not None:
-        found["steps_cut"] = shown.steps_cut
-    if shown.instance:
-        found["instance"] = shown.instance
-    if view.operation is not None and (title := titles.operations.get(view.operation)) is not None:
-        found["title"] = title
-    step = found["current_step"]
-    if step is not None and (title := titles.steps.get(step)) is not None:
-        found["current_step_title"] = title
-    return found
+# -- from the published job to its document
 
 
-def _forecast(forecast: Forecast | None, titles: Titles) -> shapes.Forecast | None:
-    if forecast is None:
-        return None
+class Revision(NamedTuple):
+    """A published job with its document."""
+
+    shown: PublishedJob
+    document: JobDocument
+
+
+def document(shown: PublishedJob, base: Revision | None = None, *, steps: bool = True) -> JobDocument:
+    """Build the document of a job. `base`: an earlier revision of it, with which it shares what has not changed.
+
+    `steps` False leaves the steps out, as in lists of jobs.
+    """
+    if base is not None and base.shown is shown and steps:
+        return base.document
+    if (known := served(shown)) is not None:
+        return model.decode(known) if steps else replace(model.decode(known), steps={})
+    view, now, titles = shown.view, shown.updated_at, shown.titles
+    if base is not None and base.shown.titles is not titles:
+        base = None
+    if base is not None and steps and _goes_on(base.shown, shown):
+        return _later(base, shown)
+    made = shown.forecast or forecasts.JobForecast()
+    statuses = [step.status for step in view.steps]
+    step = current_step(view) if "running" in statuses else None
+    last = _last_message(view.last)
+    return JobDocument(
+        view.job_id,
+        view.external_ids,
+        view.context_id,
+        view.parent_job_id,
+        shown.children,
+        view.job_type,
+        view.operation,
+        view.category,
+        view.owner,
+        cast("model.JobStatus", view.status),
+        view.terminal,
+        view.error,
+        rfc3339(view.started_at),
+        rfc3339(view.ended_at),
+        _formatted(now),
+        seconds(view.started_at, view.ended_at if view.terminal else now),
+        model.Progress(
+            shown.percent,
+            made.basis or view.basis,
+            statuses.count("completed"),
+            statuses.count("failed"),
+            statuses.count("running"),
+            statuses.count("skipped"),
+            shown.steps_cut or len(view.steps),
+            _steps_expected(shown),
+        ),
+        _forecast(shown, base),
+        _comparison(made.compared_with),
+        step,
+        _steps(shown, base) if steps else {},
+        shown.stalled,
+        last.at if last is not None else None,
+        last,
+        view.warnings,
+        view.errors,
+        _metadata(view.metadata, base),
+        view.source,
+        shown.rev,
+        _or_absent(view.external_ids_cut),
+        shown.child_count if shown.child_count > len(shown.children) else UNSET,
+        UNSET if shown.complete else False,
+        UNSET if view.steps_complete else False,
+        _or_absent(view.error_cut),
+        _or_absent(shown.steps_cut),
+        shown.instance or UNSET,
+        _title(titles.operations, view.operation),
+        _title(titles.steps, step),
+    )
+
+
+def text(shown: PublishedJob, base: Revision | None = None, *, steps: bool = True) -> bytes:
+    """The document of a job as JSON. See `document`."""
+    if steps and (known := served(shown)) is not None:
+        return known
+    return model.encode(document(shown, base, steps=steps))
+
+
+def _goes_on(old: PublishedJob, new: PublishedJob) -> bool:
+    """True if only time has passed, or the log has new rows, as in most changes."""
+    was, view = old.view, new.view
+    if was.terminal or was.steps is not view.steps or old.forecast is not new.forecast:
+        return False
+    same_but = replace(was, last=view.last, warnings=view.warnings, errors=view.errors)
+    return same_but == view and new == replace(
+        old, view=view, rev=new.rev, updated_at=new.updated_at, alive_at=new.alive_at
+    )
+
+
+def _later(base: Revision, shown: PublishedJob) -> JobDocument:
+    was, view, now = base.document, shown.view, shown.updated_at
+    last = was.last_message if base.shown.view.last is view.last else _last_message(view.last)
+    return replace(
+        was,
+        updated_at=rfc3339(now),
+        duration_seconds=seconds(view.started_at, now),
+        steps=_steps(shown, base),
+        last_event_at=last.at if last is not None else None,
+        last_message=last,
+        warnings=view.warnings,
+        errors=view.errors,
+        rev=shown.rev,
+    )
+
+
+def _steps(shown: PublishedJob, base: Revision | None) -> dict[int, model.Step]:
+    """The steps by ID. Of `base` are those that have not changed; the duration of a running one grows."""
+    steps, now, titles = shown.view.steps, shown.updated_at, shown.titles
+    if base is None:
+        return {step.id: _step(step, now, titles) for step in steps}
+    was, documents = base.shown.view.steps, base.document.steps
+    if steps is was:
+        running = [step for step in steps if step.status == "running"] if base.document.progress.steps_running else ()
+        return {**documents, **{step.id: _step(step, now, titles) for step in running}} if running else documents
+    known = {step.id: step for step in was}
     return {
-        "ends_at": {"p50": rfc3339(forecast.p50), "p90": rfc3339(forecast.p90)},
-        "as_of": rfc3339(forecast.as_of),
-        "runs": forecast.runs,
-        "state": forecast.state.value,
-        "typical_seconds": round(forecast.typical_seconds, 3),
-        "failure_rate": round(forecast.failure_rate, 3),
-        "steps_ahead": [_step_ahead(step, titles) for step in forecast.steps_ahead],
+        step.id: documents[step.id]
+        if step.status != "running" and known.get(step.id) == step
+        else _step(step, now, titles)
+        for step in steps
     }
 
 
-def _step_ahead(step: StepAhead, titles: Titles) -> shapes.StepAhead:
-    made: shapes.StepAhead = {
-        "name": step.name,
-        "share": round(step.share, 2),
-        "typical_seconds": round(step.typical_seconds, 3),
-    }
-    if (title := titles.steps.get(step.name)) is not None:
-        made["title"] = title
-    return made
+def _step(step: StepRecord, now: Micros, titles: Titles) -> model.Step:
+    return model.Step(
+        step.seq,
+        step.name,
+        step.status,
+        None if (start := step.started_at) is None else _formatted(start),
+        None if (end := step.completed_at) is None else _formatted(end),
+        seconds(start, now if step.status == "running" else end),
+        step.error_message or None,
+        UNSET if step.error_cut is None else step.error_cut,
+        titles.steps.get(step.name, UNSET),
+    )
 
 
-def _comparison(found: Comparison | None) -> shapes.Comparison | None:
+def _title(titles: Mapping[str, str], name: str | None) -> str | UnsetType:
+    return UNSET if name is None else titles.get(name, UNSET)
+
+
+def _or_absent(value: T | None) -> T | UnsetType:
+    return UNSET if value is None else value
+
+
+def _last_message(last: Line | None) -> model.LastMessage | None:
+    return None if last is None else model.LastMessage(last.level, last.text, rfc3339(last.at))
+
+
+def _forecast(shown: PublishedJob, base: Revision | None) -> model.Forecast | None:
+    if base is not None and base.shown.forecast is shown.forecast:
+        return base.document.forecast
+    found = shown.forecast.forecast if shown.forecast is not None else None
     if found is None:
         return None
-    return {
-        "typical_seconds": round(found.typical_seconds, 3),
-        "runs": found.runs,
-        "percentile": round(found.percentile, 1),
-    }
+    return model.Forecast(
+        ends_at=model.ForecastEnd(rfc3339(found.p50), rfc3339(found.p90)),
+        as_of=rfc3339(found.as_of),
+        runs=found.runs,
+        state=found.state.value,
+        typical_seconds=round(found.typical_seconds, 3),
+        failure_rate=round(found.failure_rate, 3),
+        steps_ahead=tuple(
+            [
+                model.StepAhead(
+                    step.name,
+                    round(step.share, 2),
+                    round(step.typical_seconds, 3),
+                    _title(shown.titles.steps, step.name),
+                )
+                for step in found.steps_ahead
+            ]
+        ),
+    )
+
+
+def _comparison(found: forecasts.Comparison | None) -> model.Comparison | None:
+    if found is None:
+        return None
+    return model.Comparison(round(found.typical_seconds, 3), found.runs, round(found.percentile, 1))
 
 
 def _steps_expected(shown: PublishedJob) -> int | None:
@@ -177,12 +291,14 @@ def _steps_expected(shown: PublishedJob) -> int | None:
     return seen + sum(round(step.share, 2) >= EXPECTED_SHARE for step in ahead)
 
 
-def _metadata(text: str | None) -> dict[str, Any]:
+def _metadata(text: str | None, base: Revision | None) -> Raw:
     """Parse metadata and cut it at `MAX_NESTED` levels, so that code may recurse over a document."""
+    if base is not None and base.shown.view.metadata == text:
+        return base.document.metadata
     value = joblog.metadata_object(text) or {}
     if text is not None and text.count("{") + text.count("[") > MAX_NESTED:
         value = _cut(value, MAX_NESTED)
-    return value
+    return Raw(encode(value)) if value else model.NO_METADATA
 
 
 def _cut(value: Any, levels: int) -> Any:
@@ -200,17 +316,80 @@ def current_step(view: JobView) -> str | None:
     return next((s.name for s in reversed(view.steps) if s.status == "running"), None)
 
 
+# -- and back, at a gateway
+
+
+def received(found: JobDocument, rev: int) -> PublishedJob:
+    """The job of a document with its steps, as revision `rev`. Raises: `ValueError` for a time that is none."""
+    steps = found.steps.values()
+    times = "".join([*filter(None, map(_started_at, steps)), *filter(None, map(_ended_at, steps))])
+    if times.translate(_DIGITS) != _ZEROS * (len(times) // len(_ZEROS)):
+        raise ValueError("the time of a step is none")
+    last, children = found.last_message, found.child_job_ids
+    view = JobView(
+        found.job_id,
+        _STATUSES[found.status],
+        "legacy" if found.source == "legacy" else "joblog",
+        found.external_ids,
+        found.context_id,
+        found.parent_job_id,
+        found.job_type,
+        found.operation,
+        found.category,
+        found.owner,
+        found.error,
+        _time(found.started_at),
+        _time(found.ended_at),
+        found.progress.percent,
+        "steps",
+        tuple(
+            [
+                StepRecord(step_id, step.name, step.seq, step.status, None, None, step.error)
+                for step_id, step in found.steps.items()
+            ]
+        ),
+        None if last is None else Line(micros(last.at), 0, last.level, last.text),
+        found.warnings,
+        found.errors,
+        None if (text := bytes(found.metadata)) == b"{}" else text.decode(),
+        found.error_cut or None,
+    )
+    return PublishedJob(
+        view,
+        rev,
+        micros(found.updated_at),
+        children,
+        len(children),
+        found.stalled,
+        instance=found.instance or "",
+        body=compact(model.encode(replace(found, rev=UNSET))),
+    )
+
+
+def served(shown: PublishedJob) -> bytes | None:
+    """The text of a job's document at a gateway; None in a daemon, which makes the document first."""
+    return b'%b,"rev":%d}' % (shown.body[:-1], shown.rev) if shown.body is not None else None
+
+
+# -- messages
+
+
 def encode(value: Any) -> bytes:
     """Encode `value` as JSON. Invalid Unicode and values nested deeper than `MAX_DEPTH` are replaced."""
     try:
         return orjson.dumps(value)
     except TypeError:
-        return orjson.dumps(_clean(value))
+        return orjson.dumps(model.clean(value))
 
 
 def compact(encoded: bytes) -> bytes:
     """Copy text that stays in memory: orjson returns the beginning of a block that is 2 to 15 times as large."""
     return memoryview(encoded).tobytes()
+
+
+def extended(encoded: bytes, more: Mapping[str, Any]) -> bytes:
+    """Add members that are not there yet to an encoded object that is not empty."""
+    return b"%b,%b" % (encoded[:-1], encode(more)[1:])
 
 
 def frame(messages: Iterable[bytes]) -> bytes:
@@ -243,7 +422,7 @@ def log(sub: Iterable[int], line: AttributedRow) -> bytes:
     return encode({"type": "log", "sub": list(sub), "job_id": line.job_id, **log_line(entry)})
 
 
-def log_line(entry: Entry | LogLine) -> message_shapes.LogEvent:
+def log_line(entry: Entry | LogLine) -> messages.LogEvent:
     """Build the members that a log line has in all messages and responses."""
     return {
         "event_id": entry.event_id,
@@ -264,7 +443,7 @@ def delete(sub: Iterable[int], seq: int, job_id: str, reason: str) -> bytes:
     return encode({"type": "delete", "sub": list(sub), "seq": seq, "job_id": job_id, "reason": reason})
 
 
-def event(found: Event, epoch: str, seq: int) -> message_shapes.JobEvent:
+def event(found: Event, epoch: str, seq: int) -> messages.JobEvent:
     """Build the message of MQTT's ``event`` topic for a transition."""
     return {**transition(found), "kind": found.kind, "epoch": epoch, "seq": seq}
 
@@ -274,8 +453,8 @@ def stream_event(sub: Iterable[int], seq: int, found: Event) -> bytes:
     return encode({"type": "event", "sub": list(sub), "seq": seq, "kind": found.kind, **transition(found)})
 
 
-def transition(found: Event) -> message_shapes.Transition:
-    made: message_shapes.Transition = {
+def transition(found: Event) -> messages.Transition:
+    made: messages.Transition = {
         "event_id": found.event_id,
         "job_id": found.job_id,
         "step_id": found.step_id,
@@ -286,40 +465,3 @@ def transition(found: Event) -> message_shapes.Transition:
     if found.error_cut is not None:
         made["error_cut"] = found.error_cut
     return made
-
-
-def step_document(step: StepRecord, now: Micros, titles: Titles) -> shapes.Step:
-    running = step.status == "running"
-    made: shapes.Step = {
-        "seq": step.seq,
-        "name": step.name,
-        "status": cast("shapes.StepStatus", step.status),
-        "started_at": rfc3339(step.started_at),
-        "ended_at": rfc3339(step.completed_at),
-        "duration_seconds": seconds(step.started_at, now if running else step.completed_at),
-        "error": step.error_message or None,
-    }
-    if step.error_cut is not None:
-        made["error_cut"] = step.error_cut
-    if (title := titles.steps.get(step.name)) is not None:
-        made["title"] = title
-    return made
-
-
-def _counts(steps: tuple[StepRecord, ...]) -> dict[str, int]:
-    counts = {"completed": 0, "failed": 0, "running": 0, "skipped": 0}
-    for step in steps:
-        counts[step.status] = counts.get(step.status, 0) + 1
-    return counts
-
-
-def _clean(value: Any, depth: int = 0) -> Any:
-    if depth > MAX_DEPTH:
-        return None
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
-    if isinstance(value, dict):
-        return {_clean(k): _clean(v, depth + 1) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_clean(v, depth + 1) for v in value]
-    return value

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
-from correlator.jobs.shapes import DatabaseState
+from correlator.model.messages import DatabaseState
 
 UNREACHABLE = "the database is unreachable"
 

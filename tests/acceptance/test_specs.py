@@ -8,7 +8,7 @@ import re
 from collections import Counter, defaultdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, NotRequired, get_origin, get_type_hints
+from typing import Any
 from urllib.parse import quote
 
 import aiomqtt
@@ -16,6 +16,8 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from msgspec import Struct
+from msgspec.structs import fields
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.core.result import Ok
@@ -27,7 +29,7 @@ from schemathesis.specs.openapi.checks import (
 )
 from yarl import URL
 
-from correlator.jobs.shapes import Document, Progress, Step
+from correlator.model.document import JobDocument, Progress, Step
 from tests.support import replay
 from tests.support.appliance import Appliance, now
 from tests.support.client_fold import apply_message
@@ -39,7 +41,7 @@ from tests.support.raw_http import in_sync
 from tests.support.replay import MariaDBReplayer
 from tests.support.schemas import Shapes, closed
 
-ENDLESS = {"stream"}
+ENDLESS = {"streamMessages"}
 """Operations whose answer does not end."""
 
 LONGEST_WAIT = 0.05
@@ -77,7 +79,15 @@ async def document(daemon: Daemon, name: str) -> dict[str, Any]:
 
 @pytest.fixture
 async def description(daemon: Daemon, rows: None) -> dict[str, Any]:
-    return await document(daemon, "openapi")
+    """OpenAPI, with the schemas of parameters in their places."""
+    found = await document(daemon, "openapi")
+    for item in found["paths"].values():
+        for parameter in item.get("get", {"parameters": []})["parameters"]:
+            schema = parameter["schema"]
+            if "items" in schema:
+                schema["items"] = referred(schema["items"], found)
+            parameter["schema"] = referred(schema, found)
+    return found
 
 
 @pytest.fixture
@@ -134,9 +144,9 @@ def test_whatever_is_asked_the_answer_is_as_described(daemon: Daemon, descriptio
                 FEW(given(operation.as_strategy(generation_mode=mode), st.sampled_from((None, *IDS)))(ask))()
             if "id" in {parameter.name for parameter in operation.query}:  # seldom right together with all others
                 ask(operation.Case(query={"id": ""}), IDS[0])
-    assert {name for name, seen in answers.items() if 200 not in seen} <= {"websocket", "instances"}
-    assert {200, 400} <= answers["jobs"]
-    assert {200, 400, 404} <= answers["job"] | answers["job_events"]
+    assert {name for name, seen in answers.items() if 200 not in seen} <= {"openWebsocket", "listInstances"}
+    assert {200, 400} <= answers["listJobs"]
+    assert {200, 400, 404} <= answers["getJob"] | answers["listJobEvents"]
 
 
 async def test_every_id_leads_to_its_job_wherever_a_path_has_one(daemon: Daemon, description: dict[str, Any]) -> None:
@@ -202,6 +212,11 @@ async def test_after_every_response_of_every_route_the_connection_is_in_sync(
     assert seen[text] == ({405} if method == "OPTIONS" else {200})
 
 
+def referred(schema: dict[str, Any], description: dict[str, Any]) -> dict[str, Any]:
+    name = schema.get("$ref", "").rpartition("/")[2]
+    return dict(description["components"]["schemas"][name]) if name else schema
+
+
 def enum(parameter: dict[str, Any]) -> dict[str, Any]:
     """The schema of one value of a parameter."""
     found: dict[str, Any] = parameter["schema"]
@@ -262,7 +277,7 @@ class MessageChecker:
             apply_message(documents, message)
         if kind == "Delta":
             known = documents[message["job_id"]] = whole(documents[message["job_id"]])
-            assert self._shapes.wrong("Document", known) == []
+            assert self._shapes.wrong("JobDocument", known) == []
 
     def published(self, topic: str, payload: bytes) -> None:
         """Its topic is that of just one channel, which is named like its operation."""
@@ -283,12 +298,11 @@ def whole(document: dict[str, Any]) -> dict[str, Any]:
     """With null for members that the merge took, which means the same."""
     steps = {i: dict.fromkeys(required(Step)) | s for i, s in document.get("steps", {}).items()}
     progress = dict.fromkeys(required(Progress)) | document["progress"]
-    return dict.fromkeys(required(Document)) | document | {"steps": steps, "progress": progress}
+    return dict.fromkeys(required(JobDocument)) | document | {"steps": steps, "progress": progress}
 
 
-def required(shape: type) -> list[str]:
-    hints = get_type_hints(shape, include_extras=True)
-    return [name for name, hint in hints.items() if get_origin(hint) is not NotRequired]
+def required(shape: type[Struct]) -> list[str]:
+    return [field.name for field in fields(shape) if field.required]
 
 
 async def from_socket(daemon: Daemon, checked: MessageChecker, *said: dict[str, Any] | str) -> None:

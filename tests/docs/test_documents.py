@@ -18,7 +18,7 @@ from correlator.config import loading
 from correlator.config.schema import leaves
 from correlator.demo.run import announce
 from correlator.demo.traffic import Traffic
-from correlator.jobs import shapes
+from correlator.model.document import JobDocument, Progress
 from correlator.sinks.turns import Work
 from correlator.sinks.webhooks import signature
 from deploy.debian import build
@@ -207,7 +207,7 @@ def test_what_is_imported_from_the_client_is_there(block: Block):
 def test_the_guide_for_guis_has_every_member_of_a_job_document():
     table = read("docs/gui.md").partition("## Members of a job document")[2].partition("\n## ")[0]
     named = {name.rpartition(".")[2] for name in re.findall(r"`([a-z_.]+)`", table)}
-    members = get_type_hints(shapes.Document).keys() - {"progress"} | get_type_hints(shapes.Progress).keys()
+    members = get_type_hints(JobDocument).keys() - {"progress"} | get_type_hints(Progress).keys()
     assert members - named == set()
 
 

@@ -14,6 +14,7 @@ from correlator.gateway.hub import NOT_READ
 from correlator.jobs import job_document
 from correlator.sinks.streaming.sessions import BEHIND
 from tests.support.cluster import connected
+from tests.support.documents import document_of
 from tests.support.eventually import PATIENCE, eventually
 from tests.support.gateways import Follower, Refused, running
 from tests.support.job_documents import document, forecast
@@ -25,7 +26,7 @@ from tests.support.subscriptions import plain
 
 def served(shown, rev, instance="dc1"):
     """The document of a job as a gateway has it."""
-    document = job_document.document(replace(shown, rev=rev, instance=instance))
+    document = document_of(replace(shown, rev=rev, instance=instance))
     return orjson.loads(job_document.encode(document))
 
 

@@ -13,6 +13,7 @@ import orjson
 from correlator.cluster import keys
 from correlator.jobs import job_document
 from tests.support.cluster_harness import Collector, collector, epoch_of
+from tests.support.documents import document_of
 from tests.support.eventually import eventually
 from tests.support.gateways import Follower, RunningGateway, running
 from tests.support.streams_harness import RandomIndex
@@ -24,7 +25,7 @@ def due(collectors: list[Collector]) -> dict[str, Any]:
     copies: dict[str, list[tuple[Any, dict[str, Any]]]] = {}
     for one in sorted(collectors, key=lambda one: one.instance, reverse=True):
         for shown in one.hub.published.all():
-            document = {**job_document.document(shown), "instance": one.instance}
+            document = {**document_of(shown), "instance": one.instance}
             del document["rev"]
             copies.setdefault(shown.job_id, []).append((shown.view.age_key, document))
     # The last of the highest keys: that of the first instance by name.

@@ -21,7 +21,6 @@ from typing import Any, get_args
 from urllib.parse import quote, unquote_to_bytes
 
 import msgspec
-import orjson
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
@@ -32,7 +31,7 @@ from hypothesis import strategies as st
 from correlator.config import editing, loading
 from correlator.config.schema import leaves
 from correlator.errors import BadRequest, ConfigError
-from correlator.jobs import job_document, joblog
+from correlator.jobs import joblog
 from correlator.jobs.index import Index
 from correlator.jobs.model.facts import Entry, Kind, Reading
 from correlator.jobs.model.persisted import Cursor
@@ -46,6 +45,7 @@ from correlator.sinks.mqtt.topics import Key, Topics
 from correlator.sinks.turns import Work
 from correlator.sources.archive.archive import DatabaseArchive
 from correlator.sources.db.sqlite import SQLiteDatabase
+from tests.support.documents import document_of, document_text
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))
 TARGETS = 6
@@ -158,7 +158,7 @@ def test_no_row_stops_the_index_and_every_job_can_be_encoded(facts: list[Any]) -
             index.apply([Reading(record.job_id, observed_at, record, tuple(of_it))], now)
     index.expire(now + 3_600_000_000)
     for shown in index.published.all():
-        document = orjson.loads(job_document.encode(job_document.document(shown)))
+        document = document_of(shown)
         assert document["job_id"] == shown.job_id
         for name in shown.view.names():
             assert index.published.resolve(name) is not None
@@ -437,7 +437,7 @@ def test_a_damaged_checkpoint_is_used_or_set_aside(changes: list[tuple[int, byte
                 index.loading = False
                 index.expire(now)
                 for shown in index.published.all():
-                    job_document.encode(job_document.document(shown))
+                    document_text(shown)
             file.write(Changes(6.0, Cursor(8), Index().state(), {}, {}))
         except sqlite3.Error:  # as on a disk that fails: a state, and the saver sets the file aside
             file.set_aside("damaged")

@@ -22,7 +22,7 @@ from tests.support.nats import Nats
 from tests.support.schemas import closed
 from tests.support.small_appliance import NAMES, TOKEN
 
-OTHERWISE = {"stream", "websocket"}
+OTHERWISE = {"streamMessages", "openWebsocket"}
 """Operations whose answer does not end, or that speak otherwise: tests/acceptance/test_specs.py reads them."""
 
 OPAQUE = {"cursor", "after"}
@@ -77,7 +77,7 @@ async def test_a_scan_of_an_open_daemon(small: Daemon, examples: int) -> None:
     assert await small.job(NAMES[0]) is not None
     description = (await small.get("/api/v1/openapi.json"))[1]
     answers = scan(small, description, examples, {})
-    assert {200, 400} <= answers["jobs"]
+    assert {200, 400} <= answers["listJobs"]
     assert not any(status >= 500 for seen in answers.values() for status in seen)
     assert "Traceback" not in small.log()
 
@@ -88,10 +88,15 @@ async def test_a_scan_of_a_guarded_daemon(guarded: Daemon, examples: int) -> Non
     bearer = {"Authorization": f"Bearer {TOKEN}"}
     description = (await guarded.get("/api/v1/openapi.json", headers=bearer))[1]
     answers = scan(guarded, description, examples, bearer)
-    assert {200, 400} <= answers["jobs"]
+    assert {200, 400} <= answers["listJobs"]
     assert not any(status >= 500 for seen in answers.values() for status in seen)
     without = scan(guarded, description, max(2, examples // 4), {})
-    assert {name for name, seen in without.items() if seen != {401}} <= {"live", "ready", "page", "client"}, without
+    assert {name for name, seen in without.items() if seen != {401}} <= {
+        "getLiveness",
+        "getReadiness",
+        "getPage",
+        "getClient",
+    }, without
     assert "Traceback" not in guarded.log()
 
 
@@ -108,8 +113,8 @@ async def test_a_scan_of_a_gateway(appliance_file: Path, tmp_path: Path, nats: N
             await eventually(has_the_jobs)
             description = (await gateway.get("/api/v1/openapi.json"))[1]
             answers = scan(gateway, description, examples, {}, may_be_away=True)
-            assert {200, 400} <= answers["jobs"]
-            assert answers["instances"] == answers["ready"] == {200}
+            assert {200, 400} <= answers["listJobs"]
+            assert answers["listInstances"] == answers["getReadiness"] == {200}
             assert "Traceback" not in gateway.log()
     finally:
         await collector.close()

@@ -6,7 +6,7 @@ from collections import deque
 from typing import Any
 
 from correlator.client.messages import Wanted
-from correlator.jobs import merge_patch
+from correlator.model.document import merge_patch
 from tests.support.messages import delta, put, snapshot, synced, welcome
 
 
@@ -47,7 +47,7 @@ class DaemonModel:
             elif was:
                 leave.append(number)
         if document is not None and stay and before is not None and as_delta:
-            self.send({**delta(job_id, before["rev"], self.seq, stay), "set": merge_patch.patch(before, document)})
+            self.send({**delta(job_id, before["rev"], self.seq, stay), "set": merge_patch(before, document)})
         elif stay:
             come += stay
         if come and document is not None:

@@ -7,7 +7,6 @@ from typing import Any
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from correlator.jobs import job_document, shapes
 from correlator.jobs.forecast.place import EndedRun, StepTimes
 from correlator.jobs.index import Index
 from correlator.jobs.model.changes import Outcome
@@ -15,6 +14,7 @@ from correlator.jobs.model.facts import Fact, Kind, Reading
 from correlator.jobs.model.persisted import PersistedJob, PersistedLegacy
 from correlator.jobs.model.rows import JobRecord, Micros, StepRecord
 from correlator.jobs.stored_forecasts import StoredForecasts, decode
+from tests.support.documents import document_of
 from tests.support.forecasts import BASE, OPERATION, SECOND, ended
 
 
@@ -95,13 +95,13 @@ def pass_time(index: Index, until: float, *, since: float = 0.0) -> list[Outcome
     return found
 
 
-def document(index: Index, job_id: str = "j") -> shapes.Document:
+def document(index: Index, job_id: str = "j") -> dict[str, Any]:
     shown = index.published.get(job_id)
     assert shown is not None
-    return job_document.document(shown)
+    return document_of(shown)
 
 
-def forecast(index: Index, job_id: str = "j") -> shapes.Forecast:
+def forecast(index: Index, job_id: str = "j") -> Any:
     found = document(index, job_id)["forecast"]
     assert found is not None
     return found

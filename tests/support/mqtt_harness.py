@@ -13,7 +13,6 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from correlator.backoff import Backoff
 from correlator.config.schema import Mqtt
 from correlator.config.values import BrokerUrl
-from correlator.jobs import job_document
 from correlator.jobs.index import Index
 from correlator.jobs.model.changes import Event, Outcome
 from correlator.jobs.model.facts import Kind, Reading
@@ -22,6 +21,7 @@ from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.mqtt.sink import MqttSink
 from correlator.sinks.mqtt.topics import Key, Topics
 from tests.support.accepting import accepting
+from tests.support.documents import document_of
 from tests.support.eventually import PATIENCE, eventually
 from tests.support.servers import free_port
 
@@ -104,7 +104,7 @@ class MqttHarness:
         """What should be retained of jobs and IDs."""
         due = {}
         for shown in self.index.published.all():
-            due[self.state(shown.job_id)] = {**job_document.document(shown), "epoch": self.hub.epoch, "seq": shown.rev}
+            due[self.state(shown.job_id)] = {**document_of(shown), "epoch": self.hub.epoch, "seq": shown.rev}
             for name in shown.view.external_ids:
                 owner = self.index.published.resolve(name)
                 assert owner is not None

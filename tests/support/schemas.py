@@ -13,7 +13,7 @@ def closed(document: dict[str, Any]) -> dict[str, Any]:
     document = copy.deepcopy(document)
     for schema in document["components"]["schemas"].values():
         if "properties" in schema:
-            schema["additionalProperties"] = False
+            schema.setdefault("additionalProperties", False)
     return document
 
 

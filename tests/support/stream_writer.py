@@ -11,6 +11,7 @@ from correlator.cluster.connection import Connection
 from correlator.jobs import job_document
 from correlator.jobs.model.facts import Line, Status
 from correlator.jobs.model.views import JobView, PublishedJob
+from tests.support.documents import document_of
 
 AT = 1_758_553_933_000_000
 PURGE = {"KV-Operation": "PURGE", "Nats-Rollup": "sub", "Nats-TTL": "86400s"}
@@ -47,7 +48,7 @@ class StreamWriter:
         """Write documents in one batch. Returns the sequence of the last one."""
         messages = []
         for shown in jobs:
-            document = dict(job_document.document(shown))
+            document = document_of(shown)
             del document["rev"]
             messages.append(Message(keys.job(self._instance, shown.job_id), job_document.encode(document)))
         return await self._write(messages)

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from correlator.gateway.hub import RemoteHub
 from correlator.gateway.status import RemoteStatus
-from correlator.jobs import document_parser, job_document
+from correlator.jobs import job_document
 from correlator.jobs.index import Index
 from correlator.jobs.model.changes import Change, Event, Outcome
 from correlator.jobs.model.facts import Entry, Kind, Reading
@@ -28,6 +28,7 @@ from correlator.sinks.streaming.messages import Framing, Message, Resume
 from correlator.sinks.streaming.sessions import Streams
 from correlator.sinks.streaming.sweeps import sweep
 from tests.support.client_fold import ClientFold
+from tests.support.documents import document_of, document_text, read_document
 
 NOW = 1_758_550_000_000_000
 
@@ -168,11 +169,7 @@ class RandomIndex:
     def wanted(self, which: Filter) -> dict[str, Any]:
         """The documents of a subscription, read from the published jobs themselves."""
         published = self.hub.published
-        return {
-            s.job_id: json.loads(job_document.encode(job_document.document(s)))
-            for s in published.all()
-            if which.matches(s, published)
-        }
+        return {s.job_id: document_of(s) for s in published.all() if which.matches(s, published)}
 
     def connect(self, client: StreamClient) -> Resume | None:
         """Send `welcome`, as the websocket endpoint does. Returns the client's position if it can be resumed."""
@@ -210,8 +207,8 @@ class RandomStream(RandomIndex):
             if change.new is None:
                 changes += jobs.remove(change.job_id, self.seq, change.reason or "gone")
             else:
-                body = job_document.encode(job_document.document(change.new))
-                changes += jobs.put(document_parser.parse(body, self.seq, "dc1"))
+                body = document_text(change.new)
+                changes += jobs.put(read_document(body, self.seq, "dc1"))
             jobs.advance(self.seq, self.now)
         self.hub.publish(changes, outcome.events, outcome.attributed)
 

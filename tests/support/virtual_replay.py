@@ -7,12 +7,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, cast
 
-from correlator.jobs import job_document, joblog
+from correlator.jobs import joblog
 from correlator.jobs.forecast.place import EndedRun, StepTimes
 from correlator.jobs.model.facts import Fact
 from correlator.jobs.model.rows import LogRow, Micros
 from tests.support import slow_replay
 from tests.support.client_fold import Document
+from tests.support.documents import document_of
 from tests.support.forecast_index import knowing
 from tests.support.past_runs import PastRun, in_the_past
 from tests.support.recorded_facts import reading_of, row_of
@@ -122,7 +123,7 @@ class _IndexReplayer(Replayer):
                 self._index.renew_forecasts(now, learn=True)
             for shown in self._index.published.all():
                 if shown.forecast is not None and shown.forecast.forecast is not None:
-                    self.seen.append(Sighting(now / 1e6, dict(job_document.document(shown))))
+                    self.seen.append(Sighting(now / 1e6, document_of(shown)))
 
     def _now(self) -> Micros:
         return round((self._loop.time() - self._zero) * 1e6)

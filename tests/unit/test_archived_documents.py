@@ -8,13 +8,13 @@ import aiohttp
 import orjson
 import pytest
 
-from correlator.jobs import job_document
 from correlator.jobs.index import Index
 from correlator.jobs.model.facts import Entry, Reading
 from correlator.jobs.model.rows import JobRecord, LegacyRecord
 from correlator.jobs.model.views import Resolved
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import Found, JobQuery, JobsPage
+from tests.support.documents import document_of
 from tests.support.forecasts import BASE, SECOND
 from tests.support.http_listener import served
 
@@ -52,7 +52,7 @@ async def test_a_job_that_comes_into_memory_while_the_database_answers_is_shown_
     (job,) = body.get("jobs", [body])
     shown = archive.index.published.get("j")
     assert shown is not None
-    assert job == orjson.loads(job_document.encode(job_document.document(shown)))
+    assert job == document_of(shown)
     assert job["warnings"] == 1
 
 

@@ -34,6 +34,7 @@ from correlator.pipeline.saver import Saver
 from correlator.sinks.cluster.epoch import Position
 from correlator.sinks.webhooks.stored import Stored
 from tests.support import stored_types
+from tests.support.documents import document_of, document_text
 from tests.support.eventually import PATIENCE
 from tests.support.saved_index import NOW, changes, filled
 
@@ -57,7 +58,7 @@ def restored(
 
 def documents(index: Index) -> dict[str, bytes]:
     """Without what belongs to one run."""
-    return {s.job_id: job_document.encode({**job_document.document(s), "rev": 0}) for s in index.published.all()}
+    return {s.job_id: job_document.encode({**document_of(s), "rev": 0}) for s in index.published.all()}
 
 
 def test_an_index_is_the_same_after_a_restart(tmp_path: Path):
@@ -416,9 +417,9 @@ def test_what_a_restore_publishes_is_what_is_shown_at_its_end(monkeypatch: pytes
         hub.publish(step)
         for change in step.changes:
             assert change.new is not None
-            published[change.job_id] = job_document.encode(job_document.document(change.new))
+            published[change.job_id] = document_text(change.new)
             assert hub.documents.encoded(change.new) == published[change.job_id]
-    shown = {s.job_id: job_document.encode(job_document.document(s)) for s in again.published.all()}
+    shown = {s.job_id: document_text(s) for s in again.published.all()}
     assert published == shown == {s.job_id: hub.documents.encoded(s) for s in again.published.all()}
     assert b'"child_job_ids":["job1"]' in published["job0"]
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from correlator.jobs import job_document
 from correlator.jobs.model.facts import Status
 from correlator.jobs.model.rows import StepRecord
 from correlator.jobs.model.views import JobView, PublishedJob, Titles
+from tests.support.documents import document_of
 from tests.support.markdown import blocks
 
 TESTS = Path(__file__).parents[1] / "web"
@@ -124,7 +124,7 @@ def test_its_types_name_the_members_of_a_job_document() -> None:
         "j", Status.RUNNING, operation="o", steps=steps, error_cut=1, external_ids_cut=101, steps_complete=False
     )
     titles = Titles({"o": "O"}, {"s": "S"})
-    document = job_document.document(
+    document = document_of(
         PublishedJob(view, rev=1, updated_at=0, child_count=1, complete=False, instance="i", steps_cut=2, titles=titles)
     )
     assert _members("Job") == set(document)

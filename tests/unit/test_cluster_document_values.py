@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from correlator.jobs import job_document
 from correlator.jobs.model.facts import Line, Status
 from correlator.jobs.model.rows import StepRecord
 from correlator.jobs.model.views import JobView, PublishedJob
 from correlator.sinks.cluster import values
+from tests.support.documents import document_of
 
 AT = 1_758_553_933_000_000
 SHOWN = PublishedJob(JobView("j", Status.RUNNING, metadata='{"vm_name":"vm"}'), 17, AT)
@@ -34,7 +34,7 @@ def decoded(shown, limit=values.MAX_VALUE):
 
 
 def test_a_value_is_the_document_without_its_revision():
-    document = orjson.loads(job_document.encode(job_document.document(SHOWN)))
+    document = document_of(SHOWN)
     assert document.pop("rev") == 17
     assert decoded(SHOWN) == document
 

@@ -19,8 +19,11 @@ from correlator.gateway.fleet import Fleet
 from correlator.gateway.ordered_consumer import Stored
 from correlator.gateway.status import Appliance
 from correlator.jobs import job_document
+from correlator.jobs.model.facts import Status
+from correlator.jobs.model.views import JobView, PublishedJob
 from correlator.ops.metrics import REGISTRY
 from correlator.pipeline.rpc_messages import FindResult, PageParams
+from tests.support.documents import document_of, document_text
 from tests.support.garbage import DEEP, HEADERS, PAYLOADS
 from tests.support.job_documents import document, forecast
 from tests.support.published_jobs import published_jobs, values
@@ -34,9 +37,7 @@ odd = st.one_of(values, numbers, st.just("2025-09-22T10:00+01:00"), st.just("999
 def damaged(draw: Any) -> bytes:
     """A document of which a member, at any depth, is another value or away."""
     shown = draw(published_jobs())
-    found: Any = draw(
-        st.sampled_from([document("a", **forecast()), orjson.loads(job_document.encode(job_document.document(shown)))])
-    )
+    found: Any = draw(st.sampled_from([document("a", **forecast()), document_of(shown)]))
     found = orjson.loads(orjson.dumps(found))
     part = found
     while True:
@@ -68,7 +69,7 @@ anything = st.one_of(st.binary(max_size=80), st.sampled_from(PAYLOADS), damaged(
 def test_any_bytes_are_a_value_that_can_be_encoded_or_unreadable(body: bytes):
     with contextlib.suppress(Unreadable):
         shown = received.document(body, 7, "dc1")
-        orjson.dumps(job_document.document(shown))
+        document_text(shown)
     with contextlib.suppress(Unreadable):
         event = fleet.event_of(body)
         assert event is None or orjson.dumps(job_document.transition(event))
@@ -125,7 +126,7 @@ def test_a_gateway_has_the_documents_of_one_appliance_whatever_another_writes(fo
 
 
 def encoded(shown: Any) -> bytes:
-    return job_document.encode(job_document.document(shown))
+    return document_text(shown)
 
 
 def test_a_document_of_another_job_than_its_subject_names_is_unreadable():
@@ -199,10 +200,11 @@ class Announced:
 
     @staticmethod
     def _state(shown: Any) -> str:
-        return str(shown.view.status if shown.view.terminal else shown.forecast.forecast.state)
+        return str(shown.view.status if shown.view.terminal else document_of(shown)["forecast"]["state"])
 
     def document(self, state: str, status: str = "running") -> None:
-        body = orjson.dumps(document("a", status, **(forecast(state) if status == "running" else {})))
+        ended = document_of(PublishedJob(JobView("a", Status.COMPLETED), 1, AT))
+        body = orjson.dumps(document("a", status, **forecast(state)) if status == "running" else ended)
         self.fleet.read([Stored(keys.job("dc1", "a"), next(self._seqs), AT, body, None)])
 
     def event(self, kind: str) -> None:

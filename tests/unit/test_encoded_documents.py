@@ -6,6 +6,7 @@ from correlator.jobs import job_document
 from correlator.jobs.encoded import OVERHEAD, Documents
 from correlator.jobs.model.facts import Status
 from correlator.jobs.model.views import JobView, PublishedJob
+from tests.support.documents import document_text
 
 
 def shown(job_id="j", rev=1, **more):
@@ -18,9 +19,9 @@ def made(monkeypatch):
     made = []
     document = job_document.document
 
-    def counted(shown):
+    def counted(shown, *args, **options):
         made.append((shown.job_id, shown.rev))
-        return document(shown)
+        return document(shown, *args, **options)
 
     monkeypatch.setattr(job_document, "document", counted)
     return made
@@ -31,7 +32,7 @@ def test_a_document_is_made_once_per_revision(made):
     old, new = shown(rev=1), shown(rev=2, error="x")
     bodies = [documents.encoded(s) for s in (old, old, new, new)]
     assert made == [("j", 1), ("j", 2)]
-    assert bodies == [job_document.encode(job_document.document(s)) for s in (old, old, new, new)]
+    assert bodies == [document_text(s) for s in (old, old, new, new)]
 
 
 def test_two_readings_of_a_job_outside_memory_are_two_documents_though_their_rev_is_equal():

@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from correlator.jobs import fold, job_document, job_view, joblog
+from correlator.jobs import fold, job_view, joblog
 from correlator.jobs.index import Index
 from correlator.jobs.model.facts import Entry, Job, Reading
 from correlator.jobs.model.rows import JobRecord, LegacyRecord, LogRow
 from correlator.jobs.model.views import PublishedJob
 from correlator.sinks.cluster import values
+from tests.support.documents import document_of
 
 NOW = 1_758_550_000_000_000
 LONG = "\U0001f600" * joblog.MAX_ID
@@ -60,7 +61,7 @@ def test_a_job_with_thousands_of_long_ids_has_a_small_document_and_facts():
     view = job_view.view(job)
     assert (view.external_ids[0], view.external_ids_cut) == ("own", fold.MAX_COUNTED)
     assert f"metadata-{len(entries)}" in view.external_ids
-    document = job_document.document(PublishedJob(view, 1, NOW))
+    document = document_of(PublishedJob(view, 1, NOW))
     assert document["external_ids_cut"] == fold.MAX_COUNTED
     assert len(values.encode(PublishedJob(view, 1, NOW))) < 20_000
     assert len(msgspec.msgpack.encode(job)) < 150_000

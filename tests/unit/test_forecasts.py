@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from correlator.client.remaining import remaining
 from correlator.jobs import forecasts as forecasts_module
-from correlator.jobs import job_document, shapes
 from correlator.jobs.forecast.place import EndedRun, StepTimes
 from correlator.jobs.forecasts import CHECK_AFTER
 from correlator.jobs.index import Index
 from correlator.jobs.model.changes import Event
 from correlator.jobs.model.facts import Entry, Kind
 from correlator.jobs.model.rows import LegacyRecord, StepRecord
+from tests.support.documents import document_of
 from tests.support.fact_strategies import facts
 from tests.support.forecast_index import (
     brief,
@@ -253,7 +253,7 @@ def test_a_job_that_seemed_to_have_failed_for_a_moment_goes_on_with_its_percent(
 @given(facts(lasting=True), st.lists(jumps, min_size=15, max_size=15), st.integers(0, 12))
 def test_percent_never_falls_while_a_job_runs_whatever_the_rows_tables_and_clock_say(found, jumped, known):
     index = knowing(*brief(known))
-    shown: dict[str, list[shapes.Progress]] = {}
+    shown: dict[str, list[dict[str, Any]]] = {}
     now = BASE
     for fact, jump in zip(found, jumped, strict=False):
         now += jump
@@ -263,7 +263,7 @@ def test_percent_never_falls_while_a_job_runs_whatever_the_rows_tables_and_clock
             if job is None or job.view.status != "running":
                 shown.pop(change.job_id, None)
                 continue
-            progress = job_document.document(job)["progress"]
+            progress = document_of(job)["progress"]
             before = shown.setdefault(change.job_id, [])
             assert 0 <= progress["percent"] <= 99
             if {of["basis"] for of in [*before, progress]} in ({"history"}, {"reported"}):

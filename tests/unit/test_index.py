@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from correlator.jobs import index as indexes
-from correlator.jobs import job_document, joblog, known, missing_rows
+from correlator.jobs import joblog, known, missing_rows
 from correlator.jobs.index import Index
 from correlator.jobs.missing_rows import GRACE
 from correlator.jobs.model.changes import Event
 from correlator.jobs.model.facts import AttributedRow, Entry, Kind, Reading, Status
 from correlator.jobs.model.rows import JobRecord, LegacyRecord, StepRecord
+from tests.support.documents import document_of
 from tests.support.fact_strategies import BASE, facts, shuffled_with_repeats
 from tests.support.recorded_facts import agrees, facts_of, micros
 from tests.support.replay import expected
@@ -669,7 +670,7 @@ def test_a_document_names_the_newest_thousand_children_and_the_number_of_all():
     shown = index.published.get("p")
     assert shown is not None
     assert shown.children == tuple(f"c{n:04}" for n in range(200, 1200))
-    assert job_document.document(shown)["child_job_ids_cut"] == 1200
+    assert document_of(shown)["child_job_ids_cut"] == 1200
 
 
 def test_jobs_that_are_stalled_are_no_reason_to_poll_often_until_one_of_them_speaks():

@@ -6,12 +6,13 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from correlator.jobs import fold, job_document, job_view, joblog
+from correlator.jobs import fold, job_view, joblog
 from correlator.jobs.index import Index
 from correlator.jobs.model.changes import Event
 from correlator.jobs.model.facts import Entry, Fact, Job, Kind, Reading
 from correlator.jobs.model.rows import JobRecord, LegacyRecord, LogRow, StepRecord
 from correlator.jobs.model.views import PublishedJob, Resolved
+from tests.support.documents import document_text
 
 SECOND = 1_000_000
 NOW = 10**15
@@ -130,7 +131,7 @@ def test_what_is_nested_too_deep_to_be_written_harms_nothing():
     entry, _ = joblog.read(LogRow(1, "Job failed", 1, attrs=f'{{"job_id":"j","error":{deep}}}'), 1)
     assert entry.error == "(nested too deep to be shown)"
     job = fold.fold(Job("j"), Reading("j", 1, JobRecord("j", metadata=f'{{"a":{deep},"vm_name":"x"}}'), ()))
-    assert b'"vm_name":"x"' in job_document.encode(job_document.document(PublishedJob(job_view.view(job), 1, 1)))
+    assert b'"vm_name":"x"' in document_text(PublishedJob(job_view.view(job), 1, 1))
 
 
 def test_a_word_that_no_job_can_have_is_a_job_at_work():

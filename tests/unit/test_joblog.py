@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from correlator.jobs import job_document, job_view, joblog
+from correlator.jobs import job_view, joblog
 from correlator.jobs.model.facts import Entry, Job, Kind, Reading
 from correlator.jobs.model.rows import JobRecord, LogRow
 from correlator.jobs.model.views import PublishedJob
+from tests.support.documents import document_of
 
 AT = 1_758_553_933_000_000
 IDS = {"job_id": "j", "step_id": 7}
@@ -256,7 +257,7 @@ def test_one_value_that_no_document_can_carry_loses_no_other_member(member):
     assert joblog.external_ids(None, text) == ["gui-7"]
     entry, bad = read("Job failed", text)
     assert (entry.job_id, entry.external_ids, entry.kind, bad) == ("j", ("gui-7",), Kind.JOB_FAILED, ())
-    shown = job_document.document(
+    shown = document_of(
         PublishedJob(job_view.view(Job("j", reading=Reading("j", 1, JobRecord("j", metadata=text), ()))), 1, 0)
     )
     assert shown["metadata"]["vm_name"] == "web-1"

@@ -4,11 +4,11 @@ import random
 
 import pytest
 
-from correlator.jobs import job_document
 from correlator.jobs.index import Index
 from correlator.jobs.model.facts import Entry, Kind, Reading
 from correlator.jobs.model.persisted import IndexState
 from correlator.jobs.model.rows import JobRecord, StepRecord
+from tests.support.documents import document_of
 from tests.support.pipeline_harness import PipelineHarness
 
 SECOND = 1_000_000
@@ -43,7 +43,7 @@ def shown_past(index, limit=100):
 
 
 def document(index, job_id="j"):
-    return job_document.document(index.published.get(job_id))
+    return document_of(index.published.get(job_id))
 
 
 def test_counts_are_incomplete_until_the_past_is_shown_by_one_change_a_job():

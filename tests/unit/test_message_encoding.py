@@ -8,12 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from correlator.jobs import job_document, job_view, merge_patch
+from correlator.jobs import job_document, job_view
 from correlator.jobs.model.changes import Event
 from correlator.jobs.model.facts import Job, Kind, Line, Status
 from correlator.jobs.model.forecasts import Comparison, Forecast, JobForecast, State, StepAhead
 from correlator.jobs.model.rows import StepRecord
 from correlator.jobs.model.views import JobView, PublishedJob
+from correlator.model.document import merge_patch
+from tests.support.documents import document_of, document_text
 
 AT = 1_758_553_933_123_456
 STEPS = (
@@ -57,7 +59,7 @@ STEP = {"seq", "name", "status", "started_at", "ended_at", "duration_seconds", "
 
 @pytest.mark.parametrize("shown", [SHOWN, PublishedJob(job_view.view(Job("j")), 1, AT)], ids=["full", "bare"])
 def test_a_document_has_exactly_the_members_of_the_protocol(shown):
-    document = job_document.document(shown)
+    document = document_of(shown)
     assert document.keys() == MEMBERS
     assert document["progress"].keys() == PROGRESS
     assert all(step.keys() == STEP for step in document["steps"].values())
@@ -65,14 +67,14 @@ def test_a_document_has_exactly_the_members_of_the_protocol(shown):
 
 
 def test_only_a_document_of_a_gateway_names_the_appliance():
-    document = job_document.document(replace(SHOWN, instance="dc1"))
+    document = document_of(replace(SHOWN, instance="dc1"))
     assert (document.keys() - MEMBERS, document["instance"]) == ({"instance"}, "dc1")
 
 
 def test_a_forecast_is_published_with_its_percent_and_the_steps_that_are_expected():
     ahead = StepAhead("sixth", 0.97, 12.0), StepAhead("seldom", 0.2, 3.0)
     forecast = Forecast(AT, AT + 90_000_000, AT + 150_000_000, 41.7, 37, State.LATE, 96.0, 0.0831, ahead)
-    document = job_document.document(replace(SHOWN, forecast=JobForecast(41.7, "history", forecast)))
+    document = document_of(replace(SHOWN, forecast=JobForecast(41.7, "history", forecast)))
     assert (document["progress"]["percent"], document["progress"]["basis"]) == (41.7, "history")
     assert document["progress"]["steps_expected"] == 6
     assert document["forecast"] == {
@@ -90,18 +92,18 @@ def test_a_forecast_is_published_with_its_percent_and_the_steps_that_are_expecte
 
 
 def test_a_document_that_lacks_steps_has_the_number_of_all():
-    found = job_document.document(replace(SHOWN, steps_cut=900))
+    found = document_of(replace(SHOWN, steps_cut=900))
     assert (found["steps_cut"], found["progress"]["steps_seen"], len(found["steps"])) == (900, 900, 5)
 
 
 def test_an_ended_job_is_published_beside_its_earlier_runs():
-    document = job_document.document(replace(SHOWN, forecast=JobForecast(compared_with=Comparison(96.0, 37, 87.98))))
+    document = document_of(replace(SHOWN, forecast=JobForecast(compared_with=Comparison(96.0, 37, 87.98))))
     assert document["compared_with"] == {"typical_seconds": 96.0, "runs": 37, "percentile": 88.0}
     assert (document["progress"]["percent"], document["progress"]["basis"]) == (20.0, "steps")
 
 
 def test_the_values_are_those_of_the_view():
-    document: dict[str, Any] = dict(job_document.document(SHOWN))
+    document: dict[str, Any] = document_of(SHOWN)
     assert {k: document[k] for k in MEMBERS - {"steps", "progress"}} == {
         "job_id": "j",
         "external_ids": ["e1", "e2"],
@@ -149,13 +151,13 @@ def test_the_values_are_those_of_the_view():
 
 
 def test_steps_may_be_left_out_and_are_still_counted():
-    document = job_document.document(SHOWN, steps=False)
+    document = document_of(SHOWN, steps=False)
     assert (document["steps"], document["progress"]["steps_seen"]) == ({}, 5)
 
 
 def test_an_ended_job_lasted_from_start_to_end_and_has_no_current_step():
     ended = replace(VIEW, status=Status.FAILED, ended_at=AT - 4_000_000, error="boom")
-    document = job_document.document(replace(SHOWN, view=ended))
+    document = document_of(replace(SHOWN, view=ended))
     assert (document["terminal"], document["duration_seconds"], document["current_step"]) == (True, 6.0, None)
 
 
@@ -166,7 +168,7 @@ def test_durations_are_never_negative():
 
 @pytest.mark.parametrize("metadata", [None, "", "{", "[1]", "null"])
 def test_metadata_that_is_no_object_is_an_empty_one(metadata):
-    assert job_document.document(replace(SHOWN, view=replace(VIEW, metadata=metadata)))["metadata"] == {}
+    assert document_of(replace(SHOWN, view=replace(VIEW, metadata=metadata)))["metadata"] == {}
 
 
 @pytest.mark.parametrize(
@@ -186,7 +188,7 @@ def test_times_are_rfc_3339_with_microseconds_and_clamped(at, text):
 
 @given(st.text(alphabet=st.characters()))
 def test_any_text_leaves_as_json(text):
-    sent = json.loads(job_document.encode(job_document.document(replace(SHOWN, view=replace(VIEW, error=text)))))
+    sent = document_of(replace(SHOWN, view=replace(VIEW, error=text)))
     assert sent["error"] == text.encode("utf-8", "replace").decode()
 
 
@@ -202,7 +204,7 @@ def test_one_message_is_a_frame_and_several_are_an_array():
 
 
 def test_a_put_carries_the_document_that_was_encoded():
-    job = job_document.encode(job_document.document(SHOWN))
+    job = document_text(SHOWN)
     assert json.loads(job_document.put([1, 2], 20, SHOWN, job)) == {
         "type": "put", "sub": [1, 2], "seq": 20, "job_id": "j", "rev": 17, "job": json.loads(job),
     }  # fmt: skip
@@ -231,7 +233,7 @@ def test_an_event_has_exactly_the_members_of_the_protocol():
 def test_metadata_is_shown_down_to_a_bounded_depth_and_patched():
     deep = '{"a":' * 1000 + "1" + "}" * 1000
     shown = replace(SHOWN, view=replace(SHOWN.view, metadata=deep))
-    document = job_document.document(shown)
+    document = document_of(shown)
     assert job_document.encode(document).count(b'{"a":') == job_document.MAX_NESTED
-    assert merge_patch.patch(document, job_document.document(shown)) == {}
-    assert merge_patch.patch(job_document.document(SHOWN), document).keys() == {"metadata"}
+    assert merge_patch(document, document_of(shown)) == {}
+    assert merge_patch(document_of(SHOWN), document).keys() == {"metadata"}

@@ -16,6 +16,7 @@ from correlator.sinks.mqtt import tree
 from correlator.sinks.mqtt.outbox import STATES_WITHIN, PendingEvents
 from correlator.sinks.mqtt.topics import Key, Message, Topics
 from correlator.sinks.mqtt.tree import Tree
+from tests.support.documents import document_of
 
 NOW = 1_758_553_933_000_000
 SECOND = 1_000_000
@@ -101,7 +102,7 @@ def test_a_state_is_the_document_with_epoch_and_seq():
     world.begin()
     shown = world.shown("a")
     assert world.retained(world.send()) == {
-        state("a"): {**job_document.document(shown), "epoch": "e1", "seq": shown.rev},
+        state("a"): {**document_of(shown), "epoch": "e1", "seq": shown.rev},
         ext("x"): {"external_id": "x", "job_id": "a"},
         ext("y"): {"external_id": "y", "job_id": "a"},
     }
@@ -189,7 +190,7 @@ def test_a_job_that_leaves_says_so_before_its_topics_are_emptied():
     sent = world.send()
     said = [m for m in sent if m.topic == state("a")]
     assert orjson.loads(said[0].payload) == {
-        **job_document.document(last), "deleted": True, "epoch": "e1", "seq": world.index.published.seq,
+        **document_of(last), "deleted": True, "epoch": "e1", "seq": world.index.published.seq,
     }  # fmt: skip
     assert [m.payload for m in said[1:]] == [b""]
     assert Message(ext("x"), b"") in sent

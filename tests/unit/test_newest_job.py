@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from correlator.client import documents
-from correlator.jobs import job_document
 from correlator.jobs.index import Index
 from correlator.jobs.model.facts import Reading, Status
 from correlator.jobs.model.rows import JobRecord, StepRecord
 from correlator.jobs.model.views import JobView, PublishedJob
+from tests.support.documents import document_of
 
 BASE = 1_758_553_933_000_000
 CLIENT = Path(str(resources.files("correlator.web").joinpath("client.js")))
@@ -39,7 +39,7 @@ several = st.lists(views, min_size=1, max_size=6, unique_by=lambda view: view.jo
 
 
 def document(view):
-    return dict(job_document.document(PublishedJob(view, 1, BASE)))
+    return document_of(PublishedJob(view, 1, BASE))
 
 
 @given(several)
@@ -57,7 +57,7 @@ def test_an_id_of_several_jobs_resolves_to_the_same_one_in_index_and_client(foun
         record = JobRecord(view.job_id, status=view.status.value, started_at=view.started_at, external_job_id="ext")
         index.apply([Reading(view.job_id, 1, record, view.steps)], BASE)
     resolved = index.published.resolve("ext")
-    found_documents = {s.job_id: dict(job_document.document(s)) for s in index.published.all()}
+    found_documents = {s.job_id: document_of(s) for s in index.published.all()}
     at_client = documents.named(found_documents, "ext")
     assert resolved is not None
     assert at_client is not None

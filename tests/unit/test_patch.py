@@ -1,17 +1,23 @@
 """Deltas: what is merged into the document that a reader holds gives the next one (RFC 7386)."""
 
+import itertools
 import json
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from correlator.jobs import job_document, merge_patch
+from correlator.jobs import job_document
+from correlator.jobs.encoded import Documents
 from correlator.jobs.model.facts import Status
 from correlator.jobs.model.rows import StepRecord
 from correlator.jobs.model.views import JobView, PublishedJob
+from correlator.model.document import merge_patch
 from tests.support.client_fold import merge
+from tests.support.documents import document_of, document_text, patch_of
+from tests.support.published_jobs import published_jobs
 from tests.support.yardstick import quickest
 
 VALUES = st.recursive(
@@ -29,24 +35,24 @@ def plain(value):
 
 @given(OBJECTS, OBJECTS)
 def test_the_patch_merged_into_the_old_gives_the_new(old, new):
-    patch = json.loads(job_document.encode(merge_patch.patch(old, new)))
+    patch = json.loads(job_document.encode(merge_patch(old, new)))
     assert json.dumps(plain(merge(old, patch)), sort_keys=True) == json.dumps(plain(new), sort_keys=True)
 
 
 @given(OBJECTS)
 def test_what_did_not_change_needs_no_patch(value):
-    assert merge_patch.patch(value, value) == {}
+    assert merge_patch(value, value) == {}
 
 
 @pytest.mark.parametrize(("old", "new"), [(1, True), (1, 1.0), (0, False), ([1], [True]), ([1], [1.0])])
 def test_what_is_equal_in_python_and_not_in_json_is_patched(old, new):
-    assert merge_patch.patch({"a": old}, {"a": new}) == {"a": new}
+    assert merge_patch({"a": old}, {"a": new}) == {"a": new}
 
 
 def test_a_patch_addresses_one_step_and_leaves_the_others_out():
     old = {"steps": {"1": {"status": "running", "error": None}, "2": {"status": "running"}}, "rev": 1}
     new = {"steps": {"1": {"status": "completed", "error": None}, "3": {"status": "running"}}, "rev": 2}
-    assert merge_patch.patch(old, new) == {
+    assert merge_patch(old, new) == {
         "steps": {"1": {"status": "completed"}, "2": None, "3": {"status": "running"}},
         "rev": 2,
     }
@@ -69,17 +75,43 @@ STEPS = st.dictionaries(
 
 
 @given(STEPS, STEPS, st.integers(0, 2))
-def test_the_difference_of_two_revisions_is_the_patch_of_their_documents(before, after, later):
+def test_the_patch_of_two_revisions_is_that_of_their_documents(before, after, later):
     after = tuple(next((b for b in before if b == a), a) for a in after)
     old = PublishedJob(JobView("j", Status.RUNNING, steps=before), 1, 10)
     new = PublishedJob(JobView("j", Status.RUNNING, steps=after, warnings=1), 2, 10 + later)
-    assert merge_patch.difference(old, new) == merge_patch.patch(job_document.document(old), job_document.document(new))
+    assert patch_of(old, new) == merge_patch(document_of(old), document_of(new))
+
+
+@given(st.lists(published_jobs(), min_size=2, max_size=4), st.data())
+def test_a_document_that_shares_what_has_not_changed_is_the_one_made_anew(jobs, data):
+    documents, last = Documents(), jobs[0]
+    for rev, other in enumerate(jobs[1:], last.rev + 1):
+        names = data.draw(st.sets(st.sampled_from([name for name in JobView.__struct_fields__ if name != "job_id"])))
+        view = replace(last.view, **{name: getattr(other.view, name) for name in names})
+        more = data.draw(
+            st.sets(st.sampled_from(["updated_at", "stalled", "complete", "forecast", "titles", "children"]))
+        )
+        new = replace(last, view=view, rev=rev, **{name: getattr(other, name) for name in more})
+        patch = orjson.loads(documents.patch(last, new))
+        assert patch == merge_patch(document_of(last), document_of(new))
+        assert documents.encoded(new) == document_text(new)
+        documents.forget(new.job_id)
+        last = new
 
 
 def test_a_change_of_a_job_of_ten_thousand_steps_costs_a_part_of_its_document():
     steps = tuple(StepRecord(i, "step", i, "completed", 0, 5) for i in range(10_000))
-    old, new = (PublishedJob(JobView("j", Status.RUNNING, steps=steps, warnings=n), n, 10 + n) for n in (1, 2))
-    change, document = quickest(
-        lambda: merge_patch.difference(old, new), lambda: job_document.encode(job_document.document(new))
-    )
-    assert change < document / 2, f"{change / document:.2f} of what the document costs"
+    jobs = [PublishedJob(JobView("j", Status.RUNNING, steps=steps, warnings=n), n, 10 + n) for n in range(8)]
+    documents, changes = Documents(), itertools.pairwise(jobs)
+    documents.patch(*next(changes))
+    change, document = quickest(lambda: documents.patch(*next(changes)), lambda: document_text(jobs[-1]))
+    assert change < document / 20, f"{change / document:.2f} of what the document costs"
+
+
+def test_the_documents_that_are_kept_to_compare_are_bounded_in_bytes():
+    documents = Documents(max_followed=100_000)
+    for n in range(300):
+        old = PublishedJob(JobView(f"j{n}", Status.RUNNING, metadata='{"a":"%s"}' % ("x" * 10_000)), 1, 1)
+        documents.patch(old, replace(old, rev=2))
+    assert len(documents._followed) == 8
+    assert documents._followed_size <= 100_000

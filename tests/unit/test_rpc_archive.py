@@ -15,11 +15,11 @@ from correlator.errors import Away, BadRequest, SourceUnavailable
 from correlator.gateway import archive as module
 from correlator.gateway.archive import RpcArchive
 from correlator.gateway.merged_page import place_of
-from correlator.jobs import job_document
 from correlator.jobs.model.rows import LegacyRecord
 from correlator.jobs.model.views import LogLine
 from correlator.pipeline.queries import JobNames, JobQuery, LineQuery
 from tests.support.answering_collectors import BASE, SECOND, ArchiveInMemory, Collectors, reading
+from tests.support.documents import document_of
 from tests.support.eventually import eventually
 from tests.support.forecasts import ended, learned
 from tests.support.virtual_time import VirtualTimeLoop
@@ -58,7 +58,7 @@ async def test_a_job_that_only_a_database_has_is_found_with_its_appliance_and_th
     assert (job.instance, job.rev, resolved.resolved_by, resolved.also) == ("dc2", 0, "uuid", ())
     own = await collectors.hubs["dc2"].find("u2")
     assert own is not None
-    assert job_document.document(replace(job, instance="")) == job_document.document(replace(own[0], rev=0))
+    assert document_of(job) == document_of(replace(own[0], rev=0, instance="dc2"))
 
 
 async def test_of_an_id_on_several_appliances_the_newest_job_wins_and_the_others_are_also_there():

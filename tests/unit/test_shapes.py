@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any, NotRequired, get_args, get_origin, get_type_hints
+import re
+from importlib import resources
+from typing import Any, get_args, get_type_hints
 
+import jsonschema_rs
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec.structs import replace
+from msgspec import UnsetType
+from msgspec.structs import fields, replace
 
 from correlator.errors import BadRequest
-from correlator.jobs import job_document, job_view, message_shapes, shapes
+from correlator.jobs import job_document, job_view
 from correlator.jobs.index import Index
 from correlator.jobs.model.changes import Change, Event, Reason
 from correlator.jobs.model.facts import Job, Kind, Line, Reading, Status
 from correlator.jobs.model.forecasts import Comparison, Forecast, JobForecast, State, StepAhead
 from correlator.jobs.model.rows import JobRecord, LegacyRecord, StepRecord
 from correlator.jobs.model.views import JobView, LogLine, PublishedJob, Resolved
+from correlator.model import document as model
+from correlator.model import messages, replies
 from correlator.pipeline import hub
-from correlator.sinks import payloads
 from correlator.sinks.http import compatible
 from correlator.sinks.http.frames import decode
 from correlator.sinks.http.openapi.specs import asyncapi, openapi
@@ -27,6 +32,7 @@ from correlator.sinks.http.problems import problem
 from correlator.sinks.mqtt import topics
 from correlator.sinks.mqtt.outbox import PendingEvents
 from correlator.sinks.mqtt.tree import Tree
+from tests.support.documents import document_of, document_text
 from tests.support.schemas import Shapes
 
 AT = 1_758_553_933_123_456
@@ -63,18 +69,29 @@ FORECAST = Forecast(AT, AT + 1, AT + 2, 41.7, 37, State.ROUGH, 96.0, 0.08, (Step
 @pytest.mark.parametrize(
     ("shape", "core"),
     [
-        (shapes.JobStatus, {s.value for s in Status if s is not Status.SKIPPED}),
-        (shapes.StepStatus, {s.value for s in Status}),
-        (shapes.Basis, literal(get_type_hints(JobView)["basis"]) | {"history"}),
-        (shapes.ForecastState, {s.value for s in State}),
-        (shapes.Source, literal(get_type_hints(JobView)["source"])),
-        (message_shapes.DeleteReason, literal(Reason) | {"filter"}),
-        (payloads.ResolvedBy, literal(get_type_hints(Resolved)["resolved_by"])),
+        (model.JobStatus, {s.value for s in Status if s is not Status.SKIPPED}),
+        (messages.DeleteReason, literal(Reason) | {"filter"}),
+        (replies.ResolvedBy, literal(get_type_hints(Resolved)["resolved_by"])),
     ],
-    ids=["job", "step", "basis", "forecast", "source", "left", "resolved_by"],
+    ids=["job", "left", "resolved_by"],
 )
 def test_a_closed_set_is_that_of_the_core(shape, core):
     assert literal(shape) == core
+
+
+@pytest.mark.parametrize(
+    ("values", "core"),
+    [
+        (model.STEP_STATUSES, {s.value for s in Status}),
+        (model.BASES, literal(get_type_hints(JobView)["basis"]) | {"history"}),
+        (model.FORECAST_STATES, {s.value for s in State}),
+        (model.SOURCES, literal(get_type_hints(JobView)["source"])),
+        (messages.KINDS, {kind.value for kind in Kind}),
+    ],
+    ids=["step", "basis", "forecast", "source", "kind"],
+)
+def test_the_known_values_of_a_set_that_may_grow_are_those_of_the_core(values, core):
+    assert set(values) == core
 
 
 @pytest.mark.parametrize(
@@ -91,11 +108,10 @@ def test_a_closed_set_is_that_of_the_core(shape, core):
 )
 @pytest.mark.parametrize("steps", [True, False])
 def test_a_document_has_its_shape_to_the_last_member(shown, steps):
-    document = orjson.loads(job_document.encode(job_document.document(shown, steps=steps)))
-    assert REST.wrong("Document", document) == []
+    document = document_of(shown, steps=steps)
+    assert REST.wrong("JobDocument", document) == []
     cut = ["error_cut"] if shown.view.error_cut is not None else []
-    hints = get_type_hints(shapes.Document, include_extras=True)
-    assert list(document) == [name for name, hint in hints.items() if get_origin(hint) is not NotRequired] + cut
+    assert list(document) == [f.name for f in fields(model.JobDocument) if f.required] + cut
     assert (
         REST.wrong(
             "JobsPage", {"jobs": [document], "next_cursor": None, "complete": True, "reason": None, "searched_to": None}
@@ -112,16 +128,16 @@ def test_a_document_has_its_shape_to_the_last_member(shown, steps):
     ],
 )
 def test_a_document_says_that_its_counts_or_steps_are_not_complete_only_while_they_are_not(member, incomplete):
-    document = orjson.loads(job_document.encode(job_document.document(incomplete)))
+    document = document_of(incomplete)
     assert document.pop(member) is False
-    assert REST.wrong("Document", document | {member: False}) == []
-    assert document == orjson.loads(job_document.encode(job_document.document(FULL)))
+    assert REST.wrong("JobDocument", document | {member: False}) == []
+    assert document == document_of(FULL)
 
 
 def test_a_document_of_a_gateway_has_its_shape():
-    document = orjson.loads(job_document.encode(job_document.document(replace(FULL, instance="dc1"))))
+    document = document_of(replace(FULL, instance="dc1"))
     assert document["instance"] == "dc1"
-    assert REST.wrong("Document", document) == []
+    assert REST.wrong("JobDocument", document) == []
 
 
 times = st.none() | st.integers(-(1 << 62), 1 << 62)
@@ -151,8 +167,25 @@ views = st.builds(
 
 @given(views, st.integers(-(1 << 62), 1 << 62), st.booleans())
 def test_every_job_there_may_be_has_the_shape(view, updated_at, stalled):
-    document = job_document.document(PublishedJob(view, 1, updated_at, stalled=stalled))
-    assert REST.wrong("Document", orjson.loads(job_document.encode(document))) == []
+    document = document_of(PublishedJob(view, 1, updated_at, stalled=stalled))
+    assert REST.wrong("JobDocument", orjson.loads(job_document.encode(document))) == []
+
+
+@pytest.mark.parametrize(
+    ("interface", "kind"),
+    [("Job", model.JobDocument)]
+    + [(t.__name__, t) for t in (model.Progress, model.Forecast, model.StepAhead, model.Comparison, model.Step)],
+    ids=str,
+)
+def test_the_types_of_the_browsers_client_are_those_of_the_document(interface, kind):
+    """A member that may be null is also optional there: a patch removes it."""
+    text = resources.files("correlator.web").joinpath("client.d.ts").read_text()
+    body = re.search(rf"export interface {interface} \{{\n(.*?)\n\}}", text, re.DOTALL)
+    assert body is not None
+    declared = dict(re.findall(r"^  readonly (\w+)(\??):", body[1], re.MULTILINE))
+    hints = get_type_hints(kind)
+    nullable = {name for name, hint in hints.items() if {type(None), UnsetType} & {*get_args(hint)}}
+    assert declared == {name: "?" if name in nullable else "" for name in hints}
 
 
 LINE = LogLine(5, "WARN", "text", 7, {"a": 1}, AT)
@@ -161,9 +194,9 @@ LINE = LogLine(5, "WARN", "text", 7, {"a": 1}, AT)
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("Put", job_document.put([1, 2], 18, FULL, job_document.encode(job_document.document(FULL)))),
-        ("Put", job_document.put([], 18, BARE, job_document.encode(job_document.document(BARE)))),
-        ("Snapshot", job_document.snapshot(1, 18, [job_document.encode(job_document.document(FULL))], more=False)),
+        ("Put", job_document.put([1, 2], 18, FULL, document_text(FULL))),
+        ("Put", job_document.put([], 18, BARE, document_text(BARE))),
+        ("Snapshot", job_document.snapshot(1, 18, [document_text(FULL)], more=False)),
         ("Delta", job_document.delta([1], 18, FULL, 16, b'{"status":"failed","steps":{"7":null}}')),
         ("LogDropped", job_document.dropped([1], 3)),
         ("Delete", job_document.delete([1], 18, "j", "merged")),
@@ -194,7 +227,6 @@ def test_a_log_line_has_its_shape_whatever_was_logged_with_it(attrs):
         ("Delete", {"type": "delete", "sub": [1], "seq": 18, "job_id": "j", "reason": "boredom"}),
         ("Delete", {"type": "delete", "sub": [1], "seq": 18, "job_id": "j", "reason": "gone", "why": "so"}),
         ("Delete", {"type": "delete", "sub": [1], "seq": 18, "job_id": "j"}),
-        ("EventMessage", orjson.loads(job_document.stream_event([1], 18, Event(Kind.JOB_STALLED, "j", AT)))),
         ("Bookmark", {"type": "bookmark", "seq": 18, "at": "2025-09-22T10:00:00Z"}),
         ("Bookmark", {"type": "bookmark", "seq": -1, "at": "2025-09-22T10:00:00.000000Z"}),
         ("Bye", {"type": "bye", "code": 1012, "retry_ms": [0]}),
@@ -207,7 +239,7 @@ def test_a_message_of_another_shape_is_seen(name, message):
 
 def test_no_message_has_the_shape_of_two():
     log = {"type": "log", "sub": [1], "job_id": "j", **job_document.log_line(LINE)}
-    server_messages = {kind.__name__ for kind in message_shapes.SERVER_MESSAGES}
+    server_messages = {kind.__name__ for kind in messages.SERVER_MESSAGES}
     assert STREAMED.one_of(server_messages, orjson.loads(job_document.encode(log))) == "LogMessage"
     assert STREAMED.one_of(server_messages, {"type": "log", "sub": [1], "dropped": 3}) == "LogDropped"
 
@@ -240,7 +272,10 @@ def test_what_is_retained_has_its_shape_to_the_last_member():
     }.items():
         assert STREAMED.wrong(name, orjson.loads(message.payload)) == []
     assert STREAMED.wrong("DeletedJobState", orjson.loads(least.payload)) == []
-    assert STREAMED.wrong("JobState", orjson.loads(deleted.payload))
+    for payload, name in ((state.payload, "JobState"), (deleted.payload, "DeletedJobState")):
+        assert STREAMED.one_of({"JobState", "DeletedJobState"}, orjson.loads(payload)) == name
+    loose = {"$ref": "#/components/schemas/JobState", "components": asyncapi()["components"]}
+    assert not jsonschema_rs.Draft202012Validator(loose).is_valid(orjson.loads(deleted.payload))
 
 
 @pytest.mark.parametrize(

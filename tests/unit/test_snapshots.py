@@ -19,7 +19,7 @@ from correlator.jobs.model.facts import Reading, Status
 from correlator.jobs.model.rows import JobRecord
 from correlator.jobs.model.views import JobView, PublishedJob
 from correlator.jobs.remote import Marks, RemoteJobs
-from correlator.jobs.shapes import Document
+from correlator.model.document import JobDocument
 from correlator.pipeline import queries
 from correlator.pipeline.hub import Hub
 from correlator.pipeline.local_hub import LocalHub
@@ -117,9 +117,9 @@ async def test_a_document_is_encoded_once_however_many_pages_open(monkeypatch):
     made: Counter[str] = Counter()
     document = job_document.document
 
-    def counted(shown: PublishedJob) -> Document:
+    def counted(shown: PublishedJob, *args: Any, **options: Any) -> JobDocument:
         made[shown.job_id] += 1
-        return document(shown)
+        return document(shown, *args, **options)
 
     monkeypatch.setattr(job_document, "document", counted)
     world, pages = World(300), [Page() for _ in range(20)]

@@ -76,6 +76,22 @@ def test_a_reference_has_nothing_beside_it(document):
         assert "$ref" not in part or len(part) == 1, part
 
 
+@BOTH
+def test_every_set_of_values_is_a_type_with_a_name(document):
+    """Generators number the types of sets without one: `Status1`, `AnonymousSchema_171`."""
+    named = {id(schema) for schema in document["components"]["schemas"].values()}
+    assert [part for part in walk(document) if "enum" in part and id(part) not in named] == []
+    assert document["components"]["schemas"]["JobDocument"]["properties"]["status"]["$ref"].endswith("/JobStatus")
+
+
+def test_every_operation_has_the_name_of_a_method_and_one_type_of_result():
+    for path, methods in OPENAPI["paths"].items():
+        for operation in methods.values():
+            assert re.fullmatch("[a-z]+([A-Z][a-z]+)+", operation["operationId"]), path
+            for answer in operation["responses"].values():
+                assert all("oneOf" not in body["schema"] for body in answer.get("content", {}).values()), path
+
+
 def walk(value: Any) -> Iterator[dict[str, Any]]:
     if isinstance(value, dict):
         yield value

@@ -10,11 +10,11 @@ from msgspec.structs import replace
 from correlator.config.loading import load
 from correlator.errors import ConfigError
 from correlator.following import following
-from correlator.jobs import document_parser, job_document, merge_patch
 from correlator.jobs.model.facts import Status
 from correlator.jobs.model.forecasts import Forecast, JobForecast, State, StepAhead
 from correlator.jobs.model.rows import StepRecord
 from correlator.jobs.model.views import JobView, PublishedJob, Titles
+from tests.support.documents import document_of, document_text, patch_of, read_document
 
 TITLES = Titles({"live": "Live failover"}, {"sync": "Final synchronisation", "boot": "Start of the VM"})
 STEPS = (StepRecord(1, "check", 1, "completed"), StepRecord(2, "sync", 2, "running"))
@@ -26,26 +26,26 @@ SHOWN = PublishedJob(
 
 
 def test_a_document_has_the_titles_beside_the_names_and_none_without_a_label():
-    document = job_document.document(SHOWN)
+    document = document_of(SHOWN)
     assert (document["operation"], document["title"]) == ("live", "Live failover")
     assert (document["current_step"], document["current_step_title"]) == ("sync", "Final synchronisation")
     assert [step.get("title") for step in document["steps"].values()] == [None, "Final synchronisation"]
     assert document["forecast"] is not None
     assert [step.get("title") for step in document["forecast"]["steps_ahead"]] == ["Start of the VM", None]
-    plain = job_document.document(replace(SHOWN, titles=Titles()))
+    plain = document_of(replace(SHOWN, titles=Titles()))
     assert "title" not in repr(plain)
-    assert not job_document.document(SHOWN, steps=False)["steps"]
+    assert not document_of(SHOWN, steps=False)["steps"]
 
 
 def test_a_delta_carries_the_title_of_the_next_step():
     steps = (*STEPS[:1], replace(STEPS[1], status="completed"), StepRecord(3, "boot", 3, "running"))
-    patch = merge_patch.difference(SHOWN, replace(SHOWN, view=replace(SHOWN.view, steps=steps)))
+    patch = patch_of(SHOWN, replace(SHOWN, view=replace(SHOWN.view, steps=steps)))
     assert (patch["current_step_title"], patch["steps"]["3"]["title"]) == ("Start of the VM", "Start of the VM")
 
 
 def test_a_gateway_serves_the_titles_of_the_collector():
-    body = job_document.encode(job_document.document(SHOWN))
-    assert job_document.encode(job_document.document(document_parser.parse(body))) == body
+    body = document_text(SHOWN)
+    assert document_of(read_document(body, SHOWN.rev, "dc1")) == document_of(replace(SHOWN, instance="dc1"))
 
 
 def test_labels_of_the_configuration_reach_the_index(tmp_path: Path):

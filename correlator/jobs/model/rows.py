@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, TypeAlias
 
 from msgspec import Meta, Struct
+
+from correlator.model import document
 
 Int64: TypeAlias = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Micros: TypeAlias = Int64
 """A point in time: microseconds since 1970-01-01T00:00:00Z."""
 
-Level: TypeAlias = Literal["DEBUG", "INFO", "WARN", "ERROR"]
-
+Level: TypeAlias = document.Level
 LEVELS: tuple[Level, ...] = ("DEBUG", "INFO", "WARN", "ERROR")
 """In ascending order of severity."""
 

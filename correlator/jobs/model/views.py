@@ -101,6 +101,9 @@ class PublishedJob(Struct, frozen=True, gc=False):
     steps_cut: int | None = None
     """The number of all steps if `view` has only the newest, as in a stream of a cluster. None: it has all."""
     titles: Titles = NO_TITLES
+    body: bytes | None = None
+    """At a gateway: the document but for `rev`. The view has what filters and lookups use: no times of steps, and
+    neither forecast nor titles are there."""
 
     @property
     def job_id(self) -> str:

@@ -8,13 +8,13 @@ docs/protocol.md describes. A cut document is still one that `job_document` make
 
 from __future__ import annotations
 
-from typing import Any
-
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from correlator.jobs import job_document, joblog, sizes
 from correlator.jobs.model.rows import StepRecord
 from correlator.jobs.model.views import PublishedJob
+from correlator.model.document import encode as encode_document
 
 MAX_VALUE = 256_000
 """Bytes of a document in the stream."""
@@ -53,9 +53,7 @@ def encode(shown: PublishedJob, limit: int = MAX_VALUE) -> bytes:
 
 
 def _encoded(shown: PublishedJob) -> bytes:
-    document: dict[str, Any] = {**job_document.document(shown)}
-    del document["rev"]
-    return job_document.compact(job_document.encode(document))
+    return job_document.compact(encode_document(replace(job_document.document(shown), rev=UNSET)))
 
 
 def _cut_metadata(shown: PublishedJob, excess: int) -> PublishedJob:
@@ -94,10 +92,10 @@ def _cut_children(shown: PublishedJob, _: int) -> PublishedJob:
 def _cut_steps(shown: PublishedJob, excess: int) -> PublishedJob:
     """Leave out the oldest steps, together at least `excess` bytes."""
     kept = len(shown.view.steps)
-    for step in job_document.document(shown)["steps"].values():
+    for step in job_document.document(shown).steps.values():
         if excess <= 0:
             break
-        excess -= len(job_document.encode(step))
+        excess -= len(encode_document(step))
         kept -= 1
     return _with_newest_steps(shown, kept)
 

@@ -10,9 +10,9 @@ from aiohttp import web
 from correlator.errors import SourceUnavailable
 from correlator.jobs import job_document, trends
 from correlator.jobs.model.views import JobView, PublishedJob
+from correlator.model.replies import OperationTrend
 from correlator.pipeline.hub import Hub
 from correlator.pipeline.queries import JobQuery
-from correlator.sinks.http.entity_shapes import OperationTrend
 from correlator.sinks.http.job_pages import JobPage, JobPages
 from correlator.sinks.http.parameters import choice, known, number
 from correlator.sinks.http.rest import DEFAULT_LIMIT, MAX_LIMIT

@@ -10,7 +10,7 @@ from msgspec import Meta, Struct
 
 from correlator.errors import BadRequest
 from correlator.jobs.model.rows import Level
-from correlator.jobs.shapes import JobStatus
+from correlator.model.document import JobStatus
 
 
 class CloseCode(IntEnum):

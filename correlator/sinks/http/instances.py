@@ -11,11 +11,11 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from correlator.errors import NotFound
+from correlator.model.replies import InstanceHealth
 from correlator.pipeline.hub import Hub
 from correlator.sinks.http.parameters import known
 from correlator.sinks.http.rest import json_response
 from correlator.sinks.http.surface import Surface
-from correlator.sinks.payloads import InstanceHealth
 
 PREFIX = "/i/{instance:[A-Za-z0-9_-]{1,64}}"
 

@@ -154,7 +154,7 @@ class JobPages:
                 elif published.get(shown.job_id) is shown:
                     yield documents.encoded(shown, all_jobs=True, steps=steps)
                 else:
-                    yield job_document.encode(job_document.document(shown, steps=steps))
+                    yield job_document.text(shown, steps=steps)
 
         parts, cut = await encoded(bodies(), MAX_PAGE_BYTES)
         following = place_of(page.jobs[len(parts) - 1]) if cut else page.following

@@ -8,12 +8,12 @@ from typing import Final, overload
 from aiohttp import web
 
 from correlator.errors import NotFound
+from correlator.model.replies import OperationRuns, OperationWithSteps, UsualStep
 from correlator.ops.stalls import timed
 from correlator.pipeline import queries
 from correlator.pipeline.hub import Hub
 from correlator.sinks.http.parameters import known
 from correlator.sinks.http.rest import json_response
-from correlator.sinks.payloads import OperationRuns, OperationWithSteps, UsualStep
 
 UNNAMED: Final = "-"
 """Stands in a path for a job type that jobs do not have."""

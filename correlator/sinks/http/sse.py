@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import Iterator, Sequence
 from http import HTTPStatus
-from typing import TYPE_CHECKING, ClassVar, Final, get_args
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from aiohttp import web
 
@@ -192,7 +192,7 @@ def _wanted(request: web.Request) -> Filter:
 
 def _level(request: web.Request) -> Level | None:
     text = choice(request, "logs", LEVELS)
-    return next((level for level in get_args(Level) if level == text), None)
+    return next((level for level in LEVELS if level == text), None)
 
 
 def _position(text: str) -> Resume | None:

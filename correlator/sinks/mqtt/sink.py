@@ -24,6 +24,8 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from correlator.backoff import Backoff
 from correlator.config.schema import Mqtt
+from correlator.model.messages import DaemonState
+from correlator.model.replies import MqttPart
 from correlator.ops import metrics
 from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Batch, Hub
@@ -36,7 +38,6 @@ from correlator.sinks.mqtt.reasons import describe_error
 from correlator.sinks.mqtt.timings import DEFAULT, Timings
 from correlator.sinks.mqtt.topics import Topics
 from correlator.sinks.mqtt.tree import Parcel, Tree
-from correlator.sinks.payloads import DaemonState, MqttPart
 
 log = logging.getLogger(__name__)
 

@@ -19,11 +19,11 @@ from correlator.jobs.directory import JobDirectory
 from correlator.jobs.model.changes import Change
 from correlator.jobs.model.rows import Micros
 from correlator.jobs.model.views import AgeKey, PublishedJob
+from correlator.model.messages import DaemonState
 from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Batch
 from correlator.sinks.mqtt.outbox import TURNS, Outbox, PendingEvent, PendingEvents, no_clock
 from correlator.sinks.mqtt.topics import Key, Message, Topics, parse_state
-from correlator.sinks.payloads import DaemonState
 
 T = TypeVar("T")
 
@@ -185,16 +185,16 @@ class Tree:
 
     def _job(self, topic: str, job_id: str) -> tuple[Message, ...]:
         if (shown := self._published.get(job_id)) is not None:
-            return (Message(topic, self._state(job_document.document(shown), shown.rev), expires=shown.view.terminal),)
+            return (Message(topic, self._state(job_document.text(shown), {}, shown.rev), expires=shown.view.terminal),)
         empty = Message(topic, b"")
         if job_id not in self._tombstones:
             return (empty,)
         last, seq = self._tombstones[job_id]
-        document = job_document.document(last) if isinstance(last, PublishedJob) else last
-        return Message(topic, self._state({**document, "deleted": True}, seq)), empty
+        document = job_document.text(last) if isinstance(last, PublishedJob) else job_document.encode(last)
+        return Message(topic, self._state(document, {"deleted": True}, seq)), empty
 
-    def _state(self, document: Mapping[str, Any], seq: int) -> bytes:
-        return job_document.encode({**document, "epoch": self._epoch, "seq": seq})
+    def _state(self, document: bytes, more: Mapping[str, Any], seq: int) -> bytes:
+        return job_document.extended(document, {**more, "epoch": self._epoch, "seq": seq})
 
     def _pop_event(self) -> Parcel | None:
         if (popped := self._events.pop_next()) is None:

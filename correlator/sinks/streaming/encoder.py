@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from correlator.jobs import job_document, merge_patch
+from correlator.jobs import job_document
 from correlator.jobs.encoded import Documents
 from correlator.jobs.model.changes import Change
 from correlator.sinks.streaming.messages import Message
@@ -56,7 +56,7 @@ class Encoder:
         assert new is not None
         if kind == "delta" and old is not None:
             if self._patch is None:
-                self._patch = job_document.encode(merge_patch.difference(old, new))
+                self._patch = self._documents.patch(old, new)
             return job_document.delta(subs, seq, new, old.rev, self._patch)
         return job_document.put(subs, seq, new, self._documents.encoded(new))
 

@@ -23,7 +23,7 @@ All methods run on the event loop's thread and never wait.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from correlator.jobs import job_document
@@ -157,22 +157,26 @@ class Fanout:
     def _spread_batch(self, batch: Batch) -> None:
         lines = batch.lines if self._log_groups else ()
         before = {c.job_id: c.old for c in reversed(batch.changes)} if lines else {}
-        audience = [self._log_groups.of(line.job_id, before) for line in lines]
+        groups = {job_id: self._log_groups.of(job_id, before) for job_id in {line.job_id: None for line in lines}}
         for change in batch.changes:
             self._spread(change)
+        # A line goes to groups that match before or after the batch: its end may take a job out of a filter, and its
+        # start may bring it in.
+        for job_id, found in groups.items():
+            found.update(self._log_groups.of(job_id, {}))
         dropped = 0
-        for line, groups in zip(lines, audience, strict=True):
-            # A line goes to groups that match before or after the batch: its end may take a job out of a
-            # filter, and its start may bring it in.
-            groups.update(self._log_groups.of(line.job_id, {}))
-            encoded: dict[tuple[int, ...], Message] = {}
-            for client, subs in recipients_of(line, groups).items():
-                key = tuple(sorted(subs)) if len(subs) > 1 else (subs[0],)
-                message = encoded.get(key) or encoded.setdefault(key, Message(job_document.log(key, line)))
-                if (backlog := self._lag(client, batch.seq)) is not None:
-                    dropped += backlog.add_line(key, message.body)
-                else:
-                    self._outboxes.put(client, message)
+        recipients: dict[tuple[str | None, Level], Mapping[tuple[int, ...], Sequence[Client]]] = {}
+        for line in lines:
+            key = line.job_id, line.entry.level
+            if key not in recipients:
+                recipients[key] = recipients_of(line.entry.level, groups[line.job_id])
+            for subs, clients in recipients[key].items():
+                message = Message(job_document.log(subs, line))
+                for client in clients:
+                    if (backlog := self._lag(client, batch.seq)) is not None:
+                        dropped += backlog.add_line(subs, message.body)
+                    else:
+                        self._outboxes.put(client, message)
         if dropped:
             metrics.DROPPED_LINES.inc(dropped)
         if batch.dropped:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from correlator.jobs.directory import JobDirectory
-from correlator.jobs.model.facts import AttributedRow
-from correlator.jobs.model.rows import LEVELS
+from correlator.jobs.model.rows import LEVELS, Level
 from correlator.jobs.model.views import PublishedJob
 from correlator.sinks.streaming.groups import Group
 from correlator.sinks.streaming.messages import Client
@@ -41,12 +40,15 @@ class LogGroups:
         return {group: None for group in self._subscriptions if group.has(job_id, shown)}
 
 
-def recipients_of(line: AttributedRow, groups: Iterable[Group]) -> Mapping[Client, list[int]]:
-    """The subscriptions in these groups that get a line of its level, by client."""
-    rank = LEVELS.index(line.entry.level)
-    found: defaultdict[Client, list[int]] = defaultdict(list)
+def recipients_of(level: Level, groups: Iterable[Group]) -> Mapping[tuple[int, ...], Sequence[Client]]:
+    """The clients with subscriptions in these groups that get lines of this level, by the IDs of the subscriptions."""
+    rank = LEVELS.index(level)
+    subs: defaultdict[Client, list[int]] = defaultdict(list)
     for group in groups:
         for sub in group.subs:
             if sub.level is not None and rank >= sub.level:
-                found[sub.client].append(sub.id)
+                subs[sub.client].append(sub.id)
+    found: defaultdict[tuple[int, ...], list[Client]] = defaultdict(list)
+    for client, ids in subs.items():
+        found[tuple(sorted(ids))].append(client)
     return found

@@ -5,17 +5,21 @@ A body is bounded: members of the document that may be long are left out until i
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 from urllib.parse import quote
+
+import orjson
+from msgspec.structs import replace
 
 from correlator.config.template import Template
 from correlator.jobs import job_document
 from correlator.jobs.model.changes import Event
 from correlator.jobs.model.views import PublishedJob
-from correlator.jobs.shapes import Document
+from correlator.model import document
+from correlator.model.document import NO_METADATA, JobDocument
+from correlator.model.messages import CloudEvent
 from correlator.ops.logs import escape
 from correlator.sinks.webhooks import signature
-from correlator.sinks.webhooks.cloud_event import CloudEvent
 
 MAX_BODY = 256 * 1024
 """Maximum bytes of a body."""
@@ -25,8 +29,15 @@ MAX_STEPS = 200
 
 CLOUD_EVENT, JSON = "application/cloudevents+json", "application/json"
 
-_CUT: dict[str, Any] = {"steps": {}, "metadata": {}, "child_job_ids": [], "forecast": None, "last_message": None}
-_CUT_LAST: dict[str, Any] = {"error": None, "external_ids": []}
+_CUT: dict[str, Any] = {
+    "steps": {},
+    "metadata": NO_METADATA,
+    "child_job_ids": (),
+    "forecast": None,
+    "last_message": None,
+    "error": None,
+    "external_ids": (),
+}
 """Members that are emptied, one after the other, until the body fits."""
 
 
@@ -39,25 +50,24 @@ class Bodies:
     def make(self, event: Event, shown: PublishedJob | None, template: Template | None) -> bytes | None:
         """Return the body, or None if it is larger than `MAX_BODY` whatever is left out. `shown` None: unknown job."""
         with_steps = shown is None or len(shown.view.steps) <= MAX_STEPS
-        data: dict[str, Any] | None = None
         cut = [] if with_steps else ["steps"]
-        if shown is not None:
-            data = {**job_document.document(shown, steps=with_steps)}
+        data = job_document.document(shown, steps=with_steps) if shown is not None else None
         body = self._encoded(event, data, cut, template)
-        for name, empty in (*_CUT.items(), *_CUT_LAST.items()):
+        for name, empty in _CUT.items():
             if len(body) <= MAX_BODY:
                 return body
-            if data is not None and data[name]:
-                data[name] = empty
+            if data is not None and getattr(data, name) not in (empty, None):
+                data = replace(data, **{name: empty})
                 cut.append(name)
                 body = self._encoded(event, data, cut, template)
         return body if len(body) <= MAX_BODY else None
 
-    def _encoded(self, event: Event, data: dict[str, Any] | None, cut: list[str], template: Template | None) -> bytes:
-        made = self._cloud_event(event, data, cut) if template is None else self._rendered(event, data, template)
-        return job_document.compact(job_document.encode(made))
+    def _encoded(self, event: Event, data: JobDocument | None, cut: list[str], template: Template | None) -> bytes:
+        if template is None:
+            return job_document.compact(document.encode(self._cloud_event(event, data, cut)))
+        return job_document.compact(job_document.encode(self._rendered(event, data, template)))
 
-    def _cloud_event(self, event: Event, data: dict[str, Any] | None, cut: list[str]) -> CloudEvent:
+    def _cloud_event(self, event: Event, data: JobDocument | None, cut: list[str]) -> CloudEvent:
         """See CloudEvents 1.0.2, JSON Event Format, 3. `stepid`, `stepname` and `datacut` are extension attributes.
 
         Attributes hold no control characters, surrogates and noncharacters (CloudEvents 1.0.2, 3, Type System).
@@ -70,7 +80,7 @@ class Bodies:
             "subject": escape(event.job_id),
             "time": job_document.rfc3339(event.at),
             "datacontenttype": "application/json",
-            "data": cast("Document | None", data),
+            "data": data,
         }
         if event.step_id is not None:
             made["stepid"] = str(event.step_id)
@@ -80,7 +90,7 @@ class Bodies:
             made["datacut"] = " ".join(cut)
         return made
 
-    def _rendered(self, event: Event, data: dict[str, Any] | None, template: Template) -> Any:
+    def _rendered(self, event: Event, data: JobDocument | None, template: Template) -> Any:
         return template.render(
             {
                 "id": signature.message_id(event),
@@ -88,7 +98,7 @@ class Bodies:
                 "type": _type(event),
                 "time": job_document.rfc3339(event.at),
                 "event": {**job_document.transition(event), "kind": event.kind.value},
-                "job": data or {},
+                "job": orjson.loads(document.encode(data)) if data is not None else {},
             }
         )
 

@@ -18,9 +18,9 @@ from typing import Literal, TypeAlias
 from correlator.config.webhooks import Webhook
 from correlator.jobs.model.changes import Event
 from correlator.jobs.model.views import PublishedJob
+from correlator.model.replies import ReceiverState
 from correlator.ops import metrics
 from correlator.sinks.lateness import Lateness, Notice
-from correlator.sinks.payloads import ReceiverState
 from correlator.sinks.webhooks import stored
 from correlator.sinks.webhooks.deliveries import Deliveries, Delivery, Verdict, judge
 from correlator.sinks.webhooks.sender import Answer, Sender

@@ -20,10 +20,10 @@ from correlator.config.schema import Config
 from correlator.config.webhooks import Webhook
 from correlator.jobs.model.changes import Event
 from correlator.jobs.model.views import PublishedJob
+from correlator.model.replies import WebhooksPart
 from correlator.ops import metrics
 from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Batch, Hub
-from correlator.sinks.payloads import WebhooksPart
 from correlator.sinks.webhooks import signature, stored
 from correlator.sinks.webhooks.arrivals import Arrival, Arrivals
 from correlator.sinks.webhooks.body import Bodies

@@ -14,10 +14,28 @@ from msgspec import Meta
 
 from correlator.jobs.joblog import MAX_STEP_ID
 from correlator.jobs.model.rows import Level
-from correlator.jobs.shapes import Document
+from correlator.model.document import JobDocument
+from correlator.model.replies import (
+    DirectReply,
+    EnhancedReply,
+    EntityKind,
+    EntityPage,
+    EventsPage,
+    InstancesList,
+    JobsPage,
+    LegacyReply,
+    Liveness,
+    OperationsList,
+    OperationWithSteps,
+    Problem,
+    Readiness,
+    Resolved,
+    Stuck,
+    Ticket,
+    UnknownReply,
+)
 from correlator.pipeline.resume_ring import MAX_CHANGES
 from correlator.sinks.http.access import TICKET_SECONDS
-from correlator.sinks.http.entity_shapes import EntityPage
 from correlator.sinks.http.frames import MAX_IDS
 from correlator.sinks.http.openapi.parts import (
     AWAY,
@@ -52,30 +70,13 @@ from correlator.sinks.http.rest import (
     MAX_WORDS,
     SPACE,
 )
-from correlator.sinks.payloads import (
-    DirectReply,
-    EnhancedReply,
-    EventsPage,
-    InstancesList,
-    JobsPage,
-    LegacyReply,
-    Liveness,
-    OperationsList,
-    OperationWithSteps,
-    Problem,
-    Readiness,
-    Resolved,
-    Stuck,
-    Ticket,
-    UnknownReply,
-)
 
 _JOB: Final = Endpoint(
     "/api/v1/jobs/{id}",
-    "job",
+    "getJob",
     "One job",
     {
-        HTTPStatus.OK: Answer("The job.", (Document,), headers=ETAG),
+        HTTPStatus.OK: Answer("The job.", (JobDocument,), headers=ETAG),
         HTTPStatus.NOT_MODIFIED: Answer(
             "The job is unchanged: as in `If-None-Match`, or still at `rev` after `wait`.", headers=ETAG
         ),
@@ -97,7 +98,7 @@ _JOB: Final = Endpoint(
 
 _EVENTS: Final = Endpoint(
     "/api/v1/jobs/{id}/events",
-    "job_events",
+    "listJobEvents",
     "The log rows of a job, oldest first; from the database, complete once all pages have been read",
     {
         HTTPStatus.OK: Answer("A page of log rows.", (EventsPage,), also="text/plain"),
@@ -128,7 +129,7 @@ _EVENTS: Final = Endpoint(
         Parameter("since", DateTime, "Rows from this time on; with its zone."),
         Parameter(
             "format",
-            Literal["json", "text"],
+            Annotated[Literal["json", "text"], Meta(title="LogFormat")],
             "`text`: all rows as a text file, one line each; without after, from, before and limit.",
         ),
     ),
@@ -142,7 +143,7 @@ def _by_parameter(endpoint: Endpoint, path: str) -> Endpoint:
     return replace(
         endpoint,
         path=path,
-        name=f"{endpoint.name}_by_parameter",
+        name=f"{endpoint.name}ByParameter",
         summary=f"{endpoint.summary}: for an ID that no path can have",
         parameters=(job, *endpoint.parameters[1:]),
     )
@@ -151,7 +152,7 @@ def _by_parameter(endpoint: Endpoint, path: str) -> Endpoint:
 ENDPOINTS: Final = (
     Endpoint(
         "/api/v1/jobs",
-        "jobs",
+        "listJobs",
         "Jobs, the newest first; those that left memory come from the database",
         {HTTPStatus.OK: Answer("A page of jobs.", (JobsPage,)), **BAD, **BUSY, **AWAY},
         (
@@ -177,7 +178,7 @@ ENDPOINTS: Final = (
             Parameter("until", DateTime, "Jobs that started before then; a time with its zone."),
             LIMIT,
             CURSOR,
-            Parameter("steps", Literal["0", "1"], "`1`: with their steps."),
+            Parameter("steps", Annotated[Literal["0", "1"], Meta(title="Flag")], "`1`: with their steps."),
         ),
     ),
     _JOB,
@@ -186,14 +187,14 @@ ENDPOINTS: Final = (
     _by_parameter(_EVENTS, "/api/v1/job/events"),
     Endpoint(
         "/api/v1/resolve/{id}",
-        "resolve",
+        "resolveId",
         "Where an ID leads, and by which of its kinds",
         {HTTPStatus.OK: Answer("The job.", (Resolved,)), **BAD, **UNKNOWN, **AWAY},
         (ID,),
     ),
     Endpoint(
         "/api/v1/entities/{name}",
-        "entity",
+        "getEntity",
         "The jobs of one VM or context over time, the newest first, with the trend of each operation",
         {HTTPStatus.OK: Answer("A page of its jobs; none if there are none.", (EntityPage,)), **BAD, **BUSY, **AWAY},
         (
@@ -204,20 +205,20 @@ ENDPOINTS: Final = (
                 " is the context.",
                 "path",
             ),
-            Parameter("kind", Literal["context", "vm"], "What the name is; found out by default."),
+            Parameter("kind", EntityKind, "What the name is; found out by default."),
             LIMIT,
             CURSOR,
         ),
     ),
     Endpoint(
         "/api/v1/operations",
-        "operations",
+        "listOperations",
         "What earlier runs took, by operation: what forecasts rest on",
         {HTTPStatus.OK: Answer("All operations that a run of has ended.", (OperationsList,)), **BAD},
     ),
     Endpoint(
         "/api/v1/operations/{job_type}/{operation}",
-        "operation",
+        "getOperation",
         "What earlier runs of one operation took, with its usual steps",
         {
             HTTPStatus.OK: Answer("The operation.", (OperationWithSteps,)),
@@ -231,7 +232,7 @@ ENDPOINTS: Final = (
     ),
     Endpoint(
         "/api/v1/instances",
-        "instances",
+        "listInstances",
         "The appliances of a fleet, and the health of each; at a gateway only",
         {
             HTTPStatus.OK: Answer("All appliances, by name.", (InstancesList,)),
@@ -241,10 +242,12 @@ ENDPOINTS: Final = (
     ),
     Endpoint(
         "/api/v1/failover/{id}/status",
-        "failover_status",
+        "getFailoverStatus",
         "The appliance's own status reply, for a GUI that polls it",
         {
-            HTTPStatus.OK: Answer("As the job was found.", (DirectReply, EnhancedReply, LegacyReply)),
+            HTTPStatus.OK: Answer(
+                "As the job was found.", (DirectReply, EnhancedReply, LegacyReply), title="FailoverStatus"
+            ),
             HTTPStatus.NOT_FOUND: Answer(
                 "The appliance's own words for it; after `http.unknown_id_wait`, in which the job may appear.",
                 (UnknownReply,),
@@ -255,7 +258,7 @@ ENDPOINTS: Final = (
     ),
     Endpoint(
         "/api/v1/stream",
-        "stream",
+        "streamMessages",
         "The messages of the websocket as server-sent events",
         {
             HTTPStatus.OK: Answer(
@@ -289,26 +292,26 @@ ENDPOINTS: Final = (
     ),
     Endpoint(
         "/api/v1/openapi.json",
-        "openapi",
+        "getOpenapi",
         "This document",
         {HTTPStatus.OK: Answer("OpenAPI 3.1.", (dict[str, Any],)), **BAD},
     ),
     Endpoint(
         "/api/v1/asyncapi.json",
-        "asyncapi",
+        "getAsyncapi",
         "Websocket, event stream and MQTT",
         {HTTPStatus.OK: Answer("AsyncAPI 3.0.", (dict[str, Any],)), **BAD},
     ),
     Endpoint(
         "/api/v1/ticket",
-        "ticket",
+        "createTicket",
         f"A ticket, which admits one request within {TICKET_SECONDS:g} s where a header cannot be set",
         {HTTPStatus.OK: Answer("The ticket.", (Ticket,))},
         method="post",
     ),
     Endpoint(
         "/health/live",
-        "live",
+        "getLiveness",
         "Liveness: the process answers",
         {
             HTTPStatus.OK: Answer("The process answers, and works.", (Liveness,)),
@@ -318,7 +321,7 @@ ENDPOINTS: Final = (
     ),
     Endpoint(
         "/health/ready",
-        "ready",
+        "getReadiness",
         "Readiness",
         {
             HTTPStatus.OK: Answer("Ready, possibly with a part that is not available (`degraded`).", (Readiness,)),
@@ -328,7 +331,7 @@ ENDPOINTS: Final = (
     ),
     Endpoint(
         "/metrics",
-        "metrics",
+        "getMetrics",
         "Metrics for Prometheus",
         {
             HTTPStatus.OK: Answer(
@@ -336,17 +339,17 @@ ENDPOINTS: Final = (
             )
         },
     ),
-    Endpoint("/", "page", "The live page", {HTTPStatus.OK: Answer("The page.", (str,), "text/html")}, gate="host"),
+    Endpoint("/", "getPage", "The live page", {HTTPStatus.OK: Answer("The page.", (str,), "text/html")}, gate="host"),
     Endpoint(
         "/client.js",
-        "client",
+        "getClient",
         "The browser client",
         {HTTPStatus.OK: Answer("A module.", (str,), "text/javascript")},
         gate="host",
     ),
     Endpoint(
         "/ws",
-        "websocket",
+        "openWebsocket",
         "The websocket; its messages are in asyncapi.json",
         {
             HTTPStatus.SWITCHING_PROTOCOLS: Answer("Continue with `hello`. A refusal is a close code."),

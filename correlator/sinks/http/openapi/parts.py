@@ -8,9 +8,9 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from msgspec import Meta
 
-from correlator.jobs.shapes import JobStatus
+from correlator.model.document import JobStatus
+from correlator.model.replies import Problem
 from correlator.sinks.http.rest import DEFAULT_LIMIT, MAX_EVENT_ID, MAX_LIMIT
-from correlator.sinks.payloads import Problem
 
 JSON, PROBLEM, EVENT_STREAM = "application/json", "application/problem+json", "text/event-stream"
 
@@ -31,7 +31,7 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A response. `bodies`: the types its body may have. `headers`: (name, description).
+    """A response. `bodies`: the types its body may have, `title`: the name of several. `headers`: (name, description).
 
     `also`: another content type that it may have, as text.
     """
@@ -41,6 +41,7 @@ class Answer:
     content_type: str = JSON
     headers: tuple[tuple[str, str], ...] = ()
     also: str = ""
+    title: str = ""
 
 
 @dataclass(frozen=True, slots=True)

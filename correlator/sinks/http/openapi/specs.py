@@ -6,6 +6,8 @@ codes are imported from the code that defines them.
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any, Final
@@ -14,15 +16,14 @@ import msgspec
 
 from correlator import __version__
 from correlator.config.schema import Http, Mqtt
-from correlator.jobs import message_shapes, shapes
-from correlator.sinks import payloads
+from correlator.model import messages, replies
+from correlator.model.document import JobDocument
 from correlator.sinks.http import frames, websocket
 from correlator.sinks.http.connections import MAX_FIELD, MAX_TARGET
 from correlator.sinks.http.openapi.endpoints import ENDPOINTS
 from correlator.sinks.http.openapi.parts import JSON, PROBLEM, Answer, Endpoint, Parameter
 from correlator.sinks.mqtt.topics import SPACING, Key, Topics, unescape
 from correlator.sinks.webhooks.body import CLOUD_EVENT
-from correlator.sinks.webhooks.cloud_event import CloudEvent
 
 SCHEMAS: Final = "#/components/schemas/{name}"
 
@@ -35,10 +36,10 @@ Schema = dict[str, Any]
 def openapi() -> Schema:
     """The OpenAPI document."""
     bodies = [b for e in ENDPOINTS for a in e.answers.values() for b in a.bodies]
-    refs, schemas = _schemas([*bodies, payloads.Problem, CloudEvent])
+    refs, schemas = _schemas([*bodies, replies.Problem, messages.CloudEvent])
     paths: Schema = {}
     for endpoint in ENDPOINTS:
-        paths.setdefault(endpoint.path, {})[endpoint.method] = _operation(endpoint, refs)
+        paths.setdefault(endpoint.path, {})[endpoint.method] = _operation(endpoint, refs, schemas)
     return {
         "openapi": "3.1.0",
         "info": _info("Jobs of the appliance's job log over HTTP, by any of their IDs."),
@@ -69,7 +70,7 @@ def _webhook(refs: dict[Any, Schema]) -> Schema:
             }
             for name, description in headers.items()
         ],
-        "requestBody": {"required": True, "content": {CLOUD_EVENT: {"schema": refs[CloudEvent]}}},
+        "requestBody": {"required": True, "content": {CLOUD_EVENT: {"schema": refs[messages.CloudEvent]}}},
         "responses": {
             "2XX": {"description": "The receiver has the event."},
             "410": {"description": "It wants no more events."},
@@ -91,11 +92,11 @@ _SECURITY: Final = {
 _REFUSED: Final = {
     HTTPStatus.UNAUTHORIZED: Answer(
         "Tokens are configured, and the request has no valid one.",
-        (payloads.Problem,),
+        (replies.Problem,),
         PROBLEM,
         (("WWW-Authenticate", "`Bearer`"),),
     ),
-    HTTPStatus.FORBIDDEN: Answer("The Host or the Origin is not allowed.", (payloads.Problem,), PROBLEM),
+    HTTPStatus.FORBIDDEN: Answer("The Host or the Origin is not allowed.", (replies.Problem,), PROBLEM),
 }
 
 
@@ -107,7 +108,7 @@ _TOO_LONG: Final = {
 }
 
 
-def _operation(endpoint: Endpoint, refs: dict[Any, Schema]) -> Schema:
+def _operation(endpoint: Endpoint, refs: dict[Any, Schema], schemas: Schema) -> Schema:
     answers = endpoint.answers | _TOO_LONG
     security: list[Schema] = [{}]
     if endpoint.gate != "open":
@@ -119,13 +120,13 @@ def _operation(endpoint: Endpoint, refs: dict[Any, Schema]) -> Schema:
         "operationId": endpoint.name,
         "summary": endpoint.summary,
         "security": security,
-        "parameters": [_parameter(p) for p in endpoint.parameters],
-        "responses": {str(status.value): _response(a, refs) for status, a in sorted(answers.items())},
+        "parameters": [_parameter(p, schemas) for p in endpoint.parameters],
+        "responses": {str(status.value): _response(a, refs, schemas) for status, a in sorted(answers.items())},
     }
 
 
-def _parameter(parameter: Parameter) -> Schema:
-    schema = msgspec.json.schema(parameter.type)
+def _parameter(parameter: Parameter, schemas: Schema) -> Schema:
+    schema = _named(msgspec.json.schema(parameter.type), schemas)
     found = {
         "name": parameter.name,
         "in": parameter.place,
@@ -138,11 +139,13 @@ def _parameter(parameter: Parameter) -> Schema:
     return found
 
 
-def _response(answer: Answer, refs: dict[Any, Schema]) -> Schema:
+def _response(answer: Answer, refs: dict[Any, Schema], schemas: Schema) -> Schema:
     response: Schema = {"description": answer.description}
     if answer.bodies:
-        schemas = [refs[b] for b in answer.bodies]
-        schema = schemas[0] if len(schemas) == 1 else {"oneOf": schemas}
+        schema = refs[answer.bodies[0]]
+        if len(answer.bodies) > 1:
+            schemas[answer.title] = {"title": answer.title, "oneOf": [refs[body] for body in answer.bodies]}
+            schema = {"$ref": SCHEMAS.format(name=answer.title)}
         response["content"] = {answer.content_type: {"schema": schema}}
         if answer.also:
             response["content"][answer.also] = {"schema": {"type": "string"}}
@@ -156,22 +159,21 @@ def _response(answer: Answer, refs: dict[Any, Schema]) -> Schema:
 # -- AsyncAPI
 
 _RECEIVED: Final = (frames.Hello, frames.Subscribe, frames.Unsubscribe, frames.Get, frames.Ping)
-_STREAMED: Final = tuple(
-    t for t in message_shapes.SERVER_MESSAGES if t not in (message_shapes.Error, message_shapes.Pong)
-)
+_STREAMED: Final = tuple(t for t in messages.SERVER_MESSAGES if t not in (messages.Error, messages.Pong))
 _PUBLISHED: Final = (
-    *(payloads.DaemonStatus, payloads.JobState, payloads.DeletedJobState),
-    *(message_shapes.JobEvent, payloads.ExternalId, payloads.DaemonIndex),
+    *(messages.DaemonStatus, messages.JobState, messages.DeletedJobState),
+    *(messages.JobEvent, messages.ExternalId, messages.DaemonIndex),
 )
 
 
 def asyncapi() -> Schema:
     """The AsyncAPI document: websocket, server-sent events and MQTT topics. `send` is an action of the daemon."""
-    kinds = [*_RECEIVED, *message_shapes.SERVER_MESSAGES, *_PUBLISHED]
+    kinds = [*_RECEIVED, *messages.SERVER_MESSAGES, *_PUBLISHED]
     refs, schemas = _schemas(kinds)
-    # The last state of a deleted job may lack members of `Document`, but has no others.
-    known_last = schemas[payloads.DeletedJobState.__name__]
-    known_last["properties"] = schemas[shapes.Document.__name__]["properties"] | known_last["properties"]
+    # The last state of a deleted job may lack members of `JobDocument`, but has no others. Only it has `deleted`.
+    schemas[messages.JobState.__name__]["not"] = {"required": ["deleted"]}
+    known_last = schemas[messages.DeletedJobState.__name__]
+    known_last["properties"] = schemas[JobDocument.__name__]["properties"] | known_last["properties"]
     channels, operations = _web_channels()
     for name, channel, operation in _topics():
         channels[name], operations[name] = channel, operation
@@ -209,7 +211,7 @@ def _web_channels() -> tuple[Schema, Schema]:
                 + "."
             ),
             "servers": [{"$ref": "#/servers/websocket"}],
-            "messages": _refer(*_RECEIVED, *message_shapes.SERVER_MESSAGES),
+            "messages": _refer(*_RECEIVED, *messages.SERVER_MESSAGES),
             "bindings": {"ws": {"method": "GET", "bindingVersion": "0.1.0"}},
         },
         "stream": {
@@ -225,7 +227,7 @@ def _web_channels() -> tuple[Schema, Schema]:
     }
     operations = {
         "said": _act("receive", "websocket", _RECEIVED),
-        "told": _act("send", "websocket", message_shapes.SERVER_MESSAGES),
+        "told": _act("send", "websocket", messages.SERVER_MESSAGES),
         "streamed": _act("send", "stream", _STREAMED),
     }
     return channels, operations
@@ -254,11 +256,11 @@ def _topics() -> Iterable[tuple[str, Schema, Schema]]:
     )
     ext = "Retained: one topic for each external ID; emptied when the job that has it leaves memory."
     tree: list[tuple[str, str, str, tuple[Any, ...]]] = [
-        ("status", topics.status, "Retained, and the last will.", (payloads.DaemonStatus,)),
-        ("state", topics.of(Key("state", "{job_id}")), state, (payloads.JobState, payloads.DeletedJobState)),
-        ("event", topics.event("{job_id}"), event, (message_shapes.JobEvent,)),
-        ("ext", topics.of(Key("ext", "{external_id}")), ext, (payloads.ExternalId,)),
-        ("index", topics.index, "Retained, every 10 s.", (payloads.DaemonIndex,)),
+        ("status", topics.status, "Retained, and the last will.", (messages.DaemonStatus,)),
+        ("state", topics.of(Key("state", "{job_id}")), state, (messages.JobState, messages.DeletedJobState)),
+        ("event", topics.event("{job_id}"), event, (messages.JobEvent,)),
+        ("ext", topics.of(Key("ext", "{external_id}")), ext, (messages.ExternalId,)),
+        ("index", topics.index, "Retained, every 10 s.", (messages.DaemonIndex,)),
     ]
     for name, topic, description, kinds in tree:
         address = unescape(topic)
@@ -318,4 +320,32 @@ def _schemas(kinds: Iterable[Any]) -> tuple[dict[Any, Schema], Schema]:
     """The schema of each type, and the components that the schemas refer to."""
     kinds = list(dict.fromkeys(kinds))
     found, components = msgspec.json.schema_components(kinds, ref_template=SCHEMAS)
-    return dict(zip(kinds, found, strict=True)), dict(components)
+    schemas: Schema = {}
+    for name, schema in components.items():
+        schemas[name] = {key: _named(part, schemas) for key, part in _described(schema).items()}
+    return {kind: _named(schema, schemas) for kind, schema in zip(kinds, found, strict=True)}, schemas
+
+
+def _named(part: Any, schemas: Schema) -> Any:
+    """Make a component of each part that has a title, so that generators have one type of it, with that name."""
+    if isinstance(part, list):
+        return [_named(one, schemas) for one in part]
+    if not isinstance(part, dict):
+        return part
+    if part.get("type") == "object" and part.keys().isdisjoint(("properties", "additionalProperties")):
+        return {**part, "additionalProperties": True}
+    if isinstance(values := part.get("enum"), list):
+        part = {**part, "type": "string"} if len(values) > 1 else {"type": "string", "const": values[0]}
+    if isinstance(title := part.get("title"), str):
+        schemas[title] = part
+        return {"$ref": SCHEMAS.format(name=title)}
+    return {name: _named(inner, schemas) for name, inner in part.items()}
+
+
+def _described(schema: Schema) -> Schema:
+    """Move what the docstring of a type says of its members, `name: text`, to the members."""
+    text = inspect.cleandoc(schema.pop("description", ""))
+    about, *members = re.split(r"(?:^|\n)(\w+): ", re.sub(r"\n +", " ", text))
+    for name, description in zip(members[::2], members[1::2], strict=True):
+        schema["properties"][name] = {**schema["properties"][name], "description": description}
+    return schema | {"description": about.strip()} if about else schema

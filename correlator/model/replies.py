@@ -1,6 +1,6 @@
-"""The REST and MQTT payloads of docs/protocol.md as types. The shapes of jobs are in `correlator.jobs.shapes`.
+"""The replies of REST as types, from which OpenAPI is generated. See docs/protocol.md. No other members are sent.
 
-The OpenAPI and AsyncAPI documents are generated from these types. No other members are sent.
+In a docstring, `name: text` describes a member.
 """
 
 from __future__ import annotations
@@ -9,61 +9,49 @@ from typing import Annotated, Any, Literal, NotRequired, TypeAlias, TypedDict
 
 from msgspec import Meta
 
-from correlator.jobs.message_shapes import LogEvent
-from correlator.jobs.shapes import (
-    Count,
-    DatabaseState,
-    Document,
-    Epoch,
-    ErrorCut,
-    JobId,
-    Percent,
-    Seconds,
-    Seq,
-    Time,
-)
+from correlator.model.document import Count, ErrorCut, JobDocument, JobId, Percent, Seconds, Share, Time
+from correlator.model.messages import DatabaseState, LogEvent
 
-DaemonState: TypeAlias = Literal["starting", "online", "stopping", "offline"]
-ResolvedBy: TypeAlias = Literal["uuid", "external_id", "context_id", "legacy"]
+TableState: TypeAlias = Annotated[
+    Literal["missing", "refused", "locked", "slow", "failing", "reading"], Meta(title="TableState")
+]
+EntityKind: TypeAlias = Annotated[
+    Literal["context", "vm"],
+    Meta(title="EntityKind", description="What `entity` is read as; repeat it as `kind` with a `cursor`."),
+]
+ResolvedBy: TypeAlias = Annotated[Literal["uuid", "external_id", "context_id", "legacy"], Meta(title="ResolvedBy")]
 GoTime: TypeAlias = Annotated[str, Meta(extra_json_schema={"format": "date-time"}, examples=["2025-09-22T10:00:00Z"])]
 
 
 class JobsPage(TypedDict):
-    """A page of jobs, newest first. It may be shorter than `limit`, or empty, while `next_cursor` is set."""
+    """A page of jobs, newest first. It may be shorter than `limit`, or empty, while `next_cursor` is set.
 
-    jobs: list[Document]
-    next_cursor: Annotated[str | None, Meta(description="`cursor` of the next page; null: this is the last page.")]
-    searched_to: Annotated[
-        Time | None,
-        Meta(description="All jobs that started after this have been examined; null: all jobs. For a slow search."),
-    ]
-    complete: Annotated[
-        bool, Meta(description="False: the database cannot be queried, and only jobs in memory are listed.")
-    ]
-    reason: Annotated[str | None, Meta(description="Why the page is not complete; null if it is.")]
+    next_cursor: `cursor` of the next page; null: this is the last page.
+    searched_to: All jobs that started after this have been examined; null: all jobs. For a slow search.
+    complete: False: the database cannot be queried, and only jobs in memory are listed.
+    reason: Why the page is not complete; null if it is.
+    """
+
+    jobs: list[JobDocument]
+    next_cursor: str | None
+    searched_to: Time | None
+    complete: bool
+    reason: str | None
 
 
 class EventsPage(TypedDict):
-    """Log rows of a job, oldest first. If the search is slow, a page has fewer than `limit`, or none: see `more`."""
+    """Log rows of a job, oldest first. If the search is slow, a page has fewer than `limit`, or none: see `more`.
 
-    events: Annotated[
-        list[LogEvent], Meta(description="A later page may contain a lower id: that row was committed late.")
-    ]
-    next_after: Annotated[
-        str | None,
-        Meta(description="`after` of the next page; opaque. Null: the job has ended and has no further rows."),
-    ]
-    next_before: NotRequired[
-        Annotated[
-            int | None,
-            Meta(
-                description="Only with `before`: the `before` of the page before this one. Null: the log begins here."
-            ),
-        ]
-    ]
-    more: Annotated[
-        bool, Meta(description="True: the next page can be read now. False: all rows so far have been read.")
-    ]
+    events: A later page may contain a lower id: that row was committed late.
+    next_after: `after` of the next page; opaque. Null: the job has ended and has no further rows.
+    next_before: Only with `before`: the `before` of the page before this one. Null: the log begins here.
+    more: True: the next page can be read now. False: all rows so far have been read.
+    """
+
+    events: list[LogEvent]
+    next_after: str | None
+    next_before: NotRequired[int | None]
+    more: bool
 
 
 class Resolved(TypedDict):
@@ -75,21 +63,27 @@ class Resolved(TypedDict):
 
 
 class OperationRuns(TypedDict):
-    """What earlier runs of an operation took. Only completed runs have a duration."""
+    """What earlier runs of an operation took. Only completed runs have a duration.
+
+    runs: Completed runs that forecasts rest on: the newest 100 at the most.
+    typical_seconds: The median of their durations; null without any.
+    p90_seconds: Nine of ten took less; null without any.
+    failure_rate: The share of all runs that failed or were cancelled.
+    """
 
     job_type: str | None
     operation: str
-    runs: Annotated[int, Meta(ge=0, description="Completed runs that forecasts rest on: the newest 100 at the most.")]
-    typical_seconds: Annotated[Seconds | None, Meta(description="The median of their durations; null without any.")]
-    p90_seconds: Annotated[Seconds | None, Meta(description="Nine of ten took less; null without any.")]
-    failure_rate: Annotated[float, Meta(ge=0, le=1, description="The share of all runs that failed or were cancelled.")]
+    runs: Count
+    typical_seconds: Seconds | None
+    p90_seconds: Seconds | None
+    failure_rate: Share
 
 
 class UsualStep(TypedDict):
     """A step of an operation. `share`: of the runs, those that had it. `typical_seconds`: the median of its time."""
 
     name: str
-    share: Annotated[float, Meta(ge=0, le=1)]
+    share: Share
     typical_seconds: Seconds
 
 
@@ -119,10 +113,13 @@ class Liveness(TypedDict):
 
 
 class Stuck(TypedDict):
-    """The process answers, but a task of it makes no progress."""
+    """The process answers, but a task of it makes no progress.
+
+    stuck: By the name of a task, the time since its last progress.
+    """
 
     live: Annotated[bool, Meta(extra_json_schema={"const": False})]
-    stuck: Annotated[dict[str, Seconds], Meta(description="By the name of a task, the time since its last progress.")]
+    stuck: dict[str, Seconds]
 
 
 class Loading(TypedDict):
@@ -133,62 +130,67 @@ class Loading(TypedDict):
 
 
 class DatabasePart(TypedDict):
-    """The database connection. `loading` is present until the existing log has been read."""
+    """The database connection. `loading` is present until the existing log has been read.
+
+    judged_at: Jobs are judged at this time, up to which all is read. null: none is. Not at a gateway.
+    """
 
     ok: bool
     state: DatabaseState
     lag_seconds: Seconds
     error: str | None
-    judged_at: NotRequired[
-        Annotated[
-            Time | None,
-            Meta(description="Jobs are judged at this time, up to which all is read. null: none is. Not at a gateway."),
-        ]
-    ]
+    judged_at: NotRequired[Time | None]
     loading: NotRequired[Loading]
 
 
 class UnreadTable(TypedDict):
     """Why a table is not read. `reading`: it can be read again, and what changed meanwhile is being read."""
 
-    state: Literal["missing", "refused", "locked", "slow", "failing", "reading"]
+    state: TableState
     since: Time
     error: str
 
 
 class TablesPart(TypedDict):
-    """The tables, and which of them are not read."""
+    """The tables, and which of them are not read.
+
+    missing: Required tables and columns that cannot be read.
+    states: By name, the tables that are not read. What was read of them before stays.
+    """
 
     ok: bool
-    missing: Annotated[list[str], Meta(description="Required tables and columns that cannot be read.")]
+    missing: list[str]
     error: str | None
-    states: Annotated[
-        dict[str, UnreadTable],
-        Meta(description="By name, the tables that are not read. What was read of them before stays."),
-    ]
+    states: dict[str, UnreadTable]
 
 
 class MqttPart(TypedDict):
-    """The broker connection. `ok` is false without one, or while messages wait too long (`age_seconds`: the oldest)."""
+    """The broker connection. `ok` is false without one, or while messages wait too long (`age_seconds`: the oldest).
+
+    pending: Retained topics and events that the broker has not acknowledged.
+    skipped: Retained topics whose newest message is too large.
+    dropped: Events that were dropped since the start, as too many waited.
+    """
 
     ok: bool
     connected: bool
-    pending: Annotated[int, Meta(ge=0, description="Retained topics and events that the broker has not acknowledged.")]
+    pending: Count
     age_seconds: Seconds
     error: str | None
-    skipped: Annotated[int, Meta(ge=0, description="Retained topics whose newest message is too large.")]
-    dropped: Annotated[int, Meta(ge=0, description="Events that were dropped since the start, as too many waited.")]
+    skipped: Count
+    dropped: Count
 
 
 class CheckpointPart(TypedDict):
-    """The checkpoint file. `age_seconds`: seconds since it was last written; null before the first time."""
+    """The checkpoint file. `age_seconds`: seconds since it was last written; null before the first time.
+
+    cluster_age_seconds: Of the one that a standby goes on from; absent without a cluster.
+    """
 
     ok: bool
     age_seconds: Seconds | None
     error: str | None
-    cluster_age_seconds: NotRequired[
-        Annotated[Seconds | None, Meta(description="Of the one that a standby goes on from; absent without a cluster.")]
-    ]
+    cluster_age_seconds: NotRequired[Seconds | None]
 
 
 class DoorbellPart(TypedDict):
@@ -217,12 +219,16 @@ class WebhooksPart(TypedDict):
 
 
 class OtlpPart(TypedDict):
-    """The receiver of traces. `exported`, `dropped`: jobs since the start."""
+    """The receiver of traces. `exported`, `dropped`: jobs since the start.
+
+    pending: Ended jobs that the receiver does not have yet.
+    dropped: Jobs that left memory before the receiver accepted them.
+    """
 
     ok: bool
-    pending: Annotated[int, Meta(ge=0, description="Ended jobs that the receiver does not have yet.")]
+    pending: Count
     exported: Count
-    dropped: Annotated[int, Meta(ge=0, description="Jobs that left memory before the receiver accepted them.")]
+    dropped: Count
     error: str | None
 
 
@@ -234,7 +240,7 @@ class ClusterPart(TypedDict):
     error: NotRequired[str | None]
     age_seconds: NotRequired[Seconds]
     instance: NotRequired[str]
-    role: NotRequired[Literal["active", "standby"]]
+    role: NotRequired[Annotated[Literal["active", "standby"], Meta(title="ClusterRole")]]
     active: NotRequired[str | None]
     pending: NotRequired[Count]
     acknowledged_seconds_ago: NotRequired[Seconds | None]
@@ -272,17 +278,23 @@ class Readiness(TypedDict):
 
 
 class InstanceHealth(TypedDict):
-    """One appliance of a fleet, as its collector reported it last."""
+    """One appliance of a fleet, as its collector reported it last.
+
+    online: A collector is alive. Null: the gateway does not know it yet.
+    unwritten_seconds: Age of the oldest change that the cluster does not have.
+    version: Of its collector.
+    jobs: In memory.
+    """
 
     instance: str
-    online: Annotated[bool | None, Meta(description="A collector is alive. Null: the gateway does not know it yet.")]
+    online: bool | None
     database: DatabaseState
     error: str | None
     lag_seconds: Seconds
-    unwritten_seconds: Annotated[Seconds, Meta(description="Age of the oldest change that the cluster does not have.")]
+    unwritten_seconds: Seconds
     last_seen: Time | None
-    version: Annotated[str | None, Meta(description="Of its collector.")]
-    jobs: Annotated[Count, Meta(description="In memory.")]
+    version: str | None
+    jobs: Count
 
 
 class InstancesList(TypedDict):
@@ -302,13 +314,17 @@ class Problem(TypedDict):
 
 
 class _Found(TypedDict):
+    """status: For a job that exists only in `failover_jobs`: the value of that table.
+    duration: Nanoseconds.
+    """
+
     success: Annotated[bool, Meta(extra_json_schema={"const": True})]
     message: str
     job_id: JobId
-    status: Annotated[str, Meta(description="For a job that exists only in `failover_jobs`: the value of that table.")]
+    status: str
     progress: Percent
     start_time: GoTime | None
-    duration: Annotated[int, Meta(ge=0, description="Nanoseconds.")]
+    duration: Count
 
 
 class _Details(TypedDict):
@@ -388,44 +404,35 @@ class UnknownReply(TypedDict):
     error: str
 
 
-# -- MQTT
+# -- entities
 
 
-class JobState(Document):
-    """A retained state: the document, with the epoch and the position of its last change."""
+class OperationTrend(TypedDict):
+    """The jobs of one operation on this page. Only completed ones have a duration that is compared.
 
-    epoch: Epoch
-    seq: Seq
+    newest_seconds: The newest completed job; null without any.
+    typical_seconds: The median of at most 20 completed jobs before that; null without any.
+    ratio: `newest_seconds` / `typical_seconds`.
+    """
 
-
-class DeletedJobState(TypedDict):
-    """The last state of a job that left memory. For a job of an earlier run, only these members are certain."""
-
-    job_id: JobId
-    deleted: Annotated[bool, Meta(extra_json_schema={"const": True})]
-    epoch: Epoch
-    seq: Seq
-
-
-class ExternalId(TypedDict):
-    """An external ID and the newest job that carries it."""
-
-    external_id: str
-    job_id: JobId
+    job_type: str | None
+    operation: str | None
+    runs: Count
+    completed: Count
+    failed: Count
+    newest_seconds: Seconds | None
+    typical_seconds: Seconds | None
+    ratio: Annotated[float, Meta(ge=0)] | None
 
 
-class DaemonIndex(TypedDict):
-    """The daemon's position, and the number of jobs in memory."""
+class EntityPage(JobsPage):
+    """The jobs of a context or of a VM over time, newest first: a page as of `/jobs`.
 
-    epoch: Epoch
-    seq: Seq
-    count: Count
+    contexts: The contexts of the jobs on this page, sorted.
+    operations: In the order of their newest job.
+    """
 
-
-class DaemonStatus(TypedDict):
-    """The daemon's state. `offline` is also its last will."""
-
-    state: DaemonState
-    epoch: Epoch
-    seq: Seq
-    at: Time
+    entity: str
+    kind: EntityKind
+    contexts: list[str]
+    operations: list[OperationTrend]

@@ -1,0 +1,311 @@
+"""The job document: one definition from which it is encoded, decoded, compared for a merge patch, and described.
+
+The schemas of OpenAPI and AsyncAPI, the members of webhook templates, and what a gateway reads come from these types.
+A member is added here, where it is computed (`jobs/job_document.py`), where it is shown, and in docs/protocol.md. In
+a docstring, `name: text` describes a member; the schemas have it there.
+
+Values are frozen, so that a revision shares with the one before what has not changed. None means "not known". A member
+that is UNSET is absent.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal, TypeAlias
+
+import msgspec
+import orjson
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+from msgspec.structs import asdict, astuple
+
+EXACT: Final = 1 << 53
+"""The largest integer that all JSON parsers read exactly."""
+
+MAX_DEPTH: Final = 200
+"""The maximum nesting of an encoded value, in levels. The encoder fails above 254, the parser accepts more."""
+
+STEP_STATUSES: Final = ("pending", "running", "completed", "failed", "cancelled", "skipped")
+BASES: Final = ("reported", "history", "steps", "legacy")
+FORECAST_STATES: Final = ("rough", "on_track", "late", "overdue")
+SOURCES: Final = ("joblog", "legacy")
+
+Level: TypeAlias = Annotated[Literal["DEBUG", "INFO", "WARN", "ERROR"], Meta(title="Level")]
+JobStatus: TypeAlias = Annotated[
+    Literal["pending", "running", "completed", "failed", "cancelled"], Meta(title="JobStatus")
+]
+StepStatus: TypeAlias = Annotated[str, Meta(title="StepStatus", extra_json_schema={"enum": [*STEP_STATUSES]})]
+Source: TypeAlias = Annotated[
+    str,
+    Meta(
+        title="Source",
+        description="`legacy`: a job known from `failover_jobs` alone.",
+        extra_json_schema={"enum": [*SOURCES]},
+    ),
+]
+Basis: TypeAlias = Annotated[str, Meta(examples=[*BASES])]
+ForecastState: TypeAlias = Annotated[str, Meta(examples=[*FORECAST_STATES])]
+Time: TypeAlias = Annotated[
+    str,
+    Meta(
+        extra_json_schema={"format": "date-time", "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$"},
+        examples=["2025-09-22T10:00:00.000000Z"],
+    ),
+]
+Integer: TypeAlias = Annotated[int, Meta(ge=-EXACT, le=EXACT)]
+Count: TypeAlias = Annotated[int, Meta(ge=0, le=EXACT)]
+Seconds: TypeAlias = Annotated[float, Meta(ge=0, description="Seconds.")]
+Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
+Percent: TypeAlias = Annotated[float, Meta(ge=0, le=100)]
+StepId: TypeAlias = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+JobId: TypeAlias = Annotated[str, Meta(description="A job's UUID; of a legacy job its own ID.")]
+Rev: TypeAlias = Annotated[int, Meta(ge=0, le=EXACT, description="The `seq` of the job's last change.")]
+ErrorCut: TypeAlias = Annotated[
+    int, Meta(ge=1, le=EXACT, description="Bytes of the whole error; absent unless `error` is only its beginning.")
+]
+Title: TypeAlias = Annotated[str, Meta(description="What people call the step, if `[labels]` has a title for it.")]
+Metadata: TypeAlias = Annotated[
+    Raw,
+    Meta(
+        title="Metadata",
+        description="As the appliance keeps it; if it was cut, `_cut` has the bytes of each missing member.",
+        extra_json_schema={
+            "type": "object",
+            "properties": {"_cut": {"type": "object", "additionalProperties": {"type": "integer", "minimum": 0}}},
+            "additionalProperties": True,
+        },
+    ),
+]
+"""A JSON object, encoded once."""
+
+NO_METADATA: Final = Raw(b"{}")
+
+
+class Progress(Struct, frozen=True, gc=False):
+    """The progress of a job. It is 100 percent only if the job has completed. A completed job may have failed steps.
+
+    basis: What `percent` rests on: JobLog's own percent; earlier runs of the operation; steps done of steps seen; the
+        status that `failover_jobs` has. More may come.
+    steps_expected: The steps seen, and those ahead that at least half of the earlier runs had. See `forecast`.
+    """
+
+    percent: Percent
+    basis: Basis
+    steps_done: Count
+    steps_failed: Count
+    steps_running: Count
+    steps_skipped: Count
+    steps_seen: Count
+    steps_expected: Count | None
+
+
+class ForecastEnd(Struct, frozen=True, gc=False):
+    """The end of a job: in half of all cases before `p50`, in nine of ten before `p90`."""
+
+    p50: Time
+    p90: Time
+
+
+class StepAhead(Struct, frozen=True, gc=False):
+    """A step that is still to come.
+
+    share: Of the earlier runs, those that had it.
+    typical_seconds: The median time that earlier runs spent in it.
+    """
+
+    name: str
+    share: Share
+    typical_seconds: Seconds
+    title: Title | UnsetType = UNSET
+
+
+class Forecast(Struct, frozen=True, gc=False):
+    """When a running job will probably end, from earlier runs of the same job type and operation.
+
+    as_of: The time at which the forecast was made.
+    runs: The number of earlier runs that it rests on.
+    state: How the job compares with earlier runs at the same point: fewer than 10 were there; as usual; it has waited
+        there longer than 9 of 10; longer than any. More may come.
+    typical_seconds: The median duration of earlier runs, in seconds.
+    failure_rate: The share of earlier runs that did not complete.
+    steps_ahead: In their usual order.
+    """
+
+    ends_at: ForecastEnd
+    as_of: Time
+    runs: Count
+    state: ForecastState
+    typical_seconds: Seconds
+    failure_rate: Share
+    steps_ahead: tuple[StepAhead, ...]
+
+
+class Comparison(Struct, frozen=True, gc=False):
+    """An ended job beside earlier runs of its operation.
+
+    typical_seconds: The median duration of earlier runs, in seconds.
+    percentile: The percentage of these runs that took less time.
+    """
+
+    typical_seconds: Seconds
+    runs: Count
+    percentile: Percent
+
+
+class Step(Struct, frozen=True, gc=False):
+    """One step of a job. Order steps by `seq`; 0 means that it is not known yet, and comes last."""
+
+    seq: Integer
+    name: str
+    status: StepStatus
+    started_at: Time | None
+    ended_at: Time | None
+    duration_seconds: Seconds | None
+    error: str | None
+    error_cut: ErrorCut | UnsetType = UNSET
+    title: Title | UnsetType = UNSET
+
+
+class LastMessage(Struct, frozen=True, gc=False):
+    """The log row of a job that was logged last."""
+
+    level: Level
+    text: str
+    at: Time
+
+
+class JobDocument(Struct, frozen=True, gc=False):
+    """A job. It changes only with its `rev`: the duration of a running job or step is that at `updated_at`.
+
+    external_ids: Each leads to this job, unless a newer one carries it too.
+    child_job_ids: In the order of their start; the newest 1,000 at the most.
+    terminal: True if the job has ended.
+    forecast: null with fewer than 3 earlier runs, for legacy jobs, and once the job has ended.
+    compared_with: Of an ended job, if earlier runs were known.
+    current_step: The name of the running step, the highest of several.
+    steps: By step id; empty in a list of jobs that did not ask.
+    stalled: Running, and silent longer than `jobs.stalled_after`.
+    external_ids_cut: The number of all external IDs, up to 10,000, where `external_ids` has the newest.
+    child_job_ids_cut: The number of all children, where `child_job_ids` has not all of them.
+    counts_complete: false while the log's past is still being read after a first start; else absent.
+    steps_complete: false if job_steps cannot be read: `steps` has what the log says; else absent.
+    steps_cut: At a gateway: the number of all steps, where `steps` has only the newest.
+    instance: At a gateway: the appliance that the job belongs to.
+    title: What people call the operation, if `[labels]` has a title.
+    current_step_title: The same of `current_step`.
+    """
+
+    job_id: JobId
+    external_ids: tuple[str, ...]
+    context_id: str | None
+    parent_job_id: str | None
+    child_job_ids: tuple[str, ...]
+    job_type: str | None
+    operation: str | None
+    category: str | None
+    owner: str | None
+    status: JobStatus
+    terminal: bool
+    error: str | None
+    started_at: Time | None
+    ended_at: Time | None
+    updated_at: Time
+    duration_seconds: Seconds | None
+    progress: Progress
+    forecast: Forecast | None
+    compared_with: Comparison | None
+    current_step: str | None
+    steps: dict[StepId, Step]
+    stalled: bool
+    last_event_at: Time | None
+    last_message: LastMessage | None
+    warnings: Count
+    errors: Count
+    metadata: Metadata
+    source: Source
+    rev: Rev
+    external_ids_cut: Count | UnsetType = UNSET
+    child_job_ids_cut: Count | UnsetType = UNSET
+    counts_complete: bool | UnsetType = UNSET
+    steps_complete: bool | UnsetType = UNSET
+    error_cut: ErrorCut | UnsetType = UNSET
+    steps_cut: Count | UnsetType = UNSET
+    instance: str | UnsetType = UNSET
+    title: str | UnsetType = UNSET
+    current_step_title: str | UnsetType = UNSET
+
+
+decode: Final = msgspec.json.Decoder(JobDocument).decode
+OF_GATEWAYS: Final = frozenset({"instance", "steps_cut"})
+"""The members that only the documents of a gateway have."""
+
+_encode: Final = msgspec.json.Encoder().encode
+
+
+def encode(value: Any) -> bytes:
+    """Encode a document, a patch or a message as JSON. Invalid Unicode and values nested too deep are replaced."""
+    try:
+        return _encode(value)
+    except (UnicodeEncodeError, RecursionError):
+        return orjson.dumps(clean(value))
+
+
+def clean(value: Any, depth: int = 0) -> Any:
+    """Copy `value` into what orjson encodes: without invalid Unicode, and nested at most `MAX_DEPTH` levels."""
+    if depth > MAX_DEPTH:
+        return None
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, Raw):
+        return orjson.Fragment(bytes(value))
+    if isinstance(value, Struct):
+        value = {name: member for name, member in asdict(value).items() if member is not UNSET}
+    if isinstance(value, dict):
+        return {clean(k if isinstance(k, str) else str(k)): clean(v, depth + 1) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [clean(v, depth + 1) for v in value]
+    return value
+
+
+def patch(old: Struct, new: Struct) -> dict[str, Any]:
+    """The merge patch from `old` to `new`, of one type. What both share costs nothing. See RFC 7386."""
+    changed: dict[str, Any] = {}
+    last: dict[str, Any] = {}
+    for name, before, value in zip(new.__struct_fields__, astuple(old), astuple(new), strict=True):
+        if before is value or before == value:
+            continue
+        kind = type(value)
+        if value is UNSET:
+            last[name] = None
+        elif kind is dict:
+            last[name] = _members(before, value)
+        elif kind is Raw:
+            if inner := merge_patch(orjson.loads(bytes(before)), orjson.loads(bytes(value))):
+                changed[name] = Raw(orjson.dumps(inner))
+        elif type(before) is kind and isinstance(value, Struct):
+            changed[name] = patch(before, value)
+        else:
+            changed[name] = value
+    return changed | last if last else changed
+
+
+def _members(old: dict[Any, Any], new: dict[Any, Any]) -> dict[Any, Any]:
+    changed: dict[Any, Any] = {}
+    for key, value in new.items():
+        before = old.get(key)
+        if before is None:
+            changed[key] = value
+        elif before is not value and before != value:
+            changed[key] = patch(before, value)
+    return changed | {key: None for key in old if key not in new}
+
+
+def merge_patch(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """The merge patch between two JSON objects. A missing member and null mean the same. See RFC 7386."""
+    changed: dict[str, Any] = {}
+    for name, value in new.items():
+        before = old.get(name)
+        if isinstance(value, dict) and isinstance(before, dict):
+            if inner := merge_patch(before, value):
+                changed[name] = inner
+        elif type(before) is not type(value) or orjson.dumps(before) != orjson.dumps(value):
+            changed[name] = value  # 1, 1.0 and True are equal in Python, and not in JSON
+    return changed | dict.fromkeys(name for name in old if name not in new)

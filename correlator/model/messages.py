@@ -1,0 +1,309 @@
+"""The messages about jobs as types: websocket, event stream, MQTT and webhooks. See docs/protocol.md.
+
+AsyncAPI and the webhook of OpenAPI are generated from them. No other members are sent. In a docstring, `name: text`
+describes a member.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal, NotRequired, TypeAlias, TypedDict
+
+from msgspec import Meta
+
+from correlator.model.document import EXACT, Count, ErrorCut, JobDocument, JobId, Level, Rev, Seconds, Time
+
+DaemonState: TypeAlias = Annotated[Literal["starting", "online", "stopping", "offline"], Meta(title="DaemonState")]
+DatabaseState: TypeAlias = Annotated[
+    Literal["live", "stale", "down"], Meta(title="DatabaseState", description="The database behind it.")
+]
+Epoch: TypeAlias = Annotated[str, Meta(description="Names one run of the daemon.")]
+Seq: TypeAlias = Annotated[
+    int, Meta(ge=0, le=EXACT, description="A place in the changes of one epoch; it never falls.")
+]
+KINDS: Final = (
+    *("job.started", "job.completed", "job.failed", "job.cancelled"),
+    *("step.started", "step.completed", "step.failed", "step.skipped"),
+    *("job.stalled", "job.recovered", "job.late", "job.overdue"),
+)
+EventKind: TypeAlias = Annotated[str, Meta(examples=[*KINDS])]
+DeleteReason: TypeAlias = Annotated[
+    Literal["retention", "filter", "gone", "merged"],
+    Meta(
+        title="DeleteReason",
+        description="It left memory; it left this filter, after one last put; its row was deleted; it was a legacy job"
+        " and is a JobLog job now.",
+    ),
+]
+SubId: TypeAlias = Annotated[int, Meta(ge=0, description="A subscription, by the `id` its client gave it.")]
+Subs: TypeAlias = Annotated[list[SubId], Meta(description="The subscriptions that it is for.")]
+Attrs: TypeAlias = Annotated[
+    Any,
+    Meta(
+        description="As logged, nearly always an object; the text itself where it is no JSON; null without any, and in"
+        " a stream where they are long."
+    ),
+]
+
+
+# -- websocket and event stream, server → client
+
+
+class Welcome(TypedDict):
+    """The answer to `hello`. `resumed`: a subscription with `resume` gets no snapshot. `at`: the daemon's time."""
+
+    type: Literal["welcome"]
+    epoch: Epoch
+    seq: Seq
+    resumed: bool
+    ping_seconds: Count
+    at: Time
+
+
+class Snapshot(TypedDict):
+    """Jobs that match a subscription, the newest first; `more`: another chunk follows."""
+
+    type: Literal["snapshot"]
+    sub: SubId
+    seq: Seq
+    more: bool
+    jobs: list[JobDocument]
+
+
+class Synced(TypedDict):
+    """The end of a snapshot, or of what a resumed subscription missed. `unknown`: IDs that no job has yet."""
+
+    type: Literal["synced"]
+    sub: SubId
+    seq: Seq
+    count: Count
+    unknown: list[str]
+
+
+class Put(TypedDict):
+    """The whole document. Applying it twice is harmless."""
+
+    type: Literal["put"]
+    sub: Subs
+    seq: Seq
+    job_id: JobId
+    rev: Rev
+    job: JobDocument
+
+
+class Delta(TypedDict):
+    """A change to the document at revision `base`. A client without that revision sends `get`.
+
+    set: A merge patch (RFC 7386) of the document at `base`.
+    """
+
+    type: Literal["delta"]
+    sub: Subs
+    seq: Seq
+    job_id: JobId
+    base: Rev
+    rev: Rev
+    set: dict[str, Any]
+
+
+class Delete(TypedDict):
+    """A job no longer belongs to these subscriptions."""
+
+    type: Literal["delete"]
+    sub: Subs
+    seq: Seq
+    job_id: JobId
+    reason: DeleteReason
+
+
+class LogEvent(TypedDict):
+    """One log row of a job."""
+
+    event_id: int
+    level: Level
+    message: str
+    step_id: int | None
+    attrs: Attrs
+    at: Time
+
+
+class LogMessage(LogEvent):
+    """A committed log row of a matching job. Each connection gets each row once."""
+
+    type: Literal["log"]
+    sub: Subs
+    job_id: JobId
+
+
+class LogDropped(TypedDict):
+    """The number of log lines that were not sent because the client is too slow."""
+
+    type: Literal["log"]
+    sub: Subs
+    dropped: Annotated[int, Meta(ge=1)]
+
+
+class Transition(TypedDict):
+    """What all events have. `event_id` is null if the transition has no log row."""
+
+    event_id: int | None
+    job_id: JobId
+    step_id: int | None
+    step_name: str | None
+    error: str | None
+    at: Time
+    error_cut: NotRequired[ErrorCut]
+
+
+class EventMessage(Transition):
+    """A running job is late or overdue: sent when this is found, to the subscriptions that have the job.
+
+    kind: More may come.
+    """
+
+    type: Literal["event"]
+    sub: Subs
+    seq: Seq
+    kind: Annotated[str, Meta(examples=["job.late", "job.overdue"])]
+
+
+class Bookmark(TypedDict):
+    """All changes up to `seq` were sent."""
+
+    type: Literal["bookmark"]
+    seq: Seq
+    at: Time
+
+
+class SourceStatus(TypedDict):
+    """The state of the database. `lag_seconds`: the age of its newest complete answer, 0 while it is live.
+
+    error: Why it is not live, in a sentence for people; null while it is.
+    """
+
+    type: Literal["status"]
+    source: DatabaseState
+    lag_seconds: Seconds
+    error: str | None
+
+
+class Resync(TypedDict):
+    """The client's state is too old to be updated. A fresh snapshot follows."""
+
+    type: Literal["resync"]
+    reason: Annotated[Literal["epoch", "gap", "slow"], Meta(title="ResyncReason")]
+
+
+class Error(TypedDict):
+    """A message was invalid or could not be served. `job_id`: that of the `get`. The third bad frame closes."""
+
+    type: Literal["error"]
+    sub: SubId | None
+    code: Annotated[Literal["bad_request", "not_found", "unavailable"], Meta(title="ErrorCode")]
+    detail: str
+    job_id: NotRequired[str]
+
+
+class Bye(TypedDict):
+    """The daemon is closing the connection. Reconnect after a random time in this range.
+
+    code: The close code that follows (RFC 6455, 7.4).
+    retry_ms: At least, at most; milliseconds.
+    """
+
+    type: Literal["bye"]
+    code: int
+    retry_ms: Annotated[list[Count], Meta(min_length=2, max_length=2)]
+
+
+class Pong(TypedDict):
+    """The answer to `ping`."""
+
+    type: Literal["pong"]
+
+
+SERVER_MESSAGES: Final = (
+    *(Welcome, Snapshot, Synced, Put, Delta, Delete, LogMessage, LogDropped, EventMessage),
+    *(Bookmark, SourceStatus, Resync, Error, Bye, Pong),
+)
+"""All messages that the server sends to a websocket client."""
+
+
+# -- MQTT
+
+
+class JobEvent(Transition):
+    """A transition. Delivered at least once, also across crashes.
+
+    kind: More may come.
+    """
+
+    kind: EventKind
+    epoch: Epoch
+    seq: Seq
+
+
+class JobState(JobDocument, frozen=True, gc=False, kw_only=True):
+    """A retained state: the document, with the epoch and the position of its last change."""
+
+    epoch: Epoch
+    seq: Seq
+
+
+class DeletedJobState(TypedDict):
+    """The last state of a job that left memory. For a job of an earlier run, only these members are certain."""
+
+    job_id: JobId
+    deleted: Annotated[bool, Meta(extra_json_schema={"const": True})]
+    epoch: Epoch
+    seq: Seq
+
+
+class ExternalId(TypedDict):
+    """An external ID and the newest job that carries it."""
+
+    external_id: str
+    job_id: JobId
+
+
+class DaemonIndex(TypedDict):
+    """The daemon's position, and the number of jobs in memory."""
+
+    epoch: Epoch
+    seq: Seq
+    count: Count
+
+
+class DaemonStatus(TypedDict):
+    """The daemon's state. `offline` is also its last will."""
+
+    state: DaemonState
+    epoch: Epoch
+    seq: Seq
+    at: Time
+
+
+# -- webhooks
+
+
+class CloudEvent(TypedDict):
+    """An event of a job or step: CloudEvents 1.0 in structured mode.
+
+    id: Names the event; the same in every attempt. Also the header `webhook-id`.
+    source: `/correlator/` and `mqtt.instance`.
+    type: `correlator.` and the kind of the event. More may come.
+    subject: The job ID. Control characters and noncharacters in it are escaped; `data` has it exactly.
+    datacut: The members of `data` that were emptied so that the body fits, by spaces.
+    data: The job at that moment; null if its row was not read.
+    """
+
+    specversion: Literal["1.0"]
+    id: str
+    source: str
+    type: str
+    subject: str
+    time: Time
+    stepid: NotRequired[str]
+    stepname: NotRequired[str]
+    datacut: NotRequired[str]
+    datacontenttype: Literal["application/json"]
+    data: JobDocument | None

@@ -1,0 +1,36 @@
+"""Documents as clients get them, and as a gateway reads them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from correlator.cluster import received
+from correlator.jobs import job_document
+from correlator.jobs.model.views import PublishedJob
+from correlator.model import document as model
+
+
+def document_text(shown: PublishedJob, *, steps: bool = True) -> bytes:
+    """The document of a job as it is sent."""
+    return job_document.text(shown, steps=steps)
+
+
+def document_of(shown: PublishedJob, *, steps: bool = True) -> dict[str, Any]:
+    """The document of a job as a client parses it."""
+    found: dict[str, Any] = orjson.loads(document_text(shown, steps=steps))
+    return found
+
+
+def patch_of(old: PublishedJob, new: PublishedJob) -> dict[str, Any]:
+    """The merge patch between the documents of two revisions, as a client parses it."""
+    found: dict[str, Any] = orjson.loads(
+        model.encode(model.patch(job_document.document(old), job_document.document(new)))
+    )
+    return found
+
+
+def read_document(body: bytes, rev: int = 0, instance: str = "") -> PublishedJob:
+    """A document as a gateway reads it."""
+    return received.document(body, rev, instance)
