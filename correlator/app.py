@@ -125,7 +125,7 @@ async def _term(process: Process, lease: Lease | None) -> None:
     """Run until a stop, or until the lease is lost. `lease`: None without a cluster."""
     config = process.config
     # Start, 1: Build the index, the hub, the pipeline and the source. Nothing connects yet.
-    following = build(config)
+    following = build(config, lambda: process.config.jobs.stalled_after)
     # Start, 2: Lock and read the checkpoint. This fails here if another process uses it.
     checkpoint = Checkpoint(config.state.directory / "checkpoint.sqlite", str(config.database.url))
     saved = await _open(checkpoint)
@@ -280,7 +280,6 @@ def _reloadable(following: Following, mqtt: MqttSink | None) -> Prepare:
     def values(new: Config) -> Callable[[], None]:
         def apply() -> None:
             logs.configure(new.log.level, new.log.format, os.environ)
-            following.hub.index.silence.stalled_after = int(new.jobs.stalled_after * 1_000_000)
             if isinstance(following.database, MariaDBDatabase):
                 following.database.log_in_with(new.database.password.reveal())
             if following.source.doorbell is not None:
@@ -323,7 +322,7 @@ async def _restore(saved: Saved, following: Following) -> None:
 
 async def tap(config: Config, sink: Sink) -> None:
     """Follow the log with `sink` as the only sink, until SIGTERM, SIGINT or cancellation. Opens no listener."""
-    following = build(config)
+    following = build(config, lambda: config.jobs.stalled_after)
     with set_by(signal.SIGTERM, signal.SIGINT) as stop:
         async with asyncio.TaskGroup() as group:
             running = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,15 +40,18 @@ class Following:
     archive: DatabaseArchive
 
 
-def following(config: Config) -> Following:
-    """Build the source for the database in `config`, and the pipeline and hub that it feeds."""
+def following(config: Config, stalled_after: Callable[[], float]) -> Following:
+    """Build the source for the database in `config`, and the pipeline and hub that it feeds.
+
+    `stalled_after`: returns `jobs.stalled_after` as it is now, in seconds.
+    """
     database = source_of(config)
     keep = (*config.jobs.external_id_keys, *sizes.KEPT_KEYS)
     limits = sizes.Sizes(metadata=int(config.jobs.max_metadata), error=int(config.jobs.max_error), keep=keep)
     archive = DatabaseArchive(database, id_keys=config.jobs.external_id_keys, legacy=config.jobs.legacy, limits=limits)
     index = Index(
         id_keys=config.jobs.external_id_keys,
-        stalled_after=config.jobs.stalled_after,
+        stalled_after=stalled_after,
         retention=config.jobs.retention,
         max_jobs=config.jobs.max_jobs,
         titles=Titles(label_values.titles(config.labels.operations), label_values.titles(config.labels.steps)),

@@ -23,7 +23,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TypeAlias
 
@@ -114,15 +114,15 @@ class _Turn:
 class Index:
     """All jobs in memory. Every change goes through its methods, which must be called from the event loop's thread.
 
-    `retention` and `stalled_after` are in seconds. Every `now` is in microseconds since 1970. `horizon`: how far the
-    source has read; None: whatever happens is known at once.
+    `retention` is in seconds, and so is what `stalled_after` returns. Every `now` is in microseconds since 1970.
+    `horizon`: how far the source has read; None: whatever happens is known at once.
     """
 
     def __init__(
         self,
         *,
         id_keys: Sequence[str] = joblog.EXTERNAL_ID_KEYS,
-        stalled_after: float = 600.0,
+        stalled_after: Callable[[], float] = lambda: 600.0,
         retention: float = 86_400.0,
         max_jobs: int = 20_000,
         titles: Titles = NO_TITLES,
@@ -140,7 +140,7 @@ class Index:
         self._records = records
         self._own_ids = OwnIds(records)
         self.published = PublishedJobs(records, retention=retention, titles=titles)
-        self.silence = Silence(self.horizon, int(stalled_after * 1_000_000))
+        self.silence = Silence(self.horizon, stalled_after)
         self.forecasts = Forecasts(self.horizon)
         self._removed = RemovedJobs()
         self.known = KnownJobs(records, self.published, self._removed, self.silence)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from msgspec import Struct
 
 from correlator.jobs.horizon import Horizon
@@ -21,11 +23,12 @@ class Silence:
     """The last sign of life of each running job, and which of them are stalled. Operations are O(log n).
 
     A sign of life counts from when it was read, not from the time that it names: a clock of the appliance may be wrong.
-    What is read late was written while nothing was watched, which is no silence. `stalled_after` is in microseconds.
+    What is read late was written while nothing was watched, which is no silence. `stalled_after` returns seconds: a
+    reload changes them.
     """
 
-    def __init__(self, horizon: Horizon, stalled_after: Micros) -> None:
-        self.stalled_after = stalled_after
+    def __init__(self, horizon: Horizon, stalled_after: Callable[[], float]) -> None:
+        self._stalled_after: Callable[[], Micros] = lambda: int(stalled_after() * 1_000_000)
         self._horizon = horizon
         self._last: dict[str, _Sign] = {}
         self._quiet = Schedule()
@@ -61,9 +64,9 @@ class Silence:
     def begin(self, job_id: str, alive_at: Micros, began: Micros, now: Micros) -> None:
         """Begin with a job of the past, last active at `alive_at`. It is no news that it was stalled at `began`."""
         at = self._horizon.watched(min(alive_at, now))
-        self._last[job_id] = _Sign(at, self._horizon.watched(began) - at <= self.stalled_after)
+        self._last[job_id] = _Sign(at, self._horizon.watched(began) - at <= self._stalled_after())
         judged_to = self._horizon.watched_to(now)
-        if judged_to is not None and judged_to - at > self.stalled_after:
+        if judged_to is not None and judged_to - at > self._stalled_after():
             self._stalled.put(job_id, -at)
         else:
             self._quiet.put(job_id, at)
@@ -98,7 +101,7 @@ class Silence:
         if judged_to is None:
             return []
         self.judged_to = max(self.judged_to, judged_to)
-        alive_since = self.judged_to - self.stalled_after
+        alive_since = self.judged_to - self._stalled_after()
         found = []
         for job_id in self._quiet.pop_until(alive_since - 1, most):
             sign = self._last[job_id]

@@ -138,6 +138,11 @@ async def test_a_reload_changes_the_access_rules_and_disconnects_no_admitted_cli
         assert "applied only by a restart: jobs.retention" in service.log()
         job_id = await appliance.job()
         assert (await reader.shown())["job_id"] == job_id
+        service.file.write_text(f"[http]\ntokens_file = '{tokens}'\n[jobs]\nstalled_after = '1s'\n")
+        service.hang_up()
+        await eventually(lambda: service.log().count("the configuration was reloaded") == 2)
+        while not reader.jobs[job_id]["stalled"]:
+            await reader.shown()
     assert "first" not in service.log()
     assert "second" not in service.log()
 

@@ -35,7 +35,7 @@ class Evicting:
         self.index = self._made()
 
     def _made(self) -> Index:
-        return Index(max_jobs=self.max_jobs, retention=self.retention, stalled_after=10.0**9)
+        return Index(max_jobs=self.max_jobs, retention=self.retention, stalled_after=lambda: 10.0**9)
 
     # -- the tables
 

@@ -356,7 +356,7 @@ class IndexMachine(RuleBasedStateMachine):
         self.time_passes(0, restarts=False)
 
     def _made(self) -> Index:
-        index = Index(retention=RETENTION / SECOND, max_jobs=MAX_JOBS, stalled_after=STALLED_AFTER / SECOND)
+        index = Index(retention=RETENTION / SECOND, max_jobs=MAX_JOBS, stalled_after=lambda: STALLED_AFTER / SECOND)
         index.loading = False
         return index
 

@@ -38,7 +38,7 @@ class WatchingDaemon:
         self.ahead = 0.0
         self.sees = True
         self.events: list[tuple[int, Event]] = []
-        self._settings: dict[str, Any] = {"stalled_after": stalled_after}
+        self._settings: dict[str, Any] = {"stalled_after": lambda: stalled_after}
         self.index = knowing(*runs, horizon=Horizon(read_to=0), **self._settings)
         self._disk = Disk(self.index)
         self._unread: list[Callable[[int], Fact]] = []

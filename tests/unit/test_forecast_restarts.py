@@ -126,7 +126,7 @@ def test_a_daemon_that_restarts_shows_and_announces_what_one_shows_that_never_st
 
 @pytest.mark.parametrize("why", ["stalled", "child", "check"])
 def test_a_forecast_that_time_or_a_child_changed_survives_a_restart_and_is_announced_once(why):
-    index = knowing(*usual(), stalled_after=150)
+    index = knowing(*usual(), stalled_after=lambda: 150)
     disk = Disk(index)
     read(index, 12, step(1, "snapshot", 0, 10), step(2, "copy", 10))
     disk.write()
@@ -138,7 +138,7 @@ def test_a_forecast_that_time_or_a_child_changed_survives_a_restart_and_is_annou
         made = index.renew_forecasts(BASE + 200 * SECOND, learn=True)
     assert Kind.JOB_OVERDUE in kinds([made])
     disk.write()
-    new = disk.restarted(BASE + 200 * SECOND, stalled_after=150)
+    new = disk.restarted(BASE + 200 * SECOND, stalled_after=lambda: 150)
     assert document(new)["progress"] == document(index)["progress"]
     assert forecast(new) == forecast(index)
     assert Kind.JOB_OVERDUE not in kinds(pass_time(new, 300, since=200))

@@ -263,7 +263,7 @@ def test_a_job_that_ended_is_to_be_read_again():
 
 
 def test_a_running_job_that_falls_silent_is_stalled_and_recovers_with_its_next_row():
-    index = live(stalled_after=100)
+    index = live(stalled_after=lambda: 100)
     index.apply([read(), logged(Kind.JOB_STARTED)], NOW)
     index.expire(NOW + GRACE)
     assert index.expire(NOW + 100 * SECOND).changes == []
@@ -282,7 +282,7 @@ def test_a_running_job_that_falls_silent_is_stalled_and_recovers_with_its_next_r
 
 
 def test_a_running_job_without_any_time_stalls_after_its_first_activity():
-    index = live(stalled_after=100)
+    index = live(stalled_after=lambda: 100)
     index.apply([read(started_at=None)], NOW)
     assert index.expire(NOW + 500 * SECOND).changes == []
     index.apply([logged(at=NOW)], NOW + 500 * SECOND)
@@ -292,16 +292,29 @@ def test_a_running_job_without_any_time_stalls_after_its_first_activity():
 
 
 def test_a_stalled_job_that_ends_has_ended_and_not_recovered():
-    index = live(stalled_after=100)
+    index = live(stalled_after=lambda: 100)
     index.apply([read(), logged(Kind.JOB_STARTED)], NOW)
     index.expire(NOW + 200 * SECOND)
     outcome = index.apply([logged(Kind.JOB_FAILED, event_id=9)], NOW + 200 * SECOND)
     assert kinds(outcome) == [(Kind.JOB_FAILED, "j", 9)]
 
 
+def test_another_limit_of_silence_applies_to_the_jobs_that_run_and_to_those_that_are_stalled():
+    seconds = [100]
+    index = live(stalled_after=lambda: seconds[0])
+    index.apply([read(), logged(Kind.JOB_STARTED)], NOW)
+    stalled = []
+    for seconds[0] in (100, 20, 100):
+        index.expire(NOW + 50 * SECOND)
+        shown = index.published.get("j")
+        assert shown is not None
+        stalled.append(shown.stalled)
+    assert stalled == [False, True, False]
+
+
 @pytest.mark.parametrize("status", ["pending", "completed"])
 def test_only_a_running_job_stalls(status):
-    index = live(stalled_after=1)
+    index = live(stalled_after=lambda: 1)
     index.apply([read(status=status)], NOW)
     outcome = index.expire(NOW + 500 * SECOND)
     assert Kind.JOB_STALLED not in [e.kind for e in outcome.events]
@@ -674,7 +687,7 @@ def test_a_document_names_the_newest_thousand_children_and_the_number_of_all():
 
 
 def test_jobs_that_are_stalled_are_no_reason_to_poll_often_until_one_of_them_speaks():
-    index = live(stalled_after=600)
+    index = live(stalled_after=lambda: 600)
     assert not index.known.lively
     index.apply([read("j", "running", updated_at=NOW)], NOW)
     assert index.known.lively

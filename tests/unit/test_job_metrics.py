@@ -124,7 +124,7 @@ def test_what_is_remembered_of_ends_is_bounded(monkeypatch):
 
 
 def test_jobs_are_counted_as_the_index_has_them_whatever_happens_to_them():
-    chance, world = random.Random(7), PipelineHarness(max_jobs=12, stalled_after=20)
+    chance, world = random.Random(7), PipelineHarness(max_jobs=12, stalled_after=lambda: 20)
     for step in range(250):
         world.now += chance.randrange(5) * SECOND
         job_id = f"j{chance.randrange(20)}"
@@ -194,7 +194,7 @@ def renew(world: PipelineHarness, seconds: int) -> None:
 
 
 def test_late_and_overdue_jobs_are_counted_as_their_documents_say():
-    world, seen = with_history(stalled_after=10_000), set()
+    world, seen = with_history(stalled_after=lambda: 10_000), set()
     for n in range(5):
         world.read(f"j{n}", started=NOW + n * 20 * SECOND)
     for step in range(40):

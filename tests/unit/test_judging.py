@@ -236,7 +236,7 @@ def test_a_stalled_job_is_announced_once_and_recovers_once_also_across_restarts(
 
 
 def test_no_job_recovers_of_which_no_event_said_that_it_was_stalled():
-    index = Index(stalled_after=60.0)
+    index = Index(stalled_after=lambda: 60.0)
     record = JobRecord("j", status="running", started_at=BASE - 3600 * SECOND)
     index.apply([Reading("j", index.advance_clock(), record, ())], BASE)
     index.loading = False
@@ -251,8 +251,8 @@ def test_no_job_recovers_of_which_no_event_said_that_it_was_stalled():
 
 
 def test_a_checkpoint_without_watched_time_makes_no_event_of_what_was_stalled_before():
-    index = Index(stalled_after=60.0, horizon=Horizon(read_to=0))
-    old = Index(stalled_after=60.0)
+    index = Index(stalled_after=lambda: 60.0, horizon=Horizon(read_to=0))
+    old = Index(stalled_after=lambda: 60.0)
     old.loading = False
     record = JobRecord("j", status="running", started_at=BASE - 3600 * SECOND)
     old.apply([Reading("j", old.advance_clock(), record, ())], BASE)

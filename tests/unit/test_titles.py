@@ -54,7 +54,7 @@ def test_labels_of_the_configuration_reach_the_index(tmp_path: Path):
         '[database]\nurl = "sqlite:///x"\n'
         '[labels]\noperations = ["live = Live failover"]\nsteps = ["sync=Final = end"]\n'
     )
-    titles = following(load(file, {"HOME": str(tmp_path)})).hub.index.published.titles
+    titles = following(load(file, {"HOME": str(tmp_path)}), lambda: 600.0).hub.index.published.titles
     assert titles == Titles({"live": "Live failover"}, {"sync": "Final = end"})
 
 

@@ -75,7 +75,7 @@ async def test_rows_of_the_past_are_read_in_their_order_through_both_hours(now, 
 
 
 async def test_a_job_that_logs_all_the_time_is_not_stalled_when_the_zone_changes(now):
-    world, asked = PipelineHarness(stalled_after=600), queries()
+    world, asked = PipelineHarness(stalled_after=lambda: 600), queries()
     began = FIRST - timedelta(hours=1)
     world.now = micros(began)
     record = JobRecord("j", status="running", started_at=world.now)
