@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import TypeAlias
 
 from correlator.jobs.ids import Names, OwnIds
@@ -165,6 +165,8 @@ class JobDirectory(ABC):
         views = [v if v is not None and v.source == "joblog" else None for v in (old, new)]
         before, after = (v.external_ids if v is not None else () for v in views)
         contexts = [(v.context_id,) if v is not None and v.context_id else () for v in views]
+        if old is None and new is not None and self._claim(new, after, contexts[1]):
+            return after, set()
         was, is_now = (v.age_key if v is not None else NO_AGE for v in views)
         external = self._external.move(job_id, before, was, after, is_now) if before or after else {}
         context = self._contexts.move(job_id, contexts[0], was, contexts[1], is_now) if any(contexts) else {}
@@ -172,16 +174,17 @@ class JobDirectory(ABC):
         passed = [name for name, changed in (*external.items(), *context.items()) if changed]
         return external, owners.union(self._others(passed if None not in views else [*passed, job_id]))
 
-    def add_names(self, view: JobView) -> Iterable[str]:
-        """Add the IDs of a new job. Returns all previous and new owners of them but the job itself."""
-        if view.source != "joblog":
-            return ()
-        contexts = (view.context_id,) if view.context_id else ()
-        others = set(self._others((view.job_id, *view.external_ids, *contexts)))
-        for names, added in ((self._external, view.external_ids), (self._contexts, contexts)):
-            if added and not names.claim(view.job_id, added):
-                others.update(*names.move(view.job_id, (), NO_AGE, added, view.age_key).values())
-        return others - {view.job_id}
+    def _claim(self, view: JobView, external: Collection[str], contexts: Collection[str]) -> bool:
+        """Have a new job carry these IDs. False, and nothing changes, if one of its IDs leads to another job.
+
+        It does what `Names.move` does, without its sets: nearly all IDs lead to one job.
+        """
+        job_id = view.job_id
+        if any(owner != job_id for owner in self._others((job_id, *external, *contexts))):
+            return False
+        self._external.claim(job_id, external)
+        self._contexts.claim(job_id, contexts)
+        return True
 
     def _others(self, names: Iterable[str]) -> Iterator[str]:
         """The jobs that may gain or lose a name because another kind of ID with that name changed hands."""

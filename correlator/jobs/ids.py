@@ -62,18 +62,10 @@ class Names:
         claims = self._claims.get(name)
         return claims if claims is None or isinstance(claims, str) else claims[-1][-1]
 
-    def claim(self, job_id: str, names: Iterable[str]) -> bool:
-        """Have a new job carry `names`. False, and nothing changes, if another job carries one of them.
-
-        For a new job, it does what `move` does, without its sets: nearly all IDs have one job.
-        """
-        claims = self._claims
+    def claim(self, job_id: str, names: Iterable[str]) -> None:
+        """Have a new job carry `names`, which no other job carries."""
         for name in names:
-            if name in claims:
-                return False
-        for name in names:
-            claims[name] = job_id
-        return True
+            self._claims[name] = job_id
 
     def move(
         self, job_id: str, old: Iterable[str], was: AgeKey, new: Iterable[str], now: AgeKey

@@ -106,11 +106,8 @@ class RemoteJobs(JobDirectory):
         self._put(shown, old)  # at the end: the order is that of the revisions
         self.seq = max(self.seq, shown.rev)
         changes = [Change(job_id, shown.rev, old, shown)]
-        if old is None:
-            if others := self.add_names(shown.view):
-                changes += self._moved(others, shown.rev)
-        elif names_differ(old.view, shown.view):
-            _, owners = self.move_names(job_id, old.view, shown.view)
+        if old is None or names_differ(old.view, shown.view):
+            _, owners = self.move_names(job_id, old.view if old is not None else None, shown.view)
             changes += self._moved(owners - {job_id}, shown.rev)
         return changes
 
