@@ -6,7 +6,8 @@ of its answer is sent again for ever. A fast link needs large batches.
 Model. Each write waits until its bytes fit the window, and notes how long its acknowledgement took. The shortest time
 so far is the latency of link and server. The window is what the link has taken in `GOAL` seconds besides: it grows
 while full windows are acknowledged sooner, and shrinks if one is late. If even the smallest window is late, so is the
-answer to a single byte, and the latency is what it took.
+answer to a single byte, and the latency is what it took. Writes pass in turn, so their sizes are their shares of the
+link: one that is in no hurry is small (`rest`) while there are others.
 
 Invariant: never more than `size` bytes are under way, unless one single write is larger.
 """
@@ -36,6 +37,8 @@ class Window:
         self._latency, self._measured_with = math.inf, 0
         """The shortest acknowledgement, in seconds, and the bytes that were under way then."""
         self._under_way = 0
+        self._shared_at = -math.inf
+        """When a write last came while another one was under way."""
         self._line = asyncio.Lock()
         self._freed = asyncio.Event()
 
@@ -43,6 +46,12 @@ class Window:
     def share(self) -> int:
         """Bytes that one write should have at most, so that two fill the link."""
         return self.size // 2
+
+    @property
+    def rest(self) -> int:
+        """The same of a write that is in no hurry: an eighth of it if others have been written in the last moments."""
+        is_shared = asyncio.get_running_loop().time() - self._shared_at < GOAL
+        return self.share // 8 if is_shared else self.share
 
     def deadline(self, size: int, within: float) -> float:
         """Return the seconds for the answer to a write, which has `within` besides the time for `size` bytes."""
@@ -54,12 +63,14 @@ class Window:
 
         The block raises `ClusterUnavailable` or `TimeoutError` if none came.
         """
+        clock = asyncio.get_running_loop().time
+        if self._under_way:
+            self._shared_at = clock()
         async with self._line:
             while self._under_way and self._under_way + size > self.size:
                 self._freed.clear()
                 await self._freed.wait()
             self._under_way += size
-        clock = asyncio.get_running_loop().time
         under_way, began = self._under_way, clock()
         try:
             yield

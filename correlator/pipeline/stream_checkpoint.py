@@ -261,7 +261,11 @@ class StreamCheckpoint:
             assert self._fence is not None
             window = self._connection.window
             content = Content(
-                changes, self._rows, everything=everything, max_rows=self._max_rows, room=lambda: window.share
+                changes,
+                self._rows,
+                everything=everything,
+                max_rows=self._max_rows,
+                room=lambda: window.rest if everything else window.share,
             )
             await self._write(self._fence, content)
         except Fenced as error:

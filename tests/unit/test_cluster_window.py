@@ -14,7 +14,7 @@ class Link:
     def __init__(self, loop, rate, latency=0.02):
         self.loop, self.rate, self.latency = loop, rate, latency
         self.window = Window()
-        self.passed = self.under_way = self.most = 0
+        self.passed = self.under_way = self.most = self.rest = 0
         self.waits = []
         self._free_at = 0.0
 
@@ -32,6 +32,35 @@ class Link:
     async def write_on(self):
         while True:
             await self.write(min(self.window.share, 500_000))
+
+    async def write_in_a_hurry(self):
+        """Write more than the share, as the last document of a batch may exceed it, and make each batch first."""
+        while True:
+            await self.write(int(1.2 * self.window.share))
+            await asyncio.sleep(0.01)
+
+    async def write_rest(self):
+        while True:
+            size = self.window.rest
+            await self.write(size)
+            self.rest += size
+
+
+@pytest.mark.parametrize("rate", [32_000, 125_000, 1_000_000])
+def test_writes_in_no_hurry_take_little_of_the_link_while_there_are_others_and_then_all_of_it(loop, rate):
+    link = Link(loop, rate)
+    loop.create_task(link.write_rest())
+    writing = loop.create_task(link.write_in_a_hurry())
+    loop.run(20)
+    link.passed = link.rest = 0
+    loop.run(60)
+    assert 0.02 * link.passed < link.rest < 0.15 * link.passed
+    assert link.passed > 60 * rate * 0.8
+    writing.cancel()
+    loop.run(20)
+    link.rest = 0
+    loop.run(60)
+    assert link.rest > 60 * rate * 0.9
 
 
 @pytest.mark.parametrize("writers", [1, 2])
