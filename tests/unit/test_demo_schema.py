@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from correlator.demo import sqlite
-from correlator.demo.sqlite import Lane
+from correlator.demo.joblog import Lane, create_database
 
 DATA = Path(__file__).parent.parent / "data"
 TABLES = ("log_events", "job_tracking", "job_steps", "failover_jobs")
@@ -22,7 +21,7 @@ TABLES = ("log_events", "job_tracking", "job_steps", "failover_jobs")
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     path = tmp_path / "appliance.db"
-    sqlite.create(path)
+    create_database(path)
     return path
 
 
@@ -99,6 +98,6 @@ async def test_a_lane_closes_its_connection_also_when_the_wait_for_it_is_cancell
 def test_a_file_that_has_its_tables_is_left_alone(path):
     with closing(sqlite3.connect(path)) as db, db:
         db.execute("INSERT INTO log_events (level, message) VALUES ('INFO', 'kept')")
-    assert not sqlite.create(path)
+    assert not create_database(path)
     with closing(sqlite3.connect(path)) as db:
         assert db.execute("SELECT message FROM log_events").fetchall() == [("kept",)]

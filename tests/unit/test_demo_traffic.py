@@ -13,16 +13,9 @@ from zoneinfo import ZoneInfo
 import msgspec
 import pytest
 
-from correlator.demo import sqlite
-from correlator.demo.clock import LiveClock, PastClock
-from correlator.demo.history import write_history
-from correlator.demo.joblog import JobLog, Legacy
-from correlator.demo.player import Player
-from correlator.demo.scenarios import Scenario, live, load
-from correlator.demo.sqlite import Lane
-from correlator.demo.traffic import Traffic
-from correlator.demo.values import LogRow
-from correlator.demo.writers import CommitDelays, LogWriters
+from correlator.demo.joblog import CommitDelays, JobLog, Lane, LegacyTable, LogWriters, NewRow, create_database
+from correlator.demo.scenarios import LiveClock, PastClock, Player, Scenario, live_scenarios, load
+from correlator.demo.traffic import Traffic, write_history
 from tests.support.eventually import PATIENCE
 
 NOW = datetime(2025, 9, 22, 15, 12, 13, 123456, UTC)
@@ -41,13 +34,13 @@ def table(path: Path, query: str) -> list[Any]:
 
 
 async def history(path: Path, seed: int) -> Path:
-    sqlite.create(path)
+    create_database(path)
     await write_history(path, NOW, BERLIN, seed)
     return path
 
 
 def order(seed: int) -> list[str]:
-    return [name for name, _ in islice(live(seed), 60)]
+    return [name for name, _ in islice(live_scenarios(seed), 60)]
 
 
 def test_a_seed_gives_the_same_scenarios_in_the_same_order():
@@ -63,11 +56,11 @@ async def test_a_seed_gives_the_same_history_byte_by_byte(tmp_path):
 
 async def played(path: Path, count: int) -> list[str]:
     """The messages of the log after the first `count` scenarios."""
-    sqlite.create(path)
-    rows: list[LogRow] = []
+    create_database(path)
+    rows: list[NewRow] = []
     async with Lane(path) as lane:
-        player = Player(JobLog(lane, rows.append, zone=BERLIN), Legacy(lane), PastClock(NOW))
-        for name, random in islice(live(1), count):
+        player = Player(JobLog(lane, rows.append, zone=BERLIN), LegacyTable(lane), PastClock(NOW))
+        for name, random in islice(live_scenarios(1), count):
             await player.play(name, random)
     return [row.message for row in rows]
 
@@ -133,11 +126,11 @@ async def test_most_rows_belong_to_no_job_and_most_of_a_jobs_rows_have_null_colu
 
 async def test_the_first_job_is_known_to_the_gui_by_an_id_that_stands_in_no_column(tmp_path):
     path = tmp_path / "appliance.db"
-    sqlite.create(path)
+    create_database(path)
     known: list[str] = []
     async with Lane(path) as lane:
         joblog = JobLog(lane, lambda _: None, zone=BERLIN)
-        await Player(joblog, Legacy(lane), PastClock(NOW), on_start=known.append).play(*next(live(1)))
+        await Player(joblog, LegacyTable(lane), PastClock(NOW), on_start=known.append).play(*next(live_scenarios(1)))
     [(column, metadata)] = table(path, "SELECT external_job_id, metadata FROM job_tracking")
     assert known == [json.loads(metadata)["failover_job_id"]]
     assert known != [column]
@@ -146,10 +139,10 @@ async def test_the_first_job_is_known_to_the_gui_by_an_id_that_stands_in_no_colu
 
 async def test_live_traffic_logs_what_it_writes_into_the_tables(tmp_path):
     path = tmp_path / "appliance.db"
-    sqlite.create(path)
+    create_database(path)
     writers = LogWriters(path, CommitDelays(lambda: 0.0, lambda: False), queue_size=10**6, flush=0.01)
     async with Lane(path) as lane, asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
-        traffic = Traffic(JobLog(lane, writers.put, zone=BERLIN), Legacy(lane), LiveClock(rate=1e4), seed=1)
+        traffic = Traffic(JobLog(lane, writers.put, zone=BERLIN), LegacyTable(lane), LiveClock(rate=1e4), seed=1)
         group.create_task(writers.run())
         playing = group.create_task(traffic.run())
         await traffic.first()

@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from correlator.demo import sqlite
-from correlator.demo.values import Level, LogRow
-from correlator.demo.writers import CommitDelays, LogWriters
+from correlator.demo.joblog import CommitDelays, Level, LogWriters, NewRow, create_database
 from tests.support.eventually import PATIENCE
 
 AGES = 3600.0  # seconds; longer than any test lasts
@@ -19,12 +17,12 @@ AGES = 3600.0  # seconds; longer than any test lasts
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     path = tmp_path / "appliance.db"
-    sqlite.create(path)
+    create_database(path)
     return path
 
 
-def row(message: object) -> LogRow:
-    return LogRow(Level.INFO, str(message), None, "2025-09-22 17:12:13.000000")
+def row(message: object) -> NewRow:
+    return NewRow(Level.INFO, str(message), None, "2025-09-22 17:12:13.000000")
 
 
 def written(path: Path) -> dict[int, str]:
