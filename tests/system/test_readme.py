@@ -109,7 +109,7 @@ sed --in-place 's|^#timezone = .*|timezone = "Europe/Berlin"|' correlator.toml
 sed --in-place 's|^\[mqtt\]$|&\nurl = "mqtt://broker.example:1883"\ninstance = "appliance-1"|' correlator.toml
 sed --in-place 's|^\[cluster\]$|&\nurl = "nats://127.0.0.1:4222"|' gateway.toml
 """
-"""What the documents of the earlier version said."""
+"""Edits by hand of the files that the package replaces."""
 
 
 def test_an_upgrade_of_an_edited_configuration_asks_nothing_and_keeps_its_values(host: Host):

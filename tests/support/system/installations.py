@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -65,23 +64,12 @@ def built(folder: Path, *options: str, **environ: str) -> Path:
     return Path(ended.stdout.splitlines()[-1])
 
 
-EARLIER = REPOSITORY / "tests/data/earlier-package"
-"""What a package of an earlier version had in /etc, and its maintainer scripts."""
-
-
 def earlier(folder: Path, package: Path) -> Path:
-    """A package as its predecessor was for dpkg: version, conffiles and scripts; the program is `package`'s."""
+    """The same package with a version that is lower."""
     tree = folder / "earlier"
     subprocess.run(["dpkg-deb", "--raw-extract", str(package), str(tree)], check=True, timeout=60)
     control = tree / "DEBIAN/control"
     control.write_text(re.sub(r"^Version: .*", f"Version: {__version__}", control.read_text(), flags=re.MULTILINE))
-    for script in ("preinst", "postinst", "prerm", "postrm", "config"):
-        (tree / "DEBIAN" / script).unlink(missing_ok=True)
-    for file in EARLIER.iterdir():
-        inside = tree / "etc/correlator" if file.suffix == ".toml" else tree / "DEBIAN"
-        inside.mkdir(parents=True, exist_ok=True)
-        shutil.copy(file, inside / file.name)
-        (inside / file.name).chmod(0o755 if file.name in ("postinst", "prerm", "postrm") else 0o644)
     built = folder / f"correlator_{__version__}_earlier.deb"
     command = ["dpkg-deb", "--root-owner-group", "-Znone", "--build", str(tree), str(built)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=60)
