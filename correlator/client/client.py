@@ -212,7 +212,7 @@ class Client:
                 raise self._failures.not_a_correlator(f"its message is invalid: {failure}") from failure
             if (delay := exchange.pop_retry_delay()) is None:
                 delay = backoff.next()
-            yield replica.drain(Connection("offline", error, delay), exchange.ahead)
+            yield replica.drain(Connection("offline", error), exchange.ahead)
             await asyncio.sleep(delay)
 
     async def _get(self, path: str, query: _Query, within: float = ANSWER_WITHIN) -> Any:

@@ -42,11 +42,10 @@ from correlator.errors import BadRequest
 
 
 class Connection(Struct, frozen=True):
-    """State of the connection to the daemon. `retry_in`: seconds until the next attempt, while offline."""
+    """State of the connection to the daemon."""
 
     state: Literal["connecting", "live", "offline"] = "connecting"
     error: str | None = None
-    retry_in: float = 0.0
 
 
 class Update(Struct, frozen=True):

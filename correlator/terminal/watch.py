@@ -142,7 +142,7 @@ class _Run:
                 if not patient:
                     raise
                 self._connect_error = str(error)
-                self._renderer.handle([], Update({}, connection=Connection("offline", str(error), AGAIN_AFTER)))
+                self._renderer.handle([], Update({}, connection=Connection("offline", str(error))))
             await asyncio.sleep(AGAIN_AFTER)
 
     async def _past(self, entry: WatchedId) -> list[WatchEvent]:

@@ -136,4 +136,4 @@ async def test_a_chunk_that_is_missing_or_of_another_write_is_noticed(stored):
 
 def test_the_next_write_leaves_the_committed_chunks():
     assert [free_slot(redo("mark", slot, 1)) for slot in (0, 1)] == [1, 0]
-    assert free_slot({}) == free_slot({REDO: b"of another version"}) == 0
+    assert free_slot({}) == free_slot({REDO: b"of another program"}) == 0

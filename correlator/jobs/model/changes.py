@@ -26,7 +26,6 @@ class Change(Struct, frozen=True, gc=False):
 
     ``seq``: the place of the change in the stream.
     ``moved``: the document is unchanged, but an ID started or stopped resolving to this job.
-    ``old_known``: False if ``old`` is None because nobody knows what the job was before.
     """
 
     job_id: str
@@ -35,7 +34,6 @@ class Change(Struct, frozen=True, gc=False):
     new: PublishedJob | None
     reason: Reason | None = None
     moved: bool = False
-    old_known: bool = True
 
 
 class Event(Struct, frozen=True, gc=False):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from correlator import __version__
 from correlator.cluster import keys
 from correlator.cluster.batches import Message
 from correlator.cluster.connection import Connection
@@ -30,7 +29,6 @@ more document may be in it."""
 AT_ONCE = 32
 """Documents that are made in one step."""
 
-VERSION_HEADER = "Cor-Version"
 REASON_HEADER = "Cor-Reason"
 PURGE = {"KV-Operation": "PURGE", "Nats-Rollup": "sub", "Nats-TTL": f"{MARKER_TTL}s"}
 
@@ -43,7 +41,6 @@ class Documents:
         self._instance = instance
         self._published = published
         self._dirty = dirty
-        self._put_headers = {VERSION_HEADER: __version__}
 
     async def next_batch(self) -> list[Message]:
         """Return the next batch, whose keys are in flight from now on. Empty if no key is dirty."""
@@ -70,9 +67,9 @@ class Documents:
         shown = self._published.get(job_id)
         if shown is None:
             reason = {REASON_HEADER: self._dirty.removal(job_id)}
-            return Message(subject, b"", {**PURGE, **self._put_headers, **reason})
+            return Message(subject, b"", {**PURGE, **reason})
         try:
-            return Message(subject, values.encode(shown, limit), self._put_headers)
+            return Message(subject, values.encode(shown, limit))
         except ValueError as error:
             cluster_metrics.REFUSED.inc()
             log.warning("the job %s is not in the cluster: %s", job_id, error)

@@ -55,7 +55,7 @@ class Position(Struct, frozen=True):
 
 
 def decode(value: bytes | None) -> Position | None:
-    """Return what was encoded, or None if there is nothing that this version can read."""
+    """Return what was encoded, or None if there is nothing that can be read."""
     try:
         return msgspec.msgpack.decode(value, type=Position) if value is not None else None
     except (msgspec.MsgspecError, UnicodeDecodeError):

@@ -41,7 +41,7 @@ def to_checkpoint(event: PendingEvent) -> tuple[bytes, bytes]:
 
 
 def from_checkpoint(head: bytes, body: bytes) -> PendingEvent | None:
-    """Return the event that became `head` and `body`. None if this version cannot read it."""
+    """Return the event that became `head` and `body`. None if they cannot be read."""
     try:
         job, _, message_id = head.decode("ascii").partition(" ")
         return PendingEvent(keys.unescape(job), message_id, body) if message_id else None

@@ -347,7 +347,7 @@ def _restored(events: Iterable[tuple[bytes, bytes]]) -> Iterator[PendingEvent]:
         if (event := from_checkpoint(head, body)) is not None:
             yield event
         else:
-            log.warning("an event in the checkpoint cannot be read by this version, and is not written")
+            log.warning("an event in the checkpoint cannot be read, and is not written")
 
 
 async def _end(tasks: set[asyncio.Task[None]]) -> None:

@@ -216,7 +216,7 @@ class WebhookSink:
             case StoredArrival():
                 self._note(found.event, None, self._noted(found.at))
             case None:
-                log.warning("an event in the checkpoint cannot be read by this version, and is not sent")
+                log.warning("an event in the checkpoint cannot be read, and is not sent")
         return None
 
     def _noted(self, at: float) -> float:

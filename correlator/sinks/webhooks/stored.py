@@ -40,7 +40,7 @@ def encode(head: Stored) -> bytes | None:
 
 
 def decode(value: bytes) -> Stored | None:
-    """Return what was encoded, or None if this version cannot read it."""
+    """Return what was encoded, or None if it cannot be read."""
     try:
         return _DECODER.decode(value)
     except (msgspec.MsgspecError, UnicodeDecodeError):
