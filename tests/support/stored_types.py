@@ -13,6 +13,8 @@ def shape(*types: Any) -> str:
     structs: dict[str, list[Any]] = {}
 
     def name(found: inspect.Type) -> Any:
+        if isinstance(found, inspect.Metadata):  # a description
+            return name(found.type)
         if isinstance(found, inspect.StructType):
             if found.cls.__name__ not in structs:
                 members = structs[found.cls.__name__] = [found.array_like, found.tag]
