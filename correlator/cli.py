@@ -173,7 +173,7 @@ def doctor(ctx: click.Context, file: Path | None, output: Any, url: str | None, 
     It changes nothing. The exit code is 1 if a check failed; warnings do not count as failures.
     """
     logs.configure("error", "text", os.environ)
-    from correlator.doctor.command import doctor as examine  # noqa: PLC0415 - see run
+    from correlator.doctor.examination import doctor as examine  # noqa: PLC0415 - see run
 
     ctx.exit(asyncio.run(examine(file, url, output, standard_output(), os.environ, gateway=gateway)))
 
@@ -194,7 +194,7 @@ def doctor(ctx: click.Context, file: Path | None, output: Any, url: str | None, 
 def support_bundle(ctx: click.Context, file: Path | None, target: Path | None, gateway: bool) -> None:
     """Write a file for a support request. It contains no passwords and no tokens."""
     logs.configure("error", "text", os.environ)
-    from correlator.doctor.command import support_bundle as make  # noqa: PLC0415 - see run
+    from correlator.doctor.bundle import support_bundle as make  # noqa: PLC0415 - see run
 
     ctx.exit(asyncio.run(make(file, target, standard_output(), os.environ, gateway=gateway)))
 

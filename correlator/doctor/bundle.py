@@ -20,10 +20,10 @@ import tarfile
 import tempfile
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 from urllib.parse import quote, quote_plus
 
 import msgspec
@@ -34,8 +34,8 @@ from correlator.config.otlp_values import read_headers
 from correlator.config.rendering import redacted
 from correlator.config.values import SqliteUrl
 from correlator.doctor import host, service
-from correlator.doctor.examination import Examined
-from correlator.doctor.link import Link
+from correlator.doctor.database import Link
+from correlator.doctor.examination import Examined, examine, examine_gateway
 from correlator.doctor.service import Setting
 from correlator.errors import ConfigError, CorrelatorError
 from correlator.following import source_of
@@ -76,6 +76,21 @@ class Unwritten(CorrelatorError):
 
 def name() -> str:
     return f"correlator-support-{socket.gethostname()}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.tar.gz"
+
+
+async def support_bundle(
+    file: Path | None, target: Path | None, stdout: TextIO, environ: Mapping[str, str], *, gateway: bool = False
+) -> int:
+    """Write a support bundle, also of a wrong configuration, and return 0. Raises Unwritten if it cannot be written."""
+    setting = service.load_usable(file, environ, gateway=gateway)
+    run = examine_gateway if gateway else examine
+    examined = await run(setting, token=environ.get("CORRELATOR_TOKEN", ""))
+    made = write(target or Path(name()), await gather(setting, examined, gateway=gateway))
+    if setting.problems:
+        check = "correlator check-config --gateway" if gateway else "correlator check-config"
+        stdout.write(f"The configuration is wrong; {check} lists its errors. So does doctor.json.\n")
+    stdout.write(f"{made}: only you can read it. Check its contents before you send it.\n")
+    return 0
 
 
 async def gather(setting: Setting, examined: Examined, *, gateway: bool = False) -> dict[str, str]:

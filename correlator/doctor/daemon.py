@@ -42,7 +42,7 @@ ANSWER_WITHIN = 5.0
 MAX_BODY = 32 * 1024 * 1024
 
 
-class Found(Struct, frozen=True):
+class DaemonFindings(Struct, frozen=True):
     """The checks and the daemon's answers. An answer is None if the daemon did not give it."""
 
     checks: tuple[Check, ...]
@@ -108,7 +108,7 @@ def url_of(config: Config) -> str:
     return f"{'https' if config.http.tls_cert else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-async def inspect(config: Config, url: str | None, token: str) -> Found:
+async def inspect(config: Config, url: str | None, token: str) -> DaemonFindings:
     """Run the checks of the daemon. `url`: its address, if not the configured one; `token`: for requests that need one.
 
     A token of the configuration is sent only to the address in the configuration, never to `url`.
@@ -116,7 +116,7 @@ async def inspect(config: Config, url: str | None, token: str) -> Found:
     token = token if url is None or token == os.environ.get("CORRELATOR_TOKEN") else ""
     where = (url if "://" in url else f"http://{url}").rstrip("/") if url else url_of(config)
     if url is None and config.http.listen.port == 0:
-        return Found((ok(PORT, "the daemon uses any free port (http.listen has port 0)"),))
+        return DaemonFindings((ok(PORT, "the daemon uses any free port (http.listen has port 0)"),))
     connector = aiohttp.TCPConnector(ssl=_context(config, own=url is None) if where.startswith("https") else True)
     timeout = aiohttp.ClientTimeout(total=ANSWER_WITHIN)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
@@ -124,9 +124,9 @@ async def inspect(config: Config, url: str | None, token: str) -> Found:
         try:
             status, ready = await _json(session, f"{where}/health/ready")
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            return Found((await _silent(config, where, error, asked=url is not None),))
+            return DaemonFindings((await _silent(config, where, error, asked=url is not None),))
         if ready is None or not isinstance(ready.get("ready"), bool):
-            return Found((stranger(config, where, f"HTTP {status}"),))
+            return DaemonFindings((stranger(config, where, f"HTTP {status}"),))
         took = (time.monotonic() - began) * 1000
         try:
             _, live = await _json(session, f"{where}/health/live")
@@ -135,7 +135,7 @@ async def inspect(config: Config, url: str | None, token: str) -> Found:
             _, operations = await _json(session, f"{where}/api/v1/operations", token)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             words = f"the daemon at {where} answers only some of the requests: {_words(error)}"
-            return Found((failure(PORT, words, fix=["systemctl restart correlator"]),), ready=ready)
+            return DaemonFindings((failure(PORT, words, fix=["systemctl restart correlator"]),), ready=ready)
     metrics = text if status == HTTPStatus.OK else None
     port = ok(PORT, f"the daemon answers at {where} in {took:.0f} ms" + (f", epoch {epoch}" if epoch else ""))
     if metrics is None:
@@ -145,7 +145,7 @@ async def inspect(config: Config, url: str | None, token: str) -> Found:
             lines = ["With --url only $CORRELATOR_TOKEN is sent, and no token of this configuration."]
             fix = ["read -rs CORRELATOR_TOKEN && export CORRELATOR_TOKEN"]
         port = warning(PORT, f"{port.summary}, and refuses /metrics (HTTP {status})", lines, fix)
-    return Found((port, judge(ready, live or {}, metrics)), live, ready, metrics, epoch, _runs(operations))
+    return DaemonFindings((port, judge(ready, live or {}, metrics)), live, ready, metrics, epoch, _runs(operations))
 
 
 def judge(ready: Mapping[str, Any], live: Mapping[str, Any], metrics: str | None) -> Check:

@@ -1,4 +1,4 @@
-"""Runs all checks in their order, and passes findings from one check to the next.
+"""The command `doctor`: runs all checks in their order, passes findings from one to the next, and prints the report.
 
 This host, the daemon and the broker come first; then the database, which is asked about the jobs that the broker
 holds, and compared with what the daemon has counted. A check that fails never prevents an independent one.
@@ -7,60 +7,54 @@ holds, and compared with what the daemon has counted. A check that fails never p
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, TextIO
 
 from msgspec import Struct
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
 
 from correlator import __version__
 from correlator.config import rendering
 from correlator.config.loading import read_tokens
 from correlator.config.schema import Config
-from correlator.config.values import SqliteUrl
-from correlator.doctor import (
-    account,
-    broker,
-    checkpoint_file,
-    cluster,
-    daemon,
-    day,
-    fixes,
-    host,
-    retained,
-    service,
-    tables,
-    traces,
-    usage,
-    webhooks,
-)
-from correlator.doctor.check import Check, Report, failure
-from correlator.doctor.link import Link, guarded
+from correlator.doctor import cluster, daemon, database, host, mqtt, receivers, service
+from correlator.doctor.check import Check, CheckReport, Status, copyable, guarded
 from correlator.doctor.service import Setting
-from correlator.errors import ConfigError, SourceUnavailable
-from correlator.following import source_of
-from correlator.sources.db.queries import Queries
-from correlator.sources.db.session import INDISPENSABLE, Database
-
-CHECK_WITHIN = 30.0
-"""Seconds for one check."""
-
-LOG_WITHIN = 60.0
-"""Seconds for the checks of one day of log and tables."""
+from correlator.errors import ConfigError
+from correlator.ops.logs import escape
 
 
 class Examined(Struct, frozen=True):
     """The report, and the findings that a support bundle contains."""
 
-    report: Report
-    daemon: daemon.Found
-    checkpoint: checkpoint_file.CheckpointFigures | None
+    report: CheckReport
+    daemon: daemon.DaemonFindings
+    checkpoint: host.CheckpointFigures | None
     broker_version: str
 
 
-class _DatabaseFindings(Struct, frozen=True):
-    """`unknown_jobs`: the requested jobs that no table has; None if the tables could not be queried."""
-
-    checks: tuple[Check, ...]
-    unknown_jobs: Sequence[str] | None = None
+async def doctor(
+    file: Path | None,
+    url: str | None,
+    output: Literal["text", "json"],
+    stdout: TextIO,
+    environ: Mapping[str, str],
+    *,
+    gateway: bool = False,
+) -> int:
+    """Run the checks and print the report. Return 1 if a check failed, else 0. Raises ConfigError."""
+    run = examine_gateway if gateway else examine
+    examined = await run(service.load(file, environ, gateway=gateway), url, environ.get("CORRELATOR_TOKEN", ""))
+    if output == "json":
+        stdout.write(json.dumps(examined.report.document(), indent=2) + "\n")
+    else:
+        print_report(examined.report, stdout, environ)
+    stdout.flush()
+    return 0 if examined.report.ok else 1
 
 
 async def examine(setting: Setting, url: str | None = None, token: str = "") -> Examined:
@@ -68,29 +62,27 @@ async def examine(setting: Setting, url: str | None = None, token: str = "") -> 
     config = setting.config
     token = token or _own_token(config)
     # 1. The daemon, as the check of the broker compares the broker with what the daemon reports.
-    answer = await guarded(daemon.PORT, CHECK_WITHIN, daemon.inspect(config, url, token))
-    of_daemon = daemon.Found((answer,)) if isinstance(answer, Check) else answer
+    answer = await guarded(daemon.PORT, daemon.inspect(config, url, token))
+    of_daemon = daemon.DaemonFindings((answer,)) if isinstance(answer, Check) else answer
     # 2. The broker, the cluster, the receivers of traces and of webhooks, and the systemd unit, concurrently.
     reply, of_cluster, of_receiver, of_webhooks, of_unit = await asyncio.gather(
-        guarded(broker.LOGIN, CHECK_WITHIN, broker.inspect(config.mqtt, running=of_daemon.publishes)),
+        guarded(mqtt.LOGIN, mqtt.inspect(config.mqtt, running=of_daemon.publishes)),
         _examine_cluster(config, of_daemon, gateway=False),
-        guarded(traces.RECEIVER, CHECK_WITHIN, traces.inspect(config)),
-        guarded(webhooks.WEBHOOKS, CHECK_WITHIN, webhooks.inspect(config.webhooks, of_daemon.ready)),
-        guarded(service.UNIT_CHECK, CHECK_WITHIN, service.unit()),
+        guarded(receivers.RECEIVER, receivers.inspect_traces(config)),
+        guarded(receivers.WEBHOOKS, receivers.inspect_webhooks(config.webhooks, of_daemon.ready)),
+        guarded(host.UNIT_CHECK, host.unit_state()),
     )
-    of_broker = broker.Found((reply,)) if isinstance(reply, Check) else reply
+    of_broker = mqtt.BrokerFindings((reply,)) if isinstance(reply, Check) else reply
     # 3. The database, and whether it has the jobs that the broker holds.
-    retained_jobs = retained.job_ids(config.mqtt, of_broker.retained)
-    of_database = await _examine_database(setting, retained_jobs, of_daemon)
+    retained_jobs = mqtt.job_ids(config.mqtt, of_broker.retained)
+    of_database = await database.inspect(setting, retained_jobs, of_daemon)
     of_retained: list[Check] = []
-    if any(check.name == broker.ACL for check in of_broker.checks):
-        of_retained = [retained.judge_retained(config.mqtt, of_broker.retained, of_database.unknown_jobs)]
+    if any(check.name == mqtt.ACL for check in of_broker.checks):
+        of_retained = [mqtt.judge_retained(config.mqtt, of_broker.retained, of_database.unknown_jobs)]
     # 4. The files of this host.
-    of_secrets = await guarded(host.SECRETS, CHECK_WITHIN, asyncio.to_thread(host.secrets, setting))
-    of_directory = await guarded(host.DIRECTORY, CHECK_WITHIN, asyncio.to_thread(host.directory, config))
-    read = await guarded(
-        checkpoint_file.CHECKPOINT, CHECK_WITHIN, asyncio.to_thread(checkpoint_file.checkpoint, config)
-    )
+    of_secrets = await guarded(host.SECRETS, asyncio.to_thread(host.secrets, setting))
+    of_directory = await guarded(host.DIRECTORY, asyncio.to_thread(host.directory, config))
+    read = await guarded(host.CHECKPOINT, asyncio.to_thread(host.checkpoint, config))
     of_checkpoint, figures = (read, None) if isinstance(read, Check) else read
     checks = [
         host.configuration(setting),
@@ -107,7 +99,7 @@ async def examine(setting: Setting, url: str | None = None, token: str = "") -> 
         of_directory,
         of_checkpoint,
     ]
-    report = Report(__version__, service.stamp(), tuple(fixes.copyable(setting, check) for check in checks))
+    report = CheckReport(__version__, service.stamp(), tuple(copyable(setting, check) for check in checks))
     return Examined(report, of_daemon, figures, of_broker.version)
 
 
@@ -115,15 +107,15 @@ async def examine_gateway(setting: Setting, url: str | None = None, token: str =
     """Run the checks of a gateway, which has no database and no broker."""
     config = setting.config
     token = token or _own_token(config)
-    answer = await guarded(daemon.PORT, CHECK_WITHIN, daemon.inspect(config, url, token))
-    of_daemon = daemon.Found((answer,)) if isinstance(answer, Check) else answer
+    answer = await guarded(daemon.PORT, daemon.inspect(config, url, token))
+    of_daemon = daemon.DaemonFindings((answer,)) if isinstance(answer, Check) else answer
     of_cluster, of_unit = await asyncio.gather(
         _examine_cluster(config, of_daemon, gateway=True),
-        guarded(service.UNIT_CHECK, CHECK_WITHIN, service.unit(service.GATEWAY_UNIT)),
+        guarded(host.UNIT_CHECK, host.unit_state(service.GATEWAY_UNIT)),
     )
-    of_secrets = await guarded(host.SECRETS, CHECK_WITHIN, asyncio.to_thread(host.secrets, setting))
+    of_secrets = await guarded(host.SECRETS, asyncio.to_thread(host.secrets, setting))
     checks = [host.configuration(setting), of_secrets, host.versions(), *of_cluster, of_unit, *of_daemon.checks]
-    report = Report(__version__, service.stamp(), tuple(fixes.copyable(setting, check) for check in checks))
+    report = CheckReport(__version__, service.stamp(), tuple(copyable(setting, check) for check in checks))
     return Examined(report, of_daemon, None, "")
 
 
@@ -135,81 +127,79 @@ def _own_token(config: Config) -> str:
         return ""
 
 
-async def _examine_cluster(config: Config, of_daemon: daemon.Found, *, gateway: bool) -> list[Check]:
+async def _examine_cluster(config: Config, of_daemon: daemon.DaemonFindings, *, gateway: bool) -> list[Check]:
     ours = rendering.of_instance(config)
     inspecting = cluster.inspect(config.cluster, gateway=gateway, metrics=of_daemon.metrics, ours=ours)
-    found = await guarded(cluster.SERVER, CHECK_WITHIN, inspecting)
+    found = await guarded(cluster.SERVER, inspecting)
     return [found] if isinstance(found, Check) else found
 
 
-async def _examine_database(
-    setting: Setting, retained_jobs: Sequence[str], of_daemon: daemon.Found
-) -> _DatabaseFindings:
-    """The checks of the database, one after the other over one link."""
-    config = setting.config
-    try:
-        database = source_of(config)
-    except (SourceUnavailable, OSError) as error:  # the driver is not installed, or a certificate cannot be read
-        return _DatabaseFindings((failure(account.LOGIN, str(error)),))
-    link = Link(database)
-    try:
-        checks = [await guarded(account.LOGIN, CHECK_WITHIN, account.login(setting, link))]
-        if checks[0].status == "failure":
-            return _DatabaseFindings(tuple(checks))
-        if not isinstance(config.database.url, SqliteUrl):
-            checks.append(await guarded(account.TLS, CHECK_WITHIN, account.encryption(config, link)))
-            checks.append(await guarded(account.RIGHTS, CHECK_WITHIN, account.rights(config, link)))
-            checks.append(await guarded(account.CONNECTIONS, CHECK_WITHIN, account.connections(link)))
-        checks.append(await guarded(tables.CLOCK, CHECK_WITHIN, tables.clock(config, link)))
-        contents = await _examine_contents(setting, database, link, retained_jobs, of_daemon)
-        return _DatabaseFindings((*checks, *contents.checks), contents.unknown_jobs)
-    finally:
-        await link.close()
+# The report as text: aligned, with a symbol for each status, and failures at the end.
+
+_PRINTED_ORDER: tuple[Status, ...] = ("ok", "warning", "failure")
+_STYLE: dict[Status, str] = {"ok": "green", "warning": "yellow", "failure": "bold red"}
+_SYMBOLS: dict[Status, str] = {"ok": "✓", "warning": "!", "failure": "✗"}
+_ASCII_SYMBOLS: dict[Status, str] = {"ok": "+", "warning": "!", "failure": "x"}
+_WIDE = 100_000
+"""Columns if the output is not a terminal: nothing is wrapped."""
 
 
-async def _examine_contents(
-    setting: Setting,
-    database: Database,
-    link: Link,
-    retained_jobs: Sequence[str],
-    of_daemon: daemon.Found,
-) -> _DatabaseFindings:
-    """The checks that need the schema."""
-    config = setting.config
-    schema = await guarded(tables.SCHEMA, CHECK_WITHIN, database.schema(link))
-    if isinstance(schema, Check):
-        return _DatabaseFindings((schema,))
-    checks = [tables.judge_schema(schema, legacy=config.jobs.legacy)]
-    if not schema.has("log_events", *INDISPENSABLE):
-        return _DatabaseFindings(tuple(checks))
-    zone = await guarded(tables.ZONE, CHECK_WITHIN, database.zone(link))
-    if isinstance(zone, Check):
-        return _DatabaseFindings((*checks, zone))
-    queries = Queries(database.dialect, schema, zone)
-    checks.append(await guarded(tables.ZONE, CHECK_WITHIN, tables.time_zone(config, database, queries, link)))
-    used = await guarded(usage.ROWS, LOG_WITHIN, _examine_usage(setting, queries, link, of_daemon))
-    checks += [used] if isinstance(used, Check) else used
-    unknown = await guarded(retained.RETAINED, CHECK_WITHIN, day.unknown(queries, link, list(retained_jobs)))
-    return _DatabaseFindings(tuple(checks), None if isinstance(unknown, Check) else unknown)
+def print_report(report: CheckReport, stream: TextIO, environ: Mapping[str, str]) -> None:
+    """Print `report`. On a terminal sentences are wrapped; commands are never wrapped, so that they can be copied."""
+    terminal = stream.isatty()
+    console = Console(
+        file=stream, markup=False, emoji=False, highlight=False, width=None if terminal else _WIDE, soft_wrap=False
+    )
+    unicode = _encodes(stream) and environ.get("LC_ALL", "") not in ("C", "POSIX")
+    names = max((len(check.name) for check in report.checks), default=0)
+    for status in _PRINTED_ORDER:
+        for check in report.checks:
+            if check.status == status:
+                _print_check(console, check, names, _SYMBOLS if unicode else _ASCII_SYMBOLS)
+    console.print(_counts(report), soft_wrap=True)
 
 
-async def _examine_usage(setting: Setting, queries: Queries, link: Link, of_daemon: daemon.Found) -> list[Check]:
-    """The checks of one day of log and tables. `of_daemon`: what the running daemon has counted and knows."""
-    config = setting.config
-    now = await day.now(queries, link)
-    log = await day.read_log(config, queries, link, now)
-    found = await day.read_tables(queries, link, now)
-    checks = [usage.judge_rows(log, found)]
-    if not queries.schema.has("job_tracking", "id"):
-        return checks
-    nowhere, unsure = await day.look_up(config, queries, link, usage.candidates(log, found))
-    unowned, undecided = await day.unowned(config, queries, link, now, usage.unclaimed(log, found))
-    checks += [
-        usage.judge_ids(log, found),
-        usage.judge_unresolved(log, found, nowhere, unsure),
-        usage.judge_legacy(log, found, unowned, undecided, legacy=config.jobs.legacy),
-        usage.judge_drops(log, found, now * 1_000_000, of_daemon.corrections),
+def _print_check(console: Console, check: Check, names: int, symbols: Mapping[Status, str]) -> None:
+    style = _STYLE[check.status]
+    room = names + 6
+    head = f"  {symbols[check.status]} {check.name.ljust(names)}  "
+    lines = Text(escape(check.summary)).wrap(console, max(20, console.width - room))
+    for number, line in enumerate(lines):
+        line.rstrip()
+        before = Text(head, style=style) if number == 0 else Text(" " * room)
+        console.print(Text.assemble(before, line), soft_wrap=True)
+    for words in check.detail:
+        console.print(Padding(Text(escape(words), style="dim"), (0, 0, 0, room), expand=False))
+    for command in check.fix:
+        console.print(Text.assemble(" " * room, ("> ", style), escape(command)), soft_wrap=True)
+    for command in check.see:
+        console.print(Text.assemble(" " * room, ("$ ", "dim"), escape(command)), soft_wrap=True)
+
+
+def _counts(report: CheckReport) -> Text:
+    counts = {status: sum(check.status == status for check in report.checks) for status in _PRINTED_ORDER}
+    words = [
+        (f"{counts['ok']} ok", ""),
+        (_many(counts["warning"], "warning"), _STYLE["warning"] if counts["warning"] else ""),
+        (_many(counts["failure"], "failure"), _STYLE["failure"] if counts["failure"] else ""),
     ]
-    if of_daemon.operations is not None:
-        checks.append(usage.judge_operations(found, of_daemon.operations))
-    return checks
+    text = Text(f"correlator {report.version}: ")
+    for number, (word, style) in enumerate(words):
+        text.append(", " if number else "").append(word, style)
+    if any(check.fix for check in report.checks if check.status != "ok"):
+        text.append(". Run the commands marked > to fix it.")
+    if any(check.see for check in report.checks if check.status != "ok"):
+        text.append(". Those marked $ change nothing and show more of the cause.")
+    return text
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def _encodes(stream: TextIO) -> bool:
+    try:
+        "✓✗".encode(getattr(stream, "encoding", None) or "ascii")
+    except UnicodeError:
+        return False
+    return True

@@ -1,26 +1,41 @@
-"""Checks of this host: the source of the configuration, permissions of secrets, disk space, versions."""
+"""Checks of this host: the source of the configuration, permissions of secrets, disk space, versions, the checkpoint.
+
+The checkpoint is that of an earlier run. It is read from a copy, without changing it.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import platform
 import re
 import shutil
+import sqlite3
 import stat
+import struct
+import tempfile
 import tomllib
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from shlex import quote
+from typing import BinaryIO
+
+import msgspec
+from msgspec import Struct
 
 from correlator import __version__
-from correlator.config import loading as config
+from correlator.config import loading
 from correlator.config.schema import Config
 from correlator.doctor import service
 from correlator.doctor.check import Check, failure, ok, some, warning
 from correlator.doctor.service import Setting
+from correlator.jobs.model.persisted import Cursor
+from correlator.pipeline.checkpoint import APPLICATION_ID, VERSION
 
-CONFIGURATION, SECRETS, DIRECTORY, VERSIONS = "configuration", "secrets", "state.directory", "versions"
+CONFIGURATION, SECRETS, VERSIONS, UNIT_CHECK = "configuration", "secrets", "versions", "unit"
+DIRECTORY, CHECKPOINT = "state.directory", "state.checkpoint"
 
 LITTLE, TOO_LITTLE = 500 * 1024 * 1024, 64 * 1024 * 1024
 """Free bytes. The checkpoint of 20,000 jobs needs some 50 MB, and its write-ahead log as much again."""
@@ -86,8 +101,8 @@ def secrets(setting: Setting) -> Check:
             names.append(f"webhook-{webhook.name}-{key}")
             files[f"{key}_file of the webhook {webhook.name}"] = getattr(webhook, f"{key}_file")
     folders = {setting.environ.get("CREDENTIALS_DIRECTORY", "/nonexistent")}
-    if setting.file == config.DEFAULT_FILE:
-        folders.add(str(config.DEFAULT_FILE.parent))
+    if setting.file == loading.DEFAULT_FILE:
+        folders.add(str(loading.DEFAULT_FILE.parent))
     files |= {f"{name} in {folder}": Path(folder, name) for folder in sorted(folders) for name in names}
     for file in setting.files:
         if _holds_password(file):
@@ -102,7 +117,7 @@ def secrets(setting: Setting) -> Check:
             [f"chmod o-rwx {quote(str(file))}" for file in dict.fromkeys(wide.values())],
         )
     if old := service.outdated(setting):
-        files_of = some([str(config.DEFAULT_FILE.parent / name) for name in old])
+        files_of = some([str(loading.DEFAULT_FILE.parent / name) for name in old])
         words = f"{files_of} changed after the start of the service, which still uses the old secret"
         return warning(
             SECRETS,
@@ -185,3 +200,137 @@ def libraries() -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
+
+
+async def unit_state(name: str = service.UNIT) -> Check:
+    """Check the state of a systemd unit."""
+    wanted = "LoadState,ActiveState,SubState,Result,NRestarts,ExecMainStatus,StatusText,NeedDaemonReload"
+    try:
+        code, out = await service.run("systemctl", "show", name, f"--property={wanted}")
+    except FileNotFoundError:
+        return ok(UNIT_CHECK, "systemd is not installed")
+    except (OSError, TimeoutError) as error:
+        return warning(UNIT_CHECK, f"systemctl does not answer: {str(error) or type(error).__name__}")
+    if code:
+        return ok(UNIT_CHECK, "systemd is not running", out.splitlines()[:1])
+    return judge_unit(dict(line.partition("=")[::2] for line in out.splitlines()), name)
+
+
+def judge_unit(properties: Mapping[str, str], name: str = service.UNIT) -> Check:
+    """Judge the unit. `properties`: properties as `systemctl show` prints them."""
+    active, result = properties.get("ActiveState", ""), properties.get("Result", "")
+    words = f"{active} ({properties.get('SubState', '')})"
+    detail = [properties["StatusText"]] if properties.get("StatusText") else []
+    if properties.get("LoadState") in ("not-found", "", None):
+        return ok(UNIT_CHECK, f"{name} is not installed")
+    if properties.get("LoadState") == "masked":
+        return warning(UNIT_CHECK, f"{name} is masked: nothing can start it", fix=[f"systemctl unmask {name}"])
+    if active == "failed":
+        fix = [f"journalctl -u {name.removesuffix('.service')} -n 50", f"systemctl restart {name}"]
+        if properties.get("ExecMainStatus") == "78":
+            detail.append("exit code 78: the configuration is wrong")
+            fix.insert(0, "correlator check-config" if name == service.UNIT else "correlator check-config --gateway")
+        return failure(UNIT_CHECK, f"{name} has failed: {result}", detail, fix)
+    if properties.get("NeedDaemonReload") == "yes":
+        fix = ["systemctl daemon-reload", f"systemctl restart {name}"]
+        return warning(UNIT_CHECK, f"{words}; its files changed after systemd read them", detail, fix)
+    restarts = properties.get("NRestarts", "0")
+    if restarts not in ("0", ""):
+        detail.append(f"restarted by systemd {restarts} times")
+    if active != "active":
+        stopped = active == "inactive"
+        command = f"systemctl enable --now {name}" if stopped else f"systemctl status {name}"
+        return warning(UNIT_CHECK, f"{name} is not running" if stopped else words, () if stopped else detail, [command])
+    return ok(UNIT_CHECK, words, detail)
+
+
+_MAGIC = b"SQLite format 3\0"
+_HEAD = 100
+"""Bytes of SQLite's header: user_version is at offset 60, application_id at 68."""
+
+_ANEW = ("The next start sets it aside and reads everything from the tables. Events since then are not published.",)
+
+
+class CheckpointFigures(Struct, frozen=True):
+    """Size and contents of a checkpoint, in numbers."""
+
+    bytes: int
+    version: int
+    at: float | None = None
+    source: str = ""
+    head: int | None = None
+    jobs: int | None = None
+    legacy: int | None = None
+    events: int | None = None
+
+
+def checkpoint(config: Config) -> tuple[Check, CheckpointFigures | None]:
+    """Read a copy of the checkpoint. If a running daemon has it open, return its size only."""
+    file = config.state.directory / "checkpoint.sqlite"
+    try:
+        with file.open("rb") as opened:
+            holder = _lock_holder(opened)
+            head = opened.read(_HEAD)
+        figures = CheckpointFigures(file.stat().st_size, int.from_bytes(head[60:64], "big"))
+    except FileNotFoundError:
+        return ok(CHECKPOINT, "none yet: the first start reads the tables, and the log of database.history"), None
+    except OSError as error:
+        return failure(CHECKPOINT, f"{file} cannot be read: {error.strerror}", fix=[f"ls -l {quote(str(file))}"]), None
+    if holder is not None:
+        return ok(
+            CHECKPOINT, f"{figures.bytes / 1e6:.1f} MB, kept by the daemon that runs as process {holder}"
+        ), figures
+    return _judge_at_rest(config, file, head, figures)
+
+
+def _lock_holder(opened: BinaryIO) -> int | None:
+    """Return the process that holds SQLite's lock, which covers bytes from 2³⁰ on. None if no process does."""
+    layout = "hhqqi"  # struct flock: type, whence, start, length, pid
+    asked = struct.pack(layout, fcntl.F_WRLCK, os.SEEK_SET, 1 << 30, 512, 0)
+    kind, _, _, _, pid = struct.unpack(layout, fcntl.fcntl(opened, fcntl.F_GETLK, asked))
+    return None if kind == fcntl.F_UNLCK else int(pid)
+
+
+def _judge_at_rest(
+    config: Config, file: Path, head: bytes, figures: CheckpointFigures
+) -> tuple[Check, CheckpointFigures | None]:
+    try:
+        if head[:16] != _MAGIC or int.from_bytes(head[68:72], "big") not in (APPLICATION_ID, 0):
+            return warning(CHECKPOINT, f"{file} is no checkpoint", _ANEW), figures
+        figures = _read_checkpoint(file, figures)
+        if figures.version != VERSION:
+            words = f"it has version {figures.version}, but this program needs version {VERSION}"
+            return warning(CHECKPOINT, words, _ANEW), figures
+    except (sqlite3.Error, OSError, msgspec.MsgspecError, LookupError, TypeError, ValueError) as error:
+        return warning(CHECKPOINT, f"{file} is damaged: {error}", _ANEW), figures
+    if figures.source and figures.source != str(config.database.url):
+        return warning(CHECKPOINT, f"it belongs to another database: {figures.source}", _ANEW), figures
+    return ok(
+        CHECKPOINT, f"{figures.jobs} jobs and {figures.events} events, up to row {figures.head} of the log"
+    ), figures
+
+
+def _read_checkpoint(file: Path, figures: CheckpointFigures) -> CheckpointFigures:
+    """Read the tables of the checkpoint. Of a file of another version, return that version only."""
+    with tempfile.TemporaryDirectory(prefix="correlator-doctor-") as folder:
+        copy = Path(folder, file.name)
+        for suffix in ("", "-wal"):
+            if (part := file.with_name(file.name + suffix)).exists():
+                shutil.copyfile(part, copy.with_name(copy.name + suffix))
+        connection = sqlite3.connect(copy, isolation_level=None)
+        try:
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version != VERSION:
+                return CheckpointFigures(figures.bytes, version)
+            state = dict(connection.execute("SELECT name, value FROM state"))
+            counts = [
+                connection.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0]
+                for table in ("jobs", "legacy", "events")
+            ]
+        finally:
+            connection.close()
+    if not state:
+        return CheckpointFigures(figures.bytes, version, head=0, jobs=0, legacy=0, events=0)
+    decode = msgspec.msgpack.decode
+    at, source = decode(state["at"], type=float), decode(state["source"], type=str)
+    return CheckpointFigures(figures.bytes, version, at, source, decode(state["cursor"], type=Cursor).head, *counts)

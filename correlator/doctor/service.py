@@ -20,7 +20,6 @@ from msgspec import Struct
 
 from correlator.config import loading as config
 from correlator.config.schema import Config
-from correlator.doctor.check import Check, failure, ok, warning
 
 UNIT, GATEWAY_UNIT = "correlator.service", "correlator-gateway.service"
 GATEWAY_FILE = config.DEFAULT_FILE.with_name("gateway.toml")
@@ -30,7 +29,6 @@ UNIT_FILES = tuple(Path(folder, UNIT) for folder in ("/etc/systemd/system", "/us
 
 SECRETS = ("db-password", "mqtt-password", "api-token", "otlp-headers", "cluster-key", "gateway-key", "nats-creds")
 
-UNIT_CHECK = "unit"
 WITHIN = 5.0
 
 
@@ -156,48 +154,6 @@ async def variables_of(unit: str) -> set[str]:
     except (OSError, TimeoutError):
         return set()
     return set(re.findall(r"CORRELATOR_\w+(?==)", out)) if code == 0 else set()
-
-
-async def unit(name: str = UNIT) -> Check:
-    """Check the state of a systemd unit."""
-    wanted = "LoadState,ActiveState,SubState,Result,NRestarts,ExecMainStatus,StatusText,NeedDaemonReload"
-    try:
-        code, out = await run("systemctl", "show", name, f"--property={wanted}")
-    except FileNotFoundError:
-        return ok(UNIT_CHECK, "systemd is not installed")
-    except (OSError, TimeoutError) as error:
-        return warning(UNIT_CHECK, f"systemctl does not answer: {str(error) or type(error).__name__}")
-    if code:
-        return ok(UNIT_CHECK, "systemd is not running", out.splitlines()[:1])
-    return judge_unit(dict(line.partition("=")[::2] for line in out.splitlines()), name)
-
-
-def judge_unit(properties: Mapping[str, str], name: str = UNIT) -> Check:
-    """Judge the unit. `properties`: properties as `systemctl show` prints them."""
-    active, result = properties.get("ActiveState", ""), properties.get("Result", "")
-    words = f"{active} ({properties.get('SubState', '')})"
-    detail = [properties["StatusText"]] if properties.get("StatusText") else []
-    if properties.get("LoadState") in ("not-found", "", None):
-        return ok(UNIT_CHECK, f"{name} is not installed")
-    if properties.get("LoadState") == "masked":
-        return warning(UNIT_CHECK, f"{name} is masked: nothing can start it", fix=[f"systemctl unmask {name}"])
-    if active == "failed":
-        fix = [f"journalctl -u {name.removesuffix('.service')} -n 50", f"systemctl restart {name}"]
-        if properties.get("ExecMainStatus") == "78":
-            detail.append("exit code 78: the configuration is wrong")
-            fix.insert(0, "correlator check-config" if name == UNIT else "correlator check-config --gateway")
-        return failure(UNIT_CHECK, f"{name} has failed: {result}", detail, fix)
-    if properties.get("NeedDaemonReload") == "yes":
-        fix = ["systemctl daemon-reload", f"systemctl restart {name}"]
-        return warning(UNIT_CHECK, f"{words}; its files changed after systemd read them", detail, fix)
-    restarts = properties.get("NRestarts", "0")
-    if restarts not in ("0", ""):
-        detail.append(f"restarted by systemd {restarts} times")
-    if active != "active":
-        stopped = active == "inactive"
-        command = f"systemctl enable --now {name}" if stopped else f"systemctl status {name}"
-        return warning(UNIT_CHECK, f"{name} is not running" if stopped else words, () if stopped else detail, [command])
-    return ok(UNIT_CHECK, words, detail)
 
 
 def stamp() -> str:

@@ -1,23 +1,34 @@
-"""Checks of how the appliance uses JobLog, from one day of rows and records. Pure.
+"""Checks of how the appliance uses JobLog, from one day of rows and records.
 
 GUI and appliance use a constructed ID; whether it leads to a job depends on what the appliance's programs write with
 it. JobLog drops rows when its queue is full; lifecycle changes that are in the tables and not in the log are counted.
+The day is read in ranges of the primary key and under a bound, however large log and tables are. What judges it
+(`judge_*`) is pure.
 """
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from shlex import quote
 
 from msgspec import Struct
 
+from correlator.config.schema import Config
 from correlator.doctor.check import Check, ok, share, some, warning
+from correlator.doctor.daemon import DaemonFindings
+from correlator.errors import SourceUnavailable
 from correlator.jobs import joblog
 from correlator.jobs.forecast.forecaster import OperationKey
 from correlator.jobs.forecast.points import MIN_RUNS
 from correlator.jobs.model.facts import ENDED, STATUS_OF, Entry
 from correlator.jobs.model.rows import JobRecord, LegacyRecord, LogRow, Micros, StepRecord
+from correlator.sources.db.queries import Queries
+from correlator.sources.db.session import Session
+from correlator.sources.search import owners
+from correlator.sources.search.lookup import Lookup
 
 ROWS, IDS, UNRESOLVED, LEGACY, DROPS, OPERATIONS = (
     "joblog.rows",
@@ -28,7 +39,156 @@ ROWS, IDS, UNRESOLVED, LEGACY, DROPS, OPERATIONS = (
     "joblog.operations",
 )
 
-DAY = 86_400_000_000
+WITHIN = 60.0
+"""Seconds for these checks."""
+
+DAY = 86_400
+
+MAX_ROWS = 100_000
+ROWS_AT_ONCE = 2_000
+MAX_JOBS = 4_000
+MAX_LEGACY = 50_000
+READ_WITHIN = 8.0
+"""Seconds for reading rows, so that the doctor does not slow down a busy database."""
+
+MAX_LOOKED_UP = 10
+LOOK_UP_WITHIN = 4.0
+
+METADATA_SPAN = 6 * 3_600
+"""Seconds of job_tracking.started_at in one search of metadata."""
+
+
+async def inspect(config: Config, queries: Queries, session: Session, of_daemon: DaemonFindings) -> list[Check]:
+    """Run the checks of one day of log and tables. `of_daemon`: what the running daemon has counted and knows."""
+    now = await time_of_database(queries, session)
+    log = await read_log(config, queries, session, now)
+    tables = await read_tables(queries, session, now)
+    checks = [judge_rows(log, tables)]
+    if not queries.schema.has("job_tracking", "id"):
+        return checks
+    nowhere, unsure = await look_up(config, queries, session, candidates(log, tables))
+    without_job, undecided = await unowned(config, queries, session, now, unclaimed(log, tables))
+    checks += [
+        judge_ids(log, tables),
+        judge_unresolved(log, tables, nowhere, unsure),
+        judge_legacy(log, tables, without_job, undecided, legacy=config.jobs.legacy),
+        judge_drops(log, tables, now * 1_000_000, of_daemon.corrections),
+    ]
+    if of_daemon.operations is not None:
+        checks.append(judge_operations(tables, of_daemon.operations))
+    return checks
+
+
+async def time_of_database(queries: Queries, session: Session) -> int:
+    """Return the time of the database's clock in Unix seconds."""
+    said = datetime.fromisoformat(await queries.clock(session, 0))
+    return int(said.replace(tzinfo=UTC).timestamp())
+
+
+async def read_log(
+    config: Config, queries: Queries, session: Session, now: int, clock: Callable[[], float] = time.monotonic
+) -> LogOfDay:
+    """Read the newest rows of the last day, from the end backwards. `now`: Unix seconds of the database's clock."""
+    log = LogOfDay(config.jobs.external_id_keys)
+    until = clock() + READ_WITHIN
+    first = await queries.first_since(session, (now - DAY) * 1_000_000)
+    if begun := await queries.rows_from(session, first, 1):  # the first id may be much higher
+        first = begun[0].id
+    last = await queries.last_id(session)
+    floor = max(first, last - MAX_ROWS + 1)
+    log.whole = floor == first
+    while last >= floor:
+        begin = max(floor, last - ROWS_AT_ONCE + 1)
+        log.add(row for row in await queries.rows_from(session, begin, ROWS_AT_ONCE) if row.id <= last)
+        last = begin - 1
+        if clock() > until:
+            log.whole = log.whole and last < floor
+            break
+    return log
+
+
+async def read_tables(queries: Queries, session: Session, now: int) -> TablesOfDay:
+    """Read the jobs of the last two days, and the steps and rows of failover_jobs of the last day."""
+    schema, mark = queries.schema, queries.dialect.placeholder
+    records: list[JobRecord] = []
+    if schema.has("job_tracking", "id", "started_at"):
+        where = f"started_at >= {mark} ORDER BY started_at DESC LIMIT {MAX_JOBS}"
+        records = await queries.jobs_where(session, where, (queries.timestamp(now - 2 * DAY),))
+    since = (now - DAY) * 1_000_000
+    jobs = tuple(r for r in records if (r.started_at or 0) >= since)
+    starts = {job.job_id: job.started_at for job in jobs}
+    steps = await queries.steps_of(session, starts) if schema.has("job_steps", "id", "job_id") else {}
+    legacy: tuple[LegacyRecord, ...] = ()
+    if schema.has("failover_jobs", "id", "job_id"):
+        legacy = tuple(await _legacy(queries, session, since))
+    older = tuple(r for r in records if (r.started_at or 0) < since)
+    return TablesOfDay(jobs, older, steps, legacy, whole=bool(older) or len(records) < MAX_JOBS)
+
+
+async def _legacy(queries: Queries, session: Session, since: Micros) -> list[LegacyRecord]:
+    """Read the rows of failover_jobs created since `since`, in the order of ids; the newest `MAX_LEGACY` at most."""
+    found: list[LegacyRecord] = []
+    below = await queries.last_legacy_id(session) + 1
+    while len(found) < MAX_LEGACY:
+        rows = await queries.legacy_where(session, f"id < {below} ORDER BY id DESC LIMIT {ROWS_AT_ONCE}")
+        young = [r for r in rows if (r.created_at or r.started_at or 0) >= since]
+        found += young
+        if len(rows) < ROWS_AT_ONCE or not young:
+            break
+        below = rows[-1].id
+    return found[::-1]
+
+
+async def unowned(
+    config: Config, queries: Queries, session: Session, now: int, names: list[str]
+) -> tuple[list[str], int]:
+    """Return the IDs of failover_jobs that no JobLog job has, queried in batches as the daemon does.
+
+    The number counts the IDs that may be in metadata, which took too long to search.
+    """
+    if not queries.schema.has("job_tracking", "id"):
+        return [], len(names)
+    owned = await owners.by_index(queries, session, names)
+    rest = [name for name in names if name not in owned]
+    try:
+        owned = await owners.by_log(queries, session, rest)
+        rest = [name for name in rest if name not in owned]
+        if owners.has_metadata(queries):
+            since, until = now - 2 * DAY, time.monotonic() + LOOK_UP_WITHIN
+            while rest and since < now + DAY:
+                if time.monotonic() > until:
+                    return [], len(rest)
+                end = since + METADATA_SPAN
+                keys = config.jobs.external_id_keys
+                owned = await owners.in_metadata(queries, session, rest, keys, since, end)
+                rest = [name for name in rest if name not in owned]
+                since = end
+    except SourceUnavailable:
+        return [], len(rest)
+    return rest, 0
+
+
+async def look_up(config: Config, queries: Queries, session: Session, names: list[str]) -> tuple[list[str], int]:
+    """Return which of `names` the daemon's lookup does not find either, and how many were not looked up."""
+    if not queries.schema.has("job_tracking", "id"):
+        return [], len(names)
+    lookup = Lookup(config.jobs.external_id_keys)
+    until = time.monotonic() + LOOK_UP_WITHIN
+    nowhere: list[str] = []
+    asked = 0
+    for name in names[:MAX_LOOKED_UP]:
+        if time.monotonic() > until:
+            break
+        try:
+            found = await lookup.by_external_id(queries, session, name)
+        except SourceUnavailable:  # the search of metadata takes too long on some appliances
+            break
+        asked += 1
+        if not found:
+            nowhere.append(name)
+    return nowhere, len(names) - asked
+
+
 SETTLED = 60_000_000
 """Microseconds at both ends of the examined period that are ignored, as a row there may be late or outside."""
 
@@ -36,7 +196,7 @@ FOLLOWED_BY_GUI = "failover"
 """The type of jobs that a GUI follows by a constructed ID; jobs such as a scheduler's need none."""
 
 
-class Log:
+class LogOfDay:
     """A summary of log rows. `add` may be called with rows in any order."""
 
     def __init__(self, id_keys: Sequence[str]) -> None:
@@ -73,7 +233,7 @@ class Log:
             self.job_ends.add(entry.job_id)
 
 
-class Tables(Struct, frozen=True):
+class TablesOfDay(Struct, frozen=True):
     """Records of the same day. `older`: jobs of the day before, which rows may still name."""
 
     jobs: tuple[JobRecord, ...]
@@ -84,7 +244,7 @@ class Tables(Struct, frozen=True):
     """Whether these are all jobs of the day, or only the newest of them."""
 
 
-def judge_rows(log: Log, tables: Tables) -> Check:
+def judge_rows(log: LogOfDay, tables: TablesOfDay) -> Check:
     examined = "all rows of 24 h" if log.whole else "the newest of 24 h"
     words = f"{share(log.without_job, log.rows)} rows belong to no job; examined: {log.rows} rows, {examined}"
     if not log.rows:
@@ -99,7 +259,7 @@ def judge_rows(log: Log, tables: Tables) -> Check:
     return ok(ROWS, words)
 
 
-def judge_ids(log: Log, tables: Tables) -> Check:
+def judge_ids(log: LogOfDay, tables: TablesOfDay) -> Check:
     """Check for jobs without an external ID, which a GUI cannot find."""
     named = {job_id for jobs in log.ids.values() for job_id in jobs}
     bare = [job for job in tables.jobs if job.job_id not in named and not _ids(job, log.id_keys)]
@@ -115,13 +275,13 @@ def judge_ids(log: Log, tables: Tables) -> Check:
     return warning(IDS, words, detail, [f"SELECT metadata FROM job_tracking WHERE id = {_sql(followed[0])};"])
 
 
-def candidates(log: Log, tables: Tables) -> list[str]:
+def candidates(log: LogOfDay, tables: TablesOfDay) -> list[str]:
     """Return external IDs of rows that lead to no job of `tables`; the database may have a job for them."""
     known = _known_ids(log, tables) | {row.job_id for row in tables.legacy}
     return sorted(name for name, jobs in log.ids.items() if not jobs and name not in known)
 
 
-def judge_unresolved(log: Log, tables: Tables, nowhere: Sequence[str], unsure: int) -> Check:
+def judge_unresolved(log: LogOfDay, tables: TablesOfDay, nowhere: Sequence[str], unsure: int) -> Check:
     """Judge `nowhere`, the candidates that the database has no job for; `unsure` counts those not looked up."""
     if not nowhere and not unsure:
         found = f"all {len(log.ids)} external IDs of the rows lead to a job" if log.ids else "no row has an external ID"
@@ -135,7 +295,9 @@ def judge_unresolved(log: Log, tables: Tables, nowhere: Sequence[str], unsure: i
     return warning(UNRESOLVED, words, [*detail, *under], fix or tap)
 
 
-def judge_legacy(log: Log, tables: Tables, unclaimed: Sequence[str], undecided: int = 0, *, legacy: bool) -> Check:
+def judge_legacy(
+    log: LogOfDay, tables: TablesOfDay, unclaimed: Sequence[str], undecided: int = 0, *, legacy: bool
+) -> Check:
     """Judge `unclaimed`, the IDs of failover_jobs that no JobLog job has; `undecided` counts those not looked up."""
     if not tables.legacy:
         return ok(LEGACY, "no new row of failover_jobs in 24 h")
@@ -153,17 +315,17 @@ def judge_legacy(log: Log, tables: Tables, unclaimed: Sequence[str], undecided: 
     return warning(LEGACY, words, [f"e.g. {some(unclaimed)}", *detail], fix)
 
 
-def unclaimed(log: Log, tables: Tables) -> list[str]:
+def unclaimed(log: LogOfDay, tables: TablesOfDay) -> list[str]:
     """Return IDs of failover_jobs that no job of the last two days has."""
     known = _known_ids(log, tables) | {job.job_id for job in (*tables.jobs, *tables.older)}
     known |= {name for name, jobs in log.ids.items() if jobs}
     return [row.job_id for row in tables.legacy if row.job_id not in known]
 
 
-def judge_drops(log: Log, tables: Tables, now: Micros, counted: Mapping[str, float] | None) -> Check:
+def judge_drops(log: LogOfDay, tables: TablesOfDay, now: Micros, counted: Mapping[str, float] | None) -> Check:
     """Judge lifecycle rows missing in the log. `counted`: the daemon's own counters by kind, None if not available."""
     # A log that was read in part is complete from its oldest row that was read.
-    since = SETTLED + (now - DAY if log.whole else log.oldest or now)
+    since = SETTLED + (now - DAY * 1_000_000 if log.whole else log.oldest or now)
     until = now - SETTLED
 
     def settled(at: Micros | None) -> bool:
@@ -197,7 +359,7 @@ def judge_drops(log: Log, tables: Tables, now: Micros, counted: Mapping[str, flo
     return ok(DROPS, "no start and no end is missing in the log", detail)
 
 
-def judge_operations(tables: Tables, runs: Mapping[OperationKey, int]) -> Check:
+def judge_operations(tables: TablesOfDay, runs: Mapping[OperationKey, int]) -> Check:
     """Name the operations whose jobs have no forecast. `runs`: the completed runs of each that the daemon knows.
 
     That is no warning: a new operation has no earlier runs.
@@ -223,12 +385,12 @@ def _ids(job: JobRecord, id_keys: Sequence[str]) -> list[str]:
     return joblog.external_ids(job.external_job_id, job.metadata, id_keys)
 
 
-def _known_ids(log: Log, tables: Tables) -> set[str]:
+def _known_ids(log: LogOfDay, tables: TablesOfDay) -> set[str]:
     """Return all external IDs of the jobs of both days."""
     return {name for job in (*tables.jobs, *tables.older) for name in _ids(job, log.id_keys)}
 
 
-def _other_keys(names: Sequence[str], log: Log, tables: Tables) -> tuple[list[str], list[str]]:
+def _other_keys(names: Sequence[str], log: LogOfDay, tables: TablesOfDay) -> tuple[list[str], list[str]]:
     """Return detail and fix if metadata holds some of `names` under keys that are not configured; else nothing."""
     wanted = set(names)
     found: Counter[str] = Counter()

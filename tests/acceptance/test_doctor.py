@@ -21,8 +21,9 @@ import aiomqtt
 import pytest
 
 from correlator.config.loading import load
-from correlator.doctor import broker, link
-from correlator.doctor.check import Check
+from correlator.doctor import mqtt
+from correlator.doctor.check import Check, guarded
+from correlator.doctor.database import Link
 from correlator.doctor.examination import examine
 from correlator.doctor.service import Setting
 from correlator.sinks.mqtt.timings import Timings
@@ -52,8 +53,8 @@ _numbers = itertools.count(1)
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """What does not come from a broker on this host at once does not come."""
-    monkeypatch.setattr(broker, "ECHO_WITHIN", 0.7)
-    monkeypatch.setattr(broker, "QUIET_AFTER", 0.3)
+    monkeypatch.setattr(mqtt, "ECHO_WITHIN", 0.7)
+    monkeypatch.setattr(mqtt, "QUIET_AFTER", 0.3)
 
 
 @dataclass(frozen=True)
@@ -361,7 +362,7 @@ async def test_the_shown_commands_clear_orphaned_topics(installation, guarded_br
 async def test_servers_that_are_frozen_end_as_failed_checks(monkeypatch, own_mariadb, own_mosquitto, tmp_path):
     database = await own_mariadb.create_schema()
     daemon = Daemon(tmp_path, database__url=database.url, mqtt__url=own_mosquitto.url, database__connect_timeout="0.5s")
-    monkeypatch.setattr(broker, "DEFAULT", Timings(connect_timeout=0.5))
+    monkeypatch.setattr(mqtt, "DEFAULT", Timings(connect_timeout=0.5))
     own_mariadb.pause()
     own_mosquitto.pause()
     try:
@@ -374,34 +375,34 @@ async def test_servers_that_are_frozen_end_as_failed_checks(monkeypatch, own_mar
 async def test_a_check_during_a_freeze_fails_and_the_next_check_opens_a_new_session(own_mariadb: MariaDB):
     database = await own_mariadb.create_schema()
     where = Address(port=own_mariadb.port, database=database.name)
-    session = link.Link(MariaDBDatabase(where, connect_timeout=1.0, query_timeout=1.0))
+    session = Link(MariaDBDatabase(where, connect_timeout=1.0, query_timeout=1.0))
 
     async def ask() -> int:
         rows = await session.query("SELECT 1")
         return int(rows[0][0])
 
-    assert await link.guarded("first", 5.0, ask()) == 1
+    assert await guarded("first", ask(), 5.0) == 1
     own_mariadb.pause()
     try:
-        second = await link.guarded("second", 5.0, ask())
+        second = await guarded("second", ask(), 5.0)
         assert isinstance(second, Check)
         assert second.status == "failure"
     finally:
         own_mariadb.resume()
-    assert await link.guarded("third", 5.0, ask()) == 1
+    assert await guarded("third", ask(), 5.0) == 1
     await session.close()
 
 
 async def test_a_log_of_any_length_is_read_from_its_end_and_no_further(installation, account, monkeypatch):
-    monkeypatch.setattr("correlator.doctor.day.MAX_ROWS", 500)
-    monkeypatch.setattr("correlator.doctor.day.ROWS_AT_ONCE", 100)
+    monkeypatch.setattr("correlator.doctor.usage.MAX_ROWS", 500)
+    monkeypatch.setattr("correlator.doctor.usage.ROWS_AT_ONCE", 100)
     await account.run(
         "INSERT INTO log_events (id, level, message, ts)"
         " SELECT 1000000 + seq, 'INFO', seq, UTC_TIMESTAMP(6) FROM seq_1_to_3000",
     )
     rows = (await checks_of(installation))["joblog.rows"].summary
     assert "examined: 500 rows, the newest of 24 h" in rows
-    monkeypatch.setattr("correlator.doctor.day.MAX_ROWS", 5000)
+    monkeypatch.setattr("correlator.doctor.usage.MAX_ROWS", 5000)
     assert "examined: 3000 rows, all rows of 24 h" in (await checks_of(installation))["joblog.rows"].summary
 
 

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from correlator.cluster import keys, streams
 from correlator.cluster.errors import NoAnswer
 from correlator.config.cluster import Cluster
-from correlator.doctor import cluster, cluster_lease, cluster_rights
+from correlator.doctor import cluster
 from correlator.doctor.check import Check
 from tests.support.cluster import connected, settings
 from tests.support.deployed_nats import DeployedNats
@@ -181,7 +181,7 @@ async def test_more_replicas_than_the_streams_have_are_a_warning(deployed: Deplo
     ],
 )
 def test_lag_is_what_the_running_process_reports(metrics: str, gateway: bool, status: str):
-    assert cluster_lease.judge_lag(metrics, gateway=gateway).status == status
+    assert cluster.judge_lag(metrics, gateway=gateway).status == status
 
 
 async def test_without_a_cluster_a_daemon_is_fine_and_a_gateway_is_not():
@@ -228,7 +228,7 @@ class Silent:
 
 
 async def test_streams_that_do_not_answer_are_no_missing_permissions():
-    check = await cluster_rights.inspect(cast("Any", Silent()), settings("nats://127.0.0.1:1"), gateway=False)
+    check = await cluster.inspect_permissions(cast("Any", Silent()), settings("nats://127.0.0.1:1"), gateway=False)
     assert check.status == "failure"
     assert check.summary.startswith("NATS refuses nothing, and does not answer ")
     assert not any("deploy/nats" in line for line in check.detail)

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from correlator.backoff import Backoff
 from correlator.config.schema import Config, Mqtt, Otlp
-from correlator.doctor import traces
+from correlator.doctor import receivers
 from correlator.jobs.exports import Exports
 from correlator.jobs.model.facts import Reading
 from correlator.jobs.model.rows import JobRecord, StepRecord
@@ -206,7 +206,7 @@ async def test_a_request_that_is_too_large_for_the_receiver_is_sent_in_halves(ha
 
 async def test_the_doctor_finds_a_receiver_that_takes_no_json_before_a_job_is_lost(otlp):
     otlp.answers = [(400, {}, '{"message":"proto: illegal wireType 7"}')]
-    check = await traces.inspect(configured(otlp.url))
+    check = await receivers.inspect_traces(configured(otlp.url))
     assert check.status == "failure"
     assert "OpenTelemetry Collector" in " ".join(check.detail)
 
@@ -260,11 +260,11 @@ async def test_a_correction_within_the_delay_is_part_of_the_one_trace(harness, o
 
 
 async def test_the_doctor_tries_the_receiver_without_a_span(otlp):
-    check = await traces.inspect(configured(otlp.url))
+    check = await receivers.inspect_traces(configured(otlp.url))
     assert (check.name, check.status) == ("otlp.receiver", "ok")
     assert f"{otlp.url}/v1/traces takes traces as JSON" in check.summary
     assert (len(otlp.requests), otlp.spans) == (1, [])
-    assert (await traces.inspect(Config())).status == "ok"
+    assert (await receivers.inspect_traces(Config())).status == "ok"
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ async def test_the_doctor_tries_the_receiver_without_a_span(otlp):
 )
 async def test_the_doctor_says_what_to_change_where_the_receiver_refuses(otlp, status, words, fix):
     otlp.answers = [(status, {}, "")]
-    check = await traces.inspect(configured(otlp.url))
+    check = await receivers.inspect_traces(configured(otlp.url))
     assert check.status == "failure"
     assert words in check.summary
     assert check.fix[-1] == fix
@@ -285,7 +285,7 @@ async def test_the_doctor_says_what_to_change_where_the_receiver_refuses(otlp, s
 
 async def test_the_doctor_finds_a_receiver_that_cannot_be_reached():
     port = free_port()
-    check = await traces.inspect(configured(f"http://127.0.0.1:{port}"))
+    check = await receivers.inspect_traces(configured(f"http://127.0.0.1:{port}"))
     assert (check.status, check.fix) == ("failure", (f"nc -vz 127.0.0.1 {port}",))
 
 

@@ -14,9 +14,10 @@ from aiohttp import web
 
 from correlator import __version__
 from correlator.config.loading import load
-from correlator.doctor import broker, daemon, fixes, retained
-from correlator.doctor.broker import Tried
+from correlator.doctor import daemon, mqtt
+from correlator.doctor.check import copyable
 from correlator.doctor.examination import examine
+from correlator.doctor.mqtt import Tried
 from correlator.doctor.service import Setting
 from tests.support.fake_daemon import FakeDaemon
 from tests.support.servers import free_port
@@ -59,7 +60,7 @@ def test_a_healthy_standby_is_as_it_should_be():
     ],
 )
 def test_the_permissions_at_the_broker_are_checked(tried, running, status, says):
-    check = broker.judge_acl(SETTINGS, tried, running=running)
+    check = mqtt.judge_acl(SETTINGS, tried, running=running)
     assert (check.status, check.summary.count(says)) == (status, 1), check
     if status == "failure" and "retained" not in says:
         assert any("topic readwrite correlator/v1/here/#" in command for command in check.fix)
@@ -69,7 +70,7 @@ def test_the_permissions_at_the_broker_are_checked(tried, running, status, says)
     ("code", "says"), [(5, "mosquitto_passwd"), (134, "mosquitto_passwd"), (136, "nc -vz 10.0.0.7 1883")]
 )
 def test_a_refused_broker_login_has_its_fix(code, says):
-    check = broker.judge_login(SETTINGS, aiomqtt.MqttCodeError(code, "refused"))
+    check = mqtt.judge_login(SETTINGS, aiomqtt.MqttCodeError(code, "refused"))
     assert check.status == "failure"
     assert any(says in line for line in check.fix)
 
@@ -77,12 +78,12 @@ def test_a_refused_broker_login_has_its_fix(code, says):
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "localhost"])
 def test_the_fix_for_a_broker_that_is_down_on_this_host_starts_it(host):
     found = config(mqtt__url=f"mqtt://{host}:1883")
-    check = broker.judge_login(found.mqtt, aiomqtt.MqttError("Connection refused"))
-    assert fixes.copyable(Setting(found, None, {}), check).fix == ("systemctl start mosquitto",)
+    check = mqtt.judge_login(found.mqtt, aiomqtt.MqttError("Connection refused"))
+    assert copyable(Setting(found, None, {}), check).fix == ("systemctl start mosquitto",)
 
 
 def test_a_connection_that_ends_during_the_publication_is_a_failure_with_the_acl_as_fix():
-    check = broker.judge_lost(SETTINGS, aiomqtt.MqttError("Quota exceeded"))
+    check = mqtt.judge_lost(SETTINGS, aiomqtt.MqttError("Quota exceeded"))
     assert (check.status, check.summary) == ("failure", "the broker ended the connection: Quota exceeded")
     assert any("topic readwrite correlator/v1/here/#" in command for command in check.fix)
 
@@ -101,8 +102,8 @@ def test_orphaned_topics_are_named_with_the_command_that_clears_them():
         "correlator/v1/here/job/a%2Fb/state": b"{}",
         "correlator/v1/here/ext/e1": b"{}",
     }
-    assert retained.job_ids(SETTINGS, topics) == ["j1", "a/b"]
-    check = retained.judge_retained(SETTINGS, topics, ["j1"])
+    assert mqtt.job_ids(SETTINGS, topics) == ["j1", "a/b"]
+    check = mqtt.judge_retained(SETTINGS, topics, ["j1"])
     assert check.status == "warning"
     assert check.detail[0].startswith("offline, and not ours: old;")
     begin, end = (
@@ -117,15 +118,15 @@ def test_orphaned_topics_are_named_with_the_command_that_clears_them():
 
 def test_the_name_of_an_instance_is_a_word_of_the_command_whatever_it_holds():
     topics = {"correlator/v1/'; rm -rf $HOME; '/status": status("offline")}
-    command = retained.judge_retained(SETTINGS, topics, []).fix[0]
+    command = mqtt.judge_retained(SETTINGS, topics, []).fix[0]
     assert "correlator/v1/'; rm -rf $HOME; '/#" in shlex.split(command)
 
 
 def test_a_broker_without_leftovers_is_well():
     topics = {"correlator/v1/here/status": status("online"), "correlator/v1/other/status": status("online")}
-    check = retained.judge_retained(SETTINGS, topics, [])
+    check = mqtt.judge_retained(SETTINGS, topics, [])
     assert (check.status, check.detail) == ("ok", ("other instances: other",))
-    assert retained.judge_retained(SETTINGS, topics, None).status == "ok"
+    assert mqtt.judge_retained(SETTINGS, topics, None).status == "ok"
 
 
 READY = {"ready": True, "parts": {"database": {"ok": True}, "mqtt": {"ok": True, "connected": True}}}
@@ -168,13 +169,13 @@ def test_the_health_reports_of_the_daemon_are_judged(ready, live, metrics, statu
 
 
 def test_figures_of_the_daemon_are_read_from_its_metrics():
-    found = daemon.Found((), ready=READY, metrics=METRICS)
+    found = daemon.DaemonFindings((), ready=READY, metrics=METRICS)
     assert found.corrections == {"job_ended": 3.0}
     assert found.publishes
     detail = daemon.judge(READY, {}, METRICS).detail
     assert "stalled jobs, which run without any sign of progress: 2" in " ".join(detail)
     assert daemon.samples("no metrics } at all", "x") == []
-    assert not daemon.Found(()).publishes
+    assert not daemon.DaemonFindings(()).publishes
 
 
 @pytest.mark.parametrize(
@@ -258,7 +259,7 @@ async def test_a_token_of_this_configuration_is_shown_where_that_listens_and_now
     tokens.chmod(0o600)
     monkeypatch.setenv("CORRELATOR_TOKEN", own)
 
-    async def found_at(url: str | None, **settings: object) -> daemon.Found:
+    async def found_at(url: str | None, **settings: object) -> daemon.DaemonFindings:
         given = {"mqtt__url": "", "database__url": f"sqlite://{tmp_path}/none.db", "state__directory": tmp_path}
         chosen = config(**given, http__tokens_file=tokens, **settings)
         return (await examine(Setting(chosen, None, {}), url, own)).daemon

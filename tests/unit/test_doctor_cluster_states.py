@@ -12,7 +12,7 @@ import pytest
 from correlator.cluster import keys, streams
 from correlator.cluster.received import Alive, Parser, Unreadable
 from correlator.config.cluster import Cluster
-from correlator.doctor import cluster, cluster_lease, daemon, tables
+from correlator.doctor import cluster, daemon, database
 from correlator.doctor.check import Check
 from correlator.errors import OtherDatabase
 from correlator.gateway.fleet import Fleet
@@ -51,17 +51,17 @@ def never_taking_over() -> Check:
     return daemon.judge({"ready": False, "parts": {"cluster": part}}, {"live": True}, None)
 
 
-def alive_at(instance: str, **members: Any) -> cluster_lease.Alive:
+def alive_at(instance: str, **members: Any) -> cluster.AliveKey:
     value = Alive(**{"holder": "correlator-1", "database": "live", **members})
-    return cluster_lease.Alive(instance, True, "now", value)
+    return cluster.AliveKey(instance, True, "now", value)
 
 
 def lease(**members: Any) -> Check:
-    return cluster_lease.judge_lease("dc1", alive_at("dc1", **members), {})
+    return cluster.judge_lease("dc1", alive_at("dc1", **members), {})
 
 
 def with_versions(*versions: str) -> Check:
-    return cluster_lease.judge_appliances([alive_at(f"dc{n}", version=v) for n, v in enumerate(versions, 1)])
+    return cluster.judge_appliances([alive_at(f"dc{n}", version=v) for n, v in enumerate(versions, 1)])
 
 
 def three_replicas(**clusters: Any) -> dict[str, Any]:
@@ -84,7 +84,7 @@ AWAY = {"away": "no answer within 5 s ($JS.API.STREAM.INFO.KV_cor)"}
 STATES: dict[str, Callable[[], tuple[Check, dict[str, Any] | None]]] = {
     "a document is garbage": lambda: (degraded(garbage()), {"garbage": True}),
     "the alive key is garbage": lambda: (
-        cluster_lease.judge_lease("dc1", cluster_lease.Alive("dc1", True, "now", None), {}),
+        cluster.judge_lease("dc1", cluster.AliveKey("dc1", True, "now", None), {}),
         None,
     ),
     "the link is slow": lambda: (lease(**SLOW), SLOW),
@@ -99,7 +99,7 @@ STATES: dict[str, Callable[[], tuple[Check, dict[str, Any] | None]]] = {
         AWAY,
     ),
     "most servers of NATS are away: its leases": lambda: (
-        cluster_lease.without_majority(cluster_lease.LEASE, cluster.leaderless(WITHOUT_MAJORITY)),
+        cluster.without_majority(cluster.LEASE, cluster.leaderless(WITHOUT_MAJORITY)),
         AWAY,
     ),
     "one of three NATS servers hangs": lambda: (with_a_frozen_server(), {}),
@@ -107,16 +107,16 @@ STATES: dict[str, Callable[[], tuple[Check, dict[str, Any] | None]]] = {
         cluster.judge_streams(dict.fromkeys(streams.wanted(1)), Cluster(), gateway=False),
         {},
     ),
-    "the clock of a collector is off": lambda: (tables.judge_clock(-300.0, 0.1), {}),
+    "the clock of a collector is off": lambda: (database.judge_clock(-300.0, 0.1), {}),
     "two appliances have one name: the active one": lambda: (degraded(NAMESAKE), {"warning": NAMESAKE}),
     "two appliances have one name: seen by a gateway": lambda: (
-        cluster_lease.judge_appliances([alive_at("dc1", warning=NAMESAKE)]),
+        cluster.judge_appliances([alive_at("dc1", warning=NAMESAKE)]),
         {"warning": NAMESAKE},
     ),
     "two appliances have one name: the other one": lambda: (never_taking_over(), {"warning": NAMESAKE}),
     "collectors of two versions": lambda: (with_versions("0.1.0", "0.2.0"), {}),
     "a gateway has not read the stream": lambda: (
-        cluster_lease.judge_lag("correlator_cluster_connected 1.0\n", gateway=True),
+        cluster.judge_lag("correlator_cluster_connected 1.0\n", gateway=True),
         {},
     ),
 }

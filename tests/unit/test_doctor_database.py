@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from correlator.config.loading import load
-from correlator.doctor import account, tables
-from correlator.doctor.link import guarded
+from correlator.doctor import database
+from correlator.doctor.check import guarded
 from correlator.doctor.service import Setting
 from correlator.errors import SourceUnavailable
 from correlator.sources.db import zones
@@ -51,25 +51,25 @@ def schema(*without):
     ],
 )
 def test_each_refusal_of_the_login_has_its_own_fix(code, words, fix):
-    check = account.refused(setting(), words, code)
+    check = database.refused(setting(), words, code)
     assert check.status == "failure"
     assert check.summary == words
     assert any(fix in line for line in check.fix), check.fix
 
 
 def test_an_account_that_may_have_too_few_connections_is_named_with_the_fix():
-    few = account.judge_connections(4, "'correlator'@'10.%'")
+    few = database.judge_connections(4, "'correlator'@'10.%'")
     assert (few.status, few.fix) == ("warning", ("ALTER USER 'correlator'@'10.%' WITH MAX_USER_CONNECTIONS 24;",))
     assert few.summary.endswith(
         "4 connections to the database at once (max_user_connections), and the correlator needs 9: "
         "requests are refused, or tables are not read, while none is left"
     )
-    assert [account.judge_connections(n, "x").status for n in (0, 8, 9, 24)] == ["ok", "warning", "ok", "ok"]
+    assert [database.judge_connections(n, "x").status for n in (0, 8, 9, 24)] == ["ok", "warning", "ok", "ok"]
 
 
 def test_the_fix_for_a_silent_server_on_this_host_starts_its_unit():
     local = config(database__url="mysql://correlator@127.0.0.1/mig_oma")
-    assert account.refused(Setting(local, None, {}), "no connection within 5 s", None).fix == (
+    assert database.refused(Setting(local, None, {}), "no connection within 5 s", None).fix == (
         "systemctl start mariadb",
         "systemctl status mariadb",
     )
@@ -86,7 +86,7 @@ def test_the_fix_for_a_silent_server_on_this_host_starts_its_unit():
     ],
 )
 def test_a_connection_in_the_clear_is_warned_of_where_it_leaves_this_host(settings, used, status):
-    assert account.judge_encryption(config(**settings), used).status == status
+    assert database.judge_encryption(config(**settings), used).status == status
 
 
 def test_rights_are_judged_by_what_is_followed():
@@ -95,21 +95,21 @@ def test_rights_are_judged_by_what_is_followed():
         f"GRANT USAGE ON *.* TO {user}",
         *(f"GRANT SELECT ON `mig_oma`.`{t}` TO {user}" for t in list(TABLES)[:3]),
     ]
-    assert account.judge_rights(config(), grants).status == "failure"
-    assert account.judge_rights(config(), grants).fix == (f"GRANT SELECT ON `mig_oma`.`failover_jobs` TO {user};",)
-    assert account.judge_rights(config(jobs__legacy="false"), grants).status == "ok"
+    assert database.judge_rights(config(), grants).status == "failure"
+    assert database.judge_rights(config(), grants).fix == (f"GRANT SELECT ON `mig_oma`.`failover_jobs` TO {user};",)
+    assert database.judge_rights(config(jobs__legacy="false"), grants).status == "ok"
     wide = [*grants, f"GRANT SELECT, DELETE ON `mig_oma`.* TO {user}"]
-    assert account.judge_rights(config(), wide).status == "warning"
+    assert database.judge_rights(config(), wide).status == "warning"
 
 
 def test_a_doorbell_needs_one_right_more():
     user = "`correlator`@`%`"
     grants = [f"GRANT USAGE ON *.* TO {user}", *(f"GRANT SELECT ON `mig_oma`.`{t}` TO {user}" for t in TABLES)]
-    check = account.judge_rights(config(database__doorbell="true"), grants)
+    check = database.judge_rights(config(database__doorbell="true"), grants)
     assert (check.status, check.fix) == ("warning", (f"GRANT REPLICATION SLAVE ON *.* TO {user};",))
     with_doorbell = [f"GRANT REPLICATION SLAVE ON *.* TO {user}", *grants[1:]]
-    assert account.judge_rights(config(database__doorbell="true"), with_doorbell).status == "ok"
-    assert account.judge_rights(config(), with_doorbell).status == "warning"
+    assert database.judge_rights(config(database__doorbell="true"), with_doorbell).status == "ok"
+    assert database.judge_rights(config(), with_doorbell).status == "warning"
 
 
 @pytest.mark.parametrize(
@@ -123,14 +123,14 @@ def test_a_doorbell_needs_one_right_more():
     ],
 )
 def test_what_the_schema_lacks_is_named(without, status, named):
-    check = tables.judge_schema(schema(*without), legacy=True)
+    check = database.judge_schema(schema(*without), legacy=True)
     assert (check.status, named in check.summary) == (status, True), check
 
 
 def test_failover_jobs_is_not_missed_where_it_is_not_followed():
     without = [f"failover_jobs.{c}" for c in TABLES["failover_jobs"]]
-    assert tables.judge_schema(schema(*without), legacy=True).status == "warning"
-    assert tables.judge_schema(schema(*without), legacy=False).status == "ok"
+    assert database.judge_schema(schema(*without), legacy=True).status == "warning"
+    assert database.judge_schema(schema(*without), legacy=False).status == "ok"
 
 
 BERLIN = zones.named("Europe/Berlin")
@@ -150,7 +150,7 @@ BERLIN = zones.named("Europe/Berlin")
     ],
 )
 def test_a_wrong_zone_shows_in_the_first_steps_of_jobs(zone, offset, errors, status, says):
-    check = tables.judge_zone("auto", zone, offset, errors, NOW)
+    check = database.judge_zone("auto", zone, offset, errors, NOW)
     assert (check.status, says in check.summary) == (status, True), check
 
 
@@ -160,12 +160,12 @@ def test_a_wrong_zone_shows_in_the_first_steps_of_jobs(zone, offset, errors, sta
 )
 def test_for_a_wrong_zone_that_of_the_host_is_proposed_where_it_fits(host, proposed):
     summer = 1_758_553_933
-    check = tables.judge_zone("UTC", zones.fixed(0), 0, [7201.0] * 5, summer, host=host)
+    check = database.judge_zone("UTC", zones.fixed(0), 0, [7201.0] * 5, summer, host=host)
     assert (check.status, check.fix) == ("failure", (f'database.timezone = "{proposed}"',))
 
 
 def test_a_zone_without_daylight_saving_rules_is_noted():
-    check = tables.judge_zone("auto", zones.fixed(3600), 3600, [], NOW)
+    check = database.judge_zone("auto", zones.fixed(3600), 3600, [], NOW)
     assert check.status == "ok"
     assert "daylight saving" in check.detail[0]
 
@@ -182,7 +182,7 @@ def test_a_zone_without_daylight_saving_rules_is_noted():
     ],
 )
 def test_clocks_that_differ_are_noted_and_then_wrong(ahead, took, status):
-    check = tables.judge_clock(ahead, took)
+    check = database.judge_clock(ahead, took)
     assert check.status == status
     assert bool(check.fix) == (status != "ok")
 
@@ -197,7 +197,7 @@ async def test_a_check_that_hangs_or_raises_is_one_failed_check():
     async def away():
         raise SourceUnavailable("MariaDB: gone")
 
-    found = [await guarded("x", 0.02, work()) for work in (hangs, breaks, away)]
+    found = [await guarded("x", work(), 0.02) for work in (hangs, breaks, away)]
     assert [check.status for check in found] == ["failure"] * 3
     assert "within 0.02 s" in found[0].summary
     assert "KeyError" in found[1].summary

@@ -10,8 +10,8 @@ import pytest
 from correlator.config import loading as configuration
 from correlator.config.rendering import reference
 from correlator.config.schema import value_of
-from correlator.doctor import account, fixes, service
-from correlator.doctor.check import failure
+from correlator.doctor import database, service
+from correlator.doctor.check import copyable, failure, new_password
 from correlator.doctor.service import Setting
 from tests.support.paths import REPOSITORY
 from tests.support.root_shell import write_program
@@ -25,7 +25,7 @@ def setting(file=None, **settings):
 
 
 def shown(found: Setting, *written: str) -> tuple[str, ...]:
-    return fixes.copyable(found, failure("x", "x", fix=written)).fix
+    return copyable(found, failure("x", "x", fix=written)).fix
 
 
 def paste(*commands: str, **environ: str) -> str:
@@ -86,7 +86,7 @@ def test_a_statement_is_run_by_the_client_that_reaches_the_server():
     here = setting(database__url="mysql://u@127.0.0.1/d")
     there = setting(database__url="mysql://u@db.example:3307/d")
     by_socket = setting(database__unix_socket="/run/my sql.sock")
-    statements = fixes.copyable(here, failure("x", "y", fix=["SHOW DATABASES;", "SELECT id FROM t;"]))
+    statements = copyable(here, failure("x", "y", fix=["SHOW DATABASES;", "SELECT id FROM t;"]))
     assert statements.see == ("mariadb --execute='SHOW DATABASES;'", "mariadb d --execute='SELECT id FROM t;'")
     assert shown(there, "X;")[0].startswith("mariadb --host=db.example --port=3307 --user=root --password ")
     assert shown(by_socket, "X;")[0].startswith("mariadb --socket='/run/my sql.sock' ")
@@ -98,7 +98,7 @@ def test_only_what_repairs_is_a_fix_and_what_shows_more_stands_apart():
         "systemctl status mosquitto", "journalctl -u correlator -n 50", "ss -ltnp 'sport = :1'", "df -h /",
         "timedatectl", "timedatectl list-timezones", "openssl x509 -noout -in x", "correlator check-config",
     ]  # fmt: skip
-    check = fixes.copyable(setting(), failure("x", "y", fix=[*shows, *repairs]))
+    check = copyable(setting(), failure("x", "y", fix=[*shows, *repairs]))
     assert check.see == tuple(shows)
     assert len(check.fix) == len(repairs)
 
@@ -115,13 +115,13 @@ def test_only_what_repairs_is_a_fix_and_what_shows_more_stands_apart():
     ],
 )
 def test_a_fix_of_a_gateway_names_its_own_unit(fix, gateways):
-    check = fixes.copyable(msgspec.structs.replace(setting(), file=service.GATEWAY_FILE), failure("x", "y", fix=[fix]))
+    check = copyable(msgspec.structs.replace(setting(), file=service.GATEWAY_FILE), failure("x", "y", fix=[fix]))
     assert (*check.fix, *check.see) == (gateways,)
 
 
 def test_the_account_of_a_refused_login_is_the_one_that_the_documents_make():
     found = setting(database__url="mysql://correlator@127.0.0.1/d")
-    check = account.refused(found, "Access denied for user 'correlator'@'localhost' (using password: YES)", 1045)
+    check = database.refused(found, "Access denied for user 'correlator'@'localhost' (using password: YES)", 1045)
     assert all("'correlator'@'127.0.0.1'" in fix for fix in check.fix if "GRANT" in fix or "CREATE" in fix)
 
 
@@ -131,7 +131,7 @@ def test_a_password_reaches_the_server_as_it_stands_in_its_file(tmp_path, passwo
     file.write_text(password + "\n")
     (tmp_path / "mariadb").write_text("#!/bin/sh\ncat >input.sql\n")
     (tmp_path / "mariadb").chmod(0o755)
-    commands = fixes.new_password(setting(database__password_file=file), "'c'@'h'", None)
+    commands = new_password(setting(database__password_file=file), "'c'@'h'", None)
     paste(f"cd {tmp_path}", *commands, PATH=f"{tmp_path}:/usr/bin:/bin")
     literal = password.replace("\\", "\\\\").replace("'", "\\'")
     statements = (tmp_path / "input.sql").read_text()
@@ -140,7 +140,7 @@ def test_a_password_reaches_the_server_as_it_stands_in_its_file(tmp_path, passwo
 
 def test_a_password_that_is_missing_is_made_first_and_for_root_alone(tmp_path):
     found = Setting(setting().config, None, OTHER | {"CREDENTIALS_DIRECTORY": str(tmp_path)})
-    make, _ = fixes.new_password(found, "'c'@'h'", None)
+    make, _ = new_password(found, "'c'@'h'", None)
     paste(make)
     assert (tmp_path / "db-password").stat().st_mode & 0o777 == 0o600
     assert len((tmp_path / "db-password").read_text().strip()) == 32

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from correlator.doctor.grants import read
+from correlator.doctor.database import read_grants
 
 TABLES = ("log_events", "job_tracking", "job_steps", "failover_jobs")
 USER = "`correlator`@`10.0.0.%`"
@@ -13,7 +13,7 @@ FOUR = [f"GRANT SELECT ON `mig_oma`.`{table}` TO {USER}" for table in TABLES]
 
 
 def rights(*lines, also=()):
-    return read([USAGE, *lines], "mig_oma", TABLES, also)
+    return read_grants([USAGE, *lines], "mig_oma", TABLES, also)
 
 
 def test_select_on_the_four_tables_is_just_enough():

@@ -13,15 +13,8 @@ from types import SimpleNamespace
 import pytest
 
 from correlator.config import loading as configuration
-from correlator.doctor import (
-    account,
-    checkpoint_file,
-    fixes,
-    host,
-    printed,
-    service,
-)
-from correlator.doctor.check import Report, failure, ok, warning
+from correlator.doctor import database, examination, host, service
+from correlator.doctor.check import CheckReport, copyable, failure, ok, warning
 from correlator.doctor.service import Setting
 from correlator.jobs.model.persisted import Cursor, IndexState
 from correlator.pipeline.checkpoint import Changes, Checkpoint
@@ -70,7 +63,7 @@ def test_a_configuration_counts_as_secret_where_it_holds_a_password(tmp_path, te
 def test_a_disk_that_fills_up_is_reported_before_it_is_full(tmp_path, monkeypatch, free, status):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
     found = setting(state__directory=tmp_path)
-    check = fixes.copyable(found, host.directory(found.config))
+    check = copyable(found, host.directory(found.config))
     assert (check.status, check.fix) == (status, ()), "what fills it is not the correlator's to delete"
 
 
@@ -101,14 +94,14 @@ def checkpoint(tmp_path):
 
 
 def inspect_checkpoint(tmp_path, url=URL):
-    return checkpoint_file.checkpoint(setting(state__directory=tmp_path, database__url=url).config)
+    return host.checkpoint(setting(state__directory=tmp_path, database__url=url).config)
 
 
 def test_a_checkpoint_is_reported_in_numbers_and_not_changed(tmp_path, checkpoint):
     checkpoint.close()
     before = {f.name: f.read_bytes() for f in tmp_path.iterdir()}
     check, figures = inspect_checkpoint(tmp_path)
-    assert check == ok(checkpoint_file.CHECKPOINT, "0 jobs and 1 events, up to row 77 of the log")
+    assert check == ok(host.CHECKPOINT, "0 jobs and 1 events, up to row 77 of the log")
     assert (figures.head, figures.events, figures.source) == (77, 1, URL)
     assert {f.name: f.read_bytes() for f in tmp_path.iterdir()} == before
 
@@ -123,7 +116,7 @@ def test_a_checkpoint_that_was_left_in_a_crash_is_read_with_its_log(tmp_path, ch
 
 def test_none_is_no_failure(tmp_path):
     assert inspect_checkpoint(tmp_path) == (
-        ok(checkpoint_file.CHECKPOINT, inspect_checkpoint(tmp_path)[0].summary),
+        ok(host.CHECKPOINT, inspect_checkpoint(tmp_path)[0].summary),
         None,
     )
 
@@ -195,7 +188,7 @@ def test_a_checkpoint_of_another_database_is_warned_of(tmp_path, checkpoint):
     ],
 )
 def test_the_state_of_the_unit_is_judged(said, status, says):
-    check = service.judge_unit(said)
+    check = host.judge_unit(said)
     assert check.status == status
     assert says in " ".join((check.summary, *check.detail, *check.fix))
 
@@ -253,7 +246,7 @@ def test_what_a_file_holds_now_is_tried_and_not_the_copy_of_the_running_service(
     check = host.secrets(found)
     assert (check.status, check.fix) == ("warning", ("systemctl restart correlator",))
     assert f"{running}/etc/db-password" in check.summary
-    assert "until it is restarted" in " ".join(account.refused(found, "Access denied (1045)", 1045).detail)
+    assert "until it is restarted" in " ".join(database.refused(found, "Access denied (1045)", 1045).detail)
 
 
 def test_a_world_readable_file_is_found_behind_the_service_s_private_copy(running):
@@ -288,7 +281,7 @@ def test_what_the_shell_names_itself_holds_and_another_file_is_another_matter(in
 # -- printed
 
 
-REPORT = Report(
+REPORT = CheckReport(
     "1.0",
     "2025-09-22T15:12:13Z",
     (
@@ -309,7 +302,7 @@ class Terminal(Pipe):
 
 
 def shown(stream, environ):
-    printed.show(REPORT, stream, environ)
+    examination.print_report(REPORT, stream, environ)
     return stream.getvalue()
 
 
@@ -320,9 +313,9 @@ def test_what_failed_stands_last_and_is_known_by_its_sign():
 
 
 def test_nobody_is_sent_to_commands_that_are_not_there():
-    report = Report("1.0", REPORT.at, (warning("third", "it is so-so"),))
+    report = CheckReport("1.0", REPORT.at, (warning("third", "it is so-so"),))
     stream = Pipe()
-    printed.show(report, stream, {})
+    examination.print_report(report, stream, {})
     assert stream.getvalue().splitlines()[-1] == "correlator 1.0: 0 ok, 1 warning, 0 failures"
 
 
@@ -350,7 +343,7 @@ def test_foreign_text_contains_no_terminal_commands(monkeypatch):
 
 def test_a_terminal_without_unicode_gets_ascii_symbols():
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="backslashreplace")
-    printed.show(REPORT, stream, {})
+    examination.print_report(REPORT, stream, {})
     stream.flush()
     text = stream.buffer.getvalue().decode()
     assert "  x first.bad" in text
@@ -361,4 +354,4 @@ def test_a_report_as_json_has_what_is_promised():
     document = REPORT.document()
     assert document["ok"] is False
     assert set(document["checks"][0]) == {"name", "status", "summary", "detail", "fix", "see"}
-    assert Report("1", "", (warning("w", "so-so"),)).ok
+    assert CheckReport("1", "", (warning("w", "so-so"),)).ok

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from correlator.doctor import usage
-from correlator.doctor.usage import Log, Tables
+from correlator.doctor.usage import LogOfDay, TablesOfDay
 from correlator.jobs.model.rows import JobRecord, LegacyRecord, LogRow, StepRecord
 
 KEYS = ("external_job_id", "failover_job_id")
@@ -36,27 +36,27 @@ def legacy(job_id):
 
 
 def log(*rows):
-    summary = Log(KEYS)
+    summary = LogOfDay(KEYS)
     summary.add(rows)
     return summary
 
 
 def test_the_share_of_rows_without_a_job_is_reported_with_the_number_examined():
-    check = usage.judge_rows(log(row(), row(), row(), row(job_id="j")), Tables((job("j"),)))
+    check = usage.judge_rows(log(row(), row(), row(), row(job_id="j")), TablesOfDay((job("j"),)))
     assert check.status == "ok"
     assert check.summary.startswith("3 of 4 (75 %) rows belong to no job; examined: 4 rows")
 
 
 def test_a_log_that_is_empty_or_names_no_job_is_warned_of():
-    assert usage.judge_rows(log(), Tables(())).status == "warning"
-    assert usage.judge_rows(log(row(), row()), Tables((job("j"),))).status == "warning"
-    assert usage.judge_rows(log(row(), row()), Tables(())).status == "ok"
+    assert usage.judge_rows(log(), TablesOfDay(())).status == "warning"
+    assert usage.judge_rows(log(row(), row()), TablesOfDay((job("j"),))).status == "warning"
+    assert usage.judge_rows(log(row(), row()), TablesOfDay(())).status == "ok"
 
 
 def test_failovers_without_an_external_id_are_warned_of_and_schedulers_are_not():
-    bare = Tables((job("s", kind="scheduler"), job("f", failover_job_id="gui-1"), job("g", column="gui-2")))
+    bare = TablesOfDay((job("s", kind="scheduler"), job("f", failover_job_id="gui-1"), job("g", column="gui-2")))
     assert usage.judge_ids(log(), bare).status == "ok"
-    check = usage.judge_ids(log(), Tables((*bare.jobs, job("lost"))))
+    check = usage.judge_ids(log(), TablesOfDay((*bare.jobs, job("lost"))))
     assert check.status == "warning"
     assert "failover: 1 of 3 (33 %)" in check.detail
     assert any("lost" in line for line in check.detail)
@@ -64,7 +64,7 @@ def test_failovers_without_an_external_id_are_warned_of_and_schedulers_are_not()
 
 def test_an_id_that_only_a_row_ties_to_a_job_counts():
     attributed = log(row(external="gui-9", job="lost"))
-    assert usage.judge_ids(attributed, Tables((job("lost"),))).status == "ok"
+    assert usage.judge_ids(attributed, TablesOfDay((job("lost"),))).status == "ok"
 
 
 def test_ids_of_rows_that_no_job_has_are_candidates():
@@ -75,28 +75,28 @@ def test_ids_of_rows_that_no_job_has_are_candidates():
         row(external="nowhere"),
         row(external_job_id="in-attrs"),
     )
-    found = Tables((job("j"),), older=(job("old", failover_job_id="gui-1"),), legacy=(legacy("legacy-1"),))
+    found = TablesOfDay((job("j"),), older=(job("old", failover_job_id="gui-1"),), legacy=(legacy("legacy-1"),))
     assert usage.candidates(summary, found) == ["in-attrs", "nowhere"]
 
 
 def test_ids_that_lead_nowhere_are_given_as_examples():
     summary = log(*(row(external=f"id-{n}") for n in range(9)))
     names = [f"id-{n}" for n in range(7)]
-    check = usage.judge_unresolved(summary, Tables(()), names, 2)
+    check = usage.judge_unresolved(summary, TablesOfDay(()), names, 2)
     assert check.status == "warning"
     assert check.summary == "9 of 9 (100 %) external IDs lead nowhere"
     assert check.detail[0] == "e.g. id-0, id-1, id-2, id-3, id-4, and 2 more"
     assert check.fix == ("correlator tap --job id-0",)
-    assert usage.judge_unresolved(summary, Tables(()), [], 0).status == "ok"
+    assert usage.judge_unresolved(summary, TablesOfDay(()), [], 0).status == "ok"
 
 
 def test_the_key_under_which_such_an_id_stands_is_found():
-    check = usage.judge_unresolved(log(row(external="x")), Tables((job("j", ui_job="x"),)), ["x"], 0)
+    check = usage.judge_unresolved(log(row(external="x")), TablesOfDay((job("j", ui_job="x"),)), ["x"], 0)
     assert check.fix == ('jobs.external_id_keys = ["external_job_id", "failover_job_id", "ui_job"]',)
 
 
 def test_legacy_rows_without_a_joblog_job_are_named():
-    found = Tables((job("j", failover_job_id="gui-1"),), legacy=(legacy("gui-1"), legacy("alone")))
+    found = TablesOfDay((job("j", failover_job_id="gui-1"),), legacy=(legacy("gui-1"), legacy("alone")))
     assert usage.unclaimed(log(), found) == ["alone"]
     check = usage.judge_legacy(log(), found, ["alone"], legacy=True)
     assert (check.status, check.detail[0]) == ("warning", "e.g. alone")
@@ -120,7 +120,7 @@ def test_ends_that_only_the_tables_show_are_counted_as_dropped():
         row("Step completed", job_id="a", step_id=1),
         row("Step completed", job_id="a", step_id=2),
     )
-    found = Tables((job("a"), job("b"), job("c", status="running")), steps=steps("a", 1, 2))
+    found = TablesOfDay((job("a"), job("b"), job("c", status="running")), steps=steps("a", 1, 2))
     check = usage.judge_drops(whole, found, NOW, {"job_ended": 3.0, "error": 0.0})
     assert check.status == "warning"
     assert check.summary.startswith("JobLog dropped 2 of its lifecycle rows")
@@ -131,26 +131,26 @@ def test_ends_that_only_the_tables_show_are_counted_as_dropped():
 
 
 def test_a_log_that_lacks_nothing_is_well():
-    assert usage.judge_drops(log(ended("a")), Tables((job("a"),)), NOW, None).status == "ok"
+    assert usage.judge_drops(log(ended("a")), TablesOfDay((job("a"),)), NOW, None).status == "ok"
 
 
 def test_ends_of_the_last_minute_or_before_the_examined_period_are_not_missed():
-    fresh = Tables((job("a", ended=0),))
+    fresh = TablesOfDay((job("a", ended=0),))
     assert usage.judge_drops(log(row(ago=30)), fresh, NOW, None).status == "ok"
     partial = log(row(ago=5))
     partial.whole = False
-    assert usage.judge_drops(partial, Tables((job("a", ended=8),)), NOW, None).status == "ok"
-    assert usage.judge_drops(partial, Tables((job("a", ended=3),)), NOW, None).status == "warning"
+    assert usage.judge_drops(partial, TablesOfDay((job("a", ended=8),)), NOW, None).status == "ok"
+    assert usage.judge_drops(partial, TablesOfDay((job("a", ended=3),)), NOW, None).status == "warning"
 
 
 def test_operations_without_a_forecast_are_named_and_are_no_warning():
     kinds = ("failover", "live"), ("failover", "live"), ("replication", "copy"), (None, "scan"), ("other", None)
     jobs = [JobRecord(str(n), job_type=kind, operation=operation) for n, (kind, operation) in enumerate(kinds)]
-    found = Tables(tuple(jobs[:3]), older=tuple(jobs[3:]))
+    found = TablesOfDay(tuple(jobs[:3]), older=tuple(jobs[3:]))
     check = usage.judge_operations(found, {("replication", "copy"): 3, ("", "scan"): 2, ("failover", "test"): 50})
     assert check.status == "ok"
     assert check.summary == "2 of 3 (67 %) operations of two days have no forecast yet"
     assert check.detail == ("Fewer than 3 completed runs are known of: live (failover), scan (without type)",)
     every = {("replication", "copy"): 3, ("failover", "live"): 100, ("", "scan"): 4}
     assert usage.judge_operations(found, every).summary.startswith("all 3 operations of two days")
-    assert usage.judge_operations(Tables(()), {}).summary == "no job with an operation in two days"
+    assert usage.judge_operations(TablesOfDay(()), {}).summary == "no job with an operation in two days"

@@ -4,7 +4,7 @@ import pytest
 
 from correlator.config.webhook_values import WebhookUrl
 from correlator.config.webhooks import Webhook
-from correlator.doctor import webhooks
+from correlator.doctor import receivers
 from tests.support.servers import free_port
 from tests.support.webhook_receiver import Receiver
 
@@ -15,16 +15,16 @@ def webhook(url, name="chat", *, allow_private=True):
 
 async def test_a_receiver_is_reached_without_a_request():
     async with Receiver() as receiver:
-        check = await webhooks.inspect([webhook(receiver.url)], None)
+        check = await receivers.inspect_webhooks([webhook(receiver.url)], None)
         assert (check.status, check.summary) == ("ok", "connected to 1 of 1 receivers: chat")
-        refused = await webhooks.reach(webhook(receiver.url, allow_private=False))
+        refused = await receivers.reach(webhook(receiver.url, allow_private=False))
         assert refused == "127.0.0.1 is private or loopback, and allow_private is false"
         assert receiver.requested == []
 
 
 async def test_a_receiver_that_is_not_there_is_a_failure_without_the_path_of_its_url():
     url = f"http://127.0.0.1:{free_port()}/services/hunter2"
-    check = await webhooks.inspect([webhook(url)], {"parts": {}})
+    check = await receivers.inspect_webhooks([webhook(url)], {"parts": {}})
     assert check.status == "failure"
     assert "Connect call failed" in check.detail[0] or "refused" in check.detail[0]
     assert "hunter2" not in str(check)
@@ -39,11 +39,11 @@ async def test_a_receiver_that_is_not_there_is_a_failure_without_the_path_of_its
     ],
 )
 def test_what_the_daemon_reports_is_judged(state, status, words):
-    check = webhooks.judge([webhook("https://h/x")], [None], {"chat": state})
+    check = receivers.judge_webhooks([webhook("https://h/x")], [None], {"chat": state})
     assert (check.status, words in check.summary) == (status, True)
     if status == "warning":
         assert check.detail == (f"chat: {state['error']}; {state['pending']} events are pending",)
 
 
 async def test_without_webhooks_there_is_nothing_to_reach():
-    assert (await webhooks.inspect([], None)).status == "ok"
+    assert (await receivers.inspect_webhooks([], None)).status == "ok"

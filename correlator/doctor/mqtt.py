@@ -14,18 +14,19 @@ from collections.abc import Mapping, Sequence
 from shlex import quote
 
 import aiomqtt
+import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
 from correlator.config.schema import Mqtt
-from correlator.doctor.check import Check, failure, is_here, ok, warning
+from correlator.doctor.check import Check, failure, is_this_host, ok, some, warning
 from correlator.sinks.mqtt.client import LOST, Client
 from correlator.sinks.mqtt.connection import Closed, Connector
 from correlator.sinks.mqtt.reasons import code_of, describe_reason
 from correlator.sinks.mqtt.timings import DEFAULT
 from correlator.sinks.mqtt.topics import Topics
 
-LOGIN, ACL = "broker.login", "broker.acl"
+LOGIN, ACL, RETAINED = "broker.login", "broker.acl", "broker.retained"
 
 CALL_WITHIN = 5.0
 ECHO_WITHIN = 3.0
@@ -40,9 +41,10 @@ _NOT_AUTHORIZED = (4, 5, 134, 135)
 """CONNACK codes "bad user name or password" and "not authorized", of MQTT 3.1.1 and of MQTT 5."""
 
 _REFUSES = 0x80
+_VERSION = "$SYS/broker/version"
 
 
-class Found(Struct, frozen=True):
+class BrokerFindings(Struct, frozen=True):
     """`retained`: topic → payload, for the status of every instance and for jobs and external IDs of this instance."""
 
     checks: tuple[Check, ...]
@@ -62,11 +64,11 @@ class Tried(Struct, frozen=True):
     """Whether a retained message of this instance, such as its status, was received."""
 
 
-async def inspect(settings: Mqtt, *, running: bool) -> Found:
+async def inspect(settings: Mqtt, *, running: bool) -> BrokerFindings:
     """Run the checks of the broker. `running`: whether the daemon reports that it is connected to it."""
     url = settings.url
     if url is None:
-        return Found((ok(LOGIN, "mqtt.url is empty: nothing is published"),))
+        return BrokerFindings((ok(LOGIN, "mqtt.url is empty: nothing is published"),))
     refusals: list[str] = []
     own_id = replace(settings, client_id=f"correlator-doctor-{secrets.token_hex(4)}")
     connector = Connector(own_id, DEFAULT, refusals.append)
@@ -79,14 +81,13 @@ async def inspect(settings: Mqtt, *, running: bool) -> Found:
             login = ok(LOGIN, f"{url} as {user}, MQTT {protocol}, in {took:.0f} ms")
             tried, retained = await _try(settings, client, protocol, refusals)
     except (*LOST, ValueError) as error:
-        return Found((judge_login(settings, error),) if login is None else (login, judge_lost(settings, error)))
+        return BrokerFindings(
+            (judge_login(settings, error),) if login is None else (login, judge_lost(settings, error))
+        )
     version = retained.pop(_VERSION, b"").decode("utf-8", "replace")
     if version:
         login = ok(LOGIN, f"{login.summary}; {version}")
-    return Found((login, judge_acl(settings, tried, running=running)), retained, version)
-
-
-_VERSION = "$SYS/broker/version"
+    return BrokerFindings((login, judge_acl(settings, tried, running=running)), retained, version)
 
 
 async def _try(
@@ -155,7 +156,7 @@ def judge_login(settings: Mqtt, error: BaseException) -> Check:
     if settings.url and settings.url.tls and "certificate" in str(error).lower():
         fix = [f"openssl s_client -connect {host}:{port} -showcerts </dev/null"]
         return failure(LOGIN, words, ["Its certificate is not trusted by mqtt.tls.ca, or is for another name."], fix)
-    if is_here(host):
+    if is_this_host(host):
         return failure(LOGIN, words, fix=["systemctl start mosquitto", "systemctl status mosquitto"])
     lines = [f"On {host}: is the broker running, and may this host connect to port {port}?"]
     return failure(LOGIN, words, lines, [f"nc -vz {quote(host)} {port}"])
@@ -203,3 +204,62 @@ def judge_acl(settings: Mqtt, tried: Tried, *, running: bool) -> Check:
         lines = ["The daemon reports that it is connected, but its status is not retained. Is this the same broker?"]
         return warning(ACL, f"{root}/status holds nothing", lines, ["journalctl -u correlator -n 50"])
     return ok(ACL, f"may publish and read below {root}")
+
+
+def job_ids(settings: Mqtt, retained: Mapping[str, bytes]) -> list[str]:
+    """Return the jobs whose state is retained for this instance."""
+    topics = Topics(f"{settings.prefix}/{settings.instance}")
+    keys = (topics.key(topic) for topic in retained)
+    return [key.name for key in keys if key is not None and key.kind == "state"]
+
+
+def judge_retained(settings: Mqtt, retained: Mapping[str, bytes], unknown: Sequence[str] | None) -> Check:
+    """Judge retained topics. `unknown`: jobs of ours that no table has; None if the tables were not queried."""
+    detail = []
+    others = _states(settings, retained)
+    gone = sorted(name for name, state in others.items() if state == "offline" and name != settings.instance)
+    fix = [clearing(settings, f"{settings.prefix}/{name}/#") for name in gone]
+    if gone:
+        detail.append(f"offline, and not ours: {some(gone)}; a renamed instance leaves all its jobs")
+    if unknown:
+        detail.append(f"{len(unknown)} jobs of our instance that no table has: {some(unknown)}")
+        detail.append("The daemon removes them when it next connects to the broker.")
+        topics = Topics(f"{settings.prefix}/{settings.instance}")
+        fix += [clearing(settings, f"{topics.root}/job/+/state")] if len(unknown) > 1 else []
+        fix += [clearing(settings, f"{topics.root}/job/{unknown[0]}/state")] if len(unknown) == 1 else []
+    if detail:
+        return warning(RETAINED, "the broker holds obsolete retained topics", detail, fix)
+    online = sorted(name for name, state in others.items() if state != "offline" and name != settings.instance)
+    notes = [f"other instances: {some(online)}"] if online else []
+    if unknown is None:
+        notes.append("The tables could not be queried for its jobs.")
+    return ok(RETAINED, f"{len(job_ids(settings, retained))} jobs of ours, and no obsolete topic", notes)
+
+
+def clearing(settings: Mqtt, topic: str) -> str:
+    """Return the command that removes the retained messages under `topic`."""
+    assert settings.url is not None
+    words = ["mosquitto_sub", "-h", quote(settings.url.host), "-p", str(settings.url.port)]
+    if settings.url.tls:
+        ca = settings.tls.ca if settings.tls is not None else None
+        words += ["--cafile", quote(str(ca))] if ca else ["--tls-use-os-certs"]
+    if settings.username:
+        file = settings.password_file
+        words += ["-u", quote(settings.username), "-P", f'"$(cat {quote(str(file))})"' if file else '"$PASSWORD"']
+    # Any client that may publish can choose the name of an instance, so it must be quoted.
+    return " ".join([*words, "-t", quote(topic), "--remove-retained", "--retained-only", "-W", "5"])
+
+
+def _states(settings: Mqtt, retained: Mapping[str, bytes]) -> dict[str, str]:
+    """Return instance → the state that it published."""
+    found = {}
+    for topic, payload in retained.items():
+        match topic.removeprefix(f"{settings.prefix}/").split("/"):
+            case [instance, "status"] if payload:
+                try:
+                    state = msgspec.json.decode(payload)
+                except msgspec.DecodeError:
+                    continue
+                if isinstance(state, dict):
+                    found[instance] = str(state.get("state"))
+    return found

@@ -1,0 +1,597 @@
+"""Checks of the database: login, encryption of the connection, privileges, schema, time zone and clock.
+
+They run one after the other over one session; after a failed query the next check gets a new one (`Link`).
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from shlex import quote
+from zoneinfo import ZoneInfo, available_timezones
+
+from msgspec import Struct
+
+from correlator.config.schema import Config
+from correlator.config.values import MysqlUrl, SqliteUrl
+from correlator.doctor import service, usage
+from correlator.doctor.check import (
+    Check,
+    database_is_here,
+    failure,
+    guarded,
+    new_password,
+    ok,
+    password_source,
+    restart,
+    some,
+    warning,
+)
+from correlator.doctor.daemon import DaemonFindings
+from correlator.doctor.service import Setting
+from correlator.errors import SourceUnavailable
+from correlator.following import source_of
+from correlator.pipeline.source_status import CONNECTIONS as NEEDED
+from correlator.pipeline.source_status import few_connections
+from correlator.sources.db.queries import Queries
+from correlator.sources.db.session import (
+    INDISPENSABLE,
+    OLDER_GENERATION,
+    TABLES,
+    Database,
+    Row,
+    Schema,
+    Session,
+    chunks,
+)
+from correlator.sources.db.zones import Zone
+
+LOGIN, TLS, RIGHTS, CONNECTIONS = "database.login", "database.tls", "database.rights", "database.connections"
+SCHEMA, ZONE, CLOCK = "database.schema", "database.timezone", "database.clock"
+
+
+class DatabaseFindings(Struct, frozen=True):
+    """`unknown_jobs`: the requested jobs that no table has; None if the tables could not be queried."""
+
+    checks: tuple[Check, ...]
+    unknown_jobs: Sequence[str] | None = None
+
+
+async def inspect(setting: Setting, retained_jobs: Sequence[str], of_daemon: DaemonFindings) -> DatabaseFindings:
+    """Run the checks of the database, and those of `usage`. `retained_jobs`: those that the broker holds."""
+    config = setting.config
+    try:
+        database = source_of(config)
+    except (SourceUnavailable, OSError) as error:  # the driver is not installed, or a certificate cannot be read
+        return DatabaseFindings((failure(LOGIN, str(error)),))
+    link = Link(database)
+    try:
+        checks = [await guarded(LOGIN, login(setting, link))]
+        if checks[0].status == "failure":
+            return DatabaseFindings(tuple(checks))
+        if not isinstance(config.database.url, SqliteUrl):
+            checks.append(await guarded(TLS, encryption(config, link)))
+            checks.append(await guarded(RIGHTS, rights(config, link)))
+            checks.append(await guarded(CONNECTIONS, connections(link)))
+        checks.append(await guarded(CLOCK, clock(config, link)))
+        contents = await _inspect_contents(config, database, link, retained_jobs, of_daemon)
+        return DatabaseFindings((*checks, *contents.checks), contents.unknown_jobs)
+    finally:
+        await link.close()
+
+
+async def _inspect_contents(
+    config: Config, database: Database, link: Link, retained_jobs: Sequence[str], of_daemon: DaemonFindings
+) -> DatabaseFindings:
+    """Run the checks that need the schema."""
+    schema = await guarded(SCHEMA, database.schema(link))
+    if isinstance(schema, Check):
+        return DatabaseFindings((schema,))
+    checks = [judge_schema(schema, legacy=config.jobs.legacy)]
+    if not schema.has("log_events", *INDISPENSABLE):
+        return DatabaseFindings(tuple(checks))
+    zone = await guarded(ZONE, database.zone(link))
+    if isinstance(zone, Check):
+        return DatabaseFindings((*checks, zone))
+    queries = Queries(database.dialect, schema, zone)
+    checks.append(await guarded(ZONE, time_zone(config, database, queries, link)))
+    used = await guarded(usage.ROWS, usage.inspect(config, queries, link, of_daemon), usage.WITHIN)
+    checks += [used] if isinstance(used, Check) else used
+    unknown = await guarded(SCHEMA, jobs_in_no_table(queries, link, list(retained_jobs)))
+    return DatabaseFindings(tuple(checks), None if isinstance(unknown, Check) else unknown)
+
+
+class Link:
+    """A session that opens on first use and again after an error. Implements `sources.db.session.Session`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._session: Session | None = None
+
+    async def open(self) -> None:
+        """Open the session if it is not open. Raises SourceUnavailable."""
+        if self._session is None:
+            self._session = await self._database.open()
+
+    async def query(self, sql: str, args: Sequence[object] = ()) -> Sequence[Row]:
+        await self.open()
+        assert self._session is not None
+        try:
+            return await self._session.query(sql, args)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+
+def code_of(error: SourceUnavailable) -> int | None:
+    """Return MariaDB's error number, or None if MariaDB did not answer with an error."""
+    args = getattr(error.__cause__, "args", ())
+    return args[0] if args and isinstance(args[0], int) else None
+
+
+_ACCOUNT = re.compile(r"'(?P<user>[^']*)'@'(?P<host>[^']*)'")
+_OLDEST, _NEWEST = (10, 5), (11, 8)
+_DOORBELL = ("REPLICATION SLAVE", "BINLOG MONITOR")
+
+
+async def login(setting: Setting, link: Link) -> Check:
+    """Log in with the password that the files hold now. A failure contains the cause and its fix."""
+    config = setting.config
+    url = config.database.url
+    began = time.monotonic()
+    try:
+        await link.open()
+    except SourceUnavailable as error:
+        return refused(setting, str(error), code_of(error))
+    took = (time.monotonic() - began) * 1000
+    if isinstance(url, SqliteUrl):
+        return ok(LOGIN, f"{url.path} can be read")
+    rows = await link.query("SELECT CURRENT_USER(), VERSION(), @@version_comment")
+    account, version, comment = map(str, rows[0])
+    words = f"{account} at {_where(config)}, {version}, in {took:.0f} ms"
+    found = tuple(map(int, re.findall(r"\d+", version)[:2]))
+    if "mariadb" not in (version + comment).lower():
+        return warning(LOGIN, f"{words}: this server is not MariaDB. The correlator is tested with MariaDB only.")
+    if not _OLDEST <= found <= _NEWEST:
+        return warning(LOGIN, f"{words}: the correlator is tested with MariaDB 10.5 to 11.8 only.")
+    return ok(LOGIN, words)
+
+
+def refused(setting: Setting, words: str, code: int | None) -> Check:
+    """Return the failed login. `code`: MariaDB's error number, or None if the error is not from MariaDB."""
+    config = setting.config
+    url, settings = config.database.url, config.database
+    if isinstance(url, SqliteUrl):
+        return failure(LOGIN, words, fix=[f"ls -l {quote(str(url.path))}"])
+    denied = _ACCOUNT.search(words)
+    named = account = f"'{denied['user']}'@'{denied['host']}'" if denied else f"'{url.user}'@'%'"
+    if denied and denied["host"] == "localhost" and url.host.startswith("127.") and settings.unix_socket is None:
+        account = f"'{denied['user']}'@'{url.host}'"  # as README and grants.sql have it
+    not_examined = ["Without a login these are not examined: rights, schema, time zone, clock, and the use of the log."]
+    match code:
+        case 1045:
+            given = (
+                f"the password of {password_source(setting)} was tried"
+                if settings.password
+                else "no password was given"
+            )
+            detail = [f"The account does not exist for this host, or its password differs; {given}."]
+            if "db-password" in service.outdated(setting):
+                detail.append("The running service uses the password that it was started with, until it is restarted.")
+            if settings.tls is None:
+                detail.append("MariaDB gives the same error for accounts that require TLS; [database.tls] is not set.")
+            fix = [
+                *new_password(setting, account, named if named != account else None),
+                *grant_select(url.database, TABLES, account),
+                *restart(setting),
+            ]
+        case 1044:
+            detail = ["The account exists and has no privilege in this database."]
+            fix = grant_select(url.database, TABLES, account)
+        case 1049:
+            detail = ["The server has no database of this name."]
+            detail.append("Set the correct name in database.url.")
+            fix = ["SHOW DATABASES;"]
+        case 1040 | 1203 | 1226:
+            detail = [f"The server or this account has no connection left. The daemon needs {NEEDED}, this program 1."]
+            fix = [f"ALTER USER {account} WITH MAX_USER_CONNECTIONS 24;", "SHOW PROCESSLIST;"]
+        case _ if "offers no TLS" in words:
+            detail = ["The configuration requires TLS, and MariaDB has no certificate."]
+            fix = ["SHOW VARIABLES LIKE 'have_ssl';"]
+        case _ if "certificate" in words.lower():
+            detail = ["The server's certificate is not trusted by database.tls.ca, or is for another name."]
+            fix = [f"openssl s_client -starttls mysql -connect {url.host}:{url.port} -showcerts </dev/null"]
+        case _:
+            detail = []
+            fix = (
+                ["systemctl start mariadb", "systemctl status mariadb"]
+                if database_is_here(config)
+                else [f"nc -vz {url.host} {url.port}"]
+            )
+    return failure(LOGIN, words, [*detail, *not_examined], fix)
+
+
+async def encryption(config: Config, session: Session) -> Check:
+    cipher = await session.query("SHOW SESSION STATUS LIKE 'Ssl_cipher'")
+    version = await session.query("SHOW SESSION STATUS LIKE 'Ssl_version'")
+    used = str(cipher[0][1]) if cipher else ""
+    return judge_encryption(config, f"{version[0][1]} {used}" if used and version else used)
+
+
+def judge_encryption(config: Config, used: str) -> Check:
+    """`used`: protocol and cipher; empty if the connection is not encrypted."""
+    tls = config.database.tls
+    lines = ["If your own authority signed the certificate, set database.tls.ca too."]
+    fix = ["database.tls.verify = true"]
+    if used and tls is not None and not tls.verify:
+        return warning(TLS, f"{used}, but the server's certificate is not verified", lines, fix)
+    if used:
+        return ok(TLS, used)
+    if database_is_here(config):
+        return ok(TLS, "not encrypted: the server is on this host")
+    return warning(TLS, "not encrypted: the login and every row can be read on the network", lines, fix)
+
+
+async def connections(session: Session) -> Check:
+    rows = await session.query("SELECT @@SESSION.max_user_connections, CURRENT_USER()")
+    user, _, at = str(rows[0][1]).rpartition("@")
+    return judge_connections(max(0, int(rows[0][0])), f"'{user}'@'{at}'")
+
+
+def judge_connections(allowed: int, account: str) -> Check:
+    """Judge how many connections the account may have at once; 0: any number."""
+    if (few := few_connections(allowed)) is not None:
+        meaning = few.partition("; ")[0]
+        return warning(CONNECTIONS, meaning, fix=[f"ALTER USER {account} WITH MAX_USER_CONNECTIONS 24;"])
+    return ok(CONNECTIONS, f"up to {allowed} at once" if allowed else "no limit for the account")
+
+
+async def rights(config: Config, session: Session) -> Check:
+    assert isinstance(config.database.url, MysqlUrl)
+    lines = [str(row[0]) for row in await session.query("SHOW GRANTS")]
+    return judge_rights(config, lines)
+
+
+def judge_rights(config: Config, lines: Sequence[str]) -> Check:
+    url = config.database.url
+    assert isinstance(url, MysqlUrl)
+    tables = [t for t in TABLES if t != "failover_jobs" or config.jobs.legacy]
+    doorbell = config.database.doorbell
+    found = read_grants(lines, url.database, TABLES, also=_DOORBELL if doorbell else ())
+    missing = [t for t in found.missing if t in tables]
+    if missing:
+        return failure(
+            RIGHTS,
+            f"no SELECT on {some(missing)}",
+            [*(f"Granted beyond need: {words}." for words in found.excess)],
+            [*grant_select(url.database, missing, found.account), *found.revoke],
+        )
+    if doorbell and not found.everywhere & {"REPLICATION SLAVE", "ALL PRIVILEGES"}:
+        lines = ["Polling continues without it.", *(f"Granted beyond need: {words}." for words in found.excess)]
+        fix = [f"GRANT REPLICATION SLAVE ON *.* TO {found.account};", *found.grant, *found.revoke]
+        return warning(RIGHTS, "database.doorbell is on, and REPLICATION SLAVE is not granted", lines, fix)
+    if found.excess:
+        return warning(
+            RIGHTS,
+            f"more than SELECT on the four tables: {some(found.excess)}",
+            ["The correlator only reads. Revoke the rest, which anyone with its password could use."],
+            [*found.grant, *found.revoke],
+        )
+    return ok(RIGHTS, "SELECT on the four tables, and nothing else")
+
+
+def _where(config: Config) -> str:
+    url = config.database.url
+    if config.database.unix_socket is not None:
+        return str(config.database.unix_socket)
+    return f"{url.host}:{url.port}" if isinstance(url, MysqlUrl) else str(url.path)
+
+
+# SHOW GRANTS: which of our tables an account may read, and which other privileges it has. Pure. A line may contain the
+# hash of the password, so no line is ever printed unchanged.
+
+_NAME = r"`(?:[^`]|``)*`"
+_GRANT = re.compile(
+    rf"GRANT (?P<what>.+?) ON (?P<kind>(?:PROCEDURE|FUNCTION|PACKAGE BODY|PACKAGE) )?"
+    rf"(?P<base>{_NAME}|\*)\.(?P<table>{_NAME}|\*) TO (?P<to>{_NAME}(?:@{_NAME})?|PUBLIC)(?P<rest>.*)",
+    re.DOTALL,
+)
+_ROLE = re.compile(rf"GRANT (?P<role>{_NAME}) TO (?P<to>{_NAME}(?:@{_NAME})?)")
+_PRIVILEGE = re.compile(rf"(?P<name>[A-Z][A-Z ]*[A-Z])(?P<columns> \((?:{_NAME}|[^()`])*\))?")
+
+
+class Grant(Struct, frozen=True):
+    """One line. `base` and `table` as SHOW GRANTS writes them; a privilege is its name and its columns."""
+
+    privileges: tuple[tuple[str, str], ...]
+    kind: str
+    base: str
+    table: str
+    to: str
+    option: bool
+
+    def names(self, database: str, table: str) -> bool:
+        """Whether it applies to `table` of `database`, alone or with others."""
+        if self.kind or self.table not in ("*", quoted_name(table)):
+            return False
+        if self.base == "*":
+            return True
+        return _matches(self.base, database) if self.table == "*" else self.base == quoted_name(database)
+
+
+class Rights(Struct, frozen=True):
+    """`excess`: privileges beyond need, in words; `revoke` and `grant`: statements that leave the needed ones."""
+
+    account: str
+    missing: tuple[str, ...]
+    excess: tuple[str, ...]
+    revoke: tuple[str, ...]
+    grant: tuple[str, ...]
+    everywhere: frozenset[str] = frozenset()
+    """Privileges that are granted on ``*.*``."""
+
+
+def read_grants(lines: Iterable[str], database: str, tables: Collection[str], also: Collection[str] = ()) -> Rights:
+    """Parse `lines`. `tables`: tables to be read; `also`: global privileges that this configuration needs too."""
+    grants, roles, account = _parsed_grants(lines)
+    missing = [t for t in tables if not _readable(grants, database, t)]
+    own = [g for g in grants if g.to == account]
+    excess: list[str] = []
+    revoke: list[str] = []
+    revoked: list[Grant] = []
+    for role in roles:
+        excess.append(f"the role {role}")
+        revoke.append(f"REVOKE {role} FROM {account};")
+    for grant in own:
+        exact = [t for t in tables if grant.base == quoted_name(database) and grant.table == quoted_name(t)]
+        # The account may read another database for another daemon: only what this one reads is judged.
+        elsewhere = grant.base != "*" and not _matches(grant.base, database)
+        needed = {"SELECT"} if exact or elsewhere else set(also) if grant.base == "*" else set()
+        extra = [name + columns for name, columns in grant.privileges if name not in needed | {"USAGE"}]
+        where = f"{grant.kind}{grant.base}.{grant.table}"
+        if extra:
+            revoked.append(grant)
+            excess.append(f"{', '.join(extra)} on {where.replace('`', '')}")
+            revoke.append(f"REVOKE {', '.join(extra)} ON {where} FROM {account};")
+        if grant.option:
+            excess.append(f"GRANT OPTION on {where.replace('`', '')}")
+            revoke.append(f"REVOKE GRANT OPTION ON {where} FROM {account};")
+    left = [g for g in own if g not in revoked or g.table != "*"]
+    lacking = [t for t in tables if not _readable(left, database, t)]
+    return Rights(
+        account,
+        tuple(missing),
+        tuple(excess),
+        tuple(revoke),
+        tuple(grant_select(database, lacking, account) if excess else ()),
+        frozenset(name for g in grants if g.base == g.table == "*" and not g.kind for name, _ in g.privileges),
+    )
+
+
+def grant_select(database: str, tables: Iterable[str], account: str) -> list[str]:
+    """Return the statements that let `account` read `tables`."""
+    return [f"GRANT SELECT ON {quoted_name(database)}.{quoted_name(table)} TO {account};" for table in tables]
+
+
+def quoted_name(name: str) -> str:
+    return "`" + name.replace("`", "``") + "`"
+
+
+def _parsed_grants(lines: Iterable[str]) -> tuple[list[Grant], list[str], str]:
+    """Return (grants, roles, account). Every account has a global line, which names the account."""
+    grants: list[Grant] = []
+    roles: list[str] = []
+    account = ""
+    for line in lines:
+        if match := _GRANT.fullmatch(line):
+            privileges = tuple((p["name"], p["columns"] or "") for p in _PRIVILEGE.finditer(match["what"]))
+            option = "WITH GRANT OPTION" in match["rest"]
+            grants.append(Grant(privileges, match["kind"] or "", match["base"], match["table"], match["to"], option))
+            if "@" in match["to"]:
+                account = account or match["to"]
+        elif match := _ROLE.match(line):
+            roles.append(match["role"])
+            account = account or match["to"]
+    return grants, roles, account
+
+
+def _readable(grants: Iterable[Grant], database: str, table: str) -> bool:
+    """Whether SELECT is granted at any level. A grant on columns counts; the schema check shows which columns."""
+    return any(
+        grant.names(database, table) and any(name in ("SELECT", "ALL PRIVILEGES") for name, _ in grant.privileges)
+        for grant in grants
+    )
+
+
+def _matches(pattern: str, database: str) -> bool:
+    r"""Match the database name of a grant, which is a pattern: `_` and `%` are wildcards, `\` escapes."""
+    parts = re.findall(r"\\.|.", pattern[1:-1].replace("``", "`"), re.DOTALL)
+    wild = {"_": ".", "%": ".*"}
+    return bool(
+        re.fullmatch("".join(wild.get(p, re.escape(p[-1])) for p in parts), database, re.DOTALL | re.IGNORECASE)
+    )
+
+
+# Schema, time zone and clock.
+
+
+SKEW_NOTED, SKEW_WRONG = 2.0, 60.0
+"""Seconds by which two clocks may differ."""
+
+QUARTER = 900
+"""Seconds. Offsets of time zones are multiples of a quarter of an hour."""
+
+NEAR = 60.0
+"""Seconds after the start of a job within which its first step must start to indicate an offset."""
+
+JOBS_COMPARED = 50
+
+
+def judge_schema(schema: Schema, *, legacy: bool) -> Check:
+    lacks = [name for name in schema.missing() if legacy or not name.startswith("failover_jobs")]
+    if not schema.has("log_events", *INDISPENSABLE):
+        return failure(
+            SCHEMA,
+            "log_events, or its id, message or ts, does not exist, or SELECT on it is not granted",
+            ["Without it the daemon has nothing to follow."],
+            ["SHOW TABLES;", "SHOW CREATE TABLE log_events;"],
+        )
+    if not lacks:
+        return ok(SCHEMA, "current: all columns exist")
+    if set(lacks) <= OLDER_GENERATION:
+        return ok(SCHEMA, "the older generation, which the correlator supports", [f"without {some(lacks)}"])
+    return warning(
+        SCHEMA,
+        f"missing, or not granted: {some(lacks)}",
+        ["The correlator works without them; what they contain is missing in its documents."],
+        [f"SHOW CREATE TABLE {table};" for table in sorted({name.split(".")[0] for name in lacks})],
+    )
+
+
+async def time_zone(config: Config, database: Database, queries: Queries, session: Session) -> Check:
+    zone = await database.zone(session)
+    offset: int | None = None
+    if not isinstance(config.database.url, SqliteUrl):
+        rows = await session.query(
+            "SELECT TIMESTAMPDIFF(SECOND, UTC_TIMESTAMP(), CONVERT_TZ(UTC_TIMESTAMP(), '+00:00', @@global.time_zone))"
+        )
+        offset = round(int(rows[0][0] or 0) / QUARTER) * QUARTER
+    errors = await _errors_of_zone(queries, session)
+    return judge_zone(config.database.timezone, zone, offset, errors, time.time(), host=_zone_of_host())
+
+
+async def _errors_of_zone(queries: Queries, session: Session) -> list[float]:
+    """Return, for recent jobs, the seconds from a job's start to its first step's; a wrong zone shows as hours.
+
+    The job's time is a TIMESTAMP, which is absolute; the step's is a DATETIME, which is read in the configured zone.
+    """
+    if not queries.schema.has("job_tracking", "id", "started_at") or not queries.schema.has("job_steps", "started_at"):
+        return []
+    if queries.schema.is_local("job_tracking", "started_at") or not queries.schema.is_local("job_steps", "started_at"):
+        return []
+    jobs = await queries.jobs_where(
+        session, f"started_at IS NOT NULL ORDER BY started_at DESC LIMIT {JOBS_COMPARED}", ()
+    )
+    steps = await queries.steps_of(session, {job.job_id: job.started_at for job in jobs})
+    errors = []
+    for job in jobs:
+        begun = [step.started_at for step in steps.get(job.job_id, ()) if step.started_at is not None]
+        if begun and job.started_at is not None:
+            errors.append((min(begun) - job.started_at) / 1_000_000)
+    return errors
+
+
+def judge_zone(
+    configured: str, zone: Zone, offset: int | None, errors: Sequence[float], now: float, *, host: str = ""
+) -> Check:
+    """Judge the zone. `offset`: the server's, in seconds east of UTC; `errors`: see `_errors`; `now`: Unix seconds.
+
+    `host`: the name of this host's zone. It is proposed where it fits, because it has rules for daylight saving time.
+    """
+    used = _offset_of(zone, now)
+    words = f"{'auto: ' if configured == 'auto' else ''}{zone.name} (UTC{_hours(used)})"
+    if wrong := _wrong_by(errors):
+        return failure(
+            ZONE,
+            f"{words} is wrong by {abs(wrong) / 3600:g} h: DATETIME columns are at UTC{_hours(used + wrong)}",
+            [
+                f"Shown by {len(errors)} recent jobs, whose first steps seem to start {_hours(wrong)} h after the job.",
+                "If the zone has daylight saving time, set its name, e.g. Europe/Berlin.",
+            ],
+            _zone_setting(used + wrong, host, now),
+        )
+    proven = [f"{len(errors)} recent jobs agree"] if errors else []
+    if offset is not None and offset != used:
+        lines = [f"The server's own zone is at UTC{_hours(offset)} now.", *proven]
+        if errors:
+            return ok(ZONE, words, lines)
+        return warning(
+            ZONE,
+            f"{words}, but the server is at UTC{_hours(offset)}, and no job shows which is right",
+            fix=["SELECT @@global.time_zone, @@system_time_zone;", "timedatectl"],
+        )
+    if configured == "auto" and zone.name.startswith("UTC") and offset:
+        lines = ["The server's current offset is used, without daylight saving rules. It is read every 5 s."]
+        return ok(ZONE, words, [*lines, *proven])
+    return ok(ZONE, words, proven)
+
+
+def _zone_setting(offset: int, host: str, now: float) -> list[str]:
+    """Return the setting of a zone `offset` seconds east of UTC; Etc/GMT-2 is two hours east."""
+    if host and datetime.fromtimestamp(now, ZoneInfo(host)).utcoffset() == timedelta(seconds=offset):
+        return [f'database.timezone = "{host}"']
+    if offset % 3600:
+        return ["timedatectl list-timezones"]
+    return [f'database.timezone = "{f"Etc/GMT{-offset // 3600:+d}" if offset else "UTC"}"']
+
+
+def _zone_of_host() -> str:
+    """Return the name of the zone that /etc/localtime links to; "" if it has none."""
+    name = str(Path("/etc/localtime").resolve()).partition("/zoneinfo/")[2]
+    return name if name in available_timezones() else ""
+
+
+def _wrong_by(errors: Sequence[float]) -> int:
+    """Return the offset in seconds that most of the jobs show, or 0."""
+    near = Counter(round(e / QUARTER) * QUARTER for e in errors if -5.0 <= e - round(e / QUARTER) * QUARTER <= NEAR)
+    if not near:
+        return 0
+    offset, count = near.most_common(1)[0]
+    return offset if count * 2 > len(errors) else 0
+
+
+async def clock(config: Config, session: Session) -> Check:
+    if isinstance(config.database.url, SqliteUrl):
+        return ok(CLOCK, "the clock of this host")
+    began, wall = time.monotonic(), time.time()
+    rows = await session.query("SELECT CAST(UNIX_TIMESTAMP(SYSDATE(6)) AS CHAR)")
+    took = time.monotonic() - began
+    return judge_clock(float(rows[0][0]) - (wall + took / 2), took)
+
+
+def judge_clock(ahead: float, took: float) -> Check:
+    """Judge the clock. `ahead`: seconds that the server's clock is ahead, known to ±`took`/2 seconds."""
+    words = f"{abs(ahead):.1f} s {'ahead of' if ahead > 0 else 'behind'} this host"
+    fix = ["timedatectl set-ntp true", "timedatectl timesync-status", "SELECT UTC_TIMESTAMP(6);"]
+    off = abs(ahead) - took / 2
+    if off >= SKEW_WRONG:
+        return failure(CLOCK, f"the server's clock is {words}", ["One of the two hosts has the wrong time."], fix)
+    if off >= SKEW_NOTED:
+        lines = ["The daemon uses the server's clock. Times in its journal are by this host's."]
+        return warning(CLOCK, f"the server's clock is {words}", lines, fix)
+    return ok(CLOCK, f"within {max(0.1, abs(ahead)):.1f} s of the server's")
+
+
+def _offset_of(zone: Zone, now: float) -> int:
+    """Seconds east of UTC at `now`."""
+    local = int(now * 1_000_000)
+    for _ in range(2):  # a zone converts local time, and only UTC is known
+        local = int(now * 1_000_000) + (local - zone.utc(local))
+    return (local - int(now * 1_000_000)) // 1_000_000
+
+
+def _hours(seconds: float) -> str:
+    sign = "-" if seconds < 0 else "+"
+    minutes = round(abs(seconds) / 60)
+    return f"{sign}{minutes // 60:02d}:{minutes % 60:02d}"
+
+
+async def jobs_in_no_table(queries: Queries, session: Session, job_ids: list[str]) -> list[str]:
+    """Return those of `job_ids` that neither job_tracking nor failover_jobs has."""
+    known: set[str] = set()
+    for table, column in (("job_tracking", "id"), ("failover_jobs", "job_id")):
+        if queries.schema.has(table, column):
+            for part in chunks(job_ids):
+                where = f"{column} IN ({queries.dialect.marks(part)})"
+                rows = await session.query(f"SELECT {column} FROM {table} WHERE {where}", part)
+                known.update(row[0] for row in rows)
+    return [job_id for job_id in job_ids if job_id not in known]

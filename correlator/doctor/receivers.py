@@ -1,0 +1,145 @@
+"""The checks of what takes events and traces by HTTP: whether it can be reached, and what the daemon reports of it.
+
+A receiver of webhooks gets a connection, under the same rule for addresses as the daemon's, and no request. The
+receiver of traces is sent a request without spans, which it accepts and does not store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import time
+from collections.abc import Mapping, Sequence
+from shlex import quote
+from typing import Any
+from urllib.parse import urlsplit
+
+from correlator.config.schema import Config
+from correlator.config.webhooks import Webhook
+from correlator.doctor.check import Check, failure, ok, some, warning
+from correlator.errors import ConfigError, CorrelatorError
+from correlator.sinks.otlp.receiver import Answer, Verdict, receiver, session
+from correlator.sinks.webhooks.addresses import refusal
+from correlator.sinks.webhooks.sender import tls_context
+
+WEBHOOKS, RECEIVER = "webhooks", "otlp.receiver"
+
+REACH_WITHIN = 5.0
+"""Seconds to connect to one receiver."""
+
+
+async def inspect_webhooks(webhooks: Sequence[Webhook], ready: Mapping[str, Any] | None) -> Check:
+    """Run the check. `ready`: the daemon's answer to /health/ready, None if it does not run."""
+    if not webhooks:
+        return ok(WEBHOOKS, "there is no [[webhooks]]: no event is sent by HTTP")
+    reached = await asyncio.gather(*(reach(webhook) for webhook in webhooks))
+    part = ((ready or {}).get("parts") or {}).get("webhooks") or {}
+    return judge_webhooks(webhooks, reached, part.get("receivers") or {})
+
+
+def judge_webhooks(webhooks: Sequence[Webhook], reached: Sequence[str | None], reported: Mapping[str, Any]) -> Check:
+    """Judge the connections, None for one that succeeded, and what the daemon reports of each webhook by its name."""
+    names = [webhook.name for webhook in webhooks]
+    away = [
+        f"{webhook.name}: {webhook.url}: {why}"
+        for webhook, why in zip(webhooks, reached, strict=True)
+        if why is not None
+    ]
+    states = {name: state for name in names if isinstance(state := reported.get(name), Mapping)}
+    failed = [
+        f"{name}: {state['error']}; {state.get('pending', 0)} events are pending"
+        for name, state in states.items()
+        if state.get("error")
+    ]
+    logs = "journalctl -u correlator --grep webhook -n 50"
+    if away:
+        return failure(WEBHOOKS, f"{len(away)} of {len(names)} receivers cannot be reached", [*away, *failed], [logs])
+    if any(state.get("disabled") for state in states.values()):
+        words = "a receiver wants no more events (HTTP 410)"
+        return warning(WEBHOOKS, words, failed, [logs, "systemctl reload correlator"])
+    if failed:
+        return warning(WEBHOOKS, f"{len(failed)} of {len(names)} receivers do not accept events", failed, [logs])
+    return ok(WEBHOOKS, f"connected to {len(names)} of {len(names)} receivers: {some(names)}")
+
+
+async def reach(webhook: Webhook) -> str | None:
+    """Connect to a receiver and disconnect. Returns why that is not possible, or None."""
+    url = webhook.url
+    assert url is not None
+    try:
+        context = tls_context(webhook) if url.scheme == "https" else None
+        async with asyncio.timeout(REACH_WITHIN):
+            found = await asyncio.get_running_loop().getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)
+            why = "its name has no address"
+            for address in dict.fromkeys(str(target[0]) for *_, target in found):
+                try:
+                    why = refusal(address, allow_private=webhook.allow_private) or ""
+                    if not why:
+                        await _connect(address, url.port, url.host, context)
+                        return None
+                except OSError as error:
+                    why = f"{address}: {error.strerror or error}"
+            return why
+    except TimeoutError:
+        return f"no connection within {REACH_WITHIN:g} s"
+    except (ConfigError, OSError, UnicodeError) as error:
+        return str(error)
+
+
+async def _connect(address: str, port: int, name: str, context: ssl.SSLContext | None) -> None:
+    server_name = name if context is not None else None
+    _, writer = await asyncio.open_connection(address, port, ssl=context, server_hostname=server_name)
+    writer.transport.abort()
+
+
+_EMPTY = b'{"resourceSpans":[]}'
+
+_UNAUTHORIZED = (401, 403)
+
+
+async def inspect_traces(config: Config) -> Check:
+    """Send a request without spans to the receiver, within `otlp.timeout`."""
+    url = config.otlp.url
+    if url is None:
+        return ok(RECEIVER, "otlp.url is empty: no traces are sent")
+    try:
+        target = receiver(config.otlp)
+    except CorrelatorError as error:
+        return failure(RECEIVER, str(error))
+    began = time.monotonic()
+    async with session() as http:
+        answer = await target.send(http, _EMPTY)
+    return judge_traces(config, url, answer, time.monotonic() - began)
+
+
+def judge_traces(config: Config, url: str, answer: Answer, took: float) -> Check:
+    """Judge the answer to a request without spans. `took`: seconds."""
+    match answer.verdict:
+        case Verdict.ACCEPTED:
+            detail = [f"The receiver has a note: {answer.words}"] if answer.words else []
+            return ok(RECEIVER, f"{url} takes traces as JSON, in {took * 1000:.0f} ms", detail)
+        case Verdict.MISPLACED:
+            lines = ["Ended jobs wait until it accepts them, for as long as they are in memory (jobs.retention)."]
+            if answer.status in _UNAUTHORIZED:
+                file = quote(str(config.otlp.headers_file or "/etc/correlator/otlp-headers"))
+                fix = [
+                    "read -rsp 'Token for the receiver of traces: ' TOKEN",
+                    f"printf 'Authorization: Bearer %s\\n' \"$TOKEN\" | install --mode=600 /dev/stdin {file}",
+                    "systemctl restart correlator",
+                ]
+                return failure(RECEIVER, f"{url}: {answer.words}", lines, fix)
+            return failure(RECEIVER, f"{url}: {answer.words}", lines, ['otlp.url = "http://127.0.0.1:4318"'])
+        case Verdict.REFUSED:
+            lines = [
+                (
+                    "The traces of all jobs would be dropped. A receiver that takes only protobuf answers like this:"
+                    " set otlp.url to an OpenTelemetry Collector, which takes JSON and passes traces on."
+                )
+            ]
+            fix = ['otlp.url = "http://127.0.0.1:4318"']
+            return failure(RECEIVER, f"{url} refuses a request without spans: {answer.words}", lines, fix)
+        case Verdict.AGAIN:
+            parts = urlsplit(url)
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+            return failure(RECEIVER, answer.words, fix=[f"nc -vz {quote(parts.hostname or '')} {port}"])
