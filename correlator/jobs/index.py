@@ -422,8 +422,8 @@ class Index:
             for _, row, past in self._step_rows.pop(step_id):
                 entry = replace(row, job_id=record.job_id, by="step")
                 entries.append(entry)
-                if not past:
-                    self._attribute(entry, turn, past=turn.past)
+                if not past:  # It causes its event also if a row of the past, which does not, has named the step.
+                    self._attribute(entry, turn, past=self.loading)
                     turn.wrote.add(record.job_id)
                 elif entry.kind is not None:
                     self._transitions.row_arrived(record.job_id, entry.step_id, entry.kind)

@@ -96,6 +96,14 @@ def test_a_row_of_the_past_that_waits_for_its_step_is_not_announced_when_the_ste
     assert out.attributed == []
 
 
+def test_a_new_row_that_waits_for_its_step_is_announced_when_a_row_of_the_past_names_the_step():
+    index = first_start(Reading("j", 1, JobRecord("j", status="running", started_at=NOW - HOUR), None))
+    index.apply_past([entry(0, 3, Kind.STEP_STARTED, step_id=7)], NOW)
+    assert index.apply([entry(2, 4, Kind.STEP_COMPLETED, job_id=None, step_id=7, at=NOW)], NOW).events == []
+    events = [(e.kind, e.event_id, e.job_id) for out in shown_past(index) for e in out.events]
+    assert events == [(Kind.STEP_COMPLETED, 4, "j")]
+
+
 def test_a_job_is_not_stalled_before_its_last_rows_have_been_read():
     index = first_start()
     assert index.expire(NOW + SECOND).events == []
