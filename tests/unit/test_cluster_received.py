@@ -68,8 +68,7 @@ anything = st.one_of(st.binary(max_size=80), st.sampled_from(PAYLOADS), damaged(
 @given(anything)
 def test_any_bytes_are_a_value_that_can_be_encoded_or_unreadable(body: bytes):
     with contextlib.suppress(Unreadable):
-        shown = received.document(body, 7, "dc1")
-        document_text(shown)
+        document_of(received.document(body, 7, "dc1"))
     with contextlib.suppress(Unreadable):
         event = fleet.event_of(body)
         assert event is None or orjson.dumps(job_document.transition(event))
