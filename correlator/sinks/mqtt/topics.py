@@ -95,9 +95,10 @@ class Message(NamedTuple):
 
 
 def parse_state(payload: bytes, job_id: str) -> dict[str, Any]:
-    """Return the job state in a payload that the broker holds, or only the job ID if it is not a JSON object."""
+    """Return the job in a state that the broker holds, without the members that each state gets; at least its ID."""
     try:
         state = orjson.loads(payload)
     except ValueError:
         state = None
-    return state if isinstance(state, dict) else {"job_id": job_id}
+    known = state if isinstance(state, dict) else {}
+    return {n: value for n, value in known.items() if n not in ("deleted", "epoch", "seq")} | {"job_id": job_id}
