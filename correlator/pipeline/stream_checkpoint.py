@@ -265,7 +265,7 @@ class StreamCheckpoint:
                 self._rows,
                 everything=everything,
                 max_rows=self._max_rows,
-                room=lambda: window.rest if everything else window.share,
+                room=lambda: window.share if self._usable else window.rest,
             )
             await self._write(self._fence, content)
         except Fenced as error:

@@ -6,7 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from correlator.cluster import keys
+from correlator.pipeline.checkpoint_rows import CURSOR
 from tests.support.bulk_rows import jobs_without_rows
+from tests.support.cluster import connected
+from tests.support.eventually import eventually
 from tests.support.faults.cluster_run import cluster_run, takeovers
 from tests.support.faults.proxy import Proxy
 from tests.support.mariadb import Database
@@ -27,6 +31,10 @@ async def test_one_megabit_for_both_collectors(database: Database, nats: Nats, t
         link.rate = MEGABIT
         async with cluster_run(tmp_path, database, nats, link=f"nats://127.0.0.1:{link.port}") as run:
             assert len(run.watcher.jobs) < JOBS, "the link is not slow"
+            async with connected(nats.url, role="doctor") as connection:
+                await eventually(lambda: len(run.watcher.jobs) >= JOBS, within=300.0)
+                written = await connection.last(keys.CHECKPOINT, keys.checkpoint("dc1", *CURSOR))
+                assert written is None, "the documents waited for the checkpoint"
             async with run.traffic.running():
                 recovery = await run.recovered()
                 await run.goes_on(200)
