@@ -29,9 +29,9 @@ def readings(index: Index, count: int, steps: int = 10, *, running: int = 0) -> 
         at = began + n * 1000
         record = JobRecord(
             job_id(n),
-            "unified-live-failover",
-            "completed" if ended else "running",
-            "failover",
+            operation="unified-live-failover",
+            status="completed" if ended else "running",
+            job_type="failover",
             external_job_id=f"unified-live-failover-vm{n}-1758553933",
             metadata=f'{{"failover_job_id":"unified-live-failover-vm{n}-1758553932","vm_name":"vm{n}"}}',
             started_at=at,

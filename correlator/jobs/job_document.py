@@ -12,8 +12,8 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from operator import attrgetter
-from typing import Any, NamedTuple, TypeVar, cast, overload
+from operator import attrgetter, itemgetter
+from typing import Any, NamedTuple, TypeVar, overload
 
 import orjson
 from msgspec import UNSET, Raw, UnsetType
@@ -23,7 +23,7 @@ from correlator.jobs import joblog
 from correlator.jobs.model import forecasts
 from correlator.jobs.model.changes import Event
 from correlator.jobs.model.facts import AttributedRow, Entry, Line, Status
-from correlator.jobs.model.rows import Micros, StepRecord
+from correlator.jobs.model.rows import COLUMNS, Micros, StepRecord
 from correlator.jobs.model.views import JobView, LogLine, PublishedJob, Titles
 from correlator.model import document as model
 from correlator.model import messages
@@ -46,6 +46,13 @@ EXPECTED_SHARE = 0.5
 _ZEROS = "0000-00-00T00:00:00.000000Z"
 _DIGITS = str.maketrans("123456789", "000000000")
 _started_at, _ended_at = attrgetter("started_at"), attrgetter("ended_at")
+_columns = attrgetter(*COLUMNS)
+_in_order = itemgetter(
+    *map(
+        [*COLUMNS, *(name for name in JobDocument.__struct_fields__ if name not in COLUMNS)].index,
+        JobDocument.__struct_fields__,
+    )
+)
 _STATUSES = {status.value: status for status in Status}
 
 
@@ -117,17 +124,14 @@ def document(shown: PublishedJob, base: Revision | None = None, *, steps: bool =
     statuses = [step.status for step in view.steps]
     step = current_step(view) if "running" in statuses else None
     last = _last_message(view.last)
-    return JobDocument(
+    # Those of columns first, then all others in the document's order: faster than by keyword.
+    members = (
+        *_columns(view),
         view.job_id,
         view.external_ids,
-        view.context_id,
-        view.parent_job_id,
         shown.children,
-        view.job_type,
-        view.operation,
         view.category,
-        view.owner,
-        cast("model.JobStatus", view.status),
+        view.status,
         view.terminal,
         view.error,
         rfc3339(view.started_at),
@@ -166,6 +170,7 @@ def document(shown: PublishedJob, base: Revision | None = None, *, steps: bool =
         _title(titles.operations, view.operation),
         _title(titles.steps, step),
     )
+    return JobDocument(*_in_order(members))
 
 
 def text(shown: PublishedJob, base: Revision | None = None, *, steps: bool = True) -> bytes:
@@ -331,12 +336,7 @@ def received(found: JobDocument, rev: int) -> PublishedJob:
         _STATUSES[found.status],
         "legacy" if found.source == "legacy" else "joblog",
         found.external_ids,
-        found.context_id,
-        found.parent_job_id,
-        found.job_type,
-        found.operation,
         found.category,
-        found.owner,
         found.error,
         _time(found.started_at),
         _time(found.ended_at),
@@ -353,6 +353,7 @@ def received(found: JobDocument, rev: int) -> PublishedJob:
         found.errors,
         None if (text := bytes(found.metadata)) == b"{}" else text.decode(),
         found.error_cut or None,
+        **dict(zip(COLUMNS, _columns(found), strict=True)),
     )
     return PublishedJob(
         view,

@@ -12,14 +12,14 @@ the log become visible later, and would take percent back. If R has no percent, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import orjson
 from msgspec.structs import replace
 
 from correlator.jobs import fold, joblog, legacy_status
 from correlator.jobs.model.facts import Job, JobEvent, Status, StepEvents
-from correlator.jobs.model.rows import JobRecord, LegacyRecord, Micros, StepRecord
+from correlator.jobs.model.rows import COLUMNS, JobRecord, LegacyRecord, Micros, StepRecord
 from correlator.jobs.model.views import JobView
 
 
@@ -33,26 +33,23 @@ def view(job: Job, id_keys: Sequence[str] = joblog.EXTERNAL_ID_KEYS) -> JobView:
     if record is None:
         record = JobRecord(
             job.job_id,
-            operation=job.operation or None,
-            job_type=job.job_type or None,
-            parent_job_id=job.parent_job_id or None,
+            operation=job.operation,
+            job_type=job.job_type,
+            parent_job_id=job.parent_job_id,
             started_at=job.started_at,
-            owner=job.owner or None,
+            owner=job.owner,
         )
     ids = joblog.external_ids(record.external_job_id, record.metadata, id_keys)
     all_ids = job.all_external_ids
     unlogged = sum(fold.hashed(name) not in all_ids for name in ids) if all_ids else 0
     newer = ahead if ahead is not None and ahead.error else None
+    columns: dict[str, Any] = {name: getattr(record, name) or None for name in COLUMNS}
     return JobView(
+        **columns,
         job_id=job.job_id,
         status=status,
         external_ids=(*ids, *(x for x in job.external_ids if x not in ids)),
-        context_id=record.context_id or None,
-        parent_job_id=record.parent_job_id or None,
-        job_type=record.job_type or None,
-        operation=record.operation or None,
         category=record.job_category or None,
-        owner=record.owner or None,
         error=newer.error if newer is not None else record.error_message or None,
         error_cut=newer.error_cut if newer is not None else record.error_cut,
         started_at=record.started_at if record.started_at is not None else record.created_at,

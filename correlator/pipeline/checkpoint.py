@@ -26,7 +26,7 @@ from correlator.jobs.stored_forecasts import Decoded
 log = logging.getLogger(__name__)
 
 APPLICATION_ID = 0x434F5252
-VERSION = 2
+VERSION = 3
 """Version of the form of the checkpoint, in the file and in the cluster. Increase it when a table, or a type that is
 stored in one, changes. A checkpoint of another version is not read."""
 

@@ -188,10 +188,10 @@ def _stripped(shown: PublishedJob | None) -> PublishedJob | None:
         view.status,
         view.source,
         view.external_ids,
-        view.context_id,
-        view.parent_job_id,
-        view.job_type,
-        view.operation,
+        context_id=view.context_id,
+        parent_job_id=view.parent_job_id,
+        job_type=view.job_type,
+        operation=view.operation,
         started_at=view.started_at,
     )
     return PublishedJob(found, shown.rev, shown.updated_at, instance=shown.instance)

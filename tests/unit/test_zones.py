@@ -107,7 +107,7 @@ class Tables:
     async def query(self, sql, args=()):
         if "FROM job_steps" in sql:
             return self._steps
-        return [(*self._job, *[None] * 4)] if "FROM job_tracking WHERE id" in sql else []
+        return [(*self._job, *[None] * 3)] if "FROM job_tracking WHERE id" in sql else []
 
     async def close(self) -> None: ...
 

@@ -30,14 +30,27 @@ class LogRow(Struct, frozen=True, gc=False):
     external_job_id: str | None = None
 
 
-class JobRecord(Struct, frozen=True, gc=False, array_like=True):
+class JobColumns(Struct, frozen=True, gc=False, kw_only=True):
+    """Texts that a job document has as ``job_tracking`` has them, under the same names. Empty ones count as missing.
+
+    A new one is added here and to the document (`model.document`), nowhere else.
+    """
+
+    operation: str | None = None
+    job_type: str | None = None
+    parent_job_id: str | None = None
+    owner: str | None = None
+    context_id: str | None = None
+
+
+COLUMNS = JobColumns.__struct_fields__
+
+
+class JobRecord(JobColumns, frozen=True, gc=False, array_like=True):
     """One row of ``job_tracking``. Columns that an appliance does not have are ``None``."""
 
     job_id: str
-    operation: str | None = None
     status: str | None = None
-    job_type: str | None = None
-    parent_job_id: str | None = None
     external_job_id: str | None = None
     metadata: str | None = None
     error_message: str | None = None
@@ -47,8 +60,6 @@ class JobRecord(Struct, frozen=True, gc=False, array_like=True):
     updated_at: Micros | None = None
     canceled_at: Micros | None = None
     percent_complete: int | None = None
-    owner: str | None = None
-    context_id: str | None = None
     job_category: str | None = None
     error_cut: int | None = None
     """Bytes of the whole error message if `error_message` was cut, else None."""

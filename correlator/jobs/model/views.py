@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from correlator.jobs.model.facts import Line, Status
 from correlator.jobs.model.forecasts import JobForecast
-from correlator.jobs.model.rows import Level, Micros, StepRecord
+from correlator.jobs.model.rows import JobColumns, Level, Micros, StepRecord
 
 _id = attrgetter("id")
 
@@ -18,19 +18,14 @@ AgeKey: TypeAlias = tuple[Micros, int, str]
 """Orders jobs by age (`JobView.age_key`). Its last member is the job ID."""
 
 
-class JobView(Struct, frozen=True, gc=False):
+class JobView(JobColumns, frozen=True, gc=False):
     """The content of a published job, computed from its facts alone. Equal views have equal documents but for `rev`."""
 
     job_id: str
     status: Status
     source: Literal["joblog", "legacy"] = "joblog"
     external_ids: tuple[str, ...] = ()
-    context_id: str | None = None
-    parent_job_id: str | None = None
-    job_type: str | None = None
-    operation: str | None = None
     category: str | None = None
-    owner: str | None = None
     error: str | None = None
     started_at: Micros | None = None
     ended_at: Micros | None = None

@@ -330,7 +330,7 @@ class Queries(Columns):
             if isinstance(values[i], str):
                 values[i] = _one(values[i])
         values[_METADATA] = published_object(values[_METADATA])
-        return JobRecord(*values)
+        return JobRecord(values[0], **dict(zip(TABLES["job_tracking"][1:], values[1:], strict=True)))
 
     # -- failover_jobs
 
@@ -428,9 +428,8 @@ def with_lost(record: Record, before: Record, lost: Sequence[str]) -> Record:
     """`record` with the members that `lost` columns had in `before`."""
     if not lost:
         return record
-    taken = {*lost, "error_cut"} if "error_message" in lost else set(lost)
-    members = record.__struct_fields__
-    return type(record)(*[getattr(before if name in taken else record, name) for name in members])
+    taken = (*lost, "error_cut") if "error_message" in lost else lost
+    return replace(record, **{name: getattr(before, name) for name in taken if hasattr(before, name)})
 
 
 def as_status(text: str | None) -> str | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from correlator.errors import Away, SourceUnavailable
+from correlator.jobs.model.rows import JobRecord, LogRow, StepRecord
 from correlator.sources.db.zones import Zone
 
 Range = tuple[int, int]
@@ -24,27 +25,9 @@ IN_ONE = 500
 """Ids in one IN list."""
 
 TABLES: dict[str, tuple[str, ...]] = {
-    "log_events": ("id", "message", "ts", "level", "job_id", "step_id", "attrs", "external_job_id"),
-    "job_tracking": (
-        "id",
-        "operation",
-        "status",
-        "job_type",
-        "parent_job_id",
-        "external_job_id",
-        "metadata",
-        "error_message",
-        "started_at",
-        "completed_at",
-        "created_at",
-        "updated_at",
-        "canceled_at",
-        "percent_complete",
-        "owner",
-        "context_id",
-        "job_category",
-    ),
-    "job_steps": ("id", "name", "seq", "status", "started_at", "completed_at", "error_message", "job_id"),
+    "log_events": LogRow.__struct_fields__,
+    "job_tracking": ("id", *(name for name in JobRecord.__struct_fields__[1:] if name != "error_cut")),
+    "job_steps": (*StepRecord.__struct_fields__[:-1], "job_id"),
     "failover_jobs": (
         "id",
         "job_id",
