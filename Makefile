@@ -34,7 +34,7 @@ help:
 	@echo "make deb      the Debian package, in build/      make client-package  the browser client for npm, in build/"
 	@echo "make bench    measure it beside the limits and its peers, a quarter of an hour on a quiet machine   (ARGS='catchup rest --quick', ARGS='rest --against main~5')"
 	@echo "make lint     ruff, words   make types    mypy          make imports  the import rules"
-	@echo "make docs     write the reference of the configuration again: docs/configuration.md, deploy/correlator.toml"
+	@echo "make docs     write again what comes from types: docs/configuration.md, deploy/correlator.toml, client.d.ts"
 	@echo "make pictures  make the pictures of README.md and docs/ again (Python 3.12 or newer)"
 	@echo "make format   tidy the code     make lock     write requirements/ again     make clean"
 

@@ -1,123 +1,145 @@
 /** Types of client.js, the browser client of a correlator. Not needed at run time. */
 
-export type Level = "DEBUG" | "INFO" | "WARN" | "ERROR";
-export type JobStatus = "pending" | "running" | "completed" | "failed" | "cancelled";
-export type StepStatus = "running" | "completed" | "failed" | "skipped" | "pending" | "cancelled";
-
-/**
+/*
  * A job, as docs/protocol.md describes it. A member that has no value is null or missing, which mean the same: after a
  * patch it is missing. Times are RFC 3339 in UTC.
  */
+// begin: written by make docs
+/** A job. It changes only with its `rev`: the duration of a running job or step is that at `updated_at`. */
 export interface Job {
+  /** A job's UUID; of a legacy job its own ID. */
   readonly job_id: string;
+  /** Each leads to this job, unless a newer one carries it too. */
   readonly external_ids: readonly string[];
-  /** Number of all external IDs, up to 10,000, if `external_ids` has only the newest ones. */
-  readonly external_ids_cut?: number;
   readonly context_id?: string | null;
   readonly parent_job_id?: string | null;
+  /** In the order of their start; the newest 1,000 at the most. */
   readonly child_job_ids: readonly string[];
-  /** Number of all children, if `child_job_ids` has only the newest ones. */
-  readonly child_job_ids_cut?: number;
   readonly job_type?: string | null;
   readonly operation?: string | null;
   readonly category?: string | null;
   readonly owner?: string | null;
   readonly status: JobStatus;
+  /** True if the job has ended. */
   readonly terminal: boolean;
   readonly error?: string | null;
-  /** Bytes of the whole error, if `error` is only its beginning. */
-  readonly error_cut?: number | null;
   readonly started_at?: string | null;
   readonly ended_at?: string | null;
   readonly updated_at: string;
-  /** As of `updated_at`. For a running job, compute it from `started_at`. */
   readonly duration_seconds?: number | null;
   readonly progress: Progress;
-  /** From earlier runs of the operation; null without a basis, and once the job has ended. */
+  /** null with fewer than 3 earlier runs, for legacy jobs, and once the job has ended. */
   readonly forecast?: Forecast | null;
-  /** How long an ended job took, compared with earlier runs; null without a basis. */
+  /** Of an ended job, if earlier runs were known. */
   readonly compared_with?: Comparison | null;
+  /** The name of the running step, the highest of several. */
   readonly current_step?: string | null;
-  /** By step id; order them by `seq`, those with 0 last. */
+  /** By step id; empty in a list of jobs that did not ask. */
   readonly steps: Readonly<Record<string, Step>>;
-  /** Number of all steps, if `steps` has only the newest ones, as a gateway may. */
-  readonly steps_cut?: number;
-  /** Running, and silent for longer than the daemon's `jobs.stalled_after`. */
+  /** Running, and silent longer than `jobs.stalled_after`. */
   readonly stalled: boolean;
   readonly last_event_at?: string | null;
   readonly last_message?: LastMessage | null;
   readonly warnings: number;
   readonly errors: number;
-  /** If it was too large, `_cut` has the size in bytes of each omitted member. */
-  readonly metadata: Readonly<Record<string, unknown>> & { readonly _cut?: Readonly<Record<string, number>> };
-  readonly source: "joblog" | "legacy";
+  readonly metadata: Metadata;
+  readonly source: Source;
+  /** The `seq` of the job's last change. */
   readonly rev: number;
-  /** False while the daemon still counts the log rows from before its first start; else absent. */
+  /** The number of all external IDs, up to 10,000, where `external_ids` has the newest. */
+  readonly external_ids_cut?: number;
+  /** The number of all children, where `child_job_ids` has not all of them. */
+  readonly child_job_ids_cut?: number;
+  /** false while the log's past is still being read after a first start; else absent. */
   readonly counts_complete?: boolean;
-  /** False if the table of steps could not be read: `steps` has only what the log says; else absent. */
+  /** false if job_steps cannot be read: `steps` has what the log says; else absent. */
   readonly steps_complete?: boolean;
-  /** At a gateway: the appliance that the job belongs to; else absent. */
+  /** Bytes of the whole error; absent unless `error` is only its beginning. */
+  readonly error_cut?: number;
+  /** At a gateway: the number of all steps, where `steps` has only the newest. */
+  readonly steps_cut?: number;
+  /** At a gateway: the appliance that the job belongs to. */
   readonly instance?: string;
-  /** What people call the operation; absent unless the daemon has a title for it. */
+  /** What people call the operation, if `[labels]` has a title. */
   readonly title?: string;
   /** The same of `current_step`. */
   readonly current_step_title?: string;
 }
 
+export type JobStatus = "cancelled" | "completed" | "failed" | "pending" | "running";
+
+/** As the appliance keeps it; if it was cut, `_cut` has the bytes of each missing member. */
+export type Metadata = Readonly<Record<string, unknown>> & { readonly _cut?: Readonly<Record<string, number>> };
+
+/** `legacy`: a job known from `failover_jobs` alone. */
+export type Source = "joblog" | "legacy";
+
+/** The progress of a job. It is 100 percent only if the job has completed. A completed job may have failed steps. */
 export interface Progress {
-  /** 0 to 100; 100 only of a completed job. */
   readonly percent: number;
-  /** How `percent` was computed; later versions may add values. */
+  /**
+   * What `percent` rests on: JobLog's own percent; earlier runs of the operation; steps done of steps seen; the
+   * status that `failover_jobs` has. More may come.
+   */
   readonly basis: "reported" | "history" | "steps" | "legacy" | (string & {});
   readonly steps_done: number;
   readonly steps_failed: number;
   readonly steps_running: number;
   readonly steps_skipped: number;
   readonly steps_seen: number;
-  /** Steps seen, and those ahead that at least half of the earlier runs had; null without a forecast. */
+  /** The steps seen, and those ahead that at least half of the earlier runs had. See `forecast`. */
   readonly steps_expected?: number | null;
 }
 
-/** When a job will probably end. Use `remaining` for what it says at a moment. */
+/** When a running job will probably end, from earlier runs of the same job type and operation. */
 export interface Forecast {
-  /** Half of all jobs end before `p50`, nine of ten before `p90`. */
-  readonly ends_at: { readonly p50: string; readonly p90: string };
-  /** The time of the forecast, by the daemon's clock. */
+  readonly ends_at: ForecastEnd;
+  /** The time at which the forecast was made. */
   readonly as_of: string;
-  /** Number of earlier runs that it rests on. */
+  /** The number of earlier runs that it rests on. */
   readonly runs: number;
-  readonly state: ForecastState;
-  /** The median duration of earlier runs. */
+  /**
+   * How the job compares with earlier runs at the same point: fewer than 10 were there; as usual; it has waited
+   * there longer than 9 of 10; longer than any. More may come.
+   */
+  readonly state: "rough" | "on_track" | "late" | "overdue" | (string & {});
+  /** The median duration of earlier runs, in seconds. */
   readonly typical_seconds: number;
-  /** The share of earlier runs that did not complete, 0 to 1. */
+  /** The share of earlier runs that did not complete. */
   readonly failure_rate: number;
-  /** In the order of earlier runs. */
+  /** In their usual order. */
   readonly steps_ahead: readonly StepAhead[];
 }
 
-/**
- * rough: fewer than 10 earlier runs. late: longer at this point than 90 % of them. overdue: longer than any of them.
- * Later versions may add values.
- */
-export type ForecastState = "rough" | "on_track" | "late" | "overdue" | (string & {});
+/** The end of a job: in half of all cases before `p50`, in nine of ten before `p90`. */
+export interface ForecastEnd {
+  readonly p50: string;
+  readonly p90: string;
+}
 
+/** A step that is still to come. */
 export interface StepAhead {
   readonly name: string;
-  /** The share of earlier runs that had this step after the present one, 0 to 1. */
+  /** Of the earlier runs, those that had it. */
   readonly share: number;
+  /** The median time that earlier runs spent in it. */
   readonly typical_seconds: number;
-  /** What people call it; absent unless the daemon has a title for it. */
+  /** What people call the step, if `[labels]` has a title for it. */
   readonly title?: string;
 }
 
+/** An ended job beside earlier runs of its operation. */
 export interface Comparison {
-  /** The median duration of earlier runs. */
+  /** The median duration of earlier runs, in seconds. */
   readonly typical_seconds: number;
   readonly runs: number;
-  /** The share of earlier runs that took less time, in percent. */
+  /** The percentage of these runs that took less time. */
   readonly percentile: number;
 }
 
+export type StepStatus = "pending" | "running" | "completed" | "failed" | "cancelled" | "skipped";
+
+/** One step of a job. Order steps by `seq`; 0 means that it is not known yet, and comes last. */
 export interface Step {
   readonly seq: number;
   readonly name: string;
@@ -126,17 +148,24 @@ export interface Step {
   readonly ended_at?: string | null;
   readonly duration_seconds?: number | null;
   readonly error?: string | null;
-  /** Bytes of the whole error, if `error` is only its beginning. */
-  readonly error_cut?: number | null;
-  /** What people call it; absent unless the daemon has a title for it. */
+  /** Bytes of the whole error; absent unless `error` is only its beginning. */
+  readonly error_cut?: number;
+  /** What people call the step, if `[labels]` has a title for it. */
   readonly title?: string;
 }
 
+export type Level = "DEBUG" | "ERROR" | "INFO" | "WARN";
+
+/** The log row of a job that was logged last. */
 export interface LastMessage {
   readonly level: Level;
   readonly text: string;
-  readonly at?: string | null;
+  readonly at: string;
 }
+// end
+
+/** Later versions may add values. */
+export type ForecastState = Forecast["state"];
 
 /** A filter: AND between its members, OR inside one. `{}` is every job in the daemon's memory. */
 export interface Wanted {

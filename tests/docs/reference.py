@@ -1,4 +1,4 @@
-"""What `make docs` writes from the types of the settings: docs/configuration.md and deploy/correlator.toml."""
+"""What `make docs` writes from types: docs/configuration.md, deploy/correlator.toml, and the job in client.d.ts."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from correlator.config.section import Section
 from correlator.config.template import Template
 from correlator.config.webhook_values import SigningSecrets
 from correlator.daemon import reload
+from tests.docs import document_types
 
 REPOSITORY = Path(__file__).parents[2]
 PAGE = REPOSITORY / "docs" / "configuration.md"
 FILE = REPOSITORY / "deploy" / "correlator.toml"
+TYPES = REPOSITORY / "correlator" / "web" / "client.d.ts"
 BEGIN, END = "<!-- begin: written by make docs -->\n", "<!-- end -->\n"
 
 KINDS = {
@@ -39,12 +41,12 @@ def reference() -> str:
     return "\n" + "\n".join(_chapters()) + "\n"
 
 
-def written(page: str, made: str) -> str:
+def written(page: str, made: str, begin_mark: str = BEGIN, end_mark: str = END) -> str:
     """The page with what was made between its marks."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = page.partition(begin_mark)
+    _, end, after = rest.partition(end_mark)
     if not begin or not end:
-        raise ValueError(f"expected {BEGIN.strip()} and {END.strip()}")
+        raise ValueError(f"expected {begin_mark.strip()} and {end_mark.strip()}")
     return f"{before}{begin}{made}{end}{after}"
 
 
@@ -100,3 +102,5 @@ def _cell(text: str) -> str:
 if __name__ == "__main__":
     PAGE.write_text(written(PAGE.read_text(), reference()))
     FILE.write_text(rendering.reference())
+    types = document_types
+    TYPES.write_text(written(TYPES.read_text(), types.declarations(), types.BEGIN, types.END))

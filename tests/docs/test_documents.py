@@ -10,7 +10,7 @@ import re
 import subprocess
 import time
 from pathlib import Path
-from typing import Any, cast, get_type_hints
+from typing import Any, cast
 
 import pytest
 
@@ -18,11 +18,20 @@ from correlator.config import loading
 from correlator.config.schema import leaves
 from correlator.demo.run import announce
 from correlator.demo.traffic import Traffic
-from correlator.model.document import JobDocument, Progress
+from correlator.model.document import (
+    Comparison,
+    Forecast,
+    ForecastEnd,
+    JobDocument,
+    LastMessage,
+    Progress,
+    Step,
+    StepAhead,
+)
 from correlator.sinks.turns import Work
 from correlator.sinks.webhooks import signature
 from deploy.debian import build
-from tests.docs import reference
+from tests.docs import document_types, reference
 from tests.support.markdown import Block, anchors, blocks, documents, guides, links, read
 from tests.support.paths import REPOSITORY
 from tests.support.servers import program
@@ -204,11 +213,17 @@ def test_what_is_imported_from_the_client_is_there(block: Block):
         assert {name.replace("type ", "").strip() for name in names.split(",")} <= exported, block.place
 
 
-def test_the_guide_for_guis_has_every_member_of_a_job_document():
-    table = read("docs/gui.md").partition("## Members of a job document")[2].partition("\n## ")[0]
-    named = {name.rpartition(".")[2] for name in re.findall(r"`([a-z_.]+)`", table)}
-    members = get_type_hints(JobDocument).keys() - {"progress"} | get_type_hints(Progress).keys()
-    assert members - named == set()
+def test_the_protocol_has_every_member_of_a_job_document():
+    chapter = read("docs/protocol.md").partition("## The job document")[2].partition("\n## ")[0]
+    named = {*re.findall(r'[`"]([a-z_0-9]+)[`"]', chapter)}
+    kinds = (JobDocument, Progress, Forecast, ForecastEnd, StepAhead, Comparison, Step, LastMessage)
+    assert {member for kind in kinds for member in kind.__struct_fields__} - named == set()
+
+
+def test_the_types_of_the_browsers_client_are_those_of_the_document():
+    assert reference.written(TYPES, document_types.declarations(), document_types.BEGIN, document_types.END) == TYPES, (
+        "say make docs"
+    )
 
 
 # The bounds

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from importlib import resources
 from typing import Any, get_args, get_type_hints
 
 import jsonschema_rs
@@ -11,7 +9,6 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec import UnsetType
 from msgspec.structs import fields, replace
 
 from correlator.errors import BadRequest
@@ -169,23 +166,6 @@ views = st.builds(
 def test_every_job_there_may_be_has_the_shape(view, updated_at, stalled):
     document = document_of(PublishedJob(view, 1, updated_at, stalled=stalled))
     assert REST.wrong("JobDocument", orjson.loads(job_document.encode(document))) == []
-
-
-@pytest.mark.parametrize(
-    ("interface", "kind"),
-    [("Job", model.JobDocument)]
-    + [(t.__name__, t) for t in (model.Progress, model.Forecast, model.StepAhead, model.Comparison, model.Step)],
-    ids=str,
-)
-def test_the_types_of_the_browsers_client_are_those_of_the_document(interface, kind):
-    """A member that may be null is also optional there: a patch removes it."""
-    text = resources.files("correlator.web").joinpath("client.d.ts").read_text()
-    body = re.search(rf"export interface {interface} \{{\n(.*?)\n\}}", text, re.DOTALL)
-    assert body is not None
-    declared = dict(re.findall(r"^  readonly (\w+)(\??):", body[1], re.MULTILINE))
-    hints = get_type_hints(kind)
-    nullable = {name for name, hint in hints.items() if {type(None), UnsetType} & {*get_args(hint)}}
-    assert declared == {name: "?" if name in nullable else "" for name in hints}
 
 
 LINE = LogLine(5, "WARN", "text", 7, {"a": 1}, AT)

@@ -36,7 +36,7 @@ Schema = dict[str, Any]
 def openapi() -> Schema:
     """The OpenAPI document."""
     bodies = [b for e in ENDPOINTS for a in e.answers.values() for b in a.bodies]
-    refs, schemas = _schemas([*bodies, replies.Problem, messages.CloudEvent])
+    refs, schemas = schemas_of([*bodies, replies.Problem, messages.CloudEvent])
     paths: Schema = {}
     for endpoint in ENDPOINTS:
         paths.setdefault(endpoint.path, {})[endpoint.method] = _operation(endpoint, refs, schemas)
@@ -169,7 +169,7 @@ _PUBLISHED: Final = (
 def asyncapi() -> Schema:
     """The AsyncAPI document: websocket, server-sent events and MQTT topics. `send` is an action of the daemon."""
     kinds = [*_RECEIVED, *messages.SERVER_MESSAGES, *_PUBLISHED]
-    refs, schemas = _schemas(kinds)
+    refs, schemas = schemas_of(kinds)
     # The last state of a deleted job may lack members of `JobDocument`, but has no others. Only it has `deleted`.
     schemas[messages.JobState.__name__]["not"] = {"required": ["deleted"]}
     known_last = schemas[messages.DeletedJobState.__name__]
@@ -316,7 +316,7 @@ def _info(description: str) -> Schema:
     }
 
 
-def _schemas(kinds: Iterable[Any]) -> tuple[dict[Any, Schema], Schema]:
+def schemas_of(kinds: Iterable[Any]) -> tuple[dict[Any, Schema], Schema]:
     """The schema of each type, and the components that the schemas refer to."""
     kinds = list(dict.fromkeys(kinds))
     found, components = msgspec.json.schema_components(kinds, ref_template=SCHEMAS)
