@@ -102,7 +102,7 @@ class Delta(TypedDict):
     job_id: JobId
     base: Rev
     rev: Rev
-    set: dict[str, Any]
+    set: Annotated[dict[str, Any], Meta(title="MergePatch")]
 
 
 class Delete(TypedDict):

@@ -20,6 +20,9 @@ EntityKind: TypeAlias = Annotated[
     Meta(title="EntityKind", description="What `entity` is read as; repeat it as `kind` with a `cursor`."),
 ]
 ResolvedBy: TypeAlias = Annotated[Literal["uuid", "external_id", "context_id", "legacy"], Meta(title="ResolvedBy")]
+StatusMetadata: TypeAlias = Annotated[dict[str, Any], Meta(title="StatusMetadata")]
+Description: TypeAlias = Annotated[dict[str, Any], Meta(title="Description")]
+"""OpenAPI or AsyncAPI."""
 GoTime: TypeAlias = Annotated[str, Meta(extra_json_schema={"format": "date-time"}, examples=["2025-09-22T10:00:00Z"])]
 
 
@@ -337,7 +340,7 @@ class _Details(TypedDict):
     step_completion: Percent
     error_message: str | None
     error_cut: NotRequired[ErrorCut]
-    metadata: dict[str, Any] | None
+    metadata: StatusMetadata | None
 
 
 class DirectDetails(_Details):

@@ -26,7 +26,7 @@ from tests.support.servers import Server, program, run_program
 
 SCHEMA = DATA / "appliance.sql"
 TABLES = ("job_tracking", "job_steps", "log_events", "failover_jobs")
-ROLLED_BACK = {"log_events": ("external_job_id",), "job_tracking": ("context_id", "job_category")}
+ROLLED_BACK = {"log_events": ("external_job_id",), "job_tracking": ("job_category", "context_id")}
 """The columns that do not exist on an appliance that rolled its schema change back."""
 
 

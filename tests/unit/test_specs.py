@@ -77,10 +77,11 @@ def test_a_reference_has_nothing_beside_it(document):
 
 
 @BOTH
-def test_every_set_of_values_is_a_type_with_a_name(document):
-    """Generators number the types of sets without one: `Status1`, `AnonymousSchema_171`."""
+def test_every_set_of_values_and_every_free_object_is_a_type_with_a_name(document):
+    """Generators number the types of those without one: `Status1`, `MetadataType0`, `AnonymousSchema_171`."""
     named = {id(schema) for schema in document["components"]["schemas"].values()}
-    assert [part for part in walk(document) if "enum" in part and id(part) not in named] == []
+    kinds = [part for part in walk(document) if "enum" in part or part.get("additionalProperties") is True]
+    assert [part for part in kinds if id(part) not in named] == []
     assert document["components"]["schemas"]["JobDocument"]["properties"]["status"]["$ref"].endswith("/JobStatus")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from http import HTTPStatus
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
@@ -16,6 +16,7 @@ from correlator.jobs.joblog import MAX_STEP_ID
 from correlator.jobs.model.rows import Level
 from correlator.model.document import JobDocument
 from correlator.model.replies import (
+    Description,
     DirectReply,
     EnhancedReply,
     EntityKind,
@@ -294,13 +295,13 @@ ENDPOINTS: Final = (
         "/api/v1/openapi.json",
         "getOpenapi",
         "This document",
-        {HTTPStatus.OK: Answer("OpenAPI 3.1.", (dict[str, Any],)), **BAD},
+        {HTTPStatus.OK: Answer("OpenAPI 3.1.", (Description,)), **BAD},
     ),
     Endpoint(
         "/api/v1/asyncapi.json",
         "getAsyncapi",
         "Websocket, event stream and MQTT",
-        {HTTPStatus.OK: Answer("AsyncAPI 3.0.", (dict[str, Any],)), **BAD},
+        {HTTPStatus.OK: Answer("AsyncAPI 3.0.", (Description,)), **BAD},
     ),
     Endpoint(
         "/api/v1/ticket",

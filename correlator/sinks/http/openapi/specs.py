@@ -333,7 +333,7 @@ def _named(part: Any, schemas: Schema) -> Any:
     if not isinstance(part, dict):
         return part
     if part.get("type") == "object" and part.keys().isdisjoint(("properties", "additionalProperties")):
-        return {**part, "additionalProperties": True}
+        part = {**part, "additionalProperties": True}
     if isinstance(values := part.get("enum"), list):
         part = {**part, "type": "string"} if len(values) > 1 else {"type": "string", "const": values[0]}
     if isinstance(title := part.get("title"), str):
