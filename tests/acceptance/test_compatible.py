@@ -176,7 +176,7 @@ async def test_an_id_that_urls_would_lose_is_found_by_its_parameter(daemon: Daem
     code, page = await daemon.get(f"/api/v1/job/events?id={parameter}&limit=10&level=INFO")
     assert (code, [event["event_id"] for event in page["events"]]) == (200, [event_id])
     assert daemon.session is not None
-    async with daemon.session.get(f"/api/v1/job/events?id={parameter}&format=text") as response:
+    async with daemon.session.get(f"/api/v1/job/log?id={parameter}") as response:
         assert (response.status, " x" in await response.text()) == (200, True)
     async with Client(daemon.url) as client:
         found = await client.job(name, wait=5)

@@ -89,7 +89,7 @@ async def test_a_whole_log_is_sent_as_text_in_the_order_of_time_and_its_parts_ar
     await appliance.log("odd\n\x1b[2J", "WARN", attrs={"step_id": step, "volume": "V-1"})
     assert daemon.session is not None
     assert (await daemon.get("/api/v1/jobs/GUI%201%2Fa?wait=5"))[0] == 200
-    path = "/api/v1/jobs/GUI%201%2Fa/events?format=text"
+    path = "/api/v1/jobs/GUI%201%2Fa/log"
     async with daemon.session.get(URL(path, encoded=True)) as response:
         lines = (await response.text()).splitlines()
         assert (response.status, response.content_type) == (200, "text/plain")
@@ -101,9 +101,9 @@ async def test_a_whole_log_is_sent_as_text_in_the_order_of_time_and_its_parts_ar
     assert [line.split(maxsplit=1)[1] for line in lines[:2500]] == [f"INFO  line {n}" for n in range(1, 2501)]
     assert lines[2500].split(maxsplit=1)[1] == "WARN  copy: odd\\n\\x1b[2J  volume=V-1"
     for part in (f"step={step}", "level=WARN", "q=v-1"):
-        async with daemon.session.get(URL(f"{path}&{part}", encoded=True)) as response:
+        async with daemon.session.get(URL(f"{path}?{part}", encoded=True)) as response:
             assert (await response.text()).splitlines() == lines[2500:]
-    status, body = await daemon.get(f"{path}&limit=5")
+    status, body = await daemon.get(f"{path}?limit=5")
     assert (status, "'limit'" in body["detail"]) == (400, True)
 
 
@@ -119,13 +119,13 @@ async def test_clients_that_share_a_connection_of_nginx_get_nothing_of_each_othe
     try:
         await asyncio.to_thread(proxy.start)
         async with aiohttp.ClientSession(f"http://127.0.0.1:{proxy.port}") as session:
-            for path in ("/api/v1/jobs/secret/events?format=text", "/api/v1/stream", "/api/v1/jobs/secret"):
+            for path in ("/api/v1/jobs/secret/log", "/api/v1/stream", "/api/v1/jobs/secret"):
                 async with session.head(path) as response:
                     assert response.status == (405 if path.endswith("stream") else 200)
                 for _ in range(20):  # the pages of the log would come between them
                     async with session.get("/health/live") as response:
                         assert (response.status, await response.text()) == (200, '{"live":true}'), path
-            async with session.get("/api/v1/jobs/secret/events?format=text") as response:
+            async with session.get("/api/v1/jobs/secret/log") as response:
                 assert len((await response.text()).splitlines()) == 5_000
     finally:
         await asyncio.to_thread(proxy.close)

@@ -206,7 +206,7 @@ async def test_after_every_response_of_every_route_the_connection_is_in_sync(
                     daemon.port, method, path, *headers, *connection, version=version, after="/health/live"
                 )
                 seen[path].add(status)
-    text = filled("/api/v1/jobs/{id}/events") + "?format=text"
+    text = filled("/api/v1/jobs/{id}/log")
     refused = {200, 304, 400, 405} if method == "HEAD" else {200, 304, 400, 405, 505}
     assert set().union(*seen.values()) <= refused | {404}
     assert seen[text] == ({405} if method == "OPTIONS" else {200})

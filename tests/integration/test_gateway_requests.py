@@ -76,7 +76,7 @@ async def test_a_job_that_left_memory_is_found_by_any_id_with_its_log(nats, mari
             assert (await gateway.get("/api/v1/jobs/ext-1/events", after="nonsense"))[0] == 400
             async with (
                 aiohttp.ClientSession() as session,
-                session.get(f"{gateway.url}/api/v1/jobs/e/events?format=text") as response,
+                session.get(f"{gateway.url}/api/v1/jobs/e/log") as response,
             ):
                 assert len((await response.text()).splitlines()) == 7
             entity = (await gateway.get("/api/v1/entities/vm-ctx"))[1]

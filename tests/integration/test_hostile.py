@@ -279,7 +279,7 @@ async def test_an_address_that_reads_logs_slowly_leaves_those_of_others_their_sh
 
     async def asked(address: int) -> int:
         headers = {"X-Forwarded-For": f"192.0.2.{address}"}
-        async with client.get(f"{url}/api/v1/jobs/j0/events?format=text", headers=headers) as response:
+        async with client.get(f"{url}/api/v1/jobs/j0/log", headers=headers) as response:
             await response.read()
             return int(response.status)
 
@@ -395,9 +395,7 @@ async def test_a_ticket_makes_no_ticket(hub, client):
             assert response.status == 200
 
 
-@pytest.mark.parametrize(
-    "path", ["/health/ready", "/client.js", "/api/v1/jobs", "/metrics", "/api/v1/jobs/j0/events?format=text"]
-)
+@pytest.mark.parametrize("path", ["/health/ready", "/client.js", "/api/v1/jobs", "/metrics", "/api/v1/jobs/j0/log"])
 async def test_a_page_of_a_listed_origin_may_ask_with_headers_everywhere(hub, client, monkeypatch, path):
     monkeypatch.setattr(hub, "lines", AsyncMock(return_value=LinesPage((), None, more=False)))
     async with served(hub, tokens=("secret",), origins=("http://gui",)) as url:

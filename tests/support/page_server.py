@@ -158,6 +158,7 @@ class PageServer:
         return [
             web.get("/ws", self._websocket),
             web.get("/api/v1/jobs/{id:.+}/events", self._history),
+            web.get("/api/v1/jobs/{id:.+}/log", self._history),
             web.get("/api/v1/jobs", self._search),
             web.get("/api/v1/entities/{name:.+}", self._entity),
             web.get("/test.html", self._test_page),
@@ -272,7 +273,7 @@ class PageServer:
             self.tickets.append(query["ticket"])
         elif not self._is_authorized(request):
             return web.json_response({"title": "Unauthorized"}, status=401)
-        if query.get("format") == "text":
+        if request.path.endswith("/log"):
             return web.Response(text="the whole log")
         lines = [e for e in self.events.get(request.match_info["id"], []) if _selected(e, query)]
         limit = min(int(query.get("limit", 100)), self.page)

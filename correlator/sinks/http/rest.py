@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import re
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -49,7 +49,7 @@ _WORD: Final = re.compile(f"[^{SPACE}]+")
 _STATUSES: Final = [s.value for s in Status if s is not Status.SKIPPED]
 _OF_ONE: Final = ("wait", "rev")
 _OF_LINES: Final = ("level", "step", "q", "since")
-_OF_EVENTS: Final = ("after", "from", "before", "limit", "format", *_OF_LINES)
+_OF_EVENTS: Final = ("after", "from", "before", "limit", *_OF_LINES)
 _FILTERS: Final = ("status", "job_type", "operation", "context_id", "parent_job_id", "instance")
 
 
@@ -68,7 +68,9 @@ class Rest:
             web.get("/api/v1/jobs", self.jobs),
             web.get("/api/v1/job", self.job),
             web.get("/api/v1/job/events", self.events),
+            web.get("/api/v1/job/log", self.log),
             web.get("/api/v1/jobs/{id:(?s:.+)}/events", self.events),
+            web.get("/api/v1/jobs/{id:(?s:.+)}/log", self.log),
             web.get("/api/v1/jobs/{id:(?s:.+)}", self.job),
             web.get("/api/v1/resolve/{id:(?s:.+)}", self.resolve),
         ]
@@ -115,27 +117,43 @@ class Rest:
         return web.Response(body=self._hub.documents.encoded(shown), content_type="application/json", headers=headers)
 
     async def events(self, request: web.Request) -> web.StreamResponse:
-        """A page of a job's log rows, oldest first; as text, all of them."""
-        name = _id(request, *_OF_EVENTS)
+        """A page of a job's log rows, oldest first."""
+        return await self._below(request, "events", _OF_EVENTS, self._events)
+
+    async def log(self, request: web.Request) -> web.StreamResponse:
+        """All log rows of a job as text."""
+        return await self._below(request, "log", _OF_LINES, self._text)
+
+    async def _below(
+        self,
+        request: web.Request,
+        what: str,
+        parameters: tuple[str, ...],
+        respond: Callable[[web.Request, PublishedJob, LineQuery], Awaitable[web.StreamResponse]],
+    ) -> web.StreamResponse:
+        """What lies below a job, as `respond` makes it."""
+        name = _id(request, *parameters)
         found = await self._lookups.find(name, request.remote or "")
         if found is None:
-            whole = f"{name}/events"  # may be an ID that contains a raw slash
+            whole = f"{name}/{what}"  # may be an ID that contains a raw slash
             if "id" in request.match_info and (
                 "wait" in request.query or await self._lookups.find(whole, request.remote or "") is not None
             ):
                 return await self._job(request, whole)
             raise NotFound(f"no job is known by {name!r}")
-        known(request, (*_own(request), *_OF_EVENTS))
+        known(request, (*_own(request), *parameters))
+        return await respond(request, found[0], _line_query(request))
+
+    async def _text(self, request: web.Request, shown: PublishedJob, query: LineQuery) -> web.StreamResponse:
+        return await self._log_text.send(request, shown.view, _names(shown), query)
+
+    async def _events(self, request: web.Request, shown: PublishedJob, query: LineQuery) -> web.Response:
         limit = number(request, "limit", 1, MAX_EVENTS, int) or DEFAULT_LIMIT
-        query = _line_query(request)
         first, before = number(request, "from", 1, MAX_EVENT_ID, int), number(request, "before", 1, MAX_EVENT_ID, int)
         after = request.query.get("after")
         if sum(start is not None for start in (after, first, before)) > 1:
             raise BadRequest("after, from, before: give only one of them")
-        names = _names(found[0])
-        if choice(request, "format", ("json", "text")) == "text":
-            known(request, (*_own(request), "format", *_OF_LINES))
-            return await self._log_text.send(request, found[0].view, names, query)
+        names = _names(shown)
         if before is not None:
             earlier = await self._hub.lines_before(names, before, limit, query)
             more = earlier.next_before is not None

@@ -85,7 +85,7 @@ export class LogPane extends Component {
         <span class="log-tools">
           <button type="button" class="tool" aria-pressed=${String(wrap)} onClick=${this.#wrap}>Wrap</button>
           ${link !== null && html`<${CopyButton} className="tool" value=${link} label="Copy the link to the marked line">Copy link to line</${CopyButton}>`}
-          <a class="tool" ...${withTicket(session, eventsAddress(session, job, { ...query, format: "text" }))} download>
+          <a class="tool" ...${withTicket(session, logAddress(session, job, "/log", query))} download>
             Download</a>
         </span>
       </div>
@@ -158,7 +158,7 @@ class Lines extends Component {
   }
 
   #address(query) {
-    return eventsAddress(this.props.session, this.props.job, query);
+    return logAddress(this.props.session, this.props.job, "/events", query);
   }
 
   #follow() {
@@ -274,8 +274,8 @@ class Lines extends Component {
   }
 }
 
-function eventsAddress(session, job, query) {
-  const address = session.job(job.job_id, "/events");
+function logAddress(session, job, below, query) {
+  const address = session.job(job.job_id, below);
   for (const [name, value] of Object.entries(query)) {
     address.searchParams.set(name, String(value));
   }

@@ -97,12 +97,23 @@ _JOB: Final = Endpoint(
     ),
 )
 
+_LINES: Final = (
+    Parameter("level", Level, "The least level; `DEBUG`: all."),
+    Parameter(
+        "step",
+        Annotated[list[Annotated[int, Meta(ge=1, le=MAX_STEP_ID)]], Meta(min_length=1)],
+        f"Rows of one of these steps, by ID. {LISTED}",
+    ),
+    Parameter("q", Annotated[str, Meta(max_length=MAX_TEXT)], "Rows with this text in message or attrs, in any case."),
+    Parameter("since", DateTime, "Rows from this time on; with its zone."),
+)
+
 _EVENTS: Final = Endpoint(
     "/api/v1/jobs/{id}/events",
     "listJobEvents",
     "The log rows of a job, oldest first; from the database, complete once all pages have been read",
     {
-        HTTPStatus.OK: Answer("A page of log rows.", (EventsPage,), also="text/plain"),
+        HTTPStatus.OK: Answer("A page of log rows.", (EventsPage,)),
         **BAD,
         **UNKNOWN,
         **BUSY,
@@ -118,22 +129,22 @@ _EVENTS: Final = Endpoint(
         Parameter(
             "limit", Annotated[int, Meta(ge=1, le=MAX_EVENTS)], f"Most items per page; {DEFAULT_LIMIT} by default."
         ),
-        Parameter("level", Level, "The least level; `DEBUG`: all."),
-        Parameter(
-            "step",
-            Annotated[list[Annotated[int, Meta(ge=1, le=MAX_STEP_ID)]], Meta(min_length=1)],
-            f"Rows of one of these steps, by ID. {LISTED}",
-        ),
-        Parameter(
-            "q", Annotated[str, Meta(max_length=MAX_TEXT)], "Rows with this text in message or attrs, in any case."
-        ),
-        Parameter("since", DateTime, "Rows from this time on; with its zone."),
-        Parameter(
-            "format",
-            Annotated[Literal["json", "text"], Meta(title="LogFormat")],
-            "`text`: all rows as a text file, one line each; without after, from, before and limit.",
-        ),
+        *_LINES,
     ),
+)
+
+_LOG: Final = Endpoint(
+    "/api/v1/jobs/{id}/log",
+    "getJobLog",
+    "The whole log of a job as a text file, one line each; complete if the body is",
+    {
+        HTTPStatus.OK: Answer("The log.", (str,), "text/plain"),
+        **BAD,
+        **UNKNOWN,
+        **BUSY,
+        **AWAY,
+    },
+    (ID, *_LINES),
 )
 
 
@@ -186,6 +197,8 @@ ENDPOINTS: Final = (
     _by_parameter(_JOB, "/api/v1/job"),
     _EVENTS,
     _by_parameter(_EVENTS, "/api/v1/job/events"),
+    _LOG,
+    _by_parameter(_LOG, "/api/v1/job/log"),
     Endpoint(
         "/api/v1/resolve/{id}",
         "resolveId",
