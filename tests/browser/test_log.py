@@ -140,7 +140,7 @@ async def test_earlier_lines_come_although_somebody_scrolled_there_during_anothe
     await pane(page).evaluate("e => { e.scrollTop = 700 }")
     await expect(page.get_by_role("button", name="Paused")).to_be_visible()
     over.set()
-    await eventually(lambda: has_grown(page), within=20.0)
+    await eventually(lambda: has_grown(page))
 
 
 async def test_a_link_to_a_line_shows_it_marked_among_its_neighbours(long_log, page, context):
