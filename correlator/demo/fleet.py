@@ -12,7 +12,6 @@ import secrets
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from urllib.parse import quote
@@ -22,7 +21,6 @@ import aiohttp
 import click
 from msgspec import Struct
 
-from correlator.demo.joblog import JobLog, Lane, LegacyTable, LogWriters, create_database, random_delays
 from correlator.demo.processes import Program, accepts, free_port, nats_binary, nats_server, running
 from correlator.demo.run import (
     DATABASE,
@@ -34,8 +32,7 @@ from correlator.demo.run import (
     working_folder,
     write_configuration,
 )
-from correlator.demo.scenarios import LiveClock
-from correlator.demo.traffic import Traffic, write_history
+from correlator.demo.traffic import Traffic, appliance
 from correlator.errors import CorrelatorError
 
 GATEWAYS = 2
@@ -132,12 +129,7 @@ async def _play(
 ) -> Traffic:
     """Create an appliance's database, and write jobs into it in tasks of `group`."""
     await asyncio.to_thread(folder.mkdir, exist_ok=True)
-    database = folder / DATABASE
-    if await asyncio.to_thread(create_database, database):
-        await write_history(database, datetime.now(UTC), ZoneInfo(ZONE), seed)
-    writers = LogWriters(database, random_delays(seed))
-    lane = await stack.enter_async_context(Lane(database))
-    traffic = Traffic(JobLog(lane, writers.put, zone=ZoneInfo(ZONE)), LegacyTable(lane), LiveClock(rate), seed)
+    writers, traffic = await stack.enter_async_context(appliance(folder / DATABASE, ZoneInfo(ZONE), rate, seed))
     group.create_task(writers.run(), name="demo-writers")
     group.create_task(traffic.run(), name="demo-traffic")
     return traffic

@@ -13,7 +13,6 @@ import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from urllib.parse import quote
@@ -23,12 +22,10 @@ import click
 
 from correlator.app import run
 from correlator.config.loading import load
-from correlator.config.schema import Config
 from correlator.config.values import toml
-from correlator.demo.joblog import JobLog, Lane, LegacyTable, LogWriters, create_database, random_delays
+from correlator.demo.joblog import LogWriters
 from correlator.demo.processes import ProgramError, free_port, mqtt_broker, nats_binary
-from correlator.demo.scenarios import LiveClock
-from correlator.demo.traffic import Traffic, write_history
+from correlator.demo.traffic import Traffic, appliance
 from correlator.errors import CorrelatorError
 
 # Any zone but UTC would do: DATETIME columns hold the appliance's local time, and a confusion should be visible.
@@ -56,41 +53,33 @@ async def demo_main(
     """
     seed = secrets.randbits(32) if seed is None else seed
     with working_folder(directory) as folder, interruption() as interrupted:
-        database = folder / DATABASE
-        if await asyncio.to_thread(create_database, database):
-            await write_history(database, datetime.now(UTC), ZoneInfo(ZONE), seed)
-        async with _mqtt(folder, wanted=mqtt) as (mqtt_port, mqtt_line):
+        async with (
+            appliance(folder / DATABASE, ZoneInfo(ZONE), rate, seed) as (writers, traffic),
+            _mqtt(folder, wanted=mqtt) as (mqtt_port, mqtt_line),
+        ):
             listen, taken = choose_port(port)
             file = await asyncio.to_thread(_configure, folder, listen, mqtt_port)
-            await _play(load(file, {}), file, rate, seed, [*taken, *mqtt_line], interrupted)
+            await _play(writers, traffic, file, [*taken, *mqtt_line], interrupted)
 
 
 async def _play(
-    config: Config, file: Path, rate: float, seed: int, notes: list[str], interrupted: asyncio.Event
+    writers: LogWriters, traffic: Traffic, file: Path, notes: list[str], interrupted: asyncio.Event
 ) -> None:
-    """Run writers, traffic and daemon concurrently until the daemon ends or is interrupted.
-
-    `file` is the one that `config` was read from.
-    """
-    database = file.with_name(DATABASE)
-    clock = LiveClock(rate)
-    writers = LogWriters(database, random_delays(seed))
-    async with Lane(database) as lane:
-        traffic = Traffic(JobLog(lane, writers.put, zone=ZoneInfo(ZONE)), LegacyTable(lane), clock, seed)
-        with one_error():
-            async with asyncio.TaskGroup() as group:
-                group.create_task(writers.run(), name="demo-writers")
-                playing = group.create_task(traffic.run(), name="demo-traffic")
-                await traffic.first()  # the announced job has to exist
-                daemon = group.create_task(
-                    run(config, on_ready=partial(announce, traffic, file, notes)), name="demo-daemon"
-                )
-                interruption = group.create_task(interrupted.wait(), name="demo-interrupt")
-                await asyncio.wait({daemon, interruption}, return_when=asyncio.FIRST_COMPLETED)
-                for task in (daemon, interruption, playing):
-                    task.cancel()
-                await asyncio.wait({daemon, playing})
-                writers.stop()
+    """Run writers, traffic and daemon concurrently until the daemon ends or is interrupted. `file` configures it."""
+    with one_error():
+        async with asyncio.TaskGroup() as group:
+            group.create_task(writers.run(), name="demo-writers")
+            playing = group.create_task(traffic.run(), name="demo-traffic")
+            await traffic.first()  # the announced job has to exist
+            daemon = group.create_task(
+                run(load(file, {}), on_ready=partial(announce, traffic, file, notes)), name="demo-daemon"
+            )
+            interruption = group.create_task(interrupted.wait(), name="demo-interrupt")
+            await asyncio.wait({daemon, interruption}, return_when=asyncio.FIRST_COMPLETED)
+            for task in (daemon, interruption, playing):
+                task.cancel()
+            await asyncio.wait({daemon, playing})
+            writers.stop()
 
 
 def program_name() -> str:

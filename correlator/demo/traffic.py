@@ -9,14 +9,26 @@ process has died is not counted.
 """
 
 import asyncio
-from datetime import datetime, timedelta, tzinfo
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta, tzinfo
 from functools import partial
 from pathlib import Path
 from random import Random
 
-from correlator.demo.joblog import JobLog, Lane, LegacyTable, NewRow, insert_rows
+from correlator.demo.joblog import (
+    JobLog,
+    Lane,
+    LegacyTable,
+    LogWriters,
+    NewRow,
+    create_database,
+    insert_rows,
+    random_delays,
+)
 from correlator.demo.scenarios import (
     Clock,
+    LiveClock,
     PastClock,
     Player,
     live_scenarios,
@@ -126,3 +138,13 @@ class Traffic:
         for row in noise(self._seed):
             self._joblog.log(row.level, row.message, row.attrs, self._clock.now())
             await self._clock.sleep(pauses.expovariate(NOISE_PER_SECOND))
+
+
+@asynccontextmanager
+async def appliance(database: Path, zone: tzinfo, rate: float, seed: int) -> AsyncIterator[tuple[LogWriters, Traffic]]:
+    """Create the database with its history, unless it exists, and yield what writes into it while it runs."""
+    if await asyncio.to_thread(create_database, database):
+        await write_history(database, datetime.now(UTC), zone, seed)
+    writers = LogWriters(database, random_delays(seed))
+    async with Lane(database) as lane:
+        yield writers, Traffic(JobLog(lane, writers.put, zone=zone), LegacyTable(lane), LiveClock(rate), seed)
