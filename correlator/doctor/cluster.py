@@ -214,12 +214,12 @@ async def inspect_permissions(connection: Prober, settings: Cluster, *, gateway:
         return failure(RIGHTS, f"NATS refuses {len(denied)} of {len(tries)} things that a {role} does", lines)
     if gateway:
         job = keys.job(settings.instance, PROBE_NAME)
-        if await _allowed(lambda: _write(connection, job)):
+        if await _allowed(partial(_write, connection, job)):
             lines = ["A gateway reads only: the permissions of deploy/nats/accounts.conf are enough."]
             return warning(RIGHTS, "this user may write jobs, which a gateway does not need", lines)
         return ok(RIGHTS, "may read every appliance, and write no job")
     foreign = keys.job(f"{settings.instance[:50]}-{secrets.token_hex(4)}", PROBE_NAME)
-    if await _allowed(lambda: _write(connection, foreign)):
+    if await _allowed(partial(_write, connection, foreign)):
         lines = ["The permissions of deploy/nats/ let a collector write its own appliance only."]
         return warning(RIGHTS, f"may write {settings.instance}, and other appliances too", lines)
     return ok(RIGHTS, f"may write {settings.instance}, and no other appliance")
@@ -243,28 +243,22 @@ def _tries_of_collector(connection: Prober, settings: Cluster) -> dict[str, Call
     )
     tries: dict[str, Callable[[], Awaitable[object]]] = {}
     for subject in written:
-        tries[f"write {subject}"] = _bound(_write, connection, subject)
+        tries[f"write {subject}"] = partial(_write, connection, subject)
     for stream, subject in read:
-        tries[f"read {subject}"] = _bound(_read, connection, stream, subject)
-    tries[f"subscribe {keys.WANT}"] = _bound(_subscribe, connection, keys.WANT)
-    tries[f"subscribe {keys.standby(instance)}"] = _bound(_subscribe, connection, keys.standby(instance))
-    tries[f"subscribe {keys.rpc(instance, '*')}"] = _bound(_subscribe, connection, keys.rpc(instance, "*"))
+        tries[f"read {subject}"] = partial(_read, connection, stream, subject)
+    tries[f"subscribe {keys.WANT}"] = partial(_subscribe, connection, keys.WANT)
+    tries[f"subscribe {keys.standby(instance)}"] = partial(_subscribe, connection, keys.standby(instance))
+    tries[f"subscribe {keys.rpc(instance, '*')}"] = partial(_subscribe, connection, keys.rpc(instance, "*"))
     return tries
 
 
 def _tries_of_gateway(connection: Prober, settings: Cluster) -> dict[str, Callable[[], Awaitable[object]]]:
     return {
-        f"read {keys.EPOCH}": _bound(_read, connection, keys.STATE, keys.EPOCH),
-        f"read {keys.EVERY_ALIVE}": _bound(_read, connection, keys.ALIVE, keys.alive(settings.instance)),
-        f"consume {keys.STATE}": _bound(_consume, connection, keys.STATE, "$KV.cor.>"),
-        f"subscribe {keys.line('*')}": _bound(_subscribe, connection, keys.line("*")),
+        f"read {keys.EPOCH}": partial(_read, connection, keys.STATE, keys.EPOCH),
+        f"read {keys.EVERY_ALIVE}": partial(_read, connection, keys.ALIVE, keys.alive(settings.instance)),
+        f"consume {keys.STATE}": partial(_consume, connection, keys.STATE, "$KV.cor.>"),
+        f"subscribe {keys.line('*')}": partial(_subscribe, connection, keys.line("*")),
     }
-
-
-def _bound(
-    act: Callable[..., Awaitable[object]], connection: Prober, *arguments: str
-) -> Callable[[], Awaitable[object]]:
-    return lambda: act(connection, *arguments)
 
 
 async def _allowed(act: Callable[[], Awaitable[object]]) -> bool:

@@ -1,0 +1,276 @@
+"""What is said of the broker and of the running daemon."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import socket
+from typing import Any
+
+import aiomqtt
+import msgspec
+import pytest
+from aiohttp import web
+
+from correlator import __version__
+from correlator.config.loading import load
+from correlator.doctor import daemon, mqtt
+from correlator.doctor.check import copyable
+from correlator.doctor.examination import examine
+from correlator.doctor.mqtt import Tried
+from correlator.doctor.service import Setting
+from tests.support.fake_daemon import FakeDaemon
+from tests.support.servers import free_port
+
+
+def config(**settings):
+    given = {"mqtt__url": "mqtt://10.0.0.7:1883", "mqtt__instance": "here"} | settings
+    return load(None, {"HOME": "/tmp"} | {f"CORRELATOR_{k.upper()}": str(v) for k, v in given.items()})
+
+
+SETTINGS = config(mqtt__username="correlator").mqtt
+
+
+def test_a_healthy_standby_is_as_it_should_be():
+    part = {"ok": False, "connected": True, "instance": "oma", "role": "standby", "active": "host-1", "error": "x"}
+    report = {"ready": False, "parts": {"cluster": part}}
+    check = daemon.judge(report, {"live": True}, None)
+    assert (check.status, check.summary) == ("ok", "the standby of oma, as it should be; host-1 is active")
+    part["connected"] = False
+    assert daemon.judge(report, {"live": True}, None).status == "warning"
+
+
+@pytest.mark.parametrize(
+    ("tried", "running", "status", "says"),
+    [
+        (Tried("5"), True, "ok", "publish and read"),
+        (Tried("5", refused="Not authorized"), True, "failure", "Not authorized"),
+        (Tried("5", received=False, status=False), False, "warning", "not read"),
+        (
+            Tried("5", received=False, status=True),
+            True,
+            "ok",
+            "publish and read",
+        ),  # may read its own topics, not the probe
+        (Tried("5", denied=("correlator/v1/here/ext/+",)), True, "warning", "not read"),
+        (Tried("3.1.1", received=False, status=False), False, "failure", "does not come back"),
+        (Tried("5", retains=False), False, "failure", "no retained"),
+        (Tried("5", status=False), True, "warning", "holds nothing"),
+        (Tried("5", status=False), False, "ok", "publish and read"),
+    ],
+)
+def test_the_permissions_at_the_broker_are_checked(tried, running, status, says):
+    check = mqtt.judge_acl(SETTINGS, tried, running=running)
+    assert (check.status, check.summary.count(says)) == (status, 1), check
+    if status == "failure" and "retained" not in says:
+        assert any("topic readwrite correlator/v1/here/#" in command for command in check.fix)
+
+
+@pytest.mark.parametrize(
+    ("code", "says"), [(5, "mosquitto_passwd"), (134, "mosquitto_passwd"), (136, "nc -vz 10.0.0.7 1883")]
+)
+def test_a_refused_broker_login_has_its_fix(code, says):
+    check = mqtt.judge_login(SETTINGS, aiomqtt.MqttCodeError(code, "refused"))
+    assert check.status == "failure"
+    assert any(says in line for line in check.fix)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "localhost"])
+def test_the_fix_for_a_broker_that_is_down_on_this_host_starts_it(host):
+    found = config(mqtt__url=f"mqtt://{host}:1883")
+    check = mqtt.judge_login(found.mqtt, aiomqtt.MqttError("Connection refused"))
+    assert copyable(Setting(found, None, {}), check).fix == ("systemctl start mosquitto",)
+
+
+def test_a_connection_that_ends_during_the_publication_is_a_failure_with_the_acl_as_fix():
+    check = mqtt.judge_lost(SETTINGS, aiomqtt.MqttError("Quota exceeded"))
+    assert (check.status, check.summary) == ("failure", "the broker ended the connection: Quota exceeded")
+    assert any("topic readwrite correlator/v1/here/#" in command for command in check.fix)
+
+
+def status(state):
+    return json.dumps({"state": state}).encode()
+
+
+def test_orphaned_topics_are_named_with_the_command_that_clears_them():
+    topics = {
+        "correlator/v1/here/status": status("offline"),  # ours, which may come back
+        "correlator/v1/old/status": status("offline"),
+        "correlator/v1/other/status": status("online"),
+        "correlator/v1/odd/status": b"no json",
+        "correlator/v1/here/job/j1/state": b"{}",
+        "correlator/v1/here/job/a%2Fb/state": b"{}",
+        "correlator/v1/here/ext/e1": b"{}",
+    }
+    assert mqtt.job_ids(SETTINGS, topics) == ["j1", "a/b"]
+    check = mqtt.judge_retained(SETTINGS, topics, ["j1"])
+    assert check.status == "warning"
+    assert check.detail[0].startswith("offline, and not ours: old;")
+    begin, end = (
+        'mosquitto_sub -h 10.0.0.7 -p 1883 -u correlator -P "$PASSWORD" -t',
+        "--remove-retained --retained-only -W 5",
+    )
+    assert check.fix == (
+        f"{begin} 'correlator/v1/old/#' {end}",
+        f"{begin} correlator/v1/here/job/j1/state {end}",
+    )
+
+
+def test_the_name_of_an_instance_is_a_word_of_the_command_whatever_it_holds():
+    topics = {"correlator/v1/'; rm -rf $HOME; '/status": status("offline")}
+    command = mqtt.judge_retained(SETTINGS, topics, []).fix[0]
+    assert "correlator/v1/'; rm -rf $HOME; '/#" in shlex.split(command)
+
+
+def test_a_broker_without_leftovers_is_well():
+    topics = {"correlator/v1/here/status": status("online"), "correlator/v1/other/status": status("online")}
+    check = mqtt.judge_retained(SETTINGS, topics, [])
+    assert (check.status, check.detail) == ("ok", ("other instances: other",))
+    assert mqtt.judge_retained(SETTINGS, topics, None).status == "ok"
+
+
+READY = {"ready": True, "parts": {"database": {"ok": True}, "mqtt": {"ok": True, "connected": True}}}
+METRICS = f"""# TYPE correlator_build_info gauge
+correlator_build_info{{version="{__version__}",python="3.13"}} 1.0
+# TYPE correlator_jobs_stalled gauge
+correlator_jobs_stalled 2.0
+# TYPE correlator_reconcile_corrections_total counter
+correlator_reconcile_corrections_total{{kind="job_ended"}} 3.0
+"""
+
+
+@pytest.mark.parametrize(
+    ("ready", "live", "metrics", "status", "says"),
+    [
+        (READY, {"live": True}, METRICS, "ok", "ready, all parts ok"),
+        (READY, {"live": True}, None, "ok", "ready, all parts ok"),
+        (READY, {"live": False, "stuck": {"pipeline": 31.0}}, METRICS, "failure", "pipeline for 31.0 s"),
+        (READY, {"live": True}, METRICS.replace(__version__, "0.0.1"), "warning", "0.0.1"),
+        (
+            READY,
+            {"live": True},
+            "# TYPE correlator_config_last_reload_successful gauge\ncorrelator_config_last_reload_successful 0.0\n",
+            "warning",
+            "last reload failed",
+        ),
+        (READY | {"ready": False}, {"live": True}, METRICS, "warning", "not ready"),
+        (
+            READY | {"parts": {name: {"ok": False, "error": "it is locked"} for name in ("database", "tables")}},
+            {"live": True},
+            METRICS,
+            "warning",
+            "degraded: database: it is locked",
+        ),
+    ],
+)
+def test_the_health_reports_of_the_daemon_are_judged(ready, live, metrics, status, says):
+    check = daemon.judge(ready, live, metrics)
+    assert (check.status, check.summary.count(says)) == (status, 1), check
+
+
+def test_figures_of_the_daemon_are_read_from_its_metrics():
+    found = daemon.DaemonFindings((), ready=READY, metrics=METRICS)
+    assert found.corrections == {"job_ended": 3.0}
+    assert found.publishes
+    detail = daemon.judge(READY, {}, METRICS).detail
+    assert "stalled jobs, which run without any sign of progress: 2" in " ".join(detail)
+    assert daemon.samples("no metrics } at all", "x") == []
+    assert not daemon.DaemonFindings(()).publishes
+
+
+@pytest.mark.parametrize(
+    ("listen", "url"),
+    [
+        ("127.0.0.1:8686", "http://127.0.0.1:8686"),
+        ("0.0.0.0:1", "http://127.0.0.1:1"),
+        ("[::]:2", "http://[::1]:2"),
+        ("localhost:3", "http://localhost:3"),
+    ],
+)
+def test_the_url_of_the_daemon_is_its_listen_address(listen, url):
+    assert daemon.url_of(config(http__listen=listen, http__insecure="true")) == url
+
+
+def test_an_address_that_cannot_be_listened_on_is_a_failure():
+    assert daemon.bindable("127.0.0.1", free_port()).status == "ok"
+    assert daemon.bindable("192.0.2.1", free_port()).fix == ("ip -brief address",)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert daemon.bindable("127.0.0.1", taken.getsockname()[1]).status == "failure"
+
+
+async def test_a_silent_program_on_the_port_and_an_unreachable_url_are_failures(monkeypatch):
+    monkeypatch.setattr(daemon, "ANSWER_WITHIN", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        found = await daemon.inspect(config(http__listen=f"127.0.0.1:{port}"), None, "")
+        assert "does not answer within" in found.checks[0].summary
+        asked = await daemon.inspect(config(), f"127.0.0.1:{free_port()}", "")
+        assert asked.checks[0].status == "failure"
+    assert msgspec.to_builtins(found.checks[0])["status"] == "failure"
+
+
+class TokenRecorder(FakeDaemon):
+    """A fake daemon that records the tokens that it is sent. `/metrics` needs one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scripts = [self._greet]
+
+    @property
+    def tokens(self) -> dict[str, str | None]:
+        """The Authorization header of the last request for each path."""
+        return {request.path: request.headers.get("Authorization") for request in self.requests}
+
+    @property
+    def hello(self) -> dict[str, Any]:
+        return self.received[-1]
+
+    def reply(self, request: web.Request) -> web.Response:
+        if request.path == "/metrics":
+            return web.Response(text=METRICS) if self.tokens["/metrics"] else web.Response(status=401)
+        return web.json_response(READY if request.path == "/health/ready" else {"live": True})
+
+    async def _greet(self, ws: web.WebSocketResponse) -> None:
+        await self.wait_for(ws, "hello")
+        await ws.send_json([{"type": "welcome", "epoch": "e1"}])
+
+
+@pytest.mark.parametrize("explicit", [False, True])
+async def test_no_token_is_shown_where_none_is_asked_for(monkeypatch, explicit):
+    monkeypatch.setenv("CORRELATOR_TOKEN", "secret")
+    async with TokenRecorder().running() as listener:
+        address = f"127.0.0.1:{listener.port}"
+        found = await daemon.inspect(config(http__listen=address), address if explicit else None, "secret")
+    assert listener.tokens == {
+        "/health/ready": None,
+        "/health/live": None,
+        "/metrics": "Bearer secret",
+        "/api/v1/operations": "Bearer secret",
+        "/ws": None,
+    }
+    assert listener.hello["token"] == "secret"
+    assert (found.epoch, found.metrics) == ("e1", METRICS)
+
+
+@pytest.mark.parametrize("own", ["", "my-own"])
+async def test_a_token_of_this_configuration_is_shown_where_that_listens_and_nowhere_else(monkeypatch, tmp_path, own):
+    tokens = tmp_path / "tokens"
+    tokens.write_text("secret\n")
+    tokens.chmod(0o600)
+    monkeypatch.setenv("CORRELATOR_TOKEN", own)
+
+    async def found_at(url: str | None, **settings: object) -> daemon.DaemonFindings:
+        given = {"mqtt__url": "", "database__url": f"sqlite://{tmp_path}/none.db", "state__directory": tmp_path}
+        chosen = config(**given, http__tokens_file=tokens, **settings)
+        return (await examine(Setting(chosen, None, {}), url, own)).daemon
+
+    async with TokenRecorder().running() as listener:
+        address = f"127.0.0.1:{listener.port}"
+        elsewhere = await found_at(address)
+        assert listener.tokens["/metrics"] == (f"Bearer {own}" if own else None)
+        assert listener.hello.get("token") == (own or None)
+        assert (elsewhere.metrics is None) == (not own)
+        if not own:
+            assert "CORRELATOR_TOKEN" in elsewhere.checks[0].detail[0]
+        await found_at(None, http__listen=address)
+        assert listener.tokens["/metrics"] == f"Bearer {own or 'secret'}"
