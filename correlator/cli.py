@@ -18,10 +18,8 @@ from correlator import __version__
 from correlator.config import loading, rendering, schema, values
 from correlator.jobs.model.rows import LEVELS
 from correlator.ops import logs
-from correlator.terminal.command import JobId, standard_output, while_output_is_read
-from correlator.terminal.commands import COMMANDS
+from correlator.terminal.commands import COMMANDS, Commands, JobId, standard_output, while_output_is_read
 from correlator.terminal.config import config
-from correlator.terminal.failures import Commands
 
 _log = logging.getLogger(__name__)
 

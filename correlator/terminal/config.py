@@ -13,7 +13,7 @@ from correlator.config.editing import MOVED, Edited, move_keys, set_keys
 from correlator.config.files import folder_of
 from correlator.doctor import service
 from correlator.errors import ConfigError, CorrelatorError
-from correlator.terminal.failures import Commands
+from correlator.terminal.commands import Commands
 
 _NOTHING = "The configuration would be wrong, so nothing was written. Set keys that need each other by one command."
 

@@ -16,11 +16,9 @@ from correlator.client.messages import Document
 from correlator.errors import NotFound
 from correlator.jobs import trends
 from correlator.jobs.trends import Run, Trend
-from correlator.terminal import formats, table
+from correlator.terminal import formats, listing
 from correlator.terminal.listing import Form, plain_lines
-from correlator.terminal.theme import STYLES, Theme, console_on, print_error, theme_for
-
-__all__ = ["Form", "history"]
+from correlator.terminal.screen import STYLES, Theme, console_on, print_error, theme_for
 
 BAR = 12
 """Cells of the bar that compares durations within one operation."""
@@ -86,7 +84,7 @@ def _table(jobs: Sequence[Document], width: int, now: float, theme: Theme) -> Ta
     for job in jobs:
         seconds = formats.elapsed(job, now) or 0.0
         longest[job.get("operation")] = max(longest.get(job.get("operation"), 0.0), seconds)
-    wide, fleet = width >= 80, table.is_fleet(jobs)
+    wide, fleet = width >= 80, listing.is_fleet(jobs)
     drawn = Table(box=None, padding=(0, 1, 0, 0), header_style="dim", width=width, pad_edge=False)
     columns = (
         ("STARTED", None), ("STATUS", None), ("APPLIANCE", 1), ("OPERATION", 2), ("TIME", None), ("", None), ("ID", 3),

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from correlator.client.client import Client
 from correlator.client.messages import Document
 from correlator.errors import BadRequest
-from correlator.terminal.theme import Theme
+from correlator.terminal.screen import Theme
 
 SHORT = 8
 """Characters in the short form of a UUID, and the least that any short form has."""

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TextIO, TypeVar
+from typing import Any, Literal, TextIO, TypeVar
 
 from msgspec import Struct
+from rich.text import Text
 
 from correlator.backoff import Backoff
 from correlator.client.client import Client
@@ -23,10 +25,70 @@ from correlator.client.messages import Document, Log, Wanted
 from correlator.client.replica import Connection, Update
 from correlator.errors import NotFound
 from correlator.jobs.model.rows import Level
-from correlator.terminal import ids
-from correlator.terminal.log_lines import Printer
-from correlator.terminal.renderers import note
-from correlator.terminal.theme import print_error
+from correlator.terminal import formats, ids
+from correlator.terminal.formats import note
+from correlator.terminal.screen import LEVEL_STYLES, Theme, console_on, print_error, theme_for
+
+Output = Literal["plain", "json"]
+
+_IDENTITY = ("job_id", "step_id", "external_job_id", "step_name")
+"""Attributes that name the job and the step of a line, which the output shows already."""
+
+
+class Printer:
+    """Writes log lines to a stream. A terminal gets local times and colours, a pipe times in UTC."""
+
+    def __init__(self, stdout: TextIO, output: Output) -> None:
+        self._stdout = stdout
+        self._output = output
+        self._theme = theme_for(stdout, os.environ)
+        self._console = console_on(stdout)
+        self._coloured = stdout.isatty() and output == "plain"
+
+    def write(self, lines: Sequence[Log], job: Document) -> None:
+        """Write lines of `job`, and flush."""
+        if self._coloured:
+            for line in lines:
+                self._console.print(line_as_text(line, job, self._theme, local=True), soft_wrap=True)
+        elif self._output == "json":
+            self._stdout.writelines(formats.as_json(formats.log_object(line)) + "\n" for line in lines)
+        else:
+            self._stdout.writelines(line_as_text(line, job, self._theme).plain + "\n" for line in lines)
+        self._stdout.flush()
+
+
+def line_as_text(line: Log, job: Document, theme: Theme, *, local: bool = False) -> Text:
+    """``2025-09-22T10:00:00.123456Z WARN  step-name: message  name=value``; `local`: the zone of this host."""
+    step = (job.get("steps") or {}).get(str(line.step_id)) or {}
+    level = theme.clean(line.level)
+    return Text.assemble(
+        (f"{_time_of_line(line.at, local=local)} ", "dim" if local else ""),
+        (f"{level:5} ", LEVEL_STYLES.get(line.level, "")),
+        (f"{theme.clean(step['name'])}: " if step.get("name") else "", "dim"),
+        theme.clean(line.message),
+        (f"  {attributes}" if (attributes := theme.clean(_attributes(line.attrs))) else "", "dim"),
+    )
+
+
+def _time_of_line(at: str | None, *, local: bool) -> str:
+    """The time with its zone, in UTC with the microseconds of the log, else with milliseconds and the offset."""
+    when = moment(at)
+    if when is None:
+        return "-"
+    return when.astimezone().isoformat(" ", "milliseconds") if local else str(at)
+
+
+def _attributes(attrs: Any) -> str:
+    if not isinstance(attrs, dict):
+        return "" if attrs is None else _attribute(attrs)
+    return "  ".join(
+        f"{name}={_attribute(value)}" for name, value in attrs.items() if name not in _IDENTITY and value != ""
+    )
+
+
+def _attribute(value: Any) -> str:
+    return value if isinstance(value, str) else formats.as_json(value)
+
 
 _T = TypeVar("_T")
 
@@ -58,13 +120,13 @@ async def logs(client: Client, order: LogsOrder, printer: Printer, stderr: TextI
         BadRequest: several jobs have this short form.
         CorrelatorError: the daemon cannot be reached, or refuses the connection.
     """
-    run = _Run(client, order, printer, stderr)
+    run = _LogsRun(client, order, printer, stderr)
     await run.find()
     while await run.follow():
         pass
 
 
-class _Run:
+class _LogsRun:
     """One run of the command. `job`: the newest document of the job."""
 
     def __init__(self, client: Client, order: LogsOrder, printer: Printer, stderr: TextIO) -> None:

@@ -13,8 +13,8 @@ from rich.text import Text
 from correlator.client.client import Client
 from correlator.client.messages import Document
 from correlator.errors import NotFound
-from correlator.terminal import forecasts, formats, ids
-from correlator.terminal.theme import LEVEL_STYLES, STYLES, Theme, console_on, theme_for
+from correlator.terminal import formats, ids
+from correlator.terminal.screen import LEVEL_STYLES, STYLES, Theme, console_on, theme_for
 
 Field = tuple[str, Text]
 
@@ -50,7 +50,7 @@ def fields(job: Document, now: float, theme: Theme) -> Iterator[Field]:
     yield from _identity(job, theme)
     status = str(job.get("status"))
     stalled = ", stalled: no sign of life" if job.get("stalled") else ""
-    late = f", {why}" if (why := forecasts.reason(job)) else ""
+    late = f", {why}" if (why := formats.reason(job)) else ""
     words = theme.clean(status) + stalled + late
     yield "status", Text.assemble(theme.mark(status), " ", (words, STYLES.get(status, "")))
     if job.get("error"):
@@ -73,7 +73,7 @@ def fields(job: Document, now: float, theme: Theme) -> Iterator[Field]:
         yield "metadata", Text.assemble((f"{theme.clean(key)} ", "dim"), theme.clean(note))
     for number, step in formats.steps_of(job):
         yield f"step {step.get('seq') or ''}".rstrip(), _step(number, step, now, theme)
-    for words in forecasts.steps_ahead(job):
+    for words in formats.steps_ahead(job):
         yield "step ahead", _text(theme, words, "dim")
 
 
@@ -114,16 +114,16 @@ def _text(theme: Theme, value: Any, style: str = "") -> Text:
 
 def _forecast(job: Document, now: float) -> Iterator[str]:
     """When a running job may end and what that rests on, or how long an ended one took beside others."""
-    clock = forecasts.utc_clock
+    clock = formats.utc_clock
     texts = (
-        forecasts.outlook(job, now, clock), forecasts.basis(job, now, clock), forecasts.typical(job),
-        forecasts.took(job),
+        formats.outlook(job, now, clock), formats.basis(job, now, clock), formats.typical(job),
+        formats.took(job),
     )  # fmt: skip
     yield from filter(None, texts)
 
 
 def _progress(job: Document, now: float, theme: Theme) -> Text:
-    progress, share = job.get("progress") or {}, forecasts.percent(job, now)
+    progress, share = job.get("progress") or {}, formats.percent_at(job, now)
     steps = f"{progress.get('steps_done') or 0} of {progress.get('steps_seen') or 0} steps done"
     for kind in ("running", "failed", "skipped"):
         if count := progress.get(f"steps_{kind}"):

@@ -14,7 +14,7 @@ from correlator.jobs.model.facts import Attribution
 from correlator.ops.logs import escape
 from correlator.sinks.tap import Dropped, TapRow
 from correlator.terminal import ids
-from correlator.terminal.theme import LEVEL_STYLES, Theme, console_on, theme_for
+from correlator.terminal.screen import LEVEL_STYLES, Theme, console_on, theme_for
 
 Output = Literal["text", "json"]
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.terminal_theme import MONOKAI
 
-from correlator.terminal import tree
+from correlator.terminal import watch
 from tests.docs import dashboard_picture
 from tests.support import page_server
 from tests.support.page_server import Document, document, forecasted, step
@@ -104,8 +104,8 @@ async def of_pages() -> None:
 def of_terminal() -> None:
     page_server.stamp = stamp
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True, color_system="truecolor")
-    frame = tree.Frame(COLUMNS, 0, NOW.timestamp())
-    for line in tree.lines([tree.Branch(GUI_ID, running(), percent=66.0)], frame):
+    frame = watch.Frame(COLUMNS, 0, NOW.timestamp())
+    for line in watch.tree_lines([watch.Branch(GUI_ID, running(), percent=66.0)], frame):
         console.print(line)
     svg = console.export_svg(title=f"correlator watch {GUI_ID}", theme=MONOKAI, unique_id="correlator-watch")
     without_fonts = re.sub(r"\s*@font-face \{[^}]*\}", "", svg)  # they would come from another host

@@ -387,7 +387,7 @@ def test_a_url_whose_host_is_no_name_is_a_usage_error(invoke, asked, url):
 
 def test_a_command_ends_when_nobody_reads_its_output_any_more():
     code = (
-        "import asyncio; from correlator.terminal.command import while_output_is_read as run\n"
+        "import asyncio; from correlator.terminal.commands import while_output_is_read as run\n"
         "print('begun', flush=True); asyncio.run(run(asyncio.sleep(1000)))"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

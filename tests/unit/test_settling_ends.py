@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from correlator.terminal import forecasts
+from correlator.terminal import formats
 from tests.support import slow_replay
 from tests.support.forecasts import BASE, SECOND, ended, job, learned, step_ended, step_started
 from tests.support.replay import load
@@ -14,7 +14,7 @@ from tests.support.settled_ends import DisplayedEnd, Life, assert_ends_settle, i
 from tests.support.slow_replay import SECONDS, SLOWER
 from tests.support.virtual_replay import Sighting, replayed
 
-WORDS = {"watch": forecasts.outlook, "jobs": forecasts.short_outlook}
+WORDS = {"watch": formats.outlook, "jobs": formats.short_outlook}
 """The words for the time that is left, by the command that shows them."""
 
 Replay = tuple[dict[str, Life], list[Sighting]]
@@ -48,7 +48,7 @@ def test_the_ends_of_documents_settle_by_the_times_at_which_they_were_made(repla
 @pytest.mark.parametrize("command", WORDS)
 def test_the_words_of_a_terminal_settle_while_the_recording_is_replayed(replay: Replay, command: str):
     lives, seen = replay
-    said = ((one["job_id"], in_words(at, WORDS[command](one, at, forecasts.utc_clock))) for at, one in seen)
+    said = ((one["job_id"], in_words(at, WORDS[command](one, at, formats.utc_clock))) for at, one in seen)
     found = [(job_id, end) for job_id, end in said if end is not None]
     assert_ends_settle(watched(lives, found), at_least=len(lives))
 

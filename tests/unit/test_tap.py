@@ -14,7 +14,7 @@ from correlator.jobs.model.changes import Outcome
 from correlator.jobs.model.facts import AttributedRow, Entry
 from correlator.sinks.tap import MAX_PENDING, Dropped, TapRow, TapSink
 from correlator.terminal import tap
-from correlator.terminal.theme import Theme
+from correlator.terminal.screen import Theme
 from tests.support.pipeline_harness import NOW, PipelineHarness
 
 JOB = "e8f15a6d-c5f4-4d69-af72-194b96a0c7fb"

@@ -15,16 +15,13 @@ from rich.text import Text
 
 from correlator.client.messages import Log, State
 from correlator.client.replica import Connection, Update
-from correlator.terminal import formats, tree
+from correlator.terminal import formats
 from correlator.terminal.formats import as_json, duration
 from correlator.terminal.ids import short
-from correlator.terminal.listing import Query, most_urgent, newest, not_shown
-from correlator.terminal.renderers import Lines, Objects
-from correlator.terminal.screen import Screen
+from correlator.terminal.listing import PLAIN_COLUMNS, Query, most_urgent, newest, not_shown, plain, table
+from correlator.terminal.screen import Screen, Theme, console_on, theme_for
 from correlator.terminal.show import fields
-from correlator.terminal.table import PLAIN, plain, table
-from correlator.terminal.theme import Theme, console_on, theme_for
-from correlator.terminal.watch_state import WatchState
+from correlator.terminal.watch import Branch, EventLines, EventObjects, Frame, WatchState, tree_lines
 from tests.support.job_documents import NOW, document, step, update
 
 NASTY = "\x1b[2J\x1b]0;owned\x07[bold red]x[/]\r\n\t\u202e\u009b31m"
@@ -46,15 +43,15 @@ def texts(lines: list[Text]) -> list[str]:
     return [line.plain for line in lines]
 
 
-def drawn(*branches: tree.Branch, width: int = 80, height: int = 0, theme: Theme | None = None) -> list[str]:
-    return texts(tree.lines(branches, tree.Frame(width, height, NOW, theme or Theme())))
+def drawn(*branches: Branch, width: int = 80, height: int = 0, theme: Theme | None = None) -> list[str]:
+    return texts(tree_lines(branches, Frame(width, height, NOW, theme or Theme())))
 
 
 # -- the tree
 
 
 def test_a_running_job_is_a_header_a_bar_and_its_steps():
-    assert drawn(tree.Branch("gui-1", document()), width=60) == [
+    assert drawn(Branch("gui-1", document()), width=60) == [
         "● pgtest2  unified-live-failover                     running",
         "  █████████████░░░░░░░░░░░░░░░░░░░░░  40% 1/2 steps      39s",
         "  gui-1",
@@ -69,17 +66,17 @@ def test_a_running_job_is_a_header_a_bar_and_its_steps():
 def test_no_line_is_wider_than_the_terminal(width, theme):
     failed = document(status="failed", steps=FAILED_STEPS, error="y" * 500, metadata={"vm_name": "漢字" * 40})
     branches = [
-        tree.Branch("gui-1" * 30, document()),
-        tree.Branch("x", failed, LOGS),
-        tree.Branch(NASTY * 9, document()),
+        Branch("gui-1" * 30, document()),
+        Branch("x", failed, LOGS),
+        Branch(NASTY * 9, document()),
     ]
-    lines = drawn(*branches, tree.Branch("never-" * 30), width=width, theme=theme)
+    lines = drawn(*branches, Branch("never-" * 30), width=width, theme=theme)
     assert max(cell_len(line) for line in lines) <= width
     assert any(theme.ellipsis in line for line in lines)
 
 
 def test_under_a_failed_step_stay_its_error_and_its_last_log_lines():
-    lines = drawn(tree.Branch("x", document(status="failed", steps=FAILED_STEPS, error="other"), LOGS), width=60)
+    lines = drawn(Branch("x", document(status="failed", steps=FAILED_STEPS, error="other"), LOGS), width=60)
     at = next(n for n, line in enumerate(lines) if "✗ volume-attachment" in line)
     assert lines[at + 1] == "      CloudStack job 431 failed: Unable to attach volume"
     assert " ".join(line.strip() for line in lines[at + 1 : -6]) == (FAILED_STEPS["2"]["error"]).strip()
@@ -89,19 +86,19 @@ def test_under_a_failed_step_stay_its_error_and_its_last_log_lines():
 
 def test_a_low_window_folds_what_went_well_before_it_hides_anything_else():
     steps = {str(n): step(n, f"step-{n}", "completed" if n < 20 else "running") for n in range(1, 21)}
-    branches = [tree.Branch("a", document("a", steps=steps)), tree.Branch("b", document("b", "completed"))]
+    branches = [Branch("a", document("a", steps=steps)), Branch("b", document("b", "completed"))]
     assert len(drawn(*branches)) == 29
     folded = drawn(*branches, height=12)
     assert len(folded) <= 12
     assert "  ✓ 19 steps done" in folded
     assert any("step-20" in line for line in folded)
     assert len(drawn(*branches, height=2)) == 2
-    many = [tree.Branch(str(n), document(str(n))) for n in range(9)]
+    many = [Branch(str(n), document(str(n))) for n in range(9)]
     assert drawn(*many, height=4)[-1] == "… 6 more lines"
 
 
 def test_an_id_without_a_job_is_waited_for():
-    assert drawn(tree.Branch("gui-1")) == ["○ waiting for gui-1"]
+    assert drawn(Branch("gui-1")) == ["○ waiting for gui-1"]
 
 
 @pytest.mark.parametrize("share", [0.0, 50.0, 99.9, 100.0, -3.0, 300.0])
@@ -119,9 +116,7 @@ def everything(job: Any, theme: Theme) -> str:
     console = Console(
         file=out, width=200, force_terminal=True, markup=False, emoji=False, highlight=False, no_color=True
     )
-    for line in tree.lines(
-        [tree.Branch(NASTY, job, (Log(level=NASTY, message=NASTY),))], tree.Frame(200, 0, NOW, theme)
-    ):
+    for line in tree_lines([Branch(NASTY, job, (Log(level=NASTY, message=NASTY),))], Frame(200, 0, NOW, theme)):
         console.print(line)
     console.print(table([job], 200, NOW, theme))
     for _, value in fields(job, NOW, theme):
@@ -228,8 +223,8 @@ def test_plain_has_one_line_of_columns_for_a_job_with_a_dash_where_nothing_is_kn
 def test_plain_lines_show_a_stall_an_error_and_the_elapsed_time():
     stalled = plain(document(stalled=True), NOW + 600, Theme()).split("\t")
     failed = plain(document(status="failed", error="no\tspace"), NOW + 600, Theme()).split("\t")
-    assert dict(zip(PLAIN, stalled, strict=True)).items() >= {"SECONDS": "639", "STALLED": "stalled"}.items()
-    assert dict(zip(PLAIN, failed, strict=True)).items() >= {"SECONDS": "12", "ERROR": r"no\tspace"}.items()
+    assert dict(zip(PLAIN_COLUMNS, stalled, strict=True)).items() >= {"SECONDS": "639", "STALLED": "stalled"}.items()
+    assert dict(zip(PLAIN_COLUMNS, failed, strict=True)).items() >= {"SECONDS": "12", "ERROR": r"no\tspace"}.items()
 
 
 def test_the_most_urgent_jobs_come_first_and_the_hidden_ones_are_counted():
@@ -268,9 +263,9 @@ def test_what_was_cut_and_counts_that_are_not_complete_are_said_in_words():
     ):  # fmt: skip
         assert words in printed
     assert "_cut" not in printed
-    tree_lines = "\n".join(drawn(tree.Branch("x", cut)))
-    assert "(cut: 20 kB in full)" in tree_lines
-    assert "(cut: 2 MB in full)" in tree_lines
+    painted = "\n".join(drawn(Branch("x", cut)))
+    assert "(cut: 20 kB in full)" in painted
+    assert "(cut: 2 MB in full)" in painted
     watch = WatchState(["e8f15a6d-c5f4-4d69-af72-194b96a0c7fb"])
     assert [line.endswith("in full)") for line in reported(watch, update(cut))] == [True, True]
 
@@ -287,8 +282,8 @@ def test_no_name_leaves_its_cells_or_is_blank_in_a_list_or_a_watch(name, width):
     job = document("job-7", metadata={"vm_name": name}, operation=name, external_ids=[name], current_step=name)
     listed = io.StringIO()
     console_on(listed, width=width).print(table([job], width, NOW, Theme()))
-    watched = [line.plain for line in tree.lines([tree.Branch(name, job)], tree.Frame(width, 0, NOW))]
-    waiting = [line.plain for line in tree.lines([tree.Branch(name)], tree.Frame(width, 0, NOW))]
+    watched = [line.plain for line in tree_lines([Branch(name, job)], Frame(width, 0, NOW))]
+    waiting = [line.plain for line in tree_lines([Branch(name)], Frame(width, 0, NOW))]
     for line in (*listed.getvalue().splitlines(), *watched, *waiting):
         assert cell_len(line) <= width
         assert len(line) < 6 * width
@@ -417,7 +412,7 @@ def test_stalling_and_recovering_are_reported():
 
 def test_lines_say_what_is_waited_for_once_and_the_connection_on_standard_error():
     watch, out, err = WatchState(["gui-1"]), io.StringIO(), io.StringIO()
-    lines = Lines(watch, out, err)
+    lines = EventLines(watch, out, err)
     away = Update({}, connection=Connection("offline", "http://h cannot be reached: why\nmore"))
     for one in (
         update(),
@@ -442,7 +437,7 @@ def test_lines_say_what_is_waited_for_once_and_the_connection_on_standard_error(
 
 def test_objects_are_one_for_each_change():
     watch, out = WatchState(["gui-1", "b"]), io.StringIO()
-    objects = Objects(watch, out)
+    objects = EventObjects(watch, out)
     job = document("b", steps={})
     log = Log(job_id="b", event_id=3, level="WARN", message=NASTY, at="t")
     away = Update({}, connection=Connection("offline", "why"))
@@ -515,7 +510,7 @@ def test_without_colour_there_is_none(monkeypatch):
     monkeypatch.setenv("NO_COLOR", "1")
     out = Terminal()
     with Screen(console_on(out, width=60)) as screen:
-        for line in tree.lines([tree.Branch("a", document("a", "failed"))], tree.Frame(60, 0, NOW)):
+        for line in tree_lines([Branch("a", document("a", "failed"))], Frame(60, 0, NOW)):
             screen.paint(line)
     assert "\x1b[3" not in out.getvalue()
     assert "\x1b[9" not in out.getvalue()

@@ -8,12 +8,11 @@ from typing import Any
 from rich.console import Console
 
 from correlator.client.replica import Update
-from correlator.terminal import tree
-from correlator.terminal.listing import FollowedLines, Form, Query, plain_lines
+from correlator.terminal import watch
+from correlator.terminal.listing import FollowedLines, Form, Query, header, plain, plain_lines, table
+from correlator.terminal.screen import Theme
 from correlator.terminal.show import fields
-from correlator.terminal.table import header, plain, table
-from correlator.terminal.theme import Theme
-from correlator.terminal.watch_state import WatchState
+from correlator.terminal.watch import WatchState
 from tests.support.job_documents import NOW, document, update
 
 FORM = Form("plain")
@@ -75,5 +74,5 @@ def test_show_watch_and_the_tree_name_the_appliance():
     assert "instance" not in [label for label, _ in fields(document(), NOW, Theme())]
     (event, *_) = WatchState([job["job_id"]]).apply(update(job))
     assert event.text == "unified-live-failover pgtest2 on dc1 running"
-    (title, *_) = tree.lines([tree.Branch("gui-1", job)], tree.Frame(80, 0, NOW))
+    (title, *_) = watch.tree_lines([watch.Branch("gui-1", job)], watch.Frame(80, 0, NOW))
     assert title.plain.startswith("● pgtest2  unified-live-failover  on dc1 ")

@@ -15,14 +15,12 @@ from rich.console import Console
 from correlator.client.client import Jobs
 from correlator.client.messages import Wanted
 from correlator.client.replica import Update
-from correlator.terminal import forecasts, listing, tree
-from correlator.terminal.listing import Form, Query, most_urgent, not_shown
-from correlator.terminal.percents import Percents
-from correlator.terminal.renderers import ahead
+from correlator.terminal import formats, listing, watch
+from correlator.terminal.formats import Percents, ahead
+from correlator.terminal.listing import PLAIN_COLUMNS, Form, Query, most_urgent, not_shown, plain, table
+from correlator.terminal.screen import Theme
 from correlator.terminal.show import fields
-from correlator.terminal.table import PLAIN, plain, table
-from correlator.terminal.theme import Theme
-from correlator.terminal.watch_state import WatchState
+from correlator.terminal.watch import WatchState
 from tests.support.job_documents import NOW, document, forecast, update
 
 P90 = 1_758_554_101.0
@@ -39,7 +37,7 @@ def _in_india(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def drawn(job: Any, width: int = 100, height: int = 0, now: float = NOW) -> list[str]:
-    return [line.plain for line in tree.lines([tree.Branch("gui-1", job)], tree.Frame(width, height, now))]
+    return [line.plain for line in watch.tree_lines([watch.Branch("gui-1", job)], watch.Frame(width, height, now))]
 
 
 def printed(jobs: list[Any], width: int) -> list[str]:
@@ -64,7 +62,7 @@ def ended(status: str = "completed", percentile: float = 88.0, **members: Any) -
 
 
 def outlook(seconds: float, state: str = "on_track") -> str:
-    return forecasts.outlook(document(**forecast(state)), P90 - 60 - seconds, forecasts.utc_clock)
+    return formats.outlook(document(**forecast(state)), P90 - 60 - seconds, formats.utc_clock)
 
 
 # -- words
@@ -85,13 +83,13 @@ def test_few_runs_a_passed_end_and_an_overdue_job_have_words_of_their_own() -> N
     assert outlook(-1, "rough") == outlook(-999) == "may end at any moment"
     assert outlook(180, "overdue") == ""
     job = document(**forecast("overdue"))
-    assert forecasts.reason(job) == "overdue: longer at this point than any of 37 earlier runs"
+    assert formats.reason(job) == "overdue: longer at this point than any of 37 earlier runs"
 
 
 def test_an_end_on_another_day_has_its_date() -> None:
     job = document(**forecast())
-    assert forecasts.outlook(job, NOW, forecasts.local_clock(NOW)) == "about 80 s left (by 20:45 IST)"
-    assert forecasts.outlook(job, NOW, forecasts.local_clock(NOW - 86_400)).endswith("(by 2025-09-22 20:45 IST)")
+    assert formats.outlook(job, NOW, formats.local_clock(NOW)) == "about 80 s left (by 20:45 IST)"
+    assert formats.outlook(job, NOW, formats.local_clock(NOW - 86_400)).endswith("(by 2025-09-22 20:45 IST)")
 
 
 @pytest.mark.parametrize(
@@ -123,7 +121,7 @@ def test_a_tree_has_the_end_in_words_and_the_steps_ahead_as_pale_lines() -> None
         "  ○ then vm-creation, about 12 s, in 97 % of runs",
         "  ○ then status-update, under 1 s, in all earlier runs",
     ]
-    lines = tree.lines([tree.Branch("gui-1", document(**forecast()))], tree.Frame(80, 0, NOW))
+    lines = watch.tree_lines([watch.Branch("gui-1", document(**forecast()))], watch.Frame(80, 0, NOW))
     assert {str(span.style) for span in lines[-1].spans if span.end == len(lines[-1].plain)} == {"dim"}
 
 
@@ -212,7 +210,7 @@ def test_a_table_marks_what_is_late_and_a_narrow_one_too() -> None:
 
 def test_plain_lines_end_with_the_state_and_the_times_of_the_forecast() -> None:
     line = plain(document(**forecast("late")), NOW, Theme()).split("\t")
-    assert dict(zip(PLAIN, line, strict=True)).items() >= {
+    assert dict(zip(PLAIN_COLUMNS, line, strict=True)).items() >= {
         "PERCENT": "25", "FORECAST": "late", "P50": "2025-09-22T15:14:01Z", "P90": "2025-09-22T15:15:01Z",
     }.items()  # fmt: skip
 
@@ -290,7 +288,7 @@ def test_the_latency_of_a_message_is_no_difference_of_clocks_that_would_take_a_b
 def test_a_bar_that_moved_on_before_the_next_document_came_does_not_go_back() -> None:
     percents, job = Percents(), document("a", **forecast())
     moved = percents.of([job], NOW + 30)["a"]
-    assert forecasts.percent(job, NOW) < moved - 1
+    assert formats.percent_at(job, NOW) < moved - 1
     assert percents.of([job], NOW)["a"] == moved
     failed, completed = (ended(status) | {"job_id": "a"} for status in ("failed", "completed"))
     assert percents.of([failed], NOW)["a"] == moved

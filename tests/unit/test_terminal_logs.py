@@ -14,8 +14,7 @@ from correlator.client.client import Client
 from correlator.client.messages import Log
 from correlator.errors import NotFound
 from correlator.terminal import logs as command
-from correlator.terminal.log_lines import Printer
-from correlator.terminal.logs import LogsOrder
+from correlator.terminal.logs import LogsOrder, Printer
 from tests.support.eventually import eventually
 from tests.support.fake_daemon import FakeDaemon
 from tests.support.messages import delta, job, snapshot, synced, welcome

@@ -6,7 +6,7 @@ import { counted, shownLateness } from "./words.js";
 
 /**
  * The progress of one job after the other. Its percent goes on by the clock, and goes back only where a document has less
- * than the one before: the daemon's do not while the same steps run. `terminal/percents.py` does the same.
+ * than the one before: the daemon's do not while the same steps run. `Percents` in terminal/formats.py does the same.
  */
 export class Progress {
   #job = null;
