@@ -4,8 +4,9 @@ Invariant: a cached document is the job's current one. The hub calls `forget` wi
 `capacity` bytes. When it is full, a snapshot of all jobs adds nothing, because the walk would evict each document
 before its next use. A document that is requested by itself evicts the oldest.
 
-Of the jobs that changed last and that somebody follows, the cache also holds the document itself: the next revision
-shares with it what has not changed, and the merge patch compares only the rest.
+Of the running jobs that changed last and that somebody follows, the cache also holds the document itself: the next
+revision shares with it what has not changed, and the merge patch compares only the rest. In a daemon, its texts are
+those of the published job.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from msgspec import Struct
 
 from correlator.jobs import job_document
 from correlator.jobs.job_document import Revision
-from correlator.jobs.model.views import JobView, PublishedJob
+from correlator.jobs.model.views import PublishedJob
 from correlator.model import document as model
 
 CAPACITY = 128 * 1024 * 1024
@@ -70,7 +71,7 @@ class Documents:
             return cached.body
         base = self._followed.get(shown.job_id)
         document = job_document.document(shown, base, steps=steps)
-        if steps and not all_jobs and not shown.view.terminal:
+        if steps and not all_jobs:
             self._follow(Revision(shown, document))
         body = model.encode(document)
         self._forget(key)
@@ -92,10 +93,12 @@ class Documents:
         self._follow(Revision(new, document))
         return model.encode(model.patch(base.document, document))
 
-    def forget(self, job_id: str) -> None:
-        """Drop the encoded documents of a job that changed or left memory."""
+    def forget(self, job_id: str, *, left: bool = False) -> None:
+        """Drop the encoded documents of a job that changed, or that `left` memory."""
         self._forget((job_id, True))
         self._forget((job_id, False))
+        if left:
+            self._follow_no_longer(job_id)
 
     def _forget(self, key: tuple[str, bool]) -> None:
         cached = self._cached.pop(key, None)
@@ -103,13 +106,21 @@ class Documents:
             self.size -= len(cached.body) + OVERHEAD
 
     def _follow(self, revision: Revision) -> None:
-        if (before := self._followed.pop(revision.shown.job_id, None)) is not None:
-            self._followed_size -= _size(before.shown.view)
-        self._followed[revision.shown.job_id] = revision
-        self._followed_size += _size(revision.shown.view)
+        shown = revision.shown
+        self._follow_no_longer(shown.job_id)
+        if shown.view.terminal:
+            return
+        self._followed[shown.job_id] = revision
+        self._followed_size += _size(shown)
         while self._followed_size > self._max_followed and len(self._followed) > 1:
-            self._followed_size -= _size(self._followed.popitem(last=False)[1].shown.view)
+            self._follow_no_longer(next(iter(self._followed)))
+
+    def _follow_no_longer(self, job_id: str) -> None:
+        if (revision := self._followed.pop(job_id, None)) is not None:
+            self._followed_size -= _size(revision.shown)
 
 
-def _size(view: JobView) -> int:
-    return MEMBERS + STEP * len(view.steps) + len(view.metadata or "") + len(view.error or "")
+def _size(shown: PublishedJob) -> int:
+    view = shown.view
+    texts = len(shown.body) if shown.body is not None else len(view.metadata or "") + len(view.error or "")
+    return MEMBERS + STEP * len(view.steps) + texts

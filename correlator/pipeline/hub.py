@@ -147,7 +147,7 @@ class Hub(ABC):
     def _deliver(self, batch: Batch) -> None:
         """Pass a batch to every subscriber. Called by the publisher, after the published jobs were changed."""
         for change in batch.changes:
-            self.documents.forget(change.job_id)
+            self.documents.forget(change.job_id, left=change.new is None)
         self.waiting_ids.wake(batch.changes)
         with self._publishing:
             for on_batch in list(self._subscribers):

@@ -1,12 +1,14 @@
 """The encoded documents: each made once per revision, within a bound."""
 
 import pytest
+from msgspec.structs import replace
 
 from correlator.jobs import job_document
 from correlator.jobs.encoded import OVERHEAD, Documents
 from correlator.jobs.model.facts import Status
+from correlator.jobs.model.rows import StepRecord
 from correlator.jobs.model.views import JobView, PublishedJob
-from tests.support.documents import document_text
+from tests.support.documents import document_text, read_document
 
 
 def shown(job_id="j", rev=1, **more):
@@ -80,6 +82,21 @@ def test_a_document_larger_than_the_bound_is_not_kept():
     documents = Documents(1000)
     assert b"x" * 5000 in documents.encoded(shown(error="x" * 5000))
     assert documents.size == 0
+
+
+def test_documents_to_compare_with_are_bounded_in_bytes_and_only_of_running_jobs_in_memory():
+    documents, steps = Documents(max_followed=200_000), (StepRecord(1, "s", 1, "failed", error_message="x" * 8_000),)
+    jobs = [read_document(document_text(shown(f"{number:02}", steps=steps))) for number in range(40)]
+    for old in jobs:
+        documents.patch(old, replace(old, rev=1))
+    followed = documents._followed
+    assert 10 < len(followed) <= 200_000 // 8_000
+    documents.patch(jobs[39], replace(jobs[39], view=replace(jobs[39].view, status=Status.COMPLETED)))
+    documents.forget("38", left=True)
+    assert not {"38", "39"} & set(followed)
+    for number in range(38):
+        documents.forget(f"{number:02}", left=True)
+    assert (len(followed), documents._followed_size) == (0, 0)
 
 
 def test_a_job_that_left_memory_gives_the_room_of_both_its_forms_back():
