@@ -465,11 +465,11 @@ async def time_zone(config: Config, database: Database, queries: Queries, sessio
             "SELECT TIMESTAMPDIFF(SECOND, UTC_TIMESTAMP(), CONVERT_TZ(UTC_TIMESTAMP(), '+00:00', @@global.time_zone))"
         )
         offset = round(int(rows[0][0] or 0) / QUARTER) * QUARTER
-    errors = await _errors_of_zone(queries, session)
+    errors = await _zone_errors(queries, session)
     return judge_zone(config.database.timezone, zone, offset, errors, time.time(), host=_zone_of_host())
 
 
-async def _errors_of_zone(queries: Queries, session: Session) -> list[float]:
+async def _zone_errors(queries: Queries, session: Session) -> list[float]:
     """Return, for recent jobs, the seconds from a job's start to its first step's; a wrong zone shows as hours.
 
     The job's time is a TIMESTAMP, which is absolute; the step's is a DATETIME, which is read in the configured zone.
@@ -493,7 +493,7 @@ async def _errors_of_zone(queries: Queries, session: Session) -> list[float]:
 def judge_zone(
     configured: str, zone: Zone, offset: int | None, errors: Sequence[float], now: float, *, host: str = ""
 ) -> Check:
-    """Judge the zone. `offset`: the server's, in seconds east of UTC; `errors`: see `_errors`; `now`: Unix seconds.
+    """Judge the zone. `offset`: the server's, seconds east of UTC; `errors`: see `_zone_errors`; `now`: in Unix time.
 
     `host`: the name of this host's zone. It is proposed where it fits, because it has rules for daylight saving time.
     """

@@ -45,7 +45,7 @@ class Form(Struct, frozen=True):
 class Query(Struct, frozen=True):
     """A filter of jobs; an empty member does not filter.
 
-    `since`: RFC 3339. `text`: part of any ID or of the machine's name. `state`: of `forecasts.conditions`, which only
+    `since`: RFC 3339. `text`: part of any ID or of the machine's name. `state`: of `formats.conditions`, which only
     running jobs have. `limit`: None for all jobs.
     """
 

@@ -23,7 +23,7 @@ STYLES = {
     "skipped": "dim",
 }
 CONDITION_STYLES = {"stalled": "bold yellow", "overdue": "bold yellow", "late": "yellow"}
-"""The styles of `forecasts.conditions`."""
+"""The styles of `formats.conditions`."""
 
 LEVEL_STYLES = {"DEBUG": "dim", "INFO": "", "WARN": "yellow", "ERROR": "red"}
 
