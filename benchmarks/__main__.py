@@ -13,13 +13,14 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from benchmarks import against, pictures, report
 from benchmarks.harness import REPOSITORY, Number, Result, Size, machine
 
 ROWS = (
-    *("catchup", "latency", "doorbell", "peer", "fanout", "mqtt", "idle"),
+    *("catchup", "latency", "doorbell", "peer", "row", "fanout", "mqtt", "idle"),
     *("memory", "event", "document", "rest", "find", "start", "first", "forecast", "gateway", "cluster", "sockets"),
 )
 """The modules in benchmarks/rows, in the order of the table."""
@@ -36,6 +37,9 @@ def main(arguments: Sequence[str]) -> int:
         "--quick", action="store_true", help="small and short: does each row work? Its numbers are noise"
     )
     parser.add_argument("--against", metavar="REVISION", help="compare with an earlier commit, by quick runs in turn")
+    parser.add_argument(
+        "--tree", type=Path, default=REPOSITORY, help="whose program runs, in a row that only starts it"
+    )
     parser.add_argument("--document", action="store_true", help="measure nothing: write the table from the results")
     asked = parser.parse_args(arguments)
     if unknown := set(asked.rows) - set(ROWS):
@@ -48,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
     if asked.document:
         DOCUMENT.write_text(documented())
         return 0
-    size = Size(quick=asked.quick)
+    size = Size(asked.quick, asked.tree)
     folder = QUICK_RESULTS if size.quick else RESULTS
     here = {**machine(), "runs": size.runs, "taken": datetime.now(UTC).date().isoformat()}
     numbers: list[Number] = []

@@ -24,6 +24,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import TypeAlias
 
@@ -112,7 +113,8 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 def compare(names: Sequence[str], revision: str) -> int:
     """Run the rows `names` in both trees and print a table. Returns 1 if a number is worse or a row failed, else 0.
 
-    Rows that the earlier tree does not have are left out. Both trees run with the packages that are installed here.
+    A row that the earlier tree does not have is left out, unless it only starts the program (`STARTS_ANY`): then this
+    tree's row runs the earlier program. Both trees run with the packages that are installed here.
 
     Raises: `ValueError` if git knows no such revision.
     """
@@ -120,7 +122,7 @@ def compare(names: Sequence[str], revision: str) -> int:
     failed: list[str] = []
     with checked_out(revision) as earlier:
         for name in names:
-            if not (earlier / "benchmarks" / "rows" / f"{name}.py").exists():
+            if not (_has(earlier, name) or _starts_any(name)):
                 print(f"{name}: there was no such row in {revision}", flush=True)
                 continue
             try:
@@ -165,13 +167,22 @@ def add(found: dict[Label, Ratio], before: Run, after: Run) -> None:
         number.after.append(new)
 
 
+def _has(tree: Path, name: str) -> bool:
+    return (tree / "benchmarks" / "rows" / f"{name}.py").exists()
+
+
+def _starts_any(name: str) -> bool:
+    return getattr(import_module(f"benchmarks.rows.{name}"), "STARTS_ANY", False)
+
+
 def _run(name: str, tree: Path) -> Run:
-    """One quick run of a row in a tree, in a process of its own."""
-    results = tree / "build" / "benchmarks" / f"{name}.json"
+    """One quick run of a row in a tree, in a process of its own. A row that the tree lacks is that of this tree."""
+    home = tree if _has(tree, name) else REPOSITORY
+    results = home / "build" / "benchmarks" / f"{name}.json"
     results.unlink(missing_ok=True)
-    environment = os.environ | {"PYTHONPATH": str(tree)}
-    command = [sys.executable, "-m", "benchmarks", name, "--quick"]
-    subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, timeout=WITHIN, check=True)
+    environment = os.environ | {"PYTHONPATH": str(home)}
+    command = [sys.executable, "-m", "benchmarks", name, "--quick", *(("--tree", str(tree)) if home != tree else ())]
+    subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=WITHIN, check=True)
     return numbers(results.read_text())
 
 

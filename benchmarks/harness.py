@@ -28,9 +28,10 @@ PACKAGES = ("aiohttp", "aiomqtt", "aiomysql", "asyncmy", "msgspec", "orjson", "u
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How large a run is. `quick` is to see that a row works: its numbers are noise."""
+    """How large a run is. `quick` is to see that a row works: its numbers are noise. `tree`: whose program runs."""
 
     quick: bool = False
+    tree: Path = REPOSITORY
 
     @property
     def runs(self) -> int:
