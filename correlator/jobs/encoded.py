@@ -84,8 +84,10 @@ class Documents:
             self._forget(next(iter(self._cached)))
         return body
 
-    def patch(self, old: PublishedJob, new: PublishedJob) -> bytes:
-        """The merge patch between the documents of two revisions of a job, as JSON."""
+    def patch(self, old: PublishedJob, new: PublishedJob, *, goes_on: bool = False) -> bytes:
+        """The merge patch between the documents of two revisions of a job, as JSON. `goes_on`: see `Change`."""
+        if goes_on:
+            return job_document.growth(old, new)
         base = self._followed.get(old.job_id)
         if base is None or base.shown is not old:
             base = Revision(old, job_document.document(old, base))

@@ -49,6 +49,8 @@ class Horizon:
     def __init__(self, read_to: Micros = FOR_EVER) -> None:
         self._read = dict.fromkeys(Part, (read_to, 0))
         """For each part, the time up to which it has been read, by the clock and as `uptime`."""
+        self.read_to = read_to
+        """Log and tables have been read as they were at this time."""
         self._unwatched: Micros = 0
         """The time by the clock minus watched time."""
         self._step: tuple[Micros, Micros] | None = None
@@ -63,11 +65,6 @@ class Horizon:
     def log_read_to(self) -> Micros:
         """Every row that was committed before this time has been read."""
         return self._read[Part.LOG][0]
-
-    @property
-    def read_to(self) -> Micros:
-        """Log and tables have been read as they were at this time."""
-        return min(self._read.values())[0]
 
     def judged_at(self, now: Micros) -> Micros | None:
         """The time at which jobs are judged. None: what was read is too old."""
@@ -118,6 +115,7 @@ class Horizon:
         if uptime < known:
             return
         self._read[part] = at, uptime
+        self.read_to = min(self._read.values())[0]
         if part is Part.LOG:
             self._log_watched += min(uptime - known, LOG_SEEN_AT_ONCE)
         read_to, uptime = min(self._read.values(), key=lambda times: times[1])

@@ -43,7 +43,7 @@ from correlator.jobs.model.changes import Change, Event, Lost, Outcome, Reason
 from correlator.jobs.model.facts import AttributedRow, Attribution, Entry, Fact, Job, Kind, Reading, Status
 from correlator.jobs.model.persisted import IndexState, PersistedJob, PersistedLegacy
 from correlator.jobs.model.rows import LegacyRecord, Micros
-from correlator.jobs.model.views import NO_TITLES, JobView, PublishedJob, Titles
+from correlator.jobs.model.views import NO_TITLES, JobView, PublishedJob, Titles, goes_on
 from correlator.jobs.published import PublishedJobs
 from correlator.jobs.removed_jobs import RemovedJobs
 from correlator.jobs.schedule import Schedule
@@ -616,14 +616,15 @@ class Index:
             forecast,
             titles=self.published.titles,
         )
-        self._put(new, old, turn)
-        self._follow_up(job_id, old, new, turn, past=past)
+        self._follow_up(self._put(new, old, turn), turn, past=past)
         if stored is None and (stalled and self.silence.is_news(job_id)) is not was_announced:
             self._announce_silence(new, turn, past=past)
 
-    def _put(self, new: PublishedJob, old: PublishedJob | None, turn: _Turn) -> None:
+    def _put(self, new: PublishedJob, old: PublishedJob | None, turn: _Turn) -> Change:
         self.published.put(new, old)
-        turn.changes.append(Change(new.job_id, new.rev, old, new))
+        change = Change(new.job_id, new.rev, old, new, goes_on=old is not None and goes_on(old, new))
+        turn.changes.append(change)
+        return change
 
     def _note_life(
         self,
@@ -710,25 +711,18 @@ class Index:
         self.published.drop(old)
         self.silence.forget(old.job_id)
         self.forecasts.forget(old.job_id)
-        turn.changes.append(Change(old.job_id, self.published.next_seq(), old, None, reason))
-        self._follow_up(old.job_id, old, None, turn, past=turn.past, to_parent=reason != "retention")
+        change = Change(old.job_id, self.published.next_seq(), old, None, reason)
+        turn.changes.append(change)
+        self._follow_up(change, turn, past=turn.past, to_parent=reason != "retention")
 
     # -- what follows from a change
 
-    def _follow_up(
-        self,
-        job_id: str,
-        old: PublishedJob | None,
-        new: PublishedJob | None,
-        turn: _Turn,
-        *,
-        past: bool,
-        to_parent: bool = True,
-    ) -> None:
+    def _follow_up(self, change: Change, turn: _Turn, *, past: bool, to_parent: bool = True) -> None:
         """Update what leads to the job, its times, and its events; name the jobs that a change of it may change.
 
         `to_parent`: the document of its parent changes with it.
         """
+        job_id, old, new = change.job_id, change.old, change.new
         if new is not None:
             newest = max(new.alive_at, ended_at(new.view))
             if newest > self._newest_time:
@@ -739,6 +733,8 @@ class Index:
             self._reschedule(job_id, new)
             if new is not None and not past:
                 self._note_transitions(old, new, turn)
+        if change.goes_on:
+            return
         was, view = old.view if old is not None else None, new.view if new is not None else None
         if was is None or view is None or names_differ(was, view):
             self._move_names(job_id, was, view, turn)

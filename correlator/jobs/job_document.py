@@ -24,7 +24,7 @@ from correlator.jobs.model import forecasts
 from correlator.jobs.model.changes import Event
 from correlator.jobs.model.facts import AttributedRow, Entry, Line, Status
 from correlator.jobs.model.rows import COLUMNS, Micros, StepRecord
-from correlator.jobs.model.views import JobView, LogLine, PublishedJob, Titles
+from correlator.jobs.model.views import JobView, LogLine, PublishedJob, Titles, goes_on
 from correlator.model import document as model
 from correlator.model import messages
 from correlator.model.document import JobDocument
@@ -118,7 +118,7 @@ def document(shown: PublishedJob, base: Revision | None = None, *, steps: bool =
     view, now, titles = shown.view, shown.updated_at, shown.titles
     if base is not None and base.shown.titles is not titles:
         base = None
-    if base is not None and steps and _goes_on(base.shown, shown):
+    if base is not None and steps and goes_on(base.shown, shown):
         return _later(base, shown)
     made = shown.forecast or forecasts.JobForecast()
     statuses = [step.status for step in view.steps]
@@ -180,18 +180,8 @@ def text(shown: PublishedJob, base: Revision | None = None, *, steps: bool = Tru
     return model.encode(document(shown, base, steps=steps))
 
 
-def _goes_on(old: PublishedJob, new: PublishedJob) -> bool:
-    """True if only time has passed, or the log has new rows, as in most changes."""
-    was, view = old.view, new.view
-    if was.terminal or was.steps is not view.steps or old.forecast is not new.forecast:
-        return False
-    same_but = replace(was, last=view.last, warnings=view.warnings, errors=view.errors)
-    return same_but == view and new == replace(
-        old, view=view, rev=new.rev, updated_at=new.updated_at, alive_at=new.alive_at
-    )
-
-
 def _later(base: Revision, shown: PublishedJob) -> JobDocument:
+    """The document of a job that goes on since `base`. `growth` is the patch between two such documents."""
     was, view, now = base.document, shown.view, shown.updated_at
     last = was.last_message if base.shown.view.last is view.last else _last_message(view.last)
     return replace(
@@ -205,6 +195,38 @@ def _later(base: Revision, shown: PublishedJob) -> JobDocument:
         errors=view.errors,
         rev=shown.rev,
     )
+
+
+def growth(old: PublishedJob, new: PublishedJob) -> bytes:
+    """The merge patch of a job that goes on (`views.goes_on`), as JSON: that of most changes, without documents.
+
+    The members are those of `_later`.
+    """
+    was, view, before, now = old.view, new.view, old.updated_at, new.updated_at
+    changed: dict[str, Any] = {}
+    if (updated_at := _formatted(now)) != _formatted(before):
+        changed["updated_at"] = updated_at
+    if (took := seconds(view.started_at, now)) != seconds(view.started_at, before):
+        changed["duration_seconds"] = took
+    if view.last is not was.last:
+        first, last = _last_message(was.last), _last_message(view.last)
+        if last is None or first is None or last.at != first.at:
+            changed["last_event_at"] = last.at if last is not None else None
+        if last != first:
+            changed["last_message"] = last if last is None or first is None else model.patch(first, last)
+    if view.warnings != was.warnings:
+        changed["warnings"] = view.warnings
+    if view.errors != was.errors:
+        changed["errors"] = view.errors
+    changed["rev"] = new.rev
+    steps = {
+        step.id: {"duration_seconds": took}
+        for step in view.steps
+        if step.status == "running" and (took := seconds(step.started_at, now)) != seconds(step.started_at, before)
+    }
+    if steps:
+        changed["steps"] = steps
+    return model.encode(changed)
 
 
 def _steps(shown: PublishedJob, base: Revision | None) -> dict[int, model.Step]:

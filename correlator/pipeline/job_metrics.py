@@ -59,7 +59,7 @@ class JobMetrics:
         """
         for change in changes:
             old, new = change.old, change.new
-            if old is not None and new is not None and _counted(old) == _counted(new):
+            if change.goes_on or (old is not None and new is not None and _counted(old) == _counted(new)):
                 continue
             before, after = (s.view.status if s is not None else None for s in (old, new))
             if before is not after:

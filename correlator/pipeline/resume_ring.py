@@ -153,7 +153,7 @@ class _Kept(Struct, frozen=True, gc=False):
 
 def _kept(change: Change) -> _Kept:
     old, new = change.old, change.new
-    if old is not None and new is not None and _members(old) == _members(new):
+    if change.goes_on or (old is not None and new is not None and _members(old) == _members(new)):
         return _Kept(change.job_id, change.seq, PLACE)
     carried = _carried(new)
     lost = tuple(name for name in _carried(old) if name not in carried)

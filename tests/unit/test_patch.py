@@ -13,7 +13,8 @@ from correlator.jobs import job_document
 from correlator.jobs.encoded import Documents
 from correlator.jobs.model.facts import Status
 from correlator.jobs.model.rows import StepRecord
-from correlator.jobs.model.views import JobView, PublishedJob
+from correlator.jobs.model.views import JobView, PublishedJob, goes_on
+from correlator.model import document as model
 from correlator.model.document import merge_patch
 from tests.support.client_fold import merge
 from tests.support.documents import document_of, document_text, patch_of
@@ -97,6 +98,17 @@ def test_a_document_that_shares_what_has_not_changed_is_the_one_made_anew(jobs, 
         assert documents.encoded(new) == document_text(new)
         documents.forget(new.job_id)
         last = new
+
+
+@given(published_jobs(), published_jobs(), st.booleans())
+def test_the_patch_of_a_job_that_goes_on_is_that_of_its_documents(job, other, keeps_time):
+    old = replace(job, view=replace(job.view, status=Status.RUNNING, steps=other.view.steps))
+    view = replace(old.view, last=other.view.last, warnings=other.view.warnings, errors=other.view.errors)
+    time = old.updated_at if keeps_time else other.updated_at
+    new = replace(old, view=view, rev=old.rev + 1, updated_at=time, alive_at=other.alive_at)
+    assert goes_on(old, new)
+    documents = (job_document.document(one) for one in (old, new))
+    assert Documents().patch(old, new, goes_on=True) == model.encode(model.patch(*documents))
 
 
 def test_a_change_of_a_job_of_ten_thousand_steps_costs_a_part_of_its_document():

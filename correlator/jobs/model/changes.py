@@ -26,6 +26,7 @@ class Change(Struct, frozen=True, gc=False):
 
     ``seq``: the place of the change in the stream.
     ``moved``: the document is unchanged, but an ID started or stopped resolving to this job.
+    ``goes_on``: True if `views.goes_on` holds: filters, counters and the IDs of the job notice nothing.
     """
 
     job_id: str
@@ -34,6 +35,7 @@ class Change(Struct, frozen=True, gc=False):
     new: PublishedJob | None
     reason: Reason | None = None
     moved: bool = False
+    goes_on: bool = False
 
 
 class Event(Struct, frozen=True, gc=False):

@@ -7,6 +7,7 @@ from operator import attrgetter
 from typing import Any, Literal, TypeAlias
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from correlator.jobs.model.facts import Line, Status
 from correlator.jobs.model.forecasts import JobForecast
@@ -109,6 +110,17 @@ class PublishedJob(Struct, frozen=True, gc=False):
         """The percent that clients see: that of the forecast, or the view's if the forecast has none."""
         made = self.forecast
         return made.percent if made is not None and made.percent is not None else self.view.percent
+
+
+def goes_on(old: PublishedJob, new: PublishedJob) -> bool:
+    """True if only time has passed for a job, or the log has new rows of it, as in most changes."""
+    was, view = old.view, new.view
+    if was.terminal or was.steps is not view.steps or old.forecast is not new.forecast:
+        return False
+    same_but = replace(was, last=view.last, warnings=view.warnings, errors=view.errors)
+    return same_but == view and new == replace(
+        old, view=view, rev=new.rev, updated_at=new.updated_at, alive_at=new.alive_at
+    )
 
 
 class LogLine(Struct, frozen=True, gc=False):

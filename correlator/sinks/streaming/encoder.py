@@ -56,7 +56,7 @@ class Encoder:
         assert new is not None
         if kind == "delta" and old is not None:
             if self._patch is None:
-                self._patch = self._documents.patch(old, new)
+                self._patch = self._documents.patch(old, new, goes_on=self._change.goes_on)
             return job_document.delta(subs, seq, new, old.rev, self._patch)
         return job_document.put(subs, seq, new, self._documents.encoded(new))
 

@@ -4,8 +4,9 @@ Problem: thousands of connections follow the same jobs. A change must be matched
 connection. A slow connection must neither delay the others nor use unbounded memory. A client must see neither a gap
 nor a repetition between its snapshot and the live stream.
 
-Model: subscriptions with equal filters form a group (`groups.py`), and a change is matched once per group. A message is
-encoded once for all clients that get the same one (`encoder.py`), and clients with equal pending messages share the
+Model: subscriptions with equal filters form a group (`groups.py`), and a change is matched once per group. The clients
+of a group are found once for all changes of a batch, and get its messages together (`_Audience`). A message is encoded
+once for all clients that get the same one (`encoder.py`), and clients with equal pending messages share the
 bytes of one frame (`outbox.py`). A client with more than `Limits.lagging_over` bytes in its transport lags. It gets a
 `Backlog` instead of messages: the newest state of each job, and log lines up to a bound.
 
@@ -23,12 +24,13 @@ All methods run on the event loop's thread and never wait.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from correlator.jobs import job_document
 from correlator.jobs.model.changes import Change, Event
-from correlator.jobs.model.facts import Kind
+from correlator.jobs.model.facts import AttributedRow, Kind
 from correlator.jobs.model.rows import LEVELS, Level
 from correlator.ops import metrics
 from correlator.ops.stalls import timed
@@ -38,13 +40,30 @@ from correlator.sinks.streaming.encoder import Encoder, Recipients
 from correlator.sinks.streaming.filters import Filter
 from correlator.sinks.streaming.groups import Group, Groups, Sub
 from correlator.sinks.streaming.limits import Limits
-from correlator.sinks.streaming.log_groups import LogGroups, recipients_of
+from correlator.sinks.streaming.log_groups import LineClients, LogGroups, line_clients
 from correlator.sinks.streaming.messages import Client, Message
 from correlator.sinks.streaming.outbox import Outboxes
 from correlator.sinks.streaming.snapshots import EMPTY
 
 STREAMED: Final = frozenset({Kind.JOB_LATE, Kind.JOB_OVERDUE})
 """The kinds of events that streaming clients get. All others they see in the documents."""
+
+
+TOGETHER_BYTES: Final = 16 * 1024
+"""Bytes of messages that are put together. Then it is checked again which clients lag."""
+
+
+@dataclass(slots=True, eq=False)
+class _Audience:
+    """The subscriptions that get the changes of a group, and the messages that are collected for them.
+
+    `current`: by the ID of the subscription, the clients that have only this one, have no more to get of its snapshot,
+    and do not lag, as most; all get the same messages. `others`: the other subscriptions. `size`: bytes collected.
+    """
+
+    current: dict[int, tuple[list[Client], list[Message]]]
+    others: list[Sub]
+    size: int = 0
 
 
 class Fanout:
@@ -156,35 +175,72 @@ class Fanout:
 
     def _spread_batch(self, batch: Batch) -> None:
         lines = batch.lines if self._log_groups else ()
-        before = {c.job_id: c.old for c in reversed(batch.changes)} if lines else {}
-        groups = {job_id: self._log_groups.of(job_id, before) for job_id in {line.job_id: None for line in lines}}
-        for change in batch.changes:
-            self._spread(change)
         # A line goes to groups that match before or after the batch: its end may take a job out of a filter, and its
         # start may bring it in.
+        before = {c.job_id: c.old for c in reversed(batch.changes) if not c.goes_on} if lines else {}
+        wrote = {line.job_id for line in lines}.intersection(before)
+        groups = {job_id: self._log_groups.of(job_id, before) for job_id in wrote}
+        audiences: dict[Group, _Audience] = {}
+        for change in batch.changes:
+            self._spread(change, audiences)
+        self._put(audiences)
         for job_id, found in groups.items():
             found.update(self._log_groups.of(job_id, {}))
-        dropped = 0
-        recipients: dict[tuple[str | None, Level], Mapping[tuple[int, ...], Sequence[Client]]] = {}
-        for line in lines:
-            key = line.job_id, line.entry.level
-            if key not in recipients:
-                recipients[key] = recipients_of(line.entry.level, groups[line.job_id])
-            for subs, clients in recipients[key].items():
-                message = Message(job_document.log(subs, line))
-                for client in clients:
-                    if (backlog := self._lag(client, batch.seq)) is not None:
-                        dropped += backlog.add_line(subs, message.body)
-                    else:
-                        self._outboxes.put(client, message)
-        if dropped:
-            metrics.DROPPED_LINES.inc(dropped)
+        if lines:
+            self._send_lines(lines, groups, batch.seq)
         if batch.dropped:
             self._send_dropped(batch)
         for event in batch.events:
             if event.kind in STREAMED:
                 self._send_event(event, batch.seq)
         self._outboxes.flush_soon()
+
+    def _send_lines(
+        self, lines: Sequence[AttributedRow], groups: dict[str | None, dict[Group, None]], seq: int
+    ) -> None:
+        """Send log lines. `groups`: for some jobs, the groups that get theirs.
+
+        The clients of a line are computed once for each job and level. Lines with the same clients, one after the
+        other, are put together.
+        """
+        keys: dict[tuple[str | None, Level], LineClients] = {}
+        found: dict[tuple[Group | Level, ...], LineClients] = {}
+        last: LineClients = {}
+        messages: dict[tuple[int, ...], list[Message]] = {}
+        size = dropped = 0
+        for line in lines:
+            key = line.job_id, line.entry.level
+            clients = keys.get(key)
+            if clients is None:
+                concerned = groups[line.job_id] if line.job_id in groups else self._log_groups.of(line.job_id, {})
+                clients = found.get((line.entry.level, *concerned))
+                if clients is None:
+                    clients = found[line.entry.level, *concerned] = line_clients(line.entry.level, concerned)
+                keys[key] = clients
+            if clients is not last or size > TOGETHER_BYTES:
+                dropped += self._put_lines(last, messages, seq)
+                last, messages, size = clients, {subs: [] for subs in clients}, 0
+            for subs, some in messages.items():
+                message = Message(job_document.log(subs, line))
+                some.append(message)
+                size += len(message.body)
+        dropped += self._put_lines(last, messages, seq)
+        if dropped:
+            metrics.DROPPED_LINES.inc(dropped)
+
+    def _put_lines(self, clients: LineClients, messages: Mapping[tuple[int, ...], list[Message]], seq: int) -> int:
+        """Returns the number of lines for which a backlog has no room."""
+        dropped = 0
+        for subs, some in clients.items():
+            current: list[Client] = []
+            for client in some:
+                if (backlog := self._lag(client, seq)) is None:
+                    current.append(client)
+                    continue
+                for message in messages[subs]:
+                    dropped += backlog.add_line(subs, message.body)
+            self._outboxes.put_all(current, messages[subs])
+        return dropped
 
     def _send_dropped(self, batch: Batch) -> None:
         """Send the number of lines that were lost on their way here: nobody knows which jobs they were of."""
@@ -216,64 +272,83 @@ class Fanout:
                     encoded[key] = Message(job_document.stream_event(key, seq, event), seq, is_event=True)
                 self._outboxes.put(client, encoded[key])
 
-    def _spread(self, change: Change) -> None:
+    def _spread(self, change: Change, audiences: dict[Group, _Audience]) -> None:
+        job_id, new = change.job_id, change.new
         recipients: defaultdict[Client, Recipients] = defaultdict(Recipients)
         encode = Encoder(change, self._hub.documents)
         if change.old is None:
-            self.groups.added(change.job_id)
-        for group in list(self.groups.concerned(change.old, change.new)):
-            was = group.has(change.job_id, change.old)
-            new = change.new
-            now = new is not None and group.matches(new) and group.filter.names(new, self._published)
-            if now and was and change.moved:
+            self.groups.added(job_id)
+        for group in list(self.groups.concerned(change.old, new)):
+            was, now = self._moved(group, change)
+            if (was and now and change.moved) or not (was or now):
                 continue
-            if not now and not was:
+            if not now:
+                self._put(audiences)
+                for sub in group.subs:
+                    self._send_or_defer(sub, change, change.reason or "filter", recipients, entering=False)
                 continue
-            if group.filter.jobs is not None:
-                (group.members.add if now else group.members.discard)(change.job_id)
-            reason = None if now else change.reason or "filter"
-            others: Iterable[Sub] = group.subs
-            if reason is None:
-                others = self._send_to_current(group, change.job_id, encode, entering=not was)
-            for sub in others:
-                self._send_or_defer(sub, change, reason, recipients, entering=not was)
+            audience = audiences.get(group)
+            if audience is not None and audience.size > TOGETHER_BYTES:
+                self._put(audiences)
+                audience = None
+            if audience is None:
+                audience = audiences[group] = self._audience(group)
+            for sub_id, (_, messages) in audience.current.items():
+                message = encode.state(sub_id, whole=not was)
+                messages.append(message)
+                audience.size += len(message.body)
+            for sub in audience.others:
+                self._send_or_defer(sub, change, None, recipients, entering=not was)
         for client, recipient in recipients.items():
             for message in encode(recipient):
                 self._outboxes.put(client, message)
 
-    def _send_to_current(self, group: Group, job_id: str, encode: Encoder, *, entering: bool) -> list[Sub]:
-        """Send to clients with one subscription that do not lag, as most. Returns the other subscriptions.
+    def _moved(self, group: Group, change: Change) -> tuple[bool, bool]:
+        """Whether the group had the job before the change, and has it now."""
+        job_id, new = change.job_id, change.new
+        was = group.has(job_id, change.old)
+        if change.goes_on:
+            return was, was
+        now = new is not None and group.matches(new) and group.filter.names(new, self._published)
+        if group.filter.jobs is not None:
+            (group.members.add if now else group.members.discard)(job_id)
+        return was, now
 
-        A subscription whose snapshot has still to send the job gets it there, and is not among them.
-        """
+    def _audience(self, group: Group) -> _Audience:
+        """The subscriptions that get the next changes of a group: computed once for all changes of a batch."""
+        current: dict[int, tuple[list[Client], list[Message]]] = {}
         others: list[Sub] = []
-        messages: dict[int, Message] = {}
         outboxes, backlogs, lagging_over = self._outboxes, self._backlogs, self._limits.lagging_over
+        last, clients = -1, list[Client]()
         for sub in group.subs:
-            if sub.todo is not EMPTY and job_id in sub.todo:
-                continue
             client = sub.client
-            size = outboxes.size(client)
+            if outboxes and outboxes.size(client) > lagging_over:
+                self.flush()
             if (
                 not sub.alone
-                or size > lagging_over
-                # The transport's buffer grows only in a flush, so one check between two flushes is sufficient.
-                or (not size and client.waiting() > lagging_over)
+                or (sub.todo is not EMPTY and sub.todo)
+                or client.waiting() > lagging_over
                 or (backlogs and client in backlogs)
             ):
                 others.append(sub)
                 continue
-            message = messages.get(sub.id)
-            if message is None:
-                message = messages[sub.id] = encode.state(sub.id, whole=entering)
-            outboxes.put(client, message)
-        return others
+            if sub.id != last:
+                last, clients = sub.id, current.setdefault(sub.id, ([], []))[0]
+            clients.append(client)
+        return _Audience(current, others)
+
+    def _put(self, audiences: dict[Group, _Audience]) -> None:
+        """Put what was collected, before something else is put for the same clients."""
+        for audience in audiences.values():
+            for clients, messages in audience.current.values():
+                self._outboxes.put_all(clients, messages)
+        audiences.clear()
 
     def _send_or_defer(
         self, sub: Sub, change: Change, reason: str | None, recipients: dict[Client, Recipients], *, entering: bool
     ) -> None:
         job_id, client = change.job_id, sub.client
-        if reason is not None and job_id in sub.todo:
+        if job_id in sub.todo:
             return
         if (backlog := self._lag(client, change.seq - 1)) is not None:
             backlog.add(job_id, change.seq, sub.id, reason, entering=entering)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeAlias
 
 from correlator.jobs.directory import JobDirectory
 from correlator.jobs.model.rows import LEVELS, Level
@@ -40,8 +41,12 @@ class LogGroups:
         return {group: None for group in self._subscriptions if group.has(job_id, shown)}
 
 
-def recipients_of(level: Level, groups: Iterable[Group]) -> Mapping[tuple[int, ...], Sequence[Client]]:
-    """The clients with subscriptions in these groups that get lines of this level, by the IDs of the subscriptions."""
+LineClients: TypeAlias = Mapping[tuple[int, ...], Sequence[Client]]
+"""Clients by the IDs of their subscriptions that get a line."""
+
+
+def line_clients(level: Level, groups: Iterable[Group]) -> LineClients:
+    """The clients with subscriptions in these groups that get lines of this level."""
     rank = LEVELS.index(level)
     subs: defaultdict[Client, list[int]] = defaultdict(list)
     for group in groups:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, Protocol
 
 from msgspec import Struct
 
 
-class Message(NamedTuple):
+class Message(Struct, frozen=True, gc=False):
     """Encoded JSON. `seq`: the position that the client reaches by it; None for log lines and other messages.
 
     `is_event`: it is an `event`, which event streams send under that name.

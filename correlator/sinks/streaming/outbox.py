@@ -6,8 +6,9 @@ object per client (docs/decisions/0021-shared-outboxes.md).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+
+from msgspec import Struct
 
 from correlator.ops.stalls import timed
 from correlator.sinks.streaming.messages import Client, Framing, Message
@@ -22,8 +23,7 @@ Messages that arrive meanwhile share frames.
 """
 
 
-@dataclass(slots=True, frozen=True, eq=False)
-class Outbox:
+class Outbox(Struct, frozen=True, eq=False):
     """A linked list of pending messages: those of `before`, then `last`. `size`: bytes of all bodies."""
 
     before: Outbox | None
@@ -59,6 +59,10 @@ class Outboxes:
         """Monotonic seconds before which `flush_soon` does not write."""
         self._flushing = False
 
+    def __bool__(self) -> bool:
+        """True if messages are pending for any client."""
+        return bool(self._out)
+
     def size(self, client: Client) -> int:
         """Bytes that are pending for a client."""
         outbox = self._out.get(client)
@@ -76,6 +80,18 @@ class Outboxes:
                 size = len(message.body) + (before.size if before is not None else 0)
                 step = self._last = self._steps[key] = Outbox(before, message, size)
         self._out[client] = step
+
+    def put_all(self, clients: Sequence[Client], messages: Sequence[Message]) -> None:
+        """Append all `messages` to the outbox of each of `clients`."""
+        out, first, last = self._out, None, None
+        for client in clients if messages else ():
+            before = out.get(client)
+            if last is None or before is not first:  # else all of it is as for the previous client
+                for message in messages:
+                    self.put(client, message)
+                first, last = before, out[client]
+            else:
+                out[client] = last
 
     def pop(self, client: Client) -> list[Message]:
         """Remove and return the pending messages of a client."""

@@ -7,7 +7,6 @@ read right after a wake-up may find nothing, or only a part.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from dataclasses import dataclass, field
 
 AGAIN_AFTER = (0.001, 0.002, 0.004)
@@ -47,7 +46,9 @@ class DoorbellRetry:
             self._tries += 1
         else:
             self.pending = 0
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, seconds)):
-                await self._notified.wait()
+        timer = asyncio.get_running_loop().call_later(max(0.0, seconds), self._notified.set)
+        try:
+            await self._notified.wait()
+        finally:
+            timer.cancel()
         self._notified.clear()
