@@ -75,15 +75,12 @@ async def _loaded(daemon: Measured, database: Database, readers: list[_Reader], 
             await asyncio.sleep(WARM)
             mine, its = await cpu_percent(seconds, daemon.pid, poller.pid)
             rows = len((await next_line(writer))["committed"])
-        await eventually(lambda: _complete(readers, rows), within=QUIET)
+        await eventually(lambda: all(reader.lines == rows for reader in readers), within=QUIET)
+        await asyncio.sleep(QUIET)
         send(poller)
         if (read := (await next_line(poller))["rows"]) != rows:
             raise RuntimeError(f"the poller read {read} of {rows} rows")
     return mine, its
-
-
-async def _complete(readers: list[_Reader], rows: int) -> bool:
-    return all(reader.lines == rows for reader in readers)
 
 
 class _Reader:
