@@ -13,6 +13,7 @@ import re
 import shutil
 import socket
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -83,7 +84,8 @@ async def test_two_servers_of_three_killed(database: Database, nats_cluster: Nat
 
             await eventually(is_reported)
             async with connected(nats_cluster.servers[0].url, role="doctor") as connection:
-                await eventually(lambda: is_without_leader(connection))
+                for stream in (keys.STATE, keys.ALIVE):
+                    await eventually(partial(is_without_leader, connection, stream))
             _, said, _ = await correlator(run.active, "doctor")
             assert f"{keys.STATE} has no leader" in said
             assert f"no lease can be taken or renewed: most servers of {keys.STATE}, {keys.ALIVE}" in said
@@ -255,10 +257,10 @@ async def test_store_lost_or_an_older_copy_of_it_back_with_a_standby(
         assert not again
 
 
-async def is_without_leader(connection: Connection) -> bool:
-    """True if the stream of documents answers that no server leads it."""
+async def is_without_leader(connection: Connection, stream: str) -> bool:
+    """True if `stream` answers that no server leads it."""
     with contextlib.suppress(ClusterUnavailable, Refused):  # Refused as temporarily unavailable, at first.
-        return not ((await streams.info(connection, keys.STATE)) or {})["cluster"].get("leader")
+        return not ((await streams.info(connection, stream)) or {})["cluster"].get("leader")
     return False
 
 
