@@ -5,7 +5,7 @@
  * `parts` shows it, `style` is its style. All elements of a page with the same server and token share a connection.
  */
 
-import { subscribe } from "./client/shared.js";
+import { subscribe } from "./client/correlator.js";
 import { Clock } from "./page/clock.js";
 import { Progress } from "./page/outlook.js";
 import { appearance } from "./progress/appearance.js";

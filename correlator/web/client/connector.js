@@ -5,21 +5,19 @@
  *
  * Model: each connection is an `Attempt`. `#attempt` is the one in use; while it uses a fallback, `#trial` tries the
  * preferred transport from time to time and replaces it once it is welcomed. When an attempt ends, a timer starts the
- * next one, unless the token is refused or the page is hidden. The state is `Connection.state`.
+ * next one after a `Backoff`, unless the token is refused or the page is hidden (`PageEvents`). The state is
+ * `Connection.state`.
  */
 
-import { Attempt } from "./attempt.js";
 import { State } from "./notifier.js";
-import { PageEvents, isHidden } from "./page_events.js";
-import { closeReason, request } from "./requests.js";
-import { Backoff, CloseCode, isFromDaemon, isLost, isRefusal } from "./retry.js";
-import { TRANSPORTS, TransportChoice } from "./transports.js";
+import { CloseCode, closeReason, request } from "./requests.js";
+import { DEAD_AFTER, TRANSPORTS, TransportChoice } from "./transports.js";
 
 /** @import { Connection, Options } from "../client.js" */
-/** @import { Environment } from "./environment.js" */
 /** @import { Notifier } from "./notifier.js" */
-/** @import { Message, Replica } from "./replica.js" */
-/** @import { View } from "./view.js" */
+/** @import { Message, Replica, View } from "./replica.js" */
+/** @import { Environment } from "./requests.js" */
+/** @import { Link } from "./transports.js" */
 
 const STABLE_AFTER = 5000; // ms; after a connection of this length the backoff starts again
 const TRIAL_EVERY = 300_000;
@@ -291,5 +289,187 @@ export class Connector {
   #wake = () => {
     const { state } = this.#notifier.connection;
     if (state === State.OFFLINE || (state === State.PAUSED && !isHidden())) this.#connect();
+  };
+}
+
+// -- One attempt to connect: from its start until the connection has ended.
+
+/** @typedef {import("./requests.js").Environment["clock"]} Clock */
+
+const WELCOME_WITHIN = 15_000; // ms
+const STALE_AFTER = 25_000; // ms; the daemon sends a bookmark every 10 s
+
+const Phase = Object.freeze({
+  /** The token is awaited, or the daemon's welcome. */ CONNECTING: "connecting",
+  WELCOMED: "welcomed",
+  ENDED: "ended",
+});
+
+/**
+ * What an attempt reports.
+ * @typedef {object} Observer
+ * @property {() => boolean} expectsMessages  false without a view: then no stream is silent
+ * @property {(attempt: Attempt) => void} stale  no message arrived for STALE_AFTER ms
+ * @property {(attempt: Attempt, silence: number) => void} dead  none arrived for `silence` ms
+ */
+
+class Attempt {
+  /** @type {typeof Phase[keyof typeof Phase]} */ #phase = Phase.CONNECTING;
+  /** @type {Link | null} */ link = null;
+  /** @type {string | undefined} */ token;
+  /** @type {number | null} ms since 1970 */ welcomedAt = null;
+  /** @type {Message | null} */ bye = null;
+  #lastMessageAt;
+  /** @type {unknown} */ #timer;
+  #clock;
+  #observer;
+
+  /** @param {string} transport @param {Clock} clock @param {Observer} observer */
+  constructor(transport, clock, observer) {
+    this.transport = transport;
+    this.#clock = clock;
+    this.#observer = observer;
+    this.#lastMessageAt = clock.now();
+    this.#checkSilence();
+  }
+
+  get isWelcomed() {
+    return this.#phase === Phase.WELCOMED;
+  }
+
+  get hasEnded() {
+    return this.#phase === Phase.ENDED;
+  }
+
+  /** The link, if it accepts subscriptions: a websocket sends them all once it has received the welcome. */
+  get readyLink() {
+    return this.transport === "websocket" && !this.isWelcomed ? null : this.link;
+  }
+
+  received() {
+    this.#lastMessageAt = this.#clock.now();
+  }
+
+  /** @returns {boolean} true for the first welcome; each event stream has one */
+  welcome() {
+    const isFirst = this.welcomedAt === null;
+    this.welcomedAt ??= this.#clock.now();
+    this.#phase = Phase.WELCOMED;
+    return isFirst;
+  }
+
+  end() {
+    this.#phase = Phase.ENDED;
+    this.#clock.clearTimeout(this.#timer);
+    this.link?.close();
+  }
+
+  #checkSilence() {
+    if (!this.#observer.expectsMessages()) this.received();
+    const silence = this.#clock.now() - this.#lastMessageAt;
+    const [warn, most] = this.isWelcomed ? [STALE_AFTER, DEAD_AFTER] : [Infinity, WELCOME_WITHIN];
+    if (silence >= most) {
+      this.#observer.dead(this, silence);
+      return;
+    }
+    if (silence > warn) this.#observer.stale(this);
+    const due = (silence > warn ? most : Math.min(warn + 1, most)) - silence;
+    this.#timer = this.#clock.setTimeout(() => this.#checkSilence(), due);
+  }
+}
+
+// -- When to connect again, by the close code of docs/protocol.md. No clock, no I/O.
+
+const BACKOFF = 500; // ms
+const MAX_BACKOFF = 20_000;
+const RESTART_WITHIN = [0, 5000]; // ms; used if the daemon restarts without sending its own range in a bye
+
+/** @type {number[]} a quick retry would fail in the same way */
+const CLIENT_ERRORS = [CloseCode.TOO_LARGE, CloseCode.BAD_PROTOCOL];
+
+/** The token or the origin is not accepted. @param {number} code */
+function isRefusal(code) {
+  return code === CloseCode.UNAUTHORISED || code === CloseCode.FORBIDDEN;
+}
+
+/** No close frame was received. @param {number} code */
+function isLost(code) {
+  return code === CloseCode.NONE || code === CloseCode.NO_STATUS || code === CloseCode.ABNORMAL;
+}
+
+/** The daemon sent this code, so no proxy blocks the connection. @param {number} code */
+function isFromDaemon(code) {
+  return code === CloseCode.TOO_LARGE || code === CloseCode.RESTART || code === CloseCode.TRY_LATER || code >= 4000;
+}
+
+/** Exponential backoff with full jitter, so that a thousand clients do not reconnect together. */
+class Backoff {
+  #failures = 0;
+
+  #clock;
+
+  /** @param {{random(): number}} clock */
+  constructor(clock) {
+    this.#clock = clock;
+  }
+
+  reset() {
+    this.#failures = 0;
+  }
+
+  /**
+   * Milliseconds until the next attempt.
+   * @param {number} code
+   * @param {unknown} within  `retry_ms` of a bye, if there was one
+   */
+  delay(code, within) {
+    if (code === CloseCode.RESTART) {
+      const isRange = Array.isArray(within) && within.length === 2 && within.every(Number.isFinite);
+      const [least, most] = isRange ? within : RESTART_WITHIN;
+      return least + this.#clock.random() * (most - least);
+    }
+    const most = CLIENT_ERRORS.includes(code) ? MAX_BACKOFF : Math.min(MAX_BACKOFF, BACKOFF * 2 ** this.#failures++);
+    return this.#clock.random() * most;
+  }
+}
+
+// -- The events of the page that the connection depends on: hidden for PAUSE_AFTER ms, shown, online.
+
+const PAUSE_AFTER = 30_000; // ms
+
+function isHidden() {
+  return globalThis.document?.visibilityState === "hidden";
+}
+
+class PageEvents {
+  #clock;
+  #onPause;
+  #onWake;
+  /** @type {unknown} */ #timer = null;
+
+  /**
+   * @param {import("./requests.js").Environment["clock"]} clock
+   * @param {(() => void) | null} onPause  null: a hidden page does not pause
+   * @param {() => void} onWake  the page was shown, or the network is back
+   */
+  constructor(clock, onPause, onWake) {
+    this.#clock = clock;
+    this.#onPause = onPause;
+    this.#onWake = onWake;
+    globalThis.addEventListener?.("online", onWake);
+    globalThis.document?.addEventListener("visibilitychange", this.#visibilityChanged);
+    this.#visibilityChanged();
+  }
+
+  close() {
+    this.#clock.clearTimeout(this.#timer);
+    globalThis.removeEventListener?.("online", this.#onWake);
+    globalThis.document?.removeEventListener("visibilitychange", this.#visibilityChanged);
+  }
+
+  #visibilityChanged = () => {
+    this.#clock.clearTimeout(this.#timer);
+    if (!isHidden()) this.#onWake();
+    else if (this.#onPause !== null) this.#timer = this.#clock.setTimeout(this.#onPause, PAUSE_AFTER);
   };
 }

@@ -1,17 +1,16 @@
 /**
  * The log of one job, by any of its IDs: its history and its live lines, each line once, the newest `limit` of them.
  *
- * A line arrives by the stream, by a page of the history, or by both; `Logbook` merges them by event ID. The history is
+ * A line arrives by the stream, by a page of the history, or by both; `Logbook` merges them by event ID. `LogHistory` is
  * read when the job appears, and again when lines may be missing: after an interruption, after lines were dropped, and
  * while the client polls. If it cannot be read, that is retried.
  */
 
-import { LogHistory } from "./log_history.js";
-import { Logbook } from "./logbook.js";
-import { acquire } from "./shared.js";
+import { acquire } from "./correlator.js";
 
+/** @import { Level, LogLine, LogPage, SharedOptions, Subscription, Update } from "../client.js" */
 /** @import { JobLogOptions, JobLogState } from "../react.js" */
-/** @import { LogLine, SharedOptions, Subscription, Update } from "../client.js" */
+/** @import { Correlator } from "./correlator.js" */
 
 const RETRY_AFTER = 5000; // ms
 
@@ -37,7 +36,7 @@ export class JobLog {
     this.#level = level;
     this.#limit = limit;
     this.#onChange = onChange;
-    this.#book = new Logbook({ lines: limit });
+    this.#book = new Logbook(limit);
     this.#shared = acquire({ url, token });
     this.#subscription = this.#shared.correlator.subscribe(id, (update) => this.#update(update), {
       logs: level,
@@ -67,7 +66,7 @@ export class JobLog {
   #begin(jobId) {
     this.#stop();
     this.#jobId = jobId;
-    this.#book = new Logbook({ lines: this.#limit });
+    this.#book = new Logbook(this.#limit);
     this.#history = new LogHistory(this.#shared.correlator, jobId, this.#level, (lines) => {
       this.#add(lines.map((line) => ({ ...line, job_id: jobId })));
     });
@@ -106,4 +105,155 @@ export class JobLog {
     this.state = Object.freeze({ ...this.state, ...change });
     this.#onChange();
   }
+}
+
+// -- The log lines of one job from the daemon's database, page by page. A read continues where the last one ended.
+
+const MOST_PAGES = 200; // in one read, so that a job of a million lines does not block the page
+
+class LogHistory {
+  /** @type {string | undefined} */ #after;
+  #again = false;
+  #closed = false;
+  /** @type {Promise<boolean> | null} */ #reading = null;
+  #correlator;
+  #jobId;
+  #level;
+  #onLines;
+
+  /**
+   * @param {Correlator} correlator
+   * @param {string} jobId
+   * @param {Level} level
+   * @param {(lines: LogPage["events"]) => void} onLines
+   */
+  constructor(correlator, jobId, level, onLines) {
+    this.#correlator = correlator;
+    this.#jobId = jobId;
+    this.#level = level;
+    this.#onLines = onLines;
+  }
+
+  /**
+   * Reads all pages that follow. Called during a read, it makes that one continue with one more page. Resolves with false
+   * if more pages follow than one read has; rejects with the error of a request.
+   * @returns {Promise<boolean>}
+   */
+  read() {
+    if (this.#closed) return Promise.resolve(true);
+    this.#again = true;
+    this.#reading ??= this.#pages();
+    return this.#reading;
+  }
+
+  /** After this, `onLines` is not called any more. */
+  close() {
+    this.#closed = true;
+  }
+
+  async #pages() {
+    try {
+      for (let pages = 0; this.#again && !this.#closed && pages < MOST_PAGES; pages += 1) {
+        this.#again = false;
+        this.#again = (await this.#page()) || this.#again;
+      }
+      return !this.#again;
+    } finally {
+      this.#again = false;
+      this.#reading = null;
+    }
+  }
+
+  /** Reads one page; true if there is another one now. */
+  async #page() {
+    const page = await this.#correlator.history(this.#jobId, { level: this.#level, after: this.#after });
+    if (this.#closed) return false;
+    this.#after = page.next_after ?? this.#after;
+    this.#onLines(page.events);
+    return page.more;
+  }
+}
+
+// -- The log lines of one job, merged from pages of history and the live stream. Pure.
+//
+// Invariants: each line is present once, by its event ID. Lines are ordered by time, not by ID. The number of lines and
+// their size are bounded: the oldest are evicted and counted. A line that is not newer than an evicted one is not added
+// again, so only the IDs of the present lines are stored.
+
+/** @typedef {{event_id: number, at: string}} Line  with further members */
+
+const MOST_CHARACTERS = 8e6; // of all lines together, as JSON; the newest line is kept in any case
+
+export class Logbook {
+  /** @type {Map<number, number>} the size in characters of each present line, by its ID */
+  #sizes = new Map();
+  #characters = 0;
+  /** @type {any[]} */ #lines = [];
+  /** @type {Line | null} the newest evicted line */
+  #gone = null;
+
+  /** Number of evicted lines. */
+  forgotten = 0;
+  #most;
+
+  /** @param {number} most  lines */
+  constructor(most) {
+    this.#most = most;
+  }
+
+  get lines() {
+    return this.#lines;
+  }
+
+  /** Number of stored IDs. */
+  get size() {
+    return this.#sizes.size;
+  }
+
+  /** Adds lines and returns how many were new. `lines` is a new array if any was. @param {readonly any[]} lines */
+  add(lines) {
+    const fresh = lines.filter((line) => {
+      const known = this.#sizes.has(line.event_id) || (this.#gone !== null && compared(line, this.#gone) <= 0);
+      if (!known) this.#count(line);
+      return !known;
+    });
+    if (fresh.length === 0) return 0;
+    const merged = this.#lines.concat(fresh);
+    if (!inOrder(merged, Math.max(0, this.#lines.length - 1))) merged.sort(compared);
+    let gone = 0;
+    while (merged.length - gone > this.#most || (this.#characters > MOST_CHARACTERS && merged.length - gone > 1)) {
+      const { event_id: id } = (this.#gone = merged[gone]);
+      this.#characters -= this.#sizes.get(id) ?? 0;
+      this.#sizes.delete(id);
+      gone += 1;
+    }
+    this.forgotten += gone;
+    this.#lines = gone === 0 ? merged : merged.slice(gone);
+    return fresh.length;
+  }
+
+  /** @param {Line} line */
+  #count(line) {
+    const characters = JSON.stringify(line).length;
+    this.#sizes.set(line.event_id, characters);
+    this.#characters += characters;
+  }
+}
+
+/** @param {Line} a @param {Line} b */
+function compared(a, b) {
+  return (Date.parse(a.at) || 0) - (Date.parse(b.at) || 0) || microseconds(a, b) || a.event_id - b.event_id;
+}
+
+/** Compares times within one millisecond as text; all have the same length. @param {Line} a @param {Line} b */
+function microseconds(a, b) {
+  return a.at < b.at ? -1 : Number(a.at > b.at);
+}
+
+/** @param {Line[]} lines @param {number} from */
+function inOrder(lines, from) {
+  for (let at = from + 1; at < lines.length; at += 1) {
+    if (compared(lines[at - 1], lines[at]) > 0) return false;
+  }
+  return true;
 }

@@ -2,7 +2,7 @@
 
 /** @import { Connection } from "../client.js" */
 /** @import { Replica } from "./replica.js" */
-/** @import { View } from "./view.js" */
+/** @import { View } from "./replica.js" */
 
 const FRAME = 16; // ms between two updates
 
@@ -36,7 +36,7 @@ export class Notifier {
   #replica;
   #clock;
 
-  /** @param {Replica} replica @param {import("./environment.js").Environment["clock"]} clock */
+  /** @param {Replica} replica @param {import("./requests.js").Environment["clock"]} clock */
   constructor(replica, clock) {
     this.#replica = replica;
     this.#clock = clock;

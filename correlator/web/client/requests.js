@@ -1,10 +1,21 @@
-/** Requests to the REST API. */
+/** Requests to the REST API, what a client uses of its environment for them, and the codes by which they are refused. */
 
-import { CloseCode } from "./retry.js";
+/** @import { Job, Options, Wanted } from "../client.js" */
 
-/** @import { Job, Wanted } from "../client.js" */
-/** @import { Environment } from "./environment.js" */
 /** @typedef {(path: string, init?: RequestInit) => Promise<Response>} SendRequest  rejects with a `Refusal` */
+
+/** The codes that the client treats specially: of the daemon (`CloseCode` in its frames.py), and of a browser. */
+export const CloseCode = Object.freeze({
+  NONE: 0,
+  NO_STATUS: 1005,
+  ABNORMAL: 1006,
+  TOO_LARGE: 1009,
+  RESTART: 1012,
+  TRY_LATER: 1013,
+  BAD_PROTOCOL: 4400,
+  UNAUTHORISED: 4401,
+  FORBIDDEN: 4403,
+});
 
 const ANSWER_WITHIN = 15_000; // ms
 
@@ -91,4 +102,45 @@ export function parameters({ jobs, ...filters }) {
     for (const value of [values ?? []].flat()) query.append(name, value);
   }
   return query;
+}
+
+// -- What a client uses of its environment: the base URL, the clock and the browser's functions.
+
+/**
+ * @typedef {object} Environment
+ * @property {URL} base  ends with a slash
+ * @property {NonNullable<Options["clock"]>} clock
+ * @property {any} WebSocket
+ * @property {any} EventSource
+ * @property {typeof fetch} fetch
+ */
+
+const HERE = import.meta.url;
+
+/** @param {Options} options @returns {Environment} */
+export function environmentOf(options) {
+  return {
+    base: baseUrl(options.url),
+    clock: options.clock ?? {
+      now: () => Date.now(),
+      setTimeout: (callback, ms) => setTimeout(callback, ms),
+      clearTimeout: (timer) => clearTimeout(/** @type {any} */ (timer)),
+      random: () => Math.random(),
+    },
+    WebSocket: options.WebSocket ?? globalThis.WebSocket,
+    EventSource: options.EventSource ?? globalThis.EventSource,
+    fetch: options.fetch ?? globalThis.fetch?.bind(globalThis),
+  };
+}
+
+/** The base URL of a server; ends with a slash. @param {string | URL} [given] @returns {URL} */
+export function baseUrl(given) {
+  const page = globalThis.location?.href;
+  // By default the folder of client.js, which is one above. In a bundle import.meta.url may be no http address; then
+  // the page's origin is used.
+  const [path, from] = given !== undefined ? [given, page] : HERE.startsWith("http") ? ["..", HERE] : ["/", page];
+  const base = new URL(path, from);
+  if (!base.pathname.endsWith("/")) base.pathname += "/";
+  base.search = base.hash = "";
+  return base;
 }

@@ -84,7 +84,7 @@ export class Health {
 }
 
 /** Pure. */
-export function problemsOf(parts) {
+function problemsOf(parts) {
   return Object.entries(parts ?? {})
     .filter(([name, part]) => part?.ok === false && !isShown(name, part))
     .map(([name, part]) => ({ name, error: text(part.error) }));

@@ -34,7 +34,7 @@ const EVERYTHING = Object.freeze({
   sort: "",
 });
 
-export const SORTS = Object.freeze(["-start", "start", "-duration", "duration", "end", "-end", "appliance", "-appliance"]);
+const SORTS = Object.freeze(["-start", "start", "-duration", "duration", "end", "-end", "appliance", "-appliance"]);
 /** Orders of the list besides its own; a minus sign is descending. */
 
 /** `instance` is the appliance that the address names, or "". */

@@ -57,7 +57,7 @@ export function isoDay(at) {
 }
 
 /** The begin of a day, "2026-10-31", or of the day that is `later` days after it; null for no day. */
-export function beginOfDay(day, later = 0) {
+function beginOfDay(day, later = 0) {
   const [year, month, date] = day.split("-").map(Number);
   const at = inZone.isUtc ? Date.UTC(year, month - 1, date + later) : new Date(year, month - 1, date + later).getTime();
   return Number.isNaN(at) ? null : at;

@@ -164,7 +164,7 @@ export function operations(job) {
 }
 
 /** Formats bytes: "512 bytes", "18 MB". */
-export function size(count) {
+function size(count) {
   const [unit, one] = [
     ["GB", 1e9],
     ["MB", 1e6],
