@@ -8,7 +8,7 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from types import MappingProxyType
 
-FOLDERS = ("", "client/", "page/", "progress/", "vendor/")
+FOLDERS = ("", "client/", "page/", "vendor/")
 
 CONTENT_TYPES = {
     ".css": "text/css",

@@ -179,7 +179,7 @@ def test_every_option_named_alone_exists(document):
     options = {name for command in commands(main) for option in command.params for name in option.opts}
     for line, text in backticks(document):
         if text.startswith("--correlator-"):
-            assert f"var({text}," in read("correlator/web/progress/style.js"), f"{line.place}: {text}"
+            assert f"var({text}," in read("correlator/web/progress.js"), f"{line.place}: {text}"
         elif text.startswith("--"):
             assert text.split("=")[0].split()[0] in options | {"--help", "--version"}, f"{line.place}: {text}"
 

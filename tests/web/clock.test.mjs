@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Clock } from "../../correlator/web/page/clock.js";
+import { Clock } from "../../correlator/web/page/times.js";
 import { follow, job, polling, put, settle, streaming, synced, welcome, world } from "./fakes.mjs";
 
 const at = (ms) => new Date(ms).toISOString();

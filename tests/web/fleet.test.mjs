@@ -4,8 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Fleet, healthOf } from "../../correlator/web/page/fleet.js";
 import { Listing } from "../../correlator/web/page/listing.js";
-import { baseOf, placeOf } from "../../correlator/web/page/place.js";
-import { entityAddress, jobAddress, lineAddress, listAddress, parse } from "../../correlator/web/page/route.js";
+import { baseOf, entityAddress, jobAddress, lineAddress, listAddress, parse, placeOf } from "../../correlator/web/page/route.js";
 import { job } from "./fakes.mjs";
 
 const NOW = Date.parse("2026-03-01T12:00:00Z");

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { LogWindow, MOST_CHARACTERS, MOST_LINES } from "../../correlator/web/page/log_window.js";
+import { LogWindow, MOST_CHARACTERS, MOST_LINES } from "../../correlator/web/page/log_feed.js";
 
 const line = (id, { at = id, message = `line ${id}` } = {}) => ({
   event_id: id,

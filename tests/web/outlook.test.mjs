@@ -2,8 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { placed } from "../../correlator/web/page/ahead.js";
-import { axisOf, ticksOf } from "../../correlator/web/page/axis.js";
+import { axisOf, placed, ticksOf } from "../../correlator/web/page/steps.js";
 import { Progress, comparison, outlook } from "../../correlator/web/page/outlook.js";
 import { parse, listAddress } from "../../correlator/web/page/route.js";
 import { about, endTime, moment } from "../../correlator/web/page/times.js";

@@ -2,8 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { appearance } from "../../correlator/web/progress/appearance.js";
-import { CorrelatorProgress } from "../../correlator/web/progress.js";
+import { CorrelatorProgress, appearance } from "../../correlator/web/progress.js";
 
 const NOW = Date.parse("2026-03-01T14:28:30Z");
 const LIVE = { state: "live", error: null };

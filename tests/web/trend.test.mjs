@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import { trends } from "../../correlator/web/page/trend.js";
+import { trends } from "../../correlator/web/page/entity.js";
 
 for (const { name, jobs, trends: expected } of JSON.parse(readFileSync(new URL("../data/trends.json", import.meta.url), "utf8"))) {
   test(name, () => assert.deepEqual(trends(jobs), expected));

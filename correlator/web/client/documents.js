@@ -60,7 +60,7 @@ function firstStep(job) {
 
 // -- What the forecast of a job says at a moment. Pure. `client/remaining.py` has the same rule.
 
-const MOST = 99; // percent of a job that runs
+const MOST_PERCENT = 99; // percent of a job that runs
 
 /** @type {typeof import("../client.js").remaining} */
 export function remaining(job, now, before = null) {
@@ -87,5 +87,5 @@ export function remaining(job, now, before = null) {
 function percentByClock(now, percent, { asOf, started, p50 }) {
   const total = Math.max(p50 - started, percent > 0 ? (100 * (asOf - started)) / percent : 0);
   if (!(total > 0)) return percent; // also if the start is not known
-  return Math.max(percent, Math.min(MOST, (100 * (Math.min(now, p50) - started)) / total));
+  return Math.max(percent, Math.min(MOST_PERCENT, (100 * (Math.min(now, p50) - started)) / total));
 }

@@ -1,14 +1,11 @@
 /** The page of one VM or context: its jobs over time, how each ended, how long it took, and the trend. */
 
-import { History, PAGE } from "./history.js";
-import { Component, html } from "./html.js";
-import { icon } from "./icons.js";
-import { markEntity } from "./marks.js";
-import { HERE } from "./place.js";
-import { entityAddress, jobAddress } from "./route.js";
-import { duration, elapsed, inUtc, moment, shortTime } from "./times.js";
-import { trends } from "./trend.js";
-import { counted, named, operationOf, shownStatus, text } from "./words.js";
+import { Component, html, icon } from "./html.js";
+import { HERE, entityAddress, jobAddress } from "./route.js";
+import { fetchJson } from "./session.js";
+import { markEntity } from "./status.js";
+import { duration, inUtc, lasting, moment, shortTime, took } from "./times.js";
+import { counted, named, operationOf, shownStatus, text, vmOf } from "./words.js";
 
 const IN_STRIP = 100;
 /** Jobs in the strip of outcomes: the newest. */
@@ -70,12 +67,6 @@ function kindWord(kind) {
   return kind === null ? "Searching" : kind === "context" ? "Context" : "Virtual machine";
 }
 
-/** Milliseconds that a job took, or has taken so far; null without a start. */
-function took(job, now) {
-  const [started, ended] = [moment(job.started_at), moment(job.ended_at)];
-  return started === null || (job.terminal && ended === null) ? null : Math.max(0, (ended ?? now) - started);
-}
-
 /** One bar for each job, the newest at the right: its height is the duration. The table below has the same as text. */
 function Strip({ jobs, now }) {
   const longest = new Map();
@@ -120,11 +111,6 @@ function change({ newest_seconds: newest, typical_seconds: typical, ratio }) {
   return html`${last}, usually ${duration(typical * 1000)}: <b class=${percent >= 50 ? "tone-warn" : ""}>${words}</b>`;
 }
 
-function lasting(job, now) {
-  const milliseconds = took(job, now);
-  return milliseconds === null ? "" : job.terminal ? duration(milliseconds) : elapsed(milliseconds);
-}
-
 function Runs({ jobs, now }) {
   const isFleet = HERE.instance === "" && jobs.some((job) => text(job.instance) !== "");
   return html`<section class="panel"><h2>Jobs</h2><table class="runs">
@@ -158,4 +144,153 @@ function Rest({ history, empty, now, onMore }) {
     ${history.trouble !== null && html`<p class="tone-warn">Jobs may be missing: ${history.trouble}</p>`}
     ${history.state === "more" && html`<button type="button" class="button" onClick=${onMore}>Load ${PAGE} older jobs</button>`}
   </div>`;
+}
+
+// -- The jobs of one VM or context: pages of the daemon's history, with the documents of the live stream over them.
+//
+// Invariants: a job is present once, in its newest revision. The number of loaded jobs is bounded.
+
+const PAGE = 100;
+/** Jobs that one call of `load` adds, if there are so many. */
+const MOST_JOBS = 2000;
+/** Jobs on the page. */
+const MOST_REQUESTS = 30;
+/** Requests in one call of `load`: each reads a bounded part of the daemon's database. */
+
+class History {
+  #name;
+  #jobs = new Map();
+  #cursor = null;
+  #closed = new AbortController();
+
+  kind = null;
+  contexts = new Set();
+  /** `loading`, `more` (older jobs can be loaded), `end`, or `full`. */
+  state = "loading";
+  /** RFC 3339: all jobs after it have been read; null at the end. */
+  searchedTo = null;
+  trouble = null;
+
+  constructor(name) {
+    this.#name = name;
+  }
+
+  close() {
+    this.#closed.abort();
+  }
+
+  /** The jobs, newest first. */
+  get jobs() {
+    const started = (job) => moment(job.started_at) ?? Number.POSITIVE_INFINITY;
+    return [...this.#jobs.values()].sort((a, b) => started(b) - started(a) || (a.job_id < b.job_id ? 1 : -1));
+  }
+
+  /** Takes the jobs of a live update that belong here. Returns true if there are any. */
+  follow(jobs, changed) {
+    let any = false;
+    for (const id of changed ?? jobs.keys()) {
+      const job = jobs.get(id);
+      if (job !== undefined && (this.#jobs.has(id) || this.#isOurs(job))) {
+        this.#jobs.set(id, job);
+        any = true;
+      }
+    }
+    return any;
+  }
+
+  #isOurs(job) {
+    const [vm, context] = [vmOf(job) === this.#name, job.context_id === this.#name];
+    return this.kind === null ? vm || context : this.kind === "context" ? context : vm;
+  }
+
+  /** Loads `PAGE` more jobs, or up to the end. Calls `onPage` after each page of the daemon. */
+  async load(session, onPage) {
+    this.state = "loading";
+    this.trouble = null;
+    const wanted = this.#jobs.size + PAGE;
+    let requests = 0;
+    try {
+      do {
+        await this.#page(session, wanted - this.#jobs.size);
+        requests += 1;
+        onPage();
+      } while (this.state === "loading" && this.#jobs.size < wanted && requests < MOST_REQUESTS);
+      this.state = this.state === "loading" ? (this.#jobs.size < MOST_JOBS ? "more" : "full") : this.state;
+    } catch (error) {
+      this.trouble = error instanceof Error ? error.message : String(error);
+      this.state = "more";
+    }
+    if (!this.#closed.signal.aborted) {
+      onPage();
+    }
+  }
+
+  async #page(session, limit) {
+    const address = session.api(`entities/${encodeURIComponent(this.#name)}`);
+    address.searchParams.set("limit", String(Math.max(1, limit)));
+    if (this.#cursor !== null) {
+      address.searchParams.set("cursor", this.#cursor);
+      address.searchParams.set("kind", this.kind);
+    }
+    const page = await fetchJson(session, address, this.#closed.signal);
+    if (this.kind === null) {
+      this.kind = page.kind;
+      this.#jobs = new Map([...this.#jobs].filter(([, job]) => this.#isOurs(job)));
+    }
+    for (const job of page.jobs) {
+      if (!((this.#jobs.get(job.job_id)?.rev ?? -1) >= job.rev)) {
+        this.#jobs.set(job.job_id, job);
+      }
+    }
+    for (const context of page.contexts) {
+      this.contexts.add(context);
+    }
+    this.#cursor = page.next_cursor;
+    this.searchedTo = page.searched_to ?? null;
+    this.trouble = page.complete ? null : page.reason;
+    this.state = page.next_cursor === null ? "end" : "loading";
+  }
+}
+
+// -- How the newest run of each operation compares with the runs before it. Pure.
+//
+// The same rule as `correlator.jobs.trends` of the daemon (tests/data/trends.json).
+
+const TYPICAL_RUNS = 20;
+/** Completed runs before the newest one, at the most, whose median is the typical duration. */
+
+/** The trend of each operation of `jobs`, which are the newest first, in the order of its newest run. */
+export function trends(jobs) {
+  const operations = new Map();
+  for (const job of jobs) {
+    const key = JSON.stringify([job.job_type ?? null, job.operation ?? null]);
+    operations.set(key, [...(operations.get(key) ?? []), job]);
+  }
+  return [...operations.values()].map(trend);
+}
+
+function trend(runs) {
+  const count = (status) => runs.filter((run) => run.status === status).length;
+  const completed = runs.filter((run) => run.status === "completed" && typeof run.duration_seconds === "number");
+  const [newest = null, ...earlier] = completed.slice(0, TYPICAL_RUNS + 1).map((run) => run.duration_seconds);
+  const typical = median(earlier);
+  return {
+    job_type: runs[0].job_type ?? null,
+    operation: runs[0].operation ?? null,
+    runs: runs.length,
+    completed: count("completed"),
+    failed: count("failed"),
+    newest_seconds: newest,
+    typical_seconds: typical,
+    ratio: newest === null || !typical ? null : newest / typical,
+  };
+}
+
+function median(numbers) {
+  if (numbers.length === 0) {
+    return null;
+  }
+  const sorted = [...numbers].sort((a, b) => a - b);
+  const middle = sorted.length >> 1;
+  return sorted.length % 2 === 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
 }

@@ -1,22 +1,17 @@
 /** The page of one job, found by any ID, also by one that does not exist yet. */
 
-import { Family } from "./family.js";
-import { Component, dotted, html } from "./html.js";
-import { icon } from "./icons.js";
-import { CopyButton, Id } from "./ids.js";
+import { Component, CopyButton, Id, bar, dotted, html, icon } from "./html.js";
 import { LogPane } from "./log.js";
-import { markJob, markWaiting } from "./marks.js";
-import { NotifyButton, canNotify } from "./notices.js";
-import { Progress, outlook } from "./outlook.js";
-import { Percent } from "./percent.js";
-import { withTicket } from "./requests.js";
+import { Progress, comparison, liveliness, outlook } from "./outlook.js";
 import { entityAddress, jobAddress, searchAddress } from "./route.js";
-import { liveliness } from "./silence.js";
+import { NotifyButton, canNotify, withTicket } from "./session.js";
+import { markJob, markWaiting } from "./status.js";
 import { Steps } from "./steps.js";
 import { duration, elapsed, inUtc, moment, shortTime } from "./times.js";
 import {
   basisOfPercent,
   counted,
+  currentStepOf,
   cutNote,
   entityOf,
   named,
@@ -24,6 +19,7 @@ import {
   origin,
   shownLateness,
   shownStatus,
+  stepsDone,
   subject,
   text,
 } from "./words.js";
@@ -244,4 +240,90 @@ function Particulars({ job, session }) {
     </dl></section>`
     }
   </aside>`;
+}
+
+// -- The bar of one job with its percent, its steps, and when it will probably end or how long it took.
+
+const FINE = 0.1;
+/** Percent. A bar is drawn again once it has moved so far, so that one that hardly moves costs nothing. */
+
+function Percent({ job, tone, silent, percent, forecast }) {
+  const about = job.progress?.basis === "history" && !job.terminal ? "about " : "";
+  const words = percent === null ? "unknown" : `${about}${Math.floor(percent)} %`;
+  const more = [stepsDone(job), currentStepOf(job)].filter(Boolean);
+  const end = forecast === null ? [comparison(job)].filter(Boolean) : [forecast.words, forecast.source];
+  const overdue = silent === null && job.forecast?.state === "overdue";
+  return html`<div class="percent">
+    <div class="bar bar-large" role="progressbar" aria-label="Progress" aria-valuemin="0" aria-valuemax="100"
+      aria-valuenow=${percent === null ? undefined : Math.floor(percent)}
+      aria-valuetext=${[words, ...more, ...end].join(", ")}>
+      ${bar(percent, `tone-bar-${tone} ${silent === null ? "" : "is-silent"} ${overdue ? "is-overdue" : ""}`, FINE)}
+    </div>
+    <p class="percent-words"><b>${words}</b> <span class="soft">${dotted(more)}</span></p>
+    ${forecast !== null &&
+      html`<p class="outlook"><b>${forecast.words}</b> <span class="soft">${forecast.source}</span></p>`}
+    ${forecast === null && end.length > 0 && html`<p class="outlook soft">${end[0]}</p>`}
+  </div>`;
+}
+
+// -- Parent and children of a job, with their name and state if the daemon knows them.
+
+class Family extends Component {
+  #subscription = null;
+  #requested = "";
+
+  constructor(props) {
+    super(props);
+    this.state = { jobs: new Map() };
+  }
+
+  componentDidMount() {
+    this.#follow();
+  }
+
+  componentDidUpdate() {
+    this.#follow();
+  }
+
+  componentWillUnmount() {
+    this.#subscription?.close();
+  }
+
+  #follow() {
+    const ids = members(this.props.job);
+    const wanted = ids.join("\n");
+    if (wanted === this.#requested) {
+      return;
+    }
+    this.#requested = wanted;
+    this.#subscription?.close();
+    this.#subscription =
+      ids.length === 0 ? null : this.props.session.client.subscribe(ids, ({ jobs }) => this.setState({ jobs }));
+  }
+
+  render({ job }, { jobs }) {
+    if (members(job).length === 0) {
+      return null;
+    }
+    const { parent_job_id: parent, child_job_ids: children, child_job_ids_cut: all } = job;
+    const more = typeof all === "number" ? all - (children ?? []).length : 0;
+    return html`<section><h2>Family</h2>
+      <ul class="family">
+        ${parent && html`<${Member} id=${parent} job=${jobs.get(parent)} instance=${job.instance} relation="Parent" />`}
+        ${more > 0 && html`<li class="soft">${more.toLocaleString("en")} older children are not listed</li>`}
+        ${(children ?? []).map((id) => html`<${Member} key=${id} id=${id} job=${jobs.get(id)} instance=${job.instance} relation="Child" />`)}
+      </ul>
+    </section>`;
+  }
+}
+
+function members(job) {
+  return [job.parent_job_id, ...(job.child_job_ids ?? [])].filter((id) => typeof id === "string");
+}
+
+function Member({ id, job, instance, relation }) {
+  const shown = job === undefined ? null : shownStatus(job.status);
+  return html`<li><span class="soft">${relation}</span> ${shown !== null && icon(shown.shape, shown.tone)}
+    ${" "}<a href=${jobAddress(id, instance)}>${job === undefined ? named(id) : subject(job)}</a>
+    ${shown !== null && html` <span class="soft">${dotted([...operations(job).slice(0, 1), shown.word])}</span>`}</li>`;
 }

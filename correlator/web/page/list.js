@@ -4,18 +4,25 @@
  * All rows have the same height in rem, so that the position of each can be computed.
  */
 
-import { Appliances } from "./appliances.js";
-import { Nothing, Progress, entityNamed } from "./beyond.js";
-import { Columns } from "./columns.js";
-import { Filters, changeFilter } from "./filters.js";
-import { Component, atOnce, createRef, html } from "./html.js";
+import { Appliances } from "./fleet.js";
+import { Component, atOnce, bar, createRef, html, icon } from "./html.js";
 import { Listing } from "./listing.js";
-import { HERE } from "./place.js";
-import { jobAddress } from "./route.js";
-import { Row } from "./row.js";
-import { Search, together } from "./search.js";
-import { Seen } from "./seen.js";
-import { periodOf } from "./times.js";
+import { Progress, comparison, liveliness, outlook } from "./outlook.js";
+import { Seen } from "./preferences.js";
+import { HERE, jobAddress, listAddress } from "./route.js";
+import { Nothing, Search, SearchProgress, entityNamed, together } from "./search.js";
+import { dayOf, inUtc, isoDay, lasting, moment, periodOf, shortTime } from "./times.js";
+import {
+  LATENESS,
+  STATUSES,
+  counted,
+  currentStepOf,
+  operations,
+  shownLateness,
+  shownStatus,
+  subject,
+  text,
+} from "./words.js";
 
 const SPARE = 8;
 /** Rows rendered above and below the window, for quick scrolling and for the keyboard. */
@@ -264,7 +271,7 @@ export class ListPage extends Component {
       <${Filters} filter=${filter} listing=${listing} seen=${this.#seen} onEnter=${this.#enter} />
       ${isFleet && html`<${Appliances} fleet=${fleet} counts=${listing.instances} chosen=${filter.instance} now=${now}
         onChoose=${(instance) => changeFilter(filter, { instance })} />`}
-      <${Progress} search=${search} more=${beyond} opens=${this.#entered === filter.q.trim()} now=${now} onMore=${this.#more}
+      <${SearchProgress} search=${search} more=${beyond} opens=${this.#entered === filter.q.trim()} now=${now} onMore=${this.#more}
         entity=${entityNamed(filter.q, visible.map((id) => jobs.get(id)))} />
       <${Columns} sort=${filter.sort} fleet=${isFleet} onSort=${(sort) => changeFilter(filter, { sort })} />
       <ol class="rows" role="list" ref=${this.#rows} aria-label="Jobs"
@@ -274,4 +281,250 @@ export class ListPage extends Component {
       ${shown.length === 0 && html`<${Nothing} synced=${update.synced} isRefused=${update.connection.state === "refused"} known=${update.jobs.size} filter=${filter} search=${search} />`}
     </div>`;
   }
+}
+
+// -- Search and filters of the list, stored in its address, with the number of jobs by status.
+
+const MONTH = 30 * 86_400_000;
+/** Milliseconds from the first to the last day that a new period has. */
+
+/** Changes the filter in the address, without a history entry for each letter, so that Back leaves the list. */
+function changeFilter(filter, change) {
+  history.replaceState(null, "", listAddress({ ...filter, ...change }));
+  dispatchEvent(new HashChangeEvent("hashchange"));
+}
+
+class Filters extends Component {
+  #change(change) {
+    changeFilter(this.props.filter, change);
+  }
+
+  #pickPeriod = (event) => {
+    const when = event.currentTarget.value;
+    const now = Date.now();
+    const days = when === "days" ? { from: isoDay(now - MONTH), to: isoDay(now) } : { from: "", to: "" };
+    this.#change({ ...days, when: when === "all" ? "all" : "" });
+  };
+
+  #submit = (event) => {
+    event.preventDefault();
+    this.props.onEnter();
+  };
+
+  /** Buttons that add a value to the filter `name`, or remove it. */
+  #chips(name, values, shownAs, counts) {
+    const chosen = this.props.filter[name];
+    return values.map((value) => {
+      const shown = shownAs(value);
+      const pressed = chosen.includes(value);
+      const toggled = values.filter((other) => chosen.includes(other) !== (other === value));
+      return html`<button type="button" class="chip" aria-pressed=${String(pressed)}
+        onClick=${() => this.#change({ [name]: toggled })}>
+        ${icon(shown.shape, shown.tone)} ${shown.word} <b>${counts.get(value) ?? 0}</b>
+      </button>`;
+    });
+  }
+
+  render({ filter, listing, seen }) {
+    const { counts, forecasts, types } = listing;
+    const known = filter.type === "" || types.includes(filter.type) ? types : [filter.type, ...types];
+    const isPeriod = filter.from !== "" || filter.to !== "";
+    const forecasted = forecasts.size > 0 || filter.forecast.length > 0;
+    return html`<form class="filters ${forecasted ? "has-forecast" : ""}" role="search" onSubmit=${this.#submit}>
+      <label class="search">
+        <span class="unseen">Search by ID, VM, operation or text</span>
+        <input type="search" id="search" placeholder="ID, VM, operation, text" value=${filter.q} autocomplete="off"
+          spellcheck="false" aria-keyshortcuts="/"
+          onInput=${(event) => this.#change({ q: event.currentTarget.value })} />
+        <kbd aria-hidden="true">/</kbd>
+      </label>
+      <div class="chips" role="group" aria-label="Status">
+        ${this.#chips("status", STATUSES, shownStatus, counts)}
+      </div>
+      ${
+        forecasted &&
+        html`<div class="chips" role="group" aria-label="Forecast">
+        ${this.#chips("forecast", LATENESS, shownLateness, forecasts)}
+      </div>`
+      }
+      ${
+        (listing.stalled > 0 || filter.stalled !== "") &&
+        html`<div class="chips" role="group" aria-label="Silence">
+        <button type="button" class="chip" aria-pressed=${String(filter.stalled !== "")}
+          onClick=${() => this.#change({ stalled: filter.stalled === "" ? "1" : "" })}>
+          ${icon("alert", "warn")} Stalled <b>${listing.stalled}</b></button>
+      </div>`
+      }
+      <label class="choice"><span class="unseen">Type</span>
+        <select value=${filter.type} onChange=${(event) => this.#change({ type: event.currentTarget.value })}>
+          <option value="">All types</option>
+          ${known.map((type) => html`<option key=${type} value=${type}>${type}</option>`)}
+        </select>
+      </label>
+      <label class="choice"><span class="unseen">Period</span>
+        <select value=${isPeriod ? "days" : filter.when} disabled=${filter.q !== "" && !isPeriod} onChange=${this.#pickPeriod}>
+          <option value="">Last 24 hours</option>
+          <option value="all">All</option>
+          <option value="days">From … to …</option>
+        </select>
+      </label>
+      ${
+        isPeriod &&
+        [
+          ["from", "From", undefined, filter.to || undefined],
+          ["to", "to", filter.from || undefined, undefined],
+        ].map(
+          ([name, label, min, max]) => html`<label key=${name} class="choice day">${label}
+            <input type="date" value=${filter[name]} min=${min} max=${max}
+              onChange=${(event) => this.#change({ [name]: event.currentTarget.value })} /></label>`,
+        )
+      }
+      <${Failures} listing=${listing} seen=${seen} />
+      <p class="unseen">${counted(listing.shown.length, "job")}</p>
+    </form>`;
+  }
+}
+
+/** Buttons that take the failed jobs out of the first rows, and that bring them back. */
+function Failures({ listing, seen }) {
+  const { unseen, seenFailed } = listing;
+  return html`${
+    unseen.length > 0 &&
+    html`<button type="button" class="quiet-button mark-seen" onClick=${() => seen.add(unseen)}
+      title="They stay in the list, but no longer come first. Only this browser remembers it.">
+      ${icon("check")} Mark ${counted(unseen.length, "failure")} as seen</button>`
+  }${
+    unseen.length === 0 &&
+    seenFailed.length > 0 &&
+    html`<button type="button" class="quiet-button mark-seen" onClick=${() => seen.remove(seenFailed)}>
+      ${icon("back")} ${counted(seenFailed.length, "failure")} seen: show first again</button>`
+  }`;
+}
+
+// -- The heads of the list's columns, which choose its order.
+
+const URGENCY = "the most urgent first";
+const WORDS = {
+  "-start": "newest first",
+  start: "oldest first",
+  "-duration": "longest first",
+  duration: "shortest first",
+  end: "soonest first",
+  "-end": "latest first",
+  appliance: "grouped by appliance",
+  "-appliance": "grouped by appliance, from the last name",
+};
+
+/**
+ * `sort`: the order of the list, as in its address. `onSort(order)` chooses one; "" is the list's own order. `fleet`:
+ * the jobs are of several appliances.
+ */
+function Columns({ sort, fleet, onSort }) {
+  const head = (name, word, first, second) => {
+    const next = sort === first ? second : sort === second ? "" : first;
+    const chosen = sort === first || sort === second;
+    return html`<button type="button" class="column column-${name}" aria-pressed=${String(chosen)}
+      aria-label=${chosen ? `${word}, ${WORDS[sort]}` : word} title="Sort: ${next === "" ? URGENCY : WORDS[next]}" onClick=${() => onSort(next)}>
+      ${word}${chosen && (sort.startsWith("-") ? " ↓" : " ↑")}
+    </button>`;
+  };
+  return html`<div class="columns" role="group" aria-label="Sort by">
+    <button type="button" class="column" aria-pressed=${String(sort === "")} title="Sort: ${URGENCY}"
+      onClick=${() => onSort("")}>Urgency</button>
+    <span class="column-job" aria-hidden="true">Job</span>
+    ${fleet && head("appliance", "Appliance", "appliance", "-appliance")}
+    ${head("end", "Forecast end", "end", "-end")}
+    ${head("start", "Started", "-start", "start")}
+    ${head("duration", "Duration", "-duration", "duration")}
+  </div>`;
+}
+
+// -- One job in the list. It is rendered again only when its job, place, second or day has changed.
+
+const FINE = 0.5;
+/** Percent: half a pixel of a bar in the list. */
+
+class Row extends Component {
+  #progress = new Progress();
+
+  shouldComponentUpdate(next) {
+    const now = this.props;
+    return (
+      next.job !== now.job ||
+      next.place !== now.place ||
+      next.of !== now.of ||
+      next.equal !== now.equal ||
+      next.begins !== now.begins ||
+      next.isSilent !== now.isSilent ||
+      next.fleet !== now.fleet ||
+      next.top !== now.top ||
+      (next.now !== now.now && (!next.job.terminal || dayOf(next.now) !== dayOf(now.now)))
+    );
+  }
+
+  /**
+   * `fleet`: the jobs are of several appliances. `isSilent`: nothing comes from the job's. `begins`: the row is the
+   * first one of an appliance in a list that is grouped by them.
+   */
+  render({ job, place, of, top, now, equal = 0, fleet = false, isSilent = false, begins = false, onFocus }) {
+    const shown = shownStatus(job.status);
+    const started = moment(job.started_at);
+    const progress = this.#progress.at(job, now);
+    const style = { transform: `translateY(${top}px)` };
+    return html`<li class=${rowClass(begins, isSilent)} aria-setsize=${of} aria-posinset=${place + 1} style=${style}>
+      <a class="row-link tone-edge-${shown.tone}" href=${jobAddress(job.job_id, job.instance)} data-job=${job.job_id}
+        onFocus=${onFocus}>
+        <span class="row-status">${icon(shown.shape, shown.tone)} <span>${shown.word}</span></span>
+        <span class="row-subject"><b>${subject(job)}</b> <span class="soft">${
+          fleet && html`<span class="row-where">${text(job.instance)} · </span>`
+        }<bdi>${operations(job)[0] ?? ""}</bdi>${
+          started !== null && dayOf(started) !== dayOf(now) && html`<span class="row-day"> · ${shortTime(started, now)}</span>`
+        }</span></span>
+        ${fleet && html`<span class="row-appliance">${isSilent && icon("cross", "bad")} ${text(job.instance)}</span>`}
+        <span class="row-progress">${job.terminal ? result(job, equal) : underWay(job, now, progress)}</span>
+        <span class="row-started soft" title=${inUtc(job.started_at)}>${shortTime(started, now) || "not started"}</span>
+        <span class="row-elapsed" title=${comparison(job) || undefined}>${lasting(job, now)}</span>
+      </a>
+    </li>`;
+  }
+}
+
+function rowClass(begins, isSilent) {
+  return ["row", begins && "is-first-of-group", isSilent && "is-silent-row"].filter(Boolean).join(" ");
+}
+
+function result(job, equal) {
+  const failed = job.progress?.steps_failed ?? 0;
+  if (job.status === "failed") {
+    return html`<span class="row-error">${text(job.error) || "no reason given"}</span>
+      ${equal > 0 && html`<b class="row-equal">+ ${counted(equal, "equal failure")}</b>`}`;
+  }
+  return failed > 0
+    ? html`<span class="mark tone-bad">${icon("alert", "bad")} ${counted(failed, "step")} failed</span>`
+    : html`<span class="soft">${counted(job.progress?.steps_done ?? 0, "step")}</span>`;
+}
+
+function underWay(job, now, { left, percent }) {
+  const { silent } = liveliness(job, now);
+  const forecast = outlook(job, now, left);
+  const shape = silent !== null ? "is-silent" : left?.state === "overdue" ? "is-overdue" : "";
+  return html`<span class="bar" aria-hidden="true">${bar(percent, shape, FINE)}</span>
+    <span class="row-percent">${percent === null ? "–" : `${Math.floor(percent)} %`}</span>
+    <span class="row-now">
+      ${
+        silent === null
+          ? html`<span class="row-step soft">${currentStepOf(job)}</span>`
+          : html`<span class="mark tone-warn">${icon("alert", "warn")} ${silent}</span>`
+      }
+      ${forecast !== null && html`<${Left} forecast=${forecast} />`}
+    </span>`;
+}
+
+function Left({ forecast: { lateness, why, brief, source } }) {
+  const title = lateness === null ? source : `${lateness.word}: ${why}. ${source}`;
+  return html`<span class="row-left" title=${title}>
+    ${lateness !== null &&
+      html`<b class="tone-${lateness.tone}">${icon(lateness.shape)} ${lateness.word}:</b>${" "}`}
+    ${brief}
+  </span>`;
 }

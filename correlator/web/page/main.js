@@ -1,21 +1,14 @@
 /** The page: it selects the view by the address, handles global keys, and re-renders every second. */
 
-import { OwnAppliance, SilentBanner, UnknownAppliance } from "./appliances.js";
-import { Banner, Refused, ConnectionState } from "./connection.js";
 import { EntityPage } from "./entity.js";
-import { Fleet } from "./fleet.js";
-import { Health, HealthBanner } from "./health.js";
-import { Help } from "./help.js";
-import { Component, createRef, html, render } from "./html.js";
-import { icon } from "./icons.js";
+import { Fleet, OwnAppliance, SilentBanner, UnknownAppliance } from "./fleet.js";
+import { Component, createRef, html, icon, render } from "./html.js";
 import { JobPage } from "./job.js";
 import { ListPage } from "./list.js";
-import { markCounts } from "./marks.js";
-import { HERE } from "./place.js";
-import { keep, kept } from "./preferences.js";
-import { entityAddress, jobAddress, parse } from "./route.js";
+import { keep, kept, theme, toggleTheme } from "./preferences.js";
+import { HERE, entityAddress, jobAddress, parse } from "./route.js";
 import { Session } from "./session.js";
-import { theme, toggleTheme } from "./theme.js";
+import { Banner, ConnectionState, Health, HealthBanner, Refused, markCounts } from "./status.js";
 import { isUtc, useUtc, zoneName } from "./times.js";
 
 const CLOCK_INTERVAL = 1000;
@@ -243,6 +236,51 @@ function sameOf(one, other, members) {
 function skip(event) {
   event.preventDefault();
   document.getElementById("main").focus();
+}
+
+// -- The keys of the page, in a dialog that `?` opens.
+
+const KEYS = [
+  ["Everywhere", [
+    ["?", "these keys"],
+    ["/", "search the jobs"],
+    ["Esc", "leave a field; from a job to the list"],
+    ["u", "times in UTC, or in your time zone"],
+  ]],
+  ["A job", [["l", "go to its log"]]],
+  ["In its log", [
+    ["j k", "mark the next or the previous line; the address is its link"],
+    ["Home End", "begin and end of the whole log"],
+  ]],
+]; // prettier-ignore
+
+class Help extends Component {
+  #dialog = createRef();
+
+  /** `handle.current` becomes this component: a `ref` of a component would be one of its properties. */
+  componentDidMount() {
+    this.props.handle.current = this;
+  }
+
+  open() {
+    this.#dialog.current.showModal();
+  }
+
+  render() {
+    return html`<button type="button" class="quiet-button" title="Keys" aria-label="Keys" onClick=${() => this.open()}>
+        <kbd aria-hidden="true">?</kbd></button>
+      <dialog class="help" ref=${this.#dialog} aria-labelledby="help-title">
+        <h2 id="help-title">Keys</h2>
+        ${KEYS.map(
+          ([where, keys]) => html`<h3>${where}</h3>
+          <dl class="facts">${keys.map(
+            ([key, what]) => html`<div key=${key}>
+              <dt>${key.split(" ").map((one) => html`<kbd>${one}</kbd> `)}</dt><dd>${what}</dd></div>`,
+          )}</dl>`,
+        )}
+        <form method="dialog"><button class="tool">Close</button></form>
+      </dialog>`;
+  }
 }
 
 render(html`<${Page} />`, document.getElementById("page"));

@@ -1,7 +1,7 @@
-/** What the page says of a job's forecast, in words that leave its doubt visible. No word promises an end. */
+/** What the page says of a job's forecast and of its silence, in words that leave doubt visible. No word promises an end. */
 
 import { remaining } from "../client.js";
-import { about, duration, endTime, moment, rounded } from "./times.js";
+import { about, duration, endTime, moment, roughly, rounded } from "./times.js";
 import { counted, shownLateness } from "./words.js";
 
 /**
@@ -90,4 +90,19 @@ function share(percentile) {
     return "none of";
   }
   return percentile >= 100 ? "all" : `${Math.min(99, Math.max(1, Math.round(percentile)))} % of`;
+}
+
+// -- Detects running jobs that have not written a log row for a while. Pure.
+
+const QUIET = 60_000;
+/** Milliseconds without a log row after which a job is shown as silent. */
+
+/** `{silent, since}`: a text about the silence and the time of the last log row; both null for an active job. */
+export function liveliness(job, now) {
+  const since = moment(job.last_event_at) ?? moment(job.started_at);
+  if (job.status !== "running" || since === null || (now - since < QUIET && !job.stalled)) {
+    return { silent: null, since: null };
+  }
+  const long = `silent for ${roughly(now - since)}`;
+  return { silent: job.stalled ? `Stalled, ${long}` : long, since };
 }

@@ -8,9 +8,10 @@
  * `#/?q=…&status=failed,running&forecast=late&stalled=1&type=failover&instance=dc1,dc2&when=all&sort=-start` is the list;
  * `from=2026-10-01&to=2026-10-31` are the first and the last day of the starts, in the zone of the page.
  * Any other fragment is the list without filters.
+ *
+ * `HERE` is where the page is served from.
  */
 
-import { HERE } from "./place.js";
 import { LATENESS, STATUSES } from "./words.js";
 
 const JOB = "#/jobs/";
@@ -134,4 +135,27 @@ function decoded(text) {
 /** Replaces a lone surrogate, which encodeURIComponent rejects, by U+FFFD, as UTF-8 encoding does. */
 function wellFormed(text) {
   return new TextDecoder("utf-8", { ignoreBOM: true }).decode(new TextEncoder().encode(String(text)));
+}
+
+// -- Where this page is served from. A gateway serves itself at `/`, and one appliance each at `/i/<instance>/`; a proxy
+// may put a path before that.
+
+const OWN = /^(.*\/)i\/([\w-]{1,64})\/$/;
+
+/** `base` ends with a slash. `root` is the fleet's; `instance` the appliance that `base` is restricted to, or "". */
+export function placeOf(base) {
+  const [, path = ".", instance = ""] = OWN.exec(base.pathname) ?? [];
+  return { base, root: new URL(path, base), instance };
+}
+
+export const HERE = placeOf(new URL("..", import.meta.url));
+
+/** The base of the API for one appliance; "" is what this page is served from. */
+export function baseOf(instance, here = HERE) {
+  return instance === "" ? here.base : new URL(`i/${instance}/`, here.root);
+}
+
+/** True if the server has said in its page that it is a gateway. */
+export function isGateway() {
+  return globalThis.document?.documentElement.dataset.fleet !== undefined;
 }

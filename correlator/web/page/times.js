@@ -1,7 +1,8 @@
 /**
  * Times and durations as text, in the user's time zone or in UTC; UTC in titles. Moments are milliseconds since 1970.
  *
- * The zone is the only state: `useUtc` changes it, and then everything has to be drawn again.
+ * The zone is the only state: `useUtc` changes it, and then everything has to be drawn again. `Clock` estimates the
+ * daemon's time.
  */
 
 let inZone = formats(undefined);
@@ -126,6 +127,21 @@ export function duration(milliseconds) {
     : elapsed(Math.round(milliseconds / 1000) * 1000);
 }
 
+/** Milliseconds that a job took, or has taken so far; null without a start. */
+export function took(job, now) {
+  const [started, ended] = [moment(job.started_at), moment(job.ended_at)];
+  return started === null || (job.terminal && ended === null) ? null : Math.max(0, (ended ?? now) - started);
+}
+
+/** The same as text; "" without a start. */
+export function lasting(job, now) {
+  const milliseconds = took(job, now);
+  if (milliseconds === null) {
+    return "";
+  }
+  return moment(job.ended_at) === null ? elapsed(milliseconds) : duration(milliseconds);
+}
+
 /** "4 min": a duration without seconds. */
 export function roughly(milliseconds) {
   const minutes = Math.floor(Math.max(0, milliseconds) / 60_000);
@@ -173,4 +189,54 @@ export function about(milliseconds) {
 
 function pad(number) {
   return String(number).padStart(2, "0");
+}
+
+// -- An estimate of the daemon's clock. Documents have the daemon's times, and the clock of a tablet may be wrong.
+//
+// The difference comes from messages with the daemon's current time (`ahead_ms` of client.js). A document cannot be
+// used for it: its `updated_at` is the time of its last change, which may be hours ago.
+
+const SILENCE = 25_000;
+/** Milliseconds without a message after which client.js reports a connection as stale. */
+
+export class Clock {
+  #ahead = 0;
+  #wasLive = false;
+  #stopped = null;
+
+  /** Updates the state of the connection. While it is not live, the clock stops at `asOf`. */
+  connected(connection, here = Date.now()) {
+    this.#ahead = connection.ahead_ms ?? this.#ahead;
+    if (connection.state === "live") {
+      this.#wasLive = true;
+      this.#stopped = null;
+    } else if (this.#stopped === null && this.#wasLive) {
+      this.#stopped = here - doubtful(connection);
+    }
+  }
+
+  /** Call it when documents have changed: while the connection is not live, `asOf` becomes the current time. */
+  documentsChanged(changed, here = Date.now()) {
+    if (this.#stopped !== null && changed.size > 0) {
+      this.#stopped = here;
+    }
+  }
+
+  /** The time, by this browser's clock, up to which the documents are certain; null while live. */
+  get asOf() {
+    return this.#stopped;
+  }
+
+  /** The current time by the daemon's clock, in milliseconds since 1970. */
+  now(here = Date.now()) {
+    return (this.#stopped ?? here) + this.#ahead;
+  }
+}
+
+/** Milliseconds before now for which the documents may be out of date. */
+function doubtful({ state, source, lag_seconds: lag }) {
+  if (source === "stale" || source === "down") {
+    return Number.isFinite(lag) ? lag * 1000 : 0;
+  }
+  return state === "stale" ? SILENCE : 0;
 }
