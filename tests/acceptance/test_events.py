@@ -224,7 +224,7 @@ BAD = [
     (
         "gui-1/events?afer=1",
         400,
-        "there is no query parameter 'afer' here; known: after, before, format, from, level, limit, q, since, step",
+        "there is no query parameter 'afer' here; known: after, before, from, level, limit, q, since, step",
     ),
 ]
 
