@@ -115,14 +115,57 @@ async def test_what_is_in_sight_stays_there_while_earlier_lines_come(long_log, p
         return first.getBoundingClientRect().top <= edge ? Number(first.dataset.id) : 0;
     }"""  # 0 while the lines that have come into sight are not drawn yet
     before = await eventually(lambda: pane(page).evaluate(top))
+    await pane(page).evaluate("e => { e.scrollTop = 700 }")  # within the distance at which the page before is read
 
-    async def earlier_lines_come() -> bool:
-        # Within the distance at which the page before is read; again, as lines that are drawn just then undo it.
-        await pane(page).evaluate("e => { if (e.scrollTop < 1000) e.scrollTop = 700 }")
-        return await has_grown(page)
-
-    await eventually(earlier_lines_come, every=0.2)
+    await eventually(lambda: has_grown(page))
     assert 0 <= before - await eventually(lambda: pane(page).evaluate(top)) <= 12
+
+
+async def shift_after(page, drawn: str) -> float:
+    """
+    Pixels by which what the user has scrolled to, 300 pixels up, is moved by lines that are drawn before the event of
+    that scroll, which comes with the next frame. `drawn`: JavaScript that calls `scroll()` and draws in the same task.
+    """
+    script = """e => new Promise((resolve) => {
+        const y = (id) => e.querySelector(`[data-id="${id}"]`).getBoundingClientRect().top;
+        const scroll = () => {
+            e.scrollTop -= 300;
+            const seen = [...e.querySelectorAll("li")].map((li) => li.dataset.id).find((id) => y(id) >= 0);
+            const before = y(seen);
+            requestAnimationFrame(() => requestAnimationFrame(() => resolve(y(seen) - before)));
+        };
+        DRAWN
+    })"""
+    return float(await pane(page).evaluate(script.replace("DRAWN", drawn)))
+
+
+@pytest.mark.parametrize("is_followed", [True, False])
+async def test_a_scroll_stays_although_something_is_drawn_before_its_event(long_log, page, is_followed):
+    await page.goto(f"{long_log.url}/#/jobs/{UUID}")
+    await expect(text(page, "line 20000")).to_be_visible()
+    if not is_followed:
+        await pane(page).evaluate("e => { e.scrollTop -= 500 }")
+        await expect(page.get_by_role("button", name="Paused")).to_be_visible()
+    assert abs(await shift_after(page, "scroll(); document.querySelector('.log-tools button').click()")) < 2  # Wrap
+    await expect(page.get_by_role("button", name="Paused")).to_be_visible()
+
+
+async def test_a_scroll_stays_although_earlier_lines_are_drawn_before_its_event(long_log, page):
+    await page.goto(f"{long_log.url}/#/jobs/{UUID}")
+    await expect(text(page, "line 20000")).to_be_visible()
+    shift = await shift_after(
+        page,
+        """const read = Response.prototype.json;
+        Response.prototype.json = async function () {
+            const body = await read.call(this);
+            Response.prototype.json = read;
+            scroll();
+            return body;
+        };
+        e.scrollTop = 700;""",  # within the distance at which the page before is read
+    )
+    assert abs(shift) < 2
+    assert await has_grown(page)
 
 
 async def has_grown(page) -> bool:

@@ -9,7 +9,7 @@ const MOST_HEIGHTS = 20_000;
 export class Layout {
   #heights = new Map();
   #offsets = new Float64Array(1);
-  #count = 0;
+  #ids = [];
   #places = new Map();
   #estimate;
 
@@ -19,7 +19,7 @@ export class Layout {
 
   /** The height of all lines. */
   get height() {
-    return this.#offsets[this.#count];
+    return this.#offsets[this.#ids.length];
   }
 
   /** Forgets all heights, because the width has changed. */
@@ -29,10 +29,10 @@ export class Layout {
 
   /** `ids`: those of the lines, in their order. */
   arrange(ids) {
-    if (ids.length !== this.#count) {
+    if (ids.length !== this.#ids.length) {
       this.#offsets = new Float64Array(ids.length + 1);
     }
-    this.#count = ids.length;
+    this.#ids = ids;
     this.#places.clear();
     for (const [index, id] of ids.entries()) {
       this.#places.set(id, index);
@@ -58,9 +58,13 @@ export class Layout {
     return index === undefined ? null : this.#offsets[index];
   }
 
-  /** The index of the line at this height. */
+  /** The line at this height; undefined if there is none. */
   at(y) {
-    let [low, high] = [0, Math.max(0, this.#count - 1)];
+    return this.#ids[this.#index(y)];
+  }
+
+  #index(y) {
+    let [low, high] = [0, Math.max(0, this.#ids.length - 1)];
     while (low < high) {
       const middle = (low + high + 1) >> 1;
       if (this.#offsets[middle] <= y) {
@@ -74,11 +78,11 @@ export class Layout {
 
   /** The lines between two heights: their first index, the one after the last, and the space above and below them. */
   between(top, bottom) {
-    if (this.#count === 0) {
+    if (this.#ids.length === 0) {
       return { first: 0, end: 0, above: 0, below: 0 };
     }
-    const first = this.at(top);
-    const end = this.at(bottom) + 1;
+    const first = this.#index(top);
+    const end = this.#index(bottom) + 1;
     return { first, end, above: this.#offsets[first], below: this.height - this.#offsets[end] };
   }
 }

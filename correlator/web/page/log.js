@@ -303,8 +303,10 @@ class LogList extends Component {
   #anchor = null;
   #revealed = null;
   #width = 0;
-  /** Where the list has scrolled to by itself: only other scroll events come from the user. */
-  #scrolledTo = -1;
+  /** Where the pane was when the list last set or read that: another position comes from the user. */
+  #at = 0;
+  /** True or false if the user has scrolled, to the end or elsewhere, and `onScroll` has not been called for it yet. */
+  #isBottom = null;
   #observer = new ResizeObserver(() => this.#resized());
 
   constructor(props) {
@@ -332,6 +334,7 @@ class LogList extends Component {
       this.#layout.arrange(this.props.lines.map(idOf));
     }
     this.#place();
+    this.#report();
     // A request of `#see` is refused while another one is in progress: when that is over, it is repeated.
     if (changed || before.lines !== this.props.lines || before.loading !== this.props.loading) {
       this.#see();
@@ -346,7 +349,7 @@ class LogList extends Component {
       this.#revealed = target;
       this.#anchor = target === null ? this.#anchor : { id: target, below: -Math.round(pane.clientHeight / 3) };
     }
-    if (following) {
+    if (following && this.#isBottom === null) {
       this.#scroll(pane.scrollHeight);
     } else if (this.#anchor !== null) {
       const top = this.#layout.top(this.#anchor.id);
@@ -354,13 +357,40 @@ class LogList extends Component {
         this.#scroll(top + this.#anchor.below);
       }
     }
+    this.#at = pane.scrollTop;
   }
 
   #scroll(top) {
     const pane = this.#pane.current;
     if (Math.abs(pane.scrollTop - top) >= 1) {
       pane.scrollTop = top;
-      this.#scrolledTo = pane.scrollTop;
+    }
+  }
+
+  /** Keeps in sight what the user has scrolled to. Its event comes with the next frame: lines may be drawn before. */
+  #check() {
+    const { scrollTop: top, scrollHeight, clientHeight } = this.#pane.current;
+    const lowest = scrollHeight - clientHeight;
+    if (Math.abs(top - this.#at) < 1) {
+      return;
+    }
+    const isCut = this.#at > lowest + 1 && top > lowest - 1;
+    this.#at = top;
+    if (isCut) {
+      return; // by the browser, as there is less to show
+    }
+    const id = this.#layout.at(top);
+    if (id !== undefined) {
+      this.#anchor = { id, below: top - this.#layout.top(id) };
+    }
+    this.#isBottom = lowest - top < NEAR;
+  }
+
+  #report() {
+    const isBottom = this.#isBottom;
+    this.#isBottom = null;
+    if (isBottom !== null) {
+      this.props.onScroll(isBottom);
     }
   }
 
@@ -395,29 +425,13 @@ class LogList extends Component {
   }
 
   #scrolled = () => {
-    const pane = this.#pane.current;
-    if (pane === null) {
+    if (this.#pane.current === null) {
       return; // The event comes with the next frame: other lines may have taken the place of these.
     }
-    const { lines } = this.props;
-    if (Math.abs(pane.scrollTop - this.#scrolledTo) < 2) {
-      this.#see();
-      return;
-    }
-    this.#scrolledTo = -1;
-    if (lines.length > 0) {
-      const { event_id: id } = lines[this.#layout.at(pane.scrollTop)];
-      this.#anchor = { id, below: pane.scrollTop - this.#layout.top(id) };
-    }
-    this.props.onScroll(pane.scrollHeight - pane.scrollTop - pane.clientHeight < NEAR);
+    this.#check();
+    this.#report();
     this.#see();
   };
-
-  /** The event ID of the first line in sight; null if there is none. */
-  #first() {
-    const { lines } = this.props;
-    return lines.length === 0 ? null : lines[this.#layout.at(this.#pane.current.scrollTop + 1)].event_id;
-  }
 
   #key = (event) => {
     if (event.target !== this.#pane.current || event.ctrlKey || event.metaKey || event.altKey) {
@@ -426,7 +440,7 @@ class LogList extends Component {
     const move = { Home: "start", End: "end", j: "next", k: "previous" }[event.key];
     if (move !== undefined) {
       event.preventDefault();
-      this.props.onMove(move, this.#first());
+      this.props.onMove(move, this.#layout.at(this.#pane.current.scrollTop + 1));
     }
   };
 
@@ -438,6 +452,7 @@ class LogList extends Component {
   /** Shows the first line, also of lines that come later. */
   toStart() {
     this.#anchor = null;
+    this.#at = 0;
     this.#pane.current.scrollTop = 0;
   }
 
@@ -447,6 +462,9 @@ class LogList extends Component {
 
   render({ lines, wrap, target, step, day, address, text, empty }, { top, height }) {
     const isOld = lines.length > 0 && dayOf(moment(lines[0].at)) !== day;
+    if (this.#pane.current !== null) {
+      this.#check(); // before the lines get other places
+    }
     this.#layout.arrange(lines.map(idOf));
     const { first, end, above, below } = this.#layout.between(top - BEYOND, top + height + BEYOND);
     return html`<div class="log-pane ${wrap ? "" : "is-unwrapped"} ${isOld ? "is-dated" : ""}" ref=${this.#pane} onScroll=${this.#scrolled}

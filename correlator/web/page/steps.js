@@ -78,7 +78,7 @@ class StepList extends Component {
       return;
     }
     const above = this.#above;
-    const first = steps[this.#layout.at(above)].id;
+    const first = this.#layout.at(above);
     const before = this.#layout.top(first);
     if (this.#measure()) {
       this.#layout.arrange(steps.map(idOf));
