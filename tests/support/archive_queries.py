@@ -10,6 +10,7 @@ from typing import Any
 from correlator.pipeline.queries import JobNames, JobQuery
 from correlator.sources.archive.archive import DatabaseArchive
 from correlator.sources.db.zones import Zone
+from tests.support.eventually import PATIENCE
 from tests.support.source_databases import UTC as UTC_ZONE
 from tests.support.source_databases import Original
 
@@ -28,7 +29,8 @@ def unix(second: int) -> int:
 
 @contextlib.asynccontextmanager
 async def archive_of(appliance: Original, *, zone: Zone = UTC_ZONE, **options: Any) -> AsyncIterator[DatabaseArchive]:
-    archive = DatabaseArchive(appliance.source(zone=zone), **options)
+    """What takes time on a busy machine may take it, unless a test says otherwise."""
+    archive = DatabaseArchive(appliance.source(zone=zone), **{"search_within": PATIENCE, **options})
     try:
         yield archive
     finally:
