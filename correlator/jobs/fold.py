@@ -7,6 +7,7 @@ result in the same job, in any order and with any repetition. `job_view` compute
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from hashlib import blake2b
 from operator import attrgetter
 
@@ -31,9 +32,6 @@ from correlator.jobs.model.rows import Micros
 MAX_COUNTED = 10_000
 """The highest count of warnings, of errors, and of external IDs, of one job. The count stays there."""
 
-FULL = frozenset(range(MAX_COUNTED))
-"""Replaces the set of counted rows once it has `MAX_COUNTED` members, as its members no longer matter then."""
-
 MAX_EXTERNAL_IDS = 100
 MAX_EXTERNAL_BYTES = 8_000
 """Bounds of the external IDs of one job that are known from log rows, in number and bytes: the newest are known."""
@@ -51,9 +49,9 @@ def fold(job: Job, fact: Fact) -> Job:
 
 
 def restored(job: Job) -> Job:
-    """Prepare a job read from a checkpoint: full counts share the one set `FULL`."""
+    """Prepare a job read from a checkpoint: full counts share the one set `_full`."""
     counts = (job.warnings, job.errors, job.all_external_ids)
-    warnings, errors, external_ids = (FULL if len(counted) >= MAX_COUNTED else counted for counted in counts)
+    warnings, errors, external_ids = (counted if len(counted) < MAX_COUNTED else _full() for counted in counts)
     return replace(job, warnings=warnings, errors=errors, all_external_ids=external_ids)
 
 
@@ -285,7 +283,7 @@ def _order(event: JobEvent) -> tuple[int, Micros, int]:
 
 
 def _count(known: frozenset[int], entries: Sequence[Entry]) -> frozenset[int]:
-    """Add rows to the set of counted rows. At `MAX_COUNTED` it becomes `FULL` and stays so.
+    """Add rows to the set of counted rows. At `MAX_COUNTED` it becomes `_full` and stays so.
 
     Unlike a plain counter this is a join: a row that is read again is counted once.
     """
@@ -295,8 +293,14 @@ def _count(known: frozenset[int], entries: Sequence[Entry]) -> frozenset[int]:
 
 
 def _counted(known: frozenset[int], numbers: Iterable[int]) -> frozenset[int]:
-    """Add numbers to a set that is `FULL` at `MAX_COUNTED`. Returns the same object if it has them all."""
+    """Add numbers to a set that is `_full` at `MAX_COUNTED`. Returns the same object if it has them all."""
     if len(known) >= MAX_COUNTED or known.issuperset(new := frozenset(numbers)):
         return known
     counted = known.union(new)
-    return counted if len(counted) < MAX_COUNTED else FULL
+    return counted if len(counted) < MAX_COUNTED else _full()
+
+
+@cache
+def _full() -> frozenset[int]:
+    """Replaces a set of `MAX_COUNTED` members, as they no longer matter then. It has 1 MB, and few need it."""
+    return frozenset(range(MAX_COUNTED))

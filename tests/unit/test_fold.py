@@ -58,7 +58,7 @@ def test_an_end_has_a_time_only_where_the_job_ended(found):
 
 def test_counting_stays_a_join_when_it_is_full(monkeypatch):
     monkeypatch.setattr(fold, "MAX_COUNTED", 3)
-    monkeypatch.setattr(fold, "FULL", frozenset(range(3)))
+    monkeypatch.setattr(fold, "_full", lambda: frozenset(range(3)))
     found = [Entry(i, BASE - i, "WARN", "w", i, "j") for i in range(1, 8)]
     one = joined(found)["j"]
     for seed in range(5):
