@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 
-from correlator.ops import metrics, systemd
+from correlator.ops import metrics, systemd, timers
 from correlator.pipeline.hub import Hub
 
 log = logging.getLogger(__name__)
@@ -41,9 +41,10 @@ class Supervisor:
     async def run(self) -> None:
         """Check once a second, until cancelled."""
         while True:
-            due = time.monotonic() + self._every
-            await asyncio.sleep(self._every)
-            late = max(0.0, time.monotonic() - due)
+            now = time.monotonic()
+            pause = timers.until(self._every, now)
+            await asyncio.sleep(pause)
+            late = max(0.0, time.monotonic() - now - pause)
             metrics.LOOP_LAG.observe(late)
             self.check(late)
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from correlator.ops import metrics
+from correlator.ops import metrics, timers
 
 log = logging.getLogger(__name__)
 
@@ -129,6 +129,8 @@ async def heartbeat() -> None:
             note("loop", late)
         before, used = used, time.thread_time()
         pause = pause_after(used - before, pause)
+        if pause == QUIET_BEAT:
+            pause = timers.until(QUIET_BEAT, loop.time())
         due = time.perf_counter() + pause
         timer = loop.call_later(pause, beat)  # It takes half the CPU of a task that sleeps.
 

@@ -30,7 +30,7 @@ from correlator.jobs.model.changes import Outcome
 from correlator.jobs.model.facts import Entry, Fact, Reading
 from correlator.jobs.model.persisted import IndexState, PersistedJob, PersistedLegacy
 from correlator.jobs.model.rows import LegacyRecord, LogRow, Micros
-from correlator.ops import metrics
+from correlator.ops import metrics, timers
 from correlator.ops.liveness import STUCK_AFTER
 from correlator.ops.stalls import spare_loaded, timed
 from correlator.pipeline.job_metrics import JobMetrics
@@ -87,7 +87,7 @@ class Pipeline:
             tasks.create_task(self._follow_forecasts(), name="forecasts")
             with self.live.heartbeat("pipeline", STUCK_AFTER) as beat:
                 while True:
-                    await asyncio.sleep(EXPIRE_EVERY)
+                    await asyncio.sleep(timers.until(EXPIRE_EVERY, time.monotonic(), timers.EXPIRE))
                     self.expire()
                     self.status.judge()
                     beat()
@@ -109,7 +109,7 @@ class Pipeline:
         await self.ready.wait()
         while True:
             more = self.renew_forecasts()
-            await asyncio.sleep(0 if more else EXPIRE_EVERY)
+            await asyncio.sleep(0 if more else timers.until(EXPIRE_EVERY, time.monotonic(), timers.FORECASTS))
 
     async def _become_ready(self, before_ready: Callable[[], Awaitable[None]] | None) -> None:
         await self.status.tables_loaded.wait()

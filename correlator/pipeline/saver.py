@@ -23,7 +23,7 @@ from correlator.jobs.forecast.forecaster import MAX_OPERATIONS
 from correlator.jobs.index import Index
 from correlator.jobs.model.persisted import Cursor
 from correlator.jobs.stored_forecasts import AT_ONCE, StoredForecasts
-from correlator.ops import metrics
+from correlator.ops import metrics, timers
 from correlator.ops.liveness import Liveness
 from correlator.ops.stalls import timed
 from correlator.pipeline.checkpoint import Changes, Checkpoint, Unusable
@@ -116,7 +116,7 @@ class Saver:
         """Save once a second, from the end of loading, until cancelled."""
         with self._live.heartbeat("checkpoint", STUCK_AFTER) as beat:
             while True:
-                await asyncio.sleep(EVERY)
+                await asyncio.sleep(timers.until(EVERY, time.monotonic(), timers.SAVE))
                 if not self._index.loading:
                     await self.save(always=False)
                 beat()

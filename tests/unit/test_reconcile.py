@@ -259,3 +259,53 @@ async def test_the_rows_of_failover_jobs_that_wait_for_their_owner_are_bounded(m
     follower = legacy.Legacy()
     await follower.load(Orphans(), SimpleNamespace(query=query), feed)  # type: ignore[arg-type]
     assert (len(applied), len(follower._searched)) == (100, 10)
+
+
+async def test_while_no_job_runs_their_stamps_are_not_asked_for():
+    asked: list[int] = []
+
+    class Counted(Tables):
+        active = 0
+
+        async def clock_and_active_count(self, session: Any, back: float) -> tuple[str, int]:
+            return await self.clock(session, back), self.active
+
+        async def active_since(self, session: Any, since: str) -> dict[str, int]:
+            asked.append(self.active)
+            return {}
+
+    tables, feed = Counted(), quiet_feed(Liveness())
+    task = asyncio.create_task(Reconcile(interval=0.01).follow(tables, None, feed))  # type: ignore[arg-type]
+    await eventually(lambda: len(tables.marks) >= 3)
+    assert asked == []
+    tables.active = 1
+    await eventually(lambda: asked)
+    task.cancel()
+
+
+async def test_a_poll_asks_for_whole_rows_of_failover_jobs_only_if_there_are_any():
+    asked: list[str] = []
+    found: list[int] = []
+
+    class FailoverJobs(Tables):
+        def __init__(self) -> None:
+            super().__init__()
+            self.schema = SimpleNamespace(has=lambda *_: True)
+            self.dialect = SimpleNamespace(placeholder="%s")
+            self.limits = Sizes()
+
+        async def legacy_ids(self, session: Any, where: str, *_: Any) -> list[int]:
+            return found
+
+        async def legacy_where(self, session: Any, where: str, *_: Any) -> list[LegacyRecord]:
+            asked.append(where)
+            return []
+
+    known = SimpleNamespace(unsettled_legacy=list, legacy_rows=list, is_undecided=bool)
+    feed = SimpleNamespace(known=known, legacy=lambda *_, **__: None, decide_legacy=lambda *_: None)
+    follower: Any = legacy.Legacy()
+    await follower.poll(FailoverJobs(), None, feed, "2026-01-01 00:00:00")
+    assert [where for where in asked if "updated_at" in where] == []
+    found.append(7)
+    await follower.poll(FailoverJobs(), None, feed, "2026-01-01 00:00:00")
+    assert len([where for where in asked if "updated_at" in where]) == 1

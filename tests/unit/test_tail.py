@@ -323,3 +323,27 @@ def test_the_log_counts_as_read_only_with_the_rows_that_were_committed_late(loop
     loop.run(20.0)
     assert [to for to, has_late in read_to if to > committed and not has_late] == []
     assert read_to[-1][0] > committed + 1.0
+
+
+def test_an_idle_tail_reads_the_row_at_the_head_once_a_second_and_a_new_one_within_a_poll(loop, innodb, reader):
+    whole: list[float] = []
+    rows_from = reader.rows_from
+
+    async def counted(session: Session, first: int, limit: int) -> list[LogRow]:
+        whole.append(loop.time())
+        found: list[LogRow] = await rows_from(session, first, limit)
+        return found
+
+    reader.rows_from = counted
+    loop.run(10.0)
+    assert 9 <= len(whole) <= 10
+    write(innodb, 1)
+    loop.run(reader.tail.idle_poll + 0.01)
+    assert reader.ids[5:] == [6]
+
+
+def test_an_idle_tail_notices_within_a_second_that_the_row_at_the_head_is_another_one(loop, innodb, reader):
+    loop.run(10.0)
+    innodb.replace({i: innodb.row(i) for i in range(1, 6)}, next_id=6)
+    loop.run(1.0 + 0.5 + 0.1)  # and the time until the next connection
+    assert reader.ids[5:] == [1, 2, 3, 4, 5]

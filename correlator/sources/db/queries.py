@@ -337,17 +337,21 @@ class Queries(Columns):
     async def last_legacy_id(self, session: Session) -> int:
         return int((await session.query("SELECT MAX(id) FROM failover_jobs"))[0][0] or 0)
 
+    async def legacy_ids(self, session: Session, where: str, args: Sequence[object] = (), *more: str) -> list[int]:
+        """The ids of the rows that `legacy_where` would return."""
+        found = await session.query(_any_of("SELECT id FROM failover_jobs WHERE ", where, *more), args)
+        return [int(row[0]) for row in found]
+
     async def legacy_where(
         self, session: Session, where: str, args: Sequence[object] = (), *more: str
     ) -> list[LegacyRecord]:
         """The rows of failover_jobs for which `where`, or one of `more`, holds; twice if two of them hold.
 
-        Unlike an OR, each condition uses its own index. `args` are for all of them, in order.
+        `args` are for all conditions, in order.
         """
         table = "failover_jobs"
         sizes = [self._size(table, c) for c in ("source_vm_spec", "error_message")]
-        select = f"SELECT {self._select[table]}, {', '.join(sizes)} FROM {table} WHERE "
-        sql = " UNION ALL ".join(select + condition for condition in (where, *more))
+        sql = _any_of(f"SELECT {self._select[table]}, {', '.join(sizes)} FROM {table} WHERE ", where, *more)
         found = []
         for *row, spec_size, error_size in await session.query(sql, args):
             v = self._times(table, tuple(row))
@@ -362,6 +366,11 @@ class Queries(Columns):
                 record = replace(record, source_vm_spec=spec)
             found.append(record)
         return found
+
+
+def _any_of(select: str, *conditions: str) -> str:
+    """The rows for which any condition holds. Unlike an OR, each uses its own index."""
+    return " UNION ALL ".join(select + condition for condition in conditions)
 
 
 def _list(ids: Iterable[int]) -> str:

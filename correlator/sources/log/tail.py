@@ -28,7 +28,7 @@ from correlator.errors import SourceUnavailable
 from correlator.jobs.model.changes import Outcome
 from correlator.jobs.model.persisted import Cursor
 from correlator.jobs.model.rows import LogRow, Micros
-from correlator.ops import metrics
+from correlator.ops import metrics, timers
 from correlator.pipeline.source_status import Part
 from correlator.sources import Feed
 from correlator.sources.db.heavy import slices
@@ -57,6 +57,10 @@ HOLES_AT_ONCE = 256
 
 MAX_READ_AGAIN = 100_000
 """Most ids below the head that are read again once a column is back that they were read without."""
+
+VERIFY_EVERY = 1.0
+"""Seconds for which a read that found nothing stands for the rows of the next idle ones, which ask for the highest id
+alone: a driver in Python spends most of a small answer on its columns."""
 
 REPORT_EVERY = 2.0
 """Seconds between reports of the progress of a catch-up."""
@@ -227,13 +231,18 @@ class Tail:
             await self._follow(queries, MonitoredSession(rows, beat), feed, note, beat)
 
     async def _follow(self, queries: Queries, rows: Session, feed: Feed, note: Note, beat: Callable[[], None]) -> None:
+        idle, verified = False, -math.inf
         while True:
             beat()
             began = self.clock()
             asked = self.batch.rows
-            found = await self._read_on(queries, rows, asked)
+            found: Sequence[LogRow] = ()
+            new: Sequence[LogRow] = ()
+            quiet = idle and not self.doorbell_retry.pending and began < verified + VERIFY_EVERY
+            if not (quiet and await queries.last_id(rows) == self.gaps.head):
+                found = await self._read_on(queries, rows, asked)
+                new, verified = self._after_head(found), began
             feed.status.answered()
-            new = self._after_head(found)
             if new:
                 await self._emit(new, began, queries, rows, feed, note)
             self.busy = len(found) == asked
@@ -250,8 +259,9 @@ class Tail:
                 feed.status.caught_up(self.clock() - read_to)
             if self.doorbell_retry.pending and (await self._read_late_rows(queries, rows, feed, note) or new):
                 self.doorbell_retry.rows_found()
-            pause = self.poll if self.gaps.open or feed.wants_fast_poll() else self.idle_poll
-            await self.doorbell_retry.wait(began + pause - self.clock())
+            idle = not (self.gaps.open or feed.wants_fast_poll())
+            now = self.clock()
+            await self.doorbell_retry.wait(timers.until(self.idle_poll, now) if idle else began + self.poll - now)
 
     async def _read_late_rows(self, queries: Queries, rows: Session, feed: Feed, note: Note) -> int:
         """Read rows that were missing below the head and are visible by now. Returns how many there were."""
@@ -337,7 +347,7 @@ class Tail:
                 continue
             due = self.gaps.next_due()
             try:
-                async with asyncio.timeout(1.0 if due is None else max(0.001, due - now)):
+                async with asyncio.timeout(timers.until(1.0, now) if due is None else max(0.001, due - now)):
                     await self._new_holes.wait()
             except TimeoutError:
                 pass
@@ -350,7 +360,7 @@ class Tail:
             next_id = await database.next_id(session)
             if 0 < next_id <= head:
                 raise LogReset(f"the next id of log_events is {next_id}, but {head} has already been read")
-            await asyncio.sleep(self.reset_check_every)
+            await asyncio.sleep(timers.until(self.reset_check_every, self.clock()))
 
     async def _probe(
         self, probe: Probe, queries: Queries, rows: Session, dirty: Session, feed: Feed, note: Note

@@ -28,6 +28,7 @@ from correlator.errors import SourceUnavailable
 from correlator.jobs import joblog
 from correlator.jobs.legacy_status import ACTIVE, ENDED
 from correlator.jobs.model.rows import LegacyRecord
+from correlator.ops import timers
 from correlator.pipeline.source_status import Part
 from correlator.sources import Feed
 from correlator.sources.db.queries import Queries, with_lost
@@ -77,7 +78,7 @@ class Legacy:
     Args:
         retention: Seconds back for which ended rows are loaded.
         id_keys: The keys under which metadata holds external IDs.
-        interval: Fewest seconds between two polls.
+        interval: Seconds between two polls; more if one takes long.
         patience: Seconds without a finished query after which the task counts as stuck.
         max_jobs: Jobs that memory holds: of the ended rows, only the newest are loaded.
     """
@@ -156,7 +157,8 @@ class Legacy:
                 if following is not None:
                     self._mark, self._next_mark = following, time.monotonic() + MARK_EVERY
                 feed.status.part_answered(Part.LEGACY)
-                await asyncio.sleep(max(self.interval, self._next - time.monotonic()))
+                now = time.monotonic()
+                await asyncio.sleep(max(timers.until(self.interval, now), self._next - now))
 
     async def poll(self, queries: Queries, session: Session, feed: Feed, mark: str) -> None:
         """Read new rows, rows that have changed since `mark` by the database's clock, and a part of the others."""
@@ -189,7 +191,9 @@ class Legacy:
         if queries.schema.has("failover_jobs", "updated_at"):
             touched, args = f"updated_at >= {place}", [mark]
             recent += f" AND (id > {self._last_id} OR {touched})"
-            rows = await queries.legacy_where(session, recent, [mark, mark], f"status IN {ACTIVE} AND {touched}")
+            either = recent, [mark, mark], f"status IN {ACTIVE} AND {touched}"
+            # Mostly there is none, and an answer without rows still has all columns: the ids alone cost a third.
+            rows = await queries.legacy_where(session, *either) if await queries.legacy_ids(session, *either) else []
         else:
             touched, args = "1 = 0", []
             rows = await queries.legacy_where(session, recent)

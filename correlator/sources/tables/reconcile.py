@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from correlator.jobs.model.changes import LOST, Outcome
-from correlator.ops import metrics
+from correlator.ops import metrics, timers
 from correlator.pipeline.source_status import Part
 from correlator.sources import Feed
 from correlator.sources.db.queries import Queries, read_readings
@@ -205,7 +205,7 @@ class Reconcile:
             now = time.monotonic()
             if now >= regular_due:
                 self._doorbell_rang = False
-                regular_due, doorbell_due = now + self.interval, now + DOORBELL_EVERY
+                regular_due, doorbell_due = now + timers.until(self.interval, now), now + DOORBELL_EVERY
                 if everything and tracking:
                     await self._read(queries, session, feed, await queries.active_ids(session) | feed.known.active())
                     everything = False
@@ -273,7 +273,7 @@ class Reconcile:
         if tracking:
             following, count = await queries.clock_and_active_count(session, LATE_COMMIT)
             _note_time(queries, feed, following, LATE_COMMIT, asked)
-            ids = await self._moving(queries, session, feed, mark)
+            ids = await self._moving(queries, session, feed, mark, active=count)
             now, active = time.monotonic(), feed.known.active()
             ids |= await self._compare(queries, session, count, active, now)
             stamped = queries.schema.has("job_tracking", "updated_at")
@@ -298,11 +298,16 @@ class Reconcile:
             _note_time(queries, feed, following, LATE_COMMIT, asked)
         return following
 
-    async def _moving(self, queries: Queries, session: Session, feed: Feed, mark: str) -> set[str]:
-        """Jobs updated since the last query, and those that began or ended since `mark` and have to be read."""
+    async def _moving(
+        self, queries: Queries, session: Session, feed: Feed, mark: str, *, active: int | None = None
+    ) -> set[str]:
+        """Jobs updated since the last query, and those that began or ended since `mark` and have to be read.
+
+        `active`: the number of active jobs in the table, if it has just been counted.
+        """
         ids: set[str] = set()
         if queries.schema.has("job_tracking", "updated_at"):
-            stamps = await queries.active_since(session, mark)
+            stamps = await queries.active_since(session, mark) if active != 0 else {}
             ids = {i for i, at in stamps.items() if self._stamps.get(i) != at}
             self._stamps = stamps
         recent = await queries.ids_since(session, mark, "started_at", "completed_at")
