@@ -22,11 +22,11 @@ from typing import Any, TypeVar
 import msgspec
 import orjson
 from msgspec import Raw, Struct
+from msgspec.structs import replace
 
 from correlator.jobs import job_document
 from correlator.jobs.model.rows import Micros
 from correlator.jobs.model.views import PublishedJob
-from correlator.model.document import NO_METADATA
 from correlator.model.document import decode as decode_document
 from correlator.model.messages import DatabaseState
 from correlator.ops import cluster_metrics
@@ -138,8 +138,12 @@ def document(payload: bytes | Raw, rev: int, instance: str, job_id: str | None =
 
 def _document(payload: bytes | Raw, rev: int, instance: str, job_id: str | None) -> PublishedJob:
     found = decode_document(_completed(payload, instance))
-    if found.metadata != NO_METADATA and not isinstance(value(found.metadata), dict):
-        raise Unreadable("the metadata of the document is no object")
+    if (metadata := bytes(found.metadata)) != b"{}":
+        if not isinstance(members := orjson.loads(metadata), dict):
+            raise Unreadable("the metadata of the document is no object")
+        _check_depth(metadata)
+        if b"\n" in metadata or b"\r" in metadata:  # A document is one line, as an event stream needs it.
+            found = replace(found, metadata=Raw(job_document.encode(members)))
     if job_id is not None and found.job_id != job_id:
         raise Unreadable("the document is of another job than its subject")
     return job_document.received(found, rev)

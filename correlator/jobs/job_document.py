@@ -12,6 +12,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from itertools import chain
 from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple, TypeVar, overload
 
@@ -43,9 +44,9 @@ MAX_NESTED = 64
 EXPECTED_SHARE = 0.5
 """Share of the earlier runs that had a step from which on it counts as expected."""
 
-_ZEROS = "0000-00-00T00:00:00.000000Z"
-_DIGITS = str.maketrans("123456789", "000000000")
-_started_at, _ended_at = attrgetter("started_at"), attrgetter("ended_at")
+_ZEROS = b"0000-00-00T00:00:00.000000Z"
+_DIGITS = bytes.maketrans(b"123456789", b"000000000")
+_times = attrgetter("started_at", "ended_at")
 _columns = attrgetter(*COLUMNS)
 _in_order = itemgetter(
     *map(
@@ -80,7 +81,7 @@ def micros(text: str) -> Micros:
 
     Raises: `ValueError`.
     """
-    if text.translate(_DIGITS) != _ZEROS:
+    if text.encode().translate(_DIGITS) != _ZEROS:
         raise ValueError(f"not a time: {text[:40]!r}")
     return (datetime.datetime.fromisoformat(text[:26]) - _EPOCH) // _MICROSECOND
 
@@ -348,8 +349,7 @@ def current_step(view: JobView) -> str | None:
 
 def received(found: JobDocument, rev: int) -> PublishedJob:
     """The job of a document with its steps, as revision `rev`. Raises: `ValueError` for a time that is none."""
-    steps = found.steps.values()
-    times = "".join([*filter(None, map(_started_at, steps)), *filter(None, map(_ended_at, steps))])
+    times = "".join(filter(None, chain.from_iterable(map(_times, found.steps.values())))).encode()
     if times.translate(_DIGITS) != _ZEROS * (len(times) // len(_ZEROS)):
         raise ValueError("the time of a step is none")
     last, children = found.last_message, found.child_job_ids

@@ -71,6 +71,14 @@ def test_a_gateway_reads_the_documents_of_collectors_of_the_first_version():
     assert read == {**orjson.loads(FIRST_VERSION), "rev": 9, "instance": "dc1"}
 
 
+@pytest.mark.parametrize("space", [b"\n", b"\r\n"])
+def test_a_document_is_one_line_whatever_spaces_its_metadata_has(space: bytes):
+    spaced = document_text(SHOWN).replace(b'"metadata":{}', b'"metadata":{"a":%b"b"}' % space)
+    read = read_document(spaced)
+    assert job_document.text(read).splitlines() == [job_document.text(read)]
+    assert document_of(read)["metadata"] == {"a": "b"}
+
+
 STEP = {"seq": 1, "name": "n", "status": "odd"} | dict.fromkeys(("started_at", "ended_at", "duration_seconds", "error"))
 NO_DOCUMENTS = [b"", b"{", b"[]", b"{}", b'{"job_id":1}', document_text(SHOWN)[:-1], document_text(SHOWN)[:-2] + b"3"]
 NO_DOCUMENTS += [document_text(SHOWN).replace(b'"metadata":{}', b'"metadata":' + m) for m in (b'{"n":1e999}', b"{1}")]
