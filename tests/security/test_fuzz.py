@@ -235,7 +235,6 @@ def in_base64(raw: bytes) -> str:
 async def wanted(request: web.Request) -> web.Response:
     """What an event stream is asked for, without the stream."""
     sse._wanted(request)
-    sse._level(request)
     sse._position(request.query_string)
     return web.Response()
 

@@ -44,7 +44,7 @@ def test_a_last_event_id_is_a_position_or_none():
 
 def test_one_empty_id_selects_no_job_and_no_id_selects_all():
     def jobs(query: str) -> frozenset[str] | None:
-        return _wanted(make_mocked_request("GET", f"/api/v1/stream?{query}")).jobs
+        return _wanted(make_mocked_request("GET", f"/api/v1/stream?{query}"))[0].jobs
 
     assert [jobs(q) for q in ("", "id=", "id=&status=running", "id=a&id=b")] == [
         None,

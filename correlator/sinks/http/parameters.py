@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from aiohttp import web
 
 from correlator.errors import BadRequest
+from correlator.jobs.model.facts import Status
+from correlator.pipeline.queries import JobQuery
 
 _N = TypeVar("_N", int, float)
+_T = TypeVar("_T", bound=str)
+
+_STATUSES = tuple(status.value for status in Status if status is not Status.SKIPPED)
 
 _REPEATED = frozenset(
     ("context_id", "id", "instance", "job_type", "operation", "parent_job_id", "status", "step"),
@@ -50,16 +55,22 @@ def number(request: web.Request, name: str, low: int, high: int, kind: Callable[
     return value
 
 
-def choice(request: web.Request, name: str, options: tuple[str, ...]) -> str | None:
+def choice(request: web.Request, name: str, options: tuple[_T, ...]) -> _T | None:
     """A query parameter that is one of `options`; None if it is missing.
 
     Raises:
         BadRequest: It has another value.
     """
-    text = request.query.get(name)
-    if text is not None and text not in options:
-        raise BadRequest(f"{name}={text!r}: expected one of {', '.join(options)}")
-    return text
+    if (text := request.query.get(name)) is None:
+        return None
+    return _one_of(name, text, options)
+
+
+def _one_of(name: str, text: str, options: tuple[_T, ...]) -> _T:
+    for option in options:
+        if option == text:
+            return option
+    raise BadRequest(f"{name}={text!r}: expected one of {', '.join(options)}")
 
 
 def values(request: web.Request, name: str) -> frozenset[str]:
@@ -72,3 +83,15 @@ def values(request: web.Request, name: str) -> frozenset[str]:
     if not found and name in request.query:
         raise BadRequest(f"{name}: expected a value; leave it out for all")
     return found
+
+
+def filters(request: web.Request, names: Iterable[str]) -> JobQuery:
+    """The filters `names` of jobs, each a member of `JobQuery` of this name. See `values`.
+
+    Raises:
+        BadRequest: One is given without a value, or with a status that no job has.
+    """
+    found: dict[str, Any] = {name: values(request, name) for name in names}
+    for status in sorted(found["status"]):
+        _one_of("status", status, _STATUSES)
+    return JobQuery(**found)

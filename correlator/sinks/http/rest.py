@@ -10,11 +10,11 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from aiohttp import web
+from msgspec.structs import replace
 
 from correlator.errors import BadRequest, NotFound
 from correlator.jobs import job_document
 from correlator.jobs.joblog import MAX_STEP_ID
-from correlator.jobs.model.facts import Status
 from correlator.jobs.model.rows import LEVELS, Level, Micros
 from correlator.jobs.model.views import LogLine, PublishedJob, Resolved
 from correlator.pipeline.hub import Hub
@@ -22,7 +22,7 @@ from correlator.pipeline.queries import JobNames, JobQuery, LineQuery
 from correlator.sinks.http.job_pages import JobPages, encoded, paged
 from correlator.sinks.http.log_text import LogText
 from correlator.sinks.http.lookups import Lookups
-from correlator.sinks.http.parameters import choice, known, number, values
+from correlator.sinks.http.parameters import choice, filters, known, number, values
 from correlator.sinks.http.problems import RETRY_AFTER, problem
 from correlator.sinks.streaming.sessions import AHEAD_WITHIN
 from correlator.sinks.turns import Work
@@ -46,7 +46,6 @@ SPACE: Final = r"\t\n\v\f\r \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3
 """What separates words, for a class of a regular expression. Every language reads it alike, unlike `\\s`."""
 
 _WORD: Final = re.compile(f"[^{SPACE}]+")
-_STATUSES: Final = [s.value for s in Status if s is not Status.SKIPPED]
 _OF_ONE: Final = ("wait", "rev")
 _OF_LINES: Final = ("level", "step", "q", "since")
 _OF_EVENTS: Final = ("after", "from", "before", "limit", *_OF_LINES)
@@ -221,33 +220,18 @@ def _waits(request: web.Request) -> tuple[float | None, int | None]:
 
 
 def _query(request: web.Request) -> JobQuery:
-    chosen = {name: values(request, name) for name in _FILTERS}
-    for status in chosen["status"]:
-        if status not in _STATUSES:
-            raise BadRequest(f"status={status!r}: expected one of {', '.join(_STATUSES)}")
+    query = filters(request, _FILTERS)
     since, until = _time(request, "since"), _time(request, "until")
     if since is not None and until is not None and until <= since:
         raise BadRequest(f"until={request.query['until']!r}: expected a time after since={request.query['since']!r}")
     words = frozenset(_WORD.findall(request.query.get("text", "")))
     if len(words) > MAX_WORDS:
         raise BadRequest(f"text: expected at most {MAX_WORDS} words, not {len(words)}")
-    return JobQuery(
-        status=chosen["status"],
-        job_type=chosen["job_type"],
-        operation=chosen["operation"],
-        context_id=chosen["context_id"],
-        parent_job_id=chosen["parent_job_id"],
-        instance=chosen["instance"],
-        text=request.query.get("q", ""),
-        words=words,
-        since=since,
-        until=until,
-    )
+    return replace(query, text=request.query.get("q", ""), words=words, since=since, until=until)
 
 
 def _line_query(request: web.Request) -> LineQuery:
-    least = choice(request, "level", LEVELS)
-    level: Level = next((n for n in LEVELS if n == least), "DEBUG")
+    level: Level = choice(request, "level", LEVELS) or "DEBUG"
     steps = values(request, "step")
     if not all(map(_is_step_id, steps)) or len(steps) > MAX_STEPS:
         raise BadRequest(f"step: expected at most {MAX_STEPS} IDs of steps, e.g. step=3587")

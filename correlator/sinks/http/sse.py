@@ -15,14 +15,12 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from aiohttp import web
 
 from correlator.errors import BadRequest
-from correlator.jobs.model.facts import Status
 from correlator.jobs.model.rows import LEVELS, Level
 from correlator.ops import metrics
 from correlator.pipeline.hub import Hub
-from correlator.pipeline.queries import JobQuery
 from correlator.sinks.http.access import CHECKED_AT_ONCE, TOKEN
 from correlator.sinks.http.frames import MAX_IDS, CloseCode
-from correlator.sinks.http.parameters import choice, known, values
+from correlator.sinks.http.parameters import choice, filters, known
 from correlator.sinks.http.problems import RETRY_AFTER, RETRY_SECONDS, problem
 from correlator.sinks.http.streamed import StreamedResponse
 from correlator.sinks.streaming.filters import Filter
@@ -35,7 +33,7 @@ if TYPE_CHECKING:
 SUB: Final = 1
 """The ID of the only subscription of an event stream."""
 
-_STATUSES: Final = frozenset(s.value for s in Status if s is not Status.SKIPPED)
+_FILTERS: Final = ("status", "job_type", "context_id", "instance")
 
 
 class EventStreamClient:
@@ -94,8 +92,8 @@ class EventStreams:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """``GET /api/v1/stream``."""
-        known(request, ("id", "status", "job_type", "context_id", "instance", "logs"))
-        wanted, level = _wanted(request), _level(request)
+        known(request, ("id", *_FILTERS, "logs"))
+        wanted, level = _wanted(request)
         with self._access.admitted(request) as refused:
             if self._hub.draining:
                 return problem(HTTPStatus.SERVICE_UNAVAILABLE, "restarting", RETRY_AFTER)
@@ -169,7 +167,7 @@ def _event(message: Message) -> bytes:
     return (b"event: event\ndata: %b\n\n" if message.is_event else b"data: %b\n\n") % message.body
 
 
-def _wanted(request: web.Request) -> Filter:
+def _wanted(request: web.Request) -> tuple[Filter, Level | None]:
     ids = request.query.getall("id", [])  # an ID may contain commas, so each has its own parameter
     if len(ids) > MAX_IDS:
         raise BadRequest(f"id: at most {MAX_IDS} of them")
@@ -178,21 +176,7 @@ def _wanted(request: web.Request) -> Filter:
         jobs = frozenset()
     elif any(not 0 < len(i) <= 255 for i in ids):
         raise BadRequest("id: expected 1 to 255 characters")
-    status = values(request, "status")
-    if wrong := sorted(status - _STATUSES):
-        raise BadRequest(f"status={wrong[0]!r}: expected one of {', '.join(sorted(_STATUSES))}")
-    query = JobQuery(
-        status=status,
-        job_type=values(request, "job_type"),
-        context_id=values(request, "context_id"),
-        instance=values(request, "instance"),
-    )
-    return Filter(query, jobs)
-
-
-def _level(request: web.Request) -> Level | None:
-    text = choice(request, "logs", LEVELS)
-    return next((level for level in LEVELS if level == text), None)
+    return Filter(filters(request, _FILTERS), jobs), choice(request, "logs", LEVELS)
 
 
 def _position(text: str) -> Resume | None:

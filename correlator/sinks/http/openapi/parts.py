@@ -57,27 +57,22 @@ class Endpoint:
     gate: Literal["token", "host", "open"] = "token"
 
 
-def problem(description: str) -> Answer:
+def problem(description: str, *headers: tuple[str, str]) -> Answer:
     """A response that is a problem document."""
-    return Answer(description, (Problem,), PROBLEM)
+    return Answer(description, (Problem,), PROBLEM, headers)
 
 
-RETRY: Final = (("Retry-After", "Seconds."),)
+RETRY: Final = ("Retry-After", "Seconds.")
 
 BAD: Final = {HTTPStatus.BAD_REQUEST: problem("A parameter is unknown or has an invalid value.")}
 AWAY: Final = {
-    HTTPStatus.SERVICE_UNAVAILABLE: Answer(
-        "The answer needs the database, which is not available or has not finished a search. Repeat the request.",
-        (Problem,),
-        PROBLEM,
-        RETRY,
+    HTTPStatus.SERVICE_UNAVAILABLE: problem(
+        "The answer needs the database, which is not available or has not finished a search. Repeat the request.", RETRY
     )
 }
 BUSY: Final = {
-    HTTPStatus.TOO_MANY_REQUESTS: Answer(
+    HTTPStatus.TOO_MANY_REQUESTS: problem(
         "The client's address has too many requests that wait, or replies that it has not read. Repeat the request.",
-        (Problem,),
-        PROBLEM,
         RETRY,
     )
 }

@@ -21,7 +21,7 @@ from correlator.model.document import JobDocument
 from correlator.sinks.http import frames, websocket
 from correlator.sinks.http.connections import MAX_FIELD, MAX_TARGET
 from correlator.sinks.http.openapi.endpoints import ENDPOINTS
-from correlator.sinks.http.openapi.parts import JSON, PROBLEM, Answer, Endpoint, Parameter
+from correlator.sinks.http.openapi.parts import JSON, Answer, Endpoint, Parameter, problem
 from correlator.sinks.mqtt.topics import SPACING, Key, Topics, unescape
 from correlator.sinks.webhooks.body import CLOUD_EVENT
 
@@ -90,13 +90,10 @@ _SECURITY: Final = {
 }
 
 _REFUSED: Final = {
-    HTTPStatus.UNAUTHORIZED: Answer(
-        "Tokens are configured, and the request has no valid one.",
-        (replies.Problem,),
-        PROBLEM,
-        (("WWW-Authenticate", "`Bearer`"),),
+    HTTPStatus.UNAUTHORIZED: problem(
+        "Tokens are configured, and the request has no valid one.", ("WWW-Authenticate", "`Bearer`")
     ),
-    HTTPStatus.FORBIDDEN: Answer("The Host or the Origin is not allowed.", (replies.Problem,), PROBLEM),
+    HTTPStatus.FORBIDDEN: problem("The Host or the Origin is not allowed."),
 }
 
 
