@@ -188,6 +188,7 @@ async def test_a_vm_has_a_page_with_its_outcomes_durations_and_trend(fake, page)
     await expect(jobs).to_have_count(5)
     await expect(page.locator(".strip-job")).to_have_count(4)
     await expect(page.locator(".trends")).to_contain_text("2 of 4 runs completed, 1 failed")
+    await expect(page.locator(".trends span b")).to_have_css("display", "inline")
     await expect(page.locator(".trends")).to_contain_text(
         "the newest took 1 min 30 s, usually 1 min 00 s: 50 % longer than usual"
     )

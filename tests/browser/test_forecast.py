@@ -62,6 +62,18 @@ async def test_a_row_has_room_for_the_words_of_a_rough_estimate(fake, page):
     assert await left.evaluate("e => e.scrollWidth <= e.clientWidth"), "its end is cut off"
 
 
+async def test_a_row_on_a_phone_has_its_status_again_once_its_job_has_failed(fake, page):
+    known(fake, job("a"), job("b"), job("c"))  # so that its row moves
+    await page.set_viewport_size({"width": 390, "height": 844})
+    await page.goto(fake.url)
+    await expect(row(page, "b").locator(".row-left")).to_be_visible()  # which takes the place of the status
+    status = row(page, "b").locator(".row-status")
+    await expect(status).to_have_css("position", "absolute")
+    await fake.put(document("b", "failed", error="no space left"))
+    await expect(status).to_contain_text("Failed")
+    await expect(status).to_have_css("position", "static")
+
+
 async def test_an_end_on_another_day_has_its_date(fake, page):
     known(fake, job("a", left=2 * DAY, most=4 * DAY))
     await page.goto(fake.url)

@@ -470,18 +470,20 @@ class Row extends Component {
     const shown = shownStatus(job.status);
     const started = moment(job.started_at);
     const progress = this.#progress.at(job, now);
+    const forecast = job.terminal ? null : outlook(job, now, progress.left);
+    const left = forecast === null ? "" : "has-left";
     const style = { transform: `translateY(${top}px)` };
     return html`<li class=${rowClass(begins, isSilent)} aria-setsize=${of} aria-posinset=${place + 1} style=${style}>
-      <a class="row-link tone-edge-${shown.tone}" href=${jobAddress(job.job_id, job.instance)} data-job=${job.job_id}
+      <a class="row-link ${left} tone-edge-${shown.tone}" href=${jobAddress(job.job_id, job.instance)} data-job=${job.job_id}
         onFocus=${onFocus}>
-        <span class="row-status">${icon(shown.shape, shown.tone)} <span>${shown.word}</span></span>
+        <span class="row-status ${left}">${icon(shown.shape, shown.tone)} <span>${shown.word}</span></span>
         <span class="row-subject"><b>${subject(job)}</b> <span class="soft">${
           fleet && html`<span class="row-where">${text(job.instance)} · </span>`
         }<bdi>${operations(job)[0] ?? ""}</bdi>${
           started !== null && dayOf(started) !== dayOf(now) && html`<span class="row-day"> · ${shortTime(started, now)}</span>`
         }</span></span>
         ${fleet && html`<span class="row-appliance">${isSilent && icon("cross", "bad")} ${text(job.instance)}</span>`}
-        <span class="row-progress">${job.terminal ? result(job, equal) : underWay(job, now, progress)}</span>
+        <span class="row-progress">${job.terminal ? result(job, equal) : underWay(job, now, progress, forecast)}</span>
         <span class="row-started soft" title=${inUtc(job.started_at)}>${shortTime(started, now) || "not started"}</span>
         <span class="row-elapsed" title=${comparison(job) || undefined}>${lasting(job, now)}</span>
       </a>
@@ -504,16 +506,15 @@ function result(job, equal) {
     : html`<span class="soft">${counted(job.progress?.steps_done ?? 0, "step")}</span>`;
 }
 
-function underWay(job, now, { left, percent }) {
+function underWay(job, now, { left, percent }, forecast) {
   const { silent } = liveliness(job, now);
-  const forecast = outlook(job, now, left);
   const shape = silent !== null ? "is-silent" : left?.state === "overdue" ? "is-overdue" : "";
   return html`<span class="bar" aria-hidden="true">${bar(percent, shape, FINE)}</span>
     <span class="row-percent">${percent === null ? "–" : `${Math.floor(percent)} %`}</span>
     <span class="row-now">
       ${
         silent === null
-          ? html`<span class="row-step soft">${currentStepOf(job)}</span>`
+          ? html`<span class="row-step ${forecast === null ? "" : "has-left"} soft">${currentStepOf(job)}</span>`
           : html`<span class="mark tone-warn">${icon("alert", "warn")} ${silent}</span>`
       }
       ${forecast !== null && html`<${Left} forecast=${forecast} />`}
