@@ -35,6 +35,9 @@ async def test_an_outage_shows_its_time_stops_the_clocks_and_ends_without_a_relo
     await fake.stop()
     await expect(status(page)).to_contain_text("Offline")
     await expect(banner(page)).to_contain_text(re.compile(r"Not connected.*as of \d\d:\d\d:\d\d.*Trying again"))
+    await page.set_viewport_size({"width": 390, "height": 844})
+    left = "e => e.getBoundingClientRect().left"
+    assert await banner(page).locator(".icon").evaluate(left) < await banner(page).locator("b").first.evaluate(left)
     elapsed = await page.locator(".elapsed").inner_text()
     # The changed countdown shows that the page has rendered again.
     before = await banner(page).inner_text()

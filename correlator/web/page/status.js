@@ -38,8 +38,9 @@ export function Banner({ connection, asOf, of }) {
     asOf !== null && html` The page shows the state as of <b title=${fullTime(asOf)}>${clockTime(asOf)}</b>.`;
   const next = state === "offline" && connection.retry_at !== null;
   return html`<div class="banner tone-banner-${shownState(state).tone}" role="status">
-    ${icon("alert")} <span><b>${reason(connection, of)}.</b>${since}</span>
-    ${next && html` <span aria-hidden="true">${retry(connection.retry_at)}</span>`}
+    ${icon("alert")} <span><b>${reason(connection, of)}.</b>${since}${
+      next && html` <span aria-hidden="true">${retry(connection.retry_at)}</span>`
+    }</span>
   </div>`;
 }
 
