@@ -12,7 +12,6 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from itertools import chain
 from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple, TypeVar, overload
 
@@ -46,7 +45,6 @@ EXPECTED_SHARE = 0.5
 
 _ZEROS = b"0000-00-00T00:00:00.000000Z"
 _DIGITS = bytes.maketrans(b"123456789", b"000000000")
-_times = attrgetter("started_at", "ended_at")
 _columns = attrgetter(*COLUMNS)
 _in_order = itemgetter(
     *map(
@@ -349,7 +347,7 @@ def current_step(view: JobView) -> str | None:
 
 def received(found: JobDocument, rev: int) -> PublishedJob:
     """The job of a document with its steps, as revision `rev`. Raises: `ValueError` for a time that is none."""
-    times = "".join(filter(None, chain.from_iterable(map(_times, found.steps.values())))).encode()
+    times = "".join([(step.started_at or "") + (step.ended_at or "") for step in found.steps.values()]).encode()
     if times.translate(_DIGITS) != _ZEROS * (len(times) // len(_ZEROS)):
         raise ValueError("the time of a step is none")
     last, children = found.last_message, found.child_job_ids
@@ -375,7 +373,7 @@ def received(found: JobDocument, rev: int) -> PublishedJob:
         found.errors,
         None if (text := bytes(found.metadata)) == b"{}" else text.decode(),
         found.error_cut or None,
-        **dict(zip(COLUMNS, _columns(found), strict=True)),
+        **{name: getattr(found, name) for name in COLUMNS},
     )
     return PublishedJob(
         view,
