@@ -127,7 +127,8 @@ async def shift_after(page, drawn: str) -> float:
     that scroll, which comes with the next frame. `drawn`: JavaScript that calls `scroll()` and draws in the same task.
     """
     script = """e => new Promise((resolve) => {
-        const y = (id) => e.querySelector(`[data-id="${id}"]`).getBoundingClientRect().top;
+        const top = (of) => of.getBoundingClientRect().top;
+        const y = (id) => top(e.querySelector(`[data-id="${id}"]`)) - top(e);
         const scroll = () => {
             e.scrollTop -= 300;
             const seen = [...e.querySelectorAll("li")].map((li) => li.dataset.id).find((id) => y(id) >= 0);
@@ -158,8 +159,10 @@ async def test_a_scroll_stays_although_earlier_lines_are_drawn_before_its_event(
         """const read = Response.prototype.json;
         Response.prototype.json = async function () {
             const body = await read.call(this);
-            Response.prototype.json = read;
-            scroll();
+            if (new URL(this.url).searchParams.has("before")) {
+                Response.prototype.json = read;
+                scroll();
+            }
             return body;
         };
         e.scrollTop = 700;""",  # within the distance at which the page before is read
