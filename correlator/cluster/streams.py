@@ -134,6 +134,12 @@ async def info(connection: Connection, name: str, *, within: float = ANSWER_WITH
         raise
 
 
+def is_leaderless(info: Mapping[str, Any] | None) -> bool:
+    """True if no server leads a stream, as most of its servers are away. One server alone reports no `cluster`."""
+    cluster = info.get("cluster") if info is not None else None
+    return bool(cluster) and not cluster.get("leader")
+
+
 async def _create(connection: Connection, name: str, settings: dict[str, Any]) -> None:
     log.info("creating the stream %s with %d replicas", name, settings["num_replicas"])
     try:

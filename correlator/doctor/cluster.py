@@ -159,9 +159,8 @@ def judge_streams(found: Mapping[str, dict[str, Any] | None], settings: Cluster,
 
 
 def leaderless(infos: Mapping[str, dict[str, Any] | None]) -> list[str]:
-    """Return the streams that no server leads, as most of theirs are away. One server alone reports no `cluster`."""
-    clusters = {name: info.get("cluster") for name, info in infos.items() if info is not None}
-    return [name for name, cluster in clusters.items() if cluster and not cluster.get("leader")]
+    """Return the streams that no server leads."""
+    return [name for name, info in infos.items() if streams.is_leaderless(info)]
 
 
 def _filled(infos: Mapping[str, dict[str, Any]], share: float) -> list[str]:

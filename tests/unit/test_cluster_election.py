@@ -86,17 +86,21 @@ def test_after_its_owner_key_has_gone_back_the_holder_takes_it_again_unless_its_
     assert servers.values[OWNER][0] == 3
 
 
-def test_silence_while_no_server_leads_the_alive_key_is_not_the_owners(loop, servers, lease):
+@pytest.mark.parametrize("answers", [True, False])
+@pytest.mark.parametrize("seconds", [30.0, 31.0, 32.0])
+def test_silence_while_no_server_leads_is_not_the_owners_and_begins_when_one_does(
+    loop, servers, lease, answers, seconds
+):
     servers.values = {OWNER: LONG_AGO, ALIVE: LONG_AGO}
     loop.create_task(lease.acquire())
     loop.run(0.1)
-    servers.leads = False
-    loop.run(30)
+    servers.leads, servers.answers = False, answers
+    loop.run(seconds)
     assert not lease.active
     servers.leads = True
-    loop.run(1.0)  # Time in which the owner could renew.
+    loop.run(TAKE_AFTER - 0.1)  # Time in which the owner could renew.
     assert not lease.active
-    loop.run(TAKE_AFTER + 2)
+    loop.run(2)
     assert lease.active
 
 

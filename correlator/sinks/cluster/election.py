@@ -109,7 +109,7 @@ class Lease:
         self._lost.clear()
         self.holder = f"{self._connection.name}-{secrets.token_hex(4)}"
         self.owner = json.dumps({"holder": self.holder, "at": int(time.time()), "host": platform.node()}).encode()
-        standby = Standby(self.holder)
+        standby, renewable = Standby(self.holder), True
         while True:
             try:
                 if not self._ensured:
@@ -126,9 +126,11 @@ class Lease:
             standby = standby.polled(asyncio.get_running_loop().time(), alive, owner)
             seq = owner.seq if owner is not None and standby.owns else None
             if standby.may_take and not (is_barred is not None and await is_barred()):
-                if not standby.by_silence or await self._can_be_renewed():
+                could, renewable = renewable, not standby.by_silence or await self._can_be_renewed()
+                if could and renewable:
                     seq = await self._own(standby.expected)
-                standby = standby.refused()
+                if renewable:  # Since now, if it was not: its holder has as long for it as ever.
+                    standby = standby.refused()
             if seq is not None:
                 log.info("this process is the active collector of %s", self.instance)
                 self.active, self._alive_seq = True, alive.seq if alive is not None else 0
@@ -197,9 +199,11 @@ class Lease:
         self._error, self._owner = None, owner
 
     async def _can_be_renewed(self) -> bool:
-        """True if a server leads the stream of the alive key: only that one answers this request."""
+        """True if servers lead both streams of the lease. One that is alone answers too, and names no leader."""
         try:
-            await self._connection.api(f"STREAM.INFO.{keys.ALIVE}", within=ANSWER_WITHIN)
+            for name in (keys.ALIVE, keys.STATE):
+                if streams.is_leaderless(await streams.info(self._connection, name, within=ANSWER_WITHIN)):
+                    raise ClusterUnavailable(f"no server leads {name}, as most of its servers are away")
         except (ClusterUnavailable, Refused) as error:
             self._failed(error)
             return False

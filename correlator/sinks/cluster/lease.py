@@ -12,7 +12,8 @@ again as soon as it can write, and a standby only after `GONE_AFTER` seconds.
 
 Invariants.
 
-* While no server leads the stream of the alive key, nobody can renew it, so its silence proves nothing.
+* While no server leads the streams of the keys, nobody can renew the lease, so silence proves nothing. It begins when
+  one leads them again.
 * No rule here depends on the clocks of two machines. Time in which a standby could not read the keys, or did not run,
   does not count as silence of the owner.
 * A standby takes the key at the sequence that it saw during the whole silence: of two standbys that take it at the
