@@ -136,8 +136,8 @@ async def info(connection: Connection, name: str, *, within: float = ANSWER_WITH
 
 def is_leaderless(info: Mapping[str, Any] | None) -> bool:
     """True if no server leads a stream, as most of its servers are away. One server alone reports no `cluster`."""
-    cluster = info.get("cluster") if info is not None else None
-    return bool(cluster) and not cluster.get("leader")
+    cluster = (info or {}).get("cluster") or {"leader": "itself"}
+    return not cluster.get("leader")
 
 
 async def _create(connection: Connection, name: str, settings: dict[str, Any]) -> None:
