@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?=
 ONLY   ?=
-WORKERS ?= 8
+WORKERS ?= 6
 
 BIN  := $(VENV)/bin
 BASE := $(VENV)/.base
@@ -42,14 +42,14 @@ help:
 demo: $(if $(wildcard $(DEV))$(findstring --fleet,$(ARGS)),$(DEV),$(BASE))
 	@$(BIN)/correlator demo $(ARGS)
 
-# WORKERS at a time what measures no time, eight for two cores: most wait; then, by itself, what does. ARGS may leave nothing of the one or of the other (5).
+# WORKERS at a time what measures no time, six for two cores: many wait; then, by itself, what does. ARGS may leave nothing of the one or of the other (5).
 # ONLY=twice is what `.ci/run` runs on a second Python: TWICE in tests/conftest.py.
 test: servers $(DEV)
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not long and not alone$(SELECTED)" $(ARGS); together=$$?; \
 	  $(BIN)/python -m pytest -m "not long and alone$(SELECTED)" $(ARGS); alone=$$?; \
 	  case "$$together $$alone" in "0 0"|"0 5"|"5 0") ;; *) exit 1;; esac
 
-# Compile the tests once, which eight workers would each do by themselves. A file that cannot be read is reported by `make test`.
+# Compile the tests once, which six workers would each do by themselves. A file that cannot be read is reported by `make test`.
 collected: $(DEV)
 	-@$(BIN)/python -m pytest --collect-only -qq >/dev/null
 
