@@ -314,7 +314,7 @@ async def from_socket(daemon: Daemon, checked: MessageChecker, *said: dict[str, 
         async for frame in socket:
             parsed = json.loads(frame.data)
             for message in parsed if isinstance(parsed, list) else [parsed]:
-                checked.to_reader("told", message, documents)
+                checked.to_reader("sent", message, documents)
 
 
 async def from_stream(daemon: Daemon, checked: MessageChecker, path: str, **headers: str) -> None:
@@ -347,7 +347,7 @@ def nothing(missing: set[str]) -> bool:
     return True
 
 
-NOT_PROVOKED = {f"{how} {kind}" for how in ("told", "streamed") for kind in ("LogDropped", "EventMessage")}
+NOT_PROVOKED = {f"{how} {kind}" for how in ("sent", "streamed") for kind in ("LogDropped", "EventMessage")}
 """Only a client that lags for long gets the one, and only a job that is longer than earlier ones causes the other."""
 
 
@@ -377,7 +377,7 @@ async def test_every_message_of_a_replay_is_as_described(
             async with MariaDBReplayer.connect(database) as replayer:
                 await replayer.replay(replay.shift(recording, ends_at=ends), speed=1.0)
             described = {f"{o} {name}" for o in checked.senders for name in checked.messages_of(o)}
-            before_the_end = described - NOT_PROVOKED - {"told Bye", "streamed Bye"}
+            before_the_end = described - NOT_PROVOKED - {"sent Bye", "streamed Bye"}
             await eventually(lambda: nothing(before_the_end - set(checked.seen)))
             assert await daemon.stop() == 0
         assert described - set(checked.seen) <= NOT_PROVOKED

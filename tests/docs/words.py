@@ -71,7 +71,6 @@ TERMS = (
 
 ALLOWED = (
     Allowed("tests/docs/*words.py", r".*", "the list itself, and its test"),
-    Allowed("*", r"[\"`]told\b", "contract: an operation of the AsyncAPI document"),
     Allowed("tests/web/*", r"mock\.timers\.tick\b", "a function of Node"),
     Allowed("correlator/demo/*", r"-(deck|weather)\b", "seeds of random generators: other texts give another demo"),
     Allowed("*", r"(?<=[\"`/])readers\.svg", "the name of a picture that a program has written"),

@@ -224,7 +224,7 @@ def _web_channels() -> tuple[Schema, Schema]:
     }
     operations = {
         "said": _act("receive", "websocket", _RECEIVED),
-        "told": _act("send", "websocket", messages.SERVER_MESSAGES),
+        "sent": _act("send", "websocket", messages.SERVER_MESSAGES),
         "streamed": _act("send", "stream", _STREAMED),
     }
     return channels, operations
