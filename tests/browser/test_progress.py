@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.browser import Page, expect
+from tests.support.eventually import eventually
 from tests.support.page_server import PageServer, document, forecasted, serving, step
 
 AXE = Path(__file__).parent / "vendor" / "axe.min.js"
@@ -75,7 +76,7 @@ async def test_an_element_reports_changes_and_each_end_once_and_follows_its_attr
     for errors in (0, 1):
         await fake.put(document("a", "completed", errors=errors))
     await expect(shown).to_contain_text("Completed")
-    await page.wait_for_function("document.querySelector('correlator-progress').update?.job?.errors === 1")
+    await eventually(lambda: shown.evaluate("element => element.update?.job?.errors === 1"))
     # A move within the page keeps the subscription.
     subscription = fake.subscriptions[0]["id"]
     await page.evaluate("document.querySelector('main').append(document.querySelector('correlator-progress'))")
@@ -88,7 +89,7 @@ async def test_an_element_reports_changes_and_each_end_once_and_follows_its_attr
     assert ["change", "a", "running"] in seen
     # Without a job it has no subscription.
     await page.evaluate("document.querySelector('correlator-progress').job = null")
-    await page.wait_for_function("document.querySelector('correlator-progress').update === null")
+    await eventually(lambda: shown.evaluate("element => element.update === null"))
     assert fake.subscriptions == []
 
 

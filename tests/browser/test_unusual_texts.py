@@ -8,6 +8,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.support.browser import expect
+from tests.support.eventually import eventually
 from tests.support.notifications import NOTIFICATIONS
 from tests.support.page_server import document, stamp, step
 
@@ -84,7 +85,7 @@ async def test_a_notification_shows_those_characters_too(fake, page):
     await page.goto(f"{fake.url}/#/jobs/a")
     await page.get_by_role("button", name="Notify me").click()
     await fake.put(document("a", "failed", metadata={"vm_name": REORDERING}, error=REORDERING))
-    await page.wait_for_function("notices.length")
+    await eventually(lambda: page.evaluate("notices.length"))
     assert await page.evaluate("notices") == [[f"{SHOWN}: Failed", SHOWN]]
 
 
