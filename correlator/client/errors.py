@@ -8,6 +8,7 @@ from http import HTTPStatus
 
 from correlator.client.messages import MAX_MESSAGE
 from correlator.errors import CorrelatorError
+from correlator.model.messages import CloseCode
 
 
 class Unreachable(CorrelatorError):
@@ -59,13 +60,13 @@ class Failures:
     def of_close_code(self, code: int | None) -> CorrelatorError | None:
         """The error for a close code that a retry cannot fix, else None. See docs/protocol.md."""
         match code:
-            case 4401:
+            case CloseCode.UNAUTHORISED:
                 return self._token_refused()
-            case 4403:
+            case CloseCode.FORBIDDEN:
                 return Refused(f"{self._url} refuses: it does not know this token, or this host is not allowed there")
             case 1009:
                 return self.not_a_correlator(f"one of its messages is larger than {MAX_MESSAGE >> 20} MiB")
-            case 4400:
+            case CloseCode.BAD_PROTOCOL:
                 return self.not_a_correlator("it rejected our message, so it may be another version")
             case _:
                 return None

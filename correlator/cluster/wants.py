@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from correlator.cluster.received import decode
-from correlator.jobs.joblog import MAX_ID
+from correlator.model.document import MAX_ID
 
 WANT_EVERY = 20.0
 WANTED_FOR = 30.0

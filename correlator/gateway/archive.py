@@ -21,9 +21,9 @@ from correlator.cluster.received import Unreadable
 from correlator.cluster.rpc import Method
 from correlator.errors import SourceUnavailable
 from correlator.gateway.merged_page import MergedPage, Place
-from correlator.jobs.joblog import MAX_ID
 from correlator.jobs.model.rows import LegacyRecord
 from correlator.jobs.model.views import LogLine, PublishedJob, Resolved
+from correlator.model.document import MAX_ID
 from correlator.pipeline.queries import (
     EarlierLines,
     JobNames,

@@ -17,6 +17,7 @@ import orjson
 from correlator.jobs import sizes
 from correlator.jobs.model.facts import Attribution, Entry, Kind
 from correlator.jobs.model.rows import Level, LogRow
+from correlator.model.document import MAX_ID, MAX_STEP_ID
 
 KIND_OF_MESSAGE: dict[str, Kind] = {
     "job started": Kind.JOB_STARTED,
@@ -43,11 +44,6 @@ TOO_LONG = "!"
 
 MAX_CARRIED = 1 << 16
 """Longer attrs, in characters, are not part of a streamed log line. They are read from the database on request."""
-
-MAX_ID = 255
-"""The longest ID that a column of the appliance can store, in characters."""
-
-MAX_STEP_ID = (1 << 63) - 1
 
 _HALVES = re.compile("[\ud800-\udfff]")
 """Surrogates that stand alone."""

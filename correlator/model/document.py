@@ -21,6 +21,10 @@ from msgspec.structs import asdict, astuple
 EXACT: Final = 1 << 53
 """The largest integer that all JSON parsers read exactly."""
 
+MAX_ID: Final = 255
+"""The longest ID that a column of the appliance can store, in characters."""
+
+MAX_STEP_ID: Final = (1 << 63) - 1
 MAX_DEPTH: Final = 200
 """The maximum nesting of an encoded value, in levels. The encoder fails above 254, the parser accepts more."""
 
@@ -56,7 +60,7 @@ Count: TypeAlias = Annotated[int, Meta(ge=0, le=EXACT)]
 Seconds: TypeAlias = Annotated[float, Meta(ge=0, description="Seconds.")]
 Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
 Percent: TypeAlias = Annotated[float, Meta(ge=0, le=100)]
-StepId: TypeAlias = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+StepId: TypeAlias = Annotated[int, Meta(ge=-(1 << 63), le=MAX_STEP_ID)]
 JobId: TypeAlias = Annotated[str, Meta(description="A job's UUID; of a legacy job its own ID.")]
 Rev: TypeAlias = Annotated[int, Meta(ge=0, le=EXACT, description="The `seq` of the job's last change.")]
 ErrorCut: TypeAlias = Annotated[

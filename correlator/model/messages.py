@@ -6,11 +6,24 @@ describes a member.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal, NotRequired, TypeAlias, TypedDict
+from enum import IntEnum
+from typing import Annotated, Any, Final, Literal, NotRequired, Self, TypeAlias, TypedDict
 
-from msgspec import Meta
+from msgspec import Meta, Struct
 
-from correlator.model.document import EXACT, Count, ErrorCut, JobDocument, JobId, Level, Rev, Seconds, Time
+from correlator.model.document import (
+    EXACT,
+    MAX_ID,
+    Count,
+    ErrorCut,
+    JobDocument,
+    JobId,
+    JobStatus,
+    Level,
+    Rev,
+    Seconds,
+    Time,
+)
 
 DaemonState: TypeAlias = Annotated[Literal["starting", "online", "stopping", "offline"], Meta(title="DaemonState")]
 DatabaseState: TypeAlias = Annotated[
@@ -43,6 +56,68 @@ Attrs: TypeAlias = Annotated[
         " a stream where they are long."
     ),
 ]
+
+
+# -- websocket, client → server
+
+MAX_IDS: Final = 1000
+"""IDs in one subscription, at most."""
+
+_Name = Annotated[str, Meta(min_length=1, max_length=MAX_ID)]
+_Names = Annotated[list[_Name], Meta(max_length=MAX_IDS)]
+_Id = Annotated[int, Meta(ge=0, lt=EXACT)]
+
+
+class Hello(Struct, tag_field="type", tag="hello", frozen=True):
+    version: int
+    token: str | None = None
+    resume: Any = None
+
+
+class Subscribe(Struct, tag_field="type", tag="subscribe", frozen=True):
+    id: _Id
+    jobs: _Names | None = None
+    status: list[JobStatus] | None = None
+    job_type: _Names | None = None
+    context_id: _Names | None = None
+    instance: _Names | None = None
+    logs: Level | None = None
+    resume: bool | None = None
+
+
+class Unsubscribe(Struct, tag_field="type", tag="unsubscribe", frozen=True):
+    id: _Id
+
+
+class Get(Struct, tag_field="type", tag="get", frozen=True):
+    job_id: _Name
+
+
+class Ping(Struct, tag_field="type", tag="ping", frozen=True):
+    pass
+
+
+ClientMessage: TypeAlias = Hello | Subscribe | Unsubscribe | Get | Ping
+
+
+class CloseCode(IntEnum):
+    """Close codes of the websocket (RFC 6455, 7.4). An event stream sends the same code in its `bye` message."""
+
+    why: str
+
+    def __new__(cls, code: int, why: str) -> Self:
+        self = int.__new__(cls, code)
+        self._value_, self.why = code, why
+        return self
+
+    RESTART = 1012, "restart"
+    TRY_LATER = 1013, "try later"
+    BAD_PROTOCOL = 4400, "bad protocol"
+    UNAUTHORISED = 4401, "token missing, expired or revoked"
+    FORBIDDEN = 4403, "origin or token refused"
+    NO_HELLO = 4408, "no hello"
+    TOO_MANY = 4429, "too many"
+    TOO_SLOW = 4508, "too slow"
 
 
 # -- websocket and event stream, server → client

@@ -36,6 +36,7 @@ from correlator.jobs.index import Index
 from correlator.jobs.model.facts import Entry, Kind, Reading
 from correlator.jobs.model.persisted import Cursor
 from correlator.jobs.model.rows import JobRecord, LegacyRecord, LogRow, StepRecord
+from correlator.model.messages import ClientMessage
 from correlator.pipeline.checkpoint import Changes, Checkpoint
 from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.http import frames, sse
@@ -182,7 +183,7 @@ def test_no_row_stops_the_index_and_every_job_can_be_encoded(facts: list[Any]) -
 def test_no_frame_raises_but_a_bad_request(raw: str | bytes) -> None:
     with contextlib.suppress(BadRequest):
         for said in frames.decode(raw):
-            assert isinstance(said, (*get_args(frames.ClientMessage), BadRequest))
+            assert isinstance(said, (*get_args(ClientMessage), BadRequest))
             if isinstance(said, BadRequest):
                 str(said).encode("utf-8")  # it is sent to the client
                 assert len(str(said)) < 1000

@@ -18,7 +18,7 @@ import aiohttp
 import orjson
 
 from correlator.cluster import keys, streams
-from correlator.sinks.http.frames import CloseCode
+from correlator.model.messages import CloseCode
 from tests.support.client_fold import ClientFold, Document
 from tests.support.cluster import connected
 from tests.support.cluster_harness import read_stream

@@ -6,6 +6,7 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 
 from correlator.config.schema import Config, Http
+from correlator.model.messages import CloseCode
 from correlator.sinks.http.access import (
     MAX_FLOODS,
     MAX_TICKETS,
@@ -16,7 +17,6 @@ from correlator.sinks.http.access import (
     TrustedProxies,
     share_of,
 )
-from correlator.sinks.http.frames import CloseCode
 from correlator.sinks.http.listener import ListenerConfig
 from tests.support.certificates import Certificates
 

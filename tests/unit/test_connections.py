@@ -11,10 +11,10 @@ from typing import Any
 import orjson
 
 from correlator.jobs.index import Index
+from correlator.model.messages import CloseCode, Get
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import JobQuery
 from correlator.sinks.http.access import Access
-from correlator.sinks.http.frames import CloseCode, Get
 from correlator.sinks.http.sse import EventStreamClient, EventStreams
 from correlator.sinks.http.websocket import Websockets
 from correlator.sinks.http.websocket_connection import WebsocketConnection

@@ -12,11 +12,12 @@ from correlator.jobs.index import Index
 from correlator.jobs.model.facts import Entry, Job, Reading
 from correlator.jobs.model.rows import JobRecord, LegacyRecord, LogRow
 from correlator.jobs.model.views import PublishedJob
+from correlator.model.document import MAX_ID
 from correlator.sinks.cluster import values
 from tests.support.documents import document_of
 
 NOW = 1_758_550_000_000_000
-LONG = "\U0001f600" * joblog.MAX_ID
+LONG = "\U0001f600" * MAX_ID
 """An ID of as many bytes as one can have."""
 
 
@@ -68,7 +69,7 @@ def test_a_job_with_thousands_of_long_ids_has_a_small_document_and_facts():
 
 
 def test_an_id_that_is_too_long_for_the_appliance_is_none():
-    long = "x" * (joblog.MAX_ID + 1)
+    long = "x" * (MAX_ID + 1)
     entry, bad = joblog.read(LogRow(1, "x", NOW, external_job_id=long), 1)
     assert (entry.external_ids, bad) == ((), ("external_job_id_invalid",))
     assert joblog.external_ids(long, None) == []

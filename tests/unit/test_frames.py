@@ -8,16 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from correlator.errors import BadRequest
-from correlator.sinks.http import frames
-from correlator.sinks.http.frames import (
-    Get,
-    Hello,
-    Ping,
-    Subscribe,
-    Unsubscribe,
-    decode,
-    text_frame,
-)
+from correlator.model.messages import MAX_IDS, Get, Hello, Ping, Subscribe, Unsubscribe
+from correlator.sinks.http.frames import decode, text_frame
 
 
 @pytest.mark.parametrize(
@@ -67,7 +59,7 @@ def test_a_null_resume_is_none():
         '{"type":"subscribe","id":1,"status":["skipped"]}',
         '{"type":"subscribe","id":1,"jobs":[""]}',
         '{"type":"subscribe","id":1,"jobs":["' + "x" * 256 + '"]}',
-        json.dumps({"type": "subscribe", "id": 1, "jobs": ["x"] * (frames.MAX_IDS + 1)}),
+        json.dumps({"type": "subscribe", "id": 1, "jobs": ["x"] * (MAX_IDS + 1)}),
         '{"type":"get","job_id":"\ud800"}',
         '[{"type":"ping"},1]',
         "[" * 60_000,

@@ -12,6 +12,7 @@ from correlator.jobs import job_view, joblog
 from correlator.jobs.model.facts import Entry, Job, Kind, Reading
 from correlator.jobs.model.rows import JobRecord, LogRow
 from correlator.jobs.model.views import PublishedJob
+from correlator.model.document import MAX_STEP_ID
 from tests.support.documents import document_of
 
 AT = 1_758_553_933_000_000
@@ -197,7 +198,7 @@ def test_several_defects_give_several_reasons():
 
 
 def test_the_largest_step_id_of_the_column_is_read():
-    assert read("Step failed", {"job_id": "j", "step_id": joblog.MAX_STEP_ID})[0].step_id == (1 << 63) - 1
+    assert read("Step failed", {"job_id": "j", "step_id": MAX_STEP_ID})[0].step_id == (1 << 63) - 1
 
 
 def test_nul_and_markup_in_an_id_stay_as_they_are():
@@ -232,7 +233,7 @@ def test_no_row_raises_and_every_row_keeps_its_text(message, attrs, level, job_i
     entry, bad = read(message, attrs, level=level, job_id=job_id, step_id=step_id)
     assert (entry.event_id, entry.message) == (1, message)
     assert entry.kind is None or entry.job_id
-    assert entry.step_id is None or 0 < entry.step_id <= joblog.MAX_STEP_ID
+    assert entry.step_id is None or 0 < entry.step_id <= MAX_STEP_ID
     assert all(isinstance(reason, str) for reason in bad)
     if attrs:
         try:

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from correlator.jobs.bounded import BoundedDict
-from correlator.sinks.http.frames import CloseCode
+from correlator.model.messages import CloseCode
 
 TICKET_SECONDS = 30.0
 """Seconds for which a ticket is valid."""

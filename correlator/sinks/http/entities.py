@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any
 
 from aiohttp import web
 
 from correlator.errors import SourceUnavailable
 from correlator.jobs import job_document, trends
 from correlator.jobs.model.views import JobView, PublishedJob
+from correlator.model.parameters import GetEntity, given
 from correlator.model.replies import OperationTrend
 from correlator.pipeline.hub import Hub
 from correlator.pipeline.queries import JobQuery
 from correlator.sinks.http.job_pages import JobPage, JobPages
-from correlator.sinks.http.parameters import choice, known, number
-from correlator.sinks.http.rest import DEFAULT_LIMIT, MAX_LIMIT
+from correlator.sinks.http.parameters import read
 from correlator.sinks.turns import Work
-
-KINDS: Final = ("context", "vm")
 
 
 class Entities:
@@ -33,17 +31,16 @@ class Entities:
 
     async def entity(self, request: web.Request) -> web.Response:
         """A page of the jobs of a context or of a VM, newest first. A name that is both is the context."""
-        known(request, ("kind", "limit", "cursor"))
-        limit = number(request, "limit", 1, MAX_LIMIT, int) or DEFAULT_LIMIT
-        name = request.match_info["name"]
-        kind = choice(request, "kind", KINDS) or await self._kind(name)
+        asked = read(request, GetEntity)
+        name = asked.name
+        kind = given(asked.kind) or await self._kind(name)
         query = JobQuery(context_id=frozenset({name})) if kind == "context" else JobQuery(vm_name=name)
 
         def more(page: JobPage) -> dict[str, Any]:
             contexts = sorted({s.view.context_id for s in page.jobs if s.view.context_id})
             return {"entity": name, "kind": kind, "contexts": contexts, "operations": _trends(page.jobs)}
 
-        return await self._pages.respond(query, request.query.get("cursor"), limit, request.remote or "", more=more)
+        return await self._pages.respond(query, given(asked.cursor), asked.limit, request.remote or "", more=more)
 
     async def _kind(self, name: str) -> str:
         """Whether `name` is the context of a job. If only the database could say, and does not answer: a VM."""

@@ -1,72 +1,15 @@
-"""Websocket messages from clients, close codes, and frames to clients (RFC 6455). Imports no I/O."""
+"""Frames of the websocket (RFC 6455): the messages in those of clients, and those to clients. Imports no I/O."""
 
 from __future__ import annotations
 
-from enum import IntEnum
-from typing import Annotated, Any, TypeAlias
-
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from correlator.errors import BadRequest
-from correlator.jobs.model.rows import Level
-from correlator.model.document import JobStatus
-
-
-class CloseCode(IntEnum):
-    """Close codes of the websocket (RFC 6455, 7.4). An event stream sends the same code in its `bye` message."""
-
-    RESTART = 1012
-    TRY_LATER = 1013
-    BAD_PROTOCOL = 4400
-    UNAUTHORISED = 4401
-    FORBIDDEN = 4403
-    NO_HELLO = 4408
-    TOO_MANY = 4429
-    TOO_SLOW = 4508
-
+from correlator.model.messages import ClientMessage
 
 MAX_FRAME = 64 * 1024
 """Bytes of one frame from a client. A longer frame closes the connection with 1009."""
-
-MAX_IDS = 1000
-"""IDs in one subscription, at most."""
-
-_Name = Annotated[str, Meta(min_length=1, max_length=255)]
-_Names = Annotated[list[_Name], Meta(max_length=MAX_IDS)]
-_Id = Annotated[int, Meta(ge=0, lt=1 << 53)]
-
-
-class Hello(Struct, tag_field="type", tag="hello", frozen=True):
-    version: int
-    token: str | None = None
-    resume: Any = None
-
-
-class Subscribe(Struct, tag_field="type", tag="subscribe", frozen=True):
-    id: _Id
-    jobs: _Names | None = None
-    status: list[JobStatus] | None = None
-    job_type: _Names | None = None
-    context_id: _Names | None = None
-    instance: _Names | None = None
-    logs: Level | None = None
-    resume: bool | None = None
-
-
-class Unsubscribe(Struct, tag_field="type", tag="unsubscribe", frozen=True):
-    id: _Id
-
-
-class Get(Struct, tag_field="type", tag="get", frozen=True):
-    job_id: _Name
-
-
-class Ping(Struct, tag_field="type", tag="ping", frozen=True):
-    pass
-
-
-ClientMessage: TypeAlias = Hello | Subscribe | Unsubscribe | Get | Ping
 
 _DECODER = msgspec.json.Decoder(ClientMessage)
 _MANY = msgspec.json.Decoder(list[msgspec.Raw])

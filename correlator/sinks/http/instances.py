@@ -11,9 +11,10 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from correlator.errors import NotFound
+from correlator.model.parameters import NoParameters
 from correlator.model.replies import InstanceHealth
 from correlator.pipeline.hub import Hub
-from correlator.sinks.http.parameters import known
+from correlator.sinks.http.parameters import read
 from correlator.sinks.http.rest import json_response
 from correlator.sinks.http.surface import Surface
 
@@ -70,7 +71,7 @@ class Instances:
 
     async def instances(self, request: web.Request) -> web.Response:
         """The appliances, and the health of each."""
-        known(request, ())
+        read(request, NoParameters)
         if self._fleet is None:
             raise NotFound("this is not a gateway: it serves one appliance")
         return json_response({"instances": self._fleet.describe()})

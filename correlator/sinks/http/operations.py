@@ -8,11 +8,12 @@ from typing import Final, overload
 from aiohttp import web
 
 from correlator.errors import NotFound
+from correlator.model.parameters import GetOperation, NoParameters
 from correlator.model.replies import OperationRuns, OperationWithSteps, UsualStep
 from correlator.ops.stalls import timed
 from correlator.pipeline import queries
 from correlator.pipeline.hub import Hub
-from correlator.sinks.http.parameters import known
+from correlator.sinks.http.parameters import read
 from correlator.sinks.http.rest import json_response
 
 UNNAMED: Final = "-"
@@ -33,15 +34,15 @@ class Operations:
 
     async def operations(self, request: web.Request) -> web.Response:
         """All operations that a run of has ended."""
-        known(request, ())
+        read(request, NoParameters)
         with timed("operations"):
             found = [_runs(runs) for runs in await self._hub.operations()]
         return json_response({"operations": found})
 
     async def operation(self, request: web.Request) -> web.Response:
         """One operation, with its usual steps."""
-        known(request, ())
-        job_type, name = request.match_info["job_type"], request.match_info["operation"]
+        asked = read(request, GetOperation)
+        job_type, name = asked.job_type, asked.operation
         key = ("" if job_type == UNNAMED else job_type, name)
         with timed("operation"):
             operation = await self._hub.operation(key)

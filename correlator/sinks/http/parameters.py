@@ -1,97 +1,108 @@
-"""Query parameters of a request, checked: their names, numbers, choices and lists."""
+"""The parameters of a request, read into the type of its operation (`correlator.model.parameters`)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
+import msgspec
 from aiohttp import web
+from msgspec import UNSET, Meta, Struct
+from msgspec.structs import FieldInfo, asdict, fields
 
 from correlator.errors import BadRequest
-from correlator.jobs.model.facts import Status
+from correlator.model.parameters import JobFilters
 from correlator.pipeline.queries import JobQuery
 
-_N = TypeVar("_N", int, float)
-_T = TypeVar("_T", bound=str)
+T = TypeVar("T", bound=Struct)
 
-_STATUSES = tuple(status.value for status in Status if status is not Status.SKIPPED)
-
-_REPEATED = frozenset(
-    ("context_id", "id", "instance", "job_type", "operation", "parent_job_id", "status", "step"),
-)
-"""The parameters that may be given several times."""
+MAX_SHOWN = 100
+"""Characters of a wrong value that its error repeats at most."""
 
 
-def known(request: web.Request, names: Iterable[str]) -> None:
-    """Check the names of the query parameters, so that a typo is an error and not an empty result.
+def read(request: web.Request, kind: type[T]) -> T:
+    """The parameters in the path and in the query of a request.
 
     Raises:
-        BadRequest: A parameter is neither in `names` nor `ticket`, or is given twice and has one value.
+        BadRequest: A parameter is missing, is not known (a typo is an error, not an empty result), has a wrong value,
+            or is given several times and has one value.
     """
-    allowed = {*names, "ticket"}
-    for name in request.query:
-        if name not in _REPEATED and (given := len(request.query.getall(name))) > 1:
-            raise BadRequest(f"{name}: given {given} times; give it once")
-        if name not in allowed:
-            right = ", ".join(sorted(names)) or "none"
-            raise BadRequest(f"there is no query parameter {name!r} here; known: {right}")
-
-
-def number(request: web.Request, name: str, low: int, high: int, kind: Callable[[str], _N]) -> _N | None:
-    """A query parameter as a number from `low` to `high`, parsed by `kind`; None if it is missing.
-
-    Raises:
-        BadRequest: It is not such a number.
-    """
-    text = request.query.get(name)
-    if text is None:
-        return None
+    (members, required), query, path = _members(kind), request.query, request.match_info
+    in_path = [name for name in required if name in path]
+    found: dict[str, Any] = {name: path[name] for name in in_path}
+    for name in dict.fromkeys(query):
+        if name in in_path or (name not in members and name != "ticket"):
+            known = ", ".join(sorted(members.keys() - in_path)) or "none"
+            raise BadRequest(f"there is no query parameter {name!r} here; known: {known}")
+        values = query.getall(name)
+        default = members[name].default if name in members else None
+        if isinstance(default, frozenset):
+            found[name] = [value for text in values for value in text.split(",") if value]
+        elif isinstance(default, tuple):
+            found[name] = values
+        elif len(values) > 1:
+            raise BadRequest(f"{name}: given {len(values)} times; give it once")
+        elif name in members:
+            found[name] = values[0]
     try:
-        value = kind(text)
-        if not low <= value <= high:  # also false for NaN
-            raise ValueError(text)
-    except ValueError:
-        raise BadRequest(f"{name}={text!r}: expected a number from {low} to {high}") from None
-    return value
+        return msgspec.convert(found, kind, strict=False, dec_hook=lambda own, text: own(text))
+    except msgspec.ValidationError:
+        raise BadRequest(_wrong(members, found)) from None
 
 
-def choice(request: web.Request, name: str, options: tuple[_T, ...]) -> _T | None:
-    """A query parameter that is one of `options`; None if it is missing.
-
-    Raises:
-        BadRequest: It has another value.
-    """
-    if (text := request.query.get(name)) is None:
-        return None
-    return _one_of(name, text, options)
+def job_query(parameters: JobFilters, **others: Any) -> JobQuery:
+    """The query with the members that both have, and with `others`."""
+    shared = {name: value for name, value in asdict(parameters).items() if name in JobQuery.__struct_fields__}
+    return JobQuery(**shared | others)
 
 
-def _one_of(name: str, text: str, options: tuple[_T, ...]) -> _T:
-    for option in options:
-        if option == text:
-            return option
-    raise BadRequest(f"{name}={text!r}: expected one of {', '.join(options)}")
+@lru_cache
+def _members(kind: type[Struct]) -> tuple[Mapping[str, FieldInfo], tuple[str, ...]]:
+    """The members by the names of their parameters, and the names of those that are required."""
+    members = {member.encode_name: member for member in fields(kind)}
+    return members, tuple(name for name, member in members.items() if member.required)
 
 
-def values(request: web.Request, name: str) -> frozenset[str]:
-    """The values of a filter, which may be repeated or separated by commas.
+def _wrong(members: Mapping[str, FieldInfo], found: Mapping[str, Any]) -> str:
+    """Which of the parameters that were found is wrong, and what would be right."""
+    for name, member in members.items():
+        value, parts = found.get(name, UNSET), list(_parts(member.type))
+        if _fits(value, member.type) if value is not UNSET else not member.required:
+            continue
+        if isinstance(value, list):
+            if not value:
+                return f"{name}: expected a value; leave it out for all"
+            value = next((one for one in value if not _fits([one], member.type)), value)
+        if isinstance(value, list):
+            most = max(part.max_length or 0 for part in parts if isinstance(part, Meta))
+            return f"{name}: expected at most {most} values"
+        shown = f"{name}={value!r}" if isinstance(value, str) and len(value) <= MAX_SHOWN else name
+        return f"{shown}: expected {next(filter(None, map(_expected, parts)))}"
+    raise AssertionError(found)
 
-    Raises:
-        BadRequest: It is given without a value.
-    """
-    found = frozenset(v for text in request.query.getall(name, []) for v in text.split(",") if v)
-    if not found and name in request.query:
-        raise BadRequest(f"{name}: expected a value; leave it out for all")
-    return found
+
+def _fits(value: Any, kind: Any) -> bool:
+    try:
+        msgspec.convert(value, kind, strict=False, dec_hook=lambda own, text: own(text))
+    except msgspec.ValidationError:
+        return False
+    return True
 
 
-def filters(request: web.Request, names: Iterable[str]) -> JobQuery:
-    """The filters `names` of jobs, each a member of `JobQuery` of this name. See `values`.
+def _parts(kind: Any) -> Iterator[Any]:
+    """The types and constraints that a type consists of; those of the values of a list before those of the list."""
+    yield kind
+    for inner in get_args(kind):
+        yield from _parts(inner)
 
-    Raises:
-        BadRequest: One is given without a value, or with a status that no job has.
-    """
-    found: dict[str, Any] = {name: values(request, name) for name in names}
-    for status in sorted(found["status"]):
-        _one_of("status", status, _STATUSES)
-    return JobQuery(**found)
+
+def _expected(part: Any) -> str | None:
+    match part:
+        case Meta(extra={"expected": str(words)}):
+            return words
+        case Meta(ge=int(low), le=int(high)):
+            return f"a number from {low} to {high}"
+        case Meta(max_length=int(most)):
+            return f"at most {most} characters"
+    return f"one of {', '.join(get_args(part))}" if get_origin(part) is Literal else None

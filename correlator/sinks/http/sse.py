@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from aiohttp import web
 
 from correlator.errors import BadRequest
-from correlator.jobs.model.rows import LEVELS, Level
+from correlator.jobs.model.rows import Level
+from correlator.model.document import MAX_ID
+from correlator.model.messages import CloseCode
+from correlator.model.parameters import StreamMessages, given
 from correlator.ops import metrics
 from correlator.pipeline.hub import Hub
 from correlator.sinks.http.access import CHECKED_AT_ONCE, TOKEN
-from correlator.sinks.http.frames import MAX_IDS, CloseCode
-from correlator.sinks.http.parameters import choice, filters, known
+from correlator.sinks.http.parameters import job_query, read
 from correlator.sinks.http.problems import RETRY_AFTER, RETRY_SECONDS, problem
 from correlator.sinks.http.streamed import StreamedResponse
 from correlator.sinks.streaming.filters import Filter
@@ -32,8 +34,6 @@ if TYPE_CHECKING:
 
 SUB: Final = 1
 """The ID of the only subscription of an event stream."""
-
-_FILTERS: Final = ("status", "job_type", "context_id", "instance")
 
 
 class EventStreamClient:
@@ -92,7 +92,6 @@ class EventStreams:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """``GET /api/v1/stream``."""
-        known(request, ("id", *_FILTERS, "logs"))
         wanted, level = _wanted(request)
         with self._access.admitted(request) as refused:
             if self._hub.draining:
@@ -168,15 +167,13 @@ def _event(message: Message) -> bytes:
 
 
 def _wanted(request: web.Request) -> tuple[Filter, Level | None]:
-    ids = request.query.getall("id", [])  # an ID may contain commas, so each has its own parameter
-    if len(ids) > MAX_IDS:
-        raise BadRequest(f"id: at most {MAX_IDS} of them")
-    jobs = frozenset(ids) if ids else None
-    if ids == [""]:  # as `"jobs": []` of a websocket: an empty list has no other form in a query
+    asked = read(request, StreamMessages)
+    jobs = frozenset(asked.ids) if asked.ids else None
+    if asked.ids == ("",):  # as `"jobs": []` of a websocket: an empty list has no other form in a query
         jobs = frozenset()
-    elif any(not 0 < len(i) <= 255 for i in ids):
-        raise BadRequest("id: expected 1 to 255 characters")
-    return Filter(filters(request, _FILTERS), jobs), choice(request, "logs", LEVELS)
+    elif "" in asked.ids:
+        raise BadRequest(f"id: expected 1 to {MAX_ID} characters")
+    return Filter(job_query(asked), jobs), given(asked.logs)
 
 
 def _position(text: str) -> Resume | None:

@@ -17,23 +17,13 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from correlator.errors import BadRequest, SourceUnavailable
 from correlator.jobs import job_document
+from correlator.model.messages import ClientMessage, CloseCode, Get, Hello, Ping, Subscribe, Unsubscribe
 from correlator.ops import metrics
 from correlator.ops.liveness import STUCK_AFTER
 from correlator.pipeline.hub import Hub
 from correlator.pipeline.queries import JobQuery
 from correlator.sinks.http.access import CHECKED_AT_ONCE, Access, Floods, Pace
-from correlator.sinks.http.frames import (
-    MAX_FRAME,
-    ClientMessage,
-    CloseCode,
-    Get,
-    Hello,
-    Ping,
-    Subscribe,
-    Unsubscribe,
-    close_frame,
-    decode,
-)
+from correlator.sinks.http.frames import MAX_FRAME, close_frame, decode
 from correlator.sinks.http.websocket_connection import CLOSE_WITHIN, FRAMES, WebsocketConnection
 from correlator.sinks.streaming.filters import Filter
 from correlator.sinks.streaming.messages import Message, Resume

@@ -11,8 +11,9 @@ from typing import Any, ClassVar, Final
 from aiohttp import WSMsgType, web
 
 from correlator.jobs import job_document
+from correlator.model.messages import CloseCode
 from correlator.ops import metrics
-from correlator.sinks.http.frames import PING, CloseCode, close_frame, pong_frame, text_frame
+from correlator.sinks.http.frames import PING, close_frame, pong_frame, text_frame
 from correlator.sinks.streaming.limits import Limits
 from correlator.sinks.streaming.messages import Framing, Message, Resume
 

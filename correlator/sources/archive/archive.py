@@ -18,6 +18,7 @@ from correlator.jobs.ids import OwnIds
 from correlator.jobs.model.facts import Job, Reading
 from correlator.jobs.model.views import Resolved
 from correlator.jobs.sizes import Sizes
+from correlator.model.document import MAX_ID
 from correlator.pipeline.queries import EarlierLines, Found, JobNames, JobQuery, JobsPage, LineQuery, LinesPage
 from correlator.pipeline.shared_tasks import SharedTasks
 from correlator.sources.archive import lines, pages
@@ -79,13 +80,13 @@ class DatabaseArchive:
 
     async def find(self, name: str, advance_clock: Callable[[], int]) -> Found | None:
         """The newest job with the ID `name`. Requests for one ID share a search, which ends with the last of them."""
-        if not name or len(name) > joblog.MAX_ID or "\0" in name:
+        if not name or len(name) > MAX_ID or "\0" in name:
             return None
         return await self._finding.run(name, lambda: self._find(name, advance_clock))
 
     async def is_context(self, name: str) -> bool:
         """True if `name` is the context of a job in the database."""
-        if not name or len(name) > joblog.MAX_ID or "\0" in name:
+        if not name or len(name) > MAX_ID or "\0" in name:
             return False
         return await self._jobs.ask(lambda q, s: searches.has_context(q, s, name))
 

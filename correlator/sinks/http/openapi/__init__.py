@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from aiohttp import web
 
 from correlator.jobs import job_document
-from correlator.sinks.http.parameters import known
+from correlator.model.parameters import NoParameters
+from correlator.sinks.http.parameters import read
 
 OPENAPI = "/api/v1/openapi.json"
 ASYNCAPI = "/api/v1/asyncapi.json"
@@ -24,7 +25,7 @@ class Specs:
         return [web.get(path, self.document) for path in (OPENAPI, ASYNCAPI)]
 
     async def document(self, request: web.Request) -> web.Response:
-        known(request, ())
+        read(request, NoParameters)
         path = request.path
         if path not in self._bodies:
             self._bodies[path] = await asyncio.to_thread(_made, path)

@@ -1,25 +1,29 @@
-"""The table of all HTTP endpoints: paths, parameters with their limits, responses with their bodies.
-
-Limits are imported from the code that enforces them. `correlator.sinks.http.openapi.specs` generates the OpenAPI
-document from this table.
-"""
+"""The table of all HTTP endpoints, from which `correlator.sinks.http.openapi.specs` generates the OpenAPI document."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from http import HTTPStatus
-from typing import Annotated, Final, Literal
+from typing import Any, Final, Literal
 
-from msgspec import Meta
+from msgspec import Struct
 
-from correlator.jobs.joblog import MAX_STEP_ID
-from correlator.jobs.model.rows import Level
 from correlator.model.document import JobDocument
+from correlator.model.parameters import (
+    GetEntity,
+    GetJob,
+    GetJobLog,
+    GetOperation,
+    ListJobEvents,
+    ListJobs,
+    NoParameters,
+    OfJob,
+    StreamMessages,
+)
 from correlator.model.replies import (
     Description,
     DirectReply,
     EnhancedReply,
-    EntityKind,
     EntityPage,
     EventsPage,
     InstancesList,
@@ -28,6 +32,7 @@ from correlator.model.replies import (
     Liveness,
     OperationsList,
     OperationWithSteps,
+    Problem,
     Readiness,
     Resolved,
     Stuck,
@@ -36,38 +41,71 @@ from correlator.model.replies import (
 )
 from correlator.pipeline.resume_ring import MAX_CHANGES
 from correlator.sinks.http.access import TICKET_SECONDS
-from correlator.sinks.http.frames import MAX_IDS
-from correlator.sinks.http.openapi.parts import (
-    AWAY,
-    BAD,
-    BUSY,
-    CONTEXT_ID,
-    CURSOR,
-    ETAG,
-    EVENT_STREAM,
-    ID,
-    INSTANCE,
-    JOB_TYPE,
-    LIMIT,
-    LISTED,
-    RETRY,
-    STATUS,
-    TEXTS,
-    UNKNOWN,
-    Answer,
-    DateTime,
-    Endpoint,
-    EventId,
-    Parameter,
-    problem,
-)
-from correlator.sinks.http.rest import (
-    DEFAULT_LIMIT,
-    MAX_EVENTS,
-    MAX_TEXT,
-    MAX_WAIT,
-    MAX_WORDS,
-    SPACE,
+
+JSON, PROBLEM, EVENT_STREAM = "application/json", "application/problem+json", "text/event-stream"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A response. `bodies`: the types its body may have, `title`: the name of several. `headers`: (name, description).
+
+    `also`: another content type that it may have, as text.
+    """
+
+    description: str
+    bodies: tuple[Any, ...] = ()
+    content_type: str = JSON
+    headers: tuple[tuple[str, str], ...] = ()
+    also: str = ""
+    title: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An endpoint. `gate`: what is checked before it. `token`: Host and token; `host`: only Host; `open`: nothing.
+
+    `parameters`: of the path and of the query. `headers`: (name, description) of those that it reads.
+    """
+
+    path: str
+    name: str
+    summary: str
+    answers: dict[HTTPStatus, Answer]
+    parameters: type[Struct] = NoParameters
+    headers: tuple[tuple[str, str], ...] = ()
+    method: Literal["get", "post"] = "get"
+    gate: Literal["token", "host", "open"] = "token"
+
+
+def problem(description: str, *headers: tuple[str, str]) -> Answer:
+    """A response that is a problem document."""
+    return Answer(description, (Problem,), PROBLEM, headers)
+
+
+RETRY: Final = ("Retry-After", "Seconds.")
+
+BAD: Final = {HTTPStatus.BAD_REQUEST: problem("A parameter is unknown or has an invalid value.")}
+AWAY: Final = {
+    HTTPStatus.SERVICE_UNAVAILABLE: problem(
+        "The answer needs the database, which is not available or has not finished a search. Repeat the request.", RETRY
+    )
+}
+BUSY: Final = {
+    HTTPStatus.TOO_MANY_REQUESTS: problem(
+        "The client's address has too many requests that wait, or replies that it has not read. Repeat the request.",
+        RETRY,
+    )
+}
+UNKNOWN: Final = {HTTPStatus.NOT_FOUND: problem("No job is known by this ID.")}
+
+ETAG: Final = (("ETag", 'The revision: `"{epoch}-{rev}"`.'),)
+
+_LAST_EVENT: Final = (
+    "Last-Event-ID",
+    (
+        "The `id` from which to go on: without a snapshot, if it is of this epoch and among the last"
+        f" {MAX_CHANGES:,} changes, or fewer where these carry very long IDs."
+    ),
 )
 
 _JOB: Final = Endpoint(
@@ -83,27 +121,8 @@ _JOB: Final = Endpoint(
         **UNKNOWN,
         **AWAY,
     },
-    (
-        ID,
-        Parameter(
-            "wait",
-            Annotated[float, Meta(ge=0, le=MAX_WAIT)],
-            "Seconds to wait until there is such a job; with `rev`, until it is past that.",
-        ),
-        Parameter("rev", Annotated[int, Meta(ge=0, le=1 << 53)], "The revision that the client has."),
-        Parameter("If-None-Match", str, "The `ETag` that the client has.", "header"),
-    ),
-)
-
-_LINES: Final = (
-    Parameter("level", Level, "The least level; `DEBUG`: all."),
-    Parameter(
-        "step",
-        Annotated[list[Annotated[int, Meta(ge=1, le=MAX_STEP_ID)]], Meta(min_length=1)],
-        f"Rows of one of these steps, by ID. {LISTED}",
-    ),
-    Parameter("q", Annotated[str, Meta(max_length=MAX_TEXT)], "Rows with this text in message or attrs, in any case."),
-    Parameter("since", DateTime, "Rows from this time on; with its zone."),
+    GetJob,
+    (("If-None-Match", "The `ETag` that the client has."),),
 )
 
 _EVENTS: Final = Endpoint(
@@ -117,18 +136,7 @@ _EVENTS: Final = Endpoint(
         **BUSY,
         **AWAY,
     },
-    (
-        ID,
-        Parameter("after", str, "`next_after` of the page before; opaque. At most one of after, from and before."),
-        Parameter("from", EventId, "Begin with this event ID, or the next one after it."),
-        Parameter(
-            "before", EventId, "The last rows below this event ID; the next page is the one before: `next_before`."
-        ),
-        Parameter(
-            "limit", Annotated[int, Meta(ge=1, le=MAX_EVENTS)], f"Most items per page; {DEFAULT_LIMIT} by default."
-        ),
-        *_LINES,
-    ),
+    ListJobEvents,
 )
 
 _LOG: Final = Endpoint(
@@ -142,20 +150,17 @@ _LOG: Final = Endpoint(
         **BUSY,
         **AWAY,
     },
-    (ID, *_LINES),
+    GetJobLog,
 )
 
 
 def _by_parameter(endpoint: Endpoint, path: str) -> Endpoint:
     """The endpoint with the ID as a parameter: clients remove `.` and `..` from paths."""
-    text = f"As in the path of {endpoint.path}; also `.` and `..`."
-    job = Parameter("id", Annotated[str, Meta(min_length=1)], text, required=True)
     return replace(
         endpoint,
         path=path,
         name=f"{endpoint.name}ByParameter",
-        summary=f"{endpoint.summary}: for an ID that no path can have",
-        parameters=(job, *endpoint.parameters[1:]),
+        summary=f"{endpoint.summary}: for an ID that no path can have, as `..`",
     )
 
 
@@ -165,31 +170,7 @@ ENDPOINTS: Final = (
         "listJobs",
         "Jobs, the newest first; those that left memory come from the database",
         {HTTPStatus.OK: Answer("A page of jobs.", (JobsPage,)), **BAD, **BUSY, **AWAY},
-        (
-            STATUS,
-            JOB_TYPE,
-            Parameter("operation", TEXTS, f"Jobs of one of these operations. {LISTED}"),
-            CONTEXT_ID,
-            Parameter("parent_job_id", TEXTS, f"Children of one of these jobs. {LISTED}"),
-            INSTANCE,
-            Parameter(
-                "q",
-                str,
-                "Text in any ID or in the VM's name, in upper or lower case. A page holds what a part of the table has:"
-                " it may be short or empty while `next_cursor` is set.",
-            ),
-            Parameter(
-                "text",
-                Annotated[str, Meta(pattern=f"^[{SPACE}]*([^{SPACE}]+[{SPACE}]+){{0,{MAX_WORDS - 1}}}[^{SPACE}]*$")],
-                f"Words, of which each is searched as `q`, and also in the operation, in an error, and in the name of"
-                f" a step; at most {MAX_WORDS}. It is slower.",
-            ),
-            Parameter("since", DateTime, "Jobs that started then or later; a time with its zone."),
-            Parameter("until", DateTime, "Jobs that started before then; a time with its zone."),
-            LIMIT,
-            CURSOR,
-            Parameter("steps", Annotated[Literal["0", "1"], Meta(title="Flag")], "`1`: with their steps."),
-        ),
+        ListJobs,
     ),
     _JOB,
     _by_parameter(_JOB, "/api/v1/job"),
@@ -202,25 +183,14 @@ ENDPOINTS: Final = (
         "resolveId",
         "Where an ID leads, and by which of its kinds",
         {HTTPStatus.OK: Answer("The job.", (Resolved,)), **BAD, **UNKNOWN, **AWAY},
-        (ID,),
+        OfJob,
     ),
     Endpoint(
         "/api/v1/entities/{name}",
         "getEntity",
         "The jobs of one VM or context over time, the newest first, with the trend of each operation",
         {HTTPStatus.OK: Answer("A page of its jobs; none if there are none.", (EntityPage,)), **BAD, **BUSY, **AWAY},
-        (
-            Parameter(
-                "name",
-                str,
-                "A context ID, or the exact name of a VM. Percent-encode it; `/` also works raw. A name that is both"
-                " is the context.",
-                "path",
-            ),
-            Parameter("kind", EntityKind, "What the name is; found out by default."),
-            LIMIT,
-            CURSOR,
-        ),
+        GetEntity,
     ),
     Endpoint(
         "/api/v1/operations",
@@ -237,10 +207,7 @@ ENDPOINTS: Final = (
             **BAD,
             HTTPStatus.NOT_FOUND: problem("No run of this operation is known."),
         },
-        (
-            Parameter("job_type", str, "The job type, percent-encoded; `-` for jobs that have none.", "path"),
-            Parameter("operation", str, "The operation, percent-encoded; `/` also works raw.", "path"),
-        ),
+        GetOperation,
     ),
     Endpoint(
         "/api/v1/instances",
@@ -266,7 +233,7 @@ ENDPOINTS: Final = (
             ),
             **AWAY,
         },
-        (ID,),
+        OfJob,
     ),
     Endpoint(
         "/api/v1/stream",
@@ -281,26 +248,8 @@ ENDPOINTS: Final = (
             HTTPStatus.SERVICE_UNAVAILABLE: problem("The daemon is shutting down.", RETRY),
             HTTPStatus.HTTP_VERSION_NOT_SUPPORTED: problem("HTTP/1.0 has no streams."),
         },
-        (
-            Parameter(
-                "id",
-                Annotated[list[str], Meta(max_length=MAX_IDS)],
-                "These jobs, each by any of its IDs. The stream waits for an ID that is not known yet."
-                " A single empty `id` selects no job.",
-            ),
-            STATUS,
-            JOB_TYPE,
-            CONTEXT_ID,
-            INSTANCE,
-            Parameter("logs", Level, "Log lines too, of at least this level."),
-            Parameter(
-                "Last-Event-ID",
-                str,
-                f"The `id` from which to go on: without a snapshot, if it is of this epoch and among the last"
-                f" {MAX_CHANGES:,} changes, or fewer where these carry very long IDs.",
-                "header",
-            ),
-        ),
+        StreamMessages,
+        (_LAST_EVENT,),
     ),
     Endpoint(
         "/api/v1/openapi.json",

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import msgspec
 
@@ -20,8 +20,7 @@ from correlator.model import messages, replies
 from correlator.model.document import JobDocument
 from correlator.sinks.http import frames, websocket
 from correlator.sinks.http.connections import MAX_FIELD, MAX_TARGET
-from correlator.sinks.http.openapi.endpoints import ENDPOINTS
-from correlator.sinks.http.openapi.parts import JSON, Answer, Endpoint, Parameter, problem
+from correlator.sinks.http.openapi.endpoints import ENDPOINTS, JSON, Answer, Endpoint, problem
 from correlator.sinks.mqtt.topics import SPACING, Key, Topics, unescape
 from correlator.sinks.webhooks.body import CLOUD_EVENT
 
@@ -60,16 +59,7 @@ def _webhook(refs: dict[Any, Schema]) -> Schema:
     return {
         "operationId": "webhook",
         "summary": "An event, sent until the receiver acknowledges it. Not sent by default: see `[[webhooks]]`.",
-        "parameters": [
-            {
-                "name": name,
-                "in": "header",
-                "description": description,
-                "required": name != "webhook-signature",
-                "schema": {"type": "string"},
-            }
-            for name, description in headers.items()
-        ],
+        "parameters": [_header(name, text, required=name != "webhook-signature") for name, text in headers.items()],
         "requestBody": {"required": True, "content": {CLOUD_EVENT: {"schema": refs[messages.CloudEvent]}}},
         "responses": {
             "2XX": {"description": "The receiver has the event."},
@@ -117,23 +107,35 @@ def _operation(endpoint: Endpoint, refs: dict[Any, Schema], schemas: Schema) -> 
         "operationId": endpoint.name,
         "summary": endpoint.summary,
         "security": security,
-        "parameters": [_parameter(p, schemas) for p in endpoint.parameters],
+        "parameters": list(_parameters(endpoint, schemas)),
         "responses": {str(status.value): _response(a, refs, schemas) for status, a in sorted(answers.items())},
     }
 
 
-def _parameter(parameter: Parameter, schemas: Schema) -> Schema:
-    schema = _named(msgspec.json.schema(parameter.type), schemas)
-    found = {
-        "name": parameter.name,
-        "in": parameter.place,
-        "description": parameter.description,
-        "required": parameter.required or parameter.place == "path",
-        "schema": schema,
-    }
-    if schema.get("type") == "array":
-        found["explode"] = True
-    return found
+def _parameters(endpoint: Endpoint, schemas: Schema) -> Iterator[Schema]:
+    described = msgspec.json.schema_components([endpoint.parameters])[1][endpoint.parameters.__name__]
+    for name, part in described["properties"].items():
+        description, default = part.pop("description"), part.pop("default", None)
+        part.pop("uniqueItems", None)  # a value may be repeated
+        schema = _named(part, schemas)
+        if default and "$ref" not in schema:
+            schema["default"] = default
+        in_path = f"{{{name}}}" in endpoint.path
+        found = {
+            "name": name,
+            "in": "path" if in_path else "query",
+            "description": description,
+            "required": in_path or name in described.get("required", ()),
+            "schema": schema,
+        }
+        yield found | {"explode": True} if schema.get("type") == "array" else found
+    for name, description in endpoint.headers:
+        yield _header(name, description, required=False)
+
+
+def _header(name: str, description: str, *, required: bool) -> Schema:
+    schema = {"type": "string"}
+    return {"name": name, "in": "header", "description": description, "required": required, "schema": schema}
 
 
 def _response(answer: Answer, refs: dict[Any, Schema], schemas: Schema) -> Schema:
@@ -155,7 +157,7 @@ def _response(answer: Answer, refs: dict[Any, Schema], schemas: Schema) -> Schem
 
 # -- AsyncAPI
 
-_RECEIVED: Final = (frames.Hello, frames.Subscribe, frames.Unsubscribe, frames.Get, frames.Ping)
+_RECEIVED: Final = get_args(messages.ClientMessage)
 _STREAMED: Final = tuple(t for t in messages.SERVER_MESSAGES if t not in (messages.Error, messages.Pong))
 _PUBLISHED: Final = (
     *(messages.DaemonStatus, messages.JobState, messages.DeletedJobState),
@@ -202,10 +204,9 @@ def _web_channels() -> tuple[Schema, Schema]:
             "description": (
                 "Text frames of JSON: a frame is one message or an array of messages. `hello` is due within"
                 f" {websocket.HELLO_WITHIN:g} s; a bookmark comes at least every 10 s."
-                f" Frames from a client are at most {frames.MAX_FRAME} bytes (else 1009), with at most {frames.MAX_IDS}"
-                f" IDs in a subscription; {websocket.MAX_BAD_FRAMES} bad ones close the connection. Close codes: "
-                + ", ".join(f"{code} {why}" for code, why in _CLOSES)
-                + "."
+                f" Frames from a client are at most {frames.MAX_FRAME} bytes (else 1009), with at most"
+                f" {messages.MAX_IDS} IDs in a subscription; {websocket.MAX_BAD_FRAMES} bad ones close the connection."
+                " Close codes: " + ", ".join(f"{code} {code.why}" for code in messages.CloseCode) + "."
             ),
             "servers": [{"$ref": "#/servers/websocket"}],
             "messages": _refer(*_RECEIVED, *messages.SERVER_MESSAGES),
@@ -228,18 +229,6 @@ def _web_channels() -> tuple[Schema, Schema]:
         "streamed": _act("send", "stream", _STREAMED),
     }
     return channels, operations
-
-
-_CLOSES: Final = (
-    (frames.CloseCode.RESTART, "restart"),
-    (frames.CloseCode.TRY_LATER, "try later"),
-    (frames.CloseCode.BAD_PROTOCOL, "bad protocol"),
-    (frames.CloseCode.UNAUTHORISED, "token missing, expired or revoked"),
-    (frames.CloseCode.FORBIDDEN, "origin or token refused"),
-    (frames.CloseCode.NO_HELLO, "no hello"),
-    (frames.CloseCode.TOO_MANY, "too many"),
-    (frames.CloseCode.TOO_SLOW, "too slow"),
-)
 
 
 def _topics() -> Iterable[tuple[str, Schema, Schema]]:
@@ -334,7 +323,7 @@ def _named(part: Any, schemas: Schema) -> Any:
     if isinstance(values := part.get("enum"), list):
         part = {**part, "type": "string"} if len(values) > 1 else {"type": "string", "const": values[0]}
     if isinstance(title := part.get("title"), str):
-        schemas[title] = part
+        schemas.setdefault(title, part)
         return {"$ref": SCHEMAS.format(name=title)}
     return {name: _named(inner, schemas) for name, inner in part.items()}
 

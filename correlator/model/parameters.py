@@ -1,0 +1,190 @@
+"""The parameters of each operation of REST and of the event stream as types. See docs/protocol.md.
+
+Paths and queries are read, and OpenAPI is generated, from them. No other parameters are accepted. A required member is
+part of the path where the path has one of its name, else of the query, like all others. A set is repeated in the query
+or separated by commas; a tuple is only repeated. A member that is UNSET is not given.
+"""
+
+from __future__ import annotations
+
+import datetime
+from typing import Annotated, Final, Literal, TypeAlias, TypeVar
+
+from msgspec import UNSET, Meta, Struct, UnsetType, field
+
+from correlator.model.document import EXACT, MAX_ID, MAX_STEP_ID, JobStatus, Level
+from correlator.model.messages import MAX_IDS
+from correlator.model.replies import EntityKind
+
+T = TypeVar("T")
+
+MAX_LIMIT: Final = 500
+MAX_EVENTS: Final = 1000
+"""Items of one page: of jobs, and of log rows."""
+
+MAX_WORDS: Final = 8
+"""Words of one search: each is compared with every text of a job."""
+
+SPACE: Final = r"\t\n\v\f\r \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+"""What separates words, for a class of a regular expression. Every language reads it alike, unlike `\\s`."""
+
+_WORDS: Final = f"^[{SPACE}]*([^{SPACE}]+[{SPACE}]+){{0,{MAX_WORDS - 1}}}[^{SPACE}]*$"
+_LISTED: Final = "Repeated, or with commas between."
+_EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+
+
+class Instant:
+    """A time with its zone, as ISO 8601 has it. `micros`: microseconds since 1970-01-01T00:00:00Z."""
+
+    def __init__(self, text: str) -> None:
+        """Raises: ValueError if it is no time, or has no zone."""
+        when = datetime.datetime.fromisoformat(text.replace(" ", "+"))  # in a query, `+` means a space
+        if when.tzinfo is None:
+            raise ValueError(text)
+        self.micros = (when - _EPOCH) // datetime.timedelta(microseconds=1)
+
+
+Texts: TypeAlias = Annotated[frozenset[Annotated[str, Meta(pattern="[^,]")]], Meta(min_length=1)]
+Time: TypeAlias = Annotated[
+    Instant,
+    Meta(
+        extra_json_schema={"type": "string", "format": "date-time"},
+        extra={"expected": "a time with its zone, e.g. 2025-09-22T10:00:00Z"},
+    ),
+]
+EventId: TypeAlias = Annotated[int, Meta(ge=1, le=EXACT - 1)]
+Cursor: TypeAlias = Annotated[str, Meta(description="`next_cursor` of the page before.")]
+Limit: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_LIMIT, description="Most items per page.")]
+
+
+class NoParameters(Struct, frozen=True):
+    """Of an operation that has none."""
+
+
+class OfJob(Struct, frozen=True, kw_only=True):
+    id: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description="Any ID of a job: UUID, external ID, context ID (its newest job), legacy ID; resolved in this"
+            " order. Exact text, any characters: percent-encode it, `/` too (in a path that works raw as well, where no"
+            " other endpoint has the path).",
+            extra={"expected": "one ID of a job"},
+        ),
+    ]
+
+
+class GetJob(OfJob, frozen=True, kw_only=True):
+    wait: Annotated[
+        float,
+        Meta(ge=0, le=60, description="Seconds to wait until there is such a job; with `rev`, until it is past that."),
+    ] = 0.0
+    rev: Annotated[int, Meta(ge=0, le=EXACT, description="The revision that the client has.")] | UnsetType = UNSET
+
+
+class GetJobLog(OfJob, frozen=True, kw_only=True):
+    level: Annotated[Level, Meta(description="The least level; `DEBUG`: all.")] = "DEBUG"
+    steps: Annotated[
+        frozenset[Annotated[int, Meta(ge=1, le=MAX_STEP_ID)]],
+        Meta(min_length=1, max_length=100, description=f"Rows of one of these steps, by ID. {_LISTED}"),
+    ] = field(name="step", default=frozenset())
+    text: Annotated[str, Meta(max_length=200, description="Rows with this text in message or attrs, in any case.")] = (
+        field(name="q", default="")
+    )
+    since: Annotated[Time, Meta(description="Rows from this time on; with its zone.")] | UnsetType = UNSET
+
+
+class ListJobEvents(GetJobLog, frozen=True, kw_only=True):
+    after: (
+        Annotated[
+            str,
+            Meta(description="`next_after` of the page before; opaque. At most one of after, from and before."),
+        ]
+        | UnsetType
+    ) = UNSET
+    first: Annotated[EventId, Meta(description="Begin with this event ID, or the next one after it.")] | UnsetType = (
+        field(name="from", default=UNSET)
+    )
+    before: (
+        Annotated[
+            EventId,
+            Meta(description="The last rows below this event ID; the next page is the one before: `next_before`."),
+        ]
+        | UnsetType
+    ) = UNSET
+    limit: Annotated[int, Meta(ge=1, le=MAX_EVENTS, description="Most items per page.")] = 100
+
+
+class JobFilters(Struct, frozen=True, kw_only=True):
+    """Filters of jobs: OR inside a member, AND between them; an empty member does not filter."""
+
+    status: Annotated[
+        frozenset[JobStatus], Meta(min_length=1, description=f"Jobs that have one of these. {_LISTED}")
+    ] = frozenset()
+    job_type: Annotated[Texts, Meta(description=f"Jobs of one of these types. {_LISTED}")] = frozenset()
+    context_id: Annotated[Texts, Meta(description=f"Jobs of one of these contexts. {_LISTED}")] = frozenset()
+    instance: Annotated[
+        Texts,
+        Meta(description=f"Jobs of one of these appliances, at a gateway; elsewhere no job has one. {_LISTED}"),
+    ] = frozenset()
+
+
+class ListJobs(JobFilters, frozen=True, kw_only=True):
+    operation: Annotated[Texts, Meta(description=f"Jobs of one of these operations. {_LISTED}")] = frozenset()
+    parent_job_id: Annotated[Texts, Meta(description=f"Children of one of these jobs. {_LISTED}")] = frozenset()
+    text: Annotated[
+        str,
+        Meta(
+            description="Text in any ID or in the VM's name, in upper or lower case. A page holds what a part of the"
+            " table has: it may be short or empty while `next_cursor` is set."
+        ),
+    ] = field(name="q", default="")
+    words: Annotated[
+        str,
+        Meta(
+            description="Words, of which each is searched as `q`, and also in the operation, in an error, and in the"
+            f" name of a step; at most {MAX_WORDS}. It is slower.",
+            extra_json_schema={"pattern": _WORDS},
+        ),
+    ] = field(name="text", default="")
+    since: Annotated[Time, Meta(description="Jobs that started then or later; a time with its zone.")] | UnsetType = (
+        UNSET
+    )
+    until: Annotated[Time, Meta(description="Jobs that started before then; a time with its zone.")] | UnsetType = UNSET
+    limit: Limit = 100
+    cursor: Cursor | UnsetType = UNSET
+    steps: Annotated[Literal["0", "1"], Meta(title="Flag", description="`1`: with their steps.")] = "0"
+
+
+class GetEntity(Struct, frozen=True, kw_only=True):
+    name: Annotated[
+        str,
+        Meta(
+            description="A context ID, or the exact name of a VM. Percent-encode it; `/` also works raw. A name that is"
+            " both is the context."
+        ),
+    ]
+    kind: Annotated[EntityKind, Meta(description="What the name is; found out by default.")] | UnsetType = UNSET
+    limit: Limit = 100
+    cursor: Cursor | UnsetType = UNSET
+
+
+class GetOperation(Struct, frozen=True, kw_only=True):
+    job_type: Annotated[str, Meta(description="The job type, percent-encoded; `-` for jobs that have none.")]
+    operation: Annotated[str, Meta(description="The operation, percent-encoded; `/` also works raw.")]
+
+
+class StreamMessages(JobFilters, frozen=True, kw_only=True):
+    ids: Annotated[
+        tuple[Annotated[str, Meta(max_length=MAX_ID, extra={"expected": f"1 to {MAX_ID} characters"})], ...],
+        Meta(
+            max_length=MAX_IDS,
+            description="These jobs, each by any of its IDs. The stream waits for an ID that is not known yet."
+            " A single empty `id` selects no job.",
+        ),
+    ] = field(name="id", default=())
+    logs: Annotated[Level, Meta(description="Log lines too, of at least this level.")] | UnsetType = UNSET
+
+
+def given(value: T | UnsetType) -> T | None:
+    return None if isinstance(value, UnsetType) else value
