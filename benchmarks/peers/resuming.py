@@ -15,7 +15,7 @@ import aiohttp
 import orjson
 import uvloop
 
-from correlator.sinks.http.frames import CloseCode
+from correlator.model.messages import CloseCode
 from tests.support.client_fold import apply_message
 
 AT_ONCE = 200
