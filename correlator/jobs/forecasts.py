@@ -26,7 +26,6 @@ from typing import Literal
 from msgspec.structs import replace
 
 from correlator.jobs.accuracy import Accuracy
-from correlator.jobs.bounded import BoundedDict
 from correlator.jobs.forecast.forecaster import Forecaster, OperationKey
 from correlator.jobs.forecast.place import EndedRun, seconds
 from correlator.jobs.horizon import FOR_EVER, Horizon
@@ -90,13 +89,11 @@ class Forecasts:
         self.changed: dict[OperationKey, None] = {}
         """Operations that have learned a run since they were last stored."""
         self._tracked: dict[str, TrackedJob] = {}
-        self._ended: BoundedDict[str, TrackedJob] = BoundedDict(MAX_UNLEARNED)
+        """Jobs that run, are pending again, or have ended and were not learned yet."""
         self._unlearned = Schedule()
         """Ended jobs that have to be learned, by their end."""
         self._checks = Schedule()
         """Running jobs, by the time at which their forecast is checked again."""
-        self._unchecked: list[str] = []
-        """Running jobs that get their first forecast because the earlier runs of their operation have been read."""
 
     # -- published jobs
 
@@ -118,10 +115,9 @@ class Forecasts:
             return _held(self._running(view, alive_at, known_to, now), old, view)
         self._checks.discard(view.job_id)
         if not view.terminal:
-            self._reopen(view.job_id)  # It is pending, and goes on with its percent if it runs again.
+            self._unlearned.discard(view.job_id)  # It is pending, and goes on with its percent if it runs again.
             return None
-        self._tracked.pop(view.job_id, None)
-        return _held(self._end(view, old, tracked), old, view)
+        return _held(self._end(view, old), old, view)
 
     def announcement(self, job_id: str, forecast: JobForecast | None, now: Micros) -> Kind | None:
         """The event that a job is late or overdue, if it has not been announced yet. Each is announced once.
@@ -149,7 +145,6 @@ class Forecasts:
     def forget(self, job_id: str) -> None:
         """Forget a job that left memory."""
         self._tracked.pop(job_id, None)
-        self._ended.pop(job_id, None)
         self._unlearned.discard(job_id)
         self._checks.discard(job_id)
 
@@ -157,7 +152,7 @@ class Forecasts:
 
     def has_due(self, now: Micros, *, learn: bool) -> bool:
         """True if `due` would return jobs now; with `learn` also if `ended` would."""
-        if self._horizon.judged_at(now) is not None and (self._unchecked or _is_due(self._checks, now)):
+        if self._horizon.judged_at(now) is not None and _is_due(self._checks, now):
             return True
         return learn and self.history is History.READ and _is_due(self._unlearned, now - LEARN_AFTER)
 
@@ -165,11 +160,10 @@ class Forecasts:
         """Remove and return up to `most` running jobs whose forecast has to be checked. None while none is judged."""
         if self._horizon.judged_at(now) is None:
             return []
-        unchecked = [self._unchecked.pop() for _ in range(min(most, len(self._unchecked)))]
         first = self._checks.first()
         if first is not None and first[0] > now + CHECK_AFTER[1]:
             now = FOR_EVER  # The clock was set back.
-        return [*unchecked, *self._checks.pop_until(now, most - len(unchecked))]
+        return list(self._checks.pop_until(now, most))
 
     def renewed(self, shown: PublishedJob, now: Micros) -> JobForecast | None:
         """A new forecast of a job that has not changed; None if it would say nearly the same."""
@@ -203,7 +197,7 @@ class Forecasts:
         self.history, self.learned_to, self._history_to = History.READING, cutoff, cutoff
         self.forecaster = Forecaster()  # Reading may begin again after a failure.
         for job_id in self._unlearned.pop_until(cutoff, MAX_UNLEARNED):
-            self._ended.pop(job_id, None)
+            self._tracked.pop(job_id, None)
 
     def learn_history(self, runs: Iterable[EndedRun]) -> None:
         """Learn runs of the time before the start, in the order of their ends."""
@@ -213,7 +207,8 @@ class Forecasts:
 
     def check_next(self, running: Iterable[str]) -> None:
         """Give these jobs a forecast next: all earlier runs of their operation have been learned."""
-        self._unchecked += running
+        for job_id in running:
+            self._checks.put(job_id, 0)
 
     def end_history(self) -> None:
         """End the history. From now on the jobs that end are learned."""
@@ -234,8 +229,10 @@ class Forecasts:
 
     def learn(self, view: JobView) -> None:
         """Learn the run of an ended job. A job that runs again, or that completed nobody knows when, is ignored."""
-        tracked = self._ended.pop(view.job_id, None)
-        if not view.terminal or not can_be_forecast(view):
+        if not view.terminal:
+            return
+        tracked = self._tracked.pop(view.job_id, None)
+        if not can_be_forecast(view):
             return
         if view.status is Status.COMPLETED and view.ended_at is None:
             return
@@ -254,21 +251,19 @@ class Forecasts:
     def restore_job(self, view: JobView, stored: PersistedForecast | None, now: Micros) -> JobForecast | None:
         """The forecast to publish of a job that is restored: as it was stored. It is checked again soon."""
         stored = stored if stored is not None else PersistedForecast()
-        tracked = TrackedJob(view, stored) if stored.tracked else None
-        if tracked is not None:
-            (self._ended if view.terminal else self._tracked)[view.job_id] = tracked
+        if stored.tracked:
+            self._tracked[view.job_id] = TrackedJob(view, stored)
         if view.terminal and stored.unlearned:
             self._unlearned.put(view.job_id, ended_at(view))
         elif view.status is Status.RUNNING:
             self._checks.put(view.job_id, now)
         elif stored.published is not None and stored.published.forecast is not None:
-            return self._end(view, None, tracked) if view.terminal else None  # It was read on a client's request.
+            return self._end(view, None) if view.terminal else None  # It was read on a client's request.
         return stored.published
 
     def persisted(self, job_id: str, published: JobForecast | None) -> PersistedForecast | None:
         unlearned = job_id in self._unlearned
-        tracked = self._tracked.get(job_id) or self._ended.get(job_id)
-        if tracked is not None:
+        if (tracked := self._tracked.get(job_id)) is not None:
             return tracked.persisted(published, unlearned=unlearned)
         return PersistedForecast(published, unlearned=unlearned) if published is not None or unlearned else None
 
@@ -293,8 +288,8 @@ class Forecasts:
         return 0 <= known_to - old.forecast.forecast.as_of < LINES_WITHIN
 
     def _running(self, view: JobView, alive_at: Micros, known_to: Micros, now: Micros) -> JobForecast | None:
-        tracked = self._reopen(view.job_id)
-        if tracked is None:
+        self._unlearned.discard(view.job_id)  # It had seemed to have ended.
+        if (tracked := self._tracked.get(view.job_id)) is None:
             has_basis = can_be_forecast(view) and self.forecaster.has_basis(operation_key(view))
             if not has_basis and view.basis != "reported":
                 self._check_again(view.job_id, FOR_EVER, now)
@@ -311,19 +306,8 @@ class Forecasts:
         basis: Literal["reported", "history"] = "history" if running.reported is None else "reported"
         return JobForecast(round(running.percent, 1), basis, forecast)
 
-    def _reopen(self, job_id: str) -> TrackedJob | None:
-        """A job that has not ended, though it may have seemed so for a moment."""
-        tracked = self._tracked.get(job_id)
-        if tracked is None:
-            self._unlearned.discard(job_id)
-            if (tracked := self._ended.pop(job_id, None)) is not None:
-                self._tracked[job_id] = tracked
-        return tracked
-
-    def _end(self, view: JobView, old: PublishedJob | None, tracked: TrackedJob | None) -> JobForecast | None:
+    def _end(self, view: JobView, old: PublishedJob | None) -> JobForecast | None:
         """The forecast of an ended job: the percent that it had, and how its duration compares with earlier runs."""
-        if tracked is not None:
-            self._ended[view.job_id] = tracked
         before, end = old.forecast if old is not None else None, ended_at(view)
         is_new = not old.view.terminal if old is not None else end > self.learned_to - LATE_END
         if (is_new and end > self._history_to) or view.job_id in self._unlearned:
@@ -331,7 +315,7 @@ class Forecasts:
             compared = self._compared(view)
         else:
             compared = before.compared_with if before is not None else None  # The run itself may be learned already.
-        tracked = self._ended.get(view.job_id)
+        tracked = self._tracked.get(view.job_id)
         if tracked is not None and view.basis == "reported" and view.status is not Status.COMPLETED:
             tracked.running.report(view.percent)  # The last percent may become known together with the end.
         percent = tracked.running.percent if tracked is not None else before.percent if before is not None else None
@@ -354,7 +338,7 @@ class Forecasts:
         self._unlearned.put(job_id, end)
         if len(self._unlearned) > MAX_UNLEARNED:
             for oldest in self._unlearned.pop_until(FOR_EVER, 1):
-                self._ended.pop(oldest, None)
+                self._tracked.pop(oldest, None)
 
     def _check_again(self, job_id: str, remaining: Micros, now: Micros) -> None:
         """Check the forecast in 1/20 of `remaining` microseconds, unless it will be checked before that."""
