@@ -637,17 +637,20 @@ class Index:
         *,
         past: bool,
     ) -> None:
-        """Follow the silence of a running job. A job that never did anything, or may have in the past, has none yet."""
+        """Follow the silence of a job. One that never did anything, or may have in the past, has none yet."""
         job_id, silence = view.job_id, self.silence
         wrote = job_id in turn.wrote
         turn.wrote.discard(job_id)  # It may be settled again, as the parent of another job.
         if view.status is not Status.RUNNING:
-            silence.forget(job_id)
+            if view.terminal:
+                silence.forget(job_id)
+            else:
+                silence.suspend(job_id)
         elif stored is not None and stored.silence is not None:
             silence.restore(job_id, stored.silence)
         elif not alive_at or job_id in self._incomplete:
-            return
-        elif job_id not in silence:
+            silence.add(job_id)
+        elif not silence.has_begun(job_id):
             if past:
                 silence.begin(job_id, alive_at, self.published.past_unread or turn.now, turn.now)
             else:
@@ -730,7 +733,10 @@ class Index:
         if new is not None and old is not None and not past and _runs_on(old, new):
             self._announce(new, turn)
         else:
-            self._reschedule(job_id, new)
+            if new is not None and new.view.terminal:
+                self._expiry.put(job_id, ended_at(new.view))
+            else:
+                self._expiry.discard(job_id)
             if new is not None and not past:
                 self._note_transitions(old, new, turn)
         if change.goes_on:
@@ -743,19 +749,6 @@ class Index:
                 record.family = None
             if to_parent:
                 (turn.named if turn.parents is None else turn.parents)[parent] = None
-
-    def _reschedule(self, job_id: str, new: PublishedJob | None) -> None:
-        """Set when the job leaves memory, and whether its tables have to be read again and again."""
-        if new is not None and new.view.status is Status.RUNNING and job_id in self.known.running_or_pending:
-            return  # As in most changes.
-        if new is None or new.view.terminal:
-            self.known.running_or_pending.discard(job_id)
-        else:
-            self.known.running_or_pending.add(job_id)
-        if new is not None and new.view.terminal:
-            self._expiry.put(job_id, ended_at(new.view))
-        else:
-            self._expiry.discard(job_id)
 
     def _note_transitions(self, old: PublishedJob | None, new: PublishedJob, turn: _Turn) -> None:
         """Add the events of a legacy job; of a JobLog job, note the transitions that wait for their log row."""

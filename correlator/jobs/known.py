@@ -81,8 +81,6 @@ class KnownJobs:
         """The rows of `failover_jobs` that are in memory no longer."""
         self.unread: BoundedDict[str, None] = BoundedDict(MAX_UNREAD)
         """Jobs that were not read from the tables yet. The records of those that it evicts are dropped."""
-        self.running_or_pending: set[str] = set()
-        """The published jobs that have not ended."""
         self.pending_rows: PendingRows[str, AttributedRow] = PendingRows(
             MAX_UNLOADED, MAX_UNLOADED_BYTES, lambda row: joblog.size(row.entry)
         )
@@ -93,12 +91,12 @@ class KnownJobs:
 
     def active(self) -> set[str]:
         """The IDs of JobLog jobs that have not ended or were not read from the tables yet."""
-        return {i for i in self.running_or_pending if i in self.records} | set(self.unread)
+        return self.records.keys() & self._silence.ongoing | self.unread.keys()
 
     def running(self) -> dict[OperationKey, list[str]]:
         """The IDs of the JobLog jobs that have not ended, by operation."""
         found: dict[OperationKey, list[str]] = {}
-        for job_id in self.running_or_pending:
+        for job_id in self._silence.ongoing:
             if job_id in self.records and (shown := self._published.get(job_id)) is not None:
                 found.setdefault((shown.view.job_type or "", shown.view.operation or ""), []).append(job_id)
         return found

@@ -1,8 +1,8 @@
-"""The running jobs that are silent, measured in watched time (`Horizon.watched`)."""
+"""The jobs that have not ended, and which of them are silent, measured in watched time (`Horizon.watched`)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, KeysView
 
 from msgspec import Struct
 
@@ -12,15 +12,19 @@ from correlator.jobs.model.rows import Micros
 from correlator.jobs.schedule import Schedule
 
 
-class _Sign(Struct):
+class _Sign(Struct, frozen=True):
     """The last sign of life of a job. `at`: watched time. `is_news`: an event says that the job stalls after it."""
 
     at: Micros
     is_news: bool = True
 
 
+_NONE_YET = _Sign(0, is_news=False)
+"""Of a job that is pending, that never did anything, or that may have in rows of the past that are unread."""
+
+
 class Silence:
-    """The last sign of life of each running job, and which of them are stalled. Operations are O(log n).
+    """The jobs that have not ended, their last sign of life, and which are stalled. Operations are O(log n).
 
     A sign of life counts from when it was read, not from the time that it names: a clock of the appliance may be wrong.
     What is read late was written while nothing was watched, which is no silence. `stalled_after` returns seconds: a
@@ -38,20 +42,35 @@ class Silence:
         self.judged_to: Micros = 0
         """The watched time at which jobs were judged last."""
 
-    def __contains__(self, job_id: str) -> bool:
-        return job_id in self._last
+    @property
+    def ongoing(self) -> KeysView[str]:
+        """The IDs of all published jobs that have not ended."""
+        return self._last.keys()
 
     @property
     def lively(self) -> bool:
         """True while a job runs and is not stalled. O(1)."""
         return bool(self._quiet)
 
+    def has_begun(self, job_id: str) -> bool:
+        """True if there was a sign of life of a running job."""
+        return self._last.get(job_id, _NONE_YET) is not _NONE_YET
+
     def is_stalled(self, job_id: str) -> bool:
         return job_id in self._stalled
 
     def is_news(self, job_id: str) -> bool:
         """True if an event says that the job stalls after its last sign of life."""
-        return (sign := self._last.get(job_id)) is not None and sign.is_news
+        return self._last.get(job_id, _NONE_YET).is_news
+
+    def add(self, job_id: str) -> None:
+        """Note a job that has not ended."""
+        self._last.setdefault(job_id, _NONE_YET)
+
+    def suspend(self, job_id: str) -> None:
+        """Note a job that is pending, which is no silence."""
+        self.forget(job_id)
+        self.add(job_id)
 
     def alive(self, job_id: str, now: Micros) -> None:
         """Note a sign of life that was read at `now`."""
@@ -82,12 +101,12 @@ class Silence:
             self._quiet.put(job_id, stored.alive_at)
 
     def persisted(self, job_id: str) -> PersistedSilence | None:
-        """What a checkpoint stores of a job. None if it does not run."""
-        sign = self._last.get(job_id)
-        return PersistedSilence(sign.at, sign.is_news, self.is_stalled(job_id)) if sign is not None else None
+        """What a checkpoint stores of a job. None if there was no sign of life."""
+        sign = self._last.get(job_id, _NONE_YET)
+        return PersistedSilence(sign.at, sign.is_news, self.is_stalled(job_id)) if sign is not _NONE_YET else None
 
     def forget(self, job_id: str) -> None:
-        """Forget a job that does not run."""
+        """Forget a job that has ended, or left memory."""
         if self._last.pop(job_id, None) is not None:
             self._quiet.discard(job_id)
             self._stalled.discard(job_id)
