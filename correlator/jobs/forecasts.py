@@ -89,7 +89,7 @@ class Forecasts:
         self.changed: dict[OperationKey, None] = {}
         """Operations that have learned a run since they were last stored."""
         self._tracked: dict[str, TrackedJob] = {}
-        """Jobs that run, are pending again, or have ended and were not learned yet."""
+        """Jobs that run, that are pending again, or that have ended and were not learned yet."""
         self._unlearned = Schedule()
         """Ended jobs that have to be learned, by their end."""
         self._checks = Schedule()
@@ -111,13 +111,12 @@ class Forecasts:
         tracked = self._tracked.get(view.job_id)
         if tracked is not None and old is not None:
             tracked.advance(old.forecast, now)
+        if not view.terminal:
+            self._unlearned.discard(view.job_id)  # It may have seemed to have ended.
         if view.status is Status.RUNNING:
             return _held(self._running(view, alive_at, known_to, now), old, view)
         self._checks.discard(view.job_id)
-        if not view.terminal:
-            self._unlearned.discard(view.job_id)  # It is pending, and goes on with its percent if it runs again.
-            return None
-        return _held(self._end(view, old), old, view)
+        return _held(self._end(view, old), old, view) if view.terminal else None
 
     def announcement(self, job_id: str, forecast: JobForecast | None, now: Micros) -> Kind | None:
         """The event that a job is late or overdue, if it has not been announced yet. Each is announced once.
@@ -288,7 +287,6 @@ class Forecasts:
         return 0 <= known_to - old.forecast.forecast.as_of < LINES_WITHIN
 
     def _running(self, view: JobView, alive_at: Micros, known_to: Micros, now: Micros) -> JobForecast | None:
-        self._unlearned.discard(view.job_id)  # It had seemed to have ended.
         if (tracked := self._tracked.get(view.job_id)) is None:
             has_basis = can_be_forecast(view) and self.forecaster.has_basis(operation_key(view))
             if not has_basis and view.basis != "reported":

@@ -16,6 +16,8 @@ from correlator.jobs.forecasts import CHECK_AFTER
 from correlator.jobs.index import Index
 from correlator.jobs.model.changes import Event
 from correlator.jobs.model.facts import Entry, Kind
+from correlator.jobs.model.forecasts import PersistedForecast
+from correlator.jobs.model.persisted import PersistedJob
 from correlator.jobs.model.rows import LegacyRecord, StepRecord
 from tests.support.documents import document_of
 from tests.support.fact_strategies import facts
@@ -530,6 +532,32 @@ def test_runs_that_wait_to_be_learned_are_bounded(monkeypatch):
         complete(index, f"j{n}", n, 50)
     pass_time(index, 200, since=100)
     assert learned(index) == 5
+
+
+def test_a_job_that_runs_again_is_no_run_that_waits_to_be_learned(monkeypatch):
+    monkeypatch.setattr(forecasts_module, "MAX_UNLEARNED", 1)
+    index = knowing(*usual())
+    for at, status in enumerate(("running", "failed", "running")):
+        read(index, 12 + at, step(1, "snapshot", 0, 10), step(2, "copy", 10), status=status)
+    for n in range(2):
+        complete(index, f"other{n}", n, 50)
+    assert remembered(index).tracked
+
+
+def test_nothing_is_remembered_of_a_run_that_was_learned():
+    index = knowing(*usual())
+    complete(index, "j", 0, 90)
+    assert (remembered(index).tracked, remembered(index).unlearned) == (True, True)
+    pass_time(index, 100, since=90)
+    assert (remembered(index).tracked, remembered(index).unlearned) == (False, False)
+
+
+def remembered(index: Index) -> PersistedForecast:
+    """What a checkpoint contains of the forecast of the job."""
+    stored = index.persistence.get("j")
+    assert isinstance(stored, PersistedJob)
+    assert stored.forecast is not None
+    return stored.forecast
 
 
 def test_one_call_learns_and_renews_a_bounded_number():
