@@ -19,7 +19,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Literal
 
@@ -34,6 +34,7 @@ from correlator.jobs.model.facts import Kind, Status
 from correlator.jobs.model.forecasts import Comparison, JobForecast, PersistedForecast, State
 from correlator.jobs.model.rows import Micros, StepRecord
 from correlator.jobs.model.views import JobView, PublishedJob
+from correlator.jobs.record import Record
 from correlator.jobs.schedule import Schedule
 from correlator.jobs.tracked_job import TrackedJob, can_be_forecast, ended_run, operation_key
 
@@ -75,10 +76,14 @@ class History(Enum):
 
 
 class Forecasts:
-    """See the module's docstring. Event loop's thread only. Every `now` is in microseconds since 1970."""
+    """See the module's docstring. Event loop's thread only. Every `now` is in microseconds since 1970.
 
-    def __init__(self, horizon: Horizon) -> None:
+    `records`: those of the JobLog jobs, by job ID. All published ones have one.
+    """
+
+    def __init__(self, horizon: Horizon, records: Mapping[str, Record]) -> None:
         self._horizon = horizon
+        self._records = records
         self.forecaster = Forecaster()
         self.accuracy = Accuracy()
         self.history = History.WANTED
@@ -88,8 +93,6 @@ class Forecasts:
         """The end of the history: the tables have the runs that ended until then."""
         self.changed: dict[OperationKey, None] = {}
         """Operations that have learned a run since they were last stored."""
-        self._tracked: dict[str, TrackedJob] = {}
-        """Jobs that run, that are pending again, or that have ended and were not learned yet."""
         self._unlearned = Schedule()
         """Ended jobs that have to be learned, by their end."""
         self._checks = Schedule()
@@ -108,7 +111,7 @@ class Forecasts:
         known_to = self._horizon.known_to(now, alive_at)
         if view.status is Status.RUNNING and old is not None and self._stays(old, view, known_to):
             return old.forecast
-        tracked = self._tracked.get(view.job_id)
+        tracked = self._records[view.job_id].tracked
         if tracked is not None and old is not None:
             tracked.advance(old.forecast, now)
         if not view.terminal:
@@ -125,8 +128,7 @@ class Forecasts:
         then. A later forecast with the same state does not delay it.
         """
         made = forecast.forecast if forecast is not None else None
-        tracked = self._tracked.get(job_id)
-        if made is None or tracked is None:
+        if made is None or (tracked := self._records[job_id].tracked) is None:
             return None
         if made.state not in _KINDS or tracked.announced in (made.state, State.OVERDUE):
             tracked.unconfirmed = None
@@ -143,7 +145,6 @@ class Forecasts:
 
     def forget(self, job_id: str) -> None:
         """Forget a job that left memory."""
-        self._tracked.pop(job_id, None)
         self._unlearned.discard(job_id)
         self._checks.discard(job_id)
 
@@ -166,11 +167,12 @@ class Forecasts:
 
     def renewed(self, shown: PublishedJob, now: Micros) -> JobForecast | None:
         """A new forecast of a job that has not changed; None if it would say nearly the same."""
-        tracked, view = self._tracked.get(shown.job_id), shown.view
-        before = shown.forecast.forecast if shown.forecast is not None else None
-        known_to = self._horizon.known_to(now, shown.alive_at)
+        view = shown.view
         if view.status is not Status.RUNNING or view.source != "joblog":
             return None
+        tracked = self._records[shown.job_id].tracked
+        before = shown.forecast.forecast if shown.forecast is not None else None
+        known_to = self._horizon.known_to(now, shown.alive_at)
         if tracked is not None and before is not None:
             if 0 <= (age := known_to - before.as_of) < CHECK_AFTER[0]:  # The job has changed since this was scheduled.
                 self._checks.put(shown.job_id, now + CHECK_AFTER[0] - age)
@@ -196,7 +198,7 @@ class Forecasts:
         self.history, self.learned_to, self._history_to = History.READING, cutoff, cutoff
         self.forecaster = Forecaster()  # Reading may begin again after a failure.
         for job_id in self._unlearned.pop_until(cutoff, MAX_UNLEARNED):
-            self._tracked.pop(job_id, None)
+            self._records[job_id].tracked = None
 
     def learn_history(self, runs: Iterable[EndedRun]) -> None:
         """Learn runs of the time before the start, in the order of their ends."""
@@ -230,7 +232,8 @@ class Forecasts:
         """Learn the run of an ended job. A job that runs again, or that completed nobody knows when, is ignored."""
         if not view.terminal:
             return
-        tracked = self._tracked.pop(view.job_id, None)
+        record = self._records[view.job_id]
+        tracked, record.tracked = record.tracked, None
         if not can_be_forecast(view):
             return
         if view.status is Status.COMPLETED and view.ended_at is None:
@@ -251,7 +254,7 @@ class Forecasts:
         """The forecast to publish of a job that is restored: as it was stored. It is checked again soon."""
         stored = stored if stored is not None else PersistedForecast()
         if stored.tracked:
-            self._tracked[view.job_id] = TrackedJob(view, stored)
+            self._records[view.job_id].tracked = TrackedJob(view, stored)
         if view.terminal and stored.unlearned:
             self._unlearned.put(view.job_id, ended_at(view))
         elif view.status is Status.RUNNING:
@@ -260,10 +263,10 @@ class Forecasts:
             return self._end(view, None) if view.terminal else None  # It was read on a client's request.
         return stored.published
 
-    def persisted(self, job_id: str, published: JobForecast | None) -> PersistedForecast | None:
-        unlearned = job_id in self._unlearned
-        if (tracked := self._tracked.get(job_id)) is not None:
-            return tracked.persisted(published, unlearned=unlearned)
+    def persisted(self, record: Record, published: JobForecast | None) -> PersistedForecast | None:
+        unlearned = record.job_id in self._unlearned
+        if record.tracked is not None:
+            return record.tracked.persisted(published, unlearned=unlearned)
         return PersistedForecast(published, unlearned=unlearned) if published is not None or unlearned else None
 
     # -- internal
@@ -287,12 +290,13 @@ class Forecasts:
         return 0 <= known_to - old.forecast.forecast.as_of < LINES_WITHIN
 
     def _running(self, view: JobView, alive_at: Micros, known_to: Micros, now: Micros) -> JobForecast | None:
-        if (tracked := self._tracked.get(view.job_id)) is None:
+        record = self._records[view.job_id]
+        if (tracked := record.tracked) is None:
             has_basis = can_be_forecast(view) and self.forecaster.has_basis(operation_key(view))
             if not has_basis and view.basis != "reported":
                 self._check_again(view.job_id, FOR_EVER, now)
                 return None
-            tracked = self._tracked[view.job_id] = TrackedJob(view)
+            tracked = record.tracked = TrackedJob(view)
         tracked.follow(view, alive_at)
         running = tracked.running
         forecast = running.forecast(self.forecaster, known_to, KNOWN_WITHIN) if can_be_forecast(view) else None
@@ -313,7 +317,7 @@ class Forecasts:
             compared = self._compared(view)
         else:
             compared = before.compared_with if before is not None else None  # The run itself may be learned already.
-        tracked = self._tracked.get(view.job_id)
+        tracked = self._records[view.job_id].tracked
         if tracked is not None and view.basis == "reported" and view.status is not Status.COMPLETED:
             tracked.running.report(view.percent)  # The last percent may become known together with the end.
         percent = tracked.running.percent if tracked is not None else before.percent if before is not None else None
@@ -336,7 +340,7 @@ class Forecasts:
         self._unlearned.put(job_id, end)
         if len(self._unlearned) > MAX_UNLEARNED:
             for oldest in self._unlearned.pop_until(FOR_EVER, 1):
-                self._tracked.pop(oldest, None)
+                self._records[oldest].tracked = None
 
     def _check_again(self, job_id: str, remaining: Micros, now: Micros) -> None:
         """Check the forecast in 1/20 of `remaining` microseconds, unless it will be checked before that."""

@@ -37,7 +37,7 @@ from correlator.jobs.forecasts import Forecasts
 from correlator.jobs.horizon import FOR_EVER, Horizon
 from correlator.jobs.ids import OwnIds
 from correlator.jobs.job_view import ended_at
-from correlator.jobs.known import KnownJobs, LegacyRow, Persistence, Record
+from correlator.jobs.known import KnownJobs, Persistence
 from correlator.jobs.missing_rows import Transitions, compare, legacy_events
 from correlator.jobs.model.changes import Change, Event, Lost, Outcome, Reason
 from correlator.jobs.model.facts import AttributedRow, Attribution, Entry, Fact, Job, Kind, Reading, Status
@@ -45,6 +45,7 @@ from correlator.jobs.model.persisted import IndexState, PersistedJob, PersistedL
 from correlator.jobs.model.rows import LegacyRecord, Micros
 from correlator.jobs.model.views import NO_TITLES, JobView, PublishedJob, Titles, goes_on
 from correlator.jobs.published import PublishedJobs
+from correlator.jobs.record import LegacyRow, Record
 from correlator.jobs.removed_jobs import RemovedJobs
 from correlator.jobs.schedule import Schedule
 from correlator.jobs.silence import Silence
@@ -141,7 +142,7 @@ class Index:
         self._own_ids = OwnIds(records)
         self.published = PublishedJobs(records, retention=retention, titles=titles)
         self.silence = Silence(self.horizon, stalled_after)
-        self.forecasts = Forecasts(self.horizon)
+        self.forecasts = Forecasts(self.horizon, records)
         self._removed = RemovedJobs()
         self.known = KnownJobs(records, self.published, self._removed, self.silence)
         self.persistence = Persistence(self.known, self.published, self.silence, self.forecasts)

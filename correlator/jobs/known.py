@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from correlator.jobs import fold, joblog, legacy_status
+from correlator.jobs import joblog, legacy_status
 from correlator.jobs.bounded import BoundedDict, PendingRows
-from correlator.jobs.children import Family
 from correlator.jobs.forecast.forecaster import OperationKey
 from correlator.jobs.forecasts import Forecasts
-from correlator.jobs.missing_rows import Observed
-from correlator.jobs.model.facts import AttributedRow, Job, Reading
+from correlator.jobs.model.facts import AttributedRow, Reading
 from correlator.jobs.model.persisted import PersistedJob, PersistedLegacy
 from correlator.jobs.model.rows import LegacyRecord, Micros
 from correlator.jobs.published import PublishedJobs
+from correlator.jobs.record import LegacyRow, Record
 from correlator.jobs.removed_jobs import RemovedJobs, SetAsideRows
 from correlator.jobs.silence import Silence
 
@@ -23,49 +22,6 @@ MAX_UNREAD = 10_000
 MAX_UNLOADED = 5_000
 MAX_UNLOADED_BYTES = 16 << 20
 """The bounds of pending rows of jobs that are not published yet, in rows and bytes. The source pauses before."""
-
-
-class Record:
-    """What is known of one JobLog job.
-
-    `facts`: the joined rows and readings. `viewed`: the facts from which the published view was derived; None if it is
-    not published. `family`: its children as published; None: they have to be computed again. `steps`: the IDs by which
-    rows are attributed to it, also of steps that its table has lost. `observed`: see `missing_rows.compare`.
-    """
-
-    __slots__ = ("facts", "family", "job_id", "observed", "steps", "viewed")
-
-    def __init__(self, job_id: str) -> None:
-        self.job_id = job_id
-        self.facts = Job(job_id)
-        self.viewed: Job | None = None
-        self.family: Family | None = None
-        self.steps: tuple[int, ...] = ()
-        self.observed: Observed | None = None
-
-    def read(self, reading: Reading) -> bool:
-        """Join a reading of the tables. Returns True if it is news for a checkpoint."""
-        before, news = self.facts.reading, fold.is_news(self.facts, reading)
-        self.facts = fold.fold(self.facts, reading)
-        after = self.facts.reading
-        if before is not after and (
-            before is None
-            or after is None
-            or before.children is not after.children
-            or before.child_count != after.child_count
-        ):
-            self.family = None
-        return news
-
-
-class LegacyRow:
-    """One row of `failover_jobs`. `silent`: it was read while loading, so its publication causes no events."""
-
-    __slots__ = ("row", "silent")
-
-    def __init__(self, row: LegacyRecord) -> None:
-        self.row = row
-        self.silent = False
 
 
 class KnownJobs:
@@ -204,7 +160,7 @@ class Persistence:
             shown = self._published.get(job_id)
             if shown is None:
                 return PersistedJob(record.facts, 0)
-            forecast = self._forecasts.persisted(job_id, shown.forecast)
+            forecast = self._forecasts.persisted(record, shown.forecast)
             return PersistedJob(record.facts, shown.updated_at, forecast, silence)
         row = self._known.legacy(job_id)
         return PersistedLegacy.of(row, silence) if row is not None else None
