@@ -643,10 +643,9 @@ class Index:
         wrote = job_id in turn.wrote
         turn.wrote.discard(job_id)  # It may be settled again, as the parent of another job.
         if view.status is not Status.RUNNING:
-            if view.terminal:
-                silence.forget(job_id)
-            else:
-                silence.suspend(job_id)
+            silence.forget(job_id)
+            if not view.terminal:
+                silence.add(job_id)
         elif stored is not None and stored.silence is not None:
             silence.restore(job_id, stored.silence)
         elif not alive_at or job_id in self._incomplete:

@@ -67,11 +67,6 @@ class Silence:
         """Note a job that has not ended."""
         self._last.setdefault(job_id, _NONE_YET)
 
-    def suspend(self, job_id: str) -> None:
-        """Note a job that is pending, which is no silence."""
-        self.forget(job_id)
-        self.add(job_id)
-
     def alive(self, job_id: str, now: Micros) -> None:
         """Note a sign of life that was read at `now`."""
         at = self._horizon.watched_now(now)
@@ -106,7 +101,7 @@ class Silence:
         return PersistedSilence(sign.at, sign.is_news, self.is_stalled(job_id)) if sign is not _NONE_YET else None
 
     def forget(self, job_id: str) -> None:
-        """Forget a job that has ended, or left memory."""
+        """Forget a job that does not run."""
         if self._last.pop(job_id, None) is not None:
             self._quiet.discard(job_id)
             self._stalled.discard(job_id)
