@@ -12,13 +12,8 @@ from urllib.parse import urlsplit
 
 from correlator.config.template import Template
 from correlator.config.values import Secret
-
-KINDS = (
-    *("job.started", "job.completed", "job.failed", "job.cancelled", "job.stalled", "job.recovered"),
-    *("job.late", "job.overdue", "step.started", "step.completed", "step.failed", "step.skipped"),
-)
-STATUSES = ("pending", "running", "completed", "failed", "cancelled")
-"""The kinds of events, and the statuses of jobs. A test compares them with the public shapes."""
+from correlator.model.document import JOB_STATUSES
+from correlator.model.messages import KINDS
 
 MAX_URL = 2_048
 MAX_SECRETS = 2
@@ -132,7 +127,7 @@ def kinds(raw: object) -> tuple[str, ...]:
 
 
 def statuses(raw: object) -> tuple[str, ...]:
-    return _chosen(raw, STATUSES, "statuses of a job")
+    return _chosen(raw, JOB_STATUSES, "statuses of a job")
 
 
 def template(raw: object) -> Template | None:

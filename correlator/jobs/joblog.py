@@ -16,7 +16,7 @@ import orjson
 
 from correlator.jobs import sizes
 from correlator.jobs.model.facts import Attribution, Entry, Kind
-from correlator.jobs.model.rows import Level, LogRow
+from correlator.jobs.model.rows import LEVELS, Level, LogRow
 from correlator.model.document import MAX_ID, MAX_STEP_ID
 
 KIND_OF_MESSAGE: dict[str, Kind] = {
@@ -48,7 +48,7 @@ MAX_CARRIED = 1 << 16
 _HALVES = re.compile("[\ud800-\udfff]")
 """Surrogates that stand alone."""
 
-_LEVELS: dict[str, Level] = {"DEBUG": "DEBUG", "INFO": "INFO", "WARN": "WARN", "ERROR": "ERROR", "WARNING": "WARN"}
+_LEVELS: dict[str, Level] = {**{level: level for level in LEVELS}, "WARNING": "WARN"}
 
 
 def read(

@@ -11,7 +11,7 @@ that is UNSET is absent.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias, get_args
 
 import msgspec
 import orjson
@@ -28,7 +28,6 @@ MAX_STEP_ID: Final = (1 << 63) - 1
 MAX_DEPTH: Final = 200
 """The maximum nesting of an encoded value, in levels. The encoder fails above 254, the parser accepts more."""
 
-STEP_STATUSES: Final = ("pending", "running", "completed", "failed", "cancelled", "skipped")
 BASES: Final = ("reported", "history", "steps", "legacy")
 FORECAST_STATES: Final = ("rough", "on_track", "late", "overdue")
 SOURCES: Final = ("joblog", "legacy")
@@ -37,6 +36,11 @@ Level: TypeAlias = Annotated[Literal["DEBUG", "INFO", "WARN", "ERROR"], Meta(tit
 JobStatus: TypeAlias = Annotated[
     Literal["pending", "running", "completed", "failed", "cancelled"], Meta(title="JobStatus")
 ]
+LEVELS: Final[tuple[Level, ...]] = get_args(get_args(Level)[0])
+"""In ascending order of severity."""
+
+JOB_STATUSES: Final[tuple[JobStatus, ...]] = get_args(get_args(JobStatus)[0])
+STEP_STATUSES: Final = (*JOB_STATUSES, "skipped")
 StepStatus: TypeAlias = Annotated[str, Meta(title="StepStatus", extra_json_schema={"enum": [*STEP_STATUSES]})]
 Source: TypeAlias = Annotated[
     str,

@@ -13,13 +13,11 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from correlator.jobs.model.facts import AttributedRow
-from correlator.jobs.model.rows import Level
+from correlator.jobs.model.rows import LEVELS, Level
 from correlator.pipeline.hub import Batch, Hub
 
 MAX_PENDING = 10_000
 """Maximum number of rows that wait for the writer. Above it the oldest are dropped."""
-
-SEVERITY: dict[Level, int] = {"DEBUG": 0, "INFO": 1, "WARN": 2, "ERROR": 3}
 
 
 class TapRow(Struct, frozen=True):
@@ -52,7 +50,7 @@ class TapSink:
         attributed: bool = False,
     ) -> None:
         self._show = show
-        self._min_severity = SEVERITY[level]
+        self._min_severity = LEVELS.index(level)
         self._job = job
         self._attributed = attributed
         self._pending: deque[AttributedRow] = deque()
@@ -76,7 +74,7 @@ class TapSink:
 
     def _on_batch(self, hub: Hub, batch: Batch) -> None:
         for row in batch.lines:
-            if SEVERITY[row.entry.level] >= self._min_severity and self._matches(hub, row):
+            if LEVELS.index(row.entry.level) >= self._min_severity and self._matches(hub, row):
                 self._pending.append(row)
         while len(self._pending) > MAX_PENDING:
             self._pending.popleft()

@@ -29,6 +29,7 @@ from correlator.config import loading, values
 from correlator.config.schema import Config, Http
 from correlator.errors import BadRequest, ConfigError, CorrelatorError
 from correlator.jobs.model.rows import LEVELS
+from correlator.model.document import JOB_STATUSES
 from correlator.ops.logs import escape
 
 if TYPE_CHECKING:
@@ -299,9 +300,6 @@ def run_with_client(client: Client, work: Callable[[], Coroutine[Any, Any, _T]])
             sys.stdout.flush()
 
 
-_STATUSES = ("pending", "running", "completed", "failed", "cancelled")
-
-
 def _list_output(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options for the format of a list."""
     no_header = click.option("--no-header", is_flag=True, help="Omit the column names of plain output.")
@@ -316,7 +314,7 @@ def _list_output(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.command()
 @click.option(
-    "--status", multiple=True, type=click.Choice(_STATUSES), help="Only jobs with this status; may be repeated."
+    "--status", multiple=True, type=click.Choice(JOB_STATUSES), help="Only jobs with this status; may be repeated."
 )
 @click.option(
     "--state",

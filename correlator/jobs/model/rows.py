@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
 from msgspec import Meta, Struct
 
@@ -13,8 +13,7 @@ Micros: TypeAlias = Int64
 """A point in time: microseconds since 1970-01-01T00:00:00Z."""
 
 Level: TypeAlias = document.Level
-LEVELS: tuple[Level, ...] = ("DEBUG", "INFO", "WARN", "ERROR")
-"""In ascending order of severity."""
+LEVELS: Final = document.LEVELS
 
 
 class LogRow(Struct, frozen=True, gc=False):

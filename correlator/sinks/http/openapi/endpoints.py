@@ -47,16 +47,15 @@ JSON, PROBLEM, EVENT_STREAM = "application/json", "application/problem+json", "t
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A response. `bodies`: the types its body may have, `title`: the name of several. `headers`: (name, description).
+    """A response. `bodies`: the types its body may have, `title`: their name if they are several.
 
-    `also`: another content type that it may have, as text.
+    `headers`: (name, description).
     """
 
     description: str
     bodies: tuple[Any, ...] = ()
     content_type: str = JSON
     headers: tuple[tuple[str, str], ...] = ()
-    also: str = ""
     title: str = ""
 
 
@@ -296,7 +295,7 @@ ENDPOINTS: Final = (
         "Metrics for Prometheus",
         {
             HTTPStatus.OK: Answer(
-                "The Prometheus text format.", (str,), "text/plain", also="application/openmetrics-text"
+                "The Prometheus text format; that of OpenMetrics if `Accept` prefers it.", (str,), "text/plain"
             )
         },
     ),

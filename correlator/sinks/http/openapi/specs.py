@@ -146,8 +146,6 @@ def _response(answer: Answer, refs: dict[Any, Schema], schemas: Schema) -> Schem
             schemas[answer.title] = {"title": answer.title, "oneOf": [refs[body] for body in answer.bodies]}
             schema = {"$ref": SCHEMAS.format(name=answer.title)}
         response["content"] = {answer.content_type: {"schema": schema}}
-        if answer.also:
-            response["content"][answer.also] = {"schema": {"type": "string"}}
     if answer.headers:
         response["headers"] = {
             name: {"description": description, "schema": {"type": "string"}} for name, description in answer.headers
