@@ -22,18 +22,10 @@ from correlator.cluster.rpc import Method
 from correlator.errors import SourceUnavailable
 from correlator.gateway.merged_page import MergedPage, Place
 from correlator.jobs.model.rows import LegacyRecord
-from correlator.jobs.model.views import LogLine, PublishedJob, Resolved
+from correlator.jobs.model.views import LogLine, PublishedJob
 from correlator.model.document import MAX_ID
-from correlator.pipeline.queries import (
-    EarlierLines,
-    JobNames,
-    JobQuery,
-    LineQuery,
-    LinesPage,
-    OperationRuns,
-    OperationSteps,
-    OtherJobs,
-)
+from correlator.model.replies import OperationRuns, OperationWithSteps, Resolved
+from correlator.pipeline.queries import EarlierLines, JobNames, JobQuery, LineQuery, LinesPage, OtherJobs
 from correlator.pipeline.rpc_messages import (
     FindResult,
     IsContextResult,
@@ -153,19 +145,19 @@ class RpcArchive:
         most: dict[tuple[str, str], OperationRuns] = {}
         for instance in sorted(lists):
             for one in lists[instance][0]:
-                key = (one.job_type, one.operation)
+                key = (one.job_type or "", one.operation)
                 if key not in most or one.runs > most[key].runs:
                     most[key] = one
         return [most[key] for key in sorted(most)]
 
-    async def operation(self, key: tuple[str, str]) -> OperationSteps | None:
+    async def operation(self, key: tuple[str, str]) -> OperationWithSteps | None:
         """Return an operation with its usual steps: as known where it ran most often. None if nobody knows it."""
         params = OperationParams(*key)
         found = await self._each(
             self._scope(), lambda i: self._caller.call(i, Method.OPERATION, params, OperationResult)
         )
         known = _answers(found, lambda result: result.found)
-        return min(known.items(), key=lambda item: (-item[1].runs.runs, item[0]))[1] if known else None
+        return min(known.items(), key=lambda item: (-item[1].runs, item[0]))[1] if known else None
 
     # -- one appliance
 

@@ -15,15 +15,11 @@ from correlator.jobs.forecast.forecaster import OperationKey
 from correlator.jobs.model.changes import Change, Event, Reason
 from correlator.jobs.model.facts import AttributedRow, Status
 from correlator.jobs.model.rows import LegacyRecord, Micros
-from correlator.jobs.model.views import PublishedJob, Resolved
+from correlator.jobs.model.views import PublishedJob
 from correlator.jobs.remote import RemoteJobs
+from correlator.model.replies import OperationRuns, OperationWithSteps, Resolved
 from correlator.pipeline.hub import Batch, Hub, available, wall_clock
-from correlator.pipeline.queries import (
-    JobQuery,
-    OperationRuns,
-    OperationSteps,
-    OtherJobs,
-)
+from correlator.pipeline.queries import JobQuery, OtherJobs
 from correlator.pipeline.resume_ring import Past
 
 NOT_READ = "this gateway has not read the stream of the cluster yet: try again in a moment"
@@ -159,5 +155,5 @@ class RemoteHub(Hub):
     async def operations(self) -> list[OperationRuns]:
         return await available(self.archive).operations()
 
-    async def operation(self, key: OperationKey) -> OperationSteps | None:
+    async def operation(self, key: OperationKey) -> OperationWithSteps | None:
         return await available(self.archive).operation(key)

@@ -12,7 +12,8 @@ from typing import TypeAlias
 
 from correlator.jobs.ids import Names, OwnIds
 from correlator.jobs.model.rows import Micros
-from correlator.jobs.model.views import AgeKey, JobView, PublishedJob, Resolved
+from correlator.jobs.model.views import AgeKey, JobView, PublishedJob
+from correlator.model.replies import Resolved
 
 NO_AGE: AgeKey = (0, 0, "")
 """The age key of a job that carries no ID."""
@@ -117,12 +118,12 @@ class JobDirectory(ABC):
         """Resolve an ID among the jobs in memory."""
         found = self._jobs.get(name)
         if found is not None and found.view.source == "joblog":
-            return Resolved(name, "uuid")
+            return Resolved(name, "uuid", ())
         if owners := self._external.get(name):
             return Resolved(owners[0], "external_id", owners[1:])
         if owners := self._contexts.get(name):
             return Resolved(owners[0], "context_id", owners[1:])
-        return Resolved(name, "legacy") if found is not None else None
+        return Resolved(name, "legacy", ()) if found is not None else None
 
     def in_its_case(self, name: str) -> str:
         """The ID of the job in memory whose ID is `name` in any case; `name` itself if there is none."""

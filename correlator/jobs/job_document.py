@@ -15,6 +15,7 @@ from functools import lru_cache
 from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple, TypeVar, overload
 
+import msgspec
 import orjson
 from msgspec import UNSET, Raw, UnsetType
 from msgspec.structs import replace
@@ -398,7 +399,7 @@ def served(shown: PublishedJob) -> bytes | None:
 def encode(value: Any) -> bytes:
     """Encode `value` as JSON. Invalid Unicode and values nested deeper than `MAX_DEPTH` are replaced."""
     try:
-        return orjson.dumps(value)
+        return orjson.dumps(value, default=msgspec.to_builtins)
     except TypeError:
         return orjson.dumps(model.clean(value))
 

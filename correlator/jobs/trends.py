@@ -11,6 +11,8 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
+from correlator.model.replies import OperationTrend
+
 TYPICAL_RUNS = 20
 """Completed runs before the newest one, at the most, whose median is the typical duration."""
 
@@ -26,25 +28,7 @@ class Run(Struct, frozen=True):
     seconds: float | None
 
 
-class Trend(Struct, frozen=True):
-    """The runs of one operation. `typical_seconds`: the median of the completed runs before the newest of them."""
-
-    operation: Operation
-    runs: int
-    completed: int
-    failed: int
-    newest_seconds: float | None = None
-    typical_seconds: float | None = None
-
-    @property
-    def ratio(self) -> float | None:
-        """The newest duration divided by the typical one; None if either is unknown, or the typical one is 0."""
-        if self.newest_seconds is None or not self.typical_seconds:
-            return None
-        return self.newest_seconds / self.typical_seconds
-
-
-def trends(newest_first: Iterable[Run]) -> list[Trend]:
+def trends(newest_first: Iterable[Run]) -> list[OperationTrend]:
     """The trend of each operation, in the order of its newest run."""
     by_operation: dict[Operation, list[Run]] = {}
     for run in newest_first:
@@ -52,14 +36,17 @@ def trends(newest_first: Iterable[Run]) -> list[Trend]:
     return [_trend(operation, runs) for operation, runs in by_operation.items()]
 
 
-def _trend(operation: Operation, runs: list[Run]) -> Trend:
+def _trend(operation: Operation, runs: list[Run]) -> OperationTrend:
     durations = [r.seconds for r in runs if r.status == "completed" and r.seconds is not None]
-    earlier = durations[1 : TYPICAL_RUNS + 1]
-    return Trend(
-        operation,
+    newest, earlier = next(iter(durations), None), durations[1 : TYPICAL_RUNS + 1]
+    typical = median(earlier) if earlier else None
+    return OperationTrend(
+        operation[0] or None,
+        operation[1] or None,
         len(runs),
         sum(r.status == "completed" for r in runs),
         sum(r.status == "failed" for r in runs),
-        durations[0] if durations else None,
-        median(earlier) if earlier else None,
+        newest,
+        typical,
+        round(newest / typical, 3) if newest is not None and typical else None,
     )

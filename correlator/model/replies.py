@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, NotRequired, TypeAlias, TypedDict
 
-from msgspec import Meta
+from msgspec import Meta, Struct
 
 from correlator.model.document import Count, ErrorCut, JobDocument, JobId, Percent, Seconds, Share, Time
 from correlator.model.messages import DatabaseState, LogEvent
@@ -57,15 +57,15 @@ class EventsPage(TypedDict):
     more: bool
 
 
-class Resolved(TypedDict):
+class Resolved(Struct, frozen=True, gc=False):
     """The job that an ID resolves to. `also`: older jobs with this ID, newest first."""
 
     job_id: JobId
     resolved_by: ResolvedBy
-    also: list[str]
+    also: tuple[str, ...]
 
 
-class OperationRuns(TypedDict):
+class OperationRuns(Struct, frozen=True):
     """What earlier runs of an operation took. Only completed runs have a duration.
 
     runs: Completed runs that forecasts rest on: the newest 100 at the most.
@@ -82,7 +82,7 @@ class OperationRuns(TypedDict):
     failure_rate: Share
 
 
-class UsualStep(TypedDict):
+class UsualStep(Struct, frozen=True):
     """A step of an operation. `share`: of the runs, those that had it. `typical_seconds`: the median of its time."""
 
     name: str
@@ -90,10 +90,10 @@ class UsualStep(TypedDict):
     typical_seconds: Seconds
 
 
-class OperationWithSteps(OperationRuns):
+class OperationWithSteps(OperationRuns, frozen=True):
     """An operation with the steps that at least a tenth of its runs had, in their usual order."""
 
-    steps: list[UsualStep]
+    steps: tuple[UsualStep, ...]
 
 
 class OperationsList(TypedDict):
@@ -410,7 +410,7 @@ class UnknownReply(TypedDict):
 # -- entities
 
 
-class OperationTrend(TypedDict):
+class OperationTrend(Struct, frozen=True):
     """The jobs of one operation on this page. Only completed ones have a duration that is compared.
 
     newest_seconds: The newest completed job; null without any.

@@ -37,20 +37,11 @@ from correlator.jobs.forecast.forecaster import OperationKey
 from correlator.jobs.model.changes import Change, Event, Reason
 from correlator.jobs.model.facts import AttributedRow
 from correlator.jobs.model.rows import LegacyRecord, Micros
-from correlator.jobs.model.views import PublishedJob, Resolved
+from correlator.jobs.model.views import PublishedJob
+from correlator.model.replies import OperationRuns, OperationWithSteps, Resolved
 from correlator.ops.liveness import Liveness
 from correlator.ops.stalls import timed
-from correlator.pipeline.queries import (
-    EarlierLines,
-    JobNames,
-    JobQuery,
-    LineArchive,
-    LineQuery,
-    LinesPage,
-    OperationRuns,
-    OperationSteps,
-    OtherJobs,
-)
+from correlator.pipeline.queries import EarlierLines, JobNames, JobQuery, LineArchive, LineQuery, LinesPage, OtherJobs
 from correlator.pipeline.resume_ring import Past
 from correlator.pipeline.status import Status
 from correlator.pipeline.waiting_ids import WaitingIds
@@ -295,7 +286,7 @@ class Hub(ABC):
         """Return what is known of earlier runs, sorted by operation."""
 
     @abstractmethod
-    async def operation(self, key: OperationKey) -> OperationSteps | None:
+    async def operation(self, key: OperationKey) -> OperationWithSteps | None:
         """Return one operation with its usual steps, or None."""
 
     @property

@@ -5,6 +5,8 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 
+from msgspec.structs import asdict
+
 from correlator.jobs import fold, job_view
 from correlator.jobs.children import family
 from correlator.jobs.forecast.forecaster import OperationKey
@@ -13,19 +15,12 @@ from correlator.jobs.index import Index
 from correlator.jobs.model.changes import Outcome, Reason
 from correlator.jobs.model.facts import Job, Reading
 from correlator.jobs.model.rows import LegacyRecord, Micros
-from correlator.jobs.model.views import PublishedJob, Resolved
+from correlator.jobs.model.views import PublishedJob
 from correlator.jobs.published import PublishedJobs
+from correlator.model.replies import OperationRuns, OperationWithSteps, Resolved, UsualStep
 from correlator.pipeline.appliance_clock import ApplianceClock
 from correlator.pipeline.hub import Batch, Hub, available, wall_clock
-from correlator.pipeline.queries import (
-    Archive,
-    Found,
-    JobQuery,
-    OperationRuns,
-    OperationSteps,
-    OtherJobs,
-    UsualStep,
-)
+from correlator.pipeline.queries import Archive, Found, JobQuery, OtherJobs
 from correlator.pipeline.resume_ring import Past
 from correlator.pipeline.source_status import SourceStatus
 
@@ -177,15 +172,23 @@ class LocalHub(Hub):
     async def operations(self) -> list[OperationRuns]:
         return [_runs(key, one) for key, one in sorted(self.forecasts.forecaster, key=lambda found: found[0])]
 
-    async def operation(self, key: OperationKey) -> OperationSteps | None:
+    async def operation(self, key: OperationKey) -> OperationWithSteps | None:
         operation = self.forecasts.forecaster.operation(key)
         if operation is None:
             return None
-        steps = [UsualStep(step.name, step.share, step.typical_seconds) for step in operation.steps.ahead(None)]
-        return OperationSteps(_runs(key, operation), steps)
+        steps = [
+            UsualStep(step.name, _rounded(step.share), _rounded(step.typical_seconds))
+            for step in operation.steps.ahead(None)
+        ]
+        return OperationWithSteps(**asdict(_runs(key, operation)), steps=tuple(steps))
 
 
 def _runs(key: OperationKey, operation: Operation) -> OperationRuns:
     durations = operation.durations
-    typical, p90 = (durations.quantile(q) if len(durations) else None for q in (0.5, 0.9))
-    return OperationRuns(key[0], key[1], len(durations), typical, p90, operation.failure_rate)
+    typical, p90 = (_rounded(durations.quantile(q)) if len(durations) else None for q in (0.5, 0.9))
+    return OperationRuns(key[0] or None, key[1], len(durations), typical, p90, _rounded(operation.failure_rate))
+
+
+def _rounded(number: float) -> float:
+    """A number of 7 digits, which is how they are kept, without the digits that their conversion adds."""
+    return round(number, 3)

@@ -14,7 +14,8 @@ from msgspec import Struct
 from correlator.jobs import job_view
 from correlator.jobs.model.facts import Reading
 from correlator.jobs.model.rows import LEVELS, Int64, LegacyRecord, Level, Micros
-from correlator.jobs.model.views import JobView, LogLine, PublishedJob, Resolved
+from correlator.jobs.model.views import JobView, LogLine, PublishedJob
+from correlator.model.replies import Resolved
 
 
 class Found(Struct, frozen=True):
@@ -219,29 +220,3 @@ class EarlierLines(Struct, frozen=True):
 
     lines: Sequence[LogLine]
     next_before: int | None
-
-
-class OperationRuns(Struct, frozen=True):
-    """The earlier runs of an operation. `runs`: those that completed; their durations are in seconds."""
-
-    job_type: str
-    operation: str
-    runs: Int64
-    typical_seconds: float | None
-    p90_seconds: float | None
-    failure_rate: float
-
-
-class UsualStep(Struct, frozen=True):
-    """A step that `share` (0 to 1) of the earlier runs had, for `typical_seconds`."""
-
-    name: str
-    share: float
-    typical_seconds: float
-
-
-class OperationSteps(Struct, frozen=True):
-    """An operation with its usual steps, in their usual order."""
-
-    runs: OperationRuns
-    steps: Sequence[UsualStep]

@@ -6,12 +6,11 @@ stream, and with their steps. A test fixes the encoded form of each struct.
 
 from __future__ import annotations
 
-from typing import Literal
-
 from msgspec import Raw, Struct
 
 from correlator.jobs.model.rows import Int64, LegacyRecord, Level, Micros
-from correlator.pipeline.queries import JobNames, JobQuery, LineQuery, OperationRuns, OperationSteps
+from correlator.model.replies import OperationRuns, OperationWithSteps, ResolvedBy
+from correlator.pipeline.queries import JobNames, JobQuery, LineQuery
 
 
 class NameParams(Struct, frozen=True, omit_defaults=True):
@@ -24,7 +23,7 @@ class FindResult(Struct, frozen=True, omit_defaults=True):
     """The newest job with an ID; `job` is empty if there is none. `also`: older jobs with the same ID."""
 
     job: Raw = Raw()
-    resolved_by: Literal["uuid", "external_id", "context_id", "legacy"] = "uuid"
+    resolved_by: ResolvedBy = "uuid"
     also: tuple[str, ...] = ()
 
 
@@ -114,4 +113,4 @@ class OperationParams(Struct, frozen=True, omit_defaults=True):
 
 
 class OperationResult(Struct, frozen=True, omit_defaults=True):
-    found: OperationSteps | None = None
+    found: OperationWithSteps | None = None

@@ -33,7 +33,8 @@ from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Iterator
 
 from correlator.errors import CorrelatorError
-from correlator.jobs.model.views import PublishedJob, Resolved
+from correlator.jobs.model.views import PublishedJob
+from correlator.model.replies import Resolved
 from correlator.pipeline.hub import Hub
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TextIO
 
+import msgspec
 from rich.table import Table
 from rich.text import Text
 
@@ -15,7 +16,8 @@ from correlator.client.documents import moment
 from correlator.client.messages import Document
 from correlator.errors import NotFound
 from correlator.jobs import trends
-from correlator.jobs.trends import Run, Trend
+from correlator.jobs.trends import Run
+from correlator.model.replies import OperationTrend
 from correlator.terminal import formats, listing
 from correlator.terminal.listing import Form, plain_lines
 from correlator.terminal.screen import STYLES, Theme, console_on, print_error, theme_for
@@ -40,8 +42,8 @@ async def history(client: Client, name: str, limit: int, form: Form, stdout: Tex
     found = trends.trends(run_of(job) for job in jobs)
     match form.output:
         case "json":
-            operations = [as_object(trend) for trend in found]
-            stdout.write(formats.as_json({"entity": name, "operations": operations, "jobs": jobs}, indent=2) + "\n")
+            whole = {"entity": name, "operations": msgspec.to_builtins(found), "jobs": jobs}
+            stdout.write(formats.as_json(whole, indent=2) + "\n")
         case "plain":
             stdout.writelines(line + "\n" for line in plain_lines(jobs, form, theme))
         case "table":
@@ -56,7 +58,7 @@ async def history(client: Client, name: str, limit: int, form: Form, stdout: Tex
         print_error(stderr, f"these are the newest {len(jobs)}, and there are more: --limit asks for others")
 
 
-def above(name: str, jobs: Sequence[Document], found: Sequence[Trend], theme: Theme) -> Iterator[Text]:
+def above(name: str, jobs: Sequence[Document], found: Sequence[OperationTrend], theme: Theme) -> Iterator[Text]:
     """The lines above the table: the name, the outcomes from the oldest to the newest, a line for each operation."""
     yield Text(theme.clean(name), style="bold")
     yield Text.assemble(("outcomes ", "dim"), *(theme.mark(job.get("status")) for job in reversed(jobs)))
@@ -64,9 +66,9 @@ def above(name: str, jobs: Sequence[Document], found: Sequence[Trend], theme: Th
         yield Text(theme.clean(sentence(trend)), style="dim")
 
 
-def sentence(trend: Trend) -> str:
+def sentence(trend: OperationTrend) -> str:
     """One operation in words: how its runs ended, and how the newest duration compares."""
-    counts = f"{trend.operation[1] or 'no operation'}: {trend.completed} of {trend.runs} completed"
+    counts = f"{trend.operation or 'no operation'}: {trend.completed} of {trend.runs} completed"
     if trend.failed:
         counts += f", {trend.failed} failed"
     if trend.newest_seconds is None:
@@ -121,11 +123,3 @@ def run_of(job: Document) -> Run:
     seconds = job.get("duration_seconds") if job.get("terminal") else None
     operation = (str(job.get("job_type") or ""), str(job.get("operation") or ""))
     return Run(operation, str(job.get("status")), None if seconds is None else float(seconds))
-
-
-def as_object(trend: Trend) -> dict[str, object]:
-    """The members of `operations` in `GET /api/v1/entities/{name}`."""
-    job_type, operation = trend.operation
-    counts = {"runs": trend.runs, "completed": trend.completed, "failed": trend.failed}
-    times = {"newest_seconds": trend.newest_seconds, "typical_seconds": trend.typical_seconds, "ratio": trend.ratio}
-    return {"job_type": job_type or None, "operation": operation or None, **counts, **times}

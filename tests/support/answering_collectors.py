@@ -15,7 +15,8 @@ from correlator.gateway.archive import RpcArchive
 from correlator.jobs.index import Index
 from correlator.jobs.model.facts import Reading
 from correlator.jobs.model.rows import JobRecord, LegacyRecord, StepRecord
-from correlator.jobs.model.views import LogLine, Resolved
+from correlator.jobs.model.views import LogLine
+from correlator.model.replies import Resolved
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import EarlierLines, Found, JobsPage, LinesPage
 from correlator.sinks.cluster.answers import Answers
@@ -60,7 +61,7 @@ class ArchiveInMemory:
     async def find(self, name: str, _: Any) -> Found | None:
         await self._ask("find", name)
         if (legacy := self.legacy.get(name)) is not None:
-            return Found(Resolved(name, "legacy"), legacy=legacy)
+            return Found(Resolved(name, "legacy", ()), legacy=legacy)
         for by, column in (("uuid", "job_id"), ("external_id", "external_job_id"), ("context_id", "context_id")):
             if found := [r for r in self.jobs if getattr(r.record, column) == name]:
                 also = tuple(r.job_id for r in found[1:])

@@ -11,7 +11,7 @@ import pytest
 from correlator.jobs.index import Index
 from correlator.jobs.model.facts import Entry, Reading
 from correlator.jobs.model.rows import JobRecord, LegacyRecord
-from correlator.jobs.model.views import Resolved
+from correlator.model.replies import Resolved
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import Found, JobQuery, JobsPage
 from tests.support.documents import document_of
@@ -37,7 +37,7 @@ class Meanwhile:
         return JobsPage([self._read()], None)
 
     async def find(self, name: str, _: Any) -> Found | None:
-        return Found(Resolved("j", "external_id"), reading=self._read())
+        return Found(Resolved("j", "external_id", ()), reading=self._read())
 
 
 @pytest.mark.parametrize("path", ["jobs?steps=1", "jobs/x"])

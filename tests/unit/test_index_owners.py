@@ -11,7 +11,8 @@ from correlator.jobs.index import Index
 from correlator.jobs.model.changes import Event
 from correlator.jobs.model.facts import Entry, Fact, Job, Kind, Reading
 from correlator.jobs.model.rows import JobRecord, LegacyRecord, LogRow, StepRecord
-from correlator.jobs.model.views import PublishedJob, Resolved
+from correlator.jobs.model.views import PublishedJob
+from correlator.model.replies import Resolved
 from tests.support.documents import document_text
 
 SECOND = 1_000_000
@@ -67,7 +68,7 @@ def test_a_joblog_job_that_replaces_a_legacy_job_with_its_id_is_found_by_its_con
     row = LegacyRecord(1, "j", "creating_vm", vm_context_id="c", started_at=NOW, apart=True)
     index.apply_legacy([row], [], NOW)
     index.apply([reading("j", 1, "running", context_id="c")], NOW)
-    assert index.published.resolve("c") == Resolved("j", "context_id")
+    assert index.published.resolve("c") == Resolved("j", "context_id", ())
 
 
 def test_a_removed_job_leaves_no_step_behind_not_even_one_that_its_table_had_lost():

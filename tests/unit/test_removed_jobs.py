@@ -15,8 +15,8 @@ from correlator.jobs.index import Index
 from correlator.jobs.model.facts import Entry, Kind, Reading
 from correlator.jobs.model.persisted import PersistedExports
 from correlator.jobs.model.rows import JobRecord, LegacyRecord
-from correlator.jobs.model.views import Resolved
 from correlator.jobs.removed_jobs import RemovedJobs
+from correlator.model.replies import Resolved
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import Found, JobsPage
 from correlator.sinks.http.rest import Rest
@@ -34,7 +34,7 @@ class Tables:
         self.readings = {reading.job_id: reading for reading in readings}
 
     async def find(self, name, advance_clock):
-        return Found(Resolved(self.newest.job_id, "external_id"), self.newest)
+        return Found(Resolved(self.newest.job_id, "external_id", ()), self.newest)
 
     async def is_context(self, name):
         return False

@@ -8,18 +8,13 @@ import re
 import msgspec
 import pytest
 from msgspec import Raw, Struct
+from msgspec.structs import asdict
 
 from correlator.cluster import rpc
 from correlator.cluster.rpc import Code, RemoteError
 from correlator.jobs.model.rows import LegacyRecord
-from correlator.pipeline.queries import (
-    JobNames,
-    JobQuery,
-    LineQuery,
-    OperationRuns,
-    OperationSteps,
-    UsualStep,
-)
+from correlator.model.replies import OperationRuns, OperationWithSteps, UsualStep
+from correlator.pipeline.queries import JobNames, JobQuery, LineQuery
 from correlator.pipeline.rpc_messages import (
     FindResult,
     IsContextResult,
@@ -82,8 +77,8 @@ FORMS = [
     (OperationParams("failover", "live"), '{"job_type":"failover","operation":"live"}'),
     (OperationResult(), "{}"),
     (
-        OperationResult(OperationSteps(RUNS, [UsualStep("copy", 0.5, 3.0)])),
-        f'{{"found":{{"runs":{RUNS_JSON},"steps":[{{"name":"copy","share":0.5,"typical_seconds":3.0}}]}}}}',
+        OperationResult(OperationWithSteps(**asdict(RUNS), steps=(UsualStep("copy", 0.5, 3.0),))),
+        f'{{"found":{RUNS_JSON[:-1]},"steps":[{{"name":"copy","share":0.5,"typical_seconds":3.0}}]}}}}',
     ),
 ]
 

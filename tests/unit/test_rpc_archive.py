@@ -300,7 +300,7 @@ async def test_operations_are_listed_once_as_known_where_they_ran_most_often():
     ]  # fmt: skip
     one = await collectors.archive().operation(("failover", "live"))
     assert one is not None
-    assert (one.runs.typical_seconds, [step.name for step in one.steps]) == (5.0, ["copy"])
+    assert (one.typical_seconds, [step.name for step in one.steps]) == (5.0, ["copy"])
     assert await collectors.archive().operation(("failover", "other")) is None
     collectors.away.add("dc2")
     assert [one.operation for one in await collectors.archive().operations()] == ["dc1", "live"]

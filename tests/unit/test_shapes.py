@@ -18,9 +18,10 @@ from correlator.jobs.model.changes import Change, Event, Reason
 from correlator.jobs.model.facts import Job, Kind, Line, Reading, Status
 from correlator.jobs.model.forecasts import Comparison, Forecast, JobForecast, State, StepAhead
 from correlator.jobs.model.rows import JobRecord, LegacyRecord, StepRecord
-from correlator.jobs.model.views import JobView, LogLine, PublishedJob, Resolved
+from correlator.jobs.model.views import JobView, LogLine, PublishedJob
 from correlator.model import document as model
 from correlator.model import messages, replies
+from correlator.model.replies import Resolved
 from correlator.pipeline import hub
 from correlator.sinks.http import compatible
 from correlator.sinks.http.frames import decode
@@ -261,9 +262,9 @@ def test_what_is_retained_has_its_shape_to_the_last_member():
 @pytest.mark.parametrize(
     ("name", "body"),
     [
-        ("DirectReply", compatible.reply(FULL, Resolved("j", "uuid"), "j", AT)),
-        ("DirectReply", compatible.reply(BARE, Resolved("j", "context_id"), "c", AT)),
-        ("EnhancedReply", compatible.reply(FULL, Resolved("j", "external_id"), "e1", AT)),
+        ("DirectReply", compatible.reply(FULL, Resolved("j", "uuid", ()), "j", AT)),
+        ("DirectReply", compatible.reply(BARE, Resolved("j", "context_id", ()), "c", AT)),
+        ("EnhancedReply", compatible.reply(FULL, Resolved("j", "external_id", ()), "e1", AT)),
         ("LegacyReply", compatible.legacy_reply(LEGACY, AT)),
         ("UnknownReply", compatible.not_found("nobody")),
     ],

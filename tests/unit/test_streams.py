@@ -11,7 +11,8 @@ import pytest
 from correlator.errors import SourceUnavailable
 from correlator.jobs.model.facts import Reading, Status
 from correlator.jobs.model.rows import JobRecord
-from correlator.jobs.model.views import JobView, PublishedJob, Resolved
+from correlator.jobs.model.views import JobView, PublishedJob
+from correlator.model.replies import Resolved
 from correlator.pipeline.queries import JobQuery
 from correlator.pipeline.resume_ring import Past
 from correlator.sinks.streaming.filters import Filter
@@ -347,7 +348,7 @@ async def test_ids_that_the_database_did_not_answer_in_time_are_queried_again(mo
         if away.pop() if away else False:
             raise SourceUnavailable("away")
         await asyncio.sleep(0.04)
-        return (old, Resolved("old", "external_id")) if name == "e-old" else None
+        return (old, Resolved("old", "external_id", ())) if name == "e-old" else None
 
     monkeypatch.setattr(harness.world.hub, "find", find)
     names = frozenset({"a", "b", "e-old"})

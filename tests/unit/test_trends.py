@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
 
 from correlator.jobs.trends import TYPICAL_RUNS, Run, trends
-from correlator.terminal.history import as_object, run_of
+from correlator.terminal.history import run_of
 from tests.support.paths import REPOSITORY
 
 CASES = json.loads((REPOSITORY / "tests/data/trends.json").read_text())
@@ -17,7 +18,7 @@ CASES = json.loads((REPOSITORY / "tests/data/trends.json").read_text())
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
 def test_the_newest_run_is_compared_with_those_before(case):
     jobs = [{"terminal": job["status"] != "running", **job} for job in case["jobs"]]
-    assert [as_object(trend) for trend in trends(map(run_of, jobs))] == case["trends"]
+    assert msgspec.to_builtins(trends(map(run_of, jobs))) == case["trends"]
 
 
 def test_runs_of_long_ago_no_longer_count():

@@ -132,11 +132,3 @@ class LogLine(Struct, frozen=True, gc=False):
     step_id: int | None
     attrs: Any
     at: Micros
-
-
-class Resolved(Struct, frozen=True, gc=False):
-    """The job that an ID resolves to. ``also``: older jobs that carry the same ID, newest first."""
-
-    job_id: str
-    resolved_by: Literal["uuid", "external_id", "context_id", "legacy"]
-    also: tuple[str, ...] = ()

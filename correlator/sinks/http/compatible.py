@@ -16,7 +16,8 @@ from aiohttp import web
 from correlator.jobs import joblog, legacy_status
 from correlator.jobs.job_document import rfc3339
 from correlator.jobs.model.rows import LegacyRecord, Micros
-from correlator.jobs.model.views import PublishedJob, Resolved
+from correlator.jobs.model.views import PublishedJob
+from correlator.model.replies import Resolved
 from correlator.pipeline.hub import Hub
 from correlator.sinks.http.lookups import Lookups
 from correlator.sinks.http.problems import RETRY_AFTER, problem

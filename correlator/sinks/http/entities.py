@@ -9,9 +9,8 @@ from aiohttp import web
 
 from correlator.errors import SourceUnavailable
 from correlator.jobs import job_document, trends
-from correlator.jobs.model.views import JobView, PublishedJob
+from correlator.jobs.model.views import JobView
 from correlator.model.parameters import GetEntity, given
-from correlator.model.replies import OperationTrend
 from correlator.pipeline.hub import Hub
 from correlator.pipeline.queries import JobQuery
 from correlator.sinks.http.job_pages import JobPage, JobPages
@@ -38,7 +37,12 @@ class Entities:
 
         def more(page: JobPage) -> dict[str, Any]:
             contexts = sorted({s.view.context_id for s in page.jobs if s.view.context_id})
-            return {"entity": name, "kind": kind, "contexts": contexts, "operations": _trends(page.jobs)}
+            return {
+                "entity": name,
+                "kind": kind,
+                "contexts": contexts,
+                "operations": trends.trends(_run(s.view) for s in page.jobs),
+            }
 
         return await self._pages.respond(query, given(asked.cursor), asked.limit, request.remote or "", more=more)
 
@@ -50,23 +54,6 @@ class Entities:
             return "context" if self._hub.archive is not None and await self._hub.is_context(name) else "vm"
         except SourceUnavailable:
             return "vm"
-
-
-def _trends(jobs: Iterable[PublishedJob]) -> list[OperationTrend]:
-    """The trend of each operation over `jobs`, which are the newest first."""
-    return [
-        {
-            "job_type": trend.operation[0] or None,
-            "operation": trend.operation[1] or None,
-            "runs": trend.runs,
-            "completed": trend.completed,
-            "failed": trend.failed,
-            "newest_seconds": trend.newest_seconds,
-            "typical_seconds": trend.typical_seconds,
-            "ratio": None if trend.ratio is None else round(trend.ratio, 3),
-        }
-        for trend in trends.trends(_run(s.view) for s in jobs)
-    ]
 
 
 def _run(view: JobView) -> trends.Run:

@@ -12,7 +12,8 @@ from typing import TypeAlias
 
 from correlator.errors import Away, SourceUnavailable
 from correlator.jobs.model.rows import LegacyRecord
-from correlator.jobs.model.views import PublishedJob, Resolved
+from correlator.jobs.model.views import PublishedJob
+from correlator.model.replies import Resolved
 from correlator.pipeline.hub import Hub
 from correlator.pipeline.shared_tasks import SharedTasks
 from correlator.sinks.turns import Work

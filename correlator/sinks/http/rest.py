@@ -14,7 +14,7 @@ from msgspec import UnsetType
 from correlator.errors import BadRequest, NotFound
 from correlator.jobs import job_document
 from correlator.jobs.model.rows import Micros
-from correlator.jobs.model.views import LogLine, PublishedJob, Resolved
+from correlator.jobs.model.views import LogLine, PublishedJob
 from correlator.model.parameters import (
     MAX_WORDS,
     SPACE,
@@ -26,6 +26,7 @@ from correlator.model.parameters import (
     OfJob,
     given,
 )
+from correlator.model.replies import Resolved
 from correlator.pipeline.hub import Hub
 from correlator.pipeline.queries import JobNames, LineQuery
 from correlator.sinks.http.job_pages import JobPages, encoded, paged
@@ -162,10 +163,7 @@ class Rest:
         found = await self._lookups.find(name, request.remote or "")
         if found is None:
             raise NotFound(f"no job is known by {name!r}")
-        resolved = found[1]
-        return json_response(
-            {"job_id": resolved.job_id, "resolved_by": resolved.resolved_by, "also": list(resolved.also)}
-        )
+        return json_response(found[1])
 
     async def jobs(self, request: web.Request) -> web.Response:
         """A page of jobs, newest first."""

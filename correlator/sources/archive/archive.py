@@ -16,9 +16,9 @@ from correlator.errors import Away, SourceUnavailable
 from correlator.jobs import fold, job_view, joblog
 from correlator.jobs.ids import OwnIds
 from correlator.jobs.model.facts import Job, Reading
-from correlator.jobs.model.views import Resolved
 from correlator.jobs.sizes import Sizes
 from correlator.model.document import MAX_ID
+from correlator.model.replies import Resolved
 from correlator.pipeline.queries import EarlierLines, Found, JobNames, JobQuery, JobsPage, LineQuery, LinesPage
 from correlator.pipeline.shared_tasks import SharedTasks
 from correlator.sources.archive import lines, pages
@@ -241,5 +241,5 @@ async def _legacy(queries: Queries, session: Session, name: str) -> Found | None
     mark = queries.dialect.placeholder
     for record in await queries.legacy_where(session, f"job_id = {mark}", (name,)):
         if record.job_id == name:
-            return Found(Resolved(name, "legacy"), legacy=record)
+            return Found(Resolved(name, "legacy", ()), legacy=record)
     return None
