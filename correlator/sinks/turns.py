@@ -29,8 +29,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Iterator
+from collections import Counter, OrderedDict, deque
+from collections.abc import AsyncIterator, Callable, Iterator
 
 from correlator.errors import CorrelatorError
 from correlator.jobs.model.views import PublishedJob
@@ -146,6 +146,26 @@ class Turns:
     def _refused(self, *, all_clients: bool) -> Refused:
         of = "" if all_clients else " of this address"
         return Refused(f"too many {self._what}{of} wait: repeat the request later", all_clients=all_clients)
+
+
+class Rounds:
+    """Calls that come in bursts: `at_once` of them in one round of the event loop, in order."""
+
+    def __init__(self, at_once: int) -> None:
+        self._at_once = at_once
+        self._waiting: deque[Callable[[], object]] = deque()
+
+    def add(self, call: Callable[[], object]) -> None:
+        """Make the call in one of the next rounds."""
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self._run)
+        self._waiting.append(call)
+
+    def _run(self) -> None:
+        for _ in range(min(self._at_once, len(self._waiting))):
+            self._waiting.popleft()()
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._run)
 
 
 class Held:

@@ -15,6 +15,7 @@ from unittest.mock import AsyncMock, Mock, create_autospec
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from correlator.jobs.index import Index
 from correlator.jobs.model.facts import Reading
@@ -23,7 +24,7 @@ from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import LinesPage
 from correlator.sinks.http import connections
 from correlator.sinks.http.access import FLOOD_DELAY, Floods
-from correlator.sinks.http.connections import Connection
+from correlator.sinks.http.connections import Connection, Connections, Peer
 from correlator.sinks.http.websocket_connection import WebsocketConnection
 from tests.support.certificates import Certificates
 from tests.support.eventually import PATIENCE, eventually
@@ -159,6 +160,43 @@ async def test_connections_at_once_begin_a_few_in_each_round_and_a_probe_at_once
             await eventually(lambda: begun.total() == len(crowd) + 1)
             assert max(begun.values()) <= 4  # the probe besides the others
             counting.cancel()
+
+
+async def test_first_bytes_and_ends_that_come_at_once_are_noticed_a_few_in_each_round(hub, monkeypatch):
+    rounds, spoke, ended = 0, Counter[int](), Counter[int]()
+    asks, lost = Connections.asks, web.RequestHandler.connection_lost
+
+    def noted_asks(self: Connections, peer: Peer) -> None:
+        spoke.update([rounds])
+        asks(self, peer)
+
+    def noted_lost(self: web.RequestHandler, exc: BaseException | None) -> None:
+        ended.update([rounds])
+        lost(self, exc)
+
+    monkeypatch.setattr(Connections, "asks", noted_asks)
+    monkeypatch.setattr(web.RequestHandler, "connection_lost", noted_lost)
+
+    async def count() -> None:
+        nonlocal rounds
+        while True:
+            rounds += 1
+            await asyncio.sleep(0)
+
+    async with served(hub) as url:
+        counting = asyncio.create_task(count())
+        clients = [socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) for _ in range(300)]
+        await eventually(lambda: hub.readiness["connections"]()["open"] == len(clients))
+        for client in clients:
+            client.sendall(b"GET /api/v1/resolve/nobody HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await eventually(lambda: spoke.total() == len(clients))
+        assert max(spoke.values()) <= 32
+        await eventually(lambda: all(client.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) for client in clients))
+        for client in clients:
+            client.close()
+        await eventually(lambda: ended.total() == len(clients))
+        assert max(ended.values()) <= 16
+        counting.cancel()
 
 
 class TlsClient:

@@ -16,7 +16,8 @@ loop, addresses in turn: its transport, its handshake and its first request cost
 the kernel's queue, which is in order of arrival, is short, and the first bytes show a probe: it begins at once. One of
 the surplus that asks for anything else is refused, without aiohttp. With TLS neither can be seen before the handshake.
 A turn lasts until the handshake has ended: what many clients of one busy process answer at once would be the work of
-one round. One that is far away, or does not answer, delays others by `handshake_turn` seconds only.
+one round. One that is far away, or does not answer, delays others by `handshake_turn` seconds only. What an end costs
+is its request's task with all that it holds: ends that come at once are noticed a few in one round, too.
 
 Invariants. Accepting takes a bounded time, and pauses after an error. Event loop's thread only.
 """
@@ -25,9 +26,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import re
 import resource
+import select
 import socket
 import ssl
 import time
@@ -44,7 +47,7 @@ from correlator.errors import CorrelatorError
 from correlator.jobs.bounded import BoundedDict
 from correlator.ops import metrics
 from correlator.sinks.http.access import share_of
-from correlator.sinks.turns import Refused, Turns
+from correlator.sinks.turns import Refused, Rounds, Turns
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +64,9 @@ BACKLOG: Final = 1024
 ACCEPTED_AT_ONCE, CROWDED_AT_ONCE = 40, 4
 """Connections that are accepted before the event loop runs other tasks; the second at a limit, where each one ends
 another: the request of a probe must be read before that."""
+
+SPOKEN_AT_ONCE, ENDED_AT_ONCE = 32, 16
+"""Connections of which the first bytes, and the end, are noticed in one round of the event loop."""
 
 PROBE: Final = re.compile(rb"(?:GET|HEAD|OPTIONS) (?:https?://[^/ ]+)?(?:/i/[^/ ]+)?/health/")
 """How the request of a probe begins: also through an appliance's prefix, or with the whole address."""
@@ -274,13 +280,16 @@ class Connections:
 class Connection(web.RequestHandler):
     """aiohttp's connection, which reports its end."""
 
-    __slots__ = ("_connections", "peer")
+    __slots__ = ("_connections", "_endings", "peer")
 
-    def __init__(self, server: web.Server, peer: Peer, connections: Connections, **options: Any) -> None:
+    def __init__(
+        self, server: web.Server, peer: Peer, connections: Connections, endings: Rounds, **options: Any
+    ) -> None:
         loop = asyncio.get_running_loop()
         super().__init__(server, loop=loop, max_line_size=MAX_TARGET, max_field_size=MAX_FIELD, **options)
         self.peer = peer
         self._connections = connections
+        self._endings = endings
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.peer.end = cast("asyncio.Transport", transport).abort  # uvloop's is no subclass
@@ -288,7 +297,7 @@ class Connection(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._connections.lost(self.peer)
-        super().connection_lost(exc)
+        self._endings.add(partial(super().connection_lost, exc))
 
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
@@ -300,6 +309,70 @@ class Connection(web.RequestHandler):
         response = super().handle_error(request, status, exc, message)
         response.headers.update({"Server": SERVER, "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"})
         return response
+
+
+class Silent:
+    """Connections that were accepted, and have sent nothing yet.
+
+    The kernel names those that have sent something, a few in one round of the event loop, through one descriptor:
+    with a callback for each, a thousand that send at once are the work of one round. `spoke` gets each of these, and
+    when its first request is due; `late` each that has sent nothing for `within` seconds.
+    """
+
+    def __init__(
+        self,
+        spoke: Callable[[socket.socket, Peer, float], None],
+        late: Callable[[socket.socket, Peer], None],
+        within: float,
+    ) -> None:
+        self._spoke = spoke
+        self._late = late
+        self._within = within
+        self._epoll = select.epoll()
+        self._waiting: dict[int, tuple[socket.socket, Peer, float]] = {}
+        """By descriptor, in the order in which they were accepted."""
+        self._timer: asyncio.TimerHandle | None = None
+        asyncio.get_running_loop().add_reader(self._epoll, self._read)
+
+    def add(self, accepted: socket.socket, peer: Peer) -> None:
+        """Wait for the first bytes. Call `remove` before the connection is closed."""
+        loop = asyncio.get_running_loop()
+        self._waiting[accepted.fileno()] = accepted, peer, loop.time() + self._within
+        self._epoll.register(accepted, select.EPOLLIN)
+        if self._timer is None:
+            self._timer = loop.call_later(self._within, self._end_late)
+
+    def remove(self, accepted: socket.socket) -> None:
+        """Forget a connection. Does nothing if it is none of these."""
+        if accepted.fileno() in self._waiting:
+            del self._waiting[accepted.fileno()]
+            self._epoll.unregister(accepted)
+
+    def close(self) -> None:
+        """Close all of them, and wait for none any more."""
+        asyncio.get_running_loop().remove_reader(self._epoll)
+        self._epoll.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        for accepted, _, _ in self._waiting.values():
+            accepted.close()
+        self._waiting.clear()
+
+    def _read(self) -> None:
+        for descriptor, _ in self._epoll.poll(0, SPOKEN_AT_ONCE):
+            accepted, peer, until = self._waiting[descriptor]
+            self.remove(accepted)
+            self._spoke(accepted, peer, until)
+
+    def _end_late(self) -> None:
+        loop, self._timer = asyncio.get_running_loop(), None
+        now = loop.time()
+        for accepted, peer, until in list(itertools.islice(self._waiting.values(), ENDED_AT_ONCE)):
+            if until <= now:
+                self._late(accepted, peer)
+        if self._waiting:
+            _, _, until = next(iter(self._waiting.values()))
+            self._timer = loop.call_at(max(until, now + 0.001), self._end_late)
 
 
 class Acceptor:
@@ -330,6 +403,8 @@ class Acceptor:
         self._options = options
         self._tls: ssl.SSLContext | None = None
         self._sockets: list[socket.socket] = []
+        self._silent = Silent(self._spoke, self._give_up, within)
+        self._endings = Rounds(ENDED_AT_ONCE)
         self._beginning: set[asyncio.Task[None]] = set()
 
     async def listen(self, host: str, port: int, tls: ssl.SSLContext | None) -> tuple[str, int]:
@@ -359,6 +434,7 @@ class Acceptor:
             asyncio.get_running_loop().remove_reader(listening)
             listening.close()
         self._sockets = []
+        self._silent.close()
         for task in self._beginning:
             task.cancel()
 
@@ -413,25 +489,31 @@ class Acceptor:
 
     def _start(self, accepted: socket.socket, peer: Peer, asks_for_health: bool | None) -> None:
         accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        task = asyncio.ensure_future(self._begin(accepted, peer, asks_for_health))
-        peer.end = task.cancel
-        self._beginning.add(task)
-        task.add_done_callback(self._beginning.discard)
-        task.add_done_callback(partial(self._begun, accepted, peer))
-
-    async def _begin(self, accepted: socket.socket, peer: Peer, asks_for_health: bool | None) -> None:
-        """Begin the connection once its first bytes have come, and its turn, which lasts for the TLS handshake."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + self._within
         if asks_for_health is None:
-            await _readable(accepted, self._within)
-            asks_for_health = _asks_for_health(accepted)
+            peer.end = partial(self._give_up, accepted, peer)
+            self._silent.add(accepted, peer)
+        else:
+            self._arrange(accepted, peer, asyncio.get_running_loop().time() + self._within, asks_for_health)
+
+    def _spoke(self, accepted: socket.socket, peer: Peer, until: float) -> None:
+        self._arrange(accepted, peer, until, _asks_for_health(accepted) or False)
+
+    def _arrange(self, accepted: socket.socket, peer: Peer, until: float, asks_for_health: bool) -> None:
+        """Let the connection begin, as its first bytes have come. `until`: when its first request is due."""
         if not asks_for_health and self._may_not_ask(peer):
             self._refuse(accepted, peer)
             return
         if asks_for_health or not peer.surplus:
             self._connections.asks(peer)  # Others may come faster than its request is read.
-            loop.call_later(ASKS_WITHIN, self._connections.settle, peer)
+            asyncio.get_running_loop().call_later(ASKS_WITHIN, self._connections.settle, peer)
+        task = asyncio.ensure_future(self._begin(accepted, peer, until, asks_for_health))
+        peer.end = task.cancel
+        self._beginning.add(task)
+        task.add_done_callback(self._beginning.discard)
+        task.add_done_callback(partial(self._begun, accepted, peer))
+
+    async def _begin(self, accepted: socket.socket, peer: Peer, until: float, asks_for_health: bool) -> None:
+        """Begin the connection in its turn, which lasts for the TLS handshake."""
         if asks_for_health:
             await self._connect(accepted, peer, until)
             return
@@ -445,11 +527,11 @@ class Acceptor:
         await connecting
 
     async def _connect(self, accepted: socket.socket, peer: Peer, until: float) -> None:
-        """Hand the socket to aiohttp; with TLS, until after the handshake. `until`: when its first request is due."""
+        """Hand the socket to aiohttp; with TLS, until after the handshake."""
         loop = asyncio.get_running_loop()
-        left = max(1.0, until - loop.time())
+        options = {"keepalive_timeout": max(1.0, until - loop.time()), **self._options}
         await loop.connect_accepted_socket(
-            lambda: Connection(self._server, peer, self._connections, keepalive_timeout=left, **self._options),
+            lambda: Connection(self._server, peer, self._connections, self._endings, **options),
             accepted,
             ssl=self._tls,
             ssl_handshake_timeout=HANDSHAKE_WITHIN if self._tls is not None else None,
@@ -460,21 +542,14 @@ class Acceptor:
         error = None if task.cancelled() else task.exception()
         if error is None and not task.cancelled():
             return
-        self._connections.lost(peer)
-        accepted.close()
+        self._give_up(accepted, peer)
         if error is not None and not isinstance(error, OSError | Refused):
             log.error("a connection could not begin", exc_info=error)
 
-
-async def _readable(accepted: socket.socket, within: float) -> None:
-    """Wait until bytes have come, or the end. Raises TimeoutError after `within` seconds."""
-    loop, came = asyncio.get_running_loop(), asyncio.Event()
-    loop.add_reader(accepted, came.set)
-    try:
-        async with asyncio.timeout(within):
-            await came.wait()
-    finally:
-        loop.remove_reader(accepted)
+    def _give_up(self, accepted: socket.socket, peer: Peer) -> None:
+        self._connections.lost(peer)
+        self._silent.remove(accepted)
+        accepted.close()
 
 
 def _asks_for_health(accepted: socket.socket) -> bool | None:
