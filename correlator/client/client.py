@@ -29,10 +29,11 @@ from yarl import URL
 from correlator.backoff import Backoff
 from correlator.client.errors import Failures, Unreachable
 from correlator.client.line_merge import Page
-from correlator.client.messages import Document, Log, Wanted
+from correlator.client.messages import Document, Log
 from correlator.client.replica import Connection, Replica, Update
 from correlator.client.websocket import Exchange, connected, split
 from correlator.errors import BadRequest
+from correlator.model.messages import Wanted
 
 DEFAULT_URL = "http://127.0.0.1:8686"
 SILENT_AFTER = 25.0

@@ -1,32 +1,21 @@
-"""The messages of the daemon's websocket as types (docs/protocol.md). Unknown types and members are ignored."""
+"""The messages of the daemon's websocket as types (docs/protocol.md), for a client that may be older than the daemon.
+
+Unknown types and members are ignored, missing ones have a default, and no set of values is closed: so these are not the
+types of `correlator.model.messages`, by which a daemon says what it sends.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 from msgspec import Struct
-
-from correlator.jobs.model.rows import Level
 
 MAX_MESSAGE = 64 << 20
 """Bytes of one frame; the daemon sends a snapshot in chunks of far less."""
 
 Document: TypeAlias = dict[str, Any]
 """A job document of docs/protocol.md. Never changed in place, so it may be kept and compared."""
-
-Source: TypeAlias = Literal["live", "stale", "down"]
-
-
-class Wanted(Struct, frozen=True, omit_defaults=True):
-    """A subscription: OR inside a member, AND between them; an absent member does not filter."""
-
-    jobs: tuple[str, ...] | None = None
-    status: tuple[str, ...] | None = None
-    job_type: tuple[str, ...] | None = None
-    context_id: tuple[str, ...] | None = None
-    instance: tuple[str, ...] | None = None
-    logs: Level | None = None
 
 
 class Log(Struct, frozen=True, tag_field="type", tag="log"):
@@ -91,7 +80,7 @@ class Bookmark(Struct, frozen=True, tag_field="type", tag="bookmark"):
 class State(Struct, frozen=True, tag_field="type", tag="status"):
     """`error`: why the database is not live, in a sentence for people."""
 
-    source: Source
+    source: str
     error: str | None = None
 
 

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Literal, assert_never
+from typing import Literal, assert_never
 
-import msgspec
 from msgspec import Struct
+from msgspec.structs import asdict
 
 from correlator.client.documents import merge
 from correlator.client.messages import (
@@ -34,11 +34,11 @@ from correlator.client.messages import (
     Snapshot,
     State,
     Synced,
-    Wanted,
     Welcome,
 )
 from correlator.client.requests import DocumentRequests
 from correlator.errors import BadRequest
+from correlator.model.messages import ClientMessage, Get, Hello, Subscribe, Wanted
 
 
 class Connection(Struct, frozen=True):
@@ -109,23 +109,19 @@ class Replica:
     def synced(self) -> bool:
         return all(sub.synced for sub in self._subs.values())
 
-    def hello(self, token: str = "") -> dict[str, Any]:
+    def hello(self, token: str = "") -> Hello:
         """The first message of a connection."""
-        message: dict[str, Any] = {"type": "hello", "version": 1}
-        if token:
-            message["token"] = token
-        if self._resume is not None:
-            message["resume"] = dict(zip(("epoch", "seq"), self._resume, strict=True))
-        return message
+        resume = None if self._resume is None else dict(zip(("epoch", "seq"), self._resume, strict=True))
+        return Hello(1, token or None, resume)
 
-    def receive(self, message: Message) -> list[dict[str, Any]]:  # noqa: C901, PLR0912 - one case a message
+    def receive(self, message: Message) -> list[ClientMessage]:  # noqa: C901, PLR0912 - one case a message
         """Fold a message, and return the messages to answer with.
 
         Raises:
             BadRequest: the daemon rejects the subscription.
             ValueError: the message is invalid.
         """
-        answers: list[dict[str, Any]] = []
+        answers: list[ClientMessage] = []
         match message:
             case Welcome():
                 answers = self._welcome(message)
@@ -144,7 +140,7 @@ class Replica:
             case Log():
                 self._logs.append(message)
             case Bookmark():
-                answers = [_get(job_id) for job_id in self._requests.retry()]
+                answers = [Get(job_id) for job_id in self._requests.retry()]
             case State():
                 self._database = message
             case Resync():
@@ -181,19 +177,18 @@ class Replica:
         self._logs.clear()
         return update
 
-    def _welcome(self, welcome: Welcome) -> list[dict[str, Any]]:
+    def _welcome(self, welcome: Welcome) -> list[ClientMessage]:
         self._requests.clear()
         self._resumable = True
         resumed = welcome.resumed and self._resume is not None and self._resume[0] == welcome.epoch
         if not resumed:
             self._start_over()
         self._epoch = welcome.epoch
-        answers = []
+        answers: list[ClientMessage] = []
         for number, sub in self._subs.items():
             if resumed:
                 sub.synced, sub.fresh = False, None
-            wanted = msgspec.to_builtins(sub.wanted)
-            answers.append({"type": "subscribe", "id": number, **wanted} | ({"resume": True} if resumed else {}))
+            answers.append(Subscribe(id=number, resume=resumed or None, **asdict(sub.wanted)))
         return answers
 
     def _start_over(self) -> None:
@@ -232,7 +227,7 @@ class Replica:
             sub.add(job_id)
         return bool(subs)
 
-    def _delta(self, delta: Delta) -> list[dict[str, Any]]:
+    def _delta(self, delta: Delta) -> list[ClientMessage]:
         rev = self._revs.get(delta.job_id)
         if rev is not None and rev >= delta.rev:
             return []
@@ -241,7 +236,7 @@ class Replica:
             merged = merge(self._jobs[delta.job_id], delta.set)
             self._set(merged | {"rev": delta.rev}, delta.job_id, delta.rev)
             return []
-        return [_get(delta.job_id)] if self._requests.add(delta.job_id) else []
+        return [Get(delta.job_id)] if self._requests.add(delta.job_id) else []
 
     def _delete(self, delete: Delete) -> None:
         for number in delete.sub:
@@ -267,7 +262,3 @@ class Replica:
                 self._requests.discard(job_id)
                 self._changed.discard(job_id)
                 self._gone[job_id] = reason
-
-
-def _get(job_id: str) -> dict[str, Any]:
-    return {"type": "get", "job_id": job_id}

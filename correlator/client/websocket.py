@@ -8,14 +8,14 @@ import random
 import time
 from collections.abc import AsyncIterator
 from datetime import datetime
-from typing import Any
 
 import aiohttp
 import msgspec
 
 from correlator.client.errors import Failures
-from correlator.client.messages import MAX_MESSAGE, Bookmark, Bye, Wanted, Welcome, decode
+from correlator.client.messages import MAX_MESSAGE, Bookmark, Bye, Welcome, decode
 from correlator.client.replica import Replica
+from correlator.model.messages import ClientMessage, Wanted
 
 CONNECT_WITHIN = 10.0
 
@@ -98,5 +98,5 @@ class Exchange:
         return delay
 
 
-def _frame(message: dict[str, Any]) -> str:
+def _frame(message: ClientMessage) -> str:
     return msgspec.json.encode(message).decode()

@@ -64,24 +64,29 @@ MAX_IDS: Final = 1000
 """IDs in one subscription, at most."""
 
 _Name = Annotated[str, Meta(min_length=1, max_length=MAX_ID)]
-_Names = Annotated[list[_Name], Meta(max_length=MAX_IDS)]
+_Names = Annotated[tuple[_Name, ...], Meta(max_length=MAX_IDS)]
 _Id = Annotated[int, Meta(ge=0, lt=EXACT)]
 
 
-class Hello(Struct, tag_field="type", tag="hello", frozen=True):
+class Hello(Struct, tag_field="type", tag="hello", frozen=True, omit_defaults=True):
     version: int
     token: str | None = None
     resume: Any = None
 
 
-class Subscribe(Struct, tag_field="type", tag="subscribe", frozen=True):
-    id: _Id
+class Wanted(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """What a subscription selects: OR inside a member, AND between them; an absent member does not filter."""
+
     jobs: _Names | None = None
-    status: list[JobStatus] | None = None
+    status: tuple[JobStatus, ...] | None = None
     job_type: _Names | None = None
     context_id: _Names | None = None
     instance: _Names | None = None
     logs: Level | None = None
+
+
+class Subscribe(Wanted, tag_field="type", tag="subscribe", frozen=True, omit_defaults=True, kw_only=True):
+    id: _Id
     resume: bool | None = None
 
 

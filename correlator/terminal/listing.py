@@ -20,8 +20,10 @@ from rich.text import Text
 
 from correlator.client.client import Client
 from correlator.client.documents import moment
-from correlator.client.messages import Document, Wanted
+from correlator.client.messages import Document
 from correlator.client.replica import Update
+from correlator.model.document import JobStatus
+from correlator.model.messages import Wanted
 from correlator.terminal import formats, ids
 from correlator.terminal.formats import Percents, ahead, note
 from correlator.terminal.screen import CONDITION_STYLES, STYLES, Screen, Theme, console_on, print_error, theme_for
@@ -49,7 +51,7 @@ class Query(Struct, frozen=True):
     running jobs have. `limit`: None for all jobs.
     """
 
-    status: tuple[str, ...] = ()
+    status: tuple[JobStatus, ...] = ()
     job_type: tuple[str, ...] = ()
     operation: tuple[str, ...] = ()
     context_id: tuple[str, ...] = ()
@@ -102,7 +104,7 @@ class Query(Struct, frozen=True):
         return not self.state or any(state in self.state for state in formats.conditions(job))
 
     @property
-    def _status(self) -> tuple[str, ...]:
+    def _status(self) -> tuple[JobStatus, ...]:
         return self.status or (("running",) if self.state else ())
 
 

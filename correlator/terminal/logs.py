@@ -21,10 +21,11 @@ from correlator.client.client import Client
 from correlator.client.documents import moment
 from correlator.client.errors import Unreachable
 from correlator.client.line_merge import LineMerge, Page, in_order
-from correlator.client.messages import Document, Log, Wanted
+from correlator.client.messages import Document, Log
 from correlator.client.replica import Connection, Update
 from correlator.errors import NotFound
 from correlator.jobs.model.rows import Level
+from correlator.model.messages import Wanted
 from correlator.terminal import formats, ids
 from correlator.terminal.formats import note
 from correlator.terminal.screen import LEVEL_STYLES, Theme, console_on, print_error, theme_for

@@ -25,11 +25,12 @@ from rich.text import Text
 from correlator.client.client import Client
 from correlator.client.documents import moment, named
 from correlator.client.errors import Unreachable
-from correlator.client.messages import Document, Log, Wanted
+from correlator.client.messages import Document, Log
 from correlator.client.replica import Connection, Update
 from correlator.errors import CorrelatorError
 from correlator.jobs.model.facts import ENDED
 from correlator.jobs.model.rows import Level
+from correlator.model.messages import Wanted
 from correlator.terminal import formats, ids
 from correlator.terminal.formats import Percents, ahead, note
 from correlator.terminal.ids import names

@@ -17,14 +17,8 @@ import pytest
 
 from correlator.client import websocket
 from correlator.client.client import Client
-from correlator.client.messages import (
-    Delta,
-    Put,
-    Snapshot,
-    Wanted,
-    Welcome,
-    decode,
-)
+from correlator.client.messages import Delta, Put, Snapshot, Welcome, decode
+from correlator.model.messages import Wanted
 from tests.support.appliance import Appliance, now
 from tests.support.daemon import Daemon
 from tests.support.eventually import PATIENCE, eventually

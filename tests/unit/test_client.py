@@ -14,10 +14,11 @@ from aiohttp import web
 
 from correlator.client.client import Client
 from correlator.client.errors import NotACorrelator, Refused, Unreachable
-from correlator.client.messages import Log, Wanted
+from correlator.client.messages import Log
 from correlator.client.replica import Update
 from correlator.client.websocket import IDS_IN_ONE
 from correlator.errors import BadRequest
+from correlator.model.messages import Wanted
 from correlator.terminal import listing
 from tests.support.fake_daemon import FakeDaemon
 from tests.support.messages import job, put, snapshot, synced, welcome

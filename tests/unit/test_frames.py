@@ -17,12 +17,14 @@ from correlator.sinks.http.frames import decode, text_frame
     [
         ('{"type":"hello","version":1}', Hello(1)),
         ('{"type":"hello","version":1,"token":"t","later":[1]}', Hello(1, "t")),
-        ('{"type":"subscribe","id":0}', Subscribe(0)),
+        ('{"type":"subscribe","id":0}', Subscribe(id=0)),
         (
             '{"type":"subscribe","id":1,"jobs":["a"],"status":["running"],"job_type":["x"],"context_id":["c"],"logs":"WARN","resume":true}',
-            Subscribe(1, ["a"], ["running"], ["x"], ["c"], logs="WARN", resume=True),
+            Subscribe(
+                id=1, jobs=("a",), status=("running",), job_type=("x",), context_id=("c",), logs="WARN", resume=True
+            ),
         ),
-        ('{"type":"subscribe","id":1,"instance":["dc1"]}', Subscribe(1, instance=["dc1"])),
+        ('{"type":"subscribe","id":1,"instance":["dc1"]}', Subscribe(id=1, instance=("dc1",))),
         ('{"type":"unsubscribe","id":1}', Unsubscribe(1)),
         ('{"type":"get","job_id":"any/id ✓"}', Get("any/id ✓")),
         ('{"type":"ping"}', Ping()),

@@ -12,7 +12,6 @@ import aiohttp
 import pytest
 
 from correlator.client.client import Client
-from correlator.client.messages import Wanted
 from correlator.client.replica import Update
 from correlator.gateway.hub import RemoteHub
 from correlator.gateway.status import RemoteStatus
@@ -22,6 +21,7 @@ from correlator.jobs.model.facts import Status as StatusOfJob
 from correlator.jobs.model.rows import JobRecord
 from correlator.jobs.model.views import JobView, PublishedJob
 from correlator.jobs.remote import Marks, RemoteJobs
+from correlator.model.messages import Wanted
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import JobQuery, JobsPage
 from tests.support.eventually import PATIENCE

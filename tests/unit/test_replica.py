@@ -6,22 +6,27 @@ import json
 import random
 from typing import Any
 
+import msgspec
 import pytest
 
 from correlator.client.documents import merge, named
-from correlator.client.messages import Wanted, decode
+from correlator.client.messages import decode
 from correlator.client.replica import Connection, Replica, Update
 from correlator.errors import BadRequest
+from correlator.model.messages import ClientMessage, Wanted
 from tests.support.daemon_model import DaemonModel
 from tests.support.messages import delta, job, put, snapshot, synced, welcome
 
 
 def receive(replica: Replica, *messages: dict[str, Any]) -> list[dict[str, Any]]:
-    answers = []
+    answers: list[ClientMessage] = []
     for message in decode(json.dumps(list(messages))):
         answers += replica.receive(message)
-    parsed: list[dict[str, Any]] = json.loads(json.dumps(answers))
-    return parsed
+    return [json.loads(msgspec.json.encode(answer)) for answer in answers]
+
+
+def hello(replica: Replica, token: str = "") -> Any:
+    return json.loads(msgspec.json.encode(replica.hello(token)))
 
 
 def drained(replica: Replica) -> Update:
@@ -61,7 +66,7 @@ def test_merge_follows_rfc_7386(target, patch, result):
 
 def test_after_the_welcome_it_sends_its_subscriptions():
     replica = Replica([Wanted(jobs=("a",), logs="WARN"), Wanted(status=("running",))])
-    assert replica.hello("secret") == {"type": "hello", "version": 1, "token": "secret"}
+    assert hello(replica, "secret") == {"type": "hello", "version": 1, "token": "secret"}
     assert receive(replica, welcome()) == [
         {"type": "subscribe", "id": 1, "jobs": ["a"], "logs": "WARN"},
         {"type": "subscribe", "id": 2, "status": ["running"]},
@@ -97,12 +102,12 @@ def test_a_failed_request_is_repeated_with_a_bookmark_five_times_in_all(live):
     for seq in range(8, 30):
         requests += receive(live, UNAVAILABLE, bookmark(seq))
     assert requests == [{"type": "get", "job_id": "a"}] * 5
-    assert live.hello() == {"type": "hello", "version": 1}, "a position would cover the missing document"
+    assert hello(live) == {"type": "hello", "version": 1}, "a position would cover the missing document"
 
 
 def test_the_position_does_not_advance_while_a_request_has_to_be_repeated(live):
     receive(live, delta("a", 6, 7), UNAVAILABLE, put(job("b", 12), 12))
-    assert live.hello()["resume"]["seq"] == 10
+    assert hello(live)["resume"]["seq"] == 10
 
 
 def test_once_a_late_document_has_arrived_a_resume_continues_after_it(live):
@@ -110,14 +115,14 @@ def test_once_a_late_document_has_arrived_a_resume_continues_after_it(live):
     assert receive(live, bookmark(8)) == [{"type": "get", "job_id": "a"}]
     receive(live, put(job("a", 9, error="late"), 9))
     assert drained(live).jobs["a"]["error"] == "late"
-    assert live.hello()["resume"]["seq"] == 9
+    assert hello(live)["resume"]["seq"] == 9
 
 
 def test_an_error_is_matched_to_its_request_by_the_jobs_id(live):
     assert len(receive(live, delta("a", 6, 7), delta("b", 6, 7))) == 2
     receive(live, {**UNAVAILABLE, "code": "not_found", "job_id": "b"}, {**UNAVAILABLE, "job_id": "other"})
     receive(live, put(job("a", 8), 8))
-    assert live.hello()["resume"]["seq"] == 8, "nothing is waited for any more"
+    assert hello(live)["resume"]["seq"] == 8, "nothing is waited for any more"
 
 
 def test_no_more_documents_are_requested_at_once_than_the_daemon_accepts(live):
@@ -147,7 +152,7 @@ def test_a_job_that_a_new_snapshot_lacks_is_removed(live):
 
 def test_it_resumes_from_the_last_message_and_keeps_its_jobs(live):
     receive(live, put(job("a", 12), 12), {"type": "bookmark", "seq": 15, "at": None})
-    assert live.hello()["resume"] == {"epoch": "e", "seq": 15}
+    assert hello(live)["resume"] == {"epoch": "e", "seq": 15}
     assert receive(live, welcome(resumed=True)) == [{"type": "subscribe", "id": 1, "resume": True}]
     assert not live.synced
     receive(live, delta("a", 12, 16, error="x"), synced(1, 16))
@@ -159,19 +164,19 @@ def test_it_resumes_from_the_last_message_and_keeps_its_jobs(live):
 def test_there_is_no_position_before_every_subscription_is_synced():
     replica = Replica([Wanted(), Wanted()])
     receive(replica, welcome(), snapshot(1), synced(1, 10), put(job("a", 11), 11), snapshot(2))
-    assert "resume" not in replica.hello()
+    assert "resume" not in hello(replica)
     receive(replica, synced(2, 12))
-    assert replica.hello()["resume"] == {"epoch": "e", "seq": 12}
+    assert hello(replica)["resume"] == {"epoch": "e", "seq": 12}
 
 
 def test_an_interrupted_resume_keeps_the_old_position(live):
     receive(live, welcome(resumed=True), put(job("a", 40), 40))
-    assert live.hello()["resume"] == {"epoch": "e", "seq": 10}
+    assert hello(live)["resume"] == {"epoch": "e", "seq": 10}
 
 
 def test_a_resync_clears_revisions_and_position(live):
     receive(live, {"type": "resync", "reason": "slow"})
-    assert "resume" not in live.hello()
+    assert "resume" not in hello(live)
     assert receive(live, delta("a", 5, 6)) == [{"type": "get", "job_id": "a"}]
     receive(live, snapshot(1), synced(1))
     assert dict(drained(live).gone) == {"a": "absent"}
@@ -218,6 +223,23 @@ def test_unknown_messages_are_ignored(live):
     assert decode('[{"type":"news"},{"type":"pong"},{"type":"event","kind":"job.late","seq":7}]') == []
     receive(live, {**put(job("a", 6), 6), "more": 1})
     assert drained(live).jobs["a"]["rev"] == 6
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        put(job("a", 6, status="paused", source="other", progress={"basis": "guess"}, forecast={"state": "early"}), 6),
+        {"type": "status", "source": "resting", "lag_seconds": 0.0, "error": None},
+        {"type": "log", "sub": [1], "job_id": "a", "event_id": 7, "level": "TRACE", "message": "m"},
+        {"type": "delete", "sub": [1], "seq": 6, "job_id": "a", "reason": "moved"},
+        {"type": "resync", "reason": "resized"},
+        {"type": "error", "sub": None, "code": "busy", "detail": ""},
+        {"type": "bye", "code": 4999, "retry_ms": [0, 1]},
+    ],
+    ids=lambda message: message["type"],
+)
+def test_a_value_that_a_later_version_adds_is_no_error(live, message):
+    assert receive(live, message) == []
 
 
 def test_an_id_resolves_in_the_order_of_the_protocol_and_to_the_newest_job():
@@ -274,11 +296,11 @@ def test_after_random_faults_the_replica_equals_the_daemons_jobs(seed):
         if act[0] == "receive" and daemon.wire is not None:
             deliver(act[1])
         elif act[0] in ("receive", "connect"):
-            daemon.connect(replica.hello())
+            daemon.connect(hello(replica))
         else:
             daemon.apply(act)
     if daemon.wire is None:
-        daemon.connect(replica.hello())
+        daemon.connect(hello(replica))
     deliver(-1)
     if ("lose",) not in acts:
         assert dict(drained(replica).jobs) == daemon.jobs

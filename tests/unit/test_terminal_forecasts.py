@@ -13,8 +13,8 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from correlator.client.client import Jobs
-from correlator.client.messages import Wanted
 from correlator.client.replica import Update
+from correlator.model.messages import Wanted
 from correlator.terminal import formats, listing, watch
 from correlator.terminal.formats import Percents, ahead
 from correlator.terminal.listing import PLAIN_COLUMNS, Form, Query, most_urgent, not_shown, plain, table
