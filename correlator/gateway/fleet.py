@@ -13,6 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
+from typing import get_args
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -52,7 +53,7 @@ ALL = ""
 
 _STATES = {Kind.JOB_LATE: State.LATE, Kind.JOB_OVERDUE: State.OVERDUE}
 """The events that streaming clients get, and the state of a forecast that each announces."""
-_REASONS: dict[str, Reason] = {"retention": "retention", "gone": "gone", "merged": "merged"}
+_REASONS: dict[str, Reason] = {reason: reason for reason in get_args(Reason)}
 
 
 class Fleet:

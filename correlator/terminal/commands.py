@@ -29,7 +29,7 @@ from correlator.config import loading, values
 from correlator.config.schema import Config, Http
 from correlator.errors import BadRequest, ConfigError, CorrelatorError
 from correlator.jobs.model.rows import LEVELS
-from correlator.model.document import JOB_STATUSES
+from correlator.model.document import JOB_STATUSES, MAX_ID
 from correlator.ops.logs import escape
 
 if TYPE_CHECKING:
@@ -142,8 +142,8 @@ class JobId(click.ParamType[str]):
     name = "id"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if not 0 < len(value) <= 255:
-            self.fail("an ID has 1 to 255 characters", param, ctx)
+        if not 0 < len(value) <= MAX_ID:
+            self.fail(f"an ID has 1 to {MAX_ID} characters", param, ctx)
         return str(value)
 
 

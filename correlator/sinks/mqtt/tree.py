@@ -19,7 +19,7 @@ from correlator.jobs.directory import JobDirectory
 from correlator.jobs.model.changes import Change
 from correlator.jobs.model.rows import Micros
 from correlator.jobs.model.views import AgeKey, PublishedJob
-from correlator.model.messages import DaemonState
+from correlator.model.messages import DaemonIndex, DaemonState, DaemonStatus, ExternalId
 from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Batch
 from correlator.sinks.mqtt.outbox import TURNS, Outbox, PendingEvent, PendingEvents, no_clock
@@ -160,12 +160,17 @@ class Tree:
 
     def status(self, state: DaemonState, at: Micros) -> Message:
         """Return the message of the daemon's state. `at`: microseconds since the epoch."""
-        payload = {"state": state, "epoch": self._epoch, "seq": self._published.seq, "at": job_document.rfc3339(at)}
+        payload: DaemonStatus = {
+            "state": state,
+            "epoch": self._epoch,
+            "seq": self._published.seq,
+            "at": job_document.rfc3339(at),
+        }
         return Message(self._topics.status, job_document.encode(payload))
 
     def index(self) -> Message:
         """Return the message with the epoch, the last seq and the number of jobs."""
-        payload = {"epoch": self._epoch, "seq": self._published.seq, "count": len(self._published)}
+        payload: DaemonIndex = {"epoch": self._epoch, "seq": self._published.seq, "count": len(self._published)}
         return Message(self._topics.index, job_document.encode(payload))
 
     def messages(self, key: Key) -> tuple[Message, ...]:
@@ -181,7 +186,8 @@ class Tree:
     def _external(self, topic: str, name: str) -> Message:
         if (owner := self._published.resolve(name)) is None or self._published.owner(name) is None:
             return Message(topic, b"")
-        return Message(topic, job_document.encode({"external_id": name, "job_id": owner.job_id}))
+        payload: ExternalId = {"external_id": name, "job_id": owner.job_id}
+        return Message(topic, job_document.encode(payload))
 
     def _job(self, topic: str, job_id: str) -> tuple[Message, ...]:
         if (shown := self._published.get(job_id)) is not None:

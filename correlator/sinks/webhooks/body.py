@@ -63,9 +63,12 @@ class Bodies:
         return body if len(body) <= MAX_BODY else None
 
     def _encoded(self, event: Event, data: JobDocument | None, cut: list[str], template: Template | None) -> bytes:
+        made = self._cloud_event(event, data, cut)
         if template is None:
-            return job_document.compact(document.encode(self._cloud_event(event, data, cut)))
-        return job_document.compact(job_document.encode(self._rendered(event, data, template)))
+            return job_document.compact(document.encode(made))
+        members = {**job_document.transition(event), "kind": event.kind.value}
+        job = orjson.loads(document.encode(data)) if data is not None else {}
+        return job_document.compact(job_document.encode(template.render({**made, "event": members, "job": job})))
 
     def _cloud_event(self, event: Event, data: JobDocument | None, cut: list[str]) -> CloudEvent:
         """See CloudEvents 1.0.2, JSON Event Format, 3. `stepid`, `stepname` and `datacut` are extension attributes.
@@ -76,7 +79,7 @@ class Bodies:
             "specversion": "1.0",
             "id": signature.message_id(event),
             "source": self._source,
-            "type": _type(event),
+            "type": f"correlator.{event.kind.value}",
             "subject": escape(event.job_id),
             "time": job_document.rfc3339(event.at),
             "datacontenttype": "application/json",
@@ -89,19 +92,3 @@ class Bodies:
         if cut:
             made["datacut"] = " ".join(cut)
         return made
-
-    def _rendered(self, event: Event, data: JobDocument | None, template: Template) -> Any:
-        return template.render(
-            {
-                "id": signature.message_id(event),
-                "source": self._source,
-                "type": _type(event),
-                "time": job_document.rfc3339(event.at),
-                "event": {**job_document.transition(event), "kind": event.kind.value},
-                "job": orjson.loads(document.encode(data)) if data is not None else {},
-            }
-        )
-
-
-def _type(event: Event) -> str:
-    return f"correlator.{event.kind.value}"
