@@ -2,7 +2,8 @@
 
 Paths and queries are read, and OpenAPI is generated, from them. No other parameters are accepted. A required member is
 part of the path where the path has one of its name, else of the query, like all others. A set is repeated in the query
-or separated by commas; a tuple is only repeated. A member that is UNSET is not given.
+or separated by commas; a tuple is only repeated. A member that is UNSET is not given. In a docstring, `name: text`
+describes a parameter.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ SPACE: Final = r"\t\n\v\f\r \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3
 """What separates words, for a class of a regular expression. Every language reads it alike, unlike `\\s`."""
 
 _WORDS: Final = f"^[{SPACE}]*([^{SPACE}]+[{SPACE}]+){{0,{MAX_WORDS - 1}}}[^{SPACE}]*$"
-_LISTED: Final = "Repeated, or with commas between."
 _EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 
@@ -45,6 +45,9 @@ class Instant:
 
 
 Texts: TypeAlias = Annotated[frozenset[Annotated[str, Meta(pattern="[^,]")]], Meta(min_length=1)]
+StepIds: TypeAlias = Annotated[
+    frozenset[Annotated[int, Meta(ge=1, le=MAX_STEP_ID)]], Meta(min_length=1, max_length=100)
+]
 Time: TypeAlias = Annotated[
     Instant,
     Meta(
@@ -53,8 +56,7 @@ Time: TypeAlias = Annotated[
     ),
 ]
 EventId: TypeAlias = Annotated[int, Meta(ge=1, le=EXACT - 1)]
-Cursor: TypeAlias = Annotated[str, Meta(description="`next_cursor` of the page before.")]
-Limit: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_LIMIT, description="Most items per page.")]
+Limit: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_LIMIT)]
 
 
 class NoParameters(Struct, frozen=True):
@@ -62,128 +64,125 @@ class NoParameters(Struct, frozen=True):
 
 
 class OfJob(Struct, frozen=True, kw_only=True):
-    id: Annotated[
-        str,
-        Meta(
-            min_length=1,
-            description="Any ID of a job: UUID, external ID, context ID (its newest job), legacy ID; resolved in this"
-            " order. Exact text, any characters: percent-encode it, `/` too (in a path that works raw as well, where no"
-            " other endpoint has the path).",
-            extra={"expected": "one ID of a job"},
-        ),
-    ]
+    """A job.
+
+    id: Any ID of a job: UUID, external ID, context ID (its newest job), legacy ID; resolved in this order. Exact text,
+        any characters: percent-encode it, `/` too (in a path that works raw as well, where no other endpoint has the
+        path).
+    """
+
+    id: Annotated[str, Meta(min_length=1, extra={"expected": "one ID of a job"})]
 
 
 class GetJob(OfJob, frozen=True, kw_only=True):
-    wait: Annotated[
-        float,
-        Meta(ge=0, le=60, description="Seconds to wait until there is such a job; with `rev`, until it is past that."),
-    ] = 0.0
-    rev: Annotated[int, Meta(ge=0, le=EXACT, description="The revision that the client has.")] | UnsetType = UNSET
+    """wait: Seconds to wait until there is such a job; with `rev`, until it is past that.
+    rev: The revision that the client has.
+    """
+
+    wait: Annotated[float, Meta(ge=0, le=60)] = 0.0
+    rev: Annotated[int, Meta(ge=0, le=EXACT)] | UnsetType = UNSET
 
 
 class GetJobLog(OfJob, frozen=True, kw_only=True):
-    level: Annotated[Level, Meta(description="The least level; `DEBUG`: all.")] = "DEBUG"
-    steps: Annotated[
-        frozenset[Annotated[int, Meta(ge=1, le=MAX_STEP_ID)]],
-        Meta(min_length=1, max_length=100, description=f"Rows of one of these steps, by ID. {_LISTED}"),
-    ] = field(name="step", default=frozenset())
-    text: Annotated[str, Meta(max_length=200, description="Rows with this text in message or attrs, in any case.")] = (
-        field(name="q", default="")
-    )
-    since: Annotated[Time, Meta(description="Rows from this time on; with its zone.")] | UnsetType = UNSET
+    """level: The least level; `DEBUG`: all.
+    step: Rows of one of these steps, by ID.
+    q: Rows with this text in message or attrs, in any case.
+    since: Rows from this time on; with its zone.
+    """
+
+    level: Level = "DEBUG"
+    steps: StepIds = field(name="step", default=frozenset())
+    text: Annotated[str, Meta(max_length=200)] = field(name="q", default="")
+    since: Time | UnsetType = UNSET
 
 
 class ListJobEvents(GetJobLog, frozen=True, kw_only=True):
-    after: (
-        Annotated[
-            str,
-            Meta(description="`next_after` of the page before; opaque. At most one of after, from and before."),
-        ]
-        | UnsetType
-    ) = UNSET
-    first: Annotated[EventId, Meta(description="Begin with this event ID, or the next one after it.")] | UnsetType = (
-        field(name="from", default=UNSET)
-    )
-    before: (
-        Annotated[
-            EventId,
-            Meta(description="The last rows below this event ID; the next page is the one before: `next_before`."),
-        ]
-        | UnsetType
-    ) = UNSET
-    limit: Annotated[int, Meta(ge=1, le=MAX_EVENTS, description="Most items per page.")] = 100
+    """after: `next_after` of the page before; opaque. At most one of after, from and before.
+    from: Begin with this event ID, or the next one after it.
+    before: The last rows below this event ID; the next page is the one before: `next_before`.
+    limit: Most items per page.
+    """
+
+    after: str | UnsetType = UNSET
+    first: EventId | UnsetType = field(name="from", default=UNSET)
+    before: EventId | UnsetType = UNSET
+    limit: Annotated[int, Meta(ge=1, le=MAX_EVENTS)] = 100
 
 
 class JobFilters(Struct, frozen=True, kw_only=True):
-    """Filters of jobs: OR inside a member, AND between them; an empty member does not filter."""
+    """Filters of jobs: OR inside a member, AND between them; an empty member does not filter.
 
-    status: Annotated[
-        frozenset[JobStatus], Meta(min_length=1, description=f"Jobs that have one of these. {_LISTED}")
-    ] = frozenset()
-    job_type: Annotated[Texts, Meta(description=f"Jobs of one of these types. {_LISTED}")] = frozenset()
-    context_id: Annotated[Texts, Meta(description=f"Jobs of one of these contexts. {_LISTED}")] = frozenset()
-    instance: Annotated[
-        Texts,
-        Meta(description=f"Jobs of one of these appliances, at a gateway; elsewhere no job has one. {_LISTED}"),
-    ] = frozenset()
+    status: Jobs that have one of these.
+    job_type: Jobs of one of these types.
+    context_id: Jobs of one of these contexts.
+    instance: Jobs of one of these appliances, at a gateway; elsewhere no job has one.
+    """
+
+    status: Annotated[frozenset[JobStatus], Meta(min_length=1)] = frozenset()
+    job_type: Texts = frozenset()
+    context_id: Texts = frozenset()
+    instance: Texts = frozenset()
 
 
 class ListJobs(JobFilters, frozen=True, kw_only=True):
-    operation: Annotated[Texts, Meta(description=f"Jobs of one of these operations. {_LISTED}")] = frozenset()
-    parent_job_id: Annotated[Texts, Meta(description=f"Children of one of these jobs. {_LISTED}")] = frozenset()
-    text: Annotated[
-        str,
-        Meta(
-            description="Text in any ID or in the VM's name, in upper or lower case. A page holds what a part of the"
-            " table has: it may be short or empty while `next_cursor` is set."
-        ),
-    ] = field(name="q", default="")
-    words: Annotated[
-        str,
-        Meta(
-            description="Words, of which each is searched as `q`, and also in the operation, in an error, and in the"
-            f" name of a step; at most {MAX_WORDS}. It is slower.",
-            extra_json_schema={"pattern": _WORDS},
-        ),
-    ] = field(name="text", default="")
-    since: Annotated[Time, Meta(description="Jobs that started then or later; a time with its zone.")] | UnsetType = (
-        UNSET
-    )
-    until: Annotated[Time, Meta(description="Jobs that started before then; a time with its zone.")] | UnsetType = UNSET
+    """operation: Jobs of one of these operations.
+    parent_job_id: Children of one of these jobs.
+    q: Text in any ID or in the VM's name, in upper or lower case. A page holds what a part of the table has: it may be
+        short or empty while `next_cursor` is set.
+    text: Words, of which each is searched as `q`, and also in the operation, in an error, and in the name of a step; at
+        most 8. It is slower.
+    since: Jobs that started then or later; a time with its zone.
+    until: Jobs that started before then; a time with its zone.
+    limit: Most items per page.
+    cursor: `next_cursor` of the page before.
+    steps: `1`: with their steps.
+    """
+
+    operation: Texts = frozenset()
+    parent_job_id: Texts = frozenset()
+    text: str = field(name="q", default="")
+    words: Annotated[str, Meta(extra_json_schema={"pattern": _WORDS})] = field(name="text", default="")
+    since: Time | UnsetType = UNSET
+    until: Time | UnsetType = UNSET
     limit: Limit = 100
-    cursor: Cursor | UnsetType = UNSET
-    steps: Annotated[Literal["0", "1"], Meta(title="Flag", description="`1`: with their steps.")] = "0"
+    cursor: str | UnsetType = UNSET
+    steps: Annotated[Literal["0", "1"], Meta(title="Flag")] = "0"
 
 
 class GetEntity(Struct, frozen=True, kw_only=True):
-    name: Annotated[
-        str,
-        Meta(
-            description="A context ID, or the exact name of a VM. Percent-encode it; `/` also works raw. A name that is"
-            " both is the context."
-        ),
-    ]
-    kind: Annotated[EntityKind, Meta(description="What the name is; found out by default.")] | UnsetType = UNSET
+    """name: A context ID, or the exact name of a VM. Percent-encode it; `/` also works raw. A name that is both is the
+        context.
+    kind: What the name is; found out by default.
+    limit: Most items per page.
+    cursor: `next_cursor` of the page before.
+    """
+
+    name: str
+    kind: EntityKind | UnsetType = UNSET
     limit: Limit = 100
-    cursor: Cursor | UnsetType = UNSET
+    cursor: str | UnsetType = UNSET
 
 
 class GetOperation(Struct, frozen=True, kw_only=True):
-    job_type: Annotated[str, Meta(description="The job type, percent-encoded; `-` for jobs that have none.")]
-    operation: Annotated[str, Meta(description="The operation, percent-encoded; `/` also works raw.")]
+    """job_type: The job type, percent-encoded; `-` for jobs that have none.
+    operation: The operation, percent-encoded; `/` also works raw.
+    """
+
+    job_type: str
+    operation: str
 
 
 class StreamMessages(JobFilters, frozen=True, kw_only=True):
+    """id: These jobs, each by any of its IDs. The stream waits for an ID that is not known yet. A single empty `id`
+        selects no job.
+    logs: Log lines too, of at least this level.
+    """
+
     ids: Annotated[
         tuple[Annotated[str, Meta(max_length=MAX_ID, extra={"expected": f"1 to {MAX_ID} characters"})], ...],
-        Meta(
-            max_length=MAX_IDS,
-            description="These jobs, each by any of its IDs. The stream waits for an ID that is not known yet."
-            " A single empty `id` selects no job.",
-        ),
+        Meta(max_length=MAX_IDS),
     ] = field(name="id", default=())
-    logs: Annotated[Level, Meta(description="Log lines too, of at least this level.")] | UnsetType = UNSET
+    logs: Level | UnsetType = UNSET
 
 
 def given(value: T | UnsetType) -> T | None:

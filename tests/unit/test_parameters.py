@@ -13,7 +13,15 @@ from msgspec.structs import fields
 from yarl import URL
 
 from correlator.errors import BadRequest
-from correlator.model.parameters import GetEntity, GetJob, JobFilters, ListJobEvents, ListJobs, StreamMessages
+from correlator.model.parameters import (
+    MAX_WORDS,
+    GetEntity,
+    GetJob,
+    JobFilters,
+    ListJobEvents,
+    ListJobs,
+    StreamMessages,
+)
 from correlator.pipeline.queries import JobQuery
 from correlator.sinks.http.parameters import job_query, read
 
@@ -94,6 +102,10 @@ def test_an_id_in_the_path_is_no_parameter_of_the_query():
 )
 def test_a_time_is_that_of_its_zone_also_if_its_plus_sign_was_not_quoted(text, micros):
     assert asked(ListJobs, f"since={text}").since.micros == micros
+
+
+def test_the_number_of_words_that_is_described_is_the_limit():
+    assert f"at most {MAX_WORDS}." in " ".join(str(ListJobs.__doc__).split())
 
 
 def test_a_query_has_the_filters_that_were_given():

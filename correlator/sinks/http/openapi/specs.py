@@ -113,10 +113,12 @@ def _operation(endpoint: Endpoint, refs: dict[Any, Schema], schemas: Schema) -> 
 
 
 def _parameters(endpoint: Endpoint, schemas: Schema) -> Iterator[Schema]:
-    described = msgspec.json.schema_components([endpoint.parameters])[1][endpoint.parameters.__name__]
+    kind = endpoint.parameters
+    described = msgspec.json.schema_components([kind])[1][kind.__name__]
+    texts = {name: text for base in reversed(kind.__mro__) for name, text in _members(base.__doc__ or "")[1]}
     for name, part in described["properties"].items():
-        description, default = part.pop("description"), part.pop("default", None)
-        part.pop("uniqueItems", None)  # a value may be repeated
+        default = part.pop("default", None)
+        listed = " Repeated, or with commas between." if part.pop("uniqueItems", False) else ""
         schema = _named(part, schemas)
         if default and "$ref" not in schema:
             schema["default"] = default
@@ -124,7 +126,7 @@ def _parameters(endpoint: Endpoint, schemas: Schema) -> Iterator[Schema]:
         found = {
             "name": name,
             "in": "path" if in_path else "query",
-            "description": description,
+            "description": texts[name] + listed,
             "required": in_path or name in described.get("required", ()),
             "schema": schema,
         }
@@ -327,9 +329,14 @@ def _named(part: Any, schemas: Schema) -> Any:
 
 
 def _described(schema: Schema) -> Schema:
-    """Move what the docstring of a type says of its members, `name: text`, to the members."""
-    text = inspect.cleandoc(schema.pop("description", ""))
-    about, *members = re.split(r"(?:^|\n)(\w+): ", re.sub(r"\n +", " ", text))
-    for name, description in zip(members[::2], members[1::2], strict=True):
+    """Move what the docstring of a type says of its members to the members."""
+    about, members = _members(schema.pop("description", ""))
+    for name, description in members:
         schema["properties"][name] = {**schema["properties"][name], "description": description}
-    return schema | {"description": about.strip()} if about else schema
+    return schema | {"description": about} if about else schema
+
+
+def _members(docstring: str) -> tuple[str, Iterable[tuple[str, str]]]:
+    """What a docstring says of the type itself, and of its members: `name: text`."""
+    about, *members = re.split(r"(?:^|\n)(\w+): ", re.sub(r"\n +", " ", inspect.cleandoc(docstring)))
+    return about.strip(), zip(members[::2], members[1::2], strict=True)
