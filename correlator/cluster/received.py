@@ -137,7 +137,7 @@ def document(payload: bytes | Raw, rev: int, instance: str, job_id: str | None =
 
 
 def _document(payload: bytes | Raw, rev: int, instance: str, job_id: str | None) -> PublishedJob:
-    found = decode_document(_completed(payload, instance))
+    found = decode_document(_completed(payload, rev, instance))
     if (metadata := bytes(found.metadata)) != b"{}":
         if not isinstance(members := orjson.loads(metadata), dict):
             raise Unreadable("the metadata of the document is no object")
@@ -146,15 +146,15 @@ def _document(payload: bytes | Raw, rev: int, instance: str, job_id: str | None)
             found = replace(found, metadata=Raw(job_document.encode(members)))
     if job_id is not None and found.job_id != job_id:
         raise Unreadable("the document is of another job than its subject")
-    return job_document.received(found, rev)
+    return job_document.received(found)
 
 
-def _completed(payload: bytes | Raw, instance: str) -> bytes:
+def _completed(payload: bytes | Raw, rev: int, instance: str) -> bytes:
     """Add the members to the text of a document that it lacks in a stream, so that they are decoded with it."""
     text = bytes(payload).rstrip()
     if not text.endswith(b"}"):
         raise Unreadable("not an object")
-    return b'%b,"rev":0,"instance":%b}' % (text[:-1], orjson.dumps(instance))
+    return b'%b,"rev":%d,"instance":%b}' % (text[:-1], rev, orjson.dumps(instance))
 
 
 def _check_depth(text: bytes) -> None:

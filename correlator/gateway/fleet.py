@@ -16,7 +16,6 @@ from functools import partial
 from typing import get_args
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from correlator.cluster import keys, received
 from correlator.cluster.received import Alive, Parser
@@ -200,7 +199,7 @@ class Fleet:
             if self._unconfirmed:
                 for change in changes[name]:
                     self._announce(name, change.job_id)
-            documents = [(c.job_id, _last_at(c.new)) for c in changes[name] if c.new is not None]
+            documents = ((c.job_id, _last_at(c.new)) for c in changes[name] if c.new is not None)
             self._publish_lines(*self._lines.appeared(name, documents))
 
     def _read(self, message: Stored, changes: defaultdict[str, list[Change]]) -> None:
@@ -243,7 +242,7 @@ class Fleet:
         if not copies:
             self._shared.discard(job_id)
             return self.hub.published.remove(job_id, seq, reason)
-        return self.hub.published.put(replace(_winner(copies), rev=seq))
+        return self.hub.published.put(job_document.revised(_winner(copies), seq))
 
     def _instance(self, name: str) -> RemoteHub | None:
         if (known := self._hubs.get(name)) is not None:

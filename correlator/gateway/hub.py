@@ -6,10 +6,9 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 
-from msgspec.structs import replace
-
 from correlator.gateway.archive import RpcArchive
 from correlator.gateway.status import RemoteStatus
+from correlator.jobs import job_document
 from correlator.jobs.encoded import Documents
 from correlator.jobs.forecast.forecaster import OperationKey
 from correlator.jobs.model.changes import Change, Event, Reason
@@ -136,7 +135,7 @@ class RemoteHub(Hub):
         published = self.published.get(shown.job_id)
         if published is not None and published.instance == shown.instance:
             return published
-        return replace(shown, rev=self.seq)
+        return job_document.revised(shown, self.seq)
 
     async def _search(self, name: str) -> tuple[PublishedJob, Resolved] | None:
         found = await available(self.archive).find(name)

@@ -23,7 +23,8 @@ Place: TypeAlias = tuple[Micros, str]
 
 
 def place_of(shown: PublishedJob) -> Place:
-    return (shown.view.started_at or 0, shown.job_id)
+    view = shown.view
+    return (view.started_at or 0, view.job_id)
 
 
 class Order:
@@ -145,9 +146,10 @@ class JobDirectory(ABC):
 
     def _put(self, new: PublishedJob, old: PublishedJob | None) -> None:
         """Set a job to a newer revision. `old`: the one before, None for a new job."""
-        self._jobs[new.job_id] = new
+        job_id = new.view.job_id
+        self._jobs[job_id] = new
         if old is None:
-            self._own_ids.add(new.job_id)
+            self._own_ids.add(job_id)
             self._order.add(place_of(new))
         elif old.view.started_at != new.view.started_at:
             self._order.remove(place_of(old))
@@ -166,7 +168,7 @@ class JobDirectory(ABC):
         views = [v if v is not None and v.source == "joblog" else None for v in (old, new)]
         before, after = (v.external_ids if v is not None else () for v in views)
         contexts = [(v.context_id,) if v is not None and v.context_id else () for v in views]
-        if old is None and new is not None and self._claim(new, after, contexts[1]):
+        if old is None and new is not None and self._claim(job_id, after, contexts[1]):
             return after, set()
         was, is_now = (v.age_key if v is not None else NO_AGE for v in views)
         external = self._external.move(job_id, before, was, after, is_now) if before or after else {}
@@ -175,13 +177,15 @@ class JobDirectory(ABC):
         passed = [name for name, changed in (*external.items(), *context.items()) if changed]
         return external, owners.union(self._others(passed if None not in views else [*passed, job_id]))
 
-    def _claim(self, view: JobView, external: Collection[str], contexts: Collection[str]) -> bool:
-        """Have a new job carry these IDs. False, and nothing changes, if one of its IDs leads to another job.
+    def _claim(self, job_id: str, external: Collection[str], contexts: Collection[str]) -> bool:
+        """Have a new job carry these IDs. False, and nothing changes, if one of its IDs may lead to another job.
 
         It does what `Names.move` does, without its sets: nearly all IDs lead to one job.
         """
-        job_id = view.job_id
-        if any(owner != job_id for owner in self._others((job_id, *external, *contexts))):
+        names = (*external, *contexts)
+        if not self._jobs.keys().isdisjoint(names):
+            return False
+        if self._external.has_any((job_id, *names)) or self._contexts.has_any((job_id, *names)):
             return False
         self._external.claim(job_id, external)
         self._contexts.claim(job_id, contexts)
@@ -201,5 +205,6 @@ def names_differ(old: JobView, new: JobView) -> bool:
     """True if the IDs of a job, or the age by which they resolve to it, have changed."""
     if (old.external_ids, old.context_id, old.source) != (new.external_ids, new.context_id, new.source):
         return True
-    same_age = old.steps is new.steps and old.started_at == new.started_at and old.terminal == new.terminal
+    same_steps = old.steps is new.steps and old.first_step == new.first_step
+    same_age = same_steps and old.started_at == new.started_at and old.terminal == new.terminal
     return not same_age and old.age_key != new.age_key

@@ -63,8 +63,8 @@ class Documents:
 
     def encoded(self, shown: PublishedJob, *, all_jobs: bool = False, steps: bool = True) -> bytes:
         """The document of `shown` as JSON. `all_jobs`: the caller encodes all jobs in turn. `steps`: with its steps."""
-        if steps and (served := job_document.served(shown)) is not None:
-            return served
+        if steps and shown.body is not None:
+            return shown.body
         key = (shown.view.job_id, steps)
         # A job outside memory has the current `seq` as its `rev`, so two readings of it may have the same `rev`.
         if (cached := self._cached.get(key)) is not None and cached.shown is shown:
@@ -97,8 +97,9 @@ class Documents:
 
     def forget(self, job_id: str, *, left: bool = False) -> None:
         """Drop the encoded documents of a job that changed, or that `left` memory."""
-        self._forget((job_id, True))
-        self._forget((job_id, False))
+        if self._cached:
+            self._forget((job_id, True))
+            self._forget((job_id, False))
         if left:
             self._follow_no_longer(job_id)
 
@@ -113,16 +114,16 @@ class Documents:
         if shown.view.terminal:
             return
         self._followed[shown.job_id] = revision
-        self._followed_size += _size(shown)
+        self._followed_size += _size(revision)
         while self._followed_size > self._max_followed and len(self._followed) > 1:
             self._follow_no_longer(next(iter(self._followed)))
 
     def _follow_no_longer(self, job_id: str) -> None:
         if (revision := self._followed.pop(job_id, None)) is not None:
-            self._followed_size -= _size(revision.shown)
+            self._followed_size -= _size(revision)
 
 
-def _size(shown: PublishedJob) -> int:
-    view = shown.view
-    texts = len(shown.body) if shown.body is not None else len(view.metadata or "") + len(view.error or "")
-    return MEMBERS + STEP * len(view.steps) + texts
+def _size(revision: Revision) -> int:
+    view, body = revision.shown.view, revision.shown.body
+    texts = len(body) if body is not None else len(view.metadata or "") + len(view.error or "")
+    return MEMBERS + STEP * len(revision.document.steps) + texts

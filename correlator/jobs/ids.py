@@ -62,6 +62,10 @@ class Names:
         claims = self._claims.get(name)
         return claims if claims is None or isinstance(claims, str) else claims[-1][-1]
 
+    def has_any(self, names: Iterable[str]) -> bool:
+        """True if a job carries one of `names`."""
+        return not self._claims.keys().isdisjoint(names)
+
     def claim(self, job_id: str, names: Iterable[str]) -> None:
         """Have a new job carry `names`, which no other job carries."""
         for name in names:

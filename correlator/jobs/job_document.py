@@ -113,8 +113,8 @@ def document(shown: PublishedJob, base: Revision | None = None, *, steps: bool =
     """
     if base is not None and base.shown is shown and steps:
         return base.document
-    if (known := served(shown)) is not None:
-        return model.decode(known) if steps else replace(model.decode(known), steps={})
+    if shown.body is not None:
+        return model.decode(shown.body) if steps else replace(model.decode(shown.body), steps={})
     view, now, titles = shown.view, shown.updated_at, shown.titles
     if base is not None and base.shown.titles is not titles:
         base = None
@@ -175,8 +175,8 @@ def document(shown: PublishedJob, base: Revision | None = None, *, steps: bool =
 
 def text(shown: PublishedJob, base: Revision | None = None, *, steps: bool = True) -> bytes:
     """The document of a job as JSON. See `document`."""
-    if steps and (known := served(shown)) is not None:
-        return known
+    if steps and shown.body is not None:
+        return shown.body
     return model.encode(document(shown, base, steps=steps))
 
 
@@ -346,8 +346,8 @@ def current_step(view: JobView) -> str | None:
 # -- and back, at a gateway
 
 
-def received(found: JobDocument, rev: int) -> PublishedJob:
-    """The job of a document with its steps, as revision `rev`. Raises: `ValueError` for a time that is none."""
+def received(found: JobDocument) -> PublishedJob:
+    """The job of a document with its steps. Raises: `ValueError` for a time that is none."""
     times = "".join([(step.started_at or "") + (step.ended_at or "") for step in found.steps.values()]).encode()
     if times.translate(_DIGITS) != _ZEROS * (len(times) // len(_ZEROS)):
         raise ValueError("the time of a step is none")
@@ -363,34 +363,40 @@ def received(found: JobDocument, rev: int) -> PublishedJob:
         _time(found.ended_at),
         found.progress.percent,
         "steps",
-        tuple(
-            [
-                StepRecord(step_id, step.name, step.seq, step.status, None, None, step.error)
-                for step_id, step in found.steps.items()
-            ]
-        ),
+        (),
         None if last is None else Line(micros(last.at), 0, last.level, last.text),
         found.warnings,
         found.errors,
         None if (text := bytes(found.metadata)) == b"{}" else text.decode(),
         found.error_cut or None,
+        first_step=min(found.steps, default=None),
         **{name: getattr(found, name) for name in COLUMNS},
     )
     return PublishedJob(
         view,
-        rev,
+        found.rev,
         micros(found.updated_at),
         children,
         len(children),
         found.stalled,
         instance=found.instance or "",
-        body=compact(model.encode(replace(found, rev=UNSET))),
+        body=compact(model.encode(found)),
     )
 
 
-def served(shown: PublishedJob) -> bytes | None:
-    """The text of a job's document at a gateway; None in a daemon, which makes the document first."""
-    return b'%b,"rev":%d}' % (shown.body[:-1], shown.rev) if shown.body is not None else None
+def revised(shown: PublishedJob, rev: int) -> PublishedJob:
+    """A job that was `received`, as another revision of the same content."""
+    if shown.rev == rev:
+        return shown
+    return replace(shown, rev=rev, body=model.encode(replace(document(shown), rev=rev)))
+
+
+def steps_of(shown: PublishedJob) -> Iterable[StepRecord]:
+    """The steps of a job. At a gateway, they have neither times nor the size of a cut error."""
+    if shown.body is None:
+        return shown.view.steps
+    found = model.decode_steps(shown.body).steps
+    return [StepRecord(step_id, s.name, s.seq, s.status, error_message=s.error) for step_id, s in found.items()]
 
 
 # -- messages

@@ -96,19 +96,22 @@ class RemoteJobs(JobDirectory):
 
     def put(self, shown: PublishedJob) -> list[Change]:
         """Set a job to a newer revision. Returns the changes; none if it is not newer."""
-        job_id, old = shown.job_id, self._jobs.get(shown.job_id)
-        removed = self._removed.get(job_id)
+        job_id = shown.view.job_id
+        old, removed = self._jobs.get(job_id), self._removed.get(job_id)
         if (old is not None and old.rev >= shown.rev) or (removed is not None and removed.seq >= shown.rev):
             return []
-        self._removed.pop(job_id, None)
-        self._jobs.pop(job_id, None)
+        if removed is not None:
+            del self._removed[job_id]
+        if old is not None:
+            del self._jobs[job_id]  # It comes to the end: the order is that of the revisions.
         self._count(old, shown)
-        self._put(shown, old)  # at the end: the order is that of the revisions
+        self._put(shown, old)
         self.seq = max(self.seq, shown.rev)
         changes = [Change(job_id, shown.rev, old, shown)]
         if old is None or names_differ(old.view, shown.view):
             _, owners = self.move_names(job_id, old.view if old is not None else None, shown.view)
-            changes += self._moved(owners - {job_id}, shown.rev)
+            if owners:
+                changes += self._moved(owners - {job_id}, shown.rev)
         return changes
 
     def remove(self, job_id: str, seq: int, reason: Reason) -> list[Change]:

@@ -242,7 +242,14 @@ class JobDocument(Struct, frozen=True, gc=False):
     current_step_title: str | UnsetType = UNSET
 
 
+class Steps(Struct, frozen=True, gc=False):
+    """The steps of a document, without what else it has."""
+
+    steps: dict[StepId, Step]
+
+
 decode: Final = msgspec.json.Decoder(JobDocument).decode
+decode_steps: Final = msgspec.json.Decoder(Steps).decode
 OF_GATEWAYS: Final = frozenset({"instance", "steps_cut"})
 """The members that only the documents of a gateway have."""
 

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from correlator.jobs import job_view
+from correlator.jobs import job_document, job_view
 from correlator.jobs.model.facts import Reading
 from correlator.jobs.model.rows import LEVELS, Int64, LegacyRecord, Level, Micros
 from correlator.jobs.model.views import JobView, LogLine, PublishedJob
@@ -90,7 +90,7 @@ def _tests(query: JobQuery) -> Iterator[Callable[[PublishedJob], bool]]:
     if query.text:
         yield lambda s: _mention(_names(s.view), (query.text,))
     if query.words:
-        yield lambda s: _mention(_texts(s.view), query.words)
+        yield lambda s: _mention(_texts(s), query.words)
 
 
 def _mention(texts: Iterable[str | None], parts: Iterable[str]) -> bool:
@@ -104,11 +104,11 @@ def _names(view: JobView) -> Iterator[str]:
     yield job_view.vm_name(view)
 
 
-def _texts(view: JobView) -> Iterator[str | None]:
-    yield from _names(view)
-    yield view.operation
-    yield view.error
-    for step in view.steps:
+def _texts(shown: PublishedJob) -> Iterator[str | None]:
+    yield from _names(shown.view)
+    yield shown.view.operation
+    yield shown.view.error
+    for step in job_document.steps_of(shown):
         yield step.name
         yield step.error_message
 

@@ -11,6 +11,9 @@ from correlator.jobs.index import Index
 from correlator.jobs.model.facts import Status
 from correlator.jobs.model.views import JobView, PublishedJob
 from correlator.model import document as model
+from correlator.model.replies import Resolved
+from correlator.pipeline.queries import JobQuery
+from correlator.sinks.http import compatible, rest
 from tests.support.documents import document_of, document_text, read_document
 from tests.support.fact_strategies import BASE, facts
 from tests.support.published_jobs import published_jobs
@@ -22,8 +25,7 @@ SHOWN = PublishedJob(JobView("j", Status.RUNNING), 3, 1_758_553_933_123_456)
 def test_the_document_of_a_job_that_was_read_is_the_one_that_was_read(shown):
     shown = replace(shown, instance="dc1")
     read = read_document(document_text(shown), shown.rev, "dc1")
-    assert model.encode(job_document.document(read)) == document_text(shown)
-    assert document_of(read) == document_of(shown)
+    assert model.encode(job_document.document(read)) == document_text(read) == document_text(shown)
 
 
 @given(facts())
@@ -31,17 +33,29 @@ def test_all_that_filters_and_lookups_use_is_read_back(made):
     index = Index()
     index.apply(made, BASE)
     for shown in index.published.all():
-        view, read = shown.view, read_document(document_text(shown)).view
+        gateways = read_document(document_text(shown))
+        view, read = shown.view, gateways.view
         assert (read.names(), read.age_key, read.terminal) == (view.names(), view.age_key, view.terminal)
         assert (read.status, read.job_type, read.operation) == (view.status, view.job_type, view.operation)
         assert (read.source, read.parent_job_id) == (view.source, view.parent_job_id)
-        assert read.steps == tuple(replace(s, started_at=None, completed_at=None, error_cut=None) for s in view.steps)
+        steps = [replace(s, started_at=None, completed_at=None, error_cut=None) for s in view.steps]
+        assert (job_document.steps_of(gateways), job_document.steps_of(shown)) == (steps, view.steps)
+        words = {word for step in steps for word in (step.name, step.error_message or "")} | {"nowhere"}
+        for query in (JobQuery(words=frozenset({word})) for word in words):
+            assert query.matches(gateways) == query.matches(shown)
+        assert rest._names(gateways) == rest._names(shown)
+        replies = (
+            compatible.reply(one, Resolved(one.job_id, "uuid", ()), one.job_id, BASE) for one in (gateways, shown)
+        )
+        assert next(replies) == next(replies)
 
 
 def test_a_gateway_gives_the_job_its_revision_and_its_appliance():
     read = read_document(document_text(SHOWN), 1044, "dc1")
     assert (read.rev, read.instance) == (1044, "dc1")
     assert document_of(read) == {**document_of(SHOWN), "rev": 1044, "instance": "dc1"}
+    again = job_document.revised(read, 2088)
+    assert (again.rev, document_text(again)) == (2088, document_text(read_document(document_text(SHOWN), 2088, "dc1")))
 
 
 def test_what_a_newer_version_adds_is_no_obstacle():
@@ -102,6 +116,6 @@ def test_what_is_no_document_is_refused(body):
     ids=str,
 )
 def test_a_member_of_another_form_is_refused(wrong):
-    assert read_document(orjson.dumps({**document_of(SHOWN), "steps": {"7": STEP}})).view.steps[0].id == 7
+    assert read_document(orjson.dumps({**document_of(SHOWN), "steps": {"7": STEP}})).view.first_step == 7
     with pytest.raises(Unreadable):
         read_document(orjson.dumps({**document_of(SHOWN), **wrong}))

@@ -42,6 +42,8 @@ class JobView(JobColumns, frozen=True, gc=False):
     """The number of all external IDs, up to `fold.MAX_COUNTED`, if `external_ids` has not all of them."""
     steps_complete: bool = True
     """False if job_steps could not be read: `steps` has only what the log says."""
+    first_step: int | None = None
+    """The lowest ID of a step, at a gateway, where `steps` is empty (`job_document.steps_of`)."""
 
     @property
     def terminal(self) -> bool:
@@ -56,7 +58,9 @@ class JobView(JobColumns, frozen=True, gc=False):
         compute the key from a document: `correlator.client.documents.age_key` and ``newest`` of client.js apply the
         same rule.
         """
-        first = min(map(_id, self.steps), default=0 if self.terminal else 1 << 63)
+        first = self.first_step
+        if first is None:
+            first = min(map(_id, self.steps), default=0 if self.terminal else 1 << 63)
         return (-1 << 63 if self.started_at is None else self.started_at, first, self.job_id)
 
     def names(self) -> tuple[str, ...]:
@@ -98,8 +102,8 @@ class PublishedJob(Struct, frozen=True, gc=False):
     """The number of all steps if `view` has only the newest, as in a stream of a cluster. None: it has all."""
     titles: Titles = NO_TITLES
     body: bytes | None = None
-    """At a gateway: the document but for `rev`. The view has what filters and lookups use: no times of steps, and
-    neither forecast nor titles are there."""
+    """At a gateway: the document. The view has what filters and lookups use: no steps, and neither
+    forecast nor titles are there."""
 
     @property
     def job_id(self) -> str:

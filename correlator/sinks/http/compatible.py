@@ -14,7 +14,7 @@ import orjson
 from aiohttp import web
 
 from correlator.jobs import joblog, legacy_status
-from correlator.jobs.job_document import rfc3339
+from correlator.jobs.job_document import rfc3339, steps_of
 from correlator.jobs.model.rows import LegacyRecord, Micros
 from correlator.jobs.model.views import PublishedJob
 from correlator.model.replies import Resolved
@@ -84,7 +84,7 @@ def not_found(name: str) -> dict[str, Any]:
 def reply(shown: PublishedJob, resolved: Resolved, name: str, now: Micros) -> dict[str, Any]:
     """The reply for a JobLog job. `name` is the requested ID."""
     view = shown.view
-    statuses = [s.status for s in view.steps]
+    statuses = [s.status for s in steps_of(shown)]
     completed = statuses.count("completed")
     progress = completed / len(statuses) * 100 if statuses else 0.0
     external = resolved.resolved_by == "external_id"

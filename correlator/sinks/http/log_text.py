@@ -11,8 +11,8 @@ from typing import Any
 from aiohttp import web
 
 from correlator.errors import Away, SourceUnavailable
-from correlator.jobs.job_document import encode, rfc3339
-from correlator.jobs.model.views import JobView, LogLine
+from correlator.jobs.job_document import encode, rfc3339, steps_of
+from correlator.jobs.model.views import JobView, LogLine, PublishedJob
 from correlator.ops.logs import escape
 from correlator.pipeline.hub import Hub
 from correlator.pipeline.queries import JobNames, LineQuery, LinesPage
@@ -39,7 +39,9 @@ class LogText:
         self._hub = hub
         self._sent = work.downloads
 
-    async def send(self, request: web.Request, view: JobView, names: JobNames, query: LineQuery) -> web.StreamResponse:
+    async def send(
+        self, request: web.Request, shown: PublishedJob, names: JobNames, query: LineQuery
+    ) -> web.StreamResponse:
         """Send the lines of a job that match `query`, the oldest first.
 
         Raises:
@@ -51,10 +53,12 @@ class LogText:
         with self._sent.holding(address):
             pages = self._pages(partial(self._hub.lines, names, limit=PAGE, query=query))
             first = await anext(pages)
-            response = StreamedResponse(headers={"Content-Disposition": f'attachment; filename="{_file_name(view)}"'})
+            response = StreamedResponse(
+                headers={"Content-Disposition": f'attachment; filename="{_file_name(shown.view)}"'}
+            )
             response.content_type, response.charset = "text/plain", "utf-8"
             await response.prepare(request)
-            steps = {step.id: step.name for step in view.steps}
+            steps = {step.id: step.name for step in steps_of(shown)}
             try:
                 if response.has_body:
                     await _write(response, first, steps)

@@ -135,7 +135,7 @@ class Rest:
         return await respond(request, found[0], read(request, kind))
 
     async def _text(self, request: web.Request, shown: PublishedJob, asked: GetJobLog) -> web.StreamResponse:
-        return await self._log_text.send(request, shown.view, _names(shown), _line_query(asked))
+        return await self._log_text.send(request, shown, _names(shown), _line_query(asked))
 
     async def _events(self, request: web.Request, shown: PublishedJob, asked: ListJobEvents) -> web.Response:
         after, first, before = given(asked.after), given(asked.first), given(asked.before)
@@ -201,7 +201,7 @@ def _names(shown: PublishedJob) -> JobNames:
     return JobNames(
         view.job_id,
         names,
-        frozenset(s.id for s in view.steps),
+        frozenset(s.id for s in job_document.steps_of(shown)),
         view.started_at or 0,
         ended if view.terminal else None,
         shown.instance,
