@@ -18,10 +18,9 @@ from correlator.config.schema import Mqtt
 from correlator.config.values import broker_url
 from correlator.jobs.index import Index
 from correlator.pipeline.local_hub import LocalHub
-from correlator.sinks.mqtt.outbox import PendingEvents
+from correlator.sinks.mqtt.outbox import MqttOutbox, PendingEvents
 from correlator.sinks.mqtt.sink import MqttSink
 from correlator.sinks.mqtt.topics import Message, Topics
-from correlator.sinks.mqtt.tree import Tree
 
 WINDOW = 20
 STATES = "correlator/v1/+/job/+/state"
@@ -39,7 +38,7 @@ def filled(jobs: int) -> LocalHub:
 
 def messages(hub: LocalHub, instance: str) -> list[Message]:
     """All that the sink would publish of it."""
-    tree = Tree(Topics(f"correlator/v1/{instance}"), hub.published, hub.epoch, PendingEvents())
+    tree = MqttOutbox(Topics(f"correlator/v1/{instance}"), hub.published, hub.epoch, PendingEvents())
     for _ in tree.begin():
         pass
     found: list[Message] = []

@@ -20,10 +20,7 @@ from msgspec.structs import replace
 
 from correlator.config.schema import Mqtt
 from correlator.doctor.check import Check, failure, is_this_host, ok, some, warning
-from correlator.sinks.mqtt.client import LOST, Client
-from correlator.sinks.mqtt.connection import Closed, Connector
-from correlator.sinks.mqtt.reasons import code_of, describe_reason
-from correlator.sinks.mqtt.timings import DEFAULT
+from correlator.sinks.mqtt.connection import DEFAULT, LOST, Closed, Connector, MqttClient, code_of, describe_reason
 from correlator.sinks.mqtt.topics import Topics
 
 LOGIN, ACL, RETAINED = "broker.login", "broker.acl", "broker.retained"
@@ -91,7 +88,7 @@ async def inspect(settings: Mqtt, *, running: bool) -> BrokerFindings:
 
 
 async def _try(
-    settings: Mqtt, client: Client, protocol: str, refusals: Sequence[str]
+    settings: Mqtt, client: MqttClient, protocol: str, refusals: Sequence[str]
 ) -> tuple[Tried, dict[str, bytes]]:
     """Publish, subscribe and read. The client adds to `refusals` why the broker refuses a message."""
     topics = Topics(f"{settings.prefix}/{settings.instance}")

@@ -26,7 +26,7 @@ from correlator.doctor.check import Check, guarded
 from correlator.doctor.database import Link
 from correlator.doctor.examination import examine
 from correlator.doctor.service import Setting
-from correlator.sinks.mqtt.timings import Timings
+from correlator.sinks.mqtt.connection import MqttTimings
 from correlator.sources.db.mariadb import Address, MariaDBDatabase
 from tests.support.appliance import Appliance, now
 from tests.support.bulk_rows import ago, pending_failovers
@@ -362,7 +362,7 @@ async def test_the_shown_commands_clear_orphaned_topics(installation, guarded_br
 async def test_servers_that_are_frozen_end_as_failed_checks(monkeypatch, own_mariadb, own_mosquitto, tmp_path):
     database = await own_mariadb.create_schema()
     daemon = Daemon(tmp_path, database__url=database.url, mqtt__url=own_mosquitto.url, database__connect_timeout="0.5s")
-    monkeypatch.setattr(mqtt, "DEFAULT", Timings(connect_timeout=0.5))
+    monkeypatch.setattr(mqtt, "DEFAULT", MqttTimings(connect_timeout=0.5))
     own_mariadb.pause()
     own_mosquitto.pause()
     try:

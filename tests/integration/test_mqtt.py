@@ -10,8 +10,8 @@ import pytest
 from correlator.jobs.job_document import rfc3339
 from correlator.ops import metrics
 from correlator.sinks.mqtt import publisher, topics
+from correlator.sinks.mqtt.connection import MqttTimings
 from correlator.sinks.mqtt.outbox import PendingEvent
-from correlator.sinks.mqtt.timings import Timings
 from tests.support.eventually import eventually
 from tests.support.mosquitto import Mosquitto
 from tests.support.mqtt_harness import NOW, MqttHarness, drained, gone, holds, reading, watch
@@ -19,7 +19,7 @@ from tests.support.mqtt_harness import NOW, MqttHarness, drained, gone, holds, r
 
 async def test_what_is_retained_is_what_the_index_says(mosquitto):
     jobs = reading("a", "x", "y/1 ä"), reading("b", "x", started=5), reading("c", status="completed")
-    world = MqttHarness(mosquitto.port, *jobs, sink={"timings": Timings(index_interval=3600.0)})
+    world = MqttHarness(mosquitto.port, *jobs, sink={"timings": MqttTimings(index_interval=3600.0)})
     async with watch(world, mosquitto.port) as watcher, world.running():
         await holds(watcher, world)
         assert watcher.store[world.ext("x")]["job_id"] == "b"
@@ -38,7 +38,7 @@ async def test_what_is_retained_is_what_the_index_says(mosquitto):
 
 
 async def test_the_index_topic_is_published_periodically(mosquitto):
-    world = MqttHarness(mosquitto.port, reading("a"), sink={"timings": Timings(index_interval=0.05)})
+    world = MqttHarness(mosquitto.port, reading("a"), sink={"timings": MqttTimings(index_interval=0.05)})
     async with watch(world, mosquitto.port) as watcher, world.running():
         await eventually(lambda: watcher.store[world.topics.index]["count"] == 1)
         world.learn(reading("b"))

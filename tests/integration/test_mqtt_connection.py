@@ -9,15 +9,14 @@ import pytest
 
 from correlator.config.tls import Tls
 from correlator.config.values import Secret
-from correlator.sinks.mqtt.client import Client
-from correlator.sinks.mqtt.timings import Timings
+from correlator.sinks.mqtt.connection import MqttClient, MqttTimings
 from tests.support.certificates import Certificates
 from tests.support.eventually import PATIENCE, eventually
 from tests.support.mosquitto import Mosquitto
 from tests.support.mqtt_harness import MqttHarness, MqttProxy, gone, holds, reading, watch
 from tests.support.servers import free_port
 
-LONG_CONNECTING = Timings(connect_timeout=60 * PATIENCE)
+LONG_CONNECTING = MqttTimings(connect_timeout=60 * PATIENCE)
 """Whatever waits for this deadline takes longer than a test may."""
 
 
@@ -60,7 +59,7 @@ async def test_a_broker_that_lost_its_store_gets_everything_again(own_mosquitto)
 
 @pytest.mark.parametrize("busy", [True, False])
 async def test_a_frozen_broker_is_noticed_and_comes_back(own_mosquitto, busy):
-    timings = Timings(keepalive=60 if busy else 1, publish_timeout=1.0 if busy else 60.0, connect_timeout=1.0)
+    timings = MqttTimings(keepalive=60 if busy else 1, publish_timeout=1.0 if busy else 60.0, connect_timeout=1.0)
     world = MqttHarness(own_mosquitto.port, *(reading(f"j{n}") for n in range(30)), sink={"timings": timings})
     async with world.running():
         async with watch(world, own_mosquitto.port) as watcher:
@@ -101,7 +100,7 @@ async def test_the_last_will_is_published_when_the_connection_is_cut(mosquitto):
 
 
 async def test_a_stop_publishes_everything_pending_and_then_offline(mosquitto):
-    timings = Timings(flush_within=PATIENCE / 2, goodbye_within=PATIENCE / 2)
+    timings = MqttTimings(flush_within=PATIENCE / 2, goodbye_within=PATIENCE / 2)
     world = MqttHarness(mosquitto.port, *(reading(f"j{n}") for n in range(300)), sink={"timings": timings})
     async with watch(world, mosquitto.port) as watcher:
         task = asyncio.create_task(world.sink.run(world.hub))
@@ -131,7 +130,7 @@ async def test_a_daemon_that_stops_while_the_past_is_read_says_goodbye(mosquitto
 
 
 async def test_a_frozen_broker_does_not_delay_the_stop_and_publishes_the_last_will_afterwards(own_mosquitto):
-    world = MqttHarness(own_mosquitto.port, reading("a"), sink={"timings": Timings(goodbye_within=0.5)})
+    world = MqttHarness(own_mosquitto.port, reading("a"), sink={"timings": MqttTimings(goodbye_within=0.5)})
     task = asyncio.create_task(world.sink.run(world.hub))
     async with watch(world, own_mosquitto.port) as watcher:
         await eventually(lambda: watcher.states() == ["online"])
@@ -257,7 +256,7 @@ async def test_a_broker_that_came_to_know_mqtt_5_is_spoken_to_in_it(mosquitto):
 
 async def test_a_connection_that_is_made_too_late_is_dropped(mosquitto, monkeypatch):
     release = threading.Event()
-    connect = Client._client_connect
+    connect = MqttClient._client_connect
 
     def late(client):
         release.wait(10)
@@ -265,7 +264,7 @@ async def test_a_connection_that_is_made_too_late_is_dropped(mosquitto, monkeypa
 
     async with MqttProxy(mosquitto.port).running() as proxy:
         world = MqttHarness(proxy.port, reading("a"))
-        monkeypatch.setattr(Client, "_client_connect", late)
+        monkeypatch.setattr(MqttClient, "_client_connect", late)
         task = asyncio.create_task(world.sink.run(world.hub))
         await eventually(lambda: any(t.get_name() == "mqtt connection" for t in asyncio.all_tasks()))
         await world.stop(task)

@@ -12,7 +12,7 @@ import pytest
 
 from correlator.doctor import daemon
 from correlator.jobs.model.facts import Kind
-from correlator.sinks.mqtt.timings import Timings
+from correlator.sinks.mqtt.connection import MqttTimings
 from tests.support.eventually import eventually
 from tests.support.faults.proxy import Proxy
 from tests.support.mqtt_harness import MqttHarness, holds, reading, watch
@@ -88,7 +88,7 @@ class Traffic:
 
 async def slow(broker: int, load: Load, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    timings = Timings(
+    timings = MqttTimings(
         late_check_interval=0.05, late_after=10 * load.scale, on_time_below=5 * load.scale, publish_timeout=30.0
     )
     arrived_events: dict[int, float] = {}

@@ -8,7 +8,7 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from correlator.ops import metrics
-from correlator.sinks.mqtt.outbox import Outbox, PendingEvent, PendingEvents
+from correlator.sinks.mqtt.outbox import DirtyTopics, PendingEvent, PendingEvents
 from correlator.sinks.mqtt.topics import Key
 from correlator.sources.log.gaps import Probe
 from correlator.sources.log.tail import Tail
@@ -193,7 +193,7 @@ async def test_only_rows_that_come_after_their_window_was_given_up_count_as_late
 def test_a_topic_is_pending_from_its_first_change_until_the_last_is_acknowledged():
     now = 0.0
     a, b = Key("state", "a"), Key("state", "b")
-    box = Outbox(spacing=0.25, clock=lambda: now)
+    box = DirtyTopics(spacing=0.25, clock=lambda: now)
     assert box.oldest() is None
     for now, key in ((1.0, a), (2.0, b), (3.0, a)):  # noqa: B007 - the clock reads it
         box.mark(key)

@@ -1,6 +1,7 @@
 """The private hooks of aiomqtt and paho on which the MQTT client depends: each is still there, and still called.
 
-Checked with aiomqtt 2.5.1 and paho-mqtt 2.2.0. After an upgrade fails here, adapt `correlator/sinks/mqtt/client.py`.
+Checked with aiomqtt 2.5.1 and paho-mqtt 2.2.0. After an upgrade fails here, adapt
+`correlator/sinks/mqtt/connection.py`.
 """
 
 from __future__ import annotations
@@ -17,9 +18,7 @@ from paho.mqtt import client as paho
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from correlator.sinks.mqtt import client as adapter
-from correlator.sinks.mqtt.client import Client
-from correlator.sinks.mqtt.connection import json_properties
+from correlator.sinks.mqtt.connection import MqttClient, json_properties
 
 CALLBACKS = {
     "_on_connect": ["client", "userdata", "flags", "reason_code", "properties"],
@@ -43,13 +42,15 @@ OF_PAHO = {"_sock_close"}
 
 
 def lacks(library: str, hook: str) -> str:
-    return f"{library} {version(library)} does not have {hook} as correlator/sinks/mqtt/client.py needs it: adapt it"
+    return (
+        f"{library} {version(library)} does not have {hook} as correlator/sinks/mqtt/connection.py needs it: adapt it"
+    )
 
 
 @pytest.fixture
-async def client() -> Client:
+async def client() -> MqttClient:
     """A client that was never connected."""
-    return Client("127.0.0.1", 1)
+    return MqttClient("127.0.0.1", 1)
 
 
 @pytest.mark.parametrize("name", CALLBACKS)
@@ -83,12 +84,12 @@ def test_paho_says_whether_a_disconnect_came_from_the_broker():
 
 def test_these_are_all_private_hooks_that_the_client_uses():
     used = set()
-    for node in ast.walk(ast.parse(inspect.getsource(adapter))):
+    for node in ast.walk(ast.parse(inspect.getsource(MqttClient))):
         name = getattr(node, "attr", None) if isinstance(node, ast.Attribute) else None
         name = node.name if isinstance(node, ast.FunctionDef) else name
         if name is not None and name.startswith("_") and not name.endswith("__"):
             used.add(name)
-    assert used == {*CALLBACKS, *ATTRIBUTES, *OF_PAHO}, "list here every private hook that client.py uses"
+    assert used == {*CALLBACKS, *ATTRIBUTES, *OF_PAHO}, "list here every private hook that MqttClient uses"
 
 
 @pytest.mark.parametrize("expiry", [None, 172_800])
@@ -108,7 +109,7 @@ async def test_a_connection_ends_at_once_if_the_loop_takes_no_writer_for_its_soc
     def refuse(*_: object) -> None:
         raise RuntimeError("unable to perform operation on <UVPoll closed=True>; the handler is closed")
 
-    made = Client("127.0.0.1", 1)
+    made = MqttClient("127.0.0.1", 1)
     ours, theirs = socket.socketpair()
     with ours, theirs:
         monkeypatch.setattr(made._client, "socket", lambda: ours)

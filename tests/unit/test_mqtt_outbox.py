@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from correlator.sinks.mqtt import outbox
-from correlator.sinks.mqtt.outbox import OVERHEAD, TURNS, Outbox, PendingEvent, PendingEvents
+from correlator.sinks.mqtt.outbox import OVERHEAD, STATES_WITHIN, TURNS, DirtyTopics, PendingEvent, PendingEvents
 from correlator.sinks.mqtt.topics import Key
 
 A, B = Key("state", "a"), Key("state", "b")
@@ -19,7 +18,7 @@ def pop_next(events):
 
 
 def test_a_topic_that_changes_on_its_way_is_sent_again():
-    box = Outbox(spacing=0.25)
+    box = DirtyTopics(spacing=0.25)
     box.mark(A)
     assert box.pop_next(0.0) == A
     box.mark(A)
@@ -33,7 +32,7 @@ def test_a_topic_that_changes_on_its_way_is_sent_again():
 
 
 def test_a_topic_rests_between_two_messages_and_the_last_mark_counts():
-    box = Outbox(spacing=0.25)
+    box = DirtyTopics(spacing=0.25)
     box.mark(A)
     box.pop_next(0.0)
     box.acknowledged(A)
@@ -45,7 +44,7 @@ def test_a_topic_rests_between_two_messages_and_the_last_mark_counts():
 
 
 def test_changes_and_republished_topics_alternate():
-    box = Outbox()
+    box = DirtyTopics()
     old = [Key("state", str(n)) for n in range(4)]
     new = [Key("state", f"new {n}") for n in range(4)]
     box.restart()
@@ -59,7 +58,7 @@ def test_changes_and_republished_topics_alternate():
 
 
 def test_a_topic_to_be_sent_again_that_changes_is_sent_once():
-    box = Outbox()
+    box = DirtyTopics()
     box.restart()
     box.add([A, B])
     box.mark(B)
@@ -67,7 +66,7 @@ def test_a_topic_to_be_sent_again_that_changes_is_sent_once():
 
 
 def test_what_was_on_its_way_over_a_lost_connection_is_sent_as_before():
-    box = Outbox()
+    box = DirtyTopics()
     box.mark(A)
     box.pop_next(0.0)
     box.restart()
@@ -77,7 +76,7 @@ def test_what_was_on_its_way_over_a_lost_connection_is_sent_as_before():
 
 @given(st.data())
 def test_the_broker_ends_with_the_newest_version_of_every_topic(data):
-    box, versions, broker, flying, now = Outbox(), dict.fromkeys((A, B), 0), {}, {}, 0.0
+    box, versions, broker, flying, now = DirtyTopics(), dict.fromkeys((A, B), 0), {}, {}, 0.0
     last: dict[Key, float] = {}
     for _ in range(data.draw(st.integers(0, 40))):
         match data.draw(st.sampled_from(["mark", "take", "acknowledge", "wait", "lose"])):
@@ -287,13 +286,13 @@ def test_what_the_queues_remember_of_sent_events_is_bounded():
 
 def test_a_changed_topic_that_has_waited_for_a_second_goes_before_all_that_is_published_again():
     now = 0.0
-    box = Outbox(clock=lambda: now)
+    box = DirtyTopics(clock=lambda: now)
     box.restart()
     box.add(Key("state", f"old {n}") for n in range(100))
     for n in range(50):
         box.mark(Key("state", f"new {n}"))
     assert not box.is_late(now)
-    now = outbox.STATES_WITHIN
+    now = STATES_WITHIN
     assert box.is_late(now)
     popped = [box.pop_next(now) for _ in range(2 * TURNS)]
     assert sum(key is not None and key.name.startswith("new") for key in popped) == 2 * (TURNS - 1)

@@ -13,10 +13,9 @@ from correlator.jobs.model.changes import Event
 from correlator.jobs.model.facts import Kind, Reading
 from correlator.jobs.model.rows import JobRecord, LegacyRecord
 from correlator.pipeline.hub import Batch
-from correlator.sinks.mqtt import tree
-from correlator.sinks.mqtt.outbox import STATES_WITHIN, PendingEvents
+from correlator.sinks.mqtt import outbox
+from correlator.sinks.mqtt.outbox import STATES_WITHIN, MqttOutbox, PendingEvents
 from correlator.sinks.mqtt.topics import Key, Message, Topics
-from correlator.sinks.mqtt.tree import Tree
 from tests.support.documents import document_of
 
 NOW = 1_758_553_933_000_000
@@ -42,7 +41,7 @@ class TreeHarness:
         self.index = index or Index()
         self.index.loading = False
         self.events = PendingEvents()
-        self.tree = Tree(NAMES, self.index.published, "e1", self.events)
+        self.tree = MqttOutbox(NAMES, self.index.published, "e1", self.events)
         self.now = 0.0
         self.learn(*readings)
 
@@ -123,7 +122,7 @@ def test_a_new_connection_gets_the_newest_jobs_first():
 
 
 def test_a_new_connection_adds_jobs_in_steps_and_sends_changes_between_them_once(monkeypatch):
-    monkeypatch.setattr(tree, "BEGIN_BATCH", 2)
+    monkeypatch.setattr(outbox, "BEGIN_BATCH", 2)
     world = TreeHarness(*(reading(f"j{n}", f"x{n}", started=n) for n in range(7)))
     world.learn(Reading("j6", 2))
     pending = [0]
@@ -144,7 +143,7 @@ def test_a_new_connection_adds_jobs_in_steps_and_sends_changes_between_them_once
 
 
 def test_a_step_of_begin_adds_a_bounded_number_of_topics_however_many_ids_a_job_has(monkeypatch):
-    monkeypatch.setattr(tree, "BEGIN_BATCH", 5)
+    monkeypatch.setattr(outbox, "BEGIN_BATCH", 5)
     keys = [f"{n}_job_id" for n in range(30)]
     world = TreeHarness(index=Index(id_keys=keys))
     metadata = orjson.dumps({key: f"id of {key}" for key in keys}).decode()
@@ -268,7 +267,7 @@ def test_what_an_earlier_run_left_on_the_broker_is_removed():
 
 
 def test_jobs_that_leave_while_the_broker_is_away_are_bounded(monkeypatch):
-    monkeypatch.setattr(tree, "MAX_TOMBSTONES", 2)
+    monkeypatch.setattr(outbox, "MAX_TOMBSTONES", 2)
     world = TreeHarness(*(reading(f"j{n}", started=n) for n in range(4)))
     world.learn(*(Reading(f"j{n}", 2) for n in range(4)))
     world.begin()
@@ -310,7 +309,7 @@ def test_states_that_are_late_go_before_events_but_for_each_eighth_message():
     now = 0.0
     world = TreeHarness(*(reading(f"j{n}") for n in range(30)))
     world.events = PendingEvents(clock=lambda: now)
-    world.tree = Tree(NAMES, world.index.published, "e1", world.events, lambda: now)
+    world.tree = MqttOutbox(NAMES, world.index.published, "e1", world.events, lambda: now)
     world.begin()
     world.send()
     world.learn(*(reading(f"j{n}", status="failed", observed_at=2) for n in range(30)))

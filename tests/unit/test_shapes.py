@@ -28,8 +28,7 @@ from correlator.sinks.http.frames import decode
 from correlator.sinks.http.openapi.specs import asyncapi, openapi
 from correlator.sinks.http.problems import problem
 from correlator.sinks.mqtt import topics
-from correlator.sinks.mqtt.outbox import PendingEvents
-from correlator.sinks.mqtt.tree import Tree
+from correlator.sinks.mqtt.outbox import MqttOutbox, PendingEvents
 from tests.support.documents import document_of, document_text
 from tests.support.schemas import Shapes
 
@@ -225,11 +224,11 @@ def test_no_message_has_the_shape_of_two():
     assert STREAMED.one_of(server_messages, {"type": "log", "sub": [1], "dropped": 3}) == "LogDropped"
 
 
-def tree(record: JobRecord) -> tuple[Tree, Index]:
+def tree(record: JobRecord) -> tuple[MqttOutbox, Index]:
     index = Index()
     index.loading = False
     index.apply([Reading(record.job_id, 1, record, STEPS)], AT)
-    return Tree(topics.Topics("p/i"), index.published, "e", PendingEvents()), index
+    return MqttOutbox(topics.Topics("p/i"), index.published, "e", PendingEvents()), index
 
 
 def test_what_is_retained_has_its_shape_to_the_last_member():

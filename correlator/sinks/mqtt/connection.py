@@ -1,4 +1,12 @@
-"""Opening one connection to the broker: TLS, the last will, and what to give up when the broker refuses it.
+"""One connection to the broker: its settings and deadlines, the client, and the broker's reasons in plain English.
+
+`Connector` opens connections one after the other, and gives up what a broker does not support: MQTT 5, QoS 1 or
+retained messages. It tells a broker's DISCONNECT (`Closed`) from no answer (`TimedOut`) and a lost connection (`LOST`).
+
+`MqttClient` is one connection, and is used once: a reused client would send again what it could not send before. It
+overrides or calls private hooks of aiomqtt and paho for what they lack: the limits of CONNACK, the reason of a
+DISCONNECT, refused messages, and closing the socket at any moment. `tests/unit/test_mqtt_hooks.py` names each hook, and
+fails when a version no longer has it.
 
 aiomqtt's own timeouts are off: `asyncio.wait_for` may lose a cancellation (Python 3.11), `asyncio.timeout` does not.
 """
@@ -11,43 +19,79 @@ import functools
 import logging
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import aiomqtt
-from aiomqtt import ProtocolVersion
+from aiomqtt import MqttCodeError, ProtocolVersion
 from msgspec.structs import replace
+from paho.mqtt import client as paho
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from correlator.config.schema import Mqtt
-from correlator.sinks.mqtt.client import LOST, UNSUPPORTED_VERSION, Client
-from correlator.sinks.mqtt.reasons import QOS_NOT_SUPPORTED, RETAIN_NOT_SUPPORTED, code_of, describe_reason
-from correlator.sinks.mqtt.timings import Timings
+from correlator.sinks.lateness import LATE_AFTER, ON_TIME_BELOW
 from correlator.sinks.mqtt.topics import Message
 from correlator.tls import client_context
 
+log = logging.getLogger(__name__)
+
+
 T = TypeVar("T")
 
-log = logging.getLogger(__name__)
 
 WINDOW = 20
 """Maximum number of messages in flight. Brokers accept few by default: more would wait in the client and grow old."""
 
 
-class TimedOut(aiomqtt.MqttError):
-    """The broker did not answer."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MqttTimings:
+    """Deadlines and intervals of one sink, in seconds."""
 
-    def __init__(self, within: float) -> None:
-        super().__init__(f"timed out: no answer within {within:g} s")
+    keepalive: int = 5
+    """Silence after which the client pings the broker, and after which it gives up on the answer."""
+
+    connect_timeout: float = 10.0
+    """For name resolution, socket and CONNACK together."""
+
+    close_timeout: float = 1.0
+    """To send DISCONNECT."""
+
+    publish_timeout: float = 5.0
+    """To wait for PUBACK."""
+
+    call_timeout: float = 5.0
+    """To wait for SUBACK and UNSUBACK."""
+
+    steady_after: float = 10.0
+    """A connection must last so long to reset the retry delay. A broker that closes at once is not hammered."""
+
+    index_interval: float = 10.0
+    """Between two messages with the position in the index."""
+
+    quiet_after: float = 1.0
+    quiet_within: float = 60.0
+    """MQTT does not mark the end of the retained messages: assume it after this time without one, or in total."""
+
+    late_check_interval: float = 1.0
+    """Between two checks of how long messages have waited."""
+
+    late_after: float = LATE_AFTER
+    """What has waited for longer is late."""
+
+    on_time_below: float = ON_TIME_BELOW
+    """The broker keeps up again once nothing has waited for longer."""
+
+    republish_within: float = 60.0
+    """What is published again over a new connection is late after this time."""
+
+    flush_within: float = 4.0
+    goodbye_within: float = 7.0
+    """At the end: to publish what is pending, and for all last messages together."""
 
 
-class Closed(aiomqtt.MqttError):
-    """The broker ended the connection with a DISCONNECT, which carries the reason."""
-
-    def __init__(self, reason: ReasonCode) -> None:
-        super().__init__(f"the broker closed the connection: {describe_reason(reason)}")
-        self.reason = reason
+DEFAULT = MqttTimings()
 
 
 class Connector:
@@ -56,7 +100,7 @@ class Connector:
     `on_refused`: called with a sentence when the broker refuses a message.
     """
 
-    def __init__(self, settings: Mqtt, timings: Timings, on_refused: Callable[[str], None]) -> None:
+    def __init__(self, settings: Mqtt, timings: MqttTimings, on_refused: Callable[[str], None]) -> None:
         assert settings.url is not None, "mqtt.url is empty: there is nothing to connect to"
         self.url = settings.url
         self._settings = settings
@@ -75,7 +119,7 @@ class Connector:
         return self._version is ProtocolVersion.V5
 
     @contextlib.asynccontextmanager
-    async def connection(self, will: Callable[[], Message] | None = None) -> AsyncIterator[Client]:
+    async def connection(self, will: Callable[[], Message] | None = None) -> AsyncIterator[MqttClient]:
         """Open one connection, with the last will that `will` returns. Raises: one of `LOST`.
 
         If the block ends or is cancelled, the connection ends with a DISCONNECT. After an exception it ends without
@@ -96,13 +140,13 @@ class Connector:
         finally:
             client.drop()
 
-    async def _disconnect(self, client: Client) -> None:
+    async def _disconnect(self, client: MqttClient) -> None:
         """Send DISCONNECT, after which the broker does not publish the last will."""
         with contextlib.suppress(*LOST):
             async with asyncio.timeout(self._timings.close_timeout):
                 await client.__aexit__(None, None, None)
 
-    async def _connect(self, will: Callable[[], Message] | None) -> Client:
+    async def _connect(self, will: Callable[[], Message] | None) -> MqttClient:
         """Connect in MQTT 5, or in 3.1.1 if the broker does not speak MQTT 5. Raises: one of `LOST`."""
         self._version = ProtocolVersion.V5  # The broker may have been upgraded since the last connection.
         self._will_qos, self._will_retain = 1, True
@@ -126,11 +170,11 @@ class Connector:
             return False
         return True
 
-    async def _create(self, make_will: Callable[[], Message] | None) -> Client:
+    async def _create(self, make_will: Callable[[], Message] | None) -> MqttClient:
         settings = self._settings
         # A new context for each connection, as certificates are renewed; in a thread, as it reads files.
         tls = await asyncio.to_thread(client_context, settings.tls) if self.url.tls else None
-        client = Client(
+        client = MqttClient(
             self.url.host,
             self.url.port,
             username=settings.username or None,
@@ -154,6 +198,25 @@ class Connector:
         return aiomqtt.Will(message.topic, message.payload, self._will_qos, self._will_retain, properties)
 
 
+LOST = (aiomqtt.MqttError, OSError, UnicodeError)
+"""The errors of a connection that is lost or cannot be opened. An invalid host name raises `UnicodeError`."""
+
+
+class TimedOut(aiomqtt.MqttError):
+    """The broker did not answer."""
+
+    def __init__(self, within: float) -> None:
+        super().__init__(f"timed out: no answer within {within:g} s")
+
+
+class Closed(aiomqtt.MqttError):
+    """The broker ended the connection with a DISCONNECT, which carries the reason."""
+
+    def __init__(self, reason: ReasonCode) -> None:
+        super().__init__(f"the broker closed the connection: {describe_reason(reason)}")
+        self.reason = reason
+
+
 async def answered(call: Awaitable[T], within: float) -> T:
     """Await `call` for at most `within` seconds. Raises: `TimedOut`."""
     try:
@@ -161,17 +224,6 @@ async def answered(call: Awaitable[T], within: float) -> T:
             return await call
     except TimeoutError:
         raise TimedOut(within) from None
-
-
-class _Shared(Properties):
-    """Properties of many messages. paho packs them for each message, which takes a tenth of the time to send it."""
-
-    def pack(self) -> bytes:
-        members = vars(self)  # paho's own `__setattr__` accepts the names of MQTT only
-        if "packed" not in members:
-            members["packed"] = super().pack()  # type: ignore[no-untyped-call]
-        packed: bytes = members["packed"]
-        return packed
 
 
 @functools.cache
@@ -185,3 +237,170 @@ def json_properties(kind: int, expiry: int | None = None) -> Properties:
     if expiry is not None:
         properties.MessageExpiryInterval = expiry
     return properties
+
+
+class _Shared(Properties):
+    """Properties of many messages. paho packs them for each message, which takes a tenth of the time to send it."""
+
+    def pack(self) -> bytes:
+        members = vars(self)  # paho's own `__setattr__` accepts the names of MQTT only
+        if "packed" not in members:
+            members["packed"] = super().pack()  # type: ignore[no-untyped-call]
+        packed: bytes = members["packed"]
+        return packed
+
+
+# -- the client
+
+
+UNSUPPORTED_VERSION = (1, 0x84)
+"""CONNACK codes for an unsupported protocol version: of a 3.1.1 broker, and of an MQTT 5 broker."""
+
+
+class MqttClient(aiomqtt.Client):
+    """aiomqtt's client for one connection. `on_refused` is called with a sentence when the broker refuses a message."""
+
+    maximum_packet_size = 0xFFFF_FFFF
+    """Maximum number of bytes of a packet that the broker accepts."""
+
+    receive_maximum = 0xFFFF
+    maximum_qos = 2
+    retain_available = True
+    """The other limits of CONNACK. These are the values that MQTT 5 defines for a broker that announces none."""
+
+    disconnect_reason: ReasonCode | None = None
+    """The reason of the broker's DISCONNECT, if it sent one."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.on_refused: Callable[[str], None] = lambda _: None
+        self.on_retained: Callable[[str, bytes], None] | None = None
+        """Called with topic and payload of each retained message. None: messages go to `messages`, a task for each."""
+        super().__init__(*args, **kwargs)
+
+    async def lost(self) -> None:
+        """Wait until the connection has ended. Raises: aiomqtt.MqttError."""
+        await asyncio.wait((self._disconnected,))
+        raise aiomqtt.MqttError("disconnected") from self._disconnected.exception()
+
+    async def open(self) -> MqttClient:
+        """Connect. If this is cancelled, the socket that a thread still opens is closed. Raises: one of `LOST`."""
+        entering = asyncio.ensure_future(self.__aenter__())
+        try:
+            return await asyncio.shield(entering)
+        except BaseException:
+            entering.add_done_callback(lambda _: self.drop())
+            raise
+
+    def drop(self) -> None:
+        """Close the socket, if it is open, without a DISCONNECT. A live broker then publishes the last will."""
+        for future in (self._connected, self._disconnected):
+            if not future.done():
+                future.set_result(None)
+            elif not future.cancelled():
+                future.exception()  # retrieved, so that asyncio does not warn about it
+        self._client._sock_close()  # noqa: SLF001 - paho has no other way to close at once
+
+    def _on_connect(
+        self, client: paho.Client, userdata: Any, flags: Any, reason_code: Any, properties: Properties | None = None
+    ) -> None:
+        self.maximum_packet_size = getattr(properties, "MaximumPacketSize", self.maximum_packet_size)
+        self.receive_maximum = getattr(properties, "ReceiveMaximum", self.receive_maximum)
+        self.maximum_qos = getattr(properties, "MaximumQoS", self.maximum_qos)
+        self.retain_available = bool(getattr(properties, "RetainAvailable", self.retain_available))
+        super()._on_connect(client, userdata, flags, reason_code, properties)
+
+    def _on_disconnect(
+        self, client: paho.Client, userdata: Any, flags: Any, reason_code: Any, properties: Properties | None = None
+    ) -> None:
+        if getattr(flags, "is_disconnect_packet_from_server", False):
+            self.disconnect_reason = reason_code
+        if not self._connected.done():  # aiomqtt would wait for CONNACK anyway
+            self._connected.set_exception(aiomqtt.MqttError("the connection ended before the broker answered"))
+        super()._on_disconnect(client, userdata, flags, reason_code, properties)
+
+    def _on_message(self, client: paho.Client, userdata: Any, message: paho.MQTTMessage) -> None:
+        if self.on_retained is None:
+            super()._on_message(client, userdata, message)
+        elif message.retain and message.payload:
+            self.on_retained(message.topic, bytes(message.payload))
+
+    def _on_publish(self, client: paho.Client, userdata: Any, mid: int, reason_code: Any, properties: Any) -> None:
+        if reason_code.is_failure:
+            self.on_refused(describe_reason(reason_code))
+        super()._on_publish(client, userdata, mid, reason_code, properties)
+
+    def _on_socket_register_write(self, client: paho.Client, userdata: Any, sock: Any) -> None:
+        """Do as aiomqtt does, but check the socket first: it may be closed by then and its number reused.
+
+        After an error of the socket, uvloop keeps a closed handle for it, and refuses a writer (its issue 552). Nothing
+        would be written then until a deadline, so the connection ends at once.
+        """
+
+        def attempt(call: Callable[[], object]) -> None:
+            try:
+                call()
+            except Exception as error:  # noqa: BLE001 - any error ends the connection
+                if not self._disconnected.done():
+                    self._disconnected.set_exception(error)
+
+        def register() -> None:
+            number = sock.fileno()
+            if client.socket() is sock:
+                attempt(lambda: self._loop.add_writer(number, lambda: attempt(client.loop_write)))
+
+        del userdata
+        self._loop.call_soon_threadsafe(register)
+
+
+# -- reason codes
+
+
+PACKET_TOO_LARGE = 0x95
+RETAIN_NOT_SUPPORTED = 0x9A
+QOS_NOT_SUPPORTED = 0x9B
+
+
+_MEANINGS = {
+    0x81: "a packet of this daemon was malformed, or the broker does not understand it; see the broker's log",
+    0x82: "the broker reports that a packet violates the protocol; see the broker's log",
+    0x86: "the broker does not know this user and password; set mqtt.username and mqtt.password_file",
+    0x87: "this user may not do that; allow publishing and subscribing below mqtt.prefix and mqtt.instance there",
+    0x88: "the broker is unavailable at the moment; see the broker's log",
+    0x89: "the broker is overloaded; check its load and its limits",
+    0x8A: "the broker has banned this client; see the broker's log",
+    0x8B: "the broker is shutting down; the connection is tried again",
+    0x8D: "the broker received nothing from this daemon for longer than the keep-alive; check the network between",
+    0x8E: "another client has connected with the same client ID; give each its own mqtt.client_id",
+    0x90: "the broker does not accept this topic; see its rules for topic names, and mqtt.prefix",
+    0x93: "more messages were in flight than the broker accepts; brokers also count messages that they refused",
+    0x95: "a message was larger than the broker accepts; raise its maximum packet size, or lower jobs.max_metadata",
+    0x96: "messages arrive faster than the broker allows; raise its limit of messages per second",
+    0x97: "a quota of the broker is used up, of messages, connections or storage; raise it there",
+    0x98: "an administrator of the broker closed the connection",
+    0x99: "the broker checks payloads and does not accept this one; see the broker's log",
+    0x9A: "the broker keeps no retained messages; allow them there (mosquitto: retain_available true)",
+    0x9B: "the broker accepts QoS 0 only; allow QoS 1 there (mosquitto: max_qos 1)",
+    0x9C: "the broker asks to use another server; set mqtt.url to it",
+    0x9D: "the broker has moved to another server for good; set mqtt.url to it",
+    0x9F: "the broker limits how often clients connect; raise the limit there",
+}
+
+
+def describe_reason(reason: ReasonCode) -> str:
+    """Return, for example, ``Receive maximum exceeded (0x93): more messages were …``."""
+    meaning = _MEANINGS.get(reason.value)
+    return f"{reason} (0x{reason.value:02X})" + (f": {meaning}" if meaning else "")
+
+
+def describe_error(error: BaseException) -> str:
+    """Return the same for an error that carries a reason code, or the text of any other error."""
+    if isinstance(error, MqttCodeError) and isinstance(error.rc, ReasonCode):
+        return describe_reason(error.rc)
+    return str(error) or type(error).__name__
+
+
+def code_of(error: BaseException) -> int | None:
+    """Return the number of the code that an error carries; None for any other error."""
+    if not isinstance(error, MqttCodeError):
+        return None
+    return error.rc.value if isinstance(error.rc, ReasonCode) else error.rc

@@ -1,8 +1,10 @@
-"""What the broker lacks: topics whose newest message it has not acknowledged (`Outbox`), and events (`PendingEvents`).
+"""What the broker lacks: topics that differ from the index, and events that it has not acknowledged.
 
-The two differ in what may be lost. A topic holds state: only the newest message counts, so the outbox stores keys and
-no payloads, and memory does not grow with the number of changes. An event is a fact: each is stored with its payload,
-in the order of its job, until the broker has acknowledged it, up to `MAX_EVENTS` and `MAX_BYTES`.
+The two differ in what may be lost. A topic holds state: only the newest message counts, so `DirtyTopics` has keys and
+no payloads, and memory does not grow with the number of changes. `MqttOutbox` builds the payload from the index when it
+is sent. A job that left the index gets a tombstone: its last state with ``"deleted": true``, then an empty message that
+removes the topic. An event is a fact: `PendingEvents` stores each with its payload, in the order of its job, until the
+broker has acknowledged it, up to `MAX_EVENTS` and `MAX_BYTES`.
 
 A broker may be too slow for all of them, for hours. Then what is late is chosen: a state that has waited for
 `STATES_WITHIN` goes before events, an event of a job that has ended before one of a job that runs, and each of them
@@ -16,23 +18,49 @@ or does I/O: times are arguments.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from heapq import merge
+from itertools import chain, islice
+from operator import itemgetter
+from typing import Any, NamedTuple, TypeVar, assert_never
 
 from msgspec import Struct
 
+from correlator.jobs import job_document
+from correlator.jobs.bounded import BoundedDict
+from correlator.jobs.directory import JobDirectory
+from correlator.jobs.model.changes import Change
 from correlator.jobs.model.facts import Kind
-from correlator.sinks.mqtt.topics import SPACING, Key
+from correlator.jobs.model.rows import Micros
+from correlator.jobs.model.views import AgeKey, PublishedJob
+from correlator.model.messages import DaemonIndex, DaemonState, DaemonStatus, ExternalId
+from correlator.ops.stalls import timed
+from correlator.pipeline.hub import Batch
+from correlator.sinks.mqtt.topics import SPACING, Key, Message, Topics, parse_state
+
+T = TypeVar("T")
+
+
+BEGIN_BATCH = 500
+"""Maximum number of jobs that one step of `MqttOutbox.begin` sorts, and of topics that one adds."""
+
+
+MAX_TOMBSTONES = 20_000
+"""Maximum number of jobs that left and whose topics still exist. The sweep after the next connect finds the others."""
+
 
 MAX_EVENTS = 50_000
 MAX_BYTES = 64 * 1024 * 1024
 """Maximum number of events that wait for the broker, and of the bytes that they take. Above it some are dropped."""
 
+
 OVERHEAD = 500
 """Bytes that an event takes besides its payload."""
 
+
 STATES_WITHIN = 1.0
 """Seconds that a changed topic waits before it goes before everything else."""
+
 
 TURNS = 8
 """Each eighth message is one of those that others go before."""
@@ -43,16 +71,206 @@ def no_clock() -> float:
     return 0.0
 
 
-class PendingEvent(NamedTuple):
-    """An event that the broker has not acknowledged. The next run of the daemon publishes it again."""
+class Parcel(NamedTuple):
+    """Messages to send one after the other. `tag` identifies them for `MqttOutbox.acknowledged`."""
 
-    job_id: str
-    payload: bytes
+    tag: Key | int
+    messages: tuple[Message, ...]
+
+
+class MqttOutbox:
+    """The topics of the index, with an outbox of those that the broker lacks.
+
+    There is no connection before `begin` and after `end`; changes are not marked then. `clock`: returns seconds, the
+    same as the clock of `events`. Use it from one event loop only.
+    """
+
+    def __init__(
+        self,
+        topics: Topics,
+        published: JobDirectory,
+        epoch: str,
+        events: PendingEvents,
+        clock: Callable[[], float] = no_clock,
+    ) -> None:
+        self._topics = topics
+        self._published = published
+        self._epoch = epoch
+        self._events = events
+        self._outbox = DirtyTopics(clock=clock)
+        self._tombstones: BoundedDict[str, tuple[PublishedJob | dict[str, Any], int]] = BoundedDict(MAX_TOMBSTONES)
+        self._connected = False
+        self._turn = 0
+
+    def on_batch(self, batch: Batch) -> int:
+        """Mark the topics that a batch of the hub changes. Returns the number of events that were dropped."""
+        for change in batch.changes:
+            if change.new is not None:
+                self._tombstones.pop(change.job_id, None)
+            elif change.old is not None:
+                self._tombstones[change.job_id] = change.old, change.seq
+            if self._connected:  # `begin` finds earlier changes in the index
+                if not change.moved:
+                    self._outbox.mark(Key("state", change.job_id))
+                for external_id in _affected_external_ids(change):
+                    self._outbox.mark(Key("ext", external_id))
+        dropped = 0
+        for event in batch.events:
+            payload = job_document.encode(job_document.event(event, self._epoch, batch.seq))
+            dropped += self._events.add(PendingEvent(event.job_id, job_document.compact(payload)))
+        return dropped
+
+    def begin(self) -> Iterator[None]:
+        """Start a connection: add all topics, the newest jobs first, then those of jobs that left meanwhile.
+
+        A step sorts at most `BEGIN_BATCH` jobs, or adds as many topics. Other tasks may run between two steps; what
+        they change is sent too. Do not call `pop_next` before the last step.
+        """
+        self._outbox.restart()
+        self._events.restart()
+        self._connected = True
+        published = list(self._published.all())
+        left = [name if isinstance(last, dict) else last for name, (last, _) in self._tombstones.items()]
+        by_age: list[list[tuple[AgeKey, PublishedJob]]] = []
+        for batch in _batches(published):
+            with timed("mqtt begin"):
+                by_age.append(sorted(((job.view.age_key, job) for job in batch), key=itemgetter(0), reverse=True))
+            yield
+        newest_first = (job for _, job in merge(*by_age, key=itemgetter(0), reverse=True))
+        keys = (key for job in chain(newest_first, left) for key in _keys(job))
+        more = True
+        while more:
+            with timed("mqtt begin"):
+                part = list(islice(keys, BEGIN_BATCH))
+                self._outbox.add(part)
+                more = bool(part)
+            yield
+
+    def end(self) -> None:
+        """End the connection. The next `begin` computes what the broker lacks from the index."""
+        self._connected = False
+        self._outbox.restart()
+        self._events.restart()
+
+    def on_retained(self, topic: str, payload: bytes) -> None:
+        """Remove a topic that the broker holds, if an earlier run left it and the index does not have its job."""
+        match self._topics.key(topic):
+            case Key("state", name) as key if self._published.get(name) is None and name not in self._tombstones:
+                self._tombstones[name] = parse_state(payload, name), self._published.seq
+                self._outbox.mark(key)
+            case Key("ext", name) as key if self._published.owner(name) is None:
+                self._outbox.mark(key)
+
+    def pop_next(self, now: float) -> Parcel | None:
+        """Dequeue what to send next: an event or a topic alternately; with late changes, one event in `TURNS`.
+
+        `now`: seconds of the clock, must not decrease.
+        """
+        self._turn = (self._turn + 1) % TURNS
+        if self._turn == 0 if self._outbox.is_late(now) else self._turn % 2 == 1:
+            return self._pop_event() or self._pop_topic(now)
+        return self._pop_topic(now) or self._pop_event()
+
+    def acknowledged(self, tag: Key | int) -> None:
+        """The broker has acknowledged every message of the parcel."""
+        if isinstance(tag, int):
+            self._events.acknowledged(tag)
+        elif self._outbox.acknowledged(tag) and tag.kind == "state":
+            self._tombstones.pop(tag.name, None)
+
+    def due(self) -> float | None:
+        """Return when `pop_next` may have a topic without a new change, or None."""
+        return self._outbox.due()
+
+    def oldest(self) -> float | None:
+        """Return the clock time since which the oldest pending topic or event waits. None if nothing is pending."""
+        return min((t for t in (self._outbox.oldest(), self._events.oldest()) if t is not None), default=None)
+
+    def oldest_change(self) -> float | None:
+        """As `oldest`, without topics that are published again over a new connection."""
+        return min((t for t in (self._outbox.oldest_change(), self._events.oldest()) if t is not None), default=None)
 
     @property
-    def kind(self) -> bytes:
-        """The value of its member ``kind``. In no text of the JSON can these bytes occur: its quotes are escaped."""
-        return self.payload.partition(b'"kind":"')[2].partition(b'"')[0]
+    def pending(self) -> int:
+        """Number of topics and events that the broker has not acknowledged."""
+        return self._outbox.pending + len(self._events)
+
+    def status(self, state: DaemonState, at: Micros) -> Message:
+        """Return the message of the daemon's state. `at`: microseconds since the epoch."""
+        payload: DaemonStatus = {
+            "state": state,
+            "epoch": self._epoch,
+            "seq": self._published.seq,
+            "at": job_document.rfc3339(at),
+        }
+        return Message(self._topics.status, job_document.encode(payload))
+
+    def index(self) -> Message:
+        """Return the message with the epoch, the last seq and the number of jobs."""
+        payload: DaemonIndex = {"epoch": self._epoch, "seq": self._published.seq, "count": len(self._published)}
+        return Message(self._topics.index, job_document.encode(payload))
+
+    def messages(self, key: Key) -> tuple[Message, ...]:
+        """Return the messages after which the topic holds what the index has."""
+        match key.kind:
+            case "state":
+                return self._job(self._topics.of(key), key.name)
+            case "ext":
+                return (self._external(self._topics.of(key), key.name),)
+            case kind:
+                assert_never(kind)
+
+    def _external(self, topic: str, name: str) -> Message:
+        if (owner := self._published.resolve(name)) is None or self._published.owner(name) is None:
+            return Message(topic, b"")
+        payload: ExternalId = {"external_id": name, "job_id": owner.job_id}
+        return Message(topic, job_document.encode(payload))
+
+    def _job(self, topic: str, job_id: str) -> tuple[Message, ...]:
+        if (shown := self._published.get(job_id)) is not None:
+            return (Message(topic, self._state(job_document.text(shown), {}, shown.rev), expires=shown.view.terminal),)
+        empty = Message(topic, b"")
+        if job_id not in self._tombstones:
+            return (empty,)
+        last, seq = self._tombstones[job_id]
+        document = job_document.text(last) if isinstance(last, PublishedJob) else job_document.encode(last)
+        return Message(topic, self._state(document, {"deleted": True}, seq)), empty
+
+    def _state(self, document: bytes, more: Mapping[str, Any], seq: int) -> bytes:
+        return job_document.extended(document, {**more, "epoch": self._epoch, "seq": seq})
+
+    def _pop_event(self) -> Parcel | None:
+        if (popped := self._events.pop_next()) is None:
+            return None
+        tag, event = popped
+        return Parcel(tag, (Message(self._topics.event(event.job_id), event.payload, retain=False),))
+
+    def _pop_topic(self, now: float) -> Parcel | None:
+        key = self._outbox.pop_next(now)
+        return Parcel(key, self.messages(key)) if key is not None else None
+
+
+def _batches(jobs: Sequence[T]) -> Iterator[Sequence[T]]:
+    return (jobs[at : at + BEGIN_BATCH] for at in range(0, len(jobs), BEGIN_BATCH))
+
+
+def _keys(shown: PublishedJob | str) -> Iterator[Key]:
+    """The topics of a job. Of a job that an earlier run left on the broker only the ID is known."""
+    if isinstance(shown, str):
+        yield Key("state", shown)
+        return
+    yield Key("state", shown.job_id)
+    for external_id in shown.view.external_ids:
+        yield Key("ext", external_id)
+
+
+def _affected_external_ids(change: Change) -> Iterable[str]:
+    """The external IDs whose owner may have changed: the jobs with that ID, or which of them is the newest, changed."""
+    old, new = (shown.view if shown is not None else None for shown in (change.old, change.new))
+    before, after = (view.external_ids if view is not None else () for view in (old, new))
+    if old is None or new is None or change.moved or old.age_key != new.age_key:
+        return {*before, *after}
+    return () if before == after else set(before) ^ set(after)
 
 
 class _InFlight(Struct):
@@ -67,7 +285,7 @@ class _InFlight(Struct):
     """Clock time of the first mark while in flight."""
 
 
-class Outbox:
+class DirtyTopics:
     """Topics to send, each once, at most one message of a topic in flight.
 
     Two queues are served alternately: a change does not wait behind thousands of topics that are published again, and
@@ -178,6 +396,18 @@ class Outbox:
                 self._changed[key] = None
 
 
+class PendingEvent(NamedTuple):
+    """An event that the broker has not acknowledged. The next run of the daemon publishes it again."""
+
+    job_id: str
+    payload: bytes
+
+    @property
+    def kind(self) -> bytes:
+        """The value of its member ``kind``. In no text of the JSON can these bytes occur: its quotes are escaped."""
+        return self.payload.partition(b'"kind":"')[2].partition(b'"')[0]
+
+
 class _Link(Struct, gc=False):
     """The waiting events of the same job before and after a waiting one; 0 if there is none."""
 
@@ -185,7 +415,7 @@ class _Link(Struct, gc=False):
     after: int
 
 
-class _Queue(Struct, gc=False):
+class _JobEvents(Struct, gc=False):
     """The first and the last waiting event of a job. `ended`: one of them is its end, or was."""
 
     first: int
@@ -222,7 +452,7 @@ class PendingEvents:
         self._in_flight: dict[int, None] = {}
         self._links: dict[int, _Link] = {}
         """The events that wait: they are pending and not in flight."""
-        self._queues: dict[str, _Queue] = {}
+        self._queues: dict[str, _JobEvents] = {}
         self._ended: OrderedDict[str, None] = OrderedDict()
         """The jobs whose queue has ended, in this order."""
         self._running: deque[int] = deque()
@@ -292,7 +522,7 @@ class PendingEvents:
         queue = self._queues.get(job_id)
         if queue is None:
             self._links[number] = _Link(0, 0)
-            queue = self._queues[job_id] = _Queue(number, number)
+            queue = self._queues[job_id] = _JobEvents(number, number)
         elif again:
             self._links[number] = _Link(0, queue.first)
             self._links[queue.first].before = number

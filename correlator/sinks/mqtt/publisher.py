@@ -1,7 +1,8 @@
 """Publishing over the open connection: the window, the deadline of each message, and messages that are left out.
 
 A message that the broker has not acknowledged counts as not sent. A message for which the broker would close the
-connection is left out, or nothing else would ever get through.
+connection is left out, or nothing else would ever get through: one above the limits that the broker announces, and one
+of those at which a broker of MQTT 3.1.1, which announces none, has closed the connection (`OversizedMessages`).
 """
 
 from __future__ import annotations
@@ -10,34 +11,54 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
+from msgspec import Struct
 from paho.mqtt.packettypes import PacketTypes
 
 from correlator.jobs.bounded import BoundedDict
 from correlator.ops import metrics
-from correlator.sinks.mqtt.client import Client
-from correlator.sinks.mqtt.connection import WINDOW, Closed, TimedOut, json_properties
-from correlator.sinks.mqtt.reasons import PACKET_TOO_LARGE
-from correlator.sinks.mqtt.suspects import Suspects
+from correlator.sinks.mqtt.connection import PACKET_TOO_LARGE, WINDOW, Closed, MqttClient, TimedOut, json_properties
 from correlator.sinks.mqtt.topics import Message
 
 log = logging.getLogger(__name__)
 
+
+CLOSES = 3
+"""Number of connections that end while a message is the largest in flight, before it is left out."""
+
+
+SMALL = 4_096
+"""Bytes that every broker accepts. A broker that closes the connection at less does so for another reason."""
+
+
+TRY_AGAIN_AFTER = 600.0
+"""Seconds after which a message is tried again: the broker may have been restarted with another limit."""
+
+
+MAX_OVERSIZED = 1_000
+"""Maximum number of topics. Above it the one suspected longest ago is forgotten."""
+
+
 DEADLINE_INTERVAL = 0.5
 """Seconds between two checks of how long the oldest message has waited for PUBACK."""
+
 
 MAX_EXPIRY = (1 << 32) - 1
 """Seconds. MQTT 5 stores an expiry in four bytes, which is 136 years. A retention may be longer than that."""
 
+
 BACKSTOP = 86_400
 """Seconds beyond the retention for which a broker keeps an ended job, if this daemon never returns to remove it."""
+
 
 PACKET_HEAD = 64
 """Maximum number of bytes of a message besides its topic and payload."""
 
+
 LONGEST_TOPIC = 65_535
 """Maximum number of bytes of a topic in MQTT. External IDs in attrs are unbounded; a longer topic is left out."""
+
 
 MAX_SKIPPED = 10_000
 """Maximum number of topics that are remembered as left out."""
@@ -69,7 +90,7 @@ class Publisher:
         """Monotonic time of the last message from the broker. Acknowledgements follow those that it sent before."""
         self._unacknowledged: list[tuple[str, bytes]] = []
         """Messages that were in flight when the connection ended."""
-        self._suspects = Suspects()
+        self._oversized = OversizedMessages()
         self._skipped: BoundedDict[str, None] = BoundedDict(MAX_SKIPPED)
         """The retained topics whose newest message was left out."""
 
@@ -78,13 +99,13 @@ class Publisher:
         """Number of retained topics whose newest message was left out."""
         return len(self._skipped)
 
-    def begin(self, client: Client, *, mqtt5: bool) -> None:
+    def begin(self, client: MqttClient, *, mqtt5: bool) -> None:
         """Start a new connection."""
         self._mqtt5 = mqtt5
         self._unacknowledged.clear()
         self._window = asyncio.Semaphore(window(client.receive_maximum))
 
-    async def send(self, client: Client, message: Message) -> None:
+    async def send(self, client: MqttClient, message: Message) -> None:
         """Publish a message and return when the broker has acknowledged or refused it. Raises: one of `LOST`.
 
         A message for which the broker would close the connection is left out.
@@ -95,7 +116,7 @@ class Publisher:
         if len(message.topic) + len(message.payload) + PACKET_HEAD > client.maximum_packet_size:
             self._skip(message, f"over {client.maximum_packet_size} bytes")
             return
-        if self._suspects.is_left_out(message.topic, message.payload, time.monotonic()):
+        if self._oversized.is_left_out(message.topic, message.payload, time.monotonic()):
             self._skip(message, f"the broker closes the connection at one of {len(message.payload)} bytes")
             return
         properties = None
@@ -112,7 +133,7 @@ class Publisher:
                 raise
             finally:
                 del self._in_flight[token]
-        self._suspects.acknowledged(message.topic)
+        self._oversized.acknowledged(message.topic)
         self._skipped.pop(message.topic, None)
         metrics.MQTT_PUBLISHED.inc()
 
@@ -137,7 +158,7 @@ class Publisher:
         certain = isinstance(error, Closed) and error.reason.value == PACKET_TOO_LARGE
         if isinstance(error, TimedOut) or (isinstance(error, Closed) and not certain):
             return
-        topic = self._suspects.closed(lost, time.monotonic(), certain=certain)
+        topic = self._oversized.closed(lost, time.monotonic(), certain=certain)
         if topic is not None:
             log.warning(
                 "the broker at %s closes the connection at a message of %d bytes: it is left out until it changes (%s)",
@@ -151,3 +172,52 @@ class Publisher:
         if message.retain:  # an event has no newer message that could end this
             self._skipped[message.topic] = None
         self._on_refused(why)
+
+
+class _Oversized(Struct):
+    fingerprint: int
+    closes: int
+    since: float
+
+
+class OversizedMessages:
+    """Messages at which the broker closed the connection, by topic: one that has changed is another message.
+
+    After `CLOSES` times a message is left out, or it would end every connection. Times are arguments.
+    """
+
+    def __init__(self) -> None:
+        self._oversized: BoundedDict[str, _Oversized] = BoundedDict(MAX_OVERSIZED)
+
+    def closed(self, in_flight: Iterable[tuple[str, bytes]], now: float, *, certain: bool = False) -> str | None:
+        """The broker closed the connection. Returns the topic that is left out from now on, or None.
+
+        `in_flight`: topic and payload of each message in flight. `now`: monotonic seconds. `certain`: the broker
+        reported that a message was too large.
+        """
+        largest = max(in_flight, key=lambda message: len(message[1]), default=None)
+        if largest is None or len(largest[1]) <= SMALL:
+            return None
+        topic, payload = largest
+        known = self._oversized.pop(topic, None)
+        fingerprint = hash(payload)
+        if known is None or known.fingerprint != fingerprint:
+            known = _Oversized(fingerprint, 0, now)
+        known.closes = CLOSES if certain else min(known.closes + 1, CLOSES)
+        known.since = now
+        self._oversized[topic] = known
+        return topic if known.closes == CLOSES else None
+
+    def acknowledged(self, topic: str) -> None:
+        """The broker accepted a message of the topic: forget the suspicion."""
+        self._oversized.pop(topic, None)
+
+    def is_left_out(self, topic: str, payload: bytes, now: float) -> bool:
+        """Return True if the message must not be sent. After `TRY_AGAIN_AFTER` it gets one more attempt."""
+        known = self._oversized.get(topic)
+        if known is None or known.closes < CLOSES or known.fingerprint != hash(payload):
+            return False
+        if now - known.since < TRY_AGAIN_AFTER:
+            return True
+        known.closes = CLOSES - 1
+        return False

@@ -1,8 +1,8 @@
 """The MQTT sink: keeps a broker's retained topics equal to the index, and publishes every event at least once.
 
 Problem: the broker may be slow, limited or unreachable, and the hub must not wait for it. So `on_batch` only marks what
-has changed (`tree.Tree`), and the tasks of a connection publish it as fast as the broker acknowledges. A state is built
-when it is sent: a slow broker gets fewer states, never older ones.
+has changed (`outbox.MqttOutbox`), and the tasks of a connection publish it as fast as the broker acknowledges. A state
+is built when it is sent: a slow broker gets fewer states, never older ones.
 
 Model: one client object is one connection (`connection.Connector`); a reused one would send its old messages again,
 over newer states. Each connection publishes everything that is retained, then what changes (`_pump`), removes what
@@ -30,14 +30,10 @@ from correlator.ops import metrics
 from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Batch, Hub
 from correlator.sinks.lateness import Lateness, Notice
-from correlator.sinks.mqtt.client import LOST, Client
-from correlator.sinks.mqtt.connection import Connector, answered
-from correlator.sinks.mqtt.outbox import MAX_EVENTS, PendingEvent, PendingEvents
+from correlator.sinks.mqtt.connection import DEFAULT, LOST, Connector, MqttClient, MqttTimings, answered, describe_error
+from correlator.sinks.mqtt.outbox import MAX_EVENTS, MqttOutbox, Parcel, PendingEvent, PendingEvents
 from correlator.sinks.mqtt.publisher import Publisher, window
-from correlator.sinks.mqtt.reasons import describe_error
-from correlator.sinks.mqtt.timings import DEFAULT, Timings
 from correlator.sinks.mqtt.topics import Topics
-from correlator.sinks.mqtt.tree import Parcel, Tree
 
 log = logging.getLogger(__name__)
 
@@ -63,11 +59,11 @@ class MqttSink:
         pending_events: Iterable[PendingEvent] = (),
         max_events: int = MAX_EVENTS,
         backoff: Backoff | None = None,
-        timings: Timings = DEFAULT,
+        timings: MqttTimings = DEFAULT,
     ) -> None:
         self._topics = Topics(f"{settings.prefix}/{settings.instance}")
         self._events = PendingEvents(pending_events, max_events, time.monotonic)
-        self._tree: Tree | None = None
+        self._outbox: MqttOutbox | None = None
         self._timings = timings
         self._connector = Connector(settings, timings, self._refused)
         self._url = self._connector.url
@@ -102,7 +98,7 @@ class MqttSink:
         part: MqttPart = {
             "ok": self.connected and not self._lateness.is_late,
             "connected": self.connected,
-            "pending": self._tree.pending if self._tree is not None else len(self._events),
+            "pending": self._outbox.pending if self._outbox is not None else len(self._events),
             "age_seconds": round(self._age(), 1),
             "error": "; ".join(filter(None, errors)) or None,
             "skipped": self._publisher.skipped,
@@ -112,28 +108,28 @@ class MqttSink:
 
     async def run(self, hub: Hub) -> None:
         """Publish until cancelled, then publish ``offline`` and disconnect, which takes 8 s at most."""
-        tree = self._tree = Tree(self._topics, hub.published, hub.epoch, self._events, time.monotonic)
+        outbox = self._outbox = MqttOutbox(self._topics, hub.published, hub.epoch, self._events, time.monotonic)
 
         def on_batch(batch: Batch) -> None:
             with timed("mqtt batch"):
-                dropped = tree.on_batch(batch)
+                dropped = outbox.on_batch(batch)
             if dropped:
                 self._dropped += dropped
                 metrics.MQTT_EVENTS_DROPPED.inc(dropped)
             self._wake.set()
 
         metrics.MQTT_CONFIGURED.set(1)
-        metrics.MQTT_PENDING.set_function(lambda: tree.pending)
+        metrics.MQTT_PENDING.set_function(lambda: outbox.pending)
         metrics.MQTT_QUEUE_AGE.set_function(self._age)
         unsubscribe = hub.subscribe(on_batch)
-        watch = asyncio.create_task(self._watch_age(tree), name="mqtt-age")
+        watch = asyncio.create_task(self._watch_age(outbox), name="mqtt-age")
         try:
             with hub.live.heartbeat("mqtt", STUCK_AFTER) as self._heartbeat:
                 while True:
                     self._heartbeat()
                     began = time.monotonic()
                     try:
-                        await asyncio.create_task(self._connection(hub, tree), name="mqtt connection")
+                        await asyncio.create_task(self._connection(hub, outbox), name="mqtt connection")
                     except LOST as error:
                         self._connection_lost(error)
                     if time.monotonic() - began >= self._timings.steady_after:
@@ -143,20 +139,20 @@ class MqttSink:
             unsubscribe()
             watch.cancel()
 
-    async def _connection(self, hub: Hub, tree: Tree) -> None:
+    async def _connection(self, hub: Hub, outbox: MqttOutbox) -> None:
         """Run one connection until it is lost or the task is cancelled. Raises: one of `LOST`."""
-        async with self._connector.connection(lambda: tree.status("offline", hub.clock())) as client:
+        async with self._connector.connection(lambda: outbox.status("offline", hub.clock())) as client:
             self.connected, self._error = True, None
             self._publisher.begin(client, mqtt5=self._connector.mqtt5)
             metrics.MQTT_CONNECTED.set(1)
             log.info("connected to the broker at %s", self._url)
             self._note_limits(client)
             turn = asyncio.Lock()
-            pump = asyncio.create_task(self._pump(client, hub, tree), name="mqtt-publish")
+            pump = asyncio.create_task(self._pump(client, hub, outbox), name="mqtt-publish")
             tasks = {
                 pump,
-                asyncio.create_task(self._read(client, tree), name="mqtt-read"),
-                asyncio.create_task(self._report(client, hub, tree, turn), name="mqtt-index"),
+                asyncio.create_task(self._read(client, outbox), name="mqtt-read"),
+                asyncio.create_task(self._report(client, hub, outbox, turn), name="mqtt-index"),
                 asyncio.create_task(self._sweep(client, hub), name="mqtt-sweep"),
                 asyncio.create_task(self._publisher.enforce_deadlines(), name="mqtt-deadlines"),
             }
@@ -166,7 +162,7 @@ class MqttSink:
                     task.result()
             except asyncio.CancelledError:
                 if not self._superseded:
-                    await self._goodbye(client, self._last_messages(client, hub, tree, pump, turn))
+                    await self._goodbye(client, self._last_messages(client, hub, outbox, pump, turn))
                 raise
             finally:
                 self.connected, self._pumping_since = False, None
@@ -174,9 +170,9 @@ class MqttSink:
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
-                tree.end()
+                outbox.end()
 
-    def _note_limits(self, client: Client) -> None:
+    def _note_limits(self, client: MqttClient) -> None:
         """Log once per connection what the broker does not support, and what that means."""
         limits = []
         if not client.retain_available:
@@ -189,10 +185,10 @@ class MqttSink:
 
     # -- the tasks of one connection
 
-    async def _pump(self, client: Client, hub: Hub, tree: Tree) -> None:
+    async def _pump(self, client: MqttClient, hub: Hub, outbox: MqttOutbox) -> None:
         """Publish everything that is retained, then what changes, as far as the window allows."""
         await _loaded(hub)
-        for _ in tree.begin():
+        for _ in outbox.begin():
             await asyncio.sleep(0)
         self._pumping_since = time.monotonic()
         # One place in the window is reserved for the status and the index.
@@ -201,50 +197,50 @@ class MqttSink:
             async with asyncio.TaskGroup() as deliveries:
                 while True:
                     await room.acquire()
-                    parcel = await self._next(tree)
-                    delivery = deliveries.create_task(self._deliver(client, tree, parcel))
+                    parcel = await self._next(outbox)
+                    delivery = deliveries.create_task(self._deliver(client, outbox, parcel))
                     delivery.add_done_callback(lambda _: room.release())
         except BaseExceptionGroup as group:
             _, unexpected = group.split(LOST)
             raise unexpected or group.exceptions[0] from None
 
-    async def _next(self, tree: Tree) -> Parcel:
+    async def _next(self, outbox: MqttOutbox) -> Parcel:
         while True:
             self._wake.clear()
             now = time.monotonic()
             with timed("mqtt message"):
-                parcel = tree.pop_next(now)
+                parcel = outbox.pop_next(now)
             if parcel is not None:
                 return parcel
-            due = tree.due()
+            due = outbox.due()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, due - now) if due is not None else None):
                     await self._wake.wait()
 
-    async def _deliver(self, client: Client, tree: Tree, parcel: Parcel) -> None:
+    async def _deliver(self, client: MqttClient, outbox: MqttOutbox, parcel: Parcel) -> None:
         for message in parcel.messages:
             await self._publisher.send(client, message)
-        tree.acknowledged(parcel.tag)
+        outbox.acknowledged(parcel.tag)
         self._wake.set()  # The topic may have changed meanwhile, and be due at once.
 
-    async def _report(self, client: Client, hub: Hub, tree: Tree, turn: asyncio.Lock) -> None:
+    async def _report(self, client: MqttClient, hub: Hub, outbox: MqttOutbox, turn: asyncio.Lock) -> None:
         """Publish the state of the daemon, and every 10 s the position in the index.
 
         Each message is sent with `turn` locked. `_last_messages` locks it for good, after the message in flight.
         """
         if hub.status.loading:
             async with turn:
-                await self._publish_status(client, hub, tree, "starting")
+                await self._publish_status(client, hub, outbox, "starting")
             await _loaded(hub, self._heartbeat)
         async with turn:
-            await self._publish_status(client, hub, tree, "online")
+            await self._publish_status(client, hub, outbox, "online")
         while True:
             async with turn:
-                await self._publisher.send(client, tree.index())
+                await self._publisher.send(client, outbox.index())
             self._heartbeat()
             await asyncio.sleep(self._timings.index_interval)
 
-    async def _sweep(self, client: Client, hub: Hub) -> None:
+    async def _sweep(self, client: MqttClient, hub: Hub) -> None:
         """Subscribe until all retained messages have arrived, so that `_read` finds those that an earlier run left.
 
         With QoS 0, of which a broker queues more. What it drops anyway is found after another connect, or expires.
@@ -263,11 +259,11 @@ class MqttSink:
                         await self._retained_arrived.wait()
         await answered(client.unsubscribe(filters), self._timings.call_timeout)
 
-    async def _read(self, client: Client, tree: Tree) -> None:
+    async def _read(self, client: MqttClient, outbox: MqttOutbox) -> None:
         """Handle retained messages as they arrive, until the broker closes the connection. Raises: one of `LOST`."""
 
         def on_retained(topic: str, payload: bytes) -> None:
-            tree.on_retained(topic, payload)
+            outbox.on_retained(topic, payload)
             self._publisher.broker_sends()
             self._retained_arrived.set()
             self._wake.set()
@@ -275,7 +271,7 @@ class MqttSink:
         client.on_retained = on_retained
         await client.lost()
 
-    async def _goodbye(self, client: Client, last_messages: Coroutine[Any, Any, None]) -> None:
+    async def _goodbye(self, client: MqttClient, last_messages: Coroutine[Any, Any, None]) -> None:
         """Publish the last messages.
 
         If the broker does not acknowledge them, close the connection without a DISCONNECT: the broker then publishes
@@ -293,24 +289,24 @@ class MqttSink:
                 client.drop()
 
     async def _last_messages(
-        self, client: Client, hub: Hub, tree: Tree, pump: asyncio.Task[None], turn: asyncio.Lock
+        self, client: MqttClient, hub: Hub, outbox: MqttOutbox, pump: asyncio.Task[None], turn: asyncio.Lock
     ) -> None:
         """Publish ``stopping``, what is pending as far as time allows, and ``offline``."""
         # Never unlocked: an ``online`` that `_report` sends after ``offline`` would stay retained.
         await turn.acquire()
-        await self._publish_status(client, hub, tree, "stopping")
+        await self._publish_status(client, hub, outbox, "stopping")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._timings.flush_within):
-                while not hub.status.loading and tree.pending and not pump.done():  # noqa: ASYNC110
+                while not hub.status.loading and outbox.pending and not pump.done():  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
-        await self._publish_status(client, hub, tree, "offline")
+        await self._publish_status(client, hub, outbox, "offline")
 
-    async def _publish_status(self, client: Client, hub: Hub, tree: Tree, state: DaemonState) -> None:
-        await self._publisher.send(client, tree.status(state, hub.clock()))
+    async def _publish_status(self, client: MqttClient, hub: Hub, outbox: MqttOutbox, state: DaemonState) -> None:
+        await self._publisher.send(client, outbox.status(state, hub.clock()))
 
     # -- a broker that is too slow
 
-    async def _watch_age(self, tree: Tree) -> None:
+    async def _watch_age(self, outbox: MqttOutbox) -> None:
         """Judge whether the broker keeps up, and log when that changes, until cancelled."""
         timings = self._timings
         while True:
@@ -318,7 +314,7 @@ class MqttSink:
             since, now = self._pumping_since, time.monotonic()
             if since is None:
                 continue
-            change, oldest = tree.oldest_change(), tree.oldest()
+            change, oldest = outbox.oldest_change(), outbox.oldest()
             age = max(
                 now - change if change is not None else 0.0,
                 now - oldest - timings.republish_within + timings.late_after if oldest is not None else 0.0,
@@ -331,12 +327,12 @@ class MqttSink:
 
     def _age(self) -> float:
         """Seconds that the oldest pending message has waited."""
-        oldest = self._tree.oldest() if self._tree is not None else self._events.oldest()
+        oldest = self._outbox.oldest() if self._outbox is not None else self._events.oldest()
         return 0.0 if oldest is None else time.monotonic() - oldest
 
     def _late(self) -> str:
         events = len(self._events)
-        states = self._tree.pending - events if self._tree is not None else 0
+        states = self._outbox.pending - events if self._outbox is not None else 0
         dropped = f", and {self._dropped:,} events were dropped" if self._dropped else ""
         return (
             f"the broker is too slow: {events:,} events and {states:,} states wait, the oldest for {self._age():.0f} s"
