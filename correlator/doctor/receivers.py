@@ -19,9 +19,8 @@ from correlator.config.schema import Config
 from correlator.config.webhooks import Webhook
 from correlator.doctor.check import Check, failure, ok, some, warning
 from correlator.errors import ConfigError, CorrelatorError
-from correlator.sinks.otlp.receiver import Answer, Verdict, receiver, session
-from correlator.sinks.webhooks.addresses import refusal
-from correlator.sinks.webhooks.sender import tls_context
+from correlator.sinks.otlp.receiver import TraceAnswer, TraceVerdict, receiver, session
+from correlator.sinks.webhooks.sender import refusal, tls_context
 
 WEBHOOKS, RECEIVER = "webhooks", "otlp.receiver"
 
@@ -113,13 +112,13 @@ async def inspect_traces(config: Config) -> Check:
     return judge_traces(config, url, answer, time.monotonic() - began)
 
 
-def judge_traces(config: Config, url: str, answer: Answer, took: float) -> Check:
+def judge_traces(config: Config, url: str, answer: TraceAnswer, took: float) -> Check:
     """Judge the answer to a request without spans. `took`: seconds."""
     match answer.verdict:
-        case Verdict.ACCEPTED:
+        case TraceVerdict.ACCEPTED:
             detail = [f"The receiver has a note: {answer.words}"] if answer.words else []
             return ok(RECEIVER, f"{url} takes traces as JSON, in {took * 1000:.0f} ms", detail)
-        case Verdict.MISPLACED:
+        case TraceVerdict.MISPLACED:
             lines = ["Ended jobs wait until it accepts them, for as long as they are in memory (jobs.retention)."]
             if answer.status in _UNAUTHORIZED:
                 file = quote(str(config.otlp.headers_file or "/etc/correlator/otlp-headers"))
@@ -130,7 +129,7 @@ def judge_traces(config: Config, url: str, answer: Answer, took: float) -> Check
                 ]
                 return failure(RECEIVER, f"{url}: {answer.words}", lines, fix)
             return failure(RECEIVER, f"{url}: {answer.words}", lines, ['otlp.url = "http://127.0.0.1:4318"'])
-        case Verdict.REFUSED:
+        case TraceVerdict.REFUSED:
             lines = [
                 (
                     "The traces of all jobs would be dropped. A receiver that takes only protobuf answers like this:"
@@ -139,7 +138,7 @@ def judge_traces(config: Config, url: str, answer: Answer, took: float) -> Check
             ]
             fix = ['otlp.url = "http://127.0.0.1:4318"']
             return failure(RECEIVER, f"{url} refuses a request without spans: {answer.words}", lines, fix)
-        case Verdict.AGAIN:
+        case TraceVerdict.AGAIN:
             parts = urlsplit(url)
             port = parts.port or (443 if parts.scheme == "https" else 80)
             return failure(RECEIVER, answer.words, fix=[f"nc -vz {quote(parts.hostname or '')} {port}"])

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from correlator.sinks.webhooks import signature
+from correlator.sinks.webhooks.request import webhook_headers
 from tests.support.appliance import Appliance
 from tests.support.daemon import Daemon
 from tests.support.eventually import eventually
@@ -75,7 +75,7 @@ async def test_after_an_outage_and_a_kill_every_event_arrives_signed_and_in_orde
         await eventually(lambda: is_pending(configured, 0))
     kinds: dict[str, dict[str, str]] = defaultdict(dict)
     for one in receiver.accepted:
-        expected = signature.headers([KEY], one.id, int(one.headers["webhook-timestamp"]), one.body)
+        expected = webhook_headers([KEY], one.id, int(one.headers["webhook-timestamp"]), one.body)
         assert one.headers["webhook-signature"] == expected["webhook-signature"]
         event = json.loads(one.body)
         assert (event["id"], event["data"]["job_id"]) == (one.id, event["subject"])

@@ -29,7 +29,7 @@ from correlator.model.document import (
     StepAhead,
 )
 from correlator.sinks.turns import Work
-from correlator.sinks.webhooks import signature
+from correlator.sinks.webhooks.request import webhook_headers
 from deploy.debian import build
 from tests.docs import document_types, reference
 from tests.support.markdown import Block, anchors, blocks, documents, guides, links, read
@@ -152,10 +152,10 @@ def test_the_function_of_the_guide_recognises_a_signature_of_the_daemon():
     shown: dict[str, Any] = {}
     exec(block.text, shown)
     old, new = b"o" * 32, b"n" * 32
-    headers = signature.headers([new, old], "evt_1", int(time.time()), b"{}")
+    headers = webhook_headers([new, old], "evt_1", int(time.time()), b"{}")
     for key, body, genuine in ((old, b"{}", True), (new, b"{}", True), (new, b"{ }", False), (b"x" * 32, b"{}", False)):
         assert shown["is_genuine"](f"whsec_{base64.b64encode(key).decode()}", headers, body) is genuine
-    old_headers = signature.headers([new], "evt_1", int(time.time()) - 900, b"{}")
+    old_headers = webhook_headers([new], "evt_1", int(time.time()) - 900, b"{}")
     assert not shown["is_genuine"](f"whsec_{base64.b64encode(new).decode()}", old_headers, b"{}")
 
 

@@ -10,9 +10,8 @@ from correlator.config.schema import Config
 from correlator.config.template import Template
 from correlator.jobs.model.changes import Event
 from correlator.jobs.model.facts import Kind
-from correlator.sinks.webhooks.arrivals import Arrival
-from correlator.sinks.webhooks.stored import StoredArrival, StoredDelivery
-from correlator.sinks.webhooks.timings import Timings
+from correlator.sinks.webhooks.deliveries import StoredDelivery, StoredEvent, WebhookTimings
+from correlator.sinks.webhooks.sink import NotedEvent
 from tests.support.eventually import eventually
 from tests.support.webhook_harness import NOW, WebhookHarness, answers, dropped, saved, webhook
 from tests.support.webhook_receiver import Receiver
@@ -98,7 +97,7 @@ async def test_events_of_a_webhook_that_was_removed_meanwhile_are_dropped_with_o
     first = WebhookHarness(webhook(None, url="https://h/x", name="left"))
     first.job()
     for number in range(3):
-        first.sink._queue(Arrival(number, Event(Kind.JOB_STARTED, "job-1", NOW, number), time.monotonic()), None)
+        first.sink._queue(NotedEvent(number, Event(Kind.JOB_STARTED, "job-1", NOW, number), time.monotonic()), None)
     second = WebhookHarness(webhook(receiver), restored=first.sink.pending().values())
     assert second.sink.pending() == {}
     assert dropped("removed", "left") == 3
@@ -122,7 +121,7 @@ async def test_an_event_without_a_body_survives_a_restart_too(receiver):
 
 
 async def test_an_event_without_a_body_waits_until_the_jobs_of_the_last_run_are_published(receiver):
-    event = saved(StoredArrival(Event(Kind.JOB_STARTED, "job-1", NOW, 1), time.time() - 60))
+    event = saved(StoredEvent(Event(Kind.JOB_STARTED, "job-1", NOW, 1), time.time() - 60))
     harness = WebhookHarness(webhook(receiver, operations=("live",)), restored=[event])
     harness.hub.status.loading = True
     async with harness.running():
@@ -170,7 +169,7 @@ async def test_a_reload_adds_changes_and_removes_webhooks_while_the_others_go_on
 
 async def test_a_stop_waits_for_requests_in_flight_so_that_none_is_repeated(receiver):
     receiver.delay = 0.05
-    harness = WebhookHarness(webhook(receiver), timings=Timings())
+    harness = WebhookHarness(webhook(receiver), timings=WebhookTimings())
     async with harness.running():
         harness.job()
         harness.event(1)

@@ -16,8 +16,8 @@ from correlator.jobs.model.changes import Event
 from correlator.jobs.model.facts import Kind
 from correlator.ops import metrics
 from correlator.sinks.http.openapi.specs import openapi
-from correlator.sinks.webhooks import signature
-from correlator.sinks.webhooks.timings import Timings
+from correlator.sinks.webhooks.deliveries import WebhookTimings
+from correlator.sinks.webhooks.request import webhook_headers, webhook_id
 from tests.support.certificates import Certificates
 from tests.support.eventually import eventually
 from tests.support.schemas import Shapes
@@ -47,7 +47,7 @@ async def test_an_event_arrives_signed_as_a_cloud_event(receiver):
     assert (event["id"], event["type"], event["data"]["job_id"]) == (got.id, "correlator.job.started", "job-1")
     sent = int(got.headers["webhook-timestamp"])
     assert began <= sent <= time.time()
-    assert got.headers["webhook-signature"] == signature.headers([KEY], got.id, sent, got.body)["webhook-signature"]
+    assert got.headers["webhook-signature"] == webhook_headers([KEY], got.id, sent, got.body)["webhook-signature"]
     assert harness.sink.pending() == {}
 
 
@@ -62,7 +62,7 @@ async def test_a_receiver_that_fails_gets_the_same_id_again_and_the_events_of_a_
         assert [receiver.requested[n].id for n in range(4)] == [receiver.requested[4].id] * 4
         assert len({one.id for one in receiver.requested}) == 3
         assert [json.loads(one.body)["id"] for one in receiver.accepted] == [
-            signature.message_id(Event(Kind.JOB_STARTED, "job-1", NOW, n)) for n in range(3)
+            webhook_id(Event(Kind.JOB_STARTED, "job-1", NOW, n)) for n in range(3)
         ]
         assert receiver.elsewhere == 0, "a redirect is not followed"
         await eventually(lambda: harness.state() == {"ok": True, "pending": 0, "disabled": False, "error": None})
@@ -247,7 +247,7 @@ async def test_the_recipes_send_what_a_chat_alertmanager_and_a_ticket_system_tak
 
 async def test_a_receiver_that_accepts_more_slowly_than_events_come_is_too_slow_until_it_has_them(receiver, caplog):
     receiver.delay = 0.1
-    harness = WebhookHarness(webhook(receiver), timings=Timings(late_after=0.4, on_time_below=0.2))
+    harness = WebhookHarness(webhook(receiver), timings=WebhookTimings(late_after=0.4, on_time_below=0.2))
     async with harness.running():
         harness.job()
         for number in range(20):
@@ -260,7 +260,7 @@ async def test_a_receiver_that_accepts_more_slowly_than_events_come_is_too_slow_
 
 async def test_a_receiver_that_refuses_an_event_is_not_too_slow(receiver, caplog):
     receiver.statuses = [400] * 1_000
-    harness = WebhookHarness(webhook(receiver), timings=Timings(retry_base=0.01, retry_cap=0.05, late_after=0.1))
+    harness = WebhookHarness(webhook(receiver), timings=WebhookTimings(retry_base=0.01, retry_cap=0.05, late_after=0.1))
     async with harness.running():
         harness.job()
         harness.event(1)

@@ -14,7 +14,7 @@ from correlator.config.schema import Otlp
 from correlator.config.tls import Tls
 from correlator.doctor.bundle import secrets
 from correlator.doctor.service import Setting
-from correlator.sinks.otlp.receiver import MAX_ANSWER, MAX_WORDS, Answer, Verdict, receiver, session
+from correlator.sinks.otlp.receiver import MAX_ANSWER, MAX_WORDS, TraceAnswer, TraceVerdict, receiver, session
 from tests.support.certificates import Certificates
 
 TOKEN = "ot-hush-5104"
@@ -29,7 +29,7 @@ async def listening(handle: Handle, **options: object) -> AsyncIterator[str]:
         yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}/v1/traces"
 
 
-async def answer_of(settings: Otlp) -> Answer:
+async def answer_of(settings: Otlp) -> TraceAnswer:
     async with session() as http:
         return await receiver(settings).send(http, b"{}")
 
@@ -51,10 +51,10 @@ async def test_a_receiver_with_a_wrong_certificate_gets_no_request(
         tls = Tls(ca=certificates.ca)
         answer = await answer_of(Otlp(url=f"https://{address}", headers_file=tmp_path / "headers", tls=tls))
     if certificate == "right":
-        assert answer.verdict is Verdict.ACCEPTED
+        assert answer.verdict is TraceVerdict.ACCEPTED
         assert f"Authorization: Bearer {TOKEN}".encode() in after
     else:
-        assert (answer.verdict, bytes(after)) == (Verdict.AGAIN, b"")
+        assert (answer.verdict, bytes(after)) == (TraceVerdict.AGAIN, b"")
         assert "certificate" in answer.words
 
 
@@ -73,7 +73,7 @@ async def test_an_answer_without_end_is_read_to_its_bound() -> None:
 
     async with listening(flood) as address:
         answer = await answer_of(Otlp(url=f"http://{address}", timeout=60.0))
-    assert answer.verdict is Verdict.REFUSED
+    assert answer.verdict is TraceVerdict.REFUSED
     assert sent < 100 * MAX_ANSWER  # what the kernel buffers
 
 
@@ -101,7 +101,7 @@ async def test_a_redirect_is_not_followed_with_the_headers(tmp_path: Path) -> No
 
     async with listening(talk) as address:
         answer = await answer_of(Otlp(url=f"http://{address}"))
-    assert (answer.verdict, len(requests)) == (Verdict.MISPLACED, 1)
+    assert (answer.verdict, len(requests)) == (TraceVerdict.MISPLACED, 1)
 
 
 def test_headers_that_hold_a_secret_are_shown_nowhere(tmp_path: Path) -> None:

@@ -19,23 +19,19 @@ from correlator.jobs.model.facts import Kind, Reading
 from correlator.jobs.model.rows import JobRecord, Micros
 from correlator.ops import metrics
 from correlator.pipeline.local_hub import LocalHub
-from correlator.sinks.webhooks import stored
-from correlator.sinks.webhooks.deliveries import Verdict
-from correlator.sinks.webhooks.endpoint import Value
-from correlator.sinks.webhooks.sink import WebhookSink
-from correlator.sinks.webhooks.stored import StoredArrival, StoredDelivery
-from correlator.sinks.webhooks.timings import Timings
+from correlator.sinks.webhooks.deliveries import StoredDelivery, StoredEvent, Verdict, WebhookTimings, encode_stored
+from correlator.sinks.webhooks.sink import Value, WebhookSink
 from tests.support.markdown import blocks
 from tests.support.webhook_receiver import Receiver
 
 NOW = 1_758_553_933_000_000
-FAST = Timings(retry_base=0.02, retry_cap=0.05, goodbye_within=0.2)
+FAST = WebhookTimings(retry_base=0.02, retry_cap=0.05, goodbye_within=0.2)
 
 
 class WebhookHarness:
     """A hub that is loaded, and the sink that follows it."""
 
-    def __init__(self, *webhooks: Webhook, restored: Iterable[Value] = (), timings: Timings = FAST) -> None:
+    def __init__(self, *webhooks: Webhook, restored: Iterable[Value] = (), timings: WebhookTimings = FAST) -> None:
         self.index = Index()
         self.index.loading = False
         self.hub = LocalHub(self.index)
@@ -82,9 +78,9 @@ def answers(name: str = "w") -> float:
     return float(sum(metrics.WEBHOOK_REQUESTS.labels(name, verdict.value)._value.get() for verdict in Verdict))
 
 
-def saved(head: StoredDelivery | StoredArrival, body: bytes = b"") -> Value:
+def saved(head: StoredDelivery | StoredEvent, body: bytes = b"") -> Value:
     """What the checkpoint of the last run has of an event."""
-    encoded = stored.encode(head)
+    encoded = encode_stored(head)
     assert encoded is not None
     return encoded, body
 

@@ -10,7 +10,7 @@ from correlator.config import otlp_values
 from correlator.config.schema import Otlp
 from correlator.config.tls import Tls
 from correlator.errors import ConfigError, CorrelatorError
-from correlator.sinks.otlp.receiver import MAX_RETRY_AFTER, Verdict, judge, receiver
+from correlator.sinks.otlp.receiver import MAX_RETRY_AFTER, TraceVerdict, judge, receiver
 
 AT = 1_758_553_933.0
 
@@ -22,14 +22,14 @@ def judged(status, body=b"", **headers):
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"partialSuccess":{}}', b'{"partialSuccess":null}', b"\xff", b"[1]"])
 def test_a_success_is_accepted_whatever_it_contains(body):
     answer = judged(200, body)
-    assert (answer.verdict, answer.rejected, answer.words) == (Verdict.ACCEPTED, 0, "")
+    assert (answer.verdict, answer.rejected, answer.words) == (TraceVerdict.ACCEPTED, 0, "")
 
 
 @pytest.mark.parametrize("count", [3, "3"])
 def test_a_partial_success_names_the_spans_that_were_rejected(count):
     body = json.dumps({"partialSuccess": {"rejectedSpans": count, "errorMessage": "too\nold"}}).encode()
     answer = judged(200, body)
-    assert (answer.verdict, answer.rejected, answer.words) == (Verdict.ACCEPTED, 3, "too\\nold")
+    assert (answer.verdict, answer.rejected, answer.words) == (TraceVerdict.ACCEPTED, 3, "too\\nold")
 
 
 @pytest.mark.parametrize("count", [-1, "x", None, [], "9" * 40, 1.5])
@@ -40,7 +40,7 @@ def test_a_malformed_count_rejects_nothing(count):
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
 def test_overload_and_gateways_mean_again(status):
     answer = judged(status, b'{"message":"busy"}')
-    assert (answer.verdict, answer.retry_after) == (Verdict.AGAIN, None)
+    assert (answer.verdict, answer.retry_after) == (TraceVerdict.AGAIN, None)
     assert answer.words.startswith(f"HTTP {status} ")
     assert answer.words.endswith(": busy")
 
@@ -77,13 +77,13 @@ def test_retry_after_is_a_number_of_seconds_or_a_date_within_bounds(value, secon
 )
 def test_a_receiver_that_refuses_every_request_says_what_to_change(status, advice):
     answer = judged(status, b"<html>")
-    assert answer.verdict is Verdict.MISPLACED
+    assert answer.verdict is TraceVerdict.MISPLACED
     assert advice in answer.words
 
 
 @pytest.mark.parametrize("status", [400, 413, 422, 500, 501, 599])
 def test_any_other_error_is_not_sent_again_as_the_specification_says(status):
-    assert judged(status).verdict is Verdict.REFUSED
+    assert judged(status).verdict is TraceVerdict.REFUSED
 
 
 @pytest.mark.parametrize(

@@ -21,11 +21,11 @@ from correlator.jobs.model.changes import Event
 from correlator.jobs.model.facts import Kind, Status
 from correlator.jobs.model.rows import StepRecord
 from correlator.jobs.model.views import JobView, PublishedJob
-from correlator.sinks.webhooks import sender, signature, stored
-from correlator.sinks.webhooks.addresses import ForbiddenAddress, guarded_socket, refusal
-from correlator.sinks.webhooks.arrivals import MAX_ARRIVALS, Arrivals
-from correlator.sinks.webhooks.body import MAX_BODY, Bodies
-from correlator.sinks.webhooks.stored import StoredArrival, StoredDelivery
+from correlator.sinks.webhooks import sender
+from correlator.sinks.webhooks.deliveries import StoredDelivery, StoredEvent, decode_stored, encode_stored
+from correlator.sinks.webhooks.request import MAX_BODY, Bodies, webhook_headers, webhook_id
+from correlator.sinks.webhooks.sender import ForbiddenAddress, guarded_socket, refusal
+from correlator.sinks.webhooks.sink import MAX_NOTED, NotedEvents
 
 NOW = 1_758_553_933_000_000
 FAILED = Event(Kind.JOB_FAILED, "job-1", NOW, 17, error="disk <full>")
@@ -42,7 +42,7 @@ def made(event=FAILED, shown: PublishedJob | None = SHOWN, body=None):
 
 def test_the_signature_is_that_of_the_published_example():
     (key,) = webhook_values.secrets("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").keys
-    headers = signature.headers([key], "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}')
+    headers = webhook_headers([key], "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}')
     assert headers == {
         "webhook-id": "msg_p5jXN8AQM9LWM0D4loKWxJek",
         "webhook-timestamp": "1614265330",
@@ -53,9 +53,9 @@ def test_the_signature_is_that_of_the_published_example():
 def test_while_a_secret_is_rotated_both_sign_and_without_one_nothing_does():
     old, new = (f"whsec_{base64.b64encode(bytes([n]) * 32).decode()}" for n in (1, 2))
     keys = webhook_values.secrets(f"{new}  # of today\n{old}\n").keys
-    both = signature.headers(keys, "i", 1, b"{}")["webhook-signature"].split(" ")
-    assert both == [signature.headers([key], "i", 1, b"{}")["webhook-signature"] for key in keys]
-    assert "webhook-signature" not in signature.headers([], "i", 1, b"{}")
+    both = webhook_headers(keys, "i", 1, b"{}")["webhook-signature"].split(" ")
+    assert both == [webhook_headers([key], "i", 1, b"{}")["webhook-signature"] for key in keys]
+    assert "webhook-signature" not in webhook_headers([], "i", 1, b"{}")
 
 
 def test_the_id_of_an_event_is_the_same_when_it_is_found_again_and_no_other_event_has_it():
@@ -69,9 +69,9 @@ def test_the_id_of_an_event_is_the_same_when_it_is_found_again_and_no_other_even
         Event(Kind.STEP_FAILED, "job-1", NOW, None, 1),
         Event(Kind.STEP_FAILED, "job-1", NOW, None, 2),
     ]
-    identifier = signature.message_id(FAILED)
-    assert signature.message_id(again) == identifier
-    assert len({identifier, *map(signature.message_id, others)}) == 8
+    identifier = webhook_id(FAILED)
+    assert webhook_id(again) == identifier
+    assert len({identifier, *map(webhook_id, others)}) == 8
     assert "." not in identifier
     assert identifier.isascii()
 
@@ -83,7 +83,7 @@ def test_the_body_is_a_cloud_event_with_the_job_document():
     assert "steps" in document
     assert event == {
         "specversion": "1.0",
-        "id": signature.message_id(FAILED),
+        "id": webhook_id(FAILED),
         "source": "/correlator/site%201%2Fa",
         "type": "correlator.job.failed",
         "subject": "job-1",
@@ -209,7 +209,7 @@ def test_a_private_address_needs_the_permission_however_it_is_written(address):
     assert refusal(address, allow_private=True) is None
     assert "allow_private" in (refusal(address, allow_private=False) or "")
     with pytest.raises(ForbiddenAddress):
-        guarded_socket(2, 1, 6, address, allow_private=False)
+        guarded_socket((2, 1, 6, "", (address, 443)), allow_private=False)
 
 
 @pytest.mark.parametrize(
@@ -291,49 +291,47 @@ def test_a_response_that_repeats_a_secret_is_recognised_also_if_it_is_escaped(te
 
 
 def test_an_event_waits_for_its_job_to_be_published_and_so_do_the_later_ones_of_this_job():
-    arrivals = Arrivals()
+    noted = NotedEvents()
     other = Event(Kind.JOB_STARTED, "job-2", NOW, 19)
-    arrivals.add(1, FAILED, 0.0, None)
-    arrivals.add(2, FAILED, 0.0, SHOWN)
-    arrivals.add(3, other, 0.0, SHOWN)
-    assert [a.number for a in iter(lambda: arrivals.pop_next(1.0), None)] == [3]
-    assert [a.number for a in arrivals] == [1, 2]
-    arrivals.published("job-1")
-    assert [a.number for a in iter(lambda: arrivals.pop_next(1.0), None)] == [1, 2]
-    arrivals.add(4, FAILED, 10.0, None)
-    due = arrivals.due()
+    noted.add(1, FAILED, 0.0, None)
+    noted.add(2, FAILED, 0.0, SHOWN)
+    noted.add(3, other, 0.0, SHOWN)
+    assert [a.number for a in iter(lambda: noted.pop_next(1.0), None)] == [3]
+    assert [a.number for a in noted] == [1, 2]
+    noted.published("job-1")
+    assert [a.number for a in iter(lambda: noted.pop_next(1.0), None)] == [1, 2]
+    noted.add(4, FAILED, 10.0, None)
+    due = noted.due()
     assert due == 15.0
-    assert arrivals.pop_next(14.9) is None
-    assert arrivals.pop_next(due) is not None
-    assert (len(arrivals), arrivals.due()) == (0, None)
+    assert noted.pop_next(14.9) is None
+    assert noted.pop_next(due) is not None
+    assert (len(noted), noted.due()) == (0, None)
 
 
-def test_arrivals_are_bounded_in_number_and_in_what_they_keep_alive():
-    arrivals = Arrivals()
-    dropped = [
-        d.number for n in range(MAX_ARRIVALS + 5) for d in arrivals.add(n, FAILED, 0.0, SHOWN if n % 2 else None)
-    ]
+def test_noted_events_are_bounded_in_number_and_in_what_they_keep_alive():
+    noted = NotedEvents()
+    dropped = [d.number for n in range(MAX_NOTED + 5) for d in noted.add(n, FAILED, 0.0, SHOWN if n % 2 else None)]
     assert dropped == [0, 1, 2, 3, 4]
-    assert len(arrivals) == MAX_ARRIVALS
+    assert len(noted) == MAX_NOTED
     large = PublishedJob(
         JobView("job-3", Status.RUNNING, steps=(StepRecord(1, "s", 1, "running", NOW),) * 10_000), 1, NOW
     )
-    arrivals = Arrivals()
+    noted = NotedEvents()
     for n in range(100):
-        arrivals.add(n, Event(Kind.JOB_STARTED, "job-3", NOW, n), 0.0, large)
-    assert sum(a.shown is not None for a in arrivals) == 20
+        noted.add(n, Event(Kind.JOB_STARTED, "job-3", NOW, n), 0.0, large)
+    assert sum(a.shown is not None for a in noted) == 20
     for _ in range(100):
-        assert arrivals.pop_next(0.0) is not None
-    arrivals.add(1, Event(Kind.JOB_STARTED, "job-3", NOW, 1), 0.0, large)
-    assert next(iter(arrivals)).shown is large
+        assert noted.pop_next(0.0) is not None
+    noted.add(1, Event(Kind.JOB_STARTED, "job-3", NOW, 1), 0.0, large)
+    assert next(iter(noted)).shown is large
 
 
 def test_what_is_stored_is_read_again_and_another_form_is_left_out():
-    for head in (StoredDelivery("w", "j", "evt_1", 5.0), StoredArrival(FAILED, 5.0)):
-        encoded = stored.encode(head)
+    for head in (StoredDelivery("w", "j", "evt_1", 5.0), StoredEvent(FAILED, 5.0)):
+        encoded = encode_stored(head)
         assert encoded is not None
-        assert stored.decode(encoded) == head
-    assert stored.encode(StoredDelivery("w", "\ud800", "evt_1", 5.0)) is None
+        assert decode_stored(encoded) == head
+    assert encode_stored(StoredDelivery("w", "\ud800", "evt_1", 5.0)) is None
     shuffled = random.Random(1)
     for junk in (b"", b"\xc1", b"\x00", bytes(shuffled.randbytes(50))):
-        assert stored.decode(junk) is None
+        assert decode_stored(junk) is None

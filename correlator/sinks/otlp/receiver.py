@@ -54,7 +54,7 @@ _MISPLACED = {
 }
 
 
-class Verdict(Enum):
+class TraceVerdict(Enum):
     """What becomes of a request."""
 
     ACCEPTED = auto()
@@ -67,13 +67,13 @@ class Verdict(Enum):
     """Do not send it again."""
 
 
-class Answer(Struct, frozen=True):
+class TraceAnswer(Struct, frozen=True):
     """`words`: the problem and what to do, or a warning of the receiver. `rejected`: spans that it did not take.
 
     `retry_after`: seconds that the receiver asks to wait. `status`: that of HTTP; 0 without an answer.
     """
 
-    verdict: Verdict
+    verdict: TraceVerdict
     words: str = ""
     rejected: int = 0
     retry_after: float | None = None
@@ -93,7 +93,7 @@ class Receiver(Struct, frozen=True):
     def __repr__(self) -> str:
         return f"Receiver({self.url})"
 
-    async def send(self, session: aiohttp.ClientSession, body: bytes) -> Answer:
+    async def send(self, session: aiohttp.ClientSession, body: bytes) -> TraceAnswer:
         """Send one request, within `timeout` seconds. Does not raise: an unreachable receiver is an answer."""
         headers = {"Content-Type": "application/json", "Accept-Encoding": "identity", **self.headers}
         timeout = aiohttp.ClientTimeout(total=self.timeout)
@@ -103,15 +103,17 @@ class Receiver(Struct, frozen=True):
             ) as response:
                 return judge(response.status, response.headers, await _read(response))
         except TimeoutError:
-            return Answer(
-                Verdict.AGAIN,
+            return TraceAnswer(
+                TraceVerdict.AGAIN,
                 f"the receiver at {self.url} does not answer within {self.timeout:g} s",
                 public=f"the receiver does not answer within {self.timeout:g} s",
             )
         except (aiohttp.ClientError, OSError, ValueError) as error:
             why = escape(str(error) or type(error).__name__)[:MAX_WORDS]
             public = "the receiver cannot be reached; the daemon's log says more"
-            return Answer(Verdict.AGAIN, f"the receiver at {self.url} cannot be reached: {why}", public=public)
+            return TraceAnswer(
+                TraceVerdict.AGAIN, f"the receiver at {self.url} cannot be reached: {why}", public=public
+            )
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
@@ -146,14 +148,19 @@ def session() -> aiohttp.ClientSession:
     )
 
 
-def judge(status: int, headers: Mapping[str, str], body: bytes, wall_clock: Callable[[], float] = time.time) -> Answer:
+def judge(
+    status: int, headers: Mapping[str, str], body: bytes, wall_clock: Callable[[], float] = time.time
+) -> TraceAnswer:
     """Judge the response of a receiver. `wall_clock` returns Unix seconds."""
     content = _object(body)
     if 200 <= status < 300:
         partial = content.get("partialSuccess")
         partial = partial if isinstance(partial, dict) else {}
-        return Answer(
-            Verdict.ACCEPTED, _text(partial.get("errorMessage")), _count(partial.get("rejectedSpans")), status=status
+        return TraceAnswer(
+            TraceVerdict.ACCEPTED,
+            _text(partial.get("errorMessage")),
+            _count(partial.get("rejectedSpans")),
+            status=status,
         )
     try:
         name = f"HTTP {status} {HTTPStatus(status).phrase}"
@@ -164,8 +171,8 @@ def judge(status: int, headers: Mapping[str, str], body: bytes, wall_clock: Call
     words = ": ".join(word for word in (name, advice, reason) if word)
     if status in AGAIN:
         pause = _seconds(headers.get("Retry-After"), wall_clock)
-        return Answer(Verdict.AGAIN, words, retry_after=pause, status=status)
-    return Answer(Verdict.MISPLACED if advice else Verdict.REFUSED, words, status=status)
+        return TraceAnswer(TraceVerdict.AGAIN, words, retry_after=pause, status=status)
+    return TraceAnswer(TraceVerdict.MISPLACED if advice else TraceVerdict.REFUSED, words, status=status)
 
 
 def _object(body: bytes) -> dict[str, Any]:

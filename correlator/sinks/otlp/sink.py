@@ -28,7 +28,7 @@ from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Batch, Hub
 from correlator.sinks.lateness import Lateness, Notice
 from correlator.sinks.otlp import spans
-from correlator.sinks.otlp.receiver import Answer, Receiver, Verdict, receiver, session
+from correlator.sinks.otlp.receiver import Receiver, TraceAnswer, TraceVerdict, receiver, session
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ LATE_AFTER = 60.0
 """Seconds that a job is due before a receiver that accepts traces is too slow."""
 
 
-class Request(Struct, frozen=True):
+class TraceRequest(Struct, frozen=True):
     """One request: its spans, and the jobs of which it has the last span."""
 
     encoded: list[bytes]
@@ -165,9 +165,9 @@ class OtlpSink:
             async with asyncio.timeout(max(0.0, min(seconds, BEAT))):
                 await event.wait()
 
-    def _requests(self, hub: Hub) -> Iterator[Request]:
+    def _requests(self, hub: Hub) -> Iterator[TraceRequest]:
         """Yield requests with all jobs that are due. A job of many steps continues in the next request."""
-        request, size = Request([], []), 0
+        request, size = TraceRequest([], []), 0
         while (job_id := self.exports.pop_due(time.monotonic())) is not None:
             shown = hub.published.get(job_id)
             if shown is None or not shown.view.terminal:
@@ -176,14 +176,14 @@ class OtlpSink:
             for span in spans.spans(shown):
                 if size >= MAX_BYTES or len(request.encoded) >= MAX_SPANS:
                     yield request
-                    request, size = Request([], []), 0
+                    request, size = TraceRequest([], []), 0
                 request.encoded.append(span)
                 size += len(span)
             request.finished.append(job_id)
         if request.encoded or request.finished:
             yield request
 
-    async def _deliver(self, http: aiohttp.ClientSession, request: Request) -> None:
+    async def _deliver(self, http: aiohttp.ClientSession, request: TraceRequest) -> None:
         """Send a request until the receiver has it, or refuses it for good. One that is too large is sent in halves."""
         body = spans.request(request.encoded, self._instance)
         while request.encoded:
@@ -204,31 +204,31 @@ class OtlpSink:
             answer = attempt.result()
             if _is_too_large(answer, request):
                 middle = len(request.encoded) // 2
-                await self._deliver(http, Request(request.encoded[:middle], []))
-                await self._deliver(http, Request(request.encoded[middle:], request.finished))
+                await self._deliver(http, TraceRequest(request.encoded[:middle], []))
+                await self._deliver(http, TraceRequest(request.encoded[middle:], request.finished))
                 return
             if self._is_settled(answer, request):
                 break
             await self._pause(answer)
         self._finish(request)
 
-    async def _pause(self, answer: Answer) -> None:
+    async def _pause(self, answer: TraceAnswer) -> None:
         """Wait before the next attempt, or until a reload."""
-        pause = self._misplaced_pause if answer.verdict is Verdict.MISPLACED else self._backoff.next()
+        pause = self._misplaced_pause if answer.verdict is TraceVerdict.MISPLACED else self._backoff.next()
         until = time.monotonic() + max(pause, answer.retry_after or 0.0)
         while not self._reloaded.is_set() and (left := until - time.monotonic()) > 0:
             await self._wait(self._reloaded, left)
 
-    def _is_settled(self, answer: Answer, request: Request) -> bool:
+    def _is_settled(self, answer: TraceAnswer, request: TraceRequest) -> bool:
         """Count and log an answer. Returns False if the request must be sent again."""
-        if answer.verdict in (Verdict.AGAIN, Verdict.MISPLACED):
+        if answer.verdict in (TraceVerdict.AGAIN, TraceVerdict.MISPLACED):
             metrics.OTLP_FAILURES.inc()
             begin = "traces are not exported, and are tried again"
             self._failed(f"{begin}: {answer.words}", f"{begin}: {answer.public}" if answer.public else None)
             return False
         self._backoff.reset()
         sent = len(request.encoded)
-        if answer.verdict is Verdict.REFUSED:
+        if answer.verdict is TraceVerdict.REFUSED:
             metrics.OTLP_SPANS.labels("refused").inc(sent)
             self._failed(f"the receiver refuses traces, which are dropped: {answer.words}")
             return True
@@ -247,7 +247,7 @@ class OtlpSink:
             self._error = None
         return True
 
-    def _finish(self, request: Request) -> None:
+    def _finish(self, request: TraceRequest) -> None:
         for job_id in request.finished:
             self.exports.finished(job_id)
         self._judge_age()
@@ -290,11 +290,11 @@ class OtlpSink:
             log.warning("%d jobs left memory before they were exported as traces", new)
 
 
-def _is_too_large(answer: Answer, request: Request) -> bool:
+def _is_too_large(answer: TraceAnswer, request: TraceRequest) -> bool:
     """Whether the receiver may take the parts of what it refuses: it must not lose the jobs beside a large one."""
     return answer.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE and len(request.encoded) > 1
 
 
-def _next(requests: Iterator[Request]) -> Request | None:
+def _next(requests: Iterator[TraceRequest]) -> TraceRequest | None:
     with timed("otlp spans"):
         return next(requests, None)

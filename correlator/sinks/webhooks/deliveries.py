@@ -11,8 +11,11 @@ requests that were in flight with the refused one may still succeed.
 
 Invariants. An event leaves only when it is acknowledged, given up or dropped; the caller counts the last two. The
 events are bounded in number and bytes; above either bound the oldest that is not in flight is dropped. An event is
-given up only by a failed attempt, at least `Timings.give_up_after` after it was added. Nothing here reads a clock or
-does I/O: times are arguments, in seconds, and must not decrease.
+given up only by a failed attempt, at least `give_up_after` after it was added. Nothing here reads a clock or does I/O:
+times are arguments, in seconds, and must not decrease.
+
+The checkpoint keeps a pending event as two values that it does not read: a head, which is encoded here, and the body,
+whose bytes it shares with the queue.
 """
 
 from __future__ import annotations
@@ -25,46 +28,52 @@ from enum import Enum
 from http import HTTPStatus
 from itertools import takewhile
 
+import msgspec
 from msgspec import Struct
 
 from correlator.backoff import Backoff
-from correlator.sinks.webhooks.timings import DEFAULT, Timings
+from correlator.jobs.model.changes import Event
+
+
+class WebhookTimings(Struct, frozen=True):
+    """All of them, in seconds, but for the factor."""
+
+    retry_base: float = 2.0
+    retry_factor: float = 2.0
+    retry_cap: float = 300.0
+    """The limit of the first delay after a failure, its growth, and its maximum. See `correlator.backoff`."""
+
+    max_retry_after: float = 3_600.0
+    """The longest Retry-After of a receiver that is respected."""
+
+    give_up_after: float = 24 * 3_600.0
+    """For which an event is tried again."""
+
+    after_start: float = 3_600.0
+    """For which, at least, a new run tries an event of the last one again."""
+
+    late_after: float = 60.0
+    on_time_below: float = 30.0
+    """A receiver that accepts events is too slow once one has waited for the first, until none has for the second."""
+
+    goodbye_within: float = 3.0
+    """That requests in flight have to end when the daemon stops. Those that do not are sent again."""
+
+
+DEFAULT = WebhookTimings()
+
 
 MAX_EVENTS = 10_000
 MAX_BYTES = 16 * 1024 * 1024
 """Maximum number of events that wait for a receiver, and of the bytes that they take."""
 
+
 OVERHEAD = 600
 """Bytes that an event takes besides its body."""
 
+
 MAX_IN_FLIGHT = 4
 """Maximum number of requests to one receiver at a time."""
-
-
-class Verdict(Enum):
-    """What a response means for the event and for the receiver."""
-
-    DELIVERED = "delivered"
-    REFUSED = "refused"
-    """The receiver answers and does not accept this event."""
-    AWAY = "away"
-    """The receiver does not accept events at the moment."""
-    GONE = "gone"
-    """The receiver does not want any event."""
-
-
-_REFUSES_EVENT = frozenset({400, 409, 413, 415, 422})
-
-
-def judge(status: int | None) -> Verdict:
-    """Judge the status of a response; None: there was none. See Standard Webhooks, "Delivery success and failure"."""
-    if status is None:
-        return Verdict.AWAY
-    if 200 <= status < 300:
-        return Verdict.DELIVERED
-    if status == HTTPStatus.GONE:
-        return Verdict.GONE
-    return Verdict.REFUSED if status in _REFUSES_EVENT else Verdict.AWAY
 
 
 class Delivery(Struct, frozen=True):
@@ -77,22 +86,12 @@ class Delivery(Struct, frozen=True):
     added_at: float
 
 
-class _Queue(Struct):
-    """The events of one job. `failures`: failed attempts of the first one.
-
-    A job is in one place at a time: its first event may be sent (`_ready`), is in flight, or waits (`_resting`).
-    """
-
-    waiting: deque[Delivery]
-    failures: int = 0
-
-
 class Deliveries:
     """The events for one receiver. Use it from one event loop only. `uniform` returns numbers in [0, 1)."""
 
     def __init__(
         self,
-        timings: Timings = DEFAULT,
+        timings: WebhookTimings = DEFAULT,
         *,
         max_events: int = MAX_EVENTS,
         max_bytes: int = MAX_BYTES,
@@ -102,7 +101,7 @@ class Deliveries:
         self._timings = timings
         self._uniform = uniform
         self._all: OrderedDict[int, Delivery] = OrderedDict()
-        self._queues: dict[str, _Queue] = {}
+        self._queues: dict[str, _JobQueue] = {}
         self._ready: OrderedDict[str, None] = OrderedDict()
         """The jobs whose first event may be sent now."""
         self._resting: list[tuple[float, int, str]] = []
@@ -134,7 +133,7 @@ class Deliveries:
         self.size += len(delivery.body) + OVERHEAD
         queue = self._queues.get(delivery.job_id)
         if queue is None:
-            self._queues[delivery.job_id] = _Queue(deque((delivery,)))
+            self._queues[delivery.job_id] = _JobQueue(deque((delivery,)))
             self._ready[delivery.job_id] = None
         else:
             queue.waiting.append(delivery)
@@ -247,3 +246,78 @@ class Deliveries:
         elif was_first:
             queue.failures = 0
             self._ready[delivery.job_id] = None
+
+
+class _JobQueue(Struct):
+    """The events of one job. `failures`: failed attempts of the first one.
+
+    A job is in one place at a time: its first event may be sent (`_ready`), is in flight, or waits (`_resting`).
+    """
+
+    waiting: deque[Delivery]
+    failures: int = 0
+
+
+class Verdict(Enum):
+    """What a response means for the event and for the receiver."""
+
+    DELIVERED = "delivered"
+    REFUSED = "refused"
+    """The receiver answers and does not accept this event."""
+    AWAY = "away"
+    """The receiver does not accept events at the moment."""
+    GONE = "gone"
+    """The receiver does not want any event."""
+
+
+_REFUSES_EVENT = frozenset({400, 409, 413, 415, 422})
+
+
+def judge(status: int | None) -> Verdict:
+    """Judge the status of a response; None: there was none. See Standard Webhooks, "Delivery success and failure"."""
+    if status is None:
+        return Verdict.AWAY
+    if 200 <= status < 300:
+        return Verdict.DELIVERED
+    if status == HTTPStatus.GONE:
+        return Verdict.GONE
+    return Verdict.REFUSED if status in _REFUSES_EVENT else Verdict.AWAY
+
+
+# -- what the checkpoint keeps
+
+
+class StoredDelivery(Struct, frozen=True, tag="delivery"):
+    """The head of an event with a body, for one webhook. `at`: Unix seconds at which it was added."""
+
+    webhook: str
+    job_id: str
+    message_id: str
+    at: float
+
+
+class StoredEvent(Struct, frozen=True, tag="arrival"):
+    """The head of an event whose body has not been made: it is sent to every webhook that wants it."""
+
+    event: Event
+    at: float
+
+
+StoredHead = StoredDelivery | StoredEvent
+_DECODER: msgspec.msgpack.Decoder[StoredHead] = msgspec.msgpack.Decoder(StoredHead)
+
+
+def encode_stored(head: StoredHead) -> bytes | None:
+    """Return None for a text that has no encoding (a lone surrogate): such an event does not survive a restart."""
+    try:
+        return msgspec.msgpack.encode(head)
+    except ValueError:
+        return None
+
+
+def decode_stored(value: bytes) -> StoredHead | None:
+    """Return what was encoded, or None if it cannot be read."""
+    try:
+        return _DECODER.decode(value)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None

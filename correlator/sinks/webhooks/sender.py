@@ -2,7 +2,8 @@
 
 Redirects are not followed, cookies and proxies are not used, and of a response only its status, Retry-After and a short
 beginning are read. The name of the receiver is resolved in a thread of this receiver: a name server that does not
-answer blocks neither the event loop nor the threads that others use.
+answer blocks neither the event loop nor the threads that others use. Which addresses are allowed is decided for the
+address of each connection, not for a name.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import contextlib
 import email.utils
 import functools
 import html
+import ipaddress
 import socket
 import ssl
 import threading
 import time
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import unquote
 
 import aiohttp
@@ -29,24 +31,26 @@ from correlator import __version__
 from correlator.config.tls import Tls
 from correlator.config.webhooks import Webhook
 from correlator.errors import ConfigError
-from correlator.sinks.webhooks import addresses, signature
-from correlator.sinks.webhooks.body import CLOUD_EVENT, JSON
+from correlator.sinks.webhooks.request import CLOUD_EVENT, JSON, webhook_headers
 from correlator.tls import client_context
 
 MAX_RESPONSE = 2_048
 """Bytes of the body of a response that are read at most."""
 
+
 READ_WITHIN = 1.0
 """Seconds to read them."""
 
+
 SHORTEST, KEY, BEGINNING = 6, 16, 12
 """Characters from which on a part of a URL, and a text of a body, may be a secret; those that are searched of it."""
+
 
 KEEP_ALIVE = 2.0
 """Seconds that an idle connection is kept. A longer time would meet servers that close it at that moment."""
 
 
-class Answer(Struct, frozen=True):
+class Attempt(Struct, frozen=True):
     """The end of an attempt. `status` None: there was no response. `error`: why it failed; empty on success.
 
     `public`: the same without names, addresses and what the receiver sent, for readiness, which needs no token.
@@ -71,7 +75,7 @@ class Sender:
         self._url = URL(webhook.url.reveal(), encoded=True)
         connector = aiohttp.TCPConnector(
             resolver=_Resolver(),
-            socket_factory=functools.partial(_socket, webhook.allow_private),
+            socket_factory=functools.partial(guarded_socket, allow_private=webhook.allow_private),
             ssl=context,
             keepalive_timeout=KEEP_ALIVE,
         )
@@ -84,12 +88,12 @@ class Sender:
             trust_env=False,
         )
 
-    async def post(self, message_id: str, body: bytes) -> Answer:
+    async def post(self, message_id: str, body: bytes) -> Attempt:
         """Send one request and return how it ended. Takes `Webhook.timeout` at most, and `READ_WITHIN`."""
         headers = {
             "Content-Type": JSON if self._webhook.body is not None else CLOUD_EVENT,
             "User-Agent": f"correlator/{__version__}",
-            **signature.headers(self._webhook.secret.keys, message_id, int(time.time()), body),
+            **webhook_headers(self._webhook.secret.keys, message_id, int(time.time()), body),
         }
         if self._webhook.authorization:
             headers["Authorization"] = self._webhook.authorization.reveal()
@@ -98,9 +102,9 @@ class Sender:
                 response = await self._session.post(self._url, data=body, headers=headers, allow_redirects=False)
         except TimeoutError:
             words = f"no response within {self._webhook.timeout:g} s"
-            return Answer(None, words, words)
+            return Attempt(None, words, words)
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            return Answer(None, describe_error(error), f"{_public(error)}; the daemon's log says more")
+            return Attempt(None, describe_error(error), f"{_public(error)}; the daemon's log says more")
         try:
             return await _answer(response, self._secrets)
         finally:
@@ -110,36 +114,11 @@ class Sender:
         await self._session.close()
 
 
-class Secrets:
-    """Finds the secrets of a webhook in a response: a receiver may repeat what it was sent."""
-
-    def __init__(self, webhook: Webhook) -> None:
-        assert webhook.url is not None
-        url = URL(webhook.url.reveal(), encoded=True)
-        literals = webhook.body.literals if webhook.body is not None else ()
-        keys = [text for text in literals if len(text) >= KEY and " " not in text]
-        credentials = webhook.authorization.reveal().split()
-        whole = [url.raw_path_qs, *keys, *(credentials[1:] or credentials)]
-        words = [*url.raw_path.split("/"), *url.query.values()]
-        self._beginnings = frozenset(
-            form[:BEGINNING].lower()
-            for text in (*whole, *words)
-            if len(text) >= SHORTEST
-            for form in (text, unquote(text))
-        )
-        """The beginnings, as a response may be cut in the middle of a secret."""
-
-    def are_in(self, text: str) -> bool:
-        """Return whether `text` repeats one, also if it is escaped as in a URL, HTML or JSON."""
-        forms = (text, unquote(text), html.unescape(text), text.replace("\\", ""))
-        return any(beginning in form.lower() for form in forms for beginning in self._beginnings)
-
-
-async def _answer(response: aiohttp.ClientResponse, secrets: Secrets) -> Answer:
+async def _answer(response: aiohttp.ClientResponse, secrets: Secrets) -> Attempt:
     """Return what a response means. The body of a failure is read as far as it arrives within `READ_WITHIN`."""
     status = response.status
     if 200 <= status < 300:
-        return Answer(status)
+        return Attempt(status)
     text = b""
     with contextlib.suppress(TimeoutError, aiohttp.ClientError, HttpProcessingError, OSError):
         async with asyncio.timeout(READ_WITHIN):
@@ -148,7 +127,7 @@ async def _answer(response: aiohttp.ClientResponse, secrets: Secrets) -> Answer:
     shown = text.decode("utf-8", "replace")
     if secrets.are_in(shown):
         shown = "(the response repeats what was sent, and is not shown)"
-    return Answer(status, error, error, shown, _retry_after(response.headers.get("Retry-After", "")))
+    return Attempt(status, error, error, shown, _retry_after(response.headers.get("Retry-After", "")))
 
 
 def _retry_after(text: str) -> float:
@@ -192,7 +171,7 @@ def _public(error: BaseException) -> str:
     match error:
         case aiohttp.ClientConnectorDNSError():
             return "the receiver's name cannot be resolved"
-        case aiohttp.ClientConnectorError(os_error=addresses.ForbiddenAddress()):
+        case aiohttp.ClientConnectorError(os_error=ForbiddenAddress()):
             return "the receiver's address is not allowed (allow_private)"
         case aiohttp.ClientConnectorCertificateError():
             return "the receiver's certificate is not accepted"
@@ -202,9 +181,29 @@ def _public(error: BaseException) -> str:
             return "the connection to the receiver failed"
 
 
-def _socket(allow_private: bool, address: Any) -> socket.socket:
-    family, kind, protocol, _, target = address
-    return addresses.guarded_socket(family, kind, protocol, target[0], allow_private=allow_private)
+class Secrets:
+    """Finds the secrets of a webhook in a response: a receiver may repeat what it was sent."""
+
+    def __init__(self, webhook: Webhook) -> None:
+        assert webhook.url is not None
+        url = URL(webhook.url.reveal(), encoded=True)
+        literals = webhook.body.literals if webhook.body is not None else ()
+        keys = [text for text in literals if len(text) >= KEY and " " not in text]
+        credentials = webhook.authorization.reveal().split()
+        whole = [url.raw_path_qs, *keys, *(credentials[1:] or credentials)]
+        words = [*url.raw_path.split("/"), *url.query.values()]
+        self._beginnings = frozenset(
+            form[:BEGINNING].lower()
+            for text in (*whole, *words)
+            if len(text) >= SHORTEST
+            for form in (text, unquote(text))
+        )
+        """The beginnings, as a response may be cut in the middle of a secret."""
+
+    def are_in(self, text: str) -> bool:
+        """Return whether `text` repeats one, also if it is escaped as in a URL, HTML or JSON."""
+        forms = (text, unquote(text), html.unescape(text), text.replace("\\", ""))
+        return any(beginning in form.lower() for form in forms for beginning in self._beginnings)
 
 
 class _Resolver(AbstractResolver):
@@ -251,3 +250,76 @@ class _Resolver(AbstractResolver):
 
     async def close(self) -> None:
         """Nothing is open; a thread ends by itself."""
+
+
+# -- addresses that a webhook may connect to
+
+
+Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+"""Addresses that a gateway translates to the IPv4 address in their last 32 bits (RFC 6052)."""
+
+
+_PRIVATE = tuple(
+    ipaddress.ip_network(text)
+    for text in (
+        *("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10"),
+        *("::1/128", "fc00::/7"),
+    )
+)
+"""Loopback, private networks (RFC 1918, RFC 4193), and addresses behind a carrier's NAT (RFC 6598)."""
+
+
+_UNICAST = ipaddress.ip_network("2000::/3")
+"""The IPv6 addresses that are assigned for the Internet. Every other one is special, or reserved."""
+
+
+_NEVER = tuple(
+    ipaddress.ip_network(text)
+    for text in (
+        *("0.0.0.0/8", "169.254.0.0/16", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "198.18.0.0/15"),
+        *("198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/3"),
+        *("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20"),
+    )
+)
+"""Special ranges among the others: the registries of RFC 6890, of which Python's versions have different parts."""
+
+
+class ForbiddenAddress(OSError):
+    """A connection to an address that the configuration does not allow. Nothing was sent."""
+
+
+def guarded_socket(info: Any, *, allow_private: bool) -> socket.socket:
+    """Return a socket to connect to the address of `info`, one of `getaddrinfo`. Raises: `ForbiddenAddress`."""
+    family, kind, protocol, _, target = info
+    if why := refusal(target[0], allow_private=allow_private):
+        raise ForbiddenAddress(why)
+    return socket.socket(family, kind, protocol)
+
+
+def refusal(text: str, *, allow_private: bool) -> str | None:
+    """Return why a connection to the address `text` is not allowed, or None if it is."""
+    try:
+        address = _unwrapped(ipaddress.ip_address(text.partition("%")[0]))
+    except ValueError:
+        return f"{text} is no IP address"
+    if any(address in network for network in _PRIVATE):
+        return None if allow_private else f"{text} is private or loopback, and allow_private is false"
+    if any(address in network for network in _NEVER) or (address.version == 6 and address not in _UNICAST):
+        return f"{text} is link-local, multicast or reserved, and never allowed"
+    return None
+
+
+def _unwrapped(address: Address) -> Address:
+    """Return the IPv4 address that an IPv6 address stands for, or the address itself."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return address
+    if address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    if address.sixtofour is not None:
+        return address.sixtofour
+    if address in _NAT64:
+        return ipaddress.IPv4Address(address.packed[-4:])
+    return address

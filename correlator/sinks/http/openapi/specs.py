@@ -22,7 +22,7 @@ from correlator.sinks.http import frames, websocket
 from correlator.sinks.http.connections import MAX_FIELD, MAX_TARGET
 from correlator.sinks.http.openapi.endpoints import ENDPOINTS, JSON, Answer, Endpoint, problem
 from correlator.sinks.mqtt.topics import SPACING, Key, Topics, unescape
-from correlator.sinks.webhooks.body import CLOUD_EVENT
+from correlator.sinks.webhooks.request import CLOUD_EVENT
 
 SCHEMAS: Final = "#/components/schemas/{name}"
 
