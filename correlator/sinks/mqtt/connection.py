@@ -1,7 +1,7 @@
 """One connection to the broker: its settings and deadlines, the client, and the broker's reasons in plain English.
 
 `Connector` opens connections one after the other, and gives up what a broker does not support: MQTT 5, QoS 1 or
-retained messages. It tells a broker's DISCONNECT (`Closed`) from no answer (`TimedOut`) and a lost connection (`LOST`).
+retained messages. A DISCONNECT of the broker is `Closed`, no answer is `TimedOut`, and both are among `LOST`.
 
 `MqttClient` is one connection, and is used once: a reused client would send again what it could not send before. It
 overrides or calls private hooks of aiomqtt and paho for what they lack: the limits of CONNACK, the reason of a
