@@ -58,6 +58,26 @@ Attrs: TypeAlias = Annotated[
 ]
 
 
+class CloseCode(IntEnum):
+    """Close codes of the websocket (RFC 6455, 7.4). An event stream sends the same code in its `bye` message."""
+
+    why: str
+
+    def __new__(cls, code: int, why: str) -> Self:
+        self = int.__new__(cls, code)
+        self._value_, self.why = code, why
+        return self
+
+    RESTART = 1012, "restart"
+    TRY_LATER = 1013, "try later"
+    BAD_PROTOCOL = 4400, "bad protocol"
+    UNAUTHORISED = 4401, "token missing, expired or revoked"
+    FORBIDDEN = 4403, "origin or token refused"
+    NO_HELLO = 4408, "no hello"
+    TOO_MANY = 4429, "too many"
+    TOO_SLOW = 4508, "too slow"
+
+
 # -- websocket, client → server
 
 MAX_IDS: Final = 1000
@@ -103,26 +123,6 @@ class Ping(Struct, tag_field="type", tag="ping", frozen=True):
 
 
 ClientMessage: TypeAlias = Hello | Subscribe | Unsubscribe | Get | Ping
-
-
-class CloseCode(IntEnum):
-    """Close codes of the websocket (RFC 6455, 7.4). An event stream sends the same code in its `bye` message."""
-
-    why: str
-
-    def __new__(cls, code: int, why: str) -> Self:
-        self = int.__new__(cls, code)
-        self._value_, self.why = code, why
-        return self
-
-    RESTART = 1012, "restart"
-    TRY_LATER = 1013, "try later"
-    BAD_PROTOCOL = 4400, "bad protocol"
-    UNAUTHORISED = 4401, "token missing, expired or revoked"
-    FORBIDDEN = 4403, "origin or token refused"
-    NO_HELLO = 4408, "no hello"
-    TOO_MANY = 4429, "too many"
-    TOO_SLOW = 4508, "too slow"
 
 
 # -- websocket and event stream, server → client

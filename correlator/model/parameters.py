@@ -186,4 +186,5 @@ class StreamMessages(JobFilters, frozen=True, kw_only=True):
 
 
 def given(value: T | UnsetType) -> T | None:
+    """The value; None if it is not given."""
     return None if isinstance(value, UnsetType) else value

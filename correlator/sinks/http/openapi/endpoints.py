@@ -8,37 +8,8 @@ from typing import Any, Final, Literal
 
 from msgspec import Struct
 
+from correlator.model import parameters, replies
 from correlator.model.document import JobDocument
-from correlator.model.parameters import (
-    GetEntity,
-    GetJob,
-    GetJobLog,
-    GetOperation,
-    ListJobEvents,
-    ListJobs,
-    NoParameters,
-    OfJob,
-    StreamMessages,
-)
-from correlator.model.replies import (
-    Description,
-    DirectReply,
-    EnhancedReply,
-    EntityPage,
-    EventsPage,
-    InstancesList,
-    JobsPage,
-    LegacyReply,
-    Liveness,
-    OperationsList,
-    OperationWithSteps,
-    Problem,
-    Readiness,
-    Resolved,
-    Stuck,
-    Ticket,
-    UnknownReply,
-)
 from correlator.pipeline.resume_ring import MAX_CHANGES
 from correlator.sinks.http.access import TICKET_SECONDS
 
@@ -70,7 +41,7 @@ class Endpoint:
     name: str
     summary: str
     answers: dict[HTTPStatus, Answer]
-    parameters: type[Struct] = NoParameters
+    parameters: type[Struct] = parameters.NoParameters
     headers: tuple[tuple[str, str], ...] = ()
     method: Literal["get", "post"] = "get"
     gate: Literal["token", "host", "open"] = "token"
@@ -78,7 +49,7 @@ class Endpoint:
 
 def problem(description: str, *headers: tuple[str, str]) -> Answer:
     """A response that is a problem document."""
-    return Answer(description, (Problem,), PROBLEM, headers)
+    return Answer(description, (replies.Problem,), PROBLEM, headers)
 
 
 RETRY: Final = ("Retry-After", "Seconds.")
@@ -120,7 +91,7 @@ _JOB: Final = Endpoint(
         **UNKNOWN,
         **AWAY,
     },
-    GetJob,
+    parameters.GetJob,
     (("If-None-Match", "The `ETag` that the client has."),),
 )
 
@@ -129,13 +100,13 @@ _EVENTS: Final = Endpoint(
     "listJobEvents",
     "The log rows of a job, oldest first; from the database, complete once all pages have been read",
     {
-        HTTPStatus.OK: Answer("A page of log rows.", (EventsPage,)),
+        HTTPStatus.OK: Answer("A page of log rows.", (replies.EventsPage,)),
         **BAD,
         **UNKNOWN,
         **BUSY,
         **AWAY,
     },
-    ListJobEvents,
+    parameters.ListJobEvents,
 )
 
 _LOG: Final = Endpoint(
@@ -149,7 +120,7 @@ _LOG: Final = Endpoint(
         **BUSY,
         **AWAY,
     },
-    GetJobLog,
+    parameters.GetJobLog,
 )
 
 
@@ -168,8 +139,8 @@ ENDPOINTS: Final = (
         "/api/v1/jobs",
         "listJobs",
         "Jobs, the newest first; those that left memory come from the database",
-        {HTTPStatus.OK: Answer("A page of jobs.", (JobsPage,)), **BAD, **BUSY, **AWAY},
-        ListJobs,
+        {HTTPStatus.OK: Answer("A page of jobs.", (replies.JobsPage,)), **BAD, **BUSY, **AWAY},
+        parameters.ListJobs,
     ),
     _JOB,
     _by_parameter(_JOB, "/api/v1/job"),
@@ -181,39 +152,44 @@ ENDPOINTS: Final = (
         "/api/v1/resolve/{id}",
         "resolveId",
         "Where an ID leads, and by which of its kinds",
-        {HTTPStatus.OK: Answer("The job.", (Resolved,)), **BAD, **UNKNOWN, **AWAY},
-        OfJob,
+        {HTTPStatus.OK: Answer("The job.", (replies.Resolved,)), **BAD, **UNKNOWN, **AWAY},
+        parameters.OfJob,
     ),
     Endpoint(
         "/api/v1/entities/{name}",
         "getEntity",
         "The jobs of one VM or context over time, the newest first, with the trend of each operation",
-        {HTTPStatus.OK: Answer("A page of its jobs; none if there are none.", (EntityPage,)), **BAD, **BUSY, **AWAY},
-        GetEntity,
+        {
+            HTTPStatus.OK: Answer("A page of its jobs; none if there are none.", (replies.EntityPage,)),
+            **BAD,
+            **BUSY,
+            **AWAY,
+        },
+        parameters.GetEntity,
     ),
     Endpoint(
         "/api/v1/operations",
         "listOperations",
         "What earlier runs took, by operation: what forecasts rest on",
-        {HTTPStatus.OK: Answer("All operations that a run of has ended.", (OperationsList,)), **BAD},
+        {HTTPStatus.OK: Answer("All operations that a run of has ended.", (replies.OperationsList,)), **BAD},
     ),
     Endpoint(
         "/api/v1/operations/{job_type}/{operation}",
         "getOperation",
         "What earlier runs of one operation took, with its usual steps",
         {
-            HTTPStatus.OK: Answer("The operation.", (OperationWithSteps,)),
+            HTTPStatus.OK: Answer("The operation.", (replies.OperationWithSteps,)),
             **BAD,
             HTTPStatus.NOT_FOUND: problem("No run of this operation is known."),
         },
-        GetOperation,
+        parameters.GetOperation,
     ),
     Endpoint(
         "/api/v1/instances",
         "listInstances",
         "The appliances of a fleet, and the health of each; at a gateway only",
         {
-            HTTPStatus.OK: Answer("All appliances, by name.", (InstancesList,)),
+            HTTPStatus.OK: Answer("All appliances, by name.", (replies.InstancesList,)),
             **BAD,
             HTTPStatus.NOT_FOUND: problem("This is not a gateway."),
         },
@@ -224,15 +200,17 @@ ENDPOINTS: Final = (
         "The appliance's own status reply, for a GUI that polls it",
         {
             HTTPStatus.OK: Answer(
-                "As the job was found.", (DirectReply, EnhancedReply, LegacyReply), title="FailoverStatus"
+                "As the job was found.",
+                (replies.DirectReply, replies.EnhancedReply, replies.LegacyReply),
+                title="FailoverStatus",
             ),
             HTTPStatus.NOT_FOUND: Answer(
                 "The appliance's own words for it; after `http.unknown_id_wait`, in which the job may appear.",
-                (UnknownReply,),
+                (replies.UnknownReply,),
             ),
             **AWAY,
         },
-        OfJob,
+        parameters.OfJob,
     ),
     Endpoint(
         "/api/v1/stream",
@@ -247,26 +225,26 @@ ENDPOINTS: Final = (
             HTTPStatus.SERVICE_UNAVAILABLE: problem("The daemon is shutting down.", RETRY),
             HTTPStatus.HTTP_VERSION_NOT_SUPPORTED: problem("HTTP/1.0 has no streams."),
         },
-        StreamMessages,
+        parameters.StreamMessages,
         (_LAST_EVENT,),
     ),
     Endpoint(
         "/api/v1/openapi.json",
         "getOpenapi",
         "This document",
-        {HTTPStatus.OK: Answer("OpenAPI 3.1.", (Description,)), **BAD},
+        {HTTPStatus.OK: Answer("OpenAPI 3.1.", (replies.Description,)), **BAD},
     ),
     Endpoint(
         "/api/v1/asyncapi.json",
         "getAsyncapi",
         "Websocket, event stream and MQTT",
-        {HTTPStatus.OK: Answer("AsyncAPI 3.0.", (Description,)), **BAD},
+        {HTTPStatus.OK: Answer("AsyncAPI 3.0.", (replies.Description,)), **BAD},
     ),
     Endpoint(
         "/api/v1/ticket",
         "createTicket",
         f"A ticket, which admits one request within {TICKET_SECONDS:g} s where a header cannot be set",
-        {HTTPStatus.OK: Answer("The ticket.", (Ticket,))},
+        {HTTPStatus.OK: Answer("The ticket.", (replies.Ticket,))},
         method="post",
     ),
     Endpoint(
@@ -274,8 +252,8 @@ ENDPOINTS: Final = (
         "getLiveness",
         "Liveness: the process answers",
         {
-            HTTPStatus.OK: Answer("The process answers, and works.", (Liveness,)),
-            HTTPStatus.SERVICE_UNAVAILABLE: Answer("A task makes no progress. Restart the process.", (Stuck,)),
+            HTTPStatus.OK: Answer("The process answers, and works.", (replies.Liveness,)),
+            HTTPStatus.SERVICE_UNAVAILABLE: Answer("A task makes no progress. Restart the process.", (replies.Stuck,)),
         },
         gate="open",
     ),
@@ -284,8 +262,12 @@ ENDPOINTS: Final = (
         "getReadiness",
         "Readiness",
         {
-            HTTPStatus.OK: Answer("Ready, possibly with a part that is not available (`degraded`).", (Readiness,)),
-            HTTPStatus.SERVICE_UNAVAILABLE: Answer("The daemon is still loading, or is shutting down.", (Readiness,)),
+            HTTPStatus.OK: Answer(
+                "Ready, possibly with a part that is not available (`degraded`).", (replies.Readiness,)
+            ),
+            HTTPStatus.SERVICE_UNAVAILABLE: Answer(
+                "The daemon is still loading, or is shutting down.", (replies.Readiness,)
+            ),
         },
         gate="open",
     ),
