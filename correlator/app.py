@@ -21,11 +21,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from correlator import __version__, cancellation
+from correlator import __version__
 from correlator.config.schema import Config
-from correlator.daemon import ending
 from correlator.daemon.reload import Prepare, Reload, reloaded
-from correlator.daemon.signals import set_by
 from correlator.daemon.supervisor import Supervisor
 from correlator.following import Following
 from correlator.following import following as build
@@ -41,6 +39,7 @@ from correlator.sinks.http.server import HttpSink, Listener
 from correlator.sinks.webhooks.sink import WebhookSink
 from correlator.sources.db.mariadb import MariaDBDatabase
 from correlator.sources.db.session import Database
+from correlator.tasks import end_tasks, ends_before, set_by_signals
 
 if TYPE_CHECKING:
     from correlator.collector import Tenure
@@ -92,7 +91,7 @@ async def run(
     Raises: `CorrelatorError` for a problem that an operator can fix, such as an address in use or a missing token file.
     """
     reload_signals = (signal.SIGHUP,) if load is not None else ()
-    with set_by(signal.SIGTERM, signal.SIGINT) as stop, set_by(*reload_signals) as reload_requested:
+    with set_by_signals(signal.SIGTERM, signal.SIGINT) as stop, set_by_signals(*reload_signals) as reload_requested:
         await _run(Process(config, load, on_ready, stop, reload_requested))
 
 
@@ -118,7 +117,7 @@ async def _run(process: Process) -> None:
         while not process.stop.is_set():
             await _term(process, lease)
     finally:
-        await cancellation.end(connecting)
+        await end_tasks(connecting)
 
 
 async def _term(process: Process, lease: Lease | None) -> None:
@@ -157,19 +156,19 @@ async def _term(process: Process, lease: Lease | None) -> None:
 
             waiting = outer.create_task(standby(lease, following, config, served, outer), name="standby")
             reloading = outer.create_task(_reloads(process, term, checks(config)), name="reload")
-            if not await ending.first(waiting, process.stop):
+            if not await ends_before(waiting, process.stop):
                 supervisor.stops()
                 await abandon(waiting)
-                await cancellation.end({reloading, *watching, *serving})
+                await end_tasks({reloading, *watching, *serving})
                 await asyncio.to_thread(checkpoint.close)
                 return
             tenure = waiting.result()
-            await cancellation.end({reloading})
+            await end_tasks({reloading})
             if tenure.saved is not None:
                 following.source.expect(tenure.saved.cursor.sample)
             saved = newest(saved, tenure.saved)
         await _follow(process, term, saved, tenure, outer, watching, serving if tenure is None else set())
-        await cancellation.end(serving, again=DRAIN_WITHIN)
+        await end_tasks(serving, again=DRAIN_WITHIN)
     # Stop, 5: Close the archive's sessions.
     await following.archive.close()
     # Stop, 6: Unlock the checkpoint.
@@ -234,7 +233,7 @@ async def _follow(
         ]
         parts = [webhooks.prepare, *([otlp.prepare] if otlp is not None else [])]
         reading.append(inner.create_task(_reloads(process, term, parts, mqtt), name="reload"))
-        lost = tenure is not None and await ending.first(tenure.holding, process.stop)
+        lost = tenure is not None and await ends_before(tenure.holding, process.stop)
         if tenure is None:
             await process.stop.wait()
         # Stop, 1: Notify the service manager.
@@ -244,14 +243,14 @@ async def _follow(
         elif mqtt is not None:
             mqtt.supersede()
         # Stop, 2: End the source and the tasks around it. The group waits for them; nothing changes from then on.
-        await cancellation.end({*reading, *watching})
+        await end_tasks({*reading, *watching})
     # Stop, 3: Have the sinks close their connections. Those that take longer than the deadline are cancelled again.
-    await cancellation.end(publishing | serving, again=DRAIN_WITHIN)
+    await end_tasks(publishing | serving, again=DRAIN_WITHIN)
     # Stop, 4: Write the checkpoint, as the peers may have acknowledged events, and hand the lease over.
     await saver.finish()
     if tenure is not None:
         await tenure.lease.release()
-        await cancellation.end({tenure.holding})
+        await end_tasks({tenure.holding})
 
 
 async def _reloads(process: Process, term: Term, parts: Sequence[Prepare], mqtt: MqttSink | None = None) -> None:
@@ -323,7 +322,7 @@ async def _restore(saved: Saved, following: Following) -> None:
 async def tap(config: Config, sink: Sink) -> None:
     """Follow the log with `sink` as the only sink, until SIGTERM, SIGINT or cancellation. Opens no listener."""
     following = build(config, lambda: config.jobs.stalled_after)
-    with set_by(signal.SIGTERM, signal.SIGINT) as stop:
+    with set_by_signals(signal.SIGTERM, signal.SIGINT) as stop:
         async with asyncio.TaskGroup() as group:
             running = [
                 group.create_task(sink.run(following.hub), name=type(sink).__name__),
@@ -331,7 +330,7 @@ async def tap(config: Config, sink: Sink) -> None:
                 group.create_task(following.pipeline.run(), name="pipeline"),
             ]
             await stop.wait()
-            await cancellation.end({*running})
+            await end_tasks({*running})
     await following.archive.close()
 
 

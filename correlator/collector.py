@@ -15,7 +15,6 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from correlator import cancellation
 from correlator.cluster import keys, received
 from correlator.cluster.batches import Fence
 from correlator.cluster.errors import ClusterUnavailable, Fenced, Refused
@@ -31,6 +30,7 @@ from correlator.sinks.cluster.election import Lease
 from correlator.sinks.cluster.standbys import REPORT_EVERY, Report
 from correlator.sources.db import identity
 from correlator.sources.db.session import Database
+from correlator.tasks import end_tasks
 
 log = logging.getLogger(__name__)
 
@@ -180,7 +180,7 @@ async def standby(
         try:
             fence = await lease.acquire(counterpart.is_barred)
         finally:
-            await cancellation.end(waiting)
+            await end_tasks(waiting)
         holding = group.create_task(lease.hold(), name="lease")
         stream = StreamCheckpoint(lease.connection, lease.instance, lease.owner, fence, lease.lose, copy=copy)
         try:

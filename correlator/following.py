@@ -8,6 +8,7 @@ from typing import Literal
 
 from correlator.config import label_values
 from correlator.config.schema import Config
+from correlator.config.tls import client_context
 from correlator.config.values import MysqlUrl, SqliteUrl
 from correlator.jobs import sizes
 from correlator.jobs.horizon import Horizon
@@ -25,7 +26,6 @@ from correlator.sources.follow import Follower
 from correlator.sources.log.tail import Tail
 from correlator.sources.tables.legacy import Legacy
 from correlator.sources.tables.reconcile import Reconcile
-from correlator.tls import client_context
 
 
 @dataclass(frozen=True, slots=True)

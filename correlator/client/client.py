@@ -26,7 +26,6 @@ import msgspec
 from msgspec import Struct
 from yarl import URL
 
-from correlator.backoff import Backoff
 from correlator.client.errors import Failures, Unreachable
 from correlator.client.line_merge import Page
 from correlator.client.messages import Document, Log
@@ -34,6 +33,7 @@ from correlator.client.replica import Connection, Replica, Update
 from correlator.client.websocket import Exchange, connected, split
 from correlator.errors import BadRequest
 from correlator.model.messages import Wanted
+from correlator.tasks import Backoff
 
 DEFAULT_URL = "http://127.0.0.1:8686"
 SILENT_AFTER = 25.0

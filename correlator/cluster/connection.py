@@ -25,14 +25,13 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from correlator import cancellation
-from correlator.backoff import Backoff
 from correlator.cluster.credentials import login_options
 from correlator.cluster.errors import ClusterUnavailable, NoAnswer, Refused
 from correlator.cluster.library import abort, failure, is_login_refused, new_client, text_of
 from correlator.cluster.received import Parser, Unreadable, decode
 from correlator.cluster.window import Window
 from correlator.config.cluster import Cluster
+from correlator.tasks import Backoff, done_within, keeping_cancellation, repeat_cancellation
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
@@ -166,7 +165,7 @@ class Connection:
             if not client.is_connected:
                 abort(client)
             try:
-                await cancellation.bounded(client.close(), CLOSE_WITHIN)
+                await done_within(client.close(), CLOSE_WITHIN)
             except Exception as error:  # noqa: BLE001 - nothing depends on it any more
                 log.debug("closing the connection to NATS: %s", error)
                 abort(client)
@@ -235,7 +234,7 @@ class Connection:
         if client.pending_data_size + len(payload) > MAX_PENDING:
             raise ClusterUnavailable("NATS does not read what is sent to it")
         try:
-            with cancellation.kept():
+            with keeping_cancellation():
                 return await client.request(subject, payload, within, headers=dict(headers) if headers else None)
         except TimeoutError:
             raise NoAnswer(f"no answer within {within:g} s ({subject})") from None
@@ -335,7 +334,7 @@ class Connection:
             **self._options,
         )
         self._client = client
-        await cancellation.bounded(opening, CONNECT_WITHIN * (len(self._settings.url.servers) + 2))
+        await done_within(opening, CONNECT_WITHIN * (len(self._settings.url.servers) + 2))
         version = client.connected_server_version
         if (version.major, version.minor) < OLDEST:
             wanted = ".".join(map(str, OLDEST))
@@ -379,7 +378,7 @@ class Connection:
             log.warning("NATS reports: %s", text_of(error))
         else:
             self._failed(error)
-            cancellation.repeat()  # The library's loop of attempts has no end.
+            repeat_cancellation()  # The library's loop of attempts has no end.
 
     async def _on_disconnected(self) -> None:
         self._since = time.monotonic()

@@ -7,8 +7,8 @@ from typing import Any
 
 from correlator.config.cluster import Cluster
 from correlator.config.cluster_values import is_seed
+from correlator.config.tls import client_context
 from correlator.errors import ConfigError
-from correlator.tls import client_context
 
 
 def login_options(settings: Cluster) -> dict[str, Any]:

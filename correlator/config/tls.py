@@ -1,5 +1,6 @@
-"""The settings of TLS for an outgoing connection."""
+"""TLS of outgoing connections: its settings, and the context that they give."""
 
+import ssl
 from pathlib import Path
 from typing import Annotated
 
@@ -17,3 +18,17 @@ class Tls(Section, frozen=True, kw_only=True):
     ] = None
     key: Annotated[Path | None, _key("Private key of `cert` (PEM).", values.optional_path)] = None
     verify: Annotated[bool, _key("Check the peer's certificate and its host name.")] = True
+
+
+def client_context(settings: Tls | None) -> ssl.SSLContext:
+    """Return the context for `settings`. None: trust the system's CAs, and verify certificate and host name.
+
+    Raises: OSError or ssl.SSLError if a file cannot be read or used.
+    """
+    context = ssl.create_default_context(cafile=settings.ca if settings is not None else None)
+    if settings is not None and not settings.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if settings is not None and settings.cert is not None:
+        context.load_cert_chain(settings.cert, settings.key)
+    return context

@@ -17,7 +17,6 @@ from typing import Any
 
 from msgspec import Struct
 
-from correlator import cancellation
 from correlator.cluster import keys, received, streams
 from correlator.cluster.connection import Connection
 from correlator.cluster.errors import ClusterUnavailable, Refused
@@ -27,6 +26,7 @@ from correlator.config.rendering import differences
 from correlator.doctor.check import Check, failure, is_this_host, ok, some, warning
 from correlator.doctor.daemon import samples
 from correlator.errors import ConfigError
+from correlator.tasks import end_tasks
 
 SERVER, STREAMS, RIGHTS = "cluster.server", "cluster.streams", "cluster.permissions"
 LEASE, APPLIANCES, LAG = "cluster.lease", "cluster.appliances", "cluster.lag"
@@ -67,7 +67,7 @@ async def inspect(settings: Cluster, *, gateway: bool, metrics: str | None, ours
     try:
         return await _examine_cluster(connection, settings, gateway=gateway, metrics=metrics, ours=ours)
     finally:
-        await cancellation.end({running})
+        await end_tasks({running})
 
 
 async def _examine_cluster(

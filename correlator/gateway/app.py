@@ -17,14 +17,13 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from correlator import __version__, cancellation
+from correlator import __version__
 from correlator.cluster import keys, received
 from correlator.cluster.caller import Caller
 from correlator.cluster.connection import Connection
 from correlator.cluster.errors import ClusterUnavailable
 from correlator.config.schema import Config
 from correlator.daemon.reload import Reload
-from correlator.daemon.signals import set_by
 from correlator.daemon.supervisor import Supervisor
 from correlator.gateway.archive import RpcArchive
 from correlator.gateway.fleet import Fleet
@@ -38,6 +37,7 @@ from correlator.pipeline.job_metrics import STATUSES
 from correlator.pipeline.waiting_ids import WaitingIds
 from correlator.sinks.http.listener import ListenerConfig
 from correlator.sinks.http.server import HttpSink, Listener
+from correlator.tasks import end_tasks, set_by_signals
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
@@ -64,7 +64,7 @@ async def run(
     Raises: `CorrelatorError` for a problem that an operator can fix, such as an address in use.
     """
     reload_signals = (signal.SIGHUP,) if load is not None else ()
-    with set_by(signal.SIGTERM, signal.SIGINT) as stop, set_by(*reload_signals) as reload_requested:
+    with set_by_signals(signal.SIGTERM, signal.SIGINT) as stop, set_by_signals(*reload_signals) as reload_requested:
         await Gateway(config).run(stop, reload_requested, load, on_ready)
 
 
@@ -148,9 +148,9 @@ class Gateway:
                 log.info("stopping")
                 self._supervisor.stops()
                 # Stop, 2: Have the clients connect to another gateway, while this one can still answer.
-                await cancellation.end(serving, again=DRAIN_WITHIN)
+                await end_tasks(serving, again=DRAIN_WITHIN)
                 # Stop, 3: Stop reading, and close the connection.
-                await cancellation.end(reading)
+                await end_tasks(reading)
 
     def _serves(self, url: str) -> None:
         self._supervisor.serves()

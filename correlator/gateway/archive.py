@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 from msgspec import Raw
 from msgspec.structs import replace
 
-from correlator import cancellation
 from correlator.cluster import received
 from correlator.cluster.caller import Caller
 from correlator.cluster.received import Unreadable
@@ -43,7 +42,7 @@ from correlator.pipeline.rpc_messages import (
     PageParams,
     PageResult,
 )
-from correlator.pipeline.shared_tasks import SharedTasks
+from correlator.tasks import SharedTasks, end_tasks
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -183,7 +182,7 @@ class RpcArchive:
                 if known and until is None:
                     until = clock() + OTHERS_WITHIN
         finally:
-            await cancellation.end(set(tasks.values()))
+            await end_tasks(set(tasks.values()))
         return _newest(_answers(found, lambda one: one))
 
     async def _find_at(self, instance: str, name: str) -> tuple[PublishedJob, Resolved] | None:

@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from correlator.backoff import Backoff
 from correlator.cluster import keys, received, streams
 from correlator.cluster.connection import Connection
 from correlator.cluster.errors import ClusterUnavailable, Refused
 from correlator.jobs.model.rows import Micros
+from correlator.tasks import Backoff
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg

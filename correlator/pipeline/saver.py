@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from correlator import cancellation
 from correlator.errors import CorrelatorError
 from correlator.jobs.exports import Exports
 from correlator.jobs.forecast.forecaster import MAX_OPERATIONS
@@ -27,6 +26,7 @@ from correlator.ops import metrics, timers
 from correlator.ops.liveness import Liveness
 from correlator.ops.stalls import timed
 from correlator.pipeline.checkpoint import Changes, Checkpoint, Unusable
+from correlator.tasks import end_tasks
 
 if TYPE_CHECKING:
     from correlator.pipeline.stream_checkpoint import StreamCheckpoint
@@ -133,7 +133,7 @@ class Saver:
             await self.save()
         if self._mirroring is not None:
             await asyncio.wait({self._mirroring}, timeout=FINISH_WITHIN)
-            await cancellation.end({self._mirroring})
+            await end_tasks({self._mirroring})
 
     async def save(self, *, always: bool = True) -> None:
         """Write the current state. Disk errors do not raise. Unless `always`, skip an unchanged state for a while.

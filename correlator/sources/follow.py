@@ -28,7 +28,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
-from correlator.backoff import Backoff
 from correlator.errors import Away, OtherDatabase, SchemaError, SourceError, SourceUnavailable
 from correlator.jobs.sizes import Sizes
 from correlator.ops import metrics
@@ -51,6 +50,7 @@ from correlator.sources.log.tail import Tail
 from correlator.sources.tables.history import History
 from correlator.sources.tables.legacy import Legacy
 from correlator.sources.tables.reconcile import Reconcile
+from correlator.tasks import Backoff
 
 log = logging.getLogger(__name__)
 

@@ -190,9 +190,8 @@ def client_from_options(given: dict[str, Any]) -> Client:
         click.UsageError: the URL, the token or the certificates are not usable.
     """
     from correlator.client.client import DEFAULT_URL, Client  # noqa: PLC0415 - a command that fails early loads none
-    from correlator.config.tls import Tls  # noqa: PLC0415 - a command that fails early loads none
+    from correlator.config.tls import Tls, client_context  # noqa: PLC0415 - a command that fails early loads none
     from correlator.doctor import daemon, service  # noqa: PLC0415 - a command that fails early loads none
-    from correlator.tls import client_context  # noqa: PLC0415 - a command that fails early loads none
 
     url, ca, insecure, file = (given.pop(name) for name in ("url", "ca", "insecure", "token_file"))
     config = None if url else service.of_this_host(os.environ)

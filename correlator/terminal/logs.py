@@ -16,7 +16,6 @@ from typing import Any, Literal, TextIO, TypeVar
 from msgspec import Struct
 from rich.text import Text
 
-from correlator.backoff import Backoff
 from correlator.client.client import Client
 from correlator.client.documents import moment
 from correlator.client.errors import Unreachable
@@ -26,6 +25,7 @@ from correlator.client.replica import Connection, Update
 from correlator.errors import NotFound
 from correlator.jobs.model.rows import Level
 from correlator.model.messages import Wanted
+from correlator.tasks import Backoff
 from correlator.terminal import formats, ids
 from correlator.terminal.formats import note
 from correlator.terminal.screen import LEVEL_STYLES, Theme, console_on, print_error, theme_for

@@ -12,7 +12,6 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from correlator import cancellation
 from correlator.errors import OtherDatabase
 from correlator.jobs.sizes import Sizes
 from correlator.ops.metrics import CORRECTIONS
@@ -22,6 +21,7 @@ from correlator.sources.follow import Follower
 from correlator.sources.log.tail import Tail
 from correlator.sources.tables.legacy import Legacy
 from correlator.sources.tables.reconcile import Reconcile
+from correlator.tasks import end_tasks
 from tests.support.appliance import now
 from tests.support.archive_queries import archive_of, names
 from tests.support.bulk_rows import ago
@@ -73,7 +73,7 @@ async def test_in_a_cluster_no_other_database_is_followed_than_that_of_the_check
         if not same:
             assert [type(error) for error in causes(running.exception())] == [OtherDatabase]
             assert not len(received.known.joblog_ids())
-        await cancellation.end({running})
+        await end_tasks({running})
 
 
 def causes(error):

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from correlator.config.tls import Tls
+from correlator.config.tls import Tls, client_context
 from correlator.errors import SourceUnavailable
 from correlator.sources.db.mariadb import Address, MariaDBDatabase
-from correlator.tls import client_context
 from tests.support.certificates import Certificates
 from tests.support.eventually import PATIENCE
 from tests.support.mariadb import Database, MariaDB

@@ -11,12 +11,11 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
-from correlator.backoff import Backoff
-from correlator.config.tls import Tls
+from correlator.config.tls import Tls, client_context
 from correlator.sources.db.mariadb import Address, MariaDBDatabase
 from correlator.sources.doorbell import binlog
 from correlator.sources.doorbell.doorbell import Doorbell
-from correlator.tls import client_context
+from correlator.tasks import Backoff
 from tests.support import replay
 from tests.support.certificates import Certificates
 from tests.support.daemon import HELLO, Daemon

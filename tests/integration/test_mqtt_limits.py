@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from correlator.backoff import Backoff
 from correlator.config.schema import Mqtt
 from correlator.config.values import BrokerUrl
 from correlator.jobs.index import Index
@@ -16,6 +15,7 @@ from correlator.jobs.model.facts import Reading
 from correlator.jobs.model.rows import JobRecord
 from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.mqtt.sink import MqttSink
+from correlator.tasks import Backoff
 from tests.support.accepting import accepting
 from tests.support.eventually import eventually
 from tests.support.mosquitto import Mosquitto

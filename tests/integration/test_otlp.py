@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from correlator.backoff import Backoff
 from correlator.config.schema import Config, Mqtt, Otlp
 from correlator.doctor import receivers
 from correlator.jobs.exports import Exports
@@ -19,6 +18,7 @@ from correlator.jobs.model.facts import Reading
 from correlator.jobs.model.rows import JobRecord, StepRecord
 from correlator.sinks.otlp import sink as sinks
 from correlator.sinks.otlp.sink import OtlpSink
+from correlator.tasks import Backoff
 from tests.support.eventually import eventually
 from tests.support.otlp_receiver import OtlpReceiver, attributes, spans_of
 from tests.support.pipeline_harness import NOW, SECOND, PipelineHarness

@@ -13,10 +13,9 @@ from pathlib import Path
 import aiomqtt
 import pytest
 
-from correlator.config.tls import Tls
+from correlator.config.tls import Tls, client_context
 from correlator.errors import SourceUnavailable
 from correlator.sources.db.mariadb import Address, MariaDBDatabase
-from correlator.tls import client_context
 from tests.support.certificates import Certificates
 from tests.support.daemon import HELLO, Daemon
 from tests.support.eventually import PATIENCE, eventually

@@ -10,7 +10,6 @@ import aiomqtt
 import orjson
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from correlator.backoff import Backoff
 from correlator.config.schema import Mqtt
 from correlator.config.values import BrokerUrl
 from correlator.jobs.index import Index
@@ -20,6 +19,7 @@ from correlator.jobs.model.rows import JobRecord, StepRecord
 from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.mqtt.sink import MqttSink
 from correlator.sinks.mqtt.topics import Key, Topics
+from correlator.tasks import Backoff
 from tests.support.accepting import accepting
 from tests.support.documents import document_of
 from tests.support.eventually import PATIENCE, eventually

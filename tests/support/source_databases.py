@@ -15,7 +15,6 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from correlator.backoff import Backoff
 from correlator.errors import SourceUnavailable
 from correlator.jobs.forecast.place import EndedRun
 from correlator.jobs.index import Index
@@ -35,6 +34,7 @@ from correlator.sources.db.zones import Zone
 from correlator.sources.follow import Follower
 from correlator.sources.log.tail import Tail
 from correlator.sources.tables.reconcile import Reconcile
+from correlator.tasks import Backoff
 from tests.support.appliance import now
 from tests.support.eventually import PATIENCE, eventually
 from tests.support.mariadb import ROLLED_BACK, MariaDB

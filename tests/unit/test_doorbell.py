@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from correlator.backoff import Backoff
 from correlator.errors import SourceUnavailable
 from correlator.sources.db.session import TABLES
 from correlator.sources.doorbell import binlog
 from correlator.sources.doorbell.binlog import Changes, Ended
 from correlator.sources.doorbell.doorbell import WARN_EVERY, Doorbell
+from correlator.tasks import Backoff
 from tests.support.eventually import eventually
 
 GTID, XID, HEARTBEAT, ROWS = 162, 16, 27, 23

@@ -170,7 +170,7 @@ async def test_the_history_is_read_once_the_daemon_is_ready():
 
 
 async def test_a_failed_read_is_repeated_on_a_new_session_and_logged_once(monkeypatch, caplog):
-    monkeypatch.setattr("correlator.backoff.Backoff.next", lambda _: 0.0)
+    monkeypatch.setattr("correlator.tasks.Backoff.next", lambda _: 0.0)
     database, reading = Sessions(), Reading()
     follower, feed = follower_of(database, reading)
     feed.status.loading = False

@@ -117,7 +117,7 @@ class Sessions:
 
 
 async def test_a_failed_read_of_the_past_is_repeated_on_a_new_session_and_ends_no_other(monkeypatch):
-    monkeypatch.setattr("correlator.backoff.Backoff.next", lambda _: 0.0)
+    monkeypatch.setattr("correlator.tasks.Backoff.next", lambda _: 0.0)
     database, tail = Sessions(), Tail()
     tail.past = Past.between(0, LAST)
 
@@ -134,7 +134,7 @@ async def test_a_failed_read_of_the_past_is_repeated_on_a_new_session_and_ends_n
 
 
 async def test_a_past_that_no_session_can_be_opened_for_shows_in_readiness_log_and_metric(monkeypatch, caplog):
-    monkeypatch.setattr("correlator.backoff.Backoff.next", lambda _: 0.0)
+    monkeypatch.setattr("correlator.tasks.Backoff.next", lambda _: 0.0)
     tail, feed = Tail(), Feed()
     feed.status = status = SourceStatus(Index(), ApplianceClock(lambda: 0))
     tail.past = Past.between(0, LAST)

@@ -21,8 +21,6 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from correlator import cancellation
-from correlator.backoff import Backoff
 from correlator.cluster import keys
 from correlator.cluster.batches import Fence, Message
 from correlator.cluster.connection import Connection
@@ -41,6 +39,7 @@ from correlator.sinks.cluster.owned_stream import OwnedStream
 from correlator.sinks.cluster.pending_events import PendingEvent, PendingEvents, from_checkpoint, pending_event
 from correlator.sinks.cluster.repair import Repair
 from correlator.sinks.cluster.timings import DEFAULT, Timings
+from correlator.tasks import Backoff, end_tasks
 
 log = logging.getLogger(__name__)
 
@@ -352,7 +351,7 @@ def _restored(events: Iterable[tuple[bytes, bytes]]) -> Iterator[PendingEvent]:
 
 async def _end(tasks: set[asyncio.Task[None]]) -> None:
     """End the tasks, and read their exceptions."""
-    await cancellation.end(tasks, again=1.0)
+    await end_tasks(tasks, again=1.0)
     for task in tasks:
         if not task.cancelled():
             task.exception()

@@ -15,8 +15,8 @@ from correlator.jobs.model.rows import LegacyRecord
 from correlator.jobs.model.views import PublishedJob
 from correlator.model.replies import Resolved
 from correlator.pipeline.hub import Hub
-from correlator.pipeline.shared_tasks import SharedTasks
 from correlator.sinks.turns import Work
+from correlator.tasks import SharedTasks
 
 ASK_EVERY = 1.0
 """Least seconds between two queries for an ID that a request waits for, while the database is not available."""

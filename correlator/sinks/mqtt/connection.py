@@ -31,9 +31,9 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from correlator.config.schema import Mqtt
+from correlator.config.tls import client_context
 from correlator.sinks.lateness import LATE_AFTER, ON_TIME_BELOW
 from correlator.sinks.mqtt.topics import Message
-from correlator.tls import client_context
 
 log = logging.getLogger(__name__)
 

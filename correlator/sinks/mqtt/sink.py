@@ -22,7 +22,6 @@ from typing import Any
 
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from correlator.backoff import Backoff
 from correlator.config.schema import Mqtt
 from correlator.model.messages import DaemonState
 from correlator.model.replies import MqttPart
@@ -34,6 +33,7 @@ from correlator.sinks.mqtt.connection import DEFAULT, LOST, Connector, MqttClien
 from correlator.sinks.mqtt.outbox import MAX_EVENTS, MqttOutbox, Parcel, PendingEvent, PendingEvents
 from correlator.sinks.mqtt.publisher import Publisher, window
 from correlator.sinks.mqtt.topics import Topics
+from correlator.tasks import Backoff
 
 log = logging.getLogger(__name__)
 

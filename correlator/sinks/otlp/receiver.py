@@ -25,9 +25,9 @@ from msgspec import Struct
 
 from correlator.config.otlp_values import read_headers
 from correlator.config.schema import Otlp
+from correlator.config.tls import client_context
 from correlator.errors import CorrelatorError
 from correlator.ops.logs import escape
-from correlator.tls import client_context
 
 MAX_ANSWER = 65_536
 """Bytes of an answer that are read."""

@@ -19,7 +19,6 @@ from typing import Any
 import aiohttp
 from msgspec import Struct
 
-from correlator.backoff import Backoff
 from correlator.config.schema import Config
 from correlator.jobs.bounded import chunks
 from correlator.jobs.exports import Exports
@@ -29,6 +28,7 @@ from correlator.pipeline.hub import Batch, Hub
 from correlator.sinks.lateness import Lateness, Notice
 from correlator.sinks.otlp import spans
 from correlator.sinks.otlp.receiver import Receiver, TraceAnswer, TraceVerdict, receiver, session
+from correlator.tasks import Backoff
 
 log = logging.getLogger(__name__)
 

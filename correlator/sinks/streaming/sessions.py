@@ -12,7 +12,6 @@ from collections import Counter, deque
 from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from typing import Any
 
-from correlator.backoff import Backoff
 from correlator.errors import SourceUnavailable
 from correlator.jobs import job_document
 from correlator.jobs.model.rows import Level
@@ -29,6 +28,7 @@ from correlator.sinks.streaming.parts import Parts
 from correlator.sinks.streaming.snapshots import EMPTY
 from correlator.sinks.streaming.sweeps import LAGGING_SWEEP_EVERY, SWEEP_EVERY, sweep
 from correlator.sinks.turns import Refused, Work
+from correlator.tasks import Backoff
 
 BOOKMARK_EVERY = 8.0
 """Seconds between bookmarks. The protocol promises at most 10 s."""

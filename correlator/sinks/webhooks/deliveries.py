@@ -31,8 +31,8 @@ from itertools import takewhile
 import msgspec
 from msgspec import Struct
 
-from correlator.backoff import Backoff
 from correlator.jobs.model.changes import Event
+from correlator.tasks import Backoff
 
 
 class WebhookTimings(Struct, frozen=True):
@@ -41,7 +41,7 @@ class WebhookTimings(Struct, frozen=True):
     retry_base: float = 2.0
     retry_factor: float = 2.0
     retry_cap: float = 300.0
-    """The limit of the first delay after a failure, its growth, and its maximum. See `correlator.backoff`."""
+    """The limit of the first delay after a failure, its growth, and its maximum. See `correlator.tasks`."""
 
     max_retry_after: float = 3_600.0
     """The longest Retry-After of a receiver that is respected."""

@@ -28,11 +28,10 @@ from msgspec import Struct
 from yarl import URL
 
 from correlator import __version__
-from correlator.config.tls import Tls
+from correlator.config.tls import Tls, client_context
 from correlator.config.webhooks import Webhook
 from correlator.errors import ConfigError
 from correlator.sinks.webhooks.request import CLOUD_EVENT, JSON, webhook_headers
-from correlator.tls import client_context
 
 MAX_RESPONSE = 2_048
 """Bytes of the body of a response that are read at most."""

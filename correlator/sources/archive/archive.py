@@ -20,7 +20,6 @@ from correlator.jobs.sizes import Sizes
 from correlator.model.document import MAX_ID
 from correlator.model.replies import Resolved
 from correlator.pipeline.queries import EarlierLines, Found, JobNames, JobQuery, JobsPage, LineQuery, LinesPage
-from correlator.pipeline.shared_tasks import SharedTasks
 from correlator.sources.archive import lines, pages
 from correlator.sources.archive.collector import Collector
 from correlator.sources.archive.legacy import LegacyPages
@@ -31,6 +30,7 @@ from correlator.sources.search.lookup import MAX_FOUND, Lookup
 from correlator.sources.search.questions import Questions
 from correlator.sources.search.searches import Place
 from correlator.sources.search.slices import Budget, Slices
+from correlator.tasks import SharedTasks
 
 PAGE_BYTES = 4 << 20
 """Most bytes of metadata and error texts that are read for one page; a single job may exceed it."""

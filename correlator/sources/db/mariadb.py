@@ -17,11 +17,11 @@ from importlib import import_module
 from ipaddress import ip_address
 from typing import Any, Literal
 
-from correlator import cancellation
 from correlator.errors import Away, SourceUnavailable
 from correlator.sources.db import zones
 from correlator.sources.db.session import TABLES, Dialect, Row, Schema, Session, query_failed
 from correlator.sources.db.zones import Zone
+from correlator.tasks import cancel_requests
 
 MAX_KILLS = 100
 """Most abandoned connections that wait for their KILL."""
@@ -183,7 +183,7 @@ class MariaDBDatabase:
         where: dict[str, Any] = {"unix_socket": a.unix_socket} if a.unix_socket else {"host": a.host, "port": a.port}
         try:
             async with asyncio.timeout(self._connect_timeout):
-                cancelled = cancellation.requests()
+                cancelled = cancel_requests()
                 connection = await self._driver.connect(
                     **where,
                     user=a.user,
@@ -195,7 +195,7 @@ class MariaDBDatabase:
                     ssl=a.tls,
                     connect_timeout=self._connect_timeout,
                 )
-                if cancellation.requests() > cancelled:
+                if cancel_requests() > cancelled:
                     connection.close()
                     raise asyncio.CancelledError
                 return connection

@@ -18,13 +18,13 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
-from correlator.backoff import Backoff
 from correlator.errors import SourceUnavailable
 from correlator.ops import metrics
 from correlator.sources.db.mariadb import MariaDBDatabase, MariaDBSession
 from correlator.sources.db.session import TABLES
 from correlator.sources.doorbell import binlog
 from correlator.sources.doorbell.transport import transport_of
+from correlator.tasks import Backoff
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""A cancellation that a library loses still ends the task."""
+"""A cancellation that a library loses still ends the task; delays grow to the cap and spread over their whole span."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from typing import Any, cast
 
 import pytest
 
-from correlator import cancellation
 from correlator.cluster import connection as nats_connection
 from correlator.cluster.connection import Connection
 from correlator.config import cluster_values
 from correlator.config.cluster import Cluster
+from correlator.config.schema import Mqtt
+from correlator.config.values import BrokerUrl
+from correlator.sinks.mqtt.sink import MqttSink
+from correlator.tasks import Backoff, done_within, end_tasks, keeping_cancellation
 
 
 async def lost(answer: asyncio.Future[str]) -> str:
@@ -37,7 +40,7 @@ async def cancelled_at_its_answer(call: Callable[[asyncio.Future[str]], Any]) ->
 
 async def test_a_lost_cancellation_is_raised_at_the_end_of_the_block():
     async def call(answer: asyncio.Future[str]) -> str:
-        with cancellation.kept():
+        with keeping_cancellation():
             return await lost(answer)
 
     assert (await cancelled_at_its_answer(lost)).result() == "an answer"
@@ -51,20 +54,20 @@ async def test_a_cancellation_before_the_block_is_not_raised_in_it():
     with contextlib.suppress(asyncio.CancelledError):
         await asyncio.sleep(0)
     try:
-        with cancellation.kept():
+        with keeping_cancellation():
             await asyncio.sleep(0)
     finally:
         task.uncancel()
 
 
 async def test_an_error_of_the_block_passes():
-    with pytest.raises(ValueError, match="of the library"), cancellation.kept():
+    with pytest.raises(ValueError, match="of the library"), keeping_cancellation():
         raise ValueError("of the library")
 
 
 async def test_a_lost_cancellation_is_raised_in_place_of_the_error_of_an_answer():
     async def call(answer: asyncio.Future[str]) -> None:
-        with cancellation.kept():
+        with keeping_cancellation():
             await lost(answer)
             raise ValueError("nobody responds")
 
@@ -100,7 +103,7 @@ async def test_a_task_that_drops_two_cancellations_ends_with_the_third():
     task, other = asyncio.create_task(stubborn()), asyncio.create_task(asyncio.sleep(3600))
     await asyncio.sleep(0)
     async with asyncio.timeout(60):
-        await cancellation.end({task, other}, again=0.01)
+        await end_tasks({task, other}, again=0.01)
     assert (dropped, task.cancelled(), other.cancelled()) == (3, True, True)
 
 
@@ -114,13 +117,13 @@ async def _stubborn() -> None:
 
 async def _end_stubborn() -> None:
     everything = asyncio.all_tasks() - {asyncio.current_task()}
-    await cancellation.end(everything, again=0.01)
+    await end_tasks(everything, again=0.01)
 
 
 async def test_work_that_swallows_cancellations_is_left_at_its_deadline():
     async with asyncio.timeout(60):
         with pytest.raises(TimeoutError, match=r"0\.01 s"):
-            await cancellation.bounded(_stubborn(), 0.01)
+            await done_within(_stubborn(), 0.01)
         await _end_stubborn()
 
 
@@ -131,7 +134,7 @@ async def _cancelled() -> None:
 
 async def test_work_that_a_library_cancels_does_not_cancel_the_task_that_waits_for_it():
     with pytest.raises(ConnectionAbortedError):
-        await cancellation.bounded(_cancelled(), 60)
+        await done_within(_cancelled(), 60)
 
 
 @pytest.mark.parametrize("ends", [_stubborn, _cancelled])
@@ -165,3 +168,43 @@ async def test_a_client_of_nats_that_never_closes_or_whose_end_is_cancelled_is_r
         running.cancel()
         await asyncio.wait([running], timeout=60)
         await _end_stubborn()
+
+
+def longest(backoff: Backoff, count: int) -> list[float]:
+    return [backoff.next() for _ in range(count)]
+
+
+def test_the_longest_delay_grows_by_the_factor_up_to_the_cap():
+    assert longest(Backoff(0.5, 2, 3, uniform=lambda: 1.0), 5) == [0.5, 1, 2, 3, 3]
+
+
+def test_delays_are_spread_over_the_whole_span():
+    shares = iter([0.0, 0.5, 0.25])
+    assert longest(Backoff(1, 2, 60, uniform=lambda: next(shares)), 3) == [0.0, 1.0, 1.0]
+
+
+def test_a_success_makes_the_next_delay_short_again():
+    backoff = Backoff(1, 10, 60, uniform=lambda: 1.0)
+    longest(backoff, 5)
+    backoff.reset()
+    assert longest(backoff, 2) == [1, 10]
+
+
+def test_an_outage_of_days_does_not_overflow():
+    assert longest(Backoff(1, 10, 60, uniform=lambda: 1.0), 1000)[-1] == 60
+
+
+def test_a_database_broker_or_cluster_that_is_back_is_tried_within_five_seconds():
+    for backoff in Backoff(), MqttSink(Mqtt(url=BrokerUrl("127.0.0.1", 1883, False)))._backoff:
+        assert 4 < max(longest(backoff, 1000)) <= 5
+
+
+def test_by_itself_it_stays_within_its_bounds():
+    backoff = Backoff(1, 2, 8)
+    assert all(0 <= delay < 8 for delay in longest(backoff, 200))
+
+
+@pytest.mark.parametrize(("base", "factor", "cap"), [(0, 2, 1), (-1, 2, 1), (1, 0.5, 2), (2, 2, 1)])
+def test_bounds_that_make_no_sense_are_refused(base, factor, cap):
+    with pytest.raises(ValueError, match="expected 0 < base <= cap"):
+        Backoff(base, factor, cap)

@@ -1,0 +1,152 @@
+"""What asyncio lacks: delays between attempts, cancellations that a library loses, shared work, signals as events.
+
+**Attempts.** The n-th delay since the last reset is uniform between 0 and min(cap, base * factor**n) seconds. After an
+outage all clients reconnect at the same time; full jitter spreads them over the whole range, so they do not overload
+the server (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
+
+**Cancellations.** `asyncio.wait_for` of Python 3.11 returns its result, and forgets the cancellation, if both come in
+the same turn of the event loop (fixed in 3.12). nats-py and aiomysql use it: a task that is cancelled just then would
+run on for ever. nats-py also swallows some by itself while it closes a connection, and waits on. It cancels what one of
+its own tasks waits for, and waits for the same: that `CancelledError` is meant for nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import signal
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, Generic, TypeVar
+
+
+class Backoff:
+    """The delays, in seconds, of one operation that is retried."""
+
+    def __init__(
+        self, base: float = 0.2, factor: float = 2.0, cap: float = 5.0, *, uniform: Callable[[], float] = random.random
+    ) -> None:
+        """The defaults are for the database, the broker and the cluster. `uniform` returns numbers in [0, 1).
+
+        Raises: ValueError unless 0 < base <= cap and factor >= 1.
+        """
+        if not (0 < base <= cap and factor >= 1):
+            raise ValueError(f"expected 0 < base <= cap and factor >= 1, not {base=} {factor=} {cap=}")
+        self._base, self._factor, self._cap = base, factor, cap
+        self._uniform = uniform
+        self._ceiling = base
+
+    def next(self) -> float:
+        """Return the seconds to wait before the next attempt, and raise the limit of the one after it."""
+        delay = self._uniform() * self._ceiling
+        # Multiplied step by step: factor**n would overflow during an outage of days.
+        self._ceiling = min(self._cap, self._ceiling * self._factor)
+        return delay
+
+    def reset(self) -> None:
+        """Return to the shortest delay. Call it after a success."""
+        self._ceiling = self._base
+
+
+T = TypeVar("T")
+
+
+def cancel_requests() -> int:
+    """Return the number of requests to cancel the current task that it has not dealt with."""
+    task = asyncio.current_task()
+    return task.cancelling() if task is not None else 0
+
+
+@contextlib.contextmanager
+def keeping_cancellation() -> Iterator[None]:
+    """Raise the `CancelledError` of a cancellation that came in the block and was lost there, also for an error."""
+    before = cancel_requests()
+    try:
+        yield
+    except Exception:
+        if cancel_requests() > before:
+            raise asyncio.CancelledError from None
+        raise
+    if cancel_requests() > before:
+        raise asyncio.CancelledError
+
+
+def repeat_cancellation() -> None:
+    """Raise the `CancelledError` of a cancellation of the current task that was lost before this call."""
+    if cancel_requests():
+        raise asyncio.CancelledError
+
+
+async def done_within(work: Coroutine[Any, Any, T], seconds: float) -> T:
+    """Return the result of `work`, which is left to itself, cancelled, if it has not ended after `seconds`.
+
+    Raises: `TimeoutError` then, and what `work` raises; `ConnectionAbortedError` if something else cancelled what it
+    waits for: nobody has cancelled the caller.
+    """
+    task = asyncio.ensure_future(work)
+    task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # Nobody else asks for it.
+    try:
+        await asyncio.wait({task}, timeout=seconds)
+        if not task.done():
+            raise TimeoutError(f"not done within {seconds:g} s")
+        if task.cancelled():
+            raise ConnectionAbortedError("the library cancelled it")
+        return task.result()
+    finally:
+        task.cancel()
+
+
+async def end_tasks(tasks: set[asyncio.Task[Any]], again: float = 5.0) -> None:
+    """Cancel `tasks` until they have ended, once every `again` seconds."""
+    while tasks:
+        for task in tasks:
+            task.cancel()
+        _, tasks = await asyncio.wait(tasks, timeout=again)
+
+
+class SharedTasks(Generic[T]):
+    """At most one task per key. It is cancelled when the last request that waits for it is."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[str, tuple[asyncio.Task[T], set[object]]] = {}
+
+    async def run(self, key: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Return the result of the task for `key`, which is begun with `work` if there is none. Raises what it does."""
+        if key not in self._tasks:
+            self._tasks[key] = asyncio.create_task(work()), set()
+        task, requests = self._tasks[key]
+        requests.add(request := object())
+        try:
+            return await asyncio.shield(task)
+        finally:
+            requests.discard(request)
+            if not requests and self._tasks.get(key, (None,))[0] is task:
+                del self._tasks[key]
+                task.cancel()
+
+
+@contextlib.contextmanager
+def set_by_signals(*numbers: signal.Signals) -> Iterator[asyncio.Event]:
+    """Yield an event that these signals set. Outside the main thread no handler is installed."""
+    event = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    caught = []
+    for number in numbers:
+        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+            loop.add_signal_handler(number, event.set)
+            caught.append(number)
+    try:
+        yield event
+    finally:
+        for number in caught:
+            loop.remove_signal_handler(number)
+
+
+async def ends_before(task: asyncio.Task[Any], stop: asyncio.Event) -> bool:
+    """Wait until `task` has ended or `stop` is set. Returns True if the task has ended and `stop` is not set."""
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopping.cancel()
+    return task.done() and not stop.is_set()
