@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from correlator.jobs import job_document
 from correlator.jobs.encoded import Documents
@@ -28,30 +27,31 @@ class Recipients:
 class Encoder:
     """Encodes the messages of one change. A call yields the messages for one client, each encoded only once."""
 
+    __slots__ = ("_change", "_documents", "_known", "_patch")
+
     def __init__(self, change: Change, documents: Documents) -> None:
         self._change = change
         self._documents = documents
-        self._known: dict[Any, Message] = {}
+        self._known: dict[tuple[str, tuple[int, ...]], Message] = {}
         self._patch: bytes | None = None
 
     def state(self, sub: int, *, whole: bool) -> Message:
         """The message for a client with one subscription, which the job matches."""
-        return self._once(("put" if whole else "delta", sub), self._state)
+        return self._once("put" if whole else "delta", (sub,), self._state)
 
     def __call__(self, recipients: Recipients) -> Iterator[Message]:
         if recipients.subs and self._change.new is not None:
-            yield self._once(("put" if recipients.whole else "delta", *recipients.subs), self._state)
+            yield self._once("put" if recipients.whole else "delta", tuple(recipients.subs), self._state)
         for reason in sorted(recipients.leaves):
-            yield self._once((reason, *recipients.leaves[reason]), self._leave)
+            yield self._once(reason, tuple(recipients.leaves[reason]), self._leave)
 
-    def _once(self, key: tuple[Any, ...], make: Callable[[str, list[int]], bytes]) -> Message:
-        message = self._known.get(key)
+    def _once(self, kind: str, subs: tuple[int, ...], make: Callable[[str, tuple[int, ...]], bytes]) -> Message:
+        message = self._known.get((kind, subs))
         if message is None:
-            kind, *subs = key
-            message = self._known[key] = Message(make(kind, subs), self._change.seq)
+            message = self._known[kind, subs] = Message(make(kind, subs), self._change.seq)
         return message
 
-    def _state(self, kind: str, subs: list[int]) -> bytes:
+    def _state(self, kind: str, subs: tuple[int, ...]) -> bytes:
         old, new, seq = self._change.old, self._change.new, self._change.seq
         assert new is not None
         if kind == "delta" and old is not None:
@@ -60,5 +60,5 @@ class Encoder:
             return job_document.delta(subs, seq, new, old.rev, self._patch)
         return job_document.put(subs, seq, new, self._documents.encoded(new))
 
-    def _leave(self, reason: str, subs: list[int]) -> bytes:
+    def _leave(self, reason: str, subs: tuple[int, ...]) -> bytes:
         return job_document.delete(subs, self._change.seq, self._change.job_id, reason)

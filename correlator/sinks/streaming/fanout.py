@@ -278,7 +278,7 @@ class Fanout:
         encode = Encoder(change, self._hub.documents)
         if change.old is None:
             self.groups.added(job_id)
-        for group in list(self.groups.concerned(change.old, new)):
+        for group in self.groups.concerned(change.old, new):
             was, now = self._moved(group, change)
             if (was and now and change.moved) or not (was or now):
                 continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Literal, TypeAlias
@@ -156,15 +156,11 @@ class Groups:
         """Free what only clients that resume at once need."""
         self._missed.clear()
 
-    def concerned(self, *shown: PublishedJob | None) -> Iterator[Group]:
+    def concerned(self, *shown: PublishedJob | None) -> Collection[Group]:
         """The groups that a job may be in. `shown`: its states in question."""
-        yield from self._broad
         if not self._named:
-            return
-        names = set[str]().union(*(one.view.names() for one in shown if one is not None))
-        seen: set[int] = set()
-        for name in names:
-            for group in self._named.get(name, ()):
-                if id(group) not in seen:
-                    seen.add(id(group))
-                    yield group
+            return list(self._broad)
+        found = dict(self._broad)
+        for name in set[str]().union(*(one.view.names() for one in shown if one is not None)):
+            found.update(self._named.get(name, {}))
+        return found

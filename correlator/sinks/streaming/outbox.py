@@ -7,6 +7,7 @@ object per client (docs/decisions/0021-shared-outboxes.md).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 
 from msgspec import Struct
 
@@ -24,20 +25,19 @@ Messages that arrive meanwhile share frames.
 
 
 class Outbox(Struct, frozen=True, eq=False):
-    """A linked list of pending messages: those of `before`, then `last`. `size`: bytes of all bodies."""
+    """A linked list of pending messages: those of `before`, then those of `last`. `size`: bytes of all bodies."""
 
     before: Outbox | None
-    last: Message
+    last: Sequence[Message]
     size: int
 
     def messages(self) -> list[Message]:
-        found: list[Message] = []
+        found: list[Sequence[Message]] = []
         step: Outbox | None = self
         while step is not None:
             found.append(step.last)
             step = step.before
-        found.reverse()
-        return found
+        return list(chain.from_iterable(reversed(found)))
 
 
 class Outboxes:
@@ -53,8 +53,7 @@ class Outboxes:
         self._call_later = call_later
         self._out: dict[Client, Outbox] = {}
         self._steps: dict[tuple[int, int], Outbox] = {}
-        """Outboxes by the identities of `before` and of the message; shared by clients until the next flush."""
-        self._last: Outbox | None = None
+        """Outboxes by the identities of `before` and of what was put; shared by clients until the next flush."""
         self._next = 0.0
         """Monotonic seconds before which `flush_soon` does not write."""
         self._flushing = False
@@ -70,28 +69,24 @@ class Outboxes:
 
     def put(self, client: Client, message: Message) -> None:
         """Append a message to a client's outbox."""
-        before, step = self._out.get(client), self._last
-        if (
-            step is None or step.last is not message or step.before is not before
-        ):  # else the same step as for the previous client
-            key = (id(before), id(message))
-            step = self._last = self._steps.get(key)
-            if step is None:
-                size = len(message.body) + (before.size if before is not None else 0)
-                step = self._last = self._steps[key] = Outbox(before, message, size)
-        self._out[client] = step
+        self._append((client,), (message,), id(message))
 
     def put_all(self, clients: Sequence[Client], messages: Sequence[Message]) -> None:
-        """Append all `messages` to the outbox of each of `clients`."""
-        out, first, last = self._out, None, None
-        for client in clients if messages else ():
+        """Append all `messages`, a sequence that does not change any more, to the outbox of each of `clients`."""
+        if messages:
+            self._append(clients, messages, id(messages))
+
+    def _append(self, clients: Sequence[Client], messages: Sequence[Message], identity: int) -> None:
+        out, first, step = self._out, None, None
+        for client in clients:
             before = out.get(client)
-            if last is None or before is not first:  # else all of it is as for the previous client
-                for message in messages:
-                    self.put(client, message)
-                first, last = before, out[client]
-            else:
-                out[client] = last
+            if step is None or before is not first:  # else it is as for the previous client
+                first, key = before, (id(before), identity)
+                step = self._steps.get(key)
+                if step is None:
+                    size = sum([len(message.body) for message in messages], before.size if before is not None else 0)
+                    step = self._steps[key] = Outbox(before, messages, size)
+            out[client] = step
 
     def pop(self, client: Client) -> list[Message]:
         """Remove and return the pending messages of a client."""
@@ -102,7 +97,7 @@ class Outboxes:
         """Write all pending messages. Clients with equal messages and the same framing get the same frame."""
         self._flushing = False
         out, self._out = self._out, {}
-        self._steps, self._last = {}, None
+        self._steps = {}
         if not out:
             return
         with timed("write"):
