@@ -108,9 +108,9 @@ class Forecasts:
         """
         if view.source != "joblog":
             return None
-        known_to = self._horizon.known_to(now, alive_at)
-        if view.status is Status.RUNNING and old is not None and self._stays(old, view, known_to):
+        if old is not None and _has_only_new_rows(old.view, view) and self.stays(old, alive_at, now):
             return old.forecast
+        known_to = self._horizon.known_to(now, alive_at)
         tracked = self._records[view.job_id].tracked
         if tracked is not None and old is not None:
             tracked.advance(old.forecast, now)
@@ -120,6 +120,15 @@ class Forecasts:
             return _held(self._running(view, alive_at, known_to, now), old, view)
         self._checks.discard(view.job_id)
         return _held(self._end(view, old), old, view) if view.terminal else None
+
+    def stays(self, old: PublishedJob, alive_at: Micros, now: Micros) -> bool:
+        """True if new log rows of a running job do not renew its forecast: it is younger than `LINES_WITHIN`, or none.
+
+        Rows may come a thousand times a second, and a forecast costs as much as all other work for a row.
+        """
+        if old.forecast is None or old.forecast.forecast is None:
+            return old.view.job_id in self._checks
+        return 0 <= self._horizon.known_to(now, alive_at) - old.forecast.forecast.as_of < LINES_WITHIN
 
     def announcement(self, job_id: str, forecast: JobForecast | None, now: Micros) -> Kind | None:
         """The event that a job is late or overdue, if it has not been announced yet. Each is announced once.
@@ -271,24 +280,6 @@ class Forecasts:
 
     # -- internal
 
-    def _stays(self, old: PublishedJob, view: JobView, known_to: Micros) -> bool:
-        """True if the job only has a new log line, and its forecast is less than `LINES_WITHIN` old, or it has none.
-
-        Lines may come a thousand times a second, and a forecast costs as much as all other work for a line.
-        """
-        was = old.view  # `job_view.view_after` keeps the other members: `is` suffices, and costs least.
-        if not (
-            was.steps is view.steps
-            and was.status is view.status
-            and was.percent is view.percent
-            and was.metadata is view.metadata
-            and was.operation is view.operation
-        ):
-            return False
-        if old.forecast is None or old.forecast.forecast is None:
-            return view.job_id in self._checks
-        return 0 <= known_to - old.forecast.forecast.as_of < LINES_WITHIN
-
     def _running(self, view: JobView, alive_at: Micros, known_to: Micros, now: Micros) -> JobForecast | None:
         record = self._records[view.job_id]
         if (tracked := record.tracked) is None:
@@ -346,6 +337,17 @@ class Forecasts:
         """Check the forecast in 1/20 of `remaining` microseconds, unless it will be checked before that."""
         shortest, longest = CHECK_AFTER
         self._checks.put_earlier(job_id, now + min(max(remaining // 20, shortest), longest))
+
+
+def _has_only_new_rows(was: JobView, view: JobView) -> bool:
+    """True for a running job of which the log has new rows. `job_view.with_rows` keeps the other members: `is` does."""
+    return (
+        view.status is was.status is Status.RUNNING
+        and was.steps is view.steps
+        and was.percent is view.percent
+        and was.metadata is view.metadata
+        and was.operation is view.operation
+    )
 
 
 def _held(made: JobForecast | None, old: PublishedJob | None, view: JobView) -> JobForecast | None:

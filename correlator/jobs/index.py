@@ -43,7 +43,7 @@ from correlator.jobs.model.changes import Change, Event, Lost, Outcome, Reason
 from correlator.jobs.model.facts import AttributedRow, Attribution, Entry, Fact, Job, Kind, Reading, Status
 from correlator.jobs.model.persisted import IndexState, PersistedJob, PersistedLegacy
 from correlator.jobs.model.rows import LegacyRecord, Micros
-from correlator.jobs.model.views import NO_TITLES, JobView, PublishedJob, Titles, goes_on
+from correlator.jobs.model.views import NO_TITLES, JobView, PublishedJob, Titles
 from correlator.jobs.published import PublishedJobs
 from correlator.jobs.record import LegacyRow, Record
 from correlator.jobs.removed_jobs import RemovedJobs
@@ -75,14 +75,15 @@ _NONE: frozenset[str] = frozenset()
 class _Turn:
     """One call of the index: the jobs to settle, why, and the outcome so far.
 
-    `named`: the jobs, in the order in which they were named. `past`: their changes cause no events; `silent`: those of
+    `named`: the jobs, in the order in which they were named. `doubts`: rows of a transition wait for their event until
+    it is certain which job they name. `past`: their changes cause no events; `silent`: those of
     these jobs do not either. `wrote`: jobs with new log rows. `evicted`: jobs that leave memory for lack of room.
     `parents`: set while a checkpoint is restored, for parents that are settled once all jobs are there; `restored`:
     what it has of jobs that were not settled yet.
     """
 
-    __slots__ = ("attributed", "changes", "ended", "events", "evicted", "lost", "named", "now", "parents", "past",
-                 "restored", "silent", "unread", "unread_steps", "wrote")  # fmt: skip
+    __slots__ = ("attributed", "changes", "doubts", "ended", "events", "evicted", "lost", "named", "now", "parents",
+                 "past", "restored", "silent", "unread", "unread_steps", "wrote")  # fmt: skip
 
     def __init__(
         self,
@@ -95,6 +96,7 @@ class _Turn:
         self.now, self.past = now, past
         self.parents, self.restored = parents, restored
         self.named: dict[str, None] = {}
+        self.doubts = False
         self.wrote: set[str] = set()
         self.silent: set[str] = set()
         self.evicted: frozenset[str] = _NONE
@@ -366,7 +368,9 @@ class Index:
         kind = entry.kind
         if kind is not None:
             self._transitions.row_arrived(job_id, entry.step_id, kind)
-            if not past and not _is_in_doubt(entry):
+            if _is_in_doubt(entry):
+                turn.doubts = True
+            elif not past:
                 turn.events.append(_event(kind, entry, job_id))
         if job_id not in self._records:
             if self._removed.skips(entry, job_id):
@@ -448,7 +452,7 @@ class Index:
         Then they cause those events that had to wait, as only the tables have the ID of the job.
         """
         unread, pending = self.known.unread, self.known.pending_rows
-        if turn.past:
+        if turn.past or not (unread or pending or turn.doubts):
             return
         released: list[AttributedRow] = []
         for job_id in [i for i in pending if i not in unread]:
@@ -505,6 +509,8 @@ class Index:
 
     def _settle_job(self, record: Record, old: PublishedJob | None, turn: _Turn) -> None:
         """Publish, update or remove a JobLog job."""
+        if old is not None and self._grow(record, old, turn):
+            return
         reading = record.facts.reading
         if self.tracking and reading is None:
             if old is not None:
@@ -524,6 +530,34 @@ class Index:
         if record.facts is not before:
             view, alive_at = self._view(record, old)
         self._publish(record, view, alive_at, old, turn)
+
+    def _grow(self, record: Record, old: PublishedJob, turn: _Turn) -> bool:
+        """Publish new log rows of a job that goes on running, as in most changes. False if more may have changed.
+
+        The result is that of `_show`, but what is the same as before is not derived, compared and scheduled again.
+        """
+        job_id, facts, viewed, now = record.job_id, record.facts, record.viewed, turn.now
+        if (
+            viewed is None
+            or not job_view.has_only_new_rows(viewed, facts)
+            or old.view.status is not Status.RUNNING
+            or old.stalled
+            or record.family is None
+            or job_id not in turn.wrote
+            or job_id in self._incomplete
+            or not self.silence.has_begun(job_id)
+        ):
+            return False
+        view, alive_at = job_view.with_rows(old.view, facts), job_view.alive_after(viewed, old.alive_at, facts)
+        if view is old.view or not self.forecasts.stays(old, alive_at, now):
+            return False
+        turn.wrote.discard(job_id)
+        self.silence.alive(job_id, now)
+        new = replace(old, view=view, rev=self.published.next_seq(), updated_at=now, alive_at=alive_at)
+        record.viewed = facts
+        past = turn.past or job_id in turn.silent
+        self._follow_up(self._put(new, old, turn, goes_on=True), turn, past=past)
+        return True
 
     def _publish(self, record: Record, view: JobView, alive_at: Micros, old: PublishedJob | None, turn: _Turn) -> None:
         """Publish the view of a JobLog job, which has been read."""
@@ -621,9 +655,9 @@ class Index:
         if stored is None and (stalled and self.silence.is_news(job_id)) is not was_announced:
             self._announce_silence(new, turn, past=past)
 
-    def _put(self, new: PublishedJob, old: PublishedJob | None, turn: _Turn) -> Change:
+    def _put(self, new: PublishedJob, old: PublishedJob | None, turn: _Turn, *, goes_on: bool = False) -> Change:
         self.published.put(new, old)
-        change = Change(new.job_id, new.rev, old, new, goes_on=old is not None and goes_on(old, new))
+        change = Change(new.job_id, new.rev, old, new, goes_on=goes_on)
         turn.changes.append(change)
         return change
 

@@ -66,19 +66,31 @@ def view(job: Job, id_keys: Sequence[str] = joblog.EXTERNAL_ID_KEYS) -> JobView:
     )
 
 
-def view_after(before: Job, old: JobView, job: Job, id_keys: Sequence[str] = joblog.EXTERNAL_ID_KEYS) -> JobView:
-    """`view(job)`, given that `old` is `view(before)`. Fast if only counts and the last message changed."""
-    same = (
+def has_only_new_rows(before: Job, job: Job) -> bool:
+    """True if, since `before`, only the counts and the last message of a job that has been read may have changed."""
+    return (
         job.reading is before.reading
         and job.event is before.event
         and job.steps is before.steps
         and job.percent is before.percent
         and job.external_ids is before.external_ids
         and job.all_external_ids is before.all_external_ids
+        and job.reading is not None
+        and job.reading.record is not None
     )
-    if not same or job.reading is None or job.reading.record is None:
-        return view(job, id_keys)
-    return replace(old, last=job.last, warnings=len(job.warnings), errors=len(job.errors))
+
+
+def with_rows(old: JobView, job: Job) -> JobView:
+    """`view(job)`, given that only rows are new since `old` (`has_only_new_rows`): `old` itself if that is equal."""
+    last, warnings, errors = job.last, len(job.warnings), len(job.errors)
+    if last is old.last and (warnings, errors) == (old.warnings, old.errors):
+        return old
+    return replace(old, last=last, warnings=warnings, errors=errors)
+
+
+def view_after(before: Job, old: JobView, job: Job, id_keys: Sequence[str] = joblog.EXTERNAL_ID_KEYS) -> JobView:
+    """`view(job)`, given that `old` is `view(before)`. Fast if only rows are new."""
+    return with_rows(old, job) if has_only_new_rows(before, job) else view(job, id_keys)
 
 
 def alive_at(job: Job) -> Micros:

@@ -71,8 +71,8 @@ class Silence:
         """Note a sign of life that was read at `now`."""
         at = self._horizon.watched_now(now)
         self._last[job_id] = _Sign(at)
-        self._stalled.discard(job_id)
         if job_id not in self._quiet:
+            self._stalled.discard(job_id)
             self._quiet.put(job_id, at)
 
     def begin(self, job_id: str, alive_at: Micros, began: Micros, now: Micros) -> None:

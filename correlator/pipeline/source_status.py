@@ -400,8 +400,8 @@ class SourceStatus(Status):
         if self._behind:
             return
         now, past = self.clock(), self._past
-        entries = (line.entry for line in outcome.attributed)
-        metrics.END_TO_END.observe_all([max(0, now - e.at) / 1_000_000 for e in entries if e.event_id > past])
+        rows = [line.entry for line in outcome.attributed]
+        metrics.END_TO_END.observe_all([max(0, now - row.at) / 1_000_000 for row in rows if row.event_id > past])
 
     def past_published(self) -> None:
         """End the report on the log's past."""

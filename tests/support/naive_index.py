@@ -20,7 +20,7 @@ from correlator.jobs.model.changes import Outcome
 from correlator.jobs.model.facts import STATUS_OF, Entry, Fact, Job, Kind, Reading
 from correlator.jobs.model.persisted import IndexState, PersistedJob, PersistedLegacy
 from correlator.jobs.model.rows import JobRecord, LegacyRecord, Micros, StepRecord
-from correlator.jobs.model.views import JobView, PublishedJob
+from correlator.jobs.model.views import JobView, PublishedJob, goes_on
 from correlator.jobs.removed_jobs import LATE_COMMIT
 
 SECOND = 1_000_000
@@ -427,6 +427,10 @@ class IndexMachine(RuleBasedStateMachine):
             assert change.seq > seq, "the order of changes"
             seq = change.seq
             assert _content(change.old) == _content(self.client.get(change.job_id)), "a change from what was published"
+            if change.goes_on:
+                assert change.old is not None
+                assert change.new is not None
+                assert goes_on(change.old, change.new)
             if change.new is None:
                 del self.client[change.job_id]
                 if change.reason == "retention":

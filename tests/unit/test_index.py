@@ -102,6 +102,25 @@ def test_the_owner_of_an_id_is_the_newest_of_those_that_carry_it(found):
         assert ([] if resolved is None else [resolved.job_id, *resolved.also]) == newest
 
 
+@pytest.mark.parametrize(
+    ("row", "goes_on"),
+    [
+        ({}, True),
+        ({"level": "WARN"}, True),
+        ({"level": "ERROR"}, True),
+        ({"percent": 5}, False),
+        ({"external_ids": ("ext-1",)}, False),
+        ({"kind": Kind.JOB_COMPLETED}, False),
+    ],
+)
+def test_a_job_goes_on_with_a_row_that_brings_only_a_message_and_a_count(row, goes_on):
+    index = live()
+    index.apply([read(), logged()], NOW)
+    index.apply([logged(event_id=2, at=NOW + 1)], NOW + 1)  # This one also schedules its forecast.
+    (change,) = index.apply([logged(event_id=3, at=NOW + 2, **row)], NOW + 2).changes
+    assert change.goes_on is goes_on
+
+
 @few
 @given(facts(lasting=True))
 def test_seq_never_falls_and_a_document_changes_only_with_its_rev(found):
