@@ -41,6 +41,8 @@ class Zone:
         `near`: a UTC time close to it. `since`: one that it is not before, but for `_EARLY`.
         """
         first, second = self.readings(local)
+        if first == second:
+            return first
         if near is not None and abs(second - near) < abs(first - near):
             return second
         if since is not None and first < since - _EARLY:

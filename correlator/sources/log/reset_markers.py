@@ -57,17 +57,18 @@ class ResetMarkers:
 
     def add(self, rows: Iterable[LogRow]) -> None:
         """Add rows that have been read, in ascending order of id."""
-        for row in rows:
-            self._packed = None
-            leaving = _mark(row)
-            for depth, level in enumerate(self._levels):
-                level.append(leaving)
-                if len(level) <= (PER_LEVEL if depth else RECENT):
-                    break
-                leaving = level.popleft()
+        self._packed = None
+        leaving = list(map(_mark, rows))
+        for depth, level in enumerate(self._levels):
+            level.extend(leaving)
+            leaving = []
+            while len(level) > (PER_LEVEL if depth else RECENT):
+                mark = level.popleft()
                 self._skipped[depth] = (self._skipped[depth] + 1) % EVERY
-                if self._skipped[depth]:
-                    break
+                if not self._skipped[depth]:
+                    leaving.append(mark)
+            if not leaving:
+                break
 
     def packed(self) -> bytes:
         """The markers for the checkpoint. Their size does not depend on the length of the log."""
