@@ -121,6 +121,24 @@ def test_a_job_goes_on_with_a_row_that_brings_only_a_message_and_a_count(row, go
     assert change.goes_on is goes_on
 
 
+def test_a_row_of_a_parent_also_shows_that_a_child_has_left_memory():
+    index = live(retention=10)
+    index.apply([read("p"), logged(job_id="p"), read("c", "completed", parent_job_id="p", completed_at=NOW)], NOW)
+    (before,) = index.apply([logged(event_id=2, job_id="p")], NOW + 1).changes
+    assert index.expire(NOW + 11 * SECOND).changes[0].job_id == "c"
+    (after,) = index.apply([logged(event_id=3, job_id="p", at=NOW + 1)], NOW + 12 * SECOND).changes
+    assert (before.new.children, after.new.children) == (("c",), ())
+
+
+def test_a_row_of_a_job_with_unpublished_rows_of_the_past_shows_that_it_is_incomplete():
+    index = live()
+    index.apply([read(), logged()], NOW)
+    index.apply([logged(event_id=2, at=NOW + 1)], NOW + 1)
+    index.apply_past([logged(event_id=0, at=BASE, observed_at=0)], NOW + 2)
+    (change,) = index.apply([logged(event_id=3, at=NOW + 3)], NOW + 3).changes
+    assert not change.new.complete
+
+
 @few
 @given(facts(lasting=True))
 def test_seq_never_falls_and_a_document_changes_only_with_its_rev(found):
