@@ -14,6 +14,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from msgspec import UNSET
+from msgspec.structs import replace
+
 BASE = "25a5e9f"
 """The last commit before documents were of one type."""
 
@@ -66,11 +69,12 @@ def _of_dicts(pairs: Iterable[tuple[Any, Any]]) -> dict[str, Callable[[], object
 
 
 def _of_types(pairs: Iterable[tuple[Any, Any]]) -> dict[str, Callable[[], object]]:
-    encoded, job_document, received, values, model = (
+    encoded, job_document, received, model = (
         import_module(f"correlator.{name}")
-        for name in ("jobs.encoded", "jobs.job_document", "cluster.received", "sinks.cluster.values", "model.document")
+        for name in ("jobs.encoded", "jobs.job_document", "cluster.received", "model.document")
     )
-    bodies = [values.encode(new) for _, new in pairs]
+    without_rev = [replace(job_document.document(new), rev=UNSET) for _, new in pairs]
+    bodies = [job_document.compact(model.encode(document)) for document in without_rev]
 
     def whole() -> None:
         last: dict[str, Any] = {}

@@ -42,8 +42,8 @@ from correlator.sources.db.session import Database
 from correlator.tasks import end_tasks, ends_before, set_by_signals
 
 if TYPE_CHECKING:
+    from correlator.cluster.lease import Lease
     from correlator.collector import Tenure
-    from correlator.sinks.cluster.election import Lease
     from correlator.sinks.mqtt.sink import MqttSink
 
 log = logging.getLogger(__name__)
@@ -102,9 +102,9 @@ async def _run(process: Process) -> None:
         return
     # A daemon without a cluster loads nothing of it, and has no metrics of one.
     from correlator.cluster.connection import Connection  # noqa: PLC0415
+    from correlator.cluster.lease import Lease  # noqa: PLC0415
     from correlator.cluster.received import Parser  # noqa: PLC0415
     from correlator.ops import cluster_metrics  # noqa: PLC0415
-    from correlator.sinks.cluster.election import Lease  # noqa: PLC0415
 
     settings, parser = process.config.cluster, Parser()
     renewals = Connection(settings, "collector", parser=parser, ping_every=RENEWALS_PING_EVERY)

@@ -16,8 +16,9 @@ import msgspec
 from msgspec import Struct
 
 from correlator.cluster import keys, received
-from correlator.cluster.batches import Fence
-from correlator.cluster.errors import ClusterUnavailable, Fenced, Refused
+from correlator.cluster.connection import ClusterUnavailable, Fenced, Refused
+from correlator.cluster.fence import Fence
+from correlator.cluster.lease import Lease
 from correlator.cluster.received import Alive
 from correlator.config import rendering
 from correlator.config.rendering import differences
@@ -26,7 +27,6 @@ from correlator.errors import OtherDatabase, SourceUnavailable
 from correlator.following import Following
 from correlator.pipeline.checkpoint import Saved
 from correlator.pipeline.stream_checkpoint import StreamCheckpoint, StreamCopy
-from correlator.sinks.cluster.election import Lease
 from correlator.sinks.cluster.standbys import REPORT_EVERY, Report
 from correlator.sources.db import identity
 from correlator.sources.db.session import Database

@@ -59,8 +59,7 @@ def cluster_sink(
         return None
     # A daemon without a cluster has no metrics of one.
     from correlator.ops import cluster_metrics  # noqa: PLC0415
-    from correlator.sinks.cluster import alive  # noqa: PLC0415
-    from correlator.sinks.cluster.sink import ClusterSink  # noqa: PLC0415
+    from correlator.sinks.cluster.sink import ClusterSink, alive_report  # noqa: PLC0415
 
     def lost(_: str) -> None:
         cluster_metrics.FENCED.inc()
@@ -81,7 +80,7 @@ def cluster_sink(
     settings = rendering.of_instance(config)
     hub.readiness["cluster"] = lambda: lease.describe() | sink.describe()
     lease.report = lambda: {
-        **alive.report(hub, started_at, config.jobs.external_id_keys, settings),
+        **alive_report(hub, started_at, config.jobs.external_id_keys, settings),
         **sink.unwritten(),
         "warning": next(filter(None, (hub.readiness[part]().get("error") for part in ("cluster", "checkpoint"))), None),
     }

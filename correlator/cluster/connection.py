@@ -4,12 +4,13 @@ Problem. The client library reconnects by itself, but closes for good after some
 too many connections, a protocol error), and its subscriptions end with it. It never reconnects if a server stopped
 reading while something waited for the socket, because it waits until that is sent, nor after an error that it does not
 expect, such as an endless first line. Some of its waits swallow a cancellation and go on. It also keeps what is
-published while it is disconnected, and sends it later, when it may no longer be true.
+published while it is disconnected, and sends it later, when it may no longer be true. And it raises for some bytes that
+a publisher may have as headers or in a subject, and then reads nothing more from its socket.
 
 Model. `Connection.run` keeps one client open: it opens another as soon as one closed, or has not been connected for
 `replace_after` seconds. `generation` changes with every connection and reconnection, so that a caller knows whether
 what it set up is still there. Subscriptions made with `subscribe` are made again on a new client. A request or message
-while disconnected raises `ClusterUnavailable` at once, and is not kept.
+while disconnected raises `ClusterUnavailable` at once, and is not kept. `SendWindow` bounds what is under way.
 
 Invariants. Every wait has a deadline. At most `MAX_PENDING` bytes wait for the socket. Event loop's thread only.
 """
@@ -20,17 +21,19 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
+import re
 import secrets
+import ssl
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from correlator.cluster.credentials import login_options
-from correlator.cluster.errors import ClusterUnavailable, NoAnswer, Refused
-from correlator.cluster.library import abort, failure, is_login_refused, new_client, text_of
 from correlator.cluster.received import Parser, Unreadable, decode
-from correlator.cluster.window import Window
 from correlator.config.cluster import Cluster
+from correlator.config.cluster_values import is_seed
+from correlator.config.tls import client_context
+from correlator.errors import ConfigError, CorrelatorError
 from correlator.tasks import Backoff, done_within, keeping_cancellation, repeat_cancellation
 
 if TYPE_CHECKING:
@@ -39,10 +42,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+
 OnMessage: TypeAlias = "Callable[[Msg], Awaitable[None]]"
+
 
 MAX_PENDING = 4_000_000
 """Bytes that wait for the socket. With more, publishing raises `ClusterUnavailable`."""
+
 
 CONNECT_WITHIN = 5
 PING_EVERY = 2
@@ -50,43 +56,30 @@ UNANSWERED_PINGS = 2
 RECONNECT_EVERY = 0.5
 """Seconds to connect, between two pings, unanswered pings that end a connection, seconds between two attempts."""
 
+
 CLOSE_WITHIN = 2.0
 """Seconds to close a client. The library may wait for ever for the end of a TLS connection whose server has gone."""
+
 
 REPLACE_AFTER = 2.0
 """Seconds without a connection after which a client is replaced."""
 
+
 ANSWER_WITHIN = 5.0
 """Seconds for the answer to a request."""
 
+
 MAX_ANSWER = 64_000_000
 """Bytes of an answer of JetStream, which comes in one message. It may name all subjects of a stream."""
+
 
 ASKED = 5
 ASK_AGAIN = 0.2
 """Requests for one key, each of which another server may get, and the seconds between two of them."""
 
+
 OLDEST = (2, 12)
 """The oldest version of the server that has atomic batches."""
-
-
-def answer_of(payload: bytes) -> dict[str, Any]:
-    """Parse an answer of JetStream. Raises: `ClusterUnavailable` for what no JetStream answers."""
-    try:
-        return decode(payload, dict[str, Any], MAX_ANSWER)
-    except Unreadable as error:
-        raise ClusterUnavailable(f"the answer of JetStream cannot be read: {error}") from error
-
-
-class Subscription:
-    """A subscription that outlives the client it was made on. `unsubscribe` ends it."""
-
-    def __init__(self, subject: str, on_message: OnMessage, queue: str, pending: int) -> None:
-        self.subject = subject
-        self.on_message = on_message
-        self.queue = queue
-        self.pending = pending
-        self.made: Any = None
 
 
 class Connection:
@@ -120,7 +113,7 @@ class Connection:
         self._error: str | None = None
         self._since = time.monotonic()
         self._options = login_options(settings)
-        self.window = Window()
+        self.window = SendWindow()
         self.parser = parser or Parser()
         """Parses the messages of this process."""
         self.generation = 0
@@ -239,7 +232,7 @@ class Connection:
         except TimeoutError:
             raise NoAnswer(f"no answer within {within:g} s ({subject})") from None
         except Exception as error:
-            raise failure(error)(f"{text_of(error)} ({subject})") from error
+            raise failure_class(error)(f"{text_of(error)} ({subject})") from error
 
     async def api(self, method: str, request: object = None, *, within: float = ANSWER_WITHIN) -> dict[str, Any]:
         """Call the API of JetStream, e.g. `STREAM.INFO.KV_cor`. Raises: `Refused`, `ClusterUnavailable`."""
@@ -392,3 +385,238 @@ class Connection:
     async def _on_closed(self) -> None:
         self._closed.set()
         self._announce()
+
+
+class Subscription:
+    """A subscription that outlives the client it was made on. `unsubscribe` ends it."""
+
+    def __init__(self, subject: str, on_message: OnMessage, queue: str, pending: int) -> None:
+        self.subject = subject
+        self.on_message = on_message
+        self.queue = queue
+        self.pending = pending
+        self.made: Any = None
+
+
+def answer_of(payload: bytes) -> dict[str, Any]:
+    """Parse an answer of JetStream. Raises: `ClusterUnavailable` for what no JetStream answers."""
+    try:
+        return decode(payload, dict[str, Any], MAX_ANSWER)
+    except Unreadable as error:
+        raise ClusterUnavailable(f"the answer of JetStream cannot be read: {error}") from error
+
+
+# -- errors
+
+
+class ClusterUnavailable(CorrelatorError):
+    """NATS cannot be reached, or did not answer in time. A state, not a failure: try again.
+
+    The outcome of a request that raises this is unknown: NATS may have done what it was asked.
+    """
+
+
+class NoAnswer(ClusterUnavailable):
+    """Nobody answered a request in time."""
+
+
+class NoResponder(ClusterUnavailable):
+    """Nobody subscribes the subject of a request, as NATS says at once."""
+
+
+class Unacknowledged(ClusterUnavailable):
+    """The acknowledgement of a write did not come: it may have been stored or not. Write it again."""
+
+
+class Refused(CorrelatorError):
+    """NATS answered a request with an error. `code`: NATS's own number of it (`err_code`), 0 if there is none."""
+
+    def __init__(self, text: str, code: int = 0) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class Fenced(Refused):
+    """A write was refused as a whole, because another collector owns the instance, or the owner key is gone."""
+
+
+# -- the window of what is under way
+
+
+WINDOW_GOAL = 0.75
+"""Seconds besides the latency in which the bytes of a window are acknowledged."""
+
+
+MIN_WINDOW = 16_000
+MAX_WINDOW = 1_000_000
+"""Bytes of the smallest window, which is the first one, and of the largest."""
+
+
+class SendWindow:
+    """How many bytes may be under way without an acknowledgement: as many as the link takes in a short time.
+
+    What waits in front of a slow link delays everything behind it, and a batch that takes longer than the deadline of
+    its answer is sent again for ever. A fast link needs large batches.
+
+    Each write waits until its bytes fit the window, and notes how long its acknowledgement took. The shortest time so
+    far is the latency of link and server. The window is what the link has taken in `WINDOW_GOAL` seconds besides: it
+    grows while full windows are acknowledged sooner, and shrinks if one is late. If even the smallest window is late,
+    so is the answer to a single byte, and the latency is what it took. Writes pass in turn, so their sizes are their
+    shares of the link: one that is in no hurry is small (`rest`) while there are others.
+
+    Invariant: never more than `size` bytes are under way, unless one single write is larger.
+    """
+
+    def __init__(self) -> None:
+        self.size = MIN_WINDOW
+        self._latency, self._measured_with = math.inf, 0
+        """The shortest acknowledgement, in seconds, and the bytes that were under way then."""
+        self._under_way = 0
+        self._shared_at = -math.inf
+        """When a write last came while another one was under way."""
+        self._line = asyncio.Lock()
+        self._freed = asyncio.Event()
+
+    @property
+    def share(self) -> int:
+        """Bytes that one write should have at most, so that two fill the link."""
+        return self.size // 2
+
+    @property
+    def rest(self) -> int:
+        """The same of a write that is in no hurry: an eighth of it if others have been written in the last moments."""
+        is_shared = asyncio.get_running_loop().time() - self._shared_at < WINDOW_GOAL
+        return self.share // 8 if is_shared else self.share
+
+    def deadline(self, size: int, within: float) -> float:
+        """Return the seconds for the answer to a write, which has `within` besides the time for `size` bytes."""
+        return within + 2 * WINDOW_GOAL * size / self.size
+
+    @contextlib.asynccontextmanager
+    async def passing(self, size: int) -> AsyncIterator[None]:
+        """Wait in line until `size` bytes may be sent; the block ends with their acknowledgement.
+
+        The block raises `ClusterUnavailable` or `TimeoutError` if none came.
+        """
+        clock = asyncio.get_running_loop().time
+        if self._under_way:
+            self._shared_at = clock()
+        async with self._line:
+            while self._under_way and self._under_way + size > self.size:
+                self._freed.clear()
+                await self._freed.wait()
+            self._under_way += size
+        under_way, began = self._under_way, clock()
+        try:
+            yield
+            self._acknowledged(under_way, clock() - began)
+        except (ClusterUnavailable, TimeoutError):
+            self.size = MIN_WINDOW
+            raise
+        finally:
+            self._under_way -= size
+            self._freed.set()
+
+    def _acknowledged(self, under_way: int, seconds: float) -> None:
+        """Note that so many bytes have passed in this time."""
+        late_anyway = under_way <= MIN_WINDOW and seconds > self._latency + WINDOW_GOAL
+        if late_anyway or seconds <= self._latency:
+            self._latency, self._measured_with = seconds, under_way
+        sending = seconds - self._latency
+        more = under_way - self._measured_with if under_way >= 2 * self._measured_with else under_way
+        passed = int(more * WINDOW_GOAL / max(sending, 0.001))
+        if sending > WINDOW_GOAL:
+            self.size = max(MIN_WINDOW, self.size // 2, min(self.size, passed))
+        elif 2 * under_way >= self.size:
+            self.size = min(MAX_WINDOW, 2 * self.size, max(self.size, passed))
+
+
+# -- the client library
+
+
+def login_options(settings: Cluster) -> dict[str, Any]:
+    """Return the options for credentials and TLS.
+
+    Raises: `ConfigError` if the client library is missing or a file of the settings cannot be used.
+    """
+    assert settings.url is not None
+    options = _credentials(settings)
+    if settings.url.tls:
+        try:
+            options["tls"] = client_context(settings.tls)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError([f"cluster.tls: the files cannot be used: {error}"]) from None
+    return options
+
+
+def _credentials(settings: Cluster) -> dict[str, Any]:
+    try:
+        import nats.aio.client  # noqa: F401, PLC0415 - only a process with [cluster] needs the library
+    except ImportError as error:
+        text = f"cluster.url: needs the Python package nats-py (the extra cluster): {error}"
+        raise ConfigError([text]) from None
+    file = settings.credentials_file
+    if file is None:
+        return {}
+    try:
+        import nkeys  # noqa: F401, PLC0415 - certificates need no signatures of this program
+    except ImportError:
+        text = "cluster.credentials_file: needs the Python package nkeys. A certificate (cluster.tls) needs none"
+        raise ConfigError([text]) from None
+    return {"nkeys_seed": str(file)} if is_seed(file) else {"user_credentials": str(file)}
+
+
+def new_client() -> Client:
+    """Return a client that reads every message. Headers that cannot be read are left out of it."""
+    from nats.aio.client import Client  # noqa: PLC0415 - only a process with [cluster] needs the library
+    from nats.protocol import parser  # noqa: PLC0415
+
+    class TolerantClient(Client):
+        async def _process_headers(self, headers: Any) -> Any:
+            try:
+                return await super()._process_headers(headers)
+            except (IndexError, UnicodeError):
+                return None
+
+        def _build_message(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: Any) -> Any:
+            return self.msg_class(
+                subject=subject.decode("utf-8", "surrogateescape"),
+                reply=reply.decode("utf-8", "surrogateescape"),
+                data=data,
+                headers=headers,
+                _client=self,
+                _sid=sid,
+            )
+
+    # The server ends the parts of this line with blanks and tabs only; the library's patterns also with \f and \v.
+    parser.MSG_RE = re.compile(rb"\AMSG[ \t]+([^ \t\r\n]+)[ \t]+([^ \t\r\n]+)[ \t]+(([^ \t\r\n]+)[ \t]+)?(\d+)\r\n")
+    parser.HMSG_RE = re.compile(
+        rb"\AHMSG[ \t]+([^ \t\r\n]+)[ \t]+([^ \t\r\n]+)[ \t]+(([^ \t\r\n]+)[ \t]+)?(\d+)[ \t]+(\d+)\r\n"
+    )
+    return TolerantClient()
+
+
+def abort(client: Client) -> None:
+    """Close the socket of a client without sending what waits for it: the library would wait for that for ever."""
+    writer = getattr(getattr(client, "_transport", None), "_io_writer", None)
+    if writer is not None:
+        writer.transport.abort()
+
+
+def failure_class(error: Exception) -> type[ClusterUnavailable]:
+    """The class of what a request raised in the library."""
+    from nats.errors import NoRespondersError  # noqa: PLC0415 - only a process with [cluster] needs the library
+
+    return NoResponder if isinstance(error, NoRespondersError) else ClusterUnavailable
+
+
+def text_of(error: BaseException) -> str:
+    """Return an error of the library as one line without its own prefix."""
+    text = " ".join(str(error).split()).removeprefix("nats: ").strip()
+    return text or type(error).__name__
+
+
+def is_login_refused(text: str) -> bool:
+    """True if `text`, from `text_of`, says that the server knows no such user, or does not accept what proves it."""
+    lower = text.lower()
+    return "authorization" in lower or "authentication" in lower

@@ -1,47 +1,76 @@
-"""The form of a request to a collector and of its reply, and how much of either fits into one message.
+"""What gateways and collectors say to each other: requests with a reply, and the IDs that clients of gateways wait for.
 
 Problem. A gateway has the jobs of the stream. What has left the stream is in the database of an appliance, which only
-its collector may query. Gateways and collectors of different versions run side by side while a fleet is upgraded.
+its collector may query. A collector may be away, slow, or hang, and many clients may ask for what it has. Gateways and
+collectors of different versions run side by side while a fleet is upgraded.
 
 Model. A request is one message on the subject of a method, and its reply one message. Both are JSON objects with a
 version, and their content is the JSON of a struct in `pipeline.rpc_messages`. A request states how many seconds its
 client still waits: the collector cancels the work after them, so that nobody's request costs the database anything.
+A client may also ask for a job before its first row is committed. While somebody waits for an unknown ID, a gateway
+publishes it every `WANT_EVERY` seconds, and the collectors query for it as often as for their own clients during
+`WANTED_FOR` seconds: longer, so that a message may be lost.
 
 Invariants.
 
+* Every request of a `Caller` has a deadline, and every failure is a `SourceUnavailable` that names the appliance. A
+  collector that is not connected is known at once: the NATS server says so. One that let a request pass without any
+  reply gets no other for `REST` seconds: they fail immediately. (One that is slow, but alive, replies that it is.) At
+  most `MAX_CALLS` requests are on their way; one more fails.
 * A member that a side does not know is ignored, and one that is missing has its default. So a new member with a
   default needs no new version; `VERSION` changes only if an old side would misunderstand a message.
 * A message has at most `MAX_BYTES`; a NATS server refuses more than 1 MiB. A page that does not fit becomes shorter,
   and its cursor says where the next one begins.
-
-Pure: nothing here waits, or knows NATS.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Iterable
 from enum import Enum
 from typing import TypeVar
 
 import msgspec
 from msgspec import Raw, Struct
 
+from correlator.cluster import keys
+from correlator.cluster.connection import ClusterUnavailable, Connection, NoAnswer, NoResponder
 from correlator.cluster.received import Unreadable, decode
+from correlator.errors import BadRequest, SourceUnavailable
+from correlator.model.document import MAX_ID
 
 T = TypeVar("T")
 
+
 VERSION = 1
+
 
 MAX_BYTES = 900_000
 """Most bytes of a reply."""
 
+
 MAX_RESULT_BYTES = MAX_BYTES - 100
 """Most bytes of the result in a reply."""
+
 
 MAX_REQUEST_BYTES = 512_000
 """Most bytes of a request. The largest names the steps of a job."""
 
+
 WITHIN = 5.0
 """Seconds that a request waits for its reply at most."""
+
+
+MAX_CALLS = 200
+"""Most requests to all collectors that wait for a reply."""
+
+
+REST = 2.0
+"""Seconds without requests to a collector that let one pass without a reply."""
+
+
+GRACE = 0.5
+"""Seconds in addition to those of a request, in which the collector may reply that they have passed."""
 
 
 class Method(Enum):
@@ -55,6 +84,49 @@ class Method(Enum):
     LEGACY_RECORD = "legacy_record"
     OPERATIONS = "operations"
     OPERATION = "operation"
+
+
+class Caller:
+    """Sends requests to collectors. Use it in one event loop; a call may be cancelled at any point."""
+
+    def __init__(self, connection: Connection, clock: Callable[[], float] = time.monotonic) -> None:
+        self._connection = connection
+        self._clock = clock
+        self._calls = 0
+        self._silent: dict[str, float] = {}
+        """For each instance that let a request pass: when it did so."""
+
+    async def call(self, instance: str, method: Method, params: Struct, form: type[T], within: float = WITHIN) -> T:
+        """Return what the collector of `instance` replies within so many seconds.
+
+        Raises:
+            BadRequest: The collector cannot understand what the client asked for.
+            SourceUnavailable: There is no reply, or the collector cannot answer. The message is for clients.
+        """
+        if self._clock() - self._silent.get(instance, float("-inf")) < REST:
+            raise SourceUnavailable(f"{instance}: the collector does not answer")
+        if self._calls >= MAX_CALLS:
+            raise SourceUnavailable(f"{instance}: too many requests wait for collectors")
+        self._calls += 1
+        try:
+            request = encode_request(params, within)
+            subject = keys.rpc(instance, method.value)
+            reply = await self._connection.request(subject, request, within=within + GRACE)
+            self._silent.pop(instance, None)
+            return decode_reply(reply.data, form)
+        except NoResponder:
+            raise SourceUnavailable(f"{instance}: no collector is connected to the cluster") from None
+        except NoAnswer:
+            self._silent[instance] = self._clock()
+            raise SourceUnavailable(f"{instance}: the collector did not answer within {within:g} s") from None
+        except ClusterUnavailable:
+            raise SourceUnavailable(f"{instance}: the cluster cannot be reached") from None
+        except RemoteError as error:
+            if error.code is Code.BAD_REQUEST:
+                raise BadRequest(error.detail) from error
+            raise SourceUnavailable(f"{instance}: {error.detail}") from error
+        finally:
+            self._calls -= 1
 
 
 class Code(Enum):
@@ -82,6 +154,9 @@ class RemoteError(Exception):
         super().__init__(detail)
         self.code = code
         self.detail = detail
+
+
+# -- the form of a request and of its reply
 
 
 class Request(Struct, frozen=True):
@@ -163,3 +238,38 @@ def _decode(message: bytes | Raw, form: type[T], most: int = MAX_BYTES) -> T:
         return decode(message, form, most)
     except Unreadable as error:
         raise RemoteError(Code.MALFORMED, f"not a message of this program: {error}") from error
+
+
+# -- the IDs that clients of a gateway wait for
+
+
+WANT_EVERY = 20.0
+WANTED_FOR = 30.0
+
+
+MAX_WANTED_IDS = 100
+"""Most IDs in one message."""
+
+
+MAX_WANTED_BYTES = 128_000
+"""A larger message is dropped."""
+
+
+class Want(Struct, frozen=True, omit_defaults=True):
+    """IDs that clients wait for. `instance`: the appliance that is asked for them; None: all."""
+
+    ids: tuple[str, ...] = ()
+    instance: str | None = None
+
+
+def encode_wanted(ids: Iterable[str], instance: str | None = None) -> bytes:
+    """Encode at most `MAX_WANTED_IDS` IDs."""
+    return msgspec.json.encode(Want(tuple(ids)[:MAX_WANTED_IDS], instance))
+
+
+def wanted_ids(message: bytes, instance: str) -> tuple[str, ...]:
+    """Return the IDs of a message that `instance` is to query for. Raises: `Unreadable`."""
+    want = decode(message, Want, MAX_WANTED_BYTES)
+    if want.instance not in (None, instance):
+        return ()
+    return tuple(name for name in want.ids[:MAX_WANTED_IDS] if 0 < len(name) <= MAX_ID)

@@ -13,8 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from correlator.cluster import keys
-from correlator.cluster.connection import ANSWER_WITHIN, Connection
-from correlator.cluster.errors import Refused
+from correlator.cluster.connection import ANSWER_WITHIN, Connection, Refused
 
 log = logging.getLogger(__name__)
 

@@ -18,9 +18,7 @@ from typing import Any
 from msgspec import Struct
 
 from correlator.cluster import keys, received, streams
-from correlator.cluster.connection import Connection
-from correlator.cluster.errors import ClusterUnavailable, Refused
-from correlator.cluster.library import is_login_refused, text_of
+from correlator.cluster.connection import ClusterUnavailable, Connection, Refused, is_login_refused, text_of
 from correlator.config.cluster import Cluster
 from correlator.config.rendering import differences
 from correlator.doctor.check import Check, failure, is_this_host, ok, some, warning

@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from correlator import __version__
 from correlator.cluster import keys, received
-from correlator.cluster.caller import Caller
-from correlator.cluster.connection import Connection
-from correlator.cluster.errors import ClusterUnavailable
+from correlator.cluster.connection import ClusterUnavailable, Connection
+from correlator.cluster.rpc import Caller
 from correlator.config.schema import Config
 from correlator.daemon.reload import Reload
 from correlator.daemon.supervisor import Supervisor

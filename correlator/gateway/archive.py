@@ -15,9 +15,8 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from correlator.cluster import received
-from correlator.cluster.caller import Caller
 from correlator.cluster.received import Unreadable
-from correlator.cluster.rpc import Method
+from correlator.cluster.rpc import Caller, Method
 from correlator.errors import SourceUnavailable
 from correlator.gateway.merged_page import MergedPage, Place
 from correlator.jobs.model.rows import LegacyRecord

@@ -26,8 +26,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from correlator.cluster import keys, received, streams
-from correlator.cluster.connection import Connection
-from correlator.cluster.errors import ClusterUnavailable, Refused
+from correlator.cluster.connection import ClusterUnavailable, Connection, Refused
 from correlator.jobs.model.rows import Micros
 from correlator.tasks import Backoff
 

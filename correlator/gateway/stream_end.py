@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from correlator.cluster import keys, streams
-from correlator.cluster.connection import Connection
-from correlator.cluster.errors import ClusterUnavailable, Refused
+from correlator.cluster.connection import ClusterUnavailable, Connection, Refused
 
 ASK_WITHIN = 2.0
 """Seconds for an answer of the stream's leader."""

@@ -6,8 +6,8 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable
 
-from correlator.cluster import wants
-from correlator.cluster.wants import WANT_EVERY
+from correlator.cluster import rpc
+from correlator.cluster.rpc import WANT_EVERY
 from correlator.jobs.bounded import BoundedDict
 from correlator.pipeline.waiting_ids import WaitingIds
 
@@ -71,8 +71,8 @@ class Wanting:
                 elif next_at is None or sent_at + WANT_EVERY < next_at:
                     next_at = sent_at + WANT_EVERY
             if due:
-                for name in due[: wants.MAX_IDS]:
+                for name in due[: rpc.MAX_WANTED_IDS]:
                     self._sent.pop((instance, name), None)
                     self._sent[instance, name] = now
-                return wants.encode(due, instance), None
+                return rpc.encode_wanted(due, instance), None
         return None, None if next_at is None else next_at - now

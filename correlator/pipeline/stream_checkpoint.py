@@ -45,9 +45,8 @@ from typing import TYPE_CHECKING, NoReturn
 import msgspec
 
 from correlator.cluster import keys
-from correlator.cluster.batches import Fence, Message, put
-from correlator.cluster.connection import Connection
-from correlator.cluster.errors import ClusterUnavailable, Fenced, Refused, Unacknowledged
+from correlator.cluster.connection import ClusterUnavailable, Connection, Fenced, Refused, Unacknowledged
+from correlator.cluster.fence import Fence, Message, put
 from correlator.pipeline.checkpoint import Changes, Saved
 from correlator.pipeline.checkpoint_redo import CHUNKS, Chunk, Redo, free_slot, name_of, replay
 from correlator.pipeline.checkpoint_rows import CURSOR, LAST, MAX_ROWS, REDO, WHOLE, Content, Name, Row, Rows, saved_of

@@ -16,9 +16,9 @@ import orjson
 import pytest
 
 from correlator.cluster import keys, streams
-from correlator.cluster.batches import put
 from correlator.cluster.connection import Connection
-from correlator.sinks.cluster.election import Lease
+from correlator.cluster.fence import put
+from correlator.cluster.lease import Lease
 from tests.support.appliance import Appliance, connected
 from tests.support.cluster import connected as to_nats
 from tests.support.cluster import never_silent, settings

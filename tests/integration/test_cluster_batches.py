@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from correlator.cluster import keys, streams
-from correlator.cluster.batches import MAX_MESSAGES, Fence, Message, put
-from correlator.cluster.errors import Fenced, Refused, Unacknowledged
+from correlator.cluster.connection import Fenced, Refused, Unacknowledged
+from correlator.cluster.fence import MAX_MESSAGES, Fence, Message, put
 from tests.support.cluster import connected
 from tests.support.faults.proxy import Proxy
 

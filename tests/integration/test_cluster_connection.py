@@ -8,8 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from correlator.cluster import keys, streams
-from correlator.cluster.connection import Connection
-from correlator.cluster.errors import ClusterUnavailable, Refused
+from correlator.cluster.connection import ClusterUnavailable, Connection, Refused
 from correlator.config import cluster_values
 from tests.support.cluster import connected, running, settings
 from tests.support.deployed_nats import DeployedNats

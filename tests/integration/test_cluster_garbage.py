@@ -9,7 +9,7 @@ from typing import Any
 
 from correlator.cluster import keys
 from correlator.cluster.connection import Connection
-from correlator.sinks.cluster.election import Lease
+from correlator.cluster.lease import Lease
 from correlator.sinks.cluster.gateway_requests import GatewayRequests
 from correlator.sinks.cluster.sink import ClusterSink
 from tests.support import garbage

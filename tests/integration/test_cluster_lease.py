@@ -8,10 +8,9 @@ import time
 import pytest
 
 from correlator.cluster import keys
-from correlator.cluster.batches import Message
-from correlator.cluster.errors import ClusterUnavailable, Fenced, Refused
-from correlator.sinks.cluster.election import Lease
-from correlator.sinks.cluster.lease import TAKE_AFTER
+from correlator.cluster.connection import ClusterUnavailable, Fenced, Refused
+from correlator.cluster.fence import Message
+from correlator.cluster.lease import TAKE_AFTER, Lease
 from tests.support.cluster import connected, never_silent, settings
 from tests.support.eventually import PATIENCE, eventually
 from tests.support.faults.proxy import Proxy

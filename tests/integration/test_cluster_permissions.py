@@ -14,9 +14,8 @@ import pytest
 from msgspec.structs import replace
 
 from correlator.cluster import keys, streams
-from correlator.cluster.batches import Fence, Message, put
-from correlator.cluster.connection import Connection
-from correlator.cluster.errors import ClusterUnavailable
+from correlator.cluster.connection import ClusterUnavailable, Connection
+from correlator.cluster.fence import Fence, Message, put
 from correlator.config import cluster_values
 from tests.support.cluster import handled, running
 from tests.support.deployed_nats import CERTIFICATE, KEY, DeployedNats, DeployedNode

@@ -10,9 +10,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from correlator.cluster import keys, rpc
-from correlator.cluster.caller import Caller
-from correlator.cluster.errors import NoResponder
-from correlator.cluster.rpc import Code, Method, RemoteError
+from correlator.cluster.connection import NoResponder
+from correlator.cluster.rpc import Caller, Code, Method, RemoteError
 from correlator.errors import SourceUnavailable
 from correlator.gateway.archive import RpcArchive
 from correlator.gateway.wanting import Wanting
@@ -22,7 +21,7 @@ from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import JobNames, JobQuery, LineQuery
 from correlator.pipeline.rpc_messages import IsContextResult, NameParams
 from correlator.pipeline.waiting_ids import WaitingIds
-from correlator.sinks.cluster import responder
+from correlator.sinks.cluster import gateway_requests
 from tests.support.answering_collectors import ArchiveInMemory, reading
 from tests.support.archive_queries import at, unix
 from tests.support.cluster import connected
@@ -132,11 +131,11 @@ async def test_a_flood_of_requests_is_rejected_and_the_collector_goes_on(nats, m
         await eventually(subscribed)
         rejected = REQUESTS_REJECTED._value.get()
         flood = [asyncio.create_task(ask()) for _ in range(1000)]
-        await eventually(lambda: REQUESTS_REJECTED._value.get() - rejected == 1000 - responder.MAX_RUNNING)
+        await eventually(lambda: REQUESTS_REJECTED._value.get() - rejected == 1000 - gateway_requests.MAX_RUNNING)
         archive.go.set()
         answers = await asyncio.gather(*flood)
-        assert answers.count(Code.BUSY) == 1000 - responder.MAX_RUNNING
-        assert answers.count(IsContextResult(is_context=True)) == responder.MAX_RUNNING
+        assert answers.count(Code.BUSY) == 1000 - gateway_requests.MAX_RUNNING
+        assert answers.count(IsContextResult(is_context=True)) == gateway_requests.MAX_RUNNING
         assert await ask() == IsContextResult(is_context=True)
 
 

@@ -6,15 +6,15 @@ import orjson
 from msgspec.structs import replace
 
 from correlator.cluster import keys, streams
-from correlator.cluster.batches import put
-from correlator.cluster.errors import ClusterUnavailable
+from correlator.cluster.connection import ClusterUnavailable
+from correlator.cluster.fence import put
 from correlator.jobs.model.changes import Event, Outcome
 from correlator.jobs.model.facts import Kind
 from correlator.ops import cluster_metrics
 from correlator.ops.metrics import REGISTRY
 from correlator.sinks.cluster import epoch
-from correlator.sinks.cluster.dirty_keys import DirtyKeys
-from correlator.sinks.cluster.repair import Repair
+from correlator.sinks.cluster.comparison import Repair
+from correlator.sinks.cluster.documents import DirtyKeys
 from tests.support.cluster_harness import NOW, collector, documents, epoch_of, events, last_seq, read_stream, reading
 from tests.support.eventually import PATIENCE, eventually
 

@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from correlator.cluster import keys, streams
-from correlator.cluster.errors import NoAnswer
+from correlator.cluster.connection import NoAnswer
 from correlator.config.cluster import Cluster
 from correlator.doctor import cluster
 from correlator.doctor.check import Check

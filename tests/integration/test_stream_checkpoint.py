@@ -10,13 +10,13 @@ import pytest
 from msgspec.structs import replace
 
 from correlator.cluster import keys, streams
-from correlator.cluster.batches import Message
-from correlator.cluster.errors import ClusterUnavailable, Fenced
+from correlator.cluster.connection import ClusterUnavailable, Fenced
+from correlator.cluster.fence import Message
+from correlator.cluster.lease import Lease
 from correlator.jobs.model.persisted import Cursor, PersistedExports
 from correlator.pipeline import stream_checkpoint
 from correlator.pipeline.checkpoint import Saved
 from correlator.pipeline.stream_checkpoint import StreamCheckpoint, StreamCopy, newest
-from correlator.sinks.cluster.election import Lease
 from tests.support.cluster import connected, settings
 from tests.support.eventually import eventually
 from tests.support.faults.proxy import Proxy

@@ -8,12 +8,12 @@ import pytest
 from msgspec.structs import replace
 
 from correlator.cluster import keys
-from correlator.cluster.batches import Message
-from correlator.cluster.errors import ClusterUnavailable, Unacknowledged
+from correlator.cluster.connection import ClusterUnavailable, Unacknowledged
+from correlator.cluster.fence import Message
+from correlator.cluster.lease import Lease
 from correlator.jobs.model.persisted import Cursor, PersistedJob
 from correlator.pipeline.checkpoint_rows import MAX_ROW, MAX_ROWS
 from correlator.pipeline.stream_checkpoint import StreamCheckpoint
-from correlator.sinks.cluster.election import Lease
 from tests.support.cluster import connected, settings
 from tests.support.saved_index import changes, filled
 

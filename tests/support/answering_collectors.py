@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, Self, cast
 
-from correlator.cluster.caller import Caller
-from correlator.cluster.connection import Connection
-from correlator.cluster.errors import NoAnswer, NoResponder
-from correlator.cluster.rpc import MAX_BYTES
+from correlator.cluster.connection import Connection, NoAnswer, NoResponder
+from correlator.cluster.rpc import MAX_BYTES, Caller
 from correlator.gateway.archive import RpcArchive
 from correlator.jobs.index import Index
 from correlator.jobs.model.facts import Reading
@@ -19,8 +17,7 @@ from correlator.jobs.model.views import LogLine
 from correlator.model.replies import Resolved
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import EarlierLines, Found, JobsPage, LinesPage
-from correlator.sinks.cluster.answers import Answers
-from correlator.sinks.cluster.responder import Responder
+from correlator.sinks.cluster.gateway_requests import Answers, Responder
 
 SECOND = 1_000_000
 BASE = 1_758_550_000 * SECOND

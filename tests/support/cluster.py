@@ -7,9 +7,8 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from correlator.cluster import keys, streams
-from correlator.cluster.batches import put
-from correlator.cluster.connection import Connection
-from correlator.cluster.errors import Fenced
+from correlator.cluster.connection import Connection, Fenced
+from correlator.cluster.fence import put
 from correlator.config import cluster_values
 from correlator.config.cluster import Cluster
 from tests.support.eventually import PATIENCE

@@ -9,9 +9,8 @@ from typing import Any
 import orjson
 
 from correlator.cluster import keys, streams
-from correlator.cluster.batches import Fence, put
-from correlator.cluster.connection import Connection
-from correlator.cluster.errors import ClusterUnavailable
+from correlator.cluster.connection import ClusterUnavailable, Connection
+from correlator.cluster.fence import Fence, put
 from correlator.config.cluster import Cluster
 from correlator.config.cluster_values import url
 from correlator.jobs.index import Index
@@ -19,9 +18,9 @@ from correlator.jobs.model.changes import Event, Outcome
 from correlator.jobs.model.facts import AttributedRow, Entry, Kind, Reading
 from correlator.jobs.model.rows import JobRecord, StepRecord
 from correlator.pipeline.local_hub import LocalHub
-from correlator.sinks.cluster import values
+from correlator.sinks.cluster import stored_document
+from correlator.sinks.cluster.documents import ClusterTimings
 from correlator.sinks.cluster.sink import ClusterSink
-from correlator.sinks.cluster.timings import Timings
 from tests.support.eventually import PATIENCE, eventually
 
 NOW = 1_758_553_933_000_000
@@ -59,7 +58,9 @@ class Collector:
         self.hub.status.loading = False
         self.read_to = 1 << 62  # What the log has at the start of the sink has been read.
         self.times = itertools.count(10)
-        self.timings = Timings(**{"answer_within": 2.0, "due_every": 0.02, "behind_within": 0.05, **(timings or {})})
+        self.timings = ClusterTimings(
+            **{"answer_within": 2.0, "due_every": 0.02, "behind_within": 0.05, **(timings or {})}
+        )
         self.sink: Any = None
         self.lost: list[str] = []
 
@@ -131,7 +132,7 @@ class Collector:
 
     def due(self):
         """The values that the stream should have."""
-        return {shown.job_id: values.encode(shown) for shown in self.hub.published.all()}
+        return {shown.job_id: stored_document.encode(shown) for shown in self.hub.published.all()}
 
     async def equal(self, within=PATIENCE):
         """Wait until the stream has just the jobs in memory."""

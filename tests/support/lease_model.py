@@ -3,7 +3,7 @@
 The server is modelled by its two keys and their compare-and-set. What is written to the owner key is applied at any
 later time, in any order, and its acknowledgement may be lost; collectors may crash, or stop between any two steps. A
 batch asserts the fence of its collector, so `World.authors` decides what becomes of it, whenever it arrives. The rules
-are those of `correlator.sinks.cluster.lease`; one poll without a change is silence enough.
+are those of `correlator.cluster.lease`; one poll without a change is silence enough.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from correlator.sinks.cluster.lease import TAKE_AFTER, Seen, Standby, is_lost
+from correlator.cluster.lease import TAKE_AFTER, Seen, Standby, is_lost
 
 ATTEMPTS = 3
 RENEWALS = 1

@@ -9,9 +9,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from correlator.cluster import keys, streams
-from correlator.cluster.errors import NoAnswer
+from correlator.cluster.connection import NoAnswer, SendWindow
 from correlator.cluster.received import Parser
-from correlator.cluster.window import Window
 
 OWNER, ALIVE = keys.owner("dc1"), keys.alive("dc1")
 LONG_AGO = (1, b'{"holder": "earlier"}')
@@ -24,7 +23,7 @@ class Servers:
     generation = 1
     connected = True
     client = SimpleNamespace(max_payload=1 << 20)
-    window = Window()
+    window = SendWindow()
 
     def __init__(self) -> None:
         self.values: dict[str, tuple[int, bytes]] = {}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from correlator.cluster import batches, keys, streams
-from correlator.cluster.batches import Message
+from correlator.cluster import fence, keys, streams
 from correlator.cluster.connection import Connection
+from correlator.cluster.fence import Message
 from correlator.jobs import job_document
 from correlator.jobs.model.facts import Line, Status
 from correlator.jobs.model.views import JobView, PublishedJob
@@ -59,7 +59,7 @@ class StreamWriter:
     async def _write(self, messages: list[Message]) -> int:
         seq = 0
         for at in range(0, len(messages), 250):
-            seq = await batches._write(self._connection, messages[at : at + 250], {}, 10.0)
+            seq = await fence._write(self._connection, messages[at : at + 250], {}, 10.0)
         return seq
 
     async def alive(self, **members: object) -> None:

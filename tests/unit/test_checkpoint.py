@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from correlator.cluster.errors import ClusterUnavailable
+from correlator.cluster.connection import ClusterUnavailable
 from correlator.errors import CheckpointInUse
 from correlator.jobs import index as indexes
 from correlator.jobs import job_document, joblog

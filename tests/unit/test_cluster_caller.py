@@ -9,12 +9,10 @@ from typing import cast
 import msgspec
 import pytest
 
-from correlator.cluster import caller as module
 from correlator.cluster import rpc
-from correlator.cluster.caller import Caller
-from correlator.cluster.connection import Connection
-from correlator.cluster.errors import ClusterUnavailable, NoAnswer, NoResponder
-from correlator.cluster.rpc import Code, Method
+from correlator.cluster import rpc as module
+from correlator.cluster.connection import ClusterUnavailable, Connection, NoAnswer, NoResponder
+from correlator.cluster.rpc import Caller, Code, Method
 from correlator.errors import BadRequest, SourceUnavailable
 from correlator.pipeline.rpc_messages import IsContextResult, NameParams
 

@@ -1,6 +1,6 @@
 """The keys that the stream may not have: when they are clean, in which order they are written, what is forgotten."""
 
-from correlator.sinks.cluster.dirty_keys import DirtyKeys
+from correlator.sinks.cluster.documents import DirtyKeys
 
 
 def keys(clock=lambda: 0.0, **more):

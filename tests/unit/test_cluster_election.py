@@ -4,8 +4,7 @@ from typing import Any, cast
 
 import pytest
 
-from correlator.sinks.cluster.election import Lease
-from correlator.sinks.cluster.lease import GONE_AFTER, TAKE_AFTER
+from correlator.cluster.lease import GONE_AFTER, TAKE_AFTER, Lease
 from tests.support.cluster import settings
 from tests.support.lease_servers import ALIVE, LONG_AGO, OWNER, Servers
 

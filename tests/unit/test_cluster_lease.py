@@ -2,7 +2,7 @@
 
 import pytest
 
-from correlator.sinks.cluster.lease import COUNTED, POLL_EVERY, TAKE_AFTER, Seen, Standby
+from correlator.cluster.lease import COUNTED, POLL_EVERY, TAKE_AFTER, Seen, Standby
 from tests.support.lease_model import Phase, start, worlds
 
 OWNER = Seen(7, "other")

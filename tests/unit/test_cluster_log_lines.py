@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from correlator.jobs.model.facts import AttributedRow, Entry
 from correlator.sinks.cluster import log_lines
-from correlator.sinks.cluster.log_lines import LogLines
+from correlator.sinks.cluster.log_lines import LineQueue
 
 AT = 1_758_553_933_000_000
 
@@ -23,7 +23,7 @@ def messages(lines):
 
 
 def test_a_message_has_the_members_of_a_line():
-    lines = LogLines("run")
+    lines = LineQueue("run")
     lines.add([row(5, attrs={"a": 1}), row(6)])
     assert [orjson.loads(message) for message in messages(lines)] == [
         {
@@ -40,19 +40,19 @@ def test_a_message_has_the_members_of_a_line():
 
 
 def test_a_line_that_belongs_to_no_job_is_left_out_without_a_number():
-    lines = LogLines("run")
+    lines = LineQueue("run")
     lines.add([row(1), row(2, job_id=None), row(3)])
     (message,) = map(orjson.loads, messages(lines))
     assert [line["event_id"] for line in message["lines"]] == [1, 3]
 
 
 def test_a_run_has_a_name_of_its_own():
-    assert LogLines().run != LogLines().run
+    assert LineQueue().run != LineQueue().run
 
 
 @given(st.lists(st.integers(0, 400), max_size=40), st.integers(600, 2_000))
 def test_messages_are_within_their_size_and_their_numbers_follow_each_other(lengths, most):
-    lines = LogLines("run", max_message=most)
+    lines = LineQueue("run", max_message=most)
     assert lines.add([row(n, "x" * length) for n, length in enumerate(lengths)]) == 0
     found, follows = [], 1
     for message in messages(lines):
@@ -65,7 +65,7 @@ def test_messages_are_within_their_size_and_their_numbers_follow_each_other(leng
 
 
 def test_dropped_lines_leave_a_hole_in_the_numbers():
-    lines = LogLines("run", max_lines=2)
+    lines = LineQueue("run", max_lines=2)
     assert lines.add([row(n) for n in range(5)]) == 3
     (message,) = map(orjson.loads, messages(lines))
     assert (message["first"], [line["event_id"] for line in message["lines"]]) == (4, [3, 4])
@@ -76,13 +76,13 @@ def test_dropped_lines_leave_a_hole_in_the_numbers():
 
 
 def test_waiting_lines_are_bounded_in_bytes():
-    lines = LogLines("run", max_bytes=10_000)
+    lines = LineQueue("run", max_bytes=10_000)
     assert lines.add([row(n, "x" * 1_000) for n in range(20)]) > 10
     assert sum(map(len, messages(lines))) < 10_000
 
 
 def test_a_long_line_loses_its_attrs_and_then_the_end_of_its_message():
-    lines = LogLines("run")
+    lines = LineQueue("run")
     lines.add([row(1, attrs={"a": "x" * 200_000}), row(2, "\x01" * 65_000, attrs={"a": 1})])
     first, second = (orjson.loads(message)["lines"][0] for message in _single(lines))
     assert (first["message"], first["attrs"]) == ("text", None)

@@ -9,12 +9,11 @@ import msgspec
 import pytest
 
 from correlator.cluster import keys
-from correlator.cluster.batches import Fence
-from correlator.cluster.errors import Fenced, Unacknowledged
+from correlator.cluster.connection import Fenced, Unacknowledged
+from correlator.cluster.fence import Fence
 from correlator.jobs.model.persisted import Cursor
 from correlator.pipeline.stream_checkpoint import StreamCheckpoint, StreamCopy
-from correlator.sinks.cluster.event_writer import EventWriter
-from correlator.sinks.cluster.pending_events import PendingEvent, PendingEvents
+from correlator.sinks.cluster.events import EventMessage, EventQueue, EventWriter
 from tests.support.lease_servers import LONG_AGO, OWNER, Servers
 
 ME, OTHER = b"me", b"other"
@@ -35,7 +34,7 @@ def lease(servers):
 
 @pytest.fixture
 def writer(servers, lease):
-    pending = PendingEvents(lambda: 0.0, [PendingEvent("a", "dc1:1", b"{}")])
+    pending = EventQueue(lambda: 0.0, [EventMessage("a", "dc1:1", b"{}")])
     return EventWriter(cast(Any, servers), "dc1", ME, lease, pending, within=1.0, rewrite_every=3600)
 
 

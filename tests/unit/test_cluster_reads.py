@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from correlator.cluster.connection import ASK_AGAIN, ASKED, Connection
-from correlator.cluster.errors import NoAnswer, NoResponder
+from correlator.cluster.connection import ASK_AGAIN, ASKED, Connection, NoAnswer, NoResponder
 from tests.support.cluster import settings
 
 WITHIN = 1.0

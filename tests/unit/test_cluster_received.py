@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from correlator.cluster import keys, received, rpc, wants
+from correlator.cluster import keys, received, rpc
 from correlator.cluster.received import MAX_DEPTH, REPORTED_FOR, Alive, Holder, Parser, Unreadable
 from correlator.gateway import fleet, log_lines
 from correlator.gateway.fleet import Fleet
@@ -84,7 +84,7 @@ def test_any_bytes_are_a_value_that_can_be_encoded_or_unreadable(body: bytes):
         with contextlib.suppress(Unreadable):
             orjson.dumps(msgspec.to_builtins(parse(body)))
     with contextlib.suppress(Unreadable):
-        orjson.dumps(wants.wanted_ids(body, "dc1"))
+        orjson.dumps(rpc.wanted_ids(body, "dc1"))
     for decode in (lambda: rpc.decode_request(body), lambda: rpc.decode_reply(body, FindResult)):
         with contextlib.suppress(rpc.RemoteError):
             decode()
@@ -177,7 +177,7 @@ def test_unreadable_messages_fill_no_log(caplog: pytest.LogCaptureFixture):
 
 @pytest.mark.parametrize("raw", [b"", *HEADERS])
 async def test_the_client_reads_a_message_whatever_headers_it_has(raw: bytes):
-    from correlator.cluster.library import new_client
+    from correlator.cluster.connection import new_client
 
     client = new_client()
     headers = await client._process_headers(raw)

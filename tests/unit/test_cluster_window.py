@@ -4,8 +4,7 @@ import asyncio
 
 import pytest
 
-from correlator.cluster.errors import Unacknowledged
-from correlator.cluster.window import GOAL, LEAST, MOST, Window
+from correlator.cluster.connection import MAX_WINDOW, MIN_WINDOW, WINDOW_GOAL, SendWindow, Unacknowledged
 
 
 class Link:
@@ -13,7 +12,7 @@ class Link:
 
     def __init__(self, loop, rate, latency=0.02):
         self.loop, self.rate, self.latency = loop, rate, latency
-        self.window = Window()
+        self.window = SendWindow()
         self.passed = self.under_way = self.most = self.rest = 0
         self.waits = []
         self._free_at = 0.0
@@ -74,8 +73,8 @@ def test_the_window_is_what_the_link_takes_in_the_goal_and_the_link_is_used(loop
     loop.run(20)
     link.most, link.passed, link.waits = 0, 0, []
     loop.run(60)
-    assert link.most <= max(LEAST, min(MOST, 2 * GOAL * rate))
-    assert max(link.waits) < 2 * GOAL + latency
+    assert link.most <= max(MIN_WINDOW, min(MAX_WINDOW, 2 * WINDOW_GOAL * rate))
+    assert max(link.waits) < 2 * WINDOW_GOAL + latency
     full = min(rate, 500_000 / (latency + 500_000 / rate))
     assert link.passed > 60 * full * (0.9 if latency < 0.1 else 0.25 * writers if latency > 0.5 else 0.5)
 
@@ -93,35 +92,35 @@ def test_a_latency_that_rises_and_falls_again_costs_some_writes(loop, writers):
     loop.run(20)
     link.waits = []
     loop.run(20)
-    assert max(link.waits) < 2 * GOAL
+    assert max(link.waits) < 2 * WINDOW_GOAL
 
 
 def test_a_link_that_gets_slower_has_less_under_way_within_some_writes(loop):
     link = Link(loop, 10_000_000)
     loop.create_task(link.write_on())
     loop.run(10)
-    assert link.window.size == MOST
+    assert link.window.size == MAX_WINDOW
     link.rate = 125_000
     loop.run(20)
     link.waits = []
     loop.run(20)
-    assert max(link.waits) < 2 * GOAL
+    assert max(link.waits) < 2 * WINDOW_GOAL
 
 
 def test_a_write_without_an_acknowledgement_makes_the_window_the_smallest_one(loop):
-    window = Window()
+    window = SendWindow()
 
     async def lost(error):
         async with window.passing(10_000):
             raise error
 
     for error in (Unacknowledged("lost"), TimeoutError()):
-        window.size = MOST
+        window.size = MAX_WINDOW
         task = loop.create_task(lost(error))
         loop.run(1)
         assert task.exception() is error
-        assert window.size == LEAST
-        assert window.deadline(10 * LEAST, 5.0) > 5.0 + 10 * GOAL
+        assert window.size == MIN_WINDOW
+        assert window.deadline(10 * MIN_WINDOW, 5.0) > 5.0 + 10 * WINDOW_GOAL
 
 
 def test_a_large_write_waits_for_its_turn_and_passes_alone(loop):

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from correlator.sinks.cluster.dirty_keys import DirtyKeys
+from correlator.sinks.cluster.documents import DirtyKeys
 
 JOBS = ("a", "b")
 CHANGES = 2

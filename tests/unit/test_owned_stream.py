@@ -5,10 +5,9 @@ from typing import Any, cast
 
 import pytest
 
-from correlator.cluster.batches import NOT_READY, Message
-from correlator.cluster.errors import Fenced, Unacknowledged
-from correlator.sinks.cluster import owned_stream
-from correlator.sinks.cluster.owned_stream import OwnedStream
+from correlator.cluster import fence
+from correlator.cluster.connection import Fenced, Unacknowledged
+from correlator.cluster.fence import NOT_READY, Message, OwnedStream
 
 OWNER = b"this one"
 
@@ -21,7 +20,7 @@ class Server:
         self.refusal: Exception | None = None
         self.writes: list[tuple[str, int]] = []
         self.headers = {"fence": "1"}
-        monkeypatch.setattr(owned_stream, "time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr(fence, "time", SimpleNamespace(monotonic=lambda: self.now))
         self.stream = OwnedStream(
             cast(Any, self), "KV_cor", "owner", OWNER, cast(Any, SimpleNamespace(**self.fence())), rewrite_every=3600
         )

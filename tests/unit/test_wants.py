@@ -11,36 +11,36 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from correlator.cluster import wants
+from correlator.cluster import rpc
 from correlator.cluster.received import Unreadable
 from correlator.gateway.wanting import Wanting
 from correlator.pipeline import waiting_ids
 from correlator.pipeline.waiting_ids import WaitingIds
-from correlator.sinks.cluster.wanted_ids import WantedIds
+from correlator.sinks.cluster.gateway_requests import WantedIds
 from tests.support.eventually import eventually
 
 
 def test_the_form_of_the_message_is_that_of_earlier_versions():
-    assert wants.encode(["a", "b"]) == b'{"ids":["a","b"]}'
-    assert wants.encode(["a"], "dc1") == b'{"ids":["a"],"instance":"dc1"}'
+    assert rpc.encode_wanted(["a", "b"]) == b'{"ids":["a","b"]}'
+    assert rpc.encode_wanted(["a"], "dc1") == b'{"ids":["a"],"instance":"dc1"}'
 
 
 def test_an_appliance_queries_for_what_everybody_or_itself_is_asked_for():
-    assert wants.wanted_ids(b'{"ids":["a","b"],"newer":1}', "dc1") == ("a", "b")
-    assert wants.wanted_ids(b'{"ids":["a"],"instance":"dc1"}', "dc1") == ("a",)
-    assert wants.wanted_ids(b'{"ids":["a"],"instance":"dc2"}', "dc1") == ()
+    assert rpc.wanted_ids(b'{"ids":["a","b"],"newer":1}', "dc1") == ("a", "b")
+    assert rpc.wanted_ids(b'{"ids":["a"],"instance":"dc1"}', "dc1") == ("a",)
+    assert rpc.wanted_ids(b'{"ids":["a"],"instance":"dc2"}', "dc1") == ()
 
 
 def test_a_message_has_a_bound_in_bytes():
     with pytest.raises(Unreadable):
-        wants.wanted_ids(b'{"ids":["' + b"x" * 200_000 + b'"]}', "dc1")
+        rpc.wanted_ids(b'{"ids":["' + b"x" * 200_000 + b'"]}', "dc1")
 
 
 def test_ids_that_no_job_can_have_are_dropped_and_a_message_has_a_bounded_number():
     many = json.dumps({"ids": ["", "x" * 256, "ok", *map(str, range(200))]}).encode()
-    found = wants.wanted_ids(many, "dc1")
+    found = rpc.wanted_ids(many, "dc1")
     assert found[:2] == ("ok", "0")
-    assert len(found) == wants.MAX_IDS - 2
+    assert len(found) == rpc.MAX_WANTED_IDS - 2
 
 
 def test_a_wanted_id_is_watched_until_nobody_wants_it_any_more():
@@ -48,9 +48,9 @@ def test_a_wanted_id_is_watched_until_nobody_wants_it_any_more():
     wanted = WantedIds(waiting)
     wanted.want(["a", "b"], 100.0)
     wanted.want(["b"], 120.0)
-    wanted.expire(100.0 + wants.WANTED_FOR)
+    wanted.expire(100.0 + rpc.WANTED_FOR)
     assert waiting.unknown_ids(10) == ["b"]
-    wanted.expire(120.0 + wants.WANTED_FOR)
+    wanted.expire(120.0 + rpc.WANTED_FOR)
     assert waiting.unknown_ids(10) == []
     assert not waiting.has_waiting_ids()
 
@@ -76,7 +76,7 @@ def test_the_number_of_wanted_ids_is_bounded_and_each_is_watched_once(steps):
         wanted.want([name], now)
         last.pop(name, None)
         last[name] = now
-        newest = [n for n, at in reversed(last.items()) if at + wants.WANTED_FOR > now][:3]
+        newest = [n for n, at in reversed(last.items()) if at + rpc.WANTED_FOR > now][:3]
         assert waiting.unknown_ids(10) == newest
         assert len(wanted) == len(newest)
     wanted.clear()

@@ -21,9 +21,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from correlator.cluster import keys, received, streams
-from correlator.cluster.batches import Message, put
-from correlator.cluster.connection import Connection
-from correlator.cluster.errors import Fenced, Unacknowledged
+from correlator.cluster.connection import Connection, Fenced, Unacknowledged
+from correlator.cluster.fence import Message, put
 
 BEHIND_READS, READ_AGAIN_AFTER = 8, 0.25
 """Reads of a document that may have an old answer, and seconds between two: no server is longer behind."""

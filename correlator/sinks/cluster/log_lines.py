@@ -28,7 +28,7 @@ OVERHEAD = 200
 """Bytes that a waiting line takes besides its text."""
 
 
-class LogLines:
+class LineQueue:
     """The lines that wait to be sent. `run`: the random name of this run of the collector."""
 
     def __init__(

@@ -3,7 +3,7 @@
 Problem. The cluster may be slow or away, and the hub must not wait for it. Another collector may hold the lease in the
 meantime, and then nothing of this one may be stored.
 
-Model. `on_batch` only marks what has changed (`DirtyKeys`, `PendingEvents`, `LogLines`). Each of three tasks writes
+Model. `on_batch` only marks what has changed (`DirtyKeys`, `EventQueue`, `LineQueue`). Each of three tasks writes
 one of them, one batch at a time: documents and events in batches that NATS refuses unless this process owns the
 instance (`OwnedStream`), lines without an acknowledgement. A fourth task compares memory with the stream, once the
 database has been read and then every ten minutes, and marks what differs (`Repair`).
@@ -21,33 +21,33 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from correlator import __version__
 from correlator.cluster import keys
-from correlator.cluster.batches import Fence, Message
-from correlator.cluster.connection import Connection
-from correlator.cluster.errors import ClusterUnavailable, Fenced, Refused
+from correlator.cluster.connection import ClusterUnavailable, Connection, Fenced, Refused
+from correlator.cluster.fence import Fence, Message, OwnedStream
 from correlator.cluster.received import UNWRITTEN_AFTER
+from correlator.jobs import job_document
 from correlator.jobs.model.rows import Micros
 from correlator.ops import cluster_metrics
 from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Batch, Hub
 from correlator.sinks.cluster import epoch
-from correlator.sinks.cluster.dirty_keys import DirtyKeys
-from correlator.sinks.cluster.documents import Documents
-from correlator.sinks.cluster.event_writer import EventWriter
-from correlator.sinks.cluster.log_lines import LogLines
-from correlator.sinks.cluster.owned_stream import OwnedStream
-from correlator.sinks.cluster.pending_events import PendingEvent, PendingEvents, from_checkpoint, pending_event
-from correlator.sinks.cluster.repair import Repair
-from correlator.sinks.cluster.timings import DEFAULT, Timings
+from correlator.sinks.cluster.comparison import Repair
+from correlator.sinks.cluster.documents import DEFAULT, ClusterTimings, DirtyKeys, DocumentWriter
+from correlator.sinks.cluster.events import EventMessage, EventQueue, EventWriter, event_message, from_checkpoint
+from correlator.sinks.cluster.log_lines import LineQueue
 from correlator.tasks import Backoff, end_tasks
 
 log = logging.getLogger(__name__)
 
+
 STUCK_AFTER = 90.0
 """Seconds without a heartbeat after which a task counts as stuck: more than all deadlines of one step together."""
 
+
 BEAT = 1.0
 """Seconds that a task waits for work before it beats."""
+
 
 Step: TypeAlias = Callable[[Callable[[], None]], Awaitable[None]]
 """One step of a task. It calls its argument to beat while it waits."""
@@ -72,7 +72,7 @@ class ClusterSink:
         *,
         events: Iterable[tuple[bytes, bytes]] = (),
         position: bytes | None = None,
-        timings: Timings = DEFAULT,
+        timings: ClusterTimings = DEFAULT,
     ) -> None:
         self._connection = connection
         self._instance = instance
@@ -84,11 +84,11 @@ class ClusterSink:
         rewrite = timings.rewrite_owner_every
         self._stream = OwnedStream(connection, keys.STATE, keys.owner(instance), owner, fence, rewrite_every=rewrite)
         self._dirty = DirtyKeys(time.monotonic)
-        self._events = PendingEvents(time.monotonic, _restored(events))
+        self._events = EventQueue(time.monotonic, _restored(events))
         self._event_writer = EventWriter(
             connection, instance, owner, fence, self._events, within=timings.answer_within, rewrite_every=rewrite
         )
-        self._lines = LogLines()
+        self._lines = LineQueue()
         self._position = epoch.decode(position)
         self._checked: int | None = None
         """The generation of the connection for which the epoch has been checked."""
@@ -165,7 +165,7 @@ class ClusterSink:
 
     def _start(self, hub: Hub) -> set[asyncio.Task[None]]:
         began = hub.clock()
-        documents = Documents(self._connection, self._instance, hub.published, self._dirty)
+        documents = DocumentWriter(self._connection, self._instance, hub.published, self._dirty)
         repair = Repair(self._connection, self._instance, hub.published, self._dirty, self._timings)
         steps: dict[str, Step] = {
             "documents": lambda _: self._write_documents(documents),
@@ -188,7 +188,7 @@ class ClusterSink:
                     elif not change.moved:
                         self._dirty.mark(change.job_id)
             for event in batch.events:
-                dropped = self._events.add(pending_event(event, self._instance))
+                dropped = self._events.add(event_message(event, self._instance))
                 cluster_metrics.EVENTS_DROPPED.inc(dropped)
             cluster_metrics.LINES_DROPPED.inc(self._lines.add(batch.lines))
         self._work.set()
@@ -226,7 +226,7 @@ class ClusterSink:
             return False
         return False
 
-    async def _write_documents(self, documents: Documents) -> None:
+    async def _write_documents(self, documents: DocumentWriter) -> None:
         """Write one batch of documents, after checking the epoch: on a new connection, and every few seconds."""
         if self._checked != self._connection.generation or time.monotonic() >= self._check_at:
             await self._check_epoch()
@@ -341,7 +341,7 @@ class ClusterSink:
         self._errors[name] = text
 
 
-def _restored(events: Iterable[tuple[bytes, bytes]]) -> Iterator[PendingEvent]:
+def _restored(events: Iterable[tuple[bytes, bytes]]) -> Iterator[EventMessage]:
     for head, body in events:
         if (event := from_checkpoint(head, body)) is not None:
             yield event
@@ -355,3 +355,22 @@ async def _end(tasks: set[asyncio.Task[None]]) -> None:
     for task in tasks:
         if not task.cancelled():
             task.exception()
+
+
+def alive_report(hub: Hub, started_at: Micros, id_keys: Sequence[str], settings: Mapping[str, str]) -> dict[str, Any]:
+    """Return what the alive key says of the collector to gateways, besides the members of the lease.
+
+    `id_keys`: the members of metadata that hold external IDs; `settings`: those that a standby has to have too.
+    """
+    database = hub.status.describe_database()
+    return {
+        "version": __version__,
+        "database": database["state"],
+        "error": database["error"],
+        "lag_seconds": database["lag_seconds"],
+        "jobs": len(hub.published),
+        "complete_since": job_document.rfc3339(hub.published.complete_since(hub.clock())),
+        "started_at": job_document.rfc3339(started_at),
+        "id_keys": list(id_keys),
+        "settings": settings,
+    }

@@ -19,8 +19,7 @@ from pathlib import Path
 import pytest
 
 from correlator.cluster import keys, streams
-from correlator.cluster.connection import Connection
-from correlator.cluster.errors import ClusterUnavailable, Refused
+from correlator.cluster.connection import ClusterUnavailable, Connection, Refused
 from tests.support.cluster import connected
 from tests.support.collectors import has_role
 from tests.support.daemon import correlator

@@ -19,7 +19,7 @@ from typing import Any
 import orjson
 
 from correlator.cluster import keys, streams
-from correlator.cluster.errors import ClusterUnavailable
+from correlator.cluster.connection import ClusterUnavailable
 from tests.support.client_fold import Document
 from tests.support.cluster import connected
 from tests.support.cluster_harness import read_stream

@@ -1,7 +1,26 @@
-"""The lease of an instance, kept in NATS: waiting for it as a standby, renewing it, and handing it over.
+"""The lease of an instance, kept in NATS: which of its collectors may write.
 
-`correlator.sinks.cluster.lease` has the rules; this is their I/O. One `Lease` object lasts for the whole process: it is
-acquired, held until it is lost or released, and acquired again, each time as another holder.
+Problem. Two collectors follow the same appliance. One of them writes; the other takes over within seconds when it
+dies, and never because of a short silence. A collector that was stopped and continues must not write any more.
+
+Model. The owner key names the collector that holds the lease, as `holder`: a new random text for each attempt to take
+it. It is taken by a compare-and-set of the key's sequence. The holder renews the alive key every `RENEW_EVERY`
+seconds. A standby reads both keys every `POLL_EVERY` seconds. It takes the lease when neither has changed for
+`TAKE_AFTER` seconds of successful polls, or at once when there never was an owner, or when the owner has released the
+lease. An owner that a standby has seen and that is gone was lost with the store of NATS: its holder takes the lease
+again as soon as it can write, and a standby only after `GONE_AFTER` seconds. `Standby` has these rules; `Lease` is
+their I/O, and lasts for the whole process: it is acquired, held until it is lost or released, and acquired again.
+
+Invariants.
+
+* While no server leads the streams of the keys, nobody can renew the lease, so silence proves nothing. It begins when
+  one leads them again.
+* No rule here depends on the clocks of two machines. Time in which a standby could not read the keys, or did not run,
+  does not count as silence of the owner.
+* A standby takes the key at the sequence that it saw during the whole silence: of two standbys that take it at the
+  same moment one is refused, and begins again to watch the new owner.
+* The lease protects nothing by itself: every write asserts the sequence of the owner key, see
+  `correlator.cluster.fence`.
 """
 
 from __future__ import annotations
@@ -16,24 +35,46 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
+from msgspec import Struct
+from msgspec.structs import replace
+
 from correlator.cluster import keys, received, streams
-from correlator.cluster.batches import Fence, put
-from correlator.cluster.connection import Connection
-from correlator.cluster.errors import ClusterUnavailable, Fenced, Refused, Unacknowledged
+from correlator.cluster.connection import ClusterUnavailable, Connection, Fenced, Refused, Unacknowledged
+from correlator.cluster.fence import Fence, put
 from correlator.cluster.received import Holder
 from correlator.config.cluster import Cluster
-from correlator.sinks.cluster.lease import POLL_EVERY, RENEW_EVERY, Seen, Standby, is_behind, is_lost
 
 log = logging.getLogger(__name__)
+
+
+RENEW_EVERY = 0.5
+POLL_EVERY = 0.25
+"""Seconds between two renewals, and between two polls of a standby."""
+
+
+TAKE_AFTER = 3.0
+"""Seconds without a renewal: 2 s, and 1 s more, because an election of NATS's servers may delay a healthy owner."""
+
+
+GONE_AFTER = 10.0
+"""Seconds without an owner and without a renewal after which a standby takes a lease that had an owner."""
+
+
+COUNTED = 1.0
+"""The longest time between two polls that counts as silence. A longer one: the standby itself did not run."""
+
 
 ANSWER_WITHIN = 1.0
 """Seconds for the answer to a poll or a renewal."""
 
+
 OWNER_CHECKED_EVERY = 5.0
 """Seconds between two reads of the owner key by the active, which detect that the stream was deleted."""
 
+
 BEHIND_READS = 8
 """Reads of the owner key, `POLL_EVERY` apart, that may have an old answer. After them the key has gone back."""
+
 
 RETRY_EVERY = 1.0
 """Seconds between two attempts to create the streams."""
@@ -285,3 +326,86 @@ class Lease:
         if self._error is None:
             log.warning("the lease of %s cannot be read or written: %s", self.instance, error)
         self._error = str(error)
+
+
+# -- the rules, without any I/O
+
+
+class Seen(Struct, frozen=True):
+    """The last message of a key: its sequence in the stream, and what its value says of the holder."""
+
+    seq: int
+    holder: str = ""
+    released: bool = False
+    host: str = ""
+
+
+class Standby(Struct, frozen=True):
+    """A collector without the lease that would take it as `holder`. Each method returns the next state.
+
+    `quiet`: seconds of silence so far; `polled_at`: monotonic seconds of the last successful poll. `had_owner`: a poll
+    has found an owner.
+    """
+
+    holder: str
+    alive: Seen | None = None
+    owner: Seen | None = None
+    quiet: float = 0.0
+    polled_at: float | None = None
+    had_owner: bool = False
+
+    def polled(self, now: float, alive: Seen | None, owner: Seen | None) -> Standby:
+        """Both keys have been read. None: the key does not exist."""
+        had_owner = self.had_owner or owner is not None
+        if (alive, owner) != (self.alive, self.owner):
+            return Standby(self.holder, alive, owner, 0.0, now, had_owner)
+        passed = now - self.polled_at if self.polled_at is not None else 0.0
+        return Standby(self.holder, alive, owner, self.quiet + (passed if passed <= COUNTED else 0.0), now, had_owner)
+
+    def missed(self) -> Standby:
+        """The keys could not be read. The silence so far stays counted; the time until the next poll is not."""
+        return replace(self, polled_at=None)
+
+    def refused(self) -> Standby:
+        """Another collector took the lease, or the attempt has failed: begin to watch from the start."""
+        return Standby(self.holder, had_owner=self.had_owner)
+
+    @property
+    def owns(self) -> bool:
+        """True if the owner key is of this attempt: its acknowledgement was lost, but it was stored."""
+        return self.owner is not None and self.owner.holder == self.holder
+
+    @property
+    def by_silence(self) -> bool:
+        """True if the owner is silent, and has not released the lease."""
+        return self.owner is not None and not self._released
+
+    @property
+    def may_take(self) -> bool:
+        """True if the lease is to be taken now, at the sequence `expected`."""
+        if self.polled_at is None or self.owns:
+            return False
+        if self.owner is None:
+            return not self.had_owner or self.quiet >= GONE_AFTER
+        return self.quiet >= TAKE_AFTER or self._released
+
+    @property
+    def _released(self) -> bool:
+        # A release by an earlier owner says nothing of the present one, which has not renewed the key yet.
+        alive, owner = self.alive, self.owner
+        return alive is not None and owner is not None and alive.released and alive.holder == owner.holder
+
+    @property
+    def expected(self) -> int:
+        """The sequence of the owner key for the compare-and-set; 0: the key must not exist."""
+        return self.owner.seq if self.owner is not None else 0
+
+
+def is_lost(holder: str, seq: int, owner: Seen | None) -> bool:
+    """True if another collector has written the owner key, which `holder` wrote last with sequence `seq`."""
+    return owner is not None and owner.seq > seq and owner.holder != holder
+
+
+def is_behind(seq: int, owner: Seen | None) -> bool:
+    """True if an answer is older than `seq`: of a server that is behind, or of a stream that was created again."""
+    return owner is None or owner.seq < seq

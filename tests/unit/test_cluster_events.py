@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 
 from correlator.jobs.model.changes import Event
 from correlator.jobs.model.facts import Kind
-from correlator.sinks.cluster.pending_events import (
+from correlator.sinks.cluster.events import (
     OVERHEAD,
-    PendingEvent,
-    PendingEvents,
+    EventMessage,
+    EventQueue,
+    event_message,
     from_checkpoint,
-    pending_event,
     to_checkpoint,
 )
 
@@ -20,11 +20,11 @@ AT = 1_758_553_933_000_000
 
 
 def event(n, size=0):
-    return PendingEvent("j", f"dc1:{n}", b"x" * size)
+    return EventMessage("j", f"dc1:{n}", b"x" * size)
 
 
 def pending(*numbers, clock=lambda: 0.0, **more):
-    return PendingEvents(clock, [event(n) for n in numbers], **more)
+    return EventQueue(clock, [event(n) for n in numbers], **more)
 
 
 def ids(events):
@@ -60,7 +60,7 @@ def test_an_event_that_arrives_in_flight_is_not_acknowledged_with_the_batch():
 
 
 def test_a_batch_is_bounded_in_bytes_and_has_at_least_one_event():
-    events = PendingEvents(lambda: 0.0, [event(1, 50), event(2, 60), event(3, 500)])
+    events = EventQueue(lambda: 0.0, [event(1, 50), event(2, 60), event(3, 500)])
     assert ids(events.batch(9, 100)) == ["dc1:1"]
     events.acknowledged()
     assert ids(events.batch(9, 110)) == ["dc1:2"]
@@ -105,14 +105,14 @@ def test_the_age_is_that_of_the_first_event():
 
 
 def test_the_id_of_an_event_is_its_log_row_or_else_what_happened_when():
-    logged = pending_event(Event(Kind.JOB_STARTED, "j", AT, event_id=7), "dc1")
+    logged = event_message(Event(Kind.JOB_STARTED, "j", AT, event_id=7), "dc1")
     assert logged.message_id == "dc1:7"
     assert orjson.loads(logged.payload) == {
         "instance": "dc1", "kind": "job.started", "event_id": 7, "job_id": "j", "step_id": None, "step_name": None,
         "error": None, "at": "2025-09-22T15:12:13.000000Z",
     }  # fmt: skip
     derived = [
-        pending_event(Event(kind, job_id, at, step_id=step), "dc1").message_id
+        event_message(Event(kind, job_id, at, step_id=step), "dc1").message_id
         for kind, job_id, at, step in [
             (Kind.JOB_STALLED, "j k", AT, None),
             (Kind.JOB_STALLED, "j k", AT + 1, None),
@@ -127,7 +127,7 @@ def test_the_id_of_an_event_is_its_log_row_or_else_what_happened_when():
 
 @given(st.text(), st.text("abc:.=-", min_size=1), st.binary())
 def test_an_event_is_the_same_after_a_restart(job_id, message_id, payload):
-    event = PendingEvent(job_id, message_id, payload)
+    event = EventMessage(job_id, message_id, payload)
     assert from_checkpoint(*to_checkpoint(event)) == event
 
 

@@ -1,0 +1,348 @@
+"""Writes to a stream that only the owner of an instance may do.
+
+Problem. A collector that was stopped for a while must not write after its successor took over. A compare-and-set of
+each key is no fence: it passes for every key that the successor has not written yet. And what has no acknowledgement
+may be stored much later: it can wait in the socket of a server that lost its leader, while this process has connected
+to another server and written newer values there. The owner is the same, so a fence alone does not refuse it.
+
+Model. The owner of an instance knows the stream's sequence of its owner key. Every batch of a `Fence` asserts by the
+header Nats-Expected-Last-Subject-Sequence that this is still the sequence of the owner key
+(Nats-Expected-Last-Subject-Sequence-Subject); NATS checks it when the batch is committed, and stores all messages or
+none. Taking over writes the owner key, so its sequence changes, and every later batch of the former owner is refused.
+For the same reason an `OwnedStream` writes the owner key again after a batch without an acknowledgement, before
+anything else: the lost batch is refused from then on. If it was stored before, its messages are written once more.
+
+Invariants. One batch is in flight per fence, because JetStream refuses a second message with the same expected subject
+while the first is not applied (error 10164). A batch whose acknowledgement does not come may have been stored: write
+its messages again, they must be idempotent. Of two batches that `OwnedStream.write` sent, the later one is never stored
+before the earlier one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from correlator.cluster.connection import (
+    ANSWER_WITHIN,
+    ClusterUnavailable,
+    Connection,
+    Fenced,
+    Refused,
+    Unacknowledged,
+    answer_of,
+)
+
+if TYPE_CHECKING:
+    from nats.aio.msg import Msg
+
+MAX_MESSAGES = 1000
+"""Messages of one batch, a limit of the server."""
+
+
+OVERHEAD = 250
+"""Bytes of a message besides its payload: subject, headers, and what surrounds them."""
+
+
+NOT_READY = 10164
+STALE = (10071, NOT_READY)
+"""NATS's codes for a wrong expected sequence: 10164 while an earlier message of that subject is being stored."""
+
+
+_SEQUENCE = "Nats-Expected-Last-Subject-Sequence"
+_SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"
+_NO_HEADERS: Mapping[str, str] = {}
+
+
+class Message(Struct, frozen=True):
+    """One message of a batch."""
+
+    subject: str
+    payload: bytes
+    headers: Mapping[str, str] = _NO_HEADERS
+
+
+class Fence:
+    """The owner key at `subject`, which had sequence `seq` when this process wrote it. All batches go through it."""
+
+    def __init__(self, connection: Connection, subject: str, seq: int) -> None:
+        self._connection = connection
+        self._subject = subject
+        self._lock = asyncio.Lock()
+        self.seq = seq
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers of a message that is to be stored only for the owner."""
+        return {_SEQUENCE: str(self.seq), _SUBJECT: self._subject}
+
+    async def write(
+        self, messages: Sequence[Message], *, after: tuple[str, int] | None = None, within: float = ANSWER_WITHIN
+    ) -> int:
+        """Store `messages` in order, all or none. Returns the stream's sequence of the last one.
+
+        The others have the sequences before it, without a gap. `after`: a subject, and the sequence that its last
+        message must have; the owner key may be the same in an older copy of the stream. It needs two messages.
+
+        Raises: `Fenced` if this process owns the key no longer, `Unacknowledged` if the outcome is unknown, `Refused`
+        for another error of NATS, e.g. a full disk.
+        """
+        assert (after is not None) < len(messages) <= MAX_MESSAGES
+        if after is not None:
+            messages = [*messages[:-1], _with(messages[-1], {_SEQUENCE: str(after[1]), _SUBJECT: after[0]})]
+        async with self._lock:
+            return await _write(self._connection, messages, self.headers, within)
+
+    async def verify(self, stream: str, value: bytes, *, within: float = ANSWER_WITHIN) -> None:
+        """Read the owner key, which has `value` if this process wrote it last.
+
+        Raises: `Fenced` if another process did; `Unacknowledged` if the answer is older than the key's sequence, as a
+        server is behind or the key is gone; `ClusterUnavailable`, `Refused`.
+        """
+        found = await self._connection.last(stream, self._subject, within=within)
+        if found is None or int((found.headers or {})["Nats-Sequence"]) < self.seq:
+            raise Unacknowledged(f"a server is behind, or {self._subject} is gone")
+        if found.data != value:
+            raise Fenced(f"another process owns {self._subject}")
+
+    async def rewrite(self, value: bytes, *, within: float = ANSWER_WITHIN) -> int:
+        """Write the owner key again, so that it does not pin old sequences. Returns its new sequence, now `seq`.
+
+        Raises: as `write`. After `Unacknowledged` the sequence is unknown, so the next write may raise `Fenced`.
+        """
+        async with self._lock:
+            self.seq = await put(self._connection, self._subject, value, expected=self.seq, within=within)
+            return self.seq
+
+
+async def put(
+    connection: Connection, subject: str, value: bytes, *, expected: int, within: float = ANSWER_WITHIN
+) -> int:
+    """Write one key if its last sequence is `expected` (0: if it does not exist). Returns its new sequence.
+
+    Raises: `Fenced` if it is not, `Unacknowledged`, `Refused`.
+    """
+    return await _send(connection, Message(subject, value, {_SEQUENCE: str(expected)}), within)
+
+
+def size_of(messages: Sequence[Message]) -> int:
+    """Return about how many bytes these messages take on the way."""
+    return sum(len(message.payload) + OVERHEAD for message in messages)
+
+
+async def _write(connection: Connection, messages: Sequence[Message], fence: Mapping[str, str], within: float) -> int:
+    size = size_of(messages)
+    async with connection.window.passing(size):
+        return await _write_now(connection, messages, fence, connection.window.deadline(size, within))
+
+
+async def _write_now(
+    connection: Connection, messages: Sequence[Message], fence: Mapping[str, str], within: float
+) -> int:
+    if len(messages) == 1:
+        return await _send(connection, _with(messages[0], fence), within)
+    batch = secrets.token_hex(8)
+    for number, message in enumerate(messages, 1):
+        headers = {"Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(number)}
+        if number == 1:
+            headers |= fence
+        if number == len(messages):
+            return await _send(connection, _with(message, headers | {"Nats-Batch-Commit": "1"}), within)
+        try:
+            sent = _with(message, headers)
+            await connection.publish(sent.subject, sent.payload, headers=sent.headers)
+        except ClusterUnavailable as error:  # Without its commit, NATS drops the batch.
+            raise Unacknowledged(str(error)) from error
+    raise AssertionError("no messages")
+
+
+async def _send(connection: Connection, message: Message, within: float) -> int:
+    """Publish a message and return the sequence that its acknowledgement has."""
+    try:
+        answer = await connection.request(message.subject, message.payload, headers=message.headers, within=within)
+        found = answer_of(answer.data)
+    except ClusterUnavailable as error:
+        raise Unacknowledged(str(error)) from error
+    if refusal := found.get("error"):
+        code, text = refusal.get("err_code", 0), refusal.get("description", "refused")
+        raise (Fenced if code in STALE else Refused)(f"{text} ({message.subject})", code)
+    return int(found["seq"])
+
+
+def _with(message: Message, headers: Mapping[str, str]) -> Message:
+    return Message(message.subject, message.payload, {**message.headers, **headers})
+
+
+MAX_BEHIND = 5
+"""So many answers without the owner key that this process wrote mean that the key is gone, and not that a server is
+behind."""
+
+
+BATCH_SECONDS = 0.1
+"""A server that keeps a stream alone gets a batch if pipelining the messages would take longer than this."""
+
+
+MEASURED_FROM = 32
+"""Messages of the smallest write that is measured: of fewer, most of the time is that of the answer."""
+
+
+class OwnedStream:
+    """The stream `name`, whose owner key at `subject` has the value `owner`, which no other process writes.
+
+    `fence`: has the sequence at which this process wrote the key. `rewrite_every`: seconds after which the key is
+    written again. Only one task may call `write`.
+    """
+
+    def __init__(
+        self, connection: Connection, name: str, subject: str, owner: bytes, fence: Fence, *, rewrite_every: float
+    ) -> None:
+        self._connection = connection
+        self._name = name
+        self._subject = subject
+        self._owner = owner
+        self._fence = fence
+        self._rewrite_every = rewrite_every
+        self._written_at = time.monotonic()
+        """When this process last wrote the owner key."""
+        self._pipelined = Pipelined(connection)
+        self.replicated = True
+        """False if one server keeps the stream alone. Then messages are pipelined, which is faster than a batch."""
+        self._message_seconds = 0.0
+        """Seconds that a pipelined message took: some milliseconds if the server writes each to its disk."""
+        self._lost_batch = False
+        """True if a batch may still be under way."""
+        self._behind = 0
+
+    async def write(self, messages: Sequence[Message], within: float) -> int:
+        """Store `messages` in order. Returns the stream's sequence of the last one.
+
+        After an error all or none are stored if the stream is `replicated`, else some may be.
+
+        `within`: seconds to wait for an answer. Raises: `Fenced` if another process owns the key or it is gone,
+        `Unacknowledged` if the outcome is unknown, `Refused` for another error.
+        """
+        await self.settle(within)
+        try:
+            if self.replicated or len(messages) * self._message_seconds > BATCH_SECONDS:
+                return await self._fence.write(messages, within=within)
+            return await self._write_pipelined(messages, within)
+        except BaseException as error:
+            self._lost_batch = not isinstance(error, Refused)
+            raise
+
+    async def _write_pipelined(self, messages: Sequence[Message], within: float) -> int:
+        began = time.monotonic()
+        try:
+            seq = await self._pipelined.write(messages, self._fence.headers, within)
+        except Fenced as error:
+            if error.code != NOT_READY:
+                raise
+            self.replicated = True  # Another collector has raised the replicas: such servers take batches only.
+            raise Unacknowledged(str(error)) from error
+        if len(messages) >= MEASURED_FROM:
+            self._message_seconds = (time.monotonic() - began) / len(messages)
+        return seq
+
+    async def settle(self, within: float) -> None:
+        """Have a batch without an acknowledgement refused from now on, unless it is stored. Raises: as `write`."""
+        if self._lost_batch or time.monotonic() - self._written_at >= self._rewrite_every:
+            await self._rewrite_owner(within)
+
+    async def _rewrite_owner(self, within: float) -> None:
+        """Write the owner key again if this process still owns it."""
+        try:
+            found = await self._connection.last(self._name, self._subject, within=within)
+        except ClusterUnavailable as error:
+            raise Unacknowledged(str(error)) from error
+        seq = int((found.headers or {})["Nats-Sequence"]) if found is not None else 0
+        if found is not None and seq >= self._fence.seq:
+            if found.data != self._owner:
+                raise Fenced(f"another process owns {self._subject}")
+            self._fence.seq, self._behind = seq, 0  # Greater if an earlier rewrite was stored without an answer.
+        else:
+            self._behind += 1
+        self._lost_batch = True
+        try:
+            await self._fence.rewrite(self._owner, within=within)
+        except Fenced as error:
+            if self._behind >= MAX_BEHIND:
+                raise Fenced(f"{self._subject} is gone") from error
+            # An earlier rewrite was stored meanwhile, or there is a new owner, or the answer was old: read it again.
+            raise Unacknowledged(str(error)) from error
+        self._written_at, self._lost_batch, self._behind = time.monotonic(), False, 0
+
+
+class Pipelined:
+    """Publishes fenced messages one after the other, without waiting for each acknowledgement.
+
+    A server that keeps a stream alone checks the fence of each message against what it has stored, so many may be under
+    way at once. There this takes a tenth of the time of an atomic batch, which such a server first writes to a folder
+    of its own. Servers that replicate a stream refuse all but the first (error 10164). Unlike a batch, some may be
+    stored and others not. Only one task may call `write`.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._inbox = ""
+        """Where the acknowledgements of the last write come: one that is late for an earlier write is ignored."""
+        self._missing = 0
+        self._seq = 0
+        self._error: tuple[int, str] | None = None
+        self._complete = asyncio.Event()
+
+    async def write(self, messages: Sequence[Message], fence: Mapping[str, str], within: float) -> int:
+        """Store `messages` in order. Returns the stream's sequence of the last one. `fence`: the headers of each.
+
+        Raises: `Fenced` if the fence refused one, `Refused` for another error, `Unacknowledged`; some may be stored.
+        """
+        self._missing, self._seq, self._error = len(messages), 0, None
+        self._complete.clear()
+        size, window = size_of(messages), self._connection.window
+        self._inbox = self._connection.client.new_inbox()
+        unsubscribe = await self._connection.subscribe(self._inbox, self._on_answer)
+        try:
+            async with window.passing(size):
+                await self._send(messages, fence, window.deadline(size, within))
+        except ClusterUnavailable as error:
+            raise Unacknowledged(str(error)) from error
+        except TimeoutError:
+            raise Unacknowledged(f"{self._missing} of {len(messages)} acknowledgements are missing") from None
+        finally:
+            await unsubscribe()
+        self._raise_error()
+        return self._seq
+
+    async def _send(self, messages: Sequence[Message], fence: Mapping[str, str], within: float) -> None:
+        for message in messages:
+            headers = {**message.headers, **fence}
+            await self._connection.publish(message.subject, message.payload, reply=self._inbox, headers=headers)
+        async with asyncio.timeout(within):
+            await self._complete.wait()
+
+    def _raise_error(self) -> None:
+        if self._error is None:
+            return
+        code, text = self._error
+        if code == 0:
+            raise Unacknowledged(text)
+        raise (Fenced if code in STALE else Refused)(text, code)
+
+    async def _on_answer(self, message: Msg) -> None:
+        if message.subject != self._inbox:
+            return
+        if (message.headers or {}).get("Status"):  # No server has the stream.
+            self._error = 0, "no server responds"
+        else:
+            answer = answer_of(message.data)
+            if refusal := answer.get("error"):
+                self._error = self._error or (refusal.get("err_code", 0), refusal.get("description", "refused"))
+            else:
+                self._seq = max(self._seq, int(answer["seq"]))
+        self._missing -= 1
+        if self._missing == 0:
+            self._complete.set()

@@ -1,0 +1,280 @@
+"""The events that the stream `cor_events` may not have: each is written once, in order, and only by the lease's holder.
+
+An event is a fact, so none is conflated: each is kept until the stream has acknowledged it, and the checkpoint holds
+those that are pending. The stream drops a message whose ID it has seen in the last ten minutes
+(`correlator.cluster.streams`), so an event that is found again by a successor is stored once. A batch without an
+acknowledgement is looked up in the stream before it is sent again.
+
+The stream has an owner key of its own, because a fence works within one stream only. It is taken by a process that
+holds the lease; the former holder is refused from then on.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
+from typing import NamedTuple
+
+import orjson
+
+from correlator.cluster import keys
+from correlator.cluster.connection import Connection, Fenced, Refused, Unacknowledged
+from correlator.cluster.fence import Fence, Message, OwnedStream, put
+from correlator.jobs import job_document, sizes
+from correlator.jobs.model.changes import Event
+from correlator.sinks.cluster import stored_document
+
+MAX_EVENTS = 50_000
+MAX_BYTES = 64_000_000
+"""Bounds of the pending events. Above them the oldest are dropped."""
+
+
+OVERHEAD = 300
+"""Bytes that a pending event takes besides its payload."""
+
+
+BATCH_EVENTS = 256
+BATCH_BYTES = 256_000
+"""Bounds of one batch."""
+
+
+DUPLICATE = 10201
+"""NATS's code for a batch with a message whose ID it knows: it stores none of the batch."""
+
+
+class EventWriter:
+    """Sends what is in `pending`. `owner`: the value of this process's owner keys, which no other process writes.
+
+    `lease`: the fence of the key of the lease. `within`: seconds to wait for an answer. Only one task may call `step`.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        instance: str,
+        owner: bytes,
+        lease: Fence,
+        pending: EventQueue,
+        *,
+        within: float,
+        rewrite_every: float,
+    ) -> None:
+        self._connection = connection
+        self._instance = instance
+        self._owner = owner
+        self._lease = lease
+        self._pending = pending
+        self._within = within
+        self._rewrite_every = rewrite_every
+        self._stream: OwnedStream | None = None
+        self._in_doubt: Sequence[EventMessage] = ()
+        """The batch whose acknowledgement did not come."""
+
+    async def step(self) -> int:
+        """Send one batch. Returns the number of events that the stream has acknowledged.
+
+        Raises: `Fenced` if this process does not hold the lease, `Unacknowledged` or `Refused` if the events stay
+        pending.
+        """
+        if self._stream is None:
+            self._stream = await self._acquire()
+        if self._in_doubt:
+            return await self._look_up(self._stream, self._in_doubt)
+        events = self._pending.batch(BATCH_EVENTS, min(BATCH_BYTES, self._connection.window.share))
+        try:
+            await self._send(self._stream, [self._message(event) for event in events])
+        except Refused as error:
+            self._pending.unacknowledged()
+            if isinstance(error, Fenced):
+                self._stream = None  # NATS may have dropped the owner key with the oldest events.
+            raise
+        except BaseException:
+            self._in_doubt = events
+            raise
+        self._pending.acknowledged()
+        return len(events)
+
+    async def settle(self) -> None:
+        """Write the owner key again if that is due. Call it while no event is pending: the stream drops old messages.
+
+        Raises: as `step`.
+        """
+        if self._stream is not None:
+            await self._settle(self._stream)
+
+    async def _settle(self, stream: OwnedStream) -> None:
+        try:
+            await stream.settle(self._within)
+        except Fenced:
+            self._stream = None
+            raise
+
+    async def _look_up(self, stream: OwnedStream, events: Sequence[EventMessage]) -> int:
+        """Decide whether the stream has the batch in doubt: all of it or nothing, and nothing after it."""
+        await self._settle(stream)
+        subject = keys.event(self._instance, events[-1].job_id)
+        last = await self._connection.last(keys.EVENTS, subject, within=self._within)
+        self._in_doubt = ()
+        if last is None or (last.headers or {}).get("Nats-Msg-Id") != events[-1].message_id:
+            self._pending.unacknowledged()
+            return 0
+        self._pending.acknowledged()
+        return len(events)
+
+    async def _send(self, stream: OwnedStream, messages: Sequence[Message]) -> None:
+        try:
+            await stream.write(messages, self._within)
+        except Refused as error:
+            if error.code != DUPLICATE or len(messages) == 1:
+                raise
+            for message in messages:  # One by one, NATS drops those that it has, and stores the others.
+                await stream.write([message], self._within)
+
+    async def _acquire(self) -> OwnedStream:
+        """Write the owner key of the stream. Raises: `Fenced` unless this process holds the lease.
+
+        The key is read before the lease, so that a successor's key is never written over.
+        """
+        subject = keys.events_owner(self._instance)
+        last = await self._connection.last(keys.EVENTS, subject, within=self._within)
+        await self._lease.verify(keys.STATE, self._owner, within=self._within)
+        expected = int((last.headers or {})["Nats-Sequence"]) if last is not None else 0
+        try:
+            seq = await put(self._connection, subject, self._owner, expected=expected, within=self._within)
+        except Fenced as error:  # Another process wrote it meanwhile: check the lease again.
+            raise Unacknowledged(str(error)) from error
+        fence = Fence(self._connection, subject, seq)
+        return OwnedStream(
+            self._connection, keys.EVENTS, subject, self._owner, fence, rewrite_every=self._rewrite_every
+        )
+
+    def _message(self, event: EventMessage) -> Message:
+        payload = fitting(event.payload, stored_document.limit(self._connection.client.max_payload))
+        return Message(keys.event(self._instance, event.job_id), payload, {"Nats-Msg-Id": event.message_id})
+
+
+class EventMessage(NamedTuple):
+    """An event that the stream has not acknowledged. The next holder of the lease sends it again."""
+
+    job_id: str
+    message_id: str
+    payload: bytes
+
+
+class EventQueue:
+    """The events in order. One batch of them is in flight at a time. Use it from one event loop only.
+
+    `clock`: returns seconds; only `oldest` depends on it.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        restored: Iterable[EventMessage] = (),
+        *,
+        max_events: int = MAX_EVENTS,
+        max_bytes: int = MAX_BYTES,
+    ) -> None:
+        self._clock = clock
+        self._max_events, self._max_bytes = max_events, max_bytes
+        self._last_number = 0
+        self._waiting: deque[tuple[int, EventMessage, float]] = deque()
+        self._all: dict[int, tuple[bytes, bytes]] = {}
+        """All pending events as the checkpoint keeps them, by number. It copies this every second."""
+        self._size = 0
+        self._in_flight = 0
+        """The number of events at the front of `_waiting` that are in flight."""
+        for event in restored:
+            self.add(event)
+
+    def add(self, event: EventMessage) -> int:
+        """Append an event. Returns the number of older events that were dropped to make room."""
+        self._last_number += 1
+        self._all[self._last_number] = to_checkpoint(event)
+        self._waiting.append((self._last_number, event, self._clock()))
+        self._size += len(event.payload) + OVERHEAD
+        dropped = 0
+        while len(self._all) > self._max_events or (self._size > self._max_bytes and len(self._all) > 1):
+            self._drop_first()
+            self._in_flight = max(0, self._in_flight - 1)
+            dropped += 1
+        return dropped
+
+    def batch(self, most_events: int, most_bytes: int) -> list[EventMessage]:
+        """Return the first events, which are in flight from now on: at least one if there is any."""
+        chosen: list[EventMessage] = []
+        size = 0
+        for _, event, _ in islice(self._waiting, most_events):
+            size += len(event.payload)
+            if chosen and size > most_bytes:
+                break
+            chosen.append(event)
+        self._in_flight = len(chosen)
+        return chosen
+
+    def acknowledged(self) -> None:
+        """The stream has the events in flight: forget them."""
+        for _ in range(self._in_flight):
+            self._drop_first()
+        self._in_flight = 0
+
+    def unacknowledged(self) -> None:
+        """The stream may not have the events in flight: the next `batch` begins with them."""
+        self._in_flight = 0
+
+    def oldest(self) -> float | None:
+        """Return the clock time at which the oldest pending event was added. None if there is none."""
+        return self._waiting[0][2] if self._waiting else None
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def numbered(self) -> Mapping[int, tuple[bytes, bytes]]:
+        """Return all pending events for the checkpoint, by a number that does not change during this run."""
+        return {**self._all}
+
+    def _drop_first(self) -> None:
+        number, event, _ = self._waiting.popleft()
+        del self._all[number]
+        self._size -= len(event.payload) + OVERHEAD
+
+
+def event_message(event: Event, instance: str) -> EventMessage:
+    """Return the message of an event. Its ID is the same whichever process makes it, and how often."""
+    payload = {"instance": instance, "kind": event.kind.value, **job_document.transition(event)}
+    if event.event_id is not None:
+        message_id = f"{instance}:{event.event_id}"
+    else:
+        step = "" if event.step_id is None else event.step_id
+        message_id = f"{instance}:{event.kind.value}:{keys.escape(event.job_id)}:{step}:{event.at}"
+    return EventMessage(event.job_id, message_id, job_document.compact(job_document.encode(payload)))
+
+
+def fitting(payload: bytes, limit: int) -> bytes:
+    """Return an event in at most `limit` bytes: its error is cut, so that it does not stop those behind it."""
+    if len(payload) <= limit:
+        return payload
+    try:
+        found = dict(orjson.loads(payload))
+    except (TypeError, ValueError):
+        return b"{}"  # A checkpoint had it, and no collector wrote it.
+    error = str(found.get("error") or "")
+    room = limit - len(payload) + len(error)
+    short, full = sizes.cut_text(error, max(0, room // 6))  # A character takes up to six bytes in JSON.
+    found |= {"error": short, "error_cut": found.get("error_cut") or full}
+    return job_document.compact(job_document.encode(found))
+
+
+def to_checkpoint(event: EventMessage) -> tuple[bytes, bytes]:
+    """Return head and body, the form in which the checkpoint keeps an event."""
+    return f"{keys.escape(event.job_id)} {event.message_id}".encode("ascii"), event.payload
+
+
+def from_checkpoint(head: bytes, body: bytes) -> EventMessage | None:
+    """Return the event that became `head` and `body`. None if they cannot be read."""
+    try:
+        job, _, message_id = head.decode("ascii").partition(" ")
+        return EventMessage(keys.unescape(job), message_id, body) if message_id else None
+    except ValueError:
+        return None
