@@ -34,8 +34,7 @@ from correlator.pipeline.pipeline import Pipeline
 from correlator.pipeline.saver import Saver
 from correlator.publishing import checks, cluster_sink, gateway_requests, mqtt_sink, otlp_sink, standby_reports
 from correlator.sinks import Sink
-from correlator.sinks.http.listener import ListenerConfig
-from correlator.sinks.http.server import HttpSink, Listener
+from correlator.sinks.http.server import HttpSink, Listener, ListenerConfig
 from correlator.sinks.webhooks.sink import WebhookSink
 from correlator.sources.db.mariadb import MariaDBDatabase
 from correlator.sources.db.session import Database

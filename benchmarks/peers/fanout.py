@@ -17,8 +17,7 @@ from correlator.jobs.model.rows import JobRecord
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import JobQuery
 from correlator.sinks.http.access import Access
-from correlator.sinks.http.websocket import Websockets
-from correlator.sinks.http.websocket_connection import framed
+from correlator.sinks.http.websocket import Websockets, framed
 from correlator.sinks.streaming.filters import Filter
 from correlator.sinks.streaming.messages import Framing
 from correlator.sinks.streaming.sessions import Streams

@@ -34,8 +34,7 @@ from correlator.jobs.remote import RemoteJobs
 from correlator.ops import cluster_metrics, logs, memory, metrics, stalls
 from correlator.pipeline.job_metrics import STATUSES
 from correlator.pipeline.waiting_ids import WaitingIds
-from correlator.sinks.http.listener import ListenerConfig
-from correlator.sinks.http.server import HttpSink, Listener
+from correlator.sinks.http.server import HttpSink, Listener, ListenerConfig
 from correlator.tasks import end_tasks, set_by_signals
 
 if TYPE_CHECKING:

@@ -201,7 +201,7 @@ class Held:
 
 
 class Work:
-    """The classes of one listener. A gateway's surfaces share them."""
+    """The classes of one listener. At a gateway, all hubs share them."""
 
     def __init__(self) -> None:
         self.connections = Turns("connections", at_once=3, waiting=1_000_000, waiting_each=1_000_000)

@@ -7,7 +7,7 @@ from textwrap import wrap
 from typing import Any
 
 from correlator.model.document import JobDocument
-from correlator.sinks.http.openapi.specs import schemas_of
+from correlator.sinks.http.openapi import schemas_of
 
 Schema = dict[str, Any]
 

@@ -25,7 +25,7 @@ from correlator.pipeline.queries import LinesPage
 from correlator.sinks.http import connections
 from correlator.sinks.http.access import FLOOD_DELAY, Floods
 from correlator.sinks.http.connections import Connection, Connections, Peer
-from correlator.sinks.http.websocket_connection import WebsocketConnection
+from correlator.sinks.http.websocket import WebsocketConnection
 from tests.support.certificates import Certificates
 from tests.support.eventually import PATIENCE, eventually
 from tests.support.http_listener import served

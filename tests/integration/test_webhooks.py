@@ -15,7 +15,7 @@ from correlator.config.webhook_values import SigningSecrets
 from correlator.jobs.model.changes import Event
 from correlator.jobs.model.facts import Kind
 from correlator.ops import metrics
-from correlator.sinks.http.openapi.specs import openapi
+from correlator.sinks.http.openapi import openapi
 from correlator.sinks.webhooks.deliveries import WebhookTimings
 from correlator.sinks.webhooks.request import webhook_headers, webhook_id
 from tests.support.certificates import Certificates

@@ -40,7 +40,7 @@ from correlator.model.messages import ClientMessage
 from correlator.pipeline.checkpoint import Changes, Checkpoint
 from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.http import frames, sse
-from correlator.sinks.http.problems import problems
+from correlator.sinks.http.responses import problems
 from correlator.sinks.http.rest import Rest
 from correlator.sinks.mqtt.topics import Key, Topics
 from correlator.sinks.turns import Work

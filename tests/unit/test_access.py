@@ -17,7 +17,7 @@ from correlator.sinks.http.access import (
     TrustedProxies,
     share_of,
 )
-from correlator.sinks.http.listener import ListenerConfig
+from correlator.sinks.http.server import ListenerConfig
 from tests.support.certificates import Certificates
 
 

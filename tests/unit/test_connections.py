@@ -16,8 +16,7 @@ from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import JobQuery
 from correlator.sinks.http.access import Access
 from correlator.sinks.http.sse import EventStreamClient, EventStreams
-from correlator.sinks.http.websocket import Websockets
-from correlator.sinks.http.websocket_connection import WebsocketConnection
+from correlator.sinks.http.websocket import WebsocketConnection, Websockets
 from correlator.sinks.streaming.filters import Filter
 from correlator.sinks.streaming.limits import Limits
 from correlator.sinks.streaming.messages import Message

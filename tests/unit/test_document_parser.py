@@ -13,7 +13,7 @@ from correlator.jobs.model.views import JobView, PublishedJob
 from correlator.model import document as model
 from correlator.model.replies import Resolved
 from correlator.pipeline.queries import JobQuery
-from correlator.sinks.http import compatible, rest
+from correlator.sinks.http import failover_status, rest
 from tests.support.documents import document_of, document_text, read_document
 from tests.support.fact_strategies import BASE, facts
 from tests.support.published_jobs import published_jobs
@@ -45,7 +45,7 @@ def test_all_that_filters_and_lookups_use_is_read_back(made):
             assert query.matches(gateways) == query.matches(shown)
         assert rest._names(gateways) == rest._names(shown)
         replies = (
-            compatible.reply(one, Resolved(one.job_id, "uuid", ()), one.job_id, BASE) for one in (gateways, shown)
+            failover_status.reply(one, Resolved(one.job_id, "uuid", ()), one.job_id, BASE) for one in (gateways, shown)
         )
         assert next(replies) == next(replies)
 

@@ -14,7 +14,7 @@ from correlator.jobs.model.persisted import PersistedJob
 from correlator.jobs.model.rows import LegacyRecord
 from correlator.ops import metrics
 from correlator.pipeline.job_metrics import MAX_ENDED, JobMetrics
-from correlator.sinks.http.surface import Metrics
+from correlator.sinks.http.endpoints import Metrics
 from correlator.sinks.streaming.fanout import Fanout
 from correlator.sinks.streaming.sessions import Streams
 from tests.support.pipeline_harness import NOW, SECOND, PipelineHarness, samples

@@ -23,10 +23,11 @@ from correlator.model import document as model
 from correlator.model import messages, replies
 from correlator.model.replies import Resolved
 from correlator.pipeline import hub
-from correlator.sinks.http import compatible
+from correlator.sinks.http import failover_status
+from correlator.sinks.http.asyncapi import asyncapi
 from correlator.sinks.http.frames import decode
-from correlator.sinks.http.openapi.specs import asyncapi, openapi
-from correlator.sinks.http.problems import problem
+from correlator.sinks.http.openapi import openapi
+from correlator.sinks.http.responses import problem
 from correlator.sinks.mqtt import topics
 from correlator.sinks.mqtt.outbox import MqttOutbox, PendingEvents
 from tests.support.documents import document_of, document_text
@@ -261,11 +262,11 @@ def test_what_is_retained_has_its_shape_to_the_last_member():
 @pytest.mark.parametrize(
     ("name", "body"),
     [
-        ("DirectReply", compatible.reply(FULL, Resolved("j", "uuid", ()), "j", AT)),
-        ("DirectReply", compatible.reply(BARE, Resolved("j", "context_id", ()), "c", AT)),
-        ("EnhancedReply", compatible.reply(FULL, Resolved("j", "external_id", ()), "e1", AT)),
-        ("LegacyReply", compatible.legacy_reply(LEGACY, AT)),
-        ("UnknownReply", compatible.not_found("nobody")),
+        ("DirectReply", failover_status.reply(FULL, Resolved("j", "uuid", ()), "j", AT)),
+        ("DirectReply", failover_status.reply(BARE, Resolved("j", "context_id", ()), "c", AT)),
+        ("EnhancedReply", failover_status.reply(FULL, Resolved("j", "external_id", ()), "e1", AT)),
+        ("LegacyReply", failover_status.legacy_reply(LEGACY, AT)),
+        ("UnknownReply", failover_status.not_found("nobody")),
     ],
 )
 def test_the_appliances_reply_has_just_one_of_its_four_shapes(name, body):

@@ -21,7 +21,8 @@ from correlator.jobs.exports import Exports
 from correlator.jobs.index import Index
 from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.http.access import Access
-from correlator.sinks.http.openapi.specs import asyncapi, openapi
+from correlator.sinks.http.asyncapi import asyncapi
+from correlator.sinks.http.openapi import openapi
 from correlator.sinks.http.server import HttpSink, Listener
 from correlator.sinks.otlp.sink import OtlpSink
 from tests.support.http_listener import served

@@ -1,50 +1,73 @@
-"""REST: lists of jobs, one job by any ID, log rows of a job, resolution of IDs; from memory and the database."""
+"""REST: jobs and their logs, IDs, entities (a VM or context over time) and operations (what earlier runs took).
+
+Everything but operations comes from memory and from the database. A job's whole log is text that is sent page by page:
+neither the daemon nor the client holds it in memory.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
 from aiohttp import web
 from msgspec import UnsetType
 
-from correlator.errors import BadRequest, NotFound
-from correlator.jobs import job_document
+from correlator.errors import Away, BadRequest, NotFound, SourceUnavailable
+from correlator.jobs import job_document, trends
 from correlator.jobs.model.rows import Micros
-from correlator.jobs.model.views import LogLine, PublishedJob
+from correlator.jobs.model.views import JobView, LogLine, PublishedJob
 from correlator.model.parameters import (
     MAX_WORDS,
     SPACE,
+    GetEntity,
     GetJob,
     GetJobLog,
+    GetOperation,
     Instant,
     ListJobEvents,
     ListJobs,
+    NoParameters,
     OfJob,
     given,
 )
 from correlator.model.replies import Resolved
+from correlator.ops.logs import escape
+from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Hub
-from correlator.pipeline.queries import JobNames, LineQuery
-from correlator.sinks.http.job_pages import JobPages, encoded, paged
-from correlator.sinks.http.log_text import LogText
+from correlator.pipeline.queries import JobNames, JobQuery, LineQuery, LinesPage
+from correlator.sinks.http.job_pages import JobPage, JobPages, encoded, paged
 from correlator.sinks.http.lookups import Lookups
 from correlator.sinks.http.parameters import job_query, read
-from correlator.sinks.http.problems import RETRY_AFTER, problem
+from correlator.sinks.http.responses import RETRY_AFTER, StreamedResponse, json_response, matches, problem
 from correlator.sinks.streaming.sessions import AHEAD_WITHIN
 from correlator.sinks.turns import Work
 
-_WORD: Final = re.compile(f"[^{SPACE}]+")
+UNNAMED: Final = "-"
+"""Stands in a path for a job type that jobs do not have."""
 
+LOG_PAGE = 1000
+"""Lines of a log that are read at once for a text; a page has at most 4 MiB."""
+
+WRITE_WITHIN = 60.0
+"""Seconds in which a client accepts a page. After that, its connection is closed."""
+
+ATTEMPTS = 5
+"""Times that a page is read, a second apart, while the database cannot answer."""
+
+_IDENTITY = ("job_id", "step_id", "external_job_id", "step_name")
+"""Attributes that name the job and the step of a line, which the text shows already."""
+
+_WORD: Final = re.compile(f"[^{SPACE}]+")
 
 _T = TypeVar("_T", bound=GetJobLog)
 
 
 class Rest:
-    """The endpoints for jobs under ``/api/v1``."""
+    """The endpoints under ``/api/v1`` for jobs, their logs, IDs, entities and operations."""
 
     def __init__(self, hub: Hub, work: Work) -> None:
         self._hub = hub
@@ -63,6 +86,9 @@ class Rest:
             web.get("/api/v1/jobs/{id:(?s:.+)}/log", self.log),
             web.get("/api/v1/jobs/{id:(?s:.+)}", self.job),
             web.get("/api/v1/resolve/{id:(?s:.+)}", self.resolve),
+            web.get("/api/v1/entities/{name:(?s:.+)}", self.entity),
+            web.get("/api/v1/operations", self.operations),
+            web.get("/api/v1/operations/{job_type:[^/]+}/{operation:(?s:.+)}", self.operation),
         ]
 
     async def job(self, request: web.Request) -> web.Response:
@@ -179,9 +205,55 @@ class Rest:
         query, address = job_query(asked, words=words, since=since, until=until), request.remote or ""
         return await self._pages.respond(query, given(asked.cursor), asked.limit, address, steps=asked.steps == "1")
 
+    async def entity(self, request: web.Request) -> web.Response:
+        """A page of the jobs of a context or of a VM, newest first. A name that is both is the context."""
+        asked = read(request, GetEntity)
+        name = asked.name
+        kind = given(asked.kind) or await self._kind(name)
+        query = JobQuery(context_id=frozenset({name})) if kind == "context" else JobQuery(vm_name=name)
 
-def json_response(value: Any, status: int = 200) -> web.Response:
-    return web.Response(body=job_document.encode(value), content_type="application/json", status=status)
+        def more(page: JobPage) -> dict[str, Any]:
+            contexts = sorted({s.view.context_id for s in page.jobs if s.view.context_id})
+            return {
+                "entity": name,
+                "kind": kind,
+                "contexts": contexts,
+                "operations": trends.trends(_run(s.view) for s in page.jobs),
+            }
+
+        return await self._pages.respond(query, given(asked.cursor), asked.limit, request.remote or "", more=more)
+
+    async def _kind(self, name: str) -> str:
+        """Whether `name` is the context of a job. If only the database could say, and does not answer: a VM."""
+        if self._hub.published.is_context(name):
+            return "context"
+        try:
+            return "context" if self._hub.archive is not None and await self._hub.is_context(name) else "vm"
+        except SourceUnavailable:
+            return "vm"
+
+    async def operations(self, request: web.Request) -> web.Response:
+        """All operations that a run of has ended."""
+        read(request, NoParameters)
+        with timed("operations"):
+            found = await self._hub.operations()
+        return json_response({"operations": found})
+
+    async def operation(self, request: web.Request) -> web.Response:
+        """One operation, with its usual steps."""
+        asked = read(request, GetOperation)
+        job_type, name = asked.job_type, asked.operation
+        key = ("" if job_type == UNNAMED else job_type, name)
+        with timed("operation"):
+            operation = await self._hub.operation(key)
+        if operation is None:
+            raise NotFound(f"no run of the operation {name!r} of the job type {job_type!r} is known")
+        return json_response(operation)
+
+
+def _run(view: JobView) -> trends.Run:
+    took = job_document.seconds(view.started_at, view.ended_at) if view.terminal else None
+    return trends.Run((view.job_type or "", view.operation or ""), view.status.value, took)
 
 
 def _line_query(asked: GetJobLog) -> LineQuery:
@@ -208,9 +280,95 @@ def _names(shown: PublishedJob) -> JobNames:
     )
 
 
-def matches(request: web.Request, etag: str) -> bool:
-    """True if If-None-Match contains `etag`, by weak comparison (RFC 9110, 13.1.2)."""
-    given = request.headers.get("If-None-Match")
-    if given is None:
-        return False
-    return given.strip() == "*" or etag in [t.strip().removeprefix("W/") for t in given.split(",")]
+class LogText:
+    """Sends logs as text. An error after the first page aborts the connection: the client sees that it is not whole."""
+
+    def __init__(self, hub: Hub, work: Work) -> None:
+        self._hub = hub
+        self._sent = work.downloads
+
+    async def send(
+        self, request: web.Request, shown: PublishedJob, names: JobNames, query: LineQuery
+    ) -> web.StreamResponse:
+        """Send the lines of a job that match `query`, the oldest first.
+
+        Raises:
+            Refused: Too many logs are being sent.
+            SourceUnavailable: The first page cannot be read.
+        """
+        address = request.remote or ""
+        self._sent.check(address)
+        with self._sent.holding(address):
+            pages = self._pages(partial(self._hub.lines, names, limit=LOG_PAGE, query=query))
+            first = await anext(pages)
+            response = StreamedResponse(
+                headers={"Content-Disposition": f'attachment; filename="{_file_name(shown.view)}"'}
+            )
+            response.content_type, response.charset = "text/plain", "utf-8"
+            await response.prepare(request)
+            steps = {step.id: step.name for step in job_document.steps_of(shown)}
+            try:
+                if response.has_body:
+                    await _write(response, first, steps)
+                    async for lines in pages:
+                        await _write(response, lines, steps)
+                await response.write_eof()
+            except (SourceUnavailable, TimeoutError, ConnectionError):
+                if request.transport is not None:
+                    request.transport.abort()
+        return response
+
+    async def _pages(self, read: Any) -> AsyncIterator[list[LogLine]]:
+        """The lines in the order of time. Pages follow the IDs, so as many lines as the last one had are held back."""
+        held: list[LogLine] = []
+        page = await read(None)
+        while True:
+            merged = sorted([*held, *page.lines], key=lambda line: (line.at, line.event_id))
+            ready = len(merged) - (len(page.lines) if page.lines else len(held)) if page.more else len(merged)
+            held = merged[ready:]
+            yield merged[:ready]
+            if not page.more:
+                return
+            page = await self._persist(partial(read, page.next_after))
+
+    async def _persist(self, read: Any) -> LinesPage:
+        for _ in range(ATTEMPTS):
+            if self._hub.draining:
+                raise SourceUnavailable("the correlator restarts")
+            try:
+                page: LinesPage = await read()
+            except SourceUnavailable:
+                await asyncio.sleep(1)
+            else:
+                return page
+        raise SourceUnavailable("the log was not read to its end", Away.NO_ANSWER)
+
+
+async def _write(response: StreamedResponse, lines: Sequence[LogLine], steps: Mapping[int, str]) -> None:
+    if lines:
+        async with asyncio.timeout(WRITE_WITHIN):
+            await response.write("".join(_text(line, steps) for line in lines).encode())
+
+
+def _text(line: LogLine, steps: Mapping[int, str]) -> str:
+    """``2025-09-22T10:00:00.123456Z WARN  step-name: message  name=value`` and a line break; no control characters."""
+    name = steps.get(line.step_id) if line.step_id is not None else None
+    step = f"{name}: " if name else ""
+    attributes = "".join(f"  {part}" for part in _attributes(line.attrs))
+    return f"{job_document.rfc3339(line.at)} {line.level:5} {escape(f'{step}{line.message}{attributes}')}\n"
+
+
+def _attributes(attrs: Any) -> list[str]:
+    if not isinstance(attrs, dict):
+        return [] if attrs is None else [_value(attrs)]
+    return [f"{name}={_value(value)}" for name, value in attrs.items() if name not in _IDENTITY and value != ""]
+
+
+def _value(value: Any) -> str:
+    return value if isinstance(value, str) else job_document.encode(value).decode()
+
+
+def _file_name(view: JobView) -> str:
+    """The job's first external ID, else its job ID, with the characters that every file system and header accepts."""
+    name = next(iter(view.external_ids), view.job_id)
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name)[:100] + ".log"

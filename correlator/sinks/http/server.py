@@ -1,5 +1,6 @@
-"""The HTTP listener: routes, access checks, readiness, metrics and shutdown.
+"""The HTTP listener: its address, access rules and certificate, the checks before each request, and shutdown.
 
+Access rules and certificate can be reloaded while it serves; a configuration that cannot be used changes nothing.
 Shutdown: refuse new streams, send `bye` to streaming clients and end requests that wait, then close the listener.
 """
 
@@ -9,29 +10,33 @@ import asyncio
 import contextlib
 import logging
 import ssl
+import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from correlator.config.loading import read_tokens
+from correlator.config.schema import Config
+from correlator.errors import CorrelatorError
 from correlator.ops import metrics
 from correlator.pipeline.hub import Hub
 from correlator.sinks.http.access import TOKEN, Access
 from correlator.sinks.http.connections import SERVER, Acceptor, Connections, peer_of
-from correlator.sinks.http.instances import Fleet, Instances, local
-from correlator.sinks.http.openapi import Specs
-from correlator.sinks.http.problems import RETRY_AFTER, problem, problems, server_log
-from correlator.sinks.http.rest import json_response
+from correlator.sinks.http.endpoints import Appliances, HubEndpoints, InstanceEndpoints, Metrics, Specs, local
+from correlator.sinks.http.responses import RETRY_AFTER, json_response, problem, problems, server_log
 from correlator.sinks.http.static import Static
-from correlator.sinks.http.surface import Metrics, Surface
 from correlator.sinks.streaming.limits import DEFAULT, Limits
 from correlator.sinks.turns import Work
 
 if TYPE_CHECKING:
     from aiohttp.http import StreamWriter
+
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +64,9 @@ HEADERS = {
     ),
 }
 
+CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+"""Those of TLS 1.2: with forward secrecy and authenticated encryption. TLS 1.3 has no others."""
+
 
 @dataclass(frozen=True, slots=True)
 class Listener:
@@ -79,7 +87,7 @@ class Listener:
 class HttpSink:
     """The HTTP sink; satisfies `correlator.sinks.Sink`.
 
-    `unknown_id_wait`: see `Compatible`. `on_ready`: called with the base URL when the listener accepts connections.
+    `unknown_id_wait`: see `FailoverStatus`. `on_ready`: called with the base URL when the listener accepts connections.
     `fleet`: the appliances of a gateway, each of which is also served below ``/i/{instance}``.
     """
 
@@ -92,7 +100,7 @@ class HttpSink:
         unknown_id_wait: float = 3.0,
         limits: Limits = DEFAULT,
         on_ready: Callable[[str], None] = lambda _: None,
-        fleet: Fleet | None = None,
+        fleet: Appliances | None = None,
     ) -> None:
         self._listener = listener
         self._access = access
@@ -112,14 +120,14 @@ class HttpSink:
         Raises:
             CorrelatorError: The address cannot be bound.
         """
-        self._main = main = self._surface(hub)
-        self._instances = instances = Instances(self._fleet, self._surface)
+        self._main = main = self._endpoints_of(hub)
+        self._instances = instances = InstanceEndpoints(self._fleet, self._endpoints_of)
         hub.watchers["streaming"] = lambda: self._access.connections
         hub.readiness["connections"] = self._connections.describe
         metrics.CONNECTIONS.set_function(lambda: len(self._connections))
         shared = [
             web.post(TICKET_PATH, self._ticket),
-            *Metrics(hub, lambda: [surface.streams for surface in self._surfaces]).routes(),
+            *Metrics(hub, lambda: [one.streams for one in self._endpoints]).routes(),
             *Specs().routes(),
             *self._static.routes(),
         ]
@@ -146,8 +154,8 @@ class HttpSink:
         finally:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(5.0):
-                    for surface in self._surfaces:
-                        await surface.close()
+                    for one in self._endpoints:
+                        await one.close()
             background.cancel()
             acceptor.close()
             await runner.cleanup()
@@ -157,11 +165,11 @@ class HttpSink:
         self._disconnect.set()
 
     @property
-    def _surfaces(self) -> list[Surface]:
-        return [self._main, *self._instances.surfaces]
+    def _endpoints(self) -> list[HubEndpoints]:
+        return [self._main, *self._instances.all]
 
-    def _surface(self, hub: Hub) -> Surface:
-        return Surface(
+    def _endpoints_of(self, hub: Hub) -> HubEndpoints:
+        return HubEndpoints(
             hub,
             self._access,
             self._limits,
@@ -174,8 +182,8 @@ class HttpSink:
         while True:
             await self._disconnect.wait()
             self._disconnect.clear()
-            for surface in self._surfaces:
-                await surface.disconnect()
+            for one in self._endpoints:
+                await one.disconnect()
 
     async def _close_revoked(self) -> None:
         """Close the connections of revoked tokens each time the access rules have changed, until cancelled."""
@@ -184,8 +192,8 @@ class HttpSink:
         while True:
             await changed.wait()
             changed.clear()
-            for surface in self._surfaces:
-                for _ in surface.close_revoked():
+            for one in self._endpoints:
+                for _ in one.close_revoked():
                     await asyncio.sleep(0)
 
     async def _listen(self, acceptor: Acceptor) -> str:
@@ -293,3 +301,72 @@ def _hosts(request: web.Request) -> list[str | None]:
     """The hosts that a request names: in its header, and in its address if that is absolute (RFC 9112, 3.2.2)."""
     header = request.headers.get("Host")
     return [header] if header is None else [header, request.host]  # without either, aiohttp asks for the host's name
+
+
+class ListenerConfig:
+    """The access rules and the TLS context of a listener. `tls` is None for plain HTTP.
+
+    Raises:
+        CorrelatorError: The token file or the certificate cannot be used.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.access = Access(listen_host=config.http.listen.host, clock=time.monotonic)
+        self.tls: ssl.SSLContext | None = None
+        if config.http.tls_cert is not None:
+            self.tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            self.tls.set_ciphers(CIPHERS)
+        self.prepare(config)()
+
+    def prepare(self, config: Config) -> Callable[[], None]:
+        """Check a new configuration and return the function that applies it; satisfies `reload.Prepare`.
+
+        A change between http and https needs a restart.
+        """
+        http, tokens = config.http, read_tokens(config)
+        chain = _Chain(http.tls_cert, http.tls_key) if self.tls is not None and http.tls_cert is not None else None
+        if chain is not None:
+            try:
+                chain.load(ssl.create_default_context(ssl.Purpose.CLIENT_AUTH))
+            except (OSError, ssl.SSLError) as error:
+                why = error.strerror or error
+                raise CorrelatorError(f"http.tls_cert, http.tls_key: cannot be used: {why}") from error
+
+        def apply() -> None:
+            if self.tls is not None and chain is not None:
+                chain.load(self.tls)
+            self.access.change(
+                tokens,
+                http.allowed_origins,
+                http.allowed_hosts,
+                http.max_readers,
+                http.max_readers_per_address,
+                http.trusted_proxies,
+            )
+
+        return apply
+
+
+class _Chain:
+    """A certificate and its key, read once: a renewal writes the files one after the other."""
+
+    def __init__(self, cert: Path, key: Path | None) -> None:
+        self._paths = [path for path in (cert, key) if path is not None]
+        try:
+            self._read = [path.read_bytes() for path in self._paths]
+        except OSError as error:
+            raise CorrelatorError(f"http.tls_cert, http.tls_key: cannot be read: {error.strerror or error}") from error
+
+    def load(self, context: ssl.SSLContext) -> None:
+        """Load both into `context`, from private temporary files, as OpenSSL accepts only files.
+
+        Raises:
+            ssl.SSLError: The certificate or the key is invalid, or they do not belong together.
+            OSError: The temporary files cannot be written.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            files = [str(Path(folder, str(i))) for i in range(len(self._read))]
+            for file, content in zip(files, self._read, strict=True):
+                Path(file).touch(mode=0o600)
+                Path(file).write_bytes(content)
+            context.load_cert_chain(*files)

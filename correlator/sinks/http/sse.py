@@ -23,8 +23,7 @@ from correlator.ops import metrics
 from correlator.pipeline.hub import Hub
 from correlator.sinks.http.access import CHECKED_AT_ONCE, TOKEN
 from correlator.sinks.http.parameters import job_query, read
-from correlator.sinks.http.problems import RETRY_AFTER, RETRY_SECONDS, problem
-from correlator.sinks.http.streamed import StreamedResponse
+from correlator.sinks.http.responses import RETRY_AFTER, RETRY_SECONDS, StreamedResponse, problem
 from correlator.sinks.streaming.filters import Filter
 from correlator.sinks.streaming.messages import Framing, Message, Resume
 from correlator.sinks.streaming.sessions import Streams

@@ -10,8 +10,8 @@ from importlib import resources
 from aiohttp import web
 
 import correlator.web
-from correlator.sinks.http.instances import local
-from correlator.sinks.http.rest import matches
+from correlator.sinks.http.endpoints import local
+from correlator.sinks.http.responses import matches
 
 
 def mark_gateway(page: bytes) -> bytes:

@@ -1,13 +1,20 @@
-"""Errors as ``application/problem+json`` (RFC 9457)."""
+"""Responses that every endpoint uses: JSON, a problem (RFC 9457) for each error, and bodies that are written in parts.
+
+Endpoints raise; `problems` turns what they raise into ``application/problem+json``. The text of an internal error, or
+of one that may name the database's server and account, is not sent.
+"""
 
 from __future__ import annotations
 
 import logging
 from http import HTTPStatus
+from typing import Any, Final
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler
+from aiohttp.web_request import BaseRequest
 
 from correlator.errors import BadRequest, NotFound, SourceUnavailable
 from correlator.jobs import job_document
@@ -21,16 +28,16 @@ RETRY_SECONDS = 2
 RETRY_AFTER = {"Retry-After": str(RETRY_SECONDS)}
 
 
-class _NoHttp(logging.Filter):
-    """Drops records of malformed requests. The client has got 400, and the bytes may be many and contain a token."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+def json_response(value: Any, status: int = 200) -> web.Response:
+    return web.Response(body=job_document.encode(value), content_type="application/json", status=status)
 
 
-server_log = logging.getLogger("correlator.server")
-"""The logger of aiohttp's server, which logs each malformed request at ERROR with its bytes and a traceback."""
-server_log.addFilter(_NoHttp())
+def matches(request: web.Request, etag: str) -> bool:
+    """True if If-None-Match contains `etag`, by weak comparison (RFC 9110, 13.1.2)."""
+    given = request.headers.get("If-None-Match")
+    if given is None:
+        return False
+    return given.strip() == "*" or etag in [t.strip().removeprefix("W/") for t in given.split(",")]
 
 
 def problem(status: int, detail: str, headers: dict[str, str] | None = None) -> web.Response:
@@ -83,3 +90,42 @@ def _words(error: web.HTTPException, request: web.Request) -> str:
     if error.status == HTTPStatus.METHOD_NOT_ALLOWED:
         return f"{request.method} is not possible at {request.path}"
     return error.text or error.reason
+
+
+class StreamedResponse(web.StreamResponse):
+    """A response in parts that leaves its connection in sync, whatever the request is.
+
+    aiohttp writes the parts even if the response must not have a body (RFC 9110, 6.4.1): the client, or the proxy that
+    shares the connection between its clients, takes them for the next response. And it keeps a connection of HTTP/1.0
+    open whose client can find the end of the body only by the end of the connection.
+    """
+
+    has_body: bool = True
+    """False once the response has been prepared, if no body follows. Then `write` does nothing, so make no parts."""
+
+    async def prepare(self, request: BaseRequest) -> AbstractStreamWriter | None:
+        """Send the headers."""
+        self.has_body = request.method != "HEAD" and self.status not in _WITHOUT_BODY
+        if self.has_body and request.version < HttpVersion11:
+            self.force_close()
+        return await super().prepare(request)
+
+    async def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Send a part of the body, and wait until the transport has room."""
+        if self.has_body:
+            await super().write(data)
+
+
+_WITHOUT_BODY: Final = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
+
+
+class _NoHttp(logging.Filter):
+    """Drops records of malformed requests. The client has got 400, and the bytes may be many and contain a token."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+server_log = logging.getLogger("correlator.server")
+"""The logger of aiohttp's server, which logs each malformed request at ERROR with its bytes and a traceback."""
+server_log.addFilter(_NoHttp())

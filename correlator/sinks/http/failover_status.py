@@ -20,12 +20,11 @@ from correlator.jobs.model.views import PublishedJob
 from correlator.model.replies import Resolved
 from correlator.pipeline.hub import Hub
 from correlator.sinks.http.lookups import Lookups
-from correlator.sinks.http.problems import RETRY_AFTER, problem
-from correlator.sinks.http.rest import json_response
+from correlator.sinks.http.responses import RETRY_AFTER, json_response, problem
 from correlator.sinks.turns import Work
 
 
-class Compatible:
+class FailoverStatus:
     """The endpoint. `unknown_id_wait`: seconds that a request waits for an unknown ID before it gets 404.
 
     The appliance's GUI requests a job shortly before the job exists, and shows a 404 as an error.

@@ -1,0 +1,274 @@
+"""The endpoints of one hub (REST, websocket, event stream, readiness), and of the process (metrics, descriptions).
+
+A gateway serves the hub of the whole fleet, and below ``/i/{instance}`` that of each appliance: the same endpoints,
+made when somebody asks for one first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import wraps
+from http import HTTPStatus
+from itertools import chain
+from typing import Protocol
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+from prometheus_client.exposition import choose_encoder
+
+from correlator.errors import NotFound
+from correlator.jobs import job_document
+from correlator.model.parameters import NoParameters
+from correlator.model.replies import InstanceHealth
+from correlator.ops import metrics
+from correlator.ops.stalls import timed
+from correlator.pipeline.hub import Hub
+from correlator.sinks.http.access import Access
+from correlator.sinks.http.failover_status import FailoverStatus
+from correlator.sinks.http.parameters import read
+from correlator.sinks.http.responses import RETRY_AFTER, json_response, problem
+from correlator.sinks.http.rest import Rest
+from correlator.sinks.http.sse import EventStreams
+from correlator.sinks.http.websocket import Websockets
+from correlator.sinks.streaming.limits import Limits
+from correlator.sinks.streaming.sessions import Streams
+from correlator.sinks.turns import Work
+
+
+class HubEndpoints:
+    """The endpoints of one hub. `run` serves its streaming clients. For the other arguments see `HttpSink`."""
+
+    def __init__(
+        self, hub: Hub, access: Access, limits: Limits, work: Work, *, max_subscriptions: int, unknown_id_wait: float
+    ) -> None:
+        self.hub = hub
+        self.streams = Streams(hub, limits, work)
+        self._sockets = Websockets(hub, access, self.streams, max_subscriptions=max_subscriptions)
+        self._events = EventStreams(hub, access, self.streams)
+        rest = [
+            *Rest(hub, work).routes(),
+            *FailoverStatus(hub, work, unknown_id_wait=unknown_id_wait).routes(),
+        ]
+        self.routes: list[web.RouteDef] = [
+            *(web.RouteDef(r.method, r.path, self._unless_refused(r.handler), r.kwargs) for r in rest),
+            web.get("/ws", self._sockets.handle, allow_head=False),
+            web.get("/api/v1/stream", self._events.handle, allow_head=False),
+            web.get("/health/live", self._live),
+            web.get("/health/ready", self._ready),
+        ]
+        """The same ones, in the same order, for every hub."""
+
+    async def run(self) -> None:
+        """Serve the streaming clients until cancelled."""
+        await asyncio.gather(self.streams.run(), self._sockets.run())
+
+    async def close(self) -> None:
+        """Disconnect the clients, so that they connect again, and end what waits: the process stops."""
+        self.hub.close()
+        await self.disconnect()
+
+    async def disconnect(self) -> None:
+        """Send `bye` to all clients, so that they connect again."""
+        await self._events.drain()
+        await self._sockets.drain()
+
+    def close_revoked(self) -> Iterator[None]:
+        """Close the connections of revoked tokens, in steps."""
+        return chain(self._sockets.close_revoked(), self._events.close_revoked())
+
+    def _unless_refused(self, handler: Handler) -> Handler:
+        """Return what calls `handler`, or says that clients are not served: no job here does not mean that none is."""
+
+        @wraps(handler)
+        async def handle(request: web.Request) -> web.StreamResponse:
+            if (why := self.hub.refusal()) is not None:
+                return problem(HTTPStatus.SERVICE_UNAVAILABLE, why, RETRY_AFTER)
+            return await handler(request)
+
+        return handle
+
+    async def _live(self, request: web.Request) -> web.Response:
+        del request
+        stuck = {name: round(seconds, 1) for name, seconds in self.hub.live.stuck().items()}
+        if stuck:
+            return json_response({"live": False, "stuck": stuck}, status=HTTPStatus.SERVICE_UNAVAILABLE)
+        return json_response({"live": True})
+
+    async def _ready(self, request: web.Request) -> web.Response:
+        del request
+        hub = self.hub
+        parts = {name: describe() for name, describe in hub.readiness.items()}
+        ready = not hub.status.loading and not hub.draining
+        body = {
+            "ready": ready,
+            "degraded": not all(part.get("ok", True) for part in parts.values()),
+            "parts": parts,
+        }
+        return json_response(body, status=HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE)
+
+
+class InstanceEndpoints:
+    """``/api/v1/instances``, and the endpoints of each appliance that was asked for, below ``/i/{instance}``.
+
+    `fleet` None: there is only one appliance. `make` makes the endpoints of a hub. `run` serves their
+    streaming clients.
+    """
+
+    def __init__(self, fleet: Appliances | None, make: Callable[[Hub], HubEndpoints]) -> None:
+        self._fleet = fleet
+        self._make = make
+        self._by_name: dict[str, HubEndpoints] = {}
+        self._serving: dict[HubEndpoints, asyncio.Task[None]] = {}
+        self._changed = asyncio.Event()
+
+    @property
+    def all(self) -> list[HubEndpoints]:
+        return list(self._by_name.values())
+
+    def routes(self, every: Sequence[web.RouteDef], shared: Iterable[web.RouteDef]) -> list[web.RouteDef]:
+        """The endpoint, and all others below the prefix: `every` of a hub, `shared` by all."""
+        found = [web.get("/api/v1/instances", self.instances)]
+        if self._fleet is not None:
+            found += [_below(route, self._dispatch(number)) for number, route in enumerate(every)]
+            found += [_below(route, self._shared(route)) for route in shared]
+            found.append(web.get(PREFIX, self._page))
+        return found
+
+    async def run(self) -> None:
+        """Serve the streaming clients until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                self._changed.clear()
+                for endpoints in self._serving.keys() - set(self._by_name.values()):
+                    self._serving.pop(endpoints).cancel()
+                for endpoints in self._by_name.values():
+                    if endpoints not in self._serving:
+                        self._serving[endpoints] = group.create_task(endpoints.run())
+                await self._changed.wait()
+
+    async def instances(self, request: web.Request) -> web.Response:
+        """The appliances, and the health of each."""
+        read(request, NoParameters)
+        if self._fleet is None:
+            raise NotFound("this is not a gateway: it serves one appliance")
+        return json_response({"instances": self._fleet.describe()})
+
+    def _of(self, request: web.Request) -> HubEndpoints:
+        name = request.match_info["instance"]
+        hub = self._fleet.hub_of(name) if self._fleet is not None else None
+        endpoints = self._by_name.get(name)
+        if endpoints is not None and endpoints.hub is hub:
+            return endpoints
+        if endpoints is not None:  # The appliance was removed from the fleet since, and may have come back.
+            del self._by_name[name]
+            self._changed.set()
+        if hub is None:
+            raise NotFound(f"no appliance is known by {name!r}")
+        endpoints = self._by_name[name] = self._make(hub)
+        self._changed.set()
+        return endpoints
+
+    def _dispatch(self, number: int) -> Handler:
+        """Calls the same endpoint of the appliance."""
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            found: web.StreamResponse = await self._of(request).routes[number].handler(request)
+            return found
+
+        return handle
+
+    def _shared(self, route: web.RouteDef) -> Handler:
+        """Calls an endpoint that is the same for all appliances, if there is such an appliance."""
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            self._of(request)
+            found: web.StreamResponse = await route.handler(request)
+            return found
+
+        return handle
+
+    async def _page(self, request: web.Request) -> web.Response:
+        """The page's own address ends with a slash, so that the addresses in it are relative to the appliance.
+
+        The redirect is relative too: a proxy may serve all this below a path that is not known here.
+        """
+        location = f"{request.match_info['instance']}/"
+        return web.Response(status=HTTPStatus.PERMANENT_REDIRECT, headers={"Location": location})
+
+
+class Appliances(Protocol):
+    """The appliances of a gateway: its `Fleet`, which is in a layer above."""
+
+    def hub_of(self, instance: str) -> Hub | None:
+        """The hub of one appliance; None if there is none of that name."""
+
+    def describe(self) -> list[InstanceHealth]:
+        """The health of each appliance, sorted by name."""
+
+
+PREFIX = "/i/{instance:[A-Za-z0-9_-]{1,64}}"
+
+
+def _below(route: web.RouteDef, handler: Handler) -> web.RouteDef:
+    return web.RouteDef(route.method, PREFIX + route.path, handler, route.kwargs)
+
+
+def local(path: str) -> str:
+    """The path without the prefix of an appliance."""
+    if not path.startswith("/i/"):
+        return path
+    parts = path.split("/", 3)
+    return f"/{parts[3]}" if len(parts) == 4 and parts[2] else path
+
+
+class Metrics:
+    """The endpoint /metrics. `streams`: returns those whose clients are counted; `hub`: the one of the process."""
+
+    def __init__(self, hub: Hub, streams: Callable[[], list[Streams]]) -> None:
+        self._hub = hub
+        self._streams = streams
+
+    def routes(self) -> list[web.RouteDef]:
+        return [web.get("/metrics", self.metrics)]
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        """The metrics of the process, as text or in the format of OpenMetrics."""
+        hub, streams = self._hub, self._streams()
+        metrics.READY.set(not hub.status.loading and not hub.draining)
+        metrics.DATABASE_UP.set(hub.status.database == "live")
+        for transport in ("websocket", "sse"):
+            metrics.CLIENTS.labels(transport).set(sum(one.clients()[transport] for one in streams))
+        metrics.CLIENTS_LAGGING.set(sum(one.fanout.lagging for one in streams))
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        with timed("metrics"):
+            body = encode(metrics.REGISTRY)
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+
+class Specs:
+    """OpenAPI and AsyncAPI. Each is made when somebody asks for it first, as it needs every type that there is."""
+
+    def __init__(self) -> None:
+        self._bodies: dict[str, bytes] = {}
+
+    def routes(self) -> Iterable[web.RouteDef]:
+        return [web.get(path, self.document) for path in (OPENAPI, ASYNCAPI)]
+
+    async def document(self, request: web.Request) -> web.Response:
+        read(request, NoParameters)
+        path = request.path
+        if path not in self._bodies:
+            self._bodies[path] = await asyncio.to_thread(_made, path)
+        headers = {"Cache-Control": "no-cache"}
+        return web.Response(body=self._bodies[path], content_type="application/json", headers=headers)
+
+
+OPENAPI = "/api/v1/openapi.json"
+ASYNCAPI = "/api/v1/asyncapi.json"
+
+
+def _made(path: str) -> bytes:
+    from correlator.sinks.http import asyncapi, openapi  # noqa: PLC0415 - they import what the daemon may not use
+
+    return job_document.encode(openapi.openapi() if path == OPENAPI else asyncapi.asyncapi())

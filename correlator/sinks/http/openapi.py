@@ -1,0 +1,494 @@
+"""OpenAPI 3.1: the table of all HTTP endpoints, and the document that is generated from it.
+
+Schemas come from the types of `correlator.model`, limits and codes from the code that defines them. A response or a
+parameter is described in the docstring of its type (`name: text`).
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from http import HTTPStatus
+from typing import Any, Final, Literal
+
+import msgspec
+from msgspec import Struct
+
+from correlator import __version__
+from correlator.model import messages, parameters, replies
+from correlator.model.document import JobDocument
+from correlator.pipeline.resume_ring import MAX_CHANGES
+from correlator.sinks.http.access import TICKET_SECONDS
+from correlator.sinks.http.connections import MAX_FIELD, MAX_TARGET
+from correlator.sinks.webhooks.request import CLOUD_EVENT
+
+JSON, PROBLEM, EVENT_STREAM = "application/json", "application/problem+json", "text/event-stream"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A response. `bodies`: the types its body may have, `title`: their name if they are several.
+
+    `headers`: (name, description).
+    """
+
+    description: str
+    bodies: tuple[Any, ...] = ()
+    content_type: str = JSON
+    headers: tuple[tuple[str, str], ...] = ()
+    title: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An endpoint. `gate`: what is checked before it. `token`: Host and token; `host`: only Host; `open`: nothing.
+
+    `parameters`: of the path and of the query. `headers`: (name, description) of those that it reads.
+    """
+
+    path: str
+    name: str
+    summary: str
+    answers: dict[HTTPStatus, Answer]
+    parameters: type[Struct] = parameters.NoParameters
+    headers: tuple[tuple[str, str], ...] = ()
+    method: Literal["get", "post"] = "get"
+    gate: Literal["token", "host", "open"] = "token"
+
+
+def _problem(description: str, *headers: tuple[str, str]) -> Answer:
+    """A response that is a problem document."""
+    return Answer(description, (replies.Problem,), PROBLEM, headers)
+
+
+RETRY: Final = ("Retry-After", "Seconds.")
+
+BAD: Final = {HTTPStatus.BAD_REQUEST: _problem("A parameter is unknown or has an invalid value.")}
+AWAY: Final = {
+    HTTPStatus.SERVICE_UNAVAILABLE: _problem(
+        "The answer needs the database, which is not available or has not finished a search. Repeat the request.", RETRY
+    )
+}
+BUSY: Final = {
+    HTTPStatus.TOO_MANY_REQUESTS: _problem(
+        "The client's address has too many requests that wait, or replies that it has not read. Repeat the request.",
+        RETRY,
+    )
+}
+UNKNOWN: Final = {HTTPStatus.NOT_FOUND: _problem("No job is known by this ID.")}
+
+ETAG: Final = (("ETag", 'The revision: `"{epoch}-{rev}"`.'),)
+
+_LAST_EVENT: Final = (
+    "Last-Event-ID",
+    (
+        "The `id` from which to go on: without a snapshot, if it is of this epoch and among the last"
+        f" {MAX_CHANGES:,} changes, or fewer where these carry very long IDs."
+    ),
+)
+
+_JOB: Final = Endpoint(
+    "/api/v1/jobs/{id}",
+    "getJob",
+    "One job",
+    {
+        HTTPStatus.OK: Answer("The job.", (JobDocument,), headers=ETAG),
+        HTTPStatus.NOT_MODIFIED: Answer(
+            "The job is unchanged: as in `If-None-Match`, or still at `rev` after `wait`.", headers=ETAG
+        ),
+        **BAD,
+        **UNKNOWN,
+        **AWAY,
+    },
+    parameters.GetJob,
+    (("If-None-Match", "The `ETag` that the client has."),),
+)
+
+_EVENTS: Final = Endpoint(
+    "/api/v1/jobs/{id}/events",
+    "listJobEvents",
+    "The log rows of a job, oldest first; from the database, complete once all pages have been read",
+    {
+        HTTPStatus.OK: Answer("A page of log rows.", (replies.EventsPage,)),
+        **BAD,
+        **UNKNOWN,
+        **BUSY,
+        **AWAY,
+    },
+    parameters.ListJobEvents,
+)
+
+_LOG: Final = Endpoint(
+    "/api/v1/jobs/{id}/log",
+    "getJobLog",
+    "The whole log of a job as a text file, one line each; complete if the body is",
+    {
+        HTTPStatus.OK: Answer("The log.", (str,), "text/plain"),
+        **BAD,
+        **UNKNOWN,
+        **BUSY,
+        **AWAY,
+    },
+    parameters.GetJobLog,
+)
+
+
+def _by_parameter(endpoint: Endpoint, path: str) -> Endpoint:
+    """The endpoint with the ID as a parameter: clients remove `.` and `..` from paths."""
+    return replace(
+        endpoint,
+        path=path,
+        name=f"{endpoint.name}ByParameter",
+        summary=f"{endpoint.summary}: for an ID that no path can have, as `..`",
+    )
+
+
+ENDPOINTS: Final = (
+    Endpoint(
+        "/api/v1/jobs",
+        "listJobs",
+        "Jobs, the newest first; those that left memory come from the database",
+        {HTTPStatus.OK: Answer("A page of jobs.", (replies.JobsPage,)), **BAD, **BUSY, **AWAY},
+        parameters.ListJobs,
+    ),
+    _JOB,
+    _by_parameter(_JOB, "/api/v1/job"),
+    _EVENTS,
+    _by_parameter(_EVENTS, "/api/v1/job/events"),
+    _LOG,
+    _by_parameter(_LOG, "/api/v1/job/log"),
+    Endpoint(
+        "/api/v1/resolve/{id}",
+        "resolveId",
+        "Where an ID leads, and by which of its kinds",
+        {HTTPStatus.OK: Answer("The job.", (replies.Resolved,)), **BAD, **UNKNOWN, **AWAY},
+        parameters.OfJob,
+    ),
+    Endpoint(
+        "/api/v1/entities/{name}",
+        "getEntity",
+        "The jobs of one VM or context over time, the newest first, with the trend of each operation",
+        {
+            HTTPStatus.OK: Answer("A page of its jobs; none if there are none.", (replies.EntityPage,)),
+            **BAD,
+            **BUSY,
+            **AWAY,
+        },
+        parameters.GetEntity,
+    ),
+    Endpoint(
+        "/api/v1/operations",
+        "listOperations",
+        "What earlier runs took, by operation: what forecasts rest on",
+        {HTTPStatus.OK: Answer("All operations that a run of has ended.", (replies.OperationsList,)), **BAD},
+    ),
+    Endpoint(
+        "/api/v1/operations/{job_type}/{operation}",
+        "getOperation",
+        "What earlier runs of one operation took, with its usual steps",
+        {
+            HTTPStatus.OK: Answer("The operation.", (replies.OperationWithSteps,)),
+            **BAD,
+            HTTPStatus.NOT_FOUND: _problem("No run of this operation is known."),
+        },
+        parameters.GetOperation,
+    ),
+    Endpoint(
+        "/api/v1/instances",
+        "listInstances",
+        "The appliances of a fleet, and the health of each; at a gateway only",
+        {
+            HTTPStatus.OK: Answer("All appliances, by name.", (replies.InstancesList,)),
+            **BAD,
+            HTTPStatus.NOT_FOUND: _problem("This is not a gateway."),
+        },
+    ),
+    Endpoint(
+        "/api/v1/failover/{id}/status",
+        "getFailoverStatus",
+        "The appliance's own status reply, for a GUI that polls it",
+        {
+            HTTPStatus.OK: Answer(
+                "As the job was found.",
+                (replies.DirectReply, replies.EnhancedReply, replies.LegacyReply),
+                title="FailoverStatus",
+            ),
+            HTTPStatus.NOT_FOUND: Answer(
+                "The appliance's own words for it; after `http.unknown_id_wait`, in which the job may appear.",
+                (replies.UnknownReply,),
+            ),
+            **AWAY,
+        },
+        parameters.OfJob,
+    ),
+    Endpoint(
+        "/api/v1/stream",
+        "streamMessages",
+        "The messages of the websocket as server-sent events",
+        {
+            HTTPStatus.OK: Answer(
+                "Each `data` is a message, each `id` is `{epoch}:{seq}`; see asyncapi.json.", (str,), EVENT_STREAM
+            ),
+            **BAD,
+            HTTPStatus.TOO_MANY_REQUESTS: _problem("The limit of streaming connections is reached."),
+            HTTPStatus.SERVICE_UNAVAILABLE: _problem("The daemon is shutting down.", RETRY),
+            HTTPStatus.HTTP_VERSION_NOT_SUPPORTED: _problem("HTTP/1.0 has no streams."),
+        },
+        parameters.StreamMessages,
+        (_LAST_EVENT,),
+    ),
+    Endpoint(
+        "/api/v1/openapi.json",
+        "getOpenapi",
+        "This document",
+        {HTTPStatus.OK: Answer("OpenAPI 3.1.", (replies.Description,)), **BAD},
+    ),
+    Endpoint(
+        "/api/v1/asyncapi.json",
+        "getAsyncapi",
+        "Websocket, event stream and MQTT",
+        {HTTPStatus.OK: Answer("AsyncAPI 3.0.", (replies.Description,)), **BAD},
+    ),
+    Endpoint(
+        "/api/v1/ticket",
+        "createTicket",
+        f"A ticket, which admits one request within {TICKET_SECONDS:g} s where a header cannot be set",
+        {HTTPStatus.OK: Answer("The ticket.", (replies.Ticket,))},
+        method="post",
+    ),
+    Endpoint(
+        "/health/live",
+        "getLiveness",
+        "Liveness: the process answers",
+        {
+            HTTPStatus.OK: Answer("The process answers, and works.", (replies.Liveness,)),
+            HTTPStatus.SERVICE_UNAVAILABLE: Answer("A task makes no progress. Restart the process.", (replies.Stuck,)),
+        },
+        gate="open",
+    ),
+    Endpoint(
+        "/health/ready",
+        "getReadiness",
+        "Readiness",
+        {
+            HTTPStatus.OK: Answer(
+                "Ready, possibly with a part that is not available (`degraded`).", (replies.Readiness,)
+            ),
+            HTTPStatus.SERVICE_UNAVAILABLE: Answer(
+                "The daemon is still loading, or is shutting down.", (replies.Readiness,)
+            ),
+        },
+        gate="open",
+    ),
+    Endpoint(
+        "/metrics",
+        "getMetrics",
+        "Metrics for Prometheus",
+        {
+            HTTPStatus.OK: Answer(
+                "The Prometheus text format; that of OpenMetrics if `Accept` prefers it.", (str,), "text/plain"
+            )
+        },
+    ),
+    Endpoint("/", "getPage", "The live page", {HTTPStatus.OK: Answer("The page.", (str,), "text/html")}, gate="host"),
+    Endpoint(
+        "/client.js",
+        "getClient",
+        "The browser client",
+        {HTTPStatus.OK: Answer("A module.", (str,), "text/javascript")},
+        gate="host",
+    ),
+    Endpoint(
+        "/ws",
+        "openWebsocket",
+        "The websocket; its messages are in asyncapi.json",
+        {
+            HTTPStatus.SWITCHING_PROTOCOLS: Answer("Continue with `hello`. A refusal is a close code."),
+            HTTPStatus.BAD_REQUEST: _problem("Not a websocket handshake."),
+        },
+        gate="host",
+    ),
+)
+
+
+# -- the document
+
+SCHEMAS: Final = "#/components/schemas/{name}"
+
+Schema = dict[str, Any]
+
+
+def openapi() -> Schema:
+    """The OpenAPI document."""
+    bodies = [b for e in ENDPOINTS for a in e.answers.values() for b in a.bodies]
+    refs, schemas = schemas_of([*bodies, replies.Problem, messages.CloudEvent])
+    paths: Schema = {}
+    for endpoint in ENDPOINTS:
+        paths.setdefault(endpoint.path, {})[endpoint.method] = _operation(endpoint, refs, schemas)
+    return {
+        "openapi": "3.1.0",
+        "info": info("Jobs of the appliance's job log over HTTP, by any of their IDs."),
+        "servers": [{"url": "/"}],
+        "paths": paths,
+        "webhooks": {"event": {"post": _webhook(refs)}},
+        "components": {"schemas": schemas, "securitySchemes": _SECURITY},
+    }
+
+
+def _webhook(refs: dict[Any, Schema]) -> Schema:
+    """Describe the request that a receiver of `[[webhooks]]` gets without a template."""
+    headers = {
+        "webhook-id": "The `id` of the event.",
+        "webhook-timestamp": "The time of the attempt, in Unix seconds.",
+        "webhook-signature": "By Standard Webhooks, if `secret` is configured; two while it is rotated.",
+    }
+    return {
+        "operationId": "webhook",
+        "summary": "An event, sent until the receiver acknowledges it. Not sent by default: see `[[webhooks]]`.",
+        "parameters": [_header(name, text, required=name != "webhook-signature") for name, text in headers.items()],
+        "requestBody": {"required": True, "content": {CLOUD_EVENT: {"schema": refs[messages.CloudEvent]}}},
+        "responses": {
+            "2XX": {"description": "The receiver has the event."},
+            "410": {"description": "It wants no more events."},
+            "default": {"description": "It did not accept the event, which is sent again."},
+        },
+    }
+
+
+_SECURITY: Final = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "Required if `http.tokens_file` contains tokens."},
+    "ticket": {
+        "type": "apiKey",
+        "in": "query",
+        "name": "ticket",
+        "description": "A ticket of `POST /api/v1/ticket`, instead of a token.",
+    },
+}
+
+_REFUSED: Final = {
+    HTTPStatus.UNAUTHORIZED: _problem(
+        "Tokens are configured, and the request has no valid one.", ("WWW-Authenticate", "`Bearer`")
+    ),
+    HTTPStatus.FORBIDDEN: _problem("The Host or the Origin is not allowed."),
+}
+
+_TOO_LONG: Final = {
+    HTTPStatus.REQUEST_URI_TOO_LONG: Answer(f"The address has more than {MAX_TARGET} bytes.", (str,), "text/plain"),
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: Answer(
+        f"A header has more than {MAX_FIELD} bytes.", (str,), "text/plain"
+    ),
+}
+
+
+def _operation(endpoint: Endpoint, refs: dict[Any, Schema], schemas: Schema) -> Schema:
+    answers = endpoint.answers | _TOO_LONG
+    security: list[Schema] = [{}]
+    if endpoint.gate != "open":
+        answers[HTTPStatus.FORBIDDEN] = _REFUSED[HTTPStatus.FORBIDDEN]
+    if endpoint.gate == "token":
+        answers[HTTPStatus.UNAUTHORIZED] = _REFUSED[HTTPStatus.UNAUTHORIZED]
+        security += [{name: []} for name in _SECURITY]
+    return {
+        "operationId": endpoint.name,
+        "summary": endpoint.summary,
+        "security": security,
+        "parameters": list(_parameters(endpoint, schemas)),
+        "responses": {str(status.value): _response(a, refs, schemas) for status, a in sorted(answers.items())},
+    }
+
+
+def _parameters(endpoint: Endpoint, schemas: Schema) -> Iterator[Schema]:
+    kind = endpoint.parameters
+    described = msgspec.json.schema_components([kind])[1][kind.__name__]
+    texts = {name: text for base in reversed(kind.__mro__) for name, text in _members(base.__doc__ or "")[1]}
+    for name, part in described["properties"].items():
+        default = part.pop("default", None)
+        listed = " Repeated, or with commas between." if part.pop("uniqueItems", False) else ""
+        schema = _named(part, schemas)
+        if default and "$ref" not in schema:
+            schema["default"] = default
+        in_path = f"{{{name}}}" in endpoint.path
+        found = {
+            "name": name,
+            "in": "path" if in_path else "query",
+            "description": texts[name] + listed,
+            "required": in_path or name in described.get("required", ()),
+            "schema": schema,
+        }
+        yield found | {"explode": True} if schema.get("type") == "array" else found
+    for name, description in endpoint.headers:
+        yield _header(name, description, required=False)
+
+
+def _header(name: str, description: str, *, required: bool) -> Schema:
+    schema = {"type": "string"}
+    return {"name": name, "in": "header", "description": description, "required": required, "schema": schema}
+
+
+def _response(answer: Answer, refs: dict[Any, Schema], schemas: Schema) -> Schema:
+    response: Schema = {"description": answer.description}
+    if answer.bodies:
+        schema = refs[answer.bodies[0]]
+        if len(answer.bodies) > 1:
+            schemas[answer.title] = {"title": answer.title, "oneOf": [refs[body] for body in answer.bodies]}
+            schema = {"$ref": SCHEMAS.format(name=answer.title)}
+        response["content"] = {answer.content_type: {"schema": schema}}
+    if answer.headers:
+        response["headers"] = {
+            name: {"description": description, "schema": {"type": "string"}} for name, description in answer.headers
+        }
+    return response
+
+
+# -- schemas
+
+
+def info(description: str) -> Schema:
+    return {
+        "title": "correlator",
+        "version": __version__,
+        "description": description,
+        "license": {"name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
+    }
+
+
+def schemas_of(kinds: Iterable[Any]) -> tuple[dict[Any, Schema], Schema]:
+    """The schema of each type, and the components that the schemas refer to."""
+    kinds = list(dict.fromkeys(kinds))
+    found, components = msgspec.json.schema_components(kinds, ref_template=SCHEMAS)
+    schemas: Schema = {}
+    for name, schema in components.items():
+        schemas[name] = {key: _named(part, schemas) for key, part in _described(schema).items()}
+    return {kind: _named(schema, schemas) for kind, schema in zip(kinds, found, strict=True)}, schemas
+
+
+def _named(part: Any, schemas: Schema) -> Any:
+    """Make a component of each part that has a title, so that generators have one type of it, with that name."""
+    if isinstance(part, list):
+        return [_named(one, schemas) for one in part]
+    if not isinstance(part, dict):
+        return part
+    if part.get("type") == "object" and part.keys().isdisjoint(("properties", "additionalProperties")):
+        part = {**part, "additionalProperties": True}
+    if isinstance(values := part.get("enum"), list):
+        part = {**part, "type": "string"} if len(values) > 1 else {"type": "string", "const": values[0]}
+    if isinstance(title := part.get("title"), str):
+        schemas.setdefault(title, part)
+        return {"$ref": SCHEMAS.format(name=title)}
+    return {name: _named(inner, schemas) for name, inner in part.items()}
+
+
+def _described(schema: Schema) -> Schema:
+    """Move what the docstring of a type says of its members to the members."""
+    about, members = _members(schema.pop("description", ""))
+    for name, description in members:
+        schema["properties"][name] = {**schema["properties"][name], "description": description}
+    return schema | {"description": about} if about else schema
+
+
+def _members(docstring: str) -> tuple[str, Iterable[tuple[str, str]]]:
+    """What a docstring says of the type itself, and of its members: `name: text`."""
+    about, *members = re.split(r"(?:^|\n)(\w+): ", re.sub(r"\n +", " ", inspect.cleandoc(docstring)))
+    return about.strip(), zip(members[::2], members[1::2], strict=True)
