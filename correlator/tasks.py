@@ -1,8 +1,12 @@
-"""What asyncio lacks: delays between attempts, cancellations that a library loses, shared work, signals as events.
+"""What asyncio lacks: delays between attempts, timers that fall together, cancellations, shared work, signals.
 
 **Attempts.** The n-th delay since the last reset is uniform between 0 and min(cap, base * factor**n) seconds. After an
 outage all clients reconnect at the same time; full jitter spreads them over the whole range, so they do not overload
 the server (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
+
+**Timers.** Waking is most of what an idle daemon costs, and one wake-up serves all timers that are due. So what is done
+every so often is done at multiples of its period by the monotonic clock. What computes for a while has an offset of its
+own, so that no two of them stop the event loop one after the other.
 
 **Cancellations.** `asyncio.wait_for` of Python 3.11 returns its result, and forgets the cancellation, if both come in
 the same turn of the event loop (fixed in 3.12). nats-py and aiomysql use it: a task that is cancelled just then would
@@ -46,6 +50,19 @@ class Backoff:
     def reset(self) -> None:
         """Return to the shortest delay. Call it after a success."""
         self._ceiling = self._base
+
+
+EXPIRE_OFFSET, SAVE_OFFSET, FORECASTS_OFFSET = 0.25, 0.5, 0.75
+"""In seconds: multiples of the default of `database.idle_poll_interval`, at which the tail wakes anyway."""
+
+ROUNDED = 0.001
+"""Seconds by which a timer may be early: what it starts is not done twice then."""
+
+
+def until_next(every: float, now: float, offset: float = 0.0) -> float:
+    """Return the seconds from `now` to the next multiple of `every`, plus `offset`. Less than `ROUNDED` is none."""
+    rest = every - (now - offset) % every
+    return rest if rest >= ROUNDED else rest + every
 
 
 T = TypeVar("T")

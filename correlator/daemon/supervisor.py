@@ -1,7 +1,8 @@
-"""Liveness for the service manager: watchdog pings, and one status line for `systemctl status`.
+"""Liveness for the service manager: watchdog pings, and one status line for `systemctl status`, without libsystemd.
 
 A watchdog ping is sent only while no task is stuck. An unreachable database or broker does not make a task stuck: a
-task that waits for one has a deadline, and beats after it.
+task that waits for one has a deadline, and beats after it. No notification raises: outside systemd, or if the socket is
+missing, the daemon runs unsupervised.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import time
 from collections.abc import Callable, Mapping
 
-from correlator.ops import metrics, systemd, timers
+from correlator.ops import metrics
 from correlator.pipeline.hub import Hub
+from correlator.tasks import until_next
 
 log = logging.getLogger(__name__)
 
@@ -27,13 +30,17 @@ LONGEST = 500
 """Characters of a status line: the service manager accepts 4,096 bytes, and a database error may be longer."""
 
 
+# Seconds. Without it, a full socket would block the event loop for as long as the service manager is stuck.
+_SEND_TIMEOUT = 1.0
+
+
 class Supervisor:
     """Checks the heartbeats and notifies the service manager. `serving`: whether READY=1 has been sent."""
 
     def __init__(self, hub: Hub, environ: Mapping[str, str] = os.environ) -> None:
         self._hub = hub
         self._environ = environ
-        self._every = min(EVERY, systemd.watchdog_interval(environ) or EVERY)
+        self._every = min(EVERY, watchdog_interval(environ) or EVERY)
         self._stuck: dict[str, float] = {}
         self._sent_status = ""
         self.serving = False
@@ -42,7 +49,7 @@ class Supervisor:
         """Check once a second, until cancelled."""
         while True:
             now = time.monotonic()
-            pause = timers.until(self._every, now)
+            pause = until_next(self._every, now)
             await asyncio.sleep(pause)
             late = max(0.0, time.monotonic() - now - pause)
             metrics.LOOP_LAG.observe(late)
@@ -70,7 +77,7 @@ class Supervisor:
             self._sent_status = status
             lines.append(f"STATUS={status}")
         if lines:
-            systemd.notify("\n".join(lines), self._environ)
+            notify("\n".join(lines), self._environ)
 
     def serves(self) -> None:
         """Notify the service manager that the listener accepts connections, which ends the start of the unit.
@@ -80,21 +87,22 @@ class Supervisor:
         """
         self.serving = True
         self._sent_status = self.status()
-        systemd.notify(f"READY=1\nSTATUS={self._sent_status}", self._environ)
+        notify(f"READY=1\nSTATUS={self._sent_status}", self._environ)
 
     def stops(self) -> None:
         """Notify the service manager that the daemon stops."""
         self._sent_status = "stopping"
-        systemd.notify("STOPPING=1\nSTATUS=stopping", self._environ)
+        notify("STOPPING=1\nSTATUS=stopping", self._environ)
 
     def reloads(self) -> Callable[[], None]:
         """Notify the service manager that a reload begins. Call the returned function when it has ended, or failed."""
         if not self.serving:
             return lambda: None  # READY=1 would report the start as complete
-        systemd.reloading(self._environ)
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        notify(f"RELOADING=1\nMONOTONIC_USEC={now}", self._environ)
 
         def ended() -> None:
-            systemd.notify("READY=1", self._environ)
+            notify("READY=1", self._environ)
 
         return ended
 
@@ -130,3 +138,31 @@ def _line(texts: list[str]) -> str:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def notify(state: str, environ: Mapping[str, str]) -> bool:
+    """Send `state`, e.g. "READY=1" or "STATUS=…", one per line. Returns False if it could not be sent."""
+    address = environ.get("NOTIFY_SOCKET", "")
+    if not address.startswith(("/", "@")):
+        return False
+    if address.startswith("@"):  # Linux's abstract namespace: @ stands for the leading NUL
+        address = "\0" + address[1:]
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+            sender.settimeout(_SEND_TIMEOUT)
+            sender.sendto(state.encode(errors="replace"), address)
+    except OSError:
+        return False
+    return True
+
+
+def watchdog_interval(environ: Mapping[str, str]) -> float | None:
+    """Return the seconds between two "WATCHDOG=1", half the timeout (sd_watchdog_enabled(3)). None: no watchdog."""
+    try:
+        allowed = int(environ.get("WATCHDOG_USEC", ""))
+        watched = int(environ.get("WATCHDOG_PID", os.getpid()))
+    except ValueError:
+        return None
+    if allowed <= 0 or watched != os.getpid():
+        return None
+    return allowed / 1_000_000 / 2

@@ -14,7 +14,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from correlator.ops import metrics, timers
+from correlator.ops import metrics
+from correlator.tasks import until_next
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +131,7 @@ async def heartbeat() -> None:
         before, used = used, time.thread_time()
         pause = pause_after(used - before, pause)
         if pause == QUIET_BEAT:
-            pause = timers.until(QUIET_BEAT, loop.time())
+            pause = until_next(QUIET_BEAT, loop.time())
         due = time.perf_counter() + pause
         timer = loop.call_later(pause, beat)  # It takes half the CPU of a task that sleeps.
 

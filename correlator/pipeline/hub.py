@@ -39,7 +39,7 @@ from correlator.jobs.model.facts import AttributedRow
 from correlator.jobs.model.rows import LegacyRecord, Micros
 from correlator.jobs.model.views import PublishedJob
 from correlator.model.replies import OperationRuns, OperationWithSteps, Resolved
-from correlator.ops.liveness import Liveness
+from correlator.ops.heartbeats import Heartbeats
 from correlator.ops.stalls import timed
 from correlator.pipeline.queries import EarlierLines, JobNames, JobQuery, LineArchive, LineQuery, LinesPage, OtherJobs
 from correlator.pipeline.resume_ring import Past
@@ -109,7 +109,7 @@ class Hub(ABC):
         self.draining = False
         self.refusal: Callable[[], str | None] = lambda: None
         """Returns why clients are not served, e.g. by a standby; None: they are. The text may be sent to clients."""
-        self.live = Liveness()
+        self.live = Heartbeats()
         """The heartbeats of the process's tasks."""
         self.waiting_ids = WaitingIds(lambda name: published.resolve(name) is not None, on_watch)
         self.readiness: dict[str, Callable[[], dict[str, Any]]] = {"database": status.describe_database}

@@ -30,11 +30,12 @@ from correlator.jobs.model.changes import Outcome
 from correlator.jobs.model.facts import Entry, Fact, Reading
 from correlator.jobs.model.persisted import IndexState, PersistedJob, PersistedLegacy
 from correlator.jobs.model.rows import LegacyRecord, LogRow, Micros
-from correlator.ops import metrics, timers
-from correlator.ops.liveness import STUCK_AFTER
+from correlator.ops import metrics
+from correlator.ops.heartbeats import STUCK_AFTER
 from correlator.ops.stalls import spare_loaded, timed
 from correlator.pipeline.job_metrics import JobMetrics
 from correlator.pipeline.local_hub import LocalHub
+from correlator.tasks import EXPIRE_OFFSET, FORECASTS_OFFSET, until_next
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ class Pipeline:
             tasks.create_task(self._follow_forecasts(), name="forecasts")
             with self.live.heartbeat("pipeline", STUCK_AFTER) as beat:
                 while True:
-                    await asyncio.sleep(timers.until(EXPIRE_EVERY, time.monotonic(), timers.EXPIRE))
+                    await asyncio.sleep(until_next(EXPIRE_EVERY, time.monotonic(), EXPIRE_OFFSET))
                     self.expire()
                     self.status.judge()
                     beat()
@@ -109,7 +110,7 @@ class Pipeline:
         await self.ready.wait()
         while True:
             more = self.renew_forecasts()
-            await asyncio.sleep(0 if more else timers.until(EXPIRE_EVERY, time.monotonic(), timers.FORECASTS))
+            await asyncio.sleep(0 if more else until_next(EXPIRE_EVERY, time.monotonic(), FORECASTS_OFFSET))
 
     async def _become_ready(self, before_ready: Callable[[], Awaitable[None]] | None) -> None:
         await self.status.tables_loaded.wait()

@@ -22,11 +22,11 @@ from correlator.jobs.forecast.forecaster import MAX_OPERATIONS
 from correlator.jobs.index import Index
 from correlator.jobs.model.persisted import Cursor
 from correlator.jobs.stored_forecasts import AT_ONCE, StoredForecasts
-from correlator.ops import metrics, timers
-from correlator.ops.liveness import Liveness
+from correlator.ops import metrics
+from correlator.ops.heartbeats import Heartbeats
 from correlator.ops.stalls import timed
 from correlator.pipeline.checkpoint import Changes, Checkpoint, Unusable
-from correlator.tasks import end_tasks
+from correlator.tasks import SAVE_OFFSET, end_tasks, until_next
 
 if TYPE_CHECKING:
     from correlator.pipeline.stream_checkpoint import StreamCheckpoint
@@ -67,7 +67,7 @@ class Saver:
         forecasts: StoredForecasts,
         cursor: Callable[[], Cursor],
         events: Callable[[], Mapping[int, tuple[str, bytes]]],
-        live: Liveness | None = None,
+        live: Heartbeats | None = None,
         exports: Exports | None = None,
         webhooks: Callable[[], Mapping[int, tuple[bytes, bytes]]] = dict,
         stream: StreamCheckpoint | None = None,
@@ -91,7 +91,7 @@ class Saver:
         """The next write to the cluster, and the time of its state."""
         self._mirroring: asyncio.Task[None] | None = None
         self._mirrored_at: float | None = None
-        self._live = live or Liveness()
+        self._live = live or Heartbeats()
         self._written: Changes | None = None
         self._error: str | None = None
         self._began = time.monotonic()
@@ -116,7 +116,7 @@ class Saver:
         """Save once a second, from the end of loading, until cancelled."""
         with self._live.heartbeat("checkpoint", STUCK_AFTER) as beat:
             while True:
-                await asyncio.sleep(timers.until(EVERY, time.monotonic(), timers.SAVE))
+                await asyncio.sleep(until_next(EVERY, time.monotonic(), SAVE_OFFSET))
                 if not self._index.loading:
                     await self.save(always=False)
                 beat()

@@ -16,7 +16,7 @@ from correlator.jobs.known import KnownJobs
 from correlator.jobs.model.changes import Outcome
 from correlator.jobs.model.facts import Reading
 from correlator.jobs.model.rows import LegacyRecord, LogRow, Micros
-from correlator.ops.liveness import Liveness
+from correlator.ops.heartbeats import Heartbeats
 from correlator.pipeline.source_status import SourceStatus
 from correlator.pipeline.waiting_ids import WaitingIds
 
@@ -31,7 +31,7 @@ class Feed(Protocol):
     known: KnownJobs
     waiting_ids: WaitingIds
     status: SourceStatus
-    live: Liveness
+    live: Heartbeats
 
     def advance_clock(self) -> int:
         """Advance the logical clock and return its time. Call it just before a table query."""

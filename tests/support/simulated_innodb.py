@@ -17,7 +17,7 @@ from typing import Any
 from correlator.errors import SourceUnavailable
 from correlator.jobs.model.changes import Outcome
 from correlator.jobs.model.rows import LogRow
-from correlator.ops.liveness import Liveness
+from correlator.ops.heartbeats import Heartbeats
 from correlator.sources.db.session import MonitoredSession, Range
 from correlator.sources.log.reset_markers import LogReset
 from correlator.sources.log.tail import Tail
@@ -231,7 +231,7 @@ class SimulatedFollower:
     # -- correlator.sources.Feed
 
     known = SimpleNamespace(unloaded_rows=0)
-    live = Liveness()
+    live = Heartbeats()
     status = SimpleNamespace(
         **dict.fromkeys(("answered", "part_answered", "progress", "caught_up", "past_progress"), lambda *_: None)
     )

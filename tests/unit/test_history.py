@@ -15,7 +15,7 @@ import pytest
 
 from correlator.errors import SourceUnavailable
 from correlator.jobs.index import Index
-from correlator.ops.liveness import Liveness
+from correlator.ops.heartbeats import Heartbeats
 from correlator.pipeline.appliance_clock import ApplianceClock
 from correlator.pipeline.source_status import SourceStatus
 from correlator.sources.follow import Follower
@@ -153,7 +153,7 @@ class Reading:
 
 def follower_of(database: Sessions, reading: Reading) -> tuple[Follower, SimpleNamespace]:
     status = SourceStatus(Index(), ApplianceClock(lambda: 0))
-    feed = SimpleNamespace(status=status, live=Liveness(), history_wanted=lambda: reading.wanted)
+    feed = SimpleNamespace(status=status, live=Heartbeats(), history_wanted=lambda: reading.wanted)
     parts: Any = {"database": database, "tail": Tail(), "reconcile": Reconcile(), "earlier": reading}
     return Follower(**parts), feed
 

@@ -14,7 +14,7 @@ from correlator.jobs.model.changes import Outcome
 from correlator.jobs.model.facts import Reading
 from correlator.jobs.model.rows import LegacyRecord
 from correlator.jobs.sizes import Sizes
-from correlator.ops.liveness import Liveness
+from correlator.ops.heartbeats import Heartbeats
 from correlator.pipeline.source_status import Part
 from correlator.pipeline.waiting_ids import WaitingIds
 from correlator.sources.db.queries import Queries
@@ -60,7 +60,7 @@ class Tables:
         return set()
 
 
-def quiet_feed(live: Liveness) -> SimpleNamespace:
+def quiet_feed(live: Heartbeats) -> SimpleNamespace:
     """A feed that knows no job."""
     known = SimpleNamespace(active=set, joblog_ids=list, needs_reading=bool, is_in_memory=bool, reading=lambda _: None)
     status = SimpleNamespace(
@@ -71,7 +71,7 @@ def quiet_feed(live: Liveness) -> SimpleNamespace:
 
 async def test_the_first_poll_after_an_outage_covers_the_time_since_the_last_one():
     tables, reconcile = Tables(), Reconcile(interval=0.01)
-    feed = quiet_feed(Liveness())
+    feed = quiet_feed(Heartbeats())
 
     async def connection(polls: int) -> None:
         wanted = len(tables.marks) + polls
@@ -103,7 +103,7 @@ async def test_after_a_time_without_a_complete_reading_all_active_jobs_are_read_
         return []
 
     monkeypatch.setattr(reconcile_module, "read_readings", readings)
-    reconcile, tables, feed = Reconcile(interval=60.0), Active(), quiet_feed(Liveness())
+    reconcile, tables, feed = Reconcile(interval=60.0), Active(), quiet_feed(Heartbeats())
     feed.known.active = lambda: {"j"}
     feed.known.silent_for = lambda *_: 1_000_000.0
     feed.advance_clock, feed.readings = (lambda: 1), (lambda _: Outcome())
@@ -117,7 +117,7 @@ async def test_after_a_time_without_a_complete_reading_all_active_jobs_are_read_
 
 async def test_each_round_reports_the_time_of_the_database_without_a_query_of_its_own():
     reported: list[int] = []
-    reconcile, tables, feed = Reconcile(interval=0.01), Tables(), quiet_feed(Liveness())
+    reconcile, tables, feed = Reconcile(interval=0.01), Tables(), quiet_feed(Heartbeats())
     feed.status.database_time = lambda at, took: reported.append(at)
     task = asyncio.create_task(reconcile.follow(tables, None, feed))  # type: ignore[arg-type]
     await eventually(lambda: len(reported) >= 3)
@@ -130,7 +130,7 @@ async def test_each_round_reports_the_time_of_the_database_without_a_query_of_it
 
 async def test_queries_that_use_their_whole_timeout_count_as_progress():
     now = 0.0
-    live, stuck = Liveness(lambda: now), []
+    live, stuck = Heartbeats(lambda: now), []
 
     class Slow(Tables):
         async def clock_and_active_count(self, session: Any, back: float) -> tuple[str, int]:
@@ -190,7 +190,7 @@ async def test_many_jobs_are_read_and_handed_on_in_parts_of_a_hundred():
 async def test_after_a_restart_what_runs_and_is_new_is_read_before_what_had_ended(monkeypatch):
     ended = {f"ended-{n}" for n in range(2 * BEHIND)}
     found: list[set[str]] = []
-    reconcile, tables, feed = Reconcile(interval=0.01), Tables(), quiet_feed(Liveness())
+    reconcile, tables, feed = Reconcile(interval=0.01), Tables(), quiet_feed(Heartbeats())
 
     class Restarted(Tables):
         async def active_ids(self, session: Any) -> set[str]:
@@ -274,7 +274,7 @@ async def test_while_no_job_runs_their_stamps_are_not_asked_for():
             asked.append(self.active)
             return {}
 
-    tables, feed = Counted(), quiet_feed(Liveness())
+    tables, feed = Counted(), quiet_feed(Heartbeats())
     task = asyncio.create_task(Reconcile(interval=0.01).follow(tables, None, feed))  # type: ignore[arg-type]
     await eventually(lambda: len(tables.marks) >= 3)
     assert asked == []

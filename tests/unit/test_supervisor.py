@@ -7,7 +7,7 @@ import pytest
 from correlator.daemon.supervisor import Supervisor
 from correlator.jobs.index import Index
 from correlator.ops import metrics
-from correlator.ops.liveness import Liveness
+from correlator.ops.heartbeats import Heartbeats
 from correlator.pipeline.local_hub import LocalHub
 from tests.support.service_manager import ServiceManager
 
@@ -70,7 +70,7 @@ def test_an_unreachable_database_is_reported_and_keeps_the_watchdog_pings(manage
 
 def test_a_task_that_is_stuck_is_named_and_the_watchdog_waits_in_vain(manager, environ, hub, caplog):
     now = 100.0
-    hub.live = Liveness(lambda: now)
+    hub.live = Heartbeats(lambda: now)
     supervisor = Supervisor(hub, environ)
     supervisor.serves()
     withheld = metrics.WATCHDOG_WITHHELD._value.get()
@@ -110,7 +110,7 @@ def test_a_reload_before_it_serves_does_not_end_the_start(manager, environ, hub)
 
 def test_no_task_counts_as_stuck_after_a_pause_of_the_whole_process(manager, environ, hub, caplog):
     now = 100.0
-    hub.live = Liveness(lambda: now)
+    hub.live = Heartbeats(lambda: now)
     supervisor = Supervisor(hub, environ)
     supervisor.serves()
     with hub.live.heartbeat("tail", 10.0):

@@ -6,7 +6,7 @@ import uuid
 
 import pytest
 
-from correlator.ops.systemd import notify, watchdog_interval
+from correlator.daemon.supervisor import notify, watchdog_interval
 
 
 @pytest.fixture(params=["path", "abstract"])

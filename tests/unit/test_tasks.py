@@ -17,7 +17,7 @@ from correlator.config.cluster import Cluster
 from correlator.config.schema import Mqtt
 from correlator.config.values import BrokerUrl
 from correlator.sinks.mqtt.sink import MqttSink
-from correlator.tasks import Backoff, done_within, end_tasks, keeping_cancellation
+from correlator.tasks import Backoff, done_within, end_tasks, keeping_cancellation, until_next
 
 
 async def lost(answer: asyncio.Future[str]) -> str:
@@ -208,3 +208,11 @@ def test_by_itself_it_stays_within_its_bounds():
 def test_bounds_that_make_no_sense_are_refused(base, factor, cap):
     with pytest.raises(ValueError, match="expected 0 < base <= cap"):
         Backoff(base, factor, cap)
+
+
+def test_timers_fall_together_whenever_they_began_and_one_that_was_early_is_not_repeated():
+    assert {now + until_next(1.0, now) for now in (7.0, 7.25, 7.998)} == {8.0}
+    assert {now + until_next(0.25, now) for now in (7.75, 7.875, 7.998)} == {8.0}
+    assert 7.125 + until_next(1.0, 7.125, 0.25) == 7.25
+    early = 8.0 - 2**-40
+    assert early + until_next(0.25, early) == 8.25

@@ -16,7 +16,7 @@ from correlator.errors import SourceUnavailable
 from correlator.jobs import job_document
 from correlator.jobs.model.rows import Level
 from correlator.jobs.model.views import PublishedJob
-from correlator.ops.liveness import STUCK_AFTER
+from correlator.ops.heartbeats import STUCK_AFTER
 from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Hub
 from correlator.sinks.streaming.fanout import Fanout

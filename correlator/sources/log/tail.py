@@ -28,7 +28,7 @@ from correlator.errors import SourceUnavailable
 from correlator.jobs.model.changes import Outcome
 from correlator.jobs.model.persisted import Cursor
 from correlator.jobs.model.rows import LogRow, Micros
-from correlator.ops import metrics, timers
+from correlator.ops import metrics
 from correlator.pipeline.source_status import Part
 from correlator.sources import Feed
 from correlator.sources.db.heavy import slices
@@ -39,6 +39,7 @@ from correlator.sources.log.batch_size import BatchSize
 from correlator.sources.log.gaps import Gaps, Probe, Window
 from correlator.sources.log.past import Past
 from correlator.sources.log.reset_markers import RECENT, LogReset, ResetMarkers, same
+from correlator.tasks import until_next
 
 log = logging.getLogger(__name__)
 
@@ -261,7 +262,7 @@ class Tail:
                 self.doorbell_retry.rows_found()
             idle = not (self.gaps.open or feed.wants_fast_poll())
             now = self.clock()
-            await self.doorbell_retry.wait(timers.until(self.idle_poll, now) if idle else began + self.poll - now)
+            await self.doorbell_retry.wait(until_next(self.idle_poll, now) if idle else began + self.poll - now)
 
     async def _read_late_rows(self, queries: Queries, rows: Session, feed: Feed, note: Note) -> int:
         """Read rows that were missing below the head and are visible by now. Returns how many there were."""
@@ -347,7 +348,7 @@ class Tail:
                 continue
             due = self.gaps.next_due()
             try:
-                async with asyncio.timeout(timers.until(1.0, now) if due is None else max(0.001, due - now)):
+                async with asyncio.timeout(until_next(1.0, now) if due is None else max(0.001, due - now)):
                     await self._new_holes.wait()
             except TimeoutError:
                 pass
@@ -360,7 +361,7 @@ class Tail:
             next_id = await database.next_id(session)
             if 0 < next_id <= head:
                 raise LogReset(f"the next id of log_events is {next_id}, but {head} has already been read")
-            await asyncio.sleep(timers.until(self.reset_check_every, self.clock()))
+            await asyncio.sleep(until_next(self.reset_check_every, self.clock()))
 
     async def _probe(
         self, probe: Probe, queries: Queries, rows: Session, dirty: Session, feed: Feed, note: Note

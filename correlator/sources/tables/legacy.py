@@ -28,13 +28,13 @@ from correlator.errors import SourceUnavailable
 from correlator.jobs import joblog
 from correlator.jobs.legacy_status import ACTIVE, ENDED
 from correlator.jobs.model.rows import LegacyRecord
-from correlator.ops import timers
 from correlator.pipeline.source_status import Part
 from correlator.sources import Feed
 from correlator.sources.db.queries import Queries, with_lost
 from correlator.sources.db.session import IN_ONE, Database, MonitoredSession, Session, chunks
 from correlator.sources.search import owners
 from correlator.sources.tables.reconcile import LATE_COMMIT
+from correlator.tasks import until_next
 
 log = logging.getLogger(__name__)
 
@@ -158,7 +158,7 @@ class Legacy:
                     self._mark, self._next_mark = following, time.monotonic() + MARK_EVERY
                 feed.status.part_answered(Part.LEGACY)
                 now = time.monotonic()
-                await asyncio.sleep(max(timers.until(self.interval, now), self._next - now))
+                await asyncio.sleep(max(until_next(self.interval, now), self._next - now))
 
     async def poll(self, queries: Queries, session: Session, feed: Feed, mark: str) -> None:
         """Read new rows, rows that have changed since `mark` by the database's clock, and a part of the others."""

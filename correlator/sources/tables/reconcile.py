@@ -25,12 +25,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from correlator.jobs.model.changes import LOST, Outcome
-from correlator.ops import metrics, timers
+from correlator.ops import metrics
 from correlator.pipeline.source_status import Part
 from correlator.sources import Feed
 from correlator.sources.db.queries import Queries, read_readings
 from correlator.sources.db.session import MonitoredSession, Session, chunks
 from correlator.sources.tables.cadence import Cadence
+from correlator.tasks import until_next
 
 TOGETHER = 0.02
 """Seconds by which a first reading is delayed, so that others share its query."""
@@ -205,7 +206,7 @@ class Reconcile:
             now = time.monotonic()
             if now >= regular_due:
                 self._doorbell_rang = False
-                regular_due, doorbell_due = now + timers.until(self.interval, now), now + DOORBELL_EVERY
+                regular_due, doorbell_due = now + until_next(self.interval, now), now + DOORBELL_EVERY
                 if everything and tracking:
                     await self._read(queries, session, feed, await queries.active_ids(session) | feed.known.active())
                     everything = False

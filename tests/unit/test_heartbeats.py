@@ -1,6 +1,6 @@
 """A task is stuck when it is silent for longer than it may; one that is over is not."""
 
-from correlator.ops.liveness import Liveness
+from correlator.ops.heartbeats import Heartbeats
 
 
 class Clock:
@@ -12,7 +12,7 @@ class Clock:
 
 def test_a_task_without_heartbeat_is_stuck_until_the_next_one():
     clock = Clock()
-    live = Liveness(clock)
+    live = Heartbeats(clock)
     with live.heartbeat("tail", 10.0) as tail, live.heartbeat("disk", 300.0):
         clock.now += 10.0
         assert live.stuck() == {}
@@ -24,7 +24,7 @@ def test_a_task_without_heartbeat_is_stuck_until_the_next_one():
 
 def test_a_task_that_is_over_is_not_stuck():
     clock = Clock()
-    live = Liveness(clock)
+    live = Heartbeats(clock)
     with live.heartbeat("tail", 10.0):
         clock.now += 11.0
         assert live.stuck()
@@ -33,7 +33,7 @@ def test_a_task_that_is_over_is_not_stuck():
 
 def test_of_two_tasks_with_one_name_the_longest_silence_counts():
     clock = Clock()
-    live = Liveness(clock)
+    live = Heartbeats(clock)
     with live.heartbeat("tail", 10.0):
         clock.now += 20.0
         with live.heartbeat("tail", 10.0) as second:
@@ -45,7 +45,7 @@ def test_of_two_tasks_with_one_name_the_longest_silence_counts():
 
 def test_a_task_that_paused_with_the_whole_process_is_not_stuck():
     clock = Clock()
-    live = Liveness(clock)
+    live = Heartbeats(clock)
     with live.heartbeat("tail", 10.0):
         clock.now += 40.0
         live.excuse(35.0)

@@ -13,7 +13,7 @@ STUCK_AFTER = 30.0
 """Seconds without a beat after which a task that waits for no peer is stuck."""
 
 
-class Liveness:
+class Heartbeats:
     """The heartbeats of one process. `clock` returns monotonic seconds. Event loop's thread only."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
