@@ -134,18 +134,29 @@ test("there is no position before every subscription is synced", async () => {
   assert.deepEqual((await lose({ clock, Socket })).resume, { epoch: "e1", seq: 72 });
 });
 
-test("only subscriptions that exist at the welcome are sent after it", async () => {
+const subscriptions = (socket) => socket.sent.slice(1).map((s) => [s.type, s.id]);
+
+test("with nothing to resume, subscriptions follow the hello before there is a welcome", async () => {
   const { client, Socket } = world();
-  follow(client, "a").close();
+  follow(client, "a");
+  follow(client, "b").close();
   await settle();
   Socket.last.open();
-  const b = follow(client, "b");
-  follow(client, "c");
-  b.close();
-  assert.equal(Socket.last.sent.length, 1);
+  assert.deepEqual([Socket.last.sent[0].type, ...subscriptions(Socket.last)], ["hello", ["subscribe", 1]]);
+  follow(client, "c").close();
+  const sent = [["subscribe", 1], ["subscribe", 3], ["unsubscribe", 3]]; // prettier-ignore
+  assert.deepEqual(subscriptions(Socket.last), sent);
   Socket.last.frame({ type: "welcome", epoch: "e1", seq: 1, resumed: false });
-  assert.deepEqual(
-    Socket.last.sent.slice(1).map((s) => [s.type, s.id]),
-    [["subscribe", 3]],
-  );
+  assert.deepEqual(subscriptions(Socket.last), sent);
+});
+
+test("a connection that may resume sends the subscriptions that exist at the welcome, after it", async () => {
+  const all = await synced([job("x", 3)], { seq: 100 });
+  await lose(all);
+  const b = follow(all.client, "b");
+  follow(all.client, "c");
+  b.close();
+  assert.deepEqual(subscriptions(all.Socket.last), []);
+  all.Socket.last.frame({ type: "welcome", epoch: "e1", seq: 100, resumed: true });
+  assert.deepEqual(subscriptions(all.Socket.last), [["subscribe", 1], ["subscribe", 3]]);
 });

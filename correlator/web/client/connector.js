@@ -116,16 +116,21 @@ export class Connector {
           return response;
         },
         receive: (message, view) => this.#receive(attempt, message, view),
+        opened: () => attempt === this.#attempt && this.#subscribeAll(attempt, false),
         streamLost: () => attempt === this.#attempt && this.#notifier.setConnection({ state: State.CONNECTING }),
         end: (code, reason) => this.#ended(attempt, code, reason),
       });
       attempt.link = link;
-      // A websocket subscribes after the welcome, which says whether it resumes.
-      if (attempt.transport === "websocket") return;
-      for (const view of this.#replica.views.values()) link.subscribe(view, false);
+      if (attempt.transport !== "websocket") this.#subscribeAll(attempt, false);
     } catch (error) {
       this.#ended(attempt, CloseCode.NONE, closeReason(error)[1]);
     }
+  }
+
+  /** @param {Attempt} attempt @param {boolean} resumed */
+  #subscribeAll(attempt, resumed) {
+    attempt.isSubscribed = true;
+    for (const view of this.#replica.views.values()) attempt.link?.subscribe(view, resumed && view.resumable);
   }
 
   // -- Receive.
@@ -182,10 +187,8 @@ export class Connector {
     this.#tokenRenewed = false;
     const resumed = message.resumed === true;
     this.#replica.welcome(message.epoch, resumed, attempt.transport === "websocket");
-    for (const each of view === undefined ? this.#replica.views.values() : [view]) {
-      each.expect();
-      if (attempt.transport === "websocket") attempt.link?.subscribe(each, resumed && each.resumable);
-    }
+    for (const each of view === undefined ? this.#replica.views.values() : [view]) each.expect();
+    if (!attempt.isSubscribed) this.#subscribeAll(attempt, resumed);
     if (isFirst) {
       const transport = /** @type {Connection["transport"]} */ (attempt.transport);
       this.#notifier.setConnection({ transport, source: null, lag_seconds: 0, error: null });
@@ -316,6 +319,8 @@ const Phase = Object.freeze({
 class Attempt {
   /** @type {typeof Phase[keyof typeof Phase]} */ #phase = Phase.CONNECTING;
   /** @type {Link | null} */ link = null;
+  /** All views are subscribed: by a websocket that may resume, only after the welcome, which says whether it does. */
+  isSubscribed = false;
   /** @type {string | undefined} */ token;
   /** @type {number | null} ms since 1970 */ welcomedAt = null;
   /** @type {Message | null} */ bye = null;
@@ -341,9 +346,9 @@ class Attempt {
     return this.#phase === Phase.ENDED;
   }
 
-  /** The link, if it accepts subscriptions: a websocket sends them all once it has received the welcome. */
+  /** The link, if it accepts subscriptions. */
   get readyLink() {
-    return this.transport === "websocket" && !this.isWelcomed ? null : this.link;
+    return this.isSubscribed ? this.link : null;
   }
 
   received() {

@@ -22,6 +22,7 @@ import { CloseCode, closeReason, fetchJob, parameters } from "./requests.js";
  * @property {() => import("./replica.js").Position | null} position
  * @property {import("./requests.js").SendRequest} request
  * @property {(message: Message, view?: View) => void} receive  with the view whose stream the message arrived on
+ * @property {() => unknown} opened  a websocket has nothing to resume, and so accepts subscriptions before its welcome
  * @property {() => unknown} streamLost  an event stream was lost, and the browser reconnects it
  * @property {(code: number, reason: string) => void} end
  */
@@ -86,7 +87,7 @@ export class TransportChoice {
 // -- The transport `websocket`: one connection for all subscriptions, with resume.
 
 /** @param {TransportContext} context @returns {Link} */
-function websocket({ environment, token, position, receive, end }) {
+function websocket({ environment, token, position, opened, receive, end }) {
   const url = new URL("ws", environment.base);
   url.protocol = url.protocol.replace("http", "ws");
   const socket = new environment.WebSocket(url.href);
@@ -94,7 +95,11 @@ function websocket({ environment, token, position, receive, end }) {
   const send = (message) => {
     if (socket.readyState === 1) socket.send(JSON.stringify(message));
   };
-  socket.onopen = () => send({ type: "hello", version: 1, token, resume: position() ?? undefined });
+  socket.onopen = () => {
+    const resume = position() ?? undefined;
+    send({ type: "hello", version: 1, token, resume });
+    if (resume === undefined) opened();
+  };
   socket.onmessage = (/** @type {{data: string}} */ event) => decode(event.data, receive, end);
   socket.onclose = (/** @type {{code: number, reason: string}} */ event) =>
     end(event.code, event.reason || `the connection was lost (${event.code})`);
