@@ -1,39 +1,202 @@
-"""The files that a browser may load. All other paths are not served."""
+"""The files that a browser may load. All other paths are not served.
+
+The page is one HTML file and one script, and each part of the browser client is one file: what is many files in this
+package would be as many requests, and a round trip for each level of imports. `_Join` makes one module of several,
+without a build step. The script contains the styles: for a file beside it, a browser opens another connection, which
+takes a round trip more. Its address contains a hash of its content, so that a browser may keep it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import gzip
+import hashlib
+import json
+import posixpath
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from importlib.resources.abc import Traversable
+from pathlib import PurePosixPath
 from types import MappingProxyType
 
-FOLDERS = ("", "client/", "page/", "vendor/")
+STYLES = ("page.css", "list.css", "entity.css", "log.css", "print.css")
+"""In the order of the cascade."""
+
+CLIENT = ("client.js", "progress.js", "react.js")
+"""What other pages import, and GUIs copy. The last two import `client.js`, which therefore keeps one connection."""
 
 CONTENT_TYPES = {
-    ".css": "text/css",
     ".html": "text/html",
     ".js": "text/javascript",
     ".svg": "image/svg+xml",
     ".ts": "text/plain",
 }
-"""By suffix. Files with any other suffix are not served."""
+"""By suffix."""
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """What is served at one address. `is_hashed`: the address belongs to this content, and never to another one."""
+
+    body: bytes
+    compressed: bytes
+    content_type: str
+    etag: str
+    is_hashed: bool
+
+    @classmethod
+    def of(cls, name: str, text: str, *, is_hashed: bool = False) -> File:
+        """`name`: any with the suffix of the file."""
+        body = text.encode()
+        etag = hashlib.sha256(body).hexdigest()[:20]
+        return cls(body, gzip.compress(body, mtime=0), CONTENT_TYPES[PurePosixPath(name).suffix], etag, is_hashed)
 
 
 @cache
-def files() -> Mapping[str, tuple[str, str]]:
-    """URL path → (name of the resource in this package, content type). ``/`` is the page.
+def files(*, gateway: bool = False) -> Mapping[str, File]:
+    """URL path → file. ``/`` is the page. The paths are made here: that of a request never becomes the path of a file.
 
-    The mapping is made from the files of the package, so the path of a request never becomes the path of a file.
+    `gateway`: the page has a mark by which its scripts know that a gateway serves it, before any request.
     """
-    root = resources.files(__name__)
-    found = {f"/{name}": (name, content_type) for folder in FOLDERS for name, content_type in _in(root, folder)}
-    found["/"] = found.pop("/index.html")
+    found = {f"/{name}": File.of(name, joined(name, beside=CLIENT[:1])) for name in CLIENT}
+    found |= {f"/{name}": File.of(name, _read(name)) for name in ("favicon.svg", *map(_types, CLIENT))}
+    page = _read("index.html")
+    if gateway:
+        page = page.replace('<html lang="en">', '<html lang="en" data-fleet>', 1)
+    script = File.of("page.js", _styled(without_comments(joined("page/main.js"))), is_hashed=True)
+    name = f"page-{script.etag}.js"
+    found |= {f"/{name}": script, "/": File.of("index.html", page.replace('"page.js"', f'"{name}"'))}
     return MappingProxyType(found)
 
 
-def _in(root: Traversable, folder: str) -> Iterator[tuple[str, str]]:
-    for file in (root / folder).iterdir():
-        suffix = file.name[file.name.rfind(".") :]
-        if file.is_file() and suffix in CONTENT_TYPES:
-            yield folder + file.name, CONTENT_TYPES[suffix]
+def _read(name: str) -> str:
+    return resources.files(__name__).joinpath(name).read_text()
+
+
+def _styled(script: str) -> str:
+    """The script, which first sets the styles of its page. The content security policy admits that."""
+    styles = json.dumps("".join(map(_read, STYLES)), ensure_ascii=False)
+    begin = f"const $styles = new CSSStyleSheet();\n$styles.replaceSync({styles});\n"
+    return f"{begin}document.adoptedStyleSheets = [$styles];\n{script}"
+
+
+def _types(name: str) -> str:
+    return name.removesuffix(".js") + ".d.ts"
+
+
+def joined(entry: str, beside: Iterable[str] = (), *, read: Callable[[str], str] = _read) -> str:
+    """The module and all that it imports, as one module with the same exports.
+
+    `beside`: modules that stay files of their own, in the folder of the result. `read` returns the text of a module.
+
+    Raises:
+        ValueError: A module imports or exports in a form that is not known here, or imports what is not exported.
+    """
+    return _Join(frozenset(beside) - {entry}, read).entry(entry)
+
+
+def without_comments(text: str) -> str:
+    """JavaScript without comments on lines of their own, but ``/*!``. No line of a template may begin as one does."""
+    return _COMMENT.sub("", text)
+
+
+_COMMENT = re.compile(r"^[ \t]*(?:/\*(?!!)(?:(?!\*/).)*\*/|//[^\n]*)\n", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r'^(import|export) (?:(\w+)|\{([^}]*)\}) from "(\.[^"]+)";$', re.MULTILINE)
+_DECLARED = re.compile(r"^export ((?:(?:async )?function\*?|class|const) (\w+))", re.MULTILINE)
+_LISTED = re.compile(r"(?:^|(?<=[;}]))export ?\{([^}]*)\};", re.MULTILINE)
+_DEFAULT = re.compile(r"(?:^|(?<=[;}]))export default ", re.MULTILINE)
+_UNKNOWN = re.compile(r"^(?:import|export)\b[^.\n]*", re.MULTILINE)
+
+
+class _Join:
+    """Each imported module becomes a function that is called once and returns what the module exports.
+
+    So a module keeps its own scope, and its text but for imports and exports. The order is that in which browsers
+    evaluate modules. Modules that import each other are refused: one of them would get nothing of the other.
+
+    The forms of imports and exports are those of this package. A module must not export a variable that is assigned
+    again: its importers have a copy.
+    """
+
+    def __init__(self, beside: frozenset[str], read: Callable[[str], str]) -> None:
+        self._beside = beside
+        self._read = read
+        self._exports: dict[str, set[str]] = {}
+        """Of the modules that `_before` defines, which is in front of the entry."""
+        self._before: list[str] = []
+        self._unfinished: list[str] = []
+
+    def entry(self, name: str) -> str:
+        """The whole text. What is in front of the first link stays there, as a directive must."""
+        text = self._read(name)
+        first = _LINK.search(text)
+        at = len(text) if first is None else first.start()
+        rest = self._linked(name, text[at:])
+        return text[:at] + "".join(self._before) + rest
+
+    def _linked(self, name: str, text: str) -> str:
+        """`text` of a module with constants instead of its links to other modules, which are added to `_before`."""
+
+        def constants(link: re.Match[str]) -> str:
+            word, default, listed, address = link.groups()
+            target = posixpath.normpath(posixpath.join(posixpath.dirname(name), address))
+            pairs = [("default", default)] if default else _pairs(listed)
+            if missing := {theirs for theirs, _ in pairs} - self._exports_of(target):
+                raise ValueError(f"{name} imports {', '.join(sorted(missing))}, which {target} does not export")
+            again = f"\nexport {{ {', '.join(own for _, own in pairs)} }};" if word == "export" else ""
+            return f"const {{ {_members(pairs)} }} = {_variable(target)};{again}"
+
+        # The address that the module would have beside the result.
+        place = f'import.meta.url.replace(/[^/?#]*([?#].*)?$/, "{name}")'
+        return _LINK.sub(constants, text).replace("import.meta.url", place)
+
+    def _exports_of(self, name: str) -> set[str]:
+        """The names that a module exports. It is added to `_before`."""
+        if name in self._unfinished:
+            raise ValueError(f"modules import each other: {', '.join([*self._unfinished, name])}")
+        if name not in self._exports:
+            self._unfinished.append(name)
+            self._exports[name] = self._add_file(name) if name in self._beside else self._add_function(name)
+            self._unfinished.pop()
+        return self._exports[name]
+
+    def _add_file(self, name: str) -> set[str]:
+        self._before.append(f'import * as {_variable(name)} from "./{name}";\n')
+        _, pairs = _without_exports(joined(name, read=self._read))
+        return {theirs for theirs, _ in pairs}
+
+    def _add_function(self, name: str) -> set[str]:
+        text, pairs = _without_exports(self._linked(name, self._read(name)))
+        if unknown := _UNKNOWN.search(text):
+            raise ValueError(f"{name} has a form that is not known here: {unknown[0]}")
+        self._before.append(f"const {_variable(name)} = (() => {{\n{text}\nreturn {{ {_members(pairs)} }};\n}})();\n")
+        return {theirs for theirs, _ in pairs}
+
+
+_Pairs = list[tuple[str, str]]
+"""Names of exports, each with the name of its variable in the module."""
+
+
+def _without_exports(text: str) -> tuple[str, _Pairs]:
+    """The text of a module, and what it exports: the name for others, and its own."""
+    listed = [(theirs, own) for each in _LISTED.findall(text) for own, theirs in _pairs(each)]
+    declared = [(name, name) for _, name in _DECLARED.findall(text)]
+    default = [("default", "$default")] if _DEFAULT.search(text) else []
+    text = _DEFAULT.sub("const $default = ", _DECLARED.sub(r"\1", _LISTED.sub("", text)))
+    return text, [*listed, *declared, *default]
+
+
+def _pairs(listed: str) -> _Pairs:
+    """``a, b as c`` → (a, a), (b, c)."""
+    names = [each.split(" as ") for each in re.split(r"\s*,\s*", listed.strip()) if each]
+    return [(each[0], each[-1]) for each in names]
+
+
+def _members(pairs: _Pairs) -> str:
+    """The members of an object, or what becomes of them: the same text in JavaScript."""
+    return ", ".join(one if one == other else f"{one}: {other}" for one, other in pairs)
+
+
+def _variable(name: str) -> str:
+    return "$" + re.sub(r"\W", "_", name.removesuffix(".js"))

@@ -321,6 +321,12 @@ export function subscribe(
   more?: More & SharedOptions,
 ): Subscription;
 
+/**
+ * The `Correlator` that all parts of a page share: one for each server and token. Do not close it, but call `release` when
+ * it is not used any more.
+ */
+export function acquire(options?: SharedOptions): { readonly correlator: Correlator; release(): void };
+
 /** The newest of several jobs, by the daemon's order: the job found by an ID that several jobs have. */
 export function newest(jobs: Iterable<Job>): Job | null;
 

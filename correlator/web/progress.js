@@ -5,7 +5,7 @@
  * `STYLE` is its style. All elements of a page with the same server and token share a connection.
  */
 
-import { subscribe } from "./client/correlator.js";
+import { subscribe } from "./client.js";
 import { Progress, comparison, liveliness, outlook } from "./page/outlook.js";
 import { Clock, clockTime } from "./page/times.js";
 import {

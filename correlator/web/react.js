@@ -2,7 +2,7 @@
 /** React hooks on the connection that all parts of a page share. react.d.ts has their types and describes them. */
 
 import { createContext, createElement, useContext, useEffect, useMemo, useRef, useSyncExternalStore } from "react";
-import { subscribe } from "./client/correlator.js";
+import { subscribe } from "./client.js";
 import { JobLog, NO_LOG } from "./client/job_log.js";
 import { UNCONNECTED } from "./client/notifier.js";
 

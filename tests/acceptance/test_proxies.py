@@ -234,13 +234,13 @@ async def test_the_page_and_its_client_are_found_under_the_prefix(site: Site):
     for name in re.findall(r'(?:src|href)="([^"#]+)"', page):
         assert not name.startswith("/"), name
         assert (await site.get(f"/correlator/{name}"))[0] == 200, name
-    for name in ("client.js", "client/correlator.js"):
+    for name in ("client.js", "progress.js", "react.js"):
         assert (await site.get(f"/correlator/{name}"))[0] == 200, name
 
 
 @pytest.mark.parametrize("site", [Nginx], ids=["nginx"], indirect=True)
 async def test_nginx_compresses_replies_and_no_event_stream(site: Site):
-    replies = {"client/correlator.js": "gzip", "api/v1/openapi.json": "gzip", "api/v1/stream?id=x": None}
+    replies = {"client.js": "gzip", "api/v1/openapi.json": "gzip", "api/v1/stream?id=x": None}
     for path, coding in replies.items():
         async with site.session.get(site.url(f"/correlator/{path}"), headers={"Origin": site.origin}) as response:
             assert (response.status, response.headers.get("Content-Encoding")) == (200, coding), path

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 
+from correlator.web import files
 from tests.support.browser import expect
 from tests.support.page_server import document, serving
+from tests.support.slow_link import SlowLink
 
 UUID = "e8f15a6d-c5f4-4d69-af72-194b96a0c7fb"
 
@@ -25,6 +27,27 @@ async def test_the_header_shows_the_transport_and_the_lag_of_the_database(fake, 
     await expect(banner(page)).to_have_count(0)
     await fake.send(type="status", source="live", lag_seconds=2.34)
     await expect(status(page)).to_contain_text("database 2.3 s behind")
+
+
+async def test_a_first_visit_takes_six_round_trips_and_two_files_and_the_next_five_and_one(fake, page):
+    fake.jobs[UUID] = document(UUID)
+    script = next(path for path, file in files().items() if file.is_hashed)
+    async with SlowLink(fake.port).running() as link:
+        await page.goto(f"http://127.0.0.1:{link.port}/")
+        await expect(page.locator(".row")).to_be_visible()
+        # A handshake, the page, its script, another handshake, the upgrade, the jobs.
+        assert link.round_trips <= 6
+        assert fake.served == [(200, "/"), (200, script)]
+        await page.reload()
+        await expect(page.locator(".row")).to_be_visible()
+        assert fake.served[2:] == [(304, "/")]
+        await page.goto("about:blank")
+    # Its connections have ended meanwhile, so the page takes a handshake again.
+    async with SlowLink(fake.port, port=link.port).running() as link:
+        await page.goto(f"http://127.0.0.1:{link.port}/")
+        await expect(page.locator(".row")).to_be_visible()
+        assert link.round_trips <= 5
+        assert fake.served[3:] == [(304, "/")]
 
 
 async def test_an_outage_shows_its_time_stops_the_clocks_and_ends_without_a_reload(fake, page):

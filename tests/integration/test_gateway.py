@@ -116,6 +116,10 @@ async def test_each_appliance_has_its_own_paths_and_jobs(nats):
             assert (await gateway.get("/i/dc1/health/ready"))[0] == 200
             async with aiohttp.ClientSession() as session, session.get(f"{gateway.url}/i/dc1") as page:
                 assert (page.url.path, page.status) == ("/i/dc1/", 200)
+                (script,) = re.findall(r'src="(page-[^"]+)"', await page.text())
+                async with session.get(f"{gateway.url}/i/dc1/{script}") as response:
+                    assert (response.status, response.headers["Content-Encoding"]) == (200, "gzip")
+                    assert "immutable" in response.headers["Cache-Control"]
 
 
 async def test_the_health_of_each_appliance_is_listed(nats):

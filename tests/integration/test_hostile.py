@@ -447,7 +447,9 @@ async def test_a_page_of_a_listed_origin_may_ask_with_headers_everywhere(hub, cl
             async with client.get(url + path, headers={"Authorization": "Bearer secret", **origin}) as response:
                 assert response.status == 200
                 assert response.headers.get("Access-Control-Allow-Origin") == allowed
-                assert response.headers["Vary"] == "Origin", "a cache must not give one origin's answer to another"
+                assert "Origin" in response.headers.getall("Vary"), (
+                    "a cache must not give one origin's answer to another"
+                )
                 exposed = response.headers.get("Access-Control-Expose-Headers", "")
                 assert ("ETag" in exposed and "Retry-After" in exposed) is (allowed is not None)
 

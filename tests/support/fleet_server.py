@@ -8,9 +8,6 @@ from typing import Any
 
 from aiohttp import web
 
-from correlator.sinks.http.server import HEADERS
-from correlator.sinks.http.static import mark_gateway
-from correlator.web import files
 from tests.support.page_server import Document, PageServer, stamp
 
 PREFIX = "/i/{instance}"
@@ -35,7 +32,7 @@ class FleetServer(PageServer):
     """`instances`: the rows of ``GET /api/v1/instances``. `asked`: the requests for them."""
 
     def __init__(self, *instances: Document, **options: Any) -> None:
-        super().__init__(**options)
+        super().__init__(gateway=True, **options)
         self.instances = list(instances)
         self.asked = 0
         self.searches: list[str] = []
@@ -60,19 +57,6 @@ class FleetServer(PageServer):
     def _wanted(self, message: Document, request: web.Request) -> Document:
         own = request.match_info.get("instance")
         return message if own is None else message | {"instance": [own]}
-
-    def _path(self, request: web.Request) -> str:
-        own = request.match_info.get("instance")
-        return request.path if own is None else request.path.removeprefix(f"/i/{own}")
-
-    async def _file(self, request: web.Request) -> web.Response:
-        response = await super()._file(request)
-        if files()[self._path(request)][0] != "index.html":
-            return response
-        assert isinstance(response.body, bytes)
-        return web.Response(
-            body=mark_gateway(response.body), content_type="text/html", charset="utf-8", headers=HEADERS
-        )
 
     def _page(self, request: web.Request) -> Document:
         self.searches.append(request.path_qs)

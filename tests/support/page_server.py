@@ -10,13 +10,12 @@ import contextlib
 import datetime
 import json
 from collections.abc import AsyncIterator, Iterable, Mapping
-from importlib import resources
 from typing import Any
 
 from aiohttp import WSMsgType, web
 
 from correlator.sinks.http.server import HEADERS
-from correlator.web import files
+from correlator.sinks.http.static import Static
 from tests.support.servers import free_port
 
 Document = dict[str, Any]
@@ -122,7 +121,8 @@ def forecasted(job: Document, percent: float, **more: Any) -> Document:
 class PageServer:
     """`jobs` are the jobs of a snapshot; `put`, `send` and `log` send messages to the connected clients."""
 
-    def __init__(self, *, token: str | None = None) -> None:
+    def __init__(self, *, token: str | None = None, gateway: bool = False) -> None:
+        self._static = Static(gateway=gateway)
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.jobs: dict[str, Document] = {}
@@ -137,6 +137,8 @@ class PageServer:
         self.token = token
         self.parts: Document = {"database": {"ok": True, "error": None}}
         """The parts of ``GET /health/ready``."""
+        self.served: list[tuple[int, str]] = []
+        """Status and path of each answer with a file of the page, but for icons."""
         self.html = ""
         """The body of /test.html, a page of another program."""
         self.page = 1000
@@ -164,7 +166,7 @@ class PageServer:
             web.get("/test.html", self._test_page),
             web.get("/health/ready", self._ready),
             web.post("/api/v1/ticket", self._ticket),
-            *(web.get(path, self._file) for path in files()),
+            *(web.get(route.path, self._file) for route in self._static.routes()),
         ]
 
     async def stop(self) -> None:
@@ -219,12 +221,11 @@ class PageServer:
             await client.send_str(json.dumps(message))
 
     async def _file(self, request: web.Request) -> web.Response:
-        name, content_type = files()[self._path(request)]
-        body = resources.files("correlator.web").joinpath(name).read_bytes()
-        return web.Response(body=body, content_type=content_type, charset="utf-8", headers=HEADERS)
-
-    def _path(self, request: web.Request) -> str:
-        return request.path
+        response = await self._static.file(request)
+        response.headers.update(HEADERS)
+        if not request.path.endswith(".svg"):  # which a browser asks for when it likes
+            self.served.append((response.status, request.path))
+        return response
 
     async def _ready(self, request: web.Request) -> web.Response:
         del request

@@ -12,6 +12,7 @@ import pytest
 from correlator.jobs.model.facts import Status
 from correlator.jobs.model.rows import StepRecord
 from correlator.jobs.model.views import JobView, PublishedJob, Titles
+from correlator.web import files
 from tests.support.documents import document_of
 from tests.support.markdown import blocks
 
@@ -63,17 +64,16 @@ def test_its_types_declare_what_it_exports(node: str) -> None:
 def test_the_copy_that_gui_md_describes_is_complete(node: str, tmp_path: Path) -> None:
     commands = re.findall(r"^curl .*--output '(\S+)' 'http://127.0.0.1:8686/(\S+)'$", GUI.read_text(), re.MULTILINE)
     for output, address in commands:
-        before, names, after = re.split(r"[{}]", address)
-        for name in names.split(","):
+        for name in address.strip("{}").split(","):
             copy = tmp_path / output.replace("#1", name)
             copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_bytes(resources.files("correlator.web").joinpath(before + name + after).read_bytes())
+            copy.write_bytes(files()[f"/{name}"].body)
     copied = (tmp_path / "lib/correlator/client.js").as_uri()
     script = f"console.log(Object.keys(await import({json.dumps(copied)})).sort().join())"
     done = subprocess.run(
         [node, "--input-type=module", "--eval", script], capture_output=True, text=True, timeout=20, check=False
     )
-    assert (done.stdout, done.stderr) == ("Correlator,merge,newest,remaining,subscribe\n", "")
+    assert (done.stdout, done.stderr) == ("Correlator,acquire,merge,newest,remaining,subscribe\n", "")
 
 
 def test_the_example_of_gui_md_moves_its_bar_by_the_daemons_clock(node: str, tmp_path: Path) -> None:

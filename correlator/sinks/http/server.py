@@ -248,7 +248,7 @@ class HttpSink:
         """Add the headers that every response has, also one that is written in parts, before it is sent."""
         response.headers.update(HEADERS)
         response.headers.setdefault("Cache-Control", "no-store")
-        response.headers.update(self._access.cors(request))
+        response.headers.extend(self._access.cors(request))  # beside another Vary
 
     @web.middleware
     async def _gate(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -270,7 +270,7 @@ class HttpSink:
             return problem(
                 HTTPStatus.FORBIDDEN, "this Host is not served here: add its name to http.allowed_hosts if it is yours"
             )
-        if path in self._static.paths or path == "/ws":
+        if self._static.serves(path) or path == "/ws":
             return None
         if request.method not in ("GET", "HEAD") and not access.origin_allowed(request):
             return problem(HTTPStatus.FORBIDDEN, "this origin is not in http.allowed_origins")

@@ -6,11 +6,10 @@
  * while the client polls. If it cannot be read, that is retried.
  */
 
-import { acquire } from "./correlator.js";
+import { acquire } from "../client.js";
 
-/** @import { Level, LogLine, LogPage, SharedOptions, Subscription, Update } from "../client.js" */
+/** @import { Correlator, Level, LogLine, LogPage, SharedOptions, Subscription, Update } from "../client.js" */
 /** @import { JobLogOptions, JobLogState } from "../react.js" */
-/** @import { Correlator } from "./correlator.js" */
 
 const RETRY_AFTER = 5000; // ms
 

@@ -1,5 +1,7 @@
 /** Preact's elements and htm's templates for all views, and what all of them draw: icons, bars, IDs that can be copied. */
 
+/*! Includes Preact 11.2.0 (MIT) and htm 3.1.1 (Apache-2.0). */
+
 import htm from "../vendor/htm.js";
 import { Component, createRef, h, options, render } from "../vendor/preact.js";
 import { named } from "./words.js";

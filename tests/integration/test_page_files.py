@@ -1,0 +1,75 @@
+"""How the page and its files are sent: compressed, kept or revalidated, without a token."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+
+from correlator.jobs.index import Index
+from correlator.pipeline.local_hub import LocalHub
+from correlator.web import files
+from tests.support.http_listener import served
+
+SCRIPT = next(path for path, file in files().items() if file.is_hashed)
+OTHER = f"/page-{'0' * 20}.js"
+YEAR = "public, max-age=31536000, immutable"
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[aiohttp.ClientSession]:
+    hub = LocalHub(Index())
+    async with (
+        served(hub, tokens=("secret",), origins=("http://gui",)) as url,
+        aiohttp.ClientSession(url, auto_decompress=False, skip_auto_headers=["Accept-Encoding"]) as session,
+    ):
+        yield session
+
+
+@pytest.mark.parametrize(
+    ("accepted", "coding"),
+    [
+        ("gzip, deflate, br", "gzip"),
+        ("br;q=1.0, gzip;q=0.001", "gzip"),
+        ("gzip;q=0, br", None),
+        ("br, gzip ; q=0.000", None),
+        ("identity", None),
+        (None, None),
+    ],
+)
+async def test_a_file_is_compressed_if_the_client_accepts_it_and_each_form_has_its_etag(client, accepted, coding):
+    headers = {} if accepted is None else {"Accept-Encoding": accepted}
+    async with client.get("/client.js", headers=headers) as response:
+        body = await response.read()
+        assert response.headers.get("Content-Encoding") == coding
+        assert (gzip.decompress(body) if coding else body) == files()["/client.js"].body
+        assert response.headers.getall("Vary") == ["Accept-Encoding", "Origin"]
+        etag = response.headers["ETag"]
+    async with client.get("/client.js", headers=headers | {"If-None-Match": f'"x", W/{etag}'}) as response:
+        assert (response.status, await response.read(), response.headers["ETag"]) == (304, b"", etag)
+    other = {"Accept-Encoding": "gzip"} if coding is None else {}
+    async with client.get("/client.js", headers=other | {"If-None-Match": etag}) as response:
+        assert response.status == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "how_long"),
+    [("/", "no-cache"), ("/client.js", "no-cache"), ("/favicon.svg", "no-cache"), (SCRIPT, YEAR), (OTHER, "no-cache")],
+)
+async def test_a_file_is_kept_for_a_year_only_at_the_address_with_its_hash(client, path, how_long):
+    async with client.get(path) as response:
+        assert (response.status, response.headers["Cache-Control"]) == (200, how_long)
+        assert "script-src 'self';" in response.headers["Content-Security-Policy"]
+
+
+async def test_an_address_of_another_version_gives_the_script_of_this_one(client):
+    async with client.get(OTHER) as response:
+        assert await response.read() == files()[SCRIPT].body
+
+
+@pytest.mark.parametrize("path", ["/page-*.js", f"/page-{'0' * 19}.js", f"/page-{'0' * 20}.css", "/page/main.js"])
+async def test_no_other_address_is_one_of_a_file(client, path):
+    async with client.get(path, headers={"Authorization": "Bearer secret"}) as response:
+        assert response.status == 404
