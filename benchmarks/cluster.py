@@ -17,7 +17,6 @@ from tests.support.mariadb import Database
 from tests.support.nats import Nats
 from tests.support.stream_writer import AT, StreamWriter
 
-WRITTEN_AT_ONCE = 2_000
 STEPS = ("validation", "source-vm-power-off", "final-sync", "multi-volume-snapshot-creation", "vm-creation")
 
 
@@ -76,8 +75,7 @@ async def stream(url: str, count: int) -> AsyncIterator[StreamWriter]:
     async with connected(url) as connection:
         writer = StreamWriter(connection, "dc1")
         await writer.begin()
-        for first in range(0, count, WRITTEN_AT_ONCE):
-            await writer.put(*example_jobs(first, min(count, first + WRITTEN_AT_ONCE)))
+        await writer.fill(example_jobs(count))
 
         async def report() -> None:
             while True:
@@ -92,9 +90,9 @@ async def stream(url: str, count: int) -> AsyncIterator[StreamWriter]:
             await asyncio.gather(reporting, return_exceptions=True)
 
 
-def example_jobs(first: int, end: int) -> Iterator[PublishedJob]:
+def example_jobs(count: int) -> Iterator[PublishedJob]:
     """Ended jobs, in the words of a real appliance. Their documents have 2.9 kB."""
-    for n in range(first, end):
+    for n in range(count):
         at = AT + n * 1_000_000
         steps = tuple(
             StepRecord(10 * n + k, STEPS[k % 5], k + 1, "completed", at + k * 5_000_123, at + k * 5_000_123 + 4_000_456)

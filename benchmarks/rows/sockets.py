@@ -57,7 +57,7 @@ async def _changed(
 
     A client that misses a change, or is disconnected, ends its process with an error.
     """
-    shown = list(example_jobs(0, JOBS))
+    shown = list(example_jobs(JOBS))
     first = await writer.put(*shown)
     revs = {job.job_id: first - JOBS + 1 + n for n, job in enumerate(shown)}
     await _equal(crowds, revs)

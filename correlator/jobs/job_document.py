@@ -396,7 +396,7 @@ def received(found: JobDocument) -> PublishedJob:
         len(children),
         found.stalled,
         instance=found.instance or "",
-        body=compact(model.encode(found)),
+        body=model.encode_decoded(found),
     )
 
 
@@ -404,7 +404,7 @@ def revised(shown: PublishedJob, rev: int) -> PublishedJob:
     """A job that was `received`, as another revision of the same content."""
     if shown.rev == rev:
         return shown
-    return replace(shown, rev=rev, body=model.encode(replace(document(shown), rev=rev)))
+    return replace(shown, rev=rev, body=model.encode_decoded(replace(document(shown), rev=rev)))
 
 
 def steps_of(shown: PublishedJob) -> Iterable[StepRecord]:

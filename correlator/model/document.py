@@ -253,15 +253,25 @@ decode_steps: Final = msgspec.json.Decoder(Steps).decode
 OF_GATEWAYS: Final = frozenset({"instance", "steps_cut"})
 """The members that only the documents of a gateway have."""
 
-_encode: Final = msgspec.json.Encoder().encode
+_encoder: Final = msgspec.json.Encoder()
 
 
 def encode(value: Any) -> bytes:
     """Encode a document, a patch or a message as JSON. Invalid Unicode and values nested too deep are replaced."""
     try:
-        return _encode(value)
+        return _encoder.encode(value)
     except (UnicodeEncodeError, RecursionError):
         return orjson.dumps(clean(value))
+
+
+def encode_decoded(found: JobDocument) -> bytes:
+    """Encode a document that was decoded, so that it is valid Unicode, to keep it.
+
+    `encode` returns the beginning of a block that may be twice as large.
+    """
+    buffer = bytearray(4_096)
+    _encoder.encode_into(found, buffer)
+    return bytes(buffer)
 
 
 def clean(value: Any, depth: int = 0) -> Any:

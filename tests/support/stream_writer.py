@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from itertools import islice
 
 from correlator.cluster import fence, keys, streams
 from correlator.cluster.connection import Connection
 from correlator.cluster.fence import Message
-from correlator.jobs import job_document
 from correlator.jobs.model.facts import Line, Status
 from correlator.jobs.model.views import JobView, PublishedJob
-from tests.support.documents import document_of
+from correlator.sinks.cluster import stored_document
 
 AT = 1_758_553_933_000_000
+AT_ONCE = 250
+"""Documents of which the last is acknowledged: NATS stores them in the order in which they come."""
+
 PURGE = {"KV-Operation": "PURGE", "Nats-Rollup": "sub", "Nats-TTL": "86400s"}
 
 
@@ -46,12 +49,18 @@ class StreamWriter:
 
     async def put(self, *jobs: PublishedJob) -> int:
         """Write documents in one batch. Returns the sequence of the last one."""
-        messages = []
-        for shown in jobs:
-            document = document_of(shown)
-            del document["rev"]
-            messages.append(Message(keys.job(self._instance, shown.job_id), job_document.encode(document)))
-        return await self._write(messages)
+        return await self._write([Message(*self._stored(shown)) for shown in jobs])
+
+    async def fill(self, jobs: Iterable[PublishedJob]) -> None:
+        """Write many documents, several thousand in a second: one acknowledgement in `AT_ONCE` is waited for."""
+        left = iter(jobs)
+        while several := list(islice(left, AT_ONCE)):
+            for shown in several[:-1]:
+                await self._connection.publish(*self._stored(shown))
+            await self._connection.request(*self._stored(several[-1]))
+
+    def _stored(self, shown: PublishedJob) -> tuple[str, bytes]:
+        return keys.job(self._instance, shown.job_id), stored_document.encode(shown)
 
     async def remove(self, job_id: str, reason: str = "retention") -> int:
         return await self._write([Message(keys.job(self._instance, job_id), b"", {**PURGE, "Cor-Reason": reason})])
