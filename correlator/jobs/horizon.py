@@ -91,12 +91,12 @@ class Horizon:
         if self.read_to == FOR_EVER:
             return self._watch(now)
         if self._step is not None:
-            last = self.watched(self._step[0])
+            last = self._step[0] - self._unwatched
         elif self._restored is not None:
             last = self._restored
         else:
             return self.watched(now)
-        return min(max(self.watched(now), last), last + SEEN_AT_ONCE)
+        return min(max(now - self._unwatched, last), last + SEEN_AT_ONCE)
 
     def log_watched(self, now: Micros) -> Micros:
         """Watched time of the log alone, up to the last report on it. Only differences have a meaning."""

@@ -555,8 +555,10 @@ class Index:
         self.silence.alive(job_id, now)
         new = replace(old, view=view, rev=self.published.next_seq(), updated_at=now, alive_at=alive_at)
         record.viewed = facts
-        past = turn.past or job_id in turn.silent
-        self._follow_up(self._put(new, old, turn, goes_on=True), turn, past=past)
+        self._put(new, old, turn, goes_on=True)
+        self._newest_time = max(self._newest_time, min(now, alive_at))
+        if not turn.past and job_id not in turn.silent:
+            self._announce(new, turn)
         return True
 
     def _publish(self, record: Record, view: JobView, alive_at: Micros, old: PublishedJob | None, turn: _Turn) -> None:
@@ -773,8 +775,6 @@ class Index:
                 self._expiry.discard(job_id)
             if new is not None and not past:
                 self._note_transitions(old, new, turn)
-        if change.goes_on:
-            return
         was, view = old.view if old is not None else None, new.view if new is not None else None
         if was is None or view is None or names_differ(was, view):
             self._move_names(job_id, was, view, turn)

@@ -474,7 +474,7 @@ def log_line(entry: Entry | LogLine) -> messages.LogEvent:
         "step_id": entry.step_id,
         "message": entry.message,
         "attrs": entry.attrs,
-        "at": rfc3339(entry.at),
+        "at": _formatted(entry.at),
     }
 
 

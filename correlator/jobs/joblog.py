@@ -76,7 +76,7 @@ def read(
         for key in id_keys:
             if key in attrs and (found := _identifier(attrs[key], key, bad)) and found not in external:
                 external = (*external, found)
-    level = _LEVELS.get(row.level.strip().upper(), "INFO")
+    level = _LEVELS.get(row.level) or _LEVELS.get(row.level.strip().upper(), "INFO")
     message = row.message.lower() if len(row.message) <= len(PROGRESS_MESSAGE) else ""
     kind = KIND_OF_MESSAGE.get(message)
     if kind is not None and (job_id is None or (kind.of_step and step_id is None)):

@@ -7,7 +7,7 @@ A value that can only be computed on request is a function that a scrape calls. 
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import Final
@@ -62,8 +62,13 @@ class Delays(Collector):
         REGISTRY.register(self)
 
     def observe_all(self, seconds: Sequence[float]) -> None:
-        for one in seconds:
-            self._counts[bisect_left(self._bounds, one)] += 1
+        ordered, before = sorted(seconds), 0
+        for n, bound in enumerate(self._bounds):
+            if before == len(ordered):
+                break
+            up_to = bisect_right(ordered, bound)
+            self._counts[n] += up_to - before
+            before = up_to
         self._sum += sum(seconds)
 
     def collect(self) -> Iterator[Metric]:

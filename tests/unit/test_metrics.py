@@ -14,6 +14,25 @@ from correlator.sources.log.gaps import Probe
 from correlator.sources.log.tail import Tail
 from tests.support.pipeline_harness import NOW, SECOND, PipelineHarness, row, samples
 
+
+def test_delays_that_are_observed_together_are_in_the_buckets_that_each_belongs_to():
+    delays = metrics.Delays("test_delays", "Seconds.", (0.1, 1.0))
+    try:
+        for some in ([5.0, 0.1, 0.05], [], [0.11, 1.0], [0.01]):
+            delays.observe_all(some)
+        (family,) = delays.collect()
+        found = {sample.labels.get("le", sample.name): sample.value for sample in family.samples}
+    finally:
+        metrics.REGISTRY.unregister(delays)
+    assert found == {
+        "0.1": 3,
+        "1.0": 5,
+        "+Inf": 6,
+        "test_delays_count": 6,
+        "test_delays_sum": pytest.approx(6.27),
+    }
+
+
 # -- labels
 
 
