@@ -6,10 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from correlator.config import label_values
 from correlator.config.schema import Config
 from correlator.config.tls import client_context
-from correlator.config.values import MysqlUrl, SqliteUrl
+from correlator.config.values import MysqlUrl, SqliteUrl, titles
 from correlator.jobs import sizes
 from correlator.jobs.horizon import Horizon
 from correlator.jobs.index import Index
@@ -54,7 +53,7 @@ def following(config: Config, stalled_after: Callable[[], float]) -> Following:
         stalled_after=stalled_after,
         retention=config.jobs.retention,
         max_jobs=config.jobs.max_jobs,
-        titles=Titles(label_values.titles(config.labels.operations), label_values.titles(config.labels.steps)),
+        titles=Titles(titles(config.labels.operations), titles(config.labels.steps)),
         horizon=Horizon(read_to=0),
     )
     # Seconds without progress before a source is stuck: a query may wait for two others on its session.

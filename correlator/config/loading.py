@@ -17,10 +17,10 @@ from urllib.parse import unquote
 import msgspec
 from msgspec.structs import replace
 
-from correlator.config import cluster_values, files, values, webhook_values
-from correlator.config.cluster import Cluster
+from correlator.config import files, values
+from correlator.config.cluster import Cluster, default_instance, is_seed
 from correlator.config.files import Files
-from correlator.config.otlp_values import read_headers
+from correlator.config.otlp import read_headers
 from correlator.config.schema import (
     Config,
     Database,
@@ -31,9 +31,8 @@ from correlator.config.schema import (
     leaves,
     value_of,
 )
-from correlator.config.secret_files import credential, read_secret, shown_path
-from correlator.config.section import Section
-from correlator.config.webhooks import complete
+from correlator.config.values import Section, credential, read_secret, shown_path
+from correlator.config.webhooks import authorization_value, body_template, complete, signing_secrets, webhook_url
 from correlator.errors import ConfigError
 
 DEFAULT_FILE = Path("/etc/correlator/correlator.toml")
@@ -42,8 +41,8 @@ NO_CLUSTER = 'cluster.url: a gateway reads a cluster, e.g. url = "nats://127.0.0
 
 _PREFIX = "CORRELATOR_"
 _HIDDEN = (
-    *(values.secret, webhook_values.url, webhook_values.secrets, webhook_values.authorization),
-    webhook_values.template,  # such as the one of a service that takes its key in the body
+    *(values.secret, webhook_url, signing_secrets, authorization_value),
+    body_template,  # such as the one of a service that takes its key in the body
 )
 """Parsers of values that no message may repeat."""
 # Up to the last @, so that a password with a raw / or @ in it is found and hidden too.
@@ -357,7 +356,7 @@ def _named(mqtt: Mqtt) -> Mqtt:
 
 def _in_cluster(cluster: Cluster, environ: Mapping[str, str], private_key: str) -> Cluster:
     """Return the section with its defaults. `private_key`: the credential with the key of `cluster.tls.cert`."""
-    instance = cluster.instance or cluster_values.default_instance(socket.gethostname())
+    instance = cluster.instance or default_instance(socket.gethostname())
     credentials = cluster.credentials_file or credential(environ, "nats-creds")
     tls = cluster.tls
     if tls is not None and tls.cert is not None and tls.key is None:
@@ -415,7 +414,7 @@ def _cluster_contradictions(cluster: Cluster) -> Iterator[tuple[tuple[str, ...],
         yield ("cluster.tls", "cluster.url"), line
     if cluster.url and cluster.credentials_file:
         try:
-            cluster_values.is_seed(cluster.credentials_file)
+            is_seed(cluster.credentials_file)
         except ConfigError as error:
             yield ("cluster.credentials_file",), str(error)
 

@@ -6,8 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from correlator.config.schema import Config, keys, leaves, value_of
-from correlator.config.section import Section
-from correlator.config.values import Size, toml
+from correlator.config.values import Section, Size, toml
 
 GATEWAY = ("http", "cluster", "log")
 """The sections that a gateway reads."""

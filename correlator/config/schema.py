@@ -13,12 +13,12 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, ge
 
 import msgspec
 
-from correlator.config import label_values, otlp_values, values
+from correlator.config import values
 from correlator.config.cluster import Cluster
-from correlator.config.section import Section
-from correlator.config.section import described as _key
+from correlator.config.otlp import Otlp
 from correlator.config.tls import Tls
-from correlator.config.values import BrokerUrl, DatabaseUrl, Listen, MysqlUrl, Secret, Size, toml
+from correlator.config.values import BrokerUrl, DatabaseUrl, Listen, MysqlUrl, Secret, Section, Size, labels, toml
+from correlator.config.values import described as _key
 from correlator.config.webhooks import Webhook
 
 
@@ -125,11 +125,9 @@ class Jobs(Section, frozen=True, kw_only=True):
 class Labels(Section, frozen=True, kw_only=True):
     operations: Annotated[
         tuple[str, ...],
-        _key('Titles of operations, e.g. "unified-live-failover = Live failover".', label_values.labels),
+        _key('Titles of operations, e.g. "unified-live-failover = Live failover".', labels),
     ] = ()
-    steps: Annotated[
-        tuple[str, ...], _key('Titles of steps, e.g. "final-sync = Final synchronisation".', label_values.labels)
-    ] = ()
+    steps: Annotated[tuple[str, ...], _key('Titles of steps, e.g. "final-sync = Final synchronisation".', labels)] = ()
 
 
 class Http(Section, frozen=True, kw_only=True):
@@ -206,43 +204,6 @@ class Mqtt(Section, frozen=True, kw_only=True):
     def root(self) -> str | None:
         """The first levels of every topic; None if no broker is configured."""
         return f"{self.prefix}/{self.instance}" if self.url is not None else None
-
-
-class Otlp(Section, frozen=True, kw_only=True):
-    url: Annotated[
-        str | None,
-        _key(
-            'An OpenTelemetry receiver that takes JSON over HTTP, e.g. "http://127.0.0.1:4318"; empty: off. Requests go'
-            f" to {otlp_values.PATH} below it.",
-            otlp_values.endpoint,
-        ),
-    ] = None
-    headers: Annotated[
-        tuple[str, ...],
-        _key('Headers of each request, e.g. "X-Scope-OrgID: tenant-1". Secrets: headers_file.', otlp_values.headers),
-    ] = ()
-    headers_file: Annotated[
-        Path | None,
-        _key(
-            'File of more headers, one a line, e.g. "Authorization: Bearer TOKEN"; # comments. Also as the credential'
-            " otlp-headers.",
-            values.optional_path,
-        ),
-    ] = None
-    tls: Annotated[
-        Tls | None,
-        _key("TLS for an https:// receiver. Without this table its certificate is checked with the system's CAs."),
-    ] = None
-    timeout: Annotated[float, _key("Time for each request.", values.seconds, gt=0)] = 10.0
-    delay: Annotated[
-        float,
-        _key(
-            "From the end of a job to its export: what arrives meanwhile is part of the trace, later corrections are"
-            " not.",
-            values.seconds,
-            ge=0,
-        ),
-    ] = 10.0
 
 
 class State(Section, frozen=True, kw_only=True):

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Annotated
 
 from correlator.config import values
-from correlator.config.section import Section
-from correlator.config.section import described as _key
+from correlator.config.values import Section
+from correlator.config.values import described as _key
 
 
 class Tls(Section, frozen=True, kw_only=True):

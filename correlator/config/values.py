@@ -1,4 +1,4 @@
-"""Types and parsers of settings: durations, sizes, addresses, URLs, secrets and topics.
+"""What settings are made of: tables and described keys, types and parsers of values, and files that hold a secret.
 
 Each parser converts a written value, or raises ValueError with a text that follows "expected ". The text never repeats
 the written value, which may contain a secret.
@@ -9,12 +9,15 @@ import ipaddress
 import json
 import os
 import re
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 from zoneinfo import available_timezones
 
 import msgspec
+
+from correlator.errors import ConfigError
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"\s*(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>ms|s|m|h|d|)\s*")
@@ -26,6 +29,18 @@ _BROKER = "mqtt://host:1883 or mqtts://host:8883; the user belongs in mqtt.usern
 _TOPIC = "levels of an MQTT topic, e.g. correlator/v1: no + # NUL, no / at either end, no $ in front"
 _TOPIC_LEVEL = "one level of an MQTT topic: no / + # NUL"
 _LISTEN = "host:port, e.g. 127.0.0.1:8686 or [::1]:8686 (all interfaces: 0.0.0.0:8686 or [::]:8686)"
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of the configuration file."""
+
+
+def described(description: str, parse: Callable[[object], object] | None = None, **bounds: Any) -> msgspec.Meta:
+    """Describe a key. `parse` converts the written value, or raises ValueError with what is expected."""
+    return msgspec.Meta(description=description, extra={"parse": parse}, **bounds)
+
+
+# -- types
 
 
 class Secret:
@@ -109,11 +124,24 @@ class Listen(msgspec.Struct, frozen=True):
         return f"{_bracketed(self.host)}:{self.port}"
 
 
+class Size(int):
+    """A number of bytes. Its text is the one that TOML has, e.g. 16kB."""
+
+    def __str__(self) -> str:
+        for unit, bytes_of in (("MB", 1_000_000), ("kB", 1_000)):
+            if self >= bytes_of and self % bytes_of == 0:
+                return f"{self // bytes_of}{unit}"
+        return f"{int(self)}B"
+
+
 def shown(raw: object) -> str:
     """Return a written value for a message: truncated, and without the password of a URL in the wrong place."""
     written = json.dumps(raw, ensure_ascii=False, default=str)
     text = re.sub(r'((?:://|["\s](?!\w+://))[^\s:@/"]*):.*@', r"\1:***@", written)  # Also if the scheme is missing.
     return text if len(text) <= 100 else text[:100] + "…"
+
+
+# -- parsers
 
 
 def seconds(raw: object) -> float:
@@ -135,16 +163,6 @@ def duration(value: float) -> str:
         if millis >= one and millis % one == 0:
             return f'"{millis / one:.0f}{unit}"'
     return f'"{millis:.15g}ms"' if value else "0"
-
-
-class Size(int):
-    """A number of bytes. Its text is the one that TOML has, e.g. 16kB."""
-
-    def __str__(self) -> str:
-        for unit, bytes_of in (("MB", 1_000_000), ("kB", 1_000)):
-            if self >= bytes_of and self % bytes_of == 0:
-                return f"{self // bytes_of}{unit}"
-        return f"{int(self)}B"
 
 
 def size(raw: object) -> Size:
@@ -267,6 +285,37 @@ def networks(raw: object) -> tuple[str, ...]:
         raise ValueError(f"a list of {expected}") from None
 
 
+MAX_LABELS = 1000
+MAX_TITLE = 200
+"""Characters."""
+
+
+_LABELS = (
+    f'a list of at most {MAX_LABELS} names with their titles, e.g. ["final-sync = Final synchronisation"], each name'
+    f" once and each title of 1 to {MAX_TITLE} characters in one line"
+)
+
+
+def labels(raw: object) -> tuple[str, ...]:
+    """Parse labels of the form `name = title`."""
+    if not isinstance(raw, list) or len(raw) > MAX_LABELS or not all(isinstance(line, str) for line in raw):
+        raise ValueError(_LABELS)
+    found = titles(raw)
+    if len(found) < len(raw) or not all(name and _is_title(title) for name, title in found.items()):
+        raise ValueError(_LABELS)
+    return tuple(raw)
+
+
+def titles(lines: Iterable[str]) -> dict[str, str]:
+    """Return the titles by their names."""
+    parts = (line.partition("=") for line in lines)
+    return {name.strip(): title.strip() for name, _, title in parts}
+
+
+def _is_title(text: str) -> bool:
+    return 0 < len(text) <= MAX_TITLE and text.isprintable()
+
+
 def _texts(raw: object, pattern: str, expected: str) -> tuple[str, ...]:
     if not isinstance(raw, list) or not all(isinstance(item, str) and re.fullmatch(pattern, item) for item in raw):
         raise ValueError(f"a list of {expected}")
@@ -295,6 +344,44 @@ def _text(raw: object, expected: str) -> str:
 
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
+
+
+# -- files that hold a secret
+
+
+def read_secret(file: Path, label: str) -> str:
+    """Return the text of `file` without its last line end. Raises: `ConfigError`."""
+    try:
+        text = file.read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ConfigError([f"{label}: {shown_path(file)} cannot be read: {why}"]) from None
+    if not text:
+        raise ConfigError([f"{label}: {shown_path(file)} is empty"])
+    return text
+
+
+def credential(environ: Mapping[str, str], name: str) -> Path | None:
+    """Return the file of a systemd credential (systemd.exec(5), LoadCredential=); None if absent or blank.
+
+    A blank one is the default that the unit's SetCredential= sets for a missing secret.
+    """
+    directory = environ.get("CREDENTIALS_DIRECTORY")
+    file = Path(directory, name) if directory else None
+    try:
+        return file if file and file.read_bytes().strip() else None
+    except (FileNotFoundError, ValueError):  # no such path, or a name that no path can have
+        return None
+    except OSError:
+        return file  # Reading it later reports the reason.
+
+
+def shown_path(path: Path) -> str:
+    """Return the path for a message; a relative one is hidden, as it may be the secret itself by mistake."""
+    return str(path) if path.is_absolute() else "that file (a relative path)"
+
+
+# -- texts of TOML
 
 
 def toml(value: Any) -> str:

@@ -1,29 +1,349 @@
-"""The `[[webhooks]]` tables: their keys, and what completes them: values that stand in files, and what is missing."""
+"""The `[[webhooks]]` tables: their keys, the syntax of their values, and what completes them from files.
 
-from collections.abc import Callable, Mapping
+Each parser converts a written value, or raises ValueError with a text that follows "expected ". The text never repeats
+the written value: the URL of a chat contains a secret.
+
+The template of a body is a JSON text whose strings hold placeholders, such as ``{{job.status}}``. A string that is one
+placeholder alone becomes the value itself, with its type. Otherwise the values are inserted as text. The template is
+parsed as JSON before values are inserted, so no value can change its structure.
+"""
+
+import base64
+import binascii
+import difflib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
+from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
-from correlator.config import values, webhook_values
-from correlator.config.secret_files import credential, read_secret
-from correlator.config.section import Section, described
-from correlator.config.template import Template
-from correlator.config.values import Secret
-from correlator.config.webhook_values import SigningSecrets, WebhookUrl
+from correlator.config import values
+from correlator.config.values import Secret, Section, credential, described, read_secret
 from correlator.errors import ConfigError
+from correlator.model.document import JOB_STATUSES, OF_GATEWAYS, JobDocument
+from correlator.model.messages import KINDS, Transition
 
 MAX_WEBHOOKS = 16
 
 
+MAX_URL = 2_048
+MAX_SECRETS = 2
+"""While a secret is rotated, two sign."""
+
+
+_NAME = "a name of up to 32 characters a-z 0-9 -, e.g. tickets"
+_URL = "https://host/path (http:// with allow_private only), without user, password or #; 2048 characters at most"
+_SIGNING = "whsec_ and the base64 of 24 to 64 bytes, e.g. from: echo whsec_$(openssl rand -base64 32); at most two"
+_AUTHORIZATION = "the value of the Authorization header in printable ASCII, e.g. Bearer TOKEN; 4096 characters at most"
+
+
+class WebhookUrl:
+    """The URL of a receiver. It prints without its path, which may be a secret; `reveal()` returns all of it."""
+
+    __slots__ = ("_text", "host", "port", "scheme")
+
+    def __init__(self, text: str) -> None:
+        """Raises: ValueError with what is expected."""
+        try:
+            parts = urlsplit(text)
+            port = parts.port
+        except ValueError:
+            raise ValueError(_URL) from None
+        if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or "@" in parts.netloc:
+            raise ValueError(_URL)
+        if len(text) > MAX_URL or re.search(r"[^!-~]|[#\\]", text):
+            raise ValueError(_URL)
+        self._text, self.scheme, self.host = text, parts.scheme, parts.hostname
+        self.port = port or (443 if parts.scheme == "https" else 80)
+
+    def reveal(self) -> str:
+        return self._text
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, WebhookUrl) and self._text == other._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        default = 443 if self.scheme == "https" else 80
+        return f"{self.scheme}://{host}{'' if self.port == default else f':{self.port}'}/***"
+
+    __repr__ = __str__
+
+
+class SigningSecrets:
+    """The secrets that sign a webhook, the newest first; none if it is not signed. It prints as `***`."""
+
+    __slots__ = ("keys",)
+
+    def __init__(self, keys: tuple[bytes, ...] = ()) -> None:
+        self.keys = keys
+
+    def __bool__(self) -> bool:
+        return bool(self.keys)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SigningSecrets) and self.keys == other.keys
+
+    def __hash__(self) -> int:
+        return hash(self.keys)
+
+    def __repr__(self) -> str:
+        return "***" if self.keys else ""
+
+
+def webhook_name(raw: object) -> str:
+    if not isinstance(raw, str) or not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,31}", raw):
+        raise ValueError(_NAME)
+    return raw
+
+
+def webhook_url(raw: object) -> WebhookUrl | None:
+    if not isinstance(raw, str):
+        raise ValueError(_URL)
+    return WebhookUrl(raw) if raw else None
+
+
+def signing_secrets(raw: object) -> SigningSecrets:
+    """Parse one or two secrets, one a line; `#` begins a comment. See Standard Webhooks, "Signature scheme"."""
+    if not isinstance(raw, str):
+        raise ValueError(_SIGNING)
+    found = [word for line in raw.splitlines() for word in re.split(r"(?:^|\s)#", line)[0].split()]
+    if len(found) > MAX_SECRETS:
+        raise ValueError(_SIGNING)
+    return SigningSecrets(tuple(map(_signing_key, found)))
+
+
+def _signing_key(text: str) -> bytes:
+    prefix, _, encoded = text.partition("_")
+    try:
+        key = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError(_SIGNING) from None
+    if prefix != "whsec" or not 24 <= len(key) <= 64:
+        raise ValueError(_SIGNING)
+    return key
+
+
+def authorization_value(raw: object) -> Secret:
+    if not isinstance(raw, str) or not re.fullmatch(r"[ -~]{0,4096}", raw) or raw != raw.strip():
+        raise ValueError(_AUTHORIZATION)
+    return Secret(raw)
+
+
+def event_kinds(raw: object) -> tuple[str, ...]:
+    """Parse kinds of events; `job.*` and `step.*` are all kinds of a job and of a step."""
+    return _chosen(raw, ("job.*", "step.*", *KINDS), "kinds of events")
+
+
+def job_statuses(raw: object) -> tuple[str, ...]:
+    return _chosen(raw, JOB_STATUSES, "statuses of a job")
+
+
+def _chosen(raw: object, known: tuple[str, ...], what: str) -> tuple[str, ...]:
+    if not isinstance(raw, list):
+        raise ValueError(f'a list of {what}, e.g. ["{known[-1]}"]')
+    for one in raw:
+        if one not in known:
+            near = difflib.get_close_matches(str(one), known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+            raise ValueError(f"a list of {what}; {hint}")
+    return tuple(raw)
+
+
+# -- the template of a body
+
+
+MAX_TEMPLATE = 16_384
+"""Maximum bytes of a template."""
+
+
+MAX_LEVELS = 32
+"""Maximum nesting of a template."""
+
+
+EVENT_MEMBERS = (*Transition.__annotations__, "kind")
+JOB_MEMBERS = tuple(name for name in JobDocument.__struct_fields__ if name not in OF_GATEWAYS)
+
+
+_ROOTS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("id", "source", "type", "time"), ()),
+    "event": EVENT_MEMBERS,
+    "job": JOB_MEMBERS,
+}
+_EXPECTED = "a JSON text with placeholders such as {{job.status}} in its strings"
+_PLACEHOLDER = re.compile(
+    r"\{\{\s*(?P<path>\w+(?:\.[\w-]+)*)(?::(?P<limit>\d{1,5}))?\s*(?:\|(?P<fallback>[^{}]*))?\}\}"
+)
+
+
+class Template:
+    """A template that has been checked. Equal if the texts are equal. It prints as `***`, as it may hold a key."""
+
+    __slots__ = ("_root", "text")
+
+    def __init__(self, text: str) -> None:
+        """Raises: ValueError with what is expected."""
+        if len(text.encode("utf-8", "replace")) > MAX_TEMPLATE:
+            raise ValueError(f"{_EXPECTED}, of {MAX_TEMPLATE} bytes at most")
+        try:
+            parsed = json.loads(text, parse_int=_integer, parse_constant=_refuse)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{_EXPECTED}; this is not JSON: {error}") from None
+        self.text = text
+        self._root = _compiled(parsed, MAX_LEVELS)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Template) and self.text == other.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+    def __repr__(self) -> str:
+        return "***"
+
+    @property
+    def literals(self) -> Iterator[str]:
+        """The strings that hold no placeholder, one of which may be a key."""
+        return _literals(self._root)
+
+    def render(self, context: Mapping[str, Any]) -> Any:
+        """Return the value to encode as JSON. A member that does not exist counts as null."""
+        return _rendered(self._root, context)
+
+
+class _Placeholder(NamedTuple):
+    """A value to insert. `limit`: characters of its text at most. `fallback`: the text if it is null or empty."""
+
+    path: tuple[str, ...]
+    limit: int | None
+    fallback: str | None
+
+    def value(self, context: Mapping[str, Any]) -> Any:
+        found: Any = context
+        for name in self.path:
+            found = found.get(name) if isinstance(found, Mapping) else None
+        if self.fallback is not None and found in (None, ""):
+            return self.fallback
+        return _cut(found, self.limit) if self.limit is not None and found is not None else found
+
+    def text(self, context: Mapping[str, Any]) -> str:
+        return _text(self.value(context))
+
+
+def _integer(text: str) -> int:
+    if abs(number := int(text)) >= 1 << 63:
+        _refuse(text)
+    return number
+
+
+def _refuse(text: str) -> None:
+    raise ValueError(f"{text[:30]} has no exact value in JSON")
+
+
+def _compiled(value: Any, levels: int) -> Any:
+    """Return `value` with the parts of each string that has placeholders in its place."""
+    if levels == 0:
+        raise ValueError(f"{_EXPECTED}, nested {MAX_LEVELS} levels at most")
+    match value:
+        case dict():
+            return {name: _compiled(member, levels - 1) for name, member in value.items()}
+        case list():
+            return [_compiled(member, levels - 1) for member in value]
+        case str():
+            parts = tuple(_parts(value))
+            return parts if any(isinstance(part, _Placeholder) for part in parts) else value
+        case _:
+            return value
+
+
+def _parts(text: str) -> Iterator[_Placeholder | str]:
+    end = 0
+    for found in _PLACEHOLDER.finditer(text):
+        yield from _plain(text[end : found.start()])
+        path = tuple(found["path"].split("."))
+        _check(path)
+        yield _Placeholder(path, int(found["limit"]) if found["limit"] else None, found["fallback"])
+        end = found.end()
+    yield from _plain(text[end:])
+
+
+def _plain(text: str) -> Iterator[str]:
+    if "{{" in text:
+        at = text[text.index("{{") :][:40]
+        raise ValueError(f"{_EXPECTED}; {at!r} is none: write {{{{job.error}}}}, {{{{job.error:500|none}}}}")
+    if text:
+        yield text
+
+
+def _check(path: tuple[str, ...]) -> None:
+    """Raises: ValueError if the first members of `path` are not those of an event."""
+    root, *rest = path
+    known = _ROOTS.get(root)
+    if known is None:
+        raise ValueError(f"{_EXPECTED}; there is no {{{{{root}}}}}, known are {', '.join(_ROOTS)}")
+    if (rest and rest[0] not in known) or (known and not rest):
+        names = [f"{root}.{name}" for name in known] or [root]
+        near = difflib.get_close_matches(".".join(path[:2]), names, 1) if rest else []
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(names)}"
+        raise ValueError(f"{_EXPECTED}; there is no {{{{{'.'.join(path[:2])}}}}}, {hint}")
+
+
+def _literals(value: Any) -> Iterator[str]:
+    match value:
+        case dict() | list():
+            for member in value.values() if isinstance(value, dict) else value:
+                yield from _literals(member)
+        case str():
+            yield value
+
+
+def _rendered(value: Any, context: Mapping[str, Any]) -> Any:
+    match value:
+        case dict():
+            return {name: _rendered(member, context) for name, member in value.items()}
+        case list():
+            return [_rendered(member, context) for member in value]
+        case (_Placeholder() as alone,):
+            return alone.value(context)
+        case tuple():
+            return "".join(part if isinstance(part, str) else part.text(context) for part in value)
+        case _:
+            return value
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _cut(value: Any, limit: int) -> str:
+    text = _text(value)
+    return text if len(text) <= limit else text[: max(0, limit - 1)] + "…"
+
+
+def body_template(raw: object) -> Template | None:
+    if not isinstance(raw, str):
+        raise ValueError("a text that holds JSON")
+    return Template(raw) if raw.strip() else None
+
+
+# -- the table, and what completes it
+
+
 class Webhook(Section, frozen=True, kw_only=True):
     name: Annotated[
-        str, described("Names the webhook in metrics, logs and credentials. Required, unique.", webhook_values.name)
+        str, described("Names the webhook in metrics, logs and credentials. Required, unique.", webhook_name)
     ] = ""
     url: Annotated[
         WebhookUrl | None,
-        described("Where events are sent by POST. Only its host is ever printed. Required.", webhook_values.url),
+        described("Where events are sent by POST. Only its host is ever printed. Required.", webhook_url),
     ] = None
     url_file: Annotated[
         Path | None,
@@ -31,17 +351,17 @@ class Webhook(Section, frozen=True, kw_only=True):
     ] = None
     events: Annotated[
         tuple[str, ...],
-        described("Kinds of events to send. job.* and step.* are all kinds of a job, of a step.", webhook_values.kinds),
+        described("Kinds of events to send. job.* and step.* are all kinds of a job, of a step.", event_kinds),
     ] = ("job.*",)
     operations: Annotated[tuple[str, ...], described("Only jobs with one of these operations; empty: all.")] = ()
     statuses: Annotated[
         tuple[str, ...],
-        described("Only jobs that have one of these statuses at the event; empty: all.", webhook_values.statuses),
+        described("Only jobs that have one of these statuses at the event; empty: all.", job_statuses),
     ] = ()
     secret: Annotated[
         SigningSecrets,
         described(
-            "Key for the signature (Standard Webhooks); empty: unsigned. Better in secret_file.", webhook_values.secrets
+            "Key for the signature (Standard Webhooks); empty: unsigned. Better in secret_file.", signing_secrets
         ),
     ] = SigningSecrets()
     secret_file: Annotated[
@@ -54,7 +374,7 @@ class Webhook(Section, frozen=True, kw_only=True):
     ] = None
     authorization: Annotated[
         Secret,
-        described("Value of the header Authorization. Better in authorization_file.", webhook_values.authorization),
+        described("Value of the header Authorization. Better in authorization_file.", authorization_value),
     ] = Secret()
     authorization_file: Annotated[
         Path | None,
@@ -62,9 +382,7 @@ class Webhook(Section, frozen=True, kw_only=True):
     ] = None
     body: Annotated[
         Template | None,
-        described(
-            "JSON text with placeholders such as {{job.status}}, sent instead of a CloudEvent.", webhook_values.template
-        ),
+        described("JSON text with placeholders such as {{job.status}}, sent instead of a CloudEvent.", body_template),
     ] = None
     timeout: Annotated[
         float, described("Time for one attempt, from the name server to the response.", values.seconds, ge=1, le=60)
@@ -85,9 +403,9 @@ class _Filed(NamedTuple):
 
 
 _FILED = (
-    _Filed("url", webhook_values.url),
-    _Filed("secret", webhook_values.secrets),
-    _Filed("authorization", webhook_values.authorization),
+    _Filed("url", webhook_url),
+    _Filed("secret", signing_secrets),
+    _Filed("authorization", authorization_value),
 )
 
 

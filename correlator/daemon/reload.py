@@ -15,7 +15,7 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from correlator.config.schema import Config, leaves, value_of
-from correlator.config.section import Section
+from correlator.config.values import Section
 from correlator.errors import CorrelatorError
 from correlator.ops import metrics
 

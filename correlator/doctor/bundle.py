@@ -30,7 +30,7 @@ import msgspec
 
 from correlator import __version__
 from correlator.config.loading import read_tokens
-from correlator.config.otlp_values import read_headers
+from correlator.config.otlp import read_headers
 from correlator.config.rendering import redacted
 from correlator.config.values import SqliteUrl
 from correlator.doctor import host, service

@@ -12,7 +12,7 @@ from click.shell_completion import get_completion_class
 
 from correlator.cli import main
 from correlator.config import schema, values
-from correlator.config.section import Section
+from correlator.config.values import Section
 
 COMPLETIONS = {
     "bash": "usr/share/bash-completion/completions/correlator",

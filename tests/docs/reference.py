@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Literal, get_args, get_origin
 
 from correlator.config import rendering, schema, values
-from correlator.config.cluster_values import NatsUrl
+from correlator.config.cluster import NatsUrl
 from correlator.config.schema import Key
-from correlator.config.section import Section
-from correlator.config.template import Template
-from correlator.config.webhook_values import SigningSecrets
+from correlator.config.values import Section
+from correlator.config.webhooks import SigningSecrets, Template
 from correlator.daemon import reload
 from tests.docs import document_types
 

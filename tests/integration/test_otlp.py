@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from correlator.config.schema import Config, Mqtt, Otlp
+from correlator.config.otlp import Otlp
+from correlator.config.schema import Config, Mqtt
 from correlator.doctor import receivers
 from correlator.jobs.exports import Exports
 from correlator.jobs.model.facts import Reading

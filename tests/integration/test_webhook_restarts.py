@@ -7,7 +7,7 @@ import time
 import pytest
 
 from correlator.config.schema import Config
-from correlator.config.template import Template
+from correlator.config.webhooks import Template
 from correlator.jobs.model.changes import Event
 from correlator.jobs.model.facts import Kind
 from correlator.sinks.webhooks.deliveries import StoredDelivery, StoredEvent, WebhookTimings

@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from correlator.config.template import Template
 from correlator.config.values import Secret
-from correlator.config.webhook_values import SigningSecrets
+from correlator.config.webhooks import SigningSecrets, Template
 from correlator.jobs.model.changes import Event
 from correlator.jobs.model.facts import Kind
 from correlator.ops import metrics

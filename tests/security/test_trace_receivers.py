@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from correlator.config.loading import load
-from correlator.config.schema import Otlp
+from correlator.config.otlp import Otlp
 from correlator.config.tls import Tls
 from correlator.doctor.bundle import secrets
 from correlator.doctor.service import Setting

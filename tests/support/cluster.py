@@ -9,13 +9,12 @@ from collections.abc import AsyncIterator
 from correlator.cluster import keys, streams
 from correlator.cluster.connection import Connection, Fenced
 from correlator.cluster.fence import put
-from correlator.config import cluster_values
-from correlator.config.cluster import Cluster
+from correlator.config.cluster import Cluster, Replicas, nats_url
 from tests.support.eventually import PATIENCE
 
 
-def settings(url: str, instance: str = "dc1", replicas: cluster_values.Replicas = 1) -> Cluster:
-    return Cluster(url=cluster_values.url(url), instance=instance, replicas=replicas)
+def settings(url: str, instance: str = "dc1", replicas: Replicas = 1) -> Cluster:
+    return Cluster(url=nats_url(url), instance=instance, replicas=replicas)
 
 
 @contextlib.asynccontextmanager

@@ -11,8 +11,7 @@ import orjson
 from correlator.cluster import keys, streams
 from correlator.cluster.connection import ClusterUnavailable, Connection
 from correlator.cluster.fence import Fence, put
-from correlator.config.cluster import Cluster
-from correlator.config.cluster_values import url
+from correlator.config.cluster import Cluster, nats_url
 from correlator.jobs.index import Index
 from correlator.jobs.model.changes import Event, Outcome
 from correlator.jobs.model.facts import AttributedRow, Entry, Kind, Reading
@@ -49,7 +48,7 @@ class Collector:
     ):
         self.instance = instance
         self.replicas = replicas
-        parsed = url(servers)
+        parsed = nats_url(servers)
         assert parsed is not None
         self.connection = Connection(Cluster(url=parsed, instance=instance), "collector")
         self.index = Index(max_jobs=100_000)

@@ -11,8 +11,7 @@ from typing import Any
 
 from correlator.config.loading import load
 from correlator.config.schema import Config
-from correlator.config.webhook_values import WebhookUrl
-from correlator.config.webhooks import Webhook
+from correlator.config.webhooks import Webhook, WebhookUrl
 from correlator.jobs.index import Index
 from correlator.jobs.model.changes import Event, Outcome
 from correlator.jobs.model.facts import Kind, Reading

@@ -2,7 +2,7 @@
 
 import pytest
 
-from correlator.config import cluster_values
+from correlator.config.cluster import is_seed
 from correlator.config.loading import load
 from correlator.config.tls import Tls
 from correlator.errors import ConfigError
@@ -75,8 +75,8 @@ def test_a_credentials_file_holds_a_user_or_a_seed(tmp_path):
     seed.write_text(SEED + "\n")
     creds.write_text("-----BEGIN NATS USER JWT-----\nx\n------END NATS USER JWT------\n")
     other.write_text("hunter2")
-    assert cluster_values.is_seed(seed)
-    assert not cluster_values.is_seed(creds)
+    assert is_seed(seed)
+    assert not is_seed(creds)
     (line,) = problems({}, url="nats://a", credentials_file=other)
     assert "expected a creds file" in line
     assert "hunter2" not in line

@@ -2,8 +2,7 @@
 
 import pytest
 
-from correlator.config.webhook_values import WebhookUrl
-from correlator.config.webhooks import Webhook
+from correlator.config.webhooks import Webhook, WebhookUrl
 from correlator.doctor import receivers
 from tests.support.servers import free_port
 from tests.support.webhook_receiver import Receiver

@@ -6,8 +6,7 @@ import json
 
 import pytest
 
-from correlator.config import otlp_values
-from correlator.config.schema import Otlp
+from correlator.config.otlp import Otlp, read_headers, request_headers, traces_url
 from correlator.config.tls import Tls
 from correlator.errors import ConfigError, CorrelatorError
 from correlator.sinks.otlp.receiver import MAX_RETRY_AFTER, TraceVerdict, judge, receiver
@@ -98,7 +97,7 @@ def test_any_other_error_is_not_sent_again_as_the_specification_says(status):
     ],
 )
 def test_the_path_of_traces_is_added_unless_it_is_there(written, url):
-    assert otlp_values.endpoint(written) == url
+    assert traces_url(written) == url
 
 
 @pytest.mark.parametrize(
@@ -107,19 +106,19 @@ def test_the_path_of_traces_is_added_unless_it_is_there(written, url):
 )
 def test_a_url_of_another_form_is_an_error(written):
     with pytest.raises(ValueError, match="http://host:4318"):
-        otlp_values.endpoint(written)
+        traces_url(written)
 
 
 @pytest.mark.parametrize("line", ["no colon", "A: ", "Authorization: x", "Content-Type: x", "A: b\r\nB: c", "Ä: b"])
 def test_a_header_that_cannot_be_sent_or_is_a_secret_is_an_error(line):
     with pytest.raises(ValueError, match="headers_file"):
-        otlp_values.headers([line])
+        request_headers([line])
 
 
 def test_headers_come_from_the_configuration_and_from_a_file(tmp_path):
     file = tmp_path / "headers"
     file.write_text("# of the collector\nAuthorization: Bearer s3cret\n\n  X-Key: a b\n")
-    assert otlp_values.read_headers(["X-Scope-OrgID: one"], file) == {
+    assert read_headers(["X-Scope-OrgID: one"], file) == {
         "X-Scope-OrgID": "one",
         "Authorization": "Bearer s3cret",
         "X-Key": "a b",
@@ -131,7 +130,7 @@ def test_a_file_without_headers_is_an_error_that_does_not_repeat_it(tmp_path, te
     file = tmp_path / "headers"
     file.write_text(text)
     with pytest.raises(ConfigError) as error:
-        otlp_values.read_headers([], file)
+        read_headers([], file)
     assert "otlp.headers_file" in str(error.value)
     assert "s3cret" not in str(error.value)
 

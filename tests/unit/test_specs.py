@@ -16,7 +16,8 @@ from aiohttp import ClientSession, web
 
 import correlator
 from correlator import web as pages
-from correlator.config.schema import Config, Otlp
+from correlator.config.otlp import Otlp
+from correlator.config.schema import Config
 from correlator.jobs.exports import Exports
 from correlator.jobs.index import Index
 from correlator.pipeline.local_hub import LocalHub

@@ -12,11 +12,8 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from correlator.config import webhook_values
-from correlator.config.template import Template
 from correlator.config.values import Secret
-from correlator.config.webhook_values import WebhookUrl
-from correlator.config.webhooks import Webhook
+from correlator.config.webhooks import Template, Webhook, WebhookUrl, signing_secrets
 from correlator.jobs.model.changes import Event
 from correlator.jobs.model.facts import Kind, Status
 from correlator.jobs.model.rows import StepRecord
@@ -41,7 +38,7 @@ def made(event=FAILED, shown: PublishedJob | None = SHOWN, body=None):
 
 
 def test_the_signature_is_that_of_the_published_example():
-    (key,) = webhook_values.secrets("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").keys
+    (key,) = signing_secrets("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").keys
     headers = webhook_headers([key], "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}')
     assert headers == {
         "webhook-id": "msg_p5jXN8AQM9LWM0D4loKWxJek",
@@ -52,7 +49,7 @@ def test_the_signature_is_that_of_the_published_example():
 
 def test_while_a_secret_is_rotated_both_sign_and_without_one_nothing_does():
     old, new = (f"whsec_{base64.b64encode(bytes([n]) * 32).decode()}" for n in (1, 2))
-    keys = webhook_values.secrets(f"{new}  # of today\n{old}\n").keys
+    keys = signing_secrets(f"{new}  # of today\n{old}\n").keys
     both = webhook_headers(keys, "i", 1, b"{}")["webhook-signature"].split(" ")
     assert both == [webhook_headers([key], "i", 1, b"{}")["webhook-signature"] for key in keys]
     assert "webhook-signature" not in webhook_headers([], "i", 1, b"{}")

@@ -23,8 +23,7 @@ import orjson
 from aiohttp.http import HttpProcessingError
 from msgspec import Struct
 
-from correlator.config.otlp_values import read_headers
-from correlator.config.schema import Otlp
+from correlator.config.otlp import Otlp, read_headers
 from correlator.config.tls import client_context
 from correlator.errors import CorrelatorError
 from correlator.ops.logs import escape

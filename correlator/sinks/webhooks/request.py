@@ -17,7 +17,7 @@ from urllib.parse import quote
 import orjson
 from msgspec.structs import replace
 
-from correlator.config.template import Template
+from correlator.config.webhooks import Template
 from correlator.jobs import job_document
 from correlator.jobs.model.changes import Event
 from correlator.jobs.model.views import PublishedJob

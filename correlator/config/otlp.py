@@ -1,14 +1,19 @@
-"""The syntax of the values of `[otlp]`: the receiver's URL and the headers of requests."""
+"""The `[otlp]` table: its keys, and the syntax of its values: the receiver's URL and the headers of requests."""
 
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Annotated
 from urllib.parse import urlsplit
 
-from correlator.config.secret_files import read_secret, shown_path
+from correlator.config import values
+from correlator.config.tls import Tls
+from correlator.config.values import Section, read_secret, shown_path
+from correlator.config.values import described as _key
 from correlator.errors import ConfigError
 
 PATH = "/v1/traces"
+
 
 _URL = f'"http://host:4318" or "https://host/path", to which {PATH} is added; headers instead of a user or ?query'
 _HEADER = re.compile(r"(?P<name>[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}):[ \t]*(?P<value>[!-~](?:[ -~\t]{0,4094}[!-~])?)")
@@ -16,7 +21,7 @@ _OURS = frozenset({"connection", "content-encoding", "content-length", "content-
 """Headers that follow from the request itself."""
 
 
-def endpoint(raw: object) -> str | None:
+def traces_url(raw: object) -> str | None:
     """Parse the URL of a receiver, and return that of its traces. None if empty."""
     if not isinstance(raw, str):
         raise ValueError(_URL)
@@ -34,7 +39,7 @@ def endpoint(raw: object) -> str | None:
     return raw if parts.path.endswith(PATH) else raw.rstrip("/") + PATH
 
 
-def headers(raw: object) -> tuple[str, ...]:
+def request_headers(raw: object) -> tuple[str, ...]:
     """Parse headers of the form `Name: value`."""
     expected = 'a list of headers, e.g. ["X-Scope-OrgID: tenant-1"]; one that holds a secret belongs in headers_file'
     if not isinstance(raw, list) or not all(isinstance(line, str) for line in raw):
@@ -74,3 +79,40 @@ def _parsed(lines: Iterable[str]) -> dict[str, str]:
             raise ValueError(line)
         found[match["name"]] = match["value"]
     return found
+
+
+class Otlp(Section, frozen=True, kw_only=True):
+    url: Annotated[
+        str | None,
+        _key(
+            'An OpenTelemetry receiver that takes JSON over HTTP, e.g. "http://127.0.0.1:4318"; empty: off. Requests go'
+            f" to {PATH} below it.",
+            traces_url,
+        ),
+    ] = None
+    headers: Annotated[
+        tuple[str, ...],
+        _key('Headers of each request, e.g. "X-Scope-OrgID: tenant-1". Secrets: headers_file.', request_headers),
+    ] = ()
+    headers_file: Annotated[
+        Path | None,
+        _key(
+            'File of more headers, one a line, e.g. "Authorization: Bearer TOKEN"; # comments. Also as the credential'
+            " otlp-headers.",
+            values.optional_path,
+        ),
+    ] = None
+    tls: Annotated[
+        Tls | None,
+        _key("TLS for an https:// receiver. Without this table its certificate is checked with the system's CAs."),
+    ] = None
+    timeout: Annotated[float, _key("Time for each request.", values.seconds, gt=0)] = 10.0
+    delay: Annotated[
+        float,
+        _key(
+            "From the end of a job to its export: what arrives meanwhile is part of the trace, later corrections are"
+            " not.",
+            values.seconds,
+            ge=0,
+        ),
+    ] = 10.0
