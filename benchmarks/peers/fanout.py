@@ -18,9 +18,9 @@ from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import JobQuery
 from correlator.sinks.http.access import Access
 from correlator.sinks.http.websocket import Websockets, framed
-from correlator.sinks.streaming.filters import Filter
 from correlator.sinks.streaming.messages import Framing
 from correlator.sinks.streaming.sessions import Streams
+from correlator.sinks.streaming.subscriptions import Filter
 
 JOB = "e8f15a6d-c5f4-4d69-af72-194b96a0c7fb"
 

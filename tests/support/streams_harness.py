@@ -22,11 +22,10 @@ from correlator.pipeline.hub import Hub
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import JobQuery
 from correlator.pipeline.resume_ring import Past
-from correlator.sinks.streaming.filters import Filter
 from correlator.sinks.streaming.limits import DEFAULT, Limits
 from correlator.sinks.streaming.messages import Framing, Message, Resume
 from correlator.sinks.streaming.sessions import Streams
-from correlator.sinks.streaming.sweeps import sweep
+from correlator.sinks.streaming.subscriptions import Filter
 from tests.support.client_fold import ClientFold
 from tests.support.documents import document_of, document_text, read_document
 
@@ -102,7 +101,7 @@ class RandomIndex:
 
     def sweep(self) -> None:
         """Check all clients, as the daemon does regularly."""
-        for _ in sweep(self.streams.fanout, self.streams.limits):
+        for _ in self.streams.fanout.sweep():
             pass
 
     def change(self) -> None:

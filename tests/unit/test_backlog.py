@@ -6,16 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from correlator.sinks.streaming.backlog import Backlog, Lines
-from correlator.sinks.streaming.filters import Filter
+from correlator.sinks.streaming.backlog import Backlog, LineBuffer
 from correlator.sinks.streaming.limits import DEFAULT
+from correlator.sinks.streaming.subscriptions import Filter
 from tests.support.streams_harness import RandomIndex, StreamClient
 from tests.support.yardstick import quickest
 
 
 @given(st.integers(20, 200), st.lists(st.tuples(st.booleans(), st.integers(0, 60)), max_size=80))
 def test_lines_keep_their_order_and_the_oldest_go_when_it_is_full(capacity, acts):
-    lines, model, size = Lines(capacity), deque[tuple[tuple[int, ...], bytes]](), 0
+    lines, model, size = LineBuffer(capacity), deque[tuple[tuple[int, ...], bytes]](), 0
     for n, (add, length) in enumerate(acts):
         if not add:
             expected = model.popleft() if model else None
@@ -41,7 +41,7 @@ def test_lines_keep_their_order_and_the_oldest_go_when_it_is_full(capacity, acts
 
 
 def test_the_lines_of_a_subscription_that_ended_are_discarded():
-    backlog = Backlog(0, Lines(DEFAULT.line_buffer))
+    backlog = Backlog(0, LineBuffer(DEFAULT.line_buffer))
     for subs in ((1,), (1, 2), (2,)):
         backlog.add_line(subs, b"x")
         backlog.dropped[subs] = 1
@@ -55,7 +55,7 @@ def test_the_lines_of_a_subscription_that_ended_are_discarded():
 
 
 def test_a_line_for_a_full_buffer_costs_little_more_than_its_copy():
-    line, lines = b"x" * 300, Lines(DEFAULT.line_buffer)
+    line, lines = b"x" * 300, LineBuffer(DEFAULT.line_buffer)
 
     def fill() -> None:
         for _ in range(2000):

@@ -17,10 +17,10 @@ from correlator.pipeline.queries import JobQuery
 from correlator.sinks.http.access import Access
 from correlator.sinks.http.sse import EventStreamClient, EventStreams
 from correlator.sinks.http.websocket import WebsocketConnection, Websockets
-from correlator.sinks.streaming.filters import Filter
 from correlator.sinks.streaming.limits import Limits
 from correlator.sinks.streaming.messages import Message
 from correlator.sinks.streaming.sessions import Streams
+from correlator.sinks.streaming.subscriptions import Filter
 
 
 class Transport:

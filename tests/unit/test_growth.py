@@ -15,7 +15,7 @@ from correlator.jobs.model.rows import JobRecord, Level, StepRecord
 from correlator.pipeline import waiting_ids
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.waiting_ids import WATCHED_FOR
-from correlator.sinks.streaming.backlog import Backlog, Lines
+from correlator.sinks.streaming.backlog import Backlog, LineBuffer
 from correlator.sinks.streaming.limits import DEFAULT
 from tests.support.yardstick import quickest
 
@@ -231,7 +231,7 @@ def lagging(jobs: int) -> Callable[[], None]:
     hub = LocalHub(live())
 
     def catch_up() -> None:
-        backlog = Backlog(0, Lines(DEFAULT.line_buffer))
+        backlog = Backlog(0, LineBuffer(DEFAULT.line_buffer))
         for n in range(jobs):
             backlog.add(f"j{n}", n + 1, 1, "gone", entering=False)
         while backlog:

@@ -11,8 +11,7 @@ from correlator.jobs.index import Index
 from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.http.access import Access
 from correlator.sinks.http.websocket import Websockets
-from correlator.sinks.streaming.sessions import Streams
-from correlator.sinks.streaming.sweeps import LAGGING_SWEEP_EVERY, SWEEP_EVERY
+from correlator.sinks.streaming.sessions import LAGGING_SWEEP_EVERY, SWEEP_EVERY, Streams
 from tests.support.streams_harness import StreamClient
 
 
@@ -25,7 +24,7 @@ def sweeps(monkeypatch):
         times.append(now())
         yield
 
-    monkeypatch.setattr("correlator.sinks.streaming.sessions.sweep", checked)
+    monkeypatch.setattr("correlator.sinks.streaming.fanout.Fanout.sweep", checked)
     return times
 
 
@@ -64,7 +63,7 @@ def test_clients_are_checked_more_often_while_one_lags(loop, sweeps, monkeypatch
 def test_every_step_of_a_long_sweep_is_a_sign_of_life(loop, monkeypatch):
     beats: list[float] = []
     monkeypatch.setattr("correlator.ops.heartbeats._Heartbeat.beat", lambda _: beats.append(now()))
-    monkeypatch.setattr("correlator.sinks.streaming.sessions.sweep", lambda *_: iter([None] * 50))
+    monkeypatch.setattr("correlator.sinks.streaming.fanout.Fanout.sweep", lambda *_: iter([None] * 50))
     streams = Streams(LocalHub(Index()))
     loop.create_task(streams.run())
     streams.add(StreamClient())

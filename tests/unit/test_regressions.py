@@ -15,9 +15,9 @@ from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.pipeline import Pipeline
 from correlator.pipeline.queries import JobQuery
 from correlator.sinks.streaming.fanout import Fanout
-from correlator.sinks.streaming.filters import Filter
 from correlator.sinks.streaming.limits import Limits
 from correlator.sinks.streaming.messages import Framing, Message
+from correlator.sinks.streaming.subscriptions import Filter
 from tests.support.yardstick import quickest
 
 

@@ -11,8 +11,7 @@ from correlator.jobs.model.views import JobView, PublishedJob
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import JobQuery
 from correlator.pipeline.resume_ring import OVERHEAD, PLACE, Past
-from correlator.sinks.streaming.filters import Filter
-from correlator.sinks.streaming.groups import Group
+from correlator.sinks.streaming.subscriptions import Filter, Group
 
 NOW = 1_758_550_000_000_000
 

@@ -24,11 +24,11 @@ from correlator.pipeline import queries
 from correlator.pipeline.hub import Hub
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import JobQuery
-from correlator.sinks.streaming.filters import Filter
 from correlator.sinks.streaming.limits import DEFAULT, Limits
 from correlator.sinks.streaming.messages import Framing, Message, Resume
 from correlator.sinks.streaming.sessions import Streams
 from correlator.sinks.streaming.snapshots import Orders
+from correlator.sinks.streaming.subscriptions import Filter
 
 NOW = 1_758_550_000_000_000
 

@@ -9,8 +9,8 @@ import pytest
 from correlator.jobs.model.facts import Kind, Reading
 from correlator.jobs.model.rows import JobRecord
 from correlator.pipeline.queries import JobQuery
-from correlator.sinks.streaming.filters import Filter
 from correlator.sinks.streaming.limits import Limits
+from correlator.sinks.streaming.subscriptions import Filter
 from tests.support.streams_harness import NOW, StreamClient, StreamsHarness, settle
 
 LIMITS = Limits()

@@ -15,10 +15,9 @@ from correlator.jobs.model.views import JobView, PublishedJob
 from correlator.model.replies import Resolved
 from correlator.pipeline.queries import JobQuery
 from correlator.pipeline.resume_ring import Past
-from correlator.sinks.streaming.filters import Filter
 from correlator.sinks.streaming.limits import Limits
 from correlator.sinks.streaming.messages import Resume
-from correlator.sinks.streaming.sweeps import sweep
+from correlator.sinks.streaming.subscriptions import Filter
 from tests.support.eventually import eventually
 from tests.support.pipeline_harness import samples
 from tests.support.streams_harness import RandomIndex, StreamClient, StreamsHarness, settle
@@ -316,7 +315,7 @@ async def test_a_step_of_a_sweep_sends_no_more_than_one_client_may_get_at_once()
         client.thaw()
         client.messages.clear()
     got: list[list[int]] = []
-    for _ in sweep(harness.world.streams.fanout, LIMITS):
+    for _ in harness.world.streams.fanout.sweep():
         got.append([len(json.dumps(client.messages)) if client.messages else 0 for client in clients])
         for client in clients:
             client.messages.clear()

@@ -8,10 +8,9 @@ import pytest
 
 from correlator.jobs.model.rows import Level
 from correlator.pipeline.resume_ring import Past
-from correlator.sinks.streaming.filters import Filter
 from correlator.sinks.streaming.limits import Limits
 from correlator.sinks.streaming.messages import Resume
-from correlator.sinks.streaming.sweeps import sweep
+from correlator.sinks.streaming.subscriptions import Filter
 from tests.support.streams_harness import RandomIndex, RandomStream, StreamClient, settle
 from tests.support.subscriptions import plain
 
@@ -84,7 +83,7 @@ class RandomClients:
             self.random.choice(self.clients).thaw()
 
     async def sweep(self) -> None:
-        for _ in sweep(self.world.streams.fanout, self.world.streams.limits):
+        for _ in self.world.streams.fanout.sweep():
             await asyncio.sleep(0)
         self.lagged += self.world.streams.fanout.lagging
         await asyncio.sleep(0)

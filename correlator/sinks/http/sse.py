@@ -24,9 +24,9 @@ from correlator.pipeline.hub import Hub
 from correlator.sinks.http.access import CHECKED_AT_ONCE, TOKEN
 from correlator.sinks.http.parameters import job_query, read
 from correlator.sinks.http.responses import RETRY_AFTER, RETRY_SECONDS, StreamedResponse, problem
-from correlator.sinks.streaming.filters import Filter
 from correlator.sinks.streaming.messages import Framing, Message, Resume
 from correlator.sinks.streaming.sessions import Streams
+from correlator.sinks.streaming.subscriptions import Filter
 
 if TYPE_CHECKING:
     from correlator.sinks.http.access import Access

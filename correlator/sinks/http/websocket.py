@@ -25,10 +25,10 @@ from correlator.pipeline.hub import Hub
 from correlator.pipeline.queries import JobQuery
 from correlator.sinks.http.access import CHECKED_AT_ONCE, Access, Floods, Pace
 from correlator.sinks.http.frames import MAX_FRAME, PING, close_frame, decode, pong_frame, text_frame
-from correlator.sinks.streaming.filters import Filter
 from correlator.sinks.streaming.limits import Limits
 from correlator.sinks.streaming.messages import Framing, Message, Resume
 from correlator.sinks.streaming.sessions import Streams
+from correlator.sinks.streaming.subscriptions import Filter
 from correlator.sinks.turns import Refused
 
 VERSION = 1

@@ -27,7 +27,7 @@ MAX_TOGETHER = 100
 """Subscriptions of one job that share a message, at most."""
 
 
-class Lines:
+class LineBuffer:
     """Log lines in order, in a ring buffer of `capacity` bytes. When it is full, the oldest lines are dropped.
 
     The buffer is anonymous mapped memory. Small objects that live long would fragment the heap, and a mapping returns
@@ -102,7 +102,7 @@ class Lines:
         self.size -= length
 
 
-class PendingEvent(NamedTuple):
+class PendingState(NamedTuple):
     """The pending newest state of a job for one subscription.
 
     `left`: the reason for which the job left the filter; None if it matches. `new`: the client does not have it yet.
@@ -122,10 +122,10 @@ class Backlog:
     """
 
     seq: int
-    lines: Lines
+    lines: LineBuffer
     waiting: int = 0
     progressed: float = 0.0
-    jobs: OrderedDict[tuple[str, int], PendingEvent] = field(default_factory=OrderedDict)
+    jobs: OrderedDict[tuple[str, int], PendingState] = field(default_factory=OrderedDict)
     """By job and subscription, in the order of the last change that concerns both. Finding the first entry of a plain
     dict would visit the place of every entry that has been removed."""
     dropped: dict[tuple[int, ...], int] = field(default_factory=dict)
@@ -138,7 +138,7 @@ class Backlog:
         pending = self.jobs.pop((job_id, sub), None)
         new = pending.new if pending is not None else entering
         if reason is None or not new:  # a client that has never had the job needs no delete
-            self.jobs[job_id, sub] = PendingEvent(seq, reason, new)
+            self.jobs[job_id, sub] = PendingState(seq, reason, new)
 
     def add_line(self, subs: tuple[int, ...], line: bytes) -> int:
         """Keep a log line. Lines that are dropped for it are counted in `dropped`. Returns their number."""
@@ -151,7 +151,7 @@ class Backlog:
     def remove_subscription(self, sub: int) -> None:
         """Discard what is pending for a subscription that has ended."""
         self.jobs = OrderedDict((key, pending) for key, pending in self.jobs.items() if key[1] != sub)
-        lines, self.lines = self.lines, Lines(self.lines.capacity)
+        lines, self.lines = self.lines, LineBuffer(self.lines.capacity)
         while (line := lines.pop_oldest()) is not None:
             if left := tuple(i for i in line[0] if i != sub):
                 self.lines.add(left, line[1], {})  # there is room for it

@@ -4,11 +4,12 @@ Problem: thousands of connections follow the same jobs. A change must be matched
 connection. A slow connection must neither delay the others nor use unbounded memory. A client must see neither a gap
 nor a repetition between its snapshot and the live stream.
 
-Model: subscriptions with equal filters form a group (`groups.py`), and a change is matched once per group. The clients
-of a group are found once for all changes of a batch, and get its messages together (`_Audience`). A message is encoded
-once for all clients that get the same one (`encoder.py`), and clients with equal pending messages share the
-bytes of one frame (`outbox.py`). A client with more than `Limits.lagging_over` bytes in its transport lags. It gets a
-`Backlog` instead of messages: the newest state of each job, and log lines up to a bound.
+Model: subscriptions with equal filters form a `Group`, and a change is matched once per group. The clients of a group
+are found once for all changes of a batch, and get its messages together (`_Audience`). A message is encoded once for
+all clients that get the same one (`Encoder`). Clients with equal pending messages share one `Outbox` and the bytes of
+one frame, so a change creates no object per client (docs/decisions/0021-shared-outboxes.md). A client with more than
+`Limits.lagging_over` bytes in its transport lags. It gets a `Backlog` instead of messages: the newest state of each
+job, and log lines up to a bound.
 
 Invariants:
 
@@ -23,47 +24,42 @@ All methods run on the event loop's thread and never wait.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections import defaultdict, deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
 from typing import Final
 
+from msgspec import Struct
+
 from correlator.jobs import job_document
+from correlator.jobs.encoded import Documents
 from correlator.jobs.model.changes import Change, Event
 from correlator.jobs.model.facts import AttributedRow, Kind
 from correlator.jobs.model.rows import LEVELS, Level
 from correlator.ops import metrics
 from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Batch, Hub
-from correlator.sinks.streaming.backlog import Backlog, Lines
-from correlator.sinks.streaming.encoder import Encoder, Recipients
-from correlator.sinks.streaming.filters import Filter
-from correlator.sinks.streaming.groups import Group, Groups, Sub
+from correlator.sinks.streaming.backlog import Backlog, LineBuffer
 from correlator.sinks.streaming.limits import Limits
-from correlator.sinks.streaming.log_groups import LineClients, LogGroups, line_clients
-from correlator.sinks.streaming.messages import Client, Message
-from correlator.sinks.streaming.outbox import Outboxes
+from correlator.sinks.streaming.messages import Client, Framing, Message
 from correlator.sinks.streaming.snapshots import EMPTY
+from correlator.sinks.streaming.subscriptions import Filter, Group, Groups, LineClients, LogGroups, Sub, line_clients
 
 STREAMED: Final = frozenset({Kind.JOB_LATE, Kind.JOB_OVERDUE})
 """The kinds of events that streaming clients get. All others they see in the documents."""
 
-
 TOGETHER_BYTES: Final = 16 * 1024
 """Bytes of messages that are put together. Then it is checked again which clients lag."""
 
+TOGETHER = 0.02
+"""Seconds for which messages are collected under load, at most."""
 
-@dataclass(slots=True, eq=False)
-class _Audience:
-    """The subscriptions that get the changes of a group, and the messages that are collected for them.
+REST = 1.0
+"""After a flush that took t seconds, wait min(20 ms, REST × t) before the next.
 
-    `current`: by the ID of the subscription, the clients that have only this one, have no more to get of its snapshot,
-    and do not lag, as most; all get the same messages. `others`: the other subscriptions. `size`: bytes collected.
-    """
-
-    current: dict[int, tuple[list[Client], list[Message]]]
-    others: list[Sub]
-    size: int = 0
+Messages that arrive meanwhile share frames.
+"""
 
 
 class Fanout:
@@ -390,7 +386,7 @@ class Fanout:
                 self.flush()  # for all clients, so that equal messages share a frame
             if (waiting := client.waiting()) > self._limits.lagging_over:
                 has_room = len(self._backlogs) < self._limits.max_line_buffers
-                lines = Lines(self._limits.line_buffer if has_room else 0)
+                lines = LineBuffer(self._limits.line_buffer if has_room else 0)
                 backlog = Backlog(seq, lines, waiting=waiting, progressed=self._clock())
                 self._backlogs[client] = backlog
         return backlog
@@ -424,3 +420,189 @@ class Fanout:
             self.send(client, part)
             backlog.progressed, backlog.waiting = now, client.waiting()
         return limits.backlog_parts_at_once
+
+    def sweep(self) -> Iterator[None]:
+        """Check all clients in steps, as many that lag have more to get than one call may send.
+
+        Let the event loop run between the steps.
+        """
+        clients, limits = deque(self.clients), self._limits
+        self.flush()
+        while clients:
+            with timed("sweep"):
+                parts = 0
+                for _ in range(min(len(clients), limits.swept_at_once)):
+                    parts += self.check(clients.popleft())
+                    if parts >= limits.backlog_parts_at_once:
+                        break
+            yield
+
+
+@dataclass(slots=True, eq=False)
+class _Audience:
+    """The subscriptions that get the changes of a group, and the messages that are collected for them.
+
+    `current`: by the ID of the subscription, the clients that have only this one, have no more to get of its snapshot,
+    and do not lag, as most; all get the same messages. `others`: the other subscriptions. `size`: bytes collected.
+    """
+
+    current: dict[int, tuple[list[Client], list[Message]]]
+    others: list[Sub]
+    size: int = 0
+
+
+@dataclass(slots=True)
+class Recipients:
+    """The subscriptions of one client that a change concerns.
+
+    `subs`: those that the job matches. `whole`: one of them does not have the job yet, so the whole document is sent.
+    `leaves`: those that the job leaves, by reason.
+    """
+
+    subs: list[int] = field(default_factory=list)
+    whole: bool = False
+    leaves: dict[str, list[int]] = field(default_factory=dict)
+
+
+class Encoder:
+    """Encodes the messages of one change. A call yields the messages for one client, each encoded only once."""
+
+    __slots__ = ("_change", "_documents", "_known", "_patch")
+
+    def __init__(self, change: Change, documents: Documents) -> None:
+        self._change = change
+        self._documents = documents
+        self._known: dict[tuple[str, tuple[int, ...]], Message] = {}
+        self._patch: bytes | None = None
+
+    def state(self, sub: int, *, whole: bool) -> Message:
+        """The message for a client with one subscription, which the job matches."""
+        return self._once("put" if whole else "delta", (sub,), self._state)
+
+    def __call__(self, recipients: Recipients) -> Iterator[Message]:
+        if recipients.subs and self._change.new is not None:
+            yield self._once("put" if recipients.whole else "delta", tuple(recipients.subs), self._state)
+        for reason in sorted(recipients.leaves):
+            yield self._once(reason, tuple(recipients.leaves[reason]), self._leave)
+
+    def _once(self, kind: str, subs: tuple[int, ...], make: Callable[[str, tuple[int, ...]], bytes]) -> Message:
+        message = self._known.get((kind, subs))
+        if message is None:
+            message = self._known[kind, subs] = Message(make(kind, subs), self._change.seq)
+        return message
+
+    def _state(self, kind: str, subs: tuple[int, ...]) -> bytes:
+        old, new, seq = self._change.old, self._change.new, self._change.seq
+        assert new is not None
+        if kind == "delta" and old is not None:
+            if self._patch is None:
+                self._patch = self._documents.patch(old, new, goes_on=self._change.goes_on)
+            return job_document.delta(subs, seq, new, old.rev, self._patch)
+        return job_document.put(subs, seq, new, self._documents.encoded(new))
+
+    def _leave(self, reason: str, subs: tuple[int, ...]) -> bytes:
+        return job_document.delete(subs, self._change.seq, self._change.job_id, reason)
+
+
+class Outboxes:
+    """Pending messages per client.
+
+    Args:
+        clock: Monotonic seconds.
+        call_later: `call_later(delay_s, fn)` schedules `fn`.
+    """
+
+    def __init__(self, clock: Callable[[], float], call_later: Callable[[float, Callable[[], None]], object]) -> None:
+        self._clock = clock
+        self._call_later = call_later
+        self._out: dict[Client, Outbox] = {}
+        self._steps: dict[tuple[int, int], Outbox] = {}
+        """Outboxes by the identities of `before` and of what was put; shared by clients until the next flush."""
+        self._next = 0.0
+        """Monotonic seconds before which `flush_soon` does not write."""
+        self._flushing = False
+
+    def __bool__(self) -> bool:
+        """True if messages are pending for any client."""
+        return bool(self._out)
+
+    def size(self, client: Client) -> int:
+        """Bytes that are pending for a client."""
+        outbox = self._out.get(client)
+        return outbox.size if outbox is not None else 0
+
+    def put(self, client: Client, message: Message) -> None:
+        """Append a message to a client's outbox."""
+        self._append((client,), (message,), id(message))
+
+    def put_all(self, clients: Sequence[Client], messages: Sequence[Message]) -> None:
+        """Append all `messages`, a sequence that does not change any more, to the outbox of each of `clients`."""
+        if messages:
+            self._append(clients, messages, id(messages))
+
+    def _append(self, clients: Sequence[Client], messages: Sequence[Message], identity: int) -> None:
+        out, first, step = self._out, None, None
+        for client in clients:
+            before = out.get(client)
+            if step is None or before is not first:  # else it is as for the previous client
+                first, key = before, (id(before), identity)
+                step = self._steps.get(key)
+                if step is None:
+                    size = sum([len(message.body) for message in messages], before.size if before is not None else 0)
+                    step = self._steps[key] = Outbox(before, messages, size)
+            out[client] = step
+
+    def pop(self, client: Client) -> list[Message]:
+        """Remove and return the pending messages of a client."""
+        outbox = self._out.pop(client, None)
+        return outbox.messages() if outbox is not None else []
+
+    def flush(self) -> None:
+        """Write all pending messages. Clients with equal messages and the same framing get the same frame."""
+        self._flushing = False
+        out, self._out = self._out, {}
+        self._steps = {}
+        if not out:
+            return
+        with timed("write"):
+            self._write(out)
+
+    def _write(self, out: dict[Client, Outbox]) -> None:
+        began = self._clock()
+        framed: dict[tuple[Framing, int], bytes] = {}
+        last, last_framing, frame = None, None, b""
+        for client, outbox in out.items():
+            framing = client.framing
+            if outbox is not last or framing is not last_framing:
+                last, last_framing, key = outbox, framing, (framing, id(outbox))
+                frame = framed.get(key) or framed.setdefault(key, framing(outbox.messages()))
+            client.write(frame)
+        ended = self._clock()
+        self._next = ended + min(TOGETHER, REST * (ended - began))
+
+    def flush_soon(self) -> None:
+        """Flush now, or schedule a flush if the previous one was too recent (see `REST`)."""
+        if self._flushing or not self._out:
+            return
+        wait = self._next - self._clock()
+        if wait <= 0:
+            self.flush()
+        else:
+            self._flushing = True
+            self._call_later(wait, self.flush)
+
+
+class Outbox(Struct, frozen=True, eq=False):
+    """A linked list of pending messages: those of `before`, then those of `last`. `size`: bytes of all bodies."""
+
+    before: Outbox | None
+    last: Sequence[Message]
+    size: int
+
+    def messages(self) -> list[Message]:
+        found: list[Sequence[Message]] = []
+        step: Outbox | None = self
+        while step is not None:
+            found.append(step.last)
+            step = step.before
+        return list(chain.from_iterable(reversed(found)))

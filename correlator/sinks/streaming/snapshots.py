@@ -16,7 +16,7 @@ from typing import NamedTuple
 from correlator.jobs.model.views import PublishedJob
 
 
-class Order:
+class JobOrder:
     """Jobs in the order in which they are sent. Frozen."""
 
     __slots__ = ("ids", "place")
@@ -26,15 +26,15 @@ class Order:
         self.place = {job_id: n for n, job_id in enumerate(self.ids)}
 
 
-NONE = Order()
+NONE = JobOrder()
 
 
-class Place(NamedTuple):
+class TodoPlace(NamedTuple):
     """Where a `Todo` is: two orders, and the place of the next job in each."""
 
-    first: Order
+    first: JobOrder
     at: int
-    second: Order
+    second: JobOrder
     at_second: int
 
 
@@ -46,7 +46,7 @@ class Todo:
 
     __slots__ = ("_at", "_at_second", "_first", "_second")
 
-    def __init__(self, first: Order, second: Order = NONE, at: int = 0) -> None:
+    def __init__(self, first: JobOrder, second: JobOrder = NONE, at: int = 0) -> None:
         self._first, self._at = first, at
         self._second, self._at_second = second, 0
 
@@ -73,10 +73,10 @@ class Todo:
         return ids[at]
 
     @property
-    def place(self) -> Place:
-        return Place(self._first, self._at, self._second, self._at_second)
+    def place(self) -> TodoPlace:
+        return TodoPlace(self._first, self._at, self._second, self._at_second)
 
-    def skip_to(self, place: Place) -> None:
+    def skip_to(self, place: TodoPlace) -> None:
         """Remove the jobs before a place in the same orders."""
         self._at, self._at_second = place.at, place.at_second
 
@@ -97,9 +97,9 @@ class Orders:
 
     def __init__(self, max_added: int) -> None:
         self._max_added = max_added
-        self._order: Order | None = None
+        self._order: JobOrder | None = None
         self._added: dict[str, None] = {}
-        self._newest: Order | None = NONE
+        self._newest: JobOrder | None = NONE
         """Those of `_added`; None until a snapshot needs it."""
 
     def add(self, job_id: str) -> None:
@@ -115,13 +115,13 @@ class Orders:
         if self._order is None or len(self._order.ids) > 2 * count + self._max_added:
             self._order, self._added, self._newest = newest_first(shown), {}, NONE
         if self._newest is None:
-            self._newest = Order(reversed(self._added))
+            self._newest = JobOrder(reversed(self._added))
         return Todo(self._newest, self._order)
 
 
-def newest_first(shown: Iterable[PublishedJob]) -> Order:
+def newest_first(shown: Iterable[PublishedJob]) -> JobOrder:
     """The order of a snapshot of these jobs."""
-    return Order(s.job_id for s in sorted(shown, key=lambda s: s.view.started_at or 0, reverse=True))
+    return JobOrder(s.job_id for s in sorted(shown, key=lambda s: s.view.started_at or 0, reverse=True))
 
 
 class MissedOrders:
@@ -165,7 +165,7 @@ class MissedOrders:
             since = [job_id for job_id, last in self._newest(self._max_added + 1) if last > self._until]
             if len(since) > self._max_added:
                 return False
-            self._since, self._at = Order(reversed(since)), seq
+            self._since, self._at = JobOrder(reversed(since)), seq
         return True
 
     def _rebuild(self, after: int, epoch: str, seq: int) -> None:
@@ -179,7 +179,7 @@ class MissedOrders:
                 break
             found.append((job_id, last))
         found.reverse()
-        self._order, self._seqs = Order(job_id for job_id, _ in found), [last for _, last in found]
+        self._order, self._seqs = JobOrder(job_id for job_id, _ in found), [last for _, last in found]
         self._since, self._until, self._at, self._epoch = NONE, seq, seq, epoch
 
     def _newest(self, most: int) -> Iterator[tuple[str, int]]:

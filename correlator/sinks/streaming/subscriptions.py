@@ -1,19 +1,45 @@
-"""Groups of subscriptions with equal filters. A change is matched once per group. Imports no I/O."""
+"""Subscriptions: which jobs and log lines each one gets. Imports no I/O.
+
+Subscriptions with equal filters form a group, so that a change is matched once per group, however many clients it has.
+Groups are found by the IDs that their filters name; those that name none are asked about every change.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Literal, TypeAlias
 
+from msgspec import Struct
+
+from correlator.jobs.directory import JobDirectory
 from correlator.jobs.model.changes import Reason
+from correlator.jobs.model.rows import LEVELS, Level
 from correlator.jobs.model.views import PublishedJob
 from correlator.pipeline.hub import Hub
-from correlator.sinks.streaming.filters import Filter
+from correlator.pipeline.queries import JobQuery
 from correlator.sinks.streaming.limits import Limits
 from correlator.sinks.streaming.messages import Client
-from correlator.sinks.streaming.snapshots import EMPTY, MissedOrders, Order, Orders, Todo, newest_first
+from correlator.sinks.streaming.snapshots import EMPTY, JobOrder, MissedOrders, Orders, Todo, newest_first
+
+
+class Filter(Struct, frozen=True):
+    """Selects jobs. `jobs`: only jobs that one of these IDs resolves to; None selects jobs of any ID."""
+
+    query: JobQuery = JobQuery()
+    jobs: frozenset[str] | None = None
+
+    def matches(self, shown: PublishedJob, published: JobDirectory) -> bool:
+        return self.query.matches(shown) and self.names(shown, published)
+
+    def names(self, shown: PublishedJob, published: JobDirectory) -> bool:
+        """True if the filter names no IDs, or if one of them resolves to the job."""
+        if self.jobs is None:
+            return True
+        return any(n in self.jobs and published.names_lead_to(n, shown.job_id) for n in shown.view.names())
+
 
 Left: TypeAlias = Reason | Literal["filter", "maybe"]
 """Why a job left a subscription; maybe: it does not match, and nobody knows whether the client has it."""
@@ -131,7 +157,7 @@ class Groups:
         """
         names, most = group.filter.jobs, self._limits.max_visited
         if names is not None and (found := self._hub.changed_with(names, after, most)) is not None:
-            return Todo(Order(found))
+            return Todo(JobOrder(found))
         todo = self._missed.todo(after, self._hub.epoch, self._hub.seq)
         if todo is None or names is None or self._hub.knows_before(after):
             return todo
@@ -139,7 +165,7 @@ class Groups:
         # (`Change.moved`). Here, such a job may have no change of its own.
         carriers = (self._published.carriers(name) for name in names)
         moved = chain((name for name in names if self._published.get(name) is not None), *carriers)
-        return Todo(todo.place.first, Order(dict.fromkeys([*todo.place.second.ids, *moved])), todo.place.at)
+        return Todo(todo.place.first, JobOrder(dict.fromkeys([*todo.place.second.ids, *moved])), todo.place.at)
 
     def left(self, group: Group, job_id: str, after: int) -> Left | None:
         """Why a client that has every change up to position `after` does not get a job. None: it never had it."""
@@ -164,3 +190,49 @@ class Groups:
         for name in set[str]().union(*(one.view.names() for one in shown if one is not None)):
             found.update(self._named.get(name, {}))
         return found
+
+
+class LogGroups:
+    """The groups of which a subscription gets log lines. False if there are none."""
+
+    def __init__(self, published: JobDirectory) -> None:
+        self._published = published
+        self._subscriptions: dict[Group, int] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._subscriptions)
+
+    def add(self, group: Group) -> None:
+        """Count a subscription that gets log lines."""
+        self._subscriptions[group] = self._subscriptions.get(group, 0) + 1
+
+    def remove(self, group: Group) -> None:
+        """Count a subscription no longer that was added."""
+        self._subscriptions[group] -= 1
+        if not self._subscriptions[group]:
+            del self._subscriptions[group]
+
+    def of(self, job_id: str | None, before: Mapping[str, PublishedJob | None]) -> dict[Group, None]:
+        """The groups that contain the job. `before`: old states, used instead of the current ones."""
+        if job_id is None:
+            return {}
+        shown = before[job_id] if job_id in before else self._published.get(job_id)
+        return {group: None for group in self._subscriptions if group.has(job_id, shown)}
+
+
+LineClients: TypeAlias = Mapping[tuple[int, ...], Sequence[Client]]
+"""Clients by the IDs of their subscriptions that get a line."""
+
+
+def line_clients(level: Level, groups: Iterable[Group]) -> LineClients:
+    """The clients with subscriptions in these groups that get lines of this level."""
+    rank = LEVELS.index(level)
+    subs: defaultdict[Client, list[int]] = defaultdict(list)
+    for group in groups:
+        for sub in group.subs:
+            if sub.level is not None and rank >= sub.level:
+                subs[sub.client].append(sub.id)
+    found: defaultdict[tuple[int, ...], list[Client]] = defaultdict(list)
+    for client, ids in subs.items():
+        found[tuple(sorted(ids))].append(client)
+    return found
