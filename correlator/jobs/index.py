@@ -607,7 +607,7 @@ class Index:
     def _show(
         self, view: JobView, alive_at: Micros, old: PublishedJob | None, record: Record | None, turn: _Turn
     ) -> None:
-        """Publish `view` if the document differs: the only place where a document appears or changes with its facts."""
+        """Publish `view` if the document differs: the only place, but for `_grow`, where one changes with its facts."""
         job_id, now, past = view.job_id, turn.now, turn.past or view.job_id in turn.silent
         if record is None or (family := record.family) is None:
             family = self._children.of(job_id, record.facts.reading if record is not None else None)

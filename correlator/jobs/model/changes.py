@@ -26,7 +26,8 @@ class Change(Struct, frozen=True, gc=False):
 
     ``seq``: the place of the change in the stream.
     ``moved``: the document is unchanged, but an ID started or stopped resolving to this job.
-    ``goes_on``: True if `views.goes_on` holds: filters, counters and the IDs of the job notice nothing.
+    ``goes_on``: the log has new rows of a running job, and nothing else has changed, so that `views.goes_on` holds:
+    filters, counters and the IDs of the job notice nothing.
     """
 
     job_id: str
