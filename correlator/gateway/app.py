@@ -26,9 +26,8 @@ from correlator.daemon.reload import Reload
 from correlator.daemon.supervisor import Supervisor
 from correlator.gateway.archive import RpcArchive
 from correlator.gateway.fleet import Fleet
-from correlator.gateway.ordered_consumer import OrderedConsumer
-from correlator.gateway.stream_end import StreamEnd
-from correlator.gateway.wanting import Wanting
+from correlator.gateway.stream import OrderedConsumer, StreamEnd
+from correlator.gateway.waiting_ids import WaitingIdsSender
 from correlator.jobs.model.facts import Status
 from correlator.jobs.remote import RemoteJobs
 from correlator.ops import cluster_metrics, logs, memory, metrics, stalls
@@ -73,12 +72,12 @@ class Gateway:
         self._config = config
         self.connection = connection = Connection(config.cluster, "gateway")
         caller = Caller(connection)
-        self._wanting = Wanting(self._waiting_ids, self._want)
+        self._sender = WaitingIdsSender(self._waiting_ids, self._want)
         self.fleet = fleet = Fleet(
             lambda scope: RpcArchive(caller, scope),
             cluster_error=self._error,
             ends_before=StreamEnd(connection).is_before,
-            on_watch=self._wanting.wake,
+            on_watch=self._sender.wake,
             on_epoch=lambda: self._http.disconnect(),  # noqa: PLW0108 - both are made below
             on_other_epoch=lambda: self._jobs.restart(),  # noqa: PLW0108
             on_removed=_forget_metrics,
@@ -132,7 +131,7 @@ class Gateway:
                         ("alive", self._alive.run()),
                         ("lines", self._subscribe()),
                         ("judge", self._judge()),
-                        ("wanting", self._wanting.run()),
+                        ("waiting-ids", self._sender.run()),
                         ("supervisor", self._supervisor.run()),
                         ("heartbeat", stalls.heartbeat()),
                         ("memory", memory.return_free_memory()),

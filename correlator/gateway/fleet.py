@@ -23,9 +23,9 @@ from correlator.errors import SourceUnavailable
 from correlator.gateway import log_lines
 from correlator.gateway.archive import RpcArchive
 from correlator.gateway.hub import RemoteHub, ends_here
-from correlator.gateway.log_lines import LogLines
-from correlator.gateway.ordered_consumer import Stored
+from correlator.gateway.log_lines import ReceivedLines
 from correlator.gateway.status import Appliance, RemoteStatus
+from correlator.gateway.stream import StoredMessage
 from correlator.jobs import job_document
 from correlator.jobs.bounded import BoundedDict
 from correlator.jobs.encoded import Documents
@@ -94,7 +94,7 @@ class Fleet:
         """The events that came before a document with their state."""
         self._documents = Documents()
         self._marks = Marks()
-        self._lines = LogLines()
+        self._lines = ReceivedLines()
         self._refused: set[str] = set()
         self.appliances: dict[str, Appliance] = {}
         self._hubs: dict[str, RemoteHub] = {}
@@ -181,7 +181,7 @@ class Fleet:
                 del self.appliances[name], self._hubs[name]
                 self._on_removed(name)
 
-    def read(self, messages: Sequence[Stored]) -> None:
+    def read(self, messages: Sequence[StoredMessage]) -> None:
         """Apply messages of the stream, and publish their changes as one batch of each hub."""
         if not messages:
             return
@@ -202,7 +202,7 @@ class Fleet:
             documents = ((c.job_id, _last_at(c.new)) for c in changes[name] if c.new is not None)
             self._publish_lines(*self._lines.appeared(name, documents))
 
-    def _read(self, message: Stored, changes: defaultdict[str, list[Change]]) -> None:
+    def _read(self, message: StoredMessage, changes: defaultdict[str, list[Change]]) -> None:
         found = keys.job_of(message.subject)
         if found is None:
             if message.subject == keys.EPOCH and self._parser.parse(
@@ -273,7 +273,7 @@ class Fleet:
 
     # -- from the collectors themselves
 
-    def read_alive(self, messages: Sequence[Stored], server_time: Micros | None = None) -> None:
+    def read_alive(self, messages: Sequence[StoredMessage], server_time: Micros | None = None) -> None:
         """Apply signs of life. `server_time`: when the reading began; None: they have come since it had caught up."""
         for message in messages:
             name = message.subject.rpartition(".")[2]

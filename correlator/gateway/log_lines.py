@@ -51,7 +51,7 @@ class _Lines(Struct):
     lines: list[_Line]
 
 
-class Lines(NamedTuple):
+class LineBatch(NamedTuple):
     """The lines of one message. `first`: the number of the first of them in the collector's `run`."""
 
     run: str
@@ -59,17 +59,17 @@ class Lines(NamedTuple):
     rows: list[AttributedRow]
 
 
-def parse(payload: bytes) -> Lines:
+def parse(payload: bytes) -> LineBatch:
     """Parse a message of a collector. Raises: `Unreadable`."""
     found = received.decode(payload, _Lines)
-    return Lines(found.run, found.first, [_row(line) for line in found.lines])
+    return LineBatch(found.run, found.first, [_row(line) for line in found.lines])
 
 
 Result = tuple[dict[str, list[AttributedRow]], dict[str, int]]
 """By instance: the lines to publish, and the number of lines that were lost."""
 
 
-class LogLines:
+class ReceivedLines:
     """The numbers of the lines of each instance, and the lines that wait."""
 
     def __init__(self) -> None:
@@ -81,7 +81,7 @@ class LogLines:
         self._seen: BoundedDict[int, None] = BoundedDict(MAX_SEEN)
         """The hashes of the last lines."""
 
-    def read(self, instance: str, found: Lines, last_at: Callable[[str], Micros | None]) -> Result:
+    def read(self, instance: str, found: LineBatch, last_at: Callable[[str], Micros | None]) -> Result:
         """Take the lines of a message. `last_at`: the time of the last message in a job's document, or None."""
         rows = [row for row in found.rows if self._is_new(instance, row)]
         run, expected = self._next.get(instance, (found.run, found.first))

@@ -14,7 +14,7 @@ from correlator.cluster.connection import NoResponder
 from correlator.cluster.rpc import Caller, Code, Method, RemoteError
 from correlator.errors import SourceUnavailable
 from correlator.gateway.archive import RpcArchive
-from correlator.gateway.wanting import Wanting
+from correlator.gateway.waiting_ids import WaitingIdsSender
 from correlator.jobs.index import Index
 from correlator.ops.cluster_metrics import REQUESTS_REJECTED
 from correlator.pipeline.local_hub import LocalHub
@@ -144,7 +144,7 @@ async def test_the_collectors_query_for_what_a_client_of_a_gateway_waits_for(nat
         hub = LocalHub(Index())
         async with answering(connection, hub, "dc1"):
             waiting = WaitingIds(lambda _: False)
-            wanting = Wanting(lambda: [(None, waiting)], lambda message: client.publish(keys.WANT, message))
+            wanting = WaitingIdsSender(lambda: [(None, waiting)], lambda message: client.publish(keys.WANT, message))
             task = asyncio.create_task(wanting.run())
             try:
                 with waiting.watched_id("soon"):

@@ -11,7 +11,7 @@ from typing import Any
 
 from correlator.cluster import keys
 from correlator.cluster.connection import Connection
-from correlator.gateway.ordered_consumer import OrderedConsumer, Stored
+from correlator.gateway.stream import OrderedConsumer, StoredMessage
 from tests.support.cluster import connected
 from tests.support.eventually import eventually
 from tests.support.nats import Nats
@@ -22,7 +22,7 @@ class Reading:
     """What a consumer of the stream of documents has passed on since its last reset."""
 
     def __init__(self, connection: Connection) -> None:
-        self.messages: list[Stored] = []
+        self.messages: list[StoredMessage] = []
         self.resets = 0
         self.consumer = OrderedConsumer(
             connection, keys.STATE, "$KV.cor.>", self.messages.extend, self._reset, self._identity

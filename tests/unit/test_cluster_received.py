@@ -16,8 +16,8 @@ from correlator.cluster import keys, received, rpc
 from correlator.cluster.received import MAX_DEPTH, REPORTED_FOR, Alive, Holder, Parser, Unreadable
 from correlator.gateway import fleet, log_lines
 from correlator.gateway.fleet import Fleet
-from correlator.gateway.ordered_consumer import Stored
 from correlator.gateway.status import Appliance
+from correlator.gateway.stream import StoredMessage
 from correlator.jobs import job_document
 from correlator.jobs.model.facts import Status
 from correlator.jobs.model.views import JobView, PublishedJob
@@ -110,8 +110,8 @@ def test_a_gateway_has_the_documents_of_one_appliance_whatever_another_writes(fo
     seq = 0
     for n, (subject, body, headers) in enumerate([*found, ("$KV.cor.dc2.job.a", DEEP, None)]):
         shown = job(f"j{n % 3}", "completed" if n % 2 else "running")
-        bad = Stored(subject, seq + 1, AT, body, headers)
-        good = Stored(keys.job("dc1", shown.job_id), seq + 2, AT, encoded(shown), None)
+        bad = StoredMessage(subject, seq + 1, AT, body, headers)
+        good = StoredMessage(keys.job("dc1", shown.job_id), seq + 2, AT, encoded(shown), None)
         gateway.read([bad, good])
         seq = gateway.hub.seq
         assert seq == good.seq
@@ -204,7 +204,7 @@ class Announced:
     def document(self, state: str, status: str = "running") -> None:
         ended = document_of(PublishedJob(JobView("a", Status.COMPLETED), 1, AT))
         body = orjson.dumps(document("a", status, **forecast(state)) if status == "running" else ended)
-        self.fleet.read([Stored(keys.job("dc1", "a"), next(self._seqs), AT, body, None)])
+        self.fleet.read([StoredMessage(keys.job("dc1", "a"), next(self._seqs), AT, body, None)])
 
     def event(self, kind: str) -> None:
         payload = b'{"kind":"%b","job_id":"a","at":"2025-09-22T15:12:13.000000Z"}' % kind.encode()

@@ -16,7 +16,7 @@ from correlator.doctor import cluster, daemon, database
 from correlator.doctor.check import Check
 from correlator.errors import OtherDatabase
 from correlator.gateway.fleet import Fleet
-from correlator.gateway.ordered_consumer import Stored
+from correlator.gateway.stream import StoredMessage
 from correlator.jobs.index import Index
 from correlator.pipeline.saver import Saver
 from correlator.sinks.cluster import standbys
@@ -131,10 +131,10 @@ def shown(alive: dict[str, Any] | None) -> str:
     gateway.reset("epoch-1")
     gateway.synced()
     if members.get("garbage"):
-        gateway.read([Stored(keys.job("dc1", "a"), 1, AT, b"no JSON", None)])
+        gateway.read([StoredMessage(keys.job("dc1", "a"), 1, AT, b"no JSON", None)])
     value = {"database": "live", **{name: one for name, one in members.items() if name != "garbage"}}
     payload = msgspec.json.encode(value) if alive is not None else b"no JSON"
-    gateway.read_alive([Stored(keys.alive("dc1"), 1, AT, payload, None)])
+    gateway.read_alive([StoredMessage(keys.alive("dc1"), 1, AT, payload, None)])
     (found,) = gateway.describe()
     return str(found["error"] or "–")
 

@@ -7,10 +7,10 @@ import time
 from typing import Any
 
 from correlator.gateway import log_lines
-from correlator.gateway.log_lines import Lines, LogLines
+from correlator.gateway.log_lines import LineBatch, ReceivedLines
 
 
-def message(first: int, *job_ids: str, run: str = "r", text: str = "m") -> Lines:
+def message(first: int, *job_ids: str, run: str = "r", text: str = "m") -> LineBatch:
     at = "2025-09-22T15:12:13.000000Z"
     lines = [
         {"job_id": i, "event_id": first + n, "level": "INFO", "step_id": None, "message": text, "attrs": None, "at": at}
@@ -32,7 +32,7 @@ def known(job_id: str) -> int | None:
 
 
 def test_a_gap_in_the_numbers_of_a_run_is_the_number_of_lost_lines():
-    lines = LogLines()
+    lines = ReceivedLines()
     assert lines.read("dc1", message(5, "known"), known)[1] == {}
     assert lines.read("dc1", message(6, "known", "known"), known)[1] == {}
     assert lines.read("dc1", message(11, "known"), known)[1] == {"dc1": 3}
@@ -41,7 +41,7 @@ def test_a_gap_in_the_numbers_of_a_run_is_the_number_of_lost_lines():
 
 
 def test_lines_of_an_unknown_job_wait_until_it_appears_and_keep_their_order():
-    lines = LogLines()
+    lines = ReceivedLines()
     assert ids(lines.read("dc1", message(1, "known", "new", "known"), known)) == {"dc1": [1, 3]}
     assert ids(lines.read("dc1", message(4, "new"), lambda _: AT)) == {}
     assert ids(lines.appeared("dc1", [("other", AT), ("new", AT)])) == {"dc1": [2, 4]}
@@ -49,14 +49,14 @@ def test_lines_of_an_unknown_job_wait_until_it_appears_and_keep_their_order():
 
 
 def test_lines_whose_job_does_not_appear_in_time_are_given_up():
-    lines = LogLines()
+    lines = ReceivedLines()
     lines.read("dc1", message(1, "new"), known)
     assert ids(lines.expire(time.monotonic() + log_lines.WAIT_FOR + 1, lambda *_: False)) == {}
     assert ids(lines.appeared("dc1", [("new", AT)])) == {}
 
 
 def test_a_line_waits_for_the_document_that_includes_it_but_not_for_ever():
-    lines = LogLines()
+    lines = ReceivedLines()
     assert ids(lines.read("dc1", message(1, "j"), lambda _: AT - 1)) == {}
     assert ids(lines.appeared("dc2", [("j", AT)])) == ids(lines.appeared("dc1", [("j", AT - 1)])) == {}
     assert ids(lines.appeared("dc1", [("j", AT)])) == {"dc1": [1]}
@@ -68,7 +68,7 @@ def test_a_line_waits_for_the_document_that_includes_it_but_not_for_ever():
 
 def test_waiting_lines_have_a_bound_in_bytes_and_those_beyond_it_count_as_lost(monkeypatch):
     monkeypatch.setattr(log_lines, "MAX_WAITING", 10_000)
-    lines = LogLines()
+    lines = ReceivedLines()
     lost = 0
     for n in range(1, 101):
         lost += lines.read("dc1", message(n, f"new {n}", text="x" * 500), known)[1].get("dc1", 0)
@@ -78,7 +78,7 @@ def test_waiting_lines_have_a_bound_in_bytes_and_those_beyond_it_count_as_lost(m
 
 
 def test_a_line_that_a_successor_sends_again_comes_once():
-    lines = LogLines()
+    lines = ReceivedLines()
     assert ids(lines.read("dc1", message(1, "known", "known"), known)) == {"dc1": [1, 2]}
     again = message(1, "known", "known", "known", run="successor")
     assert (ids(lines.read("dc1", again, known)), lines.read("dc2", again, known)[1]) == ({"dc1": [3]}, {})

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from correlator.gateway.merged_page import MergedPage, Place, place_of
+from correlator.gateway.archive import MergedPage
+from correlator.jobs.directory import Place, place_of
 from correlator.jobs.model.facts import Status
 from correlator.jobs.model.rows import StepRecord
 from correlator.jobs.model.views import JobView, PublishedJob

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from correlator.cluster import keys
 from correlator.gateway.fleet import Fleet
-from correlator.gateway.ordered_consumer import Stored
+from correlator.gateway.stream import StoredMessage
 from correlator.jobs import remote
 from correlator.jobs.job_document import document, encode
 from correlator.jobs.model.facts import Status
@@ -203,9 +203,9 @@ def test_three_days_of_jobs_that_come_and_leave_take_no_more_memory_than_one():
 async def test_a_position_waits_while_a_gateway_reads_what_it_missed():
     """The stream has the newest state of each job only: what `a` was at 3 comes with 5."""
 
-    def stored(job_id: str, seq: int) -> Stored:
+    def stored(job_id: str, seq: int) -> StoredMessage:
         body = encode(document(job(job_id, seq)))
-        return Stored(keys.job("dc1", job_id), seq, seq, body, None)
+        return StoredMessage(keys.job("dc1", job_id), seq, seq, body, None)
 
     fleet = Fleet(lambda _: None)
     fleet.reset("epoch")

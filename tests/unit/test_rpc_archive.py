@@ -14,7 +14,7 @@ from correlator.cluster import rpc
 from correlator.errors import Away, BadRequest, SourceUnavailable
 from correlator.gateway import archive as module
 from correlator.gateway.archive import RpcArchive
-from correlator.gateway.merged_page import place_of
+from correlator.jobs.directory import place_of
 from correlator.jobs.model.rows import LegacyRecord
 from correlator.jobs.model.views import LogLine
 from correlator.pipeline.queries import JobNames, JobQuery, LineQuery

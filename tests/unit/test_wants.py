@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from correlator.cluster import rpc
 from correlator.cluster.received import Unreadable
-from correlator.gateway.wanting import Wanting
+from correlator.gateway.waiting_ids import WaitingIdsSender
 from correlator.pipeline import waiting_ids
 from correlator.pipeline.waiting_ids import WaitingIds
 from correlator.sinks.cluster.gateway_requests import WantedIds
@@ -92,7 +92,7 @@ class Gateway:
         self.known: set[str] = set()
         self.hubs: dict[str | None, WaitingIds] = {None: WaitingIds(self.known.__contains__)}
         self.sent: list[dict[str, Any]] = []
-        self.wanting = Wanting(self.hubs.items, self.publish, lambda: self.now)
+        self.wanting = WaitingIdsSender(self.hubs.items, self.publish, lambda: self.now)
 
     async def publish(self, message: bytes) -> None:
         self.sent.append(json.loads(message))

@@ -11,7 +11,7 @@ import pytest
 
 from correlator.cluster import keys, streams
 from correlator.gateway.fleet import Fleet
-from correlator.gateway.ordered_consumer import Stored
+from correlator.gateway.stream import StoredMessage
 from correlator.sinks.cluster import documents
 from tests.support.cluster_harness import collector
 from tests.support.eventually import eventually
@@ -90,7 +90,7 @@ class Days:
     def _store(self, job_id: str, payload: bytes, headers: dict[str, str] | None) -> None:
         self._seq += 1
         at = AT + self._jobs * MINUTE
-        self.fleet.read([Stored(keys.job("dc1", job_id), self._seq, at, payload, headers)])
+        self.fleet.read([StoredMessage(keys.job("dc1", job_id), self._seq, at, payload, headers)])
 
 
 def test_a_gateway_is_as_large_after_five_days_of_churn_as_after_four():

@@ -18,7 +18,7 @@ PAUSE = 0.1
 """Seconds between two messages."""
 
 
-class Wanting:
+class WaitingIdsSender:
     """Publishes the waiting IDs of a gateway. Call `wake` whenever a client begins to wait.
 
     Args:

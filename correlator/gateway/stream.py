@@ -1,17 +1,18 @@
 """Reads a stream of JetStream from its newest state on, in order, without a gap, for as long as the process runs.
 
 Problem. A push consumer loses messages without a word: at a full buffer, and while the server that leads it fails. A
-stream may also be deleted and created again, or restored from an older copy; a consumer that starts beyond its end
-gets heartbeats and never data.
+stream may also be deleted and created again, or restored from an older copy; a consumer that starts beyond its end gets
+heartbeats and never data.
 
 Model. The first consumer delivers the last message of each subject, each later one starts after the last message that
 was read. Consumers are cheap (in memory, not replicated, no acknowledgements), so whatever is doubtful ends one and
 creates the next: a gap in its own numbering, 2.2 s without a message or heartbeat, a reconnection. Each creation first
 checks that the stream is still the one that was read, by its creation time, its last sequence, and an `identity` that
-its writers keep in it. If it is not, `on_reset` is called and the reading begins again.
+its writers keep in it. If it is not, `on_reset` is called and the reading begins again. `StreamEnd` says whether a
+position is beyond the end of the stream, for a client that is ahead of this gateway.
 
-Invariants. Messages are passed on in the order of the stream, each once, in batches that one turn of the event loop
-has received. `synced` becomes true when the reading has reached the end that the stream had at the last creation.
+Invariants. Messages are passed on in the order of the stream, each once, in batches that one turn of the event loop has
+received. `synced` becomes true when the reading has reached the end that the stream had at the last creation.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from correlator.tasks import Backoff
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
 
+
 log = logging.getLogger(__name__)
 
 HEARTBEAT = 1.0
@@ -48,21 +50,10 @@ MAX_BATCH = 200
 MAX_PENDING = 64_000_000
 """Bytes of messages that wait to be read. Flow control keeps them well below; more are a gap."""
 
+ASK_WITHIN = 2.0
+"""Seconds for an answer of the stream's leader."""
+
 _NANO = 1_000_000_000
-
-
-class Stored(Struct, frozen=True, gc=False):
-    """A message of the stream. `at`: when it was stored."""
-
-    subject: str
-    seq: int
-    at: Micros
-    payload: bytes
-    headers: Mapping[str, str] | None
-
-
-class NotThere(ClusterUnavailable):
-    """The stream does not exist yet, or nothing has identified it."""
 
 
 class OrderedConsumer:
@@ -77,7 +68,7 @@ class OrderedConsumer:
         connection: Connection,
         stream: str,
         subject: str,
-        on_messages: Callable[[Sequence[Stored]], None],
+        on_messages: Callable[[Sequence[StoredMessage]], None],
         on_reset: Callable[[str], None],
         identity: Callable[[Connection], Awaitable[str | None]],
     ) -> None:
@@ -89,7 +80,7 @@ class OrderedConsumer:
         self._identity = identity
         self._known: tuple[Any, str] | None = None
         """The creation time and identity of the stream that was read."""
-        self._batch: list[Stored] = []
+        self._batch: list[StoredMessage] = []
         self._flushing = False
         self._expected = 1
         """The number that the consumer's next message has."""
@@ -234,7 +225,7 @@ class OrderedConsumer:
             self._expected += 1
             self.behind = int(tokens[8 + at])
             self._batch.append(
-                Stored(message.subject, int(tokens[5 + at]), int(tokens[7 + at]) // 1000, message.data, headers)
+                StoredMessage(message.subject, int(tokens[5 + at]), int(tokens[7 + at]) // 1000, message.data, headers)
             )
             if not self._flushing:
                 self._flushing = True
@@ -275,3 +266,46 @@ class OrderedConsumer:
         if not self.synced and not self._batch and self.seq >= self._end:
             self.synced, self.synced_at, self.error = True, time.monotonic(), None
             self._on_messages(())
+
+
+class StoredMessage(Struct, frozen=True, gc=False):
+    """A message of the stream. `at`: when it was stored."""
+
+    subject: str
+    seq: int
+    at: Micros
+    payload: bytes
+    headers: Mapping[str, str] | None
+
+
+class NotThere(ClusterUnavailable):
+    """The stream does not exist yet, or nothing has identified it."""
+
+
+class StreamEnd:
+    """Asks the leader of the stream for its last sequence. Callers that wait at the same time share one request."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._asking: asyncio.Task[int | None] | None = None
+
+    async def is_before(self, seq: int) -> bool:
+        """True if the stream ends before `seq`, so that no gateway can have shown that position.
+
+        False also if the leader does not answer: nobody knows then.
+        """
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._ask())
+            self._asking.add_done_callback(self._answered)
+        end = await asyncio.shield(self._asking)
+        return end is not None and end < seq
+
+    def _answered(self, _: asyncio.Task[int | None]) -> None:
+        self._asking = None
+
+    async def _ask(self) -> int | None:
+        try:
+            found = await streams.info(self._connection, keys.STATE, within=ASK_WITHIN)
+        except (ClusterUnavailable, Refused):
+            return None
+        return int(found["state"]["last_seq"]) if found is not None else None
