@@ -15,7 +15,7 @@ top is a defect of the program.
   * NotFound               no job has the ID that a client asked for
 
 Subclasses that one command alone raises stand beside it: `Unreachable`, `Refused` and `NotACorrelator` in
-`correlator.client.errors`, `Unwritten` in `correlator.doctor.bundle`. Exceptions that never leave their module or
+`correlator.client.client`, `Unwritten` in `correlator.doctor.bundle`. Exceptions that never leave their module or
 package are no `CorrelatorError`: `Close` (websocket), `LogReset` (tail), `Ended` (binlog) and `Unusable` (checkpoint).
 """
 

@@ -7,16 +7,20 @@ Model: `Client.follow` opens a websocket, gives its messages to a `Replica`, and
 after each change of the connection. A lost connection is opened again with full jitter and resumes where the daemon
 allows it. The daemon sends a message at least every 10 s; after `silent_after` s of silence the client reconnects.
 
-Invariants: errors that a retry cannot fix (`Refused`, `NotACorrelator`) end `follow`. All others only delay it, except
-that the first connection must succeed unless the caller is patient.
+Invariants: errors that a retry cannot fix (`AccessRefused`, `NotACorrelator`) end `follow`. All others only delay it,
+except that the first connection must succeed unless the caller is patient. Each error is a text for an operator.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import random
 import ssl as tls
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from datetime import datetime
 from http import HTTPStatus
 from typing import Any, Self
 from urllib.parse import quote, urlsplit
@@ -26,32 +30,41 @@ import msgspec
 from msgspec import Struct
 from yarl import URL
 
-from correlator.client.errors import Failures, Unreachable
 from correlator.client.line_merge import Page
-from correlator.client.messages import Document, Log
-from correlator.client.replica import Connection, Replica, Update
-from correlator.client.websocket import Exchange, connected, split
-from correlator.errors import BadRequest
-from correlator.model.messages import Wanted
+from correlator.client.messages import MAX_MESSAGE, Bookmark, Bye, Document, LogMessage, Welcome, decode
+from correlator.client.replica import ConnectionState, Replica, Update
+from correlator.errors import BadRequest, CorrelatorError
+from correlator.model.messages import ClientMessage, CloseCode, Wanted
 from correlator.tasks import Backoff
 
 DEFAULT_URL = "http://127.0.0.1:8686"
 SILENT_AFTER = 25.0
 """Seconds without a message after which a connection is closed."""
 
+
 ANSWER_WITHIN = 20.0
 SEARCH_WITHIN = 20.0
 """Seconds for all pages of one search."""
 
+
 MAX_LINES = 20_000
 """Log lines of one job that are fetched at most."""
 
+
 MAX_PAGE = 500
+
+
+CONNECT_WITHIN = 10.0
+
+
+IDS_IN_ONE = 50
+"""IDs in one subscription. With 255 characters of 4 bytes each, the frame is still one that the daemon accepts."""
+
 
 _Query = Mapping[str, str | Sequence[str]]
 
 
-class Jobs(Struct, frozen=True):
+class JobList(Struct, frozen=True):
     """Result of a search. `more`: there are jobs beyond the limit. `incomplete`: why jobs may be missing, or None."""
 
     found: list[Document]
@@ -94,22 +107,22 @@ class Client:
         if self._session is not None:
             await self._session.close()
 
-    async def jobs(self, query: _Query, limit: int) -> Jobs:
+    async def jobs(self, query: _Query, limit: int) -> JobList:
         """List up to `limit` jobs, the newest first. `query` has the parameters of ``GET /api/v1/jobs``.
 
         A search through a large table ends after `search_within` seconds; the result is then incomplete.
 
         Raises:
             BadRequest: the daemon rejects the query.
-            Unreachable, Refused, NotACorrelator: see their docstrings.
+            Unreachable, AccessRefused, NotACorrelator: see their docstrings.
         """
         return await self._listed("/api/v1/jobs", query, limit)
 
-    async def history(self, name: str, limit: int) -> Jobs:
+    async def history(self, name: str, limit: int) -> JobList:
         """List up to `limit` jobs of a VM or a context, the newest first. It ends and raises as `jobs` does."""
         return await self._listed(f"/api/v1/entities/{quote(name, safe='')}", {}, limit)
 
-    async def _listed(self, path: str, query: _Query, limit: int) -> Jobs:
+    async def _listed(self, path: str, query: _Query, limit: int) -> JobList:
         found: list[Document] = []
         cursor: str | None = None
         incomplete: str | None = None
@@ -133,7 +146,7 @@ class Client:
             if time.monotonic() - began > self._search_within:
                 incomplete = f"older jobs were not searched within {self._search_within:g} s"
                 break
-        return Jobs(found, cursor is not None, incomplete)
+        return JobList(found, cursor is not None, incomplete)
 
     async def job(self, name: str, wait: float = 0.0) -> Document | None:
         """Fetch one job by any ID; None if it is still unknown after `wait` seconds (at most 60)."""
@@ -142,12 +155,12 @@ class Client:
         found: Document | None = await self._get(path, query, within=ANSWER_WITHIN + wait)
         return found
 
-    async def events(self, name: str, level: str) -> tuple[list[Log], bool]:
+    async def events(self, name: str, level: str) -> tuple[list[LogMessage], bool]:
         """Fetch the log lines of a job from `level` on, the oldest first, and whether they are complete.
 
         The result has at most `MAX_LINES` lines, fetched in at most `search_within` seconds.
         """
-        lines: list[Log] = []
+        lines: list[LogMessage] = []
         after: str | None = None
         began = time.monotonic()
         while len(lines) < MAX_LINES and time.monotonic() - began < self._search_within:
@@ -182,12 +195,12 @@ class Client:
         """Yield an update after each change of the jobs of `wanted` or of the connection, without end.
 
         Raises:
-            Refused: the daemon rejects the token or this host.
+            AccessRefused: the daemon rejects the token or this host.
             NotACorrelator: the messages are not those of docs/protocol.md.
             Unreachable: the first connection failed, and `patient` is false.
             BadRequest: the daemon rejects the subscription.
         """
-        replica, backoff, reached = Replica(split(wanted)), Backoff(0.25, 2.0, 10.0), patient
+        replica, backoff, reached = Replica(split_wanted(wanted)), Backoff(0.25, 2.0, 10.0), patient
         exchange = Exchange(replica, self._token, self._silent_after)
         while True:
             error = f"{self.url} ended the connection"
@@ -198,7 +211,7 @@ class Client:
                         reached = True
                         if replica.synced:
                             backoff.reset()
-                        yield replica.drain(Connection("live"), exchange.ahead)
+                        yield replica.drain(ConnectionState("live"), exchange.ahead)
                     if (final := self._failures.of_close_code(ws.close_code)) is not None:
                         raise final
             except Unreachable as failure:
@@ -213,14 +226,14 @@ class Client:
                 raise self._failures.not_a_correlator(f"its message is invalid: {failure}") from failure
             if (delay := exchange.pop_retry_delay()) is None:
                 delay = backoff.next()
-            yield replica.drain(Connection("offline", error), exchange.ahead)
+            yield replica.drain(ConnectionState("offline", error), exchange.ahead)
             await asyncio.sleep(delay)
 
     async def _get(self, path: str, query: _Query, within: float = ANSWER_WITHIN) -> Any:
         """GET a JSON body; None for a 404 of the daemon's own. `within`: seconds.
 
         Raises:
-            BadRequest, Unreachable, Refused, NotACorrelator: for other answers, and for none.
+            BadRequest, Unreachable, AccessRefused, NotACorrelator: for other answers, and for none.
         """
         session = self._open_session()
         pairs = [(k, v) for k, vs in query.items() for v in ([vs] if isinstance(vs, str) else vs)]
@@ -268,3 +281,162 @@ def _base(url: str) -> str:
     if not usable or parts.username is not None or parts.query or parts.fragment:
         raise wrong
     return full
+
+
+class Exchange:
+    """Exchange of messages with the daemon, over one connection after the other.
+
+    `silent_after`: seconds without a message after which a connection is given up.
+    """
+
+    def __init__(self, replica: Replica, token: str, silent_after: float) -> None:
+        self._replica = replica
+        self._token = token
+        self._silent_after = silent_after
+        self._retry_in: float | None = None
+        self.ahead = 0.0
+        """Seconds that the daemon's clock is ahead of the local clock."""
+
+    async def open(self, ws: aiohttp.ClientWebSocketResponse) -> None:
+        await ws.send_str(_frame(self._replica.hello(self._token)))
+
+    async def next(self, ws: aiohttp.ClientWebSocketResponse) -> bool:
+        """Receive one frame and send the answers; False if the connection has ended.
+
+        Raises:
+            TimeoutError: no frame arrived for `silent_after` seconds.
+            ValueError: a message is invalid.
+        """
+        async with asyncio.timeout(self._silent_after):
+            frame = await ws.receive()
+            if frame.type not in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
+                return False
+            for message in decode(frame.data):
+                for answer in self._replica.receive(message):
+                    await ws.send_str(_frame(answer))
+                match message:
+                    case Bye(retry_ms=(low, high)):
+                        self._retry_in = random.uniform(low, high) / 1000
+                    case Welcome(at=str(at)) | Bookmark(at=str(at)):
+                        self.ahead = datetime.fromisoformat(at).timestamp() - time.time()
+        return True
+
+    def pop_retry_delay(self) -> float | None:
+        """Return, once, the seconds to wait before reconnecting that the daemon's last bye gave; None without a bye."""
+        delay, self._retry_in = self._retry_in, None
+        return delay
+
+
+@contextlib.asynccontextmanager
+async def connected(
+    session: aiohttp.ClientSession, url: str, failures: Failures
+) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+    """Open the websocket, and close it at the end.
+
+    Raises:
+        Unreachable, AccessRefused, NotACorrelator: the handshake failed.
+    """
+    timeout = aiohttp.ClientWSTimeout(ws_close=1.0)
+    try:
+        async with asyncio.timeout(CONNECT_WITHIN):
+            ws = await session.ws_connect(url + "/ws", timeout=timeout, max_msg_size=MAX_MESSAGE)
+    except aiohttp.WSServerHandshakeError as error:
+        raise failures.of_handshake(error.status) from error
+    except (aiohttp.ClientError, OSError) as error:
+        raise failures.unreachable(error) from error
+    try:
+        yield ws
+    finally:
+        await ws.close()
+
+
+def split_wanted(wanted: Wanted) -> list[Wanted]:
+    """Split a subscription into parts of at most `IDS_IN_ONE` IDs."""
+    if wanted.jobs is None or len(wanted.jobs) <= IDS_IN_ONE:
+        return [wanted]
+    starts = range(0, len(wanted.jobs), IDS_IN_ONE)
+    return [msgspec.structs.replace(wanted, jobs=wanted.jobs[at : at + IDS_IN_ONE]) for at in starts]
+
+
+def _frame(message: ClientMessage) -> str:
+    return msgspec.json.encode(message).decode()
+
+
+# -- errors
+
+
+class Unreachable(CorrelatorError):
+    """The daemon does not answer, or cannot answer at the moment. A retry may succeed."""
+
+
+class AccessRefused(CorrelatorError):
+    """The daemon refuses the connection. A retry without another token does not succeed."""
+
+
+class NotACorrelator(CorrelatorError):
+    """The server at this URL is no correlator, or has an incompatible version."""
+
+
+class Failures:
+    """Makes the errors of the daemon at `url`. `token`: empty if the client has none."""
+
+    def __init__(self, url: str, token: str) -> None:
+        self._url = url
+        self._token = token
+
+    def unreachable(self, error: Exception) -> Unreachable:
+        cause = getattr(error, "os_error", None) or error
+        match cause:
+            case TimeoutError():
+                reason = "no answer in time"
+            case OSError(errno=int(number)) if number > 0 and not isinstance(cause, tls.SSLError):
+                reason = os.strerror(number)  # asyncio replaces its text
+            case _:
+                reason = getattr(cause, "strerror", None) or str(cause)
+        return Unreachable(
+            f"{self._url} cannot be reached: {reason}\n"
+            "start it with `correlator run`, or say where it is with --url or CORRELATOR_URL"
+        )
+
+    def not_a_correlator(self, why: str) -> NotACorrelator:
+        return NotACorrelator(f"{self._url} answers, but not as a correlator of a compatible version: {why}")
+
+    def of_handshake(self, status: int) -> CorrelatorError:
+        """The error for a websocket handshake that was answered with this HTTP status."""
+        if status == HTTPStatus.UNAUTHORIZED:
+            return self._token_refused()
+        if status == HTTPStatus.FORBIDDEN:
+            return AccessRefused(f"{self._url} refuses: this host name or origin is not allowed there")
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status == HTTPStatus.TOO_MANY_REQUESTS:
+            return Unreachable(f"{self._url} cannot serve now (HTTP {status})")
+        return self.not_a_correlator(f"it answered a websocket with HTTP {status}")
+
+    def of_close_code(self, code: int | None) -> CorrelatorError | None:
+        """The error for a close code that a retry cannot fix, else None. See docs/protocol.md."""
+        match code:
+            case CloseCode.UNAUTHORISED:
+                return self._token_refused()
+            case CloseCode.FORBIDDEN:
+                return AccessRefused(
+                    f"{self._url} refuses: it does not know this token, or this host is not allowed there"
+                )
+            case 1009:
+                return self.not_a_correlator(f"one of its messages is larger than {MAX_MESSAGE >> 20} MiB")
+            case CloseCode.BAD_PROTOCOL:
+                return self.not_a_correlator("it rejected our message, so it may be another version")
+            case _:
+                return None
+
+    def of_response(self, status: int, content_type: str, detail: object) -> CorrelatorError:
+        """The error for a REST response. `detail`: that of problem+json; None for any other body."""
+        if status == HTTPStatus.UNAUTHORIZED:
+            return self._token_refused()
+        if status == HTTPStatus.FORBIDDEN and detail is not None:
+            return AccessRefused(f"{self._url} refuses: {detail}")
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            return Unreachable(f"{self._url} cannot answer: {detail or f'HTTP {status}'}")
+        return self.not_a_correlator(f"HTTP {status}, {content_type}")
+
+    def _token_refused(self) -> AccessRefused:
+        what = "does not know this token" if self._token else "asks for a token"
+        return AccessRefused(f"{self._url} {what}: give one with --token-file or CORRELATOR_TOKEN")

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
-from correlator.client.messages import Log
+from correlator.client.messages import LogMessage
 from correlator.jobs.bounded import BoundedDict
 
 REMEMBERED = 20_000
@@ -31,7 +31,7 @@ MAX_STREAMED = 5_000
 class Page(Struct, frozen=True):
     """A page of log lines. `next_after`: where the next one begins. `more`: the next one exists already."""
 
-    events: list[Log]
+    events: list[LogMessage]
     next_after: str | None = None
     more: bool = False
 
@@ -52,7 +52,7 @@ class LineMerge:
         """True if lines were left to the next page, or the stream has brought `max_streamed` lines since the last."""
         return self._left_out or len(self._streamed) >= self._max_streamed
 
-    def add_page(self, page: Page) -> list[Log]:
+    def add_page(self, page: Page) -> list[LogMessage]:
         """The new lines of a page."""
         known = (self._streamed, self._paged)
         new = [line for line in page.events if not any(line.event_id in ids for ids in known)]
@@ -66,7 +66,7 @@ class LineMerge:
             self._left_out = False
         return new
 
-    def add_streamed(self, lines: Iterable[Log]) -> list[Log]:
+    def add_streamed(self, lines: Iterable[LogMessage]) -> list[LogMessage]:
         """The new lines of the stream."""
         new = []
         for line in lines:
@@ -80,7 +80,7 @@ class LineMerge:
         return new
 
 
-def in_order(held: Sequence[Log], new: Sequence[Log]) -> tuple[list[Log], list[Log]]:
+def in_order(held: Sequence[LogMessage], new: Sequence[LogMessage]) -> tuple[list[LogMessage], list[LogMessage]]:
     """Merge the lines of a page into those `held` back: (those that no later page may precede, those to hold now).
 
     Pages follow the IDs, but lines are wanted in the order of time: as many lines as the last page had are held back.

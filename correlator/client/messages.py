@@ -18,7 +18,7 @@ Document: TypeAlias = dict[str, Any]
 """A job document of docs/protocol.md. Never changed in place, so it may be kept and compared."""
 
 
-class Log(Struct, frozen=True, tag_field="type", tag="log"):
+class LogMessage(Struct, frozen=True, tag_field="type", tag="log"):
     """A log line of a job; or, with `dropped`, how many lines the daemon dropped for a slow client."""
 
     job_id: str = ""
@@ -77,7 +77,7 @@ class Bookmark(Struct, frozen=True, tag_field="type", tag="bookmark"):
     at: str | None = None
 
 
-class State(Struct, frozen=True, tag_field="type", tag="status"):
+class DatabaseStatus(Struct, frozen=True, tag_field="type", tag="status"):
     """`error`: why the database is not live, in a sentence for people."""
 
     source: str
@@ -99,11 +99,13 @@ class Bye(Struct, frozen=True, tag_field="type", tag="bye"):
     retry_ms: tuple[float, float] = (0.0, 5000.0)
 
 
-Message: TypeAlias = Welcome | Snapshot | Synced | Put | Delta | Delete | Log | Bookmark | State | Resync | Error | Bye
+Message: TypeAlias = (
+    Welcome | Snapshot | Synced | Put | Delta | Delete | LogMessage | Bookmark | DatabaseStatus | Resync | Error | Bye
+)
 
 _KINDS: dict[str, type[Message]] = {
     "welcome": Welcome, "snapshot": Snapshot, "synced": Synced, "put": Put, "delta": Delta, "delete": Delete,
-    "log": Log, "bookmark": Bookmark, "status": State, "resync": Resync, "error": Error, "bye": Bye,
+    "log": LogMessage, "bookmark": Bookmark, "status": DatabaseStatus, "resync": Resync, "error": Error, "bye": Bye,
 }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ Problem: messages are lost when a connection breaks, and a restarted daemon numb
 
 Model: `receive` folds one message and returns the messages to answer with. `drain` returns the documents and what has
 changed since the last call. `hello` resumes from the last position if there is one, else the daemon sends snapshots.
+A document of which a delta does not apply to the revision here is requested (`DocumentRequests`).
 
 Invariants: once `synced`, the documents are those of the daemon as of the last message. A delta is merged only into its
 base revision. Revisions are compared only within one epoch: after a restart the old documents stay visible until a
@@ -23,25 +24,24 @@ from correlator.client.documents import merge
 from correlator.client.messages import (
     Bookmark,
     Bye,
+    DatabaseStatus,
     Delete,
     Delta,
     Document,
     Error,
-    Log,
+    LogMessage,
     Message,
     Put,
     Resync,
     Snapshot,
-    State,
     Synced,
     Welcome,
 )
-from correlator.client.requests import DocumentRequests
 from correlator.errors import BadRequest
 from correlator.model.messages import ClientMessage, Get, Hello, Subscribe, Wanted
 
 
-class Connection(Struct, frozen=True):
+class ConnectionState(Struct, frozen=True):
     """State of the connection to the daemon."""
 
     state: Literal["connecting", "live", "offline"] = "connecting"
@@ -59,34 +59,11 @@ class Update(Struct, frozen=True):
     jobs: Mapping[str, Document]
     changed: frozenset[str] = frozenset()
     gone: Mapping[str, str] = {}
-    logs: tuple[Log, ...] = ()
+    logs: tuple[LogMessage, ...] = ()
     synced: bool = False
-    database: State | None = None
-    connection: Connection = Connection()
+    database: DatabaseStatus | None = None
+    connection: ConnectionState = ConnectionState()
     ahead: float = 0.0
-
-
-class _Subscription:
-    """The jobs of one subscription. `fresh` has the jobs of an incoming snapshot; None while there is none."""
-
-    def __init__(self, wanted: Wanted) -> None:
-        self.wanted = wanted
-        self.members: set[str] = set()
-        self.fresh: set[str] | None = set()
-        self.synced = False
-
-    def start_over(self) -> None:
-        self.fresh, self.synced = set(), False
-
-    def add(self, job_id: str) -> None:
-        self.members.add(job_id)
-        if self.fresh is not None:
-            self.fresh.add(job_id)
-
-    def discard(self, job_id: str) -> None:
-        self.members.discard(job_id)
-        if self.fresh is not None:
-            self.fresh.discard(job_id)
 
 
 class Replica:
@@ -102,8 +79,8 @@ class Replica:
         self._resumable = True
         self._changed: set[str] = set()
         self._gone: dict[str, str] = {}
-        self._logs: list[Log] = []
-        self._database: State | None = None
+        self._logs: list[LogMessage] = []
+        self._database: DatabaseStatus | None = None
 
     @property
     def synced(self) -> bool:
@@ -137,11 +114,11 @@ class Replica:
                 answers = self._delta(message)
             case Delete():
                 self._delete(message)
-            case Log():
+            case LogMessage():
                 self._logs.append(message)
             case Bookmark():
                 answers = [Get(job_id) for job_id in self._requests.retry()]
-            case State():
+            case DatabaseStatus():
                 self._database = message
             case Resync():
                 self._start_over()
@@ -160,7 +137,7 @@ class Replica:
             self._resume = (self._epoch, message.seq)
         return answers
 
-    def drain(self, connection: Connection, ahead: float = 0.0) -> Update:
+    def drain(self, connection: ConnectionState, ahead: float = 0.0) -> Update:
         """Return the documents and their changes since the last call."""
         update = Update(
             MappingProxyType(self._jobs),
@@ -262,3 +239,90 @@ class Replica:
                 self._requests.discard(job_id)
                 self._changed.discard(job_id)
                 self._gone[job_id] = reason
+
+
+class _Subscription:
+    """The jobs of one subscription. `fresh` has the jobs of an incoming snapshot; None while there is none."""
+
+    def __init__(self, wanted: Wanted) -> None:
+        self.wanted = wanted
+        self.members: set[str] = set()
+        self.fresh: set[str] | None = set()
+        self.synced = False
+
+    def start_over(self) -> None:
+        self.fresh, self.synced = set(), False
+
+    def add(self, job_id: str) -> None:
+        self.members.add(job_id)
+        if self.fresh is not None:
+            self.fresh.add(job_id)
+
+    def discard(self, job_id: str) -> None:
+        self.members.discard(job_id)
+        if self.fresh is not None:
+            self.fresh.discard(job_id)
+
+
+MAX_TRIES = 5
+"""Requests for one document before the replica gives up resuming."""
+
+
+REQUESTS_AT_ONCE = 50
+
+
+class DocumentRequests:
+    """Job IDs whose document is missing, in the order of the requests. False while there are none."""
+
+    def __init__(self) -> None:
+        self._pending: dict[str, None] = {}
+        self._retry_later: dict[str, None] = {}
+        """Job IDs to request again with the next bookmark, because the daemon could not answer."""
+        self._tries: dict[str, int] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._pending or self._retry_later)
+
+    def add(self, job_id: str) -> bool:
+        """False if the document is requested already."""
+        if job_id in self._pending or job_id in self._retry_later:
+            return False
+        self._pending[job_id] = None
+        return True
+
+    def failed(self, code: str, job_id: str | None) -> bool:
+        """Note that a request failed; True if it was the last of `MAX_TRIES`, so that the document stays missing.
+
+        A daemon that omits the job's ID answers in the order of the requests.
+        """
+        if job_id is None:
+            job_id = next(iter(self._pending), None)
+        if job_id is None or job_id not in self._pending:
+            return False
+        tries = self._tries.get(job_id, 0) + 1
+        self.discard(job_id)
+        if code == "not_found":
+            return False
+        if tries == MAX_TRIES:
+            return True
+        self._tries[job_id] = tries
+        self._retry_later[job_id] = None
+        return False
+
+    def retry(self) -> list[str]:
+        """Return the job IDs to request again now, at most `REQUESTS_AT_ONCE`."""
+        job_ids = list(self._retry_later)[:REQUESTS_AT_ONCE]
+        for job_id in job_ids:
+            del self._retry_later[job_id]
+            self._pending[job_id] = None
+        return job_ids
+
+    def discard(self, job_id: str) -> None:
+        self._pending.pop(job_id, None)
+        self._retry_later.pop(job_id, None)
+        self._tries.pop(job_id, None)
+
+    def clear(self) -> None:
+        self._pending.clear()
+        self._retry_later.clear()
+        self._tries.clear()

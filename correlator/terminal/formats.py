@@ -13,9 +13,8 @@ from typing import Any
 
 from msgspec import to_builtins
 
-from correlator.client.documents import moment
-from correlator.client.messages import Document, Log
-from correlator.client.remaining import remaining
+from correlator.client.documents import moment, remaining
+from correlator.client.messages import Document, LogMessage
 from correlator.client.replica import Update
 from correlator.jobs.model.facts import ENDED
 
@@ -117,7 +116,7 @@ def counts(job: Document) -> str:
     return words if job.get("counts_complete", True) else f"{words} so far: the log is still being counted"
 
 
-def log_object(line: Log) -> dict[str, Any]:
+def log_object(line: LogMessage) -> dict[str, Any]:
     """The members of a log line that docs/protocol.md describes."""
     members: dict[str, Any] = to_builtins(line)
     return {name: value for name, value in members.items() if name not in ("type", "dropped")}

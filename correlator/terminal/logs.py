@@ -16,12 +16,11 @@ from typing import Any, Literal, TextIO, TypeVar
 from msgspec import Struct
 from rich.text import Text
 
-from correlator.client.client import Client
+from correlator.client.client import Client, Unreachable
 from correlator.client.documents import moment
-from correlator.client.errors import Unreachable
 from correlator.client.line_merge import LineMerge, Page, in_order
-from correlator.client.messages import Document, Log
-from correlator.client.replica import Connection, Update
+from correlator.client.messages import Document, LogMessage
+from correlator.client.replica import ConnectionState, Update
 from correlator.errors import NotFound
 from correlator.jobs.model.rows import Level
 from correlator.model.messages import Wanted
@@ -46,7 +45,7 @@ class Printer:
         self._console = console_on(stdout)
         self._coloured = stdout.isatty() and output == "plain"
 
-    def write(self, lines: Sequence[Log], job: Document) -> None:
+    def write(self, lines: Sequence[LogMessage], job: Document) -> None:
         """Write lines of `job`, and flush."""
         if self._coloured:
             for line in lines:
@@ -58,7 +57,7 @@ class Printer:
         self._stdout.flush()
 
 
-def line_as_text(line: Log, job: Document, theme: Theme, *, local: bool = False) -> Text:
+def line_as_text(line: LogMessage, job: Document, theme: Theme, *, local: bool = False) -> Text:
     """``2025-09-22T10:00:00.123456Z WARN  step-name: message  name=value``; `local`: the zone of this host."""
     step = (job.get("steps") or {}).get(str(line.step_id)) or {}
     level = theme.clean(line.level)
@@ -202,7 +201,7 @@ class _LogsRun:
 
     async def _read_pages(self) -> int:
         """Read and print the pages after the last one, up to the newest line. Returns the number of new lines."""
-        held: list[Log] = []
+        held: list[LogMessage] = []
         count = 0
         while True:
             page = await self._patiently(self._page)
@@ -236,9 +235,9 @@ class _LogsRun:
             except Unreachable as error:
                 if not self._order.follow:
                     raise
-                self._report(Update({}, connection=Connection("offline", str(error))))
+                self._report(Update({}, connection=ConnectionState("offline", str(error))))
             else:
-                self._report(Update({}, connection=Connection("live")))
+                self._report(Update({}, connection=ConnectionState("live")))
                 return answer
             await asyncio.sleep(backoff.next())
 
@@ -248,13 +247,13 @@ class _LogsRun:
         named = frozenset(int(n) for n, one in steps.items() if one.get("name") == step and n.isdecimal())
         return named or (frozenset({int(step)}) if step.isdecimal() and step in steps else frozenset())
 
-    def _matches(self, line: Log) -> bool:
+    def _matches(self, line: LogMessage) -> bool:
         if line.dropped or (self._order.step and line.step_id not in self._steps()):
             return False
         at = moment(line.at)
         return self._since is None or at is None or at >= self._since
 
-    def _print(self, lines: Sequence[Log]) -> None:
+    def _print(self, lines: Sequence[LogMessage]) -> None:
         if lines:
             self._printer.write(lines, self.job)
 

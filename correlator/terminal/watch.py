@@ -22,11 +22,10 @@ from msgspec import Struct
 from rich.console import Console, Group
 from rich.text import Text
 
-from correlator.client.client import Client
+from correlator.client.client import Client, Unreachable
 from correlator.client.documents import moment, named
-from correlator.client.errors import Unreachable
-from correlator.client.messages import Document, Log
-from correlator.client.replica import Connection, Update
+from correlator.client.messages import Document, LogMessage
+from correlator.client.replica import ConnectionState, Update
 from correlator.errors import CorrelatorError
 from correlator.jobs.model.facts import ENDED
 from correlator.jobs.model.rows import Level
@@ -157,7 +156,7 @@ class _WatchRun:
                 if not patient:
                     raise
                 self._connect_error = str(error)
-                self._renderer.handle([], Update({}, connection=Connection("offline", str(error))))
+                self._renderer.handle([], Update({}, connection=ConnectionState("offline", str(error))))
             await asyncio.sleep(AGAIN_AFTER)
 
     async def _past(self, entry: WatchedId) -> list[WatchEvent]:
@@ -211,7 +210,7 @@ class WatchEvent(Struct, frozen=True):
     at: str | None
     text: str
     status: str = ""
-    log: Log | None = None
+    log: LogMessage | None = None
 
 
 class WatchedId:
@@ -224,7 +223,7 @@ class WatchedId:
         self.past = False
         """True if the job had ended when it was first received, so its log lines have to be fetched."""
         self.job: Document | None = None
-        self.logs: deque[Log] = deque(maxlen=KEPT_LINES)
+        self.logs: deque[LogMessage] = deque(maxlen=KEPT_LINES)
         self.deleted = False
         self._reported: dict[str, str] = {}
         self._forecast = -1
@@ -272,7 +271,7 @@ class WatchedId:
             yield WatchEvent(self.name, job_id, kind, job.get("updated_at"), text)
         yield from self._of_forecast(job, job_id)
 
-    def add_log(self, log: Log) -> Iterator[WatchEvent]:
+    def add_log(self, log: LogMessage) -> Iterator[WatchEvent]:
         """Add a log line of the job; a duplicate is ignored."""
         if log.event_id not in {known.event_id for known in self.logs}:
             self.logs.append(log)
@@ -457,7 +456,7 @@ class EventObjects(Renderer):
         self._state = state
         self._stdout = stdout
         self._jobs: dict[str, Document] = {}
-        self._connection: Connection | None = None
+        self._connection: ConnectionState | None = None
         self._synced = False
 
     def handle(self, events: Iterable[WatchEvent], update: Update) -> None:
@@ -513,7 +512,7 @@ class Branch(Struct, frozen=True):
 
     name: str
     job: Document | None = None
-    logs: tuple[Log, ...] = ()
+    logs: tuple[LogMessage, ...] = ()
     deleted: bool = False
     percent: float | None = None
 
@@ -648,7 +647,7 @@ def _error_lines(thing: Document, frame: Frame, indent: int) -> list[Text]:
     return [theme.fit(Text.assemble(" " * indent, theme.fit(line, room)), frame.width) for line in found]
 
 
-def _log_lines(found: Sequence[Log], frame: Frame, indent: int) -> list[Text]:
+def _log_lines(found: Sequence[LogMessage], frame: Frame, indent: int) -> list[Text]:
     theme = frame.theme
     return [
         theme.fit(

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from correlator.client import websocket
+from correlator.client import client as client_module
 from correlator.client.client import Client
 from correlator.client.messages import Delta, Put, Snapshot, Welcome, decode
 from correlator.model.messages import Wanted
@@ -363,7 +363,7 @@ async def test_a_connection_that_was_cut_is_resumed_and_brings_only_what_was_mis
         received.extend(messages := decode(frame))
         return messages
 
-    monkeypatch.setattr(websocket, "decode", overheard)
+    monkeypatch.setattr(client_module, "decode", overheard)
     ids = [await appliance.job(f"gui-{number}") for number in range(3)]
     for number in range(3):
         await known(daemon, f"gui-{number}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from correlator.client.messages import Log
+from correlator.client.messages import LogMessage
 from correlator.client.replica import Update
 from correlator.jobs.model.facts import ENDED
 
@@ -35,7 +35,7 @@ def document(job_id: str = "e8f15a6d-c5f4-4d69-af72-194b96a0c7fb", status: str =
     }  # fmt: skip
 
 
-def update(*jobs: Any, gone: dict[str, str] | None = None, logs: tuple[Log, ...] = (), **members: Any) -> Update:
+def update(*jobs: Any, gone: dict[str, str] | None = None, logs: tuple[LogMessage, ...] = (), **members: Any) -> Update:
     known = {job["job_id"]: job for job in jobs}
     return Update(known, frozenset(known), gone or {}, logs, members.pop("synced", True), **members)
 

@@ -12,11 +12,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from correlator.client.client import Client
-from correlator.client.errors import NotACorrelator, Refused, Unreachable
-from correlator.client.messages import Log
+from correlator.client.client import IDS_IN_ONE, AccessRefused, Client, NotACorrelator, Unreachable
+from correlator.client.messages import LogMessage
 from correlator.client.replica import Update
-from correlator.client.websocket import IDS_IN_ONE
 from correlator.errors import BadRequest
 from correlator.model.messages import Wanted
 from correlator.terminal import listing
@@ -142,8 +140,8 @@ async def test_a_patient_caller_waits_for_the_first_connection():
 @pytest.mark.parametrize(
     ("code", "kind", "words"),
     [
-        (4401, Refused, "asks for a token: give one with --token-file or CORRELATOR_TOKEN"),
-        (4403, Refused, "does not know this token"),
+        (4401, AccessRefused, "asks for a token: give one with --token-file or CORRELATOR_TOKEN"),
+        (4403, AccessRefused, "does not know this token"),
         (4400, NotACorrelator, "another version"),
     ],
 )
@@ -164,8 +162,8 @@ def problem(status, detail):
 @pytest.mark.parametrize(
     ("reply", "kind", "words"),
     [
-        (lambda: problem(401, "a token"), Refused, "asks for a token"),
-        (lambda: problem(403, "this Host is not served"), Refused, "this Host is not served"),
+        (lambda: problem(401, "a token"), AccessRefused, "asks for a token"),
+        (lambda: problem(403, "this Host is not served"), AccessRefused, "this Host is not served"),
         (lambda: problem(503, "the database is unreachable"), Unreachable, "the database is unreachable"),
         (lambda: problem(400, "limit: too much"), BadRequest, "limit: too much"),
         (lambda: web.Response(text="<html>", content_type="text/html"), NotACorrelator, "text/html"),
@@ -242,7 +240,7 @@ async def test_an_empty_page_before_the_last_is_skipped(fake):
     ]
     async with Client(fake.url) as client:
         assert (await client.jobs({}, 10)).found == [job("b", 1)]
-        assert await client.events("b", "DEBUG") == ([Log(job_id="b", event_id=1, message="m")], True)
+        assert await client.events("b", "DEBUG") == ([LogMessage(job_id="b", event_id=1, message="m")], True)
     assert fake.replies == []
 
 

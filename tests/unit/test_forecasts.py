@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from correlator.client.remaining import remaining
+from correlator.client.documents import remaining
 from correlator.jobs import forecasts as forecasts_module
 from correlator.jobs.forecast.place import EndedRun, StepTimes
 from correlator.jobs.forecasts import CHECK_AFTER

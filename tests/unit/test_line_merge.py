@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from correlator.client.line_merge import LineMerge, Page, in_order
-from correlator.client.messages import Log
+from correlator.client.messages import LogMessage
 
 
-def line(event_id: int, at: str | None = None) -> Log:
-    return Log(job_id="j", event_id=event_id, at=at)
+def line(event_id: int, at: str | None = None) -> LogMessage:
+    return LogMessage(job_id="j", event_id=event_id, at=at)
 
 
 class FakeLog:
@@ -31,7 +31,7 @@ class FakeLog:
 @given(st.integers(0, 100_000), st.integers(1, 8), st.integers(1, 8), st.integers(1, 6))
 def test_every_line_is_returned_once_whatever_the_stream_loses(seed, remembered, max_streamed, limit):
     rnd = random.Random(seed)
-    log, merge, returned = FakeLog(), LineMerge(remembered, max_streamed), list[Log]()
+    log, merge, returned = FakeLog(), LineMerge(remembered, max_streamed), list[LogMessage]()
 
     def read_pages() -> None:
         more = True

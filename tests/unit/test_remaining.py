@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from correlator.client.documents import moment
-from correlator.client.remaining import remaining
+from correlator.client.documents import moment, remaining
 from correlator.jobs.forecast.percent import MAX_PERCENT, percent_by_clock
 from tests.support.paths import DATA
 

@@ -11,7 +11,7 @@ import pytest
 
 from correlator.client.documents import merge, named
 from correlator.client.messages import decode
-from correlator.client.replica import Connection, Replica, Update
+from correlator.client.replica import ConnectionState, Replica, Update
 from correlator.errors import BadRequest
 from correlator.model.messages import ClientMessage, Wanted
 from tests.support.daemon_model import DaemonModel
@@ -30,7 +30,7 @@ def hello(replica: Replica, token: str = "") -> Any:
 
 
 def drained(replica: Replica) -> Update:
-    return replica.drain(Connection("live"))
+    return replica.drain(ConnectionState("live"))
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from correlator.client.messages import Log, State
-from correlator.client.replica import Connection, Update
+from correlator.client.messages import DatabaseStatus, LogMessage
+from correlator.client.replica import ConnectionState, Update
 from correlator.terminal import formats
 from correlator.terminal.formats import as_json, duration
 from correlator.terminal.ids import short
@@ -34,7 +34,9 @@ FAILED_STEPS = {
     ),
 }
 LOGS = tuple(
-    Log(job_id="x", event_id=n, level="WARN", step_id=2, message=f"retrying, attempt {n}", at="2025-09-22T15:12:05Z")
+    LogMessage(
+        job_id="x", event_id=n, level="WARN", step_id=2, message=f"retrying, attempt {n}", at="2025-09-22T15:12:05Z"
+    )
     for n in range(9)
 )
 
@@ -116,7 +118,7 @@ def everything(job: Any, theme: Theme) -> str:
     console = Console(
         file=out, width=200, force_terminal=True, markup=False, emoji=False, highlight=False, no_color=True
     )
-    for line in tree_lines([Branch(NASTY, job, (Log(level=NASTY, message=NASTY),))], Frame(200, 0, NOW, theme)):
+    for line in tree_lines([Branch(NASTY, job, (LogMessage(level=NASTY, message=NASTY),))], Frame(200, 0, NOW, theme)):
         console.print(line)
     console.print(table([job], 200, NOW, theme))
     for _, value in fields(job, NOW, theme):
@@ -365,7 +367,7 @@ def test_an_id_that_names_another_run_begins_anew():
     watch = WatchState(["x"])
     old = document("a", "failed", external_ids=["x"], steps={}, started_at="2025-09-22T15:00:00Z")
     new = document("b", external_ids=["x"], steps={})
-    first = update(old, logs=(Log(job_id="a", event_id=1, message="of the old one"),))
+    first = update(old, logs=(LogMessage(job_id="a", event_id=1, message="of the old one"),))
     assert len(reported(watch, first, update(old, new), Update({"b": new}, gone={"a": "filter"}, synced=True))) == 3
     assert list(watch.all[0].logs) == []
     assert watch.code(by_status=True) == 1
@@ -396,10 +398,13 @@ def test_the_exit_code_is_the_highest():
 
 def test_a_log_line_is_reported_once_and_only_of_a_job_that_is_watched():
     watch = WatchState(["a"])
-    lines = (Log(job_id="a", event_id=1, level="WARN", message="m"), Log(job_id="b", event_id=2, message="n"))
+    lines = (
+        LogMessage(job_id="a", event_id=1, level="WARN", message="m"),
+        LogMessage(job_id="b", event_id=2, message="n"),
+    )
     once = reported(watch, update(document("a", steps={}), logs=lines), update(logs=lines))
     assert once[1:] == ["a: WARN m"]
-    assert reported(watch, update(logs=(Log(dropped=4),))) == [
+    assert reported(watch, update(logs=(LogMessage(dropped=4),))) == [
         ": 4 log lines were dropped, because they came faster than they could be sent"
     ]
 
@@ -413,14 +418,14 @@ def test_stalling_and_recovering_are_reported():
 def test_lines_say_what_is_waited_for_once_and_the_connection_on_standard_error():
     watch, out, err = WatchState(["gui-1"]), io.StringIO(), io.StringIO()
     lines = EventLines(watch, out, err)
-    away = Update({}, connection=Connection("offline", "http://h cannot be reached: why\nmore"))
+    away = Update({}, connection=ConnectionState("offline", "http://h cannot be reached: why\nmore"))
     for one in (
         update(),
         update(),
         away,
         away,
-        update(database=State("stale", "job_steps cannot be read: gone")),
-        update(database=State("live")),
+        update(database=DatabaseStatus("stale", "job_steps cannot be read: gone")),
+        update(database=DatabaseStatus("live")),
         update(document("u", external_ids=["gui-1"], steps={}, operation=NASTY)),
     ):
         lines.handle(watch.apply(one), one)
@@ -439,9 +444,9 @@ def test_objects_are_one_for_each_change():
     watch, out = WatchState(["gui-1", "b"]), io.StringIO()
     objects = EventObjects(watch, out)
     job = document("b", steps={})
-    log = Log(job_id="b", event_id=3, level="WARN", message=NASTY, at="t")
-    away = Update({}, connection=Connection("offline", "why"))
-    live = Connection("live")
+    log = LogMessage(job_id="b", event_id=3, level="WARN", message=NASTY, at="t")
+    away = Update({}, connection=ConnectionState("offline", "why"))
+    live = ConnectionState("live")
     for one in (
         update(job, connection=live), update(job, logs=(log,), connection=live), away,
         update(job | {"rev": 18}, connection=live), update(gone={"b": "gone"}, connection=live),

@@ -12,7 +12,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from correlator.client.client import Jobs
+from correlator.client.client import JobList
 from correlator.client.replica import Update
 from correlator.model.messages import Wanted
 from correlator.terminal import formats, listing, watch
@@ -237,10 +237,10 @@ def test_a_filter_by_state_admits_running_jobs_in_one_of_the_states() -> None:
 
 async def test_the_limit_of_a_list_by_state_counts_the_jobs_in_that_state() -> None:
     class Daemon:
-        async def jobs(self, parameters: Any, limit: int) -> Jobs:
+        async def jobs(self, parameters: Any, limit: int) -> JobList:
             states = ("on_track", "late", "on_track", "late", "late")
             found = [document(str(number), **forecast(state)) for number, state in enumerate(states)]
-            return Jobs(found[:limit], more=limit < len(found))
+            return JobList(found[:limit], more=limit < len(found))
 
     async def listed(limit: int) -> tuple[list[str], str]:
         out, err = io.StringIO(), io.StringIO()

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from correlator.client.client import Client
-from correlator.client.messages import Log
+from correlator.client.messages import LogMessage
 from correlator.errors import NotFound
 from correlator.terminal import logs as command
 from correlator.terminal.logs import LogsOrder, Printer
@@ -155,6 +155,6 @@ async def test_a_followed_job_that_is_deleted_is_an_error(fake):
 
 def test_a_line_as_text_has_its_step_and_no_control_characters():
     out = io.StringIO()
-    one = Log(event_id=1, level="WARN", step_id=7, message="odd \x1b[2J", at=AT, attrs={"n": 1, "step_id": 7})
+    one = LogMessage(event_id=1, level="WARN", step_id=7, message="odd \x1b[2J", at=AT, attrs={"n": 1, "step_id": 7})
     Printer(out, "plain").write([one], {"steps": STEPS})
     assert out.getvalue() == f"{AT} WARN  copy: odd \\x1b[2J  n=1\n"
