@@ -82,6 +82,7 @@ class Gateway:
             on_other_epoch=lambda: self._jobs.restart(),  # noqa: PLW0108
             on_removed=_forget_metrics,
             listens_since=lambda: self._alive.synced_at,
+            describe_cluster=self._describe,
             parser=connection.parser,
         )
         self._jobs = OrderedConsumer(connection, keys.STATE, "$KV.cor.>", self._on_jobs, fleet.reset, _epoch)
@@ -103,7 +104,6 @@ class Gateway:
         self._supervisor = Supervisor(fleet.hub)
         self._synced = asyncio.Event()
         self._current_at: float | None = None
-        fleet.hub.readiness["cluster"] = self._describe
 
     async def run(
         self,

@@ -13,7 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
-from typing import get_args
+from typing import Any, get_args
 
 from msgspec import Struct
 
@@ -60,10 +60,10 @@ class Fleet:
 
     `archive(scope)`: answers what memory cannot, for the instances that `scope()` returns; None: memory only.
     `cluster_error()`: why the stream cannot be read, or None. `ends_before(seq)`: whether the stream is known to end
-    before a position. `on_watch()`: a client begins to wait for an ID.
-    `on_epoch()`: the clients' positions have become invalid. `on_other_epoch()`: the stream has another epoch than
-    what was read. `on_removed(name)`: an appliance is not in the stream any more. `listens_since()`: the monotonic
-    seconds since which signs of life arrive, or None. `parser`: of the messages.
+    before a position. `on_watch()`: a client begins to wait for an ID. `on_epoch()`: the clients' positions have become
+    invalid. `on_other_epoch()`: the stream has another epoch than what was read. `on_removed(name)`: an appliance is
+    not in the stream any more. `listens_since()`: the monotonic seconds since which signs of life arrive, or None.
+    `describe_cluster()`: the part `cluster` of readiness. `parser`: of the messages.
     """
 
     def __init__(
@@ -77,6 +77,7 @@ class Fleet:
         on_other_epoch: Callable[[], None] = lambda: None,
         on_removed: Callable[[str], None] = lambda _: None,
         listens_since: Callable[[], float | None] = lambda: None,
+        describe_cluster: Callable[[], dict[str, Any]] = dict,
         parser: Parser | None = None,
     ) -> None:
         self._archive = archive
@@ -87,6 +88,7 @@ class Fleet:
         self._on_other_epoch = on_other_epoch
         self._on_removed = on_removed
         self._listens_since = listens_since
+        self._describe_cluster = describe_cluster
         self._parser = parser or Parser()
         self._announced: BoundedDict[tuple[str, str], Kind] = BoundedDict(MAX_EVENTS)
         """By appliance and job ID: the last event that clients got."""
@@ -253,13 +255,9 @@ class Fleet:
                 log.error("the appliance %s is ignored: a fleet has at most %d", name, MAX_INSTANCES)
             return None
         appliance = self.appliances[name] = Appliance(name, self._listens_since)
-        hub = self._hubs[name] = self._hub_of(lambda: [appliance])
-        hub.epoch, hub.status.loading = self.hub.epoch, self.hub.status.loading
-        hub.readiness["cluster"] = self.hub.readiness.get("cluster", dict)
-        hub.live = self.hub.live
-        return hub
+        return self._hubs.setdefault(name, self._hub_of(lambda: [appliance], self.hub))
 
-    def _hub_of(self, appliances: Callable[[], Sequence[Appliance]]) -> RemoteHub:
+    def _hub_of(self, appliances: Callable[[], Sequence[Appliance]], fleet: RemoteHub | None = None) -> RemoteHub:
         status = RemoteStatus(appliances, self._cluster_error)
         archive = self._archive(lambda: [one.name for one in appliances()])
         return RemoteHub(
@@ -269,6 +267,8 @@ class Fleet:
             documents=self._documents,
             on_watch=self._on_watch,
             ends_before=self._ends_before,
+            describe_cluster=self._describe_cluster,
+            fleet=fleet,
         )
 
     # -- from the collectors themselves

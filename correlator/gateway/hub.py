@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Any
 
 from correlator.gateway.archive import RpcArchive
 from correlator.gateway.status import RemoteStatus
@@ -34,7 +35,8 @@ class RemoteHub(Hub):
     """Some jobs of the stream with their subscribers. Event loop's thread only.
 
     The fleet is the publisher: it changes `jobs`, and calls `publish`. `archive` None: memory only. `ends_before(seq)`:
-    whether the stream is known to end before a position.
+    whether the stream is known to end before a position. `fleet`: the hub of all appliances, for that of one, which
+    reads the same stream. `describe_cluster()`: the part `cluster` of readiness.
     """
 
     published: RemoteJobs
@@ -53,8 +55,13 @@ class RemoteHub(Hub):
         on_watch: Callable[[], None] = lambda: None,
         ends_before: Callable[[int], Awaitable[bool]] = ends_here,
         clock: Callable[[], Micros] = wall_clock,
+        describe_cluster: Callable[[], dict[str, Any]] = dict,
+        fleet: RemoteHub | None = None,
     ) -> None:
         super().__init__(jobs, status, epoch, archive, documents=documents, past=past, on_watch=on_watch, clock=clock)
+        self.readiness["cluster"] = describe_cluster
+        if fleet is not None:
+            self.epoch, self.live, status.loading = fleet.epoch, fleet.live, fleet.status.loading
         self.refusal = lambda: NOT_READ if self.status.loading else None
         self._ends_before = ends_before
         self._whole_to = 0

@@ -24,7 +24,7 @@ from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import LinesPage
 from correlator.sinks.http import connections
 from correlator.sinks.http.access import FLOOD_DELAY, Floods
-from correlator.sinks.http.connections import Connection, Connections, Peer
+from correlator.sinks.http.connections import Connections, HttpConnection, Peer
 from correlator.sinks.http.websocket import WebsocketConnection
 from tests.support.certificates import Certificates
 from tests.support.eventually import PATIENCE, eventually
@@ -127,13 +127,13 @@ async def test_frames_that_come_at_once_are_handled_a_few_in_each_round_of_the_l
 
 async def test_connections_at_once_begin_a_few_in_each_round_and_a_probe_at_once(hub, monkeypatch):
     rounds, begun = 0, Counter[int]()
-    made = Connection.connection_made
+    made = HttpConnection.connection_made
 
-    def connection_made(self: Connection, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self: HttpConnection, transport: asyncio.BaseTransport) -> None:
         begun.update([rounds])
         made(self, transport)
 
-    monkeypatch.setattr(Connection, "connection_made", connection_made)
+    monkeypatch.setattr(HttpConnection, "connection_made", connection_made)
 
     async def count() -> None:
         nonlocal rounds
@@ -248,8 +248,8 @@ async def test_a_client_that_does_not_answer_in_its_tls_handshake_does_not_stop_
 
 
 async def test_beyond_the_limit_requests_are_refused_without_aiohttp_and_probes_answered(hub, monkeypatch):
-    made = create_autospec(Connection.connection_made, side_effect=Connection.connection_made)
-    monkeypatch.setattr(Connection, "connection_made", made)
+    made = create_autospec(HttpConnection.connection_made, side_effect=HttpConnection.connection_made)
+    monkeypatch.setattr(HttpConnection, "connection_made", made)
     monkeypatch.setattr(connections, "resource", Mock(getrlimit=lambda _: (64, 64)))  # 24 of one address
     rounds = 0
 

@@ -277,7 +277,7 @@ class Connections:
         return True
 
 
-class Connection(web.RequestHandler):
+class HttpConnection(web.RequestHandler):
     """aiohttp's connection, which reports its end."""
 
     __slots__ = ("_connections", "_endings", "peer")
@@ -531,7 +531,7 @@ class Acceptor:
         loop = asyncio.get_running_loop()
         options = {"keepalive_timeout": max(1.0, until - loop.time()), **self._options}
         await loop.connect_accepted_socket(
-            lambda: Connection(self._server, peer, self._connections, self._endings, **options),
+            lambda: HttpConnection(self._server, peer, self._connections, self._endings, **options),
             accepted,
             ssl=self._tls,
             ssl_handshake_timeout=HANDSHAKE_WITHIN if self._tls is not None else None,
@@ -570,4 +570,4 @@ def _listening(family: int, address: Any) -> socket.socket:
 
 def peer_of(request: web.BaseRequest) -> Peer | None:
     """The connection of a request; None if no `Acceptor` has accepted it."""
-    return request.protocol.peer if isinstance(request.protocol, Connection) else None
+    return request.protocol.peer if isinstance(request.protocol, HttpConnection) else None
