@@ -20,7 +20,7 @@ from correlator.sources.db import zones
 from correlator.sources.db.mariadb import Address, MariaDBDatabase
 from correlator.sources.db.session import Database
 from correlator.sources.db.sqlite import SQLiteDatabase
-from correlator.sources.doorbell.doorbell import Doorbell
+from correlator.sources.doorbell import Doorbell
 from correlator.sources.follow import Follower
 from correlator.sources.log.tail import Tail
 from correlator.sources.tables.legacy import Legacy

@@ -25,10 +25,10 @@ from correlator.jobs.forecast.forecaster import OperationKey
 from correlator.jobs.forecast.points import MIN_RUNS
 from correlator.jobs.model.facts import ENDED, STATUS_OF, Entry
 from correlator.jobs.model.rows import JobRecord, LegacyRecord, LogRow, Micros, StepRecord
+from correlator.sources.db import searches
 from correlator.sources.db.queries import Queries
 from correlator.sources.db.session import Session
-from correlator.sources.search import owners
-from correlator.sources.search.lookup import Lookup
+from correlator.sources.search import Lookup
 
 ROWS, IDS, UNRESOLVED, LEGACY, DROPS, OPERATIONS = (
     "joblog.rows",
@@ -148,19 +148,19 @@ async def unowned(
     """
     if not queries.schema.has("job_tracking", "id"):
         return [], len(names)
-    owned = await owners.by_index(queries, session, names)
+    owned = await searches.owned_by_index(queries, session, names)
     rest = [name for name in names if name not in owned]
     try:
-        owned = await owners.by_log(queries, session, rest)
+        owned = await searches.owned_by_log(queries, session, rest)
         rest = [name for name in rest if name not in owned]
-        if owners.has_metadata(queries):
+        if searches.can_search_metadata(queries):
             since, until = now - 2 * DAY, time.monotonic() + LOOK_UP_WITHIN
             while rest and since < now + DAY:
                 if time.monotonic() > until:
                     return [], len(rest)
                 end = since + METADATA_SPAN
                 keys = config.jobs.external_id_keys
-                owned = await owners.in_metadata(queries, session, rest, keys, since, end)
+                owned = await searches.owned_in_metadata(queries, session, rest, keys, since, end)
                 rest = [name for name in rest if name not in owned]
                 since = end
     except SourceUnavailable:

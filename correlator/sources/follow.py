@@ -44,7 +44,7 @@ from correlator.sources.db.session import (
     Schema,
     Session,
 )
-from correlator.sources.doorbell.doorbell import Doorbell
+from correlator.sources.doorbell import Doorbell
 from correlator.sources.log.reset_markers import LogReset
 from correlator.sources.log.tail import Tail
 from correlator.sources.tables.history import History

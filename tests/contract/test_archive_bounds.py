@@ -11,9 +11,9 @@ import pytest
 
 from correlator.errors import Away, SourceUnavailable
 from correlator.pipeline.queries import JobQuery, LineQuery
-from correlator.sources.archive import collector
+from correlator.sources.archive import lines
 from correlator.sources.db.mariadb import MariaDBSession
-from correlator.sources.search.lookup import MAX_FOUND
+from correlator.sources.search import MAX_FOUND
 from tests.support.archive_queries import archive_of, at, found, listed, logical_time, names, unix
 from tests.support.eventually import eventually
 
@@ -173,7 +173,7 @@ async def test_lines_of_a_megabyte_each_come_some_at_a_time(current):
         if not page.more:
             break
     assert returned == due
-    assert max(counts) * 1_000_000 <= collector.MAX_BYTES
+    assert max(counts) * 1_000_000 <= lines.MAX_BYTES
 
 
 async def test_lines_that_are_committed_late_are_returned_once_in_pages_of_any_size(current):

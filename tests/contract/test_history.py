@@ -12,8 +12,8 @@ import pytest
 from correlator.jobs.forecast.forecaster import MAX_OPERATIONS
 from correlator.jobs.forecast.place import MAX_STEPS, EndedRun, StepTimes
 from correlator.jobs.forecast.window import KEEP
-from correlator.sources.db import ended_jobs, zones
-from correlator.sources.tables.history import MAX_RUNS
+from correlator.sources.db import zones
+from correlator.sources.tables.history import MAX_RUNS, MAX_SEARCHED
 from tests.support.earlier_runs import (
     LIVE,
     HistoryFeed,
@@ -183,7 +183,7 @@ METADATA = {
     "no object": ('["vm_name"]', ""),
     "a megabyte before": (json.dumps({"blob": BLOB, "vm_name": "web-04"}), "web-04"),
     "a megabyte as the name": (json.dumps({"vm_name": BLOB, "vm_name_or_id": "web-05"}), "web-05"),
-    "more than is searched": (json.dumps({"vm_name": "web-06", "blob": "y" * ended_jobs.MAX_SEARCHED}), ""),
+    "more than is searched": (json.dumps({"vm_name": "web-06", "blob": "y" * MAX_SEARCHED}), ""),
 }
 
 

@@ -220,16 +220,11 @@ def _names(text: str) -> list[str]:
 # The layers
 
 
-def layers_of_architecture() -> dict[str, list[str]]:
-    """The lines of the two tables of layers: the package, or "correlator", and the modules of each layer."""
+def layers_of_architecture() -> list[str]:
+    """The modules of each layer, from the top."""
     text = read("ARCHITECTURE.md").partition("## Layers")[2].partition("\n## ")[0]
-    first, second = (part for part in text.split("\n\n") if part.startswith("| "))
-    found = {"correlator": [_modules(row.split(" | ")[0]) for row in first.splitlines()[2:]]}
-    for row in second.splitlines()[2:]:
-        package, layers = row.split(" | ")
-        name = re.findall(r"`([\w/]+)/`", package)[0].replace("/", ".")
-        found[f"correlator.{name}"] = [_modules(layer) for layer in re.split(r" · (?:then )?", layers)]
-    return found
+    table = next(part for part in text.split("\n\n") if part.startswith("| "))
+    return [_modules(row.split(" | ")[0]) for row in table.splitlines()[2:]]
 
 
 def _modules(cell: str) -> str:
@@ -238,10 +233,6 @@ def _modules(cell: str) -> str:
 
 def test_the_layers_of_architecture_are_those_of_the_contracts():
     contracts = tomllib.loads(read("pyproject.toml"))["tool"]["importlinter"]["contracts"]
-    checked = {
-        contract["containers"][0]: [" ".join(sorted(re.findall(r"\w+", layer))) for layer in contract["layers"]]
-        for contract in contracts
-        if contract["type"] == "layers"
-    }
-    assert all(contract["exhaustive"] for contract in contracts if contract["type"] == "layers")
-    assert layers_of_architecture() == checked
+    (layers,) = (contract for contract in contracts if contract["type"] == "layers")
+    assert layers["exhaustive"]
+    assert layers_of_architecture() == [" ".join(sorted(re.findall(r"\w+", layer))) for layer in layers["layers"]]

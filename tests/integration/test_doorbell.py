@@ -12,9 +12,9 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import pytest
 
 from correlator.config.tls import Tls, client_context
+from correlator.sources import binlog
 from correlator.sources.db.mariadb import Address, MariaDBDatabase
-from correlator.sources.doorbell import binlog
-from correlator.sources.doorbell.doorbell import Doorbell
+from correlator.sources.doorbell import Doorbell
 from correlator.tasks import Backoff
 from tests.support import replay
 from tests.support.certificates import Certificates
@@ -206,7 +206,7 @@ async def test_without_the_grant_the_doorbell_names_it_and_works_once_it_is_give
         await eventually(lambda: running.up)
         await run(database, LINE)
         await eventually(lambda: running.notifications["log_events"])
-    assert [r.levelname for r in caplog.records if r.name == "correlator.sources.doorbell.doorbell"] == ["WARNING"]
+    assert [r.levelname for r in caplog.records if r.name == "correlator.sources.doorbell"] == ["WARNING"]
 
 
 async def test_a_server_without_a_binary_log_is_reported(database):
@@ -336,7 +336,7 @@ async def doorbell_of(daemon: Daemon) -> bool:
 
 
 async def test_the_doorbell_connects_over_tls_and_never_without(own, tmp_path, caplog):
-    caplog.set_level(logging.DEBUG, "correlator.sources.doorbell.doorbell")
+    caplog.set_level(logging.DEBUG, "correlator.sources.doorbell")
     authority = Certificates.create(tmp_path / "tls")
     authority.make("server", "IP:127.0.0.1")
     encrypted = client_context(Tls(ca=authority.ca))

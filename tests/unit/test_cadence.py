@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from correlator.sources.tables.cadence import Cadence
+from correlator.sources.tables.reconcile import Cadence
 
 JOBS = {f"job-{n}" for n in range(4_000)}
 LONG_SILENT = 100_000.0

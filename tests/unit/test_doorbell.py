@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from correlator.errors import SourceUnavailable
+from correlator.sources import binlog
+from correlator.sources.binlog import Changes, Ended
 from correlator.sources.db.session import TABLES
-from correlator.sources.doorbell import binlog
-from correlator.sources.doorbell.binlog import Changes, Ended
-from correlator.sources.doorbell.doorbell import WARN_EVERY, Doorbell
+from correlator.sources.doorbell import WARN_EVERY, Doorbell
 from correlator.tasks import Backoff
 from tests.support.eventually import eventually
 

@@ -1,6 +1,6 @@
 """The private attribute of aiomysql on which the doorbell depends: a version that no longer has it fails here.
 
-Checked with aiomysql 0.3.2. After an upgrade fails here, adapt `correlator/sources/doorbell/transport.py`.
+Checked with aiomysql 0.3.2. After an upgrade fails here, adapt `correlator/sources/doorbell.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from importlib.metadata import version
 import aiomysql
 import pytest
 
-from correlator.sources.doorbell.transport import transport_of
+from correlator.sources.doorbell import transport_of
 from tests.support.eventually import PATIENCE
 
 GREETING = (
@@ -70,7 +70,7 @@ async def test_the_transport_of_a_connection_that_aiomysql_opened_can_be_taken_o
         try:
             transport = transport_of(connection)
         except AttributeError as error:
-            pytest.fail(f"aiomysql {version('aiomysql')} is not as sources/doorbell/transport.py needs it: {error}")
+            pytest.fail(f"aiomysql {version('aiomysql')} is not as sources/doorbell.py needs it: {error}")
         received = Received()
         transport.set_protocol(received)
         transport.write(packet(0, b"a command"))

@@ -10,12 +10,12 @@ import pytest
 
 from correlator.errors import Away, SourceUnavailable
 from correlator.pipeline.queries import JobNames, LineQuery
+from correlator.sources import search
 from correlator.sources.archive.archive import DatabaseArchive
 from correlator.sources.db import zones
 from correlator.sources.db.session import Schema
 from correlator.sources.db.sqlite import SQLiteDatabase
-from correlator.sources.search import lookup, questions
-from correlator.sources.search.questions import Questions
+from correlator.sources.search import Questions
 from tests.support.eventually import eventually
 
 
@@ -91,13 +91,13 @@ async def test_a_query_that_the_server_refuses_fails_its_own_question_alone(stub
 
 async def test_a_question_beyond_the_bound_of_the_queue_is_refused_at_once(stub):
     asked = Questions(stub)
-    waiting = [asyncio.create_task(asked.ask(answer)) for _ in range(questions.MAX_WAITING + 1)]
+    waiting = [asyncio.create_task(asked.ask(answer)) for _ in range(search.MAX_WAITING + 1)]
     await asyncio.sleep(0.01)
     with pytest.raises(SourceUnavailable) as refused:
         await asked.ask(answer)
     assert refused.value.reason is Away.BUSY
     stub.answer.set()
-    assert len(await asyncio.gather(*waiting)) == questions.MAX_WAITING + 1
+    assert len(await asyncio.gather(*waiting)) == search.MAX_WAITING + 1
 
 
 async def test_a_question_cancelled_in_the_queue_does_not_block_the_next_one(stub):
@@ -131,9 +131,9 @@ async def test_other_requests_do_not_wait_while_the_lines_of_a_job_are_read(stub
 
 
 async def test_the_results_of_searches_are_remembered_for_a_bounded_number_of_ids(stub, monkeypatch):
-    monkeypatch.setattr(lookup, "MAX_REMEMBERED", 10)
+    monkeypatch.setattr(search, "MAX_REMEMBERED", 10)
     stub.answer.set()
-    asked, searches = Questions(stub), lookup.Lookup()
+    asked, searches = Questions(stub), search.Lookup()
     for n in range(100):
         assert await searches.find(asked.ask, f"nobody-{n}") == []
     assert len(searches._searches) == 10

@@ -9,7 +9,7 @@ from hypothesis.stateful import rule, run_state_machine_as_test
 
 from correlator.jobs.model.changes import Outcome
 from correlator.jobs.model.rows import LogRow
-from correlator.sources.doorbell.retry import AGAIN_AFTER
+from correlator.sources.doorbell import AGAIN_AFTER
 from correlator.sources.log.gaps import Gaps
 from correlator.sources.log.tail import HOLES_AT_ONCE, Tail
 from tests.support.simulated_innodb import InnoDB, Session, SimulatedFollower

@@ -2,35 +2,46 @@
 
 It satisfies `correlator.pipeline.queries.Archive`. It has two sessions of its own, one for jobs and one for log
 lines, so that requests delay neither the tail nor each other. The work of each request is bounded: a page may be
-short, and then contains the place where the next one begins.
+short, and then contains the place where the next one begins. A page has JobLog jobs, and the rows of `failover_jobs`
+that none of those owns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from msgspec import Struct
 
 from correlator.errors import Away, SourceUnavailable
 from correlator.jobs import fold, job_view, joblog
+from correlator.jobs.bounded import BoundedDict
 from correlator.jobs.ids import OwnIds
 from correlator.jobs.model.facts import Job, Reading
+from correlator.jobs.model.rows import LegacyRecord
+from correlator.jobs.model.views import PublishedJob
 from correlator.jobs.sizes import Sizes
 from correlator.model.document import MAX_ID
 from correlator.model.replies import Resolved
 from correlator.pipeline.queries import EarlierLines, Found, JobNames, JobQuery, JobsPage, LineQuery, LinesPage
-from correlator.sources.archive import lines, pages
-from correlator.sources.archive.collector import Collector
-from correlator.sources.archive.legacy import LegacyPages
+from correlator.sources.archive import lines
+from correlator.sources.archive.lines import MatchingLines
+from correlator.sources.db import searches
 from correlator.sources.db.queries import Queries, read_readings
+from correlator.sources.db.searches import Place
 from correlator.sources.db.session import Database, Session
-from correlator.sources.search import searches
-from correlator.sources.search.lookup import MAX_FOUND, Lookup
-from correlator.sources.search.questions import Questions
-from correlator.sources.search.searches import Place
-from correlator.sources.search.slices import Budget, Slices
+from correlator.sources.search import MAX_FOUND, Ask, Budget, Lookup, Questions, Slices
 from correlator.tasks import SharedTasks
+
+AT_ONCE = 100
+"""Rows that one step reads."""
+
+SEARCH_AGAIN_AFTER = 300.0
+"""Seconds for which it is remembered whether a row has an owner. A new row is followed, and so in memory."""
+
+MAX_REMEMBERED = 10_000
+"""Rows of which that is remembered."""
 
 PAGE_BYTES = 4 << 20
 """Most bytes of metadata and error texts that are read for one page; a single job may exceed it."""
@@ -127,8 +138,8 @@ class DatabaseArchive:
 
         Each page reads some new ids: what was missing is read again whether there is time or not, as it comes first.
         """
-        start = pages.decode(after) if isinstance(after, str) else after
-        reader = lines.Reader(Collector(names, limit, query, self._keys), self._log_slices)
+        start = lines.decode_place(after) if isinstance(after, str) else after
+        reader = lines.ForwardPage(MatchingLines(names, limit, query, self._keys), self._log_slices)
         budget = Budget(self._page_within)
         place = await self._log.ask(partial(reader.begin, start))
         while not reader.full and (reader.revisits or budget.allows()):
@@ -137,7 +148,7 @@ class DatabaseArchive:
 
     async def lines_before(self, names: JobNames, before: int, limit: int, query: LineQuery) -> EarlierLines:
         """At most `limit` lines below the id `before`; fewer if they are large or finding them takes too long."""
-        page = lines.BackwardPage(Collector(names, limit, query, self._keys), self._log_slices)
+        page = lines.BackwardPage(MatchingLines(names, limit, query, self._keys), self._log_slices)
         budget = Budget(self._page_within)
         before = await self._log.ask(partial(page.begin, before))
         while not page.full and budget.allows():
@@ -177,6 +188,90 @@ class DatabaseArchive:
             return None
         also = tuple(v.job_id for v in views[1:])
         return Found(Resolved(views[0].job_id, by, also), reading=readings[views[0].job_id])  # type: ignore[arg-type]
+
+
+class LegacyPart(Struct, frozen=True):
+    """Rows, newest first, and the place down to which there are no others; None: the end of the list."""
+
+    rows: Sequence[LegacyRecord]
+    down_to: Place | None
+
+
+class LegacyPages:
+    """Finds the legacy jobs of a page. `id_keys`: the keys under which metadata holds external IDs."""
+
+    def __init__(self, id_keys: Sequence[str]) -> None:
+        self._keys = tuple(id_keys)
+        self._owned: BoundedDict[str, tuple[bool, float]] = BoundedDict(MAX_REMEMBERED)
+
+    async def read(
+        self,
+        ask: Ask,
+        query: JobQuery,
+        before: Place | None,
+        down_to: Place | None,
+        limit: int,
+        budget: Budget,
+        known: Callable[[str], bool],
+    ) -> LegacyPart:
+        """The legacy jobs that match between two places, but for those that are `known`; some `limit` of them.
+
+        Raises:
+            SourceUnavailable: The database failed.
+        """
+        found: list[LegacyRecord] = []
+        matches = query.matcher()
+        while True:
+            places = await ask(
+                partial(searches.legacy_places, since=query.since, before=before, down_to=down_to, limit=AT_ONCE)
+            )
+            wanted = [row_id for row_id, place in places if not known(place[1])]
+            rows = await ask(partial(_rows, ids=wanted)) if wanted else {}
+            some = [row for i in wanted if (row := rows.get(i)) is not None]
+            some = [row for row in some if matches(PublishedJob(job_view.legacy_view(row), 0, 0))]
+            owned = await self._owned_of(ask, some)
+            found += [row for row in some if row.job_id not in owned]
+            if len(places) < AT_ONCE:
+                return LegacyPart(found, down_to)
+            before = places[-1][1]
+            if len(found) >= limit or not budget.allows():
+                return LegacyPart(found, before)
+
+    async def _owned_of(self, ask: Ask, rows: Sequence[LegacyRecord]) -> set[str]:
+        """The IDs of those rows that a JobLog job owns."""
+        now = time.monotonic()
+        known = {row.job_id: self._owned.get(row.job_id) for row in rows}
+        asked = {
+            row.job_id: row
+            for row in rows
+            if (state := known[row.job_id]) is None or now - state[1] >= SEARCH_AGAIN_AFTER
+        }
+        if asked:
+            owned = await ask(partial(searches.owned_by_index, names=list(asked)))
+            owned |= await ask(partial(searches.owned_by_log, names=sorted(asked.keys() - owned)))
+            ages = [
+                age
+                for job_id, row in asked.items()
+                if job_id not in owned and (age := searches.owner_began_near(row)) is not None
+            ]
+            for first, until in searches.spans_near(ages):
+                for since in range(first, until, searches.NEAR):
+                    names, end = sorted(asked.keys() - owned), min(until, since + searches.NEAR)
+                    owned |= await ask(partial(self._in_metadata, names=names, since=since, until=end))
+            for job_id in asked:
+                self._owned[job_id] = (job_id in owned, now)
+        return {row.job_id for row in rows if self._owned.get(row.job_id, (False, now))[0]}
+
+    async def _in_metadata(
+        self, queries: Queries, session: Session, names: Sequence[str], since: int, until: int
+    ) -> set[str]:
+        if not searches.can_search_metadata(queries):
+            return set()
+        return await searches.owned_in_metadata(queries, session, names, self._keys, since, until)
+
+
+async def _rows(queries: Queries, session: Session, ids: Sequence[int]) -> Mapping[int, LegacyRecord]:
+    return {row.id: row for row in await queries.legacy_where(session, f"id IN ({','.join(map(str, ids))})")}
 
 
 class _Slice(Struct, frozen=True):

@@ -4,22 +4,48 @@ No index leads to nine in ten rows of a job, so ranges of the primary key are re
 to just after its last. Ids grow with time, except for the few seconds that rows wait for their commit. A job may have
 millions of rows: one step reads one slice of ids, and the caller decides how many make a page.
 
-`Reader` reads forward, and its place stores the ids that were not visible, so that pages miss and repeat nothing.
-`BackwardPage` reads back from an id, for a client that shows the end of a log or the lines around one.
+`ForwardPage` reads forward. Ids become visible out of order, so its place is not only an id: it has the ids below that
+were not visible, and every later page reads those again, for as long as a transaction may live. So pages miss and
+repeat nothing. `BackwardPage` reads back from an id, for a client that shows the end of a log or the lines around one.
 """
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import binascii
+import zlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Struct
 from msgspec.structs import replace
 
-from correlator.jobs.model.rows import Micros
-from correlator.pipeline.queries import EarlierLines, JobNames, LinesPage
-from correlator.sources.archive.collector import Collector
-from correlator.sources.archive.pages import MAX_SPAN, Place
+from correlator.errors import BadRequest
+from correlator.jobs import job_document, joblog
+from correlator.jobs.model.facts import Entry
+from correlator.jobs.model.rows import LogRow, Micros
+from correlator.jobs.model.views import LogLine
+from correlator.pipeline.queries import EarlierLines, JobNames, LineQuery, LinesPage
+from correlator.sources.db import searches
 from correlator.sources.db.queries import Queries
-from correlator.sources.db.session import Session, chunks
-from correlator.sources.search import searches
-from correlator.sources.search.slices import Slices
+from correlator.sources.db.session import IN_ONE, Session, chunks
+from correlator.sources.search import Slices
+
+MAX_SPAN = 50_000
+"""Ids below the newest among which missing ones are still read again."""
+
+MAX_TEXT = 3_000
+"""Most characters of an encoded place: it has to fit in a URL."""
+
+_VERSION = 1
+
+MAX_BYTES = 4 << 20
+"""Most bytes of messages and attrs in one page; a single row may exceed it."""
+
+PARSED_AT_ONCE = 256 * 1024
+"""Bytes of attrs that are parsed before other tasks run."""
 
 BEFORE = 60_000_000
 AFTER = 120_000_000
@@ -35,11 +61,37 @@ SPAN = 2_000
 """Ids in one slice near the head of the log, where the place stores each missing id."""
 
 
-class Reader:
+class LinePlace(Struct, frozen=True):
+    """Everything up to `upto` has been read except `holes`: ids that were not visible then."""
+
+    upto: int
+    holes: frozenset[int] = frozenset()
+
+    def advance(self, seen_to: int, missing: Iterable[int]) -> LinePlace:
+        """The place after everything up to `seen_to` has been read except the ids that were `missing`."""
+        return LinePlace(max(self.upto, seen_to), self.holes.union(missing))
+
+    def settle(self, found: Iterable[int]) -> LinePlace:
+        """The place after the rows of some holes have been read."""
+        return LinePlace(self.upto, self.holes.difference(found))
+
+    def forget(self, floor: int) -> LinePlace:
+        """The place without holes up to `floor`: no transaction commits there any more."""
+        return LinePlace(self.upto, frozenset(i for i in self.holes if i > floor))
+
+    def encode(self) -> str:
+        """The place as text for a URL. If there are too many holes, the oldest are given up."""
+        holes = sorted(self.holes)
+        while len(text := _encode(self.upto, holes)) > MAX_TEXT:
+            holes = holes[len(holes) // 2 :]
+        return text
+
+
+class ForwardPage:
     """Reads one page: `begin` once, `step` until `full`, then `page`. `begin` and `step` are one question each."""
 
-    def __init__(self, collector: Collector, slices: Slices) -> None:
-        self._collector = collector
+    def __init__(self, lines: MatchingLines, slices: Slices) -> None:
+        self._matching = lines
         self._slices = slices
         self._floor = 0
         self._last = 0
@@ -49,21 +101,21 @@ class Reader:
     @property
     def full(self) -> bool:
         """True if the page is full, or there is nothing more to read now."""
-        return self._collector.full
+        return self._matching.full
 
     @property
     def revisits(self) -> bool:
         """True if the next step reads ids that were missing before. At most `MAX_SPAN` / `SPAN` steps do."""
         return bool(self._to_revisit)
 
-    async def begin(self, place: Place | int | None, queries: Queries, session: Session) -> Place:
+    async def begin(self, place: LinePlace | int | None, queries: Queries, session: Session) -> LinePlace:
         """Find the range of ids to read, and return the place to start from. `place`: a number is the first id."""
-        names, head = await _prepared(self._collector, queries, session)
+        names, head = await _prepared(self._matching, queries, session)
         if isinstance(place, int):
-            first = await _first(queries, session, names, self._collector.query.since)
-            place = Place(min(max(place, first) - 1, head))
+            first = await _first(queries, session, names, self._matching.query.since)
+            place = LinePlace(min(max(place, first) - 1, head))
         if place is None or place.upto > head:  # the ids have started again lower: all rows are new
-            place = Place(await _first(queries, session, names, self._collector.query.since) - 1)
+            place = LinePlace(await _first(queries, session, names, self._matching.query.since) - 1)
         self._last = await _last(queries, session, names, head)
         if place.holes or max(self._last, place.upto) > head - MAX_SPAN:
             self._floor = max(head - MAX_SPAN, await _recent(queries, session, head))
@@ -73,7 +125,7 @@ class Reader:
         self._to_revisit = sorted(place.holes)
         return place
 
-    async def step(self, place: Place, queries: Queries, session: Session) -> Place:
+    async def step(self, place: LinePlace, queries: Queries, session: Session) -> LinePlace:
         """Read one slice of ids: first those that were missing before, then new ones."""
         if self._to_revisit:
             return await self._revisit(place, queries, session)
@@ -83,24 +135,24 @@ class Reader:
         if first <= self._floor < last:
             last = self._floor
         if first > last:
-            self._collector.full = True
+            self._matching.full = True
             return place
         with self._slices.timed():
             # The ids first: a row that becomes visible between the two queries is read and is not a hole.
             visible = await queries.ids_in(session, [(first, last)]) if last > self._floor else []
-            seen_to, read_ids = await self._collector.read(queries, session, searches.within(first, last), last)
-        self._collector.full = self.full or seen_to >= self._last
+            seen_to, read_ids = await self._matching.read(queries, session, searches.within(first, last), last)
+        self._matching.full = self.full or seen_to >= self._last
         missing = set(range(max(first, self._floor + 1), seen_to + 1)).difference(visible, read_ids)
         return place.advance(seen_to, missing)
 
-    def page(self, place: Place) -> LinesPage:
+    def page(self, place: LinePlace) -> LinesPage:
         """The page, with `place` encoded for the next one."""
         over = not self._to_revisit and place.upto >= self._last
-        lines = self._collector.in_order()
-        ended = over and self._collector.names.ended is not None and not lines
+        lines = self._matching.in_order()
+        ended = over and self._matching.names.ended is not None and not lines
         return LinesPage(lines, None if ended else place.encode(), more=not over)
 
-    async def _revisit(self, place: Place, queries: Queries, session: Session) -> Place:
+    async def _revisit(self, place: LinePlace, queries: Queries, session: Session) -> LinePlace:
         first = self._to_revisit[0]
         # At most SPAN ids between the missing ones: of an empty range, however long it is, one query.
         span = [i for number, i in enumerate(self._to_revisit) if i - first - number < SPAN]
@@ -108,7 +160,7 @@ class Reader:
         seen_to = span[-1]
         read_ids: list[int] = []
         for part in chunks(there):
-            seen_to, more = await self._collector.read(queries, session, searches.among(part), part[-1])
+            seen_to, more = await self._matching.read(queries, session, searches.among(part), part[-1])
             read_ids += more
             if self.full:
                 break
@@ -121,45 +173,45 @@ class Reader:
 class BackwardPage:
     """Reads one page back from an id: `begin` once, `step` until `full`, then `result`."""
 
-    def __init__(self, collector: Collector, slices: Slices) -> None:
-        self._collector = collector
+    def __init__(self, lines: MatchingLines, slices: Slices) -> None:
+        self._matching = lines
         self._slices = slices
         self._first = 1
 
     @property
     def full(self) -> bool:
         """True if the page is full, or the begin of the log is reached."""
-        return self._collector.full
+        return self._matching.full
 
     async def begin(self, before: int, queries: Queries, session: Session) -> int:
         """Find the range of ids to read, and return the id below which to start."""
-        names, head = await _prepared(self._collector, queries, session)
-        self._first = await _first(queries, session, names, self._collector.query.since)
+        names, head = await _prepared(self._matching, queries, session)
+        self._first = await _first(queries, session, names, self._matching.query.since)
         return min(before, await _last(queries, session, names, head) + 1)
 
     async def step(self, before: int, queries: Queries, session: Session) -> int:
         """Read one slice of the ids below `before`, and return the id from which on all has been read."""
         first = max(self._first, before - self._slices.size)
         if first >= before:
-            self._collector.full = True
+            self._matching.full = True
             return before
         with self._slices.timed():
             where = searches.within(first, before - 1)
-            reached, _ = await self._collector.read(queries, session, where, first, back=True)
-        self._collector.full = self.full or reached <= self._first
+            reached, _ = await self._matching.read(queries, session, where, first, back=True)
+        self._matching.full = self.full or reached <= self._first
         return reached
 
     def result(self, before: int) -> EarlierLines:
         """The page. `before`: what the last step returned."""
-        return EarlierLines(self._collector.in_order(), before if before > self._first else None)
+        return EarlierLines(self._matching.in_order(), before if before > self._first else None)
 
 
-async def _prepared(collector: Collector, queries: Queries, session: Session) -> tuple[JobNames, int]:
+async def _prepared(lines: MatchingLines, queries: Queries, session: Session) -> tuple[JobNames, int]:
     """The names of the job with its steps as of now, which the collector gets too, and the newest id of the log."""
-    names, head = collector.names, await queries.last_id(session)
+    names, head = lines.names, await queries.last_id(session)
     if queries.schema.has("job_steps", "id", "job_id"):  # a step may be newer than what is in memory
         steps = (await queries.steps_of(session, {names.job_id: None})).get(names.job_id, ())
-        collector.names = names = replace(names, step_ids=names.step_ids | {s.id for s in steps})
+        lines.names = names = replace(names, step_ids=names.step_ids | {s.id for s in steps})
     return names, head
 
 
@@ -186,3 +238,126 @@ async def _recent(queries: Queries, session: Session, head: int) -> int:
     """The id up to which no row is committed any more."""
     newest = await queries.rows_from(session, head, 1)
     return await queries.first_since(session, newest[0].ts - LATE_FOR) - 1 if newest else head
+
+
+class MatchingLines:
+    """Collects at most `limit` lines. `full`: the page has no room, or its reader has nothing more to read."""
+
+    def __init__(self, names: JobNames, limit: int, query: LineQuery, id_keys: Sequence[str]) -> None:
+        self.names = names
+        self.query = query
+        self.full = False
+        self._limit = limit
+        self._keys = id_keys
+        self._lines: list[LogLine] = []
+        self._bytes = 0
+
+    def in_order(self) -> list[LogLine]:
+        """The lines in the order of time."""
+        return sorted(self._lines, key=lambda line: (line.at, line.event_id))
+
+    async def read(
+        self, queries: Queries, session: Session, where: str, last: int, *, back: bool = False
+    ) -> tuple[int, list[int]]:
+        """Read rows that match `where` until the page is full: (id up to which all was read, the ids read).
+
+        `last`: the last id of `where`. With `back` the highest ids are read first, and `last` is the lowest.
+        """
+        read_ids: list[int] = []
+        further = ""
+        order, beyond, one = ("DESC", "<", -1) if back else ("ASC", ">", 1)
+        while True:
+            most = min(self._limit - len(self._lines), IN_ONE)
+            sizes = await searches.sizes_of(queries, session, self.names, self.query, where + further, most, order)
+            fitting = self._fitting(sizes)
+            rows = (
+                {row.id: row for row in await queries.past_rows_in(session, fitting, self.names.started)}
+                if fitting
+                else {}
+            )
+            await self._append(rows[i] for i in fitting if i in rows)
+            read_ids += fitting
+            if len(fitting) < len(sizes):
+                self.full = True
+                return sizes[len(fitting)][0] - one, read_ids
+            if len(self._lines) >= self._limit:
+                self.full = True
+                return fitting[-1], read_ids
+            if len(sizes) < most:
+                return last, read_ids
+            further = f" AND id {beyond} {fitting[-1]}"
+
+    def _fitting(self, sizes: Sequence[tuple[int, int]]) -> list[int]:
+        """The first ids whose rows fit into the page; at least one if the page is empty."""
+        fitting: list[int] = []
+        for event_id, size in sizes:
+            if self._bytes + size > MAX_BYTES and (self._lines or fitting):
+                break
+            self._bytes += size
+            fitting.append(event_id)
+        return fitting
+
+    async def _append(self, rows: Iterable[LogRow]) -> None:
+        parsed = 0
+        for row in rows:
+            entry = joblog.read(row, 0, self._keys)[0]
+            attrs = joblog.attrs_value(row.attrs)
+            if _belongs(entry, self.names) and self._matches(entry, attrs):
+                self._lines.append(LogLine(row.id, entry.level, row.message, entry.step_id, attrs, row.ts))
+            parsed += len(row.attrs or "")
+            if parsed > PARSED_AT_ONCE:
+                parsed = 0
+                await asyncio.sleep(0)
+
+    def _matches(self, entry: Entry, attrs: Any) -> bool:
+        """What the database's conditions leave to compare: the step that attrs name, the time, and the exact text."""
+        query = self.query
+        in_steps = not query.steps or entry.step_id in query.steps
+        if not in_steps or (query.since is not None and entry.at < query.since):
+            return False
+        return not query.text or _contains(entry.message, query.text) or _attrs_contain(attrs, query.text)
+
+
+def decode_place(text: str) -> LinePlace:
+    """The place that `encode` encoded. Raises `BadRequest` for any other text."""
+    try:
+        raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        version, upto, first, packed = msgspec.msgpack.decode(raw, type=tuple[int, int, int, bytes])
+        bits = zlib.decompressobj().decompress(packed, MAX_SPAN // 8 + 1) if packed else b""
+    except (ValueError, binascii.Error, msgspec.MsgspecError, zlib.error) as error:
+        raise BadRequest("after: expected the next_after of the page before, as it was given") from error
+    if version != _VERSION or min(upto, first) < 0:
+        raise BadRequest("after: this next_after is from another version; begin without it")
+    holes = frozenset(first + 8 * i + b for i, byte in enumerate(bits) if byte for b in range(8) if byte >> b & 1)
+    return LinePlace(upto, holes)
+
+
+def _encode(upto: int, holes: Sequence[int]) -> str:
+    first = holes[0] if holes else 0
+    bits = bytearray((holes[-1] - first) // 8 + 1) if holes else bytearray()
+    for i in holes:
+        bits[(i - first) // 8] |= 1 << (i - first) % 8
+    packed = zlib.compress(bytes(bits), 9) if bits else b""
+    return base64.urlsafe_b64encode(msgspec.msgpack.encode((_VERSION, upto, first, packed))).decode().rstrip("=")
+
+
+def _contains(text: str, part: str) -> bool:
+    return part.lower() in text.lower()
+
+
+def _attrs_contain(attrs: Any, text: str) -> bool:
+    """True if a name or a value in `attrs` contains `text`, as one part of their JSON."""
+    if isinstance(attrs, str):  # They are no JSON.
+        return _contains(attrs, text)
+    return attrs is not None and _contains(
+        job_document.encode(attrs).decode(), job_document.encode(text).decode()[1:-1]
+    )
+
+
+def _belongs(entry: Entry, names: JobNames) -> bool:
+    """True if the row belongs to the job, as in `Index`: by job ID in any case, else by step, else by external ID."""
+    if entry.job_id is not None:
+        return entry.job_id.casefold() == names.job_id.casefold()
+    if entry.step_id is not None:
+        return entry.step_id in names.step_ids
+    return bool(entry.external_ids) and entry.external_ids[0] in names.external_ids

@@ -34,7 +34,7 @@ from correlator.sources import Feed
 from correlator.sources.db.heavy import slices
 from correlator.sources.db.queries import Queries
 from correlator.sources.db.session import Database, MonitoredSession, Range, Session, chunks
-from correlator.sources.doorbell.retry import DoorbellRetry
+from correlator.sources.doorbell import DoorbellRetry
 from correlator.sources.log.batch_size import BatchSize
 from correlator.sources.log.gaps import Gaps, Probe, Window
 from correlator.sources.log.past import Past

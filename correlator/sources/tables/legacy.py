@@ -30,9 +30,9 @@ from correlator.jobs.legacy_status import ACTIVE, ENDED
 from correlator.jobs.model.rows import LegacyRecord
 from correlator.pipeline.source_status import Part
 from correlator.sources import Feed
+from correlator.sources.db import searches
 from correlator.sources.db.queries import Queries, with_lost
 from correlator.sources.db.session import IN_ONE, Database, MonitoredSession, Session, chunks
-from correlator.sources.search import owners
 from correlator.sources.tables.reconcile import LATE_COMMIT
 from correlator.tasks import until_next
 
@@ -240,7 +240,7 @@ class Legacy:
         known = {r.job_id for r in feed.known.unsettled_legacy()} if again else set[str]()
         undecided = feed.known.is_undecided
         asked = {r.job_id: r for r in rows if r.job_id in known or (r.job_id not in self._searched and undecided(r))}
-        owned = await owners.by_index(queries, session, asked) if asked else set()
+        owned = await searches.owned_by_index(queries, session, asked) if asked else set()
         feed.legacy(rows, gone, past=past)
         rest = asked.keys() - owned
         searchable = queries.schema.has("job_tracking", "id")
@@ -278,10 +278,12 @@ class Legacy:
 
     async def _search(self, queries: Queries, session: Session, feed: Feed) -> None:
         while self._searched:
-            part = dict(sorted(self._searched.items(), key=lambda item: owners.age(item[1][0]) or 0)[:IN_ONE])
-            owned = await owners.by_log(queries, session, part)
+            part = dict(
+                sorted(self._searched.items(), key=lambda item: searches.owner_began_near(item[1][0]) or 0)[:IN_ONE]
+            )
+            owned = await searches.owned_by_log(queries, session, part)
             rest = {i: record for i, (record, _) in part.items() if i not in owned}
-            if owners.has_metadata(queries):
+            if searches.can_search_metadata(queries):
                 owned |= await self._in_metadata(queries, session, rest)
             feed.decide_legacy(owned, part.keys() - owned)
             for job_id in part:
@@ -291,11 +293,13 @@ class Legacy:
 
     async def _in_metadata(self, queries: Queries, session: Session, rows: Mapping[str, LegacyRecord]) -> set[str]:
         owned: set[str] = set()
-        for first, until in owners.spans(age for r in rows.values() if (age := owners.age(r)) is not None):
+        for first, until in searches.spans_near(
+            age for r in rows.values() if (age := searches.owner_began_near(r)) is not None
+        ):
             since = first
             while since < until and len(owned) < len(rows):
                 end, began = min(until, since + self._span), time.monotonic()
-                owned |= await owners.in_metadata(
+                owned |= await searches.owned_in_metadata(
                     queries, session, sorted(rows.keys() - owned), self.id_keys, since, end
                 )
                 since = end

@@ -1,12 +1,14 @@
 """The doorbell: an event in the server's binary log triggers a read of the tables before the next poll.
 
-The daemon uses nothing from the log but the names of the changed tables. A missed event costs a poll interval, an
-unneeded one costs a query. So a failure of the doorbell is a state, logged once and retried, and never an error of the
-source.
+The daemon uses nothing from the log but the names of the changed tables (`binlog`). A missed event costs a poll
+interval, an unneeded one costs a query. So a failure of the doorbell is a state, logged once and retried, and never an
+error of the source.
 
 The doorbell is one connection that registers as a replica and requests what is written from now on. It is read at most
 once a millisecond, so that a server busy with other tables costs little; no commit of the server waits for it.
-Heartbeats distinguish a quiet server from an unreachable one.
+Heartbeats distinguish a quiet server from an unreachable one. A statement reaches the binary log a moment before its
+rows are visible, and the event does not count its rows: a read right after a wake-up may find nothing, or only a part,
+and so the tail reads again a few times within milliseconds (`DoorbellRetry`).
 """
 
 from __future__ import annotations
@@ -16,15 +18,18 @@ import logging
 import random
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from correlator.errors import SourceUnavailable
 from correlator.ops import metrics
+from correlator.sources import binlog
 from correlator.sources.db.mariadb import MariaDBDatabase, MariaDBSession
 from correlator.sources.db.session import TABLES
-from correlator.sources.doorbell import binlog
-from correlator.sources.doorbell.transport import transport_of
 from correlator.tasks import Backoff
+
+AGAIN_AFTER = (0.001, 0.002, 0.004)
+"""Seconds between the retries for pending statements. After the last one the regular poll finds their rows."""
 
 log = logging.getLogger(__name__)
 
@@ -131,6 +136,53 @@ class Doorbell:
             log.warning("the doorbell is unavailable, polling continues: %s", error)
         else:
             log.debug("the doorbell is unavailable: %s", error)
+
+
+def transport_of(connection: Any) -> asyncio.Transport:
+    """The transport of an open `aiomysql.Connection`. Nothing else may use the connection from now on."""
+    transport: asyncio.Transport = connection._writer.transport  # noqa: SLF001 - see the top of this file
+    return transport
+
+
+@dataclass(slots=True)
+class DoorbellRetry:
+    """Statements in the binary log whose rows have not been read. Without a doorbell, `wait` is a plain sleep.
+
+    The doorbell calls `notify`, the tail everything else, both from one event loop.
+    """
+
+    pending: int = 0
+    """Number of statements, less one for each read that found rows: those may belong to any of them."""
+    _tries: int = 0
+    _notified: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def notify(self, statements: int) -> None:
+        """Wake the tail: `statements` have changed log_events. Their rows are visible now or in a moment."""
+        self.pending += statements
+        self._tries = 0
+        self._notified.set()
+
+    def rows_found(self) -> None:
+        """Count a read that found rows."""
+        self.pending = max(0, self.pending - 1)
+
+    def clear(self) -> None:
+        """Drop the pending statements: the tail reads everything that is there anyway."""
+        self.pending = 0
+
+    async def wait(self, seconds: float) -> None:
+        """Sleep until the next read: until a wake-up, until the next retry, or for `seconds`."""
+        if self.pending and self._tries < len(AGAIN_AFTER):
+            seconds = min(seconds, AGAIN_AFTER[self._tries])
+            self._tries += 1
+        else:
+            self.pending = 0
+        timer = asyncio.get_running_loop().call_later(max(0.0, seconds), self._notified.set)
+        try:
+            await self._notified.wait()
+        finally:
+            timer.cancel()
+        self._notified.clear()
 
 
 class _BinlogProtocol(asyncio.Protocol):

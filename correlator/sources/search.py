@@ -1,0 +1,312 @@
+"""How requests search the database: short questions, one after the other, until the time of the request is over.
+
+The problem: requests arrive while the server is down, slow or overloaded, and rows differ by a factor of 10,000 in
+size: 20,000 of 300 bytes take 30 ms, of 1 MB ten seconds. These rules keep the wait of each request short, however many
+there are:
+
+* A question is a short query over one session. A caller that needs more asks several, and those of other requests run
+  in between, in order of arrival (`Questions`).
+* It reads as much of a table as the server scans in about `AIM` seconds (`Slices`).
+* One failure fails all waiting questions: they would only meet the same timeout, one after the other. For `REST`
+  seconds after it, new questions fail immediately as well.
+* At most `MAX_WAITING` questions wait; one more is refused.
+
+`Lookup` finds the jobs that carry an external ID: by the indexed columns first, then in metadata, from the newest job
+backwards. A constructed ID ends in the Unix second in which it was made, and no job that began more than a day before
+carries it: there the search ends if it has found anything. A search that takes longer than a request may stops with
+`Away.UNFINISHED`, and the next request for the same ID continues where it stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol, TypeAlias, TypeVar
+
+from msgspec import Struct
+
+from correlator.errors import Away, SourceUnavailable
+from correlator.jobs import joblog
+from correlator.jobs.bounded import BoundedDict
+from correlator.jobs.model.rows import JobRecord
+from correlator.jobs.sizes import Sizes
+from correlator.sources.db import searches
+from correlator.sources.db.queries import Queries
+from correlator.sources.db.searches import Place
+from correlator.sources.db.session import Database, Session
+
+AIM = 0.05
+"""Seconds that one query should take."""
+
+T = TypeVar("T")
+
+Question: TypeAlias = Callable[[Queries, Session], Awaitable[T]]
+
+MAX_WAITING = 100
+"""Most questions that wait."""
+
+REST = 1.0
+"""Seconds after a failure for which questions fail immediately."""
+
+AGAIN_WITHIN = 1.0
+"""Seconds within which a failed question is retried over a new session: the server may have closed the old one."""
+
+SHARED = (Away.UNREACHABLE, Away.NO_CONNECTION, Away.LOGIN_REFUSED, Away.NO_ANSWER)
+"""Failures that every question would meet. A query that the server refuses concerns its own question alone."""
+
+REOPEN_EVERY = 60.0
+"""Seconds after which the session is reopened and the schema and the zone are read again."""
+
+REOPEN_LACKING = 2.0
+"""The same while there is no job_steps: it may only be away."""
+
+SEARCH_AGAIN_AFTER = 30.0
+"""Seconds for which the result of a search is remembered."""
+
+MAX_REMEMBERED = 10_000
+"""Searches whose state is remembered."""
+
+MAX_FOUND = 100
+"""Most jobs with one ID that are found, the newest first; `also` names no others."""
+
+_SECOND = re.compile(r"(\d{10})$")
+
+
+class Ask(Protocol):
+    """How a question reaches the database, e.g. `questions.Questions.ask`."""
+
+    async def __call__(self, question: Question[T], /) -> T: ...
+
+
+class Questions:
+    """One session to `database`, opened when it is needed. Used from one event loop; safe to cancel at any point."""
+
+    def __init__(self, database: Database, limits: Sizes | None = None) -> None:
+        self._database = database
+        self._limits = limits
+        self._lock = asyncio.Lock()
+        self._waiting = 0
+        self._session: Session | None = None
+        self._queries: Queries | None = None
+        self._reopen_at = 0.0
+        self._failures = 0
+        self._failed_at = float("-inf")
+        self._failure: SourceUnavailable | None = None
+        self.refusal: str | None = None
+        """Why no question may be sent now; None: they may be."""
+
+    async def ask(self, question: Question[T]) -> T:
+        """The answer to `question`.
+
+        Raises:
+            SourceUnavailable: There is a `refusal`, or the database cannot answer, or did not answer another question
+                within the last `REST` seconds; with `Away.BUSY` if too many questions wait.
+        """
+        if self.refusal is not None:
+            raise SourceUnavailable(self.refusal)
+        if self._failure is not None and time.monotonic() - self._failed_at < REST:
+            raise _same(self._failure)
+        if self._waiting >= MAX_WAITING:
+            raise SourceUnavailable(f"{MAX_WAITING} questions wait for the database", Away.BUSY)
+        failures = self._failures
+        self._waiting += 1
+        try:
+            await self._lock.acquire()
+        finally:
+            self._waiting -= 1
+        try:
+            if self._failure is not None and self._failures != failures:
+                raise _same(self._failure)
+            return await self._ask(question)
+        finally:
+            self._lock.release()
+
+    async def _ask(self, question: Question[T]) -> T:
+        kept, began = self._session is not None, time.monotonic()
+        while True:
+            try:
+                queries, session = await self._connect()
+                answer = await question(queries, session)
+            except SourceUnavailable as error:
+                await self._disconnect()
+                if not kept or time.monotonic() - began > AGAIN_WITHIN:
+                    if error.reason in SHARED:
+                        self._failures += 1
+                        self._failure, self._failed_at = error, time.monotonic()
+                    raise
+                kept = False
+            except BaseException:
+                await self._disconnect()
+                raise
+            else:
+                self._failure = None
+                return answer
+
+    async def close(self) -> None:
+        await self._disconnect()
+
+    async def _connect(self) -> tuple[Queries, Session]:
+        if self._session is None or self._queries is None or time.monotonic() >= self._reopen_at:
+            await self._disconnect()
+            session = await self._database.open()
+            try:
+                schema = await self._database.schema(session)
+                zone = await self._database.zone(session)
+            except BaseException:
+                await session.close()
+                raise
+            self._session, self._queries = session, Queries(self._database.dialect, schema, zone, limits=self._limits)
+            self._reopen_at = time.monotonic() + (REOPEN_EVERY if schema.has("job_steps") else REOPEN_LACKING)
+        return self._queries, self._session
+
+    async def _disconnect(self) -> None:
+        session, self._session, self._queries = self._session, None, None
+        if session is not None:
+            await session.close()
+
+
+def _same(error: SourceUnavailable) -> SourceUnavailable:
+    """A new exception for another request: one that is raised twice collects the tracebacks of both."""
+    return SourceUnavailable(str(error), error.reason)
+
+
+class Slices:
+    """The size of the next slice, in rows or ids: fourfold after a quick query, a quarter after a slow one."""
+
+    def __init__(self, first: int, least: int, most: int) -> None:
+        self.size = first
+        self._least, self._most = least, most
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Measure the queries of one slice of the current size, also if they fail."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.record(time.monotonic() - began)
+
+    def record(self, seconds: float) -> None:
+        """Adapt the size to a slice that took `seconds`."""
+        if seconds < AIM / 2:
+            self.size = min(self._most, self.size * 4)
+        elif seconds > AIM * 4:
+            self.size = max(self._least, self.size // 4)
+
+
+class Budget:
+    """Seconds of queries for one request. The first slice is always allowed, so that every request makes progress."""
+
+    def __init__(self, seconds: float) -> None:
+        self._until = time.monotonic() + seconds
+        self._begun = False
+
+    def allows(self) -> bool:
+        """True if another slice may be read."""
+        allowed = not self._begun or time.monotonic() < self._until
+        self._begun = True
+        return allowed
+
+
+class Search(Struct):
+    """The progress of the search for one ID. `found`: newest first; `before`: where it continues."""
+
+    found: list[str]
+    before: Place | None = None
+    done_at: float | None = None
+
+
+class Lookup:
+    """Finds jobs by external ID.
+
+    `id_keys`: the keys under which metadata holds them. `search_within`: seconds of queries that one request may spend.
+    """
+
+    def __init__(self, id_keys: Sequence[str] = joblog.EXTERNAL_ID_KEYS, search_within: float = 2.0) -> None:
+        self._within = search_within
+        self._keys = tuple(id_keys)
+        self._searches: BoundedDict[str, Search] = BoundedDict(MAX_REMEMBERED)
+        self._slices = Slices(first=1_000, least=200, most=20_000)
+
+    async def by_external_id(self, queries: Queries, session: Session, name: str) -> list[str]:
+        """As `find`, over a session of the caller, until the search has ended. Raises `SourceUnavailable`."""
+
+        async def ask(question: Question[T], /) -> T:
+            return await question(queries, session)
+
+        while True:
+            try:
+                return await self.find(ask, name)
+            except SourceUnavailable as error:
+                if error.reason is not Away.UNFINISHED:
+                    raise
+
+    async def find(self, ask: Ask, name: str) -> list[str]:
+        """The jobs that carry `name`: by the indexed column, by the log's column, then by metadata; not ordered.
+
+        Raises:
+            SourceUnavailable: The database failed; with `Away.UNFINISHED` if nothing was found yet and a further call
+                continues the search.
+        """
+        found = dict.fromkeys(await ask(lambda q, s: self._by_columns(q, s, name)))
+        try:
+            found |= dict.fromkeys(await self._search(ask, name))
+        except SourceUnavailable as error:
+            if error.reason is not Away.UNFINISHED or not found:
+                raise
+        return list(found)
+
+    async def _by_columns(self, queries: Queries, session: Session, name: str) -> list[str]:
+        found: list[str] = []
+        if queries.schema.has("job_tracking", "external_job_id"):
+            found = await searches.with_column(queries, session, "external_job_id", name, MAX_FOUND)
+        return found + await queries.jobs_logged_as(session, name)
+
+    async def _search(self, ask: Ask, name: str) -> list[str]:
+        search = self._searches.get(name)
+        if search is None or (search.done_at is not None and time.monotonic() - search.done_at >= SEARCH_AGAIN_AFTER):
+            search = self._searches[name] = Search([])
+        self._searches.move_to_end(name)
+        budget = Budget(self._within)
+        while search.done_at is None and budget.allows():
+            await ask(lambda q, s: self._step(q, s, name, search))
+        if search.done_at is None and not search.found:
+            detail = f"the search for {name!r} has not ended within {self._within:g} s: the next request continues it"
+            raise SourceUnavailable(detail, Away.UNFINISHED)
+        return search.found
+
+    async def _step(self, queries: Queries, session: Session, name: str, search: Search) -> None:
+        """Search one slice of job_tracking."""
+        if not queries.schema.has("job_tracking", "metadata"):
+            search.done_at = time.monotonic()
+            return
+        ended = not queries.schema.has("job_tracking", "started_at")
+        if not ended:
+            with self._slices.timed():
+                down_to = await searches.nth_job(queries, session, search.before, self._slices.size)
+                places = await searches.mentioning(
+                    queries, session, name, self._keys, search.before, down_to, MAX_FOUND
+                )
+            search.found += await self._carrying(queries, session, [p[1] for p in places], name)
+            search.before = down_to = places[-1] if len(places) >= MAX_FOUND else down_to
+            ended = down_to is None or len(search.found) >= MAX_FOUND or self._is_too_old(down_to, name, search)
+        if ended:
+            if not search.found:
+                ids = await searches.mentioning_unordered(queries, session, name, self._keys, MAX_FOUND)
+                search.found += await self._carrying(queries, session, ids, name)
+            search.done_at = time.monotonic()
+
+    def _is_too_old(self, place: Place, name: str, search: Search) -> bool:
+        second = _SECOND.search(name)
+        return bool(search.found) and second is not None and place[0] < (int(second[1]) - searches.NEAR) * 1_000_000
+
+    async def _carrying(self, queries: Queries, session: Session, ids: Sequence[str], name: str) -> list[str]:
+        """Those of `ids` that have exactly this ID; the collation of the database ignores case."""
+        records = await queries.jobs_by_id(session, ids)
+        return [i for i in ids if i in records and self._carries(records[i], name)]
+
+    def _carries(self, record: JobRecord, name: str) -> bool:
+        return name in joblog.external_ids(record.external_job_id, record.metadata, self._keys)

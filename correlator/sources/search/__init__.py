@@ -1,1 +1,0 @@
-"""Searches without an index, in bounded slices of time and rows."""
