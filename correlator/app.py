@@ -29,15 +29,16 @@ from correlator.following import Following
 from correlator.following import following as build
 from correlator.jobs.stored_forecasts import StoredForecasts
 from correlator.ops import logs, memory, metrics, stalls
-from correlator.pipeline.checkpoint import Checkpoint, Saved
 from correlator.pipeline.pipeline import Pipeline
-from correlator.pipeline.saver import Saver
 from correlator.publishing import checks, cluster_sink, gateway_requests, mqtt_sink, otlp_sink, standby_reports
 from correlator.sinks import Sink
 from correlator.sinks.http.server import HttpSink, Listener, ListenerConfig
 from correlator.sinks.webhooks.sink import WebhookSink
 from correlator.sources.db.mariadb import MariaDBDatabase
 from correlator.sources.db.session import Database
+from correlator.state.rows import Saved
+from correlator.state.saver import Saver
+from correlator.state.sqlite import Checkpoint
 from correlator.tasks import end_tasks, ends_before, set_by_signals
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ async def _term(process: Process, lease: Lease | None) -> None:
         tenure = None
         if lease is not None:
             from correlator.collector import abandon, standby  # noqa: PLC0415 - only in a cluster
-            from correlator.pipeline.stream_checkpoint import newest  # noqa: PLC0415
+            from correlator.state.stream import newest  # noqa: PLC0415
 
             waiting = outer.create_task(standby(lease, following, config, served, outer), name="standby")
             reloading = outer.create_task(_reloads(process, term, checks(config)), name="reload")

@@ -25,11 +25,11 @@ from correlator.config.rendering import differences
 from correlator.config.schema import Config
 from correlator.errors import OtherDatabase, SourceUnavailable
 from correlator.following import Following
-from correlator.pipeline.checkpoint import Saved
-from correlator.pipeline.stream_checkpoint import StreamCheckpoint, StreamCopy
 from correlator.sinks.cluster.standbys import REPORT_EVERY, Report
 from correlator.sources.db import identity
 from correlator.sources.db.session import Database
+from correlator.state.rows import Saved
+from correlator.state.stream import StreamCheckpoint, StreamCopy
 from correlator.tasks import end_tasks
 
 log = logging.getLogger(__name__)

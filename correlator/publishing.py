@@ -14,10 +14,10 @@ from correlator.config.schema import Config
 from correlator.daemon.reload import Prepare
 from correlator.following import Following
 from correlator.jobs.exports import Exports
-from correlator.pipeline.checkpoint import Saved
 from correlator.pipeline.hub import Hub, wall_clock
 from correlator.sinks import Sink
 from correlator.sinks.webhooks.sink import WebhookSink
+from correlator.state.rows import Saved
 
 if TYPE_CHECKING:
     from correlator.collector import Tenure

@@ -32,7 +32,8 @@ from correlator.doctor import service
 from correlator.doctor.check import Check, failure, ok, some, warning
 from correlator.doctor.service import Setting
 from correlator.jobs.model.persisted import Cursor
-from correlator.pipeline.checkpoint import APPLICATION_ID, VERSION
+from correlator.state.rows import VERSION
+from correlator.state.sqlite import APPLICATION_ID
 
 CONFIGURATION, SECRETS, VERSIONS, UNIT_CHECK = "configuration", "secrets", "versions", "unit"
 DIRECTORY, CHECKPOINT = "state.directory", "state.checkpoint"

@@ -18,7 +18,8 @@ from correlator.jobs.index import Index
 from correlator.jobs.model.facts import Reading
 from correlator.jobs.model.persisted import Cursor
 from correlator.jobs.model.rows import JobRecord, StepRecord
-from correlator.pipeline.checkpoint import Changes, Checkpoint
+from correlator.state.rows import Changes
+from correlator.state.sqlite import Checkpoint
 from tests.support.appliance import Appliance, connected
 from tests.support.daemon import HELLO, Daemon
 from tests.support.eventually import PATIENCE, eventually

@@ -14,9 +14,9 @@ from correlator.cluster.connection import ClusterUnavailable, Fenced
 from correlator.cluster.fence import Message
 from correlator.cluster.lease import Lease
 from correlator.jobs.model.persisted import Cursor, PersistedExports
-from correlator.pipeline import stream_checkpoint
-from correlator.pipeline.checkpoint import Saved
-from correlator.pipeline.stream_checkpoint import StreamCheckpoint, StreamCopy, newest
+from correlator.state import stream
+from correlator.state.rows import Saved
+from correlator.state.stream import StreamCheckpoint, StreamCopy, newest
 from tests.support.cluster import connected, settings
 from tests.support.eventually import eventually
 from tests.support.faults.proxy import Proxy
@@ -275,7 +275,7 @@ async def test_a_copy_that_is_older_than_the_markers_of_removed_rows_is_read_aga
         await first.lease.connection.api(f"STREAM.PURGE.{keys.CHECKPOINT}", {"filter": removed})
         await copy.read()
         assert ("job", "job1") in copy.rows
-        monkeypatch.setattr(stream_checkpoint, "REMOVED_FOR", 0)
+        monkeypatch.setattr(stream, "REMOVED_FOR", 0)
         await copy.read()
         assert ("job", "job1") not in copy.rows
 

@@ -12,8 +12,8 @@ from correlator.cluster.connection import ClusterUnavailable, Unacknowledged
 from correlator.cluster.fence import Message
 from correlator.cluster.lease import Lease
 from correlator.jobs.model.persisted import Cursor, PersistedJob
-from correlator.pipeline.checkpoint_rows import MAX_ROW, MAX_ROWS
-from correlator.pipeline.stream_checkpoint import StreamCheckpoint
+from correlator.state.rows import MAX_ROW, MAX_ROWS
+from correlator.state.stream import StreamCheckpoint
 from tests.support.cluster import connected, settings
 from tests.support.saved_index import changes, filled
 

@@ -37,7 +37,6 @@ from correlator.jobs.model.facts import Entry, Kind, Reading
 from correlator.jobs.model.persisted import Cursor
 from correlator.jobs.model.rows import JobRecord, LegacyRecord, LogRow, StepRecord
 from correlator.model.messages import ClientMessage
-from correlator.pipeline.checkpoint import Changes, Checkpoint
 from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.http import frames, sse
 from correlator.sinks.http.responses import problems
@@ -46,6 +45,8 @@ from correlator.sinks.mqtt.topics import Key, Topics
 from correlator.sinks.turns import Work
 from correlator.sources.archive.archive import DatabaseArchive
 from correlator.sources.db.sqlite import SQLiteDatabase
+from correlator.state.rows import Changes
+from correlator.state.sqlite import Checkpoint
 from tests.support.documents import document_of, document_text
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))

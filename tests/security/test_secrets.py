@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from correlator.config.loading import load
-from correlator.pipeline.checkpoint import Checkpoint
 from correlator.sources.db.mariadb import Address
+from correlator.state.sqlite import Checkpoint
 from tests.support.daemon import HELLO, Daemon
 from tests.support.eventually import eventually
 from tests.support.mariadb import MariaDB

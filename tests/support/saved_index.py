@@ -6,7 +6,7 @@ from correlator.jobs.index import Index
 from correlator.jobs.model.facts import Entry, Kind, Reading
 from correlator.jobs.model.persisted import Cursor
 from correlator.jobs.model.rows import JobRecord, LegacyRecord, StepRecord
-from correlator.pipeline.checkpoint import Changes
+from correlator.state.rows import Changes
 
 NOW = 1_758_550_000_000_000
 

@@ -27,12 +27,13 @@ from correlator.jobs.model.facts import Entry, Kind, Reading, Status
 from correlator.jobs.model.persisted import Cursor, IndexState, PersistedExports, PersistedJob, PersistedLegacy
 from correlator.jobs.model.rows import JobRecord, LogRow
 from correlator.jobs.stored_forecasts import Rest, StoredForecasts
-from correlator.pipeline.checkpoint import SCHEMA, VERSION, Changes, Checkpoint, Saved
-from correlator.pipeline.checkpoint_redo import Chunk, Redo
 from correlator.pipeline.local_hub import LocalHub
-from correlator.pipeline.saver import Saver
 from correlator.sinks.cluster.epoch import Position
 from correlator.sinks.webhooks.deliveries import StoredHead
+from correlator.state.rows import VERSION, Changes, Saved
+from correlator.state.saver import Saver
+from correlator.state.sqlite import SCHEMA, Checkpoint
+from correlator.state.stream import Chunk, Redo
 from tests.support import stored_types
 from tests.support.documents import document_of, document_text
 from tests.support.eventually import PATIENCE
@@ -279,7 +280,7 @@ async def test_a_disk_that_fails_is_a_state_and_nothing_is_forgotten(tmp_path: P
         await saver.save()
         await saver.save()
     assert saver.describe()["error"] == "the checkpoint cannot be written: database or disk is full"
-    assert [r.levelname for r in caplog.records if r.name == "correlator.pipeline.saver"] == ["WARNING"]
+    assert [r.levelname for r in caplog.records if r.name == "correlator.state.saver"] == ["WARNING"]
     await saver.save()
     assert saver.describe()["ok"]
     file.close()
@@ -339,7 +340,7 @@ def slow(tmp_path: Path) -> Iterator[tuple[Index, SlowStream, Saver]]:
 
 
 async def test_nothing_waits_for_the_cluster_which_gets_what_was_saved_meanwhile_at_once(slow, monkeypatch):
-    monkeypatch.setattr("correlator.pipeline.saver.STREAM_RETRY", 0.0)
+    monkeypatch.setattr("correlator.state.saver.STREAM_RETRY", 0.0)
     index, stream, saver = slow
     async with asyncio.timeout(PATIENCE):
         await saver.save()
@@ -369,7 +370,7 @@ async def test_nothing_waits_for_the_cluster_which_gets_what_was_saved_meanwhile
 
 
 async def test_the_end_waits_for_the_cluster_for_some_seconds_only(slow, monkeypatch):
-    monkeypatch.setattr("correlator.pipeline.saver.FINISH_WITHIN", 0.01)
+    monkeypatch.setattr("correlator.state.saver.FINISH_WITHIN", 0.01)
     _, stream, saver = slow
     async with asyncio.timeout(PATIENCE):
         await saver.finish()

@@ -6,12 +6,11 @@ from msgspec.structs import replace
 
 from correlator.jobs.model.persisted import Cursor, IndexState, PersistedExports
 from correlator.jobs.model.rows import LogRow
-from correlator.pipeline.checkpoint import Changes
-from correlator.pipeline.checkpoint_redo import Chunk, Redo, free_slot, name_of, replay
-from correlator.pipeline.checkpoint_rows import MAX_BYTES, MAX_ROW, MAX_ROWS, REDO, Content, Name, Rows
 from correlator.sources.db.light import HEAVY
 from correlator.sources.log.gaps import MAX_KEPT, Gaps
 from correlator.sources.log.reset_markers import RECENT, ResetMarkers
+from correlator.state.rows import MAX_BYTES, MAX_ROW, MAX_ROWS, REDO, Changes, Content, Name, Rows
+from correlator.state.stream import Chunk, Redo, free_slot, name_of, replay
 from tests.support.saved_index import changes, filled
 
 MAX_PAYLOAD = 1 << 20

@@ -12,8 +12,8 @@ from correlator.cluster import keys
 from correlator.cluster.connection import Fenced, Unacknowledged
 from correlator.cluster.fence import Fence
 from correlator.jobs.model.persisted import Cursor
-from correlator.pipeline.stream_checkpoint import StreamCheckpoint, StreamCopy
 from correlator.sinks.cluster.events import EventMessage, EventQueue, EventWriter
+from correlator.state.stream import StreamCheckpoint, StreamCopy
 from tests.support.lease_servers import LONG_AGO, OWNER, Servers
 
 ME, OTHER = b"me", b"other"
@@ -93,6 +93,6 @@ async def test_a_row_that_another_server_knows_to_be_removed_is_not_read(servers
     async def decoded(rows):
         found.append({name for name in rows if name[0] == "event"})
 
-    monkeypatch.setattr("correlator.pipeline.stream_checkpoint.saved_of", decoded)
+    monkeypatch.setattr("correlator.state.stream.saved_of", decoded)
     await checkpoint(servers, lease).open()
     assert found == [{("event", "2")}]

@@ -18,8 +18,8 @@ from correlator.errors import OtherDatabase
 from correlator.gateway.fleet import Fleet
 from correlator.gateway.stream import StoredMessage
 from correlator.jobs.index import Index
-from correlator.pipeline.saver import Saver
 from correlator.sinks.cluster import standbys
+from correlator.state.saver import Saver
 from tests.support.markdown import read
 
 FULL = {"unwritten_seconds": 42.0, "write_error": "insufficient storage resources"}

@@ -17,7 +17,8 @@ from correlator.doctor import database, examination, host, service
 from correlator.doctor.check import CheckReport, copyable, failure, ok, warning
 from correlator.doctor.service import Setting
 from correlator.jobs.model.persisted import Cursor, IndexState
-from correlator.pipeline.checkpoint import Changes, Checkpoint
+from correlator.state.rows import Changes
+from correlator.state.sqlite import Checkpoint
 
 
 def setting(file=None, **settings):

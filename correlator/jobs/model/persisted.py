@@ -1,7 +1,7 @@
 """What a checkpoint contains besides pending messages: the position in the log, jobs, and the state of the index.
 
 What is stored of each job is an array without the names of its members: less than half of the bytes. So a change of
-such a type is another form of the checkpoint (`correlator.pipeline.checkpoint.VERSION`).
+such a type is another form of the checkpoint (`correlator.state.rows.VERSION`).
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from correlator.cluster import keys, streams
-from correlator.pipeline import checkpoint
+from correlator.state.rows import VERSION
 from tests.support import garbage
 from tests.support.bulk_rows import jobs_without_rows
 from tests.support.cluster import connected
@@ -238,7 +238,7 @@ async def test_collectors_and_gateways_of_this_version_and_an_earlier_one(
             afresh = re.search(
                 r"(all is read from the tables|everything is read again)", await asyncio.to_thread(one.log)
             )
-            assert (afresh is not None) == (earlier.form != checkpoint.VERSION), afresh
+            assert (afresh is not None) == (earlier.form != VERSION), afresh
 
 
 async def appliances(run: ClusterRun) -> Any:

@@ -1,4 +1,8 @@
-"""The rows of a checkpoint as keys and values: what a write has, and what is made of those that are read."""
+"""What a checkpoint has, as values, and as rows of keys and values for the stream of a cluster.
+
+`Saved` is what a start reads, `Changes` one write. `Content` makes the rows of a write, `saved_of` the values of the
+rows that were read. The position in the log, the jobs and the events without acknowledgement are those of one moment.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +14,15 @@ from functools import partial
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from correlator.jobs import stored_forecasts
 from correlator.jobs.model.persisted import Cursor, IndexState, PersistedExports, PersistedJob, PersistedLegacy
-from correlator.pipeline.checkpoint import VERSION, Changes, Saved
+from correlator.jobs.stored_forecasts import Decoded
+
+VERSION = 3
+"""Version of the form of the checkpoint, in the file and in the cluster. Increase it when a table, or a type that is
+stored in one, changes. A checkpoint of another version is not read."""
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +60,51 @@ LAST = ("state", "memory")
 STATE = frozenset({REDO, WHOLE, FORM, CURSOR, LAST, ("state", "at")})
 """The rows that the batches of a write have beside its content, which never removes them."""
 
+_KINDS: Mapping[str, type[PersistedJob | PersistedLegacy]] = {"job": PersistedJob, "legacy": PersistedLegacy}
+"""What is in the tables of jobs."""
+
 Row = tuple[Name, bytes]
 Rows = dict[Name, bytes]
+
+
+class Saved(Struct, frozen=True):
+    """What the last run saved. `at`: Unix seconds; `events`: unacknowledged events as (job ID, payload), in order.
+
+    `forecasts`: the earlier runs; None if they were not read yet. `exports`: None if ended jobs were not exported.
+    `webhooks`: their pending events, in order. `cluster`: the same of the cluster; `position`: its position there.
+    """
+
+    at: float
+    cursor: Cursor
+    memory: IndexState
+    jobs: tuple[PersistedJob, ...]
+    legacy: tuple[PersistedLegacy, ...]
+    events: tuple[tuple[str, bytes], ...]
+    forecasts: Decoded | None = None
+    exports: PersistedExports | None = None
+    webhooks: tuple[tuple[bytes, bytes], ...] = ()
+    cluster: tuple[tuple[bytes, bytes], ...] = ()
+    position: bytes | None = None
+
+
+class Changes(Struct, frozen=True):
+    """One write. `jobs`: the changed jobs by ID, None for a removed one. `events`: all pending events, by number.
+
+    `forecasts`: the changed values of `StoredForecasts` by name, None for a removed one. `exports`: what changed of
+    them, None if ended jobs are not exported. `webhooks`: all pending events of webhooks (head, body), by number; the
+    value of a number does not change. `cluster` and `position`: see `Saved`.
+    """
+
+    at: float
+    cursor: Cursor
+    memory: IndexState
+    jobs: Mapping[str, PersistedJob | PersistedLegacy | None]
+    events: Mapping[int, tuple[str, bytes]]
+    forecasts: Mapping[str, bytes | None] = {}
+    exports: PersistedExports | None = None
+    webhooks: Mapping[int, tuple[bytes, bytes]] = {}
+    cluster: Mapping[int, tuple[bytes, bytes]] = {}
+    position: bytes | None = None
 
 
 class Content:
@@ -132,8 +184,8 @@ def _rows_of(changes: Changes, memory: bytes) -> Iterator[tuple[Name, Callable[[
     """Yield every row but those of the last batch, with what encodes it. None: the row is to be removed."""
     encode = msgspec.msgpack.encode
     for job_id, value in changes.jobs.items():
-        yield ("job", job_id), partial(_encoded, value if isinstance(value, PersistedJob) else None)
-        yield ("legacy", job_id), partial(_encoded, value if isinstance(value, PersistedLegacy) else None)
+        for table, kind in _KINDS.items():
+            yield (table, job_id), partial(encoded, value) if isinstance(value, kind) else partial(_as_it_is, None)
     for name, blob in changes.forecasts.items():
         yield ("forecast", name), partial(_as_it_is, blob)
     exports = changes.exports
@@ -152,12 +204,12 @@ def _as_it_is(value: bytes | None) -> bytes | None:
     return value
 
 
-def _encoded(value: PersistedJob | PersistedLegacy | None) -> bytes | None:
-    if value is None:
-        return None
+def encoded(value: PersistedJob | PersistedLegacy) -> bytes | None:
+    """Encode a job; None if it cannot be encoded (a lone surrogate). It is read from the tables again."""
     try:
         return msgspec.msgpack.encode(value)
-    except (ValueError, OverflowError, TypeError, RecursionError):
+    except (ValueError, OverflowError, TypeError, RecursionError) as error:
+        log.debug("a job is left out of the checkpoint: %s", error)
         return None
 
 
@@ -176,13 +228,12 @@ async def saved_of(rows: Rows) -> Saved | None:
         )
         return None
     found: dict[str, list[Any]] = {"job": [], "legacy": []}
-    kinds: Mapping[str, type[PersistedJob | PersistedLegacy]] = {"job": PersistedJob, "legacy": PersistedLegacy}
     numbered: dict[str, dict[int, Any]] = {"event": {}, "webhook": {}, "cluster": {}}
     for n, (name, value) in enumerate(rows.items()):
         if n % SLICE == 0:
             await asyncio.sleep(0)
-        if name[0] in kinds:
-            found[name[0]].append(decode(value, type=kinds[name[0]]))
+        if name[0] in _KINDS:
+            found[name[0]].append(decode(value, type=_KINDS[name[0]]))
         elif name[0] == "event":
             numbered["event"][int(name[1])] = decode(value, type=tuple[str, bytes])
         elif name[0] in numbered:

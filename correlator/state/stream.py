@@ -39,20 +39,36 @@ import itertools
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
+from msgspec import Struct
 
 from correlator.cluster import keys
 from correlator.cluster.connection import ClusterUnavailable, Connection, Fenced, Refused, Unacknowledged
 from correlator.cluster.fence import Fence, Message, put
-from correlator.pipeline.checkpoint import Changes, Saved
-from correlator.pipeline.checkpoint_redo import CHUNKS, Chunk, Redo, free_slot, name_of, replay
-from correlator.pipeline.checkpoint_rows import CURSOR, LAST, MAX_ROWS, REDO, WHOLE, Content, Name, Row, Rows, saved_of
+from correlator.state.rows import (
+    CURSOR,
+    LAST,
+    MAX_ROWS,
+    REDO,
+    WHOLE,
+    Changes,
+    Content,
+    Name,
+    Row,
+    Rows,
+    Saved,
+    saved_of,
+)
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
+
+
+CHUNKS = "redo"
+"""The table of the chunks."""
 
 log = logging.getLogger(__name__)
 
@@ -72,118 +88,6 @@ without a row after which the read has failed."""
 
 FOLLOW_EVERY = 2.0
 """Seconds between two reads of a standby, or as long as the last one took: half of a slow link is left to others."""
-
-
-class StreamCopy:
-    """The rows of the checkpoint of `instance`, as far as this process has read them. Event loop's thread only.
-
-    A standby keeps one up to date, so that little is left to read when it takes over. What was read before may differ
-    from the stream, if that was created again or purged. Each write of everything changes the row `whole`: if it is not
-    the one of the last time, all is read from the beginning.
-    """
-
-    def __init__(self, connection: Connection, instance: str) -> None:
-        self._connection = connection
-        self._instance = instance
-        self._at_once = FIRST_BYTES
-        self._forget(b"")
-
-    def _forget(self, whole: bytes) -> None:
-        self._whole = whole
-        self.rows: Rows = {}
-        self.chunks: Rows = {}
-        self.owner_seq = 0
-        """The sequence of the owner key."""
-        self.last_seq = 0
-        """The sequence of the row `LAST`."""
-        self.seq = 0
-        """All up to this sequence has been read."""
-        self._read_at = time.monotonic(), time.time()
-        """When the last complete read began, by two clocks: one may stand still while the process does."""
-
-    async def follow(self) -> None:
-        """Read what is new again and again, until cancelled."""
-        while True:
-            began = time.monotonic()
-            try:
-                await self.read()
-            except (ClusterUnavailable, Refused) as error:
-                log.debug("the checkpoint in the cluster cannot be read: %s", error)
-            await asyncio.sleep(max(FOLLOW_EVERY, time.monotonic() - began))
-
-    async def read(self) -> None:
-        """Read what is new. Raises: `ClusterUnavailable`, `Refused`; the next call goes on."""
-        now = time.monotonic(), time.time()
-        message = await self._connection.last(keys.CHECKPOINT, keys.checkpoint(self._instance, *WHOLE))
-        whole = message.data if message is not None else b""
-        passed = max(abs(then - before) for then, before in zip(now, self._read_at, strict=True))
-        if whole != self._whole or passed > REMOVED_FOR / 2:  # Later, the marker of a removed row may be gone.
-            self._forget(whole)
-        async for message in self._messages():
-            headers = message.headers or {}
-            self.seq = int(headers["Nats-Sequence"])
-            name = _name(headers["Nats-Subject"])
-            if name == ("owner",):
-                self.owner_seq = self.seq
-            elif name:
-                self.last_seq = self.seq if name == LAST else self.last_seq
-                found = self.chunks if name[0] == CHUNKS else self.rows
-                if message.data:
-                    found[name] = message.data
-                else:  # Another server than the last one may answer, and know that a row was removed.
-                    found.pop(name, None)
-        self._read_at = now
-
-    async def _messages(self) -> AsyncIterator[Msg]:
-        """Yield the last message of every row that is new, by direct gets of many messages at once.
-
-        A server that hangs may get a request: without an answer, another one follows, and only its answers count.
-        """
-        rows = keys.checkpoint_rows(self._instance)
-        client, asked, within = self._connection.client, 0, FIRST_WITHIN
-        queue: asyncio.Queue[Msg] = asyncio.Queue()
-        inbox = client.new_inbox()
-        subscription = await client.subscribe(f"{inbox}.*", cb=queue.put, pending_bytes_limit=4 * MOST_BYTES)
-        try:
-            while True:
-                asked += 1
-                request = {
-                    "seq": self.seq + 1,
-                    "next_by_subj": rows,
-                    "batch": READ_AT_ONCE,
-                    "max_bytes": self._at_once,
-                }
-                began, first = time.monotonic(), True
-                await self._connection.publish(
-                    f"$JS.API.DIRECT.GET.{keys.CHECKPOINT}", msgspec.json.encode(request), reply=f"{inbox}.{asked}"
-                )
-                left = within
-                while (message := await _next(queue, left)) is not None:
-                    if message.subject != f"{inbox}.{asked}":
-                        continue
-                    if first:  # An answer that comes late is not asked for again.
-                        first, within = False, max(FIRST_WITHIN, 3 * (time.monotonic() - began))
-                    left = READ_WITHIN
-                    headers = message.headers or {}
-                    status = headers.get("Status")
-                    if "Nats-Subject" in headers:  # A row, whatever other headers it was written with.
-                        yield message
-                    elif status == "204":
-                        if int(headers.get("Nats-Num-Pending", "0")) == 0:
-                            return
-                        self._at_once = _next_size(self._at_once, time.monotonic() - began)
-                        break
-                    elif status == "404":
-                        return
-                    else:
-                        raise Refused(f"the checkpoint cannot be read: {headers.get('Description', status)}")
-                else:
-                    if left >= READ_WITHIN:
-                        raise ClusterUnavailable("the checkpoint cannot be read: no answer")
-                    within = min(READ_WITHIN, 2 * within)
-        finally:
-            with contextlib.suppress(Exception):
-                await subscription.unsubscribe()
 
 
 class StreamCheckpoint:
@@ -368,6 +272,167 @@ class StreamCheckpoint:
     def _message(self, name: Name, value: bytes) -> Message:
         subject = keys.checkpoint(self._instance, *name)
         return Message(subject, value) if value else Message(subject, b"", {"Nats-TTL": f"{REMOVED_FOR}s"})
+
+
+class StreamCopy:
+    """The rows of the checkpoint of `instance`, as far as this process has read them. Event loop's thread only.
+
+    A standby keeps one up to date, so that little is left to read when it takes over. What was read before may differ
+    from the stream, if that was created again or purged. Each write of everything changes the row `whole`: if it is not
+    the one of the last time, all is read from the beginning.
+    """
+
+    def __init__(self, connection: Connection, instance: str) -> None:
+        self._connection = connection
+        self._instance = instance
+        self._at_once = FIRST_BYTES
+        self._forget(b"")
+
+    def _forget(self, whole: bytes) -> None:
+        self._whole = whole
+        self.rows: Rows = {}
+        self.chunks: Rows = {}
+        self.owner_seq = 0
+        """The sequence of the owner key."""
+        self.last_seq = 0
+        """The sequence of the row `LAST`."""
+        self.seq = 0
+        """All up to this sequence has been read."""
+        self._read_at = time.monotonic(), time.time()
+        """When the last complete read began, by two clocks: one may stand still while the process does."""
+
+    async def follow(self) -> None:
+        """Read what is new again and again, until cancelled."""
+        while True:
+            began = time.monotonic()
+            try:
+                await self.read()
+            except (ClusterUnavailable, Refused) as error:
+                log.debug("the checkpoint in the cluster cannot be read: %s", error)
+            await asyncio.sleep(max(FOLLOW_EVERY, time.monotonic() - began))
+
+    async def read(self) -> None:
+        """Read what is new. Raises: `ClusterUnavailable`, `Refused`; the next call goes on."""
+        now = time.monotonic(), time.time()
+        message = await self._connection.last(keys.CHECKPOINT, keys.checkpoint(self._instance, *WHOLE))
+        whole = message.data if message is not None else b""
+        passed = max(abs(then - before) for then, before in zip(now, self._read_at, strict=True))
+        if whole != self._whole or passed > REMOVED_FOR / 2:  # Later, the marker of a removed row may be gone.
+            self._forget(whole)
+        async for message in self._messages():
+            headers = message.headers or {}
+            self.seq = int(headers["Nats-Sequence"])
+            name = _name(headers["Nats-Subject"])
+            if name == ("owner",):
+                self.owner_seq = self.seq
+            elif name:
+                self.last_seq = self.seq if name == LAST else self.last_seq
+                found = self.chunks if name[0] == CHUNKS else self.rows
+                if message.data:
+                    found[name] = message.data
+                else:  # Another server than the last one may answer, and know that a row was removed.
+                    found.pop(name, None)
+        self._read_at = now
+
+    async def _messages(self) -> AsyncIterator[Msg]:
+        """Yield the last message of every row that is new, by direct gets of many messages at once.
+
+        A server that hangs may get a request: without an answer, another one follows, and only its answers count.
+        """
+        rows = keys.checkpoint_rows(self._instance)
+        client, asked, within = self._connection.client, 0, FIRST_WITHIN
+        queue: asyncio.Queue[Msg] = asyncio.Queue()
+        inbox = client.new_inbox()
+        subscription = await client.subscribe(f"{inbox}.*", cb=queue.put, pending_bytes_limit=4 * MOST_BYTES)
+        try:
+            while True:
+                asked += 1
+                request = {
+                    "seq": self.seq + 1,
+                    "next_by_subj": rows,
+                    "batch": READ_AT_ONCE,
+                    "max_bytes": self._at_once,
+                }
+                began, first = time.monotonic(), True
+                await self._connection.publish(
+                    f"$JS.API.DIRECT.GET.{keys.CHECKPOINT}", msgspec.json.encode(request), reply=f"{inbox}.{asked}"
+                )
+                left = within
+                while (message := await _next(queue, left)) is not None:
+                    if message.subject != f"{inbox}.{asked}":
+                        continue
+                    if first:  # An answer that comes late is not asked for again.
+                        first, within = False, max(FIRST_WITHIN, 3 * (time.monotonic() - began))
+                    left = READ_WITHIN
+                    headers = message.headers or {}
+                    status = headers.get("Status")
+                    if "Nats-Subject" in headers:  # A row, whatever other headers it was written with.
+                        yield message
+                    elif status == "204":
+                        if int(headers.get("Nats-Num-Pending", "0")) == 0:
+                            return
+                        self._at_once = _next_size(self._at_once, time.monotonic() - began)
+                        break
+                    elif status == "404":
+                        return
+                    else:
+                        raise Refused(f"the checkpoint cannot be read: {headers.get('Description', status)}")
+                else:
+                    if left >= READ_WITHIN:
+                        raise ClusterUnavailable("the checkpoint cannot be read: no answer")
+                    within = min(READ_WITHIN, 2 * within)
+        finally:
+            with contextlib.suppress(Exception):
+                await subscription.unsubscribe()
+
+
+class Redo(Struct, frozen=True):
+    """The value of `REDO`: the write `mark` has the chunks from 0 to `chunks` - 1 in `slot`."""
+
+    mark: str
+    slot: int
+    chunks: int
+
+
+class Chunk(Struct, frozen=True):
+    """Some rows of the write `mark`. An empty value: the row is to be removed."""
+
+    mark: str
+    rows: Sequence[tuple[Name, bytes]]
+
+
+def name_of(slot: int, number: int) -> Name:
+    return CHUNKS, str(slot), str(number)
+
+
+def free_slot(rows: Mapping[Name, bytes]) -> int:
+    """Return the slot whose chunks no start needs."""
+    try:
+        return 0 if REDO not in rows else 1 - msgspec.msgpack.decode(rows[REDO], type=Redo).slot % 2
+    except msgspec.MsgspecError:
+        return 0  # No start can use it.
+
+
+async def replay(rows: Rows, chunks: Rows) -> bool:
+    """If `rows` name a write, take its rows over from `chunks`, one chunk at a time; each that is used is removed.
+
+    Returns False if a chunk is missing. Raises: `MsgspecError`.
+    """
+    if REDO not in rows:
+        return True
+    redo = msgspec.msgpack.decode(rows[REDO], type=Redo)
+    for number in range(redo.chunks):
+        await asyncio.sleep(0)
+        value = chunks.pop(name_of(redo.slot, number), None)
+        chunk = msgspec.msgpack.decode(value, type=Chunk) if value is not None else None
+        if chunk is None or chunk.mark != redo.mark:
+            return False
+        for name, row in chunk.rows:
+            if row:
+                rows[name] = row
+            else:
+                rows.pop(name, None)
+    return True
 
 
 def newest(file: Saved | None, stream: Saved | None) -> Saved | None:

@@ -25,11 +25,12 @@ from correlator.jobs.stored_forecasts import AT_ONCE, StoredForecasts
 from correlator.ops import metrics
 from correlator.ops.heartbeats import Heartbeats
 from correlator.ops.stalls import timed
-from correlator.pipeline.checkpoint import Changes, Checkpoint, Unusable
+from correlator.state.rows import Changes
+from correlator.state.sqlite import Checkpoint, Unusable
 from correlator.tasks import SAVE_OFFSET, end_tasks, until_next
 
 if TYPE_CHECKING:
-    from correlator.pipeline.stream_checkpoint import StreamCheckpoint
+    from correlator.state.stream import StreamCheckpoint
 
 log = logging.getLogger(__name__)
 

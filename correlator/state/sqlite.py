@@ -16,20 +16,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
-from msgspec import Struct
 
 from correlator.errors import CheckpointInUse
 from correlator.jobs import stored_forecasts
 from correlator.jobs.model.persisted import Cursor, IndexState, PersistedExports, PersistedJob, PersistedLegacy
-from correlator.jobs.stored_forecasts import Decoded
+from correlator.state.rows import VERSION, Changes, Saved, encoded
 
 log = logging.getLogger(__name__)
 
 APPLICATION_ID = 0x434F5252
-VERSION = 3
-"""Version of the form of the checkpoint, in the file and in the cluster. Increase it when a table, or a type that is
-stored in one, changes. A checkpoint of another version is not read."""
-
 SCHEMA = (
     "CREATE TABLE state (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
     "CREATE TABLE jobs (job_id TEXT PRIMARY KEY, value BLOB NOT NULL)",
@@ -42,46 +37,6 @@ SCHEMA = (
 )
 """`webhooks`, `cluster`: pending events, encoded by their sinks. The state has `exports` while ended jobs are exported,
 and `position` in a cluster."""
-
-
-class Saved(Struct, frozen=True):
-    """What the last run saved. `at`: Unix seconds; `events`: unacknowledged events as (job ID, payload), in order.
-
-    `forecasts`: the earlier runs; None if they were not read yet. `exports`: None if ended jobs were not exported.
-    `webhooks`: their pending events, in order. `cluster`: the same of the cluster; `position`: its position there.
-    """
-
-    at: float
-    cursor: Cursor
-    memory: IndexState
-    jobs: tuple[PersistedJob, ...]
-    legacy: tuple[PersistedLegacy, ...]
-    events: tuple[tuple[str, bytes], ...]
-    forecasts: Decoded | None = None
-    exports: PersistedExports | None = None
-    webhooks: tuple[tuple[bytes, bytes], ...] = ()
-    cluster: tuple[tuple[bytes, bytes], ...] = ()
-    position: bytes | None = None
-
-
-class Changes(Struct, frozen=True):
-    """One write. `jobs`: the changed jobs by ID, None for a removed one. `events`: all pending events, by number.
-
-    `forecasts`: the changed values of `StoredForecasts` by name, None for a removed one. `exports`: what changed of
-    them, None if ended jobs are not exported. `webhooks`: all pending events of webhooks (head, body), by number; the
-    value of a number does not change. `cluster` and `position`: see `Saved`.
-    """
-
-    at: float
-    cursor: Cursor
-    memory: IndexState
-    jobs: Mapping[str, PersistedJob | PersistedLegacy | None]
-    events: Mapping[int, tuple[str, bytes]]
-    forecasts: Mapping[str, bytes | None] = {}
-    exports: PersistedExports | None = None
-    webhooks: Mapping[int, tuple[bytes, bytes]] = {}
-    cluster: Mapping[int, tuple[bytes, bytes]] = {}
-    position: bytes | None = None
 
 
 class Checkpoint:
@@ -251,8 +206,8 @@ def _values(
 ) -> Iterator[tuple[str, bytes]]:
     """Yield the values of type `kind`, encoded one at a time: the first write has all jobs. `others`: IDs to delete."""
     for job_id, value in jobs.items():
-        if isinstance(value, kind) and (encoded := _encoded(value)):
-            yield job_id, encoded
+        if isinstance(value, kind) and (row := encoded(value)):
+            yield job_id, row
         else:
             others.append((job_id,))
 
@@ -276,15 +231,6 @@ def _prepare(connection: sqlite3.Connection) -> None:
             raise Unusable("it is another program's file")
         elif version != VERSION:
             raise Unusable(f"it is of version {version}; this program writes version {VERSION}")
-
-
-def _encoded(value: PersistedJob | PersistedLegacy) -> bytes | None:
-    """Encode a job; None if it cannot be encoded (a lone surrogate). It is read from the tables again."""
-    try:
-        return msgspec.msgpack.encode(value)
-    except (ValueError, OverflowError, TypeError, RecursionError) as error:
-        log.debug("a job is left out of the checkpoint: %s", error)
-        return None
 
 
 class Unusable(sqlite3.DatabaseError):
