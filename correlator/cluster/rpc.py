@@ -5,7 +5,7 @@ its collector may query. A collector may be away, slow, or hang, and many client
 collectors of different versions run side by side while a fleet is upgraded.
 
 Model. A request is one message on the subject of a method, and its reply one message. Both are JSON objects with a
-version, and their content is the JSON of a struct in `pipeline.rpc_messages`. A request states how many seconds its
+version, and their content is the JSON of a struct in `pipeline.queries`. A request states how many seconds its
 client still waits: the collector cancels the work after them, so that nobody's request costs the database anything.
 A client may also ask for a job before its first row is committed. While somebody waits for an unknown ID, a gateway
 publishes it every `WANT_EVERY` seconds, and the collectors query for it as often as for their own clients during

@@ -32,14 +32,18 @@ from correlator.jobs.model.rows import LegacyRecord
 from correlator.jobs.model.views import LogLine, PublishedJob
 from correlator.model.document import MAX_ID
 from correlator.model.replies import OperationRuns, OperationWithSteps, Resolved
-from correlator.pipeline.queries import EarlierLines, JobNames, JobQuery, LineQuery, LinesPage, OtherJobs
-from correlator.pipeline.rpc_messages import (
+from correlator.pipeline.queries import (
+    EarlierLines,
     FindResult,
     IsContextResult,
+    JobNames,
+    JobQuery,
     LegacyResult,
+    LineQuery,
     LineResult,
     LinesBeforeParams,
     LinesBeforeResult,
+    LinesPage,
     LinesParams,
     LinesResult,
     NameParams,
@@ -47,6 +51,7 @@ from correlator.pipeline.rpc_messages import (
     OperationResult,
     OperationsParams,
     OperationsResult,
+    OtherJobs,
     PageParams,
     PageResult,
 )

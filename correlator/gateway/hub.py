@@ -20,7 +20,7 @@ from correlator.jobs.remote import RemoteJobs
 from correlator.model.replies import OperationRuns, OperationWithSteps, Resolved
 from correlator.pipeline.hub import Batch, Hub, available, wall_clock
 from correlator.pipeline.queries import JobQuery, OtherJobs
-from correlator.pipeline.resume_ring import Past
+from correlator.pipeline.resume_ring import ResumeRing
 
 NOT_READ = "this gateway has not read the stream of the cluster yet: try again in a moment"
 """What clients get before anything is known: no job here does not mean that there is none."""
@@ -51,14 +51,16 @@ class RemoteHub(Hub):
         *,
         epoch: str = "",
         documents: Documents | None = None,
-        past: Past | None = None,
+        resume_ring: ResumeRing | None = None,
         on_watch: Callable[[], None] = lambda: None,
         ends_before: Callable[[int], Awaitable[bool]] = ends_here,
         clock: Callable[[], Micros] = wall_clock,
         describe_cluster: Callable[[], dict[str, Any]] = dict,
         fleet: RemoteHub | None = None,
     ) -> None:
-        super().__init__(jobs, status, epoch, archive, documents=documents, past=past, on_watch=on_watch, clock=clock)
+        super().__init__(
+            jobs, status, epoch, archive, documents=documents, resume_ring=resume_ring, on_watch=on_watch, clock=clock
+        )
         self.readiness["cluster"] = describe_cluster
         if fleet is not None:
             self.epoch, self.live, status.loading = fleet.epoch, fleet.live, fleet.status.loading
@@ -83,7 +85,7 @@ class RemoteHub(Hub):
         """Everything that the stream had has been read. After a start it is known from here on what each job was."""
         if self.status.loading:
             self.status.loading = False
-            self._past = Past(after=self.seq)
+            self._resume_ring = ResumeRing(after=self.seq)
         self._whole_to = self.seq
         for future in [future for future, seq in self._waiting.items() if seq <= self._whole_to]:
             if not future.done():
@@ -98,7 +100,7 @@ class RemoteHub(Hub):
     ) -> None:
         """Pass what was read together to every subscriber."""
         if not self.status.loading:
-            self._past.add(changes)
+            self._resume_ring.add(changes)
         if changes or events or lines or dropped:
             self._deliver(Batch(self.seq, changes, events, lines, dropped))
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from correlator.cluster.received import REPORTED_FOR, Alive
 from correlator.jobs.job_document import micros
 from correlator.jobs.model.rows import Micros
-from correlator.pipeline.status import Status
+from correlator.pipeline.hub import DatabaseStatus
 
 OFFLINE_AFTER = 3.0
 """Seconds without a sign of life of a collector: it renews its key every 0.5 s."""
@@ -101,7 +101,7 @@ class Appliance:
         return self.alive.warning
 
 
-class RemoteStatus(Status):
+class RemoteStatus(DatabaseStatus):
     """The status of one appliance, or of all. `judge` computes it, twice a second.
 
     `cluster_error`: returns why the stream cannot be read, or None.

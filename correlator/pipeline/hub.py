@@ -38,16 +38,20 @@ from correlator.jobs.model.changes import Change, Event, Reason
 from correlator.jobs.model.facts import AttributedRow
 from correlator.jobs.model.rows import LegacyRecord, Micros
 from correlator.jobs.model.views import PublishedJob
+from correlator.model.messages import DatabaseState
 from correlator.model.replies import OperationRuns, OperationWithSteps, Resolved
 from correlator.ops.heartbeats import Heartbeats
 from correlator.ops.stalls import timed
 from correlator.pipeline.queries import EarlierLines, JobNames, JobQuery, LineArchive, LineQuery, LinesPage, OtherJobs
-from correlator.pipeline.resume_ring import Past
-from correlator.pipeline.status import Status
+from correlator.pipeline.resume_ring import ResumeRing
 from correlator.pipeline.waiting_ids import WaitingIds
+
+UNREACHABLE = "the database is unreachable"
 
 KNOWN_WITHIN = 1.0
 """Seconds that the database has to name a newer job with an ID that a job in memory has."""
+
+A = TypeVar("A")
 
 
 def wall_clock() -> Micros:
@@ -69,15 +73,7 @@ class Batch(Struct, frozen=True):
     dropped: int = 0
 
 
-A = TypeVar("A")
 OnBatch: TypeAlias = Callable[[Batch], None]
-
-
-def available(archive: A | None) -> A:
-    """Return the archive. Raises: `SourceUnavailable` if there is none."""
-    if archive is None:
-        raise SourceUnavailable("there is none")
-    return archive
 
 
 class Hub(ABC):
@@ -90,17 +86,17 @@ class Hub(ABC):
     def __init__(
         self,
         published: JobDirectory,
-        status: Status,
+        status: DatabaseStatus,
         epoch: str,
         archive: LineArchive | None,
         *,
         documents: Documents | None = None,
-        past: Past | None = None,
+        resume_ring: ResumeRing | None = None,
         on_watch: Callable[[], None] = lambda: None,
         clock: Callable[[], Micros] = wall_clock,
     ) -> None:
         self.published = published
-        self._past = past or Past()
+        self._resume_ring = resume_ring or ResumeRing()
         self.status = status
         self.epoch = epoch
         self.archive = archive
@@ -166,7 +162,7 @@ class Hub(ABC):
 
     def knows_before(self, seq: int) -> bool:
         """True if what jobs were before their changes after position `seq` is known."""
-        return self._past.reaches(seq)
+        return self._resume_ring.reaches(seq)
 
     def changed_with(self, names: Iterable[str], seq: int, most: int) -> list[str] | None:
         """Return the jobs that changed after position `seq` and that one of `names` leads to, or led to since.
@@ -178,10 +174,10 @@ class Hub(ABC):
         found: set[str] = set()
         for name in names:
             found.add(name)
-            found.update(self.published.carriers(name), self._past.losers(name))
+            found.update(self.published.carriers(name), self._resume_ring.losers(name))
             if len(found) > most:
                 return None
-        last = self._past.last
+        last = self._resume_ring.last
         return sorted((job_id for job_id in found if last(job_id) > seq), key=last)
 
     def before(self, job_id: str, seq: int) -> Sequence[PublishedJob] | None:
@@ -189,7 +185,7 @@ class Hub(ABC):
 
         States that filters cannot distinguish from a later one are omitted. None: nobody knows.
         """
-        return self._past.before(job_id, seq) if self.knows_before(seq) else None
+        return self._resume_ring.before(job_id, seq) if self.knows_before(seq) else None
 
     @abstractmethod
     def reason(self, job_id: str) -> Reason | None:
@@ -293,3 +289,68 @@ class Hub(ABC):
     @abstractmethod
     def running(self) -> int:
         """The number of jobs that run."""
+
+
+class DatabaseStatus(ABC):
+    """The state of the database behind the published jobs. `error` is for the operator, `public_error` for clients."""
+
+    def __init__(self) -> None:
+        self.database: DatabaseState = "down"
+        self.error: str | None = None
+        self.loading = True
+        """True until everything is loaded: not ready yet."""
+        self.reading: tuple[int, int] | None = None
+        """(read, to read) while loading takes longer than usual."""
+        self._subscribers: dict[Callable[[], None], None] = {}
+        self.public_error: str | None = None
+        self._what = UNREACHABLE
+
+    @property
+    @abstractmethod
+    def lag_seconds(self) -> float:
+        """Seconds since the database last answered in full; 0 while it is live, and before the first answer."""
+
+    @property
+    def problem(self) -> str:
+        """Why the database is not live, for the operator."""
+        unreachable = self._what == UNREACHABLE
+        return f"{'waiting for the database' if self.loading and unreachable else self._what}: {self.error}"
+
+    def subscribe(self, on_status: Callable[[], None]) -> Callable[[], None]:
+        """Call `on_status` each time the database's state changes. Returns a function that unsubscribes it."""
+        self._subscribers[on_status] = None
+        return lambda: self._subscribers.pop(on_status, None)
+
+    def set_state(
+        self, state: DatabaseState, error: str | None = None, public: str | None = None, what: str = UNREACHABLE
+    ) -> None:
+        """Set the database's state. `error` is for the operator, `public` for clients; None: the same text.
+
+        `what`: what it means that the database is not live.
+        """
+        if (state, error, what) == (self.database, self.error, self._what):
+            return
+        self.database, self.error, self._what = state, error, what
+        self.public_error = public if public is not None else error
+        for on_status in list(self._subscribers):
+            on_status()
+
+    def describe_database(self) -> dict[str, Any]:
+        """Describe the database for /health/ready."""
+        part: dict[str, Any] = {
+            "ok": self.database == "live",
+            "state": self.database,
+            "lag_seconds": self.lag_seconds,
+            "error": self.public_error,
+        }
+        if self.reading is not None or self.loading:
+            done, total = self.reading or (0, 0)
+            part["loading"] = {"done": done, "total": total}
+        return part
+
+
+def available(archive: A | None) -> A:
+    """Return the archive. Raises: `SourceUnavailable` if there is none."""
+    if archive is None:
+        raise SourceUnavailable("there is none")
+    return archive

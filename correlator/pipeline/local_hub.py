@@ -21,7 +21,7 @@ from correlator.model.replies import OperationRuns, OperationWithSteps, Resolved
 from correlator.pipeline.appliance_clock import ApplianceClock
 from correlator.pipeline.hub import Batch, Hub, available, wall_clock
 from correlator.pipeline.queries import Archive, Found, JobQuery, OtherJobs
-from correlator.pipeline.resume_ring import Past
+from correlator.pipeline.resume_ring import ResumeRing
 from correlator.pipeline.source_status import SourceStatus
 
 
@@ -42,7 +42,7 @@ class LocalHub(Hub):
         archive: Archive | None = None,
         *,
         epoch: str = "",
-        past: Past | None = None,
+        resume_ring: ResumeRing | None = None,
         on_watch: Callable[[], None] = lambda: None,
         clock: Callable[[], Micros] = wall_clock,
     ) -> None:
@@ -52,7 +52,7 @@ class LocalHub(Hub):
             status,
             epoch or secrets.token_hex(6),
             archive,
-            past=past,
+            resume_ring=resume_ring,
             on_watch=on_watch,
             clock=status.clock,
         )
@@ -72,7 +72,7 @@ class LocalHub(Hub):
         lines = () if self.index.loading else outcome.attributed
         if not outcome.changes and not outcome.events and not lines:
             return
-        self._past.add(outcome.changes)
+        self._resume_ring.add(outcome.changes)
         self._deliver(Batch(self.published.seq, outcome.changes, outcome.events, lines))
 
     # -- called for clients
@@ -86,13 +86,13 @@ class LocalHub(Hub):
         return len(self.index.known.active())
 
     def reaches(self, seq: int) -> bool:
-        return seq <= self.seq and self._past.reaches(seq)
+        return seq <= self.seq and self._resume_ring.reaches(seq)
 
     def changed(self) -> Iterator[tuple[str, int]]:
-        return self._past.changed()
+        return self._resume_ring.changed()
 
     def reason(self, job_id: str) -> Reason | None:
-        return self._past.reason(job_id)
+        return self._resume_ring.reason(job_id)
 
     async def reached(self, seq: int, within: float) -> bool:
         """Return at once: no position of this epoch is ahead of this hub."""

@@ -32,7 +32,7 @@ OVERHEAD = 600
 """Approximate bytes of a change with the entry of its job, and of the members that it keeps, without their texts."""
 
 
-class Past:
+class ResumeRing:
     """The resume ring. Beyond `max_changes` or `max_bytes` the oldest changes are dropped.
 
     `after`: the position from which on it is given all changes.

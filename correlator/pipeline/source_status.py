@@ -4,7 +4,7 @@ The state of the database is live, stale or down. It follows from the time since
 states of the tables: it is live while all of them are read. A failed query never removes jobs: what was read stays, and
 the state changes to stale, and later, without the log, to down.
 
-A table is read in parts (`Part`), each with queries of its own, which fail and recover by themselves. A part that
+A table is read in parts (`SourcePart`), each with queries of its own, which fail and recover by themselves. A part that
 failed is well again only once the same part has succeeded, and read what it missed: the success of another one is no
 evidence.
 """
@@ -28,7 +28,7 @@ from correlator.jobs.model.changes import Outcome
 from correlator.jobs.model.rows import LogRow, Micros
 from correlator.ops import metrics
 from correlator.pipeline.appliance_clock import ApplianceClock, uptime
-from correlator.pipeline.status import UNREACHABLE, Status
+from correlator.pipeline.hub import UNREACHABLE, DatabaseStatus
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ STEADY = 10.0
 """Seconds without a failure after which a part whose query failed is well again; more than between two attempts."""
 
 
-class Part(Enum):
+class SourcePart(Enum):
     """What is read by queries of its own. The value is the table, and what is read of it."""
 
     LOG = ("log_events", "new rows")
@@ -126,7 +126,7 @@ class Trouble:
         return _MEANINGS[self.state].format(self.what)
 
 
-class SourceStatus(Status):
+class SourceStatus(DatabaseStatus):
     """The status of the source, and of the database that it reads. Event loop's thread only.
 
     The first part is for clients; the second for the source, which reports every change; the third for the pipeline.
@@ -148,7 +148,7 @@ class SourceStatus(Status):
         """The last error of each part that is read on a session of its own: it is logged once."""
         self._lost: dict[str, tuple[tuple[str, ...], Trouble]] = {}
         """By table: which of it, or of its columns, existed and can no longer be read."""
-        self._troubles: dict[Part, Trouble] = {}
+        self._troubles: dict[SourcePart, Trouble] = {}
         self.restored_jobs = False
         """True while there are jobs as the last run saved them, which have not been read again."""
         self._few_connections: str | None = None
@@ -221,13 +221,13 @@ class SourceStatus(Status):
         for part, trouble in list(self._troubles.items()) if changed else ():
             if part.table in self._lost:
                 del self._troubles[part]
-            elif part in (Part.LOG, Part.LATE_ROWS):
+            elif part in (SourcePart.LOG, SourcePart.LATE_ROWS):
                 # This connection names only columns that exist: the first answer ends the trouble.
                 self._troubles[part] = replace(trouble, failed_at=-math.inf)
         for table, (names, trouble) in before.items():
             if back := set(names) - set(by_table.get(table, ())):
                 log.info("%s can be read again", ", ".join(sorted(back)))
-                for part in (Part.JOBS, Part.STEPS, Part.LEGACY):
+                for part in (SourcePart.JOBS, SourcePart.STEPS, SourcePart.LEGACY):
                     if part.table == table:
                         self._troubles[part] = self._trouble(TableState.READING, table, trouble)
         metrics.LOST_TABLES.set(len(lost))
@@ -238,10 +238,10 @@ class SourceStatus(Status):
         """Report a successful query of the tail."""
         self._answered, self._answered_at = time.monotonic(), self.clock()
         self._reached()
-        self.part_answered(Part.LOG)
+        self.part_answered(SourcePart.LOG)
         self._settle()
 
-    def part_answered(self, part: Part) -> None:
+    def part_answered(self, part: SourcePart) -> None:
         """Report a success of a part. It is well again, if it does not have to be read again."""
         if (trouble := self._troubles.get(part)) is None or trouble.state is TableState.READING:
             return
@@ -249,18 +249,18 @@ class SourceStatus(Status):
         if waited or time.monotonic() - trouble.failed_at >= STEADY:
             self._recovered(part)
 
-    def read_again(self, part: Part) -> None:
+    def read_again(self, part: SourcePart) -> None:
         """Report that everything of a part has been read, also what it missed."""
         self._recovered(part)
-        if part is Part.JOBS:
+        if part is SourcePart.JOBS:
             self.restored_jobs = False  # The next answer of the tail makes the state live.
 
-    def _recovered(self, part: Part) -> None:
+    def _recovered(self, part: SourcePart) -> None:
         if (trouble := self._troubles.pop(part, None)) is not None:
             log.info("%s: %s are read again, after %.0f s", *part.value, time.monotonic() - trouble.began)
             self._settle()
 
-    def part_failed(self, part: Part, error: SourceUnavailable) -> None:
+    def part_failed(self, part: SourcePart, error: SourceUnavailable) -> None:
         """Report a failed query of a part. What was read stays. Each state is logged once."""
         metrics.SOURCE_FAILURES.inc()
         state = TableState.FAILING if error.reason is None else _STATES.get(error.reason, TableState.FAILING)
@@ -276,7 +276,7 @@ class SourceStatus(Status):
         """True if the log has been read since that time, in monotonic seconds."""
         return self._answered is not None and self._answered >= began
 
-    def is_failing(self, part: Part) -> bool:
+    def is_failing(self, part: SourcePart) -> bool:
         """True if the last queries of a part have failed."""
         return part in self._troubles
 

@@ -47,7 +47,7 @@ def request(file: str, position: int, server_id: int) -> bytes:
     return struct.pack("<I", len(body)) + body
 
 
-class Changes:
+class ChangedTables:
     """Parses the stream of one connection for changes of `tables` of `database`; names are case-insensitive."""
 
     def __init__(self, database: str, tables: Iterable[str]) -> None:

@@ -108,7 +108,7 @@ class Doorbell:
                 " @master_binlog_checksum = @@global.binlog_checksum, max_statement_time = 0"
             )
             transport = transport_of(session.connection)
-            changes = binlog.Changes(self._name, TABLES)
+            changes = binlog.ChangedTables(self._name, TABLES)
             protocol = _BinlogProtocol(transport, changes, on_change, self._found, self._clock)
             transport.set_protocol(protocol)
             # A server disconnects the older of two replicas with one ID: this one is far above IDs that people assign.
@@ -191,7 +191,7 @@ class _BinlogProtocol(asyncio.Protocol):
     def __init__(
         self,
         transport: asyncio.Transport,
-        changes: binlog.Changes,
+        changes: binlog.ChangedTables,
         on_change: OnChange,
         found: Callable[[], None],
         clock: Callable[[], float],

@@ -3,13 +3,13 @@
 The problem: the database restarts, loses its newest rows, changes its schema or its clock, or stops answering. The
 daemon has to continue where it was, without missing a row or publishing one twice.
 
-The model: one connection is a group of parts (`Part`), each with sessions of its own: new rows of the log, rows that
-are committed late, the jobs and their steps, and failover_jobs. One more session reads the schema and the zone every
-few seconds. A first start puts the head at the end of the log and loads the tables; then new rows are followed while
-the log's past is read on a session of its own, and on another one, once the daemon is ready, the earlier runs that
-forecasts learn from. A failed query of a table ends only its part, which begins again after a backoff, and is reported
-as the state of that table. Any other failure, and a change of the schema, ends the whole group and closes all sessions;
-after a backoff the next connection begins.
+The model: one connection is a group of parts (`SourcePart`), each with sessions of its own: new rows of the log, rows
+that are committed late, the jobs and their steps, and failover_jobs. One more session reads the schema and the zone
+every few seconds. A first start puts the head at the end of the log and loads the tables; then new rows are followed
+while the log's past is read on a session of its own, and on another one, once the daemon is ready, the earlier runs
+that forecasts learn from. A failed query of a table ends only its part, which begins again after a backoff, and is
+reported as the state of that table. Any other failure, and a change of the schema, ends the whole group and closes all
+sessions; after a backoff the next connection begins.
 
 Invariants: the position (`Tail`, `Reconcile`, `Legacy`, `History`) outlives connections; a session is never used again
 after a failure; at a first start the tables are loaded after the head has been set, so that they cover everything that
@@ -31,7 +31,7 @@ from functools import partial
 from correlator.errors import Away, OtherDatabase, SchemaError, SourceError, SourceUnavailable
 from correlator.jobs.sizes import Sizes
 from correlator.ops import metrics
-from correlator.pipeline.source_status import Part
+from correlator.pipeline.source_status import SourcePart
 from correlator.sources import Feed
 from correlator.sources.db import identity
 from correlator.sources.db.queries import Queries
@@ -61,7 +61,10 @@ WAITED = frozenset({Away.LOCKED, Away.SLOW, Away.NO_ANSWER})
 ANSWERED = frozenset({Away.FAILED, Away.LOCKED, Away.MISSING_GRANTS, Away.NO_CONNECTION, Away.SLOW})
 """Reasons of failed queries to which the database has answered with an error."""
 
-LOADS = {Part.JOBS: (Part.JOBS.table, Part.STEPS.table), Part.LEGACY: (Part.LEGACY.table,)}
+LOADS = {
+    SourcePart.JOBS: (SourcePart.JOBS.table, SourcePart.STEPS.table),
+    SourcePart.LEGACY: (SourcePart.LEGACY.table,),
+}
 """The tables of the parts that are read as a whole."""
 
 SAMPLE_EVERY, FIRST_SAMPLE_EVERY = 600.0, 10.0
@@ -103,7 +106,7 @@ class Follower:
     _schema: Schema | None = None
     _readable: set[str] = field(default_factory=lambda: set(NEEDED))
     """Tables and columns that this run has read, and those that every appliance has. If one is missing, it was lost."""
-    _loaded: set[Part] = field(default_factory=set)
+    _loaded: set[SourcePart] = field(default_factory=set)
     """The parts that this run has read as a whole, with the columns that their tables have. A checkpoint alone may be
     out of date."""
     _legacy_is_past: bool = False
@@ -156,7 +159,7 @@ class Follower:
             queries = await self._read_schema(session, feed)
             if self.reconcile.steps_paused.is_set():
                 self.reconcile.resume_steps()
-                self._loaded.discard(Part.JOBS)
+                self._loaded.discard(SourcePart.JOBS)
             if not self.tail.started:
                 # Before the tables are read: they then cover everything that the log's past says of their jobs.
                 async with self._session(beat) as rows:
@@ -171,18 +174,20 @@ class Follower:
             feed.status.loaded()
             async with asyncio.TaskGroup() as tasks:
 
-                def follow(part: Part, run: Callable[[Queries, Feed, Callable[[], None]], Awaitable[None]]) -> None:
+                def follow(
+                    part: SourcePart, run: Callable[[Queries, Feed, Callable[[], None]], Awaitable[None]]
+                ) -> None:
                     tasks.create_task(self._retried(part, partial(run, queries, feed, beat), feed), name=part.name)
 
-                follow(Part.LOG, self._log)
-                follow(Part.LATE_ROWS, self._late_rows)
-                follow(Part.JOBS, self._jobs)
-                follow(Part.STEPS, self._steps)
+                follow(SourcePart.LOG, self._log)
+                follow(SourcePart.LATE_ROWS, self._late_rows)
+                follow(SourcePart.JOBS, self._jobs)
+                follow(SourcePart.STEPS, self._steps)
                 if self.legacy is not None and self.legacy.is_there(queries):
-                    follow(Part.LEGACY, partial(self._legacy, self.legacy))
+                    follow(SourcePart.LEGACY, partial(self._legacy, self.legacy))
                     tasks.create_task(self.legacy.search(self.database, queries, feed), name="owners")
                 else:
-                    self._loaded.discard(Part.LEGACY)
+                    self._loaded.discard(SourcePart.LEGACY)
                 tasks.create_task(self._past(queries, feed, beat), name="past")
                 tasks.create_task(self._earlier_runs(queries, feed), name="history")
                 tasks.create_task(self.tail.watch_for_reset(self.database, session), name="resets")
@@ -199,7 +204,7 @@ class Follower:
         finally:
             await opened.close()
 
-    async def _retried(self, part: Part, run: Callable[[], Awaitable[None]], feed: Feed) -> None:
+    async def _retried(self, part: SourcePart, run: Callable[[], Awaitable[None]], feed: Feed) -> None:
         """Run a part until the connection ends, again after each failed query of a table."""
         backoff = Backoff()
         while True:
@@ -213,7 +218,7 @@ class Follower:
                 self._part_failed(part, error, feed)
             await asyncio.sleep(backoff.next())
 
-    def _part_failed(self, part: Part, error: SourceUnavailable, feed: Feed) -> None:
+    def _part_failed(self, part: SourcePart, error: SourceUnavailable, feed: Feed) -> None:
         feed.status.part_failed(part, error)
         if error.reason not in WAITED:
             self._loaded.discard(part)
@@ -226,16 +231,16 @@ class Follower:
 
         Raises `SourceUnavailable` if no jobs are known: then there is nothing to follow the log with.
         """
-        for part, load in ((Part.JOBS, self._load_jobs), (Part.LEGACY, self._load_legacy)):
+        for part, load in ((SourcePart.JOBS, self._load_jobs), (SourcePart.LEGACY, self._load_legacy)):
             try:
                 async with self._session(beat) as session:
                     await load(queries, session, feed)
             except SourceUnavailable as error:
-                if error.table == Part.STEPS.table:
+                if error.table == SourcePart.STEPS.table:
                     self._pause_steps(error, feed)
                     await self._load_first(queries, feed, beat)  # without them
                     return
-                if error.table is None or (part is Part.JOBS and not feed.status.tables_loaded.is_set()):
+                if error.table is None or (part is SourcePart.JOBS and not feed.status.tables_loaded.is_set()):
                     raise
                 self._part_failed(part, error, feed)
 
@@ -262,35 +267,35 @@ class Follower:
         """Follow the jobs and their steps. Once a query of the steps has failed, the jobs are followed without them."""
         async with self._session(beat) as session:
             try:
-                if Part.JOBS not in self._loaded:
+                if SourcePart.JOBS not in self._loaded:
                     await self._load_jobs(queries, session, feed)
                 await self.reconcile.follow(queries, session, feed)
             except SourceUnavailable as error:
-                if error.table != Part.STEPS.table:
+                if error.table != SourcePart.STEPS.table:
                     raise
                 self._pause_steps(error, feed)
 
     def _pause_steps(self, error: SourceUnavailable, feed: Feed) -> None:
         self.reconcile.pause_steps()
-        self._part_failed(Part.STEPS, error, feed)
+        self._part_failed(SourcePart.STEPS, error, feed)
 
     async def _load_jobs(self, queries: Queries, session: Session, feed: Feed) -> None:
         await self._recognize(queries, session)
         await self.reconcile.load(queries, session, feed)
-        self._loaded.add(Part.JOBS)
+        self._loaded.add(SourcePart.JOBS)
         if not self.reconcile.steps_paused.is_set():
-            feed.status.read_again(Part.STEPS)
+            feed.status.read_again(SourcePart.STEPS)
 
     async def _steps(self, queries: Queries, feed: Feed, beat: Callable[[], None]) -> None:
         """Once the steps have failed, read everything again with its steps, on a session of its own."""
         await self.reconcile.steps_paused.wait()
         async with self._session(beat) as session:
             await self.reconcile.load_steps(queries, session, feed)
-        feed.status.read_again(Part.STEPS)
+        feed.status.read_again(SourcePart.STEPS)
 
     async def _legacy(self, legacy: Legacy, queries: Queries, feed: Feed, beat: Callable[[], None]) -> None:
         async with self._session(beat) as session:
-            if Part.LEGACY not in self._loaded:
+            if SourcePart.LEGACY not in self._loaded:
                 await self._load_legacy(queries, session, feed)
             await legacy.follow(queries, session, feed)
 
@@ -298,8 +303,8 @@ class Follower:
         if self.legacy is not None and self.legacy.is_there(queries):
             await self.legacy.load(queries, session, feed, past=self._legacy_is_past)
             self._legacy_is_past = False
-            self._loaded.add(Part.LEGACY)
-            feed.status.read_again(Part.LEGACY)
+            self._loaded.add(SourcePart.LEGACY)
+            feed.status.read_again(SourcePart.LEGACY)
 
     async def _past(self, queries: Queries, feed: Feed, beat: Callable[[], None]) -> None:
         """Read the log's past on a session of its own."""
@@ -461,7 +466,7 @@ class SchemaChanged(Exception):
 
 def _report(error: BaseException, feed: Feed) -> None:
     if isinstance(error, SourceUnavailable) and error.table is not None:
-        feed.status.part_failed(next(part for part in Part if part.table == error.table), error)
+        feed.status.part_failed(next(part for part in SourcePart if part.table == error.table), error)
         feed.status.judge()
     else:
         answers = isinstance(error, SchemaError) or (isinstance(error, SourceUnavailable) and error.reason in ANSWERED)

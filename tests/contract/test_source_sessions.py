@@ -11,7 +11,7 @@ import pytest
 
 from correlator.errors import Away, SourceUnavailable
 from correlator.jobs.model.persisted import Cursor
-from correlator.pipeline.source_status import Part
+from correlator.pipeline.source_status import SourcePart
 from correlator.sources.db.mariadb import Address, MariaDBDatabase, MariaDBSession
 from correlator.sources.db.session import TABLES, Schema
 from correlator.sources.log import tail as tail_module
@@ -430,5 +430,5 @@ async def test_a_failing_table_does_not_stop_the_log_and_its_retries_are_few(mar
 
 async def test_a_late_row_s_table_is_well_again_once_no_id_is_missing(original):
     async with running_follower(original.source()) as (received, _):
-        received.status.part_failed(Part.LATE_ROWS, SourceUnavailable("locked", Away.LOCKED, "log_events"))
+        received.status.part_failed(SourcePart.LATE_ROWS, SourceUnavailable("locked", Away.LOCKED, "log_events"))
         await eventually(lambda: received.status.describe_tables()["ok"])

@@ -18,8 +18,7 @@ from correlator.gateway.waiting_ids import WaitingIdsSender
 from correlator.jobs.index import Index
 from correlator.ops.cluster_metrics import REQUESTS_REJECTED
 from correlator.pipeline.local_hub import LocalHub
-from correlator.pipeline.queries import JobNames, JobQuery, LineQuery
-from correlator.pipeline.rpc_messages import IsContextResult, NameParams
+from correlator.pipeline.queries import IsContextResult, JobNames, JobQuery, LineQuery, NameParams
 from correlator.pipeline.waiting_ids import WaitingIds
 from correlator.sinks.cluster import gateway_requests
 from tests.support.answering_collectors import ArchiveInMemory, reading

@@ -172,9 +172,9 @@ async def test_a_log_that_begins_a_new_file_and_drops_the_old_one_is_followed(ap
 
 async def test_a_quiet_server_is_no_silent_one_and_one_connection_is_enough(appliance, monkeypatch):
     """The clock goes on only when a heartbeat has arrived, so a busy machine gives the same result as an idle one."""
-    now, heartbeats, feed = 0.0, 0, binlog.Changes.feed
+    now, heartbeats, feed = 0.0, 0, binlog.ChangedTables.feed
 
-    def counted(changes: binlog.Changes, received: bytes) -> dict[str, int]:
+    def counted(changes: binlog.ChangedTables, received: bytes) -> dict[str, int]:
         nonlocal heartbeats
         heartbeats += 1
         return feed(changes, received)
@@ -183,7 +183,7 @@ async def test_a_quiet_server_is_no_silent_one_and_one_connection_is_enough(appl
         known = heartbeats
         await eventually(lambda: heartbeats > known)
 
-    monkeypatch.setattr(binlog.Changes, "feed", counted)
+    monkeypatch.setattr(binlog.ChangedTables, "feed", counted)
     async with listening(appliance, silent_after=0.5, clock=lambda: now) as running:
         async with appliance.connect() as connection, connection.cursor() as cursor:
             ours = "SELECT ID FROM information_schema.processlist WHERE USER = 'correlator'"

@@ -16,7 +16,7 @@ from correlator.jobs.model.rows import JobRecord, LegacyRecord, StepRecord
 from correlator.jobs.model.views import LogLine
 from correlator.model.replies import Resolved
 from correlator.pipeline.local_hub import LocalHub
-from correlator.pipeline.queries import EarlierLines, Found, JobsPage, LinesPage
+from correlator.pipeline.queries import ArchivePage, EarlierLines, Found, LinesPage
 from correlator.sinks.cluster.gateway_requests import Answers, Responder
 
 SECOND = 1_000_000
@@ -69,12 +69,12 @@ class ArchiveInMemory:
         await self._ask("is_context", name)
         return any(r.record is not None and r.record.context_id == name for r in self.jobs)
 
-    async def page(self, query: Any, before: Any, limit: int, _: Any, known: Any) -> JobsPage:
+    async def page(self, query: Any, before: Any, limit: int, _: Any, known: Any) -> ArchivePage:
         await self._ask("page", before, limit)
         size = min(limit, self.page_size)
         rest = [r for r in self.jobs if before is None or self.place(r) < before]
         found = [r for r in rest[:size] if not known(r.job_id)]
-        return JobsPage(found[::-1], self.place(rest[size - 1]) if len(rest) > size else None)
+        return ArchivePage(found[::-1], self.place(rest[size - 1]) if len(rest) > size else None)
 
     async def lines(self, names: Any, after: Any, limit: int, query: Any) -> LinesPage:
         await self._ask("lines", after, limit)

@@ -21,7 +21,7 @@ from correlator.jobs.remote import Marks, RemoteJobs
 from correlator.pipeline.hub import Hub
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import JobQuery
-from correlator.pipeline.resume_ring import Past
+from correlator.pipeline.resume_ring import ResumeRing
 from correlator.sinks.streaming.limits import DEFAULT, Limits
 from correlator.sinks.streaming.messages import Framing, Message, Resume
 from correlator.sinks.streaming.sessions import Streams
@@ -81,19 +81,19 @@ class StreamClient:
 class RandomIndex:
     """An index that random facts are applied to, and the streams of its changes."""
 
-    def __init__(self, seed: int, past: Past | None = None, limits: Limits = DEFAULT) -> None:
+    def __init__(self, seed: int, resume_ring: ResumeRing | None = None, limits: Limits = DEFAULT) -> None:
         self.random = random.Random(seed)
         self.index = Index()
         self.index.loading = False
-        self.hub = self._hub(past)
+        self.hub = self._hub(resume_ring)
         self.streams = Streams(self.hub, limits)
         self.hub.subscribe(self.streams.fanout.on_batch)
         self.now = NOW
         self.records: dict[str, JobRecord] = {}
         self.events = 0
 
-    def _hub(self, past: Past | None) -> Hub:
-        return LocalHub(self.index, past=past)
+    def _hub(self, resume_ring: ResumeRing | None) -> Hub:
+        return LocalHub(self.index, resume_ring=resume_ring)
 
     def publish(self, outcome: Outcome) -> None:
         assert isinstance(self.hub, LocalHub)
@@ -190,10 +190,10 @@ class RandomIndex:
 class RandomStream(RandomIndex):
     """The same index, published through the messages of a stream, as a gateway does."""
 
-    def _hub(self, past: Past | None) -> Hub:
+    def _hub(self, resume_ring: ResumeRing | None) -> Hub:
         self.seq = 0
         status = RemoteStatus(list, lambda: None)
-        hub = RemoteHub(RemoteJobs(Marks()), status, epoch="e", past=past, clock=lambda: self.now)
+        hub = RemoteHub(RemoteJobs(Marks()), status, epoch="e", resume_ring=resume_ring, clock=lambda: self.now)
         hub.status.loading = False
         return hub
 
@@ -227,8 +227,8 @@ async def settle(world: RandomIndex, clients: list[StreamClient]) -> None:
 class StreamsHarness:
     """One client of an index. `publish` applies facts to the index and publishes the changes."""
 
-    def __init__(self, past: Past | None = None, limits: Limits = DEFAULT) -> None:
-        self.world = RandomIndex(0, past, limits)
+    def __init__(self, resume_ring: ResumeRing | None = None, limits: Limits = DEFAULT) -> None:
+        self.world = RandomIndex(0, resume_ring, limits)
         self.client = StreamClient()
         self.world.connect(self.client)
 

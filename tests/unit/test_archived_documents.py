@@ -13,7 +13,7 @@ from correlator.jobs.model.facts import Entry, Reading
 from correlator.jobs.model.rows import JobRecord, LegacyRecord
 from correlator.model.replies import Resolved
 from correlator.pipeline.local_hub import LocalHub
-from correlator.pipeline.queries import Found, JobQuery, JobsPage
+from correlator.pipeline.queries import ArchivePage, Found, JobQuery
 from tests.support.documents import document_of
 from tests.support.forecasts import BASE, SECOND
 from tests.support.http_listener import served
@@ -33,8 +33,8 @@ class Meanwhile:
         self.index.apply([reading, line], BASE + SECOND)
         return reading
 
-    async def page(self, *_: Any) -> JobsPage:
-        return JobsPage([self._read()], None)
+    async def page(self, *_: Any) -> ArchivePage:
+        return ArchivePage([self._read()], None)
 
     async def find(self, name: str, _: Any) -> Found | None:
         return Found(Resolved("j", "external_id", ()), reading=self._read())
@@ -64,8 +64,8 @@ async def test_a_page_has_no_row_of_failover_jobs_whose_id_memory_knows_as_that_
     rows = [LegacyRecord(n, name, "failed", created_at=BASE) for n, name in enumerate(("named-by-the-log", "legacy"))]
 
     class Rows:
-        async def page(self, *_: Any) -> JobsPage:
-            return JobsPage((), None, rows)
+        async def page(self, *_: Any) -> ArchivePage:
+            return ArchivePage((), None, rows)
 
     archive: Any = Rows()
     found = await LocalHub(index, archive).page(JobQuery(), None, 10, lambda _: False)

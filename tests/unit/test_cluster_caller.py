@@ -14,7 +14,7 @@ from correlator.cluster import rpc as module
 from correlator.cluster.connection import ClusterUnavailable, Connection, NoAnswer, NoResponder
 from correlator.cluster.rpc import Caller, Code, Method
 from correlator.errors import BadRequest, SourceUnavailable
-from correlator.pipeline.rpc_messages import IsContextResult, NameParams
+from correlator.pipeline.queries import IsContextResult, NameParams
 
 YES = rpc.encode_result(msgspec.json.encode(IsContextResult(is_context=True)))
 

@@ -22,7 +22,7 @@ from correlator.jobs import job_document
 from correlator.jobs.model.facts import Status
 from correlator.jobs.model.views import JobView, PublishedJob
 from correlator.ops.metrics import REGISTRY
-from correlator.pipeline.rpc_messages import FindResult, PageParams
+from correlator.pipeline.queries import FindResult, PageParams
 from tests.support.documents import document_of, document_text
 from tests.support.garbage import DEEP, HEADERS, PAYLOADS
 from tests.support.job_documents import document, forecast

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from correlator.errors import SourceUnavailable
 from correlator.sources import binlog
-from correlator.sources.binlog import Changes, Ended
+from correlator.sources.binlog import ChangedTables, Ended
 from correlator.sources.db.session import TABLES
 from correlator.sources.doorbell import WARN_EVERY, Doorbell
 from correlator.tasks import Backoff
@@ -43,8 +43,8 @@ def mapped(schema: bytes, table: bytes) -> bytes:
     return event(binlog.TABLE_MAP, bytes(8) + names + b"\x01\x08")
 
 
-def changes() -> Changes:
-    return Changes("migratekit_oma", TABLES)
+def changes() -> ChangedTables:
+    return ChangedTables("migratekit_oma", TABLES)
 
 
 def transaction(*events: bytes) -> bytes:

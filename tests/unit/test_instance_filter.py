@@ -23,7 +23,7 @@ from correlator.jobs.model.views import JobView, PublishedJob
 from correlator.jobs.remote import Marks, RemoteJobs
 from correlator.model.messages import Wanted
 from correlator.pipeline.local_hub import LocalHub
-from correlator.pipeline.queries import JobQuery, JobsPage
+from correlator.pipeline.queries import ArchivePage, JobQuery
 from tests.support.eventually import PATIENCE
 from tests.support.http_listener import served
 
@@ -36,9 +36,9 @@ class Searched:
     def __init__(self) -> None:
         self.pages = 0
 
-    async def page(self, *_: Any) -> JobsPage:
+    async def page(self, *_: Any) -> ArchivePage:
         self.pages += 1
-        return JobsPage((), None)
+        return ArchivePage((), None)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from correlator.errors import SourceUnavailable
 from correlator.jobs import job_document
 from correlator.jobs.index import Index
 from correlator.pipeline.local_hub import LocalHub
-from correlator.pipeline.queries import JobQuery, JobsPage
+from correlator.pipeline.queries import ArchivePage, JobQuery
 from correlator.sinks.http.job_pages import JobPages
 from correlator.sinks.http.rest import Rest
 from correlator.sinks.turns import Work
@@ -76,7 +76,7 @@ class Slow(ArchiveInMemory):
     async def page(self, *query):
         await asyncio.sleep(0.1)
         found = await super().page(*query)
-        return JobsPage([r for r in found.readings if r.job_id in self.matching], found.next_before)
+        return ArchivePage([r for r in found.readings if r.job_id in self.matching], found.next_before)
 
 
 @pytest.mark.parametrize(("match", "seconds"), [("u98", 0.2), ("u96", 0.4), ("u5", 0.5)])

@@ -15,7 +15,7 @@ from correlator.jobs.model.facts import Reading
 from correlator.jobs.model.rows import LegacyRecord
 from correlator.jobs.sizes import Sizes
 from correlator.ops.heartbeats import Heartbeats
-from correlator.pipeline.source_status import Part
+from correlator.pipeline.source_status import SourcePart
 from correlator.pipeline.waiting_ids import WaitingIds
 from correlator.sources.db.queries import Queries
 from correlator.sources.db.sqlite import SQLiteDatabase
@@ -225,7 +225,7 @@ async def test_after_a_restart_what_runs_and_is_new_is_read_before_what_had_ende
     feed.known.silent_for = lambda *_: 0.0
     feed.advance_clock, feed.readings = (lambda: 1), (lambda _: Outcome())
     feed.status.well, feed.status.restored_jobs = False, True
-    feed.status.read_again = lambda part: setattr(feed.status, "well", part is Part.JOBS)
+    feed.status.read_again = lambda part: setattr(feed.status, "well", part is SourcePart.JOBS)
     await run(reconcile.load(tables, None, feed))  # type: ignore[arg-type]
     assert found == [{"running", "new", "ended-5", "ended meanwhile"}]
     assert not feed.status.well

@@ -18,7 +18,7 @@ from correlator.jobs.model.rows import JobRecord, LegacyRecord
 from correlator.jobs.removed_jobs import RemovedJobs
 from correlator.model.replies import Resolved
 from correlator.pipeline.local_hub import LocalHub
-from correlator.pipeline.queries import Found, JobsPage
+from correlator.pipeline.queries import ArchivePage, Found
 from correlator.sinks.http.rest import Rest
 from correlator.sinks.turns import Work
 from tests.support.evicting import BASE, Evicting
@@ -40,7 +40,7 @@ class Tables:
         return False
 
     async def page(self, query, before, limit, advance_clock, known):
-        return JobsPage([reading for job_id, reading in self.readings.items() if not known(job_id)], None)
+        return ArchivePage([reading for job_id, reading in self.readings.items() if not known(job_id)], None)
 
     async def lines(self, names, after, limit, query):
         raise NotImplementedError

@@ -12,7 +12,7 @@ from correlator.cluster import rpc
 from correlator.cluster.rpc import Code, Method, RemoteError
 from correlator.errors import Away, BadRequest, SourceUnavailable
 from correlator.ops.cluster_metrics import REQUESTS_REJECTED
-from correlator.pipeline.rpc_messages import NameParams
+from correlator.pipeline.queries import NameParams
 from correlator.sinks.cluster.gateway_requests import Handler, Responder
 from tests.support.eventually import eventually
 

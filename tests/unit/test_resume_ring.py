@@ -10,7 +10,7 @@ from correlator.jobs.model.rows import JobRecord
 from correlator.jobs.model.views import JobView, PublishedJob
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import JobQuery
-from correlator.pipeline.resume_ring import OVERHEAD, PLACE, Past
+from correlator.pipeline.resume_ring import OVERHEAD, PLACE, ResumeRing
 from correlator.sinks.streaming.subscriptions import Filter, Group
 
 NOW = 1_758_550_000_000_000
@@ -47,10 +47,10 @@ def test_metadata_that_is_read_again_with_each_change_is_not_kept_once_per_chang
 
 
 def test_changes_are_bounded_by_count_and_by_bytes_the_oldest_go_first():
-    past = Past(max_changes=5)
-    past.add(change(seq) for seq in range(1, 11))
-    assert [past.reaches(seq) for seq in (4, 5, 10)] == [False, True, True]
-    long = Past(max_bytes=10 * (PLACE + OVERHEAD + 100_010))
+    resume_ring = ResumeRing(max_changes=5)
+    resume_ring.add(change(seq) for seq in range(1, 11))
+    assert [resume_ring.reaches(seq) for seq in (4, 5, 10)] == [False, True, True]
+    long = ResumeRing(max_bytes=10 * (PLACE + OVERHEAD + 100_010))
     long.add(change(seq, status=Status.FAILED, external_ids=("x" * 100_000,)) for seq in range(1, 101))
     assert long.reaches(91)
     assert not long.reaches(89)
@@ -58,15 +58,15 @@ def test_changes_are_bounded_by_count_and_by_bytes_the_oldest_go_first():
 
 
 def test_changes_that_no_filter_notices_keep_nothing_of_their_job():
-    past = Past(max_bytes=500 * PLACE)
-    past.add(change(seq, external_ids=("x" * 50_000,), warnings=seq) for seq in range(1, 501))
-    assert past.reaches(0)
-    assert list(past.changed()) == [("j", 500)]
-    assert past.before("j", 0) == []
+    resume_ring = ResumeRing(max_bytes=500 * PLACE)
+    resume_ring.add(change(seq, external_ids=("x" * 50_000,), warnings=seq) for seq in range(1, 501))
+    assert resume_ring.reaches(0)
+    assert list(resume_ring.changed()) == [("j", 500)]
+    assert resume_ring.before("j", 0) == []
 
 
 def test_what_is_remembered_answers_filters_as_the_jobs_did():
-    past = Past()
+    resume_ring = ResumeRing()
     one = change(
         1,
         status=Status.FAILED,
@@ -79,9 +79,9 @@ def test_what_is_remembered_answers_filters_as_the_jobs_did():
         metadata="{}",
         error="x",
     )
-    past.add([one])
-    (old,) = past.before("j", 0)
-    assert (list(past.changed()), past.reason("j")) == ([("j", 1)], None)
+    resume_ring.add([one])
+    (old,) = resume_ring.before("j", 0)
+    assert (list(resume_ring.changed()), resume_ring.reason("j")) == ([("j", 1)], None)
     for query in (
         JobQuery(status=frozenset({"failed"})),
         JobQuery(status=frozenset({"running"})),
@@ -97,15 +97,16 @@ def test_what_is_remembered_answers_filters_as_the_jobs_did():
 
 
 def test_a_job_that_another_appliance_took_over_was_the_others_before():
-    past = Past(after=3)
+    resume_ring = ResumeRing(after=3)
     old, new = (PublishedJob(JobView("j", Status.RUNNING), seq, NOW, instance=f"dc{seq}") for seq in (4, 5))
-    past.add([Change("j", 5, old, new)])
-    assert [before.instance for before in past.before("j", 4)] == ["dc4"]
-    assert (past.reaches(3), past.reaches(2)) == (True, False)
+    resume_ring.add([Change("j", 5, old, new)])
+    assert [before.instance for before in resume_ring.before("j", 4)] == ["dc4"]
+    assert (resume_ring.reaches(3), resume_ring.reaches(2)) == (True, False)
 
 
 def test_the_states_and_ids_of_each_job_since_a_position_are_found_whatever_was_dropped():
-    rnd, past, now, changes = random.Random(1), Past(max_changes=7), dict[str, PublishedJob | None](), list[Change]()
+    rnd, resume_ring = random.Random(1), ResumeRing(max_changes=7)
+    now, changes = dict[str, PublishedJob | None](), list[Change]()
     for seq in range(1, 500):
         job_id = rnd.choice("abc")
         status = rnd.choice([*Status, None, None])
@@ -114,23 +115,23 @@ def test_the_states_and_ids_of_each_job_since_a_position_are_found_whatever_was_
         new = PublishedJob(view, seq, NOW) if view is not None else None
         changes.append(Change(job_id, seq, now.get(job_id), new, None if new is not None else "gone"))
         now[job_id] = new
-        past.add(changes[-1:])
+        resume_ring.add(changes[-1:])
         after = rnd.randrange(max(seq - 7, 0), seq + 1)
         made = [c for c in changes if c.seq > after]
         last = {c.job_id: c for c in made}
-        found = [(one, at) for one, at in past.changed() if at > after]
+        found = [(one, at) for one, at in resume_ring.changed() if at > after]
         assert found == sorted(((c.job_id, c.seq) for c in last.values()), key=lambda c: -c[1])
-        assert all(past.reason(one) == c.reason for one, c in last.items())
+        assert all(resume_ring.reason(one) == c.reason for one, c in last.items())
         for one in "abc":
-            states = {content(s) for s in (*past.before(one, after), now.get(one)) if s is not None}
+            states = {content(s) for s in (*resume_ring.before(one, after), now.get(one)) if s is not None}
             # Without a change, the published state is the only one, and nobody asks for it.
             of_job = [c for c in made if c.job_id == one]
             assert not of_job or states == {content(s) for c in of_job for s in (c.old, c.new) if s is not None}
         for name in ("e1", "e2", "e3"):
             had = {s.job_id for c in made for s in (c.old, c.new) if s is not None and name in s.view.external_ids}
             has = {s.job_id for s in now.values() if s is not None and name in s.view.external_ids}
-            assert had <= has | set(past.losers(name))
-            assert set(past.losers(name)) <= {c.job_id for c in changes[-7:]}
+            assert had <= has | set(resume_ring.losers(name))
+            assert set(resume_ring.losers(name)) <= {c.job_id for c in changes[-7:]}
 
 
 def content(shown: PublishedJob) -> tuple[object, ...]:
@@ -141,10 +142,12 @@ def content(shown: PublishedJob) -> tuple[object, ...]:
 def test_the_resume_ring_holds_no_more_bytes_than_it_counts():
     def grown(max_bytes: int) -> int:
         before = tracemalloc.get_traced_memory()[0]
-        past = Past(max_changes=10**9, max_bytes=max_bytes)
+        resume_ring = ResumeRing(max_changes=10**9, max_bytes=max_bytes)
         for seq in range(1, 6_001):
-            past.add([change(seq, f"job-{seq}", status=Status.FAILED, external_ids=(f"external-{seq}",), job_type="t")])
-        assert not past.reaches(1)
+            resume_ring.add(
+                [change(seq, f"job-{seq}", status=Status.FAILED, external_ids=(f"external-{seq}",), job_type="t")]
+            )
+        assert not resume_ring.reaches(1)
         return tracemalloc.get_traced_memory()[0] - before
 
     tracemalloc.start()

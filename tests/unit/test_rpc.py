@@ -14,11 +14,13 @@ from correlator.cluster import rpc
 from correlator.cluster.rpc import Code, RemoteError
 from correlator.jobs.model.rows import LegacyRecord
 from correlator.model.replies import OperationRuns, OperationWithSteps, UsualStep
-from correlator.pipeline.queries import JobNames, JobQuery, LineQuery
-from correlator.pipeline.rpc_messages import (
+from correlator.pipeline.queries import (
     FindResult,
     IsContextResult,
+    JobNames,
+    JobQuery,
     LegacyResult,
+    LineQuery,
     LineResult,
     LinesBeforeParams,
     LinesBeforeResult,

@@ -11,7 +11,7 @@ from correlator.errors import Away, SourceUnavailable
 from correlator.jobs.index import Index
 from correlator.pipeline import source_status
 from correlator.pipeline.appliance_clock import ApplianceClock
-from correlator.pipeline.source_status import Part, SourceStatus
+from correlator.pipeline.source_status import SourcePart, SourceStatus
 
 STARTED = 1_767_225_600_000_000
 
@@ -66,7 +66,7 @@ def states(status: SourceStatus) -> dict[str, str]:
     ],
 )
 def test_the_reason_of_a_failed_query_is_the_state_of_its_table(status: SourceStatus, reason: Away, state: str):
-    status.part_failed(Part.STEPS, failed(reason))
+    status.part_failed(SourcePart.STEPS, failed(reason))
     part = status.describe_tables()
     assert (part["ok"], states(status)) == (False, {"job_steps": state})
     assert part["states"]["job_steps"]["since"] == "2026-01-01T00:00:00.000000Z"
@@ -76,28 +76,28 @@ def test_the_reason_of_a_failed_query_is_the_state_of_its_table(status: SourceSt
 
 
 def test_the_success_of_another_part_makes_no_table_well(status: SourceStatus):
-    status.part_failed(Part.LEGACY, failed(Away.FAILED, "failover_jobs"))
+    status.part_failed(SourcePart.LEGACY, failed(Away.FAILED, "failover_jobs"))
     status.answered()
-    for part in set(Part) - {Part.LEGACY}:
+    for part in set(SourcePart) - {SourcePart.LEGACY}:
         status.part_answered(part)
     assert (status.database, states(status)) == ("stale", {"failover_jobs": "failing"})
 
 
 def test_a_table_that_had_an_error_is_well_once_it_has_had_none_for_a_while(status: SourceStatus, clock: Clock):
-    status.part_failed(Part.JOBS, failed(Away.FAILED, "job_tracking"))
+    status.part_failed(SourcePart.JOBS, failed(Away.FAILED, "job_tracking"))
     clock.passed += source_status.STEADY - 0.1
     status.answered()
-    status.part_answered(Part.JOBS)
+    status.part_answered(SourcePart.JOBS)
     assert states(status) == {"job_tracking": "failing"}
     clock.passed += 0.1
-    status.part_answered(Part.JOBS)
+    status.part_answered(SourcePart.JOBS)
     assert (status.database, states(status)) == ("live", {})
 
 
 @pytest.mark.parametrize("reason", [Away.LOCKED, Away.SLOW])
 def test_a_table_that_was_waited_for_is_well_with_the_first_answer(status: SourceStatus, reason: Away):
-    status.part_failed(Part.JOBS, failed(reason, "job_tracking"))
-    status.part_answered(Part.JOBS)
+    status.part_failed(SourcePart.JOBS, failed(reason, "job_tracking"))
+    status.part_answered(SourcePart.JOBS)
     assert (status.database, states(status)) == ("live", {})
 
 
@@ -109,12 +109,12 @@ def test_restored_jobs_are_stale_until_all_of_them_have_been_read_again(clock: C
         status.answered()
         part = status.describe_database()
         assert (part["state"], part["error"]) == ("stale", "the jobs that have ended are being read again")
-    status.read_again(Part.LEGACY)
-    status.part_failed(Part.JOBS, failed(Away.LOCKED, "job_tracking"))
-    status.part_answered(Part.JOBS)  # A query that had to wait has missed nothing, and is not all of them.
+    status.read_again(SourcePart.LEGACY)
+    status.part_failed(SourcePart.JOBS, failed(Away.LOCKED, "job_tracking"))
+    status.part_answered(SourcePart.JOBS)  # A query that had to wait has missed nothing, and is not all of them.
     status.answered()
     assert status.describe_database()["state"] == "stale"
-    status.read_again(Part.JOBS)
+    status.read_again(SourcePart.JOBS)
     status.answered()
     assert status.describe_database()["state"] == "live"
 
@@ -128,20 +128,20 @@ def test_a_table_that_is_back_is_read_again_before_the_database_is_live(status: 
     clock.passed += 2 * source_status.STEADY
     status.answered()
     assert status.describe_tables()["missing"] == []
-    status.part_answered(Part.STEPS)  # a query of few rows is not all that was missed
+    status.part_answered(SourcePart.STEPS)  # a query of few rows is not all that was missed
     assert (status.database, states(status)) == ("stale", {"job_steps": "reading"})
     assert status.describe_tables()["states"]["job_steps"]["since"] == "2026-01-01T00:00:00.000000Z"
-    status.read_again(Part.STEPS)
+    status.read_again(SourcePart.STEPS)
     assert (status.database, states(status)) == ("live", {})
 
 
 def test_a_log_that_fails_is_well_after_a_change_of_the_schema_once_it_answers(
     status: SourceStatus, caplog: pytest.LogCaptureFixture
 ):
-    status.part_failed(Part.LOG, failed(Away.FAILED, "log_events"))
+    status.part_failed(SourcePart.LOG, failed(Away.FAILED, "log_events"))
     status.schema(tracking=True, changed=True)
     assert (status.database, states(status)) == ("stale", {"log_events": "failing"})
-    status.part_failed(Part.LOG, failed(Away.FAILED, "log_events"))
+    status.part_failed(SourcePart.LOG, failed(Away.FAILED, "log_events"))
     assert len(caplog.records) == 1
     status.schema(tracking=True, changed=True)
     status.answered()
@@ -153,7 +153,7 @@ def test_a_state_lasts_since_its_first_failure_and_is_logged_once(
 ):
     caplog.set_level(logging.INFO, source_status.__name__)
     for _ in range(50):
-        status.part_failed(Part.LOG, failed(Away.LOCKED, "log_events"))
+        status.part_failed(SourcePart.LOG, failed(Away.LOCKED, "log_events"))
         clock.passed += 5
         status.judge()
     assert status.describe_tables()["states"]["log_events"]["since"] == "2026-01-01T00:00:00.000000Z"
@@ -170,13 +170,13 @@ def test_the_error_of_a_silent_database_names_the_table_at_once(status: SourceSt
     clock.passed += source_status.STALE_AFTER + 1
     status.judge()
     assert status.describe_database()["error"] == "the database does not answer"
-    status.part_failed(Part.LOG, failed(Away.LOCKED, "log_events"))
+    status.part_failed(SourcePart.LOG, failed(Away.LOCKED, "log_events"))
     assert "LOCK TABLES" in status.describe_database()["error"]
 
 
 def test_a_database_whose_table_fails_is_not_down_while_the_log_is_read(status: SourceStatus, clock: Clock):
     for _ in range(20):
-        status.part_failed(Part.STEPS, failed(Away.FAILED))
+        status.part_failed(SourcePart.STEPS, failed(Away.FAILED))
         clock.passed += 5
         status.answered()
         status.judge()
@@ -187,6 +187,6 @@ def test_a_database_whose_table_fails_is_not_down_while_the_log_is_read(status: 
 def test_a_database_that_is_back_with_a_damaged_table_is_not_called_unreachable(status: SourceStatus, clock: Clock):
     status.failed("refused", "the database cannot be reached")
     clock.passed += 5
-    status.part_failed(Part.LOG, failed(Away.FAILED, "log_events"))
+    status.part_failed(SourcePart.LOG, failed(Away.FAILED, "log_events"))
     assert status.describe_database()["error"] == status.describe_tables()["error"]
     assert "unreachable" not in status.problem

@@ -14,7 +14,7 @@ from correlator.jobs.model.rows import JobRecord
 from correlator.jobs.model.views import JobView, PublishedJob
 from correlator.model.replies import Resolved
 from correlator.pipeline.queries import JobQuery
-from correlator.pipeline.resume_ring import Past
+from correlator.pipeline.resume_ring import ResumeRing
 from correlator.sinks.streaming.limits import Limits
 from correlator.sinks.streaming.messages import Resume
 from correlator.sinks.streaming.subscriptions import Filter
@@ -275,7 +275,7 @@ async def test_messages_that_come_while_writing_is_fast_are_written_at_once(monk
 
 
 async def test_a_position_before_the_resume_ring_or_after_the_stream_is_a_gap():
-    harness = StreamsHarness(Past(3))
+    harness = StreamsHarness(ResumeRing(3))
     for n in range(10):
         harness.job(error_message=str(n))
     hub = harness.world.hub

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from correlator.jobs.model.rows import Level
-from correlator.pipeline.resume_ring import Past
+from correlator.pipeline.resume_ring import ResumeRing
 from correlator.sinks.streaming.limits import Limits
 from correlator.sinks.streaming.messages import Resume
 from correlator.sinks.streaming.subscriptions import Filter
@@ -108,7 +108,7 @@ async def test_every_client_ends_with_the_documents_of_its_filters(seed, world_o
         max_visited=3,
         max_added=2,
     )
-    world = world_of(seed, Past(150), limits)
+    world = world_of(seed, ResumeRing(150), limits)
     clients = RandomClients(world)
     for _ in range(600):
         await clients.step()

@@ -35,12 +35,13 @@ from correlator.jobs.directory import place_of
 from correlator.jobs.model.views import LogLine
 from correlator.ops import cluster_metrics
 from correlator.pipeline.hub import Hub
-from correlator.pipeline.queries import EarlierLines, LinesPage
-from correlator.pipeline.rpc_messages import (
+from correlator.pipeline.queries import (
+    EarlierLines,
     FindResult,
     IsContextResult,
     LegacyResult,
     LinesBeforeParams,
+    LinesPage,
     LinesParams,
     NameParams,
     OperationParams,

@@ -24,7 +24,7 @@ from correlator.jobs.model.views import PublishedJob
 from correlator.jobs.sizes import Sizes
 from correlator.model.document import MAX_ID
 from correlator.model.replies import Resolved
-from correlator.pipeline.queries import EarlierLines, Found, JobNames, JobQuery, JobsPage, LineQuery, LinesPage
+from correlator.pipeline.queries import ArchivePage, EarlierLines, Found, JobNames, JobQuery, LineQuery, LinesPage
 from correlator.sources.archive import lines
 from correlator.sources.archive.lines import MatchingLines
 from correlator.sources.db import searches
@@ -108,7 +108,7 @@ class DatabaseArchive:
         limit: int,
         advance_clock: Callable[[], int],
         known: Callable[[str], bool] = lambda _: False,
-    ) -> JobsPage:
+    ) -> ArchivePage:
         """At most `limit` JobLog jobs and some `limit` legacy jobs, except those that are `known`."""
         readings: list[Reading] = []
         room = PAGE_BYTES
@@ -125,13 +125,13 @@ class DatabaseArchive:
             if before is None or room <= 0 or len(readings) >= limit:
                 break
         if not self._legacy or query.parent_job_id:
-            return JobsPage(readings, before)
+            return ArchivePage(readings, before)
         part = await self._legacy_pages.read(
             self._jobs.ask, query, start, before, limit, Budget(self._jobs_within), known
         )
         if part.down_to is not None and part.down_to != before:
             readings = [r for r in readings if _place(r) >= part.down_to]
-        return JobsPage(readings, part.down_to, part.rows)
+        return ArchivePage(readings, part.down_to, part.rows)
 
     async def lines(self, names: JobNames, after: str | int | None, limit: int, query: LineQuery) -> LinesPage:
         """At most `limit` lines; fewer if they are large or finding them takes too long.

@@ -29,7 +29,7 @@ from correlator.jobs.model.changes import Outcome
 from correlator.jobs.model.persisted import Cursor
 from correlator.jobs.model.rows import LogRow, Micros
 from correlator.ops import metrics
-from correlator.pipeline.source_status import Part
+from correlator.pipeline.source_status import SourcePart
 from correlator.sources import Feed
 from correlator.sources.db.heavy import slices
 from correlator.sources.db.queries import Queries
@@ -343,7 +343,7 @@ class Tail:
             for probe in probes:
                 await self._probe(probe, queries, rows, dirty, feed, note)
             if probes or not self.gaps.open:
-                feed.status.part_answered(Part.LATE_ROWS)
+                feed.status.part_answered(SourcePart.LATE_ROWS)
             if probes:
                 continue
             due = self.gaps.next_due()

@@ -28,7 +28,7 @@ from correlator.errors import SourceUnavailable
 from correlator.jobs import joblog
 from correlator.jobs.legacy_status import ACTIVE, ENDED
 from correlator.jobs.model.rows import LegacyRecord
-from correlator.pipeline.source_status import Part
+from correlator.pipeline.source_status import SourcePart
 from correlator.sources import Feed
 from correlator.sources.db import searches
 from correlator.sources.db.queries import Queries, with_lost
@@ -156,7 +156,7 @@ class Legacy:
                 await self.poll(queries, polled, feed, self._mark)
                 if following is not None:
                     self._mark, self._next_mark = following, time.monotonic() + MARK_EVERY
-                feed.status.part_answered(Part.LEGACY)
+                feed.status.part_answered(SourcePart.LEGACY)
                 now = time.monotonic()
                 await asyncio.sleep(max(until_next(self.interval, now), self._next - now))
 

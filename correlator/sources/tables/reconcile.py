@@ -28,7 +28,7 @@ from zlib import crc32
 
 from correlator.jobs.model.changes import LOST, Outcome
 from correlator.ops import metrics
-from correlator.pipeline.source_status import Part
+from correlator.pipeline.source_status import SourcePart
 from correlator.sources import Feed
 from correlator.sources.db.queries import Queries, read_readings
 from correlator.sources.db.session import MonitoredSession, Session, chunks
@@ -166,7 +166,7 @@ class Reconcile:
             await self._read(queries, session, feed, ids, with_steps=with_steps)
         self._read_all(queries, feed, began)
         if not self.behind:
-            feed.status.read_again(Part.JOBS)
+            feed.status.read_again(SourcePart.JOBS)
 
     def _read_all(self, queries: Queries, feed: Feed, began: float) -> None:
         """Note a complete reading that began at this time, in monotonic seconds. None is complete without the jobs."""
@@ -216,7 +216,7 @@ class Reconcile:
                     everything = False
                 self._mark = await self._regular(queries, session, feed, self._mark, tracking=tracking)
                 self._read_all(queries, feed, now)
-                feed.status.part_answered(Part.JOBS)
+                feed.status.part_answered(SourcePart.JOBS)
             elif tracking and self._doorbell_rang and now >= doorbell_due:
                 self._doorbell_rang, doorbell_due = False, now + DOORBELL_EVERY
                 ids = await self._moving(queries, session, feed, self._mark)
@@ -297,7 +297,7 @@ class Reconcile:
                 raise
             if self.behind and not self._round:
                 self.behind = False
-                feed.status.read_again(Part.JOBS)
+                feed.status.read_again(SourcePart.JOBS)
         else:
             following = await queries.clock(session, LATE_COMMIT)
             _note_time(queries, feed, following, LATE_COMMIT, asked)
