@@ -29,14 +29,14 @@ async def test_the_header_shows_the_transport_and_the_lag_of_the_database(fake, 
     await expect(status(page)).to_contain_text("database 2.3 s behind")
 
 
-async def test_a_first_visit_takes_six_round_trips_and_two_files_and_the_next_five_and_one(fake, page):
+async def test_a_first_visit_takes_five_round_trips_and_two_files_and_the_next_four_and_one(fake, page):
     fake.jobs[UUID] = document(UUID)
     script = next(path for path, file in files().items() if file.is_hashed)
     async with SlowLink(fake.port).running() as link:
         await page.goto(f"http://127.0.0.1:{link.port}/")
         await expect(page.locator(".row")).to_be_visible()
-        # A handshake, the page, its script, another handshake, the upgrade, the jobs.
-        assert link.round_trips <= 6
+        # A handshake, the page, its script, another handshake, the jobs.
+        assert link.round_trips <= 5
         assert fake.served == [(200, "/"), (200, script)]
         await page.reload()
         await expect(page.locator(".row")).to_be_visible()
@@ -46,7 +46,7 @@ async def test_a_first_visit_takes_six_round_trips_and_two_files_and_the_next_fi
     async with SlowLink(fake.port, port=link.port).running() as link:
         await page.goto(f"http://127.0.0.1:{link.port}/")
         await expect(page.locator(".row")).to_be_visible()
-        assert link.round_trips <= 5
+        assert link.round_trips <= 4
         assert fake.served[3:] == [(304, "/")]
 
 

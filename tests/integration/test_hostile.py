@@ -20,6 +20,7 @@ from aiohttp import web
 from correlator.jobs.index import Index
 from correlator.jobs.model.facts import Reading
 from correlator.jobs.model.rows import JobRecord
+from correlator.model.messages import CloseCode
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import LinesPage
 from correlator.sinks.http import connections
@@ -404,6 +405,24 @@ async def test_an_invalid_message_does_not_discard_the_others_of_its_frame(hub, 
         messages = await messages_until(ws, "synced")
         assert [m["sub"] for m in messages if m["type"] == "error"] == [99, 7]
         assert messages[-1]["count"] == 1
+
+
+SAID = {"say": json.dumps([HELLO, {"type": "subscribe", "id": 7, "jobs": ["j1"]}])}
+
+
+async def test_messages_in_the_address_are_handled_as_a_first_frame(hub, client):
+    async with served(hub) as url:
+        async with client.ws_connect(f"{url}/ws", params=SAID) as ws:
+            found = await messages_until(ws, "synced")
+            assert [m["type"] for m in found if m["type"] != "status"] == ["welcome", "snapshot", "synced"]
+        async with client.ws_connect(f"{url}/ws", params={"say": "[{"}) as ws:
+            await ws.send_json(HELLO)
+            assert [m["type"] for m in await messages_until(ws, "welcome")] == ["error", "welcome"]
+
+
+async def test_messages_in_the_address_need_a_token_too(hub, client):
+    async with served(hub, tokens=("secret",)) as url, client.ws_connect(f"{url}/ws", params=SAID) as ws:
+        assert await closed_with(ws) == CloseCode.UNAUTHORISED
 
 
 async def test_a_restart_disconnects_a_client_without_hello_too(hub, client):

@@ -310,13 +310,11 @@ class PageServer:
         return socket
 
     async def _handle(self, socket: web.WebSocketResponse, request: web.Request) -> None:
-        async for frame in socket:
-            if frame.type is not WSMsgType.TEXT:
-                return
-            message = json.loads(frame.data)
+        async for message in _messages(socket, request):
             match message["type"]:
                 case "hello" if self.token is not None and message.get("token") != self.token:
                     await socket.close(code=4401, message=b"a token is needed")
+                    return
                 case "hello":
                     self._clients[socket] = {}
                     welcome = {
@@ -360,6 +358,15 @@ async def serving(**options: Any) -> AsyncIterator[PageServer]:
     finally:
         async with asyncio.timeout(60):
             await fake.stop()
+
+
+async def _messages(socket: web.WebSocketResponse, request: web.Request) -> AsyncIterator[Document]:
+    for message in json.loads(request.query.get("say", "[]")):
+        yield message
+    async for frame in socket:
+        if frame.type is not WSMsgType.TEXT:
+            return
+        yield json.loads(frame.data)
 
 
 def _names(job: Document) -> list[str]:

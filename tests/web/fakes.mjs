@@ -61,8 +61,13 @@ export function sockets() {
     sent = [];
     closedWith = null;
 
+    /** `sent` begins with the messages in the address, and `url` is without them. */
     constructor(url) {
-      this.url = url;
+      const address = new URL(url);
+      this.said = JSON.parse(address.searchParams.get("say") ?? "[]");
+      this.sent.push(...this.said);
+      address.search = "";
+      this.url = address.href;
       Socket.made.push(this);
     }
 

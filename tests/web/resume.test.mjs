@@ -134,20 +134,36 @@ test("there is no position before every subscription is synced", async () => {
   assert.deepEqual((await lose({ clock, Socket })).resume, { epoch: "e1", seq: 72 });
 });
 
-const subscriptions = (socket) => socket.sent.slice(1).map((s) => [s.type, s.id]);
+const brief = (messages) => messages.map((s) => (s.type === "hello" ? s.type : [s.type, s.id]));
 
-test("with nothing to resume, subscriptions follow the hello before there is a welcome", async () => {
+test("with nothing to resume, hello and subscriptions are in the address, and others follow when it is open", async () => {
   const { client, Socket } = world();
   follow(client, "a");
   follow(client, "b").close();
   await settle();
-  Socket.last.open();
-  assert.deepEqual([Socket.last.sent[0].type, ...subscriptions(Socket.last)], ["hello", ["subscribe", 1]]);
+  const { last } = Socket;
+  assert.deepEqual(brief(last.said), ["hello", ["subscribe", 1]]);
+  assert.deepEqual(last.said[1], { type: "subscribe", id: 1, jobs: ["a"], resume: false });
+  assert.equal(last.sent.length, 2);
+  last.open();
   follow(client, "c").close();
-  const sent = [["subscribe", 1], ["subscribe", 3], ["unsubscribe", 3]]; // prettier-ignore
-  assert.deepEqual(subscriptions(Socket.last), sent);
-  Socket.last.frame({ type: "welcome", epoch: "e1", seq: 1, resumed: false });
-  assert.deepEqual(subscriptions(Socket.last), sent);
+  last.frame({ type: "welcome", epoch: "e1", seq: 1, resumed: false });
+  assert.deepEqual(
+    brief(last.sent.slice(2)),
+    [2, 3].flatMap((id) => [["subscribe", id], ["unsubscribe", id]]), // prettier-ignore
+  );
+});
+
+test("a token, and more than 2,000 characters, are not in the address but sent when it is open", async () => {
+  for (const [ids, options] of [["a", { token: "secret" }], [["a".repeat(2000)], {}]]) { // prettier-ignore
+    const { client, Socket } = world(options);
+    follow(client, ids);
+    await settle();
+    assert.deepEqual([Socket.last.said, Socket.last.sent], [[], []]);
+    Socket.last.open();
+    assert.deepEqual(brief(Socket.last.sent), ["hello", ["subscribe", 1]]);
+    assert.equal(Socket.last.sent[0].token, options.token);
+  }
 });
 
 test("a connection that may resume sends the subscriptions that exist at the welcome, after it", async () => {
@@ -156,7 +172,7 @@ test("a connection that may resume sends the subscriptions that exist at the wel
   const b = follow(all.client, "b");
   follow(all.client, "c");
   b.close();
-  assert.deepEqual(subscriptions(all.Socket.last), []);
+  assert.deepEqual(brief(all.Socket.last.said), ["hello"]);
   all.Socket.last.frame({ type: "welcome", epoch: "e1", seq: 100, resumed: true });
-  assert.deepEqual(subscriptions(all.Socket.last), [["subscribe", 1], ["subscribe", 3]]);
+  assert.deepEqual(brief(all.Socket.last.sent), ["hello", ["subscribe", 1], ["subscribe", 3]]);
 });

@@ -61,7 +61,8 @@ def _web_channels() -> tuple[Schema, Schema]:
             "address": "/ws",
             "title": "Websocket",
             "description": (
-                "Text frames of JSON: a frame is one message or an array of messages. `hello` is due within"
+                "Text frames of JSON: a frame is one message or an array of messages. The parameter `say` of an"
+                " address may have the first one, without a token. `hello` is due within"
                 f" {websocket.HELLO_WITHIN:g} s; a bookmark comes at least every 10 s."
                 f" Frames from a client are at most {frames.MAX_FRAME} bytes (else 1009), with at most"
                 f" {messages.MAX_IDS} IDs in a subscription; {websocket.MAX_BAD_FRAMES} bad ones close the connection."

@@ -106,6 +106,9 @@ export class Connector {
       const token = (attempt.token = typeof given === "function" ? await given() : given);
       // While the token was awaited, the client may have been closed, paused or reconnected.
       if (attempt.hasEnded) return;
+      // Without a position the welcome changes nothing. A trial does not get to know of changes to the views before it.
+      const isFresh = attempt === this.#attempt && this.#replica.position === null;
+      const first = isFresh ? [...this.#replica.views.values()] : null;
       const link = TRANSPORTS[attempt.transport]({
         environment: this.#environment,
         token,
@@ -116,12 +119,13 @@ export class Connector {
           return response;
         },
         receive: (message, view) => this.#receive(attempt, message, view),
-        opened: () => attempt === this.#attempt && this.#subscribeAll(attempt, false),
+        first,
         streamLost: () => attempt === this.#attempt && this.#notifier.setConnection({ state: State.CONNECTING }),
         end: (code, reason) => this.#ended(attempt, code, reason),
       });
       attempt.link = link;
       if (attempt.transport !== "websocket") this.#subscribeAll(attempt, false);
+      else attempt.isSubscribed = isFresh;
     } catch (error) {
       this.#ended(attempt, CloseCode.NONE, closeReason(error)[1]);
     }

@@ -22,7 +22,7 @@ import { CloseCode, closeReason, fetchJob, parameters } from "./requests.js";
  * @property {() => import("./replica.js").Position | null} position
  * @property {import("./requests.js").SendRequest} request
  * @property {(message: Message, view?: View) => void} receive  with the view whose stream the message arrived on
- * @property {() => unknown} opened  a websocket has nothing to resume, and so accepts subscriptions before its welcome
+ * @property {View[] | null} first  the views to subscribe with the hello; null: only after the welcome
  * @property {() => unknown} streamLost  an event stream was lost, and the browser reconnects it
  * @property {(code: number, reason: string) => void} end
  */
@@ -86,26 +86,38 @@ export class TransportChoice {
 
 // -- The transport `websocket`: one connection for all subscriptions, with resume.
 
+const MAX_SAID = 2000; // characters in an address
+
 /** @param {TransportContext} context @returns {Link} */
-function websocket({ environment, token, position, opened, receive, end }) {
+function websocket({ environment, token, position, first, receive, end }) {
   const url = new URL("ws", environment.base);
   url.protocol = url.protocol.replace("http", "ws");
+  const subscription = (/** @type {View} */ view, /** @type {boolean} */ resume) =>
+    ({ ...view.wanted, type: "subscribe", id: view.id, resume }); // prettier-ignore
+  /** @type {object[]} messages to send when it is open */
+  let waiting = [
+    { type: "hello", version: 1, token, resume: position() ?? undefined },
+    ...(first ?? []).map((view) => subscription(view, false)),
+  ];
+  // In the address they save a round trip. A token does not belong there, as proxies log addresses.
+  const said = encodeURIComponent(JSON.stringify(waiting));
+  if (token === undefined && said.length <= MAX_SAID) {
+    url.search = `say=${said}`;
+    waiting = [];
+  }
   const socket = new environment.WebSocket(url.href);
   /** @param {object} message */
   const send = (message) => {
+    if (socket.readyState === 0) waiting.push(message);
     if (socket.readyState === 1) socket.send(JSON.stringify(message));
   };
-  socket.onopen = () => {
-    const resume = position() ?? undefined;
-    send({ type: "hello", version: 1, token, resume });
-    if (resume === undefined) opened();
-  };
+  socket.onopen = () => waiting.forEach(send);
   socket.onmessage = (/** @type {{data: string}} */ event) => decode(event.data, receive, end);
   socket.onclose = (/** @type {{code: number, reason: string}} */ event) =>
     end(event.code, event.reason || `the connection was lost (${event.code})`);
   socket.onerror = () => {}; // `close` follows with the reason
   return {
-    subscribe: (view, resume) => send({ ...view.wanted, type: "subscribe", id: view.id, resume }),
+    subscribe: (view, resume) => send(subscription(view, resume)),
     unsubscribe: (view) => send({ type: "unsubscribe", id: view.id }),
     get: (jobId) => send({ type: "get", job_id: jobId }),
     close() {
