@@ -72,22 +72,20 @@ class Gateway:
         self._config = config
         self.connection = connection = Connection(config.cluster, "gateway")
         caller = Caller(connection)
+        self._jobs = OrderedConsumer(connection, keys.STATE, "$KV.cor.>", self._on_jobs, self._reset, _epoch)
+        self._alive = alive = OrderedConsumer(
+            connection, keys.ALIVE, keys.EVERY_ALIVE, self._on_alive, lambda _: None, _no_identity
+        )
         self._sender = WaitingIdsSender(self._waiting_ids, self._want)
         self.fleet = fleet = Fleet(
             lambda scope: RpcArchive(caller, scope),
             cluster_error=self._error,
             ends_before=StreamEnd(connection).is_before,
             on_watch=self._sender.wake,
-            on_epoch=lambda: self._http.disconnect(),  # noqa: PLW0108 - both are made below
-            on_other_epoch=lambda: self._jobs.restart(),  # noqa: PLW0108
             on_removed=_forget_metrics,
-            listens_since=lambda: self._alive.synced_at,
+            listens_since=lambda: alive.synced_at,
             describe_cluster=self._describe,
             parser=connection.parser,
-        )
-        self._jobs = OrderedConsumer(connection, keys.STATE, "$KV.cor.>", self._on_jobs, fleet.reset, _epoch)
-        self._alive = OrderedConsumer(
-            connection, keys.ALIVE, keys.EVERY_ALIVE, self._on_alive, lambda _: None, _no_identity
         )
         self._listener = ListenerConfig(config)
         self.served: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -153,8 +151,16 @@ class Gateway:
         self._supervisor.serves()
         self.served.set_result(url)
 
+    def _reset(self, epoch: str) -> None:
+        """Forget what was read. The positions of clients have become invalid, but at a start."""
+        has_read = bool(self.fleet.hub.epoch)
+        self.fleet.reset(epoch)
+        if has_read:
+            self._http.disconnect()
+
     def _on_jobs(self, messages: Any) -> None:
-        self.fleet.read(messages)
+        if not self.fleet.read(messages):
+            self._jobs.restart()
         if self._jobs.synced and not self._synced.is_set():
             self._synced.set()
         if self._jobs.synced:

@@ -60,9 +60,8 @@ class Fleet:
 
     `archive(scope)`: answers what memory cannot, for the instances that `scope()` returns; None: memory only.
     `cluster_error()`: why the stream cannot be read, or None. `ends_before(seq)`: whether the stream is known to end
-    before a position. `on_watch()`: a client begins to wait for an ID. `on_epoch()`: the clients' positions have become
-    invalid. `on_other_epoch()`: the stream has another epoch than what was read. `on_removed(name)`: an appliance is
-    not in the stream any more. `listens_since()`: the monotonic seconds since which signs of life arrive, or None.
+    before a position. `on_watch()`: a client begins to wait for an ID. `on_removed(name)`: an appliance is not in the
+    stream any more. `listens_since()`: the monotonic seconds since which signs of life arrive, or None.
     `describe_cluster()`: the part `cluster` of readiness. `parser`: of the messages.
     """
 
@@ -73,8 +72,6 @@ class Fleet:
         cluster_error: Callable[[], str | None] = lambda: None,
         ends_before: Callable[[int], Awaitable[bool]] = ends_here,
         on_watch: Callable[[], None] = lambda: None,
-        on_epoch: Callable[[], None] = lambda: None,
-        on_other_epoch: Callable[[], None] = lambda: None,
         on_removed: Callable[[str], None] = lambda _: None,
         listens_since: Callable[[], float | None] = lambda: None,
         describe_cluster: Callable[[], dict[str, Any]] = dict,
@@ -84,8 +81,6 @@ class Fleet:
         self._cluster_error = cluster_error
         self._ends_before = ends_before
         self._on_watch = on_watch
-        self._on_epoch = on_epoch
-        self._on_other_epoch = on_other_epoch
         self._on_removed = on_removed
         self._listens_since = listens_since
         self._describe_cluster = describe_cluster
@@ -157,13 +152,10 @@ class Fleet:
 
     def reset(self, epoch: str) -> None:
         """Forget all jobs: what follows is another stream, or the same one from the beginning."""
-        began_before = bool(self.hub.epoch)
         self._shared.clear()
         self._marks.clear()
         for hub in self.hubs():
             hub.reset(epoch)
-        if began_before:
-            self._on_epoch()
 
     def synced(self) -> None:
         """Everything that the stream had has been read. Call it after each `read` from then on."""
@@ -183,15 +175,23 @@ class Fleet:
                 del self.appliances[name], self._hubs[name]
                 self._on_removed(name)
 
-    def read(self, messages: Sequence[StoredMessage]) -> None:
-        """Apply messages of the stream, and publish their changes as one batch of each hub."""
+    def read(self, messages: Sequence[StoredMessage]) -> bool:
+        """Apply messages of the stream, and publish their changes as one batch of each hub.
+
+        Returns False if the stream has another epoch than what was read: read it again.
+        """
         if not messages:
-            return
+            return True
+        is_same = True
         changes: defaultdict[str, list[Change]] = defaultdict(list)
         with timed("stream"):
             for message in messages:
                 self._marks.note(message.seq, message.at)
-                self._read(message, changes)
+                if message.subject == keys.EPOCH:
+                    epoch = self._parser.parse(keys.EPOCH, partial(received.epoch, message.payload))
+                    is_same &= epoch in (None, self.hub.epoch)
+                else:
+                    self._read(message, changes)
             last = messages[-1]
             for hub in self.hubs():
                 hub.published.advance(last.seq, last.at)
@@ -203,14 +203,11 @@ class Fleet:
                     self._announce(name, change.job_id)
             documents = ((c.job_id, _last_at(c.new)) for c in changes[name] if c.new is not None)
             self._publish_lines(*self._lines.appeared(name, documents))
+        return is_same
 
     def _read(self, message: StoredMessage, changes: defaultdict[str, list[Change]]) -> None:
         found = keys.job_of(message.subject)
         if found is None:
-            if message.subject == keys.EPOCH and self._parser.parse(
-                keys.EPOCH, partial(received.epoch, message.payload)
-            ) not in (None, self.hub.epoch):
-                self._on_other_epoch()
             return
         instance, job_id = found
         hub = self._instance(instance)
