@@ -19,7 +19,6 @@ from correlator.jobs.model.rows import LegacyRecord, Micros
 from correlator.jobs.model.views import PublishedJob
 from correlator.model.replies import Resolved
 from correlator.pipeline.hub import Hub
-from correlator.sinks.http.lookups import Lookups
 from correlator.sinks.http.responses import RETRY_AFTER, json_response, problem
 from correlator.sinks.turns import Work
 
@@ -32,8 +31,7 @@ class FailoverStatus:
 
     def __init__(self, hub: Hub, work: Work, *, unknown_id_wait: float) -> None:
         self._hub = hub
-        self._held = work.held
-        self._lookups = Lookups(hub, work)
+        self._work = work
         self._wait = unknown_id_wait
 
     def routes(self) -> Iterable[web.RouteDef]:
@@ -47,10 +45,10 @@ class FailoverStatus:
             SourceUnavailable: The job is not in memory, and the database cannot be queried.
         """
         name, address = request.match_info["id"], request.remote or ""
-        found = await self._lookups.find(name, address)
+        found = await self._work.find(self._hub, name, address)
         if found is None and self._wait > 0:
-            self._held.check(address)
-            with self._held.holding(address):
+            self._work.held.check(address)
+            with self._work.held.holding(address):
                 found = await self._hub.appearance(name, self._wait)
         if found is None:
             if self._hub.draining:
@@ -60,7 +58,8 @@ class FailoverStatus:
         now = self._hub.clock()
         if resolved.resolved_by != "legacy":
             return json_response(reply(shown, resolved, name, now))
-        record = await self._lookups.legacy_record(name, address)
+        async with self._work.queries.turn(address):
+            record = await self._hub.legacy_record(name)
         if record is None:
             return json_response(not_found(name), status=HTTPStatus.NOT_FOUND)
         return json_response(legacy_reply(record, now))

@@ -1,7 +1,7 @@
 """REST: jobs and their logs, IDs, entities (a VM or context over time) and operations (what earlier runs took).
 
-Everything but operations comes from memory and from the database. A job's whole log is text that is sent page by page:
-neither the daemon nor the client holds it in memory.
+Everything but operations comes from memory and from the database. A request may wait until a job exists or changes. A
+job's whole log is text that is sent page by page: neither the daemon nor the client holds it in memory.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 from aiohttp import web
 from msgspec import UnsetType
@@ -40,11 +40,11 @@ from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Hub
 from correlator.pipeline.queries import JobNames, JobQuery, LineQuery, LinesPage
 from correlator.sinks.http.job_pages import JobPage, JobPages, encoded, paged
-from correlator.sinks.http.lookups import Lookups
 from correlator.sinks.http.parameters import job_query, read
 from correlator.sinks.http.responses import RETRY_AFTER, StreamedResponse, json_response, matches, problem
 from correlator.sinks.streaming.sessions import AHEAD_WITHIN
 from correlator.sinks.turns import Work
+from correlator.tasks import SharedTasks
 
 UNNAMED: Final = "-"
 """Stands in a path for a job type that jobs do not have."""
@@ -61,6 +61,16 @@ ATTEMPTS = 5
 _IDENTITY = ("job_id", "step_id", "external_job_id", "step_name")
 """Attributes that name the job and the step of a line, which the text shows already."""
 
+ASK_EVERY = 1.0
+"""Least seconds between two queries for an ID that a request waits for, while the database is not available."""
+
+AGAIN_A_SECOND = 50
+
+ANSWER_WITHIN = 1.0
+"""Seconds in which the database may answer a request that waits for less: whether it has the job is known then."""
+
+Found: TypeAlias = tuple[PublishedJob, Resolved]
+
 _WORD: Final = re.compile(f"[^{SPACE}]+")
 
 _T = TypeVar("_T", bound=GetJobLog)
@@ -73,7 +83,7 @@ class Rest:
         self._hub = hub
         self._work = work
         self._pages = JobPages(hub, work)
-        self._lookups = Lookups(hub, work)
+        self._waits = JobWaits(hub, work)
         self._log_text = LogText(hub, work)
 
     def routes(self) -> Iterable[web.RouteDef]:
@@ -99,20 +109,23 @@ class Rest:
     async def _job(self, request: web.Request, name: str, asked: GetJob) -> web.Response:
         wait, rev = asked.wait, given(asked.rev)
         if not wait:
-            return await self._shown(request, name, await self._lookups.find(name, request.remote or ""), rev)
+            return await self._shown(request, name, await self._find(name, request), rev)
         address, until = request.remote or "", asyncio.get_running_loop().time() + wait
         self._work.held.check(address)
         with self._work.held.holding(address):
-            found = await self._lookups.wait(name, address, until)
+            found = await self._waits.wait(name, address, until)
             if found is None and self._hub.draining:
                 return problem(HTTPStatus.SERVICE_UNAVAILABLE, "the correlator restarts: ask again", RETRY_AFTER)
             return await self._shown(request, name, found, rev, until)
+
+    async def _find(self, name: str, request: web.Request) -> Found | None:
+        return await self._work.find(self._hub, name, request.remote or "")
 
     async def _shown(
         self,
         request: web.Request,
         name: str,
-        found: tuple[PublishedJob, Resolved] | None,
+        found: Found | None,
         rev: int | None,
         until: float | None = None,
     ) -> web.Response:
@@ -150,12 +163,10 @@ class Rest:
     ) -> web.StreamResponse:
         """What lies below a job, as `respond` makes it."""
         name = request.match_info.get("id") or read(request, kind).id
-        found = await self._lookups.find(name, request.remote or "")
+        found = await self._find(name, request)
         if found is None:
             whole = f"{name}/{what}"  # may be an ID that contains a raw slash
-            if "id" in request.match_info and (
-                "wait" in request.query or await self._lookups.find(whole, request.remote or "") is not None
-            ):
+            if "id" in request.match_info and ("wait" in request.query or await self._find(whole, request) is not None):
                 return await self._job(request, whole, read(request, GetJob))
             raise NotFound(f"no job is known by {name!r}")
         return await respond(request, found[0], read(request, kind))
@@ -186,7 +197,7 @@ class Rest:
     async def resolve(self, request: web.Request) -> web.Response:
         """The job that an ID resolves to, and by which kind of ID."""
         name = read(request, OfJob).id
-        found = await self._lookups.find(name, request.remote or "")
+        found = await self._find(name, request)
         if found is None:
             raise NotFound(f"no job is known by {name!r}")
         return json_response(found[1])
@@ -278,6 +289,83 @@ def _names(shown: PublishedJob) -> JobNames:
         ended if view.terminal else None,
         shown.instance,
     )
+
+
+class JobWaits:
+    """Requests that wait until a job with an unknown ID exists, in the turns of `work`. They may raise `Refused`.
+
+    None asks again meanwhile: the job may be in the database, which is asked once for all requests that wait for the
+    same ID, or it appears in memory, which is an event. While the database does not answer, it is asked again, at most
+    `AGAIN_A_SECOND` times a second for all IDs together.
+    """
+
+    def __init__(self, hub: Hub, work: Work) -> None:
+        self._hub = hub
+        self._work = work
+        self._waiting: SharedTasks[Found | None] = SharedTasks()
+        self._failures: dict[str, SourceUnavailable] = {}
+        """For an ID that is being asked for: why the last attempt failed."""
+        self._rest_until = 0.0
+
+    async def wait(self, name: str, address: str, until: float) -> Found | None:
+        """As `Work.find`, but wait for the job until `until` (loop time). None if there is none, or the process drains.
+
+        A wait that is shorter than `ANSWER_WITHIN` goes on until the database has answered once.
+
+        Raises:
+            SourceUnavailable: The database could not say until then whether it has the job.
+        """
+        if self._hub.find_now(name) is not None:
+            return await self._work.find(self._hub, name, address)
+        clock, waiting_ids = asyncio.get_running_loop().time, self._hub.waiting_ids
+        answered_until = max(until, clock() + ANSWER_WITHIN)
+        asking = asyncio.ensure_future(self._waiting.run(name, lambda: self._ask(name, address)))
+
+        def ended(task: asyncio.Future[Found | None]) -> None:
+            if not task.cancelled():
+                task.exception()  # It is raised below, if the request still waits.
+            waiting_ids.wake_name(name)
+
+        asking.add_done_callback(ended)
+        try:
+            with waiting_ids.watched_id(name):
+                while (found := self._hub.find_now(name)) is None and not self._hub.draining:
+                    if asking.done() and (found := asking.result()) is not None:
+                        return found
+                    known = asking.done() or name in self._failures
+                    if (left := (until if known else answered_until) - clock()) <= 0:
+                        break
+                    await waiting_ids.changed(name, left)
+            if found is None and not asking.done() and not self._hub.draining:
+                raise self._failures.get(name) or SourceUnavailable("the database was not asked in time", Away.BUSY)
+            return found
+        finally:
+            asking.cancel()
+
+    async def _ask(self, name: str, address: str) -> Found | None:
+        """What the database has, asked as often as it takes until it answers.
+
+        After a lookup of t seconds, the next one begins t seconds later: most IDs are of no job yet, and the database
+        has others to serve.
+        """
+        clock = asyncio.get_running_loop().time
+        try:
+            while True:
+                try:
+                    async with self._work.waited_ids.turn(address):
+                        await asyncio.sleep(max(0.0, self._rest_until - clock()))
+                        began = clock()
+                        try:
+                            return await self._hub.find(name)
+                        finally:
+                            self._rest_until = 2 * clock() - began
+                except SourceUnavailable as error:
+                    self._failures[name] = error
+                    self._hub.waiting_ids.wake_name(name)
+                    if error.reason is not Away.UNFINISHED:
+                        await asyncio.sleep(max(ASK_EVERY, self._work.held.total / AGAIN_A_SECOND))
+        finally:
+            self._failures.pop(name, None)
 
 
 class LogText:

@@ -12,7 +12,7 @@ import pytest
 from correlator.errors import Away, SourceUnavailable
 from correlator.jobs.index import Index
 from correlator.pipeline.local_hub import LocalHub
-from correlator.sinks.http.lookups import AGAIN_A_SECOND, Lookups
+from correlator.sinks.http.rest import AGAIN_A_SECOND, JobWaits
 from correlator.sinks.turns import Work
 from tests.support.pipeline_harness import NOW
 from tests.support.virtual_time import VirtualTimeLoop
@@ -49,12 +49,12 @@ class Waiting:
         self.archive = Archive()
         self.hub = LocalHub(Index(), self.archive, clock=lambda: NOW)  # type: ignore[arg-type]
         self.work = Work()
-        self.lookups = Lookups(self.hub, self.work)
+        self.waits = JobWaits(self.hub, self.work)
 
     def start(self, name: str, address: str = "a") -> asyncio.Task[Any]:
         async def wait() -> Any:
             with self.work.held.holding(address):
-                return await self.lookups.wait(name, address, self.loop.time() + 60)
+                return await self.waits.wait(name, address, self.loop.time() + 60)
 
         return self.loop.create_task(wait())
 
@@ -93,7 +93,7 @@ def test_ids_that_others_wait_for_delay_no_lookup(waiting):
     began = waiting.loop.time()
 
     async def other() -> float:
-        assert await waiting.lookups.find("other", "b") is None
+        assert await waiting.work.find(waiting.hub, "other", "b") is None
         return float(waiting.loop.time() - began)
 
     assert waiting.result(other()) <= 0.02
@@ -134,7 +134,7 @@ def test_a_request_that_ends_asks_no_more(waiting):
 
 
 def test_a_wait_shorter_than_an_answer_gets_the_answer_of_the_database(waiting):
-    waited = waiting.loop.create_task(waiting.lookups.wait("id", "a", waiting.loop.time()))
+    waited = waiting.loop.create_task(waiting.waits.wait("id", "a", waiting.loop.time()))
     waiting.loop.run(0.1)
     assert waited.result() is None
     assert waiting.archive.asked == {"id": 1}
@@ -143,7 +143,7 @@ def test_a_wait_shorter_than_an_answer_gets_the_answer_of_the_database(waiting):
 @pytest.mark.parametrize(("wait", "ends"), [(0.2, 1.0), (3.0, 3.0), (20.0, 20.0)])
 def test_a_database_that_hangs_holds_no_request_longer_than_it_waits_or_a_second(waiting, wait, ends):
     waiting.archive.takes = 100.0
-    waited = waiting.loop.create_task(waiting.lookups.wait("id", "a", waiting.loop.time() + wait))
+    waited = waiting.loop.create_task(waiting.waits.wait("id", "a", waiting.loop.time() + wait))
     waiting.loop.run(ends - 0.01)
     assert not waited.done()
     waiting.loop.run(0.02)
@@ -153,10 +153,10 @@ def test_a_database_that_hangs_holds_no_request_longer_than_it_waits_or_a_second
 def test_a_wait_that_ends_while_the_database_is_away_says_so_after_one_attempt(waiting):
     waiting.archive.away = True
     for _ in range(2):
-        waited = waiting.loop.create_task(waiting.lookups.wait("id", "a", waiting.loop.time()))
+        waited = waiting.loop.create_task(waiting.waits.wait("id", "a", waiting.loop.time()))
         waiting.loop.run(0.1)
         assert isinstance(waited.exception(), SourceUnavailable)
     waiting.archive.away = False
-    waited = waiting.loop.create_task(waiting.lookups.wait("id", "a", waiting.loop.time()))
+    waited = waiting.loop.create_task(waiting.waits.wait("id", "a", waiting.loop.time()))
     waiting.loop.run(0.1)
     assert waited.result() is None
