@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from benchmarks.daemon import Measured
-from correlator.jobs.model.facts import Line, Status
-from correlator.jobs.model.rows import StepRecord
-from correlator.jobs.model.views import JobView, PublishedJob
+from correlator.model.facts import Line, Status
+from correlator.model.published import JobView, PublishedJob
+from correlator.model.rows import StepRecord
 from tests.support.cluster import connected
 from tests.support.mariadb import Database
 from tests.support.nats import Nats

@@ -7,8 +7,8 @@ import uuid
 from collections.abc import Iterator
 
 from correlator.jobs.index import Index
-from correlator.jobs.model.facts import Reading
-from correlator.jobs.model.rows import JobRecord, StepRecord
+from correlator.model.facts import Reading
+from correlator.model.rows import JobRecord, StepRecord
 
 STEPS = ("validation", "source-vm-power-off", "final-sync", "multi-volume-snapshot-creation", "vm-creation")
 

@@ -18,7 +18,8 @@ from benchmarks.forecast_sets import JudgedRun
 from correlator.jobs.forecast.forecaster import Forecaster
 from correlator.jobs.forecast.place import Place, PlaceEvent, events_of
 from correlator.jobs.forecast.running import RunningJob
-from correlator.jobs.model.forecasts import Forecast, State
+from correlator.model.document import ForecastState
+from correlator.model.published import Forecast
 
 MOMENTS = 16
 """Moments between events in a run of median duration. A run has 4 to 48."""
@@ -40,7 +41,7 @@ class Answer:
     p50: float
     p90: float
     percent: float
-    state: State | None
+    state: ForecastState | None
     """None: there was no basis."""
 
     @property

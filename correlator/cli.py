@@ -16,7 +16,7 @@ import click
 
 from correlator import __version__
 from correlator.config import loading, rendering, schema, values
-from correlator.jobs.model.rows import LEVELS
+from correlator.model.rows import LEVELS
 from correlator.ops import logs
 from correlator.terminal.commands import COMMANDS, Commands, JobId, standard_output, while_output_is_read
 from correlator.terminal.config import config

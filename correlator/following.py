@@ -12,7 +12,7 @@ from correlator.config.values import MysqlUrl, SqliteUrl, titles
 from correlator.jobs import sizes
 from correlator.jobs.horizon import Horizon
 from correlator.jobs.index import Index
-from correlator.jobs.model.views import Titles
+from correlator.model.published import Titles
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.pipeline import Pipeline
 from correlator.sources.archive.archive import DatabaseArchive

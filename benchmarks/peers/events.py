@@ -10,7 +10,7 @@ import time
 
 from benchmarks.facts import job_id, now, readings
 from correlator.jobs.index import Index
-from correlator.jobs.model.rows import LogRow
+from correlator.model.rows import LogRow
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.pipeline import Pipeline
 

@@ -12,8 +12,8 @@ import uvloop
 from aiohttp import web
 
 from correlator.jobs.index import Index
-from correlator.jobs.model.facts import Entry, Reading
-from correlator.jobs.model.rows import JobRecord
+from correlator.model.facts import Entry, Reading
+from correlator.model.rows import JobRecord
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import JobQuery
 from correlator.sinks.http.access import Access

@@ -9,7 +9,7 @@ from benchmarks import report
 from benchmarks.forecast_sets import JudgedRun, runs_of
 from benchmarks.harness import REPOSITORY, Limit, Number, Result, Size, peer
 from benchmarks.judge import Answer, Measures, Verdict, judge
-from correlator.jobs.model.forecasts import State
+from correlator.model.document import ForecastState
 
 DOCUMENT = REPOSITORY / "docs" / "forecast.md"
 
@@ -79,7 +79,7 @@ def long_runs(verdict: Verdict) -> Measures:
 def line(name: str, runs: list[JudgedRun], verdict: Verdict) -> tuple[str, ...]:
     """A line of the table of docs/forecast.md."""
     spread, events = at_samples(verdict), at_events(verdict)
-    few = judging.measure(verdict.answers, lambda answer: not answer.at_event and answer.state is State.ROUGH)
+    few = judging.measure(verdict.answers, lambda answer: not answer.at_event and answer.state is ForecastState.ROUGH)
     accepted = "; ".join(SETS[name].faults(verdict)) or "yes"
     numbers = (spread.basis, spread.c50, spread.c90, events.c90)
     shown = [f"{n:.1f}" for n in numbers]
@@ -90,9 +90,9 @@ def hangs_noticed(answers: tuple[Answer, ...]) -> tuple[float, float]:
     """Of jobs with 30 known runs, in percent: hung ones that were late or overdue; time that others were so."""
     known = [a for a in answers if a.known >= 30 and not a.at_event]
     hung = {id(a.judged) for a in known if a.judged.hung}
-    noticed = {id(a.judged) for a in known if a.judged.hung and a.state in (State.LATE, State.OVERDUE)}
+    noticed = {id(a.judged) for a in known if a.judged.hung and a.state in (ForecastState.LATE, ForecastState.OVERDUE)}
     others = [a for a in known if not a.judged.hung]
-    wrongly = sum(a.weight for a in others if a.state in (State.LATE, State.OVERDUE))
+    wrongly = sum(a.weight for a in others if a.state in (ForecastState.LATE, ForecastState.OVERDUE))
     return 100 * len(noticed) / len(hung), 100 * wrongly / sum(a.weight for a in others)
 
 

@@ -40,7 +40,7 @@ def named(jobs: Mapping[str, Document], name: str) -> Document | None:
 
 
 def age_key(job: Document) -> tuple[str, float, str]:
-    """Sort key by age, the newest last; the same rule as `correlator.jobs.model.JobView.age_key`."""
+    """Sort key by age, the newest last; the same rule as `correlator.model.published.JobView.age_key`."""
     none_yet = 0 if job.get("terminal") else math.inf
     first = min(map(int, job.get("steps") or ()), default=none_yet)
     return (job.get("started_at") or "", first, job.get("job_id") or "")

@@ -25,10 +25,10 @@ from msgspec import Raw, Struct
 from msgspec.structs import replace
 
 from correlator.jobs import job_document
-from correlator.jobs.model.rows import Micros
-from correlator.jobs.model.views import PublishedJob
 from correlator.model.document import decode as decode_document
 from correlator.model.messages import DatabaseState
+from correlator.model.published import PublishedJob
+from correlator.model.rows import Micros
 from correlator.ops import cluster_metrics
 
 log = logging.getLogger(__name__)

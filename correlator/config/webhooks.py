@@ -24,7 +24,8 @@ from correlator.config import values
 from correlator.config.values import Secret, Section, credential, described, read_secret
 from correlator.errors import ConfigError
 from correlator.model.document import JOB_STATUSES, OF_GATEWAYS, JobDocument
-from correlator.model.messages import KINDS, Transition
+from correlator.model.facts import Kind
+from correlator.model.messages import Transition
 
 MAX_WEBHOOKS = 16
 
@@ -138,7 +139,7 @@ def authorization_value(raw: object) -> Secret:
 
 def event_kinds(raw: object) -> tuple[str, ...]:
     """Parse kinds of events; `job.*` and `step.*` are all kinds of a job and of a step."""
-    return _chosen(raw, ("job.*", "step.*", *KINDS), "kinds of events")
+    return _chosen(raw, ("job.*", "step.*", *Kind), "kinds of events")
 
 
 def job_statuses(raw: object) -> tuple[str, ...]:

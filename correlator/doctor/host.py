@@ -31,7 +31,7 @@ from correlator.config.schema import Config
 from correlator.doctor import service
 from correlator.doctor.check import Check, failure, ok, some, warning
 from correlator.doctor.service import Setting
-from correlator.jobs.model.persisted import Cursor
+from correlator.model.persisted import Cursor
 from correlator.state.rows import VERSION
 from correlator.state.sqlite import APPLICATION_ID
 

@@ -23,8 +23,8 @@ from correlator.errors import SourceUnavailable
 from correlator.jobs import joblog
 from correlator.jobs.forecast.forecaster import OperationKey
 from correlator.jobs.forecast.points import MIN_RUNS
-from correlator.jobs.model.facts import ENDED, STATUS_OF, Entry
-from correlator.jobs.model.rows import JobRecord, LegacyRecord, LogRow, Micros, StepRecord
+from correlator.model.facts import ENDED, STATUS_OF, Entry
+from correlator.model.rows import JobRecord, LegacyRecord, LogRow, Micros, StepRecord
 from correlator.sources.db import searches
 from correlator.sources.db.queries import Queries
 from correlator.sources.db.session import Session

@@ -28,8 +28,8 @@ from correlator.gateway.archive import RpcArchive
 from correlator.gateway.fleet import Fleet
 from correlator.gateway.stream import OrderedConsumer, StreamEnd
 from correlator.gateway.waiting_ids import WaitingIdsSender
-from correlator.jobs.model.facts import Status
 from correlator.jobs.remote import RemoteJobs
+from correlator.model.facts import Status
 from correlator.ops import cluster_metrics, logs, memory, metrics, stalls
 from correlator.pipeline.job_metrics import STATUSES
 from correlator.pipeline.waiting_ids import WaitingIds

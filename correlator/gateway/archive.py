@@ -28,10 +28,10 @@ from correlator.cluster.received import Unreadable
 from correlator.cluster.rpc import Caller, Method
 from correlator.errors import SourceUnavailable
 from correlator.jobs.directory import Place, place_of
-from correlator.jobs.model.rows import LegacyRecord
-from correlator.jobs.model.views import LogLine, PublishedJob
 from correlator.model.document import MAX_ID
+from correlator.model.published import LogLine, PublishedJob
 from correlator.model.replies import OperationRuns, OperationWithSteps, Resolved
+from correlator.model.rows import LegacyRecord
 from correlator.pipeline.queries import (
     EarlierLines,
     FindResult,

@@ -29,13 +29,12 @@ from correlator.gateway.stream import StoredMessage
 from correlator.jobs import job_document
 from correlator.jobs.bounded import BoundedDict
 from correlator.jobs.encoded import Documents
-from correlator.jobs.model.changes import Change, Event, Reason
-from correlator.jobs.model.facts import AttributedRow, Kind
-from correlator.jobs.model.forecasts import State
-from correlator.jobs.model.rows import Int64, Micros
-from correlator.jobs.model.views import PublishedJob
 from correlator.jobs.remote import Marks, RemoteJobs
+from correlator.model.document import ForecastState
+from correlator.model.facts import AttributedRow, Kind
+from correlator.model.published import Change, Event, PublishedJob, Reason
 from correlator.model.replies import InstanceHealth
+from correlator.model.rows import Int64, Micros
 from correlator.ops.stalls import timed
 
 log = logging.getLogger(__name__)
@@ -50,7 +49,7 @@ MAX_UNCONFIRMED = 1_000
 ALL = ""
 """The name of the hub of all appliances."""
 
-_STATES = {Kind.JOB_LATE: State.LATE, Kind.JOB_OVERDUE: State.OVERDUE}
+_STATES = {Kind.JOB_LATE: ForecastState.LATE, Kind.JOB_OVERDUE: ForecastState.OVERDUE}
 """The events that streaming clients get, and the state of a forecast that each announces."""
 _REASONS: dict[str, Reason] = {reason: reason for reason in get_args(Reason)}
 
@@ -304,7 +303,7 @@ class Fleet:
         forecast = job_document.document(shown).forecast
         if shown.view.terminal:
             del self._unconfirmed[instance, job_id]
-        elif forecast is not None and forecast.state in (_STATES[event.kind], State.OVERDUE):
+        elif forecast is not None and forecast.state in (_STATES[event.kind], ForecastState.OVERDUE):
             del self._unconfirmed[instance, job_id]
             self._announced[instance, job_id] = event.kind
             for one in (hub, *([self.hub] if self._shows(instance, job_id) else [])):

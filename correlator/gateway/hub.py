@@ -12,12 +12,11 @@ from correlator.gateway.status import RemoteStatus
 from correlator.jobs import job_document
 from correlator.jobs.encoded import Documents
 from correlator.jobs.forecast.forecaster import OperationKey
-from correlator.jobs.model.changes import Change, Event, Reason
-from correlator.jobs.model.facts import AttributedRow, Status
-from correlator.jobs.model.rows import LegacyRecord, Micros
-from correlator.jobs.model.views import PublishedJob
 from correlator.jobs.remote import RemoteJobs
+from correlator.model.facts import AttributedRow, Status
+from correlator.model.published import Change, Event, PublishedJob, Reason
 from correlator.model.replies import OperationRuns, OperationWithSteps, Resolved
+from correlator.model.rows import LegacyRecord, Micros
 from correlator.pipeline.hub import Batch, Hub, available, wall_clock
 from correlator.pipeline.queries import JobQuery, OtherJobs
 from correlator.pipeline.resume_ring import ResumeRing

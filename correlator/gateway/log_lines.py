@@ -20,8 +20,8 @@ from msgspec import Raw, Struct
 
 from correlator.cluster import received
 from correlator.jobs.bounded import BoundedDict
-from correlator.jobs.model.facts import AttributedRow, Entry
-from correlator.jobs.model.rows import Int64, Level, Micros
+from correlator.model.facts import AttributedRow, Entry
+from correlator.model.rows import Int64, Level, Micros
 
 WAIT_FOR = 2.0
 """Seconds that a line waits for the document of its job."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 
 from correlator.cluster.received import REPORTED_FOR, Alive
 from correlator.jobs.job_document import micros
-from correlator.jobs.model.rows import Micros
+from correlator.model.rows import Micros
 from correlator.pipeline.hub import DatabaseStatus
 
 OFFLINE_AFTER = 3.0

@@ -28,7 +28,7 @@ from msgspec import Struct
 
 from correlator.cluster import keys, received, streams
 from correlator.cluster.connection import ClusterUnavailable, Connection, Refused
-from correlator.jobs.model.rows import Micros
+from correlator.model.rows import Micros
 from correlator.tasks import Backoff
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from bisect import bisect_left, insort
 
 from msgspec import Struct
 
-from correlator.jobs.model.facts import MAX_CHILDREN, Reading
-from correlator.jobs.model.rows import Micros
-from correlator.jobs.model.views import JobView
+from correlator.model.facts import MAX_CHILDREN, Reading
+from correlator.model.published import JobView
+from correlator.model.rows import Micros
 
 _Child = tuple[Micros, str]
 """The start time of a child and its job ID. Children are sorted by this pair."""

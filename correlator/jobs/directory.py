@@ -11,9 +11,9 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import TypeAlias
 
 from correlator.jobs.ids import Names, OwnIds
-from correlator.jobs.model.rows import Micros
-from correlator.jobs.model.views import AgeKey, JobView, PublishedJob
+from correlator.model.published import AgeKey, JobView, PublishedJob
 from correlator.model.replies import Resolved
+from correlator.model.rows import Micros
 
 NO_AGE: AgeKey = (0, 0, "")
 """The age key of a job that carries no ID."""

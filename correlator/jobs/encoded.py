@@ -18,8 +18,8 @@ from msgspec import Struct
 
 from correlator.jobs import job_document
 from correlator.jobs.job_document import Revision
-from correlator.jobs.model.views import PublishedJob
 from correlator.model import document as model
+from correlator.model.published import PublishedJob
 
 CAPACITY = 128 * 1024 * 1024
 """Bytes. 20,000 jobs of 10 steps each take 56 MB."""

@@ -20,9 +20,9 @@ from itertools import islice
 
 from correlator.jobs.horizon import FOR_EVER
 from correlator.jobs.job_view import ended_at
-from correlator.jobs.model.changes import Change
-from correlator.jobs.model.persisted import PersistedExports
-from correlator.jobs.model.rows import Micros
+from correlator.model.persisted import PersistedExports
+from correlator.model.published import Change
+from correlator.model.rows import Micros
 
 
 class Exports:

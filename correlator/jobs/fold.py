@@ -13,21 +13,21 @@ from operator import attrgetter
 
 from msgspec.structs import replace
 
-from correlator.jobs.model.facts import (
+from correlator.model.facts import (
     ENDED,
     STATUS_OF,
     Entry,
     Fact,
     Job,
-    JobEvent,
     Kind,
+    LifecycleEvent,
     Line,
+    LogPlace,
     Percent,
-    Place,
     Reading,
     StepEvents,
 )
-from correlator.jobs.model.rows import Micros
+from correlator.model.rows import Micros
 
 MAX_COUNTED = 10_000
 """The highest count of warnings, of errors, and of external IDs, of one job. The count stays there."""
@@ -187,7 +187,7 @@ def _last(known: Line | None, entries: Sequence[Entry]) -> Line | None:
     return Line(newest.at, newest.event_id, newest.level, newest.message[:MAX_LINE])
 
 
-_OLDEST: Place = (0, 0)
+_OLDEST: LogPlace = (0, 0)
 
 
 def _with_external_ids(job: Job, entries: Sequence[Entry]) -> Job:
@@ -216,7 +216,7 @@ def _with_external_ids(job: Job, entries: Sequence[Entry]) -> Job:
     )
 
 
-def _floor(places: Mapping[str, Place], floor: tuple[Place, str] | None) -> tuple[Place, str] | None:
+def _floor(places: Mapping[str, LogPlace], floor: tuple[LogPlace, str] | None) -> tuple[LogPlace, str] | None:
     """The newest ID that does not fit the bounds, or `floor` if all above it fit."""
     if len(places) <= MAX_EXTERNAL_IDS and sum(map(_size, places)) <= MAX_EXTERNAL_BYTES:
         return floor
@@ -267,10 +267,10 @@ def _earliest(known: Micros | None, entries: Sequence[Entry]) -> Micros | None:
     return min([e.at for e in entries] if known is None else [known, *(e.at for e in entries)], default=None)
 
 
-def _best(known: JobEvent | None, entries: Sequence[Entry]) -> JobEvent | None:
+def _best(known: LifecycleEvent | None, entries: Sequence[Entry]) -> LifecycleEvent | None:
     for entry in entries:
         if entry.kind is not None:
-            event = JobEvent(
+            event = LifecycleEvent(
                 STATUS_OF[entry.kind], entry.at, entry.event_id, entry.observed_at, entry.error, entry.error_cut
             )
             if known is None or _order(event) > _order(known):
@@ -278,7 +278,7 @@ def _best(known: JobEvent | None, entries: Sequence[Entry]) -> JobEvent | None:
     return known
 
 
-def _order(event: JobEvent) -> tuple[int, Micros, int]:
+def _order(event: LifecycleEvent) -> tuple[int, Micros, int]:
     return (event.status.rank, event.at, event.event_id)
 
 

@@ -30,13 +30,14 @@ from correlator.jobs.forecast.forecaster import Forecaster, OperationKey
 from correlator.jobs.forecast.place import EndedRun, seconds
 from correlator.jobs.horizon import FOR_EVER, Horizon
 from correlator.jobs.job_view import ended_at, vm_name
-from correlator.jobs.model.facts import Kind, Status
-from correlator.jobs.model.forecasts import Comparison, JobForecast, PersistedForecast, State
-from correlator.jobs.model.rows import Micros, StepRecord
-from correlator.jobs.model.views import JobView, PublishedJob
 from correlator.jobs.record import Record
 from correlator.jobs.schedule import Schedule
 from correlator.jobs.tracked_job import TrackedJob, can_be_forecast, ended_run, operation_key
+from correlator.model.document import Comparison, ForecastState
+from correlator.model.facts import Kind, Status
+from correlator.model.persisted import PersistedForecast
+from correlator.model.published import JobForecast, JobView, PublishedJob
+from correlator.model.rows import Micros, StepRecord
 
 MAX_UNLEARNED = 10_000
 """Ended jobs that wait to be learned. Beyond that, those that ended first are not learned."""
@@ -64,7 +65,7 @@ LINES_WITHIN = 1_000_000
 MOVED = 0.1
 """Share of the remaining time by which p50 must have moved for a new forecast between changes of the job."""
 
-_KINDS = {State.LATE: Kind.JOB_LATE, State.OVERDUE: Kind.JOB_OVERDUE}
+_KINDS = {ForecastState.LATE: Kind.JOB_LATE, ForecastState.OVERDUE: Kind.JOB_OVERDUE}
 
 
 class History(Enum):
@@ -139,7 +140,7 @@ class Forecasts:
         made = forecast.forecast if forecast is not None else None
         if made is None or (tracked := self._records[job_id].tracked) is None:
             return None
-        if made.state not in _KINDS or tracked.announced in (made.state, State.OVERDUE):
+        if made.state not in _KINDS or tracked.announced in (made.state, ForecastState.OVERDUE):
             tracked.unconfirmed = None
             return None
         state, as_of = tracked.unconfirmed or (made.state, made.as_of)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from correlator.jobs.model.rows import Micros
+from correlator.model.rows import Micros
 
 JUDGED_WITHIN: Micros = 60_000_000
 """Microseconds that the time at which jobs are judged may be behind the clock."""

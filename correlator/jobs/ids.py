@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Callable, Collection, Iterable
 
-from correlator.jobs.model.views import AgeKey
+from correlator.model.published import AgeKey
 
 
 class OwnIds:

@@ -39,16 +39,15 @@ from correlator.jobs.ids import OwnIds
 from correlator.jobs.job_view import ended_at
 from correlator.jobs.known import KnownJobs, Persistence
 from correlator.jobs.missing_rows import Transitions, compare, legacy_events
-from correlator.jobs.model.changes import Change, Event, Lost, Outcome, Reason
-from correlator.jobs.model.facts import AttributedRow, Attribution, Entry, Fact, Job, Kind, Reading, Status
-from correlator.jobs.model.persisted import IndexState, PersistedJob, PersistedLegacy
-from correlator.jobs.model.rows import LegacyRecord, Micros
-from correlator.jobs.model.views import NO_TITLES, JobView, PublishedJob, Titles
 from correlator.jobs.published import PublishedJobs
 from correlator.jobs.record import LegacyRow, Record
 from correlator.jobs.removed_jobs import RemovedJobs
 from correlator.jobs.schedule import Schedule
 from correlator.jobs.silence import Silence
+from correlator.model.facts import AttributedRow, Attribution, Entry, Fact, Job, Kind, Reading, Status
+from correlator.model.persisted import IndexState, PersistedJob, PersistedLegacy
+from correlator.model.published import NO_TITLES, Change, Event, JobView, Lost, Outcome, PublishedJob, Reason, Titles
+from correlator.model.rows import LegacyRecord, Micros
 
 RESTORED_AT_ONCE = 250
 """Jobs that one step of `Index.restore` adds."""

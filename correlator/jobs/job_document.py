@@ -21,14 +21,12 @@ from msgspec import UNSET, Raw, UnsetType
 from msgspec.structs import replace
 
 from correlator.jobs import joblog
-from correlator.jobs.model import forecasts
-from correlator.jobs.model.changes import Event
-from correlator.jobs.model.facts import AttributedRow, Entry, Line, Status
-from correlator.jobs.model.rows import COLUMNS, Micros, StepRecord
-from correlator.jobs.model.views import JobView, LogLine, PublishedJob, Titles, goes_on
 from correlator.model import document as model
 from correlator.model import messages
 from correlator.model.document import JobDocument
+from correlator.model.facts import AttributedRow, Entry, Line, Status
+from correlator.model.published import Event, JobForecast, JobView, LogLine, PublishedJob, Titles, goes_on
+from correlator.model.rows import COLUMNS, Micros, StepRecord
 
 T = TypeVar("T")
 
@@ -128,7 +126,7 @@ def document(shown: PublishedJob, base: Revision | None = None, *, steps: bool =
         base = None
     if base is not None and steps and goes_on(base.shown, shown):
         return _later(base, shown)
-    made = shown.forecast or forecasts.JobForecast()
+    made = shown.forecast or JobForecast()
     statuses = [step.status for step in view.steps]
     step = current_step(view) if "running" in statuses else None
     last = _last_message(view.last)
@@ -206,7 +204,7 @@ def _later(base: Revision, shown: PublishedJob) -> JobDocument:
 
 
 def growth(old: PublishedJob, new: PublishedJob) -> bytes:
-    """The merge patch of a job that goes on (`views.goes_on`), as JSON: that of most changes, without documents.
+    """The merge patch of a job that goes on (`published.goes_on`), as JSON: that of most changes, without documents.
 
     The members are those of `_later`.
     """
@@ -316,7 +314,7 @@ def _forecast(shown: PublishedJob, base: Revision | None) -> model.Forecast | No
     )
 
 
-def _comparison(found: forecasts.Comparison | None) -> model.Comparison | None:
+def _comparison(found: model.Comparison | None) -> model.Comparison | None:
     if found is None:
         return None
     return model.Comparison(round(found.typical_seconds, 3), found.runs, round(found.percentile, 1))

@@ -18,9 +18,9 @@ import orjson
 from msgspec.structs import replace
 
 from correlator.jobs import fold, joblog, legacy_status
-from correlator.jobs.model.facts import Job, JobEvent, Status, StepEvents
-from correlator.jobs.model.rows import COLUMNS, JobRecord, LegacyRecord, Micros, StepRecord
-from correlator.jobs.model.views import JobView
+from correlator.model.facts import Job, LifecycleEvent, Status, StepEvents
+from correlator.model.published import JobView
+from correlator.model.rows import COLUMNS, JobRecord, LegacyRecord, Micros, StepRecord
 
 
 def view(job: Job, id_keys: Sequence[str] = joblog.EXTERNAL_ID_KEYS) -> JobView:
@@ -129,8 +129,8 @@ def ended_at(view: JobView) -> Micros:
 
 
 def _resolve(
-    word: str | None, read: bool, observed_at: int, event: JobEvent | None, *, of_step: bool = False
-) -> tuple[Status, JobEvent | None]:
+    word: str | None, read: bool, observed_at: int, event: LifecycleEvent | None, *, of_step: bool = False
+) -> tuple[Status, LifecycleEvent | None]:
     """Apply the rule in the module's docstring. Returns the status, and the event if the event applies."""
     status = _status(word, of_step=of_step) if read else None
     if status is not None and status.ended:
@@ -154,7 +154,9 @@ def _status(word: str | None, *, of_step: bool) -> Status | None:
     return status if of_step or status is not Status.SKIPPED else Status.RUNNING
 
 
-def _ended_at(status: Status, record: JobRecord, ahead: JobEvent | None, event: JobEvent | None) -> Micros | None:
+def _ended_at(
+    status: Status, record: JobRecord, ahead: LifecycleEvent | None, event: LifecycleEvent | None
+) -> Micros | None:
     """`ahead`: the event that applies, if any. `event`: the best one, which knows what the table does not say."""
     if not status.ended:
         return None

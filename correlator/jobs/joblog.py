@@ -15,9 +15,9 @@ from typing import Any
 import orjson
 
 from correlator.jobs import sizes
-from correlator.jobs.model.facts import Attribution, Entry, Kind
-from correlator.jobs.model.rows import LEVELS, Level, LogRow
 from correlator.model.document import MAX_ID, MAX_STEP_ID
+from correlator.model.facts import Attribution, Entry, Kind
+from correlator.model.rows import LEVELS, Level, LogRow
 
 KIND_OF_MESSAGE: dict[str, Kind] = {
     "job started": Kind.JOB_STARTED,

@@ -8,13 +8,13 @@ from correlator.jobs import joblog, legacy_status
 from correlator.jobs.bounded import BoundedDict, PendingRows
 from correlator.jobs.forecast.forecaster import OperationKey
 from correlator.jobs.forecasts import Forecasts
-from correlator.jobs.model.facts import AttributedRow, Reading
-from correlator.jobs.model.persisted import PersistedJob, PersistedLegacy
-from correlator.jobs.model.rows import LegacyRecord, Micros
 from correlator.jobs.published import PublishedJobs
 from correlator.jobs.record import LegacyRow, Record
 from correlator.jobs.removed_jobs import RemovedJobs, SetAsideRows
 from correlator.jobs.silence import Silence
+from correlator.model.facts import AttributedRow, Reading
+from correlator.model.persisted import PersistedJob, PersistedLegacy
+from correlator.model.rows import LegacyRecord, Micros
 
 MAX_UNREAD = 10_000
 """Jobs that the log mentions and that were not read from the tables yet."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from correlator.jobs.model.facts import Status
+from correlator.model.facts import Status
 
 _MEANINGS = {
     "pending": (Status.PENDING, 0.0),

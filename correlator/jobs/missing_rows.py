@@ -18,10 +18,9 @@ from msgspec import Struct
 
 from correlator.jobs.bounded import BoundedDict
 from correlator.jobs.horizon import Horizon
-from correlator.jobs.model.changes import Event, Lost
-from correlator.jobs.model.facts import ENDED, STATUS_OF, Job, JobEvent, Kind, Status, StepEvents
-from correlator.jobs.model.rows import Micros, StepRecord
-from correlator.jobs.model.views import JobView
+from correlator.model.facts import ENDED, STATUS_OF, Job, Kind, LifecycleEvent, Status, StepEvents
+from correlator.model.published import Event, JobView, Lost
+from correlator.model.rows import Micros, StepRecord
 
 GRACE = 5_000_000
 """Microseconds of watched time that a log row may lag behind its table row."""
@@ -45,7 +44,7 @@ _Difference: TypeAlias = tuple[Lost, int | None]
 """The kind of the missing row, and the step ID or the percentage that it is about."""
 
 
-def _is_confirmed(status: str, event: JobEvent | None) -> bool:
+def _is_confirmed(status: str, event: LifecycleEvent | None) -> bool:
     """True if the best lifecycle row of a job or step has the status that its table has."""
     return event is not None and event.status.value == status
 
@@ -213,7 +212,7 @@ def _differences(job: Job) -> Iterator[_Difference]:
             yield kind, step.id
 
 
-def _end_difference(event: JobEvent | None, status: str, error: str | None, missing: Lost) -> Lost | None:
+def _end_difference(event: LifecycleEvent | None, status: str, error: str | None, missing: Lost) -> Lost | None:
     """What the log lacks of an end that the table has: its row, the text of its error, or nothing."""
     if event is None or not _is_confirmed(status, event):
         return missing

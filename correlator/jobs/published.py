@@ -10,8 +10,8 @@ from collections.abc import Container
 
 from correlator.jobs.directory import JobDirectory
 from correlator.jobs.job_view import ended_at
-from correlator.jobs.model.rows import Micros
-from correlator.jobs.model.views import NO_TITLES, JobView, PublishedJob, Titles
+from correlator.model.published import NO_TITLES, JobView, PublishedJob, Titles
+from correlator.model.rows import Micros
 
 
 class PublishedJobs(JobDirectory):

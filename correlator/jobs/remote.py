@@ -17,10 +17,9 @@ from msgspec import Struct
 
 from correlator.jobs.directory import JobDirectory, Order, names_differ
 from correlator.jobs.ids import Names
-from correlator.jobs.model.changes import Change, Reason
-from correlator.jobs.model.facts import Status
-from correlator.jobs.model.rows import Micros
-from correlator.jobs.model.views import PublishedJob
+from correlator.model.facts import Status
+from correlator.model.published import Change, PublishedJob, Reason
+from correlator.model.rows import Micros
 
 REMEMBERED: Micros = 23 * 3_600_000_000
 """Microseconds for which removals are remembered: an hour less than the stream does, as clocks differ."""

@@ -19,9 +19,9 @@ from msgspec.structs import replace
 
 from correlator.jobs.bounded import BoundedDict
 from correlator.jobs.job_view import ended_at, legacy_view
-from correlator.jobs.model.facts import Entry, Kind
-from correlator.jobs.model.rows import LegacyRecord, Micros
-from correlator.jobs.model.views import JobView
+from correlator.model.facts import Entry, Kind
+from correlator.model.published import JobView
+from correlator.model.rows import LegacyRecord, Micros
 
 MAX_REMOVED = 100_000
 """Removed jobs that are remembered. Those that left before them count as announced."""

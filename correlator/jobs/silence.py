@@ -7,9 +7,9 @@ from collections.abc import Callable, KeysView
 from msgspec import Struct
 
 from correlator.jobs.horizon import Horizon
-from correlator.jobs.model.persisted import PersistedSilence
-from correlator.jobs.model.rows import Micros
 from correlator.jobs.schedule import Schedule
+from correlator.model.persisted import PersistedSilence
+from correlator.model.rows import Micros
 
 
 class _Sign(Struct, frozen=True):

@@ -17,7 +17,7 @@ from correlator.jobs.accuracy import Accuracy
 from correlator.jobs.forecast import stored
 from correlator.jobs.forecast.forecaster import Forecaster, OperationKey
 from correlator.jobs.forecasts import Forecasts, History
-from correlator.jobs.model.rows import Micros
+from correlator.model.rows import Micros
 
 AT_ONCE = 32
 """Operations that one write stores: some 0.1 ms each. The others follow in the next."""

@@ -19,10 +19,11 @@ from correlator.jobs.forecast.place import (
 )
 from correlator.jobs.forecast.running import RunningJob
 from correlator.jobs.job_view import vm_name
-from correlator.jobs.model.facts import Status
-from correlator.jobs.model.forecasts import JobForecast, PersistedForecast, State
-from correlator.jobs.model.rows import Micros, StepRecord
-from correlator.jobs.model.views import JobView
+from correlator.model.document import ForecastState
+from correlator.model.facts import Status
+from correlator.model.persisted import PersistedForecast
+from correlator.model.published import JobForecast, JobView
+from correlator.model.rows import Micros, StepRecord
 
 LEAST_ELAPSED = 1.0
 """Seconds. The error of a shorter run is divided by this: `started_at` has whole seconds."""
@@ -63,7 +64,7 @@ class TrackedJob:
         """The p50 of the first forecast."""
         self.announced = stored.announced
         """The state of the last event about the job: late or overdue."""
-        self.unconfirmed: tuple[State, Micros] | None = None
+        self.unconfirmed: tuple[ForecastState, Micros] | None = None
         """The state that no event reports yet, and the time of the first forecast with it."""
         self._percents = list(stored.percents)
         """The reported percents that were events of the place."""
@@ -100,7 +101,7 @@ class TrackedJob:
         if published.percent > round(running.percent, 1):
             return  # It is held: see `Forecasts.of`.
         made = published.forecast
-        if running.reported is None and made.state is not State.OVERDUE:
+        if running.reported is None and made.state is not ForecastState.OVERDUE:
             shown = percent_by_clock(
                 now, percent=published.percent, as_of=made.as_of, started=running.place.start, p50=made.p50
             )

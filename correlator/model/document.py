@@ -11,12 +11,16 @@ that is UNSET is absent.
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, TypeAlias, get_args
 
 import msgspec
 import orjson
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from msgspec.structs import asdict, astuple
+
+from correlator.model.facts import Status
+from correlator.model.rows import Level
 
 EXACT: Final = 1 << 53
 """The largest integer that all JSON parsers read exactly."""
@@ -29,19 +33,13 @@ MAX_DEPTH: Final = 200
 """The maximum nesting of an encoded value, in levels. The encoder fails above 254, the parser accepts more."""
 
 BASES: Final = ("reported", "history", "steps", "legacy")
-FORECAST_STATES: Final = ("rough", "on_track", "late", "overdue")
 SOURCES: Final = ("joblog", "legacy")
 
-Level: TypeAlias = Annotated[Literal["DEBUG", "INFO", "WARN", "ERROR"], Meta(title="Level")]
 JobStatus: TypeAlias = Annotated[
     Literal["pending", "running", "completed", "failed", "cancelled"], Meta(title="JobStatus")
 ]
-LEVELS: Final[tuple[Level, ...]] = get_args(get_args(Level)[0])
-"""In ascending order of severity."""
-
 JOB_STATUSES: Final[tuple[JobStatus, ...]] = get_args(get_args(JobStatus)[0])
-STEP_STATUSES: Final = (*JOB_STATUSES, "skipped")
-StepStatus: TypeAlias = Annotated[str, Meta(title="StepStatus", extra_json_schema={"enum": [*STEP_STATUSES]})]
+StepStatus: TypeAlias = Annotated[str, Meta(title="StepStatus", extra_json_schema={"enum": [*Status]})]
 Source: TypeAlias = Annotated[
     str,
     Meta(
@@ -51,7 +49,6 @@ Source: TypeAlias = Annotated[
     ),
 ]
 Basis: TypeAlias = Annotated[str, Meta(examples=[*BASES])]
-ForecastState: TypeAlias = Annotated[str, Meta(examples=[*FORECAST_STATES])]
 Time: TypeAlias = Annotated[
     str,
     Meta(
@@ -86,6 +83,18 @@ Metadata: TypeAlias = Annotated[
 """A JSON object, encoded once."""
 
 NO_METADATA: Final = Raw(b"{}")
+
+
+class ForecastState(StrEnum):
+    """How a job compares with earlier runs that were at the same point."""
+
+    ROUGH = "rough"
+    """Too few runs were at the point."""
+    ON_TRACK = "on_track"
+    LATE = "late"
+    """It has waited there longer than 90 % of them."""
+    OVERDUE = "overdue"
+    """It has waited there longer than any: p50 and p90 are extrapolated."""
 
 
 class Progress(Struct, frozen=True, gc=False):
@@ -141,7 +150,7 @@ class Forecast(Struct, frozen=True, gc=False):
     ends_at: ForecastEnd
     as_of: Time
     runs: Count
-    state: ForecastState
+    state: Annotated[str, Meta(examples=[*ForecastState])]
     typical_seconds: Seconds
     failure_rate: Share
     steps_ahead: tuple[StepAhead, ...]

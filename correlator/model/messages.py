@@ -19,11 +19,12 @@ from correlator.model.document import (
     JobDocument,
     JobId,
     JobStatus,
-    Level,
     Rev,
     Seconds,
     Time,
 )
+from correlator.model.facts import Kind
+from correlator.model.rows import Level
 
 DaemonState: TypeAlias = Annotated[Literal["starting", "online", "stopping", "offline"], Meta(title="DaemonState")]
 DatabaseState: TypeAlias = Annotated[
@@ -33,12 +34,7 @@ Epoch: TypeAlias = Annotated[str, Meta(description="Names one run of the daemon.
 Seq: TypeAlias = Annotated[
     int, Meta(ge=0, le=EXACT, description="A place in the changes of one epoch; it never falls.")
 ]
-KINDS: Final = (
-    *("job.started", "job.completed", "job.failed", "job.cancelled"),
-    *("step.started", "step.completed", "step.failed", "step.skipped"),
-    *("job.stalled", "job.recovered", "job.late", "job.overdue"),
-)
-EventKind: TypeAlias = Annotated[str, Meta(examples=[*KINDS])]
+EventKind: TypeAlias = Annotated[str, Meta(examples=[*Kind])]
 DeleteReason: TypeAlias = Annotated[
     Literal["retention", "filter", "gone", "merged"],
     Meta(

@@ -13,9 +13,10 @@ from typing import Annotated, Final, Literal, TypeAlias, TypeVar
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
-from correlator.model.document import EXACT, MAX_ID, MAX_STEP_ID, JobStatus, Level
+from correlator.model.document import EXACT, MAX_ID, MAX_STEP_ID, JobStatus
 from correlator.model.messages import MAX_IDS
 from correlator.model.replies import EntityKind
+from correlator.model.rows import Level
 
 T = TypeVar("T")
 

@@ -14,7 +14,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from correlator.jobs.model.rows import Micros
+from correlator.model.rows import Micros
 
 log = logging.getLogger(__name__)
 

@@ -34,12 +34,11 @@ from correlator.errors import SourceUnavailable
 from correlator.jobs.directory import JobDirectory
 from correlator.jobs.encoded import Documents
 from correlator.jobs.forecast.forecaster import OperationKey
-from correlator.jobs.model.changes import Change, Event, Reason
-from correlator.jobs.model.facts import AttributedRow
-from correlator.jobs.model.rows import LegacyRecord, Micros
-from correlator.jobs.model.views import PublishedJob
+from correlator.model.facts import AttributedRow
 from correlator.model.messages import DatabaseState
+from correlator.model.published import Change, Event, PublishedJob, Reason
 from correlator.model.replies import OperationRuns, OperationWithSteps, Resolved
+from correlator.model.rows import LegacyRecord, Micros
 from correlator.ops.heartbeats import Heartbeats
 from correlator.ops.stalls import timed
 from correlator.pipeline.queries import EarlierLines, JobNames, JobQuery, LineArchive, LineQuery, LinesPage, OtherJobs

@@ -15,11 +15,10 @@ from operator import attrgetter
 from correlator.jobs.bounded import BoundedDict
 from correlator.jobs.forecast.points import MIN_RUNS
 from correlator.jobs.forecasts import Forecasts, History
-from correlator.jobs.model.changes import Change
-from correlator.jobs.model.facts import Status
-from correlator.jobs.model.forecasts import State
-from correlator.jobs.model.rows import Micros
-from correlator.jobs.model.views import PublishedJob
+from correlator.model.document import ForecastState
+from correlator.model.facts import Status
+from correlator.model.published import Change, PublishedJob
+from correlator.model.rows import Micros
 from correlator.ops import metrics
 
 STATUSES = tuple(s for s in Status if s is not Status.SKIPPED)
@@ -35,15 +34,15 @@ class JobMetrics:
     def __init__(self, forecasts: Forecasts) -> None:
         self._counts: dict[Status, int] = dict.fromkeys(STATUSES, 0)
         self._stalled = 0
-        self._states = dict.fromkeys(State, 0)
+        self._states = dict.fromkeys(ForecastState, 0)
         self._counted: BoundedDict[str, None] = BoundedDict(MAX_ENDED)
         self._kinds = metrics.Bounded()
         self._prepared: set[tuple[str, ...]] = set()
         for status in STATUSES:
             metrics.JOBS.labels(status).set_function(partial(self._counts.__getitem__, status))
         metrics.JOBS_STALLED.set_function(lambda: self._stalled)
-        metrics.JOBS_LATE.set_function(lambda: self._states[State.LATE])
-        metrics.JOBS_OVERDUE.set_function(lambda: self._states[State.OVERDUE])
+        metrics.JOBS_LATE.set_function(lambda: self._states[ForecastState.LATE])
+        metrics.JOBS_OVERDUE.set_function(lambda: self._states[ForecastState.OVERDUE])
         metrics.FORECAST_HISTORY_READ.set_function(lambda: forecasts.history is History.READ)
         # A restart replaces `forecasts.accuracy`.
         metrics.FORECAST_COVERAGE.set_function(lambda: forecasts.accuracy.coverage())  # noqa: PLW0108
@@ -101,7 +100,7 @@ _counted = attrgetter("view.status", "stalled", "forecast")
 """What the counters use of a job. Most changes leave it as it is."""
 
 
-def _state(shown: PublishedJob | None) -> State | None:
+def _state(shown: PublishedJob | None) -> ForecastState | None:
     """The state of the forecast of a running job."""
     forecast = shown.forecast.forecast if shown is not None and shown.forecast is not None else None
     return forecast.state if forecast is not None else None

@@ -12,12 +12,11 @@ from correlator.jobs.children import family
 from correlator.jobs.forecast.forecaster import OperationKey
 from correlator.jobs.forecast.operation import Operation
 from correlator.jobs.index import Index
-from correlator.jobs.model.changes import Outcome, Reason
-from correlator.jobs.model.facts import Job, Reading
-from correlator.jobs.model.rows import LegacyRecord, Micros
-from correlator.jobs.model.views import PublishedJob
 from correlator.jobs.published import PublishedJobs
+from correlator.model.facts import Job, Reading
+from correlator.model.published import Outcome, PublishedJob, Reason
 from correlator.model.replies import OperationRuns, OperationWithSteps, Resolved, UsualStep
+from correlator.model.rows import LegacyRecord, Micros
 from correlator.pipeline.appliance_clock import ApplianceClock
 from correlator.pipeline.hub import Batch, Hub, available, wall_clock
 from correlator.pipeline.queries import Archive, Found, JobQuery, OtherJobs

@@ -26,10 +26,10 @@ from correlator.jobs import joblog, sizes
 from correlator.jobs.forecast.forecaster import OperationKey
 from correlator.jobs.forecast.place import EndedRun
 from correlator.jobs.forecasts import History
-from correlator.jobs.model.changes import Outcome
-from correlator.jobs.model.facts import Entry, Fact, Reading
-from correlator.jobs.model.persisted import IndexState, PersistedJob, PersistedLegacy
-from correlator.jobs.model.rows import LegacyRecord, LogRow, Micros
+from correlator.model.facts import Entry, Fact, Reading
+from correlator.model.persisted import IndexState, PersistedJob, PersistedLegacy
+from correlator.model.published import Outcome
+from correlator.model.rows import LegacyRecord, LogRow, Micros
 from correlator.ops import metrics
 from correlator.ops.heartbeats import STUCK_AFTER
 from correlator.ops.stalls import spare_loaded, timed

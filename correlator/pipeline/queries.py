@@ -16,10 +16,10 @@ from typing import Protocol
 from msgspec import Raw, Struct
 
 from correlator.jobs import job_document, job_view
-from correlator.jobs.model.facts import Reading
-from correlator.jobs.model.rows import LEVELS, Int64, LegacyRecord, Level, Micros
-from correlator.jobs.model.views import JobView, LogLine, PublishedJob
+from correlator.model.facts import Reading
+from correlator.model.published import JobView, LogLine, PublishedJob
 from correlator.model.replies import OperationRuns, OperationWithSteps, Resolved, ResolvedBy
+from correlator.model.rows import LEVELS, Int64, LegacyRecord, Level, Micros
 
 
 class Found(Struct, frozen=True):

@@ -20,8 +20,7 @@ from operator import attrgetter
 
 from msgspec import Struct
 
-from correlator.jobs.model.changes import Change, Reason
-from correlator.jobs.model.views import JobView, PublishedJob
+from correlator.model.published import Change, JobView, PublishedJob, Reason
 
 MAX_CHANGES = 10_000
 MAX_BYTES = 16 * 1024 * 1024

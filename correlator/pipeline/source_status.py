@@ -24,8 +24,8 @@ from correlator.errors import Away, SourceUnavailable
 from correlator.jobs import horizon
 from correlator.jobs.index import Index
 from correlator.jobs.job_document import rfc3339
-from correlator.jobs.model.changes import Outcome
-from correlator.jobs.model.rows import LogRow, Micros
+from correlator.model.published import Outcome
+from correlator.model.rows import LogRow, Micros
 from correlator.ops import metrics
 from correlator.pipeline.appliance_clock import ApplianceClock, uptime
 from correlator.pipeline.hub import UNREACHABLE, DatabaseStatus

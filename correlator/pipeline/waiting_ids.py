@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
-from correlator.jobs.model.changes import Change
+from correlator.model.published import Change
 
 WATCHED_FOR = 60.0
 """Seconds for which the source queries often for an ID that no job has."""

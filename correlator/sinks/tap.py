@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from correlator.jobs.model.facts import AttributedRow
-from correlator.jobs.model.rows import LEVELS, Level
+from correlator.model.facts import AttributedRow
+from correlator.model.rows import LEVELS, Level
 from correlator.pipeline.hub import Batch, Hub
 
 MAX_PENDING = 10_000

@@ -33,7 +33,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterator
 
 from correlator.errors import CorrelatorError
-from correlator.jobs.model.views import PublishedJob
+from correlator.model.published import PublishedJob
 from correlator.model.replies import Resolved
 from correlator.pipeline.hub import Hub
 

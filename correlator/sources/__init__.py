@@ -13,9 +13,9 @@ from typing import Protocol
 from correlator.jobs.forecast.forecaster import OperationKey
 from correlator.jobs.forecast.place import EndedRun
 from correlator.jobs.known import KnownJobs
-from correlator.jobs.model.changes import Outcome
-from correlator.jobs.model.facts import Reading
-from correlator.jobs.model.rows import LegacyRecord, LogRow, Micros
+from correlator.model.facts import Reading
+from correlator.model.published import Outcome
+from correlator.model.rows import LegacyRecord, LogRow, Micros
 from correlator.ops.heartbeats import Heartbeats
 from correlator.pipeline.source_status import SourceStatus
 from correlator.pipeline.waiting_ids import WaitingIds

@@ -31,8 +31,8 @@ from msgspec import Struct
 from correlator.errors import Away, SourceUnavailable
 from correlator.jobs import joblog
 from correlator.jobs.bounded import BoundedDict
-from correlator.jobs.model.rows import JobRecord
 from correlator.jobs.sizes import Sizes
+from correlator.model.rows import JobRecord
 from correlator.sources.db import searches
 from correlator.sources.db.queries import Queries
 from correlator.sources.db.searches import Place

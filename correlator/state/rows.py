@@ -17,8 +17,8 @@ import msgspec
 from msgspec import Struct
 
 from correlator.jobs import stored_forecasts
-from correlator.jobs.model.persisted import Cursor, IndexState, PersistedExports, PersistedJob, PersistedLegacy
 from correlator.jobs.stored_forecasts import Decoded
+from correlator.model.persisted import Cursor, IndexState, PersistedExports, PersistedJob, PersistedLegacy
 
 VERSION = 3
 """Version of the form of the checkpoint, in the file and in the cluster. Increase it when a table, or a type that is

@@ -20,8 +20,8 @@ from correlator.errors import CorrelatorError
 from correlator.jobs.exports import Exports
 from correlator.jobs.forecast.forecaster import MAX_OPERATIONS
 from correlator.jobs.index import Index
-from correlator.jobs.model.persisted import Cursor
 from correlator.jobs.stored_forecasts import AT_ONCE, StoredForecasts
+from correlator.model.persisted import Cursor
 from correlator.ops import metrics
 from correlator.ops.heartbeats import Heartbeats
 from correlator.ops.stalls import timed

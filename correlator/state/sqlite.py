@@ -19,7 +19,7 @@ import msgspec
 
 from correlator.errors import CheckpointInUse
 from correlator.jobs import stored_forecasts
-from correlator.jobs.model.persisted import Cursor, IndexState, PersistedExports, PersistedJob, PersistedLegacy
+from correlator.model.persisted import Cursor, IndexState, PersistedExports, PersistedJob, PersistedLegacy
 from correlator.state.rows import VERSION, Changes, Saved, encoded
 
 log = logging.getLogger(__name__)

@@ -28,8 +28,8 @@ import click
 from correlator.config import loading, values
 from correlator.config.schema import Config, Http
 from correlator.errors import BadRequest, ConfigError, CorrelatorError
-from correlator.jobs.model.rows import LEVELS
 from correlator.model.document import JOB_STATUSES, MAX_ID
+from correlator.model.rows import LEVELS
 from correlator.ops.logs import escape
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from msgspec import to_builtins
 from correlator.client.documents import moment, remaining
 from correlator.client.messages import Document, LogMessage
 from correlator.client.replica import Update
-from correlator.jobs.model.facts import ENDED
+from correlator.model.facts import ENDED
 
 
 def stamp(text: object) -> str:

@@ -22,8 +22,8 @@ from correlator.client.line_merge import LineMerge, Page, in_order
 from correlator.client.messages import Document, LogMessage
 from correlator.client.replica import ConnectionState, Update
 from correlator.errors import NotFound
-from correlator.jobs.model.rows import Level
 from correlator.model.messages import Wanted
+from correlator.model.rows import Level
 from correlator.tasks import Backoff
 from correlator.terminal import formats, ids
 from correlator.terminal.formats import note

@@ -10,7 +10,7 @@ from typing import Literal, TextIO
 from rich.text import Text
 
 from correlator.jobs import job_document
-from correlator.jobs.model.facts import Attribution
+from correlator.model.facts import Attribution
 from correlator.ops.logs import escape
 from correlator.sinks.tap import Dropped, TapRow
 from correlator.terminal import ids

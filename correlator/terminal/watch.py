@@ -27,9 +27,9 @@ from correlator.client.documents import moment, named
 from correlator.client.messages import Document, LogMessage
 from correlator.client.replica import ConnectionState, Update
 from correlator.errors import CorrelatorError
-from correlator.jobs.model.facts import ENDED
-from correlator.jobs.model.rows import Level
+from correlator.model.facts import ENDED
 from correlator.model.messages import Wanted
+from correlator.model.rows import Level
 from correlator.terminal import formats, ids
 from correlator.terminal.formats import Percents, ahead, note
 from correlator.terminal.ids import names

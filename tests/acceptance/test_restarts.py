@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from correlator.jobs.index import Index
-from correlator.jobs.model.facts import Reading
-from correlator.jobs.model.persisted import Cursor
-from correlator.jobs.model.rows import JobRecord, StepRecord
+from correlator.model.facts import Reading
+from correlator.model.persisted import Cursor
+from correlator.model.rows import JobRecord, StepRecord
 from correlator.state.rows import Changes
 from correlator.state.sqlite import Checkpoint
 from tests.support.appliance import Appliance, connected

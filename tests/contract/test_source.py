@@ -11,8 +11,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from correlator.jobs import job_view, joblog
-from correlator.jobs.model.facts import Job, Reading, Status
-from correlator.jobs.model.rows import LogRow
+from correlator.model.facts import Job, Reading, Status
+from correlator.model.rows import LogRow
 from correlator.pipeline.queries import JobQuery
 from correlator.sources.db import zones
 from correlator.sources.db.queries import read_readings

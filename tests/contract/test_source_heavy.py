@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 
 from correlator.jobs import joblog
-from correlator.jobs.model.persisted import PersistedJob
-from correlator.jobs.model.rows import LogRow
+from correlator.model.persisted import PersistedJob
+from correlator.model.rows import LogRow
 from correlator.sources.db.heavy import SLICE_BYTES, slices
 from correlator.sources.db.light import HEAVY
 from tests.support.source_databases import open_queries, running_follower

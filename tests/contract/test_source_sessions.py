@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from correlator.errors import Away, SourceUnavailable
-from correlator.jobs.model.persisted import Cursor
+from correlator.model.persisted import Cursor
 from correlator.pipeline.source_status import SourcePart
 from correlator.sources.db.mariadb import Address, MariaDBDatabase, MariaDBSession
 from correlator.sources.db.session import TABLES, Schema

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from correlator.jobs.model.rows import JobRecord, StepRecord
 from correlator.jobs.sizes import (
     CUT,
     MAX_METADATA,
@@ -17,6 +16,7 @@ from correlator.jobs.sizes import (
     Sizes,
     size,
 )
+from correlator.model.rows import JobRecord, StepRecord
 from correlator.sources.archive.archive import DatabaseArchive
 from correlator.sources.db.queries import Queries, read_readings
 from tests.support.source_databases import open_queries

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from correlator.jobs.model.facts import Kind
+from correlator.model.facts import Kind
 from tests.support.alertmanager import Alertmanager
 from tests.support.eventually import eventually
 from tests.support.webhook_harness import WebhookHarness, recipes

@@ -8,8 +8,8 @@ from msgspec.structs import replace
 from correlator.cluster import keys, streams
 from correlator.cluster.connection import ClusterUnavailable
 from correlator.cluster.fence import put
-from correlator.jobs.model.changes import Event, Outcome
-from correlator.jobs.model.facts import Kind
+from correlator.model.facts import Kind
+from correlator.model.published import Event, Outcome
 from correlator.ops import cluster_metrics
 from correlator.ops.metrics import REGISTRY
 from correlator.sinks.cluster import epoch

@@ -18,9 +18,9 @@ import pytest
 from aiohttp import web
 
 from correlator.jobs.index import Index
-from correlator.jobs.model.facts import Reading
-from correlator.jobs.model.rows import JobRecord
+from correlator.model.facts import Reading
 from correlator.model.messages import CloseCode
+from correlator.model.rows import JobRecord
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import LinesPage
 from correlator.sinks.http import connections

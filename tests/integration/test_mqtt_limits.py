@@ -11,8 +11,8 @@ import pytest
 from correlator.config.schema import Mqtt
 from correlator.config.values import BrokerUrl
 from correlator.jobs.index import Index
-from correlator.jobs.model.facts import Reading
-from correlator.jobs.model.rows import JobRecord
+from correlator.model.facts import Reading
+from correlator.model.rows import JobRecord
 from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.mqtt.sink import MqttSink
 from correlator.tasks import Backoff

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from correlator.doctor import daemon
-from correlator.jobs.model.facts import Kind
+from correlator.model.facts import Kind
 from correlator.sinks.mqtt.connection import MqttTimings
 from tests.support.eventually import eventually
 from tests.support.faults.proxy import Proxy

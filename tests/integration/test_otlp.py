@@ -15,8 +15,8 @@ from correlator.config.otlp import Otlp
 from correlator.config.schema import Config, Mqtt
 from correlator.doctor import receivers
 from correlator.jobs.exports import Exports
-from correlator.jobs.model.facts import Reading
-from correlator.jobs.model.rows import JobRecord, StepRecord
+from correlator.model.facts import Reading
+from correlator.model.rows import JobRecord, StepRecord
 from correlator.sinks.otlp import sink as sinks
 from correlator.sinks.otlp.sink import OtlpSink
 from correlator.tasks import Backoff

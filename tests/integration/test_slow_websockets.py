@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator
 import aiohttp
 
 from correlator.jobs.index import Index
-from correlator.jobs.model.facts import Reading
-from correlator.jobs.model.rows import JobRecord
+from correlator.model.facts import Reading
+from correlator.model.rows import JobRecord
 from correlator.ops import metrics
 from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.streaming.limits import Limits

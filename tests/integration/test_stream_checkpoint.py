@@ -13,7 +13,7 @@ from correlator.cluster import keys, streams
 from correlator.cluster.connection import ClusterUnavailable, Fenced
 from correlator.cluster.fence import Message
 from correlator.cluster.lease import Lease
-from correlator.jobs.model.persisted import Cursor, PersistedExports
+from correlator.model.persisted import Cursor, PersistedExports
 from correlator.state import stream
 from correlator.state.rows import Saved
 from correlator.state.stream import StreamCheckpoint, StreamCopy, newest

@@ -11,7 +11,7 @@ from correlator.cluster import keys
 from correlator.cluster.connection import ClusterUnavailable, Unacknowledged
 from correlator.cluster.fence import Message
 from correlator.cluster.lease import Lease
-from correlator.jobs.model.persisted import Cursor, PersistedJob
+from correlator.model.persisted import Cursor, PersistedJob
 from correlator.state.rows import MAX_ROW, MAX_ROWS
 from correlator.state.stream import StreamCheckpoint
 from tests.support.cluster import connected, settings

@@ -8,8 +8,8 @@ import pytest
 
 from correlator.config.schema import Config
 from correlator.config.webhooks import Template
-from correlator.jobs.model.changes import Event
-from correlator.jobs.model.facts import Kind
+from correlator.model.facts import Kind
+from correlator.model.published import Event
 from correlator.sinks.webhooks.deliveries import StoredDelivery, StoredEvent, WebhookTimings
 from correlator.sinks.webhooks.sink import NotedEvent
 from tests.support.eventually import eventually

@@ -11,8 +11,8 @@ import pytest
 
 from correlator.config.values import Secret
 from correlator.config.webhooks import SigningSecrets, Template
-from correlator.jobs.model.changes import Event
-from correlator.jobs.model.facts import Kind
+from correlator.model.facts import Kind
+from correlator.model.published import Event
 from correlator.ops import metrics
 from correlator.sinks.http.openapi import openapi
 from correlator.sinks.webhooks.deliveries import WebhookTimings

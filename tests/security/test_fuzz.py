@@ -33,10 +33,10 @@ from correlator.config.schema import leaves
 from correlator.errors import BadRequest, ConfigError
 from correlator.jobs import joblog
 from correlator.jobs.index import Index
-from correlator.jobs.model.facts import Entry, Kind, Reading
-from correlator.jobs.model.persisted import Cursor
-from correlator.jobs.model.rows import JobRecord, LegacyRecord, LogRow, StepRecord
+from correlator.model.facts import Entry, Kind, Reading
 from correlator.model.messages import ClientMessage
+from correlator.model.persisted import Cursor
+from correlator.model.rows import JobRecord, LegacyRecord, LogRow, StepRecord
 from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.http import frames, sse
 from correlator.sinks.http.responses import problems

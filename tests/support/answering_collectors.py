@@ -11,10 +11,10 @@ from correlator.cluster.connection import Connection, NoAnswer, NoResponder
 from correlator.cluster.rpc import MAX_BYTES, Caller
 from correlator.gateway.archive import RpcArchive
 from correlator.jobs.index import Index
-from correlator.jobs.model.facts import Reading
-from correlator.jobs.model.rows import JobRecord, LegacyRecord, StepRecord
-from correlator.jobs.model.views import LogLine
+from correlator.model.facts import Reading
+from correlator.model.published import LogLine
 from correlator.model.replies import Resolved
+from correlator.model.rows import JobRecord, LegacyRecord, StepRecord
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import ArchivePage, EarlierLines, Found, LinesPage
 from correlator.sinks.cluster.gateway_requests import Answers, Responder

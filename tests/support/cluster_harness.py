@@ -13,9 +13,9 @@ from correlator.cluster.connection import ClusterUnavailable, Connection
 from correlator.cluster.fence import Fence, put
 from correlator.config.cluster import Cluster, nats_url
 from correlator.jobs.index import Index
-from correlator.jobs.model.changes import Event, Outcome
-from correlator.jobs.model.facts import AttributedRow, Entry, Kind, Reading
-from correlator.jobs.model.rows import JobRecord, StepRecord
+from correlator.model.facts import AttributedRow, Entry, Kind, Reading
+from correlator.model.published import Event, Outcome
+from correlator.model.rows import JobRecord, StepRecord
 from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.cluster import stored_document
 from correlator.sinks.cluster.documents import ClusterTimings

@@ -8,8 +8,8 @@ import orjson
 
 from correlator.cluster import received
 from correlator.jobs import job_document
-from correlator.jobs.model.views import PublishedJob
 from correlator.model import document as model
+from correlator.model.published import PublishedJob
 
 
 def document_text(shown: PublishedJob, *, steps: bool = True) -> bytes:

@@ -10,7 +10,7 @@ from typing import Any
 
 from correlator.jobs.forecast.forecaster import OperationKey
 from correlator.jobs.forecast.place import EndedRun
-from correlator.jobs.model.rows import Micros
+from correlator.model.rows import Micros
 from correlator.sources.db.queries import Queries
 from correlator.sources.db.session import Session
 from correlator.sources.tables.history import History

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 import msgspec
 
 from correlator.jobs.index import Index
-from correlator.jobs.model.changes import Change, Event, Outcome
-from correlator.jobs.model.facts import Reading
-from correlator.jobs.model.persisted import IndexState, PersistedJob, PersistedLegacy
-from correlator.jobs.model.rows import JobRecord, Micros
+from correlator.model.facts import Reading
+from correlator.model.persisted import IndexState, PersistedJob, PersistedLegacy
+from correlator.model.published import Change, Event, Outcome
+from correlator.model.rows import JobRecord, Micros
 
 SECOND = 1_000_000
 BASE = 1_758_550_000 * SECOND

@@ -2,8 +2,8 @@
 
 from hypothesis import strategies as st
 
-from correlator.jobs.model.facts import STATUS_OF, Entry, Reading
-from correlator.jobs.model.rows import JobRecord, StepRecord
+from correlator.model.facts import STATUS_OF, Entry, Reading
+from correlator.model.rows import JobRecord, StepRecord
 
 BASE = 1_758_553_933_000_000
 SECOND = 1_000_000

@@ -9,11 +9,11 @@ from msgspec.structs import replace
 
 from correlator.jobs.forecast.place import EndedRun, StepTimes
 from correlator.jobs.index import Index
-from correlator.jobs.model.changes import Outcome
-from correlator.jobs.model.facts import Fact, Kind, Reading
-from correlator.jobs.model.persisted import PersistedJob, PersistedLegacy
-from correlator.jobs.model.rows import JobRecord, Micros, StepRecord
 from correlator.jobs.stored_forecasts import StoredForecasts, decode
+from correlator.model.facts import Fact, Kind, Reading
+from correlator.model.persisted import PersistedJob, PersistedLegacy
+from correlator.model.published import Outcome
+from correlator.model.rows import JobRecord, Micros, StepRecord
 from tests.support.documents import document_of
 from tests.support.forecasts import BASE, OPERATION, SECOND, ended
 

@@ -10,8 +10,8 @@ from correlator.jobs.forecast.forecaster import Forecaster
 from correlator.jobs.forecast.operation import Operation
 from correlator.jobs.forecast.place import EndedRun, Place, StepTimes, end_of, start_of
 from correlator.jobs.forecast.running import RunningJob
-from correlator.jobs.model.forecasts import Forecast
-from correlator.jobs.model.rows import Micros
+from correlator.model.published import Forecast
+from correlator.model.rows import Micros
 
 OPERATION = ("failover", "live")
 BASE = 1_758_553_933_000_000

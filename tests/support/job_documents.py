@@ -6,7 +6,7 @@ from typing import Any
 
 from correlator.client.messages import LogMessage
 from correlator.client.replica import Update
-from correlator.jobs.model.facts import ENDED
+from correlator.model.facts import ENDED
 
 NOW = 1_758_553_960.0  # 2025-09-22T15:12:40Z
 

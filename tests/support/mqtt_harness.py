@@ -13,9 +13,9 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from correlator.config.schema import Mqtt
 from correlator.config.values import BrokerUrl
 from correlator.jobs.index import Index
-from correlator.jobs.model.changes import Event, Outcome
-from correlator.jobs.model.facts import Kind, Reading
-from correlator.jobs.model.rows import JobRecord, StepRecord
+from correlator.model.facts import Kind, Reading
+from correlator.model.published import Event, Outcome
+from correlator.model.rows import JobRecord, StepRecord
 from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.mqtt.sink import MqttSink
 from correlator.sinks.mqtt.topics import Key, Topics

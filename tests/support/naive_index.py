@@ -16,12 +16,11 @@ from msgspec.structs import replace
 from correlator.jobs import fold, job_view
 from correlator.jobs.index import WAIT_FOR, Index
 from correlator.jobs.job_view import ended_at
-from correlator.jobs.model.changes import Outcome
-from correlator.jobs.model.facts import STATUS_OF, Entry, Fact, Job, Kind, Reading
-from correlator.jobs.model.persisted import IndexState, PersistedJob, PersistedLegacy
-from correlator.jobs.model.rows import JobRecord, LegacyRecord, Micros, StepRecord
-from correlator.jobs.model.views import JobView, PublishedJob, goes_on
 from correlator.jobs.removed_jobs import LATE_COMMIT
+from correlator.model.facts import STATUS_OF, Entry, Fact, Job, Kind, Reading
+from correlator.model.persisted import IndexState, PersistedJob, PersistedLegacy
+from correlator.model.published import JobView, Outcome, PublishedJob, goes_on
+from correlator.model.rows import JobRecord, LegacyRecord, Micros, StepRecord
 
 SECOND = 1_000_000
 BASE = 1_758_550_000 * SECOND

@@ -1,8 +1,8 @@
 """A pipeline whose clock the test sets, and the difference of metrics before and after."""
 
 from correlator.jobs.index import Index
-from correlator.jobs.model.facts import Reading
-from correlator.jobs.model.rows import JobRecord, LogRow
+from correlator.model.facts import Reading
+from correlator.model.rows import JobRecord, LogRow
 from correlator.ops import metrics
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.pipeline import Pipeline

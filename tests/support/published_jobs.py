@@ -6,10 +6,10 @@ import orjson
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from correlator.jobs.model.facts import Line, Status
-from correlator.jobs.model.forecasts import Comparison, Forecast, JobForecast, State, StepAhead
-from correlator.jobs.model.rows import LEVELS, StepRecord
-from correlator.jobs.model.views import JobView, PublishedJob, Titles
+from correlator.model.document import Comparison, ForecastState, StepAhead
+from correlator.model.facts import Line, Status
+from correlator.model.published import Forecast, JobForecast, JobView, PublishedJob, Titles
+from correlator.model.rows import LEVELS, StepRecord
 
 texts = st.text(max_size=6)
 some_text = st.none() | st.text(min_size=1, max_size=6)
@@ -40,8 +40,8 @@ steps = st.dictionaries(
 ).map(lambda found: tuple(replace(step, id=step_id) for step_id, step in found.items()))  # fmt: skip
 
 forecasts = st.builds(
-    Forecast, as_of=times, p50=times, p90=times, percent=st.floats(0, 99), runs=counts, state=st.sampled_from(State),
-    typical_seconds=durations, failure_rate=shares,
+    Forecast, as_of=times, p50=times, p90=times, percent=st.floats(0, 99), runs=counts,
+    state=st.sampled_from(ForecastState), typical_seconds=durations, failure_rate=shares,
     steps_ahead=st.lists(st.builds(StepAhead, texts, shares, durations), max_size=3).map(tuple),
 )  # fmt: skip
 percents = st.floats(0, 100).map(lambda percent: round(percent, 1))

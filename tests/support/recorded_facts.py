@@ -3,8 +3,8 @@
 from datetime import UTC, datetime, timedelta
 
 from correlator.jobs import joblog
-from correlator.jobs.model.facts import Reading
-from correlator.jobs.model.rows import JobRecord, LogRow, StepRecord
+from correlator.model.facts import Reading
+from correlator.model.rows import JobRecord, LogRow, StepRecord
 from tests.support.replay import Insert, expected
 
 

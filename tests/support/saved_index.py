@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from correlator.jobs.index import Index
-from correlator.jobs.model.facts import Entry, Kind, Reading
-from correlator.jobs.model.persisted import Cursor
-from correlator.jobs.model.rows import JobRecord, LegacyRecord, StepRecord
+from correlator.model.facts import Entry, Kind, Reading
+from correlator.model.persisted import Cursor
+from correlator.model.rows import JobRecord, LegacyRecord, StepRecord
 from correlator.state.rows import Changes
 
 NOW = 1_758_550_000_000_000

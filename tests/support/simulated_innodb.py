@@ -15,8 +15,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from correlator.errors import SourceUnavailable
-from correlator.jobs.model.changes import Outcome
-from correlator.jobs.model.rows import LogRow
+from correlator.model.published import Outcome
+from correlator.model.rows import LogRow
 from correlator.ops.heartbeats import Heartbeats
 from correlator.sources.db.session import MonitoredSession, Range
 from correlator.sources.log.reset_markers import LogReset

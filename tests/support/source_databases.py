@@ -18,11 +18,10 @@ from typing import Any
 from correlator.errors import SourceUnavailable
 from correlator.jobs.forecast.place import EndedRun
 from correlator.jobs.index import Index
-from correlator.jobs.model.changes import Outcome
-from correlator.jobs.model.persisted import Cursor
-from correlator.jobs.model.rows import LogRow
-from correlator.jobs.model.views import JobView
 from correlator.jobs.sizes import Sizes
+from correlator.model.persisted import Cursor
+from correlator.model.published import JobView, Outcome
+from correlator.model.rows import LogRow
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.pipeline import Pipeline
 from correlator.sources.db import zones

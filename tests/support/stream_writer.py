@@ -9,8 +9,8 @@ from itertools import islice
 from correlator.cluster import fence, keys, streams
 from correlator.cluster.connection import Connection
 from correlator.cluster.fence import Message
-from correlator.jobs.model.facts import Line, Status
-from correlator.jobs.model.views import JobView, PublishedJob
+from correlator.model.facts import Line, Status
+from correlator.model.published import JobView, PublishedJob
 from correlator.sinks.cluster import stored_document
 
 AT = 1_758_553_933_000_000

@@ -14,10 +14,10 @@ from correlator.gateway.hub import RemoteHub
 from correlator.gateway.status import RemoteStatus
 from correlator.jobs import job_document
 from correlator.jobs.index import Index
-from correlator.jobs.model.changes import Change, Event, Outcome
-from correlator.jobs.model.facts import Entry, Kind, Reading
-from correlator.jobs.model.rows import LEVELS, JobRecord, Level, StepRecord
 from correlator.jobs.remote import Marks, RemoteJobs
+from correlator.model.facts import Entry, Kind, Reading
+from correlator.model.published import Change, Event, Outcome
+from correlator.model.rows import LEVELS, JobRecord, Level, StepRecord
 from correlator.pipeline.hub import Hub
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import JobQuery

@@ -4,9 +4,9 @@ from itertools import pairwise
 
 from hypothesis import event
 
-from correlator.jobs.model.changes import Outcome
-from correlator.jobs.model.persisted import Cursor
-from correlator.jobs.model.rows import LogRow
+from correlator.model.persisted import Cursor
+from correlator.model.published import Outcome
+from correlator.model.rows import LogRow
 from correlator.sources.db.session import Range
 from correlator.sources.log.batch_size import BatchSize
 from correlator.sources.log.gaps import MAX_RANGES, Gaps, Window

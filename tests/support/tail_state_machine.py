@@ -5,7 +5,7 @@ import math
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from correlator.jobs.model.rows import LogRow
+from correlator.model.rows import LogRow
 from tests.support.simulated_innodb import InnoDB, Transaction
 from tests.support.tail_oracle import COLD_FOR, GRACE, SWEEP_EVERY, TailOracle
 from tests.support.virtual_time import VirtualTimeLoop

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, cast
 
 from correlator.jobs import joblog
 from correlator.jobs.forecast.place import EndedRun, StepTimes
-from correlator.jobs.model.facts import Fact
-from correlator.jobs.model.rows import LogRow, Micros
+from correlator.model.facts import Fact
+from correlator.model.rows import LogRow, Micros
 from tests.support import slow_replay
 from tests.support.client_fold import Document
 from tests.support.documents import document_of

@@ -9,9 +9,9 @@ from msgspec.structs import replace
 
 from correlator.jobs.forecast.place import EndedRun
 from correlator.jobs.horizon import Horizon, Part
-from correlator.jobs.model.changes import Event, Outcome
-from correlator.jobs.model.facts import Entry, Fact, Kind, Reading
-from correlator.jobs.model.rows import JobRecord, LegacyRecord, Micros
+from correlator.model.facts import Entry, Fact, Kind, Reading
+from correlator.model.published import Event, Outcome
+from correlator.model.rows import JobRecord, LegacyRecord, Micros
 from tests.support.forecast_index import Disk, knowing
 from tests.support.forecasts import BASE, OPERATION, SECOND
 

@@ -13,9 +13,9 @@ from correlator.config.loading import load
 from correlator.config.schema import Config
 from correlator.config.webhooks import Webhook, WebhookUrl
 from correlator.jobs.index import Index
-from correlator.jobs.model.changes import Event, Outcome
-from correlator.jobs.model.facts import Kind, Reading
-from correlator.jobs.model.rows import JobRecord, Micros
+from correlator.model.facts import Kind, Reading
+from correlator.model.published import Event, Outcome
+from correlator.model.rows import JobRecord, Micros
 from correlator.ops import metrics
 from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.webhooks.deliveries import StoredDelivery, StoredEvent, Verdict, WebhookTimings, encode_stored

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from correlator.jobs.horizon import Horizon, Part
-from correlator.jobs.model.facts import Kind
+from correlator.model.facts import Kind
 from correlator.pipeline.appliance_clock import ApplianceClock
 from correlator.pipeline.source_status import SourceStatus
 from tests.support.forecast_index import kinds, knowing, read, step, usual

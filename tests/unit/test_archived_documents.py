@@ -9,9 +9,9 @@ import orjson
 import pytest
 
 from correlator.jobs.index import Index
-from correlator.jobs.model.facts import Entry, Reading
-from correlator.jobs.model.rows import JobRecord, LegacyRecord
+from correlator.model.facts import Entry, Reading
 from correlator.model.replies import Resolved
+from correlator.model.rows import JobRecord, LegacyRecord
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import ArchivePage, Found, JobQuery
 from tests.support.documents import document_of

@@ -7,10 +7,10 @@ import pytest
 from correlator.jobs.horizon import LOG_SEEN_AT_ONCE, Horizon, Part
 from correlator.jobs.index import Index
 from correlator.jobs.missing_rows import GRACE
-from correlator.jobs.model.changes import Event, Lost
-from correlator.jobs.model.facts import Kind, Reading
-from correlator.jobs.model.persisted import PersistedJob
-from correlator.jobs.model.rows import JobRecord, LogRow
+from correlator.model.facts import Kind, Reading
+from correlator.model.persisted import PersistedJob
+from correlator.model.published import Event, Lost
+from correlator.model.rows import JobRecord, LogRow
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.pipeline import Pipeline
 

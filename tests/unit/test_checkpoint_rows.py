@@ -4,8 +4,8 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from correlator.jobs.model.persisted import Cursor, IndexState, PersistedExports
-from correlator.jobs.model.rows import LogRow
+from correlator.model.persisted import Cursor, IndexState, PersistedExports
+from correlator.model.rows import LogRow
 from correlator.sources.db.light import HEAVY
 from correlator.sources.log.gaps import MAX_KEPT, Gaps
 from correlator.sources.log.reset_markers import RECENT, ResetMarkers

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from correlator.jobs.model.facts import Status
-from correlator.jobs.model.rows import StepRecord
-from correlator.jobs.model.views import JobView, PublishedJob, Titles
+from correlator.model.facts import Status
+from correlator.model.published import JobView, PublishedJob, Titles
+from correlator.model.rows import StepRecord
 from correlator.web import files
 from tests.support.documents import document_of
 from tests.support.markdown import blocks

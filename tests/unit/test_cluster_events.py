@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from correlator.jobs.model.changes import Event
-from correlator.jobs.model.facts import Kind
+from correlator.model.facts import Kind
+from correlator.model.published import Event
 from correlator.sinks.cluster.events import (
     OVERHEAD,
     EventMessage,

@@ -4,7 +4,7 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from correlator.jobs.model.facts import AttributedRow, Entry
+from correlator.model.facts import AttributedRow, Entry
 from correlator.sinks.cluster import log_lines
 from correlator.sinks.cluster.log_lines import LineQueue
 

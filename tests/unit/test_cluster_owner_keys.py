@@ -11,7 +11,7 @@ import pytest
 from correlator.cluster import keys
 from correlator.cluster.connection import Fenced, Unacknowledged
 from correlator.cluster.fence import Fence
-from correlator.jobs.model.persisted import Cursor
+from correlator.model.persisted import Cursor
 from correlator.sinks.cluster.events import EventMessage, EventQueue, EventWriter
 from correlator.state.stream import StreamCheckpoint, StreamCopy
 from tests.support.lease_servers import LONG_AGO, OWNER, Servers

@@ -19,8 +19,8 @@ from correlator.gateway.fleet import Fleet
 from correlator.gateway.status import Appliance
 from correlator.gateway.stream import StoredMessage
 from correlator.jobs import job_document
-from correlator.jobs.model.facts import Status
-from correlator.jobs.model.views import JobView, PublishedJob
+from correlator.model.facts import Status
+from correlator.model.published import JobView, PublishedJob
 from correlator.ops.metrics import REGISTRY
 from correlator.pipeline.queries import FindResult, PageParams
 from tests.support.documents import document_of, document_text

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from correlator.jobs.model.facts import Line, Status
-from correlator.jobs.model.rows import StepRecord
-from correlator.jobs.model.views import JobView, PublishedJob
+from correlator.model.facts import Line, Status
+from correlator.model.published import JobView, PublishedJob
+from correlator.model.rows import StepRecord
 from correlator.sinks.cluster import stored_document
 from tests.support.documents import document_of
 

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from correlator.jobs.directory import Order, place_of
-from correlator.jobs.model.facts import Status
-from correlator.jobs.model.views import JobView, PublishedJob
 from correlator.jobs.remote import Marks, RemoteJobs
+from correlator.model.facts import Status
+from correlator.model.published import JobView, PublishedJob
 from correlator.pipeline.queries import JobQuery
 from tests.support.yardstick import quickest
 

@@ -16,7 +16,7 @@ from correlator.config import loading as configuration
 from correlator.doctor import database, examination, host, service
 from correlator.doctor.check import CheckReport, copyable, failure, ok, warning
 from correlator.doctor.service import Setting
-from correlator.jobs.model.persisted import Cursor, IndexState
+from correlator.model.persisted import Cursor, IndexState
 from correlator.state.rows import Changes
 from correlator.state.sqlite import Checkpoint
 

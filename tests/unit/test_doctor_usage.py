@@ -6,7 +6,7 @@ import json
 
 from correlator.doctor import usage
 from correlator.doctor.usage import LogOfDay, TablesOfDay
-from correlator.jobs.model.rows import JobRecord, LegacyRecord, LogRow, StepRecord
+from correlator.model.rows import JobRecord, LegacyRecord, LogRow, StepRecord
 
 KEYS = ("external_job_id", "failover_job_id")
 NOW = 1_758_600_000_000_000

@@ -8,9 +8,9 @@ from msgspec.structs import replace
 from correlator.cluster.received import Unreadable
 from correlator.jobs import job_document
 from correlator.jobs.index import Index
-from correlator.jobs.model.facts import Status
-from correlator.jobs.model.views import JobView, PublishedJob
 from correlator.model import document as model
+from correlator.model.facts import Status
+from correlator.model.published import JobView, PublishedJob
 from correlator.model.replies import Resolved
 from correlator.pipeline.queries import JobQuery
 from correlator.sinks.http import failover_status, rest

@@ -5,9 +5,9 @@ from msgspec.structs import replace
 
 from correlator.jobs import job_document
 from correlator.jobs.encoded import OVERHEAD, Documents
-from correlator.jobs.model.facts import Status
-from correlator.jobs.model.rows import StepRecord
-from correlator.jobs.model.views import JobView, PublishedJob
+from correlator.model.facts import Status
+from correlator.model.published import JobView, PublishedJob
+from correlator.model.rows import StepRecord
 from tests.support.documents import document_text, read_document
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from correlator.jobs.model.facts import Reading
-from correlator.jobs.model.rows import JobRecord
+from correlator.model.facts import Reading
+from correlator.model.rows import JobRecord
 from tests.support.pipeline_harness import NOW, PipelineHarness, row
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 
 from correlator.jobs.exports import Exports
-from correlator.jobs.model.changes import Change
-from correlator.jobs.model.facts import Status
-from correlator.jobs.model.persisted import PersistedExports
-from correlator.jobs.model.views import JobView, PublishedJob
+from correlator.model.facts import Status
+from correlator.model.persisted import PersistedExports
+from correlator.model.published import Change, JobView, PublishedJob
 
 SECOND = 1_000_000
 NOW = 1_758_553_933 * SECOND + 300_000

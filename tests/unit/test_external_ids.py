@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from correlator.jobs import fold, job_view, joblog
 from correlator.jobs.index import Index
-from correlator.jobs.model.facts import Entry, Job, Reading
-from correlator.jobs.model.rows import JobRecord, LegacyRecord, LogRow
-from correlator.jobs.model.views import PublishedJob
 from correlator.model.document import MAX_ID
+from correlator.model.facts import Entry, Job, Reading
+from correlator.model.published import PublishedJob
+from correlator.model.rows import JobRecord, LegacyRecord, LogRow
 from correlator.sinks.cluster import stored_document
 from tests.support.documents import document_of
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from msgspec.structs import replace
 
 from correlator.jobs import fold, job_document, job_view, joblog
-from correlator.jobs.model.facts import Entry, Job, Kind, Reading, Status
-from correlator.jobs.model.rows import JobRecord, LegacyRecord, StepRecord
+from correlator.model.facts import Entry, Job, Kind, Reading, Status
+from correlator.model.rows import JobRecord, LegacyRecord, StepRecord
 from tests.support.fact_strategies import BASE, facts, shuffled_with_repeats
 from tests.support.recorded_facts import agrees, facts_of
 from tests.support.replay import expected

@@ -14,7 +14,7 @@ from correlator.jobs.forecast.place import EndedRun, StepTimes, place_of
 from correlator.jobs.forecast.running import MAX_PREDICTED, RunningJob
 from correlator.jobs.forecast.stored import encode_operation
 from correlator.jobs.forecast.window import KEEP
-from correlator.jobs.model.forecasts import State
+from correlator.model.document import ForecastState
 from tests.support.forecasts import (
     BASE,
     OPERATION,
@@ -58,7 +58,7 @@ def test_there_is_no_forecast_before_three_runs_have_completed():
     failed = [ended(("snapshot", 1.0), completed=False)] * 5
     assert in_copy().forecast(learned([*runs[:2], *failed]), BASE + 20 * SECOND) is None
     found = forecast(in_copy(), learned(runs), BASE + 20 * SECOND)
-    assert (found.runs, found.state) == (3, State.ROUGH)
+    assert (found.runs, found.state) == (3, ForecastState.ROUGH)
 
 
 def test_a_job_of_an_operation_that_never_ran_has_no_forecast_and_no_percent():
@@ -71,7 +71,7 @@ def test_runs_at_the_same_point_say_how_long_it_still_takes():
     found = forecast(in_copy(), learned(usual(20)), BASE + 10 * SECOND)
     assert left(found) == pytest.approx(80, abs=3)
     assert found.percent == pytest.approx(100 * 10 / 90, abs=1)
-    assert (found.runs, found.state) == (20, State.ON_TRACK)
+    assert (found.runs, found.state) == (20, ForecastState.ON_TRACK)
 
 
 def test_a_job_without_steps_is_compared_by_its_duration():
@@ -202,8 +202,8 @@ def test_a_hung_step_becomes_late_then_overdue_and_its_percent_stalls():
         found = forecast(hung, forecaster, BASE + second * SECOND)
         states.append(found.state)
         percents.append(found.percent)
-    assert list(dict.fromkeys(states)) == [State.ON_TRACK, State.LATE, State.OVERDUE]
-    first = states.index(State.OVERDUE)
+    assert list(dict.fromkeys(states)) == [ForecastState.ON_TRACK, ForecastState.LATE, ForecastState.OVERDUE]
+    first = states.index(ForecastState.OVERDUE)
     assert percents[-1] - percents[first] < 2
     assert percents[-1] < 90
 
@@ -213,7 +213,7 @@ def test_a_job_is_not_late_because_its_next_event_becomes_known_late():
     forecaster, between = learned(runs), in_copy()
     step_ended(between.place, "copy", BASE + 10 * SECOND, BASE + 78 * SECOND)
     found = forecast(between, forecaster, BASE + 78 * SECOND + SECOND // 2)
-    assert found.state is State.ON_TRACK
+    assert found.state is ForecastState.ON_TRACK
     assert (found.p90 - found.as_of) / SECOND == pytest.approx(20.5, abs=0.7)
 
 
@@ -225,10 +225,10 @@ def test_an_overdue_job_still_has_an_end_ahead():
 
 def test_a_job_whose_step_ended_late_is_on_track_again():
     forecaster, late = learned(usual(40)), in_copy()
-    assert forecast(late, forecaster, BASE + 200 * SECOND).state is State.OVERDUE
+    assert forecast(late, forecaster, BASE + 200 * SECOND).state is ForecastState.OVERDUE
     step_ended(late.place, "copy", BASE + 10 * SECOND, BASE + 200 * SECOND)
     step_started(late.place, "attach", BASE + 200 * SECOND)
-    assert forecast(late, forecaster, BASE + 200 * SECOND).state is State.ON_TRACK
+    assert forecast(late, forecaster, BASE + 200 * SECOND).state is ForecastState.ON_TRACK
 
 
 def test_a_clock_that_jumps_back_and_forth_leaves_percent_and_order_intact():

@@ -12,9 +12,9 @@ from correlator.jobs.forecast.place import EndedRun
 from correlator.jobs.forecast.stored import encode_operation
 from correlator.jobs.forecasts import History
 from correlator.jobs.index import Index
-from correlator.jobs.model.facts import Kind, Reading
-from correlator.jobs.model.persisted import PersistedJob
 from correlator.jobs.stored_forecasts import StoredForecasts, decode
+from correlator.model.facts import Kind, Reading
+from correlator.model.persisted import PersistedJob
 from tests.support.fact_strategies import facts
 from tests.support.forecast_index import (
     Disk,

@@ -14,11 +14,10 @@ from correlator.jobs import forecasts as forecasts_module
 from correlator.jobs.forecast.place import EndedRun, StepTimes
 from correlator.jobs.forecasts import CHECK_AFTER
 from correlator.jobs.index import Index
-from correlator.jobs.model.changes import Event
-from correlator.jobs.model.facts import Entry, Kind
-from correlator.jobs.model.forecasts import PersistedForecast
-from correlator.jobs.model.persisted import PersistedJob
-from correlator.jobs.model.rows import LegacyRecord, StepRecord
+from correlator.model.facts import Entry, Kind
+from correlator.model.persisted import PersistedForecast, PersistedJob
+from correlator.model.published import Event
+from correlator.model.rows import LegacyRecord, StepRecord
 from tests.support.documents import document_of
 from tests.support.fact_strategies import facts
 from tests.support.forecast_index import (

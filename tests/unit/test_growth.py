@@ -10,8 +10,8 @@ import pytest
 
 from correlator.jobs.index import MAX_DUE, Index
 from correlator.jobs.missing_rows import MAX_PENDING_TRANSITIONS
-from correlator.jobs.model.facts import MAX_CHILDREN, Entry, Kind, Reading
-from correlator.jobs.model.rows import JobRecord, Level, StepRecord
+from correlator.model.facts import MAX_CHILDREN, Entry, Kind, Reading
+from correlator.model.rows import JobRecord, Level, StepRecord
 from correlator.pipeline import waiting_ids
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.waiting_ids import WATCHED_FOR

@@ -12,9 +12,9 @@ from correlator.jobs import index as indexes
 from correlator.jobs import joblog, known, missing_rows
 from correlator.jobs.index import Index
 from correlator.jobs.missing_rows import GRACE
-from correlator.jobs.model.changes import Event
-from correlator.jobs.model.facts import AttributedRow, Entry, Kind, Reading, Status
-from correlator.jobs.model.rows import JobRecord, LegacyRecord, StepRecord
+from correlator.model.facts import AttributedRow, Entry, Kind, Reading, Status
+from correlator.model.published import Event
+from correlator.model.rows import JobRecord, LegacyRecord, StepRecord
 from tests.support.documents import document_of
 from tests.support.fact_strategies import BASE, facts, shuffled_with_repeats
 from tests.support.recorded_facts import agrees, facts_of, micros

@@ -8,11 +8,10 @@ from msgspec.structs import replace
 
 from correlator.jobs import fold, job_view, joblog
 from correlator.jobs.index import Index
-from correlator.jobs.model.changes import Event
-from correlator.jobs.model.facts import Entry, Fact, Job, Kind, Reading
-from correlator.jobs.model.rows import JobRecord, LegacyRecord, LogRow, StepRecord
-from correlator.jobs.model.views import PublishedJob
+from correlator.model.facts import Entry, Fact, Job, Kind, Reading
+from correlator.model.published import Event, PublishedJob
 from correlator.model.replies import Resolved
+from correlator.model.rows import JobRecord, LegacyRecord, LogRow, StepRecord
 from tests.support.documents import document_text
 
 SECOND = 1_000_000

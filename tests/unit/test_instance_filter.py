@@ -16,12 +16,12 @@ from correlator.client.replica import Update
 from correlator.gateway.hub import RemoteHub
 from correlator.gateway.status import RemoteStatus
 from correlator.jobs.index import Index
-from correlator.jobs.model.facts import Reading
-from correlator.jobs.model.facts import Status as StatusOfJob
-from correlator.jobs.model.rows import JobRecord
-from correlator.jobs.model.views import JobView, PublishedJob
 from correlator.jobs.remote import Marks, RemoteJobs
+from correlator.model.facts import Reading
+from correlator.model.facts import Status as StatusOfJob
 from correlator.model.messages import Wanted
+from correlator.model.published import JobView, PublishedJob
+from correlator.model.rows import JobRecord
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import ArchivePage, JobQuery
 from tests.support.eventually import PATIENCE

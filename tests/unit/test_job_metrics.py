@@ -8,10 +8,10 @@ from aiohttp.test_utils import make_mocked_request
 from correlator.jobs.directory import JobDirectory
 from correlator.jobs.forecast.place import EndedRun
 from correlator.jobs.index import Index
-from correlator.jobs.model.facts import Entry, Kind, Reading
-from correlator.jobs.model.forecasts import State
-from correlator.jobs.model.persisted import PersistedJob
-from correlator.jobs.model.rows import LegacyRecord
+from correlator.model.document import ForecastState
+from correlator.model.facts import Entry, Kind, Reading
+from correlator.model.persisted import PersistedJob
+from correlator.model.rows import LegacyRecord
 from correlator.ops import metrics
 from correlator.pipeline.job_metrics import MAX_ENDED, JobMetrics
 from correlator.sinks.http.endpoints import Metrics
@@ -209,10 +209,10 @@ def test_late_and_overdue_jobs_are_counted_as_their_documents_say():
             if job.forecast is not None and job.forecast.forecast is not None
         )
         counted = samples(metrics.JOBS_LATE, metrics.JOBS_OVERDUE)
-        assert counted["correlator_jobs_late", ()] == states[State.LATE], step
-        assert counted["correlator_jobs_overdue", ()] == states[State.OVERDUE], step
-        seen |= {state for state in (State.LATE, State.OVERDUE) if states[state]}
-    assert seen == {State.LATE, State.OVERDUE}
+        assert counted["correlator_jobs_late", ()] == states[ForecastState.LATE], step
+        assert counted["correlator_jobs_overdue", ()] == states[ForecastState.OVERDUE], step
+        seen |= {state for state in (ForecastState.LATE, ForecastState.OVERDUE) if states[state]}
+    assert seen == {ForecastState.LATE, ForecastState.OVERDUE}
     assert samples()["correlator_jobs_overdue", ()] == 3
 
 

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from correlator.jobs import job_view, joblog
-from correlator.jobs.model.facts import Entry, Job, Kind, Reading
-from correlator.jobs.model.rows import JobRecord, LogRow
-from correlator.jobs.model.views import PublishedJob
 from correlator.model.document import MAX_STEP_ID
+from correlator.model.facts import Entry, Job, Kind, Reading
+from correlator.model.published import PublishedJob
+from correlator.model.rows import JobRecord, LogRow
 from tests.support.documents import document_of
 
 AT = 1_758_553_933_000_000

@@ -10,9 +10,9 @@ from msgspec.structs import replace
 from correlator.jobs.horizon import JUDGED_WITHIN, SEEN_AT_ONCE, Horizon, Part
 from correlator.jobs.index import Index
 from correlator.jobs.job_document import rfc3339
-from correlator.jobs.model.facts import Entry, Kind, Reading
-from correlator.jobs.model.persisted import IndexState, PersistedJob
-from correlator.jobs.model.rows import JobRecord
+from correlator.model.facts import Entry, Kind, Reading
+from correlator.model.persisted import IndexState, PersistedJob
+from correlator.model.rows import JobRecord
 from tests.support.forecast_index import forecast, kinds, knowing, read, step, usual
 from tests.support.forecasts import BASE, SECOND
 from tests.support.pipeline_harness import PipelineHarness

@@ -5,9 +5,9 @@ import random
 import pytest
 
 from correlator.jobs.index import Index
-from correlator.jobs.model.facts import Entry, Kind, Reading
-from correlator.jobs.model.persisted import IndexState
-from correlator.jobs.model.rows import JobRecord, StepRecord
+from correlator.model.facts import Entry, Kind, Reading
+from correlator.model.persisted import IndexState
+from correlator.model.rows import JobRecord, StepRecord
 from tests.support.documents import document_of
 from tests.support.pipeline_harness import PipelineHarness
 

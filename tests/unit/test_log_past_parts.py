@@ -10,8 +10,8 @@ import pytest
 
 from correlator.errors import SourceUnavailable
 from correlator.jobs.index import Index
-from correlator.jobs.model.changes import Outcome
-from correlator.jobs.model.rows import LogRow
+from correlator.model.published import Outcome
+from correlator.model.rows import LogRow
 from correlator.ops import metrics
 from correlator.pipeline.appliance_clock import ApplianceClock
 from correlator.pipeline.source_status import SourceStatus

@@ -11,9 +11,9 @@ from msgspec.structs import replace
 from correlator.jobs import joblog
 from correlator.jobs.index import Index
 from correlator.jobs.missing_rows import GRACE
-from correlator.jobs.model.changes import LOST
-from correlator.jobs.model.facts import Entry, Kind, Reading
-from correlator.jobs.model.rows import JobRecord, LogRow, StepRecord
+from correlator.model.facts import Entry, Kind, Reading
+from correlator.model.published import LOST
+from correlator.model.rows import JobRecord, LogRow, StepRecord
 from tests.support.replay import expected
 
 NOW = 1_758_553_933_000_000

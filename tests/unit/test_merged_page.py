@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from correlator.gateway.archive import MergedPage
 from correlator.jobs.directory import Place, place_of
-from correlator.jobs.model.facts import Status
-from correlator.jobs.model.rows import StepRecord
-from correlator.jobs.model.views import JobView, PublishedJob
+from correlator.model.facts import Status
+from correlator.model.published import JobView, PublishedJob
+from correlator.model.rows import StepRecord
 from correlator.pipeline.queries import OtherJobs
 
 

@@ -9,12 +9,10 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from correlator.jobs import job_document, job_view
-from correlator.jobs.model.changes import Event
-from correlator.jobs.model.facts import Job, Kind, Line, Status
-from correlator.jobs.model.forecasts import Comparison, Forecast, JobForecast, State, StepAhead
-from correlator.jobs.model.rows import StepRecord
-from correlator.jobs.model.views import JobView, PublishedJob
-from correlator.model.document import merge_patch
+from correlator.model.document import Comparison, ForecastState, StepAhead, merge_patch
+from correlator.model.facts import Job, Kind, Line, Status
+from correlator.model.published import Event, Forecast, JobForecast, JobView, PublishedJob
+from correlator.model.rows import StepRecord
 from tests.support.documents import document_of, document_text
 
 AT = 1_758_553_933_123_456
@@ -73,7 +71,7 @@ def test_only_a_document_of_a_gateway_names_the_appliance():
 
 def test_a_forecast_is_published_with_its_percent_and_the_steps_that_are_expected():
     ahead = StepAhead("sixth", 0.97, 12.0), StepAhead("seldom", 0.2, 3.0)
-    forecast = Forecast(AT, AT + 90_000_000, AT + 150_000_000, 41.7, 37, State.LATE, 96.0, 0.0831, ahead)
+    forecast = Forecast(AT, AT + 90_000_000, AT + 150_000_000, 41.7, 37, ForecastState.LATE, 96.0, 0.0831, ahead)
     document = document_of(replace(SHOWN, forecast=JobForecast(41.7, "history", forecast)))
     assert (document["progress"]["percent"], document["progress"]["basis"]) == (41.7, "history")
     assert document["progress"]["steps_expected"] == 6

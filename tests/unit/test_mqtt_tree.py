@@ -9,9 +9,9 @@ import orjson
 
 from correlator.jobs import job_document
 from correlator.jobs.index import Index
-from correlator.jobs.model.changes import Event
-from correlator.jobs.model.facts import Kind, Reading
-from correlator.jobs.model.rows import JobRecord, LegacyRecord
+from correlator.model.facts import Kind, Reading
+from correlator.model.published import Event
+from correlator.model.rows import JobRecord, LegacyRecord
 from correlator.pipeline.hub import Batch
 from correlator.sinks.mqtt import outbox
 from correlator.sinks.mqtt.outbox import STATES_WITHIN, MqttOutbox, PendingEvents

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from correlator.client import documents
 from correlator.jobs.index import Index
-from correlator.jobs.model.facts import Reading, Status
-from correlator.jobs.model.rows import JobRecord, StepRecord
-from correlator.jobs.model.views import JobView, PublishedJob
+from correlator.model.facts import Reading, Status
+from correlator.model.published import JobView, PublishedJob
+from correlator.model.rows import JobRecord, StepRecord
 from tests.support.documents import document_of
 
 BASE = 1_758_553_933_000_000

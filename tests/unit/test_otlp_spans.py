@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from correlator import __version__
-from correlator.jobs.model.facts import Status
-from correlator.jobs.model.rows import StepRecord
-from correlator.jobs.model.views import JobView, PublishedJob
+from correlator.model.facts import Status
+from correlator.model.published import JobView, PublishedJob
+from correlator.model.rows import StepRecord
 from correlator.sinks.otlp import spans
 from tests.support.otlp_receiver import attributes, parsed, spans_of
 

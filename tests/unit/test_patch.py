@@ -11,11 +11,11 @@ from msgspec.structs import replace
 
 from correlator.jobs import job_document
 from correlator.jobs.encoded import Documents
-from correlator.jobs.model.facts import Status
-from correlator.jobs.model.rows import StepRecord
-from correlator.jobs.model.views import JobView, PublishedJob, goes_on
 from correlator.model import document as model
 from correlator.model.document import merge_patch
+from correlator.model.facts import Status
+from correlator.model.published import JobView, PublishedJob, goes_on
+from correlator.model.rows import StepRecord
 from tests.support.client_fold import merge
 from tests.support.documents import document_of, document_text, patch_of
 from tests.support.published_jobs import published_jobs

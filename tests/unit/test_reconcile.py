@@ -10,10 +10,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from correlator.errors import Away, SourceUnavailable
-from correlator.jobs.model.changes import Outcome
-from correlator.jobs.model.facts import Reading
-from correlator.jobs.model.rows import LegacyRecord
 from correlator.jobs.sizes import Sizes
+from correlator.model.facts import Reading
+from correlator.model.published import Outcome
+from correlator.model.rows import LegacyRecord
 from correlator.ops.heartbeats import Heartbeats
 from correlator.pipeline.source_status import SourcePart
 from correlator.pipeline.waiting_ids import WaitingIds

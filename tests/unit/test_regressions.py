@@ -8,8 +8,8 @@ from typing import ClassVar
 from benchmarks.__main__ import DOCUMENT, documented
 from benchmarks.facts import job_id, now, readings
 from correlator.jobs.index import Index
-from correlator.jobs.model.changes import Change
-from correlator.jobs.model.rows import LogRow
+from correlator.model.published import Change
+from correlator.model.rows import LogRow
 from correlator.pipeline.hub import Batch
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.pipeline import Pipeline

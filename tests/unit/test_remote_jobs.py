@@ -13,9 +13,9 @@ from correlator.gateway.fleet import Fleet
 from correlator.gateway.stream import StoredMessage
 from correlator.jobs import remote
 from correlator.jobs.job_document import document, encode
-from correlator.jobs.model.facts import Status
-from correlator.jobs.model.views import JobView, PublishedJob
 from correlator.jobs.remote import Marks, RemoteJobs
+from correlator.model.facts import Status
+from correlator.model.published import JobView, PublishedJob
 
 HOUR = 3_600_000_000
 TTL = 24 * HOUR

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from correlator.jobs.exports import Exports
 from correlator.jobs.index import Index
-from correlator.jobs.model.facts import Entry, Kind, Reading
-from correlator.jobs.model.persisted import PersistedExports
-from correlator.jobs.model.rows import JobRecord, LegacyRecord
 from correlator.jobs.removed_jobs import RemovedJobs
+from correlator.model.facts import Entry, Kind, Reading
+from correlator.model.persisted import PersistedExports
 from correlator.model.replies import Resolved
+from correlator.model.rows import JobRecord, LegacyRecord
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import ArchivePage, Found
 from correlator.sinks.http.rest import Rest

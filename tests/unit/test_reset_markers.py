@@ -4,7 +4,7 @@ from itertools import pairwise
 
 from msgspec.structs import replace
 
-from correlator.jobs.model.rows import LogRow
+from correlator.model.rows import LogRow
 from correlator.sources.log.reset_markers import (
     EVERY,
     LEVELS,

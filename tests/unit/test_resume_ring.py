@@ -4,10 +4,9 @@ import random
 import tracemalloc
 
 from correlator.jobs.index import Index
-from correlator.jobs.model.changes import Change
-from correlator.jobs.model.facts import Reading, Status
-from correlator.jobs.model.rows import JobRecord
-from correlator.jobs.model.views import JobView, PublishedJob
+from correlator.model.facts import Reading, Status
+from correlator.model.published import Change, JobView, PublishedJob
+from correlator.model.rows import JobRecord
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import JobQuery
 from correlator.pipeline.resume_ring import OVERHEAD, PLACE, ResumeRing

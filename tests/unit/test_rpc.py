@@ -12,8 +12,8 @@ from msgspec.structs import asdict
 
 from correlator.cluster import rpc
 from correlator.cluster.rpc import Code, RemoteError
-from correlator.jobs.model.rows import LegacyRecord
 from correlator.model.replies import OperationRuns, OperationWithSteps, UsualStep
+from correlator.model.rows import LegacyRecord
 from correlator.pipeline.queries import (
     FindResult,
     IsContextResult,

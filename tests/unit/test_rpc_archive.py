@@ -15,8 +15,8 @@ from correlator.errors import Away, BadRequest, SourceUnavailable
 from correlator.gateway import archive as module
 from correlator.gateway.archive import RpcArchive
 from correlator.jobs.directory import place_of
-from correlator.jobs.model.rows import LegacyRecord
-from correlator.jobs.model.views import LogLine
+from correlator.model.published import LogLine
+from correlator.model.rows import LegacyRecord
 from correlator.pipeline.queries import JobNames, JobQuery, LineQuery
 from tests.support.answering_collectors import BASE, SECOND, ArchiveInMemory, Collectors, reading
 from tests.support.documents import document_of

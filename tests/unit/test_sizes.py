@@ -10,9 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from correlator.jobs import fold, job_view, joblog
-from correlator.jobs.model.facts import Job, Reading
-from correlator.jobs.model.rows import JobRecord, LogRow, StepRecord
-from correlator.jobs.model.views import PublishedJob
 from correlator.jobs.sizes import (
     CUT,
     MAX_NAMED,
@@ -23,6 +20,9 @@ from correlator.jobs.sizes import (
     scan,
     size,
 )
+from correlator.model.facts import Job, Reading
+from correlator.model.published import PublishedJob
+from correlator.model.rows import JobRecord, LogRow, StepRecord
 from tests.support.documents import document_of
 
 KEEP = ("external_job_id", "vm_name")

@@ -15,11 +15,11 @@ from correlator.gateway.hub import RemoteHub
 from correlator.gateway.status import RemoteStatus
 from correlator.jobs import job_document
 from correlator.jobs.index import Index
-from correlator.jobs.model.facts import Reading, Status
-from correlator.jobs.model.rows import JobRecord
-from correlator.jobs.model.views import JobView, PublishedJob
 from correlator.jobs.remote import Marks, RemoteJobs
 from correlator.model.document import JobDocument
+from correlator.model.facts import Reading, Status
+from correlator.model.published import JobView, PublishedJob
+from correlator.model.rows import JobRecord
 from correlator.pipeline import queries
 from correlator.pipeline.hub import Hub
 from correlator.pipeline.local_hub import LocalHub

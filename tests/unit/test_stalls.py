@@ -5,7 +5,7 @@ import gc
 import logging
 import time
 
-from correlator.jobs.model.persisted import PersistedJob
+from correlator.model.persisted import PersistedJob
 from correlator.ops import metrics, stalls
 from tests.support.pipeline_harness import PipelineHarness, row, samples
 from tests.support.saved_index import changes, filled

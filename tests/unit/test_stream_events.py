@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from correlator.jobs.model.facts import Kind, Reading
-from correlator.jobs.model.rows import JobRecord
+from correlator.model.facts import Kind, Reading
+from correlator.model.rows import JobRecord
 from correlator.pipeline.queries import JobQuery
 from correlator.sinks.streaming.limits import Limits
 from correlator.sinks.streaming.subscriptions import Filter

@@ -9,10 +9,10 @@ from collections import Counter
 import pytest
 
 from correlator.errors import SourceUnavailable
-from correlator.jobs.model.facts import Reading, Status
-from correlator.jobs.model.rows import JobRecord
-from correlator.jobs.model.views import JobView, PublishedJob
+from correlator.model.facts import Reading, Status
+from correlator.model.published import JobView, PublishedJob
 from correlator.model.replies import Resolved
+from correlator.model.rows import JobRecord
 from correlator.pipeline.queries import JobQuery
 from correlator.pipeline.resume_ring import ResumeRing
 from correlator.sinks.streaming.limits import Limits

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from correlator.jobs.model.rows import Level
+from correlator.model.rows import Level
 from correlator.pipeline.resume_ring import ResumeRing
 from correlator.sinks.streaming.limits import Limits
 from correlator.sinks.streaming.messages import Resume

@@ -7,8 +7,8 @@ from copy import copy
 import pytest
 
 from correlator.errors import SourceUnavailable
-from correlator.jobs.model.changes import Outcome
-from correlator.jobs.model.rows import LogRow
+from correlator.model.published import Outcome
+from correlator.model.rows import LogRow
 from correlator.sources.db.session import Range
 from correlator.sources.log.gaps import MAX_RANGES
 from correlator.sources.log.tail import Tail

@@ -7,8 +7,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import rule, run_state_machine_as_test
 
-from correlator.jobs.model.changes import Outcome
-from correlator.jobs.model.rows import LogRow
+from correlator.model.published import Outcome
+from correlator.model.rows import LogRow
 from correlator.sources.doorbell import AGAIN_AFTER
 from correlator.sources.log.gaps import Gaps
 from correlator.sources.log.tail import HOLES_AT_ONCE, Tail

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from rich.cells import cell_len
 
-from correlator.jobs.model.changes import Outcome
-from correlator.jobs.model.facts import AttributedRow, Entry
+from correlator.model.facts import AttributedRow, Entry
+from correlator.model.published import Outcome
 from correlator.sinks.tap import MAX_PENDING, Dropped, TapRow, TapSink
 from correlator.terminal import tap
 from correlator.terminal.screen import Theme

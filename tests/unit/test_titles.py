@@ -10,15 +10,17 @@ from msgspec.structs import replace
 from correlator.config.loading import load
 from correlator.errors import ConfigError
 from correlator.following import following
-from correlator.jobs.model.facts import Status
-from correlator.jobs.model.forecasts import Forecast, JobForecast, State, StepAhead
-from correlator.jobs.model.rows import StepRecord
-from correlator.jobs.model.views import JobView, PublishedJob, Titles
+from correlator.model.document import ForecastState, StepAhead
+from correlator.model.facts import Status
+from correlator.model.published import Forecast, JobForecast, JobView, PublishedJob, Titles
+from correlator.model.rows import StepRecord
 from tests.support.documents import document_of, document_text, patch_of, read_document
 
 TITLES = Titles({"live": "Live failover"}, {"sync": "Final synchronisation", "boot": "Start of the VM"})
 STEPS = (StepRecord(1, "check", 1, "completed"), StepRecord(2, "sync", 2, "running"))
-FORECAST = Forecast(1, 2, 3, 4.0, 5, State.ON_TRACK, 6.0, 0.1, (StepAhead("boot", 1.0, 2.0), StepAhead("x", 1.0, 2.0)))
+FORECAST = Forecast(
+    1, 2, 3, 4.0, 5, ForecastState.ON_TRACK, 6.0, 0.1, (StepAhead("boot", 1.0, 2.0), StepAhead("x", 1.0, 2.0))
+)
 SHOWN = PublishedJob(
     JobView("j", Status.RUNNING, operation="live", steps=STEPS), 3, 1_000_000,
     forecast=JobForecast(4.0, "history", FORECAST), titles=TITLES,

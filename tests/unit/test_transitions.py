@@ -5,10 +5,9 @@ from msgspec.structs import replace
 from correlator.jobs import missing_rows
 from correlator.jobs.index import Index
 from correlator.jobs.missing_rows import GRACE, Transitions, legacy_events
-from correlator.jobs.model.changes import Event
-from correlator.jobs.model.facts import Job, JobEvent, Kind, Status, StepEvents
-from correlator.jobs.model.rows import StepRecord
-from correlator.jobs.model.views import JobView
+from correlator.model.facts import Job, Kind, LifecycleEvent, Status, StepEvents
+from correlator.model.published import Event, JobView
+from correlator.model.rows import StepRecord
 from tests.support.forecast_index import kinds, read, step
 from tests.support.forecasts import BASE, SECOND
 
@@ -47,7 +46,7 @@ def test_another_row_does_not():
 
 
 def test_a_transition_that_the_log_has_is_not_pending():
-    job = Job("j", event=JobEvent(Status.FAILED, NOW, 1, 1))
+    job = Job("j", event=LifecycleEvent(Status.FAILED, NOW, 1, 1))
     assert pending_after(RUNNING, FAILED, job).due(NOW + GRACE) == []
 
 
@@ -81,7 +80,7 @@ def test_steps_begin_and_end():
 
 def test_steps_that_the_log_has_are_not_pending():
     one = StepRecord(1, "s", 1, "failed", NOW - 5, NOW - 2)
-    logged = StepEvents(1, JobEvent(Status.FAILED, NOW, 1, 1), NOW - 5)
+    logged = StepEvents(1, LifecycleEvent(Status.FAILED, NOW, 1, 1), NOW - 5)
     assert pending_after(RUNNING, steps(one), Job("j", steps={1: logged})).due(NOW + GRACE) == []
 
 

@@ -14,10 +14,9 @@ from yarl import URL
 
 from correlator.config.values import Secret
 from correlator.config.webhooks import Template, Webhook, WebhookUrl, signing_secrets
-from correlator.jobs.model.changes import Event
-from correlator.jobs.model.facts import Kind, Status
-from correlator.jobs.model.rows import StepRecord
-from correlator.jobs.model.views import JobView, PublishedJob
+from correlator.model.facts import Kind, Status
+from correlator.model.published import Event, JobView, PublishedJob
+from correlator.model.rows import StepRecord
 from correlator.sinks.webhooks import sender
 from correlator.sinks.webhooks.deliveries import StoredDelivery, StoredEvent, decode_stored, encode_stored
 from correlator.sinks.webhooks.request import MAX_BODY, Bodies, webhook_headers, webhook_id

@@ -8,8 +8,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from correlator.jobs.model.facts import Reading
-from correlator.jobs.model.rows import JobRecord
+from correlator.model.facts import Reading
+from correlator.model.rows import JobRecord
 from correlator.sources.db import light, zones
 from correlator.sources.db.queries import Queries, read_readings
 from correlator.sources.db.session import TABLES, Dialect, Schema

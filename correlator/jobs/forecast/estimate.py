@@ -10,8 +10,8 @@ from msgspec import Struct
 from correlator.jobs.forecast.place import seconds
 from correlator.jobs.forecast.points import Point
 from correlator.jobs.forecast.tails import Tails
-from correlator.jobs.model.forecasts import State
-from correlator.jobs.model.rows import Micros
+from correlator.model.document import ForecastState
+from correlator.model.rows import Micros
 
 MIN_ANSWERS = 3
 """Runs that waited as long as this job, below which the next coarser point answers."""
@@ -49,7 +49,7 @@ class Estimate(Struct, frozen=True, gc=False):
     p90: float
     for_percent: float
     runs: int
-    state: State
+    state: ForecastState
     extrapolated: bool
 
 
@@ -109,10 +109,10 @@ class _Answer:
         return min(HORIZON, self.scale * max(0.0, total - self.waited))
 
 
-def _state(runs: int, share: float) -> State:
+def _state(runs: int, share: float) -> ForecastState:
     """`share`: of the earlier runs at the finest point that waited longer than this job."""
     if runs < ROUGH_BELOW:
-        return State.ROUGH
+        return ForecastState.ROUGH
     if not share:
-        return State.OVERDUE
-    return State.LATE if share <= LATE_SHARE else State.ON_TRACK
+        return ForecastState.OVERDUE
+    return ForecastState.LATE if share <= LATE_SHARE else ForecastState.ON_TRACK

@@ -10,8 +10,8 @@ from correlator.jobs.forecast.operation import Operation
 from correlator.jobs.forecast.place import EndedRun, Place
 from correlator.jobs.forecast.points import MIN_RUNS
 from correlator.jobs.forecast.tails import Tails
-from correlator.jobs.model.forecasts import Comparison
-from correlator.jobs.model.rows import Micros
+from correlator.model.document import Comparison
+from correlator.model.rows import Micros
 
 MAX_OPERATIONS = 256
 """Pairs of job type and operation. The least recently learned is evicted first."""

@@ -14,7 +14,7 @@ from correlator.jobs.forecast.points import MIN_RUNS, Point
 from correlator.jobs.forecast.steps import Steps, StepsState
 from correlator.jobs.forecast.tails import Tails
 from correlator.jobs.forecast.window import Window
-from correlator.jobs.model.rows import Micros
+from correlator.model.rows import Micros
 
 MAX_POINTS = 96
 """Points of an operation, besides its start: 48 steps. A longer run is compared at its first ones and at its start."""

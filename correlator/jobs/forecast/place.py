@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from correlator.jobs.model.rows import Micros
+from correlator.model.rows import Micros
 
 MAX_NAME = 128
 """Characters of a step's name that distinguish it. It bounds the keys that are kept."""

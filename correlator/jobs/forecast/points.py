@@ -10,7 +10,7 @@ from msgspec import Struct, field
 from correlator.jobs.forecast.place import Visit, seconds
 from correlator.jobs.forecast.tails import Tails
 from correlator.jobs.forecast.window import KEEP, Floats, Window, floats
-from correlator.jobs.model.rows import Micros
+from correlator.model.rows import Micros
 
 MIN_RUNS = 3
 """Runs at a point below which the next coarser point answers, and of an operation below which nothing does."""

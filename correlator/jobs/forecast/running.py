@@ -9,8 +9,9 @@ from correlator.jobs.forecast.forecaster import Forecaster
 from correlator.jobs.forecast.percent import MAX_PERCENT
 from correlator.jobs.forecast.place import Place, seconds
 from correlator.jobs.forecast.steps import Steps
-from correlator.jobs.model.forecasts import Forecast, StepAhead
-from correlator.jobs.model.rows import Micros
+from correlator.model.document import StepAhead
+from correlator.model.published import Forecast
+from correlator.model.rows import Micros
 
 MAX_PREDICTED = 32
 """Ends that are judged when the job has ended, one for each of its first events."""

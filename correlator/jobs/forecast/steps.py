@@ -10,7 +10,7 @@ from msgspec import Struct
 from correlator.jobs.bounded import BoundedDict
 from correlator.jobs.forecast.place import MAX_NAME, StepTimes, seconds
 from correlator.jobs.forecast.window import KEEP, Window
-from correlator.jobs.model.forecasts import StepAhead
+from correlator.model.document import StepAhead
 
 MAX_NAMES = 96
 """Names of steps of one operation that are remembered."""

@@ -24,7 +24,7 @@ from correlator.cluster.fence import Message
 from correlator.cluster.streams import MARKER_TTL
 from correlator.jobs.bounded import BoundedDict
 from correlator.jobs.directory import JobDirectory
-from correlator.jobs.model.changes import Reason
+from correlator.model.published import Reason
 from correlator.ops import cluster_metrics
 from correlator.ops.stalls import timed
 from correlator.sinks.cluster import stored_document

@@ -22,7 +22,7 @@ from correlator.cluster import keys
 from correlator.cluster.connection import Connection, Fenced, Refused, Unacknowledged
 from correlator.cluster.fence import Fence, Message, OwnedStream, put
 from correlator.jobs import job_document, sizes
-from correlator.jobs.model.changes import Event
+from correlator.model.published import Event
 from correlator.sinks.cluster import stored_document
 
 MAX_EVENTS = 50_000

@@ -32,7 +32,7 @@ from correlator.cluster.rpc import WANTED_FOR, Code, Method, RemoteError
 from correlator.errors import BadRequest, SourceUnavailable
 from correlator.jobs import job_document, joblog, sizes
 from correlator.jobs.directory import place_of
-from correlator.jobs.model.views import LogLine
+from correlator.model.published import LogLine
 from correlator.ops import cluster_metrics
 from correlator.pipeline.hub import Hub
 from correlator.pipeline.queries import (

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from correlator.jobs import job_document, sizes
-from correlator.jobs.model.facts import AttributedRow
+from correlator.model.facts import AttributedRow
 
 MAX_MESSAGE = 256_000
 """Bytes of one message."""

@@ -27,7 +27,7 @@ from correlator.cluster.connection import ClusterUnavailable, Connection, Fenced
 from correlator.cluster.fence import Fence, Message, OwnedStream
 from correlator.cluster.received import UNWRITTEN_AFTER
 from correlator.jobs import job_document
-from correlator.jobs.model.rows import Micros
+from correlator.model.rows import Micros
 from correlator.ops import cluster_metrics
 from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Batch, Hub

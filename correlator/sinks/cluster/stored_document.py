@@ -12,9 +12,9 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from correlator.jobs import job_document, joblog, sizes
-from correlator.jobs.model.rows import StepRecord
-from correlator.jobs.model.views import PublishedJob
 from correlator.model.document import encode as encode_document
+from correlator.model.published import PublishedJob
+from correlator.model.rows import StepRecord
 
 MAX_VALUE = 256_000
 """Bytes of a document in the stream."""

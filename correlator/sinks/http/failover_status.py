@@ -15,9 +15,9 @@ from aiohttp import web
 
 from correlator.jobs import joblog, legacy_status
 from correlator.jobs.job_document import rfc3339, steps_of
-from correlator.jobs.model.rows import LegacyRecord, Micros
-from correlator.jobs.model.views import PublishedJob
+from correlator.model.published import PublishedJob
 from correlator.model.replies import Resolved
+from correlator.model.rows import LegacyRecord, Micros
 from correlator.pipeline.hub import Hub
 from correlator.sinks.http.responses import RETRY_AFTER, json_response, problem
 from correlator.sinks.turns import Work

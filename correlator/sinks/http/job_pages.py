@@ -20,7 +20,7 @@ from msgspec import Struct
 from correlator.errors import Away, BadRequest, SourceUnavailable
 from correlator.jobs import job_document
 from correlator.jobs.directory import Place, place_of
-from correlator.jobs.model.views import PublishedJob
+from correlator.model.published import PublishedJob
 from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Hub
 from correlator.pipeline.queries import JobQuery

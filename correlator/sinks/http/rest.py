@@ -18,8 +18,6 @@ from msgspec import UnsetType
 
 from correlator.errors import Away, BadRequest, NotFound, SourceUnavailable
 from correlator.jobs import job_document, trends
-from correlator.jobs.model.rows import Micros
-from correlator.jobs.model.views import JobView, LogLine, PublishedJob
 from correlator.model.parameters import (
     MAX_WORDS,
     SPACE,
@@ -34,7 +32,9 @@ from correlator.model.parameters import (
     OfJob,
     given,
 )
+from correlator.model.published import JobView, LogLine, PublishedJob
 from correlator.model.replies import Resolved
+from correlator.model.rows import Micros
 from correlator.ops.logs import escape
 from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Hub

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from aiohttp import web
 
 from correlator.errors import BadRequest
-from correlator.jobs.model.rows import Level
 from correlator.model.document import MAX_ID
 from correlator.model.messages import CloseCode
 from correlator.model.parameters import StreamMessages, given
+from correlator.model.rows import Level
 from correlator.ops import metrics
 from correlator.pipeline.hub import Hub
 from correlator.sinks.http.access import CHECKED_AT_ONCE, TOKEN

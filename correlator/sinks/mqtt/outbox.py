@@ -29,11 +29,10 @@ from msgspec import Struct
 from correlator.jobs import job_document
 from correlator.jobs.bounded import BoundedDict
 from correlator.jobs.directory import JobDirectory
-from correlator.jobs.model.changes import Change
-from correlator.jobs.model.facts import Kind
-from correlator.jobs.model.rows import Micros
-from correlator.jobs.model.views import AgeKey, PublishedJob
+from correlator.model.facts import Kind
 from correlator.model.messages import DaemonIndex, DaemonState, DaemonStatus, ExternalId
+from correlator.model.published import AgeKey, Change, PublishedJob
+from correlator.model.rows import Micros
 from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Batch
 from correlator.sinks.mqtt.topics import SPACING, Key, Message, Topics, parse_state

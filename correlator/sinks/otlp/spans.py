@@ -20,9 +20,9 @@ from typing import Any
 
 from correlator import __version__
 from correlator.jobs import job_document, job_view
-from correlator.jobs.model.facts import Status
-from correlator.jobs.model.rows import Micros, StepRecord
-from correlator.jobs.model.views import JobView, PublishedJob
+from correlator.model.facts import Status
+from correlator.model.published import JobView, PublishedJob
+from correlator.model.rows import Micros, StepRecord
 
 INTERNAL, SERVER = 1, 2
 """Values of `Span.SpanKind`."""

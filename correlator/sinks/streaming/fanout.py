@@ -34,9 +34,9 @@ from msgspec import Struct
 
 from correlator.jobs import job_document
 from correlator.jobs.encoded import Documents
-from correlator.jobs.model.changes import Change, Event
-from correlator.jobs.model.facts import AttributedRow, Kind
-from correlator.jobs.model.rows import LEVELS, Level
+from correlator.model.facts import AttributedRow, Kind
+from correlator.model.published import Change, Event
+from correlator.model.rows import LEVELS, Level
 from correlator.ops import metrics
 from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Batch, Hub

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 from correlator.errors import SourceUnavailable
 from correlator.jobs import job_document
-from correlator.jobs.model.rows import Level
-from correlator.jobs.model.views import PublishedJob
+from correlator.model.published import PublishedJob
+from correlator.model.rows import Level
 from correlator.ops.heartbeats import STUCK_AFTER
 from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Hub

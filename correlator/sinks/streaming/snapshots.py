@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple
 
-from correlator.jobs.model.views import PublishedJob
+from correlator.model.published import PublishedJob
 
 
 class JobOrder:

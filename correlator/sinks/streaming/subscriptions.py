@@ -15,9 +15,8 @@ from typing import Literal, TypeAlias
 from msgspec import Struct
 
 from correlator.jobs.directory import JobDirectory
-from correlator.jobs.model.changes import Reason
-from correlator.jobs.model.rows import LEVELS, Level
-from correlator.jobs.model.views import PublishedJob
+from correlator.model.published import PublishedJob, Reason
+from correlator.model.rows import LEVELS, Level
 from correlator.pipeline.hub import Hub
 from correlator.pipeline.queries import JobQuery
 from correlator.sinks.streaming.limits import Limits

@@ -31,7 +31,7 @@ from itertools import takewhile
 import msgspec
 from msgspec import Struct
 
-from correlator.jobs.model.changes import Event
+from correlator.model.published import Event
 from correlator.tasks import Backoff
 
 

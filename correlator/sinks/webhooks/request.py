@@ -19,11 +19,10 @@ from msgspec.structs import replace
 
 from correlator.config.webhooks import Template
 from correlator.jobs import job_document
-from correlator.jobs.model.changes import Event
-from correlator.jobs.model.views import PublishedJob
 from correlator.model import document
 from correlator.model.document import NO_METADATA, JobDocument
 from correlator.model.messages import CloudEvent
+from correlator.model.published import Event, PublishedJob
 from correlator.ops.logs import escape
 
 MAX_BODY = 256 * 1024

@@ -27,8 +27,7 @@ from msgspec import Struct
 
 from correlator.config.schema import Config
 from correlator.config.webhooks import Webhook
-from correlator.jobs.model.changes import Event
-from correlator.jobs.model.views import PublishedJob
+from correlator.model.published import Event, PublishedJob
 from correlator.model.replies import ReceiverState, WebhooksPart
 from correlator.ops import metrics
 from correlator.ops.stalls import timed

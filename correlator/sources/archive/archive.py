@@ -18,12 +18,12 @@ from correlator.errors import Away, SourceUnavailable
 from correlator.jobs import fold, job_view, joblog
 from correlator.jobs.bounded import BoundedDict
 from correlator.jobs.ids import OwnIds
-from correlator.jobs.model.facts import Job, Reading
-from correlator.jobs.model.rows import LegacyRecord
-from correlator.jobs.model.views import PublishedJob
 from correlator.jobs.sizes import Sizes
 from correlator.model.document import MAX_ID
+from correlator.model.facts import Job, Reading
+from correlator.model.published import PublishedJob
 from correlator.model.replies import Resolved
+from correlator.model.rows import LegacyRecord
 from correlator.pipeline.queries import ArchivePage, EarlierLines, Found, JobNames, JobQuery, LineQuery, LinesPage
 from correlator.sources.archive import lines
 from correlator.sources.archive.lines import MatchingLines

@@ -24,9 +24,9 @@ from msgspec.structs import replace
 
 from correlator.errors import BadRequest
 from correlator.jobs import job_document, joblog
-from correlator.jobs.model.facts import Entry
-from correlator.jobs.model.rows import LogRow, Micros
-from correlator.jobs.model.views import LogLine
+from correlator.model.facts import Entry
+from correlator.model.published import LogLine
+from correlator.model.rows import LogRow, Micros
 from correlator.pipeline.queries import EarlierLines, JobNames, LineQuery, LinesPage
 from correlator.sources.db import searches
 from correlator.sources.db.queries import Queries

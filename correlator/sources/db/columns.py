@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from correlator.jobs import joblog
-from correlator.jobs.model.rows import Micros
 from correlator.jobs.sizes import SHORT_ERROR, Sizes
+from correlator.model.rows import Micros
 from correlator.sources.db.session import TABLES, Dialect, Row, Schema
 from correlator.sources.db.zones import Zone
 

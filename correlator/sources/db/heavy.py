@@ -11,7 +11,7 @@ from typing import TypeAlias
 from msgspec.structs import replace
 
 from correlator.jobs import joblog
-from correlator.jobs.model.rows import LogRow
+from correlator.model.rows import LogRow
 from correlator.sources.db.light import HEAVY
 from correlator.sources.db.queries import Queries
 from correlator.sources.db.session import Session

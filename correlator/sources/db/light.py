@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from correlator.jobs import joblog
-from correlator.jobs.model.rows import LogRow, Micros
+from correlator.model.rows import LogRow, Micros
 from correlator.sources.db.session import TABLES, Row, Schema, Session, chunks
 
 MESSAGE_COMPARED = 512

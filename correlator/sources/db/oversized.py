@@ -12,7 +12,6 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from correlator.jobs.bounded import BoundedDict
-from correlator.jobs.model.rows import JobRecord, Micros, StepRecord
 from correlator.jobs.sizes import (
     MAX_KEPT,
     STEP_ERRORS,
@@ -24,6 +23,7 @@ from correlator.jobs.sizes import (
     scan,
     size,
 )
+from correlator.model.rows import JobRecord, Micros, StepRecord
 from correlator.sources.db.session import Dialect, Session, chunks
 
 WHOLE = 128_000

@@ -13,9 +13,9 @@ from msgspec.structs import replace
 
 from correlator.jobs.ids import OwnIds
 from correlator.jobs.job_document import rfc3339
-from correlator.jobs.model.facts import MAX_CHILDREN, Reading
-from correlator.jobs.model.rows import JobRecord, LegacyRecord, LogRow, Micros, StepRecord
 from correlator.jobs.sizes import SHORT_ERROR, Sizes, cut_text, published_object
+from correlator.model.facts import MAX_CHILDREN, Reading
+from correlator.model.rows import JobRecord, LegacyRecord, LogRow, Micros, StepRecord
 from correlator.sources.db.columns import Columns
 from correlator.sources.db.light import LightLog
 from correlator.sources.db.oversized import Oversized

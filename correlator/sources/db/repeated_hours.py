@@ -11,7 +11,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 
-from correlator.jobs.model.rows import Micros
+from correlator.model.rows import Micros
 from correlator.sources.db.session import Range, Session
 from correlator.sources.db.zones import Zone
 

@@ -15,7 +15,7 @@ from heapq import nlargest
 from typing import TypeAlias
 
 from correlator.jobs import job_view, joblog
-from correlator.jobs.model.rows import LegacyRecord, Micros
+from correlator.model.rows import LegacyRecord, Micros
 from correlator.pipeline.queries import JobNames, JobQuery, LineQuery
 from correlator.sources.db.queries import Queries
 from correlator.sources.db.session import Session, chunks

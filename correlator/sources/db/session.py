@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from correlator.errors import Away, SourceUnavailable
-from correlator.jobs.model.rows import JobRecord, LogRow, StepRecord
+from correlator.model.rows import JobRecord, LogRow, StepRecord
 from correlator.sources.db.zones import Zone
 
 Range = tuple[int, int]

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from correlator.errors import Away, SourceUnavailable
-from correlator.jobs.model.rows import Micros
+from correlator.model.rows import Micros
 from correlator.sources.db import zones
 from correlator.sources.db.session import TABLES, Dialect, Row, Schema, Session, as_text, query_failed
 from correlator.sources.db.zones import Zone

@@ -11,7 +11,7 @@ import datetime
 from collections.abc import Callable
 from zoneinfo import ZoneInfo
 
-from correlator.jobs.model.rows import Micros
+from correlator.model.rows import Micros
 
 _EPOCH = datetime.datetime(1970, 1, 1)  # noqa: DTZ001 - local time is what this file is about
 _QUARTER = 900_000_000

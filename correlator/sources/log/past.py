@@ -14,8 +14,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from correlator.errors import SourceUnavailable
-from correlator.jobs.model.changes import Outcome
-from correlator.jobs.model.rows import Micros
+from correlator.model.published import Outcome
+from correlator.model.rows import Micros
 from correlator.sources import Feed
 from correlator.sources.db.heavy import slices
 from correlator.sources.db.queries import Queries

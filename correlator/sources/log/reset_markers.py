@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
-from correlator.jobs.model.rows import LogRow
+from correlator.model.rows import LogRow
 from correlator.sources.db.light import MESSAGE_COMPARED
 
 RECENT = 1_024

@@ -25,9 +25,9 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from correlator.errors import SourceUnavailable
-from correlator.jobs.model.changes import Outcome
-from correlator.jobs.model.persisted import Cursor
-from correlator.jobs.model.rows import LogRow, Micros
+from correlator.model.persisted import Cursor
+from correlator.model.published import Outcome
+from correlator.model.rows import LogRow, Micros
 from correlator.ops import metrics
 from correlator.pipeline.source_status import SourcePart
 from correlator.sources import Feed

@@ -31,9 +31,9 @@ from correlator.jobs.forecast.forecaster import MAX_OPERATIONS, OperationKey
 from correlator.jobs.forecast.place import MAX_STEPS, EndedRun, StepTimes
 from correlator.jobs.forecast.window import KEEP
 from correlator.jobs.job_view import VM_NAMES
-from correlator.jobs.model.facts import Status
-from correlator.jobs.model.rows import Micros
 from correlator.jobs.sizes import MAX_KEPT
+from correlator.model.facts import Status
+from correlator.model.rows import Micros
 from correlator.sources import Feed
 from correlator.sources.db.queries import Queries, as_status
 from correlator.sources.db.session import Schema, Session

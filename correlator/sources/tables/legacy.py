@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from correlator.errors import SourceUnavailable
 from correlator.jobs import joblog
 from correlator.jobs.legacy_status import ACTIVE, ENDED
-from correlator.jobs.model.rows import LegacyRecord
+from correlator.model.rows import LegacyRecord
 from correlator.pipeline.source_status import SourcePart
 from correlator.sources import Feed
 from correlator.sources.db import searches

@@ -26,7 +26,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from zlib import crc32
 
-from correlator.jobs.model.changes import LOST, Outcome
+from correlator.model.published import LOST, Outcome
 from correlator.ops import metrics
 from correlator.pipeline.source_status import SourcePart
 from correlator.sources import Feed

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias, get_args
 
 from msgspec import Meta, Struct
-
-from correlator.model import document
 
 Int64: TypeAlias = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Micros: TypeAlias = Int64
 """A point in time: microseconds since 1970-01-01T00:00:00Z."""
 
-Level: TypeAlias = document.Level
-LEVELS: Final = document.LEVELS
+Level: TypeAlias = Annotated[Literal["DEBUG", "INFO", "WARN", "ERROR"], Meta(title="Level")]
+LEVELS: Final[tuple[Level, ...]] = get_args(get_args(Level)[0])
+"""In ascending order of severity."""
 
 
 class LogRow(Struct, frozen=True, gc=False):

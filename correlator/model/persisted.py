@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from correlator.jobs.model.changes import Event
-from correlator.jobs.model.facts import Job
-from correlator.jobs.model.forecasts import PersistedForecast
-from correlator.jobs.model.rows import LegacyRecord, LogRow, Micros
+from correlator.model.document import ForecastState
+from correlator.model.facts import Job
+from correlator.model.published import Event, JobForecast
+from correlator.model.rows import LegacyRecord, LogRow, Micros
 
 
 class Cursor(Struct, frozen=True):
@@ -34,6 +34,24 @@ class Cursor(Struct, frozen=True):
     marks: bytes = b""
     complete_to: int | None = None
     sample: tuple[str, ...] = ()
+
+
+class PersistedForecast(Struct, frozen=True, gc=False, omit_defaults=True):
+    """What a checkpoint stores of the forecast of one job: what is published, and what `TrackedJob` remembers.
+
+    `tracked`: there is a `TrackedJob`. `unlearned`: the job has ended, and its run was not learned yet.
+    """
+
+    published: JobForecast | None = None
+    tracked: bool = False
+    unlearned: bool = False
+    percent: float | None = None
+    reported: float | None = None
+    predicted_ends: tuple[Micros, ...] = ()
+    predicted_events: int = -1
+    percents: tuple[tuple[Micros, float], ...] = ()
+    first_p50: Micros | None = None
+    announced: ForecastState | None = None
 
 
 class PersistedSilence(Struct, frozen=True, gc=False, array_like=True):

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias
 
 from msgspec import Struct
 
-from correlator.jobs.model.rows import JobRecord, Level, Micros, StepRecord
+from correlator.model.rows import JobRecord, Level, Micros, StepRecord
 
 Attribution: TypeAlias = Literal["column", "attrs", "step", "external_id", "none"]
 """The member of a log row by which the row was attributed to its job."""
@@ -143,7 +143,7 @@ class Reading(Struct, frozen=True, gc=False, array_like=True):
 Fact: TypeAlias = Entry | Reading
 
 
-class JobEvent(Struct, frozen=True, gc=False, array_like=True):
+class LifecycleEvent(Struct, frozen=True, gc=False, array_like=True):
     """The best lifecycle event of a job or step: the highest by (rank of its status, ``at``, ``event_id``)."""
 
     status: Status
@@ -158,7 +158,7 @@ class StepEvents(Struct, frozen=True, gc=False, array_like=True):
     """The log's events of one step. ``observed_at`` is the latest of its events."""
 
     observed_at: int
-    best: JobEvent | None = None
+    best: LifecycleEvent | None = None
     started_at: Micros | None = None
     name: str = ""
     seq: int = 0
@@ -182,7 +182,7 @@ class Line(Struct, frozen=True, gc=False, order=True, array_like=True):
     text: str
 
 
-Place: TypeAlias = tuple[Micros, int]
+LogPlace: TypeAlias = tuple[Micros, int]
 """The place of a row in the log: the time at which it was logged, and its ID."""
 
 
@@ -196,13 +196,13 @@ class Job(Struct, frozen=True, gc=False, array_like=True):
 
     job_id: str
     reading: Reading | None = None
-    event: JobEvent | None = None
+    event: LifecycleEvent | None = None
     started_at: Micros | None = None
     steps: dict[int, StepEvents] = {}
     percent: Percent | None = None
     external_ids: tuple[str, ...] = ()
-    external_at: tuple[Place, ...] = ()
-    external_floor: tuple[Place, str] | None = None
+    external_at: tuple[LogPlace, ...] = ()
+    external_floor: tuple[LogPlace, str] | None = None
     all_external_ids: frozenset[int] = frozenset()
     last: Line | None = None
     warnings: frozenset[int] = frozenset()

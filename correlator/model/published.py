@@ -1,22 +1,36 @@
-"""Jobs and log lines as clients see them."""
+"""What is published: jobs, what earlier runs say of them, their log lines, and how they change.
+
+A `PublishedJob` holds the view that follows from the facts of a job, and what the index adds. The document that clients
+get (`model.document`) is a function of it. What the index returns is an `Outcome`: a `Change` for each job whose
+document or IDs have changed, and an `Event` for each transition.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from operator import attrgetter
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from correlator.jobs.model.facts import Line, Status
-from correlator.jobs.model.forecasts import JobForecast
-from correlator.jobs.model.rows import JobColumns, Level, Micros, StepRecord
+from correlator.model.document import Comparison, ForecastState, StepAhead
+from correlator.model.facts import AttributedRow, Kind, Line, Status
+from correlator.model.rows import JobColumns, Level, Micros, StepRecord
 
 _id = attrgetter("id")
 
 AgeKey: TypeAlias = tuple[Micros, int, str]
 """Orders jobs by age (`JobView.age_key`). Its last member is the job ID."""
+
+Reason: TypeAlias = Literal["retention", "gone", "merged"]
+
+Lost: TypeAlias = Literal["job_started", "job_ended", "step_started", "step_ended", "error", "percent"]
+"""The kind of a log row that JobLog lost. `error`: the row exists, but its text differs from the table's. `percent`:
+the job has progress rows, but none with the table's percentage."""
+
+LOST: tuple[Lost, ...] = get_args(Lost)
 
 
 class JobView(JobColumns, frozen=True, gc=False):
@@ -127,6 +141,37 @@ def goes_on(old: PublishedJob, new: PublishedJob) -> bool:
     )
 
 
+class Forecast(Struct, frozen=True, gc=False):
+    """When a job will end, as of `as_of`: in half of all cases before `p50`, in nine of ten before `p90`.
+
+    `runs`: the earlier runs that it rests on. `typical_seconds`: the median duration of completed runs.
+    `failure_rate`: the share of runs that did not complete, 0 to 1.
+    """
+
+    as_of: Micros
+    p50: Micros
+    p90: Micros
+    percent: float
+    runs: int
+    state: ForecastState
+    typical_seconds: float = 0.0
+    failure_rate: float = 0.0
+    steps_ahead: tuple[StepAhead, ...] = ()
+
+
+class JobForecast(Struct, frozen=True, gc=False):
+    """What is published of a job besides its view.
+
+    `percent` and `basis` replace those of the view; None: the view's are published. `forecast`: of a running job.
+    `compared_with`: of an ended one.
+    """
+
+    percent: float | None = None
+    basis: Literal["reported", "history"] | None = None
+    forecast: Forecast | None = None
+    compared_with: Comparison | None = None
+
+
 class LogLine(Struct, frozen=True, gc=False):
     """One log row of a job as it is published. `attrs` holds the parsed value."""
 
@@ -136,3 +181,52 @@ class LogLine(Struct, frozen=True, gc=False):
     step_id: int | None
     attrs: Any
     at: Micros
+
+
+class Change(Struct, frozen=True, gc=False):
+    """One change of a published job. ``new`` None: the job left memory, for ``reason``.
+
+    ``seq``: the place of the change in the stream.
+    ``moved``: the document is unchanged, but an ID started or stopped resolving to this job.
+    ``goes_on``: the log has new rows of a running job, and nothing else has changed, so that `goes_on` holds:
+    filters, counters and the IDs of the job notice nothing.
+    """
+
+    job_id: str
+    seq: int
+    old: PublishedJob | None
+    new: PublishedJob | None
+    reason: Reason | None = None
+    moved: bool = False
+    goes_on: bool = False
+
+
+class Event(Struct, frozen=True, gc=False):
+    """One transition of a job or step. ``event_id`` is None if the transition has no log row."""
+
+    kind: Kind
+    job_id: str
+    at: Micros
+    event_id: int | None = None
+    step_id: int | None = None
+    step_name: str | None = None
+    error: str | None = None
+    error_cut: int | None = None
+
+
+class Outcome(Struct, frozen=True):
+    """The result of one call of the index.
+
+    `attributed`: the log rows with their jobs. `unread`, `unread_steps`: the jobs and steps to read from the tables.
+    `ended`: jobs that ended. `lost`: log rows that JobLog lost. `dropped`: the number of transitions that will not be
+    announced.
+    """
+
+    changes: Sequence[Change] = ()
+    events: Sequence[Event] = ()
+    attributed: Sequence[AttributedRow] = ()
+    unread: AbstractSet[str] = frozenset()
+    unread_steps: AbstractSet[int] = frozenset()
+    ended: AbstractSet[str] = frozenset()
+    lost: Sequence[Lost] = ()
+    dropped: int = 0
