@@ -111,8 +111,7 @@ class HubEndpoints:
 class InstanceEndpoints:
     """``/api/v1/instances``, and the endpoints of each appliance that was asked for, below ``/i/{instance}``.
 
-    `fleet` None: there is only one appliance. `make` makes the endpoints of a hub. `run` serves their
-    streaming clients.
+    `fleet` None: there is only one appliance. `make(hub)` makes its endpoints. `run` serves their streaming clients.
     """
 
     def __init__(self, fleet: Appliances | None, make: Callable[[Hub], HubEndpoints]) -> None:
