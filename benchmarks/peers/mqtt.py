@@ -20,7 +20,7 @@ from correlator.jobs.index import Index
 from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.mqtt.outbox import MqttOutbox, PendingEvents
 from correlator.sinks.mqtt.sink import MqttSink
-from correlator.sinks.mqtt.topics import Message, Topics
+from correlator.sinks.mqtt.topics import MqttMessage, Topics
 
 WINDOW = 20
 STATES = "correlator/v1/+/job/+/state"
@@ -36,12 +36,12 @@ def filled(jobs: int) -> LocalHub:
     return hub
 
 
-def messages(hub: LocalHub, instance: str) -> list[Message]:
+def messages(hub: LocalHub, instance: str) -> list[MqttMessage]:
     """All that the sink would publish of it."""
     tree = MqttOutbox(Topics(f"correlator/v1/{instance}"), hub.published, hub.epoch, PendingEvents())
     for _ in tree.begin():
         pass
-    found: list[Message] = []
+    found: list[MqttMessage] = []
     while (parcel := tree.pop_next(time.monotonic())) is not None:
         found += parcel.messages
         tree.acknowledged(parcel.tag)
@@ -66,7 +66,7 @@ async def by_the_sink(port: int, jobs: int) -> float:
     return seconds
 
 
-async def by_aiomqtt(port: int, messages: list[Message]) -> float:
+async def by_aiomqtt(port: int, messages: list[MqttMessage]) -> float:
     """Seconds to publish what was made before."""
     window = asyncio.Semaphore(WINDOW)
     async with aiomqtt.Client(
@@ -76,7 +76,7 @@ async def by_aiomqtt(port: int, messages: list[Message]) -> float:
         properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
         properties.ContentType = "application/json"
 
-        async def publish(message: Message) -> None:
+        async def publish(message: MqttMessage) -> None:
             await client.publish(message.topic, message.payload, qos=1, retain=True, properties=properties)
             window.release()
 

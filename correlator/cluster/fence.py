@@ -59,7 +59,7 @@ _SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"
 _NO_HEADERS: Mapping[str, str] = {}
 
 
-class Message(Struct, frozen=True):
+class StreamMessage(Struct, frozen=True):
     """One message of a batch."""
 
     subject: str
@@ -82,7 +82,7 @@ class Fence:
         return {_SEQUENCE: str(self.seq), _SUBJECT: self._subject}
 
     async def write(
-        self, messages: Sequence[Message], *, after: tuple[str, int] | None = None, within: float = ANSWER_WITHIN
+        self, messages: Sequence[StreamMessage], *, after: tuple[str, int] | None = None, within: float = ANSWER_WITHIN
     ) -> int:
         """Store `messages` in order, all or none. Returns the stream's sequence of the last one.
 
@@ -127,22 +127,24 @@ async def put(
 
     Raises: `Fenced` if it is not, `Unacknowledged`, `Refused`.
     """
-    return await _send(connection, Message(subject, value, {_SEQUENCE: str(expected)}), within)
+    return await _send(connection, StreamMessage(subject, value, {_SEQUENCE: str(expected)}), within)
 
 
-def size_of(messages: Sequence[Message]) -> int:
+def size_of(messages: Sequence[StreamMessage]) -> int:
     """Return about how many bytes these messages take on the way."""
     return sum(len(message.payload) + OVERHEAD for message in messages)
 
 
-async def _write(connection: Connection, messages: Sequence[Message], fence: Mapping[str, str], within: float) -> int:
+async def _write(
+    connection: Connection, messages: Sequence[StreamMessage], fence: Mapping[str, str], within: float
+) -> int:
     size = size_of(messages)
     async with connection.window.passing(size):
         return await _write_now(connection, messages, fence, connection.window.deadline(size, within))
 
 
 async def _write_now(
-    connection: Connection, messages: Sequence[Message], fence: Mapping[str, str], within: float
+    connection: Connection, messages: Sequence[StreamMessage], fence: Mapping[str, str], within: float
 ) -> int:
     if len(messages) == 1:
         return await _send(connection, _with(messages[0], fence), within)
@@ -161,7 +163,7 @@ async def _write_now(
     raise AssertionError("no messages")
 
 
-async def _send(connection: Connection, message: Message, within: float) -> int:
+async def _send(connection: Connection, message: StreamMessage, within: float) -> int:
     """Publish a message and return the sequence that its acknowledgement has."""
     try:
         answer = await connection.request(message.subject, message.payload, headers=message.headers, within=within)
@@ -174,8 +176,8 @@ async def _send(connection: Connection, message: Message, within: float) -> int:
     return int(found["seq"])
 
 
-def _with(message: Message, headers: Mapping[str, str]) -> Message:
-    return Message(message.subject, message.payload, {**message.headers, **headers})
+def _with(message: StreamMessage, headers: Mapping[str, str]) -> StreamMessage:
+    return StreamMessage(message.subject, message.payload, {**message.headers, **headers})
 
 
 MAX_BEHIND = 5
@@ -218,7 +220,7 @@ class OwnedStream:
         """True if a batch may still be under way."""
         self._behind = 0
 
-    async def write(self, messages: Sequence[Message], within: float) -> int:
+    async def write(self, messages: Sequence[StreamMessage], within: float) -> int:
         """Store `messages` in order. Returns the stream's sequence of the last one.
 
         After an error all or none are stored if the stream is `replicated`, else some may be.
@@ -235,7 +237,7 @@ class OwnedStream:
             self._lost_batch = not isinstance(error, Refused)
             raise
 
-    async def _write_pipelined(self, messages: Sequence[Message], within: float) -> int:
+    async def _write_pipelined(self, messages: Sequence[StreamMessage], within: float) -> int:
         began = time.monotonic()
         try:
             seq = await self._pipelined.write(messages, self._fence.headers, within)
@@ -295,7 +297,7 @@ class Pipelined:
         self._error: tuple[int, str] | None = None
         self._complete = asyncio.Event()
 
-    async def write(self, messages: Sequence[Message], fence: Mapping[str, str], within: float) -> int:
+    async def write(self, messages: Sequence[StreamMessage], fence: Mapping[str, str], within: float) -> int:
         """Store `messages` in order. Returns the stream's sequence of the last one. `fence`: the headers of each.
 
         Raises: `Fenced` if the fence refused one, `Refused` for another error, `Unacknowledged`; some may be stored.
@@ -317,7 +319,7 @@ class Pipelined:
         self._raise_error()
         return self._seq
 
-    async def _send(self, messages: Sequence[Message], fence: Mapping[str, str], within: float) -> None:
+    async def _send(self, messages: Sequence[StreamMessage], fence: Mapping[str, str], within: float) -> None:
         for message in messages:
             headers = {**message.headers, **fence}
             await self._connection.publish(message.subject, message.payload, reply=self._inbox, headers=headers)

@@ -45,7 +45,7 @@ class NotWritten(CorrelatorError):
     """A file cannot be written."""
 
 
-class Change(NamedTuple):
+class KeyChange(NamedTuple):
     """A key, its value in TOML, and the file that sets it. `same`: it did so before."""
 
     dotted: str
@@ -57,7 +57,7 @@ class Change(NamedTuple):
 class Edited(NamedTuple):
     """What was changed. `before`, `after`: the configurations; None: wrong before, or a gateway without a cluster."""
 
-    changes: tuple[Change, ...]
+    changes: tuple[KeyChange, ...]
     before: Config | None
     after: Config | None
     twice: tuple[str, ...]
@@ -91,7 +91,7 @@ def set_keys(
             target = read.setter(dotted) or folder / LOCAL
             text = texts.get(target, read.texts.get(target, ""))
             texts[target] = with_value(target, text, tuple(dotted.split(".")), value)
-            changes.append(Change(dotted, values.toml(value), target, same=texts[target] == text))
+            changes.append(KeyChange(dotted, values.toml(value), target, same=texts[target] == text))
         try:
             after = loading.loaded(main, environ, gateway=gateway, replaced=texts)
         except ConfigError as error:

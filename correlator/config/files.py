@@ -30,7 +30,7 @@ Names = tuple[str | int, ...]
 """The names that lead to a table or key; a number for a table of a list, from 0."""
 
 
-class Place(NamedTuple):
+class FilePlace(NamedTuple):
     """A file, and the line where a key or table begins in it. Printed as FILE:LINE."""
 
     file: Path
@@ -66,7 +66,7 @@ class Files:
         """Return the last file that sets this key or has this table; None if no file does."""
         return self._setters.get(dotted)
 
-    def place(self, dotted: str) -> Place | None:
+    def place(self, dotted: str) -> FilePlace | None:
         """Return where a key is set, else the table around it; None if neither is in a file."""
         names: list[str | int] = [name or int(number) - 1 for name, number in _PART.findall(dotted)]
         if len(names) > 1 and isinstance(names[1], int) and (of_list := self._tables.get(str(names[0]))):
@@ -96,16 +96,16 @@ class Files:
                 into[name] = value
             self._setters[dotted] = path
 
-    def _place(self, path: Path, dotted: str) -> Place:
+    def _place(self, path: Path, dotted: str) -> FilePlace:
         return self._first_line(path, list(dotted.split(".")))
 
-    def _first_line(self, path: Path, names: list[str | int]) -> Place:
+    def _first_line(self, path: Path, names: list[str | int]) -> FilePlace:
         if path not in self._lines:
             self._lines[path] = _first_lines(self.texts[path])
         lines, key = self._lines[path], tuple(names)
         while key and key not in lines:
             key = key[:-1]
-        return Place(path, lines.get(key, 1))
+        return FilePlace(path, lines.get(key, 1))
 
 
 def folder_of(file: Path) -> Path:

@@ -47,7 +47,7 @@ from msgspec import Struct
 
 from correlator.cluster import keys
 from correlator.cluster.connection import ClusterUnavailable, Connection, Fenced, Refused, Unacknowledged
-from correlator.cluster.fence import Fence, Message, put
+from correlator.cluster.fence import Fence, StreamMessage, put
 from correlator.state.rows import (
     CURSOR,
     LAST,
@@ -269,9 +269,9 @@ class StreamCheckpoint:
                 await asyncio.sleep(0.05)  # Another process wrote it meanwhile, or the answer was old.
         raise Unacknowledged("the owner key of the checkpoint cannot be written")
 
-    def _message(self, name: Name, value: bytes) -> Message:
+    def _message(self, name: Name, value: bytes) -> StreamMessage:
         subject = keys.checkpoint(self._instance, *name)
-        return Message(subject, value) if value else Message(subject, b"", {"Nats-TTL": f"{REMOVED_FOR}s"})
+        return StreamMessage(subject, value) if value else StreamMessage(subject, b"", {"Nats-TTL": f"{REMOVED_FOR}s"})
 
 
 class StreamCopy:

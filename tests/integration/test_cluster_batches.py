@@ -6,7 +6,7 @@ import pytest
 
 from correlator.cluster import keys, streams
 from correlator.cluster.connection import Fenced, Refused, Unacknowledged
-from correlator.cluster.fence import MAX_MESSAGES, Fence, Message, put
+from correlator.cluster.fence import MAX_MESSAGES, Fence, StreamMessage, put
 from tests.support.cluster import connected
 from tests.support.faults.proxy import Proxy
 
@@ -14,7 +14,7 @@ OWNER = keys.owner("dc1")
 
 
 def batch(*ids, size=10):
-    return [Message(keys.job("dc1", name), b"x" * size) for name in ids]
+    return [StreamMessage(keys.job("dc1", name), b"x" * size) for name in ids]
 
 
 async def stored(connection, *ids):

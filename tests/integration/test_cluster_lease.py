@@ -9,7 +9,7 @@ import pytest
 
 from correlator.cluster import keys
 from correlator.cluster.connection import ClusterUnavailable, Fenced, Refused
-from correlator.cluster.fence import Message
+from correlator.cluster.fence import StreamMessage
 from correlator.cluster.lease import TAKE_AFTER, Lease
 from tests.support.cluster import connected, never_silent, settings
 from tests.support.eventually import PATIENCE, eventually
@@ -56,7 +56,7 @@ async def test_the_first_takes_it_at_once_and_keeps_it_while_it_renews(nats):
             assert first.describe()["role"] == "active"
             part = second.describe()
             assert (part["ok"], part["role"], part["active"]) == (False, "standby", first.holder)
-            await fence.write([Message(keys.job("dc1", "a"), b"{}")])
+            await fence.write([StreamMessage(keys.job("dc1", "a"), b"{}")])
 
 
 async def test_a_silent_holder_is_followed_after_three_seconds_and_can_write_no_more(nats):
@@ -69,7 +69,7 @@ async def test_a_silent_holder_is_followed_after_three_seconds_and_can_write_no_
         await asyncio.wait_for(waiting, PATIENCE)
         assert time.monotonic() - began > TAKE_AFTER - 0.5
         with pytest.raises(Fenced):
-            await fence.write([Message(keys.job("dc1", "a"), b"{}")])
+            await fence.write([StreamMessage(keys.job("dc1", "a"), b"{}")])
         # It ends by itself: the renewal or the owner key shows the loss.
         await asyncio.wait_for(first.hold(), PATIENCE)
         assert not first.active
@@ -111,7 +111,7 @@ async def test_a_restarted_server_takes_the_lease_from_nobody(nats):
             await asyncio.sleep(TAKE_AFTER + 1)
             await asyncio.to_thread(nats.start)
             await eventually(lambda: first.describe()["ok"])
-            await fence.write([Message(keys.job("dc1", "a"), b"{}")])
+            await fence.write([StreamMessage(keys.job("dc1", "a"), b"{}")])
             await asyncio.sleep(TAKE_AFTER + 1)
             assert not holding.done()
 
@@ -128,7 +128,7 @@ async def test_a_link_that_is_full_for_longer_than_the_lease_takes_it_from_nobod
                 for _ in range(6):
                     await writes.publish(keys.line("dc1"), bytes(100_000))
                 began = time.monotonic()
-                await fence.write([Message(keys.job("dc1", "a"), b"{}")], within=PATIENCE)
+                await fence.write([StreamMessage(keys.job("dc1", "a"), b"{}")], within=PATIENCE)
                 assert time.monotonic() - began > 1.2 * TAKE_AFTER
                 assert not holding.done()
 
@@ -143,7 +143,7 @@ async def test_the_holder_outlasts_the_loss_of_all_streams_and_its_writes_are_ac
             await asyncio.to_thread(nats.start)
 
             async def accepted():
-                await fence.write([Message(keys.job("dc1", "a"), b"{}")])
+                await fence.write([StreamMessage(keys.job("dc1", "a"), b"{}")])
                 return True
 
             await eventually(lambda: first.connection.connected)

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from correlator.cluster import keys, streams
 from correlator.cluster.connection import ClusterUnavailable, Connection
-from correlator.cluster.fence import Fence, Message, put
+from correlator.cluster.fence import Fence, StreamMessage, put
 from correlator.config.cluster import nats_url
 from tests.support.cluster import handled, running
 from tests.support.deployed_nats import CERTIFICATE, KEY, DeployedNats, DeployedNode
@@ -64,7 +64,7 @@ async def own(connection: Connection, instance: str) -> Fence:
 async def test_a_collector_creates_the_streams_and_writes_what_is_its_own(deployed: DeployedNats):
     async with deployed.connected("collector-dc1") as collector:
         fence = await own(collector, "dc1")
-        await fence.write([Message(keys.job("dc1", f"job {n}"), b"{}") for n in range(3)])
+        await fence.write([StreamMessage(keys.job("dc1", f"job {n}"), b"{}") for n in range(3)])
         await collector.request(keys.EPOCH, b"1", headers={"Nats-Rollup": "sub"})
         for subject in (keys.alive("dc1"), keys.checkpoint("dc1", "job", "1"), keys.event("dc1", "1")):
             acknowledged = await collector.request(subject, b"{}")
@@ -171,7 +171,7 @@ async def test_no_role_may_listen_to_the_answers_and_requests_of_others(
 async def test_a_gateway_reads_jobs_by_a_push_consumer_and_asks_a_collector(deployed: DeployedNats):
     async with deployed.connected("collector-dc1") as collector, deployed.connected("gateway", "here") as gateway:
         fence = await own(collector, "dc1")
-        await fence.write([Message(keys.job("dc1", "1"), b"{}")])
+        await fence.write([StreamMessage(keys.job("dc1", "1"), b"{}")])
         received: asyncio.Queue[str] = asyncio.Queue()
 
         async def on_message(message) -> None:

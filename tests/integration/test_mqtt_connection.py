@@ -93,7 +93,7 @@ async def test_the_last_will_is_published_when_the_connection_is_cut(mosquitto):
                 proxy.cut()
                 await eventually(lambda: watcher.states() == ["online", "offline"])
                 assert watcher.store[world.topics.status]["epoch"] == "e1"
-                assert not world.sink.connected
+                await eventually(lambda: not world.sink.connected)
                 proxy.refuses = False
                 await eventually(lambda: watcher.states() == ["online", "offline", "online"])
             await eventually(lambda: watcher.states()[3:] == ["stopping", "offline"])

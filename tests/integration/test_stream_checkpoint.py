@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from correlator.cluster import keys, streams
 from correlator.cluster.connection import ClusterUnavailable, Fenced
-from correlator.cluster.fence import Message
+from correlator.cluster.fence import StreamMessage
 from correlator.cluster.lease import Lease
 from correlator.model.persisted import Cursor, PersistedExports
 from correlator.state import stream
@@ -199,7 +199,7 @@ async def test_a_row_that_cannot_be_decoded_is_no_checkpoint(nats):
         await first.checkpoint.open()
         await first.checkpoint.write(changes(filled(2)))
         row = keys.checkpoint("dc1", "job", "job1")
-        await first.checkpoint._fence.write([Message(row, msgspec.msgpack.encode({"of": "another version"}))])
+        await first.checkpoint._fence.write([StreamMessage(row, msgspec.msgpack.encode({"of": "another version"}))])
     assert await read(nats.url) is None
 
 

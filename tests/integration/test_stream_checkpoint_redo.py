@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from correlator.cluster import keys
 from correlator.cluster.connection import ClusterUnavailable, Unacknowledged
-from correlator.cluster.fence import Message
+from correlator.cluster.fence import StreamMessage
 from correlator.cluster.lease import Lease
 from correlator.model.persisted import Cursor, PersistedJob
 from correlator.state.rows import MAX_ROW, MAX_ROWS
@@ -193,7 +193,7 @@ async def test_rows_in_the_form_of_another_version_are_not_used_and_the_next_wri
     async with holder(nats.url) as (_, checkpoint):
         owner = await fresh(checkpoint, OLD)
         removed = {} if form else {"Nats-TTL": "60s"}
-        await owner._fence.write([Message(keys.checkpoint("dc1", "state", "form"), form, removed)])
+        await owner._fence.write([StreamMessage(keys.checkpoint("dc1", "state", "form"), form, removed)])
         assert await stored(checkpoint) is None
         assert caplog.text.count("the checkpoint in the cluster") == 1
         await fresh(checkpoint, NEW)
@@ -208,7 +208,7 @@ async def test_a_chunk_that_is_missing_is_no_checkpoint_until_the_next_write(nat
         taker = checkpoint()
         _, chunks = await taker._acquire()
         lost = keys.checkpoint("dc1", *sorted(chunks)[1])
-        await taker._fence.write([Message(lost, b"", {"Nats-TTL": "60s"})])
+        await taker._fence.write([StreamMessage(lost, b"", {"Nats-TTL": "60s"})])
         assert await stored(checkpoint) is None
         await fresh(checkpoint, NEWER)
         assert await stored(checkpoint) == content_of(NEWER)

@@ -41,7 +41,7 @@ from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.http import frames, sse
 from correlator.sinks.http.responses import problems
 from correlator.sinks.http.rest import Rest
-from correlator.sinks.mqtt.topics import Key, Topics
+from correlator.sinks.mqtt.topics import TopicKey, Topics
 from correlator.sinks.turns import Work
 from correlator.sources.archive.archive import DatabaseArchive
 from correlator.sources.db.sqlite import SQLiteDatabase
@@ -370,7 +370,7 @@ def _written(file: Path, written: list[str]) -> Path:
 @given(special | odd | stored, special | odd | stored)
 def test_every_id_is_one_level_of_a_topic_and_comes_back(job_id: str, external: str) -> None:
     names = Topics("correlator/v1/here")
-    for key in (Key("state", job_id), Key("ext", external)):
+    for key in (TopicKey("state", job_id), TopicKey("ext", external)):
         topic = names.of(key)
         assert names.key(topic) == key
         assert topic.isascii()

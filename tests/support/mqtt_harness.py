@@ -18,7 +18,7 @@ from correlator.model.published import Event, Outcome
 from correlator.model.rows import JobRecord, StepRecord
 from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.mqtt.sink import MqttSink
-from correlator.sinks.mqtt.topics import Key, Topics
+from correlator.sinks.mqtt.topics import TopicKey, Topics
 from correlator.tasks import Backoff
 from tests.support.accepting import accepting
 from tests.support.documents import document_of
@@ -92,13 +92,13 @@ class MqttHarness:
         assert task.cancelled()
 
     def state(self, job_id):
-        return self.topics.of(Key("state", job_id))
+        return self.topics.of(TopicKey("state", job_id))
 
     def event(self, job_id):
         return self.topics.event(job_id)
 
     def ext(self, external_id):
-        return self.topics.of(Key("ext", external_id))
+        return self.topics.of(TopicKey("ext", external_id))
 
     def due(self):
         """What should be retained of jobs and IDs."""

@@ -8,7 +8,7 @@ from itertools import islice
 
 from correlator.cluster import fence, keys, streams
 from correlator.cluster.connection import Connection
-from correlator.cluster.fence import Message
+from correlator.cluster.fence import StreamMessage
 from correlator.model.facts import Line, Status
 from correlator.model.published import JobView, PublishedJob
 from correlator.sinks.cluster import stored_document
@@ -49,7 +49,7 @@ class StreamWriter:
 
     async def put(self, *jobs: PublishedJob) -> int:
         """Write documents in one batch. Returns the sequence of the last one."""
-        return await self._write([Message(*self._stored(shown)) for shown in jobs])
+        return await self._write([StreamMessage(*self._stored(shown)) for shown in jobs])
 
     async def fill(self, jobs: Iterable[PublishedJob]) -> None:
         """Write many documents, several thousand in a second: one acknowledgement in `AT_ONCE` is waited for."""
@@ -63,9 +63,11 @@ class StreamWriter:
         return keys.job(self._instance, shown.job_id), stored_document.encode(shown)
 
     async def remove(self, job_id: str, reason: str = "retention") -> int:
-        return await self._write([Message(keys.job(self._instance, job_id), b"", {**PURGE, "Cor-Reason": reason})])
+        return await self._write(
+            [StreamMessage(keys.job(self._instance, job_id), b"", {**PURGE, "Cor-Reason": reason})]
+        )
 
-    async def _write(self, messages: list[Message]) -> int:
+    async def _write(self, messages: list[StreamMessage]) -> int:
         seq = 0
         for at in range(0, len(messages), 250):
             seq = await fence._write(self._connection, messages[at : at + 250], {}, 10.0)

@@ -9,10 +9,10 @@ from correlator.model.facts import Kind
 from correlator.model.published import Event
 from correlator.sinks.cluster.events import (
     OVERHEAD,
-    EventMessage,
     EventQueue,
-    event_message,
+    StreamEvent,
     from_checkpoint,
+    stream_event,
     to_checkpoint,
 )
 
@@ -20,7 +20,7 @@ AT = 1_758_553_933_000_000
 
 
 def event(n, size=0):
-    return EventMessage("j", f"dc1:{n}", b"x" * size)
+    return StreamEvent("j", f"dc1:{n}", b"x" * size)
 
 
 def pending(*numbers, clock=lambda: 0.0, **more):
@@ -105,14 +105,14 @@ def test_the_age_is_that_of_the_first_event():
 
 
 def test_the_id_of_an_event_is_its_log_row_or_else_what_happened_when():
-    logged = event_message(Event(Kind.JOB_STARTED, "j", AT, event_id=7), "dc1")
+    logged = stream_event(Event(Kind.JOB_STARTED, "j", AT, event_id=7), "dc1")
     assert logged.message_id == "dc1:7"
     assert orjson.loads(logged.payload) == {
         "instance": "dc1", "kind": "job.started", "event_id": 7, "job_id": "j", "step_id": None, "step_name": None,
         "error": None, "at": "2025-09-22T15:12:13.000000Z",
     }  # fmt: skip
     derived = [
-        event_message(Event(kind, job_id, at, step_id=step), "dc1").message_id
+        stream_event(Event(kind, job_id, at, step_id=step), "dc1").message_id
         for kind, job_id, at, step in [
             (Kind.JOB_STALLED, "j k", AT, None),
             (Kind.JOB_STALLED, "j k", AT + 1, None),
@@ -127,7 +127,7 @@ def test_the_id_of_an_event_is_its_log_row_or_else_what_happened_when():
 
 @given(st.text(), st.text("abc:.=-", min_size=1), st.binary())
 def test_an_event_is_the_same_after_a_restart(job_id, message_id, payload):
-    event = EventMessage(job_id, message_id, payload)
+    event = StreamEvent(job_id, message_id, payload)
     assert from_checkpoint(*to_checkpoint(event)) == event
 
 

@@ -12,7 +12,7 @@ from correlator.cluster import keys
 from correlator.cluster.connection import Fenced, Unacknowledged
 from correlator.cluster.fence import Fence
 from correlator.model.persisted import Cursor
-from correlator.sinks.cluster.events import EventMessage, EventQueue, EventWriter
+from correlator.sinks.cluster.events import EventQueue, EventWriter, StreamEvent
 from correlator.state.stream import StreamCheckpoint, StreamCopy
 from tests.support.lease_servers import LONG_AGO, OWNER, Servers
 
@@ -34,7 +34,7 @@ def lease(servers):
 
 @pytest.fixture
 def writer(servers, lease):
-    pending = EventQueue(lambda: 0.0, [EventMessage("a", "dc1:1", b"{}")])
+    pending = EventQueue(lambda: 0.0, [StreamEvent("a", "dc1:1", b"{}")])
     return EventWriter(cast(Any, servers), "dc1", ME, lease, pending, within=1.0, rewrite_every=3600)
 
 

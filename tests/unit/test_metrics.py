@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from correlator.ops import metrics
 from correlator.sinks.mqtt.outbox import DirtyTopics, PendingEvent, PendingEvents
-from correlator.sinks.mqtt.topics import Key
+from correlator.sinks.mqtt.topics import TopicKey
 from correlator.sources.log.gaps import Probe
 from correlator.sources.log.tail import Tail
 from tests.support.pipeline_harness import NOW, SECOND, PipelineHarness, row, samples
@@ -211,7 +211,7 @@ async def test_only_rows_that_come_after_their_window_was_given_up_count_as_late
 
 def test_a_topic_is_pending_from_its_first_change_until_the_last_is_acknowledged():
     now = 0.0
-    a, b = Key("state", "a"), Key("state", "b")
+    a, b = TopicKey("state", "a"), TopicKey("state", "b")
     box = DirtyTopics(spacing=0.25, clock=lambda: now)
     assert box.oldest() is None
     for now, key in ((1.0, a), (2.0, b), (3.0, a)):  # noqa: B007 - the clock reads it

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from correlator.sinks.mqtt.outbox import OVERHEAD, STATES_WITHIN, TURNS, DirtyTopics, PendingEvent, PendingEvents
-from correlator.sinks.mqtt.topics import Key
+from correlator.sinks.mqtt.topics import TopicKey
 
-A, B = Key("state", "a"), Key("state", "b")
+A, B = TopicKey("state", "a"), TopicKey("state", "b")
 
 
 def pop_next(events):
@@ -45,8 +45,8 @@ def test_a_topic_rests_between_two_messages_and_the_last_mark_counts():
 
 def test_changes_and_republished_topics_alternate():
     box = DirtyTopics()
-    old = [Key("state", str(n)) for n in range(4)]
-    new = [Key("state", f"new {n}") for n in range(4)]
+    old = [TopicKey("state", str(n)) for n in range(4)]
+    new = [TopicKey("state", f"new {n}") for n in range(4)]
     box.restart()
     box.add(old)
     for key in new:
@@ -77,7 +77,7 @@ def test_what_was_on_its_way_over_a_lost_connection_is_sent_as_before():
 @given(st.data())
 def test_the_broker_ends_with_the_newest_version_of_every_topic(data):
     box, versions, broker, flying, now = DirtyTopics(), dict.fromkeys((A, B), 0), {}, {}, 0.0
-    last: dict[Key, float] = {}
+    last: dict[TopicKey, float] = {}
     for _ in range(data.draw(st.integers(0, 40))):
         match data.draw(st.sampled_from(["mark", "take", "acknowledge", "wait", "lose"])):
             case "mark":
@@ -288,9 +288,9 @@ def test_a_changed_topic_that_has_waited_for_a_second_goes_before_all_that_is_pu
     now = 0.0
     box = DirtyTopics(clock=lambda: now)
     box.restart()
-    box.add(Key("state", f"old {n}") for n in range(100))
+    box.add(TopicKey("state", f"old {n}") for n in range(100))
     for n in range(50):
-        box.mark(Key("state", f"new {n}"))
+        box.mark(TopicKey("state", f"new {n}"))
     assert not box.is_late(now)
     now = STATES_WITHIN
     assert box.is_late(now)

@@ -9,7 +9,7 @@ from typing import Any
 from correlator.sinks.mqtt import publisher as module
 from correlator.sinks.mqtt.connection import TimedOut
 from correlator.sinks.mqtt.publisher import Publisher
-from correlator.sinks.mqtt.topics import Message
+from correlator.sinks.mqtt.topics import MqttMessage
 
 BROKER: Any = SimpleNamespace(maximum_packet_size=1_000, receive_maximum=20)
 LARGE = b"x" * 2_000
@@ -19,9 +19,9 @@ async def test_only_retained_topics_count_as_skipped_because_an_event_has_no_new
     refused: list[str] = []
     publisher = Publisher(60.0, "mqtt://broker", 5.0, refused.append)
     publisher.begin(BROKER, mqtt5=True)
-    await publisher.send(BROKER, Message("job/a/event", LARGE, retain=False))
+    await publisher.send(BROKER, MqttMessage("job/a/event", LARGE, retain=False))
     assert (publisher.skipped, len(refused)) == (0, 1)
-    await publisher.send(BROKER, Message("job/a/state", LARGE))
+    await publisher.send(BROKER, MqttMessage("job/a/state", LARGE))
     assert (publisher.skipped, len(refused)) == (1, 2)
 
 
@@ -34,7 +34,7 @@ async def test_a_broker_that_sends_what_it_retains_before_an_acknowledgement_doe
         maximum_packet_size=1_000, receive_maximum=20, maximum_qos=2, retain_available=True, publish=never
     )
     publisher.begin(silent, mqtt5=True)
-    sending = asyncio.create_task(publisher.send(silent, Message("job/a/state", b"x")))
+    sending = asyncio.create_task(publisher.send(silent, MqttMessage("job/a/state", b"x")))
     deadlines = asyncio.create_task(publisher.enforce_deadlines())
 
     async def pass_time(seconds: float) -> None:

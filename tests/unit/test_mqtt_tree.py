@@ -15,7 +15,7 @@ from correlator.model.rows import JobRecord, LegacyRecord
 from correlator.pipeline.hub import Batch
 from correlator.sinks.mqtt import outbox
 from correlator.sinks.mqtt.outbox import STATES_WITHIN, MqttOutbox, PendingEvents
-from correlator.sinks.mqtt.topics import Key, Message, Topics
+from correlator.sinks.mqtt.topics import MqttMessage, TopicKey, Topics
 from tests.support.documents import document_of
 
 NOW = 1_758_553_933_000_000
@@ -67,7 +67,7 @@ class TreeHarness:
 
     def send(self):
         """All that is to be sent, acknowledged at once; time passes."""
-        sent: list[Message] = []
+        sent: list[MqttMessage] = []
         while self.tree.pending:
             self.now += 1
             while (parcel := self.tree.pop_next(self.now)) is not None:
@@ -84,11 +84,11 @@ class TreeHarness:
 
 
 def state(job_id):
-    return NAMES.of(Key("state", job_id))
+    return NAMES.of(TopicKey("state", job_id))
 
 
 def ext(external_id):
-    return NAMES.of(Key("ext", external_id))
+    return NAMES.of(TopicKey("ext", external_id))
 
 
 def test_nothing_of_a_job_is_sent_before_the_connection_is_ready():
@@ -193,7 +193,7 @@ def test_a_job_that_leaves_says_so_before_its_topics_are_emptied():
         **document_of(last), "deleted": True, "epoch": "e1", "seq": world.index.published.seq,
     }  # fmt: skip
     assert [m.payload for m in said[1:]] == [b""]
-    assert Message(ext("x"), b"") in sent
+    assert MqttMessage(ext("x"), b"") in sent
     world.tree.end()
     world.begin()
     assert world.send() == []

@@ -7,7 +7,7 @@ import pytest
 
 from correlator.cluster import fence
 from correlator.cluster.connection import Fenced, Unacknowledged
-from correlator.cluster.fence import NOT_READY, Message, OwnedStream
+from correlator.cluster.fence import NOT_READY, OwnedStream, StreamMessage
 
 OWNER = b"this one"
 
@@ -48,7 +48,7 @@ class Server:
         return SimpleNamespace(headers={"Nats-Sequence": str(self.seq)}, data=OWNER)
 
     async def write(self, count: int) -> None:
-        await self.stream.write([Message(f"key{n}", b"{}") for n in range(count)], 1.0)
+        await self.stream.write([StreamMessage(f"key{n}", b"{}") for n in range(count)], 1.0)
 
 
 @pytest.fixture

@@ -230,15 +230,15 @@ def tree(record: JobRecord) -> tuple[MqttOutbox, Index]:
 
 def test_what_is_retained_has_its_shape_to_the_last_member():
     built, index = tree(JobRecord("j", status="running", external_job_id="x", started_at=AT))
-    (state,) = built.messages(topics.Key("state", "j"))
-    (ext,) = built.messages(topics.Key("ext", "x"))
+    (state,) = built.messages(topics.TopicKey("state", "j"))
+    (ext,) = built.messages(topics.TopicKey("ext", "x"))
     gone = index.published.get("j")
     assert gone is not None
     built.on_batch(hub.Batch(5, [Change("j", 5, gone, None, "retention")]))
     index.apply([Reading("j", 2, None)], AT)
-    deleted, nothing = built.messages(topics.Key("state", "j"))
+    deleted, nothing = built.messages(topics.TopicKey("state", "j"))
     built.on_retained("p/i/job/left/state", b"no JSON")
-    least, _ = built.messages(topics.Key("state", "left"))
+    least, _ = built.messages(topics.TopicKey("state", "left"))
     assert nothing.payload == b""
     for name, message in {
         "JobState": state,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from correlator.sinks.mqtt.topics import Key, Topics, escape, unescape
+from correlator.sinks.mqtt.topics import TopicKey, Topics, escape, unescape
 
 NAMES = Topics("correlator/v1/here")
 
@@ -28,7 +28,7 @@ def test_an_id_is_one_level_of_a_topic(name, level):
 
 @given(st.text(st.characters(exclude_categories=())))
 def test_every_id_comes_back_from_its_topic(name):
-    for key in (Key("state", name), Key("ext", name)):
+    for key in (TopicKey("state", name), TopicKey("ext", name)):
         topic = NAMES.of(key)
         assert topic.isascii()
         assert NAMES.key(topic) == key

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from correlator.cluster import keys
 from correlator.cluster.connection import Connection
-from correlator.cluster.fence import Message
+from correlator.cluster.fence import StreamMessage
 from correlator.cluster.streams import MARKER_TTL
 from correlator.jobs.bounded import BoundedDict
 from correlator.jobs.directory import JobDirectory
@@ -91,9 +91,9 @@ class DocumentWriter:
         self._published = published
         self._dirty = dirty
 
-    async def next_batch(self) -> list[Message]:
+    async def next_batch(self) -> list[StreamMessage]:
         """Return the next batch, whose keys are in flight from now on. Empty if no key is dirty."""
-        batch: list[Message] = []
+        batch: list[StreamMessage] = []
         size, limit = 0, stored_document.limit(self._connection.client.max_payload)
         full_at = min(FULL_AT, self._connection.window.share)
         while len(batch) < MAX_KEYS and size < full_at:
@@ -111,14 +111,14 @@ class DocumentWriter:
             await asyncio.sleep(0)
         return batch
 
-    def _message(self, job_id: str, limit: int) -> Message | None:
+    def _message(self, job_id: str, limit: int) -> StreamMessage | None:
         subject = keys.job(self._instance, job_id)
         shown = self._published.get(job_id)
         if shown is None:
             reason = {REASON_HEADER: self._dirty.removal(job_id)}
-            return Message(subject, b"", {**PURGE, **reason})
+            return StreamMessage(subject, b"", {**PURGE, **reason})
         try:
-            return Message(subject, stored_document.encode(shown, limit))
+            return StreamMessage(subject, stored_document.encode(shown, limit))
         except ValueError as error:
             cluster_metrics.REFUSED.inc()
             log.warning("the job %s is not in the cluster: %s", job_id, error)

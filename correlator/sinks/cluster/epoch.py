@@ -22,7 +22,7 @@ from msgspec.structs import replace
 
 from correlator.cluster import keys, received, streams
 from correlator.cluster.connection import Connection, Fenced, Unacknowledged
-from correlator.cluster.fence import Message, put
+from correlator.cluster.fence import StreamMessage, put
 
 BEHIND_READS, READ_AGAIN_AFTER = 8, 0.25
 """Reads of a document that may have an old answer, and seconds between two: no server is longer behind."""
@@ -43,7 +43,7 @@ class Position(Struct, frozen=True):
     def encode(self) -> bytes:
         return msgspec.msgpack.encode(self)
 
-    def after(self, messages: Sequence[Message], seq: int) -> Position:
+    def after(self, messages: Sequence[StreamMessage], seq: int) -> Position:
         """The position after `messages` were acknowledged, the last one with sequence `seq`."""
         if seq <= self.acknowledged:
             return replace(self, created="")  # The stream has gone back: the next check finds that it is not this one.

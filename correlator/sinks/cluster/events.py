@@ -20,7 +20,7 @@ import orjson
 
 from correlator.cluster import keys
 from correlator.cluster.connection import Connection, Fenced, Refused, Unacknowledged
-from correlator.cluster.fence import Fence, Message, OwnedStream, put
+from correlator.cluster.fence import Fence, OwnedStream, StreamMessage, put
 from correlator.jobs import job_document, sizes
 from correlator.model.published import Event
 from correlator.sinks.cluster import stored_document
@@ -68,7 +68,7 @@ class EventWriter:
         self._within = within
         self._rewrite_every = rewrite_every
         self._stream: OwnedStream | None = None
-        self._in_doubt: Sequence[EventMessage] = ()
+        self._in_doubt: Sequence[StreamEvent] = ()
         """The batch whose acknowledgement did not come."""
 
     async def step(self) -> int:
@@ -110,7 +110,7 @@ class EventWriter:
             self._stream = None
             raise
 
-    async def _look_up(self, stream: OwnedStream, events: Sequence[EventMessage]) -> int:
+    async def _look_up(self, stream: OwnedStream, events: Sequence[StreamEvent]) -> int:
         """Decide whether the stream has the batch in doubt: all of it or nothing, and nothing after it."""
         await self._settle(stream)
         subject = keys.event(self._instance, events[-1].job_id)
@@ -122,7 +122,7 @@ class EventWriter:
         self._pending.acknowledged()
         return len(events)
 
-    async def _send(self, stream: OwnedStream, messages: Sequence[Message]) -> None:
+    async def _send(self, stream: OwnedStream, messages: Sequence[StreamMessage]) -> None:
         try:
             await stream.write(messages, self._within)
         except Refused as error:
@@ -149,12 +149,12 @@ class EventWriter:
             self._connection, keys.EVENTS, subject, self._owner, fence, rewrite_every=self._rewrite_every
         )
 
-    def _message(self, event: EventMessage) -> Message:
+    def _message(self, event: StreamEvent) -> StreamMessage:
         payload = fitting(event.payload, stored_document.limit(self._connection.client.max_payload))
-        return Message(keys.event(self._instance, event.job_id), payload, {"Nats-Msg-Id": event.message_id})
+        return StreamMessage(keys.event(self._instance, event.job_id), payload, {"Nats-Msg-Id": event.message_id})
 
 
-class EventMessage(NamedTuple):
+class StreamEvent(NamedTuple):
     """An event that the stream has not acknowledged. The next holder of the lease sends it again."""
 
     job_id: str
@@ -171,7 +171,7 @@ class EventQueue:
     def __init__(
         self,
         clock: Callable[[], float],
-        restored: Iterable[EventMessage] = (),
+        restored: Iterable[StreamEvent] = (),
         *,
         max_events: int = MAX_EVENTS,
         max_bytes: int = MAX_BYTES,
@@ -179,7 +179,7 @@ class EventQueue:
         self._clock = clock
         self._max_events, self._max_bytes = max_events, max_bytes
         self._last_number = 0
-        self._waiting: deque[tuple[int, EventMessage, float]] = deque()
+        self._waiting: deque[tuple[int, StreamEvent, float]] = deque()
         self._all: dict[int, tuple[bytes, bytes]] = {}
         """All pending events as the checkpoint keeps them, by number. It copies this every second."""
         self._size = 0
@@ -188,7 +188,7 @@ class EventQueue:
         for event in restored:
             self.add(event)
 
-    def add(self, event: EventMessage) -> int:
+    def add(self, event: StreamEvent) -> int:
         """Append an event. Returns the number of older events that were dropped to make room."""
         self._last_number += 1
         self._all[self._last_number] = to_checkpoint(event)
@@ -201,9 +201,9 @@ class EventQueue:
             dropped += 1
         return dropped
 
-    def batch(self, most_events: int, most_bytes: int) -> list[EventMessage]:
+    def batch(self, most_events: int, most_bytes: int) -> list[StreamEvent]:
         """Return the first events, which are in flight from now on: at least one if there is any."""
-        chosen: list[EventMessage] = []
+        chosen: list[StreamEvent] = []
         size = 0
         for _, event, _ in islice(self._waiting, most_events):
             size += len(event.payload)
@@ -240,7 +240,7 @@ class EventQueue:
         self._size -= len(event.payload) + OVERHEAD
 
 
-def event_message(event: Event, instance: str) -> EventMessage:
+def stream_event(event: Event, instance: str) -> StreamEvent:
     """Return the message of an event. Its ID is the same whichever process makes it, and how often."""
     payload = {"instance": instance, "kind": event.kind.value, **job_document.transition(event)}
     if event.event_id is not None:
@@ -248,7 +248,7 @@ def event_message(event: Event, instance: str) -> EventMessage:
     else:
         step = "" if event.step_id is None else event.step_id
         message_id = f"{instance}:{event.kind.value}:{keys.escape(event.job_id)}:{step}:{event.at}"
-    return EventMessage(event.job_id, message_id, job_document.compact(job_document.encode(payload)))
+    return StreamEvent(event.job_id, message_id, job_document.compact(job_document.encode(payload)))
 
 
 def fitting(payload: bytes, limit: int) -> bytes:
@@ -266,15 +266,15 @@ def fitting(payload: bytes, limit: int) -> bytes:
     return job_document.compact(job_document.encode(found))
 
 
-def to_checkpoint(event: EventMessage) -> tuple[bytes, bytes]:
+def to_checkpoint(event: StreamEvent) -> tuple[bytes, bytes]:
     """Return head and body, the form in which the checkpoint keeps an event."""
     return f"{keys.escape(event.job_id)} {event.message_id}".encode("ascii"), event.payload
 
 
-def from_checkpoint(head: bytes, body: bytes) -> EventMessage | None:
+def from_checkpoint(head: bytes, body: bytes) -> StreamEvent | None:
     """Return the event that became `head` and `body`. None if they cannot be read."""
     try:
         job, _, message_id = head.decode("ascii").partition(" ")
-        return EventMessage(keys.unescape(job), message_id, body) if message_id else None
+        return StreamEvent(keys.unescape(job), message_id, body) if message_id else None
     except ValueError:
         return None

@@ -24,7 +24,7 @@ from typing import Any, TypeAlias
 from correlator import __version__
 from correlator.cluster import keys
 from correlator.cluster.connection import ClusterUnavailable, Connection, Fenced, Refused
-from correlator.cluster.fence import Fence, Message, OwnedStream
+from correlator.cluster.fence import Fence, OwnedStream, StreamMessage
 from correlator.cluster.received import UNWRITTEN_AFTER
 from correlator.jobs import job_document
 from correlator.model.rows import Micros
@@ -34,7 +34,7 @@ from correlator.pipeline.hub import Batch, Hub
 from correlator.sinks.cluster import epoch
 from correlator.sinks.cluster.comparison import Repair
 from correlator.sinks.cluster.documents import DEFAULT, ClusterTimings, DirtyKeys, DocumentWriter
-from correlator.sinks.cluster.events import EventMessage, EventQueue, EventWriter, event_message, from_checkpoint
+from correlator.sinks.cluster.events import EventQueue, EventWriter, StreamEvent, from_checkpoint, stream_event
 from correlator.sinks.cluster.log_lines import LineQueue
 from correlator.tasks import Backoff, end_tasks
 
@@ -188,7 +188,7 @@ class ClusterSink:
                     elif not change.moved:
                         self._dirty.mark(change.job_id)
             for event in batch.events:
-                dropped = self._events.add(event_message(event, self._instance))
+                dropped = self._events.add(stream_event(event, self._instance))
                 cluster_metrics.EVENTS_DROPPED.inc(dropped)
             cluster_metrics.LINES_DROPPED.inc(self._lines.add(batch.lines))
         self._work.set()
@@ -253,7 +253,7 @@ class ClusterSink:
             log.info("the epoch of the cluster is %s", self._position.epoch)
             self._compare_at = 0.0  # Do not wait for the database: the stream has nothing newer.
 
-    def _written(self, seq: int, messages: Sequence[Message]) -> None:
+    def _written(self, seq: int, messages: Sequence[StreamMessage]) -> None:
         """Note an acknowledged batch that ends at `seq`."""
         assert self._position is not None
         if seq <= self._position.acknowledged:
@@ -341,7 +341,7 @@ class ClusterSink:
         self._errors[name] = text
 
 
-def _restored(events: Iterable[tuple[bytes, bytes]]) -> Iterator[EventMessage]:
+def _restored(events: Iterable[tuple[bytes, bytes]]) -> Iterator[StreamEvent]:
     for head, body in events:
         if (event := from_checkpoint(head, body)) is not None:
             yield event

@@ -14,7 +14,7 @@ from correlator.model import messages
 from correlator.model.document import JobDocument
 from correlator.sinks.http import frames, websocket
 from correlator.sinks.http.openapi import JSON, Schema, info, schemas_of
-from correlator.sinks.mqtt.topics import SPACING, Key, Topics, unescape
+from correlator.sinks.mqtt.topics import SPACING, TopicKey, Topics, unescape
 
 _RECEIVED: Final = get_args(messages.ClientMessage)
 _STREAMED: Final = tuple(t for t in messages.SERVER_MESSAGES if t not in (messages.Error, messages.Pong))
@@ -103,9 +103,9 @@ def _topics() -> Iterable[tuple[str, Schema, Schema]]:
     ext = "Retained: one topic for each external ID; emptied when the job that has it leaves memory."
     tree: list[tuple[str, str, str, tuple[Any, ...]]] = [
         ("status", topics.status, "Retained, and the last will.", (messages.DaemonStatus,)),
-        ("state", topics.of(Key("state", "{job_id}")), state, (messages.JobState, messages.DeletedJobState)),
+        ("state", topics.of(TopicKey("state", "{job_id}")), state, (messages.JobState, messages.DeletedJobState)),
         ("event", topics.event("{job_id}"), event, (messages.JobEvent,)),
-        ("ext", topics.of(Key("ext", "{external_id}")), ext, (messages.ExternalId,)),
+        ("ext", topics.of(TopicKey("ext", "{external_id}")), ext, (messages.ExternalId,)),
         ("index", topics.index, "Retained, every 10 s.", (messages.DaemonIndex,)),
     ]
     for name, topic, description, kinds in tree:

@@ -33,7 +33,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from correlator.config.schema import Mqtt
 from correlator.config.tls import client_context
 from correlator.sinks.lateness import LATE_AFTER, ON_TIME_BELOW
-from correlator.sinks.mqtt.topics import Message
+from correlator.sinks.mqtt.topics import MqttMessage
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ class Connector:
         return self._version is ProtocolVersion.V5
 
     @contextlib.asynccontextmanager
-    async def connection(self, will: Callable[[], Message] | None = None) -> AsyncIterator[MqttClient]:
+    async def connection(self, will: Callable[[], MqttMessage] | None = None) -> AsyncIterator[MqttClient]:
         """Open one connection, with the last will that `will` returns. Raises: one of `LOST`.
 
         If the block ends or is cancelled, the connection ends with a DISCONNECT. After an exception it ends without
@@ -146,7 +146,7 @@ class Connector:
             async with asyncio.timeout(self._timings.close_timeout):
                 await client.__aexit__(None, None, None)
 
-    async def _connect(self, will: Callable[[], Message] | None) -> MqttClient:
+    async def _connect(self, will: Callable[[], MqttMessage] | None) -> MqttClient:
         """Connect in MQTT 5, or in 3.1.1 if the broker does not speak MQTT 5. Raises: one of `LOST`."""
         self._version = ProtocolVersion.V5  # The broker may have been upgraded since the last connection.
         self._will_qos, self._will_retain = 1, True
@@ -170,7 +170,7 @@ class Connector:
             return False
         return True
 
-    async def _create(self, make_will: Callable[[], Message] | None) -> MqttClient:
+    async def _create(self, make_will: Callable[[], MqttMessage] | None) -> MqttClient:
         settings = self._settings
         # A new context for each connection, as certificates are renewed; in a thread, as it reads files.
         tls = await asyncio.to_thread(client_context, settings.tls) if self.url.tls else None
@@ -188,12 +188,12 @@ class Connector:
             tls_context=tls,
             max_queued_outgoing_messages=0,
             max_inflight_messages=WINDOW,
+            on_refused=self._on_refused,
         )
         client.pending_calls_threshold = WINDOW * 2
-        client.on_refused = self._on_refused
         return client
 
-    def _will(self, message: Message) -> aiomqtt.Will:
+    def _will(self, message: MqttMessage) -> aiomqtt.Will:
         properties = json_properties(PacketTypes.WILLMESSAGE) if self.mqtt5 else None
         return aiomqtt.Will(message.topic, message.payload, self._will_qos, self._will_retain, properties)
 
@@ -271,14 +271,17 @@ class MqttClient(aiomqtt.Client):
     disconnect_reason: ReasonCode | None = None
     """The reason of the broker's DISCONNECT, if it sent one."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.on_refused: Callable[[str], None] = lambda _: None
+    def __init__(self, *args: Any, on_refused: Callable[[str], None] = lambda _: None, **kwargs: Any) -> None:
+        self.on_refused = on_refused
         self.on_retained: Callable[[str, bytes], None] | None = None
-        """Called with topic and payload of each retained message. None: messages go to `messages`, a task for each."""
         super().__init__(*args, **kwargs)
 
-    async def lost(self) -> None:
-        """Wait until the connection has ended. Raises: aiomqtt.MqttError."""
+    async def read_retained(self, on_retained: Callable[[str, bytes], None]) -> None:
+        """Call `on_retained` with topic and payload of each retained message until the connection has ended.
+
+        aiomqtt's own `messages` takes a task for each. Raises: aiomqtt.MqttError.
+        """
+        self.on_retained = on_retained
         await asyncio.wait((self._disconnected,))
         raise aiomqtt.MqttError("disconnected") from self._disconnected.exception()
 

@@ -35,7 +35,7 @@ from correlator.model.published import AgeKey, Change, PublishedJob
 from correlator.model.rows import Micros
 from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Batch
-from correlator.sinks.mqtt.topics import SPACING, Key, Message, Topics, parse_state
+from correlator.sinks.mqtt.topics import SPACING, MqttMessage, TopicKey, Topics, parse_state
 
 T = TypeVar("T")
 
@@ -73,8 +73,8 @@ def no_clock() -> float:
 class Parcel(NamedTuple):
     """Messages to send one after the other. `tag` identifies them for `MqttOutbox.acknowledged`."""
 
-    tag: Key | int
-    messages: tuple[Message, ...]
+    tag: TopicKey | int
+    messages: tuple[MqttMessage, ...]
 
 
 class MqttOutbox:
@@ -110,9 +110,9 @@ class MqttOutbox:
                 self._tombstones[change.job_id] = change.old, change.seq
             if self._connected:  # `begin` finds earlier changes in the index
                 if not change.moved:
-                    self._outbox.mark(Key("state", change.job_id))
+                    self._outbox.mark(TopicKey("state", change.job_id))
                 for external_id in _affected_external_ids(change):
-                    self._outbox.mark(Key("ext", external_id))
+                    self._outbox.mark(TopicKey("ext", external_id))
         dropped = 0
         for event in batch.events:
             payload = job_document.encode(job_document.event(event, self._epoch, batch.seq))
@@ -154,10 +154,10 @@ class MqttOutbox:
     def on_retained(self, topic: str, payload: bytes) -> None:
         """Remove a topic that the broker holds, if an earlier run left it and the index does not have its job."""
         match self._topics.key(topic):
-            case Key("state", name) as key if self._published.get(name) is None and name not in self._tombstones:
+            case TopicKey("state", name) as key if self._published.get(name) is None and name not in self._tombstones:
                 self._tombstones[name] = parse_state(payload, name), self._published.seq
                 self._outbox.mark(key)
-            case Key("ext", name) as key if self._published.owner(name) is None:
+            case TopicKey("ext", name) as key if self._published.owner(name) is None:
                 self._outbox.mark(key)
 
     def pop_next(self, now: float) -> Parcel | None:
@@ -170,7 +170,7 @@ class MqttOutbox:
             return self._pop_event() or self._pop_topic(now)
         return self._pop_topic(now) or self._pop_event()
 
-    def acknowledged(self, tag: Key | int) -> None:
+    def acknowledged(self, tag: TopicKey | int) -> None:
         """The broker has acknowledged every message of the parcel."""
         if isinstance(tag, int):
             self._events.acknowledged(tag)
@@ -194,7 +194,7 @@ class MqttOutbox:
         """Number of topics and events that the broker has not acknowledged."""
         return self._outbox.pending + len(self._events)
 
-    def status(self, state: DaemonState, at: Micros) -> Message:
+    def status(self, state: DaemonState, at: Micros) -> MqttMessage:
         """Return the message of the daemon's state. `at`: microseconds since the epoch."""
         payload: DaemonStatus = {
             "state": state,
@@ -202,14 +202,14 @@ class MqttOutbox:
             "seq": self._published.seq,
             "at": job_document.rfc3339(at),
         }
-        return Message(self._topics.status, job_document.encode(payload))
+        return MqttMessage(self._topics.status, job_document.encode(payload))
 
-    def index(self) -> Message:
+    def index(self) -> MqttMessage:
         """Return the message with the epoch, the last seq and the number of jobs."""
         payload: DaemonIndex = {"epoch": self._epoch, "seq": self._published.seq, "count": len(self._published)}
-        return Message(self._topics.index, job_document.encode(payload))
+        return MqttMessage(self._topics.index, job_document.encode(payload))
 
-    def messages(self, key: Key) -> tuple[Message, ...]:
+    def messages(self, key: TopicKey) -> tuple[MqttMessage, ...]:
         """Return the messages after which the topic holds what the index has."""
         match key.kind:
             case "state":
@@ -219,21 +219,23 @@ class MqttOutbox:
             case kind:
                 assert_never(kind)
 
-    def _external(self, topic: str, name: str) -> Message:
+    def _external(self, topic: str, name: str) -> MqttMessage:
         if (owner := self._published.resolve(name)) is None or self._published.owner(name) is None:
-            return Message(topic, b"")
+            return MqttMessage(topic, b"")
         payload: ExternalId = {"external_id": name, "job_id": owner.job_id}
-        return Message(topic, job_document.encode(payload))
+        return MqttMessage(topic, job_document.encode(payload))
 
-    def _job(self, topic: str, job_id: str) -> tuple[Message, ...]:
+    def _job(self, topic: str, job_id: str) -> tuple[MqttMessage, ...]:
         if (shown := self._published.get(job_id)) is not None:
-            return (Message(topic, self._state(job_document.text(shown), {}, shown.rev), expires=shown.view.terminal),)
-        empty = Message(topic, b"")
+            return (
+                MqttMessage(topic, self._state(job_document.text(shown), {}, shown.rev), expires=shown.view.terminal),
+            )
+        empty = MqttMessage(topic, b"")
         if job_id not in self._tombstones:
             return (empty,)
         last, seq = self._tombstones[job_id]
         document = job_document.text(last) if isinstance(last, PublishedJob) else job_document.encode(last)
-        return Message(topic, self._state(document, {"deleted": True}, seq)), empty
+        return MqttMessage(topic, self._state(document, {"deleted": True}, seq)), empty
 
     def _state(self, document: bytes, more: Mapping[str, Any], seq: int) -> bytes:
         return job_document.extended(document, {**more, "epoch": self._epoch, "seq": seq})
@@ -242,7 +244,7 @@ class MqttOutbox:
         if (popped := self._events.pop_next()) is None:
             return None
         tag, event = popped
-        return Parcel(tag, (Message(self._topics.event(event.job_id), event.payload, retain=False),))
+        return Parcel(tag, (MqttMessage(self._topics.event(event.job_id), event.payload, retain=False),))
 
     def _pop_topic(self, now: float) -> Parcel | None:
         key = self._outbox.pop_next(now)
@@ -253,14 +255,14 @@ def _batches(jobs: Sequence[T]) -> Iterator[Sequence[T]]:
     return (jobs[at : at + BEGIN_BATCH] for at in range(0, len(jobs), BEGIN_BATCH))
 
 
-def _keys(shown: PublishedJob | str) -> Iterator[Key]:
+def _keys(shown: PublishedJob | str) -> Iterator[TopicKey]:
     """The topics of a job. Of a job that an earlier run left on the broker only the ID is known."""
     if isinstance(shown, str):
-        yield Key("state", shown)
+        yield TopicKey("state", shown)
         return
-    yield Key("state", shown.job_id)
+    yield TopicKey("state", shown.job_id)
     for external_id in shown.view.external_ids:
-        yield Key("ext", external_id)
+        yield TopicKey("ext", external_id)
 
 
 def _affected_external_ids(change: Change) -> Iterable[str]:
@@ -296,15 +298,15 @@ class DirtyTopics:
     def __init__(self, spacing: float = SPACING, clock: Callable[[], float] = no_clock) -> None:
         self._spacing = spacing
         self._clock = clock
-        self._since: dict[Key, float] = {}
+        self._since: dict[TopicKey, float] = {}
         """Clock time since which each topic is not clean."""
-        self._changed: OrderedDict[Key, None] = OrderedDict()
-        self._republish: OrderedDict[Key, None] = OrderedDict()
+        self._changed: OrderedDict[TopicKey, None] = OrderedDict()
+        self._republish: OrderedDict[TopicKey, None] = OrderedDict()
         self._turn = 0
-        self._in_flight: dict[Key, _InFlight] = {}
-        self._spacings: deque[tuple[float, Key]] = deque()
+        self._in_flight: dict[TopicKey, _InFlight] = {}
+        self._spacings: deque[tuple[float, TopicKey]] = deque()
 
-    def mark(self, key: Key) -> None:
+    def mark(self, key: TopicKey) -> None:
         """The content of the topic has changed: send it again."""
         self._since.setdefault(key, self._clock())
         if (in_flight := self._in_flight.get(key)) is not None:
@@ -322,7 +324,7 @@ class DirtyTopics:
         self._republish.clear()
         self._since.clear()
 
-    def add(self, keys: Iterable[Key]) -> None:
+    def add(self, keys: Iterable[TopicKey]) -> None:
         """Add `keys` to the topics that are published again, except those that are pending already."""
         now = self._clock()
         for key in keys:
@@ -330,7 +332,7 @@ class DirtyTopics:
                 self._republish[key] = None
                 self._since[key] = now
 
-    def pop_next(self, now: float) -> Key | None:
+    def pop_next(self, now: float) -> TopicKey | None:
         """Dequeue the next topic that may be sent at `now` (seconds, must not decrease). None if there is none."""
         while self._spacings and self._spacings[0][0] <= now:
             key = self._spacings.popleft()[1]
@@ -346,7 +348,7 @@ class DirtyTopics:
         self._spacings.append((now + self._spacing, key))
         return key
 
-    def acknowledged(self, key: Key) -> bool:
+    def acknowledged(self, key: TopicKey) -> bool:
         """Record the acknowledgement. Returns True if the topic was not marked while the message was in flight."""
         in_flight = self._in_flight[key]
         in_flight.acknowledged = True
@@ -387,7 +389,7 @@ class DirtyTopics:
         """Number of topics that are not clean."""
         return len(self._since)
 
-    def _release(self, key: Key) -> None:
+    def _release(self, key: TopicKey) -> None:
         in_flight = self._in_flight[key]
         if in_flight.acknowledged and in_flight.spaced:
             del self._in_flight[key]

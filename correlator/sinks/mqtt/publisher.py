@@ -19,7 +19,7 @@ from paho.mqtt.packettypes import PacketTypes
 from correlator.jobs.bounded import BoundedDict
 from correlator.ops import metrics
 from correlator.sinks.mqtt.connection import PACKET_TOO_LARGE, WINDOW, Closed, MqttClient, TimedOut, json_properties
-from correlator.sinks.mqtt.topics import Message
+from correlator.sinks.mqtt.topics import MqttMessage
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ class Publisher:
         self._unacknowledged.clear()
         self._window = asyncio.Semaphore(window(client.receive_maximum))
 
-    async def send(self, client: MqttClient, message: Message) -> None:
+    async def send(self, client: MqttClient, message: MqttMessage) -> None:
         """Publish a message and return when the broker has acknowledged or refused it. Raises: one of `LOST`.
 
         A message for which the broker would close the connection is left out.
@@ -167,7 +167,7 @@ class Publisher:
                 topic,
             )
 
-    def _skip(self, message: Message, why: str) -> None:
+    def _skip(self, message: MqttMessage, why: str) -> None:
         """Leave a message out. The broker keeps an older one of a retained topic, or none."""
         if message.retain:  # an event has no newer message that could end this
             self._skipped[message.topic] = None

@@ -268,8 +268,7 @@ class MqttSink:
             self._retained_arrived.set()
             self._wake.set()
 
-        client.on_retained = on_retained
-        await client.lost()
+        await client.read_retained(on_retained)
 
     async def _goodbye(self, client: MqttClient, last_messages: Coroutine[Any, Any, None]) -> None:
         """Publish the last messages.

@@ -29,7 +29,7 @@ def unescape(level: str) -> str:
     return unquote(level, errors="surrogatepass")
 
 
-class Key(Struct, frozen=True, gc=False):
+class TopicKey(Struct, frozen=True, gc=False):
     """A retained topic: the state of a job, by job ID, or the job that an external ID resolves to.
 
     The garbage collector does not visit it: one pass over the keys of 20,000 jobs would block the event loop for 50 ms.
@@ -54,10 +54,10 @@ class Topics(Struct, frozen=True):
 
     @property
     def filters(self) -> tuple[str, str]:
-        """The topic filters that match every `Key`."""
+        """The topic filters that match every `TopicKey`."""
         return f"{self.root}/job/+/state", f"{self.root}/ext/+"
 
-    def of(self, key: Key) -> str:
+    def of(self, key: TopicKey) -> str:
         level = escape(key.name)
         match key.kind:
             case "state":
@@ -70,14 +70,14 @@ class Topics(Struct, frozen=True):
     def event(self, job_id: str) -> str:
         return f"{self.root}/job/{escape(job_id)}/event"
 
-    def key(self, topic: str) -> Key | None:
+    def key(self, topic: str) -> TopicKey | None:
         """Return the inverse of `of`, or None for a topic that this daemon would not write."""
         try:
             match topic.removeprefix(f"{self.root}/").split("/"):
                 case ["job", level, "state"]:
-                    key = Key("state", unescape(level))
+                    key = TopicKey("state", unescape(level))
                 case ["ext", level]:
-                    key = Key("ext", unescape(level))
+                    key = TopicKey("ext", unescape(level))
                 case _:
                     return None
             return key if self.of(key) == topic else None
@@ -85,7 +85,7 @@ class Topics(Struct, frozen=True):
             return None
 
 
-class Message(NamedTuple):
+class MqttMessage(NamedTuple):
     """A message to publish. `expires`: it is of an ended job, and the broker should drop it after the retention."""
 
     topic: str
