@@ -14,7 +14,7 @@ from random import Random
 from typing import Literal, TypeAlias, get_args
 
 from benchmarks.harness import REPOSITORY
-from correlator.jobs.forecast.place import EndedRun, StepTimes
+from correlator.forecast.points import EndedRun, StepTimes
 from tests.support.replay import expected, load
 
 DATA = Path(__file__).parent / "data"

@@ -15,9 +15,9 @@ from random import Random
 from statistics import median
 
 from benchmarks.forecast_sets import JudgedRun
-from correlator.jobs.forecast.forecaster import Forecaster
-from correlator.jobs.forecast.place import Place, PlaceEvent, events_of
-from correlator.jobs.forecast.running import RunningJob
+from correlator.forecast.forecaster import Forecaster
+from correlator.forecast.points import Place, PlaceEvent, events_of
+from correlator.forecast.running import RunningJob
 from correlator.model.document import ForecastState
 from correlator.model.published import Forecast
 

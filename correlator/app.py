@@ -27,7 +27,6 @@ from correlator.daemon.reload import Prepare, Reload, reloaded
 from correlator.daemon.supervisor import Supervisor
 from correlator.following import Following
 from correlator.following import following as build
-from correlator.jobs.stored_forecasts import StoredForecasts
 from correlator.ops import logs, memory, metrics, stalls
 from correlator.pipeline.pipeline import Pipeline
 from correlator.publishing import checks, cluster_sink, gateway_requests, mqtt_sink, otlp_sink, standby_reports
@@ -36,6 +35,7 @@ from correlator.sinks.http.server import HttpSink, Listener, ListenerConfig
 from correlator.sinks.webhooks.sink import WebhookSink
 from correlator.sources.db.mariadb import MariaDBDatabase
 from correlator.sources.db.session import Database
+from correlator.state.forecasts import StoredForecasts
 from correlator.state.rows import Saved
 from correlator.state.saver import Saver
 from correlator.state.sqlite import Checkpoint

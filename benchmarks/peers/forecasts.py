@@ -10,9 +10,9 @@ import sys
 import time
 from pathlib import Path
 
-from correlator.jobs.forecast.forecaster import Forecaster
-from correlator.jobs.forecast.place import EndedRun, StepTimes, place_of
-from correlator.jobs.forecast.running import RunningJob
+from correlator.forecast.forecaster import Forecaster
+from correlator.forecast.points import EndedRun, StepTimes, place_of
+from correlator.forecast.running import RunningJob
 
 RUNS = 100
 """Of each operation, each of a VM of its own: as many as are kept."""

@@ -14,7 +14,7 @@ from typing import Any
 from msgspec import Struct
 
 from correlator.client.messages import Document
-from correlator.jobs.forecast.percent import percent_by_clock
+from correlator.forecast.percent import percent_by_clock
 
 
 def merge(target: Any, patch: Any) -> Any:

@@ -18,8 +18,8 @@ from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
+from correlator.bounded import BoundedDict
 from correlator.client.messages import LogMessage
-from correlator.jobs.bounded import BoundedDict
 
 REMEMBERED = 20_000
 """IDs of lines of pages that are stored. A connection has at most 1 MiB of lines pending: far fewer."""

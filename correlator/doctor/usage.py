@@ -20,9 +20,9 @@ from correlator.config.schema import Config
 from correlator.doctor.check import Check, ok, share, some, warning
 from correlator.doctor.daemon import DaemonFindings
 from correlator.errors import SourceUnavailable
+from correlator.forecast.forecaster import OperationKey
+from correlator.forecast.points import MIN_RUNS
 from correlator.jobs import joblog
-from correlator.jobs.forecast.forecaster import OperationKey
-from correlator.jobs.forecast.points import MIN_RUNS
 from correlator.model.facts import ENDED, STATUS_OF, Entry
 from correlator.model.rows import JobRecord, LegacyRecord, LogRow, Micros, StepRecord
 from correlator.sources.db import searches

@@ -17,6 +17,7 @@ from typing import Any, get_args
 
 from msgspec import Struct
 
+from correlator.bounded import BoundedDict
 from correlator.cluster import keys, received
 from correlator.cluster.received import Alive, Parser
 from correlator.errors import SourceUnavailable
@@ -27,7 +28,6 @@ from correlator.gateway.log_lines import ReceivedLines
 from correlator.gateway.status import Appliance, RemoteStatus
 from correlator.gateway.stream import StoredMessage
 from correlator.jobs import job_document
-from correlator.jobs.bounded import BoundedDict
 from correlator.jobs.encoded import Documents
 from correlator.jobs.remote import Marks, RemoteJobs
 from correlator.model.document import ForecastState

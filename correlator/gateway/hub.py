@@ -7,11 +7,11 @@ import contextlib
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
+from correlator.forecast.forecaster import OperationKey
 from correlator.gateway.archive import RpcArchive
 from correlator.gateway.status import RemoteStatus
 from correlator.jobs import job_document
 from correlator.jobs.encoded import Documents
-from correlator.jobs.forecast.forecaster import OperationKey
 from correlator.jobs.remote import RemoteJobs
 from correlator.model.facts import AttributedRow, Status
 from correlator.model.published import Change, Event, PublishedJob, Reason

@@ -18,8 +18,8 @@ from typing import NamedTuple
 import msgspec
 from msgspec import Raw, Struct
 
+from correlator.bounded import BoundedDict
 from correlator.cluster import received
-from correlator.jobs.bounded import BoundedDict
 from correlator.model.facts import AttributedRow, Entry
 from correlator.model.rows import Int64, Level, Micros
 

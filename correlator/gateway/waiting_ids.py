@@ -6,9 +6,9 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable
 
+from correlator.bounded import BoundedDict
 from correlator.cluster import rpc
 from correlator.cluster.rpc import WANT_EVERY
-from correlator.jobs.bounded import BoundedDict
 from correlator.pipeline.waiting_ids import WaitingIds
 
 MAX_WANTED = 1_000

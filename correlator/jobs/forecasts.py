@@ -14,7 +14,7 @@ judged: what has not been read yet makes no job late.
 Invariants:
 * Each call is bounded: it makes one forecast, or learns one run. The writer decides how many it makes at once.
 * Runs are learned in the order of their ends, each once. Nothing is learned before the history has been read.
-* Memory is bounded by the jobs in memory, and by the bounds of `jobs/forecast/`.
+* Memory is bounded by the jobs in memory, and by the bounds of `forecast/`.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from typing import Literal
 
 from msgspec.structs import replace
 
+from correlator.forecast.forecaster import Forecaster, OperationKey
+from correlator.forecast.points import EndedRun, seconds
 from correlator.jobs.accuracy import Accuracy
-from correlator.jobs.forecast.forecaster import Forecaster, OperationKey
-from correlator.jobs.forecast.place import EndedRun, seconds
 from correlator.jobs.horizon import FOR_EVER, Horizon
 from correlator.jobs.job_view import ended_at, vm_name
 from correlator.jobs.record import Record

@@ -29,8 +29,8 @@ from typing import TypeAlias
 
 from msgspec.structs import replace
 
+from correlator.bounded import PendingRows, chunks
 from correlator.jobs import fold, job_view, joblog
-from correlator.jobs.bounded import PendingRows, chunks
 from correlator.jobs.children import Children
 from correlator.jobs.directory import names_differ
 from correlator.jobs.forecasts import Forecasts

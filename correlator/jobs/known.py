@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from correlator.bounded import BoundedDict, PendingRows
+from correlator.forecast.forecaster import OperationKey
 from correlator.jobs import joblog, legacy_status
-from correlator.jobs.bounded import BoundedDict, PendingRows
-from correlator.jobs.forecast.forecaster import OperationKey
 from correlator.jobs.forecasts import Forecasts
 from correlator.jobs.published import PublishedJobs
 from correlator.jobs.record import LegacyRow, Record

@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
-from correlator.jobs.bounded import BoundedDict
+from correlator.bounded import BoundedDict
 from correlator.jobs.horizon import Horizon
 from correlator.model.facts import ENDED, STATUS_OF, Job, Kind, LifecycleEvent, Status, StepEvents
 from correlator.model.published import Event, JobView, Lost

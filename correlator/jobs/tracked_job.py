@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from correlator.jobs.forecast.forecaster import OperationKey
-from correlator.jobs.forecast.percent import percent_by_clock
-from correlator.jobs.forecast.place import (
+from correlator.forecast.forecaster import OperationKey
+from correlator.forecast.percent import percent_by_clock
+from correlator.forecast.points import (
     MAX_STEPS,
     EndedRun,
     Place,
@@ -17,7 +17,7 @@ from correlator.jobs.forecast.place import (
     place_of,
     seconds,
 )
-from correlator.jobs.forecast.running import RunningJob
+from correlator.forecast.running import RunningJob
 from correlator.jobs.job_view import vm_name
 from correlator.model.document import ForecastState
 from correlator.model.facts import Status

@@ -31,9 +31,9 @@ from typing import Any, TypeAlias, TypeVar
 from msgspec import Struct
 
 from correlator.errors import SourceUnavailable
+from correlator.forecast.forecaster import OperationKey
 from correlator.jobs.directory import JobDirectory
 from correlator.jobs.encoded import Documents
-from correlator.jobs.forecast.forecaster import OperationKey
 from correlator.model.facts import AttributedRow
 from correlator.model.messages import DatabaseState
 from correlator.model.published import Change, Event, PublishedJob, Reason

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from functools import partial
 from operator import attrgetter
 
-from correlator.jobs.bounded import BoundedDict
-from correlator.jobs.forecast.points import MIN_RUNS
+from correlator.bounded import BoundedDict
+from correlator.forecast.points import MIN_RUNS
 from correlator.jobs.forecasts import Forecasts, History
 from correlator.model.document import ForecastState
 from correlator.model.facts import Status

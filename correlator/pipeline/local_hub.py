@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 from msgspec.structs import asdict
 
+from correlator.forecast.forecaster import Operation, OperationKey
 from correlator.jobs import fold, job_view
 from correlator.jobs.children import family
-from correlator.jobs.forecast.forecaster import OperationKey
-from correlator.jobs.forecast.operation import Operation
 from correlator.jobs.index import Index
 from correlator.jobs.published import PublishedJobs
 from correlator.model.facts import Job, Reading

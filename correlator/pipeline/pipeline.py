@@ -22,9 +22,9 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
+from correlator.forecast.forecaster import OperationKey
+from correlator.forecast.points import EndedRun
 from correlator.jobs import joblog, sizes
-from correlator.jobs.forecast.forecaster import OperationKey
-from correlator.jobs.forecast.place import EndedRun
 from correlator.jobs.forecasts import History
 from correlator.model.facts import Entry, Fact, Reading
 from correlator.model.persisted import IndexState, PersistedJob, PersistedLegacy

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from correlator.jobs.forecast.forecaster import OperationKey
-from correlator.jobs.forecast.place import EndedRun
+from correlator.forecast.forecaster import OperationKey
+from correlator.forecast.points import EndedRun
 from correlator.jobs.known import KnownJobs
 from correlator.model.facts import Reading
 from correlator.model.published import Outcome

@@ -28,9 +28,9 @@ from typing import Protocol, TypeAlias, TypeVar
 
 from msgspec import Struct
 
+from correlator.bounded import BoundedDict
 from correlator.errors import Away, SourceUnavailable
 from correlator.jobs import joblog
-from correlator.jobs.bounded import BoundedDict
 from correlator.jobs.sizes import Sizes
 from correlator.model.rows import JobRecord
 from correlator.sources.db import searches

@@ -16,9 +16,9 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from correlator.jobs import stored_forecasts
-from correlator.jobs.stored_forecasts import Decoded
 from correlator.model.persisted import Cursor, IndexState, PersistedExports, PersistedJob, PersistedLegacy
+from correlator.state import forecasts as stored_forecasts
+from correlator.state.forecasts import Decoded
 
 VERSION = 3
 """Version of the form of the checkpoint, in the file and in the cluster. Increase it when a table, or a type that is

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from correlator.errors import CorrelatorError
+from correlator.forecast.forecaster import MAX_OPERATIONS
 from correlator.jobs.exports import Exports
-from correlator.jobs.forecast.forecaster import MAX_OPERATIONS
 from correlator.jobs.index import Index
-from correlator.jobs.stored_forecasts import AT_ONCE, StoredForecasts
 from correlator.model.persisted import Cursor
 from correlator.ops import metrics
 from correlator.ops.heartbeats import Heartbeats
 from correlator.ops.stalls import timed
+from correlator.state.forecasts import AT_ONCE, StoredForecasts
 from correlator.state.rows import Changes
 from correlator.state.sqlite import Checkpoint, Unusable
 from correlator.tasks import SAVE_OFFSET, end_tasks, until_next

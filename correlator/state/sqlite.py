@@ -18,8 +18,8 @@ from pathlib import Path
 import msgspec
 
 from correlator.errors import CheckpointInUse
-from correlator.jobs import stored_forecasts
 from correlator.model.persisted import Cursor, IndexState, PersistedExports, PersistedJob, PersistedLegacy
+from correlator.state import forecasts as stored_forecasts
 from correlator.state.rows import VERSION, Changes, Saved, encoded
 
 log = logging.getLogger(__name__)

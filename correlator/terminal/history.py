@@ -15,8 +15,8 @@ from correlator.client.client import Client
 from correlator.client.documents import moment
 from correlator.client.messages import Document
 from correlator.errors import NotFound
-from correlator.jobs import trends
-from correlator.jobs.trends import Run
+from correlator.forecast import trends
+from correlator.forecast.trends import Run
 from correlator.model.replies import OperationTrend
 from correlator.terminal import formats, listing
 from correlator.terminal.listing import Form, plain_lines

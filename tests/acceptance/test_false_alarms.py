@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from correlator.jobs.forecast.estimate import ROUGH_BELOW
+from correlator.forecast.estimate import ROUGH_BELOW
 from tests.support.appliance import Appliance, connected
 from tests.support.daemon import Daemon
 from tests.support.eventually import eventually

@@ -10,7 +10,7 @@ from typing import Any
 
 import aiomqtt
 
-from correlator.jobs.forecast.estimate import ROUGH_BELOW
+from correlator.forecast.estimate import ROUGH_BELOW
 from tests.support.appliance import Appliance, connected
 from tests.support.client_fold import ClientFold
 from tests.support.daemon import HELLO, Daemon

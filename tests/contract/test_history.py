@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from correlator.jobs.forecast.forecaster import MAX_OPERATIONS
-from correlator.jobs.forecast.place import MAX_STEPS, EndedRun, StepTimes
-from correlator.jobs.forecast.window import KEEP
+from correlator.forecast.forecaster import MAX_OPERATIONS
+from correlator.forecast.points import MAX_STEPS, EndedRun, StepTimes
+from correlator.forecast.window import KEEP
 from correlator.sources.db import zones
 from correlator.sources.tables.history import MAX_RUNS, MAX_SEARCHED
 from tests.support.earlier_runs import (

@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
-from correlator.jobs.forecast.forecaster import OperationKey
-from correlator.jobs.forecast.place import EndedRun
+from correlator.forecast.forecaster import OperationKey
+from correlator.forecast.points import EndedRun
 from correlator.model.rows import Micros
 from correlator.sources.db.queries import Queries
 from correlator.sources.db.session import Session

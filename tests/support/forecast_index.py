@@ -7,13 +7,13 @@ from typing import Any
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from correlator.jobs.forecast.place import EndedRun, StepTimes
+from correlator.forecast.points import EndedRun, StepTimes
 from correlator.jobs.index import Index
-from correlator.jobs.stored_forecasts import StoredForecasts, decode
 from correlator.model.facts import Fact, Kind, Reading
 from correlator.model.persisted import PersistedJob, PersistedLegacy
 from correlator.model.published import Outcome
 from correlator.model.rows import JobRecord, Micros, StepRecord
+from correlator.state.forecasts import StoredForecasts, decode
 from tests.support.documents import document_of
 from tests.support.forecasts import BASE, OPERATION, SECOND, ended
 

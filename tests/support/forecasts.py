@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 from hypothesis import strategies as st
 
-from correlator.jobs.forecast.forecaster import Forecaster
-from correlator.jobs.forecast.operation import Operation
-from correlator.jobs.forecast.place import EndedRun, Place, StepTimes, end_of, start_of
-from correlator.jobs.forecast.running import RunningJob
+from correlator.forecast.forecaster import Forecaster, Operation
+from correlator.forecast.points import EndedRun, Place, StepTimes, end_of, start_of
+from correlator.forecast.running import RunningJob
 from correlator.model.published import Forecast
 from correlator.model.rows import Micros
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from correlator.errors import SourceUnavailable
-from correlator.jobs.forecast.place import EndedRun
+from correlator.forecast.points import EndedRun
 from correlator.jobs.index import Index
 from correlator.jobs.sizes import Sizes
 from correlator.model.persisted import Cursor

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, cast
 
+from correlator.forecast.points import EndedRun, StepTimes
 from correlator.jobs import joblog
-from correlator.jobs.forecast.place import EndedRun, StepTimes
 from correlator.model.facts import Fact
 from correlator.model.rows import LogRow, Micros
 from tests.support import slow_replay

@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from correlator.jobs.forecast.place import EndedRun
+from correlator.forecast.points import EndedRun
 from correlator.jobs.horizon import Horizon, Part
 from correlator.model.facts import Entry, Fact, Kind, Reading
 from correlator.model.published import Event, Outcome

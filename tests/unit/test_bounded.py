@@ -5,7 +5,7 @@ from collections import OrderedDict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from correlator.jobs.bounded import BoundedDict, PendingRows
+from correlator.bounded import BoundedDict, PendingRows
 from correlator.jobs.schedule import Schedule
 from tests.support.yardstick import quickest
 

@@ -16,13 +16,11 @@ from msgspec.structs import replace
 
 from correlator.cluster.connection import ClusterUnavailable
 from correlator.errors import CheckpointInUse
+from correlator.forecast.forecaster import OperationState
 from correlator.jobs import index as indexes
 from correlator.jobs import job_document, joblog
 from correlator.jobs.exports import Exports
-from correlator.jobs.forecast.operation import OperationState
-from correlator.jobs.forecast.stored import General
 from correlator.jobs.index import Index
-from correlator.jobs.stored_forecasts import Rest, StoredForecasts
 from correlator.model.facts import Entry, Kind, Reading, Status
 from correlator.model.persisted import Cursor, IndexState, PersistedExports, PersistedJob, PersistedLegacy
 from correlator.model.published import Change, Outcome
@@ -30,6 +28,7 @@ from correlator.model.rows import JobRecord, LogRow
 from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.cluster.epoch import Position
 from correlator.sinks.webhooks.deliveries import StoredHead
+from correlator.state.forecasts import General, Rest, StoredForecasts
 from correlator.state.rows import VERSION, Changes, Saved
 from correlator.state.saver import Saver
 from correlator.state.sqlite import SCHEMA, Checkpoint

@@ -7,14 +7,13 @@ from itertools import pairwise
 import pytest
 from msgspec.structs import replace
 
-from correlator.jobs.forecast import forecaster as forecaster_module
-from correlator.jobs.forecast.forecaster import MAX_OPERATIONS, Forecaster
-from correlator.jobs.forecast.operation import MAX_ENTITIES, MAX_POINTS
-from correlator.jobs.forecast.place import EndedRun, StepTimes, place_of
-from correlator.jobs.forecast.running import MAX_PREDICTED, RunningJob
-from correlator.jobs.forecast.stored import encode_operation
-from correlator.jobs.forecast.window import KEEP
+from correlator.forecast import forecaster as forecaster_module
+from correlator.forecast.forecaster import MAX_ENTITIES, MAX_OPERATIONS, MAX_POINTS, Forecaster
+from correlator.forecast.points import EndedRun, StepTimes, place_of
+from correlator.forecast.running import MAX_PREDICTED, RunningJob
+from correlator.forecast.window import KEEP
 from correlator.model.document import ForecastState
+from correlator.state.forecasts import encode_operation
 from tests.support.forecasts import (
     BASE,
     OPERATION,

@@ -11,8 +11,8 @@ from benchmarks import report
 from benchmarks.forecast_sets import JudgedRun, runs_of, simulated
 from benchmarks.judge import Verdict, judge, measure
 from benchmarks.rows.forecast import DOCUMENT, SETS, at_samples, hangs_noticed, line, long_runs, steps_seen
-from correlator.jobs.forecast.estimate import Estimate
-from correlator.jobs.forecast.forecaster import Forecaster
+from correlator.forecast.estimate import Estimate
+from correlator.forecast.forecaster import Forecaster
 
 
 @cache

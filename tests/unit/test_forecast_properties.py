@@ -10,12 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from correlator.jobs.forecast.estimate import HORIZON
-from correlator.jobs.forecast.forecaster import Forecaster
-from correlator.jobs.forecast.place import Place, events_of, place_of
-from correlator.jobs.forecast.points import MIN_RUNS
-from correlator.jobs.forecast.running import RunningJob
-from correlator.jobs.forecast.stored import decode_general, decode_operation, encode_general, encode_operation
+from correlator.forecast.estimate import HORIZON
+from correlator.forecast.forecaster import Forecaster
+from correlator.forecast.points import MIN_RUNS, Place, events_of, place_of
+from correlator.forecast.running import RunningJob
+from correlator.state.forecasts import decode_general, decode_operation, encode_general, encode_operation
 from tests.support.forecasts import (
     BASE,
     OPERATION,

@@ -7,14 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from correlator.forecast.points import EndedRun
 from correlator.jobs import index as index_module
-from correlator.jobs.forecast.place import EndedRun
-from correlator.jobs.forecast.stored import encode_operation
 from correlator.jobs.forecasts import History
 from correlator.jobs.index import Index
-from correlator.jobs.stored_forecasts import StoredForecasts, decode
 from correlator.model.facts import Kind, Reading
 from correlator.model.persisted import PersistedJob
+from correlator.state.forecasts import StoredForecasts, decode, encode_operation
 from tests.support.fact_strategies import facts
 from tests.support.forecast_index import (
     Disk,

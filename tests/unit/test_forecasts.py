@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from correlator.client.documents import remaining
+from correlator.forecast.points import EndedRun, StepTimes
 from correlator.jobs import forecasts as forecasts_module
-from correlator.jobs.forecast.place import EndedRun, StepTimes
 from correlator.jobs.forecasts import CHECK_AFTER
 from correlator.jobs.index import Index
 from correlator.model.facts import Entry, Kind

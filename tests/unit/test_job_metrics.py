@@ -5,8 +5,8 @@ from collections import Counter
 
 from aiohttp.test_utils import make_mocked_request
 
+from correlator.forecast.points import EndedRun
 from correlator.jobs.directory import JobDirectory
-from correlator.jobs.forecast.place import EndedRun
 from correlator.jobs.index import Index
 from correlator.model.document import ForecastState
 from correlator.model.facts import Entry, Kind, Reading

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from correlator.client.documents import moment, remaining
-from correlator.jobs.forecast.percent import MAX_PERCENT, percent_by_clock
+from correlator.forecast.percent import MAX_PERCENT, percent_by_clock
 from tests.support.paths import DATA
 
 CASES = json.loads((DATA / "remaining.json").read_text())

@@ -7,7 +7,7 @@ import json
 import msgspec
 import pytest
 
-from correlator.jobs.trends import TYPICAL_RUNS, Run, trends
+from correlator.forecast.trends import TYPICAL_RUNS, Run, trends
 from correlator.terminal.history import run_of
 from tests.support.paths import REPOSITORY
 

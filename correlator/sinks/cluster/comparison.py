@@ -13,9 +13,9 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from correlator.bounded import chunks
 from correlator.cluster import keys
 from correlator.cluster.connection import ClusterUnavailable, Connection, Refused
-from correlator.jobs.bounded import chunks
 from correlator.jobs.directory import JobDirectory, place_of
 from correlator.ops.stalls import timed
 from correlator.sinks.cluster import stored_document

@@ -18,11 +18,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from correlator.bounded import BoundedDict
 from correlator.cluster import keys
 from correlator.cluster.connection import Connection
 from correlator.cluster.fence import StreamMessage
 from correlator.cluster.streams import MARKER_TTL
-from correlator.jobs.bounded import BoundedDict
 from correlator.jobs.directory import JobDirectory
 from correlator.model.published import Reason
 from correlator.ops import cluster_metrics

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from correlator.bounded import BoundedDict
 from correlator.cluster import keys, received
 from correlator.cluster.connection import Connection
-from correlator.jobs.bounded import BoundedDict
 from correlator.pipeline.hub import Hub
 
 if TYPE_CHECKING:

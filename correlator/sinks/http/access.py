@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from correlator.jobs.bounded import BoundedDict
+from correlator.bounded import BoundedDict
 from correlator.model.messages import CloseCode
 
 TICKET_SECONDS = 30.0

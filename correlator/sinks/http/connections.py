@@ -43,8 +43,8 @@ from typing import Any, Final, cast
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 
+from correlator.bounded import BoundedDict
 from correlator.errors import CorrelatorError
-from correlator.jobs.bounded import BoundedDict
 from correlator.ops import metrics
 from correlator.sinks.http.access import share_of
 from correlator.sinks.turns import Refused, Rounds, Turns

@@ -17,7 +17,8 @@ from aiohttp import web
 from msgspec import UnsetType
 
 from correlator.errors import Away, BadRequest, NotFound, SourceUnavailable
-from correlator.jobs import job_document, trends
+from correlator.forecast import trends
+from correlator.jobs import job_document
 from correlator.model.parameters import (
     MAX_WORDS,
     SPACE,

@@ -26,8 +26,8 @@ from typing import Any, NamedTuple, TypeVar, assert_never
 
 from msgspec import Struct
 
+from correlator.bounded import BoundedDict
 from correlator.jobs import job_document
-from correlator.jobs.bounded import BoundedDict
 from correlator.jobs.directory import JobDirectory
 from correlator.model.facts import Kind
 from correlator.model.messages import DaemonIndex, DaemonState, DaemonStatus, ExternalId

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from msgspec import Struct
 from paho.mqtt.packettypes import PacketTypes
 
-from correlator.jobs.bounded import BoundedDict
+from correlator.bounded import BoundedDict
 from correlator.ops import metrics
 from correlator.sinks.mqtt.connection import PACKET_TOO_LARGE, WINDOW, Closed, MqttClient, TimedOut, json_properties
 from correlator.sinks.mqtt.topics import MqttMessage

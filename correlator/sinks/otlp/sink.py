@@ -19,8 +19,8 @@ from typing import Any
 import aiohttp
 from msgspec import Struct
 
+from correlator.bounded import chunks
 from correlator.config.schema import Config
-from correlator.jobs.bounded import chunks
 from correlator.jobs.exports import Exports
 from correlator.ops import metrics
 from correlator.ops.stalls import timed

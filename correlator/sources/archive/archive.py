@@ -14,9 +14,9 @@ from functools import partial
 
 from msgspec import Struct
 
+from correlator.bounded import BoundedDict
 from correlator.errors import Away, SourceUnavailable
 from correlator.jobs import fold, job_view, joblog
-from correlator.jobs.bounded import BoundedDict
 from correlator.jobs.ids import OwnIds
 from correlator.jobs.sizes import Sizes
 from correlator.model.document import MAX_ID

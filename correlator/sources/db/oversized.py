@@ -11,7 +11,7 @@ import time
 from msgspec import Struct
 from msgspec.structs import replace
 
-from correlator.jobs.bounded import BoundedDict
+from correlator.bounded import BoundedDict
 from correlator.jobs.sizes import (
     MAX_KEPT,
     STEP_ERRORS,

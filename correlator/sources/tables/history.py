@@ -26,10 +26,10 @@ from typing import NamedTuple, TypeAlias
 
 from msgspec import Struct
 
+from correlator.forecast.forecaster import MAX_OPERATIONS, OperationKey
+from correlator.forecast.points import MAX_STEPS, EndedRun, StepTimes
+from correlator.forecast.window import KEEP
 from correlator.jobs import joblog
-from correlator.jobs.forecast.forecaster import MAX_OPERATIONS, OperationKey
-from correlator.jobs.forecast.place import MAX_STEPS, EndedRun, StepTimes
-from correlator.jobs.forecast.window import KEEP
 from correlator.jobs.job_view import VM_NAMES
 from correlator.jobs.sizes import MAX_KEPT
 from correlator.model.facts import Status

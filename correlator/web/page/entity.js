@@ -254,7 +254,7 @@ class History {
 
 // -- How the newest run of each operation compares with the runs before it. Pure.
 //
-// The same rule as `correlator.jobs.trends` of the daemon (tests/data/trends.json).
+// The same rule as `correlator.forecast.trends` of the daemon (tests/data/trends.json).
 
 const TYPICAL_RUNS = 20;
 /** Completed runs before the newest one, at the most, whose median is the typical duration. */

@@ -1,23 +1,68 @@
-"""The earlier runs as a checkpoint stores them: one value per operation, one for all operations, and one for the rest.
+"""The earlier runs as they are stored: one value for each operation, one for all operations, and one for the rest.
 
 Nothing is stored before the history has been read, and what belongs to all operations only once each of them was
-stored: a restart in between reads the history again.
+stored: a restart in between reads the history again. An operation of 10 steps takes some 50 kB. Encode in the thread
+that owns the forecaster, since its arrays change. Their numbers have the byte order of the machine.
 """
 
 from __future__ import annotations
 
 import contextlib
+from array import array
 from collections.abc import Iterable, Mapping
 from itertools import islice
+from typing import Any
 
 import msgspec
 from msgspec import Struct
 
+from correlator.forecast.forecaster import Forecaster, Operation, OperationKey, OperationState
+from correlator.forecast.window import Tails, floats
 from correlator.jobs.accuracy import Accuracy
-from correlator.jobs.forecast import stored
-from correlator.jobs.forecast.forecaster import Forecaster, OperationKey
 from correlator.jobs.forecasts import Forecasts, History
 from correlator.model.rows import Micros
+
+
+class General(Struct, frozen=True):
+    """What belongs to no single operation. `order`: the operations, the least recently learned first."""
+
+    level: float
+    tails: Tails
+    order: tuple[OperationKey, ...]
+
+
+def encode_operation(operation: Operation) -> bytes:
+    return msgspec.msgpack.encode(operation.state, enc_hook=_pack)
+
+
+def decode_operation(stored: bytes) -> Operation:
+    """Raises ValueError (`msgspec.ValidationError` is one) if `stored` is not what `encode_operation` returned."""
+    state = msgspec.msgpack.decode(stored, type=OperationState, dec_hook=_unpack)
+    return Operation(state.level, state)
+
+
+def encode_general(forecaster: Forecaster) -> bytes:
+    return msgspec.msgpack.encode(General(forecaster.level, forecaster.tails, tuple(key for key, _ in forecaster)))
+
+
+def decode_general(stored: bytes) -> General:
+    """Raises ValueError if `stored` is not what `encode_general` returned."""
+    return msgspec.msgpack.decode(stored, type=General)
+
+
+def _pack(value: Any) -> bytes:
+    if isinstance(value, array):
+        return value.tobytes()
+    raise NotImplementedError(type(value))
+
+
+def _unpack(kind: Any, value: Any) -> Any:
+    if kind is not array or not isinstance(value, bytes):
+        raise ValueError(f"{kind.__name__} cannot be read")
+    numbers = floats()
+    numbers.frombytes(value)
+    return numbers
+
 
 AT_ONCE = 32
 """Operations that one write stores: some 0.1 ms each. The others follow in the next."""
@@ -46,14 +91,14 @@ def decode(values: Mapping[str, bytes]) -> Decoded | None:
     Takes some 0.3 ms for an operation: call it in a worker thread.
     """
     try:
-        general = stored.decode_general(values[_ALL])
+        general = decode_general(values[_ALL])
         rest = msgspec.msgpack.decode(values[_REST], type=Rest)
     except (KeyError, ValueError):
         return None
     forecaster = Forecaster(general.level, general.tails)
     for key in general.order:
         with contextlib.suppress(KeyError, ValueError):  # A damaged operation begins anew.
-            forecaster.restore([(key, stored.decode_operation(values[_name(key)]))])
+            forecaster.restore([(key, decode_operation(values[_name(key)]))])
     return Decoded(forecaster, rest, frozenset(values) - {_ALL, _REST})
 
 
@@ -76,13 +121,13 @@ class StoredForecasts:
         for key in list(islice(forecasts.changed, most)):
             del forecasts.changed[key]
             operation = forecasts.forecaster.operation(key)
-            values[_name(key)] = stored.encode_operation(operation) if operation is not None else None
+            values[_name(key)] = encode_operation(operation) if operation is not None else None
         known = {_name(key) for key, _ in forecasts.forecaster}
         values |= dict.fromkeys(self._written - known)
         self._written = known & (self._written | values.keys())
         self._complete = self._complete or not forecasts.changed
         if self._complete:
-            values[_ALL] = stored.encode_general(forecasts.forecaster)
+            values[_ALL] = encode_general(forecasts.forecaster)
             values[_REST] = msgspec.msgpack.encode(Rest(forecasts.accuracy, forecasts.learned_to))
         return values
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from correlator.jobs.forecast.estimate import Estimate
-from correlator.jobs.forecast.forecaster import Forecaster
-from correlator.jobs.forecast.percent import MAX_PERCENT
-from correlator.jobs.forecast.place import Place, seconds
-from correlator.jobs.forecast.steps import Steps
+from correlator.forecast.estimate import Estimate
+from correlator.forecast.forecaster import Forecaster
+from correlator.forecast.percent import MAX_PERCENT
+from correlator.forecast.points import Place, seconds
+from correlator.forecast.steps import Steps
 from correlator.model.document import StepAhead
 from correlator.model.published import Forecast
 from correlator.model.rows import Micros

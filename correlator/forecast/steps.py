@@ -7,9 +7,9 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from correlator.jobs.bounded import BoundedDict
-from correlator.jobs.forecast.place import MAX_NAME, StepTimes, seconds
-from correlator.jobs.forecast.window import KEEP, Window
+from correlator.bounded import BoundedDict
+from correlator.forecast.points import MAX_NAME, StepTimes, seconds
+from correlator.forecast.window import KEEP, Window
 from correlator.model.document import StepAhead
 
 MAX_NAMES = 96

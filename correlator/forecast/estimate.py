@@ -7,9 +7,8 @@ from math import ceil
 
 from msgspec import Struct
 
-from correlator.jobs.forecast.place import seconds
-from correlator.jobs.forecast.points import Point
-from correlator.jobs.forecast.tails import Tails
+from correlator.forecast.points import Point, seconds
+from correlator.forecast.window import Tails
 from correlator.model.document import ForecastState
 from correlator.model.rows import Micros
 
@@ -53,12 +52,12 @@ class Estimate(Struct, frozen=True, gc=False):
     extrapolated: bool
 
 
-Comparison = tuple[Point, Micros, float]
+AtPoint = tuple[Point, Micros, float]
 """A point of the earlier runs, the time at which the job was there, and the seconds that it took up to there."""
 
 
 def estimate(
-    known: Sequence[Comparison], now: Micros, vm: int, level: float, tails: Tails, known_within: float = 0.0
+    known: Sequence[AtPoint], now: Micros, vm: int, level: float, tails: Tails, known_within: float = 0.0
 ) -> Estimate:
     """The estimate for a job, with p90 at `level`. `known`: where it is and was, the finest first, its start last.
 

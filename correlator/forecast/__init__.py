@@ -21,16 +21,16 @@ do not (adaptive conformal inference, Gibbs and Candès 2021, arXiv 2106.00170).
 five runs in a row beyond nine tenths of the known ones, only the new runs count.
 
 Invariants:
-* No call does I/O or reads a clock. A forecast costs the same however many steps the job has: `place.Place` is kept
+* No call does I/O or reads a clock. A forecast costs the same however many steps the job has: `points.Place` is kept
   with each event, and no step is replayed.
 * Memory is bounded in operations, points, runs, VMs and steps. The constants stand in the modules that apply them.
 * Percent never falls and is at most 99 while a job runs. p50 is at most p90. There is no forecast before three runs
   have completed.
 * Only completed runs teach durations. Failed and cancelled runs teach how often an operation fails.
 * Points in time are `Micros`, as everywhere in the core, because they come from rows and go to documents unchanged.
-  Durations are seconds as floats: they are divided, and their logarithms are compared. `place.seconds` converts.
+  Durations are seconds as floats: they are divided, and their logarithms are compared. `points.seconds` converts.
 
-Modules, from the top: `running` (one running job) and `stored` (the format in the checkpoint), `forecaster` (all
-operations), `operation` (the runs of one), `estimate` (the quantiles), `steps` (which come next), `points` (the runs
-at one point), `place` (where a job is), `tails`, `percent` (which goes on between two forecasts), `window`.
+Modules, from the top: `running` (one running job), `forecaster` (all operations, and the runs of each), `estimate` (the
+quantiles), `steps` (which come next), `points` (where a job is, and the runs that were there), `window` (order
+statistics), `percent` (which goes on between two forecasts, also in a client). `trends` compares durations alone.
 """
