@@ -128,6 +128,24 @@ def test_retention_repeats_nothing(loop, innodb, reader, deleted):
     assert reader.ids == [1, 2, 3, 4, 5, 6, 7, 8]
 
 
+@pytest.mark.parametrize("known", ["of the rows before", "of late rows alone"])
+def test_retention_does_not_repeat_a_row_that_was_read_late(loop, innodb, reader, known):
+    slow = innodb.begin()
+    innodb.insert(slow, 2)
+    write(innodb, 3)
+    loop.run(1.0)
+    innodb.end(slow, commits=True)
+    loop.run(1.0)
+    assert reader.ids[5:] == [8, 9, 10, 6, 7]
+    transaction = innodb.begin()
+    transaction.deletes.update({8, 9, 10} if known == "of the rows before" else {1, 2, 3, 4, 5, 8, 9, 10})
+    innodb.end(transaction, commits=True)
+    loop.run(5.0)
+    write(innodb, 1)
+    loop.run(5.0)
+    assert reader.ids[10:] == [11]
+
+
 def test_ids_that_will_start_again_lower_are_found_before_the_first_of_them_comes(loop, innodb, reader):
     innodb.next_id = 3
     gaps = reader.tail.gaps

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -57,8 +58,24 @@ class ResetMarkers:
 
     def add(self, rows: Iterable[LogRow]) -> None:
         """Add rows that have been read, in ascending order of id."""
+        self._levels[0].extend(map(_mark, rows))
+        self._sort_out()
+
+    def add_late(self, rows: Iterable[LogRow]) -> None:
+        """Add rows that became visible below newer ones: without a marker, such a row would be read again as a new one.
+
+        Those of before all markers are left out.
+        """
+        newest = self._levels[0]
+        for mark in map(_mark, rows):
+            if (at := bisect_left(newest, mark)) or len(newest) < RECENT:
+                newest.insert(at, mark)
+        self._sort_out()
+
+    def _sort_out(self) -> None:
+        """Hand markers down to the levels of older ones, where a level has too many."""
         self._packed = None
-        leaving = list(map(_mark, rows))
+        leaving: list[_Mark] = []
         for depth, level in enumerate(self._levels):
             level.extend(leaving)
             leaving = []

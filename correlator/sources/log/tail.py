@@ -272,12 +272,14 @@ class Tail:
     async def _fill(self, ids: Sequence[int], queries: Queries, rows: Session, feed: Feed, note: Note) -> int:
         """Read and emit missing rows. Returns how many were emitted; another task may have emitted some meanwhile."""
         emitted = 0
-        async for _, found in slices(queries, rows, await queries.light.rows_in(rows, ids)):
+        async for light, found in slices(queries, rows, await queries.light.rows_in(rows, ids)):
             by_id = {r.id: r for r in found}
             late = self.gaps.late
             new = self.gaps.fill(by_id)
             metrics.LATE_ROWS.inc(self.gaps.late - late)
             if new:
+                emits = set(new)
+                self._reset_markers.add_late(row for row in light if row.id in emits)
                 note(feed.rows([by_id[i] for i in new]))
             emitted += len(new)
             await asyncio.sleep(0)
