@@ -77,7 +77,7 @@ class Bookmark(Struct, frozen=True, tag_field="type", tag="bookmark"):
     at: str | None = None
 
 
-class DatabaseStatus(Struct, frozen=True, tag_field="type", tag="status"):
+class StatusMessage(Struct, frozen=True, tag_field="type", tag="status"):
     """`error`: why the database is not live, in a sentence for people."""
 
     source: str
@@ -100,12 +100,12 @@ class Bye(Struct, frozen=True, tag_field="type", tag="bye"):
 
 
 Message: TypeAlias = (
-    Welcome | Snapshot | Synced | Put | Delta | Delete | LogMessage | Bookmark | DatabaseStatus | Resync | Error | Bye
+    Welcome | Snapshot | Synced | Put | Delta | Delete | LogMessage | Bookmark | StatusMessage | Resync | Error | Bye
 )
 
 _KINDS: dict[str, type[Message]] = {
     "welcome": Welcome, "snapshot": Snapshot, "synced": Synced, "put": Put, "delta": Delta, "delete": Delete,
-    "log": LogMessage, "bookmark": Bookmark, "status": DatabaseStatus, "resync": Resync, "error": Error, "bye": Bye,
+    "log": LogMessage, "bookmark": Bookmark, "status": StatusMessage, "resync": Resync, "error": Error, "bye": Bye,
 }  # fmt: skip
 
 

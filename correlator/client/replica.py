@@ -24,7 +24,6 @@ from correlator.client.documents import merge
 from correlator.client.messages import (
     Bookmark,
     Bye,
-    DatabaseStatus,
     Delete,
     Delta,
     Document,
@@ -34,6 +33,7 @@ from correlator.client.messages import (
     Put,
     Resync,
     Snapshot,
+    StatusMessage,
     Synced,
     Welcome,
 )
@@ -61,7 +61,7 @@ class Update(Struct, frozen=True):
     gone: Mapping[str, str] = {}
     logs: tuple[LogMessage, ...] = ()
     synced: bool = False
-    database: DatabaseStatus | None = None
+    database: StatusMessage | None = None
     connection: ConnectionState = ConnectionState()
     ahead: float = 0.0
 
@@ -80,7 +80,7 @@ class Replica:
         self._changed: set[str] = set()
         self._gone: dict[str, str] = {}
         self._logs: list[LogMessage] = []
-        self._database: DatabaseStatus | None = None
+        self._database: StatusMessage | None = None
 
     @property
     def synced(self) -> bool:
@@ -118,7 +118,7 @@ class Replica:
                 self._logs.append(message)
             case Bookmark():
                 answers = [Get(job_id) for job_id in self._requests.retry()]
-            case DatabaseStatus():
+            case StatusMessage():
                 self._database = message
             case Resync():
                 self._start_over()

@@ -13,7 +13,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from correlator.client.messages import DatabaseStatus, LogMessage
+from correlator.client.messages import LogMessage, StatusMessage
 from correlator.client.replica import ConnectionState, Update
 from correlator.terminal import formats
 from correlator.terminal.formats import as_json, duration
@@ -424,8 +424,8 @@ def test_lines_say_what_is_waited_for_once_and_the_connection_on_standard_error(
         update(),
         away,
         away,
-        update(database=DatabaseStatus("stale", "job_steps cannot be read: gone")),
-        update(database=DatabaseStatus("live")),
+        update(database=StatusMessage("stale", "job_steps cannot be read: gone")),
+        update(database=StatusMessage("live")),
         update(document("u", external_ids=["gui-1"], steps={}, operation=NASTY)),
     ):
         lines.handle(watch.apply(one), one)

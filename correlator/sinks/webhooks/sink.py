@@ -68,7 +68,7 @@ BEAT = 10.0
 
 
 Value: TypeAlias = tuple[bytes, bytes]
-"""What the checkpoint keeps of an event: its head (see `stored`), and its body."""
+"""What the checkpoint keeps of an event: its head (`StoredDelivery` or `StoredEvent`), and its body."""
 
 
 class WebhookSink:
