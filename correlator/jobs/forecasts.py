@@ -15,19 +15,22 @@ Invariants:
 * Each call is bounded: it makes one forecast, or learns one run. The writer decides how many it makes at once.
 * Runs are learned in the order of their ends, each once. Nothing is learned before the history has been read.
 * Memory is bounded by the jobs in memory, and by the bounds of `forecast/`.
+
+How good the forecasts of the jobs that ended last were: what an operator compares with nine in ten.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
+from statistics import fmean, median
 from typing import Literal
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from correlator.forecast.forecaster import Forecaster, OperationKey
 from correlator.forecast.points import EndedRun, seconds
-from correlator.jobs.accuracy import Accuracy
 from correlator.jobs.horizon import FOR_EVER, Horizon
 from correlator.jobs.job_view import ended_at, vm_name
 from correlator.jobs.record import Record
@@ -38,6 +41,9 @@ from correlator.model.facts import Kind, Status
 from correlator.model.persisted import PersistedForecast
 from correlator.model.published import JobForecast, JobView, PublishedJob
 from correlator.model.rows import Micros, StepRecord
+
+MAX_JUDGED = 200
+"""Ended jobs that count in the accuracy of forecasts, the newest ones."""
 
 MAX_UNLEARNED = 10_000
 """Ended jobs that wait to be learned. Beyond that, those that ended first are not learned."""
@@ -338,6 +344,40 @@ class Forecasts:
         """Check the forecast in 1/20 of `remaining` microseconds, unless it will be checked before that."""
         shortest, longest = CHECK_AFTER
         self._checks.put_earlier(job_id, now + min(max(remaining // 20, shortest), longest))
+
+
+class JudgedForecast(Struct, frozen=True, array_like=True):
+    """One ended job. `kept`: the share of the ends named by p90 that it did not exceed, 0 to 1.
+
+    `relative_error`: how far its first p50 was from its end, divided by its duration. None if that is not known.
+    """
+
+    kept: float
+    relative_error: float | None
+
+
+class Accuracy(Struct):
+    """The newest `MAX_JUDGED` ended jobs that had a forecast, the oldest first. A checkpoint stores it whole."""
+
+    jobs: list[JudgedForecast] = []
+
+    def add(self, kept: int, named: int, relative_error: float | None) -> None:
+        """Add a job that ended. A job without a forecast (`named` is 0) does not count.
+
+        `named`: the number of ends that p90 gave while the job ran. `kept`: how many of them it did not exceed.
+        """
+        if named > 0:
+            self.jobs.append(JudgedForecast(kept / named, relative_error))
+            del self.jobs[:-MAX_JUDGED]
+
+    def coverage(self) -> float | None:
+        """The share of ends within their p90, 0 to 1; each job has the same weight. None before the first job."""
+        return fmean(job.kept for job in self.jobs) if self.jobs else None
+
+    def median_error(self) -> float | None:
+        """The median relative error of p50 when the jobs began: 0.1 is a tenth of the duration. None before any."""
+        errors = [job.relative_error for job in self.jobs if job.relative_error is not None]
+        return median(errors) if errors else None
 
 
 def _has_only_new_rows(was: JobView, view: JobView) -> bool:

@@ -31,15 +31,13 @@ from msgspec.structs import replace
 
 from correlator.bounded import PendingRows, chunks
 from correlator.jobs import fold, job_view, joblog
-from correlator.jobs.children import Children
-from correlator.jobs.directory import names_differ
+from correlator.jobs.directory import OwnIds, names_differ
 from correlator.jobs.forecasts import Forecasts
 from correlator.jobs.horizon import FOR_EVER, Horizon
-from correlator.jobs.ids import OwnIds
 from correlator.jobs.job_view import ended_at
 from correlator.jobs.known import KnownJobs, Persistence
 from correlator.jobs.missing_rows import Transitions, compare, legacy_events
-from correlator.jobs.published import PublishedJobs
+from correlator.jobs.published import Children, PublishedJobs
 from correlator.jobs.record import LegacyRow, Record
 from correlator.jobs.removed_jobs import RemovedJobs
 from correlator.jobs.schedule import Schedule

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import orjson
 from msgspec.structs import replace
 
-from correlator.jobs import fold, joblog, legacy_status
+from correlator.jobs import fold, joblog
 from correlator.model.facts import Job, LifecycleEvent, Status, StepEvents
 from correlator.model.published import JobView
 from correlator.model.rows import COLUMNS, JobRecord, LegacyRecord, Micros, StepRecord
@@ -236,7 +236,7 @@ def _merged(record: StepRecord | None, events: StepEvents | None, observed_at: i
 
 def legacy_view(record: LegacyRecord) -> JobView:
     """The published view of a job that only `failover_jobs` has."""
-    status, percent = legacy_status.meaning(record.status)
+    status, percent = joblog.legacy_meaning(record.status)
     kind = record.job_type
     metadata = {
         "vm_name": record.source_vm_name,

@@ -2,6 +2,7 @@
 
 No function raises. A row that cannot be parsed becomes a plain log line of the job that it names, if any, and the
 reasons are returned so that the caller can count them. The rules were observed in JobLog's rows (docs/joblog.md).
+So were the statuses of `failover_jobs`: each means a status of a job and a percentage.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import orjson
 
 from correlator.jobs import sizes
 from correlator.model.document import MAX_ID, MAX_STEP_ID
-from correlator.model.facts import Attribution, Entry, Kind
+from correlator.model.facts import Attribution, Entry, Kind, Status
 from correlator.model.rows import LEVELS, Level, LogRow
 
 KIND_OF_MESSAGE: dict[str, Kind] = {
@@ -252,3 +253,28 @@ def _text(value: object) -> str:
 
 def _small(value: object) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 31 else 0
+
+
+# -- statuses of `failover_jobs`
+
+
+_LEGACY_MEANINGS = {
+    "pending": (Status.PENDING, 0.0),
+    "validating": (Status.RUNNING, 10.0),
+    "snapshotting": (Status.RUNNING, 25.0),
+    "creating_vm": (Status.RUNNING, 50.0),
+    "switching_volume": (Status.RUNNING, 75.0),
+    "powering_on": (Status.RUNNING, 90.0),
+    "reverting": (Status.RUNNING, 50.0),
+    "completed": (Status.COMPLETED, 100.0),
+    "cleanup": (Status.COMPLETED, 100.0),
+    "failed": (Status.FAILED, 0.0),
+}
+
+LEGACY_ACTIVE = tuple(text for text, (status, _) in _LEGACY_MEANINGS.items() if not status.ended)
+LEGACY_ENDED = tuple(text for text, (status, _) in _LEGACY_MEANINGS.items() if status.ended)
+
+
+def legacy_meaning(text: str) -> tuple[Status, float]:
+    """The job's status and its percentage. Unknown statuses are running, at 50 percent, as in the appliance's API."""
+    return _LEGACY_MEANINGS.get(text, (Status.RUNNING, 50.0))

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from correlator.bounded import BoundedDict, PendingRows
 from correlator.forecast.forecaster import OperationKey
-from correlator.jobs import joblog, legacy_status
+from correlator.jobs import joblog
 from correlator.jobs.forecasts import Forecasts
 from correlator.jobs.published import PublishedJobs
 from correlator.jobs.record import LegacyRow, Record
@@ -112,7 +112,7 @@ class KnownJobs:
         return [
             row
             for row in self.legacy_rows()
-            if not (row.apart and row.status in legacy_status.ENDED) and not self._published.is_joblog_id(row.job_id)
+            if not (row.apart and row.status in joblog.LEGACY_ENDED) and not self._published.is_joblog_id(row.job_id)
         ]
 
     def is_undecided(self, row: LegacyRecord) -> bool:

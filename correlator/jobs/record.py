@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from correlator.jobs import fold
-from correlator.jobs.children import Family
 from correlator.jobs.missing_rows import Observed
+from correlator.jobs.published import Family
 from correlator.jobs.tracked_job import TrackedJob
 from correlator.model.facts import Job, Reading
 from correlator.model.rows import LegacyRecord

@@ -15,8 +15,7 @@ from operator import itemgetter
 
 from msgspec import Struct
 
-from correlator.jobs.directory import JobDirectory, Order, names_differ
-from correlator.jobs.ids import Names
+from correlator.jobs.directory import JobDirectory, Names, Order, names_differ
 from correlator.model.facts import Status
 from correlator.model.published import Change, PublishedJob, Reason
 from correlator.model.rows import Micros

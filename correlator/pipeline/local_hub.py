@@ -9,9 +9,8 @@ from msgspec.structs import asdict
 
 from correlator.forecast.forecaster import Operation, OperationKey
 from correlator.jobs import fold, job_view
-from correlator.jobs.children import family
 from correlator.jobs.index import Index
-from correlator.jobs.published import PublishedJobs
+from correlator.jobs.published import PublishedJobs, family
 from correlator.model.facts import Job, Reading
 from correlator.model.published import Outcome, PublishedJob, Reason
 from correlator.model.replies import OperationRuns, OperationWithSteps, Resolved, UsualStep

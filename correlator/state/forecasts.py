@@ -18,8 +18,7 @@ from msgspec import Struct
 
 from correlator.forecast.forecaster import Forecaster, Operation, OperationKey, OperationState
 from correlator.forecast.window import Tails, floats
-from correlator.jobs.accuracy import Accuracy
-from correlator.jobs.forecasts import Forecasts, History
+from correlator.jobs.forecasts import Accuracy, Forecasts, History
 from correlator.model.rows import Micros
 
 

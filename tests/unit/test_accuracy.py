@@ -5,7 +5,7 @@ import math
 import msgspec
 import pytest
 
-from correlator.jobs.accuracy import WINDOW, Accuracy
+from correlator.jobs.forecasts import MAX_JUDGED, Accuracy
 
 
 def test_nothing_is_known_before_the_first_job_that_had_a_forecast():
@@ -36,11 +36,11 @@ def test_only_the_newest_jobs_count():
     accuracy = Accuracy()
     for _ in range(1_000):
         accuracy.add(0, 2, 9.0)
-    for n in range(WINDOW):
-        assert len(accuracy.jobs) == WINDOW
+    for n in range(MAX_JUDGED):
+        assert len(accuracy.jobs) == MAX_JUDGED
         coverage = accuracy.coverage()
         assert coverage is not None
-        assert math.isclose(coverage, n / WINDOW)
+        assert math.isclose(coverage, n / MAX_JUDGED)
         accuracy.add(2, 2, 0.2)
     assert accuracy.coverage() == 1.0
     assert accuracy.median_error() == pytest.approx(0.2)

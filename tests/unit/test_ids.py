@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from correlator.jobs.ids import Names
+from correlator.jobs.directory import Names
 
 NEVER = (0, 0, "")
 

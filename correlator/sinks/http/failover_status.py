@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from correlator.jobs import joblog, legacy_status
+from correlator.jobs import joblog
 from correlator.jobs.job_document import rfc3339, steps_of
 from correlator.model.published import PublishedJob
 from correlator.model.replies import Resolved
@@ -123,7 +123,7 @@ def reply(shown: PublishedJob, resolved: Resolved, name: str, now: Micros) -> di
 
 def legacy_reply(record: LegacyRecord, now: Micros) -> dict[str, Any]:
     """The reply for a job that exists only in `failover_jobs`, with the values of that table."""
-    status, percent = legacy_status.meaning(record.status)
+    status, percent = joblog.legacy_meaning(record.status)
     end = (record.completed_at if record.completed_at is not None else record.updated_at) if status.ended else now
     reply: dict[str, Any] = {
         "success": True,

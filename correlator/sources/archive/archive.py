@@ -17,7 +17,7 @@ from msgspec import Struct
 from correlator.bounded import BoundedDict
 from correlator.errors import Away, SourceUnavailable
 from correlator.jobs import fold, job_view, joblog
-from correlator.jobs.ids import OwnIds
+from correlator.jobs.directory import OwnIds
 from correlator.jobs.sizes import Sizes
 from correlator.model.document import MAX_ID
 from correlator.model.facts import Job, Reading

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from msgspec.structs import replace
 
-from correlator.jobs.ids import OwnIds
+from correlator.jobs.directory import OwnIds
 from correlator.jobs.job_document import rfc3339
 from correlator.jobs.sizes import SHORT_ERROR, Sizes, cut_text, published_object
 from correlator.model.facts import MAX_CHILDREN, Reading

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 
 from correlator.errors import SourceUnavailable
 from correlator.jobs import joblog
-from correlator.jobs.legacy_status import ACTIVE, ENDED
+from correlator.jobs.joblog import LEGACY_ACTIVE, LEGACY_ENDED
 from correlator.model.rows import LegacyRecord
 from correlator.pipeline.source_status import SourcePart
 from correlator.sources import Feed
@@ -115,7 +115,7 @@ class Legacy:
         last = await queries.last_legacy_id(session)
         first, most, read = 0, _at_once(queries), set[int]()
         while True:
-            page = f"status NOT IN {ENDED} AND id > {first} ORDER BY id LIMIT {most}"
+            page = f"status NOT IN {LEGACY_ENDED} AND id > {first} ORDER BY id LIMIT {most}"
             rows = await queries.legacy_where(session, page)
             read |= {r.id for r in rows}
             await self._apply(queries, session, feed, rows, again=True, past=past)
@@ -129,7 +129,7 @@ class Legacy:
 
     async def _load_ended(self, queries: Queries, session: Session, feed: Feed, last: int, *, past: bool) -> set[int]:
         """Read the newest ended rows within the retention, the newest first. Returns their ids."""
-        recent = f"status IN {ENDED} AND created_at >= {queries.dialect.placeholder}"
+        recent = f"status IN {LEGACY_ENDED} AND created_at >= {queries.dialect.placeholder}"
         since, read, began = await queries.clock(session, self.retention), set[int](), 0
         while (most := min(_at_once(queries), self.max_jobs - len(read))) > 0:
             page = f"{recent} AND id <= {last} ORDER BY id DESC LIMIT {most}"
@@ -170,7 +170,7 @@ class Legacy:
             self._page, self._next_round = 0, now + ROUND
             deletable = {r.id: r for r in feed.known.legacy_rows()}
         if self._page is not None:
-            page = f"status IN {ACTIVE} AND id > {self._page} ORDER BY id LIMIT {_at_once(queries)}"
+            page = f"status IN {LEGACY_ACTIVE} AND id > {self._page} ORDER BY id LIMIT {_at_once(queries)}"
             found = await queries.legacy_where(session, page)
             rows |= {r.id: r for r in found}
             self._page = found[-1].id if len(found) == _at_once(queries) else None
@@ -191,7 +191,7 @@ class Legacy:
         if queries.schema.has("failover_jobs", "updated_at"):
             touched, args = f"updated_at >= {place}", [mark]
             recent += f" AND (id > {self._last_id} OR {touched})"
-            either = recent, [mark, mark], f"status IN {ACTIVE} AND {touched}"
+            either = recent, [mark, mark], f"status IN {LEGACY_ACTIVE} AND {touched}"
             # Mostly there is none, and an answer without rows still has all columns: the ids alone cost a third.
             rows = await queries.legacy_where(session, *either) if await queries.legacy_ids(session, *either) else []
         else:
