@@ -612,6 +612,8 @@ class Index:
                 record.family = family
         complete = job_id not in self._incomplete
         stored = turn.restored.pop(job_id, None) if turn.restored else None
+        if stored is not None and not stored.updated_at:
+            stored = None  # It was not published.
         was_announced = old is not None and old.stalled and self.silence.is_news(job_id)
         self._note_life(view, alive_at, old, record, stored, turn, past=past)
         stalled = self.silence.is_stalled(job_id)

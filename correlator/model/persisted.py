@@ -66,7 +66,10 @@ class PersistedSilence(Struct, frozen=True, gc=False, array_like=True):
 
 
 class PersistedJob(Struct, frozen=True, gc=False, array_like=True):
-    """The state of a job in a checkpoint: its facts, the time of its last change, its forecast, and its silence."""
+    """The state of a job in a checkpoint: its facts, the time of its last change, its forecast, and its silence.
+
+    `updated_at` is 0 if the job was not published yet, as its tables had not been read.
+    """
 
     job: Job
     updated_at: Micros

@@ -103,6 +103,22 @@ def test_changes_after_a_restart_are_published_and_pending_events_stay_pending()
     assert Kind.JOB_FAILED in {e.kind for e in again.expire(NOW + 120_000_000).events}
 
 
+def test_a_job_stored_before_its_tables_were_read_gets_the_time_of_its_first_publication(monkeypatch):
+    monkeypatch.setattr(indexes, "RESTORED_AT_ONCE", 1)
+    index = filled(1)
+    index.apply([Entry(9, NOW, "WARN", "slow", index.advance_clock(), "unread", kind=Kind.JOB_STARTED)], NOW)
+    assert index.published.get("unread") is None
+    stored = [k for i in ("job0", "unread") if isinstance(k := index.persistence.get(i), PersistedJob)]
+    again = Index()
+    steps = again.restore(stored, (), index.state(), NOW + 1)
+    next(steps)
+    again.apply([Reading("unread", again.advance_clock(), JobRecord("unread", status="running"), ())], NOW + 1)
+    assert len(list(steps)) == 1
+    shown = again.published.get("unread")
+    assert shown is not None
+    assert (shown.view.warnings, shown.updated_at) == (1, NOW + 1)
+
+
 def test_exports_are_written_as_they_change_and_forgotten_when_none_are_made(tmp_path: Path):
     index, file = filled(), Checkpoint(tmp_path / "c", "s")
     file.open()
