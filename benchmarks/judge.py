@@ -16,7 +16,7 @@ from statistics import median
 
 from benchmarks.forecast_sets import JudgedRun
 from correlator.forecast.forecaster import Forecaster
-from correlator.forecast.points import Place, PlaceEvent, events_of
+from correlator.forecast.points import JobPlace, PlaceEvent, events_of
 from correlator.forecast.running import RunningJob
 from correlator.model.document import ForecastState
 from correlator.model.published import Forecast
@@ -83,7 +83,7 @@ def judge(runs: Sequence[JudgedRun], *, every: int = 1, seed: int = 1, forecaste
         judged = runs[number]
         job = running.get(number)
         if job is None:
-            job = running[number] = RunningJob(judged.run.operation, judged.run.entity, Place(judged.run.start))
+            job = running[number] = RunningJob(judged.run.operation, judged.run.entity, JobPlace(judged.run.start))
         if what == _END:
             forecaster.learn(judged.run, job.predicted_ends)
             known[judged.run.operation] += judged.run.completed

@@ -21,7 +21,7 @@ do not (adaptive conformal inference, Gibbs and Candès 2021, arXiv 2106.00170).
 five runs in a row beyond nine tenths of the known ones, only the new runs count.
 
 Invariants:
-* No call does I/O or reads a clock. A forecast costs the same however many steps the job has: `points.Place` is kept
+* No call does I/O or reads a clock. A forecast costs the same however many steps the job has: `points.JobPlace` is kept
   with each event, and no step is replayed.
 * Memory is bounded in operations, points, runs, VMs and steps. The constants stand in the modules that apply them.
 * Percent never falls and is at most 99 while a job runs. p50 is at most p90. There is no forecast before three runs

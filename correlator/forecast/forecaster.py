@@ -9,8 +9,8 @@ from msgspec import Struct
 
 from correlator.bounded import BoundedDict
 from correlator.forecast.estimate import ROUGH_BELOW, AtPoint, Estimate, estimate
-from correlator.forecast.points import MIN_RUNS, EndedRun, Moment, Place, Point, Visit
-from correlator.forecast.steps import Steps, StepsState
+from correlator.forecast.points import MIN_RUNS, EndedRun, JobPlace, Moment, Point, Visit
+from correlator.forecast.steps import StepHistory, StepsState
 from correlator.forecast.window import Tails, Window
 from correlator.model.document import Comparison
 from correlator.model.rows import Micros
@@ -69,7 +69,7 @@ class Forecaster:
         return self._operations.get(key)
 
     def estimate(
-        self, key: OperationKey, entity: str, place: Place, now: Micros, known_within: float = 0.0
+        self, key: OperationKey, entity: str, place: JobPlace, now: Micros, known_within: float = 0.0
     ) -> Estimate | None:
         """The remaining time of a job; None without a basis. `RunningJob.forecast` adds percent.
 
@@ -148,7 +148,7 @@ class Operation:
         self._points: BoundedDict[str, Point] = BoundedDict(MAX_POINTS)
         self._entities: BoundedDict[str, int] = BoundedDict(MAX_ENTITIES)
         """The index of each VM in the arrays of the points."""
-        self.steps = Steps()
+        self.steps = StepHistory()
         self.durations = Window()
         """Seconds that completed runs took, as they were."""
         self._typical: float | None = None
@@ -171,7 +171,7 @@ class Operation:
             raise ValueError("the operation is inconsistent")
         self.level = min(max(state.level, LEVELS[0]), LEVELS[1])
         self.completed, self.failed = state.completed, state.failed
-        self._start, self.durations, self.steps = state.start, state.durations, Steps(state.steps)
+        self._start, self.durations, self.steps = state.start, state.durations, StepHistory(state.steps)
         self._points.update(state.points)
         self._entities.update(state.entities)
 
@@ -193,7 +193,7 @@ class Operation:
         return len(self._entities)
 
     def estimate(
-        self, place: Place, entity: str, now: Micros, tails: Tails, known_within: float = 0.0
+        self, place: JobPlace, entity: str, now: Micros, tails: Tails, known_within: float = 0.0
     ) -> Estimate | None:
         """The remaining time of a job; None if fewer than `MIN_RUNS` runs have completed."""
         if self.completed < MIN_RUNS:

@@ -76,7 +76,7 @@ _Event = tuple[Micros, int, str]
 """The time of an event, its order among those of its time, and its point."""
 
 
-class Place(Struct):
+class JobPlace(Struct):
     """Where one running job is. The order of its events does not matter: the latest by time is the last event.
 
     A job that ran again or was corrected in the tables gets a new place, by `place_of`. Every method is O(1).
@@ -182,7 +182,7 @@ class EndedRun(Struct, frozen=True, gc=False):
 
     def visits(self) -> Iterator[Visit]:
         """The points that the run was at, after its start and before its end, in order, in its first steps."""
-        place = Place(self.start)
+        place = JobPlace(self.start)
         moments = [
             place.moments[0]
             for event in events_of(self.first_steps(), self.percents)
@@ -193,9 +193,9 @@ class EndedRun(Struct, frozen=True, gc=False):
             yield Visit(keys, seconds(at, self.end), seconds(at, until), elapsed)
 
 
-def place_of(start: Micros, steps: Iterable[StepTimes] = (), percents: Iterable[tuple[Micros, float]] = ()) -> Place:
+def place_of(start: Micros, steps: Iterable[StepTimes] = (), percents: Iterable[tuple[Micros, float]] = ()) -> JobPlace:
     """The place of a job with these steps. O(steps): for jobs that were restored, or that a table corrected."""
-    place = Place(start)
+    place = JobPlace(start)
     for event in events_of(steps, percents):
         place.apply(event)
     return place

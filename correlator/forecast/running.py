@@ -7,8 +7,8 @@ from msgspec import Struct
 from correlator.forecast.estimate import Estimate
 from correlator.forecast.forecaster import Forecaster
 from correlator.forecast.percent import MAX_PERCENT
-from correlator.forecast.points import Place, seconds
-from correlator.forecast.steps import Steps
+from correlator.forecast.points import JobPlace, seconds
+from correlator.forecast.steps import StepHistory
 from correlator.model.document import StepAhead
 from correlator.model.published import Forecast
 from correlator.model.rows import Micros
@@ -28,7 +28,7 @@ class RunningJob(Struct):
 
     operation: tuple[str, str]
     entity: str
-    place: Place
+    place: JobPlace
     percent: float | None = None
     reported: float | None = None
     predicted_ends: list[Micros] = []
@@ -63,7 +63,7 @@ class RunningJob(Struct):
         self.reported = max(percent, self.reported or 0.0)
         self.percent = max(self.reported, self.percent or 0.0)
 
-    def _ahead(self, steps: Steps) -> tuple[StepAhead, ...]:
+    def _ahead(self, steps: StepHistory) -> tuple[StepAhead, ...]:
         """The steps that may follow, without those that run: parallel steps may begin in any order."""
         found, running = steps.ahead(self.place.last_step), self.place.running
         return found if len(running) < 2 else tuple(step for step in found if running.get(step.name, 0) <= 0)

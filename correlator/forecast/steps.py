@@ -27,14 +27,14 @@ class Variant(Struct):
 
 
 class StepsState(Struct, frozen=True):
-    """`Steps` as stored. `runs` has the index of each run's variant, the oldest first."""
+    """`StepHistory` as stored. `runs` has the index of each run's variant, the oldest first."""
 
     variants: tuple[tuple[str, ...], ...]
     runs: bytes
     durations: dict[str, Window]
 
 
-class Steps:
+class StepHistory:
     """The steps of the newest `KEEP` runs. Runs with equal steps are one variant, so that most are stored once."""
 
     def __init__(self, state: StepsState | None = None) -> None:

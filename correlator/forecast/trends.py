@@ -20,7 +20,7 @@ Operation: TypeAlias = tuple[str, str]
 """(job_type, operation); "" for none."""
 
 
-class Run(Struct, frozen=True):
+class ComparedRun(Struct, frozen=True):
     """One job. `seconds`: its duration; None if it is unknown or the job runs."""
 
     operation: Operation
@@ -28,15 +28,15 @@ class Run(Struct, frozen=True):
     seconds: float | None
 
 
-def trends(newest_first: Iterable[Run]) -> list[OperationTrend]:
+def trends(newest_first: Iterable[ComparedRun]) -> list[OperationTrend]:
     """The trend of each operation, in the order of its newest run."""
-    by_operation: dict[Operation, list[Run]] = {}
+    by_operation: dict[Operation, list[ComparedRun]] = {}
     for run in newest_first:
         by_operation.setdefault(run.operation, []).append(run)
     return [_trend(operation, runs) for operation, runs in by_operation.items()]
 
 
-def _trend(operation: Operation, runs: list[Run]) -> OperationTrend:
+def _trend(operation: Operation, runs: list[ComparedRun]) -> OperationTrend:
     durations = [r.seconds for r in runs if r.status == "completed" and r.seconds is not None]
     newest, earlier = next(iter(durations), None), durations[1 : TYPICAL_RUNS + 1]
     typical = median(earlier) if earlier else None

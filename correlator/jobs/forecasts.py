@@ -6,7 +6,8 @@ delay the rows, and a document must not change every second.
 Model: `PublishedJobs` asks `of` for the forecast of a job each time the job changes. Between changes, `due` names the
 jobs whose forecast has to be checked again, and `renewed` gives a new one only if it differs enough. A job that has
 ended waits in `unlearned` until its end is `LEARN_AFTER` old, so that the tables have confirmed it; then `learn` adds
-its run to the `Forecaster`. The runs that ended before the daemon first started are read from the tables (`History`).
+its run to the `Forecaster`. The runs that ended before the daemon first started are read from the tables
+(`HistoryState`).
 
 A forecast is made as of the time up to which its job is known (`Horizon.known_to`), and checked while jobs can be
 judged: what has not been read yet makes no job late.
@@ -74,7 +75,7 @@ MOVED = 0.1
 _KINDS = {ForecastState.LATE: Kind.JOB_LATE, ForecastState.OVERDUE: Kind.JOB_OVERDUE}
 
 
-class History(Enum):
+class HistoryState(Enum):
     """Whether the runs of the time before the daemon first started are known."""
 
     WANTED = "wanted"
@@ -93,7 +94,7 @@ class Forecasts:
         self._records = records
         self.forecaster = Forecaster()
         self.accuracy = Accuracy()
-        self.history = History.WANTED
+        self.history = HistoryState.WANTED
         self.learned_to: Micros = FOR_EVER
         """The latest end that was learned or that the history covers. Nothing is learned while it is `FOR_EVER`."""
         self._history_to: Micros = 0
@@ -170,7 +171,7 @@ class Forecasts:
         """True if `due` would return jobs now; with `learn` also if `ended` would."""
         if self._horizon.judged_at(now) is not None and _is_due(self._checks, now):
             return True
-        return learn and self.history is History.READ and _is_due(self._unlearned, now - LEARN_AFTER)
+        return learn and self.history is HistoryState.READ and _is_due(self._unlearned, now - LEARN_AFTER)
 
     def due(self, now: Micros, most: int) -> list[str]:
         """Remove and return up to `most` running jobs whose forecast has to be checked. None while none is judged."""
@@ -211,7 +212,7 @@ class Forecasts:
 
     def begin_history(self, cutoff: Micros) -> None:
         """Begin to learn the runs that ended at or before `cutoff` from the tables. Later ones wait until the end."""
-        self.history, self.learned_to, self._history_to = History.READING, cutoff, cutoff
+        self.history, self.learned_to, self._history_to = HistoryState.READING, cutoff, cutoff
         self.forecaster = Forecaster()  # Reading may begin again after a failure.
         for job_id in self._unlearned.pop_until(cutoff, MAX_UNLEARNED):
             self._records[job_id].tracked = None
@@ -229,18 +230,18 @@ class Forecasts:
 
     def end_history(self) -> None:
         """End the history. From now on the jobs that end are learned."""
-        self.history = History.READ
+        self.history = HistoryState.READ
 
     def restore(self, forecaster: Forecaster, accuracy: Accuracy, learned_to: Micros) -> None:
         """Go on with the runs that an earlier daemon had learned."""
         self.forecaster, self.accuracy, self.learned_to = forecaster, accuracy, learned_to
-        self.history = History.READ
+        self.history = HistoryState.READ
 
     # -- learning
 
     def ended(self, now: Micros, most: int) -> list[str]:
         """Remove and return up to `most` ended jobs whose runs have to be learned, in the order of their ends."""
-        if self.history is not History.READ:
+        if self.history is not HistoryState.READ:
             return []
         return list(self._unlearned.pop_until(now - LEARN_AFTER, most))
 

@@ -9,7 +9,7 @@ from correlator.forecast.percent import percent_by_clock
 from correlator.forecast.points import (
     MAX_STEPS,
     EndedRun,
-    Place,
+    JobPlace,
     PlaceEvent,
     StepTimes,
     end_of,
@@ -54,7 +54,7 @@ class TrackedJob:
         self.running = RunningJob(
             operation_key(view),
             vm_name(view),
-            Place(view.started_at or 0),
+            JobPlace(view.started_at or 0),
             stored.percent,
             stored.reported,
             list(stored.predicted_ends),

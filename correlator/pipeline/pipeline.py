@@ -25,7 +25,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from correlator.forecast.forecaster import OperationKey
 from correlator.forecast.points import EndedRun
 from correlator.jobs import joblog, sizes
-from correlator.jobs.forecasts import History
+from correlator.jobs.forecasts import HistoryState
 from correlator.model.facts import Entry, Fact, Reading
 from correlator.model.persisted import IndexState, PersistedJob, PersistedLegacy
 from correlator.model.published import Outcome
@@ -190,7 +190,7 @@ class Pipeline:
         return self._publish(self._index.decide_legacy(owned, apart, self._clock()))
 
     def history_wanted(self) -> bool:
-        return self._index.forecasts.history is not History.READ
+        return self._index.forecasts.history is not HistoryState.READ
 
     def history_begins(self, cutoff: Micros) -> None:
         self._index.forecasts.begin_history(cutoff)

@@ -16,7 +16,7 @@ from correlator.client.documents import moment
 from correlator.client.messages import Document
 from correlator.errors import NotFound
 from correlator.forecast import trends
-from correlator.forecast.trends import Run
+from correlator.forecast.trends import ComparedRun
 from correlator.model.replies import OperationTrend
 from correlator.terminal import formats, listing
 from correlator.terminal.listing import Form, plain_lines
@@ -118,8 +118,8 @@ def _cells(
     yield Text(error, style="red") if error else Text(theme.clean(job.get("job_id")), style="dim")
 
 
-def run_of(job: Document) -> Run:
+def run_of(job: Document) -> ComparedRun:
     """What the trend needs of a job."""
     seconds = job.get("duration_seconds") if job.get("terminal") else None
     operation = (str(job.get("job_type") or ""), str(job.get("operation") or ""))
-    return Run(operation, str(job.get("status")), None if seconds is None else float(seconds))
+    return ComparedRun(operation, str(job.get("status")), None if seconds is None else float(seconds))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hypothesis import strategies as st
 
 from correlator.forecast.forecaster import Forecaster, Operation
-from correlator.forecast.points import EndedRun, Place, StepTimes, end_of, start_of
+from correlator.forecast.points import EndedRun, JobPlace, StepTimes, end_of, start_of
 from correlator.forecast.running import RunningJob
 from correlator.model.published import Forecast
 from correlator.model.rows import Micros
@@ -37,14 +37,14 @@ def learned(runs: Sequence[EndedRun], forecaster: Forecaster | None = None) -> F
 
 
 def job(*, start: Micros = BASE, vm: str = "", operation=OPERATION) -> RunningJob:
-    return RunningJob(operation, vm, Place(start))
+    return RunningJob(operation, vm, JobPlace(start))
 
 
-def step_started(place: Place, name: str, at: Micros) -> None:
+def step_started(place: JobPlace, name: str, at: Micros) -> None:
     place.apply(start_of(StepTimes(name, at, None)))
 
 
-def step_ended(place: Place, name: str, started_at: Micros, at: Micros) -> None:
+def step_ended(place: JobPlace, name: str, started_at: Micros, at: Micros) -> None:
     end = end_of(StepTimes(name, started_at, at))
     assert end is not None
     place.apply(end)

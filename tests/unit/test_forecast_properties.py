@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from correlator.forecast.estimate import HORIZON
 from correlator.forecast.forecaster import Forecaster
-from correlator.forecast.points import MIN_RUNS, Place, events_of, place_of
+from correlator.forecast.points import MIN_RUNS, JobPlace, events_of, place_of
 from correlator.forecast.running import RunningJob
 from correlator.state.forecasts import decode_general, decode_operation, encode_general, encode_operation
 from tests.support.forecasts import (
@@ -36,7 +36,7 @@ clocks = st.one_of(st.integers(-10 * SECOND, 7200 * SECOND), st.integers(-(10**1
 @given(histories, runs(), st.randoms(), st.lists(clocks, min_size=1, max_size=20))
 def test_percent_never_falls_and_p50_comes_before_p90(history, run, random, clock):
     forecaster = learned(history)
-    running = RunningJob(OPERATION, run.entity, Place(run.start))
+    running = RunningJob(OPERATION, run.entity, JobPlace(run.start))
     events = events_of(run.steps, run.percents)
     random.shuffle(events)
     shown = []
@@ -68,7 +68,7 @@ def test_the_order_in_which_steps_become_known_does_not_change_the_place(run, ra
     events = events_of(run.steps)
     expected = place_of(run.start, run.steps)
     random.shuffle(events)
-    found = Place(run.start)
+    found = JobPlace(run.start)
     for event in events:
         found.apply(event)
     assert found == expected

@@ -7,7 +7,7 @@ import json
 import msgspec
 import pytest
 
-from correlator.forecast.trends import TYPICAL_RUNS, Run, trends
+from correlator.forecast.trends import TYPICAL_RUNS, ComparedRun, trends
 from correlator.terminal.history import run_of
 from tests.support.paths import REPOSITORY
 
@@ -23,6 +23,6 @@ def test_the_newest_run_is_compared_with_those_before(case):
 
 def test_runs_of_long_ago_no_longer_count():
     key = ("replication", "backup")
-    old = [Run(key, "completed", 1000.0)] * 500
-    (trend,) = trends([Run(key, "completed", 10.0)] * (TYPICAL_RUNS + 1) + old)
+    old = [ComparedRun(key, "completed", 1000.0)] * 500
+    (trend,) = trends([ComparedRun(key, "completed", 10.0)] * (TYPICAL_RUNS + 1) + old)
     assert (trend.typical_seconds, trend.runs) == (10.0, 521)

@@ -263,9 +263,9 @@ class Rest:
         return json_response(operation)
 
 
-def _run(view: JobView) -> trends.Run:
+def _run(view: JobView) -> trends.ComparedRun:
     took = job_document.seconds(view.started_at, view.ended_at) if view.terminal else None
-    return trends.Run((view.job_type or "", view.operation or ""), view.status.value, took)
+    return trends.ComparedRun((view.job_type or "", view.operation or ""), view.status.value, took)
 
 
 def _line_query(asked: GetJobLog) -> LineQuery:
