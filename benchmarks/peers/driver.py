@@ -16,10 +16,10 @@ from typing import Any
 
 import uvloop
 
+from correlator.sources.db.log_rows import BatchSize
 from correlator.sources.db.mariadb import MariaDBDatabase
 from correlator.sources.db.queries import Queries
 from correlator.sources.db.session import TABLES, Row, Schema
-from correlator.sources.log.batch_size import BatchSize
 
 
 class Statement:

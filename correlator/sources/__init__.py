@@ -1,8 +1,8 @@
 """The sources: they read log_events and the tables, and write what they read to a `Feed`.
 
-A source delivers every committed row of the log exactly once per run, in any order, and reads the tables again as
-often as needed. It never delivers a row that was not committed. Source and feed know each other only by the two
-protocols of this module.
+A source delivers every committed row of the log exactly once per run, in any order, and reads the tables again as often
+as needed. It never delivers a row that was not committed. It knows of the pipeline only the `Feed`, so that tests and
+benchmarks can follow a source without an index.
 """
 
 from __future__ import annotations
@@ -72,9 +72,3 @@ class Feed(Protocol):
 
     def wants_fast_poll(self) -> bool:
         """True if short poll intervals pay off: jobs run that are not stalled, or clients watch jobs that change."""
-
-
-class Source(Protocol):
-    """Reads until cancelled. It reports an unavailable database (`SourceStatus.failed`) and raises nothing for it."""
-
-    async def run(self, feed: Feed) -> None: ...

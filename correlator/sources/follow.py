@@ -76,7 +76,7 @@ READY_EVERY = 0.05
 
 @dataclass(slots=True)
 class Follower:
-    """Follows one database. Satisfies `correlator.sources.Source`.
+    """Follows one database.
 
     `history`: seconds of log that a first start reads.
     """

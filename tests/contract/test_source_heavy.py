@@ -11,8 +11,7 @@ import msgspec
 from correlator.jobs import joblog
 from correlator.model.persisted import PersistedJob
 from correlator.model.rows import LogRow
-from correlator.sources.db.heavy import SLICE_BYTES, slices
-from correlator.sources.db.light import HEAVY
+from correlator.sources.db.log_rows import HEAVY, SLICE_BYTES, slices
 from tests.support.source_databases import open_queries, running_follower
 
 ANSWER = joblog.MAX_ATTRS + SLICE_BYTES + (1 << 16)
@@ -60,7 +59,7 @@ async def test_no_answer_holds_more_than_a_bound_and_every_row_comes_whole(origi
     async with open_queries(original.source()) as (queries, session):
         weighed = Weighed(session)
         found: list[LogRow] = []
-        async for light, whole in slices(queries, weighed, await queries.light.rows_from(weighed, 1, 1000)):
+        async for light, whole in slices(queries.rows_in, weighed, await queries.light.rows_from(weighed, 1, 1000)):
             held = sum(len(r.message) + len(r.attrs or "") for r in whole)
             assert held <= SLICE_BYTES or len(whole) == 1
             assert [r.id for r in light] == [r.id for r in whole]

@@ -216,7 +216,7 @@ class SimulatedFollower:
     async def ids_in(self, session: Session, ranges: list[Range]) -> list[int]:
         return list(await bare(session).ask(inside(ranges)))
 
-    # -- correlator.sources.db.light.LightLog
+    # -- correlator.sources.db.log_rows.LightLog
 
     @property
     def light(self) -> Light:

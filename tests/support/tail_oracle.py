@@ -4,11 +4,11 @@ from itertools import pairwise
 
 from hypothesis import event
 
+from correlator.model.changes import Outcome
 from correlator.model.persisted import Cursor
-from correlator.model.published import Outcome
 from correlator.model.rows import LogRow
+from correlator.sources.db.log_rows import BatchSize
 from correlator.sources.db.session import Range
-from correlator.sources.log.batch_size import BatchSize
 from correlator.sources.log.gaps import MAX_RANGES, Gaps, Window
 from correlator.sources.log.tail import Tail
 from tests.support.simulated_innodb import InnoDB, Session, SimulatedFollower, bare, inside

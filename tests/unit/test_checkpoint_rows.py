@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from correlator.model.persisted import Cursor, IndexState, PersistedExports
 from correlator.model.rows import LogRow
-from correlator.sources.db.light import HEAVY
+from correlator.sources.db.log_rows import HEAVY
 from correlator.sources.log.gaps import MAX_KEPT, Gaps
 from correlator.sources.log.reset_markers import RECENT, ResetMarkers
 from correlator.state.rows import MAX_BYTES, MAX_ROW, MAX_ROWS, REDO, Changes, Content, Name, Rows

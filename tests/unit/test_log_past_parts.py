@@ -15,8 +15,8 @@ from correlator.model.rows import LogRow
 from correlator.ops import metrics
 from correlator.pipeline.appliance_clock import ApplianceClock
 from correlator.pipeline.source_status import SourceStatus
+from correlator.sources.db.log_rows import BatchSize
 from correlator.sources.follow import Follower
-from correlator.sources.log.batch_size import BatchSize
 from correlator.sources.log.past import Past
 from correlator.sources.log.reset_markers import RECENT
 from correlator.sources.log.tail import Tail

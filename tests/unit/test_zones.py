@@ -10,7 +10,7 @@ import pytest
 
 from correlator.model.facts import Reading
 from correlator.model.rows import JobRecord
-from correlator.sources.db import light, zones
+from correlator.sources.db import log_rows, zones
 from correlator.sources.db.queries import Queries, read_readings
 from correlator.sources.db.session import TABLES, Dialect, Schema
 from tests.support.pipeline_harness import PipelineHarness
@@ -53,7 +53,7 @@ def now(monkeypatch):
     """Sets the time of the machine."""
 
     def at(when: datetime) -> None:
-        monkeypatch.setattr(light, "time", SimpleNamespace(time_ns=lambda: micros(when) * 1000))
+        monkeypatch.setattr(log_rows, "time", SimpleNamespace(time_ns=lambda: micros(when) * 1000))
 
     return at
 

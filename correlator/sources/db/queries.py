@@ -1,27 +1,36 @@
 """The queries of the tables, and their results as values. The same SQL for every kind of database.
 
-Queries name only columns that exist, and each of them uses an index; searches without one are in `search`.
+Queries name only columns that exist, and each of them uses an index; searches without one are in `searches`. A missing
+column is NULL, and of a long text at most a limit is read. Times come as integers, those of DATETIME columns in local
+time, which `zones` converts. Which of its two readings one has in the hour that the end of daylight saving time repeats
+no row says: `RepeatedHours` finds it.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeAlias, TypeVar
 
 from msgspec.structs import replace
 
+from correlator.jobs import joblog
 from correlator.jobs.directory import OwnIds
 from correlator.jobs.job_document import rfc3339
 from correlator.jobs.sizes import SHORT_ERROR, Sizes, cut_text, published_object
-from correlator.model.facts import MAX_CHILDREN, Reading
-from correlator.model.rows import JobRecord, LegacyRecord, LogRow, Micros, StepRecord
-from correlator.sources.db.columns import Columns
-from correlator.sources.db.light import LightLog
+from correlator.sources.db.log_rows import LightLog
 from correlator.sources.db.oversized import Oversized
-from correlator.sources.db.repeated_hours import RepeatedHours
 from correlator.sources.db.session import TABLES, Dialect, Range, Row, Schema, Session, chunks
 from correlator.sources.db.zones import Zone
+
+_TIMES = frozenset({"ts", "started_at", "completed_at", "created_at", "updated_at", "canceled_at"})
+
+ROWS_AT_ONCE = 5_000
+"""Rows in one query, some 10 ms. An hour of 100 rows a second takes a second, once for all pages of a `Queries`."""
+
+SETTLED = 300_000_000
+"""Microseconds of the second hour after which all later rows belong to it."""
 
 LOGGED_ROWS = 2000
 """Rows of the log that are read from either end to find the jobs with an external ID."""
@@ -45,7 +54,7 @@ MAX_TEXTS = 10_000
 _texts: dict[str, str] = {}
 
 
-class Queries(Columns):
+class Queries:
     """The queries for the schema of one appliance. `zone` may be replaced at any time (daylight saving).
 
     Args:
@@ -65,7 +74,15 @@ class Queries(Columns):
         limits: Sizes | None = None,
         lost: frozenset[str] = frozenset(),
     ) -> None:
-        super().__init__(dialect, schema, zone, limits or Sizes())
+        self.dialect = dialect
+        self.schema = schema
+        self.zone = zone
+        self.limits = limits or Sizes()
+        self._select = {table: self._columns(table) for table in TABLES if schema.has(table)}
+        self._local = {
+            table: [i for i, column in enumerate(columns) if column in _TIMES and schema.is_local(table, column)]
+            for table, columns in TABLES.items()
+        }
         self.lost = lost
         self._oversized = Oversized(dialect, self.limits)
         self._malformed = malformed
@@ -173,7 +190,10 @@ class Queries(Columns):
     async def _unchanged(self, session: Session, job_ids: Sequence[str]) -> dict[str, JobRecord]:
         """The cached records of those jobs whose rows have not changed; the large columns are not read."""
         found: dict[str, JobRecord] = {}
-        columns = ["NULL" if c in ("metadata", "error_message") else e for c, e in self._expressions("job_tracking")]
+        columns = [
+            "NULL" if column in ("metadata", "error_message") else self.expression("job_tracking", column)
+            for column in TABLES["job_tracking"]
+        ]
         for part in chunks(job_ids):
             marks = self.dialect.marks(part)
             sql = f"SELECT {', '.join(columns)} FROM job_tracking WHERE id IN ({marks})"
@@ -367,14 +387,53 @@ class Queries(Columns):
             found.append(record)
         return found
 
+    # -- how columns are written in SQL, and how their times are read
 
-def _any_of(select: str, *conditions: str) -> str:
-    """The rows for which any condition holds. Unlike an OR, each uses its own index."""
-    return " UNION ALL ".join(select + condition for condition in conditions)
+    def _columns(self, table: str) -> str:
+        return ", ".join(self.expression(table, column) for column in TABLES[table])
 
+    def _size(self, table: str, column: str) -> str:
+        return self.dialect.size.format(column) if self.schema.has(table, column) else "NULL"
 
-def _list(ids: Iterable[int]) -> str:
-    return ",".join(map(str, ids))
+    def expression(self, table: str, column: str) -> str:
+        """The column, NULL if it is missing. Times become microseconds, DATETIME ones still in local time (`utc`)."""
+        if not self.schema.has(table, column):
+            return "NULL"
+        if column in _TIMES:
+            return self._time(table, column)
+        return self._bounded(table, column)
+
+    def _bounded(self, table: str, column: str) -> str:
+        """The column, or only its beginning or NULL if its text is long."""
+        if column == "attrs":
+            return f"CASE WHEN LENGTH(attrs) > {joblog.MAX_ATTRS} THEN '{joblog.TOO_LONG}' ELSE attrs END"
+        limits = {"metadata": self.limits.metadata, "source_vm_spec": self.limits.metadata}
+        if table == "job_steps":
+            limits["error_message"] = SHORT_ERROR
+        if column in limits:
+            return f"CASE WHEN {self._size(table, column)} <= {limits[column]} THEN {column} END"
+        if column == "error_message":
+            cut = f"SUBSTR({column}, 1, {self.limits.error})"
+            return f"CASE WHEN {self._size(table, column)} <= {self.limits.error} THEN {column} ELSE {cut} END"
+        return column
+
+    def _time(self, table: str, column: str) -> str:
+        """A time as integer microseconds; DATETIME ones still in local time."""
+        local = self.schema.is_local(table, column)
+        return (self.dialect.local_micros if local else self.dialect.utc_micros).format(column)
+
+    def _times(self, table: str, row: Row, since: Micros | None = None) -> list[Any]:
+        """A row with its times in UTC. Each is at or after `since` and the times in front of it, as of a step."""
+        values = list(row)
+        for i in self._local[table]:
+            if values[i] is not None:
+                values[i] = self.zone.utc(values[i], since=since)
+                since = values[i] if since is not None else None
+        return values
+
+    def utc(self, table: str, column: str, at: Micros | None, since: Micros | None = None) -> Micros | None:
+        """A time of this column in UTC, as `expression` returned it. `since`: as in `Zone.utc`."""
+        return self.zone.utc(at, since=since) if at is not None and self.schema.is_local(table, column) else at
 
 
 async def read_readings(
@@ -441,6 +500,15 @@ def with_lost(record: Record, before: Record, lost: Sequence[str]) -> Record:
     return replace(record, **{name: getattr(before, name) for name in taken if hasattr(before, name)})
 
 
+def _any_of(select: str, *conditions: str) -> str:
+    """The rows for which any condition holds. Unlike an OR, each uses its own index."""
+    return " UNION ALL ".join(select + condition for condition in conditions)
+
+
+def _list(ids: Iterable[int]) -> str:
+    return ",".join(map(str, ids))
+
+
 def as_status(text: str | None) -> str | None:
     """A status as JobLog writes it: the server compares a VARCHAR regardless of case and of spaces at its end."""
     return text.strip().lower() if text is not None else None
@@ -451,3 +519,63 @@ def _one(text: str) -> str:
     if len(_texts) >= MAX_TEXTS:
         return _texts.get(text, text)
     return _texts.setdefault(text, text)
+
+
+class RepeatedHours:
+    """Which of its two readings a local time of `log_events` has, in an hour that comes twice.
+
+    Ids grow with time, except for the seconds that rows wait for their commit. So all rows of the hour are followed in
+    the order of their ids, as the tail follows those that it catches up with: each is read as of the first time that is
+    not before the row in front of it (`Zone.utc`). Rows of one page do not suffice: an hour may pass between two of
+    them. It knows the ids at which the reading changes, of the hour that was last asked about. One question at a time.
+
+    `ts`: the expression of the local time. A log whose ids start again lower needs a new object, as `Questions` makes
+    one once a minute.
+    """
+
+    def __init__(self, ts: str) -> None:
+        self._ts = ts
+        self._hour: Range | None = None
+        self._read_to = 0
+        self._last: Micros = 0
+        """The time of the row with the id `_read_to`, in UTC."""
+        self._turns: list[int] = []
+        """The ids at which the reading changes: from the first to the second, and back for rows that came late."""
+        self._settled = False
+
+    async def second(self, session: Session, zone: Zone, hour: Range, ids: Sequence[int]) -> set[int]:
+        """Those of `ids`, ascending, whose local time in `hour` has the second reading."""
+        if hour != self._hour:
+            self._read_to = await self._before(session, hour[0], ids[-1])
+            self._hour, self._last, self._turns, self._settled = hour, 0, [], False
+        while not self._settled and self._read_to < ids[-1]:
+            where = f"id > {self._read_to} ORDER BY id LIMIT {ROWS_AT_ONCE}"
+            rows = await session.query(f"SELECT id, {self._ts} FROM log_events WHERE {where}")
+            self._follow(zone, hour, [(int(i), int(local)) for i, local in rows if local is not None])
+            if not rows:
+                break
+            self._read_to = int(rows[-1][0])
+        return {event_id for event_id in ids if bisect_right(self._turns, event_id) % 2}
+
+    async def _before(self, session: Session, begin: Micros, high: int) -> int:
+        """An id before the first row of the hour. A binary search: times before the hour are lower, others are not."""
+        low = 0
+        while low < high:
+            middle = (low + high) // 2
+            where = f"id > {middle} AND ts IS NOT NULL ORDER BY id LIMIT 1"
+            found = await session.query(f"SELECT id, {self._ts} FROM log_events WHERE {where}")
+            if found and int(found[0][1] or 0) < begin:
+                low = int(found[0][0])
+            else:
+                high = middle
+        return low
+
+    def _follow(self, zone: Zone, hour: Range, rows: Sequence[tuple[int, Micros]]) -> None:
+        for event_id, local in rows:
+            self._last = zone.utc(local, since=self._last)
+            first, second = zone.readings(local)
+            if (self._last != first) is not bool(len(self._turns) % 2):
+                self._turns.append(event_id)
+            if self._last > second + (hour[0] - local) + SETTLED:
+                self._settled = True
+                return

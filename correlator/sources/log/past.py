@@ -17,10 +17,9 @@ from correlator.errors import SourceUnavailable
 from correlator.model.published import Outcome
 from correlator.model.rows import Micros
 from correlator.sources import Feed
-from correlator.sources.db.heavy import slices
+from correlator.sources.db.log_rows import BatchSize, slices
 from correlator.sources.db.queries import Queries
 from correlator.sources.db.session import Session
-from correlator.sources.log.batch_size import BatchSize
 
 WATCHED = 50_000
 """Ids below the newest of the past among which missing ones are still probed."""
@@ -94,7 +93,7 @@ class Past:
                 batch.failed()
                 raise
             batch.succeeded(time.monotonic() - began)
-            async for _, rows in slices(queries, session, found):
+            async for _, rows in slices(queries.rows_in, session, found):
                 note(feed.past(rows))
                 self._passed([r.id for r in rows], rows[-1].id, miss)
                 self._newest = rows[-1].ts

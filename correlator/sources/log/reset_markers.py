@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 
 from correlator.model.rows import LogRow
-from correlator.sources.db.light import MESSAGE_COMPARED
+from correlator.sources.db.log_rows import MESSAGE_COMPARED
 
 RECENT = 1_024
 """Number of newest rows that are all markers."""

@@ -31,11 +31,10 @@ from correlator.model.rows import LogRow, Micros
 from correlator.ops import metrics
 from correlator.pipeline.source_status import SourcePart
 from correlator.sources import Feed
-from correlator.sources.db.heavy import slices
+from correlator.sources.db.log_rows import BatchSize, slices
 from correlator.sources.db.queries import Queries
 from correlator.sources.db.session import Database, MonitoredSession, Range, Session, chunks
 from correlator.sources.doorbell import DoorbellRetry
-from correlator.sources.log.batch_size import BatchSize
 from correlator.sources.log.gaps import Gaps, Probe, Window
 from correlator.sources.log.past import Past
 from correlator.sources.log.reset_markers import RECENT, LogReset, ResetMarkers, same
@@ -272,7 +271,7 @@ class Tail:
     async def _fill(self, ids: Sequence[int], queries: Queries, rows: Session, feed: Feed, note: Note) -> int:
         """Read and emit missing rows. Returns how many were emitted; another task may have emitted some meanwhile."""
         emitted = 0
-        async for light, found in slices(queries, rows, await queries.light.rows_in(rows, ids)):
+        async for light, found in slices(queries.rows_in, rows, await queries.light.rows_in(rows, ids)):
             by_id = {r.id: r for r in found}
             late = self.gaps.late
             new = self.gaps.fill(by_id)
@@ -393,7 +392,7 @@ class Tail:
         self, new: Sequence[LogRow], asked: float, queries: Queries, session: Session, feed: Feed, note: Note
     ) -> None:
         """Apply `new`, asked for at that time, in parts, so that a checkpoint between two parts is consistent."""
-        async for light, whole in slices(queries, session, new):
+        async for light, whole in slices(queries.rows_in, session, new):
             self.gaps.advance([r.id for r in light], self.clock(), asked)
             if self.gaps.open:
                 self._new_holes.set()

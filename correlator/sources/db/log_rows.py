@@ -1,15 +1,19 @@
-"""Light reading of log_events: many rows per statement, in bounded memory.
+"""Rows of log_events, many per statement, in bounded memory.
 
 A row may hold 1 MB, and its size is not known before it is read. So the statement that reads a thousand rows omits long
-texts and returns their sizes; a message or attrs that it returns has at most `HEAVY` bytes. `heavy.slices` then reads
-the heavy rows as a whole.
+texts and returns their sizes: a light reading. A message or attrs that it returns has at most `HEAVY` bytes. `slices`
+then reads the heavy rows as a whole, a few at a time; its caller processes and drops each part before the next is read.
+`BatchSize` adapts the rows of a statement to what the database can send before its deadline.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from msgspec.structs import replace
 
 from correlator.jobs import joblog
 from correlator.model.rows import LogRow, Micros
@@ -20,6 +24,19 @@ MESSAGE_COMPARED = 512
 
 HEAVY = 4_096
 """Bytes of a message or of attrs above which a light reading leaves them out."""
+
+SLICE_BYTES = 1 << 20
+SLICE_ROWS = 250
+"""Most bytes and most rows of one part; a single row may exceed the bytes."""
+
+ReadWhole: TypeAlias = Callable[[Session, Sequence[int]], Awaitable[Sequence[LogRow]]]
+"""Reads the rows of these ids as a whole, as `Queries.rows_in` does."""
+
+Slice: TypeAlias = tuple[Sequence[LogRow], Sequence[LogRow]]
+"""The same rows twice: as the light reading returned them, and as a whole."""
+
+SMALLEST = 2
+"""Fewest rows per read. For the tail, the row at the head is one of them."""
 
 
 class LightLog:
@@ -88,6 +105,44 @@ class LightLog:
         return self._read(row, near, since)
 
 
+async def slices(read_whole: ReadWhole, session: Session, rows: Sequence[LogRow]) -> AsyncIterator[Slice]:
+    """Split the `rows` of a light reading into parts, each small enough for one call of the feed."""
+    part: list[LogRow] = []
+    room = SLICE_BYTES
+    heavy: list[int] = []
+    for row in rows:
+        attrs = row.attrs
+        if attrs is None:
+            size = len(row.message)
+        elif attrs.startswith(joblog.TOO_LONG):
+            size = min(_marked(attrs), joblog.MAX_ATTRS) + HEAVY
+        else:
+            size = len(row.message) + len(attrs)
+        if part and (size > room or len(part) >= SLICE_ROWS):
+            yield await _whole(read_whole, session, part, heavy)
+            part, heavy, room = [], [], SLICE_BYTES
+        part.append(row)
+        room -= size
+        if attrs is not None and attrs.startswith(joblog.TOO_LONG):
+            heavy.append(row.id)
+    if part:
+        yield await _whole(read_whole, session, part, heavy)
+
+
+async def _whole(read_whole: ReadWhole, session: Session, part: list[LogRow], heavy: list[int]) -> Slice:
+    if not heavy:
+        return part, part
+    found = {row.id: row for row in await read_whole(session, heavy)}
+    # A row that has been deleted meanwhile stays as the light reading returned it.
+    gone = {i: replace(row, attrs=None) for row in part if (i := row.id) in heavy and i not in found}
+    return part, [replace(found[r.id], ts=r.ts) if r.id in found else gone.get(r.id, r) for r in part]
+
+
+def _marked(attrs: str) -> int:
+    size = attrs[len(joblog.TOO_LONG) :]
+    return int(size) if size.isdigit() else 0
+
+
 def _light(schema: Schema, column: str) -> str | None:
     """The expression of a column that may be heavy; a number in place of attrs is the bytes of message and attrs."""
     attrs = "attrs" if schema.has("log_events", "attrs") else "NULL"
@@ -99,3 +154,23 @@ def _light(schema: Schema, column: str) -> str | None:
             f" THEN LENGTH(message) + COALESCE(LENGTH({attrs}), 0) ELSE {attrs} END"
         )
     return None
+
+
+@dataclass(slots=True)
+class BatchSize:
+    """`rows` per read, at most `most`. A read of less than `quick` seconds doubles the next, a failed one halves it."""
+
+    most: int = 1000
+    quick: float = 1.0
+    rows: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rows = self.most
+
+    def succeeded(self, seconds: float) -> None:
+        if seconds < self.quick:
+            self.rows = min(self.most, self.rows * 2)
+
+    def failed(self) -> None:
+        """Rows of 1 MB each may not arrive within the deadline."""
+        self.rows = max(SMALLEST, self.rows // 2)
