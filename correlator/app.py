@@ -1,10 +1,12 @@
 """The composition root: it builds the daemon from the configuration, starts it and stops it in order.
 
-No other file but `following` and `publishing`, which it calls, names concrete sources and sinks. The sinks serve from
-the first moment, before the daemon is ready: a client that connects during a long start sees that in readiness, and is
-not refused a connection. On a stop the source ends first, so that nothing changes while the sinks close their
-connections under a deadline. `_term` and `_follow` number the steps of both. An unexpected exception in any task
-cancels all others and ends the process with an error.
+No other file names concrete sources and sinks, but `sources.databases`, which also the doctor uses, and `standby`. The
+sinks serve from the first moment, before the daemon is ready: a client that connects during a long start sees that in
+readiness, and is not refused a connection. On a stop the source ends first, so that nothing changes while the sinks
+close their connections under a deadline. `_term` and `_follow` number the steps of both. An unexpected exception in any
+task cancels all others and ends the process with an error.
+
+What is not configured is not imported either: with all sinks the process is larger, and starts later.
 """
 
 from __future__ import annotations
@@ -22,19 +24,32 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from correlator import __version__
+from correlator.config import rendering
 from correlator.config.schema import Config
+from correlator.config.values import MysqlUrl, titles
 from correlator.daemon.reload import Prepare, Reload, reloaded
 from correlator.daemon.supervisor import Supervisor
-from correlator.following import Following
-from correlator.following import following as build
+from correlator.jobs import sizes
+from correlator.jobs.exports import Exports
+from correlator.jobs.horizon import Horizon
+from correlator.jobs.index import Index
+from correlator.model.published import Titles
 from correlator.ops import logs, memory, metrics, stalls
+from correlator.pipeline.hub import Hub, wall_clock
+from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.pipeline import Pipeline
-from correlator.publishing import checks, cluster_sink, gateway_requests, mqtt_sink, otlp_sink, standby_reports
 from correlator.sinks import Sink
 from correlator.sinks.http.server import HttpSink, Listener, ListenerConfig
 from correlator.sinks.webhooks.sink import WebhookSink
+from correlator.sources.archive.archive import DatabaseArchive
+from correlator.sources.databases import database_of, mariadb_of
 from correlator.sources.db.mariadb import MariaDBDatabase
 from correlator.sources.db.session import Database
+from correlator.sources.doorbell import Doorbell
+from correlator.sources.follow import Follower
+from correlator.sources.log.tail import Tail
+from correlator.sources.tables.legacy import Legacy
+from correlator.sources.tables.reconcile import Reconcile
 from correlator.state.forecasts import StoredForecasts
 from correlator.state.rows import Saved
 from correlator.state.saver import Saver
@@ -43,8 +58,11 @@ from correlator.tasks import end_tasks, ends_before, set_by_signals
 
 if TYPE_CHECKING:
     from correlator.cluster.lease import Lease
-    from correlator.collector import Tenure
+    from correlator.sinks.cluster.sink import ClusterSink
     from correlator.sinks.mqtt.sink import MqttSink
+    from correlator.sinks.otlp.sink import OtlpSink
+    from correlator.standby import Active
+
 
 log = logging.getLogger(__name__)
 
@@ -53,28 +71,6 @@ DRAIN_WITHIN = 10.0
 
 RENEWALS_PING_EVERY = 1.0
 """Seconds between two pings of the connection for the lease: it has little to send, and leaves a server that hangs."""
-
-
-@dataclass(slots=True)
-class Process:
-    """What the process was started with, and its signals. See `run`. `config` has what a reload has applied since."""
-
-    config: Config
-    load: Callable[[], Config] | None
-    on_ready: Callable[[str], None] | None
-    stop: asyncio.Event
-    reload_requested: asyncio.Event
-
-
-@dataclass(frozen=True, slots=True)
-class Term:
-    """What a term has from its start: its parts do not depend on the last run. `served`: the base URL."""
-
-    following: Following
-    checkpoint: Checkpoint
-    listener: ListenerConfig
-    supervisor: Supervisor
-    served: asyncio.Future[str]
 
 
 async def run(
@@ -93,6 +89,17 @@ async def run(
     reload_signals = (signal.SIGHUP,) if load is not None else ()
     with set_by_signals(signal.SIGTERM, signal.SIGINT) as stop, set_by_signals(*reload_signals) as reload_requested:
         await _run(Process(config, load, on_ready, stop, reload_requested))
+
+
+@dataclass(slots=True)
+class Process:
+    """What the process was started with, and its signals. See `run`. `config` has what a reload has applied since."""
+
+    config: Config
+    load: Callable[[], Config] | None
+    on_ready: Callable[[str], None] | None
+    stop: asyncio.Event
+    reload_requested: asyncio.Event
 
 
 async def _run(process: Process) -> None:
@@ -124,63 +131,76 @@ async def _term(process: Process, lease: Lease | None) -> None:
     """Run until a stop, or until the lease is lost. `lease`: None without a cluster."""
     config = process.config
     # Start, 1: Build the index, the hub, the pipeline and the source. Nothing connects yet.
-    following = build(config, lambda: process.config.jobs.stalled_after)
+    core = core_of(
+        config, lambda: process.config.jobs.stalled_after, lambda: lease.refusal if lease is not None else None
+    )
     # Start, 2: Lock and read the checkpoint. This fails here if another process uses it.
     checkpoint = Checkpoint(config.state.directory / "checkpoint.sqlite", str(config.database.url))
     saved = await _open(checkpoint)
     served: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     listener = ListenerConfig(config)
-    supervisor = Supervisor(following.hub)
+    supervisor = Supervisor(core.hub)
 
     def serves(url: str) -> None:
         supervisor.serves()
         served.set_result(url)
 
     http = _http(config, listener, serves)
-    term = Term(following, checkpoint, listener, supervisor, served)
-    metrics.BUILD.info(_build(following.database))
+    daemon = Daemon(core, checkpoint, listener, supervisor, served)
+    metrics.BUILD.info(_build(core.database))
     log.info("correlator %s follows %s", __version__, config.database.url)
     async with asyncio.TaskGroup() as outer:
         # Start, 3: Serve, which ends the start of the unit. Readiness reports that the daemon is loading.
-        serving = {outer.create_task(http.run(following.hub), name=type(http).__name__)}
+        serving = {outer.create_task(http.run(core.hub), name=type(http).__name__)}
         watching = [
             outer.create_task(supervisor.run(), name="supervisor"),
             outer.create_task(stalls.heartbeat(), name="heartbeat"),
             outer.create_task(memory.return_free_memory(), name="memory"),
         ]
         # Start, 4: In a cluster, wait as the standby until this process holds the lease. Nothing asks the database.
-        tenure = None
+        active = None
         if lease is not None:
-            from correlator.collector import abandon, standby  # noqa: PLC0415 - only in a cluster
+            from correlator.standby import abandon, standby  # noqa: PLC0415 - only in a cluster
             from correlator.state.stream import newest  # noqa: PLC0415
 
-            waiting = outer.create_task(standby(lease, following, config, served, outer), name="standby")
-            reloading = outer.create_task(_reloads(process, term, checks(config)), name="reload")
+            waiting = outer.create_task(standby(lease, core.database, core.hub, config, served, outer), name="standby")
+            reloading = outer.create_task(_reloads(process, daemon, _checks(config)), name="reload")
             if not await ends_before(waiting, process.stop):
                 supervisor.stops()
                 await abandon(waiting)
                 await end_tasks({reloading, *watching, *serving})
                 await asyncio.to_thread(checkpoint.close)
                 return
-            tenure = waiting.result()
+            active = waiting.result()
             await end_tasks({reloading})
-            if tenure.saved is not None:
-                following.source.expect(tenure.saved.cursor.sample)
-            saved = newest(saved, tenure.saved)
-        await _follow(process, term, saved, tenure, outer, watching, serving if tenure is None else set())
+            if active.saved is not None:
+                core.source.expect(active.saved.cursor.sample)
+            saved = newest(saved, active.saved)
+        await _follow(process, daemon, saved, active, outer, watching, serving if active is None else set())
         await end_tasks(serving, again=DRAIN_WITHIN)
     # Stop, 5: Close the archive's sessions.
-    await following.archive.close()
+    await core.archive.close()
     # Stop, 6: Unlock the checkpoint.
     await asyncio.to_thread(checkpoint.close)
     gc.unfreeze()
 
 
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """What a term has from its start: its parts do not depend on the last run. `served`: the base URL."""
+
+    core: Core
+    checkpoint: Checkpoint
+    listener: ListenerConfig
+    supervisor: Supervisor
+    served: asyncio.Future[str]
+
+
 async def _follow(
     process: Process,
-    term: Term,
+    daemon: Daemon,
     saved: Saved | None,
-    tenure: Tenure | None,
+    active: Active | None,
     group: asyncio.TaskGroup,
     watching: Sequence[asyncio.Task[None]],
     serving: set[asyncio.Task[None]],
@@ -190,28 +210,28 @@ async def _follow(
     `saved`: what the last run saved; `group` runs the sinks. `watching` ends with the source, `serving` with the
     sinks: in a cluster the HTTP sink is not among them, as it ends after the lease was handed over.
     """
-    config, following, supervisor = process.config, term.following, term.supervisor
-    hub, pipeline = following.hub, following.pipeline
+    config, core, supervisor = process.config, daemon.core, daemon.supervisor
+    hub, pipeline = core.hub, core.pipeline
     # Start, 5: Build the other sinks and the saver.
-    mqtt = mqtt_sink(config, hub, saved)
-    otlp = otlp_sink(config, hub, saved)
+    mqtt = _mqtt_sink(config, hub, saved)
+    otlp = _otlp_sink(config, hub, saved)
     webhooks = WebhookSink(config, saved.webhooks if saved is not None else ())
-    cluster = cluster_sink(config, following, tenure, saved)
-    of_others = gateway_requests(tenure), standby_reports(tenure, hub)
+    cluster = _cluster_sink(config, core, active, saved)
+    of_others = _gateway_requests(active), _standby_reports(active, hub)
     sinks: list[Sink] = [webhooks, *(s for s in (mqtt, otlp, cluster, *of_others) if s is not None)]
     unacknowledged = mqtt.unacknowledged if mqtt is not None else dict
     stored = StoredForecasts(hub.forecasts)
     exports = otlp.exports if otlp is not None else None
     saver = Saver(
-        term.checkpoint,
+        daemon.checkpoint,
         hub.index,
         stored,
-        following.tail.cursor,
+        core.tail.cursor,
         unacknowledged,
         hub.live,
         exports,
         webhooks.pending,
-        tenure.stream if tenure is not None else None,
+        active.stream if active is not None else None,
         cluster.state if cluster is not None else lambda: ({}, None),
     )
     hub.readiness["checkpoint"] = saver.describe
@@ -220,21 +240,21 @@ async def _follow(
     if saved is not None:
         if saved.forecasts is not None and time.time() - saved.at <= config.jobs.retention:
             stored.restore(saved.forecasts)  # After a longer stop the history is read again.
-        await _restore(saved, following)
-    goes_on = tenure.saved if tenure is not None else None
+        await _restore(saved, core)
+    goes_on = active.saved if active is not None else None
     async with asyncio.TaskGroup() as inner:
         # Start, 7: Read the tables and the log. `_announce` calls `on_ready` once they are loaded.
         reading = [
-            inner.create_task(following.source.run(pipeline), name="source"),
+            inner.create_task(core.source.run(pipeline), name="source"),
             # After a takeover there is a checkpoint in the cluster already, so readiness does not wait for the file.
             inner.create_task(pipeline.run(before_ready=saver.begin if goes_on is None else None), name="pipeline"),
             inner.create_task(saver.run(), name="saver"),
-            inner.create_task(_announce(pipeline, term.served, process.on_ready), name="announce"),
+            inner.create_task(_announce(pipeline, daemon.served, process.on_ready), name="announce"),
         ]
         parts = [webhooks.prepare, *([otlp.prepare] if otlp is not None else [])]
-        reading.append(inner.create_task(_reloads(process, term, parts, mqtt), name="reload"))
-        lost = tenure is not None and await ends_before(tenure.holding, process.stop)
-        if tenure is None:
+        reading.append(inner.create_task(_reloads(process, daemon, parts, mqtt), name="reload"))
+        lost = active is not None and await ends_before(active.holding, process.stop)
+        if active is None:
             await process.stop.wait()
         # Stop, 1: Notify the service manager.
         log.info("becoming the standby" if lost else "stopping")
@@ -248,57 +268,9 @@ async def _follow(
     await end_tasks(publishing | serving, again=DRAIN_WITHIN)
     # Stop, 4: Write the checkpoint, as the peers may have acknowledged events, and hand the lease over.
     await saver.finish()
-    if tenure is not None:
-        await tenure.lease.release()
-        await end_tasks({tenure.holding})
-
-
-async def _reloads(process: Process, term: Term, parts: Sequence[Prepare], mqtt: MqttSink | None = None) -> None:
-    """Reload the configuration each time that is requested, until cancelled. `parts`: what applies it besides."""
-    if process.load is None:
-        return
-    own = [term.listener.prepare, _reloadable(term.following, mqtt)]
-    reload = Reload(process.config, process.load, [*own, *parts])
-    while True:
-        await process.reload_requested.wait()
-        process.reload_requested.clear()
-        ended = term.supervisor.reloads()
-        try:
-            new = await reload.run()
-        except asyncio.CancelledError:
-            process.reload_requested.set()  # The standby has become active: its next task of this kind reloads.
-            raise
-        if new is not None:
-            process.config = reloaded(process.config, new)  # What is built later has the new values too.
-        ended()
-
-
-def _reloadable(following: Following, mqtt: MqttSink | None) -> Prepare:
-    """Return what applies those keys in `reload.LIVE` of a new configuration that no other object applies."""
-
-    def values(new: Config) -> Callable[[], None]:
-        def apply() -> None:
-            logs.configure(new.log.level, new.log.format, os.environ)
-            if isinstance(following.database, MariaDBDatabase):
-                following.database.log_in_with(new.database.password.reveal())
-            if following.source.doorbell is not None:
-                following.source.doorbell.database.log_in_with(new.database.password.reveal())
-            if mqtt is not None:
-                mqtt.set_credentials(new.mqtt)
-
-        return apply
-
-    return values
-
-
-def _build(database: Database) -> dict[str, str]:
-    """Return the labels of the metric correlator_build_info."""
-    return {
-        "version": __version__,
-        "python": platform.python_version(),
-        "loop": type(asyncio.get_running_loop()).__module__.partition(".")[0],
-        "driver": getattr(database, "driver_name", "sqlite3"),
-    }
+    if active is not None:
+        await active.lease.release()
+        await end_tasks({active.holding})
 
 
 async def _open(checkpoint: Checkpoint) -> Saved | None:
@@ -310,28 +282,228 @@ async def _open(checkpoint: Checkpoint) -> Saved | None:
         return None
 
 
-async def _restore(saved: Saved, following: Following) -> None:
+async def _restore(saved: Saved, core: Core) -> None:
     """Publish the jobs of the last run, and have the source resume at its position in the log."""
     age = max(0.0, time.time() - saved.at)
-    following.tail.resume(saved.cursor)
+    core.tail.resume(saved.cursor)
     past = saved.cursor.past is not None
-    await following.pipeline.restore(saved.jobs, saved.legacy, saved.memory, age, past=past)
+    await core.pipeline.restore(saved.jobs, saved.legacy, saved.memory, age, past=past)
     log.info("continuing from the checkpoint of %.0f s ago, at row %d of the log", age, saved.cursor.head)
 
 
-async def tap(config: Config, sink: Sink) -> None:
-    """Follow the log with `sink` as the only sink, until SIGTERM, SIGINT or cancellation. Opens no listener."""
-    following = build(config, lambda: config.jobs.stalled_after)
-    with set_by_signals(signal.SIGTERM, signal.SIGINT) as stop:
-        async with asyncio.TaskGroup() as group:
-            running = [
-                group.create_task(sink.run(following.hub), name=type(sink).__name__),
-                group.create_task(following.source.run(following.pipeline), name="source"),
-                group.create_task(following.pipeline.run(), name="pipeline"),
-            ]
-            await stop.wait()
-            await end_tasks({*running})
-    await following.archive.close()
+async def _announce(
+    pipeline: Pipeline,
+    served: asyncio.Future[str],
+    on_ready: Callable[[str], None] | None,
+) -> None:
+    """Call `on_ready` once everything is loaded and the HTTP sink listens."""
+    await pipeline.ready.wait()
+    stalls.spare_loaded()
+    url = await served
+    if on_ready is not None:
+        on_ready(url)
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """The source, and the pipeline and hub that it feeds."""
+
+    database: Database
+    hub: LocalHub
+    pipeline: Pipeline
+    tail: Tail
+    source: Follower
+    archive: DatabaseArchive
+
+
+def core_of(
+    config: Config, stalled_after: Callable[[], float], refusal: Callable[[], str | None] = lambda: None
+) -> Core:
+    """Build the core for the database in `config`. Nothing connects.
+
+    `stalled_after`: returns `jobs.stalled_after` as it is now, in seconds. `refusal`: returns why nothing is served
+    now, and the database is not asked; None: it is.
+    """
+    database = database_of(config)
+    keep = (*config.jobs.external_id_keys, *sizes.KEPT_KEYS)
+    limits = sizes.Sizes(metadata=int(config.jobs.max_metadata), error=int(config.jobs.max_error), keep=keep)
+    archive = DatabaseArchive(
+        database, id_keys=config.jobs.external_id_keys, legacy=config.jobs.legacy, limits=limits, refusal=refusal
+    )
+    index = Index(
+        id_keys=config.jobs.external_id_keys,
+        stalled_after=stalled_after,
+        retention=config.jobs.retention,
+        max_jobs=config.jobs.max_jobs,
+        titles=Titles(titles(config.labels.operations), titles(config.labels.steps)),
+        horizon=Horizon(read_to=0),
+    )
+    # Seconds without progress before a source is stuck: a query may wait for two others on its session.
+    patience = config.database.connect_timeout + 3 * config.database.query_timeout + 30
+    reconcile = Reconcile(
+        interval=config.database.reconcile_interval,
+        retention=config.jobs.retention,
+        max_jobs=config.jobs.max_jobs,
+        patience=patience,
+    )
+    hub = LocalHub(index, archive, on_watch=reconcile.on_watch, refusal=refusal)
+    pipeline = Pipeline(hub, max_error=limits.error)
+    tail = Tail(
+        poll=config.database.poll_interval,
+        idle_poll=config.database.idle_poll_interval,
+        grace=config.database.gap_grace,
+        patience=patience,
+    )
+    interval, keys = config.database.reconcile_interval, config.jobs.external_id_keys
+    legacy = (
+        Legacy(config.jobs.retention, keys, interval, patience, config.jobs.max_jobs) if config.jobs.legacy else None
+    )
+    doorbell = None
+    if config.database.doorbell and isinstance(url := config.database.url, MysqlUrl):
+        doorbell = Doorbell(mariadb_of(config, url, "aiomysql"), url.database)
+        hub.readiness["doorbell"] = doorbell.describe
+    source = Follower(
+        database,
+        tail,
+        reconcile,
+        history=config.jobs.history,
+        patience=patience,
+        legacy=legacy,
+        doorbell=doorbell,
+        limits=limits,
+        in_cluster=config.cluster.url is not None,
+    )
+    return Core(database, hub, pipeline, tail, source, archive)
+
+
+def _mqtt_sink(config: Config, hub: Hub, saved: Saved | None) -> MqttSink | None:
+    """Build the MQTT sink, with the unacknowledged events of the last run. None if no broker is configured."""
+    if config.mqtt.url is None:
+        return None
+    from correlator.sinks.mqtt.outbox import PendingEvent  # noqa: PLC0415
+    from correlator.sinks.mqtt.sink import MqttSink  # noqa: PLC0415
+
+    pending = [PendingEvent(job_id, payload) for job_id, payload in (saved.events if saved is not None else ())]
+    mqtt = MqttSink(config.mqtt, retention=config.jobs.retention, pending_events=pending)
+    hub.readiness["mqtt"] = mqtt.describe
+    return mqtt
+
+
+def _otlp_sink(config: Config, hub: Hub, saved: Saved | None) -> OtlpSink | None:
+    """Build the OTLP sink, with the state of the last run. None if no receiver is configured."""
+    if config.otlp.url is None:
+        return None
+    from correlator.sinks.otlp.sink import OtlpSink  # noqa: PLC0415
+
+    last = saved.exports if saved is not None else None
+    otlp = OtlpSink(config, Exports(config.otlp.delay, time.monotonic(), last))
+    hub.readiness["otlp"] = otlp.describe
+    return otlp
+
+
+def _cluster_sink(config: Config, core: Core, active: Active | None, saved: Saved | None) -> ClusterSink | None:
+    """Build the cluster sink, with the state of the last run, and have the alive key say how this daemon is."""
+    if active is None:
+        return None
+    # A daemon without a cluster has no metrics of one.
+    from correlator.ops import cluster_metrics  # noqa: PLC0415
+    from correlator.sinks.cluster.sink import ClusterSink, alive_report  # noqa: PLC0415
+
+    def lost(_: str) -> None:
+        cluster_metrics.FENCED.inc()
+        lease.lose()
+
+    cluster_metrics.TAKEOVERS.inc()
+    hub, lease, started_at = core.hub, active.lease, wall_clock()
+    sink = ClusterSink(
+        lease.connection,
+        lease.instance,
+        lease.owner,
+        active.fence,
+        lost,
+        lambda: hub.index.horizon.log_read_to,
+        events=saved.cluster if saved is not None else (),
+        position=saved.position if saved is not None else None,
+    )
+    settings = rendering.of_instance(config)
+    hub.readiness["cluster"] = lambda: lease.describe() | sink.describe()
+    lease.report = lambda: {
+        **alive_report(hub, started_at, config.jobs.external_id_keys, settings),
+        **sink.unwritten(),
+        "warning": next(filter(None, (hub.readiness[part]().get("error") for part in ("cluster", "checkpoint"))), None),
+    }
+    return sink
+
+
+def _gateway_requests(active: Active | None) -> Sink | None:
+    """Build what answers gateways while this process holds the lease. None without a cluster."""
+    if active is None:
+        return None
+    from correlator.sinks.cluster.gateway_requests import GatewayRequests  # noqa: PLC0415 - it has metrics of a cluster
+
+    return GatewayRequests(active.lease.connection, active.lease.instance)
+
+
+def _standby_reports(active: Active | None, hub: Hub) -> Sink | None:
+    """Build what receives the reports of the standbys, and have readiness name one that follows another database."""
+    if active is None:
+        return None
+    from correlator.sinks.cluster.standbys import Standbys  # noqa: PLC0415 - only in a cluster
+
+    found, of_cluster = Standbys(active.lease.connection, active.lease.instance), hub.readiness["cluster"]
+    hub.readiness["cluster"] = lambda: of_cluster() | found.describe()
+    return found
+
+
+def _checks(config: Config) -> list[Prepare]:
+    """Return what checks a new configuration for the sinks that a standby has not built yet, and applies nothing."""
+
+    def traces(new: Config) -> Callable[[], None]:
+        if new.otlp.url is not None:
+            from correlator.sinks.otlp.receiver import receiver  # noqa: PLC0415
+
+            receiver(new.otlp)
+        return lambda: None
+
+    return [WebhookSink(config).prepare, traces]
+
+
+async def _reloads(process: Process, daemon: Daemon, parts: Sequence[Prepare], mqtt: MqttSink | None = None) -> None:
+    """Reload the configuration each time that is requested, until cancelled. `parts`: what applies it besides."""
+    if process.load is None:
+        return
+    own = [daemon.listener.prepare, _reloadable(daemon.core, mqtt)]
+    reload = Reload(process.config, process.load, [*own, *parts])
+    while True:
+        await process.reload_requested.wait()
+        process.reload_requested.clear()
+        ended = daemon.supervisor.reloads()
+        try:
+            new = await reload.run()
+        except asyncio.CancelledError:
+            process.reload_requested.set()  # The standby has become active: its next task of this kind reloads.
+            raise
+        if new is not None:
+            process.config = reloaded(process.config, new)  # What is built later has the new values too.
+        ended()
+
+
+def _reloadable(core: Core, mqtt: MqttSink | None) -> Prepare:
+    """Return what applies those keys in `reload.LIVE` of a new configuration that no other object applies."""
+
+    def values(new: Config) -> Callable[[], None]:
+        def apply() -> None:
+            logs.configure(new.log.level, new.log.format, os.environ)
+            if isinstance(core.database, MariaDBDatabase):
+                core.database.log_in_with(new.database.password.reveal())
+            if core.source.doorbell is not None:
+                core.source.doorbell.database.log_in_with(new.database.password.reveal())
+            if mqtt is not None:
+                mqtt.set_credentials(new.mqtt)
+
+        return apply
+
+    return values
 
 
 def _http(config: Config, listener: ListenerConfig, on_ready: Callable[[str], None]) -> HttpSink:
@@ -346,14 +518,26 @@ def _http(config: Config, listener: ListenerConfig, on_ready: Callable[[str], No
     )
 
 
-async def _announce(
-    pipeline: Pipeline,
-    served: asyncio.Future[str],
-    on_ready: Callable[[str], None] | None,
-) -> None:
-    """Call `on_ready` once everything is loaded and the HTTP sink listens."""
-    await pipeline.ready.wait()
-    stalls.spare_loaded()
-    url = await served
-    if on_ready is not None:
-        on_ready(url)
+def _build(database: Database) -> dict[str, str]:
+    """Return the labels of the metric correlator_build_info."""
+    return {
+        "version": __version__,
+        "python": platform.python_version(),
+        "loop": type(asyncio.get_running_loop()).__module__.partition(".")[0],
+        "driver": getattr(database, "driver_name", "sqlite3"),
+    }
+
+
+async def tap(config: Config, sink: Sink) -> None:
+    """Follow the log with `sink` as the only sink, until SIGTERM, SIGINT or cancellation. Opens no listener."""
+    core = core_of(config, lambda: config.jobs.stalled_after)
+    with set_by_signals(signal.SIGTERM, signal.SIGINT) as stop:
+        async with asyncio.TaskGroup() as group:
+            running = [
+                group.create_task(sink.run(core.hub), name=type(sink).__name__),
+                group.create_task(core.source.run(core.pipeline), name="source"),
+                group.create_task(core.pipeline.run(), name="pipeline"),
+            ]
+            await stop.wait()
+            await end_tasks({*running})
+    await core.archive.close()

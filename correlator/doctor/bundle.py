@@ -38,7 +38,7 @@ from correlator.doctor.database import Link
 from correlator.doctor.examination import Examined, examine, examine_gateway
 from correlator.doctor.service import Setting
 from correlator.errors import ConfigError, CorrelatorError
-from correlator.following import source_of
+from correlator.sources.databases import database_of
 from correlator.sources.db.session import TABLES
 
 LOG_LINES = 5_000
@@ -274,7 +274,7 @@ def _versions(examined: Examined) -> dict[str, Any]:
 async def _schema(setting: Setting) -> str:
     """Return the statement of each table, or the reason why there is none."""
     config = setting.config
-    link = Link(source_of(config))
+    link = Link(database_of(config))
     texts = []
     try:
         async with asyncio.timeout(SCHEMA_WITHIN):

@@ -34,9 +34,9 @@ from correlator.doctor.check import (
 from correlator.doctor.daemon import DaemonFindings
 from correlator.doctor.service import Setting
 from correlator.errors import SourceUnavailable
-from correlator.following import source_of
 from correlator.pipeline.source_status import CONNECTIONS as NEEDED
 from correlator.pipeline.source_status import few_connections
+from correlator.sources.databases import database_of
 from correlator.sources.db.queries import Queries
 from correlator.sources.db.session import (
     INDISPENSABLE,
@@ -65,7 +65,7 @@ async def inspect(setting: Setting, retained_jobs: Sequence[str], of_daemon: Dae
     """Run the checks of the database, and those of `usage`. `retained_jobs`: those that the broker holds."""
     config = setting.config
     try:
-        database = source_of(config)
+        database = database_of(config)
     except (SourceUnavailable, OSError) as error:  # the driver is not installed, or a certificate cannot be read
         return DatabaseFindings((failure(LOGIN, str(error)),))
     link = Link(database)

@@ -92,6 +92,7 @@ class Hub(ABC):
         documents: Documents | None = None,
         resume_ring: ResumeRing | None = None,
         on_watch: Callable[[], None] = lambda: None,
+        refusal: Callable[[], str | None] = lambda: None,
         clock: Callable[[], Micros] = wall_clock,
     ) -> None:
         self.published = published
@@ -102,7 +103,7 @@ class Hub(ABC):
         """What answers where memory cannot. None: memory is all there is, and the methods that need it raise."""
         self.clock = clock
         self.draining = False
-        self.refusal: Callable[[], str | None] = lambda: None
+        self.refusal = refusal
         """Returns why clients are not served, e.g. by a standby; None: they are. The text may be sent to clients."""
         self.live = Heartbeats()
         """The heartbeats of the process's tasks."""

@@ -41,6 +41,7 @@ class LocalHub(Hub):
         epoch: str = "",
         resume_ring: ResumeRing | None = None,
         on_watch: Callable[[], None] = lambda: None,
+        refusal: Callable[[], str | None] = lambda: None,
         clock: Callable[[], Micros] = wall_clock,
     ) -> None:
         status = SourceStatus(index, ApplianceClock(clock))
@@ -51,6 +52,7 @@ class LocalHub(Hub):
             archive,
             resume_ring=resume_ring,
             on_watch=on_watch,
+            refusal=refusal,
             clock=status.clock,
         )
         self.index = index

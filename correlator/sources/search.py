@@ -84,7 +84,12 @@ class Ask(Protocol):
 class Questions:
     """One session to `database`, opened when it is needed. Used from one event loop; safe to cancel at any point."""
 
-    def __init__(self, database: Database, limits: Sizes | None = None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        limits: Sizes | None = None,
+        refusal: Callable[[], str | None] = lambda: None,
+    ) -> None:
         self._database = database
         self._limits = limits
         self._lock = asyncio.Lock()
@@ -95,18 +100,18 @@ class Questions:
         self._failures = 0
         self._failed_at = float("-inf")
         self._failure: SourceUnavailable | None = None
-        self.refusal: str | None = None
-        """Why no question may be sent now; None: they may be."""
+        self._refusal = refusal
+        """Returns why no question may be sent now; None: they may be."""
 
     async def ask(self, question: Question[T]) -> T:
         """The answer to `question`.
 
         Raises:
-            SourceUnavailable: There is a `refusal`, or the database cannot answer, or did not answer another question
+            SourceUnavailable: There is a refusal, or the database cannot answer, or did not answer another question
                 within the last `REST` seconds; with `Away.BUSY` if too many questions wait.
         """
-        if self.refusal is not None:
-            raise SourceUnavailable(self.refusal)
+        if (why := self._refusal()) is not None:
+            raise SourceUnavailable(why)
         if self._failure is not None and time.monotonic() - self._failed_at < REST:
             raise _same(self._failure)
         if self._waiting >= MAX_WAITING:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from correlator.config.loading import load
-from correlator.following import source_of
 from correlator.pipeline.queries import JobQuery
 from correlator.sources.archive.archive import DatabaseArchive
+from correlator.sources.databases import database_of
 from correlator.sources.db.mariadb import MariaDBSession
 from tests.support.archive_queries import logical_time
 from tests.support.bulk_rows import counters, vm, year_of_jobs
@@ -42,7 +42,7 @@ async def test_a_search_reads_a_slice_of_the_jobs_by_the_index_of_their_starts(
         return await query(self, sql, args)
 
     words = frozenset({vm(OF_LAST_MONTH), "copy"})
-    source = source_of(load(None, {"CORRELATOR_DATABASE__URL": database.url, "HOME": str(tmp_path)}))
+    source = database_of(load(None, {"CORRELATOR_DATABASE__URL": database.url, "HOME": str(tmp_path)}))
     archive = DatabaseArchive(source, jobs_within=0.0)
     try:
         archive._job_slices.size = archive._job_slices._least = archive._job_slices._most = SLICE

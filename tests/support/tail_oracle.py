@@ -4,8 +4,8 @@ from itertools import pairwise
 
 from hypothesis import event
 
-from correlator.model.changes import Outcome
 from correlator.model.persisted import Cursor
+from correlator.model.published import Outcome
 from correlator.model.rows import LogRow
 from correlator.sources.db.log_rows import BatchSize
 from correlator.sources.db.session import Range

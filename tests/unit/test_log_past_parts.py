@@ -69,7 +69,7 @@ async def test_a_past_of_heavy_rows_is_read_in_smaller_parts_and_each_row_once()
     for connection in range(10):
         try:
             await past.read(
-                SimpleNamespace(light=log),  # type: ignore[arg-type]
+                SimpleNamespace(light=log, rows_in=None),  # type: ignore[arg-type]
                 None,  # type: ignore[arg-type]
                 feed,  # type: ignore[arg-type]
                 lambda _: None,

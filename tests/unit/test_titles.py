@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from correlator.app import core_of
 from correlator.config.loading import load
 from correlator.errors import ConfigError
-from correlator.following import following
 from correlator.model.document import ForecastState, StepAhead
 from correlator.model.facts import Status
 from correlator.model.published import Forecast, JobForecast, JobView, PublishedJob, Titles
@@ -56,7 +56,7 @@ def test_labels_of_the_configuration_reach_the_index(tmp_path: Path):
         '[database]\nurl = "sqlite:///x"\n'
         '[labels]\noperations = ["live = Live failover"]\nsteps = ["sync=Final = end"]\n'
     )
-    titles = following(load(file, {"HOME": str(tmp_path)}), lambda: 600.0).hub.index.published.titles
+    titles = core_of(load(file, {"HOME": str(tmp_path)}), lambda: 600.0).hub.index.published.titles
     assert titles == Titles({"live": "Live failover"}, {"sync": "Final = end"})
 
 

@@ -61,6 +61,7 @@ class DatabaseArchive:
         page_within: Seconds of queries for one page of log lines.
         jobs_within: Seconds of queries for one call of `page`, whose caller asks for more until it has waited enough.
         search_within: Seconds of queries that one request may spend on the search for an ID.
+        refusal: Returns why the database is not asked now: `SourceUnavailable` with this text is raised instead.
     """
 
     def __init__(
@@ -73,21 +74,18 @@ class DatabaseArchive:
         page_within: float = 0.5,
         jobs_within: float = 0.1,
         search_within: float = 2.0,
+        refusal: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._page_within = page_within
         self._jobs_within = jobs_within
         self._keys = tuple(id_keys)
         self._legacy = legacy
-        self._jobs, self._log = Questions(database, limits), Questions(database, limits)
+        self._jobs, self._log = Questions(database, limits, refusal), Questions(database, limits, refusal)
         self._legacy_pages = LegacyPages(self._keys)
         self._lookup = Lookup(self._keys, search_within)
         self._finding: SharedTasks[Found | None] = SharedTasks()
         self._job_slices = Slices(first=1_000, least=200, most=20_000)
         self._log_slices = Slices(first=1_000, least=500, most=50_000)
-
-    def refuse(self, why: str | None) -> None:
-        """Answer every request with `SourceUnavailable` and this text, without a query. None: query again."""
-        self._jobs.refusal = self._log.refusal = why
 
     async def find(self, name: str, advance_clock: Callable[[], int]) -> Found | None:
         """The newest job with the ID `name`. Requests for one ID share a search, which ends with the last of them."""

@@ -19,6 +19,8 @@ from correlator.jobs import joblog
 from correlator.jobs.directory import OwnIds
 from correlator.jobs.job_document import rfc3339
 from correlator.jobs.sizes import SHORT_ERROR, Sizes, cut_text, published_object
+from correlator.model.facts import MAX_CHILDREN, Reading
+from correlator.model.rows import JobRecord, LegacyRecord, LogRow, Micros, StepRecord
 from correlator.sources.db.log_rows import LightLog
 from correlator.sources.db.oversized import Oversized
 from correlator.sources.db.session import TABLES, Dialect, Range, Row, Schema, Session, chunks

@@ -1,4 +1,4 @@
-"""A collector of a cluster that waits for the lease, and what it has from then on until it loses it."""
+"""The standby of a cluster: it waits for the lease. `Active` is what it has from then on, until it loses that."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from correlator.config import rendering
 from correlator.config.rendering import differences
 from correlator.config.schema import Config
 from correlator.errors import OtherDatabase, SourceUnavailable
-from correlator.following import Following
+from correlator.pipeline.hub import Hub
 from correlator.sinks.cluster.standbys import REPORT_EVERY, Report
 from correlator.sources.db import identity
 from correlator.sources.db.session import Database
@@ -46,7 +46,7 @@ RESTORE_WITHIN = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Tenure:
+class Active:
     """What the active has. `holding` ends when the lease is lost; `saved`: what the last active saved in NATS."""
 
     lease: Lease
@@ -157,19 +157,18 @@ class _Sampled(Struct, frozen=True):
 
 async def standby(
     lease: Lease,
-    following: Following,
+    database: Database,
+    hub: Hub,
     config: Config,
     served: asyncio.Future[str],
     group: asyncio.TaskGroup,
-) -> Tenure:
+) -> Active:
     """Wait for the lease, and keep up with the checkpoint in the cluster. Until then no request reaches the database.
 
     `group`: runs the renewals of the lease from then on.
     """
-    counterpart = Counterpart(lease, following.database, rendering.of_instance(config))
-    following.hub.readiness["cluster"] = lambda: lease.describe() | counterpart.describe()
-    following.hub.refusal = lambda: lease.refusal
-    following.archive.refuse(lease.refusal)
+    counterpart = Counterpart(lease, database, rendering.of_instance(config))
+    hub.readiness["cluster"] = lambda: lease.describe() | counterpart.describe()
     await served
     copy = StreamCopy(lease.connection, lease.instance)
     while True:
@@ -193,19 +192,18 @@ async def standby(
         except BaseException:
             holding.cancel()
             raise
-        following.archive.refuse(None)
-        return Tenure(lease, fence, holding, stream, saved)
+        return Active(lease, fence, holding, stream, saved)
 
 
-async def abandon(waiting: asyncio.Task[Tenure]) -> None:
+async def abandon(waiting: asyncio.Task[Active]) -> None:
     """End a task that runs `standby`. If it has the lease already, release it."""
     waiting.cancel()
     await asyncio.wait({waiting})
     if not waiting.cancelled() and waiting.exception() is None:
-        tenure = waiting.result()
-        await tenure.lease.release()
-        tenure.holding.cancel()
-        await asyncio.wait({tenure.holding})
+        active = waiting.result()
+        await active.lease.release()
+        active.holding.cancel()
+        await asyncio.wait({active.holding})
 
 
 async def _restored(stream: StreamCheckpoint) -> Saved | None:
