@@ -235,13 +235,15 @@ class Tail:
         while True:
             beat()
             began = self.clock()
-            asked = self.batch.rows
+            asked, late = self.batch.rows, self._reset_markers.late
             found: Sequence[LogRow] = ()
             new: Sequence[LogRow] = ()
             quiet = idle and not self.doorbell_retry.pending and began < verified + VERIFY_EVERY
             if not (quiet and await queries.last_id(rows) == self.gaps.head):
                 found = await self._read_on(queries, rows, asked)
                 new, verified = self._after_head(found), began
+                if late:
+                    self._reset_markers.confirm(late)
             feed.status.answered()
             if new:
                 await self._emit(new, began, queries, rows, feed, note)
@@ -278,7 +280,7 @@ class Tail:
             metrics.LATE_ROWS.inc(self.gaps.late - late)
             if new:
                 emits = set(new)
-                self._reset_markers.add_late(row for row in light if row.id in emits)
+                self._reset_markers.set_aside(row for row in light if row.id in emits)
                 note(feed.rows([by_id[i] for i in new]))
             emitted += len(new)
             await asyncio.sleep(0)
