@@ -425,6 +425,13 @@ async def test_messages_in_the_address_need_a_token_too(hub, client):
         assert await closed_with(ws) == CloseCode.UNAUTHORISED
 
 
+@pytest.mark.parametrize("tokens", [("secret",), ()])
+async def test_a_token_among_the_messages_in_the_address_is_refused(hub, client, tokens):
+    said = {"say": json.dumps([{**HELLO, "token": "secret"}])}
+    async with served(hub, tokens=tokens) as url, client.ws_connect(f"{url}/ws", params=said) as ws:
+        assert await closed_with(ws) == CloseCode.UNAUTHORISED
+
+
 async def test_a_restart_disconnects_a_client_without_hello_too(hub, client):
     async with served(hub) as url:
         ws = await client.ws_connect(f"{url}/ws")

@@ -174,6 +174,8 @@ class Websockets:
         client.token = self._access.authorised(request)
         deadline = clock() + HELLO_WITHIN
         said = request.query.get("say")  # the first frame, which arrives a round trip sooner in the address
+        if said is not None and _has_token(said):
+            raise Close(CloseCode.UNAUTHORISED, "a token in an address is not accepted: send hello in a frame")
         bad = int(said is not None and not await self._handle_frame(client, said, pace, subscribes))
         while True:
             try:
@@ -305,6 +307,13 @@ class Websockets:
         if job_id is not None:
             error["job_id"] = job_id
         self._streams.fanout.send(client, [Message(job_document.encode(error))])
+
+
+def _has_token(frame: str) -> bool:
+    try:
+        return any(isinstance(message, Hello) and message.token for message in decode(frame))
+    except BadRequest:
+        return False
 
 
 def _resume(message: Any) -> Resume | None:
