@@ -16,11 +16,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from correlator.config.schema import Config
+from correlator.config.tls import Tls
 from correlator.config.webhooks import Webhook
 from correlator.doctor.check import Check, failure, ok, some, warning
 from correlator.errors import ConfigError, CorrelatorError
-from correlator.sinks.otlp.receiver import TraceAnswer, TraceVerdict, receiver, session
-from correlator.sinks.webhooks.sender import refusal, tls_context
+from correlator.sinks.otlp.receiver import TraceAnswer, judge, receiver
+from correlator.sinks.receiver import Verdict, open_session, refusal, tls_context
 
 WEBHOOKS, RECEIVER = "webhooks", "otlp.receiver"
 
@@ -67,7 +68,7 @@ async def reach(webhook: Webhook) -> str | None:
     url = webhook.url
     assert url is not None
     try:
-        context = tls_context(webhook) if url.scheme == "https" else None
+        context = tls_context(Tls(ca=webhook.ca), f"{webhook.ca}") if url.scheme == "https" else None
         async with asyncio.timeout(REACH_WITHIN):
             found = await asyncio.get_running_loop().getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)
             why = "its name has no address"
@@ -107,20 +108,20 @@ async def inspect_traces(config: Config) -> Check:
     except CorrelatorError as error:
         return failure(RECEIVER, str(error))
     began = time.monotonic()
-    async with session() as http:
-        answer = await target.send(http, _EMPTY)
+    async with open_session() as session:
+        answer = judge(await target.post(session, _EMPTY))
     return judge_traces(config, url, answer, time.monotonic() - began)
 
 
 def judge_traces(config: Config, url: str, answer: TraceAnswer, took: float) -> Check:
     """Judge the answer to a request without spans. `took`: seconds."""
     match answer.verdict:
-        case TraceVerdict.ACCEPTED:
+        case Verdict.ACCEPTED:
             detail = [f"The receiver has a note: {answer.words}"] if answer.words else []
             return ok(RECEIVER, f"{url} takes traces as JSON, in {took * 1000:.0f} ms", detail)
-        case TraceVerdict.MISPLACED:
+        case Verdict.GONE:
             lines = ["Ended jobs wait until it accepts them, for as long as they are in memory (jobs.retention)."]
-            if answer.status in _UNAUTHORIZED:
+            if answer.response.status in _UNAUTHORIZED:
                 file = quote(str(config.otlp.headers_file or "/etc/correlator/otlp-headers"))
                 fix = [
                     "read -rsp 'Token for the receiver of traces: ' TOKEN",
@@ -129,7 +130,7 @@ def judge_traces(config: Config, url: str, answer: TraceAnswer, took: float) -> 
                 ]
                 return failure(RECEIVER, f"{url}: {answer.words}", lines, fix)
             return failure(RECEIVER, f"{url}: {answer.words}", lines, ['otlp.url = "http://127.0.0.1:4318"'])
-        case TraceVerdict.REFUSED:
+        case Verdict.REFUSED:
             lines = [
                 (
                     "The traces of all jobs would be dropped. A receiver that takes only protobuf answers like this:"
@@ -138,7 +139,7 @@ def judge_traces(config: Config, url: str, answer: TraceAnswer, took: float) -> 
             ]
             fix = ['otlp.url = "http://127.0.0.1:4318"']
             return failure(RECEIVER, f"{url} refuses a request without spans: {answer.words}", lines, fix)
-        case TraceVerdict.AGAIN:
+        case Verdict.AWAY:
             parts = urlsplit(url)
             port = parts.port or (443 if parts.scheme == "https" else 80)
-            return failure(RECEIVER, answer.words, fix=[f"nc -vz {quote(parts.hostname or '')} {port}"])
+            return failure(RECEIVER, f"{url}: {answer.words}", fix=[f"nc -vz {quote(parts.hostname or '')} {port}"])

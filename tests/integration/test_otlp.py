@@ -55,7 +55,7 @@ async def running(
         config,
         exports or Exports(config.otlp.delay, 0.0),
         backoff=backoff or Backoff(0.001, 1.0, 0.001),
-        misplaced_pause=3_600.0,
+        gone_pause=3_600.0,
         **more,
     )
     task = asyncio.create_task(sink.run(harness.hub))
@@ -242,7 +242,7 @@ async def test_a_receiver_that_never_answers_is_given_up_after_the_timeout(harne
         port = server.sockets[0].getsockname()[1]
         async with running(harness, configured(f"http://127.0.0.1:{port}", timeout=0.05)) as sink:
             ends(harness)
-            await eventually(lambda: "does not answer within 0.05 s" in (sink.describe()["error"] or ""))
+            await eventually(lambda: "no response within 0.05 s" in (sink.describe()["error"] or ""))
 
 
 async def test_a_correction_within_the_delay_is_part_of_the_one_trace(harness, otlp):

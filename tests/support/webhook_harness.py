@@ -18,7 +18,8 @@ from correlator.model.published import Event, Outcome
 from correlator.model.rows import JobRecord, Micros
 from correlator.ops import metrics
 from correlator.pipeline.local_hub import LocalHub
-from correlator.sinks.webhooks.deliveries import StoredDelivery, StoredEvent, Verdict, WebhookTimings, encode_stored
+from correlator.sinks.receiver import Verdict
+from correlator.sinks.webhooks.deliveries import StoredDelivery, StoredEvent, WebhookTimings, encode_stored
 from correlator.sinks.webhooks.sink import Value, WebhookSink
 from tests.support.markdown import blocks
 from tests.support.webhook_receiver import Receiver

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from correlator.sinks.webhooks.deliveries import OVERHEAD, Deliveries, Delivery, Verdict, judge
+from correlator.sinks.webhooks.deliveries import OVERHEAD, Deliveries, Delivery
 
 HOUR = 3600.0
 DAY = 24 * HOUR
@@ -226,16 +226,3 @@ def test_a_restart_of_the_task_sends_again_what_was_in_flight_in_the_old_order()
     assert made.failed(late, 0.0, away=True) == []
     made.delivered(late)
     assert (len(made), made.size, made.due(0.0), made.oldest()) == (0, 0, None, None)
-
-
-@pytest.mark.parametrize(
-    ("status", "verdict"),
-    [
-        *((status, Verdict.DELIVERED) for status in (200, 201, 202, 204, 299)),
-        *((status, Verdict.REFUSED) for status in (400, 413, 415, 422)),
-        *((status, Verdict.AWAY) for status in (None, 301, 307, 401, 403, 404, 408, 429, 500, 502, 503, 504)),
-        (410, Verdict.GONE),
-    ],
-)
-def test_a_status_means_what_standard_webhooks_says(status, verdict):
-    assert judge(status) is verdict

@@ -27,7 +27,8 @@ from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Batch, Hub
 from correlator.sinks.lateness import Lateness, Notice
 from correlator.sinks.otlp import spans
-from correlator.sinks.otlp.receiver import Receiver, TraceAnswer, TraceVerdict, receiver, session
+from correlator.sinks.otlp.receiver import TraceAnswer, judge, receiver
+from correlator.sinks.receiver import Receiver, Verdict, open_session
 from correlator.tasks import Backoff
 
 log = logging.getLogger(__name__)
@@ -44,8 +45,11 @@ BEAT = 20.0
 FINISH_WITHIN = 3.0
 """Seconds at the end for the answer to a request that has been sent."""
 
-MISPLACED_PAUSE = 60.0
+GONE_PAUSE = 60.0
 """Seconds between two attempts at a receiver that refuses everything."""
+
+MAX_RETRY_AFTER = 600.0
+"""The longest pause in seconds that a receiver can ask for."""
 
 PRUNED_AT_ONCE = 1_000
 
@@ -73,14 +77,14 @@ class OtlpSink:
         exports: Exports,
         *,
         backoff: Backoff | None = None,
-        misplaced_pause: float = MISPLACED_PAUSE,
+        gone_pause: float = GONE_PAUSE,
         late_after: float = LATE_AFTER,
     ) -> None:
         self._instance = config.mqtt.instance
         self.exports = exports
         self._receiver: Receiver = receiver(config.otlp)
         self._backoff = backoff or Backoff(1.0, 2.0, 60.0)
-        self._misplaced_pause = misplaced_pause
+        self._gone_pause = gone_pause
         self._error: str | None = None
         self._public = ""
         self._lateness = Lateness(late_after, late_after / 2)
@@ -130,14 +134,14 @@ class OtlpSink:
         metrics.OTLP_QUEUE_AGE.set_function(lambda: 0.0 if (t := exports.oldest()) is None else time.monotonic() - t)
         unsubscribe = hub.subscribe(on_batch)
         try:
-            async with session() as http:
+            async with open_session() as session:
                 with hub.live.heartbeat("otlp", STUCK_AFTER) as self._heartbeat:
                     await self._loaded(hub)
                     while True:
                         await self._due()
                         requests = self._requests(hub)
                         while (request := _next(requests)) is not None:
-                            await self._deliver(http, request)
+                            await self._deliver(session, request)
         finally:
             unsubscribe()
 
@@ -183,12 +187,12 @@ class OtlpSink:
         if request.encoded or request.finished:
             yield request
 
-    async def _deliver(self, http: aiohttp.ClientSession, request: TraceRequest) -> None:
+    async def _deliver(self, session: aiohttp.ClientSession, request: TraceRequest) -> None:
         """Send a request until the receiver has it, or refuses it for good. One that is too large is sent in halves."""
         body = spans.request(request.encoded, self._instance)
         while request.encoded:
             self._reloaded.clear()
-            attempt = asyncio.create_task(self._receiver.send(http, body), name="otlp request")
+            attempt = asyncio.create_task(self._receiver.post(session, body), name="otlp request")
             try:
                 while not attempt.done():
                     self._heartbeat()
@@ -196,16 +200,16 @@ class OtlpSink:
             except asyncio.CancelledError:
                 # The receiver may have it already: if it says so now, the next run does not send it again.
                 await asyncio.wait({attempt}, timeout=FINISH_WITHIN)
-                answer = attempt.result() if attempt.done() else None
+                answer = judge(attempt.result()) if attempt.done() else None
                 if answer is not None and not _is_too_large(answer, request) and self._is_settled(answer, request):
                     self._finish(request)
                 attempt.cancel()
                 raise
-            answer = attempt.result()
+            answer = judge(attempt.result())
             if _is_too_large(answer, request):
                 middle = len(request.encoded) // 2
-                await self._deliver(http, TraceRequest(request.encoded[:middle], []))
-                await self._deliver(http, TraceRequest(request.encoded[middle:], request.finished))
+                await self._deliver(session, TraceRequest(request.encoded[:middle], []))
+                await self._deliver(session, TraceRequest(request.encoded[middle:], request.finished))
                 return
             if self._is_settled(answer, request):
                 break
@@ -214,21 +218,24 @@ class OtlpSink:
 
     async def _pause(self, answer: TraceAnswer) -> None:
         """Wait before the next attempt, or until a reload."""
-        pause = self._misplaced_pause if answer.verdict is TraceVerdict.MISPLACED else self._backoff.next()
-        until = time.monotonic() + max(pause, answer.retry_after or 0.0)
+        pause = self._gone_pause if answer.verdict is Verdict.GONE else self._backoff.next()
+        until = time.monotonic() + max(pause, min(answer.response.retry_after, MAX_RETRY_AFTER))
         while not self._reloaded.is_set() and (left := until - time.monotonic()) > 0:
             await self._wait(self._reloaded, left)
 
     def _is_settled(self, answer: TraceAnswer, request: TraceRequest) -> bool:
         """Count and log an answer. Returns False if the request must be sent again."""
-        if answer.verdict in (TraceVerdict.AGAIN, TraceVerdict.MISPLACED):
+        if answer.verdict in (Verdict.AWAY, Verdict.GONE):
             metrics.OTLP_FAILURES.inc()
-            begin = "traces are not exported, and are tried again"
-            self._failed(f"{begin}: {answer.words}", f"{begin}: {answer.public}" if answer.public else None)
+            end = "and are tried again"
+            self._failed(
+                f"traces are not exported to {self._receiver.url}, {end}: {answer.words}",
+                f"traces are not exported, {end}: {answer.public}",
+            )
             return False
         self._backoff.reset()
         sent = len(request.encoded)
-        if answer.verdict is TraceVerdict.REFUSED:
+        if answer.verdict is Verdict.REFUSED:
             metrics.OTLP_SPANS.labels("refused").inc(sent)
             self._failed(f"the receiver refuses traces, which are dropped: {answer.words}")
             return True
@@ -292,7 +299,7 @@ class OtlpSink:
 
 def _is_too_large(answer: TraceAnswer, request: TraceRequest) -> bool:
     """Whether the receiver may take the parts of what it refuses: it must not lose the jobs beside a large one."""
-    return answer.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE and len(request.encoded) > 1
+    return answer.response.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE and len(request.encoded) > 1
 
 
 def _next(requests: Iterator[TraceRequest]) -> TraceRequest | None:

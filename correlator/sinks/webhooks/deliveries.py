@@ -24,7 +24,6 @@ import heapq
 import random
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from enum import Enum
 from http import HTTPStatus
 from itertools import takewhile
 
@@ -32,6 +31,7 @@ import msgspec
 from msgspec import Struct
 
 from correlator.model.published import Event
+from correlator.sinks.receiver import Response, Verdict
 from correlator.tasks import Backoff
 
 
@@ -258,30 +258,12 @@ class _JobQueue(Struct):
     failures: int = 0
 
 
-class Verdict(Enum):
-    """What a response means for the event and for the receiver."""
-
-    DELIVERED = "delivered"
-    REFUSED = "refused"
-    """The receiver answers and does not accept this event."""
-    AWAY = "away"
-    """The receiver does not accept events at the moment."""
-    GONE = "gone"
-    """The receiver does not want any event."""
+_VERDICTS = {**dict.fromkeys((400, 409, 413, 415, 422), Verdict.REFUSED), HTTPStatus.GONE: Verdict.GONE}
 
 
-_REFUSES_EVENT = frozenset({400, 409, 413, 415, 422})
-
-
-def judge(status: int | None) -> Verdict:
-    """Judge the status of a response; None: there was none. See Standard Webhooks, "Delivery success and failure"."""
-    if status is None:
-        return Verdict.AWAY
-    if 200 <= status < 300:
-        return Verdict.DELIVERED
-    if status == HTTPStatus.GONE:
-        return Verdict.GONE
-    return Verdict.REFUSED if status in _REFUSES_EVENT else Verdict.AWAY
+def judge(response: Response) -> Verdict:
+    """Judge a response. See Standard Webhooks, "Delivery success and failure"."""
+    return response.verdict(_VERDICTS, Verdict.AWAY)
 
 
 # -- what the checkpoint keeps

@@ -1,4 +1,4 @@
-"""The request for an event: its body, its ID and its headers. Nothing here reads a clock.
+"""The request for an event: its body, its ID, its headers and its secrets. Nothing here reads a clock.
 
 The body is a CloudEvent 1.0 in structured mode with the job document, or the webhook's own template. It is bounded:
 members of the document that may be long are left out until it fits, and `datacut` names them. The headers are those of
@@ -10,20 +10,24 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import html
+import ssl
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import orjson
 from msgspec.structs import replace
+from yarl import URL
 
-from correlator.config.webhooks import Template
+from correlator.config.webhooks import Template, Webhook
 from correlator.jobs import job_document
 from correlator.model import document
 from correlator.model.document import NO_METADATA, JobDocument
 from correlator.model.messages import CloudEvent
 from correlator.model.published import Event, PublishedJob
 from correlator.ops.logs import escape
+from correlator.sinks.receiver import Receiver
 
 MAX_BODY = 256 * 1024
 """Maximum bytes of a body."""
@@ -123,3 +127,41 @@ def webhook_headers(keys: Sequence[bytes], identifier: str, timestamp: int, body
 
 def _signature(key: bytes, content: bytes) -> str:
     return base64.b64encode(hmac.digest(key, content, hashlib.sha256)).decode()
+
+
+def receiver(webhook: Webhook, context: ssl.SSLContext) -> Receiver:
+    """Return where the events of a webhook are sent. `context`: the TLS context for its URL."""
+    headers = {"Content-Type": JSON if webhook.body is not None else CLOUD_EVENT}
+    if webhook.authorization:
+        headers["Authorization"] = webhook.authorization.reveal()
+    return Receiver(_url(webhook), headers, context, webhook.timeout)
+
+
+def _url(webhook: Webhook) -> URL:
+    assert webhook.url is not None
+    return URL(webhook.url.reveal(), encoded=True)
+
+
+SHORTEST, KEY, BEGINNING = 6, 16, 12
+"""Characters from which on a part of a URL, and a text of a body, may be a secret; those that are searched of it."""
+
+
+def repeats_a_secret(webhook: Webhook, text: str) -> bool:
+    """Return whether a response repeats a secret that it was sent, also if it is escaped as in a URL, HTML or JSON.
+
+    The beginnings of the secrets are searched, as a response may be cut in the middle of one.
+    """
+    url = _url(webhook)
+    literals = webhook.body.literals if webhook.body is not None else ()
+    keys = [literal for literal in literals if len(literal) >= KEY and " " not in literal]
+    credentials = webhook.authorization.reveal().split()
+    whole = [url.raw_path_qs, *keys, *(credentials[1:] or credentials)]
+    words = [*url.raw_path.split("/"), *url.query.values()]
+    beginnings = {
+        form[:BEGINNING].lower()
+        for secret in (*whole, *words)
+        if len(secret) >= SHORTEST
+        for form in (secret, unquote(secret))
+    }
+    forms = [form.lower() for form in (text, unquote(text), html.unescape(text), text.replace("\\", ""))]
+    return any(beginning in form for form in forms for beginning in beginnings)

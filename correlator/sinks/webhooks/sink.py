@@ -23,9 +23,11 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+import aiohttp
 from msgspec import Struct
 
 from correlator.config.schema import Config
+from correlator.config.tls import Tls
 from correlator.config.webhooks import Webhook
 from correlator.model.published import Event, PublishedJob
 from correlator.model.replies import ReceiverState, WebhooksPart
@@ -33,20 +35,19 @@ from correlator.ops import metrics
 from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Batch, Hub
 from correlator.sinks.lateness import Lateness, Notice
+from correlator.sinks.receiver import Receiver, Response, Verdict, open_session, tls_context
 from correlator.sinks.webhooks.deliveries import (
     DEFAULT,
     Deliveries,
     Delivery,
     StoredDelivery,
     StoredEvent,
-    Verdict,
     WebhookTimings,
     decode_stored,
     encode_stored,
     judge,
 )
-from correlator.sinks.webhooks.request import Bodies, webhook_id
-from correlator.sinks.webhooks.sender import Attempt, Sender, tls_context
+from correlator.sinks.webhooks.request import Bodies, receiver, repeats_a_secret, webhook_headers, webhook_id
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +66,10 @@ PART = "webhooks"
 
 BEAT = 10.0
 """Seconds between two heartbeats."""
+
+
+MAX_SEARCHED = 2_048
+"""Bytes of a response that are searched for secrets before some are logged."""
 
 
 Value: TypeAlias = tuple[bytes, bytes]
@@ -102,7 +107,7 @@ class WebhookSink:
         contexts: dict[Path | None, ssl.SSLContext] = {}
         for webhook in config.webhooks:
             if webhook.ca not in contexts:
-                contexts[webhook.ca] = tls_context(webhook)
+                contexts[webhook.ca] = tls_context(Tls(ca=webhook.ca), f"webhooks: {webhook.name}: ca: {webhook.ca}")
         return lambda: self._apply({one.name: (one, contexts[one.ca]) for one in config.webhooks})
 
     def pending(self) -> dict[int, Value]:
@@ -371,7 +376,7 @@ class WebhookEndpoint:
         self._full = 0
         """Events that were dropped because too many waited."""
         self._disabled = False
-        self._away: Attempt | None = None
+        self._away: Response | None = None
         """Why the receiver does not accept events; None: it does, as far as is known."""
         self._refused: dict[int, str] = {}
         """Why the receiver refused an event, by its number."""
@@ -432,7 +437,7 @@ class WebhookEndpoint:
     async def run(self, beat: Callable[[], None]) -> None:
         """Send what the queue allows, until cancelled. `beat`: the heartbeat. Raises: defects of the program alone."""
         self._deliveries.restart()
-        sender = Sender(self.webhook, self._context)
+        target, session = receiver(self.webhook, self._context), open_session(allow_private=self.webhook.allow_private)
         attempts: set[asyncio.Task[None]] = set()
         try:
             while True:
@@ -443,7 +448,8 @@ class WebhookEndpoint:
                 now = time.monotonic()
                 self._judge_age(now)
                 if not self._disabled and (delivery := self._deliveries.pop_next(now)) is not None:
-                    task = asyncio.create_task(self._attempt(sender, delivery), name=f"webhook {self.webhook.name}")
+                    attempt = self._attempt(target, session, delivery)
+                    task = asyncio.create_task(attempt, name=f"webhook {self.webhook.name}")
                     attempts.add(task)
                     task.add_done_callback(attempts.discard)
                     task.add_done_callback(self._ended)
@@ -460,27 +466,28 @@ class WebhookEndpoint:
             for task in [*attempts]:
                 task.cancel()
             await asyncio.gather(*attempts, return_exceptions=True)
-            await sender.close()
+            await session.close()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._failure = error
         self._wake.set()
 
-    async def _attempt(self, sender: Sender, delivery: Delivery) -> None:
+    async def _attempt(self, target: Receiver, session: aiohttp.ClientSession, delivery: Delivery) -> None:
         webhook = self.webhook
-        answer = await sender.post(delivery.message_id, delivery.body)
-        verdict = judge(answer.status)
+        signed = webhook_headers(webhook.secret.keys, delivery.message_id, int(time.time()), delivery.body)
+        answer = await target.post(session, delivery.body, signed)
+        verdict = judge(answer)
         metrics.WEBHOOK_REQUESTS.labels(webhook.name, verdict.value).inc()
-        if verdict is not Verdict.DELIVERED and (delivery not in self._deliveries or webhook != self.webhook):
+        if verdict is not Verdict.ACCEPTED and (delivery not in self._deliveries or webhook != self.webhook):
             return  # Another response ended all events (410), or the next `run` sends them to the receiver of today.
         now = time.monotonic()
-        if verdict is not Verdict.DELIVERED:
+        if verdict is not Verdict.ACCEPTED:
             self._accepting_since = None
         elif self._accepting_since is None:
             self._accepting_since = now
         match verdict:
-            case Verdict.DELIVERED:
+            case Verdict.ACCEPTED:
                 self._is_back()
                 self._deliveries.delivered(delivery)
                 self._forget(None, [delivery.number])
@@ -518,26 +525,32 @@ class WebhookEndpoint:
         log.info("webhook %s: the receiver at %s accepts events again", self.webhook.name, self.webhook.url)
         self._away = None
 
-    def _is_away(self, answer: Attempt) -> None:
+    def _is_away(self, answer: Response) -> None:
         if self._away is None or answer.error != self._away.error:
             words = "webhook %s: the receiver at %s does not accept events: %s%s; they are kept and tried again"
-            log.warning(words, self.webhook.name, self.webhook.url, answer.error, _quoted(answer))
+            log.warning(words, self.webhook.name, self.webhook.url, answer.error, _quoted(self.webhook, answer))
         self._away = answer
 
-    def _is_refused(self, delivery: Delivery, answer: Attempt) -> None:
+    def _is_refused(self, delivery: Delivery, answer: Response) -> None:
         if delivery.number not in self._refused:
             words = "webhook %s: the receiver at %s refuses event %s: %s%s; it is tried again for 24 h"
-            arguments = (self.webhook.name, self.webhook.url, delivery.message_id, answer.error, _quoted(answer))
+            arguments = (
+                self.webhook.name,
+                self.webhook.url,
+                delivery.message_id,
+                answer.error,
+                _quoted(self.webhook, answer),
+            )
             log.warning(words, *arguments)
         self._refused[delivery.number] = answer.public
 
-    def _is_gone(self, answer: Attempt) -> None:
+    def _is_gone(self, answer: Response) -> None:
         dropped = self._deliveries.clear()
         if not self._disabled:
             words = "webhook %s: the receiver at %s wants no more events (HTTP 410)%s; nothing is sent until a reload"
-            log.warning(words, self.webhook.name, self.webhook.url, _quoted(answer))
+            log.warning(words, self.webhook.name, self.webhook.url, _quoted(self.webhook, answer))
         words = "the receiver wants no more events (HTTP 410); a reload tries again"
-        self._disabled, self._away = True, Attempt(HTTPStatus.GONE, words, words)
+        self._disabled, self._away = True, Response(HTTPStatus.GONE, words, words)
         self._forget("gone", dropped)
 
     def _forget(self, reason: DropReason | None, numbers: Iterable[int]) -> None:
@@ -572,7 +585,10 @@ def matches(webhook: Webhook, event: Event, shown: PublishedJob | None) -> bool:
     )
 
 
-def _quoted(answer: Attempt) -> str:
+def _quoted(webhook: Webhook, answer: Response) -> str:
     """Return the beginning of the response for the log."""
-    text = " ".join(answer.text.split())[:200]
+    text = answer.body[:MAX_SEARCHED].decode("utf-8", "replace")
+    if repeats_a_secret(webhook, text):
+        text = "(the response repeats what was sent, and is not shown)"
+    text = " ".join(text.split())[:200]
     return f', "{text}"' if text else ""

@@ -1,9 +1,9 @@
-"""Sends one request to a receiver: bounded in time, in bytes and in the addresses that it may connect to.
+"""A receiver by HTTP, of events or of traces: one request, bounded in time, in bytes and in the addresses it may go to.
 
-Redirects are not followed, cookies and proxies are not used, and of a response only its status, Retry-After and a short
-beginning are read. The name of the receiver is resolved in a thread of this receiver: a name server that does not
-answer blocks neither the event loop nor the threads that others use. Which addresses are allowed is decided for the
-address of each connection, not for a name.
+Redirects are not followed, cookies and proxies are not used, and of a response only its status, Retry-After and its
+beginning are read. The name of the receiver is resolved in a thread of this session: a name server that does not answer
+blocks neither the event loop nor the threads that others use. Which addresses are allowed is decided for the address of
+each connection, not for a name.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ import asyncio
 import contextlib
 import email.utils
 import functools
-import html
 import ipaddress
 import socket
 import ssl
 import threading
 import time
+from collections.abc import Mapping
+from enum import Enum
+from http import HTTPStatus
 from typing import Any, TypeAlias
-from urllib.parse import unquote
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -29,104 +30,130 @@ from yarl import URL
 
 from correlator import __version__
 from correlator.config.tls import Tls, client_context
-from correlator.config.webhooks import Webhook
 from correlator.errors import ConfigError
-from correlator.sinks.webhooks.request import CLOUD_EVENT, JSON, webhook_headers
+from correlator.ops.logs import escape
 
-MAX_RESPONSE = 2_048
-"""Bytes of the body of a response that are read at most."""
+MAX_RESPONSE = 65_536
+"""Bytes of the body of a response after which no more is read."""
 
 
 READ_WITHIN = 1.0
 """Seconds to read them."""
 
 
-SHORTEST, KEY, BEGINNING = 6, 16, 12
-"""Characters from which on a part of a URL, and a text of a body, may be a secret; those that are searched of it."""
+MAX_REASON = 300
+"""Maximum characters of a reason that the receiver, or a library, gives."""
 
 
 KEEP_ALIVE = 2.0
 """Seconds that an idle connection is kept. A longer time would meet servers that close it at that moment."""
 
 
-class Attempt(Struct, frozen=True):
-    """The end of an attempt. `status` None: there was no response. `error`: why it failed; empty on success.
+class Verdict(Enum):
+    """What a response means for the request and for the receiver."""
+
+    ACCEPTED = "delivered"
+    REFUSED = "refused"
+    """The receiver answers and does not accept this request."""
+    AWAY = "away"
+    """The receiver accepts no requests at the moment: send the same one again after a pause."""
+    GONE = "gone"
+    """The receiver accepts no request until an operator has changed something."""
+
+
+class Response(Struct, frozen=True):
+    """How a request ended. `status` None: there was no response. `error`: why it failed; empty on success.
 
     `public`: the same without names, addresses and what the receiver sent, for readiness, which needs no token.
-    `text`: the beginning of an unsuccessful response, unless it repeats a secret. `retry_after`: the seconds that the
-    receiver asked to wait.
+    `body`: its beginning. `retry_after`: the seconds that the receiver asked to wait.
     """
 
     status: int | None
     error: str = ""
     public: str = ""
-    text: str = ""
+    body: bytes = b""
     retry_after: float = 0.0
 
+    def verdict(self, verdicts: Mapping[int, Verdict], otherwise: Verdict) -> Verdict:
+        """Judge by the status. `verdicts`: of those that are no success; `otherwise`: of those that it has not."""
+        if self.status is None:
+            return Verdict.AWAY
+        return Verdict.ACCEPTED if 200 <= self.status < 300 else verdicts.get(self.status, otherwise)
 
-class Sender:
-    """The connections to one receiver. `context`: the TLS context for its URL."""
 
-    def __init__(self, webhook: Webhook, context: ssl.SSLContext) -> None:
-        assert webhook.url is not None
-        self._webhook = webhook
-        self._secrets = Secrets(webhook)
-        self._url = URL(webhook.url.reveal(), encoded=True)
-        connector = aiohttp.TCPConnector(
-            resolver=_Resolver(),
-            socket_factory=functools.partial(guarded_socket, allow_private=webhook.allow_private),
-            ssl=context,
-            keepalive_timeout=KEEP_ALIVE,
-        )
-        self._session = aiohttp.ClientSession(
-            connector=connector,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None),
-            auto_decompress=False,
-            read_bufsize=MAX_RESPONSE,
-            trust_env=False,
-        )
+class Receiver(Struct, frozen=True):
+    """Where requests are sent. Its URL and headers may hold secrets. `timeout`: seconds until a response begins."""
 
-    async def post(self, message_id: str, body: bytes) -> Attempt:
-        """Send one request and return how it ended. Takes `Webhook.timeout` at most, and `READ_WITHIN`."""
-        headers = {
-            "Content-Type": JSON if self._webhook.body is not None else CLOUD_EVENT,
-            "User-Agent": f"correlator/{__version__}",
-            **webhook_headers(self._webhook.secret.keys, message_id, int(time.time()), body),
-        }
-        if self._webhook.authorization:
-            headers["Authorization"] = self._webhook.authorization.reveal()
+    url: URL
+    headers: Mapping[str, str]
+    context: ssl.SSLContext | None
+    timeout: float
+
+    def __repr__(self) -> str:
+        return "Receiver(***)"
+
+    async def post(self, session: aiohttp.ClientSession, body: bytes, headers: Mapping[str, str] = {}) -> Response:
+        """Send one request and return how it ended, after `timeout` and `READ_WITHIN` at most. `headers`: more of them.
+
+        A response whose body is slow or broken is a response: the same request again might be stored twice.
+        """
         try:
-            async with asyncio.timeout(self._webhook.timeout):
-                response = await self._session.post(self._url, data=body, headers=headers, allow_redirects=False)
+            async with asyncio.timeout(self.timeout):
+                response = await session.post(
+                    self.url,
+                    data=body,
+                    headers={**self.headers, **headers},
+                    ssl=self.context or True,
+                    allow_redirects=False,
+                )
         except TimeoutError:
-            words = f"no response within {self._webhook.timeout:g} s"
-            return Attempt(None, words, words)
+            words = f"no response within {self.timeout:g} s"
+            return Response(None, words, words)
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            return Attempt(None, describe_error(error), f"{_public(error)}; the daemon's log says more")
+            return Response(None, describe_error(error), f"{_public(error)}; the daemon's log says more")
         try:
-            return await _answer(response, self._secrets)
+            return await _read(response)
         finally:
             response.close()  # Without effect if the whole response has been read: its connection is used again.
 
-    async def close(self) -> None:
-        await self._session.close()
+
+def open_session(*, allow_private: bool | None = None) -> aiohttp.ClientSession:
+    """Return a session for one receiver. `allow_private`: see `refusal`; None: it may have any address."""
+    guard = None if allow_private is None else functools.partial(guarded_socket, allow_private=allow_private)
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(resolver=_Resolver(), socket_factory=guard, keepalive_timeout=KEEP_ALIVE),
+        headers={"User-Agent": f"correlator/{__version__}", "Accept-Encoding": "identity"},
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=aiohttp.ClientTimeout(total=None),
+        auto_decompress=False,
+        trust_env=False,
+    )
 
 
-async def _answer(response: aiohttp.ClientResponse, secrets: Secrets) -> Attempt:
-    """Return what a response means. The body of a failure is read as far as it arrives within `READ_WITHIN`."""
-    status = response.status
-    if 200 <= status < 300:
-        return Attempt(status)
-    text = b""
+def tls_context(settings: Tls | None, key: str) -> ssl.SSLContext:
+    """Return the TLS context for `settings`, the value of `key`. Reads files. Raises: `ConfigError`."""
+    try:
+        return client_context(settings)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError([f"{key}: a file cannot be used: {error.strerror or error}"]) from error
+
+
+async def _read(response: aiohttp.ClientResponse) -> Response:
+    status, body = response.status, b""
     with contextlib.suppress(TimeoutError, aiohttp.ClientError, HttpProcessingError, OSError):
         async with asyncio.timeout(READ_WITHIN):
-            text = await response.content.read(MAX_RESPONSE)
-    error = f"HTTP {status}" + (", and redirects are not followed" if 300 <= status < 400 else "")
-    shown = text.decode("utf-8", "replace")
-    if secrets.are_in(shown):
-        shown = "(the response repeats what was sent, and is not shown)"
-    return Attempt(status, error, error, shown, _retry_after(response.headers.get("Retry-After", "")))
+            async for part in response.content.iter_any():
+                body += part
+                if len(body) > MAX_RESPONSE:
+                    break
+    if 200 <= status < 300:
+        return Response(status, body=body)
+    known = HTTPStatus(status).phrase if status in _STATUSES else ""
+    error = f"HTTP {status} {known}".rstrip() + (", and redirects are not followed" if 300 <= status < 400 else "")
+    return Response(status, error, error, body, _retry_after(response.headers.get("Retry-After", "")))
+
+
+_STATUSES = frozenset(HTTPStatus)
 
 
 def _retry_after(text: str) -> float:
@@ -139,16 +166,8 @@ def _retry_after(text: str) -> float:
         return 0.0
 
 
-def tls_context(webhook: Webhook) -> ssl.SSLContext:
-    """Return the TLS context for a receiver. Reads certificates from the disk. Raises: `ConfigError`."""
-    try:
-        return client_context(Tls(ca=webhook.ca))
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError([f"webhooks: {webhook.name}: ca: {webhook.ca} cannot be used: {error}"]) from error
-
-
 def describe_error(error: BaseException) -> str:
-    """Return why an attempt failed, without the path of the URL."""
+    """Return why a request failed, on one line and without the path of the URL."""
     match error:
         case aiohttp.ClientConnectorDNSError():
             words = f"the name {error.host} cannot be resolved: {error.os_error.strerror or error.os_error}"
@@ -162,11 +181,11 @@ def describe_error(error: BaseException) -> str:
             words = "the receiver's response is not HTTP"
         case _:
             words = str(error)
-    return words or type(error).__name__
+    return escape(words or type(error).__name__)[:MAX_REASON]
 
 
 def _public(error: BaseException) -> str:
-    """Return why an attempt failed, without the name and address of the receiver and the bytes that it sent."""
+    """Return why a request failed, without the name and address of the receiver and the bytes that it sent."""
     match error:
         case aiohttp.ClientConnectorDNSError():
             return "the receiver's name cannot be resolved"
@@ -178,31 +197,6 @@ def _public(error: BaseException) -> str:
             return "the receiver cannot be reached"
         case _:
             return "the connection to the receiver failed"
-
-
-class Secrets:
-    """Finds the secrets of a webhook in a response: a receiver may repeat what it was sent."""
-
-    def __init__(self, webhook: Webhook) -> None:
-        assert webhook.url is not None
-        url = URL(webhook.url.reveal(), encoded=True)
-        literals = webhook.body.literals if webhook.body is not None else ()
-        keys = [text for text in literals if len(text) >= KEY and " " not in text]
-        credentials = webhook.authorization.reveal().split()
-        whole = [url.raw_path_qs, *keys, *(credentials[1:] or credentials)]
-        words = [*url.raw_path.split("/"), *url.query.values()]
-        self._beginnings = frozenset(
-            form[:BEGINNING].lower()
-            for text in (*whole, *words)
-            if len(text) >= SHORTEST
-            for form in (text, unquote(text))
-        )
-        """The beginnings, as a response may be cut in the middle of a secret."""
-
-    def are_in(self, text: str) -> bool:
-        """Return whether `text` repeats one, also if it is escaped as in a URL, HTML or JSON."""
-        forms = (text, unquote(text), html.unescape(text), text.replace("\\", ""))
-        return any(beginning in form.lower() for form in forms for beginning in self._beginnings)
 
 
 class _Resolver(AbstractResolver):
@@ -234,7 +228,7 @@ class _Resolver(AbstractResolver):
             with contextlib.suppress(RuntimeError):  # The loop has been closed meanwhile.
                 loop.call_soon_threadsafe(settle, found, error)
 
-        threading.Thread(target=work, name="webhook-resolver", daemon=True).start()
+        threading.Thread(target=work, name="receiver-resolver", daemon=True).start()
         return [
             ResolveResult(
                 hostname=host,
@@ -251,7 +245,7 @@ class _Resolver(AbstractResolver):
         """Nothing is open; a thread ends by itself."""
 
 
-# -- addresses that a webhook may connect to
+# -- addresses that may be connected to
 
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address

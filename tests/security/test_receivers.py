@@ -1,4 +1,4 @@
-"""A receiver of traces that is false, or hostile, gets no secret and costs neither memory nor time."""
+"""A receiver of traces or webhooks that is false, or hostile, gets no secret and costs neither memory nor time."""
 
 from __future__ import annotations
 
@@ -12,9 +12,13 @@ import pytest
 from correlator.config.loading import load
 from correlator.config.otlp import Otlp
 from correlator.config.tls import Tls
+from correlator.config.values import Secret
+from correlator.config.webhooks import Webhook, WebhookUrl
 from correlator.doctor.bundle import secrets
 from correlator.doctor.service import Setting
-from correlator.sinks.otlp.receiver import MAX_ANSWER, MAX_WORDS, TraceAnswer, TraceVerdict, receiver, session
+from correlator.sinks.otlp.receiver import judge, receiver
+from correlator.sinks.receiver import MAX_REASON, MAX_RESPONSE, Receiver, Response, open_session, tls_context
+from correlator.sinks.webhooks import request
 from tests.support.certificates import Certificates
 
 TOKEN = "ot-hush-5104"
@@ -29,14 +33,24 @@ async def listening(handle: Handle, **options: object) -> AsyncIterator[str]:
         yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}/v1/traces"
 
 
-async def answer_of(settings: Otlp) -> TraceAnswer:
-    async with session() as http:
-        return await receiver(settings).send(http, b"{}")
+def of_traces(url: str, ca: Path | None = None, headers: Path | None = None) -> Receiver:
+    return receiver(Otlp(url=url, headers_file=headers, tls=Tls(ca=ca)))
 
 
+def of_webhooks(url: str, ca: Path | None = None, headers: Path | None = None) -> Receiver:
+    token = Secret("" if headers is None else headers.read_text().partition(": ")[2])
+    return request.receiver(Webhook(url=WebhookUrl(url), authorization=token), tls_context(Tls(ca=ca), "ca"))
+
+
+async def response_of(target: Receiver) -> Response:
+    async with open_session(allow_private=True) as session:
+        return await target.post(session, b"{}")
+
+
+@pytest.mark.parametrize("target", [of_traces, of_webhooks])
 @pytest.mark.parametrize("certificate", ["other", "ended", "self", "right"])
 async def test_a_receiver_with_a_wrong_certificate_gets_no_request(
-    certificates: Certificates, tmp_path: Path, certificate: str
+    certificates: Certificates, tmp_path: Path, certificate: str, target: Callable[..., Receiver]
 ) -> None:
     after = bytearray()
 
@@ -48,14 +62,13 @@ async def test_a_receiver_with_a_wrong_certificate_gets_no_request(
 
     (tmp_path / "headers").write_text(f"Authorization: Bearer {TOKEN}")
     async with listening(talk, ssl=certificates.server(certificate)) as address:
-        tls = Tls(ca=certificates.ca)
-        answer = await answer_of(Otlp(url=f"https://{address}", headers_file=tmp_path / "headers", tls=tls))
+        response = await response_of(target(f"https://{address}", certificates.ca, tmp_path / "headers"))
     if certificate == "right":
-        assert answer.verdict is TraceVerdict.ACCEPTED
+        assert response.status == 200
         assert f"Authorization: Bearer {TOKEN}".encode() in after
     else:
-        assert (answer.verdict, bytes(after)) == (TraceVerdict.AGAIN, b"")
-        assert "certificate" in answer.words
+        assert (response.status, bytes(after)) == (None, b"")
+        assert "certificate" in response.error
 
 
 async def test_an_answer_without_end_is_read_to_its_bound() -> None:
@@ -72,9 +85,9 @@ async def test_an_answer_without_end_is_read_to_its_bound() -> None:
         writer.close()
 
     async with listening(flood) as address:
-        answer = await answer_of(Otlp(url=f"http://{address}", timeout=60.0))
-    assert answer.verdict is TraceVerdict.REFUSED
-    assert sent < 100 * MAX_ANSWER  # what the kernel buffers
+        response = await response_of(of_traces(f"http://{address}"))
+    assert response.status == 400
+    assert sent < 100 * MAX_RESPONSE  # what the kernel buffers
 
 
 async def test_the_text_of_a_receiver_is_one_short_line_without_control_characters() -> None:
@@ -85,12 +98,13 @@ async def test_the_text_of_a_receiver_is_one_short_line_without_control_characte
         writer.close()
 
     async with listening(talk) as address:
-        words = (await answer_of(Otlp(url=f"http://{address}"))).words
+        words = judge(await response_of(of_traces(f"http://{address}"))).words
     assert words.startswith("HTTP 400 Bad Request: \\x1b[2J\\n")
-    assert len(words) < MAX_WORDS + 100
+    assert len(words) < MAX_REASON + 100
 
 
-async def test_a_redirect_is_not_followed_with_the_headers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", [of_traces, of_webhooks])
+async def test_a_redirect_is_not_followed_with_the_headers(target: Callable[..., Receiver]) -> None:
     requests: list[bytes] = []
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -100,8 +114,9 @@ async def test_a_redirect_is_not_followed_with_the_headers(tmp_path: Path) -> No
         writer.close()
 
     async with listening(talk) as address:
-        answer = await answer_of(Otlp(url=f"http://{address}"))
-    assert (answer.verdict, len(requests)) == (TraceVerdict.MISPLACED, 1)
+        response = await response_of(target(f"http://{address}"))
+    assert (response.status, len(requests)) == (307, 1)
+    assert response.error == "HTTP 307 Temporary Redirect, and redirects are not followed"
 
 
 def test_headers_that_hold_a_secret_are_shown_nowhere(tmp_path: Path) -> None:
