@@ -113,3 +113,12 @@ class BadRequest(CorrelatorError):
 
 class NotFound(CorrelatorError):
     """No job has the requested ID. The message is the `detail` that the client gets."""
+
+
+def drop_frames(error: BaseException | None) -> None:
+    """Drop the frames of an error that was handled, where what they refer to refers to the error.
+
+    Nothing but a full garbage collection would free such a circle, and `ops.stalls` makes these rare.
+    """
+    if error is not None:
+        error.__traceback__ = error.__context__ = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import socket
 import ssl
@@ -238,6 +239,37 @@ async def test_three_tls_handshakes_are_under_way_and_the_next_begins_when_one_e
             await first.answer()
         for client in clients:
             client.socket.close()
+
+
+UPGRADE = (
+    b"GET /ws HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("sent", "tls"),
+    [
+        pytest.param(b"\x16\x03\x01 no handshake", True, id="no-tls"),
+        pytest.param(b"\0 no request\r\n\r\n", False, id="no-http"),
+        pytest.param(b"GET /nothing HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", False, id="no-such-path"),
+        pytest.param(UPGRADE + b"\xff" * 60, False, id="no-websocket-frame"),
+    ],
+)
+async def test_a_refused_connection_leaves_nothing_to_the_garbage_collector(hub, certificates, sent, tls):
+    async with served(hub, tls=certificates.server("daemon") if tls else None) as url:
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(10):
+                reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+                writer.write(sent)
+                with contextlib.suppress(ConnectionError, TimeoutError):
+                    await asyncio.wait_for(reader.read(2000), 2)
+                writer.transport.abort()
+            await eventually(lambda: not any(type(each) is HttpConnection for each in gc.get_objects()))
+        finally:
+            gc.enable()
 
 
 async def test_a_client_that_does_not_answer_in_its_tls_handshake_does_not_stop_others(hub, certificates):

@@ -44,7 +44,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 
 from correlator.bounded import BoundedDict
-from correlator.errors import CorrelatorError
+from correlator.errors import CorrelatorError, drop_frames
 from correlator.ops import metrics
 from correlator.sinks.http.access import share_of
 from correlator.sinks.turns import Refused, Rounds, Turns
@@ -102,6 +102,10 @@ def descriptor_limit() -> int:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
+def _ended() -> None:
+    """What `Peer.end` is before a connection begins and when it has ended."""
+
+
 class Peer:
     """One connection. `surplus`: it may only ask for `/health/*`. `end()` aborts it.
 
@@ -115,7 +119,7 @@ class Peer:
         self.answering = False
         self.crowded = crowded
         self.surplus = surplus
-        self.end: Callable[[], object] = lambda: None
+        self.end: Callable[[], object] = _ended
 
 
 class Connections:
@@ -208,6 +212,7 @@ class Connections:
         if peer not in self._open:
             return
         del self._open[peer]
+        peer.end = _ended  # What it was refers to the peer: only a full garbage collection would free them.
         counted = self._surplus if peer.surplus else self._of
         counted[peer.address] -= 1
         if not counted[peer.address]:
@@ -303,6 +308,7 @@ class HttpConnection(web.RequestHandler):
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
         """Answer what is no request. aiohttp has 400 for everything."""
+        drop_frames(exc)  # They refer to the connection, whose messages refer to the error.
         if isinstance(exc, LineTooLong):
             is_field = exc.args[1] == MAX_FIELD
             status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE if is_field else HTTPStatus.REQUEST_URI_TOO_LONG
@@ -527,24 +533,30 @@ class Acceptor:
         await connecting
 
     async def _connect(self, accepted: socket.socket, peer: Peer, until: float) -> None:
-        """Hand the socket to aiohttp; with TLS, until after the handshake."""
+        """Hand the socket to aiohttp, with TLS after the handshake. Give it up if that fails or its client has gone."""
         loop = asyncio.get_running_loop()
         options = {"keepalive_timeout": max(1.0, until - loop.time()), **self._options}
-        await loop.connect_accepted_socket(
-            lambda: HttpConnection(self._server, peer, self._connections, self._endings, **options),
-            accepted,
-            ssl=self._tls,
-            ssl_handshake_timeout=HANDSHAKE_WITHIN if self._tls is not None else None,
-        )
+        connection = HttpConnection(self._server, peer, self._connections, self._endings, **options)
+        try:
+            await loop.connect_accepted_socket(
+                lambda: connection,
+                accepted,
+                ssl=self._tls,
+                ssl_handshake_timeout=HANDSHAKE_WITHIN if self._tls is not None else None,
+            )
+        except BaseException as error:
+            connection.connection_lost(None)  # It and its parser refer to each other.
+            self._give_up(accepted, peer)
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            if not isinstance(error, OSError | Refused):
+                log.exception("a connection could not begin")
+            drop_frames(error)
 
     def _begun(self, accepted: socket.socket, peer: Peer, task: asyncio.Task[None]) -> None:
-        """Give the connection up if it was ended before it began, its handshake failed, or its client has gone."""
-        error = None if task.cancelled() else task.exception()
-        if error is None and not task.cancelled():
-            return
-        self._give_up(accepted, peer)
-        if error is not None and not isinstance(error, OSError | Refused):
-            log.error("a connection could not begin", exc_info=error)
+        """Give the connection up if it was ended before it began."""
+        if task.cancelled():
+            self._give_up(accepted, peer)
 
     def _give_up(self, accepted: socket.socket, peer: Peer) -> None:
         self._connections.lost(peer)

@@ -16,7 +16,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler
 from aiohttp.web_request import BaseRequest
 
-from correlator.errors import BadRequest, NotFound, SourceUnavailable
+from correlator.errors import BadRequest, NotFound, SourceUnavailable, drop_frames
 from correlator.jobs import job_document
 from correlator.sinks.turns import Refused
 
@@ -61,6 +61,7 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         if error.status < HTTPStatus.BAD_REQUEST:
             raise
         allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
+        drop_frames(error)  # They refer to the request, whose route refers to the error.
         return problem(error.status, _words(error, request), allow)
     except Exception as error:  # noqa: BLE001 - every exception becomes a response
         return _answer(error, request)

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Final, assert_never
 import msgspec
 from aiohttp import WSCloseCode, WSMsgType, web
 
-from correlator.errors import BadRequest, SourceUnavailable
+from correlator.errors import BadRequest, SourceUnavailable, drop_frames
 from correlator.jobs import job_document
 from correlator.model.messages import ClientMessage, CloseCode, Get, Hello, Ping, Subscribe, Unsubscribe
 from correlator.ops import metrics
@@ -144,6 +144,7 @@ class Websockets:
             self._streams.remove(client)
             self._open.pop(client, None)
             client.close()
+            drop_frames(ws.exception())  # They refer to the websocket.
         return ws
 
     async def _serve(self, request: web.Request, client: WebsocketConnection, refused: tuple[int, str] | None) -> None:
