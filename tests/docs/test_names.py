@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import importlib
 import re
-import tomllib
 from collections.abc import Iterator
 from functools import cache
 
@@ -215,24 +214,3 @@ def test_no_name_of_others_is_listed_in_vain():
 
 def _names(text: str) -> list[str]:
     return [*_DOTTED.findall(text), *_WORD.findall(text)]
-
-
-# The layers
-
-
-def layers_of_architecture() -> list[str]:
-    """The modules of each layer, from the top."""
-    text = read("ARCHITECTURE.md").partition("## Layers")[2].partition("\n## ")[0]
-    table = next(part for part in text.split("\n\n") if part.startswith("| "))
-    return [_modules(row.split(" | ")[0]) for row in table.splitlines()[2:]]
-
-
-def _modules(cell: str) -> str:
-    return " ".join(sorted(re.findall(r"`(\w+)/?`", cell)))
-
-
-def test_the_layers_of_architecture_are_those_of_the_contracts():
-    contracts = tomllib.loads(read("pyproject.toml"))["tool"]["importlinter"]["contracts"]
-    (layers,) = (contract for contract in contracts if contract["type"] == "layers")
-    assert layers["exhaustive"]
-    assert layers_of_architecture() == [" ".join(sorted(re.findall(r"\w+", layer))) for layer in layers["layers"]]

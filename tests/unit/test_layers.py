@@ -1,4 +1,4 @@
-"""The layers of ARCHITECTURE.md hold, and the rules for tests: what they may import, and how long their names are."""
+"""The import rules hold, and the rules for tests: what they may import, and how long their names are."""
 
 import re
 
