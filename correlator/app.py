@@ -351,7 +351,6 @@ def core_of(
     tail = Tail(
         poll=config.database.poll_interval,
         idle_poll=config.database.idle_poll_interval,
-        grace=config.database.gap_grace,
         patience=patience,
     )
     interval, keys = config.database.reconcile_interval, config.jobs.external_id_keys

@@ -77,11 +77,10 @@ def check_config(file: Path | None, output: str, gateway: bool) -> None:
     setting = service.load(file, environ, gateway=gateway)
     for line in setting.twice:
         click.echo(f"correlator: warning: {logs.escape(line)}", err=True)
-    shown = rendering.redacted(setting.config)
     if output == "json":
-        click.echo(json.dumps(shown, indent=2))
+        click.echo(json.dumps(rendering.redacted(setting.config), indent=2))
     else:
-        click.echo("\n".join(f"{dotted} = {values.toml(value)}" for dotted, value in rendering.flat(shown)))
+        click.echo("\n".join(f"{key} = {values.toml(value)}" for key, _, value in schema.settings(setting.config)))
 
 
 @main.command()

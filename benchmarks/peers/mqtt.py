@@ -15,7 +15,7 @@ from paho.mqtt.properties import Properties
 
 from benchmarks.facts import now, readings
 from correlator.config.schema import Mqtt
-from correlator.config.values import broker_url
+from correlator.config.values import BrokerUrl
 from correlator.jobs.index import Index
 from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.mqtt.outbox import MqttOutbox, PendingEvents
@@ -51,7 +51,7 @@ def messages(hub: LocalHub, instance: str) -> list[MqttMessage]:
 async def by_the_sink(port: int, jobs: int) -> float:
     """Seconds from the connection until all is acknowledged."""
     hub = filled(jobs)
-    sink = MqttSink(Mqtt(url=broker_url(f"mqtt://127.0.0.1:{port}"), instance="ours"))
+    sink = MqttSink(Mqtt(url=BrokerUrl.parse(f"mqtt://127.0.0.1:{port}"), instance="ours"))
     running = asyncio.create_task(sink.run(hub))
     while not sink.connected:  # noqa: ASYNC110 - it is measured from outside
         await asyncio.sleep(0.001)

@@ -2,14 +2,21 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
-from urllib.parse import urlsplit
+from typing import Annotated, Literal, Self, TypeAlias
 
 import msgspec
 
-from correlator.config import values
 from correlator.config.tls import Tls
-from correlator.config.values import Section, read_secret, shown_path
+from correlator.config.values import (
+    NO_QUERY,
+    Section,
+    bracketed,
+    read_secret,
+    shown_path,
+    split_url,
+    text_like,
+    text_of,
+)
 from correlator.config.values import described as _key
 from correlator.errors import ConfigError
 
@@ -20,7 +27,6 @@ _URL = (
     "nats://host:4222 or tls://host:4222, several separated by commas and all with the same scheme; the user belongs"
     " in cluster.credentials_file"
 )
-_INSTANCE = "1 to 64 of the characters A-Z a-z 0-9 - _"
 _JWT = "BEGIN NATS USER JWT"
 _SEED = re.compile(r"SU[A-Z2-7]{56}")
 MAX_SERVERS = 16
@@ -32,56 +38,29 @@ class NatsUrl(msgspec.Struct, frozen=True):
     servers: tuple[str, ...]
     tls: bool
 
+    @classmethod
+    def parse(cls, raw: object) -> Self:
+        """Parse the addresses of the servers."""
+        servers = [_server(part.strip()) for part in text_of(raw, _URL).split(",")]
+        schemes = {server.partition(":")[0] for server in servers}
+        if len(schemes) != 1 or len(servers) > MAX_SERVERS:
+            raise ValueError(_URL)
+        return cls(tuple(dict.fromkeys(servers)), schemes == {"tls"})
+
     def __str__(self) -> str:
         return ",".join(self.servers)
 
 
-def nats_url(raw: object) -> NatsUrl | None:
-    """Parse the addresses of the servers. None if empty."""
-    if not isinstance(raw, str):
-        raise ValueError(_URL)
-    if not raw.strip():
-        return None
-    servers = [_server(part.strip()) for part in raw.split(",")]
-    schemes = {server.partition(":")[0] for server in servers}
-    if len(schemes) != 1 or len(servers) > MAX_SERVERS:
-        raise ValueError(_URL)
-    return NatsUrl(tuple(dict.fromkeys(servers)), schemes == {"tls"})
-
-
 def _server(text: str) -> str:
-    try:
-        parts = urlsplit(text)
-        port = parts.port
-    except ValueError:  # The port is not a number, or brackets do not match.
-        raise ValueError(_URL) from None
-    if parts.scheme not in ("nats", "tls") or not parts.hostname or port == 0 or "@" in parts.netloc:
+    parts = split_url(text, ("nats", "tls"), _URL, forbidden=NO_QUERY)
+    if parts.path not in ("", "/"):
         raise ValueError(_URL)
-    if parts.path not in ("", "/") or re.search(r"[^!-~]|[?#\\]", text):
-        raise ValueError(_URL)
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    return f"{parts.scheme}://{host}:{port or 4222}"
-
-
-def instance_name(raw: object) -> str:
-    """Parse the name of an instance. Empty: the default."""
-    if not isinstance(raw, str) or not re.fullmatch(r"[A-Za-z0-9_-]{0,64}", raw):
-        raise ValueError(_INSTANCE)
-    return raw
+    return f"{parts.scheme}://{bracketed(parts.hostname or '')}:{parts.port or 4222}"
 
 
 def default_instance(host: str) -> str:
     """Return the name of the instance on `host`: the first label of the host name, with - for other characters."""
     return re.sub(r"[^A-Za-z0-9_-]", "-", host.partition(".")[0])[:64] or "correlator"
-
-
-def stream_replicas(raw: object) -> Replicas:
-    """Parse the number of servers that keep each stream."""
-    given = str(raw) if isinstance(raw, int | str) and not isinstance(raw, bool) else ""
-    for number in (1, 3, 5):
-        if given == str(number):
-            return number
-    raise ValueError("1, 3 or 5")
 
 
 def is_seed(file: Path) -> bool:
@@ -103,8 +82,7 @@ class Cluster(Section, frozen=True, kw_only=True):
         NatsUrl | None,
         _key(
             'NATS servers with JetStream: "nats://host:4222" or "tls://host:4222", several separated by commas;'
-            " empty: no cluster.",
-            nats_url,
+            " empty: no cluster."
         ),
     ] = None
     instance: Annotated[
@@ -112,14 +90,14 @@ class Cluster(Section, frozen=True, kw_only=True):
         _key(
             "The name of the appliance in the cluster, the same for its active collector and its standby; A-Z a-z 0-9"
             " - _; empty: the first label of the host name.",
-            instance_name,
+            text_like(r"[A-Za-z0-9_-]{0,64}", "1 to 64 of the characters A-Z a-z 0-9 - _"),
         ),
     ] = ""
     credentials_file: Annotated[
         Path | None,
         _key(
             "A creds file of the NATS user, or a file with the seed of its nkey. Also as the credential nats-creds.",
-            values.optional_path,
+            credential="nats-creds",
         ),
     ] = None
     tls: Annotated[
@@ -127,6 +105,5 @@ class Cluster(Section, frozen=True, kw_only=True):
         _key("TLS for tls:// servers. Without this table their certificates are checked with the system's CAs."),
     ] = None
     replicas: Annotated[
-        Replicas,
-        _key("How many NATS servers keep each stream: 1, 3 or 5, at most as many as there are.", stream_replicas),
+        Replicas, _key("How many NATS servers keep each stream: 1, 3 or 5, at most as many as there are.")
     ] = 1

@@ -227,9 +227,9 @@ def _secret_way(key: Key, dotted: str, text: str) -> tuple[str, str] | None:
     """Return the credential and the key of a file by which a secret goes in; None if the value is no secret."""
     if dotted == "otlp.headers":
         return ("otlp-headers", "otlp.headers_file") if _SECRET_HEADER.search(text) else None
-    if key.parse is values.secret or (dotted == "database.url" and loading.holds_password(text)):
-        section = dotted.partition(".")[0]
-        return {"database": "db-password", "mqtt": "mqtt-password"}[section], f"{section}.password_file"
+    if key.is_secret or (dotted == "database.url" and loading.holds_password(text)):
+        file = f"{dotted.partition('.')[0]}.password_file"
+        return dict(leaves())[file].credential, file
     return None
 
 

@@ -9,9 +9,9 @@ import difflib
 import re
 import socket
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote
 
 import msgspec
@@ -21,18 +21,9 @@ from correlator.config import files, values
 from correlator.config.cluster import Cluster, default_instance, is_seed
 from correlator.config.files import Files
 from correlator.config.otlp import read_headers
-from correlator.config.schema import (
-    Config,
-    Database,
-    Key,
-    Mqtt,
-    State,
-    keys,
-    leaves,
-    value_of,
-)
+from correlator.config.schema import Config, Key, State, keys, leaves, settings, value_of
 from correlator.config.values import Section, credential, read_secret, shown_path
-from correlator.config.webhooks import authorization_value, body_template, complete, signing_secrets, webhook_url
+from correlator.config.webhooks import contradictions
 from correlator.errors import ConfigError
 
 DEFAULT_FILE = Path("/etc/correlator/correlator.toml")
@@ -40,15 +31,11 @@ NO_CLUSTER = 'cluster.url: a gateway reads a cluster, e.g. url = "nats://127.0.0
 """The problem of a gateway that has no cluster yet."""
 
 _PREFIX = "CORRELATOR_"
-_HIDDEN = (
-    *(values.secret, webhook_url, signing_secrets, authorization_value),
-    body_template,  # such as the one of a service that takes its key in the body
-)
-"""Parsers of values that no message may repeat."""
+_TLS_SCHEMES = {"mqtt": "mqtts", "otlp": "https", "cluster": "tls"}
+_TLS_FILES = ("tls_cert", "tls_key", ".ca", ".cert", ".key")
 # Up to the last @, so that a password with a raw / or @ in it is found and hidden too.
 _PASSWORD_IN_URL = re.compile(r"(?P<head>[A-Za-z]+://[^:@/]*):(?P<password>.*)@(?P<rest>[^@]*)", re.DOTALL)
 _S = TypeVar("_S", bound=Section)
-_P = TypeVar("_P", Database, Mqtt)
 
 
 class _Text(NamedTuple):
@@ -136,21 +123,20 @@ def _checked(read: Files, environ: Mapping[str, str], *, gateway: bool) -> tuple
         found.add("database", "database: a gateway reads no database: remove this section")
     _lift_password(raw, found)
     config = _table(Config, raw, "", found)
+    config = _filled(config, "", environ, found)
     config = replace(
         config,
-        database=_with_password("database", config.database, environ, found),
-        http=replace(config.http, tokens_file=config.http.tokens_file or credential(environ, "api-token")),
-        otlp=replace(config.otlp, headers_file=config.otlp.headers_file or credential(environ, "otlp-headers")),
         cluster=_in_cluster(config.cluster, environ, "gateway-key" if gateway else "cluster-key"),
-        mqtt=_named(_with_password("mqtt", config.mqtt, environ, found)),
+        mqtt=replace(config.mqtt, instance=config.mqtt.instance or socket.gethostname()),
         state=config.state if gateway else _with_directory(config.state, environ, found),  # A gateway keeps nothing.
-        webhooks=complete(config.webhooks, environ, found.add, found.place),
     )
     if gateway and config.cluster.url is None and "cluster.url" not in found.keys:
         found.lines.append(NO_CLUSTER)
     wrong = frozenset(found.keys)  # These have their defaults now, so a contradiction with them is not meant.
     found.lines += [
-        found.placed(line, *involved) for involved, line in _contradictions(config) if wrong.isdisjoint(involved)
+        found.placed(line, *involved)
+        for involved, line in (*_contradictions(config), *contradictions(config.webhooks, found.place))
+        if wrong.isdisjoint(involved)
     ]
     return config, found.lines
 
@@ -196,8 +182,8 @@ def _lift_password(raw: dict[str, Any], found: _Problems) -> None:
     url = written.text if isinstance(written, _Text) else written
     if not isinstance(table, dict) or not isinstance(url, str) or not (match := _PASSWORD_IN_URL.fullmatch(url)):
         return
-    if table.get("password") and match["password"]:
-        found.add("database.password", "database.password: the URL holds a password already; give it once")
+    if match["password"] and (twice := [name for name in ("password", "password_file") if table.pop(name, None)]):
+        found.add(f"database.{twice[0]}", f"database.{twice[0]}: the URL holds a password already; give it once")
     clean = f"{match['head']}@{match['rest']}"
     table["url"] = written._replace(text=clean) if isinstance(written, _Text) else clean
     if match["password"]:
@@ -251,7 +237,7 @@ def _table(section: type[_S], raw: Mapping[str, Any], above: str, found: _Proble
                 chosen[name] = _value(key, written)
         except ValueError as error:
             label, shown = written if isinstance(written, _Text) else (dotted, written)
-            shown = "***" if key.parse in _HIDDEN or key.repeated else values.shown(shown)
+            shown = "***" if key.is_secret or key.repeated else values.shown(shown)
             found.add(dotted, f"{label} = {shown}: expected {error}")
     return section(**chosen)
 
@@ -270,6 +256,8 @@ def _value(key: Key, written: Any) -> Any:
         raise ValueError(f"tables, each below {key.header}" if key.repeated else "a table")
     textual = isinstance(written, _Text)
     value = _from_text(key, written.text) if textual else written
+    if value == "" and key.is_optional:
+        return None
     if key.parse:
         try:
             value = key.parse(value)
@@ -285,7 +273,7 @@ def _value(key: Key, written: Any) -> Any:
 
 def _from_text(key: Key, text: str) -> Any:
     """Parse a list, written as "a, b" or ["a", "b"]. msgspec converts numbers and booleans from text."""
-    if get_origin(get_args(key.hint)[0]) is not tuple:
+    if key.kind is not tuple:
         return text
     if not text.lstrip().startswith("["):
         return [item.strip() for item in text.split(",") if item.strip()]
@@ -295,9 +283,9 @@ def _from_text(key: Key, text: str) -> Any:
         return text
 
 
-def _nearest(name: str, options: Iterable[str]) -> str:
+def _nearest(name: str, options: Iterable[str], above: str = "") -> str:
     near = difflib.get_close_matches(name, options, 1)
-    return f"did you mean {near[0]}?" if near else f"known are {', '.join(options)}"
+    return f"did you mean {above}{near[0]}?" if near else f"known are {', '.join(above + one for one in options)}"
 
 
 def nearest_key(dotted: str) -> str:
@@ -319,23 +307,43 @@ def _nearest_key(above: str, name: str, siblings: Iterable[str]) -> str:
     elsewhere = [dotted for dotted, key in leaves() if key.name == name]
     if elsewhere and not difflib.get_close_matches(name, siblings, 1, cutoff=0.7):
         return f"did you mean {elsewhere[0]}?"
-    return _nearest(above + name, [above + sibling for sibling in siblings])
+    return _nearest(name, siblings, above)
 
 
-def _with_password(name: Literal["database", "mqtt"], section: _P, environ: Mapping[str, str], found: _Problems) -> _P:
-    """Return the section with its password, from the key, the password file or the credential."""
-    label = f"{name}.password_file"
-    if section.password and section.password_file:
-        found.add(label, f"{label}: the password is given already, by itself or in the URL; give it once")
-        return section
-    file = section.password_file or credential(environ, {"database": "db-password", "mqtt": "mqtt-password"}[name])
-    if section.password or not file:
-        return section
+def _filled(section: _S, above: str, environ: Mapping[str, str], found: _Problems) -> _S:
+    """Return the section with the files that credentials name, and the secrets that files hold, in its tables too."""
+    known, filled = keys(type(section)), dict[str, Any]()
+    for name, key in known.items():
+        dotted, value = above + name, getattr(section, name)
+        if key.repeated:
+            filled[name] = tuple(_filled(table, f"{dotted}[{n}].", environ, found) for n, table in enumerate(value, 1))
+        elif isinstance(value, Section):
+            filled[name] = _filled(value, f"{dotted}.", environ, found)
+        elif key.credential:
+            file = value or credential(environ, key.credential.format(name=getattr(section, "name", "")))
+            held = known.get(name.removesuffix("_file"))
+            if held is None or not held.is_secret:
+                filled[name] = file
+            elif getattr(section, held.name):
+                if value:
+                    found.add(dotted, f"{dotted}: {above}{held.name} is given already; give it once")
+            elif file:
+                filled[held.name] = _in_file(held, file, dotted, found)
+    return replace(section, **filled)
+
+
+def _in_file(key: Key, file: Path, label: str, found: _Problems) -> Any:
+    """Return the value of `key` that a file holds; its default if it cannot be used."""
     try:
-        return replace(section, password=values.Secret(read_secret(file, label)))
+        assert key.parse is not None
+        if value := key.parse(read_secret(file, label)):
+            return value
+        found.add(label, f"{label}: the file holds nothing but comments")
     except ConfigError as error:
         found.add(label, str(error))
-        return section
+    except ValueError as error:
+        found.add(label, f"{label}: its content: expected {error}")
+    return key.default
 
 
 def _with_directory(state: State, environ: Mapping[str, str], found: _Problems) -> State:
@@ -349,74 +357,55 @@ def _with_directory(state: State, environ: Mapping[str, str], found: _Problems) 
     return State(directory=Path(directory) if directory else Path(environ["HOME"], ".local/state/correlator"))
 
 
-def _named(mqtt: Mqtt) -> Mqtt:
-    instance = mqtt.instance or socket.gethostname()
-    return replace(mqtt, instance=instance, client_id=mqtt.client_id or f"correlator-{instance}")
-
-
 def _in_cluster(cluster: Cluster, environ: Mapping[str, str], private_key: str) -> Cluster:
     """Return the section with its defaults. `private_key`: the credential with the key of `cluster.tls.cert`."""
-    instance = cluster.instance or default_instance(socket.gethostname())
-    credentials = cluster.credentials_file or credential(environ, "nats-creds")
     tls = cluster.tls
     if tls is not None and tls.cert is not None and tls.key is None:
         tls = replace(tls, key=credential(environ, private_key))
-    return replace(cluster, instance=instance, credentials_file=credentials, tls=tls)
+    return replace(cluster, instance=cluster.instance or default_instance(socket.gethostname()), tls=tls)
 
 
 def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     """Yield the problems between values that are each valid: the keys involved, and the message."""
-    for cert, key in (
-        ("http.tls_cert", "http.tls_key"),
-        *((f"{of}.tls.cert", f"{of}.tls.key") for of in ("database", "mqtt", "otlp", "cluster")),
-    ):
-        if bool(value_of(config, cert)) != bool(value_of(config, key)):
-            yield (cert, key), f"{cert}: expected together with {key}, or neither"
-    for dotted, _ in leaves():
-        if ".tls" in dotted and isinstance(file := value_of(config, dotted), Path) and (why := _unreadable(file)):
-            yield (dotted,), f"{dotted}: {file} cannot be read: {why}"
-    http, mqtt = config.http, config.mqtt
-    if http.tokens_file:
+    yield from _tls_contradictions(config)
+    http, mqtt, otlp, cluster = config.http, config.mqtt, config.otlp, config.cluster
+    seed = cluster.credentials_file if cluster.url else None
+    checks: dict[tuple[str, ...], Callable[[], object]] = {
+        ("http.tokens_file",): lambda: read_tokens(config),
+        ("otlp.headers", "otlp.headers_file"): lambda: read_headers(otlp.headers, otlp.headers_file),
+        ("cluster.credentials_file",): lambda: seed and is_seed(seed),
+    }
+    for involved, check in checks.items():
         try:
-            read_tokens(config)
+            check()
         except ConfigError as error:
-            yield ("http.tokens_file",), str(error)
-    elif not http.listen.is_loopback and not http.insecure:
+            yield involved, str(error)
+    if not (http.tokens_file or http.listen.is_loopback or http.insecure):
         safe = "a loopback address, or http.tokens_file (or the credential api-token), or http.insecure = true"
         line = f'http.listen = "{http.listen}": anybody could connect, without a token; expected {safe}'
         yield ("http.listen", "http.tokens_file", "http.insecure"), line
     if config.database.doorbell and isinstance(config.database.url, values.SqliteUrl):
         yield ("database.doorbell", "database.url"), "database.doorbell: expected with a mysql:// database only"
-    if mqtt.url and mqtt.tls and not mqtt.url.tls:
-        yield ("mqtt.tls", "mqtt.url"), f'mqtt.tls: expected with mqtts:// only, and mqtt.url = "{mqtt.url}" is plain'
-    yield from _otlp_contradictions(config)
-    yield from _cluster_contradictions(config.cluster)
+    if otlp.url and config.jobs.retention < (least := otlp.delay + otlp.timeout):
+        line = f"jobs.retention: expected {least:g} s or more (otlp.delay + otlp.timeout), or jobs leave memory first"
+        yield ("jobs.retention", "otlp.delay", "otlp.timeout", "otlp.url"), line
     if mqtt.url and mqtt.password and not mqtt.username:
         yield ("mqtt.username", "mqtt.url"), "mqtt.username: expected a name, as there is a password"
 
 
-def _otlp_contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
-    otlp, least = config.otlp, config.otlp.delay + config.otlp.timeout
-    if otlp.tls and otlp.url and not otlp.url.startswith("https:"):
-        yield ("otlp.tls", "otlp.url"), f'otlp.tls: expected with https:// only, and otlp.url = "{otlp.url}" is plain'
-    if otlp.url and config.jobs.retention < least:
-        line = f"jobs.retention: expected {least:g} s or more (otlp.delay + otlp.timeout), or jobs leave memory first"
-        yield ("jobs.retention", "otlp.delay", "otlp.timeout", "otlp.url"), line
-    try:
-        read_headers(otlp.headers, otlp.headers_file)
-    except ConfigError as error:
-        yield ("otlp.headers", "otlp.headers_file"), str(error)
-
-
-def _cluster_contradictions(cluster: Cluster) -> Iterator[tuple[tuple[str, ...], str]]:
-    if cluster.tls and cluster.url and not cluster.url.tls:
-        line = f'cluster.tls: expected with tls:// only, and cluster.url = "{cluster.url}" is plain'
-        yield ("cluster.tls", "cluster.url"), line
-    if cluster.url and cluster.credentials_file:
-        try:
-            is_seed(cluster.credentials_file)
-        except ConfigError as error:
-            yield ("cluster.credentials_file",), str(error)
+def _tls_contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
+    for cert in ("http.tls_cert", "database.tls.cert", *(f"{section}.tls.cert" for section in _TLS_SCHEMES)):
+        key = f"{cert.removesuffix('cert')}key"
+        if bool(value_of(config, cert)) != bool(value_of(config, key)):
+            yield (cert, key), f"{cert}: expected together with {key}, or neither"
+    for section, scheme in _TLS_SCHEMES.items():
+        url = value_of(config, f"{section}.url")
+        if url and value_of(config, f"{section}.tls") and not str(url).startswith(f"{scheme}:"):
+            line = f'{section}.tls: expected with {scheme}:// only, and {section}.url = "{url}" is plain'
+            yield (f"{section}.tls", f"{section}.url"), line
+    for dotted, _, value in settings(config):
+        if isinstance(value, Path) and dotted.endswith(_TLS_FILES) and (why := _unreadable(value)):
+            yield (dotted,), f"{dotted}: {value} cannot be read: {why}"
 
 
 def _unreadable(file: Path) -> str | None:

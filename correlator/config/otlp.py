@@ -4,11 +4,9 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import urlsplit
 
-from correlator.config import values
 from correlator.config.tls import Tls
-from correlator.config.values import Section, read_secret, shown_path
+from correlator.config.values import NO_QUERY, Section, read_secret, shown_path, split_url
 from correlator.config.values import described as _key
 from correlator.errors import ConfigError
 
@@ -21,22 +19,11 @@ _OURS = frozenset({"connection", "content-encoding", "content-length", "content-
 """Headers that follow from the request itself."""
 
 
-def traces_url(raw: object) -> str | None:
-    """Parse the URL of a receiver, and return that of its traces. None if empty."""
-    if not isinstance(raw, str):
-        raise ValueError(_URL)
-    if raw == "":
-        return None
-    try:
-        parts = urlsplit(raw)
-        port = parts.port
-    except ValueError:  # The port is not a number, or brackets do not match.
-        raise ValueError(_URL) from None
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or "@" in parts.netloc:
-        raise ValueError(_URL)
-    if re.search(r"[^!-~]|[?#\\]", raw):
-        raise ValueError(_URL)
-    return raw if parts.path.endswith(PATH) else raw.rstrip("/") + PATH
+def traces_url(raw: object) -> str:
+    """Parse the URL of a receiver, and return that of its traces."""
+    parts = split_url(raw, ("http", "https"), _URL, forbidden=NO_QUERY)
+    url = parts.geturl()
+    return url if parts.path.endswith(PATH) else url.rstrip("/") + PATH
 
 
 def request_headers(raw: object) -> tuple[str, ...]:
@@ -88,31 +75,40 @@ class Otlp(Section, frozen=True, kw_only=True):
             'An OpenTelemetry receiver that takes JSON over HTTP, e.g. "http://127.0.0.1:4318"; empty: off. Requests go'
             f" to {PATH} below it.",
             traces_url,
+            live=True,
         ),
     ] = None
     headers: Annotated[
         tuple[str, ...],
-        _key('Headers of each request, e.g. "X-Scope-OrgID: tenant-1". Secrets: headers_file.', request_headers),
+        _key(
+            'Headers of each request, e.g. "X-Scope-OrgID: tenant-1". Secrets: headers_file.',
+            request_headers,
+            live=True,
+        ),
     ] = ()
     headers_file: Annotated[
         Path | None,
         _key(
             'File of more headers, one a line, e.g. "Authorization: Bearer TOKEN"; # comments. Also as the credential'
             " otlp-headers.",
-            values.optional_path,
+            live=True,
+            credential="otlp-headers",
         ),
     ] = None
     tls: Annotated[
         Tls | None,
-        _key("TLS for an https:// receiver. Without this table its certificate is checked with the system's CAs."),
+        _key(
+            "TLS for an https:// receiver. Without this table its certificate is checked with the system's CAs.",
+            live=True,
+        ),
     ] = None
-    timeout: Annotated[float, _key("Time for each request.", values.seconds, gt=0)] = 10.0
+    timeout: Annotated[float, _key("Time for each request.", live=True, gt=0)] = 10.0
     delay: Annotated[
         float,
         _key(
             "From the end of a job to its export: what arrives meanwhile is part of the trace, later corrections are"
             " not.",
-            values.seconds,
+            live=True,
             ge=0,
         ),
     ] = 10.0

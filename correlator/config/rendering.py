@@ -83,18 +83,6 @@ def redacted(config: Section) -> dict[str, Any]:
     }
 
 
-def flat(table: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the values of `redacted` by their dotted names. Repeated tables are numbered from 1."""
-    for name, value in table.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{above}{name}.")
-        elif isinstance(value, list) and value and isinstance(value[0], dict):
-            for number, one in enumerate(value, 1):
-                yield from flat(one, f"{above}{name}[{number}].")
-        else:
-            yield above + name, value
-
-
 def _key_lines(section: type[Section]) -> Iterator[str]:
     for key in keys(section).values():
         if not key.section:

@@ -4,19 +4,14 @@ import ssl
 from pathlib import Path
 from typing import Annotated
 
-from correlator.config import values
 from correlator.config.values import Section
 from correlator.config.values import described as _key
 
 
 class Tls(Section, frozen=True, kw_only=True):
-    ca: Annotated[Path | None, _key("CA certificates to trust (PEM); empty: the system's.", values.optional_path)] = (
-        None
-    )
-    cert: Annotated[
-        Path | None, _key("Client certificate (PEM), for a peer that asks for one.", values.optional_path)
-    ] = None
-    key: Annotated[Path | None, _key("Private key of `cert` (PEM).", values.optional_path)] = None
+    ca: Annotated[Path | None, _key("CA certificates to trust (PEM); empty: the system's.")] = None
+    cert: Annotated[Path | None, _key("Client certificate (PEM), for a peer that asks for one.")] = None
+    key: Annotated[Path | None, _key("Private key of `cert` (PEM).")] = None
     verify: Annotated[bool, _key("Check the peer's certificate and its host name.")] = True
 
 

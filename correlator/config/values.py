@@ -1,6 +1,6 @@
-"""What settings are made of: tables and described keys, types and parsers of values, and files that hold a secret.
+"""What settings are made of: tables and described keys, types that parse themselves, and files that hold a secret.
 
-Each parser converts a written value, or raises ValueError with a text that follows "expected ". The text never repeats
+A parser converts a written value, or raises ValueError with a text that follows "expected ". The text never repeats
 the written value, which may contain a secret.
 """
 
@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 from zoneinfo import available_timezones
 
@@ -26,8 +26,8 @@ _SIZE = re.compile(r"\s*(?P<number>\d{1,9})\s*(?P<unit>B|kB|MB|)\s*")
 _FOREVER = 1e10  # three centuries: beyond it, dates overflow
 _MYSQL = "mysql://user@host:port/database (special characters as %40) or sqlite:///path/to/file.db"
 _BROKER = "mqtt://host:1883 or mqtts://host:8883; the user belongs in mqtt.username, the password in mqtt.password_file"
-_TOPIC = "levels of an MQTT topic, e.g. correlator/v1: no + # NUL, no / at either end, no $ in front"
-_TOPIC_LEVEL = "one level of an MQTT topic: no / + # NUL"
+_NETWORKS = 'addresses or networks, e.g. ["127.0.0.1", "10.0.0.0/8", "fd00::/8"]'
+_HOST_AND_PORT = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.%]+)\]|(?P<name>[^\s:/\[\]]+)):(?P<port>\d{1,5})")
 _LISTEN = "host:port, e.g. 127.0.0.1:8686 or [::1]:8686 (all interfaces: 0.0.0.0:8686 or [::]:8686)"
 
 
@@ -35,9 +35,22 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """A table of the configuration file."""
 
 
-def described(description: str, parse: Callable[[object], object] | None = None, **bounds: Any) -> msgspec.Meta:
-    """Describe a key. `parse` converts the written value, or raises ValueError with what is expected."""
-    return msgspec.Meta(description=description, extra={"parse": parse}, **bounds)
+def described(
+    description: str,
+    parse: Callable[[object], object] | None = None,
+    *,
+    live: bool = False,
+    credential: str = "",
+    **bounds: Any,
+) -> msgspec.Meta:
+    """Describe a key.
+
+    `parse` converts the written value; None: the type does. `live`: a reload applies the key, or all keys of the
+    table. `credential`: the systemd credential that names the file if the key does not; `{name}` is the table's name.
+    """
+    return msgspec.Meta(
+        description=description, extra={"parse": parse, "live": live, "credential": credential}, **bounds
+    )
 
 
 # -- types
@@ -49,7 +62,12 @@ class Secret:
     __slots__ = ("_text",)
 
     def __init__(self, text: str = "") -> None:
+        """Raises: ValueError with what is expected, if the type restricts its texts."""
         self._text = text
+
+    @classmethod
+    def parse(cls, raw: object) -> Self:
+        return cls(text_of(raw, "a text"))
 
     def reveal(self) -> str:
         return self._text
@@ -58,7 +76,7 @@ class Secret:
         return bool(self._text)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and self._text == other._text
+        return type(other) is type(self) and self._text == other._text
 
     def __hash__(self) -> int:
         return hash(self._text)
@@ -76,7 +94,7 @@ class MysqlUrl(msgspec.Struct, frozen=True):
     database: str
 
     def __str__(self) -> str:
-        return f"mysql://{quote(self.user, '')}@{_bracketed(self.host)}:{self.port}/{quote(self.database, '')}"
+        return f"mysql://{quote(self.user, '')}@{bracketed(self.host)}:{self.port}/{quote(self.database, '')}"
 
 
 class SqliteUrl(msgspec.Struct, frozen=True):
@@ -98,8 +116,16 @@ class BrokerUrl(msgspec.Struct, frozen=True):
     port: int
     tls: bool
 
+    @classmethod
+    def parse(cls, raw: object) -> Self:
+        parts = split_url(raw, ("mqtt", "mqtts"), _BROKER)
+        if parts.path not in ("", "/"):
+            raise ValueError(_BROKER)
+        tls = parts.scheme == "mqtts"
+        return cls(host=parts.hostname or "", port=parts.port or (8883 if tls else 1883), tls=tls)
+
     def __str__(self) -> str:
-        return f"{'mqtts' if self.tls else 'mqtt'}://{_bracketed(self.host)}:{self.port}"
+        return f"{'mqtts' if self.tls else 'mqtt'}://{bracketed(self.host)}:{self.port}"
 
 
 class Listen(msgspec.Struct, frozen=True):
@@ -107,6 +133,18 @@ class Listen(msgspec.Struct, frozen=True):
 
     host: str
     port: int
+
+    @classmethod
+    def parse(cls, raw: object) -> Self:
+        match = _HOST_AND_PORT.fullmatch(text_of(raw, _LISTEN))
+        try:
+            if match and match["six"]:
+                ipaddress.IPv6Address(match["six"])
+        except ValueError:
+            match = None
+        if not match or int(match["port"]) > 65535:
+            raise ValueError(_LISTEN)
+        return cls(host=match["six"] or match["name"], port=int(match["port"]))
 
     @property
     def is_loopback(self) -> bool:
@@ -121,11 +159,20 @@ class Listen(msgspec.Struct, frozen=True):
         return (mapped or address).is_loopback
 
     def __str__(self) -> str:
-        return f"{_bracketed(self.host)}:{self.port}"
+        return f"{bracketed(self.host)}:{self.port}"
 
 
 class Size(int):
     """A number of bytes. Its text is the one that TOML has, e.g. 16kB."""
+
+    @classmethod
+    def parse(cls, raw: object) -> Self:
+        """Parse bytes from 1 kB to 1 MB: 16000, "16000", "16kB", "1MB"."""
+        if isinstance(raw, str) and (match := _SIZE.fullmatch(raw)):
+            raw = int(match["number"]) * _SIZES[match["unit"]]
+        if isinstance(raw, int) and not isinstance(raw, bool) and 1_000 <= raw <= 1_000_000:
+            return cls(raw)
+        raise ValueError('a size from "1kB" to "1MB", e.g. "16kB"')
 
     def __str__(self) -> str:
         for unit, bytes_of in (("MB", 1_000_000), ("kB", 1_000)):
@@ -142,6 +189,37 @@ def shown(raw: object) -> str:
 
 
 # -- parsers
+
+
+NO_QUERY = r"[^!-~]|[?#\\]"
+"""What no URL of a server holds: a query, a fragment, and what is not printable ASCII."""
+
+
+def text_of(raw: object, expected: str) -> str:
+    """Return a written text. Raises: ValueError with `expected` if it is none."""
+    if not isinstance(raw, str):
+        raise ValueError(expected)
+    return raw
+
+
+def split_url(
+    raw: object, schemes: tuple[str, ...], expected: str, *, user: bool = False, forbidden: str = r"[\s\0?#]"
+) -> SplitResult:
+    """Split a URL with a host and a valid or absent port. Raises: ValueError with `expected`.
+
+    A password is an error, also after a user: `loading` has moved that of the database to a key of its own.
+    """
+    text = text_of(raw, expected)
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:  # The port is not a number, or brackets do not match.
+        raise ValueError(expected) from None
+    if parts.scheme not in schemes or not parts.hostname or port == 0 or re.search(forbidden, text):
+        raise ValueError(expected)
+    if parts.password or ("@" in parts.netloc and not user):
+        raise ValueError(expected)
+    return parts
 
 
 def seconds(raw: object) -> float:
@@ -165,22 +243,9 @@ def duration(value: float) -> str:
     return f'"{millis:.15g}ms"' if value else "0"
 
 
-def size(raw: object) -> Size:
-    """Parse bytes from 1 kB to 1 MB: 16000, "16000", "16kB", "1MB"."""
-    if isinstance(raw, str) and (match := _SIZE.fullmatch(raw)):
-        raw = int(match["number"]) * _SIZES[match["unit"]]
-    if isinstance(raw, int) and not isinstance(raw, bool) and 1_000 <= raw <= 1_000_000:
-        return Size(raw)
-    raise ValueError('a size from "1kB" to "1MB", e.g. "16kB"')
-
-
-def secret(raw: object) -> Secret:
-    return Secret(_text(raw, "a text"))
-
-
 def path(raw: object) -> Path:
     """Parse a path and expand `~`."""
-    text = _text(raw, "a path")
+    text = text_of(raw, "a path")
     if not text or "\0" in text:
         raise ValueError("a path")
     try:
@@ -197,46 +262,18 @@ def directory(raw: object) -> Path:
     return Path() if raw == "" else path(raw).absolute()
 
 
-def optional_path(raw: object) -> Path | None:
-    return None if raw == "" else path(raw)
-
-
 def database_url(raw: object) -> DatabaseUrl:
-    text = _text(raw, _MYSQL)
+    text = text_of(raw, _MYSQL)
     if text.startswith("sqlite://"):
         name = unquote(text.removeprefix("sqlite://"))
         if not name.startswith("/") or name.endswith("/") or "\0" in name:
             raise ValueError("sqlite:///path/to/file.db, with three slashes and the whole path")
         return SqliteUrl(path=Path("/" + name.lstrip("/")))
-    parts = _split(text, ("mysql", "mariadb"), _MYSQL)
+    parts = split_url(text, ("mysql", "mariadb"), _MYSQL, user=True)
     database = unquote(parts.path.removeprefix("/"))
     if not parts.username or not database or "/" in parts.path[1:]:
         raise ValueError(_MYSQL)
     return MysqlUrl(user=unquote(parts.username), host=parts.hostname or "", port=parts.port or 3306, database=database)
-
-
-def broker_url(raw: object) -> BrokerUrl | None:
-    if raw == "":
-        return None
-    parts = _split(_text(raw, _BROKER), ("mqtt", "mqtts"), _BROKER)
-    if "@" in parts.netloc or parts.path not in ("", "/"):
-        raise ValueError(_BROKER)
-    tls = parts.scheme == "mqtts"
-    return BrokerUrl(host=parts.hostname or "", port=parts.port or (8883 if tls else 1883), tls=tls)
-
-
-def listen(raw: object) -> Listen:
-    match = re.fullmatch(
-        r"(?:\[(?P<six>[0-9a-fA-F:.%]+)\]|(?P<name>[^\s:/\[\]]+)):(?P<port>\d{1,5})", _text(raw, _LISTEN)
-    )
-    if not match or int(match["port"]) > 65535:
-        raise ValueError(_LISTEN)
-    if match["six"]:
-        try:
-            ipaddress.IPv6Address(match["six"])
-        except ValueError:
-            raise ValueError(_LISTEN) from None
-    return Listen(host=match["six"] or match["name"], port=int(match["port"]))
 
 
 def zone(raw: object) -> str:
@@ -248,41 +285,48 @@ def zone(raw: object) -> str:
     raise ValueError(f'"auto" or the name of an IANA time zone, e.g. "{near[0]}"')
 
 
-def topic(raw: object) -> str:
-    """Parse levels of an MQTT topic (MQTT 5, 4.7): no wildcard, no empty level, no leading `$` (reserved)."""
-    text = _text(raw, _TOPIC)
-    if re.search(r"[+#\0]", text) or text.startswith("$") or "" in text.split("/"):
-        raise ValueError(_TOPIC)
-    return text
+def text_like(pattern: str, expected: str) -> Callable[[object], str]:
+    """Return a parser of texts that a pattern matches."""
+
+    def parse(raw: object) -> str:
+        if not isinstance(raw, str) or not re.fullmatch(pattern, raw):
+            raise ValueError(expected)
+        return raw
+
+    return parse
 
 
-def topic_level(raw: object) -> str:
-    """Parse one level of a topic. Empty: the default."""
-    text = _text(raw, _TOPIC_LEVEL)
-    if re.search(r"[+#/\0]", text):
-        raise ValueError(_TOPIC_LEVEL)
-    return text
+def texts_like(pattern: str, expected: str) -> Callable[[object], tuple[str, ...]]:
+    """Return a parser of lists of texts that a pattern matches."""
+    one, expected = text_like(pattern, f"a list of {expected}"), f"a list of {expected}"
+
+    def parse(raw: object) -> tuple[str, ...]:
+        if not isinstance(raw, list):
+            raise ValueError(expected)
+        return tuple(map(one, raw))
+
+    return parse
 
 
-def origins(raw: object) -> tuple[str, ...]:
-    """Parse origins as a browser sends them (RFC 6454, 6.2). They are compared as text."""
-    return _texts(
-        raw, r"https?://[^\s/?#@*A-Z]+", 'origins as the browser sends them, e.g. ["https://gui.example:8443"]'
-    )
-
-
-def hosts(raw: object) -> tuple[str, ...]:
-    return _texts(raw, r"[^\s/?#@*]+", 'host names, e.g. ["correlator.example"]')
+topic = text_like(
+    r"(?!\$)[^+#\0/]+(/[^+#\0/]+)*",  # MQTT 5, 4.7: topics that begin with $ are reserved
+    "levels of an MQTT topic, e.g. correlator/v1: no + # NUL, no / at either end, no $ in front",
+)
+topic_level = text_like(r"[^+#/\0]*", "one level of an MQTT topic: no / + # NUL")
+origins = texts_like(  # RFC 6454, 6.2; they are compared as text
+    r"https?://[^\s/?#@*A-Z]+", 'origins as the browser sends them, e.g. ["https://gui.example:8443"]'
+)
+hosts = texts_like(r"[^\s/?#@*]+", 'host names, e.g. ["correlator.example"]')
+_networks = texts_like(r".+", _NETWORKS)
 
 
 def networks(raw: object) -> tuple[str, ...]:
     """Parse addresses and networks, as text."""
-    expected = 'addresses or networks, e.g. ["127.0.0.1", "10.0.0.0/8", "fd00::/8"]'
-    found = _texts(raw, r".+", expected)
+    found = _networks(raw)
     try:
         return tuple(str(ipaddress.ip_network(network)) for network in found)
     except ValueError:  # also for a network with bits of a host
-        raise ValueError(f"a list of {expected}") from None
+        raise ValueError(f"a list of {_NETWORKS}") from None
 
 
 MAX_LABELS = 1000
@@ -316,34 +360,13 @@ def _is_title(text: str) -> bool:
     return 0 < len(text) <= MAX_TITLE and text.isprintable()
 
 
-def _texts(raw: object, pattern: str, expected: str) -> tuple[str, ...]:
-    if not isinstance(raw, list) or not all(isinstance(item, str) and re.fullmatch(pattern, item) for item in raw):
-        raise ValueError(f"a list of {expected}")
-    return tuple(raw)
-
-
-def _split(text: str, schemes: tuple[str, ...], expected: str) -> SplitResult:
-    """Split a URL with a host and a valid or absent port. Raises: ValueError with `expected`."""
-    try:
-        parts = urlsplit(text)
-        port = parts.port
-    except ValueError:  # The port is not a number, or brackets do not match.
-        raise ValueError(expected) from None
-    if parts.scheme not in schemes or not parts.hostname or port == 0 or re.search(r"[\s\0?#]", text):
-        raise ValueError(expected)
-    if parts.password:  # `loading` has moved it to its own key; here it is an error.
-        raise ValueError(expected)
-    return parts
-
-
-def _text(raw: object, expected: str) -> str:
-    if not isinstance(raw, str):
-        raise ValueError(expected)
-    return raw
-
-
-def _bracketed(host: str) -> str:
+def bracketed(host: str) -> str:
+    """Return a host as a URL has it."""
     return f"[{host}]" if ":" in host else host
+
+
+PARSERS: dict[type, Callable[[object], object]] = {float: seconds, Path: path}
+"""The parsers of types that are not defined here; the others have a method `parse`."""
 
 
 # -- files that hold a secret
@@ -385,9 +408,9 @@ def shown_path(path: Path) -> str:
 
 
 def toml(value: Any) -> str:
-    """Return a value as it is written in TOML; an empty string for an unset value, and for a secret."""
+    """Return a value as it is written in TOML; an empty string for an unset value, and `"***"` for a secret."""
     match value:
-        case None | Secret():
+        case None:
             return '""'
         case Path():
             return _quoted("" if value == Path() else str(value))

@@ -1,7 +1,4 @@
-"""The `[[webhooks]]` tables: their keys, the syntax of their values, and what completes them from files.
-
-Each parser converts a written value, or raises ValueError with a text that follows "expected ". The text never repeats
-the written value: the URL of a chat contains a secret.
+"""The `[[webhooks]]` tables: their keys, and the syntax of their values.
 
 The template of a body is a JSON text whose strings hold placeholders, such as ``{{job.status}}``. A string that is one
 placeholder alone becomes the value itself, with its type. Otherwise the values are inserted as text. The template is
@@ -13,16 +10,11 @@ import binascii
 import difflib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
-from urllib.parse import urlsplit
 
-from msgspec.structs import replace
-
-from correlator.config import values
-from correlator.config.values import Secret, Section, credential, described, read_secret
-from correlator.errors import ConfigError
+from correlator.config.values import Secret, Section, bracketed, described, split_url, text_like
 from correlator.model.document import JOB_STATUSES, OF_GATEWAYS, JobDocument
 from correlator.model.facts import Kind
 from correlator.model.messages import Transition
@@ -35,89 +27,46 @@ MAX_SECRETS = 2
 """While a secret is rotated, two sign."""
 
 
-_NAME = "a name of up to 32 characters a-z 0-9 -, e.g. tickets"
 _URL = "https://host/path (http:// with allow_private only), without user, password or #; 2048 characters at most"
 _SIGNING = "whsec_ and the base64 of 24 to 64 bytes, e.g. from: echo whsec_$(openssl rand -base64 32); at most two"
 _AUTHORIZATION = "the value of the Authorization header in printable ASCII, e.g. Bearer TOKEN; 4096 characters at most"
 
 
-class WebhookUrl:
+class WebhookUrl(Secret):
     """The URL of a receiver. It prints without its path, which may be a secret; `reveal()` returns all of it."""
 
-    __slots__ = ("_text", "host", "port", "scheme")
+    __slots__ = ("host", "port", "scheme")
 
     def __init__(self, text: str) -> None:
-        """Raises: ValueError with what is expected."""
-        try:
-            parts = urlsplit(text)
-            port = parts.port
-        except ValueError:
-            raise ValueError(_URL) from None
-        if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or "@" in parts.netloc:
+        parts = split_url(text, ("http", "https"), _URL, forbidden=r"[^!-~]|[#\\]")
+        if len(text) > MAX_URL:
             raise ValueError(_URL)
-        if len(text) > MAX_URL or re.search(r"[^!-~]|[#\\]", text):
-            raise ValueError(_URL)
-        self._text, self.scheme, self.host = text, parts.scheme, parts.hostname
-        self.port = port or (443 if parts.scheme == "https" else 80)
-
-    def reveal(self) -> str:
-        return self._text
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, WebhookUrl) and self._text == other._text
-
-    def __hash__(self) -> int:
-        return hash(self._text)
+        super().__init__(text)
+        self.scheme, self.host = parts.scheme, parts.hostname or ""
+        self.port = parts.port or (443 if parts.scheme == "https" else 80)
 
     def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
         default = 443 if self.scheme == "https" else 80
-        return f"{self.scheme}://{host}{'' if self.port == default else f':{self.port}'}/***"
+        port = "" if self.port == default else f":{self.port}"
+        return f"{self.scheme}://{bracketed(self.host)}{port}/***"
 
     __repr__ = __str__
 
 
-class SigningSecrets:
-    """The secrets that sign a webhook, the newest first; none if it is not signed. It prints as `***`."""
+class SigningSecrets(Secret):
+    """The secrets that sign a webhook, the newest first; none if it is not signed.
+
+    They are written one a line; `#` begins a comment. See Standard Webhooks, "Signature scheme".
+    """
 
     __slots__ = ("keys",)
 
-    def __init__(self, keys: tuple[bytes, ...] = ()) -> None:
-        self.keys = keys
-
-    def __bool__(self) -> bool:
-        return bool(self.keys)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, SigningSecrets) and self.keys == other.keys
-
-    def __hash__(self) -> int:
-        return hash(self.keys)
-
-    def __repr__(self) -> str:
-        return "***" if self.keys else ""
-
-
-def webhook_name(raw: object) -> str:
-    if not isinstance(raw, str) or not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,31}", raw):
-        raise ValueError(_NAME)
-    return raw
-
-
-def webhook_url(raw: object) -> WebhookUrl | None:
-    if not isinstance(raw, str):
-        raise ValueError(_URL)
-    return WebhookUrl(raw) if raw else None
-
-
-def signing_secrets(raw: object) -> SigningSecrets:
-    """Parse one or two secrets, one a line; `#` begins a comment. See Standard Webhooks, "Signature scheme"."""
-    if not isinstance(raw, str):
-        raise ValueError(_SIGNING)
-    found = [word for line in raw.splitlines() for word in re.split(r"(?:^|\s)#", line)[0].split()]
-    if len(found) > MAX_SECRETS:
-        raise ValueError(_SIGNING)
-    return SigningSecrets(tuple(map(_signing_key, found)))
+    def __init__(self, text: str = "") -> None:
+        found = [word for line in text.splitlines() for word in re.split(r"(?:^|\s)#", line)[0].split()]
+        if len(found) > MAX_SECRETS:
+            raise ValueError(_SIGNING)
+        super().__init__("\n".join(found))
+        self.keys = tuple(map(_signing_key, found))
 
 
 def _signing_key(text: str) -> bytes:
@@ -131,10 +80,15 @@ def _signing_key(text: str) -> bytes:
     return key
 
 
-def authorization_value(raw: object) -> Secret:
-    if not isinstance(raw, str) or not re.fullmatch(r"[ -~]{0,4096}", raw) or raw != raw.strip():
-        raise ValueError(_AUTHORIZATION)
-    return Secret(raw)
+class Authorization(Secret):
+    """The value of the header Authorization."""
+
+    __slots__ = ()
+
+    def __init__(self, text: str = "") -> None:
+        if not re.fullmatch(r"(?:[!-~](?:[ -~]{0,4094}[!-~])?)?", text):
+            raise ValueError(_AUTHORIZATION)
+        super().__init__(text)
 
 
 def event_kinds(raw: object) -> tuple[str, ...]:
@@ -183,30 +137,20 @@ _PLACEHOLDER = re.compile(
 )
 
 
-class Template:
-    """A template that has been checked. Equal if the texts are equal. It prints as `***`, as it may hold a key."""
+class Template(Secret):
+    """A template that has been checked. It prints as `***`, as it may hold a key."""
 
-    __slots__ = ("_root", "text")
+    __slots__ = ("_root",)
 
     def __init__(self, text: str) -> None:
-        """Raises: ValueError with what is expected."""
         if len(text.encode("utf-8", "replace")) > MAX_TEMPLATE:
             raise ValueError(f"{_EXPECTED}, of {MAX_TEMPLATE} bytes at most")
         try:
             parsed = json.loads(text, parse_int=_integer, parse_constant=_refuse)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{_EXPECTED}; this is not JSON: {error}") from None
-        self.text = text
+        super().__init__(text)
         self._root = _compiled(parsed, MAX_LEVELS)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Template) and self.text == other.text
-
-    def __hash__(self) -> int:
-        return hash(self.text)
-
-    def __repr__(self) -> str:
-        return "***"
 
     @property
     def literals(self) -> Iterator[str]:
@@ -329,26 +273,25 @@ def _cut(value: Any, limit: int) -> str:
     return text if len(text) <= limit else text[: max(0, limit - 1)] + "…"
 
 
-def body_template(raw: object) -> Template | None:
-    if not isinstance(raw, str):
-        raise ValueError("a text that holds JSON")
-    return Template(raw) if raw.strip() else None
-
-
-# -- the table, and what completes it
+# -- the table, and what is wrong with several values of it
 
 
 class Webhook(Section, frozen=True, kw_only=True):
     name: Annotated[
-        str, described("Names the webhook in metrics, logs and credentials. Required, unique.", webhook_name)
+        str,
+        described(
+            "Names the webhook in metrics, logs and credentials. Required, unique.",
+            text_like(r"[a-z0-9][a-z0-9-]{0,31}", "a name of up to 32 characters a-z 0-9 -, e.g. tickets"),
+        ),
     ] = ""
     url: Annotated[
-        WebhookUrl | None,
-        described("Where events are sent by POST. Only its host is ever printed. Required.", webhook_url),
+        WebhookUrl | None, described("Where events are sent by POST. Only its host is ever printed. Required.")
     ] = None
     url_file: Annotated[
         Path | None,
-        described("A file that holds the URL. Also as the credential webhook-NAME-url.", values.optional_path),
+        described(
+            "A file that holds the URL. Also as the credential webhook-NAME-url.", credential="webhook-{name}-url"
+        ),
     ] = None
     events: Annotated[
         tuple[str, ...],
@@ -356,121 +299,58 @@ class Webhook(Section, frozen=True, kw_only=True):
     ] = ("job.*",)
     operations: Annotated[tuple[str, ...], described("Only jobs with one of these operations; empty: all.")] = ()
     statuses: Annotated[
-        tuple[str, ...],
-        described("Only jobs that have one of these statuses at the event; empty: all.", job_statuses),
+        tuple[str, ...], described("Only jobs that have one of these statuses at the event; empty: all.", job_statuses)
     ] = ()
     secret: Annotated[
-        SigningSecrets,
-        described(
-            "Key for the signature (Standard Webhooks); empty: unsigned. Better in secret_file.", signing_secrets
-        ),
+        SigningSecrets, described("Key for the signature (Standard Webhooks); empty: unsigned. Better in secret_file.")
     ] = SigningSecrets()
     secret_file: Annotated[
         Path | None,
         described(
             "A file with one secret a line, # comments; while it is rotated, both are used. Also as the"
             " credential webhook-NAME-secret.",
-            values.optional_path,
+            credential="webhook-{name}-secret",
         ),
     ] = None
     authorization: Annotated[
-        Secret,
-        described("Value of the header Authorization. Better in authorization_file.", authorization_value),
-    ] = Secret()
+        Authorization, described("Value of the header Authorization. Better in authorization_file.")
+    ] = Authorization()
     authorization_file: Annotated[
         Path | None,
-        described("A file that holds it. Also as the credential webhook-NAME-authorization.", values.optional_path),
+        described(
+            "A file that holds it. Also as the credential webhook-NAME-authorization.",
+            credential="webhook-{name}-authorization",
+        ),
     ] = None
     body: Annotated[
-        Template | None,
-        described("JSON text with placeholders such as {{job.status}}, sent instead of a CloudEvent.", body_template),
+        Template | None, described("JSON text with placeholders such as {{job.status}}, sent instead of a CloudEvent.")
     ] = None
-    timeout: Annotated[
-        float, described("Time for one attempt, from the name server to the response.", values.seconds, ge=1, le=60)
-    ] = 15.0
+    timeout: Annotated[float, described("Time for one attempt, from the name server to the response.", ge=1, le=60)] = (
+        15.0
+    )
     allow_private: Annotated[
         bool, described("Also connect to private and loopback addresses, and send by http://.")
     ] = False
-    ca: Annotated[
-        Path | None, described("CA certificates to trust (PEM); empty: the system's.", values.optional_path)
-    ] = None
+    ca: Annotated[Path | None, described("CA certificates to trust (PEM); empty: the system's.")] = None
 
 
-class _Filed(NamedTuple):
-    """A key whose value may stand in a file instead, which `{key}_file` or the credential names."""
-
-    key: str
-    parse: Callable[[object], Any]
-
-
-_FILED = (
-    _Filed("url", webhook_url),
-    _Filed("secret", signing_secrets),
-    _Filed("authorization", authorization_value),
-)
-
-
-def complete(
-    webhooks: tuple[Webhook, ...],
-    environ: Mapping[str, str],
-    add: Callable[[str, str], None],
-    place: Callable[[str], str],
-) -> tuple[Webhook, ...]:
-    """Return the webhooks with the values that files hold. `add(key, line)` gets each problem.
+def contradictions(webhooks: Sequence[Webhook], place: Callable[[str], str]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield the problems between values that are each valid: the keys involved, and the message.
 
     `place(key)`: the place of a key in the files.
     """
     if len(webhooks) > MAX_WEBHOOKS:
-        add("webhooks", f"webhooks: expected {MAX_WEBHOOKS} tables at most, not {len(webhooks)}")
+        yield ("webhooks",), f"webhooks: expected {MAX_WEBHOOKS} tables at most, not {len(webhooks)}"
     first: dict[str, str] = {}
-    completed = []
     for number, webhook in enumerate(webhooks, 1):
-        label = f"webhooks[{number}]"
+        name, url = f"webhooks[{number}].name", f"webhooks[{number}].url"
         if webhook.name in first:
-            taken = f'"{webhook.name}": expected another name, as the one in {place(first[webhook.name])} has it'
-            add(f"{label}.name", f"{label}.name = {taken}")
-        first.setdefault(webhook.name, f"{label}.name")
-        completed.append(_completed(webhook, label, environ, add))
-    return tuple(completed)
-
-
-def _completed(webhook: Webhook, label: str, environ: Mapping[str, str], add: Callable[[str, str], None]) -> Webhook:
-    if not webhook.name:
-        add(f"{label}.name", f"{label}.name: expected a name, e.g. tickets")
-        return webhook
-    found = {}
-    for key, parse in _FILED:
-        key_file = f"{label}.{key}_file"
-        given, file = getattr(webhook, key), getattr(webhook, f"{key}_file")
-        if given and file:
-            add(key_file, f"{key_file}: {label}.{key} is given already; give it once")
-        file = file or credential(environ, f"webhook-{webhook.name}-{key}")
-        if not given and file:
-            found[key] = _read(file, key_file, parse, add)
-    webhook = replace(webhook, **{key: value for key, value in found.items() if value is not None})
-    if webhook.url is None and "url" not in found:
-        add(f"{label}.url", f"{label}.url: expected https://host/path, or a url_file")
-    if webhook.url is not None and webhook.url.scheme == "http" and not webhook.allow_private:
-        line = f"{label}.url = {webhook.url}: not encrypted; expected https://, or allow_private = true"
-        add(f"{label}.url", line)
-    if webhook.ca is not None:
-        try:
-            webhook.ca.open("rb").close()
-        except OSError as error:
-            add(f"{label}.ca", f"{label}.ca: {webhook.ca} cannot be read: {error.strerror}")
-    return webhook
-
-
-def _read(file: Path, label: str, parse: Callable[[object], Any], add: Callable[[str, str], None]) -> Any:
-    """Return the value in `file`; None if it cannot be used."""
-    try:
-        value = parse(read_secret(file, label).strip())
-    except ConfigError as error:
-        add(label, str(error))
-        return None
-    except ValueError as error:
-        add(label, f"{label}: its content: expected {error}")
-        return None
-    if not value:
-        add(label, f"{label}: the file holds nothing but comments")
-    return value or None
+            where = place(first[webhook.name])
+            yield (name,), f'{name} = "{webhook.name}": expected another name, as the one in {where} has it'
+        first.setdefault(webhook.name, name)
+        if not webhook.name:
+            yield (name,), f"{name}: expected a name, e.g. tickets"
+        elif webhook.url is None:
+            yield (url, f"{url}_file"), f"{url}: expected https://host/path, or a url_file"
+        elif webhook.url.scheme == "http" and not webhook.allow_private:
+            yield (url,), f"{url} = {webhook.url}: not encrypted; expected https://, or allow_private = true"

@@ -23,36 +23,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T", bound=Section)
 
-LIVE = frozenset(
-    {
-        "database.password",
-        "database.password_file",
-        "http.allowed_hosts",
-        "http.allowed_origins",
-        "http.max_readers",
-        "http.max_readers_per_address",
-        "http.tls_cert",
-        "http.tls_key",
-        "http.tokens_file",
-        "http.trusted_proxies",
-        "jobs.stalled_after",
-        "log.format",
-        "log.level",
-        "mqtt.password",
-        "mqtt.password_file",
-        "mqtt.username",
-        "otlp.delay",
-        "otlp.headers",
-        "otlp.headers_file",
-        "otlp.timeout",
-        "otlp.tls.ca",
-        "otlp.tls.cert",
-        "otlp.tls.key",
-        "otlp.tls.verify",
-        "otlp.url",
-        "webhooks",
-    }
-)
+LIVE = frozenset({"webhooks", *(dotted for dotted, key in leaves() if key.live)})
 """The keys that a reload applies, and the repeated tables. A new password is used from the next connection on."""
 
 RENEWED = frozenset({"http.tls_cert", "http.tls_key", "otlp.url"})

@@ -32,6 +32,7 @@ from correlator import __version__
 from correlator.config.loading import read_tokens
 from correlator.config.otlp import read_headers
 from correlator.config.rendering import redacted
+from correlator.config.schema import settings
 from correlator.config.values import SqliteUrl
 from correlator.doctor import host, service
 from correlator.doctor.database import Link
@@ -167,17 +168,13 @@ def write(target: Path, members: dict[str, str]) -> Path:
 def secrets(setting: Setting) -> list[str]:
     """Return every secret of the configuration; of one with problems also what its files may mean as one."""
     config = setting.config
-    found = [
-        config.database.password.reveal(),
-        config.mqtt.password.reveal(),
-        setting.environ.get("CORRELATOR_TOKEN", ""),
-    ]
+    found = [value.reveal() for _, key, value in settings(config) if key.is_secret and value]
+    found.append(setting.environ.get("CORRELATOR_TOKEN", ""))
     for webhook in config.webhooks:
-        authorization = webhook.authorization.reveal()
-        found += [authorization, authorization.rpartition(" ")[2]]
+        found.append(webhook.authorization.reveal().rpartition(" ")[2])
         found += [base64.b64encode(key).decode().rstrip("=") for key in webhook.secret.keys]
         if webhook.url is not None:
-            found += [webhook.url.reveal(), webhook.url.reveal().partition("://")[2].partition("/")[2]]
+            found.append(webhook.url.reveal().partition("://")[2].partition("/")[2])
     with contextlib.suppress(ConfigError):  # the file changed after it was read
         found += read_tokens(config)
     with contextlib.suppress(ConfigError):

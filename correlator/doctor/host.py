@@ -27,7 +27,7 @@ from msgspec import Struct
 
 from correlator import __version__
 from correlator.config import loading
-from correlator.config.schema import Config
+from correlator.config.schema import Config, settings
 from correlator.doctor import service
 from correlator.doctor.check import Check, failure, ok, some, warning
 from correlator.doctor.service import Setting
@@ -85,22 +85,12 @@ def secrets(setting: Setting) -> Check:
     """Check for secrets that every user can read, and for secrets that changed after the start of the service."""
     held = setting.config
     files = {
-        "database.password_file": held.database.password_file,
-        "mqtt.password_file": held.mqtt.password_file,
-        "http.tokens_file": held.http.tokens_file,
-        "http.tls_key": held.http.tls_key,
-        "database.tls.key": held.database.tls.key if held.database.tls is not None else None,
-        "otlp.headers_file": held.otlp.headers_file,
-        "otlp.tls.key": held.otlp.tls.key if held.otlp.tls is not None else None,
-        "mqtt.tls.key": held.mqtt.tls.key if held.mqtt.tls is not None else None,
-        "cluster.credentials_file": held.cluster.credentials_file,
-        "cluster.tls.key": held.cluster.tls.key if held.cluster.tls is not None else None,
+        dotted: value
+        for dotted, key, value in settings(held)
+        if isinstance(value, Path) and (key.credential or dotted.endswith(("_key", ".key")))
     }
-    names = [*service.SECRETS]
-    for webhook in held.webhooks:
-        for key in ("url", "secret", "authorization"):
-            names.append(f"webhook-{webhook.name}-{key}")
-            files[f"{key}_file of the webhook {webhook.name}"] = getattr(webhook, f"{key}_file")
+    of_webhooks = (f"webhook-{one.name}-{key}" for one in held.webhooks for key in ("url", "secret", "authorization"))
+    names = [*service.SECRETS, *of_webhooks]
     folders = {setting.environ.get("CREDENTIALS_DIRECTORY", "/nonexistent")}
     if setting.file == loading.DEFAULT_FILE:
         folders.add(str(loading.DEFAULT_FILE.parent))
@@ -108,7 +98,7 @@ def secrets(setting: Setting) -> Check:
     for file in setting.files:
         if _holds_password(file):
             files[f"the configuration {file.name}, which holds a password"] = file
-    there = {file: label for label, file in files.items() if file is not None and _holds_something(file)}
+    there = {file: label for label, file in files.items() if _holds_something(file)}
     wide = {label: file for file, label in there.items() if file.stat().st_mode & stat.S_IROTH}
     if wide:
         return failure(

@@ -19,7 +19,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from correlator.config import loading as config
-from correlator.config.schema import Config
+from correlator.config.schema import Config, leaves
 
 UNIT, GATEWAY_UNIT = "correlator.service", "correlator-gateway.service"
 GATEWAY_FILE = config.DEFAULT_FILE.with_name("gateway.toml")
@@ -27,7 +27,8 @@ CREDENTIALS = Path("/run/credentials") / UNIT
 STATE = Path("/var/lib/correlator")
 UNIT_FILES = tuple(Path(folder, UNIT) for folder in ("/etc/systemd/system", "/usr/lib/systemd/system"))
 
-SECRETS = ("db-password", "mqtt-password", "api-token", "otlp-headers", "cluster-key", "gateway-key", "nats-creds")
+SECRETS = (*(key.credential for _, key in leaves() if key.credential), "cluster-key", "gateway-key")
+"""The credentials of the units; those of webhooks have names of their own."""
 
 WITHIN = 5.0
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, get_args, get_origin
+from typing import Literal, get_args
 
 from correlator.config import rendering, schema, values
 from correlator.config.cluster import NatsUrl
 from correlator.config.schema import Key
 from correlator.config.values import Section
-from correlator.config.webhooks import SigningSecrets, Template
+from correlator.config.webhooks import Authorization, SigningSecrets, Template
 from correlator.daemon import reload
 from tests.docs import document_types
 
@@ -26,12 +26,14 @@ KINDS = {
     int: "a whole number",
     str: "a text",
     values.Secret: "a text",
+    Authorization: "a text",
     SigningSecrets: "one or two secrets `whsec_…`",
     Template: "a JSON text",
     NatsUrl: "one or more URLs",
     values.Listen: "an address",
     values.Size: "a size from `1kB` to `1MB`",
     Path: "a path",
+    tuple: "a list of texts",
 }
 
 
@@ -81,11 +83,9 @@ def _chapter(name: str, description: str, section: type[Section], *, repeated: b
 def _right(key: Key) -> str:
     """What may be written, in words."""
     base, meta = get_args(key.hint)
-    if get_origin(base) is Literal:
+    if key.kind is Literal:
         return " · ".join(f"`{choice}`" for choice in get_args(base))
-    if get_origin(base) is tuple:
-        return "a list of texts"
-    kind = KINDS.get(base) or next((KINDS[kind] for kind in get_args(base) if kind in KINDS), "a URL")
+    kind = KINDS.get(key.kind, "a URL")
     bounds = ((", at least", meta.ge), (", more than", meta.gt), (", at most", meta.le))
     return kind + "".join(
         f"{word} {values.toml(float(bound) if key.is_duration else bound)}"

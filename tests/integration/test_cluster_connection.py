@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from correlator.cluster import keys, streams
 from correlator.cluster.connection import ClusterUnavailable, Connection, Refused
-from correlator.config.cluster import nats_url
+from correlator.config.cluster import NatsUrl
 from tests.support.cluster import connected, running, settings
 from tests.support.deployed_nats import DeployedNats
 from tests.support.eventually import PATIENCE, eventually
@@ -107,7 +107,7 @@ async def test_a_tls_connection_into_a_black_hole_is_replaced():
     with DeployedNats() as server:
         async with StuckProxy(server.port).running() as proxy:
             section = server.section("collector-dc1")
-            section = replace(section, url=nats_url(f"tls://127.0.0.1:{proxy.port}"))
+            section = replace(section, url=NatsUrl.parse(f"tls://127.0.0.1:{proxy.port}"))
             async with running(Connection(section, "collector", ping_every=0.2, replace_after=0.5)) as connection:
                 generation = connection.generation
                 proxy.freeze()

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from correlator.cluster import keys, streams
 from correlator.cluster.connection import ClusterUnavailable, Connection
 from correlator.cluster.fence import Fence, StreamMessage, put
-from correlator.config.cluster import nats_url
+from correlator.config.cluster import NatsUrl
 from tests.support.cluster import handled, running
 from tests.support.deployed_nats import CERTIFICATE, KEY, DeployedNats, DeployedNode
 from tests.support.eventually import PATIENCE, eventually
@@ -264,7 +264,7 @@ async def test_three_nodes_keep_each_stream_three_times_and_one_may_be_lost():
             await asyncio.to_thread(stack.enter_context, node)
         await eventually(lambda: all(node.healthy() for node in nodes))
         urls = ",".join(node.url for node in nodes)
-        section = replace(first.section("collector-dc1"), url=nats_url(urls), replicas=3)
+        section = replace(first.section("collector-dc1"), url=NatsUrl.parse(urls), replicas=3)
         async with running(Connection(section, "collector")) as connection:
             await streams.ensure(connection, 3)
             info = await streams.info(connection, keys.STATE) or {}

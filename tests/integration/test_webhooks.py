@@ -1,5 +1,6 @@
 """The webhook sink against a real HTTP receiver: what arrives, what is tried again, what a bad receiver cannot do."""
 
+import base64
 import json
 import socket
 import threading
@@ -9,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from correlator.config.values import Secret
-from correlator.config.webhooks import SigningSecrets, Template
+from correlator.config.webhooks import Authorization, SigningSecrets, Template
 from correlator.model.facts import Kind
 from correlator.model.published import Event
 from correlator.ops import metrics
@@ -32,7 +32,8 @@ async def receiver():
 
 
 async def test_an_event_arrives_signed_as_a_cloud_event(receiver):
-    harness = WebhookHarness(webhook(receiver, secret=SigningSecrets((KEY,)), authorization=Secret("Bearer t")))
+    secret = SigningSecrets(f"whsec_{base64.b64encode(KEY).decode()}")
+    harness = WebhookHarness(webhook(receiver, secret=secret, authorization=Authorization("Bearer t")))
     began = int(time.time())
     async with harness.running():
         harness.job()
@@ -138,7 +139,7 @@ def is_refused(harness: WebhookHarness) -> bool:
 async def test_neither_log_nor_readiness_repeats_what_a_receiver_echoes(receiver, caplog):
     receiver.hostile = "echo"
     body = Template('{"key": "R0UT1NGKEY012345"}')
-    harness = WebhookHarness(webhook(receiver, authorization=Secret("Bearer AUTH0123456789"), body=body))
+    harness = WebhookHarness(webhook(receiver, authorization=Authorization("Bearer AUTH0123456789"), body=body))
     async with harness.running():
         harness.job()
         harness.event(1)

@@ -12,8 +12,7 @@ import pytest
 from correlator.config.loading import load
 from correlator.config.otlp import Otlp
 from correlator.config.tls import Tls
-from correlator.config.values import Secret
-from correlator.config.webhooks import Webhook, WebhookUrl
+from correlator.config.webhooks import Authorization, Webhook, WebhookUrl
 from correlator.doctor.bundle import secrets
 from correlator.doctor.service import Setting
 from correlator.sinks.otlp.receiver import judge, receiver
@@ -38,7 +37,7 @@ def of_traces(url: str, ca: Path | None = None, headers: Path | None = None) -> 
 
 
 def of_webhooks(url: str, ca: Path | None = None, headers: Path | None = None) -> Receiver:
-    token = Secret("" if headers is None else headers.read_text().partition(": ")[2])
+    token = Authorization("" if headers is None else headers.read_text().partition(": ")[2])
     return request.receiver(Webhook(url=WebhookUrl(url), authorization=token), tls_context(Tls(ca=ca), "ca"))
 
 

@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator
 from correlator.cluster import keys, streams
 from correlator.cluster.connection import Connection, Fenced
 from correlator.cluster.fence import put
-from correlator.config.cluster import Cluster, Replicas, nats_url
+from correlator.config.cluster import Cluster, NatsUrl, Replicas
 from tests.support.eventually import PATIENCE
 
 
 def settings(url: str, instance: str = "dc1", replicas: Replicas = 1) -> Cluster:
-    return Cluster(url=nats_url(url), instance=instance, replicas=replicas)
+    return Cluster(url=NatsUrl.parse(url), instance=instance, replicas=replicas)
 
 
 @contextlib.asynccontextmanager

@@ -11,7 +11,7 @@ import orjson
 from correlator.cluster import keys, streams
 from correlator.cluster.connection import ClusterUnavailable, Connection
 from correlator.cluster.fence import Fence, put
-from correlator.config.cluster import Cluster, nats_url
+from correlator.config.cluster import Cluster, NatsUrl
 from correlator.jobs.index import Index
 from correlator.model.facts import AttributedRow, Entry, Kind, Reading
 from correlator.model.published import Event, Outcome
@@ -48,9 +48,7 @@ class Collector:
     ):
         self.instance = instance
         self.replicas = replicas
-        parsed = nats_url(servers)
-        assert parsed is not None
-        self.connection = Connection(Cluster(url=parsed, instance=instance), "collector")
+        self.connection = Connection(Cluster(url=NatsUrl.parse(servers), instance=instance), "collector")
         self.index = Index(max_jobs=100_000)
         self.index.loading = False
         self.hub = LocalHub(self.index)

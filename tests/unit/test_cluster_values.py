@@ -51,7 +51,7 @@ def test_there_are_one_three_or_five_replicas():
     assert [loaded(replicas=n).replicas for n in (1, 3, 5)] == [1, 3, 5]
     for given in ("0", "2", "true", "x"):
         (line,) = problems({}, replicas=given)
-        assert line.endswith("expected 1, 3 or 5")
+        assert line.endswith("expected one of 1, 3, 5")
 
 
 @pytest.mark.parametrize(("gateway", "name"), [(False, "cluster-key"), (True, "gateway-key")])

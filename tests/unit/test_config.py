@@ -24,7 +24,7 @@ def test_without_file_and_environment_the_defaults_of_the_schema_hold(monkeypatc
     """But for the names that come from the host."""
     monkeypatch.setattr("socket.gethostname", lambda: "box")
     defaults = redacted(Config())
-    defaults["mqtt"] |= {"instance": "box", "client_id": "correlator-box"}
+    defaults["mqtt"] |= {"instance": "box"}
     defaults["cluster"] |= {"instance": "box"}
     defaults["state"] |= {"directory": "/home/me/.local/state/correlator"}
     assert redacted(load(None, {"HOME": "/home/me"})) == defaults
@@ -48,9 +48,8 @@ def test_every_key_of_the_reference_is_its_default_and_has_its_description(write
 
 def test_names_of_the_machine_fill_what_is_left_empty(write, monkeypatch):
     monkeypatch.setattr("socket.gethostname", lambda: "appliance-7")
-    assert (write("").mqtt.instance, write("").mqtt.client_id) == ("appliance-7", "correlator-appliance-7")
-    named = write('[mqtt]\ninstance = "site"').mqtt
-    assert (named.instance, named.client_id) == ("site", "correlator-site")
+    assert write("").mqtt.instance == "appliance-7"
+    assert write('[mqtt]\ninstance = "site"').mqtt.instance == "site"
 
 
 def test_the_state_directory_is_the_configured_one_else_the_units_else_at_home(write, problems):
@@ -139,6 +138,7 @@ def test_a_wrong_value_from_the_environment_is_reported_by_its_name_there(proble
         ("[mqtt.tls]\nverifi = true", "mqtt.tls.verifi: unknown key; did you mean mqtt.tls.verify?"),
         ('listen = "[::1]:1"', "listen: unknown section; did you mean http.listen?"),
         ("[jobs]\nlisten = 1", "jobs.listen: unknown key; did you mean http.listen?"),
+        ("[log]\ngap_grace = 1", "log.gap_grace: unknown key; known are log.level, log.format"),
         ("[state]\nxyzzy = 1", "state.xyzzy: unknown key; known are state.directory"),
         (
             '[database]\npoll_interval = "fast"',

@@ -62,7 +62,6 @@ def test_a_receiver_that_refuses_every_request_says_what_to_change(status, advic
         ("https://host.example/otlp", "https://host.example/otlp/v1/traces"),
         ("https://host.example/api/v1/traces", "https://host.example/api/v1/traces"),
         ("http://[::1]:4318", "http://[::1]:4318/v1/traces"),
-        ("", None),
     ],
 )
 def test_the_path_of_traces_is_added_unless_it_is_there(written, url):

@@ -12,7 +12,7 @@ import pytest
 
 from correlator.cluster import connection as nats_connection
 from correlator.cluster.connection import Connection
-from correlator.config.cluster import Cluster, nats_url
+from correlator.config.cluster import Cluster, NatsUrl
 from correlator.config.schema import Mqtt
 from correlator.config.values import BrokerUrl
 from correlator.sinks.mqtt.sink import MqttSink
@@ -74,7 +74,7 @@ async def test_a_lost_cancellation_is_raised_in_place_of_the_error_of_an_answer(
 
 
 async def test_a_request_to_the_cluster_that_is_cancelled_at_its_answer_ends_the_task():
-    connection = Connection(Cluster(url=nats_url("nats://127.0.0.1:1")), "doctor")
+    connection = Connection(Cluster(url=NatsUrl.parse("nats://127.0.0.1:1")), "doctor")
 
     async def call(answer: asyncio.Future[str]) -> Any:
         async def request(*_: object, **__: object) -> str:
@@ -157,7 +157,7 @@ async def test_a_client_of_nats_that_never_closes_or_whose_end_is_cancelled_is_r
 
     monkeypatch.setattr(nats_connection, "new_client", Client)
     monkeypatch.setattr(nats_connection, "CLOSE_WITHIN", 0.01)
-    settings = Cluster(url=nats_url("nats://127.0.0.1:1"))
+    settings = Cluster(url=NatsUrl.parse("nats://127.0.0.1:1"))
     connection = Connection(settings, "doctor", replace_after=0.01)
     running = asyncio.create_task(connection.run())
     try:

@@ -10,6 +10,7 @@ from correlator.config.values import (
     Listen,
     MysqlUrl,
     Secret,
+    Size,
     SqliteUrl,
 )
 
@@ -62,15 +63,15 @@ def test_a_duration_is_printed_as_people_write_it_and_reads_back(seconds, text):
     [(16_000, 16_000, "16kB"), ("64kB", 64_000, "64kB"), ("1 MB", 1_000_000, "1MB"), ("1500", 1_500, "1500B")],
 )
 def test_a_size_is_read_and_printed_as_people_write_it(written, size, text):
-    assert values.size(written) == size
-    assert str(values.size(written)) == text
-    assert values.size(text) == size
+    assert Size.parse(written) == size
+    assert str(Size.parse(written)) == text
+    assert Size.parse(text) == size
 
 
 @pytest.mark.parametrize("written", ["999", "1001kB", "2MB", "", "-5kB", "64KiB", True, 1.5, [1]])
 def test_what_is_no_size_is_refused(written):
     with pytest.raises(ValueError, match="a size from"):
-        values.size(written)
+        Size.parse(written)
 
 
 @pytest.mark.parametrize(
@@ -104,15 +105,14 @@ def test_a_database_url_that_cannot_be_used_is_answered_with_the_right_form(url)
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
-        ("", None),
         ("mqtt://broker", BrokerUrl(host="broker", port=1883, tls=False)),
         ("mqtts://[::1]:1234", BrokerUrl(host="::1", port=1234, tls=True)),
         ("mqtts://broker/", BrokerUrl(host="broker", port=8883, tls=True)),
     ],
 )
 def test_broker_urls_say_host_port_and_whether_to_encrypt(url, expected):
-    assert values.broker_url(url) == expected
-    assert values.broker_url(str(expected or "")) == expected
+    assert BrokerUrl.parse(url) == expected
+    assert BrokerUrl.parse(str(expected)) == expected
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_broker_urls_say_host_port_and_whether_to_encrypt(url, expected):
 )
 def test_a_broker_url_that_cannot_be_used_is_answered_with_the_right_form(url):
     with pytest.raises(ValueError, match=r"^mqtt://host:1883 or mqtts://host:8883"):
-        values.broker_url(url)
+        BrokerUrl.parse(url)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_a_broker_url_that_cannot_be_used_is_answered_with_the_right_form(url):
     ],
 )  # fmt: skip
 def test_listen_addresses_are_parsed_and_loopback_is_recognised(written, host, port, loopback):
-    listen = values.listen(written)
+    listen = Listen.parse(written)
     assert listen == Listen(host=host, port=port)
     assert (listen.is_loopback, str(listen)) == (loopback, written)
 
@@ -143,7 +143,7 @@ def test_listen_addresses_are_parsed_and_loopback_is_recognised(written, host, p
 )
 def test_a_listen_address_that_cannot_be_used_is_answered_with_the_right_form(written):
     with pytest.raises(ValueError, match=r"^host:port, e.g. 127.0.0.1:8686"):
-        values.listen(written)
+        Listen.parse(written)
 
 
 @pytest.mark.parametrize("parse", [values.topic, values.topic_level])
@@ -188,12 +188,11 @@ def test_host_names_are_names_alone():
 
 def test_paths_start_at_home_where_they_say_so(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
-    assert values.optional_path("~/ca.pem") == Path("/home/me/ca.pem")
-    assert values.optional_path("") is None
+    assert values.path("~/ca.pem") == Path("/home/me/ca.pem")
     assert (values.directory("."), values.directory("")) == (Path.cwd(), Path())
-    for written in ("a\0b", 7):
+    for written in ("a\0b", "", 7):
         with pytest.raises(ValueError, match=r"^a path$"):
-            values.optional_path(written)
+            values.path(written)
 
 
 def test_a_secret_shows_only_when_asked():

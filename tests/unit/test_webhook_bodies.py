@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from correlator.config.values import Secret
-from correlator.config.webhooks import Template, Webhook, WebhookUrl, signing_secrets
+from correlator.config.webhooks import Authorization, SigningSecrets, Template, Webhook, WebhookUrl
 from correlator.model.facts import Kind, Status
 from correlator.model.published import Event, JobView, PublishedJob
 from correlator.model.rows import StepRecord
@@ -31,7 +30,7 @@ def made(event=FAILED, shown: PublishedJob | None = SHOWN, body=None):
 
 
 def test_the_signature_is_that_of_the_published_example():
-    (key,) = signing_secrets("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").keys
+    (key,) = SigningSecrets("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").keys
     headers = webhook_headers([key], "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}')
     assert headers == {
         "webhook-id": "msg_p5jXN8AQM9LWM0D4loKWxJek",
@@ -42,7 +41,7 @@ def test_the_signature_is_that_of_the_published_example():
 
 def test_while_a_secret_is_rotated_both_sign_and_without_one_nothing_does():
     old, new = (f"whsec_{base64.b64encode(bytes([n]) * 32).decode()}" for n in (1, 2))
-    keys = signing_secrets(f"{new}  # of today\n{old}\n").keys
+    keys = SigningSecrets(f"{new}  # of today\n{old}\n").keys
     both = webhook_headers(keys, "i", 1, b"{}")["webhook-signature"].split(" ")
     assert both == [webhook_headers([key], "i", 1, b"{}")["webhook-signature"] for key in keys]
     assert "webhook-signature" not in webhook_headers([], "i", 1, b"{}")
@@ -185,7 +184,7 @@ SECRET_BODY = Template('{"routing_key": "R0UT1NGKEY/3f7b2", "text": "{{job.error
 WEBHOOK = Webhook(
     name="w",
     url=WebhookUrl("https://chat.example/hooks/T0K3N%2BX0?key=s3cr3tkey"),
-    authorization=Secret("Bearer AUTH0123456789"),
+    authorization=Authorization("Bearer AUTH0123456789"),
     body=SECRET_BODY,
 )
 

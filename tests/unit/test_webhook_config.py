@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from correlator.config import loading
 from correlator.config.files import Files
-from correlator.config.rendering import flat, redacted
-from correlator.config.schema import Config, keys
+from correlator.config.rendering import redacted
+from correlator.config.schema import Config, keys, settings
+from correlator.config.values import toml
 from correlator.config.webhooks import MAX_WEBHOOKS, Webhook
 from correlator.doctor import bundle, host
 from correlator.doctor.service import Setting
@@ -134,8 +135,9 @@ def test_no_secret_is_printed_and_the_support_bundle_has_none(write, tmp_path):
     shown = json.dumps(redacted(config)) + repr(config)
     for secret in (SECRET[6:], "hunter2", "/services/T0"):
         assert secret not in shown
-    assert ("webhooks[1].url", "https://hooks.chat.example/***") in flat(redacted(config))
-    assert ("webhooks[1].secret", "***") in flat(redacted(config))
+    lines = {dotted: toml(value) for dotted, _, value in settings(config)}
+    assert lines["webhooks[1].url"] == '"https://hooks.chat.example/***"'
+    assert lines["webhooks[1].secret"] == '"***"'
     setting = Setting(config, tmp_path / "correlator.toml", {})
     hide = bundle.Hidden(bundle.secrets(setting))
     log = f"{SECRET} {SECRET[6:].rstrip('=')} {CHAT} services/T0/B0/XYZ Bearer hunter2"
@@ -166,7 +168,7 @@ def test_the_doctor_finds_secrets_of_webhooks_that_every_user_can_read(write, tm
     (tmp_path / "secret").chmod(0o644)
     config = write(table(secret_file=str(tmp_path / "secret")))
     check = host.secrets(Setting(config, None, {}))
-    assert (check.status, check.detail) == ("failure", (f"secret_file of the webhook chat: {tmp_path / 'secret'}",))
+    assert (check.status, check.detail) == ("failure", (f"webhooks[1].secret_file: {tmp_path / 'secret'}",))
     (tmp_path / "secret").chmod(0o600)
     (tmp_path / "webhook-chat-url").write_text(CHAT)
     (tmp_path / "webhook-chat-url").chmod(0o644)
