@@ -5,11 +5,11 @@ its collector may query. A collector may be away, slow, or hang, and many client
 collectors of different versions run side by side while a fleet is upgraded.
 
 Model. A request is one message on the subject of a method, and its reply one message. Both are JSON objects with a
-version, and their content is the JSON of a struct in `pipeline.queries`. A request states how many seconds its
-client still waits: the collector cancels the work after them, so that nobody's request costs the database anything.
-A client may also ask for a job before its first row is committed. While somebody waits for an unknown ID, a gateway
-publishes it every `WANT_EVERY` seconds, and the collectors query for it as often as for their own clients during
-`WANTED_FOR` seconds: longer, so that a message may be lost.
+version. The method is the class of a question in `pipeline.queries`; the content is its JSON, or that of the answer. A
+request states how many seconds its client still waits: the collector cancels the work after them, so that nobody's
+request costs the database anything. A client may also ask for a job before its first row is committed. While somebody
+waits for an unknown ID, a gateway publishes it every `WANT_EVERY` seconds, and the collectors query for it as often as
+for their own clients during `WANTED_FOR` seconds: longer, so that a message may be lost.
 
 Invariants.
 
@@ -73,19 +73,6 @@ GRACE = 0.5
 """Seconds in addition to those of a request, in which the collector may reply that they have passed."""
 
 
-class Method(Enum):
-    """What a collector answers; the value is the last token of the subject."""
-
-    FIND = "find"
-    PAGE = "page"
-    LINES = "lines"
-    LINES_BEFORE = "lines_before"
-    IS_CONTEXT = "is_context"
-    LEGACY_RECORD = "legacy_record"
-    OPERATIONS = "operations"
-    OPERATION = "operation"
-
-
 class Caller:
     """Sends requests to collectors. Use it in one event loop; a call may be cancelled at any point."""
 
@@ -96,7 +83,7 @@ class Caller:
         self._silent: dict[str, float] = {}
         """For each instance that let a request pass: when it did so."""
 
-    async def call(self, instance: str, method: Method, params: Struct, form: type[T], within: float = WITHIN) -> T:
+    async def call(self, instance: str, question: Struct, form: type[T], within: float = WITHIN) -> T:
         """Return what the collector of `instance` replies within so many seconds.
 
         Raises:
@@ -109,8 +96,8 @@ class Caller:
             raise SourceUnavailable(f"{instance}: too many requests wait for collectors")
         self._calls += 1
         try:
-            request = encode_request(params, within)
-            subject = keys.rpc(instance, method.value)
+            request = encode_request(question, within)
+            subject = keys.rpc(instance, type(question).__name__)
             reply = await self._connection.request(subject, request, within=within + GRACE)
             self._silent.pop(instance, None)
             return decode_reply(reply.data, form)

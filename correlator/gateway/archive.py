@@ -18,42 +18,30 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from msgspec import Raw
 from msgspec.structs import replace
 
 from correlator.cluster import received
 from correlator.cluster.received import Unreadable
-from correlator.cluster.rpc import Caller, Method
+from correlator.cluster.rpc import WITHIN, Caller
 from correlator.errors import SourceUnavailable
 from correlator.jobs.directory import Place, place_of
 from correlator.model.document import MAX_ID
-from correlator.model.published import LogLine, PublishedJob
-from correlator.model.replies import OperationRuns, OperationWithSteps, Resolved
-from correlator.model.rows import LegacyRecord
+from correlator.model.published import PublishedJob
+from correlator.model.replies import OperationRuns, Resolved
 from correlator.pipeline.queries import (
-    EarlierLines,
-    FindResult,
-    IsContextResult,
-    JobNames,
+    FindJob,
+    IsContext,
     JobQuery,
-    LegacyResult,
-    LineQuery,
-    LineResult,
-    LinesBeforeParams,
-    LinesBeforeResult,
-    LinesPage,
-    LinesParams,
-    LinesResult,
-    NameParams,
-    OperationParams,
-    OperationResult,
-    OperationsParams,
-    OperationsResult,
+    LegacyRow,
+    LogLines,
+    OlderJobs,
+    Operations,
     OtherJobs,
-    PageParams,
-    PageResult,
+    Question,
+    UsualSteps,
 )
 from correlator.tasks import SharedTasks, end_tasks
 
@@ -93,7 +81,7 @@ class RpcArchive:
             return None
         return await self._finding.run(name, lambda: self._find(name))
 
-    async def page(self, query: JobQuery, before: Place | None, limit: int) -> OtherJobs:
+    async def page(self, query: JobQuery, before: Place | None, limit: int) -> OtherJobs[PublishedJob]:
         """Return jobs older than `before`, newest first by (started, ID). A page may be short.
 
         `reason` names the appliances that did not answer. Raises: `SourceUnavailable` if none did.
@@ -108,7 +96,7 @@ class RpcArchive:
             if answered and clock() >= until:
                 break
             found = await self._each(
-                [instance for instance, _ in due], lambda i: self._page(i, PageParams(limit, query, dict(due)[i]))
+                [instance for instance, _ in due], lambda i: self._page(i, OlderJobs(limit, query, dict(due)[i]))
             )
             for instance, part in found.items():
                 if isinstance(part, SourceUnavailable):
@@ -121,55 +109,24 @@ class RpcArchive:
             raise SourceUnavailable(_reasons(errors))
         return merged.result()
 
-    async def lines(self, names: JobNames, after: str | int | None, limit: int, query: LineQuery) -> LinesPage:
-        params = LinesParams(names, limit, after, query)
-        found = await self._caller.call(names.instance, Method.LINES, params, LinesResult)
-        return LinesPage(_lines(found.lines, names.instance), found.next_after, found.more)
-
-    async def lines_before(self, names: JobNames, before: int, limit: int, query: LineQuery) -> EarlierLines:
-        params = LinesBeforeParams(names, before, limit, query)
-        found = await self._caller.call(names.instance, Method.LINES_BEFORE, params, LinesBeforeResult)
-        return EarlierLines(_lines(found.lines, names.instance), found.next_before)
-
-    async def is_context(self, name: str) -> bool:
-        """Return True if `name` is the context of a job of any appliance."""
-        params = NameParams(name)
-        found = await self._each(
-            self._scope(), lambda i: self._caller.call(i, Method.IS_CONTEXT, params, IsContextResult)
-        )
-        return bool(_answers(found, lambda result: result.is_context))
-
-    async def legacy_record(self, name: str) -> LegacyRecord | None:
-        """Return the row of `failover_jobs` with the job ID `name`: that of the first appliance that has one."""
-        params = NameParams(name)
-        found = await self._each(
-            self._scope(), lambda i: self._caller.call(i, Method.LEGACY_RECORD, params, LegacyResult)
-        )
-        records = _answers(found, lambda result: result.record)
-        return records[min(records)] if records else None
-
-    async def operations(self) -> list[OperationRuns]:
-        """Return the operations of all appliances that answer, each once: as known where it ran most often."""
-        found = await self._each(
-            self._scope(), lambda i: self._caller.call(i, Method.OPERATIONS, OperationsParams(), OperationsResult)
-        )
-        lists = _answers(found, lambda result: (result.operations,))
-        most: dict[tuple[str, str], OperationRuns] = {}
-        for instance in sorted(lists):
-            for one in lists[instance][0]:
-                key = (one.job_type or "", one.operation)
-                if key not in most or one.runs > most[key].runs:
-                    most[key] = one
-        return [most[key] for key in sorted(most)]
-
-    async def operation(self, key: tuple[str, str]) -> OperationWithSteps | None:
-        """Return an operation with its usual steps: as known where it ran most often. None if nobody knows it."""
-        params = OperationParams(*key)
-        found = await self._each(
-            self._scope(), lambda i: self._caller.call(i, Method.OPERATION, params, OperationResult)
-        )
-        known = _answers(found, lambda result: result.found)
-        return min(known.items(), key=lambda item: (-item[1].runs, item[0]))[1] if known else None
+    async def ask(self, question: Question[T]) -> T:
+        """Return the answer: that of the appliance of a job, or of all that answer."""
+        asked: Question[Any] = question
+        if isinstance(asked, LogLines):
+            return await self._ask(asked.names.instance, question)
+        found = await self._each(self._scope(), lambda i: self._ask(i, question))
+        values: dict[str, Any] = _answers(found, lambda answer: None if answer is False else answer)
+        merged: Any
+        match asked:
+            case IsContext():
+                merged = bool(values)
+            case LegacyRow():  # that of the first appliance that has one
+                merged = values[min(values)] if values else None
+            case Operations():
+                merged = _merged(values)
+            case UsualSteps():
+                merged = min(values.items(), key=lambda item: (-item[1].runs, item[0]))[1] if values else None
+        return cast("T", merged)
 
     # -- one appliance
 
@@ -199,20 +156,20 @@ class RpcArchive:
         return _newest(_answers(found, lambda one: one))
 
     async def _find_at(self, instance: str, name: str) -> tuple[PublishedJob, Resolved] | None:
-        result = await self._caller.call(instance, Method.FIND, NameParams(name), FindResult)
-        if not result.job:
-            return None
-        job = _parsed(result.job, instance)
-        return job, Resolved(job.job_id, result.resolved_by, result.also)
+        found = await self._ask(instance, FindJob(name))
+        return (_parsed(found[0], instance), found[1]) if found is not None else None
 
-    async def _page(self, instance: str, params: PageParams) -> tuple[list[PublishedJob], Place | None]:
-        result = await self._caller.call(instance, Method.PAGE, params, PageResult, PAGE_WITHIN)
+    async def _page(self, instance: str, question: OlderJobs) -> tuple[list[PublishedJob], Place | None]:
+        result = await self._ask(instance, question, PAGE_WITHIN)
         jobs: list[PublishedJob] = []
         for n, job in enumerate(result.jobs, 1):
             jobs.append(_parsed(job, instance))
             if n % PARSED_AT_ONCE == 0:
                 await asyncio.sleep(0)
         return jobs, result.next_before
+
+    async def _ask(self, instance: str, question: Question[T], within: float = WITHIN) -> T:
+        return await self._caller.call(instance, question, question.answer(), within)
 
     async def _each(
         self, instances: Iterable[str], ask: Callable[[str], Coroutine[Any, Any, T]]
@@ -234,11 +191,23 @@ def _answers(found: Mapping[str, T | SourceUnavailable], value: Callable[[T], V 
 
     Raises: `SourceUnavailable` if nothing is left, and some appliance did not answer: it may have what nobody else has.
     """
-    values = {i: made for i, one in found.items() if not isinstance(one, SourceUnavailable) and (made := value(one))}
+    given = {i: value(one) for i, one in found.items() if not isinstance(one, SourceUnavailable)}
+    values = {i: made for i, made in given.items() if made is not None}
     errors = [one for one in found.values() if isinstance(one, SourceUnavailable)]
     if not values and errors:
         raise SourceUnavailable(_reasons(errors))
     return values
+
+
+def _merged(lists: Mapping[str, Iterable[OperationRuns]]) -> tuple[OperationRuns, ...]:
+    """Each operation once, as known where it ran most often."""
+    most: dict[tuple[str, str], OperationRuns] = {}
+    for instance in sorted(lists):
+        for one in lists[instance]:
+            key = (one.job_type or "", one.operation)
+            if key not in most or one.runs > most[key].runs:
+                most[key] = one
+    return tuple(most[key] for key in sorted(most))
 
 
 def _newest(found: Mapping[str, tuple[PublishedJob, Resolved]]) -> tuple[PublishedJob, Resolved] | None:
@@ -259,13 +228,6 @@ def _parsed(document: Raw, instance: str) -> PublishedJob:
         return received.document(document, 0, instance)
     except Unreadable as error:
         raise SourceUnavailable(f"{instance}: the collector sent a document that cannot be read") from error
-
-
-def _lines(lines: Iterable[LineResult], instance: str) -> list[LogLine]:
-    try:
-        return [LogLine(x.event_id, x.level, x.message, x.step_id, received.value(x.attrs), x.at) for x in lines]
-    except Unreadable as error:
-        raise SourceUnavailable(f"{instance}: the collector sent a log line that cannot be read") from error
 
 
 def _reasons(errors: Sequence[SourceUnavailable]) -> str:
@@ -315,7 +277,7 @@ class MergedPage:
         """Go on without an appliance that did not answer. What it gave before stays."""
         self.add(instance, (), None, reason)
 
-    def result(self) -> OtherJobs:
+    def result(self) -> OtherJobs[PublishedJob]:
         """The page, once every appliance has given a page or was dropped. It is short if some are still `due`."""
         reached = self._reached()
         certain = self._certain(reached)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
-from correlator.forecast.forecaster import OperationKey
 from correlator.gateway.archive import RpcArchive
 from correlator.gateway.status import RemoteStatus
 from correlator.jobs import job_document
@@ -15,11 +14,13 @@ from correlator.jobs.encoded import Documents
 from correlator.jobs.remote import RemoteJobs
 from correlator.model.facts import AttributedRow, Status
 from correlator.model.published import Change, Event, PublishedJob, Reason
-from correlator.model.replies import OperationRuns, OperationWithSteps, Resolved
-from correlator.model.rows import LegacyRecord, Micros
+from correlator.model.replies import Resolved
+from correlator.model.rows import Micros
 from correlator.pipeline.hub import Batch, Hub, available, wall_clock
-from correlator.pipeline.queries import JobQuery, OtherJobs
+from correlator.pipeline.queries import JobQuery, OtherJobs, Question
 from correlator.pipeline.resume_ring import ResumeRing
+
+A = TypeVar("A")
 
 NOT_READ = "this gateway has not read the stream of the cluster yet: try again in a moment"
 """What clients get before anything is known: no job here does not mean that there is none."""
@@ -151,16 +152,10 @@ class RemoteHub(Hub):
 
     async def page(
         self, query: JobQuery, before: tuple[Micros, str] | None, limit: int, known: Callable[[str], bool]
-    ) -> OtherJobs:
+    ) -> OtherJobs[PublishedJob]:
         found = await available(self.archive).page(query, before, limit)
         jobs = [self._current(shown) for shown in found.jobs if not known(shown.job_id)]
         return OtherJobs(jobs, found.next_before, found.reason)
 
-    async def legacy_record(self, name: str) -> LegacyRecord | None:
-        return await available(self.archive).legacy_record(name)
-
-    async def operations(self) -> list[OperationRuns]:
-        return await available(self.archive).operations()
-
-    async def operation(self, key: OperationKey) -> OperationWithSteps | None:
-        return await available(self.archive).operation(key)
+    async def ask(self, question: Question[A]) -> A:
+        return await available(self.archive).ask(question)

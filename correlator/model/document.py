@@ -284,8 +284,8 @@ def encode_decoded(found: JobDocument) -> bytes:
 
 
 def clean(value: Any, depth: int = 0) -> Any:
-    """Copy `value` into what orjson encodes: without invalid Unicode, and nested at most `MAX_DEPTH` levels."""
-    if depth > MAX_DEPTH:
+    """Copy `value` into what orjson encodes: valid Unicode, integers of 64 bits, at most `MAX_DEPTH` levels."""
+    if depth > MAX_DEPTH or (isinstance(value, int) and not -(2**63) <= value < 2**64):
         return None
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from correlator.model.document import Comparison, ForecastState, StepAhead
 from correlator.model.facts import AttributedRow, Kind, Line, Status
-from correlator.model.rows import JobColumns, Level, Micros, StepRecord
+from correlator.model.rows import Int64, JobColumns, Level, Micros, StepRecord
 
 _id = attrgetter("id")
 
@@ -175,10 +175,10 @@ class JobForecast(Struct, frozen=True, gc=False):
 class LogLine(Struct, frozen=True, gc=False):
     """One log row of a job as it is published. `attrs` holds the parsed value."""
 
-    event_id: int
+    event_id: Int64
     level: Level
     message: str
-    step_id: int | None
+    step_id: Int64 | None
     attrs: Any
     at: Micros
 

@@ -16,8 +16,8 @@ Invariants.
 * Everything here runs in the event loop's thread.
 
 There are two hubs. That of a daemon (`local_hub`) publishes what its index makes of the database's rows. That of a
-gateway publishes what a stream of documents says. Both also answer what memory cannot: `find`, `page`, `lines` and the
-others ask the database, or the daemon that reads it, and may raise `SourceUnavailable`.
+gateway publishes what a stream of documents says. Both also answer what memory cannot: `find`, `page` and `ask`
+ask the database, or the daemon that reads it, and may raise `SourceUnavailable`.
 """
 
 from __future__ import annotations
@@ -31,17 +31,16 @@ from typing import Any, TypeAlias, TypeVar
 from msgspec import Struct
 
 from correlator.errors import SourceUnavailable
-from correlator.forecast.forecaster import OperationKey
 from correlator.jobs.directory import JobDirectory
 from correlator.jobs.encoded import Documents
 from correlator.model.facts import AttributedRow
 from correlator.model.messages import DatabaseState
 from correlator.model.published import Change, Event, PublishedJob, Reason
-from correlator.model.replies import OperationRuns, OperationWithSteps, Resolved
-from correlator.model.rows import LegacyRecord, Micros
+from correlator.model.replies import Resolved
+from correlator.model.rows import Micros
 from correlator.ops.heartbeats import Heartbeats
 from correlator.ops.stalls import timed
-from correlator.pipeline.queries import EarlierLines, JobNames, JobQuery, LineArchive, LineQuery, LinesPage, OtherJobs
+from correlator.pipeline.queries import JobQuery, OtherJobs, Question
 from correlator.pipeline.resume_ring import ResumeRing
 from correlator.pipeline.waiting_ids import WaitingIds
 
@@ -87,7 +86,7 @@ class Hub(ABC):
         published: JobDirectory,
         status: DatabaseStatus,
         epoch: str,
-        archive: LineArchive | None,
+        archive: object | None,
         *,
         documents: Documents | None = None,
         resume_ring: ResumeRing | None = None,
@@ -258,32 +257,12 @@ class Hub(ABC):
     @abstractmethod
     async def page(
         self, query: JobQuery, before: tuple[Micros, str] | None, limit: int, known: Callable[[str], bool]
-    ) -> OtherJobs:
+    ) -> OtherJobs[PublishedJob]:
         """Return jobs older than `before`, newest first by (started, ID), without those for which `known` is true."""
 
-    async def is_context(self, name: str) -> bool:
-        """Return True if `name` is the context of a job."""
-        return await available(self.archive).is_context(name)
-
-    async def lines(self, names: JobNames, after: str | int | None, limit: int, query: LineQuery) -> LinesPage:
-        """See `LineArchive.lines`."""
-        return await available(self.archive).lines(names, after, limit, query)
-
-    async def lines_before(self, names: JobNames, before: int, limit: int, query: LineQuery) -> EarlierLines:
-        """See `LineArchive.lines_before`."""
-        return await available(self.archive).lines_before(names, before, limit, query)
-
     @abstractmethod
-    async def legacy_record(self, name: str) -> LegacyRecord | None:
-        """Return the row of `failover_jobs` with the job ID `name`, or None."""
-
-    @abstractmethod
-    async def operations(self) -> list[OperationRuns]:
-        """Return what is known of earlier runs, sorted by operation."""
-
-    @abstractmethod
-    async def operation(self, key: OperationKey) -> OperationWithSteps | None:
-        """Return one operation with its usual steps, or None."""
+    async def ask(self, question: Question[A]) -> A:
+        """Return the answer to a question that is about more than one job in memory."""
 
     @property
     @abstractmethod

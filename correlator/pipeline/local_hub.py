@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar, cast
 
 from msgspec.structs import asdict
 
@@ -17,9 +18,22 @@ from correlator.model.replies import OperationRuns, OperationWithSteps, Resolved
 from correlator.model.rows import LegacyRecord, Micros
 from correlator.pipeline.appliance_clock import ApplianceClock
 from correlator.pipeline.hub import Batch, Hub, available, wall_clock
-from correlator.pipeline.queries import Archive, Found, JobQuery, OtherJobs
+from correlator.pipeline.queries import (
+    Archive,
+    Found,
+    IsContext,
+    JobQuery,
+    LegacyRow,
+    LogLines,
+    Operations,
+    OtherJobs,
+    Question,
+    UsualSteps,
+)
 from correlator.pipeline.resume_ring import ResumeRing
 from correlator.pipeline.source_status import SourceStatus
+
+A = TypeVar("A")
 
 
 class LocalHub(Hub):
@@ -153,7 +167,7 @@ class LocalHub(Hub):
 
     async def page(
         self, query: JobQuery, before: tuple[Micros, str] | None, limit: int, known: Callable[[str], bool]
-    ) -> OtherJobs:
+    ) -> OtherJobs[PublishedJob]:
         if query.instance:
             return OtherJobs((), None)  # the database is of one appliance, and no job in it names that
         found = await available(self.archive).page(query, before, limit, self.index.advance_clock, known)
@@ -162,16 +176,30 @@ class LocalHub(Hub):
         jobs += [self._archived_legacy(row) for row in found.legacy if not self._is_owned(row.job_id)]
         return OtherJobs(jobs, found.next_before)
 
-    async def legacy_record(self, name: str) -> LegacyRecord | None:
+    async def ask(self, question: Question[A]) -> A:
+        asked: Question[Any] = question
+        answer: Any
+        match asked:
+            case LogLines():
+                answer = await available(self.archive).lines(asked)
+            case IsContext(name):
+                answer = await available(self.archive).is_context(name)
+            case LegacyRow(name):
+                answer = await self._legacy_row(name)
+            case Operations():
+                known = sorted(self.forecasts.forecaster, key=lambda found: found[0])
+                answer = tuple(_runs(key, operation) for key, operation in known)
+            case UsualSteps(job_type, operation):
+                answer = self._usual_steps((job_type, operation))
+        return cast("A", answer)
+
+    async def _legacy_row(self, name: str) -> LegacyRecord | None:
         if (record := self.index.known.legacy(name)) is not None:
             return record
         found = await available(self.archive).find(name, self.index.advance_clock)
         return found.legacy if found is not None else None
 
-    async def operations(self) -> list[OperationRuns]:
-        return [_runs(key, one) for key, one in sorted(self.forecasts.forecaster, key=lambda found: found[0])]
-
-    async def operation(self, key: OperationKey) -> OperationWithSteps | None:
+    def _usual_steps(self, key: OperationKey) -> OperationWithSteps | None:
         operation = self.forecasts.forecaster.operation(key)
         if operation is None:
             return None

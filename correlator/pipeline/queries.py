@@ -1,25 +1,28 @@
-"""Queries that clients make and the database answers: filters of jobs, pages, and the `Archive` protocol.
+"""What clients ask that memory cannot answer: filters of jobs and lines, and the questions with their answers.
 
-`correlator.sources.archive` implements `Archive`. It is a protocol because sources are built on top of this package.
-
-A gateway asks a collector the same, over `correlator.cluster.rpc`: one pair of structs per method, at the end of this
-file. Their jobs are public documents without `rev`, as in the stream, and with their steps. A test fixes the encoded
-form of each struct.
+A question is a struct, and its class states the form of its answer. A daemon answers it from the database
+(`LocalHub.ask`, `Archive`). A gateway asks the collectors the same, over `correlator.cluster.rpc`: there the class is
+the method, and question and answer are JSON. A test fixes their form. `FindJob` and `OlderJobs` are asked over the
+cluster only, with public documents without `rev`, as in the stream: a hub answers them from memory as well
+(`Hub.find`, `Hub.page`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache, reduce
-from typing import Protocol
+from typing import Any, Generic, Protocol, TypeVar, get_args
 
 from msgspec import Raw, Struct
 
 from correlator.jobs import job_document, job_view
 from correlator.model.facts import Reading
 from correlator.model.published import JobView, LogLine, PublishedJob
-from correlator.model.replies import OperationRuns, OperationWithSteps, Resolved, ResolvedBy
+from correlator.model.replies import OperationRuns, OperationWithSteps, Resolved
 from correlator.model.rows import LEVELS, Int64, LegacyRecord, Level, Micros
+
+A = TypeVar("A")
+J = TypeVar("J")
 
 
 class Found(Struct, frozen=True):
@@ -134,40 +137,6 @@ class LineQuery(Struct, frozen=True):
         return tuple(LEVELS[LEVELS.index(self.level) :]) if self.level != "DEBUG" else ()
 
 
-class LineArchive(Protocol):
-    """Log lines and contexts that memory does not have. Every call may raise `correlator.errors.SourceUnavailable`."""
-
-    async def is_context(self, name: str) -> bool:
-        """Return True if `name` is the context of a job."""
-
-    async def lines(self, names: JobNames, after: str | int | None, limit: int, query: LineQuery) -> LinesPage:
-        """Return log lines of a job, oldest first: from the begin, after a `next_after`, or from an event ID on.
-
-        Raises:
-            BadRequest: `after` is a text, but not a position of this API.
-        """
-
-    async def lines_before(self, names: JobNames, before: int, limit: int, query: LineQuery) -> EarlierLines:
-        """Return the last log lines of a job whose event ID is below `before`, oldest first."""
-
-
-class Archive(LineArchive, Protocol):
-    """Jobs and log lines that only the database has. Every call may raise `correlator.errors.SourceUnavailable`."""
-
-    async def find(self, name: str, advance_clock: Callable[[], int]) -> Found | None:
-        """Return the newest job that `name` names, or None. Call `advance_clock` just before each table query."""
-
-    async def page(
-        self,
-        query: JobQuery,
-        before: tuple[Micros, str] | None,
-        limit: int,
-        advance_clock: Callable[[], int],
-        known: Callable[[str], bool],
-    ) -> ArchivePage:
-        """Return jobs older than `before`, newest first by (started, ID), without those for which `known` is true."""
-
-
 class JobNames(Struct, frozen=True):
     """The names that a log row may use for its job, and the job's first and last time. `ended` None: it runs.
 
@@ -182,6 +151,9 @@ class JobNames(Struct, frozen=True):
     instance: str = ""
 
 
+# -- answers
+
+
 class ArchivePage(Struct, frozen=True):
     """One page of jobs from the database. A page may be short, or empty, before the end of the list.
 
@@ -193,140 +165,119 @@ class ArchivePage(Struct, frozen=True):
     legacy: Sequence[LegacyRecord] = ()
 
 
-class OtherJobs(Struct, frozen=True):
+class OtherJobs(Struct, Generic[J], frozen=True, omit_defaults=True):
     """The same as clients see it: jobs that are not in memory, with the current `seq` as their `rev`.
 
     `reason`: why jobs of some appliances are missing; None if none are.
     """
 
-    jobs: Sequence[PublishedJob]
-    next_before: tuple[Micros, str] | None
+    jobs: Sequence[J] = ()
+    next_before: tuple[Micros, str] | None = None
     reason: str | None = None
 
 
 class LinesPage(Struct, frozen=True):
-    """One page of a job's log lines. A page may be short, or empty, before the end.
+    """One page of a job's log lines, oldest first. A page may be short, or empty, before the end.
 
     `next_after`: where the next page begins; None after the last line of an ended job. `more`: the next page exists
-    already.
+    already. `next_before`, of a page that was read backward: the event ID that the page before it ends below; None at
+    the begin of the log.
     """
 
     lines: Sequence[LogLine]
-    next_after: str | None
-    more: bool
+    next_after: str | None = None
+    more: bool = False
+    next_before: Int64 | None = None
 
 
-class EarlierLines(Struct, frozen=True):
-    """The last log lines before an event ID. A page may be short, or empty, before the begin of the log.
-
-    `next_before`: the event ID that the page before this one ends below; None at the begin of the log.
-    """
-
-    lines: Sequence[LogLine]
-    next_before: int | None
+# -- questions
 
 
-# -- requests of a gateway to a collector, and its replies
+class Question(Struct, Generic[A], frozen=True, omit_defaults=True):
+    """What memory cannot answer. `A`: the form of the answer. It may raise `correlator.errors.SourceUnavailable`."""
+
+    @classmethod
+    def answer(cls) -> type[A]:
+        return get_args(cls.__orig_bases__[0])[0]  # type: ignore[attr-defined,no-any-return]
 
 
-class NameParams(Struct, frozen=True, omit_defaults=True):
-    """What `find`, `is_context` and `legacy_record` ask about: any ID, a context, a job ID of `failover_jobs`."""
+class FindJob(Question[tuple[Raw, Resolved] | None], frozen=True):
+    """The newest job with an ID of any kind."""
 
     name: str
 
 
-class FindResult(Struct, frozen=True, omit_defaults=True):
-    """The newest job with an ID; `job` is empty if there is none. `also`: older jobs with the same ID."""
+class OlderJobs(Question[OtherJobs[Raw]], frozen=True):
+    """At most `limit` jobs that match `query`, newest first by (started, ID), from just before the place `before` on.
 
-    job: Raw = Raw()
-    resolved_by: ResolvedBy = "uuid"
-    also: tuple[str, ...] = ()
-
-
-class IsContextResult(Struct, frozen=True, omit_defaults=True):
-    is_context: bool = False
-
-
-class LegacyResult(Struct, frozen=True, omit_defaults=True):
-    record: LegacyRecord | None = None
-
-
-class PageParams(Struct, frozen=True, omit_defaults=True):
-    """At most `limit` jobs that match `query`, newest first, from just before the place `before` on."""
+    The answer has all matching jobs between `before` and `next_before`; it may be short or empty.
+    """
 
     limit: Int64
     query: JobQuery = JobQuery()
     before: tuple[Micros, str] | None = None
 
 
-class PageResult(Struct, frozen=True, omit_defaults=True):
-    """All matching jobs between `before` and `next_before`, newest first; a page may be short or empty.
+class LogLines(Question[LinesPage], frozen=True):
+    """Log lines of a job: from the begin, after a `next_after`, or from an event ID on; else the last below `before`.
 
-    `next_before`: where the next page begins; None after the last one.
+    Raises `BadRequest` if `after` is a text, but not a position of this API.
     """
 
-    jobs: tuple[Raw, ...] = ()
-    next_before: tuple[Micros, str] | None = None
-
-
-class LinesParams(Struct, frozen=True, omit_defaults=True):
-    """Log lines of a job, oldest first. `after`: a `next_after`, or the first event ID."""
-
     names: JobNames
+    after: str | Int64 | None
     limit: Int64
-    after: str | Int64 | None = None
-    query: LineQuery = LineQuery()
+    query: LineQuery
+    before: Int64 | None = None
 
 
-class LineResult(Struct, frozen=True, omit_defaults=True):
-    """A log line. `attrs` is not parsed yet."""
+class IsContext(Question[bool], frozen=True):
+    """Whether `name` is the context of a job."""
 
-    event_id: Int64
-    level: Level
-    message: str
-    at: Micros
-    step_id: Int64 | None = None
-    attrs: Raw = Raw(b"null")
+    name: str
 
 
-class LinesResult(Struct, frozen=True, omit_defaults=True):
-    """A `LinesPage`."""
+class LegacyRow(Question[LegacyRecord | None], frozen=True):
+    """The row of `failover_jobs` with the job ID `name`."""
 
-    lines: tuple[LineResult, ...]
-    next_after: str | None = None
-    more: bool = False
+    name: str
 
 
-class LinesBeforeParams(Struct, frozen=True, omit_defaults=True):
-    """The last log lines of a job below the event ID `before`."""
-
-    names: JobNames
-    before: Int64
-    limit: Int64
-    query: LineQuery = LineQuery()
+class Operations(Question[tuple[OperationRuns, ...]], frozen=True):
+    """What is known of earlier runs, sorted by operation."""
 
 
-class LinesBeforeResult(Struct, frozen=True, omit_defaults=True):
-    """The same as `EarlierLines`."""
-
-    lines: tuple[LineResult, ...]
-    next_before: Int64 | None = None
-
-
-class OperationsParams(Struct, frozen=True, omit_defaults=True):
-    """All operations."""
-
-
-class OperationsResult(Struct, frozen=True, omit_defaults=True):
-    operations: tuple[OperationRuns, ...] = ()
-
-
-class OperationParams(Struct, frozen=True, omit_defaults=True):
-    """One operation, by its job type and name."""
+class UsualSteps(Question[OperationWithSteps | None], frozen=True):
+    """One operation with its usual steps, by its job type and name."""
 
     job_type: str
     operation: str
 
 
-class OperationResult(Struct, frozen=True, omit_defaults=True):
-    found: OperationWithSteps | None = None
+QUESTIONS: dict[str, type[Question[Any]]] = {kind.__name__: kind for kind in Question.__subclasses__()}
+
+
+class Archive(Protocol):
+    """Jobs and log lines that only the database has. Every call may raise `correlator.errors.SourceUnavailable`.
+
+    `correlator.sources.archive` implements it; it is a protocol because sources are built on top of this package.
+    """
+
+    async def find(self, name: str, advance_clock: Callable[[], int]) -> Found | None:
+        """Return the newest job that `name` names, or None. Call `advance_clock` just before each table query."""
+
+    async def page(
+        self,
+        query: JobQuery,
+        before: tuple[Micros, str] | None,
+        limit: int,
+        advance_clock: Callable[[], int],
+        known: Callable[[str], bool],
+    ) -> ArchivePage:
+        """Return jobs older than `before`, newest first by (started, ID), without those for which `known` is true."""
+
+    async def lines(self, asked: LogLines) -> LinesPage:
+        """See `LogLines`."""
+
+    async def is_context(self, name: str) -> bool:
+        """See `IsContext`."""

@@ -9,7 +9,7 @@ import json
 import pytest
 
 from correlator.errors import BadRequest, SourceUnavailable
-from correlator.pipeline.queries import JobQuery, LineQuery
+from correlator.pipeline.queries import JobQuery, LineQuery, LogLines
 from correlator.sources.archive.archive import DatabaseArchive
 from correlator.sources.db.mariadb import Address, MariaDBDatabase
 from tests.support.archive_queries import archive_of, at, found, logical_time, names, unix
@@ -180,15 +180,16 @@ async def test_the_lines_of_a_job_are_all_of_them_and_no_others(archive, either_
     await either_original.log("nobody's", ts=at(1, micros=8), attrs='{"text":"u1"}')
     asked = names(external=["ext-1"])
     wanted = ["column", "attrs", "step attrs", "step column", "external", "external column"]
-    page = await archive.lines(asked, None, 100, LineQuery())
+    page = await archive.lines(LogLines(asked, None, 100, LineQuery()))
     assert not page.more
     assert [line.message for line in page.lines] == wanted
     assert [line.step_id for line in page.lines] == [None, None, step, step, None, None]
     assert page.lines[1].attrs == {"job_id": "u1"}
-    assert [line.message for line in (await archive.lines(asked, None, 100, LineQuery("WARN"))).lines] == wanted[4:]
+    warnings = await archive.lines(LogLines(asked, None, 100, LineQuery("WARN")))
+    assert [line.message for line in warnings.lines] == wanted[4:]
     one_by_one: list[str] = []
     after = None
-    while (page := await archive.lines(asked, after, 1, LineQuery())).more or page.lines:
+    while (page := await archive.lines(LogLines(asked, after, 1, LineQuery()))).more or page.lines:
         one_by_one += [line.message for line in page.lines]
         after = page.next_after
     assert sorted(one_by_one) == sorted(wanted)
@@ -199,25 +200,25 @@ async def test_a_line_that_is_committed_late_is_in_a_later_page_once(archive, ei
     async with either_original.transaction() as slow:
         await slow.log("late", ts=at(3590, micros=0), attrs='{"job_id":"u1"}')
         await either_original.log("early", ts=at(3591, micros=0), attrs='{"job_id":"u1"}')
-        first = await archive.lines(names(), None, 10, LineQuery())
+        first = await archive.lines(LogLines(names(), None, 10, LineQuery()))
         assert [line.message for line in first.lines] == ["early"]
         await slow.commit()
-    second = await archive.lines(names(), first.next_after, 10, LineQuery())
+    second = await archive.lines(LogLines(names(), first.next_after, 10, LineQuery()))
     assert [line.message for line in second.lines] == ["late"]
-    third = await archive.lines(names(), second.next_after, 10, LineQuery())
+    third = await archive.lines(LogLines(names(), second.next_after, 10, LineQuery()))
     assert third.lines == []
 
 
 async def test_the_last_page_of_an_ended_job_says_so_and_a_foreign_place_is_refused(archive, either_original):
     await either_original.job("u1", status="completed", started_at=at(0), completed_at=at(2))
     await either_original.log("end", job_id="u1", ts=at(2, micros=0))
-    page = await archive.lines(names(ended=2), None, 10, LineQuery())
+    page = await archive.lines(LogLines(names(ended=2), None, 10, LineQuery()))
     assert [line.message for line in page.lines] == ["end"]
-    page = await archive.lines(names(ended=2), page.next_after, 10, LineQuery())
+    page = await archive.lines(LogLines(names(ended=2), page.next_after, 10, LineQuery()))
     assert (page.lines, page.next_after) == ([], None)
     with pytest.raises(BadRequest):
-        await archive.lines(names(), "nonsense", 10, LineQuery())
-    assert (await archive.lines(names(), None, 10, LineQuery())).lines  # a bad question ends no session
+        await archive.lines(LogLines(names(), "nonsense", 10, LineQuery()))
+    assert (await archive.lines(LogLines(names(), None, 10, LineQuery()))).lines  # a bad question ends no session
 
 
 async def test_a_question_given_up_leaves_the_archive_as_good_as_new(current):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from correlator.errors import Away, SourceUnavailable
-from correlator.pipeline.queries import JobQuery, LineQuery
+from correlator.pipeline.queries import JobQuery, LineQuery, LogLines
 from correlator.sources.archive import lines
 from correlator.sources.db.mariadb import MariaDBSession
 from correlator.sources.search import MAX_FOUND
@@ -151,7 +151,7 @@ async def test_a_page_of_lines_reads_no_more_than_some_slices_of_the_log(mariadb
             f" IF(seq MOD 1000 = 0, '{{\"job_id\":\"u1\"}}', '{{\"a\":1}}'), '{at(1)}' FROM seq_1_to_5000"
         )
         counts, after = list[int](), None
-        while (page := await archive.lines(names(), after, 100, LineQuery())).more:
+        while (page := await archive.lines(LogLines(names(), after, 100, LineQuery()))).more:
             counts.append(len(page.lines))
             after = page.next_after
         assert sum(counts) + len(page.lines) == 5
@@ -166,7 +166,7 @@ async def test_lines_of_a_megabyte_each_come_some_at_a_time(current):
     due = [await appliance.log("m", ts=at(1, micros=n), attrs=large) for n in range(10)]
     counts, returned, after = list[int](), list[int](), None
     while True:
-        page = await archive.lines(names(), after, 1000, LineQuery())
+        page = await archive.lines(LogLines(names(), after, 1000, LineQuery()))
         counts.append(len(page.lines))
         returned += [line.event_id for line in page.lines]
         after = page.next_after
@@ -182,15 +182,15 @@ async def test_lines_that_are_committed_late_are_returned_once_in_pages_of_any_s
     async with appliance.transaction() as slow:
         due = [await slow.log(f"late {n}", ts=at(3590, micros=n), attrs='{"job_id":"u1"}') for n in range(7)]
         due.append(await appliance.log("early", ts=at(3591, micros=0), attrs='{"job_id":"u1"}'))
-        page = await archive.lines(names(), None, 3, LineQuery())
+        page = await archive.lines(LogLines(names(), None, 3, LineQuery()))
         returned = [line.event_id for line in page.lines]
         await slow.commit()
     while len(returned) < len(due) and page.next_after is not None:
-        page = await archive.lines(names(), page.next_after, 3, LineQuery())
+        page = await archive.lines(LogLines(names(), page.next_after, 3, LineQuery()))
         assert len(page.lines) <= 3
         returned += [line.event_id for line in page.lines]
     assert sorted(returned) == sorted(due)
-    assert (await archive.lines(names(), page.next_after, 3, LineQuery())).lines == []
+    assert (await archive.lines(LogLines(names(), page.next_after, 3, LineQuery()))).lines == []
 
 
 async def test_a_request_that_is_given_up_ends_its_query_in_the_server(mariadb_original):

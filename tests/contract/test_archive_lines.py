@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from correlator.pipeline.queries import JobNames, JobQuery, LineQuery
+from correlator.pipeline.queries import JobNames, JobQuery, LineQuery, LogLines
 from correlator.sources.db import zones
 from tests.support.archive_queries import archive_of, at, listed, names, unix
 
@@ -17,12 +17,12 @@ from tests.support.archive_queries import archive_of, at, listed, names, unix
 async def messages(archive, query: LineQuery, asked: JobNames | None = None) -> list[str]:
     """The messages of all pages of two lines, read forward; reading back must give the same ones."""
     forward, after = list[str](), None
-    while (page := await archive.lines(asked or names(), after, 2, query)).more or page.lines:
+    while (page := await archive.lines(LogLines(asked or names(), after, 2, query))).more or page.lines:
         forward += [line.message for line in page.lines]
         after = page.next_after
     pages, before = list[list[str]](), 1 << 50
     while True:
-        earlier = await archive.lines_before(asked or names(), before, 2, query)
+        earlier = await archive.lines(LogLines(asked or names(), None, 2, query, before))
         pages.append([line.message for line in earlier.lines])
         if (before := earlier.next_before) is None:
             break
@@ -57,14 +57,15 @@ async def test_pages_from_an_id_on_and_below_it_have_every_line_once(archive, ei
     ids = [await either_original.log(f"line {n}", job_id="u1", ts=at(1, micros=n)) for n in range(5)]
     await either_original.log("another's", job_id="u2", ts=at(1, micros=9))
     for middle in (1, ids[2], ids[2] + 1, ids[-1] + 1, ids[-1] + 1000):
-        below = await archive.lines_before(names(), middle, 10, LineQuery())
-        on = await archive.lines(names(), middle, 10, LineQuery())
+        below = await archive.lines(LogLines(names(), None, 10, LineQuery(), middle))
+        on = await archive.lines(LogLines(names(), middle, 10, LineQuery()))
         assert [line.event_id for line in below.lines] == [i for i in ids if i < middle]
         assert [line.event_id for line in on.lines] == [i for i in ids if i >= middle]
         assert (below.next_before, on.more) == (None, False)
-    on = await archive.lines(names(), ids[-1] + 1, 10, LineQuery())
+    on = await archive.lines(LogLines(names(), ids[-1] + 1, 10, LineQuery()))
     newer = await either_original.log("newer", job_id="u1", ts=at(2, micros=0))
-    assert [line.event_id for line in (await archive.lines(names(), on.next_after, 10, LineQuery())).lines] == [newer]
+    following = await archive.lines(LogLines(names(), on.next_after, 10, LineQuery()))
+    assert [line.event_id for line in following.lines] == [newer]
 
 
 async def test_a_page_back_reads_no_more_than_a_slice_and_says_where_the_next_begins(original):
@@ -77,7 +78,7 @@ async def test_a_page_back_reads_no_more_than_a_slice_and_says_where_the_next_be
             await original.log("another's", job_id="u2", ts=at(1, micros=n))
         befores, found, before = list[int](), list[int](), 1 << 50
         while True:
-            page = await archive.lines_before(names(), before, 10, LineQuery())
+            page = await archive.lines(LogLines(names(), None, 10, LineQuery(), before))
             found += [line.event_id for line in page.lines]
             if page.next_before is None:
                 break
@@ -93,7 +94,7 @@ async def test_each_page_goes_on_however_little_time_there_is_and_however_many_i
         last = await original.log("after many ids that no row has yet", id=15_000, job_id="u1")
         found, after, pages = list[int](), None, 0
         while not found and pages < 30:
-            page = await archive.lines(names(), after, 10, LineQuery())
+            page = await archive.lines(LogLines(names(), after, 10, LineQuery()))
             found += [line.event_id for line in page.lines]
             after, pages = page.next_after, pages + 1
     assert found == [last]
@@ -166,7 +167,8 @@ async def test_lines_in_the_hour_that_comes_twice_have_their_time_and_since_lose
     async with archive_of(original, zone=zones.named("Europe/Berlin")) as archive:
         for since in own:
             query = LineQuery(since=unix_micros(since))
-            page, back = await archive.lines(job, None, 10, query), await archive.lines_before(job, 1 << 50, 10, query)
+            page = await archive.lines(LogLines(job, None, 10, query))
+            back = await archive.lines(LogLines(job, None, 10, query, 1 << 50))
             times = [unix_micros(when) for when in own if when >= since]
             assert [line.at for line in page.lines] == [line.at for line in back.lines] == times
 
@@ -180,7 +182,7 @@ async def test_a_row_that_came_late_does_not_move_those_that_follow_by_an_hour(o
         await original.log("x", job_id="u1", ts=when.astimezone(BERLIN).strftime("%Y-%m-%d %H:%M:%S.%f"))
     job = JobNames("u1", (), frozenset(), unix_micros(own[0]), None)
     async with archive_of(original, zone=zones.named("Europe/Berlin")) as archive:
-        assert [line.at for line in (await archive.lines(job, None, 10, LineQuery())).lines] == sorted(
+        assert [line.at for line in (await archive.lines(LogLines(job, None, 10, LineQuery()))).lines] == sorted(
             map(unix_micros, own)
         )
 

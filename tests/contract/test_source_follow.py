@@ -15,7 +15,7 @@ import pytest
 from correlator.errors import OtherDatabase
 from correlator.jobs.sizes import Sizes
 from correlator.ops.metrics import CORRECTIONS
-from correlator.pipeline.queries import LineQuery
+from correlator.pipeline.queries import LineQuery, LogLines
 from correlator.pipeline.source_status import SourceStatus
 from correlator.sources.follow import Follower
 from correlator.sources.log.tail import Tail
@@ -258,7 +258,7 @@ async def test_rows_that_name_their_job_in_another_case_belong_to_it_live_and_in
         await eventually(lambda: [counts(received, name) for name in ("u0", "u1")] == [(1, 1), (0, 1)])
         assert sorted(received.known.joblog_ids()) == ["u0", "u1"]
     async with archive_of(mariadb_original) as archive:
-        page = await archive.lines(names("u1"), None, 10, LineQuery())
+        page = await archive.lines(LogLines(names("u1"), None, 10, LineQuery()))
     assert [line.message for line in page.lines] == ["Job failed"]
 
 

@@ -11,14 +11,14 @@ import pytest
 
 from correlator.cluster import keys, rpc
 from correlator.cluster.connection import NoResponder
-from correlator.cluster.rpc import Caller, Code, Method, RemoteError
+from correlator.cluster.rpc import Caller, Code, RemoteError
 from correlator.errors import SourceUnavailable
 from correlator.gateway.archive import RpcArchive
 from correlator.gateway.waiting_ids import WaitingIdsSender
 from correlator.jobs.index import Index
 from correlator.ops.cluster_metrics import REQUESTS_REJECTED
 from correlator.pipeline.local_hub import LocalHub
-from correlator.pipeline.queries import IsContextResult, JobNames, JobQuery, LineQuery, NameParams
+from correlator.pipeline.queries import IsContext, JobNames, JobQuery, LineQuery, LogLines
 from correlator.pipeline.waiting_ids import WaitingIds
 from correlator.sinks.cluster import gateway_requests
 from tests.support.answering_collectors import ArchiveInMemory, reading
@@ -57,7 +57,7 @@ async def test_jobs_of_two_appliances_that_left_memory_are_found_and_paged_to_th
             assert await found_by(archive, "ext-1") == ("dc2", "e")
             assert await found_by(archive, "u01") == ("dc1", "u01")
             assert await found_by(archive, "nobody") is None
-            assert await archive.is_context("vm-ctx")
+            assert await archive.ask(IsContext("vm-ctx"))
             seen, before = list[tuple[str, str]](), None
             while True:
                 page = await archive.page(JobQuery(), before, 4)
@@ -69,11 +69,11 @@ async def test_jobs_of_two_appliances_that_left_memory_are_found_and_paged_to_th
             assert seen == [("dc2", "e"), *(("dc1" if n % 3 else "dc2", f"u{n:02}") for n in jobs)]
 
             names = JobNames("e", ("ext-1",), frozenset({7}), unix(100) * 1_000_000, None, "dc2")
-            lines = await archive.lines(names, None, 5, LineQuery())
-            rest = await archive.lines(names, lines.next_after, 5, LineQuery())
+            lines = await archive.ask(LogLines(names, None, 5, LineQuery()))
+            rest = await archive.ask(LogLines(names, lines.next_after, 5, LineQuery()))
             assert [one.message for one in (*lines.lines, *rest.lines)] == [f"line {n}" for n in range(1, 8)]
             assert lines.lines[0].attrs == {"n": 1}
-            earlier = await archive.lines_before(names, rest.lines[0].event_id, 2, LineQuery())
+            earlier = await archive.ask(LogLines(names, None, 2, LineQuery(), rest.lines[0].event_id))
             assert [one.message for one in earlier.lines] == ["line 4", "line 5"]
 
 
@@ -114,11 +114,11 @@ async def test_a_flood_of_requests_is_rejected_and_the_collector_goes_on(nats, m
         answering(connection, LocalHub(Index(), archive), "dc1"),
     ):
 
-        async def ask(method: str = Method.IS_CONTEXT.value) -> object:
-            payload = rpc.encode_request(NameParams("c"), PATIENCE)
+        async def ask(method: str = "IsContext") -> object:
+            payload = rpc.encode_request(IsContext("c"), PATIENCE)
             reply = await client.request(keys.rpc("dc1", method), payload, within=PATIENCE)
             try:
-                return rpc.decode_reply(reply.data, IsContextResult)
+                return rpc.decode_reply(reply.data, bool)
             except RemoteError as error:
                 return error.code
 
@@ -134,8 +134,8 @@ async def test_a_flood_of_requests_is_rejected_and_the_collector_goes_on(nats, m
         archive.go.set()
         answers = await asyncio.gather(*flood)
         assert answers.count(Code.BUSY) == 1000 - gateway_requests.MAX_RUNNING
-        assert answers.count(IsContextResult(is_context=True)) == gateway_requests.MAX_RUNNING
-        assert await ask() == IsContextResult(is_context=True)
+        assert answers.count(True) == gateway_requests.MAX_RUNNING
+        assert await ask() is True
 
 
 async def test_the_collectors_query_for_what_a_client_of_a_gateway_waits_for(nats):

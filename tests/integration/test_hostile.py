@@ -341,12 +341,12 @@ async def test_an_address_that_reads_logs_slowly_leaves_those_of_others_their_sh
         nonlocal reading
         reading += 1
         await released.wait()
-        return LinesPage((), None, more=False)
+        return LinesPage(())
 
     async def read_by(requests: int) -> None:
         await eventually(lambda: reading == requests)
 
-    monkeypatch.setattr(hub, "lines", lines)
+    monkeypatch.setattr(hub, "ask", lines)
 
     async def asked(address: int) -> int:
         headers = {"X-Forwarded-For": f"192.0.2.{address}"}
@@ -493,7 +493,7 @@ async def test_a_ticket_makes_no_ticket(hub, client):
 
 @pytest.mark.parametrize("path", ["/health/ready", "/client.js", "/api/v1/jobs", "/metrics", "/api/v1/jobs/j0/log"])
 async def test_a_page_of_a_listed_origin_may_ask_with_headers_everywhere(hub, client, monkeypatch, path):
-    monkeypatch.setattr(hub, "lines", AsyncMock(return_value=LinesPage((), None, more=False)))
+    monkeypatch.setattr(hub, "ask", AsyncMock(return_value=LinesPage(())))
     async with served(hub, tokens=("secret",), origins=("http://gui",)) as url:
         headers = {"Origin": "http://gui", "Access-Control-Request-Method": "GET"}
         async with client.options(url + path, headers=headers) as response:

@@ -16,7 +16,7 @@ from correlator.model.published import LogLine
 from correlator.model.replies import Resolved
 from correlator.model.rows import JobRecord, LegacyRecord, StepRecord
 from correlator.pipeline.local_hub import LocalHub
-from correlator.pipeline.queries import ArchivePage, EarlierLines, Found, LinesPage
+from correlator.pipeline.queries import ArchivePage, Found, LinesPage, LogLines
 from correlator.sinks.cluster.gateway_requests import Answers, Responder
 
 SECOND = 1_000_000
@@ -76,18 +76,17 @@ class ArchiveInMemory:
         found = [r for r in rest[:size] if not known(r.job_id)]
         return ArchivePage(found[::-1], self.place(rest[size - 1]) if len(rest) > size else None)
 
-    async def lines(self, names: Any, after: Any, limit: int, query: Any) -> LinesPage:
-        await self._ask("lines", after, limit)
+    async def lines(self, asked: LogLines) -> LinesPage:
+        await self._ask("lines", asked.after, asked.limit)
+        after, limit = asked.after, asked.limit
+        if asked.before is not None:
+            rest = [line for line in self.log if line.event_id < asked.before]
+            page, more = rest[-limit:], len(rest) > limit
+            return LinesPage(page, None, more, page[0].event_id if more else None)
         first = int(after) + 1 if isinstance(after, str) else after or 0
         rest = [line for line in self.log if line.event_id >= first]
         page, more = rest[:limit], len(rest) > limit
         return LinesPage(page, str(page[-1].event_id) if page else None, more)
-
-    async def lines_before(self, names: Any, before: int, limit: int, query: Any) -> EarlierLines:
-        await self._ask("lines_before", before, limit)
-        rest = [line for line in self.log if line.event_id < before]
-        page = rest[-limit:]
-        return EarlierLines(page, page[0].event_id if len(rest) > limit else None)
 
 
 class Collectors:
@@ -101,7 +100,7 @@ class Collectors:
         self.sizes: list[int] = []
         """The bytes of each reply."""
         self.requests: list[tuple[str, str]] = []
-        self._responders = {name: Responder(Answers(hub).handlers()) for name, hub in self.hubs.items()}
+        self._responders = {name: Responder(Answers(hub).to) for name, hub in self.hubs.items()}
         self.caller = Caller(cast("Connection", self))
         self.reply: bytes | None = None
         """What all of them reply, if that is not what they have."""

@@ -8,7 +8,7 @@ import ssl
 from collections.abc import Iterable, Mapping
 
 from correlator.cluster import keys
-from correlator.cluster.rpc import Method
+from correlator.pipeline.queries import QUESTIONS
 from tests.support.eventually import PATIENCE
 
 DEEP = b'{"metadata":' * 5_000 + b"1" + b"}" * 5_000
@@ -66,8 +66,7 @@ def of_collector(instance: str) -> Mapping[str, bool]:
 
 def of_gateway(*instances: str) -> Mapping[str, bool]:
     """The subjects that gateways may write."""
-    methods = [method.value for method in Method]
-    return {keys.WANT: False} | {keys.rpc(name, method): False for name in instances for method in methods}
+    return {keys.WANT: False} | {keys.rpc(name, method): False for name in instances for method in QUESTIONS}
 
 
 def messages(subjects: Mapping[str, bool]) -> Iterable[tuple[bytes, bytes, bytes]]:

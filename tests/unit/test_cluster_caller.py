@@ -6,17 +6,16 @@ import asyncio
 from types import SimpleNamespace
 from typing import cast
 
-import msgspec
 import pytest
 
 from correlator.cluster import rpc
 from correlator.cluster import rpc as module
 from correlator.cluster.connection import ClusterUnavailable, Connection, NoAnswer, NoResponder
-from correlator.cluster.rpc import Caller, Code, Method
+from correlator.cluster.rpc import Caller, Code
 from correlator.errors import BadRequest, SourceUnavailable
-from correlator.pipeline.queries import IsContextResult, NameParams
+from correlator.pipeline.queries import IsContext
 
-YES = rpc.encode_result(msgspec.json.encode(IsContextResult(is_context=True)))
+YES = rpc.encode_result(b"true")
 
 
 class Collectors:
@@ -41,15 +40,14 @@ class Collectors:
         return SimpleNamespace(data=reply)
 
     async def ask(self, instance: str, within: float = 5.0) -> bool:
-        found = await self.caller.call(instance, Method.IS_CONTEXT, NameParams("c"), IsContextResult, within)
-        return found.is_context
+        return await self.caller.call(instance, IsContext("c"), bool, within)
 
 
 async def test_a_request_waits_a_little_longer_than_its_collector_may_take():
     collectors = Collectors()
     collectors.replies["dc1"] = YES
     assert await collectors.ask("dc1", 2.0)
-    assert collectors.requests == [("dc1", "is_context", 2.0, 2.0 + module.GRACE)]
+    assert collectors.requests == [("dc1", "IsContext", 2.0, 2.0 + module.GRACE)]
 
 
 @pytest.mark.parametrize(
@@ -61,7 +59,7 @@ async def test_a_request_waits_a_little_longer_than_its_collector_may_take():
         (rpc.encode_failure(Code.UNAVAILABLE, "the database refuses the login"), "dc1: the database refuses the login"),
         (rpc.encode_failure(Code.BUSY, "later"), "dc1: later"),
         (b"nonsense", "dc1: not a message of this program"),
-        (rpc.encode_result(b'{"is_context":"yes"}'), "dc1: not a message of this program"),
+        (rpc.encode_result(b'"yes"'), "dc1: not a message of this program"),
     ],
 )
 async def test_every_failure_is_a_reason_for_clients_that_names_the_appliance(reply, reason):

@@ -22,7 +22,7 @@ from correlator.jobs import job_document
 from correlator.model.facts import Status
 from correlator.model.published import JobView, PublishedJob
 from correlator.ops.metrics import REGISTRY
-from correlator.pipeline.queries import FindResult, PageParams
+from correlator.pipeline.queries import QUESTIONS
 from tests.support.documents import document_of, document_text
 from tests.support.garbage import DEEP, HEADERS, PAYLOADS
 from tests.support.job_documents import document, forecast
@@ -85,11 +85,13 @@ def test_any_bytes_are_a_value_that_can_be_encoded_or_unreadable(body: bytes):
             orjson.dumps(msgspec.to_builtins(parse(body)))
     with contextlib.suppress(Unreadable):
         orjson.dumps(rpc.wanted_ids(body, "dc1"))
-    for decode in (lambda: rpc.decode_request(body), lambda: rpc.decode_reply(body, FindResult)):
-        with contextlib.suppress(rpc.RemoteError):
-            decode()
     with contextlib.suppress(rpc.RemoteError):
-        rpc.decode_params(msgspec.Raw(body), PageParams)
+        rpc.decode_request(body)
+    for kind in QUESTIONS.values():
+        with contextlib.suppress(rpc.RemoteError):
+            job_document.encode(rpc.decode_reply(body, kind.answer()))
+        with contextlib.suppress(rpc.RemoteError):
+            rpc.decode_params(msgspec.Raw(body), kind)
 
 
 subjects = st.sampled_from(

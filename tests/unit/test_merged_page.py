@@ -41,7 +41,7 @@ class Appliance:
 
 def read(
     appliances: dict[str, Appliance], before: Place | None, limit: int, away: frozenset[str] = frozenset()
-) -> OtherJobs:
+) -> OtherJobs[PublishedJob]:
     page = MergedPage(appliances, before, limit)
     while due := page.due():
         for instance, place in due:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from correlator.errors import Away, SourceUnavailable
-from correlator.pipeline.queries import JobNames, LineQuery
+from correlator.pipeline.queries import JobNames, LineQuery, LogLines
 from correlator.sources import search
 from correlator.sources.archive.archive import DatabaseArchive
 from correlator.sources.db import zones
@@ -122,7 +122,7 @@ async def test_other_requests_do_not_wait_while_the_lines_of_a_job_are_read(stub
     monkeypatch.setattr(Session, "query", query)
     stub.answer.set()
     archive = DatabaseArchive(stub)
-    lines = asyncio.create_task(archive.lines(JobNames("j", (), frozenset(), 0, None), None, 10, LineQuery()))
+    lines = asyncio.create_task(archive.lines(LogLines(JobNames("j", (), frozenset(), 0, None), None, 10, LineQuery())))
     await reading.wait()
     found = asyncio.create_task(archive.find("nobody", lambda: 1))  # without tables it needs no query
     await eventually(found.done)

@@ -42,10 +42,7 @@ class Tables:
     async def page(self, query, before, limit, advance_clock, known):
         return ArchivePage([reading for job_id, reading in self.readings.items() if not known(job_id)], None)
 
-    async def lines(self, names, after, limit, query):
-        raise NotImplementedError
-
-    async def lines_before(self, names, before, limit, query):
+    async def lines(self, asked):
         raise NotImplementedError
 
     @property

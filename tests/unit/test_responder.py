@@ -9,25 +9,25 @@ import msgspec
 import pytest
 
 from correlator.cluster import rpc
-from correlator.cluster.rpc import Code, Method, RemoteError
+from correlator.cluster.rpc import Code, RemoteError
 from correlator.errors import Away, BadRequest, SourceUnavailable
 from correlator.ops.cluster_metrics import REQUESTS_REJECTED
-from correlator.pipeline.queries import NameParams
-from correlator.sinks.cluster.gateway_requests import Handler, Responder
+from correlator.pipeline.queries import FindJob
+from correlator.sinks.cluster.gateway_requests import Responder
 from tests.support.eventually import eventually
 
 
 class Requests:
-    """A responder with one method; `answer` is what it does."""
+    """A responder; `answer` is what it does."""
 
     def __init__(self, answer, most: int = 4) -> None:
-        self.responder = Responder({Method.FIND: Handler(NameParams, answer)}, most)
+        self.responder = Responder(answer, most)
         self.replies: list[bytes] = []
 
-    async def send(self, name: str = "x", within: float = 5.0, method: str = "find") -> None:
-        await self.raw(rpc.encode_request(NameParams(name), within), method)
+    async def send(self, name: str = "x", within: float = 5.0, method: str = "FindJob") -> None:
+        await self.raw(rpc.encode_request(FindJob(name), within), method)
 
-    async def raw(self, message: bytes, method: str = "find") -> None:
+    async def raw(self, message: bytes, method: str = "FindJob") -> None:
         await self.responder.receive(method, message, self.reply)
 
     async def reply(self, message: bytes) -> None:
@@ -45,7 +45,7 @@ class Requests:
             return error.code
 
 
-async def echo(params: NameParams) -> bytes:
+async def echo(params: FindJob) -> bytes:
     return msgspec.json.encode(params.name)
 
 
@@ -58,7 +58,7 @@ async def test_a_request_is_answered():
 async def test_requests_beyond_the_bound_are_rejected_and_counted_and_the_others_answered():
     go = asyncio.Event()
 
-    async def slow(params: NameParams) -> bytes:
+    async def slow(params: FindJob) -> bytes:
         await go.wait()
         return await echo(params)
 
@@ -78,7 +78,7 @@ async def test_requests_beyond_the_bound_are_rejected_and_counted_and_the_others
 async def test_the_work_for_a_request_ends_when_its_client_does_not_wait_any_more():
     ended: list[str] = []
 
-    async def hangs(params: NameParams) -> bytes:
+    async def hangs(params: FindJob) -> bytes:
         try:
             await asyncio.sleep(3600)
         finally:
@@ -111,7 +111,7 @@ async def test_closing_cancels_what_is_being_answered():
     ],
 )
 async def test_a_failure_has_a_code_and_names_no_host_or_account(error, code, detail, caplog):
-    async def fails(_: NameParams) -> bytes:
+    async def fails(_: FindJob) -> bytes:
         raise error
 
     requests = Requests(fails)
@@ -124,7 +124,7 @@ async def test_a_failure_has_a_code_and_names_no_host_or_account(error, code, de
 
 
 async def test_a_reply_that_is_too_large_is_a_failure_and_never_sent():
-    async def large(_: NameParams) -> bytes:
+    async def large(_: FindJob) -> bytes:
         return b'"%b"' % (b"x" * rpc.MAX_BYTES)
 
     requests = Requests(large)

@@ -14,10 +14,20 @@ from correlator.cluster import rpc
 from correlator.errors import Away, BadRequest, SourceUnavailable
 from correlator.gateway import archive as module
 from correlator.gateway.archive import RpcArchive
+from correlator.jobs import job_document
 from correlator.jobs.directory import place_of
 from correlator.model.published import LogLine
 from correlator.model.rows import LegacyRecord
-from correlator.pipeline.queries import JobNames, JobQuery, LineQuery
+from correlator.pipeline.queries import (
+    IsContext,
+    JobNames,
+    JobQuery,
+    LegacyRow,
+    LineQuery,
+    LogLines,
+    Operations,
+    UsualSteps,
+)
 from tests.support.answering_collectors import BASE, SECOND, ArchiveInMemory, Collectors, reading
 from tests.support.documents import document_of
 from tests.support.eventually import eventually
@@ -118,13 +128,13 @@ async def test_requests_for_one_id_share_a_search_which_ends_with_the_last_of_th
     archive = collectors.archive()
     requests = [asyncio.create_task(archive.find("x")) for _ in range(5)]
     await eventually(lambda: collectors.archives["dc1"].asked)
-    assert collectors.requests == [("dc1", "find")]
+    assert collectors.requests == [("dc1", "FindJob")]
     for request in requests:
         request.cancel()
     await asyncio.gather(*requests, return_exceptions=True)
     collectors.archives["dc1"].go.set()
     assert await archive.find("x") is None
-    assert collectors.requests == [("dc1", "find")] * 2
+    assert collectors.requests == [("dc1", "FindJob")] * 2
 
 
 async def test_a_document_that_cannot_be_read_is_a_failure_of_its_appliance(monkeypatch):
@@ -192,14 +202,14 @@ async def test_log_lines_come_from_the_appliance_of_the_job():
         dc1=ArchiveInMemory(), dc2=ArchiveInMemory(lines=[line(n, attrs={"n": [n]}) for n in range(1, 6)])
     )
     archive = collectors.archive()
-    page = await archive.lines(names("dc2"), None, 3, EVERY)
+    page = await archive.ask(LogLines(names("dc2"), None, 3, EVERY))
     assert [one.event_id for one in page.lines] == [1, 2, 3]
     assert page.lines[0] == line(1, attrs={"n": [1]})
-    rest = await archive.lines(names("dc2"), page.next_after, 3, EVERY)
+    rest = await archive.ask(LogLines(names("dc2"), page.next_after, 3, EVERY))
     assert [one.event_id for one in rest.lines] == [4, 5]
-    earlier = await archive.lines_before(names("dc2"), 4, 2, EVERY)
+    earlier = await archive.ask(LogLines(names("dc2"), None, 2, EVERY, 4))
     assert ([one.event_id for one in earlier.lines], earlier.next_before) == ([2, 3], 2)
-    assert (await archive.lines(names("dc1"), None, 3, EVERY)).lines == []
+    assert (await archive.ask(LogLines(names("dc1"), None, 3, EVERY))).lines == []
 
 
 @pytest.mark.parametrize("size", [5_000, 100_000, 899_000, 2_000_000])
@@ -210,7 +220,7 @@ async def test_pages_of_large_lines_are_shorter_and_miss_and_repeat_nothing(size
     collectors = Collectors(dc1=ArchiveInMemory(lines=log))
     archive, found, after = collectors.archive(), list[int](), None
     while True:
-        page = await archive.lines(names(), after, 1000, EVERY)
+        page = await archive.ask(LogLines(names(), after, 1000, EVERY))
         found += [one.event_id for one in page.lines]
         if not page.more:
             break
@@ -219,7 +229,7 @@ async def test_pages_of_large_lines_are_shorter_and_miss_and_repeat_nothing(size
     found = []
     before: int | None = 1200
     while before is not None:
-        earlier = await archive.lines_before(names(), before, 1000, EVERY)
+        earlier = await archive.ask(LogLines(names(), None, 1000, EVERY, before))
         found = [one.event_id for one in earlier.lines] + found
         before = earlier.next_before
     assert found == [one.event_id for one in log]
@@ -229,35 +239,35 @@ async def test_a_line_that_fits_into_no_reply_is_cut_and_says_so():
     attrs = {"job_id": "u1", "small": 1, "dump": "y" * 1_000_000, "list": [1] * 500_000}
     log = [line(1, "x" * 500_000, attrs), line(2, "m", "z" * 1_000_000)]
     collectors = Collectors(dc1=ArchiveInMemory(lines=log))
-    (first,) = (await collectors.archive().lines(names(), 1, 1, EVERY)).lines
+    (first,) = (await collectors.archive().ask(LogLines(names(), 1, 1, EVERY))).lines
     assert first.message == "x" * 100_000 + " … (500000 bytes)"
     assert first.attrs == {"job_id": "u1", "small": 1, "_cut": {"dump": 1_000_000, "list": 1_000_001}}
-    (second,) = (await collectors.archive().lines(names(), 2, 1, EVERY)).lines
+    (second,) = (await collectors.archive().ask(LogLines(names(), 2, 1, EVERY))).lines
     assert (second.message, second.attrs) == ("m", None)
 
 
-async def test_the_attrs_of_a_line_are_a_value_that_can_be_encoded_or_a_reason():
+async def test_the_attrs_of_a_line_can_be_encoded_or_are_a_reason():
     def archive(attrs: str) -> RpcArchive:
-        reply = f'{{"lines":[{{"event_id":1,"level":"INFO","message":"m","at":1,"attrs":{attrs}}}]}}'
+        reply = f'{{"lines":[{{"event_id":1,"level":"INFO","message":"m","at":1,"step_id":null,"attrs":{attrs}}}]}}'
         return Collectors.replying(rpc.encode_result(reply.encode())).archive("dc1")
 
-    large, deep = archive(f'{{"n":{10**40}}}'), archive("[" * 300 + "]" * 300)
-    for page in (await large.lines(names(), None, 3, EVERY), await large.lines_before(names(), 9, 3, EVERY)):
-        assert orjson.dumps([one.attrs for one in page.lines]) == b'[{"n":1e+40}]'
-    for asked in (deep.lines(names(), None, 3, EVERY), deep.lines_before(names(), 9, 3, EVERY)):
-        with pytest.raises(SourceUnavailable) as raised:
-            await asked
-        assert raised.value.public == "dc1: the collector sent a log line that cannot be read"
+    for attrs, kept in ((f'{{"n":{10**40}}}', b'{"n":null}'), ("[" * 300 + "]" * 300, None)):
+        for before in (None, 9):
+            page = await archive(attrs).ask(LogLines(names(), None, 3, EVERY, before))
+            line = orjson.loads(job_document.encode(job_document.log_line(page.lines[0])))
+            assert kept is None or line["attrs"] == orjson.loads(kept)
+    with pytest.raises(SourceUnavailable, match="dc1: not a message of this program"):
+        await archive("[" * 100_000 + "]" * 100_000).ask(LogLines(names(), None, 3, EVERY))
 
 
 async def test_a_cursor_of_another_kind_is_the_clients_mistake_and_an_absent_collector_is_named():
     collectors = Collectors(dc1=ArchiveInMemory())
     collectors.archives["dc1"].error = BadRequest("after: expected the next_after of the page before")
     with pytest.raises(BadRequest, match="after: expected"):
-        await collectors.archive().lines(names(), "x", 10, EVERY)
+        await collectors.archive().ask(LogLines(names(), "x", 10, EVERY))
     collectors.away.add("dc1")
     with pytest.raises(SourceUnavailable) as raised:
-        await collectors.archive().lines(names(), None, 10, EVERY)
+        await collectors.archive().ask(LogLines(names(), None, 10, EVERY))
     assert raised.value.public == "dc1: no collector is connected to the cluster"
 
 
@@ -266,20 +276,20 @@ async def test_a_cursor_of_another_kind_is_the_clients_mistake_and_an_absent_col
 
 async def test_a_name_is_a_context_if_it_is_one_on_any_appliance():
     collectors = Collectors(dc1=ArchiveInMemory(), dc2=ArchiveInMemory([reading("u", 5, context_id="c")]))
-    assert await collectors.archive().is_context("c")
-    assert not await collectors.archive("dc1").is_context("c")
+    assert await collectors.archive().ask(IsContext("c"))
+    assert not await collectors.archive("dc1").ask(IsContext("c"))
     collectors.away.add("dc1")
-    assert await collectors.archive().is_context("c")
+    assert await collectors.archive().ask(IsContext("c"))
     with pytest.raises(SourceUnavailable):
-        await collectors.archive().is_context("d")
+        await collectors.archive().ask(IsContext("d"))
 
 
 async def test_a_row_of_the_legacy_table_is_found_on_the_appliance_that_has_it():
     collectors = Collectors(dc1=ArchiveInMemory(), dc2=ArchiveInMemory())
     record = LegacyRecord(3, "old", "failing_over", source_vm_spec='{"a":1}')
     collectors.archives["dc2"].legacy["old"] = record
-    assert await collectors.archive().legacy_record("old") == record
-    assert await collectors.archive("dc1").legacy_record("old") is None
+    assert await collectors.archive().ask(LegacyRow("old")) == record
+    assert await collectors.archive("dc1").ask(LegacyRow("old")) is None
     found = await collectors.archive().find("old")
     assert found is not None
     assert (found[0].view.source, found[0].instance, found[1].resolved_by) == ("legacy", "dc2", "legacy")
@@ -294,16 +304,16 @@ async def test_operations_are_listed_once_as_known_where_they_ran_most_often():
         ]
         runs.append(ended(("copy", 1.0), start=BASE, operation=("cleanup", name)))
         learned(runs, forecaster)
-    found = await collectors.archive().operations()
+    found = await collectors.archive().ask(Operations())
     assert [(one.job_type, one.operation, one.runs) for one in found] == [
         ("cleanup", "dc1", 1), ("cleanup", "dc2", 1), ("failover", "live", 5),
     ]  # fmt: skip
-    one = await collectors.archive().operation(("failover", "live"))
+    one = await collectors.archive().ask(UsualSteps("failover", "live"))
     assert one is not None
     assert (one.typical_seconds, [step.name for step in one.steps]) == (5.0, ["copy"])
-    assert await collectors.archive().operation(("failover", "other")) is None
+    assert await collectors.archive().ask(UsualSteps("failover", "other")) is None
     collectors.away.add("dc2")
-    assert [one.operation for one in await collectors.archive().operations()] == ["dc1", "live"]
+    assert [one.operation for one in await collectors.archive().ask(Operations())] == ["dc1", "live"]
 
 
 async def test_a_page_of_some_appliances_asks_only_these():
@@ -311,4 +321,4 @@ async def test_a_page_of_some_appliances_asks_only_these():
     collectors.away.add("dc2")
     page = await collectors.archive().page(JobQuery(instance=frozenset({"dc1", "dc9"})), None, 10)
     assert [job.job_id for job in page.jobs] == ["a"]
-    assert (page.reason, collectors.requests) == (None, [("dc1", "page")])
+    assert (page.reason, collectors.requests) == (None, [("dc1", "OlderJobs")])

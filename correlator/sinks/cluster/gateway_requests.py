@@ -17,39 +17,24 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 import orjson
-from msgspec import Struct
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from correlator.cluster import keys, rpc
 from correlator.cluster.connection import ClusterUnavailable, Connection
-from correlator.cluster.rpc import WANTED_FOR, Code, Method, RemoteError
+from correlator.cluster.rpc import WANTED_FOR, Code, RemoteError
 from correlator.errors import BadRequest, SourceUnavailable
 from correlator.jobs import job_document, joblog, sizes
 from correlator.jobs.directory import place_of
 from correlator.model.published import LogLine
 from correlator.ops import cluster_metrics
 from correlator.pipeline.hub import Hub
-from correlator.pipeline.queries import (
-    EarlierLines,
-    FindResult,
-    IsContextResult,
-    LegacyResult,
-    LinesBeforeParams,
-    LinesPage,
-    LinesParams,
-    NameParams,
-    OperationParams,
-    OperationResult,
-    OperationsParams,
-    OperationsResult,
-    PageParams,
-)
+from correlator.pipeline.queries import QUESTIONS, FindJob, LogLines, OlderJobs, OtherJobs, Question
 from correlator.pipeline.waiting_ids import WaitingIds
 from correlator.sinks.cluster import stored_document
 
@@ -105,7 +90,7 @@ class GatewayRequests:
 
     async def run(self, hub: Hub) -> None:
         """Answer until cancelled. Subscriptions outlive a connection that is lost."""
-        responder = Responder(Answers(hub).handlers())
+        responder = Responder(Answers(hub).to)
         wanted = WantedIds(hub.waiting_ids)
         end_requests = await self._connection.subscribe(
             keys.rpc(self._instance, "*"), partial(self._on_request, responder), pending=MAX_PENDING
@@ -141,18 +126,14 @@ Reply: TypeAlias = Callable[[bytes], Awaitable[None]]
 """Sends the reply to one request. It must not raise if the client has gone."""
 
 
-class Handler(Struct, frozen=True):
-    """`form`: the struct of the method's parameters. `answer(params)` returns JSON, at most `rpc.MAX_BYTES`."""
-
-    form: type[Any]
-    answer: Callable[[Any], Awaitable[bytes]]
-
-
 class Responder:
-    """Runs requests in tasks of their own. Event loop's thread only."""
+    """Runs requests in tasks of their own. Event loop's thread only.
 
-    def __init__(self, handlers: Mapping[Method, Handler], most: int = MAX_RUNNING) -> None:
-        self._handlers = {method.value: handler for method, handler in handlers.items()}
+    `answer(question)` returns JSON, at most `rpc.MAX_BYTES`.
+    """
+
+    def __init__(self, answer: Callable[[Question[Any]], Awaitable[bytes]], most: int = MAX_RUNNING) -> None:
+        self._answer = answer
         self._most = most
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -180,7 +161,7 @@ class Responder:
 
     async def _respond(self, method: str, message: bytes, reply: Reply) -> None:
         try:
-            answer = rpc.encode_result(await self._answer(method, message))
+            answer = rpc.encode_result(await self._asked(method, message))
             if len(answer) > rpc.MAX_BYTES:
                 raise RemoteError(Code.INTERNAL, f"the reply has {len(answer)} bytes, more than {rpc.MAX_BYTES}")
         except RemoteError as error:
@@ -196,13 +177,13 @@ class Responder:
             answer = rpc.encode_failure(Code.INTERNAL, "Internal error. See the collector's log.")
         await reply(answer)
 
-    async def _answer(self, method: str, message: bytes) -> bytes:
+    async def _asked(self, method: str, message: bytes) -> bytes:
         request = rpc.decode_request(message)
-        if (handler := self._handlers.get(method)) is None:
+        if (kind := QUESTIONS.get(method)) is None:
             raise RemoteError(Code.UNSUPPORTED, f"the collector does not know the request {method!r}")
-        params = rpc.decode_params(request.params, handler.form)
+        question = rpc.decode_params(request.params, kind)
         async with asyncio.timeout(request.within):
-            return await handler.answer(params)
+            return await self._answer(question)
 
 
 class Answers:
@@ -212,73 +193,37 @@ class Answers:
         self._hub = hub
         self._pages = asyncio.Semaphore(PAGES_AT_ONCE)
 
-    def handlers(self) -> Mapping[Method, Handler]:
-        return {
-            Method.FIND: Handler(NameParams, self.find),
-            Method.PAGE: Handler(PageParams, self.page),
-            Method.LINES: Handler(LinesParams, self.lines),
-            Method.LINES_BEFORE: Handler(LinesBeforeParams, self.lines_before),
-            Method.IS_CONTEXT: Handler(NameParams, self.is_context),
-            Method.LEGACY_RECORD: Handler(NameParams, self.legacy_record),
-            Method.OPERATIONS: Handler(OperationsParams, self.operations),
-            Method.OPERATION: Handler(OperationParams, self.operation),
-        }
+    async def to(self, question: Question[Any]) -> bytes:
+        """Return the answer to `question` as JSON."""
+        match question:
+            case FindJob(name):
+                found = await self._hub.find(name)
+                answer = (msgspec.Raw(stored_document.encode(found[0])), found[1]) if found is not None else None
+                return msgspec.json.encode(answer)
+            case OlderJobs():
+                async with self._pages:
+                    return await self._jobs(question)
+            case LogLines():
+                async with self._pages:
+                    return await self._lines(question)
+        return msgspec.json.encode(await self._hub.ask(question))
 
-    async def find(self, params: NameParams) -> bytes:
-        found = await self._hub.find(params.name)
-        if found is None:
-            return msgspec.json.encode(FindResult())
-        shown, resolved = found
-        return msgspec.json.encode(
-            FindResult(msgspec.Raw(stored_document.encode(shown)), resolved.resolved_by, resolved.also)
-        )
+    async def _jobs(self, asked: OlderJobs) -> bytes:
+        found = await self._hub.page(asked.query, asked.before, min(max(1, asked.limit), MAX_JOBS), lambda _: False)
+        jobs = sorted(found.jobs, key=place_of, reverse=True)
+        parts = await _fitting(jobs, stored_document.encode, ROOM)
+        following = found.next_before if len(parts) == len(jobs) else place_of(jobs[len(parts) - 1])
+        return msgspec.json.encode(OtherJobs([msgspec.Raw(part) for part in parts], following))
 
-    async def page(self, params: PageParams) -> bytes:
-        async with self._pages:
-            limit = min(max(1, params.limit), MAX_JOBS)
-            found = await self._hub.page(params.query, params.before, limit, lambda _: False)
-            jobs = sorted(found.jobs, key=place_of, reverse=True)
-            parts = await _fitting(jobs, stored_document.encode, ROOM)
-            following = found.next_before if len(parts) == len(jobs) else place_of(jobs[len(parts) - 1])
-            return job_document.encode({"jobs": _fragments(parts), "next_before": following})
-
-    async def lines(self, params: LinesParams) -> bytes:
-        async def read(limit: int) -> LinesPage:
-            return await self._hub.lines(params.names, params.after, limit, params.query)
-
-        return await self._lines(params.limit, read, "next_after", "more")
-
-    async def lines_before(self, params: LinesBeforeParams) -> bytes:
-        async def read(limit: int) -> EarlierLines:
-            return await self._hub.lines_before(params.names, params.before, limit, params.query)
-
-        return await self._lines(params.limit, read, "next_before")
-
-    async def _lines(
-        self, most: int, read: Callable[[int], Awaitable[LinesPage | EarlierLines]], *members: str
-    ) -> bytes:
-        """Read a page of lines that fits into a reply. `members`: those of the page besides its lines."""
-        limit = min(max(1, most), MAX_LINES)
-        async with self._pages:
-            while True:
-                page = await read(limit)
-                parts = await _fitting(page.lines, _line, ROOM)
-                if len(parts) == len(page.lines):
-                    more = {name: getattr(page, name) for name in members}
-                    return job_document.encode({"lines": _fragments(parts), **more})
-                limit = len(parts)  # The cursor after some of these lines is known only after they were read alone.
-
-    async def is_context(self, params: NameParams) -> bytes:
-        return msgspec.json.encode(IsContextResult(await self._hub.is_context(params.name)))
-
-    async def legacy_record(self, params: NameParams) -> bytes:
-        return msgspec.json.encode(LegacyResult(await self._hub.legacy_record(params.name)))
-
-    async def operations(self, _: OperationsParams) -> bytes:
-        return msgspec.json.encode(OperationsResult(tuple(await self._hub.operations())))
-
-    async def operation(self, params: OperationParams) -> bytes:
-        return msgspec.json.encode(OperationResult(await self._hub.operation((params.job_type, params.operation))))
+    async def _lines(self, asked: LogLines) -> bytes:
+        """Read a page of lines that fits into a reply."""
+        limit = min(max(1, asked.limit), MAX_LINES)
+        while True:
+            page = await self._hub.ask(replace(asked, limit=limit))
+            parts = await _fitting(page.lines, _line, ROOM)
+            if len(parts) == len(page.lines):
+                return job_document.encode({**asdict(page), "lines": [orjson.Fragment(part) for part in parts]})
+            limit = len(parts)  # The cursor after some of these lines is known only after they were read alone.
 
 
 async def _fitting(items: Sequence[Any], encode: Callable[[Any], bytes], room: int) -> list[bytes]:
@@ -298,13 +243,13 @@ async def _fitting(items: Sequence[Any], encode: Callable[[Any], bytes], room: i
 
 
 def _line(line: LogLine) -> bytes:
-    encoded = _encoded_line(line)
+    encoded = job_document.encode(asdict(line))
     if len(encoded) <= ROOM:
         return encoded
     message, full = sizes.cut_text(line.message, MAX_TEXT)
     if full is not None:
         message += f" … ({full} bytes)"
-    return _encoded_line(replace(line, message=message, attrs=_cut_attrs(line.attrs)))
+    return job_document.encode(asdict(line) | {"message": message, "attrs": _cut_attrs(line.attrs)})
 
 
 def _cut_attrs(attrs: Any) -> Any:
@@ -313,23 +258,6 @@ def _cut_attrs(attrs: Any) -> Any:
         return None
     members = [(sizes.published_name(name), job_document.encode(value).decode()) for name, value in attrs.items()]
     return joblog.metadata_object(sizes.cut_object(members, {}, sizes.Sizes().keep, MAX_TEXT))
-
-
-def _encoded_line(line: LogLine) -> bytes:
-    return job_document.encode(
-        {
-            "event_id": line.event_id,
-            "level": line.level,
-            "message": line.message,
-            "step_id": line.step_id,
-            "attrs": line.attrs,
-            "at": line.at,
-        }
-    )
-
-
-def _fragments(parts: Iterable[bytes]) -> list[orjson.Fragment]:
-    return [orjson.Fragment(part) for part in parts]
 
 
 class WantedIds:

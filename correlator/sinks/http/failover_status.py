@@ -19,6 +19,7 @@ from correlator.model.published import PublishedJob
 from correlator.model.replies import Resolved
 from correlator.model.rows import LegacyRecord, Micros
 from correlator.pipeline.hub import Hub
+from correlator.pipeline.queries import LegacyRow
 from correlator.sinks.http.responses import RETRY_AFTER, json_response, problem
 from correlator.sinks.turns import Work
 
@@ -59,7 +60,7 @@ class FailoverStatus:
         if resolved.resolved_by != "legacy":
             return json_response(reply(shown, resolved, name, now))
         async with self._work.queries.turn(address):
-            record = await self._hub.legacy_record(name)
+            record = await self._hub.ask(LegacyRow(name))
         if record is None:
             return json_response(not_found(name), status=HTTPStatus.NOT_FOUND)
         return json_response(legacy_reply(record, now))

@@ -39,7 +39,16 @@ from correlator.model.rows import Micros
 from correlator.ops.logs import escape
 from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Hub
-from correlator.pipeline.queries import JobNames, JobQuery, LineQuery, LinesPage
+from correlator.pipeline.queries import (
+    IsContext,
+    JobNames,
+    JobQuery,
+    LineQuery,
+    LinesPage,
+    LogLines,
+    Operations,
+    UsualSteps,
+)
 from correlator.sinks.http.job_pages import JobPage, JobPages, encoded, paged
 from correlator.sinks.http.parameters import job_query, read
 from correlator.sinks.http.responses import RETRY_AFTER, StreamedResponse, json_response, matches, problem
@@ -180,19 +189,12 @@ class Rest:
         if sum(start is not None for start in (after, first, before)) > 1:
             raise BadRequest("after, from, before: give only one of them")
         names, limit, query = _names(shown), asked.limit, _line_query(asked)
-        if before is not None:
-            earlier = await self._hub.lines_before(names, before, limit, query)
-            more = earlier.next_before is not None
-            members = {"next_after": None, "next_before": earlier.next_before, "more": more}
-            return await self._lines(request, earlier.lines, members)
-        page = await self._hub.lines(names, after if first is None else first, limit, query)
-        return await self._lines(request, page.lines, {"next_after": page.next_after, "more": page.more})
-
-    async def _lines(self, request: web.Request, found: Iterable[LogLine], more: dict[str, Any]) -> web.Response:
-        """A page of log lines, with the members `more`."""
+        page = await self._hub.ask(LogLines(names, after if first is None else first, limit, query, before))
+        back = {"next_before": page.next_before} if before is not None else {}
+        more = {"next_after": page.next_after, **back, "more": page.more}
         async with self._work.lists.turn(request.remote or ""):
             self._work.replies.check(request.remote or "")
-            parts, _ = await encoded(job_document.encode(job_document.log_line(line)) for line in found)
+            parts, _ = await encoded(job_document.encode(job_document.log_line(line)) for line in page.lines)
             return paged("events", parts, more)
 
     async def resolve(self, request: web.Request) -> web.Response:
@@ -240,7 +242,7 @@ class Rest:
         if self._hub.published.is_context(name):
             return "context"
         try:
-            return "context" if self._hub.archive is not None and await self._hub.is_context(name) else "vm"
+            return "context" if self._hub.archive is not None and await self._hub.ask(IsContext(name)) else "vm"
         except SourceUnavailable:
             return "vm"
 
@@ -248,16 +250,15 @@ class Rest:
         """All operations that a run of has ended."""
         read(request, NoParameters)
         with timed("operations"):
-            found = await self._hub.operations()
+            found = await self._hub.ask(Operations())
         return json_response({"operations": found})
 
     async def operation(self, request: web.Request) -> web.Response:
         """One operation, with its usual steps."""
         asked = read(request, GetOperation)
         job_type, name = asked.job_type, asked.operation
-        key = ("" if job_type == UNNAMED else job_type, name)
         with timed("operation"):
-            operation = await self._hub.operation(key)
+            operation = await self._hub.ask(UsualSteps("" if job_type == UNNAMED else job_type, name))
         if operation is None:
             raise NotFound(f"no run of the operation {name!r} of the job type {job_type!r} is known")
         return json_response(operation)
@@ -388,7 +389,7 @@ class LogText:
         address = request.remote or ""
         self._sent.check(address)
         with self._sent.holding(address):
-            pages = self._pages(partial(self._hub.lines, names, limit=LOG_PAGE, query=query))
+            pages = self._pages(lambda after: self._hub.ask(LogLines(names, after, LOG_PAGE, query)))
             first = await anext(pages)
             response = StreamedResponse(
                 headers={"Content-Disposition": f'attachment; filename="{_file_name(shown.view)}"'}

@@ -24,7 +24,7 @@ from correlator.model.facts import Job, Reading
 from correlator.model.published import PublishedJob
 from correlator.model.replies import Resolved
 from correlator.model.rows import LegacyRecord
-from correlator.pipeline.queries import ArchivePage, EarlierLines, Found, JobNames, JobQuery, LineQuery, LinesPage
+from correlator.pipeline.queries import ArchivePage, Found, JobQuery, LinesPage, LogLines
 from correlator.sources.archive import lines
 from correlator.sources.archive.lines import MatchingLines
 from correlator.sources.db import searches
@@ -131,27 +131,26 @@ class DatabaseArchive:
             readings = [r for r in readings if _place(r) >= part.down_to]
         return ArchivePage(readings, part.down_to, part.rows)
 
-    async def lines(self, names: JobNames, after: str | int | None, limit: int, query: LineQuery) -> LinesPage:
+    async def lines(self, asked: LogLines) -> LinesPage:
         """At most `limit` lines; fewer if they are large or finding them takes too long.
 
-        Each page reads some new ids: what was missing is read again whether there is time or not, as it comes first.
+        Each page that is read forward has some new ids: what was missing is read again whether there is time or not, as
+        it comes first.
         """
-        start = lines.decode_place(after) if isinstance(after, str) else after
-        reader = lines.ForwardPage(MatchingLines(names, limit, query, self._keys), self._log_slices)
+        matching = MatchingLines(asked.names, asked.limit, asked.query, self._keys)
         budget = Budget(self._page_within)
+        if asked.before is not None:
+            back = lines.BackwardPage(matching, self._log_slices)
+            before = await self._log.ask(partial(back.begin, asked.before))
+            while not back.full and budget.allows():
+                before = await self._log.ask(partial(back.step, before))
+            return back.page(before)
+        start = lines.decode_place(asked.after) if isinstance(asked.after, str) else asked.after
+        reader = lines.ForwardPage(matching, self._log_slices)
         place = await self._log.ask(partial(reader.begin, start))
         while not reader.full and (reader.revisits or budget.allows()):
             place = await self._log.ask(partial(reader.step, place))
         return reader.page(place)
-
-    async def lines_before(self, names: JobNames, before: int, limit: int, query: LineQuery) -> EarlierLines:
-        """At most `limit` lines below the id `before`; fewer if they are large or finding them takes too long."""
-        page = lines.BackwardPage(MatchingLines(names, limit, query, self._keys), self._log_slices)
-        budget = Budget(self._page_within)
-        before = await self._log.ask(partial(page.begin, before))
-        while not page.full and budget.allows():
-            before = await self._log.ask(partial(page.step, before))
-        return page.result(before)
 
     async def close(self) -> None:
         await self._jobs.close()

@@ -27,7 +27,7 @@ from correlator.jobs import job_document, joblog
 from correlator.model.facts import Entry
 from correlator.model.published import LogLine
 from correlator.model.rows import LogRow, Micros
-from correlator.pipeline.queries import EarlierLines, JobNames, LineQuery, LinesPage
+from correlator.pipeline.queries import JobNames, LineQuery, LinesPage
 from correlator.sources.db import searches
 from correlator.sources.db.queries import Queries
 from correlator.sources.db.session import IN_ONE, Session, chunks
@@ -201,9 +201,10 @@ class BackwardPage:
         self._matching.full = self.full or reached <= self._first
         return reached
 
-    def result(self, before: int) -> EarlierLines:
+    def page(self, before: int) -> LinesPage:
         """The page. `before`: what the last step returned."""
-        return EarlierLines(self._matching.in_order(), before if before > self._first else None)
+        more = before > self._first
+        return LinesPage(self._matching.in_order(), None, more, before if more else None)
 
 
 async def _prepared(lines: MatchingLines, queries: Queries, session: Session) -> tuple[JobNames, int]:
