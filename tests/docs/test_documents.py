@@ -32,7 +32,7 @@ from correlator.sinks.turns import Work
 from correlator.sinks.webhooks.request import webhook_headers
 from deploy.debian import build
 from tests.docs import document_types, reference
-from tests.support.markdown import Block, anchors, blocks, documents, guides, links, read
+from tests.support.markdown import Block, anchors, blocks, documents, guides, links, prose, read
 from tests.support.paths import REPOSITORY
 from tests.support.servers import program
 
@@ -139,12 +139,11 @@ def test_a_configuration_that_is_shown_is_right(block: Block, tmp_path: Path):
     loading.load(file, {"HOME": str(tmp_path)})
 
 
-def test_the_contract_shows_the_defaults(tmp_path: Path):
-    (block,) = (block for block in blocks("docs/protocol.md") if block.language == "toml")
-    file = tmp_path / "shown.toml"
-    file.write_text(block.text)
-    environ = {"HOME": "/root"}
-    assert loading.load(file, environ) == loading.load(None, environ)
+def test_no_paragraph_of_the_contract_has_more_than_80_words():
+    text = "\n".join(line.text for line in prose("docs/protocol.md"))
+    paragraphs = re.split(r"\n\n|\n(?=- |\|)| \| ", text)
+    assert len(paragraphs) > 300
+    assert not [one for one in paragraphs if len(one.split()) > 80]
 
 
 def test_the_function_of_the_guide_recognises_a_signature_of_the_daemon():
